@@ -4,7 +4,14 @@
 //! on it alone.
 
 mod codec;
+mod provenance;
 mod record;
+mod seed;
 
 pub use codec::{CodecError, GenerationPrompt, Specials, TextCodec};
-pub use record::Message;
+pub use provenance::{Origin, Provenance, Step};
+pub use record::{
+    Conversation, Demonstration, Desirability, Exchange, Message, PreferencePair, PromptRecord,
+    Record, Sample, UnpairedPreference,
+};
+pub use seed::Seed;

@@ -2,6 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Anything with an identity of its own, which splits, shuffles and reports go by.
+///
+/// An id says what a record is, not where it stood: two readings of the same row have the same
+/// id, whatever surrounds it.
+pub trait Record {
+    /// The identity of this record.
+    fn id(&self) -> &str;
+}
+
 /// One turn of a conversation, as chat templates read it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
@@ -20,5 +29,186 @@ impl Message {
     /// ```
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// A prompt x: what a policy answers.
+///
+/// ```
+/// use rlaif_core::PromptRecord;
+/// let record = PromptRecord::new("q-1", "Name a prime.").with_reference("Seven.");
+/// assert_eq!(record.reference.as_deref(), Some("Seven."));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PromptRecord {
+    /// The record's identity.
+    pub id: String,
+    /// The text the policy reads, template and all.
+    pub prompt: String,
+    /// A response written by a person, where there is one: for metrics, and rewards that compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+impl PromptRecord {
+    /// A prompt without a reference response.
+    pub fn new(id: impl Into<String>, prompt: impl Into<String>) -> Self {
+        Self { id: id.into(), prompt: prompt.into(), reference: None }
+    }
+
+    /// The same prompt with a reference response.
+    #[must_use]
+    pub fn with_reference(mut self, reference: impl Into<String>) -> Self {
+        self.reference = Some(reference.into());
+        self
+    }
+}
+
+/// A prompt and the response to imitate: what supervised fine-tuning learns from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Demonstration {
+    /// The record's identity.
+    pub id: String,
+    /// The prompt x.
+    pub prompt: String,
+    /// The response y to learn.
+    pub response: String,
+}
+
+/// A prompt, the response that was preferred and the one that was not.
+///
+/// `prompt + chosen` and `prompt + rejected` are the two full texts: a space between prompt and
+/// response belongs to the response.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreferencePair {
+    /// The record's identity.
+    pub id: String,
+    /// The prompt x both responses answer.
+    pub prompt: String,
+    /// The preferred response, y_w.
+    pub chosen: String,
+    /// The other response, y_l.
+    pub rejected: String,
+    /// By how much `chosen` is better, on the scale of whoever compared them. Not to be confused
+    /// with the margin between implicit rewards that preference training reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
+}
+
+/// Whether an unpaired response is one to encourage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Desirability {
+    /// A response to encourage.
+    Desirable,
+    /// A response to discourage.
+    Undesirable,
+}
+
+/// A prompt, one response, and whether it is a good one: what KTO learns from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct UnpairedPreference {
+    /// The record's identity.
+    pub id: String,
+    /// The prompt x.
+    pub prompt: String,
+    /// The response y.
+    pub response: String,
+    /// The verdict on the response.
+    pub desirability: Desirability,
+}
+
+/// A conversation in turns, for chat templates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Conversation {
+    /// The record's identity.
+    pub id: String,
+    /// The turns, oldest first.
+    pub messages: Vec<Message>,
+}
+
+/// One (x, y) as text. A reward model brings its own tokenizer, so token ids never cross here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Exchange<'a> {
+    /// The prompt x.
+    pub prompt: &'a str,
+    /// The response y.
+    pub response: &'a str,
+    /// A response written by a person, where there is one.
+    pub reference: Option<&'a str>,
+}
+
+/// A prompt with the response a policy gave: the owned form of [`Exchange`].
+///
+/// ```
+/// use rlaif_core::{PromptRecord, Sample};
+/// let sample = Sample { record: PromptRecord::new("q-1", "Name a prime."), response: "Two.".into() };
+/// assert_eq!(sample.exchange().response, "Two.");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Sample {
+    /// What was answered.
+    pub record: PromptRecord,
+    /// The answer.
+    pub response: String,
+}
+
+impl Sample {
+    /// The borrowed form that reward models and metrics take.
+    pub fn exchange(&self) -> Exchange<'_> {
+        Exchange {
+            prompt: &self.record.prompt,
+            response: &self.response,
+            reference: self.record.reference.as_deref(),
+        }
+    }
+}
+
+impl Record for Sample {
+    fn id(&self) -> &str {
+        &self.record.id
+    }
+}
+
+macro_rules! identified_by_their_id_field {
+    ($($record:ty),+) => {$(
+        impl Record for $record {
+            fn id(&self) -> &str {
+                &self.id
+            }
+        }
+    )+};
+}
+
+identified_by_their_id_field!(
+    PromptRecord,
+    Demonstration,
+    PreferencePair,
+    UnpairedPreference,
+    Conversation
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn optional_fields_may_be_absent_from_a_file_and_are_left_out_of_one() {
+        let read: PreferencePair =
+            serde_json::from_str(r#"{"id":"a","prompt":"p","chosen":"c","rejected":"r"}"#).unwrap();
+        assert_eq!(read.margin, None);
+        assert!(!serde_json::to_string(&read).unwrap().contains("margin"));
+        let prompt: PromptRecord = serde_json::from_str(r#"{"id":"a","prompt":"p"}"#).unwrap();
+        assert_eq!(prompt, PromptRecord::new("a", "p"));
+    }
+
+    #[test]
+    fn a_sample_goes_by_the_id_of_its_prompt_and_lends_its_reference() {
+        let sample = Sample {
+            record: PromptRecord::new("7", "p").with_reference("gold"),
+            response: "y".into(),
+        };
+        assert_eq!(sample.id(), "7");
+        assert_eq!(sample.exchange().reference, Some("gold"));
     }
 }
