@@ -1,0 +1,157 @@
+"""Times transformers' forward and forward+backward against `rlaif bench forward`, in turn, in one run.
+
+    python forward.py MODELS --python PYTHON --rlaif RLAIF
+
+MODELS is what make_models.py wrote. PYTHON is an interpreter with torch and transformers. Without --rlaif only transformers is timed.
+What is timed, on random ids without padding, dropout off, gradients dropped before each pass:
+
+| model | rows | forward | forward+backward |
+|---|---|---|---|
+| t5-small | prompt 128, response 32 | log-probs of the 32 response tokens, no gradient | mean of -log-prob over all response tokens; gradients of every parameter |
+| llama-small | prompt 128, response 32 (160 ids) | the same; logits at the 32 predicting positions only | the same |
+| roberta-base | 128 ids | logits | mean cross-entropy of random labels; gradients of every parameter |
+
+Each process makes one pass of either kind before it measures, and reports the median of its passes; the table has the median of the rounds. Ours is called as
+
+    rlaif bench forward --model DIR --batch B --prompt-len P --response-len N --dtype f32|bf16 --repeats R --threads T --json
+
+(a classifier: the sequence length as --prompt-len, and --response-len 0) and prints {"forward_s", "forward_backward_s", "peak_memory_bytes"}.
+"""
+
+import argparse
+import inspect
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import side_by_side
+
+SHAPES = {"t5-small": (128, 32), "llama-small": (128, 32), "roberta-base": (128, 0)}
+DTYPES = {"f32": "float32", "bf16": "bfloat16"}
+
+
+def load(folder: str, dtype: str):
+    """The model in `dtype`, in eval mode, whichever transformers this is."""
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model_class = getattr(transformers, config.architectures[0])
+    keyword = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+    return model_class.from_pretrained(folder, **{keyword: getattr(torch, DTYPES[dtype])}).eval()
+
+
+def loss_function(model, batch: int, prompt_len: int, response_len: int):
+    """A function without arguments that makes one forward pass and returns the scalar loss."""
+    import torch
+
+    random = torch.Generator().manual_seed(1)
+
+    def ids(length: int):
+        return torch.randint(10, model.config.vocab_size, (batch, length), generator=random)
+
+    prompt = ids(prompt_len)
+    if response_len == 0:
+        labels = torch.randint(0, model.config.num_labels, (batch,), generator=random)
+        mask = torch.ones_like(prompt)
+        return lambda: torch.nn.functional.cross_entropy(model(input_ids=prompt, attention_mask=mask).logits.float(), labels)
+
+    response = ids(response_len)
+
+    def mean_negative_log_prob(logits):
+        return -logits.float().log_softmax(-1).gather(-1, response[..., None]).mean()
+
+    if model.config.is_encoder_decoder:
+        start = torch.full((batch, 1), model.config.decoder_start_token_id)
+        inputs = dict(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), decoder_input_ids=torch.cat([start, response[:, :-1]], 1), use_cache=False,
+        )
+        return lambda: mean_negative_log_prob(model(**inputs).logits)
+
+    whole = torch.cat([prompt, response], 1)
+    keep = next(name for name in ("logits_to_keep", "num_logits_to_keep") if name in inspect.signature(model.forward).parameters)
+    inputs = dict(input_ids=whole, attention_mask=torch.ones_like(whole), use_cache=False, **{keep: response_len + 1})
+    return lambda: mean_negative_log_prob(model(**inputs).logits[:, :-1])
+
+
+def median_seconds(action, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def measure_transformers(arguments) -> dict:
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    model = load(arguments.models, arguments.dtype)
+    loss = loss_function(model, arguments.batch, arguments.prompt_len, arguments.response_len)
+
+    def forward():
+        with torch.no_grad():
+            loss()
+
+    def forward_backward():
+        model.zero_grad(set_to_none=True)
+        loss().backward()
+
+    return {
+        "forward_s": median_seconds(forward, arguments.repeats),
+        "forward_backward_s": median_seconds(forward_backward, arguments.repeats),
+        "peak_memory_bytes": side_by_side.peak_memory_bytes(),
+    }
+
+
+def compare(arguments) -> None:
+    rows = []
+    for name in arguments.only or SHAPES:
+        prompt_len, response_len = SHAPES[name]
+        for dtype in arguments.dtypes:
+            folder = str(Path(arguments.models) / name)
+            shape = [
+                "--batch", str(arguments.batch), "--prompt-len", str(prompt_len), "--response-len", str(response_len),
+                "--dtype", dtype, "--repeats", str(arguments.repeats), "--threads", str(arguments.threads),
+            ]
+            commands = {"transformers": [arguments.python, str(Path(__file__).resolve()), folder, "--child", *shape]}
+            if arguments.rlaif:
+                commands["rlaif"] = [arguments.rlaif, "bench", "forward", "--model", folder, *shape, "--json"]
+            results = side_by_side.in_turn(commands, arguments.rounds, arguments.threads)
+            for key, label in (("forward_s", "forward"), ("forward_backward_s", "forward+backward")):
+                theirs, ours = (results.get(who, {}).get(key) for who in ("transformers", "rlaif"))
+                memory = [round(results[who]["peak_memory_bytes"] / 2**20) if who in results else "-" for who in ("transformers", "rlaif")]
+                rows.append([name, dtype, label, theirs, ours or "-", theirs / ours if ours else "-", *memory])
+    side_by_side.print_table(
+        ["model", "dtype", "pass", "transformers s", "rlaif s", "theirs / ours", "transformers MiB", "rlaif MiB"], rows,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", help="the folder that make_models.py wrote")
+    parser.add_argument("--python", default=sys.executable, help="interpreter with torch and transformers (this one)")
+    parser.add_argument("--rlaif", help="the rlaif binary, built with --release")
+    parser.add_argument("--only", nargs="+", choices=SHAPES, help="these models only")
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=5, help="timed passes of either kind in one process")
+    parser.add_argument("--rounds", type=int, default=3, help="processes of either program")
+    parser.add_argument("--threads", type=int, default=2)
+    child = parser.add_argument_group("one measurement of transformers, started by this script itself")
+    child.add_argument("--child", action="store_true")
+    child.add_argument("--prompt-len", type=int)
+    child.add_argument("--response-len", type=int)
+    child.add_argument("--dtype", choices=DTYPES)
+    arguments = parser.parse_args()
+    if arguments.child:
+        print(json.dumps(measure_transformers(arguments)))
+    else:
+        compare(arguments)
+
+
+if __name__ == "__main__":
+    main()
