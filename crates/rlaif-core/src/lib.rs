@@ -6,12 +6,14 @@
 mod codec;
 mod provenance;
 mod record;
+mod reward;
 mod seed;
 
 pub use codec::{CodecError, GenerationPrompt, Specials, TextCodec};
 pub use provenance::{Origin, Provenance, Step};
 pub use record::{
-    Conversation, Demonstration, Desirability, Exchange, Message, PreferencePair, PromptRecord,
-    Record, Sample, UnpairedPreference,
+    Conversation, Demonstration, Desirability, Exchange, Message, Metadata, PreferencePair,
+    PromptRecord, Record, Sample, UnpairedPreference,
 };
+pub use reward::{NonFinite, RewardError, RewardModel, Score, Scores};
 pub use seed::Seed;

@@ -48,12 +48,15 @@ pub struct PromptRecord {
     /// A response written by a person, where there is one: for metrics, and rewards that compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
+    /// What else is known of it.
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub metadata: Metadata,
 }
 
 impl PromptRecord {
     /// A prompt without a reference response.
     pub fn new(id: impl Into<String>, prompt: impl Into<String>) -> Self {
-        Self { id: id.into(), prompt: prompt.into(), reference: None }
+        Self { id: id.into(), prompt: prompt.into(), reference: None, metadata: Metadata::new() }
     }
 
     /// The same prompt with a reference response.
@@ -128,7 +131,7 @@ pub struct Conversation {
 }
 
 /// One (x, y) as text. A reward model brings its own tokenizer, so token ids never cross here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exchange<'a> {
     /// The prompt x.
     pub prompt: &'a str,
@@ -136,6 +139,18 @@ pub struct Exchange<'a> {
     pub response: &'a str,
     /// A response written by a person, where there is one.
     pub reference: Option<&'a str>,
+    /// What else is known of the prompt, for rewards that need it.
+    pub metadata: Option<&'a Metadata>,
+}
+
+/// What else is known of a prompt: columns of its source that rewards or reports may need.
+pub type Metadata = serde_json::Map<String, serde_json::Value>;
+
+impl<'a> Exchange<'a> {
+    /// An exchange of prompt and response alone.
+    pub fn new(prompt: &'a str, response: &'a str) -> Self {
+        Self { prompt, response, reference: None, metadata: None }
+    }
 }
 
 /// A prompt with the response a policy gave: the owned form of [`Exchange`].
@@ -160,6 +175,7 @@ impl Sample {
             prompt: &self.record.prompt,
             response: &self.response,
             reference: self.record.reference.as_deref(),
+            metadata: (!self.record.metadata.is_empty()).then_some(&self.record.metadata),
         }
     }
 }
