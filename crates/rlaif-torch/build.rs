@@ -3,11 +3,12 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "cpp/adamw.cpp",
     "cpp/error.cpp",
     "cpp/device.cpp",
     "cpp/grad.cpp",
+    "cpp/log_prob.cpp",
     "cpp/memory.cpp",
     "cpp/recompute.cpp",
     "cpp/rng.cpp",
@@ -29,16 +30,29 @@ fn main() {
         .map_or_else(|| lib.join("../include"), |root| PathBuf::from(root).join("include"));
     let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
 
-    cc::Build::new()
-        .cpp(true)
-        .std("c++17")
-        .pic(true)
-        // System headers: their warnings are not ours to mend.
-        .flag(format!("-isystem{}", include.display()))
-        .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
-        .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
-        .files(SOURCES)
-        .compile("rlaif_torch");
+    let build = || {
+        let mut build = cc::Build::new();
+        build
+            .cpp(true)
+            .std("c++17")
+            .pic(true)
+            // System headers: their warnings are not ours to mend.
+            .flag(format!("-isystem{}", include.display()))
+            .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
+            .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str());
+        build
+    };
+    build().files(SOURCES).compile("rlaif_torch");
+    // Kernels are optimised in debug builds too, and their sums may be reordered to vectorise; NaN
+    // and infinity keep their meaning.
+    build()
+        .file("cpp/kernels.cpp")
+        .opt_level(3)
+        .flag("-fno-math-errno")
+        .flag("-fassociative-math")
+        .flag("-fno-signed-zeros")
+        .flag("-fno-trapping-math")
+        .compile("rlaif_torch_kernels");
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     if let Err(error) = offer_to_cargo(&lib, &out) {

@@ -93,6 +93,28 @@ unsafe extern "C" {
     pub(crate) fn rlaif_storage(tensor: *const C_tensor) -> *const c_void;
 
     pub(crate) fn rlaif_grad_enabled() -> i32;
+    pub(crate) fn rlaif_rms_norm(
+        x: *const C_tensor,
+        weight: *const C_tensor,
+        epsilon: f64,
+        out: *mut *mut C_tensor,
+    ) -> i32;
+    pub(crate) fn rlaif_rope(
+        x: *const C_tensor,
+        cos: *const C_tensor,
+        sin: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> i32;
+    pub(crate) fn rlaif_linear_log_probs(
+        hidden: *const C_tensor,
+        weight: *const C_tensor,
+        bias: *const C_tensor,
+        targets: *const C_tensor,
+        temperature: f64,
+        chunk: i64,
+        out: *mut *mut C_tensor,
+    ) -> i32;
+
     pub(crate) fn rlaif_recompute(
         segment: Segment,
         inputs: List,

@@ -29,6 +29,7 @@
 //! |---|---|
 //! | the start of a program | [`init`] |
 //! | optimizer | [`AdamW`], [`clip_grad_norm`], [`non_finite_grads`], [`drop_grads`] |
+//! | language models | [`rms_norm`], [`rope`], [`linear_log_probs`] |
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
 //! | runs that resume bit by bit | [`RngState`], [`AdamW::state`], [`set_determinism`] |
 //! | devices and threads | [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
@@ -46,6 +47,7 @@ mod bytes;
 mod device;
 mod error;
 mod ffi;
+mod fused;
 mod grad;
 mod memory;
 mod numerics;
@@ -58,6 +60,7 @@ pub use adamw::{AdamW, AdamWOptions, ParamGroup};
 pub use bytes::{with_bytes, with_bytes_mut};
 pub use device::{CudaLibraries, DeviceChoice, load_cuda};
 pub use error::TorchError;
+pub use fused::{linear_log_probs, rms_norm, rope};
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
 pub use memory::{
     CudaMemory, HostMemory, cuda_memory, host_memory, keep_large_blocks, reset_cuda_peak,

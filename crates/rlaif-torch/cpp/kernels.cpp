@@ -1,0 +1,223 @@
+// Kernels that libtorch lacks on the CPU, each with its own backward: RMS norm and rotary position
+// embedding. One pass over memory instead of a chain of element-wise operations.
+//
+// This file is compiled with -fassociative-math and its companions, so that sums vectorise; NaN and
+// infinity still propagate.
+
+#include "common.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <c10/util/BFloat16.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+
+// One build serves every x86-64 machine: the loader picks the version its vector units allow.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
+#define RLAIF_VECTOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define RLAIF_VECTOR
+#endif
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Variable;
+using torch::autograd::variable_list;
+
+// Rows below this are not worth a thread of their own.
+constexpr int64_t kGrain = 16384;
+
+int64_t rows_per_task(int64_t width) {
+  return std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width));
+}
+
+// ---- RMS norm ------------------------------------------------------------------------------------
+
+RLAIF_VECTOR void rms_forward(const float* x, const float* w, float* y, float* scale, int64_t begin,
+                              int64_t end, int64_t width, float epsilon) {
+  for (int64_t row = begin; row < end; ++row) {
+    const float* in = x + row * width;
+    float* out = y + row * width;
+    float squares = 0;
+    for (int64_t i = 0; i < width; ++i) squares += in[i] * in[i];
+    const float r = 1.0f / std::sqrt(squares / static_cast<float>(width) + epsilon);
+    scale[row] = r;
+    for (int64_t i = 0; i < width; ++i) out[i] = (in[i] * r) * w[i];
+  }
+}
+
+RLAIF_VECTOR void rms_backward(const float* dy, const float* x, const float* w, const float* scale,
+                               float* dx, float* dw, int64_t begin, int64_t end, int64_t width) {
+  for (int64_t row = begin; row < end; ++row) {
+    const float* g = dy + row * width;
+    const float* in = x + row * width;
+    float* out = dx + row * width;
+    const float r = scale[row];
+    float dot = 0;
+    for (int64_t i = 0; i < width; ++i) dot += g[i] * w[i] * in[i];
+    const float pull = r * r * r * dot / static_cast<float>(width);
+    for (int64_t i = 0; i < width; ++i) {
+      out[i] = r * g[i] * w[i] - pull * in[i];
+      dw[i] += g[i] * in[i] * r;
+    }
+  }
+}
+
+struct RmsNorm : torch::autograd::Function<RmsNorm> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            double epsilon) {
+    const auto in = x.contiguous();
+    const int64_t width = in.size(-1);
+    const int64_t rows = in.numel() / width;
+    auto out = at::empty_like(in);
+    auto scale = at::empty({rows}, in.options());
+    const float* xp = in.const_data_ptr<float>();
+    const float* wp = weight.const_data_ptr<float>();
+    float* yp = out.mutable_data_ptr<float>();
+    float* sp = scale.mutable_data_ptr<float>();
+    at::parallel_for(0, rows, rows_per_task(width), [&](int64_t begin, int64_t end) {
+      rms_forward(xp, wp, yp, sp, begin, end, width, static_cast<float>(epsilon));
+    });
+    ctx->save_for_backward({in, weight, scale});
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto& x = saved[0];
+    const auto& weight = saved[1];
+    const auto dy = grads[0].contiguous();
+    const int64_t width = x.size(-1);
+    const int64_t rows = x.numel() / width;
+    auto dx = at::empty_like(x);
+    // Each task sums its rows apart, in a fixed division of the rows, so that the result does not
+    // depend on which thread came first.
+    const int64_t step = std::max(rows_per_task(width), (rows + 31) / 32);
+    const int64_t tasks = std::max<int64_t>(1, (rows + step - 1) / step);
+    auto partial = at::zeros({tasks, width}, x.options());
+    const float* gp = dy.const_data_ptr<float>();
+    const float* xp = x.const_data_ptr<float>();
+    const float* wp = weight.const_data_ptr<float>();
+    const float* sp = saved[2].const_data_ptr<float>();
+    float* dxp = dx.mutable_data_ptr<float>();
+    float* pp = partial.mutable_data_ptr<float>();
+    at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+      for (int64_t task = first; task < last; ++task) {
+        rms_backward(gp, xp, wp, sp, dxp, pp + task * width, task * step,
+                     std::min(rows, (task + 1) * step), width);
+      }
+    });
+    return {dx, partial.sum(0), Variable()};
+  }
+};
+
+// Any kind and device, by libtorch's own operations and their gradients.
+at::Tensor rms_norm_composed(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  const auto wide = x.to(at::kFloat);
+  const auto scale = wide.square().mean({-1}, /*keepdim=*/true).add_(epsilon).rsqrt_();
+  return wide.mul(scale).to(weight.scalar_type()).mul(weight);
+}
+
+// ---- Rotary position embedding -------------------------------------------------------------------
+
+// `sign` is 1 forward and -1 backward: turning back is the gradient of turning.
+template <typename T>
+RLAIF_VECTOR void rotate_rows(const T* x, const T* cos, const T* sin, T* y, int64_t begin,
+                              int64_t end, int64_t period, int64_t heads, int64_t width,
+                              float sign) {
+  const int64_t half = width / 2;
+  for (int64_t row = begin; row < end; ++row) {
+    const T* c = cos + (row % period) * width;
+    const T* s = sin + (row % period) * width;
+    for (int64_t head = 0; head < heads; ++head) {
+      const T* in = x + (row * heads + head) * width;
+      T* out = y + (row * heads + head) * width;
+      for (int64_t i = 0; i < half; ++i) {
+        const float a = static_cast<float>(in[i]);
+        const float b = static_cast<float>(in[half + i]);
+        const float ca = static_cast<float>(c[i]);
+        const float sa = sign * static_cast<float>(s[i]);
+        out[i] = static_cast<T>(a * ca - b * sa);
+        out[half + i] = static_cast<T>(b * ca + a * sa);
+      }
+    }
+  }
+}
+
+at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, float sign) {
+  const auto in = x.contiguous();
+  const int64_t width = in.size(-1);
+  const int64_t heads = in.size(-2);
+  const int64_t rows = in.numel() / (width * heads);
+  const int64_t period = cos.numel() / width;
+  auto out = at::empty_like(in);
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    const T* xp = in.const_data_ptr<T>();
+    const T* cp = cos.const_data_ptr<T>();
+    const T* sp = sin.const_data_ptr<T>();
+    T* yp = out.mutable_data_ptr<T>();
+    at::parallel_for(0, rows, rows_per_task(width * heads), [&](int64_t begin, int64_t end) {
+      rotate_rows<T>(xp, cp, sp, yp, begin, end, period, heads, width, sign);
+    });
+  };
+  if (in.scalar_type() == at::kFloat) {
+    run(float{});
+  } else {
+    run(at::BFloat16{});
+  }
+  return out;
+}
+
+struct Rope : torch::autograd::Function<Rope> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos,
+                            const at::Tensor& sin) {
+    ctx->save_for_backward({cos, sin});
+    return rotated(x, cos, sin, 1.0f);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    return {rotated(grads[0], saved[0], saved[1], -1.0f), Variable(), Variable()};
+  }
+};
+
+at::Tensor rope_composed(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  const int64_t half = x.size(-1) / 2;
+  const auto turned = at::cat({x.narrow(-1, half, half).neg(), x.narrow(-1, 0, half)}, -1);
+  return x.mul(cos).add(turned.mul(sin));
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t rlaif_rms_norm(const at::Tensor* x, const at::Tensor* weight, double epsilon,
+                       at::Tensor** out) noexcept {
+  return rlaif::guarded([&] {
+    const bool fused = x->device().is_cpu() && x->scalar_type() == at::kFloat &&
+                       weight->scalar_type() == at::kFloat && x->numel() > 0;
+    *out = rlaif::give(fused ? RmsNorm::apply(*x, *weight, epsilon)
+                             : rms_norm_composed(*x, *weight, epsilon));
+  });
+}
+
+int32_t rlaif_rope(const at::Tensor* x, const at::Tensor* cos, const at::Tensor* sin,
+                   at::Tensor** out) noexcept {
+  return rlaif::guarded([&] {
+    const auto kind = x->scalar_type();
+    const bool fused = x->device().is_cpu() && (kind == at::kFloat || kind == at::kBFloat16) &&
+                       cos->scalar_type() == kind && x->numel() > 0;
+    *out = rlaif::give(fused ? Rope::apply(*x, cos->contiguous(), sin->contiguous())
+                             : rope_composed(*x, *cos, *sin));
+  });
+}
+
+}  // extern "C"

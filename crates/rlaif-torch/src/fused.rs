@@ -1,0 +1,254 @@
+//! Operations of language models that libtorch has only as chains of smaller ones, fused, each with
+//! its own backward.
+
+use tch::Tensor;
+
+use crate::{
+    error::TorchError,
+    ffi::{self, check},
+};
+
+/// RMS norm over the last dimension, `w · x / sqrt(mean(x²) + ε)`
+/// ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)).
+///
+/// `x` is `[.., H]`, `weight` `[H]`; the result has the shape of `x` and the kind of `weight`. The
+/// mean is taken in f32. On the CPU in f32 it is one pass over memory each way; other kinds and
+/// devices run libtorch's own operations.
+///
+/// # Panics
+/// If the shapes do not fit, as libtorch's operators do.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// let x = Tensor::from_slice(&[3f32, 4.]).view([1, 2]);
+/// let weight = Tensor::ones([2], (Kind::Float, Device::Cpu));
+/// let y = rlaif_torch::rms_norm(&x, &weight, 0.);
+/// assert!((y.double_value(&[0, 0]) - 3. / 12.5f64.sqrt()).abs() < 1e-6);
+/// ```
+pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
+    assert_eq!(
+        x.size().last(),
+        weight.size().last(),
+        "the weight of an RMS norm is as wide as what it scales"
+    );
+    let mut out = std::ptr::null_mut();
+    // SAFETY: both tensors live through the call; `out` is written on success alone.
+    let status = unsafe { ffi::rlaif_rms_norm(x.as_ptr(), weight.as_ptr(), epsilon, &raw mut out) };
+    finish("rms_norm", status, out)
+}
+
+/// Turns `x` `[.., heads, D]` by angles given as cosines and sines `[P, 1, D]` or `[.., 1, D]`, the
+/// two halves of a head being the pairs: `y = x · cos + rotate_half(x) · sin`
+/// (RoFormer, [Su et al. 2021](https://arxiv.org/abs/2104.09864), as the Llama checkpoints lay
+/// it out). The result is contiguous.
+///
+/// With fewer rows of angles than `x` has, they repeat: row r of `x`, counted over all leading
+/// dimensions, has the angles of row r modulo P. The two halves of each row of angles are equal.
+///
+/// # Panics
+/// If the shapes do not fit, as libtorch's operators do.
+///
+/// ```
+/// use tch::Tensor;
+/// // A quarter turn takes (1, 0) to (0, 1).
+/// let x = Tensor::from_slice(&[1f32, 0.]).view([1, 1, 1, 2]);
+/// let cos = Tensor::from_slice(&[0f32, 0.]).view([1, 1, 2]);
+/// let sin = Tensor::from_slice(&[1f32, 1.]).view([1, 1, 2]);
+/// assert_eq!(Vec::<f32>::try_from(rlaif_torch::rope(&x, &cos, &sin).view([-1])).unwrap(), [0., 1.]);
+/// ```
+pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
+    let size = x.size();
+    let rows: i64 = size[..size.len().saturating_sub(2)].iter().product();
+    let angles = cos.numel() as i64 / size[size.len() - 1];
+    assert!(
+        size[size.len() - 1] % 2 == 0
+            && cos.size() == sin.size()
+            && cos.size().last() == size.last()
+            && angles > 0
+            && rows % angles == 0,
+        "angles {:?} and {:?} do not fit {size:?}",
+        cos.size(),
+        sin.size(),
+    );
+    let mut out = std::ptr::null_mut();
+    // SAFETY: the tensors live through the call; `out` is written on success alone.
+    let status = unsafe { ffi::rlaif_rope(x.as_ptr(), cos.as_ptr(), sin.as_ptr(), &raw mut out) };
+    finish("rope", status, out)
+}
+
+/// Log-probabilities of `targets` and entropies, each f32 `[N]`, under the softmax of
+/// `(hidden Wᵀ + b) / temperature`.
+///
+/// `hidden` is `[N, H]`, `weight` `[V, H]`, `bias` `[V]`, `targets` int64 `[N]`. Logits exist for
+/// `chunk` rows at a time only: forward they are reduced, and backward computes each chunk again.
+/// With p the softmax and H its entropy, the gradients are those of
+/// `d log p_y / d z_v = [v = y] - p_v` and `d H / d z_v = -p_v (log p_v + H)`.
+///
+/// # Errors
+/// [`TorchError`] if libtorch fails, out of memory among it, or if the shapes do not fit.
+///
+/// # Panics
+/// If `chunk` or `temperature` is not positive.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// let hidden = Tensor::zeros([1, 3], (Kind::Float, Device::Cpu));
+/// let weight = Tensor::ones([4, 3], (Kind::Float, Device::Cpu));
+/// let target = Tensor::from_slice(&[2i64]);
+/// let (log_probs, entropy) =
+///     rlaif_torch::linear_log_probs(&hidden, &weight, None, &target, 1., 64)?;
+/// assert!((log_probs.double_value(&[0]) - 0.25f64.ln()).abs() < 1e-6);
+/// assert!((entropy.double_value(&[0]) - 4f64.ln()).abs() < 1e-6);
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn linear_log_probs(
+    hidden: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    targets: &Tensor,
+    temperature: f64,
+    chunk: i64,
+) -> Result<(Tensor, Tensor), TorchError> {
+    assert!(chunk > 0 && temperature > 0., "chunk and temperature are positive");
+    let mut out = [std::ptr::null_mut(); 2];
+    // SAFETY: the tensors live through the call, a null bias means none, and both outputs are
+    // written on success alone.
+    let status = unsafe {
+        ffi::rlaif_linear_log_probs(
+            hidden.as_ptr(),
+            weight.as_ptr(),
+            bias.map_or(std::ptr::null(), Tensor::as_ptr),
+            targets.as_ptr(),
+            temperature,
+            chunk,
+            out.as_mut_ptr(),
+        )
+    };
+    check("linear_log_probs", status)?;
+    // SAFETY: written by the call that succeeded, and taken once.
+    Ok(unsafe { (ffi::take(out[0]), ffi::take(out[1])) })
+}
+
+/// The result of an operator, or the panic that tch's own operators have for theirs.
+fn finish(operation: &'static str, status: i32, out: *mut torch_sys::C_tensor) -> Tensor {
+    if let Err(error) = check(operation, status) {
+        panic!("{error}");
+    }
+    // SAFETY: written by the call that succeeded, and taken once.
+    unsafe { ffi::take(out) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    fn randn(size: &[i64]) -> Tensor {
+        Tensor::randn(size, (Kind::Float, Device::Cpu)).set_requires_grad(true)
+    }
+
+    fn close(got: &Tensor, want: &Tensor, tolerance: f64) {
+        assert_eq!(got.size(), want.size());
+        let distance = (got.to_kind(Kind::Double) - want.to_kind(Kind::Double)).abs().max();
+        assert!(distance.double_value(&[]) < tolerance, "{distance:?}");
+    }
+
+    /// The definition, in f64, by libtorch's element-wise operations.
+    fn rms_reference(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
+        let x = x.to_kind(Kind::Double);
+        let mean = x.square().mean_dim(-1, true, Kind::Double);
+        &x / (mean + epsilon).sqrt() * weight.to_kind(Kind::Double)
+    }
+
+    #[test]
+    fn rms_norm_and_its_gradients_equal_the_definition() {
+        tch::manual_seed(1);
+        // Odd widths, one row, more rows than one task takes.
+        for size in [&[1, 1][..], &[3, 5, 7], &[2, 512], &[700, 33]] {
+            let (x, weight) = (randn(size), randn(&size[size.len() - 1..]));
+            let pull = randn(size).detach();
+            let want = rms_reference(&x, &weight, 1e-3);
+            let want_grads =
+                Tensor::run_backward(&[(&want * &pull).sum(None)], &[&x, &weight], false, false);
+            let got = rms_norm(&x, &weight, 1e-3);
+            close(&got, &want, 1e-5);
+            let got_grads =
+                Tensor::run_backward(&[(&got * &pull).sum(None)], &[&x, &weight], false, false);
+            close(&got_grads[0], &want_grads[0], 1e-5);
+            close(&got_grads[1], &want_grads[1], 1e-3);
+        }
+    }
+
+    #[test]
+    fn rms_norm_of_a_transposed_input_and_of_low_precision() {
+        tch::manual_seed(2);
+        let (x, weight) = (randn(&[6, 4]), randn(&[6]));
+        close(
+            &rms_norm(&x.transpose(0, 1), &weight, 1e-6),
+            &rms_reference(&x.transpose(0, 1), &weight, 1e-6),
+            1e-5,
+        );
+        let low = rms_norm(
+            &x.transpose(0, 1).to_kind(Kind::BFloat16),
+            &weight.to_kind(Kind::BFloat16),
+            1e-6,
+        );
+        assert_eq!(low.kind(), Kind::BFloat16);
+        close(&low, &rms_reference(&x.transpose(0, 1), &weight, 1e-6), 0.06);
+    }
+
+    #[test]
+    fn rms_norm_gives_the_same_bits_each_time() {
+        tch::manual_seed(3);
+        let (x, weight) = (randn(&[500, 64]), randn(&[64]));
+        let grads = || {
+            let y = rms_norm(&x, &weight, 1e-6).square().sum(None);
+            Tensor::run_backward(&[y], &[&x, &weight], false, false)
+        };
+        let first = grads();
+        for _ in 0..5 {
+            for (a, b) in grads().iter().zip(&first) {
+                assert_eq!(a, b);
+            }
+        }
+    }
+
+    /// Rotation of each pair by its angle, one number at a time.
+    fn rope_reference(x: &[f64], angles: &[f64], heads: usize, width: usize) -> Vec<f64> {
+        let half = width / 2;
+        let mut y = vec![0.; x.len()];
+        for (place, chunk) in x.chunks(width).enumerate() {
+            let row = (place / heads) % (angles.len() / half);
+            for i in 0..half {
+                let (sin, cos) = angles[row * half + i].sin_cos();
+                y[place * width + i] = chunk[i] * cos - chunk[half + i] * sin;
+                y[place * width + half + i] = chunk[half + i] * cos + chunk[i] * sin;
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn rope_turns_pairs_and_its_gradient_turns_back() {
+        tch::manual_seed(4);
+        let (batch, length, heads, width) = (2, 3, 2, 6);
+        let x = randn(&[batch, length, heads, width]);
+        let flat = |t: &Tensor| Vec::<f64>::try_from(t.to_kind(Kind::Double).view([-1])).unwrap();
+        // One set of angles for all rows of the batch, and one for each.
+        for rows in [length, batch * length] {
+            let angles = randn(&[rows, width / 2]).detach() * 3.;
+            let both = Tensor::cat(&[&angles, &angles], 1).unsqueeze(1);
+            let y = rope(&x, &both.cos(), &both.sin());
+            let want = rope_reference(&flat(&x), &flat(&angles), heads as usize, width as usize);
+            close(&y.view([-1]), &Tensor::from_slice(&want), 1e-5);
+
+            // Turning keeps inner products, so <y, turned g> = <x, g>: the gradient of <y, h> with
+            // h = rope(g) is g.
+            let g = randn(&[batch, length, heads, width]).detach();
+            let h = rope(&g, &both.cos(), &both.sin());
+            let grad = Tensor::run_backward(&[(y * h).sum(None)], &[&x], false, false);
+            close(&grad[0], &g, 1e-5);
+        }
+    }
+}
