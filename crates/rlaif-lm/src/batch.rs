@@ -1,0 +1,150 @@
+//! Rows of token ids as one padded tensor.
+
+use tch::{Device, Tensor};
+
+use crate::{error::LmError, mask::Mask, spec::LmSpec};
+
+/// On which side of its tokens a short row is filled up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// Tokens first.
+    Right,
+    /// Tokens last.
+    Left,
+}
+
+/// Rows of token ids as one tensor `[B, T]` with its mask, T the longest row.
+///
+/// The ids stay on the host as well: joining prompts with responses, cutting minibatches and
+/// dropping common padding need no copy from the device.
+#[derive(Debug)]
+pub struct TokenBatch {
+    rows: Vec<Vec<u32>>,
+    ids: Tensor,
+    mask: Mask,
+    padding: Padding,
+    pad_id: u32,
+}
+
+impl TokenBatch {
+    /// Pads `rows` to one width with the model's pad id, on the model's device.
+    ///
+    /// # Errors
+    /// [`LmError::EmptyBatch`] without rows; [`LmError::EmptyInput`], [`LmError::IdOutOfRange`],
+    /// [`LmError::TooLong`] for a row the model cannot take.
+    ///
+    /// ```
+    /// # use rlaif_lm::{LmSpec, Padding, TokenBatch};
+    /// # let spec = LmSpec { model_type: "llama".into(), hidden_size: 8, vocab_size: 100,
+    /// #     context: Some(16), pad_id: 0, eos_ids: vec![2], bos_id: Some(1),
+    /// #     decoder_start_id: None, kind: tch::Kind::Float, device: tch::Device::Cpu };
+    /// let batch = TokenBatch::collate(vec![vec![5, 6, 7], vec![8]], &spec, Padding::Left)?;
+    /// assert_eq!(Vec::<Vec<i64>>::try_from(batch.ids())?, [[5, 6, 7], [0, 0, 8]]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn collate(rows: Vec<Vec<u32>>, spec: &LmSpec, padding: Padding) -> Result<Self, LmError> {
+        for (row, ids) in rows.iter().enumerate() {
+            spec.check(row, ids)?;
+        }
+        Self::pad(rows, spec.pad_id, padding, spec.device)
+    }
+
+    /// Pads `rows` that are known to be good. A row may be empty here: responses can be.
+    pub(crate) fn pad(
+        rows: Vec<Vec<u32>>,
+        pad_id: u32,
+        padding: Padding,
+        device: Device,
+    ) -> Result<Self, LmError> {
+        if rows.is_empty() {
+            return Err(LmError::EmptyBatch);
+        }
+        let width = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let shape = [int(rows.len()), int(width)];
+        let mut ids = vec![i64::from(pad_id); rows.len() * width];
+        let mut real = vec![false; rows.len() * width];
+        for (i, row) in rows.iter().enumerate() {
+            let start = i * width
+                + match padding {
+                    Padding::Right => 0,
+                    Padding::Left => width - row.len(),
+                };
+            for (j, &id) in row.iter().enumerate() {
+                ids[start + j] = i64::from(id);
+                real[start + j] = true;
+            }
+        }
+        let ids = Tensor::from_slice(&ids).view(shape).to_device(device);
+        let mask = Mask::new(Tensor::from_slice(&real).view(shape).to_device(device));
+        Ok(Self { rows, ids, mask, padding, pad_id })
+    }
+
+    /// Responses to the prompts of a batch: right-padded, and a row may be empty.
+    ///
+    /// # Errors
+    /// [`LmError::EmptyBatch`] without rows, [`LmError::IdOutOfRange`] for a foreign id.
+    pub fn responses(rows: Vec<Vec<u32>>, spec: &LmSpec) -> Result<Self, LmError> {
+        for (row, ids) in rows.iter().enumerate() {
+            spec.check_ids(row, ids)?;
+        }
+        Self::pad(rows, spec.pad_id, Padding::Right, spec.device)
+    }
+
+    /// The ids of each row, without padding.
+    pub fn rows(&self) -> &[Vec<u32>] {
+        &self.rows
+    }
+
+    /// Token ids `[B, T]`, int64.
+    pub fn ids(&self) -> &Tensor {
+        &self.ids
+    }
+
+    /// Which of them are real, `[B, T]`.
+    pub fn mask(&self) -> &Mask {
+        &self.mask
+    }
+
+    /// On which side the rows are filled up.
+    pub fn padding(&self) -> Padding {
+        self.padding
+    }
+
+    /// Number of rows B.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Never true of a batch that [`TokenBatch::collate`] made.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Width T.
+    pub fn width(&self) -> usize {
+        self.rows.iter().map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// True if no row is filled up.
+    pub fn is_full(&self) -> bool {
+        let width = self.width();
+        self.rows.iter().all(|row| row.len() == width)
+    }
+
+    /// The batch of the rows with these indices, as wide as its own longest row.
+    ///
+    /// # Errors
+    /// [`LmError::EmptyBatch`] without indices.
+    ///
+    /// # Panics
+    /// If an index is out of range, as indexing does.
+    pub fn select(&self, indices: &[usize]) -> Result<Self, LmError> {
+        let rows = indices.iter().map(|&i| self.rows[i].clone()).collect();
+        Self::pad(rows, self.pad_id, self.padding, self.ids.device())
+    }
+}
+
+/// Sizes cross to libtorch as `i64`; no tensor that fits a machine overflows it.
+pub(crate) fn int(n: usize) -> i64 {
+    i64::try_from(n).expect("a size fits 63 bits")
+}

@@ -1,0 +1,169 @@
+//! Decoder-only language models, and their policy.
+
+use tch::Tensor;
+
+use crate::{
+    batch::{Padding, TokenBatch, int},
+    cache::DecodeState,
+    error::LmError,
+    forward::Forward,
+    head::VocabHead,
+    params::Parameters,
+    policy::Policy,
+    spec::LmSpec,
+};
+
+/// A decoder-only language model. Implement it to add one; [`CausalPolicy`] makes it a [`Policy`].
+pub trait CausalLm: Send {
+    /// Sizes, limits and special tokens.
+    fn spec(&self) -> &LmSpec;
+
+    /// Last hidden states `[B, T, H]`, after the final norm. Padding on either side changes no
+    /// real token's row.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
+    fn hidden(&self, input: &TokenBatch, forward: Forward<'_>) -> Result<Tensor, LmError>;
+
+    /// Reads right-padded prompts into a cache with room for `new_tokens` more, and returns the
+    /// last hidden states `[B, T, H]` of the prompts.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`] when the memory cannot be had, [`LmError::UnknownAdapter`].
+    fn prefill(
+        &self,
+        prompts: &TokenBatch,
+        new_tokens: usize,
+        forward: Forward<'_>,
+    ) -> Result<(DecodeState, Tensor), LmError>;
+
+    /// Hidden states `[B, H]` after one more token per row, int64 `[B]`.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
+    fn decode_step(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError>;
+
+    /// What turns hidden states into logits.
+    ///
+    /// # Errors
+    /// [`LmError::UnknownAdapter`].
+    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError>;
+
+    /// The parameters, adapters included.
+    fn parameters(&self) -> &Parameters;
+}
+
+/// A decoder-only model as a policy.
+///
+/// Prompt and response are joined without a hole and padded on the right, so that attention needs
+/// no mask beyond causality and no column is spent on prompt padding.
+#[derive(Debug)]
+pub struct CausalPolicy<M>(pub M);
+
+impl<M: CausalLm> Policy for CausalPolicy<M> {
+    fn spec(&self) -> &LmSpec {
+        self.0.spec()
+    }
+
+    fn response_hidden(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let spec = self.spec();
+        same_rows(prompts, responses)?;
+        let mut joined = Vec::with_capacity(prompts.len());
+        for (row, (prompt, response)) in prompts.rows().iter().zip(responses.rows()).enumerate() {
+            spec.check_length(row, prompt.len() + response.len())?;
+            // The last response token predicts nothing that is asked for.
+            let inputs = &response[..response.len().saturating_sub(1)];
+            joined.push([prompt, inputs].concat());
+        }
+        let starts: Vec<i64> = prompts.rows().iter().map(|row| int(row.len()) - 1).collect();
+        let joined = TokenBatch::pad(joined, spec.pad_id, Padding::Right, spec.device)?;
+        let hidden = self.0.hidden(&joined, forward)?;
+
+        let [batch, width, size] = sizes(&hidden);
+        let offsets = Tensor::arange(int(responses.width()), (tch::Kind::Int64, spec.device));
+        let columns = (Tensor::from_slice(&starts).to_device(spec.device).unsqueeze(1) + offsets)
+            .clamp_max(width - 1);
+        let rows =
+            Tensor::arange(batch, (tch::Kind::Int64, spec.device)).unsqueeze(1).g_mul_scalar(width);
+        let picked =
+            hidden.reshape([batch * width, size]).index_select(0, &(rows + columns).view([-1]));
+        Ok(picked.view([batch, int(responses.width()), size]))
+    }
+
+    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
+        self.0.head(forward)
+    }
+
+    fn begin(
+        &self,
+        prompts: &TokenBatch,
+        new_tokens: usize,
+        forward: Forward<'_>,
+    ) -> Result<(DecodeState, Tensor), LmError> {
+        let spec = self.spec();
+        for (row, prompt) in prompts.rows().iter().enumerate() {
+            spec.check_length(row, prompt.len() + new_tokens)?;
+        }
+        let right = match prompts.padding() {
+            Padding::Right => None,
+            Padding::Left => Some(TokenBatch::pad(
+                prompts.rows().to_vec(),
+                spec.pad_id,
+                Padding::Right,
+                spec.device,
+            )?),
+        };
+        let prompts = right.as_ref().unwrap_or(prompts);
+        let (state, hidden) = self.0.prefill(prompts, new_tokens, forward)?;
+        let [batch, width, size] = sizes(&hidden);
+        let last: Vec<i64> = prompts
+            .rows()
+            .iter()
+            .enumerate()
+            .map(|(row, ids)| int(row) * width + int(ids.len()) - 1)
+            .collect();
+        let last = Tensor::from_slice(&last).to_device(spec.device);
+        let hidden = hidden.reshape([batch * width, size]).index_select(0, &last);
+        Ok((state, self.head(forward)?.logits(&hidden)))
+    }
+
+    fn step(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let hidden = self.0.decode_step(state, tokens, forward)?;
+        Ok(self.head(forward)?.logits(&hidden))
+    }
+
+    fn parameters(&self) -> &Parameters {
+        self.0.parameters()
+    }
+}
+
+pub(crate) fn same_rows(prompts: &TokenBatch, responses: &TokenBatch) -> Result<(), LmError> {
+    if prompts.len() == responses.len() {
+        return Ok(());
+    }
+    Err(LmError::BatchMismatch {
+        what: "responses of a batch of prompts",
+        expected: prompts.len(),
+        found: responses.len(),
+    })
+}
+
+fn sizes(hidden: &Tensor) -> [i64; 3] {
+    let (batch, width, size) = hidden.size3().expect("hidden states are [B, T, H]");
+    [batch, width, size]
+}

@@ -1,0 +1,52 @@
+//! The switches of a forward pass. They are arguments, not state of the model, so that the same
+//! weights serve as policy, as reference and in evaluation.
+
+/// Whether dropout acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dropout {
+    /// No dropout: rollouts, scoring, references, evaluation, and updates unless asked for.
+    #[default]
+    Off,
+    /// Dropout with the probabilities of the model's configuration and of its adapters.
+    On,
+}
+
+/// Which LoRA adapter takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Adapters<'a> {
+    /// The model's active adapter; without any adapter, the plain weights.
+    #[default]
+    Active,
+    /// The plain weights: a model with adapters is its own reference this way.
+    Off,
+    /// The adapter of this name.
+    Named(&'a str),
+}
+
+/// What is kept of the forward pass for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// Everything: fastest.
+    #[default]
+    Keep,
+    /// The input of each block; the rest is recomputed (gradient checkpointing). Same gradients,
+    /// about a third more time, a fraction of the memory.
+    Recompute,
+}
+
+/// How a forward pass is to be done.
+///
+/// ```
+/// use rlaif_lm::{Adapters, Forward};
+/// let reference = Forward { adapters: Adapters::Off, ..Forward::default() };
+/// assert_ne!(reference, Forward::default());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Forward<'a> {
+    /// Whether dropout acts.
+    pub dropout: Dropout,
+    /// Which adapter takes part.
+    pub adapters: Adapters<'a>,
+    /// What is kept for the backward pass.
+    pub activations: Activations,
+}

@@ -1,0 +1,52 @@
+//! The vocabulary head as a value, so that log-probabilities can be taken chunk by chunk.
+
+use tch::{Kind, Tensor};
+
+/// What turns hidden states into logits: `(scale · x) Wᵀ + bias + s (x Aᵀ) Bᵀ`.
+///
+/// A value of shallow handles rather than a method, so that a backward pass can recompute a chunk
+/// of logits without the model.
+#[derive(Debug)]
+pub struct VocabHead {
+    /// W, `[V, H]`.
+    pub weight: Tensor,
+    /// `[V]`.
+    pub bias: Option<Tensor>,
+    /// What hidden states are multiplied by first: `d_model^-0.5` for T5 with tied embeddings.
+    pub scale: f64,
+    /// A LoRA adapter on the head.
+    pub adapter: Option<HeadAdapter>,
+}
+
+/// A LoRA adapter on the vocabulary head.
+#[derive(Debug)]
+pub struct HeadAdapter {
+    /// A, `[r, H]`.
+    pub a: Tensor,
+    /// B, `[V, r]`.
+    pub b: Tensor,
+    /// s.
+    pub scale: f64,
+}
+
+impl VocabHead {
+    /// Logits `[.., V]` of hidden states `[.., H]`, in the kind of the weights.
+    pub fn logits(&self, hidden: &Tensor) -> Tensor {
+        let hidden = if self.scale == 1. { hidden.shallow_clone() } else { hidden * self.scale };
+        let logits = hidden.linear(&self.weight, self.bias.as_ref());
+        match &self.adapter {
+            Some(adapter) => {
+                let low = hidden.linear(&adapter.a, None::<&Tensor>);
+                logits + low.linear(&adapter.b, None::<&Tensor>) * adapter.scale
+            }
+            None => logits,
+        }
+    }
+
+    /// Log-probabilities over the vocabulary, f32 `[.., V]`, at a sampling temperature.
+    pub fn log_softmax(&self, hidden: &Tensor, temperature: f64) -> Tensor {
+        let logits = self.logits(hidden).to_kind(Kind::Float);
+        let logits = if temperature == 1. { logits } else { logits / temperature };
+        logits.log_softmax(-1, Kind::Float)
+    }
+}

@@ -1,0 +1,40 @@
+//! The contract between language models and algorithms.
+//!
+//! ```text
+//! ids ──► TokenBatch ──► Policy::response_hidden ──► hidden [B, T, H] ──► token_log_probs ──► [B, T]
+//!                                                            └──────────► ValueHead ────────► [B, T]
+//! ```
+//!
+//! A model author implements [`CausalLm`] or [`Seq2SeqLm`] and gets a [`Policy`] from
+//! [`CausalPolicy`] or [`Seq2SeqPolicy`], which own the shift by one. Weights are `&self`; caches,
+//! dropout and adapters are arguments.
+
+mod batch;
+mod cache;
+mod causal;
+mod classify;
+mod error;
+mod forward;
+mod head;
+mod log_prob;
+mod mask;
+mod params;
+mod policy;
+mod seq2seq;
+mod spec;
+mod value;
+
+pub use batch::{Padding, TokenBatch};
+pub use cache::{CacheShape, DecodeState, KvCache, Memory};
+pub use causal::{CausalLm, CausalPolicy};
+pub use classify::{LabelScheme, SequenceClassifier};
+pub use error::LmError;
+pub use forward::{Activations, Adapters, Dropout, Forward};
+pub use head::{HeadAdapter, VocabHead};
+pub use log_prob::{TokenLogProbs, token_log_probs};
+pub use mask::{Mask, Whiten};
+pub use params::Parameters;
+pub use policy::Policy;
+pub use seq2seq::{Encoded, Seq2SeqLm, Seq2SeqPolicy};
+pub use spec::LmSpec;
+pub use value::{ValueFunction, ValueHead, ValueInit};

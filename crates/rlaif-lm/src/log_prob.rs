@@ -1,0 +1,208 @@
+//! Log-probabilities of response tokens, taken chunk by chunk over the vocabulary head.
+
+use tch::{Kind, Tensor};
+
+use crate::{
+    batch::{TokenBatch, int},
+    error::LmError,
+    head::VocabHead,
+};
+
+/// Bytes of f32 logits that are held at one time.
+const CHUNK_BYTES: i64 = 64 << 20;
+
+/// Log-probabilities and entropies of response tokens, f32 `[B, T]`, 0 where masked.
+#[derive(Debug)]
+pub struct TokenLogProbs {
+    /// log π(y_t | x, y_<t) at the sampling temperature.
+    pub log_probs: Tensor,
+    /// H(π(· | x, y_<t)) = -Σ_v π_v log π_v, exact, in nats.
+    pub entropy: Tensor,
+}
+
+/// Log-probabilities and entropies of `responses` from the hidden states `[B, T, H]` that
+/// [`crate::Policy::response_hidden`] gave for them.
+///
+/// `log π(y_t) = z_{y_t} / τ - log Σ_v exp(z_v / τ)` with z the logits and τ the temperature.
+///
+/// Only real tokens cost anything. Nothing of size `[B, T, V]` exists, forward or backward: logits
+/// live for one chunk of tokens, and the backward pass computes a chunk again rather than keep it.
+///
+/// # Errors
+/// [`LmError::Torch`], out of memory among them.
+///
+/// # Panics
+/// If `hidden` is not `[B, T, H]` of this batch, or the temperature is not positive.
+pub fn token_log_probs(
+    head: &VocabHead,
+    hidden: &Tensor,
+    responses: &TokenBatch,
+    temperature: f64,
+) -> Result<TokenLogProbs, LmError> {
+    assert!(temperature > 0., "a temperature is positive, this one is {temperature}");
+    let (batch, width) = (int(responses.len()), int(responses.width()));
+    let size = hidden.size();
+    assert_eq!(size[..2], [batch, width], "hidden states and responses have one [B, T]");
+
+    let device = hidden.device();
+    let positions = real_positions(responses);
+    let everything = positions.len() == responses.len() * responses.width();
+    let positions = Tensor::from_slice(&positions).to_device(device);
+    let pick =
+        |x: &Tensor| if everything { x.shallow_clone() } else { x.index_select(0, &positions) };
+
+    let rows = pick(&hidden.reshape([batch * width, size[2]]));
+    let rows = if head.scale == 1. { rows } else { rows * head.scale };
+    let weight = match &head.adapter {
+        Some(adapter) => {
+            let delta = adapter.b.matmul(&adapter.a) * adapter.scale;
+            (&head.weight + delta).to_kind(head.weight.kind())
+        }
+        None => head.weight.shallow_clone(),
+    };
+    let targets = pick(&responses.ids().reshape([batch * width]));
+    let chunk = (CHUNK_BYTES / (4 * weight.size()[0])).max(1);
+    let (log_probs, entropy) = rlaif_torch::linear_log_probs(
+        &rows.to_kind(weight.kind()),
+        &weight,
+        head.bias.as_ref(),
+        &targets,
+        temperature,
+        chunk,
+    )?;
+    let spread = |x: Tensor| {
+        let flat = if everything {
+            x
+        } else {
+            Tensor::zeros([batch * width], (Kind::Float, device)).index_copy(0, &positions, &x)
+        };
+        flat.view([batch, width])
+    };
+    Ok(TokenLogProbs { log_probs: spread(log_probs), entropy: spread(entropy) })
+}
+
+/// Places of the real tokens in the flattened `[B, T]`.
+fn real_positions(responses: &TokenBatch) -> Vec<i64> {
+    let width = responses.width();
+    let real = responses.rows().iter().enumerate().flat_map(|(row, ids)| {
+        let start = match responses.padding() {
+            crate::batch::Padding::Right => row * width,
+            crate::batch::Padding::Left => (row + 1) * width - ids.len(),
+        };
+        start..start + ids.len()
+    });
+    real.map(int).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, no_grad};
+
+    use super::*;
+    use crate::batch::Padding;
+
+    fn head(vocab: i64, hidden: i64, with_bias: bool) -> VocabHead {
+        let options = (Kind::Double, Device::Cpu);
+        let tensor = |size: &[i64]| {
+            Tensor::randn(size, options).to_kind(Kind::Float).set_requires_grad(true)
+        };
+        VocabHead {
+            weight: tensor(&[vocab, hidden]),
+            bias: with_bias.then(|| tensor(&[vocab])),
+            scale: 0.7,
+            adapter: None,
+        }
+    }
+
+    /// The definition, in f64 over the whole `[B, T, V]`.
+    fn reference(head: &VocabHead, hidden: &Tensor, y: &TokenBatch, t: f64) -> (Tensor, Tensor) {
+        let wide = |x: &Tensor| x.to_kind(Kind::Double);
+        let logits = (wide(hidden) * head.scale)
+            .linear(&wide(&head.weight), head.bias.as_ref().map(wide).as_ref());
+        let log_p = (logits / t).log_softmax(-1, Kind::Double);
+        let picked = log_p.gather(2, &y.ids().unsqueeze(2), false).squeeze_dim(2);
+        let entropy = -(log_p.exp() * &log_p).sum_dim_intlist(2, false, Kind::Double);
+        (y.mask().apply(&picked), y.mask().apply(&entropy))
+    }
+
+    fn distance(a: &Tensor, b: &Tensor) -> f64 {
+        (a.to_kind(Kind::Double) - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn values_and_gradients_equal_the_definition_in_f64() {
+        tch::manual_seed(3);
+        for (padding, with_bias, temperature) in
+            [(Padding::Right, false, 1.), (Padding::Left, true, 0.7), (Padding::Right, true, 1.3)]
+        {
+            let rows = vec![vec![1, 2, 3, 4], vec![5], vec![6, 0, 2]];
+            let y = TokenBatch::pad(rows, 0, padding, Device::Cpu).unwrap();
+            let head = head(11, 6, with_bias);
+            let hidden =
+                Tensor::randn([3, 4, 6], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+            let (want_log, want_entropy) = reference(&head, &hidden, &y, temperature);
+            let weights = Tensor::randn([3, 4], (Kind::Float, Device::Cpu));
+            let loss = |log: &Tensor, entropy: &Tensor| {
+                (log * &weights + entropy * 0.3 * &weights).sum(Kind::Double)
+            };
+            let mut inputs = vec![&hidden, &head.weight];
+            inputs.extend(&head.bias);
+            let want =
+                Tensor::run_backward(&[loss(&want_log, &want_entropy)], &inputs, false, false);
+
+            let got = token_log_probs(&head, &hidden, &y, temperature).unwrap();
+            assert!(distance(&got.log_probs, &want_log) < 2e-6);
+            assert!(distance(&got.entropy, &want_entropy) < 2e-6);
+            let loss = loss(&got.log_probs, &got.entropy);
+            for (got, want) in
+                Tensor::run_backward(&[loss], &inputs, false, false).iter().zip(&want)
+            {
+                assert!(distance(got, want) < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_change_nothing() {
+        tch::manual_seed(5);
+        let options = (Kind::Float, Device::Cpu);
+        let hidden = Tensor::randn([23, 8], options).set_requires_grad(true);
+        let weight = Tensor::randn([50, 8], options).set_requires_grad(true);
+        let targets = Tensor::randint(50, [23], (Kind::Int64, Device::Cpu));
+        let run = |chunk| {
+            let (log, entropy) =
+                rlaif_torch::linear_log_probs(&hidden, &weight, None, &targets, 1.1, chunk)
+                    .unwrap();
+            let loss = (&log - &entropy * 0.5).sum(Kind::Float);
+            let grads = Tensor::run_backward(&[loss], &[&hidden, &weight], false, false);
+            [log.detach(), entropy.detach()].into_iter().chain(grads).collect::<Vec<_>>()
+        };
+        let whole = run(100);
+        for chunk in [1, 7, 23] {
+            for (got, want) in run(chunk).iter().zip(&whole) {
+                assert!(distance(got, want) < 1e-5, "chunk {chunk}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_adapter_on_the_head_acts_and_learns() {
+        tch::manual_seed(8);
+        let mut head = head(9, 6, false);
+        let hidden = Tensor::randn([1, 2, 6], (Kind::Float, Device::Cpu));
+        let y = TokenBatch::pad(vec![vec![3, 8]], 0, Padding::Right, Device::Cpu).unwrap();
+        let plain = no_grad(|| token_log_probs(&head, &hidden, &y, 1.).unwrap().log_probs);
+        let low =
+            |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        head.adapter = Some(crate::HeadAdapter { a: low(&[2, 6]), b: low(&[9, 2]), scale: 0.5 });
+        let adapted = token_log_probs(&head, &hidden, &y, 1.).unwrap().log_probs;
+        let want =
+            head.log_softmax(&hidden, 1.).gather(2, &y.ids().unsqueeze(2), false).squeeze_dim(2);
+        assert!(distance(&adapted, &want) < 1e-5);
+        assert!(distance(&adapted, &plain) > 1e-2);
+        adapted.sum(Kind::Float).backward();
+        let adapter = head.adapter.unwrap();
+        assert!(adapter.a.grad().abs().sum(Kind::Float).double_value(&[]) > 0.);
+        assert!(adapter.b.grad().abs().sum(Kind::Float).double_value(&[]) > 0.);
+    }
+}

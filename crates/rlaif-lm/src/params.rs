@@ -1,0 +1,90 @@
+//! The parameters of a model, by name.
+
+use std::collections::BTreeMap;
+
+use tch::Tensor;
+
+/// The parameters of a model under their checkpoint names, in name order.
+///
+/// The tensors are handles: an optimizer that changes one in place changes the model. Names that
+/// share one tensor (tied embeddings) are kept apart, so that nothing is counted, decayed or saved
+/// twice.
+#[derive(Debug, Default)]
+pub struct Parameters {
+    tensors: BTreeMap<String, Tensor>,
+    tied: BTreeMap<String, String>,
+}
+
+impl Parameters {
+    /// No parameters.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a parameter; one of the same name is replaced.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Takes a parameter out; names tied to it go with it.
+    pub fn remove(&mut self, name: &str) -> Option<Tensor> {
+        self.tied.retain(|_, of| of != name);
+        self.tensors.remove(name)
+    }
+
+    /// Says that `alias` is the same tensor as the parameter `name`.
+    pub fn tie(&mut self, alias: impl Into<String>, name: impl Into<String>) {
+        self.tied.insert(alias.into(), name.into());
+    }
+
+    /// The parameter of this name, or the one it is tied to.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        let name = self.tied.get(name).map_or(name, String::as_str);
+        self.tensors.get(name)
+    }
+
+    /// Every parameter once, in name order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// Aliases and the parameters they stand for.
+    pub fn tied(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.tied.iter().map(|(alias, name)| (alias.as_str(), name.as_str()))
+    }
+
+    /// The parameters that are trained, in name order.
+    pub fn trainable(&self) -> Vec<(String, Tensor)> {
+        self.iter()
+            .filter(|(_, tensor)| tensor.requires_grad())
+            .map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()))
+            .collect()
+    }
+
+    /// Trains the parameters for which `choose` is true, and freezes the others.
+    ///
+    /// ```
+    /// use rlaif_lm::Parameters;
+    /// use tch::{Device, Kind, Tensor};
+    /// let mut parameters = Parameters::new();
+    /// parameters.insert("head.weight", Tensor::zeros([2], (Kind::Float, Device::Cpu)));
+    /// parameters.insert("trunk.weight", Tensor::zeros([3], (Kind::Float, Device::Cpu)));
+    /// parameters.train_where(|name| name.starts_with("head"));
+    /// assert_eq!(parameters.trainable().len(), 1);
+    /// ```
+    pub fn train_where(&self, choose: impl Fn(&str) -> bool) {
+        for (name, tensor) in self.iter() {
+            let _ = tensor.set_requires_grad(choose(name));
+        }
+    }
+
+    /// Number of scalars, tied ones once.
+    pub fn count(&self) -> usize {
+        self.tensors.values().map(Tensor::numel).sum()
+    }
+
+    /// Number of scalars that are trained.
+    pub fn count_trainable(&self) -> usize {
+        self.tensors.values().filter(|t| t.requires_grad()).map(Tensor::numel).sum()
+    }
+}

@@ -1,0 +1,64 @@
+//! The contract between language models and algorithms.
+
+use tch::Tensor;
+
+use crate::{
+    batch::TokenBatch, cache::DecodeState, error::LmError, forward::Forward, head::VocabHead,
+    params::Parameters, spec::LmSpec,
+};
+
+/// π(y | x), whatever the architecture behind it.
+///
+/// Row t of every result *predicts* response token t, starting with the first: the shift by one is
+/// the business of the two adaptors, [`crate::CausalPolicy`] and [`crate::Seq2SeqPolicy`], and of
+/// nobody else.
+pub trait Policy: Send {
+    /// Sizes, limits and special tokens.
+    fn spec(&self) -> &LmSpec;
+
+    /// Hidden states `[B, T, H]` from which response token t is predicted; T is the width of
+    /// `responses`. Rows beyond a response's end hold unspecified finite numbers.
+    ///
+    /// # Errors
+    /// [`LmError::BatchMismatch`] if the two batches differ in rows, [`LmError::TooLong`] if
+    /// prompt and response do not fit the context together, [`LmError::UnknownAdapter`].
+    fn response_hidden(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError>;
+
+    /// What turns hidden states into logits.
+    ///
+    /// # Errors
+    /// [`LmError::UnknownAdapter`].
+    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError>;
+
+    /// Reads the prompts, with room for `new_tokens` more, and returns the logits `[B, V]` of the
+    /// first response token.
+    ///
+    /// # Errors
+    /// [`LmError::TooLong`] if prompt and new tokens exceed the context, [`LmError::Torch`] when
+    /// the memory cannot be had, [`LmError::UnknownAdapter`].
+    fn begin(
+        &self,
+        prompts: &TokenBatch,
+        new_tokens: usize,
+        forward: Forward<'_>,
+    ) -> Result<(DecodeState, Tensor), LmError>;
+
+    /// Takes the tokens just chosen, int64 `[B]`, and returns the logits `[B, V]` of the next.
+    ///
+    /// # Errors
+    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
+    fn step(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError>;
+
+    /// The parameters, adapters included.
+    fn parameters(&self) -> &Parameters;
+}

@@ -1,0 +1,76 @@
+//! What an algorithm must know of a language model: sizes, limits and special tokens.
+
+use tch::{Device, Kind};
+
+use crate::error::LmError;
+
+/// What an algorithm must know of a language model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LmSpec {
+    /// `model_type` of config.json: `t5`, `llama`, `qwen2`, ...
+    pub model_type: String,
+    /// Width H of the hidden states that [`crate::Policy::response_hidden`] returns.
+    pub hidden_size: i64,
+    /// Rows of the vocabulary head: valid token ids are `0..vocab_size`.
+    pub vocab_size: i64,
+    /// Longest sequence the position encoding allows; `None` where there is no limit (T5).
+    pub context: Option<usize>,
+    /// What fills a batch beside the real tokens. Masked everywhere, so its value changes nothing.
+    pub pad_id: u32,
+    /// Any of these ends a response. Empty if config.json names none.
+    pub eos_ids: Vec<u32>,
+    /// Beginning of sequence, if the model has one.
+    pub bos_id: Option<u32>,
+    /// What the decoder of an encoder-decoder model starts from; `None` for decoder-only models.
+    pub decoder_start_id: Option<u32>,
+    /// Data type of the weights.
+    pub kind: Kind,
+    /// Where the weights are.
+    pub device: Device,
+}
+
+impl LmSpec {
+    /// Checks token ids and length of one sequence of `row` before anything is computed.
+    ///
+    /// # Errors
+    /// [`LmError::EmptyInput`], [`LmError::IdOutOfRange`] or [`LmError::TooLong`].
+    pub fn check(&self, row: usize, ids: &[u32]) -> Result<(), LmError> {
+        if ids.is_empty() {
+            return Err(LmError::EmptyInput { row });
+        }
+        self.check_ids(row, ids)?;
+        self.check_length(row, ids.len())
+    }
+
+    /// Checks that every id of one sequence is in the vocabulary.
+    ///
+    /// # Errors
+    /// [`LmError::IdOutOfRange`] names the row, the position and the id.
+    pub fn check_ids(&self, row: usize, ids: &[u32]) -> Result<(), LmError> {
+        match ids.iter().position(|&id| i64::from(id) >= self.vocab_size) {
+            Some(position) => Err(LmError::IdOutOfRange {
+                row,
+                position,
+                id: ids[position],
+                vocab_size: self.vocab_size,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that a sequence of `length` tokens fits the context.
+    ///
+    /// # Errors
+    /// [`LmError::TooLong`] names the row, its length and the limit.
+    pub fn check_length(&self, row: usize, length: usize) -> Result<(), LmError> {
+        match self.context {
+            Some(context) if length > context => Err(LmError::TooLong { row, length, context }),
+            _ => Ok(()),
+        }
+    }
+
+    /// True if `id` ends a response.
+    pub fn is_eos(&self, id: u32) -> bool {
+        self.eos_ids.contains(&id)
+    }
+}
