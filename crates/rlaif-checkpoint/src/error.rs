@@ -1,0 +1,396 @@
+//! Everything that can be wrong with a model folder.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::Dtype;
+
+/// Why files of a model folder could not be read or written.
+///
+/// A variant per failure; each names the file, and where there is one the tensor or the field, what
+/// was expected, what was found and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// A file or folder could not be read.
+    #[error("cannot read `{}`: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A folder holds no weights under any of the usual names.
+    #[error(
+        "`{}` holds no weights: looked for {}; found {}",
+        folder.display(), looked_for.join(", "), list(found, "nothing")
+    )]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+        /// File names looked for, in order.
+        looked_for: &'static [&'static str],
+        /// What is in the folder.
+        found: Vec<String>,
+    },
+    /// A clone without Git LFS left a pointer where the file should be.
+    #[error(
+        "`{}` is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder, or \
+         download the file again", file.display()
+    )]
+    LfsPointer {
+        /// The pointer.
+        file: PathBuf,
+    },
+    /// A weights file is in none of the known formats.
+    #[error(
+        "`{}` is neither safetensors nor a file that torch.save wrote: expected a zip archive or \
+         the magic number of the older format, found the bytes {found:02x?}; convert it to \
+         safetensors", file.display()
+    )]
+    UnknownFormat {
+        /// The file.
+        file: PathBuf,
+        /// Its first bytes.
+        found: Vec<u8>,
+    },
+    /// JSON that cannot be parsed, or a field of the wrong type; the source has line and column.
+    #[error("`{}`, field `{field}`: {source}", file.display())]
+    Json {
+        /// The file.
+        file: PathBuf,
+        /// The path of the field, `.` for the whole document.
+        field: String,
+        /// What the parser expected and found, with line and column.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file is larger than any real one of its kind.
+    #[error(
+        "`{}` has {found} bytes of {what}, more than the {limit} that are read at most; it is \
+         not what its name says", file.display()
+    )]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Which part of it.
+        what: &'static str,
+        /// The most that is read, in bytes or entries.
+        limit: u64,
+        /// What the file has.
+        found: u64,
+    },
+
+    /// A safetensors header claims a length that cannot be.
+    #[error(
+        "`{}` states a header of {found} bytes, but at most {limit} are possible; the file is \
+         truncated or no safetensors file: download it again", file.display()
+    )]
+    HeaderLength {
+        /// The file.
+        file: PathBuf,
+        /// The most that is possible: what the file still holds, or 100 MB.
+        limit: u64,
+        /// What the header says.
+        found: u64,
+    },
+    /// A file does not have the length that its header implies.
+    #[error(
+        "`{}` has {found} bytes, but its header implies {expected}: it is {}; download it again",
+        file.display(), if found < expected { "truncated" } else { "followed by other data" }
+    )]
+    FileLength {
+        /// The file.
+        file: PathBuf,
+        /// Bytes that the header implies.
+        expected: u64,
+        /// Bytes in the file.
+        found: u64,
+    },
+    /// One name twice.
+    #[error("`{}` names the tensor `{tensor}` twice; a name must be unique", file.display())]
+    DuplicateTensor {
+        /// The file.
+        file: PathBuf,
+        /// The name.
+        tensor: String,
+    },
+    /// A key of a JSON object twice.
+    #[error("`{}` has the key `{key}` twice in `{object}`; a key must be unique", file.display())]
+    DuplicateKey {
+        /// The file.
+        file: PathBuf,
+        /// The object within the file.
+        object: &'static str,
+        /// The key.
+        key: String,
+    },
+    /// An element type that is not read.
+    #[error(
+        "tensor `{tensor}` of `{}` has the dtype {dtype}, which is not supported (supported: F64, \
+         F32, F16, BF16, I64, I32, I16, I8, U8, BOOL); convert the checkpoint, for example to \
+         bfloat16", file.display()
+    )]
+    UnsupportedDtype {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The type's name as the file spells it.
+        dtype: String,
+    },
+    /// A shape whose product is no 64-bit number of bytes.
+    #[error(
+        "tensor `{tensor}` of `{}` has the impossible shape {shape:?} of {dtype}: it exceeds 2^64 \
+         bytes; the file is corrupted", file.display()
+    )]
+    ShapeOverflow {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        dtype: Dtype,
+        /// Its stated shape.
+        shape: Vec<u64>,
+    },
+    /// Offsets that do not fit the shape.
+    #[error(
+        "tensor `{tensor}` of `{}`: {dtype} of shape {shape:?} takes {expected} bytes, but its \
+         offsets span {found}; the file is corrupted", file.display()
+    )]
+    ByteCount {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its element type.
+        dtype: Dtype,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Bytes by type and shape.
+        expected: u64,
+        /// Bytes by offsets.
+        found: u64,
+    },
+    /// Offsets that run backwards.
+    #[error(
+        "tensor `{tensor}` of `{}` has offsets that end ({end}) before they begin ({begin}); the \
+         file is corrupted", file.display()
+    )]
+    OffsetOrder {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its first byte.
+        begin: u64,
+        /// One past its last byte.
+        end: u64,
+    },
+    /// Tensors that overlap, or bytes between them that belong to none.
+    #[error(
+        "tensor `{tensor}` of `{}` begins at byte {found} of the data, but the one before it ends \
+         at {expected}: they {}; the file is corrupted",
+        file.display(), if found < expected { "overlap" } else { "leave a gap" }
+    )]
+    NotContiguous {
+        /// The file.
+        file: PathBuf,
+        /// The later of the two tensors.
+        tensor: String,
+        /// Where it must begin.
+        expected: u64,
+        /// Where it begins.
+        found: u64,
+    },
+
+    /// A shard that the index names is not there.
+    #[error(
+        "`{shard}` is missing, although `{}` places {tensors} tensors in it; download it",
+        index.display()
+    )]
+    MissingShard {
+        /// The index.
+        index: PathBuf,
+        /// The missing file's name.
+        shard: String,
+        /// How many tensors the index places in it.
+        tensors: usize,
+    },
+    /// An index that names something else than a file beside it.
+    #[error(
+        "`{}` places `{tensor}` in `{shard}`: expected the name of a file in the same folder",
+        index.display()
+    )]
+    ShardName {
+        /// The index.
+        index: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What the index says.
+        shard: String,
+    },
+    /// A shard lacks a tensor that the index places in it.
+    #[error(
+        "`{shard}` lacks the tensor `{tensor}` that `{}` places in it; index and shards are not \
+         of one export: download them again", index.display()
+    )]
+    TensorNotInShard {
+        /// The index.
+        index: PathBuf,
+        /// The shard's name.
+        shard: String,
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// The zip archive around a pickled checkpoint cannot be read.
+    #[error("`{}` is no readable zip archive: {source}; download it again", file.display())]
+    Zip {
+        /// The file.
+        file: PathBuf,
+        /// What the archive reader said.
+        #[source]
+        source: zip::result::ZipError,
+    },
+    /// An archive without a record that torch.save writes.
+    #[error(
+        "`{}` has no record `{record}`; it was not written by torch.save, or is incomplete",
+        file.display()
+    )]
+    MissingRecord {
+        /// The file.
+        file: PathBuf,
+        /// The record's name within the archive.
+        record: String,
+    },
+    /// A record of the archive that cannot be read in place.
+    #[error(
+        "record `{record}` of `{}` is {found}, but torch.save writes {expected}; save the \
+         checkpoint again, best as safetensors", file.display()
+    )]
+    Record {
+        /// The file.
+        file: PathBuf,
+        /// The record's name within the archive.
+        record: String,
+        /// How torch.save writes it.
+        expected: String,
+        /// How it is.
+        found: String,
+    },
+    /// A pickle that imports something else than tensors need. Nothing was executed.
+    #[error(
+        "`{}` imports `{global}`, which a file of weights has no use for and which could run any \
+         code; it was not executed. If you trust the file, load it in PyTorch and save only \
+         `model.state_dict()` as safetensors", file.display()
+    )]
+    ForbiddenGlobal {
+        /// The file.
+        file: PathBuf,
+        /// The module and name.
+        global: String,
+    },
+    /// A malformed pickle.
+    #[error(
+        "`{}` is no pickle of tensors: at byte {offset} expected {expected}, found {found}; \
+         download it again, or convert it to safetensors", file.display()
+    )]
+    Pickle {
+        /// The file.
+        file: PathBuf,
+        /// Byte within the pickle.
+        offset: u64,
+        /// What must be there.
+        expected: &'static str,
+        /// What is there.
+        found: String,
+    },
+    /// A pickle of something else than a mapping from names to tensors.
+    #[error(
+        "`{}` is no state dict: {entry} is {found}, not a tensor; save only `model.state_dict()`",
+        file.display()
+    )]
+    NotAStateDict {
+        /// The file.
+        file: PathBuf,
+        /// Which entry, or the whole.
+        entry: String,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A tensor that lies outside its storage.
+    #[error(
+        "tensor `{tensor}` of `{}` reaches element {needed} of a storage of {available}; the file \
+         is corrupted", file.display()
+    )]
+    OutsideStorage {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Elements that shape, strides and offset need.
+        needed: u64,
+        /// Elements in the storage.
+        available: u64,
+    },
+    /// A view that repeats a few stored elements beyond measure.
+    #[error(
+        "tensor `{tensor}` of `{}` repeats stored elements to {found} bytes, more than the {limit} \
+         that such a view may take; save it with `.contiguous()`", file.display()
+    )]
+    Expanded {
+        /// The file.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The most that an expanded view may take, in bytes.
+        limit: u64,
+        /// What it would take.
+        found: u64,
+    },
+
+    /// A tensor was asked for that is not in the checkpoint. A mistake of the caller.
+    #[error("`{}` has no tensor `{tensor}`", origin.display())]
+    UnknownTensor {
+        /// The folder or file.
+        origin: PathBuf,
+        /// The name asked for.
+        tensor: String,
+    },
+    /// Memory of the wrong size was given to read into. A mistake of the caller.
+    #[error("tensor `{tensor}` takes {expected} bytes, but memory of {found} was given")]
+    BufferSize {
+        /// The tensor.
+        tensor: String,
+        /// Its bytes.
+        expected: u64,
+        /// Bytes given.
+        found: u64,
+    },
+}
+
+impl CheckpointError {
+    /// Whether the cause is a file or folder that does not exist.
+    ///
+    /// ```
+    /// let error = rlaif_checkpoint::Checkpoint::open("no/such/folder".as_ref()).unwrap_err();
+    /// assert!(error.is_not_found());
+    /// ```
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// At most twenty names, so that a message stays readable.
+fn list(names: &[String], empty: &str) -> String {
+    const SHOWN: usize = 20;
+    match names {
+        [] => empty.to_owned(),
+        names if names.len() <= SHOWN => names.join(", "),
+        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+    }
+}

@@ -1,0 +1,24 @@
+//! The files of a Hugging Face model folder, as bytes and configuration. No libtorch.
+//!
+//! ```text
+//! model.safetensors, shards + index, pytorch_model.bin ──► Checkpoint ──► bytes into the caller's memory
+//! TensorSource ──► FolderWriter ──► a folder that transformers, or for adapters peft, loads
+//! config.json, generation_config.json, adapter_config.json ◄──► serde types
+//! ```
+//!
+//! Files come from strangers. Nothing in a file is executed, no size stated in a file is trusted
+//! before it is compared with the file, and every refusal is a [`CheckpointError`] that names the
+//! file, the tensor or field, what was expected and what was found.
+//!
+//! Files are read by position, not mapped into memory: one copy from the page cache into the memory
+//! the caller gives, and a file that another process truncates meanwhile is an error, not a signal.
+
+mod dtype;
+mod error;
+mod json;
+mod read;
+
+pub use dtype::Dtype;
+pub use error::CheckpointError;
+pub use json::{read_json, read_json_if_present};
+pub use read::{Checkpoint, TensorInfo};

@@ -1,0 +1,82 @@
+//! Weights files to bytes in the caller's memory.
+
+mod checkpoint;
+mod positioned;
+mod safetensors;
+mod torch;
+
+pub use checkpoint::{Checkpoint, TensorInfo};
+
+use std::path::{Path, PathBuf};
+
+use crate::{CheckpointError, Dtype};
+use positioned::Shard;
+
+/// Where the elements of a tensor lie in its file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Layout {
+    /// One after the other from this byte on, the last dimension fastest.
+    Contiguous { begin: u64 },
+    /// Element `[i, j, ..]` at `begin + i * strides[0] + j * strides[1] + ..`, all in bytes.
+    Strided { begin: u64, strides: Vec<u64> },
+}
+
+/// A tensor as one file's header describes it.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: u64,
+    layout: Layout,
+}
+
+impl Entry {
+    /// One past the last byte that the tensor takes in its file, if it lies in one piece.
+    fn end(&self) -> u64 {
+        match self.layout {
+            Layout::Contiguous { begin } | Layout::Strided { begin, .. } => begin + self.bytes,
+        }
+    }
+}
+
+/// What one weights file says about itself.
+#[derive(Debug, Default)]
+struct Contents {
+    entries: Vec<Entry>,
+    metadata: Vec<(String, String)>,
+}
+
+/// A file whose format the first bytes tell, whatever its name.
+fn read_contents(shard: &Shard) -> Result<Contents, CheckpointError> {
+    let first = shard.first_bytes::<64>()?;
+    crate::json::refuse_lfs_pointer(shard.path(), &first)?;
+    // Byte 8 opens the header of a safetensors file, whose first eight could be anything.
+    if first.get(8) == Some(&b'{') || has_extension(shard.path(), "safetensors") {
+        safetensors::read(shard)
+    } else if first.starts_with(b"PK\x03\x04") {
+        torch::read_zip(shard)
+    } else if torch::is_legacy(&first) {
+        torch::read_legacy(shard)
+    } else {
+        Err(CheckpointError::UnknownFormat {
+            file: shard.path().to_owned(),
+            found: first.into_iter().take(16).collect(),
+        })
+    }
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+fn file_names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
+    let read = |source| CheckpointError::Read { path: PathBuf::from(folder), source };
+    let mut names = std::fs::read_dir(folder)
+        .map_err(read)?
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(read)?;
+    names.sort();
+    Ok(names)
+}
