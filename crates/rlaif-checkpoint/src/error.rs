@@ -352,6 +352,110 @@ pub enum CheckpointError {
         found: u64,
     },
 
+    /// A setting of an adapter that would change its meaning and is not implemented.
+    #[error(
+        "`{}` sets `{field}` to {found}, which is not implemented: expected {expected}. Merge the \
+         adapter in peft (`merge_and_unload`) and load the merged model instead", file.display()
+    )]
+    Unhonoured {
+        /// The adapter's configuration.
+        file: PathBuf,
+        /// The field.
+        field: String,
+        /// Its value, as JSON.
+        found: String,
+        /// Values that are implemented.
+        expected: &'static str,
+    },
+    /// A pattern of an adapter's configuration that is no regular expression, or that uses what
+    /// Python's have beyond regular languages (look-around, back-references).
+    #[error(
+        "`{}`, field `{field}`: the pattern `{pattern}` cannot be used: {source}; list the modules \
+         by name instead", file.display()
+    )]
+    Pattern {
+        /// The adapter's configuration.
+        file: PathBuf,
+        /// The field.
+        field: &'static str,
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        #[source]
+        source: regex::Error,
+    },
+
+    /// A file or folder could not be written. Nothing of it is left behind.
+    #[error("cannot write `{}`: {source}{}", path.display(), writing_advice(source))]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The source of a tensor that is being written failed.
+    #[error("the bytes of tensor `{tensor}` could not be had: {source}")]
+    Source {
+        /// The tensor.
+        tensor: String,
+        /// What the source said.
+        #[source]
+        source: io::Error,
+    },
+    /// The source of a tensor gave too few or too many bytes. A mistake of the source.
+    #[error("tensor `{tensor}` takes {expected} bytes, but its source gave {found}")]
+    SourceBytes {
+        /// The tensor.
+        tensor: String,
+        /// Bytes by type and shape.
+        expected: u64,
+        /// Bytes given before the source stopped or was stopped.
+        found: u64,
+    },
+    /// A tensor has the one name that a safetensors file cannot store.
+    #[error("a tensor cannot be named `{tensor}`: safetensors keeps its metadata there")]
+    ReservedName {
+        /// The name.
+        tensor: String,
+    },
+    /// A file was to be written under a name that is none. A mistake of the caller.
+    #[error("`{name}` is no name of a file in a model folder; give one without separators")]
+    FileName {
+        /// The name.
+        name: String,
+    },
+    /// Another process writes the same folder.
+    #[error(
+        "`{}` is being written by another process; wait for it, or choose another folder",
+        path.display()
+    )]
+    Busy {
+        /// The folder it writes to.
+        path: PathBuf,
+    },
+    /// Something that no writer left stands where the new folder is to be written.
+    #[error(
+        "`{}` is in the way: a new model folder is written there before it is renamed, and this \
+         is not what an interrupted writer left; move it away", path.display()
+    )]
+    InTheWay {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// A writer was killed while it replaced the folder.
+    #[error(
+        "`{}` is missing because a writer was interrupted while it replaced it; what it held \
+         before is whole in `{}`: rename that back, or save again", folder.display(),
+        previous.display()
+    )]
+    Interrupted {
+        /// The missing folder.
+        folder: PathBuf,
+        /// Where its contents are.
+        previous: PathBuf,
+    },
+
     /// A tensor was asked for that is not in the checkpoint. A mistake of the caller.
     #[error("`{}` has no tensor `{tensor}`", origin.display())]
     UnknownTensor {
@@ -392,5 +496,20 @@ fn list(names: &[String], empty: &str) -> String {
         [] => empty.to_owned(),
         names if names.len() <= SHOWN => names.join(", "),
         names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+    }
+}
+
+fn writing_advice(source: &io::Error) -> &'static str {
+    use io::ErrorKind as Kind;
+    match source.kind() {
+        Kind::StorageFull | Kind::QuotaExceeded => {
+            "; free some space or choose another folder, nothing was left behind"
+        }
+        Kind::FileTooLarge => "; the file system or a limit of this process allows no larger file",
+        Kind::ReadOnlyFilesystem | Kind::PermissionDenied => {
+            "; choose a folder that may be written to"
+        }
+        Kind::NotADirectory => "; a file stands where a folder is needed",
+        _ => "",
     }
 }

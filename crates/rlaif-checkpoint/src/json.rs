@@ -41,6 +41,11 @@ const LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    parse_json(path, &read_json_bytes(path)?)
+}
+
+/// The bytes of a JSON file, unless it is too large to be one or a pointer to one.
+pub(crate) fn read_json_bytes(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let read = |source| CheckpointError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     File::open(path)
@@ -56,7 +61,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError>
         });
     }
     refuse_lfs_pointer(path, &bytes)?;
-    parse_json(path, &bytes)
+    Ok(bytes)
 }
 
 /// As [`read_json`], but `None` if there is no such file: `generation_config.json` is optional.

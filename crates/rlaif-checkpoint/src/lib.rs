@@ -16,9 +16,24 @@
 mod dtype;
 mod error;
 mod json;
+mod peft;
 mod read;
+mod write;
 
 pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use json::{read_json, read_json_if_present};
+pub use peft::{AdapterConfig, AdapterKey, AdapterRules, ModuleNames, TargetModules, TaskType};
 pub use read::{Checkpoint, TensorInfo};
+pub use write::{
+    CardSection, DEFAULT_SHARD_BYTES, FolderWriter, ModelCard, TOKENIZER_FILES, TensorBytes,
+    TensorSource, TensorSpec, write_json, write_safetensors,
+};
+
+/// Whether a name is that of a file in the same folder, on every system.
+fn is_plain_name(name: &str) -> bool {
+    use std::path::{Component, Path};
+    // A folder that loads on one system must load on all, so Windows' separators count everywhere.
+    !name.contains(['\\', '/', ':', '\0'])
+        && matches!(Path::new(name).components().next(), Some(Component::Normal(_)))
+}

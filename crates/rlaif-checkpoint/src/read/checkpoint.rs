@@ -1,15 +1,16 @@
 //! All weights of a folder behind one interface.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Deserialize;
 
 use super::positioned::Shard;
-use super::{Contents, Layout, file_names, read_contents};
+use super::{Contents, Layout, file_names, has_extension, read_contents};
 use crate::json::{Pairs, read_json};
-use crate::{CheckpointError, Dtype};
+use crate::write::refuse_interrupted;
+use crate::{CheckpointError, Dtype, is_plain_name};
 
 /// Names of weights, in the order of preference.
 const WEIGHTS_FILES: [&str; 4] = [
@@ -18,6 +19,9 @@ const WEIGHTS_FILES: [&str; 4] = [
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 ];
+
+/// Names of an adapter's weights, in the order of preference.
+const ADAPTER_FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// One read of this size is large enough to be fast and small enough to share among threads.
 const PIECE: usize = 1 << 23;
@@ -85,17 +89,8 @@ impl Checkpoint {
     /// [`CheckpointError::NoWeights`] if none is there, and whatever is wrong with the one that is:
     /// any file that the index names and that is missing, malformed, truncated or not of its kind.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        let found = file_names(folder)?;
-        let Some(name) = WEIGHTS_FILES.into_iter().find(|name| found.iter().any(|f| f == name))
-        else {
-            return Err(CheckpointError::NoWeights {
-                folder: folder.to_owned(),
-                looked_for: &WEIGHTS_FILES,
-                found,
-            });
-        };
-        let path = folder.join(name);
-        let mut checkpoint = if name.ends_with(".json") {
+        let path = first_of(folder, &WEIGHTS_FILES)?;
+        let mut checkpoint = if has_extension(&path, "json") {
             Self::open_index(folder, &path)?
         } else {
             Self::open_file(&path)?
@@ -104,7 +99,17 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Opens one file of weights, such as an adapter's; its first bytes tell the format.
+    /// Opens the weights of a folder that peft wrote: `adapter_model.safetensors`, or
+    /// `adapter_model.bin` of older versions.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::open`].
+    pub fn open_adapter(folder: &Path) -> Result<Self, CheckpointError> {
+        Self::open_file(&first_of(folder, &ADAPTER_FILES)?)
+    }
+
+    /// Opens one file of weights; its first bytes tell the format.
     ///
     /// # Errors
     ///
@@ -292,15 +297,25 @@ impl Checkpoint {
     }
 }
 
+/// The first of these files that a folder has.
+fn first_of(
+    folder: &Path,
+    looked_for: &'static [&'static str],
+) -> Result<PathBuf, CheckpointError> {
+    refuse_interrupted(folder)?;
+    let found = file_names(folder)?;
+    match looked_for.iter().find(|&&name| found.iter().any(|file| file == name)) {
+        Some(name) => Ok(folder.join(name)),
+        None => Err(CheckpointError::NoWeights { folder: folder.to_owned(), looked_for, found }),
+    }
+}
+
 /// Tensor names to shard names, with every shard the name of a file beside the index.
 fn weight_map(index: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
     let raw: Index = read_json(index)?;
     let mut places = BTreeMap::new();
     for (tensor, shard) in raw.weight_map.0 {
-        // On every system, so that a folder which loads on one loads on all.
-        let plain = !shard.contains(['\\', '/', ':', '\0'])
-            && matches!(Path::new(&shard).components().next(), Some(Component::Normal(_)));
-        if !plain {
+        if !is_plain_name(&shard) {
             return Err(CheckpointError::ShardName { index: index.to_owned(), tensor, shard });
         }
         if places.contains_key(&tensor) {

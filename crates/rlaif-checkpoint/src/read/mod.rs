@@ -7,6 +7,8 @@ mod torch;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 
+pub(crate) use safetensors::{HEADER_LIMIT, METADATA};
+
 use std::path::{Path, PathBuf};
 
 use crate::{CheckpointError, Dtype};

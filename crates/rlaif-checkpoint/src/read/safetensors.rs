@@ -15,7 +15,7 @@ use crate::json::{Pairs, parse_json};
 use crate::{CheckpointError, Dtype};
 
 /// The limit of the reference implementation.
-const HEADER_LIMIT: u64 = 100_000_000;
+pub(crate) const HEADER_LIMIT: u64 = 100_000_000;
 /// Little-endian length of the header, before the header.
 const LENGTH_BYTES: u64 = 8;
 /// The one key that is no tensor.

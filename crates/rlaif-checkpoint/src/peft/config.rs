@@ -1,0 +1,214 @@
+//! `adapter_config.json`.
+
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::AdapterRules;
+use super::raw::{RawConfig, refuse_foreign};
+use crate::CheckpointError;
+use crate::json::{Pairs, parse_json, read_json_bytes};
+
+/// A LoRA adapter's `adapter_config.json`.
+///
+/// Field names are peft's. What is set in a file and cannot be honoured (DoRA, trained biases,
+/// initialisations that change the base model's weights, any other method than LoRA) is refused by
+/// name when it is read.
+///
+/// ```
+/// use std::num::NonZeroU32;
+/// use rlaif_checkpoint::{AdapterConfig, ModuleNames, TargetModules, TaskType};
+///
+/// let mut config = AdapterConfig::new(TaskType::Seq2SeqLm, NonZeroU32::new(32).unwrap());
+/// config.lora_alpha = 32.0;
+/// config.target_modules = TargetModules::Named(ModuleNames::Suffixes(vec!["q".into(), "v".into()]));
+/// let rules = config.rules()?;
+/// assert!(rules.targets("encoder.block.0.layer.0.SelfAttention.q"));
+/// assert!(!rules.targets("encoder.block.0.layer.0.SelfAttention.o"));
+/// assert_eq!(rules.scaling("encoder.block.0.layer.0.SelfAttention.q"), 1.0);
+/// # Ok::<(), rlaif_checkpoint::CheckpointError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct AdapterConfig {
+    /// What the base model does; `None` if the file does not say.
+    pub task_type: Option<TaskType>,
+    /// Hub id or folder of the base model.
+    pub base_model_name_or_path: Option<String>,
+    /// The base model's revision.
+    pub revision: Option<String>,
+    /// Rank of the factors.
+    pub r: NonZeroU32,
+    /// The product of the factors is multiplied by `lora_alpha / r`; see `use_rslora`.
+    pub lora_alpha: f64,
+    /// Dropout probability on the adapter's input, in training.
+    pub lora_dropout: f64,
+    /// Which layers have factors.
+    pub target_modules: TargetModules,
+    /// Which of them have none after all.
+    pub exclude_modules: Option<ModuleNames>,
+    /// Modules that are trained and saved whole, such as a classifier head.
+    pub modules_to_save: Vec<String>,
+    /// Only layers of these numbers, if there are any.
+    pub layers_to_transform: Vec<u32>,
+    /// Names of the lists that layer numbers count in, such as `layers`; any if empty.
+    pub layers_pattern: Vec<String>,
+    /// Ranks of single modules, by pattern; the first that matches counts.
+    pub rank_pattern: Vec<(String, NonZeroU32)>,
+    /// Alphas of single modules, by pattern; the first that matches counts.
+    pub alpha_pattern: Vec<(String, f64)>,
+    /// Whether the scale is `lora_alpha / sqrt(r)` (arXiv 2312.03732) instead of `lora_alpha / r`.
+    pub use_rslora: bool,
+    /// Whether base weights are stored `[in, out]`, as GPT-2's are; without effect elsewhere.
+    pub fan_in_fan_out: bool,
+}
+
+/// What the base model of an adapter does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TaskType {
+    /// A decoder that continues text.
+    #[serde(rename = "CAUSAL_LM")]
+    CausalLm,
+    /// An encoder and a decoder.
+    #[serde(rename = "SEQ_2_SEQ_LM")]
+    Seq2SeqLm,
+    /// A classifier of whole texts.
+    #[serde(rename = "SEQ_CLS")]
+    SequenceClassification,
+}
+
+/// Modules by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum ModuleNames {
+    /// A regular expression that must match the whole path.
+    Pattern(String),
+    /// Whole paths, or their ends from a dot on.
+    Suffixes(Vec<String>),
+}
+
+/// Which layers have factors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetModules {
+    /// Every linear layer except the head.
+    AllLinear,
+    /// Those with these names.
+    Named(ModuleNames),
+}
+
+/// How peft spells [`TargetModules::AllLinear`].
+pub(super) const ALL_LINEAR: &str = "all-linear";
+
+impl AdapterConfig {
+    /// peft's defaults, on every linear layer: alpha 8, no dropout.
+    #[must_use]
+    pub fn new(task_type: TaskType, r: NonZeroU32) -> Self {
+        Self {
+            task_type: Some(task_type),
+            base_model_name_or_path: None,
+            revision: None,
+            r,
+            lora_alpha: 8.0,
+            lora_dropout: 0.0,
+            target_modules: TargetModules::AllLinear,
+            exclude_modules: None,
+            modules_to_save: Vec::new(),
+            layers_to_transform: Vec::new(),
+            layers_pattern: Vec::new(),
+            rank_pattern: Vec::new(),
+            alpha_pattern: Vec::new(),
+            use_rslora: false,
+            fan_in_fan_out: false,
+        }
+    }
+
+    /// Reads `adapter_config.json` of a folder.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Unhonoured`] names a setting that cannot be honoured,
+    /// [`CheckpointError::Pattern`] a regular expression that cannot be used; otherwise as
+    /// [`read_json`](crate::read_json).
+    pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = folder.join(super::ADAPTER_CONFIG);
+        let bytes = read_json_bytes(&path)?;
+        // Twice, because the second pass must know which fields it may leave aside.
+        refuse_foreign(&path, &parse_json::<Pairs<Value>>(&path, &bytes)?.0)?;
+        let config = parse_json::<RawConfig>(&path, &bytes)?.resolve(&path)?;
+        config.rules_of(&path)?;
+        Ok(config)
+    }
+
+    /// The decisions that this configuration makes per module.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Pattern`] if a pattern is no regular expression.
+    pub fn rules(&self) -> Result<AdapterRules, CheckpointError> {
+        self.rules_of(Path::new(super::ADAPTER_CONFIG))
+    }
+
+    fn rules_of(&self, file: &Path) -> Result<AdapterRules, CheckpointError> {
+        AdapterRules::compile(self).map_err(|bad| CheckpointError::Pattern {
+            file: file.to_owned(),
+            field: bad.field,
+            pattern: bad.pattern,
+            source: bad.source,
+        })
+    }
+}
+
+/// Writes what peft reads, in peft's spelling and with its `sort_keys`.
+impl Serialize for AdapterConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let targets = match &self.target_modules {
+            TargetModules::AllLinear => json!(ALL_LINEAR),
+            TargetModules::Named(names) => json!(names),
+        };
+        let alphas: Vec<_> =
+            self.alpha_pattern.iter().map(|(key, alpha)| (key, number(*alpha))).collect();
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("alpha_pattern", &InOrder(&alphas))?;
+        map.serialize_entry("base_model_name_or_path", &self.base_model_name_or_path)?;
+        map.serialize_entry("bias", "none")?;
+        map.serialize_entry("exclude_modules", &self.exclude_modules)?;
+        map.serialize_entry("fan_in_fan_out", &self.fan_in_fan_out)?;
+        map.serialize_entry("inference_mode", &true)?;
+        map.serialize_entry("init_lora_weights", &true)?;
+        map.serialize_entry("layers_pattern", &none_if_empty(&self.layers_pattern))?;
+        map.serialize_entry("layers_to_transform", &none_if_empty(&self.layers_to_transform))?;
+        map.serialize_entry("lora_alpha", &number(self.lora_alpha))?;
+        map.serialize_entry("lora_dropout", &self.lora_dropout)?;
+        map.serialize_entry("modules_to_save", &none_if_empty(&self.modules_to_save))?;
+        map.serialize_entry("peft_type", "LORA")?;
+        map.serialize_entry("r", &self.r)?;
+        map.serialize_entry("rank_pattern", &InOrder(&self.rank_pattern))?;
+        map.serialize_entry("revision", &self.revision)?;
+        map.serialize_entry("target_modules", &targets)?;
+        map.serialize_entry("task_type", &self.task_type)?;
+        map.serialize_entry("use_dora", &false)?;
+        map.serialize_entry("use_rslora", &self.use_rslora)?;
+        map.end()
+    }
+}
+
+/// An object whose order means something.
+struct InOrder<'a, K, V>(&'a [(K, V)]);
+
+impl<K: Serialize, V: Serialize> Serialize for InOrder<'_, K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+fn none_if_empty<T>(items: &[T]) -> Option<&[T]> {
+    (!items.is_empty()).then_some(items)
+}
+
+/// peft declares alpha an integer, although it computes with any number.
+fn number(alpha: f64) -> Value {
+    if alpha.fract() == 0.0 && alpha.abs() < 1e15 { json!(alpha as i64) } else { json!(alpha) }
+}

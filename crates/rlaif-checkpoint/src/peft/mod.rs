@@ -1,0 +1,13 @@
+//! The files of a LoRA adapter as peft writes them.
+
+mod config;
+mod keys;
+mod raw;
+mod rules;
+
+pub use config::{AdapterConfig, ModuleNames, TargetModules, TaskType};
+pub use keys::AdapterKey;
+pub use rules::AdapterRules;
+
+pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
+pub(crate) const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";

@@ -1,0 +1,292 @@
+//! A model folder, written beside its place and renamed.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::aside::{sibling, sync_folder, write_bytes, write_error, write_file, write_json};
+use super::card::ModelCard;
+use super::source::TensorSource;
+use super::weights::write_weights;
+use crate::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
+use crate::{AdapterConfig, CheckpointError, is_plain_name, write_safetensors};
+
+/// Files that make up a tokenizer, of which a folder has some.
+pub const TOKENIZER_FILES: [&str; 12] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+];
+
+/// Locked while its folder is written; marks the folder as one that may be removed.
+const MARKER: &str = ".writing";
+const PARTIAL: &str = ".partial";
+const PREVIOUS: &str = ".previous.partial";
+
+/// Writes a model folder beside its place, and renames it when it is whole.
+///
+/// Files go to `NAME.partial`. [`finish`](Self::finish) renames it to `NAME`; until then whatever
+/// was there stays as it was, and dropping the writer removes what it wrote. When `NAME` exists, it
+/// is moved to `NAME.previous.partial` first and removed when the new folder is in place. Weights,
+/// adapters and configurations are replaced as a whole; any other file of the old folder that the
+/// new one does not bring itself (notes, a tokenizer, a subfolder) moves over.
+///
+/// A process that is killed leaves `NAME.partial` or `NAME.previous.partial`. The next writer for
+/// the same folder removes the first and puts back the second; [`Checkpoint::open`] says so when
+/// only the latter is there.
+///
+/// [`Checkpoint::open`]: crate::Checkpoint::open
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use rlaif_checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, Dtype, FolderWriter, TensorBytes};
+///
+/// # let parent = tempfile::tempdir()?;
+/// # let path = parent.path().join("model");
+/// let weight = TensorBytes { dtype: Dtype::F32, shape: vec![1], bytes: vec![0; 4] };
+/// let mut folder = FolderWriter::create(&path)?;
+/// folder.weights(&BTreeMap::from([("weight".to_owned(), weight)]), DEFAULT_SHARD_BYTES)?;
+/// folder.json("config.json", &serde_json::json!({"model_type": "t5"}))?;
+/// folder.finish()?;
+/// assert!(Checkpoint::open(&path)?.tensors().contains_key("weight"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct FolderWriter {
+    target: PathBuf,
+    partial: PathBuf,
+    /// Holds the lock; `None` once the folder is in place.
+    marker: Option<File>,
+}
+
+impl FolderWriter {
+    /// Creates `NAME.partial` and the folders above it, after clearing up behind a writer that was
+    /// killed.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Busy`] if another process writes the same folder,
+    /// [`CheckpointError::InTheWay`] if `NAME.partial` is something else,
+    /// [`CheckpointError::Write`] if the place cannot be written to.
+    pub fn create(target: &Path) -> Result<Self, CheckpointError> {
+        let error = write_error(target);
+        if target.file_name().is_none() {
+            return Err(error(io::ErrorKind::InvalidFilename.into()));
+        }
+        if target.is_file() {
+            return Err(error(io::ErrorKind::NotADirectory.into()));
+        }
+        // Without a trailing slash, which would put the suffix inside the folder, and at the place
+        // that a link points to, so that the link stays.
+        let target: PathBuf = if target.is_symlink() {
+            fs::canonicalize(target).map_err(&error)?
+        } else {
+            target.components().collect()
+        };
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent).map_err(&error)?;
+        }
+        let partial = sibling(&target, PARTIAL);
+        remove_abandoned(&partial)?;
+        fs::create_dir(&partial).map_err(&error)?;
+        let created = File::create_new(partial.join(MARKER));
+        let marker = created.map_err(|source| {
+            let _ = fs::remove_dir_all(&partial);
+            error(source)
+        })?;
+        // A file system without locks has writers that cannot see each other, no more.
+        let _ = marker.try_lock();
+        let writer = Self { target, partial, marker: Some(marker) };
+        writer.recover_previous()?;
+        Ok(writer)
+    }
+
+    /// Writes `model.safetensors`, or above `shard_bytes` shards and their index.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_safetensors`].
+    pub fn weights(
+        &mut self,
+        source: &dyn TensorSource,
+        shard_bytes: u64,
+    ) -> Result<(), CheckpointError> {
+        write_weights(&self.partial, source, shard_bytes)
+    }
+
+    /// Writes `adapter_config.json` and `adapter_model.safetensors` as peft reads them.
+    ///
+    /// The source's names are the file's keys: [`AdapterKey`](crate::AdapterKey) makes them.
+    ///
+    /// # Errors
+    ///
+    /// As [`write_safetensors`].
+    pub fn adapter(
+        &mut self,
+        config: &AdapterConfig,
+        source: &dyn TensorSource,
+    ) -> Result<(), CheckpointError> {
+        write_safetensors(&self.partial.join(ADAPTER_WEIGHTS), source, &Default::default())?;
+        self.json(ADAPTER_CONFIG, config)
+    }
+
+    /// Writes any JSON file, such as `config.json` or `generation_config.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::FileName`] if the name is no plain file name, otherwise as [`write_json`].
+    pub fn json(&mut self, name: &str, value: &impl Serialize) -> Result<(), CheckpointError> {
+        write_json(&self.place(name)?, value)
+    }
+
+    /// Writes the model card, `README.md`.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Write`].
+    pub fn card(&mut self, card: &ModelCard) -> Result<(), CheckpointError> {
+        write_bytes(&self.place("README.md")?, card.to_markdown().as_bytes())
+    }
+
+    /// Copies those of [`TOKENIZER_FILES`] that `folder` has, and returns their names.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Read`] and [`CheckpointError::Write`].
+    pub fn copy_tokenizer(&mut self, folder: &Path) -> Result<Vec<&'static str>, CheckpointError> {
+        let mut copied = Vec::new();
+        for name in TOKENIZER_FILES {
+            let from = folder.join(name);
+            let bytes = match fs::read(&from) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(CheckpointError::Read { path: from, source }),
+            };
+            let to = self.place(name)?;
+            write_file(&to, |out| out.write_all(&bytes).map_err(write_error(&to)))?;
+            copied.push(name);
+        }
+        Ok(copied)
+    }
+
+    /// Puts the folder in its place.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Write`]; what was there before is there still, or again.
+    pub fn finish(mut self) -> Result<(), CheckpointError> {
+        sync_folder(Some(&self.partial))?;
+        let error = write_error(&self.target);
+        let previous = sibling(&self.target, PREVIOUS);
+        let replaces = self.target.exists();
+        if replaces {
+            fs::rename(&self.target, &previous).map_err(&error)?;
+        }
+        // Held until the rename, except where a folder with an open file in it cannot be renamed.
+        let lock = self.marker.take().filter(|_| !cfg!(windows));
+        if let Err(source) = fs::rename(&self.partial, &self.target) {
+            if replaces {
+                let _ = fs::rename(&previous, &self.target);
+            }
+            let _ = fs::remove_dir_all(&self.partial);
+            return Err(error(source));
+        }
+        drop(lock);
+        sync_folder(self.target.parent())?;
+        if replaces {
+            carry_over(&previous, &self.target)?;
+        }
+        fs::remove_file(self.target.join(MARKER)).map_err(&error)?;
+        sync_folder(self.target.parent())
+    }
+
+    fn place(&self, name: &str) -> Result<PathBuf, CheckpointError> {
+        if !is_plain_name(name) || name == MARKER {
+            return Err(CheckpointError::FileName { name: name.to_owned() });
+        }
+        Ok(self.partial.join(name))
+    }
+
+    /// Completes what a killed writer had begun in [`finish`](Self::finish).
+    fn recover_previous(&self) -> Result<(), CheckpointError> {
+        let previous = sibling(&self.target, PREVIOUS);
+        if !previous.is_dir() {
+            return Ok(());
+        }
+        if self.target.exists() {
+            return carry_over(&previous, &self.target);
+        }
+        fs::rename(&previous, &self.target).map_err(write_error(&self.target))
+    }
+}
+
+impl Drop for FolderWriter {
+    fn drop(&mut self) {
+        if self.marker.take().is_some() {
+            // Nobody is left to tell; the next writer tries again.
+            let _ = fs::remove_dir_all(&self.partial);
+        }
+    }
+}
+
+/// Explains a folder that is missing because a writer was killed while it replaced it.
+pub(crate) fn refuse_interrupted(folder: &Path) -> Result<(), CheckpointError> {
+    let folder: PathBuf = folder.components().collect();
+    let previous = sibling(&folder, PREVIOUS);
+    if !folder.exists() && previous.is_dir() {
+        return Err(CheckpointError::Interrupted { folder, previous });
+    }
+    Ok(())
+}
+
+/// Removes a folder that a killed writer left, and nothing else.
+fn remove_abandoned(partial: &Path) -> Result<(), CheckpointError> {
+    if partial.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let in_the_way = || CheckpointError::InTheWay { path: partial.to_owned() };
+    let marker = File::open(partial.join(MARKER)).map_err(|_| in_the_way())?;
+    if matches!(marker.try_lock(), Err(TryLockError::WouldBlock)) {
+        return Err(CheckpointError::Busy { path: partial.to_owned() });
+    }
+    drop(marker);
+    fs::remove_dir_all(partial).map_err(write_error(partial))
+}
+
+/// Moves what the new folder lacks from the old one, except what describes the old weights, and
+/// removes the old one.
+fn carry_over(previous: &Path, target: &Path) -> Result<(), CheckpointError> {
+    let error = write_error(target);
+    for entry in fs::read_dir(previous).map_err(&error)? {
+        let entry = entry.map_err(&error)?;
+        let to = target.join(entry.file_name());
+        if !belongs_to_weights(&entry.file_name().to_string_lossy()) && !to.exists() {
+            fs::rename(entry.path(), to).map_err(&error)?;
+        }
+    }
+    fs::remove_dir_all(previous).map_err(&error)
+}
+
+fn belongs_to_weights(name: &str) -> bool {
+    const NAMES: [&str; 7] = [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        ADAPTER_CONFIG,
+        ADAPTER_WEIGHTS,
+        MARKER,
+    ];
+    NAMES.contains(&name) || (name.starts_with("model-") && name.ends_with(".safetensors"))
+}

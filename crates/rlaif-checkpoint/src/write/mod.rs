@@ -1,0 +1,15 @@
+//! Model folders and single files, written aside and renamed.
+
+mod aside;
+mod card;
+mod folder;
+mod source;
+mod weights;
+
+pub use aside::write_json;
+pub use card::{CardSection, ModelCard};
+pub use folder::{FolderWriter, TOKENIZER_FILES};
+pub use source::{TensorBytes, TensorSource, TensorSpec};
+pub use weights::{DEFAULT_SHARD_BYTES, write_safetensors};
+
+pub(crate) use folder::refuse_interrupted;
