@@ -1,0 +1,197 @@
+//! Why a model could not be read, built, adapted or written.
+
+use std::path::PathBuf;
+
+use rlaif_checkpoint::CheckpointError;
+use rlaif_torch::TorchError;
+
+/// Why a model could not be read, built, adapted or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// config.json names an architecture that is not built here.
+    #[error(
+        "{}: unknown architecture `{found}` (field `{field}`); known: {known}",
+        .file.display()
+    )]
+    UnknownArchitecture {
+        /// The configuration file.
+        file: PathBuf,
+        /// `model_type` or `architectures`.
+        field: &'static str,
+        /// What it says.
+        found: String,
+        /// What it may say.
+        known: &'static str,
+    },
+    /// The folder holds another sort of model than was asked for.
+    #[error("{}: `{architecture}` is not {wanted}", .file.display())]
+    WrongSort {
+        /// The configuration file.
+        file: PathBuf,
+        /// The architecture found.
+        architecture: String,
+        /// What was asked for.
+        wanted: &'static str,
+    },
+    /// A field of config.json has a value that this library cannot honour.
+    #[error("config.json: `{field}` is `{found}`, which is not supported; supported: {supported}")]
+    UnsupportedField {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// Values that are.
+        supported: &'static str,
+    },
+    /// Fields of config.json contradict each other or cannot be.
+    #[error("config.json: `{field}` is {found}, expected {expected}")]
+    BadField {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// Tensors are missing, unexpected or mis-shaped: all of them.
+    #[error("{} does not fit its config.json:{}", .file.display(), bullets(.problems))]
+    Tensors {
+        /// The weights.
+        file: PathBuf,
+        /// Every tensor that does not fit.
+        problems: Vec<TensorProblem>,
+    },
+    /// The weights have several kinds, and none was asked for.
+    #[error(
+        "{}: weights of several kinds ({}); ask for one (`--dtype`, or `LoadOptions::kind`)",
+        .file.display(), .kinds.join(", ")
+    )]
+    MixedKinds {
+        /// The weights.
+        file: PathBuf,
+        /// The kinds found.
+        kinds: Vec<String>,
+    },
+    /// A weight is of a type that weights cannot have.
+    #[error("{}: tensor `{tensor}` is of type {dtype}; weights are f32, bf16, f16 or f64", .file.display())]
+    Dtype {
+        /// The weights.
+        file: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// An adapter names layers that the model does not have.
+    #[error(
+        "target_modules {targets} matches no linear layer of this model; its layers end in: {}",
+        .layers.join(", ")
+    )]
+    NoTarget {
+        /// What was asked for.
+        targets: String,
+        /// Last parts of the names of the model's linear layers.
+        layers: Vec<String>,
+    },
+    /// config.json has a field of the wrong type, or lacks one.
+    #[error("{}: {source}", .file.display())]
+    Config {
+        /// The configuration file.
+        file: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An adapter of this name is there already.
+    #[error("an adapter named `{name}` is loaded already; remove it first or choose another name")]
+    AdapterExists {
+        /// The name.
+        name: String,
+    },
+    /// No adapter of this name.
+    #[error("no adapter named `{name}` is loaded; loaded: {}", .loaded.join(", "))]
+    UnknownAdapter {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        loaded: Vec<String>,
+    },
+    /// Merging twice, or unmerging what is not merged.
+    #[error("adapter `{name}` cannot be {what}: {why}")]
+    Merge {
+        /// The adapter.
+        name: String,
+        /// Merged or unmerged.
+        what: &'static str,
+        /// Why not.
+        why: String,
+    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// libtorch failed.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+}
+
+/// A tensor of a checkpoint that does not fit the model.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TensorProblem {
+    /// The model needs it, the checkpoint lacks it.
+    #[error("missing `{name}` {shape:?}")]
+    Missing {
+        /// Name of the tensor.
+        name: String,
+        /// The shape it should have.
+        shape: Vec<i64>,
+    },
+    /// The checkpoint has it, the model has no place for it.
+    #[error("unexpected `{name}` {shape:?}")]
+    Unexpected {
+        /// Name of the tensor.
+        name: String,
+        /// The shape it has.
+        shape: Vec<usize>,
+    },
+    /// Its shape is not the one config.json implies.
+    #[error("`{name}` is {found:?}, config.json implies {expected:?}")]
+    Shape {
+        /// Name of the tensor.
+        name: String,
+        /// The shape config.json implies.
+        expected: Vec<i64>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// config.json says that two names are one tensor, but the checkpoint has two.
+    #[error(
+        "`{alias}` differs from `{name}`, to which config.json ties it; set `tie_word_embeddings` \
+         to false if it is a tensor of its own"
+    )]
+    NotTied {
+        /// The name that should be an alias.
+        alias: String,
+        /// The tensor it should be.
+        name: String,
+    },
+    /// It could not be read.
+    #[error("`{name}`: {source}")]
+    Unreadable {
+        /// Name of the tensor.
+        name: String,
+        /// Why.
+        #[source]
+        source: ModelError,
+    },
+}
+
+fn bullets(problems: &[TensorProblem]) -> String {
+    const SHOWN: usize = 20;
+    let mut text: String = problems.iter().take(SHOWN).map(|p| format!("\n  {p}")).collect();
+    if problems.len() > SHOWN {
+        text.push_str(&format!("\n  and {} more", problems.len() - SHOWN));
+    }
+    text
+}

@@ -1,0 +1,65 @@
+//! The labels of a classifier.
+
+use std::collections::BTreeMap;
+
+use rlaif_lm::LabelScheme;
+use serde::Deserialize;
+
+use crate::{config::Config, error::ModelError};
+
+/// Label names in the order of the logits, and whether they exclude each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Labels {
+    names: Vec<String>,
+    scheme: LabelScheme,
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    /// Keys are numbers written as text.
+    id2label: Option<BTreeMap<String, String>>,
+    num_labels: Option<usize>,
+    problem_type: Option<String>,
+}
+
+impl Labels {
+    /// From `id2label`, else `num_labels`, else two labels, as transformers reads them.
+    pub(crate) fn from_config(config: &Config) -> Result<Self, ModelError> {
+        let raw: Raw = config.parse()?;
+        let names: Vec<String> = match raw.id2label {
+            None => (0..raw.num_labels.unwrap_or(2)).map(|i| format!("LABEL_{i}")).collect(),
+            Some(by_id) => (0..by_id.len())
+                .map(|i| {
+                    by_id.get(&i.to_string()).cloned().ok_or_else(|| ModelError::BadField {
+                        field: "id2label",
+                        found: format!("the keys {:?}", by_id.keys().collect::<Vec<_>>()),
+                        expected: format!("the keys 0 to {}", by_id.len() - 1),
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        if names.is_empty() {
+            return Err(ModelError::BadField {
+                field: "id2label",
+                found: "no label".to_owned(),
+                expected: "at least one label".to_owned(),
+            });
+        }
+        let independent =
+            names.len() == 1 || raw.problem_type.as_deref() == Some("multi_label_classification");
+        let scheme = if independent { LabelScheme::Independent } else { LabelScheme::Exclusive };
+        Ok(Self { names, scheme })
+    }
+
+    pub(crate) fn scheme(&self) -> LabelScheme {
+        self.scheme
+    }
+
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(crate) fn count(&self) -> i64 {
+        i64::try_from(self.names.len()).expect("labels are few")
+    }
+}

@@ -1,0 +1,291 @@
+//! What more than one architecture uses: linear layers, norms, attention, activations.
+
+use std::collections::BTreeMap;
+
+use rlaif_lm::{Dropout, HeadAdapter, VocabHead};
+use tch::{Kind, Tensor};
+
+use crate::{
+    adapt::Pass,
+    error::ModelError,
+    lora::{Adapter, Form},
+    weights::{Init, Weights},
+};
+
+/// A linear layer `y = x Wᵀ + b`, and the adapters on it.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    /// Path in the checkpoint, without `.weight`.
+    pub(crate) path: String,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+    /// By their place in the model's [`crate::adapt::AdapterSet`].
+    pub(crate) adapters: BTreeMap<usize, Adapter>,
+}
+
+/// Whether a linear layer has a bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bias {
+    Present,
+    Absent,
+}
+
+impl From<bool> for Bias {
+    fn from(present: bool) -> Self {
+        if present { Self::Present } else { Self::Absent }
+    }
+}
+
+impl Linear {
+    pub(crate) fn load(
+        weights: &Weights<'_>,
+        inputs: i64,
+        outputs: i64,
+        bias: Bias,
+        std: f64,
+    ) -> Self {
+        Self {
+            path: weights.path().to_owned(),
+            weight: weights.tensor("weight", &[outputs, inputs], Init::Normal { std }),
+            bias: (bias == Bias::Present).then(|| weights.tensor("bias", &[outputs], Init::Zeros)),
+            adapters: BTreeMap::new(),
+        }
+    }
+
+    /// The adapter that takes part in this pass; `None` without one, and while it is merged.
+    fn adapter(&self, pass: Pass) -> Option<&Adapter> {
+        self.adapters.get(&pass.adapter?).filter(|adapter| adapter.merged_over.is_none())
+    }
+
+    /// `[.., inputs]` to `[.., outputs]`.
+    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        match self.adapter(pass) {
+            Some(adapter) => adapter.apply(self, x, pass),
+            None => x.linear(&self.weight, self.bias.as_ref()),
+        }
+    }
+
+    /// Another handle on the same tensors, for a segment that is recomputed later.
+    pub(crate) fn handle(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            adapters: self.adapters.iter().map(|(&slot, a)| (slot, a.handle())).collect(),
+        }
+    }
+
+    /// This layer as a vocabulary head.
+    pub(crate) fn vocab_head(&self, scale: f64, pass: Pass) -> VocabHead {
+        let mut head = VocabHead {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            scale,
+            adapter: None,
+        };
+        match self.adapter(pass).map(|adapter| &adapter.form) {
+            Some(Form::Lora { a, b, scale, .. }) => {
+                head.adapter =
+                    Some(HeadAdapter { a: a.shallow_clone(), b: b.shallow_clone(), scale: *scale });
+            }
+            Some(Form::Replacement { weight, bias }) => {
+                head.weight = weight.shallow_clone();
+                head.bias = bias.as_ref().map(Tensor::shallow_clone);
+            }
+            None => {}
+        }
+        head
+    }
+}
+
+/// RMS norm, `w · x / sqrt(mean(x²) + ε)`, statistics in f32.
+#[derive(Debug)]
+pub(crate) struct RmsNorm {
+    weight: Tensor,
+    epsilon: f64,
+}
+
+impl RmsNorm {
+    pub(crate) fn load(weights: &Weights<'_>, size: i64, epsilon: f64) -> Self {
+        Self { weight: weights.tensor("weight", &[size], Init::Ones), epsilon }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        rlaif_torch::rms_norm(x, &self.weight, self.epsilon)
+    }
+
+    pub(crate) fn handle(&self) -> Self {
+        Self { weight: self.weight.shallow_clone(), epsilon: self.epsilon }
+    }
+}
+
+/// Layer norm with scale and shift.
+#[derive(Debug)]
+pub(crate) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    epsilon: f64,
+}
+
+impl LayerNorm {
+    pub(crate) fn load(weights: &Weights<'_>, size: i64, epsilon: f64) -> Self {
+        Self {
+            weight: weights.tensor("weight", &[size], Init::Ones),
+            bias: weights.tensor("bias", &[size], Init::Zeros),
+            epsilon,
+        }
+    }
+
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.epsilon, false)
+    }
+
+    pub(crate) fn handle(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.shallow_clone(),
+            epsilon: self.epsilon,
+        }
+    }
+}
+
+/// A table of embeddings `[rows, size]`.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    pub(crate) weight: Tensor,
+}
+
+impl Embedding {
+    pub(crate) fn load(weights: &Weights<'_>, rows: i64, size: i64, std: f64) -> Self {
+        Self { weight: weights.tensor("weight", &[rows, size], Init::Normal { std }) }
+    }
+
+    /// Ids `[..]` to `[.., size]`.
+    pub(crate) fn forward(&self, ids: &Tensor) -> Tensor {
+        Tensor::embedding(&self.weight, ids, -1, false, false)
+    }
+}
+
+/// Dropout of probability `p` where the forward pass asks for it.
+pub(crate) fn dropout(x: Tensor, p: f64, switch: Dropout) -> Tensor {
+    match switch {
+        Dropout::On if p > 0. => x.dropout(p, true),
+        _ => x,
+    }
+}
+
+/// An activation by its name in config.json.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Activation {
+    Relu,
+    Silu,
+    /// x Φ(x).
+    Gelu,
+    /// The tanh approximation: `gelu_new`, `gelu_pytorch_tanh`, `gelu_fast`.
+    GeluTanh,
+}
+
+impl Activation {
+    pub(crate) fn parse(field: &'static str, name: &str) -> Result<Self, ModelError> {
+        Ok(match name {
+            "relu" => Self::Relu,
+            "silu" | "swish" => Self::Silu,
+            "gelu" => Self::Gelu,
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Self::GeluTanh,
+            _ => {
+                return Err(ModelError::UnsupportedField {
+                    field,
+                    found: name.to_owned(),
+                    supported: "relu, silu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast",
+                });
+            }
+        })
+    }
+
+    pub(crate) fn apply(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Relu => x.relu(),
+            Self::Silu => x.silu(),
+            Self::Gelu => x.gelu("none"),
+            Self::GeluTanh => x.gelu("tanh"),
+        }
+    }
+}
+
+/// Which keys a query sees, beyond what padding hides.
+#[derive(Debug)]
+pub(crate) enum Visible<'a> {
+    /// All of them.
+    All,
+    /// Those up to its own position.
+    Causal,
+    /// As an additive bias says, broadcast to `[B, heads, T, S]`.
+    Bias(&'a Tensor),
+}
+
+/// Scaled dot-product attention of `[B, heads, T, D]` with `[B, heads, S, D]`.
+pub(crate) fn attend(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    visible: &Visible<'_>,
+    scale: f64,
+    dropout_p: f64,
+) -> Tensor {
+    let (mask, causal) = match visible {
+        Visible::All => (None, false),
+        Visible::Causal => (None, true),
+        Visible::Bias(bias) => (Some(*bias), false),
+    };
+    Tensor::scaled_dot_product_attention(q, k, v, mask, dropout_p, causal, scale, false)
+}
+
+/// [`attend`], with the heads merged to `[B, T, heads · D]`.
+pub(crate) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    visible: &Visible<'_>,
+    scale: f64,
+    dropout_p: f64,
+) -> Tensor {
+    merge_heads(&attend(q, k, v, visible, scale, dropout_p))
+}
+
+/// `[B, T, heads · D]` to `[B, heads, T, D]`.
+pub(crate) fn split_heads(x: &Tensor, heads: i64, head_dim: i64) -> Tensor {
+    let size = x.size();
+    x.view([size[0], size[1], heads, head_dim]).transpose(1, 2)
+}
+
+/// `[B, heads, T, D]` to `[B, T, heads · D]`.
+pub(crate) fn merge_heads(x: &Tensor) -> Tensor {
+    let size = x.size();
+    x.transpose(1, 2).reshape([size[0], size[2], size[1] * size[3]])
+}
+
+/// Repeats key-value heads so that there is one for every query head: `[B, kv, T, D]` to
+/// `[B, kv · times, T, D]`.
+pub(crate) fn repeat_heads(x: &Tensor, times: i64) -> Tensor {
+    if times == 1 {
+        return x.shallow_clone();
+    }
+    let [b, heads, t, d] = <[i64; 4]>::try_from(x.size()).expect("keys are [B, heads, T, D]");
+    x.unsqueeze(2).expand([b, heads, times, t, d], false).reshape([b, heads * times, t, d])
+}
+
+/// What hides a key: the lowest finite number rather than -∞, so that a padded query that sees
+/// nothing gives a finite row.
+pub(crate) fn hide(visible: &Tensor, kind: Kind) -> Tensor {
+    let zeros = Tensor::zeros(visible.size(), (kind, visible.device()));
+    zeros.masked_fill(&visible.logical_not(), lowest(kind))
+}
+
+/// Half of the lowest finite number of a kind: a bias can be added without overflow.
+pub(crate) fn lowest(kind: Kind) -> f64 {
+    match kind {
+        Kind::Half => -32_752.,
+        Kind::Double => f64::MIN / 2.,
+        _ => f64::from(f32::MIN) / 2.,
+    }
+}

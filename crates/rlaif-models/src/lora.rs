@@ -1,0 +1,421 @@
+//! LoRA adapters: several by name, switched per forward pass, in peft's files.
+//!
+//! [Hu et al. 2021](https://arxiv.org/abs/2106.09685): `y = W x + s B A x` with A `[r, inputs]`,
+//! B `[outputs, r]` and s = α/r, or α/√r with rank-stabilised scaling
+//! ([Kalajdzievski 2023](https://arxiv.org/abs/2312.03732)).
+
+use std::{collections::BTreeSet, path::Path};
+
+use rlaif_checkpoint::{
+    AdapterConfig, AdapterKey, AdapterRules, Checkpoint, FolderWriter, ModuleNames, TargetModules,
+};
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    adapt::{Parts, Pass},
+    error::{ModelError, TensorProblem},
+    layers::{Linear, dropout},
+    save::TensorList,
+    weights::read_checked,
+};
+
+/// One adapter on one linear layer.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    pub(crate) form: Form,
+    /// Weight and bias of the layer before this adapter was merged into them.
+    pub(crate) merged_over: Option<(Tensor, Option<Tensor>)>,
+}
+
+/// What an adapter does to its layer.
+#[derive(Debug)]
+pub(crate) enum Form {
+    /// Adds `scale · x Aᵀ Bᵀ`.
+    Lora { a: Tensor, b: Tensor, scale: f64, dropout: f64 },
+    /// Stands in for the layer: peft's `modules_to_save`, for heads that are trained whole.
+    Replacement { weight: Tensor, bias: Option<Tensor> },
+}
+
+impl Adapter {
+    pub(crate) fn apply(&self, layer: &Linear, x: &Tensor, pass: Pass) -> Tensor {
+        match &self.form {
+            Form::Lora { a, b, scale, dropout: p } => {
+                let y = x.linear(&layer.weight, layer.bias.as_ref());
+                let x = dropout(x.to_kind(a.kind()), *p, pass.dropout);
+                let low = x.linear(a, None::<&Tensor>) * *scale;
+                (&y + low.linear(b, None::<&Tensor>)).to_kind(y.kind())
+            }
+            Form::Replacement { weight, bias } => x.linear(weight, bias.as_ref()),
+        }
+    }
+
+    /// Another handle on the same tensors. A merged adapter has nothing to do, and gets no handle
+    /// on what it was merged over.
+    pub(crate) fn handle(&self) -> Self {
+        let form = match &self.form {
+            Form::Lora { a, b, scale, dropout } => Form::Lora {
+                a: a.shallow_clone(),
+                b: b.shallow_clone(),
+                scale: *scale,
+                dropout: *dropout,
+            },
+            Form::Replacement { weight, bias } => Form::Replacement {
+                weight: weight.shallow_clone(),
+                bias: bias.as_ref().map(Tensor::shallow_clone),
+            },
+        };
+        let merged_over = self.merged_over.as_ref().map(|(weight, bias)| {
+            (weight.shallow_clone(), bias.as_ref().map(Tensor::shallow_clone))
+        });
+        Self { form, merged_over }
+    }
+
+    /// The tensors, by the end of their name in memory and by their key in peft's files.
+    fn tensors(&self, name: &str, path: &str) -> Vec<(String, AdapterKey, &Tensor)> {
+        let module = || path.to_owned();
+        let saved = |key: &str| AdapterKey::Saved { parameter: format!("{path}.{key}") };
+        match &self.form {
+            Form::Lora { a, b, .. } => vec![
+                (format!("{path}.lora_A.{name}.weight"), AdapterKey::LoraA { module: module() }, a),
+                (format!("{path}.lora_B.{name}.weight"), AdapterKey::LoraB { module: module() }, b),
+            ],
+            Form::Replacement { weight, bias } => {
+                let mut all = vec![(
+                    format!("{path}.modules_to_save.{name}.weight"),
+                    saved("weight"),
+                    weight,
+                )];
+                if let Some(bias) = bias {
+                    all.push((format!("{path}.modules_to_save.{name}.bias"), saved("bias"), bias));
+                }
+                all
+            }
+        }
+    }
+}
+
+/// Where the tensors of a new adapter come from.
+enum Origin<'a> {
+    /// A drawn from libtorch's generator as peft draws it, B zero: the adapter starts as nothing.
+    Fresh,
+    File(&'a Checkpoint),
+}
+
+/// The adapters of a model, to be added, switched, merged and saved.
+///
+/// An adapter takes part in a forward pass as [`rlaif_lm::Forward::adapters`] says: the same weights
+/// serve as policy with the adapter and as reference without.
+pub struct ModelAdapters<'a> {
+    parts: Parts<'a>,
+}
+
+impl<'a> ModelAdapters<'a> {
+    pub(crate) fn new(parts: Parts<'a>) -> Self {
+        Self { parts }
+    }
+
+    /// The names of the adapters that are loaded.
+    pub fn names(&self) -> Vec<String> {
+        self.parts.adapters.names()
+    }
+
+    /// The adapter that [`rlaif_lm::Adapters::Active`] means.
+    pub fn active(&self) -> Option<&str> {
+        self.parts.adapters.active()
+    }
+
+    /// Makes `name` the active adapter.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownAdapter`].
+    pub fn activate(&mut self, name: &str) -> Result<(), ModelError> {
+        let slot = self.parts.adapters.find(name)?;
+        self.parts.adapters.activate(slot);
+        Ok(())
+    }
+
+    /// Adds a fresh adapter that changes nothing yet, and trains it alone: every other parameter
+    /// is frozen, as peft does. A is drawn from libtorch's generator: seed it before.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterExists`]; [`ModelError::NoTarget`] if `target_modules` matches nothing.
+    pub fn add(&mut self, name: &str, config: AdapterConfig) -> Result<(), ModelError> {
+        self.attach(name, config, &Origin::Fresh)?;
+        self.train(name)
+    }
+
+    /// Loads an adapter from a folder in peft's layout. It is frozen; [`Self::train`] changes that.
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] if the files cannot be read or ask for something that is not
+    /// supported, [`ModelError::Tensors`] with everything that is missing, unexpected or
+    /// mis-shaped, and as [`Self::add`].
+    pub fn load(&mut self, name: &str, folder: &Path) -> Result<(), ModelError> {
+        let config = AdapterConfig::read(folder)?;
+        let weights = Checkpoint::open_file(&folder.join("adapter_model.safetensors"))?;
+        self.attach(name, config, &Origin::File(&weights))
+    }
+
+    /// Trains this adapter alone, and freezes every other parameter.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownAdapter`].
+    pub fn train(&mut self, name: &str) -> Result<(), ModelError> {
+        self.parts.adapters.find(name)?;
+        let parts = [
+            format!(".lora_A.{name}."),
+            format!(".lora_B.{name}."),
+            format!(".modules_to_save.{name}."),
+        ];
+        self.parts.parameters.train_where(|path| parts.iter().any(|part| path.contains(part)));
+        Ok(())
+    }
+
+    /// Adds the adapter into the weights, so that a forward pass costs no more than without. What
+    /// was there is kept for [`Self::unmerge`].
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownAdapter`], [`ModelError::Merge`] if one is merged already.
+    pub fn merge(&mut self, name: &str) -> Result<(), ModelError> {
+        let slot = self.parts.adapters.find(name)?;
+        if self.parts.adapters.merged().is_some() {
+            return Err(ModelError::Merge {
+                name: name.to_owned(),
+                what: "merged",
+                why: "an adapter is merged already; unmerge it first".to_owned(),
+            });
+        }
+        tch::no_grad(|| {
+            for layer in self.parts.linears.iter_mut().chain(&mut self.parts.head) {
+                merge_layer(layer, slot);
+            }
+        });
+        self.parts.adapters.set_merged(Some(slot));
+        Ok(())
+    }
+
+    /// Puts the weights back, bit by bit, as they were before [`Self::merge`].
+    ///
+    /// # Errors
+    /// [`ModelError::Merge`] if none is merged.
+    pub fn unmerge(&mut self) -> Result<(), ModelError> {
+        let Some(slot) = self.parts.adapters.merged() else {
+            return Err(ModelError::Merge {
+                name: self.active().unwrap_or("").to_owned(),
+                what: "unmerged",
+                why: "none is merged".to_owned(),
+            });
+        };
+        tch::no_grad(|| {
+            for layer in self.parts.linears.iter_mut().chain(&mut self.parts.head) {
+                let over = layer.adapters.get_mut(&slot).and_then(|a| a.merged_over.take());
+                if let Some((weight, bias)) = over {
+                    layer.weight.copy_(&weight);
+                    if let (Some(to), Some(from)) = (&mut layer.bias, bias) {
+                        to.copy_(&from);
+                    }
+                }
+            }
+        });
+        self.parts.adapters.set_merged(None);
+        Ok(())
+    }
+
+    /// Takes an adapter off the model. A merged one stays in the weights for good.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownAdapter`].
+    pub fn remove(&mut self, name: &str) -> Result<(), ModelError> {
+        let slot = self.parts.adapters.find(name)?;
+        let Parts { linears, head, parameters, adapters } = &mut self.parts;
+        for layer in linears.iter_mut().chain(head) {
+            if let Some(adapter) = layer.adapters.remove(&slot) {
+                for (key, _, _) in adapter.tensors(name, &layer.path) {
+                    parameters.remove(&key);
+                }
+            }
+        }
+        if adapters.merged() == Some(slot) {
+            adapters.set_merged(None);
+        }
+        adapters.remove(slot);
+        Ok(())
+    }
+
+    /// Writes an adapter as a folder that peft loads: `adapter_config.json` and
+    /// `adapter_model.safetensors`.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownAdapter`], [`ModelError::Checkpoint`] if it cannot be written; nothing
+    /// is left behind then.
+    pub fn save(&self, name: &str, folder: &Path) -> Result<(), ModelError> {
+        let slot = self.parts.adapters.find(name)?;
+        let mut tensors = TensorList::default();
+        for layer in self.parts.linears.iter().chain(&self.parts.head) {
+            let Some(adapter) = layer.adapters.get(&slot) else { continue };
+            for (_, key, tensor) in adapter.tensors(name, &layer.path) {
+                tensors.push(key.to_string(), tensor)?;
+            }
+        }
+        let mut writer = FolderWriter::create(folder)?;
+        writer.adapter(self.parts.adapters.config(slot), &tensors)?;
+        Ok(writer.finish()?)
+    }
+
+    fn attach(
+        &mut self,
+        name: &str,
+        config: AdapterConfig,
+        origin: &Origin<'_>,
+    ) -> Result<(), ModelError> {
+        let slot = self.parts.adapters.vacant(name)?;
+        let rules = config.rules()?;
+        let all_linear = config.target_modules == TargetModules::AllLinear;
+        let mut maker = Maker {
+            rules: &rules,
+            dropout: config.lora_dropout,
+            origin,
+            used: BTreeSet::new(),
+            problems: vec![],
+        };
+        let trunk = self.parts.linears.len();
+        let Parts { linears, head, parameters, adapters } = &mut self.parts;
+        let mut made = Vec::new();
+        for (i, layer) in linears.iter().chain(head.iter()).enumerate() {
+            if rules.saves(&layer.path) {
+                made.push((i, maker.replacement(layer)));
+            } else if rules.targets(&layer.path) && !(all_linear && i >= trunk) {
+                made.push((i, maker.lora(layer)));
+            }
+        }
+        if !made.iter().any(|(_, adapter)| matches!(adapter.form, Form::Lora { .. })) {
+            let layers: BTreeSet<&str> =
+                linears.iter().map(|layer| layer.path.rsplit('.').next().unwrap_or("")).collect();
+            return Err(ModelError::NoTarget {
+                targets: described(&config.target_modules),
+                layers: layers.into_iter().map(str::to_owned).collect(),
+            });
+        }
+        maker.finish()?;
+        for (i, adapter) in made {
+            let layer = if i < trunk { &mut linears[i] } else { &mut head[i - trunk] };
+            for (key, _, tensor) in adapter.tensors(name, &layer.path) {
+                parameters.insert(key, tensor.shallow_clone());
+            }
+            layer.adapters.insert(slot, adapter);
+        }
+        adapters.push(name, config);
+        Ok(())
+    }
+}
+
+fn described(targets: &TargetModules) -> String {
+    match targets {
+        TargetModules::AllLinear => "all-linear".to_owned(),
+        TargetModules::Named(ModuleNames::Pattern(pattern)) => format!("`{pattern}`"),
+        TargetModules::Named(ModuleNames::Suffixes(names)) => format!("{names:?}"),
+    }
+}
+
+fn merge_layer(layer: &mut Linear, slot: usize) {
+    let Some(adapter) = layer.adapters.get_mut(&slot) else { return };
+    adapter.merged_over = Some((layer.weight.copy(), layer.bias.as_ref().map(Tensor::copy)));
+    match &adapter.form {
+        Form::Lora { a, b, scale, .. } => {
+            let delta = b.to_kind(Kind::Float).matmul(&a.to_kind(Kind::Float)) * *scale;
+            let sum = layer.weight.to_kind(Kind::Float) + delta;
+            layer.weight.copy_(&sum);
+        }
+        Form::Replacement { weight, bias } => {
+            layer.weight.copy_(weight);
+            if let (Some(to), Some(from)) = (&mut layer.bias, bias) {
+                to.copy_(from);
+            }
+        }
+    }
+}
+
+/// Makes the tensors of one adapter, and collects what is wrong with its file.
+struct Maker<'a> {
+    rules: &'a AdapterRules,
+    dropout: f64,
+    origin: &'a Origin<'a>,
+    used: BTreeSet<String>,
+    problems: Vec<TensorProblem>,
+}
+
+impl Maker<'_> {
+    fn lora(&mut self, layer: &Linear) -> Adapter {
+        let size = layer.weight.size();
+        let rank = i64::from(self.rules.rank(&layer.path));
+        let scale = self.rules.scaling(&layer.path);
+        let device = layer.weight.device();
+        let (shape_a, shape_b) = ([rank, size[1]], [size[0], rank]);
+        let (a, b) = match self.origin {
+            Origin::Fresh => {
+                // What peft's kaiming_uniform_(a = sqrt(5)) comes to.
+                let bound = 1. / (size[1] as f64).sqrt();
+                let options = (Kind::Float, device);
+                (
+                    Tensor::zeros(shape_a, options).uniform_(-bound, bound),
+                    Tensor::zeros(shape_b, options),
+                )
+            }
+            Origin::File(_) => (
+                self.read(AdapterKey::LoraA { module: layer.path.clone() }, &shape_a, device),
+                self.read(AdapterKey::LoraB { module: layer.path.clone() }, &shape_b, device),
+            ),
+        };
+        let form = Form::Lora { a, b, scale, dropout: self.dropout };
+        Adapter { form, merged_over: None }
+    }
+
+    fn replacement(&mut self, layer: &Linear) -> Adapter {
+        let (weight, bias) = match self.origin {
+            Origin::Fresh => {
+                let copy = |tensor: &Tensor| tensor.detach().copy();
+                (copy(&layer.weight), layer.bias.as_ref().map(copy))
+            }
+            Origin::File(_) => {
+                let device = layer.weight.device();
+                let kind = layer.weight.kind();
+                let mut read = |key, like: &Tensor| {
+                    let parameter = format!("{}.{key}", layer.path);
+                    self.read(AdapterKey::Saved { parameter }, &like.size(), device).to_kind(kind)
+                };
+                let weight = read("weight", &layer.weight);
+                (weight, layer.bias.as_ref().map(|bias| read("bias", bias)))
+            }
+        };
+        Adapter { form: Form::Replacement { weight, bias }, merged_over: None }
+    }
+
+    /// A tensor of the file in f32, or an empty one and a problem noted.
+    fn read(&mut self, key: AdapterKey, shape: &[i64], device: Device) -> Tensor {
+        let Origin::File(file) = self.origin else { unreachable!("a fresh adapter has no file") };
+        let name = key.to_string();
+        let tensor = read_checked(file, &name, shape);
+        self.used.insert(name);
+        match tensor {
+            Ok(tensor) => tensor.to_device(device).to_kind(Kind::Float),
+            Err(problem) => {
+                self.problems.push(problem);
+                Tensor::zeros([0], (Kind::Float, Device::Cpu))
+            }
+        }
+    }
+
+    fn finish(mut self) -> Result<(), ModelError> {
+        let Origin::File(file) = self.origin else { return Ok(()) };
+        for (name, info) in file.tensors() {
+            if !self.used.contains(name) {
+                let (name, shape) = (name.clone(), info.shape.clone());
+                self.problems.push(TensorProblem::Unexpected { name, shape });
+            }
+        }
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        Err(ModelError::Tensors { file: file.origin().to_owned(), problems: self.problems })
+    }
+}

@@ -1,0 +1,459 @@
+//! BERT and RoBERTa with a sequence-classification head.
+//!
+//! Papers: [Devlin et al. 2018](https://arxiv.org/abs/1810.04805),
+//! [Liu et al. 2019](https://arxiv.org/abs/1907.11692). The trunk is one; RoBERTa counts positions
+//! from `pad_token_id + 1`, has no segments, and classifies the first token by a head of its own,
+//! where BERT has a pooler. Among the checkpoints:
+//! `facebook/roberta-hate-speech-dynabench-r4-target`.
+
+use rlaif_lm::{
+    Activations, Forward, LabelScheme, LmError, LmSpec, Parameters, SequenceClassifier, TokenBatch,
+};
+use serde::Deserialize;
+use tch::{Kind, Tensor};
+
+use crate::{
+    adapt::{AdapterSet, Parts, Pass},
+    config::{Config, OneOrMany},
+    error::ModelError,
+    labels::Labels,
+    layers::{
+        Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide,
+        split_heads,
+    },
+    weights::{Source, Weights},
+};
+
+/// The fields of config.json that matter here, with the defaults transformers gives them.
+#[derive(Debug, Deserialize)]
+struct RawConfig {
+    model_type: String,
+    vocab_size: i64,
+    hidden_size: i64,
+    num_hidden_layers: usize,
+    num_attention_heads: i64,
+    intermediate_size: i64,
+    #[serde(default = "RawConfig::activation")]
+    hidden_act: String,
+    max_position_embeddings: i64,
+    #[serde(default = "RawConfig::segments")]
+    type_vocab_size: i64,
+    #[serde(default = "RawConfig::epsilon")]
+    layer_norm_eps: f64,
+    #[serde(default = "RawConfig::dropout")]
+    hidden_dropout_prob: f64,
+    #[serde(default = "RawConfig::dropout")]
+    attention_probs_dropout_prob: f64,
+    classifier_dropout: Option<f64>,
+    position_embedding_type: Option<String>,
+    #[serde(default = "RawConfig::std")]
+    initializer_range: f64,
+    pad_token_id: Option<u32>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<OneOrMany>,
+}
+
+impl RawConfig {
+    fn activation() -> String {
+        "gelu".to_owned()
+    }
+    fn segments() -> i64 {
+        2
+    }
+    fn epsilon() -> f64 {
+        1e-12
+    }
+    fn dropout() -> f64 {
+        0.1
+    }
+    fn std() -> f64 {
+        0.02
+    }
+}
+
+/// What differs between the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Bert,
+    Roberta,
+}
+
+/// The sum of word, position and segment embeddings.
+#[derive(Debug)]
+struct Embeddings {
+    words: Embedding,
+    positions: Embedding,
+    segments: Embedding,
+    norm: LayerNorm,
+    /// Position of the first token.
+    first: i64,
+    /// The id that takes no position, where there is one.
+    pad_id: Option<i64>,
+}
+
+impl Embeddings {
+    fn load(weights: &Weights<'_>, raw: &RawConfig, first: i64, pad_id: Option<i64>) -> Self {
+        let table = |key, rows| {
+            Embedding::load(&weights.at(key), rows, raw.hidden_size, raw.initializer_range)
+        };
+        Self {
+            words: table("word_embeddings", raw.vocab_size),
+            positions: table("position_embeddings", raw.max_position_embeddings),
+            segments: table("token_type_embeddings", raw.type_vocab_size),
+            norm: LayerNorm::load(&weights.at("LayerNorm"), raw.hidden_size, raw.layer_norm_eps),
+            first,
+            pad_id,
+        }
+    }
+
+    fn forward(&self, input: &TokenBatch, segments: &Tensor) -> Tensor {
+        // The n-th token stands at `first + n`, wherever the padding is. RoBERTa does not count a
+        // pad id even inside a text.
+        let counted = match self.pad_id {
+            Some(pad_id) => input.ids().ne(pad_id),
+            None => input.mask().tensor().shallow_clone(),
+        };
+        let counted = counted.to_kind(Kind::Int64);
+        let positions = counted.cumsum(1, Kind::Int64) * &counted - 1 + self.first;
+        let positions = positions.clamp_min(0);
+        let sum = self.words.forward(input.ids())
+            + self.positions.forward(&positions)
+            + self.segments.forward(segments);
+        self.norm.forward(&sum)
+    }
+}
+
+/// One layer: attention, then feed-forward, a residual around and a norm after each.
+#[derive(Debug)]
+struct Block {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    mixed: Linear,
+    mixed_norm: LayerNorm,
+    inner: Linear,
+    outer: Linear,
+    outer_norm: LayerNorm,
+    heads: i64,
+    head_dim: i64,
+    activation: Activation,
+    dropout: f64,
+    attention_dropout: f64,
+}
+
+impl Block {
+    fn load(weights: &Weights<'_>, raw: &RawConfig) -> Result<Self, ModelError> {
+        let linear = |place: &Weights<'_>, inputs, outputs| {
+            Linear::load(place, inputs, outputs, Bias::Present, raw.initializer_range)
+        };
+        let norm = |place: &Weights<'_>| {
+            LayerNorm::load(&place.at("LayerNorm"), raw.hidden_size, raw.layer_norm_eps)
+        };
+        let (hidden, wide) = (raw.hidden_size, raw.intermediate_size);
+        let attention = weights.at("attention");
+        let project = |key| linear(&attention.at("self").at(key), hidden, hidden);
+        Ok(Self {
+            query: project("query"),
+            key: project("key"),
+            value: project("value"),
+            mixed: linear(&attention.at("output").at("dense"), hidden, hidden),
+            mixed_norm: norm(&attention.at("output")),
+            inner: linear(&weights.at("intermediate").at("dense"), hidden, wide),
+            outer: linear(&weights.at("output").at("dense"), wide, hidden),
+            outer_norm: norm(&weights.at("output")),
+            heads: raw.num_attention_heads,
+            head_dim: hidden / raw.num_attention_heads,
+            activation: Activation::parse("hidden_act", &raw.hidden_act)?,
+            dropout: raw.hidden_dropout_prob,
+            attention_dropout: raw.attention_probs_dropout_prob,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, visible: &Visible<'_>, pass: Pass) -> Tensor {
+        let heads =
+            |layer: &Linear| split_heads(&layer.forward(x, pass), self.heads, self.head_dim);
+        let mixed = attention(
+            &heads(&self.query),
+            &heads(&self.key),
+            &heads(&self.value),
+            visible,
+            (self.head_dim as f64).powf(-0.5),
+            pass.dropout_p(self.attention_dropout),
+        );
+        let mixed = dropout(self.mixed.forward(&mixed, pass), self.dropout, pass.dropout);
+        let x = self.mixed_norm.forward(&(x + mixed));
+        let inner = self.activation.apply(&self.inner.forward(&x, pass));
+        let outer = dropout(self.outer.forward(&inner, pass), self.dropout, pass.dropout);
+        self.outer_norm.forward(&(x + outer))
+    }
+
+    fn linears(&mut self) -> [&mut Linear; 6] {
+        [
+            &mut self.query,
+            &mut self.key,
+            &mut self.value,
+            &mut self.mixed,
+            &mut self.inner,
+            &mut self.outer,
+        ]
+    }
+
+    fn handle(&self) -> Self {
+        Self {
+            query: self.query.handle(),
+            key: self.key.handle(),
+            value: self.value.handle(),
+            mixed: self.mixed.handle(),
+            mixed_norm: self.mixed_norm.handle(),
+            inner: self.inner.handle(),
+            outer: self.outer.handle(),
+            outer_norm: self.outer_norm.handle(),
+            ..*self
+        }
+    }
+}
+
+/// What makes logits of the first token's hidden state.
+#[derive(Debug)]
+struct Head {
+    /// RoBERTa's `classifier.dense`, BERT's `pooler.dense`: a tanh layer either way.
+    dense: Linear,
+    out: Linear,
+    family: Family,
+    dropout: f64,
+}
+
+impl Head {
+    fn forward(&self, first: Tensor, pass: Pass) -> Tensor {
+        let first = match self.family {
+            Family::Roberta => dropout(first, self.dropout, pass.dropout),
+            Family::Bert => first,
+        };
+        let pooled = self.dense.forward(&first, pass).tanh();
+        self.out.forward(&dropout(pooled, self.dropout, pass.dropout), pass)
+    }
+}
+
+/// BERT or RoBERTa with a sequence-classification head.
+#[derive(Debug)]
+pub struct Roberta {
+    spec: LmSpec,
+    config: Config,
+    labels: Labels,
+    embeddings: Embeddings,
+    blocks: Vec<Block>,
+    head: Head,
+    segments: i64,
+    dropout: f64,
+    parameters: Parameters,
+    adapters: AdapterSet,
+}
+
+impl Roberta {
+    /// Builds the model that `config` describes from the tensors of `source`.
+    pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
+        let raw: RawConfig = config.parse()?;
+        let labels = Labels::from_config(&config)?;
+        let family = match raw.model_type.as_str() {
+            "bert" => Family::Bert,
+            _ => Family::Roberta,
+        };
+        for (field, value) in [
+            ("vocab_size", raw.vocab_size),
+            ("hidden_size", raw.hidden_size),
+            ("intermediate_size", raw.intermediate_size),
+            ("num_attention_heads", raw.num_attention_heads),
+            ("max_position_embeddings", raw.max_position_embeddings),
+            ("type_vocab_size", raw.type_vocab_size),
+        ] {
+            if value < 1 {
+                return Err(ModelError::BadField {
+                    field,
+                    found: value.to_string(),
+                    expected: "at least 1".to_owned(),
+                });
+            }
+        }
+        if raw.hidden_size % raw.num_attention_heads != 0 {
+            return Err(ModelError::BadField {
+                field: "hidden_size",
+                found: raw.hidden_size.to_string(),
+                expected: "a multiple of num_attention_heads".to_owned(),
+            });
+        }
+        if let Some(other) = raw.position_embedding_type.as_deref().filter(|t| *t != "absolute") {
+            return Err(ModelError::UnsupportedField {
+                field: "position_embedding_type",
+                found: other.to_owned(),
+                supported: "absolute",
+            });
+        }
+        let pad_id = raw.pad_token_id.unwrap_or(match family {
+            Family::Bert => 0,
+            Family::Roberta => 1,
+        });
+        let (prefix, first, uncounted) = match family {
+            Family::Bert => ("bert", 0, None),
+            Family::Roberta => ("roberta", i64::from(pad_id) + 1, Some(i64::from(pad_id))),
+        };
+        let trunk = source.root().at(prefix);
+        let embeddings = Embeddings::load(&trunk.at("embeddings"), &raw, first, uncounted);
+        let layers = trunk.at("encoder").at("layer");
+        let blocks = (0..raw.num_hidden_layers)
+            .map(|i| Block::load(&layers.at(i), &raw))
+            .collect::<Result<_, _>>()?;
+        let classifier = source.root().at("classifier");
+        let linear = |place: &Weights<'_>, outputs| {
+            let std = raw.initializer_range;
+            Linear::load(place, raw.hidden_size, outputs, Bias::Present, std)
+        };
+        let (dense, out) = match family {
+            Family::Bert => (trunk.at("pooler").at("dense"), classifier),
+            Family::Roberta => (classifier.at("dense"), classifier.at("out_proj")),
+        };
+        let head = Head {
+            dense: linear(&dense, raw.hidden_size),
+            out: linear(&out, labels.count()),
+            family,
+            dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
+        };
+        let device = source.device();
+        let parameters = source.finish(|name| {
+            name.ends_with("embeddings.position_ids")
+                || (family == Family::Roberta && name.starts_with("roberta.pooler."))
+        })?;
+        let context = raw.max_position_embeddings - first;
+        let spec = LmSpec {
+            model_type: raw.model_type.clone(),
+            hidden_size: raw.hidden_size,
+            vocab_size: raw.vocab_size,
+            context: Some(usize::try_from(context).map_err(|_| ModelError::BadField {
+                field: "max_position_embeddings",
+                found: raw.max_position_embeddings.to_string(),
+                expected: format!("more than {first}"),
+            })?),
+            pad_id,
+            eos_ids: raw.eos_token_id.map_or_else(Vec::new, OneOrMany::into_vec),
+            bos_id: raw.bos_token_id,
+            decoder_start_id: None,
+            kind: embeddings.words.weight.kind(),
+            device,
+        };
+        Ok(Self {
+            spec,
+            config,
+            labels,
+            embeddings,
+            blocks,
+            head,
+            segments: raw.type_vocab_size,
+            dropout: raw.hidden_dropout_prob,
+            parameters,
+            adapters: AdapterSet::default(),
+        })
+    }
+
+    /// The segment of each token, int64 `[B, T]`: 1 from where a second text starts.
+    fn segments(
+        &self,
+        input: &TokenBatch,
+        second_start: Option<&[usize]>,
+    ) -> Result<Tensor, LmError> {
+        let Some(starts) = second_start.filter(|_| self.segments > 1) else {
+            return Ok(input.ids().zeros_like());
+        };
+        if starts.len() != input.len() {
+            return Err(LmError::BatchMismatch {
+                what: "starts of the second text of a batch of pairs",
+                expected: input.len(),
+                found: starts.len(),
+            });
+        }
+        let starts: Vec<i64> =
+            starts.iter().map(|&start| i64::try_from(start).unwrap_or(i64::MAX)).collect();
+        let nth = input.mask().to_kind(Kind::Int64).cumsum(1, Kind::Int64) - 1;
+        let starts = Tensor::from_slice(&starts).to_device(self.spec.device).unsqueeze(1);
+        Ok(nth.ge_tensor(&starts).to_kind(Kind::Int64) * input.mask().to_kind(Kind::Int64))
+    }
+
+    pub(crate) fn parts(&mut self) -> Parts<'_> {
+        Parts {
+            linears: self.blocks.iter_mut().flat_map(Block::linears).collect(),
+            head: vec![&mut self.head.dense, &mut self.head.out],
+            parameters: &mut self.parameters,
+            adapters: &mut self.adapters,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl SequenceClassifier for Roberta {
+    fn spec(&self) -> &LmSpec {
+        &self.spec
+    }
+
+    fn labels(&self) -> &[String] {
+        self.labels.names()
+    }
+
+    fn scheme(&self) -> LabelScheme {
+        self.labels.scheme()
+    }
+
+    fn logits(
+        &self,
+        input: &TokenBatch,
+        second_start: Option<&[usize]>,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let pass = self.adapters.resolve(forward)?;
+        for (row, ids) in input.rows().iter().enumerate() {
+            self.spec.check_length(row, ids.len())?;
+        }
+        let segments = self.segments(input, second_start)?;
+        let embedded = self.embeddings.forward(input, &segments);
+        let kind = embedded.kind();
+        let mut x = dropout(embedded, self.dropout, pass.dropout);
+        let bias = (!input.is_full())
+            .then(|| hide(&input.mask().tensor().unsqueeze(1).unsqueeze(1), kind));
+        for block in &self.blocks {
+            x = match pass.activations {
+                Activations::Keep => {
+                    block.forward(&x, &bias.as_ref().map_or(Visible::All, Visible::Bias), pass)
+                }
+                Activations::Recompute => {
+                    let block = block.handle();
+                    let bias = bias.as_ref().map(Tensor::shallow_clone);
+                    let segment = move |inputs: &[Tensor]| {
+                        let visible = bias.as_ref().map_or(Visible::All, Visible::Bias);
+                        Ok::<_, LmError>(block.forward(&inputs[0], &visible, pass))
+                    };
+                    rlaif_torch::checkpoint(&[&x], segment)?
+                }
+            };
+        }
+        let width = x.size()[1];
+        let first: Vec<i64> = input
+            .rows()
+            .iter()
+            .zip(0..)
+            .map(|(row, i)| {
+                let column = match input.padding() {
+                    rlaif_lm::Padding::Right => 0,
+                    rlaif_lm::Padding::Left => width - row.len() as i64,
+                };
+                i * width + column
+            })
+            .collect();
+        let first = Tensor::from_slice(&first).to_device(self.spec.device);
+        let first = x.reshape([-1, self.spec.hidden_size]).index_select(0, &first);
+        Ok(self.head.forward(first, pass).to_kind(Kind::Float))
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+}

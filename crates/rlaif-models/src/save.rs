@@ -1,0 +1,147 @@
+//! Models to folders that transformers and peft load.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+};
+
+use rlaif_checkpoint::{
+    DEFAULT_SHARD_BYTES, Dtype, FolderWriter, ModelCard, TensorSource, TensorSpec,
+    read_json_if_present,
+};
+use rlaif_lm::Parameters;
+use serde_json::{Map, Value};
+use tch::{Device, Kind, Tensor};
+
+use crate::{config::Config, error::ModelError, weights::kind_name};
+
+/// What goes into a model folder beside the weights.
+#[derive(Debug, Clone)]
+pub struct SaveOptions<'a> {
+    /// Folder whose tokenizer files and generation_config.json come along.
+    pub source: Option<&'a Path>,
+    /// The model card.
+    pub card: Option<&'a ModelCard>,
+    /// Weights above this size, in bytes, are split into shards.
+    pub shard_bytes: u64,
+}
+
+impl Default for SaveOptions<'_> {
+    fn default() -> Self {
+        Self { source: None, card: None, shard_bytes: DEFAULT_SHARD_BYTES }
+    }
+}
+
+/// Writes config.json, the weights and what `options` add. Adapters are left out.
+pub(crate) fn write_model(
+    folder: &Path,
+    config: &Config,
+    parameters: &Parameters,
+    options: &SaveOptions<'_>,
+) -> Result<(), ModelError> {
+    let mut tensors = TensorList::default();
+    for (name, tensor) in parameters.iter() {
+        let of_adapter = name.contains(".lora_A.")
+            || name.contains(".lora_B.")
+            || name.contains(".modules_to_save.");
+        if !of_adapter {
+            tensors.push(name.to_owned(), tensor)?;
+        }
+    }
+    let mut writer = FolderWriter::create(folder)?;
+    writer.weights(&tensors, options.shard_bytes)?;
+    writer.json("config.json", &written_config(config, parameters))?;
+    if let Some(source) = options.source {
+        writer.copy_tokenizer(source)?;
+        let generation: Option<Map<String, Value>> =
+            read_json_if_present(&source.join("generation_config.json"))?;
+        if let Some(generation) = generation {
+            writer.json("generation_config.json", &generation)?;
+        }
+    }
+    if let Some(card) = options.card {
+        writer.card(card)?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// config.json as it was read, with the kind the weights now have, in the spelling that older and
+/// newer versions of transformers both read.
+fn written_config(config: &Config, parameters: &Parameters) -> Map<String, Value> {
+    let mut fields = config.fields().clone();
+    if let Some((_, tensor)) = parameters.iter().next() {
+        fields.remove("dtype");
+        let name = match kind_name(tensor.kind()) {
+            "bf16" => "bfloat16",
+            "f16" => "float16",
+            "f64" => "float64",
+            _ => "float32",
+        };
+        fields.insert("torch_dtype".to_owned(), name.into());
+    }
+    // transformers 5 says that a T5 head is its own by a field that version 4 does not know.
+    if fields.get("model_type").and_then(Value::as_str) == Some("t5")
+        && let Some(scaled) = fields.get("scale_decoder_outputs").and_then(Value::as_bool)
+        && scaled != parameters.tied().any(|(alias, _)| alias == "lm_head.weight")
+    {
+        // Tied but unscaled, or the reverse: only the new spelling can say it.
+        return fields;
+    }
+    if fields.get("model_type").and_then(Value::as_str) == Some("t5") {
+        let tied = parameters.tied().any(|(alias, _)| alias == "lm_head.weight");
+        fields.remove("scale_decoder_outputs");
+        fields.insert("tie_word_embeddings".to_owned(), tied.into());
+    }
+    fields
+}
+
+/// Tensors to be written, one at a time brought to the host.
+#[derive(Debug, Default)]
+pub(crate) struct TensorList(Vec<(String, Tensor, Dtype)>);
+
+impl TensorList {
+    pub(crate) fn push(&mut self, name: String, tensor: &Tensor) -> Result<(), ModelError> {
+        let dtype = match tensor.kind() {
+            Kind::Float => Dtype::F32,
+            Kind::BFloat16 => Dtype::BF16,
+            Kind::Half => Dtype::F16,
+            Kind::Double => Dtype::F64,
+            other => {
+                return Err(ModelError::Dtype {
+                    file: "model.safetensors".into(),
+                    tensor: name,
+                    dtype: format!("{other:?}"),
+                });
+            }
+        };
+        self.0.push((name, tensor.detach(), dtype));
+        Ok(())
+    }
+}
+
+impl TensorSource for TensorList {
+    fn tensors(&self) -> Vec<TensorSpec> {
+        self.0
+            .iter()
+            .map(|(name, tensor, dtype)| TensorSpec {
+                name: name.clone(),
+                dtype: *dtype,
+                shape: tensor
+                    .size()
+                    .into_iter()
+                    .map(|size| usize::try_from(size).expect("a size is not negative"))
+                    .collect(),
+            })
+            .collect()
+    }
+
+    fn write(&self, name: &str, out: &mut dyn Write) -> io::Result<()> {
+        let (_, tensor, _) = self
+            .0
+            .iter()
+            .find(|(known, _, _)| known == name)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, name.to_owned()))?;
+        let tensor = tensor.to_device(Device::Cpu).contiguous();
+        rlaif_torch::with_bytes(&tensor, |bytes| out.write_all(bytes)).map_err(io::Error::other)?
+    }
+}

@@ -1,0 +1,791 @@
+//! T5 and Flan-T5: an encoder and a decoder with relative position biases.
+//!
+//! Paper: [Raffel et al. 2020](https://arxiv.org/abs/1910.10683); v1.1 and Flan replace ReLU by a
+//! gated GELU and untie the head. Checkpoints: `google-t5/t5-*` (v1.0), `google/t5-v1_1-*`,
+//! `google/flan-t5-*`. What is particular: RMS norms before each layer, no biases anywhere, no
+//! scaling by 1/√d in attention, the relative position bias of block 0 serves the whole stack, and
+//! tied embeddings come with logits scaled by `d_model^-0.5`.
+
+use rlaif_lm::{
+    Activations, CacheShape, DecodeState, Encoded, Forward, KvCache, LmError, LmSpec, Memory,
+    Parameters, Seq2SeqLm, TokenBatch, VocabHead,
+};
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    adapt::{AdapterSet, Parts, Pass},
+    config::{Config, OneOrMany},
+    error::ModelError,
+    layers::{
+        Activation, Bias, Embedding, Linear, RmsNorm, Visible, attention, dropout, hide,
+        merge_heads, split_heads,
+    },
+    weights::{Init, Source, Weights},
+};
+
+/// The fields of config.json that matter here, with the defaults transformers gives them.
+#[derive(Debug, Deserialize)]
+struct RawConfig {
+    #[serde(default = "RawConfig::vocab_size")]
+    vocab_size: i64,
+    #[serde(default = "RawConfig::d_model")]
+    d_model: i64,
+    #[serde(default = "RawConfig::d_kv")]
+    d_kv: i64,
+    #[serde(default = "RawConfig::d_ff")]
+    d_ff: i64,
+    #[serde(default = "RawConfig::num_layers")]
+    num_layers: usize,
+    num_decoder_layers: Option<usize>,
+    #[serde(default = "RawConfig::num_heads")]
+    num_heads: i64,
+    #[serde(default = "RawConfig::buckets")]
+    relative_attention_num_buckets: i64,
+    #[serde(default = "RawConfig::max_distance")]
+    relative_attention_max_distance: i64,
+    #[serde(default = "RawConfig::dropout")]
+    dropout_rate: f64,
+    #[serde(default = "RawConfig::epsilon")]
+    layer_norm_epsilon: f64,
+    #[serde(default = "RawConfig::projection")]
+    feed_forward_proj: String,
+    tie_word_embeddings: Option<bool>,
+    /// Written by transformers 5 instead of `tie_word_embeddings: false`, which it no longer
+    /// writes.
+    scale_decoder_outputs: Option<bool>,
+    #[serde(default)]
+    pad_token_id: Option<u32>,
+    #[serde(default)]
+    eos_token_id: Option<OneOrMany>,
+    decoder_start_token_id: Option<u32>,
+}
+
+impl RawConfig {
+    fn vocab_size() -> i64 {
+        32_128
+    }
+    fn d_model() -> i64 {
+        512
+    }
+    fn d_kv() -> i64 {
+        64
+    }
+    fn d_ff() -> i64 {
+        2048
+    }
+    fn num_layers() -> usize {
+        6
+    }
+    fn num_heads() -> i64 {
+        8
+    }
+    fn buckets() -> i64 {
+        32
+    }
+    fn max_distance() -> i64 {
+        128
+    }
+    fn dropout() -> f64 {
+        0.1
+    }
+    fn epsilon() -> f64 {
+        1e-6
+    }
+    fn projection() -> String {
+        "relu".to_owned()
+    }
+}
+
+/// How the head stands to the embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    /// Its own tensor (v1.1, Flan).
+    Own,
+    /// The embeddings (v1.0).
+    Tied,
+}
+
+/// What the model uses; nothing is optional any more.
+#[derive(Debug)]
+struct Shape {
+    vocab_size: i64,
+    d_model: i64,
+    d_kv: i64,
+    d_ff: i64,
+    encoder_layers: usize,
+    decoder_layers: usize,
+    heads: i64,
+    buckets: i64,
+    max_distance: i64,
+    dropout: f64,
+    epsilon: f64,
+    activation: Activation,
+    gated: bool,
+    head: Head,
+    /// What the decoder's hidden states are multiplied by before the head.
+    head_scale: f64,
+}
+
+impl Shape {
+    fn resolve(raw: &RawConfig, source: &Source<'_>) -> Result<Self, ModelError> {
+        let (gated, name) = match raw.feed_forward_proj.strip_prefix("gated-") {
+            Some(name) => (true, name),
+            None => (false, raw.feed_forward_proj.as_str()),
+        };
+        // transformers reads "gated-gelu" as the tanh approximation, and "gelu" alone as exact.
+        let activation = match (gated, name) {
+            (true, "gelu") => Activation::GeluTanh,
+            _ => Activation::parse("feed_forward_proj", name)?,
+        };
+        for (field, value) in [
+            ("vocab_size", raw.vocab_size),
+            ("d_model", raw.d_model),
+            ("d_kv", raw.d_kv),
+            ("d_ff", raw.d_ff),
+            ("num_heads", raw.num_heads),
+        ] {
+            if value < 1 {
+                return Err(ModelError::BadField {
+                    field,
+                    found: value.to_string(),
+                    expected: "at least 1".to_owned(),
+                });
+            }
+        }
+        if raw.relative_attention_num_buckets < 4
+            || raw.relative_attention_max_distance <= raw.relative_attention_num_buckets / 2
+        {
+            return Err(ModelError::BadField {
+                field: "relative_attention_num_buckets",
+                found: raw.relative_attention_num_buckets.to_string(),
+                expected: "at least 4, and half of it below relative_attention_max_distance"
+                    .to_owned(),
+            });
+        }
+        let tied = raw.tie_word_embeddings != Some(false);
+        let scaled = raw.scale_decoder_outputs.unwrap_or(tied);
+        let own_head =
+            !tied || (raw.scale_decoder_outputs == Some(false) && source.has("lm_head.weight"));
+        Ok(Self {
+            vocab_size: raw.vocab_size,
+            d_model: raw.d_model,
+            d_kv: raw.d_kv,
+            d_ff: raw.d_ff,
+            encoder_layers: raw.num_layers,
+            decoder_layers: raw.num_decoder_layers.unwrap_or(raw.num_layers),
+            heads: raw.num_heads,
+            buckets: raw.relative_attention_num_buckets,
+            max_distance: raw.relative_attention_max_distance,
+            dropout: raw.dropout_rate,
+            epsilon: raw.layer_norm_epsilon,
+            activation,
+            gated,
+            head: if own_head { Head::Own } else { Head::Tied },
+            head_scale: if scaled { (raw.d_model as f64).powf(-0.5) } else { 1. },
+        })
+    }
+}
+
+/// Which way a relative position bias looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// Encoder: keys before and after the query have buckets of their own.
+    Both,
+    /// Decoder: all buckets for keys before the query.
+    Back,
+}
+
+/// A learned bias per head and bucket of the distance between query and key.
+#[derive(Debug)]
+struct RelativeBias {
+    /// `[buckets, heads]`.
+    weight: Tensor,
+    /// Bucket of each distance from `-max_distance` to `max_distance` (key minus query); beyond,
+    /// the outermost. int64.
+    buckets: Tensor,
+    max_distance: i64,
+}
+
+impl RelativeBias {
+    fn load(weights: &Weights<'_>, shape: &Shape, direction: Direction) -> Self {
+        let std = (shape.d_model as f64).powf(-0.5);
+        Self {
+            weight: weights.tensor("weight", &[shape.buckets, shape.heads], Init::Normal { std }),
+            buckets: buckets(shape.buckets, shape.max_distance, direction)
+                .to_device(weights.source().device()),
+            max_distance: shape.max_distance,
+        }
+    }
+
+    /// Bias `[1, heads, T, S]` for queries and keys at the first T and S positions.
+    fn full(&self, queries: i64, keys: i64) -> Tensor {
+        let options = (Kind::Int64, self.weight.device());
+        let distance =
+            Tensor::arange(keys, options) - Tensor::arange(queries, options).unsqueeze(1);
+        self.by_distance(&distance).permute([2, 0, 1]).unsqueeze(0)
+    }
+
+    /// Bias `[B, heads, 1, S]` for one query per row at `positions` `[B]`, keys at 0..S.
+    fn at(&self, positions: &Tensor, keys: i64) -> Tensor {
+        let distance =
+            Tensor::arange(keys, (Kind::Int64, positions.device())) - positions.unsqueeze(1);
+        self.by_distance(&distance).permute([0, 2, 1]).unsqueeze(2)
+    }
+
+    fn by_distance(&self, distance: &Tensor) -> Tensor {
+        let index = distance.clamp(-self.max_distance, self.max_distance) + self.max_distance;
+        let bucket = self.buckets.index_select(0, &index.flatten(0, -1)).view_as(distance);
+        Tensor::embedding(&self.weight, &bucket, -1, false, false)
+    }
+}
+
+/// The bucket of each distance (key minus query) from `-max_distance` to `max_distance`: one per
+/// distance at first, then logarithmically wider. Computed by libtorch in f32, operation by
+/// operation as transformers does, so that rounding at the edges agrees.
+fn buckets(buckets: i64, max_distance: i64, direction: Direction) -> Tensor {
+    let distance =
+        Tensor::arange_start(-max_distance, max_distance + 1, (Kind::Int64, Device::Cpu));
+    let (offset, buckets, back) = match direction {
+        Direction::Both => {
+            let half = buckets / 2;
+            (distance.gt(0).to_kind(Kind::Int64) * half, half, distance.abs())
+        }
+        Direction::Back => (distance.zeros_like(), buckets, -distance.clamp_max(0)),
+    };
+    let exact = buckets / 2;
+    let log = (back.to_kind(Kind::Float) / exact as f64).log()
+        / (max_distance as f64 / exact as f64).ln()
+        * (buckets - exact) as f64;
+    let wide = (log.to_kind(Kind::Int64) + exact).clamp_max(buckets - 1);
+    offset + back.where_self(&back.lt(exact), &wide)
+}
+
+/// Multi-head attention without biases and without scaling.
+#[derive(Debug)]
+struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    heads: i64,
+    d_kv: i64,
+    dropout: f64,
+}
+
+impl Attention {
+    fn load(weights: &Weights<'_>, shape: &Shape) -> Self {
+        let inner = shape.heads * shape.d_kv;
+        let model = shape.d_model as f64;
+        let inward =
+            |key, std| Linear::load(&weights.at(key), shape.d_model, inner, Bias::Absent, std);
+        Self {
+            q: inward("q", (model * shape.d_kv as f64).powf(-0.5)),
+            k: inward("k", model.powf(-0.5)),
+            v: inward("v", model.powf(-0.5)),
+            o: Linear::load(
+                &weights.at("o"),
+                inner,
+                shape.d_model,
+                Bias::Absent,
+                (inner as f64).powf(-0.5),
+            ),
+            heads: shape.heads,
+            d_kv: shape.d_kv,
+            dropout: shape.dropout,
+        }
+    }
+
+    fn project(&self, layer: &Linear, x: &Tensor, pass: Pass) -> Tensor {
+        split_heads(&layer.forward(x, pass), self.heads, self.d_kv)
+    }
+
+    fn keys_values(&self, x: &Tensor, pass: Pass) -> (Tensor, Tensor) {
+        (self.project(&self.k, x, pass), self.project(&self.v, x, pass))
+    }
+
+    /// Attention of `x` `[B, T, d_model]` to keys and values `[B, heads, S, d_kv]`.
+    fn attend(
+        &self,
+        x: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        bias: Option<&Tensor>,
+        pass: Pass,
+    ) -> Tensor {
+        let q = self.project(&self.q, x, pass);
+        let p = pass.dropout_p(self.dropout);
+        let mixed = match bias {
+            // Fused attention has no gradient for its bias, and this one is learned.
+            Some(bias) if bias.requires_grad() => biased(&q, k, v, bias, p),
+            Some(bias) => attention(&q, k, v, &Visible::Bias(bias), 1., p),
+            None => attention(&q, k, v, &Visible::All, 1., p),
+        };
+        self.o.forward(&mixed, pass)
+    }
+
+    fn linears(&mut self) -> [&mut Linear; 4] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o]
+    }
+
+    fn handle(&self) -> Self {
+        Self {
+            q: self.q.handle(),
+            k: self.k.handle(),
+            v: self.v.handle(),
+            o: self.o.handle(),
+            ..*self
+        }
+    }
+}
+
+/// Attention with a bias `[1 or B, heads, T, S]` that has a gradient.
+fn biased(q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor, dropout_p: f64) -> Tensor {
+    let [b, heads, t, d] = <[i64; 4]>::try_from(q.size()).expect("queries are [B, heads, T, D]");
+    let s = k.size()[2];
+    let flat = |x: &Tensor, rows| x.reshape([b * heads, rows, d]);
+    let bias = bias.expand([b, heads, t, s], false).reshape([b * heads, t, s]);
+    let scores = bias.baddbmm(&flat(q, t), &flat(k, s).transpose(1, 2), 1, 1);
+    let mut weights = scores.softmax(-1, None::<Kind>);
+    if dropout_p > 0. {
+        weights = weights.dropout(dropout_p, true);
+    }
+    merge_heads(&weights.bmm(&flat(v, s)).view([b, heads, t, d]))
+}
+
+/// The feed-forward layer: `wo act(wi x)`, or gated `wo (act(wi_0 x) · wi_1 x)`.
+#[derive(Debug)]
+struct FeedForward {
+    wi: Linear,
+    gate: Option<Linear>,
+    wo: Linear,
+    activation: Activation,
+    dropout: f64,
+}
+
+impl FeedForward {
+    fn load(weights: &Weights<'_>, shape: &Shape) -> Self {
+        let inward = |key| {
+            let std = (shape.d_model as f64).powf(-0.5);
+            Linear::load(&weights.at(key), shape.d_model, shape.d_ff, Bias::Absent, std)
+        };
+        let (wi, gate) =
+            if shape.gated { (inward("wi_1"), Some(inward("wi_0"))) } else { (inward("wi"), None) };
+        // The widest sums of the model overflow f16, so this layer stays in f32 then.
+        let out = weights.at("wo");
+        let out = if wi.weight.kind() == Kind::Half { out.in_kind(Kind::Float) } else { out };
+        Self {
+            wi,
+            gate,
+            wo: Linear::load(
+                &out,
+                shape.d_ff,
+                shape.d_model,
+                Bias::Absent,
+                (shape.d_ff as f64).powf(-0.5),
+            ),
+            activation: shape.activation,
+            dropout: shape.dropout,
+        }
+    }
+
+    fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        let inner = self.wi.forward(x, pass);
+        let inner = match &self.gate {
+            Some(gate) => self.activation.apply(&gate.forward(x, pass)) * inner,
+            None => self.activation.apply(&inner),
+        };
+        let inner = dropout(inner, self.dropout, pass.dropout);
+        self.wo.forward(&inner.to_kind(self.wo.weight.kind()), pass)
+    }
+
+    fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.wi, &mut self.wo].into_iter().chain(&mut self.gate)
+    }
+
+    fn handle(&self) -> Self {
+        Self {
+            wi: self.wi.handle(),
+            gate: self.gate.as_ref().map(Linear::handle),
+            wo: self.wo.handle(),
+            ..*self
+        }
+    }
+}
+
+/// One layer of a stack: self-attention, in the decoder cross-attention, feed-forward; a norm
+/// before and a residual around each.
+#[derive(Debug)]
+struct Block {
+    attention: Attention,
+    attention_norm: RmsNorm,
+    cross: Option<(Attention, RmsNorm)>,
+    feed_forward: FeedForward,
+    feed_forward_norm: RmsNorm,
+    dropout: f64,
+}
+
+/// The tensors that a block reads beside its input.
+struct Context<'a> {
+    /// Self-attention bias.
+    bias: &'a Tensor,
+    /// Cross-attention: hidden states of the encoder, and the bias that hides its padding.
+    encoded: Option<(&'a Tensor, Option<&'a Tensor>)>,
+}
+
+impl Block {
+    fn load(weights: &Weights<'_>, shape: &Shape, decoder: bool) -> Self {
+        let layers = weights.at("layer");
+        let norm = |layer: usize| {
+            RmsNorm::load(&layers.at(layer).at("layer_norm"), shape.d_model, shape.epsilon)
+        };
+        let last = if decoder { 2 } else { 1 };
+        Self {
+            attention: Attention::load(&layers.at(0).at("SelfAttention"), shape),
+            attention_norm: norm(0),
+            cross: decoder
+                .then(|| (Attention::load(&layers.at(1).at("EncDecAttention"), shape), norm(1))),
+            feed_forward: FeedForward::load(&layers.at(last).at("DenseReluDense"), shape),
+            feed_forward_norm: norm(last),
+            dropout: shape.dropout,
+        }
+    }
+
+    fn forward(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Tensor {
+        let normed = self.attention_norm.forward(x);
+        let (k, v) = self.attention.keys_values(&normed, pass);
+        let mixed = self.attention.attend(&normed, &k, &v, Some(context.bias), pass);
+        let mut x = self.add(x, mixed, pass);
+        if let (Some((cross, norm)), Some((encoded, bias))) = (&self.cross, context.encoded) {
+            let (k, v) = cross.keys_values(encoded, pass);
+            x = self.add(&x, cross.attend(&norm.forward(&x), &k, &v, bias, pass), pass);
+        }
+        self.finish(&x, pass)
+    }
+
+    /// The feed-forward layer, which decoding shares with training.
+    fn finish(&self, x: &Tensor, pass: Pass) -> Tensor {
+        let out = self.feed_forward.forward(&self.feed_forward_norm.forward(x), pass);
+        self.add(x, out, pass)
+    }
+
+    /// The residual. In f16 it is kept within range, as transformers keeps it.
+    fn add(&self, x: &Tensor, delta: Tensor, pass: Pass) -> Tensor {
+        let sum = x + dropout(delta, self.dropout, pass.dropout);
+        if sum.kind() == Kind::Half { sum.clamp(-64_504., 64_504.) } else { sum }
+    }
+
+    fn linears(&mut self) -> Vec<&mut Linear> {
+        let mut all: Vec<&mut Linear> = self.attention.linears().into();
+        if let Some((cross, _)) = &mut self.cross {
+            all.extend(cross.linears());
+        }
+        all.extend(self.feed_forward.linears());
+        all
+    }
+
+    fn handle(&self) -> Self {
+        Self {
+            attention: self.attention.handle(),
+            attention_norm: self.attention_norm.handle(),
+            cross: self.cross.as_ref().map(|(cross, norm)| (cross.handle(), norm.handle())),
+            feed_forward: self.feed_forward.handle(),
+            feed_forward_norm: self.feed_forward_norm.handle(),
+            dropout: self.dropout,
+        }
+    }
+}
+
+/// The encoder or the decoder.
+#[derive(Debug)]
+struct Stack {
+    blocks: Vec<Block>,
+    bias: RelativeBias,
+    norm: RmsNorm,
+    dropout: f64,
+}
+
+impl Stack {
+    fn load(weights: &Weights<'_>, shape: &Shape, layers: usize, direction: Direction) -> Self {
+        let block = weights.at("block");
+        let first = block.at(0).at("layer").at(0).at("SelfAttention");
+        let decoder = direction == Direction::Back;
+        Self {
+            blocks: (0..layers).map(|i| Block::load(&block.at(i), shape, decoder)).collect(),
+            bias: RelativeBias::load(&first.at("relative_attention_bias"), shape, direction),
+            norm: RmsNorm::load(&weights.at("final_layer_norm"), shape.d_model, shape.epsilon),
+            dropout: shape.dropout,
+        }
+    }
+
+    fn forward(
+        &self,
+        embedded: Tensor,
+        context: &Context<'_>,
+        pass: Pass,
+    ) -> Result<Tensor, LmError> {
+        let mut x = dropout(embedded, self.dropout, pass.dropout);
+        for block in &self.blocks {
+            x = match pass.activations {
+                Activations::Keep => block.forward(&x, context, pass),
+                Activations::Recompute => recompute(block, &x, context, pass)?,
+            };
+        }
+        Ok(self.end(&x, pass))
+    }
+
+    fn end(&self, x: &Tensor, pass: Pass) -> Tensor {
+        dropout(self.norm.forward(x), self.dropout, pass.dropout)
+    }
+}
+
+/// A block whose inner activations are computed again in the backward pass.
+fn recompute(
+    block: &Block,
+    x: &Tensor,
+    context: &Context<'_>,
+    pass: Pass,
+) -> Result<Tensor, LmError> {
+    let block = block.handle();
+    let mut inputs = vec![x, context.bias];
+    if let Some((encoded, bias)) = context.encoded {
+        inputs.push(encoded);
+        inputs.extend(bias);
+    }
+    let segment = move |inputs: &[Tensor]| {
+        let context = Context {
+            bias: &inputs[1],
+            encoded: inputs.get(2).map(|encoded| (encoded, inputs.get(3))),
+        };
+        Ok::<_, LmError>(block.forward(&inputs[0], &context, pass))
+    };
+    rlaif_torch::checkpoint(&inputs, segment)
+}
+
+/// A T5 model. [`rlaif_lm::Seq2SeqPolicy`] makes it a policy.
+#[derive(Debug)]
+pub struct T5 {
+    spec: LmSpec,
+    config: Config,
+    shape: Shape,
+    shared: Embedding,
+    encoder: Stack,
+    decoder: Stack,
+    /// `None` if the embeddings serve as the head.
+    lm_head: Option<Linear>,
+    parameters: Parameters,
+    adapters: AdapterSet,
+}
+
+impl T5 {
+    /// Builds the model that `config` describes from the tensors of `source`.
+    pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
+        let raw: RawConfig = config.parse()?;
+        let shape = Shape::resolve(&raw, &source)?;
+        const SHARED: [&str; 3] =
+            ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+        let name = source.first_of(&SHARED);
+        let root = source.root();
+        let shared = Embedding::load(
+            &root.at(name.trim_end_matches(".weight")),
+            shape.vocab_size,
+            shape.d_model,
+            1.,
+        );
+        for alias in SHARED.into_iter().filter(|alias| *alias != name) {
+            source.tie(alias, name);
+        }
+        let encoder =
+            Stack::load(&root.at("encoder"), &shape, shape.encoder_layers, Direction::Both);
+        let decoder =
+            Stack::load(&root.at("decoder"), &shape, shape.decoder_layers, Direction::Back);
+        let lm_head = match shape.head {
+            Head::Own => Some(Linear::load(
+                &root.at("lm_head"),
+                shape.d_model,
+                shape.vocab_size,
+                Bias::Absent,
+                (shape.d_model as f64).powf(-0.5),
+            )),
+            Head::Tied => {
+                source.tie("lm_head.weight", name);
+                None
+            }
+        };
+        let device = source.device();
+        // Old checkpoints hold a cross-attention position bias that nothing ever used.
+        let parameters = source
+            .finish(|name| name.ends_with("EncDecAttention.relative_attention_bias.weight"))?;
+        let spec = LmSpec {
+            model_type: "t5".to_owned(),
+            hidden_size: shape.d_model,
+            vocab_size: shape.vocab_size,
+            context: None,
+            pad_id: raw.pad_token_id.unwrap_or(0),
+            eos_ids: raw.eos_token_id.map_or_else(|| vec![1], OneOrMany::into_vec),
+            bos_id: None,
+            decoder_start_id: Some(raw.decoder_start_token_id.or(raw.pad_token_id).unwrap_or(0)),
+            kind: shared.weight.kind(),
+            device,
+        };
+        Ok(Self {
+            spec,
+            config,
+            shape,
+            shared,
+            encoder,
+            decoder,
+            lm_head,
+            parameters,
+            adapters: AdapterSet::default(),
+        })
+    }
+
+    fn embed(&self, ids: &Tensor) -> Tensor {
+        self.shared.forward(ids)
+    }
+
+    pub(crate) fn parts(&mut self) -> Parts<'_> {
+        let mut linears = Vec::new();
+        for block in self.encoder.blocks.iter_mut().chain(&mut self.decoder.blocks) {
+            linears.extend(block.linears());
+        }
+        Parts {
+            linears,
+            head: self.lm_head.iter_mut().collect(),
+            parameters: &mut self.parameters,
+            adapters: &mut self.adapters,
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+impl Seq2SeqLm for T5 {
+    fn spec(&self) -> &LmSpec {
+        &self.spec
+    }
+
+    fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<Encoded, LmError> {
+        let pass = self.adapters.resolve(forward)?;
+        let embedded = self.embed(prompts.ids());
+        let width = prompts.ids().size()[1];
+        let mut bias = self.encoder.bias.full(width, width);
+        let mask = (!prompts.is_full()).then(|| prompts.mask().clone());
+        if let Some(padding) = padding_bias(mask.as_ref(), embedded.kind()) {
+            bias = bias + padding;
+        }
+        let context = Context { bias: &bias, encoded: None };
+        let hidden = self.encoder.forward(embedded, &context, pass)?;
+        Ok(Encoded { hidden, mask })
+    }
+
+    fn decode(
+        &self,
+        ids: &Tensor,
+        encoded: &Encoded,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let pass = self.adapters.resolve(forward)?;
+        let embedded = self.embed(ids);
+        let (kind, width) = (embedded.kind(), ids.size()[1]);
+        let options = (Kind::Bool, ids.device());
+        let seen = Tensor::ones([width, width], options).tril(0);
+        let bias = self.decoder.bias.full(width, width) + hide(&seen, kind);
+        let padding = padding_bias(encoded.mask.as_ref(), kind);
+        let context = Context { bias: &bias, encoded: Some((&encoded.hidden, padding.as_ref())) };
+        self.decoder.forward(embedded, &context, pass)
+    }
+
+    fn begin_decoding(
+        &self,
+        encoded: &Encoded,
+        new_tokens: usize,
+        forward: Forward<'_>,
+    ) -> Result<DecodeState, LmError> {
+        let pass = self.adapters.resolve(forward)?;
+        let layers = self
+            .decoder
+            .blocks
+            .iter()
+            .filter_map(|block| block.cross.as_ref())
+            .map(|(cross, _)| {
+                let (k, v) = cross.keys_values(&encoded.hidden, pass);
+                (k.contiguous(), v.contiguous())
+            })
+            .collect();
+        let shape = CacheShape {
+            layers: self.decoder.blocks.len(),
+            heads: self.shape.heads,
+            head_dim: self.shape.d_kv,
+            kind: encoded.hidden.kind(),
+            device: self.spec.device,
+        };
+        let batch = usize::try_from(encoded.hidden.size()[0]).expect("a size is not negative");
+        Ok(DecodeState {
+            cache: KvCache::new(shape, batch, new_tokens)?,
+            memory: Some(Memory {
+                layers,
+                bias: padding_bias(encoded.mask.as_ref(), encoded.hidden.kind()),
+            }),
+        })
+    }
+
+    fn decode_step(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let pass = self.adapters.resolve(forward)?;
+        let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
+        let cache = &mut state.cache;
+        let mut x = dropout(self.embed(&tokens.unsqueeze(1)), self.decoder.dropout, pass.dropout);
+        let mut bias = self.decoder.bias.at(cache.positions(), cache.width());
+        if let Some(visible) = cache.visible(None) {
+            let hidden = hide(&visible, bias.kind());
+            bias = bias + hidden;
+        }
+        for (i, block) in self.decoder.blocks.iter().enumerate() {
+            let normed = block.attention_norm.forward(&x);
+            let heads = |layer: &Linear| {
+                let size = [tokens.size()[0], 1, self.shape.heads, self.shape.d_kv];
+                layer.forward(&normed, pass).view(size)
+            };
+            let (k, v) = cache.append(i, &heads(&block.attention.k), &heads(&block.attention.v));
+            let (k, v) = (k.transpose(1, 2), v.transpose(1, 2));
+            x = block.add(&x, block.attention.attend(&normed, &k, &v, Some(&bias), pass), pass);
+            if let (Some((cross, norm)), Some((k, v))) = (&block.cross, memory.layers.get(i)) {
+                let mixed = cross.attend(&norm.forward(&x), k, v, memory.bias.as_ref(), pass);
+                x = block.add(&x, mixed, pass);
+            }
+            x = block.finish(&x, pass);
+        }
+        cache.advance();
+        Ok(self.decoder.end(&x, pass).squeeze_dim(1))
+    }
+
+    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
+        let pass = self.adapters.resolve(forward)?;
+        Ok(match &self.lm_head {
+            Some(head) => head.vocab_head(self.shape.head_scale, pass),
+            None => VocabHead {
+                weight: self.shared.weight.shallow_clone(),
+                bias: None,
+                scale: self.shape.head_scale,
+                adapter: None,
+            },
+        })
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+}
+
+/// What hides the encoder's padding, `[B, 1, 1, S]`; `None` without padding.
+fn padding_bias(mask: Option<&rlaif_lm::Mask>, kind: Kind) -> Option<Tensor> {
+    mask.map(|mask| hide(&mask.tensor().unsqueeze(1).unsqueeze(1), kind))
+}

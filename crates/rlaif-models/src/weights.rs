@@ -1,0 +1,328 @@
+//! Where a model's tensors come from: a checkpoint, or a seeded random start.
+//!
+//! A model asks for its tensors by the path that its code has, which is the checkpoint's key:
+//! `weights.at("encoder").at("block").at(0)`. What is missing or mis-shaped is collected, and all of
+//! it is reported at once when the model is complete.
+
+use std::{cell::RefCell, collections::BTreeSet, fmt::Display};
+
+use rlaif_checkpoint::{Checkpoint, Dtype, TensorInfo};
+use rlaif_lm::Parameters;
+use tch::{Device, Kind, Tensor};
+
+use crate::error::{ModelError, TensorProblem};
+
+/// How a tensor starts where there is no checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Init {
+    /// All ones: the scale of a norm.
+    Ones,
+    /// All zeros: biases.
+    Zeros,
+    /// Normal around 0.
+    Normal { std: f64 },
+}
+
+enum Origin<'a> {
+    Checkpoint(&'a Checkpoint),
+    /// A checkpoint of which shapes are checked and no weight is read: the tensors have their
+    /// shapes and no memory of their own, and are of no use beyond that.
+    Headers(&'a Checkpoint),
+    /// Draws from libtorch's generator: seed it first.
+    Random,
+}
+
+/// Collects the tensors of one model.
+pub(crate) struct Source<'a> {
+    origin: Origin<'a>,
+    device: Device,
+    kind: Option<Kind>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    parameters: Parameters,
+    problems: Vec<TensorProblem>,
+    used: BTreeSet<String>,
+}
+
+impl<'a> Source<'a> {
+    /// Tensors of a checkpoint; in the checkpoint's own kind unless `kind` asks for another.
+    pub(crate) fn checkpoint(
+        checkpoint: &'a Checkpoint,
+        kind: Option<Kind>,
+        device: Device,
+    ) -> Self {
+        Self { origin: Origin::Checkpoint(checkpoint), device, kind, state: RefCell::default() }
+    }
+
+    /// The shapes of a checkpoint.
+    pub(crate) fn headers(checkpoint: &'a Checkpoint) -> Self {
+        Self {
+            origin: Origin::Headers(checkpoint),
+            device: Device::Cpu,
+            kind: Some(Kind::Float),
+            state: RefCell::default(),
+        }
+    }
+
+    /// The checkpoint, if there is one.
+    fn file(&self) -> Option<&'a Checkpoint> {
+        match self.origin {
+            Origin::Checkpoint(checkpoint) | Origin::Headers(checkpoint) => Some(checkpoint),
+            Origin::Random => None,
+        }
+    }
+
+    /// Fresh tensors.
+    pub(crate) fn random(kind: Kind, device: Device) -> Source<'static> {
+        Source { origin: Origin::Random, device, kind: Some(kind), state: RefCell::default() }
+    }
+
+    pub(crate) fn root(&self) -> Weights<'_> {
+        Weights { source: self, path: String::new(), kind: self.kind }
+    }
+
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Whether the checkpoint holds this tensor. A random start holds whatever it is asked for.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.file().is_none_or(|checkpoint| checkpoint.tensors().contains_key(name))
+    }
+
+    /// The first of `names` that the checkpoint holds, or the first of them all.
+    pub(crate) fn first_of<'n>(&self, names: &[&'n str]) -> &'n str {
+        names.iter().copied().find(|name| self.has(name)).unwrap_or(names[0])
+    }
+
+    /// Says that `alias` is another name of the parameter `name`: it need not be in the
+    /// checkpoint, and is no surprise there.
+    pub(crate) fn tie(&self, alias: &str, name: &str) {
+        let mut state = self.state.borrow_mut();
+        state.parameters.tie(alias, name);
+        state.used.insert(alias.to_owned());
+    }
+
+    /// The parameters, once the model has asked for all of them.
+    ///
+    /// `harmless` says which names may be in a checkpoint without being asked for.
+    pub(crate) fn finish(self, harmless: impl Fn(&str) -> bool) -> Result<Parameters, ModelError> {
+        let file = self.file();
+        let mut state = self.state.into_inner();
+        if let Some(checkpoint) = file {
+            let differing: Vec<TensorProblem> = state
+                .parameters
+                .tied()
+                .filter(|(alias, name)| !same_bytes(checkpoint, alias, name))
+                .map(|(alias, name)| TensorProblem::NotTied {
+                    alias: alias.to_owned(),
+                    name: name.to_owned(),
+                })
+                .collect();
+            state.problems.extend(differing);
+            for (name, info) in checkpoint.tensors() {
+                if !state.used.contains(name) && !harmless(name) {
+                    state.problems.push(TensorProblem::Unexpected {
+                        name: name.clone(),
+                        shape: info.shape.clone(),
+                    });
+                }
+            }
+            if !state.problems.is_empty() {
+                return Err(ModelError::Tensors {
+                    file: checkpoint.origin().to_owned(),
+                    problems: state.problems,
+                });
+            }
+        }
+        let floats: BTreeSet<&str> =
+            state.parameters.iter().map(|(_, tensor)| kind_name(tensor.kind())).collect();
+        if self.kind.is_none() && floats.len() > 1 {
+            return Err(ModelError::MixedKinds {
+                file: file.map(|checkpoint| checkpoint.origin().to_owned()).unwrap_or_default(),
+                kinds: floats.into_iter().map(str::to_owned).collect(),
+            });
+        }
+        Ok(state.parameters)
+    }
+
+    fn tensor(&self, name: String, shape: &[i64], init: Init, kind: Option<Kind>) -> Tensor {
+        let tensor = match self.origin {
+            Origin::Checkpoint(checkpoint) => {
+                self.placed(read_checked(checkpoint, &name, shape), kind)
+            }
+            Origin::Headers(checkpoint) => self.placed(
+                checked(checkpoint, &name, shape)
+                    .map(|_| Tensor::zeros([], (Kind::Float, Device::Cpu)).expand(shape, false)),
+                None,
+            ),
+            Origin::Random => {
+                let options = (kind.unwrap_or(Kind::Float), self.device);
+                match init {
+                    Init::Ones => Tensor::ones(shape, options),
+                    Init::Zeros => Tensor::zeros(shape, options),
+                    Init::Normal { std } => {
+                        (Tensor::randn(shape, (Kind::Float, self.device)) * std).to_kind(options.0)
+                    }
+                }
+            }
+        };
+        let tensor = tensor.set_requires_grad(true);
+        let mut state = self.state.borrow_mut();
+        state.used.insert(name.clone());
+        state.parameters.insert(name, tensor.shallow_clone());
+        tensor
+    }
+
+    /// The tensor on its device in its kind; where it could not be read, notes why and gives an
+    /// empty one, so that the model can go on asking and every problem is found.
+    fn placed(&self, read: Result<Tensor, TensorProblem>, kind: Option<Kind>) -> Tensor {
+        match read {
+            Ok(tensor) => {
+                let kind = kind.unwrap_or(tensor.kind());
+                tensor.to_device(self.device).to_kind(kind)
+            }
+            Err(problem) => {
+                self.state.borrow_mut().problems.push(problem);
+                Tensor::zeros([0], (Kind::Float, Device::Cpu))
+            }
+        }
+    }
+}
+
+/// A place in a model's tree of tensors.
+#[derive(Clone)]
+pub(crate) struct Weights<'a> {
+    source: &'a Source<'a>,
+    path: String,
+    kind: Option<Kind>,
+}
+
+impl<'a> Weights<'a> {
+    /// One step down.
+    pub(crate) fn at(&self, key: impl Display) -> Self {
+        let path =
+            if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) };
+        Self { source: self.source, path, kind: self.kind }
+    }
+
+    /// The same place with its tensors in another kind than the rest of the model.
+    pub(crate) fn in_kind(&self, kind: Kind) -> Self {
+        Self { kind: Some(kind), ..self.clone() }
+    }
+
+    /// The tensor `key` at this place.
+    pub(crate) fn tensor(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
+        self.source.tensor(self.at(key).path, shape, init, self.kind)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(crate) fn source(&self) -> &'a Source<'a> {
+        self.source
+    }
+}
+
+/// Reads a tensor that should have this shape.
+pub(crate) fn read_checked(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: &[i64],
+) -> Result<Tensor, TensorProblem> {
+    let info = checked(checkpoint, name, shape)?;
+    read_tensor(checkpoint, name, shape, info.dtype)
+        .map_err(|source| TensorProblem::Unreadable { name: name.to_owned(), source })
+}
+
+/// Whether two tensors of a checkpoint are one, or the first is not there at all.
+fn same_bytes(checkpoint: &Checkpoint, alias: &str, name: &str) -> bool {
+    let tensors = checkpoint.tensors();
+    let (Some(one), Some(other)) = (tensors.get(alias), tensors.get(name)) else { return true };
+    if one.shape != other.shape || one.dtype != other.dtype {
+        return false;
+    }
+    let read = |name| {
+        let mut bytes = vec![0; usize::try_from(one.bytes).ok()?];
+        checkpoint.read_into(name, &mut bytes).ok()?;
+        Some(bytes)
+    };
+    // What cannot be read is reported where it is read for itself.
+    read(alias) == read(name)
+}
+
+/// The header of a tensor that should have this shape.
+fn checked<'c>(
+    checkpoint: &'c Checkpoint,
+    name: &str,
+    shape: &[i64],
+) -> Result<&'c TensorInfo, TensorProblem> {
+    let Some(info) = checkpoint.tensors().get(name) else {
+        return Err(TensorProblem::Missing { name: name.to_owned(), shape: shape.to_vec() });
+    };
+    if !same_shape(&info.shape, shape) {
+        return Err(TensorProblem::Shape {
+            name: name.to_owned(),
+            expected: shape.to_vec(),
+            found: info.shape.clone(),
+        });
+    }
+    Ok(info)
+}
+
+/// Reads one tensor of a checkpoint into memory of its own, in the checkpoint's kind.
+fn read_tensor(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: &[i64],
+    dtype: Dtype,
+) -> Result<Tensor, ModelError> {
+    let kind = kind_of(dtype).ok_or_else(|| ModelError::Dtype {
+        file: checkpoint.origin().to_owned(),
+        tensor: name.to_owned(),
+        dtype: dtype.to_string(),
+    })?;
+    let mut tensor = Tensor::f_empty(shape, (kind, Device::Cpu))
+        .map_err(|source| ModelError::Torch(source.into()))?;
+    rlaif_torch::with_bytes_mut(&mut tensor, |bytes| checkpoint.read_into(name, bytes))??;
+    Ok(tensor)
+}
+
+fn same_shape(found: &[usize], expected: &[i64]) -> bool {
+    found.len() == expected.len()
+        && found
+            .iter()
+            .zip(expected)
+            .all(|(&found, &expected)| i64::try_from(found) == Ok(expected))
+}
+
+/// Kinds that weights can have.
+fn kind_of(dtype: Dtype) -> Option<Kind> {
+    Some(match dtype {
+        Dtype::F64 => Kind::Double,
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        _ => return None,
+    })
+}
+
+/// The name of a weight's type; `None` for types that only buffers have.
+pub(crate) fn dtype_name(dtype: Dtype) -> Option<&'static str> {
+    kind_of(dtype).map(kind_name)
+}
+
+/// The name of a kind as configuration files and the command line spell it.
+pub(crate) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Float => "f32",
+        Kind::BFloat16 => "bf16",
+        Kind::Half => "f16",
+        Kind::Double => "f64",
+        _ => "not a floating-point kind",
+    }
+}

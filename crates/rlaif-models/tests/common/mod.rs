@@ -1,0 +1,119 @@
+//! Reading the fixtures that `fixtures/models/export_goldens.py` wrote.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rlaif_lm::{Padding, TokenBatch};
+use tch::{Kind, Tensor};
+
+pub(crate) fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+pub(crate) fn model(name: &str) -> PathBuf {
+    fixtures().join("models").join(name)
+}
+
+/// The spellings of config.json that a folder has.
+pub(crate) fn spellings(name: &str) -> Vec<&'static str> {
+    ["config.json", "config.hub.json", "config.old.json"]
+        .into_iter()
+        .filter(|file| model(name).join(file).exists())
+        .collect()
+}
+
+/// The folder with one of its spellings as config.json.
+pub(crate) fn spelled(name: &str, config: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(model(name).join(config), folder.path().join("config.json")).unwrap();
+    fs::copy(model(name).join("model.safetensors"), folder.path().join("model.safetensors"))
+        .unwrap();
+    folder
+}
+
+/// The goldens of one folder.
+pub(crate) struct Goldens {
+    tensors: BTreeMap<String, Tensor>,
+    pub(crate) json: serde_json::Value,
+}
+
+impl Goldens {
+    pub(crate) fn read(folder: &Path) -> Self {
+        let tensors = Tensor::read_safetensors(folder.join("goldens.safetensors")).unwrap();
+        let json = fs::read_to_string(folder.join("goldens.json")).unwrap();
+        Self { tensors: tensors.into_iter().collect(), json: serde_json::from_str(&json).unwrap() }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("no golden `{name}`"))
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Every golden whose name starts with `prefix`, without it.
+    pub(crate) fn starting(&self, prefix: &str) -> Vec<(&str, &Tensor)> {
+        let all: Vec<_> = self
+            .tensors
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
+            .collect();
+        assert!(!all.is_empty(), "no golden starts with `{prefix}`");
+        all
+    }
+
+    /// The rows of `NAME.input_ids` under `NAME.mask`.
+    pub(crate) fn rows(&self, name: &str) -> Vec<Vec<u32>> {
+        let ids = Vec::<Vec<i64>>::try_from(self.get(&format!("{name}.input_ids"))).unwrap();
+        let mask = Vec::<Vec<i64>>::try_from(self.get(&format!("{name}.mask"))).unwrap();
+        ids.iter()
+            .zip(&mask)
+            .map(|(ids, mask)| {
+                let real = ids.iter().zip(mask).filter(|(_, real)| **real == 1);
+                real.map(|(&id, _)| u32::try_from(id).unwrap()).collect()
+            })
+            .collect()
+    }
+
+    pub(crate) fn lengths(&self, name: &str) -> Vec<usize> {
+        let lengths = Vec::<i64>::try_from(self.get(name)).unwrap();
+        lengths.into_iter().map(|length| usize::try_from(length).unwrap()).collect()
+    }
+}
+
+/// Prompts and responses of a causal fixture, from its joined rows.
+pub(crate) fn split(goldens: &Goldens) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+    let prompts = goldens.lengths("prompt_lengths");
+    let rows = goldens.rows("right").into_iter().zip(prompts);
+    rows.map(|(row, prompt)| (row[..prompt].to_vec(), row[prompt..].to_vec())).unzip()
+}
+
+/// The rows `[N, ..]` of the real positions of `[B, T, ..]`, row by row.
+pub(crate) fn real(x: &Tensor, batch: &TokenBatch) -> Tensor {
+    let width = batch.width() as i64;
+    let mut places = Vec::new();
+    for (i, row) in batch.rows().iter().enumerate() {
+        let start = i as i64 * width
+            + match batch.padding() {
+                Padding::Right => 0,
+                Padding::Left => width - row.len() as i64,
+            };
+        places.extend(start..start + row.len() as i64);
+    }
+    x.flatten(0, 1).index_select(0, &Tensor::from_slice(&places))
+}
+
+/// The largest difference, which must be below `tolerance`.
+#[track_caller]
+pub(crate) fn close(what: &str, got: &Tensor, want: &Tensor, tolerance: f64) -> f64 {
+    assert_eq!(got.size(), want.size(), "{what}");
+    let difference = (got.to_kind(Kind::Double) - want.to_kind(Kind::Double)).abs().max();
+    let difference = difference.double_value(&[]);
+    assert!(difference < tolerance, "{what}: largest difference {difference:.2e}");
+    difference
+}

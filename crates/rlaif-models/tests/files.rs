@@ -1,0 +1,327 @@
+//! Folders out and in again, configuration fields that act, and input that cannot be.
+
+mod common;
+
+use std::{fs, path::Path};
+
+use common::{Goldens, close, model, real, spelled};
+use rlaif_lm::{
+    CausalLm, CausalPolicy, Forward, Padding, Policy, Seq2SeqLm, SequenceClassifier, TokenBatch,
+};
+use rlaif_models::{
+    Classifier, Config, LanguageModel, LoadOptions, ModelCard, ModelError, SaveOptions,
+    TensorProblem, inspect,
+};
+use serde_json::{Value, json};
+use tch::{Device, Kind, Tensor, no_grad};
+
+fn load(folder: &Path) -> Result<LanguageModel, ModelError> {
+    LanguageModel::load(folder, LoadOptions::default())
+}
+
+/// A few logits of a language model, for comparison.
+fn probe(policy: &LanguageModel) -> Tensor {
+    no_grad(|| {
+        let rows: Vec<Vec<u32>> = vec![(5..30).collect(), vec![9, 8, 7], vec![40; 12]];
+        let batch = TokenBatch::collate(rows, policy.spec(), Padding::Right).unwrap();
+        let forward = Forward::default();
+        let hidden = match policy {
+            LanguageModel::Llama(CausalPolicy(model)) => model.hidden(&batch, forward).unwrap(),
+            LanguageModel::T5(t5) => {
+                let encoded = t5.0.encode(&batch, forward).unwrap();
+                let inputs: Vec<Vec<u32>> = vec![(3..27).collect(), vec![1, 2], vec![7; 6]];
+                let inputs = TokenBatch::responses(inputs, policy.spec()).unwrap();
+                let hidden = t5.0.decode(inputs.ids(), &encoded, forward).unwrap();
+                return policy.head(forward).unwrap().logits(&real(&hidden, &inputs));
+            }
+        };
+        policy.head(forward).unwrap().logits(&real(&hidden, &batch))
+    })
+}
+
+#[test]
+fn a_saved_model_is_the_same_model() {
+    for name in ["llama3", "llama2", "qwen2", "qwen3", "mistral", "t5-v1.0", "flan", "flan-tied"] {
+        let policy = load(&model(name)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("saved");
+        // 8 KB a shard: the index and its shards are used.
+        for shard_bytes in [u64::MAX, 8 << 10] {
+            let card = ModelCard { title: "A test".to_owned(), ..ModelCard::default() };
+            let source = model(name);
+            let options = SaveOptions { source: Some(&source), card: Some(&card), shard_bytes };
+            policy.save(&path, &options).unwrap();
+            assert_eq!(path.join("model.safetensors").exists(), shard_bytes == u64::MAX);
+            assert!(path.join("generation_config.json").exists());
+            assert!(path.join("README.md").exists());
+            let again = load(&path).unwrap();
+            assert_eq!(probe(&again), probe(&policy), "{name}");
+            assert_eq!(again.spec(), policy.spec(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_saved_classifier_is_the_same_classifier() {
+    for name in ["roberta", "bert", "llama-reward"] {
+        let classifier = Classifier::load(&model(name), LoadOptions::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("saved");
+        classifier.save(&path, &SaveOptions::default()).unwrap();
+        let again = Classifier::load(&path, LoadOptions::default()).unwrap();
+        assert_eq!(again.labels(), classifier.labels());
+        let rows = vec![vec![0, 5, 6, 7, 2], vec![0, 9, 2]];
+        let batch = TokenBatch::collate(rows, classifier.spec(), Padding::Right).unwrap();
+        let logits = |c: &Classifier| no_grad(|| c.logits(&batch, None, Forward::default()));
+        assert_eq!(logits(&again).unwrap(), logits(&classifier).unwrap());
+    }
+}
+
+#[test]
+fn a_dtype_is_changed_on_request_only() {
+    let bf16 = LoadOptions { kind: Some(Kind::BFloat16), ..LoadOptions::default() };
+    let policy = LanguageModel::load(&model("llama3"), bf16).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved");
+    policy.save(&path, &SaveOptions::default()).unwrap();
+    assert_eq!(load(&path).unwrap().spec().kind, Kind::BFloat16);
+    assert_eq!(Config::read(&path).unwrap().text("torch_dtype"), Some("bfloat16"));
+    let f32 = LoadOptions { kind: Some(Kind::Float), ..LoadOptions::default() };
+    assert_eq!(LanguageModel::load(&path, f32).unwrap().spec().kind, Kind::Float);
+    assert_eq!(inspect(&path).unwrap().dtype, "bf16");
+}
+
+/// In f16 the wide feed-forward of T5 stays in f32, and the numbers stay near.
+#[test]
+fn t5_in_f16_keeps_its_wide_layer_in_f32() {
+    let want = probe(&load(&model("flan")).unwrap());
+    let f16 = LoadOptions { kind: Some(Kind::Half), ..LoadOptions::default() };
+    let policy = LanguageModel::load(&model("flan"), f16).unwrap();
+    let wo = "encoder.block.0.layer.1.DenseReluDense.wo.weight";
+    assert_eq!(policy.parameters().get(wo).unwrap().kind(), Kind::Float);
+    assert_eq!(policy.spec().kind, Kind::Half);
+    close("f16", &probe(&policy), &want, 0.1);
+}
+
+/// The model of a folder whose config.json has some fields changed.
+fn changed(name: &str, spelling: &str, changes: &[(&str, Value)]) -> Result<Tensor, ModelError> {
+    let folder = spelled(name, spelling);
+    let path = folder.path().join("config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (field, value) in changes {
+        config[field] = value.clone();
+    }
+    fs::write(&path, config.to_string()).unwrap();
+    load(folder.path()).map(|policy| probe(&policy))
+}
+
+#[test]
+fn every_field_of_a_configuration_acts() {
+    let rope = json!({ "rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 32 });
+    let linear = json!({ "rope_type": "linear", "factor": 3.0 });
+    for (name, spelling, field, value) in [
+        ("llama31", "config.hub.json", "rope_scaling", rope),
+        ("llama31", "config.old.json", "rope_scaling", Value::Null),
+        ("llama31", "config.hub.json", "rope_scaling", linear),
+        ("llama31", "config.hub.json", "rope_theta", json!(10_000.0)),
+        ("llama31", "config.json", "rope_parameters", json!({ "rope_theta": 20.0 })),
+        ("llama3", "config.hub.json", "rms_norm_eps", json!(0.1)),
+        ("llama3", "config.hub.json", "hidden_act", json!("gelu")),
+        ("mistral", "config.hub.json", "sliding_window", json!(4)),
+        ("mistral", "config.hub.json", "sliding_window", Value::Null),
+        ("qwen2-window", "config.hub.json", "max_window_layers", json!(0)),
+        ("qwen2-window", "config.hub.json", "use_sliding_window", json!(false)),
+        ("flan", "config.hub.json", "relative_attention_max_distance", json!(12)),
+        ("flan", "config.hub.json", "layer_norm_epsilon", json!(0.1)),
+        ("flan", "config.hub.json", "feed_forward_proj", json!("gated-relu")),
+        ("flan", "config.hub.json", "feed_forward_proj", json!("gated-silu")),
+        ("flan-tied", "config.json", "scale_decoder_outputs", json!(false)),
+    ] {
+        // qwen2-window names its layers' types, which would decide over the window fields.
+        let plain = changed(name, spelling, &[("layer_types", Value::Null)]).unwrap();
+        let fields = [("layer_types", Value::Null), (field, value.clone())];
+        let other = changed(name, spelling, &fields)
+            .unwrap_or_else(|error| panic!("{name} {field} {value}: {error}"));
+        let difference = (plain - other).abs().max().double_value(&[]);
+        assert!(difference > 1e-3, "{name}: {field} = {value} changes nothing ({difference:.1e})");
+    }
+    // Heads and biases decide which tensors there must be.
+    for (name, field, value) in [
+        ("llama2", "tie_word_embeddings", json!(true)),
+        ("llama3", "tie_word_embeddings", json!(false)),
+        ("llama-bias", "attention_bias", json!(false)),
+        ("llama-bias", "mlp_bias", json!(false)),
+        ("flan-tied", "tie_word_embeddings", json!(false)),
+        ("flan", "relative_attention_num_buckets", json!(16)),
+        ("qwen3", "model_type", json!("llama")),
+        ("llama3", "num_key_value_heads", json!(4)),
+        ("llama-head-dim", "head_dim", json!(8)),
+    ] {
+        let error = changed(name, "config.hub.json", &[(field, value)]).unwrap_err();
+        assert!(matches!(error, ModelError::Tensors { .. }), "{name} {field}: {error}");
+    }
+}
+
+#[test]
+fn dropout_acts_when_asked() {
+    use rlaif_lm::Dropout;
+    for (name, field) in [("flan", "dropout_rate"), ("llama3", "attention_dropout")] {
+        let folder = spelled(name, "config.hub.json");
+        let path = folder.path().join("config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        config[field] = json!(0.3);
+        fs::write(&path, config.to_string()).unwrap();
+        let policy = load(folder.path()).unwrap();
+        let prompts =
+            TokenBatch::collate(vec![(5..20).collect()], policy.spec(), Padding::Right).unwrap();
+        let responses = TokenBatch::responses(vec![vec![4, 5, 6]], policy.spec()).unwrap();
+        let run = |dropout| {
+            let forward = Forward { dropout, ..Forward::default() };
+            no_grad(|| policy.response_hidden(&prompts, &responses, forward).unwrap())
+        };
+        assert_eq!(run(Dropout::Off), run(Dropout::Off), "{name}");
+        assert_ne!(run(Dropout::On), run(Dropout::Off), "{name}");
+    }
+}
+
+#[test]
+fn configurations_that_cannot_be_honoured_are_refused() {
+    for (name, field, value, want) in [
+        ("llama3", "model_type", json!("gpt2"), "unknown architecture `gpt2`"),
+        ("llama3", "model_type", json!("gpt2"), "LlamaForCausalLM"),
+        ("llama3", "architectures", json!(["LlamaForTokenClassification"]), "unknown architecture"),
+        ("llama3", "architectures", json!(["LlamaForSequenceClassification"]), "is not a language"),
+        ("llama3", "hidden_act", json!("tanhshrink"), "`hidden_act` is `tanhshrink`"),
+        ("llama31", "rope_scaling", json!({ "type": "yarn" }), "`yarn`, which is not supported"),
+        ("llama31", "rope_scaling", json!({ "type": "linear" }), "rope_scaling.factor"),
+        ("llama3", "num_key_value_heads", json!(3), "a divisor of num_attention_heads"),
+        ("llama3", "num_attention_heads", json!(0), "`num_attention_heads` is 0"),
+        ("llama3", "vocab_size", json!("many"), "config.json: invalid type"),
+        ("llama3", "hidden_size", Value::Null, "config.json: invalid type"),
+        ("flan", "feed_forward_proj", json!("gated-swoosh"), "`swoosh`"),
+        ("flan", "relative_attention_num_buckets", json!(2), "at least 4"),
+        ("flan", "d_kv", json!(-1), "`d_kv` is -1"),
+    ] {
+        let error = changed(name, "config.hub.json", &[(field, value)]).unwrap_err();
+        assert!(error.to_string().contains(want), "{name} {field}: {error}");
+    }
+    let error = LanguageModel::load(&model("roberta"), LoadOptions::default()).unwrap_err();
+    assert!(matches!(error, ModelError::WrongSort { .. }), "{error}");
+    let error = Classifier::load(&model("flan"), LoadOptions::default()).unwrap_err();
+    assert!(matches!(error, ModelError::WrongSort { .. }), "{error}");
+}
+
+/// Missing, unexpected and mis-shaped tensors are all told at once.
+#[test]
+fn every_tensor_that_does_not_fit_is_named_at_once() {
+    let folder = spelled("llama2", "config.hub.json");
+    let weights = folder.path().join("model.safetensors");
+    let mut tensors = Tensor::read_safetensors(&weights).unwrap();
+    tensors.retain(|(name, _)| name != "lm_head.weight");
+    for (name, tensor) in &mut tensors {
+        if name == "model.norm.weight" {
+            *tensor = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+        }
+    }
+    tensors.push(("extra.weight".to_owned(), Tensor::zeros([2], (Kind::Float, Device::Cpu))));
+    Tensor::write_safetensors(&tensors, &weights).unwrap();
+    for error in [load(folder.path()).unwrap_err(), inspect(folder.path()).unwrap_err()] {
+        let ModelError::Tensors { problems, .. } = &error else { panic!("{error}") };
+        let has = |test: fn(&TensorProblem) -> bool| problems.iter().any(test);
+        assert_eq!(problems.len(), 3, "{error}");
+        assert!(has(
+            |p| matches!(p, TensorProblem::Missing { name, .. } if name == "lm_head.weight")
+        ));
+        assert!(has(
+            |p| matches!(p, TensorProblem::Unexpected { name, .. } if name == "extra.weight")
+        ));
+        assert!(has(|p| matches!(p, TensorProblem::Shape { name, found, .. }
+            if name == "model.norm.weight" && found == &[3])));
+    }
+}
+
+#[test]
+fn weights_of_several_kinds_need_a_decision() {
+    let folder = spelled("llama3", "config.hub.json");
+    let weights = folder.path().join("model.safetensors");
+    let mut tensors = Tensor::read_safetensors(&weights).unwrap();
+    for (name, tensor) in &mut tensors {
+        if name.contains("mlp") {
+            *tensor = tensor.to_kind(Kind::BFloat16);
+        }
+    }
+    Tensor::write_safetensors(&tensors, &weights).unwrap();
+    let error = load(folder.path()).unwrap_err();
+    assert!(matches!(error, ModelError::MixedKinds { .. }), "{error}");
+    let f32 = LoadOptions { kind: Some(Kind::Float), ..LoadOptions::default() };
+    assert!(LanguageModel::load(folder.path(), f32).is_ok());
+    assert_eq!(inspect(folder.path()).unwrap().dtype, "bf16+f32");
+}
+
+#[test]
+fn a_checkpoint_cut_short_is_named() {
+    let folder = spelled("llama3", "config.hub.json");
+    let weights = folder.path().join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() - 100]).unwrap();
+    let error = load(folder.path()).unwrap_err();
+    assert!(matches!(error, ModelError::Checkpoint(_)), "{error}");
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
+    fs::remove_file(&weights).unwrap();
+    let error = load(folder.path()).unwrap_err();
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
+    fs::remove_file(folder.path().join("config.json")).unwrap();
+    let error = load(folder.path()).unwrap_err();
+    assert!(error.to_string().contains("config.json"), "{error}");
+}
+
+#[test]
+fn inspection_counts_what_loading_finds() {
+    for name in ["llama3", "llama2", "flan", "t5-v1.0", "qwen3"] {
+        let summary = inspect(&model(name)).unwrap();
+        let policy = load(&model(name)).unwrap();
+        assert_eq!(summary.parameters, policy.parameters().count(), "{name}");
+        assert_eq!(summary.spec, *policy.spec(), "{name}");
+        assert_eq!(summary.dtype, "f32");
+    }
+    let summary = inspect(&model("roberta")).unwrap();
+    assert_eq!(summary.architecture, "RobertaForSequenceClassification");
+    assert_eq!(summary.labels, ["nothate", "hate"]);
+    assert_eq!(summary.spec.context, Some(32));
+}
+
+#[test]
+fn a_random_model_starts_as_its_seed_says() {
+    for name in ["llama3", "flan", "qwen3"] {
+        let start = |seed| {
+            tch::manual_seed(seed);
+            let config = Config::read(&model(name)).unwrap();
+            probe(&LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap())
+        };
+        assert_eq!(start(1), start(1));
+        assert_ne!(start(1), start(2));
+        assert!(bool::try_from(start(3).isfinite().all()).unwrap());
+    }
+}
+
+/// Goldens hold for weights in every kind of container: pickled, and in shards.
+#[test]
+fn pickled_weights_give_the_same_model() {
+    let goldens = Goldens::read(&model("roberta"));
+    assert!(goldens.find("logits").is_some());
+    let folder = model("llama3");
+    let policy = load(&folder).unwrap();
+    let target = tempfile::tempdir().unwrap();
+    let path = target.path().join("sharded");
+    let options = SaveOptions { shard_bytes: 4 << 10, ..SaveOptions::default() };
+    policy.save(&path, &options).unwrap();
+    let shards = fs::read_dir(&path).unwrap().count();
+    assert!(shards > 4, "{shards} files");
+    assert_eq!(probe(&load(&path).unwrap()), probe(&policy));
+    // A shard that is gone is named.
+    let shard = path.join(format!("model-00002-of-{:05}.safetensors", shards - 2));
+    fs::remove_file(&shard).unwrap();
+    let error = load(&path).unwrap_err();
+    assert!(error.to_string().contains("model-00002"), "{error}");
+}

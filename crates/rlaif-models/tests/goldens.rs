@@ -1,0 +1,338 @@
+//! Every architecture against transformers: logits, hidden states, log-probabilities, gradients.
+//!
+//! Run with `--nocapture` to see the largest differences. The bound is 1e-4 in f32, of logits with
+//! a standard deviation of about 3.
+
+mod common;
+
+use common::{Goldens, close, model, real, spelled, spellings, split};
+use rlaif_lm::{
+    Activations, CausalLm, CausalPolicy, Forward, LmError, Padding, Policy, Seq2SeqLm,
+    SequenceClassifier, TokenBatch, token_log_probs,
+};
+use rlaif_models::{Classifier, LanguageModel, LoadOptions};
+use tch::{Kind, Tensor, no_grad};
+
+const TOLERANCE: f64 = 1e-4;
+
+const CAUSAL: [&str; 9] = [
+    "llama2",
+    "llama3",
+    "llama31",
+    "llama-head-dim",
+    "llama-bias",
+    "mistral",
+    "qwen2",
+    "qwen2-window",
+    "qwen3",
+];
+const T5: [&str; 3] = ["t5-v1.0", "flan", "flan-tied"];
+const CLASSIFIERS: [&str; 5] =
+    ["llama-reward", "llama-classifier", "roberta", "roberta-reward", "bert"];
+
+fn load(folder: &std::path::Path) -> LanguageModel {
+    LanguageModel::load(folder, LoadOptions::default()).unwrap()
+}
+
+fn causal(policy: &LanguageModel) -> &dyn CausalLm {
+    let LanguageModel::Llama(CausalPolicy(model)) = policy else { panic!("not causal") };
+    model
+}
+
+#[test]
+fn causal_logits_and_hidden_states() {
+    for name in CAUSAL {
+        let goldens = Goldens::read(&model(name));
+        for spelling in spellings(name) {
+            let folder = spelled(name, spelling);
+            let policy = load(folder.path());
+            let causal = causal(&policy);
+            let head = causal.head(Forward::default()).unwrap();
+            let run = |rows: Vec<Vec<u32>>, padding| {
+                let batch = TokenBatch::collate(rows, policy.spec(), padding).unwrap();
+                let hidden = no_grad(|| causal.hidden(&batch, Forward::default()).unwrap());
+                real(&hidden, &batch)
+            };
+            let rows = goldens.rows("right");
+            let hidden = run(rows.clone(), Padding::Right);
+            let logits = no_grad(|| head.logits(&hidden));
+            let d = close(name, &hidden, goldens.get("final_hidden"), TOLERANCE);
+            let right = close(name, &logits, goldens.get("logits"), TOLERANCE);
+            let left = no_grad(|| head.logits(&run(rows.clone(), Padding::Left)));
+            let left = close(name, &left, goldens.get("left.logits"), TOLERANCE);
+            let alone: Vec<_> =
+                rows.into_iter().map(|row| run(vec![row], Padding::Right)).collect();
+            let alone = no_grad(|| head.logits(&Tensor::cat(&alone, 0)));
+            let alone = close(name, &alone, goldens.get("alone.logits"), TOLERANCE);
+            println!(
+                "{name} {spelling}: hidden {d:.1e} right {right:.1e} left {left:.1e} alone {alone:.1e}"
+            );
+        }
+    }
+}
+
+/// Prompts and responses as a policy takes them.
+fn batches(name: &str, policy: &LanguageModel, padding: Padding) -> (TokenBatch, TokenBatch) {
+    let goldens = Goldens::read(&model(name));
+    let (prompts, responses) = match policy {
+        LanguageModel::Llama(_) => split(&goldens),
+        LanguageModel::T5(_) => {
+            let response_ids = Vec::<i64>::try_from(goldens.get("response_ids")).unwrap();
+            let mut rest = response_ids.iter().map(|&id| u32::try_from(id).unwrap());
+            let lengths = goldens.rows("decoder");
+            let responses =
+                lengths.iter().map(|row| rest.by_ref().take(row.len()).collect()).collect();
+            (goldens.rows("encoder"), responses)
+        }
+    };
+    (
+        TokenBatch::collate(prompts, policy.spec(), padding).unwrap(),
+        TokenBatch::responses(responses, policy.spec()).unwrap(),
+    )
+}
+
+#[test]
+fn response_log_probs_entropies_and_gradients() {
+    for name in CAUSAL.into_iter().chain(T5) {
+        let goldens = Goldens::read(&model(name));
+        let policy = load(&model(name));
+        for activations in [Activations::Keep, Activations::Recompute] {
+            let forward = Forward { activations, ..Forward::default() };
+            for padding in [Padding::Right, Padding::Left] {
+                let (prompts, responses) = batches(name, &policy, padding);
+                let hidden = policy.response_hidden(&prompts, &responses, forward).unwrap();
+                let head = policy.head(forward).unwrap();
+                let at =
+                    |temperature| token_log_probs(&head, &hidden, &responses, temperature).unwrap();
+                let warm = no_grad(|| at(0.7));
+                let log = real(&warm.log_probs, &responses);
+                close(name, &log, goldens.get("response.log_probs.temperature"), TOLERANCE);
+                let entropy = real(&warm.entropy, &responses);
+                close(name, &entropy, goldens.get("response.entropy.temperature"), TOLERANCE);
+
+                let got = at(1.);
+                let log = real(&got.log_probs, &responses);
+                let d = close(name, &log, goldens.get("response.log_probs"), TOLERANCE);
+                let entropy = real(&got.entropy, &responses);
+                let e = close(name, &entropy, goldens.get("response.entropy"), TOLERANCE);
+                let loss = -responses.mask().mean(&got.log_probs);
+                let want = goldens.json["loss"].as_f64().unwrap();
+                assert!((loss.double_value(&[]) - want).abs() < TOLERANCE, "{name}");
+                loss.backward();
+                let mut largest = 0f64;
+                for (parameter, want) in goldens.starting("grad.") {
+                    let tensor = policy.parameters().get(parameter).unwrap();
+                    let what = format!("{name} {parameter} {activations:?}");
+                    largest = largest.max(close(&what, &tensor.grad(), want, TOLERANCE));
+                }
+                for (_, tensor) in policy.parameters().iter() {
+                    tensor.shallow_clone().zero_grad();
+                }
+                println!(
+                    "{name} {activations:?} {padding:?}: log-probs {d:.1e} entropy {e:.1e} \
+                     gradients {largest:.1e}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn t5_logits_and_hidden_states() {
+    for name in T5 {
+        let goldens = Goldens::read(&model(name));
+        for spelling in spellings(name) {
+            let folder = spelled(name, spelling);
+            let policy = load(folder.path());
+            let LanguageModel::T5(t5) = &policy else { panic!("not T5") };
+            let head = policy.head(Forward::default()).unwrap();
+            let run = |prompts: Vec<Vec<u32>>, inputs: Vec<Vec<u32>>, padding| {
+                let prompts = TokenBatch::collate(prompts, policy.spec(), padding).unwrap();
+                let inputs = TokenBatch::responses(inputs, policy.spec()).unwrap();
+                no_grad(|| {
+                    let encoded = t5.0.encode(&prompts, Forward::default()).unwrap();
+                    let hidden = t5.0.decode(inputs.ids(), &encoded, Forward::default()).unwrap();
+                    (real(&encoded.hidden, &prompts), real(&hidden, &inputs))
+                })
+            };
+            let (prompts, inputs) = (goldens.rows("encoder"), goldens.rows("decoder"));
+            let (encoded, hidden) = run(prompts.clone(), inputs.clone(), Padding::Right);
+            let e = close(name, &encoded, goldens.get("encoder.final_hidden"), TOLERANCE);
+            let d = close(name, &hidden, goldens.get("final_hidden"), TOLERANCE);
+            let right = no_grad(|| head.logits(&hidden));
+            let right = close(name, &right, goldens.get("logits"), TOLERANCE);
+            let (encoded, hidden) = run(prompts.clone(), inputs.clone(), Padding::Left);
+            close(name, &encoded, goldens.get("encoder.final_hidden"), TOLERANCE);
+            close(name, &hidden, goldens.get("final_hidden"), TOLERANCE);
+            let alone: Vec<_> = prompts
+                .into_iter()
+                .zip(inputs)
+                .map(|(prompt, input)| run(vec![prompt], vec![input], Padding::Right).1)
+                .collect();
+            let alone = no_grad(|| head.logits(&Tensor::cat(&alone, 0)));
+            let alone = close(name, &alone, goldens.get("alone.logits"), TOLERANCE);
+            println!(
+                "{name} {spelling}: encoder {e:.1e} hidden {d:.1e} logits {right:.1e} alone {alone:.1e}"
+            );
+        }
+    }
+}
+
+#[test]
+fn classifier_logits_and_gradients() {
+    for name in CLASSIFIERS {
+        let goldens = Goldens::read(&model(name));
+        for spelling in spellings(name) {
+            let folder = spelled(name, spelling);
+            let classifier = Classifier::load(folder.path(), LoadOptions::default()).unwrap();
+            let starts = goldens.find("right.token_type_ids").map(|types| {
+                let types = Vec::<Vec<i64>>::try_from(types).unwrap();
+                let starts = types.iter().zip(goldens.rows("right")).map(|(types, row)| {
+                    types[..row.len()].iter().position(|&t| t == 1).unwrap_or(row.len())
+                });
+                starts.collect::<Vec<_>>()
+            });
+            let run = |rows: &[Vec<u32>], starts: Option<&[usize]>, padding, activations| {
+                let forward = Forward { activations, ..Forward::default() };
+                let batch = TokenBatch::collate(rows.to_vec(), classifier.spec(), padding).unwrap();
+                classifier.logits(&batch, starts, forward).unwrap()
+            };
+            let rows = goldens.rows("right");
+            let all = starts.as_deref();
+            for activations in [Activations::Keep, Activations::Recompute] {
+                let logits = run(&rows, all, Padding::Right, activations);
+                let right = close(name, &logits, goldens.get("logits"), TOLERANCE);
+                loss(&logits, &goldens).backward();
+                let mut largest = 0f64;
+                for (parameter, want) in goldens.starting("grad.") {
+                    let tensor = classifier.parameters().get(parameter).unwrap();
+                    let what = format!("{name} {parameter} {activations:?}");
+                    largest = largest.max(close(&what, &tensor.grad(), want, TOLERANCE));
+                }
+                for (_, tensor) in classifier.parameters().iter() {
+                    tensor.shallow_clone().zero_grad();
+                }
+                println!("{name} {spelling} {activations:?}: {right:.1e} gradients {largest:.1e}");
+            }
+            let keep = Activations::Keep;
+            let left = no_grad(|| run(&rows, all, Padding::Left, keep));
+            close(name, &left, goldens.get("logits"), TOLERANCE);
+            let alone: Vec<_> = (0..rows.len())
+                .map(|i| {
+                    let start = starts.as_ref().map(|starts| &starts[i..=i]);
+                    no_grad(|| run(&rows[i..=i], start, Padding::Right, keep))
+                })
+                .collect();
+            close(name, &Tensor::cat(&alone, 0), goldens.get("alone.logits"), TOLERANCE);
+            if let Some(want) = goldens.find("probabilities").filter(|p| p.size()[1] > 1) {
+                let got = classifier.scheme().probabilities(goldens.get("logits"));
+                close(name, &got, want, 1e-6);
+            }
+            if let Some(want) = goldens.find("without_types.logits") {
+                let got = no_grad(|| run(&rows, None, Padding::Right, keep));
+                close(name, &got, want, TOLERANCE);
+            }
+            if let Some(want) = goldens.find("pad_inside.logits") {
+                let rows = goldens.rows("pad_inside");
+                let got = no_grad(|| run(&rows, None, Padding::Right, keep));
+                close(name, &got, want, TOLERANCE);
+            }
+        }
+    }
+}
+
+/// The loss whose gradients the goldens hold: cross-entropy, or, with one label, -log sigmoid of
+/// the difference of neighbouring rows.
+fn loss(logits: &Tensor, goldens: &Goldens) -> Tensor {
+    if logits.size()[1] == 1 {
+        let pairs = logits.view([-1, 2]);
+        return -(pairs.select(1, 0) - pairs.select(1, 1)).log_sigmoid().mean(Kind::Float);
+    }
+    let labels = goldens.json["labels"].as_array().unwrap();
+    let labels: Vec<i64> = labels.iter().map(|label| label.as_i64().unwrap()).collect();
+    logits.cross_entropy_for_logits(&Tensor::from_slice(&labels))
+}
+
+/// Decoding with the cache gives the log-probs that a full pass gives.
+#[test]
+fn decoding_steps_equal_a_full_pass() {
+    for name in CAUSAL.into_iter().chain(T5) {
+        let policy = load(&model(name));
+        let (prompts, responses) = batches(name, &policy, Padding::Left);
+        let forward = Forward::default();
+        no_grad(|| {
+            let hidden = policy.response_hidden(&prompts, &responses, forward).unwrap();
+            let want = policy.head(forward).unwrap().logits(&hidden);
+            let width = responses.width();
+            let (mut state, mut logits) = policy.begin(&prompts, width, forward).unwrap();
+            let mut largest = 0f64;
+            for t in 0..width {
+                for (row, ids) in responses.rows().iter().enumerate() {
+                    if t < ids.len() {
+                        let at = |x: &Tensor| x.get(row as i64);
+                        let want = at(&want).get(t as i64);
+                        largest = largest.max(close(name, &at(&logits), &want, TOLERANCE));
+                    }
+                }
+                if t + 1 < width {
+                    let tokens = responses.ids().select(1, t as i64);
+                    logits = policy.step(&mut state, &tokens, forward).unwrap();
+                }
+            }
+            println!("{name}: {largest:.1e}");
+        });
+    }
+}
+
+#[test]
+fn low_precision_stays_near() {
+    for name in ["flan", "llama3"] {
+        let goldens = Goldens::read(&model(name));
+        let options = LoadOptions { kind: Some(Kind::BFloat16), ..LoadOptions::default() };
+        let policy = LanguageModel::load(&model(name), options).unwrap();
+        let (prompts, responses) = batches(name, &policy, Padding::Right);
+        let forward = Forward::default();
+        let logits = no_grad(|| {
+            let hidden = policy.response_hidden(&prompts, &responses, forward).unwrap();
+            policy.head(forward).unwrap().logits(&real(&hidden, &responses))
+        });
+        assert_eq!(logits.kind(), Kind::BFloat16);
+        let want = match &policy {
+            LanguageModel::T5(_) => goldens.get("bf16.logits").shallow_clone(),
+            LanguageModel::Llama(_) => {
+                // All positions are stored; a response token is predicted by the one before it.
+                let mut places = Vec::new();
+                let mut start = 0;
+                for (prompt, response) in prompts.rows().iter().zip(responses.rows()) {
+                    let first = start + prompt.len() as i64 - 1;
+                    places.extend(first..first + response.len() as i64);
+                    start += (prompt.len() + response.len()) as i64;
+                }
+                goldens.get("bf16.logits").index_select(0, &Tensor::from_slice(&places))
+            }
+        };
+        // transformers' own bf16 is up to 0.26 away from its f32 here.
+        println!("{name}: {:.1e}", close(name, &logits, &want, 0.3));
+    }
+}
+
+#[test]
+fn a_response_that_does_not_fit_is_refused() {
+    let policy = load(&model("llama3"));
+    let spec = policy.spec();
+    let prompts = TokenBatch::collate(vec![vec![5; 60]], spec, Padding::Right).unwrap();
+    let responses = TokenBatch::responses(vec![vec![5; 5]], spec).unwrap();
+    let error = policy.response_hidden(&prompts, &responses, Forward::default()).unwrap_err();
+    assert!(matches!(error, LmError::TooLong { row: 0, length: 65, context: 64 }), "{error}");
+    let error = policy.begin(&prompts, 5, Forward::default()).unwrap_err();
+    assert!(matches!(error, LmError::TooLong { .. }), "{error}");
+    for (rows, want) in [
+        (vec![vec![1], vec![]], "row 1 of the batch has no token"),
+        (vec![vec![1, 96]], "row 0, position 1: token id 96 is outside the vocabulary of 96"),
+        (vec![vec![1; 65]], "row 0 has 65 tokens, but the model's context is 64"),
+        (vec![], "the batch has no rows"),
+    ] {
+        let error = TokenBatch::collate(rows, spec, Padding::Right).unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+    }
+}

@@ -1,0 +1,270 @@
+//! Adapters against peft: on, off, merged, two at a time, gradients, and files out and in again.
+
+mod common;
+
+use std::num::NonZeroU32;
+
+use common::{Goldens, close, fixtures, model, real, split};
+use rlaif_lm::{
+    Adapters, CausalLm, CausalPolicy, Dropout, Forward, LmError, Padding, Policy, Seq2SeqLm,
+    SequenceClassifier, TokenBatch, token_log_probs,
+};
+use rlaif_models::{
+    AdapterConfig, Classifier, LanguageModel, LoadOptions, ModelError, ModuleNames, TargetModules,
+    TaskType, TensorProblem,
+};
+use tch::{Kind, Tensor, no_grad};
+
+const TOLERANCE: f64 = 1e-4;
+
+fn language_model(name: &str) -> LanguageModel {
+    LanguageModel::load(&model(name), LoadOptions::default()).unwrap()
+}
+
+fn adapter(name: &str) -> std::path::PathBuf {
+    fixtures().join("adapters").join(name)
+}
+
+fn with(adapters: Adapters<'_>) -> Forward<'_> {
+    Forward { adapters, ..Forward::default() }
+}
+
+/// Logits at the positions the goldens hold.
+fn logits(policy: &LanguageModel, base: &Goldens, forward: Forward<'_>) -> Tensor {
+    no_grad(|| {
+        let hidden = match policy {
+            LanguageModel::Llama(CausalPolicy(model)) => {
+                let rows = base.rows("right");
+                let batch = TokenBatch::collate(rows, policy.spec(), Padding::Right).unwrap();
+                real(&model.hidden(&batch, forward).unwrap(), &batch)
+            }
+            LanguageModel::T5(t5) => {
+                let rows = base.rows("encoder");
+                let prompts = TokenBatch::collate(rows, policy.spec(), Padding::Right).unwrap();
+                let inputs = TokenBatch::responses(base.rows("decoder"), policy.spec()).unwrap();
+                let encoded = t5.0.encode(&prompts, forward).unwrap();
+                real(&t5.0.decode(inputs.ids(), &encoded, forward).unwrap(), &inputs)
+            }
+        };
+        policy.head(forward).unwrap().logits(&hidden)
+    })
+}
+
+/// The base folder's loss: mean of -log-prob over the response tokens.
+fn loss(policy: &LanguageModel, base: &Goldens, forward: Forward<'_>) -> Tensor {
+    let (prompts, responses) = match policy {
+        LanguageModel::Llama(_) => split(base),
+        LanguageModel::T5(_) => {
+            let ids = Vec::<i64>::try_from(base.get("response_ids")).unwrap();
+            let mut rest = ids.iter().map(|&id| u32::try_from(id).unwrap());
+            let rows = base.rows("decoder");
+            let responses =
+                rows.iter().map(|row| rest.by_ref().take(row.len()).collect()).collect();
+            (base.rows("encoder"), responses)
+        }
+    };
+    let prompts = TokenBatch::collate(prompts, policy.spec(), Padding::Right).unwrap();
+    let responses = TokenBatch::responses(responses, policy.spec()).unwrap();
+    let hidden = policy.response_hidden(&prompts, &responses, forward).unwrap();
+    let head = policy.head(forward).unwrap();
+    -responses.mask().mean(&token_log_probs(&head, &hidden, &responses, 1.).unwrap().log_probs)
+}
+
+#[test]
+fn adapters_of_language_models_equal_peft() {
+    for (base_name, name) in [("llama3", "llama3-a"), ("llama3", "llama3-b"), ("flan", "flan")] {
+        let base = Goldens::read(&model(base_name));
+        let goldens = Goldens::read(&adapter(name));
+        let mut policy = language_model(base_name);
+        policy.adapters().load("default", &adapter(name)).unwrap();
+
+        let on = logits(&policy, &base, Forward::default());
+        let on = close(name, &on, goldens.get("logits"), TOLERANCE);
+        let off = logits(&policy, &base, with(Adapters::Off));
+        let off = close(name, &off, goldens.get("off.logits"), TOLERANCE);
+
+        policy.adapters().train("default").unwrap();
+        let loss = loss(&policy, &base, Forward::default());
+        let want = goldens.json["loss"].as_f64().unwrap();
+        assert!((loss.double_value(&[]) - want).abs() < TOLERANCE, "{name}");
+        loss.backward();
+        let mut largest = 0f64;
+        for (key, want) in goldens.starting("grad.base_model.model.") {
+            let key = key
+                .replace(".lora_A.weight", ".lora_A.default.weight")
+                .replace(".lora_B.weight", ".lora_B.default.weight");
+            let got = policy.parameters().get(&key).unwrap().grad();
+            largest = largest.max(close(&key, &got, want, TOLERANCE));
+        }
+        // Nothing else learns.
+        let trained = policy.parameters().trainable();
+        assert!(trained.iter().all(|(name, _)| name.contains("lora_")), "{name}");
+
+        let before: Vec<(String, Tensor)> = policy
+            .parameters()
+            .iter()
+            .map(|(name, tensor)| (name.to_owned(), tensor.copy()))
+            .collect();
+        policy.adapters().merge("default").unwrap();
+        let merged = logits(&policy, &base, Forward::default());
+        let merged = close(name, &merged, goldens.get("merged.logits"), TOLERANCE);
+        for (parameter, want) in goldens.starting("merged.").into_iter() {
+            if parameter != "logits" {
+                close(parameter, policy.parameters().get(parameter).unwrap(), want, TOLERANCE);
+            }
+        }
+        policy.adapters().unmerge().unwrap();
+        for (parameter, want) in before {
+            let got = policy.parameters().get(&parameter).unwrap();
+            assert_eq!(got, &want, "{name} {parameter} is not back, bit by bit");
+        }
+        println!("{name}: on {on:.1e} off {off:.1e} merged {merged:.1e} gradients {largest:.1e}");
+    }
+}
+
+#[test]
+fn an_adapter_of_a_classifier_brings_its_own_head() {
+    let base = Goldens::read(&model("roberta"));
+    let goldens = Goldens::read(&adapter("roberta"));
+    let mut classifier = Classifier::load(&model("roberta"), LoadOptions::default()).unwrap();
+    classifier.adapters().load("default", &adapter("roberta")).unwrap();
+    let rows = base.rows("right");
+    let batch = TokenBatch::collate(rows, classifier.spec(), Padding::Right).unwrap();
+    let run = |classifier: &Classifier, forward| {
+        no_grad(|| classifier.logits(&batch, None, forward).unwrap())
+    };
+    close("on", &run(&classifier, Forward::default()), goldens.get("logits"), TOLERANCE);
+    let off = run(&classifier, with(Adapters::Off));
+    close("off", &off, goldens.get("off.logits"), TOLERANCE);
+    classifier.adapters().merge("default").unwrap();
+    let merged = run(&classifier, Forward::default());
+    close("merged", &merged, goldens.get("merged.logits"), TOLERANCE);
+}
+
+#[test]
+fn two_adapters_share_one_model() {
+    let base = Goldens::read(&model("llama3"));
+    let mut policy = language_model("llama3");
+    policy.adapters().load("a", &adapter("llama3-a")).unwrap();
+    policy.adapters().load("b", &adapter("llama3-b")).unwrap();
+    assert_eq!(policy.adapters().names(), ["a", "b"]);
+    assert_eq!(policy.adapters().active(), Some("a"));
+    for name in ["a", "b"] {
+        let goldens = Goldens::read(&adapter(&format!("llama3-{name}")));
+        let got = logits(&policy, &base, with(Adapters::Named(name)));
+        close(name, &got, goldens.get("logits"), TOLERANCE);
+        policy.adapters().activate(name).unwrap();
+        let got = logits(&policy, &base, Forward::default());
+        close(name, &got, goldens.get("logits"), TOLERANCE);
+    }
+    let plain = logits(&policy, &base, with(Adapters::Off));
+    close("off", &plain, base.get("logits"), TOLERANCE);
+
+    policy.adapters().remove("b").unwrap();
+    assert_eq!(policy.adapters().active(), Some("a"));
+    assert!(policy.parameters().iter().all(|(name, _)| !name.contains(".b.")));
+    let error = policy.head(with(Adapters::Named("b"))).unwrap_err();
+    assert!(matches!(&error, LmError::UnknownAdapter { loaded, .. } if *loaded == ["a"]));
+}
+
+#[test]
+fn a_fresh_adapter_changes_nothing_until_it_learns() {
+    let base = Goldens::read(&model("flan"));
+    let mut policy = language_model("flan");
+    let plain = logits(&policy, &base, Forward::default());
+    let mut config = AdapterConfig::new(TaskType::Seq2SeqLm, NonZeroU32::new(4).unwrap());
+    config.lora_dropout = 0.5;
+    config.target_modules =
+        TargetModules::Named(ModuleNames::Suffixes(vec!["q".into(), "lm_head".into()]));
+    tch::manual_seed(11);
+    policy.adapters().add("default", config).unwrap();
+    assert_eq!(logits(&policy, &base, Forward::default()), plain);
+    let trained = policy.parameters().trainable();
+    assert!(!trained.is_empty() && trained.iter().all(|(name, _)| name.contains(".lora_")));
+
+    loss(&policy, &base, Forward::default()).backward();
+    no_grad(|| {
+        for (_, tensor) in &trained {
+            let mut tensor = tensor.shallow_clone();
+            let step = tensor.grad() * 0.5;
+            tensor -= step;
+        }
+    });
+    let learnt = logits(&policy, &base, Forward::default());
+    assert!((&learnt - &plain).abs().max().double_value(&[]) > 1e-3);
+    assert_eq!(logits(&policy, &base, with(Adapters::Off)), plain);
+    // Its dropout acts when it is asked to.
+    let dropped = Forward { dropout: Dropout::On, ..Forward::default() };
+    assert_ne!(logits(&policy, &base, dropped), learnt);
+}
+
+#[test]
+fn what_is_saved_is_loaded_again() {
+    let base = Goldens::read(&model("llama3"));
+    for name in ["llama3-a", "llama3-b"] {
+        let mut policy = language_model("llama3");
+        policy.adapters().load("mine", &adapter(name)).unwrap();
+        let want = logits(&policy, &base, Forward::default());
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("adapter");
+        policy.adapters().save("mine", &path).unwrap();
+
+        let mut again = language_model("llama3");
+        again.adapters().load("default", &path).unwrap();
+        assert_eq!(logits(&again, &base, Forward::default()), want);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_changes_nothing() {
+    let mut policy = language_model("llama3");
+    let count = policy.parameters().count();
+    let config = |names: &[&str]| {
+        let mut config = AdapterConfig::new(TaskType::CausalLm, NonZeroU32::new(2).unwrap());
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        config.target_modules = TargetModules::Named(ModuleNames::Suffixes(names));
+        config
+    };
+    let error = policy.adapters().add("x", config(&["query"])).unwrap_err();
+    assert!(matches!(error, ModelError::NoTarget { .. }));
+    assert!(error.to_string().contains("q_proj"), "{error}");
+
+    // flan's adapter has none of Llama's layers.
+    let error = policy.adapters().load("x", &adapter("flan")).unwrap_err();
+    assert!(matches!(error, ModelError::NoTarget { .. }), "{error}");
+
+    // An adapter for another width: every tensor is named.
+    let other = common::spelled("llama-head-dim", "config.json");
+    let mut other = LanguageModel::load(other.path(), LoadOptions::default()).unwrap();
+    let error = other.adapters().load("x", &adapter("llama3-a")).unwrap_err();
+    let ModelError::Tensors { problems, .. } = &error else { panic!("{error}") };
+    assert!(problems.iter().any(|p| matches!(p, TensorProblem::Shape { .. })), "{error}");
+    assert_eq!(other.adapters().names(), Vec::<String>::new());
+
+    assert_eq!(policy.parameters().count(), count);
+    policy.adapters().add("x", config(&["q_proj"])).unwrap();
+    let error = policy.adapters().add("x", config(&["q_proj"])).unwrap_err();
+    assert!(matches!(error, ModelError::AdapterExists { .. }), "{error}");
+    let error = policy.adapters().unmerge().unwrap_err();
+    assert!(matches!(error, ModelError::Merge { .. }), "{error}");
+    policy.adapters().merge("x").unwrap();
+    let error = policy.adapters().merge("x").unwrap_err();
+    assert!(matches!(error, ModelError::Merge { .. }), "{error}");
+    // The plain weights are out of reach while it is merged.
+    let error = policy.head(with(Adapters::Off)).unwrap_err();
+    assert!(matches!(error, LmError::AdapterMerged), "{error}");
+}
+
+#[test]
+fn low_precision_weights_take_an_adapter_in_f32() {
+    let base = Goldens::read(&model("llama3"));
+    let options = LoadOptions { kind: Some(Kind::BFloat16), ..LoadOptions::default() };
+    let mut policy = LanguageModel::load(&model("llama3"), options).unwrap();
+    policy.adapters().load("default", &adapter("llama3-b")).unwrap();
+    let (_, a) = policy.parameters().iter().find(|(name, _)| name.contains(".lora_A.")).unwrap();
+    assert_eq!(a.kind(), Kind::Float);
+    let goldens = Goldens::read(&adapter("llama3-b"));
+    let got = logits(&policy, &base, Forward::default());
+    assert_eq!(got.kind(), Kind::BFloat16);
+    close("bf16", &got, goldens.get("logits"), 0.8);
+}
