@@ -160,16 +160,17 @@ pub enum HubError {
         /// The cache looked in.
         cache: PathBuf,
     },
-    /// Too many requests, and the hub asks for a longer pause than we make.
+    /// Too many requests, also after retries, or the hub asks for a longer pause than we make.
     #[error(
-        "{endpoint} limits the rate of requests and asks to wait {wait_s} s: try again then; \
-         requests with an access token (HF_TOKEN) have a higher limit"
+        "{endpoint} limits the rate of requests: try again {}; requests with an access token \
+         (HF_TOKEN) have a higher limit",
+        .wait_s.map_or("later".to_owned(), |wait| format!("in {wait} s"))
     )]
     RateLimited {
         /// The hub.
         endpoint: String,
-        /// How long it asks to wait, in seconds.
-        wait_s: u64,
+        /// How long it asks to wait, in seconds, if it says.
+        wait_s: Option<u64>,
     },
     /// The hub answered with an error that is none of the above.
     #[error("{url} answered {status}{}, also after retries where they could help", detail(.message.as_deref()))]

@@ -6,6 +6,7 @@
 //! `Retry-After`. So this module speaks through the same ureq itself.
 
 use std::io::Read;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +15,7 @@ use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RANGE, RETRY_
 use ureq::http::uri::{Authority, Scheme};
 use ureq::http::{HeaderMap, Response, StatusCode, Uri};
 use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Proxy};
 
 use crate::RepoKind;
 use crate::error::HubError;
@@ -126,7 +127,10 @@ impl Client {
             .filter(|o| !o.authority.host().is_empty() && !o.authority.as_str().contains('@'))
             .filter(|_| uri.query().is_none())
             .ok_or_else(invalid)?;
+        // A server on this machine is not reached through a proxy elsewhere.
+        let proxy = if is_loopback(origin.authority.host()) { None } else { Proxy::try_from_env() };
         let agent = Agent::config_builder()
+            .proxy(proxy)
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -172,46 +176,45 @@ impl Client {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let (why, asked) = match self.follow(request) {
-                Ok((response, uri)) if !is_transient(response.status()) => {
-                    return self.explain(response, &uri, subject);
-                }
-                Ok((response, uri)) => {
+            let answer = self.follow(request);
+            let (reason, asked) = match &answer {
+                Ok((response, _)) if is_transient(response.status()) => {
                     let asked = retry_after(response.headers(), SystemTime::now());
-                    if let Some(wait) = asked.filter(|wait| *wait > self.retry.longest_pause) {
-                        if response.status() == StatusCode::TOO_MANY_REQUESTS {
-                            let endpoint = self.endpoint.clone();
-                            return Err(HubError::RateLimited { endpoint, wait_s: wait.as_secs() });
-                        }
-                        return self.explain(response, &uri, subject);
-                    }
-                    (Err((response, uri)), asked)
+                    (response.status().to_string(), asked.unwrap_or_default())
                 }
-                Err(Broken::Protocol(uri, what)) => {
-                    return Err(HubError::Protocol { url: shown(&uri), what });
+                Err(Broken::Connection(_, source)) => (source.to_string(), Duration::ZERO),
+                Ok(_) | Err(Broken::Protocol(..)) => {
+                    return self.conclude(answer, attempts, subject);
                 }
-                Err(Broken::Connection(uri, source)) => (Ok((uri, source)), None),
             };
-            let reachable = why.is_err() || patience == Patience::Normal;
-            let Some(pause) = pauses.next().filter(|_| reachable) else {
-                return match why {
-                    Ok((uri, source)) => {
-                        Err(HubError::Network { url: shown(&uri), attempts, source })
-                    }
-                    Err((response, uri)) => self.explain(response, &uri, subject),
-                };
+            let worthwhile = answer.is_ok() || patience == Patience::Normal;
+            let next = pauses.next().filter(|_| worthwhile && asked <= self.retry.longest_pause);
+            let Some(pause) = next else {
+                return self.conclude(answer, attempts, subject);
             };
-            let pause = pause.max(asked.unwrap_or_default()).min(self.retry.longest_pause);
-            let reason = match &why {
-                Ok((_, source)) => source.to_string(),
-                Err((response, _)) => response.status().to_string(),
-            };
+            let pause = pause.max(asked);
             self.notice(&format!(
                 "{}: {reason}; trying again in {:.1} s",
                 subject.file.unwrap_or(subject.repo),
                 pause.as_secs_f64()
             ));
             std::thread::sleep(pause);
+        }
+    }
+
+    /// What the last attempt comes to.
+    fn conclude(
+        &self,
+        answer: Result<(Response<Body>, Uri), Broken>,
+        attempts: usize,
+        subject: Subject<'_>,
+    ) -> Result<Response<Body>, HubError> {
+        match answer {
+            Ok((response, uri)) => self.explain(response, &uri, subject),
+            Err(Broken::Connection(uri, source)) => {
+                Err(HubError::Network { url: shown(&uri), attempts, source })
+            }
+            Err(Broken::Protocol(uri, what)) => Err(HubError::Protocol { url: shown(&uri), what }),
         }
     }
 
@@ -266,6 +269,7 @@ impl Client {
             return Ok(response);
         }
         let code = text_header(response.headers(), "x-error-code");
+        let wait_s = retry_after(response.headers(), SystemTime::now()).map(|wait| wait.as_secs());
         let message = self.message(&mut response);
         let repo = subject.repo.to_owned();
         let endpoint = self.endpoint.clone();
@@ -310,6 +314,7 @@ impl Client {
                 },
             },
             (403, _) if of_hub => HubError::Forbidden { endpoint, repo, message },
+            (429, _) => HubError::RateLimited { endpoint, wait_s },
             (status, _) => HubError::Status { url: shown(uri), status, message },
         })
     }
@@ -345,6 +350,11 @@ struct Request<'a> {
 enum Broken {
     Connection(Uri, Box<ureq::Error>),
     Protocol(Uri, &'static str),
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn is_redirect(status: StatusCode) -> bool {
@@ -424,6 +434,16 @@ mod tests {
     fn shown_addresses_hold_no_secrets() {
         let uri: Uri = "https://user:secret@cdn.test:8/f?Signature=secret".parse().unwrap();
         assert_eq!(shown(&uri), "https://cdn.test:8/f");
+    }
+
+    #[test]
+    fn loopback_is_told_from_elsewhere() {
+        for host in ["127.0.0.1", "127.1.2.3", "localhost", "[::1]"] {
+            assert!(is_loopback(host), "{host}");
+        }
+        for host in ["huggingface.co", "10.0.0.1", "[2001:db8::1]", "localhost.test"] {
+            assert!(!is_loopback(host), "{host}");
+        }
     }
 
     #[test]

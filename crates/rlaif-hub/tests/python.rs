@@ -20,6 +20,7 @@ fn python(place: &Place, offline: bool, script: &str) -> Output {
         .env("HF_HUB_OFFLINE", if offline { "1" } else { "0" })
         .env("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         .env("HF_HUB_DISABLE_XET", "1")
+        .env("NO_PROXY", "127.0.0.1")
         .env_remove("HF_TOKEN")
         .output()
         .unwrap()

@@ -156,9 +156,15 @@ fn retry_after_is_the_shortest_pause() {
     let (place, _) = with_weights();
     place.server.fail(Fault::status("/revision/", 429).header("Retry-After", "3600"));
     let error = place.model(None).get("a.json").unwrap_err();
-    assert!(matches!(error, HubError::RateLimited { wait_s: 3600, .. }), "{error}");
+    assert!(matches!(error, HubError::RateLimited { wait_s: Some(3600), .. }), "{error}");
     assert!(error.to_string().contains("HF_TOKEN"));
     assert_eq!(place.server.requests().len(), 1);
+
+    let (place, _) = with_weights();
+    place.server.fail(Fault::status("/revision/", 429).times(100));
+    let error = place.model(None).get("a.json").unwrap_err();
+    assert!(matches!(error, HubError::RateLimited { wait_s: None, .. }), "{error}");
+    assert_eq!(place.server.requests().len(), 4);
 }
 
 #[test]

@@ -1,0 +1,115 @@
+//! What can be wrong with a tokenizer's files.
+
+use std::path::PathBuf;
+
+/// Why a tokenizer could not be read, or could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// The folder has none of the files that a tokenizer can be read from.
+    #[error(
+        "{} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there, only \
+         {}; save one with `tokenizer.save_pretrained(folder)` in Python, or give another folder",
+        .folder.display(), listed(.found)
+    )]
+    NoTokenizer {
+        /// The folder looked in.
+        folder: PathBuf,
+        /// What it has.
+        found: Vec<String>,
+    },
+    /// A vocabulary and merges are there, but not which tokenizer they belong to.
+    #[error(
+        "{} has vocab.json and merges.txt, but its tokenizer class is {}, and the ones known here \
+         are {known}: save a tokenizer.json with a fast tokenizer in Python",
+        .folder.display(), .class.as_deref().map_or("not named".to_owned(), |c| format!("`{c}`"))
+    )]
+    UnknownClass {
+        /// The folder.
+        folder: PathBuf,
+        /// `tokenizer_class` of tokenizer_config.json, or `model_type` of config.json.
+        class: Option<String>,
+        /// The classes that can be built.
+        known: &'static str,
+    },
+    /// A file could not be read.
+    #[error("could not read {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not the JSON it should be.
+    #[error(
+        "{} is not what transformers writes there: download or save it again, or correct it",
+        .path.display()
+    )]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What the reader said, with line and column.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The tokenizer library refuses the files.
+    #[error(
+        "no tokenizer can be built from {}: the file is damaged, or from a newer version; download \
+         or save it again",
+        .path.display()
+    )]
+    Build {
+        /// The file.
+        path: PathBuf,
+        /// What the library said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A text could not be encoded.
+    #[error("the tokenizer of {name} failed to encode a text of {bytes} bytes")]
+    Encode {
+        /// The tokenizer's name.
+        name: String,
+        /// The text's length.
+        bytes: usize,
+        /// What the library said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The maximum length leaves no room for a token of the text.
+    #[error(
+        "a maximum length of {max_length} tokens leaves no room for text: the tokenizer of {name} \
+         adds {added} special tokens"
+    )]
+    TooShort {
+        /// The tokenizer's name.
+        name: String,
+        /// What was asked for, in tokens.
+        max_length: usize,
+        /// Special tokens that are always there.
+        added: usize,
+    },
+    /// A date for templates is no date.
+    #[error("`{given}` is no date and time: write it as 2024-07-26 or 2024-07-26T12:00:00")]
+    Date {
+        /// What was given.
+        given: String,
+        /// What the reader said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+fn listed(found: &[String]) -> String {
+    const SHOWN: usize = 12;
+    if found.is_empty() {
+        return "nothing".to_owned();
+    }
+    let mut text =
+        found.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if found.len() > SHOWN {
+        text.push_str(&format!(" and {} more", found.len() - SHOWN));
+    }
+    text
+}

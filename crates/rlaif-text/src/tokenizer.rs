@@ -1,0 +1,366 @@
+//! The tokenizer: ids, texts, chats.
+
+use std::fmt;
+use std::path::Path;
+
+use rayon::prelude::*;
+use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
+use tokenizers::models::ModelWrapper;
+use tokenizers::tokenizer::PostProcessor;
+use tokenizers::utils::truncation::{
+    TruncationDirection, TruncationParams, TruncationStrategy, truncate_encodings,
+};
+use tokenizers::{Encoding, Tokenizer};
+
+use crate::chat::Chat;
+use crate::config::{Config, Side};
+use crate::error::TextError;
+use crate::guard::guarded;
+use crate::load::load;
+
+/// A token with a role.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SpecialToken {
+    /// How it is written.
+    pub text: String,
+    /// Its id.
+    pub id: u32,
+}
+
+/// The tokens that have a role, where a tokenizer has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SpecialTokens {
+    /// Begins a sequence.
+    pub bos: Option<SpecialToken>,
+    /// Ends a sequence.
+    pub eos: Option<SpecialToken>,
+    /// Stands for what the vocabulary cannot say.
+    pub unk: Option<SpecialToken>,
+    /// Separates two texts.
+    pub sep: Option<SpecialToken>,
+    /// Fills up batches.
+    pub pad: Option<SpecialToken>,
+    /// What a classifier reads.
+    pub cls: Option<SpecialToken>,
+    /// Stands for a hidden word.
+    pub mask: Option<SpecialToken>,
+}
+
+/// A text, or a pair of texts, as a model reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Which text a token belongs to, where the tokenizer tells (BERT: 0 and 1).
+    pub type_ids: Vec<u32>,
+    /// Tokens that were left out.
+    pub dropped: usize,
+}
+
+/// A tokenizer as a model's folder describes it, read as transformers reads it.
+///
+/// ```
+/// use rlaif_core::{Message, GenerationPrompt, Specials, TextCodec};
+/// use rlaif_text::HfTokenizer;
+///
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chatml");
+/// let tokenizer = HfTokenizer::from_folder(folder)?;
+/// let ids = tokenizer.encode("Is honey safe for infants?", Specials::Include)?;
+/// assert_eq!(tokenizer.decode(&ids, Specials::Include)?, "Is honey safe for infants?");
+///
+/// let chat = [Message::new("user", "Is honey safe for infants?")];
+/// let text = tokenizer.render_chat(&chat, GenerationPrompt::Add)?;
+/// assert!(text.ends_with("<|im_start|>assistant\n"));
+/// let ids = tokenizer.encode_chat(&chat, GenerationPrompt::Add)?; // no second BOS
+/// assert_eq!(ids, tokenizer.encode(&text, Specials::Exclude)?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct HfTokenizer {
+    name: String,
+    tokenizer: Tokenizer,
+    specials: SpecialTokens,
+    padding_side: Side,
+    truncation_side: Side,
+    max_length: Option<usize>,
+    clean_up_spaces: bool,
+    chat: Chat,
+}
+
+impl HfTokenizer {
+    /// The files that [`HfTokenizer::from_folder`] reads, for whoever has to fetch them first.
+    /// Templates in an `additional_chat_templates` folder come on top.
+    pub const FILES: &[&str] = &[
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "config.json",
+    ];
+
+    /// Reads `tokenizer.json`, or `vocab.json` and `merges.txt` (byte-level BPE of RoBERTa's or
+    /// GPT-2's kind), with what the configuration beside it says.
+    ///
+    /// As in transformers 5, `tokenizer.json` alone decides which special tokens surround a text:
+    /// `add_bos_token` and `add_eos_token` beside it are ignored.
+    ///
+    /// # Errors
+    /// [`TextError::NoTokenizer`], [`TextError::UnknownClass`], [`TextError::Read`],
+    /// [`TextError::Json`] and [`TextError::Build`]. A template is parsed when it is first used.
+    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self, TextError> {
+        let folder = folder.as_ref();
+        let mut config = Config::read(folder)?;
+        let tokenizer = load(folder, &mut config)?;
+        let role = |key: &str| {
+            let text = config.named.get(key)?.content.clone();
+            let id = tokenizer.token_to_id(&text)?;
+            Some(SpecialToken { text, id })
+        };
+        let specials = SpecialTokens {
+            bos: role("bos_token"),
+            eos: role("eos_token"),
+            unk: role("unk_token"),
+            sep: role("sep_token"),
+            pad: role("pad_token"),
+            cls: role("cls_token"),
+            mask: role("mask_token"),
+        };
+        let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
+        let seen = config.named.iter().map(|(key, token)| (key.clone(), token.content.clone()));
+        let chat = Chat::new(config.chat_templates, seen.collect());
+        Ok(Self {
+            name: folder.display().to_string(),
+            tokenizer,
+            specials,
+            padding_side: config.padding_side,
+            truncation_side: config.truncation_side,
+            max_length: config.max_length,
+            // The rules are WordPiece's, and destroy text of byte-level tokenizers.
+            clean_up_spaces: config.clean_up_spaces && !is_bpe,
+            chat,
+        })
+    }
+
+    /// Another name in errors and provenance: the id of the repository the folder came from.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Pins the date and time that templates see (`strftime_now`), so that a run tomorrow renders
+    /// the same prompts: `2024-07-26` or `2024-07-26T12:00:00`.
+    ///
+    /// # Errors
+    /// [`TextError::Date`].
+    pub fn at(mut self, now: &str) -> Result<Self, TextError> {
+        let date = now.parse().map_err(|source: jiff::Error| TextError::Date {
+            given: now.to_owned(),
+            source: source.into(),
+        })?;
+        self.chat.set_now(date);
+        Ok(self)
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// One more than the largest id: the rows that an embedding must have at least. Larger than
+    /// [`HfTokenizer::vocab_size`] where ids have gaps.
+    pub fn embedding_rows(&self) -> usize {
+        let largest = self.tokenizer.get_vocab(true).into_values().max();
+        largest.map_or(0, |id| id as usize + 1)
+    }
+
+    /// The tokens that have a role.
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.specials
+    }
+
+    /// Where padding goes in a batch.
+    pub fn padding_side(&self) -> Side {
+        self.padding_side
+    }
+
+    /// The longest input the model was made for, in tokens, if the configuration says.
+    pub fn max_length(&self) -> Option<usize> {
+        self.max_length
+    }
+
+    /// The id of a token, written as in the vocabulary.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// A token, written as in the vocabulary.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// A text, or two, with special tokens, and at most `max_length` tokens in all. What is too
+    /// much is taken from the longer text's end (or beginning, if the configuration says so):
+    /// transformers' `longest_first`.
+    ///
+    /// # Errors
+    /// [`TextError::TooShort`] when nothing of the text would be left, [`TextError::Encode`].
+    pub fn encode_truncated(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+        max_length: usize,
+    ) -> Result<Encoded, TextError> {
+        let added =
+            self.tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(pair.is_some()));
+        if max_length <= added {
+            return Err(TextError::TooShort { name: self.name.clone(), max_length, added });
+        }
+        let failed = |source| TextError::Encode {
+            name: self.name.clone(),
+            bytes: text.len() + pair.map_or(0, str::len),
+            source,
+        };
+        let bare = |text: &str| guarded(|| self.tokenizer.encode_fast(text, false)).map_err(failed);
+        let (first, second) = (bare(text)?, pair.map(bare).transpose()?);
+        let total = first.len() + second.as_ref().map_or(0, Encoding::len);
+        let params = TruncationParams {
+            max_length: max_length - added,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+            direction: match self.truncation_side {
+                Side::Left => TruncationDirection::Left,
+                Side::Right => TruncationDirection::Right,
+            },
+        };
+        let (first, mut second) =
+            guarded(|| truncate_encodings(first, second, &params)).map_err(failed)?;
+        if let Some(second) = &mut second {
+            // Encoded on its own, it counts as a first text.
+            second.set_type_ids(vec![1; second.len()]);
+        }
+        let kept = first.len() + second.as_ref().map_or(0, Encoding::len);
+        let whole = guarded(|| self.tokenizer.post_process(first, second, true)).map_err(failed)?;
+        Ok(Encoded {
+            ids: whole.get_ids().to_vec(),
+            type_ids: whole.get_type_ids().to_vec(),
+            dropped: total - kept,
+        })
+    }
+
+    /// [`HfTokenizer::encode_truncated`] of every row, in parallel, in order.
+    ///
+    /// # Errors
+    /// As for one row.
+    pub fn encode_truncated_batch(
+        &self,
+        rows: &[(&str, Option<&str>)],
+        max_length: usize,
+    ) -> Result<Vec<Encoded>, TextError> {
+        rows.par_iter().map(|(text, pair)| self.encode_truncated(text, *pair, max_length)).collect()
+    }
+
+    /// A conversation's ids, with the one BOS that the template writes, if it does.
+    ///
+    /// # Errors
+    /// As [`TextCodec::render_chat`] and [`TextCodec::encode`].
+    pub fn encode_chat(
+        &self,
+        messages: &[Message],
+        generation_prompt: GenerationPrompt,
+    ) -> Result<Vec<u32>, CodecError> {
+        self.encode(&self.render_chat(messages, generation_prompt)?, Specials::Exclude)
+    }
+
+    /// Names of the chat templates; [`TextCodec::render_chat`] uses `default`.
+    pub fn chat_templates(&self) -> impl Iterator<Item = &str> {
+        self.chat.names()
+    }
+
+    /// [`TextCodec::render_chat`] with another template than `default`.
+    ///
+    /// # Errors
+    /// As [`TextCodec::render_chat`]; also when there is no template of this name.
+    pub fn render_chat_with(
+        &self,
+        template: &str,
+        messages: &[Message],
+        generation_prompt: GenerationPrompt,
+    ) -> Result<String, CodecError> {
+        if self.chat.names().next().is_none() {
+            return Err(CodecError::NoChatTemplate { codec: self.name.clone() });
+        }
+        self.chat.render(template, messages, generation_prompt).map_err(|source| {
+            CodecError::ChatTemplate { codec: self.name.clone(), source: source.into() }
+        })
+    }
+
+    fn failed(&self) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> CodecError {
+        let codec = self.name.clone();
+        move |source| CodecError::Tokenizer { codec: codec.clone(), source }
+    }
+}
+
+impl TextCodec for HfTokenizer {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, CodecError> {
+        let with = specials == Specials::Include;
+        let encoding = guarded(|| self.tokenizer.encode_fast(text, with)).map_err(self.failed())?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn encode_batch(
+        &self,
+        texts: &[&str],
+        specials: Specials,
+    ) -> Result<Vec<Vec<u32>>, CodecError> {
+        texts.par_iter().map(|text| self.encode(text, specials)).collect()
+    }
+
+    fn decode(&self, ids: &[u32], specials: Specials) -> Result<String, CodecError> {
+        let without = specials == Specials::Exclude;
+        let text = guarded(|| self.tokenizer.decode(ids, without)).map_err(self.failed())?;
+        Ok(if self.clean_up_spaces { clean_up(&text) } else { text })
+    }
+
+    fn render_chat(
+        &self,
+        messages: &[Message],
+        generation_prompt: GenerationPrompt,
+    ) -> Result<String, CodecError> {
+        self.render_chat_with("default", messages, generation_prompt)
+    }
+}
+
+impl fmt::Debug for HfTokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HfTokenizer")
+            .field("name", &self.name)
+            .field("vocab_size", &self.vocab_size())
+            .field("specials", &self.specials)
+            .finish_non_exhaustive()
+    }
+}
+
+/// transformers' `clean_up_tokenization`: spaces before punctuation and abbreviations go.
+fn clean_up(text: &str) -> String {
+    const REPLACED: [(&str, &str); 10] = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    REPLACED.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+}

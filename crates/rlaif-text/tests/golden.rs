@@ -1,0 +1,229 @@
+//! Every tokenizer in `fixtures` gives what transformers gave (`fixtures/export.py`).
+
+use std::path::{Path, PathBuf};
+
+use rlaif_core::{GenerationPrompt, Message, Specials, TextCodec};
+use rlaif_text::{HfTokenizer, Side, SpecialToken};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    vocab_size: usize,
+    largest_id: usize,
+    specials: Roles,
+    padding_side: String,
+    max_length: Option<usize>,
+    texts: Vec<Text>,
+    pairs: Vec<Pair>,
+    chats: Vec<Chat>,
+}
+
+#[derive(Deserialize)]
+struct Roles {
+    bos: Option<Role>,
+    eos: Option<Role>,
+    unk: Option<Role>,
+    sep: Option<Role>,
+    pad: Option<Role>,
+    cls: Option<Role>,
+    mask: Option<Role>,
+}
+
+#[derive(Deserialize)]
+struct Role {
+    text: String,
+    id: u32,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    text: String,
+    ids: Vec<u32>,
+    bare: Vec<u32>,
+    decoded: String,
+    decoded_bare: String,
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    text: String,
+    pair: Option<String>,
+    max_length: usize,
+    ids: Vec<u32>,
+    type_ids: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    template: Option<String>,
+    messages: Vec<Message>,
+    add_generation_prompt: bool,
+    text: Option<String>,
+    ids: Option<Vec<u32>>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Templates {
+    now: String,
+    rows: Vec<TemplateRow>,
+}
+
+#[derive(Deserialize)]
+struct TemplateRow {
+    template: String,
+    messages: Vec<Message>,
+    text: Option<String>,
+    error: Option<String>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// Compares everything, and says everything that differs.
+fn check(name: &str) {
+    let folder = fixtures().join(name);
+    let golden: Golden = read(&folder.join("golden.json"));
+    // The time that export.py pins.
+    let tokenizer = HfTokenizer::from_folder(&folder).unwrap().at("2024-07-06T15:04:05").unwrap();
+    let mut wrong = Vec::new();
+    let mut compare = |what: String, found: String, expected: String| {
+        if found != expected {
+            wrong.push(format!("{what}\n  found    {found}\n  expected {expected}"));
+        }
+    };
+    for row in &golden.texts {
+        for (specials, expected) in [(Specials::Include, &row.ids), (Specials::Exclude, &row.bare)]
+        {
+            let found = tokenizer.encode(&row.text, specials).unwrap();
+            let what = format!("encode {:?} {specials:?}", row.text);
+            compare(what, format!("{found:?}"), format!("{expected:?}"));
+        }
+        let decoded = [(Specials::Include, &row.decoded), (Specials::Exclude, &row.decoded_bare)];
+        for (specials, expected) in decoded {
+            let found = tokenizer.decode(&row.ids, specials).unwrap();
+            let what = format!("decode {:?} {specials:?}", row.text);
+            compare(what, format!("{found:?}"), format!("{expected:?}"));
+        }
+    }
+    for row in &golden.pairs {
+        let found =
+            tokenizer.encode_truncated(&row.text, row.pair.as_deref(), row.max_length).unwrap();
+        let what = format!("pair {:?} {:?} to {}", row.text, row.pair, row.max_length);
+        compare(what.clone(), format!("{:?}", found.ids), format!("{:?}", row.ids));
+        compare(what, format!("{:?}", found.type_ids), format!("{:?}", row.type_ids));
+    }
+    for row in &golden.chats {
+        let prompt =
+            if row.add_generation_prompt { GenerationPrompt::Add } else { GenerationPrompt::Omit };
+        let template = row.template.as_deref().unwrap_or("default");
+        let what = format!("chat {:?} {template} {prompt:?}", row.messages);
+        match tokenizer.render_chat_with(template, &row.messages, prompt) {
+            Ok(text) => {
+                compare(what.clone(), format!("{:?}", Some(&text)), format!("{:?}", row.text));
+                let ids = tokenizer.encode(&text, Specials::Exclude).unwrap();
+                compare(what, format!("{:?}", Some(ids)), format!("{:?}", row.ids));
+            }
+            Err(error) => {
+                let expected = row.error.clone().unwrap_or_else(|| "no error".to_owned());
+                let found = error.to_string();
+                let matches = found.contains(&expected);
+                compare(what, if matches { expected.clone() } else { found }, expected);
+            }
+        }
+    }
+    let role = |role: &Option<Role>| {
+        role.as_ref().map(|role| SpecialToken { text: role.text.clone(), id: role.id })
+    };
+    let specials = tokenizer.special_tokens();
+    let expected = [
+        ("bos", &specials.bos, role(&golden.specials.bos)),
+        ("eos", &specials.eos, role(&golden.specials.eos)),
+        ("unk", &specials.unk, role(&golden.specials.unk)),
+        ("sep", &specials.sep, role(&golden.specials.sep)),
+        ("pad", &specials.pad, role(&golden.specials.pad)),
+        ("cls", &specials.cls, role(&golden.specials.cls)),
+        ("mask", &specials.mask, role(&golden.specials.mask)),
+    ];
+    for (name, found, expected) in expected {
+        compare(name.to_owned(), format!("{found:?}"), format!("{expected:?}"));
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+    assert_eq!(tokenizer.vocab_size(), golden.vocab_size);
+    assert_eq!(tokenizer.embedding_rows(), golden.largest_id + 1);
+    let side = if golden.padding_side == "left" { Side::Left } else { Side::Right };
+    assert_eq!(tokenizer.padding_side(), side);
+    assert_eq!(tokenizer.max_length(), golden.max_length);
+
+    let texts: Vec<&str> = golden.texts.iter().map(|row| row.text.as_str()).collect();
+    let batch = tokenizer.encode_batch(&texts, Specials::Include).unwrap();
+    assert!(batch.iter().zip(&golden.texts).all(|(ids, row)| *ids == row.ids));
+    let rows: Vec<_> =
+        golden.pairs.iter().map(|row| (row.text.as_str(), row.pair.as_deref())).collect();
+    let batch = tokenizer.encode_truncated_batch(&rows, 12).unwrap();
+    for (row, (text, pair)) in batch.iter().zip(rows) {
+        assert_eq!(*row, tokenizer.encode_truncated(text, pair, 12).unwrap());
+    }
+}
+
+#[test]
+fn llama_3_as_transformers() {
+    check("llama3");
+}
+
+#[test]
+fn chatml_as_transformers() {
+    check("chatml");
+}
+
+#[test]
+fn mistral_as_transformers() {
+    check("mistral");
+}
+
+#[test]
+fn t5_as_transformers() {
+    check("t5");
+}
+
+#[test]
+fn roberta_without_tokenizer_json_as_transformers() {
+    check("roberta");
+}
+
+#[test]
+fn bert_as_transformers() {
+    check("bert");
+}
+
+#[test]
+fn templates_as_jinja_in_transformers() {
+    let golden: Templates = read(&fixtures().join("templates.json"));
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(fixtures().join("chatml").join(file), folder.path().join(file)).unwrap();
+    }
+    let mut wrong = Vec::new();
+    for row in &golden.rows {
+        std::fs::write(folder.path().join("chat_template.jinja"), &row.template).unwrap();
+        let tokenizer = HfTokenizer::from_folder(folder.path()).unwrap().at(&golden.now).unwrap();
+        let found = tokenizer.render_chat(&row.messages, GenerationPrompt::Omit);
+        let same = match (&found, &row.text, &row.error) {
+            (Ok(found), Some(expected), None) => found == expected,
+            (Err(_), None, Some(_)) => true,
+            _ => false,
+        };
+        if !same {
+            let found = found.map_err(|error| error.to_string());
+            let expected = row.text.as_ref().or(row.error.as_ref());
+            wrong
+                .push(format!("{:?}\n  found    {found:?}\n  expected {expected:?}", row.template));
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), golden.rows.len(), wrong.join("\n"));
+}
