@@ -1,0 +1,66 @@
+//! Compiles the C++ layer against the headers of the libtorch that torch-sys links.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+const SOURCES: [&str; 8] = [
+    "cpp/adamw.cpp",
+    "cpp/error.cpp",
+    "cpp/device.cpp",
+    "cpp/grad.cpp",
+    "cpp/memory.cpp",
+    "cpp/recompute.cpp",
+    "cpp/rng.cpp",
+    "cpp/threads.cpp",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=cpp");
+    println!("cargo::rerun-if-env-changed=LIBTORCH_CXX11_ABI");
+    println!("cargo::rerun-if-env-changed=LIBTORCH_INCLUDE");
+    if env::var_os("CARGO_FEATURE_DOC_ONLY").is_some() {
+        return;
+    }
+    let lib = rlaif_build::link_libtorch()
+        .expect("torch-sys names libtorch's folder unless the feature `doc-only` is on");
+    // The variables that torch-sys itself reads, so that both compile against the same headers.
+    let include = env::var_os("LIBTORCH_INCLUDE")
+        .map_or_else(|| lib.join("../include"), |root| PathBuf::from(root).join("include"));
+    let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
+
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        // System headers: their warnings are not ours to mend.
+        .flag(format!("-isystem{}", include.display()))
+        .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
+        .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str())
+        .files(SOURCES)
+        .compile("rlaif_torch");
+
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    if let Err(error) = offer_to_cargo(&lib, &out) {
+        println!("cargo::warning=`cargo run` and doc tests may not find libtorch: {error}");
+    }
+}
+
+/// Lets `cargo run` and `cargo test` find libtorch in packages without a build script, and in doc
+/// tests, which get no linker arguments: cargo adds a link search path to the dynamic one only if
+/// it lies in the target folder, so libtorch gets a link there.
+#[cfg(unix)]
+fn offer_to_cargo(lib: &Path, out: &Path) -> std::io::Result<()> {
+    let link = out.join("libtorch");
+    match std::fs::remove_file(&link) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => std::os::unix::fs::symlink(lib, &link)?,
+    }
+    println!("cargo::rustc-link-search=native={}", link.display());
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn offer_to_cargo(_: &Path, _: &Path) -> std::io::Result<()> {
+    Ok(())
+}

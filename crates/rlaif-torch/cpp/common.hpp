@@ -1,0 +1,57 @@
+// What every file of the C++ layer shares: how tensors and failures cross to Rust.
+//
+// No exception leaves a function of this layer. Each returns a status, and the message of the last
+// failure in this thread is read with `rlaif_last_error`.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
+#include <c10/util/Exception.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <new>
+
+namespace rlaif {
+
+// Mirrored by `Status` in src/ffi.rs.
+enum Status : int32_t { kOk = 0, kFailed = 1, kOutOfMemory = 2 };
+
+Status fail(Status status, const char* message) noexcept;
+
+template <class F>
+int32_t guarded(F&& body) noexcept {
+  try {
+    body();
+    return kOk;
+  } catch (const c10::OutOfMemoryError& e) {
+    return fail(kOutOfMemory, e.what_without_backtrace());
+  } catch (const c10::Error& e) {
+    return fail(kFailed, e.what_without_backtrace());
+  } catch (const std::bad_alloc& e) {
+    return fail(kOutOfMemory, e.what());
+  } catch (const std::exception& e) {
+    return fail(kFailed, e.what());
+  } catch (...) {
+    return fail(kFailed, "an exception that is no std::exception");
+  }
+}
+
+// Hands a tensor to Rust, which frees it.
+inline at::Tensor* give(at::Tensor tensor) { return new at::Tensor(std::move(tensor)); }
+
+// Tensors that share a device and an element type: what foreach and fused operators take.
+struct Kin {
+  c10::Device device;
+  c10::ScalarType dtype;
+  bool holds(const at::Tensor& t) const {
+    return t.device() == device && t.scalar_type() == dtype;
+  }
+};
+
+inline void check_dense(const at::Tensor& t) {
+  TORCH_CHECK(t.layout() == c10::kStrided, "a strided gradient is needed, this one is ", t.layout());
+}
+
+}  // namespace rlaif

@@ -1,0 +1,23 @@
+#include "common.hpp"
+
+#include <string>
+
+namespace {
+thread_local std::string last_error;
+}
+
+namespace rlaif {
+
+Status fail(Status status, const char* message) noexcept {
+  try {
+    last_error = message;
+  } catch (...) {
+    last_error.clear();
+  }
+  return status;
+}
+
+}  // namespace rlaif
+
+// Valid until the next failure in the same thread.
+extern "C" const char* rlaif_last_error() noexcept { return last_error.c_str(); }

@@ -1,0 +1,125 @@
+// Global gradient norm, clipping by it, and dropping gradients.
+#include "common.hpp"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+using Tensors = std::vector<Tensor>;
+
+struct Bucket {
+  rlaif::Kin kin;
+  Tensors grads;
+  std::vector<size_t> index;
+};
+
+std::vector<Bucket> gradients(const Tensor* const* params, size_t len) {
+  std::vector<Bucket> buckets;
+  for (size_t i = 0; i < len; ++i) {
+    const Tensor& grad = params[i]->grad();
+    if (!grad.defined()) continue;
+    rlaif::check_dense(grad);
+    auto it = buckets.begin();
+    while (it != buckets.end() && !it->kin.holds(grad)) ++it;
+    if (it == buckets.end())
+      it = buckets.insert(it, {{grad.device(), grad.scalar_type()}, {}, {}});
+    it->grads.push_back(grad.detach());
+    it->index.push_back(i);
+  }
+  return buckets;
+}
+
+// Norms of single gradients: low precision is summed in f32.
+Tensors norms(const Bucket& b, const at::Scalar& order) {
+  const auto dtype = c10::promoteTypes(b.kin.dtype, at::kFloat);
+  return at::_foreach_norm(b.grads, order, dtype);
+}
+
+// sqrt(sum of squares) over all gradients, 0-dim f64 on the first gradient's device.
+Tensor total_norm(const std::vector<Bucket>& buckets) {
+  if (buckets.empty()) return at::zeros({}, at::kDouble);
+  Tensors all;
+  for (const Bucket& b : buckets) {
+    const Tensor stacked = at::stack(norms(b, 2));
+    all.push_back(at::linalg_vector_norm(stacked.to(at::kDouble)).to(buckets[0].kin.device));
+  }
+  return all.size() == 1 ? all[0] : at::linalg_vector_norm(at::stack(all));
+}
+
+// torch.nn.utils.clip_grad_norm_ adds this to the norm.
+constexpr double kEpsilon = 1e-6;
+
+}  // namespace
+
+extern "C" {
+
+// `max_norm` may be infinite: then only the norm is computed.
+int32_t rlaif_grad_clip(const Tensor* const* params, size_t len, double max_norm,
+                        double* norm) noexcept {
+  return rlaif::guarded([&] {
+    const at::NoGradGuard no_grad;
+    auto buckets = gradients(params, len);
+    *norm = total_norm(buckets).item<double>();
+    const double scale = max_norm / (*norm + kEpsilon);
+    // Not finite: scaling would spread it over every gradient, and hide where it came from.
+    if (!std::isfinite(*norm) || !(scale < 1.0)) return;
+    for (Bucket& b : buckets) at::_foreach_mul_(b.grads, scale);
+  });
+}
+
+int32_t rlaif_grad_clip_async(const Tensor* const* params, size_t len, double max_norm,
+                              Tensor** norm) noexcept {
+  return rlaif::guarded([&] {
+    const at::NoGradGuard no_grad;
+    auto buckets = gradients(params, len);
+    const Tensor total = total_norm(buckets);
+    const Tensor scale = total.add(kEpsilon).reciprocal().mul(max_norm).clamp_max(1.0);
+    for (Bucket& b : buckets) {
+      const auto dtype = c10::promoteTypes(b.kin.dtype, at::kFloat);
+      at::_foreach_mul_(b.grads, scale.to(b.kin.device, dtype));
+    }
+    *norm = rlaif::give(total);
+  });
+}
+
+// Sets `flags[i]` to 1 where the gradient of `params[i]` holds an infinity or a NaN.
+int32_t rlaif_grad_non_finite(const Tensor* const* params, size_t len, uint8_t* flags) noexcept {
+  return rlaif::guarded([&] {
+    const at::NoGradGuard no_grad;
+    for (const Bucket& b : gradients(params, len)) {
+      // The largest magnitude is finite exactly where every element is; a sum could overflow.
+      const double infinity = std::numeric_limits<double>::infinity();
+      Bucket filled{b.kin, {}, {}};
+      for (size_t i = 0; i < b.grads.size(); ++i) {
+        if (b.grads[i].numel() == 0) continue;
+        filled.grads.push_back(b.grads[i]);
+        filled.index.push_back(b.index[i]);
+      }
+      if (filled.grads.empty()) continue;
+      const Tensor finite = at::isfinite(at::stack(norms(filled, infinity))).cpu();
+      const bool* ok = finite.const_data_ptr<bool>();
+      for (size_t i = 0; i < filled.index.size(); ++i) flags[filled.index[i]] = !ok[i];
+    }
+  });
+}
+
+int32_t rlaif_grad_drop(const Tensor* const* params, size_t len) noexcept {
+  return rlaif::guarded([&] {
+    for (size_t i = 0; i < len; ++i) {
+      if (params[i]->grad().defined()) params[i]->mutable_grad().reset();
+    }
+  });
+}
+
+}  // extern "C"

@@ -1,0 +1,184 @@
+//! CUDA seen without linker flags, and devices by name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tch::{Cuda, Device};
+
+use crate::error::TorchError;
+use crate::ffi;
+
+/// What became of libtorch's CUDA part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CudaLibraries {
+    /// It is loaded. Whether there is a GPU to use is another matter: see
+    /// [`tch::Cuda::is_available`].
+    Loaded,
+    /// This libtorch comes without one.
+    NotShipped,
+    /// There is no NVIDIA driver, so it was left alone: loading it takes seconds.
+    NoDriver,
+}
+
+/// Loads `libtorch_cuda`, which lies beside `libtorch_cpu`, so that CUDA is there without any
+/// linker flag.
+///
+/// A linker drops a library that no symbol is taken from, and libtorch finds its CUDA part only
+/// once it is loaded. [`init`](crate::init) calls this; it does nothing the second time.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] if the library is there and cannot be loaded, or if libtorch was asked
+/// about CUDA before: it remembers the answer.
+///
+/// ```
+/// use rlaif_torch::CudaLibraries;
+///
+/// if rlaif_torch::load_cuda()? != CudaLibraries::Loaded {
+///     assert!(!tch::Cuda::is_available());
+/// }
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn load_cuda() -> Result<CudaLibraries, TorchError> {
+    let mut outcome = 0;
+    // SAFETY: `outcome` outlives the call.
+    ffi::check("loading CUDA", unsafe { ffi::rlaif_cuda_load(&raw mut outcome) })?;
+    Ok(match outcome {
+        0 => CudaLibraries::Loaded,
+        1 => CudaLibraries::NotShipped,
+        _ => CudaLibraries::NoDriver,
+    })
+}
+
+/// A device as a user names it: `cpu`, `cuda` (the first), `cuda:N`, or `auto`, which is the first
+/// CUDA device if there is one and the CPU if not.
+///
+/// ```
+/// use rlaif_torch::DeviceChoice;
+///
+/// let choice: DeviceChoice = "cuda:1".parse()?;
+/// assert_eq!(choice, DeviceChoice::Cuda(1));
+/// assert_eq!("cpu".parse::<DeviceChoice>()?.resolve()?, tch::Device::Cpu);
+/// assert!("gpu".parse::<DeviceChoice>().is_err());
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DeviceChoice {
+    /// The first CUDA device if there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA device by its index.
+    Cuda(usize),
+}
+
+impl DeviceChoice {
+    /// The device itself.
+    ///
+    /// # Errors
+    /// [`TorchError::NoDevice`] if it is not there, telling which are; errors of [`load_cuda`] if
+    /// CUDA was asked for. `Auto` takes the CPU instead of failing.
+    pub fn resolve(self) -> Result<Device, TorchError> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Auto => Ok(match load_cuda() {
+                Ok(CudaLibraries::Loaded) => Device::cuda_if_available(),
+                _ => Device::Cpu,
+            }),
+            Self::Cuda(index) => {
+                load_cuda()?;
+                match i64::try_from(index) {
+                    Ok(i) if i < Cuda::device_count() => Ok(Device::Cuda(index)),
+                    _ => Err(no_device(self.to_string())),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = TorchError;
+
+    fn from_str(name: &str) -> Result<Self, TorchError> {
+        let unknown = || TorchError::DeviceName { found: name.to_owned() };
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let index = name.strip_prefix("cuda:").ok_or_else(unknown)?;
+                // `parse` alone would take "+1".
+                let digits = !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit());
+                let index = digits.then(|| index.parse().ok()).flatten();
+                index.map(Self::Cuda).ok_or_else(unknown)
+            }
+        }
+    }
+}
+
+/// The error of a device that is not there, with those that are.
+pub(crate) fn no_device(wanted: String) -> TorchError {
+    let count = Cuda::device_count();
+    let available = match (count, load_cuda()) {
+        (1.., _) => {
+            let cuda: Vec<String> = (0..count).map(|i| format!("`cuda:{i}`")).collect();
+            format!("`cpu` and {}", cuda.join(", "))
+        }
+        (_, Ok(CudaLibraries::NotShipped)) => "`cpu` only: this libtorch has no CUDA".to_owned(),
+        (_, Ok(CudaLibraries::NoDriver)) => "`cpu` only: there is no NVIDIA driver".to_owned(),
+        (_, Ok(CudaLibraries::Loaded)) => "`cpu` only: CUDA finds no GPU".to_owned(),
+        (_, Err(error)) => format!("`cpu` only: {error}"),
+    };
+    TorchError::NoDevice { wanted, available }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Cpu, DeviceChoice::Cuda(3)] {
+            assert_eq!(choice.to_string().parse::<DeviceChoice>().unwrap(), choice);
+        }
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+    }
+
+    #[test]
+    fn other_names_are_refused() {
+        for name in ["", "gpu", "CPU", "cuda:", "cuda:-1", "cuda:+1", "cuda: 1", "cuda:x"] {
+            let error = name.parse::<DeviceChoice>().unwrap_err();
+            assert!(matches!(&error, TorchError::DeviceName { found } if found == name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_is_told_with_those_that_are() {
+        let error = DeviceChoice::Cuda(4096).resolve().unwrap_err();
+        let TorchError::NoDevice { wanted, available } = error else { panic!("{error:?}") };
+        assert_eq!(wanted, "cuda:4096");
+        assert!(available.contains("`cpu`"), "{available}");
+    }
+
+    #[test]
+    fn auto_takes_what_there_is() {
+        let found = DeviceChoice::Auto.resolve().unwrap();
+        assert_eq!(found == Device::Cuda(0), Cuda::is_available());
+    }
+
+    #[test]
+    fn loading_again_changes_nothing() {
+        assert_eq!(load_cuda().unwrap(), load_cuda().unwrap());
+    }
+}

@@ -1,0 +1,73 @@
+//! What libtorch has and [`tch`] lacks, as safe Rust over a thin layer of C++.
+//!
+//! ```
+//! use rlaif_torch::{AdamW, AdamWOptions, DeviceChoice, ParamGroup, TorchError, checkpoint};
+//! use tch::{Kind, Tensor};
+//!
+//! fn main() -> Result<(), TorchError> {
+//!     rlaif_torch::init()?; // first: CUDA, allocation, denormals
+//!     let device = "auto".parse::<DeviceChoice>()?.resolve()?;
+//!     let w = (Tensor::randn([8, 8], (Kind::Float, device)) / 8).set_requires_grad(true);
+//!     let params = vec![("w".to_owned(), w.shallow_clone())];
+//!     let mut optimizer = AdamW::new(vec![ParamGroup { params, options: AdamWOptions::default() }])?;
+//!
+//!     let x = Tensor::randn([4, 8], (Kind::Float, device));
+//!     for _ in 0..3 {
+//!         let captured = w.shallow_clone();
+//!         let y = checkpoint(&[&x], move |t| Ok::<_, TorchError>(t[0].matmul(&captured).gelu("none")))?;
+//!         optimizer.zero_grad()?;
+//!         y.square().mean(Kind::Float).backward();
+//!         let norm = optimizer.clip_grad_norm(Some(1.0))?;
+//!         assert!(norm.is_finite());
+//!         optimizer.step()?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
+//! | for | use |
+//! |---|---|
+//! | the start of a program | [`init`] |
+//! | optimizer | [`AdamW`], [`clip_grad_norm`], [`non_finite_grads`], [`drop_grads`] |
+//! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
+//! | runs that resume bit by bit | [`RngState`], [`AdamW::state`], [`set_determinism`] |
+//! | devices and threads | [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
+//! | memory | [`host_memory`], [`cuda_memory`], [`keep_large_blocks`], [`with_bytes_mut`] |
+//! | what went wrong | [`TorchError`], which knows running out of memory from the rest |
+//!
+//! # Building on this crate
+//!
+//! `cargo run` and `cargo test` of a package that depends on this crate find libtorch by
+//! themselves. For its binaries to run directly, the package needs a build script of one line; see
+//! `rlaif-build`.
+
+mod adamw;
+mod bytes;
+mod device;
+mod error;
+mod ffi;
+mod grad;
+mod memory;
+mod numerics;
+mod recompute;
+mod rng;
+mod setup;
+mod threads;
+
+pub use adamw::{AdamW, AdamWOptions, ParamGroup};
+pub use bytes::{with_bytes, with_bytes_mut};
+pub use device::{CudaLibraries, DeviceChoice, load_cuda};
+pub use error::TorchError;
+pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
+pub use memory::{
+    CudaMemory, HostMemory, cuda_memory, host_memory, keep_large_blocks, reset_cuda_peak,
+};
+pub use numerics::{Determinism, Tf32, determinism, set_determinism, set_tf32, tf32};
+pub use recompute::{checkpoint, checkpoint_many};
+pub use rng::RngState;
+pub use setup::{Setup, init};
+pub use tch;
+pub use threads::{
+    Denormals, Support, inter_op_threads, intra_op_threads, set_denormals, set_inter_op_threads,
+    set_intra_op_threads, threads_keeping_denormals,
+};

@@ -1,0 +1,91 @@
+//! Switches of libtorch's global context that change how numbers are computed.
+
+use crate::error::TorchError;
+use crate::ffi;
+
+/// Whether f32 products on CUDA may round their factors to TensorFloat-32 (10 bits of mantissa).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tf32 {
+    /// Full f32, in matrix products and in cuDNN.
+    Off,
+    /// TensorFloat-32 in both: several times faster on the GPUs that have it.
+    On,
+}
+
+/// Sets TF32 for matrix products and cuDNN on CUDA; nothing changes on the CPU.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] if libtorch refuses.
+///
+/// ```
+/// use rlaif_torch::{Tf32, set_tf32, tf32};
+///
+/// set_tf32(Tf32::On)?;
+/// assert_eq!(tf32()?, Tf32::On);
+/// set_tf32(Tf32::Off)?;
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn set_tf32(tf32: Tf32) -> Result<(), TorchError> {
+    // SAFETY: plain values.
+    ffi::check("setting TF32", unsafe { ffi::rlaif_set_tf32(i32::from(tf32 == Tf32::On)) })
+}
+
+/// Whether TF32 is on for both matrix products and cuDNN.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] if the two were set apart by other means, and libtorch cannot tell.
+pub fn tf32() -> Result<Tf32, TorchError> {
+    let mut on = 0;
+    // SAFETY: `on` outlives the call.
+    ffi::check("reading TF32", unsafe { ffi::rlaif_tf32(&raw mut on) })?;
+    Ok(if on == 0 { Tf32::Off } else { Tf32::On })
+}
+
+/// Whether operations must give the same bits on every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Determinism {
+    /// Any algorithm.
+    Any,
+    /// Deterministic ones; where an operation has none, libtorch warns once on standard error.
+    Warn,
+    /// Deterministic ones; where an operation has none, it fails.
+    Require,
+}
+
+/// Chooses between deterministic and other algorithms (`torch.use_deterministic_algorithms`).
+///
+/// On CUDA, cuBLAS also needs `CUBLAS_WORKSPACE_CONFIG=:4096:8` in the environment from the start;
+/// libtorch says so where it matters. Tensors are not filled when they are made, as Python's
+/// switch does by default: that only helps programs that read memory they never wrote.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] if libtorch refuses.
+///
+/// ```
+/// use rlaif_torch::{Determinism, determinism, set_determinism};
+///
+/// set_determinism(Determinism::Require)?;
+/// assert_eq!(determinism(), Determinism::Require);
+/// set_determinism(Determinism::Any)?;
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn set_determinism(determinism: Determinism) -> Result<(), TorchError> {
+    let level = match determinism {
+        Determinism::Any => 0,
+        Determinism::Warn => 1,
+        Determinism::Require => 2,
+    };
+    // SAFETY: plain values.
+    ffi::check("setting determinism", unsafe { ffi::rlaif_set_determinism(level) })
+}
+
+/// The choice in force.
+#[must_use]
+pub fn determinism() -> Determinism {
+    // SAFETY: no arguments; it reads two flags.
+    match unsafe { ffi::rlaif_determinism() } {
+        0 => Determinism::Any,
+        1 => Determinism::Warn,
+        _ => Determinism::Require,
+    }
+}

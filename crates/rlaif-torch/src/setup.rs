@@ -1,0 +1,54 @@
+//! The one call at a program's start.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use crate::device::{CudaLibraries, load_cuda};
+use crate::error::TorchError;
+use crate::memory::keep_large_blocks;
+use crate::threads::{Denormals, Support, set_denormals};
+
+/// What [`init`] found and did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Setup {
+    /// libtorch's CUDA part.
+    pub cuda: CudaLibraries,
+    /// The allocator that keeps large blocks.
+    pub allocation: Support,
+    /// Denormals flushed to zero in every thread that computes.
+    pub denormals: Support,
+}
+
+/// What is done once for the process.
+static PROCESS: Mutex<Option<(CudaLibraries, Support)>> = Mutex::new(None);
+
+/// Prepares libtorch for training: call it first in `main`, before any tensor is made.
+///
+/// 1. The allocator keeps large blocks ([`keep_large_blocks`]).
+/// 2. libtorch's CUDA part is loaded where there is a driver ([`load_cuda`]).
+/// 3. Denormals are flushed to zero in the calling thread and its pool ([`set_denormals`]); threads
+///    made later inherit that.
+///
+/// The second call repeats only the third step, for the thread it comes from.
+///
+/// # Errors
+/// Those of the three functions.
+///
+/// ```
+/// let setup = rlaif_torch::init()?;
+/// assert_eq!(rlaif_torch::init()?, setup);
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn init() -> Result<Setup, TorchError> {
+    let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (cuda, allocation) = match *process {
+        Some(done) => done,
+        None => {
+            let allocation = keep_large_blocks()?;
+            *process.insert((load_cuda()?, allocation))
+        }
+    };
+    drop(process);
+    Ok(Setup { cuda, allocation, denormals: set_denormals(Denormals::Flush)? })
+}

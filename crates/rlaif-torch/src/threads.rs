@@ -1,0 +1,117 @@
+//! Threads that compute, and their floating-point mode.
+
+use crate::error::TorchError;
+use crate::ffi;
+
+/// Number of threads that one operation may use.
+#[must_use]
+pub fn intra_op_threads() -> usize {
+    // SAFETY: no arguments; it reads a number.
+    usize::try_from(unsafe { ffi::rlaif_intra_threads() }).unwrap_or(1)
+}
+
+/// Number of operations that may run at the same time (of TorchScript and `at::launch` only).
+#[must_use]
+pub fn inter_op_threads() -> usize {
+    // SAFETY: no arguments; it reads a number.
+    usize::try_from(unsafe { ffi::rlaif_inter_threads() }).unwrap_or(1)
+}
+
+/// Sets how many threads one operation may use, for operations called from this thread on.
+///
+/// The same seed gives the same bits only with the same number.
+///
+/// # Errors
+/// [`TorchError::Setting`] for 0 or more than libtorch can count.
+///
+/// ```
+/// let before = rlaif_torch::intra_op_threads();
+/// rlaif_torch::set_intra_op_threads(1)?;
+/// assert_eq!(rlaif_torch::intra_op_threads(), 1);
+/// rlaif_torch::set_intra_op_threads(before)?;
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn set_intra_op_threads(threads: usize) -> Result<(), TorchError> {
+    let n = count("intra_op_threads", threads)?;
+    // SAFETY: plain values.
+    ffi::check("setting the intra-op threads", unsafe { ffi::rlaif_set_intra_threads(n) })
+}
+
+/// Sets how many operations may run at the same time. Once, before the first of them.
+///
+/// # Errors
+/// [`TorchError::Setting`] for 0 or more than libtorch can count, [`TorchError::Libtorch`] when it
+/// is too late.
+pub fn set_inter_op_threads(threads: usize) -> Result<(), TorchError> {
+    let n = count("inter_op_threads", threads)?;
+    // SAFETY: plain values.
+    ffi::check("setting the inter-op threads", unsafe { ffi::rlaif_set_inter_threads(n) })
+}
+
+fn count(setting: &'static str, threads: usize) -> Result<i32, TorchError> {
+    i32::try_from(threads).ok().filter(|n| *n > 0).ok_or_else(|| TorchError::Setting {
+        setting,
+        found: threads.to_string(),
+        expected: "at least 1, and a number that fits 31 bits",
+    })
+}
+
+/// What becomes of numbers too small for a normal floating-point number (f32: below 1.2e-38).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denormals {
+    /// They are kept, as IEEE 754 wants; arithmetic on them is tens of times slower.
+    Keep,
+    /// They are zero, as operands and as results.
+    Flush,
+}
+
+/// Whether the processor knows a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// It does, and the mode is set.
+    Set,
+    /// It does not; nothing changed.
+    Unsupported,
+}
+
+/// Sets the treatment of denormals in the calling thread, and in every thread of the pool that
+/// computes for it.
+///
+/// The softmax of sharp logits fills gradients with denormals, and a matrix product over them is
+/// tens of times slower. The mode belongs to a thread. A new thread inherits it from the one that
+/// makes it, so calling this (or [`init`](crate::init)) once, early in the main thread, covers
+/// pools that grow later, the threads of the program, and autograd's threads. A thread that was
+/// there before must call it itself.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] if libtorch refuses.
+///
+/// ```
+/// use rlaif_torch::{Denormals, Support, set_denormals, threads_keeping_denormals};
+///
+/// if set_denormals(Denormals::Flush)? == Support::Set {
+///     assert_eq!(threads_keeping_denormals()?, 0);
+/// }
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn set_denormals(denormals: Denormals) -> Result<Support, TorchError> {
+    let mut supported = 0;
+    let on = i32::from(denormals == Denormals::Flush);
+    // SAFETY: `supported` outlives the call.
+    let status = unsafe { ffi::rlaif_set_flush_denormals(on, &raw mut supported) };
+    ffi::check("setting the treatment of denormals", status)?;
+    Ok(if supported == 0 { Support::Unsupported } else { Support::Set })
+}
+
+/// In how many of the threads that compute for the calling one a denormal product survives: found
+/// by multiplying in each.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] if libtorch refuses.
+pub fn threads_keeping_denormals() -> Result<usize, TorchError> {
+    let mut keeping = 0;
+    // SAFETY: `keeping` outlives the call.
+    let status = unsafe { ffi::rlaif_threads_keeping_denormals(&raw mut keeping) };
+    ffi::check("probing for denormals", status)?;
+    Ok(usize::try_from(keeping).unwrap_or(0))
+}

@@ -1,0 +1,7 @@
+//! Each part against an independent reference, on the CPU, and on CUDA where there is a GPU.
+
+mod adamw;
+mod common;
+mod grad;
+mod recompute;
+mod rng;
