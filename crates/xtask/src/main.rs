@@ -1,12 +1,16 @@
 //! Set-up, tests and checks of the workspace: `cargo xtask help`.
 
+mod checks;
 mod error;
 mod install;
 mod libtorch;
+mod policy;
 mod progress;
 mod python;
 mod requirement;
+mod run;
 mod setup;
+mod workspace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,10 +23,15 @@ const HELP: &str = "\
 usage: cargo xtask COMMAND
 
   setup [--cuda]   find libtorch, or install it in .libtorch; --cuda: with CUDA, GPU or not
+  test [ARGS]      setup, all tests (`cargo test --workspace ARGS`), a project that depends on ours
+  check            setup, format, licences, clippy, documentation
+  bench-smoke      setup, each benchmark once
 ";
 
 fn main() -> ExitCode {
-    match run(env::args().skip(1).collect()) {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ Error::Usage(_)) => {
             eprint!("error: {error}\n\n{HELP}");
@@ -35,12 +44,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: Vec<String>) -> Result<(), Error> {
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+fn run(args: &[&str]) -> Result<(), Error> {
     let root = root();
-    match args[..] {
+    match *args {
         ["setup"] => setup::run(&root, Cuda::Auto),
         ["setup", "--cuda"] => setup::run(&root, Cuda::Wanted),
+        ["test", ref rest @ ..] => {
+            setup::run(&root, Cuda::Auto)?;
+            checks::test(&root, rest)
+        }
+        ["check"] => {
+            setup::run(&root, Cuda::Auto)?;
+            checks::check(&root)
+        }
+        ["bench-smoke"] => {
+            setup::run(&root, Cuda::Auto)?;
+            checks::bench_smoke(&root)
+        }
         ["help" | "--help" | "-h"] => {
             print!("{HELP}");
             Ok(())

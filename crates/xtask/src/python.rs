@@ -151,8 +151,8 @@ fn why_pip_failed(said: &str, what: String, folder: &Path) -> Error {
     if has(&["No space left on device", "Errno 28", "Disk quota exceeded"]) {
         return disk_full(folder);
     }
-    let errors = said.lines().filter(|line| line.starts_with("ERROR:"));
-    let last = errors.last().or_else(|| last_line(said)).unwrap_or("pip said nothing");
+    let error = said.lines().rfind(|line| line.starts_with("ERROR:"));
+    let last = error.or_else(|| last_line(said)).unwrap_or("pip said nothing");
     let reason = last.trim_start_matches("ERROR:").trim().to_owned();
     // pip retries, then reports that it found no version at all; the warnings say why.
     let unreachable = [
