@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::libtorch::VERSION;
+use crate::libtorch::{Fault, VERSION};
 
 /// A failure of a command.
 #[derive(Debug, thiserror::Error)]
@@ -13,31 +13,17 @@ pub(crate) enum Error {
     Usage(String),
 
     #[error(
-        "{variable} is {}, which is not a folder; set it to the folder of libtorch {VERSION} that \
-         contains `lib` and `include`, or unset it and `cargo xtask setup` installs one",
+        "{variable} leads to {}, but {fault}; let it lead to a libtorch {VERSION}, a folder with \
+         `lib` and `include` in it, or unset it and `cargo xtask setup` installs one",
         dir.display()
     )]
-    NoFolder { variable: &'static str, dir: PathBuf },
+    BadLibtorch { variable: &'static str, dir: PathBuf, fault: Fault },
 
     #[error(
         "LIBTORCH is {}, a relative path, which each package would read from its own folder; \
          make it absolute", dir.display()
     )]
     RelativePath { dir: PathBuf },
-
-    #[error(
-        "{} is not a libtorch: {} is missing; name a folder of libtorch {VERSION} that contains \
-         `lib` and `include`, or unset {variable} and `cargo xtask setup` installs one",
-        dir.display(), missing.display()
-    )]
-    Incomplete { variable: &'static str, dir: PathBuf, missing: PathBuf },
-
-    #[error(
-        "{variable} leads to libtorch {found} in {}, but rlaif needs libtorch {VERSION}; install \
-         that one there, or unset {variable} and `cargo xtask setup` installs it",
-        dir.display()
-    )]
-    WrongVersion { variable: &'static str, dir: PathBuf, found: String },
 
     #[error(
         "LIBTORCH_USE_PYTORCH is set, but {python} cannot import torch ({reason}); install \
@@ -107,10 +93,10 @@ pub(crate) enum Error {
     Wheel { wheel: PathBuf, reason: String },
 
     #[error(
-        "the wheel {wheel} does not say which {what} it needs; it is not the torch {VERSION} that \
-         this set-up knows, so set LIBTORCH to a libtorch {VERSION}"
+        "the wheel {wheel} is not the one that this set-up knows ({reason}); see where pip got it \
+         (`pip config list`), or set LIBTORCH to a libtorch {VERSION}"
     )]
-    UnknownWheel { wheel: String, what: &'static str },
+    UnknownWheel { wheel: String, reason: String },
 
     #[error("cannot start `{program}` ({source}); see that it is installed and on PATH")]
     Start { program: String, source: io::Error },

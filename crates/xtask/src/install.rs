@@ -140,7 +140,10 @@ impl Place {
         }
         // What torch-sys reads; the wheel has its version in Python alone.
         self.write(&tree.join("torch/build-version"), VERSION)?;
-        Libtorch::at(&tree.join("torch")).check("the wheel of torch")?;
+        let fault = Libtorch::at(&tree.join("torch")).check().err();
+        if let Some(fault) = fault {
+            return Err(unknown_wheel(&torch, fault.to_string()));
+        }
         let files = shared_libraries(&tree).map_err(|e| python::write_error(&tree, e))?;
         self.write(&tree.join("installed"), &marker(scope, &files))?;
         self.put_in_place(&tree)?;
@@ -152,14 +155,10 @@ impl Place {
     /// toolkit, a wheel without files, has for the parts that torch asks of it.
     fn nvidia_wheels(&self, torch: &Path, scope: Scope) -> Result<Vec<Requirement>, Error> {
         let needs = pinned(&self.reading(torch, python::metadata(torch))?);
-        let unknown = |wheel: &Path, what| Error::UnknownWheel {
-            wheel: wheel.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            what,
-        };
         let toolkit = needs
             .iter()
             .find(|need| need.name == "cuda-toolkit")
-            .ok_or_else(|| unknown(torch, "CUDA toolkit"))?;
+            .ok_or_else(|| unknown_wheel(torch, "it needs no CUDA toolkit".to_owned()))?;
         let toolkit_wheel = self.fetch(std::slice::from_ref(toolkit))?.remove(0);
         let parts = pinned(&self.reading(&toolkit_wheel, python::metadata(&toolkit_wheel))?);
 
@@ -168,7 +167,7 @@ impl Place {
             let part = parts
                 .iter()
                 .find(|part| part.extra.as_ref() == Some(extra))
-                .ok_or_else(|| unknown(&toolkit_wheel, "CUDA libraries"))?;
+                .ok_or_else(|| unknown_wheel(&toolkit_wheel, format!("it has no part {extra}")))?;
             wanted.push(part.clone());
         }
         if scope == Scope::Cuda {
@@ -266,6 +265,11 @@ impl Place {
             self.torch().display()
         )
     }
+}
+
+fn unknown_wheel(wheel: &Path, reason: String) -> Error {
+    let wheel = wheel.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Error::UnknownWheel { wheel, reason }
 }
 
 fn find(folder: &Path, need: &Requirement) -> Option<PathBuf> {

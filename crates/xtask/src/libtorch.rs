@@ -3,14 +3,23 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use crate::error::Error;
-
 /// The version that tch 0.24 and the C++ layer are written for.
 pub(crate) const VERSION: &str = "2.11.0";
 
 const LIBRARIES: [&str; 3] = ["torch", "torch_cpu", "c10"];
 const VERSION_HEADERS: [&str; 2] =
     ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
+
+/// Why a folder does not do as libtorch.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("there is no such folder")]
+    NoFolder,
+    #[error("{} is missing", .0.display())]
+    Missing(PathBuf),
+    #[error("that is libtorch {0}, and rlaif needs libtorch {VERSION}")]
+    Version(String),
+}
 
 /// The folders that `torch-sys` would compile and link against, given `LIBTORCH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,26 +51,24 @@ impl Libtorch {
     /// Checks that the folder has the headers and libraries of the right version.
     ///
     /// # Errors
-    /// [`Error::NoFolder`], [`Error::Incomplete`] or [`Error::WrongVersion`], which name `variable`
-    /// as the one to mend.
-    pub(crate) fn check(&self, variable: &'static str) -> Result<(), Error> {
+    /// What is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
         if !self.dir.is_dir() {
-            return Err(Error::NoFolder { variable, dir: self.dir.clone() });
+            return Err(Fault::NoFolder);
         }
-        let missing = |missing| Error::Incomplete { variable, dir: self.dir.clone(), missing };
         for name in LIBRARIES {
             let file = format!("{}{name}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
             let path = self.lib.join(file);
             if !path.is_file() {
-                return Err(missing(path));
+                return Err(Fault::Missing(path));
             }
         }
         let Some(found) = self.version() else {
-            return Err(missing(self.include.join(VERSION_HEADERS[0])));
+            return Err(Fault::Missing(self.include.join(VERSION_HEADERS[0])));
         };
         // The switch that torch-sys has for the same purpose.
         if found != VERSION && env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none() {
-            return Err(Error::WrongVersion { variable, dir: self.dir.clone(), found });
+            return Err(Fault::Version(found));
         }
         Ok(())
     }

@@ -27,9 +27,9 @@ const TWICE: [&str; 4] = [
     // tch is on thiserror 1.
     "thiserror",
     "thiserror-impl",
-    // torch-sys' zip is on rand's older, proptest on the newer.
+    // tch's rand 0.8 is on the older, cc's jobserver on the newer.
     "getrandom",
-    // The newest proc macros are on syn 3, the others on 2.
+    // Some derive macros are on syn 3, others still on 2.
     "syn",
 ];
 

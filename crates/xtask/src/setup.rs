@@ -32,7 +32,7 @@ pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
         if dir.is_relative() {
             return Err(Error::RelativePath { dir });
         }
-        Libtorch::of_user(&dir).check("LIBTORCH")?;
+        check(&Libtorch::of_user(&dir), "LIBTORCH")?;
         if let Some(pytorch) = pytorch.filter(|pytorch| !same_folder(pytorch, &dir)) {
             return Err(Error::TwoLibtorches { libtorch: dir, pytorch });
         }
@@ -40,7 +40,7 @@ pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
         return Ok(());
     }
     if let Some(dir) = pytorch {
-        Libtorch::at(&dir).check("LIBTORCH_USE_PYTORCH")?;
+        check(&Libtorch::at(&dir), "LIBTORCH_USE_PYTORCH")?;
         place.link_to(&dir)?;
         eprintln!("  libtorch {VERSION} in {} (LIBTORCH_USE_PYTORCH)", dir.display());
         return Ok(());
@@ -48,13 +48,13 @@ pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
     // The one place that torch-sys looks in.
     if cfg!(target_os = "linux") && Path::new("/usr/lib/libtorch.so").exists() {
         let dir = Path::new("/usr");
-        match Libtorch::at(dir).check("the system's libtorch") {
+        match Libtorch::at(dir).check() {
             Ok(()) => {
                 place.link_to(dir)?;
                 eprintln!("  libtorch {VERSION} in /usr (system)");
                 return Ok(());
             }
-            Err(why) => eprintln!("  the system's libtorch is not used: {why}"),
+            Err(why) => eprintln!("  the libtorch in /usr/lib is not used: {why}"),
         }
     }
     let scope = match cuda {
@@ -68,7 +68,7 @@ fn use_or_install(place: &Place, scope: Scope) -> Result<(), Error> {
     // A link made for a PyTorch or a system libtorch serves on, as long as it leads to the right
     // version; only the user knows whether that one has CUDA.
     if fs::symlink_metadata(place.torch()).is_ok_and(|meta| meta.is_symlink())
-        && Libtorch::at(&place.torch()).check(".libtorch").is_ok()
+        && Libtorch::at(&place.torch()).check().is_ok()
     {
         eprintln!("  libtorch {VERSION} in {}", place.torch().display());
         return Ok(());
@@ -79,6 +79,11 @@ fn use_or_install(place: &Place, scope: Scope) -> Result<(), Error> {
     }
     eprintln!("  {}", place.describe(place.complete().unwrap_or(scope)));
     Ok(())
+}
+
+fn check(libtorch: &Libtorch, variable: &'static str) -> Result<(), Error> {
+    let dir = libtorch.dir.clone();
+    libtorch.check().map_err(|fault| Error::BadLibtorch { variable, dir, fault })
 }
 
 /// `LIBTORCH` as the user set it, or `None` if cargo set it from `.cargo/config.toml`.
