@@ -16,6 +16,8 @@
 //! A library that others build on also sets `links = "some_unique_name"` in its manifest: the
 //! folder then travels on to *its* dependents, which need not depend on `rlaif-torch` themselves.
 
+#![expect(clippy::needless_doctest_main, reason = "the example is a whole build script")]
+
 use std::path::{Path, PathBuf};
 
 /// The key under which the folder travels from build script to build script. Cargo hands it to
@@ -98,7 +100,7 @@ mod tests {
         let site = std::env::temp_dir().join(format!("rlaif-build-{}", std::process::id()));
         let lib = site.join("torch/lib");
         std::fs::create_dir_all(&lib).unwrap();
-        assert_eq!(search_path(&lib), [lib.clone()]);
+        assert_eq!(search_path(&lib), std::slice::from_ref(&lib));
         let cuda = site.join("nvidia/cu13/lib");
         std::fs::create_dir_all(&cuda).unwrap();
         assert_eq!(search_path(&lib), [lib, cuda]);

@@ -17,7 +17,7 @@ namespace {
 template <class F>
 float sum_over_threads(const F& body) {
   at::Tensor results = at::zeros({at::get_num_threads()}, at::kFloat);
-  auto iter = at::TensorIteratorConfig().add_output(results).build();
+  auto iter = at::TensorIterator::nullary_op(results);
   iter.for_each(
       [&](char** data, const int64_t* strides, int64_t n) {
         for (int64_t i = 0; i < n; ++i)

@@ -122,8 +122,10 @@ fn wanted(requested: Option<u64>) -> String {
 
 /// libtorch appends where the exception was raised, and often a stack of C++ frames.
 fn without_backtrace(mut message: String) -> String {
-    if let Some(at) = message.find("\nException raised from") {
-        message.truncate(at);
+    for start in ["\nException raised from", "\nframe #0:"] {
+        if let Some(at) = message.find(start) {
+            message.truncate(at);
+        }
     }
     message.truncate(message.trim_end().len());
     message

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 fn params(kind: Kind, device: Device, scale: f64) -> (Vec<Tensor>, Vec<Vec<f64>>) {
     let mut numbers = Numbers(7);
     let mut grads = Vec::new();
-    let tensors = [1usize, 7, 1023, 400_000].map(|n| {
+    let tensors = [1usize, 7, 1023, 1_000_001].map(|n| {
         let coef = (Tensor::from_slice(&numbers.draw(n)) * scale).to_kind(kind).to_device(device);
         let w = Tensor::zeros([n as i64], (kind, device)).set_requires_grad(true);
         (&w * &coef).sum(kind).backward();
@@ -33,15 +33,16 @@ fn assert_close(found: f64, expected: f64, tolerance: f64) {
 #[test]
 fn the_norm_and_the_clipped_gradients_are_those_of_f64() {
     for device in devices() {
-        // bf16 gradients are rounded once more when they are scaled: 2^-9 of their value.
+        // In bf16 the factor and the product are rounded, by 2^-9 each.
         for (kind, tolerance) in
-            [(Kind::Float, 1e-6), (Kind::BFloat16, 4e-3), (Kind::Double, 1e-12)]
+            [(Kind::Float, 1e-6), (Kind::BFloat16, 5e-3), (Kind::Double, 1e-12)]
         {
             let (params, grads) = params(kind, device, 3.0);
             let expected = norm(&grads);
-            assert_close(clip_grad_norm(&params, None).unwrap(), expected, 2e-6);
-            assert_close(clip_grad_norm(&params, Some(0.5)).unwrap(), expected, 2e-6);
-            let scale = 0.5 / (expected + 1e-6);
+            let found = clip_grad_norm(&params, None).unwrap();
+            assert_close(found, expected, if kind == Kind::Double { 1e-12 } else { 1e-5 });
+            assert_eq!(clip_grad_norm(&params, Some(0.5)).unwrap(), found);
+            let scale = 0.5 / (found + 1e-6);
             for (param, grad) in params.iter().zip(&grads) {
                 let found = values(&param.grad());
                 for (f, g) in found.iter().zip(grad) {
@@ -55,14 +56,15 @@ fn the_norm_and_the_clipped_gradients_are_those_of_f64() {
 #[test]
 fn without_the_host_the_same_is_computed() {
     for device in devices() {
-        for kind in [Kind::Float, Kind::BFloat16] {
+        // A product may round to the bf16 beside.
+        for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::BFloat16, 8e-3)] {
             let (a, _) = params(kind, device, 2.0);
             let (b, _) = params(kind, device, 2.0);
             let waited = clip_grad_norm(&a, Some(0.1)).unwrap();
             let on_device = clip_grad_norm_async(&b, 0.1).unwrap();
             assert_close(on_device.double_value(&[]), waited, 1e-12);
             for (a, b) in a.iter().zip(&b) {
-                assert!(a.grad().allclose(&b.grad(), 1e-6, 0.0, false));
+                assert!(a.grad().allclose(&b.grad(), tolerance, 0.0, false));
             }
         }
     }
@@ -85,7 +87,7 @@ fn parameters_without_a_gradient_count_as_zero() {
         assert_eq!(clip_grad_norm(&[&lonely], Some(1.0)).unwrap(), 0.0);
         let (mut params, grads) = params(Kind::Float, device, 1.0);
         params.insert(1, lonely);
-        assert_close(clip_grad_norm(&params, None).unwrap(), norm(&grads), 2e-6);
+        assert_close(clip_grad_norm(&params, None).unwrap(), norm(&grads), 1e-5);
     }
 }
 

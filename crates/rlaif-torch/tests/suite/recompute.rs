@@ -137,8 +137,7 @@ fn one_closure_may_serve_two_segments() {
             segment(&[segment(&[x]).unwrap()]).unwrap()
         };
         y.sum(Kind::Float).backward();
-        let grad = block.lock().unwrap().weight.grad();
-        grad
+        block.lock().unwrap().weight.grad()
     };
     assert!(run(true).allclose(&run(false), 1e-6, 1e-6, false));
 }
