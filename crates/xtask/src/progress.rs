@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 pub(crate) struct Progress {
     label: String,
     every: Duration,
-    last: Option<Instant>,
+    last: Instant,
     rewrites: bool,
 }
 
@@ -14,15 +14,15 @@ impl Progress {
     pub(crate) fn new(label: impl Into<String>) -> Self {
         let rewrites = stderr().is_terminal();
         let every = Duration::from_millis(if rewrites { 200 } else { 5_000 });
-        Self { label: label.into(), every, last: None, rewrites }
+        Self { label: label.into(), every, last: Instant::now(), rewrites }
     }
 
     /// Shows `done` of `total` bytes, unless it did so a moment ago.
     pub(crate) fn show(&mut self, done: u64, total: Option<u64>) {
-        if self.last.is_some_and(|last| last.elapsed() < self.every) {
+        if self.last.elapsed() < self.every {
             return;
         }
-        self.last = Some(Instant::now());
+        self.last = Instant::now();
         self.print(&line(&self.label, done, total), if self.rewrites { "" } else { "\n" });
     }
 

@@ -17,7 +17,7 @@ const READ_WHEEL: &str = include_str!("wheel.py");
 const DAMAGED: i32 = 65;
 
 /// What an installation needs free: the downloads and what is unpacked from them, at once.
-pub(crate) const NEED_FREE: &str = "1.2 GB (7 GB with CUDA)";
+pub(crate) const NEED_FREE: &str = "1.1 GB (6.5 GB with CUDA)";
 
 /// The interpreter that `torch-sys` uses too.
 pub(crate) fn interpreter() -> &'static str {
@@ -53,7 +53,7 @@ pub(crate) fn pytorch_folder() -> Result<PathBuf, Error> {
 /// The wheels are those of one fixed platform, whatever the Python that runs: only the C++ part
 /// of them is used.
 pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Error> {
-    let what = wanted.iter().map(Requirement::for_pip).collect::<Vec<_>>().join(", ");
+    let what = in_short(wanted);
     let temporary = folder.join("tmp");
     fs::create_dir_all(&temporary).map_err(|e| write_error(folder, e))?;
 
@@ -98,6 +98,15 @@ pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Erro
     }
     let said = said.lock().expect("no reader panics");
     Err(why_pip_failed(&said, what, folder))
+}
+
+/// The wheels in a few words, for a line of progress or an error.
+fn in_short(wanted: &[Requirement]) -> String {
+    match wanted {
+        [] => String::new(),
+        [one] => one.for_pip(),
+        [first, rest @ ..] => format!("{} and {} more", first.for_pip(), rest.len()),
+    }
 }
 
 fn listen(from: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> thread::JoinHandle<()> {
@@ -202,7 +211,8 @@ pub(crate) fn unpack(wheel: &Path, folder: &Path, patterns: &BTreeSet<&str>) -> 
     command.args(["-c", READ_WHEEL, "unpack"]).arg(wheel).arg(folder).args(patterns);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(start_error)?;
-    let name = wheel.file_name().unwrap_or_default().to_string_lossy();
+    let file = wheel.file_name().unwrap_or_default().to_string_lossy();
+    let name = file.split('-').take(2).collect::<Vec<_>>().join("-");
     let mut progress = Progress::new(format!("unpacking {name}"));
     let done = child.stdout.take().map_or(0, |out| follow_unpacking(out, &mut progress));
     let output = child.wait_with_output().map_err(start_error)?;
@@ -269,6 +279,13 @@ mod tests {
                     \x20 Downloading https://host/a (b).whl (2.5 kB)\n";
         assert_eq!(announced(said), Some(530_702_500));
         assert_eq!(announced("Collecting torch==2.11.0\n"), None);
+    }
+
+    #[test]
+    fn many_wheels_are_named_in_few_words() {
+        let wheels = ["torch", "nvidia-cublas", "nvidia-cufft"].map(|n| Requirement::new(n, "1"));
+        assert_eq!(in_short(&wheels[..1]), "torch==1");
+        assert_eq!(in_short(&wheels), "torch==1 and 2 more");
     }
 
     #[test]
