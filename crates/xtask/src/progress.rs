@@ -41,7 +41,9 @@ impl Progress {
 fn line(label: &str, done: u64, total: Option<u64>) -> String {
     match total {
         Some(total) if total > 0 => {
-            let percent = (done.min(total) * 100) / total;
+            // pip copies what it downloaded, and for a moment there is more than the whole.
+            let done = done.min(total);
+            let percent = done * 100 / total;
             format!("{label}: {} of {} ({percent} %)", megabytes(done), megabytes(total))
         }
         _ => format!("{label}: {}", megabytes(done)),
@@ -60,7 +62,7 @@ mod tests {
     #[test]
     fn the_share_is_shown_where_the_whole_is_known() {
         assert_eq!(line("torch", 5_000_000, Some(20_000_000)), "torch: 5.0 MB of 20.0 MB (25 %)");
-        assert_eq!(line("torch", 30, Some(20)), "torch: 0.0 MB of 0.0 MB (100 %)");
+        assert_eq!(line("torch", 9_000_000, Some(8_000_000)), "torch: 8.0 MB of 8.0 MB (100 %)");
         assert_eq!(line("torch", 5_150_000, None), "torch: 5.1 MB");
     }
 }
