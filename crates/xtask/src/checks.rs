@@ -1,0 +1,76 @@
+//! `cargo xtask test`, `check` and `bench-smoke`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::Error;
+use crate::policy;
+use crate::python::write_error;
+use crate::run::Run;
+use crate::workspace::Workspace;
+
+/// A package outside the workspace, as another project would have it.
+const DOWNSTREAM: &str = "tests/downstream";
+
+/// All tests, then a project that depends on ours. `args` go to `cargo test`.
+pub(crate) fn test(root: &Path, args: &[&str]) -> Result<(), Error> {
+    Run::new(root, "cargo test --workspace").args(args.iter().copied()).run()?;
+    downstream(root)
+}
+
+fn downstream(root: &Path) -> Result<(), Error> {
+    let workspace = Workspace::read(root)?;
+    let project = root.join(DOWNSTREAM);
+    // The versions that the workspace was tested with; cargo removes those that are not needed.
+    let lock = project.join("Cargo.lock");
+    fs::copy(root.join("Cargo.lock"), &lock).map_err(|e| write_error(&project, e))?;
+    let target = workspace.target.to_string_lossy().into_owned();
+    Run::new(root, &format!("cargo build --manifest-path {DOWNSTREAM}/Cargo.toml"))
+        .env("CARGO_TARGET_DIR", &target)
+        .run()?;
+    // Directly, and without the search path that `cargo run` sets.
+    let binary = workspace.target.join("debug/downstream");
+    Run::new(root, "env -u LD_LIBRARY_PATH").args([&*binary.to_string_lossy()]).run()
+}
+
+/// Everything that is checked without running the code.
+pub(crate) fn check(root: &Path) -> Result<(), Error> {
+    Run::new(root, "cargo fmt --all --check").run()?;
+    let workspace = Workspace::read(root)?;
+    eprintln!("licences and versions of the dependencies");
+    policy::check(&workspace)?;
+
+    let lint = |what: &str| Run::new(root, what).args(["--", "-D", "warnings"]).run();
+    lint("cargo clippy --workspace --all-targets")?;
+    for package in workspace.members() {
+        // `doc-only` builds nothing that links; it is checked below.
+        let features = package.features.iter().map(String::as_str);
+        let features: Vec<_> = features.filter(|f| !matches!(*f, "default" | "doc-only")).collect();
+        if !features.is_empty() {
+            let (name, features) = (&package.name, features.join(","));
+            lint(&format!("cargo clippy -p {name} --all-targets --features {features}"))?;
+            lint(&format!("cargo clippy -p {name} --all-targets --no-default-features"))?;
+        }
+    }
+    let document = |what: &str| Run::new(root, what).env("RUSTDOCFLAGS", "-D warnings");
+    document("cargo doc --workspace --no-deps").run()?;
+    for package in workspace.members().filter(|p| p.features.iter().any(|f| f == "doc-only")) {
+        // As docs.rs does it: on a machine without libtorch.
+        document(&format!("cargo doc -p {} --no-deps --features doc-only", package.name))
+            .env("LIBTORCH", "/nonexistent")
+            .env("CARGO_TARGET_DIR", &workspace.target.join("doc-only").to_string_lossy())
+            .without("LIBTORCH_USE_PYTORCH")
+            .run()?;
+    }
+    Ok(())
+}
+
+/// Runs each benchmark once, in the profile of the tests: do they still work?
+pub(crate) fn bench_smoke(root: &Path) -> Result<(), Error> {
+    let workspace = Workspace::read(root)?;
+    for package in workspace.members().filter(|package| !package.benches.is_empty()) {
+        let benches = package.benches.iter().flat_map(|bench| ["--bench", bench]);
+        Run::new(root, &format!("cargo test -p {}", package.name)).args(benches).run()?;
+    }
+    Ok(())
+}

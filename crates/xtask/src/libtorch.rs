@@ -1,0 +1,118 @@
+//! A folder with libtorch in it: its version, and whether it is whole.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// The version that tch 0.24 and the C++ layer are written for.
+pub(crate) const VERSION: &str = "2.11.0";
+
+const LIBRARIES: [&str; 3] = ["torch", "torch_cpu", "c10"];
+const VERSION_HEADERS: [&str; 2] =
+    ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
+
+/// Why a folder does not do as libtorch.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("there is no such folder")]
+    NoFolder,
+    #[error("{} is missing", .0.display())]
+    Missing(PathBuf),
+    #[error("that is libtorch {0}, and rlaif needs libtorch {VERSION}")]
+    Version(String),
+}
+
+/// The folders that `torch-sys` would compile and link against, given `LIBTORCH`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Libtorch {
+    pub(crate) dir: PathBuf,
+    include: PathBuf,
+    lib: PathBuf,
+}
+
+impl Libtorch {
+    /// A libtorch whose parts are all in `dir`.
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), include: dir.join("include"), lib: dir.join("lib") }
+    }
+
+    /// As [`Libtorch::at`], with the user's `LIBTORCH_INCLUDE` and `LIBTORCH_LIB` in place of the
+    /// parts they name, as `torch-sys` reads them.
+    pub(crate) fn of_user(dir: &Path) -> Self {
+        let part = |variable, name| {
+            env::var_os(variable).map_or_else(|| dir.into(), PathBuf::from).join(name)
+        };
+        Self {
+            dir: dir.to_owned(),
+            include: part("LIBTORCH_INCLUDE", "include"),
+            lib: part("LIBTORCH_LIB", "lib"),
+        }
+    }
+
+    /// Checks that the folder has the headers and libraries of the right version.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), Fault> {
+        if !self.dir.is_dir() {
+            return Err(Fault::NoFolder);
+        }
+        for name in LIBRARIES {
+            let file = format!("{}{name}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
+            let path = self.lib.join(file);
+            if !path.is_file() {
+                return Err(Fault::Missing(path));
+            }
+        }
+        let Some(found) = self.version() else {
+            return Err(Fault::Missing(self.include.join(VERSION_HEADERS[0])));
+        };
+        // The switch that torch-sys has for the same purpose.
+        if found != VERSION && env::var_os("LIBTORCH_BYPASS_VERSION_CHECK").is_none() {
+            return Err(Fault::Version(found));
+        }
+        Ok(())
+    }
+
+    /// The version in the headers, because these are what the build compiles against. (A
+    /// `build-version` file is in libtorch's archives alone, a `version.py` in wheels alone.)
+    fn version(&self) -> Option<String> {
+        VERSION_HEADERS
+            .iter()
+            .filter_map(|header| fs::read_to_string(self.include.join(header)).ok())
+            .find_map(|text| version_in_header(&text))
+    }
+}
+
+/// The version that a `torch/version.h` defines.
+fn version_in_header(text: &str) -> Option<String> {
+    let number = |name: &str| {
+        text.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next() == Some("#define") && words.next() == Some(name)).then_some(())?;
+            words.next()?.parse::<u32>().ok()
+        })
+    };
+    let [major, minor, patch] =
+        ["MAJOR", "MINOR", "PATCH"].map(|part| number(&format!("TORCH_VERSION_{part}")));
+    Some(format!("{}.{}.{}", major?, minor?, patch?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_the_header() {
+        let header = "#pragma once\n/// text\n#define TORCH_VERSION_MAJOR 2\n\
+                      #define TORCH_VERSION_MINOR 11\n#define TORCH_VERSION_PATCH 0\n\
+                      #define TORCH_VERSION \\\n  \"2.11.0\"\n";
+        assert_eq!(version_in_header(header).as_deref(), Some("2.11.0"));
+    }
+
+    #[test]
+    fn a_header_without_the_version_has_none() {
+        assert_eq!(version_in_header("#include <torch/headeronly/version.h>\n"), None);
+        let half = "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR x\n";
+        assert_eq!(version_in_header(half), None);
+    }
+}

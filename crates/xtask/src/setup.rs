@@ -1,0 +1,117 @@
+//! `cargo xtask setup`: finds libtorch, or installs it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use crate::error::Error;
+use crate::install::{Place, Scope};
+use crate::libtorch::{Libtorch, VERSION};
+use crate::python;
+
+/// Which libraries to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cuda {
+    /// With CUDA where there is an NVIDIA GPU.
+    Auto,
+    /// With CUDA.
+    Wanted,
+}
+
+/// Sees to it that cargo finds a libtorch of the right version. The first of: the user's
+/// `LIBTORCH`, PyTorch if `LIBTORCH_USE_PYTORCH` is set, a system libtorch, `.libtorch`, a new one
+/// in `.libtorch`.
+pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
+    let place = Place::new(root);
+    let user = env::var_os("LIBTORCH").and_then(|dir| of_user(&dir, &place.torch()));
+    let pytorch = match env::var_os("LIBTORCH_USE_PYTORCH") {
+        Some(_) => Some(python::pytorch_folder()?),
+        None => None,
+    };
+    if let Some(dir) = user {
+        if dir.is_relative() {
+            return Err(Error::RelativePath { dir });
+        }
+        check(&Libtorch::of_user(&dir), "LIBTORCH")?;
+        if let Some(pytorch) = pytorch.filter(|pytorch| !same_folder(pytorch, &dir)) {
+            return Err(Error::TwoLibtorches { libtorch: dir, pytorch });
+        }
+        eprintln!("  libtorch {VERSION} in {} (LIBTORCH)", dir.display());
+        return Ok(());
+    }
+    if let Some(dir) = pytorch {
+        check(&Libtorch::at(&dir), "LIBTORCH_USE_PYTORCH")?;
+        place.link_to(&dir)?;
+        eprintln!("  libtorch {VERSION} in {} (LIBTORCH_USE_PYTORCH)", dir.display());
+        return Ok(());
+    }
+    // The one place that torch-sys looks in.
+    if cfg!(target_os = "linux") && Path::new("/usr/lib/libtorch.so").exists() {
+        let dir = Path::new("/usr");
+        match Libtorch::at(dir).check() {
+            Ok(()) => {
+                place.link_to(dir)?;
+                eprintln!("  libtorch {VERSION} in /usr (system)");
+                return Ok(());
+            }
+            Err(why) => eprintln!("  the libtorch in /usr/lib is not used: {why}"),
+        }
+    }
+    let scope = match cuda {
+        Cuda::Auto if !has_nvidia_gpu() => Scope::Cpu,
+        _ => Scope::Cuda,
+    };
+    use_or_install(&place, scope)
+}
+
+fn use_or_install(place: &Place, scope: Scope) -> Result<(), Error> {
+    // A link made for a PyTorch or a system libtorch serves on, as long as it leads to the right
+    // version; only the user knows whether that one has CUDA.
+    if fs::symlink_metadata(place.torch()).is_ok_and(|meta| meta.is_symlink())
+        && Libtorch::at(&place.torch()).check().is_ok()
+    {
+        eprintln!("  libtorch {VERSION} in {}", place.torch().display());
+        return Ok(());
+    }
+    if place.complete() < Some(scope) {
+        eprintln!("  installing libtorch {VERSION} in {}", place.installed().display());
+        place.install(scope)?;
+    }
+    eprintln!("  {}", place.describe(place.complete().unwrap_or(scope)));
+    Ok(())
+}
+
+fn check(libtorch: &Libtorch, variable: &'static str) -> Result<(), Error> {
+    let dir = libtorch.dir.clone();
+    libtorch.check().map_err(|fault| Error::BadLibtorch { variable, dir, fault })
+}
+
+/// `LIBTORCH` as the user set it, or `None` if cargo set it from `.cargo/config.toml`.
+fn of_user(value: &OsStr, ours: &Path) -> Option<PathBuf> {
+    let dir = PathBuf::from(value);
+    (!value.is_empty() && dir != ours).then_some(dir)
+}
+
+fn same_folder(a: &Path, b: &Path) -> bool {
+    matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// By the traces of the driver; the second is that of Windows' Linux subsystem.
+fn has_nvidia_gpu() -> bool {
+    ["/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1"]
+        .iter()
+        .any(|trace| Path::new(trace).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cargo_set_is_not_the_users() {
+        let ours = Path::new("/repository/.libtorch/torch");
+        assert_eq!(of_user(OsStr::new("/repository/.libtorch/torch"), ours), None);
+        assert_eq!(of_user(OsStr::new(""), ours), None);
+        assert_eq!(of_user(OsStr::new("/opt/torch"), ours), Some("/opt/torch".into()));
+    }
+}
