@@ -1,0 +1,101 @@
+//! Who is told how far a download has come.
+
+use std::collections::HashMap;
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// Something that happened during a download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A transfer begins, or goes on where an earlier one stopped.
+    Started {
+        /// The file's name in the repository.
+        file: &'a str,
+        /// Bytes of the whole file.
+        total: u64,
+        /// Bytes that are on this disk already.
+        present: u64,
+    },
+    /// Bytes were written.
+    Advanced {
+        /// The file's name in the repository.
+        file: &'a str,
+        /// Bytes of it on this disk now.
+        present: u64,
+    },
+    /// The file is complete and checked, or was given up.
+    Ended {
+        /// The file's name in the repository.
+        file: &'a str,
+    },
+    /// Something the user may want to know: a pause before a retry, a fall back to the cache.
+    Notice {
+        /// One sentence.
+        text: &'a str,
+    },
+}
+
+/// Hears of downloads. Called from whichever thread downloads.
+pub trait Progress: Send + Sync {
+    /// Takes note of `event`; must not block for long.
+    fn note(&self, event: Event<'_>);
+}
+
+/// Says nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn note(&self, _event: Event<'_>) {}
+}
+
+/// Bars on standard error where that is a terminal. Notices go to standard error in any case.
+#[derive(Debug, Default)]
+pub struct Bars {
+    all: MultiProgress,
+    by_file: Mutex<HashMap<String, ProgressBar>>,
+}
+
+impl Progress for Bars {
+    fn note(&self, event: Event<'_>) {
+        let mut bars = self.by_file.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::Started { file, total, present } => {
+                let bar = bars.entry(file.to_owned()).or_insert_with(|| {
+                    let style = ProgressStyle::with_template(
+                        "{msg} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} ({eta})",
+                    )
+                    .unwrap_or_else(|_| ProgressStyle::default_bar());
+                    self.all.add(
+                        ProgressBar::new(total).with_style(style).with_message(file.to_owned()),
+                    )
+                });
+                bar.set_position(present);
+                bar.reset_eta();
+            }
+            Event::Advanced { file, present } => {
+                if let Some(bar) = bars.get(file) {
+                    bar.set_position(present);
+                }
+            }
+            Event::Ended { file } => {
+                if let Some(bar) = bars.remove(file) {
+                    bar.finish_and_clear();
+                    self.all.remove(&bar);
+                }
+            }
+            Event::Notice { text } => {
+                if std::io::stderr().is_terminal() {
+                    // Above the bars instead of through them. A notice that cannot be shown is
+                    // no reason to fail a download.
+                    let _ = self.all.println(text);
+                } else {
+                    let _ = writeln!(std::io::stderr(), "{text}");
+                }
+            }
+        }
+    }
+}
