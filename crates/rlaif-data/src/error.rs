@@ -230,13 +230,26 @@ pub enum DataError {
         /// What is wrong with it.
         problem: crate::turns::DialogueProblem,
     },
-    /// A hub dataset could not be fetched or is not laid out as expected.
-    #[error("{dataset}: {problem}")]
-    HubLayout {
-        /// The dataset's id and revision.
+    /// A hub dataset's files cannot be had.
+    #[error("the dataset `{dataset}`: {source}")]
+    Hub {
+        /// The dataset's id.
         dataset: String,
-        /// What was looked for, what is there, and what to do.
-        problem: String,
+        /// What stands in the way, and what to do.
+        #[source]
+        source: rlaif_hub::HubError,
+    },
+    /// A hub dataset has no such part.
+    #[error("the dataset `{dataset}` has no {what} `{asked}`; there is {}", list(found))]
+    HubLayout {
+        /// The dataset's id.
+        dataset: String,
+        /// Folder, configuration or split.
+        what: &'static str,
+        /// What was asked for.
+        asked: String,
+        /// Those there are.
+        found: Vec<String>,
     },
     /// A fraction that is none.
     #[error("{value} is not a fraction to hold out; give a number above 0 and below 1")]

@@ -14,6 +14,7 @@ pub mod turns;
 
 mod dataset;
 mod error;
+mod hub;
 mod mixture;
 mod prompt;
 mod read;
@@ -24,6 +25,7 @@ mod split;
 
 pub use dataset::{Dataset, Remainder};
 pub use error::{DataError, Side};
+pub use hub::HubDataset;
 pub use prompt::{BuiltPrompt, PromptBuilder, PromptForm, PromptTemplate, Shortening};
 pub use read::{Compression, Format, Mode, Progress, ProgressUpdate, Reader, Records};
 pub use row::Row;

@@ -85,6 +85,10 @@ impl Source {
         Ok(Self { inputs })
     }
 
+    pub(crate) fn of_inputs(inputs: Vec<Input>) -> Self {
+        Self { inputs }
+    }
+
     pub(crate) fn into_inputs(self) -> Vec<Input> {
         self.inputs
     }

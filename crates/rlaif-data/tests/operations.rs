@@ -230,8 +230,8 @@ fn filters_count_what_they_drop() {
         .iter()
         .map(|step| (step.operation.as_str(), step.kept, step.dropped_total()))
         .collect();
-    assert_eq!(steps, [("even", 60, 60), ("deduplicate", 6, 54), ("take 3", 3, 3)]);
-    assert_eq!(data.provenance().steps[1].dropped["duplicate"], 54);
+    assert_eq!(steps, [("even", 60, 60), ("deduplicate", 10, 50), ("take 3", 3, 7)]);
+    assert_eq!(data.provenance().steps[1].dropped["duplicate"], 50);
 }
 
 #[test]
