@@ -237,7 +237,7 @@ pub enum DataError {
         dataset: String,
         /// What stands in the way, and what to do.
         #[source]
-        source: rlaif_hub::HubError,
+        source: Box<rlaif_hub::HubError>,
     },
     /// A hub dataset has no such part.
     #[error("the dataset `{dataset}` has no {what} `{asked}`; there is {}", list(found))]

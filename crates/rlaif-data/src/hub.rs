@@ -111,7 +111,7 @@ impl HubDataset {
     /// [`DataError::Hub`] when they cannot be had, [`DataError::HubLayout`] when the dataset has
     /// no such folder, configuration or split; it lists those there are.
     pub fn source(&self, hub: &Hub) -> Result<Source, DataError> {
-        let failed = |source| DataError::Hub { dataset: self.id.clone(), source };
+        let failed = |source| DataError::Hub { dataset: self.id.clone(), source: Box::new(source) };
         let revision = match (&self.revision, &self.layout) {
             (Some(revision), _) => Some(revision.as_str()),
             (None, Layout::Converted { .. }) => Some(CONVERTED),

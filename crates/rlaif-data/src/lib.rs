@@ -5,6 +5,22 @@
 //! files     rows    records                                           Shuffle       -> batches
 //! ```
 //!
+//! ```
+//! use rlaif_core::Seed;
+//! use rlaif_data::builtin::{self, Part};
+//! use rlaif_data::corpora::DIALOGUE_CHARACTERS;
+//! use rlaif_data::{Remainder, Shuffle};
+//!
+//! let dialogues = builtin::dialogues(Part::Train)
+//!     .keep_characters(DIALOGUE_CHARACTERS, |record| record.dialogue.as_str().into());
+//! println!("{}", dialogues.provenance());
+//! let mut order = Shuffle::new(dialogues.records(), Seed::new(42))?;
+//! for index in order.next_batch(16.try_into()?, Remainder::Drop)? {
+//!     println!("{}", dialogues.records()[index].dialogue);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! This crate needs no libtorch. It ends at text: tokenizers are used through
 //! [`TextCodec`](rlaif_core::TextCodec).
 

@@ -100,7 +100,7 @@ proptest! {
         let count = lengths.len();
         let records = records(0..count);
         let mut order = Shuffle::new(&records, Seed::new(3)).unwrap()
-            .by_length(lengths.clone(), size(batch), size(window)).unwrap();
+            .by_length(lengths, size(batch), size(window)).unwrap();
         let mut seen: Vec<usize> = order.by_ref().take(count).collect();
         seen.sort_unstable();
         prop_assert_eq!(seen, (0..count).collect::<Vec<_>>());
@@ -198,8 +198,8 @@ fn batches_by_length_waste_far_less_padding() {
 
 #[test]
 fn the_remainder_of_an_order_by_length_is_left_to_chance() {
-    // Ten short and two long records in batches of three with nothing left over but the longest,
-    // had they been sorted first.
+    // Three batches of thirty leave ten records over: the ten longest in every epoch, had all been
+    // sorted before they were cut.
     let lengths: Vec<usize> = (0..100).collect();
     let records = records(0..100);
     let order = Shuffle::new(&records, Seed::new(1)).unwrap();

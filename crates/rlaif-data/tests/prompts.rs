@@ -87,13 +87,13 @@ fn the_oldest_turns_go_first_and_then_the_beginning_of_the_last() {
         let built = builder.build(&codec, "id", DIALOGUE).unwrap();
         (built.text, built.shortening)
     };
-    // The instruction takes 10 tokens, the special token one, the turns 22, 23 and 12.
-    assert_eq!(build(68).1, Shortening::None);
+    // The instruction takes 10 tokens, the special token one, the turns 22, 22 and 12.
+    assert_eq!(build(67).1, Shortening::None);
     assert_eq!(
-        build(67),
+        build(66),
         ("Sum: \n\nAssistant: four five\n\nHuman: six End:".to_owned(), Shortening::Turns(1))
     );
-    assert_eq!(build(45).0, "Sum: \n\nHuman: six End:");
+    assert_eq!(build(44).0, "Sum: \n\nHuman: six End:");
     assert_eq!(build(23), ("Sum: \n\nHuman: six End:".to_owned(), Shortening::Turns(2)));
     assert_eq!(build(21), ("Sum: \n\nHuman:ix End:".to_owned(), Shortening::WithinTurn));
     assert_eq!(build(11), ("Sum:  End:".to_owned(), Shortening::WithinTurn));

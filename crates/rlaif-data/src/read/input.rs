@@ -61,7 +61,7 @@ type Stored = BufReader<Chain<Cursor<Vec<u8>>, Hashed>>;
 
 enum Decoder {
     Plain(Stored),
-    Gzip(MultiGzDecoder<Stored>),
+    Gzip(Box<MultiGzDecoder<Stored>>),
     Zstd(zstd::Decoder<'static, Stored>),
 }
 
@@ -88,7 +88,7 @@ impl Content {
         let stored = BufReader::with_capacity(STORED_BUFFER, Cursor::new(magic).chain(stored));
         let decoder = match compression {
             None => Decoder::Plain(stored),
-            Some(Compression::Gzip) => Decoder::Gzip(MultiGzDecoder::new(stored)),
+            Some(Compression::Gzip) => Decoder::Gzip(Box::new(MultiGzDecoder::new(stored))),
             Some(Compression::Zstd) => {
                 Decoder::Zstd(zstd::Decoder::with_buffer(stored).map_err(io_error)?)
             }
