@@ -1,0 +1,223 @@
+//! Named columns of any file as records. Columns are named after what they hold, unless told
+//! otherwise; without a column for it, a record's id is the hash of its texts.
+
+use rlaif_core::{
+    Conversation, Demonstration, Desirability, Message, PreferencePair, PromptRecord,
+    UnpairedPreference,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Corpus, Outcome};
+use crate::error::DataError;
+use crate::row::{Row, content_id};
+
+/// Prompts, with or without reference responses.
+///
+/// ```
+/// use rlaif_data::corpora::PromptColumns;
+/// let columns = PromptColumns { prompt: "question".into(), ..PromptColumns::default() };
+/// assert_eq!(columns.reference, None);
+/// ```
+#[derive(Debug, Clone)]
+pub struct PromptColumns {
+    /// The column of ids.
+    pub id: Option<String>,
+    /// The column of prompts.
+    pub prompt: String,
+    /// The column of reference responses; a row may leave it empty (null or absent).
+    pub reference: Option<String>,
+}
+
+impl Default for PromptColumns {
+    fn default() -> Self {
+        Self { id: None, prompt: "prompt".into(), reference: None }
+    }
+}
+
+impl Corpus for PromptColumns {
+    type Record = PromptRecord;
+
+    fn name(&self) -> String {
+        "prompts".to_owned()
+    }
+
+    fn record(&self, mut row: Row<'_>) -> Result<Outcome<PromptRecord>, DataError> {
+        let prompt = row.text(&self.prompt)?;
+        let reference = match &self.reference {
+            Some(column) => row.optional_text(column)?,
+            None => None,
+        };
+        let id = row.identity(self.id.as_deref(), &[&prompt])?;
+        Ok(Outcome::Kept(PromptRecord { id, prompt, reference }))
+    }
+}
+
+/// Prompts with the responses to imitate.
+#[derive(Debug, Clone)]
+pub struct DemonstrationColumns {
+    /// The column of ids.
+    pub id: Option<String>,
+    /// The column of prompts.
+    pub prompt: String,
+    /// The column of responses.
+    pub response: String,
+}
+
+impl Default for DemonstrationColumns {
+    fn default() -> Self {
+        Self { id: None, prompt: "prompt".into(), response: "response".into() }
+    }
+}
+
+impl Corpus for DemonstrationColumns {
+    type Record = Demonstration;
+
+    fn name(&self) -> String {
+        "prompts with responses".to_owned()
+    }
+
+    fn record(&self, mut row: Row<'_>) -> Result<Outcome<Demonstration>, DataError> {
+        let prompt = row.text(&self.prompt)?;
+        let response = row.text(&self.response)?;
+        let id = row.identity(self.id.as_deref(), &[&prompt, &response])?;
+        Ok(Outcome::Kept(Demonstration { id, prompt, response }))
+    }
+}
+
+/// Preference pairs, with or without margins.
+#[derive(Debug, Clone)]
+pub struct PairColumns {
+    /// The column of ids.
+    pub id: Option<String>,
+    /// The column of prompts.
+    pub prompt: String,
+    /// The column of preferred responses.
+    pub chosen: String,
+    /// The column of the other responses.
+    pub rejected: String,
+    /// The column of margins; a row may leave it empty (null or absent).
+    pub margin: Option<String>,
+}
+
+impl Default for PairColumns {
+    fn default() -> Self {
+        Self {
+            id: None,
+            prompt: "prompt".into(),
+            chosen: "chosen".into(),
+            rejected: "rejected".into(),
+            margin: None,
+        }
+    }
+}
+
+impl Corpus for PairColumns {
+    type Record = PreferencePair;
+
+    fn name(&self) -> String {
+        "preference pairs".to_owned()
+    }
+
+    fn record(&self, mut row: Row<'_>) -> Result<Outcome<PreferencePair>, DataError> {
+        let prompt = row.text(&self.prompt)?;
+        let chosen = row.text(&self.chosen)?;
+        let rejected = row.text(&self.rejected)?;
+        let margin = match &self.margin {
+            Some(column) => row.optional_number(column)?,
+            None => None,
+        };
+        let id = row.identity(self.id.as_deref(), &[&prompt, &chosen, &rejected])?;
+        Ok(Outcome::Kept(PreferencePair { id, prompt, chosen, rejected, margin }))
+    }
+}
+
+/// Responses with a verdict each, for KTO.
+#[derive(Debug, Clone)]
+pub struct UnpairedColumns {
+    /// The column of ids.
+    pub id: Option<String>,
+    /// The column of prompts.
+    pub prompt: String,
+    /// The column of responses.
+    pub response: String,
+    /// The column of verdicts: true or 1 where the response is desirable, false or 0 where not.
+    pub label: String,
+}
+
+impl Default for UnpairedColumns {
+    fn default() -> Self {
+        Self {
+            id: None,
+            prompt: "prompt".into(),
+            response: "completion".into(),
+            label: "label".into(),
+        }
+    }
+}
+
+impl Corpus for UnpairedColumns {
+    type Record = UnpairedPreference;
+
+    fn name(&self) -> String {
+        "unpaired preferences".to_owned()
+    }
+
+    fn record(&self, mut row: Row<'_>) -> Result<Outcome<UnpairedPreference>, DataError> {
+        let prompt = row.text(&self.prompt)?;
+        let response = row.text(&self.response)?;
+        let desirability = if row.truth(&self.label)? {
+            Desirability::Desirable
+        } else {
+            Desirability::Undesirable
+        };
+        let id = row.identity(self.id.as_deref(), &[&prompt, &response])?;
+        Ok(Outcome::Kept(UnpairedPreference { id, prompt, response, desirability }))
+    }
+}
+
+/// Conversations: a column of lists of objects with a `role` and a `content`. In CSV, the list as
+/// JSON text.
+#[derive(Debug, Clone)]
+pub struct ConversationColumns {
+    /// The column of ids.
+    pub id: Option<String>,
+    /// The column of messages.
+    pub messages: String,
+}
+
+impl Default for ConversationColumns {
+    fn default() -> Self {
+        Self { id: None, messages: "messages".into() }
+    }
+}
+
+impl Corpus for ConversationColumns {
+    type Record = Conversation;
+
+    fn name(&self) -> String {
+        "conversations".to_owned()
+    }
+
+    fn record(&self, mut row: Row<'_>) -> Result<Outcome<Conversation>, DataError> {
+        const EXPECTED: &str = "a list of messages, each with a `role` and a `content`";
+        let value = row.take(&self.messages)?;
+        let messages = match &value {
+            Value::String(json) => serde_json::from_str(json).ok(),
+            other => Vec::deserialize(other).ok(),
+        };
+        let messages: Vec<Message> =
+            messages.ok_or_else(|| row.wrong_type(&self.messages, EXPECTED, &value))?;
+        let id = match &self.id {
+            Some(column) => row.identity(Some(column), &[])?,
+            None => {
+                let parts: Vec<&str> = messages
+                    .iter()
+                    .flat_map(|message| [message.role.as_str(), &message.content])
+                    .collect();
+                content_id(&parts)
+            }
+        };
+        Ok(Outcome::Kept(Conversation { id, messages }))
+    }
+}

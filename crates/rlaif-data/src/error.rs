@@ -1,0 +1,373 @@
+//! What can be wrong with data.
+
+use std::path::PathBuf;
+
+use rlaif_core::CodecError;
+
+use crate::read::Compression;
+
+/// Why data could not be read, split, mixed or turned into prompts.
+///
+/// `source_name` names the file as it was asked for: a path, or a hub id and the file within.
+/// Lines count from 1, and so do the rows of formats that have no lines.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// The operating system refused.
+    #[error("cannot read {source_name}: {source}")]
+    Io {
+        /// The file.
+        source_name: String,
+        /// What the operating system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A path pattern is not one.
+    #[error("`{pattern}` is not a path pattern: {source}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        #[source]
+        source: glob::PatternError,
+    },
+    /// A path pattern matches no file.
+    #[error("no file matches `{pattern}`; check the folder and the spelling")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+    },
+    /// A folder where a file was expected.
+    #[error("{} is a folder; name a file in it, or a pattern such as `{}/*.jsonl`", path.display(), path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A Git LFS pointer lies where the data should be.
+    #[error(
+        "{source_name} is a Git LFS pointer, not the data it stands for; run `git lfs pull` where \
+         it was cloned, or download the file itself"
+    )]
+    LfsPointer {
+        /// The file.
+        source_name: String,
+    },
+    /// A compressed file ends too early.
+    #[error(
+        "{source_name} is cut off: its {compression} stream has no end; copy or download it again"
+    )]
+    Truncated {
+        /// The file.
+        source_name: String,
+        /// How it is compressed.
+        compression: Compression,
+    },
+    /// A compressed file is damaged.
+    #[error("{source_name} is damaged: {compression} says {source}; copy or download it again")]
+    Damaged {
+        /// The file.
+        source_name: String,
+        /// How it is compressed.
+        compression: Compression,
+        /// What the decompressor said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Nothing in the file.
+    #[error("{source_name} is empty: no row in it")]
+    Empty {
+        /// The file.
+        source_name: String,
+    },
+    /// Rows were read, but none became a record.
+    #[error("none of the {rows} rows read became a record ({malformed} malformed)")]
+    NoRecords {
+        /// How many rows there were.
+        rows: u64,
+        /// How many of them could not be read.
+        malformed: u64,
+        /// What was wrong with the first of those.
+        #[source]
+        first: Option<Box<DataError>>,
+    },
+    /// A row is longer than any row should be.
+    #[error(
+        "{source_name}, line {line}: a row of more than {limit} bytes; an unclosed quote, or not \
+         the format it seems to be"
+    )]
+    RowTooLong {
+        /// The file.
+        source_name: String,
+        /// Where the row begins.
+        line: u64,
+        /// The longest row that is read, in bytes.
+        limit: usize,
+    },
+    /// Text that is not UTF-8.
+    #[error(
+        "{source_name}, line {line}: byte {at} of the row, 0x{byte:02x}, is not UTF-8; convert \
+         the file to UTF-8"
+    )]
+    InvalidUtf8 {
+        /// The file.
+        source_name: String,
+        /// Where the row begins.
+        line: u64,
+        /// Bytes of the row before the offending one.
+        at: usize,
+        /// The offending byte.
+        byte: u8,
+    },
+    /// A row that is not JSON.
+    #[error("{source_name}, line {line}: not a JSON object: {source}")]
+    Json {
+        /// The file.
+        source_name: String,
+        /// Where the row begins.
+        line: u64,
+        /// What the parser said; its own line and column count from the row's beginning.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A JSON array that does not keep its form between rows, or never ends.
+    #[error("{source_name}, line {line}: in the JSON array: expected {expected}, found {found}")]
+    JsonArray {
+        /// The file.
+        source_name: String,
+        /// Where it goes wrong.
+        line: u64,
+        /// What should stand there.
+        expected: &'static str,
+        /// What stands there.
+        found: String,
+    },
+    /// A CSV row that does not fit the header.
+    #[error(
+        "{source_name}, line {line}: {found} fields where the header has {expected}; quote \
+         fields that contain commas or line breaks"
+    )]
+    CsvFields {
+        /// The file.
+        source_name: String,
+        /// Where the row begins.
+        line: u64,
+        /// How many columns the header has.
+        expected: usize,
+        /// How many fields the row has.
+        found: usize,
+    },
+    /// A quoted CSV field that never ends.
+    #[error("{source_name}, line {line}: this row opens a quote that is never closed")]
+    CsvQuote {
+        /// The file.
+        source_name: String,
+        /// Where the row begins.
+        line: u64,
+    },
+    /// A Parquet file that cannot be read.
+    #[error("{source_name} cannot be read as Parquet: {source}")]
+    Parquet {
+        /// The file.
+        source_name: String,
+        /// What the Parquet reader said.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// A Parquet file so broken that the Parquet reader gave up without saying why.
+    #[error("{source_name} cannot be read as Parquet: its structure contradicts itself")]
+    ParquetStructure {
+        /// The file.
+        source_name: String,
+    },
+    /// A column that a record needs is not there.
+    #[error("{source_name}, line {line}: no column `{column}`; the columns are {}", list(found))]
+    MissingColumn {
+        /// The file.
+        source_name: String,
+        /// The row.
+        line: u64,
+        /// The column that was looked for.
+        column: String,
+        /// The columns that are there.
+        found: Vec<String>,
+    },
+    /// A column of another type than the record needs.
+    #[error("{source_name}, line {line}: `{column}` should be {expected}, but is {found}")]
+    WrongType {
+        /// The file.
+        source_name: String,
+        /// The row.
+        line: u64,
+        /// The column, or `row` when the row itself is meant.
+        column: String,
+        /// What a record needs.
+        expected: &'static str,
+        /// What is there, shortened.
+        found: String,
+    },
+    /// A row that does not deserialise into the type asked for.
+    #[error("{source_name}, line {line}: {source}; the columns are {}", list(found))]
+    Deserialize {
+        /// The file.
+        source_name: String,
+        /// The row.
+        line: u64,
+        /// The columns that are there.
+        found: Vec<String>,
+        /// What serde said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A text that should be a dialogue and is not.
+    #[error("{source_name}, line {line}: `{column}` {problem}")]
+    Dialogue {
+        /// The file.
+        source_name: String,
+        /// The row.
+        line: u64,
+        /// The column the text is in.
+        column: &'static str,
+        /// What is wrong with it.
+        problem: crate::turns::DialogueProblem,
+    },
+    /// A hub dataset's files cannot be had.
+    #[error("the dataset `{dataset}`: {source}")]
+    Hub {
+        /// The dataset's id.
+        dataset: String,
+        /// What stands in the way, and what to do.
+        #[source]
+        source: Box<rlaif_hub::HubError>,
+    },
+    /// A hub dataset has no such part.
+    #[error("the dataset `{dataset}` has no {what} `{asked}`; there is {}", list(found))]
+    HubLayout {
+        /// The dataset's id.
+        dataset: String,
+        /// Folder, configuration or split.
+        what: &'static str,
+        /// What was asked for.
+        asked: String,
+        /// Those there are.
+        found: Vec<String>,
+    },
+    /// A fraction that is none.
+    #[error("{value} is not a fraction to hold out; give a number above 0 and below 1")]
+    Fraction {
+        /// The number given.
+        value: f64,
+    },
+    /// One side of a split would be empty.
+    #[error(
+        "splitting {records} records leaves the {side} side empty; give more records or another \
+         fraction than {fraction}"
+    )]
+    EmptySplit {
+        /// Which side.
+        side: Side,
+        /// How many records there were.
+        records: usize,
+        /// The fraction that was to be held out.
+        fraction: f64,
+    },
+    /// Nothing to draw from.
+    #[error("there is nothing to draw from: {of} has no records")]
+    NothingToDraw {
+        /// Which dataset.
+        of: String,
+    },
+    /// A mixture's weight that cannot be one.
+    #[error("source {index} of the mixture has weight {weight}; weights are above 0 and finite")]
+    Weight {
+        /// Which source, from 0.
+        index: usize,
+        /// Its weight.
+        weight: f64,
+    },
+    /// A saved position that belongs to other records or another order.
+    #[error(
+        "the saved position belongs to another order: its fingerprint is {found:016x}, that of \
+         these records and this order {expected:016x}; resume with the data, seed and grouping it was saved \
+         with"
+    )]
+    Position {
+        /// The fingerprint of the order at hand.
+        expected: u64,
+        /// The fingerprint in the saved position.
+        found: u64,
+    },
+    /// As many lengths as records are needed to batch by length.
+    #[error("{lengths} lengths for {records} records; give one length for each record")]
+    Lengths {
+        /// How many lengths were given.
+        lengths: usize,
+        /// How many records there are.
+        records: usize,
+    },
+    /// A batch that no epoch can fill.
+    #[error(
+        "a batch of {size} cannot be filled from {records} records; lower the batch size or keep \
+         the remainder"
+    )]
+    BatchTooLarge {
+        /// Records in a batch.
+        size: usize,
+        /// How many records there are.
+        records: usize,
+    },
+    /// A template without exactly one slot.
+    #[error(
+        "a prompt template needs the slot `{{dialogue}}` exactly once, but has it {found} times"
+    )]
+    TemplateSlot {
+        /// How often it is there.
+        found: usize,
+    },
+    /// The instruction alone is longer than the prompt may be.
+    #[error(
+        "the instruction alone takes {needed} tokens of `{codec}`, but a prompt may have {limit}; \
+         raise the limit or shorten the instruction"
+    )]
+    TokenLimit {
+        /// The tokenizer.
+        codec: String,
+        /// Tokens of the instruction with an empty dialogue.
+        needed: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The tokenizer failed.
+    #[error("record `{id}`: {source}")]
+    Codec {
+        /// The record.
+        id: String,
+        /// What the tokenizer said.
+        #[source]
+        source: CodecError,
+    },
+}
+
+/// A side of a split.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// What is learnt from.
+    Train,
+    /// What is kept for measuring.
+    HeldOut,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::HeldOut => "held-out",
+        })
+    }
+}
+
+fn list(columns: &[String]) -> String {
+    if columns.is_empty() {
+        return "none at all".to_owned();
+    }
+    columns.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ")
+}

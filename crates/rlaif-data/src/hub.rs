@@ -1,0 +1,263 @@
+//! Datasets of the Hugging Face hub as sources.
+
+use std::collections::BTreeSet;
+
+use rlaif_hub::{Hub, RepoKind};
+
+use crate::error::DataError;
+use crate::source::{Input, Source};
+
+/// The branch that holds the hub's own conversion of a dataset to Parquet.
+const CONVERTED: &str = "refs/convert/parquet";
+
+/// Which files of a hub dataset to read.
+///
+/// Files are sorted into splits as Python's `datasets` does: by `train`, `validation` (`valid`,
+/// `val`, `dev`) or `test` (`eval`) in their paths, or all into `train` when no path says so.
+/// They stay in the cache that Python shares; offline, and at a pinned commit, they come from it.
+///
+/// ```no_run
+/// use rlaif_data::{HubDataset, Reader, corpora::Hh};
+/// use rlaif_hub::Hub;
+/// let hub = Hub::from_env()?;
+/// let source = HubDataset::hh().folder("harmless-base").split("test").source(&hub)?;
+/// let pairs = Reader::new(source).dataset(Hh::default())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubDataset {
+    id: String,
+    revision: Option<String>,
+    split: String,
+    layout: Layout,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Layout {
+    /// The files as published, under a folder if one is named.
+    Published { folder: Option<String> },
+    /// `{config}/{split}/0000.parquet` and so on, on the conversion's branch.
+    Converted { config: Option<String> },
+}
+
+impl HubDataset {
+    /// The train split of a dataset as published, at its newest commit.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            revision: None,
+            split: "train".to_owned(),
+            layout: Layout::Published { folder: None },
+        }
+    }
+
+    /// `Anthropic/hh-rlhf`: the preference pairs of all four subsets (`harmless-base`,
+    /// `helpful-base`, `helpful-online`, `helpful-rejection-sampled`), of which
+    /// [`HubDataset::folder`] picks one. Read it as [`Hh`](crate::corpora::Hh).
+    pub fn hh() -> Self {
+        Self::new("Anthropic/hh-rlhf")
+    }
+
+    /// The red-team attempts of `Anthropic/hh-rlhf`. Read them as
+    /// [`RedTeam`](crate::corpora::RedTeam).
+    pub fn red_team() -> Self {
+        Self::hh().folder("red-team-attempts")
+    }
+
+    /// `allenai/real-toxicity-prompts`. Read it as
+    /// [`RealToxicityPrompts`](crate::corpora::RealToxicityPrompts).
+    pub fn real_toxicity_prompts() -> Self {
+        Self::new("allenai/real-toxicity-prompts")
+    }
+
+    /// `knkarthick/dialogsum`. Read it as [`DialogSum`](crate::corpora::DialogSum).
+    pub fn dialogsum() -> Self {
+        Self::new("knkarthick/dialogsum")
+    }
+
+    /// A branch, tag or commit instead of `main`.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = Some(revision.into());
+        self
+    }
+
+    /// Only the files under that folder, `data_dir` in Python's `datasets`.
+    #[must_use]
+    pub fn folder(mut self, folder: impl Into<String>) -> Self {
+        let folder = folder.into().trim_matches('/').to_owned();
+        self.layout = Layout::Published { folder: Some(folder) };
+        self
+    }
+
+    /// Another split than `train`.
+    #[must_use]
+    pub fn split(mut self, split: impl Into<String>) -> Self {
+        self.split = split.into();
+        self
+    }
+
+    /// The hub's own conversion to Parquet, which it makes of almost every dataset whatever its
+    /// files are. A dataset with several configurations needs the name of one.
+    #[must_use]
+    pub fn converted(mut self, config: Option<&str>) -> Self {
+        self.layout = Layout::Converted { config: config.map(str::to_owned) };
+        self
+    }
+
+    /// The files, downloaded unless the cache has them.
+    ///
+    /// # Errors
+    /// [`DataError::Hub`] when they cannot be had, [`DataError::HubLayout`] when the dataset has
+    /// no such folder, configuration or split; it lists those there are.
+    pub fn source(&self, hub: &Hub) -> Result<Source, DataError> {
+        let failed = |source| DataError::Hub { dataset: self.id.clone(), source: Box::new(source) };
+        let revision = match (&self.revision, &self.layout) {
+            (Some(revision), _) => Some(revision.as_str()),
+            (None, Layout::Converted { .. }) => Some(CONVERTED),
+            (None, Layout::Published { .. }) => None,
+        };
+        let repo = hub.repo(RepoKind::Dataset, &self.id, revision).map_err(failed)?;
+        let files = repo.files().map_err(failed)?;
+        let chosen = match &self.layout {
+            Layout::Published { folder } => self.published(&files, folder.as_deref())?,
+            Layout::Converted { config } => self.conversion(&files, config.as_deref())?,
+        };
+        let commit = repo.commit().map_err(failed)?;
+        let inputs = chosen
+            .into_iter()
+            .map(|file| {
+                Ok(Input {
+                    name: format!("{}/{file}", self.id),
+                    path: repo.get(file).map_err(failed)?,
+                    revision: commit.clone(),
+                })
+            })
+            .collect::<Result<_, DataError>>()?;
+        Ok(Source::of_inputs(inputs))
+    }
+
+    fn published<'a>(
+        &self,
+        files: &'a [String],
+        folder: Option<&str>,
+    ) -> Result<Vec<&'a str>, DataError> {
+        let data: Vec<&str> = files.iter().map(String::as_str).filter(|f| is_data(f)).collect();
+        let within = |file: &&str| match folder {
+            Some(folder) => file.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/')),
+            None => true,
+        };
+        let inside: Vec<&str> = data.iter().copied().filter(within).collect();
+        if inside.is_empty() {
+            let folders: BTreeSet<&str> =
+                data.iter().filter_map(|file| Some(file.rsplit_once('/')?.0)).collect();
+            return Err(self.layout_error("folder", folder.unwrap_or("/"), &folders));
+        }
+        // The folder was asked for by name, so its name says nothing about splits.
+        let skip = folder.map_or(0, str::len);
+        let splits: Vec<Option<&str>> = inside.iter().map(|file| split_of(&file[skip..])).collect();
+        let named = splits.iter().any(Option::is_some);
+        let wanted = split_of(&self.split).unwrap_or(&self.split);
+        let chosen: Vec<&str> = inside
+            .iter()
+            .zip(&splits)
+            .filter(|(_, split)| split.or((!named).then_some("train")) == Some(wanted))
+            .map(|(file, _)| *file)
+            .collect();
+        if chosen.is_empty() {
+            let found: BTreeSet<&str> =
+                splits.into_iter().map(|split| split.unwrap_or("train")).collect();
+            return Err(self.layout_error("split", &self.split, &found));
+        }
+        Ok(chosen)
+    }
+
+    fn conversion<'a>(
+        &self,
+        files: &'a [String],
+        config: Option<&str>,
+    ) -> Result<Vec<&'a str>, DataError> {
+        let parts: Vec<(&str, &str, &str)> = files
+            .iter()
+            .filter(|file| file.ends_with(".parquet"))
+            .filter_map(|file| {
+                let mut parts = file.splitn(3, '/');
+                let (config, split) = (parts.next()?, parts.next()?);
+                parts.next().map(|_| (config, split, file.as_str()))
+            })
+            .collect();
+        let configs: BTreeSet<&str> = parts.iter().map(|part| part.0).collect();
+        let config = match config {
+            Some(config) => configs.get(config).copied(),
+            None => configs.first().copied().filter(|_| configs.len() == 1),
+        };
+        let Some(config) = config else {
+            let asked = match &self.layout {
+                Layout::Converted { config: Some(config) } => config.as_str(),
+                _ => "(none named)",
+            };
+            return Err(self.layout_error("configuration", asked, &configs));
+        };
+        let of_config = || parts.iter().filter(|part| part.0 == config);
+        let chosen: Vec<&str> =
+            of_config().filter(|part| part.1 == self.split).map(|part| part.2).collect();
+        if chosen.is_empty() {
+            let splits = of_config().map(|part| part.1).collect();
+            return Err(self.layout_error("split", &self.split, &splits));
+        }
+        Ok(chosen)
+    }
+
+    fn layout_error(&self, what: &'static str, asked: &str, found: &BTreeSet<&str>) -> DataError {
+        DataError::HubLayout {
+            dataset: self.id.clone(),
+            what,
+            asked: asked.to_owned(),
+            found: found.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+}
+
+/// Whether a file holds rows: only names tell it from the README beside it before it is
+/// downloaded. What its format is, its content says.
+fn is_data(file: &str) -> bool {
+    let name = file.rsplit('/').next().unwrap_or(file).to_ascii_lowercase();
+    let name = [".gz", ".zst"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let by_format = [".jsonl", ".ndjson", ".json", ".csv", ".parquet"];
+    let about = ["dataset_infos.json", "dataset_info.json", "state.json", "config.json"];
+    by_format.iter().any(|end| name.ends_with(end)) && !about.contains(&name)
+}
+
+/// The split a path speaks of.
+fn split_of(path: &str) -> Option<&'static str> {
+    path.split(|c: char| !c.is_ascii_alphabetic()).find_map(|word| {
+        match word.to_ascii_lowercase().as_str() {
+            "train" | "training" => Some("train"),
+            "validation" | "valid" | "val" | "dev" => Some("validation"),
+            "test" | "testing" | "eval" | "evaluation" => Some("test"),
+            _ => None,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_are_told_by_whole_words() {
+        assert_eq!(split_of("data/train-00000-of-00002.parquet"), Some("train"));
+        assert_eq!(split_of("helpful-base/test.jsonl.gz"), Some("test"));
+        assert_eq!(split_of("dev.csv"), Some("validation"));
+        assert_eq!(split_of("red-team-attempts/red_team_attempts.jsonl.gz"), None);
+        assert_eq!(split_of("contest/values.csv"), None);
+    }
+
+    #[test]
+    fn what_stands_beside_the_data_is_no_data() {
+        assert!(is_data("a/train.JSONL.gz") && is_data("train.csv") && is_data("x.parquet"));
+        assert!(
+            !is_data("README.md") && !is_data(".gitattributes") && !is_data("dataset_infos.json")
+        );
+    }
+}

@@ -1,0 +1,327 @@
+//! Instructions around dialogues: the text a policy reads.
+
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
+
+use rayon::prelude::*;
+use rlaif_core::{GenerationPrompt, Message, PromptRecord, Record, Specials, Step, TextCodec};
+
+use crate::dataset::Dataset;
+use crate::error::DataError;
+use crate::turns;
+
+const SLOT: &str = "{dialogue}";
+
+/// An instruction with a slot for a dialogue.
+///
+/// ```
+/// use rlaif_data::PromptTemplate;
+/// let template = PromptTemplate::new("Who is speaking?\n{dialogue}\nAnswer:")?;
+/// assert_eq!(template.fill("A: Hi {dialogue}"), "Who is speaking?\nA: Hi {dialogue}\nAnswer:");
+/// # Ok::<(), rlaif_data::DataError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptTemplate {
+    before: String,
+    after: String,
+}
+
+impl PromptTemplate {
+    /// The instruction `text`, in which `{dialogue}` marks the slot.
+    ///
+    /// # Errors
+    /// [`DataError::TemplateSlot`] unless the slot is there exactly once.
+    pub fn new(text: &str) -> Result<Self, DataError> {
+        match text.split_once(SLOT) {
+            Some((before, after)) if !after.contains(SLOT) => {
+                Ok(Self { before: before.to_owned(), after: after.to_owned() })
+            }
+            _ => Err(DataError::TemplateSlot { found: text.matches(SLOT).count() }),
+        }
+    }
+
+    /// The instruction to summarise a conversation, after which the model writes the summary.
+    pub fn summarise() -> Self {
+        Self {
+            before: "\nSummarize the following conversation.\n\n".to_owned(),
+            after: "\n\nSummary:\n".to_owned(),
+        }
+    }
+
+    /// The instruction around a dialogue, which is taken as it is.
+    pub fn fill(&self, dialogue: &str) -> String {
+        [self.before.as_str(), dialogue, &self.after].concat()
+    }
+}
+
+impl Default for PromptTemplate {
+    /// [`PromptTemplate::summarise`].
+    fn default() -> Self {
+        Self::summarise()
+    }
+}
+
+/// How a model wants to be addressed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum PromptForm {
+    /// The filled template as it is: T5, and base models that continue text.
+    #[default]
+    Plain,
+    /// The filled template as a user's message in the model's chat template, behind the system
+    /// message if there is one. The space around the message is left out.
+    Chat {
+        /// The system message.
+        system: Option<String>,
+    },
+}
+
+/// Makes prompts of dialogues: the same steps for T5 and for chat models.
+///
+/// With a token limit, what is too long loses its oldest turns, and then the beginning of the
+/// turn that is left; the instruction always stays.
+///
+/// ```
+/// # use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
+/// # struct Words;
+/// # impl TextCodec for Words {
+/// #     fn name(&self) -> &str { "words" }
+/// #     fn encode(&self, text: &str, _: Specials) -> Result<Vec<u32>, CodecError> { Ok(vec![0; text.split_whitespace().count()]) }
+/// #     fn decode(&self, _: &[u32], _: Specials) -> Result<String, CodecError> { Ok(String::new()) }
+/// #     fn render_chat(&self, m: &[Message], _: GenerationPrompt) -> Result<String, CodecError> { Ok(m[0].content.clone()) }
+/// # }
+/// # let codec = Words;
+/// use std::num::NonZeroUsize;
+/// use rlaif_data::{PromptBuilder, PromptTemplate};
+/// let builder = PromptBuilder::new(PromptTemplate::summarise()).limit(NonZeroUsize::new(9).unwrap());
+/// let dialogue = "\n\nHuman: Hello there, you\n\nAssistant: Hi\n\nHuman: Bye";
+/// let built = builder.build(&codec, "d-1", dialogue)?;
+/// assert_eq!(built.text, "\nSummarize the following conversation.\n\n\n\nAssistant: Hi\n\nHuman: Bye\n\nSummary:\n");
+/// assert_eq!(built.tokens, 9);
+/// # Ok::<(), rlaif_data::DataError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PromptBuilder {
+    template: PromptTemplate,
+    form: PromptForm,
+    limit: Option<NonZeroUsize>,
+}
+
+/// A prompt within its limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltPrompt {
+    /// The text the policy reads.
+    pub text: String,
+    /// How many tokens that is, encoded with [`PromptBuilder::specials`].
+    pub tokens: usize,
+    /// What the dialogue lost.
+    pub shortening: Shortening,
+}
+
+/// What a dialogue lost to a token limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shortening {
+    /// Nothing.
+    None,
+    /// That many turns, the oldest.
+    Turns(usize),
+    /// Every turn but the last, and the beginning of that.
+    WithinTurn,
+}
+
+impl PromptBuilder {
+    /// Plain prompts of that template, of any length.
+    pub fn new(template: PromptTemplate) -> Self {
+        Self { template, ..Self::default() }
+    }
+
+    /// How the model wants to be addressed.
+    #[must_use]
+    pub fn form(mut self, form: PromptForm) -> Self {
+        self.form = form;
+        self
+    }
+
+    /// How many tokens a prompt may have, special tokens and chat template included.
+    #[must_use]
+    pub fn limit(mut self, tokens: NonZeroUsize) -> Self {
+        self.limit = Some(tokens);
+        self
+    }
+
+    /// What to encode the prompts with: a chat template has written the special tokens already.
+    pub fn specials(&self) -> Specials {
+        match self.form {
+            PromptForm::Plain => Specials::Include,
+            PromptForm::Chat { .. } => Specials::Exclude,
+        }
+    }
+
+    /// The prompt of one dialogue; `id` names it in errors.
+    ///
+    /// # Errors
+    /// [`DataError::TokenLimit`] when the instruction alone is too long, [`DataError::Codec`] when
+    /// the tokenizer or its chat template fails.
+    pub fn build(
+        &self,
+        codec: &dyn TextCodec,
+        id: &str,
+        dialogue: &str,
+    ) -> Result<BuiltPrompt, DataError> {
+        let whole = self.measure(codec, id, dialogue)?;
+        let Some(limit) = self.limit.map(NonZeroUsize::get) else { return Ok(whole) };
+        if whole.tokens <= limit {
+            return Ok(whole);
+        }
+
+        let starts = starts_of_turns(dialogue);
+        let mut fitting = None;
+        first_that_fits(starts.len().saturating_sub(1), |nth| {
+            // The first start is that of the whole dialogue, which is known not to fit.
+            let built = self.measure(codec, id, &dialogue[starts[nth + 1]..])?;
+            let fits = built.tokens <= limit;
+            if fits {
+                fitting = Some(BuiltPrompt { shortening: Shortening::Turns(nth + 1), ..built });
+            }
+            Ok(fits)
+        })?;
+        if let Some(built) = fitting {
+            return Ok(built);
+        }
+
+        let last = &dialogue[starts.last().copied().unwrap_or(0)..];
+        let (marker, text) = match turns::parse(last).ok().and_then(|mut turns| turns.next()) {
+            Some(turn) => (turn.speaker.marker(), turn.text),
+            None => ("", last),
+        };
+        let characters: Vec<usize> = text.char_indices().map(|(at, _)| at).skip(1).collect();
+        first_that_fits(characters.len(), |nth| {
+            let cut = [marker, &text[characters[nth]..]].concat();
+            let built = self.measure(codec, id, &cut)?;
+            let fits = built.tokens <= limit;
+            if fits {
+                fitting = Some(BuiltPrompt { shortening: Shortening::WithinTurn, ..built });
+            }
+            Ok(fits)
+        })?;
+        if let Some(built) = fitting {
+            return Ok(built);
+        }
+
+        let bare = self.measure(codec, id, "")?;
+        if bare.tokens > limit {
+            return Err(DataError::TokenLimit {
+                codec: codec.name().to_owned(),
+                needed: bare.tokens,
+                limit,
+            });
+        }
+        Ok(BuiltPrompt { shortening: Shortening::WithinTurn, ..bare })
+    }
+
+    /// The prompts of many dialogues, by all cores. `dialogue` gives a record's dialogue,
+    /// `reference` the response to compare with, if there is one.
+    ///
+    /// # Errors
+    /// As [`PromptBuilder::build`], for the first record that has one.
+    pub fn build_all<T: Record + Sync>(
+        &self,
+        codec: &dyn TextCodec,
+        dataset: &Dataset<T>,
+        dialogue: impl Fn(&T) -> Cow<'_, str> + Sync,
+        reference: impl Fn(&T) -> Option<String> + Sync,
+    ) -> Result<Dataset<PromptRecord>, DataError> {
+        let built: Vec<_> = dataset
+            .records()
+            .par_iter()
+            .map(|record| self.build(codec, record.id(), &dialogue(record)))
+            .collect();
+        let mut step = Step {
+            operation: match self.limit {
+                Some(limit) => format!("prompts of at most {limit} tokens of {}", codec.name()),
+                None => "prompts".to_owned(),
+            },
+            kept: dataset.len() as u64,
+            ..Step::default()
+        };
+        let mut records = Vec::with_capacity(dataset.len());
+        for (record, built) in dataset.records().iter().zip(built) {
+            let built = built?;
+            let remark = match built.shortening {
+                Shortening::None => None,
+                Shortening::Turns(_) => Some("shortened by its oldest turns"),
+                Shortening::WithinTurn => Some("shortened within its last turn"),
+            };
+            if let Some(remark) = remark {
+                *step.noted.entry(remark.to_owned()).or_default() += 1;
+            }
+            records.push(PromptRecord {
+                id: record.id().to_owned(),
+                prompt: built.text,
+                reference: reference(record),
+            });
+        }
+        let mut provenance = dataset.provenance().clone();
+        provenance.steps.push(step);
+        Ok(Dataset::new(records, provenance))
+    }
+
+    fn measure(
+        &self,
+        codec: &dyn TextCodec,
+        id: &str,
+        dialogue: &str,
+    ) -> Result<BuiltPrompt, DataError> {
+        let failed = |source| DataError::Codec { id: id.to_owned(), source };
+        let filled = self.template.fill(dialogue);
+        let text = match &self.form {
+            PromptForm::Plain => filled,
+            PromptForm::Chat { system } => {
+                let system = system.iter().map(|system| Message::new("system", system));
+                let messages: Vec<_> =
+                    system.chain([Message::new("user", filled.trim())]).collect();
+                codec.render_chat(&messages, GenerationPrompt::Add).map_err(failed)?
+            }
+        };
+        let tokens = codec.encode(&text, self.specials()).map_err(failed)?.len();
+        Ok(BuiltPrompt { text, tokens, shortening: Shortening::None })
+    }
+}
+
+/// Where the turns of a dialogue begin: HH's turns, or lines.
+fn starts_of_turns(dialogue: &str) -> Vec<usize> {
+    match turns::parse(dialogue) {
+        Ok(turns) => {
+            let mut at = 0;
+            turns
+                .map(|turn| {
+                    let start = at;
+                    at += turn.speaker.marker().len() + turn.text.len();
+                    start
+                })
+                .collect()
+        }
+        Err(_) => {
+            let behind = dialogue.trim_end().match_indices('\n').map(|(at, _)| at + 1);
+            std::iter::once(0).chain(behind).collect()
+        }
+    }
+}
+
+/// Bisects 0..count for the first that fits, where later ones are shorter. Tokenizers may take
+/// more tokens for less text, so the first may be missed by a little; `fits` was true of the one
+/// it saw last as true.
+fn first_that_fits(
+    count: usize,
+    mut fits: impl FnMut(usize) -> Result<bool, DataError>,
+) -> Result<(), DataError> {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if fits(middle)? {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Ok(())
+}

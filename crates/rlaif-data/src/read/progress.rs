@@ -1,0 +1,85 @@
+//! How far a reading is.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How far a reading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgressUpdate {
+    /// Bytes read so far, as stored.
+    pub bytes: u64,
+    /// Bytes there are, as stored.
+    pub total_bytes: u64,
+    /// Rows parsed so far.
+    pub rows: u64,
+}
+
+/// Who is told how far a reading is.
+#[derive(Clone, Default)]
+pub enum Progress {
+    /// Nobody.
+    #[default]
+    Silent,
+    /// A bar on standard error where that is a terminal; else nobody.
+    Bar,
+    /// A function, called from the thread that takes the records.
+    Callback(Arc<dyn Fn(ProgressUpdate) + Send + Sync>),
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Silent => "Silent",
+            Self::Bar => "Bar",
+            Self::Callback(_) => "Callback",
+        })
+    }
+}
+
+pub(super) enum Display {
+    Silent,
+    Bar(ProgressBar),
+    Callback(Arc<dyn Fn(ProgressUpdate) + Send + Sync>),
+}
+
+impl Display {
+    pub(super) fn new(progress: Progress, total_bytes: u64) -> Self {
+        match progress {
+            Progress::Silent => Self::Silent,
+            Progress::Bar if !std::io::stderr().is_terminal() => Self::Silent,
+            Progress::Bar => {
+                let bar = ProgressBar::with_draw_target(
+                    Some(total_bytes),
+                    ProgressDrawTarget::stderr_with_hz(5),
+                );
+                let style = ProgressStyle::with_template(
+                    "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {msg}",
+                );
+                Self::Bar(match style {
+                    Ok(style) => bar.with_style(style),
+                    Err(_) => bar,
+                })
+            }
+            Progress::Callback(callback) => Self::Callback(callback),
+        }
+    }
+
+    pub(super) fn show(&self, update: ProgressUpdate) {
+        match self {
+            Self::Silent => {}
+            Self::Bar(bar) => {
+                bar.set_position(update.bytes);
+                bar.set_message(format!("{} rows", update.rows));
+            }
+            Self::Callback(callback) => callback(update),
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}

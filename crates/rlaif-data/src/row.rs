@@ -1,0 +1,299 @@
+//! One row of a file, whatever its format.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::error::DataError;
+
+/// Where a row stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) source_name: &'a str,
+    pub(crate) line: u64,
+}
+
+/// One row of a file: named columns, whatever the format.
+///
+/// A column that is absent, null or (in CSV) empty is told apart only where it matters: the
+/// `optional_` methods give `None` for the first two.
+#[derive(Debug)]
+pub struct Row<'a> {
+    place: Place<'a>,
+    columns: Columns<'a>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Columns<'a>(pub(crate) Vec<(Cow<'a, str>, Value)>);
+
+impl<'de> Deserialize<'de> for Columns<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Columns<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object, one for each row")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut columns = Vec::with_capacity(map.size_hint().unwrap_or(4));
+                while let Some((key, value)) = map.next_entry::<Key<'de>, Value>()? {
+                    columns.push((key.0, value));
+                }
+                Ok(Columns(columns))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+impl<'a> Row<'a> {
+    pub(crate) fn new(place: Place<'a>, columns: Columns<'a>) -> Self {
+        Self { place, columns }
+    }
+
+    /// The file, as it was asked for.
+    pub fn source_name(&self) -> &str {
+        self.place.source_name
+    }
+
+    /// The line the row begins on, from 1; for Parquet, the row's number.
+    pub fn line(&self) -> u64 {
+        self.place.line
+    }
+
+    /// The names of the columns, in the order of the file.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.columns.0.iter().map(|(name, _)| name.as_ref())
+    }
+
+    /// Whether there is such a column, with something in it.
+    pub fn has(&self, column: &str) -> bool {
+        self.get(column).is_some_and(|value| !value.is_null())
+    }
+
+    /// The value of a column.
+    pub fn get(&self, column: &str) -> Option<&Value> {
+        self.columns.0.iter().rev().find(|(name, _)| name == column).map(|(_, value)| value)
+    }
+
+    /// Moves the value of a column out of the row.
+    ///
+    /// # Errors
+    /// [`DataError::MissingColumn`], which lists the columns there are.
+    pub fn take(&mut self, column: &str) -> Result<Value, DataError> {
+        match self.columns.0.iter_mut().rev().find(|(name, _)| name == column) {
+            Some((_, value)) => Ok(value.take()),
+            None => Err(DataError::MissingColumn {
+                source_name: self.source_name().to_owned(),
+                line: self.line(),
+                column: column.to_owned(),
+                found: self.columns().map(str::to_owned).collect(),
+            }),
+        }
+    }
+
+    /// Moves a text out of the row.
+    ///
+    /// # Errors
+    /// [`DataError::MissingColumn`] or [`DataError::WrongType`].
+    pub fn text(&mut self, column: &str) -> Result<String, DataError> {
+        match self.take(column)? {
+            Value::String(text) => Ok(text),
+            other => Err(self.wrong_type(column, "a string", &other)),
+        }
+    }
+
+    /// Moves a text out of the row, if there is one.
+    ///
+    /// # Errors
+    /// [`DataError::WrongType`].
+    pub fn optional_text(&mut self, column: &str) -> Result<Option<String>, DataError> {
+        if self.has(column) { self.text(column).map(Some) } else { Ok(None) }
+    }
+
+    /// A number; a CSV field that reads as one counts.
+    ///
+    /// # Errors
+    /// [`DataError::MissingColumn`] or [`DataError::WrongType`].
+    pub fn number(&mut self, column: &str) -> Result<f64, DataError> {
+        let value = self.take(column)?;
+        number(&value).ok_or_else(|| self.wrong_type(column, "a finite number", &value))
+    }
+
+    /// A number, if there is one.
+    ///
+    /// # Errors
+    /// [`DataError::WrongType`].
+    pub fn optional_number(&mut self, column: &str) -> Result<Option<f64>, DataError> {
+        let absent = self.get(column).is_none_or(|v| v.is_null() || v.as_str() == Some(""));
+        if absent { Ok(None) } else { self.number(column).map(Some) }
+    }
+
+    /// A truth value: a boolean, 0 or 1, or those words in CSV.
+    ///
+    /// # Errors
+    /// [`DataError::MissingColumn`] or [`DataError::WrongType`].
+    pub fn truth(&mut self, column: &str) -> Result<bool, DataError> {
+        let value = self.take(column)?;
+        let truth = match &value {
+            Value::Bool(truth) => Some(*truth),
+            Value::Number(number) => match number.as_f64() {
+                Some(0.0) => Some(false),
+                Some(1.0) => Some(true),
+                _ => None,
+            },
+            Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "1" => Some(true),
+                "false" | "0" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        };
+        truth.ok_or_else(|| self.wrong_type(column, "true or false", &value))
+    }
+
+    /// The identity of the row: its column `column` where one is named, a string or a whole
+    /// number; else the hash of `content`.
+    ///
+    /// # Errors
+    /// [`DataError::MissingColumn`] or [`DataError::WrongType`].
+    pub fn identity(
+        &mut self,
+        column: Option<&str>,
+        content: &[&str],
+    ) -> Result<String, DataError> {
+        let Some(column) = column else { return Ok(content_id(content)) };
+        match self.take(column)? {
+            Value::String(id) => Ok(id),
+            Value::Number(number) if !number.is_f64() => Ok(number.to_string()),
+            other => Err(self.wrong_type(column, "an id: a string or a whole number", &other)),
+        }
+    }
+
+    /// The whole row as a type of the caller's.
+    ///
+    /// # Errors
+    /// [`DataError::Deserialize`], which lists the columns there are.
+    pub fn deserialize<T: DeserializeOwned>(self) -> Result<T, DataError> {
+        let Self { place, columns } = self;
+        let found: Vec<String> = columns.0.iter().map(|(name, _)| name.to_string()).collect();
+        let object =
+            columns.0.into_iter().map(|(name, value)| (name.into_owned(), value)).collect();
+        T::deserialize(Value::Object(object)).map_err(|source| DataError::Deserialize {
+            source_name: place.source_name.to_owned(),
+            line: place.line,
+            found,
+            source,
+        })
+    }
+
+    /// The error for a column whose value is not what a record needs.
+    pub fn wrong_type(&self, column: &str, expected: &'static str, found: &Value) -> DataError {
+        DataError::WrongType {
+            source_name: self.source_name().to_owned(),
+            line: self.line(),
+            column: column.to_owned(),
+            expected,
+            found: describe(found),
+        }
+    }
+}
+
+/// A finite number, also where CSV writes one as text.
+pub(crate) fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+    .filter(|number: &f64| number.is_finite())
+}
+
+/// The identity of a content: XXH3 (128 bits) of its parts, each preceded by its length, in
+/// hexadecimal.
+pub(crate) fn content_id(parts: &[&str]) -> String {
+    let mut hash = twox_hash::XxHash3_128::new();
+    for part in parts {
+        hash.write(&(part.len() as u64).to_le_bytes());
+        hash.write(part.as_bytes());
+    }
+    format!("{:032x}", hash.finish_128())
+}
+
+fn describe(value: &Value) -> String {
+    let (kind, text) = match value {
+        Value::Null => return "null".to_owned(),
+        Value::Bool(_) => ("the boolean", value.to_string()),
+        Value::Number(_) => ("the number", value.to_string()),
+        Value::String(_) => ("the string", value.to_string()),
+        Value::Array(_) => ("the array", value.to_string()),
+        Value::Object(_) => ("the object", value.to_string()),
+    };
+    let mut characters = text.chars();
+    let short: String = characters.by_ref().take(40).collect();
+    let rest = if characters.next().is_some() { "..." } else { "" };
+    format!("{kind} {short}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(json: &str) -> Row<'_> {
+        Row::new(Place { source_name: "f.jsonl", line: 3 }, serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn a_missing_column_is_told_with_those_there_are_in_their_order() {
+        let error = row(r#"{"b":1,"a":2}"#).text("chosen").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "f.jsonl, line 3: no column `chosen`; the columns are `b`, `a`"
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_is_told_with_what_is_there() {
+        let long = format!(r#"{{"a":"{}"}}"#, "é".repeat(100));
+        let message = row(&long).number("a").unwrap_err().to_string();
+        assert!(message.starts_with("f.jsonl, line 3: `a` should be a finite number, but is the"));
+        assert!(message.ends_with("é..."), "{message}");
+        let message = row(r#"{"a":null}"#).text("a").unwrap_err().to_string();
+        assert_eq!(message, "f.jsonl, line 3: `a` should be a string, but is null");
+    }
+
+    #[test]
+    fn the_last_of_two_columns_of_one_name_counts_as_in_json() {
+        assert_eq!(row(r#"{"a":"x","a":"y"}"#).text("a").unwrap(), "y");
+    }
+
+    #[test]
+    fn truth_is_read_as_json_csv_and_counts_write_it() {
+        for (json, expected) in
+            [("true", true), ("0", false), ("1.0", true), ("\"False\"", false), ("\"1\"", true)]
+        {
+            assert_eq!(row(&format!(r#"{{"a":{json}}}"#)).truth("a").unwrap(), expected);
+        }
+        assert!(row(r#"{"a":2}"#).truth("a").is_err());
+    }
+
+    #[test]
+    fn content_ids_tell_apart_where_parts_end() {
+        assert_ne!(content_id(&["ab", "c"]), content_id(&["a", "bc"]));
+        assert_eq!(content_id(&["ab", "c"]), content_id(&["ab", "c"]));
+    }
+
+    #[test]
+    fn an_id_may_be_a_whole_number_but_not_a_fraction() {
+        assert_eq!(row(r#"{"id":12}"#).identity(Some("id"), &[]).unwrap(), "12");
+        assert!(row(r#"{"id":1.5}"#).identity(Some("id"), &[]).is_err());
+    }
+}

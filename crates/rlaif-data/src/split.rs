@@ -1,0 +1,87 @@
+//! Train and held-out parts that never mix.
+
+use std::borrow::Cow;
+
+use rlaif_core::{Seed, Step};
+use twox_hash::XxHash3_64;
+
+use crate::dataset::Dataset;
+use crate::error::{DataError, Side};
+
+/// A share of the records: above 0 and below 1.
+///
+/// ```
+/// use rlaif_data::Fraction;
+/// assert_eq!(Fraction::new(0.2)?.get(), 0.2);
+/// assert!(Fraction::new(1.0).is_err());
+/// # Ok::<(), rlaif_data::DataError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub struct Fraction(f64);
+
+impl Fraction {
+    /// The share as a number.
+    ///
+    /// # Errors
+    /// [`DataError::Fraction`] unless 0 < `value` < 1.
+    pub fn new(value: f64) -> Result<Self, DataError> {
+        if value > 0.0 && value < 1.0 {
+            Ok(Self(value))
+        } else {
+            Err(DataError::Fraction { value })
+        }
+    }
+
+    /// The number.
+    pub fn get(self) -> f64 {
+        self.0
+    }
+}
+
+/// What is learnt from, and what is kept for measuring.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Split<T> {
+    /// What is learnt from.
+    pub train: Dataset<T>,
+    /// What is kept for measuring.
+    pub held_out: Dataset<T>,
+}
+
+impl<T> Split<T> {
+    pub(crate) fn new(
+        dataset: Dataset<T>,
+        held_out: Fraction,
+        seed: Seed,
+        key: impl Fn(&T) -> Cow<'_, str>,
+    ) -> Result<Self, DataError> {
+        let (count, provenance) = (dataset.len(), dataset.provenance().clone());
+        let seed_of_hash = seed.derive("split", 0).get();
+        let (apart, train): (Vec<T>, Vec<T>) = dataset.into_records().into_iter().partition(|r| {
+            let hash = XxHash3_64::oneshot_with_seed(seed_of_hash, key(r).as_bytes());
+            // The quotient is exact to 53 bits, far below what a fraction resolves.
+            (hash as f64 / 2f64.powi(64)) < held_out.get()
+        });
+        let side = |side: Side, records: Vec<T>| {
+            if records.is_empty() {
+                return Err(DataError::EmptySplit {
+                    side,
+                    records: count,
+                    fraction: held_out.get(),
+                });
+            }
+            let mut provenance = provenance.clone();
+            provenance.steps.push(Step {
+                operation: format!(
+                    "{side} side of a split, {} held out, seed {}",
+                    held_out.get(),
+                    seed.get()
+                ),
+                kept: records.len() as u64,
+                dropped: [("on the other side".to_owned(), (count - records.len()) as u64)].into(),
+                ..Step::default()
+            });
+            Ok(Dataset::new(records, provenance))
+        };
+        Ok(Self { train: side(Side::Train, train)?, held_out: side(Side::HeldOut, apart)? })
+    }
+}
