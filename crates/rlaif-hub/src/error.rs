@@ -68,7 +68,9 @@ pub enum HubError {
         origin: String,
     },
     /// There is nowhere to keep files.
-    #[error("no cache folder: neither HF_HUB_CACHE, HF_HOME nor HOME is set; set one of them")]
+    #[error(
+        "no cache folder: give one, or set HF_HUB_CACHE, HF_HOME or HOME where the environment is read"
+    )]
     NoCacheFolder,
     /// The repository is gated, and this account has no access yet.
     #[error("`{repo}` is gated: {advice} (its page: {page})")]
