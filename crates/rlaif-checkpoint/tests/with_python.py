@@ -8,6 +8,7 @@ import pathlib
 import sys
 
 import torch
+import torch.distributed.tensor  # peft uses it, and relies on others to import it
 import transformers
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model

@@ -153,6 +153,10 @@ fn a_whole_folder() {
     folder.weights(&tensors(&[("w", Dtype::F32, 2)]), DEFAULT_SHARD_BYTES).unwrap();
     folder.json("config.json", &json!({"model_type": "llama"})).unwrap();
     folder.json("generation_config.json", &json!({"eos_token_id": [1, 2]})).unwrap();
+    fs::write(from.join("vocab.json"), "version https://git-lfs.github.com/spec/v1\n").unwrap();
+    let error = folder.copy_tokenizer(&from).unwrap_err();
+    assert!(matches!(error, CheckpointError::LfsPointer { .. }), "{error}");
+    fs::remove_file(from.join("vocab.json")).unwrap();
     let copied = folder.copy_tokenizer(&from).unwrap();
     assert_eq!(copied, ["tokenizer.json", "merges.txt", "chat_template.jinja"]);
     let section = CardSection { title: "Data".to_owned(), text: "None.".to_owned() };
@@ -249,6 +253,11 @@ fn something_else_in_the_way_is_left_alone() {
     let error = save(&target, 1).unwrap_err();
     assert!(matches!(error, CheckpointError::InTheWay { .. }), "{error}");
     assert_eq!(names_in(&other), ["thesis.txt"]);
+
+    // Empty, it is what a writer leaves that is killed at the very beginning.
+    fs::remove_file(other.join("thesis.txt")).unwrap();
+    save(&target, 1).unwrap();
+    assert_eq!(names_in(parent.path()), ["model"]);
 }
 
 #[cfg(unix)]
