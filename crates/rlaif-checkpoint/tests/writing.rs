@@ -436,7 +436,19 @@ fn a_source_that_gives_too_few_or_too_many_bytes() {
 }
 
 #[test]
-fn names_that_cannot_be_stored() {
+fn tensors_and_names_that_cannot_be_stored() {
+    struct Huge;
+    impl TensorSource for Huge {
+        fn tensors(&self) -> Vec<TensorSpec> {
+            let spec =
+                |n: &str| TensorSpec { name: n.into(), dtype: Dtype::U8, shape: vec![1 << 63] };
+            vec![spec("a"), spec("b")]
+        }
+
+        fn write(&self, _: &str, _: &mut dyn Write) -> io::Result<()> {
+            unreachable!("refused before")
+        }
+    }
     struct Named(&'static [&'static str]);
     impl TensorSource for Named {
         fn tensors(&self) -> Vec<TensorSpec> {
@@ -454,6 +466,8 @@ fn names_that_cannot_be_stored() {
     let write = |names| write_safetensors(&path, &Named(names), &BTreeMap::new()).unwrap_err();
     assert!(matches!(write(&["a", "a"]), CheckpointError::DuplicateTensor { .. }));
     assert!(matches!(write(&["__metadata__"]), CheckpointError::ReservedName { .. }));
+    let error = write_safetensors(&path, &Huge, &BTreeMap::new()).unwrap_err();
+    assert!(matches!(error, CheckpointError::ShapeOverflow { .. }), "{error}");
     assert_eq!(names_in(folder.path()).len(), 0);
 
     let mut writer = FolderWriter::create(&folder.path().join("model")).unwrap();
