@@ -23,7 +23,8 @@ pub enum CheckpointError {
     },
     /// A folder holds no weights under any of the usual names.
     #[error(
-        "`{}` holds no weights: looked for {}; found {}",
+        "`{}` holds no weights: looked for {}; found {}; download one of those files, or convert \
+         what is there to safetensors",
         folder.display(), looked_for.join(", "), list(found, "nothing")
     )]
     NoWeights {
@@ -253,7 +254,7 @@ pub enum CheckpointError {
         file: PathBuf,
         /// What the archive reader said.
         #[source]
-        source: zip::result::ZipError,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// An archive without a record that torch.save writes.
     #[error(
@@ -382,7 +383,7 @@ pub enum CheckpointError {
         pattern: String,
         /// What is wrong with it.
         #[source]
-        source: regex::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 
     /// A file or folder could not be written. Nothing of it is left behind.

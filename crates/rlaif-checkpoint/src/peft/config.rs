@@ -156,7 +156,7 @@ impl AdapterConfig {
             file: file.to_owned(),
             field: bad.field,
             pattern: bad.pattern,
-            source: bad.source,
+            source: bad.source.into(),
         })
     }
 }

@@ -242,15 +242,22 @@ impl Checkpoint {
     /// As [`Checkpoint::read_into`]; names and sizes are checked before anything is read.
     ///
     /// ```
-    /// # use rlaif_checkpoint::Checkpoint;
-    /// # fn load(checkpoint: &Checkpoint) -> Result<(), rlaif_checkpoint::CheckpointError> {
+    /// # use std::collections::BTreeMap;
+    /// # use rlaif_checkpoint::{Checkpoint, Dtype, TensorBytes, write_safetensors};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let tensor = TensorBytes { dtype: Dtype::U8, shape: vec![2], bytes: vec![5, 6] };
+    /// # let path = folder.path().join("model.safetensors");
+    /// # write_safetensors(&path, &BTreeMap::from([("w".to_owned(), tensor)]), &BTreeMap::new())?;
+    /// let checkpoint = Checkpoint::open(folder.path())?;
     /// let mut memory: Vec<_> = checkpoint
     ///     .tensors()
     ///     .iter()
     ///     .map(|(name, info)| (name.as_str(), vec![0; info.bytes as usize]))
     ///     .collect();
-    /// checkpoint.read_all_into(memory.iter_mut().map(|(name, bytes)| (*name, bytes.as_mut_slice())))
-    /// # }
+    /// let targets = memory.iter_mut().map(|(name, bytes)| (*name, bytes.as_mut_slice()));
+    /// checkpoint.read_all_into(targets)?;
+    /// assert_eq!(memory, [("w", vec![5, 6])]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read_all_into<'m>(
         &self,

@@ -17,11 +17,16 @@ pub(super) struct Shard {
 impl Shard {
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let read = |source| CheckpointError::Read { path: path.to_owned(), source };
+        // Before it is opened: opening a pipe would wait for its other end.
+        let kind = std::fs::metadata(path).map_err(read)?;
+        if !kind.is_file() {
+            let is_dir = kind.is_dir();
+            let kind =
+                if is_dir { io::ErrorKind::IsADirectory } else { io::ErrorKind::NotSeekable };
+            return Err(read(kind.into()));
+        }
         let file = File::open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
-        if metadata.is_dir() {
-            return Err(read(io::Error::from(io::ErrorKind::IsADirectory)));
-        }
         Ok(Self { path: path.to_owned(), file, len: metadata.len() })
     }
 

@@ -10,6 +10,7 @@ use super::aside::{sibling, sync_folder, write_bytes, write_error, write_file, w
 use super::card::ModelCard;
 use super::source::TensorSource;
 use super::weights::write_weights;
+use crate::json::refuse_lfs_pointer;
 use crate::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::{AdapterConfig, CheckpointError, is_plain_name, write_safetensors};
 
@@ -132,6 +133,27 @@ impl FolderWriter {
     /// # Errors
     ///
     /// As [`write_safetensors`].
+    ///
+    /// ```
+    /// use std::collections::BTreeMap;
+    /// use std::num::NonZeroU32;
+    /// use rlaif_checkpoint::{
+    ///     AdapterConfig, AdapterKey, Checkpoint, Dtype, FolderWriter, TaskType, TensorBytes,
+    /// };
+    ///
+    /// # let parent = tempfile::tempdir()?;
+    /// # let path = parent.path().join("adapter");
+    /// let config = AdapterConfig::new(TaskType::CausalLm, NonZeroU32::new(1).unwrap());
+    /// let key = AdapterKey::LoraA { module: "model.layers.0.mlp.up_proj".to_owned() }.to_string();
+    /// let factor = TensorBytes { dtype: Dtype::F32, shape: vec![1, 2], bytes: vec![0; 8] };
+    /// let mut folder = FolderWriter::create(&path)?;
+    /// folder.adapter(&config, &BTreeMap::from([(key.clone(), factor)]))?;
+    /// folder.finish()?;
+    ///
+    /// assert_eq!(AdapterConfig::read(&path)?, config);
+    /// assert!(Checkpoint::open_adapter(&path)?.tensors().contains_key(&key));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn adapter(
         &mut self,
         config: &AdapterConfig,
@@ -163,7 +185,7 @@ impl FolderWriter {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Read`] and [`CheckpointError::Write`].
+    /// [`CheckpointError::Read`], [`CheckpointError::LfsPointer`] and [`CheckpointError::Write`].
     pub fn copy_tokenizer(&mut self, folder: &Path) -> Result<Vec<&'static str>, CheckpointError> {
         let mut copied = Vec::new();
         for name in TOKENIZER_FILES {
@@ -173,6 +195,7 @@ impl FolderWriter {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(source) => return Err(CheckpointError::Read { path: from, source }),
             };
+            refuse_lfs_pointer(&from, &bytes)?;
             let to = self.place(name)?;
             write_file(&to, |out| out.write_all(&bytes).map_err(write_error(&to)))?;
             copied.push(name);
@@ -184,7 +207,8 @@ impl FolderWriter {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Write`]; what was there before is there still, or again.
+    /// [`CheckpointError::Write`]; what was there before is there still, or again. If only clearing
+    /// up failed, the new folder is in place and the next writer clears up.
     pub fn finish(mut self) -> Result<(), CheckpointError> {
         sync_folder(Some(&self.partial))?;
         let error = write_error(&self.target);
@@ -256,7 +280,10 @@ fn remove_abandoned(partial: &Path) -> Result<(), CheckpointError> {
         return Ok(());
     }
     let in_the_way = || CheckpointError::InTheWay { path: partial.to_owned() };
-    let marker = File::open(partial.join(MARKER)).map_err(|_| in_the_way())?;
+    let Ok(marker) = File::open(partial.join(MARKER)) else {
+        // Killed before it had marked the folder: then there is nothing in it.
+        return fs::remove_dir(partial).map_err(|_| in_the_way());
+    };
     if matches!(marker.try_lock(), Err(TryLockError::WouldBlock)) {
         return Err(CheckpointError::Busy { path: partial.to_owned() });
     }

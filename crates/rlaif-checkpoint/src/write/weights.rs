@@ -73,6 +73,7 @@ struct Planned {
 fn sized(path: &Path, source: &dyn TensorSource) -> Result<Vec<Planned>, CheckpointError> {
     let mut names = HashSet::new();
     let mut tensors = Vec::new();
+    let mut total = 0u64;
     for spec in source.tensors() {
         if spec.name == METADATA {
             return Err(CheckpointError::ReservedName { tensor: spec.name });
@@ -83,7 +84,10 @@ fn sized(path: &Path, source: &dyn TensorSource) -> Result<Vec<Planned>, Checkpo
                 tensor: spec.name,
             });
         }
-        let Some(bytes) = spec.dtype.bytes_of(&spec.shape) else {
+        // All together as well, so that no sum of them can overflow.
+        let bytes = spec.dtype.bytes_of(&spec.shape);
+        let sum = bytes.and_then(|bytes| total.checked_add(bytes));
+        let (Some(bytes), Some(sum)) = (bytes, sum) else {
             return Err(CheckpointError::ShapeOverflow {
                 file: path.to_owned(),
                 tensor: spec.name,
@@ -91,6 +95,7 @@ fn sized(path: &Path, source: &dyn TensorSource) -> Result<Vec<Planned>, Checkpo
                 shape: spec.shape.into_iter().map(|dim| dim as u64).collect(),
             });
         };
+        total = sum;
         tensors.push(Planned { spec, bytes });
     }
     Ok(tensors)

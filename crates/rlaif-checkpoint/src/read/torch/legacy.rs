@@ -9,7 +9,8 @@ use std::io::BufReader;
 
 use super::super::Contents;
 use super::super::positioned::Shard;
-use super::unpickle::{Elements, unpickle};
+use super::globals::Elements;
+use super::unpickle::unpickle;
 use super::{Stored, place};
 use crate::CheckpointError;
 

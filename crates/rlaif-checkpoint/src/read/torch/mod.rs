@@ -1,7 +1,9 @@
 //! Files that `torch.save` wrote: a pickle that describes tensors, beside the storages they view.
 
+mod globals;
 mod legacy;
 mod unpickle;
+mod value;
 mod zipped;
 
 pub(super) use legacy::{is_legacy, read_legacy};
@@ -12,7 +14,8 @@ use std::path::Path;
 
 use super::{Contents, Entry, Layout};
 use crate::{CheckpointError, Dtype};
-use unpickle::{Elements, PickledTensor, Unpickled};
+use globals::Elements;
+use value::{PickledTensor, Unpickled};
 
 /// What views that repeat stored elements, such as `expand` makes, may take in memory.
 const EXPANDED_LIMIT: u64 = 1 << 28;

@@ -52,7 +52,10 @@ pub(in super::super) fn read_zip(shard: &Shard) -> Result<Contents, CheckpointEr
 /// The archive's records by their name within its root folder.
 fn records(shard: &Shard) -> Result<HashMap<String, Stored>, CheckpointError> {
     let file = shard.path();
-    let zip = |source| CheckpointError::Zip { file: file.to_owned(), source };
+    let zip = |source: zip::result::ZipError| CheckpointError::Zip {
+        file: file.to_owned(),
+        source: source.into(),
+    };
     let mut archive = ZipArchive::new(BufReader::new(shard.file())).map_err(zip)?;
     refuse_torch_script(file, &archive)?;
     let mut all = HashMap::new();
