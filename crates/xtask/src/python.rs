@@ -92,8 +92,8 @@ pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Erro
     for reader in readers.into_iter().flatten() {
         let _ = reader.join();
     }
-    progress.finish(size_of(folder));
     if status.success() {
+        progress.finish(size_of(folder));
         return Ok(());
     }
     let said = said.lock().expect("no reader panics");
