@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::libtorch::{Libtorch, VERSION};
+use crate::libtorch::{Cuda, Libtorch, VERSION};
 use crate::progress::megabytes;
 use crate::python;
 use crate::requirement::{Requirement, pinned};
@@ -140,7 +140,7 @@ impl Place {
         }
         // What torch-sys reads; the wheel has its version in Python alone.
         self.write(&tree.join("torch/build-version"), VERSION)?;
-        let fault = Libtorch::at(&tree.join("torch")).check().err();
+        let fault = Libtorch::at(&tree.join("torch")).check(Cuda::Auto).err();
         if let Some(fault) = fault {
             return Err(unknown_wheel(&torch, fault.to_string()));
         }

@@ -84,7 +84,7 @@ pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Erro
             Ok(None) => {
                 let total = announced(&said.lock().expect("no reader panics"));
                 progress.show(size_of(folder), total);
-                thread::sleep(Duration::from_millis(100));
+                thread::sleep(Duration::from_millis(20));
             }
             Err(source) => return Err(Error::Start { program: interpreter().into(), source }),
         }
