@@ -104,9 +104,12 @@ impl Place {
             return Ok(());
         }
         let _lock = self.lock()?;
-        let tree = self.fresh_tree()?;
-        symlink(dir, &tree.join("torch")).map_err(|e| python::write_error(&self.root, e))?;
-        self.put_in_place(&tree)
+        let result = self.fresh_tree().and_then(|tree| {
+            symlink(dir, &tree.join("torch")).map_err(|e| python::write_error(&self.root, e))?;
+            self.put_in_place(&tree)
+        });
+        self.remove_leftovers();
+        result
     }
 
     /// Installs libtorch. Waits for another installation in the same place.
@@ -120,12 +123,7 @@ impl Place {
             return Ok(());
         }
         let result = self.install_locked(scope);
-        for leftover in ["tree", "download"] {
-            let _ = fs::remove_dir_all(self.partial().join(leftover));
-        }
-        // Goes only if it is empty: finished wheels stay for the next run.
-        let _ = fs::remove_dir(self.partial().join("wheels"));
-        let _ = fs::remove_dir(self.partial());
+        self.remove_leftovers();
         result
     }
 
@@ -147,7 +145,7 @@ impl Place {
         let files = shared_libraries(&tree).map_err(|e| python::write_error(&tree, e))?;
         self.write(&tree.join("installed"), &marker(scope, &files))?;
         self.put_in_place(&tree)?;
-        let _ = fs::remove_dir_all(self.partial());
+        let _ = fs::remove_dir_all(self.partial().join("wheels"));
         Ok(())
     }
 
@@ -243,11 +241,19 @@ impl Place {
             fs::rename(self.installed(), self.replaced()).map_err(error)?;
         }
         fs::rename(tree, self.installed()).map_err(error)?;
-        // A leftover costs disk alone, and the next installation removes it.
         let _ = fs::remove_dir_all(self.replaced());
+        Ok(())
+    }
+
+    /// Removes all but finished wheels, which the next run uses. What cannot be removed costs disk
+    /// alone, and the next run tries again.
+    fn remove_leftovers(&self) {
+        for leftover in ["tree", "download"] {
+            let _ = fs::remove_dir_all(self.partial().join(leftover));
+        }
+        // These go only if they are empty.
         let _ = fs::remove_dir(self.partial().join("wheels"));
         let _ = fs::remove_dir(self.partial());
-        Ok(())
     }
 
     fn write(&self, path: &Path, text: &str) -> Result<(), Error> {

@@ -32,7 +32,11 @@ pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
     }
     if let Some(dir) = pytorch {
         check(&Libtorch::at(&dir), cuda, "LIBTORCH_USE_PYTORCH")?;
-        place.link_to(&dir)?;
+        // An installation is not thrown away for what a variable says today; torch-sys reads the
+        // variable itself.
+        if place.complete().is_none() {
+            place.link_to(&dir)?;
+        }
         eprintln!("  libtorch {VERSION} in {} (LIBTORCH_USE_PYTORCH)", dir.display());
         return Ok(());
     }

@@ -356,6 +356,11 @@ fn a_pytorch_is_linked_and_serves_on() {
     root.assert_installed();
     assert!(!fs::symlink_metadata(root.path(".libtorch/torch")).unwrap().is_symlink());
     assert!(site.join("torch/lib/libc10.so").exists(), "only the link was removed");
+
+    // And what is installed is not thrown away for a variable.
+    fake_libtorch(&site.join("torch"), 11);
+    succeed(use_pytorch(&site).output().unwrap());
+    root.assert_installed();
 }
 
 #[test]
