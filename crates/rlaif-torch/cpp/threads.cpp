@@ -19,9 +19,10 @@ float sum_over_threads(const F& body) {
   at::Tensor results = at::zeros({at::get_num_threads()}, at::kFloat);
   auto iter = at::TensorIterator::nullary_op(results);
   iter.for_each(
-      [&](char** data, const int64_t* strides, int64_t n) {
-        for (int64_t i = 0; i < n; ++i)
-          *reinterpret_cast<float*>(data[0] + i * strides[0]) = body();
+      [&](char** data, const int64_t* strides, int64_t inner, int64_t outer) {
+        for (int64_t j = 0; j < outer; ++j)
+          for (int64_t i = 0; i < inner; ++i)
+            *reinterpret_cast<float*>(data[0] + j * strides[1] + i * strides[0]) = body();
       },
       /*grain_size=*/1);
   float total = 0;

@@ -77,15 +77,15 @@ impl DeviceChoice {
     /// The device itself.
     ///
     /// # Errors
-    /// [`TorchError::NoDevice`] if it is not there, telling which are; errors of [`load_cuda`] if
-    /// CUDA was asked for. `Auto` takes the CPU instead of failing.
+    /// [`TorchError::NoDevice`] if it is not there, telling which are. Errors of [`load_cuda`]
+    /// unless the choice is the CPU: a CUDA that is there and broken is not passed over.
     pub fn resolve(self) -> Result<Device, TorchError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => Ok(match load_cuda() {
-                Ok(CudaLibraries::Loaded) => Device::cuda_if_available(),
-                _ => Device::Cpu,
-            }),
+            Self::Auto => {
+                load_cuda()?;
+                Ok(Device::cuda_if_available())
+            }
             Self::Cuda(index) => {
                 load_cuda()?;
                 match i64::try_from(index) {

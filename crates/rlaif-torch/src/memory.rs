@@ -100,8 +100,9 @@ fn cuda_device(device: usize) -> Result<i32, TorchError> {
 /// By default glibc maps every block from 128 KiB to 32 MiB on (the limit moves) into memory of its
 /// own and unmaps it when it is freed, and each page of the next one is then a page fault: a third
 /// of the time of a training step. Afterwards memory that was once used stays with the process. It
-/// takes effect in the main thread's arena, where training normally runs: blocks of more than
-/// 64 MiB that another thread allocates are still mapped one by one.
+/// takes full effect for what the main thread allocates, where training normally runs: other
+/// threads have arenas of at most 64 MiB at a time, and larger blocks there are still mapped one by
+/// one.
 ///
 /// [`init`](crate::init) calls this.
 ///

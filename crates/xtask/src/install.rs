@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
-use crate::libtorch::{Libtorch, VERSION};
+use crate::libtorch::{Cuda, Libtorch, VERSION};
 use crate::progress::megabytes;
 use crate::python;
 use crate::requirement::{Requirement, pinned};
@@ -104,9 +104,12 @@ impl Place {
             return Ok(());
         }
         let _lock = self.lock()?;
-        let tree = self.fresh_tree()?;
-        symlink(dir, &tree.join("torch")).map_err(|e| python::write_error(&self.root, e))?;
-        self.put_in_place(&tree)
+        let result = self.fresh_tree().and_then(|tree| {
+            symlink(dir, &tree.join("torch")).map_err(|e| python::write_error(&self.root, e))?;
+            self.put_in_place(&tree)
+        });
+        self.remove_leftovers();
+        result
     }
 
     /// Installs libtorch. Waits for another installation in the same place.
@@ -120,12 +123,7 @@ impl Place {
             return Ok(());
         }
         let result = self.install_locked(scope);
-        for leftover in ["tree", "download"] {
-            let _ = fs::remove_dir_all(self.partial().join(leftover));
-        }
-        // Goes only if it is empty: finished wheels stay for the next run.
-        let _ = fs::remove_dir(self.partial().join("wheels"));
-        let _ = fs::remove_dir(self.partial());
+        self.remove_leftovers();
         result
     }
 
@@ -140,14 +138,14 @@ impl Place {
         }
         // What torch-sys reads; the wheel has its version in Python alone.
         self.write(&tree.join("torch/build-version"), VERSION)?;
-        let fault = Libtorch::at(&tree.join("torch")).check().err();
+        let fault = Libtorch::at(&tree.join("torch")).check(Cuda::Auto).err();
         if let Some(fault) = fault {
             return Err(unknown_wheel(&torch, fault.to_string()));
         }
         let files = shared_libraries(&tree).map_err(|e| python::write_error(&tree, e))?;
         self.write(&tree.join("installed"), &marker(scope, &files))?;
         self.put_in_place(&tree)?;
-        let _ = fs::remove_dir_all(self.partial());
+        let _ = fs::remove_dir_all(self.partial().join("wheels"));
         Ok(())
     }
 
@@ -243,11 +241,19 @@ impl Place {
             fs::rename(self.installed(), self.replaced()).map_err(error)?;
         }
         fs::rename(tree, self.installed()).map_err(error)?;
-        // A leftover costs disk alone, and the next installation removes it.
         let _ = fs::remove_dir_all(self.replaced());
+        Ok(())
+    }
+
+    /// Removes all but finished wheels, which the next run uses. What cannot be removed costs disk
+    /// alone, and the next run tries again.
+    fn remove_leftovers(&self) {
+        for leftover in ["tree", "download"] {
+            let _ = fs::remove_dir_all(self.partial().join(leftover));
+        }
+        // These go only if they are empty.
         let _ = fs::remove_dir(self.partial().join("wheels"));
         let _ = fs::remove_dir(self.partial());
-        Ok(())
     }
 
     fn write(&self, path: &Path, text: &str) -> Result<(), Error> {

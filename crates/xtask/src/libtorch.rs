@@ -10,6 +10,15 @@ const LIBRARIES: [&str; 3] = ["torch", "torch_cpu", "c10"];
 const VERSION_HEADERS: [&str; 2] =
     ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
 
+/// Which libraries to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cuda {
+    /// With CUDA where there is an NVIDIA GPU and a choice.
+    Auto,
+    /// With CUDA.
+    Wanted,
+}
+
 /// Why a folder does not do as libtorch.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
@@ -17,6 +26,8 @@ pub(crate) enum Fault {
     NoFolder,
     #[error("{} is missing", .0.display())]
     Missing(PathBuf),
+    #[error("it has no CUDA, and --cuda asks for it")]
+    NoCuda,
     #[error("that is libtorch {0}, and rlaif needs libtorch {VERSION}")]
     Version(String),
 }
@@ -48,20 +59,22 @@ impl Libtorch {
         }
     }
 
-    /// Checks that the folder has the headers and libraries of the right version.
+    /// Checks that the folder has the headers and libraries of the right version, those for
+    /// CUDA only if they are wanted.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn check(&self) -> Result<(), Fault> {
+    pub(crate) fn check(&self, cuda: Cuda) -> Result<(), Fault> {
         if !self.dir.is_dir() {
             return Err(Fault::NoFolder);
         }
-        for name in LIBRARIES {
-            let file = format!("{}{name}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
-            let path = self.lib.join(file);
+        for path in LIBRARIES.map(|name| self.library(name)) {
             if !path.is_file() {
                 return Err(Fault::Missing(path));
             }
+        }
+        if cuda == Cuda::Wanted && !self.library("torch_cuda").is_file() {
+            return Err(Fault::NoCuda);
         }
         let Some(found) = self.version() else {
             return Err(Fault::Missing(self.include.join(VERSION_HEADERS[0])));
@@ -71,6 +84,11 @@ impl Libtorch {
             return Err(Fault::Version(found));
         }
         Ok(())
+    }
+
+    fn library(&self, name: &str) -> PathBuf {
+        let file = format!("{}{name}{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX);
+        self.lib.join(file)
     }
 
     /// The version in the headers, because these are what the build compiles against. (A

@@ -17,12 +17,12 @@ use std::process::ExitCode;
 use std::{env, iter};
 
 use error::Error;
-use setup::Cuda;
+use libtorch::Cuda;
 
 const HELP: &str = "\
 usage: cargo xtask COMMAND
 
-  setup [--cuda]   find libtorch, or install it in .libtorch; --cuda: with CUDA, GPU or not
+  setup [--cuda]   find libtorch, or install it in .libtorch; --cuda: one with CUDA, GPU or not
   test [ARGS]      setup, all tests (`cargo test --workspace ARGS`), a project that depends on ours
   check            setup, format, licences, clippy, documentation
   bench-smoke      setup, each benchmark once

@@ -84,7 +84,7 @@ pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Erro
             Ok(None) => {
                 let total = announced(&said.lock().expect("no reader panics"));
                 progress.show(size_of(folder), total);
-                thread::sleep(Duration::from_millis(100));
+                thread::sleep(Duration::from_millis(20));
             }
             Err(source) => return Err(Error::Start { program: interpreter().into(), source }),
         }
@@ -92,8 +92,8 @@ pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Erro
     for reader in readers.into_iter().flatten() {
         let _ = reader.join();
     }
-    progress.finish(size_of(folder));
     if status.success() {
+        progress.finish(size_of(folder));
         return Ok(());
     }
     let said = said.lock().expect("no reader panics");

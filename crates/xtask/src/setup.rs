@@ -6,17 +6,8 @@ use std::{env, fs};
 
 use crate::error::Error;
 use crate::install::{Place, Scope};
-use crate::libtorch::{Libtorch, VERSION};
+use crate::libtorch::{Cuda, Libtorch, VERSION};
 use crate::python;
-
-/// Which libraries to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cuda {
-    /// With CUDA where there is an NVIDIA GPU.
-    Auto,
-    /// With CUDA.
-    Wanted,
-}
 
 /// Sees to it that cargo finds a libtorch of the right version. The first of: the user's
 /// `LIBTORCH`, PyTorch if `LIBTORCH_USE_PYTORCH` is set, a system libtorch, `.libtorch`, a new one
@@ -32,7 +23,7 @@ pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
         if dir.is_relative() {
             return Err(Error::RelativePath { dir });
         }
-        check(&Libtorch::of_user(&dir), "LIBTORCH")?;
+        check(&Libtorch::of_user(&dir), cuda, "LIBTORCH")?;
         if let Some(pytorch) = pytorch.filter(|pytorch| !same_folder(pytorch, &dir)) {
             return Err(Error::TwoLibtorches { libtorch: dir, pytorch });
         }
@@ -40,15 +31,19 @@ pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
         return Ok(());
     }
     if let Some(dir) = pytorch {
-        check(&Libtorch::at(&dir), "LIBTORCH_USE_PYTORCH")?;
-        place.link_to(&dir)?;
+        check(&Libtorch::at(&dir), cuda, "LIBTORCH_USE_PYTORCH")?;
+        // An installation is not thrown away for what a variable says today; torch-sys reads the
+        // variable itself.
+        if place.complete().is_none() {
+            place.link_to(&dir)?;
+        }
         eprintln!("  libtorch {VERSION} in {} (LIBTORCH_USE_PYTORCH)", dir.display());
         return Ok(());
     }
     // The one place that torch-sys looks in.
     if cfg!(target_os = "linux") && Path::new("/usr/lib/libtorch.so").exists() {
         let dir = Path::new("/usr");
-        match Libtorch::at(dir).check() {
+        match Libtorch::at(dir).check(cuda) {
             Ok(()) => {
                 place.link_to(dir)?;
                 eprintln!("  libtorch {VERSION} in /usr (system)");
@@ -57,22 +52,21 @@ pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
             Err(why) => eprintln!("  the libtorch in /usr/lib is not used: {why}"),
         }
     }
-    let scope = match cuda {
-        Cuda::Auto if !has_nvidia_gpu() => Scope::Cpu,
-        _ => Scope::Cuda,
-    };
-    use_or_install(&place, scope)
+    use_or_install(&place, cuda)
 }
 
-fn use_or_install(place: &Place, scope: Scope) -> Result<(), Error> {
-    // A link made for a PyTorch or a system libtorch serves on, as long as it leads to the right
-    // version; only the user knows whether that one has CUDA.
+fn use_or_install(place: &Place, cuda: Cuda) -> Result<(), Error> {
+    // A link made for a PyTorch or a system libtorch serves on.
     if fs::symlink_metadata(place.torch()).is_ok_and(|meta| meta.is_symlink())
-        && Libtorch::at(&place.torch()).check().is_ok()
+        && Libtorch::at(&place.torch()).check(cuda).is_ok()
     {
         eprintln!("  libtorch {VERSION} in {}", place.torch().display());
         return Ok(());
     }
+    let scope = match cuda {
+        Cuda::Auto if !has_nvidia_gpu() => Scope::Cpu,
+        _ => Scope::Cuda,
+    };
     if place.complete() < Some(scope) {
         eprintln!("  installing libtorch {VERSION} in {}", place.installed().display());
         place.install(scope)?;
@@ -81,9 +75,9 @@ fn use_or_install(place: &Place, scope: Scope) -> Result<(), Error> {
     Ok(())
 }
 
-fn check(libtorch: &Libtorch, variable: &'static str) -> Result<(), Error> {
+fn check(libtorch: &Libtorch, cuda: Cuda, variable: &'static str) -> Result<(), Error> {
     let dir = libtorch.dir.clone();
-    libtorch.check().map_err(|fault| Error::BadLibtorch { variable, dir, fault })
+    libtorch.check(cuda).map_err(|fault| Error::BadLibtorch { variable, dir, fault })
 }
 
 /// `LIBTORCH` as the user set it, or `None` if cargo set it from `.cargo/config.toml`.
@@ -96,9 +90,9 @@ fn same_folder(a: &Path, b: &Path) -> bool {
     matches!((fs::canonicalize(a), fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// By the traces of the driver; the second is that of Windows' Linux subsystem.
+/// By the traces of the driver; the last is that of Windows' Linux subsystem.
 fn has_nvidia_gpu() -> bool {
-    ["/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1"]
+    ["/proc/driver/nvidia/version", "/dev/nvidiactl", "/usr/lib/wsl/lib/libcuda.so.1"]
         .iter()
         .any(|trace| Path::new(trace).exists())
 }

@@ -33,9 +33,9 @@ fn assert_close(found: f64, expected: f64, tolerance: f64) {
 #[test]
 fn the_norm_and_the_clipped_gradients_are_those_of_f64() {
     for device in devices() {
-        // In bf16 the factor and the product are rounded, by 2^-9 each.
+        // In bf16 the factor and the product are rounded, by 2^-8 each.
         for (kind, tolerance) in
-            [(Kind::Float, 1e-6), (Kind::BFloat16, 5e-3), (Kind::Double, 1e-12)]
+            [(Kind::Float, 1e-6), (Kind::BFloat16, 8e-3), (Kind::Double, 1e-12)]
         {
             let (params, grads) = params(kind, device, 3.0);
             let expected = norm(&grads);

@@ -3,5 +3,6 @@
 mod adamw;
 mod common;
 mod grad;
+mod memory;
 mod recompute;
 mod rng;
