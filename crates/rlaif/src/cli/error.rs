@@ -1,0 +1,104 @@
+//! What the command says when it fails, and with which exit code.
+
+use std::{io, path::PathBuf};
+
+use rlaif_core::CodecError;
+use rlaif_hub::HubError;
+use rlaif_lm::LmError;
+use rlaif_models::ModelError;
+use rlaif_text::TextError;
+use rlaif_torch::TorchError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// A row of the input is not what the command reads.
+    #[error("{source_name}, line {line}: {problem}")]
+    Row {
+        /// File, or `standard input`.
+        source_name: String,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, and what was expected.
+        problem: RowProblem,
+    },
+    /// A file could not be opened.
+    #[error("{}: {source}", .path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Reading or writing failed.
+    #[error("{what}: {source}")]
+    Io {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    /// A flag has a value that cannot be.
+    #[error("--{flag} is {found}; expected {expected}")]
+    Flag { flag: &'static str, found: String, expected: &'static str },
+    /// Model and tokenizer do not belong together.
+    #[error(
+        "{folder}: the tokenizer has ids up to {largest}, the model's embedding {rows} rows; they \
+         do not belong together"
+    )]
+    Vocabulary { folder: String, largest: usize, rows: i64 },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Lm(#[from] LmError),
+    #[error(transparent)]
+    Text(#[from] TextError),
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+}
+
+/// What is wrong with one row.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RowProblem {
+    #[error("not a JSON object of the expected fields ({expected}): {source}")]
+    Json {
+        expected: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("expected either {expected}")]
+    Fields { expected: &'static str },
+    #[error("{0}")]
+    Lm(#[source] LmError),
+    #[error("{0}")]
+    Text(#[source] TextError),
+    #[error("{0}")]
+    Codec(#[source] CodecError),
+    #[error("{problem}; the model folder has no tokenizer to encode text with ({reason})")]
+    NoTokenizer { problem: &'static str, reason: String },
+}
+
+impl CliError {
+    pub(crate) fn code(&self) -> u8 {
+        match self {
+            Self::Torch(TorchError::DeviceName { .. } | TorchError::NoDevice { .. }) => 2,
+            Self::Torch(_) | Self::Lm(LmError::Torch(_)) | Self::Io { .. } => 1,
+            Self::Hub(error) => match error {
+                HubError::InvalidRepoId { .. }
+                | HubError::InvalidRevision { .. }
+                | HubError::FolderHasNoRevisions { .. }
+                | HubError::RepoNotFound { .. }
+                | HubError::RevisionNotFound { .. }
+                | HubError::FileNotFound { .. } => 2,
+                _ => 1,
+            },
+            _ => 2,
+        }
+    }
+
+    pub(crate) fn is_broken_pipe(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

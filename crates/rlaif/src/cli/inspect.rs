@@ -1,0 +1,53 @@
+//! `rlaif inspect`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{error::CliError, model};
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Folder in Hugging Face's layout, or hub id.
+    model: String,
+    /// Branch, tag or commit of a hub id.
+    #[arg(long)]
+    revision: Option<String>,
+}
+
+impl Inspect {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        let folder = model::folder(&self.model, self.revision.as_deref())?;
+        let summary = rlaif_models::inspect(&folder)?;
+        let spec = &summary.spec;
+        let files = std::fs::read_dir(&folder)
+            .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
+            .map_err(|source| CliError::Open { path: folder.clone(), source })?;
+        let mut files: Vec<_> = files
+            .into_iter()
+            .filter_map(|entry| {
+                // Through links: the hub's cache consists of them.
+                let metadata = std::fs::metadata(entry.path()).ok()?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                metadata.is_file().then(|| json!({ "name": name, "bytes": metadata.len() }))
+            })
+            .collect();
+        files.sort_by_key(|file| file["name"].as_str().map(str::to_owned));
+        let object = json!({
+            "architecture": summary.architecture,
+            "model_type": spec.model_type,
+            "parameters": summary.parameters,
+            "dtype": summary.dtype,
+            "vocab_size": spec.vocab_size,
+            "hidden_size": spec.hidden_size,
+            "context": spec.context,
+            "bos_token_id": spec.bos_id,
+            "eos_token_ids": spec.eos_ids,
+            "pad_token_id": spec.pad_id,
+            "decoder_start_token_id": spec.decoder_start_id,
+            "labels": summary.labels,
+            "files": files,
+        });
+        println!("{object:#}");
+        Ok(())
+    }
+}

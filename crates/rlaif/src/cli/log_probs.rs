@@ -1,0 +1,164 @@
+//! `rlaif logprobs`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use rlaif_core::{Specials, TextCodec};
+use rlaif_lm::{Forward, Padding, Policy, TokenBatch, token_log_probs};
+use rlaif_models::LanguageModel;
+use rlaif_text::HfTokenizer;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+
+use super::{
+    error::{CliError, RowProblem},
+    model::{self, ModelArguments},
+    rows::{Job, RowArguments},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct LogProbs {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    rows: RowArguments,
+    /// Folder of a LoRA adapter in peft's layout.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    /// The sampling temperature that logits are divided by.
+    #[arg(long, default_value_t = 1.)]
+    temperature: f64,
+}
+
+impl LogProbs {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        if self.temperature.is_nan() || self.temperature <= 0. {
+            return Err(CliError::Flag {
+                flag: "temperature",
+                found: self.temperature.to_string(),
+                expected: "a positive number",
+            });
+        }
+        let options = self.model.placement.options()?;
+        let folder = model::folder(&self.model.model, self.model.revision.as_deref())?;
+        let mut policy = LanguageModel::load(&folder, options)?;
+        if let Some(adapter) = &self.adapter {
+            policy.adapters().load("default", adapter)?;
+        }
+        let tokenizer = model::tokenizer(&folder, policy.spec().vocab_size);
+        self.rows.run(&LogProbJob { policy, tokenizer, temperature: self.temperature })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    prompt: Option<String>,
+    response: Option<String>,
+    prompt_ids: Option<Vec<u32>>,
+    response_ids: Option<Vec<u32>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    log_probs: Vec<f32>,
+    sum: f64,
+    entropy: Vec<f32>,
+}
+
+struct LogProbJob {
+    policy: LanguageModel,
+    /// Needed by rows of text alone.
+    tokenizer: Result<HfTokenizer, CliError>,
+    temperature: f64,
+}
+
+impl LogProbJob {
+    fn ids(&self, row: Row) -> Result<(Vec<u32>, Vec<u32>), RowProblem> {
+        match row {
+            Row {
+                prompt_ids: Some(prompt),
+                response_ids: Some(response),
+                prompt: None,
+                response: None,
+            } => Ok((prompt, response)),
+            Row {
+                prompt: Some(prompt),
+                response: Some(response),
+                prompt_ids: None,
+                response_ids: None,
+            } => {
+                let tokenizer =
+                    self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
+                        problem: "the row holds text",
+                        reason: reason.to_string(),
+                    })?;
+                let encode = |text: &str, specials| {
+                    tokenizer.encode(text, specials).map_err(RowProblem::Codec)
+                };
+                Ok((encode(&prompt, Specials::Include)?, encode(&response, Specials::Exclude)?))
+            }
+            _ => Err(RowProblem::Fields { expected: Self::FIELDS }),
+        }
+    }
+
+    fn check(&self, prompt: &[u32], response: &[u32]) -> Result<(), RowProblem> {
+        let spec = self.policy.spec();
+        spec.check(0, prompt)
+            .and_then(|()| spec.check(0, response))
+            .and_then(|()| spec.check_length(0, prompt.len() + response.len()))
+            .map_err(RowProblem::Lm)
+    }
+}
+
+impl Job for LogProbJob {
+    type Input = Row;
+    type Prepared = (Vec<u32>, Vec<u32>);
+    type Output = Answer;
+    const FIELDS: &'static str = "`prompt` and `response`, or `prompt_ids` and `response_ids`";
+
+    fn prepare(&self, rows: Vec<Row>) -> Vec<Result<Self::Prepared, RowProblem>> {
+        rows.into_iter()
+            .map(|row| {
+                let (prompt, response) = self.ids(row)?;
+                self.check(&prompt, &response)?;
+                Ok((prompt, response))
+            })
+            .collect()
+    }
+
+    fn length((prompt, response): &Self::Prepared) -> usize {
+        prompt.len() + response.len()
+    }
+
+    fn compute(&self, rows: &[&Self::Prepared]) -> Result<Vec<Answer>, CliError> {
+        let spec = self.policy.spec();
+        let prompts = rows.iter().map(|row| row.0.clone()).collect();
+        let prompts = TokenBatch::collate(prompts, spec, Padding::Right)?;
+        let responses = rows.iter().map(|row| row.1.clone()).collect();
+        let responses = TokenBatch::responses(responses, spec)?;
+        let forward = Forward::default();
+        let got = no_grad(|| {
+            let hidden = self.policy.response_hidden(&prompts, &responses, forward)?;
+            let head = self.policy.head(forward)?;
+            token_log_probs(&head, &hidden, &responses, self.temperature)
+        })?;
+        let log_probs = rows_of(&got.log_probs);
+        let entropies = rows_of(&got.entropy);
+        let answers = rows.iter().zip(log_probs.into_iter().zip(entropies));
+        Ok(answers
+            .map(|(row, (mut log_probs, mut entropy))| {
+                log_probs.truncate(row.1.len());
+                entropy.truncate(row.1.len());
+                let sum = log_probs.iter().map(|&x| f64::from(x)).sum();
+                Answer { log_probs, sum, entropy }
+            })
+            .collect())
+    }
+}
+
+/// `[B, T]` as rows.
+pub(crate) fn rows_of(x: &Tensor) -> Vec<Vec<f32>> {
+    let x = x.to_device(tch::Device::Cpu).to_kind(Kind::Float);
+    Vec::<Vec<f32>>::try_from(&x).expect("a matrix of f32")
+}

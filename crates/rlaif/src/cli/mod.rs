@@ -1,0 +1,66 @@
+//! The `rlaif` command: JSON Lines in and out, errors on standard error.
+//!
+//! Exit code 2 means bad input (a flag, a row, a file), 1 any other failure.
+
+mod bench;
+mod error;
+mod inspect;
+mod log_probs;
+mod model;
+mod rows;
+mod score;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::CliError;
+
+/// Reinforcement learning from AI and human feedback for language models.
+#[derive(Debug, Parser)]
+#[command(name = "rlaif", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints one JSON object on a model: architecture, sizes, special tokens, files.
+    Inspect(inspect::Inspect),
+    /// Log-probabilities and entropies of given responses, one row out for each row in.
+    #[command(name = "logprobs")]
+    LogProbs(log_probs::LogProbs),
+    /// Logits and probabilities of a sequence classifier or reward model.
+    Score(score::Score),
+    /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match rlaif_torch::init() {
+        Ok(_) => run(&arguments.command),
+        Err(source) => Err(CliError::from(source)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has seen enough (`| head`).
+        Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<(), CliError> {
+    match command {
+        Command::Inspect(command) => command.run(),
+        Command::LogProbs(command) => command.run(),
+        Command::Score(command) => command.run(),
+        Command::Bench(command) => command.run(),
+    }
+}

@@ -1,0 +1,118 @@
+//! `--model` and what goes with it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, ValueEnum};
+use rlaif_hub::{Hub, Repo, RepoKind};
+use rlaif_models::{LoadOptions, ModelError};
+use rlaif_text::HfTokenizer;
+use rlaif_torch::DeviceChoice;
+use serde::Deserialize;
+use tch::Kind;
+
+use super::error::CliError;
+
+/// Which model, and how it is loaded.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArguments {
+    /// Folder in Hugging Face's layout, or hub id such as google/flan-t5-small.
+    #[arg(long)]
+    pub(crate) model: String,
+    /// Branch, tag or commit of a hub id.
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
+    #[command(flatten)]
+    pub(crate) placement: Placement,
+}
+
+/// Where a model runs, and in which kind.
+#[derive(Debug, Args)]
+pub(crate) struct Placement {
+    /// cpu, cuda, cuda:N, or auto for CUDA where there is one.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    /// Converts the weights; without it they stay as the checkpoint has them.
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// Threads to compute with; libtorch's own choice if not given.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Dtype {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Placement {
+    /// Sets the threads, and says how to load.
+    pub(crate) fn options(&self) -> Result<LoadOptions, CliError> {
+        if let Some(threads) = self.threads {
+            rlaif_torch::set_intra_op_threads(threads)?;
+        }
+        let kind = self.dtype.map(|dtype| match dtype {
+            Dtype::F32 => Kind::Float,
+            Dtype::Bf16 => Kind::BFloat16,
+            Dtype::F16 => Kind::Half,
+        });
+        Ok(LoadOptions { device: self.device.resolve()?, kind })
+    }
+}
+
+/// A model's folder on this disk; from the hub, every file that loading needs is fetched first.
+pub(crate) fn folder(location: &str, revision: Option<&str>) -> Result<PathBuf, CliError> {
+    if Path::new(location).is_dir() && revision.is_none() {
+        return Ok(PathBuf::from(location));
+    }
+    let repo = Hub::from_env()?.open(RepoKind::Model, location, revision)?;
+    let config = repo.get("config.json")?;
+    fetch_weights(&repo)?;
+    for file in HfTokenizer::FILES.iter().copied().chain(["generation_config.json"]) {
+        repo.try_get(file)?;
+    }
+    // Every file of a repository lies in one folder.
+    Ok(config.parent().map_or_else(|| PathBuf::from("."), PathBuf::from))
+}
+
+/// The index of sharded weights: which file holds which tensor.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Fetches the first of the forms that weights come in, shards included.
+fn fetch_weights(repo: &Repo) -> Result<(), CliError> {
+    for whole in ["model.safetensors", "pytorch_model.bin"] {
+        if repo.try_get(whole)?.is_some() {
+            return Ok(());
+        }
+        let index = format!("{whole}.index.json");
+        if let Some(index) = repo.try_get(&index)? {
+            let index: Index = rlaif_checkpoint::read_json(&index).map_err(ModelError::from)?;
+            for shard in index.weight_map.into_values().collect::<BTreeSet<_>>() {
+                repo.get(&shard)?;
+            }
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The tokenizer of a folder, once it is known to fit the model.
+pub(crate) fn tokenizer(folder: &Path, vocab_size: i64) -> Result<HfTokenizer, CliError> {
+    let tokenizer = HfTokenizer::from_folder(folder)?;
+    let rows = tokenizer.embedding_rows();
+    if i64::try_from(rows).is_ok_and(|rows| rows > vocab_size) {
+        return Err(CliError::Vocabulary {
+            folder: folder.display().to_string(),
+            largest: rows - 1,
+            rows: vocab_size,
+        });
+    }
+    Ok(tokenizer)
+}

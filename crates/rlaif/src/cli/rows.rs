@@ -1,0 +1,168 @@
+//! JSON Lines in, JSON Lines out, in the same order, batched by length on the way.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::error::{CliError, RowProblem};
+
+/// Where rows come from, and how many go together.
+#[derive(Debug, Args)]
+pub(crate) struct RowArguments {
+    /// JSON Lines; `-` reads standard input.
+    #[arg(long)]
+    input: PathBuf,
+    /// Rows computed together.
+    #[arg(long, default_value_t = 16)]
+    batch_size: usize,
+}
+
+/// Rows read ahead, in batches: enough to bring rows of one length together.
+const WINDOW: usize = 64;
+
+/// What a command does with rows.
+pub(crate) trait Job {
+    /// A row as it is read.
+    type Input: DeserializeOwned;
+    /// A row ready to be computed.
+    type Prepared;
+    /// A row as it is written.
+    type Output: Serialize;
+    /// The fields of a row, for messages.
+    const FIELDS: &'static str;
+
+    /// Makes rows ready; the result has one entry for each.
+    fn prepare(&self, rows: Vec<Self::Input>) -> Vec<Result<Self::Prepared, RowProblem>>;
+    /// Tokens of a row: rows of similar length are computed together.
+    fn length(row: &Self::Prepared) -> usize;
+    /// Computes a batch, in order.
+    fn compute(&self, rows: &[&Self::Prepared]) -> Result<Vec<Self::Output>, CliError>;
+}
+
+impl RowArguments {
+    /// Runs a job over the input and writes to standard output.
+    pub(crate) fn run<J: Job>(&self, job: &J) -> Result<(), CliError> {
+        if self.batch_size == 0 {
+            return Err(CliError::Flag {
+                flag: "batch-size",
+                found: "0".to_owned(),
+                expected: "at least 1",
+            });
+        }
+        let (name, reader, bytes) = self.open()?;
+        let mut output = BufWriter::new(io::stdout().lock());
+        let progress = progress(bytes);
+        let mut lines = Lines { name, reader, line: 0 };
+        loop {
+            let (rows, read) = lines.take::<J>(self.batch_size * WINDOW)?;
+            if rows.is_empty() {
+                break;
+            }
+            for row in self.window(job, rows, &lines.name)? {
+                serde_json::to_writer(&mut output, &row).map_err(|e| writing(e.into()))?;
+                output.write_all(b"\n").map_err(writing)?;
+            }
+            output.flush().map_err(writing)?;
+            progress.inc(read);
+        }
+        progress.finish_and_clear();
+        Ok(())
+    }
+
+    /// Computes the rows of one window in batches of similar length, and returns them in order.
+    fn window<J: Job>(
+        &self,
+        job: &J,
+        rows: Vec<(usize, J::Input)>,
+        source_name: &str,
+    ) -> Result<Vec<J::Output>, CliError> {
+        let (lines, rows): (Vec<usize>, Vec<J::Input>) = rows.into_iter().unzip();
+        let prepared = job.prepare(rows).into_iter().zip(&lines).map(|(row, &line)| {
+            row.map_err(|problem| CliError::Row {
+                source_name: source_name.to_owned(),
+                line,
+                problem,
+            })
+        });
+        let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
+        let mut order: Vec<usize> = (0..prepared.len()).collect();
+        order.sort_by_key(|&i| J::length(&prepared[i]));
+        let mut done: Vec<(usize, J::Output)> = Vec::with_capacity(prepared.len());
+        for batch in order.chunks(self.batch_size) {
+            let rows: Vec<&J::Prepared> = batch.iter().map(|&i| &prepared[i]).collect();
+            done.extend(batch.iter().copied().zip(job.compute(&rows)?));
+        }
+        done.sort_by_key(|(i, _)| *i);
+        Ok(done.into_iter().map(|(_, row)| row).collect())
+    }
+
+    /// The input's name, its reader, and its size where it is known.
+    fn open(&self) -> Result<(String, Box<dyn BufRead>, Option<u64>), CliError> {
+        if self.input == Path::new("-") {
+            return Ok(("standard input".to_owned(), Box::new(io::stdin().lock()), None));
+        }
+        let open = |source| CliError::Open { path: self.input.clone(), source };
+        let file = File::open(&self.input).map_err(open)?;
+        let bytes = file.metadata().map_err(open)?.len();
+        let name = self.input.display().to_string();
+        Ok((name, Box::new(BufReader::new(file)), Some(bytes)))
+    }
+}
+
+struct Lines {
+    name: String,
+    reader: Box<dyn BufRead>,
+    line: usize,
+}
+
+impl Lines {
+    /// Up to `count` rows with their line numbers, and the bytes they took. Blank lines are none.
+    fn take<J: Job>(&mut self, count: usize) -> Result<(Vec<(usize, J::Input)>, u64), CliError> {
+        let mut rows = Vec::new();
+        let mut bytes = 0;
+        let mut text = String::new();
+        while rows.len() < count {
+            text.clear();
+            let read = self.reader.read_line(&mut text).map_err(|source| CliError::Io {
+                what: format!("{}, line {}", self.name, self.line + 1),
+                source,
+            })?;
+            if read == 0 {
+                break;
+            }
+            self.line += 1;
+            bytes += read as u64;
+            if text.trim().is_empty() {
+                continue;
+            }
+            let row = serde_json::from_str(&text).map_err(|source| CliError::Row {
+                source_name: self.name.clone(),
+                line: self.line,
+                problem: RowProblem::Json { expected: J::FIELDS, source },
+            })?;
+            rows.push((self.line, row));
+        }
+        Ok((rows, bytes))
+    }
+}
+
+fn writing(source: io::Error) -> CliError {
+    CliError::Io { what: "standard output".to_owned(), source }
+}
+
+/// A bar on standard error where that is a terminal and the input's size is known.
+fn progress(bytes: Option<u64>) -> ProgressBar {
+    match bytes {
+        Some(bytes) if io::stderr().is_terminal() => ProgressBar::new(bytes).with_style(
+            ProgressStyle::with_template("{bar:40} {percent:>3} %  {elapsed} elapsed, {eta} left")
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
+        ),
+        _ => ProgressBar::hidden(),
+    }
+}

@@ -1,0 +1,413 @@
+//! The `rlaif` command as its user runs it.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use rlaif::{
+    models::{Classifier, Config, LanguageModel, SaveOptions},
+    tch::{Device, Kind, Tensor, manual_seed},
+    text::HfTokenizer,
+};
+use rlaif_hub_testing::{HubServer, Kind as RepoKind, Visibility};
+use serde_json::{Value, json};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+fn tokenizer_fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures").join(name)
+}
+
+fn run(arguments: &[&str], input: &str, environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    command.args(arguments).envs(environment.iter().copied());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It may refuse before it has read everything.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// Standard output as rows; the command must have succeeded.
+#[track_caller]
+fn rows(output: &Output) -> Vec<Value> {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Standard error of a command that failed with this exit code and wrote nothing.
+#[track_caller]
+fn refusal(output: &Output, code: i32) -> String {
+    let error = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    error
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+/// A folder as `facebook/roberta-hate-speech-dynabench-r4-target` has it: no tokenizer.json, labels
+/// by name; weights are random and few.
+fn roberta_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let source = tokenizer_fixture("roberta");
+    let vocab = HfTokenizer::from_folder(&source).unwrap().embedding_rows();
+    let config = Config::from_value(json!({
+        "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"],
+        "vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 48, "max_position_embeddings": 34, "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
+        "initializer_range": 0.3, "id2label": { "0": "nothate", "1": "hate" },
+    }));
+    manual_seed(5);
+    let model = Classifier::random(config, Kind::Float, Device::Cpu).unwrap();
+    let path = folder.path().join("model");
+    model.save(&path, &SaveOptions { source: Some(&source), ..SaveOptions::default() }).unwrap();
+    assert!(!path.join("tokenizer.json").exists());
+    folder
+}
+
+const TEXTS: [&str; 6] = [
+    "I like you.",
+    "You are terrible and i hate you.",
+    "x",
+    "A long text: the quick brown fox jumps over the lazy dog, again and again and again, and then \
+     once more because it can, until nobody counts any longer how often it has jumped.",
+    "Grüße aus Köln 🙂",
+    "   leading spaces",
+];
+
+#[test]
+fn scores_in_a_batch_are_those_one_by_one() {
+    let folder = roberta_folder();
+    let model = folder.path().join("model");
+    let model = model.to_str().unwrap();
+    let input: String = TEXTS.iter().map(|text| format!("{}\n", json!({ "text": text }))).collect();
+    let batched = rows(&run(&["score", "--model", model, "--input", "-"], &input, &[]));
+    assert_eq!(batched.len(), TEXTS.len());
+    let single = ["score", "--model", model, "--input", "-", "--batch-size", "1"];
+    let single = rows(&run(&single, &input, &[]));
+    for (a, b) in batched.iter().zip(&single) {
+        let (a_logits, b_logits) = (numbers(&a["logits"]), numbers(&b["logits"]));
+        for (x, y) in a_logits.iter().zip(&b_logits) {
+            assert!((x - y).abs() < 1e-5, "{a} {b}");
+        }
+        let p = a["probabilities"].as_object().unwrap();
+        let (not, hate) = (p["nothate"].as_f64().unwrap(), p["hate"].as_f64().unwrap());
+        assert!((not + hate - 1.).abs() < 1e-5);
+        let odds = (a_logits[1] - a_logits[0]).exp();
+        assert!((hate / not - odds).abs() < 1e-3 * (1. + odds), "{a}");
+    }
+    // The rows differ, so their order is seen to be kept.
+    let mut logits: Vec<String> = batched.iter().map(|row| row["logits"].to_string()).collect();
+    logits.dedup();
+    assert_eq!(logits.len(), TEXTS.len());
+}
+
+#[test]
+fn scores_of_ids_are_the_goldens_of_transformers() {
+    let folder = fixture("models/roberta");
+    let goldens = goldens("roberta");
+    let input: String = rows_of(&goldens, "right")
+        .iter()
+        .map(|ids| format!("{}\n", json!({ "ids": ids })))
+        .collect();
+    let model = folder.to_str().unwrap();
+    let got = rows(&run(&["score", "--model", model, "--input", "-"], &input, &[]));
+    let want = Vec::<Vec<f64>>::try_from(&goldens["logits"]).unwrap();
+    for (got, want) in got.iter().zip(&want) {
+        for (got, want) in numbers(&got["logits"]).iter().zip(want) {
+            assert!((got - want).abs() < 1e-4);
+        }
+    }
+    // One label: one logit.
+    let model = fixture("models/llama-reward");
+    let got = run(
+        &["score", "--model", model.to_str().unwrap(), "--input", "-"],
+        "{\"ids\": [5, 6, 7]}\n",
+        &[],
+    );
+    assert_eq!(rows(&got)[0]["logits"].as_array().unwrap().len(), 1);
+}
+
+fn goldens(name: &str) -> std::collections::BTreeMap<String, Tensor> {
+    let path = fixture("models").join(name).join("goldens.safetensors");
+    Tensor::read_safetensors(path).unwrap().into_iter().collect()
+}
+
+fn rows_of(goldens: &std::collections::BTreeMap<String, Tensor>, name: &str) -> Vec<Vec<i64>> {
+    let ids = Vec::<Vec<i64>>::try_from(&goldens[&format!("{name}.input_ids")]).unwrap();
+    let mask = Vec::<Vec<i64>>::try_from(&goldens[&format!("{name}.mask")]).unwrap();
+    let real = |(ids, mask): (&Vec<i64>, &Vec<i64>)| {
+        ids.iter().zip(mask).filter(|(_, m)| **m == 1).map(|(id, _)| *id).collect()
+    };
+    ids.iter().zip(&mask).map(real).collect()
+}
+
+#[test]
+fn log_probs_of_ids_are_the_goldens_of_transformers() {
+    for (name, adapter) in
+        [("llama3", None), ("flan", None), ("qwen3", None), ("llama3", Some("llama3-a"))]
+    {
+        let goldens = goldens(name);
+        let prompts: Vec<Vec<i64>> = match goldens.get("prompt_lengths") {
+            Some(lengths) => {
+                let lengths = Vec::<i64>::try_from(lengths).unwrap();
+                let rows = rows_of(&goldens, "right");
+                rows.iter().zip(lengths).map(|(row, n)| row[..n as usize].to_vec()).collect()
+            }
+            None => rows_of(&goldens, "encoder"),
+        };
+        let mut rest = Vec::<i64>::try_from(&goldens["response_ids"]).unwrap().into_iter();
+        let lengths: Vec<usize> = match goldens.get("response_lengths") {
+            Some(lengths) => {
+                Vec::<i64>::try_from(lengths).unwrap().iter().map(|&n| n as usize).collect()
+            }
+            None => rows_of(&goldens, "decoder").iter().map(Vec::len).collect(),
+        };
+        let input: String = prompts
+            .iter()
+            .zip(&lengths)
+            .map(|(prompt, &n)| {
+                let response: Vec<i64> = rest.by_ref().take(n).collect();
+                format!("{}\n", json!({ "prompt_ids": prompt, "response_ids": response }))
+            })
+            .collect();
+        let model = fixture("models").join(name);
+        let mut arguments = vec!["logprobs", "--model", model.to_str().unwrap(), "--input", "-"];
+        let adapter = adapter.map(|name| fixture("adapters").join(name));
+        if let Some(adapter) = &adapter {
+            arguments.extend(["--adapter", adapter.to_str().unwrap()]);
+        }
+        let got = rows(&run(&arguments, &input, &[]));
+        let flat: Vec<f64> = got.iter().flat_map(|row| numbers(&row["log_probs"])).collect();
+        let want = Vec::<f64>::try_from(&goldens["response.log_probs"]).unwrap();
+        let same = flat.iter().zip(&want).all(|(got, want)| (got - want).abs() < 1e-4);
+        assert_eq!(flat.len(), want.len());
+        // With the adapter the numbers are others.
+        assert_eq!(same, adapter.is_none(), "{name}");
+        for row in &got {
+            let sum: f64 = numbers(&row["log_probs"]).iter().sum();
+            // The numbers are written with the digits of an f32.
+            assert!((sum - row["sum"].as_f64().unwrap()).abs() < 1e-5);
+            assert_eq!(numbers(&row["entropy"]).len(), numbers(&row["log_probs"]).len());
+        }
+    }
+}
+
+#[test]
+fn text_goes_through_the_tokenizer() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = tokenizer_fixture("llama3");
+    let tokenizer = HfTokenizer::from_folder(&source).unwrap();
+    let config = Config::from_value(json!({
+        "model_type": "llama", "vocab_size": tokenizer.embedding_rows(), "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 64,
+    }));
+    let model = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+    let path = folder.path().join("model");
+    model.save(&path, &SaveOptions { source: Some(&source), ..SaveOptions::default() }).unwrap();
+    let path = path.to_str().unwrap();
+    use rlaif::core::{Specials, TextCodec};
+    let (prompt, response) = ("Hello there", " friend");
+    let prompt_ids = tokenizer.encode(prompt, Specials::Include).unwrap();
+    let response_ids = tokenizer.encode(response, Specials::Exclude).unwrap();
+    let input = format!(
+        "{}\n\n{}\n",
+        json!({ "prompt": prompt, "response": response }),
+        json!({ "prompt_ids": prompt_ids, "response_ids": response_ids }),
+    );
+    let got = rows(&run(&["logprobs", "--model", path, "--input", "-"], &input, &[]));
+    assert_eq!(got.len(), 2);
+    assert_eq!(got[0], got[1]);
+}
+
+#[test]
+fn inspect_tells_what_a_folder_holds() {
+    let model = fixture("models/llama3");
+    let output = run(&["inspect", model.to_str().unwrap()], "", &[]);
+    let got: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(got["architecture"], "LlamaForCausalLM");
+    assert_eq!(got["model_type"], "llama");
+    assert_eq!(got["dtype"], "f32");
+    assert_eq!(got["vocab_size"], 96);
+    assert_eq!(got["context"], 64);
+    assert_eq!(got["eos_token_ids"], json!([26, 51]));
+    // 96·32 + 2 · (2·32·32 + 2·32·16 + 3·32·48 + 2·32) + 32, by hand.
+    assert_eq!(got["parameters"], 96 * 32 + 2 * (2 * 1024 + 2 * 512 + 3 * 1536 + 64) + 32);
+    let files: Vec<&str> =
+        got["files"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    assert!(files.contains(&"model.safetensors") && files.contains(&"config.json"));
+}
+
+#[test]
+fn bad_rows_are_named_with_their_line() {
+    let model = fixture("models/llama3");
+    let model = model.to_str().unwrap();
+    let good = "{\"prompt_ids\": [5], \"response_ids\": [6]}\n";
+    for (row, want) in [
+        ("{\"prompt_ids\": [5]", "line 2: not a JSON object"),
+        ("[1, 2]", "line 2: not a JSON object"),
+        ("{\"prompt_ids\": [5]}", "expected either `prompt` and `response`"),
+        ("{\"prompt_ids\": [5], \"reply_ids\": [6]}", "unknown field `reply_ids`"),
+        ("{\"prompt_ids\": [], \"response_ids\": [6]}", "has no token"),
+        ("{\"prompt_ids\": [5], \"response_ids\": []}", "has no token"),
+        ("{\"prompt_ids\": [5], \"response_ids\": [96]}", "outside the vocabulary of 96"),
+        ("{\"prompt_ids\": [-1], \"response_ids\": [6]}", "invalid value"),
+        ("{\"prompt\": \"a\", \"response\": \"b\"}", "no tokenizer"),
+        ("\u{0}\u{1}", "line 2: not a JSON object"),
+    ] {
+        let input = format!("{good}{row}\n");
+        let output = run(&["logprobs", "--model", model, "--input", "-"], &input, &[]);
+        let error = refusal(&output, 2);
+        assert!(error.contains(want) && error.contains("standard input"), "{row}: {error}");
+    }
+    let long: Vec<u32> = vec![5; 60];
+    let input = format!("{}\n", json!({ "prompt_ids": long, "response_ids": [5, 5, 5, 5, 5] }));
+    let output = run(&["logprobs", "--model", model, "--input", "-"], &input, &[]);
+    assert!(refusal(&output, 2).contains("65 tokens, but the model's context is 64"));
+    // Nothing in, nothing out.
+    assert!(rows(&run(&["logprobs", "--model", model, "--input", "-"], "", &[])).is_empty());
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    let model = fixture("models/llama3");
+    let model = model.to_str().unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let empty = empty.path().to_str().unwrap();
+    for (arguments, want) in [
+        (&["logprobs", "--model", model, "--input", "/nowhere.jsonl"][..], "/nowhere.jsonl"),
+        (&["logprobs", "--model", model, "--input", "-", "--batch-size", "0"], "--batch-size is 0"),
+        (&["logprobs", "--model", model, "--input", "-", "--temperature", "0"], "--temperature"),
+        (&["logprobs", "--model", model, "--input", "-", "--device", "tpu"], "tpu"),
+        (&["logprobs", "--model", model, "--input", "-", "--dtype", "f8"], "f8"),
+        (&["logprobs", "--model", empty, "--input", "-"], "config.json"),
+        (&["score", "--model", model, "--input", "-"], "a classifier"),
+        (
+            &["logprobs", "--model", model, "--input", "-", "--adapter", empty],
+            "adapter_config.json",
+        ),
+    ] {
+        let error = refusal(&run(arguments, "", &[]), 2);
+        assert!(error.contains(want), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused() {
+    let folder = roberta_folder();
+    let path = folder.path().join("model");
+    let mut vocab: Value =
+        serde_json::from_str(&fs::read_to_string(path.join("vocab.json")).unwrap()).unwrap();
+    vocab["neverseen"] = json!(vocab.as_object().unwrap().len() + 100);
+    fs::write(path.join("vocab.json"), vocab.to_string()).unwrap();
+    let input = "{\"text\": \"hello\"}\n";
+    let output = run(&["score", "--model", path.to_str().unwrap(), "--input", "-"], input, &[]);
+    assert!(refusal(&output, 2).contains("do not belong together"));
+}
+
+#[test]
+fn text_longer_than_the_model_reads_is_cut_and_ids_are_refused() {
+    let folder = roberta_folder();
+    let path = folder.path().join("model");
+    let path = path.to_str().unwrap();
+    let long = "word ".repeat(500);
+    let input = format!("{}\n", json!({ "text": long }));
+    assert_eq!(rows(&run(&["score", "--model", path, "--input", "-"], &input, &[])).len(), 1);
+    let input = format!("{}\n", json!({ "ids": vec![5; 40] }));
+    let output = run(&["score", "--model", path, "--input", "-"], &input, &[]);
+    assert!(refusal(&output, 2).contains("40 tokens, but the model's context is 32"));
+}
+
+/// The hate-speech classifier by its hub id, from a server that speaks the hub's protocol: fetched
+/// once, then found without a network; sharded weights; a gated repository explained.
+#[test]
+fn models_come_from_the_hub() {
+    let id = "facebook/roberta-hate-speech-dynabench-r4-target";
+    let folder = roberta_folder();
+    let server = HubServer::start().unwrap();
+    let model = folder.path().join("model");
+    server.commit_folder(RepoKind::Model, id, "main", &model).unwrap();
+    let cache = tempfile::tempdir().unwrap();
+    let home = cache.path().to_str().unwrap();
+    let endpoint = server.endpoint();
+    let environment = [("HF_ENDPOINT", endpoint.as_str()), ("HF_HOME", home), ("HF_TOKEN", "")];
+    let input = format!("{}\n", json!({ "text": TEXTS[1] }));
+    let arguments = ["score", "--model", id, "--input", "-"];
+    let from_hub = rows(&run(&arguments, &input, &environment));
+    let local = ["score", "--model", model.to_str().unwrap(), "--input", "-"];
+    assert_eq!(from_hub, rows(&run(&local, &input, &[])));
+
+    drop(server);
+    let offline = [environment[0], environment[1], ("HF_HUB_OFFLINE", "1")];
+    assert_eq!(rows(&run(&arguments, &input, &offline)), from_hub);
+
+    // Sharded, as Llama 3.1 is.
+    let sharded = tempfile::tempdir().unwrap();
+    let path = sharded.path().join("sharded");
+    let llama = LanguageModel::load(&fixture("models/llama31"), Default::default()).unwrap();
+    llama.save(&path, &SaveOptions { shard_bytes: 8 << 10, ..SaveOptions::default() }).unwrap();
+    let server = HubServer::start().unwrap();
+    let id = "meta-llama/Llama-3.1-8B-Instruct";
+    server.commit_folder(RepoKind::Model, id, "main", &path).unwrap();
+    let endpoint = server.endpoint();
+    let environment = [("HF_ENDPOINT", endpoint.as_str()), ("HF_HOME", home)];
+    let output = run(&["inspect", id], "", &environment);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let got: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(got["architecture"], "LlamaForCausalLM");
+    assert!(got["files"].as_array().unwrap().len() > 3, "{got}");
+
+    let secret = "hf_a_secret_that_must_not_be_seen";
+    server.add_token(secret);
+    server.restrict(RepoKind::Model, id, Visibility::Gated(vec!["another".to_owned()]));
+    let fresh = tempfile::tempdir().unwrap();
+    let environment = [
+        ("HF_ENDPOINT", endpoint.as_str()),
+        ("HF_HOME", fresh.path().to_str().unwrap()),
+        ("HF_TOKEN", secret),
+    ];
+    let error = refusal(&run(&["inspect", id], "", &environment), 1);
+    assert!(error.contains(id) && !error.contains(secret), "{error}");
+    let error = refusal(&run(&["inspect", "nobody/nothing"], "", &environment), 2);
+    assert!(error.contains("nobody/nothing"), "{error}");
+}
+
+#[test]
+fn the_forward_benchmark_times_any_model() {
+    for (name, response) in [("flan", "4"), ("llama3", "4"), ("roberta", "0")] {
+        let model = fixture("models").join(name);
+        let arguments = [
+            "bench",
+            "forward",
+            "--model",
+            model.to_str().unwrap(),
+            "--batch",
+            "2",
+            "--prompt-len",
+            "8",
+            "--response-len",
+            response,
+            "--repeats",
+            "2",
+            "--dtype",
+            "bf16",
+            "--json",
+        ];
+        let got = &rows(&run(&arguments, "", &[]))[0];
+        let forward = got["forward_s"].as_f64().unwrap();
+        assert!(forward > 0. && got["forward_backward_s"].as_f64().unwrap() > 0., "{got}");
+        assert!(got["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+    }
+}
