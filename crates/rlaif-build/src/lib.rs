@@ -12,6 +12,8 @@
 //! ```
 //!
 //! `cargo run` and `cargo test` work without it, because cargo itself sets the search path.
+//! `rlaif-torch`, or a crate that passes the folder on, must be among the package's
+//! `[dependencies]`: cargo tells a build script nothing about `[dev-dependencies]`.
 //!
 //! A library that others build on also sets `links = "some_unique_name"` in its manifest: the
 //! folder then travels on to *its* dependents, which need not depend on `rlaif-torch` themselves.

@@ -7,8 +7,9 @@ use torch_sys::C_tensor;
 
 use crate::error::TorchError;
 
-/// The values of `Status` in `cpp/common.hpp` that carry a meaning beyond "failed".
+/// `Status` in `cpp/common.hpp`; any other value is a failure without a meaning of its own.
 const OK: i32 = 0;
+const OUT_OF_MEMORY: i32 = 2;
 
 /// A parameter and its optimizer state; `RlaifAdamWSlot` in `cpp/adamw.cpp`.
 #[repr(C)]
@@ -141,7 +142,12 @@ pub(crate) fn check(operation: &'static str, status: i32) -> Result<(), TorchErr
     }
     // SAFETY: a valid C string until this thread's next failing call, and it is copied here.
     let message = unsafe { CStr::from_ptr(rlaif_last_error()) }.to_string_lossy().into_owned();
-    Err(TorchError::from_libtorch(operation, message))
+    Err(match (TorchError::from_libtorch(operation, message), status) {
+        (TorchError::Libtorch { message, .. }, OUT_OF_MEMORY) => {
+            TorchError::OutOfMemory { requested: None, message }
+        }
+        (error, _) => error,
+    })
 }
 
 /// The tensors as C++ takes them. The pointers live as long as the tensors.
