@@ -1,0 +1,111 @@
+//! What is saved here loads in transformers and peft with the same numbers, and back again.
+//!
+//! Runs where `RLAIF_PYTHON` names a Python with the packages of
+//! `fixtures/models/requirements.txt`; elsewhere it says that it was skipped.
+
+mod common;
+
+use std::{fs, path::Path, process::Command};
+
+use common::{close, fixtures, model};
+use rlaif_lm::{Forward, Padding, Policy, SequenceClassifier, TokenBatch};
+use rlaif_models::{Classifier, LanguageModel, LoadOptions, SaveOptions};
+use tch::{Tensor, no_grad};
+
+const PROMPTS: [&[u32]; 2] = [&[5, 9, 30, 12, 7], &[40, 8, 6, 21, 33]];
+const RESPONSES: [&[u32]; 2] = [&[3, 17, 11, 4], &[22, 9, 9, 30]];
+
+/// Runs `python_check.py`, which loads `folder` in Python, writes its logits, and saves the model
+/// again as Python does.
+fn python(sort: &str, folder: &Path, adapter: Option<&Path>, resaved: &Path) -> Option<Tensor> {
+    let Some(python) = std::env::var_os("RLAIF_PYTHON") else {
+        // To the terminal itself: a skipped test must not look like one that passed.
+        eprintln!("SKIPPED {sort}: RLAIF_PYTHON names no Python with transformers and peft");
+        return None;
+    };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python_check.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(sort).arg(folder).arg(resaved).env("HF_HUB_OFFLINE", "1");
+    command.arg(serde_json::to_string(&(PROMPTS, RESPONSES)).unwrap());
+    command.args(adapter);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tensors = Tensor::read_safetensors(resaved.join("logits.safetensors")).unwrap();
+    Some(tensors.into_iter().next().unwrap().1)
+}
+
+fn batches(policy: &LanguageModel) -> (TokenBatch, TokenBatch) {
+    let rows = |rows: [&[u32]; 2]| rows.iter().map(|row| row.to_vec()).collect();
+    (
+        TokenBatch::collate(rows(PROMPTS), policy.spec(), Padding::Right).unwrap(),
+        TokenBatch::responses(rows(RESPONSES), policy.spec()).unwrap(),
+    )
+}
+
+fn logits(policy: &LanguageModel) -> Tensor {
+    let (prompts, responses) = batches(policy);
+    no_grad(|| {
+        let hidden = policy.response_hidden(&prompts, &responses, Forward::default()).unwrap();
+        policy.head(Forward::default()).unwrap().logits(&hidden)
+    })
+}
+
+fn load(folder: &Path) -> LanguageModel {
+    LanguageModel::load(folder, LoadOptions::default()).unwrap()
+}
+
+#[test]
+fn language_models_go_to_transformers_and_back() {
+    for (name, sort) in
+        [("llama3", "causal"), ("qwen3", "causal"), ("flan", "seq2seq"), ("t5-v1.0", "seq2seq")]
+    {
+        let policy = load(&model(name));
+        let folder = tempfile::tempdir().unwrap();
+        let (saved, resaved) = (folder.path().join("saved"), folder.path().join("resaved"));
+        let source = model(name);
+        let options =
+            SaveOptions { source: Some(&source), shard_bytes: 16 << 10, ..SaveOptions::default() };
+        policy.save(&saved, &options).unwrap();
+        fs::create_dir(&resaved).unwrap();
+        let Some(theirs) = python(sort, &saved, None, &resaved) else { return };
+        close(name, &logits(&policy), &theirs, 1e-4);
+        assert_eq!(logits(&load(&resaved)), logits(&policy), "{name}");
+    }
+}
+
+#[test]
+fn classifiers_go_to_transformers_and_back() {
+    for name in ["roberta", "llama-reward"] {
+        let classifier = Classifier::load(&model(name), LoadOptions::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (saved, resaved) = (folder.path().join("saved"), folder.path().join("resaved"));
+        classifier.save(&saved, &SaveOptions::default()).unwrap();
+        fs::create_dir(&resaved).unwrap();
+        let Some(theirs) = python("classifier", &saved, None, &resaved) else { return };
+        let logits = |classifier: &Classifier| {
+            let rows = PROMPTS.iter().map(|row| row.to_vec()).collect();
+            let batch = TokenBatch::collate(rows, classifier.spec(), Padding::Right).unwrap();
+            no_grad(|| classifier.logits(&batch, None, Forward::default()).unwrap())
+        };
+        close(name, &logits(&classifier), &theirs, 1e-4);
+        let again = Classifier::load(&resaved, LoadOptions::default()).unwrap();
+        assert_eq!(logits(&again), logits(&classifier), "{name}");
+    }
+}
+
+#[test]
+fn adapters_go_to_peft_and_back() {
+    for (base, name, sort) in [("llama3", "llama3-b", "causal"), ("flan", "flan", "seq2seq")] {
+        let mut policy = load(&model(base));
+        policy.adapters().load("default", &fixtures().join("adapters").join(name)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let (saved, resaved) = (folder.path().join("adapter"), folder.path().join("resaved"));
+        policy.adapters().save("default", &saved).unwrap();
+        fs::create_dir(&resaved).unwrap();
+        let Some(theirs) = python(sort, &model(base), Some(&saved), &resaved) else { return };
+        close(name, &logits(&policy), &theirs, 1e-4);
+        let mut again = load(&model(base));
+        again.adapters().load("default", &resaved).unwrap();
+        assert_eq!(logits(&again), logits(&policy), "{name}");
+    }
+}
