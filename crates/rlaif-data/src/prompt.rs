@@ -254,11 +254,9 @@ impl PromptBuilder {
             if let Some(remark) = remark {
                 *step.noted.entry(remark.to_owned()).or_default() += 1;
             }
-            records.push(PromptRecord {
-                id: record.id().to_owned(),
-                prompt: built.text,
-                reference: reference(record),
-            });
+            let mut prompt = PromptRecord::new(record.id(), built.text);
+            prompt.reference = reference(record);
+            records.push(prompt);
         }
         let mut provenance = dataset.provenance().clone();
         provenance.steps.push(step);

@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(mask.mean(&x).double_value(&[]), 2.5);
         assert_eq!(mask.variance(&x).double_value(&[]), 0.5);
         let white = Vec::<f64>::try_from(mask.whiten(&x, Whiten::Centered).view([-1])).unwrap();
-        for (got, want) in white.iter().zip([0., -0.707_106_781, 0.707_106_781, 0.]) {
+        for (got, want) in white.iter().zip([0., -0.5f64.sqrt(), 0.5f64.sqrt(), 0.]) {
             assert!((got - want).abs() < 1e-7, "{got} {want}");
         }
     }

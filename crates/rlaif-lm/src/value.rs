@@ -69,14 +69,14 @@ impl ValueHead {
                 zeros(&[1]).uniform_(-bound, bound),
             ),
         };
-        Self::from_tensors(weight, bias)
+        Self::from_tensors(&weight, &bias)
     }
 
     /// A head with given weight `[1, H]` and bias `[1]`, f32.
     ///
     /// # Panics
     /// If the shapes or kinds are others.
-    pub fn from_tensors(weight: Tensor, bias: Tensor) -> Self {
+    pub fn from_tensors(weight: &Tensor, bias: &Tensor) -> Self {
         assert!(
             weight.dim() == 2 && weight.size()[0] == 1 && bias.size() == [1],
             "a value head has weight [1, H] and bias [1]"

@@ -183,7 +183,7 @@ pub enum TensorProblem {
         name: String,
         /// Why.
         #[source]
-        source: ModelError,
+        source: Box<ModelError>,
     },
 }
 

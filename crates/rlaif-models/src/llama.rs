@@ -200,9 +200,9 @@ struct Shape {
 
 /// Fields of config.json as the families mean them: what one leaves out, another has by default.
 struct Family {
-    qkv_bias: bool,
-    output_bias: bool,
-    mlp_bias: bool,
+    qkv_bias: Bias,
+    output_bias: Bias,
+    mlp_bias: Bias,
     norm_queries_and_keys: bool,
     window: Option<i64>,
 }
@@ -210,9 +210,9 @@ struct Family {
 impl Family {
     fn resolve(raw: &RawConfig) -> Result<Self, ModelError> {
         let plain = Self {
-            qkv_bias: raw.attention_bias,
-            output_bias: raw.attention_bias,
-            mlp_bias: raw.mlp_bias,
+            qkv_bias: raw.attention_bias.into(),
+            output_bias: raw.attention_bias.into(),
+            mlp_bias: raw.mlp_bias.into(),
             norm_queries_and_keys: false,
             window: None,
         };
@@ -221,21 +221,21 @@ impl Family {
         Ok(match raw.model_type.as_str() {
             "llama" => plain,
             "mistral" => Self {
-                qkv_bias: false,
-                output_bias: false,
-                mlp_bias: false,
+                qkv_bias: Bias::Absent,
+                output_bias: Bias::Absent,
+                mlp_bias: Bias::Absent,
                 window: raw.sliding_window,
                 ..plain
             },
             "qwen2" => Self {
-                qkv_bias: true,
-                output_bias: false,
-                mlp_bias: false,
+                qkv_bias: Bias::Present,
+                output_bias: Bias::Absent,
+                mlp_bias: Bias::Absent,
                 window: optional_window,
                 ..plain
             },
             "qwen3" => Self {
-                mlp_bias: false,
+                mlp_bias: Bias::Absent,
                 norm_queries_and_keys: true,
                 window: optional_window,
                 ..plain
@@ -324,20 +324,13 @@ impl Attention {
     fn load(weights: &Weights<'_>, raw: &RawConfig, shape: &Shape, family: &Family) -> Self {
         let std = raw.initializer_range;
         let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        let qkv = |key, width| {
-            Linear::load(&weights.at(key), shape.hidden, width, Bias::from(family.qkv_bias), std)
-        };
+        let qkv =
+            |key, width| Linear::load(&weights.at(key), shape.hidden, width, family.qkv_bias, std);
         Self {
             q: qkv("q_proj", queries),
             k: qkv("k_proj", keys),
             v: qkv("v_proj", keys),
-            o: Linear::load(
-                &weights.at("o_proj"),
-                queries,
-                shape.hidden,
-                Bias::from(family.output_bias),
-                std,
-            ),
+            o: Linear::load(&weights.at("o_proj"), queries, shape.hidden, family.output_bias, std),
             norms: family.norm_queries_and_keys.then(|| {
                 let norm = |key| RmsNorm::load(&weights.at(key), shape.head_dim, raw.rms_norm_eps);
                 (norm("q_norm"), norm("k_norm"))
@@ -433,7 +426,7 @@ impl FeedForward {
     fn load(weights: &Weights<'_>, raw: &RawConfig, family: &Family) -> Result<Self, ModelError> {
         let (hidden, inner) = (raw.hidden_size, raw.intermediate_size);
         let layer = |key, inputs, outputs| {
-            let bias = Bias::from(family.mlp_bias);
+            let bias = family.mlp_bias;
             Linear::load(&weights.at(key), inputs, outputs, bias, raw.initializer_range)
         };
         Ok(Self {
@@ -639,7 +632,9 @@ impl Trunk {
             }
             let bias = biases.iter().find(|(of, _)| *of == window).and_then(|(_, b)| b.as_ref());
             let normed = block.attention_norm.forward(&x);
-            x = x + block.attention.step(&normed, &angles, cache, i, bias, pass);
+            let mixed = block.attention.step(&normed, &angles, cache, i, bias, pass);
+            // Not in place: a graph may still need what was added to.
+            x = &x + mixed;
             x = block.finish(&x, pass);
         }
         cache.advance();

@@ -362,8 +362,8 @@ impl Maker<'_> {
                 )
             }
             Origin::File(_) => (
-                self.read(AdapterKey::LoraA { module: layer.path.clone() }, &shape_a, device),
-                self.read(AdapterKey::LoraB { module: layer.path.clone() }, &shape_b, device),
+                self.read(&AdapterKey::LoraA { module: layer.path.clone() }, &shape_a, device),
+                self.read(&AdapterKey::LoraB { module: layer.path.clone() }, &shape_b, device),
             ),
         };
         let form = Form::Lora { a, b, scale, dropout: self.dropout };
@@ -381,7 +381,7 @@ impl Maker<'_> {
                 let kind = layer.weight.kind();
                 let mut read = |key, like: &Tensor| {
                     let parameter = format!("{}.{key}", layer.path);
-                    self.read(AdapterKey::Saved { parameter }, &like.size(), device).to_kind(kind)
+                    self.read(&AdapterKey::Saved { parameter }, &like.size(), device).to_kind(kind)
                 };
                 let weight = read("weight", &layer.weight);
                 (weight, layer.bias.as_ref().map(|bias| read("bias", bias)))
@@ -391,7 +391,7 @@ impl Maker<'_> {
     }
 
     /// A tensor of the file in f32, or an empty one and a problem noted.
-    fn read(&mut self, key: AdapterKey, shape: &[i64], device: Device) -> Tensor {
+    fn read(&mut self, key: &AdapterKey, shape: &[i64], device: Device) -> Tensor {
         let Origin::File(file) = self.origin else { unreachable!("a fresh adapter has no file") };
         let name = key.to_string();
         let tensor = read_checked(file, &name, shape);

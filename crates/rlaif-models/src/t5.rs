@@ -675,7 +675,7 @@ impl Seq2SeqLm for T5 {
         let mut bias = self.encoder.bias.full(width, width);
         let mask = (!prompts.is_full()).then(|| prompts.mask().clone());
         if let Some(padding) = padding_bias(mask.as_ref(), embedded.kind()) {
-            bias = bias + padding;
+            bias = &bias + padding;
         }
         let context = Context { bias: &bias, encoded: None };
         let hidden = self.encoder.forward(embedded, &context, pass)?;
@@ -746,7 +746,7 @@ impl Seq2SeqLm for T5 {
         let mut bias = self.decoder.bias.at(cache.positions(), cache.width());
         if let Some(visible) = cache.visible(None) {
             let hidden = hide(&visible, bias.kind());
-            bias = bias + hidden;
+            bias = &bias + hidden;
         }
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             let normed = block.attention_norm.forward(&x);

@@ -235,8 +235,10 @@ pub(crate) fn read_checked(
     shape: &[i64],
 ) -> Result<Tensor, TensorProblem> {
     let info = checked(checkpoint, name, shape)?;
-    read_tensor(checkpoint, name, shape, info.dtype)
-        .map_err(|source| TensorProblem::Unreadable { name: name.to_owned(), source })
+    read_tensor(checkpoint, name, shape, info.dtype).map_err(|source| TensorProblem::Unreadable {
+        name: name.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 /// Whether two tensors of a checkpoint are one, or the first is not there at all.

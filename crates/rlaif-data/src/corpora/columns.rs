@@ -49,7 +49,9 @@ impl Corpus for PromptColumns {
             None => None,
         };
         let id = row.identity(self.id.as_deref(), &[&prompt])?;
-        Ok(Outcome::Kept(PromptRecord { id, prompt, reference }))
+        let mut record = PromptRecord::new(id, prompt);
+        record.reference = reference;
+        Ok(Outcome::Kept(record))
     }
 }
 

@@ -55,12 +55,12 @@ impl RowArguments {
                 expected: "at least 1",
             });
         }
-        let (name, reader, bytes) = self.open()?;
+        let mut lines = self.open()?;
         let mut output = BufWriter::new(io::stdout().lock());
-        let progress = progress(bytes);
-        let mut lines = Lines { name, reader, line: 0 };
+        let progress = progress(lines.bytes);
         loop {
-            let (rows, read) = lines.take::<J>(self.batch_size * WINDOW)?;
+            let before = lines.read;
+            let rows = lines.take::<J>(self.batch_size * WINDOW)?;
             if rows.is_empty() {
                 break;
             }
@@ -69,7 +69,7 @@ impl RowArguments {
                 output.write_all(b"\n").map_err(writing)?;
             }
             output.flush().map_err(writing)?;
-            progress.inc(read);
+            progress.inc(lines.read - before);
         }
         progress.finish_and_clear();
         Ok(())
@@ -79,7 +79,7 @@ impl RowArguments {
     fn window<J: Job>(
         &self,
         job: &J,
-        rows: Vec<(usize, J::Input)>,
+        rows: Vec<Numbered<J::Input>>,
         source_name: &str,
     ) -> Result<Vec<J::Output>, CliError> {
         let (lines, rows): (Vec<usize>, Vec<J::Input>) = rows.into_iter().unzip();
@@ -102,30 +102,38 @@ impl RowArguments {
         Ok(done.into_iter().map(|(_, row)| row).collect())
     }
 
-    /// The input's name, its reader, and its size where it is known.
-    fn open(&self) -> Result<(String, Box<dyn BufRead>, Option<u64>), CliError> {
+    fn open(&self) -> Result<Lines, CliError> {
         if self.input == Path::new("-") {
-            return Ok(("standard input".to_owned(), Box::new(io::stdin().lock()), None));
+            let reader = Box::new(io::stdin().lock());
+            let name = "standard input".to_owned();
+            return Ok(Lines { name, reader, line: 0, read: 0, bytes: None });
         }
         let open = |source| CliError::Open { path: self.input.clone(), source };
         let file = File::open(&self.input).map_err(open)?;
-        let bytes = file.metadata().map_err(open)?.len();
+        let bytes = Some(file.metadata().map_err(open)?.len());
         let name = self.input.display().to_string();
-        Ok((name, Box::new(BufReader::new(file)), Some(bytes)))
+        Ok(Lines { name, reader: Box::new(BufReader::new(file)), line: 0, read: 0, bytes })
     }
 }
 
+/// A row and the number of its line.
+type Numbered<T> = (usize, T);
+
+/// The input, line by line.
 struct Lines {
     name: String,
     reader: Box<dyn BufRead>,
     line: usize,
+    /// Bytes read so far.
+    read: u64,
+    /// Bytes there are, where that is known.
+    bytes: Option<u64>,
 }
 
 impl Lines {
-    /// Up to `count` rows with their line numbers, and the bytes they took. Blank lines are none.
-    fn take<J: Job>(&mut self, count: usize) -> Result<(Vec<(usize, J::Input)>, u64), CliError> {
+    /// Up to `count` rows. Blank lines are none.
+    fn take<J: Job>(&mut self, count: usize) -> Result<Vec<Numbered<J::Input>>, CliError> {
         let mut rows = Vec::new();
-        let mut bytes = 0;
         let mut text = String::new();
         while rows.len() < count {
             text.clear();
@@ -137,7 +145,7 @@ impl Lines {
                 break;
             }
             self.line += 1;
-            bytes += read as u64;
+            self.read += read as u64;
             if text.trim().is_empty() {
                 continue;
             }
@@ -148,7 +156,7 @@ impl Lines {
             })?;
             rows.push((self.line, row));
         }
-        Ok((rows, bytes))
+        Ok(rows)
     }
 }
 
