@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::workspace::Workspace;
 
 /// Licences that MIT or Apache-2.0 code may be distributed with.
-const LICENCES: [&str; 12] = [
+const LICENCES: [&str; 13] = [
     "0BSD",
     "Apache-2.0",
     "BSD-2-Clause",
@@ -14,6 +14,8 @@ const LICENCES: [&str; 12] = [
     "CDLA-Permissive-2.0",
     "ISC",
     "MIT",
+    // Copyleft of its own files alone; linking does not spread it.
+    "MPL-2.0",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
@@ -22,15 +24,39 @@ const LICENCES: [&str; 12] = [
 /// Exceptions to them, which only permit more.
 const EXCEPTIONS: [&str; 1] = ["LLVM-exception"];
 
-/// Dependencies that others bring in two versions.
-const TWICE: [&str; 4] = [
-    // tch is on thiserror 1.
+/// Dependencies that others bring in several versions.
+const TWICE: [&str; 24] = [
+    // tch is on thiserror 1, safetensors 0.3 and zip 0.6, which brings older hashes and zstd.
     "thiserror",
     "thiserror-impl",
-    // tch's rand 0.8 is on the older, cc's jobserver on the newer.
+    "block-buffer",
+    "constant_time_eq",
+    "cpufeatures",
+    "crypto-common",
+    "digest",
+    "safetensors",
+    "sha2",
+    "zip",
+    "zstd",
+    "zstd-safe",
+    // tch is on rand 0.8, hf-hub on 0.9, proptest on 0.10.
     "getrandom",
+    "r-efi",
+    "rand",
+    "rand_chacha",
+    "rand_core",
+    // tokenizers' precompiled normaliser is on the older base64, its fancy-regex on the older sets.
+    "base64",
+    "bit-set",
+    "bit-vec",
+    // criterion is on the older, tokenizers on the newer.
+    "itertools",
+    // safetensors is on the older.
+    "hashbrown",
     // Some derive macros are on syn 3, others still on 2.
     "syn",
+    // For Windows alone.
+    "windows-sys",
 ];
 
 /// Checks the dependencies of the workspace.
