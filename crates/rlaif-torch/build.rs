@@ -46,7 +46,7 @@ fn main() {
     // Kernels are optimised in debug builds too, and their sums may be reordered to vectorise; NaN
     // and infinity keep their meaning.
     build()
-        .file("cpp/kernels.cpp")
+        .files(["cpp/kernels.cpp", "cpp/softmax.cpp"])
         .opt_level(3)
         .flag("-fno-math-errno")
         .flag("-fassociative-math")

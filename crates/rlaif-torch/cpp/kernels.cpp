@@ -5,6 +5,7 @@
 // infinity still propagate.
 
 #include "common.hpp"
+#include "vector.hpp"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -17,13 +18,6 @@
 
 #include <algorithm>
 #include <cmath>
-
-// One build serves every x86-64 machine: the loader picks the version its vector units allow.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
-#define RLAIF_VECTOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define RLAIF_VECTOR
-#endif
 
 namespace {
 

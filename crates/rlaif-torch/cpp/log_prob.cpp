@@ -3,12 +3,12 @@
 // backward.
 
 #include "common.hpp"
+#include "softmax.hpp"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -21,12 +21,10 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// f32 logits of rows [begin, begin + rows) at a temperature.
+// Logits of rows [begin, begin + rows), in the kind of the weights.
 at::Tensor logits_of(const at::Tensor& hidden, const at::Tensor& weight,
-                     const std::optional<at::Tensor>& bias, double temperature, int64_t begin,
-                     int64_t rows) {
-  auto logits = at::linear(hidden.narrow(0, begin, rows), weight, bias).to(at::kFloat);
-  return temperature == 1.0 ? logits : logits.div_(temperature);
+                     const std::optional<at::Tensor>& bias, int64_t begin, int64_t rows) {
+  return at::linear(hidden.narrow(0, begin, rows), weight, bias);
 }
 
 struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
@@ -40,15 +38,10 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
     auto normalisers = at::empty({n}, wide);
     for (int64_t begin = 0; begin < n; begin += chunk) {
       const int64_t rows = std::min(chunk, n - begin);
-      auto logits = logits_of(hidden, weight, bias, temperature, begin, rows);
-      const auto lse = at::logsumexp(logits, {1}, /*keepdim=*/true);
-      const auto picked = logits.gather(1, targets.narrow(0, begin, rows).unsqueeze(1));
-      log_probs.narrow(0, begin, rows).copy_(picked.sub(lse).squeeze(1));
-      normalisers.narrow(0, begin, rows).copy_(lse.squeeze(1));
-      // H = -sum p log p, from log p in place of the logits.
-      logits.sub_(lse);
-      const auto p = logits.exp();
-      entropies.narrow(0, begin, rows).copy_(p.mul_(logits).sum(1).neg_());
+      const auto logits = logits_of(hidden, weight, bias, begin, rows);
+      const auto part = [&](at::Tensor& t) { return t.narrow(0, begin, rows); };
+      rlaif::softmax_statistics(logits, targets.narrow(0, begin, rows), temperature,
+                                part(log_probs), part(entropies), part(normalisers));
     }
     ctx->save_for_backward(
         {hidden, weight, bias.value_or(at::Tensor()), targets, normalisers, entropies});
@@ -57,8 +50,6 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
     return {log_probs, entropies};
   }
 
-  // With f the logits, p their softmax, y the target and H the entropy:
-  //   d log p_y / d f_v = [v = y] - p_v        d H / d f_v = -p_v (log p_v + H)
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const auto& hidden = saved[0];
@@ -79,20 +70,12 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
     if (hidden_wants) dhidden = at::empty_like(hidden);
     for (int64_t begin = 0; begin < n; begin += chunk) {
       const int64_t rows = std::min(chunk, n - begin);
-      const auto part = [&](const at::Tensor& t) { return t.narrow(0, begin, rows).unsqueeze(1); };
-      auto log_p = logits_of(hidden, weight, bias, temperature, begin, rows);
-      log_p.sub_(part(saved[4]));
-      at::Tensor df;
-      if (dentropy.defined()) {
-        auto p = log_p.exp();
-        df = log_p.add_(part(saved[5])).mul_(p).mul_(part(dentropy).neg());
-        if (dlog.defined()) df.addcmul_(p, part(dlog), -1);
-      } else {
-        df = log_p.exp_().mul_(part(dlog).neg());
-      }
-      if (dlog.defined()) df.scatter_add_(1, part(targets), part(dlog));
-      if (temperature != 1.0) df.div_(temperature);
-      df = df.to(weight.scalar_type());
+      const auto part = [&](const at::Tensor& t) {
+        return t.defined() ? t.narrow(0, begin, rows) : t;
+      };
+      auto df = logits_of(hidden, weight, bias, begin, rows);
+      rlaif::softmax_gradient_(df, part(targets), temperature, part(saved[4]), part(saved[5]),
+                               part(dlog), part(dentropy));
       if (hidden_wants) {
         auto out = dhidden.narrow(0, begin, rows);
         at::mm_out(out, df, weight);

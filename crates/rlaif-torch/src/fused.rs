@@ -214,6 +214,72 @@ mod tests {
         }
     }
 
+    /// The definitions, in f64.
+    fn softmax_reference(logits: &Tensor, y: &Tensor, t: f64) -> (Tensor, Tensor) {
+        let log_p = (logits.to_kind(Kind::Double) / t).log_softmax(-1, Kind::Double);
+        let entropy = -(log_p.exp() * &log_p).sum_dim_intlist(-1, false, Kind::Double);
+        (log_p.gather(1, &y.unsqueeze(1), false).squeeze_dim(1), entropy)
+    }
+
+    #[test]
+    fn log_probs_of_extreme_logits_equal_the_definition() {
+        tch::manual_seed(5);
+        // Identity weights make the hidden states the logits: flat, peaked, and far apart, over
+        // widths with and without a remainder of the vector units.
+        for (width, spread, temperature) in
+            [(1, 1., 1.), (7, 1., 1.), (33, 30., 0.7), (1000, 0.01, 1.), (517, 200., 1.3)]
+        {
+            let hidden = (randn(&[5, width]).detach() * spread).set_requires_grad(true);
+            let weight = Tensor::eye(width, (Kind::Float, Device::Cpu));
+            let y = Tensor::randint(width, [5], (Kind::Int64, Device::Cpu));
+            let pulls = (randn(&[5]).detach(), randn(&[5]).detach());
+            let loss = |log: &Tensor, entropy: &Tensor| {
+                (log * &pulls.0 + entropy * &pulls.1).sum(Kind::Double)
+            };
+            let (want_log, want_entropy) = softmax_reference(&hidden, &y, temperature);
+            let want = loss(&want_log, &want_entropy);
+            let want = Tensor::run_backward(&[want], &[&hidden], false, false);
+            let (log, entropy) =
+                linear_log_probs(&hidden, &weight, None, &y, temperature, 3).unwrap();
+            close(&(&log / (1. + want_log.abs())), &(&want_log / (1. + want_log.abs())), 1e-6);
+            close(&entropy, &want_entropy, 2e-5);
+            let got = Tensor::run_backward(&[loss(&log, &entropy)], &[&hidden], false, false);
+            close(&got[0], &want[0], 2e-5);
+        }
+    }
+
+    #[test]
+    fn a_logit_that_is_no_number_is_not_hidden() {
+        let weight = Tensor::eye(3, (Kind::Float, Device::Cpu));
+        let y = Tensor::from_slice(&[0i64]);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let hidden = Tensor::from_slice(&[0., bad, 1.]).view([1, 3]);
+            let (log, _) = linear_log_probs(&hidden, &weight, None, &y, 1., 8).unwrap();
+            assert!(!log.double_value(&[0]).is_finite(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn low_precision_logits_are_reduced_in_f32() {
+        tch::manual_seed(6);
+        let hidden = randn(&[4, 16]).detach().to_kind(Kind::BFloat16).set_requires_grad(true);
+        let weight = randn(&[300, 16]).detach().to_kind(Kind::BFloat16).set_requires_grad(true);
+        let y = Tensor::randint(300, [4], (Kind::Int64, Device::Cpu));
+        let (log, entropy) = linear_log_probs(&hidden, &weight, None, &y, 1., 3).unwrap();
+        assert_eq!((log.kind(), entropy.kind()), (Kind::Float, Kind::Float));
+        let logits = hidden.linear(&weight, None::<&Tensor>);
+        let (want_log, want_entropy) = softmax_reference(&logits, &y, 1.);
+        close(&log, &want_log, 1e-4);
+        close(&entropy, &want_entropy, 1e-4);
+        let inputs = [&hidden, &weight];
+        let got = Tensor::run_backward(&[log.sum(Kind::Float)], &inputs, false, false);
+        let want = Tensor::run_backward(&[want_log.sum(Kind::Double)], &inputs, false, false);
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!(got.kind(), Kind::BFloat16);
+            close(got, want, 0.05);
+        }
+    }
+
     /// Rotation of each pair by its angle, one number at a time.
     fn rope_reference(x: &[f64], angles: &[f64], heads: usize, width: usize) -> Vec<f64> {
         let half = width / 2;

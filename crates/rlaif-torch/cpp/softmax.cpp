@@ -1,0 +1,169 @@
+// The softmax over the vocabulary: a row fits the cache, so a row is read once and reduced there.
+//
+// Compiled like kernels.cpp, so that sums vectorise.
+#include "softmax.hpp"
+#include "vector.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/logsumexp.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/util/BFloat16.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace {
+
+// A logarithm of a probability, not so low that its exponential is denormal, or infinite, which
+// times 0 would be no number. NaN passes.
+inline float floored(float x) { return x < -87.3f ? -87.3f : x; }
+
+// exp(x) for x in [-87.3, 88], to 2 units in the last place (Cephes' polynomial). Written out so that it vectorises;
+// the two steps of the reduction are fused by hand, because reordering them would lose their point.
+inline float exponential(float x) {
+  const float n = std::nearbyint(x * 1.44269504f);
+  float r = __builtin_fmaf(n, -0.693359375f, x);
+  r = __builtin_fmaf(n, 2.12194440e-4f, r);
+  float y = 1.9875691500e-4f;
+  y = __builtin_fmaf(y, r, 1.3981999507e-3f);
+  y = __builtin_fmaf(y, r, 8.3334519073e-3f);
+  y = __builtin_fmaf(y, r, 4.1665795894e-2f);
+  y = __builtin_fmaf(y, r, 1.6666665459e-1f);
+  y = __builtin_fmaf(y, r, 5.0000001201e-1f);
+  y = __builtin_fmaf(y, r * r, r) + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return y * scale;
+}
+
+template <typename T>
+RLAIF_VECTOR void statistics(const T* logits, const int64_t* targets, float inverse, float* log_p,
+                             float* entropy, float* normaliser, int64_t begin, int64_t end,
+                             int64_t width) {
+  for (int64_t row = begin; row < end; ++row) {
+    const T* f = logits + row * width;
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int64_t v = 0; v < width; ++v) {
+      const float x = static_cast<float>(f[v]);
+      largest = x > largest ? x : largest;
+    }
+    // With z = (f - largest) / t: the sums of e^z and of z e^z.
+    float sum = 0;
+    float weighted = 0;
+    for (int64_t v = 0; v < width; ++v) {
+      const float z = floored((static_cast<float>(f[v]) - largest) * inverse);
+      const float e = exponential(z);
+      sum += e;
+      weighted += e * z;
+    }
+    const float log_sum = std::log(sum);
+    normaliser[row] = largest * inverse + log_sum;
+    log_p[row] = (static_cast<float>(f[targets[row]]) - largest) * inverse - log_sum;
+    entropy[row] = log_sum - weighted / sum;
+  }
+}
+
+template <typename T>
+RLAIF_VECTOR void gradient(T* logits, const int64_t* targets, float inverse,
+                           const float* normaliser, const float* entropy, const float* g_log,
+                           const float* g_entropy, int64_t begin, int64_t end, int64_t width) {
+  for (int64_t row = begin; row < end; ++row) {
+    T* f = logits + row * width;
+    const float a = g_log ? g_log[row] : 0.0f;
+    const float b = g_entropy ? g_entropy[row] : 0.0f;
+    const float lse = normaliser[row];
+    const float h = entropy[row];
+    for (int64_t v = 0; v < width; ++v) {
+      const float log_p = floored(static_cast<float>(f[v]) * inverse - lse);
+      const float p = exponential(log_p);
+      f[v] = static_cast<T>(-p * (a + b * (log_p + h)) * inverse);
+    }
+    T& target = f[targets[row]];
+    target = static_cast<T>(static_cast<float>(target) + a * inverse);
+  }
+}
+
+// A row is work enough for a thread.
+constexpr int64_t kGrain = 1;
+
+bool is_fused(const at::Tensor& logits) {
+  const auto kind = logits.scalar_type();
+  return logits.device().is_cpu() && logits.is_contiguous() &&
+         (kind == at::kFloat || kind == at::kBFloat16);
+}
+
+template <typename F>
+void by_kind(const at::Tensor& logits, F&& run) {
+  if (logits.scalar_type() == at::kFloat) {
+    run(float{});
+  } else {
+    run(at::BFloat16{});
+  }
+}
+
+}  // namespace
+
+namespace rlaif {
+
+void softmax_statistics(const at::Tensor& logits, const at::Tensor& targets, double temperature,
+                        at::Tensor log_probs, at::Tensor entropies, at::Tensor normalisers) {
+  if (is_fused(logits)) {
+    const auto y = targets.contiguous();
+    const float inverse = static_cast<float>(1.0 / temperature);
+    by_kind(logits, [&](auto zero) {
+      using T = decltype(zero);
+      at::parallel_for(0, logits.size(0), kGrain, [&](int64_t begin, int64_t end) {
+        statistics<T>(logits.const_data_ptr<T>(), y.const_data_ptr<int64_t>(), inverse,
+                      log_probs.mutable_data_ptr<float>(), entropies.mutable_data_ptr<float>(),
+                      normalisers.mutable_data_ptr<float>(), begin, end, logits.size(1));
+      });
+    });
+    return;
+  }
+  auto f = logits.to(at::kFloat);
+  if (temperature != 1.0) f = f.div(temperature);
+  const auto lse = at::logsumexp(f, {1}, /*keepdim=*/true);
+  log_probs.copy_(f.gather(1, targets.unsqueeze(1)).sub(lse).squeeze(1));
+  normalisers.copy_(lse.squeeze(1));
+  const auto log_p = f.sub(lse);
+  entropies.copy_(log_p.exp().mul_(log_p).sum(1).neg_());
+}
+
+void softmax_gradient_(at::Tensor& logits, const at::Tensor& targets, double temperature,
+                       const at::Tensor& normalisers, const at::Tensor& entropies,
+                       const at::Tensor& g_log, const at::Tensor& g_entropy) {
+  if (is_fused(logits)) {
+    const auto y = targets.contiguous();
+    const auto a = g_log.defined() ? g_log.contiguous() : g_log;
+    const auto b = g_entropy.defined() ? g_entropy.contiguous() : g_entropy;
+    const float inverse = static_cast<float>(1.0 / temperature);
+    by_kind(logits, [&](auto zero) {
+      using T = decltype(zero);
+      at::parallel_for(0, logits.size(0), kGrain, [&](int64_t begin, int64_t end) {
+        gradient<T>(logits.mutable_data_ptr<T>(), y.const_data_ptr<int64_t>(), inverse,
+                    normalisers.const_data_ptr<float>(), entropies.const_data_ptr<float>(),
+                    a.defined() ? a.const_data_ptr<float>() : nullptr,
+                    b.defined() ? b.const_data_ptr<float>() : nullptr, begin, end, logits.size(1));
+      });
+    });
+    return;
+  }
+  auto log_p = logits.to(at::kFloat);
+  if (temperature != 1.0) log_p = log_p.div(temperature);
+  log_p = log_p.sub(normalisers.unsqueeze(1));
+  const auto p = log_p.exp();
+  auto df = at::zeros_like(p);
+  if (g_entropy.defined()) {
+    df = log_p.add_(entropies.unsqueeze(1)).mul_(p).mul_(g_entropy.unsqueeze(1).neg());
+  }
+  if (g_log.defined()) {
+    df.addcmul_(p, g_log.unsqueeze(1), -1);
+    df.scatter_add_(1, targets.unsqueeze(1), g_log.unsqueeze(1));
+  }
+  if (temperature != 1.0) df.div_(temperature);
+  logits = df.to(logits.scalar_type());
+}
+
+}  // namespace rlaif
