@@ -177,7 +177,7 @@ pub trait RewardModel: Send {
     /// Takes up a state that [`RewardModel::state`] gave.
     ///
     /// # Errors
-    /// [`RewardError::State`] when the state is not one of this model's; the model is unchanged.
+    /// [`RewardError::State`] when the state is not one of this model's.
     fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
         if state.is_null() {
             return Ok(());
