@@ -177,7 +177,10 @@ fn bedrock_converse_with_a_key() {
     let body = &requests[0].body;
     assert_eq!(body["inferenceConfig"], json!({"maxTokens": 16}));
     assert_eq!(body["additionalModelRequestFields"], json!({"top_k": 5}));
-    assert!(body["system"][0]["text"].is_string() && body["messages"][0]["content"][0]["text"].is_string());
+    assert!(
+        body["system"][0]["text"].is_string()
+            && body["messages"][0]["content"][0]["text"].is_string()
+    );
     assert_eq!(requests[1].body["toolConfig"]["toolChoice"], json!({"tool": {"name": "verdict"}}));
 }
 
@@ -225,7 +228,10 @@ fn openai_compatible() {
 #[test]
 fn direct_rlaif_expects_over_score_tokens_and_reports_the_coverage() {
     let server = Server::start(|request| {
-        assert_eq!((&request.body["logprobs"], &request.body["top_logprobs"]), (&json!(true), &json!(20)));
+        assert_eq!(
+            (&request.body["logprobs"], &request.body["top_logprobs"]),
+            (&json!(true), &json!(20))
+        );
         let top = |token: &str, p: f64| json!({"token": token, "logprob": p.ln(), "bytes": null});
         let mut token = top("8", 0.5);
         let floor = json!({"token": "x", "logprob": -9999.0, "bytes": null});
@@ -298,7 +304,8 @@ fn what_concerns_every_row_stops_at_once() {
     let (error, asked) = failure(404, message("The model `m` does not exist."));
     assert!(matches!(error, ProviderError::UnknownModel { .. }) && asked == 1, "{error}");
     assert!(error.to_string().contains("knows no model `m`"), "{error}");
-    let (error, asked) = failure(429, json!({"error": {"message": "m", "code": "insufficient_quota"}}));
+    let (error, asked) =
+        failure(429, json!({"error": {"message": "m", "code": "insufficient_quota"}}));
     assert!(matches!(error, ProviderError::SpendLimit { .. }) && asked == 1, "{error}");
     let (error, asked) = failure(307, Value::Null);
     assert!(matches!(error, ProviderError::Refused { .. }) && asked == 1, "{error}");
@@ -314,7 +321,10 @@ fn a_refusal_of_every_row_stops_after_a_few() {
 fn a_row_that_is_refused_leaves_the_others_alone() {
     let server = Server::start(|request| {
         if support::user(request).contains("too long") {
-            return Reply::Json(400, message("This model's maximum context length is 4096 tokens."));
+            return Reply::Json(
+                400,
+                message("This model's maximum context length is 4096 tokens."),
+            );
         }
         Reply::Json(200, openai("1"))
     });

@@ -12,6 +12,7 @@ use rlaif_rewards::{
 };
 
 /// Scores that are the response as a number, and none where it is no number.
+#[derive(Debug)]
 struct Numbers(&'static str);
 
 impl RewardModel for Numbers {
@@ -94,11 +95,12 @@ fn a_gate_asks_only_about_what_passes() {
 
 #[test]
 fn a_fallback_answers_what_the_first_cannot() {
-    let scores = Numbers("a").or_else(Constant::new(0.).unwrap()).score(&batch(&["1", "x"])).unwrap();
+    let scores =
+        Numbers("a").or_else(Constant::new(0.).unwrap()).score(&batch(&["1", "x"])).unwrap();
     assert_eq!(totals(&scores), [Some(1.), Some(0.)]);
     assert_eq!(scores.reasons, []);
     let scores = Numbers("a").or_else(Numbers("b")).score(&batch(&["1", "x"])).unwrap();
-    assert_eq!(scores.reasons, [(1, "b: no number".to_owned())]);
+    assert_eq!(scores.reasons, [(1, "no number; b: no number".to_owned())]);
 }
 
 #[test]
@@ -231,7 +233,8 @@ fn rules_take_odd_texts_and_refuse_odd_settings() {
     }
     let plus = Words::forbidden(["c++"]).unwrap();
     assert_eq!(totals(&plus.score(&batch(&["I know C++.", "c"])).unwrap()), [Some(-1.), Some(0.)]);
-    let setting = |error: ProviderError| assert!(matches!(error, ProviderError::Setting { .. }), "{error}");
+    let setting =
+        |error: ProviderError| assert!(matches!(error, ProviderError::Setting { .. }), "{error}");
     setting(Length::target(1, 0.).unwrap_err());
     setting(Length::within(2, 1, 1.).unwrap_err());
     setting(Repetition::of_words(0).unwrap_err());

@@ -83,11 +83,17 @@ fn a_configuration_that_says_something_wrong_is_refused_with_advice() {
         (with(toxicity, "[budget]"), "neither"),
         (with("name = ", ""), "line 1"),
         (
-            with("instructions = \"i\"\ntemplate = \"{prompt}\"\nscale = { low = 1, high = 5 }", ""),
+            with(
+                "instructions = \"i\"\ntemplate = \"{prompt}\"\nscale = { low = 1, high = 5 }",
+                "",
+            ),
             "lacks `{response}`",
         ),
         (
-            with("instructions = \"i\"\ntemplate = \"{response}\"\nscale = { low = 5, high = 1 }", ""),
+            with(
+                "instructions = \"i\"\ntemplate = \"{response}\"\nscale = { low = 5, high = 1 }",
+                "",
+            ),
             "`low` below `high`",
         ),
         ("rubric = \"toxicity\"".to_owned(), "api"),
@@ -106,7 +112,8 @@ fn a_configuration_that_says_something_wrong_is_refused_with_advice() {
         ),
         (
             "rubric = \"toxicity\"\n[api]\nkind = \"bedrock-invoke\"\nmodel = \"m\"\nregion = \
-             \"evil.example/\"".to_owned(),
+             \"evil.example/\""
+                .to_owned(),
             "an AWS region",
         ),
     ] {
@@ -159,7 +166,10 @@ fn a_reward_server_is_asked_in_batches() {
         let number = |q: &Value| q.as_str().unwrap().trim_start_matches("p").parse::<f64>().ok();
         let rewards: Vec<Option<f64>> = queries.iter().map(number).collect();
         let lengths: Vec<usize> = queries.iter().map(|q| q.as_str().unwrap().len()).collect();
-        Reply::Json(200, json!({"rewards": rewards, "scores": rewards, "extra_logs": {"length": lengths, "mean": 1}}))
+        Reply::Json(
+            200,
+            json!({"rewards": rewards, "scores": rewards, "extra_logs": {"length": lengths, "mean": 1}}),
+        )
     });
     let texts = ["0", "1", "2", "x", "4", "5", "6"];
     let batch: Vec<_> = texts.iter().map(|text| Exchange::new("p", text)).collect();
@@ -191,7 +201,11 @@ fn a_reward_server_that_fails_for_a_while_is_asked_again() {
     let server = Server::start(move |_| {
         let mut calls = calls.lock().unwrap();
         *calls += 1;
-        if *calls == 1 { Reply::Json(503, Value::Null) } else { Reply::Json(200, json!({"rewards": [2.5]})) }
+        if *calls == 1 {
+            Reply::Json(503, Value::Null)
+        } else {
+            Reply::Json(200, json!({"rewards": [2.5]}))
+        }
     });
     let scores = reward_server(&server.url, "").score(&[Exchange::new("p", "y")]).unwrap();
     assert_eq!(scores.total[0].unwrap().get(), 2.5);
@@ -209,7 +223,8 @@ fn a_reward_server_that_gives_the_wrong_number_or_no_number_is_an_error() {
 
 #[test]
 fn settings_that_say_nothing_to_a_reward_server_are_refused() {
-    let toml = "rubric = \"toxicity\"\nsamples = 2\n[api]\nkind = \"reward-server\"\nurl = \"http://h/r\"";
+    let toml =
+        "rubric = \"toxicity\"\nsamples = 2\n[api]\nkind = \"reward-server\"\nurl = \"http://h/r\"";
     let error = RemoteReward::with_environment(&config(toml), &no_environment).unwrap_err();
     assert!(error.to_string().contains("rubric, samples"), "{error}");
 }

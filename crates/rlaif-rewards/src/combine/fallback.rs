@@ -51,11 +51,15 @@ impl<R: RewardModel, O: RewardModel> RewardModel for OrElse<R, O> {
         for (&row, score) in open.iter().zip(&other.total) {
             scores.total[row] = *score;
         }
+        // One reason for a row: why the first had none, then why the other one had none.
         scores.reasons.retain(|(row, _)| scores.total[*row].is_none());
-        let name = self.other.name();
-        scores
-            .reasons
-            .extend(other.reasons.iter().map(|(at, why)| (open[*at], format!("{name}: {why}"))));
+        for (at, why) in &other.reasons {
+            let why = format!("{}: {why}", self.other.name());
+            match scores.reasons.iter_mut().find(|(row, _)| *row == open[*at]) {
+                Some((_, reason)) => *reason = format!("{reason}; {why}"),
+                None => scores.reasons.push((open[*at], why)),
+            }
+        }
         scores.reasons.sort();
         Ok(scores)
     }
