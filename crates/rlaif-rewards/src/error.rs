@@ -49,12 +49,12 @@ pub enum ProviderError {
     },
     /// A configuration cannot be read.
     #[cfg(feature = "judge")]
-    #[error("{origin}, line {line}: {problem}")]
+    #[error("{origin}{}: {problem}", Line(*.line))]
     Config {
         /// The file.
         origin: String,
-        /// The line, from 1.
-        line: usize,
+        /// The line, from 1, where it is known.
+        line: Option<usize>,
         /// What is wrong with it, without its text: that might be a key.
         problem: String,
     },
@@ -145,7 +145,10 @@ pub enum ProviderError {
     },
     /// The server refuses the requests as such.
     #[cfg(feature = "judge")]
-    #[error("{api} at {url} refuses every request ({status}: {message})")]
+    #[error(
+        "{api} at {url} refuses every request ({status}: {message}); check the address and what \
+         the message names"
+    )]
     Refused {
         /// The service.
         api: String,
@@ -180,4 +183,14 @@ pub enum ProviderError {
     #[cfg(feature = "judge")]
     #[error(transparent)]
     Reward(#[from] rlaif_core::RewardError),
+}
+
+#[cfg(feature = "judge")]
+struct Line(Option<usize>);
+
+#[cfg(feature = "judge")]
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |line| write!(f, ", line {line}"))
+    }
 }

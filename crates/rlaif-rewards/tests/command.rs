@@ -78,7 +78,7 @@ fn a_configuration_that_says_something_wrong_is_refused_with_advice() {
         (with("answer = \"expectation\"\nrubric = \"toxicity\"", ""), "whole numbers from 0 on"),
         (with("samples = 0\nrubric = \"toxicity\"", ""), "from 1 to 1000"),
         (with("samples = -1\nrubric = \"toxicity\"", ""), "expected"),
-        (with(toxicity, "[limits]\ntimeout_s = 0.0"), "above 0"),
+        (with(toxicity, "[limits]\ntimeout_s = 0.0"), "from 0.001"),
         (with(toxicity, "[budget]\nmoney = 1.0"), "price.input_per_million"),
         (with(toxicity, "[budget]"), "neither"),
         (with("name = ", ""), "line 1"),
@@ -122,6 +122,14 @@ fn a_configuration_that_says_something_wrong_is_refused_with_advice() {
     }
     let missing = JudgeConfig::from_file(std::path::Path::new("no/such/judge.toml")).unwrap_err();
     assert!(missing.to_string().contains("no/such/judge.toml"), "{missing}");
+}
+
+#[test]
+fn settings_made_by_hand_are_checked_as_well() {
+    let mut config = config(&local("http://localhost:1", "", ""));
+    config.limits.concurrency = 0;
+    let error = LlmJudge::with_environment(&config, &no_environment).unwrap_err();
+    assert!(error.to_string().contains("limits.concurrency"), "{error}");
 }
 
 #[test]

@@ -112,12 +112,18 @@ fn with_three_answers_in_ten_bad_every_row_ends_scored_or_missing_with_the_reaso
 }
 
 #[test]
-fn retry_after_is_the_least_wait_and_concerns_everyone_after_429() {
+fn retry_after_is_the_least_wait_whatever_the_error() {
+    for status in [429, 503, 529] {
+        retry_after(status);
+    }
+}
+
+fn retry_after(status: u16) {
     let first = Mutex::new(true);
     let server = Server::start(move |request| {
         if std::mem::take(&mut *first.lock().unwrap()) {
             let headers = vec![("retry-after", "1".into())];
-            return Reply::With(429, headers, json!({"error": {"message": "slow down"}}));
+            return Reply::With(status, headers, json!({"error": {"message": "slow down"}}));
         }
         good(row(&user(request)))
     });
@@ -129,6 +135,40 @@ fn retry_after_is_the_least_wait_and_concerns_everyone_after_429() {
     assert_eq!(times.len(), 4);
     assert!(times[1] - times[0] >= Duration::from_secs(1), "{:?}", times[1] - times[0]);
     assert_eq!(judge.usage().retries, 1);
+}
+
+#[test]
+fn after_429_everyone_waits() {
+    let first = Mutex::new(true);
+    let server = Server::start(move |request| {
+        if std::mem::take(&mut *first.lock().unwrap()) {
+            let headers = vec![("retry-after", "1".into())];
+            return Reply::With(429, headers, json!({"error": {"message": "slow down"}}));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        good(row(&user(request)))
+    });
+    let judge = judge(&local(&server.url, "", "[limits]\nconcurrency = 4"));
+    let texts = texts(40);
+    assert!(judge.score(&batch(&texts)).unwrap().total.iter().all(Option::is_some));
+    let times: Vec<Instant> = server.requests().iter().map(|request| request.at).collect();
+    let early = times.iter().filter(|at| **at - times[0] < Duration::from_millis(900)).count();
+    assert!(early <= 8, "{early} requests in the second that all were to wait");
+}
+
+#[test]
+fn tokens_per_minute_are_kept_to() {
+    let server = Server::start(|request| good(row(&user(request))));
+    // 104 tokens a row as the server counts them; 1,000 a second.
+    let settings = "[limits]\ntokens_per_minute = 60000";
+    let judge = judge(&local(&server.url, "", settings));
+    let start = Instant::now();
+    let texts = texts(12);
+    assert!(judge.score(&batch(&texts)).unwrap().total.iter().all(Option::is_some));
+    // The last one goes when the eleven before it are paid off.
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(1_140), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 #[test]

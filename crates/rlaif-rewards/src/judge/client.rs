@@ -47,7 +47,7 @@ impl Client {
         stop: &Stop,
     ) -> Result<(), String> {
         if patience.retries >= self.limits.retries {
-            return Err(format!("after {} requests", patience.retries + 1));
+            return Err(format!("after request {}", patience.retries + 1));
         }
         let asked = asked.unwrap_or_default();
         if asked.as_secs_f64() > self.limits.longest_wait_s {

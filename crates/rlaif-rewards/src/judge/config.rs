@@ -274,7 +274,8 @@ impl JudgeConfig {
         Ok(rubric)
     }
 
-    fn check(&self) -> Result<(), ProviderError> {
+    /// Checks what the types do not say; fields may have been set by hand.
+    pub(super) fn check(&self) -> Result<(), ProviderError> {
         let LimitsConfig {
             concurrency,
             requests_per_minute,
@@ -292,12 +293,11 @@ impl JudgeConfig {
             ("limits.timeout_s", Some(*timeout_s)),
             ("limits.connect_timeout_s", Some(*connect_timeout_s)),
             ("limits.longest_wait_s", Some(*longest_wait_s)),
-            ("budget.money", self.budget.and_then(|b| b.money)),
         ] {
-            if value.is_some_and(|value| !(value > 0. && value <= 1e9)) {
+            if value.is_some_and(|value| !(1e-3..=1e9).contains(&value)) {
                 return Err(ProviderError::Setting {
                     setting,
-                    expected: "a number above 0, of at most 1e9".to_owned(),
+                    expected: "a number from 0.001 to 1e9".to_owned(),
                     found: value.unwrap_or(f64::NAN).to_string(),
                 });
             }
@@ -320,6 +320,13 @@ impl JudgeConfig {
             }
         }
         match self.budget {
+            Some(BudgetConfig { money: Some(money), .. }) if !(money > 0. && money.is_finite()) => {
+                Err(ProviderError::Setting {
+                    setting: "budget.money",
+                    expected: "a number above 0".to_owned(),
+                    found: money.to_string(),
+                })
+            }
             Some(BudgetConfig { money: Some(_), .. }) if self.price.is_none() => {
                 Err(ProviderError::Setting {
                     setting: "budget.money",
@@ -376,7 +383,7 @@ fn parse<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, ProviderErr
     toml::from_str(text).map_err(|error| {
         let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
         let problem = described(error.message());
-        ProviderError::Config { origin: origin.to_owned(), line: line.unwrap_or(1), problem }
+        ProviderError::Config { origin: origin.to_owned(), line, problem }
     })
 }
 

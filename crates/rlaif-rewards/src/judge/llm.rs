@@ -83,6 +83,7 @@ impl LlmJudge {
         config: &JudgeConfig,
         environment: Environment<'_>,
     ) -> Result<Self, ProviderError> {
+        config.check()?;
         let rubric = config.rubric()?;
         let api = Api::new(&config.api, rubric.form(), &config.sampling, environment)?;
         let Some(api) = api else {

@@ -81,7 +81,7 @@ impl Complaint {
         const SPENT: [&str; 5] = [
             "insufficient_quota",
             "enforced_spend_limit_reached",
-            "billing",
+            "billing_error",
             "credit balance is too low",
             "spend limit",
         ];
@@ -311,6 +311,12 @@ mod tests {
                 r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}"#,
                 None,
                 fatal(Fatal::SpendLimit),
+            ),
+            (
+                429,
+                r#"{"error":{"message":"Rate limit reached. Add a payment method at https://platform.openai.com/account/billing.","type":"requests","code":"rate_limit_exceeded"}}"#,
+                None,
+                passing(Whom::All),
             ),
             (
                 400,

@@ -58,6 +58,7 @@ impl RemoteReward {
         config: &JudgeConfig,
         environment: Environment<'_>,
     ) -> Result<Self, ProviderError> {
+        config.check()?;
         let ApiConfig::RewardServer { url, api_key_env, batch_size } = &config.api else {
             return Err(ProviderError::Setting {
                 setting: "api.kind",
