@@ -122,6 +122,19 @@ pub enum RewardError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A checkpoint's state belongs to another reward model, or to another make-up of this one.
+    #[error(
+        "reward `{model}` cannot take up the state of the checkpoint: expected {expected}, found \
+         {found}; configure the rewards as they were when the checkpoint was written"
+    )]
+    State {
+        /// The reward model.
+        model: String,
+        /// What a state of this model is.
+        expected: String,
+        /// What the checkpoint has.
+        found: String,
+    },
 }
 
 /// Gives responses their scores: a classifier, a judge, a rule, or any function.
@@ -148,6 +161,33 @@ pub trait RewardModel: Send {
     /// # Errors
     /// [`RewardError`] when the batch as a whole could not be scored.
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError>;
+
+    /// What it has to say of itself for the run's metrics, since it was made: requests, tokens,
+    /// cost, a running mean. Most have nothing.
+    fn metrics(&self) -> Vec<(String, f64)> {
+        Vec::new()
+    }
+
+    /// What a checkpoint must keep for scoring to go on as if it had never stopped; null for the
+    /// many that remember nothing.
+    fn state(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
+    /// Takes up a state that [`RewardModel::state`] gave.
+    ///
+    /// # Errors
+    /// [`RewardError::State`] when the state is not one of this model's.
+    fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
+        if state.is_null() {
+            return Ok(());
+        }
+        Err(RewardError::State {
+            model: self.name().to_owned(),
+            expected: "no state".to_owned(),
+            found: state.to_string(),
+        })
+    }
 }
 
 impl<F> RewardModel for F
@@ -171,6 +211,18 @@ impl RewardModel for Box<dyn RewardModel> {
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
         (**self).score(batch)
     }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        (**self).metrics()
+    }
+
+    fn state(&self) -> serde_json::Value {
+        (**self).state()
+    }
+
+    fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
+        (**self).restore(state)
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +238,15 @@ mod tests {
         let nan = |_: &[Exchange<'_>]| vec![0., f32::NAN];
         let error = nan.score(&batch).unwrap_err();
         assert!(matches!(error, RewardError::NonFinite { row: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_reward_that_remembers_nothing_refuses_a_state() {
+        let boxed: Box<dyn RewardModel> = Box::new(|batch: &[Exchange<'_>]| vec![2.; batch.len()]);
+        assert!(boxed.state().is_null());
+        boxed.restore(&serde_json::Value::Null).unwrap();
+        let error = boxed.restore(&serde_json::json!({"mean": 1.})).unwrap_err();
+        assert!(matches!(error, RewardError::State { .. }), "{error}");
     }
 
     #[test]

@@ -1,0 +1,106 @@
+//! Another model where one has no verdict.
+
+use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+
+use super::{checked, joined_state, restore_joined};
+use crate::ProviderError;
+
+/// The first model's verdicts, and the second's on what the first has none on.
+///
+/// A first model that fails as a whole (no network, wrong key) is an error: a training run must
+/// not change its reward unnoticed.
+///
+/// ```
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::{Constant, Overlap, RewardExt};
+/// // Only the first row has a reference to compare with.
+/// let reward = Overlap::rouge_l().or_else(Constant::new(0.5)?);
+/// let first = Exchange { reference: Some("a b"), ..Exchange::new("p", "a b") };
+/// let scores = reward.score(&[first, Exchange::new("p", "a b")])?;
+/// assert_eq!(scores.total[0].unwrap().get(), 1.);
+/// assert_eq!(scores.total[1].unwrap().get(), 0.5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct OrElse<R, O> {
+    first: R,
+    other: O,
+}
+
+impl<R: RewardModel, O: RewardModel> OrElse<R, O> {
+    /// `first`, and `other` where `first` has no verdict.
+    pub fn new(first: R, other: O) -> Self {
+        Self { first, other }
+    }
+}
+
+impl<R: RewardModel, O: RewardModel> RewardModel for OrElse<R, O> {
+    fn name(&self) -> &str {
+        self.first.name()
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let mut scores = checked(&self.first, batch)?;
+        let open: Vec<usize> =
+            (0..batch.len()).filter(|&row| scores.total[row].is_none()).collect();
+        if open.is_empty() {
+            return Ok(scores);
+        }
+        let asked: Vec<Exchange<'_>> = open.iter().map(|&row| batch[row]).collect();
+        let other = checked(&self.other, &asked)?;
+        for (&row, score) in open.iter().zip(&other.total) {
+            scores.total[row] = *score;
+        }
+        // One reason for a row: why the first had none, then why the other one had none.
+        scores.reasons.retain(|(row, _)| scores.total[*row].is_none());
+        for (at, why) in &other.reasons {
+            let why = format!("{}: {why}", self.other.name());
+            match scores.reasons.iter_mut().find(|(row, _)| *row == open[*at]) {
+                Some((_, reason)) => *reason = format!("{reason}; {why}"),
+                None => scores.reasons.push((open[*at], why)),
+            }
+        }
+        scores.reasons.sort();
+        Ok(scores)
+    }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        [self.first.metrics(), self.other.metrics()].concat()
+    }
+
+    fn state(&self) -> serde_json::Value {
+        joined_state([&self.first as &dyn RewardModel, &self.other])
+    }
+
+    fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
+        restore_joined(self.name(), &[&self.first, &self.other], state)
+    }
+}
+
+/// The same score for every response: the last resort of an [`OrElse`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Constant(Score);
+
+impl Constant {
+    /// A score of `value`, always.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] when it is not finite.
+    pub fn new(value: f32) -> Result<Self, ProviderError> {
+        Score::new(value).map(Self).map_err(|_| ProviderError::Setting {
+            setting: "constant",
+            expected: "a finite number".to_owned(),
+            found: value.to_string(),
+        })
+    }
+}
+
+impl RewardModel for Constant {
+    fn name(&self) -> &'static str {
+        "constant"
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        Ok(Scores::new(vec![Some(self.0); batch.len()]))
+    }
+}

@@ -1,0 +1,91 @@
+//! A score that counts only where another one is high enough.
+
+use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+
+use super::{checked, finite_setting, joined_state, restore_joined};
+use crate::ProviderError;
+
+/// A model's score where a gate's reaches a threshold, a fixed one elsewhere: helpfulness counts
+/// only when harmless.
+///
+/// The model is asked only about the responses that pass, so a cheap gate saves a dear judge.
+///
+/// ```
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::{Gated, Length, Words};
+/// let helpful = |batch: &[Exchange<'_>]| vec![2.; batch.len()];
+/// let reward = Gated::new(helpful, Words::forbidden(["darn"])?, 0., -1.)?;
+/// let scores = reward.score(&[Exchange::new("p", "Fine."), Exchange::new("p", "Darn!")])?;
+/// assert_eq!(scores.total[0].unwrap().get(), 2.);
+/// assert_eq!(scores.total[1].unwrap().get(), -1.);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Gated<R, G> {
+    inner: R,
+    gate: G,
+    threshold: f32,
+    otherwise: Score,
+}
+
+impl<R: RewardModel, G: RewardModel> Gated<R, G> {
+    /// `inner`'s score where `gate`'s is at least `threshold`, else `otherwise`.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] when a number is not finite.
+    pub fn new(inner: R, gate: G, threshold: f32, otherwise: f32) -> Result<Self, ProviderError> {
+        let threshold = finite_setting("threshold", threshold)?;
+        let otherwise = Score::new(otherwise).map_err(|_| ProviderError::Setting {
+            setting: "otherwise",
+            expected: "a finite number".to_owned(),
+            found: otherwise.to_string(),
+        })?;
+        Ok(Self { inner, gate, threshold, otherwise })
+    }
+}
+
+impl<R: RewardModel, G: RewardModel> RewardModel for Gated<R, G> {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let gate = checked(&self.gate, batch)?;
+        let passes = |row: &usize| gate.total[*row].is_some_and(|s| s.get() >= self.threshold);
+        let passed: Vec<usize> = (0..batch.len()).filter(passes).collect();
+        let asked: Vec<Exchange<'_>> = passed.iter().map(|&row| batch[row]).collect();
+        let inner = checked(&self.inner, &asked)?;
+
+        // A row the gate cannot judge is neither good nor bad.
+        let mut total: Vec<_> = gate.total.iter().map(|s| s.map(|_| self.otherwise)).collect();
+        for (&row, score) in passed.iter().zip(&inner.total) {
+            total[row] = *score;
+        }
+        let spread = |column: &[Option<Score>]| {
+            let mut spread = vec![None; batch.len()];
+            for (&row, score) in passed.iter().zip(column) {
+                spread[row] = *score;
+            }
+            spread
+        };
+        let named = |(row, reason): &(usize, String), of: &str| (*row, format!("{of}: {reason}"));
+        let mut reasons: Vec<_> = gate.reasons.iter().map(|r| named(r, self.gate.name())).collect();
+        reasons.extend(inner.reasons.iter().map(|(at, reason)| (passed[*at], reason.clone())));
+        reasons.sort();
+        let mut parts = vec![(format!("gate {}", self.gate.name()), gate.total.clone())];
+        parts.extend(inner.parts.iter().map(|(name, column)| (name.clone(), spread(column))));
+        Ok(Scores { total, parts, reasons })
+    }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        [self.inner.metrics(), self.gate.metrics()].concat()
+    }
+
+    fn state(&self) -> serde_json::Value {
+        joined_state([&self.inner as &dyn RewardModel, &self.gate])
+    }
+
+    fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
+        restore_joined(self.name(), &[&self.inner, &self.gate], state)
+    }
+}

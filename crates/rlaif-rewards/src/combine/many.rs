@@ -1,0 +1,221 @@
+//! One score from several models', asked at the same time.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+
+use super::{checked, finite, joined_state, restore_joined};
+
+/// Members that are asked on a thread each. The mutex is what lets a model that is `Send` and not
+/// `Sync` be asked from another thread.
+struct Members(Vec<Mutex<Box<dyn RewardModel>>>);
+
+impl Members {
+    fn push(&mut self, model: impl RewardModel + 'static) {
+        self.0.push(Mutex::new(Box::new(model)));
+    }
+
+    fn lock(&self) -> Vec<MutexGuard<'_, Box<dyn RewardModel>>> {
+        self.0.iter().map(|m| m.lock().unwrap_or_else(PoisonError::into_inner)).collect()
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Vec<Scores>, RewardError> {
+        let ask = |member: &Mutex<Box<dyn RewardModel>>| {
+            checked(&**member.lock().unwrap_or_else(PoisonError::into_inner), batch)
+        };
+        if let [only] = self.0.as_slice() {
+            return Ok(vec![ask(only)?]);
+        }
+        std::thread::scope(|scope| {
+            let asked: Vec<_> = self.0.iter().map(|m| scope.spawn(move || ask(m))).collect();
+            asked
+                .into_iter()
+                .map(|thread| {
+                    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect()
+        })
+    }
+
+    /// Joins the members' columns, and makes each row's total of its parts by `total`; a row that
+    /// a member has no verdict on has none.
+    fn join(
+        &self,
+        name: &str,
+        batch: &[Exchange<'_>],
+        total: impl Fn(&[f32]) -> f32,
+    ) -> Result<Scores, RewardError> {
+        let columns = self.score(batch)?;
+        let names = distinct(self.lock().iter().map(|m| m.name().to_owned()).collect());
+        let mut scores = Scores::default();
+        for row in 0..batch.len() {
+            let parts: Option<Vec<f32>> =
+                columns.iter().map(|column| column.total[row].map(Score::get)).collect();
+            let sum = parts.map(|parts| finite(total(&parts), name, row)).transpose()?;
+            if sum.is_none() {
+                scores.reasons.push((row, missing(&names, &columns, row)));
+            }
+            scores.total.push(sum);
+        }
+        for (name, column) in names.into_iter().zip(columns) {
+            let inner = column.parts.into_iter().map(|(part, c)| (format!("{name}/{part}"), c));
+            scores.parts.extend(std::iter::once((name.clone(), column.total)).chain(inner));
+        }
+        Ok(scores)
+    }
+}
+
+fn missing(names: &[String], columns: &[Scores], row: usize) -> String {
+    let reasons = names.iter().zip(columns).filter(|(_, c)| c.total[row].is_none());
+    let reasons = reasons.map(|(name, column)| {
+        let reason = column.reasons.iter().find(|(at, _)| *at == row);
+        format!("{name}: {}", reason.map_or("no verdict", |(_, reason)| reason))
+    });
+    reasons.collect::<Vec<_>>().join("; ")
+}
+
+/// Names with a number after each that occurred before: columns must be told apart.
+fn distinct(mut names: Vec<String>) -> Vec<String> {
+    for at in 1..names.len() {
+        let base = names[at].clone();
+        let mut count = 2;
+        while names[..at].contains(&names[at]) {
+            names[at] = format!("{base} {count}");
+            count += 1;
+        }
+    }
+    names
+}
+
+macro_rules! a_model_of_members {
+    ($model:ident, $self:ident, $total:expr) => {
+        impl RewardModel for $model {
+            fn name(&self) -> &str {
+                &self.name
+            }
+
+            fn score(&$self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+                $self.members.join(&$self.name, batch, $total)
+            }
+
+            fn metrics(&self) -> Vec<(String, f64)> {
+                self.members.lock().iter().flat_map(|m| m.metrics()).collect()
+            }
+
+            fn state(&self) -> serde_json::Value {
+                joined_state(self.members.lock().iter().map(|m| &***m as &dyn RewardModel))
+            }
+
+            fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
+                let members = self.members.lock();
+                let members: Vec<_> =
+                    members.iter().map(|m| &***m as &dyn RewardModel).collect();
+                restore_joined(&self.name, &members, state)
+            }
+        }
+
+        impl std::fmt::Debug for $model {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let members = self.members.lock();
+                let names: Vec<_> = members.iter().map(|m| m.name()).collect();
+                f.debug_struct(stringify!($model))
+                    .field("name", &self.name)
+                    .field("members", &names)
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+/// Σ wᵢ·sᵢ over several models, which are asked at the same time; each is a part of the scores.
+///
+/// ```
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::WeightedSum;
+/// let reward = WeightedSum::new("sum")
+///     .term(2., |batch: &[Exchange<'_>]| vec![3.; batch.len()])
+///     .term(-1., |batch: &[Exchange<'_>]| vec![1.; batch.len()]);
+/// let scores = reward.score(&[Exchange::new("p", "y")])?;
+/// assert_eq!(scores.total[0].unwrap().get(), 5.);
+/// assert_eq!(scores.parts[0].1[0].unwrap().get(), 3.);
+/// # Ok::<(), rlaif_core::RewardError>(())
+/// ```
+pub struct WeightedSum {
+    name: String,
+    weights: Vec<f32>,
+    members: Members,
+}
+
+impl WeightedSum {
+    /// A sum without terms, which is 0.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), weights: Vec::new(), members: Members(Vec::new()) }
+    }
+
+    /// The sum with another term.
+    #[must_use]
+    pub fn term(mut self, weight: f32, model: impl RewardModel + 'static) -> Self {
+        self.weights.push(weight);
+        self.members.push(model);
+        self
+    }
+}
+
+a_model_of_members!(WeightedSum, self, |parts| self
+    .weights
+    .iter()
+    .zip(parts)
+    .map(|(w, s)| w * s)
+    .sum());
+
+/// The mean of several models' scores; they are asked at the same time.
+///
+/// ```
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::Mean;
+/// let reward = Mean::new("mean", |batch: &[Exchange<'_>]| vec![1.; batch.len()])
+///     .and(|batch: &[Exchange<'_>]| vec![4.; batch.len()]);
+/// assert_eq!(reward.score(&[Exchange::new("p", "y")])?.total[0].unwrap().get(), 2.5);
+/// # Ok::<(), rlaif_core::RewardError>(())
+/// ```
+pub struct Mean {
+    name: String,
+    members: Members,
+}
+
+/// The lowest of several models' scores; they are asked at the same time.
+///
+/// ```
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::Minimum;
+/// let reward = Minimum::new("worst", |batch: &[Exchange<'_>]| vec![1.; batch.len()])
+///     .and(|batch: &[Exchange<'_>]| vec![-4.; batch.len()]);
+/// assert_eq!(reward.score(&[Exchange::new("p", "y")])?.total[0].unwrap().get(), -4.);
+/// # Ok::<(), rlaif_core::RewardError>(())
+/// ```
+pub struct Minimum {
+    name: String,
+    members: Members,
+}
+
+macro_rules! made_of_one_and_more {
+    ($($model:ident),+) => {$(
+        impl $model {
+            /// Of one model so far.
+            pub fn new(name: impl Into<String>, first: impl RewardModel + 'static) -> Self {
+                Self { name: name.into(), members: Members(Vec::new()) }.and(first)
+            }
+
+            /// And of another one.
+            #[must_use]
+            pub fn and(mut self, model: impl RewardModel + 'static) -> Self {
+                self.members.push(model);
+                self
+            }
+        }
+    )+};
+}
+
+made_of_one_and_more!(Mean, Minimum);
+a_model_of_members!(Mean, self, |parts| parts.iter().sum::<f32>() / parts.len() as f32);
+a_model_of_members!(Minimum, self, |parts| parts.iter().copied().fold(f32::INFINITY, f32::min));

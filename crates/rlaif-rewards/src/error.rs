@@ -1,0 +1,196 @@
+//! What goes wrong with reward providers.
+
+#[cfg(feature = "judge")]
+use std::path::PathBuf;
+
+/// Why a reward provider could not be made, or gave nothing.
+///
+/// No variant holds an API key: texts of servers are cleared of it before they get here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// A setting has a value that it cannot have.
+    #[error("`{setting}` must be {expected}, found {found}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// A regular expression is none.
+    #[error("the pattern `{pattern}` is no regular expression")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// Where it goes wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A judge's template cannot be used.
+    #[error("the judge's template {template:?} cannot be used: {problem}")]
+    Template {
+        /// The template.
+        template: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is no rubric of that name.
+    #[error(
+        "there is no rubric `{name}`; there are {}, or write `instructions`, `template` and \
+         `scale` of your own", .known.join(", ")
+    )]
+    Rubric {
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: Vec<&'static str>,
+    },
+    /// A configuration cannot be read.
+    #[cfg(feature = "judge")]
+    #[error("{origin}{}: {problem}", Line(*.line))]
+    Config {
+        /// The file.
+        origin: String,
+        /// The line, from 1, where it is known.
+        line: Option<usize>,
+        /// What is wrong with it, without its text: that might be a key.
+        problem: String,
+    },
+    /// A file cannot be read or written.
+    #[cfg(feature = "judge")]
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system, or the database, said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An API key is missing or cannot be one.
+    #[cfg(feature = "judge")]
+    #[error("the environment variable `{variable}`, which is to hold the API key, {problem}")]
+    Key {
+        /// The environment variable.
+        variable: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The server does not accept the key.
+    #[cfg(feature = "judge")]
+    #[error(
+        "{api} does not accept the key of {key} ({status}: {message}); check that it is the key of \
+         this service, has not expired, and came over whole"
+    )]
+    Unauthorised {
+        /// The service.
+        api: String,
+        /// Where the key came from.
+        key: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// The key is good and may not do this.
+    #[cfg(feature = "judge")]
+    #[error(
+        "{api} does not let the key of {key} use `{model}` ({status}: {message}); ask for access to \
+         the model, or for the permission, where the key was made"
+    )]
+    Forbidden {
+        /// The service.
+        api: String,
+        /// Where the key came from.
+        key: String,
+        /// The model.
+        model: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// There is no such model, or nothing at that address.
+    #[cfg(feature = "judge")]
+    #[error(
+        "{api} at {url} knows no model `{model}` ({status}: {message}); check `model`, `region` \
+         and `base_url`"
+    )]
+    UnknownModel {
+        /// The service.
+        api: String,
+        /// The address.
+        url: String,
+        /// The model.
+        model: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// The account has nothing left to spend.
+    #[cfg(feature = "judge")]
+    #[error(
+        "{api}: the account's quota or spend limit is reached ({status}: {message}); waiting does \
+         not help, raise the limit there. Answers so far are in the cache, if one is configured"
+    )]
+    SpendLimit {
+        /// The service.
+        api: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// The server refuses the requests as such.
+    #[cfg(feature = "judge")]
+    #[error(
+        "{api} at {url} refuses every request ({status}: {message}); check the address and what \
+         the message names"
+    )]
+    Refused {
+        /// The service.
+        api: String,
+        /// The address.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// A row of the input is no exchange.
+    #[cfg(feature = "judge")]
+    #[error("input, line {line}: expected a JSON object with the strings `prompt` and `response`")]
+    Row {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The input cannot be read, or the output written.
+    #[cfg(feature = "judge")]
+    #[error("cannot {action}")]
+    Stream {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A reward failed as a whole.
+    #[cfg(feature = "judge")]
+    #[error(transparent)]
+    Reward(#[from] rlaif_core::RewardError),
+}
+
+#[cfg(feature = "judge")]
+struct Line(Option<usize>);
+
+#[cfg(feature = "judge")]
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |line| write!(f, ", line {line}"))
+    }
+}

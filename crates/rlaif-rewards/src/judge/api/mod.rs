@@ -1,0 +1,312 @@
+//! The wire formats: a question to a request's body, a reply's body to an answer.
+
+mod anthropic;
+mod bedrock;
+mod openai;
+
+use serde_json::{Map, Value, json};
+
+use super::config::{ApiConfig, SamplingConfig};
+use super::http::{Address, Headers};
+use super::secret::{Environment, Secret};
+use super::sigv4::{self, Credentials, Signed};
+use super::spending::Tokens;
+use crate::ProviderError;
+use crate::rubric::{Answer, AnswerForm, Question};
+
+/// A service, ready to be asked.
+#[derive(Debug)]
+pub(super) struct Api {
+    pub(super) dialect: Dialect,
+    pub(super) model: String,
+    pub(super) url: String,
+    /// Host and path of the URL, which signatures need.
+    host: String,
+    path: String,
+    auth: Auth,
+    /// Where the key came from, for errors.
+    pub(super) key_from: String,
+    extra_body: Map<String, Value>,
+    top_log_probs: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Anthropic,
+    BedrockInvoke,
+    BedrockConverse,
+    OpenAi,
+}
+
+impl Dialect {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Anthropic => "Anthropic Messages",
+            Self::BedrockInvoke => "Bedrock InvokeModel",
+            Self::BedrockConverse => "Bedrock Converse",
+            Self::OpenAi => "OpenAI chat completions",
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Auth {
+    None,
+    Header { name: &'static str, prefix: &'static str, key: Secret },
+    Aws { credentials: Credentials, region: String },
+}
+
+/// What may be left out of a request when a server refuses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Optional {
+    Temperature = 1,
+    TopP = 2,
+    TopK = 4,
+    Seed = 8,
+    Schema = 16,
+    /// Not left out, but called `max_completion_tokens`.
+    MaxTokensName = 32,
+}
+
+/// A set of [`Optional`]s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Without(pub(super) u8);
+
+impl Without {
+    fn has(self, what: Optional) -> bool {
+        self.0 & what as u8 != 0
+    }
+}
+
+/// What one request asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub(super) question: &'a Question,
+    pub(super) form: AnswerForm,
+    pub(super) sampling: &'a SamplingConfig,
+    /// Which of several samples.
+    pub(super) sample: u32,
+    pub(super) without: Without,
+}
+
+impl Ask<'_> {
+    pub(super) fn max_tokens(&self) -> u32 {
+        self.sampling.max_tokens.unwrap_or(match self.form {
+            AnswerForm::Number => 16,
+            AnswerForm::Expectation => 4,
+            AnswerForm::NumberThenReason | AnswerForm::Json => 300,
+        })
+    }
+
+    fn unless<T>(&self, dropped: Optional, value: Option<T>) -> Option<T> {
+        value.filter(|_| !self.without.has(dropped))
+    }
+
+    fn temperature(&self) -> Option<f64> {
+        self.unless(Optional::Temperature, self.sampling.temperature)
+    }
+
+    fn top_p(&self) -> Option<f64> {
+        self.unless(Optional::TopP, self.sampling.top_p)
+    }
+
+    fn top_k(&self) -> Option<u32> {
+        self.unless(Optional::TopK, self.sampling.top_k)
+    }
+
+    fn seed(&self) -> Option<u64> {
+        let seed = self.unless(Optional::Seed, self.sampling.seed)?;
+        Some(seed.wrapping_add(u64::from(self.sample)))
+    }
+
+    fn schema(&self) -> Option<Value> {
+        let asked = self.form == AnswerForm::Json && !self.without.has(Optional::Schema);
+        // No bounds on the number: most services refuse them. The reader of answers has them.
+        asked.then(|| {
+            json!({
+                "type": "object",
+                "properties": {
+                    "justification": {"type": "string"},
+                    "score": {"type": "number"},
+                },
+                "required": ["justification", "score"],
+                "additionalProperties": false,
+            })
+        })
+    }
+}
+
+/// Puts `value` under `key`, where there is one.
+fn put<T: Into<Value>>(body: &mut Map<String, Value>, key: &str, value: Option<T>) {
+    if let Some(value) = value {
+        body.insert(key.to_owned(), value.into());
+    }
+}
+
+impl Api {
+    /// The service of a configuration, or nothing when it is a reward server.
+    pub(super) fn new(
+        config: &ApiConfig,
+        form: AnswerForm,
+        sampling: &SamplingConfig,
+        environment: Environment<'_>,
+    ) -> Result<Option<Self>, ProviderError> {
+        let api = match config {
+            ApiConfig::Anthropic { model, base_url, api_key_env } => {
+                let base = base_url.as_deref().unwrap_or("https://api.anthropic.com");
+                let mut base = Address::parse("api.base_url", base)?;
+                base.path.truncate(base.path.trim_end_matches("/v1").len());
+                let variable = api_key_env.as_deref().unwrap_or("ANTHROPIC_API_KEY");
+                let key = Secret::from_environment(variable, environment)?;
+                let auth = Auth::Header { name: "x-api-key", prefix: "", key };
+                Self::at(Dialect::Anthropic, model, &base, "/v1/messages", auth, variable)
+            }
+            ApiConfig::BedrockInvoke { model, region, base_url, api_key_env } => {
+                let (base, auth, from) = bedrock::at(region, base_url, api_key_env, environment)?;
+                let path = format!("/model/{}/invoke", sigv4::encoded_segment(model));
+                Self::at(Dialect::BedrockInvoke, model, &base, &path, auth, &from)
+            }
+            ApiConfig::BedrockConverse { model, region, base_url, api_key_env } => {
+                let (base, auth, from) = bedrock::at(region, base_url, api_key_env, environment)?;
+                let path = format!("/model/{}/converse", sigv4::encoded_segment(model));
+                Self::at(Dialect::BedrockConverse, model, &base, &path, auth, &from)
+            }
+            ApiConfig::OpenAi { model, base_url, api_key_env, top_log_probs, extra_body } => {
+                let base = base_url.as_deref().unwrap_or("https://api.openai.com/v1");
+                let mut base = Address::parse("api.base_url", base)?;
+                if base.path.is_empty() {
+                    base.path.push_str("/v1");
+                }
+                let variable = api_key_env.as_deref().unwrap_or("OPENAI_API_KEY");
+                // Local servers ask for no key.
+                let keyless = base_url.is_some()
+                    && api_key_env.is_none()
+                    && environment(variable).is_none_or(|key| key.trim().is_empty());
+                let auth = if keyless {
+                    Auth::None
+                } else {
+                    let key = Secret::from_environment(variable, environment)?;
+                    Auth::Header { name: "authorization", prefix: "Bearer ", key }
+                };
+                let mut api =
+                    Self::at(Dialect::OpenAi, model, &base, "/chat/completions", auth, variable);
+                api.extra_body = extra_body.clone();
+                api.top_log_probs = top_log_probs.unwrap_or(20);
+                if !(1..=100).contains(&api.top_log_probs) {
+                    return Err(ProviderError::Setting {
+                        setting: "api.top_log_probs",
+                        expected: "a whole number from 1 to 100 (most servers give at most 20)"
+                            .to_owned(),
+                        found: api.top_log_probs.to_string(),
+                    });
+                }
+                api
+            }
+            ApiConfig::RewardServer { .. } => return Ok(None),
+        };
+        if api.dialect != Dialect::OpenAi {
+            let refused = |setting, expected: &str, found: String| {
+                Err(ProviderError::Setting { setting, expected: expected.to_owned(), found })
+            };
+            if form == AnswerForm::Expectation {
+                let expected = "`number`, `number-then-reason` or `json`, since this API gives no \
+                                log-probs; or an `openai` server, which may";
+                return refused("answer", expected, "expectation".to_owned());
+            }
+            if let Some(seed) = sampling.seed {
+                let expected = "left out, since this API takes no seed";
+                return refused("sampling.seed", expected, seed.to_string());
+            }
+        }
+        Ok(Some(api))
+    }
+
+    fn at(
+        dialect: Dialect,
+        model: &str,
+        base: &Address,
+        path: &str,
+        auth: Auth,
+        key_from: &str,
+    ) -> Self {
+        Self {
+            dialect,
+            model: model.to_owned(),
+            url: base.join(path),
+            host: base.host.clone(),
+            path: format!("{}{path}", base.path),
+            auth,
+            key_from: format!("`{key_from}`"),
+            extra_body: Map::new(),
+            top_log_probs: 20,
+        }
+    }
+
+    pub(super) fn body(&self, ask: &Ask<'_>) -> Value {
+        Value::Object(match self.dialect {
+            Dialect::Anthropic => anthropic::body(Some(&self.model), ask),
+            Dialect::BedrockInvoke => anthropic::body(None, ask),
+            Dialect::BedrockConverse => bedrock::converse_body(ask),
+            Dialect::OpenAi => openai::body(&self.model, self.top_log_probs, &self.extra_body, ask),
+        })
+    }
+
+    /// Headers that authenticate this body now, and those that the dialect wants.
+    pub(super) fn headers(&self, body: &[u8]) -> Headers {
+        let mut headers = match &self.auth {
+            Auth::None => Vec::new(),
+            Auth::Header { name, prefix, key } => {
+                vec![(*name, format!("{prefix}{}", key.expose()))]
+            }
+            Auth::Aws { credentials, region } => credentials.sign(&Signed {
+                method: "POST",
+                service: "bedrock",
+                region,
+                host: &self.host,
+                path: &self.path,
+                content_type: Some("application/json"),
+                body,
+                at: std::time::SystemTime::now(),
+            }),
+        };
+        if self.dialect == Dialect::Anthropic {
+            headers.push(("anthropic-version", "2023-06-01".to_owned()));
+        }
+        headers
+    }
+
+    /// The answer of a reply, and what it used; nothing when the reply is not of this API.
+    pub(super) fn answer(&self, reply: &Value) -> Option<(Answer, Tokens)> {
+        let (mut answer, tokens) = match self.dialect {
+            Dialect::Anthropic | Dialect::BedrockInvoke => anthropic::answer(reply),
+            Dialect::BedrockConverse => bedrock::converse_answer(reply),
+            Dialect::OpenAi => openai::answer(reply),
+        }?;
+        answer.text = self.redact(&answer.text);
+        Some((answer, tokens))
+    }
+
+    /// `text` without any of this service's secrets.
+    pub(super) fn redact(&self, text: &str) -> String {
+        match &self.auth {
+            Auth::None => text.to_owned(),
+            Auth::Header { key, .. } => key.redact(text),
+            Auth::Aws { credentials, .. } => {
+                let text = credentials.secret_access_key.redact(text);
+                match &credentials.session_token {
+                    Some(token) => token.redact(&text),
+                    None => text,
+                }
+            }
+        }
+    }
+}
+
+fn text_of(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn count_of(usage: &Value, key: &str) -> u64 {
+    usage[key].as_u64().unwrap_or(0)
+}

@@ -1,0 +1,177 @@
+//! When the next request may go: requests and tokens per minute, pauses that servers ask for.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Whether work goes on; what sleepers wait on.
+#[derive(Debug, Default)]
+pub(super) struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    pub(super) fn stop(&self) {
+        *lock(&self.stopped) = true;
+        self.changed.notify_all();
+    }
+
+    pub(super) fn stopped(&self) -> bool {
+        *lock(&self.stopped)
+    }
+
+    /// Sleeps until `until`, or until all is stopped.
+    pub(super) fn sleep_until(&self, until: Instant) {
+        let mut stopped = lock(&self.stopped);
+        while !*stopped {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            stopped =
+                self.changed.wait_timeout(stopped, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Spaces requests evenly, so that no window of time sees more than its share.
+///
+/// Providers refill their limits continuously, so that bursts are refused even where the minute
+/// as a whole would allow them.
+#[derive(Debug)]
+pub(super) struct Pace {
+    between_requests: Duration,
+    per_token: Duration,
+    /// Held by whoever waits for its turn: turns are taken one by one, each at least the interval
+    /// after the one before, however late sleepers wake.
+    turn: Mutex<()>,
+    next: Mutex<Next>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    /// When the next request may go.
+    request: Instant,
+    /// When the tokens asked for so far are paid off.
+    tokens: Instant,
+}
+
+impl Pace {
+    pub(super) fn new(requests_per_minute: Option<f64>, tokens_per_minute: Option<f64>) -> Self {
+        let share = |per_minute: Option<f64>| {
+            per_minute.map_or(Duration::ZERO, |n| Duration::from_secs_f64(60. / n))
+        };
+        let now = Instant::now();
+        Self {
+            between_requests: share(requests_per_minute),
+            per_token: share(tokens_per_minute),
+            turn: Mutex::new(()),
+            next: Mutex::new(Next { request: now, tokens: now }),
+        }
+    }
+
+    /// Waits for the turn of a request of about `tokens` tokens.
+    pub(super) fn wait(&self, tokens: u64, stop: &Stop) {
+        let turn = lock(&self.turn);
+        loop {
+            let mut next = lock(&self.next);
+            let now = Instant::now();
+            let due = next.request.max(next.tokens);
+            if due <= now || stop.stopped() {
+                next.request = now + self.between_requests;
+                next.tokens = next.tokens.max(now) + self.cost(tokens);
+                break;
+            }
+            drop(next);
+            stop.sleep_until(due);
+        }
+        drop(turn);
+    }
+
+    /// Corrects an estimate of tokens by what they were.
+    pub(super) fn settle(&self, estimated: u64, actual: u64) {
+        let mut next = lock(&self.next);
+        if actual >= estimated {
+            next.tokens += self.cost(actual - estimated);
+        } else {
+            let refund = self.cost(estimated - actual);
+            next.tokens = next.tokens.checked_sub(refund).unwrap_or(next.tokens);
+        }
+    }
+
+    /// Lets no request go before `until`: a server said that all of them are too many.
+    pub(super) fn pause_until(&self, until: Instant) {
+        let mut next = lock(&self.next);
+        next.request = next.request.max(until);
+    }
+
+    fn cost(&self, tokens: u64) -> Duration {
+        let seconds = self.per_token.as_secs_f64() * tokens as f64;
+        Duration::from_secs_f64(seconds.min(86_400.))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_never_closer_than_the_interval() {
+        let pace = Pace::new(Some(12_000.), None);
+        let stop = Stop::default();
+        let times = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..10 {
+                        pace.wait(1, &stop);
+                        lock(&times).push(Instant::now());
+                    }
+                });
+            }
+        });
+        let mut times = lock(&times).clone();
+        times.sort();
+        assert_eq!(times.len(), 80);
+        let took = times[79] - times[0];
+        assert!(took >= Duration::from_millis(79 * 5 - 5), "{took:?}");
+    }
+
+    #[test]
+    fn tokens_are_paid_off_before_the_next_request() {
+        // A thousand tokens a second.
+        let pace = Pace::new(None, Some(60_000.));
+        let stop = Stop::default();
+        let start = Instant::now();
+        pace.wait(100, &stop);
+        assert!(start.elapsed() < Duration::from_millis(50));
+        pace.wait(0, &stop);
+        assert!(start.elapsed() >= Duration::from_millis(100));
+        pace.wait(100_000, &stop);
+        pace.settle(100_000, 50);
+        pace.wait(0, &stop);
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(5), "{took:?}");
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_a_stop() {
+        let pace = Pace::new(Some(1.), None);
+        let stop = Stop::default();
+        pace.wait(1, &stop);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let start = Instant::now();
+                pace.wait(1, &stop);
+                start.elapsed()
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            stop.stop();
+            assert!(waiting.join().unwrap() < Duration::from_secs(30));
+        });
+    }
+}

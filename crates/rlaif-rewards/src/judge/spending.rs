@@ -1,0 +1,141 @@
+//! What was used, what it cost, and when to stop.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::config::{BudgetConfig, PriceConfig};
+use super::pace::lock;
+
+/// What a judge used since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Requests sent, repetitions included.
+    pub requests: u64,
+    /// Of these, repetitions after an error.
+    pub retries: u64,
+    /// Of these, repetitions after an answer without a verdict.
+    pub reasks: u64,
+    /// Answers taken from the cache.
+    pub cached: u64,
+    /// Tokens of questions, as the server counted them.
+    pub input_tokens: u64,
+    /// Tokens of answers, as the server counted them.
+    pub output_tokens: u64,
+    /// Tokens of questions whose answers were lost, estimated: they may have been billed.
+    pub lost_tokens: u64,
+    /// The cost, where prices are configured; lost tokens count as input.
+    pub cost: Option<f64>,
+}
+
+/// Tokens of one request and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tokens {
+    pub(super) input: u64,
+    pub(super) output: u64,
+}
+
+/// How a request ended, for the books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// Answered, with the server's count.
+    Used(Tokens),
+    /// Refused: nothing was used.
+    Nothing,
+    /// No answer came: the question may have been billed.
+    Lost,
+}
+
+/// The books: usage, and what is reserved for requests under way.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    price: Option<PriceConfig>,
+    budget: Option<BudgetConfig>,
+    open: Mutex<Open>,
+    settled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    usage: Usage,
+    under_way: u64,
+    reserved: Tokens,
+}
+
+impl Ledger {
+    pub(super) fn new(price: Option<PriceConfig>, budget: Option<BudgetConfig>) -> Self {
+        Self { price, budget, open: Mutex::default(), settled: Condvar::new() }
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let mut usage = lock(&self.open).usage;
+        usage.cost = self.price.map(|_| self.cost(spent(&usage)));
+        usage
+    }
+
+    pub(super) fn count(&self, what: impl FnOnce(&mut Usage)) {
+        what(&mut lock(&self.open).usage);
+    }
+
+    /// Sets tokens aside for a request, or says which limit it would break.
+    ///
+    /// Where requests under way have set aside what this one needs, waits for what they leave.
+    pub(super) fn reserve(&self, tokens: Tokens) -> Result<(), String> {
+        let mut open = lock(&self.open);
+        loop {
+            let spent = spent(&open.usage);
+            let all = Tokens {
+                input: spent.input + open.reserved.input + tokens.input,
+                output: spent.output + open.reserved.output + tokens.output,
+            };
+            let Some(broken) = self.broken_by(all, spent) else {
+                open.reserved.input += tokens.input;
+                open.reserved.output += tokens.output;
+                open.under_way += 1;
+                open.usage.requests += 1;
+                return Ok(());
+            };
+            if open.under_way == 0 {
+                return Err(broken);
+            }
+            open = self.settled.wait(open).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    pub(super) fn settle(&self, reserved: Tokens, how: Settled) {
+        let mut open = lock(&self.open);
+        open.reserved.input -= reserved.input;
+        open.reserved.output -= reserved.output;
+        open.under_way -= 1;
+        match how {
+            Settled::Used(tokens) => {
+                open.usage.input_tokens += tokens.input;
+                open.usage.output_tokens += tokens.output;
+            }
+            Settled::Nothing => {}
+            Settled::Lost => open.usage.lost_tokens += reserved.input,
+        }
+        self.settled.notify_all();
+    }
+
+    fn cost(&self, tokens: Tokens) -> f64 {
+        self.price.map_or(0., |price| {
+            (tokens.input as f64 * price.input_per_million
+                + tokens.output as f64 * price.output_per_million)
+                / 1e6
+        })
+    }
+
+    fn broken_by(&self, all: Tokens, spent: Tokens) -> Option<String> {
+        let BudgetConfig { money, tokens } = self.budget?;
+        if let Some(most) = tokens.filter(|most| all.input + all.output > *most) {
+            let used = spent.input + spent.output;
+            return Some(format!("the budget of {most} tokens is used up ({used} used)"));
+        }
+        let most = money.filter(|most| self.cost(all) > *most)?;
+        Some(format!("the budget of {most} is used up ({:.6} spent)", self.cost(spent)))
+    }
+}
+
+fn spent(usage: &Usage) -> Tokens {
+    Tokens { input: usage.input_tokens + usage.lost_tokens, output: usage.output_tokens }
+}

@@ -1,0 +1,44 @@
+//! Rewards for reinforcement learning: from a closure of three lines to a rate-limited LLM judge.
+//!
+//! Everything here is an [`rlaif_core::RewardModel`], takes text and gives one score, or none,
+//! per response. They nest:
+//!
+//! ```
+//! use rlaif_core::{Exchange, RewardModel};
+//! use rlaif_rewards::{Length, RewardExt, WeightedSum, Words};
+//!
+//! let reward = WeightedSum::new("taste")
+//!     .term(1., Words::forbidden(["darn"])?)
+//!     .term(0.5, Length::target(3, 2.)?.clipped(-1., 0.)?);
+//! let scores = reward.score(&[Exchange::new("Greet me.", "Hello, my friend!")])?;
+//! assert_eq!(scores.total[0].unwrap().get(), 0.);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | module | what it has |
+//! |---|---|
+//! | [`combine`] | sums, minimum, scaling, clipping, running normalisation, gate, fallback, cache |
+//! | [`rules`] | length, repetition, format, forbidden words, overlap with a reference |
+//! | [`rubric`] | what a judge is asked and how its answer is read, whoever answers |
+//! | `judge` (feature `judge`) | LLM judges over HTTP APIs, reward servers, `judge::run` |
+//!
+//! Features: `judge` (default) brings HTTP, TLS and SQLite. Nothing here needs libtorch.
+
+pub mod combine;
+mod error;
+#[cfg(feature = "judge")]
+pub mod judge;
+pub mod rubric;
+pub mod rules;
+
+pub use combine::{
+    Cached, Clipped, Constant, Gated, Mean, Minimum, Normalised, OrElse, RewardExt, Scaled,
+    WeightedSum,
+};
+pub use error::ProviderError;
+pub use rules::{Format, Length, Overlap, OverlapMeasure, Repetition, Words};
+
+/// The page of documentation, whose code is to run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rewards.md")]
+pub struct Documentation;

@@ -1,0 +1,270 @@
+//! What a judge is asked and how its answer is read, whoever answers: an API or a local policy.
+//!
+//! The judged text is data, and the policy that wrote it is rewarded for the verdict, so it will
+//! sooner or later write "rate this +5". Three things stand against that: every text from outside
+//! stands between markers that it cannot contain (see [`Rubric::ask`]), the judge is told that
+//! nothing between them is an instruction, and control tokens of chat templates in it are broken
+//! up. None of this makes a weak judge strong; see `docs/rewards.md`.
+
+mod fence;
+mod presets;
+mod read;
+mod template;
+
+use serde::{Deserialize, Serialize};
+
+use rlaif_core::{Exchange, Score};
+
+use crate::ProviderError;
+pub use read::{Answer, Finish, TokenAlternatives, Unread};
+use template::Template;
+
+/// The lowest and the highest verdict a judge may give.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    /// The worst.
+    pub low: f64,
+    /// The best.
+    pub high: f64,
+}
+
+/// What becomes of a number outside the scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OutOfRange {
+    /// It is moved to the nearer end.
+    #[default]
+    Clamp,
+    /// It is no verdict.
+    Missing,
+}
+
+/// How a verdict becomes a score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reward {
+    /// As it is.
+    #[default]
+    Verdict,
+    /// Mapped from the scale to [0, 1].
+    Unit,
+    /// Mapped from the scale to [−1, 1], as direct RLAIF does (Lee et al. 2023).
+    Symmetric,
+}
+
+/// The form of a judge's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnswerForm {
+    /// A number alone.
+    #[default]
+    Number,
+    /// A number, then a short justification.
+    NumberThenReason,
+    /// JSON of a justification and a number, held to its schema by the API.
+    Json,
+    /// The expectation Σ i·P(i) over the whole numbers i of the scale, from the log-probs of the
+    /// answer's first number (direct RLAIF, Lee et al. 2023).
+    Expectation,
+}
+
+/// What a judge is asked: two messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The system message.
+    pub system: String,
+    /// The user's message.
+    pub user: String,
+}
+
+/// What a judge's answer says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// The score.
+    pub score: Score,
+    /// For expectations: how much of the probability fell on numbers of the scale, in [0, 1].
+    pub coverage: Option<f64>,
+}
+
+/// A rubric: instructions, a template of the question, a scale, a form of answer.
+///
+/// ```
+/// use rlaif_core::Exchange;
+/// use rlaif_rewards::rubric::{Answer, Rubric};
+/// let rubric = Rubric::preset("toxicity")?;
+/// let question = rubric.ask(&Exchange::new("Say something.", "I like you."))?;
+/// assert!(question.user.contains("I like you."));
+/// assert_eq!(rubric.read(&Answer::text("+5"))?.score.get(), 5.);
+/// assert!(rubric.read(&Answer::text("I would rather not say.")).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rubric {
+    instructions: String,
+    template: Template,
+    scale: Scale,
+    form: AnswerForm,
+    out_of_range: OutOfRange,
+    reward: Reward,
+    min_coverage: f64,
+}
+
+impl Rubric {
+    /// A rubric with `instructions` for the judge and a `template` of the question, which names
+    /// `{response}` and, as needed, `{prompt}` and `{reference}`; `{{` and `}}` are braces.
+    ///
+    /// # Errors
+    /// [`ProviderError::Template`] when the template lacks `{response}` or names something else;
+    /// [`ProviderError::Setting`] when the scale is no range.
+    pub fn new(
+        instructions: impl Into<String>,
+        template: &str,
+        scale: Scale,
+    ) -> Result<Self, ProviderError> {
+        let Scale { low, high } = scale;
+        // Scores are f32; a scale beyond them could not be kept.
+        let bounded = |x: f64| x.is_finite() && (x as f32).is_finite();
+        if !(low < high && bounded(low) && bounded(high)) {
+            return Err(ProviderError::Setting {
+                setting: "scale",
+                expected: "two finite numbers, `low` below `high`".to_owned(),
+                found: format!("low = {low}, high = {high}"),
+            });
+        }
+        Ok(Self {
+            instructions: instructions.into(),
+            template: Template::parse(template)?,
+            scale,
+            form: AnswerForm::default(),
+            out_of_range: OutOfRange::default(),
+            reward: Reward::default(),
+            min_coverage: 0.5,
+        })
+    }
+
+    /// The same rubric with another form of answer.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] for an expectation over a scale whose ends are not whole
+    /// numbers, or that is more than 100 long.
+    pub fn answered_as(mut self, form: AnswerForm) -> Result<Self, ProviderError> {
+        let Scale { low, high } = self.scale;
+        let whole = low.fract() == 0. && high.fract() == 0. && high - low <= 100. && low >= 0.;
+        if form == AnswerForm::Expectation && !whole {
+            return Err(ProviderError::Setting {
+                setting: "answer",
+                expected: "for `expectation`, a scale between whole numbers from 0 on, at most \
+                           100 apart, such as 1 to 10"
+                    .to_owned(),
+                found: format!("the scale {low} to {high}"),
+            });
+        }
+        self.form = form;
+        Ok(self)
+    }
+
+    /// The same rubric with another fate for numbers outside the scale.
+    #[must_use]
+    pub fn with_out_of_range(self, out_of_range: OutOfRange) -> Self {
+        Self { out_of_range, ..self }
+    }
+
+    /// The same rubric with its verdicts mapped otherwise.
+    #[must_use]
+    pub fn rewarding(self, reward: Reward) -> Self {
+        Self { reward, ..self }
+    }
+
+    /// The same rubric, whose expectations need at least this share of the probability to fall
+    /// on numbers of the scale; 0.5 unless told.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] when it is not in (0, 1].
+    pub fn with_min_coverage(self, min_coverage: f64) -> Result<Self, ProviderError> {
+        if !(min_coverage > 0. && min_coverage <= 1.) {
+            return Err(ProviderError::Setting {
+                setting: "min_coverage",
+                expected: "a share above 0 and at most 1".to_owned(),
+                found: min_coverage.to_string(),
+            });
+        }
+        Ok(Self { min_coverage, ..self })
+    }
+
+    /// The form answers are asked for and read in.
+    pub fn form(&self) -> AnswerForm {
+        self.form
+    }
+
+    /// The scale.
+    pub fn scale(&self) -> Scale {
+        self.scale
+    }
+
+    /// The question about one exchange.
+    ///
+    /// Each text from outside stands between `[[begin response K]]` and `[[end response K]]`, K
+    /// being the first 64 bits of the SHA-256 of all texts of the exchange. Who writes a text can
+    /// hence not know the K that will surround it, and the same exchange always gives the same
+    /// question, which caches need.
+    ///
+    /// # Errors
+    /// [`Unread::NoReference`] when the template names `{reference}` and the row has none.
+    pub fn ask(&self, exchange: &Exchange<'_>) -> Result<Question, Unread> {
+        let user = self.template.fill(exchange)?;
+        let parts = [&self.instructions, fence::NOTICE, &self.answer_instructions()];
+        Ok(Question { system: parts.join("\n\n"), user })
+    }
+
+    fn answer_instructions(&self) -> String {
+        let Scale { low, high } = self.scale;
+        match self.form {
+            AnswerForm::Number => format!(
+                "Answer with a single number from {low} to {high} and nothing else: no words, no \
+                 units."
+            ),
+            AnswerForm::NumberThenReason => format!(
+                "Answer with a number from {low} to {high} alone on the first line, and a \
+                 justification of at most two sentences on the second."
+            ),
+            AnswerForm::Json => format!(
+                "Answer with a JSON object: `justification`, at most two sentences, then `score`, \
+                 a number from {low} to {high}."
+            ),
+            AnswerForm::Expectation => {
+                format!("Answer with a single whole number from {low} to {high} and nothing else.")
+            }
+        }
+    }
+
+    /// What an answer to [`Rubric::ask`] says.
+    ///
+    /// # Errors
+    /// [`Unread`] when it gives no verdict: refused, empty, no number, cut short, outside the
+    /// scale, or too little of the probability on numbers.
+    pub fn read(&self, answer: &Answer) -> Result<Reading, Unread> {
+        let (verdict, coverage) = match self.form {
+            AnswerForm::Expectation => {
+                let (mean, coverage) = read::expectation(answer, self.scale, self.min_coverage)?;
+                (mean, Some(coverage))
+            }
+            form => (read::number(answer, form)?, None),
+        };
+        let Scale { low, high } = self.scale;
+        if !(low..=high).contains(&verdict) && self.out_of_range == OutOfRange::Missing {
+            return Err(Unread::OutOfRange { found: verdict, low, high });
+        }
+        let verdict = verdict.clamp(low, high);
+        let unit = (verdict - low) / (high - low);
+        let reward = match self.reward {
+            Reward::Verdict => verdict,
+            Reward::Unit => unit,
+            Reward::Symmetric => 2. * unit - 1.,
+        };
+        // Between two ends that are finite as f32.
+        let score = Score::new(reward as f32)
+            .map_err(|_| Unread::NoNumber { answer: answer.text.clone() })?;
+        Ok(Reading { score, coverage })
+    }
+}

@@ -1,0 +1,246 @@
+//! Combinators and rules.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use rlaif_core::{Exchange, Metadata, RewardError, RewardModel, Score, Scores};
+use rlaif_rewards::combine::Centring;
+use rlaif_rewards::{
+    Cached, Constant, Format, Gated, Length, Mean, Minimum, Overlap, OverlapMeasure, ProviderError,
+    Repetition, RewardExt, WeightedSum, Words,
+};
+
+/// Scores that are the response as a number, and none where it is no number.
+#[derive(Debug)]
+struct Numbers(&'static str);
+
+impl RewardModel for Numbers {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let number = |x: &Exchange<'_>| x.response.parse().ok().and_then(|n| Score::new(n).ok());
+        let total: Vec<_> = batch.iter().map(number).collect();
+        let missing = total.iter().enumerate().filter(|(_, score)| score.is_none());
+        let reasons = missing.map(|(row, _)| (row, "no number".to_owned())).collect();
+        Ok(Scores { total, reasons, ..Scores::default() })
+    }
+}
+
+fn batch<'a>(responses: &[&'a str]) -> Vec<Exchange<'a>> {
+    responses.iter().map(|response| Exchange::new("p", response)).collect()
+}
+
+fn totals(scores: &Scores) -> Vec<Option<f32>> {
+    scores.total.iter().map(|score| score.map(Score::get)).collect()
+}
+
+#[test]
+fn a_sum_has_a_column_for_each_term_and_passes_on_why_a_row_has_none() {
+    let sum = WeightedSum::new("sum").term(2., Numbers("a")).term(1., Numbers("a"));
+    let scores = sum.score(&batch(&["1", "x", "3"])).unwrap();
+    assert_eq!(totals(&scores), [Some(3.), None, Some(9.)]);
+    let names: Vec<&str> = scores.parts.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a", "a 2"]);
+    assert_eq!(scores.reasons, [(1, "a: no number; a 2: no number".to_owned())]);
+    assert_eq!(totals(&WeightedSum::new("empty").score(&batch(&["1"])).unwrap()), [Some(0.)]);
+}
+
+#[test]
+fn members_are_asked_at_the_same_time() {
+    let slow = || {
+        |batch: &[Exchange<'_>]| {
+            std::thread::sleep(Duration::from_millis(200));
+            vec![1.; batch.len()]
+        }
+    };
+    let start = Instant::now();
+    let mean = Mean::new("m", slow()).and(slow()).and(slow()).and(slow()).and(slow());
+    assert_eq!(totals(&mean.score(&batch(&["y"])).unwrap()), [Some(1.)]);
+    assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
+}
+
+#[test]
+fn the_error_of_a_member_is_the_error_of_the_whole() {
+    let short = |_: &[Exchange<'_>]| vec![1.];
+    let sum = WeightedSum::new("sum").term(1., Numbers("a")).term(1., short);
+    let error = sum.score(&batch(&["1", "2"])).unwrap_err();
+    assert!(matches!(error, RewardError::Count { expected: 2, found: 1, .. }), "{error}");
+    let nan = |batch: &[Exchange<'_>]| vec![f32::NAN; batch.len()];
+    let error = Minimum::new("m", Numbers("a")).and(nan).score(&batch(&["1"])).unwrap_err();
+    assert!(matches!(error, RewardError::NonFinite { row: 0, .. }), "{error}");
+    let error = WeightedSum::new("s").term(f32::INFINITY, Numbers("a")).score(&batch(&["1"]));
+    assert!(matches!(error, Err(RewardError::NonFinite { .. })), "{error:?}");
+    let error = Numbers("a").scaled(f32::MAX, 0.).unwrap().score(&batch(&["9"])).unwrap_err();
+    assert!(matches!(error, RewardError::NonFinite { .. }), "{error}");
+}
+
+#[test]
+fn a_gate_asks_only_about_what_passes() {
+    let asked = std::sync::Arc::new(Mutex::new(Vec::new()));
+    let seen = asked.clone();
+    let inner = move |batch: &[Exchange<'_>]| {
+        seen.lock().unwrap().extend(batch.iter().map(|x| x.response.to_owned()));
+        vec![7.; batch.len()]
+    };
+    let gated = Gated::new(inner, Numbers("gate"), 2., -1.).unwrap();
+    let scores = gated.score(&batch(&["1", "2", "x", "3"])).unwrap();
+    assert_eq!(totals(&scores), [Some(-1.), Some(7.), None, Some(7.)]);
+    assert_eq!(*asked.lock().unwrap(), ["2", "3"]);
+    assert_eq!(scores.reasons, [(2, "gate: no number".to_owned())]);
+    assert_eq!(scores.parts[0].0, "gate gate");
+}
+
+#[test]
+fn a_fallback_answers_what_the_first_cannot() {
+    let scores =
+        Numbers("a").or_else(Constant::new(0.).unwrap()).score(&batch(&["1", "x"])).unwrap();
+    assert_eq!(totals(&scores), [Some(1.), Some(0.)]);
+    assert_eq!(scores.reasons, []);
+    let scores = Numbers("a").or_else(Numbers("b")).score(&batch(&["1", "x"])).unwrap();
+    assert_eq!(scores.reasons, [(1, "no number; b: no number".to_owned())]);
+}
+
+#[test]
+fn a_cache_tells_rows_apart_by_all_that_they_are_and_forgets_the_oldest() {
+    let asked = std::sync::Arc::new(Mutex::new(0));
+    let seen = asked.clone();
+    let counting = move |batch: &[Exchange<'_>]| {
+        *seen.lock().unwrap() += batch.len();
+        vec![1.; batch.len()]
+    };
+    let cached = Cached::new(counting, 3);
+    let metadata: Metadata = [("a".to_owned(), serde_json::json!(1))].into_iter().collect();
+    let y = Exchange::new("p", "y");
+    let rows = [
+        y,
+        Exchange { reference: Some("r"), ..y },
+        Exchange { metadata: Some(&metadata), ..y },
+        Exchange::new("py", ""),
+    ];
+    cached.score(&rows).unwrap();
+    assert_eq!(*asked.lock().unwrap(), 4);
+    cached.score(&rows[1..]).unwrap();
+    assert_eq!(*asked.lock().unwrap(), 4);
+    cached.score(&rows[..1]).unwrap();
+    assert_eq!(*asked.lock().unwrap(), 5);
+    let nothing = Numbers("n").cached(0);
+    assert_eq!(totals(&nothing.score(&batch(&["x", "1"])).unwrap()), [None, Some(1.)]);
+    assert_eq!(nothing.score(&batch(&["x"])).unwrap().reasons, [(0, "no number".to_owned())]);
+}
+
+/// Mean and sample deviation over everything, in the schoolbook's two passes.
+fn schoolbook(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
+    (mean, (squares / (n - 1.)).sqrt())
+}
+
+proptest! {
+    #[test]
+    fn running_moments_are_those_of_all_scores_so_far(
+        batches in prop::collection::vec(prop::collection::vec(-100..100_i32, 2..20), 1..8)
+    ) {
+        let model = Numbers("n").normalised(Centring::Centred);
+        let mut all = Vec::new();
+        for values in &batches {
+            all.extend(values.iter().map(|&v| f64::from(v)));
+            let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+            let rows: Vec<_> = texts.iter().map(|text| Exchange::new("p", text)).collect();
+            let scores = model.score(&rows).unwrap();
+            let (mean, std) = schoolbook(&all);
+            for (score, value) in scores.total.iter().zip(values) {
+                let expected = (f64::from(*value) - mean) / (std + f64::from(f32::EPSILON));
+                let found = f64::from(score.unwrap().get());
+                prop_assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.), "{} {}", found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn an_overlap_is_between_0_and_1_and_the_same_both_ways(a in "[a-c ]{0,30}", b in "[a-c ]{0,30}") {
+        for measure in [OverlapMeasure::Rouge1, OverlapMeasure::Rouge2, OverlapMeasure::RougeL] {
+            let f1 = measure.f1(&a, &b);
+            prop_assert!((0. ..=1.).contains(&f1));
+            prop_assert_eq!(f1, measure.f1(&b, &a));
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_resumed_normalises_as_if_it_had_never_stopped() {
+    let model = || {
+        let normalised = Numbers("n").normalised(Centring::KeepMean);
+        WeightedSum::new("sum").term(1., normalised).term(1., Constant::new(0.).unwrap())
+    };
+    let (first, second) = (batch(&["1", "5", "9"]), batch(&["2", "4"]));
+    let whole = model();
+    whole.score(&first).unwrap();
+    let state: serde_json::Value = serde_json::from_str(&whole.state().to_string()).unwrap();
+    let expected = whole.score(&second).unwrap();
+    let resumed = model();
+    resumed.restore(&state).unwrap();
+    assert_eq!(resumed.score(&second).unwrap(), expected);
+    assert_ne!(model().score(&second).unwrap(), expected);
+    assert!(whole.metrics().iter().any(|(name, _)| name == "n/running_std"));
+
+    let other = WeightedSum::new("sum").term(1., Numbers("n"));
+    let error = other.restore(&state).unwrap_err();
+    assert!(matches!(error, RewardError::State { .. }), "{error}");
+    let bad = serde_json::json!([{"moments": {"count": -1, "mean": 0, "variance": 1}, "inner": null}, null]);
+    assert!(matches!(model().restore(&bad), Err(RewardError::State { .. })));
+    assert!(other.state().is_null());
+    other.restore(&serde_json::Value::Null).unwrap();
+}
+
+#[test]
+fn one_score_or_equal_scores_do_not_divide_by_zero() {
+    let model = Numbers("n").normalised(Centring::KeepMean);
+    assert_eq!(totals(&model.score(&batch(&["3"])).unwrap()), [Some(3. / (1. + f32::EPSILON))]);
+    let model = Numbers("n").normalised(Centring::Centred);
+    assert_eq!(totals(&model.score(&batch(&["3", "3"])).unwrap()), [Some(0.), Some(0.)]);
+    assert_eq!(totals(&model.score(&batch(&["x"])).unwrap()), [None]);
+}
+
+#[test]
+fn rouge_is_that_of_the_reference_implementation() {
+    // rouge_score 0.1.2's README.
+    let (target, prediction) =
+        ("The quick brown fox jumps over the lazy dog", "The quick brown dog jumps on the log.");
+    let f1 = |measure: OverlapMeasure| measure.f1(prediction, target);
+    assert!((f1(OverlapMeasure::Rouge1) - 0.705_882_352_941_176_5).abs() < 1e-12);
+    assert!((f1(OverlapMeasure::RougeL) - 0.588_235_294_117_647_1).abs() < 1e-12);
+    assert_eq!(OverlapMeasure::Rouge2.f1("a", "a"), 0.);
+    assert_eq!(totals(&Overlap::rouge_l().score(&batch(&["y"])).unwrap()), [None]);
+}
+
+#[test]
+fn rules_take_odd_texts_and_refuse_odd_settings() {
+    let odd = batch(&["", " \n", "\u{1f600}\u{200d}", "\0", "Stra\u{df}e STRASSE"]);
+    let rules: [Box<dyn RewardModel>; 5] = [
+        Box::new(Length::within(1, 2, 1.).unwrap()),
+        Box::new(Repetition::of_words(2).unwrap()),
+        Box::new(Format::new("(?s)^.*$").unwrap()),
+        Box::new(Words::forbidden(["c++", "two words"]).unwrap()),
+        Box::new(Overlap::rouge_l()),
+    ];
+    for rule in rules {
+        assert_eq!(rule.score(&odd).unwrap().check(rule.name(), 5).unwrap().total.len(), 5);
+        assert_eq!(rule.score(&[]).unwrap().total, []);
+    }
+    let plus = Words::forbidden(["c++"]).unwrap();
+    assert_eq!(totals(&plus.score(&batch(&["I know C++.", "c"])).unwrap()), [Some(-1.), Some(0.)]);
+    let setting =
+        |error: ProviderError| assert!(matches!(error, ProviderError::Setting { .. }), "{error}");
+    setting(Length::target(1, 0.).unwrap_err());
+    setting(Length::within(2, 1, 1.).unwrap_err());
+    setting(Repetition::of_words(0).unwrap_err());
+    setting(Words::forbidden(["a", " "]).unwrap_err());
+    setting(Numbers("n").clipped(1., 0.).unwrap_err());
+    setting(Numbers("n").scaled(f32::NAN, 0.).unwrap_err());
+    setting(Constant::new(f32::NAN).unwrap_err());
+    assert!(matches!(Format::new("(").unwrap_err(), ProviderError::Pattern { .. }));
+}
