@@ -1,0 +1,29 @@
+//! Did it get better, by how much, and how sure are we.
+
+mod compare;
+mod error;
+mod evaluation;
+mod files;
+mod journal;
+pub mod likelihood;
+mod metric;
+mod pair;
+mod preference;
+mod reading;
+mod slice;
+pub mod stats;
+pub mod text;
+pub mod toxicity;
+
+pub use compare::{
+    CompareOptions, Comparison, Delta, Histogram, Missing, OverOptimisation, Row, SampleRow,
+    SetNumber, Side, Slice, SliceRow, Verdict,
+};
+pub use error::EvalError;
+pub use evaluation::{About, Column, Evaluation, Measurement, Progress};
+pub use metric::{Better, Metric, MetricInfo, Reads, RewardMetric, Values};
+pub use preference::{
+    PairJudge, Pairing, PreferenceAccuracy, ScoreJudge, WinRate, WinRateOptions,
+    preference_accuracy, win_rate,
+};
+pub use slice::SliceBy;
