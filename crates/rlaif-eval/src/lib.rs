@@ -10,10 +10,12 @@ mod metric;
 mod pair;
 mod preference;
 mod reading;
+mod report;
 mod slice;
 pub mod stats;
 pub mod text;
 pub mod toxicity;
+mod tradeoff;
 
 pub use compare::{
     CompareOptions, Comparison, Delta, Histogram, Missing, OverOptimisation, Row, SampleRow,
@@ -26,4 +28,6 @@ pub use preference::{
     PairJudge, Pairing, PreferenceAccuracy, ScoreJudge, WinRate, WinRateOptions,
     preference_accuracy, win_rate,
 };
+pub use report::{Curve, Details, ModelCard, Report, Timing, read_curves};
 pub use slice::SliceBy;
+pub use tradeoff::{Aim, Candidate, Estimate, Role, Standing, TradeOff};
