@@ -72,7 +72,7 @@ fn evaluate(
 ) -> Result<Evaluation, Box<dyn std::error::Error>> {
     let sample = |(at, record): (usize, &PromptRecord)| Sample {
         record: record.clone(),
-        response: match HOSTILE.get(at) {
+        response: match HOSTILE.get(at % 40) {
             Some(text) => format!("{text} {}", chance.text(5.)),
             None => chance.text(40.),
         },

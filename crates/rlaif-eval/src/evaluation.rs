@@ -174,6 +174,8 @@ pub struct Progress<'a> {
     pub total: usize,
 }
 
+type OnProgress<'a> = dyn FnMut(Progress<'_>) + 'a;
+
 /// Measures samples with metrics, batch by batch.
 ///
 /// With a journal every batch is on disk as soon as it is measured, and a run that was interrupted
@@ -182,7 +184,7 @@ pub struct Measurement<'a> {
     metrics: &'a [Box<dyn Metric>],
     batch: usize,
     journal: Option<PathBuf>,
-    progress: Option<Box<dyn FnMut(Progress<'_>) + 'a>>,
+    progress: Option<Box<OnProgress<'a>>>,
 }
 
 impl<'a> Measurement<'a> {

@@ -214,7 +214,7 @@ pub fn win_rate(
             found: kept.len(),
         });
     }
-    Ok(summarise(judge.name(), &pairs, &kept, dropped, options)?)
+    summarise(judge.name(), &pairs, &kept, dropped, options)
 }
 
 /// The probability that `after` is better, as said with `after` first and with `after` second.

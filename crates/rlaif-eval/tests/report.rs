@@ -120,7 +120,7 @@ fn characters_that_turn_text_round_are_shown_as_codes_everywhere() {
     for page in [report.to_html(), report.to_markdown(), report.to_terminal()] {
         assert!(!turns(&page));
     }
-    assert!(report.to_html().contains("U+202E") && report.to_markdown().contains("U+202E"));
+    assert!(report.to_html().contains("U+202E") && report.to_markdown().contains("U\\+202E"));
     // The file for programs keeps what was said.
     assert!(turns(&serde_json::to_string(&report).unwrap()));
 }
@@ -129,6 +129,8 @@ fn characters_that_turn_text_round_are_shown_as_codes_everywhere() {
 fn markdown_holds_no_markup_of_a_response_and_folds_toxic_text() {
     let text = report_of(12, &format!("{SCRIPT} ![x](http://e.example/p.png)\n\n# Heading |"))
         .to_markdown();
+    // What follows stands in code blocks, where nothing is markup.
+    let (text, _) = text.split_once("## Where the prompts came from").unwrap();
     assert!(!text.contains("<script") && !text.contains("<img"));
     assert!(!text.contains("](http") && !text.contains("\n# Heading"));
     assert!(text.contains("<details><summary>folded: toxicity 0.9"));
@@ -169,7 +171,9 @@ fn constant_scores_and_zeros_leave_every_page_readable() {
         let comparison = Comparison::of(&before, &after, &CompareOptions::default()).unwrap();
         let report = Report::new("t", &before, &after, comparison, Details::default()).unwrap();
         let json = serde_json::to_string(&report).unwrap();
-        for page in [report.to_html(), report.to_markdown(), report.to_terminal(), json] {
+        let html = report.to_html();
+        let (html, _) = html.split_once("<script>").unwrap();
+        for page in [html, &report.to_markdown(), &report.to_terminal(), &json] {
             assert!(
                 !page.contains("NaN") && !page.contains("inf\"") && !page.contains(" inf"),
                 "{page}"

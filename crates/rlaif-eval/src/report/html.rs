@@ -48,7 +48,7 @@ fn headline(report: &Report) -> Markup {
     html! {
         h1 { (foreign(&report.title)) }
         p.about {
-            "Before: " (foreign(&report.baseline.policy)) " After: " (foreign(&report.policy.policy))
+            "Before: " (foreign(&report.baseline.policy)) " · After: " (foreign(&report.policy.policy))
         }
         section class={ "headline " (class(delta.verdict)) } {
             p.finding { (words::one_line(&words::headline(row, comparison.prompts))) }
@@ -56,7 +56,7 @@ fn headline(report: &Report) -> Markup {
                 (fact("before", words::number(row.before.moments.mean), spread(row.before.moments.std)))
                 (fact("after", words::number(row.after.moments.mean), spread(row.after.moments.std)))
                 (fact("difference", words::signed(delta.mean), format!("95 % interval {}", words::signed_interval(delta.ci95))))
-                (fact("improvement", words::improvement(delta.improvement_percent), format!("of the spread {}", words::improvement(delta.std_improvement_percent))))
+                (fact("improvement", words::improvement(words::improved(delta)), format!("of the spread {}", words::improvement(delta.std_improvement_percent))))
                 (fact("effect size", d, "Cohen's d, paired".to_owned()))
                 (fact("p", words::p_value(delta.t_test), format!("t-test; Wilcoxon {}", words::p_value(delta.wilcoxon))))
             }
@@ -114,7 +114,7 @@ fn metrics(report: &Report) -> Markup {
                 (cell(&words::number(row.after.moments.mean), Some(row.after.moments.mean)))
                 (cell(&words::signed(delta.mean), Some(delta.mean)))
                 (cell(&words::signed_interval(delta.ci95), Some(delta.ci95.low)))
-                (cell(&words::improvement(delta.improvement_percent), delta.improvement_percent))
+                (cell(&words::improvement(words::improved(delta)), words::improved(delta)))
                 (cell(&delta.effect_size.map_or_else(|| "-".to_owned(), words::signed), delta.effect_size))
                 (cell(&words::p_value(delta.t_test), Some(delta.t_test.p)))
                 (cell(&format!("{} / {}", words::percent(delta.rose), words::percent(delta.fell)), Some(delta.rose)))
@@ -143,7 +143,8 @@ fn metrics(report: &Report) -> Markup {
                         tr {
                             td { (words::one_line(&set.name)) small { "of all responses together; no interval" } }
                             (value(set.before)) (value(set.after))
-                            (value(set.before.zip(set.after).map(|(b, a)| a - b)))
+                            @let change = set.before.zip(set.after).map(|(b, a)| a - b);
+                            (cell(&change.map_or_else(|| "-".to_owned(), words::signed), change))
                             @for _ in 0..5 { td.n data-value="" { "-" } }
                             td { "" }
                         }
@@ -187,8 +188,8 @@ fn slices(report: &Report) -> Markup {
                     (Some(ci), Better::Higher | Better::Lower) if !ci.contains(0.) => "bad",
                     _ => "plain",
                 };
-                let label = format!("{} ({})", slice.value, slice.n);
-                Some(Whisker { label, mean: part.delta, ci95: part.ci95, tone })
+                let label = slice.value.clone();
+                Some(Whisker { label, n: slice.n, mean: part.delta, ci95: part.ci95, tone })
             })
             .collect()
     };
@@ -272,6 +273,7 @@ fn training(report: &Report) -> Markup {
     html! {
         @if !curves.is_empty() {
             h2 { "Training" }
+            p.note { "By step of training." }
             div.grid {
                 @for (title, curve) in &leading {
                     figure {
@@ -314,7 +316,7 @@ fn samples(report: &Report) -> Markup {
                 td.n data-label="score before" data-value=(sample.score_before) { (words::number(sample.score_before)) }
                 td.n data-label="score after" data-value=(sample.score_after) { (words::number(sample.score_after)) }
                 td.n data-label="change" data-value=(change) { (words::signed(change)) }
-                td data-label="why it is shown" { (why) }
+                td.reason data-label="shown because" { (why) }
             }
         };
         bytes += row.0.len();
@@ -332,11 +334,11 @@ fn samples(report: &Report) -> Markup {
             " Click on a heading to sort."
         }
         button.action #unfold type="button" hidden { "Show all folded texts" }
-        div.wide tabindex="0" role="region" aria-label="Responses" {
+        div.wide.tall tabindex="0" role="region" aria-label="Responses" {
             table.sortable.samples {
                 thead { tr {
                     (by("prompt", "")) (by("before", "")) (by("after", "")) (by("score before", "n"))
-                    (by("score after", "n")) (by("change", "n")) (by("why it is shown", ""))
+                    (by("score after", "n")) (by("change", "n")) (by("shown because", ""))
                 } }
                 tbody { @for row in &shown { (maud::PreEscaped(row)) } }
             }

@@ -27,8 +27,9 @@ pub(crate) fn inline(text: &str) -> String {
                 safe.push('\\');
                 safe.push(c);
             }
+            // `www.` makes a link as well.
             'w' | 'W' if safe.ends_with(['w', 'W']) => {
-                write!(safe, "&#{};", u32::from(c)).expect("a string takes any text")
+                write!(safe, "&#{};", u32::from(c)).expect("a string takes any text");
             }
             other => safe.push(other),
         }
@@ -125,7 +126,7 @@ fn metrics(out: &mut String, report: &Report) -> fmt::Result {
             words::number(row.after.moments.std),
             words::signed(row.delta.mean),
             words::signed_interval(row.delta.ci95),
-            words::improvement(row.delta.improvement_percent),
+            words::improvement(words::improved(&row.delta)),
             words::p_value(row.delta.t_test),
             words::verdict(row.delta.verdict),
         )?;

@@ -92,7 +92,7 @@ pub(super) fn report(report: &Report) -> String {
                 words::number(row.after.moments.mean),
                 words::signed(delta.mean),
                 words::signed_interval(delta.ci95),
-                words::improvement(delta.improvement_percent),
+                words::improvement(words::improved(delta)),
                 words::p_value(delta.t_test),
                 words::verdict(delta.verdict).to_owned(),
             ]

@@ -1,7 +1,7 @@
 //! Numbers and findings in words, alike in every form of a report.
 
 use crate::Better;
-use crate::compare::{Row, Verdict};
+use crate::compare::{Delta, Row, Verdict};
 use crate::stats::{Advice, Interval, PairedTest};
 
 /// Four significant digits or so, without an exponent where one can do without.
@@ -9,7 +9,7 @@ pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if value == 0. {
         "0".to_owned()
-    } else if size >= 1e6 || size < 1e-4 {
+    } else if !(1e-4..1e6).contains(&size) {
         format!("{value:.2e}")
     } else {
         let decimals = (3 - size.log10().floor() as i32).clamp(0, 5) as usize;
@@ -35,7 +35,17 @@ pub(crate) fn percent(share: f64) -> String {
 }
 
 pub(crate) fn improvement(percent: Option<f64>) -> String {
-    percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent:+.1} %"))
+    match percent.map(|percent| format!("{percent:+.1} %")) {
+        None => "-".to_owned(),
+        Some(text) if text == "-0.0 %" || text == "+0.0 %" => "0.0 %".to_owned(),
+        Some(text) => text,
+    }
+}
+
+/// The improvement in per cent where that means something: a mean before that may as well be zero
+/// makes any per cent of it arbitrary.
+pub(crate) fn improved(delta: &Delta) -> Option<f64> {
+    delta.improvement_percent.filter(|_| delta.improvement_ci95.is_some())
 }
 
 pub(crate) fn p_value(test: PairedTest) -> String {
@@ -70,12 +80,18 @@ pub(crate) fn headline(row: &Row, prompts: usize) -> String {
         Verdict::Unclear => "No difference can be told",
         Verdict::Changed => "The tuned policy differs",
     };
-    let by = match (delta.improvement_percent, delta.improvement_ci95) {
+    let by = match (improved(delta), delta.improvement_ci95) {
         (Some(percent), Some(ci)) => {
-            format!(", {percent:+.1} % (95 % interval {:+.1} to {:+.1} %)", ci.low, ci.high)
+            let what = match row.better {
+                Better::Neither => "a change",
+                _ => "an improvement",
+            };
+            format!(
+                ", {what} of {percent:.1}\u{a0}% (95\u{a0}% interval {:.1} to {:.1}\u{a0}%)",
+                ci.low, ci.high
+            )
         }
-        (Some(percent), None) => format!(", {percent:+.1} %"),
-        (None, _) => String::new(),
+        _ => String::new(),
     };
     format!("{finding}: {} went from {before} to {after} on {prompts} prompts{by}.", row.name)
 }
@@ -152,6 +168,8 @@ mod tests {
             assert_eq!(number(value), text);
         }
         assert_eq!(signed(0.25), "+0.2500");
+        let shown = [None, Some(-0.02), Some(37.25), Some(-1.)].map(improvement);
+        assert_eq!(shown, ["-", "0.0 %", "+37.2 %", "-1.0 %"]);
     }
 
     #[test]

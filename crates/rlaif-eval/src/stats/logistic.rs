@@ -58,8 +58,8 @@ pub(crate) fn fit_logistic(
     let centre = weighted_mean(ratios, weights);
     let squares: Vec<f64> = ratios.iter().map(|r| (r - centre).powi(2)).collect();
     let spread = weighted_mean(&squares, weights).sqrt();
-    // Also refuses NaN, which an empty list gives.
-    if !(spread > 1e-12 * centre.abs()) {
+    // An empty list gives NaN.
+    if spread.is_nan() || spread <= 1e-12 * centre.abs() {
         return Err(no_fit("all pairs have the same length ratio"));
     }
     let scaled: Vec<f64> = ratios.iter().map(|r| (r - centre) / spread).collect();

@@ -7,6 +7,8 @@ use crate::stats::Interval;
 /// One line of a forest plot.
 pub(crate) struct Whisker {
     pub(crate) label: String,
+    /// How many prompts.
+    pub(crate) n: usize,
     pub(crate) mean: f64,
     pub(crate) ci95: Option<Interval>,
     /// `good`, `bad` or `plain`.
@@ -18,7 +20,7 @@ pub(crate) fn forest(name: &str, rows: &[Whisker]) -> Markup {
     const ROW: f64 = 24.;
     let bottom = 8. + ROW * rows.len() as f64;
     let frame =
-        Frame { width: 360., height: bottom + 26., left: 130., right: 350., top: 4., bottom };
+        Frame { width: 360., height: bottom + 26., left: 150., right: 350., top: 4., bottom };
     let ends = || {
         let of = |row: &Whisker| {
             let ci = row.ci95.unwrap_or(Interval { low: row.mean, high: row.mean });
@@ -38,7 +40,7 @@ pub(crate) fn forest(name: &str, rows: &[Whisker]) -> Markup {
             @for (place, row) in rows.iter().enumerate() {
                 @let middle = at(8. + ROW * (place as f64 + 0.5));
                 text x=(at(frame.left - 8.)) y=(middle) dy="3.5" text-anchor="end" {
-                    (shortened(&row.label))
+                    (shortened(&row.label)) " (" (row.n) ")"
                     title { (words::one_line(&row.label)) }
                 }
                 @if let Some(ci) = row.ci95 {
@@ -51,10 +53,10 @@ pub(crate) fn forest(name: &str, rows: &[Whisker]) -> Markup {
     )
 }
 
-/// What fits beside the plot.
+/// What fits beside the plot together with the number of prompts.
 fn shortened(label: &str) -> String {
     let label = words::one_line(label);
-    match words::clip(&label, 19) {
+    match words::clip(&label, 16) {
         (_, 0) => label,
         (shown, _) => format!("{}…", shown.trim_end()),
     }

@@ -40,11 +40,14 @@ impl Scale {
     pub(super) fn ticks(self, count: usize) -> Vec<f64> {
         let raw = (self.high - self.low) / count as f64;
         let magnitude = 10f64.powf(raw.log10().floor());
-        let step = [1., 2., 5., 10.]
-            .into_iter()
-            .map(|factor| factor * magnitude)
-            .find(|step| *step >= raw * 0.999)
-            .unwrap_or(raw);
+        // Heckbert's nice numbers, rounded.
+        let step = magnitude
+            * match raw / magnitude {
+                factor if factor < 1.5 => 1.,
+                factor if factor < 3. => 2.,
+                factor if factor < 7. => 5.,
+                _ => 10.,
+            };
         let first = (self.low / step).ceil();
         (0..=2 * count)
             .map(|at| (first + at as f64) * step)
@@ -137,7 +140,10 @@ mod tests {
             Scale::new(0., 1., 0., 100.).ticks(5),
             [0., 0.2, 0.4, 0.6000000000000001, 0.8, 1.]
         );
-        assert_eq!(labels(&Scale::new(0., 1., 0., 1.).ticks(4)), ["0.0", "0.5", "1.0"]);
+        assert_eq!(
+            labels(&Scale::new(0., 1., 0., 1.).ticks(4)),
+            ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+        );
         assert_eq!(labels(&[-0.25, 0., 0.25]), ["-0.25", "0.00", "0.25"]);
         for (low, high) in [(-3e-7, 2e-7), (5., 5.), (0., 0.), (-1e9, 1e9), (17., 23.)] {
             let scale = Scale::roomy(low, high, 0., 300.);

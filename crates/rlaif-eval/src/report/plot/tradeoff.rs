@@ -68,7 +68,7 @@ pub(crate) fn scatter(x_title: &str, y_title: &str, marks: &[Mark<'_>]) -> Marku
                     @if mark.standing == Standing::Frontier {
                         circle.ring cx=(at(cx)) cy=(at(cy)) r="9" {}
                     }
-                    text x=(at(cx + 9.)) y=(at(cy - 9.)) { (words::one_line(&mark.number)) }
+                    text.mark x=(at(cx + 9.)) y=(at(cy - 9.)) { (words::one_line(&mark.number)) }
                 }
             }
         },
