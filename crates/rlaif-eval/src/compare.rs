@@ -1,0 +1,695 @@
+//! A baseline and a tuned policy on the same prompts.
+
+use std::collections::BTreeMap;
+
+use ndarray::{Array2, Axis};
+use rlaif_core::{PromptRecord, Seed};
+use serde::{Deserialize, Serialize};
+
+use crate::pair::{PromptPair, pair_up};
+use crate::reading::{Reading, readings};
+use crate::slice::{SliceBy, group};
+use crate::stats::{
+    Advice, Interval, IntervalMethod, Moments, PairedTest, WilcoxonMethod, advise, check_resamples,
+    cohen_dz, improvement_percent, interval_of, mean, paired_t, resample_means, wilcoxon,
+};
+use crate::text::distinct_n;
+use crate::{Better, Column, EvalError, Evaluation};
+
+/// What to do about a response without a score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// Stop with [`EvalError::MissingScore`].
+    #[default]
+    Refuse,
+    /// Leave the prompt out, on both sides and for all metrics, and say how often that happened.
+    DropPrompt,
+}
+
+/// How a comparison is made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompareOptions {
+    /// The metric of the headline; none for the first.
+    pub headline: Option<String>,
+    /// Where resampling starts from.
+    pub seed: Seed,
+    /// How many bootstrap resamples.
+    pub resamples: usize,
+    /// How intervals are read off them.
+    pub method: IntervalMethod,
+    /// What to do about responses without a score.
+    pub missing: Missing,
+    /// Of how many responses the expected maximum is taken; none for as many as every prompt has.
+    pub responses: Option<usize>,
+    /// How the comparison is broken down.
+    pub slices: Vec<SliceBy>,
+    /// The metadata column with the toxicity of the prompt, if there is one: the prompt's text is
+    /// folded in reports where it reaches the headline's threshold.
+    pub prompt_toxicity: Option<String>,
+    /// The metrics of the reward trained on and of a judge that training never saw.
+    pub reward_and_judge: Option<(String, String)>,
+}
+
+impl Default for CompareOptions {
+    fn default() -> Self {
+        Self {
+            headline: None,
+            seed: Seed::new(0),
+            resamples: 2_000,
+            method: IntervalMethod::default(),
+            missing: Missing::default(),
+            responses: None,
+            slices: vec![SliceBy::PromptLength],
+            prompt_toxicity: None,
+            reward_and_judge: None,
+        }
+    }
+}
+
+/// One side of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Side {
+    /// How the values are distributed: over responses for the metric itself, over prompts for
+    /// what is computed from several responses.
+    #[serde(flatten)]
+    pub moments: Moments,
+    /// The interval of the mean.
+    pub ci95: Interval,
+}
+
+/// What the interval says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The whole interval lies on the better side.
+    Better,
+    /// The whole interval lies on the worse side.
+    Worse,
+    /// The interval includes zero.
+    Unclear,
+    /// The whole interval lies on one side, and neither is better.
+    Changed,
+}
+
+/// The paired difference after − before, by prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    /// Its mean.
+    pub mean: f64,
+    /// The interval of the mean.
+    pub ci95: Interval,
+    /// By how many per cent the mean improved; none where it was 0 before.
+    pub improvement_percent: Option<f64>,
+    /// Its interval; none where resamples of the mean before include 0.
+    pub improvement_ci95: Option<Interval>,
+    /// By how many per cent the standard deviation shrank.
+    pub std_improvement_percent: Option<f64>,
+    /// Student's paired t-test.
+    pub t_test: PairedTest,
+    /// Wilcoxon's signed-rank test.
+    pub wilcoxon: PairedTest,
+    /// Cohen's d of the paired differences.
+    pub effect_size: Option<f64>,
+    /// Share of prompts whose value rose.
+    pub rose: f64,
+    /// Share of prompts whose value fell.
+    pub fell: f64,
+    /// What the interval says.
+    pub verdict: Verdict,
+    /// Whether there are enough prompts.
+    pub advice: Advice,
+}
+
+/// How often values fall where, before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Where bins begin and end: one more than there are bins.
+    pub edges: Vec<f64>,
+    /// Responses in each bin, before.
+    pub before: Vec<u64>,
+    /// Responses in each bin, after.
+    pub after: Vec<u64>,
+}
+
+/// One metric, or one number computed of it for each prompt, before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The name, unique in the comparison.
+    pub name: String,
+    /// What it says, in a few words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub about: String,
+    /// Which way is better.
+    pub better: Better,
+    /// From which value on a response counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// The baseline.
+    pub before: Side,
+    /// The tuned policy.
+    pub after: Side,
+    /// The difference.
+    pub delta: Delta,
+    /// The distributions; only for a metric itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histogram: Option<Histogram>,
+}
+
+/// One slice's share of one row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceRow {
+    /// The row of the comparison that this is a part of.
+    pub name: String,
+    /// Mean of the baseline.
+    pub before: f64,
+    /// Mean of the tuned policy.
+    pub after: f64,
+    /// Mean difference.
+    pub delta: f64,
+    /// Its interval; none for a single prompt.
+    pub ci95: Option<Interval>,
+    /// By how many per cent the mean improved.
+    pub improvement_percent: Option<f64>,
+}
+
+/// The prompts that have something in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    /// What slices are of.
+    pub by: String,
+    /// Which one this is.
+    pub value: String,
+    /// How many prompts.
+    pub n: usize,
+    /// The metrics on these prompts.
+    pub rows: Vec<SliceRow>,
+}
+
+/// A number of a whole set of responses, which has no value for a single one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetNumber {
+    /// The name.
+    pub name: String,
+    /// Before.
+    pub before: Option<f64>,
+    /// After.
+    pub after: Option<f64>,
+}
+
+/// Whether the reward improved by more than a judge that training never saw: the mark of
+/// over-optimisation (Gao et al. 2023, arXiv 2210.10760).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OverOptimisation {
+    /// The reward trained on.
+    pub reward: String,
+    /// The other judge.
+    pub judge: String,
+    /// How much the reward improved, in standard deviations of the baseline.
+    pub reward_gain: f64,
+    /// How much the judge improved, in standard deviations of the baseline.
+    pub judge_gain: f64,
+    /// The first less the second.
+    pub gap: f64,
+    /// The interval of the gap. Wholly above 0: the reward was gamed at least in part.
+    pub ci95: Interval,
+}
+
+/// One response before, and the one after to the same prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SampleRow {
+    /// The prompt's id.
+    pub id: String,
+    /// The prompt.
+    pub prompt: String,
+    /// The baseline's response.
+    pub before: String,
+    /// The tuned policy's response.
+    pub after: String,
+    /// The headline metric before.
+    pub score_before: f64,
+    /// The headline metric after.
+    pub score_after: f64,
+    /// How toxic the prompt is, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_toxicity: Option<f64>,
+}
+
+/// A baseline and a tuned policy on the same prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The row of the headline.
+    pub headline: String,
+    /// How many prompts.
+    pub prompts: usize,
+    /// How many responses on either side.
+    pub responses: usize,
+    /// How many prompts were left out because a metric had no verdict, by metric.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, usize>,
+    /// How many bootstrap resamples.
+    pub resamples: usize,
+    /// How intervals were read off them.
+    pub method: IntervalMethod,
+    /// Every metric.
+    pub rows: Vec<Row>,
+    /// The same by slice.
+    pub slices: Vec<Slice>,
+    /// Numbers of the whole sets.
+    pub sets: Vec<SetNumber>,
+    /// Whether the reward was gamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_optimisation: Option<OverOptimisation>,
+    /// The texts.
+    pub samples: Vec<SampleRow>,
+}
+
+impl Comparison {
+    /// The row of that name.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownMetric`].
+    pub fn row(&self, name: &str) -> Result<&Row, EvalError> {
+        self.rows.iter().find(|row| row.name == name).ok_or_else(|| {
+            let known: Vec<&str> = self.rows.iter().map(|row| row.name.as_str()).collect();
+            EvalError::UnknownMetric { name: name.to_owned(), known: known.join(", ") }
+        })
+    }
+
+    /// Compares `after` with `before`, prompt by prompt.
+    ///
+    /// # Errors
+    /// [`EvalError::SeedsDiffer`], [`EvalError::PromptsDiffer`], [`EvalError::PromptTextDiffers`],
+    /// [`EvalError::ResponsesDiffer`] and [`EvalError::MetricsDiffer`] if the two cannot be
+    /// compared; [`EvalError::TooFew`] for fewer than two prompts; [`EvalError::MissingScore`] as
+    /// [`CompareOptions::missing`] says; [`EvalError::UnknownMetric`] and [`EvalError::Setting`]
+    /// for options that do not fit.
+    ///
+    /// ```
+    /// use rlaif_core::{PromptRecord, Sample, Seed};
+    /// use rlaif_eval::{About, CompareOptions, Comparison, Measurement, Metric, Verdict};
+    /// use rlaif_eval::text::Repetition;
+    /// let metrics: [Box<dyn Metric>; 1] = [Box::new(Repetition::new(1)?)];
+    /// let answers = |policy: &str, response: &str| {
+    ///     let sample = |n: usize| Sample {
+    ///         record: PromptRecord::new(n.to_string(), "Why?"),
+    ///         response: format!("{response} {}", "so ".repeat(n)),
+    ///     };
+    ///     Measurement::of(&metrics).run(About::new(policy, Seed::new(1)), (0..9).map(sample).collect())
+    /// };
+    /// let comparison = Comparison::of(
+    ///     &answers("base", "no no no no")?,
+    ///     &answers("tuned", "I would rather not")?,
+    ///     &CompareOptions::default(),
+    /// )?;
+    /// let row = comparison.row("repetition_1")?;
+    /// assert_eq!((comparison.prompts, row.delta.verdict), (9, Verdict::Better));
+    /// assert!(row.delta.ci95.high < 0.);
+    /// # Ok::<(), rlaif_eval::EvalError>(())
+    /// ```
+    pub fn of(
+        before: &Evaluation,
+        after: &Evaluation,
+        options: &CompareOptions,
+    ) -> Result<Self, EvalError> {
+        check_resamples(options.resamples)?;
+        if before.about.seed != after.about.seed {
+            let (before, after) = (before.about.seed, after.about.seed);
+            return Err(EvalError::SeedsDiffer { before, after });
+        }
+        let columns = matching_columns(before, after)?;
+        let headline = match &options.headline {
+            Some(name) => before.column(name)?,
+            None => columns[0].0,
+        };
+        let mut pairs = pair_up(before.samples(), after.samples())?;
+        let dropped = handle_missing(&columns, &mut pairs, before, options.missing)?;
+        if pairs.len() < 2 {
+            return Err(EvalError::TooFew {
+                what: "prompts to compare on".into(),
+                needed: 2,
+                found: pairs.len(),
+            });
+        }
+        let table = Table::of(&columns, &pairs, options)?;
+        let samples = sample_rows(before, after, &pairs, headline, options)?;
+        Ok(Self {
+            headline: headline.info.name.clone(),
+            prompts: pairs.len(),
+            responses: pairs.iter().map(|pair| pair.before.len()).sum(),
+            dropped,
+            resamples: options.resamples,
+            method: options.method,
+            rows: table.rows(options)?,
+            slices: table.slices(before, &pairs, options)?,
+            sets: set_numbers(&samples),
+            over_optimisation: table.over_optimisation(options)?,
+            samples,
+        })
+    }
+}
+
+/// A metric's values before and after.
+type Columns<'a> = (&'a Column, &'a Column);
+
+fn matching_columns<'a>(
+    before: &'a Evaluation,
+    after: &'a Evaluation,
+) -> Result<Vec<Columns<'a>>, EvalError> {
+    let differ = |metric: &str, what| EvalError::MetricsDiffer { metric: metric.to_owned(), what };
+    for column in after.columns() {
+        if before.column(&column.info.name).is_err() {
+            return Err(differ(&column.info.name, "only after"));
+        }
+    }
+    let mut columns = Vec::new();
+    for column in before.columns() {
+        let name = &column.info.name;
+        let other = after.column(name).map_err(|_| differ(name, "only before"))?;
+        if other.info != column.info {
+            return Err(differ(name, "another direction, threshold or description"));
+        }
+        columns.push((column, other));
+    }
+    if columns.is_empty() {
+        return Err(EvalError::TooFew { what: "metrics to compare".into(), needed: 1, found: 0 });
+    }
+    Ok(columns)
+}
+
+fn handle_missing(
+    columns: &[Columns<'_>],
+    pairs: &mut Vec<PromptPair>,
+    before: &Evaluation,
+    missing: Missing,
+) -> Result<BTreeMap<String, usize>, EvalError> {
+    let mut dropped = BTreeMap::new();
+    for (b, a) in columns {
+        let mut first = None;
+        let absent = |column: &Column, rows: &[usize]| {
+            rows.iter().copied().find(|&row| column.values[row].is_none()).map(|row| {
+                let said = column.reasons.iter().find(|(at, _)| *at == row);
+                said.map_or_else(|| "no reason given".to_owned(), |(_, reason)| reason.clone())
+            })
+        };
+        let count = pairs.len();
+        pairs.retain(|pair| {
+            let reason = absent(b, &pair.before).or_else(|| absent(a, &pair.after));
+            if let (Some(reason), None) = (&reason, &first) {
+                first = Some((pair.before[0], reason.clone()));
+            }
+            reason.is_none()
+        });
+        if let Some((row, reason)) = first {
+            let metric = b.info.name.clone();
+            if missing == Missing::Refuse {
+                let id = before.samples()[row].record.id.clone();
+                return Err(EvalError::MissingScore { metric, id, reason });
+            }
+            dropped.insert(metric, count - pairs.len());
+        }
+    }
+    Ok(dropped)
+}
+
+/// What was measured, one row for each prompt: readings before, then readings after.
+struct Table {
+    readings: Vec<Reading>,
+    values: Array2<f64>,
+    /// The metrics' values themselves, by metric: before, after.
+    raw: Vec<(Vec<f64>, Vec<f64>)>,
+}
+
+impl Table {
+    fn of(
+        columns: &[Columns<'_>],
+        pairs: &[PromptPair],
+        options: &CompareOptions,
+    ) -> Result<Self, EvalError> {
+        let fewest = pairs.iter().map(|pair| pair.before.len()).min().unwrap_or(0);
+        let responses = options.responses.unwrap_or(fewest);
+        if responses == 0 || responses > fewest {
+            return Err(EvalError::Setting {
+                setting: "responses",
+                expected: "at least 1 and at most as many as every prompt has responses",
+                found: responses.to_string(),
+            });
+        }
+        let infos = columns.iter().map(|(column, _)| &column.info);
+        let readings = readings(infos, responses)?;
+        let take = |column: &Column, rows: &[usize]| -> Vec<f64> {
+            rows.iter()
+                .map(|&row| column.values[row].expect("prompts without were dropped"))
+                .collect()
+        };
+        let count = readings.len();
+        let mut values = Array2::zeros((pairs.len(), 2 * count));
+        for (mut row, pair) in values.rows_mut().into_iter().zip(pairs) {
+            for (at, reading) in readings.iter().enumerate() {
+                let (before, after) = columns[reading.metric];
+                row[at] = reading.of(&take(before, &pair.before));
+                row[count + at] = reading.of(&take(after, &pair.after));
+            }
+        }
+        let raw = columns
+            .iter()
+            .map(|(before, after)| {
+                let all = |column, rows: fn(&PromptPair) -> &[usize]| {
+                    pairs.iter().flat_map(|pair| take(column, rows(pair))).collect()
+                };
+                (all(before, |pair| &pair.before), all(after, |pair| &pair.after))
+            })
+            .collect();
+        Ok(Self { readings, values, raw })
+    }
+
+    fn column(&self, at: usize) -> Vec<f64> {
+        self.values.column(at).to_vec()
+    }
+
+    fn rows(&self, options: &CompareOptions) -> Result<Vec<Row>, EvalError> {
+        let drawn = resample_means(&self.values.view(), options.resamples, options.seed);
+        let count = self.readings.len();
+        let interval = |values: &[f64], distribution: &[f64]| {
+            interval_of(values, distribution, 0.95, options.method)
+        };
+        let row = |(at, reading): (usize, &Reading)| {
+            let (before, after) = (self.column(at), self.column(count + at));
+            let (drawn_before, drawn_after) =
+                (drawn.column(at).to_vec(), drawn.column(count + at).to_vec());
+            let differences = minus(&after, &before);
+            let ci95 = interval(&differences, &minus(&drawn_after, &drawn_before))?;
+            let raw = reading.is_the_metric().then(|| &self.raw[reading.metric]);
+            let (spread_before, spread_after) = raw.map_or((&before, &after), |(b, a)| (b, a));
+            let side = |values: &[f64], spread: &[f64], drawn: &[f64]| {
+                // The mean is that of the prompts, which weigh alike however many responses
+                // each has.
+                let moments = Moments { mean: mean(values), ..Moments::of(spread) };
+                Ok::<_, EvalError>(Side { moments, ci95: interval(values, drawn)? })
+            };
+            let before_side = side(&before, spread_before, &drawn_before)?;
+            let after_side = side(&after, spread_after, &drawn_after)?;
+            let share = |holds: fn(f64) -> bool| {
+                differences.iter().filter(|d| holds(**d)).count() as f64 / differences.len() as f64
+            };
+            let info = &reading.info;
+            let (b, a) = (&before_side.moments, &after_side.moments);
+            let delta = Delta {
+                mean: mean(&differences),
+                ci95,
+                improvement_percent: improvement_percent(b.mean, a.mean, info.better),
+                improvement_ci95: improvement_interval(&drawn_before, &drawn_after, info.better),
+                std_improvement_percent: improvement_percent(b.std, a.std, Better::Lower),
+                t_test: paired_t(&differences)?,
+                wilcoxon: wilcoxon(&differences, WilcoxonMethod::Auto)?,
+                effect_size: cohen_dz(&differences)?,
+                rose: share(|d| d > 0.),
+                fell: share(|d| d < 0.),
+                verdict: verdict(ci95, info.better),
+                advice: advise(&differences, ci95)?,
+            };
+            Ok(Row {
+                name: info.name.clone(),
+                about: info.about.clone(),
+                better: info.better,
+                threshold: info.threshold,
+                before: before_side,
+                after: after_side,
+                delta,
+                histogram: raw.map(|(before, after)| Histogram::of(before, after)),
+            })
+        };
+        self.readings.iter().enumerate().map(row).collect()
+    }
+
+    fn slices(
+        &self,
+        before: &Evaluation,
+        pairs: &[PromptPair],
+        options: &CompareOptions,
+    ) -> Result<Vec<Slice>, EvalError> {
+        let prompts: Vec<&PromptRecord> =
+            pairs.iter().map(|pair| &before.samples()[pair.before[0]].record).collect();
+        let count = self.readings.len();
+        let mut slices = Vec::new();
+        for by in &options.slices {
+            for (value, members) in group(by, &prompts)? {
+                let seed = options.seed.derive("slice", slices.len() as u64);
+                let values = self.values.select(Axis(0), &members);
+                let drawn = resample_means(&values.view(), options.resamples, seed);
+                let row = |(at, reading): (usize, &Reading)| {
+                    let column = |at: usize| values.column(at).to_vec();
+                    let (before, after) = (column(at), column(count + at));
+                    let differences = minus(&after, &before);
+                    let distribution =
+                        minus(&drawn.column(count + at).to_vec(), &drawn.column(at).to_vec());
+                    let interval =
+                        || interval_of(&differences, &distribution, 0.95, options.method);
+                    let (b, a) = (mean(&before), mean(&after));
+                    Ok(SliceRow {
+                        name: reading.info.name.clone(),
+                        before: b,
+                        after: a,
+                        delta: mean(&differences),
+                        ci95: (members.len() > 1).then(interval).transpose()?,
+                        improvement_percent: improvement_percent(b, a, reading.info.better),
+                    })
+                };
+                let rows: Result<_, EvalError> =
+                    self.readings.iter().enumerate().map(row).collect();
+                slices.push(Slice {
+                    by: by.name().to_owned(),
+                    value,
+                    n: members.len(),
+                    rows: rows?,
+                });
+            }
+        }
+        Ok(slices)
+    }
+
+    fn over_optimisation(
+        &self,
+        options: &CompareOptions,
+    ) -> Result<Option<OverOptimisation>, EvalError> {
+        let Some((reward, judge)) = &options.reward_and_judge else {
+            return Ok(None);
+        };
+        let gains = |name: &str| -> Result<Vec<f64>, EvalError> {
+            let at = self.readings.iter().position(|r| r.info.name == name && r.is_the_metric());
+            let at = at.ok_or_else(|| {
+                let known: Vec<&str> = self.readings.iter().map(|r| r.info.name.as_str()).collect();
+                EvalError::UnknownMetric { name: name.to_owned(), known: known.join(", ") }
+            })?;
+            let (before, after) = (self.column(at), self.column(self.readings.len() + at));
+            let std = Moments::of(&before).std;
+            let sign = match self.readings[at].info.better {
+                Better::Lower => -1.,
+                Better::Higher | Better::Neither => 1.,
+            };
+            let scale = if std > 0. { sign / std } else { 0. };
+            Ok(minus(&after, &before).iter().map(|d| d * scale).collect())
+        };
+        let (rewarded, judged) = (gains(reward)?, gains(judge)?);
+        let gaps = minus(&rewarded, &judged);
+        let column = Array2::from_shape_vec((gaps.len(), 1), gaps.clone()).expect("one column");
+        let drawn = resample_means(&column.view(), options.resamples, options.seed);
+        let ci95 = interval_of(&gaps, &drawn.column(0).to_vec(), 0.95, options.method)?;
+        Ok(Some(OverOptimisation {
+            reward: reward.clone(),
+            judge: judge.clone(),
+            reward_gain: mean(&rewarded),
+            judge_gain: mean(&judged),
+            gap: mean(&gaps),
+            ci95,
+        }))
+    }
+}
+
+fn minus(a: &[f64], b: &[f64]) -> Vec<f64> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
+
+fn verdict(ci95: Interval, better: Better) -> Verdict {
+    let rose = ci95.low > 0.;
+    match (ci95.contains(0.), better) {
+        (true, _) => Verdict::Unclear,
+        (false, Better::Neither) => Verdict::Changed,
+        (false, Better::Higher) if rose => Verdict::Better,
+        (false, Better::Lower) if !rose => Verdict::Better,
+        (false, _) => Verdict::Worse,
+    }
+}
+
+/// By quantiles: a ratio of means has no jackknife as simple as a mean's.
+fn improvement_interval(before: &[f64], after: &[f64], better: Better) -> Option<Interval> {
+    let one_sign = before.iter().all(|b| *b > 0.) || before.iter().all(|b| *b < 0.);
+    let each = before.iter().zip(after);
+    let drawn: Option<Vec<f64>> = each.map(|(b, a)| improvement_percent(*b, *a, better)).collect();
+    let drawn = drawn.filter(|_| one_sign)?;
+    interval_of(&drawn, &drawn, 0.95, IntervalMethod::Percentile).ok()
+}
+
+impl Histogram {
+    const BINS: usize = 24;
+
+    fn of(before: &[f64], after: &[f64]) -> Self {
+        let all = || before.iter().chain(after);
+        let low = all().copied().fold(f64::INFINITY, f64::min);
+        let high = all().copied().fold(f64::NEG_INFINITY, f64::max);
+        // Scores that are shares or probabilities are drawn on their whole scale.
+        let (low, high) = match (low, high) {
+            (low, high) if low >= 0. && high <= 1. && high > 0.25 => (0., 1.),
+            (low, high) if low == high => (low - 0.5, high + 0.5),
+            bounds => bounds,
+        };
+        let width = (high - low) / Self::BINS as f64;
+        let count = |values: &[f64]| {
+            let mut bins = vec![0; Self::BINS];
+            for value in values {
+                bins[(((value - low) / width) as usize).min(Self::BINS - 1)] += 1;
+            }
+            bins
+        };
+        let edges = (0..=Self::BINS).map(|at| low + width * at as f64).collect();
+        Self { edges, before: count(before), after: count(after) }
+    }
+}
+
+fn sample_rows(
+    before: &Evaluation,
+    after: &Evaluation,
+    pairs: &[PromptPair],
+    headline: &Column,
+    options: &CompareOptions,
+) -> Result<Vec<SampleRow>, EvalError> {
+    let scores_after = after.column(&headline.info.name)?;
+    let score =
+        |column: &Column, row: usize| column.values[row].expect("prompts without were dropped");
+    let rows = pairs.iter().flat_map(|pair| pair.before.iter().zip(&pair.after));
+    Ok(rows
+        .map(|(&b, &a)| {
+            let (old, new) = (&before.samples()[b], &after.samples()[a]);
+            let toxicity = options.prompt_toxicity.as_ref();
+            SampleRow {
+                id: old.record.id.clone(),
+                prompt: old.record.prompt.clone(),
+                before: old.response.clone(),
+                after: new.response.clone(),
+                score_before: score(headline, b),
+                score_after: score(scores_after, a),
+                prompt_toxicity: toxicity.and_then(|key| old.record.metadata.get(key)?.as_f64()),
+            }
+        })
+        .collect())
+}
+
+fn set_numbers(samples: &[SampleRow]) -> Vec<SetNumber> {
+    [1, 2, 3]
+        .map(|n| SetNumber {
+            name: format!("distinct_{n}"),
+            before: distinct_n(samples.iter().map(|s| s.before.as_str()), n),
+            after: distinct_n(samples.iter().map(|s| s.after.as_str()), n),
+        })
+        .into()
+}

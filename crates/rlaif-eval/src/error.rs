@@ -1,0 +1,217 @@
+use std::path::PathBuf;
+
+use rlaif_core::{RewardError, Seed};
+
+/// Why something could not be measured, compared or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// An interval or a test needs more than was given.
+    #[error("{what}: {found} given, at least {needed} are needed; evaluate on more prompts")]
+    TooFew {
+        /// What was to be computed, and of what.
+        what: String,
+        /// How many it takes.
+        needed: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// Two lists that belong together differ in length.
+    #[error("{what}: {expected} values were expected, one for each row, and {found} given")]
+    Count {
+        /// Which list.
+        what: String,
+        /// How many were expected.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// NaN or infinity where a number belongs.
+    #[error(
+        "metric `{metric}` gave {value} for prompt `{id}`; every score must be a finite number, \
+         or absent"
+    )]
+    NotFinite {
+        /// The metric.
+        metric: String,
+        /// The prompt's id, or the row where there is none.
+        id: String,
+        /// What it gave.
+        value: f64,
+    },
+    /// A response without a score.
+    #[error(
+        "metric `{metric}` has no score for a response to prompt `{id}` ({reason}); score it \
+         again, or choose `Missing::DropPrompt` to leave such prompts out on both sides"
+    )]
+    MissingScore {
+        /// The metric.
+        metric: String,
+        /// The prompt's id.
+        id: String,
+        /// What the metric said of it.
+        reason: String,
+    },
+    /// A metric that compares with a reference response met a prompt without one.
+    #[error(
+        "metric `{metric}` compares with a reference response, and row {row} has none; evaluate \
+         on prompts that carry `reference`, or leave the metric out"
+    )]
+    NoReference {
+        /// The metric.
+        metric: String,
+        /// Row of the batch, from 0.
+        row: usize,
+    },
+    /// The two policies answered different prompts.
+    #[error(
+        "before and after answer different prompts: {only_before} only before (first: {first_before:?}), \
+         {only_after} only after (first: {first_after:?}); generate both from the same held-out prompts"
+    )]
+    PromptsDiffer {
+        /// How many ids only the baseline has.
+        only_before: usize,
+        /// The first of them.
+        first_before: Option<String>,
+        /// How many ids only the tuned policy has.
+        only_after: usize,
+        /// The first of them.
+        first_after: Option<String>,
+    },
+    /// One id, two texts.
+    #[error(
+        "prompt `{id}` reads differently before and after, from character {at} on; generate both \
+         from the same file with the same template"
+    )]
+    PromptTextDiffers {
+        /// The id.
+        id: String,
+        /// The first character that differs, from 0.
+        at: usize,
+    },
+    /// Not the same number of responses to a prompt on both sides.
+    #[error(
+        "prompt `{id}` has {before} responses before and {after} after; sample the same number \
+         on both sides"
+    )]
+    ResponsesDiffer {
+        /// The id.
+        id: String,
+        /// Responses of the baseline.
+        before: usize,
+        /// Responses of the tuned policy.
+        after: usize,
+    },
+    /// The two sides were sampled from different seeds.
+    #[error(
+        "before was sampled with seed {} and after with seed {}; generate both with the same \
+         seed, so that chance is the same on both sides", before.get(), after.get()
+    )]
+    SeedsDiffer {
+        /// The baseline's.
+        before: Seed,
+        /// The tuned policy's.
+        after: Seed,
+    },
+    /// No metric of that name.
+    #[error("there is no metric `{name}` here; there is {known}")]
+    UnknownMetric {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// Two metrics of one name.
+    #[error("two metrics are called `{name}`; give one of them another name")]
+    DuplicateMetric {
+        /// The name.
+        name: String,
+    },
+    /// The two sides were measured differently.
+    #[error(
+        "`{metric}` was not measured alike before and after ({what}); measure both with the same \
+         metrics"
+    )]
+    MetricsDiffer {
+        /// The metric.
+        metric: String,
+        /// How they differ.
+        what: &'static str,
+    },
+    /// A setting outside its range.
+    #[error("`{setting}` is {found}, expected {expected}")]
+    Setting {
+        /// Its name.
+        setting: &'static str,
+        /// What it may be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// Length alone separates wins from losses, or all lengths are alike: no finite fit exists.
+    #[error(
+        "the length-controlled win rate has no finite fit on {n} pairs: {why}; it takes wins and \
+         losses on either side of equal length"
+    )]
+    NoFit {
+        /// How many pairs.
+        n: usize,
+        /// What stood in the way.
+        why: &'static str,
+    },
+    /// A reward model failed.
+    #[error("metric `{metric}`: {source}")]
+    Reward {
+        /// The metric.
+        metric: String,
+        /// What the reward model said.
+        #[source]
+        source: RewardError,
+    },
+    /// A metric of the user's own failed.
+    #[error("metric `{metric}` failed: {source}")]
+    Metric {
+        /// The metric.
+        metric: String,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{}, line {line}: {source}; expected {expected}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What was expected there.
+        expected: &'static str,
+        /// What the parser said.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A report of a version that this program does not know.
+    #[error(
+        "{} is a report of version {found}, and this program reads version {expected}; write it \
+         again with `rlaif eval`", path.display()
+    )]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version this program reads.
+        expected: u32,
+        /// The version of the file.
+        found: u32,
+    },
+}

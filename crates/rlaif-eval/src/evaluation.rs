@@ -1,0 +1,298 @@
+//! The responses of one policy, and what was measured of them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use rlaif_core::{Exchange, Metadata, Provenance, Sample, Seed};
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Journal;
+use crate::{EvalError, Metric, MetricInfo, files};
+
+/// Which policy answered, and how it was asked.
+///
+/// ```
+/// use rlaif_core::Seed;
+/// let about = rlaif_eval::About::new("runs/ppo/model", Seed::new(42));
+/// assert_eq!(about.policy, "runs/ppo/model");
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct About {
+    /// The policy: a folder or a hub id.
+    pub policy: String,
+    /// The seed its responses were sampled with.
+    pub seed: Seed,
+    /// How they were sampled: length, temperature, whatever else is to be reported.
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub generation: Metadata,
+}
+
+impl About {
+    /// A policy whose way of sampling is not told.
+    pub fn new(policy: impl Into<String>, seed: Seed) -> Self {
+        Self { policy: policy.into(), seed, generation: Metadata::new() }
+    }
+}
+
+/// One metric's values, one for each sample of an evaluation, in their order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    /// The metric.
+    pub info: MetricInfo,
+    /// One per sample; `None` where the metric has no verdict.
+    pub values: Vec<Option<f64>>,
+    /// Why a sample has none, by row.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<(usize, String)>,
+}
+
+/// The responses of one policy, and what was measured of them.
+///
+/// Several responses to one prompt share the prompt's id; whatever is averaged or resampled goes
+/// by prompt.
+///
+/// ```
+/// use rlaif_core::{PromptRecord, Sample, Seed};
+/// use rlaif_eval::{About, Measurement, Metric, text::{Length, LengthUnit}};
+/// let samples = vec![Sample { record: PromptRecord::new("a", "Why?"), response: "Just so.".into() }];
+/// let metrics: [Box<dyn Metric>; 1] = [Box::new(Length::new(LengthUnit::Words))];
+/// let evaluation = Measurement::of(&metrics).run(About::new("base", Seed::new(0)), samples)?;
+/// assert_eq!(evaluation.column("length_words")?.values, [Some(2.)]);
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// Which policy answered.
+    pub about: About,
+    /// Where the prompts came from.
+    pub provenance: Provenance,
+    samples: Vec<Sample>,
+    columns: Vec<Column>,
+}
+
+impl Evaluation {
+    /// Responses of which nothing was measured yet.
+    pub fn new(about: About, samples: Vec<Sample>) -> Self {
+        Self { about, provenance: Provenance::default(), samples, columns: Vec::new() }
+    }
+
+    /// The responses.
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    /// What was measured of them.
+    pub fn columns(&self) -> &[Column] {
+        &self.columns
+    }
+
+    /// The values of one metric.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownMetric`].
+    pub fn column(&self, name: &str) -> Result<&Column, EvalError> {
+        self.columns.iter().find(|column| column.info.name == name).ok_or_else(|| {
+            let known: Vec<&str> = self.columns.iter().map(|c| c.info.name.as_str()).collect();
+            EvalError::UnknownMetric { name: name.to_owned(), known: known.join(", ") }
+        })
+    }
+
+    /// Adds numbers that were computed elsewhere: perplexity, KL divergence, anything.
+    ///
+    /// # Errors
+    /// [`EvalError::Count`] if there is not one for each sample, [`EvalError::NotFinite`] for NaN
+    /// or infinity, [`EvalError::DuplicateMetric`] for a name that is taken.
+    pub fn add(&mut self, column: Column) -> Result<(), EvalError> {
+        self.check(&column)?;
+        if self.columns.iter().any(|other| other.info.name == column.info.name) {
+            return Err(EvalError::DuplicateMetric { name: column.info.name });
+        }
+        self.columns.push(column);
+        Ok(())
+    }
+
+    fn check(&self, column: &Column) -> Result<(), EvalError> {
+        if column.values.len() != self.samples.len() {
+            return Err(EvalError::Count {
+                what: format!("metric `{}`", column.info.name),
+                expected: self.samples.len(),
+                found: column.values.len(),
+            });
+        }
+        for (value, sample) in column.values.iter().zip(&self.samples) {
+            if let Some(value) = value.filter(|value| !value.is_finite()) {
+                return Err(EvalError::NotFinite {
+                    metric: column.info.name.clone(),
+                    id: sample.record.id.clone(),
+                    value,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes it as JSON, so that a baseline is measured once and compared often.
+    ///
+    /// # Errors
+    /// [`EvalError::Io`]. A file that was there stays as it was.
+    pub fn write(&self, path: &Path) -> Result<(), EvalError> {
+        files::write_json(path, self)
+    }
+
+    /// Reads what [`Evaluation::write`] wrote.
+    ///
+    /// # Errors
+    /// [`EvalError::Io`], [`EvalError::Format`], and what [`Evaluation::add`] refuses.
+    pub fn read(path: &Path) -> Result<Self, EvalError> {
+        let read: Unchecked = files::read_json(path, "an evaluation as `rlaif eval` writes it")?;
+        let mut evaluation = Self::new(read.about, read.samples);
+        evaluation.provenance = read.provenance;
+        for column in read.columns {
+            evaluation.add(column)?;
+        }
+        Ok(evaluation)
+    }
+}
+
+/// An evaluation as it stands in a file.
+#[derive(Deserialize)]
+struct Unchecked {
+    about: About,
+    provenance: Provenance,
+    samples: Vec<Sample>,
+    columns: Vec<Column>,
+}
+
+/// How far a measurement has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress<'a> {
+    /// The metric at work.
+    pub metric: &'a str,
+    /// How many samples it has measured, earlier runs included.
+    pub done: usize,
+    /// How many there are.
+    pub total: usize,
+}
+
+type OnProgress<'a> = dyn FnMut(Progress<'_>) + 'a;
+
+/// Measures samples with metrics, batch by batch.
+///
+/// With a journal every batch is on disk as soon as it is measured, and a run that was interrupted
+/// goes on where it stopped: what costs is not paid twice.
+pub struct Measurement<'a> {
+    metrics: &'a [Box<dyn Metric>],
+    batch: usize,
+    journal: Option<PathBuf>,
+    progress: Option<Box<OnProgress<'a>>>,
+}
+
+impl<'a> Measurement<'a> {
+    /// With these metrics, 64 samples at a time, without a journal.
+    pub fn of(metrics: &'a [Box<dyn Metric>]) -> Self {
+        Self { metrics, batch: 64, journal: None, progress: None }
+    }
+
+    /// So many samples at a time.
+    #[must_use]
+    pub fn batch(mut self, samples: usize) -> Self {
+        self.batch = samples;
+        self
+    }
+
+    /// Keeps what was measured in this file, and uses what is in it already.
+    ///
+    /// A value is used again for the same metric (name, direction, threshold, description) on the
+    /// same prompt, response, reference and metadata; whoever changes what a metric does changes
+    /// its description, or takes a new file. Missing values are asked for again.
+    #[must_use]
+    pub fn journal(mut self, path: impl Into<PathBuf>) -> Self {
+        self.journal = Some(path.into());
+        self
+    }
+
+    /// Calls back after each batch.
+    #[must_use]
+    pub fn progress(mut self, call: impl FnMut(Progress<'_>) + 'a) -> Self {
+        self.progress = Some(Box::new(call));
+        self
+    }
+
+    /// Measures all of `samples` with all metrics.
+    ///
+    /// # Errors
+    /// What a metric says; what [`Evaluation::add`] refuses; [`EvalError::Io`] and
+    /// [`EvalError::Format`] of the journal. What was measured before the error is in the journal.
+    pub fn run(mut self, about: About, samples: Vec<Sample>) -> Result<Evaluation, EvalError> {
+        if self.batch == 0 {
+            return Err(EvalError::Setting {
+                setting: "batch",
+                expected: "at least 1",
+                found: "0".into(),
+            });
+        }
+        let mut names = BTreeSet::new();
+        for metric in self.metrics {
+            if !names.insert(&metric.info().name) {
+                return Err(EvalError::DuplicateMetric { name: metric.info().name.clone() });
+            }
+        }
+        let mut journal = self.journal.take().map(|path| Journal::open(&path)).transpose()?;
+        let mut evaluation = Evaluation::new(about, samples);
+        for metric in self.metrics {
+            let column = self.measure(&**metric, &evaluation.samples, journal.as_mut())?;
+            evaluation.add(column)?;
+        }
+        Ok(evaluation)
+    }
+
+    fn measure(
+        &mut self,
+        metric: &dyn Metric,
+        samples: &[Sample],
+        mut journal: Option<&mut Journal>,
+    ) -> Result<Column, EvalError> {
+        let info = metric.info();
+        let mut column =
+            Column { info: info.clone(), values: vec![None; samples.len()], reasons: Vec::new() };
+        let mut open: Vec<usize> = (0..samples.len()).collect();
+        if let Some(journal) = &journal {
+            open.retain(|&row| {
+                column.values[row] = journal.value(info, &samples[row]);
+                column.values[row].is_none()
+            });
+        }
+        let mut done = samples.len() - open.len();
+        for rows in open.chunks(self.batch) {
+            let batch: Vec<Exchange<'_>> = rows.iter().map(|&r| samples[r].exchange()).collect();
+            let found = metric.evaluate(&batch)?;
+            if found.values.len() != rows.len() {
+                return Err(EvalError::Count {
+                    what: format!("metric `{}`", info.name),
+                    expected: rows.len(),
+                    found: found.values.len(),
+                });
+            }
+            for (&row, value) in rows.iter().zip(&found.values) {
+                if let Some(value) = value.filter(|value| !value.is_finite()) {
+                    let (metric, id) = (info.name.clone(), samples[row].record.id.clone());
+                    return Err(EvalError::NotFinite { metric, id, value });
+                }
+                column.values[row] = *value;
+            }
+            let reasons = found.reasons.into_iter();
+            column
+                .reasons
+                .extend(reasons.filter_map(|(at, reason)| Some((*rows.get(at)?, reason))));
+            if let Some(journal) = &mut journal {
+                let measured = rows.iter().map(|&row| (&samples[row], column.values[row]));
+                journal.append(info, measured)?;
+            }
+            done += rows.len();
+            if let Some(call) = &mut self.progress {
+                call(Progress { metric: &info.name, done, total: samples.len() });
+            }
+        }
+        Ok(column)
+    }
+}

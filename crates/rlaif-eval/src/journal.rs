@@ -1,0 +1,97 @@
+//! Values measured so far, kept on disk.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rlaif_core::Sample;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{EvalError, MetricInfo};
+
+/// One line of the file.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    metric: String,
+    key: String,
+    value: f64,
+}
+
+/// A file of one JSON object for each value, appended to.
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+    known: HashMap<String, f64>,
+}
+
+impl Journal {
+    /// Opens or creates it. A last line that was cut off by a crash is removed.
+    pub(crate) fn open(path: &Path) -> Result<Self, EvalError> {
+        let io = |action| move |source| EvalError::Io { action, path: path.to_owned(), source };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(io("open"))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(io("read"))?;
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        if whole < text.len() {
+            file.set_len(whole as u64).map_err(io("repair"))?;
+            file.seek(SeekFrom::End(0)).map_err(io("repair"))?;
+        }
+        let mut known = HashMap::new();
+        for (at, line) in text[..whole].split(|&byte| byte == b'\n').enumerate() {
+            if line.is_empty() {
+                continue;
+            }
+            let entry: Entry =
+                serde_json::from_slice(line).map_err(|source| EvalError::Format {
+                    path: path.to_owned(),
+                    line: at + 1,
+                    expected: "`metric`, `key` and `value` of one measured response",
+                    source,
+                })?;
+            known.insert(entry.key, entry.value);
+        }
+        Ok(Self { path: path.to_owned(), file, known })
+    }
+
+    pub(crate) fn value(&self, info: &MetricInfo, sample: &Sample) -> Option<f64> {
+        self.known.get(&key(info, sample)).copied()
+    }
+
+    pub(crate) fn append<'a>(
+        &mut self,
+        info: &MetricInfo,
+        measured: impl Iterator<Item = (&'a Sample, Option<f64>)>,
+    ) -> Result<(), EvalError> {
+        let mut lines = Vec::new();
+        for (sample, value) in measured {
+            let Some(value) = value else { continue };
+            let entry = Entry { metric: info.name.clone(), key: key(info, sample), value };
+            serde_json::to_writer(&mut lines, &entry).expect("strings and a finite number");
+            lines.push(b'\n');
+        }
+        self.file
+            .write_all(&lines)
+            .and_then(|()| self.file.flush())
+            .map_err(|source| EvalError::Io { action: "write", path: self.path.clone(), source })
+    }
+}
+
+/// What the value depends on, as far as it can be seen from here.
+fn key(info: &MetricInfo, sample: &Sample) -> String {
+    let record = &sample.record;
+    let parts = (info, &record.prompt, &sample.response, &record.reference, &record.metadata);
+    let text = serde_json::to_vec(&parts).expect("text, numbers and JSON are JSON");
+    let hash = Sha256::digest(&text);
+    hash[..16].iter().fold(String::new(), |mut hex, byte| {
+        write!(hex, "{byte:02x}").expect("a string takes any text");
+        hex
+    })
+}

@@ -1,0 +1,462 @@
+//! Which of two responses a judge prefers, and how often it agrees with people.
+
+use rlaif_core::{Exchange, PreferencePair, RewardModel, Sample, Seed};
+use serde::{Deserialize, Serialize};
+use statrs::distribution::{ContinuousCDF, Normal};
+
+use crate::pair::{PromptPair, pair_up};
+use crate::stats::{
+    Interval, IntervalMethod, check_resamples, fit_logistic, interval_of, mean, quantile, resample,
+    weighted_mean,
+};
+use crate::text::LengthUnit;
+use crate::{EvalError, Missing};
+
+/// A prompt and two responses, in the order in which the judge is to see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pairing<'a> {
+    /// The prompt x.
+    pub prompt: &'a str,
+    /// The response shown first.
+    pub first: &'a str,
+    /// The response shown second.
+    pub second: &'a str,
+}
+
+/// Compares two responses to one prompt.
+///
+/// ```
+/// use rlaif_eval::{EvalError, Pairing, PairJudge};
+/// struct Shorter;
+/// impl PairJudge for Shorter {
+///     fn name(&self) -> &str {
+///         "shorter"
+///     }
+///     fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+///         let shorter = |x: &Pairing<'_>| f64::from(u8::from(x.first.len() < x.second.len()));
+///         Ok(batch.iter().map(|x| Some(shorter(x))).collect())
+///     }
+/// }
+/// ```
+pub trait PairJudge: Send {
+    /// What reports and errors call it.
+    fn name(&self) -> &str;
+
+    /// For each pair the probability, 0 to 1, that the first response is the better one; 0.5 for
+    /// a tie, `None` for no verdict.
+    ///
+    /// # Errors
+    /// [`EvalError`] when the batch as a whole could not be judged.
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError>;
+}
+
+/// A reward model as a judge of pairs: the higher score wins.
+///
+/// ```
+/// use rlaif_core::Exchange;
+/// use rlaif_eval::{Pairing, PairJudge, ScoreJudge};
+/// let judge = ScoreJudge(|batch: &[Exchange<'_>]| -> Vec<f32> {
+///     batch.iter().map(|x| x.response.len() as f32).collect()
+/// });
+/// let pair = Pairing { prompt: "Why?", first: "Because.", second: "No." };
+/// assert_eq!(judge.prefer(&[pair])?, [Some(1.)]);
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+pub struct ScoreJudge<R>(pub R);
+
+impl<R: RewardModel> PairJudge for ScoreJudge<R> {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+        let exchanges: Vec<Exchange<'_>> = batch
+            .iter()
+            .flat_map(|x| [Exchange::new(x.prompt, x.first), Exchange::new(x.prompt, x.second)])
+            .collect();
+        let scores = score(&self.0, &exchanges)?;
+        Ok(scores.chunks_exact(2).map(|pair| Some(win_of(pair[0]?, pair[1]?))).collect())
+    }
+}
+
+fn score(model: &dyn RewardModel, batch: &[Exchange<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+    let scores = model
+        .score(batch)
+        .and_then(|scores| scores.check(model.name(), batch.len()))
+        .map_err(|source| EvalError::Reward { metric: model.name().to_owned(), source })?;
+    Ok(scores.total.iter().map(|s| s.map(|s| f64::from(s.get()))).collect())
+}
+
+fn win_of(ours: f64, theirs: f64) -> f64 {
+    if ours > theirs {
+        1.
+    } else if ours < theirs {
+        0.
+    } else {
+        0.5
+    }
+}
+
+/// How often a judge prefers the tuned policy's response.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WinRate {
+    /// The judge.
+    pub judge: String,
+    /// How many prompts.
+    pub n: usize,
+    /// How many prompts were left out for want of a verdict.
+    pub dropped: usize,
+    /// The mean probability that `after` is the better one, both orders averaged; a tie is half
+    /// a win.
+    pub rate: f64,
+    /// Its interval, over prompts.
+    pub ci95: Interval,
+    /// Share of pairs that `after` wins: preferred when both orders are averaged.
+    pub wins: f64,
+    /// Share of pairs that neither wins.
+    pub ties: f64,
+    /// Share of pairs that `before` wins.
+    pub losses: f64,
+    /// How often the judge preferred what it was shown first; 0.5 for a judge without position
+    /// bias.
+    pub first_rate: f64,
+    /// Share of pairs on which both orders give the same winner, or both none.
+    pub consistent: f64,
+    /// The rate had both responses been equally long; none where lengths do not allow a fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length_controlled: Option<LengthControlled>,
+}
+
+/// A win rate with the effect of length taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LengthControlled {
+    /// The rate at equal length.
+    pub rate: f64,
+    /// Its interval, over prompts; none if it cannot be fitted on most resamples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ci95: Option<Interval>,
+    /// What one more multiple of the baseline's length adds to the log-odds of winning.
+    pub slope: f64,
+}
+
+/// How a win rate is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WinRateOptions {
+    /// Where resampling starts from.
+    pub seed: Seed,
+    /// How many bootstrap resamples.
+    pub resamples: usize,
+    /// How many pairs the judge gets at once, each in both orders.
+    pub batch: usize,
+    /// What to do about pairs without a verdict.
+    pub missing: Missing,
+}
+
+impl Default for WinRateOptions {
+    fn default() -> Self {
+        Self { seed: Seed::new(0), resamples: 1_000, batch: 64, missing: Missing::Refuse }
+    }
+}
+
+/// How often `judge` prefers `after` to `before`, asked in both orders.
+///
+/// # Errors
+/// [`EvalError::PromptsDiffer`] and its kin if the two sides do not answer the same prompts,
+/// [`EvalError::MissingScore`] for a pair without a verdict unless `missing` says to drop it,
+/// [`EvalError::NotFinite`] for a verdict outside 0 to 1, [`EvalError::TooFew`] for fewer than two
+/// prompts, and what the judge says.
+///
+/// ```
+/// use rlaif_core::{Exchange, PromptRecord, Sample};
+/// use rlaif_eval::{ScoreJudge, WinRateOptions, win_rate};
+/// let answer = |id: &str, response: &str| Sample {
+///     record: PromptRecord::new(id, "Why?"),
+///     response: response.into(),
+/// };
+/// let before = [answer("a", "So."), answer("b", "So."), answer("c", "Because I say so.")];
+/// let after = [answer("a", "Because."), answer("b", "Because."), answer("c", "So.")];
+/// let longer = ScoreJudge(|batch: &[Exchange<'_>]| -> Vec<f32> {
+///     batch.iter().map(|x| x.response.len() as f32).collect()
+/// });
+/// let found = win_rate(&longer, &before, &after, &WinRateOptions::default())?;
+/// assert_eq!((found.n, found.rate, found.first_rate), (3, 2. / 3., 0.5));
+/// // Length decides alone here, so there is nothing left to say once it is taken out.
+/// assert_eq!(found.length_controlled, None);
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+pub fn win_rate(
+    judge: &dyn PairJudge,
+    before: &[Sample],
+    after: &[Sample],
+    options: &WinRateOptions,
+) -> Result<WinRate, EvalError> {
+    check_resamples(options.resamples)?;
+    if options.batch == 0 {
+        return Err(EvalError::Setting {
+            setting: "batch",
+            expected: "at least 1",
+            found: "0".into(),
+        });
+    }
+    let prompts = pair_up(before, after)?;
+    let pairs: Vec<(&Sample, &Sample)> = prompts
+        .iter()
+        .flat_map(|prompt| prompt.before.iter().zip(&prompt.after))
+        .map(|(&b, &a)| (&before[b], &after[a]))
+        .collect();
+    let verdicts = ask_both_orders(judge, &pairs, options)?;
+    let kept = keep_complete(&prompts, &verdicts);
+    let dropped = prompts.len() - kept.len();
+    if kept.len() < 2 {
+        return Err(EvalError::TooFew {
+            what: format!("prompts with a verdict of judge `{}`", judge.name()),
+            needed: 2,
+            found: kept.len(),
+        });
+    }
+    summarise(judge.name(), &pairs, &kept, dropped, options)
+}
+
+/// The probability that `after` is better, as said with `after` first and with `after` second.
+#[derive(Debug, Clone, Copy)]
+struct Verdict {
+    first: f64,
+    second: f64,
+}
+
+impl Verdict {
+    fn both(self) -> f64 {
+        f64::midpoint(self.first, self.second)
+    }
+}
+
+fn ask_both_orders(
+    judge: &dyn PairJudge,
+    pairs: &[(&Sample, &Sample)],
+    options: &WinRateOptions,
+) -> Result<Vec<Option<Verdict>>, EvalError> {
+    let mut verdicts = Vec::with_capacity(pairs.len());
+    for batch in pairs.chunks(options.batch) {
+        let shown: Vec<Pairing<'_>> = batch
+            .iter()
+            .flat_map(|(b, a)| {
+                let (prompt, before, after) = (&b.record.prompt, &b.response, &a.response);
+                [
+                    Pairing { prompt, first: after, second: before },
+                    Pairing { prompt, first: before, second: after },
+                ]
+            })
+            .collect();
+        let said = judge.prefer(&shown)?;
+        if said.len() != shown.len() {
+            return Err(EvalError::Count {
+                what: format!("judge `{}`", judge.name()),
+                expected: shown.len(),
+                found: said.len(),
+            });
+        }
+        for ((b, _), orders) in batch.iter().zip(said.chunks_exact(2)) {
+            let id = || b.record.id.clone();
+            if let Some(value) = orders.iter().flatten().find(|p| !(0. ..=1.).contains(*p)) {
+                let metric = judge.name().to_owned();
+                return Err(EvalError::NotFinite { metric, id: id(), value: *value });
+            }
+            verdicts.push(match (orders[0], orders[1], options.missing) {
+                (Some(first), Some(second), _) => Some(Verdict { first, second: 1. - second }),
+                (_, _, Missing::DropPrompt) => None,
+                (_, _, Missing::Refuse) => {
+                    return Err(EvalError::MissingScore {
+                        metric: judge.name().to_owned(),
+                        id: id(),
+                        reason: "no verdict in one of the two orders".into(),
+                    });
+                }
+            });
+        }
+    }
+    Ok(verdicts)
+}
+
+/// For each prompt all of whose pairs have verdicts: the pairs' numbers and verdicts.
+fn keep_complete(
+    prompts: &[PromptPair],
+    verdicts: &[Option<Verdict>],
+) -> Vec<Vec<(usize, Verdict)>> {
+    let mut kept = Vec::new();
+    let mut next = 0;
+    for prompt in prompts {
+        let rows = next..next + prompt.before.len();
+        next = rows.end;
+        if let Some(complete) = rows.map(|row| Some((row, verdicts[row]?))).collect() {
+            kept.push(complete);
+        }
+    }
+    kept
+}
+
+fn summarise(
+    judge: &str,
+    pairs: &[(&Sample, &Sample)],
+    kept: &[Vec<(usize, Verdict)>],
+    dropped: usize,
+    options: &WinRateOptions,
+) -> Result<WinRate, EvalError> {
+    let seed = options.seed.derive("win rate", 0);
+    let all: Vec<Verdict> = kept.iter().flatten().map(|(_, verdict)| *verdict).collect();
+    let share = |holds: &dyn Fn(&Verdict) -> bool| {
+        all.iter().filter(|v| holds(v)).count() as f64 / all.len() as f64
+    };
+    let by_prompt: Vec<f64> = kept
+        .iter()
+        .map(|pairs| mean(&pairs.iter().map(|(_, v)| v.both()).collect::<Vec<_>>()))
+        .collect();
+    let drawn = resample(by_prompt.len(), options.resamples, seed, |counts| {
+        weighted_mean(&by_prompt, counts)
+    });
+    let outcome = |p: f64| win_of(p, 0.5);
+    Ok(WinRate {
+        judge: judge.to_owned(),
+        n: kept.len(),
+        dropped,
+        rate: mean(&by_prompt),
+        ci95: interval_of(&by_prompt, &drawn, 0.95, IntervalMethod::Percentile)?,
+        wins: share(&|v| v.both() > 0.5),
+        ties: share(&|v| v.both() == 0.5),
+        losses: share(&|v| v.both() < 0.5),
+        first_rate: mean(
+            &all.iter().map(|v| f64::midpoint(v.first, 1. - v.second)).collect::<Vec<_>>(),
+        ),
+        consistent: share(&|v| outcome(v.first) == outcome(v.second)),
+        length_controlled: length_controlled(pairs, kept, options.resamples, seed),
+    })
+}
+
+fn length_controlled(
+    pairs: &[(&Sample, &Sample)],
+    kept: &[Vec<(usize, Verdict)>],
+    resamples: usize,
+    seed: Seed,
+) -> Option<LengthControlled> {
+    let length = |sample: &Sample| LengthUnit::Characters.of(&sample.response).max(1) as f64;
+    let ratio: Vec<f64> = pairs.iter().map(|(b, a)| length(a) / length(b)).collect();
+    let rows =
+        || kept.iter().enumerate().flat_map(|(at, prompt)| prompt.iter().map(move |p| (at, p)));
+    let ratios: Vec<f64> = rows().map(|(_, (pair, _))| ratio[*pair]).collect();
+    let wins: Vec<f64> = rows().map(|(_, (_, verdict))| verdict.both()).collect();
+    let prompts: Vec<usize> = rows().map(|(at, _)| at).collect();
+    let fit = fit_logistic(&wins, &ratios, &vec![1.; wins.len()], None).ok()?;
+    let drawn = resample(kept.len(), resamples, seed, |counts| {
+        let weights: Vec<f64> = prompts.iter().map(|&at| counts[at]).collect();
+        fit_logistic(&wins, &ratios, &weights, Some(fit)).ok().map(|fit| fit.at_equal_length())
+    });
+    let mut fitted: Vec<f64> = drawn.into_iter().flatten().collect();
+    fitted.sort_by(f64::total_cmp);
+    let ci95 = (fitted.len() * 10 >= resamples * 9)
+        .then(|| Interval { low: quantile(&fitted, 0.025), high: quantile(&fitted, 0.975) });
+    Some(LengthControlled { rate: fit.at_equal_length(), ci95, slope: fit.slope })
+}
+
+/// How often a reward model prefers what people preferred.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreferenceAccuracy {
+    /// The reward model.
+    pub model: String,
+    /// How many pairs.
+    pub n: usize,
+    /// How many pairs were left out for want of a score.
+    pub dropped: usize,
+    /// Share of pairs whose chosen response scores strictly higher.
+    pub accuracy: f64,
+    /// Wilson's interval of it.
+    pub ci95: Interval,
+    /// Share of pairs with equal scores; they count as wrong.
+    pub ties: f64,
+}
+
+/// How often `model` scores the chosen response of a preference pair higher than the rejected
+/// one, `batch` pairs at a time.
+///
+/// # Errors
+/// [`EvalError::TooFew`] for no pairs, [`EvalError::MissingScore`] for a response without a score
+/// unless `missing` says to drop it, [`EvalError::Setting`] for an empty batch, and what the
+/// reward model says.
+///
+/// ```
+/// use rlaif_core::{Exchange, PreferencePair};
+/// use rlaif_eval::{Missing, preference_accuracy};
+/// let pair = |chosen: &str, rejected: &str| PreferencePair {
+///     id: "a".into(), prompt: "Why?".into(), chosen: chosen.into(), rejected: rejected.into(), margin: None,
+/// };
+/// let longer = |batch: &[Exchange<'_>]| -> Vec<f32> {
+///     batch.iter().map(|x| x.response.len() as f32).collect()
+/// };
+/// let pairs = [pair("Because.", "No."), pair("Yes", "Indeed"), pair("So", "No")];
+/// let found = preference_accuracy(&longer, &pairs, 16, Missing::Refuse)?;
+/// assert_eq!((found.accuracy, found.ties), (1. / 3., 1. / 3.));
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+pub fn preference_accuracy(
+    model: &dyn RewardModel,
+    pairs: &[PreferencePair],
+    batch: usize,
+    missing: Missing,
+) -> Result<PreferenceAccuracy, EvalError> {
+    if batch == 0 {
+        return Err(EvalError::Setting {
+            setting: "batch",
+            expected: "at least 1",
+            found: "0".into(),
+        });
+    }
+    let (mut correct, mut ties, mut n) = (0usize, 0usize, 0usize);
+    for rows in pairs.chunks(batch) {
+        let exchanges: Vec<Exchange<'_>> = rows
+            .iter()
+            .flat_map(|x| {
+                [Exchange::new(&x.prompt, &x.chosen), Exchange::new(&x.prompt, &x.rejected)]
+            })
+            .collect();
+        let scores = score(model, &exchanges)?;
+        for (row, pair) in rows.iter().zip(scores.chunks_exact(2)) {
+            match (pair[0], pair[1], missing) {
+                (Some(chosen), Some(rejected), _) => {
+                    n += 1;
+                    correct += usize::from(chosen > rejected);
+                    ties += usize::from(chosen == rejected);
+                }
+                (_, _, Missing::DropPrompt) => {}
+                (_, _, Missing::Refuse) => {
+                    return Err(EvalError::MissingScore {
+                        metric: model.name().to_owned(),
+                        id: row.id.clone(),
+                        reason: "no score for one of the pair".into(),
+                    });
+                }
+            }
+        }
+    }
+    if n == 0 {
+        return Err(EvalError::TooFew {
+            what: format!("preference pairs scored by `{}`", model.name()),
+            needed: 1,
+            found: 0,
+        });
+    }
+    Ok(PreferenceAccuracy {
+        model: model.name().to_owned(),
+        n,
+        dropped: pairs.len() - n,
+        accuracy: correct as f64 / n as f64,
+        ci95: wilson(correct, n),
+        ties: ties as f64 / n as f64,
+    })
+}
+
+/// Wilson's 95 % score interval (1927) of a share: within 0 to 1 even near its ends.
+fn wilson(successes: usize, n: usize) -> Interval {
+    let (n, share) = (n as f64, successes as f64 / n as f64);
+    let z2 = Normal::standard().inverse_cdf(0.975).powi(2);
+    let centre = (share + z2 / (2. * n)) / (1. + z2 / n);
+    let half = (z2 * (share * (1. - share) / n + z2 / (4. * n * n))).sqrt() / (1. + z2 / n);
+    Interval { low: (centre - half).max(0.), high: (centre + half).min(1.) }
+}

@@ -1,0 +1,120 @@
+//! How training went, from a run's `metrics.jsonl`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::EvalError;
+
+/// One number over the steps of training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// What the trainer calls it.
+    pub name: String,
+    /// Step and value, ascending in step.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Reads all numbers that a trainer wrote, one JSON object for each step, with the step in `step`
+/// or else the line's place. Of more than 500 steps, neighbours are averaged.
+///
+/// What is not a finite number is left out; so is a last line without its end, which a run that is
+/// still going may show.
+///
+/// # Errors
+/// [`EvalError::Io`]; [`EvalError::Format`] for a line that is not a JSON object.
+///
+/// ```
+/// let folder = tempfile::tempdir().unwrap();
+/// let path = folder.path().join("metrics.jsonl");
+/// std::fs::write(&path, "{\"step\":1,\"objective/kl\":0.5}\n{\"step\":2,\"objective/kl\":0.7}\n").unwrap();
+/// let curves = rlaif_eval::read_curves(&path)?;
+/// assert_eq!((curves[0].name.as_str(), &curves[0].points), ("objective/kl", &vec![(1., 0.5), (2., 0.7)]));
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+pub fn read_curves(path: &Path) -> Result<Vec<Curve>, EvalError> {
+    const MOST: usize = 500;
+    let io = |source| EvalError::Io { action: "read", path: path.to_owned(), source };
+    let mut lines = BufReader::new(File::open(path).map_err(io)?);
+    let mut curves: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut line = String::new();
+    for number in 1.. {
+        line.clear();
+        if lines.read_line(&mut line).map_err(io)? == 0 {
+            break;
+        }
+        if line.trim().is_empty() {
+            continue;
+        }
+        let row: serde_json::Map<String, Value> = match serde_json::from_str(&line) {
+            Ok(row) => row,
+            Err(_) if !line.ends_with('\n') => break,
+            Err(source) => {
+                return Err(EvalError::Format {
+                    path: path.to_owned(),
+                    line: number,
+                    expected: "a JSON object with the numbers of one step",
+                    source,
+                });
+            }
+        };
+        let step = row.get("step").and_then(Value::as_f64).unwrap_or(number as f64);
+        for (name, value) in row {
+            if let Some(value) = value.as_f64().filter(|_| name != "step") {
+                curves.entry(name).or_default().push((step, value));
+            }
+        }
+    }
+    let thin = |points: Vec<(f64, f64)>| {
+        let together = points.len().div_ceil(MOST).max(1);
+        let average = |points: &[(f64, f64)]| {
+            let (x, y) = points.iter().fold((0., 0.), |(x, y), point| (x + point.0, y + point.1));
+            (x / points.len() as f64, y / points.len() as f64)
+        };
+        points.chunks(together).map(average).collect()
+    };
+    Ok(curves.into_iter().map(|(name, points)| Curve { name, points: thin(points) }).collect())
+}
+
+/// The curves everyone looks at first, by what trainers call them, the best name first.
+pub(crate) const LEADING: [(&str, &[&str]); 5] = [
+    ("Reward", &["env/reward_mean", "ppo/mean_scores", "rewards/margins", "reward"]),
+    ("KL from the reference policy", &["objective/kl", "kl"]),
+    ("Loss", &["ppo/loss/total", "loss", "train/loss"]),
+    ("Entropy", &["objective/entropy", "ppo/policy/entropy", "entropy"]),
+    ("Length of responses (tokens)", &["tokens/responses_len_mean", "completions/mean_length"]),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Curve>, EvalError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, text).unwrap();
+        read_curves(&path)
+    }
+
+    #[test]
+    fn what_is_no_number_is_left_out_and_a_torn_last_line_as_well() {
+        let found =
+            read("{\"loss\":1,\"note\":\"a\",\"kl\":null}\n\n{\"loss\":2}\n{\"loss\":3,").unwrap();
+        assert_eq!(found, [Curve { name: "loss".into(), points: vec![(1., 1.), (3., 2.)] }]);
+        let error = read("{\"loss\":1}\nloss 2\n").unwrap_err();
+        assert!(matches!(error, EvalError::Format { line: 2, .. }), "{error}");
+        assert_eq!(read("").unwrap(), []);
+    }
+
+    #[test]
+    fn long_curves_are_averaged_to_at_most_500_points() {
+        let text: String = (0..1_200).map(|i| format!("{{\"step\":{i},\"x\":{i}}}\n")).collect();
+        let found = read(&text).unwrap().remove(0).points;
+        assert_eq!(found.len(), 400);
+        assert_eq!((found[0], found[399]), ((1., 1.), (1_198., 1_198.)));
+    }
+}

@@ -1,0 +1,256 @@
+//! A report in Markdown.
+
+use std::fmt::{self, Write as _};
+
+use super::{Report, words};
+use crate::compare::SampleRow;
+
+/// How much of the text of a response is quoted.
+const MOST_CHARACTERS: usize = 600;
+/// How many pairs of responses are quoted.
+const MOST_SAMPLES: usize = 12;
+
+/// Text that a model or a file brought along, on one line: neither Markdown nor HTML takes any of
+/// it for markup, so that no link, image or script comes of it.
+pub(crate) fn inline(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in words::one_line(text).chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            // A colon or a dot would make a bare address a link, an at sign an e-mail address.
+            ':' => safe.push_str("&#58;"),
+            '@' => safe.push_str("&#64;"),
+            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '#' | '+' | '!' | '|'
+            | '~' | '$' => {
+                safe.push('\\');
+                safe.push(c);
+            }
+            // `www.` makes a link as well.
+            'w' | 'W' if safe.ends_with(['w', 'W']) => {
+                write!(safe, "&#{};", u32::from(c)).expect("a string takes any text");
+            }
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+/// Text in a block of its own, as it is.
+pub(crate) struct Code<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Code<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let longest = self.0.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+        let fence = "`".repeat(longest.max(2) + 1);
+        writeln!(f, "{fence}text\n{}\n{fence}", self.0.trim_end())
+    }
+}
+
+pub(super) fn report(report: &Report) -> String {
+    let mut text = String::new();
+    write(&mut text, report).expect("a string takes any text");
+    text
+}
+
+fn write(out: &mut String, report: &Report) -> fmt::Result {
+    let comparison = report.comparison();
+    let headline = report.headline();
+    let delta = &headline.delta;
+    writeln!(out, "# {}\n", inline(&report.title))?;
+    writeln!(out, "**{}**\n", inline(&words::headline(headline, comparison.prompts)))?;
+    writeln!(
+        out,
+        "Mean difference {} (95 % interval {}, {} resamples), Cohen's d {}, p {} (t-test), {} \
+         (Wilcoxon). {}\n",
+        words::signed(delta.mean),
+        words::signed_interval(delta.ci95),
+        comparison.resamples,
+        delta.effect_size.map_or_else(|| "-".to_owned(), words::signed),
+        words::p_value(delta.t_test),
+        words::p_value(delta.wilcoxon),
+        words::advice(delta.advice, comparison.prompts),
+    )?;
+    writeln!(
+        out,
+        "Before: {} (seed {}). After: {}. {} responses on either side.\n",
+        inline(&report.baseline.policy),
+        report.baseline.seed.get(),
+        inline(&report.policy.policy),
+        comparison.responses,
+    )?;
+    for (metric, count) in &comparison.dropped {
+        let metric = inline(metric);
+        writeln!(out, "{count} prompts were left out: {metric} had no verdict on a response.\n")?;
+    }
+    if let Some(gap) = &comparison.over_optimisation {
+        writeln!(
+            out,
+            "{} gained {} standard deviations, {} gained {}: a gap of {} (95 % interval {}).\n",
+            inline(&gap.reward),
+            words::signed(gap.reward_gain),
+            inline(&gap.judge),
+            words::signed(gap.judge_gain),
+            words::signed(gap.gap),
+            words::signed_interval(gap.ci95),
+        )?;
+    }
+    metrics(out, report)?;
+    slices(out, report)?;
+    judges(out, report)?;
+    samples(out, report)?;
+    writeln!(out, "## Where the prompts came from\n\n{}", Code(&report.provenance.to_string()))?;
+    if !report.details.configuration.is_empty() {
+        let lines: String = super::page::flatten(&report.details.configuration)
+            .into_iter()
+            .map(|(key, value)| format!("{key} = {}\n", words::one_line(&value)))
+            .collect();
+        writeln!(out, "## Configuration\n\n{}", Code(&lines))?;
+    }
+    Ok(())
+}
+
+fn metrics(out: &mut String, report: &Report) -> fmt::Result {
+    writeln!(out, "## Metrics\n")?;
+    writeln!(out, "| metric | before | after | change | 95 % interval | improved | p (t) | |")?;
+    writeln!(out, "|---|--:|--:|--:|--:|--:|--:|---|")?;
+    for row in &report.comparison().rows {
+        writeln!(
+            out,
+            "| {} | {} ± {} | {} ± {} | {} | {} | {} | {} | {} |",
+            inline(&row.name),
+            words::number(row.before.moments.mean),
+            words::number(row.before.moments.std),
+            words::number(row.after.moments.mean),
+            words::number(row.after.moments.std),
+            words::signed(row.delta.mean),
+            words::signed_interval(row.delta.ci95),
+            words::improvement(words::improved(&row.delta)),
+            words::p_value(row.delta.t_test),
+            words::verdict(row.delta.verdict),
+        )?;
+    }
+    let value = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), words::number);
+    for set in &report.comparison().sets {
+        let (name, before, after) = (inline(&set.name), value(set.before), value(set.after));
+        writeln!(out, "| {name}, all responses | {before} | {after} | | | | | |")?;
+    }
+    writeln!(out, "\nMean ± standard deviation over responses.\n")
+}
+
+fn slices(out: &mut String, report: &Report) -> fmt::Result {
+    let headline = &report.headline().name;
+    if report.comparison().slices.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "## {} by slice\n", inline(headline))?;
+    writeln!(out, "| by | slice | prompts | before | after | change | 95 % interval |")?;
+    writeln!(out, "|---|---|--:|--:|--:|--:|--:|")?;
+    for slice in &report.comparison().slices {
+        let Some(row) = slice.rows.iter().find(|row| row.name == *headline) else { continue };
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            inline(&slice.by),
+            inline(&slice.value),
+            slice.n,
+            words::number(row.before),
+            words::number(row.after),
+            words::signed(row.delta),
+            row.ci95.map_or_else(|| "-".to_owned(), words::signed_interval),
+        )?;
+    }
+    writeln!(out)
+}
+
+fn judges(out: &mut String, report: &Report) -> fmt::Result {
+    let details = &report.details;
+    if !details.win_rates.is_empty() {
+        writeln!(out, "## Win rates\n")?;
+        writeln!(
+            out,
+            "| judge | prompts | win rate | 95 % interval | at equal length | first preferred | consistent |"
+        )?;
+        writeln!(out, "|---|--:|--:|--:|--:|--:|--:|")?;
+        for win in &details.win_rates {
+            writeln!(
+                out,
+                "| {} | {} | {} | {} to {} | {} | {} | {} |",
+                inline(&win.judge),
+                win.n,
+                words::percent(win.rate),
+                words::percent(win.ci95.low),
+                words::percent(win.ci95.high),
+                win.length_controlled.map_or_else(|| "-".to_owned(), |lc| words::percent(lc.rate)),
+                words::percent(win.first_rate),
+                words::percent(win.consistent),
+            )?;
+        }
+        writeln!(out)?;
+    }
+    for accuracy in &details.accuracies {
+        writeln!(
+            out,
+            "{} agrees with {} of {} preferences (95 % interval {} to {}).\n",
+            inline(&accuracy.model),
+            words::percent(accuracy.accuracy),
+            accuracy.n,
+            words::percent(accuracy.ci95.low),
+            words::percent(accuracy.ci95.high),
+        )?;
+    }
+    Ok(())
+}
+
+fn samples(out: &mut String, report: &Report) -> fmt::Result {
+    let page = super::page::Folds::of(report);
+    let chosen = super::page::choose(report, MOST_SAMPLES);
+    writeln!(out, "## Responses\n\n{} of {}.\n", chosen.len(), report.comparison().samples.len())?;
+    for (sample, why) in chosen {
+        let SampleRow { id, prompt, before, after, score_before, score_after, .. } = sample;
+        writeln!(out, "### {} ({why})\n", inline(id))?;
+        quote(out, "Prompt", prompt, page.folds_prompt(sample))?;
+        let label = |side: &str, score: f64| format!("{side}, {}", words::number(score));
+        quote(out, &label("Before", *score_before), before, page.folds(*score_before))?;
+        quote(out, &label("After", *score_after), after, page.folds(*score_after))?;
+    }
+    Ok(())
+}
+
+fn quote(out: &mut String, label: &str, text: &str, fold: Option<String>) -> fmt::Result {
+    let (shown, more) = words::clip(text, MOST_CHARACTERS);
+    let more = if more > 0 { format!(" … {more} more characters") } else { String::new() };
+    let quoted = format!("{}{more}", inline(shown));
+    match fold {
+        // A blank line ends an HTML block, and `inline` leaves none.
+        Some(why) => writeln!(
+            out,
+            "{label}:\n\n<details><summary>{why}</summary>\n\n> {quoted}\n\n</details>\n"
+        ),
+        None => writeln!(out, "{label}:\n\n> {quoted}\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_a_text_is_markup() {
+        let text = inline("# <script>x</script> ![i](http://e.x/t.png) a|b `c` www.e.x\n- d");
+        assert!(!text.contains('<') && !text.contains("](") && !text.contains("http:"), "{text}");
+        assert!(!text.contains("www"), "{text}");
+        assert!(
+            !text.contains('\n') && text.contains("a\\|b") && text.contains("\\`c\\`"),
+            "{text}"
+        );
+        assert!(text.starts_with("\\#"));
+    }
+
+    #[test]
+    fn a_block_ends_where_it_should_whatever_it_holds() {
+        let text = Code("a\n````\nb").to_string();
+        assert_eq!(text, "`````text\na\n````\nb\n`````\n");
+    }
+}

@@ -1,0 +1,243 @@
+//! A comparison with everything a reader needs to judge it, as a file for programs and pages for
+//! people.
+
+mod curve;
+mod html;
+mod markdown;
+pub(crate) mod page;
+pub(crate) mod plot;
+mod terminal;
+pub(crate) mod words;
+
+pub use curve::{Curve, read_curves};
+pub(crate) use markdown::inline;
+pub(crate) use terminal::{Align, table};
+
+use std::path::Path;
+
+use rlaif_core::{Metadata, Provenance};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::compare::{Delta, Row, Side};
+use crate::preference::{PreferenceAccuracy, WinRate};
+use crate::{About, Comparison, EvalError, Evaluation, files};
+
+/// What is told of a model that scored responses.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ModelCard {
+    /// What it is called.
+    pub name: String,
+    /// Facts about it: where it is from, what it was trained on, what it is known to get wrong.
+    pub facts: Vec<(String, String)>,
+}
+
+/// How long a part of the work took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Which part.
+    pub phase: String,
+    /// How long, in seconds.
+    pub seconds: f64,
+}
+
+/// What a report tells besides the comparison. Every part may be left empty.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Details {
+    /// How often judges prefer the tuned policy.
+    pub win_rates: Vec<WinRate>,
+    /// How well reward models agree with people.
+    pub accuracies: Vec<PreferenceAccuracy>,
+    /// How training went.
+    pub training: Vec<Curve>,
+    /// The resolved configuration.
+    pub configuration: Metadata,
+    /// The models that scored.
+    pub reward_models: Vec<ModelCard>,
+    /// Where the time went.
+    pub timings: Vec<Timing>,
+}
+
+/// A comparison with everything a reader needs to judge it.
+///
+/// ```
+/// use rlaif_core::{PromptRecord, Sample, Seed};
+/// use rlaif_eval::{About, CompareOptions, Comparison, Details, Measurement, Metric, Report};
+/// use rlaif_eval::text::Repetition;
+/// let metrics: [Box<dyn Metric>; 1] = [Box::new(Repetition::new(1)?)];
+/// let answers = |policy: &str, response: &str| {
+///     let sample = |n: usize| Sample {
+///         record: PromptRecord::new(n.to_string(), "Why?"),
+///         response: format!("{response} {}", "so ".repeat(n)),
+///     };
+///     Measurement::of(&metrics).run(About::new(policy, Seed::new(1)), (0..9).map(sample).collect())
+/// };
+/// let (before, after) = (answers("base", "no no no no")?, answers("tuned", "I would rather not")?);
+/// let comparison = Comparison::of(&before, &after, &CompareOptions::default())?;
+/// let report = Report::new("Less repetition", &before, &after, comparison, Details::default())?;
+/// let folder = tempfile::tempdir().unwrap();
+/// report.write(folder.path())?;
+/// assert_eq!(Report::read(&folder.path().join("report.json"))?, report);
+/// assert!(report.to_html().contains("Content-Security-Policy"));
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Its heading.
+    pub title: String,
+    /// The policy before.
+    pub baseline: About,
+    /// The policy after.
+    pub policy: About,
+    /// Where the prompts came from.
+    pub provenance: Provenance,
+    /// What else is told.
+    pub details: Details,
+    comparison: Comparison,
+}
+
+/// The version of `report.json`.
+const SCHEMA: u32 = 1;
+
+impl Report {
+    /// A report on `comparison`, which was made of `before` and `after`.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownMetric`] if the comparison's headline is not among its rows.
+    pub fn new(
+        title: impl Into<String>,
+        before: &Evaluation,
+        after: &Evaluation,
+        comparison: Comparison,
+        details: Details,
+    ) -> Result<Self, EvalError> {
+        comparison.row(&comparison.headline)?;
+        Ok(Self {
+            title: title.into(),
+            baseline: before.about.clone(),
+            policy: after.about.clone(),
+            provenance: after.provenance.clone(),
+            details,
+            comparison,
+        })
+    }
+
+    /// The comparison.
+    pub fn comparison(&self) -> &Comparison {
+        &self.comparison
+    }
+
+    /// The row of the headline.
+    pub fn headline(&self) -> &Row {
+        self.comparison.row(&self.comparison.headline).expect("checked when the report was made")
+    }
+
+    /// Writes `report.json`, `report.md` and `report.html` into `folder`, each whole or not at
+    /// all.
+    ///
+    /// # Errors
+    /// [`EvalError::Io`].
+    pub fn write(&self, folder: &Path) -> Result<(), EvalError> {
+        files::write_json(&folder.join("report.json"), self)?;
+        files::write(&folder.join("report.md"), self.to_markdown().as_bytes())?;
+        files::write(&folder.join("report.html"), self.to_html().as_bytes())
+    }
+
+    /// Reads a `report.json`.
+    ///
+    /// # Errors
+    /// [`EvalError::Io`], [`EvalError::Format`], [`EvalError::Version`], and
+    /// [`EvalError::UnknownMetric`] if the headline is not among the rows.
+    pub fn read(path: &Path) -> Result<Self, EvalError> {
+        const EXPECTED: &str = "a report as `rlaif eval` writes it";
+        let Version { schema } = files::read_json(path, EXPECTED)?;
+        if schema != SCHEMA {
+            let path = path.to_owned();
+            return Err(EvalError::Version { path, expected: SCHEMA, found: schema });
+        }
+        let read: FromFile = files::read_json(path, EXPECTED)?;
+        read.comparison.row(&read.comparison.headline)?;
+        Ok(Self {
+            title: read.title,
+            baseline: read.baseline,
+            policy: read.policy,
+            provenance: read.provenance,
+            details: read.details,
+            comparison: read.comparison,
+        })
+    }
+
+    /// A table and small charts for a terminal.
+    pub fn to_terminal(&self) -> String {
+        terminal::report(self)
+    }
+
+    /// Markdown, in which nothing that a model wrote is taken for markup.
+    pub fn to_markdown(&self) -> String {
+        markdown::report(self)
+    }
+
+    /// One page that needs nothing besides itself: no network, no other file. Texts of models are
+    /// shown as text, whatever they contain, and folded where the headline metric says that they
+    /// are toxic. At most 120 responses and 2 MB of them are shown; `report.json` has all.
+    pub fn to_html(&self) -> String {
+        html::report(self)
+    }
+}
+
+#[derive(Deserialize)]
+struct Version {
+    schema: u32,
+}
+
+#[derive(Serialize)]
+struct ToFile<'a> {
+    schema: u32,
+    title: &'a str,
+    metric: &'a str,
+    n: usize,
+    before: &'a Side,
+    after: &'a Side,
+    delta: &'a Delta,
+    baseline: &'a About,
+    policy: &'a About,
+    #[serde(flatten)]
+    details: &'a Details,
+    provenance: &'a Provenance,
+    #[serde(flatten)]
+    comparison: &'a Comparison,
+}
+
+/// The fields from `metric` to `delta` repeat a row of the comparison, and are not read.
+#[derive(Deserialize)]
+struct FromFile {
+    title: String,
+    baseline: About,
+    policy: About,
+    #[serde(flatten)]
+    details: Details,
+    provenance: Provenance,
+    #[serde(flatten)]
+    comparison: Comparison,
+}
+
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let row = self.headline();
+        let file = ToFile {
+            schema: SCHEMA,
+            title: &self.title,
+            metric: &row.name,
+            n: self.comparison.prompts,
+            before: &row.before,
+            after: &row.after,
+            delta: &row.delta,
+            baseline: &self.baseline,
+            policy: &self.policy,
+            details: &self.details,
+            provenance: &self.provenance,
+            comparison: &self.comparison,
+        };
+        file.serialize(serializer)
+    }
+}

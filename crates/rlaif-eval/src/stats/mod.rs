@@ -1,0 +1,17 @@
+//! The statistics of paired comparisons, as pure functions of numbers.
+//!
+//! Everything here takes finite numbers; [`Evaluation`](crate::Evaluation) sees to it.
+
+mod bootstrap;
+mod logistic;
+mod moments;
+mod paired;
+mod power;
+
+pub(crate) use bootstrap::check_resamples;
+pub use bootstrap::{Interval, IntervalMethod, interval_of, resample, resample_means};
+pub use logistic::{Logistic, fit_length_effect};
+pub(crate) use logistic::{fit_logistic, weighted_mean};
+pub use moments::{Moments, mean, quantile};
+pub use paired::{PairedTest, WilcoxonMethod, cohen_dz, improvement_percent, paired_t, wilcoxon};
+pub use power::{Advice, advise};

@@ -1,0 +1,8 @@
+//! Metrics of the text alone: pure functions, and the same as [`Metric`](crate::Metric)s.
+
+mod diversity;
+mod rouge;
+mod stem;
+
+pub use diversity::{Length, LengthUnit, Repetition, distinct_n, repetition};
+pub use rouge::{Rouge, RougeKind, RougeScore, Stemming, rouge, rouge_l, rouge_n, tokenise};

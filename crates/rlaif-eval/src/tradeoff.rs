@@ -1,0 +1,367 @@
+//! Two aims at once: what a policy pays in one for a gain in the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use maud::html;
+use serde::{Deserialize, Serialize};
+
+use crate::report::page::{Page, STYLE, flatten, foreign};
+use crate::report::plot::{Mark, scatter};
+use crate::report::{Align, inline, table, words};
+use crate::stats::Interval;
+use crate::{Better, EvalError, Report, files};
+
+/// A mean and how sure it is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Its interval, where there is one.
+    pub ci95: Option<Interval>,
+}
+
+/// One of the two aims.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aim {
+    /// The metric.
+    pub name: String,
+    /// Which way is better.
+    pub better: Better,
+}
+
+/// Whether another policy is better in both aims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// None is at least as good in both and better in one: a choice among these is a matter of
+    /// what one wants.
+    Frontier,
+    /// Some other policy is at least as good in both, and better in one.
+    Dominated,
+}
+
+/// Whether a policy was tuned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// What tuning started from.
+    Baseline,
+    /// What came of it.
+    Tuned,
+}
+
+/// One policy: a run, a checkpoint, a KL coefficient, a weight of two rewards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// What it is called.
+    pub label: String,
+    /// Whether it was tuned.
+    pub role: Role,
+    /// How it does in the first aim.
+    pub first: Estimate,
+    /// How it does in the second.
+    pub second: Estimate,
+    /// The settings in which the candidates differ.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Policies by two aims, helpfulness and harmlessness for instance, and the frontier of those
+/// that no other beats in both (the Pareto frontier).
+///
+/// ```
+/// use rlaif_eval::{Aim, Better, Candidate, Estimate, Role, Standing, TradeOff};
+/// let at = |label: &str, helpful, toxic| Candidate {
+///     label: label.into(),
+///     role: Role::Tuned,
+///     first: Estimate { mean: toxic, ci95: None },
+///     second: Estimate { mean: helpful, ci95: None },
+///     settings: [("kl_coef".to_owned(), label.to_owned())].into(),
+/// };
+/// let trade_off = TradeOff::new(
+///     Aim { name: "toxicity".into(), better: Better::Lower },
+///     Aim { name: "helpfulness".into(), better: Better::Higher },
+///     vec![at("0.02", 0.4, 0.01), at("0.1", 0.6, 0.03), at("0.2", 0.5, 0.04)],
+/// )?;
+/// assert_eq!(trade_off.standing(2), Standing::Dominated);
+/// assert!(trade_off.to_markdown().contains("| 2 |"));
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TradeOff {
+    first: Aim,
+    second: Aim,
+    candidates: Vec<Candidate>,
+    standings: Vec<Standing>,
+}
+
+impl TradeOff {
+    /// Compares candidates by their means; intervals are shown, and do not decide.
+    ///
+    /// # Errors
+    /// [`EvalError::TooFew`] for no candidate, [`EvalError::NotFinite`] for a mean that is no
+    /// number, [`EvalError::Setting`] for an aim of which neither way is better.
+    pub fn new(first: Aim, second: Aim, candidates: Vec<Candidate>) -> Result<Self, EvalError> {
+        if candidates.is_empty() {
+            let what = "policies to choose among".to_owned();
+            return Err(EvalError::TooFew { what, needed: 1, found: 0 });
+        }
+        for aim in [&first, &second] {
+            if aim.better == Better::Neither {
+                return Err(EvalError::Setting {
+                    setting: "metric",
+                    expected: "a metric of which more or less is better, for a trade-off",
+                    found: aim.name.clone(),
+                });
+            }
+        }
+        let ends = |e: Estimate| {
+            [Some(e.mean), e.ci95.map(|ci| ci.low), e.ci95.map(|ci| ci.high)].into_iter().flatten()
+        };
+        for candidate in &candidates {
+            for (aim, estimate) in [(&first, candidate.first), (&second, candidate.second)] {
+                if let Some(value) = ends(estimate).find(|value| !value.is_finite()) {
+                    let (metric, id) = (aim.name.clone(), candidate.label.clone());
+                    return Err(EvalError::NotFinite { metric, id, value });
+                }
+            }
+        }
+        let good = |candidate: &Candidate| {
+            let along =
+                |aim: &Aim, value: f64| if aim.better == Better::Lower { -value } else { value };
+            (along(&first, candidate.first.mean), along(&second, candidate.second.mean))
+        };
+        let places: Vec<(f64, f64)> = candidates.iter().map(good).collect();
+        let standing = |own: &(f64, f64)| {
+            let beats = |other: &(f64, f64)| other.0 >= own.0 && other.1 >= own.1 && other != own;
+            if places.iter().any(beats) { Standing::Dominated } else { Standing::Frontier }
+        };
+        let standings = places.iter().map(standing).collect();
+        Ok(Self { first, second, candidates, standings })
+    }
+
+    /// The runs of these reports, by label, and each baseline once. The settings in which the
+    /// configurations of the runs differ come along.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownMetric`] where a report has no such row, [`EvalError::MetricsDiffer`]
+    /// where reports disagree which way is better, and what [`TradeOff::new`] refuses.
+    pub fn of_reports(
+        reports: &[(String, &Report)],
+        first: &str,
+        second: &str,
+    ) -> Result<Self, EvalError> {
+        let settings: Vec<BTreeMap<String, String>> = reports
+            .iter()
+            .map(|(_, report)| flatten(&report.details.configuration).into_iter().collect())
+            .collect();
+        let keys: BTreeSet<&String> = settings.iter().flat_map(BTreeMap::keys).collect();
+        let differing: Vec<&String> = keys
+            .into_iter()
+            .filter(|key| settings.iter().any(|run| run.get(*key) != settings[0].get(*key)))
+            .collect();
+        let mut aims: Option<[Aim; 2]> = None;
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for ((label, report), settings) in reports.iter().zip(&settings) {
+            let rows = [report.comparison().row(first)?, report.comparison().row(second)?];
+            let found = rows.map(|row| Aim { name: row.name.clone(), better: row.better });
+            if let Some([x, y]) = &aims
+                && [x, y] != [&found[0], &found[1]]
+            {
+                let metric = format!("{first} or {second}");
+                let what = "reports disagree which way is better";
+                return Err(EvalError::MetricsDiffer { metric, what });
+            }
+            aims = Some(found);
+            let [before, after] = [rows.map(|row| &row.before), rows.map(|row| &row.after)]
+                .map(|sides| sides.map(|s| Estimate { mean: s.moments.mean, ci95: Some(s.ci95) }));
+            let baseline = Candidate {
+                label: report.baseline.policy.clone(),
+                role: Role::Baseline,
+                first: before[0],
+                second: before[1],
+                settings: BTreeMap::new(),
+            };
+            if !candidates.contains(&baseline) {
+                candidates.push(baseline);
+            }
+            let own = differing
+                .iter()
+                .filter_map(|key| Some(((*key).clone(), settings.get(*key)?.clone())));
+            candidates.push(Candidate {
+                label: label.clone(),
+                role: Role::Tuned,
+                first: after[0],
+                second: after[1],
+                settings: own.collect(),
+            });
+        }
+        let Some([x, y]) = aims else {
+            let what = "reports to choose among".to_owned();
+            return Err(EvalError::TooFew { what, needed: 1, found: 0 });
+        };
+        Self::new(x, y, candidates)
+    }
+
+    /// The policies.
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// Whether the policy at this place is on the frontier.
+    ///
+    /// # Panics
+    /// If there is no such policy.
+    pub fn standing(&self, at: usize) -> Standing {
+        self.standings[at]
+    }
+
+    /// Writes `tradeoff.json`, `tradeoff.md`, `tradeoff.html` and `tradeoff.svg` into `folder`.
+    ///
+    /// # Errors
+    /// [`EvalError::Io`].
+    pub fn write(&self, folder: &Path) -> Result<(), EvalError> {
+        files::write_json(&folder.join("tradeoff.json"), self)?;
+        files::write(&folder.join("tradeoff.md"), self.to_markdown().as_bytes())?;
+        files::write(&folder.join("tradeoff.svg"), self.to_svg().as_bytes())?;
+        files::write(&folder.join("tradeoff.html"), self.to_html().as_bytes())
+    }
+
+    fn title(&self) -> String {
+        format!("{} against {}", self.second.name, self.first.name)
+    }
+
+    fn settings(&self) -> Vec<&String> {
+        let keys: BTreeSet<&String> =
+            self.candidates.iter().flat_map(|candidate| candidate.settings.keys()).collect();
+        keys.into_iter().collect()
+    }
+
+    /// The table's rows, as text: number, label, settings, both aims with intervals, standing.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let keys = self.settings();
+        let estimate = |e: Estimate| {
+            let ci = e.ci95.map_or_else(String::new, |ci| format!(" ({})", words::interval(ci)));
+            words::number(e.mean) + &ci
+        };
+        let row = |(at, candidate): (usize, &Candidate)| {
+            let mut row = vec![(at + 1).to_string(), candidate.label.clone()];
+            let setting =
+                |key: &&String| candidate.settings.get(*key).map_or("-", String::as_str).to_owned();
+            row.extend(keys.iter().map(setting));
+            row.extend([estimate(candidate.first), estimate(candidate.second)]);
+            row.push(self.said(at).to_owned());
+            row
+        };
+        self.candidates.iter().enumerate().map(row).collect()
+    }
+
+    fn said(&self, at: usize) -> &'static str {
+        match (self.standings[at], self.candidates[at].role) {
+            (Standing::Frontier, Role::Tuned) => "frontier",
+            (Standing::Frontier, Role::Baseline) => "frontier, baseline",
+            (Standing::Dominated, Role::Tuned) => "",
+            (Standing::Dominated, Role::Baseline) => "baseline",
+        }
+    }
+
+    fn header(&self) -> Vec<String> {
+        let mut header = vec!["no.".to_owned(), "policy".to_owned()];
+        header.extend(self.settings().into_iter().cloned());
+        header.extend([&self.first, &self.second].map(|aim| {
+            let arrow = if aim.better == Better::Lower { "↓" } else { "↑" };
+            format!("{} {arrow}", aim.name)
+        }));
+        header.push(String::new());
+        header
+    }
+
+    fn plot(&self) -> maud::Markup {
+        let marks: Vec<Mark<'_>> = self
+            .candidates
+            .iter()
+            .enumerate()
+            .map(|(at, candidate)| Mark {
+                number: (at + 1).to_string(),
+                label: &candidate.label,
+                x: candidate.first,
+                y: candidate.second,
+                standing: self.standings[at],
+                is_baseline: candidate.role == Role::Baseline,
+            })
+            .collect();
+        let axis = |aim: &Aim| format!("{} ({})", aim.name, words::direction(aim.better));
+        scatter(&axis(&self.first), &axis(&self.second), &marks)
+    }
+
+    /// A table for a terminal.
+    pub fn to_terminal(&self) -> String {
+        let header: Vec<String> = self.header().iter().map(|name| words::one_line(name)).collect();
+        let aligned: Vec<(&str, Align)> =
+            header.iter().map(|name| (name.as_str(), Align::Left)).collect();
+        format!("{}\n\n{}", words::one_line(&self.title()), table(&aligned, &self.rows()))
+    }
+
+    /// A table in Markdown.
+    pub fn to_markdown(&self) -> String {
+        let mut text = format!("# {}\n\n", inline(&self.title()));
+        let mut row = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|cell| inline(cell)).collect();
+            writeln!(text, "| {} |", cells.join(" | ")).expect("a string takes any text");
+        };
+        let header = self.header();
+        row(&header);
+        row(&vec!["---".to_owned(); header.len()]);
+        for cells in self.rows() {
+            row(&cells);
+        }
+        text
+    }
+
+    /// The plot, as a file of its own that follows its viewer's light or dark.
+    pub fn to_svg(&self) -> String {
+        let svg = self.plot().into_string();
+        let style =
+            html! { style { (maud::PreEscaped(STYLE.replace(":root", "svg"))) } }.into_string();
+        // Straight after the opening tag.
+        svg.find('>')
+            .map_or_else(String::new, |at| format!("{}{style}{}", &svg[..=at], &svg[at + 1..]))
+    }
+
+    /// One page that needs nothing besides itself.
+    pub fn to_html(&self) -> String {
+        let title = self.title();
+        let body = html! {
+            h1 { (foreign(&title)) }
+            p.note {
+                "One point for each policy, with its 95 % intervals; squares are baselines. Ringed: no \
+                 other policy is better in both aims, judged by the means. Numbers are those of the table."
+            }
+            figure.broad { (self.plot()) }
+            h2 { "Policies" }
+            div.wide tabindex="0" role="region" aria-label="Policies" {
+                table.sortable {
+                    thead { tr { @for name in self.header() { th scope="col" {
+                        button type="button" { (foreign(&name)) }
+                    } } } }
+                    tbody {
+                        @for cells in self.rows() {
+                            tr { @for text in cells {
+                                // The mean stands before its interval.
+                                @let value = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
+                                @if let Some(value) = value {
+                                    td data-value=(value) { (foreign(&text)) }
+                                } @else {
+                                    td { (foreign(&text)) }
+                                }
+                            } }
+                        }
+                    }
+                }
+            }
+        };
+        Page { title: &title, body }.render()
+    }
+}

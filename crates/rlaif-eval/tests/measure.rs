@@ -1,0 +1,237 @@
+//! Measuring, its journal, and what a comparison makes of it.
+
+use std::cell::Cell;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use proptest::prelude::*;
+use rlaif_core::{Exchange, PromptRecord, Sample, Seed};
+use rlaif_eval::text::{Length, LengthUnit};
+use rlaif_eval::{
+    About, Better, Column, CompareOptions, Comparison, EvalError, Evaluation, Measurement, Metric,
+    MetricInfo, PairJudge, Pairing, SliceBy, Values, Verdict, WinRateOptions, win_rate,
+};
+
+/// Counts what it is asked, and fails from the n-th response on.
+struct Costly {
+    info: MetricInfo,
+    asked: Arc<AtomicUsize>,
+    breaks_at: usize,
+}
+
+impl Metric for Costly {
+    fn info(&self) -> &MetricInfo {
+        &self.info
+    }
+    fn evaluate(&self, batch: &[Exchange<'_>]) -> Result<Values, EvalError> {
+        let before = self.asked.fetch_add(batch.len(), Ordering::Relaxed);
+        if before + batch.len() > self.breaks_at {
+            let metric = self.info.name.clone();
+            return Err(EvalError::Metric { metric, source: "out of budget".into() });
+        }
+        // A third needs all 17 digits, and a value that is missing is asked for again.
+        let value = |x: &Exchange<'_>| (x.response != "7").then(|| x.response.len() as f64 / 3.);
+        Ok(Values { values: batch.iter().map(value).collect(), reasons: Vec::new() })
+    }
+}
+
+fn answers(n: usize) -> Vec<Sample> {
+    let sample = |at: usize| Sample {
+        record: PromptRecord::new(at.to_string(), "Count."),
+        response: at.to_string(),
+    };
+    (0..n).map(sample).collect()
+}
+
+fn measure(
+    asked: &Arc<AtomicUsize>,
+    breaks_at: usize,
+    journal: Option<&Path>,
+) -> Result<Evaluation, EvalError> {
+    let info = MetricInfo::new("costly", Better::Higher);
+    let metrics: [Box<dyn Metric>; 1] =
+        [Box::new(Costly { info, asked: Arc::clone(asked), breaks_at })];
+    let mut measurement = Measurement::of(&metrics).batch(10);
+    if let Some(path) = journal {
+        measurement = measurement.journal(path);
+    }
+    measurement.run(About::new("policy", Seed::new(1)), answers(95))
+}
+
+#[test]
+fn an_interrupted_measurement_goes_on_where_it_stopped_and_gives_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("scores.jsonl");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let whole = measure(&asked, 1_000, None).unwrap();
+    assert_eq!(asked.swap(0, Ordering::Relaxed), 95);
+
+    let error = measure(&asked, 50, Some(&journal)).unwrap_err();
+    assert!(matches!(error, EvalError::Metric { .. }), "{error}");
+    // As a crash would leave it: the last line half written.
+    let text = std::fs::read_to_string(&journal).unwrap();
+    std::fs::write(&journal, &text[..text.len() - 9]).unwrap();
+
+    asked.store(0, Ordering::Relaxed);
+    let resumed = measure(&asked, 1_000, Some(&journal)).unwrap();
+    assert_eq!(resumed, whole);
+    // 50 were measured; one of them without a value, one lost.
+    assert_eq!(asked.swap(0, Ordering::Relaxed), 45 + 2);
+    assert_eq!(measure(&asked, 1_000, Some(&journal)).unwrap(), whole);
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+
+    std::fs::write(&journal, "not json\n").unwrap();
+    let error = measure(&asked, 1_000, Some(&journal)).unwrap_err();
+    assert!(matches!(error, EvalError::Format { line: 1, .. }), "{error}");
+}
+
+#[test]
+fn progress_is_told_after_each_batch() {
+    let metrics: [Box<dyn Metric>; 1] = [Box::new(Length::new(LengthUnit::Words))];
+    let calls = Cell::new(0);
+    let last = Cell::new((0, 0));
+    Measurement::of(&metrics)
+        .batch(4)
+        .progress(|p| {
+            calls.set(calls.get() + 1);
+            last.set((p.done, p.total));
+        })
+        .run(About::new("policy", Seed::new(1)), answers(10))
+        .unwrap();
+    assert_eq!((calls.get(), last.get()), (3, (10, 10)));
+}
+
+/// An evaluation of `k` responses to each prompt, with a toxicity for each.
+fn toxic(scores: &[Vec<f64>]) -> Evaluation {
+    let mut samples = Vec::new();
+    for (id, row) in scores.iter().enumerate() {
+        for _ in row {
+            let mut record = PromptRecord::new(id.to_string(), "word ".repeat(id + 1));
+            record.metadata.insert("source".into(), ["web", "books"][id % 2].into());
+            samples.push(Sample { record, response: "an answer".into() });
+        }
+    }
+    let mut evaluation = Evaluation::new(About::new("policy", Seed::new(3)), samples);
+    let info = MetricInfo::new("toxicity", Better::Lower).threshold(0.5);
+    let values = scores.concat().into_iter().map(Some).collect();
+    evaluation.add(Column { info, values, reasons: Vec::new() }).unwrap();
+    evaluation
+}
+
+#[test]
+fn several_responses_to_a_prompt_give_real_toxicity_prompts_measures() {
+    let before = toxic(&[vec![0.1, 0.9], vec![0.2, 0.6], vec![0.1, 0.2]]);
+    let after = toxic(&[vec![0.1, 0.3], vec![0.2, 0.6], vec![0.1, 0.2]]);
+    let found = Comparison::of(&before, &after, &CompareOptions::default()).unwrap();
+    assert_eq!((found.prompts, found.responses), (3, 6));
+    let means = |name: &str| {
+        let row = found.row(name).unwrap();
+        (row.before.moments.mean, row.after.moments.mean)
+    };
+    let near = |(a, b): (f64, f64), (c, d): (f64, f64)| {
+        assert!((a - c).abs() < 1e-12 && (b - d).abs() < 1e-12, "({a}, {b}) instead of ({c}, {d})");
+    };
+    near(means("toxicity"), (2.1 / 6., 1.5 / 6.));
+    near(means("toxicity, share ≥ 0.5"), (1. / 3., 1. / 6.));
+    near(means("toxicity, expected max of 2"), (1.7 / 3., 1.1 / 3.));
+    near(means("toxicity, any of 2 ≥ 0.5"), (2. / 3., 1. / 3.));
+    let row = found.row("toxicity").unwrap();
+    assert_eq!((row.before.moments.max, row.after.moments.max), (0.9, 0.6));
+    assert_eq!(row.histogram.as_ref().unwrap().before.iter().sum::<u64>(), 6);
+}
+
+#[test]
+fn slices_hold_every_prompt_once_and_average_to_the_whole() {
+    let scores: Vec<Vec<f64>> = (0..20).map(|i| vec![f64::from(i) / 20.]).collect();
+    let halved: Vec<Vec<f64>> = scores.iter().map(|row| vec![row[0] / 2.]).collect();
+    let slices = vec![SliceBy::Metadata { key: "source".into() }, SliceBy::PromptLength];
+    let options = CompareOptions { slices, ..CompareOptions::default() };
+    let found = Comparison::of(&toxic(&scores), &toxic(&halved), &options).unwrap();
+    let whole = found.row("toxicity").unwrap().delta.mean;
+    for by in ["source", "prompt length (words)"] {
+        let parts: Vec<_> = found.slices.iter().filter(|slice| slice.by == by).collect();
+        assert_eq!(parts.iter().map(|slice| slice.n).sum::<usize>(), 20);
+        let sum: f64 = parts.iter().map(|slice| slice.rows[0].delta * slice.n as f64).sum();
+        assert!((sum / 20. - whole).abs() < 1e-12);
+        assert!(
+            parts.iter().all(|slice| slice.rows[0].ci95.unwrap().contains(slice.rows[0].delta))
+        );
+    }
+}
+
+#[test]
+fn a_reward_that_rose_without_the_judge_is_told() {
+    let columns = |reward: f64, judge: f64| {
+        let mut evaluation = Evaluation::new(About::new("policy", Seed::new(1)), answers(40));
+        for (name, gain) in [("reward", reward), ("judge", judge)] {
+            let noise = |at: usize| f64::from(at as u32 * 7919 % 40) / 40.;
+            let values = (0..40).map(|at| Some(noise(at) + gain * (1. + noise(at + 3)))).collect();
+            let info = MetricInfo::new(name, Better::Higher);
+            evaluation.add(Column { info, values, reasons: Vec::new() }).unwrap();
+        }
+        evaluation
+    };
+    let pair = Some(("reward".to_owned(), "judge".to_owned()));
+    let options = CompareOptions { reward_and_judge: pair, ..CompareOptions::default() };
+    let gamed = Comparison::of(&columns(0., 0.), &columns(1., 0.1), &options).unwrap();
+    let gap = gamed.over_optimisation.unwrap();
+    assert!(gap.reward_gain > 2. && gap.ci95.low > 1., "{gap:?}");
+    let honest = Comparison::of(&columns(0., 0.), &columns(1., 1.), &options).unwrap();
+    let gap = honest.over_optimisation.unwrap();
+    assert!(gap.gap.abs() < 1e-9 && gap.ci95.contains(0.), "{gap:?}");
+}
+
+struct First;
+
+impl PairJudge for First {
+    fn name(&self) -> &'static str {
+        "whatever comes first"
+    }
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+        Ok(vec![Some(1.); batch.len()])
+    }
+}
+
+#[test]
+fn a_judge_that_likes_what_it_sees_first_moves_nothing_and_is_found_out() {
+    let (before, after) = (answers(10), answers(10));
+    let found = win_rate(&First, &before, &after, &WinRateOptions::default()).unwrap();
+    assert_eq!((found.rate, found.ties, found.first_rate, found.consistent), (0.5, 1., 1., 0.));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn swapping_the_sides_turns_every_number_round(
+        scores in prop::collection::vec((0f64..1., 0f64..1.), 3..30),
+    ) {
+        let side = |pick: fn(&(f64, f64)) -> f64| {
+            toxic(&scores.iter().map(|pair| vec![pick(pair)]).collect::<Vec<_>>())
+        };
+        let (before, after) = (side(|p| p.0), side(|p| p.1));
+        let options = CompareOptions { resamples: 200, ..CompareOptions::default() };
+        let there = Comparison::of(&before, &after, &options).unwrap();
+        let back = Comparison::of(&after, &before, &options).unwrap();
+        for (a, b) in there.rows.iter().zip(&back.rows) {
+            prop_assert!((a.delta.mean + b.delta.mean).abs() < 1e-12);
+            prop_assert!((a.delta.ci95.low + b.delta.ci95.high).abs() < 1e-9);
+            prop_assert!((a.delta.t_test.p - b.delta.t_test.p).abs() < 1e-9);
+            prop_assert!((a.delta.wilcoxon.p - b.delta.wilcoxon.p).abs() < 1e-9);
+            prop_assert_eq!(a.delta.verdict == Verdict::Better, b.delta.verdict == Verdict::Worse);
+        }
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_intervals_on_any_number_of_threads(seed: u64) {
+        let scores: Vec<Vec<f64>> = (0..30).map(|i| vec![f64::from(i * i % 17) / 17.]).collect();
+        let halved: Vec<Vec<f64>> = scores.iter().map(|row| vec![row[0] / 2.]).collect();
+        let options = CompareOptions { resamples: 100, seed: Seed::new(seed), ..CompareOptions::default() };
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| Comparison::of(&toxic(&scores), &toxic(&halved), &options).unwrap())
+        };
+        prop_assert_eq!(run(1), run(3));
+    }
+}
