@@ -324,7 +324,7 @@ impl TradeOff {
     pub fn to_svg(&self) -> String {
         let svg = self.plot().into_string();
         let style =
-            html! { style { (maud::PreEscaped(STYLE.replace(":root", "svg"))) } }.into_string();
+            html! { style { (maud::PreEscaped(STYLE.replace(":root", "svg") + "svg { background: var(--paper); }")) } }.into_string();
         // Straight after the opening tag.
         svg.find('>')
             .map_or_else(String::new, |at| format!("{}{style}{}", &svg[..=at], &svg[at + 1..]))

@@ -200,6 +200,41 @@ fn a_judge_that_likes_what_it_sees_first_moves_nothing_and_is_found_out() {
     assert_eq!((found.rate, found.ties, found.first_rate, found.consistent), (0.5, 1., 1., 0.));
 }
 
+struct Longer;
+
+impl PairJudge for Longer {
+    fn name(&self) -> &'static str {
+        "mostly the longer one"
+    }
+    /// The longer response, except for one pair in five.
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+        let judge = |x: &Pairing<'_>| {
+            let longer = x.first.len() > x.second.len();
+            let otherwise = x.prompt.len().is_multiple_of(5);
+            Some(f64::from(u8::from(longer != otherwise)))
+        };
+        Ok(batch.iter().map(judge).collect())
+    }
+}
+
+#[test]
+fn a_policy_that_only_learned_to_write_more_wins_nothing_at_equal_length() {
+    let side = |length: fn(usize) -> usize| -> Vec<Sample> {
+        let sample = |at: usize| Sample {
+            record: PromptRecord::new(at.to_string(), "x".repeat(at)),
+            response: "y".repeat(length(at)),
+        };
+        (0..400).map(sample).collect()
+    };
+    // From two fifths shorter to twice as long, and longer for three prompts of four.
+    let (before, after) = (side(|_| 100), side(|at| 60 + at * 37 % 140));
+    let found = win_rate(&Longer, &before, &after, &WinRateOptions::default()).unwrap();
+    assert!(found.rate > 0.6 && found.ci95.low > 0.55, "{found:?}");
+    let controlled = found.length_controlled.unwrap();
+    assert!(controlled.slope > 0. && controlled.ci95.unwrap().contains(controlled.rate));
+    assert!((controlled.rate - 0.5).abs() < 0.1, "{controlled:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -120,7 +120,7 @@ fn characters_that_turn_text_round_are_shown_as_codes_everywhere() {
     for page in [report.to_html(), report.to_markdown(), report.to_terminal()] {
         assert!(!turns(&page));
     }
-    assert!(report.to_html().contains("U+202E") && report.to_markdown().contains("U\\+202E"));
+    assert!(report.to_html().contains("U+202E") && report.to_markdown().contains("U+202E"));
     // The file for programs keeps what was said.
     assert!(turns(&serde_json::to_string(&report).unwrap()));
 }
@@ -132,8 +132,36 @@ fn markdown_holds_no_markup_of_a_response_and_folds_toxic_text() {
     // What follows stands in code blocks, where nothing is markup.
     let (text, _) = text.split_once("## Where the prompts came from").unwrap();
     assert!(!text.contains("<script") && !text.contains("<img"));
-    assert!(!text.contains("](http") && !text.contains("\n# Heading"));
+    assert!(
+        !text.replace("\\]", "").contains("](")
+            && !text.contains("http:")
+            && !text.contains("\n# Heading")
+    );
     assert!(text.contains("<details><summary>folded: toxicity 0.9"));
+}
+
+#[test]
+fn toxic_texts_are_folded_whatever_the_headline() {
+    let (before, after) = (side(12, "said before", 1.), side(12, "said after", 0.7));
+    let options = CompareOptions {
+        headline: Some("help".into()),
+        prompt_toxicity: Some("prompt_toxicity".into()),
+        ..CompareOptions::default()
+    };
+    let comparison = Comparison::of(&before, &after, &options).unwrap();
+    let folds: Vec<[bool; 3]> = comparison
+        .samples
+        .iter()
+        .map(|s| [&s.folds.prompt, &s.folds.before, &s.folds.after].map(Option::is_some))
+        .collect();
+    // Scores are 0, 1/12, .. 11/12 in the order of `at * 37 % 12`, which is `at`.
+    for (at, fold) in folds.into_iter().enumerate() {
+        let score = at as f64 / 12.;
+        assert_eq!(fold, [at % 2 == 1, score >= 0.5, score * 0.7 >= 0.5], "{at}");
+    }
+    let report = Report::new("t", &before, &after, comparison, Details::default()).unwrap();
+    // Prompts 1, 3, .. 11; responses 6 to 11 before and 9 to 11 after.
+    assert_eq!(report.to_html().matches("<details class=\"fold\">").count(), 6 + 6 + 3);
 }
 
 #[test]

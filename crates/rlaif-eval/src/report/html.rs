@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::page::{Folds, Page, choose, flatten, folded, foreign};
+use super::page::{Page, choose, flatten, folded, foreign};
 use super::plot::{Whisker, forest, histogram, line};
 use super::{Report, words};
 use crate::compare::{Row, Verdict};
@@ -300,7 +300,6 @@ fn training(report: &Report) -> Markup {
 }
 
 fn samples(report: &Report) -> Markup {
-    let folds = Folds::of(report);
     let total = report.comparison().samples.len();
     let mut shown: Vec<String> = Vec::new();
     let mut bytes = 0;
@@ -310,9 +309,9 @@ fn samples(report: &Report) -> Markup {
         let change = sample.score_after - sample.score_before;
         let row = html! {
             tr {
-                td.words data-label="prompt" { (folded(&sample.prompt, folds.folds_prompt(sample))) }
-                td.words data-label="before" { (folded(&sample.before, folds.folds(sample.score_before))) }
-                td.words data-label="after" { (folded(&sample.after, folds.folds(sample.score_after))) }
+                td.words data-label="prompt" { (folded(&sample.prompt, sample.folds.prompt.as_deref())) }
+                td.words data-label="before" { (folded(&sample.before, sample.folds.before.as_deref())) }
+                td.words data-label="after" { (folded(&sample.after, sample.folds.after.as_deref())) }
                 td.n data-label="score before" data-value=(sample.score_before) { (words::number(sample.score_before)) }
                 td.n data-label="score after" data-value=(sample.score_after) { (words::number(sample.score_after)) }
                 td.n data-label="change" data-value=(change) { (words::signed(change)) }

@@ -13,17 +13,18 @@ const MOST_SAMPLES: usize = 12;
 /// Text that a model or a file brought along, on one line: neither Markdown nor HTML takes any of
 /// it for markup, so that no link, image or script comes of it.
 pub(crate) fn inline(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in words::one_line(text).chars() {
+    let line = words::one_line(text);
+    let mut safe = String::with_capacity(line.len());
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),
             '>' => safe.push_str("&gt;"),
-            // A colon or a dot would make a bare address a link, an at sign an e-mail address.
-            ':' => safe.push_str("&#58;"),
+            // A bare address would become a link, of a page or of an e-mail.
+            ':' if !rest.as_str().starts_with(' ') => safe.push_str("&#58;"),
             '@' => safe.push_str("&#64;"),
-            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '#' | '+' | '!' | '|'
-            | '~' | '$' => {
+            '\\' | '`' | '*' | '_' | '[' | ']' | '#' | '!' | '|' | '~' | '$' => {
                 safe.push('\\');
                 safe.push(c);
             }
@@ -204,21 +205,20 @@ fn judges(out: &mut String, report: &Report) -> fmt::Result {
 }
 
 fn samples(out: &mut String, report: &Report) -> fmt::Result {
-    let page = super::page::Folds::of(report);
     let chosen = super::page::choose(report, MOST_SAMPLES);
     writeln!(out, "## Responses\n\n{} of {}.\n", chosen.len(), report.comparison().samples.len())?;
     for (sample, why) in chosen {
-        let SampleRow { id, prompt, before, after, score_before, score_after, .. } = sample;
+        let SampleRow { id, prompt, before, after, score_before, score_after, folds } = sample;
         writeln!(out, "### {} ({why})\n", inline(id))?;
-        quote(out, "Prompt", prompt, page.folds_prompt(sample))?;
+        quote(out, "Prompt", prompt, folds.prompt.as_deref())?;
         let label = |side: &str, score: f64| format!("{side}, {}", words::number(score));
-        quote(out, &label("Before", *score_before), before, page.folds(*score_before))?;
-        quote(out, &label("After", *score_after), after, page.folds(*score_after))?;
+        quote(out, &label("Before", *score_before), before, folds.before.as_deref())?;
+        quote(out, &label("After", *score_after), after, folds.after.as_deref())?;
     }
     Ok(())
 }
 
-fn quote(out: &mut String, label: &str, text: &str, fold: Option<String>) -> fmt::Result {
+fn quote(out: &mut String, label: &str, text: &str, fold: Option<&str>) -> fmt::Result {
     let (shown, more) = words::clip(text, MOST_CHARACTERS);
     let more = if more > 0 { format!(" … {more} more characters") } else { String::new() };
     let quoted = format!("{}{more}", inline(shown));
@@ -226,7 +226,8 @@ fn quote(out: &mut String, label: &str, text: &str, fold: Option<String>) -> fmt
         // A blank line ends an HTML block, and `inline` leaves none.
         Some(why) => writeln!(
             out,
-            "{label}:\n\n<details><summary>{why}</summary>\n\n> {quoted}\n\n</details>\n"
+            "{label}:\n\n<details><summary>folded: {}</summary>\n\n> {quoted}\n\n</details>\n",
+            inline(why)
         ),
         None => writeln!(out, "{label}:\n\n> {quoted}\n"),
     }
@@ -239,7 +240,8 @@ mod tests {
     #[test]
     fn nothing_in_a_text_is_markup() {
         let text = inline("# <script>x</script> ![i](http://e.x/t.png) a|b `c` www.e.x\n- d");
-        assert!(!text.contains('<') && !text.contains("](") && !text.contains("http:"), "{text}");
+        assert!(!text.contains('<') && !text.contains("http:"), "{text}");
+        assert!(text.contains("\\!\\[i\\]("), "{text}");
         assert!(!text.contains("www"), "{text}");
         assert!(
             !text.contains('\n') && text.contains("a\\|b") && text.contains("\\`c\\`"),

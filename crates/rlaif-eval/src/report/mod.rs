@@ -178,8 +178,8 @@ impl Report {
     }
 
     /// One page that needs nothing besides itself: no network, no other file. Texts of models are
-    /// shown as text, whatever they contain, and folded where the headline metric says that they
-    /// are toxic. At most 120 responses and 2 MB of them are shown; `report.json` has all.
+    /// shown as text, whatever they contain, and folded as [`Folds`](crate::Folds) says. At most
+    /// 120 pairs of responses and 2 MB of them are shown; `report.json` has all.
     pub fn to_html(&self) -> String {
         html::report(self)
     }

@@ -83,36 +83,11 @@ pub(crate) fn foreign(text: &str) -> Markup {
     }
 }
 
-/// `foreign`, folded if there is a reason to.
-pub(crate) fn folded(text: &str, why: Option<String>) -> Markup {
+/// `foreign`, folded if there is a reason to; the reason holds nothing of the text.
+pub(crate) fn folded(text: &str, why: Option<&str>) -> Markup {
     match why {
-        Some(why) => html! { details.fold { summary { (why) } (foreign(text)) } },
+        Some(why) => html! { details.fold { summary { "folded: " (why) } (foreign(text)) } },
         None => foreign(text),
-    }
-}
-
-/// Which texts are folded: those that reach the headline's threshold, where less is better.
-pub(crate) struct Folds {
-    threshold: Option<f64>,
-    metric: String,
-}
-
-impl Folds {
-    pub(crate) fn of(report: &Report) -> Self {
-        let row = report.headline();
-        let threshold = row.threshold.filter(|_| row.better == Better::Lower);
-        Self { threshold, metric: words::one_line(&row.name) }
-    }
-
-    /// What stands in the place of a text with this score.
-    pub(crate) fn folds(&self, score: f64) -> Option<String> {
-        let reached = self.threshold.is_some_and(|threshold| score >= threshold);
-        // Not a word of the text itself. Escaped where it is written into HTML.
-        reached.then(|| format!("folded: {} {}", self.metric, words::number(score)))
-    }
-
-    pub(crate) fn folds_prompt(&self, sample: &SampleRow) -> Option<String> {
-        self.folds(sample.prompt_toxicity?)
     }
 }
 
