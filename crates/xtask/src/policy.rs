@@ -25,8 +25,9 @@ const LICENCES: [&str; 13] = [
 const EXCEPTIONS: [&str; 1] = ["LLVM-exception"];
 
 /// Dependencies that others bring in several versions.
-const TWICE: [&str; 24] = [
-    // tch is on thiserror 1, safetensors 0.3 and zip 0.6, which brings older hashes and zstd.
+const TWICE: [&str; 28] = [
+    // tch is on thiserror 1, ndarray 0.16, safetensors 0.3 and zip 0.6, which brings older hashes
+    // and zstd.
     "thiserror",
     "thiserror-impl",
     "block-buffer",
@@ -34,6 +35,8 @@ const TWICE: [&str; 24] = [
     "cpufeatures",
     "crypto-common",
     "digest",
+    "hmac",
+    "ndarray",
     "safetensors",
     "sha2",
     "zip",
@@ -55,6 +58,9 @@ const TWICE: [&str; 24] = [
     "hashbrown",
     // Some derive macros are on syn 3, others still on 2.
     "syn",
+    // Behind features that are off: the conversions of statrs' linear algebra.
+    "glam",
+    "num-bigint",
     // For Windows alone.
     "windows-sys",
 ];
