@@ -155,18 +155,20 @@ impl HubDataset {
         }
         // The folder was asked for by name, so its name says nothing about splits.
         let skip = folder.map_or(0, str::len);
-        let splits: Vec<Option<&str>> = inside.iter().map(|file| split_of(&file[skip..])).collect();
+        let splits: Vec<Option<String>> =
+            inside.iter().map(|file| split_of(&file[skip..])).collect();
         let named = splits.iter().any(Option::is_some);
-        let wanted = split_of(&self.split).unwrap_or(&self.split);
+        let wanted = split_of(&self.split).unwrap_or_else(|| self.split.clone());
+        let unnamed = (!named).then_some("train");
         let chosen: Vec<&str> = inside
             .iter()
             .zip(&splits)
-            .filter(|(_, split)| split.or((!named).then_some("train")) == Some(wanted))
+            .filter(|(_, split)| split.as_deref().or(unnamed) == Some(wanted.as_str()))
             .map(|(file, _)| *file)
             .collect();
         if chosen.is_empty() {
             let found: BTreeSet<&str> =
-                splits.into_iter().map(|split| split.unwrap_or("train")).collect();
+                splits.iter().map(|split| split.as_deref().unwrap_or("train")).collect();
             return Err(self.layout_error("split", &self.split, &found));
         }
         Ok(chosen)
@@ -228,16 +230,26 @@ fn is_data(file: &str) -> bool {
     by_format.iter().any(|end| name.ends_with(end)) && !about.contains(&name)
 }
 
-/// The split a path speaks of.
-fn split_of(path: &str) -> Option<&'static str> {
-    path.split(|c: char| !c.is_ascii_alphabetic()).find_map(|word| {
-        match word.to_ascii_lowercase().as_str() {
-            "train" | "training" => Some("train"),
-            "validation" | "valid" | "val" | "dev" => Some("validation"),
-            "test" | "testing" | "eval" | "evaluation" => Some("test"),
-            _ => None,
-        }
+/// The split a path speaks of: a word such as `train`, or a longer name that begins with one, such
+/// as `train_sft`, which is a split of its own.
+fn split_of(path: &str) -> Option<String> {
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.map(str::to_ascii_lowercase).find_map(|word| {
+        let parts: Vec<&str> = word.split('_').collect();
+        let at = parts.iter().position(|part| known_split(part).is_some())?;
+        // A number behind it counts files, not splits.
+        let named = at == 0 && parts.get(1).is_some_and(|p| p.starts_with(char::is_alphabetic));
+        if named { Some(word.clone()) } else { known_split(parts[at]).map(str::to_owned) }
     })
+}
+
+fn known_split(word: &str) -> Option<&'static str> {
+    match word.trim_end_matches(|c: char| c.is_ascii_digit()) {
+        "train" | "training" => Some("train"),
+        "validation" | "valid" | "val" | "dev" => Some("validation"),
+        "test" | "testing" | "eval" | "evaluation" => Some("test"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -246,11 +258,21 @@ mod tests {
 
     #[test]
     fn splits_are_told_by_whole_words() {
-        assert_eq!(split_of("data/train-00000-of-00002.parquet"), Some("train"));
-        assert_eq!(split_of("helpful-base/test.jsonl.gz"), Some("test"));
-        assert_eq!(split_of("dev.csv"), Some("validation"));
-        assert_eq!(split_of("red-team-attempts/red_team_attempts.jsonl.gz"), None);
-        assert_eq!(split_of("contest/values.csv"), None);
+        for (path, split) in [
+            ("data/train-00000-of-00002.parquet", Some("train")),
+            ("helpful-base/test.jsonl.gz", Some("test")),
+            ("dev.csv", Some("validation")),
+            ("dialogsum_train.csv", Some("train")),
+            ("train_00001.parquet", Some("train")),
+            ("train2.csv", Some("train")),
+            // Splits of their own, not parts of one.
+            ("data/train_sft-00000-of-00001.parquet", Some("train_sft")),
+            ("data/test_prefs-0.jsonl", Some("test_prefs")),
+            ("red-team-attempts/red_team_attempts.jsonl.gz", None),
+            ("contest/values.csv", None),
+        ] {
+            assert_eq!(split_of(path).as_deref(), split, "{path}");
+        }
     }
 
     #[test]

@@ -172,9 +172,13 @@ impl<'a> Row<'a> {
     ) -> Result<String, DataError> {
         let Some(column) = column else { return Ok(content_id(content)) };
         match self.take(column)? {
-            Value::String(id) => Ok(id),
+            Value::String(id) if !id.is_empty() => Ok(id),
             Value::Number(number) if !number.is_f64() => Ok(number.to_string()),
-            other => Err(self.wrong_type(column, "an id: a string or a whole number", &other)),
+            other => Err(self.wrong_type(
+                column,
+                "an id: a string that is not empty, or a whole number",
+                &other,
+            )),
         }
     }
 

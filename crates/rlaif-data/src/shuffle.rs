@@ -128,7 +128,7 @@ impl Shuffle {
         if self.at == self.order.len() {
             self.turn_page();
         }
-        let end = self.order.len().min(self.at + size);
+        let end = self.order.len().min(self.at.saturating_add(size));
         let batch = self.order[self.at..end].to_vec();
         self.at = end;
         Ok(batch)
@@ -171,7 +171,9 @@ impl Shuffle {
         let Some(Grouping { lengths, batch, window }) = &self.grouping else { return };
         // Which records are the remainder is left to chance, not to length.
         let whole = self.order.len() - self.order.len() % batch;
-        for (number, records) in self.order[..whole].chunks_mut(batch * window).enumerate() {
+        for (number, records) in
+            self.order[..whole].chunks_mut(batch.saturating_mul(*window)).enumerate()
+        {
             records.sort_by_key(|&index| lengths[index]);
             let seed = seed.derive("batches", number as u64);
             let mut batches: Vec<_> = (0..)

@@ -296,3 +296,11 @@ fn a_mixture_is_even_exhaustive_and_tells_its_sources() {
     assert_eq!(Dataset::mixture(&sources, 100, Seed::new(2)).unwrap(), mixed);
     assert_ne!(Dataset::mixture(&sources, 100, Seed::new(3)).unwrap(), mixed);
 }
+
+#[test]
+fn batches_larger_than_any_memory_are_whole_orders() {
+    let records: Vec<_> = (0..5).map(|i| PromptRecord::new(i.to_string(), "p")).collect();
+    let mut shuffle = Shuffle::new(&records, Seed::new(1)).unwrap();
+    shuffle.next_batch(NonZeroUsize::new(2).unwrap(), Remainder::Keep).unwrap();
+    assert_eq!(shuffle.next_batch(NonZeroUsize::MAX, Remainder::Keep).unwrap().len(), 3);
+}
