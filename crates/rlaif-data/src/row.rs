@@ -84,6 +84,15 @@ impl<'a> Row<'a> {
         self.columns.0.iter().rev().find(|(name, _)| name == column).map(|(_, value)| value)
     }
 
+    /// Checks that there is such a column, be it with nothing in it: a name that was given is
+    /// spelled right.
+    ///
+    /// # Errors
+    /// [`DataError::MissingColumn`], which lists the columns there are.
+    pub fn expect(&self, column: &str) -> Result<(), DataError> {
+        if self.get(column).is_some() { Ok(()) } else { Err(self.missing(column)) }
+    }
+
     /// Moves the value of a column out of the row.
     ///
     /// # Errors
@@ -91,12 +100,16 @@ impl<'a> Row<'a> {
     pub fn take(&mut self, column: &str) -> Result<Value, DataError> {
         match self.columns.0.iter_mut().rev().find(|(name, _)| name == column) {
             Some((_, value)) => Ok(value.take()),
-            None => Err(DataError::MissingColumn {
-                source_name: self.source_name().to_owned(),
-                line: self.line(),
-                column: column.to_owned(),
-                found: self.columns().map(str::to_owned).collect(),
-            }),
+            None => Err(self.missing(column)),
+        }
+    }
+
+    fn missing(&self, column: &str) -> DataError {
+        DataError::MissingColumn {
+            source_name: self.source_name().to_owned(),
+            line: self.line(),
+            column: column.to_owned(),
+            found: self.columns().map(str::to_owned).collect(),
         }
     }
 

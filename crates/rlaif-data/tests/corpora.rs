@@ -57,6 +57,17 @@ fn pairs_with_and_without_margins() {
 }
 
 #[test]
+fn an_optional_column_that_was_named_and_is_not_there_is_a_mistake() {
+    let columns = PairColumns { margin: Some("margn".into()), ..Default::default() };
+    let error = read("prompt,chosen,rejected,margin\np,c,r,0.5\n", columns).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("`margn`") && message.contains("`margin`"), "{message}");
+    let columns = PromptColumns { reference: Some("gold".into()), ..Default::default() };
+    let error = read("{\"prompt\":\"a\",\"golden\":\"b\"}\n", columns).unwrap_err();
+    assert!(error.to_string().contains("`golden`"), "{error}");
+}
+
+#[test]
 fn unpaired_preferences_from_booleans_and_from_csv() {
     let verdicts = |rows: &str| -> Vec<Desirability> {
         let read = read(rows, UnpairedColumns::default()).unwrap().into_records();

@@ -25,7 +25,8 @@ pub struct PromptColumns {
     pub id: Option<String>,
     /// The column of prompts.
     pub prompt: String,
-    /// The column of reference responses; a row may leave it empty (null or absent).
+    /// The column of reference responses; a row may leave it empty (null), and must
+    /// have it.
     pub reference: Option<String>,
 }
 
@@ -45,7 +46,10 @@ impl Corpus for PromptColumns {
     fn record(&self, mut row: Row<'_>) -> Result<Outcome<PromptRecord>, DataError> {
         let prompt = row.text(&self.prompt)?;
         let reference = match &self.reference {
-            Some(column) => row.optional_text(column)?,
+            Some(column) => {
+                row.expect(column)?;
+                row.optional_text(column)?
+            }
             None => None,
         };
         let id = row.identity(self.id.as_deref(), &[&prompt])?;
@@ -98,7 +102,8 @@ pub struct PairColumns {
     pub chosen: String,
     /// The column of the other responses.
     pub rejected: String,
-    /// The column of margins; a row may leave it empty (null or absent).
+    /// The column of margins; a row may leave it empty (null), and must
+    /// have it.
     pub margin: Option<String>,
 }
 
@@ -126,7 +131,10 @@ impl Corpus for PairColumns {
         let chosen = row.text(&self.chosen)?;
         let rejected = row.text(&self.rejected)?;
         let margin = match &self.margin {
-            Some(column) => row.optional_number(column)?,
+            Some(column) => {
+                row.expect(column)?;
+                row.optional_number(column)?
+            }
             None => None,
         };
         let id = row.identity(self.id.as_deref(), &[&prompt, &chosen, &rejected])?;
