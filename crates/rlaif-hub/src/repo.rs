@@ -398,12 +398,12 @@ mod tests {
         #[test]
         fn a_safe_path_never_leaves_its_folder(name in "[./\\\\a:\u{0}~ ]{0,12}") {
             if is_safe_path(&name) {
-                let joined = Path::new("/root/folder").join(&name);
+                let joined = Path::new("/some/folder").join(&name);
                 let inside = joined
                     .components()
                     .skip(3)
                     .all(|c| matches!(c, std::path::Component::Normal(_)));
-                prop_assert!(joined.starts_with("/root/folder") && inside, "{}", joined.display());
+                prop_assert!(joined.starts_with("/some/folder") && inside, "{}", joined.display());
             }
         }
     }
