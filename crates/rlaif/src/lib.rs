@@ -5,9 +5,15 @@
 pub mod cli;
 
 pub use rlaif_core as core;
+pub use rlaif_data as data;
+pub use rlaif_dpo as dpo;
+pub use rlaif_eval as eval;
 pub use rlaif_hub as hub;
 pub use rlaif_lm as lm;
 pub use rlaif_models as models;
+pub use rlaif_ppo as ppo;
+pub use rlaif_rewards as rewards;
 pub use rlaif_text as text;
 pub use rlaif_torch as torch;
+pub use rlaif_train as train;
 pub use tch;

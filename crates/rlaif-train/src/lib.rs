@@ -1,0 +1,1 @@
+//! Training that every algorithm shares.
