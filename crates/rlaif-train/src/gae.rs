@@ -1,0 +1,152 @@
+//! Generalized advantage estimation over response tokens.
+
+use rlaif_lm::Mask;
+use tch::Tensor;
+
+/// What an update learns from, f32 `[B, T]` each, 0 where masked.
+#[derive(Debug)]
+pub struct Advantages {
+    /// Â_t: how much better token t was than what the value function expected.
+    pub advantages: Tensor,
+    /// R_t = Â_t + V_t, what the value function should have said; taken before any whitening.
+    pub returns: Tensor,
+}
+
+/// Generalized advantage estimation ([Schulman et al. 2016](https://arxiv.org/abs/1506.02438),
+/// equations 11 and 16), from the right, within each response:
+///
+/// ```text
+/// δ_t = r_t + γ V_{t+1} − V_t          V is 0 behind the last token
+/// Â_t = δ_t + γ λ Â_{t+1}              R_t = Â_t + V_t
+/// ```
+///
+/// `rewards` and `values` are `[B, T]`; what they hold where masked does not matter. A response's
+/// tokens stand side by side.
+///
+/// # Panics
+/// If the shapes differ.
+///
+/// ```
+/// use rlaif_lm::Mask;
+/// use tch::Tensor;
+/// let (rewards, values) = (Tensor::from_slice2(&[[0f32, 1.]]), Tensor::from_slice2(&[[0.5f32, 0.5]]));
+/// let mask = Mask::new(Tensor::from_slice2(&[[true, true]]));
+/// let found = rlaif_train::gae(&rewards, &values, &mask, 1., 1.);
+/// assert_eq!(Vec::<f32>::try_from(found.advantages.view([-1])).unwrap(), [0.5, 0.5]);
+/// assert_eq!(Vec::<f32>::try_from(found.returns.view([-1])).unwrap(), [1., 1.]);
+/// ```
+pub fn gae(rewards: &Tensor, values: &Tensor, mask: &Mask, gamma: f64, lambda: f64) -> Advantages {
+    let (rewards, values) = (mask.apply(rewards), mask.apply(values));
+    let width = rewards.size()[1];
+    let mut reversed = Vec::new();
+    let mut next: Option<(Tensor, Tensor)> = None;
+    for t in (0..width).rev() {
+        let value = values.select(1, t);
+        let mut advantage = rewards.select(1, t) - &value;
+        if let Some((next_value, next_advantage)) = &next {
+            advantage = (advantage + next_value * gamma) + next_advantage * (gamma * lambda);
+        }
+        reversed.push(advantage.shallow_clone());
+        next = Some((value, advantage));
+    }
+    reversed.reverse();
+    if reversed.is_empty() {
+        return Advantages { advantages: rewards.shallow_clone(), returns: rewards };
+    }
+    // Where a response begins after column 0, what lies before it has gathered advantage.
+    let advantages = mask.apply(&Tensor::stack(&reversed, 1));
+    let returns = &advantages + values;
+    Advantages { advantages, returns }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rlaif_lm::Whiten;
+    use tch::Kind;
+
+    use super::*;
+
+    fn row(values: &[f64]) -> Tensor {
+        Tensor::from_slice(values).view([1, -1])
+    }
+
+    fn close(got: &Tensor, want: &[f64], tolerance: f64) {
+        let got = Vec::<f64>::try_from(got.to_kind(Kind::Double).reshape([-1])).unwrap();
+        assert_eq!(got.len(), want.len());
+        for (g, w) in got.iter().zip(want) {
+            assert!((g - w).abs() <= tolerance, "{got:?} {want:?}");
+        }
+    }
+
+    // The published vectors: OpenAI's lm-human-preferences and torchtune.
+    #[test]
+    fn it_gives_published_numbers() {
+        let all = |n: usize| Mask::new(Tensor::from_slice(&vec![true; n]).view([1, -1]));
+        let x = row(&[0., 0., 0., 1.]);
+        close(&gae(&x, &x, &all(4), 0.9, 0.95).returns, &[0.657_922_5, 0.7695, 0.9, 1.], 1e-9);
+        let rewards = row(&[-0.02, -0.01, 0.03, 1.]);
+        let values = row(&[0.1, 0.2, 0.3, 0.4]);
+        let found = gae(&rewards, &values, &all(4), 1., 0.95);
+        close(&found.advantages, &[0.797_25, 0.755, 0.7, 0.6], 1e-9);
+        close(&found.returns, &[0.897_25, 0.955, 1., 1.], 1e-9);
+        let white = all(4).whiten(&found.advantages, Whiten::Centered);
+        close(&white, &[0.987_596, 0.491_965, -0.153_235, -1.326_326], 1e-5);
+    }
+
+    #[test]
+    fn a_batch_without_a_token_has_no_advantage() {
+        let empty = Tensor::zeros([2, 0], (Kind::Float, tch::Device::Cpu));
+        let mask = Mask::new(empty.to_kind(Kind::Bool));
+        assert_eq!(gae(&empty, &empty, &mask, 1., 0.95).advantages.size(), [2, 0]);
+    }
+
+    /// The definition, token by token.
+    fn reference(rewards: &[f64], values: &[f64], gamma: f64, lambda: f64) -> Vec<f64> {
+        let n = rewards.len();
+        let delta =
+            |t: usize| rewards[t] + gamma * values.get(t + 1).copied().unwrap_or(0.) - values[t];
+        (0..n)
+            .map(|t| (t..n).map(|s| (gamma * lambda).powi((s - t) as i32) * delta(s)).sum())
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn it_equals_the_definition_and_padding_does_not_matter(
+            rows in prop::collection::vec((-2f64..2., -2f64..2.), 1..12),
+            before in 0usize..3,
+            after in 0usize..4,
+            gamma in 0.5f64..1.,
+            lambda in 0f64..1.,
+        ) {
+            let (rewards, values): (Vec<f64>, Vec<f64>) = rows.iter().copied().unzip();
+            let want = reference(&rewards, &values, gamma, lambda);
+            let padded = |x: &[f64]| {
+                row(&[vec![f64::NAN; before], x.to_vec(), vec![f64::INFINITY; after]].concat())
+            };
+            let real = [vec![false; before], vec![true; rows.len()], vec![false; after]].concat();
+            let mask = Mask::new(Tensor::from_slice(&real).view([1, -1]));
+            let found = gae(&padded(&rewards), &padded(&values), &mask, gamma, lambda);
+            let inner = |x: &Tensor| x.narrow(1, before as i64, rows.len() as i64);
+            close(&inner(&found.advantages), &want, 1e-9);
+            let returns: Vec<f64> = want.iter().zip(&values).map(|(a, v)| a + v).collect();
+            close(&inner(&found.returns), &returns, 1e-9);
+            prop_assert!(found.advantages.isfinite().all().int64_value(&[]) == 1);
+            let outside = found.advantages.abs().sum(Kind::Double)
+                - inner(&found.advantages).abs().sum(Kind::Double);
+            prop_assert!(outside.double_value(&[]).abs() < 1e-9);
+        }
+
+        #[test]
+        fn without_discount_it_is_the_reward_to_go_less_the_value(
+            rows in prop::collection::vec((-2f64..2., -2f64..2.), 1..12)
+        ) {
+            let (rewards, values): (Vec<f64>, Vec<f64>) = rows.iter().copied().unzip();
+            let mask = Mask::new(Tensor::from_slice(&vec![true; rows.len()]).view([1, -1]));
+            let found = gae(&row(&rewards), &row(&values), &mask, 1., 1.);
+            let to_go: Vec<f64> = (0..rows.len()).map(|t| rewards[t..].iter().sum()).collect();
+            close(&found.returns, &to_go, 1e-9);
+        }
+    }
+}
