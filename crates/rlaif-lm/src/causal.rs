@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use crate::{
     batch::{Padding, TokenBatch, int},
-    cache::DecodeState,
+    cache::{DecodeState, Room},
     error::LmError,
     forward::Forward,
     head::VocabHead,
@@ -25,22 +25,29 @@ pub trait CausalLm: Send {
     /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
     fn hidden(&self, input: &TokenBatch, forward: Forward<'_>) -> Result<Tensor, LmError>;
 
-    /// Reads right-padded prompts into a cache with room for `new_tokens` more, and returns the
-    /// last hidden states `[B, T, H]` of the prompts.
+    /// An empty state with this much room: [`Room::total`] tokens in each row.
     ///
     /// # Errors
-    /// [`LmError::Torch`] when the memory cannot be had, [`LmError::UnknownAdapter`].
+    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
+    fn open(&self, room: Room) -> Result<DecodeState, LmError>;
+
+    /// Reads right-padded tokens, which become rows after those that the state holds. A row may be
+    /// empty.
+    ///
+    /// # Errors
+    /// [`LmError::BatchMismatch`] or [`LmError::CacheFull`] without room for them,
+    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
     fn prefill(
         &self,
-        prompts: &TokenBatch,
-        new_tokens: usize,
+        state: &mut DecodeState,
+        tokens: &TokenBatch,
         forward: Forward<'_>,
-    ) -> Result<(DecodeState, Tensor), LmError>;
+    ) -> Result<(), LmError>;
 
     /// Hidden states `[B, H]` after one more token per row, int64 `[B]`.
     ///
     /// # Errors
-    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
+    /// [`LmError::CacheFull`], [`LmError::Torch`], [`LmError::UnknownAdapter`].
     fn decode_step(
         &self,
         state: &mut DecodeState,
@@ -104,37 +111,28 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
         self.0.head(forward)
     }
 
-    fn begin(
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
+        self.0.open(room)
+    }
+
+    /// Everything but a prompt's last token is read at once; that one is the first step's.
+    fn enter(
         &self,
+        state: &mut DecodeState,
         prompts: &TokenBatch,
-        new_tokens: usize,
         forward: Forward<'_>,
-    ) -> Result<(DecodeState, Tensor), LmError> {
+    ) -> Result<Vec<u32>, LmError> {
         let spec = self.spec();
+        let mut firsts = Vec::with_capacity(prompts.len());
+        let mut rest = Vec::with_capacity(prompts.len());
         for (row, prompt) in prompts.rows().iter().enumerate() {
-            spec.check_length(row, prompt.len() + new_tokens)?;
+            let (&last, before) = prompt.split_last().ok_or(LmError::EmptyInput { row })?;
+            firsts.push(last);
+            rest.push(before.to_vec());
         }
-        let right = match prompts.padding() {
-            Padding::Right => None,
-            Padding::Left => Some(TokenBatch::pad(
-                prompts.rows().to_vec(),
-                spec.pad_id,
-                Padding::Right,
-                spec.device,
-            )?),
-        };
-        let prompts = right.as_ref().unwrap_or(prompts);
-        let (state, hidden) = self.0.prefill(prompts, new_tokens, forward)?;
-        let [batch, width, size] = sizes(&hidden);
-        let last: Vec<i64> = prompts
-            .rows()
-            .iter()
-            .enumerate()
-            .map(|(row, ids)| int(row) * width + int(ids.len()) - 1)
-            .collect();
-        let last = Tensor::from_slice(&last).to_device(spec.device);
-        let hidden = hidden.reshape([batch * width, size]).index_select(0, &last);
-        Ok((state, self.head(forward)?.logits(&hidden)))
+        let rest = TokenBatch::pad(rest, spec.pad_id, Padding::Right, spec.device)?;
+        self.0.prefill(state, &rest, forward)?;
+        Ok(firsts)
     }
 
     fn step(

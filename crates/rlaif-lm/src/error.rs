@@ -1,5 +1,6 @@
 //! What can go wrong between an algorithm and a model.
 
+use rlaif_core::CodecError;
 use rlaif_torch::TorchError;
 
 /// Why a model could not be run.
@@ -71,6 +72,70 @@ pub enum LmError {
     /// An encoder-decoder model was asked to go on with a state that no encoder made.
     #[error("the decode state holds no encoder memory; it belongs to a decoder-only model")]
     NoMemory,
+    /// A row has more tokens than the cache was made for.
+    #[error("row {row} has no room for another token: its cache was opened for {capacity}")]
+    CacheFull {
+        /// Row of the batch.
+        row: usize,
+        /// Tokens that each row has room for.
+        capacity: usize,
+    },
+    /// The keys and values of a batch exceed this machine's memory.
+    #[error(
+        "a batch of {rows} rows of {tokens} tokens needs {bytes} bytes of keys and values, and \
+         {available} are available; use a smaller batch or fewer tokens"
+    )]
+    BatchTooLarge {
+        /// Rows that decode together.
+        rows: usize,
+        /// Tokens of each.
+        tokens: usize,
+        /// Bytes of their keys and values.
+        bytes: u64,
+        /// Bytes that the system could give.
+        available: u64,
+    },
+    /// Logits that are no numbers.
+    #[error(
+        "the logits of row {row} are not finite at response token {token}; the weights or the \
+         activations have overflowed or are damaged"
+    )]
+    NotFinite {
+        /// Row of the input.
+        row: usize,
+        /// The response token they should have predicted, from 0.
+        token: usize,
+    },
+    /// No token is left to choose from.
+    #[error(
+        "row {row}, response token {token}: every token of the vocabulary is forbidden; forbid \
+         fewer, or lower min_new_tokens"
+    )]
+    NothingAllowed {
+        /// Row of the input.
+        row: usize,
+        /// The response token that was to be chosen, from 0.
+        token: usize,
+    },
+    /// A setting of generation that cannot be.
+    #[error("generation: `{field}` is {found}; expected {expected}")]
+    BadSetting {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// Stop strings are found in text, and there was no tokenizer to make text with.
+    #[error("generation: `stop_strings` needs a tokenizer, and none was given")]
+    NoCodec,
+    /// The tokenizer could not decode a response.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The caller's listener asked to stop.
+    #[error("generation was interrupted")]
+    Interrupted,
     /// libtorch failed.
     #[error(transparent)]
     Torch(#[from] TorchError),

@@ -15,6 +15,7 @@ mod causal;
 mod classify;
 mod error;
 mod forward;
+pub mod generate;
 mod head;
 mod log_prob;
 mod mask;
@@ -25,7 +26,7 @@ mod spec;
 mod value;
 
 pub use batch::{Padding, TokenBatch};
-pub use cache::{CacheShape, DecodeState, KvCache, Memory};
+pub use cache::{CacheShape, DecodeState, KvCache, Memory, Room};
 pub use causal::{CausalLm, CausalPolicy};
 pub use classify::{LabelScheme, SequenceClassifier};
 pub use error::LmError;

@@ -3,8 +3,13 @@
 use tch::Tensor;
 
 use crate::{
-    batch::TokenBatch, cache::DecodeState, error::LmError, forward::Forward, head::VocabHead,
-    params::Parameters, spec::LmSpec,
+    batch::TokenBatch,
+    cache::{DecodeState, Room},
+    error::LmError,
+    forward::Forward,
+    head::VocabHead,
+    params::Parameters,
+    spec::LmSpec,
 };
 
 /// π(y | x), whatever the architecture behind it.
@@ -35,23 +40,32 @@ pub trait Policy: Send {
     /// [`LmError::UnknownAdapter`].
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError>;
 
-    /// Reads the prompts, with room for `new_tokens` more, and returns the logits `[B, V]` of the
-    /// first response token.
+    /// An empty state with this much room. A decoder-only model needs room for
+    /// [`Room::total`] tokens per row, an encoder-decoder model for prompt and response apart.
     ///
     /// # Errors
-    /// [`LmError::TooLong`] if prompt and new tokens exceed the context, [`LmError::Torch`] when
-    /// the memory cannot be had, [`LmError::UnknownAdapter`].
-    fn begin(
-        &self,
-        prompts: &TokenBatch,
-        new_tokens: usize,
-        forward: Forward<'_>,
-    ) -> Result<(DecodeState, Tensor), LmError>;
+    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
+    fn open(&self, room: Room) -> Result<DecodeState, LmError>;
 
-    /// Takes the tokens just chosen, int64 `[B]`, and returns the logits `[B, V]` of the next.
+    /// Reads prompts, which become rows after those that the state holds, and returns the token
+    /// that the next [`Policy::step`] takes for each: the decoder's start token, or the prompt's
+    /// last.
     ///
     /// # Errors
+    /// [`LmError::BatchMismatch`] or [`LmError::CacheFull`] without room for them,
     /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
+    fn enter(
+        &self,
+        state: &mut DecodeState,
+        prompts: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Vec<u32>, LmError>;
+
+    /// Takes one token for each row in use, int64 `[B]`, and returns the logits `[B, V]` of the
+    /// next.
+    ///
+    /// # Errors
+    /// [`LmError::CacheFull`], [`LmError::Torch`], [`LmError::UnknownAdapter`].
     fn step(
         &self,
         state: &mut DecodeState,

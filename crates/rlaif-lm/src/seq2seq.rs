@@ -1,10 +1,10 @@
 //! Encoder-decoder language models, and their policy.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use crate::{
     batch::{Padding, TokenBatch, int},
-    cache::DecodeState,
+    cache::{DecodeState, Room},
     causal::same_rows,
     error::LmError,
     forward::Forward,
@@ -48,21 +48,30 @@ pub trait Seq2SeqLm: Send {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError>;
 
-    /// Computes the cross-attention keys once, with room for `new_tokens` decoder tokens.
+    /// An empty state with this much room: [`Room::prompt`] tokens of the encoder and
+    /// [`Room::response`] of the decoder in each row.
     ///
     /// # Errors
-    /// [`LmError::Torch`] when the memory cannot be had, [`LmError::UnknownAdapter`].
-    fn begin_decoding(
+    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
+    fn open(&self, room: Room) -> Result<DecodeState, LmError>;
+
+    /// Runs the encoder and keeps the cross-attention keys and values; the prompts become rows
+    /// after those that the state holds.
+    ///
+    /// # Errors
+    /// [`LmError::BatchMismatch`] or [`LmError::CacheFull`] without room for them,
+    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
+    fn prefill(
         &self,
-        encoded: &Encoded,
-        new_tokens: usize,
+        state: &mut DecodeState,
+        prompts: &TokenBatch,
         forward: Forward<'_>,
-    ) -> Result<DecodeState, LmError>;
+    ) -> Result<(), LmError>;
 
     /// Hidden states `[B, H]` after one more decoder token per row, int64 `[B]`.
     ///
     /// # Errors
-    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
+    /// [`LmError::CacheFull`], [`LmError::Torch`], [`LmError::UnknownAdapter`].
     fn decode_step(
         &self,
         state: &mut DecodeState,
@@ -121,22 +130,18 @@ impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
         self.0.head(forward)
     }
 
-    fn begin(
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
+        self.0.open(room)
+    }
+
+    fn enter(
         &self,
+        state: &mut DecodeState,
         prompts: &TokenBatch,
-        new_tokens: usize,
         forward: Forward<'_>,
-    ) -> Result<(DecodeState, Tensor), LmError> {
-        let spec = self.spec();
-        for row in 0..prompts.len() {
-            spec.check_length(row, new_tokens + 1)?;
-        }
-        let encoded = self.0.encode(prompts, forward)?;
-        let mut state = self.0.begin_decoding(&encoded, new_tokens + 1, forward)?;
-        let start =
-            Tensor::full([int(prompts.len())], i64::from(self.start()), (Kind::Int64, spec.device));
-        let logits = self.step(&mut state, &start, forward)?;
-        Ok((state, logits))
+    ) -> Result<Vec<u32>, LmError> {
+        self.0.prefill(state, prompts, forward)?;
+        Ok(vec![self.start(); prompts.len()])
     }
 
     fn step(

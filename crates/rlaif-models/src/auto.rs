@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::{
-    CausalPolicy, DecodeState, Forward, LabelScheme, LmError, LmSpec, Parameters, Policy,
+    CausalPolicy, DecodeState, Forward, LabelScheme, LmError, LmSpec, Parameters, Policy, Room,
     Seq2SeqPolicy, SequenceClassifier, TokenBatch, VocabHead,
 };
 use tch::{Device, Kind, Tensor};
@@ -198,13 +198,17 @@ impl Policy for LanguageModel {
         self.policy().head(forward)
     }
 
-    fn begin(
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
+        self.policy().open(room)
+    }
+
+    fn enter(
         &self,
+        state: &mut DecodeState,
         prompts: &TokenBatch,
-        new_tokens: usize,
         forward: Forward<'_>,
-    ) -> Result<(DecodeState, Tensor), LmError> {
-        self.policy().begin(prompts, new_tokens, forward)
+    ) -> Result<Vec<u32>, LmError> {
+        self.policy().enter(state, prompts, forward)
     }
 
     fn step(

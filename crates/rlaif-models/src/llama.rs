@@ -10,7 +10,7 @@
 
 use rlaif_lm::{
     Activations, CacheShape, CausalLm, DecodeState, Forward, KvCache, LabelScheme, LmError, LmSpec,
-    Padding, Parameters, SequenceClassifier, TokenBatch, VocabHead,
+    Padding, Parameters, Room, SequenceClassifier, TokenBatch, VocabHead,
 };
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -393,7 +393,6 @@ impl Attention {
         let b = q.size()[0];
         let q = q.view([b, self.kv_heads, self.heads / self.kv_heads, self.head_dim]);
         let visible = bias.map_or(Visible::All, Visible::Bias);
-        let (k, v) = (k.transpose(1, 2), v.transpose(1, 2));
         let p = pass.dropout_p(self.dropout);
         let mixed = attend(&q, &k, &v, &visible, self.scale(), p);
         // [B, kv, group, D]: the heads of the query, in order.
@@ -600,12 +599,7 @@ impl Trunk {
         Ok(self.norm.forward(&x))
     }
 
-    fn prefill(
-        &self,
-        prompts: &TokenBatch,
-        new_tokens: usize,
-        pass: Pass,
-    ) -> Result<(DecodeState, Tensor), LmError> {
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
         let shape = CacheShape {
             layers: self.shape.layers,
             heads: self.shape.kv_heads,
@@ -613,14 +607,25 @@ impl Trunk {
             kind: self.embed.weight.kind(),
             device: self.embed.weight.device(),
         };
-        let mut cache = KvCache::new(shape, prompts.len(), prompts.width() + new_tokens)?;
-        let pass = Pass { activations: Activations::Keep, ..pass };
-        let hidden = self.forward(prompts, pass, |layer, [k, v]| cache.fill(layer, k, v))?;
-        cache.set_lengths(prompts.rows().iter().map(Vec::len).collect());
-        Ok((DecodeState { cache, memory: None }, hidden))
+        Ok(DecodeState { cache: KvCache::new(shape, room.rows, room.total)?, memory: None })
     }
 
-    fn step(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Tensor {
+    fn prefill(&self, cache: &mut KvCache, tokens: &TokenBatch, pass: Pass) -> Result<(), LmError> {
+        if tokens.width() > 0 {
+            let pass = Pass { activations: Activations::Keep, ..pass };
+            let mut filled = Ok(());
+            let _hidden = self.forward(tokens, pass, |layer, [k, v]| {
+                if filled.is_ok() {
+                    filled = cache.fill(layer, k, v);
+                }
+            })?;
+            filled?;
+        }
+        cache.enter(&tokens.rows().iter().map(Vec::len).collect::<Vec<_>>())
+    }
+
+    fn step(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Result<Tensor, LmError> {
+        cache.check_space()?;
         let mut x = self.embed.forward(&tokens.unsqueeze(1));
         let angles = self.rope.angles(&cache.positions().unsqueeze(1), x.kind());
         let mut biases: Vec<(Option<i64>, Option<Tensor>)> = Vec::new();
@@ -638,7 +643,7 @@ impl Trunk {
             x = block.finish(&x, pass);
         }
         cache.advance();
-        self.norm.forward(&x).squeeze_dim(1)
+        Ok(self.norm.forward(&x).squeeze_dim(1))
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
@@ -741,13 +746,17 @@ impl CausalLm for Llama {
         self.trunk.forward(input, self.adapters.resolve(forward)?, |_, _| ())
     }
 
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
+        self.trunk.open(room)
+    }
+
     fn prefill(
         &self,
-        prompts: &TokenBatch,
-        new_tokens: usize,
+        state: &mut DecodeState,
+        tokens: &TokenBatch,
         forward: Forward<'_>,
-    ) -> Result<(DecodeState, Tensor), LmError> {
-        self.trunk.prefill(prompts, new_tokens, self.adapters.resolve(forward)?)
+    ) -> Result<(), LmError> {
+        self.trunk.prefill(&mut state.cache, tokens, self.adapters.resolve(forward)?)
     }
 
     fn decode_step(
@@ -757,7 +766,7 @@ impl CausalLm for Llama {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let pass = self.adapters.resolve(forward)?;
-        Ok(self.trunk.step(&mut state.cache, tokens, pass))
+        self.trunk.step(&mut state.cache, tokens, pass)
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {

@@ -8,7 +8,7 @@
 
 use rlaif_lm::{
     Activations, CacheShape, DecodeState, Encoded, Forward, KvCache, LmError, LmSpec, Memory,
-    Parameters, Seq2SeqLm, TokenBatch, VocabHead,
+    Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
 };
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -699,38 +699,45 @@ impl Seq2SeqLm for T5 {
         self.decoder.forward(embedded, &context, pass)
     }
 
-    fn begin_decoding(
-        &self,
-        encoded: &Encoded,
-        new_tokens: usize,
-        forward: Forward<'_>,
-    ) -> Result<DecodeState, LmError> {
-        let pass = self.adapters.resolve(forward)?;
-        let layers = self
-            .decoder
-            .blocks
-            .iter()
-            .filter_map(|block| block.cross.as_ref())
-            .map(|(cross, _)| {
-                let (k, v) = cross.keys_values(&encoded.hidden, pass);
-                (k.contiguous(), v.contiguous())
-            })
-            .collect();
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
         let shape = CacheShape {
             layers: self.decoder.blocks.len(),
             heads: self.shape.heads,
             head_dim: self.shape.d_kv,
-            kind: encoded.hidden.kind(),
+            kind: self.spec.kind,
             device: self.spec.device,
         };
-        let batch = usize::try_from(encoded.hidden.size()[0]).expect("a size is not negative");
         Ok(DecodeState {
-            cache: KvCache::new(shape, batch, new_tokens)?,
-            memory: Some(Memory {
-                layers,
-                bias: padding_bias(encoded.mask.as_ref(), encoded.hidden.kind()),
-            }),
+            cache: KvCache::new(shape, room.rows, room.response)?,
+            memory: Some(Memory::new(shape, room.rows, room.prompt)?),
         })
+    }
+
+    fn prefill(
+        &self,
+        state: &mut DecodeState,
+        prompts: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<(), LmError> {
+        let pass = self.adapters.resolve(forward)?;
+        let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
+        // The state holds rows from their first column on.
+        let right = match prompts.padding() {
+            Padding::Right => None,
+            Padding::Left => {
+                Some(TokenBatch::collate(prompts.rows().to_vec(), &self.spec, Padding::Right)?)
+            }
+        };
+        let prompts = right.as_ref().unwrap_or(prompts);
+        let hidden = self.encode(prompts, forward)?.hidden;
+        for (i, block) in self.decoder.blocks.iter().enumerate() {
+            if let Some((cross, _)) = &block.cross {
+                let (k, v) = cross.keys_values(&hidden, pass);
+                memory.fill(i, &k.transpose(1, 2), &v.transpose(1, 2))?;
+            }
+        }
+        memory.enter(&prompts.rows().iter().map(Vec::len).collect::<Vec<_>>())?;
+        state.cache.enter(&vec![0; prompts.len()])
     }
 
     fn decode_step(
@@ -741,12 +748,13 @@ impl Seq2SeqLm for T5 {
     ) -> Result<Tensor, LmError> {
         let pass = self.adapters.resolve(forward)?;
         let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
+        let hidden = memory.visible().map(|seen| hide(seen, self.spec.kind));
         let cache = &mut state.cache;
+        cache.check_space()?;
         let mut x = dropout(self.embed(&tokens.unsqueeze(1)), self.decoder.dropout, pass.dropout);
         let mut bias = self.decoder.bias.at(cache.positions(), cache.width());
         if let Some(visible) = cache.visible(None) {
-            let hidden = hide(&visible, bias.kind());
-            bias = &bias + hidden;
+            bias = &bias + hide(&visible, bias.kind());
         }
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             let normed = block.attention_norm.forward(&x);
@@ -755,10 +763,10 @@ impl Seq2SeqLm for T5 {
                 layer.forward(&normed, pass).view(size)
             };
             let (k, v) = cache.append(i, &heads(&block.attention.k), &heads(&block.attention.v));
-            let (k, v) = (k.transpose(1, 2), v.transpose(1, 2));
             x = block.add(&x, block.attention.attend(&normed, &k, &v, Some(&bias), pass), pass);
-            if let (Some((cross, norm)), Some((k, v))) = (&block.cross, memory.layers.get(i)) {
-                let mixed = cross.attend(&norm.forward(&x), k, v, memory.bias.as_ref(), pass);
+            if let Some((cross, norm)) = &block.cross {
+                let (k, v) = memory.layer(i);
+                let mixed = cross.attend(&norm.forward(&x), &k, &v, hidden.as_ref(), pass);
                 x = block.add(&x, mixed, pass);
             }
             x = block.finish(&x, pass);

@@ -7,7 +7,7 @@ mod common;
 
 use common::{Goldens, close, model, real, spelled, spellings, split};
 use rlaif_lm::{
-    Activations, CausalLm, CausalPolicy, Forward, LmError, Padding, Policy, Seq2SeqLm,
+    Activations, CausalLm, CausalPolicy, Forward, LmError, Padding, Policy, Room, Seq2SeqLm,
     SequenceClassifier, TokenBatch, token_log_probs,
 };
 use rlaif_models::{Classifier, LanguageModel, LoadOptions};
@@ -264,7 +264,14 @@ fn decoding_steps_equal_a_full_pass() {
             let hidden = policy.response_hidden(&prompts, &responses, forward).unwrap();
             let want = policy.head(forward).unwrap().logits(&hidden);
             let width = responses.width();
-            let (mut state, mut logits) = policy.begin(&prompts, width, forward).unwrap();
+            let total = prompts.width() + width;
+            let room =
+                Room { rows: prompts.len(), prompt: prompts.width(), response: width, total };
+            let mut state = policy.open(room).unwrap();
+            let firsts = policy.enter(&mut state, &prompts, forward).unwrap();
+            let firsts: Vec<i64> = firsts.into_iter().map(i64::from).collect();
+            let firsts = Tensor::from_slice(&firsts);
+            let mut logits = policy.step(&mut state, &firsts, forward).unwrap();
             let mut largest = 0f64;
             for t in 0..width {
                 for (row, ids) in responses.rows().iter().enumerate() {
@@ -324,8 +331,6 @@ fn a_response_that_does_not_fit_is_refused() {
     let responses = TokenBatch::responses(vec![vec![5; 5]], spec).unwrap();
     let error = policy.response_hidden(&prompts, &responses, Forward::default()).unwrap_err();
     assert!(matches!(error, LmError::TooLong { row: 0, length: 65, context: 64 }), "{error}");
-    let error = policy.begin(&prompts, 5, Forward::default()).unwrap_err();
-    assert!(matches!(error, LmError::TooLong { .. }), "{error}");
     for (rows, want) in [
         (vec![vec![1], vec![]], "row 1 of the batch has no token"),
         (vec![vec![1, 96]], "row 0, position 1: token id 96 is outside the vocabulary of 96"),

@@ -46,6 +46,27 @@ pub fn host_memory() -> HostMemory {
     HostMemory { resident: None, resident_peak: (peak > 0).then_some(peak) }
 }
 
+/// Bytes that this machine could still give to processes without swapping, within the limit of the
+/// control group; `None` where the system does not tell (only Linux does).
+///
+/// ```
+/// if let Some(available) = rlaif_torch::host_memory_available() {
+///     assert!(available > 0);
+/// }
+/// ```
+#[must_use]
+pub fn host_memory_available() -> Option<u64> {
+    let machine = field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let group = |file| {
+        let text = std::fs::read_to_string(format!("/sys/fs/cgroup/memory.{file}")).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    match (group("max"), group("current")) {
+        (Some(limit), Some(used)) => Some(machine.min(limit.saturating_sub(used))),
+        _ => Some(machine),
+    }
+}
+
 /// A field of `/proc/self/status` ("VmHWM:     1234 kB") in bytes.
 fn field(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
