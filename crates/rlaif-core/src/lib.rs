@@ -4,12 +4,14 @@
 //! on it alone.
 
 mod codec;
+mod metric;
 mod provenance;
 mod record;
 mod reward;
 mod seed;
 
 pub use codec::{CodecError, GenerationPrompt, Specials, TextCodec};
+pub use metric::{MetricError, MetricSink, Metrics};
 pub use provenance::{Origin, Provenance, Step};
 pub use record::{
     Conversation, Demonstration, Desirability, Exchange, Message, Metadata, PreferencePair,

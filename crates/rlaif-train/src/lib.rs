@@ -1,7 +1,40 @@
 //! Training that every algorithm shares.
+//!
+//! | for | use |
+//! |---|---|
+//! | one optimizer step: schedule, clipping, a guard against NaN | [`Optimizer`] |
+//! | a batch in parts, with the result of the whole | [`accumulate`] |
+//! | which weights are trained, and in which kind | [`Trainable`], [`Precision`] |
+//! | a moving average of the weights | [`Ema`] |
+//! | a run's folder: metrics, samples, log, resumed as if never interrupted | [`RunFolder`] |
+//! | checkpoints that are whole or not there | [`Checkpoints`] |
+//! | metrics to files, TensorBoard, the terminal | [`JsonlMetrics`], [`TensorBoard`], [`Terminal`] |
+//! | Ctrl-C | [`Interrupt`] |
+//! | what PPO rewards and learns from | [`KlController`], [`gae`] |
 
+mod accumulate;
+mod checkpoints;
+mod ema;
+mod error;
 mod gae;
+mod interrupt;
 mod kl;
+mod metrics;
+mod optimizer;
+mod run_folder;
+mod schedule;
+mod trainable;
 
+pub use accumulate::accumulate;
+pub use checkpoints::{CheckpointFiles, Checkpoints, Found, Goal, Keep, Saved};
+pub use ema::Ema;
+pub use error::TrainError;
 pub use gae::{Advantages, gae};
+pub use interrupt::Interrupt;
 pub use kl::{KlControl, KlController, KlEstimator, full_kl};
+pub use metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal};
+pub use optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport};
+pub use run_folder::{Marks, RunFolder};
+pub use schedule::Schedule;
+pub use trainable::{Precision, Trainable, restore_parameters};
+pub use {rlaif_core as core, rlaif_lm as lm, tch};

@@ -1,0 +1,460 @@
+//! Checkpoints that are whole or not there.
+//!
+//! ```text
+//! checkpoints/
+//!   step-200/                 renamed into place when it is complete and on the disk
+//!     checkpoint.json         step, and size and checksum of every other file
+//!     score.json              what the best is found by, if there is one
+//!     policy.safetensors      whatever an algorithm puts in
+//!     optimizer.safetensors
+//!     run.json
+//!   step-300.partial/         of a process that was killed; removed by the next
+//! ```
+
+mod tensors;
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use rlaif_checkpoint::write_json;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tch::Tensor;
+use twox_hash::XxHash3_128;
+
+use crate::error::{TrainError, advice};
+
+const MANIFEST: &str = "checkpoint.json";
+const SCORE: &str = "score";
+const SCORE_FILE: &str = "score.json";
+const PARTIAL: &str = ".partial";
+const FORMAT: u32 = 1;
+
+/// Which way a score is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Goal {
+    /// Losses.
+    Lowest,
+    /// Rewards, accuracies.
+    Highest,
+}
+
+impl Goal {
+    /// Whether `score` is better than `than`; NaN is better than nothing.
+    #[must_use]
+    pub fn better(self, score: f64, than: f64) -> bool {
+        match self {
+            Self::Lowest => score < than,
+            Self::Highest => score > than,
+        }
+    }
+}
+
+/// Which checkpoints stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// How many of the newest, at least 1.
+    pub newest: usize,
+    /// Beside them the one with the best score.
+    pub best: Option<Goal>,
+}
+
+/// The checkpoints of one run.
+///
+/// A checkpoint is a set of files: named tensors and JSON values. It is written beside its place,
+/// synced to the disk and renamed, so that a process killed at any moment, or a disk that fills up,
+/// leaves the ones before it as they were.
+///
+/// ```
+/// use rlaif_train::{Checkpoints, Keep};
+/// use tch::Tensor;
+/// # let folder = tempfile::tempdir()?;
+/// let weights = vec![("w".to_owned(), Tensor::from_slice(&[1f32, 2.]))];
+/// let mut checkpoints = Checkpoints::open(folder.path(), Keep { newest: 2, best: None })?;
+/// checkpoints.write(100, None, |files| {
+///     files.tensors("policy", &weights)?;
+///     files.json("position", &7)
+/// })?;
+///
+/// let found = checkpoints.newest_valid()?;
+/// let saved = found.saved.expect("one was written");
+/// assert_eq!(saved.step(), 100);
+/// assert_eq!(saved.tensors("policy")?[0].1, Tensor::from_slice(&[1f32, 2.]));
+/// assert_eq!(saved.json::<u32>("position")?, 7);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: Keep,
+    /// The newest that is known to be whole.
+    last_good: Option<PathBuf>,
+}
+
+/// What [`Checkpoints::newest_valid`] found.
+#[derive(Debug)]
+pub struct Found {
+    /// The newest checkpoint that is whole; `None` if there is none at all.
+    pub saved: Option<Saved>,
+    /// Newer ones, with what is wrong with each.
+    pub skipped: Vec<(PathBuf, String)>,
+}
+
+impl Checkpoints {
+    /// The checkpoints in `folder`, which is made if it is not there. What a killed process left
+    /// half-written is removed.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] if none is to be kept; [`TrainError::Write`].
+    pub fn open(folder: &Path, keep: Keep) -> Result<Self, TrainError> {
+        if keep.newest == 0 {
+            return Err(TrainError::setting("checkpoints.keep", 0, "at least 1"));
+        }
+        let error = TrainError::write(folder);
+        fs::create_dir_all(folder).map_err(&error)?;
+        for entry in fs::read_dir(folder).map_err(&error)? {
+            let entry = entry.map_err(&error)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.strip_suffix(PARTIAL).and_then(step_of).is_some() {
+                fs::remove_dir_all(entry.path()).map_err(TrainError::write(&entry.path()))?;
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), keep, last_good: None })
+    }
+
+    /// Writes the checkpoint of `step`, then removes those that need not be kept. One of the same
+    /// step is replaced.
+    ///
+    /// # Errors
+    /// [`TrainError::CheckpointWrite`] if it cannot be written; nothing of it is left behind, and
+    /// the error names the checkpoint to go on from. Errors of `fill` come as they are.
+    pub fn write(
+        &mut self,
+        step: u64,
+        score: Option<f64>,
+        fill: impl FnOnce(&mut CheckpointFiles) -> Result<(), TrainError>,
+    ) -> Result<PathBuf, TrainError> {
+        let target = self.path(step);
+        let partial = self.folder.join(format!("step-{step}{PARTIAL}"));
+        let written = self.write_aside(step, score, &partial, &target, fill);
+        if let Err(error) = written {
+            // The first failure is what the caller needs to know.
+            let _ = fs::remove_dir_all(&partial);
+            return Err(match error.io() {
+                Some(source) => TrainError::CheckpointWrite {
+                    path: target,
+                    advice: advice(source),
+                    last_good: self.last_good.clone(),
+                    source: Box::new(error),
+                },
+                None => error,
+            });
+        }
+        self.last_good = Some(target.clone());
+        self.prune(step)?;
+        Ok(target)
+    }
+
+    /// The newest checkpoint whose files are all there with the checksums they were written with.
+    ///
+    /// # Errors
+    /// [`TrainError::NoGoodCheckpoint`] if there are some and all are damaged;
+    /// [`TrainError::Read`].
+    pub fn newest_valid(&mut self) -> Result<Found, TrainError> {
+        let mut skipped = Vec::new();
+        for step in self.steps()?.into_iter().rev() {
+            let folder = self.path(step);
+            match Saved::open(&folder) {
+                Ok(saved) => {
+                    self.last_good = Some(folder);
+                    return Ok(Found { saved: Some(saved), skipped });
+                }
+                Err(problem) => skipped.push((folder, problem.to_string())),
+            }
+        }
+        if skipped.is_empty() {
+            return Ok(Found { saved: None, skipped });
+        }
+        let problems = skipped.into_iter().map(|(_, problem)| problem).collect();
+        Err(TrainError::NoGoodCheckpoint { folder: self.folder.clone(), problems })
+    }
+
+    /// The checkpoint with the best score, if scores were given and [`Keep::best`] says which way.
+    ///
+    /// # Errors
+    /// [`TrainError::Read`].
+    pub fn best(&self) -> Result<Option<Saved>, TrainError> {
+        let Some(step) = self.best_step()? else { return Ok(None) };
+        Saved::open(&self.path(step)).map(Some)
+    }
+
+    fn write_aside(
+        &self,
+        step: u64,
+        score: Option<f64>,
+        partial: &Path,
+        target: &Path,
+        fill: impl FnOnce(&mut CheckpointFiles) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let error = TrainError::write(partial);
+        fs::create_dir(partial).map_err(&error)?;
+        let mut files = CheckpointFiles { folder: partial.to_owned(), files: BTreeMap::new() };
+        fill(&mut files)?;
+        files.json(SCORE, &score)?;
+        let manifest = Manifest { format: FORMAT, step, files: files.files };
+        write_json(&partial.join(MANIFEST), &manifest)?;
+        // A folder cannot be renamed over one that has content.
+        let old = self.folder.join(format!("step-{step}.old{PARTIAL}"));
+        if target.exists() {
+            fs::rename(target, &old).map_err(&error)?;
+        }
+        fs::rename(partial, target).map_err(&error)?;
+        sync(&self.folder)?;
+        if old.exists() {
+            fs::remove_dir_all(&old).map_err(TrainError::write(&old))?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is older than the newest few up to `step`. Later ones are of a run that went
+    /// on from an earlier checkpoint because they were damaged; they are no one's newest.
+    fn prune(&self, step: u64) -> Result<(), TrainError> {
+        let steps = self.steps()?;
+        let until = steps.partition_point(|&known| known <= step);
+        let old = &steps[..until.saturating_sub(self.keep.newest)];
+        let best = self.best_step()?;
+        for &known in old.iter().filter(|known| best != Some(**known)) {
+            // Renamed first: half a checkpoint must not look like one.
+            let path = self.path(known);
+            let doomed = self.folder.join(format!("step-{known}.old{PARTIAL}"));
+            fs::rename(&path, &doomed)
+                .and_then(|()| fs::remove_dir_all(&doomed))
+                .map_err(TrainError::write(&path))?;
+        }
+        Ok(())
+    }
+
+    fn best_step(&self) -> Result<Option<u64>, TrainError> {
+        let Some(goal) = self.keep.best else { return Ok(None) };
+        let mut best: Option<(u64, f64)> = None;
+        for step in self.steps()? {
+            // A damaged one has no score; that it is damaged is for `newest_valid` to say.
+            let Ok(score) = read_json::<Option<f64>>(&self.path(step).join(SCORE_FILE)) else {
+                continue;
+            };
+            if let Some(score) = score
+                && best.is_none_or(|(_, than)| goal.better(score, than))
+            {
+                best = Some((step, score));
+            }
+        }
+        Ok(best.map(|(step, _)| step))
+    }
+
+    /// Steps with a checkpoint, whole or not, in order.
+    fn steps(&self) -> Result<Vec<u64>, TrainError> {
+        let error = TrainError::read(&self.folder);
+        let mut steps = Vec::new();
+        for entry in fs::read_dir(&self.folder).map_err(&error)? {
+            let name = entry.map_err(&error)?.file_name();
+            steps.extend(name.to_str().and_then(exact_step_of));
+        }
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    fn path(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("step-{step}"))
+    }
+}
+
+/// The step of `step-N` and of `step-N.old`.
+fn step_of(name: &str) -> Option<u64> {
+    exact_step_of(name.strip_suffix(".old").unwrap_or(name))
+}
+
+fn exact_step_of(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.parse().ok()
+}
+
+/// Makes renames within a folder durable, where the system can.
+fn sync(folder: &Path) -> Result<(), TrainError> {
+    if cfg!(unix) {
+        File::open(folder).and_then(|f| f.sync_all()).map_err(TrainError::write(folder))?;
+    }
+    Ok(())
+}
+
+/// The files of a checkpoint that is being written.
+#[derive(Debug)]
+pub struct CheckpointFiles {
+    folder: PathBuf,
+    files: BTreeMap<String, Sum>,
+}
+
+impl CheckpointFiles {
+    /// Writes `NAME.safetensors`. The tensors are brought to the host one at a time.
+    ///
+    /// # Errors
+    /// [`TrainError::Files`] if it cannot be written.
+    pub fn tensors(&mut self, name: &str, tensors: &[(String, Tensor)]) -> Result<(), TrainError> {
+        let file = format!("{name}.safetensors");
+        let path = self.folder.join(&file);
+        tensors::write(&path, tensors)?;
+        self.add(file, &path)
+    }
+
+    /// Writes `NAME.json`.
+    ///
+    /// # Errors
+    /// [`TrainError::Files`] if it cannot be written.
+    pub fn json(&mut self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
+        let file = format!("{name}.json");
+        let path = self.folder.join(&file);
+        write_json(&path, value)?;
+        self.add(file, &path)
+    }
+
+    fn add(&mut self, file: String, path: &Path) -> Result<(), TrainError> {
+        self.files.insert(file, Sum::of(path)?);
+        Ok(())
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    step: u64,
+    files: BTreeMap<String, Sum>,
+}
+
+impl Manifest {
+    fn read(folder: &Path) -> Result<Self, TrainError> {
+        let path = folder.join(MANIFEST);
+        let manifest: Self = read_json(&path)?;
+        if manifest.format != FORMAT {
+            let problem = format!(
+                "format {} is not known here, only {FORMAT}; resume with the version of rlaif that \
+                 wrote it",
+                manifest.format
+            );
+            return Err(TrainError::BadCheckpoint { path, problem });
+        }
+        let name = folder.file_name().and_then(|name| name.to_str());
+        if name.and_then(exact_step_of) != Some(manifest.step) {
+            let problem = format!("says that it is of step {}", manifest.step);
+            return Err(TrainError::BadCheckpoint { path, problem });
+        }
+        Ok(manifest)
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
+    let text = fs::read(path).map_err(TrainError::read(path))?;
+    serde_json::from_slice(&text)
+        .map_err(|source| TrainError::Json { path: path.to_owned(), source })
+}
+
+/// Size and checksum of a file.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Sum {
+    bytes: u64,
+    /// 32 hexadecimal digits.
+    xxh3_128: String,
+}
+
+impl Sum {
+    fn of(path: &Path) -> Result<Self, TrainError> {
+        let error = TrainError::read(path);
+        let mut file = File::open(path).map_err(&error)?;
+        let mut hash = XxHash3_128::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut bytes = 0;
+        loop {
+            match file.read(&mut buffer).map_err(&error)? {
+                0 => break,
+                n => {
+                    hash.write(&buffer[..n]);
+                    bytes += n as u64;
+                }
+            }
+        }
+        Ok(Self { bytes, xxh3_128: format!("{:032x}", hash.finish_128()) })
+    }
+}
+
+/// A checkpoint that is whole.
+#[derive(Debug)]
+pub struct Saved {
+    folder: PathBuf,
+    manifest: Manifest,
+    score: Option<f64>,
+}
+
+impl Saved {
+    /// Opens a checkpoint after comparing every file with its checksum.
+    ///
+    /// # Errors
+    /// [`TrainError::BadCheckpoint`] names the first file that is not what was written;
+    /// [`TrainError::Read`].
+    pub fn open(folder: &Path) -> Result<Self, TrainError> {
+        let manifest = Manifest::read(folder)?;
+        for (name, written) in &manifest.files {
+            let path = folder.join(name);
+            let found = Sum::of(&path)?;
+            let problem = if found.bytes != written.bytes {
+                format!("has {} bytes, but was written with {}", found.bytes, written.bytes)
+            } else if found != *written {
+                "its content is not what was written (the checksum differs)".to_owned()
+            } else {
+                continue;
+            };
+            return Err(TrainError::BadCheckpoint { path, problem });
+        }
+        let score = read_json(&folder.join(SCORE_FILE))?;
+        Ok(Self { folder: folder.to_owned(), manifest, score })
+    }
+
+    /// The step after which it was written.
+    pub fn step(&self) -> u64 {
+        self.manifest.step
+    }
+
+    /// Its score, if it was given one.
+    pub fn score(&self) -> Option<f64> {
+        self.score
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The tensors of `NAME.safetensors`, in name order, on the CPU.
+    ///
+    /// # Errors
+    /// [`TrainError::BadCheckpoint`] if it has no such file.
+    pub fn tensors(&self, name: &str) -> Result<Vec<(String, Tensor)>, TrainError> {
+        tensors::read(&self.file(format!("{name}.safetensors"))?)
+    }
+
+    /// The value of `NAME.json`.
+    ///
+    /// # Errors
+    /// [`TrainError::BadCheckpoint`] if it has no such file, [`TrainError::Json`].
+    pub fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, TrainError> {
+        read_json(&self.file(format!("{name}.json"))?)
+    }
+
+    fn file(&self, name: String) -> Result<PathBuf, TrainError> {
+        if self.manifest.files.contains_key(&name) {
+            return Ok(self.folder.join(name));
+        }
+        let problem = format!("holds no {name}; it was written by another kind of run");
+        Err(TrainError::BadCheckpoint { path: self.folder.clone(), problem })
+    }
+}

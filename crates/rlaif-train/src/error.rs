@@ -1,0 +1,221 @@
+//! What can go wrong in training.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use rlaif_checkpoint::CheckpointError;
+use rlaif_core::MetricError;
+use rlaif_lm::LmError;
+use rlaif_torch::TorchError;
+
+/// Why a run stopped, or did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting outside its range.
+    #[error("{field} is {found}; expected {expected}")]
+    Setting {
+        /// The setting, as in a run file.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// The range.
+        expected: &'static str,
+    },
+    /// Nothing to train.
+    #[error("no parameter is trained: {why}")]
+    NothingTrained {
+        /// How that came about.
+        why: &'static str,
+    },
+    /// Too many steps in a row had gradients with NaN or infinity.
+    #[error(
+        "step {step}: NaN or infinity in the gradient of {}; {skipped} steps in a row were \
+         skipped. Lower the learning rate, clip gradients, or train in f32; the weights are those \
+         of the last good step",
+        first(.tensors)
+    )]
+    NonFinite {
+        /// The step at which the run gave up.
+        step: u64,
+        /// Steps skipped in a row.
+        skipped: u64,
+        /// The parameters with such gradients, in name order.
+        tensors: Vec<String>,
+    },
+    /// A folder that holds a run already.
+    #[error(
+        "{} holds a run already; go on with it (--resume), or choose another folder (--out)",
+        .folder.display()
+    )]
+    RunExists {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A folder without a run, where one is to be resumed.
+    #[error("{} holds no run to resume: there is no run.toml in it", .folder.display())]
+    NoRun {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A folder that another process is writing to.
+    #[error("{} is in use: another process runs in it; wait for it or stop it", .folder.display())]
+    RunBusy {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// Something of a run could not be written.
+    #[error("{}: {source}; {}", .path.display(), advice(.source))]
+    Write {
+        /// What was to be written.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A checkpoint could not be written; those before it are as they were.
+    #[error(
+        "checkpoint {} could not be written: {source}; {}. {}",
+        .path.display(), .advice, describe_last(.last_good.as_deref())
+    )]
+    CheckpointWrite {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What to do.
+        advice: &'static str,
+        /// The checkpoint that a resumed run goes on from.
+        last_good: Option<PathBuf>,
+        /// What failed.
+        #[source]
+        source: Box<TrainError>,
+    },
+    /// Something of a run could not be read.
+    #[error("{}: {source}", .path.display())]
+    Read {
+        /// What was to be read.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A checkpoint that cannot be used.
+    #[error("{}: {problem}", .path.display())]
+    BadCheckpoint {
+        /// The checkpoint's folder, or a file in it.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Every checkpoint of a run is damaged.
+    #[error(
+        "no checkpoint of {} can be used, so the run cannot go on: {}. Start it anew in another \
+         folder",
+        .folder.display(), .problems.join("; ")
+    )]
+    NoGoodCheckpoint {
+        /// The folder of checkpoints.
+        folder: PathBuf,
+        /// What is wrong with each.
+        problems: Vec<String>,
+    },
+    /// A saved value that is not what this program expects.
+    #[error("{}: {source}", .path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Data that a run cannot learn from.
+    #[error("{what}: {problem}")]
+    Data {
+        /// Which data.
+        what: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A file of tensors could not be written or read.
+    #[error(transparent)]
+    Files(#[from] CheckpointError),
+    /// Metrics could not be passed on.
+    #[error(transparent)]
+    Metric(#[from] MetricError),
+    /// The model failed.
+    #[error(transparent)]
+    Lm(#[from] LmError),
+    /// libtorch failed.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+}
+
+impl From<tch::TchError> for TrainError {
+    fn from(source: tch::TchError) -> Self {
+        Self::Torch(TorchError::from(source))
+    }
+}
+
+impl TrainError {
+    pub(crate) fn write(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Write { path: path.clone(), source }
+    }
+
+    pub(crate) fn read(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Read { path: path.clone(), source }
+    }
+
+    pub(crate) fn setting(
+        field: &'static str,
+        found: impl std::fmt::Display,
+        expected: &'static str,
+    ) -> Self {
+        Self::Setting { field, found: found.to_string(), expected }
+    }
+
+    /// What the file system said, where it did.
+    pub(crate) fn io(&self) -> Option<&io::Error> {
+        let mut source: &(dyn std::error::Error + 'static) = self;
+        loop {
+            if let Some(io) = source.downcast_ref::<io::Error>() {
+                return Some(io);
+            }
+            source = source.source()?;
+        }
+    }
+}
+
+/// What to do about a failure to write.
+pub(crate) fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space there, or keep fewer checkpoints, and go on with --resume"
+        }
+        io::ErrorKind::FileTooLarge => {
+            "the file is larger than this system or its limits (ulimit -f) allow; raise the limit \
+             and go on with --resume"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "make the folder writable for this user, or choose another with --out"
+        }
+        _ => "see that the folder can be written to, and go on with --resume",
+    }
+}
+
+fn first(tensors: &[String]) -> String {
+    match tensors {
+        [] => "no parameter (the sum of squares overflowed)".to_owned(),
+        [one] => format!("`{one}`"),
+        [one, rest @ ..] => format!("`{one}` and {} more", rest.len()),
+    }
+}
+
+fn describe_last(path: Option<&Path>) -> String {
+    match path {
+        Some(path) => format!("The last good checkpoint is {}", path.display()),
+        None => "There is no earlier checkpoint".to_owned(),
+    }
+}

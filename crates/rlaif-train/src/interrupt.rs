@@ -1,0 +1,65 @@
+//! Ctrl-C.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::error::TrainError;
+
+/// The process's own: a handler can be set once.
+static PROCESS: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// Whether the run was asked to stop: it then finishes its step, writes a checkpoint and ends.
+///
+/// ```
+/// let interrupt = rlaif_train::Interrupt::manual();
+/// assert!(!interrupt.requested());
+/// interrupt.request();
+/// assert!(interrupt.requested());
+/// ```
+#[derive(Debug, Clone)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Listens to Ctrl-C (SIGINT) and SIGTERM. The first asks the run to stop after its step; the
+    /// second ends the process at once, as without a handler.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`] if the system refuses the handler.
+    pub fn install() -> Result<Self, TrainError> {
+        if let Some(flag) = PROCESS.get() {
+            return Ok(Self(flag.clone()));
+        }
+        let flag = PROCESS.get_or_init(Arc::default).clone();
+        let seen = flag.clone();
+        let handler = move || {
+            if seen.swap(true, Ordering::SeqCst) {
+                std::process::exit(130);
+            }
+            eprintln!("\nstopping after this step; once more to stop at once");
+        };
+        ctrlc::set_handler(handler).map_err(|source| TrainError::Write {
+            path: "signal handler".into(),
+            source: std::io::Error::other(source),
+        })?;
+        Ok(Self(flag))
+    }
+
+    /// One that nothing but [`Interrupt::request`] sets.
+    #[must_use]
+    pub fn manual() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Asks the run to stop.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it was asked to.
+    #[must_use]
+    pub fn requested(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,269 @@
+//! The folder of one run, and everything that is written into it as the run goes on.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::Write,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use rlaif_core::{MetricSink, Metrics};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    checkpoints::{Checkpoints, Keep, Saved},
+    error::TrainError,
+    metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal},
+};
+
+/// How far the growing files of a run are: a checkpoint keeps it, and a resumed run cuts them back
+/// to it, so that they are what they would be without the interruption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Marks {
+    metrics: u64,
+    samples: u64,
+    events: u64,
+}
+
+/// The folder of one run.
+///
+/// ```text
+/// run.toml            the run file with every default
+/// metrics.jsonl       one object per step
+/// events.out.tfevents.*   the same for TensorBoard
+/// samples.jsonl       what the model answered
+/// checkpoints/        see [`Checkpoints`]
+/// model/              the result
+/// log.txt             what was said, with dates
+/// ```
+///
+/// One process at a time has it.
+///
+/// ```
+/// use rlaif_core::Metrics;
+/// use rlaif_train::{Keep, RunFolder};
+/// # let parent = tempfile::tempdir()?;
+/// # let path = parent.path().join("run");
+/// let mut run = RunFolder::create(&path, "seed = 1\n", Keep { newest: 2, best: None })?;
+/// run.record(1, &[("loss", 0.7)].into_iter().collect())?;
+/// let marks = run.marks()?;
+/// run.checkpoints.write(1, None, |files| files.json("marks", &marks))?;
+/// run.record(2, &[("loss", 0.6)].into_iter().collect())?;
+/// drop(run); // killed
+///
+/// let (mut run, saved) = RunFolder::resume(&path, Keep { newest: 2, best: None })?;
+/// let saved = saved.expect("step 1 was saved");
+/// run.rewind(saved.json("marks")?)?;
+/// assert_eq!(std::fs::read_to_string(path.join("metrics.jsonl"))?, "{\"step\":1,\"loss\":0.7}\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct RunFolder {
+    root: PathBuf,
+    /// The checkpoints.
+    pub checkpoints: Checkpoints,
+    metrics: JsonlMetrics,
+    samples: JsonLines,
+    board: TensorBoard,
+    terminal: Option<Terminal>,
+    /// Open and locked as long as the run has the folder.
+    log: File,
+    sinks: Sinks,
+}
+
+/// Sinks of the user's.
+#[derive(Default)]
+struct Sinks(Vec<Box<dyn MetricSink>>);
+
+impl std::fmt::Debug for Sinks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} sinks", self.0.len())
+    }
+}
+
+impl RunFolder {
+    /// Makes the folder and writes `run.toml` into it.
+    ///
+    /// # Errors
+    /// [`TrainError::RunExists`] if there is a run already, [`TrainError::RunBusy`],
+    /// [`TrainError::Write`].
+    pub fn create(root: &Path, run_file: &str, keep: Keep) -> Result<Self, TrainError> {
+        fs::create_dir_all(root).map_err(TrainError::write(root))?;
+        let path = root.join("run.toml");
+        if path.exists() {
+            return Err(TrainError::RunExists { folder: root.to_owned() });
+        }
+        let run = Self::open(root, keep)?;
+        // Last, and whole: a folder with a run.toml is a run.
+        let partial = root.join("run.toml.partial");
+        let error = TrainError::write(&partial);
+        let mut file = File::create(&partial).map_err(&error)?;
+        file.write_all(run_file.as_bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&partial, &path))
+            .map_err(&error)?;
+        Ok(run)
+    }
+
+    /// Takes up a run, and finds the newest checkpoint that is whole; what it skipped, and why, is
+    /// said and logged. `None` if the run had not come to its first: then it begins anew.
+    ///
+    /// # Errors
+    /// [`TrainError::NoRun`], [`TrainError::RunBusy`], [`TrainError::NoGoodCheckpoint`],
+    /// [`TrainError::Write`].
+    pub fn resume(root: &Path, keep: Keep) -> Result<(Self, Option<Saved>), TrainError> {
+        if !root.join("run.toml").exists() {
+            return Err(TrainError::NoRun { folder: root.to_owned() });
+        }
+        let mut run = Self::open(root, keep)?;
+        let found = run.checkpoints.newest_valid()?;
+        for (path, problem) in &found.skipped {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            run.say(&format!("skipped checkpoint {name}: {problem}"))?;
+        }
+        match &found.saved {
+            Some(saved) => run.say(&format!("going on from step {}", saved.step()))?,
+            None => {
+                run.say("there is no checkpoint yet; beginning anew")?;
+                run.rewind(Marks::default())?;
+            }
+        }
+        Ok((run, found.saved))
+    }
+
+    fn open(root: &Path, keep: Keep) -> Result<Self, TrainError> {
+        let path = root.join("log.txt");
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(TrainError::write(&path))?;
+        match log.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(TrainError::RunBusy { folder: root.to_owned() });
+            }
+            // A file system without locks has runs that cannot see each other, no more.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            checkpoints: Checkpoints::open(&root.join("checkpoints"), keep)?,
+            metrics: JsonlMetrics::new(JsonLines::open(&root.join("metrics.jsonl"))?),
+            samples: JsonLines::open(&root.join("samples.jsonl"))?,
+            board: TensorBoard::open(root)?,
+            terminal: None,
+            log,
+            sinks: Sinks::default(),
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the result goes: `model/`.
+    pub fn model(&self) -> PathBuf {
+        self.root.join("model")
+    }
+
+    /// Shows progress as well.
+    pub fn show(&mut self, terminal: Terminal) {
+        self.terminal = Some(terminal);
+    }
+
+    /// Passes metrics on to another sink as well.
+    pub fn add_sink(&mut self, sink: Box<dyn MetricSink>) {
+        self.sinks.0.push(sink);
+    }
+
+    /// Writes the numbers of a step to every sink.
+    ///
+    /// # Errors
+    /// [`TrainError::Metric`].
+    pub fn record(&mut self, step: u64, metrics: &Metrics) -> Result<(), TrainError> {
+        self.metrics.record(step, metrics)?;
+        self.board.record(step, metrics)?;
+        if let Some(terminal) = &mut self.terminal {
+            terminal.record(step, metrics)?;
+        }
+        self.sinks.0.iter_mut().try_for_each(|sink| sink.record(step, metrics))?;
+        Ok(())
+    }
+
+    /// Appends a row to `samples.jsonl`.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`], [`TrainError::Json`].
+    pub fn sample(&mut self, row: &impl Serialize) -> Result<(), TrainError> {
+        self.samples.append(row)
+    }
+
+    /// Says something on standard error, and in `log.txt`.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn say(&mut self, text: &str) -> Result<(), TrainError> {
+        match &self.terminal {
+            Some(terminal) => terminal.say(text),
+            None => eprintln!("{text}"),
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let line = format!("{} {text}\n", date(since.as_secs()));
+        self.log.write_all(line.as_bytes()).map_err(TrainError::write(&self.root.join("log.txt")))
+    }
+
+    /// Brings everything written to the disk, and returns how far it is: for a checkpoint.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn marks(&mut self) -> Result<Marks, TrainError> {
+        self.sinks.0.iter_mut().try_for_each(|sink| sink.flush())?;
+        Ok(Marks {
+            metrics: self.metrics.lines().mark()?,
+            samples: self.samples.mark()?,
+            events: self.board.mark()?,
+        })
+    }
+
+    /// Cuts everything back to where a checkpoint was.
+    ///
+    /// # Errors
+    /// [`TrainError::BadCheckpoint`] if a file is shorter than it was, [`TrainError::Write`].
+    pub fn rewind(&mut self, marks: Marks) -> Result<(), TrainError> {
+        self.metrics.lines().cut(marks.metrics)?;
+        self.samples.cut(marks.samples)?;
+        self.board.cut(marks.events)
+    }
+}
+
+/// Seconds since 1970 as `2026-03-01 12:00:00Z` (Howard Hinnant's `civil_from_days`).
+fn date(seconds: u64) -> String {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let day = days % 146_097;
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    let day = day - (153 * shifted + 2) / 5 + 1;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_date_u() {
+        // date -u -d @N
+        assert_eq!(date(0), "1970-01-01 00:00:00Z");
+        assert_eq!(date(951_782_399), "2000-02-28 23:59:59Z");
+        assert_eq!(date(951_782_400), "2000-02-29 00:00:00Z");
+        assert_eq!(date(1_798_761_599), "2026-12-31 23:59:59Z");
+    }
+}

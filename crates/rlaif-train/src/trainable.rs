@@ -1,0 +1,152 @@
+//! Which parameters are trained, and in which kind.
+
+use rlaif_lm::Parameters;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::error::TrainError;
+
+/// The kind that weights are held and computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32 throughout.
+    #[default]
+    F32,
+    /// Weights, activations and gradients in bf16; losses, log-probabilities, the optimizer's
+    /// moments and a master copy of the weights in f32.
+    Bf16,
+}
+
+impl Precision {
+    /// The kind to load weights in.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// Which parameters are trained.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trainable {
+    /// All weights of the model; of a model with adapters, the adapters alone.
+    #[default]
+    Auto,
+    /// All weights but those whose name contains one of these, such as `embed_tokens`.
+    AllBut(Vec<String>),
+    /// Only the weights whose name contains one of these.
+    Only(Vec<String>),
+}
+
+impl Trainable {
+    /// Freezes what is not to be trained, and returns the rest in name order.
+    ///
+    /// # Errors
+    /// [`TrainError::NothingTrained`], and [`TrainError::Setting`] for a name that fits no
+    /// parameter.
+    ///
+    /// ```
+    /// use rlaif_lm::Parameters;
+    /// use rlaif_train::Trainable;
+    /// use tch::{Device, Kind, Tensor};
+    /// let mut parameters = Parameters::new();
+    /// for name in ["embed.weight", "layer.weight"] {
+    ///     parameters.insert(name, Tensor::zeros([2], (Kind::Float, Device::Cpu)));
+    /// }
+    /// let trained = Trainable::AllBut(vec!["embed".into()]).select(&parameters)?;
+    /// assert_eq!(trained[0].0, "layer.weight");
+    /// assert_eq!(trained.len(), 1);
+    /// # Ok::<(), rlaif_train::TrainError>(())
+    /// ```
+    pub fn select(&self, parameters: &Parameters) -> Result<Vec<(String, Tensor)>, TrainError> {
+        let fits = |name: &str, patterns: &[String]| patterns.iter().any(|p| name.contains(p));
+        match self {
+            Self::Auto => {
+                let adapted = parameters.iter().any(|(name, _)| is_adapter(name));
+                parameters.train_where(|name| !adapted || is_adapter(name));
+            }
+            Self::AllBut(patterns) => {
+                check_patterns(parameters, patterns)?;
+                parameters.train_where(|name| !fits(name, patterns));
+            }
+            Self::Only(patterns) => {
+                check_patterns(parameters, patterns)?;
+                parameters.train_where(|name| fits(name, patterns));
+            }
+        }
+        let trained = parameters.trainable();
+        if trained.is_empty() {
+            return Err(TrainError::NothingTrained { why: "`trainable` leaves none" });
+        }
+        Ok(trained)
+    }
+}
+
+fn check_patterns(parameters: &Parameters, patterns: &[String]) -> Result<(), TrainError> {
+    match patterns.iter().find(|p| !parameters.iter().any(|(name, _)| name.contains(*p))) {
+        Some(pattern) => Err(TrainError::setting(
+            "trainable",
+            format!("`{pattern}`"),
+            "a part of a parameter's name (`rlaif inspect` and the checkpoint list them)",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether a parameter belongs to an adapter, by the names that `rlaif-models` and peft give.
+fn is_adapter(name: &str) -> bool {
+    [".lora_A.", ".lora_B.", ".modules_to_save."].iter().any(|part| name.contains(part))
+}
+
+/// Copies saved tensors into parameters of the same names, bit by bit.
+///
+/// # Errors
+/// [`TrainError::Torch`] if any is missing, unknown or of another shape or kind; all of them are
+/// named, and nothing is changed.
+///
+/// ```
+/// use rlaif_train::restore_parameters;
+/// use tch::Tensor;
+/// let own = [("w".to_owned(), Tensor::from_slice(&[0f32]))];
+/// restore_parameters(&own, &[("w".to_owned(), Tensor::from_slice(&[5f32]))], "the policy")?;
+/// assert_eq!(own[0].1.double_value(&[0]), 5.);
+/// # Ok::<(), rlaif_train::TrainError>(())
+/// ```
+pub fn restore_parameters(
+    own: &[(String, Tensor)],
+    saved: &[(String, Tensor)],
+    what: &'static str,
+) -> Result<(), TrainError> {
+    let describe = |t: &Tensor| format!("{:?} {:?}", t.kind(), t.size());
+    let mut missing = Vec::new();
+    let mut mismatched = Vec::new();
+    let mut copies = Vec::new();
+    for (name, to) in own {
+        match saved.iter().find(|(known, _)| known == name) {
+            None => missing.push(name.clone()),
+            Some((_, from)) if describe(from) != describe(to) => mismatched.push(format!(
+                "{name}: expected {}, found {}",
+                describe(to),
+                describe(from)
+            )),
+            Some((_, from)) => copies.push((to, from)),
+        }
+    }
+    let unexpected: Vec<String> = saved
+        .iter()
+        .filter(|(name, _)| !own.iter().any(|(known, _)| known == name))
+        .map(|(name, _)| name.clone())
+        .collect();
+    if !(missing.is_empty() && unexpected.is_empty() && mismatched.is_empty()) {
+        let error = rlaif_torch::TorchError::State { what, missing, unexpected, mismatched };
+        return Err(error.into());
+    }
+    let _guard = tch::no_grad_guard();
+    for (to, from) in copies {
+        to.shallow_clone().f_copy_(from)?;
+    }
+    Ok(())
+}
