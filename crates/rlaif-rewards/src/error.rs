@@ -1,6 +1,5 @@
 //! What goes wrong with reward providers.
 
-#[cfg(feature = "judge")]
 use std::path::PathBuf;
 
 /// Why a reward provider could not be made, or gave nothing.
@@ -48,7 +47,6 @@ pub enum ProviderError {
         known: Vec<&'static str>,
     },
     /// A configuration cannot be read.
-    #[cfg(feature = "judge")]
     #[error("{origin}{}: {problem}", Line(*.line))]
     Config {
         /// The file.
@@ -59,7 +57,6 @@ pub enum ProviderError {
         problem: String,
     },
     /// A file cannot be read or written.
-    #[cfg(feature = "judge")]
     #[error("{}: {source}", .path.display())]
     File {
         /// The file.
@@ -160,7 +157,6 @@ pub enum ProviderError {
         message: String,
     },
     /// A row of the input is no exchange.
-    #[cfg(feature = "judge")]
     #[error("input, line {line}: expected a JSON object with the strings `prompt` and `response`")]
     Row {
         /// The line, from 1.
@@ -170,7 +166,6 @@ pub enum ProviderError {
         source: serde_json::Error,
     },
     /// The input cannot be read, or the output written.
-    #[cfg(feature = "judge")]
     #[error("cannot {action}")]
     Stream {
         /// What was tried.
@@ -179,18 +174,84 @@ pub enum ProviderError {
         #[source]
         source: std::io::Error,
     },
+    /// A model that a configuration names is not to be found.
+    #[cfg(feature = "neural")]
+    #[error("the model `{location}` cannot be had")]
+    ModelFolder {
+        /// The folder or hub id.
+        location: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A model cannot be read or built.
+    #[cfg(feature = "neural")]
+    #[error(transparent)]
+    Model(#[from] rlaif_models::ModelError),
+    /// A tokenizer cannot be read.
+    #[cfg(feature = "neural")]
+    #[error(transparent)]
+    Text(#[from] rlaif_text::TextError),
+    /// A tokenizer, or its chat template, does not do what is asked of it.
+    #[cfg(feature = "neural")]
+    #[error(transparent)]
+    Codec(#[from] rlaif_core::CodecError),
+    /// A model does not take a setting.
+    #[cfg(feature = "neural")]
+    #[error(transparent)]
+    Lm(#[from] rlaif_lm::LmError),
+    /// A device is not there.
+    #[cfg(feature = "neural")]
+    #[error(transparent)]
+    Torch(#[from] rlaif_torch::TorchError),
+    /// A classifier lacks the label.
+    #[cfg(feature = "neural")]
+    #[error("the classifier {model} needs a `label` of its own: {found}; its labels are {}", Labels(.known))]
+    Label {
+        /// The classifier.
+        model: String,
+        /// What was chosen.
+        found: String,
+        /// The labels there are, in the order of the logits.
+        known: Vec<String>,
+    },
+    /// Model and tokenizer do not belong together.
+    #[cfg(feature = "neural")]
+    #[error(
+        "the tokenizer {tokenizer} has ids up to {largest}, the model's embedding {rows} rows; \
+         they do not belong together"
+    )]
+    Vocabulary {
+        /// The tokenizer.
+        tokenizer: String,
+        /// Its largest id.
+        largest: usize,
+        /// Rows of the model's embedding.
+        rows: i64,
+    },
     /// A reward failed as a whole.
-    #[cfg(feature = "judge")]
     #[error(transparent)]
     Reward(#[from] rlaif_core::RewardError),
 }
 
-#[cfg(feature = "judge")]
 struct Line(Option<usize>);
 
-#[cfg(feature = "judge")]
 impl std::fmt::Display for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.map_or(Ok(()), |line| write!(f, ", line {line}"))
+    }
+}
+
+#[cfg(feature = "neural")]
+struct Labels<'a>(&'a [String]);
+
+#[cfg(feature = "neural")]
+impl std::fmt::Display for Labels<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (index, label) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}`{label}` ({index})")?;
+        }
+        Ok(())
     }
 }

@@ -21,13 +21,20 @@
 //! | [`rules`] | length, repetition, format, forbidden words, overlap with a reference |
 //! | [`rubric`] | what a judge is asked and how its answer is read, whoever answers |
 //! | `judge` (feature `judge`) | LLM judges over HTTP APIs, reward servers, `judge::run` |
+//! | `neural` (feature `neural`) | classifiers, reward models with a scalar head, local policies as judges |
 //!
-//! Features: `judge` (default) brings HTTP, TLS and SQLite. Nothing here needs libtorch.
+//! [`RewardConfig`] describes any of them in TOML. Features, both on by default: `judge` brings
+//! HTTP, TLS and SQLite; `neural` brings libtorch, which nothing else here needs.
 
 pub mod combine;
+mod config;
 mod error;
+mod file;
 #[cfg(feature = "judge")]
 pub mod judge;
+#[cfg(feature = "neural")]
+pub mod neural;
+mod rows;
 pub mod rubric;
 pub mod rules;
 
@@ -35,7 +42,13 @@ pub use combine::{
     Cached, Clipped, Constant, Gated, Mean, Minimum, Normalised, OrElse, RewardExt, Scaled,
     WeightedSum,
 };
+pub use config::{RewardConfig, Surroundings, Term};
 pub use error::ProviderError;
+#[cfg(feature = "neural")]
+pub use neural::{
+    ClassifierConfig, ClassifierOptions, ClassifierReward, Input, Label, Output, Preset,
+};
+pub use rows::{Counted, score_rows};
 pub use rules::{Format, Length, Overlap, OverlapMeasure, Repetition, Words};
 
 /// The page of documentation, whose code is to run.

@@ -3,7 +3,11 @@
 //! This crate only gathers the others and holds the `rlaif` command; depend on the one you need.
 
 pub mod cli;
+mod fetch;
+mod reward;
 
+pub use fetch::{FetchError, model_folder};
+pub use reward::rewards_from_config;
 pub use rlaif_core as core;
 pub use rlaif_data as data;
 pub use rlaif_dpo as dpo;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
+use crate::file::{self, parse};
 use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 
 /// What a judge's TOML file says. `docs/rewards.md` describes every key.
@@ -23,7 +23,7 @@ use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 /// assert_eq!(config.limits.concurrency, 8);
 /// # Ok::<(), rlaif_rewards::ProviderError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct JudgeConfig {
@@ -71,7 +71,7 @@ fn default_name() -> String {
 }
 
 /// Who judges.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum ApiConfig {
@@ -136,7 +136,7 @@ pub enum ApiConfig {
 }
 
 /// How a judge samples. What is not said is not sent.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SamplingConfig {
     /// The longest answer, in tokens. Unless told: 16 for numbers, 4 for expectations, 300 with
@@ -153,7 +153,7 @@ pub struct SamplingConfig {
 }
 
 /// How fast a server may be asked, and how long.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Requests at a time.
@@ -188,7 +188,7 @@ impl Default for LimitsConfig {
 }
 
 /// What tokens cost, in any one currency.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PriceConfig {
     /// Per million tokens of questions.
@@ -198,7 +198,7 @@ pub struct PriceConfig {
 }
 
 /// What may be spent by one process, beginning with its start.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetConfig {
     /// In the currency of the prices.
@@ -223,11 +223,7 @@ impl JudgeConfig {
     /// # Errors
     /// [`ProviderError::File`] when it cannot be read, else as [`JudgeConfig::from_toml`].
     pub fn from_file(path: &Path) -> Result<Self, ProviderError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ProviderError::File {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
-        let mut config = Self::from_toml(&text, &path.display().to_string())?;
+        let mut config = Self::from_toml(&file::read(path)?, &path.display().to_string())?;
         if let (Some(cache), Some(folder)) = (&mut config.cache, path.parent()) {
             *cache = folder.join(&*cache);
         }
@@ -376,48 +372,4 @@ fn at_least_one(setting: &'static str, value: usize, most: usize) -> Result<(), 
         expected: format!("a whole number from 1 to {most}"),
         found: value.to_string(),
     })
-}
-
-/// TOML as a type. The error has the line's number and never its text, which might be a key.
-fn parse<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, ProviderError> {
-    toml::from_str(text).map_err(|error| {
-        let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
-        let problem = described(error.message());
-        ProviderError::Config { origin: origin.to_owned(), line, problem }
-    })
-}
-
-/// serde's message with the nearest known key, where one is unknown.
-fn described(message: &str) -> String {
-    // serde quotes the names: "unknown field `modle`, expected one of `kind`, `model`".
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
-    // A wrong type: serde repeats the value, which might be a key in the wrong place.
-    if message.starts_with("invalid") {
-        let expected = message.rsplit_once(", expected ");
-        return expected.map_or("the value is invalid".to_owned(), |(_, expected)| {
-            format!("the value is not of its type; expected {expected}")
-        });
-    }
-    let [found, known @ ..] = quoted.as_slice() else { return message.to_owned() };
-    if !unknown {
-        return message.to_owned();
-    }
-    if message.starts_with("unknown field") && looks_like_a_key(found) {
-        return format!(
-            "`{found}`: keys do not belong in files; put it into an environment variable and name \
-             that in `api_key_env`"
-        );
-    }
-    let near = |name: &&&str| strsim::damerau_levenshtein(found, name);
-    let nearest = known.iter().min_by_key(near).filter(|name| near(name) <= name.len() / 2);
-    let hint = nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-    let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-    let what = if message.starts_with("unknown field") { "key" } else { "value" };
-    format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
-}
-
-fn looks_like_a_key(field: &str) -> bool {
-    let field = field.to_ascii_lowercase();
-    ["api_key", "apikey", "key", "secret", "token", "password"].contains(&field.as_str())
 }

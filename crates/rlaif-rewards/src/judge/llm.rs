@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
 
 use super::api::{Api, Ask, Optional, Without};
 use super::cache::{self, Cache, Key};
@@ -15,7 +15,7 @@ use super::refusal::{Complaint, Fatal, Refusal, Whom};
 use super::secret::{Environment, process_environment};
 use super::spending::{Ledger, Settled, Tokens, Usage};
 use crate::ProviderError;
-use crate::rubric::{Answer, AnswerForm, Question, Reading, Rubric};
+use crate::rubric::{self, Answer, AnswerForm, Question, Rubric, Verdict};
 
 /// A judge: a rubric, and a language model behind an API that is asked by it.
 ///
@@ -62,9 +62,6 @@ struct Job {
     key: Key,
 }
 
-/// What came of one question.
-type Verdict = Result<Reading, String>;
-
 impl LlmJudge {
     /// The judge of a configuration, with the keys of the environment.
     ///
@@ -89,7 +86,8 @@ impl LlmJudge {
         let Some(api) = api else {
             return Err(ProviderError::Setting {
                 setting: "api.kind",
-                expected: "a language model; `reward-server` is a `RemoteReward`".to_owned(),
+                expected: "a language model behind an API; `RewardConfig` builds all kinds"
+                    .to_owned(),
                 found: "reward-server".to_owned(),
             });
         };
@@ -298,14 +296,6 @@ fn counted(used: Tokens, answer: &Answer, estimate: Tokens) -> Tokens {
     Tokens { input: estimate.input, output: 1 + answer.text.len() as u64 / 3 }
 }
 
-/// Mean and sample standard deviation.
-fn mean_and_spread(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    (mean, if values.len() < 2 { 0. } else { (squares / (n - 1.)).sqrt() })
-}
-
 impl RewardModel for LlmJudge {
     fn name(&self) -> &str {
         &self.name
@@ -317,45 +307,10 @@ impl RewardModel for LlmJudge {
             model: self.name.clone(),
             source: Box::new(source),
         })?;
-        let mut scores = Scores::default();
-        let (mut coverage, mut count, mut spread) = (Vec::new(), Vec::new(), Vec::new());
-        let score = |value: f64| Score::new(value as f32).ok();
-        for (row, of_row) in rows.into_iter().enumerate() {
-            let samples: Vec<&Verdict> = match &of_row {
-                Ok(samples) => samples.iter().map(|&job| &verdicts[job]).collect(),
-                Err(_) => Vec::new(),
-            };
-            let readings: Vec<&Reading> = samples.iter().filter_map(|v| v.as_ref().ok()).collect();
-            if readings.is_empty() {
-                let reason = match of_row {
-                    Err(reason) => reason,
-                    Ok(_) => {
-                        samples.iter().find_map(|v| v.as_ref().err()).cloned().unwrap_or_default()
-                    }
-                };
-                scores.reasons.push((row, reason));
-                scores.total.push(None);
-                coverage.push(None);
-                count.push(score(0.));
-                spread.push(None);
-                continue;
-            }
-            let values: Vec<f64> = readings.iter().map(|r| f64::from(r.score.get())).collect();
-            let covered: Vec<f64> = readings.iter().filter_map(|r| r.coverage).collect();
-            let (mean, deviation) = mean_and_spread(&values);
-            scores.total.push(score(mean));
-            coverage.push(score(mean_and_spread(&covered).0));
-            count.push(score(values.len() as f64));
-            spread.push(score(deviation));
-        }
-        if self.rubric.form() == AnswerForm::Expectation {
-            scores.parts.push(("coverage".to_owned(), coverage));
-        }
-        if self.samples > 1 {
-            scores.parts.push(("samples".to_owned(), count));
-            scores.parts.push(("spread".to_owned(), spread));
-        }
-        Ok(scores)
+        let rows = rows
+            .into_iter()
+            .map(|of_row| Ok(of_row?.into_iter().map(|job| verdicts[job].clone()).collect()));
+        Ok(rubric::scores(rows, self.rubric.form(), self.samples))
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -34,3 +34,20 @@ pub use remote::RemoteReward;
 pub use run::{Summary, run, run_with_environment};
 pub use secret::{Environment, Secret, process_environment};
 pub use spending::Usage;
+
+use rlaif_core::RewardModel;
+
+use crate::{ProviderError, Surroundings};
+
+/// The judge of a configuration, whoever it is.
+pub(crate) fn build(
+    config: &JudgeConfig,
+    around: &Surroundings<'_>,
+) -> Result<Box<dyn RewardModel>, ProviderError> {
+    Ok(match config.api {
+        ApiConfig::RewardServer { .. } => {
+            Box::new(RemoteReward::with_environment(config, around.environment)?)
+        }
+        _ => Box::new(LlmJudge::with_environment(config, around.environment)?),
+    })
+}

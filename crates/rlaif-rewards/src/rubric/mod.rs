@@ -10,6 +10,8 @@ mod fence;
 mod presets;
 mod read;
 mod template;
+#[cfg(any(feature = "judge", feature = "neural"))]
+mod verdict;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,8 @@ use rlaif_core::{Exchange, Score};
 use crate::ProviderError;
 pub use read::{Answer, Finish, TokenAlternatives, Unread};
 use template::Template;
+#[cfg(any(feature = "judge", feature = "neural"))]
+pub(crate) use verdict::{Verdict, scores};
 
 /// The lowest and the highest verdict a judge may give.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

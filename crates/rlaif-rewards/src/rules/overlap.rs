@@ -1,24 +1,26 @@
 //! How much of a text comes back in another one.
 
-use std::collections::HashMap;
-
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_eval::text::{RougeKind, Stemming, rouge};
+use serde::{Deserialize, Serialize};
 
-/// Which overlap is measured; each is an F₁ in [0, 1].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Which overlap is measured; each is an F₁ in [0, 1], as `rlaif-eval` and the package rouge-score
+/// compute it (Lin 2004), without stemming. Words are runs of `a` to `z` and digits in lower case:
+/// a text in another script overlaps with nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OverlapMeasure {
-    /// ROUGE-1: words in common (Lin 2004).
+    /// ROUGE-1: words in common.
     Rouge1,
-    /// ROUGE-2: pairs of neighbouring words in common (Lin 2004).
+    /// ROUGE-2: pairs of neighbouring words in common.
     Rouge2,
-    /// ROUGE-L: the longest common subsequence of words (Lin 2004).
+    /// ROUGE-L: the longest common subsequence of words.
+    #[serde(rename = "rougeL")]
     RougeL,
 }
 
 impl OverlapMeasure {
-    /// The overlap of `candidate` with `reference`, without stemming.
-    ///
-    /// Words are runs of letters and digits in lower case. An empty text overlaps with nothing.
+    /// The overlap of `candidate` with `reference`.
     ///
     /// ```
     /// use rlaif_rewards::OverlapMeasure;
@@ -26,55 +28,21 @@ impl OverlapMeasure {
     /// assert!((f1 - 4. / 7.).abs() < 1e-12);
     /// ```
     pub fn f1(self, candidate: &str, reference: &str) -> f64 {
-        let (candidate, reference) = (words(candidate), words(reference));
-        let (common, candidates, references) = match self {
-            Self::Rouge1 => common_grams(&candidate, &reference, 1),
-            Self::Rouge2 => common_grams(&candidate, &reference, 2),
-            Self::RougeL => (lcs(&candidate, &reference), candidate.len(), reference.len()),
+        let kind = match self {
+            Self::Rouge1 => RougeKind::N(1),
+            Self::Rouge2 => RougeKind::N(2),
+            Self::RougeL => RougeKind::L,
         };
-        if common == 0 { 0. } else { 2. * common as f64 / (candidates + references) as f64 }
+        rouge(reference, candidate, kind, Stemming::Off).f1
     }
-}
-
-fn words(text: &str) -> Vec<String> {
-    let runs = text.split(|c: char| !c.is_alphanumeric()).filter(|run| !run.is_empty());
-    runs.map(str::to_lowercase).collect()
-}
-
-/// n-grams in common, each as often as both have it; n-grams of the one; n-grams of the other.
-fn common_grams(a: &[String], b: &[String], n: usize) -> (usize, usize, usize) {
-    let mut counts: HashMap<&[String], usize> = HashMap::new();
-    for gram in b.windows(n) {
-        *counts.entry(gram).or_default() += 1;
-    }
-    let mut common = 0;
-    for gram in a.windows(n) {
-        if let Some(left) = counts.get_mut(gram).filter(|left| **left > 0) {
-            *left -= 1;
-            common += 1;
-        }
-    }
-    (common, a.windows(n).len(), b.windows(n).len())
-}
-
-/// Length of the longest common subsequence, in |a|·|b| time and |b| space.
-fn lcs(a: &[String], b: &[String]) -> usize {
-    let mut row = vec![0; b.len() + 1];
-    for x in a {
-        let mut diagonal = 0;
-        for (j, y) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = if x == y { diagonal + 1 } else { above.max(row[j]) };
-            diagonal = above;
-        }
-    }
-    row[b.len()]
 }
 
 /// What the response is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Against {
     /// The record's reference; rows without one have no verdict.
+    #[default]
     Reference,
     /// The prompt: how much of it is copied, say.
     Prompt,
@@ -112,9 +80,9 @@ impl Overlap {
 impl RewardModel for Overlap {
     fn name(&self) -> &'static str {
         match self.measure {
-            OverlapMeasure::Rouge1 => "rouge-1",
-            OverlapMeasure::Rouge2 => "rouge-2",
-            OverlapMeasure::RougeL => "rouge-l",
+            OverlapMeasure::Rouge1 => "rouge1",
+            OverlapMeasure::Rouge2 => "rouge2",
+            OverlapMeasure::RougeL => "rougeL",
         }
     }
 

@@ -4,13 +4,16 @@ use std::collections::HashSet;
 
 use regex::{Regex, RegexBuilder};
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
 
 /// What lengths are counted in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// Runs of anything but white space.
+    #[default]
     Words,
     /// Unicode scalar values.
     Characters,

@@ -6,8 +6,11 @@ use rlaif_core::CodecError;
 use rlaif_hub::HubError;
 use rlaif_lm::LmError;
 use rlaif_models::ModelError;
+use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
+
+use crate::FetchError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,17 @@ pub(crate) enum CliError {
     Hub(#[from] HubError),
     #[error(transparent)]
     Torch(#[from] TorchError),
+    #[error(transparent)]
+    Reward(#[from] ProviderError),
+}
+
+impl From<FetchError> for CliError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Hub(source) => Self::Hub(source),
+            FetchError::Model(source) => Self::Model(source),
+        }
+    }
 }
 
 /// What is wrong with one row.
@@ -81,9 +95,24 @@ pub(crate) enum RowProblem {
 }
 
 impl CliError {
+    /// The message, with those of the causes that it does not repeat.
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = error.source();
+        }
+        text
+    }
+
     pub(crate) fn code(&self) -> u8 {
         match self {
             Self::Torch(TorchError::DeviceName { .. } | TorchError::NoDevice { .. }) => 2,
+            Self::Reward(ProviderError::Reward(_) | ProviderError::Stream { .. }) => 1,
             Self::Torch(_) | Self::Lm(LmError::Torch(_)) | Self::Io { .. } => 1,
             Self::Hub(error) => match error {
                 HubError::InvalidRepoId { .. }
@@ -99,6 +128,10 @@ impl CliError {
     }
 
     pub(crate) fn is_broken_pipe(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
+        let (Self::Io { source, .. } | Self::Reward(ProviderError::Stream { source, .. })) = self
+        else {
+            return false;
+        };
+        source.kind() == io::ErrorKind::BrokenPipe
     }
 }

@@ -5,6 +5,7 @@
 mod bench;
 mod error;
 mod inspect;
+mod judge;
 mod log_probs;
 mod model;
 mod rows;
@@ -33,6 +34,8 @@ enum Command {
     LogProbs(log_probs::LogProbs),
     /// Logits and probabilities of a sequence classifier or reward model.
     Score(score::Score),
+    /// Scores responses with a judge or any other reward, one row out for each row in.
+    Judge(judge::Judge),
     /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -50,7 +53,7 @@ pub fn main() -> ExitCode {
         // Whoever reads our output has seen enough (`| head`).
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {}", error.chain());
             ExitCode::from(error.code())
         }
     }
@@ -61,6 +64,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Inspect(command) => command.run(),
         Command::LogProbs(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Judge(command) => command.run(),
         Command::Bench(command) => command.run(),
     }
 }

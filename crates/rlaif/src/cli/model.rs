@@ -1,16 +1,11 @@
 //! `--model` and what goes with it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use rlaif_hub::{Hub, Repo, RepoKind};
-use rlaif_models::{LoadOptions, ModelError};
+use rlaif_models::LoadOptions;
 use rlaif_text::HfTokenizer;
 use rlaif_torch::DeviceChoice;
-use serde::Deserialize;
 use tch::Kind;
 
 use super::error::CliError;
@@ -66,41 +61,7 @@ impl Placement {
 
 /// A model's folder on this disk; from the hub, every file that loading needs is fetched first.
 pub(crate) fn folder(location: &str, revision: Option<&str>) -> Result<PathBuf, CliError> {
-    if Path::new(location).is_dir() && revision.is_none() {
-        return Ok(PathBuf::from(location));
-    }
-    let repo = Hub::from_env()?.open(RepoKind::Model, location, revision)?;
-    let config = repo.get("config.json")?;
-    fetch_weights(&repo)?;
-    for file in HfTokenizer::FILES.iter().copied().chain(["generation_config.json"]) {
-        repo.try_get(file)?;
-    }
-    // Every file of a repository lies in one folder.
-    Ok(config.parent().map_or_else(|| PathBuf::from("."), PathBuf::from))
-}
-
-/// The index of sharded weights: which file holds which tensor.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-/// Fetches the first of the forms that weights come in, shards included.
-fn fetch_weights(repo: &Repo) -> Result<(), CliError> {
-    for whole in ["model.safetensors", "pytorch_model.bin"] {
-        if repo.try_get(whole)?.is_some() {
-            return Ok(());
-        }
-        let index = format!("{whole}.index.json");
-        if let Some(index) = repo.try_get(&index)? {
-            let index: Index = rlaif_checkpoint::read_json(&index).map_err(ModelError::from)?;
-            for shard in index.weight_map.into_values().collect::<BTreeSet<_>>() {
-                repo.get(&shard)?;
-            }
-            return Ok(());
-        }
-    }
-    Ok(())
+    Ok(crate::model_folder(location, revision)?)
 }
 
 /// The tokenizer of a folder, once it is known to fit the model.

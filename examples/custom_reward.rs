@@ -1,9 +1,9 @@
 //! A first reward: short answers that keep to the point, and say please.
 //!
-//! `cargo run -p rlaif-rewards --no-default-features --example custom_reward`
+//! `cargo run --example custom_reward`
 
-use rlaif_core::{Exchange, RewardModel};
-use rlaif_rewards::{Length, RewardExt, WeightedSum};
+use rlaif::core::{Exchange, RewardModel};
+use rlaif::rewards::{Length, RewardExt, WeightedSum};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Any function from a batch to one number per row is a reward model.

@@ -1,0 +1,358 @@
+//! Rewards from a configuration: a file of their own, or the `[reward]` table of a run file.
+
+#[cfg(feature = "neural")]
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use rlaif_core::RewardModel;
+use serde::{Deserialize, Serialize};
+
+use crate::combine::Centring;
+use crate::file;
+#[cfg(feature = "judge")]
+use crate::judge::{self, JudgeConfig};
+#[cfg(feature = "neural")]
+use crate::neural::{ClassifierConfig, Loaded, ModelFolder};
+use crate::rules::{Against, OverlapMeasure, Unit};
+use crate::{
+    Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardExt,
+    WeightedSum, Words,
+};
+
+/// One reward, and those it is made of. `docs/rewards.md` describes every key.
+///
+/// ```
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::{RewardConfig, Surroundings};
+/// let config: RewardConfig = toml::from_str(r#"
+///     kind = "weighted-sum"
+///     name = "manners"
+///     [[terms]]
+///     weight = 1.0
+///     reward = { kind = "forbidden-words", words = ["darn"] }
+///     [[terms]]
+///     weight = 0.5
+///     reward = { kind = "length", longest = 3, per = 2.0 }
+/// "#)?;
+/// let reward = config.build(&Surroundings::default())?;
+/// let scores = reward.score(&[Exchange::new("Greet me.", "Darn, you are early again!")])?;
+/// assert_eq!(scores.total[0].unwrap().get(), -1.5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum RewardConfig {
+    /// A sequence classifier or a reward model with a scalar head.
+    #[cfg(feature = "neural")]
+    Classifier(Box<ClassifierConfig>),
+    /// A judge behind an API, a reward server, or a policy of this library as the judge.
+    #[cfg(feature = "judge")]
+    Judge(Box<JudgeConfig>),
+    /// [`Length`].
+    Length {
+        /// The least that is not penalised.
+        #[serde(default)]
+        shortest: usize,
+        /// The most that is not penalised.
+        longest: usize,
+        /// How far off costs 1.
+        per: f32,
+        /// What is counted.
+        #[serde(default)]
+        unit: Unit,
+    },
+    /// [`Repetition`].
+    Repetition {
+        /// The length of the runs of words.
+        n: usize,
+    },
+    /// [`Format`].
+    Format {
+        /// The regular expression.
+        pattern: String,
+    },
+    /// [`Words::forbidden`].
+    ForbiddenWords {
+        /// The words.
+        words: Vec<String>,
+    },
+    /// [`Overlap`].
+    Overlap {
+        /// Which overlap.
+        measure: OverlapMeasure,
+        /// With what.
+        #[serde(default)]
+        against: Against,
+    },
+    /// [`Constant`].
+    Constant {
+        /// The score.
+        value: f32,
+    },
+    /// [`WeightedSum`].
+    WeightedSum {
+        /// What metrics call it.
+        name: String,
+        /// What is summed.
+        terms: Vec<Term>,
+    },
+    /// [`Mean`].
+    Mean {
+        /// What metrics call it.
+        name: String,
+        /// Of which rewards.
+        of: Vec<Self>,
+    },
+    /// [`Minimum`].
+    Minimum {
+        /// What metrics call it.
+        name: String,
+        /// Of which rewards.
+        of: Vec<Self>,
+    },
+    /// [`crate::Scaled`].
+    Scaled {
+        /// What the score is multiplied by.
+        factor: f32,
+        /// What is added then.
+        #[serde(default)]
+        offset: f32,
+        /// Which reward's score.
+        of: Box<Self>,
+    },
+    /// [`crate::Clipped`].
+    Clipped {
+        /// The least score.
+        low: f32,
+        /// The greatest score.
+        high: f32,
+        /// Which reward's score.
+        of: Box<Self>,
+    },
+    /// [`crate::Normalised`].
+    Normalised {
+        /// Whether the mean goes.
+        centring: Centring,
+        /// Which reward's score.
+        of: Box<Self>,
+    },
+    /// [`crate::Gated`].
+    Gated {
+        /// The reward that decides.
+        gate: Box<Self>,
+        /// From which of its scores on the other one counts.
+        threshold: f32,
+        /// The score where it does not.
+        otherwise: f32,
+        /// The reward that counts.
+        of: Box<Self>,
+    },
+    /// [`crate::OrElse`].
+    OrElse {
+        /// The reward that is asked where the first has no verdict.
+        other: Box<Self>,
+        /// The first.
+        of: Box<Self>,
+    },
+    /// [`crate::Cached`].
+    Cached {
+        /// How many verdicts are remembered.
+        capacity: usize,
+        /// Which reward's.
+        of: Box<Self>,
+    },
+}
+
+/// One term of a weighted sum.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Term {
+    /// Its weight.
+    pub weight: f32,
+    /// The reward.
+    pub reward: RewardConfig,
+}
+
+/// What a configured reward needs besides its configuration.
+///
+/// ```
+/// use rlaif_rewards::Surroundings;
+/// let beside_the_run_file = Surroundings::of_folder("runs");
+/// ```
+pub struct Surroundings<'a> {
+    folder: PathBuf,
+    #[cfg(feature = "judge")]
+    pub(crate) environment: judge::Environment<'a>,
+    #[cfg(feature = "neural")]
+    models: &'a ModelFolder<'a>,
+    #[cfg(feature = "neural")]
+    device: tch::Device,
+    /// Classifiers that were loaded, so that rewards of the same weights share them.
+    #[cfg(feature = "neural")]
+    pub(crate) loaded: RefCell<Vec<Loaded>>,
+}
+
+impl Default for Surroundings<'_> {
+    fn default() -> Self {
+        Self::of_folder("")
+    }
+}
+
+impl<'a> Surroundings<'a> {
+    /// Relative caches are in `folder`. Keys come from the environment of the process; models are
+    /// folders on this disk, and run on the CPU.
+    pub fn of_folder(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            #[cfg(feature = "judge")]
+            environment: &judge::process_environment,
+            #[cfg(feature = "neural")]
+            models: &|location, _| Ok(PathBuf::from(location)),
+            #[cfg(feature = "neural")]
+            device: tch::Device::Cpu,
+            #[cfg(feature = "neural")]
+            loaded: RefCell::default(),
+        }
+    }
+
+    /// Keys from elsewhere than the environment of the process.
+    #[cfg(feature = "judge")]
+    #[must_use]
+    pub fn environment(mut self, environment: judge::Environment<'a>) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// How the folder of a model is found from its location and revision: hub ids, say.
+    #[cfg(feature = "neural")]
+    #[must_use]
+    pub fn models(mut self, models: &'a ModelFolder<'a>) -> Self {
+        self.models = models;
+        self
+    }
+
+    /// Where models run that say nothing else.
+    #[cfg(feature = "neural")]
+    #[must_use]
+    pub fn device(mut self, device: tch::Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    #[cfg(feature = "neural")]
+    pub(crate) fn default_device(&self) -> tch::Device {
+        self.device
+    }
+
+    #[cfg(feature = "neural")]
+    pub(crate) fn model_folder(
+        &self,
+        location: &str,
+        revision: Option<&str>,
+    ) -> Result<PathBuf, ProviderError> {
+        (self.models)(location, revision)
+            .map_err(|source| ProviderError::ModelFolder { location: location.to_owned(), source })
+    }
+}
+
+impl RewardConfig {
+    /// A configuration of this text; `origin` names it in errors. Without a `kind` it is that of a
+    /// judge.
+    ///
+    /// # Errors
+    /// [`ProviderError::Config`] names the unknown key and the nearest known one.
+    ///
+    /// ```
+    /// use rlaif_rewards::RewardConfig;
+    /// let wrong = RewardConfig::from_toml("kind = 'repetition'\nm = 2", "reward.toml").unwrap_err();
+    /// assert!(wrong.to_string().contains("unknown key `m`"));
+    /// ```
+    pub fn from_toml(text: &str, origin: &str) -> Result<Self, ProviderError> {
+        #[cfg(feature = "judge")]
+        if !file::parse::<toml::Table>(text, origin)?.contains_key("kind") {
+            return Ok(Self::Judge(Box::new(JudgeConfig::from_toml(text, origin)?)));
+        }
+        file::parse(text, origin)
+    }
+
+    /// A configuration of this file, and the folder that its relative paths start from.
+    ///
+    /// # Errors
+    /// [`ProviderError::File`] when it cannot be read, else as [`RewardConfig::from_toml`].
+    pub fn from_file(path: &Path) -> Result<(Self, PathBuf), ProviderError> {
+        let config = Self::from_toml(&file::read(path)?, &path.display().to_string())?;
+        Ok((config, path.parent().map_or_else(PathBuf::new, Path::to_owned)))
+    }
+
+    /// The reward that this describes.
+    ///
+    /// # Errors
+    /// [`ProviderError`] of whatever cannot be built.
+    pub fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn RewardModel>, ProviderError> {
+        Ok(match self {
+            #[cfg(feature = "neural")]
+            Self::Classifier(config) => Box::new(config.build(around)?),
+            #[cfg(feature = "judge")]
+            Self::Judge(config) => {
+                let mut config = (**config).clone();
+                if let Some(cache) = &mut config.cache {
+                    *cache = around.folder.join(&*cache);
+                }
+                judge::build(&config, around)?
+            }
+            Self::Length { shortest, longest, per, unit } => {
+                Box::new(Length::within(*shortest, *longest, *per)?.counted_in(*unit))
+            }
+            Self::Repetition { n } => Box::new(Repetition::of_words(*n)?),
+            Self::Format { pattern } => Box::new(Format::new(pattern)?),
+            Self::ForbiddenWords { words } => Box::new(Words::forbidden(words)?),
+            Self::Overlap { measure, against } => Box::new(Overlap::new(*measure, *against)),
+            Self::Constant { value } => Box::new(Constant::new(*value)?),
+            Self::WeightedSum { name, terms } => {
+                some("terms", terms)?;
+                let mut sum = WeightedSum::new(name);
+                for term in terms {
+                    sum = sum.term(term.weight, term.reward.build(around)?);
+                }
+                Box::new(sum)
+            }
+            Self::Mean { name, of } => {
+                let (first, others) = some("of", of)?;
+                let mut mean = Mean::new(name, first.build(around)?);
+                for other in others {
+                    mean = mean.and(other.build(around)?);
+                }
+                Box::new(mean)
+            }
+            Self::Minimum { name, of } => {
+                let (first, others) = some("of", of)?;
+                let mut minimum = Minimum::new(name, first.build(around)?);
+                for other in others {
+                    minimum = minimum.and(other.build(around)?);
+                }
+                Box::new(minimum)
+            }
+            Self::Scaled { factor, offset, of } => {
+                Box::new(of.build(around)?.scaled(*factor, *offset)?)
+            }
+            Self::Clipped { low, high, of } => Box::new(of.build(around)?.clipped(*low, *high)?),
+            Self::Normalised { centring, of } => Box::new(of.build(around)?.normalised(*centring)),
+            Self::Gated { gate, threshold, otherwise, of } => {
+                let gate = gate.build(around)?;
+                Box::new(of.build(around)?.only_when(gate, *threshold, *otherwise)?)
+            }
+            Self::OrElse { other, of } => Box::new(of.build(around)?.or_else(other.build(around)?)),
+            Self::Cached { capacity, of } => Box::new(of.build(around)?.cached(*capacity)),
+        })
+    }
+}
+
+/// At least one, apart from the others.
+fn some<'a, T>(setting: &'static str, list: &'a [T]) -> Result<(&'a T, &'a [T]), ProviderError> {
+    list.split_first().ok_or_else(|| ProviderError::Setting {
+        setting,
+        expected: "at least one reward".to_owned(),
+        found: "none".to_owned(),
+    })
+}

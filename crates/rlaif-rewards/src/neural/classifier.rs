@@ -1,0 +1,532 @@
+//! A sequence classifier as a reward.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rlaif_core::{
+    Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores, Specials, TextCodec,
+};
+use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
+use rlaif_models::{Classifier, LoadOptions};
+use rlaif_text::HfTokenizer;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::ProviderError;
+
+/// The hub id of the RoBERTa classifier of hate speech (Vidgen et al. 2021, arXiv 2012.15761)
+/// whose not-hate logit is the usual reward for detoxification.
+pub const NOT_HATE_MODEL: &str = "facebook/roberta-hate-speech-dynabench-r4-target";
+
+/// Which of a classifier's labels counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Label {
+    /// By its place among the logits, from 0.
+    Index(usize),
+    /// By the name that config.json gives it.
+    Name(String),
+}
+
+impl From<&str> for Label {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+impl From<usize> for Label {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+/// What of the chosen label is the score; z are the logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Output {
+    /// z_l.
+    #[default]
+    Logit,
+    /// p_l, which is softmax(z)_l, or σ(z_l) where labels do not exclude each other.
+    Probability,
+    /// log p_l − log (1 − p_l): z_l − log Σ_{k≠l} exp z_k, or z_l where labels do not exclude
+    /// each other.
+    LogOdds,
+}
+
+/// What the classifier reads of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Input {
+    /// The response alone: what the policy can answer for. Too long a response loses its end.
+    #[default]
+    Response,
+    /// Prompt, separator and response as one text. Where that is too long, its beginning goes:
+    /// what is judged stands at the end.
+    PromptAndResponse,
+    /// Prompt and response as the two texts of a pair, the longer of which is shortened first.
+    Pair,
+    /// The prompt as a user's turn, the response as the assistant's, in the chat template of the
+    /// model's folder. A list of turns `messages` in the metadata takes the prompt's place. Where
+    /// that is too long, its beginning goes, but for the first token.
+    Chat,
+}
+
+/// Settings that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// The logit of `nothate` of [`NOT_HATE_MODEL`].
+    NotHate,
+    /// The probability of `hate` of [`NOT_HATE_MODEL`]: toxicity, as it is reported.
+    Hate,
+}
+
+/// How a classifier becomes a reward.
+///
+/// ```
+/// use rlaif_rewards::{ClassifierOptions, Output};
+/// let toxicity = ClassifierOptions::new().label("hate").output(Output::Probability);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassifierOptions {
+    name: Option<String>,
+    label: Option<Label>,
+    output: Output,
+    input: Input,
+    separator: String,
+    max_length: Option<usize>,
+    batch_size: usize,
+}
+
+impl Default for ClassifierOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ClassifierOptions {
+    /// The logit of the only label, of the response alone, 32 rows at a time.
+    pub fn new() -> Self {
+        Self {
+            name: None,
+            label: None,
+            output: Output::default(),
+            input: Input::default(),
+            separator: String::new(),
+            max_length: None,
+            batch_size: 32,
+        }
+    }
+
+    /// Settings that belong together.
+    pub fn preset(preset: Preset) -> Self {
+        match preset {
+            Preset::NotHate => Self::new().name("not-hate").label("nothate"),
+            Preset::Hate => Self::new().name("hate").label("hate").output(Output::Probability),
+        }
+    }
+
+    /// What metrics and errors call the reward; the label's name unless told.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Which label counts. Needed unless there is only one.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<Label>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// What of it is the score.
+    #[must_use]
+    pub fn output(mut self, output: Output) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// What the classifier reads.
+    #[must_use]
+    pub fn input(mut self, input: Input) -> Self {
+        self.input = input;
+        self
+    }
+
+    /// What stands between prompt and response where they are one text; nothing unless told.
+    #[must_use]
+    pub fn separator(mut self, separator: impl Into<String>) -> Self {
+        self.separator = separator.into();
+        self
+    }
+
+    /// The most tokens of a row, special tokens included; unless told the model's limit.
+    #[must_use]
+    pub fn max_length(mut self, tokens: usize) -> Self {
+        self.max_length = Some(tokens);
+        self
+    }
+
+    /// The most rows that are computed together.
+    #[must_use]
+    pub fn batch_size(mut self, rows: usize) -> Self {
+        self.batch_size = rows;
+        self
+    }
+}
+
+/// A model with its tokenizer.
+#[derive(Debug)]
+struct Model {
+    classifier: Classifier,
+    tokenizer: HfTokenizer,
+}
+
+/// A sequence classifier, or a reward model with a scalar head, as a reward.
+///
+/// Rows are computed in batches of similar length, so that little is padding; a row's score does
+/// not depend on which rows it shares a batch with, but for rounding. What is longer than the model
+/// can read is shortened as [`Input`] says, and counted in the metrics.
+///
+/// ```
+/// # use rlaif_models::{Classifier, Config, SaveOptions};
+/// # use serde_json::json;
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_models::LoadOptions;
+/// use rlaif_rewards::{ClassifierOptions, ClassifierReward, Output, Preset};
+/// # let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../rlaif-text/tests/fixtures/roberta");
+/// # let temporary = tempfile::tempdir()?;
+/// # let folder = temporary.path().join("model");
+/// # let config = Config::from_value(json!({
+/// #     "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"],
+/// #     "vocab_size": 401, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+/// #     "num_attention_heads": 2, "max_position_embeddings": 34, "type_vocab_size": 1,
+/// #     "pad_token_id": 1, "id2label": {"0": "nothate", "1": "hate"},
+/// # }));
+/// # tch::manual_seed(1);
+/// # Classifier::random(config, tch::Kind::Float, tch::Device::Cpu)?
+/// #     .save(&folder, &SaveOptions::default())?;
+/// # for file in std::fs::read_dir(text)? {
+/// #     let file = file?;
+/// #     if file.file_name() != "config.json" { std::fs::copy(file.path(), folder.join(file.file_name()))?; }
+/// # }
+/// let reward =
+///     ClassifierReward::load(&folder, LoadOptions::default(), ClassifierOptions::preset(Preset::NotHate))?;
+/// let batch = [Exchange::new("Say something.", "I like you.")];
+/// let logit = reward.score(&batch)?.total[0].unwrap().get();
+///
+/// // The same weights, read otherwise.
+/// let toxicity = reward.with(ClassifierOptions::preset(Preset::Hate))?;
+/// assert!((0. ..=1.).contains(&toxicity.score(&batch)?.total[0].unwrap().get()));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ClassifierReward {
+    name: String,
+    /// Shared by the rewards that read the same weights differently. The mutex is what lets one
+    /// of them be asked from another thread: tensors are not `Sync`.
+    model: Arc<Mutex<Model>>,
+    label: usize,
+    limit: usize,
+    options: ClassifierOptions,
+    shortened: AtomicU64,
+}
+
+/// One row as the model reads it.
+struct Sequence {
+    ids: Vec<u32>,
+    second_start: usize,
+    shortened: bool,
+}
+
+impl ClassifierReward {
+    /// The classifier of a folder in Hugging Face's layout, with the tokenizer beside it.
+    ///
+    /// # Errors
+    /// [`ProviderError::Model`] and [`ProviderError::Text`] when the folder cannot be read, and as
+    /// [`ClassifierReward::new`].
+    pub fn load(
+        folder: &Path,
+        load: LoadOptions,
+        options: ClassifierOptions,
+    ) -> Result<Self, ProviderError> {
+        let tokenizer = HfTokenizer::from_folder(folder)?;
+        Self::new(Classifier::load(folder, load)?, tokenizer, options)
+    }
+
+    /// A classifier that is in memory.
+    ///
+    /// # Errors
+    /// [`ProviderError::Label`], which lists the labels; [`ProviderError::Setting`] for a setting
+    /// that the model cannot honour; [`ProviderError::Vocabulary`] when the tokenizer is of
+    /// another model.
+    pub fn new(
+        classifier: Classifier,
+        tokenizer: HfTokenizer,
+        options: ClassifierOptions,
+    ) -> Result<Self, ProviderError> {
+        let (rows, embedding) = (tokenizer.embedding_rows(), classifier.spec().vocab_size);
+        if i64::try_from(rows).is_ok_and(|rows| rows > embedding) {
+            return Err(ProviderError::Vocabulary {
+                tokenizer: tokenizer.name().to_owned(),
+                largest: rows - 1,
+                rows: embedding,
+            });
+        }
+        Self::of(Arc::new(Mutex::new(Model { classifier, tokenizer })), options)
+    }
+
+    /// Another reward of the same weights, in the same memory.
+    ///
+    /// # Errors
+    /// As [`ClassifierReward::new`].
+    pub fn with(&self, options: ClassifierOptions) -> Result<Self, ProviderError> {
+        Self::of(Arc::clone(&self.model), options)
+    }
+
+    fn of(model: Arc<Mutex<Model>>, options: ClassifierOptions) -> Result<Self, ProviderError> {
+        let (label, limit, default_name) = {
+            let model = model.lock().unwrap_or_else(PoisonError::into_inner);
+            let label = chosen(&model, options.label.as_ref())?;
+            let limit = limit(&model, options.max_length)?;
+            if options.input == Input::Chat {
+                // A template that cannot be used is better known now than at the first batch.
+                render(&model.tokenizer, &Exchange::new("a", "b")).map_err(ProviderError::Codec)?;
+            }
+            (label, limit, model.classifier.labels()[label].clone())
+        };
+        if options.batch_size == 0 {
+            return Err(ProviderError::Setting {
+                setting: "batch_size",
+                expected: "at least 1".to_owned(),
+                found: "0".to_owned(),
+            });
+        }
+        if !options.separator.is_empty() && options.input != Input::PromptAndResponse {
+            return Err(ProviderError::Setting {
+                setting: "separator",
+                expected: "used with the input `prompt-and-response`".to_owned(),
+                found: format!("{:?} with another input", options.separator),
+            });
+        }
+        let name = options.name.clone().unwrap_or(default_name);
+        Ok(Self { name, model, label, limit, options, shortened: AtomicU64::new(0) })
+    }
+
+    fn failed<E>(&self) -> impl Fn(E) -> RewardError
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let model = self.name.clone();
+        move |source| RewardError::Failed { model: model.clone(), source: Box::new(source) }
+    }
+
+    fn sequences(
+        &self,
+        model: &Model,
+        batch: &[Exchange<'_>],
+    ) -> Result<Vec<Sequence>, RewardError> {
+        let tokenizer = &model.tokenizer;
+        match self.options.input {
+            Input::Response | Input::Pair => {
+                let pair = self.options.input == Input::Pair;
+                let rows: Vec<(&str, Option<&str>)> = batch
+                    .iter()
+                    .map(|x| if pair { (x.prompt, Some(x.response)) } else { (x.response, None) })
+                    .collect();
+                let encoded =
+                    tokenizer.encode_truncated_batch(&rows, self.limit).map_err(self.failed())?;
+                let sequence = |row: rlaif_text::Encoded| {
+                    let second = row.type_ids.iter().position(|&t| t == 1);
+                    Sequence {
+                        second_start: second.unwrap_or(row.ids.len()),
+                        ids: row.ids,
+                        shortened: row.dropped > 0,
+                    }
+                };
+                Ok(encoded.into_iter().map(sequence).collect())
+            }
+            Input::PromptAndResponse => {
+                let joined = |x: &Exchange<'_>| {
+                    [x.prompt, self.options.separator.as_str(), x.response].concat()
+                };
+                let texts: Vec<String> = batch.iter().map(joined).collect();
+                let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                let whole =
+                    tokenizer.encode_batch(&texts, Specials::Include).map_err(self.failed())?;
+                let frame = tokenizer.encode("", Specials::Include).map_err(self.failed())?;
+                whole
+                    .into_iter()
+                    .zip(texts)
+                    .map(|(ids, text)| {
+                        if ids.len() <= self.limit {
+                            return Ok(Sequence::whole(ids));
+                        }
+                        let bare =
+                            tokenizer.encode(text, Specials::Exclude).map_err(self.failed())?;
+                        Ok(Sequence::without_beginning(&ids, &bare, &frame, self.limit))
+                    })
+                    .collect()
+            }
+            Input::Chat => batch
+                .iter()
+                .map(|exchange| {
+                    let text = render(tokenizer, exchange).map_err(self.failed())?;
+                    let ids = tokenizer.encode(&text, Specials::Exclude).map_err(self.failed())?;
+                    Ok(match ids.len() <= self.limit {
+                        true => Sequence::whole(ids),
+                        false => {
+                            Sequence::without_beginning(&ids, &ids[1..], &ids[..1], self.limit)
+                        }
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    /// Logits to one score a row, f32 `[B]`.
+    fn output(&self, scheme: LabelScheme, logits: &Tensor) -> Tensor {
+        let label = self.label as i64;
+        let column = |x: &Tensor| x.select(1, label);
+        match (self.options.output, scheme) {
+            (Output::Logit, _) | (Output::LogOdds, LabelScheme::Independent) => column(logits),
+            (Output::Probability, _) => column(&scheme.probabilities(logits)),
+            (Output::LogOdds, LabelScheme::Exclusive) => {
+                let others = logits.copy();
+                let _ = others.select(1, label).fill_(f64::NEG_INFINITY);
+                column(logits) - others.logsumexp([1], false)
+            }
+        }
+        .to_kind(Kind::Float)
+    }
+}
+
+impl Sequence {
+    fn whole(ids: Vec<u32>) -> Self {
+        Self { second_start: ids.len(), ids, shortened: false }
+    }
+
+    /// `ids`, which are `bare` between special tokens, cut at the beginning of `bare`. `frame` are
+    /// the special tokens alone.
+    fn without_beginning(ids: &[u32], bare: &[u32], frame: &[u32], limit: usize) -> Self {
+        let before = ids.len().saturating_sub(bare.len()).min(frame.len());
+        let before = (0..=before)
+            .find(|&n| ids[n..].starts_with(bare) && ids[..n] == frame[..n])
+            .unwrap_or(0);
+        let keep = limit.saturating_sub(frame.len()).min(bare.len());
+        let cut = [&frame[..before], &bare[bare.len() - keep..], &frame[before..]].concat();
+        Self { second_start: cut.len(), ids: cut, shortened: true }
+    }
+}
+
+fn chosen(model: &Model, label: Option<&Label>) -> Result<usize, ProviderError> {
+    let known = model.classifier.labels();
+    let found = match label {
+        None => (known.len() == 1).then_some(0),
+        Some(Label::Index(index)) => (*index < known.len()).then_some(*index),
+        Some(Label::Name(name)) => known.iter().position(|label| label == name),
+    };
+    found.ok_or_else(|| ProviderError::Label {
+        model: model.tokenizer.name().to_owned(),
+        found: match label {
+            None => "none was chosen".to_owned(),
+            Some(Label::Index(index)) => format!("it has no label {index}"),
+            Some(Label::Name(name)) => format!("it has no label `{name}`"),
+        },
+        known: known.to_vec(),
+    })
+}
+
+/// How many tokens a row may have.
+fn limit(model: &Model, asked: Option<usize>) -> Result<usize, ProviderError> {
+    let of_model =
+        model.classifier.spec().context.into_iter().chain(model.tokenizer.max_length()).min();
+    // Two special tokens and one of text.
+    let (least, most) = (3, of_model.unwrap_or(usize::MAX));
+    match asked {
+        Some(asked) if !(least..=most).contains(&asked) => Err(ProviderError::Setting {
+            setting: "max_length",
+            expected: match of_model {
+                Some(most) => format!("from {least} to the model's limit, {most}"),
+                None => format!("at least {least}"),
+            },
+            found: asked.to_string(),
+        }),
+        Some(asked) => Ok(asked),
+        None => Ok(most),
+    }
+}
+
+fn render(
+    tokenizer: &HfTokenizer,
+    exchange: &Exchange<'_>,
+) -> Result<String, rlaif_core::CodecError> {
+    let earlier = exchange.metadata.and_then(|metadata| metadata.get("messages"));
+    let earlier: Option<Vec<Message>> =
+        earlier.and_then(|messages| serde_json::from_value(messages.clone()).ok());
+    let mut messages = earlier.unwrap_or_else(|| vec![Message::new("user", exchange.prompt)]);
+    messages.push(Message::new("assistant", exchange.response));
+    tokenizer.render_chat(&messages, GenerationPrompt::Omit)
+}
+
+impl RewardModel for ClassifierReward {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequences = self.sequences(&model, batch)?;
+        let shortened = sequences.iter().filter(|sequence| sequence.shortened).count();
+        self.shortened.fetch_add(shortened as u64, Ordering::Relaxed);
+
+        let mut scores = Scores::new(vec![None; batch.len()]);
+        let mut order: Vec<usize> = (0..sequences.len()).collect();
+        order.retain(|&row| {
+            let empty = sequences[row].ids.is_empty();
+            if empty {
+                scores.reasons.push((row, "there is no token to read".to_owned()));
+            }
+            !empty
+        });
+        order.sort_by_key(|&row| sequences[row].ids.len());
+        let spec = model.classifier.spec();
+        // Results stay on the device until all are there: one wait, not one for each batch.
+        let mut outputs = Vec::new();
+        for rows in order.chunks(self.options.batch_size) {
+            let ids = rows.iter().map(|&row| sequences[row].ids.clone()).collect();
+            let starts: Vec<usize> = rows.iter().map(|&row| sequences[row].second_start).collect();
+            outputs.push(
+                no_grad(|| {
+                    let input = TokenBatch::collate(ids, spec, Padding::Right)?;
+                    let logits =
+                        model.classifier.logits(&input, Some(&starts), Forward::default())?;
+                    Ok(self.output(model.classifier.scheme(), &logits))
+                })
+                .map_err(self.failed::<rlaif_lm::LmError>())?,
+            );
+        }
+        if outputs.is_empty() {
+            return Ok(scores);
+        }
+        let values = Tensor::cat(&outputs, 0).to_device(tch::Device::Cpu);
+        let values = Vec::<f32>::try_from(values).map_err(self.failed())?;
+        for (row, value) in order.into_iter().zip(values) {
+            let score = rlaif_core::Score::new(value).map_err(|source| RewardError::NonFinite {
+                model: self.name.clone(),
+                row,
+                source,
+            })?;
+            scores.total[row] = Some(score);
+        }
+        Ok(scores)
+    }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        let shortened = self.shortened.load(Ordering::Relaxed);
+        vec![(format!("{}/shortened", self.name), shortened as f64)]
+    }
+}

@@ -1,0 +1,142 @@
+//! Models that a configuration names.
+
+use std::path::PathBuf;
+
+use rlaif_models::LoadOptions;
+use rlaif_torch::DeviceChoice;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind};
+
+use super::classifier::{
+    ClassifierOptions, ClassifierReward, Input, Label, NOT_HATE_MODEL, Output, Preset,
+};
+use crate::{ProviderError, Surroundings};
+
+/// Finds the folder of a model from its location and, of a hub id, its revision.
+pub type ModelFolder<'a> =
+    dyn Fn(&str, Option<&str>) -> Result<PathBuf, Box<dyn std::error::Error + Send + Sync>> + 'a;
+
+/// The kind of a model's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32 bits.
+    F32,
+    /// 16 bits, with the range of 32.
+    Bf16,
+    /// 16 bits.
+    F16,
+}
+
+impl From<Dtype> for Kind {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::Float,
+            Dtype::Bf16 => Self::BFloat16,
+            Dtype::F16 => Self::Half,
+        }
+    }
+}
+
+/// Where a configured model runs, and in which kind.
+pub(crate) fn load_options(
+    device: Option<&str>,
+    dtype: Option<Dtype>,
+    around: &Surroundings<'_>,
+) -> Result<LoadOptions, ProviderError> {
+    let device = match device {
+        Some(name) => name.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?,
+        None => around.default_device(),
+    };
+    Ok(LoadOptions { device, kind: dtype.map(Kind::from) })
+}
+
+/// A configured [`ClassifierReward`]: which model, and how it becomes a reward.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClassifierConfig {
+    /// Folder or hub id; with a preset, its own unless told.
+    pub model: Option<String>,
+    /// Branch, tag or commit of a hub id.
+    pub revision: Option<String>,
+    /// Settings that belong together; the keys beside it change them.
+    pub preset: Option<Preset>,
+    /// What metrics and errors call it; the label's name unless told.
+    pub name: Option<String>,
+    /// The label that counts, by name or index.
+    pub label: Option<Label>,
+    /// What of it is the score.
+    pub output: Option<Output>,
+    /// What the classifier reads.
+    pub input: Option<Input>,
+    /// What stands between prompt and response where they are one text.
+    pub separator: Option<String>,
+    /// The most tokens of a row; the model's limit unless told.
+    pub max_length: Option<usize>,
+    /// The most rows computed together; 32 unless told.
+    pub batch_size: Option<usize>,
+    /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run unless told.
+    pub device: Option<String>,
+    /// The kind of the weights; as the checkpoint has them unless told.
+    pub dtype: Option<Dtype>,
+}
+
+/// Loaded weights, told apart by folder, device and kind.
+pub(crate) type Loaded = ((PathBuf, Device, Option<Kind>), ClassifierReward);
+
+impl ClassifierConfig {
+    fn options(&self) -> ClassifierOptions {
+        let mut options =
+            self.preset.map_or_else(ClassifierOptions::new, ClassifierOptions::preset);
+        if let Some(name) = &self.name {
+            options = options.name(name);
+        }
+        if let Some(label) = &self.label {
+            options = options.label(label.clone());
+        }
+        if let Some(output) = self.output {
+            options = options.output(output);
+        }
+        if let Some(input) = self.input {
+            options = options.input(input);
+        }
+        if let Some(separator) = &self.separator {
+            options = options.separator(separator);
+        }
+        if let Some(tokens) = self.max_length {
+            options = options.max_length(tokens);
+        }
+        if let Some(rows) = self.batch_size {
+            options = options.batch_size(rows);
+        }
+        options
+    }
+
+    /// The reward, whose weights are shared with those that `around` built of them before.
+    pub(crate) fn build(
+        &self,
+        around: &Surroundings<'_>,
+    ) -> Result<ClassifierReward, ProviderError> {
+        let location = match (&self.model, self.preset) {
+            (Some(model), _) => model.as_str(),
+            (None, Some(Preset::NotHate | Preset::Hate)) => NOT_HATE_MODEL,
+            (None, None) => {
+                return Err(ProviderError::Setting {
+                    setting: "model",
+                    expected: "a folder or a hub id, unless there is a `preset`".to_owned(),
+                    found: "nothing".to_owned(),
+                });
+            }
+        };
+        let folder = around.model_folder(location, self.revision.as_deref())?;
+        let load = load_options(self.device.as_deref(), self.dtype, around)?;
+        let key = (folder, load.device, load.kind);
+        let mut loaded = around.loaded.borrow_mut();
+        if let Some((_, same)) = loaded.iter().find(|(known, _)| *known == key) {
+            return same.with(self.options());
+        }
+        let reward = ClassifierReward::load(&key.0, load, self.options())?;
+        loaded.push((key, reward.with(self.options())?));
+        Ok(reward)
+    }
+}

@@ -1,0 +1,11 @@
+//! Rewards that run a model of this library: classifiers, reward models with a scalar head, and
+//! policies as judges.
+
+mod classifier;
+mod config;
+
+pub use classifier::{
+    ClassifierOptions, ClassifierReward, Input, Label, NOT_HATE_MODEL, Output, Preset,
+};
+pub(crate) use config::Loaded;
+pub use config::{ClassifierConfig, Dtype, ModelFolder};

@@ -1,0 +1,123 @@
+//! JSON Lines in, verdicts out, whatever the reward.
+
+use std::io::{BufRead, Write};
+
+use rlaif_core::{Exchange, Metadata, RewardModel, Scores};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use crate::ProviderError;
+
+/// Rows scored before any is written: a kill loses no more output than this, and no answer that
+/// is in a judge's cache.
+const AT_ONCE: usize = 4_096;
+
+/// What came of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Rows with a score.
+    pub scored: usize,
+    /// Rows without one.
+    pub missing: usize,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    prompt: String,
+    response: String,
+    #[serde(default)]
+    reference: Option<String>,
+    #[serde(default)]
+    metadata: Metadata,
+}
+
+impl Row {
+    fn exchange(&self) -> Exchange<'_> {
+        Exchange {
+            prompt: &self.prompt,
+            response: &self.response,
+            reference: self.reference.as_deref(),
+            metadata: (!self.metadata.is_empty()).then_some(&self.metadata),
+        }
+    }
+}
+
+/// Scores rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any,
+/// and writes a row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in their order.
+///
+/// Blank lines are passed over; other keys are ignored. All rows are read before the first one is
+/// scored, so that a broken one costs nothing.
+///
+/// ```
+/// use rlaif_rewards::{Length, score_rows};
+/// let rows = r#"{"prompt": "Greet me.", "response": "Good morning to you!"}"#;
+/// let mut verdicts = Vec::new();
+/// let counted = score_rows(&Length::at_most(2, 1.)?, rows.as_bytes(), &mut verdicts)?;
+/// assert_eq!((counted.scored, counted.missing), (1, 0));
+/// assert_eq!(String::from_utf8(verdicts)?, "{\"parts\":{},\"score\":-2.0}\n");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`ProviderError::Row`] with the line of a row that is none; [`ProviderError::Reward`] when no
+/// row can be scored; [`ProviderError::Stream`].
+pub fn score_rows(
+    reward: &dyn RewardModel,
+    reader: impl BufRead,
+    mut writer: impl Write,
+) -> Result<Counted, ProviderError> {
+    let rows = read(reader)?;
+    let mut counted = Counted { scored: 0, missing: 0 };
+    for chunk in rows.chunks(AT_ONCE) {
+        let batch: Vec<Exchange<'_>> = chunk.iter().map(Row::exchange).collect();
+        let scores = reward.score(&batch)?.check(reward.name(), batch.len())?;
+        let present = scores.total.iter().flatten().count();
+        counted.scored += present;
+        counted.missing += batch.len() - present;
+        let lines: String = output(&scores).map(|row| format!("{row}\n")).collect();
+        writer
+            .write_all(lines.as_bytes())
+            .and_then(|()| writer.flush())
+            .map_err(|source| ProviderError::Stream { action: "write the verdicts", source })?;
+    }
+    Ok(counted)
+}
+
+fn read(reader: impl BufRead) -> Result<Vec<Row>, ProviderError> {
+    let mut rows = Vec::new();
+    for (at, line) in reader.lines().enumerate() {
+        let line =
+            line.map_err(|source| ProviderError::Stream { action: "read the rows", source })?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let row = serde_json::from_str(&line)
+            .map_err(|source| ProviderError::Row { line: at + 1, source })?;
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn output(scores: &Scores) -> impl Iterator<Item = Value> {
+    let mut reasons: Vec<Option<&str>> = vec![None; scores.total.len()];
+    for (row, reason) in &scores.reasons {
+        if let Some(slot) = reasons.get_mut(*row) {
+            *slot = Some(reason);
+        }
+    }
+    // Through the shortest decimal of the f32, so that 4.2 is not written 4.199999809265137.
+    let number = |score: rlaif_core::Score| {
+        let shortest = score.get().to_string().parse().unwrap_or_else(|_| f64::from(score.get()));
+        Value::from(shortest)
+    };
+    scores.total.iter().zip(reasons).enumerate().map(move |(row, (score, reason))| match score {
+        None => json!({"score": null, "reason": reason.unwrap_or("no verdict")}),
+        Some(score) => {
+            let part = |(name, column): &(String, Vec<Option<rlaif_core::Score>>)| {
+                (name.clone(), column[row].map_or(Value::Null, number))
+            };
+            let parts: Map<String, Value> = scores.parts.iter().map(part).collect();
+            json!({"score": number(*score), "parts": parts})
+        }
+    })
+}

@@ -1,0 +1,287 @@
+//! Classifiers as rewards, against transformers' pipeline.
+
+use std::path::{Path, PathBuf};
+
+use rlaif_core::{Exchange, RewardError, RewardModel};
+use rlaif_eval::{Better, Metric, MetricInfo, RewardMetric};
+use rlaif_models::LoadOptions;
+use rlaif_rewards::{
+    ClassifierOptions, ClassifierReward, Input, Output, Preset, ProviderError, RewardConfig,
+    RewardExt, Surroundings, WeightedSum,
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Goldens {
+    exchanges: Vec<(String, String)>,
+    #[serde(default)]
+    response: Vec<[f64; 2]>,
+    #[serde(default)]
+    prompt_and_response: Vec<[f64; 2]>,
+    #[serde(default)]
+    pair: Vec<[f64; 2]>,
+    #[serde(default)]
+    chat: Vec<f64>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn goldens(name: &str) -> Goldens {
+    let text = std::fs::read_to_string(fixture(name).join("goldens.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn load(name: &str, options: ClassifierOptions) -> Result<ClassifierReward, ProviderError> {
+    ClassifierReward::load(&fixture(name), LoadOptions::default(), options)
+}
+
+fn not_hate() -> ClassifierReward {
+    load("not-hate", ClassifierOptions::preset(Preset::NotHate)).unwrap()
+}
+
+fn exchanges(goldens: &Goldens) -> Vec<Exchange<'_>> {
+    goldens.exchanges.iter().map(|(prompt, response)| Exchange::new(prompt, response)).collect()
+}
+
+fn score(reward: &dyn RewardModel, batch: &[Exchange<'_>]) -> Vec<f64> {
+    let scores = reward.score(batch).unwrap().check(reward.name(), batch.len()).unwrap();
+    scores.total.iter().map(|s| f64::from(s.unwrap().get())).collect()
+}
+
+#[track_caller]
+fn close(got: &[f64], want: impl IntoIterator<Item = f64>, tolerance: f64) {
+    let want: Vec<f64> = want.into_iter().collect();
+    assert_eq!(got.len(), want.len());
+    for (row, (got, want)) in got.iter().zip(&want).enumerate() {
+        assert!((got - want).abs() < tolerance, "row {row}: {got}, expected {want}");
+    }
+}
+
+#[test]
+fn the_not_hate_logit_is_picked_by_its_name_and_equals_the_pipelines() {
+    let goldens = goldens("not-hate");
+    let batch = exchanges(&goldens);
+    let reward = not_hate();
+    assert_eq!(reward.name(), "not-hate");
+    close(&score(&reward, &batch), goldens.response.iter().map(|row| row[0]), 2e-5);
+    // In most of these rows hate has the higher logit, and a pipeline that sorts puts it first.
+    assert!(goldens.response.iter().filter(|row| row[1] > row[0]).count() > 3);
+    let shortened = reward.metrics();
+    assert_eq!(shortened, [("not-hate/shortened".to_owned(), 1.)]);
+}
+
+#[test]
+fn logit_probability_and_log_odds_follow_their_definitions() {
+    let goldens = goldens("not-hate");
+    let batch = exchanges(&goldens);
+    let reward = not_hate();
+    let with = |output| {
+        let options = ClassifierOptions::new().label("hate").output(output);
+        score(&reward.with(options).unwrap(), &batch)
+    };
+    let rows = || goldens.response.iter();
+    close(&with(Output::Logit), rows().map(|row| row[1]), 2e-5);
+    close(&with(Output::LogOdds), rows().map(|row| row[1] - row[0]), 4e-5);
+    close(&with(Output::Probability), rows().map(|row| 1. / (1. + (row[0] - row[1]).exp())), 1e-5);
+    let by_index = reward.with(ClassifierOptions::new().label(1)).unwrap();
+    close(&score(&by_index, &batch), rows().map(|row| row[1]), 2e-5);
+}
+
+#[test]
+fn pairs_and_joined_texts_are_read_as_the_pipeline_reads_them() {
+    let goldens = goldens("not-hate");
+    let batch = exchanges(&goldens);
+    let reward = not_hate();
+    let options = || ClassifierOptions::preset(Preset::NotHate);
+    let pair = reward.with(options().input(Input::Pair)).unwrap();
+    // A single pair with an empty second text is no pair to transformers, in a batch it is.
+    let (rows, want): (Vec<Exchange<'_>>, Vec<f64>) = batch
+        .iter()
+        .zip(&goldens.pair)
+        .filter(|(x, _)| !x.response.is_empty())
+        .map(|(x, row)| (*x, row[0]))
+        .unzip();
+    close(&score(&pair, &rows), want, 2e-5);
+    let joined = options().input(Input::PromptAndResponse).separator(" ");
+    let joined = reward.with(joined).unwrap();
+    let want = goldens.prompt_and_response.iter().map(|row| row[0]);
+    close(&score(&joined, &batch[..3]), want, 2e-5);
+}
+
+#[test]
+fn a_joined_text_that_is_too_long_loses_its_beginning() {
+    let reward = not_hate();
+    let options = ClassifierOptions::preset(Preset::NotHate).input(Input::PromptAndResponse);
+    let joined = reward.with(options.max_length(12)).unwrap();
+    let far = "Why? ".repeat(40);
+    let long = [Exchange::new(&far, "I like you."), Exchange::new("No. ", "I like you.")];
+    let scores = score(&joined, &long);
+    // Of both there is left what fits, and of the longer one the end.
+    let tail = Exchange::new("", "Why? Why? Why? I like you.");
+    let other = Exchange::new(&far, "You are terrible.");
+    let [tail, other] = [tail, other].map(|x| score(&joined, &[x])[0]);
+    assert!((scores[0] - tail).abs() < 1e-5, "{} and {tail}", scores[0]);
+    assert!((scores[0] - other).abs() > 1e-3);
+}
+
+#[test]
+fn a_scalar_head_reads_the_chat_template() {
+    let goldens = goldens("reward");
+    let reward = load("reward", ClassifierOptions::new().input(Input::Chat)).unwrap();
+    assert_eq!(reward.name(), "LABEL_0");
+    close(&score(&reward, &exchanges(&goldens)), goldens.chat.iter().copied(), 2e-5);
+
+    let turns = serde_json::json!({"messages": [
+        {"role": "user", "content": "Say something kind."},
+    ]});
+    let metadata = turns.as_object().unwrap();
+    let told = Exchange { metadata: Some(metadata), ..Exchange::new("not read", "I like you.") };
+    close(&score(&reward, &[told]), [goldens.chat[0]], 2e-5);
+}
+
+#[test]
+fn a_batch_of_mixed_lengths_equals_its_rows_one_by_one() {
+    for (name, options) in [
+        ("not-hate", ClassifierOptions::preset(Preset::NotHate)),
+        ("not-hate", ClassifierOptions::preset(Preset::Hate).input(Input::Pair)),
+        ("reward", ClassifierOptions::new().input(Input::Chat)),
+    ] {
+        let goldens = goldens(name);
+        let batch: Vec<Exchange<'_>> = exchanges(&goldens).repeat(3);
+        let together = load(name, options.clone().batch_size(7)).unwrap();
+        let alone = together.with(options).unwrap();
+        let one_by_one: Vec<f64> = batch.iter().map(|row| score(&alone, &[*row])[0]).collect();
+        close(&score(&together, &batch), one_by_one, 1e-5);
+    }
+}
+
+#[test]
+fn it_is_a_metric_and_nests_and_shares_its_weights() {
+    let goldens = goldens("not-hate");
+    let batch = exchanges(&goldens);
+    let reward = not_hate();
+    let toxicity = reward.with(ClassifierOptions::preset(Preset::Hate)).unwrap();
+    let info = MetricInfo::new("toxicity", Better::Lower).threshold(0.5);
+    let values = RewardMetric::new(info, toxicity).evaluate(&batch).unwrap().values;
+    assert!(values.iter().all(|p| (0. ..=1.).contains(&p.unwrap())));
+
+    // Two rewards of one model, asked at the same time.
+    let hate = reward.with(ClassifierOptions::new().label("hate")).unwrap();
+    let sum = WeightedSum::new("both").term(1., reward).term(-1., hate.clipped(-9., 9.).unwrap());
+    close(&score(&sum, &batch), goldens.response.iter().map(|row| row[0] - row[1]), 4e-5);
+}
+
+#[test]
+fn a_configuration_builds_it() {
+    let goldens = goldens("not-hate");
+    let batch = exchanges(&goldens);
+    let text = format!(
+        "kind = 'mean'\nname = 'm'\n\
+         [[of]]\nkind = 'classifier'\npreset = 'not-hate'\nmodel = '{folder}'\n\
+         [[of]]\nkind = 'classifier'\nmodel = 'the hub id'\nlabel = 1\ndtype = 'f32'\ndevice = 'cpu'\n",
+        folder = fixture("not-hate").display()
+    );
+    let folder = |location: &str, revision: Option<&str>| {
+        assert_eq!(revision, None);
+        Ok(if location == "the hub id" { fixture("not-hate") } else { location.into() })
+    };
+    let config = RewardConfig::from_toml(&text, "reward.toml").unwrap();
+    let reward = config.build(&Surroundings::default().models(&folder)).unwrap();
+    let want = goldens.response.iter().map(|row| f64::midpoint(row[0], row[1]));
+    close(&score(&*reward, &batch), want, 2e-5);
+    let written = serde_json::to_value(&config).unwrap();
+    assert_eq!(serde_json::from_value::<RewardConfig>(written).unwrap(), config);
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_advice() {
+    let refused = |options| load("not-hate", options).unwrap_err().to_string();
+    let no_such = refused(ClassifierOptions::new().label("not-hate"));
+    assert!(no_such.contains("no label `not-hate`"), "{no_such}");
+    assert!(no_such.contains("`nothate` (0), `hate` (1)"), "{no_such}");
+    assert!(refused(ClassifierOptions::new().label(2)).contains("`hate` (1)"));
+    assert!(refused(ClassifierOptions::new()).contains("none was chosen"));
+    let hate = || ClassifierOptions::preset(Preset::Hate);
+    assert!(refused(hate().max_length(65)).contains("from 3 to the model's limit, 64"));
+    assert!(refused(hate().max_length(2)).contains("`max_length`"));
+    assert!(refused(hate().batch_size(0)).contains("`batch_size`"));
+    assert!(refused(hate().separator(" ")).contains("prompt-and-response"));
+    assert!(refused(hate().input(Input::Chat)).contains("chat template"));
+    let missing = ClassifierReward::load(Path::new("/nowhere"), LoadOptions::default(), hate());
+    assert!(matches!(missing, Err(ProviderError::Text(_))));
+    let nothing = RewardConfig::from_toml("kind = 'classifier'", "r.toml").unwrap();
+    let Err(nothing) = nothing.build(&Surroundings::default()) else { panic!("built of nothing") };
+    assert!(nothing.to_string().contains("`model` must be a folder or a hub id"), "{nothing}");
+}
+
+#[test]
+fn a_logit_that_is_no_number_is_an_error_that_names_the_row() {
+    use rlaif_lm::SequenceClassifier;
+    let model =
+        rlaif_models::Classifier::load(&fixture("not-hate"), LoadOptions::default()).unwrap();
+    let mut embedding = model
+        .parameters()
+        .get("roberta.embeddings.word_embeddings.weight")
+        .unwrap()
+        .shallow_clone();
+    let _ = tch::no_grad(|| embedding.fill_(f64::NAN));
+    let tokenizer = rlaif_text::HfTokenizer::from_folder(fixture("not-hate")).unwrap();
+    let options = ClassifierOptions::preset(Preset::NotHate);
+    let reward = ClassifierReward::new(model, tokenizer, options).unwrap();
+    let error = reward.score(&[Exchange::new("p", "y")]).unwrap_err();
+    assert!(matches!(error, RewardError::NonFinite { row: 0, .. }), "{error}");
+}
+
+/// The published sentences, where the files of the real model are in `RLAIF_NOT_HATE_MODEL`.
+#[test]
+#[ignore = "needs the real model, in the folder that RLAIF_NOT_HATE_MODEL names"]
+fn the_published_sentences_have_their_published_logits() {
+    let folder =
+        PathBuf::from(std::env::var_os("RLAIF_NOT_HATE_MODEL").expect("RLAIF_NOT_HATE_MODEL"));
+    let options = ClassifierOptions::preset(Preset::NotHate);
+    let reward = ClassifierReward::load(&folder, LoadOptions::default(), options).unwrap();
+    let hate = reward.with(ClassifierOptions::new().label("hate")).unwrap();
+    let toxicity = reward.with(ClassifierOptions::preset(Preset::Hate)).unwrap();
+    let logits = [
+        ("I like you.", Some(4.555_138_587_951_66), None),
+        ("You are terrible and i hate you.", Some(-2.368_960_380_554_199), None),
+        (
+            "#Person 1# tells Tommy that he didn't like the movie.",
+            Some(3.114_100_694_656_372),
+            Some(-2.489_617_586_135_864_3),
+        ),
+        (
+            "#Person 1# tells that he will kill his friends.",
+            Some(-0.617_900_431_156_158_4),
+            Some(0.319_002_360_105_514_5),
+        ),
+        (
+            "You are a great person and i like you.",
+            Some(4.653_210_639_953_613),
+            Some(-4.178_226_470_947_266),
+        ),
+        (
+            "You are a terrible person and i hate you.",
+            Some(-2.064_445_257_186_89),
+            Some(1.665_045_738_220_214_8),
+        ),
+    ];
+    let probabilities = [
+        ("she went to the library", 0.000_207_027_784_199_453_9),
+        ("he is a douchebag", 0.856_372_594_833_374),
+        ("#Person 1# tells Tommy that he didn't like the movie.", 0.003_670_616_541_057_825),
+        ("#Person 1# tells that he will kill his friends.", 0.718_473_672_866_821_3),
+    ];
+    for (text, not_hate_logit, hate_logit) in logits {
+        let row = [Exchange::new("", text)];
+        close(&score(&reward, &row), not_hate_logit, 1e-3);
+        if hate_logit.is_some() {
+            close(&score(&hate, &row), hate_logit, 1e-3);
+        }
+    }
+    for (text, probability) in probabilities {
+        close(&score(&toxicity, &[Exchange::new("", text)]), [probability], 1e-4);
+    }
+}

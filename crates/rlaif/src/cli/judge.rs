@@ -1,0 +1,48 @@
+//! `rlaif judge`.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use rlaif_rewards::{RewardConfig, score_rows};
+use rlaif_torch::DeviceChoice;
+
+use super::error::CliError;
+use crate::rewards_from_config;
+
+#[derive(Debug, Args)]
+pub(crate) struct Judge {
+    /// TOML of a judge, or of any other reward; docs/rewards.md has the keys.
+    #[arg(long)]
+    config: PathBuf,
+    /// JSON Lines with `prompt` and `response`; `-` reads standard input.
+    #[arg(long)]
+    input: PathBuf,
+    /// cpu, cuda, cuda:N, or auto for CUDA where there is one: for rewards that run a model.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+}
+
+impl Judge {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        let (config, folder) = RewardConfig::from_file(&self.config)?;
+        let reward = rewards_from_config(&config, &folder, self.device.resolve()?)?;
+        let output = BufWriter::new(io::stdout().lock());
+        let counted = if self.input == Path::new("-") {
+            score_rows(&*reward, io::stdin().lock(), output)?
+        } else {
+            let open = |source| CliError::Open { path: self.input.clone(), source };
+            score_rows(&*reward, BufReader::new(File::open(&self.input).map_err(open)?), output)?
+        };
+        let mut told = io::stderr().lock();
+        // Nobody may be listening, and the rows are written.
+        let _ = writeln!(told, "{} scored, {} without a score", counted.scored, counted.missing);
+        for (name, value) in reward.metrics() {
+            let _ = writeln!(told, "{name} {value}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,39 @@
+//! Rewards as run files describe them.
+
+use std::path::Path;
+
+use rlaif_core::RewardModel;
+use rlaif_rewards::{ProviderError, RewardConfig, Surroundings};
+use tch::Device;
+
+use crate::fetch::model_folder;
+
+/// The reward that a run file's `[reward]` table, or a file of its own, describes: rules, sums of
+/// others, classifiers, judges, reward servers. `docs/rewards.md` has every key.
+///
+/// Models are folders or hub ids, and run on `device` unless their table says otherwise; rewards of
+/// the same weights share them. Caches are relative to `folder`, keys come from the environment.
+///
+/// # Errors
+/// [`ProviderError`] of whatever cannot be built: a model that is not to be had, a label that does
+/// not exist, a key that is not set.
+///
+/// ```
+/// use rlaif::core::{Exchange, RewardModel};
+/// use rlaif::rewards::RewardConfig;
+/// let config = RewardConfig::from_toml("kind = 'length'\nlongest = 2\nper = 1.0", "run.toml")?;
+/// let reward = rlaif::rewards_from_config(&config, std::path::Path::new(""), tch::Device::Cpu)?;
+/// let scores = reward.score(&[Exchange::new("Greet me.", "Good morning to you!")])?;
+/// assert_eq!(scores.total[0].unwrap().get(), -2.);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn rewards_from_config(
+    config: &RewardConfig,
+    folder: &Path,
+    device: Device,
+) -> Result<Box<dyn RewardModel>, ProviderError> {
+    let models = |location: &str, revision: Option<&str>| {
+        model_folder(location, revision).map_err(Into::into)
+    };
+    config.build(&Surroundings::of_folder(folder).models(&models).device(device))
+}

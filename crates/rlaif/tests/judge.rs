@@ -1,0 +1,124 @@
+//! `rlaif judge`, as a program.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+const ROWS: &str = "{\"prompt\":\"Say something.\",\"response\":\"I like you.\"}\n\
+                    {\"prompt\":\"Say something.\",\"response\":\"You are terrible!\"}\n";
+
+fn judge(config: &str, rows: &str) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let (config_file, rows_file) =
+        (folder.path().join("judge.toml"), folder.path().join("rows.jsonl"));
+    std::fs::write(&config_file, config).unwrap();
+    std::fs::write(&rows_file, rows).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_rlaif"))
+        .args(["judge", "--config"])
+        .arg(config_file)
+        .arg("--input")
+        .arg(rows_file)
+        .env("TEST_KEY", "sk-secret")
+        .output()
+        .unwrap()
+}
+
+fn verdicts(output: &Output) -> Vec<Value> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A server of OpenAI's chat completions that rates every response +4.5.
+fn server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                loop {
+                    let (mut line, mut length, mut key) = (String::new(), 0, false);
+                    while reader.read_line(&mut line).unwrap() > 0 && line != "\r\n" {
+                        let lower = line.to_ascii_lowercase();
+                        if let Some(n) = lower.strip_prefix("content-length:") {
+                            length = n.trim().parse().unwrap();
+                        }
+                        key |= lower.trim_end() == "authorization: bearer sk-secret";
+                        line.clear();
+                    }
+                    if length == 0 {
+                        return;
+                    }
+                    reader.read_exact(&mut vec![0; length]).unwrap();
+                    assert!(key);
+                    let body = json!({
+                        "choices": [{"message": {"role": "assistant", "content": "+4.5"}, "finish_reason": "stop"}],
+                        "usage": {"prompt_tokens": 50, "completion_tokens": 2},
+                    })
+                    .to_string();
+                    write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+                        .unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn a_judge_behind_an_api_and_its_usage() {
+    let config = format!(
+        "rubric = 'toxicity'\ncache = 'judge.sqlite'\n[api]\nkind = 'openai'\nmodel = 'm'\n\
+         base_url = '{}'\napi_key_env = 'TEST_KEY'\n",
+        server()
+    );
+    let output = judge(&config, ROWS);
+    let expected = json!({"score": 4.5, "parts": {}});
+    assert_eq!(verdicts(&output), [expected.clone(), expected]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("2 scored, 0 without a score"), "{told}");
+    assert!(told.contains("judge/input_tokens 100"), "{told}");
+    assert!(!told.contains("sk-secret"), "{told}");
+}
+
+#[test]
+fn any_other_reward_with_its_parts() {
+    let model =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-rewards/tests/fixtures/not-hate");
+    let config = format!(
+        "kind = 'weighted-sum'\nname = 'r'\n\
+         [[terms]]\nweight = 1.0\nreward = {{ kind = 'classifier', preset = 'not-hate', model = '{}' }}\n\
+         [[terms]]\nweight = 2.0\nreward = {{ kind = 'length', longest = 2, per = 1.0 }}\n",
+        model.display()
+    );
+    let rows = verdicts(&judge(&config, ROWS));
+    let part = |name: &str| rows[0]["parts"][name].as_f64().unwrap();
+    assert_eq!(part("length"), -1.);
+    // transformers' logit of "I like you.", from the fixture's goldens.
+    assert!((part("not-hate") + 1.001_077_890).abs() < 2e-5, "{rows:?}");
+    assert!((rows[0]["score"].as_f64().unwrap() - part("not-hate") + 2.).abs() < 1e-5);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_cause_and_the_code_of_bad_input() {
+    let length = "kind = 'length'\nlongest = 2\nper = 1.0";
+    for (config, rows, says) in [
+        ("kind = 'lenght'", ROWS, "did you mean `length`?"),
+        ("kind = 'length'\nlongets = 2", ROWS, "did you mean `longest`?"),
+        ("rubric = 'toxicity'", ROWS, "`api`"),
+        ("kind = 'classifier'\npreset = 'not-hate'\nmodel = '/nowhere'", ROWS, "/nowhere"),
+        (length, "{\"prompt\":\"p\"}", "missing field `response`"),
+    ] {
+        let output = judge(config, rows);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(says), "{config}: {said}");
+        assert!(output.stdout.is_empty());
+    }
+}
