@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use crate::{
     batch::{Padding, TokenBatch, int},
+    branches::Branches,
     cache::{DecodeState, Room},
     error::LmError,
     forward::Forward,
@@ -24,6 +25,16 @@ pub trait CausalLm: Send {
     /// # Errors
     /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
     fn hidden(&self, input: &TokenBatch, forward: Forward<'_>) -> Result<Tensor, LmError>;
+
+    /// Last hidden states `[N, H]` of a run of tokens, after the final norm. The default computes
+    /// its rows one by one, padding and repeated prompts included; a model that can work on the run
+    /// itself overrides it.
+    ///
+    /// # Errors
+    /// As [`CausalLm::hidden`].
+    fn run_hidden(&self, run: &Branches, forward: Forward<'_>) -> Result<Tensor, LmError> {
+        Ok(run.from_rows(&self.hidden(&run.rows(self.spec())?, forward)?))
+    }
 
     /// An empty state with this much room: [`Room::total`] tokens in each row.
     ///
@@ -105,6 +116,16 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
         let picked =
             hidden.reshape([batch * width, size]).index_select(0, &(rows + columns).view([-1]));
         Ok(picked.view([batch, int(responses.width()), size]))
+    }
+
+    fn branch_hidden(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let run = Branches::new(prompts, responses, self.spec())?;
+        Ok(run.predicting(&self.0.run_hidden(&run, forward)?))
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {

@@ -10,6 +10,7 @@
 //! dropout and adapters are arguments.
 
 mod batch;
+mod branches;
 mod cache;
 mod causal;
 mod classify;
@@ -26,6 +27,7 @@ mod spec;
 mod value;
 
 pub use batch::{Padding, TokenBatch};
+pub use branches::Branches;
 pub use cache::{CacheShape, DecodeState, KvCache, Memory, Room};
 pub use causal::{CausalLm, CausalPolicy};
 pub use classify::{LabelScheme, SequenceClassifier};

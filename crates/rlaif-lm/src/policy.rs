@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use crate::{
     batch::TokenBatch,
+    branches::whole_rounds,
     cache::{DecodeState, Room},
     error::LmError,
     forward::Forward,
@@ -33,6 +34,24 @@ pub trait Policy: Send {
         responses: &TokenBatch,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError>;
+
+    /// Hidden states `[R, T, H]` from which the tokens of several responses to each prompt are
+    /// predicted: response r answers prompt `r % prompts.len()`. As [`Policy::response_hidden`] of
+    /// each of them, to rounding, with every prompt computed once.
+    ///
+    /// # Errors
+    /// As [`Policy::response_hidden`]; [`LmError::BatchMismatch`] if the responses are no multiple
+    /// of the prompts.
+    fn branch_hidden(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        whole_rounds(prompts, responses)?;
+        let rows: Vec<usize> = (0..responses.len()).map(|row| row % prompts.len()).collect();
+        self.response_hidden(&prompts.select(&rows)?, responses, forward)
+    }
 
     /// What turns hidden states into logits.
     ///

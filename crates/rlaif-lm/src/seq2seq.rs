@@ -4,6 +4,7 @@ use tch::Tensor;
 
 use crate::{
     batch::{Padding, TokenBatch, int},
+    branches::whole_rounds,
     cache::{DecodeState, Room},
     causal::same_rows,
     error::LmError,
@@ -99,6 +100,25 @@ impl<M: Seq2SeqLm> Seq2SeqPolicy<M> {
         let spec = self.0.spec();
         spec.decoder_start_id.unwrap_or(spec.pad_id)
     }
+
+    /// Hidden states `[B, T, H]` that predict the tokens of `responses`.
+    fn decode_responses(
+        &self,
+        encoded: &Encoded,
+        responses: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let spec = self.0.spec();
+        let inputs = responses
+            .rows()
+            .iter()
+            .map(|row| [&[self.start()], &row[..row.len().saturating_sub(1)]].concat())
+            .collect();
+        let inputs = TokenBatch::pad(inputs, spec.pad_id, Padding::Right, spec.device)?;
+        let hidden = self.0.decode(inputs.ids(), encoded, forward)?;
+        // Without any response token the start token's row predicts nothing that is asked for.
+        Ok(hidden.narrow(1, 0, int(responses.width())))
+    }
 }
 
 impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
@@ -113,17 +133,23 @@ impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         same_rows(prompts, responses)?;
-        let spec = self.spec();
-        let inputs = responses
-            .rows()
-            .iter()
-            .map(|row| [&[self.start()], &row[..row.len().saturating_sub(1)]].concat())
-            .collect();
-        let inputs = TokenBatch::pad(inputs, spec.pad_id, Padding::Right, spec.device)?;
-        let encoded = self.0.encode(prompts, forward)?;
-        let hidden = self.0.decode(inputs.ids(), &encoded, forward)?;
-        // Without any response token the start token's row predicts nothing that is asked for.
-        Ok(hidden.narrow(1, 0, int(responses.width())))
+        self.decode_responses(&self.0.encode(prompts, forward)?, responses, forward)
+    }
+
+    fn branch_hidden(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        whole_rounds(prompts, responses)?;
+        let rounds = int(responses.len() / prompts.len());
+        let Encoded { hidden, mask } = self.0.encode(prompts, forward)?;
+        let repeated = Encoded {
+            hidden: hidden.repeat([rounds, 1, 1]),
+            mask: mask.map(|mask| Mask::new(mask.tensor().repeat([rounds, 1]))),
+        };
+        self.decode_responses(&repeated, responses, forward)
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {

@@ -194,6 +194,15 @@ impl Policy for LanguageModel {
         self.policy().response_hidden(prompts, responses, forward)
     }
 
+    fn branch_hidden(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        self.policy().branch_hidden(prompts, responses, forward)
+    }
+
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
         self.policy().head(forward)
     }

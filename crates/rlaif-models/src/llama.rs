@@ -8,9 +8,11 @@
 //! (Qwen2), norms on queries and keys (Qwen3), a sliding window (Mistral), scaled rotary frequencies
 //! (Llama 3.1).
 
+mod run;
+
 use rlaif_lm::{
-    Activations, CacheShape, CausalLm, DecodeState, Forward, KvCache, LabelScheme, LmError, LmSpec,
-    Padding, Parameters, Room, SequenceClassifier, TokenBatch, VocabHead,
+    Activations, Branches, CacheShape, CausalLm, DecodeState, Forward, KvCache, LabelScheme,
+    LmError, LmSpec, Padding, Parameters, Room, SequenceClassifier, TokenBatch, VocabHead,
 };
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
@@ -744,6 +746,10 @@ impl CausalLm for Llama {
 
     fn hidden(&self, input: &TokenBatch, forward: Forward<'_>) -> Result<Tensor, LmError> {
         self.trunk.forward(input, self.adapters.resolve(forward)?, |_, _| ())
+    }
+
+    fn run_hidden(&self, run: &Branches, forward: Forward<'_>) -> Result<Tensor, LmError> {
+        self.trunk.forward_run(run, self.adapters.resolve(forward)?)
     }
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {
