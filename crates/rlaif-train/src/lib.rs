@@ -9,32 +9,53 @@
 //! | a run's folder: metrics, samples, log, resumed as if never interrupted | [`RunFolder`] |
 //! | checkpoints that are whole or not there | [`Checkpoints`] |
 //! | metrics to files, TensorBoard, the terminal | [`JsonlMetrics`], [`TensorBoard`], [`Terminal`] |
+//! | supervised fine-tuning | [`SftTrainer`] |
+//! | classifiers and preference models | [`ClassifierTrainer`], [`PreferenceTrainer`] |
+//! | the loop around those three | [`fit`](fit()) |
 //! | Ctrl-C | [`Interrupt`] |
 //! | what PPO rewards and learns from | [`KlController`], [`gae`] |
 
 mod accumulate;
 mod checkpoints;
+mod classifier;
 mod ema;
 mod error;
+mod fit;
 mod gae;
 mod interrupt;
 mod kl;
+mod learner;
 mod metrics;
+mod microbatch;
 mod optimizer;
+mod preference;
 mod run_folder;
 mod schedule;
+mod scores;
+mod sft;
 mod trainable;
 
 pub use accumulate::accumulate;
 pub use checkpoints::{CheckpointFiles, Checkpoints, Found, Goal, Keep, Saved};
+pub use classifier::{
+    ClassWeights, ClassifierRow, ClassifierStats, ClassifierTask, ClassifierTrainer,
+};
 pub use ema::Ema;
 pub use error::TrainError;
+pub use fit::{Batches, Ending, Fit, FitConfig, FitPlan, FitResult, fit};
 pub use gae::{Advantages, gae};
 pub use interrupt::Interrupt;
 pub use kl::{KlControl, KlController, KlEstimator, full_kl};
+pub use learner::LearnConfig;
 pub use metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal};
+pub use microbatch::Batching;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport};
+pub use preference::{
+    PreferenceEvaluation, PreferenceRow, PreferenceStats, PreferenceTask, PreferenceTrainer,
+};
 pub use run_folder::{Marks, RunFolder};
 pub use schedule::Schedule;
+pub use scores::{Classification, classification};
+pub use sft::{SftEvaluation, SftRow, SftStats, SftTask, SftTrainer};
 pub use trainable::{Precision, Trainable, restore_parameters};
 pub use {rlaif_core as core, rlaif_lm as lm, tch};

@@ -1,0 +1,342 @@
+//! Fitting a sequence classifier to labels.
+//!
+//! ```text
+//! L = − Σ w_y log p(y | x) / Σ w_y      over the rows of the optimizer batch, w_y the class weights
+//! ```
+
+use rlaif_core::Metrics;
+use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{
+    accumulate,
+    checkpoints::{CheckpointFiles, Goal, Saved},
+    error::TrainError,
+    fit::Fit,
+    learner::{LearnConfig, Learner},
+    optimizer::StepReport,
+    scores::{Classification, classification},
+    sft::optimizer_metrics,
+};
+
+/// A text with its label, as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassifierRow {
+    /// The text, special tokens included.
+    pub ids: Vec<u32>,
+    /// From where on tokens belong to the second text of a pair; the length if there is none.
+    pub second_start: usize,
+    /// The label's index.
+    pub label: usize,
+}
+
+/// What the rows of a class count.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClassWeights {
+    /// All rows count alike.
+    #[default]
+    Equal,
+    /// All classes count alike: n / (k · rows of the class), as scikit-learn balances.
+    Balanced,
+    /// One weight for each label.
+    Given(Vec<f64>),
+}
+
+impl ClassWeights {
+    /// The weight of each of `labels` labels.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for weights that do not fit, [`TrainError::Data`] for a label
+    /// without a row that is to be balanced.
+    ///
+    /// ```
+    /// use rlaif_train::{ClassWeights, ClassifierRow};
+    /// let row = |label| ClassifierRow { ids: vec![1], second_start: 1, label };
+    /// let rows = [row(0), row(0), row(0), row(1)];
+    /// let weights = ClassWeights::Balanced.resolve(&rows, 2)?;
+    /// assert_eq!(weights, [4. / 6., 2.]);
+    /// # Ok::<(), rlaif_train::TrainError>(())
+    /// ```
+    pub fn resolve(&self, rows: &[ClassifierRow], labels: usize) -> Result<Vec<f64>, TrainError> {
+        match self {
+            Self::Equal => Ok(vec![1.; labels]),
+            Self::Balanced => (0..labels)
+                .map(|label| match rows.iter().filter(|row| row.label == label).count() {
+                    0 => Err(TrainError::Data {
+                        what: "class weights".to_owned(),
+                        problem: format!("no row has label {label}, so it cannot be balanced"),
+                    }),
+                    count => Ok(rows.len() as f64 / (labels * count) as f64),
+                })
+                .collect(),
+            Self::Given(weights) => {
+                let good = weights.iter().all(|w| w.is_finite() && *w > 0.);
+                if weights.len() == labels && good {
+                    return Ok(weights.clone());
+                }
+                let found = format!("{weights:?}");
+                let expected = "one positive number for each label of the classifier";
+                Err(TrainError::setting("class_weights", found, expected))
+            }
+        }
+    }
+}
+
+/// Fits a classifier whose labels exclude each other.
+///
+/// ```
+/// use rlaif_lm::SequenceClassifier;
+/// use rlaif_models::{Classifier, Config};
+/// use rlaif_train::{ClassifierRow, ClassifierTrainer, LearnConfig, OptimizerConfig};
+/// use tch::{Device, Kind};
+/// let config = Config::from_value(serde_json::json!({
+///     "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"],
+///     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+///     "num_attention_heads": 2, "max_position_embeddings": 34, "type_vocab_size": 1,
+///     "pad_token_id": 1, "id2label": { "0": "nothate", "1": "hate" },
+/// }));
+/// tch::manual_seed(7);
+/// let classifier = Classifier::random(config, Kind::Float, Device::Cpu)?;
+/// let row = |ids: &[u32], label| ClassifierRow { ids: ids.into(), second_start: ids.len(), label };
+/// let rows = [row(&[0, 5, 6, 2], 0), row(&[0, 9, 2], 1)];
+/// let optimizer = OptimizerConfig { lr: 1e-2, ..OptimizerConfig::default() };
+/// let config = LearnConfig { optimizer, ..LearnConfig::default() };
+/// let mut trainer = ClassifierTrainer::new(&classifier, &config, vec![1., 1.], 20)?;
+/// for _ in 0..20 {
+///     trainer.step(&[&rows[0], &rows[1]])?;
+/// }
+/// assert_eq!(trainer.evaluate(&rows)?.accuracy, 1.);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ClassifierTrainer<'m> {
+    model: &'m dyn SequenceClassifier,
+    config: LearnConfig,
+    weights: Vec<f64>,
+    learner: Learner,
+}
+
+impl std::fmt::Debug for ClassifierTrainer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClassifierTrainer")
+            .field("config", &self.config)
+            .field("weights", &self.weights)
+            .field("progress", &self.learner.progress())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClassifierStats {
+    /// The weighted mean of −log p before the step, in nats.
+    pub loss: f64,
+    /// Tokens read.
+    pub tokens: u64,
+    /// What the optimizer did.
+    pub optimizer: StepReport,
+}
+
+impl<'m> ClassifierTrainer<'m> {
+    /// A trainer for a run of `total_steps` optimizer steps, with one weight for each label.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for a classifier with one label or independent ones, and for
+    /// weights that do not fit; [`TrainError::NothingTrained`].
+    pub fn new(
+        model: &'m dyn SequenceClassifier,
+        config: &LearnConfig,
+        weights: Vec<f64>,
+        total_steps: u64,
+    ) -> Result<Self, TrainError> {
+        refuse_packing(config)?;
+        let labels = model.labels().len();
+        if labels < 2 || model.scheme() != LabelScheme::Exclusive {
+            let expected = "at least two labels that exclude each other; a model with one label is \
+                            fitted to preferences";
+            return Err(TrainError::setting("labels", labels, expected));
+        }
+        let weights = ClassWeights::Given(weights).resolve(&[], labels)?;
+        let learner = Learner::new(model.parameters(), config, total_steps)?;
+        Ok(Self { model, config: config.clone(), weights, learner })
+    }
+
+    /// One optimizer step on the weighted mean over `rows`.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] for a label that the classifier has not, or no row at all;
+    /// [`TrainError::Lm`] for rows that the model cannot take, [`TrainError::NonFinite`].
+    pub fn step(&mut self, rows: &[&ClassifierRow]) -> Result<ClassifierStats, TrainError> {
+        check_labels(rows.iter().copied(), self.weights.len())?;
+        let total: f64 = rows.iter().map(|row| self.weights[row.label]).sum();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+        let forward = self.config.training();
+        let weights = Tensor::from_slice(&self.weights)
+            .to_kind(Kind::Float)
+            .to_device(self.model.spec().device);
+        let loss = accumulate(self.config.divide(&lengths), total, |group| {
+            let rows: Vec<&ClassifierRow> = group.into_iter().map(|i| rows[i]).collect();
+            let logits = logits(self.model, &rows, forward)?;
+            let labels = labels(&rows, self.model);
+            // Reduction 2: the sum.
+            let sum = logits.cross_entropy_loss::<&Tensor>(
+                &labels,
+                Some(&weights),
+                tch::Reduction::Sum,
+                -100,
+                0.,
+            );
+            Ok::<_, TrainError>(sum)
+        })?;
+        let optimizer = self.learner.step()?;
+        let tokens = lengths.iter().sum::<usize>() as u64;
+        Ok(ClassifierStats { loss: loss.double_value(&[]), tokens, optimizer })
+    }
+
+    /// How well the labels of `rows` are met, without dropout and without weights.
+    ///
+    /// # Errors
+    /// As [`ClassifierTrainer::step`].
+    pub fn evaluate(&self, rows: &[ClassifierRow]) -> Result<Classification, TrainError> {
+        check_labels(rows, self.weights.len())?;
+        let probabilities = self.learner.with_result(|| self.probabilities(rows))?;
+        let labels: Vec<usize> = rows.iter().map(|row| row.label).collect();
+        Ok(classification(&probabilities, &labels))
+    }
+
+    /// Runs `f` while the model has the weights that are the result.
+    pub fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.learner.with_result(f)
+    }
+
+    fn probabilities(&self, rows: &[ClassifierRow]) -> Result<Vec<Vec<f64>>, TrainError> {
+        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
+        let mut all = vec![Vec::new(); rows.len()];
+        for group in self.config.divide_for_evaluation(&lengths) {
+            let picked: Vec<&ClassifierRow> = group.iter().map(|&i| &rows[i]).collect();
+            let logits = no_grad(|| logits(self.model, &picked, Forward::default()))?;
+            let probabilities = self.model.scheme().probabilities(&logits).to_kind(Kind::Double);
+            let probabilities = Vec::<Vec<f64>>::try_from(probabilities)?;
+            for (i, row) in group.into_iter().zip(probabilities) {
+                all[i] = row;
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Packed rows need attention that stays within each, which the trunks of classifiers lack.
+pub(crate) fn refuse_packing(config: &LearnConfig) -> Result<(), TrainError> {
+    if config.batching == crate::Batching::Packed {
+        let expected = "padded or length, for a classifier";
+        return Err(TrainError::setting("batching", "packed", expected));
+    }
+    Ok(())
+}
+
+fn check_labels<'r>(
+    rows: impl IntoIterator<Item = &'r ClassifierRow>,
+    labels: usize,
+) -> Result<(), TrainError> {
+    let mut any = false;
+    for row in rows {
+        any = true;
+        if row.label >= labels {
+            return Err(TrainError::Data {
+                what: "a row".to_owned(),
+                problem: format!(
+                    "label {} is none of the classifier's {labels}, counted from 0",
+                    row.label
+                ),
+            });
+        }
+    }
+    if any {
+        return Ok(());
+    }
+    let problem = "there is no row".to_owned();
+    Err(TrainError::Data { what: "a batch".to_owned(), problem })
+}
+
+fn logits(
+    model: &dyn SequenceClassifier,
+    rows: &[&ClassifierRow],
+    forward: Forward<'_>,
+) -> Result<Tensor, TrainError> {
+    let ids = rows.iter().map(|row| row.ids.clone()).collect();
+    let batch = TokenBatch::collate(ids, model.spec(), Padding::Right)?;
+    let starts: Vec<usize> = rows.iter().map(|row| row.second_start).collect();
+    Ok(model.logits(&batch, Some(&starts), forward)?.to_kind(Kind::Float))
+}
+
+fn labels(rows: &[&ClassifierRow], model: &dyn SequenceClassifier) -> Tensor {
+    let labels: Vec<i64> = rows.iter().map(|row| row.label as i64).collect();
+    Tensor::from_slice(&labels).to_device(model.spec().device)
+}
+
+/// Fitting a classifier as a task of [`fit`](crate::fit()).
+#[derive(Debug)]
+pub struct ClassifierTask<'m> {
+    trainer: ClassifierTrainer<'m>,
+    train: Vec<ClassifierRow>,
+    held_out: Vec<ClassifierRow>,
+}
+
+impl<'m> ClassifierTask<'m> {
+    /// Trains on `train`, evaluates on `held_out`, which may be empty.
+    pub fn new(
+        trainer: ClassifierTrainer<'m>,
+        train: Vec<ClassifierRow>,
+        held_out: Vec<ClassifierRow>,
+    ) -> Self {
+        Self { trainer, train, held_out }
+    }
+
+    /// The trainer.
+    pub fn trainer(&self) -> &ClassifierTrainer<'m> {
+        &self.trainer
+    }
+}
+
+impl Fit for ClassifierTask<'_> {
+    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
+        let rows: Vec<&ClassifierRow> = rows.iter().map(|&i| &self.train[i]).collect();
+        let stats = self.trainer.step(&rows)?;
+        let mut metrics = Metrics::new();
+        metrics.set("loss", stats.loss);
+        optimizer_metrics(&mut metrics, &stats.optimizer);
+        metrics.set("tokens", stats.tokens as f64);
+        Ok(metrics)
+    }
+
+    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let scores = self.trainer.evaluate(&self.held_out)?;
+        let mut metrics = Metrics::new();
+        metrics.set("eval/loss", scores.loss);
+        metrics.set("eval/accuracy", scores.accuracy);
+        metrics.set("eval/f1", scores.f1);
+        metrics.set("eval/auc", scores.auc);
+        metrics.set("eval/calibration_error", scores.calibration_error);
+        Ok(Some(metrics))
+    }
+
+    fn score(&self) -> (&'static str, Goal) {
+        ("eval/loss", Goal::Lowest)
+    }
+
+    fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        self.trainer.learner.save(files)
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.trainer.learner.restore(saved)
+    }
+
+    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.trainer.learner.restore_weights(saved)
+    }
+}

@@ -1,0 +1,129 @@
+//! What every trainer here has: parameters, an optimizer, an average, and how they are saved.
+
+use rlaif_lm::{Activations, Dropout, Forward, Parameters};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::{
+    checkpoints::{CheckpointFiles, Saved},
+    ema::Ema,
+    error::TrainError,
+    microbatch::Batching,
+    optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport},
+    trainable::{Trainable, restore_parameters},
+};
+
+/// How a model is trained, whatever it learns.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LearnConfig {
+    /// How rows go together in a forward pass.
+    pub batching: Batching,
+    /// Rows of a forward pass at most; 0 for the whole optimizer batch.
+    pub microbatch: usize,
+    /// Dropout of the model's configuration, and of adapters.
+    pub dropout: bool,
+    /// Computes activations again in the backward pass: less memory, a third more time.
+    pub recompute: bool,
+    /// Decay of a moving average of the weights, which evaluation and the result then use; 0 for
+    /// none.
+    pub ema_decay: f64,
+    /// Which parameters are trained.
+    pub trainable: Trainable,
+    /// How they are updated.
+    pub optimizer: OptimizerConfig,
+}
+
+impl LearnConfig {
+    /// The forward pass of a training step.
+    pub(crate) fn training(&self) -> Forward<'static> {
+        Forward {
+            dropout: if self.dropout { Dropout::On } else { Dropout::Off },
+            activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
+            ..Forward::default()
+        }
+    }
+
+    /// Divides rows of these lengths into forward passes.
+    pub(crate) fn divide(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
+        let most = if self.microbatch == 0 { lengths.len().max(1) } else { self.microbatch };
+        self.batching.divide(lengths, most)
+    }
+
+    /// Divides rows of these lengths into forward passes without a backward one: by length,
+    /// whatever the training does.
+    pub(crate) fn divide_for_evaluation(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
+        /// Rows of a forward pass where the configuration does not say.
+        const ROWS: usize = 16;
+        let most = if self.microbatch == 0 { ROWS } else { self.microbatch };
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&i| lengths[i]);
+        order.chunks(most).map(<[usize]>::to_vec).collect()
+    }
+}
+
+/// The trained parameters of one model with their optimizer and their average.
+pub(crate) struct Learner {
+    trained: Vec<(String, Tensor)>,
+    optimizer: Optimizer,
+    ema: Option<Ema>,
+}
+
+impl Learner {
+    pub(crate) fn new(
+        parameters: &Parameters,
+        config: &LearnConfig,
+        total_steps: u64,
+    ) -> Result<Self, TrainError> {
+        let trained = config.trainable.select(parameters)?;
+        let handles = trained.iter().map(|(name, t)| (name.clone(), t.shallow_clone())).collect();
+        let optimizer = Optimizer::new(handles, &config.optimizer, total_steps)?;
+        let ema = match config.ema_decay {
+            0. => None,
+            decay => Some(Ema::new(&trained, decay)?),
+        };
+        Ok(Self { trained, optimizer, ema })
+    }
+
+    pub(crate) fn step(&mut self) -> Result<StepReport, TrainError> {
+        let report = self.optimizer.step()?;
+        if let Some(ema) = &mut self.ema {
+            ema.update();
+        }
+        Ok(report)
+    }
+
+    pub(crate) fn progress(&self) -> OptimizerProgress {
+        self.optimizer.progress()
+    }
+
+    pub(crate) fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.ema {
+            Some(ema) => ema.with_averages(f),
+            None => f(),
+        }
+    }
+
+    pub(crate) fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        files.tensors("model", &self.trained)?;
+        files.tensors("optimizer", &self.optimizer.state())?;
+        files.json("progress", &self.optimizer.progress())?;
+        match &self.ema {
+            Some(ema) => files.tensors("ema", &ema.state()),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.restore_weights(saved)?;
+        self.optimizer.restore(&saved.tensors("optimizer")?, saved.json("progress")?)
+    }
+
+    pub(crate) fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        restore_parameters(&self.trained, &saved.tensors("model")?, "the model")?;
+        match &mut self.ema {
+            Some(ema) => ema.restore(&saved.tensors("ema")?),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Fitting a preference model: a scalar score that is higher for the response that was preferred.
+//!
+//! Bradley and Terry 1952, as in [Ouyang et al. 2022](https://arxiv.org/abs/2203.02155), eq. 1;
+//! margins as in [Touvron et al. 2023](https://arxiv.org/abs/2307.09288), eq. 2; centring as in
+//! [Eisenstein et al. 2023](https://arxiv.org/abs/2312.09244). With d = r(x, y_w) − r(x, y_l) − m:
+//!
+//! ```text
+//! ℓ = − q log σ(d) − (1 − q) log σ(−d) + c (r(x, y_w) + r(x, y_l))²
+//! ```
+
+use rlaif_core::Metrics;
+use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{
+    accumulate,
+    checkpoints::{CheckpointFiles, Goal, Saved},
+    classifier::refuse_packing,
+    error::TrainError,
+    fit::Fit,
+    learner::{LearnConfig, Learner},
+    optimizer::StepReport,
+    sft::optimizer_metrics,
+};
+
+/// A preference, as token ids: prompt and response together, special tokens included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PreferenceRow {
+    /// Prompt and preferred response.
+    pub chosen: Vec<u32>,
+    /// Prompt and the other response.
+    pub rejected: Vec<u32>,
+    /// m, by how much the score should be higher; 0 for no margin.
+    pub margin: f64,
+    /// q, the probability that `chosen` is the better one: 1 for a plain preference, less for a
+    /// soft label.
+    pub probability: f64,
+}
+
+impl PreferenceRow {
+    /// A plain preference.
+    pub fn new(chosen: Vec<u32>, rejected: Vec<u32>) -> Self {
+        Self { chosen, rejected, margin: 0., probability: 1. }
+    }
+}
+
+/// What a preference model makes of pairs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PreferenceEvaluation {
+    /// Mean of ℓ without centring, in nats.
+    pub loss: f64,
+    /// Share of pairs whose chosen response scores higher; equal scores count as wrong.
+    pub accuracy: f64,
+    /// Mean of r(x, y_w) − r(x, y_l).
+    pub margin: f64,
+    /// Mean of all scores.
+    pub mean_score: f64,
+    /// Pairs.
+    pub pairs: usize,
+}
+
+impl PreferenceEvaluation {
+    /// The interval of [Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953) that covers
+    /// the accuracy on all such pairs with 95 %.
+    ///
+    /// ```
+    /// use rlaif_train::PreferenceEvaluation;
+    /// let evaluation = PreferenceEvaluation {
+    ///     loss: 0.6, accuracy: 0.6, margin: 0.2, mean_score: 0., pairs: 100,
+    /// };
+    /// let (low, high) = evaluation.accuracy_interval();
+    /// assert!((low - 0.5020).abs() < 1e-4 && (high - 0.6906).abs() < 1e-4);
+    /// ```
+    #[must_use]
+    pub fn accuracy_interval(&self) -> (f64, f64) {
+        const Z: f64 = 1.959_963_984_540_054;
+        let (p, n) = (self.accuracy, self.pairs as f64);
+        let centre = p + Z * Z / (2. * n);
+        let half = Z * (p * (1. - p) / n + Z * Z / (4. * n * n)).sqrt();
+        let scale = 1. + Z * Z / n;
+        ((centre - half) / scale, (centre + half) / scale)
+    }
+}
+
+/// Fits a model with one label to preferences.
+///
+/// ```
+/// use rlaif_models::{Classifier, Config};
+/// use rlaif_train::{LearnConfig, OptimizerConfig, PreferenceRow, PreferenceTrainer};
+/// use tch::{Device, Kind};
+/// let config = Config::from_value(serde_json::json!({
+///     "model_type": "llama", "architectures": ["LlamaForSequenceClassification"],
+///     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+///     "num_attention_heads": 2, "max_position_embeddings": 34, "pad_token_id": 0,
+///     "num_labels": 1, "id2label": { "0": "reward" },
+/// }));
+/// tch::manual_seed(7);
+/// let model = Classifier::random(config, Kind::Float, Device::Cpu)?;
+/// let rows = [PreferenceRow::new(vec![5, 6, 2], vec![5, 9]), PreferenceRow::new(vec![7, 6], vec![7, 9])];
+/// let optimizer = OptimizerConfig { lr: 1e-2, ..OptimizerConfig::default() };
+/// let config = LearnConfig { optimizer, ..LearnConfig::default() };
+/// let mut trainer = PreferenceTrainer::new(&model, &config, 0.01, 20)?;
+/// for _ in 0..20 {
+///     trainer.step(&[&rows[0], &rows[1]])?;
+/// }
+/// assert_eq!(trainer.evaluate(&rows)?.accuracy, 1.);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PreferenceTrainer<'m> {
+    model: &'m dyn SequenceClassifier,
+    config: LearnConfig,
+    centring: f64,
+    learner: Learner,
+}
+
+impl std::fmt::Debug for PreferenceTrainer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PreferenceTrainer")
+            .field("config", &self.config)
+            .field("centring", &self.centring)
+            .field("progress", &self.learner.progress())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PreferenceStats {
+    /// What the step was made on, and what the scores were before it.
+    pub batch: PreferenceEvaluation,
+    /// Mean of ℓ with centring before the step, in nats.
+    pub loss: f64,
+    /// Tokens read.
+    pub tokens: u64,
+    /// What the optimizer did.
+    pub optimizer: StepReport,
+}
+
+impl<'m> PreferenceTrainer<'m> {
+    /// A trainer for a run of `total_steps` optimizer steps, with c for centring (0 for none; 0.01
+    /// is common).
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for a model with several labels, or a setting out of range;
+    /// [`TrainError::NothingTrained`].
+    pub fn new(
+        model: &'m dyn SequenceClassifier,
+        config: &LearnConfig,
+        centring: f64,
+        total_steps: u64,
+    ) -> Result<Self, TrainError> {
+        refuse_packing(config)?;
+        if model.labels().len() != 1 {
+            let expected = "one label: a preference model gives one score";
+            return Err(TrainError::setting("labels", model.labels().len(), expected));
+        }
+        if !(centring.is_finite() && centring >= 0.) {
+            let expected = "a finite number of at least 0";
+            return Err(TrainError::setting("centring", centring, expected));
+        }
+        let learner = Learner::new(model.parameters(), config, total_steps)?;
+        Ok(Self { model, config: config.clone(), centring, learner })
+    }
+
+    /// One optimizer step on the mean over the pairs of `rows`.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] for a row that is no preference, or no row at all;
+    /// [`TrainError::Lm`] for rows that the model cannot take, [`TrainError::NonFinite`].
+    pub fn step(&mut self, rows: &[&PreferenceRow]) -> Result<PreferenceStats, TrainError> {
+        check(rows.iter().copied())?;
+        let forward = self.config.training();
+        let mut scores = Vec::new();
+        let loss = accumulate(self.divide(rows), rows.len() as f64, |group| {
+            let rows: Vec<&PreferenceRow> = group.into_iter().map(|i| rows[i]).collect();
+            let (chosen, rejected) = scores_of(self.model, &rows, forward)?;
+            let mut loss = pair_losses(&chosen, &rejected, &rows);
+            if self.centring > 0. {
+                loss += (&chosen + &rejected).square() * self.centring;
+            }
+            scores.push((rows, chosen.detach(), rejected.detach()));
+            Ok::<_, TrainError>(loss.sum(Kind::Float))
+        })?;
+        let optimizer = self.learner.step()?;
+        let tokens = rows.iter().map(|row| (row.chosen.len() + row.rejected.len()) as u64).sum();
+        Ok(PreferenceStats {
+            batch: summary(&scores)?,
+            loss: loss.double_value(&[]),
+            tokens,
+            optimizer,
+        })
+    }
+
+    /// What the model makes of `rows`, without dropout.
+    ///
+    /// # Errors
+    /// As [`PreferenceTrainer::step`].
+    pub fn evaluate(&self, rows: &[PreferenceRow]) -> Result<PreferenceEvaluation, TrainError> {
+        check(rows)?;
+        let rows: Vec<&PreferenceRow> = rows.iter().collect();
+        let lengths: Vec<usize> = rows.iter().map(|row| longer(row)).collect();
+        self.learner.with_result(|| {
+            let groups = self.config.divide_for_evaluation(&lengths);
+            let scores = groups.into_iter().map(|group| {
+                let rows: Vec<&PreferenceRow> = group.into_iter().map(|i| rows[i]).collect();
+                let scores = no_grad(|| scores_of(self.model, &rows, Forward::default()));
+                scores.map(|(chosen, rejected)| (rows, chosen, rejected))
+            });
+            summary(&scores.collect::<Result<Vec<_>, _>>()?)
+        })
+    }
+
+    /// Runs `f` while the model has the weights that are the result.
+    pub fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.learner.with_result(f)
+    }
+
+    fn divide(&self, rows: &[&PreferenceRow]) -> Vec<Vec<usize>> {
+        self.config.divide(&rows.iter().map(|row| longer(row)).collect::<Vec<_>>())
+    }
+}
+
+fn longer(row: &PreferenceRow) -> usize {
+    row.chosen.len().max(row.rejected.len())
+}
+
+fn check<'r>(rows: impl IntoIterator<Item = &'r PreferenceRow>) -> Result<(), TrainError> {
+    let mut any = false;
+    for row in rows {
+        any = true;
+        if !(row.margin.is_finite() && (0. ..=1.).contains(&row.probability)) {
+            return Err(TrainError::Data {
+                what: "a preference".to_owned(),
+                problem: format!(
+                    "margin {} and probability {}; expected a finite margin and a probability from \
+                     0 to 1",
+                    row.margin, row.probability
+                ),
+            });
+        }
+    }
+    if any {
+        return Ok(());
+    }
+    let problem = "there is no pair".to_owned();
+    Err(TrainError::Data { what: "a batch".to_owned(), problem })
+}
+
+/// Scores of the chosen and of the rejected responses, f32 `[B]` each, from one forward pass.
+fn scores_of(
+    model: &dyn SequenceClassifier,
+    rows: &[&PreferenceRow],
+    forward: Forward<'_>,
+) -> Result<(Tensor, Tensor), TrainError> {
+    let chosen = rows.iter().map(|row| row.chosen.clone());
+    let ids = chosen.chain(rows.iter().map(|row| row.rejected.clone())).collect();
+    let batch = TokenBatch::collate(ids, model.spec(), Padding::Right)?;
+    let scores = model.logits(&batch, None, forward)?.to_kind(Kind::Float).squeeze_dim(-1);
+    let n = rows.len() as i64;
+    Ok((scores.narrow(0, 0, n), scores.narrow(0, n, n)))
+}
+
+/// ℓ of each pair without centring, `[B]`.
+fn pair_losses(chosen: &Tensor, rejected: &Tensor, rows: &[&PreferenceRow]) -> Tensor {
+    let column = |of: fn(&PreferenceRow) -> f64| {
+        let values: Vec<f64> = rows.iter().map(|row| of(row)).collect();
+        Tensor::from_slice(&values).to_kind(Kind::Float).to_device(chosen.device())
+    };
+    let d = chosen - rejected - column(|row| row.margin);
+    let q = column(|row| row.probability);
+    let better = &q * d.log_sigmoid();
+    let worse: Tensor = (1. - &q) * (-&d).log_sigmoid();
+    -(better + worse)
+}
+
+fn summary(
+    scores: &[(Vec<&PreferenceRow>, Tensor, Tensor)],
+) -> Result<PreferenceEvaluation, TrainError> {
+    let join =
+        |tensors: Vec<Tensor>| Vec::<f64>::try_from(Tensor::cat(&tensors, 0).to_kind(Kind::Double));
+    let losses = join(scores.iter().map(|(rows, c, r)| pair_losses(c, r, rows)).collect())?;
+    let chosen = join(scores.iter().map(|(_, chosen, _)| chosen.shallow_clone()).collect())?;
+    let rejected = join(scores.iter().map(|(_, _, rejected)| rejected.shallow_clone()).collect())?;
+    let pairs = losses.len();
+    let n = pairs as f64;
+    let right = chosen.iter().zip(&rejected).filter(|(c, r)| c > r).count();
+    let (sum_chosen, sum_rejected) = (chosen.iter().sum::<f64>(), rejected.iter().sum::<f64>());
+    Ok(PreferenceEvaluation {
+        loss: losses.iter().sum::<f64>() / n,
+        accuracy: right as f64 / n,
+        margin: (sum_chosen - sum_rejected) / n,
+        mean_score: (sum_chosen + sum_rejected) / (2. * n),
+        pairs,
+    })
+}
+
+/// Fitting a preference model as a task of [`fit`](crate::fit()).
+#[derive(Debug)]
+pub struct PreferenceTask<'m> {
+    trainer: PreferenceTrainer<'m>,
+    train: Vec<PreferenceRow>,
+    held_out: Vec<PreferenceRow>,
+}
+
+impl<'m> PreferenceTask<'m> {
+    /// Trains on `train`, evaluates on `held_out`, which may be empty.
+    pub fn new(
+        trainer: PreferenceTrainer<'m>,
+        train: Vec<PreferenceRow>,
+        held_out: Vec<PreferenceRow>,
+    ) -> Self {
+        Self { trainer, train, held_out }
+    }
+
+    /// The trainer.
+    pub fn trainer(&self) -> &PreferenceTrainer<'m> {
+        &self.trainer
+    }
+}
+
+impl Fit for PreferenceTask<'_> {
+    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
+        let rows: Vec<&PreferenceRow> = rows.iter().map(|&i| &self.train[i]).collect();
+        let stats = self.trainer.step(&rows)?;
+        let mut metrics = Metrics::new();
+        metrics.set("loss", stats.loss);
+        metrics.set("rewards/accuracies", stats.batch.accuracy);
+        metrics.set("rewards/margins", stats.batch.margin);
+        metrics.set("rewards/mean", stats.batch.mean_score);
+        optimizer_metrics(&mut metrics, &stats.optimizer);
+        metrics.set("tokens", stats.tokens as f64);
+        Ok(metrics)
+    }
+
+    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let evaluation = self.trainer.evaluate(&self.held_out)?;
+        let (low, high) = evaluation.accuracy_interval();
+        let mut metrics = Metrics::new();
+        metrics.set("eval/loss", evaluation.loss);
+        metrics.set("eval/accuracy", evaluation.accuracy);
+        metrics.set("eval/accuracy_low", low);
+        metrics.set("eval/accuracy_high", high);
+        metrics.set("eval/margin", evaluation.margin);
+        metrics.set("eval/mean_score", evaluation.mean_score);
+        Ok(Some(metrics))
+    }
+
+    fn score(&self) -> (&'static str, Goal) {
+        ("eval/loss", Goal::Lowest)
+    }
+
+    fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        self.trainer.learner.save(files)
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.trainer.learner.restore(saved)
+    }
+
+    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.trainer.learner.restore_weights(saved)
+    }
+}

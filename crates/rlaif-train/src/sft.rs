@@ -1,0 +1,347 @@
+//! Supervised fine-tuning: the policy learns to give the responses that it is shown.
+//!
+//! ```text
+//! L = − (1/n) Σ log π(y_t | x, y_<t)      over the n learned response tokens of the optimizer batch
+//! ```
+
+use rlaif_core::Metrics;
+use rlaif_lm::{Forward, LmError, Padding, Policy, TokenBatch, token_log_probs};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{
+    accumulate,
+    checkpoints::{CheckpointFiles, Goal, Saved},
+    error::TrainError,
+    fit::Fit,
+    learner::{LearnConfig, Learner},
+    microbatch::Batching,
+    optimizer::StepReport,
+};
+
+/// A prompt and a response to learn, as token ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SftRow {
+    /// The prompt x, at least one token. For a conversation, all up to the first token to learn.
+    pub prompt: Vec<u32>,
+    /// The response y, with its end-of-sequence token.
+    pub response: Vec<u32>,
+    /// Which response tokens are learned, one for each; `None` for all. What is not learned (later
+    /// turns of a user) is read all the same.
+    pub learned: Option<Vec<bool>>,
+}
+
+impl SftRow {
+    /// A row whose whole response is learned.
+    pub fn new(prompt: Vec<u32>, response: Vec<u32>) -> Self {
+        Self { prompt, response, learned: None }
+    }
+
+    /// Tokens in all.
+    pub fn len(&self) -> usize {
+        self.prompt.len() + self.response.len()
+    }
+
+    /// True without any token.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens that are learned.
+    pub fn learned_tokens(&self) -> usize {
+        match &self.learned {
+            Some(learned) => learned.iter().filter(|l| **l).count(),
+            None => self.response.len(),
+        }
+    }
+}
+
+/// What a policy gives rows that it does not learn from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SftEvaluation {
+    /// Mean of −log π over the learned tokens, in nats.
+    pub loss: f64,
+    /// Learned tokens.
+    pub tokens: u64,
+}
+
+impl SftEvaluation {
+    /// exp(loss).
+    #[must_use]
+    pub fn perplexity(&self) -> f64 {
+        self.loss.exp()
+    }
+}
+
+/// Fine-tunes a policy, decoder-only or encoder-decoder.
+///
+/// ```
+/// use rlaif_lm::Policy;
+/// use rlaif_models::{Config, LanguageModel};
+/// use rlaif_train::{OptimizerConfig, LearnConfig, SftRow, SftTrainer};
+/// use tch::{Device, Kind};
+/// let config = Config::from_value(serde_json::json!({
+///     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+///     "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64,
+/// }));
+/// tch::manual_seed(7);
+/// let policy = LanguageModel::random(config, Kind::Float, Device::Cpu)?;
+/// let rows = [SftRow::new(vec![5, 6], vec![7, 8, 1]), SftRow::new(vec![9], vec![3, 1])];
+/// let optimizer = OptimizerConfig { lr: 1e-2, ..OptimizerConfig::default() };
+/// let config = LearnConfig { optimizer, ..LearnConfig::default() };
+/// let mut trainer = SftTrainer::new(&policy, &config, 30)?;
+/// let before = trainer.evaluate(&rows)?.loss;
+/// for _ in 0..30 {
+///     trainer.step(&[&rows[0], &rows[1]])?;
+/// }
+/// assert!(trainer.evaluate(&rows)?.loss < before / 2.);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct SftTrainer<'p> {
+    policy: &'p dyn Policy,
+    config: LearnConfig,
+    learner: Learner,
+}
+
+impl std::fmt::Debug for SftTrainer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SftTrainer")
+            .field("config", &self.config)
+            .field("progress", &self.learner.progress())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one step did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SftStats {
+    /// Mean of −log π over the learned tokens before the step, in nats.
+    pub loss: f64,
+    /// Learned tokens.
+    pub learned: u64,
+    /// Tokens read, prompts included.
+    pub tokens: u64,
+    /// What the optimizer did.
+    pub optimizer: StepReport,
+}
+
+impl<'p> SftTrainer<'p> {
+    /// A trainer for a run of `total_steps` optimizer steps. Parameters that are not to be trained
+    /// are frozen.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`], [`TrainError::NothingTrained`].
+    pub fn new(
+        policy: &'p dyn Policy,
+        config: &LearnConfig,
+        total_steps: u64,
+    ) -> Result<Self, TrainError> {
+        if config.batching == Batching::Packed && policy.spec().decoder_start_id.is_some() {
+            let expected = "padded or length: an encoder-decoder model cannot read packed rows";
+            return Err(TrainError::setting("batching", "packed", expected));
+        }
+        let learner = Learner::new(policy.parameters(), config, total_steps)?;
+        Ok(Self { policy, config: config.clone(), learner })
+    }
+
+    /// One optimizer step on the mean over all learned tokens of `rows`.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] if none is to be learned, [`TrainError::Lm`] for rows that the model
+    /// cannot take, [`TrainError::NonFinite`].
+    pub fn step(&mut self, rows: &[&SftRow]) -> Result<SftStats, TrainError> {
+        let learned: usize = rows.iter().map(|row| row.learned_tokens()).sum();
+        if learned == 0 {
+            return Err(TrainError::Data {
+                what: "a batch".to_owned(),
+                problem: "none of its tokens is to be learned".to_owned(),
+            });
+        }
+        let forward = self.config.training();
+        let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
+        let loss = accumulate(self.config.divide(&lengths), learned as f64, |group| {
+            let rows: Vec<&SftRow> = group.into_iter().map(|i| rows[i]).collect();
+            loss_sum(self.policy, &rows, forward)
+        })?;
+        let optimizer = self.learner.step()?;
+        Ok(SftStats {
+            loss: loss.double_value(&[]),
+            learned: learned as u64,
+            tokens: rows.iter().map(|row| row.len() as u64).sum(),
+            optimizer,
+        })
+    }
+
+    /// The loss on `rows`, without dropout; with the averaged weights, if there are some.
+    ///
+    /// # Errors
+    /// [`TrainError::Lm`] for rows that the model cannot take.
+    pub fn evaluate(&self, rows: &[SftRow]) -> Result<SftEvaluation, TrainError> {
+        self.learner.with_result(|| evaluate(self.policy, rows, &self.config))
+    }
+
+    /// Runs `f` while the policy has the weights that are the result: the averaged ones, if there
+    /// are some.
+    pub fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.learner.with_result(f)
+    }
+
+    /// Writes everything that a later step depends on.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        self.learner.save(files)
+    }
+
+    /// Goes on from what [`SftTrainer::save`] wrote.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`] or [`TrainError::BadCheckpoint`] if it is of another model or another
+    /// configuration.
+    pub fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.learner.restore(saved)
+    }
+
+    /// Takes the weights, and their averages, from what [`SftTrainer::save`] wrote.
+    ///
+    /// # Errors
+    /// As [`SftTrainer::restore`].
+    pub fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.learner.restore_weights(saved)
+    }
+}
+
+fn evaluate(
+    policy: &dyn Policy,
+    rows: &[SftRow],
+    config: &LearnConfig,
+) -> Result<SftEvaluation, TrainError> {
+    let rows: Vec<&SftRow> = rows.iter().filter(|row| row.learned_tokens() > 0).collect();
+    let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
+    let tokens: u64 = rows.iter().map(|row| row.learned_tokens() as u64).sum();
+    // In f64 and on the device: a sum of millions, and no wait for any of them.
+    let mut sum = Tensor::zeros([], (Kind::Double, policy.spec().device));
+    for group in config.divide_for_evaluation(&lengths) {
+        let rows: Vec<&SftRow> = group.into_iter().map(|i| rows[i]).collect();
+        let loss = no_grad(|| loss_sum(policy, &rows, Forward::default()))?;
+        sum += loss.to_kind(Kind::Double);
+    }
+    Ok(SftEvaluation { loss: sum.double_value(&[]) / tokens as f64, tokens })
+}
+
+/// Σ −log π over the learned tokens of `rows`, an f32 scalar.
+fn loss_sum(
+    policy: &dyn Policy,
+    rows: &[&SftRow],
+    forward: Forward<'_>,
+) -> Result<Tensor, TrainError> {
+    let spec = policy.spec();
+    let prompts = rows.iter().map(|row| row.prompt.clone()).collect();
+    let responses = rows.iter().map(|row| row.response.clone()).collect();
+    let prompts = TokenBatch::collate(prompts, spec, Padding::Right)?;
+    let responses = TokenBatch::responses(responses, spec)?;
+    let hidden = policy.response_hidden(&prompts, &responses, forward)?;
+    let head = policy.head(forward)?;
+    let (hidden, targets) = match learned_only(rows, &responses, &hidden, policy)? {
+        Some(picked) => picked,
+        None => (hidden, responses),
+    };
+    let log_probs = token_log_probs(&head, &hidden, &targets, 1.)?.log_probs;
+    Ok(-log_probs.sum(Kind::Float))
+}
+
+/// The hidden states and ids of learned tokens as one row, if some are not learned: the head is
+/// not run for the others.
+fn learned_only(
+    rows: &[&SftRow],
+    responses: &TokenBatch,
+    hidden: &Tensor,
+    policy: &dyn Policy,
+) -> Result<Option<(Tensor, TokenBatch)>, LmError> {
+    if rows.iter().all(|row| row.learned.is_none()) {
+        return Ok(None);
+    }
+    let width = responses.width();
+    let mut places = Vec::new();
+    let mut ids = Vec::new();
+    for (i, row) in rows.iter().enumerate() {
+        for (j, &id) in row.response.iter().enumerate() {
+            if row.learned.as_ref().is_none_or(|learned| learned.get(j) == Some(&true)) {
+                places.push((i * width + j) as i64);
+                ids.push(id);
+            }
+        }
+    }
+    let size = policy.spec().hidden_size;
+    let places = Tensor::from_slice(&places).to_device(hidden.device());
+    let picked = hidden.reshape([-1, size]).index_select(0, &places).unsqueeze(0);
+    Ok(Some((picked, TokenBatch::responses(vec![ids], policy.spec())?)))
+}
+
+/// Supervised fine-tuning as a task of [`fit`](crate::fit()).
+#[derive(Debug)]
+pub struct SftTask<'p> {
+    trainer: SftTrainer<'p>,
+    train: Vec<SftRow>,
+    held_out: Vec<SftRow>,
+}
+
+impl<'p> SftTask<'p> {
+    /// Trains on `train`, evaluates on `held_out`, which may be empty.
+    pub fn new(trainer: SftTrainer<'p>, train: Vec<SftRow>, held_out: Vec<SftRow>) -> Self {
+        Self { trainer, train, held_out }
+    }
+
+    /// The trainer.
+    pub fn trainer(&self) -> &SftTrainer<'p> {
+        &self.trainer
+    }
+}
+
+/// Adds what an optimizer step did.
+pub(crate) fn optimizer_metrics(metrics: &mut Metrics, report: &StepReport) {
+    metrics.set("grad_norm", report.grad_norm);
+    metrics.set("learning_rate", report.lr);
+    if report.skipped.is_some() {
+        metrics.set("skipped", 1.);
+    }
+}
+
+impl Fit for SftTask<'_> {
+    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
+        let rows: Vec<&SftRow> = rows.iter().map(|&i| &self.train[i]).collect();
+        let stats = self.trainer.step(&rows)?;
+        let mut metrics = Metrics::new();
+        metrics.set("loss", stats.loss);
+        optimizer_metrics(&mut metrics, &stats.optimizer);
+        metrics.set("tokens", stats.tokens as f64);
+        Ok(metrics)
+    }
+
+    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let evaluation = self.trainer.evaluate(&self.held_out)?;
+        let mut metrics = Metrics::new();
+        metrics.set("eval/loss", evaluation.loss);
+        metrics.set("eval/perplexity", evaluation.perplexity());
+        Ok(Some(metrics))
+    }
+
+    fn score(&self) -> (&'static str, Goal) {
+        ("eval/loss", Goal::Lowest)
+    }
+
+    fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        self.trainer.save(files)
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.trainer.restore(saved)
+    }
+
+    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.trainer.restore_weights(saved)
+    }
+}
