@@ -1,0 +1,450 @@
+//! The settings of PPO, and which of them go together.
+
+use rlaif_core::Seed;
+use rlaif_lm::{
+    LmSpec,
+    generate::{Eos, GenerationConfig, Sampling},
+};
+use rlaif_train::{KlControl, KlEstimator, OptimizerConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::{error::PpoError, scores::ScoreConfig};
+
+/// The settings of PPO. The defaults are TRL 0.11.4's but for smaller minibatches and gradients that
+/// are clipped to a norm of 1, and without its defects; [`PpoConfig::trl`] is TRL's whole.
+///
+/// ```
+/// let mut config = rlaif_ppo::PpoConfig { batch_size: 16, minibatch_size: 4, ..Default::default() };
+/// config.check()?;
+/// config.minibatch_size = 5;
+/// let error = config.check().unwrap_err().to_string();
+/// assert!(error.contains("`minibatch_size` is 5"), "{error}");
+/// # Ok::<(), rlaif_ppo::PpoError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PpoConfig {
+    /// Rollouts, and the updates on them, in the whole run: what a learning-rate schedule ends with.
+    pub steps: u64,
+    /// Responses of one rollout.
+    pub batch_size: usize,
+    /// Responses of one optimizer step; divides `batch_size`.
+    pub minibatch_size: usize,
+    /// Responses of one forward and backward pass; divides `minibatch_size`, which it is unless
+    /// given. It saves memory and changes nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub microbatch_size: Option<usize>,
+    /// How often an update goes over the rollout, each time in a new order.
+    pub epochs: usize,
+    /// How responses are sampled. PPO takes a temperature alone: top-k, top-p and min-p sample from
+    /// another distribution than the one whose log-probabilities are trained.
+    pub generation: GenerationConfig,
+    /// The KL penalty against the reference.
+    pub kl: KlConfig,
+    /// What is done to scores.
+    pub scores: ScoreConfig,
+    /// Whether rewards are scaled to variance 1 before advantages are estimated.
+    pub reward_whitening: Whitening,
+    /// Whether advantages are whitened over the tokens of the whole batch.
+    pub advantage_whitening: Whitening,
+    /// Discount γ.
+    pub gamma: f64,
+    /// λ of generalized advantage estimation.
+    pub gae_lambda: f64,
+    /// ε of the clipped surrogate.
+    pub clip: f64,
+    /// c of the dual clip: the most that a negative advantage may cost, in multiples of itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dual_clip: Option<f64>,
+    /// ε of the clipped value loss; `inf` for a loss that is not clipped.
+    pub value_clip: f64,
+    /// Weight of the value loss.
+    pub value_coef: f64,
+    /// Weight of the entropy that is rewarded; 0 for none.
+    pub entropy_coef: f64,
+    /// A minibatch with a larger mean ratio is left out; `inf` for none.
+    pub ratio_threshold: f64,
+    /// An update ends where the policy is 1.5 times this far from the one that sampled, in nats
+    /// per token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_kl: Option<f64>,
+    /// In so many first steps the value head alone learns.
+    pub value_warmup_steps: u64,
+    /// The mix of pre-training data (PPO-ptx), if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pretraining: Option<PretrainingConfig>,
+    /// Whether dropout acts in updates. Rollouts, references and scoring never have it.
+    pub dropout: UpdateDropout,
+    /// What is kept of a forward pass for its backward pass.
+    pub activations: KeptActivations,
+    /// Learning rate, schedule, clipping.
+    pub optimizer: OptimizerConfig,
+    /// Whether TRL 0.11.4's numbers are wanted where they differ from the correct ones.
+    pub compatibility: Compatibility,
+    /// Where randomness comes from: sampling, the order of minibatches, dropout.
+    pub seed: Seed,
+    /// When a run ends before its steps are done.
+    pub stop: StopConfig,
+}
+
+/// The KL penalty.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KlConfig {
+    /// How the divergence at a token is estimated.
+    pub estimator: KlEstimator,
+    /// The coefficient β, and how it moves.
+    pub control: KlControl,
+}
+
+/// Whether a tensor over tokens is whitened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whitening {
+    /// It stays.
+    None,
+    /// Over the tokens of the whole batch. Rewards keep their mean, advantages have mean 0.
+    Batch,
+}
+
+/// A mix of pre-training data: `γ E[log π(x)]` of [Ouyang et al. 2022](https://arxiv.org/abs/2203.02155),
+/// equation 2, as a mean per token.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainingConfig {
+    /// Its weight beside the policy's loss.
+    pub coef: f64,
+    /// Rows that are drawn for each optimizer step.
+    pub rows: usize,
+}
+
+/// Whether dropout acts in updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateDropout {
+    /// It does not, so that the ratio starts at exactly 1.
+    #[default]
+    Off,
+    /// With the probabilities of the model and its adapters.
+    On,
+}
+
+/// What is kept of a forward pass for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptActivations {
+    /// Everything: fastest.
+    #[default]
+    Keep,
+    /// The input of each block, from which the rest is computed again.
+    Recompute,
+}
+
+/// Whether TRL 0.11.4's numbers are wanted where they differ from the correct ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compatibility {
+    /// The correct ones.
+    #[default]
+    None,
+    /// TRL 0.11.4's, for runs that are to be compared with it:
+    ///
+    /// - the first token of an encoder-decoder model's response counts nowhere;
+    /// - a loss is the mean of each micro-batch, and then of those means;
+    /// - a minibatch beyond `ratio_threshold` still moves the weights by Adam's momentum;
+    /// - `target_kl` is looked at after each epoch, in its last minibatch alone;
+    /// - with whitened rewards, padding has a reward as well, which reaches the tokens before it;
+    /// - the lengths of an encoder-decoder model's responses count the decoder's start token.
+    #[serde(rename = "trl-0.11")]
+    Trl011,
+}
+
+/// When a run ends before its steps are done. Whatever holds first.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopConfig {
+    /// A metric has come far enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metric: Option<MetricStop>,
+    /// The policy is so far from the reference, in nats per response (`objective/kl`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_kl: Option<f64>,
+}
+
+/// Ends a run where the moving average of a metric has come far enough.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MetricStop {
+    /// Its name in metrics.jsonl, such as `ppo/mean_scores`.
+    pub name: String,
+    /// Over how many of the last steps the average goes; there is no verdict before so many.
+    pub window: usize,
+    /// Ends the run at or above this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<f64>,
+    /// Ends the run at or below this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_most: Option<f64>,
+}
+
+impl Default for PpoConfig {
+    fn default() -> Self {
+        Self {
+            steps: 100,
+            batch_size: 128,
+            minibatch_size: 32,
+            microbatch_size: None,
+            epochs: 4,
+            generation: GenerationConfig { batch_size: 128, ..GenerationConfig::default() },
+            kl: KlConfig::default(),
+            scores: ScoreConfig::default(),
+            reward_whitening: Whitening::None,
+            advantage_whitening: Whitening::Batch,
+            gamma: 1.,
+            gae_lambda: 0.95,
+            clip: 0.2,
+            dual_clip: None,
+            value_clip: 0.2,
+            value_coef: 0.1,
+            entropy_coef: 0.,
+            ratio_threshold: 10.,
+            target_kl: None,
+            value_warmup_steps: 0,
+            pretraining: None,
+            dropout: UpdateDropout::Off,
+            activations: KeptActivations::Keep,
+            optimizer: OptimizerConfig { lr: 1.41e-5, ..OptimizerConfig::default() },
+            compatibility: Compatibility::None,
+            seed: Seed::new(0),
+            stop: StopConfig::default(),
+        }
+    }
+}
+
+impl PpoConfig {
+    /// TRL 0.11.4's settings and numbers, defects included; see [`Compatibility::Trl011`].
+    pub fn trl() -> Self {
+        Self {
+            minibatch_size: 128,
+            optimizer: OptimizerConfig { lr: 1.41e-5, max_grad_norm: 0., ..Default::default() },
+            compatibility: Compatibility::Trl011,
+            ..Self::default()
+        }
+    }
+
+    /// Responses of one forward and backward pass.
+    pub fn microbatch(&self) -> usize {
+        self.microbatch_size.unwrap_or(self.minibatch_size)
+    }
+
+    /// Optimizer steps of one update.
+    pub fn updates_per_step(&self) -> u64 {
+        (self.epochs * (self.batch_size / self.minibatch_size)) as u64
+    }
+
+    /// Checks every setting, and those that have to go together.
+    ///
+    /// # Errors
+    /// [`PpoError::Setting`] names the first field that is out of range, and what it may be.
+    pub fn check(&self) -> Result<(), PpoError> {
+        self.check_sizes()?;
+        self.check_sampling()?;
+        self.check_rewards()?;
+        self.check_losses()?;
+        self.check_stop()
+    }
+
+    fn check_sizes(&self) -> Result<(), PpoError> {
+        for (field, value) in [
+            ("steps", usize::try_from(self.steps).unwrap_or(usize::MAX)),
+            ("batch_size", self.batch_size),
+            ("minibatch_size", self.minibatch_size),
+            ("epochs", self.epochs),
+            ("microbatch_size", self.microbatch()),
+        ] {
+            if value == 0 {
+                return Err(setting(field, value, "at least 1"));
+            }
+        }
+        if !self.batch_size.is_multiple_of(self.minibatch_size) {
+            return Err(setting(
+                "minibatch_size",
+                self.minibatch_size,
+                format!("a divisor of `batch_size`, which is {}", self.batch_size),
+            ));
+        }
+        if !self.minibatch_size.is_multiple_of(self.microbatch()) {
+            return Err(setting(
+                "microbatch_size",
+                self.microbatch(),
+                format!("a divisor of `minibatch_size`, which is {}", self.minibatch_size),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_sampling(&self) -> Result<(), PpoError> {
+        const SUPPORT: &str = "nothing: log-probabilities are trained over the whole vocabulary, \
+                               and the ratio would be wrong; leave it out";
+        let generation = &self.generation;
+        match generation.sampling {
+            Sampling::Greedy => {
+                return Err(setting(
+                    "generation.sampling",
+                    "greedy",
+                    "sampling at a temperature: a policy that never varies learns nothing",
+                ));
+            }
+            Sampling::Sample { temperature, top_k, top_p, min_p } => {
+                if let Some(k) = top_k {
+                    return Err(setting("generation.sampling.top_k", k, SUPPORT));
+                }
+                if let Some(p) = top_p {
+                    return Err(setting("generation.sampling.top_p", p, SUPPORT));
+                }
+                if let Some(p) = min_p {
+                    return Err(setting("generation.sampling.min_p", p, SUPPORT));
+                }
+                positive("generation.sampling.temperature", temperature)?;
+            }
+        }
+        if generation.repetition_penalty != 1. {
+            return Err(setting(
+                "generation.repetition_penalty",
+                generation.repetition_penalty,
+                SUPPORT,
+            ));
+        }
+        if let Some(ids) = generation.bad_ids.first() {
+            return Err(setting("generation.bad_ids", format!("{ids:?}"), SUPPORT));
+        }
+        if generation.max_new_tokens == 0 {
+            return Err(setting("generation.max_new_tokens", 0, "at least 1"));
+        }
+        Ok(())
+    }
+
+    fn check_rewards(&self) -> Result<(), PpoError> {
+        match self.kl.control {
+            KlControl::Fixed { coef } => not_negative("kl.control.fixed.coef", coef)?,
+            KlControl::Adaptive { init, target, horizon } => {
+                not_negative("kl.control.adaptive.init", init)?;
+                positive("kl.control.adaptive.target", target)?;
+                positive("kl.control.adaptive.horizon", horizon)?;
+            }
+        }
+        not_negative("scores.missing_eos_penalty", self.scores.missing_eos_penalty)?;
+        if let Some(clip) = self.scores.clip {
+            positive("scores.clip", clip)?;
+        }
+        if let crate::scores::MissingScore::Value(value) = self.scores.missing
+            && !value.is_finite()
+        {
+            return Err(setting("scores.missing", value, "a finite number"));
+        }
+        for (field, value) in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)] {
+            if !(0. ..=1.).contains(&value) {
+                return Err(setting(field, value, "between 0 and 1"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_losses(&self) -> Result<(), PpoError> {
+        positive("clip", self.clip)?;
+        if let Some(c) = self.dual_clip
+            && !(c > 1. && c.is_finite())
+        {
+            return Err(setting("dual_clip", c, "a number above 1"));
+        }
+        for (field, value) in
+            [("value_clip", self.value_clip), ("ratio_threshold", self.ratio_threshold)]
+        {
+            if value.is_nan() || value <= 0. {
+                return Err(setting(field, value, "a number above 0, or `inf` for none"));
+            }
+        }
+        not_negative("value_coef", self.value_coef)?;
+        not_negative("entropy_coef", self.entropy_coef)?;
+        if let Some(target) = self.target_kl {
+            positive("target_kl", target)?;
+        }
+        if let Some(pretraining) = self.pretraining {
+            not_negative("pretraining.coef", pretraining.coef)?;
+            if pretraining.rows == 0 {
+                return Err(setting("pretraining.rows", 0, "at least 1"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_stop(&self) -> Result<(), PpoError> {
+        if let Some(max_kl) = self.stop.max_kl {
+            positive("stop.max_kl", max_kl)?;
+        }
+        let Some(rule) = &self.stop.metric else { return Ok(()) };
+        if rule.window == 0 {
+            return Err(setting("stop.metric.window", 0, "at least 1 step"));
+        }
+        match (rule.at_least, rule.at_most) {
+            (None, None) => {
+                Err(setting("stop.metric", "without a threshold", "`at_least` or `at_most`"))
+            }
+            (Some(a), Some(b)) if a <= b => Err(setting(
+                "stop.metric",
+                format!("at_least {a} and at_most {b}"),
+                "thresholds that some number misses",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks the settings against the policy they are for.
+    pub(crate) fn check_policy(&self, spec: &LmSpec) -> Result<(), PpoError> {
+        let generation = &self.generation;
+        let ends = generation.eos == Eos::Ignored
+            || !spec.eos_ids.is_empty()
+            || !generation.stop_ids.is_empty()
+            || !generation.stop_strings.is_empty();
+        if !ends {
+            return Err(setting(
+                "generation.stop_ids",
+                "empty, and the policy's config.json names no EOS",
+                "the ids that end a response; or set `generation.eos` to `ignored`, for responses \
+                 that all have `generation.max_new_tokens`",
+            ));
+        }
+        if let Some(context) = spec.context
+            && self.generation.max_new_tokens >= context
+        {
+            return Err(setting(
+                "generation.max_new_tokens",
+                self.generation.max_new_tokens,
+                format!("less than the policy's context of {context}, with room for a prompt"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn setting(
+    field: &'static str,
+    found: impl std::fmt::Display,
+    expected: impl Into<String>,
+) -> PpoError {
+    PpoError::Setting { field, found: found.to_string(), expected: expected.into() }
+}
+
+fn positive(field: &'static str, value: f64) -> Result<(), PpoError> {
+    if value > 0. && value.is_finite() {
+        return Ok(());
+    }
+    Err(setting(field, value, "a finite number above 0"))
+}
+
+fn not_negative(field: &'static str, value: f64) -> Result<(), PpoError> {
+    if value >= 0. && value.is_finite() {
+        return Ok(());
+    }
+    Err(setting(field, value, "a finite number of at least 0"))
+}

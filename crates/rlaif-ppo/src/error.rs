@@ -1,0 +1,101 @@
+//! What can go wrong in PPO.
+
+use rlaif_core::{CodecError, RewardError};
+use rlaif_lm::LmError;
+use rlaif_torch::TorchError;
+use rlaif_train::TrainError;
+
+/// Why a step could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PpoError {
+    /// A setting out of range, or two that do not go together.
+    #[error("`{field}` is {found}; expected {expected}")]
+    Setting {
+        /// The setting, by its path in the configuration.
+        field: &'static str,
+        /// What it is.
+        found: String,
+        /// What it may be, and what to do.
+        expected: String,
+    },
+    /// A batch of another size than `batch_size`.
+    #[error(
+        "{what}: expected {expected} rows (`batch_size`), found {found}; give exactly one for each \
+         row of the batch"
+    )]
+    Rows {
+        /// Of what there are too few or too many.
+        what: &'static str,
+        /// `batch_size`.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A response without a token: there is nothing to learn from, and nowhere to put its score.
+    #[error("response {row} has no token; a response has at least one, EOS included")]
+    EmptyResponse {
+        /// Row of the batch, from 0.
+        row: usize,
+    },
+    /// A score that is no number.
+    #[error("score {row} is {found}; expected a finite number")]
+    Score {
+        /// Row of the batch, from 0.
+        row: usize,
+        /// What it is.
+        found: f64,
+    },
+    /// A response without a score, where `scores.missing` is `error`.
+    #[error(
+        "reward `{reward}` gave response {row} no score: {reason}; set `scores.missing` to `drop` \
+         or to a value to go on without one"
+    )]
+    NoScore {
+        /// The reward model.
+        reward: String,
+        /// Row of the batch, from 0.
+        row: usize,
+        /// Why there is none.
+        reason: String,
+    },
+    /// No response of the batch has a score.
+    #[error("no response of the batch has a score; there is nothing to learn from")]
+    NothingScored,
+    /// A rollout that belongs to another trainer or another step.
+    #[error(
+        "the rollout is of step {found}, but the trainer is at step {expected}; update with a \
+         rollout once, before the next"
+    )]
+    StaleRollout {
+        /// The trainer's step.
+        expected: u64,
+        /// The rollout's.
+        found: u64,
+    },
+    /// A checkpoint that does not fit this trainer.
+    #[error("the checkpoint does not fit: {what}: expected {expected}, found {found}")]
+    State {
+        /// Which part.
+        what: String,
+        /// What this trainer has.
+        expected: String,
+        /// What the checkpoint has.
+        found: String,
+    },
+    /// The policy, the reference or the value model failed.
+    #[error(transparent)]
+    Lm(#[from] LmError),
+    /// The reward model failed.
+    #[error(transparent)]
+    Reward(#[from] RewardError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The optimizer failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// libtorch failed.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+}

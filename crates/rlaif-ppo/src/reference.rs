@@ -1,0 +1,71 @@
+//! What the KL penalty is measured against.
+
+use rlaif_lm::{Adapters, Forward, Parameters, Policy};
+
+/// The reference policy π_ref: where training started, frozen.
+pub enum Reference {
+    /// A model of its own, which is never trained: any that shares the policy's vocabulary. Usually
+    /// a second copy of the policy; [`share_frozen`] lets it hold the frozen layers only once.
+    Frozen(Box<dyn Policy>),
+    /// The policy without its adapters: no second copy of anything.
+    AdaptersOff,
+}
+
+impl std::fmt::Debug for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Frozen(policy) => {
+                f.debug_tuple("Frozen").field(&policy.spec().model_type).finish()
+            }
+            Self::AdaptersOff => f.write_str("AdaptersOff"),
+        }
+    }
+}
+
+impl Reference {
+    /// The model to run, and how.
+    pub(crate) fn resolve<'a>(&'a self, policy: &'a dyn Policy) -> (&'a dyn Policy, Forward<'a>) {
+        match self {
+            Self::Frozen(reference) => (&**reference, Forward::default()),
+            Self::AdaptersOff => {
+                (policy, Forward { adapters: Adapters::Off, ..Forward::default() })
+            }
+        }
+    }
+}
+
+/// Lets the reference use the policy's memory for every parameter that the policy does not train:
+/// the shared lower layers of TRL's `create_reference_model(num_shared_layers)`. Freeze them first
+/// ([`Parameters::train_where`]). Returns the bytes that are no longer held twice.
+///
+/// Only parameters that hold the same numbers are shared, so the reference stays what it was.
+///
+/// ```
+/// use rlaif_lm::Parameters;
+/// use tch::{Device, Kind, Tensor};
+/// let [policy, mut reference] = [1., 2.].map(|head| {
+///     let mut parameters = Parameters::new();
+///     parameters.insert("layers.0.weight", Tensor::ones([4], (Kind::Float, Device::Cpu)));
+///     parameters.insert("head.weight", Tensor::full([4], head, (Kind::Float, Device::Cpu)));
+///     parameters
+/// });
+/// policy.train_where(|name| name.starts_with("head"));
+/// assert_eq!(rlaif_ppo::share_frozen(&policy, &mut reference), 16);
+/// ```
+pub fn share_frozen(policy: &Parameters, reference: &Parameters) -> usize {
+    let _guard = tch::no_grad_guard();
+    let mut saved = 0;
+    for (name, own) in policy.iter().filter(|(_, tensor)| !tensor.requires_grad()) {
+        let Some(other) = reference.get(name) else { continue };
+        let same = own.kind() == other.kind()
+            && own.device() == other.device()
+            && own.data_ptr() != other.data_ptr()
+            && own.size() == other.size()
+            && own.equal(other);
+        if same {
+            other.shallow_clone().set_data(own);
+            saved += own.numel() * own.kind().elt_size_in_bytes();
+        }
+    }
+    saved
+}

@@ -1,0 +1,228 @@
+//! From what a reward model said to the score that a response is trained on.
+
+use rlaif_core::{RewardError, Scores};
+use serde::{Deserialize, Serialize};
+
+use crate::error::PpoError;
+
+/// What is done to scores before they become rewards, in this order: the penalty for a missing
+/// EOS, scaling, clipping.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScoreConfig {
+    /// What becomes of a response that has no score.
+    pub missing: MissingScore,
+    /// Subtracted from the score of a response that ends without EOS; 0 for nothing.
+    pub missing_eos_penalty: f64,
+    /// Whether scores are divided by their running spread.
+    pub scaling: ScoreScaling,
+    /// Moves every score into ±this, after scaling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
+}
+
+/// What becomes of a response to which the reward model gave no score.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MissingScore {
+    /// The step ends with an error that says why there is none.
+    #[default]
+    Error,
+    /// The response counts nowhere: not in rewards, advantages or losses.
+    Drop,
+    /// It has this score.
+    Value(f64),
+}
+
+/// Whether scores are divided by their running spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreScaling {
+    /// They stay.
+    #[default]
+    None,
+    /// `s / (σ + ε)`: TRL 0.11's `use_score_scaling`.
+    Scale,
+    /// `(s − μ) / (σ + ε)`: TRL 0.11's `use_score_norm` on top.
+    Normalize,
+}
+
+/// Mean and spread of every score so far, merged batch by batch
+/// ([Chan et al. 1979](http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf)):
+/// with δ the difference of the means, `M₂ ← M₂ + M₂,batch + δ² n n_batch / (n + n_batch)`.
+///
+/// ```
+/// let mut moments = rlaif_ppo::RunningMoments::default();
+/// moments.update(&[1., 2.]);
+/// moments.update(&[3., 4.]);
+/// assert_eq!(moments.mean, 2.5);
+/// assert!((moments.std() - (5f64 / 3.).sqrt()).abs() < 1e-12);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RunningMoments {
+    /// How many scores there were.
+    pub count: f64,
+    /// Their mean.
+    pub mean: f64,
+    /// The sum of their squared distances from the mean, M₂.
+    pub squares: f64,
+}
+
+impl Default for RunningMoments {
+    fn default() -> Self {
+        Self { count: 0., mean: 0., squares: 0. }
+    }
+}
+
+impl RunningMoments {
+    /// Takes in a batch.
+    pub fn update(&mut self, batch: &[f64]) {
+        if batch.is_empty() {
+            return;
+        }
+        let n = batch.len() as f64;
+        let mean = batch.iter().sum::<f64>() / n;
+        let squares: f64 = batch.iter().map(|x| (x - mean).powi(2)).sum();
+        let total = self.count + n;
+        let delta = mean - self.mean;
+        self.squares += squares + delta * delta * self.count * n / total;
+        self.mean += delta * n / total;
+        self.count = total;
+    }
+
+    /// Standard deviation with Bessel's correction; 1 with fewer than two scores, which tell
+    /// nothing of it.
+    pub fn std(&self) -> f64 {
+        if self.count < 2. { 1. } else { (self.squares / (self.count - 1.)).sqrt() }
+    }
+}
+
+impl ScoreConfig {
+    /// One score per response, `None` where the response is to be dropped; `ended` says which
+    /// responses end with EOS.
+    pub(crate) fn resolve(
+        &self,
+        reward: &str,
+        scores: &Scores,
+        ended: &[bool],
+    ) -> Result<Vec<Option<f64>>, PpoError> {
+        let rows = ended.len();
+        if scores.total.len() != rows {
+            return Err(PpoError::Reward(RewardError::Count {
+                model: reward.to_owned(),
+                column: "total".to_owned(),
+                expected: rows,
+                found: scores.total.len(),
+            }));
+        }
+        scores
+            .total
+            .iter()
+            .enumerate()
+            .map(|(row, score)| {
+                let score = match (score, self.missing) {
+                    (Some(score), _) => Some(f64::from(score.get())),
+                    (None, MissingScore::Value(value)) => Some(value),
+                    (None, MissingScore::Drop) => None,
+                    (None, MissingScore::Error) => {
+                        let reason = scores.reasons.iter().find(|(at, _)| *at == row);
+                        return Err(PpoError::NoScore {
+                            reward: reward.to_owned(),
+                            row,
+                            reason: reason.map_or_else(
+                                || "the reward model does not say why".to_owned(),
+                                |(_, reason)| reason.clone(),
+                            ),
+                        });
+                    }
+                };
+                let penalty = if ended[row] { 0. } else { self.missing_eos_penalty };
+                Ok(score.map(|score| score - penalty))
+            })
+            .collect()
+    }
+
+    /// Scales and clips scores, and lets the moments take them in first.
+    pub(crate) fn shape(&self, scores: &mut [Option<f64>], moments: &mut RunningMoments) {
+        if self.scaling != ScoreScaling::None {
+            moments.update(&scores.iter().flatten().copied().collect::<Vec<_>>());
+        }
+        // f32's, which is what TRL adds.
+        let spread = moments.std() + f64::from(f32::EPSILON);
+        for score in scores.iter_mut().flatten() {
+            *score = match self.scaling {
+                ScoreScaling::None => *score,
+                ScoreScaling::Scale => *score / spread,
+                ScoreScaling::Normalize => (*score - moments.mean) / spread,
+            };
+            if let Some(clip) = self.clip {
+                *score = score.clamp(-clip, clip);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rlaif_core::Score;
+
+    use super::*;
+
+    fn scores(values: &[Option<f32>]) -> Scores {
+        Scores::new(values.iter().map(|v| v.map(|v| Score::new(v).unwrap())).collect())
+    }
+
+    #[test]
+    fn a_missing_score_is_what_the_setting_says() {
+        let mut given = scores(&[Some(1.), None]);
+        given.reasons.push((1, "no number in the answer".into()));
+        let resolve = |missing| {
+            let config = ScoreConfig { missing, missing_eos_penalty: 0.5, ..Default::default() };
+            config.resolve("judge", &given, &[false, true])
+        };
+        assert_eq!(resolve(MissingScore::Drop).unwrap(), [Some(0.5), None]);
+        assert_eq!(resolve(MissingScore::Value(-2.)).unwrap(), [Some(0.5), Some(-2.)]);
+        let error = resolve(MissingScore::Error).unwrap_err().to_string();
+        assert!(error.contains("judge") && error.contains("no number in the answer"), "{error}");
+    }
+
+    #[test]
+    fn too_few_scores_are_an_error() {
+        let error = ScoreConfig::default().resolve("r", &scores(&[Some(1.)]), &[true, true]);
+        assert!(matches!(error, Err(PpoError::Reward(RewardError::Count { .. }))));
+    }
+
+    #[test]
+    fn scaling_and_clipping_act_in_this_order() {
+        let config =
+            ScoreConfig { scaling: ScoreScaling::Normalize, clip: Some(0.8), ..Default::default() };
+        let mut moments = RunningMoments::default();
+        let mut given = [Some(1.), None, Some(3.), Some(2.)];
+        config.shape(&mut given, &mut moments);
+        assert_eq!(moments.count, 3.);
+        assert_eq!(given[1], None);
+        assert!((given[0].unwrap() + 0.8).abs() < 1e-9 && (given[2].unwrap() - 0.8).abs() < 1e-9);
+        assert!(given[3].unwrap().abs() < 1e-9);
+    }
+
+    proptest! {
+        #[test]
+        fn running_moments_are_those_of_all_scores_together(
+            batches in prop::collection::vec(prop::collection::vec(-50f64..50., 1..9), 1..6)
+        ) {
+            let mut moments = RunningMoments::default();
+            for batch in &batches {
+                moments.update(batch);
+            }
+            let all: Vec<f64> = batches.concat();
+            let n = all.len() as f64;
+            let mean = all.iter().sum::<f64>() / n;
+            prop_assert!((moments.mean - mean).abs() < 1e-9 * (1. + mean.abs()));
+            if all.len() > 1 {
+                let var = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.);
+                prop_assert!((moments.std() - var.sqrt()).abs() < 1e-7 * (1. + var.sqrt()));
+            }
+        }
+    }
+}

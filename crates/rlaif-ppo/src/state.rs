@@ -1,0 +1,84 @@
+//! What a checkpoint keeps of a trainer.
+
+use rlaif_lm::{Policy, generate::GenerationConfig};
+use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError, restore_parameters};
+use serde::{Deserialize, Serialize};
+
+use crate::{error::PpoError, scores::RunningMoments, trainer::PpoTrainer};
+
+/// What of a trainer is not a tensor.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrainerState {
+    step: u64,
+    kl_coef: f64,
+    moments: RunningMoments,
+    optimizer: OptimizerProgress,
+    /// What else a run resumed with other settings would silently not reproduce.
+    seed: u64,
+    generation: GenerationConfig,
+}
+
+impl<P: Policy> PpoTrainer<P> {
+    /// Writes everything that an uninterrupted run would have into a checkpoint: the weights that
+    /// are trained, the value function, the optimizer, β, the running moments and the step.
+    ///
+    /// The state of the reward model and of whatever gives the prompts is the caller's to keep.
+    ///
+    /// # Errors
+    /// [`TrainError`] if a file cannot be written.
+    ///
+    /// ```no_run
+    /// # fn save<P: rlaif_lm::Policy>(
+    /// #     trainer: &rlaif_ppo::PpoTrainer<P>,
+    /// #     checkpoints: &mut rlaif_train::Checkpoints,
+    /// # ) -> Result<(), rlaif_train::TrainError> {
+    /// checkpoints.write(trainer.steps_done(), None, |files| trainer.save(files))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        files.tensors("policy", &self.policy.parameters().trainable())?;
+        files.tensors("value", &self.critic.0.parameters().trainable())?;
+        files.tensors("optimizer", &self.optimizer.state())?;
+        let state = TrainerState {
+            step: self.step,
+            kl_coef: self.controller.coef(),
+            moments: self.moments,
+            optimizer: self.optimizer.progress(),
+            seed: self.config.seed.get(),
+            generation: self.config.generation.clone(),
+        };
+        files.json("ppo", &state)
+    }
+
+    /// Goes on from a checkpoint, as if the run had never stopped. The trainer must be made as it
+    /// was made for that run: from the same weights, with the same settings.
+    ///
+    /// # Errors
+    /// [`PpoError::State`] for another seed or other sampling, [`PpoError::Train`] if a file is
+    /// missing or its tensors do not fit.
+    pub fn restore(&mut self, saved: &Saved) -> Result<(), PpoError> {
+        let state: TrainerState = saved.json("ppo")?;
+        let differs = |what: &str, expected: String, found: String| {
+            Err(PpoError::State { what: what.to_owned(), expected, found })
+        };
+        let config = &self.config;
+        if state.seed != config.seed.get() {
+            return differs("seed", config.seed.get().to_string(), state.seed.to_string());
+        }
+        if state.generation != config.generation {
+            let text = |generation: &GenerationConfig| format!("{generation:?}");
+            return differs("generation", text(&config.generation), text(&state.generation));
+        }
+        let own = self.policy.parameters().trainable();
+        restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;
+        let own = self.critic.0.parameters().trainable();
+        restore_parameters(&own, &saved.tensors("value")?, "the value function")?;
+        self.optimizer.restore(&saved.tensors("optimizer")?, state.optimizer)?;
+        self.controller.restore(state.kl_coef);
+        self.moments = state.moments;
+        self.step = state.step;
+        Ok(())
+    }
+}

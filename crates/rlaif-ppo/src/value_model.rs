@@ -1,0 +1,60 @@
+//! A value function with a trunk of its own.
+
+use rlaif_lm::{Forward, LmError, Parameters, Policy, TokenBatch, ValueFunction, ValueHead};
+use tch::Tensor;
+
+/// A value head on a trunk of its own: more memory and time than a head on the policy's trunk, and
+/// nothing that the value loss could do to the policy.
+///
+/// Its parameters are called `v_head.…` for the head and `value.…` for the trunk.
+#[derive(Debug)]
+pub struct ValueModel<P> {
+    trunk: P,
+    head: ValueHead,
+    parameters: Parameters,
+}
+
+impl<P: Policy> ValueModel<P> {
+    /// A value head on `trunk`, whose vocabulary head goes unused. What is trained of the trunk is
+    /// what requires a gradient.
+    ///
+    /// To start from a reward model, load its trunk as `trunk` and its score layer `[1, H]` with
+    /// [`ValueHead::from_tensors`].
+    pub fn new(trunk: P, head: ValueHead) -> Self {
+        let mut parameters = Parameters::new();
+        for (name, tensor) in trunk.parameters().iter() {
+            // Without a gradient for ever: the optimizer need not carry it.
+            if !name.starts_with("lm_head.") {
+                parameters.insert(format!("value.{name}"), tensor.shallow_clone());
+            }
+        }
+        for (name, tensor) in head.parameters().iter() {
+            parameters.insert(name, tensor.shallow_clone());
+        }
+        Self { trunk, head, parameters }
+    }
+
+    /// The trunk.
+    pub fn trunk(&self) -> &P {
+        &self.trunk
+    }
+}
+
+impl<P: Policy> ValueFunction for ValueModel<P> {
+    fn values(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        _hidden: &Tensor,
+    ) -> Result<Tensor, LmError> {
+        Ok(self.head.forward(&self.trunk.response_hidden(
+            prompts,
+            responses,
+            Forward::default(),
+        )?))
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+}

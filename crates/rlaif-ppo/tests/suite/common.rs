@@ -1,0 +1,113 @@
+//! What the tests of this folder share.
+
+use std::{
+    path::Path,
+    sync::{Mutex, PoisonError},
+};
+
+use rlaif_core::{CodecError, GenerationPrompt, Message, PromptRecord, Specials, TextCodec};
+use rlaif_lm::{Policy, ValueHead, ValueInit};
+use rlaif_models::{Config, LanguageModel};
+use rlaif_ppo::Prompt;
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+
+/// The elements of a tensor.
+pub(crate) fn host(x: &Tensor) -> Vec<f64> {
+    Vec::<f64>::try_from(x.to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+/// A value head from a file.
+pub(crate) fn value_head(path: &Path) -> ValueHead {
+    let tensors = Tensor::read_safetensors(path).unwrap();
+    let of = |end: &str| &tensors.iter().find(|(name, _)| name.ends_with(end)).unwrap().1;
+    ValueHead::from_tensors(of("weight"), of("bias"))
+}
+
+/// The two families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    T5,
+    Llama,
+}
+
+pub(crate) const VOCAB: u32 = 32;
+/// Ends a response.
+pub(crate) const EOS: u32 = 1;
+
+/// Held by whoever needs libtorch's generator for itself: there is one for the process, and tests
+/// run side by side.
+pub(crate) static GENERATOR: Mutex<()> = Mutex::new(());
+
+/// A policy of random weights, the same for the same seed, trained as a whole.
+pub(crate) fn policy(family: Family, seed: i64) -> LanguageModel {
+    let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    draw_policy(family, seed)
+}
+
+/// [`policy`], for those who hold the generator.
+pub(crate) fn draw_policy(family: Family, seed: i64) -> LanguageModel {
+    let config = match family {
+        Family::T5 => json!({
+            "model_type": "t5", "vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 64,
+            "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4,
+            "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
+            "decoder_start_token_id": 0, "eos_token_id": EOS, "pad_token_id": 0,
+            "dropout_rate": 0.1,
+        }),
+        Family::Llama => json!({
+            "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+            "max_position_embeddings": 64, "eos_token_id": EOS, "bos_token_id": 2,
+            "pad_token_id": 0, "tie_word_embeddings": false,
+        }),
+    };
+    tch::manual_seed(seed);
+    let policy =
+        LanguageModel::random(Config::from_value(config), Kind::Float, Device::Cpu).unwrap();
+    policy.parameters().train_where(|_| true);
+    policy
+}
+
+/// A value head at zero.
+pub(crate) fn zero_head(policy: &LanguageModel) -> ValueHead {
+    ValueHead::new(policy.spec().hidden_size, ValueInit::Zero, Device::Cpu)
+}
+
+/// A tokenizer whose token i is the letter number i.
+pub(crate) struct Letters;
+
+impl TextCodec for Letters {
+    fn name(&self) -> &str {
+        "letters"
+    }
+
+    fn encode(&self, text: &str, _specials: Specials) -> Result<Vec<u32>, CodecError> {
+        Ok(text.chars().map(|c| u32::from(c) - u32::from('@')).collect())
+    }
+
+    fn decode(&self, ids: &[u32], _specials: Specials) -> Result<String, CodecError> {
+        let ids = ids.iter().filter(|id| **id != EOS && **id != 0);
+        Ok(ids.map(|id| char::from_u32(u32::from('@') + id).unwrap()).collect())
+    }
+
+    fn render_chat(
+        &self,
+        _messages: &[Message],
+        _generation_prompt: GenerationPrompt,
+    ) -> Result<String, CodecError> {
+        Err(CodecError::NoChatTemplate { codec: "letters".into() })
+    }
+}
+
+/// `n` prompts of 2 to 5 letters each, with ids from `first` on.
+pub(crate) fn prompts(first: usize, n: usize) -> Vec<Prompt> {
+    (first..first + n)
+        .map(|i| {
+            let ids: Vec<u32> =
+                (0..2 + i % 4).map(|j| 3 + ((i * 7 + j * 5) as u32 % (VOCAB - 3))).collect();
+            let text = Letters.decode(&ids, Specials::Exclude).unwrap();
+            Prompt { record: PromptRecord::new(format!("p-{i}"), text), ids }
+        })
+        .collect()
+}

@@ -1,0 +1,7 @@
+//! The trainer as a whole, on tiny models. One program, because linking libtorch takes longer than
+//! most of these tests.
+
+mod common;
+mod invariants;
+mod parity;
+mod refusals;

@@ -1,0 +1,196 @@
+//! Bad input is refused before the first step, by name.
+
+use std::sync::PoisonError;
+
+use crate::common::{Family, GENERATOR, Letters, VOCAB, policy, prompts, zero_head};
+use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_lm::{
+    LmError,
+    generate::{GenerationConfig, Sampling},
+};
+use rlaif_models::{Config, LanguageModel};
+use rlaif_ppo::{PpoConfig, PpoError, PpoTrainer, PretrainingConfig, Reference, train::KlControl};
+use tch::{Device, Kind};
+
+fn config() -> PpoConfig {
+    let mut config =
+        PpoConfig { batch_size: 4, minibatch_size: 2, epochs: 1, ..PpoConfig::default() };
+    config.generation.max_new_tokens = 8;
+    config
+}
+
+fn build(own: LanguageModel, config: PpoConfig) -> Result<PpoTrainer<LanguageModel>, PpoError> {
+    let head = zero_head(&own);
+    PpoTrainer::new(own, head, Reference::Frozen(Box::new(policy(Family::Llama, 1))), config)
+}
+
+fn field(error: &PpoError) -> &'static str {
+    match error {
+        PpoError::Setting { field, .. } => field,
+        other => panic!("not a setting: {other}"),
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_are_named() {
+    let with = |change: &dyn Fn(&mut PpoConfig)| {
+        let mut config = config();
+        change(&mut config);
+        let error = build(policy(Family::Llama, 1), config).map(|_| ()).unwrap_err();
+        field(&error)
+    };
+    let sample = |top_k, top_p, min_p| Sampling::Sample { temperature: 1., top_k, top_p, min_p };
+    type Change = Box<dyn Fn(&mut PpoConfig)>;
+    let cases: Vec<(&str, Change)> = vec![
+        ("batch_size", Box::new(|c| c.batch_size = 0)),
+        ("minibatch_size", Box::new(|c| c.minibatch_size = 3)),
+        ("minibatch_size", Box::new(|c| c.minibatch_size = 8)),
+        ("microbatch_size", Box::new(|c| c.microbatch_size = Some(3))),
+        ("microbatch_size", Box::new(|c| c.microbatch_size = Some(0))),
+        ("epochs", Box::new(|c| c.epochs = 0)),
+        ("steps", Box::new(|c| c.steps = 0)),
+        ("generation.sampling", Box::new(|c| c.generation.sampling = Sampling::Greedy)),
+        (
+            "generation.sampling.top_k",
+            Box::new(move |c| c.generation.sampling = sample(Some(50), None, None)),
+        ),
+        (
+            "generation.sampling.top_p",
+            Box::new(move |c| c.generation.sampling = sample(None, Some(0.9), None)),
+        ),
+        (
+            "generation.sampling.min_p",
+            Box::new(move |c| c.generation.sampling = sample(None, None, Some(0.1))),
+        ),
+        ("generation.sampling.temperature", Box::new(|c| c.generation.sampling = Sampling::at(0.))),
+        ("generation.repetition_penalty", Box::new(|c| c.generation.repetition_penalty = 1.2)),
+        ("generation.bad_ids", Box::new(|c| c.generation.bad_ids = vec![vec![3]])),
+        ("generation.max_new_tokens", Box::new(|c| c.generation.max_new_tokens = 0)),
+        ("generation.max_new_tokens", Box::new(|c| c.generation.max_new_tokens = 64)),
+        ("kl.control.fixed.coef", Box::new(|c| c.kl.control = KlControl::Fixed { coef: -1. })),
+        (
+            "kl.control.adaptive.target",
+            Box::new(|c| {
+                c.kl.control = KlControl::Adaptive { init: 0.2, target: 0., horizon: 1. };
+            }),
+        ),
+        ("scores.clip", Box::new(|c| c.scores.clip = Some(0.))),
+        ("scores.missing_eos_penalty", Box::new(|c| c.scores.missing_eos_penalty = f64::NAN)),
+        ("gamma", Box::new(|c| c.gamma = 1.1)),
+        ("gae_lambda", Box::new(|c| c.gae_lambda = -0.1)),
+        ("clip", Box::new(|c| c.clip = 0.)),
+        ("dual_clip", Box::new(|c| c.dual_clip = Some(1.))),
+        ("value_clip", Box::new(|c| c.value_clip = f64::NAN)),
+        ("ratio_threshold", Box::new(|c| c.ratio_threshold = 0.)),
+        ("value_coef", Box::new(|c| c.value_coef = f64::INFINITY)),
+        ("entropy_coef", Box::new(|c| c.entropy_coef = -1.)),
+        ("target_kl", Box::new(|c| c.target_kl = Some(0.))),
+        (
+            "pretraining.rows",
+            Box::new(|c| c.pretraining = Some(PretrainingConfig { coef: 1., rows: 0 })),
+        ),
+        ("stop.max_kl", Box::new(|c| c.stop.max_kl = Some(-1.))),
+    ];
+    for (name, change) in cases {
+        assert_eq!(with(&*change), name);
+    }
+}
+
+#[test]
+fn a_policy_that_cannot_be_trained_is_refused() {
+    let frozen = policy(Family::Llama, 1);
+    rlaif_lm::Policy::parameters(&frozen).train_where(|_| false);
+    assert_eq!(field(&build(frozen, config()).map(|_| ()).unwrap_err()), "policy");
+
+    let held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let endless = Config::from_value(serde_json::json!({
+        "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 64,
+        "eos_token_id": null,
+    }));
+    let endless = LanguageModel::random(endless, Kind::Float, Device::Cpu).unwrap();
+    rlaif_lm::Policy::parameters(&endless).train_where(|_| true);
+    drop(held);
+    let error = build(endless, config()).map(|_| ()).unwrap_err();
+    assert_eq!(field(&error), "generation.stop_ids");
+
+    let own = policy(Family::Llama, 1);
+    let head = zero_head(&own);
+    let other = Config::from_value(serde_json::json!({
+        "model_type": "llama", "vocab_size": VOCAB + 1, "hidden_size": 32,
+        "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+        "max_position_embeddings": 64,
+    }));
+    let held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    let other = LanguageModel::random(other, Kind::Float, Device::Cpu).unwrap();
+    drop(held);
+    let reference = Reference::Frozen(Box::new(other));
+    let error = PpoTrainer::new(own, head, reference, config()).map(|_| ()).unwrap_err();
+    assert_eq!(field(&error), "reference");
+}
+
+#[test]
+fn batches_that_do_not_fit_are_refused_and_nothing_changes() {
+    let mut trainer = build(policy(Family::Llama, 1), config()).unwrap();
+    let reward = |batch: &[Exchange<'_>]| vec![1.; batch.len()];
+    let error = trainer.rollout(&prompts(0, 3), &Letters, &reward).unwrap_err();
+    assert!(matches!(error, PpoError::Rows { expected: 4, found: 3, .. }), "{error}");
+
+    let mut long = prompts(0, 4);
+    long[2].ids = vec![5; 57];
+    let error = trainer.rollout(&long, &Letters, &reward).unwrap_err();
+    let too_long = PpoError::Lm(LmError::TooLong { row: 2, length: 65, context: 64 });
+    assert_eq!(error.to_string(), too_long.to_string());
+
+    let (queries, responses) = (vec![vec![5u32]; 4], vec![vec![6u32, 1]; 4]);
+    let error = trainer.rollout_of(queries.clone(), responses.clone(), &[1.; 3]).unwrap_err();
+    assert!(matches!(error, PpoError::Rows { what: "scores", found: 3, .. }), "{error}");
+    let error = trainer.rollout_of(queries.clone(), responses.clone(), &[1., f64::NAN, 1., 1.]);
+    assert!(matches!(error, Err(PpoError::Score { row: 1, .. })));
+    let mut empty = responses.clone();
+    empty[3].clear();
+    let error = trainer.rollout_of(queries.clone(), empty, &[1.; 4]).unwrap_err();
+    assert!(matches!(error, PpoError::EmptyResponse { row: 3 }), "{error}");
+
+    let rollout = trainer.rollout_of(queries, responses, &[1., 2., 3., 4.]).unwrap();
+    let advantages = trainer.advantages(&rollout).unwrap();
+    trainer.update(&rollout, &advantages).unwrap();
+    let error = trainer.update(&rollout, &advantages).unwrap_err();
+    assert!(matches!(error, PpoError::StaleRollout { expected: 1, found: 0 }), "{error}");
+}
+
+#[test]
+fn rewards_that_give_no_or_wrong_scores_are_errors() {
+    struct Silent;
+    impl RewardModel for Silent {
+        fn name(&self) -> &str {
+            "silent"
+        }
+        fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+            let mut scores = Scores::new(vec![Some(Score::new(1.).unwrap()); batch.len()]);
+            scores.total[1] = None;
+            scores.reasons.push((1, "it did not answer".into()));
+            Ok(scores)
+        }
+    }
+    let mut trainer = build(policy(Family::Llama, 1), config()).unwrap();
+    let error = trainer.rollout(&prompts(0, 4), &Letters, &Silent).unwrap_err().to_string();
+    assert!(error.contains("`silent`") && error.contains("it did not answer"), "{error}");
+
+    let nan = |batch: &[Exchange<'_>]| vec![f32::NAN; batch.len()];
+    let error = trainer.rollout(&prompts(0, 4), &Letters, &nan).unwrap_err();
+    assert!(matches!(error, PpoError::Reward(RewardError::NonFinite { row: 0, .. })), "{error}");
+    let few = |_: &[Exchange<'_>]| vec![1.];
+    let error = trainer.rollout(&prompts(0, 4), &Letters, &few).unwrap_err();
+    assert!(matches!(error, PpoError::Reward(RewardError::Count { .. })), "{error}");
+}
+
+#[test]
+fn an_unknown_key_is_an_error() {
+    let error = serde_json::from_str::<PpoConfig>(r#"{ "mini_batch_size": 4 }"#).unwrap_err();
+    assert!(error.to_string().contains("mini_batch_size"), "{error}");
+    let error =
+        serde_json::from_str::<PpoConfig>(r#"{ "kl": { "coef": 0.1 } }"#).unwrap_err().to_string();
+    assert!(error.contains("coef"), "{error}");
+    let _ = GenerationConfig::default();
+}
