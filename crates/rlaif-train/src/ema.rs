@@ -73,6 +73,15 @@ impl Ema {
         result
     }
 
+    /// Gives the parameters the averages, for good.
+    pub fn install(self) {
+        tch::no_grad(|| {
+            for (_, param, average) in &self.entries {
+                param.shallow_clone().copy_(average);
+            }
+        });
+    }
+
     /// The averages under their parameters' names, f32; they are this object's own.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.entries.iter().map(|(n, _, average)| (n.clone(), average.shallow_clone())).collect()

@@ -104,6 +104,13 @@ impl Learner {
         }
     }
 
+    /// Gives the parameters the weights that are the result, for good.
+    pub(crate) fn finish(self) {
+        if let Some(ema) = self.ema {
+            ema.install();
+        }
+    }
+
     pub(crate) fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
         files.tensors("model", &self.trained)?;
         files.tensors("optimizer", &self.optimizer.state())?;

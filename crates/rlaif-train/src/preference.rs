@@ -312,6 +312,12 @@ impl<'m> PreferenceTask<'m> {
         Self { trainer, train, held_out }
     }
 
+    /// Gives the model the weights that are the result, for good: the averaged ones, if there are
+    /// some.
+    pub fn finish(self) {
+        self.trainer.learner.finish();
+    }
+
     /// The trainer.
     pub fn trainer(&self) -> &PreferenceTrainer<'m> {
         &self.trainer

@@ -292,6 +292,12 @@ impl<'p> SftTask<'p> {
         Self { trainer, train, held_out }
     }
 
+    /// Gives the model the weights that are the result, for good: the averaged ones, if there are
+    /// some.
+    pub fn finish(self) {
+        self.trainer.learner.finish();
+    }
+
     /// The trainer.
     pub fn trainer(&self) -> &SftTrainer<'p> {
         &self.trainer

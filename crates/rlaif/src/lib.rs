@@ -5,6 +5,7 @@
 pub mod cli;
 mod fetch;
 mod reward;
+pub mod run;
 
 pub use fetch::{FetchError, model_folder};
 pub use reward::rewards_from_config;

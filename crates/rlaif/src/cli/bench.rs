@@ -11,6 +11,7 @@ use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
 use super::{
+    bench_sft::SftBench,
     error::CliError,
     model::{self, ModelArguments},
 };
@@ -20,12 +21,15 @@ pub(crate) enum Bench {
     /// Forward, and forward with backward: the log-probs of random responses to random prompts, or
     /// a classifier's cross-entropy on random labels.
     Forward(ForwardBench),
+    /// Optimizer steps of supervised fine-tuning.
+    Sft(SftBench),
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         match self {
             Self::Forward(bench) => bench.run(),
+            Self::Sft(bench) => bench.run(),
         }
     }
 }
@@ -161,7 +165,7 @@ impl ForwardBench {
 }
 
 /// Rows of random ids, clear of the first few, which are special in most vocabularies.
-fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Vec<u32>> {
+pub(super) fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Vec<u32>> {
     let first = if vocab_size > 20 { 10 } else { 0 };
     (0..rows)
         .map(|_| {

@@ -10,7 +10,7 @@ use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 
-use crate::FetchError;
+use crate::{FetchError, run::RunError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,8 @@ pub(crate) enum CliError {
          do not belong together"
     )]
     Vocabulary { folder: String, largest: usize, rows: i64 },
+    #[error(transparent)]
+    Run(#[from] RunError),
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]
@@ -111,6 +113,13 @@ impl CliError {
 
     pub(crate) fn code(&self) -> u8 {
         match self {
+            Self::Run(error) => {
+                if error.is_bad_input() {
+                    2
+                } else {
+                    1
+                }
+            }
             Self::Torch(TorchError::DeviceName { .. } | TorchError::NoDevice { .. }) => 2,
             Self::Reward(ProviderError::Reward(_) | ProviderError::Stream { .. }) => 1,
             Self::Torch(_) | Self::Lm(LmError::Torch(_)) | Self::Io { .. } => 1,

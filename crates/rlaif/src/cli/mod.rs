@@ -3,13 +3,18 @@
 //! Exit code 2 means bad input (a flag, a row, a file), 1 any other failure.
 
 mod bench;
+mod bench_sft;
+mod classifier;
 mod error;
 mod inspect;
 mod judge;
 mod log_probs;
 mod model;
+mod reward;
 mod rows;
+mod run_arguments;
 mod score;
+mod sft;
 
 use std::process::ExitCode;
 
@@ -36,6 +41,12 @@ enum Command {
     Score(score::Score),
     /// Scores responses with a judge or any other reward, one row out for each row in.
     Judge(judge::Judge),
+    /// Fine-tunes a language model on responses, conversations or texts; writes a run folder.
+    Sft(sft::Sft),
+    /// Fits a classifier to labelled texts; writes a run folder.
+    Classifier(classifier::ClassifierCommand),
+    /// Fits a preference model, to be a reward, to pairs; writes a run folder.
+    Reward(reward::Reward),
     /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -65,6 +76,9 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::LogProbs(command) => command.run(),
         Command::Score(command) => command.run(),
         Command::Judge(command) => command.run(),
+        Command::Sft(command) => command.run(),
+        Command::Classifier(command) => command.run(),
+        Command::Reward(command) => command.run(),
         Command::Bench(command) => command.run(),
     }
 }

@@ -1,0 +1,167 @@
+//! `rlaif bench sft`: optimizer steps of supervised fine-tuning.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    time::Instant,
+};
+
+use clap::Args;
+use rlaif_lm::{LmSpec, Policy};
+use rlaif_models::LanguageModel;
+use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    bench::random_rows,
+    error::{CliError, RowProblem},
+    model::{self, Placement},
+};
+use crate::run::RunError;
+
+#[derive(Debug, Args)]
+pub(crate) struct SftBench {
+    /// Folder in Hugging Face's layout, or hub id.
+    #[arg(long)]
+    policy: String,
+    #[command(flatten)]
+    placement: Placement,
+    /// Rows of an optimizer step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Rows of a forward pass at most; the whole batch if not given.
+    #[arg(long, default_value_t = 0)]
+    minibatch: usize,
+    /// Tokens of each prompt.
+    #[arg(long, default_value_t = 1)]
+    prompt_len: usize,
+    /// Tokens of each response, all of which are learned.
+    #[arg(long, default_value_t = 127)]
+    new_tokens: usize,
+    /// Rows of given ids instead: JSON Lines of {"prompt_ids": [..], "response_ids": [..]}, a
+    /// batch for each step.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// Timed steps, after one that is not counted.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// How rows go together in a forward pass.
+    #[arg(long, default_value = "length", value_parser = parse_batching)]
+    batching: Batching,
+    /// Learning rate.
+    #[arg(long, default_value_t = 1e-5)]
+    lr: f64,
+    /// Seed of the token ids.
+    #[arg(long, default_value_t = 1)]
+    seed: i64,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_batching(name: &str) -> Result<Batching, String> {
+    serde_json::from_value(name.into()).map_err(|_| "expected padded, length or packed".to_owned())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    prompt_ids: Vec<u32>,
+    response_ids: Vec<u32>,
+}
+
+impl SftBench {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        for (flag, value) in [
+            ("batch", self.batch),
+            ("prompt-len", self.prompt_len),
+            ("new-tokens", self.new_tokens),
+            ("steps", self.steps),
+        ] {
+            if value == 0 {
+                return Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" });
+            }
+        }
+        let options = self.placement.options()?;
+        let folder = model::folder(&self.policy, None)?;
+        let policy = LanguageModel::load(&folder, options)?;
+        tch::manual_seed(self.seed);
+        let rows = self.rows(policy.spec())?;
+        let config = LearnConfig {
+            batching: self.batching,
+            microbatch: self.minibatch,
+            optimizer: OptimizerConfig { lr: self.lr, ..OptimizerConfig::default() },
+            ..LearnConfig::default()
+        };
+        let mut trainer =
+            SftTrainer::new(&policy, &config, self.steps as u64 + 1).map_err(RunError::from)?;
+        let mut seconds = 0.;
+        let mut tokens = 0;
+        let mut losses = Vec::new();
+        for (i, batch) in rows.chunks(self.batch).take(self.steps + 1).enumerate() {
+            let start = Instant::now();
+            let stats = trainer.step(&batch.iter().collect::<Vec<_>>()).map_err(RunError::from)?;
+            losses.push(stats.loss);
+            if i > 0 {
+                seconds += start.elapsed().as_secs_f64();
+                tokens += stats.tokens;
+            }
+        }
+        let steps = self.steps as f64;
+        let memory = rlaif_torch::host_memory().resident_peak;
+        if self.json {
+            let object = json!({
+                "sec_per_step": seconds / steps,
+                "phases": { "update": seconds / steps },
+                "samples_per_s": self.batch as f64 * steps / seconds,
+                "tokens_per_s": tokens as f64 / seconds,
+                "peak_memory_bytes": memory,
+                "losses": losses,
+            });
+            println!("{object}");
+        } else {
+            println!("step        {:.4} s", seconds / steps);
+            println!("tokens      {:.0} per s", tokens as f64 / seconds);
+            if let Some(memory) = memory {
+                println!("peak memory {} MiB", memory >> 20);
+            }
+        }
+        Ok(())
+    }
+
+    /// A batch for each step and one to warm up.
+    fn rows(&self, spec: &LmSpec) -> Result<Vec<SftRow>, CliError> {
+        let needed = self.batch * (self.steps + 1);
+        let Some(path) = &self.input else {
+            let prompts = random_rows(needed, self.prompt_len, spec.vocab_size);
+            let responses = random_rows(needed, self.new_tokens, spec.vocab_size);
+            return Ok(prompts
+                .into_iter()
+                .zip(responses)
+                .map(|(p, r)| SftRow::new(p, r))
+                .collect());
+        };
+        let open = |source| CliError::Open { path: path.clone(), source };
+        let lines = BufReader::new(File::open(path).map_err(open)?).lines();
+        let mut rows = Vec::new();
+        for (i, line) in lines.enumerate() {
+            let line = line.map_err(open)?;
+            let row: Row = serde_json::from_str(&line).map_err(|source| CliError::Row {
+                source_name: path.display().to_string(),
+                line: i + 1,
+                problem: RowProblem::Json { expected: "`prompt_ids`, `response_ids`", source },
+            })?;
+            rows.push(SftRow::new(row.prompt_ids, row.response_ids));
+        }
+        if rows.len() < needed {
+            return Err(CliError::Flag {
+                flag: "input",
+                found: format!("a file of {} rows", rows.len()),
+                expected: "batch · (steps + 1) rows",
+            });
+        }
+        Ok(rows)
+    }
+}

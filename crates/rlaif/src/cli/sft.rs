@@ -1,0 +1,209 @@
+//! `rlaif sft`: supervised fine-tuning.
+
+use clap::Args;
+use rlaif_core::{Conversation, Demonstration, Record, Seed};
+use rlaif_data::{
+    DataError, Row,
+    corpora::{ConversationColumns, Corpus, DemonstrationColumns, Outcome},
+};
+use rlaif_lm::Policy;
+use rlaif_models::SaveOptions;
+use rlaif_train::{FitConfig, FitPlan, Goal, LearnConfig, SftRow, SftTask, SftTrainer, fit};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::CliError,
+    model,
+    run_arguments::{RunArguments, ended, interrupt, present, show, total_steps},
+};
+use crate::run::{
+    DataFormat, DataSection, Encoder, Left, ModelSection, Placement, RunError, RunFile,
+    ShuffledBatches,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Sft {
+    #[command(flatten)]
+    run: RunArguments,
+}
+
+/// The run file of `rlaif sft`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SftRun {
+    #[serde(default)]
+    seed: u64,
+    #[serde(default)]
+    placement: Placement,
+    model: ModelSection,
+    data: DataSection,
+    #[serde(default)]
+    columns: Columns,
+    #[serde(default)]
+    train: FitConfig,
+    #[serde(default)]
+    learn: LearnConfig,
+}
+
+/// What rows are made of, and the columns it is in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Columns {
+    format: DataFormat,
+    prompt: String,
+    response: String,
+    messages: String,
+    text: String,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self {
+            format: DataFormat::Demonstrations,
+            prompt: "prompt".to_owned(),
+            response: "response".to_owned(),
+            messages: "messages".to_owned(),
+            text: "text".to_owned(),
+        }
+    }
+}
+
+impl RunFile for SftRun {
+    const COMMAND: &'static str = "sft";
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = self.data.locations();
+        all.push(&mut self.model.path);
+        all
+    }
+}
+
+/// A row of text to continue.
+#[derive(Debug, Clone)]
+pub(crate) struct TextRecord {
+    id: String,
+    text: String,
+}
+
+impl Record for TextRecord {
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+/// A column of texts.
+#[derive(Debug, Clone)]
+struct TextColumn(String);
+
+impl Corpus for TextColumn {
+    type Record = TextRecord;
+
+    fn name(&self) -> String {
+        "texts".to_owned()
+    }
+
+    fn record(&self, mut row: Row<'_>) -> Result<Outcome<TextRecord>, DataError> {
+        let text = row.text(&self.0)?;
+        let id = row.identity(None, &[&text])?;
+        Ok(Outcome::Kept(TextRecord { id, text }))
+    }
+}
+
+/// Rows ready to be learned from, and the order of the training rows.
+struct Prepared {
+    train: Vec<SftRow>,
+    held_out: Vec<SftRow>,
+    batches: ShuffledBatches,
+    left: Left,
+}
+
+impl SftRun {
+    fn prepare(&self, encoder: &Encoder<'_>, seed: Seed) -> Result<Prepared, RunError> {
+        let columns = &self.columns;
+        match columns.format {
+            DataFormat::Demonstrations => {
+                let (prompt, response) = (columns.prompt.clone(), columns.response.clone());
+                let corpus = DemonstrationColumns { id: None, prompt, response };
+                let encode = |rows: &[Demonstration]| encoder.demonstrations(rows);
+                self.encoded(&corpus, encode, seed)
+            }
+            DataFormat::Conversations => {
+                let corpus = ConversationColumns { id: None, messages: columns.messages.clone() };
+                let encode = |rows: &[Conversation]| encoder.conversations(rows);
+                self.encoded(&corpus, encode, seed)
+            }
+            DataFormat::Texts => {
+                let encode = |rows: &[TextRecord]| {
+                    encoder.texts(&rows.iter().map(|row| row.text.as_str()).collect::<Vec<_>>())
+                };
+                self.encoded(&TextColumn(columns.text.clone()), encode, seed)
+            }
+        }
+    }
+
+    fn encoded<C: Corpus + Clone>(
+        &self,
+        corpus: &C,
+        encode: impl Fn(&[C::Record]) -> Result<(Vec<Option<SftRow>>, Left), RunError>,
+        seed: Seed,
+    ) -> Result<Prepared, RunError>
+    where
+        C::Record: Record,
+    {
+        let (train, held_out) = self.data.read(corpus, seed)?;
+        let (rows, left) = encode(&train)?;
+        let (records, train) = present(train, rows);
+        let (held_out, _) = encode(&held_out)?;
+        total_steps(&self.train, train.len())?;
+        let batches = ShuffledBatches::new(&records, self.train.batch_size, seed)?;
+        Ok(Prepared { train, held_out: held_out.into_iter().flatten().collect(), batches, left })
+    }
+}
+
+impl Sft {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        let open = self.run.open::<SftRun>()?;
+        let config = &open.config;
+        let interrupt = interrupt()?;
+        let seed = Seed::new(config.seed);
+        let options = config.placement.options(config.model.precision)?;
+        let folder = config.model.folder()?;
+        tch::manual_seed(seed.derive("init", 0).get() as i64);
+        let mut policy = config.model.language_model(options)?;
+        let tokenizer = model::tokenizer(&folder, policy.spec().vocab_size)?;
+        let encoder = Encoder::new(&tokenizer, policy.spec(), config.data.max_tokens);
+        let Prepared { train, held_out, mut batches, left } = config.prepare(&encoder, seed)?;
+
+        let total_steps = total_steps(&config.train, train.len())?;
+        let trainer =
+            SftTrainer::new(&policy, &config.learn, total_steps).map_err(RunError::from)?;
+        let (mut run, saved) = open.folder(config.train.keep(Goal::Lowest))?;
+        let say = format!(
+            "{} rows to learn from ({} left out, {} cut), {} held out, {total_steps} steps",
+            train.len(),
+            left.out,
+            left.cut,
+            held_out.len()
+        );
+        run.say(&say).map_err(RunError::from)?;
+        let done = saved.as_ref().map_or(0, rlaif_train::Saved::step);
+        show(&mut run, total_steps, done, &["loss", "eval/loss", "time/tokens_per_s"]);
+        let mut task = SftTask::new(trainer, train, held_out);
+        let plan = FitPlan { config: &config.train, total_steps, seed, interrupt: &interrupt };
+        let ending = fit(&mut task, &mut batches, &mut run, saved.as_ref(), &plan)
+            .map_err(RunError::from)?;
+        task.finish();
+        if ended(&open, &mut run, ending)? {
+            let model = run.model();
+            match config.model.adapter() {
+                Some(name) => policy.adapters().save(name, &model)?,
+                None => {
+                    let source = Some(folder.as_path());
+                    policy.save(&model, &SaveOptions { source, ..SaveOptions::default() })?;
+                }
+            }
+            run.say(&format!("the result is in {}", model.display())).map_err(RunError::from)?;
+        }
+        Ok(())
+    }
+}

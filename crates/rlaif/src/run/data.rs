@@ -1,0 +1,151 @@
+//! `[data]`: which rows, and in which order they come.
+
+use std::num::NonZeroUsize;
+
+use rlaif_core::{Record, Seed};
+use rlaif_data::{
+    Dataset, Fraction, Position, Reader, Remainder, Shuffle, Source, corpora::Corpus,
+};
+use rlaif_train::{Batches, TrainError};
+use serde::{Deserialize, Serialize};
+
+use super::error::RunError;
+
+/// What rows are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataFormat {
+    /// A prompt and the response to learn, in two columns.
+    #[default]
+    Demonstrations,
+    /// A column of messages; every turn of the assistant is learned.
+    Conversations,
+    /// A column of text, all of which is learned.
+    Texts,
+}
+
+/// Rows to train and to evaluate on: files of JSON Lines, CSV or Parquet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// A file, or a pattern such as `shards/*.jsonl`.
+    pub train: String,
+    /// The same for evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<String>,
+    /// Without `held_out`: this share of the training rows is kept for evaluation; 0 for none.
+    #[serde(default)]
+    pub held_out_fraction: f64,
+    /// At most this many held-out rows are used; 0 for all.
+    #[serde(default)]
+    pub held_out_rows: usize,
+    /// Rows are cut to this many tokens.
+    #[serde(default = "DataSection::max_tokens")]
+    pub max_tokens: usize,
+}
+
+impl DataSection {
+    fn max_tokens() -> usize {
+        512
+    }
+
+    /// Reads the training rows and the held-out ones.
+    ///
+    /// # Errors
+    /// [`RunError::Data`].
+    pub fn read<C: Corpus + Clone>(
+        &self,
+        corpus: &C,
+        seed: Seed,
+    ) -> Result<(Vec<C::Record>, Vec<C::Record>), RunError>
+    where
+        C::Record: Record,
+    {
+        let all = dataset(&self.train, corpus)?;
+        let (train, mut held_out) = match (&self.held_out, self.held_out_fraction) {
+            (Some(path), _) => (all.into_records(), dataset(path, corpus)?.into_records()),
+            (None, 0.) => (all.into_records(), Vec::new()),
+            (None, share) => {
+                let split = all.split(Fraction::new(share)?, seed)?;
+                (split.train.into_records(), split.held_out.into_records())
+            }
+        };
+        if self.held_out_rows > 0 {
+            held_out.truncate(self.held_out_rows);
+        }
+        if train.is_empty() {
+            let problem = format!("`{}` has no row", self.train);
+            return Err(RunError::Setting { key: "data.train", problem });
+        }
+        Ok((train, held_out))
+    }
+
+    /// What may be a local file.
+    pub fn locations(&mut self) -> Vec<&mut String> {
+        [Some(&mut self.train), self.held_out.as_mut()].into_iter().flatten().collect()
+    }
+}
+
+fn dataset<C: Corpus + Clone>(path: &str, corpus: &C) -> Result<Dataset<C::Record>, RunError> {
+    let pattern = path.contains(['*', '?', '[']);
+    let source = if pattern { Source::glob(path)? } else { Source::file(path)? };
+    Ok(Reader::new(source).dataset(corpus.clone())?)
+}
+
+/// Batches of shuffled rows, another order in each epoch.
+///
+/// ```
+/// use rlaif::core::{PromptRecord, Seed};
+/// use rlaif::run::ShuffledBatches;
+/// use rlaif::train::Batches;
+/// let rows: Vec<_> = (0..10).map(|n| PromptRecord::new(n.to_string(), "?")).collect();
+/// let mut batches = ShuffledBatches::new(&rows, 4, Seed::new(7))?;
+/// let first: Vec<_> = (0..3).map(|step| batches.batch(step)).collect::<Result<_, _>>()?;
+/// assert_eq!(first.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
+/// assert_eq!(batches.batch(1)?, first[1]); // whatever came before
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct ShuffledBatches {
+    shuffle: Shuffle,
+    rows: usize,
+    size: NonZeroUsize,
+}
+
+impl ShuffledBatches {
+    /// Batches of `size` of these records.
+    ///
+    /// # Errors
+    /// [`RunError::Data`] without records, [`RunError::Setting`] for batches of 0.
+    pub fn new<T: Record>(records: &[T], size: usize, seed: Seed) -> Result<Self, RunError> {
+        let size = NonZeroUsize::new(size).ok_or_else(|| RunError::Setting {
+            key: "train.batch_size",
+            problem: "is 0; expected at least 1".to_owned(),
+        })?;
+        Ok(Self { shuffle: Shuffle::new(records, seed)?, rows: records.len(), size })
+    }
+}
+
+impl Batches for ShuffledBatches {
+    fn batch(&mut self, step: u64) -> Result<Vec<usize>, TrainError> {
+        let per_epoch = self.rows.div_ceil(self.size.get()) as u64;
+        let data = |source: rlaif_data::DataError| TrainError::Data {
+            what: "the order of rows".to_owned(),
+            problem: source.to_string(),
+        };
+        let now = self.shuffle.position();
+        let (epoch, at) = (step / per_epoch, step % per_epoch * self.size.get() as u64);
+        // At the end of an epoch the shuffle turns by itself.
+        let follows = (now.epoch, now.at) == (epoch, at)
+            || (at == 0 && now.epoch + 1 == epoch && now.at == self.rows as u64);
+        if !follows {
+            let position = Position { epoch, at, fingerprint: now.fingerprint };
+            self.shuffle.resume(&position).map_err(data)?;
+        }
+        self.shuffle.next_batch(self.size, Remainder::Keep).map_err(data)
+    }
+
+    fn fingerprint(&self) -> u64 {
+        Seed::new(self.shuffle.position().fingerprint).derive("size", self.size.get() as u64).get()
+    }
+}

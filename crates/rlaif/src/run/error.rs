@@ -1,0 +1,154 @@
+//! What can be wrong with a run file, and with what it names.
+
+use std::{io, path::PathBuf};
+
+use rlaif_core::CodecError;
+use rlaif_data::DataError;
+use rlaif_models::{CheckpointError, ModelError};
+use rlaif_text::TextError;
+use rlaif_torch::TorchError;
+use rlaif_train::TrainError;
+
+use crate::FetchError;
+
+/// Why a run did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Neither a run file nor a run to resume.
+    #[error(
+        "which run? Give --config FILE, or --resume --out DIR to go on with one (rlaif {command} \
+         --help)"
+    )]
+    NoConfig {
+        /// The command.
+        command: &'static str,
+    },
+    /// A file that cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file that is no TOML.
+    #[error("{}: {problem}", .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        problem: String,
+    },
+    /// A key that is unknown, missing or of another type.
+    #[error("{}{}: {problem}", .path.display(), at(.key))]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// The key, with dots; empty at the top.
+        key: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// `--set` with something else than an assignment.
+    #[error("--set {assignment}: {problem}")]
+    Set {
+        /// What was given.
+        assignment: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A run that is to go on with other settings.
+    #[error(
+        "the run was begun with other settings than these: {} (see {}); resume it with the same, \
+         or begin another with --out",
+        .keys.join(", "), .file.display()
+    )]
+    Changed {
+        /// The run's own file.
+        file: PathBuf,
+        /// The keys.
+        keys: Vec<String>,
+    },
+    /// A run file that cannot be written as TOML.
+    #[error("the run file cannot be written as TOML: {source}")]
+    Unwritable {
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Settings that contradict each other or the data.
+    #[error("{key}: {problem}")]
+    Setting {
+        /// The key, with dots.
+        key: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A model that cannot be found.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A model that cannot be loaded.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A model's files.
+    #[error(transparent)]
+    Files(#[from] CheckpointError),
+    /// A tokenizer that cannot be loaded.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A text that cannot be encoded.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// Data that cannot be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The training itself.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A device that is not there.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+}
+
+impl RunError {
+    /// Whether what the user gave is at fault, rather than the machine.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Torch(error) => {
+                matches!(error, TorchError::DeviceName { .. } | TorchError::NoDevice { .. })
+            }
+            Self::Train(error) => matches!(
+                error,
+                TrainError::Setting { .. }
+                    | TrainError::NothingTrained { .. }
+                    | TrainError::RunExists { .. }
+                    | TrainError::NoRun { .. }
+                    | TrainError::Data { .. }
+            ),
+            _ => true,
+        }
+    }
+}
+
+fn at(key: &str) -> String {
+    if key.is_empty() { String::new() } else { format!(", `{key}`") }
+}
+
+/// serde's message with the nearest known name, where one is unknown.
+pub(super) fn described(message: &str) -> String {
+    // serde quotes the names: "unknown field `stpes`, expected one of `epochs`, `steps`".
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let what = match () {
+        () if message.starts_with("unknown field") => "key",
+        () if message.starts_with("unknown variant") => "value",
+        () => return message.to_owned(),
+    };
+    let [found, known @ ..] = quoted.as_slice() else { return message.to_owned() };
+    let far = |name: &&&str| strsim::damerau_levenshtein(found, name);
+    let nearest = known.iter().min_by_key(far).filter(|name| far(name) <= name.len() / 2);
+    let hint = nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+    let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+    format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
+}

@@ -1,0 +1,301 @@
+//! Run files: what a training run is to do, as TOML.
+//!
+//! ```toml
+//! seed = 7
+//! [model]
+//! path = "google/flan-t5-small"
+//! [train]
+//! steps = 500
+//! [learn.optimizer]
+//! lr = 1e-4
+//! ```
+//!
+//! A command has one type for its run file: a serde struct with `deny_unknown_fields` and a default
+//! for whatever can have one, made of sections that commands share ([`ModelSection`],
+//! [`DataSection`]) and of the configurations of the library. It implements [`RunFile`], and
+//! [`RunRequest::open`] does the rest:
+//!
+//! 1. reads the file, sets the keys of `--set a.b=v`, and refuses unknown keys with the nearest
+//!    known one;
+//! 2. makes local paths absolute, so that the run can be resumed from anywhere;
+//! 3. with `--resume`, takes `run.toml` of the run folder instead, and refuses settings that differ;
+//! 4. [`OpenRun::folder`] then makes or takes up the folder, with the resolved file in it.
+//!
+//! ```
+//! use rlaif::run::{RunFile, RunRequest};
+//! use rlaif::train::{FitConfig, Keep};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, Serialize, Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct MyRun {
+//!     model: String,
+//!     #[serde(default)]
+//!     train: FitConfig,
+//! }
+//! impl RunFile for MyRun {
+//!     const COMMAND: &'static str = "mine";
+//!     fn locations(&mut self) -> Vec<&mut String> {
+//!         vec![&mut self.model]
+//!     }
+//! }
+//!
+//! # let folder = tempfile::tempdir()?;
+//! let file = folder.path().join("mine.toml");
+//! std::fs::write(&file, "model = \"google/flan-t5-small\"\n[train]\nstpes = 3\n")?;
+//! let request = RunRequest {
+//!     config: Some(file.clone()),
+//!     out: Some(folder.path().join("out")),
+//!     set: vec!["train.batch_size=4".into()],
+//!     ..RunRequest::default()
+//! };
+//! let error = request.open::<MyRun>().unwrap_err().to_string();
+//! assert!(error.contains("unknown key `stpes`; did you mean `steps`?"), "{error}");
+//!
+//! std::fs::write(&file, "model = \"google/flan-t5-small\"\n[train]\nsteps = 3\n")?;
+//! let run = request.open::<MyRun>()?;
+//! assert_eq!((run.config.train.steps, run.config.train.batch_size), (3, 4));
+//! let (folder, saved) = run.folder(Keep { newest: 2, best: None })?;
+//! assert!(saved.is_none() && folder.path().join("run.toml").exists());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod data;
+mod encode;
+mod error;
+mod model;
+mod trunk;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use rlaif_train::{Keep, RunFolder, Saved};
+use serde::{Serialize, de::DeserializeOwned};
+use toml::{Table, Value};
+
+pub use data::{DataFormat, DataSection, ShuffledBatches};
+pub use encode::{Encoder, Left};
+pub use error::RunError;
+pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
+
+/// A command's run file.
+pub trait RunFile: Serialize + DeserializeOwned {
+    /// The command, as its user calls it.
+    const COMMAND: &'static str;
+
+    /// What the file names that may be a local file or folder.
+    fn locations(&mut self) -> Vec<&mut String> {
+        Vec::new()
+    }
+}
+
+/// What a user asked for.
+#[derive(Debug, Clone, Default)]
+pub struct RunRequest {
+    /// The run file; not needed to resume.
+    pub config: Option<PathBuf>,
+    /// The run folder; without it, `runs/NAME` for a run file `NAME.toml`.
+    pub out: Option<PathBuf>,
+    /// Go on with the run in the folder.
+    pub resume: bool,
+    /// `a.b=v`: keys that are set over the file's, the value in TOML or a bare string.
+    pub set: Vec<String>,
+}
+
+/// A run whose file was read.
+#[derive(Debug)]
+pub struct OpenRun<T> {
+    /// What it is to do.
+    pub config: T,
+    out: PathBuf,
+    resolved: String,
+    resume: bool,
+}
+
+impl RunRequest {
+    /// Reads the run file; nothing is written yet.
+    ///
+    /// # Errors
+    /// [`RunError`] for a file that cannot be read or does not say what is needed, and for a run
+    /// that was begun with other settings.
+    pub fn open<T: RunFile>(&self) -> Result<OpenRun<T>, RunError> {
+        let out = match (&self.out, &self.config) {
+            (Some(out), _) => out.clone(),
+            (None, Some(config)) => {
+                Path::new("runs").join(config.file_stem().unwrap_or("run".as_ref()))
+            }
+            (None, None) => return Err(RunError::NoConfig { command: T::COMMAND }),
+        };
+        let asked = self.config.as_deref().map(|path| self.read::<T>(path)).transpose()?;
+        let begun = out.join("run.toml");
+        let config = match (self.resume, asked) {
+            (true, asked) => {
+                let config: T = parse(&begun, read_table(&begun)?)?;
+                let asked = match asked {
+                    Some(asked) => asked,
+                    // Without a file, what is set is compared with what was.
+                    None => self.read(&begun)?,
+                };
+                let changed = differences(&table(&config)?, &table(&asked)?);
+                if !changed.is_empty() {
+                    return Err(RunError::Changed { file: begun, keys: changed });
+                }
+                config
+            }
+            (false, Some(config)) => config,
+            (false, None) => return Err(RunError::NoConfig { command: T::COMMAND }),
+        };
+        let resolved = format!(
+            "# rlaif {} {}, with every default.\n\n{}",
+            T::COMMAND,
+            env!("CARGO_PKG_VERSION"),
+            toml::to_string(&table(&config)?)
+                .map_err(|source| RunError::Unwritable { source: source.into() })?
+        );
+        Ok(OpenRun { config, out, resolved, resume: self.resume })
+    }
+
+    fn read<T: RunFile>(&self, path: &Path) -> Result<T, RunError> {
+        let mut table = read_table(path)?;
+        for assignment in &self.set {
+            set(&mut table, assignment)?;
+        }
+        let mut config: T = parse(path, table)?;
+        for location in config.locations() {
+            let local = Path::new(location.as_str());
+            if local.is_relative() && local.exists() {
+                let here = env::current_dir()
+                    .map_err(|source| RunError::Read { path: PathBuf::from("."), source })?;
+                *location = here.join(local).display().to_string();
+            }
+        }
+        Ok(config)
+    }
+}
+
+impl<T> OpenRun<T> {
+    /// Makes the run folder, or takes it up with the newest checkpoint that is whole.
+    ///
+    /// # Errors
+    /// Those of [`RunFolder::create`] and [`RunFolder::resume`].
+    pub fn folder(&self, keep: Keep) -> Result<(RunFolder, Option<Saved>), RunError> {
+        if self.resume {
+            return Ok(RunFolder::resume(&self.out, keep)?);
+        }
+        Ok((RunFolder::create(&self.out, &self.resolved, keep)?, None))
+    }
+
+    /// How a user goes on with it.
+    pub fn how_to_go_on(&self, command: &str) -> String {
+        format!("go on with: rlaif {command} --resume --out {}", self.out.display())
+    }
+}
+
+fn read_table(path: &Path) -> Result<Table, RunError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+    text.parse().map_err(|source: toml::de::Error| RunError::Syntax {
+        path: path.to_owned(),
+        problem: source.to_string().trim_end().to_owned(),
+    })
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, table: Table) -> Result<T, RunError> {
+    serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+        let key = error.path().to_string();
+        RunError::Content {
+            path: path.to_owned(),
+            // serde says `.` at the top.
+            key: if key == "." { String::new() } else { key },
+            problem: error::described(error.inner().message()),
+        }
+    })
+}
+
+fn table(config: &impl Serialize) -> Result<Table, RunError> {
+    Table::try_from(config).map_err(|source| RunError::Unwritable { source: source.into() })
+}
+
+/// Sets `a.b=v`.
+fn set(table: &mut Table, assignment: &str) -> Result<(), RunError> {
+    let refuse = |problem| RunError::Set { assignment: assignment.to_owned(), problem };
+    let (key, value) = assignment.split_once('=').ok_or_else(|| refuse("expected KEY=VALUE"))?;
+    let value = value.trim();
+    let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
+    let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
+    let mut parts = key.trim().split('.').peekable();
+    let mut place = table;
+    while let Some(part) = parts.next() {
+        if part.is_empty() {
+            return Err(refuse("a part of the key is empty"));
+        }
+        if parts.peek().is_none() {
+            place.insert(part.to_owned(), value);
+            return Ok(());
+        }
+        let entry = place.entry(part).or_insert_with(|| Value::Table(Table::new()));
+        place = entry.as_table_mut().ok_or_else(|| refuse("the key leads into a value"))?;
+    }
+    Err(refuse("the key is empty"))
+}
+
+/// Keys whose values differ, with dots.
+fn differences(one: &Table, other: &Table) -> Vec<String> {
+    let mut keys: Vec<&String> = one.keys().chain(other.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let mut all = Vec::new();
+    for key in keys {
+        match (one.get(key), other.get(key)) {
+            (Some(Value::Table(a)), Some(Value::Table(b))) => {
+                all.extend(differences(a, b).into_iter().map(|rest| format!("{key}.{rest}")));
+            }
+            (a, b) if a != b => all.push(key.clone()),
+            _ => {}
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_set_as_toml_or_as_they_stand() {
+        let mut table: Table = "seed = 1\n[train]\nsteps = 2\n".parse().unwrap();
+        for assignment in [
+            "train.steps=3",
+            "learn.optimizer.lr = 1e-4",
+            "model.path=org/name",
+            "a=[1, 2]",
+            "b=true",
+        ] {
+            set(&mut table, assignment).unwrap();
+        }
+        assert_eq!(table["train"]["steps"].as_integer(), Some(3));
+        assert_eq!(table["learn"]["optimizer"]["lr"].as_float(), Some(1e-4));
+        assert_eq!(table["model"]["path"].as_str(), Some("org/name"));
+        assert_eq!(table["a"].as_array().unwrap().len(), 2);
+        assert_eq!(table["b"].as_bool(), Some(true));
+        for (assignment, problem) in [
+            ("seed", "expected KEY=VALUE"),
+            ("seed.x=1", "leads into a value"),
+            ("=1", "a part of the key is empty"),
+            ("a..b=1", "a part of the key is empty"),
+        ] {
+            let error = set(&mut table, assignment).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn differences_are_named_by_their_whole_keys() {
+        let one: Table = "a = 1\n[b]\nc = 1\nd = 2\n[b.e]\nf = 1\n".parse().unwrap();
+        let other: Table = "a = 1\ng = 1\n[b]\nc = 1\nd = 3\n[b.e]\nf = 2\n".parse().unwrap();
+        assert_eq!(differences(&one, &other), ["b.d", "b.e.f", "g"]);
+        assert!(differences(&one, &one).is_empty());
+    }
+}

@@ -1,0 +1,171 @@
+//! `[model]`: which model, where it runs, and with which adapter it is trained.
+
+use std::{num::NonZeroU32, path::PathBuf};
+
+use rlaif_lm::Policy;
+use rlaif_models::{
+    AdapterConfig, Classifier, LanguageModel, LoadOptions, ModelAdapters, ModuleNames,
+    TargetModules, TaskType,
+};
+use rlaif_torch::DeviceChoice;
+use rlaif_train::Precision;
+use serde::{Deserialize, Serialize};
+
+use super::{error::RunError, trunk};
+use crate::model_folder;
+
+/// The name that an adapter has in a model.
+const ADAPTER: &str = "default";
+
+/// Where a run computes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// `cpu`, `cuda`, `cuda:N`, or `auto` for CUDA where there is one.
+    pub device: String,
+    /// Threads to compute with; 0 for libtorch's own choice. A run is the same bit by bit only
+    /// with the same number.
+    pub threads: usize,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self { device: "auto".to_owned(), threads: 0 }
+    }
+}
+
+/// A model to train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// Folder in Hugging Face's layout, or hub id.
+    pub path: String,
+    /// Branch, tag or commit of a hub id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// The kind of its weights while it is trained.
+    #[serde(default)]
+    pub precision: Precision,
+    /// Trains a LoRA adapter instead of the weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraSection>,
+}
+
+/// A LoRA adapter to train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraSection {
+    /// r.
+    pub rank: u32,
+    /// α; the adapter's output is scaled by α / r.
+    pub alpha: f64,
+    /// Dropout of the adapter's input, where `learn.dropout` is on.
+    pub dropout: f64,
+    /// The layers it is on.
+    pub targets: LoraTargets,
+}
+
+/// Layers of a LoRA adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum LoraTargets {
+    /// `all-linear`, or a regular expression over module paths.
+    Pattern(String),
+    /// Ends of module paths, such as `q_proj`.
+    Names(Vec<String>),
+}
+
+impl Default for LoraSection {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.,
+            dropout: 0.,
+            targets: LoraTargets::Pattern("all-linear".to_owned()),
+        }
+    }
+}
+
+impl Placement {
+    /// Sets the threads, and resolves the device.
+    ///
+    /// # Errors
+    /// [`RunError::Torch`].
+    pub fn options(&self, precision: Precision) -> Result<LoadOptions, RunError> {
+        if self.threads > 0 {
+            rlaif_torch::set_intra_op_threads(self.threads)?;
+        }
+        let device = self.device.parse::<DeviceChoice>()?.resolve()?;
+        Ok(LoadOptions { device, kind: Some(precision.kind()) })
+    }
+}
+
+impl ModelSection {
+    /// The model's folder, fetched from the hub if it is an id.
+    ///
+    /// # Errors
+    /// [`RunError::Fetch`].
+    pub fn folder(&self) -> Result<PathBuf, RunError> {
+        Ok(model_folder(&self.path, self.revision.as_deref())?)
+    }
+
+    /// Loads a language model with its fresh adapter, if it has one. Seed libtorch before.
+    ///
+    /// # Errors
+    /// [`RunError::Model`], [`RunError::Setting`].
+    pub fn language_model(&self, options: LoadOptions) -> Result<LanguageModel, RunError> {
+        let mut model = LanguageModel::load(&self.folder()?, options)?;
+        let task = match model.spec().decoder_start_id {
+            Some(_) => TaskType::Seq2SeqLm,
+            None => TaskType::CausalLm,
+        };
+        self.adapt(&mut model.adapters(), task)?;
+        Ok(model)
+    }
+
+    /// Loads a classifier with these labels, with its fresh adapter, if it has one. A folder with a
+    /// language model or a bare encoder lends its trunk; the head is drawn then. Seed libtorch
+    /// before.
+    ///
+    /// # Errors
+    /// [`RunError::Model`], [`RunError::Setting`].
+    pub fn classifier(
+        &self,
+        labels: &[String],
+        options: LoadOptions,
+    ) -> Result<Classifier, RunError> {
+        let mut model = trunk::classifier(&self.folder()?, labels, options)?;
+        self.adapt(&mut model.adapters(), TaskType::SequenceClassification)?;
+        Ok(model)
+    }
+
+    fn adapt(&self, adapters: &mut ModelAdapters<'_>, task: TaskType) -> Result<(), RunError> {
+        let Some(lora) = &self.lora else { return Ok(()) };
+        let rank = NonZeroU32::new(lora.rank).ok_or_else(|| RunError::Setting {
+            key: "model.lora.rank",
+            problem: "is 0; expected at least 1".to_owned(),
+        })?;
+        let mut config = AdapterConfig::new(task, rank);
+        config.lora_alpha = lora.alpha;
+        config.lora_dropout = lora.dropout;
+        config.base_model_name_or_path = Some(self.path.clone());
+        config.target_modules = match &lora.targets {
+            LoraTargets::Pattern(name) if name == "all-linear" => TargetModules::AllLinear,
+            LoraTargets::Pattern(pattern) => {
+                TargetModules::Named(ModuleNames::Pattern(pattern.clone()))
+            }
+            LoraTargets::Names(names) => TargetModules::Named(ModuleNames::Suffixes(names.clone())),
+        };
+        if task == TaskType::SequenceClassification {
+            // A fresh head must be trained; peft does the same.
+            config.modules_to_save = vec!["classifier".to_owned(), "score".to_owned()];
+        }
+        adapters.add(ADAPTER, config)?;
+        Ok(())
+    }
+
+    /// Whether what is trained, and so the result, is an adapter; its name then.
+    pub(crate) fn adapter(&self) -> Option<&'static str> {
+        self.lora.as_ref().map(|_| ADAPTER)
+    }
+}

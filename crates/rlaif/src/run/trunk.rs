@@ -1,0 +1,125 @@
+//! A classifier from whatever a folder holds: a classifier, or a trunk that is to become one.
+
+use std::{collections::BTreeSet, path::Path};
+
+use rlaif_checkpoint::Checkpoint;
+use rlaif_lm::SequenceClassifier;
+use rlaif_models::{Classifier, Config, LoadOptions, ModelError, ModelSort};
+use tch::{Kind, Tensor};
+
+use super::error::RunError;
+
+/// What a fresh head is called, by architecture.
+const HEADS: [&str; 3] = ["score.", "classifier.", "bert.pooler."];
+
+/// Loads a classifier with these labels. A folder that holds a language model or a bare encoder
+/// lends its trunk; the head is drawn from libtorch's generator then: seed it before.
+pub(crate) fn classifier(
+    folder: &Path,
+    labels: &[String],
+    options: LoadOptions,
+) -> Result<Classifier, RunError> {
+    let config = Config::read(folder)?;
+    if matches!(ModelSort::of(&config), Ok(ModelSort::Classifier)) && has_head(folder)? {
+        let loaded = Classifier::load(folder, options)?;
+        if loaded.labels().len() == labels.len() {
+            return Ok(loaded);
+        }
+    }
+    let config = with_labels(&config, labels)?;
+    let kind = options.kind.unwrap_or(Kind::Float);
+    let model = Classifier::random(config, kind, options.device)?;
+    fill(&model, folder)?;
+    Ok(model)
+}
+
+fn has_head(folder: &Path) -> Result<bool, RunError> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let has = checkpoint
+        .tensors()
+        .keys()
+        .any(|name| name.starts_with("score.") || name.starts_with("classifier."));
+    Ok(has)
+}
+
+/// config.json as that of a classifier.
+fn with_labels(config: &Config, labels: &[String]) -> Result<Config, RunError> {
+    let mut config = config.clone();
+    let architecture = match config.text("model_type").unwrap_or("") {
+        "roberta" => "RobertaForSequenceClassification",
+        "bert" => "BertForSequenceClassification",
+        "llama" => "LlamaForSequenceClassification",
+        "mistral" => "MistralForSequenceClassification",
+        "qwen2" => "Qwen2ForSequenceClassification",
+        "qwen3" => "Qwen3ForSequenceClassification",
+        other => {
+            return Err(RunError::Setting {
+                key: "model.path",
+                problem: format!(
+                    "the trunk of `{other}` cannot become a classifier; roberta, bert, llama, \
+                     mistral, qwen2 and qwen3 can"
+                ),
+            });
+        }
+    };
+    config.set("architectures", serde_json::json!([architecture]));
+    let id2label: serde_json::Map<String, serde_json::Value> =
+        labels.iter().enumerate().map(|(i, label)| (i.to_string(), label.clone().into())).collect();
+    let label2id: serde_json::Map<String, serde_json::Value> =
+        labels.iter().enumerate().map(|(i, label)| (label.clone(), i.into())).collect();
+    config.set("id2label", id2label.into());
+    config.set("label2id", label2id.into());
+    config.set("num_labels", labels.len().into());
+    if config.fields().get("pad_token_id").is_none_or(serde_json::Value::is_null) {
+        // transformers reads the last token that is no padding, and must know which is.
+        let eos = config.fields().get("eos_token_id").cloned().unwrap_or_default();
+        let eos = eos.as_array().and_then(|ids| ids.first().cloned()).unwrap_or(eos);
+        if !eos.is_null() {
+            config.set("pad_token_id", eos);
+        }
+    }
+    Ok(config)
+}
+
+/// Copies the trunk's tensors into the model.
+fn fill(model: &Classifier, folder: &Path) -> Result<(), RunError> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let mut missing = BTreeSet::new();
+    for (name, parameter) in model.parameters().iter() {
+        let is_head = HEADS.iter().any(|head| name.starts_with(head));
+        let Some(info) = checkpoint.tensors().get(name) else {
+            if !is_head {
+                missing.insert(name.to_owned());
+            }
+            continue;
+        };
+        let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+        if shape != parameter.size() {
+            // A head for other labels.
+            if !is_head {
+                missing.insert(format!("{name} of shape {:?}", parameter.size()));
+            }
+            continue;
+        }
+        let kind = match info.dtype {
+            rlaif_checkpoint::Dtype::F32 => Kind::Float,
+            rlaif_checkpoint::Dtype::BF16 => Kind::BFloat16,
+            rlaif_checkpoint::Dtype::F16 => Kind::Half,
+            rlaif_checkpoint::Dtype::F64 => Kind::Double,
+            _ => continue,
+        };
+        let mut tensor = Tensor::f_empty(&shape, (kind, tch::Device::Cpu))
+            .map_err(|source| RunError::Torch(source.into()))?;
+        rlaif_torch::with_bytes_mut(&mut tensor, |bytes| checkpoint.read_into(name, bytes))?
+            .map_err(ModelError::from)?;
+        tch::no_grad(|| parameter.shallow_clone().copy_(&tensor));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.into_iter().take(5).collect::<Vec<_>>().join(", ");
+    Err(RunError::Setting {
+        key: "model.path",
+        problem: format!("{} lacks tensors of the trunk: {names}", folder.display()),
+    })
+}
