@@ -11,6 +11,16 @@ pub(crate) fn read(path: &Path) -> Result<String, ProviderError> {
         .map_err(|source| ProviderError::File { path: path.to_owned(), source: Box::new(source) })
 }
 
+/// The TOML of a file as a type of the caller's: configurations that hold rewards, and are to be
+/// as helpful about a wrong key.
+///
+/// # Errors
+/// [`ProviderError::File`]; [`ProviderError::Config`] names the line, the unknown key and the
+/// nearest known one, and never repeats a value, which might be an API key in the wrong place.
+pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ProviderError> {
+    parse(&read(path)?, &path.display().to_string())
+}
+
 /// TOML as a type. The error has the line's number and never its text, which might be a key.
 pub(crate) fn parse<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, ProviderError> {
     toml::from_str(text).map_err(|error| {

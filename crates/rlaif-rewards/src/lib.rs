@@ -44,9 +44,11 @@ pub use combine::{
 };
 pub use config::{RewardConfig, Surroundings, Term};
 pub use error::ProviderError;
+pub use file::read_toml;
 #[cfg(feature = "neural")]
 pub use neural::{
-    ClassifierConfig, ClassifierOptions, ClassifierReward, Input, Label, Output, Preset,
+    ClassifierConfig, ClassifierOptions, ClassifierReward, Input, Label, Output, PolicyJudge,
+    Preset,
 };
 pub use rows::{Counted, score_rows};
 pub use rules::{Format, Length, Overlap, OverlapMeasure, Repetition, Words};

@@ -3,10 +3,15 @@
 //! This crate only gathers the others and holds the `rlaif` command; depend on the one you need.
 
 pub mod cli;
+mod evaluate;
 mod fetch;
 mod reward;
 pub mod run;
 
+pub use evaluate::{
+    CorpusName, EvalConfig, EvalData, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
+    PolicyConfig, Responder, Side,
+};
 pub use fetch::{FetchError, model_folder};
 pub use reward::rewards_from_config;
 pub use rlaif_core as core;

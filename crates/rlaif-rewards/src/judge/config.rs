@@ -133,6 +133,20 @@ pub enum ApiConfig {
         /// Rows per request; 16 unless told.
         batch_size: Option<usize>,
     },
+    /// A language model of this library; [`crate::neural::PolicyJudge`].
+    #[cfg(feature = "neural")]
+    Policy {
+        /// Folder or hub id.
+        model: String,
+        /// Branch, tag or commit of a hub id.
+        revision: Option<String>,
+        /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run unless told.
+        device: Option<String>,
+        /// The kind of the weights; as the checkpoint has them unless told.
+        dtype: Option<crate::neural::Dtype>,
+        /// Rows computed together; 16 unless told.
+        batch_size: Option<usize>,
+    },
 }
 
 /// How a judge samples. What is not said is not sent.
@@ -231,7 +245,7 @@ impl JudgeConfig {
     }
 
     /// The rubric that the settings describe.
-    pub(super) fn rubric(&self) -> Result<Rubric, ProviderError> {
+    pub(crate) fn rubric(&self) -> Result<Rubric, ProviderError> {
         let mut rubric = match (&self.rubric, &self.instructions, &self.template, self.scale) {
             (Some(name), None, None, None) => Rubric::preset(name)?,
             (None, Some(instructions), Some(template), Some(scale)) => {
@@ -271,7 +285,7 @@ impl JudgeConfig {
     }
 
     /// Checks what the types do not say; fields may have been set by hand.
-    pub(super) fn check(&self) -> Result<(), ProviderError> {
+    pub(crate) fn check(&self) -> Result<(), ProviderError> {
         let LimitsConfig {
             concurrency,
             requests_per_minute,
@@ -338,6 +352,19 @@ impl JudgeConfig {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// The keys that were given and say nothing to a policy on this machine.
+    #[cfg(feature = "neural")]
+    pub(crate) fn service_only(&self) -> Vec<&'static str> {
+        let given = [
+            ("limits", self.limits != LimitsConfig::default()),
+            ("price", self.price.is_some()),
+            ("budget", self.budget.is_some()),
+            ("cache", self.cache.is_some()),
+            ("reasks", self.reasks.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
     }
 
     /// The keys that were given and say nothing to a reward server.

@@ -88,7 +88,7 @@ impl LlmJudge {
                 setting: "api.kind",
                 expected: "a language model behind an API; `RewardConfig` builds all kinds"
                     .to_owned(),
-                found: "reward-server".to_owned(),
+                found: "`reward-server` or `policy`".to_owned(),
             });
         };
         Ok(Self {

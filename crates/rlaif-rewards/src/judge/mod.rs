@@ -48,6 +48,10 @@ pub(crate) fn build(
         ApiConfig::RewardServer { .. } => {
             Box::new(RemoteReward::with_environment(config, around.environment)?)
         }
+        #[cfg(feature = "neural")]
+        ApiConfig::Policy { .. } => {
+            Box::new(crate::neural::PolicyJudge::configured(config, around)?)
+        }
         _ => Box::new(LlmJudge::with_environment(config, around.environment)?),
     })
 }

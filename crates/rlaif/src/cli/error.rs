@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use rlaif_core::CodecError;
+use rlaif_eval::EvalError;
 use rlaif_hub::HubError;
 use rlaif_lm::LmError;
 use rlaif_models::ModelError;
@@ -10,7 +11,7 @@ use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 
-use crate::{FetchError, run::RunError};
+use crate::{EvaluateError, FetchError, run::RunError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +65,25 @@ pub(crate) enum CliError {
     Torch(#[from] TorchError),
     #[error(transparent)]
     Reward(#[from] ProviderError),
+    #[error(transparent)]
+    Evaluate(EvaluateError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+}
+
+impl From<EvaluateError> for CliError {
+    fn from(error: EvaluateError) -> Self {
+        match error {
+            EvaluateError::Eval(source) => Self::Eval(source),
+            EvaluateError::Reward(source) => Self::Reward(source),
+            EvaluateError::Fetch(source) => source.into(),
+            EvaluateError::Model(source) => Self::Model(source),
+            EvaluateError::Text(source) => Self::Text(source),
+            EvaluateError::Codec(source) => Self::Codec(source),
+            EvaluateError::Torch(source) => Self::Torch(source),
+            other => Self::Evaluate(other),
+        }
+    }
 }
 
 impl From<FetchError> for CliError {
@@ -122,6 +142,10 @@ impl CliError {
             }
             Self::Torch(TorchError::DeviceName { .. } | TorchError::NoDevice { .. }) => 2,
             Self::Reward(ProviderError::Reward(_) | ProviderError::Stream { .. }) => 1,
+            Self::Eval(
+                EvalError::Reward { .. } | EvalError::Metric { .. } | EvalError::Io { .. },
+            ) => 1,
+            Self::Evaluate(EvaluateError::File { .. }) => 1,
             Self::Torch(_) | Self::Lm(LmError::Torch(_)) | Self::Io { .. } => 1,
             Self::Hub(error) => match error {
                 HubError::InvalidRepoId { .. }

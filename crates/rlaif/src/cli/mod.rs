@@ -6,10 +6,12 @@ mod bench;
 mod bench_sft;
 mod classifier;
 mod error;
+mod eval;
 mod inspect;
 mod judge;
 mod log_probs;
 mod model;
+mod report;
 mod reward;
 mod rows;
 mod run_arguments;
@@ -47,6 +49,10 @@ enum Command {
     Classifier(classifier::ClassifierCommand),
     /// Fits a preference model, to be a reward, to pairs; writes a run folder.
     Reward(reward::Reward),
+    /// Compares a tuned policy with its baseline on held-out prompts, and writes a report.
+    Eval(eval::Eval),
+    /// The report of a run again, or the trade-off between two metrics over several runs.
+    Report(report::ReportCommand),
     /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -79,6 +85,8 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Sft(command) => command.run(),
         Command::Classifier(command) => command.run(),
         Command::Reward(command) => command.run(),
+        Command::Eval(command) => command.run(),
+        Command::Report(command) => command.run(),
         Command::Bench(command) => command.run(),
     }
 }

@@ -204,6 +204,8 @@ impl Api {
                 api
             }
             ApiConfig::RewardServer { .. } => return Ok(None),
+            #[cfg(feature = "neural")]
+            ApiConfig::Policy { .. } => return Ok(None),
         };
         if api.dialect != Dialect::OpenAi {
             let refused = |setting, expected: &str, found: String| {

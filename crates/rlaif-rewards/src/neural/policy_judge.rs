@@ -1,0 +1,436 @@
+//! A policy of this library as the judge.
+
+use std::collections::HashMap;
+
+use rlaif_core::{
+    CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores, Seed,
+    Specials, TextCodec,
+};
+use rlaif_lm::generate::{
+    FinishReason, Generated, GenerationConfig, GenerationRow, Hooks, Sampling, before_stop,
+    generate,
+};
+use rlaif_lm::{Forward, LmError, Padding, Policy, TokenBatch};
+#[cfg(feature = "judge")]
+use rlaif_models::LanguageModel;
+#[cfg(feature = "judge")]
+use rlaif_text::HfTokenizer;
+use sha2::{Digest, Sha256};
+use tch::{Tensor, no_grad};
+
+use crate::ProviderError;
+use crate::rubric::{
+    Answer, AnswerForm, Finish, Question, Rubric, TokenAlternatives, Verdict, scores,
+};
+#[cfg(feature = "judge")]
+use crate::{
+    Surroundings,
+    judge::{ApiConfig, JudgeConfig, SamplingConfig},
+    neural::config::load_options,
+};
+
+/// A policy as the judge: it is asked by a rubric, and its answer read for a number; or, where the
+/// rubric asks for an expectation, its probabilities of the numbers of the scale are read (direct
+/// RLAIF, [Lee et al. 2023](https://arxiv.org/abs/2309.00267)).
+///
+/// For an expectation every token of the vocabulary that writes a number counts, whatever space is
+/// around it, so the coverage is exact. Instructions and question are a system's and a user's
+/// message where the tokenizer has a chat template, and one text elsewhere. Equal rows are asked
+/// about once; a row that is too long for the policy has no verdict.
+///
+/// ```
+/// # use rlaif_models::{Config, LanguageModel};
+/// # use rlaif_text::HfTokenizer;
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::neural::PolicyJudge;
+/// use rlaif_rewards::rubric::Rubric;
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../rlaif-text/tests/fixtures/chatml");
+/// # let codec = HfTokenizer::from_folder(folder)?;
+/// # let config = Config::from_value(serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": codec.embedding_rows(), "hidden_size": 16,
+/// #     "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #     "max_position_embeddings": 2048, "eos_token_id": 1,
+/// # }));
+/// # tch::manual_seed(7);
+/// # let policy = LanguageModel::random(config, tch::Kind::Float, tch::Device::Cpu)?;
+/// // A policy and its tokenizer, from wherever.
+/// let judge = PolicyJudge::new(Rubric::preset("summary")?.with_min_coverage(1e-6)?, policy, codec)?;
+/// let scores = judge.score(&[Exchange::new("A long story.", "A story.")])?;
+/// assert!((-1. ..=1.).contains(&scores.total[0].unwrap().get()));
+/// assert_eq!(scores.parts[0].0, "coverage");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PolicyJudge {
+    name: String,
+    rubric: Rubric,
+    policy: Box<dyn Policy>,
+    codec: Box<dyn TextCodec>,
+    generation: GenerationConfig,
+    samples: u32,
+    seed: Seed,
+    numbers: Numbers,
+}
+
+/// The tokens that write a number.
+struct Numbers {
+    ids: Vec<u32>,
+    texts: Vec<String>,
+}
+
+/// One question, as the policy reads it.
+struct Prompt {
+    ids: Vec<u32>,
+    /// Hangs on the question and the sample alone, so that a row is answered alike whatever rows
+    /// are beside it.
+    row: u64,
+}
+
+impl PolicyJudge {
+    /// The judge `policy`, which reads and writes by `codec`; its likeliest answer counts.
+    ///
+    /// # Errors
+    /// [`ProviderError::Codec`] when the tokenizer fails.
+    pub fn new(
+        rubric: Rubric,
+        policy: impl Policy + 'static,
+        codec: impl TextCodec + 'static,
+    ) -> Result<Self, ProviderError> {
+        let generation = GenerationConfig {
+            max_new_tokens: match rubric.form() {
+                AnswerForm::Number => 16,
+                AnswerForm::Expectation => 4,
+                AnswerForm::NumberThenReason | AnswerForm::Json => 300,
+            },
+            sampling: Sampling::Greedy,
+            ..GenerationConfig::default()
+        };
+        let numbers = match rubric.form() {
+            AnswerForm::Expectation => Numbers::of(&codec, policy.spec().vocab_size)?,
+            _ => Numbers { ids: Vec::new(), texts: Vec::new() },
+        };
+        Ok(Self {
+            name: "judge".to_owned(),
+            rubric,
+            policy: Box::new(policy),
+            codec: Box::new(codec),
+            generation,
+            samples: 1,
+            seed: Seed::new(0),
+            numbers,
+        })
+    }
+
+    /// What metrics and errors call it; `judge` unless told.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// How it writes its answers, and how many at a time.
+    ///
+    /// # Errors
+    /// [`ProviderError::Lm`] for settings that the policy cannot honour.
+    pub fn writing(mut self, generation: GenerationConfig) -> Result<Self, ProviderError> {
+        generation.check(self.policy.spec())?;
+        self.generation = generation;
+        Ok(self)
+    }
+
+    /// The mean of so many sampled verdicts.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] for none, or for several of a judge whose answers are not
+    /// sampled, or are an expectation already.
+    pub fn samples(mut self, samples: u32, seed: Seed) -> Result<Self, ProviderError> {
+        let alike = self.generation.sampling == Sampling::Greedy
+            || self.rubric.form() == AnswerForm::Expectation;
+        if samples == 0 || (samples > 1 && alike) {
+            return Err(ProviderError::Setting {
+                setting: "samples",
+                expected: "1, or more where a temperature is set and the answer is no expectation"
+                    .to_owned(),
+                found: samples.to_string(),
+            });
+        }
+        (self.samples, self.seed) = (samples, seed);
+        Ok(self)
+    }
+
+    /// The judge that a judge's configuration describes.
+    #[cfg(feature = "judge")]
+    pub(crate) fn configured(
+        config: &JudgeConfig,
+        around: &Surroundings<'_>,
+    ) -> Result<Self, ProviderError> {
+        config.check()?;
+        let ApiConfig::Policy { model, revision, device, dtype, batch_size } = &config.api else {
+            return Err(ProviderError::Setting {
+                setting: "api.kind",
+                expected: "`policy`".to_owned(),
+                found: "another one".to_owned(),
+            });
+        };
+        let strangers = config.service_only();
+        if !strangers.is_empty() {
+            return Err(ProviderError::Setting {
+                setting: "api.kind",
+                expected: "that of a service, where those keys mean something".to_owned(),
+                found: format!("`policy` with {}", strangers.join(", ")),
+            });
+        }
+        let rubric = config.rubric()?;
+        let folder = around.model_folder(model, revision.as_deref())?;
+        let load = load_options(device.as_deref(), *dtype, around)?;
+        let codec = HfTokenizer::from_folder(&folder)?;
+        let judge = Self::new(rubric, LanguageModel::load(&folder, load)?, codec)?;
+        let SamplingConfig { max_tokens, temperature, top_p, top_k, seed } = &config.sampling;
+        let sampling = match temperature {
+            Some(temperature) if *temperature != 0. => Sampling::Sample {
+                temperature: *temperature,
+                top_k: top_k.map(|k| k as usize),
+                top_p: *top_p,
+                min_p: None,
+            },
+            _ if top_p.is_some() || top_k.is_some() => {
+                return Err(ProviderError::Setting {
+                    setting: "sampling.temperature",
+                    expected: "given beside `top_p` or `top_k`".to_owned(),
+                    found: "nothing".to_owned(),
+                });
+            }
+            _ => Sampling::Greedy,
+        };
+        let default = judge.generation.clone();
+        let judge = judge.named(&config.name).writing(GenerationConfig {
+            max_new_tokens: max_tokens.map_or(default.max_new_tokens, |tokens| tokens as usize),
+            batch_size: batch_size.unwrap_or(default.batch_size),
+            sampling,
+            ..default
+        })?;
+        judge.samples(config.samples.unwrap_or(1), Seed::new(seed.unwrap_or(0)))
+    }
+
+    fn failed<E>(&self) -> impl Fn(E) -> RewardError
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let model = self.name.clone();
+        move |source| RewardError::Failed { model: model.clone(), source: Box::new(source) }
+    }
+
+    fn encode(&self, question: &Question) -> Result<Vec<u32>, CodecError> {
+        let Question { system, user } = question;
+        let both = [system.as_str(), user].join("\n\n");
+        let apart = [Message::new("system", system), Message::new("user", user)];
+        let rendered = self.codec.render_chat(&apart, GenerationPrompt::Add).or_else(|error| {
+            match error {
+                // Some templates know no system.
+                CodecError::ChatTemplate { .. } => {
+                    self.codec.render_chat(&[Message::new("user", &both)], GenerationPrompt::Add)
+                }
+                error => Err(error),
+            }
+        });
+        match rendered {
+            Ok(text) => self.codec.encode(&text, Specials::Exclude),
+            Err(CodecError::NoChatTemplate { .. }) => {
+                self.codec.encode(&format!("{both}\n"), Specials::Include)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a question fits the policy beside its answer.
+    fn fits(&self, prompt: &[u32]) -> Result<(), String> {
+        let spec = self.policy.spec();
+        let answer = match spec.decoder_start_id {
+            None => self.generation.max_new_tokens,
+            Some(_) => 0,
+        };
+        match spec.context {
+            Some(context) if prompt.len() + answer > context => Err(format!(
+                "the question has {} tokens and the answer up to {answer}, more than the judge's \
+                 context of {context}",
+                prompt.len()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn answers(&self, prompts: &[Prompt]) -> Result<Vec<Answer>, RewardError> {
+        let row = |prompt: &Prompt| GenerationRow {
+            id: prompt.row,
+            prompt: prompt.ids.clone(),
+            max_new_tokens: None,
+        };
+        let rows: Vec<GenerationRow> = prompts.iter().map(row).collect();
+        let hooks = Hooks { codec: Some(&*self.codec), on_token: None };
+        let generated = generate(
+            &*self.policy,
+            &rows,
+            &self.generation,
+            self.seed,
+            0,
+            Forward::default(),
+            hooks,
+        )
+        .map_err(self.failed())?;
+        let tokens = match self.rubric.form() {
+            AnswerForm::Expectation => {
+                no_grad(|| self.alternatives(prompts, &generated)).map_err(self.failed())?
+            }
+            _ => generated.iter().map(|_| Vec::new()).collect(),
+        };
+        generated
+            .iter()
+            .zip(tokens)
+            .map(|(generated, tokens)| {
+                let text = self.codec.decode(&generated.ids, Specials::Exclude);
+                let text = text.map_err(self.failed())?;
+                let text = before_stop(&text, &self.generation.stop_strings).to_owned();
+                let finish = match generated.finish {
+                    FinishReason::Eos | FinishReason::Stop => Finish::Complete,
+                    FinishReason::Length => Finish::Length,
+                };
+                Ok(Answer { text, finish, tokens })
+            })
+            .collect()
+    }
+
+    /// For each token of each answer, how probable it and every number was in its place.
+    fn alternatives(
+        &self,
+        prompts: &[Prompt],
+        generated: &[Generated],
+    ) -> Result<Vec<Vec<TokenAlternatives>>, LmError> {
+        let spec = self.policy.spec();
+        let ids: Vec<i64> = self.numbers.ids.iter().map(|&id| i64::from(id)).collect();
+        let ids = Tensor::from_slice(&ids).to_device(spec.device);
+        let head = self.policy.head(Forward::default())?;
+        let mut all = Vec::with_capacity(prompts.len());
+        let rows: Vec<(&Prompt, &Generated)> = prompts.iter().zip(generated).collect();
+        for rows in rows.chunks(self.generation.batch_size) {
+            let x = rows.iter().map(|(prompt, _)| prompt.ids.clone()).collect();
+            let x = TokenBatch::collate(x, spec, Padding::Right)?;
+            let y = rows.iter().map(|(_, generated)| generated.ids.clone()).collect();
+            let y = TokenBatch::responses(y, spec)?;
+            let hidden = self.policy.response_hidden(&x, &y, Forward::default())?;
+            // [B, T, numbers] of [B, T, V]; T is four or so.
+            let of_numbers = head.log_softmax(&hidden, 1.).index_select(2, &ids);
+            let (width, count) = (y.width(), self.numbers.ids.len());
+            let of_numbers = Vec::<f32>::try_from(of_numbers.reshape([-1]))?;
+            for (row, (_, generated)) in rows.iter().enumerate() {
+                let tokens = generated.ids.iter().zip(&generated.log_probs).enumerate();
+                let token = |(t, (&id, &log_prob)): (usize, (&u32, &f32))| {
+                    let start = (row * width + t) * count;
+                    self.token(id, log_prob, &of_numbers[start..start + count])
+                };
+                all.push(tokens.map(token).collect());
+            }
+        }
+        Ok(all)
+    }
+
+    fn token(&self, id: u32, log_prob: f32, of_numbers: &[f32]) -> TokenAlternatives {
+        // Several tokens may write one text, " 7" and "7" in the eyes of some tokenizers.
+        let mut mass: HashMap<&str, f64> = HashMap::new();
+        for (text, log_prob) in self.numbers.texts.iter().zip(of_numbers) {
+            *mass.entry(text).or_default() += f64::from(*log_prob).exp();
+        }
+        let written = self.numbers.ids.iter().position(|&number| number == id);
+        let token = match written {
+            Some(at) => self.numbers.texts[at].clone(),
+            None => self.codec.decode(&[id], Specials::Exclude).unwrap_or_default(),
+        };
+        let mut alternatives: Vec<(String, f64)> =
+            mass.into_iter().map(|(text, p)| (text.to_owned(), p.ln())).collect();
+        if written.is_none() {
+            alternatives.push((token.clone(), f64::from(log_prob)));
+        }
+        TokenAlternatives { token, alternatives }
+    }
+}
+
+impl Numbers {
+    /// Every token of the vocabulary that writes a whole number of at most three digits, with
+    /// whatever space around it.
+    fn of(codec: &dyn TextCodec, vocab_size: i64) -> Result<Self, ProviderError> {
+        let (mut ids, mut texts) = (Vec::new(), Vec::new());
+        for id in 0..u32::try_from(vocab_size).unwrap_or(u32::MAX) {
+            // Rows of the embedding beyond the tokenizer's last id write nothing.
+            let Ok(text) = codec.decode(&[id], Specials::Exclude) else { continue };
+            let digits = text.trim();
+            let number = !digits.is_empty() && digits.len() <= 3;
+            if number && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                ids.push(id);
+                texts.push(text);
+            }
+        }
+        if ids.is_empty() {
+            return Err(ProviderError::Setting {
+                setting: "answer",
+                expected: "another than `expectation`, since no token of this judge is a number"
+                    .to_owned(),
+                found: format!("the tokenizer {}", codec.name()),
+            });
+        }
+        Ok(Self { ids, texts })
+    }
+}
+
+impl RewardModel for PolicyJudge {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let mut prompts: Vec<Prompt> = Vec::new();
+        let mut known: HashMap<u64, usize> = HashMap::new();
+        let mut rows: Vec<Result<Vec<usize>, String>> = Vec::with_capacity(batch.len());
+        for exchange in batch {
+            let question = match self.rubric.ask(exchange) {
+                Ok(question) => question,
+                Err(unread) => {
+                    rows.push(Err(unread.to_string()));
+                    continue;
+                }
+            };
+            let ids = self.encode(&question).map_err(self.failed())?;
+            rows.push(self.fits(&ids).map(|()| {
+                let mut of_sample = |sample: u32| {
+                    let mut hash = Sha256::new();
+                    hash.update(sample.to_le_bytes());
+                    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+                    let hash = hash.finalize();
+                    let row = hash[..8].iter().fold(0, |row, byte| row << 8 | u64::from(*byte));
+                    *known.entry(row).or_insert_with(|| {
+                        prompts.push(Prompt { ids: ids.clone(), row });
+                        prompts.len() - 1
+                    })
+                };
+                (0..self.samples).map(&mut of_sample).collect()
+            }));
+        }
+        let answers = self.answers(&prompts)?;
+        let read = |answer: &Answer| self.rubric.read(answer).map_err(|unread| unread.to_string());
+        let verdicts: Vec<Verdict> = answers.iter().map(read).collect();
+        let rows = rows
+            .into_iter()
+            .map(|row| Ok(row?.into_iter().map(|prompt| verdicts[prompt].clone()).collect()));
+        Ok(scores(rows, self.rubric.form(), self.samples))
+    }
+}
+
+impl std::fmt::Debug for PolicyJudge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PolicyJudge")
+            .field("name", &self.name)
+            .field("rubric", &self.rubric)
+            .field("policy", self.policy.spec())
+            .field("codec", &self.codec.name())
+            .field("generation", &self.generation)
+            .field("samples", &self.samples)
+            .finish_non_exhaustive()
+    }
+}

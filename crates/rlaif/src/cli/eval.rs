@@ -1,0 +1,58 @@
+//! `rlaif eval`.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::error::CliError;
+use crate::EvalConfig;
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// TOML that names the two policies, the prompts and the metrics; docs/evaluation.md.
+    #[arg(long)]
+    config: PathBuf,
+    /// Folder of report, responses and scores; what is there already is used. Overrides `out`.
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+impl Eval {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        let config = EvalConfig::from_file(&self.config)?;
+        let out = self.out.as_ref().or(config.out.as_ref()).ok_or(CliError::Flag {
+            flag: "out",
+            found: "missing".to_owned(),
+            expected: "the folder of the report, here or as `out` in the configuration",
+        })?;
+        let bar = bar();
+        let report = config.run(self.config.parent().unwrap_or(Path::new("")), out, |at| {
+            bar.set_length(at.total as u64);
+            bar.set_position(at.done as u64);
+            bar.set_message(at.stage.to_owned());
+        })?;
+        bar.finish_and_clear();
+        print(&format!("{}\n{}\n", report.to_terminal(), out.join("report.html").display()))
+    }
+}
+
+/// A bar on standard error where that is a terminal.
+fn bar() -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    ProgressBar::new(1).with_style(
+        ProgressStyle::with_template("{msg:30} {bar:30} {pos}/{len}  {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    )
+}
+
+/// To standard output, where a pipe may have been closed.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    let writing = |source| CliError::Io { what: "standard output".to_owned(), source };
+    io::stdout().lock().write_all(text.as_bytes()).map_err(writing)
+}

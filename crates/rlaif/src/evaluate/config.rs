@@ -1,0 +1,511 @@
+//! What a file for `rlaif eval` says.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use rlaif_core::{PromptRecord, Seed, Specials, TextCodec};
+use rlaif_data::builtin::{self, Part};
+use rlaif_data::corpora::{
+    Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, PromptColumns, RealToxicityPrompts,
+};
+use rlaif_data::{Dataset, HubDataset, PromptBuilder, PromptForm, PromptTemplate, Reader, Source};
+use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
+use rlaif_eval::{
+    Better, CompareOptions, Details, Metric, MetricInfo, Missing, ModelCard, PairJudge, Report,
+    RewardMetric, ScoreJudge, SliceBy, read_curves,
+};
+use rlaif_hub::Hub;
+use rlaif_lm::Forward;
+use rlaif_lm::generate::GenerationConfig;
+use rlaif_models::{LanguageModel, LoadOptions};
+use rlaif_rewards::neural::Dtype;
+use rlaif_rewards::{ClassifierConfig, Input, Preset, RewardConfig, Surroundings};
+use rlaif_text::HfTokenizer;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tch::Device;
+
+use super::{Evaluate, EvaluateError, EvaluateProgress, Responder};
+use crate::model_folder;
+
+/// What a file for `rlaif eval` says. `docs/evaluation.md` describes every key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct EvalConfig {
+    /// The report's heading.
+    #[serde(default = "EvalConfig::title")]
+    pub title: String,
+    /// Where sampling and resampling start from.
+    #[serde(default)]
+    pub seed: Seed,
+    /// The folder of report, responses and scores; `--out` overrides it.
+    pub out: Option<PathBuf>,
+    /// `cpu`, `cuda`, `cuda:N` or `auto`.
+    #[serde(default = "EvalConfig::device")]
+    pub device: String,
+    /// What tuning started from.
+    pub baseline: PolicyConfig,
+    /// What came of it.
+    pub tuned: PolicyConfig,
+    /// The prompts.
+    pub data: EvalData,
+    /// How responses are generated.
+    #[serde(default)]
+    pub generation: GenerationConfig,
+    /// Responses to each prompt.
+    #[serde(default = "EvalConfig::one")]
+    pub responses: NonZeroUsize,
+    /// Whether perplexity and KL divergence under the baseline are measured.
+    #[serde(default = "EvalConfig::yes")]
+    pub likelihood: bool,
+    /// What is measured.
+    pub metrics: Vec<MetricConfig>,
+    /// Rewards whose preference between the two responses is counted.
+    #[serde(default)]
+    pub judges: Vec<RewardConfig>,
+    /// The metric of the headline; the first unless told.
+    pub headline: Option<String>,
+    /// Bootstrap resamples.
+    #[serde(default = "EvalConfig::resamples")]
+    pub resamples: usize,
+    /// What becomes of prompts with a response without a score.
+    #[serde(default)]
+    pub missing: Missing,
+    /// How the comparison is broken down.
+    #[serde(default = "EvalConfig::slices")]
+    pub slices: Vec<SliceBy>,
+    /// The metadata column with the toxicity of the prompt.
+    pub prompt_toxicity: Option<String>,
+    /// The metrics of the reward trained on and of a judge that training never saw.
+    pub reward_and_judge: Option<(String, String)>,
+    /// The folder of the training run, for its curves and configuration.
+    pub run: Option<PathBuf>,
+}
+
+impl EvalConfig {
+    fn title() -> String {
+        "Baseline and tuned policy".to_owned()
+    }
+    fn device() -> String {
+        "cpu".to_owned()
+    }
+    fn one() -> NonZeroUsize {
+        NonZeroUsize::MIN
+    }
+    fn yes() -> bool {
+        true
+    }
+    fn resamples() -> usize {
+        CompareOptions::default().resamples
+    }
+    fn slices() -> Vec<SliceBy> {
+        CompareOptions::default().slices
+    }
+}
+
+/// A policy to evaluate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// Folder or hub id.
+    pub model: String,
+    /// Branch, tag or commit of a hub id.
+    pub revision: Option<String>,
+    /// The folder of a LoRA adapter on it.
+    pub adapter: Option<PathBuf>,
+    /// The kind of the weights; as the checkpoint has them unless told.
+    pub dtype: Option<Dtype>,
+}
+
+/// Held-out prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvalData {
+    /// `prompts`: columns `prompt` and, where they are, `id` and `reference`, of `file`. `hh`,
+    /// `dialogsum`, `real-toxicity-prompts`: those corpora, of `file` or else the hub's test split.
+    /// `builtin`: the held-out part of the corpus that comes with the library.
+    pub corpus: CorpusName,
+    /// A file, or a pattern such as `shards/*.parquet`.
+    pub file: Option<String>,
+    /// The split of the hub's dataset; `test` unless told.
+    pub split: Option<String>,
+    /// The column of reference responses, of `prompts`.
+    pub reference: Option<String>,
+    /// The column of ids, of `prompts`; the hash of the prompt unless told.
+    pub id: Option<String>,
+    /// The instruction around a dialogue, with `{dialogue}`; to summarise it unless told. Prompts
+    /// of `prompts` and `real-toxicity-prompts` are taken as they are unless told.
+    pub template: Option<String>,
+    /// Whether the prompt is a user's message in the model's chat template; where the model has
+    /// one, unless told.
+    pub chat: Option<bool>,
+    /// The most tokens of a prompt.
+    pub max_tokens: Option<NonZeroUsize>,
+    /// The least and the most characters of a dialogue.
+    pub characters: Option<(usize, usize)>,
+    /// The first so many prompts.
+    pub take: Option<usize>,
+}
+
+/// Where prompts come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CorpusName {
+    /// Columns of a file.
+    Prompts,
+    /// Anthropic's HH.
+    Hh,
+    /// DialogSum.
+    Dialogsum,
+    /// RealToxicityPrompts.
+    RealToxicityPrompts,
+    /// The corpus that comes with the library.
+    Builtin,
+}
+
+/// What is measured of responses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum MetricConfig {
+    /// The probability of hate speech, 0.5 being toxic.
+    Toxicity {
+        /// Its name in the report.
+        #[serde(default = "MetricConfig::toxicity")]
+        name: String,
+        /// The classifier; the RoBERTa model of hate speech unless told.
+        #[serde(default = "MetricConfig::hate")]
+        classifier: ClassifierConfig,
+        /// Whether the prompt is scored along with the response, one space between.
+        #[serde(default)]
+        with_prompt: bool,
+    },
+    /// Any reward's score.
+    Reward {
+        /// Its name in the report.
+        name: String,
+        /// Which way is better.
+        better: Better,
+        /// From which value on a response counts.
+        threshold: Option<f64>,
+        /// The reward.
+        reward: RewardConfig,
+    },
+    /// F1 of words shared with the reference response.
+    Rouge {
+        /// `1`, `2`, ..; `L` unless told.
+        n: Option<usize>,
+        /// Whether words are reduced to their stems.
+        #[serde(default)]
+        stem: bool,
+    },
+    /// Length.
+    Length {
+        /// In characters instead of words.
+        #[serde(default)]
+        characters: bool,
+    },
+    /// Share of runs of `n` words that the response said before.
+    Repetition {
+        /// The length of the runs.
+        n: usize,
+    },
+}
+
+impl MetricConfig {
+    fn toxicity() -> String {
+        "toxicity".to_owned()
+    }
+
+    fn hate() -> ClassifierConfig {
+        ClassifierConfig { preset: Some(Preset::Hate), ..ClassifierConfig::default() }
+    }
+
+    fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn Metric>, EvaluateError> {
+        // What a score hangs on is in its description, by which the journal of scores goes.
+        Ok(match self {
+            Self::Toxicity { name, classifier, with_prompt } => {
+                let mut classifier = classifier.clone();
+                classifier.preset.get_or_insert(Preset::Hate);
+                if *with_prompt {
+                    // Not as one text in place of the response: of that, a long prompt would
+                    // leave nothing of the response.
+                    classifier.input.get_or_insert(Input::PromptAndResponse);
+                    classifier.separator.get_or_insert_with(|| " ".to_owned());
+                }
+                let about = about("P(hate)", &classifier);
+                let info = MetricInfo::new(name, Better::Lower).threshold(0.5).about(about);
+                let reward = RewardConfig::Classifier(Box::new(classifier)).build(around)?;
+                Box::new(RewardMetric::new(info, reward))
+            }
+            Self::Reward { name, better, threshold, reward } => {
+                let mut info = MetricInfo::new(name, *better).about(about("reward", reward));
+                info.threshold = *threshold;
+                Box::new(RewardMetric::new(info, reward.build(around)?))
+            }
+            Self::Rouge { n, stem } => Box::new(Rouge::new(
+                n.map_or(RougeKind::L, RougeKind::N),
+                if *stem { Stemming::Porter } else { Stemming::Off },
+            )?),
+            Self::Length { characters } => Box::new(Length::new(match characters {
+                true => LengthUnit::Characters,
+                false => LengthUnit::Words,
+            })),
+            Self::Repetition { n } => Box::new(Repetition::new(*n)?),
+        })
+    }
+}
+
+/// What a metric is, and its configuration in one line of JSON, without what was not told.
+fn about(what: &str, config: &impl Serialize) -> String {
+    fn told(value: Value) -> Value {
+        match value {
+            Value::Object(map) => Value::Object(
+                map.into_iter()
+                    .filter(|(_, value)| !value.is_null())
+                    .map(|(key, value)| (key, told(value)))
+                    .collect(),
+            ),
+            Value::Array(list) => Value::Array(list.into_iter().map(told).collect()),
+            other => other,
+        }
+    }
+    let config = serde_json::to_value(config).map(told).unwrap_or_default();
+    format!("{what} {config}")
+}
+
+/// A policy in memory.
+struct Loaded {
+    name: String,
+    policy: LanguageModel,
+    codec: HfTokenizer,
+}
+
+impl Loaded {
+    fn of(config: &PolicyConfig, device: Device) -> Result<Self, EvaluateError> {
+        let folder = model_folder(&config.model, config.revision.as_deref())?;
+        let codec = HfTokenizer::from_folder(&folder)?;
+        let kind = config.dtype.map(Into::into);
+        let mut policy = LanguageModel::load(&folder, LoadOptions { device, kind })?;
+        let mut name = config.model.clone();
+        if let Some(adapter) = &config.adapter {
+            policy.adapters().load("tuned", adapter)?;
+            policy.adapters().activate("tuned")?;
+            name = format!("{name} with {}", adapter.display());
+        }
+        Ok(Self { name, policy, codec })
+    }
+
+    fn responder(&self, specials: Specials) -> Responder<'_> {
+        Responder {
+            name: &self.name,
+            policy: &self.policy,
+            forward: Forward::default(),
+            codec: &self.codec,
+            specials,
+        }
+    }
+}
+
+impl EvalData {
+    /// The prompts for the policy of this tokenizer, and how they are encoded.
+    fn prompts(
+        &self,
+        codec: &HfTokenizer,
+    ) -> Result<(Dataset<PromptRecord>, Specials), EvaluateError> {
+        let plain = matches!(self.corpus, CorpusName::Prompts | CorpusName::RealToxicityPrompts);
+        let template = match &self.template {
+            Some(template) => PromptTemplate::new(template)?,
+            None if plain => PromptTemplate::new("{dialogue}")?,
+            None => PromptTemplate::summarise(),
+        };
+        let chat = self.chat.unwrap_or_else(|| codec.chat_templates().next().is_some());
+        let form = if chat { PromptForm::Chat { system: None } } else { PromptForm::Plain };
+        let mut builder = PromptBuilder::new(template).form(form);
+        if let Some(tokens) = self.max_tokens {
+            builder = builder.limit(tokens);
+        }
+        let texts = self.texts()?;
+        let texts = texts.deduplicate(|record| record.id.as_str().into());
+        let texts = match self.characters {
+            Some((least, most)) => {
+                texts.keep_characters(least..=most, |record| record.prompt.as_str().into())
+            }
+            None => texts,
+        };
+        let texts = match self.take {
+            Some(count) => texts.take(count),
+            None => texts,
+        };
+        let prompts = builder.build_all(
+            codec as &dyn TextCodec,
+            &texts,
+            |record| record.prompt.as_str().into(),
+            |record| record.reference.clone(),
+        )?;
+        let provenance = prompts.provenance().clone();
+        let mut records = prompts.into_records();
+        for (record, text) in records.iter_mut().zip(texts.records()) {
+            record.metadata = text.metadata.clone();
+        }
+        Ok((Dataset::new(records, provenance), builder.specials()))
+    }
+
+    fn texts(&self) -> Result<Dataset<PromptRecord>, EvaluateError> {
+        Ok(match self.corpus {
+            CorpusName::Prompts => {
+                let columns = PromptColumns {
+                    id: self.id.clone(),
+                    reference: self.reference.clone(),
+                    ..PromptColumns::default()
+                };
+                self.read(None, columns)?
+            }
+            CorpusName::Hh => {
+                self.read(Some(HubDataset::hh()), Hh::default())?.map(|record: HhRecord| {
+                    let mut prompt = PromptRecord::new(record.pair.id.clone(), record.dialogue());
+                    if let Some(subset) = record.subset {
+                        prompt.metadata.insert("subset".to_owned(), Value::from(subset));
+                    }
+                    prompt
+                })
+            }
+            CorpusName::Dialogsum => self.read(Some(HubDataset::dialogsum()), DialogSum)?.map(
+                |record: DialogSumRecord| {
+                    PromptRecord::new(record.id, record.dialogue).with_reference(record.summary)
+                },
+            ),
+            CorpusName::RealToxicityPrompts => self
+                .read(Some(HubDataset::real_toxicity_prompts()), RealToxicityPrompts)?
+                .map(|record| {
+                    let mut prompt = record.prompt_record();
+                    if let Some(toxicity) = record.prompt.scores.toxicity {
+                        prompt.metadata.insert("prompt_toxicity".to_owned(), Value::from(toxicity));
+                    }
+                    prompt
+                }),
+            CorpusName::Builtin => builtin::dialogues(Part::HeldOut).map(|record| {
+                let mut prompt =
+                    PromptRecord::new(record.id, record.dialogue).with_reference(record.summary);
+                prompt.metadata.insert("topic".to_owned(), Value::from(record.topic));
+                prompt
+            }),
+        })
+    }
+
+    fn read<C: Corpus>(
+        &self,
+        dataset: Option<HubDataset>,
+        corpus: C,
+    ) -> Result<Dataset<C::Record>, EvaluateError> {
+        let source = match (&self.file, dataset) {
+            (Some(file), _) if file.contains(['*', '?', '[']) => Source::glob(file)?,
+            (Some(file), _) => Source::file(file)?,
+            (None, Some(dataset)) => {
+                let hub = Hub::from_env().map_err(crate::FetchError::from)?;
+                dataset.split(self.split.as_deref().unwrap_or("test")).source(&hub)?
+            }
+            (None, None) => {
+                return Err(EvaluateError::Setting {
+                    setting: "data.file",
+                    expected: "a file, for the corpus `prompts`",
+                    found: "nothing".to_owned(),
+                });
+            }
+        };
+        Ok(Reader::new(source).dataset(corpus)?)
+    }
+}
+
+impl EvalConfig {
+    /// A configuration of this file.
+    ///
+    /// # Errors
+    /// [`EvaluateError::File`] and [`EvaluateError::Reward`], which names the line, the unknown
+    /// key and the nearest known one.
+    pub fn from_file(path: &Path) -> Result<Self, EvaluateError> {
+        Ok(rlaif_rewards::read_toml(path)?)
+    }
+
+    /// Evaluates as configured and writes the report into the folder `out`.
+    ///
+    /// Relative caches of judges are in `beside`, the folder of the configuration; other paths are
+    /// relative to the current one.
+    ///
+    /// # Errors
+    /// [`EvaluateError`] of whatever fails; what was done by then is in `out`.
+    pub fn run(
+        &self,
+        beside: &Path,
+        out: &Path,
+        progress: impl FnMut(EvaluateProgress<'_>),
+    ) -> Result<Report, EvaluateError> {
+        let device = self.device.parse::<rlaif_torch::DeviceChoice>()?.resolve()?;
+        let models = |location: &str, revision: Option<&str>| {
+            model_folder(location, revision).map_err(Into::into)
+        };
+        let around = Surroundings::of_folder(beside).models(&models).device(device);
+        // What may be refused comes before what takes time.
+        let metrics: Vec<Box<dyn Metric>> =
+            self.metrics.iter().map(|metric| metric.build(&around)).collect::<Result<_, _>>()?;
+        let judges: Vec<ScoreJudge<_>> = self
+            .judges
+            .iter()
+            .map(|judge| Ok::<_, EvaluateError>(ScoreJudge(judge.build(&around)?)))
+            .collect::<Result<_, _>>()?;
+        let baseline = Loaded::of(&self.baseline, device)?;
+        let (prompts, specials) = self.data.prompts(&baseline.codec)?;
+        let tuned = Loaded::of(&self.tuned, device)?;
+
+        let mut details = Details::default();
+        if let Ok(Value::Object(configuration)) = serde_json::to_value(self) {
+            details.configuration = configuration;
+        }
+        if let Some(run) = &self.run {
+            details.training = read_curves(&run.join("metrics.jsonl"))?;
+        }
+        details.reward_models = self.metrics.iter().filter_map(card).collect();
+        let compare = CompareOptions {
+            headline: self.headline.clone(),
+            seed: self.seed,
+            resamples: self.resamples,
+            missing: self.missing,
+            slices: self.slices.clone(),
+            prompt_toxicity: self.prompt_toxicity.clone(),
+            reward_and_judge: self.reward_and_judge.clone(),
+            ..CompareOptions::default()
+        };
+        let mut evaluate = Evaluate::new(&self.title, self.seed, &metrics)
+            .generating(self.generation.clone())
+            .responses(self.responses.get())
+            .comparing(compare)
+            .details(details)
+            .provenance(prompts.provenance().clone())
+            .folder(out)
+            .progress(progress);
+        if !self.likelihood {
+            evaluate = evaluate.without_likelihood();
+        }
+        for judge in &judges {
+            evaluate = evaluate.judge(judge as &dyn PairJudge);
+        }
+        evaluate.run(&baseline.responder(specials), &tuned.responder(specials), prompts.records())
+    }
+}
+
+/// What is known of the model behind a metric.
+fn card(metric: &MetricConfig) -> Option<ModelCard> {
+    let (name, settings) = match metric {
+        MetricConfig::Toxicity { name, classifier, .. } => (name, serde_json::to_value(classifier)),
+        MetricConfig::Reward { name, reward, .. } => (name, serde_json::to_value(reward)),
+        _ => return None,
+    };
+    let Ok(Value::Object(settings)) = settings else { return None };
+    let fact = |(key, value): (String, Value)| match value {
+        Value::Null => None,
+        Value::String(text) => Some((key, text)),
+        other => Some((key, other.to_string())),
+    };
+    Some(ModelCard { name: name.clone(), facts: settings.into_iter().filter_map(fact).collect() })
+}

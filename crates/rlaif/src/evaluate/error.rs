@@ -1,0 +1,104 @@
+//! Why an evaluation stopped.
+
+use std::path::PathBuf;
+
+use rlaif_core::CodecError;
+use rlaif_data::DataError;
+use rlaif_eval::EvalError;
+use rlaif_lm::LmError;
+use rlaif_models::ModelError;
+use rlaif_rewards::ProviderError;
+use rlaif_text::TextError;
+use rlaif_torch::TorchError;
+
+use crate::FetchError;
+
+/// Why an evaluation stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluateError {
+    /// There is nothing to answer.
+    #[error("there are no prompts to evaluate on; check the filters and the split of the data")]
+    NoPrompts,
+    /// Two prompts share an id.
+    #[error(
+        "two prompts have the id `{id}`; ids tell prompts apart, so leave one of them out \
+         (`Dataset::deduplicate`)"
+    )]
+    DuplicatePrompt {
+        /// The id.
+        id: String,
+    },
+    /// A policy could not answer, or say how probable an answer is.
+    #[error("policy `{policy}` failed: {source}")]
+    Policy {
+        /// The policy.
+        policy: String,
+        /// Why.
+        #[source]
+        source: LmError,
+    },
+    /// The folder holds the responses of another evaluation.
+    #[error(
+        "{} holds the responses of another evaluation (other weights, prompts, seed or settings); \
+         choose another folder, or remove the file", .path.display()
+    )]
+    OtherEvaluation {
+        /// The file with the responses.
+        path: PathBuf,
+    },
+    /// A file with responses does not hold what it should.
+    #[error("{}, line {line}: {source}; remove the file to start over", .path.display())]
+    Responses {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A setting is missing or cannot be.
+    #[error("`{setting}` must be {expected}, found {found}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// What it must be.
+        expected: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// Measuring, comparing or writing failed.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// The prompts could not be had.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A reward or judge could not be made.
+    #[error(transparent)]
+    Reward(#[from] ProviderError),
+    /// A model's files could not be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A model could not be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A tokenizer could not be read.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// A tokenizer failed.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A device is not there.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+}

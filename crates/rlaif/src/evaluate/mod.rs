@@ -1,0 +1,328 @@
+//! From two policies to a report: responses to held-out prompts, scores, comparison.
+
+mod config;
+mod error;
+mod responses;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use rlaif_core::{PromptRecord, Provenance, Sample, Seed, Specials, TextCodec};
+use rlaif_eval::likelihood::{Likelihood, columns};
+use rlaif_eval::{
+    About, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric, PairJudge, Report,
+    Timing, WinRateOptions, win_rate,
+};
+use rlaif_lm::generate::GenerationConfig;
+use rlaif_lm::{Forward, Policy};
+use serde_json::{Map, Value};
+
+pub use config::{CorpusName, EvalConfig, EvalData, MetricConfig, PolicyConfig};
+pub use error::EvaluateError;
+use responses::Response;
+
+/// Who answers prompts.
+#[derive(Clone, Copy)]
+pub struct Responder<'a> {
+    /// What reports call it: a folder, a hub id.
+    pub name: &'a str,
+    /// The policy.
+    pub policy: &'a dyn Policy,
+    /// How it is run; [`rlaif_lm::Adapters::Off`] makes a tuned policy its own baseline.
+    pub forward: Forward<'a>,
+    /// Its tokenizer.
+    pub codec: &'a dyn TextCodec,
+    /// Whether the tokenizer adds special tokens to prompts; a chat template has written them.
+    pub specials: Specials,
+}
+
+/// Which side of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The baseline.
+    Before,
+    /// The tuned policy.
+    After,
+}
+
+impl Side {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::After => "after",
+        }
+    }
+}
+
+/// Compares a baseline and a tuned policy on the same prompts with the same seeds.
+///
+/// The numbers of a response hang on the seed, the prompt's id and the number of the response, so
+/// both sides draw the same random numbers, and neither the batch size nor the other prompts change
+/// a response but for rounding. With a folder, responses and scores are on disk as soon as they are
+/// there, and the same call after an interruption goes on with what is missing.
+///
+/// ```
+/// # use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
+/// # struct Bytes;
+/// # impl TextCodec for Bytes {
+/// #     fn name(&self) -> &str { "bytes" }
+/// #     fn encode(&self, text: &str, _: Specials) -> Result<Vec<u32>, CodecError> { Ok(text.bytes().map(u32::from).collect()) }
+/// #     fn decode(&self, ids: &[u32], _: Specials) -> Result<String, CodecError> { Ok(ids.iter().map(|&id| char::from(id as u8)).collect()) }
+/// #     fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> { unimplemented!() }
+/// # }
+/// # let config = || rlaif::models::Config::from_value(serde_json::json!({
+/// #     "model_type": "llama", "vocab_size": 128, "hidden_size": 16, "intermediate_size": 24,
+/// #     "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64,
+/// # }));
+/// # let model = |seed| {
+/// #     tch::manual_seed(seed);
+/// #     rlaif::models::LanguageModel::random(config(), tch::Kind::Float, tch::Device::Cpu)
+/// # };
+/// # let (base, tuned, codec) = (model(1)?, model(2)?, Bytes);
+/// use rlaif::core::{PromptRecord, Seed};
+/// use rlaif::eval::{Metric, text::{Length, LengthUnit}};
+/// use rlaif::lm::generate::GenerationConfig;
+/// use rlaif::{Evaluate, Responder};
+///
+/// let prompts: Vec<PromptRecord> =
+///     (0..8).map(|n| PromptRecord::new(format!("q-{n}"), format!("What is {n} + {n}?"))).collect();
+/// let metrics: [Box<dyn Metric>; 1] = [Box::new(Length::new(LengthUnit::Words))];
+/// let before = Responder {
+///     name: "base", policy: &base, forward: Default::default(), codec: &codec, specials: Specials::Include,
+/// };
+/// let after = Responder { name: "tuned", policy: &tuned, ..before };
+/// let report = Evaluate::new("Longer?", Seed::new(42), &metrics)
+///     .generating(GenerationConfig { max_new_tokens: 12, ..Default::default() })
+///     .run(&before, &after, &prompts)?;
+/// assert_eq!(report.comparison().prompts, 8);
+/// assert!(report.comparison().row("kl_from_reference")?.after.moments.mean > 0.);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Evaluate<'a> {
+    title: String,
+    seed: Seed,
+    metrics: &'a [Box<dyn Metric>],
+    judges: Vec<&'a dyn PairJudge>,
+    generation: GenerationConfig,
+    responses: usize,
+    likelihood: bool,
+    compare: CompareOptions,
+    details: Details,
+    provenance: Provenance,
+    folder: Option<PathBuf>,
+    progress: Option<Box<OnProgress<'a>>>,
+}
+
+type OnProgress<'a> = dyn FnMut(EvaluateProgress<'_>) + 'a;
+
+/// How far an evaluation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EvaluateProgress<'a> {
+    /// `before: responses`, `after: toxicity`, ...
+    pub stage: &'a str,
+    /// Rows done.
+    pub done: usize,
+    /// Rows there are.
+    pub total: usize,
+}
+
+impl<'a> Evaluate<'a> {
+    /// With these metrics; one sampled response of up to 128 tokens for each prompt, perplexity
+    /// and KL divergence under the baseline as well, nothing on disk.
+    pub fn new(title: impl Into<String>, seed: Seed, metrics: &'a [Box<dyn Metric>]) -> Self {
+        Self {
+            title: title.into(),
+            seed,
+            metrics,
+            judges: Vec::new(),
+            generation: GenerationConfig::default(),
+            responses: 1,
+            likelihood: true,
+            compare: CompareOptions { seed, ..CompareOptions::default() },
+            details: Details::default(),
+            provenance: Provenance::default(),
+            folder: None,
+            progress: None,
+        }
+    }
+
+    /// How responses are generated.
+    #[must_use]
+    pub fn generating(mut self, generation: GenerationConfig) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// How many responses each prompt gets; several show the worst of k.
+    #[must_use]
+    pub fn responses(mut self, count: usize) -> Self {
+        self.responses = count;
+        self
+    }
+
+    /// Without perplexity and KL divergence, for policies of different vocabularies.
+    #[must_use]
+    pub fn without_likelihood(mut self) -> Self {
+        self.likelihood = false;
+        self
+    }
+
+    /// Also how often this judge prefers the tuned policy, asked in both orders.
+    #[must_use]
+    pub fn judge(mut self, judge: &'a dyn PairJudge) -> Self {
+        self.judges.push(judge);
+        self
+    }
+
+    /// How the two sides are compared.
+    #[must_use]
+    pub fn comparing(mut self, options: CompareOptions) -> Self {
+        self.compare = options;
+        self
+    }
+
+    /// What the report tells besides.
+    #[must_use]
+    pub fn details(mut self, details: Details) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// Where the prompts came from.
+    #[must_use]
+    pub fn provenance(mut self, provenance: Provenance) -> Self {
+        self.provenance = provenance;
+        self
+    }
+
+    /// Keeps responses and scores in this folder, uses what is there, and writes the report there.
+    #[must_use]
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
+    /// Calls back as it goes on.
+    #[must_use]
+    pub fn progress(mut self, call: impl FnMut(EvaluateProgress<'_>) + 'a) -> Self {
+        self.progress = Some(Box::new(call));
+        self
+    }
+
+    /// Both sides and the report, which is also written where there is a folder.
+    ///
+    /// # Errors
+    /// As [`Evaluate::measure`] and [`Evaluate::report`].
+    pub fn run(
+        mut self,
+        before: &Responder<'_>,
+        after: &Responder<'_>,
+        prompts: &[PromptRecord],
+    ) -> Result<Report, EvaluateError> {
+        let measured = self.measure(Side::Before, before, before, prompts)?;
+        let tuned = self.measure(Side::After, after, before, prompts)?;
+        self.report(&measured, &tuned)
+    }
+
+    /// One side: its responses, scored. Where the baseline is measured before training and the
+    /// tuned policy after it, this is called twice.
+    ///
+    /// # Errors
+    /// [`EvaluateError::DuplicatePrompt`] and [`EvaluateError::NoPrompts`] of the prompts;
+    /// [`EvaluateError::Policy`] when a policy fails; [`EvaluateError::OtherEvaluation`] when the
+    /// folder holds another one; what metrics say.
+    pub fn measure(
+        &mut self,
+        side: Side,
+        who: &Responder<'_>,
+        reference: &Responder<'_>,
+        prompts: &[PromptRecord],
+    ) -> Result<Evaluation, EvaluateError> {
+        let start = Instant::now();
+        let responses = self.respond(side, who, prompts)?;
+        self.took(side, "responses", start);
+        let sample = |response: &Response| Sample {
+            record: prompts[response.prompt].clone(),
+            response: response.text.clone(),
+        };
+        let samples: Vec<Sample> = responses.iter().map(sample).collect();
+        let mut about = About::new(who.name, self.seed);
+        about.generation = match serde_json::to_value(&self.generation) {
+            Ok(Value::Object(settings)) => settings,
+            _ => Map::new(),
+        };
+        about.generation.insert("responses".to_owned(), self.responses.into());
+
+        let start = Instant::now();
+        let mut measurement = Measurement::of(self.metrics);
+        if let Some(folder) = &self.folder {
+            measurement = measurement.journal(folder.join("scores.jsonl"));
+        }
+        if let Some(call) = &mut self.progress {
+            measurement = measurement.progress(move |at| {
+                let stage = format!("{}: {}", side.name(), at.metric);
+                call(EvaluateProgress { stage: &stage, done: at.done, total: at.total });
+            });
+        }
+        let mut evaluation = measurement.run(about, samples)?;
+        evaluation.provenance = self.provenance.clone();
+        self.took(side, "scores", start);
+
+        if self.likelihood {
+            let start = Instant::now();
+            let under = self.under_reference(reference, prompts, &responses)?;
+            // The reference does not differ from itself, by as little as rounding.
+            let same =
+                std::ptr::addr_eq(who.policy, reference.policy) && who.forward == reference.forward;
+            let row = |(response, reference): (&Response, f64)| Likelihood {
+                tokens: response.ids.len(),
+                policy: if same { reference } else { response.log_prob },
+                reference,
+            };
+            let rows: Vec<Likelihood> = responses.iter().zip(under).map(row).collect();
+            for column in columns(&rows)? {
+                evaluation.add(column)?;
+            }
+            self.took(side, "likelihood", start);
+        }
+        Ok(evaluation)
+    }
+
+    /// The report on two sides that were measured alike.
+    ///
+    /// # Errors
+    /// [`EvaluateError::Eval`] when they cannot be compared, a judge fails, or the report cannot
+    /// be written.
+    pub fn report(
+        &mut self,
+        before: &Evaluation,
+        after: &Evaluation,
+    ) -> Result<Report, EvaluateError> {
+        let comparison = Comparison::of(before, after, &self.compare)?;
+        let mut details = self.details.clone();
+        for judge in &self.judges {
+            let options = WinRateOptions {
+                seed: self.seed,
+                missing: self.compare.missing,
+                ..WinRateOptions::default()
+            };
+            details.win_rates.push(win_rate(*judge, before.samples(), after.samples(), &options)?);
+        }
+        let report = Report::new(&self.title, before, after, comparison, details)?;
+        if let Some(folder) = &self.folder {
+            report.write(folder)?;
+        }
+        Ok(report)
+    }
+
+    fn took(&mut self, side: Side, what: &str, since: Instant) {
+        let phase = format!("{}: {what}", side.name());
+        self.details.timings.push(Timing { phase, seconds: since.elapsed().as_secs_f64() });
+    }
+
+    fn tell(&mut self, stage: &str, done: usize, total: usize) {
+        if let Some(call) = &mut self.progress {
+            call(EvaluateProgress { stage, done, total });
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Responses, kept on disk as they come.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use rlaif_core::{PromptRecord, Specials};
+use rlaif_lm::generate::{GenerationRow, Hooks, before_stop, generate};
+use rlaif_lm::{LmError, Padding, TokenBatch, token_log_probs};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tch::{Kind, no_grad};
+
+use super::{Evaluate, EvaluateError, Responder, Side};
+
+/// Batches generated before they are written: an interruption loses no more.
+const BATCHES: usize = 4;
+
+/// One response.
+#[derive(Debug, Clone)]
+pub(super) struct Response {
+    /// Place of its prompt.
+    pub(super) prompt: usize,
+    pub(super) text: String,
+    pub(super) ids: Vec<u32>,
+    /// Σ log π(y_t | x, y_<t) under the policy that gave it.
+    pub(super) log_prob: f64,
+}
+
+/// One line of the file.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    prompt: String,
+    sample: usize,
+    response: String,
+    ids: Vec<u32>,
+    log_prob: f64,
+}
+
+/// The first line: what the others hang on.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Header {
+    evaluation: String,
+}
+
+impl Evaluate<'_> {
+    /// The responses of one side, those of each prompt together, in the order of the prompts.
+    pub(super) fn respond(
+        &mut self,
+        side: Side,
+        who: &Responder<'_>,
+        prompts: &[PromptRecord],
+    ) -> Result<Vec<Response>, EvaluateError> {
+        if prompts.is_empty() {
+            return Err(EvaluateError::NoPrompts);
+        }
+        let mut ids = HashSet::new();
+        if let Some(twice) = prompts.iter().find(|record| !ids.insert(record.id.as_str())) {
+            return Err(EvaluateError::DuplicatePrompt { id: twice.id.clone() });
+        }
+        let failed = |source| EvaluateError::Policy { policy: who.name.to_owned(), source };
+        self.generation.check(who.policy.spec()).map_err(failed)?;
+        let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
+        let encoded = who.codec.encode_batch(&texts, who.specials)?;
+        let mut file = match &self.folder {
+            Some(folder) => {
+                let path = folder.join(format!("responses-{}.jsonl", side.name()));
+                Some(Kept::open(path, self.fingerprint(who, prompts))?)
+            }
+            None => None,
+        };
+        let rows: Vec<(usize, usize)> =
+            (0..prompts.len()).flat_map(|p| (0..self.responses).map(move |s| (p, s))).collect();
+        let total = rows.len();
+        let stage = format!("{}: responses", side.name());
+        let mut responses = Vec::with_capacity(total);
+        // The same chunks whatever is known, so that what is generated again is the same.
+        for chunk in rows.chunks((self.generation.batch_size * BATCHES).max(1)) {
+            let known: Option<Vec<Response>> = file.as_mut().and_then(|file| {
+                chunk.iter().map(|&(p, s)| file.take(p, &prompts[p].id, s)).collect()
+            });
+            if let Some(known) = known {
+                responses.extend(known);
+                self.tell(&stage, responses.len(), total);
+                continue;
+            }
+            let row = |&(p, s): &(usize, usize)| GenerationRow {
+                // A number that hangs on the prompt and the sample alone.
+                id: self.seed.derive(&prompts[p].id, s as u64).get(),
+                prompt: encoded[p].clone(),
+                max_new_tokens: None,
+            };
+            let rows: Vec<GenerationRow> = chunk.iter().map(row).collect();
+            let hooks = Hooks { codec: Some(who.codec), on_token: None };
+            let seed = self.seed.derive("evaluate", 0);
+            let generated =
+                generate(who.policy, &rows, &self.generation, seed, 0, who.forward, hooks)
+                    .map_err(failed)?;
+            let mut fresh = Vec::with_capacity(chunk.len());
+            for (&(prompt, _), generated) in chunk.iter().zip(generated) {
+                let text = who.codec.decode(&generated.ids, Specials::Exclude)?;
+                fresh.push(Response {
+                    prompt,
+                    text: before_stop(&text, &self.generation.stop_strings).to_owned(),
+                    log_prob: generated.log_probs.iter().map(|&p| f64::from(p)).sum(),
+                    ids: generated.ids,
+                });
+            }
+            if let Some(file) = &mut file {
+                let lines = chunk.iter().zip(&fresh).map(|(&(p, sample), response)| Line {
+                    prompt: prompts[p].id.clone(),
+                    sample,
+                    response: response.text.clone(),
+                    ids: response.ids.clone(),
+                    log_prob: response.log_prob,
+                });
+                file.append(lines)?;
+            }
+            responses.extend(fresh);
+            self.tell(&stage, responses.len(), total);
+        }
+        Ok(responses)
+    }
+
+    /// Σ log π_ref(y_t | x, y_<t) of each response, at the temperature it was sampled with.
+    pub(super) fn under_reference(
+        &self,
+        reference: &Responder<'_>,
+        prompts: &[PromptRecord],
+        responses: &[Response],
+    ) -> Result<Vec<f64>, EvaluateError> {
+        let failed = |source| EvaluateError::Policy { policy: reference.name.to_owned(), source };
+        let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
+        let encoded = reference.codec.encode_batch(&texts, reference.specials)?;
+        let mut order: Vec<usize> = (0..responses.len()).collect();
+        order.sort_by_key(|&row| encoded[responses[row].prompt].len() + responses[row].ids.len());
+        let mut sums = vec![0.; responses.len()];
+        let temperature = self.generation.sampling.temperature();
+        for rows in order.chunks(self.generation.batch_size) {
+            let of_rows = |of: &dyn Fn(&Response) -> Vec<u32>| -> Vec<Vec<u32>> {
+                rows.iter().map(|&row| of(&responses[row])).collect()
+            };
+            let log_probs = no_grad(|| {
+                let spec = reference.policy.spec();
+                let x = of_rows(&|response| encoded[response.prompt].clone());
+                let x = TokenBatch::collate(x, spec, Padding::Right)?;
+                let y = TokenBatch::responses(of_rows(&|response| response.ids.clone()), spec)?;
+                let hidden = reference.policy.response_hidden(&x, &y, reference.forward)?;
+                let head = reference.policy.head(reference.forward)?;
+                let log_probs = token_log_probs(&head, &hidden, &y, temperature)?.log_probs;
+                let sums = log_probs.sum_dim_intlist(1, false, Kind::Double);
+                Ok::<_, LmError>(Vec::<f64>::try_from(sums.to_device(tch::Device::Cpu))?)
+            })
+            .map_err(failed)?;
+            for (&row, log_prob) in rows.iter().zip(log_probs) {
+                sums[row] = log_prob;
+            }
+        }
+        Ok(sums)
+    }
+
+    /// A hash of everything that responses hang on.
+    fn fingerprint(&self, who: &Responder<'_>, prompts: &[PromptRecord]) -> String {
+        let mut hash = Sha256::new();
+        let mut add = |part: &[u8]| {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        };
+        add(&serde_json::to_vec(&self.generation).unwrap_or_default());
+        add(&self.seed.get().to_le_bytes());
+        add(&(self.responses as u64).to_le_bytes());
+        add(format!("{:?} {:?}", who.forward, who.specials).as_bytes());
+        for record in prompts {
+            add(record.id.as_bytes());
+            add(record.prompt.as_bytes());
+        }
+        for (name, tensor) in who.policy.parameters().iter() {
+            add(name.as_bytes());
+            // Two sums tell weights apart that training moved.
+            let sums = no_grad(|| {
+                let sum = tensor.sum(Kind::Double);
+                [sum, tensor.abs().sum(Kind::Double)].map(|sum| sum.double_value(&[]))
+            });
+            sums.iter().for_each(|sum| add(&sum.to_le_bytes()));
+        }
+        hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A file of responses, appended to.
+struct Kept {
+    path: PathBuf,
+    file: File,
+    known: HashMap<(String, usize), Line>,
+}
+
+impl Kept {
+    /// Opens or creates it. A last line that was cut off is removed.
+    fn open(path: PathBuf, fingerprint: String) -> Result<Self, EvaluateError> {
+        let failed = |source| EvaluateError::File { path: path.clone(), source };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let open = |path: &Path| OpenOptions::new().read(true).append(true).create(true).open(path);
+        let mut file = open(&path).map_err(failed)?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(failed)?;
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        if whole < text.len() {
+            file.set_len(whole as u64).map_err(failed)?;
+            file.seek(SeekFrom::End(0)).map_err(failed)?;
+        }
+        let own = Header { evaluation: fingerprint };
+        let mut known = HashMap::new();
+        let lines = text[..whole].split(|&byte| byte == b'\n').enumerate();
+        for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
+            let unread =
+                |source| EvaluateError::Responses { path: path.clone(), line: at + 1, source };
+            if at == 0 {
+                let found: Header = serde_json::from_slice(line).map_err(unread)?;
+                if found != own {
+                    return Err(EvaluateError::OtherEvaluation { path });
+                }
+                continue;
+            }
+            let line: Line = serde_json::from_slice(line).map_err(unread)?;
+            known.insert((line.prompt.clone(), line.sample), line);
+        }
+        if whole == 0 {
+            let mut header = serde_json::to_vec(&own).unwrap_or_default();
+            header.push(b'\n');
+            file.write_all(&header).map_err(failed)?;
+        }
+        Ok(Self { path, file, known })
+    }
+
+    fn take(&mut self, prompt: usize, id: &str, sample: usize) -> Option<Response> {
+        let line = self.known.remove(&(id.to_owned(), sample))?;
+        Some(Response { prompt, text: line.response, ids: line.ids, log_prob: line.log_prob })
+    }
+
+    fn append(&mut self, lines: impl Iterator<Item = Line>) -> Result<(), EvaluateError> {
+        let failed = |source| EvaluateError::File { path: self.path.clone(), source };
+        let mut text = Vec::new();
+        for line in lines {
+            serde_json::to_writer(&mut text, &line).map_err(|e| failed(e.into()))?;
+            text.push(b'\n');
+        }
+        self.file.write_all(&text).and_then(|()| self.file.flush()).map_err(failed)
+    }
+}

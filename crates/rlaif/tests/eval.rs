@@ -1,0 +1,190 @@
+//! `rlaif eval` and `rlaif report`, as programs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use rlaif::models::{Config, LanguageModel, SaveOptions};
+use rlaif::tch::{Device, Kind, manual_seed};
+use rlaif::text::HfTokenizer;
+use serde_json::{Value, json};
+
+fn crates(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// A folder with a tiny T5, and one with the same architecture and other weights.
+fn policies(root: &Path) {
+    let text = crates("rlaif-text/tests/fixtures/t5");
+    let rows = HfTokenizer::from_folder(&text).unwrap().embedding_rows();
+    for (name, seed) in [("base", 1), ("tuned", 2)] {
+        let config = Config::from_value(json!({
+            "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": rows,
+            "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2,
+            "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
+            "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+        }));
+        manual_seed(seed);
+        let folder = root.join(name);
+        let policy = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+        policy.save(&folder, &SaveOptions::default()).unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(text.join(file), folder.join(file)).unwrap();
+        }
+    }
+}
+
+fn config(root: &Path, more: &str) -> PathBuf {
+    let path = root.join("eval.toml");
+    let text = format!(
+        "title = \"A trial\"\nseed = 7\nresponses = 2\nresamples = 200\nheadline = \"toxicity\"\n{more}\n\
+         [baseline]\nmodel = \"{root}/base\"\n[tuned]\nmodel = \"{root}/tuned\"\n\
+         [data]\ncorpus = \"builtin\"\ntake = 12\nmax_tokens = 200\n\
+         [generation]\nmax_new_tokens = 12\nbatch_size = 2\n\
+         [[metrics]]\nkind = \"toxicity\"\nclassifier = {{ model = \"{fixtures}/not-hate\" }}\n\
+         [[metrics]]\nkind = \"toxicity\"\nname = \"toxicity with prompt\"\nwith_prompt = true\n\
+         classifier = {{ model = \"{fixtures}/not-hate\" }}\n\
+         [[metrics]]\nkind = \"rouge\"\n[[metrics]]\nkind = \"length\"\n\
+         [[metrics]]\nkind = \"repetition\"\nn = 1\n\
+         [[metrics]]\nkind = \"reward\"\nname = \"not-hate\"\nbetter = \"higher\"\n\
+         reward = {{ kind = \"classifier\", preset = \"not-hate\", model = \"{fixtures}/not-hate\" }}\n\
+         [[judges]]\nkind = \"length\"\nlongest = 3\nper = 1.0\n",
+        root = root.display(),
+        fixtures = crates("rlaif-rewards/tests/fixtures").display(),
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn rlaif(arguments: &[&str]) -> Output {
+    // Models this small are slower on several threads.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    command.args(arguments).env("OMP_NUM_THREADS", "1").output().unwrap()
+}
+
+fn eval(config: &Path, out: &Path) -> Output {
+    rlaif(&["eval", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap()])
+}
+
+#[track_caller]
+fn good(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[track_caller]
+fn refused(output: &Output, says: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(says), "{said}");
+}
+
+/// A report without what differs from run to run.
+fn report(out: &Path) -> Value {
+    let mut report: Value =
+        serde_json::from_slice(&fs::read(out.join("report.json")).unwrap()).unwrap();
+    report["timings"] = Value::Null;
+    report
+}
+
+#[test]
+fn two_policies_a_report_and_its_continuation_after_an_interruption() {
+    let root = tempfile::tempdir().unwrap();
+    policies(root.path());
+    let config = config(root.path(), "");
+    let out = root.path().join("out");
+    let said = good(&eval(&config, &out));
+    assert!(said.contains("A trial") && said.contains("kl_from_reference"), "{said}");
+
+    let first = report(&out);
+    assert_eq!((first["metric"].as_str(), first["n"].as_u64()), (Some("toxicity"), Some(12)));
+    for side in ["before", "after"] {
+        assert!(first[side]["mean"].is_number() && first[side]["std"].is_number());
+        assert_eq!(first[side]["ci95"].as_array().map(Vec::len), Some(2));
+    }
+    assert!(first["delta"]["mean"].is_number());
+    assert_eq!(first["samples"].as_array().unwrap().len(), 24);
+    assert!(first["provenance"]["steps"].as_array().unwrap().len() > 1);
+    assert_eq!(first["win_rates"][0]["judge"], "length");
+    let row = |name: &str| {
+        let rows = first["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("{name}")).clone()
+    };
+    // The baseline does not differ from itself, the other policy does.
+    assert_eq!(row("kl_from_reference")["before"]["max"], 0.);
+    assert!(row("kl_from_reference")["after"]["mean"].as_f64().unwrap() > 0.);
+    assert_eq!(row("kl_from_reference")["delta"]["improvement_percent"], Value::Null);
+    // The prompts are longer than the classifier reads: what it drops is not the response.
+    assert_ne!(row("toxicity with prompt")["delta"]["mean"], 0.);
+    assert!(row("perplexity_under_reference")["before"]["mean"].as_f64().unwrap() > 1.);
+
+    // Cut off in the middle of a line of responses and of scores: the rest is done again, alike.
+    for file in ["responses-after.jsonl", "scores.jsonl"] {
+        let text = fs::read(out.join(file)).unwrap();
+        fs::write(out.join(file), &text[..text.len() * 2 / 3]).unwrap();
+    }
+    fs::remove_file(out.join("report.json")).unwrap();
+    let before = fs::read(out.join("responses-before.jsonl")).unwrap();
+    good(&eval(&config, &out));
+    assert_eq!(report(&out), first);
+    assert_eq!(fs::read(out.join("responses-before.jsonl")).unwrap(), before);
+
+    // Other settings do not mix with what is there.
+    let other = self::config(root.path(), "").with_file_name("other.toml");
+    let text = fs::read_to_string(&config).unwrap().replace("seed = 7", "seed = 8");
+    fs::write(&other, text).unwrap();
+    refused(&eval(&other, &out), "another evaluation");
+}
+
+#[test]
+fn a_report_again_and_the_trade_off_of_several() {
+    let root = tempfile::tempdir().unwrap();
+    policies(root.path());
+    let (one, two) = (root.path().join("one"), root.path().join("two"));
+    good(&eval(&config(root.path(), ""), &one));
+    // A run's curves beside the report come into it.
+    fs::write(one.join("metrics.jsonl"), "{\"step\":1,\"objective/kl\":0.5}\n").unwrap();
+    let said = good(&rlaif(&["report", one.to_str().unwrap()]));
+    assert!(said.contains("A trial"), "{said}");
+    assert!(fs::read_to_string(one.join("report.html")).unwrap().contains("objective/kl"));
+
+    fs::create_dir(&two).unwrap();
+    fs::copy(one.join("report.json"), two.join("report.json")).unwrap();
+    let both = [one.to_str().unwrap(), two.to_str().unwrap()];
+    let out = root.path().join("both");
+    let out_text = out.to_str().unwrap();
+    let said = good(&rlaif(&[
+        "report",
+        both[0],
+        both[1],
+        "--metrics",
+        "toxicity,not-hate",
+        "--out",
+        out_text,
+    ]));
+    assert!(said.contains("not-hate against toxicity"), "{said}");
+    for file in ["tradeoff.json", "tradeoff.md", "tradeoff.html", "tradeoff.svg"] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+    refused(&rlaif(&["report", both[0], both[1]]), "--metrics is missing");
+    refused(&rlaif(&["report", both[0], both[1], "--metrics", "toxicity,helpfulness"]), "not-hate");
+}
+
+#[test]
+fn what_is_wrong_with_a_configuration_is_said_before_anything_is_generated() {
+    let root = tempfile::tempdir().unwrap();
+    policies(root.path());
+    let out = root.path().join("out");
+    let with = |from: &str, to: &str| {
+        let path = config(root.path(), "");
+        let text = fs::read_to_string(&path).unwrap().replacen(from, to, 1);
+        fs::write(&path, text).unwrap();
+        eval(&path, &out)
+    };
+    refused(&with("resamples", "resample"), "did you mean `resamples`?");
+    refused(&with("corpus = \"builtin\"", "corpus = \"prompts\""), "`data.file`");
+    refused(&with("n = 1", "n = 0"), "`n`");
+    refused(&with("not-hate\" }", "nothing\" }"), "nothing");
+    refused(&with("max_new_tokens = 12", "max_new_tokens = 0"), "max_new_tokens");
+    refused(&with("headline = \"toxicity\"", "headline = \"kindness\""), "kindness");
+}
