@@ -41,6 +41,8 @@ pub(crate) static GENERATOR: Mutex<()> = Mutex::new(());
 
 /// A policy of random weights, the same for the same seed, trained as a whole.
 pub(crate) fn policy(family: Family, seed: i64) -> LanguageModel {
+    // A second thread costs these models more than it gives.
+    rlaif_torch::set_intra_op_threads(1).unwrap();
     let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     draw_policy(family, seed)
 }

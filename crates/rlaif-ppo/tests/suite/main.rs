@@ -3,5 +3,6 @@
 
 mod common;
 mod invariants;
+mod learning;
 mod parity;
 mod refusals;

@@ -1,0 +1,210 @@
+//! It learns: three tasks, two families, three seeds each, from random weights that are fixed; and
+//! with a learning rate of 0 it does not.
+
+use rlaif_core::{Exchange, PromptRecord, Seed, Specials, TextCodec};
+use rlaif_lm::generate::Eos;
+use rlaif_ppo::{
+    PpoConfig, PpoTrainer, Prompt, Reference,
+    train::{KlControl, OptimizerConfig},
+};
+
+use crate::common::{Family, Letters, policy, zero_head};
+
+/// What a policy is to learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// Responses of six letters.
+    Length,
+    /// A `Q` in every response.
+    Keyword,
+    /// The digits after those of the prompt, counting up.
+    Digits,
+}
+
+/// Where the digits are in the alphabet of [`Letters`]: `D` is 0.
+const ZERO: u32 = 4;
+
+impl Task {
+    fn score(self, x: &Exchange<'_>) -> f32 {
+        match self {
+            Self::Length => -(x.response.len() as f32 - 6.).abs() / 6.,
+            Self::Keyword => f32::from(u8::from(x.response.contains('Q'))),
+            Self::Digits => {
+                let digit = |c: u8| u32::from(c).wrapping_sub(u32::from('@') + ZERO);
+                let last = digit(*x.prompt.as_bytes().last().unwrap());
+                let right =
+                    x.response.bytes().zip(1..).filter(|(c, i)| digit(*c) == (last + i) % 10);
+                right.count() as f32 / 4.
+            }
+        }
+    }
+
+    fn prompts(self, step: usize, n: usize) -> Vec<Prompt> {
+        (0..n)
+            .map(|i| {
+                let draw = Seed::new(3).derive("prompt", (step * n + i) as u64).get();
+                let first = (draw % 10) as u32;
+                let length = 2 + (draw >> 32) as u32 % 3;
+                let ids: Vec<u32> = (0..length).map(|j| ZERO + (first + j) % 10).collect();
+                let text = Letters.decode(&ids, Specials::Exclude).unwrap();
+                let id = format!("{step}-{i}");
+                Prompt { record: PromptRecord::new(id, text), ids }
+            })
+            .collect()
+    }
+
+    /// Longest response, steps at most, and the mean score over five steps that counts as learnt.
+    fn terms(self) -> (usize, u64, f64) {
+        match self {
+            Self::Length => (12, 80, -0.25),
+            Self::Keyword => (8, 60, 0.9),
+            Self::Digits => (4, 120, 0.25),
+        }
+    }
+}
+
+/// KL against the reference, in nats per response, that adaptive control aims at. Four digits, told
+/// without any doubt, are 14 nats away from random weights.
+const KL_TARGET: f64 = 20.;
+const SEEDS: [u64; 3] = [1, 2, 3];
+const RATE: f64 = 3e-3;
+
+#[derive(Default)]
+struct Curve {
+    scores: Vec<f64>,
+    kl: Vec<f64>,
+}
+
+impl Curve {
+    /// The mean score of the last five steps.
+    fn recent(&self) -> f64 {
+        let from = self.scores.len().saturating_sub(5);
+        let last = &self.scores[from..];
+        last.iter().sum::<f64>() / last.len() as f64
+    }
+}
+
+/// Runs until `enough`, or to the last step.
+fn run(task: Task, family: Family, seed: u64, lr: f64, enough: impl Fn(&Curve) -> bool) -> Curve {
+    const BATCH: usize = 32;
+    let (longest, steps, _) = task.terms();
+    let mut config = PpoConfig {
+        steps,
+        batch_size: BATCH,
+        minibatch_size: BATCH / 2,
+        epochs: 4,
+        value_coef: 0.5,
+        optimizer: OptimizerConfig { lr, ..OptimizerConfig::default() },
+        seed: Seed::new(seed),
+        ..PpoConfig::default()
+    };
+    config.kl.control = KlControl::Adaptive { init: 0.01, target: KL_TARGET, horizon: 1000. };
+    config.generation.max_new_tokens = longest;
+    if task == Task::Digits {
+        config.generation.eos = Eos::Ignored;
+    }
+    let own = policy(family, 21);
+    let head = zero_head(&own);
+    let reference = Reference::Frozen(Box::new(policy(family, 21)));
+    let mut trainer = PpoTrainer::new(own, head, reference, config).unwrap();
+    let reward = move |batch: &[Exchange<'_>]| batch.iter().map(|x| task.score(x)).collect();
+    let mut curve = Curve::default();
+    for step in 0..steps as usize {
+        let (_, stats) = trainer.step(&task.prompts(step, BATCH), &Letters, &reward).unwrap();
+        curve.scores.push(stats.get("env/reward_mean"));
+        curve.kl.push(stats.get("objective/kl"));
+        if curve.scores.len() >= 5 && enough(&curve) {
+            break;
+        }
+    }
+    curve
+}
+
+fn check(task: Task) {
+    let (_, steps, level) = task.terms();
+    for family in [Family::T5, Family::Llama] {
+        for seed in SEEDS {
+            let curve = run(task, family, seed, RATE, |curve| curve.recent() >= level);
+            let name = format!("{task:?}, {family:?}, seed {seed}");
+            let reached = curve.recent();
+            assert!(reached >= level, "{name}: {reached} after {steps} steps");
+            let furthest = curve.kl.iter().copied().fold(0., f64::max);
+            assert!(furthest < KL_TARGET, "{name}: KL {furthest}");
+        }
+        let control = run(task, family, 1, 0., |curve| curve.scores.len() == 15);
+        let best = control.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        assert!(best < level, "{task:?}, {family:?} without learning: {best}");
+        assert!(control.kl.iter().all(|kl| kl.abs() < 1e-4));
+    }
+}
+
+#[test]
+fn it_learns_to_hit_a_length() {
+    check(Task::Length);
+}
+
+#[test]
+fn it_learns_to_say_a_word() {
+    check(Task::Keyword);
+}
+
+#[test]
+fn it_learns_to_count_on() {
+    check(Task::Digits);
+}
+
+/// Draws docs/ppo-learning.svg: every run to its last step, and one without learning.
+#[test]
+#[ignore = "writes a file of the documentation"]
+fn draw_the_curves() {
+    const WIDTH: f64 = 250.;
+    const HEIGHT: f64 = 130.;
+    let mut svg = String::from(
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 900 400' font-family='sans-serif' \
+         font-size='11'>\n<rect width='900' height='400' fill='white'/>\n",
+    );
+    for (column, task) in [Task::Length, Task::Keyword, Task::Digits].into_iter().enumerate() {
+        let (_, steps, level) = task.terms();
+        let (low, high) = if task == Task::Length { (-1., 0.) } else { (0., 1.) };
+        for (line, family) in [Family::T5, Family::Llama].into_iter().enumerate() {
+            let (left, top) = (40. + 290. * column as f64, 40. + 185. * line as f64);
+            let y = |value: f64| top + HEIGHT * (high - value) / (high - low);
+            svg += &format!(
+                "<text x='{left}' y='{}'>{task:?}, {family:?}</text>\n\
+                 <rect x='{left}' y='{top}' width='{WIDTH}' height='{HEIGHT}' fill='none' stroke='#999'/>\n\
+                 <line x1='{left}' x2='{}' y1='{}' y2='{}' stroke='#999' stroke-dasharray='4'/>\n\
+                 <text x='{}' y='{}'>{steps} steps</text>\n\
+                 <text x='{}' y='{}' text-anchor='end'>{high}</text>\n\
+                 <text x='{}' y='{}' text-anchor='end'>{low}</text>\n",
+                top - 8.,
+                left + WIDTH,
+                y(level),
+                y(level),
+                left + WIDTH - 48.,
+                top + HEIGHT + 13.,
+                left - 4.,
+                top + 9.,
+                left - 4.,
+                top + HEIGHT,
+            );
+            let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(1, 0.)]);
+            for ((seed, lr), color) in runs.zip(["#0072b2", "#e69f00", "#009e73", "#777"]) {
+                let curve = run(task, family, seed, lr, |_| false);
+                let points: Vec<String> = curve
+                    .scores
+                    .iter()
+                    .enumerate()
+                    .map(|(step, score)| {
+                        let x = left + WIDTH * step as f64 / (steps - 1) as f64;
+                        format!("{x:.1},{:.1}", y(*score))
+                    })
+                    .collect();
+                let points = points.join(" ");
+                svg += &format!("<polyline points='{points}' fill='none' stroke='{color}'/>\n");
+            }
+        }
+    }
+    svg += "</svg>\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ppo-learning.svg");
+    std::fs::write(path, svg).unwrap();
+}
