@@ -1,31 +1,161 @@
-//! Fits a line to points with rlaif-torch's AdamW, and prints how near it came.
+//! A language model of one's own, trained by PPO: `rlaif-ppo` is the only dependency.
+//!
+//! The model is a table of which letter follows which. It learns to write vowels.
 
-use rlaif_torch::tch::{Device, Kind, Tensor};
-use rlaif_torch::{AdamW, AdamWOptions, ParamGroup};
+use rlaif_ppo::core::{
+    CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Specials, TextCodec,
+};
+use rlaif_ppo::lm::{
+    CacheShape, CausalLm, CausalPolicy, DecodeState, Forward, KvCache, LmError, LmSpec, Parameters,
+    Room, TokenBatch, ValueHead, ValueInit, VocabHead,
+};
+use rlaif_ppo::tch::{Device, Kind, Tensor, manual_seed};
+use rlaif_ppo::train::OptimizerConfig;
+use rlaif_ppo::{PpoConfig, PpoTrainer, Prompt, Reference};
+
+/// Token 0 ends a response, the others are letters.
+const VOCAB: i64 = 27;
+
+/// What follows a letter depends on that letter alone: logits are `W e(letter)`.
+struct Bigrams {
+    spec: LmSpec,
+    embedding: Tensor,
+    head: Tensor,
+    parameters: Parameters,
+}
+
+impl Bigrams {
+    fn new() -> Self {
+        manual_seed(1);
+        let table =
+            || (Tensor::randn([VOCAB, 16], (Kind::Float, Device::Cpu)) / 4).set_requires_grad(true);
+        let (embedding, head) = (table(), table());
+        let mut parameters = Parameters::new();
+        parameters.insert("embedding.weight", embedding.shallow_clone());
+        parameters.insert("head.weight", head.shallow_clone());
+        let spec = LmSpec {
+            model_type: "bigrams".to_owned(),
+            hidden_size: 16,
+            vocab_size: VOCAB,
+            context: None,
+            pad_id: 0,
+            eos_ids: vec![0],
+            bos_id: None,
+            decoder_start_id: None,
+            kind: Kind::Float,
+            device: Device::Cpu,
+        };
+        Self { spec, embedding, head, parameters }
+    }
+}
+
+impl CausalLm for Bigrams {
+    fn spec(&self) -> &LmSpec {
+        &self.spec
+    }
+
+    fn hidden(&self, input: &TokenBatch, _: Forward<'_>) -> Result<Tensor, LmError> {
+        Ok(Tensor::embedding(&self.embedding, input.ids(), -1, false, false))
+    }
+
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
+        // Nothing is remembered but how many rows there are.
+        let shape = CacheShape {
+            layers: 0,
+            heads: 1,
+            head_dim: 1,
+            kind: Kind::Float,
+            device: Device::Cpu,
+        };
+        Ok(DecodeState { cache: KvCache::new(shape, room.rows, room.total)?, memory: None })
+    }
+
+    fn prefill(
+        &self,
+        state: &mut DecodeState,
+        tokens: &TokenBatch,
+        _: Forward<'_>,
+    ) -> Result<(), LmError> {
+        state.cache.enter(&tokens.rows().iter().map(Vec::len).collect::<Vec<_>>())
+    }
+
+    fn decode_step(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        _: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        state.cache.advance();
+        Ok(Tensor::embedding(&self.embedding, tokens, -1, false, false))
+    }
+
+    fn head(&self, _: Forward<'_>) -> Result<VocabHead, LmError> {
+        let weight = self.head.shallow_clone();
+        Ok(VocabHead { weight, bias: None, scale: 1., adapter: None })
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+}
+
+/// `a` is 1, `z` is 26.
+struct Letters;
+
+impl TextCodec for Letters {
+    fn name(&self) -> &str {
+        "letters"
+    }
+
+    fn encode(&self, text: &str, _: Specials) -> Result<Vec<u32>, CodecError> {
+        Ok(text.bytes().map(|letter| u32::from(letter - b'a' + 1)).collect())
+    }
+
+    fn decode(&self, ids: &[u32], _: Specials) -> Result<String, CodecError> {
+        let letters = ids.iter().filter(|id| **id > 0);
+        Ok(letters.map(|id| char::from(b'a' - 1 + *id as u8)).collect())
+    }
+
+    fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
+        Err(CodecError::NoChatTemplate { codec: "letters".to_owned() })
+    }
+}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    rlaif_torch::init()?;
-    let x = Tensor::linspace(-1.0, 1.0, 64, (Kind::Float, Device::Cpu));
-    let y = &x * 3.0 + 0.5;
+    rlaif_ppo::torch::init()?;
+    let mut config = PpoConfig {
+        steps: 20,
+        batch_size: 32,
+        minibatch_size: 16,
+        optimizer: OptimizerConfig { lr: 0.03, ..OptimizerConfig::default() },
+        ..PpoConfig::default()
+    };
+    config.generation.max_new_tokens = 8;
+    let vowels = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        let of = |text: &str| text.chars().filter(|c| "aeiou".contains(*c)).count() as f32 / 8.;
+        batch.iter().map(|x| of(x.response)).collect()
+    };
+    let prompts: Vec<Prompt> = ('a'..='z')
+        .chain('a'..='f')
+        .enumerate()
+        .map(|(i, letter)| {
+            let text = letter.to_string();
+            let ids = vec![u32::from(letter) - u32::from('a') + 1];
+            Prompt { record: PromptRecord::new(i.to_string(), text), ids }
+        })
+        .collect();
 
-    let slope = Tensor::zeros([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-    let offset = Tensor::zeros([1], (Kind::Float, Device::Cpu)).set_requires_grad(true);
-    let params = [("slope", &slope), ("offset", &offset)]
-        .map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()))
-        .into();
-    let options = AdamWOptions { lr: 0.05, weight_decay: 0.0, ..Default::default() };
-    let mut optimizer = AdamW::new(vec![ParamGroup { params, options }])?;
-
-    for _ in 0..400 {
-        optimizer.zero_grad()?;
-        (&slope * &x + &offset - &y).square().mean(Kind::Float).backward();
-        optimizer.step()?;
+    let policy = CausalPolicy(Bigrams::new());
+    let reference = Reference::Frozen(Box::new(CausalPolicy(Bigrams::new())));
+    let head = ValueHead::new(16, ValueInit::Zero, Device::Cpu);
+    let mut trainer = PpoTrainer::new(policy, head, reference, config)?;
+    let mut means = Vec::new();
+    for _ in 0..20 {
+        let rollout = trainer.rollout(&prompts, &Letters, &vowels)?;
+        let advantages = trainer.advantages(&rollout)?;
+        let stats = trainer.update(&rollout, &advantages)?;
+        means.push(stats.get("env/reward_mean"));
     }
-    let found = [&slope, &offset].map(|tensor| tensor.double_value(&[0]));
-    println!("slope {:.3} and offset {:.3}, where 3 and 0.5 are right", found[0], found[1]);
-    if (found[0] - 3.0).abs() < 1e-2 && (found[1] - 0.5).abs() < 1e-2 {
-        Ok(())
-    } else {
-        Err("AdamW did not find the line".into())
-    }
+    println!("vowels: {:.2} at first, {:.2} in the end", means[0], means[19]);
+    if means[19] > 0.5 { Ok(()) } else { Err("it did not learn to write vowels".into()) }
 }

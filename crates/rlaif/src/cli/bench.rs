@@ -11,6 +11,7 @@ use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
 use super::{
+    bench_ppo::PpoBench,
     bench_sft::SftBench,
     error::CliError,
     model::{self, ModelArguments},
@@ -23,6 +24,8 @@ pub(crate) enum Bench {
     Forward(ForwardBench),
     /// Optimizer steps of supervised fine-tuning.
     Sft(SftBench),
+    /// Steps of PPO: generation, scoring, and the update.
+    Ppo(PpoBench),
 }
 
 impl Bench {
@@ -30,6 +33,7 @@ impl Bench {
         match self {
             Self::Forward(bench) => bench.run(),
             Self::Sft(bench) => bench.run(),
+            Self::Ppo(bench) => bench.run(),
         }
     }
 }

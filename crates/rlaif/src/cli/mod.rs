@@ -3,6 +3,7 @@
 //! Exit code 2 means bad input (a flag, a row, a file), 1 any other failure.
 
 mod bench;
+mod bench_ppo;
 mod bench_sft;
 mod classifier;
 mod error;
@@ -11,6 +12,7 @@ mod inspect;
 mod judge;
 mod log_probs;
 mod model;
+mod ppo;
 mod report;
 mod reward;
 mod rows;
@@ -53,6 +55,8 @@ enum Command {
     Eval(eval::Eval),
     /// The report of a run again, or the trade-off between two metrics over several runs.
     Report(report::ReportCommand),
+    /// Trains a language model by PPO on the scores of any reward; writes a run folder.
+    Ppo(ppo::Ppo),
     /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -87,6 +91,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Reward(command) => command.run(),
         Command::Eval(command) => command.run(),
         Command::Report(command) => command.run(),
+        Command::Ppo(command) => command.run(),
         Command::Bench(command) => command.run(),
     }
 }

@@ -2,9 +2,11 @@
 
 use std::{io, path::PathBuf};
 
-use rlaif_core::CodecError;
+use rlaif_core::{CodecError, RewardError};
 use rlaif_data::DataError;
+use rlaif_lm::LmError;
 use rlaif_models::{CheckpointError, ModelError};
+use rlaif_ppo::PpoError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
@@ -107,6 +109,9 @@ pub enum RunError {
     /// The training itself.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// PPO.
+    #[error(transparent)]
+    Ppo(#[from] PpoError),
     /// A device that is not there.
     #[error(transparent)]
     Torch(#[from] TorchError),
@@ -126,6 +131,13 @@ impl RunError {
                     | TrainError::RunExists { .. }
                     | TrainError::NoRun { .. }
                     | TrainError::Data { .. }
+            ),
+            Self::Ppo(error) => !matches!(
+                error,
+                PpoError::Torch(_)
+                    | PpoError::Lm(LmError::Torch(_))
+                    | PpoError::Train(_)
+                    | PpoError::Reward(RewardError::Failed { .. })
             ),
             _ => true,
         }

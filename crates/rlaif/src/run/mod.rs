@@ -64,6 +64,7 @@ mod data;
 mod encode;
 mod error;
 mod model;
+mod ppo;
 mod trunk;
 
 use std::{
@@ -79,6 +80,7 @@ pub use data::{DataFormat, DataSection, ShuffledBatches};
 pub use encode::{Encoder, Left};
 pub use error::RunError;
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
+pub use ppo::{OutputSection, PpoPlan, PpoRun, PromptSection, ValueSection, ValueStart, ppo};
 
 /// A command's run file.
 pub trait RunFile: Serialize + DeserializeOwned {
@@ -185,6 +187,11 @@ impl<T> OpenRun<T> {
             return Ok(RunFolder::resume(&self.out, keep)?);
         }
         Ok((RunFolder::create(&self.out, &self.resolved, keep)?, None))
+    }
+
+    /// Where the run's folder is, or will be.
+    pub fn path(&self) -> &Path {
+        &self.out
     }
 
     /// How a user goes on with it.

@@ -1,0 +1,280 @@
+//! `rlaif bench ppo`.
+
+use std::{collections::BTreeMap, num::NonZeroU32, str::FromStr, time::Instant};
+
+use clap::Args;
+use rlaif_core::Seed;
+use rlaif_lm::{
+    Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit,
+    generate::{Eos, GenerationConfig, GenerationRow, Hooks, generate},
+};
+use rlaif_models::{
+    AdapterConfig, Classifier, LanguageModel, LoadOptions, TargetModules, TaskType,
+};
+use rlaif_ppo::{KeptActivations, PpoConfig, PpoTrainer, Reference};
+use serde_json::json;
+use tch::{Device, no_grad};
+
+use super::{
+    bench::random_rows,
+    error::CliError,
+    model::{self, Placement},
+};
+use crate::run::RunError;
+
+/// One length (`96`), or lengths drawn evenly from a range (`64-128`).
+#[derive(Debug, Clone, Copy)]
+struct Lengths {
+    low: usize,
+    high: usize,
+}
+
+impl FromStr for Lengths {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (low, high) = text.split_once('-').unwrap_or((text, text));
+        let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n > 0);
+        match (number(low), number(high)) {
+            (Some(low), Some(high)) if low <= high => Ok(Self { low, high }),
+            _ => Err(format!("`{text}` is no length; write 96, or 64-128")),
+        }
+    }
+}
+
+impl Lengths {
+    fn draw(self, seed: Seed, at: u64) -> usize {
+        let span = (self.high - self.low + 1) as u64;
+        self.low + (seed.derive("length", at).get() % span) as usize
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PpoBench {
+    /// The policy: a folder in Hugging Face's layout, or a hub id.
+    #[arg(long)]
+    policy: String,
+    /// A classifier that scores responses; it reads their ids. Without one, scores are random.
+    #[arg(long)]
+    reward: Option<String>,
+    #[command(flatten)]
+    placement: Placement,
+    /// Responses of one step.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Responses of one optimizer step.
+    #[arg(long, default_value_t = 4)]
+    minibatch: usize,
+    /// Responses of one forward and backward pass, if fewer.
+    #[arg(long)]
+    microbatch: Option<usize>,
+    /// Times that an update goes over the batch.
+    #[arg(long, default_value_t = 4)]
+    epochs: usize,
+    /// Tokens of the prompts: one length (96), or lengths drawn evenly from a range (64-128).
+    #[arg(long, default_value = "64-128")]
+    prompt_len: Lengths,
+    /// New tokens of every response; end of sequence is ignored.
+    #[arg(long, default_value_t = 32)]
+    new_tokens: usize,
+    /// Timed steps, after one that is not counted.
+    #[arg(long, default_value_t = 2)]
+    steps: u64,
+    /// Trains LoRA adapters of this rank on every linear layer, with the policy without them as the
+    /// reference; else all weights, with a copy.
+    #[arg(long)]
+    lora: Option<NonZeroU32>,
+    /// Keeps only each block's input for the backward pass.
+    #[arg(long)]
+    recompute: bool,
+    /// Seed of ids, lengths and draws.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl PpoBench {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        if self.steps == 0 {
+            return Err(CliError::Flag {
+                flag: "steps",
+                found: "0".to_owned(),
+                expected: "at least 1",
+            });
+        }
+        let options = self.placement.options()?;
+        tch::manual_seed(self.seed.cast_signed());
+        let reward = match &self.reward {
+            Some(location) => Some(Classifier::load(&model::folder(location, None)?, options)?),
+            None => None,
+        };
+        let mut trainer = self.trainer(options)?;
+
+        let mut phases: BTreeMap<&str, f64> = BTreeMap::new();
+        let mut details: BTreeMap<String, f64> = BTreeMap::new();
+        for step in 0..=self.steps {
+            let vocab = trainer.policy().spec().vocab_size;
+            let queries: Vec<Vec<u32>> = (0..self.batch as u64)
+                .map(|row| {
+                    let at = step * self.batch as u64 + row;
+                    let length = self.prompt_len.draw(Seed::new(self.seed), at);
+                    random_rows(1, length, vocab).remove(0)
+                })
+                .collect();
+            let seconds = self.step(&mut trainer, reward.as_ref(), queries, &mut details)?;
+            // The first warms up.
+            if step == 0 {
+                details.clear();
+                continue;
+            }
+            for (phase, second) in ["generate", "reward", "update"].into_iter().zip(seconds) {
+                *phases.entry(phase).or_default() += second / self.steps as f64;
+            }
+        }
+        for second in details.values_mut() {
+            *second /= self.steps as f64;
+        }
+        self.report(&phases, &details, options)
+    }
+
+    fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, CliError> {
+        let folder = model::folder(&self.policy, None)?;
+        let mut policy = LanguageModel::load(&folder, options)?;
+        let reference = match self.lora {
+            Some(rank) => {
+                let task = match policy.spec().decoder_start_id {
+                    Some(_) => TaskType::Seq2SeqLm,
+                    None => TaskType::CausalLm,
+                };
+                let mut adapter = AdapterConfig::new(task, rank);
+                adapter.target_modules = TargetModules::AllLinear;
+                policy.adapters().add("ppo", adapter)?;
+                Reference::AdaptersOff
+            }
+            None => {
+                policy.parameters().train_where(|_| true);
+                Reference::Frozen(Box::new(LanguageModel::load(&folder, options)?))
+            }
+        };
+        let activations =
+            if self.recompute { KeptActivations::Recompute } else { KeptActivations::Keep };
+        let config = PpoConfig {
+            steps: self.steps + 1,
+            batch_size: self.batch,
+            minibatch_size: self.minibatch,
+            microbatch_size: self.microbatch,
+            epochs: self.epochs,
+            generation: GenerationConfig {
+                max_new_tokens: self.new_tokens,
+                eos: Eos::Ignored,
+                batch_size: self.batch,
+                ..GenerationConfig::default()
+            },
+            activations,
+            seed: Seed::new(self.seed),
+            ..PpoConfig::default()
+        };
+        let spec = policy.spec();
+        let head = ValueHead::new(spec.hidden_size, ValueInit::Zero, spec.device);
+        Ok(PpoTrainer::new(policy, head, reference, config).map_err(RunError::from)?)
+    }
+
+    /// Seconds of generation, of scoring, and of everything else.
+    fn step(
+        &self,
+        trainer: &mut PpoTrainer<LanguageModel>,
+        reward: Option<&Classifier>,
+        queries: Vec<Vec<u32>>,
+        details: &mut BTreeMap<String, f64>,
+    ) -> Result<[f64; 3], CliError> {
+        let start = Instant::now();
+        let rows: Vec<GenerationRow> = (0..)
+            .zip(&queries)
+            .map(|(id, prompt)| GenerationRow { id, prompt: prompt.clone(), max_new_tokens: None })
+            .collect();
+        let generated = generate(
+            trainer.policy(),
+            &rows,
+            &trainer.config().generation,
+            trainer.config().seed,
+            trainer.steps_done(),
+            Forward::default(),
+            Hooks::default(),
+        )?;
+        let responses: Vec<Vec<u32>> = generated.into_iter().map(|row| row.ids).collect();
+        let generate_s = start.elapsed().as_secs_f64();
+
+        let start = Instant::now();
+        let scores = match reward {
+            Some(classifier) => score(classifier, &responses)?,
+            None => (0..self.batch as u64)
+                .map(|row| Seed::new(self.seed).derive("score", row).get() as f64 / u64::MAX as f64)
+                .collect(),
+        };
+        let reward_s = start.elapsed().as_secs_f64();
+
+        let start = Instant::now();
+        let stats = trainer
+            .rollout_of(queries, responses, &scores)
+            .and_then(|rollout| {
+                let advantages = trainer.advantages(&rollout)?;
+                trainer.update(&rollout, &advantages)
+            })
+            .map_err(RunError::from)?;
+        let update_s = start.elapsed().as_secs_f64();
+        for phase in ["forward_pass", "compute_advantages", "optimize_step", "calc_stats"] {
+            *details.entry(phase.to_owned()).or_default() +=
+                stats.get(&format!("time/ppo/{phase}"));
+        }
+        Ok([generate_s, reward_s, update_s])
+    }
+
+    fn report(
+        &self,
+        phases: &BTreeMap<&str, f64>,
+        details: &BTreeMap<String, f64>,
+        options: LoadOptions,
+    ) -> Result<(), CliError> {
+        let second: f64 = phases.values().sum();
+        let peak = match options.device {
+            Device::Cuda(index) => Some(rlaif_torch::cuda_memory(index)?.allocated_peak),
+            _ => rlaif_torch::host_memory().resident_peak,
+        };
+        if self.json {
+            let object = json!({
+                "sec_per_step": second,
+                "phases": phases,
+                "update_phases": details,
+                "samples_per_s": self.batch as f64 / second,
+                "tokens_per_s": (self.batch * self.new_tokens) as f64 / second,
+                "peak_memory_bytes": peak,
+            });
+            println!("{object}");
+            return Ok(());
+        }
+        println!("step        {second:.3} s, {:.2} samples/s", self.batch as f64 / second);
+        for (phase, second) in phases {
+            println!("{phase:<11} {second:.3} s");
+        }
+        for (phase, second) in details {
+            println!("  {phase:<18} {second:.3} s");
+        }
+        if let Some(peak) = peak {
+            println!("peak memory {} MiB", peak >> 20);
+        }
+        Ok(())
+    }
+}
+
+/// The first logit of each response. Its ids mean nothing to the classifier: only time counts.
+fn score(classifier: &Classifier, responses: &[Vec<u32>]) -> Result<Vec<f64>, CliError> {
+    let spec = classifier.spec();
+    let vocab = u32::try_from(spec.vocab_size).unwrap_or(u32::MAX);
+    let rows = responses.iter().map(|row| row.iter().map(|id| id % vocab).collect()).collect();
+    let rows = TokenBatch::collate(rows, spec, Padding::Right)?;
+    let logits = no_grad(|| classifier.logits(&rows, None, Forward::default()))?;
+    let first = logits.select(1, 0).to_kind(tch::Kind::Double).to_device(Device::Cpu);
+    Ok(Vec::<f64>::try_from(first).expect("one logit per row"))
+}

@@ -1,0 +1,362 @@
+//! PPO from a run file: what it says, and the loop.
+
+use std::num::NonZeroUsize;
+
+use rlaif_core::{Metrics, PromptRecord, RewardModel, Specials, TextCodec};
+use rlaif_data::{Position, Reader, Remainder, Shuffle, Source, corpora::PromptColumns};
+use rlaif_lm::{Policy, ValueHead, ValueInit, generate::FinishReason};
+use rlaif_models::{LanguageModel, LoadOptions};
+use rlaif_ppo::{
+    Finding, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, Rollout, ValueModel, Watch,
+    share_frozen,
+};
+use rlaif_rewards::RewardConfig;
+use rlaif_text::HfTokenizer;
+use rlaif_train::{Ending, Interrupt, Marks, RunFolder, Saved, TrainError, Trainable};
+use serde::{Deserialize, Serialize};
+
+use super::{ModelSection, Placement, RunError, RunFile};
+use crate::model_folder;
+
+/// The run file of `rlaif ppo`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PpoRun {
+    /// The policy.
+    pub model: ModelSection,
+    /// Which of its weights are trained.
+    #[serde(default)]
+    pub trainable: Trainable,
+    /// Where it runs.
+    #[serde(default)]
+    pub placement: Placement,
+    /// The prompts.
+    pub data: PromptSection,
+    /// What scores responses; `docs/rewards.md` has every key.
+    pub reward: RewardConfig,
+    /// The reference, if it is another model than the policy at its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The value function.
+    #[serde(default)]
+    pub value: ValueSection,
+    /// The algorithm.
+    #[serde(default)]
+    pub ppo: PpoConfig,
+    /// What is written on the way.
+    #[serde(default)]
+    pub output: OutputSection,
+}
+
+/// Prompts: files of JSON Lines, CSV or Parquet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PromptSection {
+    /// A file, or a pattern such as `shards/*.jsonl`.
+    pub prompts: String,
+    /// The column of prompts.
+    #[serde(default = "PromptSection::column")]
+    pub column: String,
+    /// The column of reference responses, for rewards that compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Prompts of more tokens are left out; 0 for those that do not fit the context alone.
+    #[serde(default)]
+    pub max_tokens: usize,
+}
+
+impl PromptSection {
+    fn column() -> String {
+        "prompt".to_owned()
+    }
+}
+
+/// The value function.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ValueSection {
+    /// A language model whose trunk the value head is on; without it, that of the policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// How the head starts.
+    pub init: ValueStart,
+}
+
+/// How a value head starts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueStart {
+    /// Every value is 0.
+    #[default]
+    Zero,
+    /// Uniform in ±1/√H, as TRL 0.11's.
+    Pytorch,
+}
+
+/// What is written on the way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OutputSection {
+    /// Steps between two checkpoints; 0 saves at the end alone, and when the run is interrupted.
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept, the newest.
+    pub keep: usize,
+    /// Responses of each step that go into samples.jsonl.
+    pub samples: usize,
+}
+
+impl Default for OutputSection {
+    fn default() -> Self {
+        Self { checkpoint_every: 10, keep: 2, samples: 4 }
+    }
+}
+
+impl RunFile for PpoRun {
+    const COMMAND: &'static str = "ppo";
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = vec![&mut self.model.path, &mut self.data.prompts];
+        all.extend(self.reference.as_mut());
+        all.extend(self.value.model.as_mut());
+        models_of(&mut self.reward, &mut all);
+        all
+    }
+}
+
+/// The models that a reward names.
+fn models_of<'a>(reward: &'a mut RewardConfig, all: &mut Vec<&'a mut String>) {
+    match reward {
+        RewardConfig::Classifier(config) => all.extend(config.model.as_mut()),
+        RewardConfig::WeightedSum { terms, .. } => {
+            terms.iter_mut().for_each(|term| models_of(&mut term.reward, all));
+        }
+        RewardConfig::Mean { of, .. } | RewardConfig::Minimum { of, .. } => {
+            of.iter_mut().for_each(|one| models_of(one, all));
+        }
+        RewardConfig::Scaled { of, .. }
+        | RewardConfig::Clipped { of, .. }
+        | RewardConfig::Normalised { of, .. }
+        | RewardConfig::Cached { of, .. } => models_of(of, all),
+        RewardConfig::Gated { gate, of, .. } => {
+            models_of(gate, all);
+            models_of(of, all);
+        }
+        RewardConfig::OrElse { other, of } => {
+            models_of(other, all);
+            models_of(of, all);
+        }
+        _ => {}
+    }
+}
+
+impl PpoRun {
+    /// Loads policy, reference and value function, and makes the trainer of them.
+    ///
+    /// # Errors
+    /// [`RunError`] for a model that cannot be loaded, or settings that do not fit it.
+    pub fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
+        tch::manual_seed(self.ppo.seed.derive("init", 0).get().cast_signed());
+        let policy = self.model.language_model(options)?;
+        self.trainable.select(policy.parameters())?;
+        let load = |location: &str| -> Result<LanguageModel, RunError> {
+            Ok(LanguageModel::load(&model_folder(location, None)?, options)?)
+        };
+        let reference = match (&self.reference, &self.model.lora) {
+            (Some(location), _) => Reference::Frozen(Box::new(load(location)?)),
+            (None, Some(_)) => Reference::AdaptersOff,
+            (None, None) => {
+                let copy = LanguageModel::load(&self.model.folder()?, options)?;
+                share_frozen(policy.parameters(), copy.parameters());
+                Reference::Frozen(Box::new(copy))
+            }
+        };
+        let init = match self.value.init {
+            ValueStart::Zero => ValueInit::Zero,
+            ValueStart::Pytorch => ValueInit::PyTorch,
+        };
+        let head = |size| ValueHead::new(size, init, options.device);
+        let Some(location) = &self.value.model else {
+            let head = head(policy.spec().hidden_size);
+            return Ok(PpoTrainer::new(policy, head, reference, self.ppo.clone())?);
+        };
+        let trunk = load(location)?;
+        trunk.parameters().train_where(|_| true);
+        let head = head(trunk.spec().hidden_size);
+        let value = ValueModel::new(trunk, head);
+        Ok(PpoTrainer::new(policy, value, reference, self.ppo.clone())?)
+    }
+
+    /// Reads the prompts that fit, and says how many do not.
+    ///
+    /// # Errors
+    /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if fewer than a batch fit.
+    pub fn prompts(
+        &self,
+        codec: &HfTokenizer,
+        policy: &dyn Policy,
+    ) -> Result<(Vec<Prompt>, usize), RunError> {
+        let path = &self.data.prompts;
+        let pattern = path.contains(['*', '?', '[']);
+        let source = if pattern { Source::glob(path)? } else { Source::file(path)? };
+        let corpus = PromptColumns {
+            prompt: self.data.column.clone(),
+            reference: self.data.reference.clone(),
+            ..PromptColumns::default()
+        };
+        let records: Vec<PromptRecord> = Reader::new(source).dataset(corpus)?.into_records();
+        let texts: Vec<&str> = records.iter().map(|record| record.prompt.as_str()).collect();
+        let ids = codec.encode_batch(&texts, Specials::Include)?;
+
+        let spec = policy.spec();
+        let new =
+            if spec.decoder_start_id.is_some() { 0 } else { self.ppo.generation.max_new_tokens };
+        let context = spec.context.map_or(usize::MAX, |context| context.saturating_sub(new));
+        let limit = match self.data.max_tokens {
+            0 => context,
+            limit => limit.min(context),
+        };
+        let all = records.len();
+        let prompts: Vec<Prompt> = records
+            .into_iter()
+            .zip(ids)
+            .filter(|(_, ids)| !ids.is_empty() && ids.len() <= limit)
+            .map(|(record, ids)| Prompt { record, ids })
+            .collect();
+        let size = self.ppo.batch_size;
+        if prompts.len() < size {
+            let problem = format!(
+                "{} of {all} prompts have at most {limit} tokens, fewer than `ppo.batch_size`, \
+                 which is {size}",
+                prompts.len()
+            );
+            return Err(RunError::Setting { key: "data.prompts", problem });
+        }
+        let left_out = all - prompts.len();
+        Ok((prompts, left_out))
+    }
+}
+
+/// What the loop needs beside the trainer.
+pub struct PpoPlan<'a> {
+    /// What is asked, over and over in random order.
+    pub prompts: &'a [Prompt],
+    /// The policy's tokenizer.
+    pub codec: &'a dyn TextCodec,
+    /// What scores.
+    pub reward: &'a dyn RewardModel,
+    /// What is written on the way.
+    pub output: &'a OutputSection,
+    /// What asks the run to stop.
+    pub interrupt: &'a Interrupt,
+}
+
+/// What the loop itself has to remember.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    marks: Marks,
+    position: Option<Position>,
+    watch: Watch,
+    findings: Vec<Finding>,
+    reward: serde_json::Value,
+}
+
+/// A row of samples.jsonl.
+#[derive(Serialize)]
+struct SampleRow<'a> {
+    step: u64,
+    id: &'a str,
+    prompt: &'a str,
+    response: &'a str,
+    score: Option<f64>,
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    parts: serde_json::Map<String, serde_json::Value>,
+    finish_reason: FinishReason,
+}
+
+/// Steps until the run is done, its stopping rule holds, or it is interrupted; from its beginning or
+/// from `saved`. Metrics, samples, checkpoints and what went wrong are in the run's folder.
+///
+/// # Errors
+/// What trainer, reward, data or the folder fail with.
+pub fn ppo<P: Policy>(
+    trainer: &mut PpoTrainer<P>,
+    run: &mut RunFolder,
+    saved: Option<&Saved>,
+    plan: &PpoPlan<'_>,
+) -> Result<Ending, RunError> {
+    let config = trainer.config().clone();
+    let records: Vec<PromptRecord> =
+        plan.prompts.iter().map(|prompt| prompt.record.clone()).collect();
+    let mut order = Shuffle::new(&records, config.seed)?;
+    let mut state = State::default();
+    if let Some(saved) = saved {
+        state = saved.json("loop")?;
+        run.rewind(state.marks)?;
+        if let Some(position) = &state.position {
+            order.resume(position)?;
+        }
+        plan.reward.restore(&state.reward).map_err(PpoError::from)?;
+        trainer.restore(saved)?;
+    }
+    let size = NonZeroUsize::new(config.batch_size).expect("the trainer has checked it");
+    let mut ending = Ending::Finished;
+    while trainer.steps_done() < config.steps {
+        let rows = order.next_batch(size, Remainder::Drop)?;
+        let prompts: Vec<Prompt> = rows.iter().map(|&row| plan.prompts[row].clone()).collect();
+        let (rollout, stats) = trainer.step(&prompts, plan.codec, plan.reward)?;
+        let step = stats.step;
+
+        for row in 0..plan.output.samples.min(rollout.len()) {
+            run.sample(&sample(step, &rollout, row))?;
+        }
+        for finding in state.watch.observe(&stats, &config) {
+            run.say(&finding.to_string())?;
+            state.findings.push(finding);
+        }
+        let stop = state.watch.stop(&stats, &config.stop);
+        let mut metrics: Metrics = stats.metrics;
+        metrics.extend(plan.reward.metrics().into_iter().collect());
+        run.record(step, &metrics)?;
+
+        let last = step == config.steps;
+        if let Some(reason) = &stop
+            && !last
+        {
+            run.say(&format!("stopped after step {step}: {reason}"))?;
+            ending = Ending::Stopped;
+        } else if plan.interrupt.requested() && !last {
+            ending = Ending::Interrupted;
+        }
+        let every = plan.output.checkpoint_every;
+        if last || ending != Ending::Finished || (every > 0 && step.is_multiple_of(every)) {
+            state.marks = run.marks()?;
+            state.position = Some(order.position());
+            state.reward = plan.reward.state();
+            run.checkpoints.write(step, None, |files| {
+                files.json("loop", &state)?;
+                trainer.save(files)
+            })?;
+        }
+        if ending != Ending::Finished {
+            break;
+        }
+    }
+    if ending != Ending::Interrupted {
+        let path = run.path().join("findings.json");
+        rlaif_checkpoint::write_json(&path, &state.findings).map_err(TrainError::from)?;
+    }
+    Ok(ending)
+}
+
+fn sample(step: u64, rollout: &Rollout, row: usize) -> SampleRow<'_> {
+    let parts = rollout.parts.iter().map(|(name, part)| (name.clone(), part[row].into())).collect();
+    SampleRow {
+        step,
+        id: &rollout.records[row].id,
+        prompt: &rollout.records[row].prompt,
+        response: &rollout.texts[row],
+        score: rollout.scores[row],
+        parts,
+        finish_reason: rollout.finish[row],
+    }
+}
