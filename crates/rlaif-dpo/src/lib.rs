@@ -1,1 +1,47 @@
-//! Direct preference optimization of language models.
+//! Direct preference optimization of language models, and its family of losses.
+//!
+//! ```text
+//! PreferencePair ─► pair_rows ─► PairRow ─┬─► reference_of_pairs ─► ReferenceSums (once, on disk)
+//!  text             a tokenizer           └─► DpoTrainer::update_pairs ─► DpoStats
+//! PromptRecord ─► DpoTrainer::sample_pairs (the policy answers twice, a RewardModel picks) ─┘
+//! ```
+//!
+//! | for | use |
+//! |---|---|
+//! | pairs to tokens: what is cut, left out or refused | [`pair_rows`], [`RowConfig`] |
+//! | losses of pairs, with or without a reference | [`PairLoss`], [`PairObjective`], [`paired`] |
+//! | losses of single responses | [`UnpairedLoss`], [`response_rows`], [`unpaired`] |
+//! | the update | [`DpoTrainer`], [`DpoConfig`] |
+//! | the reference: a copy, adapters off, or on disk | [`Reference`], [`ReferenceSums`] |
+//! | held-out pairs | [`DpoTrainer::evaluate`], [`PairEvaluation`] |
+//! | pairs of the policy's own responses | [`DpoTrainer::sample_pairs`], [`OnlineConfig`] |
+
+mod checkpoint;
+mod config;
+mod error;
+mod evaluate;
+mod forward;
+mod loss;
+mod online;
+mod reference;
+mod rows;
+mod stats;
+mod trainer;
+
+pub use config::{DpoConfig, Objective, ReferenceConfig};
+pub use error::{DpoError, PairProblem};
+pub use evaluate::{PairEvaluation, PairOutcome, Share};
+pub use forward::Prompts;
+pub use loss::{
+    BatchScale, Coupling, Divergence, Lengths, PairLoss, PairObjective, PairSums, ResponseSums,
+    RewardShift, RunningMean, Term, UnpairedLoss, Weighting, paired, unpaired,
+};
+pub use online::{Contest, OnlineBatch, OnlineConfig, OnlineReport};
+pub use reference::{CacheKey, Reference, ReferenceSums, ReferenceUpdate};
+pub use rows::{
+    Boundary, Ending, OnProblem, PairRow, ResponseRow, RowConfig, RowReport, TooLong, pair_rows,
+    response_rows,
+};
+pub use stats::DpoStats;
+pub use trainer::DpoTrainer;
+pub use {rlaif_core as core, rlaif_lm as lm, rlaif_train as train, tch};

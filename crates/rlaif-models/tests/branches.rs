@@ -1,7 +1,7 @@
 //! Several responses to a prompt in one pass equal each of them in a pass of its own: values and
 //! gradients, with every prompt computed once.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Mutex};
 
 use rlaif_lm::{
     Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, token_log_probs,
@@ -26,6 +26,9 @@ const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv"
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
 
 fn policy(json: &str) -> LanguageModel {
+    static DRAWING: Mutex<()> = Mutex::new(());
+    // The generator is the process's, so one model is drawn at a time.
+    let _guard = DRAWING.lock();
     tch::manual_seed(4);
     let config = Config::from_value(serde_json::from_str(json).unwrap());
     LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()

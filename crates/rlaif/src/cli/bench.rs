@@ -11,6 +11,7 @@ use serde_json::json;
 use tch::{Kind, Tensor, no_grad};
 
 use super::{
+    bench_dpo::DpoBench,
     bench_ppo::PpoBench,
     bench_sft::SftBench,
     error::CliError,
@@ -22,6 +23,8 @@ pub(crate) enum Bench {
     /// Forward, and forward with backward: the log-probs of random responses to random prompts, or
     /// a classifier's cross-entropy on random labels.
     Forward(ForwardBench),
+    /// One optimizer step of DPO on pairs.
+    Dpo(DpoBench),
     /// Optimizer steps of supervised fine-tuning.
     Sft(SftBench),
     /// Steps of PPO: generation, scoring, and the update.
@@ -32,6 +35,7 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         match self {
             Self::Forward(bench) => bench.run(),
+            Self::Dpo(bench) => bench.run(),
             Self::Sft(bench) => bench.run(),
             Self::Ppo(bench) => bench.run(),
         }

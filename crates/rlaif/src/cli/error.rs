@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf};
 
 use rlaif_core::CodecError;
+use rlaif_dpo::DpoError;
 use rlaif_eval::EvalError;
 use rlaif_hub::HubError;
 use rlaif_lm::LmError;
@@ -61,6 +62,8 @@ pub(crate) enum CliError {
     Codec(#[from] CodecError),
     #[error(transparent)]
     Hub(#[from] HubError),
+    #[error(transparent)]
+    Dpo(#[from] DpoError),
     #[error(transparent)]
     Torch(#[from] TorchError),
     #[error(transparent)]

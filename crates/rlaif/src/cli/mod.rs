@@ -3,6 +3,7 @@
 //! Exit code 2 means bad input (a flag, a row, a file), 1 any other failure.
 
 mod bench;
+mod bench_dpo;
 mod bench_ppo;
 mod bench_sft;
 mod classifier;

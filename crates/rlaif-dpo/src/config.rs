@@ -1,0 +1,168 @@
+//! The settings of preference training.
+
+use rlaif_lm::{Activations, Dropout};
+use rlaif_train::OptimizerConfig;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::DpoError,
+    forward::{Pass, Prompts},
+    loss::{Coupling, PairLoss, PairObjective, UnpairedLoss},
+    reference::ReferenceUpdate,
+};
+
+/// What is learnt from, and by which loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Preference pairs.
+    Pairs(PairObjective),
+    /// Single responses with a verdict each.
+    Unpaired(UnpairedLoss),
+}
+
+impl Objective {
+    /// Whether a reference policy takes part.
+    pub fn needs_reference(&self) -> bool {
+        match self {
+            Self::Pairs(objective) => objective.needs_reference(),
+            Self::Unpaired(_) => true,
+        }
+    }
+
+    fn check(&self) -> Result<(), DpoError> {
+        match self {
+            Self::Pairs(objective) => objective.check(),
+            Self::Unpaired(loss) => loss.check(),
+        }
+    }
+}
+
+/// DPO's own: sigmoid at β = 0.1.
+impl Default for Objective {
+    fn default() -> Self {
+        Self::Pairs(PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. }.into())
+    }
+}
+
+/// Where the reference's log-probabilities come from; a loss without a reference ignores it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ReferenceConfig {
+    /// Computed once, before the first step, and kept on disk: no second model, no second pass.
+    Cached,
+    /// Computed at every step, by a frozen copy of the policy; of a policy with adapters, by the
+    /// policy without them.
+    Live {
+        /// How the reference follows the policy.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        update: Option<ReferenceUpdate>,
+    },
+}
+
+impl Default for ReferenceConfig {
+    fn default() -> Self {
+        Self::Cached
+    }
+}
+
+/// The settings of preference training. The defaults are DPO's own.
+///
+/// ```
+/// use rlaif_dpo::DpoConfig;
+/// let config: DpoConfig = serde_json::from_str(
+///     r#"{"objective": {"pairs": {"terms": [{"type": "ipo", "beta": 0.2}]}}, "batch_size": 16}"#,
+/// )?;
+/// config.check()?;
+/// assert_eq!(config.optimizer.lr, 1e-6);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DpoConfig {
+    /// The loss.
+    pub objective: Objective,
+    /// Rows (pairs, or single responses) of one optimizer step.
+    pub batch_size: usize,
+    /// Rows of one backward pass; 0: all of the batch. Memory follows it, the result does not.
+    pub micro_batch_size: usize,
+    /// What logits are divided by before the softmax.
+    pub temperature: f64,
+    /// Whether the policy's dropout acts in the update.
+    pub dropout: bool,
+    /// Whether the backward pass computes activations again rather than keep them.
+    pub recompute: bool,
+    /// Whether both responses share the computation of their prompt.
+    pub prompts: Prompts,
+    /// Where the reference's log-probabilities come from.
+    pub reference: ReferenceConfig,
+    /// How weights are updated.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for DpoConfig {
+    fn default() -> Self {
+        Self {
+            objective: Objective::default(),
+            batch_size: 8,
+            micro_batch_size: 0,
+            temperature: 1.,
+            dropout: false,
+            recompute: false,
+            prompts: Prompts::default(),
+            reference: ReferenceConfig::default(),
+            optimizer: OptimizerConfig { lr: 1e-6, ..OptimizerConfig::default() },
+        }
+    }
+}
+
+impl DpoConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`] names the field.
+    pub fn check(&self) -> Result<(), DpoError> {
+        self.objective.check()?;
+        let setting = |field: &str, found: String, expected| {
+            Err(DpoError::Setting { field: field.to_owned(), found, expected })
+        };
+        if self.batch_size == 0 {
+            return setting("batch_size", "0".to_owned(), "at least 1");
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.) {
+            return setting("temperature", self.temperature.to_string(), "a positive number");
+        }
+        let coupled = matches!(&self.objective, Objective::Pairs(objective)
+            if objective.coupling() == Coupling::WholeBatch);
+        if self.dropout && coupled && self.micro_batch_size > 0 {
+            let expected = "0 with this loss and dropout: the parts are computed twice, and their \
+                            noise would differ";
+            return setting("micro_batch_size", self.micro_batch_size.to_string(), expected);
+        }
+        match self.reference {
+            ReferenceConfig::Live { update: Some(update) } => update.check(),
+            ReferenceConfig::Live { update: None } | ReferenceConfig::Cached => Ok(()),
+        }
+    }
+
+    pub(crate) fn pass(&self) -> Pass {
+        Pass {
+            temperature: self.temperature,
+            prompts: self.prompts,
+            dropout: if self.dropout { Dropout::On } else { Dropout::Off },
+            activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
+        }
+    }
+
+    /// Rows of one backward pass.
+    pub(crate) fn micro_batch(&self, rows: usize) -> usize {
+        if self.micro_batch_size == 0 { rows.max(1) } else { self.micro_batch_size }
+    }
+
+    pub(crate) fn update_of_reference(&self) -> Option<ReferenceUpdate> {
+        match self.reference {
+            ReferenceConfig::Live { update } => update,
+            ReferenceConfig::Cached => None,
+        }
+    }
+}

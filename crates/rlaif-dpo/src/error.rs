@@ -1,0 +1,109 @@
+//! What can go wrong in preference training.
+
+use std::path::PathBuf;
+
+use rlaif_core::{CodecError, RewardError};
+use rlaif_lm::LmError;
+use rlaif_torch::TorchError;
+use rlaif_train::TrainError;
+
+/// Why preference training cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DpoError {
+    /// A setting out of bounds.
+    #[error("{field}: expected {expected}, found {found}")]
+    Setting {
+        /// The field.
+        field: String,
+        /// What it was set to.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A pair that cannot be learnt from, where the settings make that an error.
+    #[error("pair `{id}`: {problem}")]
+    Pair {
+        /// The pair's id.
+        id: String,
+        /// What is wrong with it.
+        problem: PairProblem,
+    },
+    /// Nothing is left to learn from.
+    #[error("no row is left to learn from: {read} were read{skipped}")]
+    NoRows {
+        /// Rows read.
+        read: usize,
+        /// What became of them, beginning with a comma, or nothing.
+        skipped: String,
+    },
+    /// The cache of the reference's log-probabilities cannot be written.
+    #[error("the cache of reference log-probabilities, {path}: {source}")]
+    Cache {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A model refused its input, or failed.
+    #[error(transparent)]
+    Lm(#[from] LmError),
+    /// The optimizer, a checkpoint or the run's folder failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// libtorch failed.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+    /// A text could not be encoded or decoded.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The responses of an online batch could not be scored.
+    #[error(transparent)]
+    Reward(#[from] RewardError),
+}
+
+impl From<tch::TchError> for DpoError {
+    fn from(source: tch::TchError) -> Self {
+        Self::Torch(TorchError::from(source))
+    }
+}
+
+/// Why a pair, or a single response, cannot be learnt from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum PairProblem {
+    /// Both responses are the same.
+    #[error("chosen and rejected are the same; nothing tells them apart")]
+    Identical,
+    /// A response without a token.
+    #[error("a response is empty")]
+    EmptyResponse,
+    /// A prompt without a token.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// Longer than it may be.
+    #[error(
+        "{length} tokens where {limit} fit; raise the limit, or set too_long = \"truncate\" or \
+         \"skip\""
+    )]
+    TooLong {
+        /// Tokens of prompt and longer response, or of the one that is too long alone.
+        length: usize,
+        /// Tokens there is room for.
+        limit: usize,
+    },
+    /// The tokens of the prompt are not those with which prompt and response begin.
+    #[error(
+        "the prompt's tokens are not a prefix of the tokens of prompt and response: tokens merge \
+         across the boundary; end the prompt where a token ends, or set boundary = \"apart\" or \
+         \"skip\""
+    )]
+    NotAPrefix,
+    /// A loss needs a margin that the pair does not have.
+    #[error("the loss needs a margin, and this pair has none; name the column of margins")]
+    NoMargin,
+    /// KTO needs a mismatched response that the row does not have.
+    #[error("the loss needs a response to another prompt beside this one")]
+    NoMismatch,
+}

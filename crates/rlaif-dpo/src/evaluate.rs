@@ -1,0 +1,191 @@
+//! How well a policy tells chosen responses from rejected ones.
+
+use rlaif_core::Metrics;
+use rlaif_lm::Policy;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::{
+    error::DpoError,
+    loss::{BatchScale, PairSums},
+    reference::ReferenceSums,
+    rows::PairRow,
+    trainer::DpoTrainer,
+};
+
+/// What a policy makes of one pair.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairOutcome {
+    /// The pair's id.
+    pub id: String,
+    /// Implicit reward of the chosen response.
+    pub reward_chosen: f64,
+    /// Implicit reward of the rejected response.
+    pub reward_rejected: f64,
+    /// Σ_t log π of the chosen response.
+    pub log_prob_chosen: f64,
+    /// Σ_t log π of the rejected response.
+    pub log_prob_rejected: f64,
+    /// Tokens of the chosen response.
+    pub tokens_chosen: usize,
+    /// Tokens of the rejected response.
+    pub tokens_rejected: usize,
+}
+
+impl PairOutcome {
+    /// 1 if the chosen response has the higher implicit reward, ½ if both have the same, else 0.
+    pub fn reward_accuracy(&self) -> f64 {
+        verdict(self.reward_chosen, self.reward_rejected)
+    }
+
+    /// 1 if the chosen response is the likelier one per token, ½ if both are alike, else 0. Needs
+    /// no reference, so it can be compared before and after training.
+    pub fn likelihood_accuracy(&self) -> f64 {
+        verdict(
+            self.log_prob_chosen / self.tokens_chosen as f64,
+            self.log_prob_rejected / self.tokens_rejected as f64,
+        )
+    }
+}
+
+fn verdict(chosen: f64, rejected: f64) -> f64 {
+    match chosen.partial_cmp(&rejected) {
+        Some(std::cmp::Ordering::Greater) => 1.,
+        Some(std::cmp::Ordering::Equal) => 0.5,
+        _ => 0.,
+    }
+}
+
+/// What a policy makes of held-out pairs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PairEvaluation {
+    /// The loss over all of them as one batch.
+    pub loss: f64,
+    /// Each pair, in order.
+    pub outcomes: Vec<PairOutcome>,
+}
+
+/// A share and its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// The share.
+    pub value: f64,
+    /// The interval.
+    pub ci95: (f64, f64),
+}
+
+impl Share {
+    /// Wilson's interval (1927) of a share of `n`: it stays within [0, 1] and holds at 0 and 1.
+    ///
+    /// ```
+    /// let share = rlaif_dpo::Share::wilson(0.9, 10);
+    /// assert!((share.ci95.0 - 0.5958).abs() < 1e-4 && (share.ci95.1 - 0.9821).abs() < 1e-4);
+    /// ```
+    pub fn wilson(value: f64, n: usize) -> Self {
+        /// The 97.5 % quantile of the normal distribution.
+        const Z: f64 = 1.959_963_984_540_054;
+        let n = n as f64;
+        let centre = (value + Z * Z / (2. * n)) / (1. + Z * Z / n);
+        let half = Z / (1. + Z * Z / n) * (value * (1. - value) / n + Z * Z / (4. * n * n)).sqrt();
+        Self { value, ci95: ((centre - half).max(0.), (centre + half).min(1.)) }
+    }
+}
+
+impl PairEvaluation {
+    fn mean(&self, of: impl Fn(&PairOutcome) -> f64) -> f64 {
+        self.outcomes.iter().map(of).sum::<f64>() / self.outcomes.len() as f64
+    }
+
+    /// Share of pairs whose chosen response has the higher implicit reward; a tie counts half.
+    pub fn accuracy(&self) -> Share {
+        Share::wilson(self.mean(PairOutcome::reward_accuracy), self.outcomes.len())
+    }
+
+    /// Share of pairs whose chosen response is the likelier one per token; a tie counts half.
+    pub fn likelihood_accuracy(&self) -> Share {
+        Share::wilson(self.mean(PairOutcome::likelihood_accuracy), self.outcomes.len())
+    }
+
+    /// Mean implicit reward of chosen less rejected.
+    pub fn margin(&self) -> f64 {
+        self.mean(|pair| pair.reward_chosen - pair.reward_rejected)
+    }
+
+    /// The numbers by TRL's names. `eval_rewards/accuracies` counts a tie as wrong, as there;
+    /// `eval_logps/accuracies` is [`Self::likelihood_accuracy`].
+    pub fn metrics(&self) -> Metrics {
+        [
+            ("eval_loss", self.loss),
+            ("eval_rewards/chosen", self.mean(|pair| pair.reward_chosen)),
+            ("eval_rewards/rejected", self.mean(|pair| pair.reward_rejected)),
+            (
+                "eval_rewards/accuracies",
+                self.mean(|pair| f64::from(u8::from(pair.reward_chosen > pair.reward_rejected))),
+            ),
+            ("eval_rewards/margins", self.margin()),
+            ("eval_logps/chosen", self.mean(|pair| pair.log_prob_chosen)),
+            ("eval_logps/rejected", self.mean(|pair| pair.log_prob_rejected)),
+            ("eval_logps/accuracies", self.likelihood_accuracy().value),
+        ]
+        .into_iter()
+        .collect()
+    }
+}
+
+impl<P: Policy> DpoTrainer<P> {
+    /// What the policy makes of pairs it does not learn from, a micro-batch at a time. `reference`
+    /// are their reference sums; without them the reference runs.
+    ///
+    /// # Errors
+    /// [`DpoError::NoRows`] without pairs; else as [`DpoTrainer::update_pairs`].
+    pub fn evaluate(
+        &self,
+        rows: &[PairRow],
+        reference: Option<&ReferenceSums>,
+    ) -> Result<PairEvaluation, DpoError> {
+        if rows.is_empty() {
+            return Err(DpoError::NoRows { read: 0, skipped: String::new() });
+        }
+        let objective = self.pairs()?;
+        // Rows of like length together, and back in order at the end.
+        let order = crate::trainer::by_length(rows.iter().map(PairRow::len));
+        let size = self.config().micro_batch(self.config().batch_size);
+        let mut parts = Vec::new();
+        for places in order.chunks(size) {
+            let part: Vec<&PairRow> = places.iter().map(|&place| &rows[place]).collect();
+            let given: Option<Vec<[f32; 2]>> =
+                reference.map(|sums| places.iter().map(|&place| sums.rows()[place]).collect());
+            parts.push(self.evaluated(&part, given.as_deref())?);
+        }
+        let x = PairSums::concatenate(&parts);
+        let scale = BatchScale {
+            pairs: rows.len() as f64,
+            chosen_tokens: rows.iter().map(|row| row.chosen.len() as f64).sum(),
+            reward_shift: self.reward_shift().mean,
+        };
+        let loss = f64::try_from(objective.losses(&x, scale).mean(Kind::Double))?;
+        let (chosen, rejected) = objective.rewards(&x);
+        let column = |x: &Tensor| Vec::<f64>::try_from(x.to_kind(Kind::Double));
+        let columns =
+            [column(&chosen)?, column(&rejected)?, column(&x.chosen)?, column(&x.rejected)?];
+        let mut outcomes: Vec<(usize, PairOutcome)> = order
+            .iter()
+            .enumerate()
+            .map(|(at, &place)| {
+                let row = &rows[place];
+                let outcome = PairOutcome {
+                    id: row.id.clone(),
+                    reward_chosen: columns[0][at],
+                    reward_rejected: columns[1][at],
+                    log_prob_chosen: columns[2][at],
+                    log_prob_rejected: columns[3][at],
+                    tokens_chosen: row.chosen.len(),
+                    tokens_rejected: row.rejected.len(),
+                };
+                (place, outcome)
+            })
+            .collect();
+        outcomes.sort_by_key(|(place, _)| *place);
+        Ok(PairEvaluation { loss, outcomes: outcomes.into_iter().map(|(_, o)| o).collect() })
+    }
+}

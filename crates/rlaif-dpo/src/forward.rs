@@ -1,0 +1,202 @@
+//! Rows of token ids to log-probabilities of responses.
+
+use rlaif_lm::{
+    Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, TokenLogProbs, VocabHead,
+    token_log_probs,
+};
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{error::DpoError, rows::PairRow};
+
+/// Whether the two responses of a pair share the computation of their prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prompts {
+    /// Computed once for both. The same numbers to rounding, because no token of a prompt sees a
+    /// response; with dropout on, the two would share their noise, so then it is [`Self::Twice`].
+    #[default]
+    Shared,
+    /// Computed for each response.
+    Twice,
+}
+
+/// How log-probabilities are taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Pass {
+    pub(crate) temperature: f64,
+    pub(crate) prompts: Prompts,
+    pub(crate) dropout: Dropout,
+    pub(crate) activations: Activations,
+}
+
+impl Pass {
+    fn forward(self, adapters: Adapters<'_>) -> Forward<'_> {
+        Forward { dropout: self.dropout, adapters, activations: self.activations }
+    }
+
+    /// The same without dropout and without a thought for the backward pass.
+    pub(crate) fn evaluating(self) -> Self {
+        Self { dropout: Dropout::Off, activations: Activations::Keep, ..self }
+    }
+}
+
+/// Prompts, and as many rounds of responses to them: all first responses before all second ones.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) prompts: TokenBatch,
+    pub(crate) responses: TokenBatch,
+}
+
+impl Batch {
+    /// `rounds[k][i]` is the k-th response to prompt i.
+    pub(crate) fn new(
+        policy: &dyn Policy,
+        prompts: Vec<Vec<u32>>,
+        rounds: Vec<Vec<Vec<u32>>>,
+    ) -> Result<Self, DpoError> {
+        let spec = policy.spec();
+        Ok(Self {
+            prompts: TokenBatch::collate(prompts, spec, Padding::Right)?,
+            responses: TokenBatch::responses(rounds.concat(), spec)?,
+        })
+    }
+
+    /// Chosen responses first.
+    pub(crate) fn pairs(policy: &dyn Policy, rows: &[&PairRow]) -> Result<Self, DpoError> {
+        let column =
+            |of: fn(&PairRow) -> &Vec<u32>| rows.iter().map(|row| of(row).clone()).collect();
+        Self::new(
+            policy,
+            column(|row| &row.prompt),
+            vec![column(|row| &row.chosen), column(|row| &row.rejected)],
+        )
+    }
+
+    /// Tokens of each response, f32 `[R]`.
+    pub(crate) fn lengths(&self) -> Tensor {
+        let lengths: Vec<f32> = self.responses.rows().iter().map(|row| row.len() as f32).collect();
+        Tensor::from_slice(&lengths).to_device(self.responses.ids().device())
+    }
+
+    /// Tokens the model reads: prompts as often as they are computed.
+    pub(crate) fn tokens(&self, prompts: Prompts) -> usize {
+        let sum = |batch: &TokenBatch| batch.rows().iter().map(Vec::len).sum::<usize>();
+        let times = match prompts {
+            Prompts::Shared => 1,
+            Prompts::Twice => self.responses.len() / self.prompts.len(),
+        };
+        sum(&self.prompts) * times + sum(&self.responses)
+    }
+}
+
+/// What one pass over a batch gives.
+pub(crate) struct Passed {
+    /// Of every response token.
+    pub(crate) tokens: TokenLogProbs,
+    hidden: Tensor,
+    head: VocabHead,
+}
+
+/// Log-probabilities of all responses of a batch, in one forward pass.
+pub(crate) fn pass(
+    policy: &dyn Policy,
+    batch: &Batch,
+    pass: Pass,
+    adapters: Adapters<'_>,
+) -> Result<Passed, DpoError> {
+    let forward = pass.forward(adapters);
+    let Batch { prompts, responses } = batch;
+    let hidden = if pass.prompts == Prompts::Shared && pass.dropout == Dropout::Off {
+        policy.branch_hidden(prompts, responses, forward)?
+    } else {
+        let rows: Vec<usize> = (0..responses.len()).map(|row| row % prompts.len()).collect();
+        policy.branch_hidden(&prompts.select(&rows)?, responses, forward)?
+    };
+    let head = policy.head(forward)?;
+    let tokens = token_log_probs(&head, &hidden, responses, pass.temperature)?;
+    Ok(Passed { tokens, hidden, head })
+}
+
+impl Passed {
+    /// Sums over each response's tokens, `[R]`. With `tail_weight` other than 1, the tokens of one
+    /// of two responses that the other is too short to have count that much.
+    pub(crate) fn sums(&self, batch: &Batch, tail_weight: f64) -> Tensor {
+        let log_probs = &self.tokens.log_probs;
+        if tail_weight == 1. {
+            return log_probs.sum_dim_intlist(-1, false, Kind::Float);
+        }
+        let lengths = batch.lengths();
+        let [chosen, rejected] = halves(&lengths);
+        let common = chosen.minimum(&rejected).repeat([2]).unsqueeze(1);
+        let columns = Tensor::arange(log_probs.size()[1], (Kind::Float, log_probs.device()));
+        let counts = columns.lt_tensor(&common).to_kind(Kind::Float);
+        let weights: Tensor = &counts + (1f64 - &counts) * tail_weight;
+        (log_probs * weights).sum_dim_intlist(-1, false, Kind::Float)
+    }
+
+    /// WPO's weight of each pair, `[B]`: see [`crate::Weighting::Wpo`].
+    pub(crate) fn policy_weights(&self, batch: &Batch, temperature: f64) -> Tensor {
+        no_grad(|| {
+            let mask = batch.responses.mask();
+            let squares = log_sum_squares(&self.head, &self.hidden, temperature);
+            let aligned = mask.row_sums(&(&self.tokens.log_probs - squares));
+            let weights = (aligned / batch.lengths()).exp();
+            let [chosen, rejected] = halves(&weights);
+            chosen * rejected
+        })
+    }
+
+    /// Sums over the tokens of chosen and of rejected responses of the mean logit over the
+    /// vocabulary, `[2]`. The head is linear, so one vector goes through it for all tokens.
+    pub(crate) fn logit_sums(&self, batch: &Batch) -> Tensor {
+        no_grad(|| {
+            let mask = batch.responses.mask().to_kind(self.hidden.kind()).unsqueeze(-1);
+            let sums = (&self.hidden * mask).sum_dim_intlist(1, false, Kind::Float);
+            let [chosen, rejected] = halves(&sums);
+            let sum = |x: Tensor| x.sum_dim_intlist(0, false, Kind::Float);
+            let both = Tensor::stack(&[sum(chosen), sum(rejected)], 0);
+            let logits = self.head.logits(&both.to_kind(self.head.weight.kind()));
+            logits.mean_dim(-1, false, Kind::Float)
+        })
+    }
+}
+
+/// log Σ_v π_v² of every position, `[R, T]`, a few positions at a time.
+fn log_sum_squares(head: &VocabHead, hidden: &Tensor, temperature: f64) -> Tensor {
+    let size = hidden.size();
+    let flat = hidden.reshape([size[0] * size[1], size[2]]);
+    let rows = ((16 << 20) / head.weight.size()[0]).max(1);
+    let chunks = flat
+        .split(rows, 0)
+        .into_iter()
+        .map(|chunk| (head.log_softmax(&chunk, temperature) * 2.).logsumexp(&[-1i64][..], false));
+    Tensor::cat(&chunks.collect::<Vec<_>>(), 0).view([size[0], size[1]])
+}
+
+/// The first and the second half along the first dimension.
+pub(crate) fn halves(x: &Tensor) -> [Tensor; 2] {
+    let half = x.size()[0] / 2;
+    [x.narrow(0, 0, half), x.narrow(0, half, half)]
+}
+
+/// The reference's sums of the pairs, f32 `[2B]`, chosen first, no gradient.
+pub(crate) fn reference_sums(
+    policy: &dyn Policy,
+    batch: &Batch,
+    pass_: Pass,
+    adapters: Adapters<'_>,
+    tail_weight: f64,
+) -> Result<Tensor, DpoError> {
+    no_grad(|| {
+        let passed = pass(policy, batch, pass_.evaluating(), adapters)?;
+        Ok(passed.sums(batch, tail_weight))
+    })
+}
+
+/// Margins of the rows, f32 `[B]`, NaN where a row has none.
+pub(crate) fn margins(rows: &[&PairRow], like: &Tensor) -> Tensor {
+    let margins: Vec<f32> =
+        rows.iter().map(|row| row.margin.map_or(f32::NAN, |margin| margin as f32)).collect();
+    Tensor::from_slice(&margins).to_device(like.device())
+}

@@ -1,0 +1,677 @@
+//! The family of losses: what each is, what it needs, and how several make one objective.
+
+mod divergence;
+pub mod paired;
+mod settings;
+pub mod unpaired;
+
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+pub use divergence::Divergence;
+
+use crate::error::DpoError;
+
+/// How the log-probabilities of a response's tokens become one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lengths {
+    /// Divided by the number of tokens.
+    #[default]
+    Averaged,
+    /// Added up.
+    Summed,
+}
+
+/// What the reward shift δ of BCO is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RewardShift {
+    /// The mean implicit reward of all responses of all batches so far, as the paper has it.
+    #[default]
+    RunningMean,
+    /// 0, as TRL 1 has it.
+    None,
+}
+
+/// A loss of preference pairs. Each variant owns its parameters; the equations and their sources
+/// are in [`paired`], one function each.
+///
+/// ```
+/// use rlaif_dpo::PairLoss;
+/// let loss: PairLoss = serde_json::from_str(r#"{"type": "sigmoid", "beta": 0.1}"#)?;
+/// assert_eq!(loss, PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. });
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PairLoss {
+    /// DPO; with label smoothing, conservative DPO. [`paired::sigmoid`].
+    Sigmoid {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// ε, the share of pairs that are labelled the wrong way round.
+        #[serde(default)]
+        label_smoothing: f64,
+    },
+    /// DPO against soft labels, which the pairs' margins give: q = σ(scale · margin).
+    /// [`paired::soft_sigmoid`].
+    SoftSigmoid {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// What a margin is multiplied by: 1 if margins are differences of Bradley-Terry rewards.
+        #[serde(default = "settings::one")]
+        scale: f64,
+    },
+    /// DPO on length-normalised log-ratios (Lambert et al. 2024, Tülu 3,
+    /// [arXiv:2411.15124](https://arxiv.org/abs/2411.15124)): [`paired::sigmoid`] of
+    /// scores that are divided by the number of tokens.
+    SigmoidNorm {
+        /// β, about fifty times that of [`PairLoss::Sigmoid`].
+        #[serde(default = "settings::beta_per_token")]
+        beta: f64,
+        /// ε.
+        #[serde(default)]
+        label_smoothing: f64,
+    },
+    /// [`paired::robust`].
+    Robust {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// ε, below ½.
+        label_smoothing: f64,
+    },
+    /// [`paired::hinge`].
+    Hinge {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+    },
+    /// [`paired::ipo`].
+    Ipo {
+        /// β, the paper's τ.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// Whether scores are means over tokens (its authors' choice) or sums (as printed).
+        #[serde(default)]
+        lengths: Lengths,
+    },
+    /// [`paired::exo`].
+    ExoPair {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// ε, above 0 and below ½.
+        #[serde(default = "settings::exo_smoothing")]
+        label_smoothing: f64,
+    },
+    /// [`paired::nca`].
+    NcaPair {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+    },
+    /// [`paired::bco`].
+    BcoPair {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// What δ is.
+        #[serde(default)]
+        shift: RewardShift,
+    },
+    /// [`paired::sppo_hard`].
+    SppoHard {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+    },
+    /// [`paired::aot`] of pairs: log-ratios of chosen to rejected, the policy's over the
+    /// reference's.
+    Aot {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// ε.
+        #[serde(default)]
+        label_smoothing: f64,
+    },
+    /// [`paired::aot`] of responses: the log-ratios of the chosen over those of the rejected,
+    /// whichever pair they come from; `aot_pair` in TRL 0.11.
+    AotUnpaired {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// ε.
+        #[serde(default)]
+        label_smoothing: f64,
+    },
+    /// [`paired::apo_zero`].
+    ApoZero {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+    },
+    /// [`paired::apo_down`].
+    ApoDown {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+    },
+    /// [`paired::discopop`].
+    Discopop {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// τ.
+        #[serde(default = "settings::discopop_tau")]
+        tau: f64,
+    },
+    /// Negative log-likelihood of the chosen response, a mean over all tokens of the batch: beside
+    /// another loss it makes RPO (Pang et al. 2024,
+    /// [arXiv:2404.19733](https://arxiv.org/abs/2404.19733); TRL's `rpo_alpha` is its weight).
+    Nll {},
+    /// [`paired::simpo`]: no reference.
+    Simpo {
+        /// β.
+        #[serde(default = "settings::simpo_beta")]
+        beta: f64,
+        /// γ, the target margin.
+        #[serde(default = "settings::simpo_gamma")]
+        gamma: f64,
+        /// ε.
+        #[serde(default)]
+        label_smoothing: f64,
+    },
+    /// Odds-ratio preference optimization: negative log-likelihood of the chosen response plus
+    /// `-λ log σ` of [`paired::log_odds_ratio`]. No reference.
+    Orpo {
+        /// λ.
+        #[serde(default = "settings::beta")]
+        lambda: f64,
+    },
+    /// Contrastive preference optimization (Xu et al. 2024,
+    /// [arXiv:2401.08417](https://arxiv.org/abs/2401.08417)): [`paired::sigmoid`] of
+    /// the log-probabilities themselves plus the chosen response's negative log-likelihood. No
+    /// reference.
+    Cpo {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// ε.
+        #[serde(default)]
+        label_smoothing: f64,
+        /// Weight of the negative log-likelihood.
+        #[serde(default = "settings::one")]
+        nll_weight: f64,
+    },
+}
+
+/// A loss of single responses with a verdict each; equations and sources in [`unpaired`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum UnpairedLoss {
+    /// [`unpaired::kto`] times λ.
+    Kto {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// λ of desirable responses.
+        #[serde(default = "settings::one")]
+        desirable_weight: f64,
+        /// λ of undesirable responses.
+        #[serde(default = "settings::one")]
+        undesirable_weight: f64,
+    },
+    /// [`unpaired::bco`].
+    Bco {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+        /// What δ is.
+        #[serde(default)]
+        shift: RewardShift,
+    },
+    /// [`unpaired::apo_zero`].
+    ApoZero {
+        /// β.
+        #[serde(default = "settings::beta")]
+        beta: f64,
+    },
+}
+
+/// One term of a weighted sum of losses.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Term {
+    /// What the loss is multiplied by.
+    #[serde(default = "settings::one")]
+    pub weight: f64,
+    /// The loss.
+    #[serde(flatten)]
+    pub loss: PairLoss,
+}
+
+/// What a pair is weighted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Weighting {
+    /// All alike.
+    #[default]
+    Uniform,
+    /// By how likely the policy itself is to give both responses (Zhou et al. 2024, WPO,
+    /// [arXiv:2406.11827](https://arxiv.org/abs/2406.11827), equation 2): the product over the two
+    /// of `exp(mean over tokens of log π(y_t) - log Σ_v π_v²)`, no gradient.
+    Wpo,
+}
+
+/// What is minimised over preference pairs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairObjective {
+    /// The terms of the sum.
+    pub terms: Vec<Term>,
+    /// What stands between policy and reference in the losses of the score difference d: sigmoid,
+    /// soft_sigmoid, sigmoid_norm, robust, hinge, ipo, exo_pair and discopop.
+    #[serde(default)]
+    pub divergence: Divergence,
+    /// α of length-desensitised DPO (Liu et al. 2024, LD-DPO,
+    /// [arXiv:2409.06411](https://arxiv.org/abs/2409.06411)): tokens beyond the
+    /// shorter response's length count α in the sums of log-probabilities. 1 is DPO.
+    #[serde(default = "settings::one")]
+    pub tail_weight: f64,
+    /// What a pair is weighted by.
+    #[serde(default)]
+    pub weighting: Weighting,
+}
+
+/// One loss alone.
+impl From<PairLoss> for PairObjective {
+    fn from(loss: PairLoss) -> Self {
+        Self {
+            terms: vec![Term { weight: 1., loss }],
+            divergence: Divergence::default(),
+            tail_weight: 1.,
+            weighting: Weighting::default(),
+        }
+    }
+}
+
+/// What the losses of a batch of pairs are computed from. All tensors are `[B]`, of one kind.
+#[derive(Debug)]
+pub struct PairSums {
+    /// Σ_t log π(y_t | x, y_<t) of the chosen responses.
+    pub chosen: Tensor,
+    /// The same of the rejected responses.
+    pub rejected: Tensor,
+    /// The reference's of the chosen responses; zeros without a reference.
+    pub reference_chosen: Tensor,
+    /// The reference's of the rejected responses; zeros without a reference.
+    pub reference_rejected: Tensor,
+    /// Tokens of the chosen responses.
+    pub chosen_lengths: Tensor,
+    /// Tokens of the rejected responses.
+    pub rejected_lengths: Tensor,
+    /// How much better each chosen response is; NaN where the data do not say. Needed by
+    /// [`PairLoss::SoftSigmoid`] alone.
+    pub margins: Tensor,
+    /// What [`Weighting`] gives each pair; `None`: all alike.
+    pub weights: Option<Tensor>,
+}
+
+impl PairSums {
+    /// The parts of a batch as one.
+    pub(crate) fn concatenate<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
+        let parts: Vec<&Self> = parts.into_iter().collect();
+        let join = |of: fn(&Self) -> &Tensor| {
+            Tensor::cat(&parts.iter().map(|part| of(part)).collect::<Vec<_>>(), 0)
+        };
+        let weights: Option<Vec<&Tensor>> =
+            parts.iter().map(|part| part.weights.as_ref()).collect();
+        Self {
+            chosen: join(|x| &x.chosen),
+            rejected: join(|x| &x.rejected),
+            reference_chosen: join(|x| &x.reference_chosen),
+            reference_rejected: join(|x| &x.reference_rejected),
+            chosen_lengths: join(|x| &x.chosen_lengths),
+            rejected_lengths: join(|x| &x.rejected_lengths),
+            margins: join(|x| &x.margins),
+            weights: weights.map(|weights| Tensor::cat(&weights, 0)),
+        }
+    }
+
+    /// The same numbers without the graph behind them.
+    pub(crate) fn detached(&self) -> Self {
+        Self {
+            chosen: self.chosen.detach(),
+            rejected: self.rejected.detach(),
+            reference_chosen: self.reference_chosen.shallow_clone(),
+            reference_rejected: self.reference_rejected.shallow_clone(),
+            chosen_lengths: self.chosen_lengths.shallow_clone(),
+            rejected_lengths: self.rejected_lengths.shallow_clone(),
+            margins: self.margins.shallow_clone(),
+            weights: self.weights.as_ref().map(Tensor::shallow_clone),
+        }
+    }
+}
+
+/// What a loss must know of the whole optimizer batch beyond the pairs at hand.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchScale {
+    /// Pairs of the optimizer batch.
+    pub pairs: f64,
+    /// Tokens of its chosen responses.
+    pub chosen_tokens: f64,
+    /// δ of BCO.
+    pub reward_shift: f64,
+}
+
+/// How a loss treats the pairs of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coupling {
+    /// Each pair's loss is its own.
+    Separate,
+    /// The loss sorts or averages over the batch: accumulation has to see all of it first.
+    WholeBatch,
+}
+
+impl PairLoss {
+    /// β, by which log-ratios become implicit rewards.
+    pub fn beta(&self) -> Option<f64> {
+        match *self {
+            Self::Sigmoid { beta, .. }
+            | Self::SoftSigmoid { beta, .. }
+            | Self::SigmoidNorm { beta, .. }
+            | Self::Robust { beta, .. }
+            | Self::Hinge { beta }
+            | Self::Ipo { beta, .. }
+            | Self::ExoPair { beta, .. }
+            | Self::NcaPair { beta }
+            | Self::BcoPair { beta, .. }
+            | Self::SppoHard { beta }
+            | Self::Aot { beta, .. }
+            | Self::AotUnpaired { beta, .. }
+            | Self::ApoZero { beta }
+            | Self::ApoDown { beta }
+            | Self::Discopop { beta, .. }
+            | Self::Simpo { beta, .. }
+            | Self::Orpo { lambda: beta }
+            | Self::Cpo { beta, .. } => Some(beta),
+            Self::Nll {} => None,
+        }
+    }
+
+    /// Whether a reference policy takes part.
+    pub fn needs_reference(&self) -> bool {
+        !matches!(self, Self::Nll {} | Self::Simpo { .. } | Self::Orpo { .. } | Self::Cpo { .. })
+    }
+
+    /// Whether implicit rewards are means over a response's tokens.
+    fn averages(&self) -> bool {
+        matches!(self, Self::Simpo { .. } | Self::Orpo { .. })
+    }
+
+    /// Whether [`Divergence`] acts on it.
+    fn uses_scores(&self) -> bool {
+        matches!(
+            self,
+            Self::Sigmoid { .. }
+                | Self::SoftSigmoid { .. }
+                | Self::SigmoidNorm { .. }
+                | Self::Robust { .. }
+                | Self::Hinge { .. }
+                | Self::Ipo { .. }
+                | Self::ExoPair { .. }
+                | Self::Discopop { .. }
+        )
+    }
+
+    /// Whether pairs can be taken apart.
+    pub fn coupling(&self) -> Coupling {
+        match self {
+            Self::Aot { .. }
+            | Self::AotUnpaired { .. }
+            | Self::BcoPair { shift: RewardShift::RunningMean, .. } => Coupling::WholeBatch,
+            _ => Coupling::Separate,
+        }
+    }
+
+    /// The loss of each pair, `[B]`, with the scores that `divergence` gives. Their sum over the
+    /// optimizer batch, divided by `scale.pairs`, is the loss of the batch.
+    ///
+    /// ```
+    /// use rlaif_dpo::{BatchScale, Divergence, PairLoss, PairSums};
+    /// use tch::Tensor;
+    /// let of = |x: &[f64]| Tensor::from_slice(x);
+    /// let sums = PairSums {
+    ///     chosen: of(&[-10.]), rejected: of(&[-30.]),
+    ///     reference_chosen: of(&[-10.1]), reference_rejected: of(&[-20.1]),
+    ///     chosen_lengths: of(&[5.]), rejected_lengths: of(&[5.]),
+    ///     margins: of(&[f64::NAN]), weights: None,
+    /// };
+    /// let scale = BatchScale { pairs: 1., chosen_tokens: 5., reward_shift: 0. };
+    /// let loss = PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. };
+    /// let got = loss.losses(&sums, Divergence::ReverseKl, scale).double_value(&[0]);
+    /// assert!((got - 0.313262).abs() < 1e-6);
+    /// ```
+    pub fn losses(&self, x: &PairSums, divergence: Divergence, scale: BatchScale) -> Tensor {
+        let a = || &x.chosen - &x.reference_chosen;
+        let b = || &x.rejected - &x.reference_rejected;
+        let scores = || (divergence.score(&a()), divergence.score(&b()));
+        let difference = || {
+            let (chosen, rejected) = scores();
+            chosen - rejected
+        };
+        let per_token = || {
+            let (chosen, rejected) = scores();
+            chosen / &x.chosen_lengths - rejected / &x.rejected_lengths
+        };
+        let means = || (&x.chosen / &x.chosen_lengths, &x.rejected / &x.rejected_lengths);
+        // Its sum over the batch is `pairs` times the mean over the batch's tokens.
+        let nll = || -&x.chosen * (scale.pairs / scale.chosen_tokens);
+        match *self {
+            Self::Sigmoid { beta, label_smoothing } => {
+                paired::sigmoid(&difference(), beta, label_smoothing)
+            }
+            Self::SoftSigmoid { beta, scale } => {
+                paired::soft_sigmoid(&difference(), beta, &(&x.margins * scale).sigmoid())
+            }
+            Self::SigmoidNorm { beta, label_smoothing } => {
+                paired::sigmoid(&per_token(), beta, label_smoothing)
+            }
+            Self::Robust { beta, label_smoothing } => {
+                paired::robust(&difference(), beta, label_smoothing)
+            }
+            Self::Hinge { beta } => paired::hinge(&difference(), beta),
+            Self::Ipo { beta, lengths: Lengths::Summed } => paired::ipo(&difference(), beta),
+            Self::Ipo { beta, lengths: Lengths::Averaged } => paired::ipo(&per_token(), beta),
+            Self::ExoPair { beta, label_smoothing } => {
+                paired::exo(&difference(), beta, label_smoothing)
+            }
+            Self::NcaPair { beta } => paired::nca(&a(), &b(), beta),
+            Self::BcoPair { beta, shift } => {
+                let shift = match shift {
+                    RewardShift::RunningMean => scale.reward_shift,
+                    RewardShift::None => 0.,
+                };
+                paired::bco(&a(), &b(), beta, shift)
+            }
+            Self::SppoHard { beta } => paired::sppo_hard(&a(), &b(), beta),
+            Self::Aot { beta, label_smoothing } => paired::aot(
+                &(&x.chosen - &x.rejected),
+                &(&x.reference_chosen - &x.reference_rejected),
+                beta,
+                label_smoothing,
+            ),
+            Self::AotUnpaired { beta, label_smoothing } => {
+                paired::aot(&a(), &b(), beta, label_smoothing)
+            }
+            Self::ApoZero { beta } => paired::apo_zero(&a(), &b(), beta),
+            Self::ApoDown { beta } => paired::apo_down(&a(), &b(), beta),
+            Self::Discopop { beta, tau } => paired::discopop(&difference(), beta, tau),
+            Self::Nll {} => nll(),
+            Self::Simpo { beta, gamma, label_smoothing } => {
+                let (chosen, rejected) = means();
+                paired::simpo(&chosen, &rejected, beta, gamma, label_smoothing)
+            }
+            Self::Orpo { lambda } => {
+                let (chosen, rejected) = means();
+                nll() - paired::log_odds_ratio(&chosen, &rejected).log_sigmoid() * lambda
+            }
+            Self::Cpo { beta, label_smoothing, nll_weight } => {
+                let d = &x.chosen - &x.rejected;
+                paired::sigmoid(&d, beta, label_smoothing) + nll() * nll_weight
+            }
+        }
+    }
+}
+
+impl PairObjective {
+    /// The weighted sum of the terms for each pair, `[B]`; see [`PairLoss::losses`].
+    pub fn losses(&self, x: &PairSums, scale: BatchScale) -> Tensor {
+        let terms = self.terms.iter().map(|term| {
+            let losses = term.loss.losses(x, self.divergence, scale);
+            if term.weight == 1. { losses } else { losses * term.weight }
+        });
+        let sum = terms.reduce(|sum, term| sum + term).unwrap_or_else(|| x.chosen.zeros_like());
+        match &x.weights {
+            Some(weights) => sum * weights,
+            None => sum,
+        }
+    }
+
+    /// Implicit rewards of chosen and rejected responses, `[B]` each, without gradient:
+    /// `β (log π - log π_ref)` with the β of the first term that has one; of a loss without a
+    /// reference, `β log π`, per token where the loss is.
+    pub fn rewards(&self, x: &PairSums) -> (Tensor, Tensor) {
+        let first = self.terms.iter().find_map(|term| Some((&term.loss, term.loss.beta()?)));
+        let (averages, beta) = first.map_or((false, 1.), |(loss, beta)| (loss.averages(), beta));
+        let reward = |policy: &Tensor, reference: &Tensor, lengths: &Tensor| {
+            let ratio = (policy - reference).detach() * beta;
+            if averages { ratio / lengths } else { ratio }
+        };
+        (
+            reward(&x.chosen, &x.reference_chosen, &x.chosen_lengths),
+            reward(&x.rejected, &x.reference_rejected, &x.rejected_lengths),
+        )
+    }
+
+    /// Whether a reference policy takes part.
+    pub fn needs_reference(&self) -> bool {
+        self.terms.iter().any(|term| term.loss.needs_reference())
+    }
+
+    /// Whether every pair must come with a margin.
+    pub fn needs_margins(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term.loss, PairLoss::SoftSigmoid { .. }))
+    }
+
+    /// Whether δ of BCO is to be kept up to date.
+    pub fn tracks_reward_shift(&self) -> bool {
+        let tracks =
+            |loss| matches!(loss, PairLoss::BcoPair { shift: RewardShift::RunningMean, .. });
+        self.terms.iter().any(|term| tracks(term.loss))
+    }
+
+    /// Whether pairs can be taken apart.
+    pub fn coupling(&self) -> Coupling {
+        if self.terms.iter().any(|term| term.loss.coupling() == Coupling::WholeBatch) {
+            Coupling::WholeBatch
+        } else {
+            Coupling::Separate
+        }
+    }
+
+    /// Checks every parameter, and that what is set acts.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`] names the field.
+    pub fn check(&self) -> Result<(), DpoError> {
+        settings::check_pairs(self)
+    }
+}
+
+/// What the losses of single responses are computed from. All tensors are `[N]`, of one kind.
+#[derive(Debug)]
+pub struct ResponseSums {
+    /// Σ_t log π(y_t | x, y_<t).
+    pub policy: Tensor,
+    /// The reference's.
+    pub reference: Tensor,
+    /// 1 for a desirable response, -1 for an undesirable one.
+    pub signs: Tensor,
+}
+
+impl UnpairedLoss {
+    /// β.
+    pub fn beta(&self) -> f64 {
+        match *self {
+            Self::Kto { beta, .. } | Self::Bco { beta, .. } | Self::ApoZero { beta } => beta,
+        }
+    }
+
+    /// Whether the KL baseline of mismatched responses is needed.
+    pub fn needs_baseline(&self) -> bool {
+        matches!(self, Self::Kto { .. })
+    }
+
+    /// Whether δ of BCO is to be kept up to date.
+    pub fn tracks_reward_shift(&self) -> bool {
+        matches!(self, Self::Bco { shift: RewardShift::RunningMean, .. })
+    }
+
+    /// The loss of each response, `[N]`; their mean is the loss of the batch. `shift` is the KL
+    /// baseline of KTO, and δ of BCO.
+    ///
+    /// ```
+    /// use rlaif_dpo::{ResponseSums, UnpairedLoss};
+    /// use tch::Tensor;
+    /// let of = |x: &[f64]| Tensor::from_slice(x);
+    /// let sums = ResponseSums { policy: of(&[-3.]), reference: of(&[-3.]), signs: of(&[1.]) };
+    /// let loss = UnpairedLoss::ApoZero { beta: 0.1 };
+    /// assert_eq!(loss.losses(&sums, 0.).double_value(&[0]), 0.5);
+    /// ```
+    pub fn losses(&self, x: &ResponseSums, shift: f64) -> Tensor {
+        let r = &x.policy - &x.reference;
+        match *self {
+            Self::Kto { beta, desirable_weight, undesirable_weight } => {
+                let weights = (&x.signs + 1.) * (desirable_weight / 2.)
+                    + (1. - &x.signs) * (undesirable_weight / 2.);
+                unpaired::kto(&r, &x.signs, beta, shift) * weights
+            }
+            Self::Bco { beta, shift: RewardShift::RunningMean } => {
+                unpaired::bco(&r, &x.signs, beta, shift)
+            }
+            Self::Bco { beta, shift: RewardShift::None } => unpaired::bco(&r, &x.signs, beta, 0.),
+            Self::ApoZero { beta } => unpaired::apo_zero(&r, &x.signs, beta),
+        }
+    }
+
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`] names the field.
+    pub fn check(&self) -> Result<(), DpoError> {
+        settings::check_unpaired(self)
+    }
+}
+
+/// The running mean that is δ of BCO: of the batches' mean implicit rewards, each batch counting
+/// once, as TRL has it.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct RunningMean {
+    /// The mean so far; 0 before the first batch.
+    pub mean: f64,
+    /// Batches so far.
+    pub count: u64,
+}
+
+impl RunningMean {
+    /// Takes in one more batch.
+    pub fn update(&mut self, value: f64) {
+        self.count += 1;
+        self.mean += (value - self.mean) / self.count as f64;
+    }
+}

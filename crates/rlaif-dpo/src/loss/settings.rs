@@ -1,0 +1,128 @@
+//! Defaults of the losses' parameters, and their bounds.
+
+use super::{Divergence, PairLoss, PairObjective, UnpairedLoss, Weighting};
+use crate::error::DpoError;
+
+pub(super) fn beta() -> f64 {
+    0.1
+}
+pub(super) fn beta_per_token() -> f64 {
+    5.
+}
+pub(super) fn one() -> f64 {
+    1.
+}
+pub(super) fn exo_smoothing() -> f64 {
+    1e-3
+}
+pub(super) fn discopop_tau() -> f64 {
+    0.05
+}
+pub(super) fn simpo_beta() -> f64 {
+    2.
+}
+pub(super) fn simpo_gamma() -> f64 {
+    1.
+}
+
+/// One bound that a parameter has to keep.
+fn require(good: bool, field: &str, found: f64, expected: &'static str) -> Result<(), DpoError> {
+    if good {
+        return Ok(());
+    }
+    Err(DpoError::Setting { field: field.to_owned(), found: found.to_string(), expected })
+}
+
+fn positive(field: &str, value: f64) -> Result<(), DpoError> {
+    require(value.is_finite() && value > 0., field, value, "a positive number")
+}
+
+fn at_least_zero(field: &str, value: f64) -> Result<(), DpoError> {
+    require(value.is_finite() && value >= 0., field, value, "a number of at least 0")
+}
+
+fn smoothing(value: f64) -> Result<(), DpoError> {
+    let field = "label_smoothing";
+    require((0. ..0.5).contains(&value), field, value, "at least 0 and below 0.5")
+}
+
+pub(super) fn check_pairs(objective: &PairObjective) -> Result<(), DpoError> {
+    if objective.terms.is_empty() {
+        return Err(DpoError::Setting {
+            field: "terms".to_owned(),
+            found: "none".to_owned(),
+            expected: "at least one loss",
+        });
+    }
+    for term in &objective.terms {
+        at_least_zero("weight", term.weight)?;
+        check_loss(&term.loss)?;
+    }
+    let alpha = objective.tail_weight;
+    require((0. ..=1.).contains(&alpha), "tail_weight", alpha, "from 0 to 1")?;
+    let diverges = objective.divergence != Divergence::ReverseKl;
+    if diverges && !objective.terms.iter().any(|term| term.loss.uses_scores()) {
+        return Err(DpoError::Setting {
+            field: "divergence".to_owned(),
+            found: format!("{:?}", objective.divergence),
+            expected: "reverse_kl: none of these losses is made of the scores that it changes",
+        });
+    }
+    if let Divergence::Alpha { alpha } = objective.divergence {
+        require(alpha.is_finite(), "divergence.alpha", alpha, "a number")?;
+    }
+    let couples = objective.coupling() == super::Coupling::WholeBatch;
+    if objective.weighting == Weighting::Wpo && couples {
+        return Err(DpoError::Setting {
+            field: "weighting".to_owned(),
+            found: "wpo".to_owned(),
+            expected: "uniform: a loss that sorts or averages the batch has no loss of one pair",
+        });
+    }
+    Ok(())
+}
+
+fn check_loss(loss: &PairLoss) -> Result<(), DpoError> {
+    if let Some(beta) = loss.beta() {
+        positive(if matches!(loss, PairLoss::Orpo { .. }) { "lambda" } else { "beta" }, beta)?;
+    }
+    match *loss {
+        PairLoss::Sigmoid { label_smoothing, .. }
+        | PairLoss::SigmoidNorm { label_smoothing, .. }
+        | PairLoss::Robust { label_smoothing, .. }
+        | PairLoss::Aot { label_smoothing, .. }
+        | PairLoss::AotUnpaired { label_smoothing, .. } => smoothing(label_smoothing),
+        PairLoss::ExoPair { label_smoothing, .. } => {
+            let good = label_smoothing > 0. && label_smoothing < 0.5;
+            require(good, "label_smoothing", label_smoothing, "above 0 and below 0.5")
+        }
+        PairLoss::SoftSigmoid { scale, .. } => positive("scale", scale),
+        PairLoss::Discopop { tau, .. } => positive("tau", tau),
+        PairLoss::Simpo { gamma, label_smoothing, .. } => {
+            at_least_zero("gamma", gamma)?;
+            smoothing(label_smoothing)
+        }
+        PairLoss::Cpo { label_smoothing, nll_weight, .. } => {
+            at_least_zero("nll_weight", nll_weight)?;
+            smoothing(label_smoothing)
+        }
+        PairLoss::Hinge { .. }
+        | PairLoss::Ipo { .. }
+        | PairLoss::NcaPair { .. }
+        | PairLoss::BcoPair { .. }
+        | PairLoss::SppoHard { .. }
+        | PairLoss::ApoZero { .. }
+        | PairLoss::ApoDown { .. }
+        | PairLoss::Nll {}
+        | PairLoss::Orpo { .. } => Ok(()),
+    }
+}
+
+pub(super) fn check_unpaired(loss: &UnpairedLoss) -> Result<(), DpoError> {
+    positive("beta", loss.beta())?;
+    if let UnpairedLoss::Kto { desirable_weight, undesirable_weight, .. } = *loss {
+        at_least_zero("desirable_weight", desirable_weight)?;
+        at_least_zero("undesirable_weight", undesirable_weight)?;
+    }
+    Ok(())
+}

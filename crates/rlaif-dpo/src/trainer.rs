@@ -1,0 +1,731 @@
+//! The trainer: one update is 1 the policy's log-probabilities, 2 the reference's, 3 the loss and
+//! its gradient, 4 the optimizer's step, 5 the reference's.
+
+use std::path::Path;
+
+use rlaif_lm::{Adapters, Parameters, Policy};
+use rlaif_train::{Optimizer, Trainable};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{
+    config::{DpoConfig, Objective},
+    error::{DpoError, PairProblem},
+    forward::{Batch, Pass, halves, margins, pass, reference_sums},
+    loss::{
+        BatchScale, Coupling, PairObjective, PairSums, ResponseSums, RunningMean, UnpairedLoss,
+        Weighting, unpaired,
+    },
+    reference::{CacheInputs, CacheKey, Reference, ReferenceSums, read_cache, write_cache},
+    rows::{PairRow, ResponseRow},
+    stats::DpoStats,
+};
+
+/// Fine-tunes a policy from preferences, without a reward model.
+///
+/// The loop is the caller's:
+///
+/// ```
+/// use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Reference};
+/// # use rlaif_models::{Config, LanguageModel};
+/// # use tch::{Device, Kind};
+/// # let json = r#"{"model_type": "llama", "vocab_size": 32, "hidden_size": 8,
+/// #   "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+/// #   "max_position_embeddings": 32, "eos_token_id": 1}"#;
+/// # let random = || {
+/// #     tch::manual_seed(3);
+/// #     let config = Config::from_value(serde_json::from_str(json).unwrap());
+/// #     LanguageModel::random(config, Kind::Float, Device::Cpu)
+/// # };
+/// let row = |chosen: &[u32], rejected: &[u32]| PairRow {
+///     id: String::new(), prompt: vec![5, 6], chosen: chosen.into(), rejected: rejected.into(),
+///     margin: None,
+/// };
+/// let rows = [row(&[7, 8, 1], &[9, 1]), row(&[10, 1], &[11, 12, 1])];
+/// let batch: Vec<&PairRow> = rows.iter().collect();
+///
+/// let mut trainer = DpoTrainer::new(random()?, Reference::Model(random()?), DpoConfig::default(), 2)?;
+/// let first = trainer.update_pairs(&batch, None)?;
+/// assert!((first.loss - 2f64.ln()).abs() < 1e-6); // policy and reference are still the same
+/// trainer.update_pairs(&batch, None)?;
+/// let policy = trainer.into_policy();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct DpoTrainer<P> {
+    policy: P,
+    reference: Reference<P>,
+    config: DpoConfig,
+    optimizer: Optimizer,
+    reward_shift: RunningMean,
+}
+
+impl<P: Policy> DpoTrainer<P> {
+    /// Takes the policy, for a run of `total_steps` updates. Of a policy with adapters the adapters
+    /// are trained, of another one everything.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`] for settings out of bounds, or a reference that cannot do what they
+    /// ask for; [`DpoError::Train`] if nothing is to be trained.
+    pub fn new(
+        policy: P,
+        reference: Reference<P>,
+        config: DpoConfig,
+        total_steps: u64,
+    ) -> Result<Self, DpoError> {
+        config.check()?;
+        if config.update_of_reference().is_some() && !matches!(reference, Reference::Model(_)) {
+            return Err(DpoError::Setting {
+                field: "reference.update".to_owned(),
+                found: "set".to_owned(),
+                expected: "nothing, unless the reference is a model of its own",
+            });
+        }
+        if let Reference::Model(model) = &reference {
+            model.parameters().train_where(|_| false);
+        }
+        let trained = Trainable::Auto.select(policy.parameters())?;
+        let optimizer = Optimizer::new(trained, &config.optimizer, total_steps)?;
+        Ok(Self { policy, reference, config, optimizer, reward_shift: RunningMean::default() })
+    }
+
+    /// The policy as it stands.
+    pub fn policy(&self) -> &P {
+        &self.policy
+    }
+
+    /// The policy.
+    pub fn into_policy(self) -> P {
+        self.policy
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &DpoConfig {
+        &self.config
+    }
+
+    /// Updates so far.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.progress().step
+    }
+
+    /// The reference's sums for rows of pairs, from the cache in `folder` if it has them: computed
+    /// by the reference model, by the policy without adapters, or ([`Reference::Given`]) by the
+    /// policy as it stands, so before the first update.
+    ///
+    /// # Errors
+    /// [`DpoError::Cache`] if the folder cannot be written; what the model refuses.
+    pub fn reference_of_pairs(
+        &self,
+        rows: &[PairRow],
+        folder: Option<&Path>,
+    ) -> Result<ReferenceSums, DpoError> {
+        let parts = rows.iter().map(|row| [row.prompt.as_slice(), &row.chosen, &row.rejected]);
+        let tail_weight = self.pairs()?.tail_weight;
+        self.cached(parts.collect(), tail_weight, folder, |rows| {
+            let column = |k: usize| rows.iter().map(|row| row[k].to_vec()).collect();
+            Batch::new(&self.policy, column(0), vec![column(1), column(2)])
+        })
+    }
+
+    /// The reference's sums for single responses, and for the mismatched ones of a loss that needs
+    /// them; see [`Self::reference_of_pairs`].
+    ///
+    /// # Errors
+    /// As [`Self::reference_of_pairs`].
+    pub fn reference_of_responses(
+        &self,
+        rows: &[ResponseRow],
+        folder: Option<&Path>,
+    ) -> Result<ReferenceSums, DpoError> {
+        let parts = rows.iter().map(|row| [row.prompt.as_slice(), &row.response, &row.mismatched]);
+        self.cached(parts.collect(), 1., folder, |rows| {
+            let column = |k: usize| rows.iter().map(|row| row[k].to_vec()).collect();
+            Batch::new(&self.policy, column(0), vec![column(1), column(2)])
+        })
+    }
+
+    fn cached(
+        &self,
+        rows: Vec<[&[u32]; 3]>,
+        tail_weight: f64,
+        folder: Option<&Path>,
+        batch: impl Fn(&[[&[u32]; 3]]) -> Result<Batch, DpoError>,
+    ) -> Result<ReferenceSums, DpoError> {
+        let key = self.cache_key(&rows, tail_weight)?;
+        if let Some(sums) = folder.and_then(|folder| read_cache(folder, key, rows.len())) {
+            return Ok(sums);
+        }
+        let (model, adapters) = self.reference_or_policy();
+        let mut sums = vec![[0.; 2]; rows.len()];
+        // Rows of like length together; each row's sum goes to its own place.
+        let order = by_length(rows.iter().map(|row| row.iter().map(|ids| ids.len()).sum()));
+        for places in order.chunks(self.config.micro_batch(self.config.batch_size)) {
+            let part: Vec<[&[u32]; 3]> = places.iter().map(|&place| rows[place]).collect();
+            let of_part =
+                reference_sums(model, &batch(&part)?, self.config.pass(), adapters, tail_weight)?;
+            let of_part = Vec::<f32>::try_from(of_part)?;
+            for (i, &place) in places.iter().enumerate() {
+                sums[place] = [of_part[i], of_part[places.len() + i]];
+            }
+        }
+        let sums = ReferenceSums(sums);
+        if let Some(folder) = folder {
+            write_cache(folder, key, &sums)?;
+        }
+        Ok(sums)
+    }
+
+    fn cache_key(&self, rows: &[[&[u32]; 3]], tail_weight: f64) -> Result<CacheKey, DpoError> {
+        let (model, adapters) = self.reference_or_policy();
+        let inputs = CacheInputs {
+            model_type: &model.spec().model_type,
+            parameters: model.parameters(),
+            adapters,
+            temperature: self.config.temperature,
+            tail_weight,
+            prompts: self.config.prompts,
+            batch_size: self.config.micro_batch(self.config.batch_size),
+        };
+        inputs.key(rows.iter().copied())
+    }
+
+    fn reference_or_policy(&self) -> (&dyn Policy, Adapters<'static>) {
+        let fallback = (&self.policy as &dyn Policy, Adapters::Active);
+        self.reference.model(&self.policy).unwrap_or(fallback)
+    }
+
+    /// The reference's sums `[2B]` of a part of the batch: given, computed, or zeros where no loss
+    /// needs them.
+    fn sums_of_reference(
+        &self,
+        batch: &Batch,
+        needed: bool,
+        given: Option<Tensor>,
+        tail_weight: f64,
+        like: &Tensor,
+    ) -> Result<Tensor, DpoError> {
+        if !needed {
+            return Ok(like.zeros_like().detach());
+        }
+        if let Some(given) = given {
+            return Ok(given.to_device(like.device()));
+        }
+        let Some((model, adapters)) = self.reference.model(&self.policy) else {
+            return Err(DpoError::Setting {
+                field: "reference".to_owned(),
+                found: "none".to_owned(),
+                expected: "a model, adapters that can be turned off, or sums for every row",
+            });
+        };
+        reference_sums(model, batch, self.config.pass(), adapters, tail_weight)
+    }
+
+    pub(crate) fn pairs(&self) -> Result<&PairObjective, DpoError> {
+        match &self.config.objective {
+            Objective::Pairs(objective) => Ok(objective),
+            Objective::Unpaired(_) => Err(wrong_rows("pairs", "a loss of pairs")),
+        }
+    }
+
+    fn unpaired(&self) -> Result<UnpairedLoss, DpoError> {
+        match &self.config.objective {
+            Objective::Unpaired(loss) => Ok(*loss),
+            Objective::Pairs(_) => Err(wrong_rows("single responses", "an unpaired loss")),
+        }
+    }
+
+    /// One update from a batch of pairs. `given` are the reference's two sums of each row; without
+    /// them the reference runs.
+    ///
+    /// The result does not depend on `micro_batch_size`, to rounding: losses are means over the
+    /// whole batch, and one that sorts or averages the batch sees all of it before anything is
+    /// differentiated.
+    ///
+    /// # Errors
+    /// [`DpoError::Pair`] for a row that cannot be learnt from, [`DpoError::Setting`] if there is
+    /// no reference or the loss is not one of pairs, [`DpoError::Train`] after too many steps
+    /// without finite gradients in a row; what the model refuses. The policy is unchanged.
+    pub fn update_pairs(
+        &mut self,
+        rows: &[&PairRow],
+        given: Option<&[[f32; 2]]>,
+    ) -> Result<DpoStats, DpoError> {
+        let objective = self.pairs()?.clone();
+        check_pairs(rows, &objective)?;
+        let order = by_length(rows.iter().map(|row| row.len()));
+        let parts: Vec<PairPart> = order
+            .chunks(self.config.micro_batch(rows.len()))
+            .map(|places| {
+                let part: Vec<&PairRow> = places.iter().map(|&place| rows[place]).collect();
+                let given = given.map(|given| column_major(places, given));
+                Ok(PairPart { batch: Batch::pairs(&self.policy, &part)?, rows: part, given })
+            })
+            .collect::<Result<_, DpoError>>()?;
+        let mut scale = BatchScale {
+            pairs: rows.len() as f64,
+            chosen_tokens: rows.iter().map(|row| row.chosen.len() as f64).sum(),
+            reward_shift: self.reward_shift.mean,
+        };
+        let mut seen = Seen::default();
+        let shift = if objective.coupling() == Coupling::WholeBatch {
+            self.backward_coupled(&objective, &parts, &mut scale, &mut seen)?
+        } else {
+            for part in &parts {
+                let (sums, measured) = self.pair_sums(&objective, part, self.config.pass())?;
+                let loss = objective.losses(&sums, scale).sum(Kind::Float) / scale.pairs;
+                loss.f_backward()?;
+                seen.take(&sums, &measured, &loss);
+            }
+            self.reward_shift
+        };
+        let tokens = parts.iter().map(|part| part.batch.tokens(self.config.prompts)).sum::<usize>();
+        let mut stats = seen.stats(&objective, scale)?;
+        stats.tokens = tokens as u64;
+        self.finish(&mut stats)?;
+        self.reward_shift = shift;
+        Ok(stats)
+    }
+
+    /// The policy's and the reference's sums of a part, with the policy's graph.
+    fn pair_sums(
+        &self,
+        objective: &PairObjective,
+        part: &PairPart<'_>,
+        how: Pass,
+    ) -> Result<(PairSums, Measured), DpoError> {
+        let passed = pass(&self.policy, &part.batch, how, Adapters::Active)?;
+        let policy = passed.sums(&part.batch, objective.tail_weight);
+        let reference = self.sums_of_reference(
+            &part.batch,
+            objective.needs_reference(),
+            part.given.as_ref().map(Tensor::shallow_clone),
+            objective.tail_weight,
+            &policy,
+        )?;
+        let [chosen, rejected] = halves(&policy);
+        let [reference_chosen, reference_rejected] = halves(&reference);
+        let [chosen_lengths, rejected_lengths] = halves(&part.batch.lengths());
+        let weights = (objective.weighting == Weighting::Wpo)
+            .then(|| passed.policy_weights(&part.batch, self.config.temperature));
+        let margins = margins(&part.rows, &chosen);
+        let measured = Measured {
+            entropy: passed.tokens.entropy.detach().sum(Kind::Float),
+            logits: passed.logit_sums(&part.batch),
+        };
+        let sums = PairSums {
+            chosen,
+            rejected,
+            reference_chosen,
+            reference_rejected,
+            chosen_lengths,
+            rejected_lengths,
+            margins,
+            weights,
+        };
+        Ok((sums, measured))
+    }
+
+    /// The gradient of a loss that sorts or averages the batch. Its parts are computed without a
+    /// graph first; then the loss of the whole, its gradient with respect to the log-probabilities,
+    /// and for each part once more forward and, with its share of that gradient, back. A batch in
+    /// one part takes one pass.
+    fn backward_coupled(
+        &self,
+        objective: &PairObjective,
+        parts: &[PairPart<'_>],
+        scale: &mut BatchScale,
+        seen: &mut Seen,
+    ) -> Result<RunningMean, DpoError> {
+        let first = |part| -> Result<_, DpoError> {
+            if parts.len() == 1 {
+                self.pair_sums(objective, part, self.config.pass())
+            } else {
+                no_grad(|| self.pair_sums(objective, part, self.config.pass()))
+            }
+        };
+        let all = parts.iter().map(first).collect::<Result<Vec<_>, _>>()?;
+        let whole = PairSums::concatenate(all.iter().map(|(sums, _)| sums));
+        let shift = self.shifted(objective, &whole)?;
+        scale.reward_shift = shift.mean;
+        if parts.len() == 1 {
+            let (sums, measured) = &all[0];
+            let loss = objective.losses(sums, *scale).sum(Kind::Float) / scale.pairs;
+            loss.f_backward()?;
+            seen.take(sums, measured, &loss);
+            return Ok(shift);
+        }
+        let (chosen, rejected) =
+            (whole.chosen.set_requires_grad(true), whole.rejected.set_requires_grad(true));
+        let whole = PairSums {
+            chosen: chosen.shallow_clone(),
+            rejected: rejected.shallow_clone(),
+            ..whole
+        };
+        let loss = objective.losses(&whole, *scale).sum(Kind::Float) / scale.pairs;
+        let gradients = Tensor::f_run_backward(&[&loss], &[&chosen, &rejected], false, false)?;
+        let mut start = 0;
+        for (at, (part, (sums, measured))) in parts.iter().zip(&all).enumerate() {
+            let length = part.rows.len() as i64;
+            let share = |k: usize| gradients[k].narrow(0, start, length);
+            let passed = pass(&self.policy, &part.batch, self.config.pass(), Adapters::Active)?;
+            let [chosen, rejected] = halves(&passed.sums(&part.batch, objective.tail_weight));
+            let pull = (chosen * share(0) + rejected * share(1)).sum(Kind::Float);
+            pull.f_backward()?;
+            start += length;
+            // The loss of the whole counts once.
+            let loss = if at == 0 { loss.shallow_clone() } else { loss.zeros_like() };
+            seen.take(sums, measured, &loss);
+        }
+        Ok(shift)
+    }
+
+    /// δ after this batch: of the mean implicit reward of all its responses, as TRL has it.
+    fn shifted(&self, objective: &PairObjective, x: &PairSums) -> Result<RunningMean, DpoError> {
+        let mut shift = self.reward_shift;
+        if objective.tracks_reward_shift() {
+            let (chosen, rejected) = objective.rewards(x);
+            let mean = (chosen.mean(Kind::Float) + rejected.mean(Kind::Float)) / 2.;
+            shift.update(f64::try_from(mean)?);
+        }
+        Ok(shift)
+    }
+
+    /// One update from a batch of single responses. `given` are the reference's two sums of each
+    /// row, as [`Self::reference_of_responses`] gives them.
+    ///
+    /// # Errors
+    /// As [`Self::update_pairs`].
+    pub fn update_responses(
+        &mut self,
+        rows: &[&ResponseRow],
+        given: Option<&[[f32; 2]]>,
+    ) -> Result<DpoStats, DpoError> {
+        let loss = self.unpaired()?;
+        check_responses(rows, loss)?;
+        let order = by_length(rows.iter().map(|row| row.prompt.len() + row.response.len()));
+        let count = rows.len() as f64;
+        let size = self.config.micro_batch(rows.len());
+        let parts: Vec<Vec<usize>> = order.chunks(size).map(<[usize]>::to_vec).collect();
+        let of = |places: &[usize], response: fn(&ResponseRow) -> &Vec<u32>| {
+            let column = |of: &dyn Fn(&ResponseRow) -> Vec<u32>| {
+                places.iter().map(|&place| of(rows[place])).collect::<Vec<_>>()
+            };
+            let responses = column(&|row| response(row).clone());
+            Batch::new(&self.policy, column(&|row| row.prompt.clone()), vec![responses])
+        };
+        let sums_given = |places: &[usize], k: usize| {
+            given.map(|given| {
+                let sums: Vec<f32> = places.iter().map(|&place| given[place][k]).collect();
+                Tensor::from_slice(&sums)
+            })
+        };
+
+        // The shift is a mean over the whole batch without a gradient: it comes first.
+        let mut reward_shift = self.reward_shift;
+        let shift = if loss.needs_baseline() {
+            let mut ratios = Vec::with_capacity(rows.len());
+            for places in &parts {
+                let batch = of(places, |row| &row.mismatched)?;
+                let policy =
+                    reference_sums(&self.policy, &batch, self.config.pass(), Adapters::Active, 1.)?;
+                let given = sums_given(places, 1);
+                let reference = self.sums_of_reference(&batch, true, given, 1., &policy)?;
+                ratios.extend(Vec::<f64>::try_from((policy - reference).to_kind(Kind::Double))?);
+            }
+            unpaired::kto_baseline(&ratios)
+        } else if loss.tracks_reward_shift() {
+            let mut rewards = 0.;
+            for places in &parts {
+                let batch = of(places, |row| &row.response)?;
+                let policy =
+                    reference_sums(&self.policy, &batch, self.config.pass(), Adapters::Active, 1.)?;
+                let given = sums_given(places, 0);
+                let reference = self.sums_of_reference(&batch, true, given, 1., &policy)?;
+                rewards += f64::try_from((policy - reference).sum(Kind::Double))? * loss.beta();
+            }
+            reward_shift.update(rewards / count);
+            reward_shift.mean
+        } else {
+            0.
+        };
+
+        let mut seen = SeenResponses::default();
+        let mut tokens = 0;
+        for places in &parts {
+            let batch = of(places, |row| &row.response)?;
+            tokens += batch.tokens(self.config.prompts);
+            let passed = pass(&self.policy, &batch, self.config.pass(), Adapters::Active)?;
+            let policy = passed.sums(&batch, 1.);
+            let given = sums_given(places, 0);
+            let reference = self.sums_of_reference(&batch, true, given, 1., &policy)?;
+            let signs: Vec<f32> = places.iter().map(|&place| rows[place].sign()).collect();
+            let signs = Tensor::from_slice(&signs).to_device(policy.device());
+            let sums = ResponseSums { policy, reference, signs };
+            let part = loss.losses(&sums, shift).sum(Kind::Float) / count;
+            part.f_backward()?;
+            seen.take(&sums, &batch, &passed.tokens.entropy, &part, loss.beta());
+        }
+        let mut stats = seen.stats()?;
+        stats.baseline = (loss.needs_baseline() || loss.tracks_reward_shift()).then_some(shift);
+        stats.tokens = tokens as u64;
+        self.finish(&mut stats)?;
+        self.reward_shift = reward_shift;
+        Ok(stats)
+    }
+
+    /// The optimizer's step, and the reference's.
+    fn finish(&mut self, stats: &mut DpoStats) -> Result<(), DpoError> {
+        let report = self.optimizer.step()?;
+        stats.grad_norm = report.grad_norm;
+        stats.lr = report.lr;
+        if let (Some(update), Reference::Model(model)) =
+            (self.config.update_of_reference(), &self.reference)
+            && report.step.is_multiple_of(update.every)
+        {
+            update.apply(model.parameters(), self.policy.parameters());
+        }
+        Ok(())
+    }
+
+    /// The parameters of a reference that moves: a checkpoint has to keep them.
+    pub(crate) fn moving_reference(&self) -> Option<&Parameters> {
+        match &self.reference {
+            Reference::Model(model) if self.config.update_of_reference().is_some() => {
+                Some(model.parameters())
+            }
+            _ => None,
+        }
+    }
+
+    pub(crate) fn optimizer(&self) -> &Optimizer {
+        &self.optimizer
+    }
+
+    pub(crate) fn optimizer_mut(&mut self) -> &mut Optimizer {
+        &mut self.optimizer
+    }
+
+    pub(crate) fn reward_shift(&self) -> RunningMean {
+        self.reward_shift
+    }
+
+    pub(crate) fn set_reward_shift(&mut self, shift: RunningMean) {
+        self.reward_shift = shift;
+    }
+
+    /// The sums of pairs under the policy as it stands, without a graph.
+    pub(crate) fn evaluated(
+        &self,
+        rows: &[&PairRow],
+        given: Option<&[[f32; 2]]>,
+    ) -> Result<PairSums, DpoError> {
+        let objective = self.pairs()?;
+        check_pairs(rows, objective)?;
+        let places: Vec<usize> = (0..rows.len()).collect();
+        let part = PairPart {
+            batch: Batch::pairs(&self.policy, rows)?,
+            rows: rows.to_vec(),
+            given: given.map(|given| column_major(&places, given)),
+        };
+        let (sums, _) =
+            no_grad(|| self.pair_sums(objective, &part, self.config.pass().evaluating()))?;
+        Ok(sums)
+    }
+}
+
+/// A part of a batch of pairs.
+struct PairPart<'a> {
+    batch: Batch,
+    rows: Vec<&'a PairRow>,
+    /// The reference's sums, `[2B]`.
+    given: Option<Tensor>,
+}
+
+/// What a pass gives beside the sums, still on its device.
+struct Measured {
+    entropy: Tensor,
+    /// Sums over tokens of the mean logit, chosen and rejected, `[2]`.
+    logits: Tensor,
+}
+
+/// What is kept of the parts of a batch for its numbers: tensors on their device, so that the
+/// device is waited for once.
+#[derive(Default)]
+struct Seen {
+    sums: Vec<PairSums>,
+    numbers: Vec<Tensor>,
+}
+
+impl Seen {
+    fn take(&mut self, sums: &PairSums, measured: &Measured, loss: &Tensor) {
+        self.sums.push(sums.detached());
+        let both = measured.logits.view([2]);
+        let rest = Tensor::stack(
+            &[loss.detach().to_kind(Kind::Float), measured.entropy.shallow_clone()],
+            0,
+        );
+        self.numbers.push(Tensor::cat(&[rest, both], 0));
+    }
+
+    fn stats(&self, objective: &PairObjective, scale: BatchScale) -> Result<DpoStats, DpoError> {
+        let x = PairSums::concatenate(&self.sums);
+        let (chosen, rejected) = objective.rewards(&x);
+        let mean = |x: &Tensor| x.mean(Kind::Float);
+        let sum = |x: &Tensor| x.sum(Kind::Float);
+        let totals = Tensor::stack(&self.numbers, 0).sum_dim_intlist(0, false, Kind::Float);
+        let rest = [
+            mean(&chosen),
+            mean(&rejected),
+            mean(&chosen.gt_tensor(&rejected).to_kind(Kind::Float)),
+            mean(&(&chosen - &rejected)),
+            mean(&x.chosen),
+            mean(&x.rejected),
+            sum(&x.chosen),
+            sum(&x.chosen_lengths),
+            sum(&x.rejected_lengths),
+        ];
+        let all = Tensor::cat(&[totals, Tensor::stack(&rest, 0)], 0);
+        let all = Vec::<f64>::try_from(all.to_kind(Kind::Double))?;
+        let [loss, entropy, logit_chosen, logit_rejected, rest @ ..] = all.as_slice() else {
+            unreachable!("thirteen numbers were put together above")
+        };
+        let [
+            reward_chosen,
+            reward_rejected,
+            accuracy,
+            margin,
+            log_prob_chosen,
+            log_prob_rejected,
+            chosen_sum,
+            chosen_tokens,
+            rejected_tokens,
+        ] = *rest
+        else {
+            unreachable!("thirteen numbers were put together above")
+        };
+        Ok(DpoStats {
+            loss: *loss,
+            reward_chosen,
+            reward_rejected,
+            accuracy,
+            margin,
+            log_prob_chosen,
+            log_prob_rejected,
+            logit_chosen: logit_chosen / chosen_tokens,
+            logit_rejected: logit_rejected / rejected_tokens,
+            entropy: entropy / (chosen_tokens + rejected_tokens),
+            nll: -chosen_sum / chosen_tokens,
+            baseline: objective.tracks_reward_shift().then_some(scale.reward_shift),
+            ..DpoStats::default()
+        })
+    }
+}
+
+/// The same for single responses.
+#[derive(Default)]
+struct SeenResponses {
+    rows: Vec<[Tensor; 3]>,
+    numbers: Vec<Tensor>,
+}
+
+impl SeenResponses {
+    fn take(
+        &mut self,
+        x: &ResponseSums,
+        batch: &Batch,
+        entropy: &Tensor,
+        loss: &Tensor,
+        beta: f64,
+    ) {
+        let policy = x.policy.detach();
+        let rewards = (&policy - &x.reference) * beta;
+        self.rows.push([rewards, policy, x.signs.shallow_clone()]);
+        let numbers = [
+            loss.detach().to_kind(Kind::Float),
+            entropy.detach().sum(Kind::Float),
+            batch.lengths().sum(Kind::Float),
+        ];
+        self.numbers.push(Tensor::stack(&numbers, 0));
+    }
+
+    fn stats(&self) -> Result<DpoStats, DpoError> {
+        let column = |k: usize| {
+            let parts: Vec<&Tensor> = self.rows.iter().map(|row| &row[k]).collect();
+            Ok::<_, DpoError>(Vec::<f64>::try_from(Tensor::cat(&parts, 0).to_kind(Kind::Double))?)
+        };
+        let (rewards, policy, signs) = (column(0)?, column(1)?, column(2)?);
+        let totals = Tensor::stack(&self.numbers, 0).sum_dim_intlist(0, false, Kind::Float);
+        let totals = Vec::<f64>::try_from(totals.to_kind(Kind::Double))?;
+        let mean = |values: &[f64], sign: f64| {
+            let of: Vec<f64> =
+                values.iter().zip(&signs).filter(|(_, s)| **s == sign).map(|(v, _)| *v).collect();
+            of.iter().sum::<f64>() / of.len() as f64
+        };
+        let right = rewards.iter().zip(&signs).filter(|(r, s)| *r * *s > 0.).count();
+        let (reward_chosen, reward_rejected) = (mean(&rewards, 1.), mean(&rewards, -1.));
+        Ok(DpoStats {
+            loss: totals[0],
+            reward_chosen,
+            reward_rejected,
+            accuracy: right as f64 / rewards.len() as f64,
+            margin: reward_chosen - reward_rejected,
+            log_prob_chosen: mean(&policy, 1.),
+            log_prob_rejected: mean(&policy, -1.),
+            logit_chosen: f64::NAN,
+            logit_rejected: f64::NAN,
+            entropy: totals[1] / totals[2],
+            nll: f64::NAN,
+            ..DpoStats::default()
+        })
+    }
+}
+
+/// Places of rows, the longest first; of equal ones the first first.
+pub(crate) fn by_length(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+    let lengths: Vec<usize> = lengths.collect();
+    let mut places: Vec<usize> = (0..lengths.len()).collect();
+    places.sort_by_key(|&place| std::cmp::Reverse(lengths[place]));
+    places
+}
+
+/// The two sums of the rows with these places: all first ones before all second ones, `[2B]`.
+fn column_major(places: &[usize], sums: &[[f32; 2]]) -> Tensor {
+    let column = |k: usize| places.iter().map(move |&place| sums[place][k]);
+    Tensor::from_slice(&column(0).chain(column(1)).collect::<Vec<f32>>())
+}
+
+fn wrong_rows(given: &str, needed: &'static str) -> DpoError {
+    DpoError::Setting {
+        field: "objective".to_owned(),
+        found: format!("rows of {given}"),
+        expected: needed,
+    }
+}
+
+fn check_pairs(rows: &[&PairRow], objective: &PairObjective) -> Result<(), DpoError> {
+    for row in rows {
+        let problem = if row.chosen.is_empty() || row.rejected.is_empty() {
+            PairProblem::EmptyResponse
+        } else if objective.needs_margins() && row.margin.is_none() {
+            PairProblem::NoMargin
+        } else {
+            continue;
+        };
+        return Err(DpoError::Pair { id: row.id.clone(), problem });
+    }
+    Ok(())
+}
+
+fn check_responses(rows: &[&ResponseRow], loss: UnpairedLoss) -> Result<(), DpoError> {
+    for row in rows {
+        let problem = if row.response.is_empty() {
+            PairProblem::EmptyResponse
+        } else if loss.needs_baseline() && row.mismatched.is_empty() {
+            PairProblem::NoMismatch
+        } else {
+            continue;
+        };
+        return Err(DpoError::Pair { id: row.id.clone(), problem });
+    }
+    Ok(())
+}

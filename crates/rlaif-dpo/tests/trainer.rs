@@ -1,0 +1,407 @@
+//! What must not change the result: parts, padding, prompts computed once, a cached reference,
+//! recomputed activations, an interruption.
+
+use std::{num::NonZeroU32, sync::Mutex};
+
+use rlaif_core::Desirability;
+use rlaif_dpo::{
+    DpoConfig, DpoError, DpoStats, DpoTrainer, Objective, PairLoss, PairObjective, PairProblem,
+    PairRow, Prompts, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow, RewardShift, Term,
+    UnpairedLoss, Weighting,
+};
+use rlaif_lm::Policy;
+use rlaif_models::{AdapterConfig, Config, LanguageModel, TaskType};
+use rlaif_train::{Checkpoints, Keep, OptimizerConfig, TrainError};
+use tch::{Device, Kind, Tensor};
+
+const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 16,
+    "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 32, "eos_token_id": 1,
+    "initializer_range": 0.3}"#;
+const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24,
+    "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
+    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
+
+/// The same weights every time: the generator is the process's, so one model is drawn at a time.
+fn model(json: &str) -> LanguageModel {
+    static DRAWING: Mutex<()> = Mutex::new(());
+    let _guard = DRAWING.lock();
+    tch::manual_seed(4);
+    let config = Config::from_value(serde_json::from_str(json).unwrap());
+    LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
+}
+
+/// Seven pairs of different lengths.
+fn rows() -> Vec<PairRow> {
+    (0..7u32)
+        .map(|i| {
+            let ids = |from: u32, n: u32| (0..n).map(|t| 2 + (from * 7 + t * 11) % 37).collect();
+            PairRow {
+                id: format!("pair {i}"),
+                prompt: ids(i, 2 + i % 4),
+                chosen: ids(i + 10, 1 + (i * 3) % 5),
+                rejected: ids(i + 20, 1 + (i * 5) % 6),
+                margin: Some(f64::from(i) * 0.3),
+            }
+        })
+        .collect()
+}
+
+fn config(objective: impl Into<PairObjective>) -> DpoConfig {
+    DpoConfig {
+        objective: Objective::Pairs(objective.into()),
+        optimizer: OptimizerConfig { lr: 3e-3, ..OptimizerConfig::default() },
+        ..DpoConfig::default()
+    }
+}
+
+fn weights(policy: &LanguageModel) -> Vec<Tensor> {
+    policy.parameters().iter().map(|(_, tensor)| tensor.copy()).collect()
+}
+
+/// Three updates over the same pairs, the reference a copy of the start.
+fn run(json: &str, config: DpoConfig) -> (Vec<DpoStats>, Vec<Tensor>) {
+    let mut trainer =
+        DpoTrainer::new(model(json), Reference::Model(model(json)), config, 3).unwrap();
+    let rows = rows();
+    let batch: Vec<&PairRow> = rows.iter().collect();
+    let stats = (0..3).map(|_| trainer.update_pairs(&batch, None).unwrap()).collect();
+    (stats, weights(trainer.policy()))
+}
+
+#[track_caller]
+fn same(what: &str, a: &(Vec<DpoStats>, Vec<Tensor>), b: &(Vec<DpoStats>, Vec<Tensor>)) {
+    for (a, b) in a.0.iter().zip(&b.0) {
+        // Where policy and reference are the same, which reward is the higher one is rounding.
+        let tied = a.margin.abs() < 1e-6;
+        for ((name, a), (_, b)) in a.metrics().iter().zip(b.metrics().iter()) {
+            if name != "num_tokens" && !(tied && name == "rewards/accuracies") {
+                assert!((a - b).abs() < 2e-5 * (1. + a.abs()), "{what}: {name} {a} {b}");
+            }
+        }
+    }
+    let mut off = 0;
+    let mut all = 0;
+    for (a, b) in a.1.iter().zip(&b.1) {
+        off += (a - b).abs().gt(1e-4).sum(Kind::Int64).int64_value(&[]);
+        all += a.numel() as i64;
+    }
+    // Adam divides by the root of the squared gradient: where that is rounding alone, so is the
+    // step.
+    assert!(off * 500 < all, "{what}: {off} of {all} weights differ");
+}
+
+fn objectives() -> Vec<(&'static str, PairObjective)> {
+    let sigmoid = PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. };
+    let bco = PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean };
+    let nll = Term { weight: 0.5, loss: PairLoss::Nll {} };
+    vec![
+        ("sigmoid", sigmoid.into()),
+        (
+            "sum",
+            PairObjective {
+                terms: vec![Term { weight: 1., loss: sigmoid }, nll],
+                tail_weight: 0.4,
+                ..sigmoid.into()
+            },
+        ),
+        ("wpo", PairObjective { weighting: Weighting::Wpo, ..sigmoid.into() }),
+        ("aot", PairLoss::Aot { beta: 0.1, label_smoothing: 0.1 }.into()),
+        ("bco", bco.into()),
+        ("soft", PairLoss::SoftSigmoid { beta: 0.1, scale: 1. }.into()),
+        ("orpo", PairLoss::Orpo { lambda: 0.1 }.into()),
+    ]
+}
+
+#[test]
+fn parts_of_a_batch_give_the_result_of_the_whole() {
+    for (name, objective) in objectives() {
+        let whole = run(LLAMA, config(objective.clone()));
+        for micro_batch_size in [1, 3] {
+            let parts = DpoConfig { micro_batch_size, ..config(objective.clone()) };
+            same(name, &run(LLAMA, parts), &whole);
+        }
+    }
+    let sigmoid = objectives().swap_remove(0).1;
+    let whole = run(T5, config(sigmoid.clone()));
+    same("t5", &run(T5, DpoConfig { micro_batch_size: 2, ..config(sigmoid) }), &whole);
+}
+
+#[test]
+fn prompts_computed_once_and_activations_computed_twice_change_nothing() {
+    for json in [LLAMA, T5] {
+        let sigmoid = objectives().swap_remove(0).1;
+        let want = run(json, config(sigmoid.clone()));
+        let twice = DpoConfig { prompts: Prompts::Twice, ..config(sigmoid.clone()) };
+        same("twice", &run(json, twice), &want);
+        same("recompute", &run(json, DpoConfig { recompute: true, ..config(sigmoid) }), &want);
+    }
+}
+
+#[test]
+fn a_cached_reference_gives_what_a_live_one_gives_and_notices_every_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = rows();
+    let batch: Vec<&PairRow> = rows.iter().collect();
+    let settings = config(objectives().swap_remove(0).1);
+    let live = run(LLAMA, settings.clone());
+    let start = |json: &str, config: &DpoConfig| {
+        DpoTrainer::new(model(json), Reference::Given, config.clone(), 3).unwrap()
+    };
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    let mut trainer = start(LLAMA, &settings);
+    let sums = trainer.reference_of_pairs(&rows, Some(folder.path())).unwrap();
+    let stats = (0..3).map(|_| trainer.update_pairs(&batch, Some(sums.rows())).unwrap()).collect();
+    same("cached", &(stats, weights(trainer.policy())), &live);
+    assert_eq!(files(), 1);
+
+    // Once more: read, not computed, and bit for bit the same.
+    let again = start(LLAMA, &settings).reference_of_pairs(&rows, Some(folder.path())).unwrap();
+    assert_eq!((again, files()), (sums.clone(), 1));
+    // A damaged file is computed again.
+    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[40] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let again = start(LLAMA, &settings).reference_of_pairs(&rows, Some(folder.path())).unwrap();
+    assert_eq!((again, files()), (sums, 1));
+
+    // Any change makes another file: a weight, a token, the temperature, the tail's weight.
+    let mut known = 1;
+    let mut changed = |what: &str, trainer: &DpoTrainer<LanguageModel>, rows: &[PairRow]| {
+        trainer.reference_of_pairs(rows, Some(folder.path())).unwrap();
+        known += 1;
+        assert_eq!(files(), known, "{what}");
+    };
+    let other = start(LLAMA, &settings);
+    tch::no_grad(|| {
+        let (_, weight) = other.policy().parameters().iter().next().unwrap();
+        let _ = weight.view([-1]).get(0).shallow_clone().fill_(0.123);
+    });
+    changed("weight", &other, &rows);
+    let mut edited = rows.clone();
+    edited[3].rejected[0] ^= 1;
+    changed("token", &start(LLAMA, &settings), &edited);
+    let warmer = DpoConfig { temperature: 0.9, ..settings.clone() };
+    changed("temperature", &start(LLAMA, &warmer), &rows);
+    let sigmoid = PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. };
+    let desensitised = config(PairObjective { tail_weight: 0.5, ..sigmoid.into() });
+    changed("tail", &start(LLAMA, &desensitised), &rows);
+}
+
+#[test]
+fn adapters_are_trained_alone_and_the_reference_is_the_model_without_them() {
+    for (json, task) in [(LLAMA, TaskType::CausalLm), (T5, TaskType::Seq2SeqLm)] {
+        let mut policy = model(json);
+        let config_of_adapter = AdapterConfig::new(task, NonZeroU32::new(4).unwrap());
+        policy.adapters().add("dpo", config_of_adapter).unwrap();
+        let before = weights(&model(json));
+        let settings = config(objectives().swap_remove(0).1);
+        let mut trainer = DpoTrainer::new(policy, Reference::AdaptersOff, settings, 8).unwrap();
+        let rows = rows();
+        let batch: Vec<&PairRow> = rows.iter().collect();
+        let first = trainer.update_pairs(&batch, None).unwrap();
+        assert!((first.loss - 2f64.ln()).abs() < 1e-6, "{}", first.loss);
+        let mut last = first.clone();
+        for _ in 0..7 {
+            last = trainer.update_pairs(&batch, None).unwrap();
+        }
+        assert!(last.loss < first.loss);
+        let policy = trainer.into_policy();
+        let plain = policy.parameters().iter().filter(|(name, _)| !name.contains(".lora_"));
+        assert!(plain.zip(&before).all(|((_, now), before)| now == before));
+    }
+}
+
+#[test]
+fn a_reference_that_follows_the_policy_is_the_average_it_should_be() {
+    let update = ReferenceUpdate { every: 2, mixup: 0.25 };
+    let settings = DpoConfig {
+        reference: ReferenceConfig::Live { update: Some(update) },
+        ..config(objectives().swap_remove(0).1)
+    };
+    let rows = rows();
+    let batch: Vec<&PairRow> = rows.iter().collect();
+    let reference = model(LLAMA);
+    let handle: Vec<Tensor> =
+        reference.parameters().iter().map(|(_, tensor)| tensor.shallow_clone()).collect();
+    let start = weights(&reference);
+    let mut trainer =
+        DpoTrainer::new(model(LLAMA), Reference::Model(reference), settings.clone(), 3).unwrap();
+    trainer.update_pairs(&batch, None).unwrap();
+    assert!(handle.iter().zip(&start).all(|(now, start)| now == start));
+    trainer.update_pairs(&batch, None).unwrap();
+    for ((now, start), policy) in handle.iter().zip(&start).zip(weights(trainer.policy())) {
+        let want = start * 0.75 + policy * 0.25;
+        assert!((now - want).abs().max().double_value(&[]) < 1e-6);
+    }
+    let refused = DpoTrainer::new(model(LLAMA), Reference::Given, settings, 3).unwrap_err();
+    assert!(refused.to_string().starts_with("reference.update"), "{refused}");
+}
+
+#[test]
+fn a_restored_trainer_goes_on_bit_by_bit() {
+    let rows = rows();
+    let batch: Vec<&PairRow> = rows.iter().collect();
+    let bco = PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean };
+    let update = ReferenceUpdate { every: 1, mixup: 0.5 };
+    let settings = DpoConfig {
+        reference: ReferenceConfig::Live { update: Some(update) },
+        micro_batch_size: 3,
+        ..config(bco)
+    };
+    let start = || {
+        DpoTrainer::new(model(LLAMA), Reference::Model(model(LLAMA)), settings.clone(), 6).unwrap()
+    };
+    let mut straight = start();
+    let whole: Vec<_> = (0..6).map(|_| straight.update_pairs(&batch, None).unwrap()).collect();
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut checkpoints = Checkpoints::open(folder.path(), Keep { newest: 1, best: None }).unwrap();
+    let mut first = start();
+    for _ in 0..3 {
+        first.update_pairs(&batch, None).unwrap();
+    }
+    checkpoints
+        .write(3, None, |files| {
+            first.save(files).map_err(|error| match error {
+                DpoError::Train(error) => error,
+                other => panic!("{other}"),
+            })
+        })
+        .unwrap();
+    drop(first);
+    let mut second = start();
+    let saved = checkpoints.newest_valid().unwrap().saved.unwrap();
+    second.restore(&saved).unwrap();
+    assert_eq!(second.steps(), 3);
+    let rest: Vec<_> = (3..6).map(|_| second.update_pairs(&batch, None).unwrap()).collect();
+    assert_eq!(rest, whole[3..]);
+    for (a, b) in weights(straight.policy()).iter().zip(&weights(second.policy())) {
+        assert_eq!(a, b);
+    }
+}
+
+#[test]
+fn single_responses_are_learnt_from_in_parts_as_in_one() {
+    let rows: Vec<ResponseRow> = rows()
+        .into_iter()
+        .zip(0..)
+        .map(|(row, i): (PairRow, u32)| ResponseRow {
+            id: row.id,
+            prompt: row.prompt,
+            response: row.chosen,
+            desirability: if i % 3 == 0 {
+                Desirability::Undesirable
+            } else {
+                Desirability::Desirable
+            },
+            mismatched: row.rejected,
+        })
+        .collect();
+    let batch: Vec<&ResponseRow> = rows.iter().collect();
+    for loss in [
+        UnpairedLoss::Kto { beta: 0.1, desirable_weight: 1., undesirable_weight: 1.2 },
+        UnpairedLoss::Bco { beta: 0.1, shift: RewardShift::RunningMean },
+        UnpairedLoss::ApoZero { beta: 0.1 },
+    ] {
+        let run = |micro_batch_size, cached: bool| {
+            let settings = DpoConfig {
+                objective: Objective::Unpaired(loss),
+                micro_batch_size,
+                ..config(objectives().swap_remove(0).1)
+            };
+            let reference = if cached { Reference::Given } else { Reference::Model(model(LLAMA)) };
+            let mut trainer = DpoTrainer::new(model(LLAMA), reference, settings, 3).unwrap();
+            let sums = cached.then(|| trainer.reference_of_responses(&rows, None).unwrap());
+            let given = sums.as_ref().map(|sums| sums.rows());
+            let stats = (0..3).map(|_| trainer.update_responses(&batch, given).unwrap()).collect();
+            (stats, weights(trainer.policy()))
+        };
+        let whole = run(0, false);
+        same("parts", &run(2, false), &whole);
+        same("cached", &run(0, true), &whole);
+        assert_ne!(whole.0[0].loss, whole.0[2].loss);
+    }
+}
+
+#[test]
+fn evaluation_is_that_of_an_update_before_it_learns() {
+    let rows = rows();
+    let batch: Vec<&PairRow> = rows.iter().collect();
+    for (name, objective) in objectives().into_iter().take(1) {
+        let settings = DpoConfig { micro_batch_size: 2, ..config(objective) };
+        let reference = Reference::Model(model(LLAMA));
+        let mut trainer = DpoTrainer::new(model(LLAMA), reference, settings, 3).unwrap();
+        trainer.update_pairs(&batch, None).unwrap();
+        let evaluation = trainer.evaluate(&rows, None).unwrap();
+        let ids: Vec<&str> = evaluation.outcomes.iter().map(|pair| pair.id.as_str()).collect();
+        let want: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(ids, want);
+        let stats = trainer.update_pairs(&batch, None).unwrap();
+        let metrics = evaluation.metrics();
+        for (name, want) in [
+            ("eval_loss", stats.loss),
+            ("eval_rewards/chosen", stats.reward_chosen),
+            ("eval_rewards/margins", stats.margin),
+            ("eval_rewards/accuracies", stats.accuracy),
+            ("eval_logps/chosen", stats.log_prob_chosen),
+        ] {
+            let got = metrics.get(name).unwrap();
+            assert!((got - want).abs() < 1e-4, "{name}: {got} {want}");
+        }
+        let accuracy = evaluation.accuracy();
+        assert!(accuracy.ci95.0 <= accuracy.value && accuracy.value <= accuracy.ci95.1, "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_learnt_from_is_refused_and_nothing_changes() {
+    let good = rows();
+    let mut bad = good.clone();
+    bad[2].chosen.clear();
+    let before = weights(&model(LLAMA));
+    let soft = config(PairLoss::SoftSigmoid { beta: 0.1, scale: 1. });
+    let mut trainer =
+        DpoTrainer::new(model(LLAMA), Reference::Model(model(LLAMA)), soft, 3).unwrap();
+    let update = |trainer: &mut DpoTrainer<_>, rows: &[PairRow]| {
+        trainer.update_pairs(&rows.iter().collect::<Vec<_>>(), None).unwrap_err()
+    };
+    let error = update(&mut trainer, &bad);
+    assert!(
+        matches!(&error, DpoError::Pair { id, problem: PairProblem::EmptyResponse } if id == "pair 2"),
+        "{error}"
+    );
+    let mut bad = good.clone();
+    bad[4].margin = None;
+    let error = update(&mut trainer, &bad);
+    assert!(matches!(&error, DpoError::Pair { problem: PairProblem::NoMargin, .. }), "{error}");
+    let mut bad = good.clone();
+    bad[0].rejected = vec![99];
+    assert!(update(&mut trainer, &bad).to_string().contains("99"));
+    let mut bad = good.clone();
+    bad[0].prompt = vec![3; 40];
+    assert!(update(&mut trainer, &bad).to_string().contains("context"));
+    assert!(weights(trainer.policy()).iter().zip(&before).all(|(now, before)| now == before));
+
+    let sigmoid = config(objectives().swap_remove(0).1);
+    let mut given = DpoTrainer::new(model(LLAMA), Reference::Given, sigmoid, 3).unwrap();
+    assert!(update(&mut given, &good).to_string().starts_with("reference"));
+    let error = given.update_responses(&[], None).unwrap_err();
+    assert!(error.to_string().starts_with("objective"), "{error}");
+}
+
+#[test]
+fn gradients_without_a_number_stop_the_run_in_the_end() {
+    let rows = rows();
+    let batch: Vec<&PairRow> = rows.iter().collect();
+    let settings = DpoConfig {
+        optimizer: OptimizerConfig { max_skipped: 2, ..OptimizerConfig::default() },
+        ..config(objectives().swap_remove(0).1)
+    };
+    let mut trainer = DpoTrainer::new(model(LLAMA), Reference::Given, settings, 3).unwrap();
+    let given = vec![[f32::NAN; 2]; rows.len()];
+    trainer.update_pairs(&batch, Some(&given)).unwrap();
+    let error = trainer.update_pairs(&batch, Some(&given)).unwrap_err();
+    assert!(matches!(error, DpoError::Train(TrainError::NonFinite { .. })), "{error}");
+}

@@ -1,0 +1,219 @@
+//! `rlaif bench dpo`: seconds of one optimizer step of DPO.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    time::Instant,
+};
+
+use clap::{Args, ValueEnum};
+use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Prompts, Reference};
+use rlaif_lm::Policy;
+use rlaif_models::{LanguageModel, LoadOptions};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    bench::random_rows,
+    error::{CliError, RowProblem},
+    model::{self, Placement},
+};
+
+/// Where the reference's log-probabilities come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReferenceFrom {
+    /// Computed in every step by a second model.
+    Live,
+    /// Computed before, not counted, and no second model held.
+    Cached,
+}
+
+/// How often a pair's prompt is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PromptsComputed {
+    Shared,
+    Twice,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DpoBench {
+    /// Folder in Hugging Face's layout, or hub id, of the policy.
+    #[arg(long)]
+    policy: String,
+    #[command(flatten)]
+    placement: Placement,
+    /// Pairs of one optimizer step.
+    #[arg(long, default_value_t = 8)]
+    batch: usize,
+    /// Pairs of one backward pass; 0 for all.
+    #[arg(long, default_value_t = 0)]
+    minibatch: usize,
+    /// Tokens of each prompt.
+    #[arg(long, default_value_t = 64)]
+    prompt_len: usize,
+    /// Tokens of each response.
+    #[arg(long, default_value_t = 64)]
+    new_tokens: usize,
+    /// Pairs in the order of training instead of random ones: JSON Lines of prompt_ids,
+    /// chosen_ids and rejected_ids.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// Timed steps, after one that is not counted.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Where the reference's log-probabilities come from.
+    #[arg(long, value_enum, default_value_t = ReferenceFrom::Live)]
+    reference: ReferenceFrom,
+    /// How often a pair's prompt is computed.
+    #[arg(long, value_enum, default_value_t = PromptsComputed::Shared)]
+    prompts: PromptsComputed,
+    /// Activations are computed again in the backward pass.
+    #[arg(long)]
+    recompute: bool,
+    /// Seed of the token ids.
+    #[arg(long, default_value_t = 1)]
+    seed: i64,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdRow {
+    prompt_ids: Vec<u32>,
+    chosen_ids: Vec<u32>,
+    rejected_ids: Vec<u32>,
+}
+
+impl DpoBench {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        for (flag, value) in [
+            ("batch", self.batch),
+            ("prompt-len", self.prompt_len),
+            ("new-tokens", self.new_tokens),
+            ("steps", self.steps),
+        ] {
+            if value == 0 {
+                return Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" });
+            }
+        }
+        let options = self.placement.options()?;
+        let folder = model::folder(&self.policy, None)?;
+        let load = || LanguageModel::load(&folder, options);
+        let policy = load()?;
+        let rows = self.rows(&policy)?;
+        let reference = match self.reference {
+            ReferenceFrom::Live => Reference::Model(load()?),
+            ReferenceFrom::Cached => Reference::Given,
+        };
+        let config = DpoConfig {
+            batch_size: self.batch,
+            micro_batch_size: self.minibatch,
+            recompute: self.recompute,
+            prompts: match self.prompts {
+                PromptsComputed::Shared => Prompts::Shared,
+                PromptsComputed::Twice => Prompts::Twice,
+            },
+            ..DpoConfig::default()
+        };
+        let mut trainer = DpoTrainer::new(policy, reference, config, self.steps as u64 + 1)?;
+        let given = (self.reference == ReferenceFrom::Cached)
+            .then(|| trainer.reference_of_pairs(&rows, None))
+            .transpose()?;
+
+        let (mut of_reference, mut of_update, mut tokens) = (0., 0., 0);
+        for (step, batch) in rows.chunks(self.batch).enumerate() {
+            let start = Instant::now();
+            let sums = match &given {
+                Some(all) => all.rows()[step * self.batch..][..batch.len()].to_vec(),
+                None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),
+            };
+            let middle = Instant::now();
+            let batch: Vec<&PairRow> = batch.iter().collect();
+            let stats = trainer.update_pairs(&batch, Some(&sums))?;
+            if step > 0 {
+                of_reference += (middle - start).as_secs_f64();
+                of_update += middle.elapsed().as_secs_f64();
+                tokens += stats.tokens;
+            }
+        }
+        self.report(of_reference, of_update, tokens, options)
+    }
+
+    /// The pairs of the warm-up step and of the timed ones.
+    fn rows(&self, policy: &LanguageModel) -> Result<Vec<PairRow>, CliError> {
+        let count = self.batch * (self.steps + 1);
+        let row = |prompt, chosen, rejected| PairRow {
+            id: String::new(),
+            prompt,
+            chosen,
+            rejected,
+            margin: None,
+        };
+        let Some(path) = &self.input else {
+            tch::manual_seed(self.seed);
+            let of = |length| random_rows(count, length, policy.spec().vocab_size);
+            let responses = of(self.new_tokens).into_iter().zip(of(self.new_tokens));
+            return Ok(of(self.prompt_len)
+                .into_iter()
+                .zip(responses)
+                .map(|(prompt, (chosen, rejected))| row(prompt, chosen, rejected))
+                .collect());
+        };
+        let open = |source| CliError::Open { path: path.clone(), source };
+        let mut all = Vec::new();
+        for (line, text) in (1..).zip(BufReader::new(File::open(path).map_err(open)?).lines()) {
+            let read: IdRow = serde_json::from_str(&text.map_err(open)?).map_err(|source| {
+                let expected = "prompt_ids, chosen_ids, rejected_ids";
+                let problem = RowProblem::Json { expected, source };
+                CliError::Row { source_name: path.display().to_string(), line, problem }
+            })?;
+            all.push(row(read.prompt_ids, read.chosen_ids, read.rejected_ids));
+        }
+        if all.len() < count {
+            return Err(CliError::Flag {
+                flag: "input",
+                found: format!("a file of {} pairs", all.len()),
+                expected: "a file of --batch times (--steps + 1) pairs",
+            });
+        }
+        all.truncate(count);
+        Ok(all)
+    }
+
+    fn report(
+        &self,
+        of_reference: f64,
+        of_update: f64,
+        tokens: u64,
+        options: LoadOptions,
+    ) -> Result<(), CliError> {
+        let steps = self.steps as f64;
+        let sec_per_step = (of_reference + of_update) / steps;
+        let peak = match options.device {
+            tch::Device::Cuda(device) => Some(rlaif_torch::cuda_memory(device)?.allocated_peak),
+            _ => rlaif_torch::host_memory().resident_peak,
+        };
+        if self.json {
+            let object = json!({
+                "sec_per_step": sec_per_step,
+                "phases": { "reference": of_reference / steps, "update": of_update / steps },
+                "samples_per_s": self.batch as f64 / sec_per_step,
+                "tokens_per_s": tokens as f64 / (of_reference + of_update),
+                "peak_memory_bytes": peak,
+            });
+            println!("{object}");
+        } else {
+            println!("step        {sec_per_step:.4} s");
+            println!("  reference {:.4} s", of_reference / steps);
+            println!("  update    {:.4} s", of_update / steps);
+            println!("pairs       {:.2} /s", self.batch as f64 / sec_per_step);
+            if let Some(peak) = peak {
+                println!("peak memory {} MiB", peak >> 20);
+            }
+        }
+        Ok(())
+    }
+}
