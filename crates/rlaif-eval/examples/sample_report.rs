@@ -5,7 +5,7 @@
 //! The browser test opens them, so some of the texts try to run scripts, to load things and to turn
 //! the direction of the page round.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -156,7 +156,11 @@ fn training(chance: &mut Chance) -> Vec<Curve> {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder: PathBuf = arguments.next().ok_or("usage: sample_report FOLDER [PROMPTS]")?.into();
-    let prompts: usize = arguments.next().map_or(Ok(600), |text| text.parse())?;
+    write(&folder, arguments.next().map_or(Ok(600), |text| text.parse())?)
+}
+
+/// A report on so many prompts, and a trade-off.
+pub(crate) fn write(folder: &Path, prompts: usize) -> Result<(), Box<dyn std::error::Error>> {
     let mut chance = Chance(Xoshiro256PlusPlus::seed_from_u64(7));
     let records = records(prompts, &mut chance);
     let before = evaluate("google/flan-t5-base", &records, 1., 0., &mut chance)?;
@@ -217,12 +221,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         reports.push((format!("kl-{kl_coef}"), report));
     }
     let (_, first) = &reports[1];
-    first.write(&folder)?;
+    first.write(folder)?;
     print!("{}", first.to_terminal());
     let labelled: Vec<(String, &Report)> =
         reports.iter().map(|(label, report)| (label.clone(), report)).collect();
     let trade_off = TradeOff::of_reports(&labelled, "toxicity", "helpfulness")?;
-    trade_off.write(&folder)?;
+    trade_off.write(folder)?;
     print!("\n{}", trade_off.to_terminal());
     Ok(())
 }
