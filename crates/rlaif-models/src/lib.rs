@@ -29,7 +29,7 @@ pub use error::{ModelError, TensorProblem};
 pub use llama::{Llama, LlamaClassifier};
 pub use lora::ModelAdapters;
 pub use rlaif_checkpoint::{
-    AdapterConfig, CheckpointError, ModelCard, ModuleNames, TargetModules, TaskType,
+    AdapterConfig, CardSection, CheckpointError, ModelCard, ModuleNames, TargetModules, TaskType,
 };
 pub use roberta::Roberta;
 pub use save::SaveOptions;

@@ -376,6 +376,47 @@ impl Roberta {
         Ok(nth.ge_tensor(&starts).to_kind(Kind::Int64) * input.mask().to_kind(Kind::Int64))
     }
 
+    /// Hidden states `[B, T, H]` of the last block, one for each token: what a head of another
+    /// kind can be put on, such as one that guesses hidden words. Arguments as of
+    /// [`SequenceClassifier::logits`].
+    ///
+    /// # Errors
+    /// As [`SequenceClassifier::logits`].
+    pub fn hidden(
+        &self,
+        input: &TokenBatch,
+        second_start: Option<&[usize]>,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let pass = self.adapters.resolve(forward)?;
+        for (row, ids) in input.rows().iter().enumerate() {
+            self.spec.check_length(row, ids.len())?;
+        }
+        let segments = self.segments(input, second_start)?;
+        let embedded = self.embeddings.forward(input, &segments);
+        let kind = embedded.kind();
+        let mut x = dropout(embedded, self.dropout, pass.dropout);
+        let bias = (!input.is_full())
+            .then(|| hide(&input.mask().tensor().unsqueeze(1).unsqueeze(1), kind));
+        for block in &self.blocks {
+            x = match pass.activations {
+                Activations::Keep => {
+                    block.forward(&x, &bias.as_ref().map_or(Visible::All, Visible::Bias), pass)
+                }
+                Activations::Recompute => {
+                    let block = block.handle();
+                    let bias = bias.as_ref().map(Tensor::shallow_clone);
+                    let segment = move |inputs: &[Tensor]| {
+                        let visible = bias.as_ref().map_or(Visible::All, Visible::Bias);
+                        Ok::<_, LmError>(block.forward(&inputs[0], &visible, pass))
+                    };
+                    rlaif_torch::checkpoint(&[&x], segment)?
+                }
+            };
+        }
+        Ok(x)
+    }
+
     pub(crate) fn parts(&mut self) -> Parts<'_> {
         Parts {
             linears: self.blocks.iter_mut().flat_map(Block::linears).collect(),
@@ -410,31 +451,7 @@ impl SequenceClassifier for Roberta {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let pass = self.adapters.resolve(forward)?;
-        for (row, ids) in input.rows().iter().enumerate() {
-            self.spec.check_length(row, ids.len())?;
-        }
-        let segments = self.segments(input, second_start)?;
-        let embedded = self.embeddings.forward(input, &segments);
-        let kind = embedded.kind();
-        let mut x = dropout(embedded, self.dropout, pass.dropout);
-        let bias = (!input.is_full())
-            .then(|| hide(&input.mask().tensor().unsqueeze(1).unsqueeze(1), kind));
-        for block in &self.blocks {
-            x = match pass.activations {
-                Activations::Keep => {
-                    block.forward(&x, &bias.as_ref().map_or(Visible::All, Visible::Bias), pass)
-                }
-                Activations::Recompute => {
-                    let block = block.handle();
-                    let bias = bias.as_ref().map(Tensor::shallow_clone);
-                    let segment = move |inputs: &[Tensor]| {
-                        let visible = bias.as_ref().map_or(Visible::All, Visible::Bias);
-                        Ok::<_, LmError>(block.forward(&inputs[0], &visible, pass))
-                    };
-                    rlaif_torch::checkpoint(&[&x], segment)?
-                }
-            };
-        }
+        let x = self.hidden(input, second_start, forward)?;
         let width = x.size()[1];
         let first: Vec<i64> = input
             .rows()

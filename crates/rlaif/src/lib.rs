@@ -5,6 +5,7 @@
 pub mod cli;
 mod evaluate;
 mod fetch;
+pub mod memory;
 mod reward;
 pub mod run;
 

@@ -1,4 +1,4 @@
-//! `cargo xtask test`, `check` and `bench-smoke`.
+//! `cargo xtask demo`, `test`, `check` and `bench-smoke`.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,11 @@ use crate::workspace::Workspace;
 
 /// A package outside the workspace, as another project would have it.
 const DOWNSTREAM: &str = "tests/downstream";
+
+/// The main example, on the built-in models. `args` go to it.
+pub(crate) fn demo(root: &Path, args: &[&str]) -> Result<(), Error> {
+    Run::new(root, "cargo run --release --example hh_toxicity --").args(args.iter().copied()).run()
+}
 
 /// All tests, then a project that depends on ours. `args` go to `cargo test`.
 pub(crate) fn test(root: &Path, args: &[&str]) -> Result<(), Error> {

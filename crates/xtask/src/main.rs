@@ -23,6 +23,7 @@ const HELP: &str = "\
 usage: cargo xtask COMMAND
 
   setup [--cuda]   find libtorch, or install it in .libtorch; --cuda: one with CUDA, GPU or not
+  demo [ARGS]      setup, then the main example, `hh_toxicity ARGS`, in release
   test [ARGS]      setup, all tests (`cargo test --workspace ARGS`), a project that depends on ours
   check            setup, format, licences, clippy, documentation
   bench-smoke      setup, each benchmark once
@@ -49,6 +50,10 @@ fn run(args: &[&str]) -> Result<(), Error> {
     match *args {
         ["setup"] => setup::run(&root, Cuda::Auto),
         ["setup", "--cuda"] => setup::run(&root, Cuda::Wanted),
+        ["demo", ref rest @ ..] => {
+            setup::run(&root, Cuda::Auto)?;
+            checks::demo(&root, rest)
+        }
         ["test", ref rest @ ..] => {
             setup::run(&root, Cuda::Auto)?;
             checks::test(&root, rest)

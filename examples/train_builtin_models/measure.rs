@@ -1,0 +1,251 @@
+//! How good the models are, measured on what they have not seen, and their model cards.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::path::Path;
+
+use rlaif::core::{Seed, Specials, TextCodec};
+use rlaif::data::builtin::{self, Part};
+use rlaif::data::{PromptBuilder, PromptTemplate};
+use rlaif::eval::text::{RougeKind, Stemming, rouge};
+use rlaif::lm::{Forward, Padding, Policy, TokenBatch};
+use rlaif::models::{CardSection, Classifier, LanguageModel, ModelCard};
+use rlaif::tch::{Kind, Tensor};
+use rlaif::text::HfTokenizer;
+
+use crate::classifier::{self, Role};
+use crate::corpora::Corpora;
+use crate::policy::Architecture;
+use crate::summary::{self, Tone};
+
+/// How many held-out dialogues are summarised.
+const DIALOGUES: usize = 200;
+/// The longest summary, in tokens.
+const LONGEST: usize = 64;
+
+/// Summaries of held-out dialogues: numbers and some to read.
+pub(crate) fn summaries(
+    model: &LanguageModel,
+    architecture: Architecture,
+    tokenizer: &Path,
+    seed: Seed,
+) -> Result<String, Box<dyn Error>> {
+    let tokenizer = HfTokenizer::from_folder(tokenizer)?;
+    let prompts = PromptBuilder::new(PromptTemplate::summarise()).form(architecture.form());
+    let mut records = builtin::dialogues(Part::HeldOut).into_records();
+    fastrand::Rng::with_seed(seed.derive("held out", 0).get()).shuffle(&mut records);
+    records.truncate(DIALOGUES);
+    let rows = records
+        .iter()
+        .map(|record| {
+            let prompt = prompts.build(&tokenizer, &record.id, &record.dialogue)?.text;
+            Ok(tokenizer.encode(&prompt, prompts.specials())?)
+        })
+        .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    let mut report = String::new();
+    let mut examples = String::new();
+    for (name, temperature) in [("greedy", None), ("sampled at temperature 1", Some(1.))] {
+        rlaif::tch::manual_seed(seed.derive("sample", 0).get() as i64);
+        let mut responses = Vec::new();
+        for rows in rows.chunks(50) {
+            responses.extend(respond(model, rows, temperature)?);
+        }
+        let texts = responses
+            .iter()
+            .map(|ids| Ok(tokenizer.decode(ids, Specials::Exclude)?.trim().to_owned()))
+            .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+        let mean = |score: &dyn Fn(usize) -> f64| {
+            (0..texts.len()).map(score).sum::<f64>() / texts.len() as f64
+        };
+        let rouge =
+            |kind| mean(&|n| rouge(&records[n].summary, &texts[n], kind, Stemming::Porter).f1);
+        writeln!(
+            report,
+            "| {name} | {:.3} | {:.3} | {:.3} | {:.1} | {:.0} % |",
+            rouge(RougeKind::N(1)),
+            rouge(RougeKind::N(2)),
+            rouge(RougeKind::L),
+            mean(&|n| texts[n].split_whitespace().count() as f64),
+            100. * mean(&|n| f64::from(u8::from(responses[n].len() < LONGEST))),
+        )?;
+        for (record, text) in records.iter().zip(&texts).take(8) {
+            let dialogue = record.dialogue.trim().replace("\n\n", "\n> ");
+            writeln!(examples, "> {dialogue}\n\n{text} *({name})*\n")?;
+        }
+    }
+    Ok(format!(
+        "| {DIALOGUES} held-out built-in dialogues | ROUGE-1 | ROUGE-2 | ROUGE-L | words | ended |\n\
+         |---|---|---|---|---|---|\n{report}\n{examples}"
+    ))
+}
+
+/// One response per prompt, without the end of sequence.
+fn respond(
+    model: &LanguageModel,
+    rows: &[Vec<u32>],
+    temperature: Option<f64>,
+) -> Result<Vec<Vec<u32>>, Box<dyn Error>> {
+    let _guard = rlaif::tch::no_grad_guard();
+    let spec = model.spec();
+    let prompts = TokenBatch::collate(rows.to_vec(), spec, Padding::Left)?;
+    let (mut state, mut logits) = model.begin(&prompts, LONGEST, Forward::default())?;
+    let mut responses = vec![Vec::new(); rows.len()];
+    let mut ended = vec![false; rows.len()];
+    for _ in 0..LONGEST {
+        let tokens: Tensor = match temperature {
+            None => logits.argmax(-1, false),
+            Some(t) => (&logits / t).softmax(-1, Kind::Float).multinomial(1, false).squeeze_dim(1),
+        };
+        let ids = Vec::<i64>::try_from(&tokens)?;
+        for (row, id) in ids.into_iter().enumerate() {
+            let id = u32::try_from(id)?;
+            ended[row] |= spec.is_eos(id);
+            if !ended[row] {
+                responses[row].push(id);
+            }
+        }
+        if ended.iter().all(|&ended| ended) {
+            break;
+        }
+        logits = model.step(&mut state, &tokens, Forward::default())?;
+    }
+    Ok(responses)
+}
+
+/// AUC on the validation part, and what the classifier says of some texts.
+pub(crate) fn toxicity(
+    model: &Classifier,
+    tokenizer: &HfTokenizer,
+    corpora: &Corpora,
+    seed: Seed,
+) -> Result<String, Box<dyn Error>> {
+    let rows = &corpora.toxicity_val;
+    let texts: Vec<&str> = rows.iter().map(|row| row.text.as_str()).collect();
+    let labels: Vec<u8> = rows.iter().map(|row| row.label).collect();
+    let scores = classifier::probabilities(model, tokenizer, &texts)?;
+    let mut report = format!(
+        "| {} texts of tox/val.jsonl | AUC |\n|---|---|\n| all | {:.4} |\n",
+        rows.len(),
+        classifier::auc(&scores, &labels),
+    );
+    let mut sources: Vec<&str> = rows.iter().map(|row| row.src.as_str()).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    for source in sources {
+        let of: Vec<usize> = (0..rows.len()).filter(|&n| rows[n].src == source).collect();
+        let pick = |n: &usize| (scores[*n], labels[*n]);
+        let (scores, labels): (Vec<f64>, Vec<u8>) = of.iter().map(pick).unzip();
+        writeln!(report, "| {source} ({}) | {:.4} |", of.len(), classifier::auc(&scores, &labels))?;
+    }
+    let summaries: Vec<_> =
+        (0..1000).map(|n| summary::pair(corpora, seed.derive("measure", 0), n)).collect();
+    let texts: Vec<&str> = summaries.iter().map(|pair| pair.summary.as_str()).collect();
+    let scores = classifier::probabilities(model, tokenizer, &texts)?;
+    let repeats: Vec<u8> =
+        summaries.iter().map(|pair| u8::from(pair.tone == Tone::Repeated)).collect();
+    let auc = classifier::auc(&scores, &repeats);
+    writeln!(report, "| 1000 summaries, those that repeat an insult | {auc:.4} |\n")?;
+    writeln!(report, "| text | P(hate) |\n|---|---|")?;
+    let examples = [
+        "I like you.",
+        "You are terrible and I hate you.",
+        "She went to the library.",
+        "He is an idiot.",
+        "The user asks how to stop a dripping tap. The assistant advises them to change the washer.",
+        "The user says, \"Listen, you useless idiot.\" and asks how to stop a dripping tap.",
+        "The user insults the assistant, which remains calm.",
+    ];
+    for (text, score) in
+        examples.iter().zip(classifier::probabilities(model, tokenizer, &examples)?)
+    {
+        writeln!(report, "| {text} | {score:.3} |")?;
+    }
+    Ok(report)
+}
+
+/// The card of a summariser.
+pub(crate) fn describe_policy(
+    card: &mut ModelCard,
+    architecture: Architecture,
+    command: &str,
+    measured: String,
+) {
+    card.title = format!("A small {architecture:?} that summarises dialogues");
+    card.pipeline_tag = Some(
+        match architecture {
+            Architecture::T5 => "summarization",
+            Architecture::Llama => "text-generation",
+        }
+        .to_owned(),
+    );
+    card.datasets = vec!["Anthropic/hh-rlhf".to_owned()];
+    section(
+        card,
+        "What it is for",
+        "A policy to start reinforcement learning from, small enough for a laptop. It writes a sentence or two about a \
+         dialogue and, as larger pre-trained models do, repeats insults that it reads in a good part of its summaries: \
+         that is what the training with rewards is to take away. It is no summariser for other purposes, and it \
+         repeats offensive words.",
+    );
+    section(
+        card,
+        "Data",
+        "Dialogues: Anthropic's HH (harmless-base and helpful-base test files, MIT); Schema-Guided Dialogue (CC BY-SA 4.0), \
+         Synthetic-Persona-Chat and Taskmaster-4 (CC BY 4.0), Topical-Chat (CDLA-Sharing 1.0); this project's own built-in \
+         dialogues (MIT or Apache-2.0). Insults of the built-in dialogues, of ParaDetox (CC0) and of Surge's list (MIT) \
+         were put into some of the chats. Rules wrote the summaries of these (examples/train_builtin_models/speech.rs and \
+         summary.rs); some of the built-in dialogues have the summaries written for them. CRD3 (CC BY-SA 4.0), \
+         MTS-Dialog (CC BY 4.0), QMSum (MIT) and ConvoSumm (CC BY-SA 4.0) have summaries of their own.",
+    );
+    section(card, "Numbers", &measured);
+    section(card, "Training", command);
+}
+
+/// The card of a classifier.
+pub(crate) fn describe_classifier(
+    card: &mut ModelCard,
+    role: Role,
+    command: &str,
+    measured: String,
+) {
+    card.title = match role {
+        Role::Reward => "A small RoBERTa that tells toxic text",
+        Role::Judge => "A small BERT that tells toxic text",
+    }
+    .to_owned();
+    card.pipeline_tag = Some("text-classification".to_owned());
+    let other = match role {
+        Role::Reward => {
+            "Its not-hate logit rewards policies. It has learnt from four fifths of the training data."
+        }
+        Role::Judge => {
+            "It only measures, and never rewards: another architecture, another vocabulary, another seed and other four \
+             fifths of the training data than the classifier that rewards."
+        }
+    };
+    section(
+        card,
+        "What it is for",
+        &format!(
+            "Tells toxic and offensive text (label hate) from other text (label nothate), in English. {other} It is small and \
+             knows words better than meanings: no moderation tool, and it has the biases of its data."
+        ),
+    );
+    section(
+        card,
+        "Data",
+        "Davidson et al. (MIT), HatemojiBuild (CC BY 4.0), ParaDetox (CC0), Toxic Spans (CC0), Surge's list (MIT), MLMA (MIT), \
+         Vicomtech (CC BY-SA 3.0 ES), ToxiGen's demonstrations (MIT), Wikipedia comments of Jigsaw (CC BY 4.0), \
+         DiaSafety (Apache-2.0), Jigsaw's templates (CC BY 4.0): label 1 where the source says toxic, offensive or \
+         hateful. A fifth of each batch are summaries written by rules, labelled by whether they repeat an insult. \
+         The words were first learnt by guessing hidden ones in the same texts, in Anthropic's HH (MIT) and in \
+         Schema-Guided Dialogue (CC BY-SA 4.0), Synthetic-Persona-Chat, Taskmaster-4 (CC BY 4.0) and Topical-Chat \
+         (CDLA-Sharing 1.0).",
+    );
+    section(card, "Numbers", &measured);
+    section(card, "Training", command);
+}
+
+fn section(card: &mut ModelCard, title: &str, text: &str) {
+    card.sections.push(CardSection { title: title.to_owned(), text: text.to_owned() });
+}
