@@ -3,13 +3,15 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 11] = [
     "cpp/adamw.cpp",
     "cpp/error.cpp",
     "cpp/device.cpp",
     "cpp/grad.cpp",
+    "cpp/graph.cpp",
     "cpp/log_prob.cpp",
     "cpp/memory.cpp",
+    "cpp/parallel.cpp",
     "cpp/recompute.cpp",
     "cpp/rng.cpp",
     "cpp/threads.cpp",
@@ -53,6 +55,17 @@ fn main() {
         .flag("-fno-signed-zeros")
         .flag("-fno-trapping-math")
         .compile("rlaif_torch_kernels");
+
+    build()
+        .file("cpp/rows.cpp")
+        .opt_level(3)
+        .flag("-fno-math-errno")
+        .flag("-fassociative-math")
+        .flag("-fno-signed-zeros")
+        .flag("-fno-trapping-math")
+        .compile("rlaif_torch_rows");
+    // Its sums are to keep their order.
+    build().file("cpp/rows_tile.cpp").opt_level(3).compile("rlaif_torch_tiles");
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     if let Err(error) = offer_to_cargo(&lib, &out) {

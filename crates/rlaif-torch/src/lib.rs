@@ -30,6 +30,7 @@
 //! | the start of a program | [`init`] |
 //! | optimizer | [`AdamW`], [`clip_grad_norm`], [`non_finite_grads`], [`drop_grads`] |
 //! | language models | [`rms_norm`], [`rope`], [`linear_log_probs`] |
+//! | decoding | [`RowLinear`], [`RowAttention`], [`choose_tokens`]; on a GPU [`CudaGraph`] |
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
 //! | runs that resume bit by bit | [`RngState`], [`AdamW::state`], [`set_determinism`] |
 //! | devices and threads | [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
@@ -49,10 +50,12 @@ mod error;
 mod ffi;
 mod fused;
 mod grad;
+mod graph;
 mod memory;
 mod numerics;
 mod recompute;
 mod rng;
+mod rows;
 mod setup;
 mod threads;
 
@@ -62,6 +65,7 @@ pub use device::{CudaLibraries, DeviceChoice, load_cuda};
 pub use error::TorchError;
 pub use fused::{linear_log_probs, rms_norm, rope};
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
+pub use graph::CudaGraph;
 pub use memory::{
     CudaMemory, HostMemory, cuda_memory, host_memory, host_memory_available, keep_large_blocks,
     reset_cuda_peak,
@@ -69,6 +73,10 @@ pub use memory::{
 pub use numerics::{Determinism, Tf32, determinism, set_determinism, set_tf32, tf32};
 pub use recompute::{checkpoint, checkpoint_many};
 pub use rng::RngState;
+pub use rows::{
+    RowActivation, RowAttention, RowChoice, RowKind, RowLinear, RowWeight, choose_tokens,
+    rows_serve,
+};
 pub use setup::{Setup, init};
 pub use tch;
 pub use threads::{

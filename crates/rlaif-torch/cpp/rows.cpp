@@ -1,0 +1,474 @@
+// What decoding does to the rows of a batch: linear layers with the norm before and the residual or
+// gate after them, attention of one query per row to a cache, the choice of a token. CPU, f32 and
+// bf16, no gradients. A row's result does not depend, not in one bit, on the other rows.
+//
+// Compiled like kernels.cpp, so that sums vectorise.
+#include "common.hpp"
+#include "parallel.hpp"
+#include "rows_tile.hpp"
+#include "vector.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace {
+
+using rlaif::rows::bf16;
+using rlaif::rows::kTileRows;
+using rlaif::rows::kTileWeights;
+using rlaif::rows::widen;
+
+inline void narrow(float x, float* y) { *y = x; }
+// To the nearest, of two the even one.
+inline void narrow(float x, bf16* y) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  *y = static_cast<bf16>(x != x ? 0x7fc0u : rounded);
+}
+
+// exp(x), to 2 units in the last place (Cephes' polynomial); 1.2e-38 below -87.3, NaN passes.
+inline float exponential(float x) {
+  x = x < -87.3f ? -87.3f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float n = std::nearbyint(x * 1.44269504f);
+  float r = __builtin_fmaf(n, -0.693359375f, x);
+  r = __builtin_fmaf(n, 2.12194440e-4f, r);
+  float y = 1.9875691500e-4f;
+  y = __builtin_fmaf(y, r, 1.3981999507e-3f);
+  y = __builtin_fmaf(y, r, 8.3334519073e-3f);
+  y = __builtin_fmaf(y, r, 4.1665795894e-2f);
+  y = __builtin_fmaf(y, r, 1.6666665459e-1f);
+  y = __builtin_fmaf(y, r, 5.0000001201e-1f);
+  y = __builtin_fmaf(y, r * r, r) + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return y * scale;
+}
+
+template <typename F>
+void by_kind(const at::Tensor& x, F&& run) {
+  if (x.scalar_type() == at::kFloat) {
+    run(float{});
+  } else {
+    run(bf16{});
+  }
+}
+
+template <typename T>
+T* data(const at::Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+// ---- Norm ----------------------------------------------------------------------------------------
+
+// The product with the weight is that of two numbers of kind T, as training takes it.
+template <typename T>
+RLAIF_VECTOR void normalise(const T* x, const T* w, T* y, int64_t rows, int64_t width,
+                            float epsilon) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const T* in = x + row * width;
+    T* out = y + row * width;
+    float squares = 0;
+    for (int64_t i = 0; i < width; ++i) squares += widen(in[i]) * widen(in[i]);
+    const float r = 1.0f / std::sqrt(squares / static_cast<float>(width) + epsilon);
+    for (int64_t i = 0; i < width; ++i) {
+      T scaled;
+      narrow(widen(in[i]) * r, &scaled);
+      narrow(widen(scaled) * widen(w[i]), &out[i]);
+    }
+  }
+}
+
+// ---- Linear --------------------------------------------------------------------------------------
+
+// Mirrored by `Activation` in src/rows.rs.
+enum Act : int32_t { kNone = -1, kRelu = 0, kSilu = 1, kGelu = 2, kGeluTanh = 3 };
+
+RLAIF_VECTOR void activate(float* x, int64_t n, int32_t act) {
+  switch (act) {
+    case kRelu:
+      for (int64_t i = 0; i < n; ++i) x[i] = x[i] < 0 ? 0 : x[i];
+      break;
+    case kSilu:
+      for (int64_t i = 0; i < n; ++i) x[i] = x[i] / (1.0f + exponential(-x[i]));
+      break;
+    case kGelu:
+      for (int64_t i = 0; i < n; ++i) x[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
+      break;
+    case kGeluTanh:
+      // x (1 + tanh u) / 2 = x / (1 + exp(-2u)).
+      for (int64_t i = 0; i < n; ++i) {
+        const float u = 0.79788456f * (x[i] + 0.044715f * x[i] * x[i] * x[i]);
+        x[i] = x[i] / (1.0f + exponential(-2.0f * u));
+      }
+      break;
+    default:
+      break;
+  }
+}
+
+template <typename T>
+RLAIF_VECTOR void put(const float* x, const T* bias, float* y, int64_t n) {
+  if (bias) {
+    for (int64_t i = 0; i < n; ++i) y[i] = x[i] + widen(bias[i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) y[i] = x[i];
+  }
+}
+
+template <typename T>
+RLAIF_VECTOR void add(const float* x, const T* residual, T* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) narrow(x[i] + widen(residual[i]), &y[i]);
+}
+
+template <typename T>
+RLAIF_VECTOR void multiply(const float* x, const float* by, T* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) narrow(x[i] * by[i], &y[i]);
+}
+
+template <typename T>
+RLAIF_VECTOR void cast(const float* x, T* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) narrow(x[i], &y[i]);
+}
+
+inline rlaif::rows::F32Tile tile_of(float) {
+  static const auto tile = rlaif::rows::f32_tile();
+  return tile;
+}
+inline rlaif::rows::Bf16Tile tile_of(bf16) {
+  static const auto tile = rlaif::rows::bf16_tile();
+  return tile;
+}
+
+// Bytes of weights that are gone through for one block of rows after the other. They and the next
+// as many stay in the second level of the cache, and the rows of a block in the first.
+constexpr int64_t kWeightBytes = 96 * 1024;
+
+// y[r, c] = x_r · w_c for rows [r0, r1) and weights [c0, c1); y has a row stride of `stride`.
+template <typename T>
+void product(const T* x, const T* w, int64_t k, float* y, int64_t stride, int64_t r0, int64_t r1,
+             int64_t c0, int64_t c1) {
+  const auto tile = tile_of(T{});
+  const int64_t row_bytes = k * static_cast<int64_t>(sizeof(T)) * kTileWeights;
+  const int64_t step = std::max<int64_t>(1, kWeightBytes / row_bytes) * kTileWeights;
+  const int64_t blocks = (r1 - r0 + kTileRows - 1) / kTileRows;
+  float sums[kTileRows * kTileWeights];
+  for (int64_t block = c0; block < c1; block += step) {
+    const int64_t end = std::min(c1, block + step);
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t r = r0 + b * kTileRows;
+      const int64_t m = std::min<int64_t>(kTileRows, r1 - r);
+      int64_t turn = 0;
+      for (int64_t c = block; c < end; c += kTileWeights, turn = turn + 1 == blocks ? 0 : turn + 1) {
+        const int64_t n = std::min<int64_t>(kTileWeights, end - c);
+        // Each block of rows fetches its share of the next weights, so that memory is never idle.
+        const bool ahead = turn == b && c + step + kTileWeights <= c1;
+        tile(x + r * k, m, w + c * k, n, k, ahead ? w + (c + step) * k : nullptr, sums);
+        for (int64_t i = 0; i < m; ++i)
+          for (int64_t j = 0; j < n; ++j) y[(r + i) * stride + c + j] = sums[i * kTileWeights + j];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Mirrored by `Call` in src/rows.rs.
+struct RlaifRowsLinear {
+  const at::Tensor* x;         // [M, K]
+  const at::Tensor* norm;      // [K]; null for none
+  double epsilon;
+  const at::Tensor* const* weights;  // [N_i, K]
+  const at::Tensor* const* biases;   // [N_i]; null entries for none
+  size_t count;
+  const at::Tensor* residual;  // [M, N]; null for none
+  int32_t activation;          // of the first product; kNone for none
+  int32_t gated;               // the first product, activated, times the second
+  int32_t wide;                // results in f32
+};
+
+}  // extern "C"
+
+namespace {
+
+template <typename T>
+void linear(const RlaifRowsLinear& call, at::Tensor** out) {
+  const at::Tensor& x = *call.x;
+  const int64_t m = x.size(0);
+  const int64_t k = x.size(1);
+  const auto wide = x.options().dtype(at::kFloat);
+  at::Tensor normed;
+  const T* xp = data<T>(x);
+  if (call.norm) {
+    normed = at::empty_like(x);
+    const T* from = xp;
+    T* to = data<T>(normed);
+    const T* weight = data<T>(*call.norm);
+    const auto run = [&](int64_t begin, int64_t end) {
+      normalise(from + begin * k, weight, to + begin * k, end - begin, k,
+                static_cast<float>(call.epsilon));
+    };
+    rlaif::parallel_for(m, std::max<int64_t>(1, 32768 / k), run);
+    xp = to;
+  }
+
+  const size_t results = call.gated ? 1 : call.count;
+  // Products in f32; where the result is f32 and plain, they are the result.
+  std::vector<at::Tensor> products, finals;
+  for (size_t i = 0; i < call.count; ++i) {
+    products.push_back(at::empty({m, call.weights[i]->size(0)}, wide));
+  }
+  const bool in_place = std::is_same_v<T, float> || call.wide;
+  for (size_t i = 0; i < results; ++i) {
+    finals.push_back(in_place ? products[i]
+                              : at::empty({m, call.weights[i]->size(0)}, x.options()));
+  }
+
+  // Tasks: rows in chunks that stay in the cache, columns in one part per thread.
+  const int64_t chunk =
+      std::max<int64_t>(kTileRows, (192 * 1024) / (k * static_cast<int64_t>(sizeof(T))) /
+                                       kTileRows * kTileRows);
+  const int64_t chunks = (m + chunk - 1) / chunk;
+  const int64_t threads = std::max<int64_t>(1, at::get_num_threads());
+  const int64_t parts = chunks >= 4 * threads ? 1 : threads;
+  const auto task = [&](int64_t index) {
+    const int64_t r0 = index / parts * chunk;
+    const int64_t r1 = std::min(m, r0 + chunk);
+    const int64_t part = index % parts;
+    for (size_t i = 0; i < call.count; ++i) {
+      const int64_t n = call.weights[i]->size(0);
+      // Parts begin where tiles do; a tile's place changes no sum.
+      const int64_t tiles = (n + kTileWeights - 1) / kTileWeights;
+      const int64_t c0 = tiles * part / parts * kTileWeights;
+      const int64_t c1 = std::min(n, tiles * (part + 1) / parts * kTileWeights);
+      if (c0 >= c1) continue;
+      float* y = data<float>(products[i]);
+      product(xp, data<T>(*call.weights[i]), k, y, n, r0, r1, c0, c1);
+      const T* bias = call.biases[i] ? data<T>(*call.biases[i]) : nullptr;
+      const bool last = i + 1 == call.count;
+      for (int64_t r = r0; r < r1; ++r) {
+        float* row = y + r * n + c0;
+        const int64_t width = c1 - c0;
+        if (bias) put(row, bias + c0, row, width);
+        if (i == 0 && call.activation != kNone) activate(row, width, call.activation);
+        if (call.gated) {
+          if (!last) continue;
+          const float* gate = data<float>(products[0]) + r * n + c0;
+          if (in_place) {
+            multiply(gate, row, data<float>(finals[0]) + r * n + c0, width);
+          } else {
+            multiply(gate, row, data<T>(finals[0]) + r * n + c0, width);
+          }
+        } else if (call.residual) {
+          add(row, data<T>(*call.residual) + r * n + c0, data<T>(finals[i]) + r * n + c0, width);
+        } else if (!in_place) {
+          cast(row, data<T>(finals[i]) + r * n + c0, width);
+        }
+      }
+    }
+  };
+  rlaif::parallel_for(chunks * parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t index = begin; index < end; ++index) task(index);
+  });
+  for (size_t i = 0; i < results; ++i) out[i] = rlaif::give(finals[i]);
+}
+
+// ---- Attention -----------------------------------------------------------------------------------
+
+template <typename T>
+struct Attention {
+  const T* q;         // [B, groups * kv, D]
+  T* keys;            // [rows, kv, capacity, D]
+  T* values;
+  const int64_t* lengths;
+  const float* bias;  // [heads, distances]; null for none
+  int64_t distances, kv, group, capacity, width;
+  float scale;
+  int64_t window;     // 0 for none
+  T* out;             // [B, heads * D]
+};
+
+template <typename T>
+RLAIF_VECTOR void attend(const Attention<T>& a, int64_t row, int64_t head, float* scores,
+                         float* wide) {
+  const int64_t d = a.width;
+  const int64_t length = a.lengths[row];
+  const int64_t first = a.window > 0 ? std::max<int64_t>(0, length - a.window) : 0;
+  const T* keys = a.keys + (row * a.kv + head) * a.capacity * d;
+  const T* values = a.values + (row * a.kv + head) * a.capacity * d;
+  for (int64_t g = 0; g < a.group; ++g) {
+    const int64_t query = head * a.group + g;
+    const T* q = a.q + (row * a.kv * a.group + query) * d;
+    float* query_wide = wide;
+    float* sum = wide + d;
+    for (int64_t i = 0; i < d; ++i) query_wide[i] = widen(q[i]) * a.scale;
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int64_t s = first; s < length; ++s) {
+      const T* key = keys + s * d;
+      float dot = 0;
+      for (int64_t i = 0; i < d; ++i) dot += query_wide[i] * widen(key[i]);
+      if (a.bias) {
+        const int64_t distance = std::min(length - 1 - s, a.distances - 1);
+        dot += a.bias[query * a.distances + distance];
+      }
+      scores[s - first] = dot;
+      largest = dot > largest || dot != dot ? dot : largest;
+    }
+    float total = 0;
+    for (int64_t s = 0; s < length - first; ++s) {
+      scores[s] = exponential(scores[s] - largest);
+      total += scores[s];
+    }
+    for (int64_t i = 0; i < d; ++i) sum[i] = 0;
+    for (int64_t s = first; s < length; ++s) {
+      const T* value = values + s * d;
+      const float p = scores[s - first];
+      for (int64_t i = 0; i < d; ++i) sum[i] += p * widen(value[i]);
+    }
+    T* out = a.out + (row * a.kv * a.group + query) * d;
+    for (int64_t i = 0; i < d; ++i) narrow(sum[i] / total, &out[i]);
+  }
+}
+
+// ---- Choice --------------------------------------------------------------------------------------
+
+// Tokens whose weights are summed together.
+constexpr int64_t kBlock = 1024;
+
+RLAIF_VECTOR float largest_of(const float* z, int64_t n) {
+  float largest = -std::numeric_limits<float>::infinity();
+  for (int64_t v = 0; v < n; ++v) largest = z[v] > largest ? z[v] : largest;
+  return largest;
+}
+
+RLAIF_VECTOR float weights_of(const float* z, float largest, float inverse, float* weights,
+                              int64_t n) {
+  float sum = 0;
+  for (int64_t v = 0; v < n; ++v) {
+    weights[v] = exponential((z[v] - largest) * inverse);
+    sum += weights[v];
+  }
+  return sum;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Writes one tensor, or as many as there are weights where they are not gated.
+int32_t rlaif_rows_linear(const RlaifRowsLinear* call, at::Tensor** out) noexcept {
+  return rlaif::guarded([&] { by_kind(*call->x, [&](auto zero) { linear<decltype(zero)>(*call, out); }); });
+}
+
+// Mirrored by `AttentionCall` in src/rows.rs.
+struct RlaifRowsAttention {
+  const at::Tensor* q;       // [B, heads * D]
+  const at::Tensor* k;       // [B, kv * D], put at the end of each row first; null for none
+  const at::Tensor* v;
+  const at::Tensor* keys;    // [rows, kv, capacity, D]
+  const at::Tensor* values;
+  const int64_t* lengths;    // of each row, what is put included
+  const at::Tensor* bias;    // f32 [heads, distances] by distance from the end; null for none
+  double scale;
+  int64_t window;
+};
+
+int32_t rlaif_rows_attention(const RlaifRowsAttention* call, at::Tensor** out) noexcept {
+  return rlaif::guarded([&] {
+    by_kind(*call->q, [&](auto zero) {
+      using T = decltype(zero);
+      const int64_t batch = call->q->size(0);
+      const int64_t kv = call->keys->size(1);
+      const int64_t capacity = call->keys->size(2);
+      const int64_t d = call->keys->size(3);
+      const int64_t heads = call->q->size(1) / d;
+      at::Tensor result = at::empty_like(*call->q);
+      const Attention<T> a{
+          data<T>(*call->q), data<T>(*call->keys), data<T>(*call->values), call->lengths,
+          call->bias ? data<float>(*call->bias) : nullptr, call->bias ? call->bias->size(1) : 0, kv,
+          heads / kv, capacity, d, static_cast<float>(call->scale), call->window,
+          data<T>(result)};
+      const int64_t longest = *std::max_element(call->lengths, call->lengths + batch);
+      rlaif::parallel_for(batch * kv, 1, [&](int64_t begin, int64_t end) {
+        std::vector<float> scores(static_cast<size_t>(longest));
+        std::vector<float> wide(static_cast<size_t>(2 * d));
+        for (int64_t task = begin; task < end; ++task) {
+          const int64_t row = task / kv;
+          const int64_t head = task % kv;
+          if (call->k) {
+            const int64_t at = (task * capacity + call->lengths[row] - 1) * d;
+            std::memcpy(a.keys + at, data<T>(*call->k) + task * d, d * sizeof(T));
+            std::memcpy(a.values + at, data<T>(*call->v) + task * d, d * sizeof(T));
+          }
+          attend(a, row, head, scores.data(), wide.data());
+        }
+      });
+      *out = rlaif::give(result);
+    });
+  });
+}
+
+// For each row of logits f32 [B, V] the token on which `uniforms` falls when the probabilities of
+// softmax(logits / temperature) are laid side by side, or with null the most probable one; its
+// log-probability; and log sum exp(logits / temperature). `ids` is -1 where a logit is NaN or +inf,
+// or all are -inf.
+int32_t rlaif_rows_choose(const at::Tensor* logits, double temperature, const double* uniforms,
+                          int64_t* ids, float* log_probs, double* normalisers) noexcept {
+  return rlaif::guarded([&] {
+    const int64_t width = logits->size(1);
+    const int64_t blocks = (width + kBlock - 1) / kBlock;
+    const float inverse = static_cast<float>(1.0 / temperature);
+    rlaif::parallel_for(logits->size(0), 1, [&](int64_t begin, int64_t end) {
+      std::vector<float> weights(kBlock);
+      std::vector<double> sums(static_cast<size_t>(blocks));
+      for (int64_t row = begin; row < end; ++row) {
+        const float* z = data<float>(*logits) + row * width;
+        const float largest = largest_of(z, width);
+        double total = 0;
+        for (int64_t b = 0; b < blocks; ++b) {
+          const int64_t n = std::min(kBlock, width - b * kBlock);
+          sums[b] = weights_of(z + b * kBlock, largest, inverse, weights.data(), n);
+          total += sums[b];
+        }
+        ids[row] = -1;
+        if (!std::isfinite(largest) || !std::isfinite(total)) continue;
+        int64_t id = 0;
+        if (uniforms) {
+          const double goal = uniforms[row] * total;
+          double before = 0;
+          int64_t b = 0;
+          while (b + 1 < blocks && before + sums[b] <= goal) before += sums[b++];
+          const int64_t n = std::min(kBlock, width - b * kBlock);
+          weights_of(z + b * kBlock, largest, inverse, weights.data(), n);
+          // What is forbidden has a weight as well, one too small to count.
+          for (int64_t v = 0; v < n; ++v) {
+            if (weights[v] < 2e-38f) continue;
+            id = b * kBlock + v;
+            before += weights[v];
+            if (before > goal) break;
+          }
+        } else {
+          while (z[id] != largest) ++id;
+        }
+        const double normaliser = static_cast<double>(largest) / temperature + std::log(total);
+        ids[row] = id;
+        log_probs[row] = static_cast<float>(static_cast<double>(z[id]) / temperature - normaliser);
+        normalisers[row] = normaliser;
+      }
+    });
+  });
+}
+
+}  // extern "C"

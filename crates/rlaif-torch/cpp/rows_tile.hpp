@@ -1,0 +1,37 @@
+// Products of rows with a weight matrix, y = x Wᵀ, whose every element is summed in one order,
+// whatever the other rows: a row's result does not depend on the batch it is in. W is read as a
+// checkpoint has it, [N, K] row by row, so nothing is packed or copied.
+//
+// A tile of up to 8 rows of x and 3 of W is held in vector registers; a lane sums every 16th (f32)
+// or every 32nd and its neighbour (bf16) product, and the lanes are added in a fixed tree.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace rlaif::rows {
+
+using bf16 = uint16_t;
+
+inline float widen(float x) { return x; }
+inline float widen(bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
+
+constexpr int kTileRows = 8;
+constexpr int kTileWeights = 3;
+
+// sums[i * 3 + j] = x_i · w_j for the first `m` of 8 rows and `n` of 3 weights, K apart each. Weights
+// at `ahead`, as many, are fetched on the way; null for none.
+using F32Tile = void (*)(const float* x, int64_t m, const float* w, int64_t n, int64_t k,
+                         const float* ahead, float* sums);
+using Bf16Tile = void (*)(const bf16* x, int64_t m, const bf16* w, int64_t n, int64_t k,
+                          const bf16* ahead, float* sums);
+
+F32Tile f32_tile();
+Bf16Tile bf16_tile();
+
+}  // namespace rlaif::rows

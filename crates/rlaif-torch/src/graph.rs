@@ -1,0 +1,131 @@
+//! CUDA graphs.
+
+use std::{ffi::c_void, ptr};
+
+use tch::Device;
+
+use crate::{error::TorchError, ffi::check};
+
+unsafe extern "C" {
+    fn rlaif_graph_new(device: i32, graph: *mut *mut c_void) -> i32;
+    fn rlaif_graph_free(graph: *mut c_void);
+    fn rlaif_graph_enter(graph: *mut c_void) -> i32;
+    fn rlaif_graph_begin(graph: *mut c_void) -> i32;
+    fn rlaif_graph_end(graph: *mut c_void) -> i32;
+    fn rlaif_graph_leave(graph: *mut c_void);
+    fn rlaif_graph_replay(graph: *mut c_void) -> i32;
+}
+
+/// Work on a CUDA device that was recorded once, and is replayed with one call instead of one for
+/// each operation.
+///
+/// Recorded are addresses: a replay reads and writes the tensors that the recording did, so they
+/// must live as long as the graph, and new input is copied into them.
+#[derive(Debug)]
+pub struct CudaGraph {
+    handle: *mut c_void,
+}
+
+// SAFETY: the handle is used by one thread at a time, as it is not `Sync`; CUDA graphs are not
+// bound to a thread.
+unsafe impl Send for CudaGraph {}
+
+/// Leaves the side stream when dropped, by an early return too.
+struct Visit(*mut c_void);
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        // SAFETY: the graph outlives the visit.
+        unsafe { rlaif_graph_leave(self.0) }
+    }
+}
+
+impl CudaGraph {
+    /// Runs `work` once, so that libraries set themselves up, and once more to record it: the
+    /// second time nothing is computed, and its results hold values only after
+    /// [`CudaGraph::replay`]. What the last call returns comes back with the graph.
+    ///
+    /// `work` must do the same each time, with shapes that stay, on one device, and read nothing
+    /// back to the host.
+    ///
+    /// # Errors
+    /// [`TorchError::NoDevice`] if the device is not a CUDA device that is there,
+    /// [`TorchError::Libtorch`] if it cannot be recorded, errors of `work`.
+    ///
+    /// ```
+    /// use rlaif_torch::{CudaGraph, TorchError, tch::Device};
+    /// let nothing = || Ok::<_, TorchError>(());
+    /// assert!(CudaGraph::record(Device::Cpu, nothing).is_err());
+    /// ```
+    pub fn record<R, E: From<TorchError>>(
+        device: Device,
+        mut work: impl FnMut() -> Result<R, E>,
+    ) -> Result<(Self, R), E> {
+        let index = match device {
+            Device::Cuda(index) if (index as i64) < tch::Cuda::device_count() => index as i32,
+            other => {
+                let wanted = format!("a CUDA device for a graph, not {other:?}");
+                return Err(crate::device::no_device(wanted).into());
+            }
+        };
+        let mut handle = ptr::null_mut();
+        // SAFETY: `handle` outlives the call, which writes it on success alone.
+        check("a CUDA graph", unsafe { rlaif_graph_new(index, &raw mut handle) })?;
+        let graph = Self { handle };
+        // SAFETY (this and the next two): the handle is a live graph.
+        check("a CUDA graph", unsafe { rlaif_graph_enter(handle) })?;
+        let visit = Visit(handle);
+        work()?;
+        check("recording a CUDA graph", unsafe { rlaif_graph_begin(handle) })?;
+        let result = work()?;
+        check("recording a CUDA graph", unsafe { rlaif_graph_end(handle) })?;
+        drop(visit);
+        Ok((graph, result))
+    }
+
+    /// Does the work again, in order after what was asked of the device before.
+    ///
+    /// # Errors
+    /// [`TorchError::Libtorch`] if the device fails.
+    pub fn replay(&self) -> Result<(), TorchError> {
+        // SAFETY: the handle is a live graph whose recording ended.
+        check("replaying a CUDA graph", unsafe { rlaif_graph_replay(self.handle) })
+    }
+}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        // SAFETY: the handle is a live graph, freed once.
+        unsafe { rlaif_graph_free(self.handle) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Cuda, Kind, Tensor, no_grad};
+
+    use super::*;
+
+    #[test]
+    fn without_a_gpu_there_is_an_error_and_with_one_a_replay_computes() {
+        crate::load_cuda().unwrap();
+        let work = || Ok::<_, TorchError>(());
+        if !Cuda::is_available() {
+            let error = CudaGraph::record(Device::Cuda(0), work).unwrap_err();
+            assert!(matches!(error, TorchError::NoDevice { .. }), "{error}");
+            return;
+        }
+        no_grad(|| {
+            let options = (Kind::Float, Device::Cuda(0));
+            let (x, w) = (Tensor::ones([4, 8], options), Tensor::ones([8, 8], options));
+            let (graph, y) =
+                CudaGraph::record(Device::Cuda(0), || Ok::<_, TorchError>(x.matmul(&w) + 1.))
+                    .unwrap();
+            for value in [1., 2., 3.] {
+                let _ = x.shallow_clone().fill_(value);
+                graph.replay().unwrap();
+                assert_eq!(y.double_value(&[0, 0]), 8. * value + 1.);
+            }
+        });
+    }
+}
