@@ -86,6 +86,29 @@ impl Held {
         }
     }
 
+    /// Puts keys and values `[N, heads · head_dim]` of rows that follow one another beside the rows
+    /// in use.
+    fn fill_packed(
+        &self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        lengths: &[usize],
+    ) -> Result<(), LmError> {
+        self.check(lengths)?;
+        let (keys, values) = &self.layers[layer];
+        for (held, new) in [(keys, k), (values, v)] {
+            let [_, heads, _, width] = sizes(held);
+            let mut start = 0;
+            for (row, &length) in (self.lengths.len()..).zip(lengths) {
+                let part = new.narrow(0, start, int(length)).view([-1, heads, width]);
+                held.get(int(row)).narrow(1, 0, int(length)).copy_(&part.transpose(0, 1));
+                start += int(length);
+            }
+        }
+        Ok(())
+    }
+
     fn check(&self, new: &[usize]) -> Result<(), LmError> {
         if self.lengths.len() + new.len() > self.rows {
             return Err(LmError::BatchMismatch {
@@ -121,6 +144,10 @@ impl Held {
     }
 }
 
+fn sizes(held: &Tensor) -> [i64; 4] {
+    <[i64; 4]>::try_from(held.size()).expect("keys are [rows, heads, capacity, head_dim]")
+}
+
 /// Keys and values of the tokens seen so far, preallocated, each row at its own length.
 ///
 /// Rows of different lengths share a batch, so a finished row can be replaced by a new prompt while
@@ -133,6 +160,9 @@ pub struct KvCache {
 }
 
 /// What every layer needs of the step in progress; made once per step, not once per layer.
+///
+/// The tensors stay the same as long as the number of rows does, and what is read and written stays
+/// the same for [`STRIDE`] steps on a GPU, so that a recorded step can be replayed.
 #[derive(Debug)]
 struct Step {
     positions: Tensor,
@@ -141,9 +171,11 @@ struct Step {
     ragged: bool,
 }
 
+/// On a GPU columns are read in multiples of this many.
+const STRIDE: usize = 64;
+
 impl Step {
     fn new(held: &Held, heads: i64, device: Device) -> Self {
-        let longest = held.longest();
         let capacity = int(held.capacity);
         let positions: Vec<i64> = held.lengths.iter().copied().map(int).collect();
         let slots: Vec<i64> = positions
@@ -151,12 +183,25 @@ impl Step {
             .zip(0..)
             .flat_map(|(&at, row)| (row * heads..(row + 1) * heads).map(move |h| h * capacity + at))
             .collect();
-        Self {
+        let mut step = Self {
             positions: Tensor::from_slice(&positions).to_device(device),
             slots: Tensor::from_slice(&slots).to_device(device),
-            width: int(longest) + 1,
-            ragged: held.lengths.iter().any(|&length| length != longest),
-        }
+            width: 0,
+            ragged: false,
+        };
+        step.measure(held);
+        step
+    }
+
+    /// Takes the columns to be read from the lengths.
+    fn measure(&mut self, held: &Held) {
+        let longest = held.longest() + 1;
+        let wide = match self.positions.device() {
+            Device::Cpu => longest,
+            _ => longest.next_multiple_of(STRIDE).min(held.capacity.max(longest)),
+        };
+        self.width = int(wide);
+        self.ragged = held.lengths.iter().any(|&length| length + 1 != wide);
     }
 }
 
@@ -203,6 +248,28 @@ impl KvCache {
         self.held.check(&vec![count(size[1]); count(size[0])])?;
         self.held.fill(layer, k, v);
         Ok(())
+    }
+
+    /// The same for keys and values `[N, heads · head_dim]` of rows of these lengths, which follow
+    /// one another without padding.
+    ///
+    /// # Errors
+    /// As [`KvCache::fill`].
+    pub fn fill_packed(
+        &mut self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        lengths: &[usize],
+    ) -> Result<(), LmError> {
+        self.held.fill_packed(layer, k, v, lengths)
+    }
+
+    /// A layer's keys and values as they are held, `[rows, heads, capacity, head_dim]` each; the
+    /// rows in use are the first.
+    pub fn held(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (keys, values) = &self.held.layers[layer];
+        (keys, values)
     }
 
     /// Takes new rows into use, which hold this many tokens each.
@@ -256,15 +323,26 @@ impl KvCache {
     }
 
     /// Ends a step: every row is one token longer.
-    pub fn advance(&mut self) {
+    fn advance(&mut self) {
         for length in &mut self.held.lengths {
             *length += 1;
         }
-        self.renew();
+        // Where they are: nothing is copied from the host.
+        let _ = self.step.positions.g_add_scalar_(1);
+        let _ = self.step.slots.g_add_scalar_(1);
+        self.step.measure(&self.held);
     }
 
     fn renew(&mut self) {
-        self.step = Step::new(&self.held, self.heads, self.step.positions.device());
+        let new = Step::new(&self.held, self.heads, self.step.positions.device());
+        let old = std::mem::replace(&mut self.step, new);
+        if old.positions.size() == self.step.positions.size() {
+            let Step { positions, slots, .. } = &mut self.step;
+            for (old, new) in [(old.positions, positions), (old.slots, slots)] {
+                old.shallow_clone().copy_(new);
+                *new = old;
+            }
+        }
     }
 }
 
@@ -305,6 +383,28 @@ impl Memory {
         Ok(())
     }
 
+    /// The same for keys and values `[N, heads · head_dim]` of rows of these lengths, which follow
+    /// one another without padding.
+    ///
+    /// # Errors
+    /// As [`Memory::fill`].
+    pub fn fill_packed(
+        &mut self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        lengths: &[usize],
+    ) -> Result<(), LmError> {
+        self.held.fill_packed(layer, k, v, lengths)
+    }
+
+    /// A layer's keys and values as they are held, `[rows, heads, capacity, head_dim]` each; the
+    /// rows in use are the first.
+    pub fn held(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (keys, values) = &self.held.layers[layer];
+        (keys, values)
+    }
+
     /// Takes new rows into use, with prompts of these lengths.
     ///
     /// # Errors
@@ -317,9 +417,17 @@ impl Memory {
     }
 
     /// Keys and values of a layer, `[B, heads, S, head_dim]` each, as views; S is the longest
-    /// prompt in use.
+    /// prompt in use, or on a GPU the longest there is room for.
     pub fn layer(&self, layer: usize) -> (Tensor, Tensor) {
-        self.held.views(layer, int(self.held.longest()))
+        self.held.views(layer, int(self.width()))
+    }
+
+    fn width(&self) -> usize {
+        match self.device {
+            Device::Cpu => self.held.longest(),
+            // So that a recorded step can be replayed when rows have changed.
+            _ => self.held.capacity,
+        }
     }
 
     /// Which of them are real, bool `[B, 1, 1, S]`; `None` if all are.
@@ -328,13 +436,17 @@ impl Memory {
     }
 
     fn renew(&mut self) {
-        let longest = self.held.longest();
-        let ragged = self.held.lengths.iter().any(|&length| length != longest);
-        self.visible = ragged.then(|| {
+        let width = self.width();
+        let ragged = self.held.lengths.iter().any(|&length| length != width);
+        let visible = ragged.then(|| {
             let lengths: Vec<i64> = self.held.lengths.iter().copied().map(int).collect();
             let lengths = Tensor::from_slice(&lengths).to_device(self.device).view([-1, 1, 1, 1]);
-            Tensor::arange(int(longest), (Kind::Int64, self.device)).lt_tensor(&lengths)
+            Tensor::arange(int(width), (Kind::Int64, self.device)).lt_tensor(&lengths)
         });
+        match (&mut self.visible, visible) {
+            (Some(old), Some(new)) if old.size() == new.size() => old.copy_(&new),
+            (old, new) => *old = new,
+        }
     }
 }
 
@@ -351,6 +463,18 @@ impl DecodeState {
     /// Rows in use.
     pub fn rows(&self) -> usize {
         self.cache.held.lengths.len()
+    }
+
+    /// Ends a step: every row is one token longer.
+    pub fn advance(&mut self) {
+        self.cache.advance();
+    }
+
+    /// What a recorded step was recorded for: as long as it stays the same, the step reads and
+    /// writes the same memory.
+    pub(crate) fn layout(&self) -> (usize, i64, bool) {
+        let seen = self.memory.as_ref().is_none_or(|memory| memory.visible.is_some());
+        (self.rows(), self.cache.step.width, self.cache.step.ragged == seen)
     }
 
     /// Drops a row; the last row takes its place, as [`Vec::swap_remove`] does it.

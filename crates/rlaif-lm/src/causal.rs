@@ -55,7 +55,8 @@ pub trait CausalLm: Send {
         forward: Forward<'_>,
     ) -> Result<(), LmError>;
 
-    /// Hidden states `[B, H]` after one more token per row, int64 `[B]`.
+    /// Hidden states `[B, H]` after one more token per row, int64 `[B]`. The step is
+    /// ended by [`DecodeState::advance`].
     ///
     /// # Errors
     /// [`LmError::CacheFull`], [`LmError::Torch`], [`LmError::UnknownAdapter`].
@@ -163,7 +164,7 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let hidden = self.0.decode_step(state, tokens, forward)?;
-        Ok(self.head(forward)?.logits(&hidden))
+        Ok(self.head(forward)?.row_logits(&hidden))
     }
 
     fn parameters(&self) -> &Parameters {

@@ -3,6 +3,8 @@
 use rlaif_core::CodecError;
 use rlaif_torch::TorchError;
 
+use crate::generate::RolloutConcern;
+
 /// Why a model could not be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -127,6 +129,9 @@ pub enum LmError {
         /// What it may be.
         expected: &'static str,
     },
+    /// A setting of generation that breaks training on the responses.
+    #[error("rollout: {0}")]
+    UnfitForRollout(#[source] RolloutConcern),
     /// Stop strings are found in text, and there was no tokenizer to make text with.
     #[error("generation: `stop_strings` needs a tokenizer, and none was given")]
     NoCodec,

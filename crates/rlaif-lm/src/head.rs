@@ -1,5 +1,6 @@
 //! The vocabulary head as a value, so that log-probabilities can be taken chunk by chunk.
 
+use rlaif_torch::{RowKind, RowLinear};
 use tch::{Kind, Tensor};
 
 /// What turns hidden states into logits: `(scale · x) Wᵀ + bias + s (x Aᵀ) Bᵀ`.
@@ -41,6 +42,24 @@ impl VocabHead {
             }
             None => logits,
         }
+    }
+
+    /// [`VocabHead::logits`] of the rows `[B, H]` of a step of decoding, in f32 where that costs
+    /// nothing. On the CPU a row's logits do not depend on the others, not in one bit.
+    pub(crate) fn row_logits(&self, hidden: &Tensor) -> Tensor {
+        if !rlaif_torch::rows_serve(self.weight.kind(), self.weight.device()) {
+            return self.logits(hidden);
+        }
+        let scaled = (self.scale != 1.).then(|| hidden * self.scale);
+        let hidden = scaled.as_ref().unwrap_or(hidden);
+        let layer = RowLinear { results: RowKind::Float, ..RowLinear::default() };
+        let mut logits = layer.apply(hidden, &[(&self.weight, self.bias.as_ref())]).remove(0);
+        if let Some(HeadAdapter { a, b, scale }) = &self.adapter {
+            let low = layer.apply(&hidden.to_kind(a.kind()), &[(a, None)]).remove(0) * *scale;
+            let low = low.to_kind(b.kind());
+            logits += layer.apply(&low, &[(b, None)]).remove(0);
+        }
+        logits
     }
 
     /// Log-probabilities over the vocabulary, f32 `[.., V]`, at a sampling temperature.

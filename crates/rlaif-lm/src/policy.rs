@@ -81,7 +81,7 @@ pub trait Policy: Send {
     ) -> Result<Vec<u32>, LmError>;
 
     /// Takes one token for each row in use, int64 `[B]`, and returns the logits `[B, V]` of the
-    /// next.
+    /// next. [`DecodeState::advance`] ends the step; until then it may be repeated.
     ///
     /// # Errors
     /// [`LmError::CacheFull`], [`LmError::Torch`], [`LmError::UnknownAdapter`].

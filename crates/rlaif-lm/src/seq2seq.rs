@@ -69,7 +69,8 @@ pub trait Seq2SeqLm: Send {
         forward: Forward<'_>,
     ) -> Result<(), LmError>;
 
-    /// Hidden states `[B, H]` after one more decoder token per row, int64 `[B]`.
+    /// Hidden states `[B, H]` after one more decoder token per row, int64 `[B]`. The step is
+    /// ended by [`DecodeState::advance`].
     ///
     /// # Errors
     /// [`LmError::CacheFull`], [`LmError::Torch`], [`LmError::UnknownAdapter`].
@@ -177,7 +178,7 @@ impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let hidden = self.0.decode_step(state, tokens, forward)?;
-        Ok(self.head(forward)?.logits(&hidden))
+        Ok(self.head(forward)?.row_logits(&hidden))
     }
 
     fn parameters(&self) -> &Parameters {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rlaif_lm::{Dropout, HeadAdapter, VocabHead};
+use rlaif_torch::RowWeight;
 use tch::{Kind, Tensor};
 
 use crate::{
@@ -65,6 +66,16 @@ impl Linear {
         }
     }
 
+    /// Weight, bias and LoRA adapter of this pass.
+    pub(crate) fn acting(&self, pass: Pass) -> (RowWeight<'_>, Option<Lora<'_>>) {
+        let own = (&self.weight, self.bias.as_ref());
+        match self.adapter(pass).map(|adapter| &adapter.form) {
+            None => (own, None),
+            Some(Form::Lora { a, b, scale, .. }) => (own, Some(Lora { a, b, scale: *scale })),
+            Some(Form::Replacement { weight, bias }) => ((weight, bias.as_ref()), None),
+        }
+    }
+
     /// Another handle on the same tensors, for a segment that is recomputed later.
     pub(crate) fn handle(&self) -> Self {
         Self {
@@ -98,6 +109,13 @@ impl Linear {
     }
 }
 
+/// A LoRA adapter on a layer: `scale · x Aᵀ Bᵀ`.
+pub(crate) struct Lora<'a> {
+    pub(crate) a: &'a Tensor,
+    pub(crate) b: &'a Tensor,
+    pub(crate) scale: f64,
+}
+
 /// RMS norm, `w · x / sqrt(mean(x²) + ε)`, statistics in f32.
 #[derive(Debug)]
 pub(crate) struct RmsNorm {
@@ -112,6 +130,11 @@ impl RmsNorm {
 
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
         rlaif_torch::rms_norm(x, &self.weight, self.epsilon)
+    }
+
+    /// Weight and ε.
+    pub(crate) fn parts(&self) -> (&Tensor, f64) {
+        (&self.weight, self.epsilon)
     }
 
     pub(crate) fn handle(&self) -> Self {

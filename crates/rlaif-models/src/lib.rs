@@ -19,6 +19,7 @@ mod layers;
 mod llama;
 mod lora;
 mod roberta;
+mod rows;
 mod save;
 mod t5;
 mod weights;

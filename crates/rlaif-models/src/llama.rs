@@ -26,8 +26,11 @@ use crate::{
         Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, attention, hide,
         repeat_heads,
     },
+    rows,
     weights::{Source, Weights},
 };
+
+mod decode;
 
 /// The fields of config.json that matter here.
 #[derive(Debug, Deserialize)]
@@ -613,6 +616,9 @@ impl Trunk {
     }
 
     fn prefill(&self, cache: &mut KvCache, tokens: &TokenBatch, pass: Pass) -> Result<(), LmError> {
+        if rows::serve(self.embed.weight.kind(), self.embed.weight.device(), pass) {
+            return self.prefill_rows(cache, tokens, pass);
+        }
         if tokens.width() > 0 {
             let pass = Pass { activations: Activations::Keep, ..pass };
             let mut filled = Ok(());
@@ -628,6 +634,9 @@ impl Trunk {
 
     fn step(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Result<Tensor, LmError> {
         cache.check_space()?;
+        if rows::serve(self.embed.weight.kind(), self.embed.weight.device(), pass) {
+            return Ok(self.step_rows(cache, tokens, pass));
+        }
         let mut x = self.embed.forward(&tokens.unsqueeze(1));
         let angles = self.rope.angles(&cache.positions().unsqueeze(1), x.kind());
         let mut biases: Vec<(Option<i64>, Option<Tensor>)> = Vec::new();
@@ -644,7 +653,6 @@ impl Trunk {
             x = &x + mixed;
             x = block.finish(&x, pass);
         }
-        cache.advance();
         Ok(self.norm.forward(&x).squeeze_dim(1))
     }
 

@@ -21,8 +21,11 @@ use crate::{
         Activation, Bias, Embedding, Linear, RmsNorm, Visible, attention, dropout, hide,
         merge_heads, split_heads,
     },
+    rows,
     weights::{Init, Source, Weights},
 };
+
+mod decode;
 
 /// The fields of config.json that matter here, with the defaults transformers gives them.
 #[derive(Debug, Deserialize)]
@@ -720,6 +723,9 @@ impl Seq2SeqLm for T5 {
         forward: Forward<'_>,
     ) -> Result<(), LmError> {
         let pass = self.adapters.resolve(forward)?;
+        if rows::serve(self.spec.kind, self.spec.device, pass) {
+            return self.prefill_rows(state, prompts, pass);
+        }
         let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
         // The state holds rows from their first column on.
         let right = match prompts.padding() {
@@ -747,6 +753,9 @@ impl Seq2SeqLm for T5 {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let pass = self.adapters.resolve(forward)?;
+        if rows::serve(self.spec.kind, self.spec.device, pass) {
+            return self.decode_rows(state, tokens, pass);
+        }
         let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
         let hidden = memory.visible().map(|seen| hide(seen, self.spec.kind));
         let cache = &mut state.cache;
@@ -771,7 +780,6 @@ impl Seq2SeqLm for T5 {
             }
             x = block.finish(&x, pass);
         }
-        cache.advance();
         Ok(self.decoder.end(&x, pass).squeeze_dim(1))
     }
 

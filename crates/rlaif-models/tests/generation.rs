@@ -2,12 +2,15 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+
 use common::{Goldens, model, real};
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Forward, LmError, Padding, Policy, TokenBatch,
+    Adapters, Dropout, Forward, LmError, Padding, Policy, TokenBatch,
     generate::{
-        Eos, FinishReason, Generated, GenerationConfig, GenerationRow, Hooks, Sampling, generate,
+        Eos, FinishReason, Generated, GenerationConfig, GenerationRow, Hooks, NewToken, Sampling,
+        generate,
     },
     token_log_probs,
 };
@@ -127,10 +130,16 @@ fn tokens_depend_on_seed_row_id_and_step_alone() {
             let order: Vec<_> = shuffled.iter().map(|&i| rows[i].clone()).collect();
             let got = run(&policy, &order, &config(batch_size)).unwrap();
             for (got, &i) in got.iter().zip(&shuffled) {
-                assert_eq!(got.ids, alone[i].ids, "{name}, row {i}, batch size {batch_size}");
-                for (a, b) in got.log_probs.iter().zip(&alone[i].log_probs) {
-                    assert!((a - b).abs() < 1e-5);
-                }
+                // Log-probabilities to the last bit.
+                assert_eq!(*got, alone[i], "{name}, row {i}, batch size {batch_size}");
+            }
+        }
+        // Looked at every few tokens only, as on a GPU; the draw is libtorch's then.
+        let seldom = GenerationConfig { check_every: Some(5), ..config(8) };
+        for (got, want) in run(&policy, &rows, &seldom).unwrap().iter().zip(&alone) {
+            assert_eq!((&got.ids, got.finish), (&want.ids, want.finish), "{name}");
+            for (a, b) in got.log_probs.iter().zip(&want.log_probs) {
+                assert!((a - b).abs() < 1e-5, "{name}: {a} {b}");
             }
         }
         let other = |seed, step| {
@@ -140,6 +149,133 @@ fn tokens_depend_on_seed_row_id_and_step_alone() {
         };
         assert_ne!(other(5, 3), alone);
         assert_ne!(other(6, 2), alone);
+    }
+}
+
+/// f16 has no kernels of its own, and neither has a GPU: libtorch's operations decode.
+#[test]
+fn without_kernels_for_rows_the_result_is_the_same() {
+    for name in MODELS {
+        let policy = load(name);
+        let rows = many(name);
+        let config = GenerationConfig { batch_size: 5, ..GenerationConfig::default() };
+        let want = run(&policy, &rows, &config).unwrap();
+        // Dropout of probability 0 switches the kernels off, and nothing else.
+        let config_json = std::fs::read_to_string(model(name).join("config.json")).unwrap();
+        let mut fields: Value = serde_json::from_str(&config_json).unwrap();
+        for field in ["dropout_rate", "attention_dropout"] {
+            if fields.get(field).is_some() {
+                fields[field] = 0.0.into();
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), fields.to_string()).unwrap();
+        let weights = "model.safetensors";
+        std::fs::copy(model(name).join(weights), folder.path().join(weights)).unwrap();
+        let policy = LanguageModel::load(folder.path(), LoadOptions::default()).unwrap();
+        let forward = Forward { dropout: Dropout::On, ..Forward::default() };
+        let hooks = Hooks::default();
+        let got = generate(&policy, &rows, &config, Seed::new(5), 2, forward, hooks).unwrap();
+        for (got, want) in got.iter().zip(&want) {
+            assert_eq!((&got.ids, got.finish), (&want.ids, want.finish), "{name}");
+            for (a, b) in got.log_probs.iter().zip(&want.log_probs) {
+                assert!((a - b).abs() < 2e-5 * (1. + b.abs()), "{name}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn adapters_act_in_generation() {
+    for (name, adapter) in [("llama3", "llama3-b"), ("flan", "flan")] {
+        let mut policy = load(name);
+        let folder = common::fixtures().join("adapters").join(adapter);
+        policy.adapters().load("default", &folder).unwrap();
+        let rows = many(name);
+        let config = GenerationConfig { batch_size: 7, ..GenerationConfig::default() };
+        let on = |forward: Forward<'_>| {
+            let hooks = Hooks::default();
+            generate(&policy, &rows, &config, Seed::new(5), 2, forward, hooks).unwrap()
+        };
+        let with = on(Forward::default());
+        let off = Forward { adapters: Adapters::Off, ..Forward::default() };
+        assert_eq!(on(off), run(&load(name), &rows, &config).unwrap(), "{name}");
+        assert_ne!(on(off), with);
+        let spec = policy.spec();
+        let prompts = rows.iter().map(|row| row.prompt.clone()).collect();
+        let prompts = TokenBatch::collate(prompts, spec, Padding::Right).unwrap();
+        let responses = with.iter().map(|row| row.ids.clone()).collect();
+        let responses = TokenBatch::responses(responses, spec).unwrap();
+        let want = no_grad(|| {
+            let forward = Forward::default();
+            let hidden = policy.response_hidden(&prompts, &responses, forward).unwrap();
+            let head = policy.head(forward).unwrap();
+            token_log_probs(&head, &hidden, &responses, 1.).unwrap().log_probs
+        });
+        let want = Vec::<f32>::try_from(&real(&want, &responses)).unwrap();
+        for (a, b) in with.iter().flat_map(|row| &row.log_probs).zip(&want) {
+            assert!((a - b).abs() < 2e-5 * (1. + b.abs()), "{name}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn bad_input_is_refused_by_name() {
+    let policy = load("llama3");
+    let row = |prompt: Vec<u32>, limit| GenerationRow { id: 0, prompt, max_new_tokens: limit };
+    let config = GenerationConfig { max_new_tokens: 4, ..GenerationConfig::default() };
+    let refused = |rows: &[GenerationRow], config: &GenerationConfig| {
+        run(&policy, rows, config).unwrap_err().to_string()
+    };
+    let good = row(vec![5], None);
+    for (bad, want) in [
+        (row(vec![], None), "row 1 of the batch has no token"),
+        (row(vec![5, 96], None), "row 1, position 1: token id 96"),
+        (row(vec![5; 64], None), "row 1 has 68 tokens, but the model's context is 64"),
+        (row(vec![5; 61], None), "row 1 has 65 tokens"),
+        (row(vec![5], Some(0)), "max_new_tokens"),
+        (row(vec![5], Some(usize::MAX)), "row 1 has"),
+    ] {
+        let error = refused(&[good.clone(), bad], &config);
+        assert!(error.contains(want), "{error}");
+    }
+    // As long as it just fits.
+    assert_eq!(run(&policy, &[row(vec![5; 60], None)], &config).unwrap().len(), 1);
+    assert!(run(&policy, &[], &config).unwrap().is_empty());
+    let stops = GenerationConfig { stop_strings: vec!["x".to_owned()], ..config.clone() };
+    assert!(refused(&[good.clone()], &stops).contains("needs a tokenizer"));
+    let everything = (0..96).map(|id| vec![id]).collect();
+    let nothing = GenerationConfig { bad_ids: everything, ..config.clone() };
+    assert!(refused(&[good.clone()], &nothing).contains("every token of the vocabulary"));
+    let stop = |_: NewToken| ControlFlow::Break(());
+    let hooks = Hooks { on_token: Some(&mut { stop }), ..Hooks::default() };
+    let rows = [good];
+    let error = generate(&policy, &rows, &config, Seed::new(1), 0, Forward::default(), hooks);
+    assert!(matches!(error, Err(LmError::Interrupted)));
+}
+
+#[test]
+fn a_batch_larger_than_the_memory_is_refused_with_its_bytes() {
+    let policy = load("flan");
+    let row = |id| GenerationRow { id, prompt: vec![5], max_new_tokens: Some(1 << 40) };
+    let rows: Vec<_> = (0..4).map(row).collect();
+    let error = run(&policy, &rows, &GenerationConfig::default()).unwrap_err();
+    assert!(
+        matches!(error, LmError::BatchTooLarge { rows: 4, bytes, .. } if bytes > 1 << 50),
+        "{error}"
+    );
+}
+
+#[test]
+fn logits_that_are_not_finite_end_the_call_with_row_and_token() {
+    for check_every in [None, Some(3)] {
+        let policy = load("llama3");
+        let weight = policy.parameters().get("model.norm.weight").unwrap();
+        no_grad(|| weight.shallow_clone().fill_(f64::NAN)).size();
+        let rows = many("llama3");
+        let config = GenerationConfig { check_every, ..GenerationConfig::default() };
+        let error = run(&policy, &rows, &config).unwrap_err();
+        assert!(matches!(error, LmError::NotFinite { token: 0, .. }), "{error}");
     }
 }
 

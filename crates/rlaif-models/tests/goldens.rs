@@ -282,6 +282,7 @@ fn decoding_steps_equal_a_full_pass() {
                     }
                 }
                 if t + 1 < width {
+                    state.advance();
                     let tokens = responses.ids().select(1, t as i64);
                     logits = policy.step(&mut state, &tokens, forward).unwrap();
                 }

@@ -1,8 +1,8 @@
-//! From logits to the next token: what the settings forbid or change, what is cut off, the draw.
+//! What the settings make of logits before a token is chosen: changed, forbidden, cut off.
 
 use super::config::{GenerationConfig, Sampling};
 
-/// What choosing a token depends on beside the logits.
+/// What that depends on beside the logits.
 pub(super) struct Situation<'a> {
     /// Ids that count for the repetition penalty before the response: the prompt of a decoder-only
     /// model, the start token of an encoder-decoder model.
@@ -11,65 +11,22 @@ pub(super) struct Situation<'a> {
     pub(super) response: &'a [u32],
     /// Ids that would end it.
     pub(super) ends: &'a [u32],
-    /// A uniform number in [0, 1).
-    pub(super) uniform: f64,
 }
 
-/// A chosen token.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Choice {
-    pub(super) id: u32,
-    /// Under softmax(logits / temperature), the whole vocabulary taking part.
-    pub(super) log_prob: f32,
-}
+impl Situation<'_> {
+    /// True if the logits are not used as they are.
+    pub(super) fn changes(&self, config: &GenerationConfig) -> bool {
+        config.repetition_penalty != 1.
+            || !config.bad_ids.is_empty()
+            || self.response.len() < config.min_new_tokens
+            || config.sampling.truncates()
+    }
 
-/// Why no token could be chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    NotFinite,
-    NothingAllowed,
-}
-
-/// Chooses from one row of logits, which are changed.
-pub(super) fn choose(
-    logits: &mut [f32],
-    situation: &Situation<'_>,
-    config: &GenerationConfig,
-) -> Result<Choice, Refusal> {
-    let temperature = config.sampling.temperature();
-    let whole = Normaliser::of(logits, temperature).ok_or(Refusal::NotFinite)?;
-    let (id, raw) = if is_plain(situation, config) {
-        let id = match config.sampling {
-            Sampling::Greedy => argmax(logits),
-            Sampling::Sample { .. } => whole.draw(logits, situation.uniform),
-        };
-        (id, logits[id])
-    } else {
-        let kept = logits.to_vec();
-        edit(logits, situation, config);
-        let id = match config.sampling {
-            Sampling::Greedy => argmax(logits),
-            Sampling::Sample { .. } => {
-                truncate(logits, &config.sampling);
-                let allowed = Normaliser::of(logits, temperature).ok_or(Refusal::NothingAllowed)?;
-                allowed.draw(logits, situation.uniform)
-            }
-        };
-        if logits[id] == f32::NEG_INFINITY {
-            return Err(Refusal::NothingAllowed);
-        }
-        (id, kept[id])
-    };
-    let id_u32 = u32::try_from(id).expect("a vocabulary's ids fit 32 bits");
-    Ok(Choice { id: id_u32, log_prob: whole.log_prob(raw) })
-}
-
-/// True if the logits are used as they are.
-fn is_plain(situation: &Situation<'_>, config: &GenerationConfig) -> bool {
-    config.repetition_penalty == 1.
-        && config.bad_ids.is_empty()
-        && situation.response.len() >= config.min_new_tokens
-        && !config.sampling.truncates()
+    /// Changes one row of logits; what must not be chosen becomes -∞.
+    pub(super) fn change(&self, logits: &mut [f32], config: &GenerationConfig) {
+        edit(logits, self, config);
+        truncate(logits, &config.sampling);
+    }
 }
 
 /// What depends on the tokens so far: repetition penalty, bad sequences, least length.
@@ -163,52 +120,21 @@ struct Normaliser {
 }
 
 impl Normaliser {
-    /// `None` if a logit is NaN or +∞, or all are -∞.
+    /// `None` if all logits are -∞.
     fn of(logits: &[f32], temperature: f64) -> Option<Self> {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if !largest.is_finite() {
             return None;
         }
         let mut normaliser = Self { largest: f64::from(largest), temperature, sum: 0. };
-        normaliser.sum = logits.iter().map(|&z| normaliser.weight(z)).sum();
-        normaliser.sum.is_finite().then_some(normaliser)
+        let allowed = logits.iter().filter(|z| **z > f32::NEG_INFINITY);
+        normaliser.sum = allowed.map(|&z| normaliser.weight(z)).sum();
+        Some(normaliser)
     }
 
     fn weight(&self, z: f32) -> f64 {
         ((f64::from(z) - self.largest) / self.temperature).exp()
     }
-
-    fn log_prob(&self, z: f32) -> f32 {
-        ((f64::from(z) - self.largest) / self.temperature - self.sum.ln()) as f32
-    }
-
-    /// The token on which `uniform` falls when their probabilities are laid side by side.
-    fn draw(&self, logits: &[f32], uniform: f64) -> usize {
-        let goal = uniform * self.sum;
-        let mut sum = 0.;
-        let mut last = 0;
-        for (id, &z) in logits.iter().enumerate() {
-            let weight = self.weight(z);
-            if weight > 0. {
-                sum += weight;
-                last = id;
-                if sum > goal {
-                    break;
-                }
-            }
-        }
-        last
-    }
-}
-
-fn argmax(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (id, &z) in logits.iter().enumerate() {
-        if z > logits[best] {
-            best = id;
-        }
-    }
-    best
 }
 
 #[cfg(test)]
@@ -216,6 +142,7 @@ mod tests {
     use std::path::Path;
 
     use serde_json::Value;
+    use tch::Tensor;
 
     use super::*;
 
@@ -245,21 +172,21 @@ mod tests {
         let new = file["new_tokens_in_context"].as_u64().unwrap() as usize;
         let eos = file["eos_token_id"].as_u64().unwrap() as u32;
         let (before, response) = context.split_at(context.len() - new);
-        let situation = Situation { before, response, ends: &[eos], uniform: 0. };
+        let situation = Situation { before, response, ends: &[eos] };
         let cases = file["cases"].as_array().unwrap();
         assert!(cases.len() > 90);
         for case in cases {
             let config = settings(&case["settings"]);
             let logits = &file["vectors"][case["logits"].as_str().unwrap()];
             let mut logits: Vec<f32> = serde_json::from_value(logits.clone()).unwrap();
-            edit(&mut logits, &situation, &config);
-            truncate(&mut logits, &config.sampling);
-            let after = Normaliser::of(&logits, config.sampling.temperature()).unwrap();
+            situation.change(&mut logits, &config);
+            let temperature = config.sampling.temperature();
+            let after = Normaliser::of(&logits, temperature).unwrap();
             for (id, want) in case["log_probs"].as_array().unwrap().iter().enumerate() {
                 match want.as_f64() {
                     None => assert_eq!(logits[id], f32::NEG_INFINITY, "{case} {id}"),
                     Some(want) => {
-                        let got = f64::from(after.log_prob(logits[id]));
+                        let got = after.weight(logits[id]).ln() - after.sum.ln();
                         assert!((got - want).abs() < 1e-5, "{case} {id}: {got}");
                     }
                 }
@@ -267,14 +194,18 @@ mod tests {
         }
     }
 
-    /// Tokens of every draw from the same logits.
-    fn frequencies(logits: &[f32], config: &GenerationConfig, draws: u64) -> Vec<f64> {
-        let mut counts = vec![0.; logits.len()];
-        for i in 0..draws {
-            let uniform = super::super::philox::uniform(11, i, 3);
-            let situation = Situation { before: &[], response: &[], ends: &[], uniform };
-            let choice = choose(&mut logits.to_vec(), &situation, config).unwrap();
-            counts[choice.id as usize] += 1.;
+    /// How often each token comes out of draws from the same logits.
+    fn frequencies(logits: &[f32], sampling: &Sampling, draws: i64) -> Vec<f64> {
+        let uniforms: Vec<f64> =
+            (0..draws as u64).map(|i| super::super::philox::uniform(11, i, 3)).collect();
+        let logits = Tensor::from_slice(logits).unsqueeze(0);
+        let size = [draws, logits.size()[1]];
+        let logits = logits.expand(size, false).contiguous();
+        let choices =
+            rlaif_torch::choose_tokens(&logits, sampling.temperature(), Some(&uniforms)).unwrap();
+        let mut counts = vec![0.; size[1] as usize];
+        for choice in choices {
+            counts[choice.unwrap().id as usize] += 1.;
         }
         counts
     }
@@ -288,10 +219,9 @@ mod tests {
             Sampling::at(0.6),
             Sampling::Sample { temperature: 1.3, top_k: Some(20), top_p: Some(0.8), min_p: None },
         ] {
-            let config = GenerationConfig { sampling, ..GenerationConfig::default() };
-            let counts = frequencies(&logits, &config, draws);
             let mut kept = logits.clone();
             truncate(&mut kept, &sampling);
+            let counts = frequencies(&kept, &sampling, draws);
             let weights: Vec<f64> =
                 kept.iter().map(|&z| (f64::from(z) / sampling.temperature()).exp()).collect();
             let sum: f64 = weights.iter().sum();
@@ -307,40 +237,6 @@ mod tests {
             }
             // Mean d and variance 2d: four standard deviations.
             assert!(chi2 < degrees + 4. * f64::sqrt(2. * degrees), "{sampling:?}: {chi2}");
-        }
-    }
-
-    #[test]
-    fn log_probs_are_those_of_the_whole_vocabulary_at_the_temperature() {
-        let logits = [1f32, 3., -2., 0.5];
-        let sampling =
-            Sampling::Sample { temperature: 0.5, top_k: Some(1), top_p: None, min_p: None };
-        let config =
-            GenerationConfig { sampling, repetition_penalty: 2., ..GenerationConfig::default() };
-        let situation = Situation { before: &[3], response: &[], ends: &[], uniform: 0.9 };
-        let choice = choose(&mut logits.clone(), &situation, &config).unwrap();
-        let sum: f64 = logits.iter().map(|&z| (f64::from(z) / 0.5).exp()).sum();
-        assert_eq!(choice.id, 1);
-        assert!((f64::from(choice.log_prob) - (3. / 0.5 - sum.ln())).abs() < 1e-6);
-    }
-
-    #[test]
-    fn logits_that_are_no_numbers_and_empty_supports_are_refused() {
-        let situation = Situation { before: &[], response: &[], ends: &[0, 1], uniform: 0.5 };
-        let plain = GenerationConfig::default();
-        let greedy = GenerationConfig { sampling: Sampling::Greedy, ..plain.clone() };
-        for bad in [f32::NAN, f32::INFINITY] {
-            for config in [&plain, &greedy] {
-                let refused = choose(&mut [0., bad], &situation, config);
-                assert_eq!(refused, Err(Refusal::NotFinite), "{bad} {config:?}");
-            }
-        }
-        let nothing = choose(&mut [f32::NEG_INFINITY; 2], &situation, &plain);
-        assert_eq!(nothing, Err(Refusal::NotFinite));
-        for config in [plain, greedy] {
-            let config = GenerationConfig { min_new_tokens: 1, ..config };
-            let refused = choose(&mut [0., 1.], &situation, &config);
-            assert_eq!(refused, Err(Refusal::NothingAllowed));
         }
     }
 }

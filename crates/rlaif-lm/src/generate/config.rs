@@ -39,6 +39,12 @@ pub struct GenerationConfig {
     pub bad_ids: Vec<Vec<u32>>,
     /// Rows decoded together. A row that ends makes room for the next prompt at once.
     pub batch_size: usize,
+    /// After how many tokens it is looked whether rows have ended. Not set, that is each token on
+    /// the CPU, and 8 on a GPU, which need not wait for the host in between: what a row that has
+    /// ended decodes until then is dropped. Settings that depend on the tokens so far (stop
+    /// strings, repetition penalty, ...) and listeners make it each token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_every: Option<usize>,
 }
 
 impl Default for GenerationConfig {
@@ -53,6 +59,7 @@ impl Default for GenerationConfig {
             stop_strings: Vec::new(),
             bad_ids: Vec::new(),
             batch_size: 16,
+            check_every: None,
         }
     }
 }
@@ -144,6 +151,9 @@ impl GenerationConfig {
         if self.batch_size == 0 {
             return bad("batch_size", &0, "at least 1");
         }
+        if self.check_every == Some(0) {
+            return bad("check_every", &0, "at least 1");
+        }
         if !(self.repetition_penalty > 0. && self.repetition_penalty.is_finite()) {
             return bad(
                 "repetition_penalty",
@@ -218,6 +228,7 @@ mod tests {
             ("max_new_tokens", GenerationConfig { max_new_tokens: 0, ..base() }),
             ("min_new_tokens", GenerationConfig { min_new_tokens: 129, ..base() }),
             ("batch_size", GenerationConfig { batch_size: 0, ..base() }),
+            ("check_every", GenerationConfig { check_every: Some(0), ..base() }),
             ("repetition_penalty", GenerationConfig { repetition_penalty: 0., ..base() }),
             ("repetition_penalty", GenerationConfig { repetition_penalty: f64::NAN, ..base() }),
             ("sampling.temperature", sample(0., None, None, None)),

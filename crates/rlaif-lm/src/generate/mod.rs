@@ -16,14 +16,18 @@
 mod choose;
 mod config;
 mod philox;
+mod rollout;
+mod step;
 
 use std::{collections::VecDeque, ops::ControlFlow};
 
 use rlaif_core::{Seed, Specials, TextCodec};
+use rlaif_torch::RowChoice;
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 pub use config::{Eos, GenerationConfig, Sampling};
+pub use rollout::{RolloutConcern, check_rollout};
 
 use crate::{
     batch::{Padding, TokenBatch, int},
@@ -31,8 +35,10 @@ use crate::{
     error::LmError,
     forward::Forward,
     policy::Policy,
+    spec::LmSpec,
 };
-use choose::{Refusal, Situation, choose};
+use choose::Situation;
+use step::Stepper;
 
 /// A prompt to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +49,43 @@ pub struct GenerationRow {
     pub prompt: Vec<u32>,
     /// Most new tokens of this row; `None` for [`GenerationConfig::max_new_tokens`].
     pub max_new_tokens: Option<usize>,
+}
+
+impl GenerationRow {
+    fn limit(&self, config: &GenerationConfig) -> usize {
+        self.max_new_tokens.unwrap_or(config.max_new_tokens)
+    }
+
+    /// Checks that a model can answer this row; `row` is its place in the input, for the error.
+    ///
+    /// # Errors
+    /// [`LmError::EmptyInput`], [`LmError::IdOutOfRange`], [`LmError::BadSetting`] for a limit of 0,
+    /// [`LmError::TooLong`] if the prompt does not fit the context together with its response.
+    pub fn check(
+        &self,
+        row: usize,
+        config: &GenerationConfig,
+        spec: &LmSpec,
+    ) -> Result<(), LmError> {
+        if self.prompt.is_empty() {
+            return Err(LmError::EmptyInput { row });
+        }
+        spec.check_ids(row, &self.prompt)?;
+        let limit = self.limit(config);
+        if limit == 0 {
+            return Err(LmError::BadSetting {
+                field: "max_new_tokens",
+                found: format!("0 for row {row}"),
+                expected: "at least 1",
+            });
+        }
+        // An encoder-decoder model counts prompt and response apart.
+        let length = match spec.decoder_start_id {
+            None => self.prompt.len().saturating_add(limit),
+            Some(_) => self.prompt.len().max(limit),
+        };
+        spec.check_length(row, length)
+    }
 }
 
 /// A response.
@@ -169,38 +212,28 @@ struct Active {
     log_probs: Vec<f32>,
 }
 
+/// A chosen token.
+#[derive(Clone, Copy)]
+struct Choice {
+    id: i64,
+    log_prob: f32,
+}
+
 impl Job<'_> {
     /// The most new tokens of a row.
     fn limit(&self, row: usize) -> usize {
-        self.rows[row].max_new_tokens.unwrap_or(self.config.max_new_tokens)
+        self.rows[row].limit(self.config)
     }
 
     /// Checks every row, and says how much has to be kept at most.
     fn room(&self) -> Result<Room, LmError> {
-        let spec = self.policy.spec();
         let mut room = Room { rows: 0, prompt: 0, response: 0, total: 0 };
-        for (row, GenerationRow { prompt, .. }) in self.rows.iter().enumerate() {
-            if prompt.is_empty() {
-                return Err(LmError::EmptyInput { row });
-            }
-            spec.check_ids(row, prompt)?;
-            let limit = self.limit(row);
-            if limit == 0 {
-                return Err(LmError::BadSetting {
-                    field: "max_new_tokens",
-                    found: format!("0 for row {row}"),
-                    expected: "at least 1",
-                });
-            }
-            let total = prompt.len().saturating_add(limit);
-            // An encoder-decoder model counts prompt and response apart.
-            match spec.decoder_start_id {
-                None => spec.check_length(row, total)?,
-                Some(_) => spec.check_length(row, prompt.len().max(limit))?,
-            }
-            room.prompt = room.prompt.max(prompt.len());
+        for (i, row) in self.rows.iter().enumerate() {
+            row.check(i, self.config, self.policy.spec())?;
+            let limit = row.limit(self.config);
+            room.prompt = room.prompt.max(row.prompt.len());
             room.response = room.response.max(limit);
-            room.total = room.total.max(total);
+            room.total = room.total.max(row.prompt.len().saturating_add(limit));
         }
         room.rows = self.config.batch_size.min(self.rows.len());
         Ok(room)
@@ -215,14 +248,32 @@ impl Job<'_> {
         [eos, &self.config.stop_ids].concat()
     }
 
-    fn run(&self, room: Room, mut hooks: Hooks<'_>) -> Result<Vec<Generated>, LmError> {
+    /// Tokens after which it is looked whether rows have ended.
+    fn stride(&self, hooks: &Hooks<'_>) -> usize {
+        let config = self.config;
+        let each = hooks.on_token.is_some()
+            || !config.stop_strings.is_empty()
+            || config.repetition_penalty != 1.
+            || !config.bad_ids.is_empty()
+            || config.min_new_tokens > 0
+            || config.sampling.truncates();
+        let usual = if self.policy.spec().device == Device::Cpu { 1 } else { 8 };
+        if each { 1 } else { config.check_every.unwrap_or(usual) }
+    }
+
+    fn run(&self, mut room: Room, mut hooks: Hooks<'_>) -> Result<Vec<Generated>, LmError> {
         let mut queue: VecDeque<usize> = (0..self.rows.len()).collect();
         // Rows that may take longest first, so that the batch stays full to the end.
         queue
             .make_contiguous()
             .sort_by_key(|&row| std::cmp::Reverse((self.limit(row), self.rows[row].prompt.len())));
         let ends = self.ends();
+        let stride = self.stride(&hooks);
+        // What is decoded of a row between its end and the next look.
+        room.response = room.response.saturating_add(stride - 1);
+        room.total = room.total.saturating_add(stride - 1);
         let mut state = self.policy.open(room)?;
+        let mut stepper = Stepper::new(self.policy, self.forward);
         let mut active: Vec<Active> = Vec::with_capacity(room.rows);
         let mut done: Vec<Option<Generated>> = self.rows.iter().map(|_| None).collect();
         loop {
@@ -234,10 +285,15 @@ impl Job<'_> {
             if active.is_empty() {
                 break;
             }
-            let inputs: Vec<i64> = active.iter().map(|row| i64::from(row.input)).collect();
-            let inputs = Tensor::from_slice(&inputs).to_device(self.policy.spec().device);
-            let logits = self.policy.step(&mut state, &inputs, self.forward)?;
-            let finishes = self.choose(&logits, &mut active, &ends, &mut hooks)?;
+            let finishes = if stride == 1 {
+                let inputs = self.inputs(&active);
+                let logits = stepper.step(&mut state, &inputs)?;
+                let choices = self.choose(&logits, &active, &ends)?;
+                state.advance();
+                self.accept(&mut active, &choices, &mut hooks)?
+            } else {
+                self.stretch(&mut stepper, &mut state, &mut active, stride, &mut hooks)?
+            };
             // From the last on: what takes the place of a dropped row has been looked at.
             for (place, finish) in finishes.into_iter().enumerate().rev() {
                 if let Some(finish) = finish {
@@ -248,6 +304,63 @@ impl Job<'_> {
             }
         }
         Ok(done.into_iter().map(|row| row.expect("every row is decoded to its end")).collect())
+    }
+
+    /// The tokens that the next step takes, int64 `[B]`.
+    fn inputs(&self, active: &[Active]) -> Tensor {
+        let inputs: Vec<i64> = active.iter().map(|row| i64::from(row.input)).collect();
+        Tensor::from_slice(&inputs).to_device(self.policy.spec().device)
+    }
+
+    /// Decodes `stride` tokens for each row without a look at them, and then takes those up to each
+    /// row's end.
+    fn stretch(
+        &self,
+        stepper: &mut Stepper<'_>,
+        state: &mut DecodeState,
+        active: &mut [Active],
+        stride: usize,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Vec<Option<FinishReason>>, LmError> {
+        let device = self.policy.spec().device;
+        let uniforms: Vec<f64> = (0..stride)
+            .flat_map(|ahead| active.iter().map(move |row| (row, ahead)))
+            .map(|(row, ahead)| self.uniform(row, ahead))
+            .collect();
+        let size = [int(stride), int(active.len())];
+        let uniforms = Tensor::from_slice(&uniforms).view(size).to_device(device);
+        let mut inputs = self.inputs(active);
+        let (mut ids, mut log_probs) = (Vec::with_capacity(stride), Vec::with_capacity(stride));
+        for ahead in 0..int(stride) {
+            let logits = stepper.step(state, &inputs)?;
+            let drawn = step::draw(&logits, &self.config.sampling, &uniforms.get(ahead));
+            state.advance();
+            inputs = drawn.ids.shallow_clone();
+            ids.push(drawn.ids);
+            log_probs.push(drawn.log_probs);
+        }
+        // The one place where the host waits.
+        let ids = Vec::<Vec<i64>>::try_from(&Tensor::stack(&ids, 0).to_device(Device::Cpu))?;
+        let log_probs =
+            Vec::<Vec<f32>>::try_from(&Tensor::stack(&log_probs, 0).to_device(Device::Cpu))?;
+        let mut finishes = vec![None; active.len()];
+        for (ids, log_probs) in ids.into_iter().zip(log_probs) {
+            for (place, (id, log_prob)) in ids.into_iter().zip(log_probs).enumerate() {
+                if finishes[place].is_none() {
+                    let row = &mut active[place];
+                    if log_prob.is_nan() {
+                        return Err(LmError::NotFinite { row: row.row, token: row.ids.len() });
+                    }
+                    finishes[place] = self.take(row, Choice { id, log_prob }, hooks)?;
+                }
+            }
+        }
+        Ok(finishes)
+    }
+
+    /// The random number of a row's next token, or of one further ahead.
+    fn uniform(&self, row: &Active, ahead: usize) -> f64 {
+        philox::uniform(self.key, self.rows[row.row].id, (row.ids.len() + ahead) as u64)
     }
 
     fn enter(
@@ -267,47 +380,90 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Chooses a token for each row, and says which rows ended with it.
+    /// Chooses a token for each row.
     fn choose(
         &self,
         logits: &Tensor,
-        active: &mut [Active],
+        active: &[Active],
         ends: &[u32],
-        hooks: &mut Hooks<'_>,
-    ) -> Result<Vec<Option<FinishReason>>, LmError> {
+    ) -> Result<Vec<Choice>, LmError> {
         let spec = self.policy.spec();
         let start: Vec<u32> = spec.decoder_start_id.into_iter().collect();
-        let vocab = usize::try_from(spec.vocab_size).expect("a size is not negative");
-        let logits = logits.to_kind(Kind::Float).reshape([int(active.len()) * spec.vocab_size]);
-        let mut logits = Vec::<f32>::try_from(&logits)?;
-        let mut finishes = Vec::with_capacity(active.len());
-        for (active, logits) in active.iter_mut().zip(logits.chunks_exact_mut(vocab)) {
-            let row = &self.rows[active.row];
-            let token = active.ids.len();
-            let before = if start.is_empty() { &row.prompt } else { &start };
-            let uniform = philox::uniform(self.key, row.id, token as u64);
-            let situation = Situation { before, response: &active.ids, ends, uniform };
-            let choice = choose(logits, &situation, self.config).map_err(|refusal| {
-                let row = active.row;
-                match refusal {
-                    Refusal::NotFinite => LmError::NotFinite { row, token },
-                    Refusal::NothingAllowed => LmError::NothingAllowed { row, token },
-                }
-            })?;
-            active.input = choice.id;
-            active.ids.push(choice.id);
-            active.log_probs.push(choice.log_prob);
-            let finish = self.finish(active, hooks.codec)?;
-            if let Some(on_token) = &mut hooks.on_token {
-                let (id, log_prob) = (choice.id, choice.log_prob);
-                let new = NewToken { row: active.row, index: token, id, log_prob, finish };
-                if on_token(new).is_break() {
-                    return Err(LmError::Interrupted);
-                }
+        let logits = logits.to_kind(Kind::Float).to_device(Device::Cpu);
+        let uniforms: Vec<f64> = active.iter().map(|row| self.uniform(row, 0)).collect();
+        let uniforms = match self.config.sampling {
+            Sampling::Greedy => None,
+            Sampling::Sample { .. } => Some(uniforms.as_slice()),
+        };
+        let temperature = self.config.sampling.temperature();
+        let raw = rlaif_torch::choose_tokens(&logits, temperature, uniforms)?;
+        let raw = raw.into_iter().zip(active.iter()).map(|(choice, row)| {
+            choice.ok_or(LmError::NotFinite { row: row.row, token: row.ids.len() })
+        });
+        let mut choices = raw.collect::<Result<Vec<_>, _>>()?;
+
+        if active.iter().any(|row| self.situation(row, &start, ends).changes(self.config)) {
+            let vocab = usize::try_from(spec.vocab_size).expect("a size is not negative");
+            let mut changed = Vec::<f32>::try_from(&logits.reshape([-1]))?;
+            for (row, logits) in active.iter().zip(changed.chunks_exact_mut(vocab)) {
+                self.situation(row, &start, ends).change(logits, self.config);
             }
-            finishes.push(finish);
+            let changed = Tensor::from_slice(&changed).view_as(&logits);
+            let chosen = rlaif_torch::choose_tokens(&changed, temperature, uniforms)?;
+            for (i, (choice, chosen)) in choices.iter_mut().zip(chosen).enumerate() {
+                let (row, token) = (active[i].row, active[i].ids.len());
+                let id = chosen.ok_or(LmError::NothingAllowed { row, token })?.id;
+                let logit = logits.double_value(&[int(i), id]);
+                choice.id = id;
+                choice.log_prob = (logit / temperature - choice.normaliser) as f32;
+            }
         }
-        Ok(finishes)
+
+        let plain = |choice: RowChoice| Choice { id: choice.id, log_prob: choice.log_prob };
+        Ok(choices.into_iter().map(plain).collect())
+    }
+
+    /// Takes a token for each row, and says which rows ended with it.
+    fn accept(
+        &self,
+        active: &mut [Active],
+        choices: &[Choice],
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Vec<Option<FinishReason>>, LmError> {
+        let rows = active.iter_mut().zip(choices);
+        rows.map(|(row, choice)| self.take(row, *choice, hooks)).collect()
+    }
+
+    /// Takes a row's next token, and says why the row ended with it, if it did.
+    fn take(
+        &self,
+        row: &mut Active,
+        Choice { id, log_prob }: Choice,
+        hooks: &mut Hooks<'_>,
+    ) -> Result<Option<FinishReason>, LmError> {
+        let index = row.ids.len();
+        let id = u32::try_from(id).expect("an id of the vocabulary");
+        row.input = id;
+        row.ids.push(id);
+        row.log_probs.push(log_prob);
+        let finish = self.finish(row, hooks.codec)?;
+        if let Some(on_token) = &mut hooks.on_token {
+            let new = NewToken { row: row.row, index, id, log_prob, finish };
+            if on_token(new).is_break() {
+                return Err(LmError::Interrupted);
+            }
+        }
+        Ok(finish)
+    }
+
+    fn situation<'s>(
+        &'s self,
+        row: &'s Active,
+        start: &'s [u32],
+        ends: &'s [u32],
+    ) -> Situation<'s> {
+        let before = if start.is_empty() { &self.rows[row.row].prompt } else { start };
+        Situation { before, response: &row.ids, ends }
     }
 
     /// Why the row ends with its last token, if it does.

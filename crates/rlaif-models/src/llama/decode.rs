@@ -1,0 +1,118 @@
+//! The Llama family as it decodes on the CPU: rows without padding, few and fused operations.
+
+use rlaif_lm::{KvCache, LmError, TokenBatch};
+use rlaif_torch::RowAttention;
+use tch::{Kind, Tensor};
+
+use super::{Attention, Block, Trunk};
+use crate::{
+    adapt::Pass,
+    layers::hide,
+    rows::{self, Packed},
+};
+
+impl Attention {
+    /// Turned queries, turned keys and values of the normed rows, each `[M, heads, D]`.
+    fn project_rows(
+        &self,
+        x: &Tensor,
+        block: &Block,
+        angles: &(Tensor, Tensor),
+        pass: Pass,
+    ) -> [Tensor; 3] {
+        let qkv = [&self.q, &self.k, &self.v];
+        let [q, k, v] = rows::project(x, Some(&block.attention_norm), qkv, pass);
+        let heads = |x: &Tensor, heads| x.view([-1, heads, self.head_dim]);
+        let (mut q, mut k) = (heads(&q, self.heads), heads(&k, self.kv_heads));
+        if let Some((q_norm, k_norm)) = &self.norms {
+            q = q_norm.forward(&q);
+            k = k_norm.forward(&k);
+        }
+        let turn = |x: &Tensor| rlaif_torch::rope(x, &angles.0, &angles.1);
+        [turn(&q), turn(&k), heads(&v, self.kv_heads)]
+    }
+}
+
+impl Block {
+    /// Output projection and feed-forward layer, with their residuals.
+    fn finish_rows(&self, x: &Tensor, mixed: &Tensor, pass: Pass) -> Tensor {
+        let x = rows::add(x, mixed, &self.attention.o, pass);
+        let layer = &self.feed_forward;
+        let norm = &self.feed_forward_norm;
+        let inner = rows::gated(&x, norm, Some(&layer.gate), &layer.up, layer.activation, pass);
+        rows::add(&x, &inner, &layer.down, pass)
+    }
+}
+
+/// What hides all but the last `window` keys up to each query, `[1, 1, T, T]`.
+fn window_bias(length: i64, window: i64, like: &Tensor) -> Tensor {
+    let columns = Tensor::arange(length, (Kind::Int64, like.device()));
+    let distance = columns.unsqueeze(1) - &columns;
+    let seen = distance.ge(0).logical_and(&distance.lt(window));
+    hide(&seen, like.kind()).view([1, 1, length, length])
+}
+
+impl Trunk {
+    pub(super) fn prefill_rows(
+        &self,
+        cache: &mut KvCache,
+        tokens: &TokenBatch,
+        pass: Pass,
+    ) -> Result<(), LmError> {
+        let packed = Packed::new(tokens);
+        if packed.ids.numel() > 0 {
+            let mut x = self.embed.forward(&packed.ids);
+            let angles = self.rope.angles(&packed.positions(), x.kind());
+            for (i, block) in self.blocks.iter().enumerate() {
+                let layer = &block.attention;
+                let [q, k, v] = layer.project_rows(&x, block, &angles, pass);
+                cache.fill_packed(i, &k.flatten(1, 2), &v.flatten(1, 2), &packed.lengths)?;
+                if i + 1 == self.blocks.len() {
+                    // Nothing is predicted here: the last layer leaves its keys, and that is all.
+                    break;
+                }
+                let grouped = layer.heads != layer.kv_heads;
+                let mixed = packed.attention([&q, &k, &v], |[q, k, v], length| {
+                    let window = self.shape.windows[i].filter(|&window| window < length);
+                    let bias = window.map(|window| window_bias(length, window, &q));
+                    Tensor::scaled_dot_product_attention(
+                        &q,
+                        &k,
+                        &v,
+                        bias.as_ref(),
+                        0.,
+                        bias.is_none(),
+                        layer.scale(),
+                        grouped,
+                    )
+                });
+                x = block.finish_rows(&x, &mixed, pass);
+            }
+        }
+        cache.enter(&packed.lengths)
+    }
+
+    /// Hidden states `[B, H]` after one more token per row.
+    pub(super) fn step_rows(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Tensor {
+        let lengths: Vec<i64> = cache.lengths().iter().map(|&length| length as i64 + 1).collect();
+        let mut x = self.embed.forward(tokens);
+        let angles = self.rope.angles(cache.positions(), x.kind());
+        for (i, block) in self.blocks.iter().enumerate() {
+            let layer = &block.attention;
+            let [q, k, v] = layer.project_rows(&x, block, &angles, pass);
+            let (keys, values) = cache.held(i);
+            let attention = RowAttention {
+                keys,
+                values,
+                lengths: &lengths,
+                scale: layer.scale(),
+                window: self.shape.windows[i],
+                bias: None,
+            };
+            let new = (k.flatten(1, 2), v.flatten(1, 2));
+            let mixed = attention.apply(&q.flatten(1, 2), Some((&new.0, &new.1)));
+            x = block.finish_rows(&x, &mixed, pass);
+        }
+        self.norm.forward(&x)
+    }
+}

@@ -1,0 +1,132 @@
+//! Layers as decoding runs them: over rows without padding, each by itself to the last bit.
+
+use rlaif_lm::{Dropout, TokenBatch};
+use rlaif_torch::{RowActivation, RowLinear};
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    adapt::Pass,
+    layers::{Activation, Linear, RmsNorm},
+};
+
+/// Whether this pass can run over rows: on the CPU, in f32 or bf16, without gradients or dropout.
+pub(crate) fn serve(kind: Kind, device: Device, pass: Pass) -> bool {
+    pass.dropout == Dropout::Off && rlaif_torch::rows_serve(kind, device)
+}
+
+/// Layers on the normed rows `x` `[M, K]`, `[M, N_i]` each.
+pub(crate) fn project<const N: usize>(
+    x: &Tensor,
+    norm: Option<&RmsNorm>,
+    layers: [&Linear; N],
+    pass: Pass,
+) -> [Tensor; N] {
+    let rows = RowLinear { norm: norm.map(RmsNorm::parts), ..RowLinear::default() };
+    let acting = layers.map(|layer| layer.acting(pass));
+    let results = rows.apply(x, &acting.each_ref().map(|(weight, _)| *weight));
+    let mut results = results.into_iter();
+    acting.map(|(_, lora)| {
+        let y = results.next().expect("one result for each layer");
+        let Some(lora) = lora else { return y };
+        let kind = y.kind();
+        // Adapters may be of another kind than the layer.
+        let (a, b) = (lora.a.to_kind(kind), lora.b.to_kind(kind));
+        let low = rows.apply(x, &[(&a, None)]).remove(0) * lora.scale;
+        let layer = RowLinear { residual: Some(&y), ..RowLinear::default() };
+        layer.apply(&low, &[(&b, None)]).remove(0)
+    })
+}
+
+/// `residual + layer(x)`.
+pub(crate) fn add(residual: &Tensor, x: &Tensor, layer: &Linear, pass: Pass) -> Tensor {
+    match layer.acting(pass) {
+        (weight, None) => {
+            let rows = RowLinear { residual: Some(residual), ..RowLinear::default() };
+            rows.apply(x, &[weight]).remove(0)
+        }
+        _ => residual + &project(x, None, [layer], pass)[0],
+    }
+}
+
+/// `act(gate(norm x)) · up(norm x)`; without a gate, `act(up(norm x))`.
+pub(crate) fn gated(
+    x: &Tensor,
+    norm: &RmsNorm,
+    gate: Option<&Linear>,
+    up: &Linear,
+    activation: Activation,
+    pass: Pass,
+) -> Tensor {
+    let acting = [gate.unwrap_or(up), up].map(|layer| layer.acting(pass));
+    if acting.iter().any(|(_, lora)| lora.is_some()) {
+        return match gate {
+            Some(gate) => {
+                let [gate, up] = project(x, Some(norm), [gate, up], pass);
+                activation.apply(&gate) * up
+            }
+            None => activation.apply(&project(x, Some(norm), [up], pass)[0]),
+        };
+    }
+    let [(first, _), (second, _)] = acting;
+    let activation = Some(match activation {
+        Activation::Relu => RowActivation::Relu,
+        Activation::Silu => RowActivation::Silu,
+        Activation::Gelu => RowActivation::Gelu,
+        Activation::GeluTanh => RowActivation::GeluTanh,
+    });
+    let rows = RowLinear { norm: Some(norm.parts()), activation, ..RowLinear::default() };
+    match gate {
+        Some(_) => rows.gated(x, first, second),
+        None => rows.apply(x, &[second]).remove(0),
+    }
+}
+
+/// Rows of tokens that follow one another without padding.
+pub(crate) struct Packed {
+    /// int64 `[N]`.
+    pub(crate) ids: Tensor,
+    /// Tokens of each row.
+    pub(crate) lengths: Vec<usize>,
+}
+
+impl Packed {
+    pub(crate) fn new(batch: &TokenBatch) -> Self {
+        let ids: Vec<i64> = batch.rows().iter().flatten().map(|&id| i64::from(id)).collect();
+        let lengths = batch.rows().iter().map(Vec::len).collect();
+        Self { ids: Tensor::from_slice(&ids).to_device(batch.ids().device()), lengths }
+    }
+
+    /// First token and number of tokens of each row that has any.
+    fn spans(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
+        let mut end = 0;
+        self.lengths.iter().filter(|&&length| length > 0).map(move |&length| {
+            end += length as i64;
+            (end - length as i64, length as i64)
+        })
+    }
+
+    /// Positions in their rows, int64 `[N]`.
+    pub(crate) fn positions(&self) -> Tensor {
+        let positions: Vec<i64> = self.spans().flat_map(|(_, length)| 0..length).collect();
+        Tensor::from_slice(&positions).to_device(self.ids.device())
+    }
+
+    /// Attention within each row: `attend` has queries, keys and values `[1, heads, T, D]` of a row
+    /// of T tokens, from `[N, heads, D]`, and gives `[1, heads, T, D]`; the result is
+    /// `[N, heads · D]`.
+    pub(crate) fn attention(
+        &self,
+        qkv: [&Tensor; 3],
+        attend: impl Fn([Tensor; 3], i64) -> Tensor,
+    ) -> Tensor {
+        let parts: Vec<Tensor> = self
+            .spans()
+            .map(|(start, length)| {
+                let row = |x: &Tensor| x.narrow(0, start, length).unsqueeze(0).transpose(1, 2);
+                let mixed = attend(qkv.map(row), length);
+                mixed.squeeze_dim(0).transpose(0, 1).flatten(1, 2)
+            })
+            .collect();
+        Tensor::cat(&parts, 0)
+    }
+}
