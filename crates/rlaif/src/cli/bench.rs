@@ -12,6 +12,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::{
     bench_dpo::DpoBench,
+    bench_generate::GenerateBench,
     bench_ppo::PpoBench,
     bench_sft::SftBench,
     error::CliError,
@@ -29,6 +30,8 @@ pub(crate) enum Bench {
     Sft(SftBench),
     /// Steps of PPO: generation, scoring, and the update.
     Ppo(PpoBench),
+    /// Generation: responses of fixed length to random prompts, sampled from the whole vocabulary.
+    Generate(GenerateBench),
 }
 
 impl Bench {
@@ -38,6 +41,7 @@ impl Bench {
             Self::Dpo(bench) => bench.run(),
             Self::Sft(bench) => bench.run(),
             Self::Ppo(bench) => bench.run(),
+            Self::Generate(bench) => bench.run(),
         }
     }
 }

@@ -149,7 +149,11 @@ impl CliError {
                 EvalError::Reward { .. } | EvalError::Metric { .. } | EvalError::Io { .. },
             ) => 1,
             Self::Evaluate(EvaluateError::File { .. }) => 1,
-            Self::Torch(_) | Self::Lm(LmError::Torch(_)) | Self::Io { .. } => 1,
+            Self::Torch(_)
+            | Self::Lm(
+                LmError::Torch(_) | LmError::NotFinite { .. } | LmError::BatchTooLarge { .. },
+            )
+            | Self::Io { .. } => 1,
             Self::Hub(error) => match error {
                 HubError::InvalidRepoId { .. }
                 | HubError::InvalidRevision { .. }

@@ -4,11 +4,13 @@
 
 mod bench;
 mod bench_dpo;
+mod bench_generate;
 mod bench_ppo;
 mod bench_sft;
 mod classifier;
 mod error;
 mod eval;
+mod generate;
 mod inspect;
 mod judge;
 mod log_probs;
@@ -42,6 +44,8 @@ enum Command {
     /// Log-probabilities and entropies of given responses, one row out for each row in.
     #[command(name = "logprobs")]
     LogProbs(log_probs::LogProbs),
+    /// Responses to prompts, one row out for each row in.
+    Generate(generate::Generate),
     /// Logits and probabilities of a sequence classifier or reward model.
     Score(score::Score),
     /// Scores responses with a judge or any other reward, one row out for each row in.
@@ -85,6 +89,7 @@ fn run(command: &Command) -> Result<(), CliError> {
     match command {
         Command::Inspect(command) => command.run(),
         Command::LogProbs(command) => command.run(),
+        Command::Generate(command) => command.run(),
         Command::Score(command) => command.run(),
         Command::Judge(command) => command.run(),
         Command::Sft(command) => command.run(),

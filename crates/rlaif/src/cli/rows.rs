@@ -41,11 +41,19 @@ pub(crate) trait Job {
     fn prepare(&self, rows: Vec<Self::Input>) -> Vec<Result<Self::Prepared, RowProblem>>;
     /// Tokens of a row: rows of similar length are computed together.
     fn length(row: &Self::Prepared) -> usize;
+    /// How many rows [`Job::compute`] takes at a time.
+    fn together(&self, batch_size: usize) -> usize {
+        batch_size
+    }
     /// Computes a batch, in order.
     fn compute(&self, rows: &[&Self::Prepared]) -> Result<Vec<Self::Output>, CliError>;
 }
 
 impl RowArguments {
+    pub(crate) fn new(input: PathBuf, batch_size: usize) -> Self {
+        Self { input, batch_size }
+    }
+
     /// Runs a job over the input and writes to standard output.
     pub(crate) fn run<J: Job>(&self, job: &J) -> Result<(), CliError> {
         if self.batch_size == 0 {
@@ -94,7 +102,7 @@ impl RowArguments {
         let mut order: Vec<usize> = (0..prepared.len()).collect();
         order.sort_by_key(|&i| J::length(&prepared[i]));
         let mut done: Vec<(usize, J::Output)> = Vec::with_capacity(prepared.len());
-        for batch in order.chunks(self.batch_size) {
+        for batch in order.chunks(job.together(self.batch_size)) {
             let rows: Vec<&J::Prepared> = batch.iter().map(|&i| &prepared[i]).collect();
             done.extend(batch.iter().copied().zip(job.compute(&rows)?));
         }

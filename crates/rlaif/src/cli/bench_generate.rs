@@ -1,0 +1,185 @@
+//! `rlaif bench generate`.
+
+use std::{str::FromStr, time::Instant};
+
+use clap::Args;
+use rlaif_core::Seed;
+use rlaif_lm::{
+    Forward, Policy,
+    generate::{Eos, GenerationConfig, GenerationRow, Hooks, generate},
+};
+use rlaif_models::LanguageModel;
+use serde_json::json;
+use tch::{Device, Kind, Tensor};
+
+use super::{
+    bench::random_rows,
+    error::CliError,
+    model::{self, Placement},
+};
+
+/// One length for all rows (`64`), one for each (`64,101,..`), or lengths drawn evenly from a range
+/// (`8-256`).
+#[derive(Debug, Clone)]
+enum Lengths {
+    Same(usize),
+    Each(Vec<usize>),
+    Range(usize, usize),
+}
+
+impl FromStr for Lengths {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| match text.trim().parse() {
+            Ok(0) => Err("a length is at least 1".to_owned()),
+            Ok(n) => Ok(n),
+            Err(_) => Err(format!("`{text}` is no length; write 64, 64,101,.. or 8-256")),
+        };
+        if let Some((low, high)) = text.split_once('-') {
+            let (low, high) = (number(low)?, number(high)?);
+            return if low <= high {
+                Ok(Self::Range(low, high))
+            } else {
+                Err(format!("{low} is above {high}"))
+            };
+        }
+        let each = text.split(',').map(number).collect::<Result<Vec<_>, _>>()?;
+        Ok(if let [same] = each[..] { Self::Same(same) } else { Self::Each(each) })
+    }
+}
+
+impl Lengths {
+    /// Lengths of `rows` rows; drawn ones come from libtorch's generator.
+    fn of(&self, flag: &'static str, rows: usize) -> Result<Vec<usize>, CliError> {
+        match self {
+            Self::Same(length) => Ok(vec![*length; rows]),
+            Self::Each(lengths) if lengths.len() == rows => Ok(lengths.clone()),
+            Self::Each(lengths) => Err(CliError::Flag {
+                flag,
+                found: format!("{} lengths for {rows} rows", lengths.len()),
+                expected: "one length, one for each row, or a range",
+            }),
+            Self::Range(low, high) => {
+                let options = (Kind::Int64, Device::Cpu);
+                let (low, end) = (*low as i64, *high as i64 + 1);
+                let drawn = Tensor::randint_low(low, end, [rows as i64], options);
+                let drawn = Vec::<i64>::try_from(&drawn).expect("a vector of int64");
+                Ok(drawn.into_iter().map(|length| length as usize).collect())
+            }
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateBench {
+    /// Folder in Hugging Face's layout, or hub id.
+    #[arg(long)]
+    policy: String,
+    #[command(flatten)]
+    placement: Placement,
+    /// Rows decoded together.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Prompts of one call; as many as are decoded together if not given.
+    #[arg(long)]
+    rows: Option<usize>,
+    /// Tokens of the prompts: one length, one for each row (64,101,..) or a range (8-256).
+    #[arg(long, default_value = "96")]
+    prompt_len: Lengths,
+    /// New tokens of the rows, likewise; end of sequence is ignored.
+    #[arg(long, default_value = "32")]
+    new_tokens: Lengths,
+    /// Timed calls, after one that is not counted.
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Seed of ids, lengths and draws.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl GenerateBench {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        let count = self.rows.unwrap_or(self.batch);
+        for (flag, value) in [("batch", self.batch), ("rows", count), ("steps", self.steps)] {
+            if value == 0 {
+                return Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" });
+            }
+        }
+        let options = self.placement.options()?;
+        let folder = model::folder(&self.policy, None)?;
+        let policy = LanguageModel::load(&folder, options)?;
+        tch::manual_seed(self.seed.cast_signed());
+        let prompts = self.prompt_len.of("prompt-len", count)?;
+        let limits = self.new_tokens.of("new-tokens", count)?;
+        let rows: Vec<GenerationRow> = (0..)
+            .zip(prompts.iter().zip(&limits))
+            .map(|(id, (&length, &limit))| {
+                let prompt = random_rows(1, length, policy.spec().vocab_size).remove(0);
+                GenerationRow { id, prompt, max_new_tokens: Some(limit) }
+            })
+            .collect();
+        let config = GenerationConfig {
+            eos: Eos::Ignored,
+            batch_size: self.batch,
+            ..GenerationConfig::default()
+        };
+        let tokens: usize = limits.iter().sum();
+        let mut seconds = Vec::with_capacity(self.steps);
+        for step in 0..=self.steps as u64 {
+            let start = Instant::now();
+            let seed = Seed::new(self.seed);
+            let forward = Forward::default();
+            generate(&policy, &rows, &config, seed, step, forward, Hooks::default())?;
+            if step > 0 {
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+        }
+        seconds.sort_by(f64::total_cmp);
+        let second = (seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.;
+        let peak = match options.device {
+            Device::Cuda(index) => Some(rlaif_torch::cuda_memory(index)?.allocated_peak),
+            _ => rlaif_torch::host_memory().resident_peak,
+        };
+        if self.json {
+            let object = json!({
+                "sec_per_step": second,
+                "phases": { "generate": second },
+                "samples_per_s": count as f64 / second,
+                "tokens_per_s": tokens as f64 / second,
+                "peak_memory_bytes": peak,
+            });
+            println!("{object}");
+        } else {
+            println!("per call    {second:.4} s");
+            println!("responses/s {:.1}", count as f64 / second);
+            println!("tokens/s    {:.0}", tokens as f64 / second);
+            if let Some(peak) = peak {
+                println!("peak memory {} MiB", peak >> 20);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_are_one_each_or_drawn() {
+        let of = |text: &str, rows| text.parse::<Lengths>().unwrap().of("prompt-len", rows);
+        assert_eq!(of("7", 3).unwrap(), [7, 7, 7]);
+        assert_eq!(of("7,8,9", 3).unwrap(), [7, 8, 9]);
+        assert!(of("7,8", 3).is_err());
+        let drawn = of("8-256", 400).unwrap();
+        assert!(drawn.iter().all(|length| (8..=256).contains(length)));
+        assert!(drawn.iter().any(|&length| length > 200) && drawn.iter().any(|&n| n < 60));
+        for wrong in ["", "0", "x", "9-8", "3,", "1-2-3", "-3"] {
+            assert!(wrong.parse::<Lengths>().is_err(), "{wrong}");
+        }
+    }
+}

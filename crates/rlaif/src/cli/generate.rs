@@ -1,0 +1,342 @@
+//! `rlaif generate`.
+
+use std::{
+    cell::Cell,
+    io::{self, IsTerminal, Write},
+    ops::ControlFlow,
+    path::PathBuf,
+};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use rlaif_core::{GenerationPrompt, Message, Seed, Specials, TextCodec};
+use rlaif_lm::{
+    Forward, Policy,
+    generate::{
+        Eos, FinishReason, Generated, GenerationConfig, GenerationRow, Hooks, NewToken, Sampling,
+        before_stop, generate,
+    },
+};
+use rlaif_models::LanguageModel;
+use rlaif_text::HfTokenizer;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{CliError, RowProblem},
+    model::{self, ModelArguments},
+    rows::{Job, RowArguments},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// JSON Lines; `-` reads standard input.
+    #[arg(long, required_unless_present = "prompt")]
+    input: Option<PathBuf>,
+    /// Rows decoded together.
+    #[arg(long, default_value_t = 16)]
+    batch_size: usize,
+    /// One prompt instead of rows; the response is written as text while it is generated.
+    #[arg(long, conflicts_with = "input")]
+    prompt: Option<String>,
+    /// Folder of a LoRA adapter in peft's layout.
+    #[arg(long)]
+    adapter: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    /// Most tokens of a response; a row may have a `max_new_tokens` of its own.
+    #[arg(long, default_value_t = 128)]
+    max_new_tokens: usize,
+    /// No end of sequence before so many tokens.
+    #[arg(long, default_value_t = 0)]
+    min_new_tokens: usize,
+    /// The most probable token each time.
+    #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
+    greedy: bool,
+    /// What logits are divided by before the draw.
+    #[arg(long, default_value_t = 1.)]
+    temperature: f64,
+    /// Draws from the K most probable tokens.
+    #[arg(long)]
+    top_k: Option<usize>,
+    /// Draws from the most probable tokens that sum to P.
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Draws from tokens at least P times as probable as the most probable one.
+    #[arg(long)]
+    min_p: Option<f64>,
+    /// Divides the logits of tokens that occurred; 1 is off.
+    #[arg(long, default_value_t = 1.)]
+    repetition_penalty: f64,
+    /// A text that ends a response, and is left out of it; may be given several times.
+    #[arg(long)]
+    stop: Vec<String>,
+    /// A token id that ends a response; may be given several times.
+    #[arg(long)]
+    stop_id: Vec<u32>,
+    /// Goes on after an end of sequence, to the full length.
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Seed of the draws. A row's tokens depend on it and on the row's number alone.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+impl Settings {
+    fn config(&self, batch_size: usize) -> GenerationConfig {
+        GenerationConfig {
+            max_new_tokens: self.max_new_tokens,
+            min_new_tokens: self.min_new_tokens,
+            sampling: if self.greedy {
+                Sampling::Greedy
+            } else {
+                Sampling::Sample {
+                    temperature: self.temperature,
+                    top_k: self.top_k,
+                    top_p: self.top_p,
+                    min_p: self.min_p,
+                }
+            },
+            repetition_penalty: self.repetition_penalty,
+            eos: if self.ignore_eos { Eos::Ignored } else { Eos::Ends },
+            stop_ids: self.stop_id.clone(),
+            stop_strings: self.stop.clone(),
+            batch_size,
+            ..GenerationConfig::default()
+        }
+    }
+}
+
+impl Generate {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        let options = self.model.placement.options()?;
+        let folder = model::folder(&self.model.model, self.model.revision.as_deref())?;
+        let mut policy = LanguageModel::load(&folder, options)?;
+        if let Some(adapter) = &self.adapter {
+            policy.adapters().load("default", adapter)?;
+        }
+        let tokenizer = model::tokenizer(&folder, policy.spec().vocab_size);
+        let config = self.settings.config(self.batch_size);
+        config.check(policy.spec())?;
+        let seed = Seed::new(self.settings.seed);
+        match (&self.prompt, &self.input) {
+            (Some(prompt), _) => stream(&policy, &tokenizer?, prompt, &config, seed),
+            (None, Some(input)) => {
+                // Stop strings are found in text.
+                let tokenizer =
+                    if config.stop_strings.is_empty() { tokenizer } else { Ok(tokenizer?) };
+                let job = GenerateJob { policy, tokenizer, config, seed, next: Cell::new(0) };
+                RowArguments::new(input.clone(), self.batch_size).run(&job)
+            }
+            (None, None) => unreachable!("clap asks for one of them"),
+        }
+    }
+}
+
+/// Writes one response to standard output as it comes.
+fn stream(
+    policy: &LanguageModel,
+    tokenizer: &HfTokenizer,
+    prompt: &str,
+    config: &GenerationConfig,
+    seed: Seed,
+) -> Result<(), CliError> {
+    let prompt = tokenizer.encode(prompt, Specials::Include)?;
+    let row = GenerationRow { id: 0, prompt, max_new_tokens: None };
+    let mut output = io::stdout().lock();
+    let mut ids = Vec::new();
+    let mut written = 0;
+    let mut outcome = Ok(());
+    let mut on_token = |new: NewToken| {
+        ids.push(new.id);
+        outcome =
+            tokenizer.decode(&ids, Specials::Exclude).map_err(CliError::from).and_then(|text| {
+                let ready = ready(&text, &config.stop_strings, new.finish);
+                if ready.len() > written && ready.is_char_boundary(written) {
+                    output.write_all(&ready.as_bytes()[written..]).map_err(writing)?;
+                    output.flush().map_err(writing)?;
+                    written = ready.len();
+                }
+                Ok(())
+            });
+        if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    let hooks = Hooks { codec: Some(tokenizer), on_token: Some(&mut on_token) };
+    let result = generate(policy, &[row], config, seed, 0, Forward::default(), hooks);
+    outcome?;
+    result?;
+    output.write_all(b"\n").map_err(writing)
+}
+
+/// The part of the text so far that later tokens cannot change: not the beginning of a stop string,
+/// nor of a character.
+fn ready<'t>(text: &'t str, stops: &[String], finish: Option<FinishReason>) -> &'t str {
+    let text = before_stop(text, stops);
+    if finish.is_some() {
+        return text;
+    }
+    let mut text = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
+    let held = stops.iter().flat_map(|stop| {
+        stop.char_indices().map(|(end, _)| &stop[..end]).filter(|start| !start.is_empty())
+    });
+    if let Some(longest) = held.filter(|start| text.ends_with(start)).map(str::len).max() {
+        text = &text[..text.len() - longest];
+    }
+    text
+}
+
+fn writing(source: io::Error) -> CliError {
+    CliError::Io { what: "standard output".to_owned(), source }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    prompt: Option<String>,
+    prompt_ids: Option<Vec<u32>>,
+    messages: Option<Vec<Message>>,
+    max_new_tokens: Option<usize>,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    /// Left out where the folder has no tokenizer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<String>,
+    response_ids: Vec<u32>,
+    log_probs: Vec<f32>,
+    finish_reason: FinishReason,
+}
+
+struct GenerateJob {
+    policy: LanguageModel,
+    /// Needed by rows of text alone.
+    tokenizer: Result<HfTokenizer, CliError>,
+    config: GenerationConfig,
+    seed: Seed,
+    /// Number of the next row of the input.
+    next: Cell<u64>,
+}
+
+impl GenerateJob {
+    fn prompt(&self, row: Row) -> Result<Vec<u32>, RowProblem> {
+        let tokenizer = || {
+            self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
+                problem: "the row holds text",
+                reason: reason.to_string(),
+            })
+        };
+        match row {
+            Row { prompt_ids: Some(ids), prompt: None, messages: None, .. } => Ok(ids),
+            Row { prompt: Some(prompt), prompt_ids: None, messages: None, .. } => {
+                tokenizer()?.encode(&prompt, Specials::Include).map_err(RowProblem::Codec)
+            }
+            Row { messages: Some(messages), prompt: None, prompt_ids: None, .. } => tokenizer()?
+                .encode_chat(&messages, GenerationPrompt::Add)
+                .map_err(RowProblem::Codec),
+            _ => Err(RowProblem::Fields { expected: Self::FIELDS }),
+        }
+    }
+
+    fn answer(&self, Generated { ids, log_probs, finish }: Generated) -> Result<Answer, CliError> {
+        let response = match &self.tokenizer {
+            Ok(tokenizer) => {
+                let text = tokenizer.decode(&ids, Specials::Exclude)?;
+                Some(before_stop(&text, &self.config.stop_strings).to_owned())
+            }
+            Err(_) => None,
+        };
+        Ok(Answer { response, response_ids: ids, log_probs, finish_reason: finish })
+    }
+}
+
+impl Job for GenerateJob {
+    type Input = Row;
+    type Prepared = GenerationRow;
+    type Output = Answer;
+    const FIELDS: &'static str = "`prompt`, `prompt_ids` or `messages`, and maybe `max_new_tokens`";
+
+    fn prepare(&self, rows: Vec<Row>) -> Vec<Result<GenerationRow, RowProblem>> {
+        rows.into_iter()
+            .map(|row| {
+                let id = self.next.replace(self.next.get() + 1);
+                let max_new_tokens = row.max_new_tokens;
+                let prompt = self.prompt(row)?;
+                let row = GenerationRow { id, prompt, max_new_tokens };
+                row.check(0, &self.config, self.policy.spec()).map_err(RowProblem::Lm)?;
+                Ok(row)
+            })
+            .collect()
+    }
+
+    fn length(row: &GenerationRow) -> usize {
+        row.prompt.len()
+    }
+
+    /// Generation makes its own batches, and refills them.
+    fn together(&self, _batch_size: usize) -> usize {
+        usize::MAX
+    }
+
+    fn compute(&self, rows: &[&GenerationRow]) -> Result<Vec<Answer>, CliError> {
+        let rows: Vec<GenerationRow> = rows.iter().map(|row| (*row).clone()).collect();
+        let bar = progress(rows.len() as u64);
+        let mut tokens = 0u64;
+        let mut on_token = |new: NewToken| {
+            tokens += 1;
+            if new.finish.is_some() {
+                bar.inc(1);
+            }
+            if tokens.is_multiple_of(64) {
+                let rate = tokens as f64 / bar.elapsed().as_secs_f64().max(1e-3);
+                bar.set_message(format!("{tokens} tokens, {rate:.0} per second"));
+            }
+            ControlFlow::Continue(())
+        };
+        let codec = self.tokenizer.as_ref().ok().map(|tokenizer| tokenizer as &dyn TextCodec);
+        let hooks = Hooks { codec, on_token: Some(&mut on_token) };
+        let forward = Forward::default();
+        let all = generate(&self.policy, &rows, &self.config, self.seed, 0, forward, hooks)?;
+        bar.finish_and_clear();
+        all.into_iter().map(|generated| self.answer(generated)).collect()
+    }
+}
+
+/// A bar on standard error where that is a terminal.
+fn progress(rows: u64) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    ProgressBar::new(rows).with_style(
+        ProgressStyle::with_template("{bar:40} {pos} of {len} responses  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_become_a_stop_string_is_held_back() {
+        let stops = ["\nUser:".to_owned(), "END".to_owned()];
+        for (text, shown) in [
+            ("hello", "hello"),
+            ("hello\n", "hello"),
+            ("hello\nUs", "hello"),
+            ("hello\nUp", "hello\nUp"),
+            ("hello EN", "hello "),
+            ("hello END of", "hello "),
+            ("caf\u{fffd}", "caf"),
+        ] {
+            assert_eq!(ready(text, &stops, None), shown, "{text:?}");
+        }
+        assert_eq!(ready("hello\nUs", &stops, Some(FinishReason::Length)), "hello\nUs");
+        assert_eq!(ready("a END b", &stops, Some(FinishReason::Stop)), "a ");
+    }
+}
