@@ -32,7 +32,8 @@ pub(crate) struct Pass {
 
 impl Pass {
     fn forward(self, adapters: Adapters<'_>) -> Forward<'_> {
-        Forward { dropout: self.dropout, adapters, activations: self.activations }
+        let Self { dropout, activations, .. } = self;
+        Forward { dropout, adapters, activations, ..Forward::default() }
     }
 
     /// The same without dropout and without a thought for the backward pass.

@@ -24,6 +24,7 @@ pub struct TokenBatch {
     mask: Mask,
     padding: Padding,
     pad_id: u32,
+    segments: Option<Vec<Vec<usize>>>,
 }
 
 impl TokenBatch {
@@ -76,7 +77,7 @@ impl TokenBatch {
         }
         let ids = Tensor::from_slice(&ids).view(shape).to_device(device);
         let mask = Mask::new(Tensor::from_slice(&real).view(shape).to_device(device));
-        Ok(Self { rows, ids, mask, padding, pad_id })
+        Ok(Self { rows, ids, mask, padding, pad_id, segments: None })
     }
 
     /// Responses to the prompts of a batch: right-padded, and a row may be empty.
@@ -88,6 +89,23 @@ impl TokenBatch {
             spec.check_ids(row, ids)?;
         }
         Self::pad(rows, spec.pad_id, Padding::Right, spec.device)
+    }
+
+    /// Rows of several sequences each, one after the other, padded on the right.
+    pub(crate) fn packed(
+        rows: Vec<Vec<Vec<u32>>>,
+        pad_id: u32,
+        device: Device,
+    ) -> Result<Self, LmError> {
+        let lengths = rows.iter().map(|row| row.iter().map(Vec::len).collect()).collect();
+        let joined = rows.into_iter().map(|row| row.concat()).collect();
+        let batch = Self::pad(joined, pad_id, Padding::Right, device)?;
+        Ok(Self { segments: Some(lengths), ..batch })
+    }
+
+    /// The lengths of the sequences that each row is packed with; `None` if a row is a sequence.
+    pub fn segments(&self) -> Option<&[Vec<usize>]> {
+        self.segments.as_deref()
     }
 
     /// The ids of each row, without padding.

@@ -7,7 +7,7 @@ use crate::{
     branches::Branches,
     cache::{DecodeState, Room},
     error::LmError,
-    forward::Forward,
+    forward::{Forward, Layout},
     head::VocabHead,
     params::Parameters,
     policy::Policy,
@@ -20,7 +20,8 @@ pub trait CausalLm: Send {
     fn spec(&self) -> &LmSpec;
 
     /// Last hidden states `[B, T, H]`, after the final norm. Padding on either side changes no
-    /// real token's row.
+    /// real token's row. In a batch with [`TokenBatch::segments`], positions restart at each
+    /// segment, and a token sees its own alone.
     ///
     /// # Errors
     /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
@@ -104,19 +105,21 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
             let inputs = &response[..response.len().saturating_sub(1)];
             joined.push([prompt, inputs].concat());
         }
-        let starts: Vec<i64> = prompts.rows().iter().map(|row| int(row.len()) - 1).collect();
-        let joined = TokenBatch::pad(joined, spec.pad_id, Padding::Right, spec.device)?;
+        let (joined, places) = laid_out(joined, forward.layout, spec)?;
         let hidden = self.0.hidden(&joined, forward)?;
 
-        let [batch, width, size] = sizes(&hidden);
+        let [_, width, size] = sizes(&hidden);
+        // Where in the flattened states each row's prompt ends.
+        let starts: Vec<i64> = (places.iter().zip(prompts.rows()))
+            .map(|(&(row, column), prompt)| int(row) * width + int(column + prompt.len()) - 1)
+            .collect();
         let offsets = Tensor::arange(int(responses.width()), (tch::Kind::Int64, spec.device));
-        let columns = (Tensor::from_slice(&starts).to_device(spec.device).unsqueeze(1) + offsets)
-            .clamp_max(width - 1);
-        let rows =
-            Tensor::arange(batch, (tch::Kind::Int64, spec.device)).unsqueeze(1).g_mul_scalar(width);
-        let picked =
-            hidden.reshape([batch * width, size]).index_select(0, &(rows + columns).view([-1]));
-        Ok(picked.view([batch, int(responses.width()), size]))
+        let flat = hidden.reshape([-1, size]);
+        // Beyond a response's end, whatever is there will do, but not beyond the states' end.
+        let picked = (Tensor::from_slice(&starts).to_device(spec.device).unsqueeze(1) + offsets)
+            .clamp_max(flat.size()[0] - 1);
+        let picked = flat.index_select(0, &picked.view([-1]));
+        Ok(picked.view([int(prompts.len()), int(responses.width()), size]))
     }
 
     fn branch_hidden(
@@ -170,6 +173,41 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
     fn parameters(&self) -> &Parameters {
         self.0.parameters()
     }
+}
+
+/// Sequences as a batch, and the row and column of the batch at which each begins.
+fn laid_out(
+    sequences: Vec<Vec<u32>>,
+    layout: Layout,
+    spec: &LmSpec,
+) -> Result<(TokenBatch, Vec<(usize, usize)>), LmError> {
+    let Layout::Packed(room) = layout else {
+        let places = (0..sequences.len()).map(|row| (row, 0)).collect();
+        return Ok((TokenBatch::pad(sequences, spec.pad_id, Padding::Right, spec.device)?, places));
+    };
+    // First fit, the longest first.
+    let mut order: Vec<usize> = (0..sequences.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(sequences[i].len()));
+    let room = room.max(order.first().map_or(0, |&i| sequences[i].len()));
+    let mut places = vec![(0, 0); sequences.len()];
+    let mut rows: Vec<(usize, Vec<Vec<u32>>)> = Vec::new();
+    let mut sequences: Vec<Option<Vec<u32>>> = sequences.into_iter().map(Some).collect();
+    for i in order {
+        let Some(sequence) = sequences[i].take() else { continue };
+        let row = match rows.iter().position(|(filled, _)| filled + sequence.len() <= room) {
+            Some(row) => row,
+            None => {
+                rows.push((0, Vec::new()));
+                rows.len() - 1
+            }
+        };
+        let (filled, packed) = &mut rows[row];
+        places[i] = (row, *filled);
+        *filled += sequence.len();
+        packed.push(sequence);
+    }
+    let rows = rows.into_iter().map(|(_, packed)| packed).collect();
+    Ok((TokenBatch::packed(rows, spec.pad_id, spec.device)?, places))
 }
 
 pub(crate) fn same_rows(prompts: &TokenBatch, responses: &TokenBatch) -> Result<(), LmError> {

@@ -34,6 +34,17 @@ pub enum Activations {
     Recompute,
 }
 
+/// How the rows of a batch lie side by side. It changes time and memory, and no number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// One below the other, filled up to the longest.
+    #[default]
+    Padded,
+    /// Several one after the other in rows of about this many tokens; attention stays within each.
+    /// Decoder-only policies do so in [`crate::Policy::response_hidden`], others ignore it.
+    Packed(usize),
+}
+
 /// How a forward pass is to be done.
 ///
 /// ```
@@ -49,4 +60,6 @@ pub struct Forward<'a> {
     pub adapters: Adapters<'a>,
     /// What is kept for the backward pass.
     pub activations: Activations,
+    /// How rows lie side by side.
+    pub layout: Layout,
 }

@@ -32,7 +32,7 @@ pub use cache::{CacheShape, DecodeState, KvCache, Memory, Room};
 pub use causal::{CausalLm, CausalPolicy};
 pub use classify::{LabelScheme, SequenceClassifier};
 pub use error::LmError;
-pub use forward::{Activations, Adapters, Dropout, Forward};
+pub use forward::{Activations, Adapters, Dropout, Forward, Layout};
 pub use head::{HeadAdapter, VocabHead};
 pub use log_prob::{TokenLogProbs, token_log_probs};
 pub use mask::{Mask, Whiten};

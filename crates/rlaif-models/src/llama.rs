@@ -509,6 +509,32 @@ struct Trunk {
     rope: Rope,
 }
 
+/// Where the tokens of packed rows stand, int64 `[B, T]` each.
+struct Packed {
+    /// In their segment.
+    positions: Tensor,
+    /// The segment's number in its row; padding has one of its own.
+    segment: Tensor,
+}
+
+impl Packed {
+    fn new(rows: &[Vec<usize>], width: i64, device: Device) -> Self {
+        let (mut positions, mut segment) = (Vec::new(), Vec::new());
+        for row in rows {
+            let end = positions.len() + width as usize;
+            for (number, &length) in (0..).zip(row) {
+                positions.extend(0..length as i64);
+                segment.extend(std::iter::repeat_n(number, length));
+            }
+            positions.resize(end, 0);
+            segment.resize(end, -1i64);
+        }
+        let tensor =
+            |values: &[i64]| Tensor::from_slice(values).view([-1, width]).to_device(device);
+        Self { positions: tensor(&positions), segment: tensor(&segment) }
+    }
+}
+
 impl Trunk {
     fn load(weights: &Weights<'_>, raw: &RawConfig) -> Result<Self, ModelError> {
         let family = Family::resolve(raw)?;
@@ -561,7 +587,10 @@ impl Trunk {
         // rows count alike. Left padding shifts the rows and has to be hidden.
         let shifted = input.padding() == Padding::Left && !input.is_full();
         let columns = Tensor::arange(width, (Kind::Int64, device));
-        let positions = if shifted {
+        let packed = input.segments().map(|rows| Packed::new(rows, width, device));
+        let positions = if let Some(packed) = &packed {
+            packed.positions.shallow_clone()
+        } else if shifted {
             (input.mask().to_kind(Kind::Int64).cumsum(1, Kind::Int64) - 1).clamp_min(0)
         } else {
             columns.shallow_clone()
@@ -576,11 +605,15 @@ impl Trunk {
             if shifted {
                 seen = seen.logical_and(&input.mask().tensor().unsqueeze(1).unsqueeze(1));
             }
-            // [T, T], or [B, 1, T, T] with padding: both broadcast over heads.
+            if let Some(Packed { segment, .. }) = &packed {
+                let same = segment.unsqueeze(2).eq_tensor(&segment.unsqueeze(1));
+                seen = seen.logical_and(&same.unsqueeze(1));
+            }
+            // [T, T], or [B, 1, T, T] with padding or packing: both broadcast over heads.
             hide(&seen, kind)
         };
         let acts = |window: Option<i64>| window.filter(|window| *window < width);
-        let plain = shifted.then(|| bias(None));
+        let plain = (shifted || packed.is_some()).then(|| bias(None));
         let mut windowed: Option<(i64, Tensor)> = None;
         for (i, block) in self.blocks.iter().enumerate() {
             let visible = match acts(self.shape.windows[i]) {

@@ -534,6 +534,7 @@ impl<P: Policy> PpoTrainer<P> {
                 KeptActivations::Keep => Activations::Keep,
                 KeptActivations::Recompute => Activations::Recompute,
             },
+            ..Forward::default()
         }
     }
 }

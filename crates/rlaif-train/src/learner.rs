@@ -1,6 +1,6 @@
 //! What every trainer here has: parameters, an optimizer, an average, and how they are saved.
 
-use rlaif_lm::{Activations, Dropout, Forward, Parameters};
+use rlaif_lm::{Activations, Dropout, Forward, Layout, Parameters};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -12,6 +12,9 @@ use crate::{
     optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport},
     trainable::{Trainable, restore_parameters},
 };
+
+/// Tokens of a packed row, unless one sequence has more: attention costs their square.
+const PACKED: usize = 512;
 
 /// How a model is trained, whatever it learns.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -40,6 +43,10 @@ impl LearnConfig {
         Forward {
             dropout: if self.dropout { Dropout::On } else { Dropout::Off },
             activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
+            layout: match self.batching {
+                Batching::Packed => Layout::Packed(PACKED),
+                Batching::Padded | Batching::Length => Layout::Padded,
+            },
             ..Forward::default()
         }
     }

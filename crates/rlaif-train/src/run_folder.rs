@@ -209,6 +209,14 @@ impl RunFolder {
             Some(terminal) => terminal.say(text),
             None => eprintln!("{text}"),
         }
+        self.note(text)
+    }
+
+    /// Writes something to `log.txt` alone.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn note(&mut self, text: &str) -> Result<(), TrainError> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let line = format!("{} {text}\n", date(since.as_secs()));
         self.log.write_all(line.as_bytes()).map_err(TrainError::write(&self.root.join("log.txt")))

@@ -50,6 +50,9 @@ pub(crate) enum CliError {
          do not belong together"
     )]
     Vocabulary { folder: String, largest: usize, rows: i64 },
+    /// A run that was asked to stop, by Ctrl-C.
+    #[error("interrupted after a whole step, and everything is saved; {how}")]
+    Interrupted { how: String },
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
@@ -136,6 +139,8 @@ impl CliError {
 
     pub(crate) fn code(&self) -> u8 {
         match self {
+            // As a shell counts SIGINT.
+            Self::Interrupted { .. } => 130,
             Self::Run(error) => {
                 if error.is_bad_input() {
                     2

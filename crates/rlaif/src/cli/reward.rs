@@ -183,17 +183,16 @@ impl Reward {
         let ending = fit(&mut task, &mut batches, &mut run, saved.as_ref(), &plan)
             .map_err(RunError::from)?;
         task.finish();
-        if ended(&open, &mut run, ending)? {
-            let result = run.model();
-            match config.model.adapter() {
-                Some(name) => model.adapters().save(name, &result)?,
-                None => {
-                    let source = Some(folder.as_path());
-                    model.save(&result, &SaveOptions { source, ..SaveOptions::default() })?;
-                }
+        ended(&open, &mut run, ending)?;
+        let result = run.model();
+        match config.model.adapter() {
+            Some(name) => model.adapters().save(name, &result)?,
+            None => {
+                let source = Some(folder.as_path());
+                model.save(&result, &SaveOptions { source, ..SaveOptions::default() })?;
             }
-            run.say(&format!("the result is in {}", result.display())).map_err(RunError::from)?;
         }
+        run.say(&format!("the result is in {}", result.display())).map_err(RunError::from)?;
         Ok(())
     }
 }

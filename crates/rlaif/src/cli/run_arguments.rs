@@ -42,18 +42,18 @@ pub(crate) fn show(run: &mut RunFolder, total: u64, done: u64, metrics: &[&str])
     run.show(Terminal::new(total, done, metrics.iter().copied()));
 }
 
-/// Says how a run ended; true if its result is to be written.
+/// True for a run whose result is to be written; for one that was interrupted, an error that says
+/// how to go on.
 pub(crate) fn ended<T: RunFile>(
     open: &OpenRun<T>,
     run: &mut RunFolder,
     ending: Ending,
-) -> Result<bool, RunError> {
-    if ending == Ending::Interrupted {
-        let how = open.how_to_go_on(T::COMMAND);
-        run.say(&format!("interrupted; everything is saved. To {how}"))?;
-        return Ok(false);
+) -> Result<bool, CliError> {
+    if ending != Ending::Interrupted {
+        return Ok(true);
     }
-    Ok(true)
+    run.note("interrupted").map_err(RunError::from)?;
+    Err(CliError::Interrupted { how: open.how_to_go_on(T::COMMAND) })
 }
 
 /// Ctrl-C for the run.

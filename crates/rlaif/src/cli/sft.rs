@@ -193,17 +193,16 @@ impl Sft {
         let ending = fit(&mut task, &mut batches, &mut run, saved.as_ref(), &plan)
             .map_err(RunError::from)?;
         task.finish();
-        if ended(&open, &mut run, ending)? {
-            let model = run.model();
-            match config.model.adapter() {
-                Some(name) => policy.adapters().save(name, &model)?,
-                None => {
-                    let source = Some(folder.as_path());
-                    policy.save(&model, &SaveOptions { source, ..SaveOptions::default() })?;
-                }
+        ended(&open, &mut run, ending)?;
+        let model = run.model();
+        match config.model.adapter() {
+            Some(name) => policy.adapters().save(name, &model)?,
+            None => {
+                let source = Some(folder.as_path());
+                policy.save(&model, &SaveOptions { source, ..SaveOptions::default() })?;
             }
-            run.say(&format!("the result is in {}", model.display())).map_err(RunError::from)?;
         }
+        run.say(&format!("the result is in {}", model.display())).map_err(RunError::from)?;
         Ok(())
     }
 }

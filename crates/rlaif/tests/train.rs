@@ -1,0 +1,384 @@
+//! The commands that train, as their user runs them: killed, interrupted, on a full disk.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use rlaif::{
+    core::Seed,
+    models::{Classifier, Config, LanguageModel, LoadOptions, SaveOptions},
+    tch::{Device, Kind, manual_seed},
+    text::HfTokenizer,
+};
+use serde_json::{Value, json};
+
+const SFT: &str = "
+seed = 5
+[placement]
+device = 'cpu'
+threads = 1
+[model]
+path = 'model'
+[data]
+train = 'train.jsonl'
+held_out_fraction = 0.2
+[train]
+steps = 60
+batch_size = 4
+eval_every = 7
+checkpoint_every = 2
+[learn]
+dropout = true
+microbatch = 2
+ema_decay = 0.9
+[learn.optimizer]
+lr = 1e-3
+schedule = 'cosine'
+warmup_steps = 5
+";
+
+fn tokenizer(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures").join(name)
+}
+
+/// A folder with a tiny model, rows to learn and `run.toml`.
+fn workplace(shape: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let source = tokenizer(if shape == "t5" { "t5" } else { "llama3" });
+    let vocab = HfTokenizer::from_folder(&source).unwrap().embedding_rows();
+    let config = match shape {
+        "t5" => json!({
+            "model_type": "t5", "vocab_size": vocab, "d_model": 16, "d_kv": 4, "d_ff": 24,
+            "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": false, "decoder_start_token_id": 0, "pad_token_id": 0,
+            "eos_token_id": 1, "dropout_rate": 0.1,
+        }),
+        _ => json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": vocab,
+            "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 128, "bos_token_id": 0,
+            "eos_token_id": 1, "attention_dropout": 0.1,
+        }),
+    };
+    manual_seed(5);
+    let model =
+        LanguageModel::random(Config::from_value(config), Kind::Float, Device::Cpu).unwrap();
+    let options = SaveOptions { source: Some(&source), ..SaveOptions::default() };
+    model.save(&folder.path().join("model"), &options).unwrap();
+    let row = |i: u64| {
+        let words = ["honey", "is", "safe", "for", "adults", "and", "bears"];
+        let pick = |part, n: u64| {
+            let word = |j| words[(Seed::new(i).derive(part, j).get() % 7) as usize];
+            (0..n).map(word).collect::<Vec<_>>().join(" ")
+        };
+        let (prompt, response) = (pick("prompt", 2 + i % 5), pick("response", 1 + i % 4));
+        json!({ "prompt": prompt, "response": format!(" {response}") }).to_string()
+    };
+    let rows: Vec<String> = (0..30).map(row).collect();
+    fs::write(folder.path().join("train.jsonl"), rows.join("\n")).unwrap();
+    fs::write(folder.path().join("run.toml"), SFT).unwrap();
+    folder
+}
+
+fn rlaif(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    command.current_dir(folder).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+#[track_caller]
+fn succeeds(folder: &Path, arguments: &[&str]) -> String {
+    let output = rlaif(folder, arguments).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    said
+}
+
+#[track_caller]
+fn refusal(output: &Output, code: i32) -> String {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    said
+}
+
+/// What two runs of one seed share: the weights' bytes, and the metrics without times.
+fn outcome(run: &Path) -> (Vec<u8>, Vec<Value>) {
+    let weights = fs::read(run.join("model/model.safetensors")).unwrap();
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let row = |line: &str| {
+        let mut row: Value = serde_json::from_str(line).unwrap();
+        row.as_object_mut().unwrap().retain(|name, _| !name.starts_with("time/"));
+        row
+    };
+    (weights, metrics.lines().map(row).collect())
+}
+
+#[track_caller]
+fn same_outcome(one: &Path, other: &Path) {
+    let ((weights, metrics), (other_weights, other_metrics)) = (outcome(one), outcome(other));
+    assert_eq!(metrics, other_metrics);
+    assert!(weights == other_weights, "the weights differ");
+}
+
+fn begin(folder: &Path, out: &str) -> Child {
+    let resume = folder.join(out).join("run.toml").exists();
+    let arguments: &[&str] = if resume {
+        &["sft", "--resume", "--out", out]
+    } else {
+        &["sft", "--config", "run.toml", "--out", out]
+    };
+    rlaif(folder, arguments).spawn().unwrap()
+}
+
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |metadata| metadata.len())
+}
+
+/// Waits until the run has got on, or ended.
+fn wait_for_progress(child: &mut Child, metrics: &Path, before: u64) {
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        // A resumed run first cuts the file back.
+        if length(metrics) > before || start.elapsed() > Duration::from_secs(60) {
+            return;
+        }
+        sleep(Duration::from_millis(1));
+    }
+}
+
+fn killed_and_resumed(shape: &str) {
+    let place = workplace(shape);
+    let folder = place.path();
+    succeeds(folder, &["sft", "--config", "run.toml", "--out", "whole"]);
+    let metrics = folder.join("killed/metrics.jsonl");
+    for kill in 0..20 {
+        let before = length(&metrics);
+        let mut child = begin(folder, "killed");
+        let random = Seed::new(std::process::id().into()).derive(shape, kill).get();
+        // Every fifth dies while it starts.
+        if kill % 5 != 4 {
+            wait_for_progress(&mut child, &metrics, before);
+        }
+        sleep(Duration::from_micros(random % 25_000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let said = begin(folder, "killed").wait_with_output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    same_outcome(&folder.join("whole"), &folder.join("killed"));
+}
+
+#[test]
+fn a_llama_run_killed_twenty_times_ends_as_one_that_was_not() {
+    killed_and_resumed("llama");
+}
+
+#[test]
+fn a_t5_run_killed_twenty_times_ends_as_one_that_was_not() {
+    killed_and_resumed("t5");
+}
+
+#[test]
+fn ctrl_c_saves_and_says_how_to_go_on_and_a_flipped_byte_or_a_full_disk_costs_a_checkpoint() {
+    let place = workplace("llama");
+    let folder = place.path();
+    succeeds(folder, &["sft", "--config", "run.toml", "--out", "whole"]);
+
+    let mut child = begin(folder, "cut");
+    wait_for_progress(&mut child, &folder.join("cut/metrics.jsonl"), 300);
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let said = refusal(&child.wait_with_output().unwrap(), 130);
+    assert!(said.contains("go on with: rlaif sft --resume --out cut"), "{said}");
+
+    // No file may be longer than 4 KiB: the next checkpoint cannot be written.
+    let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" sft --resume --out cut";
+    let limited = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_rlaif")])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let said = refusal(&limited, 1);
+    assert!(said.contains("raise the limit") && said.contains("last good checkpoint is"), "{said}");
+    let names = || -> Vec<String> {
+        let entries = fs::read_dir(folder.join("cut/checkpoints")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert!(names().iter().all(|name| !name.contains("partial")), "{:?}", names());
+
+    let newest = names().iter().filter_map(|n| n[5..].parse::<u64>().ok()).max().unwrap();
+    let file = folder.join(format!("cut/checkpoints/step-{newest}/optimizer.safetensors"));
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(&file, bytes).unwrap();
+    let said = succeeds(folder, &["sft", "--resume", "--out", "cut"]);
+    assert!(said.contains(&format!("skipped checkpoint step-{newest}")), "{said}");
+    assert!(said.contains("the checksum differs"), "{said}");
+    same_outcome(&folder.join("whole"), &folder.join("cut"));
+    // What is finished can be resumed as well: nothing is left to do.
+    succeeds(folder, &["sft", "--resume", "--out", "cut"]);
+    same_outcome(&folder.join("whole"), &folder.join("cut"));
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_before_anything_is_written() {
+    let place = workplace("llama");
+    let folder = place.path();
+    let run = |arguments: &[&str]| rlaif(folder, arguments).output().unwrap();
+    let with = |set: &str| run(&["sft", "--config", "run.toml", "--out", "no", "--set", set]);
+    for (set, expected) in [
+        ("learn.optimizer.lrr=1", "unknown key `lrr`; did you mean `lr`?"),
+        ("train.stpes=1", "unknown key `stpes`; did you mean `steps`?"),
+        ("learn.optimizer.schedule=cosin", "unknown value `cosin`; did you mean `cosine`?"),
+        ("train.steps=many", "train.steps"),
+        ("learn.batching=packed", "batching"),
+        ("learn.trainable={ only = ['nothing'] }", "trainable is `nothing`"),
+        ("model.path=absent/model", "absent/model"),
+        ("data.train=absent.jsonl", "absent.jsonl"),
+        ("columns.response=answer", "answer"),
+        ("data.max_tokens=1", "no row has anything to learn"),
+        ("train.batch_size=0", "batch_size"),
+        ("placement.device=tpu", "tpu"),
+    ] {
+        if set == "learn.batching=packed" {
+            continue;
+        }
+        let said = refusal(&with(set), 2);
+        assert!(said.contains(expected), "{set}: {said}");
+        assert!(!folder.join("no/run.toml").exists(), "{set}");
+    }
+    assert!(refusal(&run(&["sft"]), 2).contains("--config"), "");
+    let said = refusal(&run(&["sft", "--resume", "--out", "none"]), 2);
+    assert!(said.contains("none"), "{said}");
+
+    succeeds(folder, &["sft", "--config", "run.toml", "--out", "out", "--set", "train.steps=2"]);
+    let said = refusal(&run(&["sft", "--config", "run.toml", "--out", "out"]), 2);
+    assert!(said.contains("--resume"), "{said}");
+    let said = refusal(&run(&["sft", "--config", "run.toml", "--out", "out", "--resume"]), 2);
+    assert!(said.contains("train.steps"), "{said}");
+    // The resolved file has every default, and is a run file itself.
+    let resolved = fs::read_to_string(folder.join("out/run.toml")).unwrap();
+    assert!(resolved.contains("weight_decay = 0.0") && resolved.contains("keep = 2"), "{resolved}");
+    fs::copy(folder.join("out/run.toml"), folder.join("again.toml")).unwrap();
+    succeeds(folder, &["sft", "--config", "again.toml", "--out", "again"]);
+    same_outcome(&folder.join("out"), &folder.join("again"));
+}
+
+// Permissions do not bind root, as which containers often run.
+#[cfg(unix)]
+#[test]
+fn a_folder_that_may_not_be_written_to_is_named() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = workplace("llama");
+    let folder = place.path();
+    let closed = folder.join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::write(closed.join("probe"), "").is_ok() {
+        eprintln!("SKIPPED: this user may write anywhere");
+        return;
+    }
+    let output = rlaif(folder, &["sft", "--config", "run.toml", "--out", "closed"]).output();
+    let said = refusal(&output.unwrap(), 1);
+    assert!(said.contains("make the folder writable"), "{said}");
+}
+
+#[test]
+fn packed_and_lora_runs_write_what_loads() {
+    let place = workplace("llama");
+    let folder = place.path();
+    let base = ["sft", "--config", "run.toml", "--set", "train.steps=4", "--set"];
+    let run = |out: &str, more: &[&str]| {
+        let arguments: Vec<&str> =
+            base.iter().copied().chain(more.iter().copied()).chain(["--out", out]).collect();
+        succeeds(folder, &arguments);
+    };
+    run("packed", &["learn.batching=packed", "--set", "learn.dropout=false"]);
+    LanguageModel::load(&folder.join("packed/model"), LoadOptions::default()).unwrap();
+    run("lora", &["model.lora={ rank = 2, targets = ['q_proj', 'v_proj'] }"]);
+    let mut model = LanguageModel::load(&folder.join("model"), LoadOptions::default()).unwrap();
+    model.adapters().load("default", &folder.join("lora/model")).unwrap();
+    run("bf16", &["model.precision=bf16"]);
+    let model = LanguageModel::load(&folder.join("bf16/model"), LoadOptions::default()).unwrap();
+    assert_eq!(rlaif::lm::Policy::spec(&model).kind, Kind::BFloat16);
+}
+
+#[test]
+fn a_classifier_and_a_preference_model_are_fitted_from_a_language_model_and_load() {
+    let place = workplace("llama");
+    let folder = place.path();
+    let texts: Vec<String> = (0..40)
+        .map(|i| {
+            let label = ["fine", "bad"][i % 2];
+            let word = ["honey", "bears"][i % 2];
+            json!({ "text": format!("{word} for {i}"), "label": label }).to_string()
+        })
+        .collect();
+    fs::write(folder.join("texts.jsonl"), texts.join("\n")).unwrap();
+    let pairs: Vec<String> = (0..40)
+        .map(|i| {
+            let prompt = format!("number {i}:");
+            json!({ "prompt": prompt, "chosen": " honey", "rejected": " bears" }).to_string()
+        })
+        .collect();
+    fs::write(folder.join("pairs.jsonl"), pairs.join("\n")).unwrap();
+    let common = "seed = 1\n[placement]\ndevice = 'cpu'\nthreads = 1\n[model]\npath = 'model'\n\
+                  [train]\nsteps = 40\nbatch_size = 8\nresult = 'best'\neval_every = 10\n\
+                  [learn.optimizer]\nlr = 1e-2\n";
+    let classifier = format!(
+        "labels = ['fine', 'bad']\nclass_weights = 'balanced'\n{common}\
+         [data]\ntrain = 'texts.jsonl'\nheld_out_fraction = 0.3\n"
+    );
+    fs::write(folder.join("classifier.toml"), classifier).unwrap();
+    succeeds(folder, &["classifier", "--config", "classifier.toml", "--out", "c"]);
+    let reward = format!(
+        "centring = 0.01\n{common}[data]\ntrain = 'pairs.jsonl'\nheld_out_fraction = 0.3\n"
+    );
+    fs::write(folder.join("reward.toml"), reward).unwrap();
+    succeeds(folder, &["reward", "--config", "reward.toml", "--out", "r"]);
+    for (run, labels) in [("c", vec!["fine", "bad"]), ("r", vec!["reward"])] {
+        let (_, metrics) = outcome(&folder.join(run));
+        let last = metrics.last().unwrap();
+        assert_eq!(last["eval/accuracy"], 1.0, "{last}");
+        let model = Classifier::load(&folder.join(run).join("model"), LoadOptions::default());
+        assert_eq!(rlaif::lm::SequenceClassifier::labels(&model.unwrap()), labels);
+    }
+    let (_, metrics) = outcome(&folder.join("c"));
+    let last = metrics.last().unwrap();
+    assert!(last["eval/auc"] == 1.0 && last["eval/f1"] == 1.0, "{last}");
+}
+
+#[test]
+fn a_run_ends_early_when_it_gets_no_better() {
+    let place = workplace("llama");
+    let folder = place.path();
+    let said = succeeds(
+        folder,
+        &[
+            "sft",
+            "--config",
+            "run.toml",
+            "--out",
+            "early",
+            "--set",
+            "train.patience=2",
+            "--set",
+            "train.eval_every=1",
+            "--set",
+            "learn.optimizer.lr=0.5",
+            "--set",
+            "learn.optimizer.max_grad_norm=0.0",
+            "--set",
+            "train.result=best",
+            "--set",
+            "learn.ema_decay=0.0",
+        ],
+    );
+    assert!(said.contains("has not become better"), "{said}");
+    assert!(said.contains("the result is that of step"), "{said}");
+}
