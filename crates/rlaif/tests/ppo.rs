@@ -1,0 +1,210 @@
+//! `rlaif ppo` and `rlaif bench ppo`, as programs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rlaif::core::Seed;
+use rlaif::models::{Config, LanguageModel, LoadOptions, SaveOptions};
+use rlaif::tch::{Device, Kind, manual_seed};
+use rlaif::text::HfTokenizer;
+use serde_json::{Value, json};
+
+fn fixtures(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+/// A folder with a tiny T5, prompts, and a run file of `steps` steps.
+fn prepare(root: &Path, steps: u64, more: &str) -> PathBuf {
+    let text = fixtures("rlaif-text/tests/fixtures/t5");
+    let rows = HfTokenizer::from_folder(&text).unwrap().embedding_rows();
+    let config = Config::from_value(json!({
+        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": rows,
+        "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2,
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
+        "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
+    }));
+    manual_seed(1);
+    let policy = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+    policy.save(&root.join("policy"), &SaveOptions::default()).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(text.join(file), root.join("policy").join(file)).unwrap();
+    }
+    let prompts: String =
+        (0..20).map(|i| format!("{{\"prompt\": \"Number {i} says\"}}\n")).collect();
+    fs::write(root.join("prompts.jsonl"), prompts).unwrap();
+    let path = root.join("run.toml");
+    let text = format!(
+        "{more}\n[model]\npath = \"{root}/policy\"\n[data]\nprompts = \"{root}/prompts.jsonl\"\n\
+         [reward]\nkind = \"normalised\"\ncentring = \"centred\"\n\
+         of = {{ kind = \"length\", shortest = 3, longest = 4, per = 4.0 }}\n\
+         [ppo]\nsteps = {steps}\nbatch_size = 4\nminibatch_size = 2\nepochs = 2\n\
+         scores = {{ scaling = \"scale\" }}\n\
+         [ppo.generation]\nmax_new_tokens = 6\n[ppo.optimizer]\nlr = 1e-3\n\
+         [output]\ncheckpoint_every = 1\n[placement]\ndevice = \"cpu\"\nthreads = 1\n",
+        root = root.display(),
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    command.args(arguments).env("OMP_NUM_THREADS", "1");
+    command
+}
+
+fn train(config: &Path, out: &Path, more: &[&str]) -> Output {
+    let mut arguments = vec!["ppo", "--config", config.to_str().unwrap(), "--out"];
+    arguments.push(out.to_str().unwrap());
+    arguments.extend(more);
+    command(&arguments).output().unwrap()
+}
+
+#[track_caller]
+fn good(output: &Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The rows of metrics.jsonl without what differs from run to run.
+fn metrics(out: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let row = |line: &str| {
+        let mut row: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
+        row.retain(|name, _| !name.starts_with("time/"));
+        Value::Object(row)
+    };
+    text.lines().map(row).collect()
+}
+
+#[test]
+fn a_run_leaves_a_folder_with_everything_and_a_model_that_loads() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 3, "");
+    let out = root.path().join("out");
+    good(&train(&config, &out, &["--set", "output.samples=2"]));
+    let rows = metrics(&out);
+    assert_eq!(rows.len(), 3);
+    for name in ["objective/kl", "ppo/loss/total", "ppo/val/var_explained", "env/reward_mean"] {
+        assert!(rows[2][name].is_number(), "{name}: {}", rows[2]);
+    }
+    assert!(rows[0]["objective/kl"].as_f64().unwrap().abs() < 1e-5);
+    let samples = fs::read_to_string(out.join("samples.jsonl")).unwrap();
+    assert_eq!(samples.lines().count(), 6);
+    let sample: Value = serde_json::from_str(samples.lines().next().unwrap()).unwrap();
+    assert!(sample["prompt"].as_str().unwrap().starts_with("Number"));
+    assert!(sample["score"].is_number() && sample["finish_reason"].is_string(), "{sample}");
+    let resolved = fs::read_to_string(out.join("run.toml")).unwrap();
+    assert!(resolved.contains("gae_lambda = 0.95"), "{resolved}");
+    assert!(out.join("value_head.safetensors").exists() && out.join("findings.json").exists());
+    assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("the result is in"));
+    LanguageModel::load(&out.join("model"), LoadOptions::default()).unwrap();
+    HfTokenizer::from_folder(&out.join("model")).unwrap();
+}
+
+#[test]
+fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 5, "");
+    let out = root.path().join("out");
+    let rule = "ppo.stop.metric={name = 'env/reward_mean', window = 2, at_least = -100.0}";
+    good(&train(&config, &out, &["--set", "model.lora.rank=2", "--set", rule]));
+    assert_eq!(metrics(&out).len(), 2);
+    assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("stopped after step 2"));
+    let mut policy =
+        LanguageModel::load(&root.path().join("policy"), LoadOptions::default()).unwrap();
+    policy.adapters().load("ppo", &out.join("model")).unwrap();
+}
+
+/// Killed at twenty random moments and taken up each time, a run is the run that was never killed.
+#[test]
+fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 24, "");
+    let whole = root.path().join("whole");
+    let start = Instant::now();
+    good(&train(&config, &whole, &[]));
+    let lasted = start.elapsed();
+
+    let killed = root.path().join("killed");
+    let mut kills = 0;
+    for at in 0..20u64 {
+        let resume = killed.join("run.toml").exists();
+        let mut arguments = vec!["ppo", "--out", killed.to_str().unwrap()];
+        if resume {
+            arguments.push("--resume");
+        } else {
+            arguments.extend(["--config", config.to_str().unwrap()]);
+        }
+        let mut child =
+            command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // A third of the whole run at most: starting takes a part of that, a few steps the rest.
+        let draw = Seed::new(5).derive("kill", at).get() % 1000;
+        std::thread::sleep(lasted.mul_f64(draw as f64 / 3000.) + Duration::from_millis(5));
+        // SIGKILL.
+        child.kill().unwrap();
+        kills += usize::from(!child.wait().unwrap().success());
+    }
+    assert!(kills > 5, "only {kills} of 20 came before the end");
+    if !killed.join("model").exists() {
+        let out = killed.to_str().unwrap();
+        good(&command(&["ppo", "--out", out, "--resume"]).output().unwrap());
+    }
+    assert_eq!(metrics(&whole), metrics(&killed));
+    for file in ["samples.jsonl", "model/model.safetensors", "value_head.safetensors"] {
+        let [one, two] = [&whole, &killed].map(|out| fs::read(out.join(file)).unwrap());
+        assert!(one == two, "{file} differs");
+    }
+    let checkpoint = |out: &Path, file: &str| fs::read(out.join("checkpoints/step-24").join(file));
+    for file in ["policy.safetensors", "value.safetensors", "optimizer.safetensors", "ppo.json"] {
+        assert!(
+            checkpoint(&whole, file).unwrap() == checkpoint(&killed, file).unwrap(),
+            "{file} of the checkpoint differs"
+        );
+    }
+}
+
+#[test]
+fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 3, "");
+    let refused = |set: &str, says: &str| {
+        let out = root.path().join("refused");
+        let output = train(&config, &out, &["--set", set]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{set}: {told}");
+        assert!(told.contains(says), "{set}: {told}");
+        assert!(!out.exists(), "{set} leaves a folder");
+    };
+    refused("ppo.minibatch_size=3", "`minibatch_size` is 3");
+    refused("ppo.generation.sampling={method='sample', top_k=50}", "`generation.sampling.top_k`");
+    refused("ppo.mini_batch_size=2", "did you mean `minibatch_size`?");
+    refused("ppo.kl.control={fixed={coef=-1.0}}", "`kl.control.fixed.coef` is -1");
+    refused("ppo.batch_size=40", "data.prompts");
+    refused("data.max_tokens=1", "data.prompts");
+    refused("data.column='question'", "question");
+    refused("reward={kind='length', longest=3}", "per");
+    refused("model.path='nowhere/at-all/x'", "nowhere");
+}
+
+#[test]
+fn bench_ppo_times_the_phases_of_a_step() {
+    let root = tempfile::tempdir().unwrap();
+    prepare(root.path(), 1, "");
+    let policy = root.path().join("policy");
+    for more in [&["--lora", "2", "--recompute", "--microbatch", "1"][..], &[]] {
+        let mut arguments = vec!["bench", "ppo", "--policy", policy.to_str().unwrap()];
+        arguments.extend(["--batch", "4", "--minibatch", "2", "--epochs", "1", "--steps", "1"]);
+        arguments.extend(["--prompt-len", "4-6", "--new-tokens", "3", "--json"]);
+        arguments.extend(more);
+        let output = command(&arguments).output().unwrap();
+        good(&output);
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let phases = found["phases"].as_object().unwrap();
+        let sum: f64 = phases.values().map(|s| s.as_f64().unwrap()).sum();
+        assert_eq!(phases.len(), 3);
+        assert!((found["sec_per_step"].as_f64().unwrap() - sum).abs() < 1e-9, "{found}");
+        assert!(found["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
+    }
+}
