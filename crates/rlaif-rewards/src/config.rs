@@ -2,6 +2,7 @@
 
 #[cfg(feature = "neural")]
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use rlaif_core::RewardModel;
@@ -182,6 +183,8 @@ pub struct Term {
 /// ```
 pub struct Surroundings<'a> {
     folder: PathBuf,
+    /// Which of the borrowed things below there are hangs on the features.
+    borrowed: PhantomData<&'a ()>,
     #[cfg(feature = "judge")]
     pub(crate) environment: judge::Environment<'a>,
     #[cfg(feature = "neural")]
@@ -205,6 +208,7 @@ impl<'a> Surroundings<'a> {
     pub fn of_folder(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
+            borrowed: PhantomData,
             #[cfg(feature = "judge")]
             environment: &judge::process_environment,
             #[cfg(feature = "neural")]
@@ -214,6 +218,11 @@ impl<'a> Surroundings<'a> {
             #[cfg(feature = "neural")]
             loaded: RefCell::default(),
         }
+    }
+
+    /// The folder that relative paths start from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Keys from elsewhere than the environment of the process.
@@ -289,6 +298,11 @@ impl RewardConfig {
     ///
     /// # Errors
     /// [`ProviderError`] of whatever cannot be built.
+    // Rules and combinators need nothing around them.
+    #[cfg_attr(
+        not(any(feature = "judge", feature = "neural")),
+        allow(clippy::only_used_in_recursion)
+    )]
     pub fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn RewardModel>, ProviderError> {
         Ok(match self {
             #[cfg(feature = "neural")]
@@ -297,7 +311,7 @@ impl RewardConfig {
             Self::Judge(config) => {
                 let mut config = (**config).clone();
                 if let Some(cache) = &mut config.cache {
-                    *cache = around.folder.join(&*cache);
+                    *cache = around.folder().join(&*cache);
                 }
                 judge::build(&config, around)?
             }
