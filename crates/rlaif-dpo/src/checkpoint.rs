@@ -38,8 +38,7 @@ impl<P: Policy> DpoTrainer<P> {
     /// [`DpoError::Train`] if the checkpoint lacks something, or has another model's tensors.
     pub fn restore(&mut self, saved: &Saved) -> Result<(), DpoError> {
         let state: TrainerState = saved.json("trainer")?;
-        let policy = self.policy().parameters().trainable();
-        restore_parameters(&policy, &saved.tensors("policy")?, "the policy")?;
+        self.restore_weights(saved)?;
         if let Some(reference) = self.moving_reference() {
             restore_parameters(&named(reference), &saved.tensors("reference")?, "the reference")?;
         }
@@ -47,6 +46,15 @@ impl<P: Policy> DpoTrainer<P> {
         self.optimizer_mut().restore(&optimizer, state.optimizer)?;
         self.set_reward_shift(state.reward_shift);
         Ok(())
+    }
+
+    /// Takes the policy's weights alone from a checkpoint.
+    ///
+    /// # Errors
+    /// As [`Self::restore`].
+    pub fn restore_weights(&mut self, saved: &Saved) -> Result<(), DpoError> {
+        let policy = self.policy().parameters().trainable();
+        Ok(restore_parameters(&policy, &saved.tensors("policy")?, "the policy")?)
     }
 }
 

@@ -71,7 +71,7 @@ impl Default for ReferenceConfig {
 /// ```
 /// use rlaif_dpo::DpoConfig;
 /// let config: DpoConfig = serde_json::from_str(
-///     r#"{"objective": {"pairs": {"terms": [{"type": "ipo", "beta": 0.2}]}}, "batch_size": 16}"#,
+///     r#"{"objective": {"pairs": {"terms": [{"type": "ipo", "beta": 0.2}]}}}"#,
 /// )?;
 /// config.check()?;
 /// assert_eq!(config.optimizer.lr, 1e-6);
@@ -82,8 +82,6 @@ impl Default for ReferenceConfig {
 pub struct DpoConfig {
     /// The loss.
     pub objective: Objective,
-    /// Rows (pairs, or single responses) of one optimizer step.
-    pub batch_size: usize,
     /// Rows of one backward pass; 0: all of the batch. Memory follows it, the result does not.
     pub micro_batch_size: usize,
     /// What logits are divided by before the softmax.
@@ -104,7 +102,6 @@ impl Default for DpoConfig {
     fn default() -> Self {
         Self {
             objective: Objective::default(),
-            batch_size: 8,
             micro_batch_size: 0,
             temperature: 1.,
             dropout: false,
@@ -126,9 +123,6 @@ impl DpoConfig {
         let setting = |field: &str, found: String, expected| {
             Err(DpoError::Setting { field: field.to_owned(), found, expected })
         };
-        if self.batch_size == 0 {
-            return setting("batch_size", "0".to_owned(), "at least 1");
-        }
         if !(self.temperature.is_finite() && self.temperature > 0.) {
             return setting("temperature", self.temperature.to_string(), "a positive number");
         }
@@ -157,6 +151,13 @@ impl DpoConfig {
     /// Rows of one backward pass.
     pub(crate) fn micro_batch(&self, rows: usize) -> usize {
         if self.micro_batch_size == 0 { rows.max(1) } else { self.micro_batch_size }
+    }
+
+    /// Rows of a pass without a backward one.
+    pub(crate) fn evaluation_batch(&self) -> usize {
+        /// Where the settings do not say.
+        const ROWS: usize = 16;
+        self.micro_batch(ROWS)
     }
 
     pub(crate) fn update_of_reference(&self) -> Option<ReferenceUpdate> {

@@ -69,6 +69,32 @@ impl From<tch::TchError> for DpoError {
     }
 }
 
+/// For the loop that trainers share.
+impl From<DpoError> for TrainError {
+    fn from(error: DpoError) -> Self {
+        match error {
+            DpoError::Train(error) => error,
+            DpoError::Lm(error) => Self::Lm(error),
+            DpoError::Torch(error) => Self::Torch(error),
+            other => Self::Data { what: "dpo".to_owned(), problem: other.to_string() },
+        }
+    }
+}
+
+impl DpoError {
+    /// Whether what the user gave is at fault, rather than the machine.
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Torch(_) | Self::Lm(LmError::Torch(_)) | Self::Cache { .. } => false,
+            Self::Reward(RewardError::Failed { .. }) => false,
+            Self::Train(error) => {
+                matches!(error, TrainError::Setting { .. } | TrainError::NothingTrained { .. })
+            }
+            _ => true,
+        }
+    }
+}
+
 /// Why a pair, or a single response, cannot be learnt from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 #[non_exhaustive]

@@ -149,7 +149,7 @@ impl<P: Policy> DpoTrainer<P> {
         let objective = self.pairs()?;
         // Rows of like length together, and back in order at the end.
         let order = crate::trainer::by_length(rows.iter().map(PairRow::len));
-        let size = self.config().micro_batch(self.config().batch_size);
+        let size = self.config().evaluation_batch();
         let mut parts = Vec::new();
         for places in order.chunks(size) {
             let part: Vec<&PairRow> = places.iter().map(|&place| &rows[place]).collect();

@@ -159,7 +159,7 @@ impl<P: Policy> DpoTrainer<P> {
         let mut sums = vec![[0.; 2]; rows.len()];
         // Rows of like length together; each row's sum goes to its own place.
         let order = by_length(rows.iter().map(|row| row.iter().map(|ids| ids.len()).sum()));
-        for places in order.chunks(self.config.micro_batch(self.config.batch_size)) {
+        for places in order.chunks(self.config.evaluation_batch()) {
             let part: Vec<[&[u32]; 3]> = places.iter().map(|&place| rows[place]).collect();
             let of_part =
                 reference_sums(model, &batch(&part)?, self.config.pass(), adapters, tail_weight)?;
@@ -184,7 +184,7 @@ impl<P: Policy> DpoTrainer<P> {
             temperature: self.config.temperature,
             tail_weight,
             prompts: self.config.prompts,
-            batch_size: self.config.micro_batch(self.config.batch_size),
+            batch_size: self.config.evaluation_batch(),
         };
         inputs.key(rows.iter().copied())
     }

@@ -47,7 +47,7 @@ fn rows(from: u64, count: u64) -> Vec<PairRow> {
 
 fn config(lr: f64) -> DpoConfig {
     let optimizer = OptimizerConfig { lr, ..OptimizerConfig::default() };
-    DpoConfig { batch_size: 16, optimizer, ..DpoConfig::default() }
+    DpoConfig { optimizer, ..DpoConfig::default() }
 }
 
 #[test]

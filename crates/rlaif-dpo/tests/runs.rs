@@ -48,7 +48,6 @@ fn pairs(family: &str) -> Vec<PairRow> {
 fn trainer(family: &str, objective: Objective) -> DpoTrainer<LanguageModel> {
     let config = DpoConfig {
         objective,
-        batch_size: PAIRS,
         optimizer: OptimizerConfig { lr: 1e-3, ..OptimizerConfig::default() },
         ..DpoConfig::default()
     };

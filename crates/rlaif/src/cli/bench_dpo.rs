@@ -109,7 +109,6 @@ impl DpoBench {
             ReferenceFrom::Cached => Reference::Given,
         };
         let config = DpoConfig {
-            batch_size: self.batch,
             micro_batch_size: self.minibatch,
             recompute: self.recompute,
             prompts: match self.prompts {

@@ -148,6 +148,13 @@ impl CliError {
                     1
                 }
             }
+            Self::Dpo(error) => {
+                if error.is_bad_input() {
+                    2
+                } else {
+                    1
+                }
+            }
             Self::Torch(TorchError::DeviceName { .. } | TorchError::NoDevice { .. }) => 2,
             Self::Reward(ProviderError::Reward(_) | ProviderError::Stream { .. }) => 1,
             Self::Eval(

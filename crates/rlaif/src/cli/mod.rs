@@ -8,6 +8,7 @@ mod bench_generate;
 mod bench_ppo;
 mod bench_sft;
 mod classifier;
+mod dpo;
 mod error;
 mod eval;
 mod generate;
@@ -62,6 +63,8 @@ enum Command {
     Report(report::ReportCommand),
     /// Trains a language model by PPO on the scores of any reward; writes a run folder.
     Ppo(ppo::Ppo),
+    /// Trains a language model on preferences without a reward model; writes a run folder.
+    Dpo(dpo::Dpo),
     /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -98,6 +101,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Eval(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Ppo(command) => command.run(),
+        Command::Dpo(command) => command.run(),
         Command::Bench(command) => command.run(),
     }
 }

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf};
 
 use rlaif_core::{CodecError, RewardError};
 use rlaif_data::DataError;
+use rlaif_dpo::DpoError;
 use rlaif_lm::LmError;
 use rlaif_models::{CheckpointError, ModelError};
 use rlaif_ppo::PpoError;
@@ -112,6 +113,9 @@ pub enum RunError {
     /// PPO.
     #[error(transparent)]
     Ppo(#[from] PpoError),
+    /// DPO.
+    #[error(transparent)]
+    Dpo(#[from] DpoError),
     /// A device that is not there.
     #[error(transparent)]
     Torch(#[from] TorchError),
@@ -132,6 +136,7 @@ impl RunError {
                     | TrainError::NoRun { .. }
                     | TrainError::Data { .. }
             ),
+            Self::Dpo(error) => error.is_bad_input(),
             Self::Ppo(error) => !matches!(
                 error,
                 PpoError::Torch(_)

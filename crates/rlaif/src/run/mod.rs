@@ -61,6 +61,7 @@
 //! ```
 
 mod data;
+mod dpo;
 mod encode;
 mod error;
 mod model;
@@ -77,6 +78,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
 pub use data::{DataFormat, DataSection, ShuffledBatches};
+pub use dpo::{DpoRows, DpoRun, DpoTask, OnlineSection, PairColumnsSection, PairFormat, TrainRows};
 pub use encode::{Encoder, Left};
 pub use error::RunError;
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement};

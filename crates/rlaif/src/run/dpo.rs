@@ -1,0 +1,494 @@
+//! The run file of `rlaif dpo`, and what it trains: preference pairs, single responses with a
+//! verdict each, or pairs of the policy's own responses.
+
+use std::path::Path;
+
+use rlaif_core::{Metrics, PreferencePair, PromptRecord, Record, RewardModel, Seed, TextCodec};
+use rlaif_data::{
+    builtin::{self, Part},
+    corpora::{Hh, PairColumns, UnpairedColumns},
+};
+use rlaif_dpo::{
+    DpoConfig, DpoTrainer, Objective, OnlineConfig, PairEvaluation, PairRow, Reference,
+    ReferenceConfig, ReferenceSums, ResponseRow, RowConfig, RowReport, pair_rows, response_rows,
+};
+use rlaif_lm::LmSpec;
+use rlaif_models::LanguageModel;
+use rlaif_rewards::RewardConfig;
+use rlaif_train::{CheckpointFiles, Fit, FitConfig, Goal, Saved, TrainError};
+use serde::{Deserialize, Serialize};
+
+use super::{DataSection, ModelSection, Placement, RunError, RunFile, ShuffledBatches};
+
+/// The run file of `rlaif dpo`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DpoRun {
+    /// What all random numbers are derived from.
+    #[serde(default)]
+    pub seed: u64,
+    /// Where it computes.
+    #[serde(default)]
+    pub placement: Placement,
+    /// The policy.
+    pub model: ModelSection,
+    /// The rows; without it, the built-in pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<DataSection>,
+    /// What the rows are made of.
+    #[serde(default)]
+    pub columns: PairColumnsSection,
+    /// How rows become token ids.
+    #[serde(default)]
+    pub rows: RowConfig,
+    /// The loss and the update.
+    #[serde(default)]
+    pub dpo: DpoConfig,
+    /// Pairs of the policy's own responses, to the prompts of the rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub online: Option<OnlineSection>,
+    /// Steps, evaluations, checkpoints.
+    #[serde(default)]
+    pub train: FitConfig,
+}
+
+/// Who picks the better of two responses, and how they are sampled.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnlineSection {
+    /// Any reward.
+    pub reward: RewardConfig,
+    /// How pairs are made.
+    #[serde(default)]
+    pub sampling: OnlineConfig,
+}
+
+/// What the rows of the data are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairFormat {
+    /// Prompt, chosen and rejected response in columns of their own.
+    #[default]
+    Pairs,
+    /// HH: two whole dialogues, or their prompt apart.
+    Hh,
+    /// Prompt, response, and whether it is a good one.
+    Unpaired,
+}
+
+/// What rows are made of, and the columns it is in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PairColumnsSection {
+    /// What the rows are.
+    pub format: PairFormat,
+    /// Column of prompts.
+    pub prompt: String,
+    /// Column of preferred responses.
+    pub chosen: String,
+    /// Column of the other responses.
+    pub rejected: String,
+    /// Column of margins, which soft labels are made of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<String>,
+    /// Column of single responses.
+    pub response: String,
+    /// Column of verdicts on them.
+    pub label: String,
+}
+
+impl Default for PairColumnsSection {
+    fn default() -> Self {
+        Self {
+            format: PairFormat::Pairs,
+            prompt: "prompt".to_owned(),
+            chosen: "chosen".to_owned(),
+            rejected: "rejected".to_owned(),
+            margin: None,
+            response: "completion".to_owned(),
+            label: "label".to_owned(),
+        }
+    }
+}
+
+impl RunFile for DpoRun {
+    const COMMAND: &'static str = "dpo";
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = self.data.as_mut().map_or_else(Vec::new, DataSection::locations);
+        all.push(&mut self.model.path);
+        all
+    }
+}
+
+/// Rows in token ids, and the order of the training rows.
+#[derive(Debug)]
+pub struct DpoRows {
+    /// What is learnt from.
+    pub train: TrainRows,
+    /// What is evaluated on, pairs alone.
+    pub held_out: Vec<PairRow>,
+    /// Which rows each step takes.
+    pub batches: ShuffledBatches,
+    /// What was made of the training rows.
+    pub report: RowReport,
+}
+
+/// What is learnt from.
+#[derive(Debug)]
+pub enum TrainRows {
+    /// Pairs.
+    Pairs(Vec<PairRow>),
+    /// Single responses.
+    Responses(Vec<ResponseRow>),
+    /// Prompts that the policy answers itself.
+    Prompts(Vec<PromptRecord>),
+}
+
+impl TrainRows {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Pairs(rows) => rows.len(),
+            Self::Responses(rows) => rows.len(),
+            Self::Prompts(rows) => rows.len(),
+        }
+    }
+
+    /// Never true of rows that [`DpoRun::read`] made.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A row by its id alone, which the order of the rows goes by.
+struct Id(String);
+
+impl Record for Id {
+    fn id(&self) -> &str {
+        &self.0
+    }
+}
+
+impl DpoRun {
+    /// Checks what contradicts itself, before anything is loaded.
+    ///
+    /// # Errors
+    /// [`RunError::Setting`], [`RunError::Dpo`].
+    pub fn check(&self) -> Result<(), RunError> {
+        self.dpo.check()?;
+        let setting =
+            |key, problem: &str| Err(RunError::Setting { key, problem: problem.to_owned() });
+        let unpaired = matches!(self.dpo.objective, Objective::Unpaired(_));
+        if unpaired != (self.columns.format == PairFormat::Unpaired) {
+            return setting(
+                "columns.format",
+                "an unpaired loss takes rows of format \"unpaired\", and a loss of pairs takes \
+                 pairs; set dpo.objective.unpaired or dpo.objective.pairs to match",
+            );
+        }
+        if unpaired && self.data.is_none() {
+            return setting("data", "the built-in rows are pairs; name rows with verdicts");
+        }
+        let cached = self.dpo.reference == ReferenceConfig::Cached;
+        if self.online.is_some() {
+            if unpaired {
+                return setting("online", "two responses make a pair: take a loss of pairs");
+            }
+            if cached && self.dpo.objective.needs_reference() {
+                return setting(
+                    "dpo.reference",
+                    "responses that are sampled have no cached reference; set type = \"live\"",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy, and the reference that the settings ask for. Seed libtorch before.
+    ///
+    /// # Errors
+    /// [`RunError`] for a model that cannot be had, [`RunError::Dpo`].
+    pub fn trainer(
+        &self,
+        total_steps: u64,
+        policy: LanguageModel,
+    ) -> Result<DpoTrainer<LanguageModel>, RunError> {
+        let live = matches!(self.dpo.reference, ReferenceConfig::Live { .. });
+        let reference = if !self.dpo.objective.needs_reference() {
+            Reference::Given
+        } else if self.model.lora.is_some() {
+            Reference::AdaptersOff
+        } else if live {
+            let options = self.placement.options(self.model.precision)?;
+            Reference::Model(LanguageModel::load(&self.model.folder()?, options)?)
+        } else {
+            Reference::Given
+        };
+        Ok(DpoTrainer::new(policy, reference, self.dpo.clone(), total_steps)?)
+    }
+
+    /// Reads the rows and makes token ids of them.
+    ///
+    /// # Errors
+    /// [`RunError::Data`] for rows that cannot be read, [`RunError::Dpo`] for rows that cannot be
+    /// learnt from.
+    pub fn read(
+        &self,
+        codec: &dyn TextCodec,
+        spec: &LmSpec,
+        seed: Seed,
+    ) -> Result<DpoRows, RunError> {
+        let mut config = self.rows.clone();
+        if let Some(data) = &self.data {
+            config.max_length = config.max_length.or(Some(data.max_tokens));
+        }
+        let columns = &self.columns;
+        let size = self.train.batch_size;
+        let order = |ids: Vec<String>| {
+            ShuffledBatches::new(&ids.into_iter().map(Id).collect::<Vec<_>>(), size, seed)
+        };
+        if columns.format == PairFormat::Unpaired {
+            let corpus = UnpairedColumns {
+                id: None,
+                prompt: columns.prompt.clone(),
+                response: columns.response.clone(),
+                label: columns.label.clone(),
+            };
+            let data = self.data.as_ref().expect("`check` asked for rows");
+            let (train, _) = data.read(&corpus, seed)?;
+            let (rows, report) = response_rows(&train, codec, spec, &config)?;
+            let batches = order(rows.iter().map(|row| row.id.clone()).collect())?;
+            let train = TrainRows::Responses(rows);
+            return Ok(DpoRows { train, held_out: Vec::new(), batches, report });
+        }
+        let (train, held_out) = self.pairs(seed)?;
+        let held_out = match held_out.as_slice() {
+            [] => Vec::new(),
+            held_out => pair_rows(held_out, codec, spec, &config)?.0,
+        };
+        if self.online.is_some() {
+            let read = train.len();
+            let mut prompts: Vec<PromptRecord> = Vec::new();
+            for pair in train {
+                if prompts.last().is_none_or(|last| last.prompt != pair.prompt) {
+                    prompts.push(PromptRecord::new(pair.id, pair.prompt));
+                }
+            }
+            let report = RowReport { read, kept: prompts.len(), ..RowReport::default() };
+            let batches = order(prompts.iter().map(|prompt| prompt.id.clone()).collect())?;
+            return Ok(DpoRows { train: TrainRows::Prompts(prompts), held_out, batches, report });
+        }
+        let (rows, report) = pair_rows(&train, codec, spec, &config)?;
+        let batches = order(rows.iter().map(|row| row.id.clone()).collect())?;
+        Ok(DpoRows { train: TrainRows::Pairs(rows), held_out, batches, report })
+    }
+
+    /// Training pairs and held-out ones, as text.
+    fn pairs(&self, seed: Seed) -> Result<(Vec<PreferencePair>, Vec<PreferencePair>), RunError> {
+        let columns = &self.columns;
+        match (&self.data, columns.format) {
+            (None, _) => {
+                let of = |part| {
+                    let dialogues = builtin::dialogues(part).into_records();
+                    dialogues.into_iter().map(|dialogue| dialogue.pair).collect()
+                };
+                Ok((of(Part::Train), of(Part::HeldOut)))
+            }
+            (Some(data), PairFormat::Hh) => {
+                let (train, held_out) = data.read(&Hh::default(), seed)?;
+                let pairs = |records: Vec<rlaif_data::corpora::HhRecord>| {
+                    records.into_iter().map(|record| record.pair).collect()
+                };
+                Ok((pairs(train), pairs(held_out)))
+            }
+            (Some(data), _) => {
+                let corpus = PairColumns {
+                    id: None,
+                    prompt: columns.prompt.clone(),
+                    chosen: columns.chosen.clone(),
+                    rejected: columns.rejected.clone(),
+                    margin: columns.margin.clone(),
+                };
+                data.read(&corpus, seed)
+            }
+        }
+    }
+}
+
+/// What samples pairs.
+struct Online<'a> {
+    codec: &'a dyn TextCodec,
+    reward: &'a dyn RewardModel,
+    sampling: &'a OnlineConfig,
+    seed: Seed,
+}
+
+/// Preference training as the loop that trainers share takes it.
+pub struct DpoTask<'a> {
+    trainer: DpoTrainer<LanguageModel>,
+    train: TrainRows,
+    train_sums: Option<ReferenceSums>,
+    held_out: Vec<PairRow>,
+    held_out_sums: Option<ReferenceSums>,
+    online: Option<Online<'a>>,
+    last: Option<PairEvaluation>,
+    steps: u64,
+}
+
+impl std::fmt::Debug for DpoTask<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DpoTask over {} rows, after {} steps", self.train.len(), self.steps)
+    }
+}
+
+impl<'a> DpoTask<'a> {
+    /// Takes the trainer and its rows. The reference's log-probabilities come from `cache` if they
+    /// are there, and are written there if they are not; so the policy has to be at its start.
+    ///
+    /// # Errors
+    /// [`RunError::Dpo`].
+    pub fn new(
+        trainer: DpoTrainer<LanguageModel>,
+        train: TrainRows,
+        held_out: Vec<PairRow>,
+        cache: &Path,
+    ) -> Result<Self, RunError> {
+        let needed = trainer.config().objective.needs_reference()
+            && trainer.config().reference == ReferenceConfig::Cached;
+        let train_sums = match &train {
+            TrainRows::Pairs(rows) if needed => {
+                Some(trainer.reference_of_pairs(rows, Some(cache))?)
+            }
+            TrainRows::Responses(rows) if needed => {
+                Some(trainer.reference_of_responses(rows, Some(cache))?)
+            }
+            _ => None,
+        };
+        let held_out_sums = (needed && !held_out.is_empty())
+            .then(|| trainer.reference_of_pairs(&held_out, Some(cache)))
+            .transpose()?;
+        let (online, last) = (None, None);
+        Ok(Self { trainer, train, train_sums, held_out, held_out_sums, online, last, steps: 0 })
+    }
+
+    /// Has `reward` pick between two responses of the policy's.
+    #[must_use]
+    pub fn online(
+        mut self,
+        codec: &'a dyn TextCodec,
+        reward: &'a dyn RewardModel,
+        sampling: &'a OnlineConfig,
+        seed: Seed,
+    ) -> Self {
+        self.online = Some(Online { codec, reward, sampling, seed });
+        self
+    }
+
+    /// What the policy makes of the held-out pairs; `None` without any.
+    ///
+    /// # Errors
+    /// [`RunError::Dpo`].
+    pub fn evaluation(&self) -> Result<Option<PairEvaluation>, RunError> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.trainer.evaluate(&self.held_out, self.held_out_sums.as_ref())?))
+    }
+
+    /// The last evaluation of the run.
+    pub fn last_evaluation(&self) -> Option<&PairEvaluation> {
+        self.last.as_ref()
+    }
+
+    /// The policy.
+    pub fn into_policy(self) -> LanguageModel {
+        self.trainer.into_policy()
+    }
+
+    fn sampled_step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
+        let (Some(online), TrainRows::Prompts(prompts)) = (&self.online, &self.train) else {
+            return Err(TrainError::Data {
+                what: "online DPO".to_owned(),
+                problem: "there are prompts but no reward to pick between responses".to_owned(),
+            });
+        };
+        let prompts: Vec<PromptRecord> = rows.iter().map(|&row| prompts[row].clone()).collect();
+        let Online { codec, reward, sampling, seed } = *online;
+        let batch =
+            self.trainer.sample_pairs(&prompts, codec, reward, sampling, seed, self.steps)?;
+        let pairs: Vec<&PairRow> = batch.rows.iter().collect();
+        let mut metrics = if pairs.is_empty() {
+            Metrics::new()
+        } else {
+            self.trainer.update_pairs(&pairs, None)?.metrics()
+        };
+        let report = batch.report;
+        metrics.set("online/score", report.mean_score);
+        metrics.set("online/pairs", report.pairs as f64);
+        metrics.set("online/identical", report.identical as f64);
+        metrics.set("online/ties", report.ties as f64);
+        metrics.set("online/unscored", report.unscored as f64);
+        metrics.set("online/length", report.mean_length);
+        metrics.set("online/finished", report.finished);
+        for (name, value) in reward.metrics() {
+            metrics.set(format!("online/{name}"), value);
+        }
+        Ok(metrics)
+    }
+}
+
+impl Fit for DpoTask<'_> {
+    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
+        let given: Option<Vec<[f32; 2]>> =
+            self.train_sums.as_ref().map(|sums| rows.iter().map(|&row| sums.rows()[row]).collect());
+        let metrics = match &self.train {
+            TrainRows::Pairs(all) => {
+                let batch: Vec<&PairRow> = rows.iter().map(|&row| &all[row]).collect();
+                self.trainer.update_pairs(&batch, given.as_deref())?.metrics()
+            }
+            TrainRows::Responses(all) => {
+                let batch: Vec<&ResponseRow> = rows.iter().map(|&row| &all[row]).collect();
+                self.trainer.update_responses(&batch, given.as_deref())?.metrics()
+            }
+            TrainRows::Prompts(_) => self.sampled_step(rows)?,
+        };
+        self.steps += 1;
+        Ok(metrics)
+    }
+
+    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let evaluation = self.trainer.evaluate(&self.held_out, self.held_out_sums.as_ref())?;
+        let metrics = evaluation.metrics();
+        self.last = Some(evaluation);
+        Ok(Some(metrics))
+    }
+
+    fn score(&self) -> (&'static str, Goal) {
+        ("eval_loss", Goal::Lowest)
+    }
+
+    fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        if let Some(online) = &self.online {
+            files.json("reward", &online.reward.state())?;
+        }
+        files.json("dpo", &self.steps)?;
+        Ok(self.trainer.save(files)?)
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        if let Some(online) = &self.online {
+            let state: serde_json::Value = saved.json("reward")?;
+            online.reward.restore(&state).map_err(rlaif_dpo::DpoError::from)?;
+        }
+        self.steps = saved.json("dpo")?;
+        Ok(self.trainer.restore(saved)?)
+    }
+
+    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        Ok(self.trainer.restore_weights(saved)?)
+    }
+}

@@ -1,0 +1,263 @@
+//! `rlaif dpo` and `rlaif bench dpo` as their user runs them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use rlaif::{
+    models::{Config, LanguageModel, LoadOptions, SaveOptions},
+    tch::{Device, Kind, manual_seed},
+    text::HfTokenizer,
+};
+use serde_json::{Value, json};
+
+fn rlaif(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[track_caller]
+fn good(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    error
+}
+
+/// Standard error of a command that refused its input.
+#[track_caller]
+fn refused(output: &Output) -> String {
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    error
+}
+
+/// A folder with a small Llama, its tokenizer, and pairs in which politeness is preferred.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let source =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures/llama3");
+        let tokenizer = HfTokenizer::from_folder(&source).unwrap();
+        let config = Config::from_value(json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"],
+            "vocab_size": tokenizer.embedding_rows(), "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 256,
+            "eos_token_id": 1,
+        }));
+        manual_seed(7);
+        let model = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+        let path = folder.path().join("model");
+        let options = SaveOptions { source: Some(&source), ..SaveOptions::default() };
+        model.save(&path, &options).unwrap();
+        let place = Self(folder);
+        let row = |i: usize| {
+            let prompt = format!("\n\nHuman: Question {i}?\n\nAssistant:");
+            let chosen = format!(" Happy to help with {i}.");
+            json!({ "prompt": prompt, "chosen": chosen, "rejected": format!(" Go away, {i}!") })
+        };
+        place.write("pairs.jsonl", (0..24).map(row));
+        place.write("held_out.jsonl", (100..108).map(row));
+        place
+    }
+
+    fn write(&self, name: &str, rows: impl Iterator<Item = Value>) {
+        let text: String = rows.map(|row| format!("{row}\n")).collect();
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A run file of this model and these pairs, with `more` behind it.
+    fn run_file(&self, name: &str, more: &str) -> PathBuf {
+        let data = format!(
+            "[data]\ntrain = '{}'\nheld_out = '{}'\n",
+            self.path("pairs.jsonl").display(),
+            self.path("held_out.jsonl").display()
+        );
+        self.run_file_of(name, &data, more)
+    }
+
+    fn run_file_of(&self, name: &str, data: &str, more: &str) -> PathBuf {
+        let path = self.path(&format!("{name}.toml"));
+        let text = format!(
+            "seed = 3\n[placement]\ndevice = 'cpu'\nthreads = 1\n[model]\npath = '{}'\n{data}{more}",
+            self.path("model").display()
+        );
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn dpo(&self, config: &Path, out: &str, more: &[&str]) -> Command {
+        let out = self.path(out);
+        let mut arguments =
+            vec!["dpo", "--config", config.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        arguments.extend(more);
+        rlaif(&arguments)
+    }
+
+    /// The metrics of a run, without those that are times.
+    fn metrics(&self, out: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.path(out).join("metrics.jsonl")).unwrap();
+        text.lines()
+            .map(|line| {
+                let mut row: Value = serde_json::from_str(line).unwrap();
+                row.as_object_mut().unwrap().retain(|name, _| !name.starts_with("time/"));
+                row
+            })
+            .collect()
+    }
+
+    fn weights(&self, out: &str) -> Vec<u8> {
+        fs::read(self.path(out).join("model/model.safetensors")).unwrap()
+    }
+}
+
+const STEPS: &str = "[train]\nsteps = 12\nbatch_size = 4\neval_every = 6\ncheckpoint_every = 2\n\
+                     [dpo]\nmicro_batch_size = 3\n[dpo.optimizer]\nlr = 1e-2\n";
+
+#[test]
+fn a_run_learns_and_writes_its_folder() {
+    let place = Place::new();
+    let config = place.run_file("run", STEPS);
+    let said = good(&place.dpo(&config, "out", &[]).output().unwrap());
+    assert!(said.contains("24 of 24 rows; 8 held out, 12 steps"), "{said}");
+    assert!(said.contains("8 held-out pairs: the chosen response is the likelier one"), "{said}");
+    let metrics = place.metrics("out");
+    assert_eq!(metrics.len(), 12);
+    let loss = |row: &Value| row["loss"].as_f64().unwrap();
+    assert!((loss(&metrics[0]) - 2f64.ln()).abs() < 1e-6);
+    assert!(loss(&metrics[11]) < 0.6);
+    assert!(metrics[11]["eval_rewards/accuracies"].as_f64().unwrap() > 0.9);
+    assert!(metrics[0].get("eval_loss").is_none() && metrics[5].get("eval_loss").is_some());
+    let out = place.path("out");
+    for file in ["run.toml", "log.txt", "checkpoints/step-12", "model/tokenizer.json"] {
+        assert!(out.join(file).exists(), "{file}");
+    }
+    assert_eq!(fs::read_dir(out.join("reference")).unwrap().count(), 2);
+    LanguageModel::load(&out.join("model"), LoadOptions::default()).unwrap();
+}
+
+#[test]
+fn a_run_that_is_killed_goes_on_bit_by_bit() {
+    let place = Place::new();
+    let config = place.run_file("run", STEPS);
+    let longer = ["--set", "train.steps=40"];
+    good(&place.dpo(&config, "straight", &longer).output().unwrap());
+    let mut child = place.dpo(&config, "killed", &longer).spawn().unwrap();
+    let first = place.path("killed").join("checkpoints/step-2");
+    let start = Instant::now();
+    while !first.exists() && start.elapsed() < Duration::from_secs(120) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!place.path("killed").join("model").exists(), "it was killed on the way");
+    good(&place.dpo(&config, "killed", &["--set", "train.steps=40", "--resume"]).output().unwrap());
+    assert_eq!(place.metrics("killed"), place.metrics("straight"));
+    assert_eq!(place.weights("killed"), place.weights("straight"));
+}
+
+#[test]
+fn every_kind_of_objective_runs() {
+    let place = Place::new();
+    let short = "[train]\nsteps = 2\nbatch_size = 4\n";
+    let lora = "[model.lora]\nrank = 2\n";
+    let online = "[dpo.reference]\ntype = 'live'\n[online.reward]\nkind = 'length'\nlongest = 3\n\
+                  per = 1.0\n[online.sampling.generation]\nmax_new_tokens = 6\n";
+    let simpo = "[[dpo.objective.pairs.terms]]\ntype = 'simpo'\n\
+                 [[dpo.objective.pairs.terms]]\ntype = 'nll'\nweight = 0.5\n";
+    let moving = "[dpo.reference]\ntype = 'live'\nupdate = { every = 1, mixup = 0.5 }\n";
+    for (name, more) in [("lora", lora), ("online", online), ("simpo", simpo), ("moving", moving)] {
+        let config = place.run_file(name, &format!("{short}{more}"));
+        good(&place.dpo(&config, name, &[]).output().unwrap());
+        assert_eq!(place.metrics(name).len(), 2, "{name}");
+    }
+    assert!(place.path("lora").join("model/adapter_model.safetensors").exists());
+    let online = &place.metrics("online")[0];
+    assert!(online["online/score"].is_number() && online["online/pairs"].as_f64().unwrap() <= 4.);
+
+    place.write(
+        "singles.jsonl",
+        (0..8).map(|i| json!({ "prompt": "Hello", "completion": format!(" {i}"), "label": i % 2 == 0 })),
+    );
+    let data = format!("[data]\ntrain = '{}'\n", place.path("singles.jsonl").display());
+    let kto = "[columns]\nformat = 'unpaired'\n[dpo.objective.unpaired]\ntype = 'kto'\n";
+    let config = place.run_file_of("kto", &data, &format!("{kto}{short}"));
+    good(&place.dpo(&config, "kto", &[]).output().unwrap());
+    assert!(place.metrics("kto")[1]["kl"].is_number());
+
+    // Without data: the built-in pairs.
+    let config = place.run_file_of("builtin", "", "[train]\nsteps = 1\nbatch_size = 2\n");
+    let said = good(&place.dpo(&config, "builtin", &[]).output().unwrap());
+    assert!(said.contains("held-out pairs"), "{said}");
+}
+
+#[test]
+fn bad_input_is_named_and_nothing_is_written() {
+    let place = Place::new();
+    let refuse = |name: &str, more: &str| {
+        let config = place.run_file(name, more);
+        let error = refused(&place.dpo(&config, name, &[]).output().unwrap());
+        assert!(!place.path(name).exists(), "{name}");
+        error
+    };
+    let error = refuse("column", "[columns]\nchosen = 'winner'\n");
+    assert!(error.contains("winner") && error.contains("pairs.jsonl"), "{error}");
+    let error = refuse("key", "[dpo]\nmicro_batch = 2\n");
+    assert!(error.contains("did you mean `micro_batch_size`?"), "{error}");
+    let error = refuse("beta", "[[dpo.objective.pairs.terms]]\ntype = 'sigmoid'\nbeta = -1.0\n");
+    assert!(error.contains("beta: expected a positive number, found -1"), "{error}");
+    let error = refuse("format", "[columns]\nformat = 'unpaired'\n");
+    assert!(error.contains("columns.format"), "{error}");
+    let error = refuse("cached", "[online.reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n");
+    assert!(error.contains("dpo.reference") && error.contains("live"), "{error}");
+    let long = refuse("long", "[rows]\nmax_length = 8\ntoo_long = 'error'\n");
+    assert!(long.contains("8 fit"), "{long}");
+
+    let row = |chosen: &str| json!({ "prompt": "a", "chosen": chosen, "rejected": " same" });
+    place.write("pairs.jsonl", [row(" same"), row(""), row(" other")].into_iter());
+    let error = refuse("identical", "[rows]\nidentical = 'error'\n");
+    assert!(error.contains("chosen and rejected are the same"), "{error}");
+    let error = refuse("empty", "[rows]\nempty = 'error'\n");
+    assert!(error.contains("a response is empty"), "{error}");
+    let config = place.run_file("skipped", "[train]\nsteps = 1\nbatch_size = 2\n");
+    let said = good(&place.dpo(&config, "skipped", &[]).output().unwrap());
+    let counts = "1 of 3 rows, 1 were left out (empty response), 1 were left out (identical";
+    assert!(said.contains(counts), "{said}");
+}
+
+#[test]
+fn the_bench_reports_its_phases() {
+    let place = Place::new();
+    let model = place.path("model");
+    let bench = |more: &[&str]| {
+        let mut arguments = vec!["bench", "dpo", "--policy", model.to_str().unwrap()];
+        arguments.extend(["--batch", "2", "--prompt-len", "4", "--new-tokens", "3"]);
+        arguments.extend(["--steps", "1", "--device", "cpu", "--json"]);
+        arguments.extend(more);
+        rlaif(&arguments).output().unwrap()
+    };
+    for dtype in ["f32", "bf16"] {
+        let output = bench(&["--dtype", dtype]);
+        good(&output);
+        let got: Value = serde_json::from_slice(&output.stdout).unwrap();
+        for name in ["sec_per_step", "samples_per_s", "tokens_per_s", "peak_memory_bytes"] {
+            assert!(got[name].as_f64().unwrap() > 0., "{name}");
+        }
+        assert!(got["phases"]["reference"].as_f64().unwrap() > 0.);
+        assert!(got["phases"]["update"].as_f64().unwrap() > 0.);
+    }
+    let output = bench(&["--reference", "cached", "--prompts", "twice"]);
+    good(&output);
+    let got: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(got["phases"]["reference"].as_f64().unwrap() < 1e-3);
+    assert!(refused(&bench(&["--minibatch", "1", "--batch", "0"])).contains("batch"));
+}
