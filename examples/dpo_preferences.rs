@@ -1,0 +1,220 @@
+//! Kinder answers, by DPO on preference pairs: no reward model takes part in the training.
+//!
+//! ```sh
+//! cargo run --release --example dpo_preferences                        # built-in model and pairs
+//! cargo run --release --example dpo_preferences -- --policy t5 --steps 60
+//! cargo run --release --example dpo_preferences -- --pairs hh.jsonl    # HH's rows
+//! ```
+//!
+//! Read it from `run` on, top to bottom: policy, pairs, the reference's log-probabilities, what the
+//! policy does before, DPO, what it does after, report. The run file of `rlaif dpo` does the same
+//! with checkpoints and resumption.
+
+use std::error::Error;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use rlaif::core::{PreferencePair, PromptRecord, Sample, Seed, Specials, TextCodec};
+use rlaif::data::builtin::{self, Part};
+use rlaif::data::corpora::Hh;
+use rlaif::data::{Fraction, Reader, Remainder, Shuffle, Source};
+use rlaif::dpo::{DpoConfig, DpoTrainer, PairRow, Reference, RowConfig, pair_rows};
+use rlaif::eval::{
+    About, Better, Column, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric,
+    MetricInfo, Report, RewardMetric, read_curves,
+};
+use rlaif::lm::generate::{GenerationConfig, GenerationRow, Hooks, Sampling, generate};
+use rlaif::lm::{Forward, Policy};
+use rlaif::models::{LanguageModel, LoadOptions, SaveOptions};
+use rlaif::rewards::{ClassifierOptions, ClassifierReward, Preset};
+use rlaif::tch::Kind;
+use rlaif::text::HfTokenizer;
+use rlaif::torch::DeviceChoice;
+use rlaif::train::{Keep, OptimizerConfig, RunFolder, Terminal};
+
+/// Kinder answers, by DPO on preference pairs.
+#[derive(Debug, Clone, Parser)]
+struct Options {
+    /// Built-in (llama, t5), a folder, or a hub id.
+    #[arg(long, default_value = "llama")]
+    policy: String,
+    /// A file of HH's rows; without it, the built-in pairs.
+    #[arg(long)]
+    pairs: Option<PathBuf>,
+    /// Optimizer steps.
+    #[arg(long, default_value_t = 60)]
+    steps: u64,
+    /// Pairs of a step.
+    #[arg(long, default_value_t = 16)]
+    batch: NonZeroUsize,
+    /// Learning rate.
+    #[arg(long, default_value_t = 5e-5)]
+    lr: f64,
+    /// Held-out pairs to measure with.
+    #[arg(long, default_value_t = 128)]
+    eval_pairs: usize,
+    /// Where all randomness comes from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// cpu, cuda, or auto for CUDA where there is one.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Folder of the run.
+    #[arg(long, default_value = "runs/dpo_preferences")]
+    out: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    rlaif::torch::init()?;
+    let seed = Seed::new(options.seed);
+    let device = options.device.parse::<DeviceChoice>()?.resolve()?;
+    let load = LoadOptions { device, kind: Some(Kind::Float) };
+
+    // ── Policy and pairs ───────────────────────────────────────────────────────────────────────
+    let base = model(&options.policy)?;
+    let tokenizer = HfTokenizer::from_folder(&base)?;
+    let policy = LanguageModel::load(&base, load)?;
+    let (train, mut held_out) = pairs(options.pairs.as_deref(), seed)?;
+    held_out.truncate(options.eval_pairs);
+    let limits = RowConfig { max_length: Some(256), ..RowConfig::default() };
+    let (rows, report) = pair_rows(&train, &tokenizer, policy.spec(), &limits)?;
+    let (held_out_rows, _) = pair_rows(&held_out, &tokenizer, policy.spec(), &limits)?;
+    let settings = format!("# {options:?}\n");
+    let mut folder = RunFolder::create(&options.out, &settings, Keep { newest: 1, best: None })?;
+    folder.say(&format!("{report}; {} held out", held_out_rows.len()))?;
+
+    // ── The reference: the policy as it is now, asked once ─────────────────────────────────────
+    let config = DpoConfig {
+        micro_batch_size: 8,
+        optimizer: OptimizerConfig { lr: options.lr, ..OptimizerConfig::default() },
+        ..DpoConfig::default()
+    };
+    let mut trainer = DpoTrainer::new(policy, Reference::Given, config, options.steps)?;
+    let cache = options.out.join("reference");
+    let reference = trainer.reference_of_pairs(&rows, Some(&cache))?;
+    let of_held_out = trainer.reference_of_pairs(&held_out_rows, Some(&cache))?;
+
+    // ── How it is before ───────────────────────────────────────────────────────────────────────
+    let judge = ClassifierReward::load(&model("judge")?, load, ClassifierOptions::preset(Preset::Hate))?;
+    let toxicity = MetricInfo::new("toxicity", Better::Lower)
+        .about("P(hate) of a sampled answer, by a classifier that no training saw")
+        .threshold(0.5);
+    let metrics: [Box<dyn Metric>; 1] = [Box::new(RewardMetric::new(toxicity, judge))];
+    let measure = |name: &str, trainer: &DpoTrainer<LanguageModel>| {
+        let samples = answers(trainer.policy(), &tokenizer, &held_out, &held_out_rows, seed)?;
+        let mut evaluation = Measurement::of(&metrics).run(About::new(name, seed), samples)?;
+        let pairs = trainer.evaluate(&held_out_rows, Some(&of_held_out))?;
+        let info = MetricInfo::new("prefers_chosen", Better::Higher)
+            .about("share of held-out pairs whose chosen answer is the likelier one per token");
+        let values = pairs.outcomes.iter().map(|pair| Some(pair.likelihood_accuracy())).collect();
+        evaluation.add(Column { info, values, reasons: Vec::new() })?;
+        Ok::<_, Box<dyn Error>>((evaluation, pairs))
+    };
+    let (before, _): (Evaluation, _) = measure(&options.policy, &trainer)?;
+
+    // ── DPO ────────────────────────────────────────────────────────────────────────────────────
+    folder.show(Terminal::new(options.steps, 0, ["loss", "rewards/accuracies", "rewards/margins"]));
+    let records: Vec<PromptRecord> =
+        rows.iter().map(|row| PromptRecord::new(row.id.clone(), "")).collect();
+    let mut order = Shuffle::new(&records, seed)?;
+    for step in 1..=options.steps {
+        let places = order.next_batch(options.batch, Remainder::Drop)?;
+        let batch: Vec<&PairRow> = places.iter().map(|&place| &rows[place]).collect();
+        let given: Vec<[f32; 2]> = places.iter().map(|&place| reference.rows()[place]).collect();
+        let stats = trainer.update_pairs(&batch, Some(&given))?;
+        folder.record(step, &stats.metrics())?;
+    }
+
+    // ── How it is after, and the report ────────────────────────────────────────────────────────
+    let (after, pairs) = measure("after DPO", &trainer)?;
+    let accuracy = pairs.accuracy();
+    folder.say(&format!(
+        "the chosen answer has the higher implicit reward in {:.3} [{:.3}, {:.3}] of the held-out pairs",
+        accuracy.value, accuracy.ci95.0, accuracy.ci95.1
+    ))?;
+    let compare = CompareOptions {
+        headline: Some("prefers_chosen".to_owned()),
+        seed,
+        ..CompareOptions::default()
+    };
+    let comparison = Comparison::of(&before, &after, &compare)?;
+    let training = read_curves(&options.out.join("metrics.jsonl"))?;
+    let details = Details { training, ..Details::default() };
+    let report = Report::new("Kinder answers, by DPO", &before, &after, comparison, details)?;
+    report.write(&options.out)?;
+    println!("{}", report.to_terminal());
+    let files = SaveOptions { source: Some(&base), ..SaveOptions::default() };
+    trainer.into_policy().save(&folder.model(), &files)?;
+    println!("report: {}", options.out.join("report.html").display());
+    println!("model:  {}", folder.model().display());
+    Ok(())
+}
+
+/// The folder of a built-in model, or of another one.
+fn model(name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let built_in = match name {
+        "llama" => "summary-llama",
+        "t5" => "summary-t5",
+        "judge" => "toxicity-bert",
+        other => return Ok(rlaif::model_folder(other, None)?),
+    };
+    Ok(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models")).join(built_in))
+}
+
+type Pairs = Vec<PreferencePair>;
+
+/// Pairs to learn from, and pairs to measure with that resemble none of them.
+fn pairs(file: Option<&Path>, seed: Seed) -> Result<(Pairs, Pairs), Box<dyn Error>> {
+    let Some(file) = file else {
+        let of = |part| builtin::dialogues(part).into_records().into_iter().map(|d| d.pair).collect();
+        return Ok((of(Part::Train), of(Part::HeldOut)));
+    };
+    let split = Reader::new(Source::file(file)?)
+        .dataset(Hh::default())?
+        .split_by(Fraction::new(0.1)?, seed, |record| record.first_turn().into())?;
+    let of = |part: rlaif::data::Dataset<rlaif::data::corpora::HhRecord>| {
+        part.into_records().into_iter().map(|record| record.pair).collect()
+    };
+    Ok((of(split.train), of(split.held_out)))
+}
+
+/// A sampled answer to each held-out prompt.
+fn answers(
+    policy: &LanguageModel,
+    tokenizer: &HfTokenizer,
+    pairs: &[PreferencePair],
+    rows: &[PairRow],
+    seed: Seed,
+) -> Result<Vec<Sample>, Box<dyn Error>> {
+    let config = GenerationConfig {
+        max_new_tokens: 40,
+        sampling: Sampling::at(1.),
+        ..GenerationConfig::default()
+    };
+    let prompts: Vec<GenerationRow> = rows
+        .iter()
+        .zip(0..)
+        .map(|(row, id)| GenerationRow { id, prompt: row.prompt.clone(), max_new_tokens: None })
+        .collect();
+    let all = generate(policy, &prompts, &config, seed, 0, Forward::default(), Hooks::default())?;
+    let text = |id: &str| pairs.iter().find(|pair| pair.id == id).map_or("", |pair| &pair.prompt);
+    rows.iter()
+        .zip(all)
+        .map(|(row, answer)| {
+            let response = tokenizer.decode(&answer.ids, Specials::Exclude)?;
+            Ok(Sample { record: PromptRecord::new(row.id.clone(), text(&row.id)), response })
+        })
+        .collect()
+}
