@@ -48,7 +48,7 @@ struct Options {
     steps: u64,
     /// Pairs of a step.
     #[arg(long, default_value_t = 16)]
-    batch: NonZeroUsize,
+    batch: usize,
     /// Learning rate.
     #[arg(long, default_value_t = 5e-5)]
     lr: f64,
@@ -107,7 +107,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let of_held_out = trainer.reference_of_pairs(&held_out_rows, Some(&cache))?;
 
     // ── How it is before ───────────────────────────────────────────────────────────────────────
-    let judge = ClassifierReward::load(&model("judge")?, load, ClassifierOptions::preset(Preset::Hate))?;
+    let judge =
+        ClassifierReward::load(&model("judge")?, load, ClassifierOptions::preset(Preset::Hate))?;
     let toxicity = MetricInfo::new("toxicity", Better::Lower)
         .about("P(hate) of a sampled answer, by a classifier that no training saw")
         .threshold(0.5);
@@ -129,8 +130,9 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let records: Vec<PromptRecord> =
         rows.iter().map(|row| PromptRecord::new(row.id.clone(), "")).collect();
     let mut order = Shuffle::new(&records, seed)?;
+    let size = NonZeroUsize::new(options.batch).ok_or("--batch is at least 1")?;
     for step in 1..=options.steps {
-        let places = order.next_batch(options.batch, Remainder::Drop)?;
+        let places = order.next_batch(size, Remainder::Drop)?;
         let batch: Vec<&PairRow> = places.iter().map(|&place| &rows[place]).collect();
         let given: Vec<[f32; 2]> = places.iter().map(|&place| reference.rows()[place]).collect();
         let stats = trainer.update_pairs(&batch, Some(&given))?;
@@ -178,12 +180,15 @@ type Pairs = Vec<PreferencePair>;
 /// Pairs to learn from, and pairs to measure with that resemble none of them.
 fn pairs(file: Option<&Path>, seed: Seed) -> Result<(Pairs, Pairs), Box<dyn Error>> {
     let Some(file) = file else {
-        let of = |part| builtin::dialogues(part).into_records().into_iter().map(|d| d.pair).collect();
+        let of =
+            |part| builtin::dialogues(part).into_records().into_iter().map(|d| d.pair).collect();
         return Ok((of(Part::Train), of(Part::HeldOut)));
     };
-    let split = Reader::new(Source::file(file)?)
-        .dataset(Hh::default())?
-        .split_by(Fraction::new(0.1)?, seed, |record| record.first_turn().into())?;
+    let split = Reader::new(Source::file(file)?).dataset(Hh::default())?.split_by(
+        Fraction::new(0.1)?,
+        seed,
+        |record| record.first_turn().into(),
+    )?;
     let of = |part: rlaif::data::Dataset<rlaif::data::corpora::HhRecord>| {
         part.into_records().into_iter().map(|record| record.pair).collect()
     };

@@ -186,7 +186,9 @@ fn every_kind_of_objective_runs() {
 
     place.write(
         "singles.jsonl",
-        (0..8).map(|i| json!({ "prompt": "Hello", "completion": format!(" {i}"), "label": i % 2 == 0 })),
+        (0..8).map(
+            |i| json!({ "prompt": "Hello", "completion": format!(" {i}"), "label": i % 2 == 0 }),
+        ),
     );
     let data = format!("[data]\ntrain = '{}'\n", place.path("singles.jsonl").display());
     let kto = "[columns]\nformat = 'unpaired'\n[dpo.objective.unpaired]\ntype = 'kto'\n";
