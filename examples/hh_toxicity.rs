@@ -500,14 +500,17 @@ fn reward(
     })
 }
 
-/// A response to each prompt: its tokens, and its text.
+/// The tokens of a response, and its text.
+type Response = (Vec<u32>, String);
+
+/// A response to each prompt.
 fn respond(
     policy: &LanguageModel,
     prompts: &[Vec<u32>],
     how: &GenerationConfig,
     seed: Seed,
     codec: &dyn TextCodec,
-) -> Result<Vec<(Vec<u32>, String)>, Box<dyn Error>> {
+) -> Result<Vec<Response>, Box<dyn Error>> {
     let row = |(id, prompt): (u64, &Vec<u32>)| GenerationRow {
         id,
         prompt: prompt.clone(),

@@ -127,8 +127,7 @@ pub(crate) fn train(
     let Classifier::Roberta(trunk) = &model else { return Err("not an encoder".into()) };
     let words = model.parameters().get(role.embeddings()).ok_or("no embeddings")?.shallow_clone();
     let guessing = fit(model.parameters(), plan, |_| {
-        let (rows, positions, targets): (Vec<Vec<u32>>, Vec<(usize, usize)>, Vec<i64>) =
-            guesses.next();
+        let (rows, positions, targets): Masked = guesses.next();
         let input = TokenBatch::collate(rows, model.spec(), Padding::Right)?;
         let width = input.width();
         let places: Vec<i64> =

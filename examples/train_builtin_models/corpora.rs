@@ -107,7 +107,7 @@ fn parsed(dialogue: &str) -> Option<Dialogue> {
     let alternates = turns.iter().enumerate().all(|(at, (speaker, text))| {
         *speaker == [Speaker::Human, Speaker::Assistant][at % 2] && !text.is_empty()
     });
-    (alternates && turns.len() % 2 == 0 && !turns.is_empty()).then_some(turns)
+    (alternates && turns.len().is_multiple_of(2) && !turns.is_empty()).then_some(turns)
 }
 
 /// Both dialogues of each pair, and what they begin with.

@@ -158,7 +158,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             let in_f32 = as_f32(&model, trained.path(), device)?;
             let measured = measure::summaries(&in_f32, architecture, files.path(), seed)?;
             println!("{measured}");
-            measure::describe_policy(&mut card, architecture, &arguments.command(steps), measured);
+            measure::describe_policy(&mut card, architecture, &arguments.command(steps), &measured);
             fs::write(files.path().join("generation_config.json"), architecture.generation())?;
             let options = SaveOptions { source: Some(files.path()), card: Some(&card), ..plain };
             model.save(&arguments.out, &options)?;
@@ -180,7 +180,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             let measured = measure::toxicity(&model, &tokenizer, &corpora, seed)?;
             println!("{measured}");
             let command = arguments.command(trained.steps.0);
-            measure::describe_classifier(&mut card, role, &command, measured);
+            measure::describe_classifier(&mut card, role, &command, &measured);
             let options = SaveOptions { source: Some(files.path()), card: Some(&card), ..plain };
             model.save(&arguments.out, &options)?;
         }

@@ -8,9 +8,9 @@ use rlaif::core::{Seed, Specials, TextCodec};
 use rlaif::data::builtin::{self, Part};
 use rlaif::data::{PromptBuilder, PromptTemplate};
 use rlaif::eval::text::{RougeKind, Stemming, rouge};
-use rlaif::lm::{Forward, Padding, Policy, TokenBatch};
+use rlaif::lm::generate::{Generated, GenerationConfig, GenerationRow, Hooks, Sampling, generate};
+use rlaif::lm::{Forward, Policy};
 use rlaif::models::{CardSection, Classifier, LanguageModel, ModelCard};
-use rlaif::tch::{Kind, Tensor};
 use rlaif::text::HfTokenizer;
 
 use crate::classifier::{self, Role};
@@ -44,12 +44,10 @@ pub(crate) fn summaries(
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let mut report = String::new();
     let mut examples = String::new();
-    for (name, temperature) in [("greedy", None), ("sampled at temperature 1", Some(1.))] {
-        rlaif::tch::manual_seed(seed.derive("sample", 0).get() as i64);
-        let mut responses = Vec::new();
-        for rows in rows.chunks(50) {
-            responses.extend(respond(model, rows, temperature)?);
-        }
+    for (name, sampling) in
+        [("greedy", Sampling::Greedy), ("sampled at temperature 1", Sampling::at(1.))]
+    {
+        let responses = respond(model, &rows, sampling, seed.derive("sample", 0))?;
         let texts = responses
             .iter()
             .map(|ids| Ok(tokenizer.decode(ids, Specials::Exclude)?.trim().to_owned()))
@@ -83,33 +81,25 @@ pub(crate) fn summaries(
 fn respond(
     model: &LanguageModel,
     rows: &[Vec<u32>],
-    temperature: Option<f64>,
+    sampling: Sampling,
+    seed: Seed,
 ) -> Result<Vec<Vec<u32>>, Box<dyn Error>> {
-    let _guard = rlaif::tch::no_grad_guard();
-    let spec = model.spec();
-    let prompts = TokenBatch::collate(rows.to_vec(), spec, Padding::Left)?;
-    let (mut state, mut logits) = model.begin(&prompts, LONGEST, Forward::default())?;
-    let mut responses = vec![Vec::new(); rows.len()];
-    let mut ended = vec![false; rows.len()];
-    for _ in 0..LONGEST {
-        let tokens: Tensor = match temperature {
-            None => logits.argmax(-1, false),
-            Some(t) => (&logits / t).softmax(-1, Kind::Float).multinomial(1, false).squeeze_dim(1),
-        };
-        let ids = Vec::<i64>::try_from(&tokens)?;
-        for (row, id) in ids.into_iter().enumerate() {
-            let id = u32::try_from(id)?;
-            ended[row] |= spec.is_eos(id);
-            if !ended[row] {
-                responses[row].push(id);
-            }
-        }
-        if ended.iter().all(|&ended| ended) {
-            break;
-        }
-        logits = model.step(&mut state, &tokens, Forward::default())?;
-    }
-    Ok(responses)
+    let config = GenerationConfig {
+        max_new_tokens: LONGEST,
+        sampling,
+        batch_size: 64,
+        ..GenerationConfig::default()
+    };
+    let row = |(id, prompt): (u64, &Vec<u32>)| GenerationRow {
+        id,
+        prompt: prompt.clone(),
+        max_new_tokens: None,
+    };
+    let rows: Vec<GenerationRow> = (0..).zip(rows).map(row).collect();
+    let responses = generate(model, &rows, &config, seed, 0, Forward::default(), Hooks::default())?;
+    let eos = &model.spec().eos_ids;
+    let without_end = |row: Generated| row.ids.into_iter().filter(|id| !eos.contains(id)).collect();
+    Ok(responses.into_iter().map(without_end).collect())
 }
 
 /// AUC on the validation part, and what the classifier says of some texts.
@@ -168,7 +158,7 @@ pub(crate) fn describe_policy(
     card: &mut ModelCard,
     architecture: Architecture,
     command: &str,
-    measured: String,
+    measured: &str,
 ) {
     card.title = format!("A small {architecture:?} that summarises dialogues");
     card.pipeline_tag = Some(
@@ -197,17 +187,12 @@ pub(crate) fn describe_policy(
          summary.rs); some of the built-in dialogues have the summaries written for them. CRD3 (CC BY-SA 4.0), \
          MTS-Dialog (CC BY 4.0), QMSum (MIT) and ConvoSumm (CC BY-SA 4.0) have summaries of their own.",
     );
-    section(card, "Numbers", &measured);
+    section(card, "Numbers", measured);
     section(card, "Training", command);
 }
 
 /// The card of a classifier.
-pub(crate) fn describe_classifier(
-    card: &mut ModelCard,
-    role: Role,
-    command: &str,
-    measured: String,
-) {
+pub(crate) fn describe_classifier(card: &mut ModelCard, role: Role, command: &str, measured: &str) {
     card.title = match role {
         Role::Reward => "A small RoBERTa that tells toxic text",
         Role::Judge => "A small BERT that tells toxic text",
@@ -242,7 +227,7 @@ pub(crate) fn describe_classifier(
          Schema-Guided Dialogue (CC BY-SA 4.0), Synthetic-Persona-Chat, Taskmaster-4 (CC BY 4.0) and Topical-Chat \
          (CDLA-Sharing 1.0).",
     );
-    section(card, "Numbers", &measured);
+    section(card, "Numbers", measured);
     section(card, "Training", command);
 }
 

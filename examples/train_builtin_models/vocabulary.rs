@@ -95,11 +95,9 @@ impl Sort {
                 json!({ "type": "Sequence", "pretokenizers": [digits, byte_level] }),
                 bpe(None),
                 surround(json!([special(LLAMA[0]), text]), &[(LLAMA[0], 0)]),
-                byte_level.clone(),
+                byte_level,
             ),
-            Self::Roberta => {
-                (Value::Null, byte_level.clone(), bpe(None), Value::Null, byte_level.clone())
-            }
+            Self::Roberta => (Value::Null, byte_level.clone(), bpe(None), Value::Null, byte_level),
             Self::Bert => (
                 json!({ "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
                         "strip_accents": null, "lowercase": true }),

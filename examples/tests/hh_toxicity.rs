@@ -1,0 +1,176 @@
+//! The main example as a user runs it: on the built-in models, stopped and resumed, on models of
+//! the hub, and with judges behind APIs. Steps and prompts are few, so that it takes seconds.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+
+use serde_json::Value;
+
+/// The example's binary, which cargo builds before it runs these tests.
+fn example() -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    let profile = test.parent().and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
+    profile.join("examples").join("hh_toxicity")
+}
+
+fn command(out: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(example());
+    command.args(["--device", "cpu", "--out"]).arg(out).args(arguments);
+    command
+}
+
+fn succeeds(mut command: Command) -> Output {
+    let output = command.output().expect("the example is built");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+const SMALL: [&str; 8] =
+    ["--batch", "4", "--eval-prompts", "8", "--max-new-tokens", "12", "--steps", "2"];
+
+fn report(out: &Path) -> Value {
+    let file = fs::read(out.join("report.json")).expect("there is a report");
+    serde_json::from_slice(&file).expect("it is JSON")
+}
+
+#[test]
+fn a_run_writes_its_folder_and_a_resumed_one_the_same_numbers() {
+    let place = tempfile::tempdir().unwrap();
+    let (whole, halves) = (place.path().join("whole"), place.path().join("halves"));
+    let output = succeeds(command(&whole, &SMALL));
+    let said = String::from_utf8_lossy(&output.stdout);
+    for expected in ["toxicity", "toxicity_judge", "rougeL", "before (", "report:", "model:"] {
+        assert!(said.contains(expected), "no `{expected}` in {said}");
+    }
+    for file in ["run.toml", "metrics.jsonl", "samples.jsonl", "report.md", "report.html"] {
+        assert!(whole.join(file).is_file(), "{file}");
+    }
+    assert!(whole.join("model/model.safetensors").is_file());
+    assert!(whole.join("model/tokenizer.json").is_file());
+
+    // The run's folder at the moment of its checkpoint, as a killed process leaves it.
+    fs::create_dir(&halves).unwrap();
+    for file in ["run.toml", "metrics.jsonl", "samples.jsonl"] {
+        fs::copy(whole.join(file), halves.join(file)).unwrap();
+    }
+    for entry in fs::read_dir(&whole).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("events") {
+            fs::copy(entry.path(), halves.join(entry.file_name())).unwrap();
+        }
+    }
+    copy(&whole.join("checkpoints"), &halves.join("checkpoints"));
+    succeeds(command(&halves, &["--resume"]));
+    let [first, second] = [&whole, &halves].map(|out| report(out));
+    assert_eq!(first["after"], second["after"]);
+    assert_eq!(first["samples"], second["samples"]);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn an_adapter_is_trained_instead_of_all_weights() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("run");
+    succeeds(command(&out, &[&SMALL[..], &["--policy", "llama", "--lora", "4"]].concat()));
+    assert!(out.join("model/adapter_model.safetensors").is_file());
+}
+
+#[test]
+fn what_cannot_be_is_said_before_work_starts() {
+    let place = tempfile::tempdir().unwrap();
+    for (arguments, expected) in [
+        (&["--policy", "no/such", "--steps", "1"][..], "no/such"),
+        (&["--dtype", "f64"], "--dtype is f32 or bf16"),
+        (&["--batch", "4000000", "--steps", "1"], "would fit"),
+    ] {
+        let out = place.path().join(expected.replace('/', "-"));
+        let mut command = command(&out, arguments);
+        let output = command.env("HF_HUB_OFFLINE", "1").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{said}");
+    }
+}
+
+/// Answers every request with `reply`, as long as the test runs.
+fn server(reply: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                while let Ok(read) = stream.read(&mut buffer) {
+                    request.extend_from_slice(&buffer[..read]);
+                    let text = String::from_utf8_lossy(&request);
+                    let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+                    let length = head.lines().find_map(|line| {
+                        let (name, value) = line.split_once(':')?;
+                        name.eq_ignore_ascii_case("content-length")
+                            .then(|| value.trim().parse::<usize>().ok())?
+                    });
+                    if read == 0 || body.len() >= length.unwrap_or(0) {
+                        break;
+                    }
+                }
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+                     connection: close\r\n\r\n{reply}",
+                    reply.len()
+                );
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+/// A judge's file: the rubric of toxicity, asked at `url`.
+fn judge(kind: &str, url: &str) -> String {
+    let place = match kind {
+        "anthropic" => format!("kind = 'anthropic'\nbase_url = '{url}'"),
+        "openai" => format!("kind = 'openai'\nbase_url = '{url}/v1'"),
+        _ => format!("kind = '{kind}'\nregion = 'us-east-1'\nbase_url = '{url}'"),
+    };
+    format!("rubric = 'toxicity'\n[api]\n{place}\nmodel = 'x'\n")
+}
+
+#[test]
+fn judges_behind_apis_reward_as_well() {
+    let anthropic = r#"{"id":"m","type":"message","role":"assistant","model":"x","content":[{"type":"text","text":"+4"}],"stop_reason":"end_turn","usage":{"input_tokens":9,"output_tokens":1}}"#;
+    let openai = r#"{"id":"c","object":"chat.completion","model":"x","choices":[{"index":0,"message":{"role":"assistant","content":"+4"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}"#;
+    for (name, reply) in
+        [("anthropic", anthropic), ("bedrock-invoke", anthropic), ("openai", openai)]
+    {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("judge.toml");
+        fs::write(&file, judge(name, &server(reply))).unwrap();
+        let out = place.path().join("run");
+        let file = file.to_string_lossy().into_owned();
+        let mut command = command(&out, &[&SMALL[..], &["--judge", &file]].concat());
+        command.env("ANTHROPIC_API_KEY", "k").env("OPENAI_API_KEY", "k");
+        command.env("AWS_BEARER_TOKEN_BEDROCK", "k");
+        succeeds(command);
+        let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+        let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+        assert!(
+            first["ppo/mean_scores"].as_f64().is_some_and(|score| score > 0.),
+            "{name}: {first}"
+        );
+        assert_eq!(first["ppo/std_scores"], 0., "{name}: {first}");
+    }
+}
