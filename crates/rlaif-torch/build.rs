@@ -3,12 +3,13 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "cpp/adamw.cpp",
     "cpp/error.cpp",
     "cpp/device.cpp",
     "cpp/grad.cpp",
     "cpp/graph.cpp",
+    "cpp/linear.cpp",
     "cpp/log_prob.cpp",
     "cpp/memory.cpp",
     "cpp/parallel.cpp",
@@ -48,12 +49,20 @@ fn main() {
     // Kernels are optimised in debug builds too, and their sums may be reordered to vectorise; NaN
     // and infinity keep their meaning.
     build()
-        .files(["cpp/kernels.cpp", "cpp/softmax.cpp"])
+        .files([
+            "cpp/attention.cpp",
+            "cpp/gated.cpp",
+            "cpp/kernels.cpp",
+            "cpp/matmul.cpp",
+            "cpp/softmax.cpp",
+        ])
         .opt_level(3)
         .flag("-fno-math-errno")
         .flag("-fassociative-math")
         .flag("-fno-signed-zeros")
         .flag("-fno-trapping-math")
+        // GCC's own vector intrinsics pass registers that they mean to be undefined.
+        .flag_if_supported("-Wno-maybe-uninitialized")
         .compile("rlaif_torch_kernels");
 
     build()

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use rlaif_lm::{Dropout, HeadAdapter, VocabHead};
-use rlaif_torch::RowWeight;
+use rlaif_torch::{AttentionOptions, Gate, Keys, RowWeight};
 use tch::{Kind, Tensor};
 
 use crate::{
@@ -62,7 +62,7 @@ impl Linear {
     pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
         match self.adapter(pass) {
             Some(adapter) => adapter.apply(self, x, pass),
-            None => x.linear(&self.weight, self.bias.as_ref()),
+            None => rlaif_torch::linear(x, &self.weight, self.bias.as_ref()),
         }
     }
 
@@ -74,6 +74,22 @@ impl Linear {
             Some(Form::Lora { a, b, scale, .. }) => (own, Some(Lora { a, b, scale: *scale })),
             Some(Form::Replacement { weight, bias }) => ((weight, bias.as_ref()), None),
         }
+    }
+
+    /// Several layers on one input, `[.., inputs]` to `[.., outputs]` each.
+    pub(crate) fn project<const N: usize>(
+        layers: [&Self; N],
+        x: &Tensor,
+        pass: Pass,
+    ) -> [Tensor; N] {
+        let biases = layers.map(|layer| layer.bias.as_ref());
+        let all: Option<Vec<&Tensor>> = biases.into_iter().collect();
+        let alike = all.is_some() || biases.iter().all(Option::is_none);
+        if !alike || layers.iter().any(|layer| layer.adapter(pass).is_some()) {
+            return layers.map(|layer| layer.forward(x, pass));
+        }
+        let biases = all.and_then(|all| <[&Tensor; N]>::try_from(all).ok());
+        rlaif_torch::linears(x, layers.map(|layer| &layer.weight), biases)
     }
 
     /// Another handle on the same tensors, for a segment that is recomputed later.
@@ -233,6 +249,15 @@ impl Activation {
             Self::GeluTanh => x.gelu("tanh"),
         }
     }
+
+    /// `act(gate) · up`.
+    pub(crate) fn gated(self, gate: &Tensor, up: &Tensor) -> Tensor {
+        match self {
+            Self::Silu => rlaif_torch::gated(gate, up, Gate::Silu),
+            Self::GeluTanh => rlaif_torch::gated(gate, up, Gate::GeluTanh),
+            Self::Relu | Self::Gelu => self.apply(gate) * up,
+        }
+    }
 }
 
 /// Which keys a query sees, beyond what padding hides.
@@ -246,7 +271,8 @@ pub(crate) enum Visible<'a> {
     Bias(&'a Tensor),
 }
 
-/// Scaled dot-product attention of `[B, heads, T, D]` with `[B, heads, S, D]`.
+/// Scaled dot-product attention of `[B, heads, T, D]` with `[B, heads, S, D]`, for decoding: keys and
+/// values are read where the cache has them.
 pub(crate) fn attend(
     q: &Tensor,
     k: &Tensor,
@@ -263,38 +289,27 @@ pub(crate) fn attend(
     Tensor::scaled_dot_product_attention(q, k, v, mask, dropout_p, causal, scale, false)
 }
 
-/// [`attend`], with the heads merged to `[B, T, heads · D]`.
+/// [`rlaif_torch::attention`] of `[B, T, heads, D]` to `[B, S, kv, D]`, as `[B, T, heads · D]`.
 pub(crate) fn attention(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     visible: &Visible<'_>,
     scale: f64,
-    dropout_p: f64,
+    dropout: f64,
 ) -> Tensor {
-    merge_heads(&attend(q, k, v, visible, scale, dropout_p))
+    let (keys, mask) = match visible {
+        Visible::All => (Keys::All, None),
+        Visible::Causal => (Keys::Causal, None),
+        Visible::Bias(bias) => (Keys::All, Some(*bias)),
+    };
+    rlaif_torch::attention(q, k, v, &AttentionOptions { scale, keys, bias: None, mask, dropout })
 }
 
-/// `[B, T, heads · D]` to `[B, heads, T, D]`.
-pub(crate) fn split_heads(x: &Tensor, heads: i64, head_dim: i64) -> Tensor {
+/// `[B, T, heads · D]` to `[B, T, heads, D]`.
+pub(crate) fn in_heads(x: &Tensor, heads: i64, head_dim: i64) -> Tensor {
     let size = x.size();
-    x.view([size[0], size[1], heads, head_dim]).transpose(1, 2)
-}
-
-/// `[B, heads, T, D]` to `[B, T, heads · D]`.
-pub(crate) fn merge_heads(x: &Tensor) -> Tensor {
-    let size = x.size();
-    x.transpose(1, 2).reshape([size[0], size[2], size[1] * size[3]])
-}
-
-/// Repeats key-value heads so that there is one for every query head: `[B, kv, T, D]` to
-/// `[B, kv · times, T, D]`.
-pub(crate) fn repeat_heads(x: &Tensor, times: i64) -> Tensor {
-    if times == 1 {
-        return x.shallow_clone();
-    }
-    let [b, heads, t, d] = <[i64; 4]>::try_from(x.size()).expect("keys are [B, heads, T, D]");
-    x.unsqueeze(2).expand([b, heads, times, t, d], false).reshape([b, heads * times, t, d])
+    x.view([size[0], size[1], heads, head_dim])
 }
 
 /// What hides a key: the lowest finite number rather than -∞, so that a padded query that sees

@@ -23,8 +23,7 @@ use crate::{
     error::ModelError,
     labels::Labels,
     layers::{
-        Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, attention, hide,
-        repeat_heads,
+        Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, attention, hide, in_heads,
     },
     rows,
     weights::{Source, Weights},
@@ -349,18 +348,16 @@ impl Attention {
 
     /// Turned queries, turned keys and values, each `[B, T, heads, D]`.
     fn project(&self, x: &Tensor, angles: &(Tensor, Tensor), pass: Pass) -> [Tensor; 3] {
-        let [b, t] = [x.size()[0], x.size()[1]];
-        let heads =
-            |layer: &Linear, heads| layer.forward(x, pass).view([b, t, heads, self.head_dim]);
-        let mut q = heads(&self.q, self.heads);
-        let mut k = heads(&self.k, self.kv_heads);
+        let [q, k, v] = Linear::project([&self.q, &self.k, &self.v], x, pass);
+        let mut q = in_heads(&q, self.heads, self.head_dim);
+        let mut k = in_heads(&k, self.kv_heads, self.head_dim);
         if let Some((q_norm, k_norm)) = &self.norms {
             q = q_norm.forward(&q);
             k = k_norm.forward(&k);
         }
         let (cos, sin) = angles;
         let turn = |x: &Tensor| rlaif_torch::rope(x, cos, sin);
-        [turn(&q), turn(&k), heads(&self.v, self.kv_heads)]
+        [turn(&q), turn(&k), in_heads(&v, self.kv_heads, self.head_dim)]
     }
 
     fn scale(&self) -> f64 {
@@ -375,10 +372,8 @@ impl Attention {
         pass: Pass,
     ) -> (Tensor, [Tensor; 2]) {
         let [q, k, v] = self.project(x, angles, pass);
-        let heads = |x: &Tensor| x.transpose(1, 2);
-        let grouped = |x: &Tensor| repeat_heads(&heads(x), self.heads / self.kv_heads);
         let p = pass.dropout_p(self.dropout);
-        let mixed = attention(&heads(&q), &grouped(&k), &grouped(&v), visible, self.scale(), p);
+        let mixed = attention(&q, &k, &v, visible, self.scale(), p);
         (self.o.forward(&mixed, pass), [k, v])
     }
 
@@ -442,8 +437,8 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
-        let gated = self.activation.apply(&self.gate.forward(x, pass)) * self.up.forward(x, pass);
-        self.down.forward(&gated, pass)
+        let [gate, up] = Linear::project([&self.gate, &self.up], x, pass);
+        self.down.forward(&self.activation.gated(&gate, &up), pass)
     }
 
     fn handle(&self) -> Self {

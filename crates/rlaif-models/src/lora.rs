@@ -40,7 +40,7 @@ impl Adapter {
     pub(crate) fn apply(&self, layer: &Linear, x: &Tensor, pass: Pass) -> Tensor {
         match &self.form {
             Form::Lora { a, b, scale, dropout: p } => {
-                let y = x.linear(&layer.weight, layer.bias.as_ref());
+                let y = rlaif_torch::linear(x, &layer.weight, layer.bias.as_ref());
                 let x = dropout(x.to_kind(a.kind()), *p, pass.dropout);
                 let low = x.linear(a, None::<&Tensor>) * *scale;
                 (&y + low.linear(b, None::<&Tensor>)).to_kind(y.kind())

@@ -18,8 +18,7 @@ use crate::{
     error::ModelError,
     labels::Labels,
     layers::{
-        Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide,
-        split_heads,
+        Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide, in_heads,
     },
     weights::{Source, Weights},
 };
@@ -170,12 +169,12 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, visible: &Visible<'_>, pass: Pass) -> Tensor {
-        let heads =
-            |layer: &Linear| split_heads(&layer.forward(x, pass), self.heads, self.head_dim);
+        let [q, k, v] = Linear::project([&self.query, &self.key, &self.value], x, pass)
+            .map(|x| in_heads(&x, self.heads, self.head_dim));
         let mixed = attention(
-            &heads(&self.query),
-            &heads(&self.key),
-            &heads(&self.value),
+            &q,
+            &k,
+            &v,
             visible,
             (self.head_dim as f64).powf(-0.5),
             pass.dropout_p(self.attention_dropout),

@@ -10,6 +10,7 @@ use rlaif_lm::{
     Activations, CacheShape, DecodeState, Encoded, Forward, KvCache, LmError, LmSpec, Memory,
     Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
 };
+use rlaif_torch::{AttentionOptions, Keys};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
@@ -18,8 +19,7 @@ use crate::{
     config::{Config, OneOrMany},
     error::ModelError,
     layers::{
-        Activation, Bias, Embedding, Linear, RmsNorm, Visible, attention, dropout, hide,
-        merge_heads, split_heads,
+        Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, dropout, hide, in_heads,
     },
     rows,
     weights::{Init, Source, Weights},
@@ -226,7 +226,7 @@ impl RelativeBias {
         let options = (Kind::Int64, self.weight.device());
         let distance =
             Tensor::arange(keys, options) - Tensor::arange(queries, options).unsqueeze(1);
-        self.by_distance(&distance).permute([2, 0, 1]).unsqueeze(0)
+        self.by_distance(&distance).permute([2, 0, 1]).unsqueeze(0).contiguous()
     }
 
     /// Bias `[B, heads, 1, S]` for one query per row at `positions` `[B]`, keys at 0..S.
@@ -299,16 +299,56 @@ impl Attention {
         }
     }
 
-    fn project(&self, layer: &Linear, x: &Tensor, pass: Pass) -> Tensor {
-        split_heads(&layer.forward(x, pass), self.heads, self.d_kv)
+    fn heads(&self, x: &Tensor) -> Tensor {
+        in_heads(x, self.heads, self.d_kv)
     }
 
-    fn keys_values(&self, x: &Tensor, pass: Pass) -> (Tensor, Tensor) {
-        (self.project(&self.k, x, pass), self.project(&self.v, x, pass))
+    /// Keys and values of `x`, each `[B, S, heads, d_kv]`.
+    fn keys_values(&self, x: &Tensor, pass: Pass) -> [Tensor; 2] {
+        Linear::project([&self.k, &self.v], x, pass).map(|x| self.heads(&x))
     }
 
-    /// Attention of `x` `[B, T, d_model]` to keys and values `[B, heads, S, d_kv]`.
+    /// Attention of `x` `[B, T, d_model]` to itself.
+    fn to_itself(&self, x: &Tensor, scores: &Scores<'_>, pass: Pass) -> Tensor {
+        let qkv = Linear::project([&self.q, &self.k, &self.v], x, pass);
+        let [q, k, v] = qkv.map(|x| self.heads(&x));
+        self.attend(&q, &k, &v, scores, pass)
+    }
+
+    /// Attention of `x` `[B, T, d_model]` to what the encoder made, `[B, S, d_model]`.
+    fn to_encoded(
+        &self,
+        x: &Tensor,
+        encoded: &Tensor,
+        mask: Option<&Tensor>,
+        pass: Pass,
+    ) -> Tensor {
+        let q = self.heads(&self.q.forward(x, pass));
+        let [k, v] = self.keys_values(encoded, pass);
+        self.attend(&q, &k, &v, &Scores { bias: None, mask, keys: Keys::All }, pass)
+    }
+
     fn attend(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        scores: &Scores<'_>,
+        pass: Pass,
+    ) -> Tensor {
+        let options = AttentionOptions {
+            scale: 1.,
+            keys: scores.keys,
+            bias: scores.bias,
+            mask: scores.mask,
+            dropout: pass.dropout_p(self.dropout),
+        };
+        self.o.forward(&rlaif_torch::attention(q, k, v, &options), pass)
+    }
+
+    /// Attention of one query per row, `x` `[B, 1, d_model]`, to keys and values
+    /// `[B, heads, S, d_kv]` where the cache has them.
+    fn step(
         &self,
         x: &Tensor,
         k: &Tensor,
@@ -316,15 +356,10 @@ impl Attention {
         bias: Option<&Tensor>,
         pass: Pass,
     ) -> Tensor {
-        let q = self.project(&self.q, x, pass);
-        let p = pass.dropout_p(self.dropout);
-        let mixed = match bias {
-            // Fused attention has no gradient for its bias, and this one is learned.
-            Some(bias) if bias.requires_grad() => biased(&q, k, v, bias, p),
-            Some(bias) => attention(&q, k, v, &Visible::Bias(bias), 1., p),
-            None => attention(&q, k, v, &Visible::All, 1., p),
-        };
-        self.o.forward(&mixed, pass)
+        let q = self.heads(&self.q.forward(x, pass)).transpose(1, 2);
+        let visible = bias.map_or(Visible::All, Visible::Bias);
+        let mixed = attend(&q, k, v, &visible, 1., pass.dropout_p(self.dropout));
+        self.o.forward(&mixed.transpose(1, 2).flatten(2, 3), pass)
     }
 
     fn linears(&mut self) -> [&mut Linear; 4] {
@@ -342,18 +377,14 @@ impl Attention {
     }
 }
 
-/// Attention with a bias `[1 or B, heads, T, S]` that has a gradient.
-fn biased(q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor, dropout_p: f64) -> Tensor {
-    let [b, heads, t, d] = <[i64; 4]>::try_from(q.size()).expect("queries are [B, heads, T, D]");
-    let s = k.size()[2];
-    let flat = |x: &Tensor, rows| x.reshape([b * heads, rows, d]);
-    let bias = bias.expand([b, heads, t, s], false).reshape([b * heads, t, s]);
-    let scores = bias.baddbmm(&flat(q, t), &flat(k, s).transpose(1, 2), 1, 1);
-    let mut weights = scores.softmax(-1, None::<Kind>);
-    if dropout_p > 0. {
-        weights = weights.dropout(dropout_p, true);
-    }
-    merge_heads(&weights.bmm(&flat(v, s)).view([b, heads, t, d]))
+/// What self-attention adds to its scores, and which keys it sees.
+#[derive(Clone, Copy)]
+struct Scores<'a> {
+    /// `[1, heads, T, S]`.
+    bias: Option<&'a Tensor>,
+    /// What hides padding, `[B, 1, 1, S]`.
+    mask: Option<&'a Tensor>,
+    keys: Keys,
 }
 
 /// The feed-forward layer: `wo act(wi x)`, or gated `wo (act(wi_0 x) · wi_1 x)`.
@@ -393,10 +424,12 @@ impl FeedForward {
     }
 
     fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
-        let inner = self.wi.forward(x, pass);
         let inner = match &self.gate {
-            Some(gate) => self.activation.apply(&gate.forward(x, pass)) * inner,
-            None => self.activation.apply(&inner),
+            Some(gate) => {
+                let [gate, up] = Linear::project([gate, &self.wi], x, pass);
+                self.activation.gated(&gate, &up)
+            }
+            None => self.activation.apply(&self.wi.forward(x, pass)),
         };
         let inner = dropout(inner, self.dropout, pass.dropout);
         self.wo.forward(&inner.to_kind(self.wo.weight.kind()), pass)
@@ -430,8 +463,8 @@ struct Block {
 
 /// The tensors that a block reads beside its input.
 struct Context<'a> {
-    /// Self-attention bias.
-    bias: &'a Tensor,
+    /// Self-attention.
+    scores: Scores<'a>,
     /// Cross-attention: hidden states of the encoder, and the bias that hides its padding.
     encoded: Option<(&'a Tensor, Option<&'a Tensor>)>,
 }
@@ -456,12 +489,10 @@ impl Block {
 
     fn forward(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Tensor {
         let normed = self.attention_norm.forward(x);
-        let (k, v) = self.attention.keys_values(&normed, pass);
-        let mixed = self.attention.attend(&normed, &k, &v, Some(context.bias), pass);
+        let mixed = self.attention.to_itself(&normed, &context.scores, pass);
         let mut x = self.add(x, mixed, pass);
-        if let (Some((cross, norm)), Some((encoded, bias))) = (&self.cross, context.encoded) {
-            let (k, v) = cross.keys_values(encoded, pass);
-            x = self.add(&x, cross.attend(&norm.forward(&x), &k, &v, bias, pass), pass);
+        if let (Some((cross, norm)), Some((encoded, mask))) = (&self.cross, context.encoded) {
+            x = self.add(&x, cross.to_encoded(&norm.forward(&x), encoded, mask, pass), pass);
         }
         self.finish(&x, pass)
     }
@@ -550,15 +581,18 @@ fn recompute(
     pass: Pass,
 ) -> Result<Tensor, LmError> {
     let block = block.handle();
-    let mut inputs = vec![x, context.bias];
-    if let Some((encoded, bias)) = context.encoded {
-        inputs.push(encoded);
-        inputs.extend(bias);
-    }
+    let Scores { bias, mask, keys } = context.scores;
+    let (encoded, padding) = context.encoded.map_or((None, None), |(e, mask)| (Some(e), mask));
+    let optional = [bias, mask, encoded, padding];
+    let there = optional.map(|tensor| tensor.is_some());
+    let inputs: Vec<&Tensor> = std::iter::once(x).chain(optional.into_iter().flatten()).collect();
     let segment = move |inputs: &[Tensor]| {
+        let mut rest = inputs[1..].iter();
+        let [bias, mask, encoded, padding] =
+            there.map(|there| if there { rest.next() } else { None });
         let context = Context {
-            bias: &inputs[1],
-            encoded: inputs.get(2).map(|encoded| (encoded, inputs.get(3))),
+            scores: Scores { bias, mask, keys },
+            encoded: encoded.map(|encoded| (encoded, padding)),
         };
         Ok::<_, LmError>(block.forward(&inputs[0], &context, pass))
     };
@@ -675,12 +709,11 @@ impl Seq2SeqLm for T5 {
         let pass = self.adapters.resolve(forward)?;
         let embedded = self.embed(prompts.ids());
         let width = prompts.ids().size()[1];
-        let mut bias = self.encoder.bias.full(width, width);
+        let bias = self.encoder.bias.full(width, width);
         let mask = (!prompts.is_full()).then(|| prompts.mask().clone());
-        if let Some(padding) = padding_bias(mask.as_ref(), embedded.kind()) {
-            bias = &bias + padding;
-        }
-        let context = Context { bias: &bias, encoded: None };
+        let padding = padding_bias(mask.as_ref(), embedded.kind());
+        let scores = Scores { bias: Some(&bias), mask: padding.as_ref(), keys: Keys::All };
+        let context = Context { scores, encoded: None };
         let hidden = self.encoder.forward(embedded, &context, pass)?;
         Ok(Encoded { hidden, mask })
     }
@@ -694,11 +727,10 @@ impl Seq2SeqLm for T5 {
         let pass = self.adapters.resolve(forward)?;
         let embedded = self.embed(ids);
         let (kind, width) = (embedded.kind(), ids.size()[1]);
-        let options = (Kind::Bool, ids.device());
-        let seen = Tensor::ones([width, width], options).tril(0);
-        let bias = self.decoder.bias.full(width, width) + hide(&seen, kind);
+        let bias = self.decoder.bias.full(width, width);
         let padding = padding_bias(encoded.mask.as_ref(), kind);
-        let context = Context { bias: &bias, encoded: Some((&encoded.hidden, padding.as_ref())) };
+        let scores = Scores { bias: Some(&bias), mask: None, keys: Keys::Causal };
+        let context = Context { scores, encoded: Some((&encoded.hidden, padding.as_ref())) };
         self.decoder.forward(embedded, &context, pass)
     }
 
@@ -738,8 +770,8 @@ impl Seq2SeqLm for T5 {
         let hidden = self.encode(prompts, forward)?.hidden;
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if let Some((cross, _)) = &block.cross {
-                let (k, v) = cross.keys_values(&hidden, pass);
-                memory.fill(i, &k.transpose(1, 2), &v.transpose(1, 2))?;
+                let [k, v] = cross.keys_values(&hidden, pass);
+                memory.fill(i, &k, &v)?;
             }
         }
         memory.enter(&prompts.rows().iter().map(Vec::len).collect::<Vec<_>>())?;
@@ -772,10 +804,10 @@ impl Seq2SeqLm for T5 {
                 layer.forward(&normed, pass).view(size)
             };
             let (k, v) = cache.append(i, &heads(&block.attention.k), &heads(&block.attention.v));
-            x = block.add(&x, block.attention.attend(&normed, &k, &v, Some(&bias), pass), pass);
+            x = block.add(&x, block.attention.step(&normed, &k, &v, Some(&bias), pass), pass);
             if let Some((cross, norm)) = &block.cross {
                 let (k, v) = memory.layer(i);
-                let mixed = cross.attend(&norm.forward(&x), &k, &v, hidden.as_ref(), pass);
+                let mixed = cross.step(&norm.forward(&x), &k, &v, hidden.as_ref(), pass);
                 x = block.add(&x, mixed, pass);
             }
             x = block.finish(&x, pass);

@@ -5,9 +5,9 @@
 // infinity still propagate.
 
 #include "common.hpp"
+#include "parallel.hpp"
 #include "vector.hpp"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -34,50 +34,76 @@ int64_t rows_per_task(int64_t width) {
 
 // ---- RMS norm ------------------------------------------------------------------------------------
 
-RLAIF_VECTOR void rms_forward(const float* x, const float* w, float* y, float* scale, int64_t begin,
+// What is scaled is rounded to T before the weight is applied, as transformers does.
+template <typename T>
+RLAIF_VECTOR void rms_forward(const T* x, const T* w, T* y, float* scale, int64_t begin,
                               int64_t end, int64_t width, float epsilon) {
   for (int64_t row = begin; row < end; ++row) {
-    const float* in = x + row * width;
-    float* out = y + row * width;
+    const T* in = x + row * width;
+    T* out = y + row * width;
     float squares = 0;
-    for (int64_t i = 0; i < width; ++i) squares += in[i] * in[i];
+    for (int64_t i = 0; i < width; ++i) {
+      const float a = static_cast<float>(in[i]);
+      squares += a * a;
+    }
     const float r = 1.0f / std::sqrt(squares / static_cast<float>(width) + epsilon);
     scale[row] = r;
-    for (int64_t i = 0; i < width; ++i) out[i] = (in[i] * r) * w[i];
-  }
-}
-
-RLAIF_VECTOR void rms_backward(const float* dy, const float* x, const float* w, const float* scale,
-                               float* dx, float* dw, int64_t begin, int64_t end, int64_t width) {
-  for (int64_t row = begin; row < end; ++row) {
-    const float* g = dy + row * width;
-    const float* in = x + row * width;
-    float* out = dx + row * width;
-    const float r = scale[row];
-    float dot = 0;
-    for (int64_t i = 0; i < width; ++i) dot += g[i] * w[i] * in[i];
-    const float pull = r * r * r * dot / static_cast<float>(width);
     for (int64_t i = 0; i < width; ++i) {
-      out[i] = r * g[i] * w[i] - pull * in[i];
-      dw[i] += g[i] * in[i] * r;
+      const T scaled = static_cast<T>(static_cast<float>(in[i]) * r);
+      out[i] = static_cast<T>(static_cast<float>(scaled) * static_cast<float>(w[i]));
     }
   }
 }
 
+template <typename T>
+RLAIF_VECTOR void rms_backward(const T* dy, const T* x, const T* w, const float* scale, T* dx,
+                               float* dw, int64_t begin, int64_t end, int64_t width) {
+  for (int64_t row = begin; row < end; ++row) {
+    const T* g = dy + row * width;
+    const T* in = x + row * width;
+    T* out = dx + row * width;
+    const float r = scale[row];
+    float dot = 0;
+    for (int64_t i = 0; i < width; ++i) {
+      dot += static_cast<float>(g[i]) * static_cast<float>(w[i]) * static_cast<float>(in[i]);
+    }
+    const float pull = r * r * r * dot / static_cast<float>(width);
+    for (int64_t i = 0; i < width; ++i) {
+      const float a = static_cast<float>(in[i]);
+      const float b = static_cast<float>(g[i]);
+      out[i] = static_cast<T>(r * b * static_cast<float>(w[i]) - pull * a);
+      dw[i] += b * a * r;
+    }
+  }
+}
+
+// Calls `run` with a zero of the tensor's kind, f32 or bf16.
+template <typename F>
+void by_kind(const at::Tensor& t, F&& run) {
+  if (t.scalar_type() == at::kFloat) {
+    run(float{});
+  } else {
+    run(at::BFloat16{});
+  }
+}
+
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight_in,
                             double epsilon) {
-    const auto in = x.contiguous();
+    const auto in = x.contiguous(), weight = weight_in.contiguous();
     const int64_t width = in.size(-1);
     const int64_t rows = in.numel() / width;
-    auto out = at::empty_like(in);
-    auto scale = at::empty({rows}, in.options());
-    const float* xp = in.const_data_ptr<float>();
-    const float* wp = weight.const_data_ptr<float>();
-    float* yp = out.mutable_data_ptr<float>();
-    float* sp = scale.mutable_data_ptr<float>();
-    at::parallel_for(0, rows, rows_per_task(width), [&](int64_t begin, int64_t end) {
-      rms_forward(xp, wp, yp, sp, begin, end, width, static_cast<float>(epsilon));
+    const auto out = at::empty_like(in);
+    const auto scale = at::empty({rows}, in.options().dtype(at::kFloat));
+    by_kind(in, [&](auto zero) {
+      using T = decltype(zero);
+      const T* xp = in.const_data_ptr<T>();
+      const T* wp = weight.const_data_ptr<T>();
+      T* yp = out.template mutable_data_ptr<T>();
+      float* sp = scale.mutable_data_ptr<float>();
+      rlaif::parallel_for(rows, rows_per_task(width), [&](int64_t begin, int64_t end) {
+        rms_forward<T>(xp, wp, yp, sp, begin, end, width, static_cast<float>(epsilon));
+      });
     });
     ctx->save_for_backward({in, weight, scale});
     return out;
@@ -90,25 +116,26 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const auto dy = grads[0].contiguous();
     const int64_t width = x.size(-1);
     const int64_t rows = x.numel() / width;
-    auto dx = at::empty_like(x);
+    const auto dx = at::empty_like(x);
     // Each task sums its rows apart, in a fixed division of the rows, so that the result does not
     // depend on which thread came first.
     const int64_t step = std::max(rows_per_task(width), (rows + 31) / 32);
     const int64_t tasks = std::max<int64_t>(1, (rows + step - 1) / step);
-    auto partial = at::zeros({tasks, width}, x.options());
-    const float* gp = dy.const_data_ptr<float>();
-    const float* xp = x.const_data_ptr<float>();
-    const float* wp = weight.const_data_ptr<float>();
-    const float* sp = saved[2].const_data_ptr<float>();
-    float* dxp = dx.mutable_data_ptr<float>();
-    float* pp = partial.mutable_data_ptr<float>();
-    at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
-      for (int64_t task = first; task < last; ++task) {
-        rms_backward(gp, xp, wp, sp, dxp, pp + task * width, task * step,
-                     std::min(rows, (task + 1) * step), width);
-      }
+    const auto partial = at::zeros({tasks, width}, x.options().dtype(at::kFloat));
+    by_kind(x, [&](auto zero) {
+      using T = decltype(zero);
+      const T* gp = dy.const_data_ptr<T>();
+      const T* xp = x.const_data_ptr<T>();
+      const T* wp = weight.const_data_ptr<T>();
+      const float* sp = saved[2].const_data_ptr<float>();
+      T* dxp = dx.template mutable_data_ptr<T>();
+      float* pp = partial.mutable_data_ptr<float>();
+      rlaif::parallel_tasks(tasks, [&](int64_t task) {
+        rms_backward<T>(gp, xp, wp, sp, dxp, pp + task * width, task * step,
+                        std::min(rows, (task + 1) * step), width);
+      });
     });
-    return {dx, partial.sum(0), Variable()};
+    return {dx, partial.sum(0).to(weight.scalar_type()), Variable()};
   }
 };
 
@@ -152,21 +179,16 @@ at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor&
   const int64_t rows = in.numel() / (width * heads);
   const int64_t period = cos.numel() / width;
   auto out = at::empty_like(in);
-  const auto run = [&](auto zero) {
+  by_kind(in, [&](auto zero) {
     using T = decltype(zero);
     const T* xp = in.const_data_ptr<T>();
     const T* cp = cos.const_data_ptr<T>();
     const T* sp = sin.const_data_ptr<T>();
-    T* yp = out.mutable_data_ptr<T>();
-    at::parallel_for(0, rows, rows_per_task(width * heads), [&](int64_t begin, int64_t end) {
+    T* yp = out.template mutable_data_ptr<T>();
+    rlaif::parallel_for(rows, rows_per_task(width * heads), [&](int64_t begin, int64_t end) {
       rotate_rows<T>(xp, cp, sp, yp, begin, end, period, heads, width, sign);
     });
-  };
-  if (in.scalar_type() == at::kFloat) {
-    run(float{});
-  } else {
-    run(at::BFloat16{});
-  }
+  });
   return out;
 }
 
@@ -196,8 +218,9 @@ extern "C" {
 int32_t rlaif_rms_norm(const at::Tensor* x, const at::Tensor* weight, double epsilon,
                        at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
-    const bool fused = x->device().is_cpu() && x->scalar_type() == at::kFloat &&
-                       weight->scalar_type() == at::kFloat && x->numel() > 0;
+    const auto kind = x->scalar_type();
+    const bool fused = x->device().is_cpu() && (kind == at::kFloat || kind == at::kBFloat16) &&
+                       weight->scalar_type() == kind && x->numel() > 0;
     *out = rlaif::give(fused ? RmsNorm::apply(*x, *weight, epsilon)
                              : rms_norm_composed(*x, *weight, epsilon));
   });

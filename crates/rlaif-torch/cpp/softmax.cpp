@@ -2,9 +2,9 @@
 //
 // Compiled like kernels.cpp, so that sums vectorise.
 #include "softmax.hpp"
+#include "parallel.hpp"
 #include "vector.hpp"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/BFloat16.h>
@@ -15,28 +15,8 @@
 
 namespace {
 
-// A logarithm of a probability, not so low that its exponential is denormal, or infinite, which
-// times 0 would be no number. NaN passes.
-inline float floored(float x) { return x < -87.3f ? -87.3f : x; }
-
-// exp(x) for x in [-87.3, 88], to 2 units in the last place (Cephes' polynomial). Written out so that it vectorises;
-// the two steps of the reduction are fused by hand, because reordering them would lose their point.
-inline float exponential(float x) {
-  const float n = std::nearbyint(x * 1.44269504f);
-  float r = __builtin_fmaf(n, -0.693359375f, x);
-  r = __builtin_fmaf(n, 2.12194440e-4f, r);
-  float y = 1.9875691500e-4f;
-  y = __builtin_fmaf(y, r, 1.3981999507e-3f);
-  y = __builtin_fmaf(y, r, 8.3334519073e-3f);
-  y = __builtin_fmaf(y, r, 4.1665795894e-2f);
-  y = __builtin_fmaf(y, r, 1.6666665459e-1f);
-  y = __builtin_fmaf(y, r, 5.0000001201e-1f);
-  y = __builtin_fmaf(y, r * r, r) + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, sizeof scale);
-  return y * scale;
-}
+using rlaif::exponential;
+using rlaif::floored;
 
 template <typename T>
 RLAIF_VECTOR void statistics(const T* logits, const int64_t* targets, float inverse, float* log_p,
@@ -66,11 +46,12 @@ RLAIF_VECTOR void statistics(const T* logits, const int64_t* targets, float inve
 }
 
 template <typename T>
-RLAIF_VECTOR void gradient(T* logits, const int64_t* targets, float inverse,
+RLAIF_VECTOR void gradient(const T* logits, T* out, const int64_t* targets, float inverse,
                            const float* normaliser, const float* entropy, const float* g_log,
                            const float* g_entropy, int64_t begin, int64_t end, int64_t width) {
   for (int64_t row = begin; row < end; ++row) {
-    T* f = logits + row * width;
+    const T* f = logits + row * width;
+    T* df = out + row * width;
     const float a = g_log ? g_log[row] : 0.0f;
     const float b = g_entropy ? g_entropy[row] : 0.0f;
     const float lse = normaliser[row];
@@ -78,9 +59,9 @@ RLAIF_VECTOR void gradient(T* logits, const int64_t* targets, float inverse,
     for (int64_t v = 0; v < width; ++v) {
       const float log_p = floored(static_cast<float>(f[v]) * inverse - lse);
       const float p = exponential(log_p);
-      f[v] = static_cast<T>(-p * (a + b * (log_p + h)) * inverse);
+      df[v] = static_cast<T>(-p * (a + b * (log_p + h)) * inverse);
     }
-    T& target = f[targets[row]];
+    T& target = df[targets[row]];
     target = static_cast<T>(static_cast<float>(target) + a * inverse);
   }
 }
@@ -114,7 +95,7 @@ void softmax_statistics(const at::Tensor& logits, const at::Tensor& targets, dou
     const float inverse = static_cast<float>(1.0 / temperature);
     by_kind(logits, [&](auto zero) {
       using T = decltype(zero);
-      at::parallel_for(0, logits.size(0), kGrain, [&](int64_t begin, int64_t end) {
+      rlaif::parallel_for(logits.size(0), kGrain, [&](int64_t begin, int64_t end) {
         statistics<T>(logits.const_data_ptr<T>(), y.const_data_ptr<int64_t>(), inverse,
                       log_probs.mutable_data_ptr<float>(), entropies.mutable_data_ptr<float>(),
                       normalisers.mutable_data_ptr<float>(), begin, end, logits.size(1));
@@ -131,8 +112,8 @@ void softmax_statistics(const at::Tensor& logits, const at::Tensor& targets, dou
   entropies.copy_(log_p.exp().mul_(log_p).sum(1).neg_());
 }
 
-void softmax_gradient_(at::Tensor& logits, const at::Tensor& targets, double temperature,
-                       const at::Tensor& normalisers, const at::Tensor& entropies,
+void softmax_gradient(const at::Tensor& logits, at::Tensor out, const at::Tensor& targets,
+                      double temperature, const at::Tensor& normalisers, const at::Tensor& entropies,
                        const at::Tensor& g_log, const at::Tensor& g_entropy) {
   if (is_fused(logits)) {
     const auto y = targets.contiguous();
@@ -141,8 +122,8 @@ void softmax_gradient_(at::Tensor& logits, const at::Tensor& targets, double tem
     const float inverse = static_cast<float>(1.0 / temperature);
     by_kind(logits, [&](auto zero) {
       using T = decltype(zero);
-      at::parallel_for(0, logits.size(0), kGrain, [&](int64_t begin, int64_t end) {
-        gradient<T>(logits.mutable_data_ptr<T>(), y.const_data_ptr<int64_t>(), inverse,
+      rlaif::parallel_for(logits.size(0), kGrain, [&](int64_t begin, int64_t end) {
+        gradient<T>(logits.const_data_ptr<T>(), out.mutable_data_ptr<T>(), y.const_data_ptr<int64_t>(), inverse,
                     normalisers.const_data_ptr<float>(), entropies.const_data_ptr<float>(),
                     a.defined() ? a.const_data_ptr<float>() : nullptr,
                     b.defined() ? b.const_data_ptr<float>() : nullptr, begin, end, logits.size(1));
@@ -163,7 +144,7 @@ void softmax_gradient_(at::Tensor& logits, const at::Tensor& targets, double tem
     df.scatter_add_(1, targets.unsqueeze(1), g_log.unsqueeze(1));
   }
   if (temperature != 1.0) df.div_(temperature);
-  logits = df.to(logits.scalar_type());
+  out.copy_(df);
 }
 
 }  // namespace rlaif

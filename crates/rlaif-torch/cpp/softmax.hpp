@@ -11,11 +11,12 @@ namespace rlaif {
 void softmax_statistics(const at::Tensor& logits, const at::Tensor& targets, double temperature,
                         at::Tensor log_probs, at::Tensor entropies, at::Tensor normalisers);
 
-// Turns logits into the gradient of sum(g_log log_prob + g_entropy entropy) for them, in place.
-// Either g may be undefined. With p the softmax and H the entropy,
+// Writes the gradient of sum(g_log log_prob + g_entropy entropy) for the logits to `out`, which may
+// be the logits. Either g may be undefined. With p the softmax and H the entropy,
 //   d log p_y / d f_v = ([v = y] - p_v) / t,   d H / d f_v = -p_v (log p_v + H) / t.
-void softmax_gradient_(at::Tensor& logits, const at::Tensor& targets, double temperature,
-                       const at::Tensor& normalisers, const at::Tensor& entropies,
-                       const at::Tensor& g_log, const at::Tensor& g_entropy);
+void softmax_gradient(const at::Tensor& logits, at::Tensor out, const at::Tensor& targets,
+                      double temperature, const at::Tensor& normalisers,
+                      const at::Tensor& entropies, const at::Tensor& g_log,
+                      const at::Tensor& g_entropy);
 
 }  // namespace rlaif

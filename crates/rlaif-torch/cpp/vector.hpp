@@ -1,8 +1,40 @@
 // One build serves every x86-64 machine: the loader picks the version its vector units allow.
 #pragma once
 
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
 #define RLAIF_VECTOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define RLAIF_VECTOR
 #endif
+
+namespace rlaif {
+
+// A logarithm of a probability, not so low that its exponential is denormal, or infinite, which
+// times 0 would be no number. NaN passes.
+inline float floored(float x) { return x < -87.3f ? -87.3f : x; }
+
+// exp(x) for x in [-87.3, 88], to 2 units in the last place (Cephes' polynomial). Written out so
+// that it vectorises; the two steps of the reduction are fused by hand, because reordering them
+// would lose their point.
+inline float exponential(float x) {
+  const float n = std::nearbyint(x * 1.44269504f);
+  float r = __builtin_fmaf(n, -0.693359375f, x);
+  r = __builtin_fmaf(n, 2.12194440e-4f, r);
+  float y = 1.9875691500e-4f;
+  y = __builtin_fmaf(y, r, 1.3981999507e-3f);
+  y = __builtin_fmaf(y, r, 8.3334519073e-3f);
+  y = __builtin_fmaf(y, r, 4.1665795894e-2f);
+  y = __builtin_fmaf(y, r, 1.6666665459e-1f);
+  y = __builtin_fmaf(y, r, 5.0000001201e-1f);
+  y = __builtin_fmaf(y, r * r, r) + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return y * scale;
+}
+
+}  // namespace rlaif

@@ -106,6 +106,30 @@ unsafe extern "C" {
         sin: *const C_tensor,
         out: *mut *mut C_tensor,
     ) -> i32;
+    pub(crate) fn rlaif_linear(
+        x: *const C_tensor,
+        weights: List,
+        biases: List,
+        len: usize,
+        out: *mut *mut C_tensor,
+    ) -> i32;
+    pub(crate) fn rlaif_gated(
+        gate: *const C_tensor,
+        up: *const C_tensor,
+        sort: i32,
+        out: *mut *mut C_tensor,
+    ) -> i32;
+    pub(crate) fn rlaif_attention(
+        q: *const C_tensor,
+        k: *const C_tensor,
+        v: *const C_tensor,
+        bias: *const C_tensor,
+        mask: *const C_tensor,
+        causal: i32,
+        scale: f64,
+        dropout: f64,
+        out: *mut *mut C_tensor,
+    ) -> i32;
     pub(crate) fn rlaif_linear_log_probs(
         hidden: *const C_tensor,
         weight: *const C_tensor,

@@ -29,7 +29,7 @@
 //! |---|---|
 //! | the start of a program | [`init`] |
 //! | optimizer | [`AdamW`], [`clip_grad_norm`], [`non_finite_grads`], [`drop_grads`] |
-//! | language models | [`rms_norm`], [`rope`], [`linear_log_probs`] |
+//! | language models | [`linear`], [`linears`], [`attention`], [`gated`], [`rms_norm`], [`rope`], [`linear_log_probs`] |
 //! | decoding | [`RowLinear`], [`RowAttention`], [`choose_tokens`]; on a GPU [`CudaGraph`] |
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
 //! | runs that resume bit by bit | [`RngState`], [`AdamW::state`], [`set_determinism`] |
@@ -44,6 +44,7 @@
 //! `rlaif-build`.
 
 mod adamw;
+mod attention;
 mod bytes;
 mod device;
 mod error;
@@ -60,10 +61,11 @@ mod setup;
 mod threads;
 
 pub use adamw::{AdamW, AdamWOptions, ParamGroup};
+pub use attention::{AttentionOptions, Keys, attention};
 pub use bytes::{with_bytes, with_bytes_mut};
 pub use device::{CudaLibraries, DeviceChoice, load_cuda};
 pub use error::TorchError;
-pub use fused::{linear_log_probs, rms_norm, rope};
+pub use fused::{Gate, gated, linear, linear_log_probs, linears, rms_norm, rope};
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
 pub use graph::CudaGraph;
 pub use memory::{

@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 use super::{Attention, Block, Trunk};
 use crate::{
     adapt::Pass,
-    layers::{Visible, attention, hide, repeat_heads},
+    layers::{Visible, attention, hide},
 };
 
 impl Trunk {
@@ -68,19 +68,11 @@ impl Attention {
         let rows = |x: &Tensor, heads: i64| {
             let rows = run.to_rows(&x.view([-1, heads * self.head_dim]));
             let [r, w] = [rows.size()[0], rows.size()[1]];
-            rows.view([r, w, heads, self.head_dim]).transpose(1, 2)
+            rows.view([r, w, heads, self.head_dim])
         };
-        let times = self.heads / self.kv_heads;
         let (k, v) = (rows(&k, self.kv_heads), rows(&v, self.kv_heads));
         let p = pass.dropout_p(self.dropout);
-        let mixed = attention(
-            &rows(&q, self.heads),
-            &repeat_heads(&k, times),
-            &repeat_heads(&v, times),
-            visible,
-            self.scale(),
-            p,
-        );
+        let mixed = attention(&rows(&q, self.heads), &k, &v, visible, self.scale(), p);
         self.o.forward(&run.from_rows(&mixed), pass)
     }
 }

@@ -1,0 +1,140 @@
+// Gated activations, act(gate) · up, one pass over memory each way.
+//
+// Compiled like kernels.cpp.
+#include "common.hpp"
+#include "parallel.hpp"
+#include "vector.hpp"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/silu.h>
+#include <c10/util/BFloat16.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Variable;
+using torch::autograd::variable_list;
+
+// Mirrored by `Gate` in src/fused.rs.
+enum Gate : int32_t { kSilu = 0, kGeluTanh = 1 };
+
+// Elements below this are not worth a thread of their own.
+constexpr int64_t kGrain = 16384;
+
+// 1 / (1 + exp(-x)).
+inline float sigmoid(float x) {
+  const float y = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
+  return 1.0f / (1.0f + rlaif::exponential(-y));
+}
+
+// The tanh approximation of GELU is x σ(2 z) with z = sqrt(2/π) (x + 0.044715 x³): both
+// activations are x σ(u(x)), with derivative σ + x u' σ (1 - σ).
+template <int32_t G>
+inline float inner(float x) {
+  return G == kSilu ? x : 1.5957691216f * (x + 0.044715f * x * x * x);
+}
+template <int32_t G>
+inline float inner_slope(float x) {
+  return G == kSilu ? 1.0f : 1.5957691216f * (1.0f + 0.134145f * x * x);
+}
+
+template <typename T, int32_t G>
+RLAIF_VECTOR void forward_span(const T* gate, const T* up, T* out, int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const float x = static_cast<float>(gate[i]);
+    // An infinite gate: its sigmoid is that of the largest number, and no number stays none.
+    out[i] = static_cast<T>(x * sigmoid(inner<G>(x)) * static_cast<float>(up[i]));
+  }
+}
+
+template <typename T, int32_t G>
+RLAIF_VECTOR void backward_span(const T* dy, const T* gate, const T* up, T* dgate, T* dup,
+                                int64_t begin, int64_t end) {
+  for (int64_t i = begin; i < end; ++i) {
+    const float x = static_cast<float>(gate[i]);
+    const float g = static_cast<float>(dy[i]);
+    const float s = sigmoid(inner<G>(x));
+    dup[i] = static_cast<T>(g * x * s);
+    dgate[i] = static_cast<T>(g * static_cast<float>(up[i]) *
+                              (s + x * inner_slope<G>(x) * s * (1.0f - s)));
+  }
+}
+
+// Calls `run` with a number of the tensor's kind and the gate as constants.
+template <typename F>
+void by_kind(const at::Tensor& t, int64_t gate, F&& run) {
+  const auto of = [&](auto zero) {
+    if (gate == kSilu) {
+      run(zero, std::integral_constant<int32_t, kSilu>{});
+    } else {
+      run(zero, std::integral_constant<int32_t, kGeluTanh>{});
+    }
+  };
+  if (t.scalar_type() == at::kFloat) {
+    of(float{});
+  } else {
+    of(at::BFloat16{});
+  }
+}
+
+struct Gated : torch::autograd::Function<Gated> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_in,
+                            const at::Tensor& up_in, int64_t sort) {
+    const auto gate = gate_in.contiguous(), up = up_in.contiguous();
+    const auto out = at::empty_like(gate);
+    by_kind(gate, sort, [&](auto zero, auto constant) {
+      using T = decltype(zero);
+      const T* gp = gate.const_data_ptr<T>();
+      const T* up_p = up.const_data_ptr<T>();
+      T* op = out.template mutable_data_ptr<T>();
+      rlaif::parallel_for(gate.numel(), kGrain, [&](int64_t begin, int64_t end) {
+        forward_span<T, decltype(constant)::value>(gp, up_p, op, begin, end);
+      });
+    });
+    ctx->save_for_backward({gate, up});
+    ctx->saved_data["sort"] = sort;
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto &gate = saved[0], &up = saved[1];
+    const auto dy = grads[0].contiguous();
+    const auto dgate = at::empty_like(gate), dup = at::empty_like(up);
+    by_kind(gate, ctx->saved_data["sort"].toInt(), [&](auto zero, auto constant) {
+      using T = decltype(zero);
+      const T* dp = dy.const_data_ptr<T>();
+      const T* gp = gate.const_data_ptr<T>();
+      const T* up_p = up.const_data_ptr<T>();
+      T* dgp = dgate.template mutable_data_ptr<T>();
+      T* dup_p = dup.template mutable_data_ptr<T>();
+      rlaif::parallel_for(gate.numel(), kGrain, [&](int64_t begin, int64_t end) {
+        backward_span<T, decltype(constant)::value>(dp, gp, up_p, dgp, dup_p, begin, end);
+      });
+    });
+    return {dgate, dup, Variable()};
+  }
+};
+
+}  // namespace
+
+extern "C" int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
+                               at::Tensor** out) noexcept {
+  return rlaif::guarded([&] {
+    TORCH_CHECK(gate->sizes() == up->sizes(), "a gate of size ", gate->sizes(),
+                " on a tensor of size ", up->sizes());
+    const auto kind = gate->scalar_type();
+    const bool fused = gate->device().is_cpu() && up->scalar_type() == kind &&
+                       (kind == at::kFloat || kind == at::kBFloat16) && gate->numel() > 0;
+    if (fused) {
+      *out = rlaif::give(Gated::apply(*gate, *up, sort));
+    } else {
+      *out = rlaif::give((sort == kSilu ? at::silu(*gate) : at::gelu(*gate, "tanh")).mul(*up));
+    }
+  });
+}

@@ -1,0 +1,110 @@
+// Linear layers that read one input: each layer's product apart, the input's gradient summed where
+// it is computed.
+#include "common.hpp"
+#include "matmul.hpp"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/linear.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <optional>
+#include <vector>
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Variable;
+using torch::autograd::variable_list;
+
+struct Linear : torch::autograd::Function<Linear> {
+  // `biases` is as long as `weights`, or empty.
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList weights,
+                               at::TensorList biases) {
+    const auto rows = rlaif::rows_of(x);
+    variable_list outputs;
+    for (size_t i = 0; i < weights.size(); ++i) {
+      auto size = x.sizes().vec();
+      size.back() = weights[i].size(0);
+      const auto bias = biases.empty() ? at::Tensor() : biases[i];
+      outputs.push_back(at::empty(size, x.options()));
+      rlaif::matmul_into(outputs.back().view({-1, size.back()}), rows, weights[i].t(),
+                         rlaif::Into::kOverwrite, bias);
+    }
+    variable_list saved{rows};
+    saved.insert(saved.end(), weights.begin(), weights.end());
+    ctx->save_for_backward(std::move(saved));
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["sizes"] = x.sizes();
+    ctx->saved_data["biases"] = static_cast<int64_t>(biases.size());
+    return outputs;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto& x = saved[0];
+    const size_t count = saved.size() - 1;
+    const auto biases = static_cast<size_t>(ctx->saved_data["biases"].toInt());
+    // Undefined where nothing depends on an output.
+    std::vector<at::Tensor> rows;
+    for (const auto& grad : grads) rows.push_back(grad.defined() ? rlaif::rows_of(grad) : grad);
+
+    variable_list result(1 + count + biases);
+    if (ctx->needs_input_grad(0)) {
+      const auto dx = at::empty_like(x);
+      auto into = rlaif::Into::kOverwrite;
+      for (size_t i = 0; i < count; ++i) {
+        if (!rows[i].defined()) continue;
+        rlaif::matmul_into(dx, rows[i], saved[1 + i], into);
+        into = rlaif::Into::kAdd;
+      }
+      result[0] = dx.view(ctx->saved_data["sizes"].toIntVector());
+    }
+    for (size_t i = 0; i < count; ++i) {
+      if (!rows[i].defined()) continue;
+      if (ctx->needs_input_grad(1 + i)) result[1 + i] = rlaif::matmul(rows[i].t(), x);
+      if (i < biases && ctx->needs_input_grad(1 + count + i)) {
+        result[1 + count + i] = rows[i].sum(0);
+      }
+    }
+    return result;
+  }
+};
+
+bool is_fused(const at::Tensor& t) {
+  return t.device().is_cpu() && t.scalar_type() == at::kFloat;
+}
+
+}  // namespace
+
+extern "C" {
+
+// `len` weights `[N_i, K]`, and as many biases or none (null); `out` receives `len` tensors.
+int32_t rlaif_linear(const at::Tensor* x, const at::Tensor* const* weights,
+                     const at::Tensor* const* biases, size_t len, at::Tensor** out) noexcept {
+  return rlaif::guarded([&] {
+    std::vector<at::Tensor> w, b;
+    bool fused = is_fused(*x) && x->numel() > 0;
+    for (size_t i = 0; i < len; ++i) {
+      w.push_back(*weights[i]);
+      fused = fused && is_fused(w.back()) && w.back().dim() == 2;
+      if (biases) {
+        b.push_back(*biases[i]);
+        fused = fused && is_fused(b.back());
+      }
+    }
+    variable_list results;
+    if (fused) {
+      results = Linear::apply(*x, at::TensorList(w), at::TensorList(b));
+    } else {
+      for (size_t i = 0; i < len; ++i) {
+        results.push_back(
+            at::linear(*x, w[i], biases ? std::optional<at::Tensor>(b[i]) : std::nullopt));
+      }
+    }
+    for (size_t i = 0; i < len; ++i) out[i] = rlaif::give(results[i]);
+  });
+}
+
+}  // extern "C"

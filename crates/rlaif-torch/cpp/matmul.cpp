@@ -1,0 +1,400 @@
+// Products of f32 matrices for processors with AVX-512.
+//
+// libtorch multiplies f32 matrices by MKL, which uses half of the vector units' width on processors
+// that Intel did not make, and copies both operands into its own layout for each product.
+//
+// The scheme is that of Goto and van de Geijn (2008, "Anatomy of high-performance matrix
+// multiplication"): both operands are copied into panels that are read in order, whatever their
+// strides, so that a transposed operand costs nothing more; the innermost kernel keeps a tile of the
+// result in registers. Each element of the result is summed by one thread in an order that depends
+// on the sizes alone: the same bits, whatever the number of threads.
+#include "matmul.hpp"
+#include "parallel.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define RLAIF_AVX512 __attribute__((target("avx512f")))
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#ifdef RLAIF_AVX512
+
+using View = rlaif::Block;
+
+// Columns of a panel of the right operand, and of a tile of the result: two vectors.
+constexpr int64_t kColumns = 32;
+// Most rows of a panel of the left operand: with two vectors each, 28 of the 32 registers.
+constexpr int64_t kRows = 14;
+// Most steps of a panel, so that one of the right operand stays in the first cache.
+constexpr int64_t kDepth = 256;
+// Most of the inner dimension that is copied at a time.
+constexpr int64_t kInner = 2048;
+// Most elements that are copied of the left and of the right operand at a time.
+constexpr int64_t kLeft = int64_t{4} << 20;
+constexpr int64_t kRight = int64_t{1} << 20;
+// Fewer rows than this read the right operand once, and copying it would be most of the work.
+constexpr int64_t kFew = 8;
+// A task of multiplication: rows whose panels stay in the second cache, panels of columns.
+constexpr int64_t kTaskRows = 224;
+constexpr int64_t kTaskPanels = 8;
+
+int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
+// The size of equal parts, none above `most`.
+int64_t even(int64_t whole, int64_t most) { return parts(whole, parts(whole, most)); }
+
+RLAIF_AVX512 inline __mmask16 first(int64_t n) {
+  return static_cast<__mmask16>((1u << std::clamp<int64_t>(n, 0, 16)) - 1);
+}
+
+// Rows become columns.
+RLAIF_AVX512 inline void transpose(__m512 (&r)[16]) {
+  __m512 t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {
+    const __m512d a = _mm512_castps_pd(t[i]), b = _mm512_castps_pd(t[i + 1]);
+    const __m512d c = _mm512_castps_pd(t[i + 2]), d = _mm512_castps_pd(t[i + 3]);
+    r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
+    r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
+    r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
+    r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+  }
+  // Quarter q of r[4 g + c] is now column 4 q + c of rows 4 g to 4 g + 3.
+  for (int c = 0; c < 4; ++c) {
+    const __m512 even_low = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88);
+    const __m512 odd_low = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
+    const __m512 even_high = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
+    const __m512 odd_high = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+    t[c] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
+    t[4 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+    t[8 + c] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+    t[12 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
+  }
+  for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
+// Copies a strip of `count` lines into a panel of `width`: `panel[p * width + i]` is element p of
+// line i, and 0 beyond `count`. One of the strides is 1.
+RLAIF_AVX512 void pack(float* panel, int64_t width, const float* lines, int64_t across,
+                       int64_t along, int64_t count, int64_t depth) {
+  for (int64_t base = 0; base < width; base += 16) {
+    const int64_t n = std::clamp<int64_t>(count - base, 0, 16);
+    const __mmask16 there = first(n);
+    const __mmask16 fits = first(width - base);
+    const float* in = lines + base * across;
+    float* out = panel + base;
+    if (across == 1) {
+      for (int64_t p = 0; p < depth; ++p) {
+        const __m512 column = _mm512_maskz_loadu_ps(there, in + p * along);
+        _mm512_mask_storeu_ps(out + p * width, fits, column);
+      }
+      continue;
+    }
+    for (int64_t p = 0; p < depth; p += 16) {
+      const int64_t length = std::min<int64_t>(16, depth - p);
+      __m512 r[16];
+      for (int64_t i = 0; i < 16; ++i) {
+        r[i] = i < n ? _mm512_maskz_loadu_ps(first(length), in + i * across + p)
+                     : _mm512_setzero_ps();
+      }
+      transpose(r);
+      for (int64_t i = 0; i < length; ++i) {
+        _mm512_mask_storeu_ps(out + (p + i) * width, fits, r[i]);
+      }
+    }
+  }
+}
+
+// A tile of the result.
+struct Tile {
+  float* data;
+  int64_t stride;
+  // Which of its columns there are.
+  __mmask16 left, right;
+  // What it starts from: what is there, a bias per column, or nothing.
+  bool add;
+  const float* bias;
+};
+
+// The product of a panel of R rows and a panel of 32 columns.
+template <int R>
+RLAIF_AVX512 void multiply(int64_t depth, const float* a, const float* b, const Tile& tile) {
+  __m512 x[R], y[R];
+  const __m512 low = tile.bias ? _mm512_maskz_loadu_ps(tile.left, tile.bias) : _mm512_setzero_ps();
+  const __m512 high =
+      tile.bias ? _mm512_maskz_loadu_ps(tile.right, tile.bias + 16) : _mm512_setzero_ps();
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    x[i] = low;
+    y[i] = high;
+  }
+  for (int64_t p = 0; p < depth; ++p) {
+    const __m512 u = _mm512_loadu_ps(b), v = _mm512_loadu_ps(b + 16);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const __m512 s = _mm512_set1_ps(a[i]);
+      x[i] = _mm512_fmadd_ps(s, u, x[i]);
+      y[i] = _mm512_fmadd_ps(s, v, y[i]);
+    }
+    a += R;
+    b += kColumns;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    float* out = tile.data + i * tile.stride;
+    if (tile.add) {
+      x[i] = _mm512_add_ps(x[i], _mm512_maskz_loadu_ps(tile.left, out));
+      y[i] = _mm512_add_ps(y[i], _mm512_maskz_loadu_ps(tile.right, out + 16));
+    }
+    _mm512_mask_storeu_ps(out, tile.left, x[i]);
+    _mm512_mask_storeu_ps(out + 16, tile.right, y[i]);
+  }
+}
+
+using Multiply = void (*)(int64_t, const float*, const float*, const Tile&);
+constexpr Multiply kMultiply[kRows + 1] = {
+    nullptr,      multiply<1>,  multiply<2>,  multiply<3>,  multiply<4>,
+    multiply<5>,  multiply<6>,  multiply<7>,  multiply<8>,  multiply<9>,
+    multiply<10>, multiply<11>, multiply<12>, multiply<13>, multiply<14>,
+};
+
+// Memory for panels, kept by the thread that multiplies.
+class Panels {
+ public:
+  float* of(int64_t elements) {
+    if (elements > size_) {
+      data_.reset();
+      data_.reset(static_cast<float*>(::operator new(elements * sizeof(float), kAlignment)));
+      size_ = elements;
+    }
+    return data_.get();
+  }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  struct Free {
+    void operator()(float* data) const { ::operator delete(data, kAlignment); }
+  };
+  std::unique_ptr<float, Free> data_;
+  int64_t size_ = 0;
+};
+
+// Both operands' panels of one product of blocks.
+struct Blocks {
+  int64_t m, n, inner;        // sizes
+  int64_t rows;               // of a panel of the left operand
+  int64_t depth;              // of a panel
+  int64_t left, right;        // panels
+  float *a, *b;
+
+  Blocks(int64_t m, int64_t n, int64_t inner, int64_t rows)
+      : m(m), n(n), inner(inner), rows(rows), depth(even(inner, kDepth)),
+        left(parts(m, rows)), right(parts(n, kColumns)), a(nullptr), b(nullptr) {}
+
+  int64_t depth_at(int64_t p) const { return std::min(depth, inner - p); }
+  // Panels lie step by step.
+  float* a_at(int64_t p, int64_t panel) const {
+    return a + (p * left + panel * depth_at(p)) * rows;
+  }
+  float* b_at(int64_t p, int64_t panel) const {
+    return b + (p * right + panel * depth_at(p)) * kColumns;
+  }
+
+  void pack_left(const View& from, int64_t panel) const {
+    const int64_t i = panel * rows;
+    for (int64_t p = 0; p < inner; p += depth) {
+      pack(a_at(p, panel), rows, from.data + i * from.row + p * from.column, from.row, from.column,
+           std::min(rows, m - i), depth_at(p));
+    }
+  }
+
+  void pack_right(const View& from, int64_t panel) const {
+    const int64_t j = panel * kColumns;
+    for (int64_t p = 0; p < inner; p += depth) {
+      pack(b_at(p, panel), kColumns, from.data + p * from.row + j * from.column, from.column,
+           from.row, std::min(kColumns, n - j), depth_at(p));
+    }
+  }
+
+  // Panels [i0, i1) by [j0, j1). `bias` or what is in `out` is what sums start from.
+  void product(float* out, int64_t stride, const float* bias, bool add, int64_t i0, int64_t i1,
+               int64_t j0, int64_t j1) const {
+    for (int64_t p = 0; p < inner; p += depth) {
+      for (int64_t j = j0; j < j1; ++j) {
+        const int64_t width = n - j * kColumns;
+        for (int64_t i = i0; i < i1; ++i) {
+          const int64_t height = std::min(rows, m - i * rows);
+          const Tile tile{out + i * rows * stride + j * kColumns,
+                          stride,
+                          first(width),
+                          first(width - 16),
+                          add || p > 0,
+                          bias && p == 0 ? bias + j * kColumns : nullptr};
+          // A panel's rows lie `rows` apart, so the last, lower one takes a tile of its own.
+          if (height == rows) {
+            kMultiply[rows](depth_at(p), a_at(p, i), b_at(p, j), tile);
+          } else {
+            lower(tile, height, p, i, j);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  void lower(const Tile& tile, int64_t height, int64_t p, int64_t i, int64_t j) const {
+    float whole[kRows * kColumns];
+    for (int64_t r = 0; r < height && tile.add; ++r) {
+      for (int64_t c = 0; c < std::min(kColumns, n - j * kColumns); ++c)
+        whole[r * kColumns + c] = tile.data[r * tile.stride + c];
+    }
+    const Tile aside{whole, kColumns, tile.left, tile.right, tile.add, tile.bias};
+    kMultiply[rows](depth_at(p), a_at(p, i), b_at(p, j), aside);
+    for (int64_t r = 0; r < height; ++r) {
+      for (int64_t c = 0; c < std::min(kColumns, n - j * kColumns); ++c)
+        tile.data[r * tile.stride + c] = whole[r * kColumns + c];
+    }
+  }
+};
+
+// out = a b + bias, or out += a b + bias.
+void product(int64_t m, int64_t n, int64_t k, const View& a, const View& b, float* out,
+             int64_t stride, const float* bias, bool add) {
+  static thread_local Panels left, right;
+  const int64_t rows = even(m, kRows);
+  const int64_t inner = even(k, kInner);
+  const int64_t m_most = std::max(rows * 16, kLeft / inner / rows * rows);
+  const int64_t n_most = std::max(kColumns * 8, kRight / inner / kColumns * kColumns);
+  for (int64_t p = 0; p < k; p += inner) {
+    for (int64_t i = 0; i < m; i += m_most) {
+      for (int64_t j = 0; j < n; j += n_most) {
+        Blocks blocks(std::min(m_most, m - i), std::min(n_most, n - j), std::min(inner, k - p),
+                      rows);
+        blocks.a = left.of(blocks.left * rows * blocks.inner);
+        blocks.b = right.of(blocks.right * kColumns * blocks.inner);
+        const View from_a{a.data + i * a.row + p * a.column, a.row, a.column};
+        const View from_b{b.data + p * b.row + j * b.column, b.row, b.column};
+        // The left panels serve every block of columns.
+        const int64_t fresh = j == 0 ? blocks.left : 0;
+        constexpr int64_t together = 4;
+        rlaif::parallel_tasks(parts(fresh + blocks.right, together), [&](int64_t task) {
+          const int64_t end = std::min((task + 1) * together, fresh + blocks.right);
+          for (int64_t panel = task * together; panel < end; ++panel) {
+            if (panel < fresh) {
+              blocks.pack_left(from_a, panel);
+            } else {
+              blocks.pack_right(from_b, panel - fresh);
+            }
+          }
+        });
+        // At least one block of rows for each thread, where there are rows enough.
+        const int64_t threads = blocks.left >= 2 * at::get_num_threads() ? at::get_num_threads() : 1;
+        const int64_t high = even(blocks.left, std::min(std::max<int64_t>(1, kTaskRows / rows),
+                                                        parts(blocks.left, threads)));
+        const int64_t across = parts(blocks.right, kTaskPanels);
+        rlaif::parallel_tasks(parts(blocks.left, high) * across, [&](int64_t task) {
+          const int64_t i0 = task / across * high;
+          const int64_t j0 = task % across * kTaskPanels;
+          blocks.product(out + i * stride + j, stride, bias && p == 0 ? bias + j : nullptr,
+                         add || p > 0, i0, std::min(i0 + high, blocks.left), j0,
+                         std::min(j0 + kTaskPanels, blocks.right));
+        });
+      }
+    }
+  }
+}
+
+bool is_served(const at::Tensor& t) {
+  return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided &&
+         (t.stride(0) == 1 || t.stride(1) == 1) && t.numel() > 0;
+}
+
+View view(const at::Tensor& t) { return {t.const_data_ptr<float>(), t.stride(0), t.stride(1)}; }
+
+bool try_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add,
+                 const at::Tensor& bias) {
+  if (!rlaif::multiplies_blocks() || a.size(0) < kFew || !is_served(a) || !is_served(b) || !is_served(out) || out.stride(1) != 1 ||
+      (bias.defined() && (bias.scalar_type() != at::kFloat || !bias.is_contiguous()))) {
+    return false;
+  }
+  product(a.size(0), b.size(1), a.size(1), view(a), view(b), out.mutable_data_ptr<float>(),
+          out.stride(0), bias.defined() ? bias.const_data_ptr<float>() : nullptr, add);
+  return true;
+}
+
+#else
+
+bool try_product(const at::Tensor&, const at::Tensor&, const at::Tensor&, bool,
+                 const at::Tensor&) {
+  return false;
+}
+
+#endif
+
+}  // namespace
+
+namespace rlaif {
+
+void matmul_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, Into into,
+                 const at::Tensor& bias) {
+  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0) &&
+                  out.size(0) == a.size(0) && out.size(1) == b.size(1) &&
+                  (!bias.defined() || bias.numel() == out.size(1)),
+              "matrices of sizes ", a.sizes(), " and ", b.sizes(), " into ", out.sizes());
+  const bool add = into == Into::kAdd;
+  if (try_product(out, a, b, add, bias)) return;
+  at::Tensor to = out;
+  if (add) {
+    to.addmm_(a, b);
+    if (bias.defined()) to.add_(bias);
+  } else if (bias.defined()) {
+    at::addmm_out(to, bias, a, b);
+  } else {
+    at::mm_out(to, a, b);
+  }
+}
+
+at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
+  const auto out = at::empty({a.size(0), b.size(1)}, a.options());
+  matmul_into(out, a, b, Into::kOverwrite, bias);
+  return out;
+}
+
+bool multiplies_blocks() {
+#ifdef RLAIF_AVX512
+  static const bool has_avx512 = __builtin_cpu_supports("avx512f");
+  return has_avx512;
+#else
+  return false;
+#endif
+}
+
+void multiply_blocks(int64_t m, int64_t n, int64_t k, Block a, Block b, float* out, int64_t stride,
+                     Into into) {
+#ifdef RLAIF_AVX512
+  product(m, n, k, a, b, out, stride, nullptr, into == Into::kAdd);
+#else
+  (void)m, (void)n, (void)k, (void)a, (void)b, (void)out, (void)stride, (void)into;
+  TORCH_CHECK(false, "no product of blocks on this processor");
+#endif
+}
+
+at::Tensor rows_of(const at::Tensor& x) {
+  const int64_t width = x.size(-1);
+  return x.contiguous().view({width == 0 ? 0 : x.numel() / width, width});
+}
+
+}  // namespace rlaif
