@@ -1,0 +1,116 @@
+//! README and docs name what there is: pages, files, commands and their options.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// README and every page, with their texts.
+fn pages() -> Vec<(PathBuf, String)> {
+    let docs = fs::read_dir(root().join("docs")).unwrap().flatten().map(|entry| entry.path());
+    docs.filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .chain([root().join("README.md")])
+        .map(|path| (path.clone(), fs::read_to_string(path).unwrap()))
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere_and_the_book_has_every_page() {
+    for (page, text) in pages() {
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let link = link.split('#').next().unwrap_or_default();
+            // Of our own repository on the web: the path in it.
+            let of_ours = ["blob", "tree"].iter().find_map(|sort| {
+                link.strip_prefix(&format!("https://github.com/rlaif/rlaif/{sort}/main/"))
+            });
+            let target = match of_ours {
+                Some(path) => root().join(path),
+                None if link.contains("://") || link.is_empty() => continue,
+                None => page.parent().unwrap().join(link),
+            };
+            assert!(target.exists(), "{}: {link}", page.display());
+        }
+    }
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    for (page, _) in pages() {
+        let name = page.file_name().unwrap().to_string_lossy().into_owned();
+        let listed = summary.contains(&format!("({name})"));
+        assert!(
+            listed || name == "README.md" || name == "SUMMARY.md",
+            "{name} is not in SUMMARY.md"
+        );
+    }
+}
+
+/// The lines of the shell blocks of a page, continued lines joined, comments left out.
+fn commands(text: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for block in text.split("\n```sh\n").skip(1) {
+        let block = block.split("\n```").next().unwrap_or_default().replace("\\\n", " ");
+        all.extend(
+            block.lines().map(|line| line.split(" #").next().unwrap_or("").trim().to_owned()),
+        );
+    }
+    all.retain(|line| !line.is_empty() && !line.starts_with('#'));
+    all
+}
+
+#[test]
+fn the_options_of_every_command_exist() {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let mut help = BTreeMap::<Vec<String>, String>::new();
+    let mut checked = 0;
+    for (page, text) in pages() {
+        for command in commands(&text) {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            let after = |flag: &str| {
+                words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1))
+            };
+            let behind =
+                words.iter().position(|word| *word == "--").map_or(words.len(), |at| at + 1);
+            let program: Vec<String> = if let Some(name) = after("--example") {
+                vec![profile.join("examples").join(name).display().to_string()]
+            } else if after("-p") == Some(&"rlaif") && words.get(1) == Some(&"run") {
+                let mut program = vec![profile.join("rlaif").display().to_string()];
+                let names = words[behind..].iter().take_while(|word| {
+                    word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+                        && !word.starts_with('-')
+                });
+                let known = ["bench"];
+                let count = match words.get(behind) {
+                    Some(word) if known.contains(word) => 2,
+                    _ => 1,
+                };
+                program.extend(names.take(count).map(|word| (*word).to_owned()));
+                program
+            } else {
+                continue;
+            };
+            if !Path::new(&program[0]).exists() {
+                eprintln!("not built, so not checked: {command}");
+                continue;
+            }
+            let told = help.entry(program.clone()).or_insert_with(|| {
+                let mut run = Command::new(&program[0]);
+                let output = run.args(&program[1..]).arg("--help").output().unwrap();
+                assert!(output.status.success(), "{}: {command}", page.display());
+                String::from_utf8_lossy(&output.stdout).into_owned()
+            });
+            let known: BTreeSet<&str> = told
+                .split(|c: char| c.is_whitespace() || matches!(c, ',' | '=' | '[' | ']'))
+                .filter(|word| word.starts_with("--"))
+                .collect();
+            for option in words[behind..].iter().filter(|word| word.starts_with("--")) {
+                let option = option.split('=').next().unwrap_or_default();
+                assert!(known.contains(option), "{}: no {option} in `{command}`", page.display());
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "build the examples first: cargo test -p rlaif-examples");
+}
