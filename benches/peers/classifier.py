@@ -37,9 +37,11 @@ def peer(folder: str, file: str, batch_size: int, repeats: int) -> None:
     rows = [json.loads(line) for line in open(file, encoding="utf-8")]
     classify = transformers.pipeline("text-classification", model=folder, tokenizer=folder, device="cpu")
 
+    first = classify.model.config.id2label[0]
+
     def score(batch):
         outputs = classify(batch, top_k=None, function_to_apply="none", truncation=True, max_length=512, batch_size=batch_size)
-        return [next(o["score"] for o in row if o["label"] == "LABEL_0") for row in outputs]
+        return [next(o["score"] for o in row if o["label"] == first) for row in outputs]
 
     score(rows[:batch_size])
     seconds = []
@@ -86,7 +88,7 @@ def main() -> None:
     table = []
     for name, of in runs.items():
         difference = max(abs(a - b) for a, b in zip(of[0]["scores"], ours))
-        table.append([name, seconds[name], options.rows / seconds[name], seconds[name] / seconds["rlaif"], difference])
+        table.append([name, seconds[name], options.rows / seconds[name], seconds[name] / seconds["rlaif"], f"{difference:.0e}"])
     side_by_side.print_table(["", "seconds", "texts/s", "ratio", "largest difference of a score"], table)
 
 
