@@ -72,12 +72,14 @@ impl CudaGraph {
         // SAFETY: `handle` outlives the call, which writes it on success alone.
         check("a CUDA graph", unsafe { rlaif_graph_new(index, &raw mut handle) })?;
         let graph = Self { handle };
-        // SAFETY (this and the next two): the handle is a live graph.
+        // SAFETY: the handle is a live graph.
         check("a CUDA graph", unsafe { rlaif_graph_enter(handle) })?;
         let visit = Visit(handle);
         work()?;
+        // SAFETY: the handle is a live graph, on its stream.
         check("recording a CUDA graph", unsafe { rlaif_graph_begin(handle) })?;
         let result = work()?;
+        // SAFETY: the handle is a live graph, being recorded.
         check("recording a CUDA graph", unsafe { rlaif_graph_end(handle) })?;
         drop(visit);
         Ok((graph, result))
