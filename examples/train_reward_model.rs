@@ -1,11 +1,11 @@
 //! Fits a preference model on pairs of Anthropic's HH data, from a tiny random trunk.
 //!
 //! ```sh
-//! cargo run --release --example train_reward_model -- pairs.jsonl reward-model
+//! cargo run --release --example train_reward_model -- pairs.jsonl reward-model helpful-base
 //! ```
 //!
 //! `pairs.jsonl` has rows of `prompt`, `chosen` and `rejected`, where `prompt` holds the dialogue up
-//! to `Assistant:`. The folder that it writes loads in transformers
+//! to `Assistant:`; the third argument keeps the rows of one `subset`. The folder that it writes loads in transformers
 //! (`AutoModelForSequenceClassification`), and in `rlaif score --model reward-model`; the scores that
 //! it has here for the first held-out pairs are in its `scores.json`.
 
@@ -13,30 +13,51 @@ use std::{error::Error, num::NonZeroUsize, path::Path};
 
 use rlaif::{
     core::{PreferencePair, Seed, Specials, TextCodec},
-    data::{Fraction, Reader, Remainder, Shuffle, Source, corpora::PairColumns},
+    data::{Fraction, Reader, Remainder, Shuffle, Source, corpora::Typed},
     lm::{Forward, Padding, SequenceClassifier, TokenBatch},
     models::{Classifier, Config, SaveOptions},
     tch::{self, Device, Kind},
     text::HfTokenizer,
     train::{LearnConfig, OptimizerConfig, PreferenceRow, PreferenceTrainer, Schedule},
 };
+use serde::Deserialize;
 use serde_json::json;
 
-/// Tokens of a dialogue that the model reads: the last ones, where the response is.
-const CONTEXT: usize = 160;
+/// Tokens that the model reads: of the prompt the last ones, of the response the first.
+const PROMPT: usize = 32;
+const RESPONSE: usize = 112;
 const BATCH: usize = 32;
-const EPOCHS: usize = 4;
+const EPOCHS: usize = 6;
+
+/// A row of the file.
+#[derive(Deserialize)]
+struct Row {
+    subset: Option<String>,
+    prompt: String,
+    chosen: String,
+    rejected: String,
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let (Some(pairs), Some(out)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: train_reward_model PAIRS.jsonl OUT".into());
+        return Err("usage: train_reward_model PAIRS.jsonl OUT [SUBSET]".into());
     };
+    let subset = arguments.next();
     rlaif::torch::init()?;
     let seed = Seed::new(1);
 
     // 1. Pairs, a fifth of them held out by the hash of their texts.
-    let pairs = Reader::new(Source::file(&pairs)?).dataset(PairColumns::default())?;
+    let pairs = Reader::new(Source::file(&pairs)?)
+        .dataset(Typed::<Row>::new())?
+        .keep("one subset", "of another subset", |row| subset.is_none() || row.subset == subset)
+        .map(|row| PreferencePair {
+            id: format!("{}\n{}\n{}", row.prompt, row.chosen, row.rejected),
+            prompt: row.prompt,
+            chosen: row.chosen,
+            rejected: row.rejected,
+            margin: None,
+        });
     let split = pairs.split(Fraction::new(0.2)?, seed)?;
     let (train, held_out) = (split.train.into_records(), split.held_out.into_records());
 
@@ -44,12 +65,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let source =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/rlaif-text/tests/fixtures/llama3");
     let tokenizer = HfTokenizer::from_folder(&source)?;
+    let special = |token| tokenizer.token_id(token).ok_or("the tokenizer lacks a special token");
+    let (begin, end) = (special("<|begin_of_text|>")?, special("<|end_of_text|>")?);
     let config = Config::from_value(json!({
         "model_type": "llama", "architectures": ["LlamaForSequenceClassification"],
-        "vocab_size": tokenizer.embedding_rows(), "hidden_size": 64, "intermediate_size": 176,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-6, "num_labels": 1,
-        "id2label": { "0": "reward" }, "pad_token_id": 0, "tie_word_embeddings": false,
+        "vocab_size": tokenizer.embedding_rows(), "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 1 + PROMPT + RESPONSE, "rms_norm_eps": 1e-6, "num_labels": 1,
+        "id2label": { "0": "reward" }, "pad_token_id": end, "tie_word_embeddings": false,
     }));
     tch::manual_seed(1);
     let model = Classifier::random(config, Kind::Float, Device::Cpu)?;
@@ -57,14 +80,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // 3. Fit.
     let rows = |pairs: &[PreferencePair]| -> Result<Vec<PreferenceRow>, Box<dyn Error>> {
-        let ids = |text: String| {
-            let ids = tokenizer.encode(&text, Specials::Exclude)?;
-            Ok::<_, Box<dyn Error>>(ids[ids.len().saturating_sub(CONTEXT)..].to_vec())
-        };
         let row = |pair: &PreferencePair| {
-            let chosen = ids(format!("{} {}", pair.prompt, pair.chosen.trim()))?;
-            let rejected = ids(format!("{} {}", pair.prompt, pair.rejected.trim()))?;
-            Ok(PreferenceRow::new(chosen, rejected))
+            let prompt = tokenizer.encode(&pair.prompt, Specials::Exclude)?;
+            let prompt = &prompt[prompt.len().saturating_sub(PROMPT)..];
+            let ids = |response: &str| {
+                let mut response =
+                    tokenizer.encode(&format!(" {}", response.trim()), Specials::Exclude)?;
+                response.truncate(RESPONSE);
+                Ok::<_, Box<dyn Error>>([&[begin], prompt, &response].concat())
+            };
+            Ok(PreferenceRow::new(ids(&pair.chosen)?, ids(&pair.rejected)?))
         };
         pairs.iter().map(row).collect()
     };
@@ -72,7 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let steps = EPOCHS * train_rows.len().div_ceil(BATCH);
     let learn = LearnConfig {
         optimizer: OptimizerConfig {
-            lr: 1e-3,
+            lr: 3e-3,
             weight_decay: 0.1,
             schedule: Schedule::Cosine,
             warmup_steps: 20,

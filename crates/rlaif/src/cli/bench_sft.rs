@@ -118,7 +118,7 @@ impl SftBench {
                 "samples_per_s": self.batch as f64 * steps / seconds,
                 "tokens_per_s": tokens as f64 / seconds,
                 "peak_memory_bytes": memory,
-                "losses": losses,
+                "loss": losses.first(),
             });
             println!("{object}");
         } else {

@@ -44,6 +44,9 @@ pub struct DataSection {
     pub max_tokens: usize,
 }
 
+/// Training rows, and held-out ones.
+type TrainAndHeldOut<R> = (Vec<R>, Vec<R>);
+
 impl DataSection {
     fn max_tokens() -> usize {
         512
@@ -57,7 +60,7 @@ impl DataSection {
         &self,
         corpus: &C,
         seed: Seed,
-    ) -> Result<(Vec<C::Record>, Vec<C::Record>), RunError>
+    ) -> Result<TrainAndHeldOut<C::Record>, RunError>
     where
         C::Record: Record,
     {
