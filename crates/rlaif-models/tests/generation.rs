@@ -243,10 +243,12 @@ fn bad_input_is_refused_by_name() {
     assert_eq!(run(&policy, &[row(vec![5; 60], None)], &config).unwrap().len(), 1);
     assert!(run(&policy, &[], &config).unwrap().is_empty());
     let stops = GenerationConfig { stop_strings: vec!["x".to_owned()], ..config.clone() };
-    assert!(refused(&[good.clone()], &stops).contains("needs a tokenizer"));
+    assert!(refused(std::slice::from_ref(&good), &stops).contains("needs a tokenizer"));
     let everything = (0..96).map(|id| vec![id]).collect();
     let nothing = GenerationConfig { bad_ids: everything, ..config.clone() };
-    assert!(refused(&[good.clone()], &nothing).contains("every token of the vocabulary"));
+    assert!(
+        refused(std::slice::from_ref(&good), &nothing).contains("every token of the vocabulary")
+    );
     let stop = |_: NewToken| ControlFlow::Break(());
     let hooks = Hooks { on_token: Some(&mut { stop }), ..Hooks::default() };
     let rows = [good];
