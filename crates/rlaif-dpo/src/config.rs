@@ -46,10 +46,11 @@ impl Default for Objective {
 }
 
 /// Where the reference's log-probabilities come from; a loss without a reference ignores it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ReferenceConfig {
     /// Computed once, before the first step, and kept on disk: no second model, no second pass.
+    #[default]
     Cached,
     /// Computed at every step, by a frozen copy of the policy; of a policy with adapters, by the
     /// policy without them.
@@ -58,12 +59,6 @@ pub enum ReferenceConfig {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         update: Option<ReferenceUpdate>,
     },
-}
-
-impl Default for ReferenceConfig {
-    fn default() -> Self {
-        Self::Cached
-    }
 }
 
 /// The settings of preference training. The defaults are DPO's own.

@@ -54,7 +54,7 @@ impl Batch {
     pub(crate) fn new(
         policy: &dyn Policy,
         prompts: Vec<Vec<u32>>,
-        rounds: Vec<Vec<Vec<u32>>>,
+        rounds: &[Vec<Vec<u32>>],
     ) -> Result<Self, DpoError> {
         let spec = policy.spec();
         Ok(Self {
@@ -70,7 +70,7 @@ impl Batch {
         Self::new(
             policy,
             column(|row| &row.prompt),
-            vec![column(|row| &row.chosen), column(|row| &row.rejected)],
+            &[column(|row| &row.chosen), column(|row| &row.rejected)],
         )
     }
 

@@ -121,9 +121,9 @@ impl<P: Policy> DpoTrainer<P> {
     ) -> Result<ReferenceSums, DpoError> {
         let parts = rows.iter().map(|row| [row.prompt.as_slice(), &row.chosen, &row.rejected]);
         let tail_weight = self.pairs()?.tail_weight;
-        self.cached(parts.collect(), tail_weight, folder, |rows| {
+        self.cached(&parts.collect::<Vec<_>>(), tail_weight, folder, |rows| {
             let column = |k: usize| rows.iter().map(|row| row[k].to_vec()).collect();
-            Batch::new(&self.policy, column(0), vec![column(1), column(2)])
+            Batch::new(&self.policy, column(0), &[column(1), column(2)])
         })
     }
 
@@ -138,20 +138,20 @@ impl<P: Policy> DpoTrainer<P> {
         folder: Option<&Path>,
     ) -> Result<ReferenceSums, DpoError> {
         let parts = rows.iter().map(|row| [row.prompt.as_slice(), &row.response, &row.mismatched]);
-        self.cached(parts.collect(), 1., folder, |rows| {
+        self.cached(&parts.collect::<Vec<_>>(), 1., folder, |rows| {
             let column = |k: usize| rows.iter().map(|row| row[k].to_vec()).collect();
-            Batch::new(&self.policy, column(0), vec![column(1), column(2)])
+            Batch::new(&self.policy, column(0), &[column(1), column(2)])
         })
     }
 
     fn cached(
         &self,
-        rows: Vec<[&[u32]; 3]>,
+        rows: &[[&[u32]; 3]],
         tail_weight: f64,
         folder: Option<&Path>,
         batch: impl Fn(&[[&[u32]; 3]]) -> Result<Batch, DpoError>,
     ) -> Result<ReferenceSums, DpoError> {
-        let key = self.cache_key(&rows, tail_weight)?;
+        let key = self.cache_key(rows, tail_weight)?;
         if let Some(sums) = folder.and_then(|folder| read_cache(folder, key, rows.len())) {
             return Ok(sums);
         }
@@ -411,7 +411,7 @@ impl<P: Policy> DpoTrainer<P> {
                 places.iter().map(|&place| of(rows[place])).collect::<Vec<_>>()
             };
             let responses = column(&|row| response(row).clone());
-            Batch::new(&self.policy, column(&|row| row.prompt.clone()), vec![responses])
+            Batch::new(&self.policy, column(&|row| row.prompt.clone()), &[responses])
         };
         let sums_given = |places: &[usize], k: usize| {
             given.map(|given| {

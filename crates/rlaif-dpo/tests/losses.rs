@@ -1,6 +1,6 @@
 //! Losses against TRL's own numbers, the published vectors, and the equations in plain f64.
 
-use std::path::Path;
+use std::{f64::consts::LN_2, path::Path};
 
 use proptest::prelude::*;
 use rlaif_dpo::{
@@ -309,9 +309,9 @@ fn the_published_vectors_hold() {
     let (a, b) = (of(&[0., 0.1, -0.9]), of(&[0., -9.9, -20.9]));
     let d = &a - &b;
     for (name, got, want) in [
-        ("sigmoid", paired::sigmoid(&d, B, 0.), [0.693147, 0.313262, 0.126928]),
-        ("cDPO", paired::sigmoid(&d, B, 0.1), [0.693147, 0.413262, 0.326928]),
-        ("robust", paired::robust(&d, B, 0.1), [0.693147, 0.188262, -0.123072]),
+        ("sigmoid", paired::sigmoid(&d, B, 0.), [LN_2, 0.313262, 0.126928]),
+        ("cDPO", paired::sigmoid(&d, B, 0.1), [LN_2, 0.413262, 0.326928]),
+        ("robust", paired::robust(&d, B, 0.1), [LN_2, 0.188262, -0.123072]),
         ("hinge", paired::hinge(&d, B), [1., 0., 0.]),
         ("ipo", paired::ipo(&d, B), [25., 25., 225.]),
         ("exo", paired::exo(&d, B, 1e-3), [2.761231, 1.276310, 0.458972]),
@@ -396,7 +396,8 @@ proptest! {
     fn scores_are_derivatives_of_the_generators(log_u in -2f64..2., alpha in -2f64..3.) {
         let u = log_u.exp();
         prop_assume!((alpha - 1.).abs() > 0.05 && alpha.abs() > 0.05);
-        let generators: [(Divergence, Box<dyn Fn(f64) -> f64>); 4] = [
+        type Generator = Box<dyn Fn(f64) -> f64>;
+        let generators: [(Divergence, Generator); 4] = [
             (Divergence::ReverseKl, Box::new(|u| u * u.ln())),
             (Divergence::ForwardKl, Box::new(|u| -u.ln())),
             (Divergence::JensenShannon, Box::new(|u| u * u.ln() - (1. + u) * ((1. + u) / 2.).ln())),

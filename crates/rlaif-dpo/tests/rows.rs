@@ -89,7 +89,7 @@ fn prompt_and_responses_are_what_the_model_will_read() {
     assert_eq!(rows[0].rejected, with(&[], " cd", &[EOS]));
     assert_eq!((rows[0].margin, report.read, report.kept), (Some(0.5), 1, 1));
 
-    let open = RowConfig { ending: Ending::Open, ..config.clone() };
+    let open = RowConfig { ending: Ending::Open, ..config };
     let (rows, _) = pair_rows(&pairs, &CAUSAL, &spec(&CAUSAL, 64), &open).unwrap();
     assert_eq!(rows[0].chosen, bytes(" b"));
 

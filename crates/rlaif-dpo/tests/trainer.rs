@@ -182,7 +182,7 @@ fn a_cached_reference_gives_what_a_live_one_gives_and_notices_every_change() {
     let mut edited = rows.clone();
     edited[3].rejected[0] ^= 1;
     changed("token", &start(LLAMA, &settings), &edited);
-    let warmer = DpoConfig { temperature: 0.9, ..settings.clone() };
+    let warmer = DpoConfig { temperature: 0.9, ..settings };
     changed("temperature", &start(LLAMA, &warmer), &rows);
     let sigmoid = PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. };
     let desensitised = config(PairObjective { tail_weight: 0.5, ..sigmoid.into() });

@@ -100,7 +100,7 @@ fn a_run_leaves_a_folder_with_everything_and_a_model_that_loads() {
     assert!(out.join("value_head.safetensors").exists() && out.join("findings.json").exists());
     assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("the result is in"));
     LanguageModel::load(&out.join("model"), LoadOptions::default()).unwrap();
-    HfTokenizer::from_folder(&out.join("model")).unwrap();
+    HfTokenizer::from_folder(out.join("model")).unwrap();
 }
 
 #[test]
