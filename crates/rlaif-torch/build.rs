@@ -39,6 +39,8 @@ fn main() {
             .cpp(true)
             .std("c++17")
             .pic(true)
+            // In debug builds too: what users debug is Rust, and PPO in them should not crawl.
+            .opt_level(3)
             // System headers: their warnings are not ours to mend.
             .flag(format!("-isystem{}", include.display()))
             .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
@@ -46,8 +48,7 @@ fn main() {
         build
     };
     build().files(SOURCES).compile("rlaif_torch");
-    // Kernels are optimised in debug builds too, and their sums may be reordered to vectorise; NaN
-    // and infinity keep their meaning.
+    // The sums of kernels may be reordered to vectorise; NaN and infinity keep their meaning.
     build()
         .files([
             "cpp/attention.cpp",
@@ -56,7 +57,6 @@ fn main() {
             "cpp/matmul.cpp",
             "cpp/softmax.cpp",
         ])
-        .opt_level(3)
         .flag("-fno-math-errno")
         .flag("-fassociative-math")
         .flag("-fno-signed-zeros")
@@ -67,14 +67,13 @@ fn main() {
 
     build()
         .file("cpp/rows.cpp")
-        .opt_level(3)
         .flag("-fno-math-errno")
         .flag("-fassociative-math")
         .flag("-fno-signed-zeros")
         .flag("-fno-trapping-math")
         .compile("rlaif_torch_rows");
     // Its sums are to keep their order.
-    build().file("cpp/rows_tile.cpp").opt_level(3).compile("rlaif_torch_tiles");
+    build().file("cpp/rows_tile.cpp").compile("rlaif_torch_tiles");
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     if let Err(error) = offer_to_cargo(&lib, &out) {

@@ -234,20 +234,19 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), RunError> {
     let value = value.trim();
     let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
     let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
-    let mut parts = key.trim().split('.').peekable();
+    let parts: Vec<&str> = key.trim().split('.').collect();
+    // Before anything is changed: a refusal leaves the table as it was.
+    if parts.iter().any(|part| part.is_empty()) {
+        return Err(refuse("a part of the key is empty"));
+    }
+    let (last, above) = parts.split_last().expect("split gives at least one part");
     let mut place = table;
-    while let Some(part) = parts.next() {
-        if part.is_empty() {
-            return Err(refuse("a part of the key is empty"));
-        }
-        if parts.peek().is_none() {
-            place.insert(part.to_owned(), value);
-            return Ok(());
-        }
-        let entry = place.entry(part).or_insert_with(|| Value::Table(Table::new()));
+    for part in above {
+        let entry = place.entry(*part).or_insert_with(|| Value::Table(Table::new()));
         place = entry.as_table_mut().ok_or_else(|| refuse("the key leads into a value"))?;
     }
-    Err(refuse("the key is empty"))
+    place.insert((*last).to_owned(), value);
+    Ok(())
 }
 
 /// Keys whose values differ, with dots.
