@@ -60,13 +60,8 @@ impl CausalLm for Bigrams {
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {
         // Nothing is remembered but how many rows there are.
-        let shape = CacheShape {
-            layers: 0,
-            heads: 1,
-            head_dim: 1,
-            kind: Kind::Float,
-            device: Device::Cpu,
-        };
+        let shape =
+            CacheShape { layers: 0, heads: 1, head_dim: 1, kind: Kind::Float, device: Device::Cpu };
         Ok(DecodeState { cache: KvCache::new(shape, room.rows, room.total)?, memory: None })
     }
 
@@ -81,11 +76,10 @@ impl CausalLm for Bigrams {
 
     fn decode_step(
         &self,
-        state: &mut DecodeState,
+        _: &mut DecodeState,
         tokens: &Tensor,
         _: Forward<'_>,
     ) -> Result<Tensor, LmError> {
-        state.cache.advance();
         Ok(Tensor::embedding(&self.embedding, tokens, -1, false, false))
     }
 
@@ -132,7 +126,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     config.generation.max_new_tokens = 8;
     let vowels = |batch: &[Exchange<'_>]| -> Vec<f32> {
-        let of = |text: &str| text.chars().filter(|c| "aeiou".contains(*c)).count() as f32 / 8.;
+        let of = |text: &str| text.chars().filter(|c| "aeiou".contains(*c)).count() as f32;
         batch.iter().map(|x| of(x.response)).collect()
     };
     let prompts: Vec<Prompt> = ('a'..='z')
@@ -156,6 +150,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let stats = trainer.update(&rollout, &advantages)?;
         means.push(stats.get("env/reward_mean"));
     }
-    println!("vowels: {:.2} at first, {:.2} in the end", means[0], means[19]);
-    if means[19] > 0.5 { Ok(()) } else { Err("it did not learn to write vowels".into()) }
+    println!("vowels in 8 letters: {:.1} at first, {:.1} in the end", means[0], means[19]);
+    if means[19] > 4. { Ok(()) } else { Err("it did not learn to write vowels".into()) }
 }
