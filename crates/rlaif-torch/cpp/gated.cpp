@@ -29,7 +29,7 @@ enum Gate : int32_t { kSilu = 0, kGeluTanh = 1 };
 constexpr int64_t kGrain = 16384;
 
 // 1 / (1 + exp(-x)).
-inline float sigmoid(float x) {
+RLAIF_INLINE float sigmoid(float x) {
   const float y = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
   return 1.0f / (1.0f + rlaif::exponential(-y));
 }
@@ -37,11 +37,11 @@ inline float sigmoid(float x) {
 // The tanh approximation of GELU is x σ(2 z) with z = sqrt(2/π) (x + 0.044715 x³): both
 // activations are x σ(u(x)), with derivative σ + x u' σ (1 - σ).
 template <int32_t G>
-inline float inner(float x) {
+RLAIF_INLINE float inner(float x) {
   return G == kSilu ? x : 1.5957691216f * (x + 0.044715f * x * x * x);
 }
 template <int32_t G>
-inline float inner_slope(float x) {
+RLAIF_INLINE float inner_slope(float x) {
   return G == kSilu ? 1.0f : 1.5957691216f * (1.0f + 0.134145f * x * x);
 }
 

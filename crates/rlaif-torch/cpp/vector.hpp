@@ -11,16 +11,24 @@
 #define RLAIF_VECTOR
 #endif
 
+// For what loops of RLAIF_VECTOR functions call: left to itself, the compiler may keep a function of
+// the plain instruction set, and then no loop around it is vectorised.
+#if defined(__GNUC__)
+#define RLAIF_INLINE inline __attribute__((always_inline))
+#else
+#define RLAIF_INLINE inline
+#endif
+
 namespace rlaif {
 
 // A logarithm of a probability, not so low that its exponential is denormal, or infinite, which
 // times 0 would be no number. NaN passes.
-inline float floored(float x) { return x < -87.3f ? -87.3f : x; }
+RLAIF_INLINE float floored(float x) { return x < -87.3f ? -87.3f : x; }
 
 // exp(x) for x in [-87.3, 88], to 2 units in the last place (Cephes' polynomial). Written out so
 // that it vectorises; the two steps of the reduction are fused by hand, because reordering them
 // would lose their point.
-inline float exponential(float x) {
+RLAIF_INLINE float exponential(float x) {
   const float n = std::nearbyint(x * 1.44269504f);
   float r = __builtin_fmaf(n, -0.693359375f, x);
   r = __builtin_fmaf(n, 2.12194440e-4f, r);
