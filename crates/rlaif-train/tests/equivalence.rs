@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rlaif_checkpoint::{AdapterConfig, TaskType};
@@ -18,13 +18,15 @@ use tch::{Device, Kind, Tensor, manual_seed};
 
 const STEPS: usize = 50;
 
-/// Tests run side by side, and libtorch's generator is one for all of them.
-static GENERATOR: Mutex<()> = Mutex::new(());
+/// One test at a time: libtorch's generator is one for all threads, and trainers seed it too.
+fn alone() -> MutexGuard<'static, ()> {
+    static TESTS: Mutex<()> = Mutex::new(());
+    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn seeded<R>(seed: i64, draw: impl FnOnce() -> R) -> R {
     // Tiny tensors gain nothing from a second thread.
     rlaif_torch::set_intra_op_threads(1).unwrap();
-    let _guard = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     manual_seed(seed);
     draw()
 }
@@ -92,6 +94,7 @@ fn same(what: &str, one: &[f64], other: &[f64], within: f64) {
 
 #[test]
 fn a_batch_is_the_same_however_it_is_divided() {
+    let _alone = alone();
     for (name, policy) in [("llama", llama as fn() -> LanguageModel), ("t5", t5)] {
         let whole = trajectory(&policy(), &config());
         let variants = [
@@ -110,6 +113,7 @@ fn a_batch_is_the_same_however_it_is_divided() {
 
 #[test]
 fn packed_rows_are_the_same_as_padded_ones() {
+    let _alone = alone();
     let whole = trajectory(&llama(), &config());
     for (variant, config) in [
         ("packed", LearnConfig { batching: Batching::Packed, ..config() }),
@@ -128,6 +132,7 @@ fn packed_rows_are_the_same_as_padded_ones() {
 
 #[test]
 fn a_packed_row_with_a_sliding_window_is_the_same() {
+    let _alone = alone();
     let windowed = || {
         random(json!({
             "model_type": "mistral", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48,
@@ -146,6 +151,7 @@ fn a_packed_row_with_a_sliding_window_is_the_same() {
 
 #[test]
 fn a_merged_adapter_gives_the_losses_of_one_that_is_not() {
+    let _alone = alone();
     for (name, make, task) in [
         ("llama", llama as fn() -> LanguageModel, TaskType::CausalLm),
         ("t5", t5, TaskType::Seq2SeqLm),
@@ -182,6 +188,7 @@ fn a_merged_adapter_gives_the_losses_of_one_that_is_not() {
 
 #[test]
 fn bf16_weights_with_f32_masters_learn_what_f32_learns() {
+    let _alone = alone();
     let exact = trajectory(&llama(), &config());
     let json = llama().config().clone();
     let low = seeded(3, || LanguageModel::random(json, Kind::BFloat16, Device::Cpu).unwrap());
@@ -207,6 +214,7 @@ struct GoldenRow {
 // `fixtures/sft/export_goldens.py`: 50 steps of transformers and torch.optim.AdamW.
 #[test]
 fn fifty_steps_are_those_of_transformers() {
+    let _alone = alone();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
     for name in ["llama3", "flan"] {
         let text = fs::read(fixtures.join(format!("sft/{name}.json"))).unwrap();
