@@ -68,7 +68,7 @@ impl Side {
 /// #     fn name(&self) -> &str { "bytes" }
 /// #     fn encode(&self, text: &str, _: Specials) -> Result<Vec<u32>, CodecError> { Ok(text.bytes().map(u32::from).collect()) }
 /// #     fn decode(&self, ids: &[u32], _: Specials) -> Result<String, CodecError> { Ok(ids.iter().map(|&id| char::from(id as u8)).collect()) }
-/// #     fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> { unimplemented!() }
+/// #     fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> { Err(CodecError::NoChatTemplate { codec: "bytes".to_owned() }) }
 /// # }
 /// # let config = || rlaif::models::Config::from_value(serde_json::json!({
 /// #     "model_type": "llama", "vocab_size": 128, "hidden_size": 16, "intermediate_size": 24,
