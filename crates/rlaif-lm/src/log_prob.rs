@@ -25,9 +25,9 @@ pub struct TokenLogProbs {
 ///
 /// `log π(y_t) = z_{y_t} / τ - log Σ_v exp(z_v / τ)` with z the logits and τ the temperature.
 ///
-/// Only real tokens cost anything. Logits live for one chunk of tokens, and the backward pass computes
-/// a chunk again rather than keep it, except where all of them together take less than 128 MiB:
-/// then they are kept. Memory for logits is bounded either way, whatever B, T and V are.
+/// Only real tokens cost anything. Logits live for one chunk of tokens, of at most 64 MiB, and the
+/// backward pass computes a chunk again rather than keep it: memory for logits is that of one chunk,
+/// whatever B, T and V are.
 ///
 /// # Errors
 /// [`LmError::Torch`], out of memory among them.

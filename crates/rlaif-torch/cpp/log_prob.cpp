@@ -1,13 +1,11 @@
 // Log-probabilities of given tokens and entropies from hidden states, without ever holding the
-// logits of more than a bounded number of rows: the backward pass computes a chunk again, unless all
-// logits fit a bound and the forward pass kept them.
+// logits of more than a chunk of rows: the backward pass computes a chunk again.
 
 #include "common.hpp"
 #include "matmul.hpp"
 #include "softmax.hpp"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -21,36 +19,27 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-// Bytes of logits that are kept for the backward pass: what a minibatch of 1,024 tokens has with a
-// vocabulary of 32 thousand.
-constexpr int64_t kKeep = int64_t{128} << 20;
-
 struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden,
                                const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                               const at::Tensor& targets, double temperature, int64_t chunk,
-                               bool differentiable) {
+                               const at::Tensor& targets, double temperature, int64_t chunk) {
     const int64_t n = hidden.size(0);
     const auto wide = hidden.options().dtype(at::kFloat);
     auto log_probs = at::empty({n}, wide);
     auto entropies = at::empty({n}, wide);
     auto normalisers = at::empty({n}, wide);
-    const int64_t width = weight.size(0);
-    const int64_t bytes = n * width * static_cast<int64_t>(weight.element_size());
-    const bool keep = differentiable && bytes <= kKeep;
-    const auto all = at::empty({keep ? n : std::min(n, chunk), width}, weight.options());
+    const auto space = at::empty({std::min(n, chunk), weight.size(0)}, weight.options());
     for (int64_t begin = 0; begin < n; begin += chunk) {
       const int64_t rows = std::min(chunk, n - begin);
       const auto part = [&](const at::Tensor& t) { return t.narrow(0, begin, rows); };
-      const auto logits = all.narrow(0, keep ? begin : 0, rows);
+      const auto logits = space.narrow(0, 0, rows);
       rlaif::matmul_into(logits, part(hidden), weight.t(), rlaif::Into::kOverwrite,
                          bias.value_or(at::Tensor()));
       rlaif::softmax_statistics(logits, targets.narrow(0, begin, rows), temperature,
                                 part(log_probs), part(entropies), part(normalisers));
     }
     ctx->save_for_backward(
-        {hidden, weight, bias.value_or(at::Tensor()), targets, normalisers, entropies,
-         keep ? all : at::Tensor()});
+        {hidden, weight, bias.value_or(at::Tensor()), targets, normalisers, entropies});
     ctx->set_materialize_grads(false);
     ctx->saved_data["temperature"] = temperature;
     ctx->saved_data["chunk"] = chunk;
@@ -75,9 +64,7 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
     const int64_t n = hidden.size(0);
     at::Tensor dhidden, dweight, dbias;
     if (hidden_wants) dhidden = at::empty_like(hidden);
-    if (!dlog.defined() && !dentropy.defined()) return variable_list(7);
-    // Kept logits stay as they are: the graph may be run again.
-    const auto& kept = saved[6];
+    if (!dlog.defined() && !dentropy.defined()) return variable_list(6);
     const auto space = at::empty({std::min(n, chunk), weight.size(0)}, weight.options());
     for (int64_t begin = 0; begin < n; begin += chunk) {
       const int64_t rows = std::min(chunk, n - begin);
@@ -85,12 +72,10 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
         return t.defined() ? t.narrow(0, begin, rows) : t;
       };
       const auto df = space.narrow(0, 0, rows);
-      if (!kept.defined()) {
-        rlaif::matmul_into(df, part(hidden), weight.t(), rlaif::Into::kOverwrite,
-                           bias.value_or(at::Tensor()));
-      }
-      rlaif::softmax_gradient(kept.defined() ? part(kept) : df, df, part(targets), temperature, part(saved[4]), part(saved[5]),
-                               part(dlog), part(dentropy));
+      rlaif::matmul_into(df, part(hidden), weight.t(), rlaif::Into::kOverwrite,
+                         bias.value_or(at::Tensor()));
+      rlaif::softmax_gradient(df, df, part(targets), temperature, part(saved[4]), part(saved[5]),
+                              part(dlog), part(dentropy));
       if (hidden_wants) {
         rlaif::matmul_into(part(dhidden), df, weight, rlaif::Into::kOverwrite);
       }
@@ -113,7 +98,7 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
     }
     if (dweight.defined()) dweight = dweight.to(weight.scalar_type());
     if (dbias.defined()) dbias = dbias.to(bias->scalar_type());
-    return {dhidden, dweight, dbias, Variable(), Variable(), Variable(), Variable()};
+    return {dhidden, dweight, dbias, Variable(), Variable(), Variable()};
   }
 };
 
@@ -125,12 +110,9 @@ extern "C" int32_t rlaif_linear_log_probs(const at::Tensor* hidden, const at::Te
                                           double temperature, int64_t chunk,
                                           at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
-    const bool differentiable =
-        at::GradMode::is_enabled() &&
-        (hidden->requires_grad() || weight->requires_grad() || (bias && bias->requires_grad()));
     const auto results = LinearLogProbs::apply(
         *hidden, *weight, bias ? std::optional<at::Tensor>(*bias) : std::optional<at::Tensor>(),
-        *targets, temperature, chunk, differentiable);
+        *targets, temperature, chunk);
     out[0] = rlaif::give(results[0]);
     out[1] = rlaif::give(results[1]);
   });
