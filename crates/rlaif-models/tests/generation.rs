@@ -4,7 +4,7 @@ mod common;
 
 use std::ops::ControlFlow;
 
-use common::{Goldens, model, real};
+use common::{CAUSAL, Goldens, T5, model, real};
 use rlaif_core::Seed;
 use rlaif_lm::{
     Adapters, Dropout, Forward, LmError, Padding, Policy, TokenBatch,
@@ -17,21 +17,6 @@ use rlaif_lm::{
 use rlaif_models::{LanguageModel, LoadOptions};
 use serde_json::Value;
 use tch::no_grad;
-
-const MODELS: [&str; 12] = [
-    "t5-v1.0",
-    "flan",
-    "flan-tied",
-    "llama2",
-    "llama3",
-    "llama31",
-    "llama-head-dim",
-    "llama-bias",
-    "mistral",
-    "qwen2",
-    "qwen2-window",
-    "qwen3",
-];
 
 fn load(name: &str) -> LanguageModel {
     LanguageModel::load(&model(name), LoadOptions::default()).unwrap()
@@ -66,7 +51,7 @@ fn ids(value: &Value) -> Vec<Vec<u32>> {
 
 #[test]
 fn greedy_responses_are_those_of_transformers() {
-    for name in MODELS {
+    for name in CAUSAL.into_iter().chain(T5) {
         let goldens = Goldens::read(&model(name)).json;
         let policy = load(name);
         let prompts = prompts(&goldens);
@@ -110,7 +95,7 @@ fn many(name: &str) -> Vec<GenerationRow> {
 
 #[test]
 fn tokens_depend_on_seed_row_id_and_step_alone() {
-    for name in MODELS {
+    for name in CAUSAL.into_iter().chain(T5) {
         let policy = load(name);
         let rows = many(name);
         let config = |batch_size| GenerationConfig { batch_size, ..GenerationConfig::default() };
@@ -155,7 +140,7 @@ fn tokens_depend_on_seed_row_id_and_step_alone() {
 /// f16 has no kernels of its own, and neither has a GPU: libtorch's operations decode.
 #[test]
 fn without_kernels_for_rows_the_result_is_the_same() {
-    for name in MODELS {
+    for name in CAUSAL.into_iter().chain(T5) {
         let policy = load(name);
         let rows = many(name);
         let config = GenerationConfig { batch_size: 5, ..GenerationConfig::default() };
@@ -283,7 +268,7 @@ fn logits_that_are_not_finite_end_the_call_with_row_and_token() {
 
 #[test]
 fn log_probs_are_those_of_a_full_pass() {
-    for name in MODELS {
+    for name in CAUSAL.into_iter().chain(T5) {
         let policy = load(name);
         let rows = many(name);
         for temperature in [1., 0.7] {

@@ -5,7 +5,10 @@
 
 mod common;
 
-use common::{Goldens, close, model, real, spelled, spellings, split};
+use common::{
+    CAUSAL, CAUSAL_CLASSIFIERS, ENCODER_CLASSIFIERS, Goldens, T5, close, model, real, spelled,
+    spellings, split,
+};
 use rlaif_lm::{
     Activations, CausalLm, CausalPolicy, Forward, LmError, Padding, Policy, Room, Seq2SeqLm,
     SequenceClassifier, TokenBatch, token_log_probs,
@@ -14,21 +17,6 @@ use rlaif_models::{Classifier, LanguageModel, LoadOptions};
 use tch::{Kind, Tensor, no_grad};
 
 const TOLERANCE: f64 = 1e-4;
-
-const CAUSAL: [&str; 9] = [
-    "llama2",
-    "llama3",
-    "llama31",
-    "llama-head-dim",
-    "llama-bias",
-    "mistral",
-    "qwen2",
-    "qwen2-window",
-    "qwen3",
-];
-const T5: [&str; 3] = ["t5-v1.0", "flan", "flan-tied"];
-const CLASSIFIERS: [&str; 5] =
-    ["llama-reward", "llama-classifier", "roberta", "roberta-reward", "bert"];
 
 fn load(folder: &std::path::Path) -> LanguageModel {
     LanguageModel::load(folder, LoadOptions::default()).unwrap()
@@ -180,18 +168,12 @@ fn t5_logits_and_hidden_states() {
 
 #[test]
 fn classifier_logits_and_gradients() {
-    for name in CLASSIFIERS {
+    for name in CAUSAL_CLASSIFIERS.into_iter().chain(ENCODER_CLASSIFIERS) {
         let goldens = Goldens::read(&model(name));
         for spelling in spellings(name) {
             let folder = spelled(name, spelling);
             let classifier = Classifier::load(folder.path(), LoadOptions::default()).unwrap();
-            let starts = goldens.find("right.token_type_ids").map(|types| {
-                let types = Vec::<Vec<i64>>::try_from(types).unwrap();
-                let starts = types.iter().zip(goldens.rows("right")).map(|(types, row)| {
-                    types[..row.len()].iter().position(|&t| t == 1).unwrap_or(row.len())
-                });
-                starts.collect::<Vec<_>>()
-            });
+            let starts = goldens.second_starts();
             let run = |rows: &[Vec<u32>], starts: Option<&[usize]>, padding, activations| {
                 let forward = Forward { activations, ..Forward::default() };
                 let batch = TokenBatch::collate(rows.to_vec(), classifier.spec(), padding).unwrap();

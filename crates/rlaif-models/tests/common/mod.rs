@@ -10,6 +10,21 @@ use std::{
 use rlaif_lm::{Padding, TokenBatch};
 use tch::{Kind, Tensor};
 
+pub(crate) const CAUSAL: [&str; 9] = [
+    "llama2",
+    "llama3",
+    "llama31",
+    "llama-head-dim",
+    "llama-bias",
+    "mistral",
+    "qwen2",
+    "qwen2-window",
+    "qwen3",
+];
+pub(crate) const T5: [&str; 3] = ["t5-v1.0", "flan", "flan-tied"];
+pub(crate) const CAUSAL_CLASSIFIERS: [&str; 2] = ["llama-reward", "llama-classifier"];
+pub(crate) const ENCODER_CLASSIFIERS: [&str; 3] = ["roberta", "roberta-reward", "bert"];
+
 pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
 }
@@ -78,6 +93,15 @@ impl Goldens {
                 real.map(|(&id, _)| u32::try_from(id).unwrap()).collect()
             })
             .collect()
+    }
+
+    /// Where the second text of each row starts, for pairs of texts.
+    pub(crate) fn second_starts(&self) -> Option<Vec<usize>> {
+        let types = Vec::<Vec<i64>>::try_from(self.find("right.token_type_ids")?).unwrap();
+        let starts = types.iter().zip(self.rows("right")).map(|(types, row)| {
+            types[..row.len()].iter().position(|&t| t == 1).unwrap_or(row.len())
+        });
+        Some(starts.collect())
     }
 
     pub(crate) fn lengths(&self, name: &str) -> Vec<usize> {
