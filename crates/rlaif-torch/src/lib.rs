@@ -27,7 +27,7 @@
 //!
 //! | for | use |
 //! |---|---|
-//! | the start of a program | [`init`] |
+//! | the start of a program, and a sudden end | [`init`], [`exit_at_once`] |
 //! | optimizer | [`AdamW`], [`clip_grad_norm`], [`non_finite_grads`], [`drop_grads`] |
 //! | language models | [`linear`], [`linears`], [`attention`], [`gated`], [`rms_norm`], [`rope`], [`linear_log_probs`] |
 //! | decoding | [`RowLinear`], [`RowAttention`], [`choose_tokens`]; on a GPU [`CudaGraph`] |
@@ -48,6 +48,7 @@ mod attention;
 mod bytes;
 mod device;
 mod error;
+mod exit;
 mod ffi;
 mod fused;
 mod grad;
@@ -65,6 +66,7 @@ pub use attention::{AttentionOptions, Keys, attention};
 pub use bytes::{with_bytes, with_bytes_mut};
 pub use device::{CudaLibraries, DeviceChoice, load_cuda};
 pub use error::TorchError;
+pub use exit::exit_at_once;
 pub use fused::{Gate, gated, linear, linear_log_probs, linears, rms_norm, rope};
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
 pub use graph::CudaGraph;

@@ -11,13 +11,11 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     accumulate,
-    checkpoints::{CheckpointFiles, Goal, Saved},
     error::TrainError,
-    fit::Fit,
     learner::{LearnConfig, Learner},
     optimizer::StepReport,
     scores::{Classification, classification},
-    sft::optimizer_metrics,
+    supervised::{Supervised, learns, step_metrics},
 };
 
 /// A text with its label, as token ids.
@@ -205,11 +203,6 @@ impl<'m> ClassifierTrainer<'m> {
         Ok(classification(&probabilities, &labels))
     }
 
-    /// Runs `f` while the model has the weights that are the result.
-    pub fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.learner.with_result(f)
-    }
-
     fn probabilities(&self, rows: &[ClassifierRow]) -> Result<Vec<Vec<f64>>, TrainError> {
         let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
         let mut all = vec![Vec::new(); rows.len()];
@@ -275,74 +268,25 @@ fn labels(rows: &[&ClassifierRow], model: &dyn SequenceClassifier) -> Tensor {
     Tensor::from_slice(&labels).to_device(model.spec().device)
 }
 
-/// Fitting a classifier as a task of [`fit`](crate::fit()).
-#[derive(Debug)]
-pub struct ClassifierTask<'m> {
-    trainer: ClassifierTrainer<'m>,
-    train: Vec<ClassifierRow>,
-    held_out: Vec<ClassifierRow>,
-}
+learns!(ClassifierTrainer);
 
-impl<'m> ClassifierTask<'m> {
-    /// Trains on `train`, evaluates on `held_out`, which may be empty.
-    pub fn new(
-        trainer: ClassifierTrainer<'m>,
-        train: Vec<ClassifierRow>,
-        held_out: Vec<ClassifierRow>,
-    ) -> Self {
-        Self { trainer, train, held_out }
+impl Supervised for ClassifierTrainer<'_> {
+    type Row = ClassifierRow;
+
+    fn learn(&mut self, rows: &[&ClassifierRow]) -> Result<Metrics, TrainError> {
+        let stats = self.step(rows)?;
+        Ok(step_metrics([("loss", stats.loss)], stats.tokens, &stats.optimizer))
     }
 
-    /// Gives the model the weights that are the result, for good: the averaged ones, if there are
-    /// some.
-    pub fn finish(self) {
-        self.trainer.learner.finish();
-    }
-
-    /// The trainer.
-    pub fn trainer(&self) -> &ClassifierTrainer<'m> {
-        &self.trainer
-    }
-}
-
-impl Fit for ClassifierTask<'_> {
-    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
-        let rows: Vec<&ClassifierRow> = rows.iter().map(|&i| &self.train[i]).collect();
-        let stats = self.trainer.step(&rows)?;
-        let mut metrics = Metrics::new();
-        metrics.set("loss", stats.loss);
-        optimizer_metrics(&mut metrics, &stats.optimizer);
-        metrics.set("tokens", stats.tokens as f64);
-        Ok(metrics)
-    }
-
-    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
-        if self.held_out.is_empty() {
-            return Ok(None);
-        }
-        let scores = self.trainer.evaluate(&self.held_out)?;
-        let mut metrics = Metrics::new();
-        metrics.set("eval/loss", scores.loss);
-        metrics.set("eval/accuracy", scores.accuracy);
-        metrics.set("eval/f1", scores.f1);
-        metrics.set("eval/auc", scores.auc);
-        metrics.set("eval/calibration_error", scores.calibration_error);
-        Ok(Some(metrics))
-    }
-
-    fn score(&self) -> (&'static str, Goal) {
-        ("eval/loss", Goal::Lowest)
-    }
-
-    fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
-        self.trainer.learner.save(files)
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        self.trainer.learner.restore(saved)
-    }
-
-    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        self.trainer.learner.restore_weights(saved)
+    fn measure(&self, rows: &[ClassifierRow]) -> Result<Metrics, TrainError> {
+        let scores = self.evaluate(rows)?;
+        let numbers = [
+            ("eval/loss", scores.loss),
+            ("eval/accuracy", scores.accuracy),
+            ("eval/f1", scores.f1),
+            ("eval/auc", scores.auc),
+            ("eval/calibration_error", scores.calibration_error),
+        ];
+        Ok(numbers.into_iter().collect())
     }
 }

@@ -199,7 +199,8 @@ pub(crate) fn advice(source: &io::Error) -> &'static str {
              and go on with --resume"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "make the folder writable for this user, or choose another with --out"
+            "make the folder writable for this user and go on with --resume, or choose another with \
+             --out"
         }
         _ => "see that the folder can be written to, and go on with --resume",
     }

@@ -204,8 +204,11 @@ pub fn fit(
         done = saved.step();
     }
     let (metric, goal) = task.score();
-    let mut ending = Ending::Finished;
-    while done < total_steps {
+    let no_better = |state: &State| config.patience > 0 && state.since_best >= config.patience;
+    // A run that had ended early, and is resumed, has ended.
+    let stopped = no_better(&state) && done < total_steps;
+    let mut ending = if stopped { Ending::Stopped } else { Ending::Finished };
+    while done < total_steps && ending == Ending::Finished {
         let start = Instant::now();
         let rows = batches.batch(done)?;
         tch::manual_seed(seed.derive("fit", done).get() as i64);
@@ -225,7 +228,10 @@ pub fn fit(
         {
             score = evaluated.get(metric);
             metrics.extend(evaluated);
-            improved = score.is_some_and(|s| state.best.is_none_or(|best| goal.better(s, best)));
+            // A score that is not a number is no better than any, the first included.
+            improved = score.is_some_and(|s| {
+                s.is_finite() && state.best.is_none_or(|best| goal.better(s, best))
+            });
             if improved {
                 state.best = score;
                 state.since_best = 0;
@@ -234,7 +240,7 @@ pub fn fit(
             }
         }
         run.record(done, &metrics)?;
-        if config.patience > 0 && state.since_best >= config.patience && !last {
+        if no_better(&state) && !last {
             ending = Ending::Stopped;
         }
         if interrupt.requested() && !last && ending == Ending::Finished {
@@ -248,19 +254,17 @@ pub fn fit(
                 task.save(files)
             })?;
         }
-        match ending {
-            Ending::Finished => {}
-            Ending::Stopped => {
-                let best = state.best.unwrap_or(f64::NAN);
-                run.say(&format!(
-                    "stopped after step {done}: {metric} has not become better than {best} for {} \
-                     evaluations",
-                    config.patience
-                ))?;
-                break;
-            }
-            Ending::Interrupted => return Ok(Ending::Interrupted),
+        if ending == Ending::Interrupted {
+            return Ok(ending);
         }
+    }
+    if ending == Ending::Stopped {
+        let best = state.best.unwrap_or(f64::NAN);
+        run.say(&format!(
+            "stopped after step {done}: {metric} has not become better than {best} for {} \
+             evaluations",
+            config.patience
+        ))?;
     }
     if config.result == FitResult::Best
         && let Some(best) = run.checkpoints.best()?

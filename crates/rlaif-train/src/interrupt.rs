@@ -35,7 +35,7 @@ impl Interrupt {
         let seen = flag.clone();
         let handler = move || {
             if seen.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
+                rlaif_torch::exit_at_once(130);
             }
             eprintln!("\nstopping after this step; once more to stop at once");
         };

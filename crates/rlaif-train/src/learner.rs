@@ -70,7 +70,8 @@ impl LearnConfig {
 }
 
 /// The trained parameters of one model with their optimizer and their average.
-pub(crate) struct Learner {
+#[derive(Debug)]
+pub struct Learner {
     trained: Vec<(String, Tensor)>,
     optimizer: Optimizer,
     ema: Option<Ema>,

@@ -11,7 +11,7 @@
 //! | metrics to files, TensorBoard, the terminal | [`JsonlMetrics`], [`TensorBoard`], [`Terminal`] |
 //! | supervised fine-tuning | [`SftTrainer`] |
 //! | classifiers and preference models | [`ClassifierTrainer`], [`PreferenceTrainer`] |
-//! | the loop around those three | [`fit`](fit()) |
+//! | the loop around those three | [`fit`](fit()), [`SupervisedTask`] |
 //! | Ctrl-C | [`Interrupt`] |
 //! | what PPO rewards and learns from | [`KlController`], [`gae`] |
 
@@ -33,13 +33,12 @@ mod run_folder;
 mod schedule;
 mod scores;
 mod sft;
+mod supervised;
 mod trainable;
 
 pub use accumulate::accumulate;
 pub use checkpoints::{CheckpointFiles, Checkpoints, Found, Goal, Keep, Saved};
-pub use classifier::{
-    ClassWeights, ClassifierRow, ClassifierStats, ClassifierTask, ClassifierTrainer,
-};
+pub use classifier::{ClassWeights, ClassifierRow, ClassifierStats, ClassifierTrainer};
 pub use ema::Ema;
 pub use error::TrainError;
 pub use fit::{Batches, Ending, Fit, FitConfig, FitPlan, FitResult, fit};
@@ -50,12 +49,11 @@ pub use learner::LearnConfig;
 pub use metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal};
 pub use microbatch::Batching;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport};
-pub use preference::{
-    PreferenceEvaluation, PreferenceRow, PreferenceStats, PreferenceTask, PreferenceTrainer,
-};
+pub use preference::{PreferenceEvaluation, PreferenceRow, PreferenceStats, PreferenceTrainer};
 pub use run_folder::{Marks, RunFolder};
 pub use schedule::Schedule;
 pub use scores::{Classification, classification};
-pub use sft::{SftEvaluation, SftRow, SftStats, SftTask, SftTrainer};
+pub use sft::{SftEvaluation, SftRow, SftStats, SftTrainer};
+pub use supervised::{Supervised, SupervisedTask};
 pub use trainable::{Precision, Trainable, restore_parameters};
 pub use {rlaif_core as core, rlaif_lm as lm, tch};

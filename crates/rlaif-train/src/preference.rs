@@ -14,13 +14,11 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     accumulate,
-    checkpoints::{CheckpointFiles, Goal, Saved},
     classifier::refuse_packing,
     error::TrainError,
-    fit::Fit,
     learner::{LearnConfig, Learner},
     optimizer::StepReport,
-    sft::optimizer_metrics,
+    supervised::{Supervised, learns, step_metrics},
 };
 
 /// A preference, as token ids: prompt and response together, special tokens included.
@@ -210,11 +208,6 @@ impl<'m> PreferenceTrainer<'m> {
         })
     }
 
-    /// Runs `f` while the model has the weights that are the result.
-    pub fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.learner.with_result(f)
-    }
-
     fn divide(&self, rows: &[&PreferenceRow]) -> Vec<Vec<usize>> {
         self.config.divide(&rows.iter().map(|row| longer(row)).collect::<Vec<_>>())
     }
@@ -294,79 +287,33 @@ fn summary(
     })
 }
 
-/// Fitting a preference model as a task of [`fit`](crate::fit()).
-#[derive(Debug)]
-pub struct PreferenceTask<'m> {
-    trainer: PreferenceTrainer<'m>,
-    train: Vec<PreferenceRow>,
-    held_out: Vec<PreferenceRow>,
-}
+learns!(PreferenceTrainer);
 
-impl<'m> PreferenceTask<'m> {
-    /// Trains on `train`, evaluates on `held_out`, which may be empty.
-    pub fn new(
-        trainer: PreferenceTrainer<'m>,
-        train: Vec<PreferenceRow>,
-        held_out: Vec<PreferenceRow>,
-    ) -> Self {
-        Self { trainer, train, held_out }
+impl Supervised for PreferenceTrainer<'_> {
+    type Row = PreferenceRow;
+
+    fn learn(&mut self, rows: &[&PreferenceRow]) -> Result<Metrics, TrainError> {
+        let stats = self.step(rows)?;
+        let numbers = [
+            ("loss", stats.loss),
+            ("rewards/accuracies", stats.batch.accuracy),
+            ("rewards/margins", stats.batch.margin),
+            ("rewards/mean", stats.batch.mean_score),
+        ];
+        Ok(step_metrics(numbers, stats.tokens, &stats.optimizer))
     }
 
-    /// Gives the model the weights that are the result, for good: the averaged ones, if there are
-    /// some.
-    pub fn finish(self) {
-        self.trainer.learner.finish();
-    }
-
-    /// The trainer.
-    pub fn trainer(&self) -> &PreferenceTrainer<'m> {
-        &self.trainer
-    }
-}
-
-impl Fit for PreferenceTask<'_> {
-    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
-        let rows: Vec<&PreferenceRow> = rows.iter().map(|&i| &self.train[i]).collect();
-        let stats = self.trainer.step(&rows)?;
-        let mut metrics = Metrics::new();
-        metrics.set("loss", stats.loss);
-        metrics.set("rewards/accuracies", stats.batch.accuracy);
-        metrics.set("rewards/margins", stats.batch.margin);
-        metrics.set("rewards/mean", stats.batch.mean_score);
-        optimizer_metrics(&mut metrics, &stats.optimizer);
-        metrics.set("tokens", stats.tokens as f64);
-        Ok(metrics)
-    }
-
-    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
-        if self.held_out.is_empty() {
-            return Ok(None);
-        }
-        let evaluation = self.trainer.evaluate(&self.held_out)?;
+    fn measure(&self, rows: &[PreferenceRow]) -> Result<Metrics, TrainError> {
+        let evaluation = self.evaluate(rows)?;
         let (low, high) = evaluation.accuracy_interval();
-        let mut metrics = Metrics::new();
-        metrics.set("eval/loss", evaluation.loss);
-        metrics.set("eval/accuracy", evaluation.accuracy);
-        metrics.set("eval/accuracy_low", low);
-        metrics.set("eval/accuracy_high", high);
-        metrics.set("eval/margin", evaluation.margin);
-        metrics.set("eval/mean_score", evaluation.mean_score);
-        Ok(Some(metrics))
-    }
-
-    fn score(&self) -> (&'static str, Goal) {
-        ("eval/loss", Goal::Lowest)
-    }
-
-    fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
-        self.trainer.learner.save(files)
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        self.trainer.learner.restore(saved)
-    }
-
-    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        self.trainer.learner.restore_weights(saved)
+        let numbers = [
+            ("eval/loss", evaluation.loss),
+            ("eval/accuracy", evaluation.accuracy),
+            ("eval/accuracy_low", low),
+            ("eval/accuracy_high", high),
+            ("eval/margin", evaluation.margin),
+            ("eval/mean_score", evaluation.mean_score),
+        ];
+        Ok(numbers.into_iter().collect())
     }
 }

@@ -10,12 +10,11 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     accumulate,
-    checkpoints::{CheckpointFiles, Goal, Saved},
     error::TrainError,
-    fit::Fit,
     learner::{LearnConfig, Learner},
     microbatch::Batching,
     optimizer::StepReport,
+    supervised::{Supervised, learns, step_metrics},
 };
 
 /// A prompt and a response to learn, as token ids.
@@ -178,37 +177,6 @@ impl<'p> SftTrainer<'p> {
     pub fn evaluate(&self, rows: &[SftRow]) -> Result<SftEvaluation, TrainError> {
         self.learner.with_result(|| evaluate(self.policy, rows, &self.config))
     }
-
-    /// Runs `f` while the policy has the weights that are the result: the averaged ones, if there
-    /// are some.
-    pub fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.learner.with_result(f)
-    }
-
-    /// Writes everything that a later step depends on.
-    ///
-    /// # Errors
-    /// What cannot be written.
-    pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
-        self.learner.save(files)
-    }
-
-    /// Goes on from what [`SftTrainer::save`] wrote.
-    ///
-    /// # Errors
-    /// [`TrainError::Torch`] or [`TrainError::BadCheckpoint`] if it is of another model or another
-    /// configuration.
-    pub fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        self.learner.restore(saved)
-    }
-
-    /// Takes the weights, and their averages, from what [`SftTrainer::save`] wrote.
-    ///
-    /// # Errors
-    /// As [`SftTrainer::restore`].
-    pub fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        self.learner.restore_weights(saved)
-    }
 }
 
 fn evaluate(
@@ -278,76 +246,20 @@ fn learned_only(
     Ok(Some((picked, TokenBatch::responses(vec![ids], policy.spec())?)))
 }
 
-/// Supervised fine-tuning as a task of [`fit`](crate::fit()).
-#[derive(Debug)]
-pub struct SftTask<'p> {
-    trainer: SftTrainer<'p>,
-    train: Vec<SftRow>,
-    held_out: Vec<SftRow>,
-}
+learns!(SftTrainer);
 
-impl<'p> SftTask<'p> {
-    /// Trains on `train`, evaluates on `held_out`, which may be empty.
-    pub fn new(trainer: SftTrainer<'p>, train: Vec<SftRow>, held_out: Vec<SftRow>) -> Self {
-        Self { trainer, train, held_out }
+impl Supervised for SftTrainer<'_> {
+    type Row = SftRow;
+
+    fn learn(&mut self, rows: &[&SftRow]) -> Result<Metrics, TrainError> {
+        let stats = self.step(rows)?;
+        Ok(step_metrics([("loss", stats.loss)], stats.tokens, &stats.optimizer))
     }
 
-    /// Gives the model the weights that are the result, for good: the averaged ones, if there are
-    /// some.
-    pub fn finish(self) {
-        self.trainer.learner.finish();
-    }
-
-    /// The trainer.
-    pub fn trainer(&self) -> &SftTrainer<'p> {
-        &self.trainer
-    }
-}
-
-/// Adds what an optimizer step did.
-pub(crate) fn optimizer_metrics(metrics: &mut Metrics, report: &StepReport) {
-    metrics.set("grad_norm", report.grad_norm);
-    metrics.set("learning_rate", report.lr);
-    if report.skipped.is_some() {
-        metrics.set("skipped", 1.);
-    }
-}
-
-impl Fit for SftTask<'_> {
-    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
-        let rows: Vec<&SftRow> = rows.iter().map(|&i| &self.train[i]).collect();
-        let stats = self.trainer.step(&rows)?;
-        let mut metrics = Metrics::new();
-        metrics.set("loss", stats.loss);
-        optimizer_metrics(&mut metrics, &stats.optimizer);
-        metrics.set("tokens", stats.tokens as f64);
-        Ok(metrics)
-    }
-
-    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
-        if self.held_out.is_empty() {
-            return Ok(None);
-        }
-        let evaluation = self.trainer.evaluate(&self.held_out)?;
-        let mut metrics = Metrics::new();
-        metrics.set("eval/loss", evaluation.loss);
-        metrics.set("eval/perplexity", evaluation.perplexity());
-        Ok(Some(metrics))
-    }
-
-    fn score(&self) -> (&'static str, Goal) {
-        ("eval/loss", Goal::Lowest)
-    }
-
-    fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
-        self.trainer.save(files)
-    }
-
-    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        self.trainer.restore(saved)
-    }
-
-    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        self.trainer.restore_weights(saved)
+    fn measure(&self, rows: &[SftRow]) -> Result<Metrics, TrainError> {
+        let evaluation = self.evaluate(rows)?;
+        let numbers =
+            [("eval/loss", evaluation.loss), ("eval/perplexity", evaluation.perplexity())];
+        Ok(numbers.into_iter().collect())
     }
 }

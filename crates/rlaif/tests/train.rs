@@ -151,23 +151,46 @@ fn wait_for_progress(child: &mut Child, metrics: &Path, before: u64) {
     }
 }
 
+/// Whether a checkpoint is being written, or was when its process died.
+fn half_a_checkpoint(run: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return false };
+    entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".partial"))
+}
+
 fn killed_and_resumed(shape: &str) {
     let place = workplace(shape);
     let folder = place.path();
+    // Long enough that the last kill still finds something to kill.
+    let longer = fs::read_to_string(folder.join("run.toml")).unwrap().replace("= 60", "= 150");
+    fs::write(folder.join("run.toml"), longer).unwrap();
     succeeds(folder, &["sft", "--config", "run.toml", "--out", "whole"]);
-    let metrics = folder.join("killed/metrics.jsonl");
+    let killed = folder.join("killed");
+    let metrics = killed.join("metrics.jsonl");
+    let (mut on_the_way, mut within_a_checkpoint) = (0, 0);
     for kill in 0..20 {
         let before = length(&metrics);
         let mut child = begin(folder, "killed");
         let random = Seed::new(std::process::id().into()).derive(shape, kill).get();
-        // Every fifth dies while it starts.
-        if kill % 5 != 4 {
-            wait_for_progress(&mut child, &metrics, before);
+        match kill % 5 {
+            // While it starts.
+            4 => sleep(Duration::from_micros(random % 25_000)),
+            // While it writes a checkpoint.
+            1 | 3 => {
+                wait_for_progress(&mut child, &metrics, before);
+                while child.try_wait().unwrap().is_none() && !half_a_checkpoint(&killed) {}
+            }
+            _ => {
+                wait_for_progress(&mut child, &metrics, before);
+                sleep(Duration::from_micros(random % 25_000));
+            }
         }
-        sleep(Duration::from_micros(random % 25_000));
+        on_the_way += u32::from(child.try_wait().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
+        within_a_checkpoint += u32::from(half_a_checkpoint(&killed));
     }
+    eprintln!("{shape}: {on_the_way} killed on the way, {within_a_checkpoint} within a checkpoint");
+    assert!(on_the_way >= 15 && within_a_checkpoint > 0);
     let said = begin(folder, "killed").wait_with_output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     same_outcome(&folder.join("whole"), &folder.join("killed"));
@@ -236,23 +259,34 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("train.stpes=1", "unknown key `stpes`; did you mean `steps`?"),
         ("learn.optimizer.schedule=cosin", "unknown value `cosin`; did you mean `cosine`?"),
         ("train.steps=many", "train.steps"),
-        ("learn.batching=packed", "batching"),
         ("learn.trainable={ only = ['nothing'] }", "trainable is `nothing`"),
         ("model.path=absent/model", "absent/model"),
         ("data.train=absent.jsonl", "absent.jsonl"),
         ("columns.response=answer", "answer"),
         ("data.max_tokens=1", "no row has anything to learn"),
+        ("data.max_tokens=0", "data.max_tokens: is 0"),
+        ("learn.trainable={ only = ['lora'] }", "`lora`"),
+        ("learn.ema_decay=1.0", "ema_decay is 1"),
+        ("learn.optimizer.max_skipped=0", "max_skipped is 0"),
+        ("model.lora={ rank = 0 }", "model.lora.rank"),
         ("train.batch_size=0", "batch_size"),
         ("placement.device=tpu", "tpu"),
     ] {
-        if set == "learn.batching=packed" {
-            continue;
-        }
         let said = refusal(&with(set), 2);
         assert!(said.contains(expected), "{set}: {said}");
         assert!(!folder.join("no/run.toml").exists(), "{set}");
     }
     assert!(refusal(&run(&["sft"]), 2).contains("--config"), "");
+    // What would be trained and then not written.
+    let both = ["--set", "model.lora={ rank = 2 }", "--set", "learn.trainable={ only = ['norm'] }"];
+    let said =
+        refusal(&run(&[&["sft", "--config", "run.toml", "--out", "no"][..], &both].concat()), 2);
+    assert!(said.contains("learn.trainable: with model.lora"), "{said}");
+    let t5 = workplace("t5");
+    let packed = ["sft", "--config", "run.toml", "--out", "no", "--set", "learn.batching=packed"];
+    let said = refusal(&rlaif(t5.path(), &packed).output().unwrap(), 2);
+    assert!(said.contains("batching is packed") && said.contains("encoder-decoder"), "{said}");
+    assert!(!t5.path().join("no").exists());
     let said = refusal(&run(&["sft", "--resume", "--out", "none"]), 2);
     assert!(said.contains("none"), "{said}");
 
@@ -267,6 +301,37 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     fs::copy(folder.join("out/run.toml"), folder.join("again.toml")).unwrap();
     succeeds(folder, &["sft", "--config", "again.toml", "--out", "again"]);
     same_outcome(&folder.join("out"), &folder.join("again"));
+}
+
+#[test]
+fn a_second_ctrl_c_ends_at_once() {
+    let place = workplace("llama");
+    let folder = place.path();
+    for round in 0..4 {
+        let out = format!("at-once-{round}");
+        // Long steps, so that it comes within one.
+        let big = ["--set", "train.steps=5000", "--set", "train.batch_size=24"];
+        let arguments = ["sft", "--config", "run.toml", "--out", &out];
+        let mut child = rlaif(folder, &[&arguments[..], &big].concat()).spawn().unwrap();
+        wait_for_progress(&mut child, &folder.join(&out).join("metrics.jsonl"), 300);
+        let interrupt =
+            || Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        interrupt();
+        sleep(Duration::from_micros(500 * round));
+        interrupt();
+        let said = refusal(&child.wait_with_output().unwrap(), 130);
+        assert!(!said.contains("panicked") && !said.contains("terminate"), "{said}");
+    }
+}
+
+// The kernel's own files, among which nobody may make a folder, root included.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_where_nobody_may_write_is_named() {
+    let place = workplace("llama");
+    let run = ["sft", "--config", "run.toml", "--out", "/sys/rlaif-run"];
+    let said = refusal(&rlaif(place.path(), &run).output().unwrap(), 1);
+    assert!(said.contains("/sys/rlaif-run") && said.contains("make the folder writable"), "{said}");
 }
 
 // Permissions do not bind root, as which containers often run.
@@ -381,4 +446,71 @@ fn a_run_ends_early_when_it_gets_no_better() {
     );
     assert!(said.contains("has not become better"), "{said}");
     assert!(said.contains("the result is that of step"), "{said}");
+    // Resumed, it has ended: no further step, and the same result.
+    let early = folder.join("early");
+    let before = outcome(&early);
+    assert!(before.1.len() < 60);
+    fs::remove_dir_all(early.join("model")).unwrap();
+    let said = succeeds(folder, &["sft", "--resume", "--out", "early"]);
+    assert!(said.contains("has not become better"), "{said}");
+    assert!(outcome(&early) == before, "a run that had ended went on");
+}
+
+#[test]
+fn pairs_that_cannot_teach_are_counted_and_a_head_keeps_its_labels() {
+    let place = workplace("llama");
+    let folder = place.path();
+    let row = |prompt: &str, chosen: &str, rejected: &str| {
+        json!({ "prompt": prompt, "chosen": chosen, "rejected": rejected }).to_string()
+    };
+    let long = "honey is safe for adults and bears ".repeat(10);
+    let rows = [
+        row("a:", " good", " bad"),
+        row("b:", " good", " bad"),
+        row("c:", " same", " same"),
+        row(&long, " good", " bad"),
+    ];
+    fs::write(folder.join("pairs.jsonl"), rows.join("\n")).unwrap();
+    let reward = "[placement]\ndevice = 'cpu'\nthreads = 1\n[model]\npath = 'model'\n[data]\n\
+                  train = 'pairs.jsonl'\nmax_tokens = 24\n[train]\nsteps = 2\nbatch_size = 2\n";
+    fs::write(folder.join("reward.toml"), reward).unwrap();
+    let said = succeeds(folder, &["reward", "--config", "reward.toml", "--out", "r"]);
+    let told = "2 rows to learn from (1 left out (both responses are the same), 1 left out (both \
+                responses are the same once cut)), 0 held out, 2 steps";
+    assert!(said.contains(told), "{said}");
+
+    let texts = ["fine", "bad"].map(|label| json!({ "text": label, "label": label }).to_string());
+    fs::write(folder.join("texts.jsonl"), texts.join("\n")).unwrap();
+    let classifier = |model: &str, labels: &str, out: &str| {
+        let text = format!(
+            "labels = {labels}\n[placement]\ndevice = 'cpu'\n[model]\npath = '{model}'\n[data]\n\
+             train = 'texts.jsonl'\n[train]\nsteps = 1\n[learn.optimizer]\nlr = 0.0\n"
+        );
+        fs::write(folder.join("classifier.toml"), text).unwrap();
+        let arguments = ["classifier", "--config", "classifier.toml", "--out", out];
+        rlaif(folder, &arguments).output().unwrap()
+    };
+    let first = classifier("model", "['fine', 'bad']", "c");
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let said = refusal(&classifier("c/model", "['bad', 'fine']", "turned"), 2);
+    assert!(said.contains("has the labels [\"fine\", \"bad\"]"), "{said}");
+    // Without names of its own, a head takes those that it is given.
+    let config = folder.join("c/model/config.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    json["id2label"] = json!({ "0": "LABEL_0", "1": "LABEL_1" });
+    json["label2id"] = json!({ "LABEL_0": 0, "LABEL_1": 1 });
+    fs::write(&config, json.to_string()).unwrap();
+    let named = classifier("c/model", "['fine', 'bad']", "named");
+    assert!(named.status.success(), "{}", String::from_utf8_lossy(&named.stderr));
+    let load = |run: &str| {
+        let path = folder.join(run).join("model");
+        Classifier::load(&path, LoadOptions::default()).unwrap()
+    };
+    let (old, new) = (load("c"), load("named"));
+    assert_eq!(rlaif::lm::SequenceClassifier::labels(&new), ["fine", "bad"]);
+    let head = |model: &Classifier| {
+        let parameters = rlaif::lm::SequenceClassifier::parameters(model);
+        parameters.get("score.weight").unwrap().shallow_clone()
+    };
+    assert_eq!(head(&old), head(&new));
 }

@@ -9,20 +9,20 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 use rlaif_lm::SequenceClassifier;
-use rlaif_models::SaveOptions;
 use rlaif_text::HfTokenizer;
 use rlaif_train::{
-    ClassWeights, ClassifierRow, ClassifierTask, ClassifierTrainer, FitConfig, FitPlan, Goal,
-    LearnConfig, fit,
+    ClassWeights, ClassifierRow, ClassifierTrainer, FitConfig, Goal, LearnConfig, SupervisedTask,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     error::CliError,
     model,
-    run_arguments::{RunArguments, ended, interrupt, show, total_steps},
+    run_arguments::{OngoingRun, RunArguments, Shown, about, interrupt, total_steps},
 };
-use crate::run::{DataSection, ModelSection, Placement, RunError, RunFile, ShuffledBatches};
+use crate::run::{
+    DataRows, DataSection, Left, ModelSection, Placement, RunError, RunFile, ShuffledBatches,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct ClassifierCommand {
@@ -121,6 +121,7 @@ impl ClassifierRun {
         records: &[Labelled],
         tokenizer: &HfTokenizer,
         limit: usize,
+        left: &mut Left,
     ) -> Result<Vec<ClassifierRow>, RunError> {
         let mut known: BTreeMap<String, usize> =
             (0..self.labels.len()).map(|i| (i.to_string(), i)).collect();
@@ -137,6 +138,7 @@ impl ClassifierRun {
                     record.id, record.label, self.labels
                 ),
             })?;
+            left.cut += u64::from(encoded.dropped > 0);
             let start = encoded.type_ids.iter().position(|&t| t == 1);
             let second_start = start.unwrap_or(encoded.ids.len());
             Ok(ClassifierRow { ids: encoded.ids, second_start, label: *label })
@@ -149,44 +151,32 @@ impl ClassifierCommand {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let open = self.run.open::<ClassifierRun>()?;
         let config = &open.config;
+        config.model.check_trainable(&config.learn.trainable)?;
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
-        let folder = config.model.folder()?;
         tch::manual_seed(seed.derive("init", 0).get() as i64);
         let mut classifier = config.model.classifier(&config.labels, options)?;
-        let tokenizer = model::tokenizer(&folder, classifier.spec().vocab_size)?;
-        let context = classifier.spec().context;
-        let limit = context.into_iter().chain([config.data.max_tokens]).min();
-        let limit = limit.unwrap_or(config.data.max_tokens);
+        let tokenizer = model::tokenizer(&config.model.folder()?, classifier.spec().vocab_size)?;
+        let limit = config.data.limit(classifier.spec());
 
-        let (train, held_out) = config.data.read(&LabelledColumns(config.columns.clone()), seed)?;
+        let DataRows { train, held_out, mut left } =
+            config.data.read(&LabelledColumns(config.columns.clone()), seed)?;
         let mut batches = ShuffledBatches::new(&train, config.train.batch_size, seed)?;
-        let train = config.rows(&train, &tokenizer, limit)?;
-        let held_out = config.rows(&held_out, &tokenizer, limit)?;
+        let train = config.rows(&train, &tokenizer, limit, &mut left)?;
+        let held_out = config.rows(&held_out, &tokenizer, limit, &mut Left::default())?;
         let total_steps = total_steps(&config.train, train.len())?;
         let weights = config.class_weights.resolve(&train, config.labels.len());
         let weights = weights.map_err(RunError::from)?;
         let trainer = ClassifierTrainer::new(&classifier, &config.learn, weights, total_steps)
             .map_err(RunError::from)?;
-        let (mut run, saved) = open.folder(config.train.keep(Goal::Lowest))?;
-        let done = saved.as_ref().map_or(0, rlaif_train::Saved::step);
-        show(&mut run, total_steps, done, &["loss", "eval/accuracy", "eval/auc"]);
-        let mut task = ClassifierTask::new(trainer, train, held_out);
-        let plan = FitPlan { config: &config.train, total_steps, seed, interrupt: &interrupt };
-        let ending = fit(&mut task, &mut batches, &mut run, saved.as_ref(), &plan)
-            .map_err(RunError::from)?;
+        let about = about(train.len(), &left, held_out.len(), total_steps);
+        let shown = Shown { total_steps, metrics: &["loss", "eval/accuracy", "eval/auc"] };
+        let mut run =
+            OngoingRun::begin(&open, interrupt, config.train.keep(Goal::Lowest), &about, &shown)?;
+        let mut task = SupervisedTask::new(trainer, train, held_out);
+        run.fit(&mut task, &mut batches, &config.train, total_steps, seed)?;
         task.finish();
-        ended(&open, &mut run, ending)?;
-        let model = run.model();
-        match config.model.adapter() {
-            Some(name) => classifier.adapters().save(name, &model)?,
-            None => {
-                let source = Some(folder.as_path());
-                classifier.save(&model, &SaveOptions { source, ..SaveOptions::default() })?;
-            }
-        }
-        run.say(&format!("the result is in {}", model.display())).map_err(RunError::from)?;
-        Ok(())
+        run.write(&mut classifier, &config.model)
     }
 }

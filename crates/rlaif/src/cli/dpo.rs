@@ -4,17 +4,16 @@ use clap::Args;
 use rlaif_core::Seed;
 use rlaif_dpo::PairEvaluation;
 use rlaif_lm::Policy;
-use rlaif_models::SaveOptions;
-use rlaif_train::{FitPlan, Goal, RunFolder, Saved, fit};
+use rlaif_train::{Goal, RunFolder};
 
 use super::{
     error::CliError,
     model,
-    run_arguments::{RunArguments, ended, interrupt, show},
+    run_arguments::{OngoingRun, RunArguments, Shown, interrupt},
 };
 use crate::{
     rewards_from_config,
-    run::{DpoRows, DpoRun, DpoTask, RunError},
+    run::{DpoRows, DpoRun, DpoTask, Left, RunError},
 };
 
 #[derive(Debug, Args)]
@@ -35,11 +34,10 @@ impl Dpo {
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
-        let folder = config.model.folder()?;
         tch::manual_seed(seed.derive("init", 0).get() as i64);
         let policy = config.model.language_model(options)?;
-        let tokenizer = model::tokenizer(&folder, policy.spec().vocab_size)?;
-        let DpoRows { train, held_out, mut batches, report } =
+        let tokenizer = model::tokenizer(&config.model.folder()?, policy.spec().vocab_size)?;
+        let DpoRows { train, held_out, mut batches, report, left } =
             config.read(&tokenizer, policy.spec(), seed)?;
         let total_steps = config.train.total_steps(train.len()).map_err(RunError::from)?;
         let trainer = config.trainer(total_steps, policy)?;
@@ -50,35 +48,22 @@ impl Dpo {
             .map(|online| rewards_from_config(&online.reward, open.path(), options.device))
             .transpose()?;
 
-        let (mut run, saved) = open.folder(config.train.keep(Goal::Lowest))?;
-        run.say(&format!("{report}; {} held out, {total_steps} steps", held_out.len()))
-            .map_err(RunError::from)?;
-        let cache = run.path().join("reference");
+        let read = if left == Left::default() { String::new() } else { format!(" ({left})") };
+        let about = format!("{report}{read}; {} held out, {total_steps} steps", held_out.len());
+        let shown = Shown { total_steps, metrics: &SHOWN };
+        let mut run =
+            OngoingRun::begin(&open, interrupt, config.train.keep(Goal::Lowest), &about, &shown)?;
+        let cache = run.folder.path().join("reference");
         let mut task = DpoTask::new(trainer, train, held_out, &cache)?;
         if let (Some(online), Some(reward)) = (&config.online, &reward) {
             task = task.online(&tokenizer, &**reward, &online.sampling, seed);
         }
         let before = task.evaluation()?;
-        show(&mut run, total_steps, saved.as_ref().map_or(0, Saved::step), &SHOWN);
-        let plan = FitPlan { config: &config.train, total_steps, seed, interrupt: &interrupt };
-        let ending = fit(&mut task, &mut batches, &mut run, saved.as_ref(), &plan)
-            .map_err(RunError::from)?;
-        if ended(&open, &mut run, ending)? {
-            if let (Some(before), Some(after)) = (&before, task.last_evaluation()) {
-                say_held_out(&mut run, before, after)?;
-            }
-            let model = run.model();
-            let mut policy = task.into_policy();
-            match config.model.adapter() {
-                Some(name) => policy.adapters().save(name, &model)?,
-                None => {
-                    let source = Some(folder.as_path());
-                    policy.save(&model, &SaveOptions { source, ..SaveOptions::default() })?;
-                }
-            }
-            run.say(&format!("the result is in {}", model.display())).map_err(RunError::from)?;
+        run.fit(&mut task, &mut batches, &config.train, total_steps, seed)?;
+        if let (Some(before), Some(after)) = (&before, task.evaluation()?) {
+            say_held_out(&mut run.folder, before, &after)?;
         }
-        Ok(())
+        run.write(&mut task.into_policy(), &config.model)
     }
 }
 

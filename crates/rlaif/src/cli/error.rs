@@ -53,6 +53,15 @@ pub(crate) enum CliError {
     /// A run that was asked to stop, by Ctrl-C.
     #[error("interrupted after a whole step, and everything is saved; {how}")]
     Interrupted { how: String },
+    /// The model that a run came to could not be written.
+    #[error(
+        "the result could not be written: {source}; the last checkpoint holds it: mend that and {how}"
+    )]
+    Result {
+        #[source]
+        source: Box<ModelError>,
+        how: String,
+    },
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
@@ -161,7 +170,8 @@ impl CliError {
                 EvalError::Reward { .. } | EvalError::Metric { .. } | EvalError::Io { .. },
             ) => 1,
             Self::Evaluate(EvaluateError::File { .. }) => 1,
-            Self::Torch(_)
+            Self::Result { .. }
+            | Self::Torch(_)
             | Self::Lm(
                 LmError::Torch(_) | LmError::NotFinite { .. } | LmError::BatchTooLarge { .. },
             )

@@ -2,14 +2,13 @@
 
 use clap::Args;
 use rlaif_lm::Policy;
-use rlaif_models::SaveOptions;
-use rlaif_train::{Keep, Saved};
+use rlaif_train::Keep;
 use tch::Tensor;
 
 use super::{
     error::CliError,
     model,
-    run_arguments::{RunArguments, ended, interrupt, show},
+    run_arguments::{OngoingRun, RunArguments, Shown, interrupt},
 };
 use crate::{
     rewards_from_config,
@@ -33,48 +32,36 @@ impl Ppo {
         config.ppo.check().map_err(RunError::from)?;
         let interrupt = interrupt()?;
         let options = config.placement.options(config.model.precision)?;
-        let folder = config.model.folder()?;
         let mut trainer = config.trainer(options)?;
-        let tokenizer = model::tokenizer(&folder, trainer.policy().spec().vocab_size)?;
+        let tokenizer =
+            model::tokenizer(&config.model.folder()?, trainer.policy().spec().vocab_size)?;
         let (prompts, left_out) = config.prompts(&tokenizer, trainer.policy())?;
 
         let keep = Keep { newest: config.output.keep, best: None };
         // Before anything is written.
         let reward = rewards_from_config(&config.reward, open.path(), options.device)?;
-        let (mut run, saved) = open.folder(keep)?;
         let trained = trainer.policy().parameters().count_trainable();
-        let say = format!(
+        let about = format!(
             "{} prompts ({left_out} left out for their length), {trained} trained weights, {} \
              steps of {} responses",
             prompts.len(),
             config.ppo.steps,
             config.ppo.batch_size
         );
-        run.say(&say).map_err(RunError::from)?;
-        show(&mut run, config.ppo.steps, saved.as_ref().map_or(0, Saved::step), &SHOWN);
+        let shown = Shown { total_steps: config.ppo.steps, metrics: &SHOWN };
+        let mut run = OngoingRun::begin(&open, interrupt, keep, &about, &shown)?;
         let plan = PpoPlan {
             prompts: &prompts,
             codec: &tokenizer,
             reward: &*reward,
             output: &config.output,
-            interrupt: &interrupt,
+            interrupt: &run.interrupt,
         };
-        let ending = run::ppo(&mut trainer, &mut run, saved.as_ref(), &plan)?;
-        if ended(&open, &mut run, ending)? {
-            let heads: Vec<(&str, &Tensor)> = trainer.value().parameters().iter().collect();
-            Tensor::write_safetensors(&heads, run.path().join("value_head.safetensors"))
-                .map_err(rlaif_torch::TorchError::from)?;
-            let model = run.model();
-            let mut policy = trainer.into_policy();
-            match config.model.adapter() {
-                Some(name) => policy.adapters().save(name, &model)?,
-                None => {
-                    let source = Some(folder.as_path());
-                    policy.save(&model, &SaveOptions { source, ..SaveOptions::default() })?;
-                }
-            }
-            run.say(&format!("the result is in {}", model.display())).map_err(RunError::from)?;
-        }
-        Ok(())
+        let ending = run::ppo(&mut trainer, &mut run.folder, run.saved.as_ref(), &plan)?;
+        run.ended(ending)?;
+        let heads: Vec<(&str, &Tensor)> = trainer.value().parameters().iter().collect();
+        Tensor::write_safetensors(&heads, run.folder.path().join("value_head.safetensors"))
+            .map_err(rlaif_torch::TorchError::from)?;
+        run.write(&mut trainer.into_policy(), &config.model)
     }
 }

@@ -7,19 +7,18 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 use rlaif_lm::SequenceClassifier;
-use rlaif_models::SaveOptions;
 use rlaif_text::HfTokenizer;
-use rlaif_train::{
-    FitConfig, FitPlan, Goal, LearnConfig, PreferenceRow, PreferenceTask, PreferenceTrainer, fit,
-};
+use rlaif_train::{FitConfig, Goal, LearnConfig, PreferenceRow, PreferenceTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
 
 use super::{
     error::CliError,
     model,
-    run_arguments::{RunArguments, ended, interrupt, show, total_steps},
+    run_arguments::{OngoingRun, RunArguments, Shown, about, interrupt, total_steps},
 };
-use crate::run::{DataSection, ModelSection, Placement, RunError, RunFile, ShuffledBatches};
+use crate::run::{
+    DataRows, DataSection, Left, ModelSection, Placement, RunError, RunFile, ShuffledBatches,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Reward {
@@ -132,67 +131,67 @@ impl Corpus for PairCorpus {
     }
 }
 
+/// Pairs as token ids, with their records. Those whose responses are the same within `limit` teach
+/// nothing and are left out.
 fn rows(
-    pairs: &[Pair],
+    pairs: Vec<Pair>,
     tokenizer: &HfTokenizer,
     limit: usize,
-) -> Result<Vec<PreferenceRow>, RunError> {
+    left: &mut Left,
+) -> Result<(Vec<Pair>, Vec<PreferenceRow>), RunError> {
     let texts: Vec<(&str, Option<&str>)> = pairs
         .iter()
         .flat_map(|pair| [(pair.chosen.as_str(), None), (pair.rejected.as_str(), None)])
         .collect();
-    let encoded = tokenizer.encode_truncated_batch(&texts, limit)?;
-    let mut ids = encoded.into_iter().map(|encoded| encoded.ids);
-    let mut next = || ids.next().unwrap_or_default();
-    let row = |pair: &Pair| PreferenceRow {
-        chosen: next(),
-        rejected: next(),
-        margin: pair.margin,
-        probability: pair.probability,
-    };
-    Ok(pairs.iter().map(row).collect())
+    let mut encoded = tokenizer.encode_truncated_batch(&texts, limit)?.into_iter();
+    let mut kept = (Vec::new(), Vec::new());
+    for pair in pairs {
+        let (Some(chosen), Some(rejected)) = (encoded.next(), encoded.next()) else { break };
+        if chosen.ids == rejected.ids {
+            left.leave_out("both responses are the same once cut");
+            continue;
+        }
+        left.cut += u64::from(chosen.dropped > 0 || rejected.dropped > 0);
+        kept.1.push(PreferenceRow {
+            chosen: chosen.ids,
+            rejected: rejected.ids,
+            margin: pair.margin,
+            probability: pair.probability,
+        });
+        kept.0.push(pair);
+    }
+    Ok(kept)
 }
 
 impl Reward {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let open = self.run.open::<RewardRun>()?;
         let config = &open.config;
+        config.model.check_trainable(&config.learn.trainable)?;
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
-        let folder = config.model.folder()?;
         tch::manual_seed(seed.derive("init", 0).get() as i64);
         let mut model = config.model.classifier(&["reward".to_owned()], options)?;
-        let tokenizer = model::tokenizer(&folder, model.spec().vocab_size)?;
-        let context = model.spec().context;
-        let limit = context.into_iter().chain([config.data.max_tokens]).min();
-        let limit = limit.unwrap_or(config.data.max_tokens);
+        let tokenizer = model::tokenizer(&config.model.folder()?, model.spec().vocab_size)?;
+        let limit = config.data.limit(model.spec());
 
-        let (train, held_out) = config.data.read(&PairCorpus(config.columns.clone()), seed)?;
-        let mut batches = ShuffledBatches::new(&train, config.train.batch_size, seed)?;
-        let train = rows(&train, &tokenizer, limit)?;
-        let held_out = rows(&held_out, &tokenizer, limit)?;
+        let DataRows { train, held_out, mut left } =
+            config.data.read(&PairCorpus(config.columns.clone()), seed)?;
+        let (train, rows_of_train) = rows(train, &tokenizer, limit, &mut left)?;
+        let (_, held_out) = rows(held_out, &tokenizer, limit, &mut Left::default())?;
         let total_steps = total_steps(&config.train, train.len())?;
+        let mut batches = ShuffledBatches::new(&train, config.train.batch_size, seed)?;
         let trainer = PreferenceTrainer::new(&model, &config.learn, config.centring, total_steps)
             .map_err(RunError::from)?;
-        let (mut run, saved) = open.folder(config.train.keep(Goal::Lowest))?;
-        let done = saved.as_ref().map_or(0, rlaif_train::Saved::step);
-        show(&mut run, total_steps, done, &["loss", "rewards/accuracies", "eval/accuracy"]);
-        let mut task = PreferenceTask::new(trainer, train, held_out);
-        let plan = FitPlan { config: &config.train, total_steps, seed, interrupt: &interrupt };
-        let ending = fit(&mut task, &mut batches, &mut run, saved.as_ref(), &plan)
-            .map_err(RunError::from)?;
+        let about = about(train.len(), &left, held_out.len(), total_steps);
+        let metrics = &["loss", "rewards/accuracies", "eval/accuracy"];
+        let shown = Shown { total_steps, metrics };
+        let mut run =
+            OngoingRun::begin(&open, interrupt, config.train.keep(Goal::Lowest), &about, &shown)?;
+        let mut task = SupervisedTask::new(trainer, rows_of_train, held_out);
+        run.fit(&mut task, &mut batches, &config.train, total_steps, seed)?;
         task.finish();
-        ended(&open, &mut run, ending)?;
-        let result = run.model();
-        match config.model.adapter() {
-            Some(name) => model.adapters().save(name, &result)?,
-            None => {
-                let source = Some(folder.as_path());
-                model.save(&result, &SaveOptions { source, ..SaveOptions::default() })?;
-            }
-        }
-        run.say(&format!("the result is in {}", result.display())).map_err(RunError::from)?;
-        Ok(())
+        run.write(&mut model, &config.model)
     }
 }

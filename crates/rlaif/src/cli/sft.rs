@@ -7,17 +7,16 @@ use rlaif_data::{
     corpora::{ConversationColumns, Corpus, DemonstrationColumns, Outcome},
 };
 use rlaif_lm::Policy;
-use rlaif_models::SaveOptions;
-use rlaif_train::{FitConfig, FitPlan, Goal, LearnConfig, SftRow, SftTask, SftTrainer, fit};
+use rlaif_train::{FitConfig, Goal, LearnConfig, SftRow, SftTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
 
 use super::{
     error::CliError,
     model,
-    run_arguments::{RunArguments, ended, interrupt, present, show, total_steps},
+    run_arguments::{OngoingRun, RunArguments, Shown, about, interrupt, present, total_steps},
 };
 use crate::run::{
-    DataFormat, DataSection, Encoder, Left, ModelSection, Placement, RunError, RunFile,
+    DataFormat, DataRows, DataSection, Encoder, Left, ModelSection, Placement, RunError, RunFile,
     ShuffledBatches,
 };
 
@@ -150,8 +149,9 @@ impl SftRun {
     where
         C::Record: Record,
     {
-        let (train, held_out) = self.data.read(corpus, seed)?;
-        let (rows, left) = encode(&train)?;
+        let DataRows { train, held_out, mut left } = self.data.read(corpus, seed)?;
+        let (rows, of_encoding) = encode(&train)?;
+        left.add(of_encoding);
         let (records, train) = present(train, rows);
         let (held_out, _) = encode(&held_out)?;
         total_steps(&self.train, train.len())?;
@@ -164,45 +164,26 @@ impl Sft {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let open = self.run.open::<SftRun>()?;
         let config = &open.config;
+        config.model.check_trainable(&config.learn.trainable)?;
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
-        let folder = config.model.folder()?;
         tch::manual_seed(seed.derive("init", 0).get() as i64);
         let mut policy = config.model.language_model(options)?;
-        let tokenizer = model::tokenizer(&folder, policy.spec().vocab_size)?;
+        let tokenizer = model::tokenizer(&config.model.folder()?, policy.spec().vocab_size)?;
         let encoder = Encoder::new(&tokenizer, policy.spec(), config.data.max_tokens);
         let Prepared { train, held_out, mut batches, left } = config.prepare(&encoder, seed)?;
 
         let total_steps = total_steps(&config.train, train.len())?;
         let trainer =
             SftTrainer::new(&policy, &config.learn, total_steps).map_err(RunError::from)?;
-        let (mut run, saved) = open.folder(config.train.keep(Goal::Lowest))?;
-        let say = format!(
-            "{} rows to learn from ({} left out, {} cut), {} held out, {total_steps} steps",
-            train.len(),
-            left.out,
-            left.cut,
-            held_out.len()
-        );
-        run.say(&say).map_err(RunError::from)?;
-        let done = saved.as_ref().map_or(0, rlaif_train::Saved::step);
-        show(&mut run, total_steps, done, &["loss", "eval/loss", "time/tokens_per_s"]);
-        let mut task = SftTask::new(trainer, train, held_out);
-        let plan = FitPlan { config: &config.train, total_steps, seed, interrupt: &interrupt };
-        let ending = fit(&mut task, &mut batches, &mut run, saved.as_ref(), &plan)
-            .map_err(RunError::from)?;
+        let about = about(train.len(), &left, held_out.len(), total_steps);
+        let shown = Shown { total_steps, metrics: &["loss", "eval/loss", "time/tokens_per_s"] };
+        let mut run =
+            OngoingRun::begin(&open, interrupt, config.train.keep(Goal::Lowest), &about, &shown)?;
+        let mut task = SupervisedTask::new(trainer, train, held_out);
+        run.fit(&mut task, &mut batches, &config.train, total_steps, seed)?;
         task.finish();
-        ended(&open, &mut run, ending)?;
-        let model = run.model();
-        match config.model.adapter() {
-            Some(name) => policy.adapters().save(name, &model)?,
-            None => {
-                let source = Some(folder.as_path());
-                policy.save(&model, &SaveOptions { source, ..SaveOptions::default() })?;
-            }
-        }
-        run.say(&format!("the result is in {}", model.display())).map_err(RunError::from)?;
-        Ok(())
+        run.write(&mut policy, &config.model)
     }
 }

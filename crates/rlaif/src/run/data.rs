@@ -1,11 +1,12 @@
 //! `[data]`: which rows, and in which order they come.
 
-use std::num::NonZeroUsize;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use rlaif_core::{Record, Seed};
 use rlaif_data::{
     Dataset, Fraction, Position, Reader, Remainder, Shuffle, Source, corpora::Corpus,
 };
+use rlaif_lm::LmSpec;
 use rlaif_train::{Batches, TrainError};
 use serde::{Deserialize, Serialize};
 
@@ -44,8 +45,75 @@ pub struct DataSection {
     pub max_tokens: usize,
 }
 
-/// Training rows, and held-out ones.
-type TrainAndHeldOut<R> = (Vec<R>, Vec<R>);
+/// What became of rows that are not learned from, or not whole.
+///
+/// ```
+/// use rlaif::run::Left;
+/// let mut left = Left::default();
+/// assert_eq!(left.to_string(), "none left out");
+/// left.leave_out("nothing to learn");
+/// left.cut += 2;
+/// assert_eq!(left.to_string(), "1 left out (nothing to learn), 2 cut");
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Rows that were left out, by why.
+    pub out: BTreeMap<String, u64>,
+    /// Rows that were cut to fit.
+    pub cut: u64,
+}
+
+impl Left {
+    /// Counts one more row that is left out.
+    pub fn leave_out(&mut self, why: &str) {
+        *self.out.entry(why.to_owned()).or_default() += 1;
+    }
+
+    /// Counts what was counted elsewhere as well.
+    pub fn add(&mut self, other: Self) {
+        for (why, n) in other.out {
+            *self.out.entry(why).or_default() += n;
+        }
+        self.cut += other.cut;
+    }
+}
+
+impl std::fmt::Display for Left {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut parts: Vec<String> =
+            self.out.iter().map(|(why, n)| format!("{n} left out ({why})")).collect();
+        if parts.is_empty() {
+            parts.push("none left out".to_owned());
+        }
+        if self.cut > 0 {
+            parts.push(format!("{} cut", self.cut));
+        }
+        f.write_str(&parts.join(", "))
+    }
+}
+
+/// Rows as [`DataSection::read`] finds them.
+#[derive(Debug)]
+pub struct DataRows<R> {
+    /// What is learned from.
+    pub train: Vec<R>,
+    /// What is evaluated on.
+    pub held_out: Vec<R>,
+    /// What became of the others of the file to train on.
+    pub left: Left,
+}
+
+impl<R> DataRows<R> {
+    /// The rows made something else of, one by one.
+    #[must_use]
+    pub fn map<S>(self, mut of: impl FnMut(R) -> S) -> DataRows<S> {
+        DataRows {
+            train: self.train.into_iter().map(&mut of).collect(),
+            held_out: self.held_out.into_iter().map(&mut of).collect(),
+            left: self.left,
+        }
+    }
+}
 
 impl DataSection {
     fn max_tokens() -> usize {
@@ -60,11 +128,17 @@ impl DataSection {
         &self,
         corpus: &C,
         seed: Seed,
-    ) -> Result<TrainAndHeldOut<C::Record>, RunError>
+    ) -> Result<DataRows<C::Record>, RunError>
     where
         C::Record: Record,
     {
+        if self.max_tokens == 0 {
+            let problem = "is 0; expected at least 1".to_owned();
+            return Err(RunError::Setting { key: "data.max_tokens", problem });
+        }
         let all = dataset(&self.train, corpus)?;
+        let dropped = all.provenance().steps.iter().flat_map(|step| step.dropped.clone());
+        let left = Left { out: dropped.collect(), cut: 0 };
         let (train, mut held_out) = match (&self.held_out, self.held_out_fraction) {
             (Some(path), _) => (all.into_records(), dataset(path, corpus)?.into_records()),
             (None, 0.) => (all.into_records(), Vec::new()),
@@ -80,7 +154,12 @@ impl DataSection {
             let problem = format!("`{}` has no row", self.train);
             return Err(RunError::Setting { key: "data.train", problem });
         }
-        Ok((train, held_out))
+        Ok(DataRows { train, held_out, left })
+    }
+
+    /// Most tokens of a row for this model.
+    pub fn limit(&self, spec: &LmSpec) -> usize {
+        spec.context.map_or(self.max_tokens, |context| context.min(self.max_tokens))
     }
 
     /// What may be a local file.

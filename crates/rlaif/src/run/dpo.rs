@@ -9,7 +9,7 @@ use rlaif_data::{
     corpora::{Hh, PairColumns, UnpairedColumns},
 };
 use rlaif_dpo::{
-    DpoConfig, DpoTrainer, Objective, OnlineConfig, PairEvaluation, PairRow, Reference,
+    DpoConfig, DpoError, DpoTrainer, Objective, OnlineConfig, PairEvaluation, PairRow, Reference,
     ReferenceConfig, ReferenceSums, ResponseRow, RowConfig, RowReport, pair_rows, response_rows,
 };
 use rlaif_lm::LmSpec;
@@ -18,7 +18,9 @@ use rlaif_rewards::RewardConfig;
 use rlaif_train::{CheckpointFiles, Fit, FitConfig, Goal, Saved, TrainError};
 use serde::{Deserialize, Serialize};
 
-use super::{DataSection, ModelSection, Placement, RunError, RunFile, ShuffledBatches};
+use super::{
+    DataRows, DataSection, Left, ModelSection, Placement, RunError, RunFile, ShuffledBatches,
+};
 
 /// The run file of `rlaif dpo`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -132,6 +134,8 @@ pub struct DpoRows {
     pub batches: ShuffledBatches,
     /// What was made of the training rows.
     pub report: RowReport,
+    /// What the reader had left out before.
+    pub left: Left,
 }
 
 /// What is learnt from.
@@ -256,13 +260,13 @@ impl DpoRun {
                 label: columns.label.clone(),
             };
             let data = self.data.as_ref().expect("`check` asked for rows");
-            let (train, _) = data.read(&corpus, seed)?;
+            let DataRows { train, left, .. } = data.read(&corpus, seed)?;
             let (rows, report) = response_rows(&train, codec, spec, &config)?;
             let batches = order(rows.iter().map(|row| row.id.clone()).collect())?;
             let train = TrainRows::Responses(rows);
-            return Ok(DpoRows { train, held_out: Vec::new(), batches, report });
+            return Ok(DpoRows { train, held_out: Vec::new(), batches, report, left });
         }
-        let (train, held_out) = self.pairs(seed)?;
+        let DataRows { train, held_out, left } = self.pairs(seed)?;
         let held_out = match held_out.as_slice() {
             [] => Vec::new(),
             held_out => pair_rows(held_out, codec, spec, &config)?.0,
@@ -277,15 +281,16 @@ impl DpoRun {
             }
             let report = RowReport { read, kept: prompts.len(), ..RowReport::default() };
             let batches = order(prompts.iter().map(|prompt| prompt.id.clone()).collect())?;
-            return Ok(DpoRows { train: TrainRows::Prompts(prompts), held_out, batches, report });
+            let train = TrainRows::Prompts(prompts);
+            return Ok(DpoRows { train, held_out, batches, report, left });
         }
         let (rows, report) = pair_rows(&train, codec, spec, &config)?;
         let batches = order(rows.iter().map(|row| row.id.clone()).collect())?;
-        Ok(DpoRows { train: TrainRows::Pairs(rows), held_out, batches, report })
+        Ok(DpoRows { train: TrainRows::Pairs(rows), held_out, batches, report, left })
     }
 
     /// Training pairs and held-out ones, as text.
-    fn pairs(&self, seed: Seed) -> Result<(Vec<PreferencePair>, Vec<PreferencePair>), RunError> {
+    fn pairs(&self, seed: Seed) -> Result<DataRows<PreferencePair>, RunError> {
         let columns = &self.columns;
         match (&self.data, columns.format) {
             (None, _) => {
@@ -293,14 +298,11 @@ impl DpoRun {
                     let dialogues = builtin::dialogues(part).into_records();
                     dialogues.into_iter().map(|dialogue| dialogue.pair).collect()
                 };
-                Ok((of(Part::Train), of(Part::HeldOut)))
+                let (train, held_out) = (of(Part::Train), of(Part::HeldOut));
+                Ok(DataRows { train, held_out, left: Left::default() })
             }
             (Some(data), PairFormat::Hh) => {
-                let (train, held_out) = data.read(&Hh::default(), seed)?;
-                let pairs = |records: Vec<rlaif_data::corpora::HhRecord>| {
-                    records.into_iter().map(|record| record.pair).collect()
-                };
-                Ok((pairs(train), pairs(held_out)))
+                Ok(data.read(&Hh::default(), seed)?.map(|record| record.pair))
             }
             (Some(data), _) => {
                 let corpus = PairColumns {
@@ -332,7 +334,6 @@ pub struct DpoTask<'a> {
     held_out: Vec<PairRow>,
     held_out_sums: Option<ReferenceSums>,
     online: Option<Online<'a>>,
-    last: Option<PairEvaluation>,
     steps: u64,
 }
 
@@ -368,8 +369,7 @@ impl<'a> DpoTask<'a> {
         let held_out_sums = (needed && !held_out.is_empty())
             .then(|| trainer.reference_of_pairs(&held_out, Some(cache)))
             .transpose()?;
-        let (online, last) = (None, None);
-        Ok(Self { trainer, train, train_sums, held_out, held_out_sums, online, last, steps: 0 })
+        Ok(Self { trainer, train, train_sums, held_out, held_out_sums, online: None, steps: 0 })
     }
 
     /// Has `reward` pick between two responses of the policy's.
@@ -388,17 +388,12 @@ impl<'a> DpoTask<'a> {
     /// What the policy makes of the held-out pairs; `None` without any.
     ///
     /// # Errors
-    /// [`RunError::Dpo`].
-    pub fn evaluation(&self) -> Result<Option<PairEvaluation>, RunError> {
+    /// Those of [`DpoTrainer::evaluate`].
+    pub fn evaluation(&self) -> Result<Option<PairEvaluation>, DpoError> {
         if self.held_out.is_empty() {
             return Ok(None);
         }
-        Ok(Some(self.trainer.evaluate(&self.held_out, self.held_out_sums.as_ref())?))
-    }
-
-    /// The last evaluation of the run.
-    pub fn last_evaluation(&self) -> Option<&PairEvaluation> {
-        self.last.as_ref()
+        self.trainer.evaluate(&self.held_out, self.held_out_sums.as_ref()).map(Some)
     }
 
     /// The policy.
@@ -458,13 +453,7 @@ impl Fit for DpoTask<'_> {
     }
 
     fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
-        if self.held_out.is_empty() {
-            return Ok(None);
-        }
-        let evaluation = self.trainer.evaluate(&self.held_out, self.held_out_sums.as_ref())?;
-        let metrics = evaluation.metrics();
-        self.last = Some(evaluation);
-        Ok(Some(metrics))
+        Ok(self.evaluation()?.map(|evaluation| evaluation.metrics()))
     }
 
     fn score(&self) -> (&'static str, Goal) {
@@ -482,7 +471,7 @@ impl Fit for DpoTask<'_> {
     fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
         if let Some(online) = &self.online {
             let state: serde_json::Value = saved.json("reward")?;
-            online.reward.restore(&state).map_err(rlaif_dpo::DpoError::from)?;
+            online.reward.restore(&state).map_err(DpoError::from)?;
         }
         self.steps = saved.json("dpo")?;
         Ok(self.trainer.restore(saved)?)

@@ -6,16 +6,7 @@ use rlaif_lm::LmSpec;
 use rlaif_text::HfTokenizer;
 use rlaif_train::SftRow;
 
-use super::error::RunError;
-
-/// How many rows were left out or cut.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Left {
-    /// Rows without a token to learn within the limit.
-    pub out: usize,
-    /// Rows whose end was cut off.
-    pub cut: usize,
-}
+use super::{data::Left, error::RunError};
 
 /// Encodes rows for one model.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +80,7 @@ impl<'a> Encoder<'a> {
     pub fn texts(&self, rows: &[&str]) -> Result<(Vec<Option<SftRow>>, Left), RunError> {
         if self.encoder_decoder {
             return Err(RunError::Setting {
-                key: "data.format",
+                key: "columns.format",
                 problem: "an encoder-decoder model cannot learn from texts alone; give it prompts \
                           and responses"
                     .to_owned(),
@@ -122,29 +113,27 @@ impl<'a> Encoder<'a> {
 
     /// The row within the limit; `None` if nothing is left to learn.
     fn fitted(&self, mut row: SftRow, left: &mut Left) -> Option<SftRow> {
+        let whole = row.len();
         let room = if self.encoder_decoder {
             if row.prompt.len() > self.max_tokens {
                 // The end of sequence stays: the encoder knows no prompt without.
                 let last = row.prompt.pop();
-                row.prompt.truncate(self.max_tokens - 1);
+                row.prompt.truncate(self.max_tokens.saturating_sub(1));
                 row.prompt.extend(last);
-                left.cut += 1;
             }
             self.max_tokens
         } else {
             self.max_tokens.saturating_sub(row.prompt.len())
         };
-        if row.response.len() > room {
-            row.response.truncate(room);
-            if let Some(learned) = &mut row.learned {
-                learned.truncate(room);
-            }
-            left.cut += 1;
+        row.response.truncate(room);
+        if let Some(learned) = &mut row.learned {
+            learned.truncate(room);
         }
         if row.prompt.is_empty() || row.learned_tokens() == 0 {
-            left.out += 1;
+            left.leave_out(if whole == 0 { "nothing to learn" } else { "nothing to learn fits" });
             return None;
         }
+        left.cut += u64::from(row.len() < whole);
         Some(row)
     }
 
@@ -195,7 +184,7 @@ impl<'a> Encoder<'a> {
             let with = self.tokenizer.render_chat(&messages[..=turn], GenerationPrompt::Omit)?;
             if !before.starts_with(&whole) || !with.starts_with(&before) {
                 return Err(RunError::Setting {
-                    key: "data.format",
+                    key: "columns.format",
                     problem: format!(
                         "the chat template of {} writes the turns of conversation `{}` otherwise \
                          when more follow, so that what the assistant said has no place of its \

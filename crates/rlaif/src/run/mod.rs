@@ -77,9 +77,9 @@ use rlaif_train::{Keep, RunFolder, Saved};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-pub use data::{DataFormat, DataSection, ShuffledBatches};
+pub use data::{DataFormat, DataRows, DataSection, Left, ShuffledBatches};
 pub use dpo::{DpoRows, DpoRun, DpoTask, OnlineSection, PairColumnsSection, PairFormat, TrainRows};
-pub use encode::{Encoder, Left};
+pub use encode::Encoder;
 pub use error::RunError;
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
 pub use ppo::{OutputSection, PpoPlan, PpoRun, PromptSection, ValueSection, ValueStart, ppo};

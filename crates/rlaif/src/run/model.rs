@@ -8,7 +8,7 @@ use rlaif_models::{
     TargetModules, TaskType,
 };
 use rlaif_torch::DeviceChoice;
-use rlaif_train::Precision;
+use rlaif_train::{Precision, Trainable};
 use serde::{Deserialize, Serialize};
 
 use super::{error::RunError, trunk};
@@ -161,6 +161,20 @@ impl ModelSection {
             config.modules_to_save = vec!["classifier".to_owned(), "score".to_owned()];
         }
         adapters.add(ADAPTER, config)?;
+        Ok(())
+    }
+
+    /// Checks that what is trained is what is written.
+    ///
+    /// # Errors
+    /// [`RunError::Setting`].
+    pub fn check_trainable(&self, trainable: &Trainable) -> Result<(), RunError> {
+        if self.lora.is_some() && *trainable != Trainable::Auto {
+            let problem =
+                "with model.lora the adapter is what is trained and written; leave it out"
+                    .to_owned();
+            return Err(RunError::Setting { key: "learn.trainable", problem });
+        }
         Ok(())
     }
 

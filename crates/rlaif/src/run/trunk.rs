@@ -22,8 +22,22 @@ pub(crate) fn classifier(
     let config = Config::read(folder)?;
     if matches!(ModelSort::of(&config), Ok(ModelSort::Classifier)) && has_head(folder)? {
         let loaded = Classifier::load(folder, options)?;
-        if loaded.labels().len() == labels.len() {
+        let own = loaded.labels();
+        if own == labels {
             return Ok(loaded);
+        }
+        // A head for as many labels is kept below, under the new names; so the old ones must mean
+        // nothing (a single score, or `LABEL_0`, which transformers writes for want of a name).
+        let nameless = own.len() == 1 || own.iter().all(|label| label.starts_with("LABEL_"));
+        if own.len() == labels.len() && !nameless {
+            return Err(RunError::Setting {
+                key: "labels",
+                problem: format!(
+                    "the classifier in {} has the labels {own:?}; name the same in the same order, \
+                     or begin from a model without a head",
+                    folder.display()
+                ),
+            });
         }
     }
     let config = with_labels(&config, labels)?;
