@@ -124,7 +124,6 @@ pub(crate) fn train(
         move |chunk| masked_batches(role, &corpora, &tokenizer, size, seed.derive("hide", chunk))
     });
     let plan = Plan { name: "words", budget, lr: 1e-3, warm_up: 400, weight_decay: 0.01 };
-    let Classifier::Roberta(trunk) = &model else { return Err("not an encoder".into()) };
     let words = model.parameters().get(role.embeddings()).ok_or("no embeddings")?.shallow_clone();
     let guessing = fit(model.parameters(), plan, |_| {
         let (rows, positions, targets): Masked = guesses.next();
@@ -134,7 +133,7 @@ pub(crate) fn train(
             positions.into_iter().map(|(row, at)| (row * width + at) as i64).collect();
         let places = Tensor::from_slice(&places).to_device(device);
         let targets = Tensor::from_slice(&targets).to_device(device);
-        let hidden = trunk.hidden(&input, None, forward)?.reshape([-1, model.spec().hidden_size]);
+        let hidden = model.hidden(&input, None, forward)?.reshape([-1, model.spec().hidden_size]);
         let logits = hidden.index_select(0, &places).matmul(&words.transpose(0, 1));
         Ok(logits.cross_entropy_for_logits(&targets))
     })?;

@@ -4,17 +4,17 @@ use std::{collections::BTreeSet, path::Path};
 
 use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::{
-    CausalPolicy, DecodeState, Forward, LabelScheme, LmError, LmSpec, Parameters, Policy, Room,
-    Seq2SeqPolicy, SequenceClassifier, TokenBatch, VocabHead,
+    CausalPolicy, DecodeState, Forward, LmError, LmSpec, Parameters, Policy, Room, Seq2SeqPolicy,
+    SequenceClassifier, TokenBatch, VocabHead,
 };
 use tch::{Device, Kind, Tensor};
 
 use crate::{
+    classifier::Classifier,
     config::Config,
     error::ModelError,
-    llama::{Llama, LlamaClassifier},
+    llama::Llama,
     lora::ModelAdapters,
-    roberta::Roberta,
     save::{self, SaveOptions},
     t5::T5,
     weights::{self, Source},
@@ -43,7 +43,7 @@ const KNOWN: &str = "T5ForConditionalGeneration (model_type t5); LlamaForCausalL
 
 /// What config.json describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sort {
+pub(crate) enum Sort {
     T5,
     Llama,
     LlamaClassifier,
@@ -51,7 +51,7 @@ enum Sort {
 }
 
 impl Sort {
-    fn of(config: &Config) -> Result<Self, ModelError> {
+    pub(crate) fn of(config: &Config) -> Result<Self, ModelError> {
         let unknown = |field, found: &str| ModelError::UnknownArchitecture {
             file: config.path().to_owned(),
             field,
@@ -90,15 +90,6 @@ pub enum LanguageModel {
     T5(Seq2SeqPolicy<T5>),
     /// The Llama family.
     Llama(CausalPolicy<Llama>),
-}
-
-/// A sequence classifier of any architecture built here.
-#[derive(Debug)]
-pub enum Classifier {
-    /// BERT and RoBERTa.
-    Roberta(Roberta),
-    /// The Llama family's trunk.
-    Llama(LlamaClassifier),
 }
 
 impl LanguageModel {
@@ -150,8 +141,8 @@ impl LanguageModel {
     /// The model's config.json.
     pub fn config(&self) -> &Config {
         match self {
-            Self::T5(policy) => policy.0.config(),
-            Self::Llama(policy) => policy.0.config(),
+            Self::T5(policy) => &policy.0.frame().config,
+            Self::Llama(policy) => &policy.0.frame().config,
         }
     }
 
@@ -234,94 +225,6 @@ impl Policy for LanguageModel {
     }
 }
 
-impl Classifier {
-    /// Loads a classifier from a folder in Hugging Face's layout.
-    ///
-    /// # Errors
-    /// As [`LanguageModel::load`], with [`ModelError::WrongSort`] for a language model.
-    pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
-        let config = Config::read(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
-        Self::build(config, Source::checkpoint(&checkpoint, options.kind, options.device))
-    }
-
-    /// A classifier with random weights, drawn from libtorch's generator: seed it before.
-    ///
-    /// # Errors
-    /// As [`Self::load`], for the configuration.
-    pub fn random(config: Config, kind: Kind, device: Device) -> Result<Self, ModelError> {
-        Self::build(config, Source::random(kind, device))
-    }
-
-    fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
-        match Sort::of(&config)? {
-            Sort::Roberta => Ok(Self::Roberta(Roberta::build(config, source)?)),
-            Sort::LlamaClassifier => Ok(Self::Llama(LlamaClassifier::build(config, source)?)),
-            Sort::T5 | Sort::Llama => {
-                Err(wrong_sort(&config, "a classifier; load it as a language model"))
-            }
-        }
-    }
-
-    /// The model's config.json.
-    pub fn config(&self) -> &Config {
-        match self {
-            Self::Roberta(model) => model.config(),
-            Self::Llama(model) => model.config(),
-        }
-    }
-
-    /// The adapters, to be added, switched, merged and saved.
-    pub fn adapters(&mut self) -> ModelAdapters<'_> {
-        ModelAdapters::new(match self {
-            Self::Roberta(model) => model.parts(),
-            Self::Llama(model) => model.parts(),
-        })
-    }
-
-    /// Writes a folder that transformers loads; as [`LanguageModel::save`].
-    ///
-    /// # Errors
-    /// [`ModelError::Checkpoint`] if it cannot be written; nothing is left behind then.
-    pub fn save(&self, folder: &Path, options: &SaveOptions<'_>) -> Result<(), ModelError> {
-        save::write_model(folder, self.config(), self.parameters(), options)
-    }
-
-    fn classifier(&self) -> &dyn SequenceClassifier {
-        match self {
-            Self::Roberta(model) => model,
-            Self::Llama(model) => model,
-        }
-    }
-}
-
-impl SequenceClassifier for Classifier {
-    fn spec(&self) -> &LmSpec {
-        self.classifier().spec()
-    }
-
-    fn labels(&self) -> &[String] {
-        self.classifier().labels()
-    }
-
-    fn scheme(&self) -> LabelScheme {
-        self.classifier().scheme()
-    }
-
-    fn logits(
-        &self,
-        input: &TokenBatch,
-        second_start: Option<&[usize]>,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        self.classifier().logits(input, second_start, forward)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        self.classifier().parameters()
-    }
-}
-
 /// Whether a folder's config.json describes a classifier or a language model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelSort {
@@ -396,7 +299,7 @@ fn architecture(config: &Config) -> String {
         .to_owned()
 }
 
-fn wrong_sort(config: &Config, wanted: &'static str) -> ModelError {
+pub(crate) fn wrong_sort(config: &Config, wanted: &'static str) -> ModelError {
     ModelError::WrongSort {
         file: config.path().to_owned(),
         architecture: architecture(config),

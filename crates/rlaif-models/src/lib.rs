@@ -12,8 +12,10 @@
 
 mod adapt;
 mod auto;
+mod classifier;
 mod config;
 mod error;
+mod frame;
 mod labels;
 mod layers;
 mod llama;
@@ -24,14 +26,14 @@ mod save;
 mod t5;
 mod weights;
 
-pub use auto::{Classifier, LanguageModel, LoadOptions, ModelSort, Summary, inspect};
+pub use auto::{LanguageModel, LoadOptions, ModelSort, Summary, inspect};
+pub use classifier::Classifier;
 pub use config::Config;
 pub use error::{ModelError, TensorProblem};
-pub use llama::{Llama, LlamaClassifier};
+pub use llama::Llama;
 pub use lora::ModelAdapters;
 pub use rlaif_checkpoint::{
     AdapterConfig, CardSection, CheckpointError, ModelCard, ModuleNames, TargetModules, TaskType,
 };
-pub use roberta::Roberta;
 pub use save::SaveOptions;
 pub use t5::T5;

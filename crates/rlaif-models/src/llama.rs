@@ -8,19 +8,21 @@
 //! (Qwen2), norms on queries and keys (Qwen3), a sliding window (Mistral), scaled rotary frequencies
 //! (Llama 3.1).
 
+mod config;
+mod decode;
 mod run;
 
 use rlaif_lm::{
-    Activations, Branches, CacheShape, CausalLm, DecodeState, Forward, KvCache, LabelScheme,
-    LmError, LmSpec, Padding, Parameters, Room, SequenceClassifier, TokenBatch, VocabHead,
+    Activations, Branches, CacheShape, CausalLm, DecodeState, Forward, KvCache, LmError, LmSpec,
+    Padding, Parameters, Room, TokenBatch, VocabHead,
 };
-use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapt::{AdapterSet, Parts, Pass},
-    config::{Config, OneOrMany},
+    adapt::{Parts, Pass},
+    config::Config,
     error::ModelError,
+    frame::Frame,
     labels::Labels,
     layers::{
         Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, attention, hide, in_heads,
@@ -28,129 +30,7 @@ use crate::{
     rows,
     weights::{Source, Weights},
 };
-
-mod decode;
-
-/// The fields of config.json that matter here.
-#[derive(Debug, Deserialize)]
-struct RawConfig {
-    model_type: String,
-    vocab_size: i64,
-    hidden_size: i64,
-    intermediate_size: i64,
-    num_hidden_layers: usize,
-    num_attention_heads: i64,
-    num_key_value_heads: Option<i64>,
-    head_dim: Option<i64>,
-    #[serde(default = "RawConfig::activation")]
-    hidden_act: String,
-    max_position_embeddings: usize,
-    #[serde(default = "RawConfig::epsilon")]
-    rms_norm_eps: f64,
-    /// Older spelling: beside `rope_scaling`.
-    rope_theta: Option<f64>,
-    rope_scaling: Option<RawRope>,
-    /// Newer spelling: both in one.
-    rope_parameters: Option<RawRope>,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-    #[serde(default)]
-    attention_dropout: f64,
-    sliding_window: Option<i64>,
-    use_sliding_window: Option<bool>,
-    max_window_layers: Option<usize>,
-    layer_types: Option<Vec<LayerType>>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default = "RawConfig::std")]
-    initializer_range: f64,
-    pad_token_id: Option<u32>,
-    bos_token_id: Option<u32>,
-    eos_token_id: Option<OneOrMany>,
-}
-
-impl RawConfig {
-    fn activation() -> String {
-        "silu".to_owned()
-    }
-    fn epsilon() -> f64 {
-        1e-6
-    }
-    fn std() -> f64 {
-        0.02
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum LayerType {
-    FullAttention,
-    SlidingAttention,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-struct RawRope {
-    /// `type` in checkpoints of before mid-2024.
-    #[serde(alias = "type")]
-    rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
-}
-
-/// How rotary frequencies are scaled for contexts longer than the model was first trained on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum RopeScaling {
-    None,
-    /// All frequencies divided by `factor`.
-    Linear {
-        factor: f64,
-    },
-    /// Low frequencies divided by `factor`, high ones kept, a smooth passage between.
-    Llama3 {
-        factor: f64,
-        low: f64,
-        high: f64,
-        context: f64,
-    },
-}
-
-impl RopeScaling {
-    fn resolve(rope: Option<&RawRope>) -> Result<Self, ModelError> {
-        let Some(rope) = rope else { return Ok(Self::None) };
-        let need = |field: &'static str, value: Option<f64>| {
-            value.filter(|value| *value > 0.).ok_or_else(|| ModelError::BadField {
-                field,
-                found: value.map_or("missing".to_owned(), |v| v.to_string()),
-                expected: "a positive number beside this rope_type".to_owned(),
-            })
-        };
-        Ok(match rope.rope_type.as_deref() {
-            None | Some("default") => Self::None,
-            Some("linear") => Self::Linear { factor: need("rope_scaling.factor", rope.factor)? },
-            Some("llama3") => Self::Llama3 {
-                factor: need("rope_scaling.factor", rope.factor)?,
-                low: need("rope_scaling.low_freq_factor", rope.low_freq_factor)?,
-                high: need("rope_scaling.high_freq_factor", rope.high_freq_factor)?,
-                context: need(
-                    "rope_scaling.original_max_position_embeddings",
-                    rope.original_max_position_embeddings,
-                )?,
-            },
-            Some(other) => {
-                return Err(ModelError::UnsupportedField {
-                    field: "rope_scaling.rope_type",
-                    found: other.to_owned(),
-                    supported: "default, linear, llama3",
-                });
-            }
-        })
-    }
-}
+use config::{Family, RawConfig, RopeScaling, Shape};
 
 /// Rotary position embedding.
 #[derive(Debug)]
@@ -187,127 +67,6 @@ impl Rope {
         let angles = Tensor::cat(&[&angles, &angles], -1).unsqueeze(-2);
         (angles.cos().to_kind(kind), angles.sin().to_kind(kind))
     }
-}
-
-/// What the trunk uses; nothing is optional any more.
-#[derive(Debug)]
-struct Shape {
-    hidden: i64,
-    heads: i64,
-    kv_heads: i64,
-    head_dim: i64,
-    layers: usize,
-    /// The sliding window of each layer that has one.
-    windows: Vec<Option<i64>>,
-    attention_dropout: f64,
-}
-
-/// Fields of config.json as the families mean them: what one leaves out, another has by default.
-struct Family {
-    qkv_bias: Bias,
-    output_bias: Bias,
-    mlp_bias: Bias,
-    norm_queries_and_keys: bool,
-    window: Option<i64>,
-}
-
-impl Family {
-    fn resolve(raw: &RawConfig) -> Result<Self, ModelError> {
-        let plain = Self {
-            qkv_bias: raw.attention_bias.into(),
-            output_bias: raw.attention_bias.into(),
-            mlp_bias: raw.mlp_bias.into(),
-            norm_queries_and_keys: false,
-            window: None,
-        };
-        let optional_window =
-            if raw.use_sliding_window == Some(true) { raw.sliding_window } else { None };
-        Ok(match raw.model_type.as_str() {
-            "llama" => plain,
-            "mistral" => Self {
-                qkv_bias: Bias::Absent,
-                output_bias: Bias::Absent,
-                mlp_bias: Bias::Absent,
-                window: raw.sliding_window,
-                ..plain
-            },
-            "qwen2" => Self {
-                qkv_bias: Bias::Present,
-                output_bias: Bias::Absent,
-                mlp_bias: Bias::Absent,
-                window: optional_window,
-                ..plain
-            },
-            "qwen3" => Self {
-                mlp_bias: Bias::Absent,
-                norm_queries_and_keys: true,
-                window: optional_window,
-                ..plain
-            },
-            other => {
-                return Err(ModelError::UnsupportedField {
-                    field: "model_type",
-                    found: other.to_owned(),
-                    supported: "llama, mistral, qwen2, qwen3",
-                });
-            }
-        })
-    }
-}
-
-impl Shape {
-    fn resolve(raw: &RawConfig, family: &Family) -> Result<Self, ModelError> {
-        let kv_heads = raw.num_key_value_heads.unwrap_or(raw.num_attention_heads);
-        for (field, value) in [
-            ("vocab_size", raw.vocab_size),
-            ("hidden_size", raw.hidden_size),
-            ("intermediate_size", raw.intermediate_size),
-            ("num_attention_heads", raw.num_attention_heads),
-            ("num_key_value_heads", kv_heads),
-            ("head_dim", raw.head_dim.unwrap_or(1)),
-        ] {
-            if value < 1 {
-                return Err(bad(field, value, "at least 1"));
-            }
-        }
-        if raw.num_attention_heads % kv_heads != 0 {
-            return Err(bad("num_key_value_heads", kv_heads, "a divisor of num_attention_heads"));
-        }
-        let head_dim = match raw.head_dim {
-            Some(head_dim) => head_dim,
-            None if raw.model_type == "qwen3" => 128,
-            None if raw.hidden_size % raw.num_attention_heads == 0 => {
-                raw.hidden_size / raw.num_attention_heads
-            }
-            None => return Err(bad("hidden_size", raw.hidden_size, "a multiple of the heads")),
-        };
-        if head_dim % 2 != 0 {
-            return Err(bad("head_dim", head_dim, "even, for rotary positions"));
-        }
-        let windows = (0..raw.num_hidden_layers)
-            .map(|layer| {
-                let slides = match (&raw.layer_types, raw.max_window_layers) {
-                    (Some(types), _) => types.get(layer) == Some(&LayerType::SlidingAttention),
-                    (None, Some(first)) if raw.model_type != "mistral" => layer >= first,
-                    _ => true,
-                };
-                family.window.filter(|_| slides)
-            })
-            .collect();
-        Ok(Self {
-            hidden: raw.hidden_size,
-            heads: raw.num_attention_heads,
-            kv_heads,
-            head_dim,
-            layers: raw.num_hidden_layers,
-            windows,
-            attention_dropout: raw.attention_dropout,
-        })
-    }
-}
-
-fn bad(field: &'static str, found: i64, expected: &str) -> ModelError {
-    ModelError::BadField { field, found: found.to_string(), expected: expected.to_owned() }
 }
 
 /// Self-attention with rotary positions and grouped key-value heads.
@@ -534,8 +293,7 @@ impl Trunk {
     fn load(weights: &Weights<'_>, raw: &RawConfig) -> Result<Self, ModelError> {
         let family = Family::resolve(raw)?;
         let shape = Shape::resolve(raw, &family)?;
-        let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());
-        let theta = rope.and_then(|rope| rope.rope_theta).or(raw.rope_theta).unwrap_or(10_000.);
+        let (theta, scaling) = raw.rope()?;
         let epsilon = raw.rms_norm_eps;
         let blocks = (0..shape.layers)
             .map(|i| {
@@ -558,12 +316,7 @@ impl Trunk {
             ),
             blocks,
             norm: RmsNorm::load(&weights.at("norm"), shape.hidden, epsilon),
-            rope: Rope::new(
-                shape.head_dim,
-                theta,
-                RopeScaling::resolve(rope)?,
-                weights.source().device(),
-            ),
+            rope: Rope::new(shape.head_dim, theta, scaling, weights.source().device()),
             shape,
         })
     }
@@ -713,13 +466,10 @@ fn recompute(
 /// A language model of the Llama family. [`rlaif_lm::CausalPolicy`] makes it a policy.
 #[derive(Debug)]
 pub struct Llama {
-    spec: LmSpec,
-    config: Config,
+    frame: Frame,
     trunk: Trunk,
     /// `None` if the embeddings serve as the head.
     lm_head: Option<Linear>,
-    parameters: Parameters,
-    adapters: AdapterSet,
 }
 
 impl Llama {
@@ -735,22 +485,17 @@ impl Llama {
             let head = source.root().at("lm_head");
             Some(Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std))
         };
-        let spec = spec(&raw, &trunk, source.device());
         let parameters = source.finish(harmless)?;
-        Ok(Self { spec, config, trunk, lm_head, parameters, adapters: AdapterSet::default() })
+        let frame = Frame::new(raw.spec(&trunk.embed.weight), config, parameters);
+        Ok(Self { frame, trunk, lm_head })
+    }
+
+    pub(crate) fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     pub(crate) fn parts(&mut self) -> Parts<'_> {
-        Parts {
-            linears: self.trunk.linears(),
-            head: self.lm_head.iter_mut().collect(),
-            parameters: &mut self.parameters,
-            adapters: &mut self.adapters,
-        }
-    }
-
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
+        self.frame.parts(self.trunk.linears(), self.lm_head.iter_mut().collect())
     }
 }
 
@@ -759,33 +504,17 @@ fn harmless(name: &str) -> bool {
     name.ends_with("rotary_emb.inv_freq")
 }
 
-fn spec(raw: &RawConfig, trunk: &Trunk, device: Device) -> LmSpec {
-    let eos_ids = raw.eos_token_id.clone().map_or_else(Vec::new, OneOrMany::into_vec);
-    LmSpec {
-        model_type: raw.model_type.clone(),
-        hidden_size: raw.hidden_size,
-        vocab_size: raw.vocab_size,
-        context: Some(raw.max_position_embeddings),
-        pad_id: raw.pad_token_id.or(eos_ids.first().copied()).unwrap_or(0),
-        eos_ids,
-        bos_id: raw.bos_token_id,
-        decoder_start_id: None,
-        kind: trunk.embed.weight.kind(),
-        device,
-    }
-}
-
 impl CausalLm for Llama {
     fn spec(&self) -> &LmSpec {
-        &self.spec
+        &self.frame.spec
     }
 
     fn hidden(&self, input: &TokenBatch, forward: Forward<'_>) -> Result<Tensor, LmError> {
-        self.trunk.forward(input, self.adapters.resolve(forward)?, |_, _| ())
+        self.trunk.forward(input, self.frame.adapters.resolve(forward)?, |_, _| ())
     }
 
     fn run_hidden(&self, run: &Branches, forward: Forward<'_>) -> Result<Tensor, LmError> {
-        self.trunk.forward_run(run, self.adapters.resolve(forward)?)
+        self.trunk.forward_run(run, self.frame.adapters.resolve(forward)?)
     }
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {
@@ -798,7 +527,7 @@ impl CausalLm for Llama {
         tokens: &TokenBatch,
         forward: Forward<'_>,
     ) -> Result<(), LmError> {
-        self.trunk.prefill(&mut state.cache, tokens, self.adapters.resolve(forward)?)
+        self.trunk.prefill(&mut state.cache, tokens, self.frame.adapters.resolve(forward)?)
     }
 
     fn decode_step(
@@ -807,12 +536,12 @@ impl CausalLm for Llama {
         tokens: &Tensor,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
-        let pass = self.adapters.resolve(forward)?;
+        let pass = self.frame.adapters.resolve(forward)?;
         self.trunk.step(&mut state.cache, tokens, pass)
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
-        let pass = self.adapters.resolve(forward)?;
+        let pass = self.frame.adapters.resolve(forward)?;
         Ok(match &self.lm_head {
             Some(head) => head.vocab_head(1., pass),
             None => VocabHead {
@@ -825,28 +554,28 @@ impl CausalLm for Llama {
     }
 
     fn parameters(&self) -> &Parameters {
-        &self.parameters
+        &self.frame.parameters
     }
 }
 
 /// The trunk of the Llama family with a linear head on the last token: the usual form of a reward
 /// model (one label), and of classifiers.
 #[derive(Debug)]
-pub struct LlamaClassifier {
-    spec: LmSpec,
-    config: Config,
-    labels: Labels,
+pub(crate) struct LlamaClassifier {
     trunk: Trunk,
     score: Linear,
-    parameters: Parameters,
-    adapters: AdapterSet,
+    /// The id that is passed over when the last token is looked for.
+    pad_id: Option<u32>,
 }
 
 impl LlamaClassifier {
-    /// Builds the model that `config` describes from the tensors of `source`.
-    pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
+    /// Builds the layers that `config` describes from the tensors of `source`.
+    pub(crate) fn build(
+        config: &Config,
+        labels: &Labels,
+        source: Source<'_>,
+    ) -> Result<(Self, LmSpec, Parameters), ModelError> {
         let raw: RawConfig = config.parse()?;
-        let labels = Labels::from_config(&config)?;
         let trunk = Trunk::load(&source.root().at("model"), &raw)?;
         let score = Linear::load(
             &source.root().at("score"),
@@ -855,66 +584,29 @@ impl LlamaClassifier {
             Bias::Absent,
             raw.initializer_range,
         );
-        let spec = spec(&raw, &trunk, source.device());
+        let spec = raw.spec(&trunk.embed.weight);
         let parameters = source.finish(harmless)?;
-        let adapters = AdapterSet::default();
-        Ok(Self { spec, config, labels, trunk, score, parameters, adapters })
+        Ok((Self { trunk, score, pad_id: raw.pad_token_id }, spec, parameters))
     }
 
-    pub(crate) fn parts(&mut self) -> Parts<'_> {
-        Parts {
-            linears: self.trunk.linears(),
-            head: vec![&mut self.score],
-            parameters: &mut self.parameters,
-            adapters: &mut self.adapters,
-        }
+    /// The linear layers of the trunk, and of the head.
+    pub(crate) fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
+        (self.trunk.linears(), vec![&mut self.score])
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
-    }
-}
-
-impl SequenceClassifier for LlamaClassifier {
-    fn spec(&self) -> &LmSpec {
-        &self.spec
+    /// Last hidden states `[B, T, H]`.
+    pub(crate) fn hidden(&self, input: &TokenBatch, pass: Pass) -> Result<Tensor, LmError> {
+        self.trunk.forward(input, pass, |_, _| ())
     }
 
-    fn labels(&self) -> &[String] {
-        self.labels.names()
+    /// The token of a row whose hidden state is classified: the last one, pad ids passed over, as
+    /// transformers finds it.
+    pub(crate) fn read_token(&self, row: &[u32]) -> usize {
+        row.iter().rposition(|id| Some(*id) != self.pad_id).unwrap_or(0)
     }
 
-    fn scheme(&self) -> LabelScheme {
-        self.labels.scheme()
-    }
-
-    fn logits(
-        &self,
-        input: &TokenBatch,
-        _second_start: Option<&[usize]>,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        let pass = self.adapters.resolve(forward)?;
-        let hidden = self.trunk.forward(input, pass, |_, _| ())?;
-        let size = hidden.size();
-        let last: Vec<i64> = input
-            .rows()
-            .iter()
-            .zip(0..)
-            .map(|(row, i)| {
-                let column = match input.padding() {
-                    Padding::Right => row.len() as i64 - 1,
-                    Padding::Left => size[1] - 1,
-                };
-                i * size[1] + column
-            })
-            .collect();
-        let last = Tensor::from_slice(&last).to_device(self.spec.device);
-        let hidden = hidden.reshape([size[0] * size[1], size[2]]).index_select(0, &last);
-        Ok(self.score.forward(&hidden, pass).to_kind(Kind::Float))
-    }
-
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
+    /// Logits `[B, labels]` of hidden states `[B, H]`.
+    pub(crate) fn score(&self, hidden: &Tensor, pass: Pass) -> Tensor {
+        self.score.forward(hidden, pass)
     }
 }

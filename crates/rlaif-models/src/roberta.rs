@@ -6,14 +6,12 @@
 //! where BERT has a pooler. Among the checkpoints:
 //! `facebook/roberta-hate-speech-dynabench-r4-target`.
 
-use rlaif_lm::{
-    Activations, Forward, LabelScheme, LmError, LmSpec, Parameters, SequenceClassifier, TokenBatch,
-};
+use rlaif_lm::{Activations, LmError, LmSpec, Parameters, TokenBatch};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use crate::{
-    adapt::{AdapterSet, Parts, Pass},
+    adapt::Pass,
     config::{Config, OneOrMany},
     error::ModelError,
     labels::Labels,
@@ -235,24 +233,22 @@ impl Head {
 
 /// BERT or RoBERTa with a sequence-classification head.
 #[derive(Debug)]
-pub struct Roberta {
-    spec: LmSpec,
-    config: Config,
-    labels: Labels,
+pub(crate) struct Roberta {
     embeddings: Embeddings,
     blocks: Vec<Block>,
     head: Head,
     segments: i64,
     dropout: f64,
-    parameters: Parameters,
-    adapters: AdapterSet,
 }
 
 impl Roberta {
-    /// Builds the model that `config` describes from the tensors of `source`.
-    pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
+    /// Builds the layers that `config` describes from the tensors of `source`.
+    pub(crate) fn build(
+        config: &Config,
+        labels: &Labels,
+        source: Source<'_>,
+    ) -> Result<(Self, LmSpec, Parameters), ModelError> {
         let raw: RawConfig = config.parse()?;
-        let labels = Labels::from_config(&config)?;
         let family = match raw.model_type.as_str() {
             "bert" => Family::Bert,
             _ => Family::Roberta,
@@ -338,18 +334,9 @@ impl Roberta {
             kind: embeddings.words.weight.kind(),
             device,
         };
-        Ok(Self {
-            spec,
-            config,
-            labels,
-            embeddings,
-            blocks,
-            head,
-            segments: raw.type_vocab_size,
-            dropout: raw.hidden_dropout_prob,
-            parameters,
-            adapters: AdapterSet::default(),
-        })
+        let dropout = raw.hidden_dropout_prob;
+        let model = Self { embeddings, blocks, head, segments: raw.type_vocab_size, dropout };
+        Ok((model, spec, parameters))
     }
 
     /// The segment of each token, int64 `[B, T]`: 1 from where a second text starts.
@@ -371,26 +358,17 @@ impl Roberta {
         let starts: Vec<i64> =
             starts.iter().map(|&start| i64::try_from(start).unwrap_or(i64::MAX)).collect();
         let nth = input.mask().to_kind(Kind::Int64).cumsum(1, Kind::Int64) - 1;
-        let starts = Tensor::from_slice(&starts).to_device(self.spec.device).unsqueeze(1);
+        let starts = Tensor::from_slice(&starts).to_device(input.ids().device()).unsqueeze(1);
         Ok(nth.ge_tensor(&starts).to_kind(Kind::Int64) * input.mask().to_kind(Kind::Int64))
     }
 
-    /// Hidden states `[B, T, H]` of the last block, one for each token: what a head of another
-    /// kind can be put on, such as one that guesses hidden words. Arguments as of
-    /// [`SequenceClassifier::logits`].
-    ///
-    /// # Errors
-    /// As [`SequenceClassifier::logits`].
-    pub fn hidden(
+    /// Last hidden states `[B, T, H]`.
+    pub(crate) fn hidden(
         &self,
         input: &TokenBatch,
         second_start: Option<&[usize]>,
-        forward: Forward<'_>,
+        pass: Pass,
     ) -> Result<Tensor, LmError> {
-        let pass = self.adapters.resolve(forward)?;
-        for (row, ids) in input.rows().iter().enumerate() {
-            self.spec.check_length(row, ids.len())?;
-        }
         let segments = self.segments(input, second_start)?;
         let embedded = self.embeddings.forward(input, &segments);
         let kind = embedded.kind();
@@ -416,60 +394,14 @@ impl Roberta {
         Ok(x)
     }
 
-    pub(crate) fn parts(&mut self) -> Parts<'_> {
-        Parts {
-            linears: self.blocks.iter_mut().flat_map(Block::linears).collect(),
-            head: vec![&mut self.head.dense, &mut self.head.out],
-            parameters: &mut self.parameters,
-            adapters: &mut self.adapters,
-        }
+    /// The linear layers of the trunk, and of the head.
+    pub(crate) fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
+        let trunk = self.blocks.iter_mut().flat_map(Block::linears).collect();
+        (trunk, vec![&mut self.head.dense, &mut self.head.out])
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
-    }
-}
-
-impl SequenceClassifier for Roberta {
-    fn spec(&self) -> &LmSpec {
-        &self.spec
-    }
-
-    fn labels(&self) -> &[String] {
-        self.labels.names()
-    }
-
-    fn scheme(&self) -> LabelScheme {
-        self.labels.scheme()
-    }
-
-    fn logits(
-        &self,
-        input: &TokenBatch,
-        second_start: Option<&[usize]>,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        let pass = self.adapters.resolve(forward)?;
-        let x = self.hidden(input, second_start, forward)?;
-        let width = x.size()[1];
-        let first: Vec<i64> = input
-            .rows()
-            .iter()
-            .zip(0..)
-            .map(|(row, i)| {
-                let column = match input.padding() {
-                    rlaif_lm::Padding::Right => 0,
-                    rlaif_lm::Padding::Left => width - row.len() as i64,
-                };
-                i * width + column
-            })
-            .collect();
-        let first = Tensor::from_slice(&first).to_device(self.spec.device);
-        let first = x.reshape([-1, self.spec.hidden_size]).index_select(0, &first);
-        Ok(self.head.forward(first, pass).to_kind(Kind::Float))
-    }
-
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
+    /// Logits `[B, labels]` of the first tokens' hidden states `[B, H]`.
+    pub(crate) fn score(&self, first: Tensor, pass: Pass) -> Tensor {
+        self.head.forward(first, pass)
     }
 }

@@ -6,189 +6,28 @@
 //! scaling by 1/√d in attention, the relative position bias of block 0 serves the whole stack, and
 //! tied embeddings come with logits scaled by `d_model^-0.5`.
 
+mod config;
+mod decode;
+
 use rlaif_lm::{
     Activations, CacheShape, DecodeState, Encoded, Forward, KvCache, LmError, LmSpec, Memory,
     Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
 };
 use rlaif_torch::{AttentionOptions, Keys};
-use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapt::{AdapterSet, Parts, Pass},
-    config::{Config, OneOrMany},
+    adapt::{Parts, Pass},
+    config::Config,
     error::ModelError,
+    frame::Frame,
     layers::{
         Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, dropout, hide, in_heads,
     },
     rows,
     weights::{Init, Source, Weights},
 };
-
-mod decode;
-
-/// The fields of config.json that matter here, with the defaults transformers gives them.
-#[derive(Debug, Deserialize)]
-struct RawConfig {
-    #[serde(default = "RawConfig::vocab_size")]
-    vocab_size: i64,
-    #[serde(default = "RawConfig::d_model")]
-    d_model: i64,
-    #[serde(default = "RawConfig::d_kv")]
-    d_kv: i64,
-    #[serde(default = "RawConfig::d_ff")]
-    d_ff: i64,
-    #[serde(default = "RawConfig::num_layers")]
-    num_layers: usize,
-    num_decoder_layers: Option<usize>,
-    #[serde(default = "RawConfig::num_heads")]
-    num_heads: i64,
-    #[serde(default = "RawConfig::buckets")]
-    relative_attention_num_buckets: i64,
-    #[serde(default = "RawConfig::max_distance")]
-    relative_attention_max_distance: i64,
-    #[serde(default = "RawConfig::dropout")]
-    dropout_rate: f64,
-    #[serde(default = "RawConfig::epsilon")]
-    layer_norm_epsilon: f64,
-    #[serde(default = "RawConfig::projection")]
-    feed_forward_proj: String,
-    tie_word_embeddings: Option<bool>,
-    /// Written by transformers 5 instead of `tie_word_embeddings: false`, which it no longer
-    /// writes.
-    scale_decoder_outputs: Option<bool>,
-    #[serde(default)]
-    pad_token_id: Option<u32>,
-    #[serde(default)]
-    eos_token_id: Option<OneOrMany>,
-    decoder_start_token_id: Option<u32>,
-}
-
-impl RawConfig {
-    fn vocab_size() -> i64 {
-        32_128
-    }
-    fn d_model() -> i64 {
-        512
-    }
-    fn d_kv() -> i64 {
-        64
-    }
-    fn d_ff() -> i64 {
-        2048
-    }
-    fn num_layers() -> usize {
-        6
-    }
-    fn num_heads() -> i64 {
-        8
-    }
-    fn buckets() -> i64 {
-        32
-    }
-    fn max_distance() -> i64 {
-        128
-    }
-    fn dropout() -> f64 {
-        0.1
-    }
-    fn epsilon() -> f64 {
-        1e-6
-    }
-    fn projection() -> String {
-        "relu".to_owned()
-    }
-}
-
-/// How the head stands to the embeddings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Head {
-    /// Its own tensor (v1.1, Flan).
-    Own,
-    /// The embeddings (v1.0).
-    Tied,
-}
-
-/// What the model uses; nothing is optional any more.
-#[derive(Debug)]
-struct Shape {
-    vocab_size: i64,
-    d_model: i64,
-    d_kv: i64,
-    d_ff: i64,
-    encoder_layers: usize,
-    decoder_layers: usize,
-    heads: i64,
-    buckets: i64,
-    max_distance: i64,
-    dropout: f64,
-    epsilon: f64,
-    activation: Activation,
-    gated: bool,
-    head: Head,
-    /// What the decoder's hidden states are multiplied by before the head.
-    head_scale: f64,
-}
-
-impl Shape {
-    fn resolve(raw: &RawConfig, source: &Source<'_>) -> Result<Self, ModelError> {
-        let (gated, name) = match raw.feed_forward_proj.strip_prefix("gated-") {
-            Some(name) => (true, name),
-            None => (false, raw.feed_forward_proj.as_str()),
-        };
-        // transformers reads "gated-gelu" as the tanh approximation, and "gelu" alone as exact.
-        let activation = match (gated, name) {
-            (true, "gelu") => Activation::GeluTanh,
-            _ => Activation::parse("feed_forward_proj", name)?,
-        };
-        for (field, value) in [
-            ("vocab_size", raw.vocab_size),
-            ("d_model", raw.d_model),
-            ("d_kv", raw.d_kv),
-            ("d_ff", raw.d_ff),
-            ("num_heads", raw.num_heads),
-        ] {
-            if value < 1 {
-                return Err(ModelError::BadField {
-                    field,
-                    found: value.to_string(),
-                    expected: "at least 1".to_owned(),
-                });
-            }
-        }
-        if raw.relative_attention_num_buckets < 4
-            || raw.relative_attention_max_distance <= raw.relative_attention_num_buckets / 2
-        {
-            return Err(ModelError::BadField {
-                field: "relative_attention_num_buckets",
-                found: raw.relative_attention_num_buckets.to_string(),
-                expected: "at least 4, and half of it below relative_attention_max_distance"
-                    .to_owned(),
-            });
-        }
-        let tied = raw.tie_word_embeddings != Some(false);
-        let scaled = raw.scale_decoder_outputs.unwrap_or(tied);
-        let own_head =
-            !tied || (raw.scale_decoder_outputs == Some(false) && source.has("lm_head.weight"));
-        Ok(Self {
-            vocab_size: raw.vocab_size,
-            d_model: raw.d_model,
-            d_kv: raw.d_kv,
-            d_ff: raw.d_ff,
-            encoder_layers: raw.num_layers,
-            decoder_layers: raw.num_decoder_layers.unwrap_or(raw.num_layers),
-            heads: raw.num_heads,
-            buckets: raw.relative_attention_num_buckets,
-            max_distance: raw.relative_attention_max_distance,
-            dropout: raw.dropout_rate,
-            epsilon: raw.layer_norm_epsilon,
-            activation,
-            gated,
-            head: if own_head { Head::Own } else { Head::Tied },
-            head_scale: if scaled { (raw.d_model as f64).powf(-0.5) } else { 1. },
-        })
-    }
-}
+use config::{Head, RawConfig, Shape};
 
 /// Which way a relative position bias looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -602,16 +441,13 @@ fn recompute(
 /// A T5 model. [`rlaif_lm::Seq2SeqPolicy`] makes it a policy.
 #[derive(Debug)]
 pub struct T5 {
-    spec: LmSpec,
-    config: Config,
+    frame: Frame,
     shape: Shape,
     shared: Embedding,
     encoder: Stack,
     decoder: Stack,
     /// `None` if the embeddings serve as the head.
     lm_head: Option<Linear>,
-    parameters: Parameters,
-    adapters: AdapterSet,
 }
 
 impl T5 {
@@ -649,33 +485,11 @@ impl T5 {
                 None
             }
         };
-        let device = source.device();
         // Old checkpoints hold a cross-attention position bias that nothing ever used.
         let parameters = source
             .finish(|name| name.ends_with("EncDecAttention.relative_attention_bias.weight"))?;
-        let spec = LmSpec {
-            model_type: "t5".to_owned(),
-            hidden_size: shape.d_model,
-            vocab_size: shape.vocab_size,
-            context: None,
-            pad_id: raw.pad_token_id.unwrap_or(0),
-            eos_ids: raw.eos_token_id.map_or_else(|| vec![1], OneOrMany::into_vec),
-            bos_id: None,
-            decoder_start_id: Some(raw.decoder_start_token_id.or(raw.pad_token_id).unwrap_or(0)),
-            kind: shared.weight.kind(),
-            device,
-        };
-        Ok(Self {
-            spec,
-            config,
-            shape,
-            shared,
-            encoder,
-            decoder,
-            lm_head,
-            parameters,
-            adapters: AdapterSet::default(),
-        })
+        let frame = Frame::new(raw.spec(&shared.weight), config, parameters);
+        Ok(Self { frame, shape, shared, encoder, decoder, lm_head })
     }
 
     fn embed(&self, ids: &Tensor) -> Tensor {
@@ -687,26 +501,21 @@ impl T5 {
         for block in self.encoder.blocks.iter_mut().chain(&mut self.decoder.blocks) {
             linears.extend(block.linears());
         }
-        Parts {
-            linears,
-            head: self.lm_head.iter_mut().collect(),
-            parameters: &mut self.parameters,
-            adapters: &mut self.adapters,
-        }
+        self.frame.parts(linears, self.lm_head.iter_mut().collect())
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
+    pub(crate) fn frame(&self) -> &Frame {
+        &self.frame
     }
 }
 
 impl Seq2SeqLm for T5 {
     fn spec(&self) -> &LmSpec {
-        &self.spec
+        &self.frame.spec
     }
 
     fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<Encoded, LmError> {
-        let pass = self.adapters.resolve(forward)?;
+        let pass = self.frame.adapters.resolve(forward)?;
         let embedded = self.embed(prompts.ids());
         let width = prompts.ids().size()[1];
         let bias = self.encoder.bias.full(width, width);
@@ -724,7 +533,7 @@ impl Seq2SeqLm for T5 {
         encoded: &Encoded,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
-        let pass = self.adapters.resolve(forward)?;
+        let pass = self.frame.adapters.resolve(forward)?;
         let embedded = self.embed(ids);
         let (kind, width) = (embedded.kind(), ids.size()[1]);
         let bias = self.decoder.bias.full(width, width);
@@ -739,8 +548,8 @@ impl Seq2SeqLm for T5 {
             layers: self.decoder.blocks.len(),
             heads: self.shape.heads,
             head_dim: self.shape.d_kv,
-            kind: self.spec.kind,
-            device: self.spec.device,
+            kind: self.frame.spec.kind,
+            device: self.frame.spec.device,
         };
         Ok(DecodeState {
             cache: KvCache::new(shape, room.rows, room.response)?,
@@ -754,17 +563,19 @@ impl Seq2SeqLm for T5 {
         prompts: &TokenBatch,
         forward: Forward<'_>,
     ) -> Result<(), LmError> {
-        let pass = self.adapters.resolve(forward)?;
-        if rows::serve(self.spec.kind, self.spec.device, pass) {
+        let pass = self.frame.adapters.resolve(forward)?;
+        if rows::serve(self.frame.spec.kind, self.frame.spec.device, pass) {
             return self.prefill_rows(state, prompts, pass);
         }
         let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
         // The state holds rows from their first column on.
         let right = match prompts.padding() {
             Padding::Right => None,
-            Padding::Left => {
-                Some(TokenBatch::collate(prompts.rows().to_vec(), &self.spec, Padding::Right)?)
-            }
+            Padding::Left => Some(TokenBatch::collate(
+                prompts.rows().to_vec(),
+                &self.frame.spec,
+                Padding::Right,
+            )?),
         };
         let prompts = right.as_ref().unwrap_or(prompts);
         let hidden = self.encode(prompts, forward)?.hidden;
@@ -784,12 +595,12 @@ impl Seq2SeqLm for T5 {
         tokens: &Tensor,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
-        let pass = self.adapters.resolve(forward)?;
-        if rows::serve(self.spec.kind, self.spec.device, pass) {
+        let pass = self.frame.adapters.resolve(forward)?;
+        if rows::serve(self.frame.spec.kind, self.frame.spec.device, pass) {
             return self.decode_rows(state, tokens, pass);
         }
         let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
-        let hidden = memory.visible().map(|seen| hide(seen, self.spec.kind));
+        let hidden = memory.visible().map(|seen| hide(seen, self.frame.spec.kind));
         let cache = &mut state.cache;
         cache.check_space()?;
         let mut x = dropout(self.embed(&tokens.unsqueeze(1)), self.decoder.dropout, pass.dropout);
@@ -816,7 +627,7 @@ impl Seq2SeqLm for T5 {
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
-        let pass = self.adapters.resolve(forward)?;
+        let pass = self.frame.adapters.resolve(forward)?;
         Ok(match &self.lm_head {
             Some(head) => head.vocab_head(self.shape.head_scale, pass),
             None => VocabHead {
@@ -829,7 +640,7 @@ impl Seq2SeqLm for T5 {
     }
 
     fn parameters(&self) -> &Parameters {
-        &self.parameters
+        &self.frame.parameters
     }
 }
 

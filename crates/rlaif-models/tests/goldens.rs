@@ -223,6 +223,25 @@ fn classifier_logits_and_gradients() {
     }
 }
 
+/// transformers looks for the last token that is not the pad id, even where it is not padding.
+#[test]
+fn a_reward_model_reads_the_last_token_that_is_not_the_pad_id() {
+    let classifier = Classifier::load(&model("llama-reward"), LoadOptions::default()).unwrap();
+    let pad = classifier.spec().pad_id;
+    let run = |rows: Vec<Vec<u32>>, padding| {
+        let batch = TokenBatch::collate(rows, classifier.spec(), padding).unwrap();
+        no_grad(|| classifier.logits(&batch, None, Forward::default()).unwrap())
+    };
+    for padding in [Padding::Right, Padding::Left] {
+        let want = run(vec![vec![5, 9, pad, 7], vec![3]], padding);
+        let got = run(vec![vec![5, 9, pad, 7, pad, pad], vec![3, pad]], padding);
+        close("pad ids at the end", &got, &want, TOLERANCE);
+        let cut = run(vec![vec![5, 9], vec![3]], padding);
+        assert!((cut - &want).abs().max().double_value(&[]) > 1e-2);
+    }
+    assert_eq!(run(vec![vec![pad, pad]], Padding::Right).size(), [1, 1]);
+}
+
 /// The loss whose gradients the goldens hold: cross-entropy, or, with one label, -log sigmoid of
 /// the difference of neighbouring rows.
 fn loss(logits: &Tensor, goldens: &Goldens) -> Tensor {

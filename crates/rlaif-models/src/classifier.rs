@@ -1,0 +1,211 @@
+//! Sequence classifiers of any architecture: one model around the layers of each.
+
+use std::path::Path;
+
+use rlaif_checkpoint::Checkpoint;
+use rlaif_lm::{
+    Forward, LabelScheme, LmError, LmSpec, Padding, Parameters, SequenceClassifier, TokenBatch,
+};
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    adapt::Pass,
+    auto::{LoadOptions, Sort, wrong_sort},
+    config::Config,
+    error::ModelError,
+    frame::Frame,
+    labels::Labels,
+    layers::Linear,
+    llama::LlamaClassifier,
+    lora::ModelAdapters,
+    roberta::Roberta,
+    save::{self, SaveOptions},
+    weights::Source,
+};
+
+/// A sequence classifier of any architecture built here.
+#[derive(Debug)]
+pub struct Classifier {
+    frame: Frame,
+    labels: Labels,
+    layers: Layers,
+}
+
+/// The layers of a classifier.
+#[derive(Debug)]
+enum Layers {
+    /// BERT and RoBERTa.
+    Roberta(Roberta),
+    /// The Llama family's trunk.
+    Llama(LlamaClassifier),
+}
+
+impl Layers {
+    /// Last hidden states `[B, T, H]`.
+    fn hidden(
+        &self,
+        input: &TokenBatch,
+        second_start: Option<&[usize]>,
+        pass: Pass,
+    ) -> Result<Tensor, LmError> {
+        match self {
+            Self::Roberta(layers) => layers.hidden(input, second_start, pass),
+            Self::Llama(layers) => layers.hidden(input, pass),
+        }
+    }
+
+    /// The token of a row whose hidden state is classified.
+    fn read_token(&self, row: &[u32]) -> usize {
+        match self {
+            Self::Roberta(_) => 0,
+            Self::Llama(layers) => layers.read_token(row),
+        }
+    }
+
+    /// Logits `[B, labels]` of hidden states `[B, H]`.
+    fn score(&self, hidden: Tensor, pass: Pass) -> Tensor {
+        match self {
+            Self::Roberta(layers) => layers.score(hidden, pass),
+            Self::Llama(layers) => layers.score(&hidden, pass),
+        }
+    }
+
+    /// The linear layers of the trunk, and of the head.
+    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
+        match self {
+            Self::Roberta(layers) => layers.linears(),
+            Self::Llama(layers) => layers.linears(),
+        }
+    }
+}
+
+impl Classifier {
+    /// Loads a classifier from a folder in Hugging Face's layout.
+    ///
+    /// # Errors
+    /// As [`crate::LanguageModel::load`], with [`ModelError::WrongSort`] for a language model.
+    pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
+        let config = Config::read(folder)?;
+        let checkpoint = Checkpoint::open(folder)?;
+        Self::build(config, Source::checkpoint(&checkpoint, options.kind, options.device))
+    }
+
+    /// A classifier with random weights, drawn from libtorch's generator: seed it before.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for the configuration.
+    pub fn random(config: Config, kind: Kind, device: Device) -> Result<Self, ModelError> {
+        Self::build(config, Source::random(kind, device))
+    }
+
+    pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
+        let sort = Sort::of(&config)?;
+        let labels = Labels::from_config(&config);
+        let (layers, spec, parameters, labels) = match sort {
+            Sort::Roberta => {
+                let labels = labels?;
+                let (layers, spec, parameters) = Roberta::build(&config, &labels, source)?;
+                (Layers::Roberta(layers), spec, parameters, labels)
+            }
+            Sort::LlamaClassifier => {
+                let labels = labels?;
+                let (layers, spec, parameters) = LlamaClassifier::build(&config, &labels, source)?;
+                (Layers::Llama(layers), spec, parameters, labels)
+            }
+            Sort::T5 | Sort::Llama => {
+                return Err(wrong_sort(&config, "a classifier; load it as a language model"));
+            }
+        };
+        Ok(Self { frame: Frame::new(spec, config, parameters), labels, layers })
+    }
+
+    /// The model's config.json.
+    pub fn config(&self) -> &Config {
+        &self.frame.config
+    }
+
+    /// The adapters, to be added, switched, merged and saved.
+    pub fn adapters(&mut self) -> ModelAdapters<'_> {
+        let (trunk, head) = self.layers.linears();
+        ModelAdapters::new(self.frame.parts(trunk, head))
+    }
+
+    /// Writes a folder that transformers loads; as [`crate::LanguageModel::save`].
+    ///
+    /// # Errors
+    /// [`ModelError::Checkpoint`] if it cannot be written; nothing is left behind then.
+    pub fn save(&self, folder: &Path, options: &SaveOptions<'_>) -> Result<(), ModelError> {
+        save::write_model(folder, &self.frame.config, &self.frame.parameters, options)
+    }
+
+    /// Hidden states `[B, T, H]` that the head reads, one for each token: what a head of another
+    /// kind can be put on, such as one that guesses hidden words. Arguments as of
+    /// [`SequenceClassifier::logits`].
+    ///
+    /// # Errors
+    /// As [`SequenceClassifier::logits`].
+    pub fn hidden(
+        &self,
+        input: &TokenBatch,
+        second_start: Option<&[usize]>,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        self.run(input, second_start, self.frame.adapters.resolve(forward)?)
+    }
+
+    fn run(
+        &self,
+        input: &TokenBatch,
+        second_start: Option<&[usize]>,
+        pass: Pass,
+    ) -> Result<Tensor, LmError> {
+        for (row, ids) in input.rows().iter().enumerate() {
+            self.frame.spec.check_length(row, ids.len())?;
+        }
+        self.layers.hidden(input, second_start, pass)
+    }
+}
+
+impl SequenceClassifier for Classifier {
+    fn spec(&self) -> &LmSpec {
+        &self.frame.spec
+    }
+
+    fn labels(&self) -> &[String] {
+        self.labels.names()
+    }
+
+    fn scheme(&self) -> LabelScheme {
+        self.labels.scheme()
+    }
+
+    fn logits(
+        &self,
+        input: &TokenBatch,
+        second_start: Option<&[usize]>,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let pass = self.frame.adapters.resolve(forward)?;
+        let hidden = self.run(input, second_start, pass)?;
+        let width = input.width();
+        let read: Vec<i64> = input
+            .rows()
+            .iter()
+            .enumerate()
+            .map(|(i, row)| {
+                let start = match input.padding() {
+                    Padding::Right => i * width,
+                    Padding::Left => (i + 1) * width - row.len(),
+                };
+                (start + self.layers.read_token(row)) as i64
+            })
+            .collect();
+        let read = Tensor::from_slice(&read).to_device(hidden.device());
+        let hidden = hidden.flatten(0, 1).index_select(0, &read);
+        Ok(self.layers.score(hidden, pass).to_kind(Kind::Float))
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.frame.parameters
+    }
+}

@@ -1,0 +1,273 @@
+//! config.json of the Llama family: what it says, and what the families mean by it.
+
+use rlaif_lm::LmSpec;
+use serde::Deserialize;
+use tch::Tensor;
+
+use crate::{config::OneOrMany, error::ModelError, layers::Bias};
+
+/// The fields of config.json that matter here.
+#[derive(Debug, Deserialize)]
+pub(super) struct RawConfig {
+    model_type: String,
+    pub(super) vocab_size: i64,
+    pub(super) hidden_size: i64,
+    pub(super) intermediate_size: i64,
+    num_hidden_layers: usize,
+    num_attention_heads: i64,
+    num_key_value_heads: Option<i64>,
+    head_dim: Option<i64>,
+    #[serde(default = "RawConfig::activation")]
+    pub(super) hidden_act: String,
+    max_position_embeddings: usize,
+    #[serde(default = "RawConfig::epsilon")]
+    pub(super) rms_norm_eps: f64,
+    /// Older spelling: beside `rope_scaling`.
+    rope_theta: Option<f64>,
+    rope_scaling: Option<RawRope>,
+    /// Newer spelling: both in one.
+    rope_parameters: Option<RawRope>,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    #[serde(default)]
+    attention_dropout: f64,
+    sliding_window: Option<i64>,
+    use_sliding_window: Option<bool>,
+    max_window_layers: Option<usize>,
+    layer_types: Option<Vec<LayerType>>,
+    #[serde(default)]
+    pub(super) tie_word_embeddings: bool,
+    #[serde(default = "RawConfig::std")]
+    pub(super) initializer_range: f64,
+    pub(super) pad_token_id: Option<u32>,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<OneOrMany>,
+}
+
+impl RawConfig {
+    fn activation() -> String {
+        "silu".to_owned()
+    }
+    fn epsilon() -> f64 {
+        1e-6
+    }
+    fn std() -> f64 {
+        0.02
+    }
+
+    /// Base of the rotary frequencies, and how they are scaled.
+    pub(super) fn rope(&self) -> Result<(f64, RopeScaling), ModelError> {
+        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10_000.);
+        Ok((theta, RopeScaling::resolve(rope)?))
+    }
+
+    /// The model with these embeddings, as algorithms see it.
+    pub(super) fn spec(&self, embeddings: &Tensor) -> LmSpec {
+        let eos_ids = self.eos_token_id.clone().map_or_else(Vec::new, OneOrMany::into_vec);
+        LmSpec {
+            model_type: self.model_type.clone(),
+            hidden_size: self.hidden_size,
+            vocab_size: self.vocab_size,
+            context: Some(self.max_position_embeddings),
+            pad_id: self.pad_token_id.or(eos_ids.first().copied()).unwrap_or(0),
+            eos_ids,
+            bos_id: self.bos_token_id,
+            decoder_start_id: None,
+            kind: embeddings.kind(),
+            device: embeddings.device(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum LayerType {
+    FullAttention,
+    SlidingAttention,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct RawRope {
+    /// `type` in checkpoints of before mid-2024.
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+}
+
+/// How rotary frequencies are scaled for contexts longer than the model was first trained on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum RopeScaling {
+    None,
+    /// All frequencies divided by `factor`.
+    Linear {
+        factor: f64,
+    },
+    /// Low frequencies divided by `factor`, high ones kept, a smooth passage between.
+    Llama3 {
+        factor: f64,
+        low: f64,
+        high: f64,
+        context: f64,
+    },
+}
+
+impl RopeScaling {
+    fn resolve(rope: Option<&RawRope>) -> Result<Self, ModelError> {
+        let Some(rope) = rope else { return Ok(Self::None) };
+        let need = |field: &'static str, value: Option<f64>| {
+            value.filter(|value| *value > 0.).ok_or_else(|| ModelError::BadField {
+                field,
+                found: value.map_or("missing".to_owned(), |v| v.to_string()),
+                expected: "a positive number beside this rope_type".to_owned(),
+            })
+        };
+        Ok(match rope.rope_type.as_deref() {
+            None | Some("default") => Self::None,
+            Some("linear") => Self::Linear { factor: need("rope_scaling.factor", rope.factor)? },
+            Some("llama3") => Self::Llama3 {
+                factor: need("rope_scaling.factor", rope.factor)?,
+                low: need("rope_scaling.low_freq_factor", rope.low_freq_factor)?,
+                high: need("rope_scaling.high_freq_factor", rope.high_freq_factor)?,
+                context: need(
+                    "rope_scaling.original_max_position_embeddings",
+                    rope.original_max_position_embeddings,
+                )?,
+            },
+            Some(other) => {
+                return Err(ModelError::UnsupportedField {
+                    field: "rope_scaling.rope_type",
+                    found: other.to_owned(),
+                    supported: "default, linear, llama3",
+                });
+            }
+        })
+    }
+}
+
+/// What the trunk uses; nothing is optional any more.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) hidden: i64,
+    pub(super) heads: i64,
+    pub(super) kv_heads: i64,
+    pub(super) head_dim: i64,
+    pub(super) layers: usize,
+    /// The sliding window of each layer that has one.
+    pub(super) windows: Vec<Option<i64>>,
+    pub(super) attention_dropout: f64,
+}
+
+/// Fields of config.json as the families mean them: what one leaves out, another has by default.
+pub(super) struct Family {
+    pub(super) qkv_bias: Bias,
+    pub(super) output_bias: Bias,
+    pub(super) mlp_bias: Bias,
+    pub(super) norm_queries_and_keys: bool,
+    pub(super) window: Option<i64>,
+}
+
+impl Family {
+    pub(super) fn resolve(raw: &RawConfig) -> Result<Self, ModelError> {
+        let plain = Self {
+            qkv_bias: raw.attention_bias.into(),
+            output_bias: raw.attention_bias.into(),
+            mlp_bias: raw.mlp_bias.into(),
+            norm_queries_and_keys: false,
+            window: None,
+        };
+        let optional_window =
+            if raw.use_sliding_window == Some(true) { raw.sliding_window } else { None };
+        Ok(match raw.model_type.as_str() {
+            "llama" => plain,
+            "mistral" => Self {
+                qkv_bias: Bias::Absent,
+                output_bias: Bias::Absent,
+                mlp_bias: Bias::Absent,
+                window: raw.sliding_window,
+                ..plain
+            },
+            "qwen2" => Self {
+                qkv_bias: Bias::Present,
+                output_bias: Bias::Absent,
+                mlp_bias: Bias::Absent,
+                window: optional_window,
+                ..plain
+            },
+            "qwen3" => Self {
+                mlp_bias: Bias::Absent,
+                norm_queries_and_keys: true,
+                window: optional_window,
+                ..plain
+            },
+            other => {
+                return Err(ModelError::UnsupportedField {
+                    field: "model_type",
+                    found: other.to_owned(),
+                    supported: "llama, mistral, qwen2, qwen3",
+                });
+            }
+        })
+    }
+}
+
+impl Shape {
+    pub(super) fn resolve(raw: &RawConfig, family: &Family) -> Result<Self, ModelError> {
+        let kv_heads = raw.num_key_value_heads.unwrap_or(raw.num_attention_heads);
+        for (field, value) in [
+            ("vocab_size", raw.vocab_size),
+            ("hidden_size", raw.hidden_size),
+            ("intermediate_size", raw.intermediate_size),
+            ("num_attention_heads", raw.num_attention_heads),
+            ("num_key_value_heads", kv_heads),
+            ("head_dim", raw.head_dim.unwrap_or(1)),
+        ] {
+            if value < 1 {
+                return Err(bad(field, value, "at least 1"));
+            }
+        }
+        if raw.num_attention_heads % kv_heads != 0 {
+            return Err(bad("num_key_value_heads", kv_heads, "a divisor of num_attention_heads"));
+        }
+        let head_dim = match raw.head_dim {
+            Some(head_dim) => head_dim,
+            None if raw.model_type == "qwen3" => 128,
+            None if raw.hidden_size % raw.num_attention_heads == 0 => {
+                raw.hidden_size / raw.num_attention_heads
+            }
+            None => return Err(bad("hidden_size", raw.hidden_size, "a multiple of the heads")),
+        };
+        if head_dim % 2 != 0 {
+            return Err(bad("head_dim", head_dim, "even, for rotary positions"));
+        }
+        let windows = (0..raw.num_hidden_layers)
+            .map(|layer| {
+                let slides = match (&raw.layer_types, raw.max_window_layers) {
+                    (Some(types), _) => types.get(layer) == Some(&LayerType::SlidingAttention),
+                    (None, Some(first)) if raw.model_type != "mistral" => layer >= first,
+                    _ => true,
+                };
+                family.window.filter(|_| slides)
+            })
+            .collect();
+        Ok(Self {
+            hidden: raw.hidden_size,
+            heads: raw.num_attention_heads,
+            kv_heads,
+            head_dim,
+            layers: raw.num_hidden_layers,
+            windows,
+            attention_dropout: raw.attention_dropout,
+        })
+    }
+}
+
+fn bad(field: &'static str, found: i64, expected: &str) -> ModelError {
+    ModelError::BadField { field, found: found.to_string(), expected: expected.to_owned() }
+}

@@ -1,0 +1,186 @@
+//! config.json of T5: what it says, and what it means.
+
+use rlaif_lm::LmSpec;
+use serde::Deserialize;
+use tch::Tensor;
+
+use crate::{config::OneOrMany, error::ModelError, layers::Activation, weights::Source};
+
+/// The fields of config.json that matter here, with the defaults transformers gives them.
+#[derive(Debug, Deserialize)]
+pub(super) struct RawConfig {
+    #[serde(default = "RawConfig::vocab_size")]
+    vocab_size: i64,
+    #[serde(default = "RawConfig::d_model")]
+    d_model: i64,
+    #[serde(default = "RawConfig::d_kv")]
+    d_kv: i64,
+    #[serde(default = "RawConfig::d_ff")]
+    d_ff: i64,
+    #[serde(default = "RawConfig::num_layers")]
+    num_layers: usize,
+    num_decoder_layers: Option<usize>,
+    #[serde(default = "RawConfig::num_heads")]
+    num_heads: i64,
+    #[serde(default = "RawConfig::buckets")]
+    relative_attention_num_buckets: i64,
+    #[serde(default = "RawConfig::max_distance")]
+    relative_attention_max_distance: i64,
+    #[serde(default = "RawConfig::dropout")]
+    dropout_rate: f64,
+    #[serde(default = "RawConfig::epsilon")]
+    layer_norm_epsilon: f64,
+    #[serde(default = "RawConfig::projection")]
+    feed_forward_proj: String,
+    tie_word_embeddings: Option<bool>,
+    /// Written by transformers 5 instead of `tie_word_embeddings: false`, which it no longer
+    /// writes.
+    scale_decoder_outputs: Option<bool>,
+    #[serde(default)]
+    pad_token_id: Option<u32>,
+    #[serde(default)]
+    eos_token_id: Option<OneOrMany>,
+    decoder_start_token_id: Option<u32>,
+}
+
+impl RawConfig {
+    fn vocab_size() -> i64 {
+        32_128
+    }
+    fn d_model() -> i64 {
+        512
+    }
+    fn d_kv() -> i64 {
+        64
+    }
+    fn d_ff() -> i64 {
+        2048
+    }
+    fn num_layers() -> usize {
+        6
+    }
+    fn num_heads() -> i64 {
+        8
+    }
+    fn buckets() -> i64 {
+        32
+    }
+    fn max_distance() -> i64 {
+        128
+    }
+    fn dropout() -> f64 {
+        0.1
+    }
+    fn epsilon() -> f64 {
+        1e-6
+    }
+    fn projection() -> String {
+        "relu".to_owned()
+    }
+
+    /// The model with these embeddings, as algorithms see it.
+    pub(super) fn spec(&self, embeddings: &Tensor) -> LmSpec {
+        LmSpec {
+            model_type: "t5".to_owned(),
+            hidden_size: self.d_model,
+            vocab_size: self.vocab_size,
+            context: None,
+            pad_id: self.pad_token_id.unwrap_or(0),
+            eos_ids: self.eos_token_id.clone().map_or_else(|| vec![1], OneOrMany::into_vec),
+            bos_id: None,
+            decoder_start_id: Some(self.decoder_start_token_id.or(self.pad_token_id).unwrap_or(0)),
+            kind: embeddings.kind(),
+            device: embeddings.device(),
+        }
+    }
+}
+
+/// How the head stands to the embeddings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Head {
+    /// Its own tensor (v1.1, Flan).
+    Own,
+    /// The embeddings (v1.0).
+    Tied,
+}
+
+/// What the model uses; nothing is optional any more.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) vocab_size: i64,
+    pub(super) d_model: i64,
+    pub(super) d_kv: i64,
+    pub(super) d_ff: i64,
+    pub(super) encoder_layers: usize,
+    pub(super) decoder_layers: usize,
+    pub(super) heads: i64,
+    pub(super) buckets: i64,
+    pub(super) max_distance: i64,
+    pub(super) dropout: f64,
+    pub(super) epsilon: f64,
+    pub(super) activation: Activation,
+    pub(super) gated: bool,
+    pub(super) head: Head,
+    /// What the decoder's hidden states are multiplied by before the head.
+    pub(super) head_scale: f64,
+}
+
+impl Shape {
+    pub(super) fn resolve(raw: &RawConfig, source: &Source<'_>) -> Result<Self, ModelError> {
+        let (gated, name) = match raw.feed_forward_proj.strip_prefix("gated-") {
+            Some(name) => (true, name),
+            None => (false, raw.feed_forward_proj.as_str()),
+        };
+        // transformers reads "gated-gelu" as the tanh approximation, and "gelu" alone as exact.
+        let activation = match (gated, name) {
+            (true, "gelu") => Activation::GeluTanh,
+            _ => Activation::parse("feed_forward_proj", name)?,
+        };
+        for (field, value) in [
+            ("vocab_size", raw.vocab_size),
+            ("d_model", raw.d_model),
+            ("d_kv", raw.d_kv),
+            ("d_ff", raw.d_ff),
+            ("num_heads", raw.num_heads),
+        ] {
+            if value < 1 {
+                return Err(ModelError::BadField {
+                    field,
+                    found: value.to_string(),
+                    expected: "at least 1".to_owned(),
+                });
+            }
+        }
+        if raw.relative_attention_num_buckets < 4
+            || raw.relative_attention_max_distance <= raw.relative_attention_num_buckets / 2
+        {
+            return Err(ModelError::BadField {
+                field: "relative_attention_num_buckets",
+                found: raw.relative_attention_num_buckets.to_string(),
+                expected: "at least 4, and half of it below relative_attention_max_distance"
+                    .to_owned(),
+            });
+        }
+        let tied = raw.tie_word_embeddings != Some(false);
+        let scaled = raw.scale_decoder_outputs.unwrap_or(tied);
+        let own_head =
+            !tied || (raw.scale_decoder_outputs == Some(false) && source.has("lm_head.weight"));
+        Ok(Self {
+            vocab_size: raw.vocab_size,
+            d_model: raw.d_model,
+            d_kv: raw.d_kv,
+            d_ff: raw.d_ff,
+            encoder_layers: raw.num_layers,
+            decoder_layers: raw.num_decoder_layers.unwrap_or(raw.num_layers),
+            heads: raw.num_heads,
+            buckets: raw.relative_attention_num_buckets,
+            max_distance: raw.relative_attention_max_distance,
+            dropout: raw.dropout_rate,
+            epsilon: raw.layer_norm_epsilon,
+            activation,
+            gated,
+            head: if own_head { Head::Own } else { Head::Tied },
+            head_scale: if scaled { (raw.d_model as f64).powf(-0.5) } else { 1. },
+        })
+    }
+}
