@@ -45,6 +45,8 @@ struct State {
     parameters: Parameters,
     problems: Vec<TensorProblem>,
     used: BTreeSet<String>,
+    /// Kinds of the tensors that the model does not want in one of its own choice.
+    kinds: BTreeSet<&'static str>,
 }
 
 impl<'a> Source<'a> {
@@ -138,12 +140,10 @@ impl<'a> Source<'a> {
                 });
             }
         }
-        let floats: BTreeSet<&str> =
-            state.parameters.iter().map(|(_, tensor)| kind_name(tensor.kind())).collect();
-        if self.kind.is_none() && floats.len() > 1 {
+        if self.kind.is_none() && state.kinds.len() > 1 {
             return Err(ModelError::MixedKinds {
                 file: file.map(|checkpoint| checkpoint.origin().to_owned()).unwrap_or_default(),
-                kinds: floats.into_iter().map(str::to_owned).collect(),
+                kinds: state.kinds.into_iter().map(str::to_owned).collect(),
             });
         }
         Ok(state.parameters)
@@ -173,6 +173,9 @@ impl<'a> Source<'a> {
         let tensor = tensor.set_requires_grad(true);
         let mut state = self.state.borrow_mut();
         state.used.insert(name.clone());
+        if kind.is_none() {
+            state.kinds.insert(kind_name(tensor.kind()));
+        }
         state.parameters.insert(name, tensor.shallow_clone());
         tensor
     }

@@ -101,6 +101,23 @@ fn t5_in_f16_keeps_its_wide_layer_in_f32() {
     assert_eq!(policy.parameters().get(wo).unwrap().kind(), Kind::Float);
     assert_eq!(policy.spec().kind, Kind::Half);
     close("f16", &probe(&policy), &want, 0.1);
+    // Written so, and as other programs write f16, it is loaded without being told the kind.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("saved");
+    policy.save(&path, &SaveOptions::default()).unwrap();
+    assert_eq!(inspect(&path).unwrap().dtype, "f16+f32");
+    let weights = path.join("model.safetensors");
+    let all = Tensor::read_safetensors(&weights).unwrap();
+    for tensors in [
+        all.iter().map(|(name, tensor)| (name, tensor.shallow_clone())).collect::<Vec<_>>(),
+        all.iter().map(|(name, tensor)| (name, tensor.to_kind(Kind::Half))).collect(),
+    ] {
+        Tensor::write_safetensors(&tensors, &weights).unwrap();
+        let again = load(&path).unwrap();
+        assert_eq!(again.spec().kind, Kind::Half);
+        assert_eq!(again.parameters().get(wo).unwrap().kind(), Kind::Float);
+        close("f16, loaded again", &probe(&again), &want, 0.1);
+    }
 }
 
 /// The model of a folder whose config.json has some fields changed.
