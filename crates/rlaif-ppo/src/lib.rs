@@ -44,7 +44,7 @@ pub use reference::{Reference, share_frozen};
 pub use rollout::{Prompt, Rollout};
 pub use scores::{MissingScore, RunningMoments, ScoreConfig, ScoreScaling};
 pub use stats::PpoStats;
-pub use trainer::{PpoTrainer, PretrainingRow};
+pub use trainer::PpoTrainer;
 pub use value_model::ValueModel;
 pub use watch::{Finding, StopReason, Symptom, Watch};
 pub use {rlaif_core as core, rlaif_lm as lm, rlaif_torch as torch, rlaif_train as train, tch};

@@ -8,7 +8,7 @@ use rlaif_lm::{
     generate::{FinishReason, GenerationRow, Hooks, before_stop, generate},
     token_log_probs,
 };
-use rlaif_train::{Advantages, KlController, KlEstimator, Optimizer, full_kl, gae};
+use rlaif_train::{Advantages, KlController, KlEstimator, Optimizer, SftRow, full_kl, gae};
 use tch::Tensor;
 
 use crate::{
@@ -42,19 +42,10 @@ pub struct PpoTrainer<P> {
     pub(crate) optimizer: Optimizer,
     pub(crate) controller: KlController,
     pub(crate) moments: RunningMoments,
-    pub(crate) pretraining: Vec<PretrainingRow>,
+    pub(crate) pretraining: Vec<SftRow>,
     pub(crate) step: u64,
     /// Seconds that the last call of [`Self::advantages`] took.
     pub(crate) advantages_s: f64,
-}
-
-/// A row of pre-training data: what is given, and what is to be predicted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PretrainingRow {
-    /// What comes before: at least one token.
-    pub prompt: Vec<u32>,
-    /// What is learnt: at least one token.
-    pub response: Vec<u32>,
 }
 
 /// The value function, boxed.
@@ -123,9 +114,9 @@ impl<P: Policy> PpoTrainer<P> {
     /// Gives the pre-training data that `pretraining` mixes in.
     ///
     /// # Errors
-    /// [`PpoError::Setting`] if the configuration has no `pretraining`, or there are no rows;
-    /// [`PpoError::Lm`] for a row that the policy cannot take.
-    pub fn with_pretraining(mut self, rows: Vec<PretrainingRow>) -> Result<Self, PpoError> {
+    /// [`PpoError::Setting`] if the configuration has no `pretraining`, there are no rows, or one has
+    /// nothing to learn; [`PpoError::Lm`] for a row that the policy cannot take.
+    pub fn with_pretraining(mut self, rows: Vec<SftRow>) -> Result<Self, PpoError> {
         if self.config.pretraining.is_none() {
             return Err(setting("pretraining", "absent", "a table with `coef` and `rows`"));
         }
@@ -136,6 +127,10 @@ impl<P: Policy> PpoTrainer<P> {
         for (at, row) in rows.iter().enumerate() {
             spec.check(at, &row.prompt)?;
             spec.check(at, &row.response)?;
+            if row.learned_tokens() == 0 {
+                let found = format!("with nothing to learn in row {at}");
+                return Err(setting("pretraining.data", found, "a token to learn in each row"));
+            }
             if spec.decoder_start_id.is_none() {
                 spec.check_length(at, row.prompt.len() + row.response.len())?;
             }

@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use rlaif_lm::{Mask, Padding, Policy, TokenBatch, token_log_probs};
-use rlaif_train::Advantages;
+use rlaif_lm::{Mask, Policy, token_log_probs};
+use rlaif_train::{Advantages, SftRow, sft_loss};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
@@ -231,20 +231,20 @@ impl<P: Policy> PpoTrainer<P> {
         let drawn = progress.pretraining.len() as u64;
         let first = (self.step * self.config.updates_per_step() + drawn) * mix.rows as u64;
         let n = self.pretraining.len();
-        let rows = (first..first + mix.rows as u64).map(|at| {
-            let seed = self.config.seed.derive("pretraining", at / n as u64);
-            let order = permutation(n, seed);
-            &self.pretraining[order[usize::try_from(at % n as u64).expect("below n")]]
-        });
-        let (prompts, responses): (Vec<_>, Vec<_>) =
-            rows.map(|row| (row.prompt.clone(), row.response.clone())).unzip();
-        let spec = self.policy.spec();
-        let x = TokenBatch::collate(prompts, spec, Padding::Right)?;
-        let y = TokenBatch::responses(responses, spec)?;
-        let forward = self.training_forward();
-        let hidden = self.policy.response_hidden(&x, &y, forward)?;
-        let log_probs = token_log_probs(&self.policy.head(forward)?, &hidden, &y, 1.)?.log_probs;
-        let loss = -y.mask().mean(&log_probs) * mix.coef;
+        let mut order = (u64::MAX, Vec::new());
+        let rows: Vec<&SftRow> = (first..first + mix.rows as u64)
+            .map(|at| {
+                let round = at / n as u64;
+                if order.0 != round {
+                    let seed = self.config.seed.derive("pretraining", round);
+                    order = (round, permutation(n, seed));
+                }
+                &self.pretraining[order.1[usize::try_from(at % n as u64).expect("below n")]]
+            })
+            .collect();
+        let tokens: usize = rows.iter().map(|row| row.learned_tokens()).sum();
+        let loss = sft_loss(&self.policy, &rows, self.training_forward())?;
+        let loss = loss * (mix.coef / tokens as f64);
         loss.backward();
         let loss = host(&loss.detach())[0];
         progress.pretraining.push(loss);

@@ -53,7 +53,7 @@ pub use preference::{PreferenceEvaluation, PreferenceRow, PreferenceStats, Prefe
 pub use run_folder::{Marks, RunFolder};
 pub use schedule::Schedule;
 pub use scores::{Classification, classification};
-pub use sft::{SftEvaluation, SftRow, SftStats, SftTrainer};
+pub use sft::{SftEvaluation, SftRow, SftStats, SftTrainer, sft_loss};
 pub use supervised::{Supervised, SupervisedTask};
 pub use trainable::{Precision, Trainable, restore_parameters};
 pub use {rlaif_core as core, rlaif_lm as lm, tch};

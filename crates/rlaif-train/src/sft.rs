@@ -159,7 +159,7 @@ impl<'p> SftTrainer<'p> {
         let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
         let loss = accumulate(self.config.divide(&lengths), learned as f64, |group| {
             let rows: Vec<&SftRow> = group.into_iter().map(|i| rows[i]).collect();
-            loss_sum(self.policy, &rows, forward)
+            sft_loss(self.policy, &rows, forward)
         })?;
         let optimizer = self.learner.step()?;
         Ok(SftStats {
@@ -191,14 +191,35 @@ fn evaluate(
     let mut sum = Tensor::zeros([], (Kind::Double, policy.spec().device));
     for group in config.divide_for_evaluation(&lengths) {
         let rows: Vec<&SftRow> = group.into_iter().map(|i| rows[i]).collect();
-        let loss = no_grad(|| loss_sum(policy, &rows, Forward::default()))?;
+        let loss = no_grad(|| sft_loss(policy, &rows, Forward::default()))?;
         sum += loss.to_kind(Kind::Double);
     }
     Ok(SftEvaluation { loss: sum.double_value(&[]) / tokens as f64, tokens })
 }
 
-/// Σ −log π over the learned tokens of `rows`, an f32 scalar.
-fn loss_sum(
+/// Σ −log π(y_t | x, y_<t) over the learned tokens of `rows`, in nats: an f32 scalar with its graph.
+///
+/// # Errors
+/// [`TrainError::Lm`] for rows that the model cannot take.
+///
+/// ```
+/// use rlaif_lm::{Forward, Policy};
+/// use rlaif_models::{Config, LanguageModel};
+/// use rlaif_train::{SftRow, sft_loss};
+/// use tch::{Device, Kind};
+/// let config = Config::from_value(serde_json::json!({
+///     "model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24,
+///     "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64,
+/// }));
+/// tch::manual_seed(7);
+/// let policy = LanguageModel::random(config, Kind::Float, Device::Cpu)?;
+/// let row = SftRow::new(vec![5, 6], vec![7, 8, 1]);
+/// let loss = sft_loss(&policy, &[&row], Forward::default())?.double_value(&[]);
+/// // Random weights know next to nothing: about ln 32 nats for each of three tokens.
+/// assert!((loss / 3. - 32f64.ln()).abs() < 1.);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn sft_loss(
     policy: &dyn Policy,
     rows: &[&SftRow],
     forward: Forward<'_>,

@@ -6,8 +6,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rlaif::core::Seed;
-use rlaif::models::{Config, LanguageModel, LoadOptions, SaveOptions};
-use rlaif::tch::{Device, Kind, manual_seed};
+use rlaif::lm::SequenceClassifier;
+use rlaif::models::{Classifier, Config, LanguageModel, LoadOptions, SaveOptions};
+use rlaif::tch::{Device, Kind, Tensor, manual_seed};
 use rlaif::text::HfTokenizer;
 use serde_json::{Value, json};
 
@@ -115,6 +116,183 @@ fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
     let mut policy =
         LanguageModel::load(&root.path().join("policy"), LoadOptions::default()).unwrap();
     policy.adapters().load("ppo", &out.join("model")).unwrap();
+}
+
+/// What each setting of a run file does shows in the run's numbers.
+#[test]
+fn settings_of_a_run_file_reach_the_algorithm() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 2, "");
+    let run = |name: &str, set: &[&str]| {
+        let out = root.path().join(name);
+        let more: Vec<&str> = set.iter().flat_map(|one| ["--set", one]).collect();
+        good(&train(&config, &out, &more));
+        (metrics(&out), out)
+    };
+    let number = |rows: &[Value], name: &str| rows.last().unwrap()[name].as_f64().unwrap();
+    // A rate at which ratios move away from 1 within a step.
+    let fast = "ppo.optimizer.lr=0.02";
+    let (plain, plain_out) = run("plain", &[fast]);
+
+    let (dual, _) = run("dual", &[fast, "ppo.dual_clip=1.001"]);
+    assert_ne!(plain[0]["ppo/loss/policy"], dual[0]["ppo/loss/policy"]);
+
+    let (penalty, _) = run("eos", &[fast, "ppo.scores.missing_eos_penalty=1.0"]);
+    let share = 1. - plain[0]["tokens/responses_ended"].as_f64().unwrap();
+    assert!(share > 0.);
+    assert!(number(&penalty[..1], "ppo/mean_scores") < number(&plain[..1], "ppo/mean_scores"));
+
+    let (stopped, _) = run("target", &[fast, "ppo.target_kl=1e-6"]);
+    assert_eq!(number(&stopped, "ppo/stopped_early"), 1.);
+    assert!(number(&stopped, "ppo/updates") < number(&plain, "ppo/updates"));
+
+    let (_, out) = run("kl", &[fast, "ppo.stop.max_kl=1e-4", "ppo.steps=9"]);
+    assert!(metrics(&out).len() < 9);
+    assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("`objective/kl` is"));
+
+    for estimator in ["k1", "abs", "k2", "k3", "full"] {
+        let set = format!("ppo.kl.estimator='{estimator}'");
+        let fixed = "ppo.kl.control={fixed={coef=0.1}}";
+        let (rows, _) = run(estimator, &[fast, &set, fixed]);
+        assert!(number(&rows[..1], "objective/kl").abs() < 1e-5, "{estimator}");
+        assert!(number(&rows, "objective/kl").abs() > 1e-4, "{estimator}");
+        assert_eq!(number(&rows, "objective/kl_coef"), 0.1);
+    }
+
+    // Frozen lower layers, which the reference shares; and a trunk for the value function.
+    let frozen = "trainable={all_but=['shared', 'encoder']}";
+    let policy = format!("value.model='{}'", root.path().join("policy").display());
+    let (_, out) = run("frozen", &[fast, frozen, &policy]);
+    let read = |file: PathBuf| -> Vec<(String, Tensor)> { Tensor::read_safetensors(file).unwrap() };
+    let start = read(root.path().join("policy/model.safetensors"));
+    for (name, tensor) in read(out.join("model/model.safetensors")) {
+        let was = &start.iter().find(|(n, _)| *n == name).unwrap().1;
+        let frozen = name.contains("shared") || name.contains("encoder");
+        assert_eq!(was.equal(&tensor), frozen, "{name}");
+    }
+    let of_value = read(out.join("value_head.safetensors"));
+    assert!(of_value.iter().any(|(name, _)| name.starts_with("value.")), "a trunk of its own");
+    let of_value = read(plain_out.join("value_head.safetensors"));
+    assert!(of_value.iter().all(|(name, _)| name.starts_with("v_head.")));
+}
+
+/// PPO-ptx from a run file: texts are mixed in, and half of what that takes is refused.
+#[test]
+fn pretraining_texts_are_mixed_in() {
+    let root = tempfile::tempdir().unwrap();
+    let texts = root.path().join("texts.jsonl");
+    let rows: String = (0..5)
+        .map(|i| format!("{{\"prompt\": \"Number {i}\", \"response\": \"is a number\"}}\n"))
+        .collect();
+    fs::write(&texts, rows).unwrap();
+    let section = format!("[pretraining]\npath = \"{}\"\n", texts.display());
+    let config = prepare(root.path(), 3, &section);
+    let weights = "ppo.pretraining={coef=2.0, rows=2}";
+
+    let out = root.path().join("out");
+    good(&train(&config, &out, &["--set", weights, "--set", "ppo.optimizer.lr=0.01"]));
+    let losses: Vec<f64> =
+        metrics(&out).iter().map(|row| row["ppo/loss/pretraining"].as_f64().unwrap()).collect();
+    // Twice the surprise, which random weights begin with at the logarithm of the vocabulary.
+    assert!(losses[2] < losses[0] && losses[0] > 2., "{losses:?}");
+    assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("5 rows of pre-training"));
+
+    let refused = |config: &Path, more: &[&str], says: &str| {
+        let output = train(config, &root.path().join("refused"), more);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(says), "{told}");
+        assert!(!root.path().join("refused").exists());
+    };
+    refused(&config, &[], "set `ppo.pretraining = { coef = .., rows = .. }`");
+    let columns = ["--set", weights, "--set", "pretraining.columns.response='answer'"];
+    refused(&config, &columns, "answer");
+    let texts = "pretraining.columns={format='texts', text='response'}";
+    let texts = ["--set", weights, "--set", texts];
+    refused(&config, &texts, "data.format");
+    let config = prepare(root.path(), 3, "");
+    refused(&config, &["--set", weights], "`[pretraining]`, `path`");
+}
+
+/// A value function that starts as a reward model says at its first step what the reward model says.
+#[test]
+fn a_value_function_starts_from_a_reward_model() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 1, "");
+    let text = fixtures("rlaif-text/tests/fixtures/llama3");
+    let rows = HfTokenizer::from_folder(&text).unwrap().embedding_rows();
+    let llama = |architecture: &str, rows: usize| {
+        Config::from_value(json!({
+            "model_type": "llama", "architectures": [architecture], "vocab_size": rows,
+            "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0,
+            "eos_token_id": 1, "bos_token_id": 2, "id2label": {"0": "score"},
+            "label2id": {"score": 0},
+        }))
+    };
+    manual_seed(2);
+    let save = SaveOptions::default();
+    let policy = root.path().join("policy");
+    fs::remove_dir_all(&policy).unwrap();
+    let language = LanguageModel::random(llama("LlamaForCausalLM", rows), Kind::Float, Device::Cpu);
+    language.unwrap().save(&policy, &save).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(text.join(file), policy.join(file)).unwrap();
+    }
+    let architecture = "LlamaForSequenceClassification";
+    let judge = Classifier::random(llama(architecture, rows), Kind::Float, Device::Cpu).unwrap();
+    let reward = root.path().join("reward");
+    judge.save(&reward, &save).unwrap();
+    let other = root.path().join("other");
+    let small = Classifier::random(llama(architecture, rows + 8), Kind::Float, Device::Cpu);
+    small.unwrap().save(&other, &save).unwrap();
+
+    let model = |folder: &Path| format!("value.model='{}'", folder.display());
+    let start = "value.init='reward_model'";
+    let out = root.path().join("out");
+    let still = "ppo.optimizer.lr=0.0";
+    good(&train(&config, &out, &["--set", start, "--set", &model(&reward), "--set", still]));
+    let tensors = Tensor::read_safetensors(out.join("value_head.safetensors")).unwrap();
+    for (name, tensor) in judge.parameters().iter() {
+        let kept = match name {
+            "score.weight" => "v_head.summary.weight".to_owned(),
+            name => format!("value.{name}"),
+        };
+        let found = tensors.iter().find(|(name, _)| *name == kept);
+        assert!(found.is_some_and(|(_, found)| found.equal(tensor)), "{name}");
+    }
+    assert!(metrics(&out)[0]["ppo/val/vpred"].as_f64().unwrap() != 0.);
+
+    for (set, says) in [
+        (vec![start.to_owned()], "name that model in `value.model`"),
+        (vec![start.to_owned(), model(&policy)], "no `score.weight`"),
+        (vec![start.to_owned(), model(&other)], "expected that of the policy"),
+    ] {
+        let more: Vec<&str> = set.iter().flat_map(|one| ["--set", one.as_str()]).collect();
+        let output = train(&config, &root.path().join("refused"), &more);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(says), "{told}");
+    }
+}
+
+/// What goes wrong is in the log and in findings.json while the run goes on, with what to change.
+#[test]
+fn what_goes_wrong_is_told_with_what_to_change() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 4, "");
+    let out = root.path().join("out");
+    let equal = "reward={kind='length', longest=100, per=1.0}";
+    good(&train(&config, &out, &["--set", equal]));
+    let findings: Vec<Value> =
+        serde_json::from_slice(&fs::read(out.join("findings.json")).unwrap()).unwrap();
+    let found = findings.iter().find(|one| one["symptom"] == "equal_scores").unwrap();
+    assert_eq!(found["step"], 3);
+    let log = fs::read_to_string(out.join("log.txt")).unwrap();
+    for part in ["seen", "cause", "advice"] {
+        assert!(log.contains(found[part].as_str().unwrap()), "{part}: {log}");
+    }
+    assert!(found["advice"].as_str().unwrap().contains("`scores.clip`"));
 }
 
 /// Killed at twenty random moments and taken up each time, a run is the run that was never killed.

@@ -9,9 +9,9 @@ use rlaif_core::{Exchange, Seed};
 use rlaif_lm::{Policy, ValueHead, ValueInit};
 use rlaif_models::{AdapterConfig, LanguageModel, TargetModules, TaskType};
 use rlaif_ppo::{
-    PpoConfig, PpoTrainer, PretrainingConfig, PretrainingRow, Prompt, Reference, Rollout,
-    ValueModel, Whitening, share_frozen,
-    train::{Checkpoints, Keep, KlControl, KlEstimator, OptimizerConfig},
+    PpoConfig, PpoTrainer, PretrainingConfig, Prompt, Reference, Rollout, ValueModel, Whitening,
+    share_frozen,
+    train::{Checkpoints, Keep, KlControl, KlEstimator, OptimizerConfig, SftRow},
 };
 use tch::{Device, Kind, Tensor};
 
@@ -413,8 +413,7 @@ fn a_value_model_of_its_own_learns_values_and_leaves_the_policy_alone() {
 #[test]
 fn the_pretraining_mix_pulls_towards_its_text() {
     for family in FAMILIES {
-        let row =
-            PretrainingRow { prompt: vec![5, 6, 7], response: vec![8, 9, 10, crate::common::EOS] };
+        let row = SftRow::new(vec![5, 6, 7], vec![8, 9, 10, crate::common::EOS]);
         let surprise = |trainer: &PpoTrainer<LanguageModel>| {
             let spec = trainer.policy().spec().clone();
             let x = rlaif_lm::TokenBatch::collate(

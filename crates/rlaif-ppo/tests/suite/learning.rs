@@ -53,12 +53,13 @@ impl Task {
             .collect()
     }
 
-    /// Longest response, steps at most, and the mean score over five steps that counts as learnt.
+    /// Longest response, steps at most, and the mean score over five steps that counts as learnt. Who
+    /// does not look at the prompt gets at most 0.1 in [`Self::Digits`].
     fn terms(self) -> (usize, u64, f64) {
         match self {
-            Self::Length => (12, 80, -0.25),
-            Self::Keyword => (8, 60, 0.9),
-            Self::Digits => (4, 120, 0.25),
+            Self::Length => (12, 80, -0.1),
+            Self::Keyword => (8, 30, 0.95),
+            Self::Digits => (4, 120, 0.6),
         }
     }
 }
@@ -67,7 +68,10 @@ impl Task {
 /// without any doubt, are 14 nats away from random weights.
 const KL_TARGET: f64 = 20.;
 const SEEDS: [u64; 3] = [1, 2, 3];
-const RATE: f64 = 3e-3;
+const RATE: f64 = 1e-3;
+/// With 32 responses a step, too few are right by chance: the policy becomes certain before it has
+/// seen why.
+const BATCH: usize = 128;
 
 #[derive(Default)]
 struct Curve {
@@ -86,13 +90,13 @@ impl Curve {
 
 /// Runs until `enough`, or to the last step.
 fn run(task: Task, family: Family, seed: u64, lr: f64, enough: impl Fn(&Curve) -> bool) -> Curve {
-    const BATCH: usize = 32;
     let (longest, steps, _) = task.terms();
     let mut config = PpoConfig {
         steps,
         batch_size: BATCH,
-        minibatch_size: BATCH / 2,
-        epochs: 4,
+        minibatch_size: BATCH / 4,
+        // Without learning, going over a batch again changes nothing.
+        epochs: if lr > 0. { 4 } else { 1 },
         value_coef: 0.5,
         optimizer: OptimizerConfig { lr, ..OptimizerConfig::default() },
         seed: Seed::new(seed),
@@ -130,11 +134,11 @@ fn check(task: Task) {
             assert!(reached >= level, "{name}: {reached} after {steps} steps");
             let furthest = curve.kl.iter().copied().fold(0., f64::max);
             assert!(furthest < KL_TARGET, "{name}: KL {furthest}");
+
+            let control = run(task, family, seed, 0., |curve| curve.recent() >= level);
+            assert_eq!(control.scores.len() as u64, steps, "{name}: without learning");
+            assert!(control.kl.iter().all(|kl| kl.abs() < 1e-4), "{name}: without learning");
         }
-        let control = run(task, family, 1, 0., |curve| curve.scores.len() == 15);
-        let best = control.scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        assert!(best < level, "{task:?}, {family:?} without learning: {best}");
-        assert!(control.kl.iter().all(|kl| kl.abs() < 1e-4));
     }
 }
 
@@ -190,6 +194,8 @@ fn draw_the_curves() {
             let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(1, 0.)]);
             for ((seed, lr), color) in runs.zip(["#0072b2", "#e69f00", "#009e73", "#777"]) {
                 let curve = run(task, family, seed, lr, |_| false);
+                // To the last step, not only to the level.
+                assert!(curve.kl.iter().all(|kl| *kl < KL_TARGET), "{task:?}, {family:?}, {seed}");
                 let points: Vec<String> = curve
                     .scores
                     .iter()

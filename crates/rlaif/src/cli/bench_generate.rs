@@ -1,6 +1,6 @@
 //! `rlaif bench generate`.
 
-use std::{str::FromStr, time::Instant};
+use std::time::Instant;
 
 use clap::Args;
 use rlaif_core::Seed;
@@ -10,66 +10,14 @@ use rlaif_lm::{
 };
 use rlaif_models::LanguageModel;
 use serde_json::json;
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use super::{
     bench::random_rows,
     error::CliError,
+    lengths::Lengths,
     model::{self, Placement},
 };
-
-/// One length for all rows (`64`), one for each (`64,101,..`), or lengths drawn evenly from a range
-/// (`8-256`).
-#[derive(Debug, Clone)]
-enum Lengths {
-    Same(usize),
-    Each(Vec<usize>),
-    Range(usize, usize),
-}
-
-impl FromStr for Lengths {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| match text.trim().parse() {
-            Ok(0) => Err("a length is at least 1".to_owned()),
-            Ok(n) => Ok(n),
-            Err(_) => Err(format!("`{text}` is no length; write 64, 64,101,.. or 8-256")),
-        };
-        if let Some((low, high)) = text.split_once('-') {
-            let (low, high) = (number(low)?, number(high)?);
-            return if low <= high {
-                Ok(Self::Range(low, high))
-            } else {
-                Err(format!("{low} is above {high}"))
-            };
-        }
-        let each = text.split(',').map(number).collect::<Result<Vec<_>, _>>()?;
-        Ok(if let [same] = each[..] { Self::Same(same) } else { Self::Each(each) })
-    }
-}
-
-impl Lengths {
-    /// Lengths of `rows` rows; drawn ones come from libtorch's generator.
-    fn of(&self, flag: &'static str, rows: usize) -> Result<Vec<usize>, CliError> {
-        match self {
-            Self::Same(length) => Ok(vec![*length; rows]),
-            Self::Each(lengths) if lengths.len() == rows => Ok(lengths.clone()),
-            Self::Each(lengths) => Err(CliError::Flag {
-                flag,
-                found: format!("{} lengths for {rows} rows", lengths.len()),
-                expected: "one length, one for each row, or a range",
-            }),
-            Self::Range(low, high) => {
-                let options = (Kind::Int64, Device::Cpu);
-                let (low, end) = (*low as i64, *high as i64 + 1);
-                let drawn = Tensor::randint_low(low, end, [rows as i64], options);
-                let drawn = Vec::<i64>::try_from(&drawn).expect("a vector of int64");
-                Ok(drawn.into_iter().map(|length| length as usize).collect())
-            }
-        }
-    }
-}
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateBench {
@@ -113,8 +61,9 @@ impl GenerateBench {
         let folder = model::folder(&self.policy, None)?;
         let policy = LanguageModel::load(&folder, options)?;
         tch::manual_seed(self.seed.cast_signed());
-        let prompts = self.prompt_len.of("prompt-len", count)?;
-        let limits = self.new_tokens.of("new-tokens", count)?;
+        let seed = Seed::new(self.seed);
+        let prompts = self.prompt_len.of("prompt-len", count, seed)?;
+        let limits = self.new_tokens.of("new-tokens", count, seed)?;
         let rows: Vec<GenerationRow> = (0..)
             .zip(prompts.iter().zip(&limits))
             .map(|(id, (&length, &limit))| {
@@ -131,7 +80,6 @@ impl GenerateBench {
         let mut seconds = Vec::with_capacity(self.steps);
         for step in 0..=self.steps as u64 {
             let start = Instant::now();
-            let seed = Seed::new(self.seed);
             let forward = Forward::default();
             generate(&policy, &rows, &config, seed, step, forward, Hooks::default())?;
             if step > 0 {
@@ -162,24 +110,5 @@ impl GenerateBench {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_are_one_each_or_drawn() {
-        let of = |text: &str, rows| text.parse::<Lengths>().unwrap().of("prompt-len", rows);
-        assert_eq!(of("7", 3).unwrap(), [7, 7, 7]);
-        assert_eq!(of("7,8,9", 3).unwrap(), [7, 8, 9]);
-        assert!(of("7,8", 3).is_err());
-        let drawn = of("8-256", 400).unwrap();
-        assert!(drawn.iter().all(|length| (8..=256).contains(length)));
-        assert!(drawn.iter().any(|&length| length > 200) && drawn.iter().any(|&n| n < 60));
-        for wrong in ["", "0", "x", "9-8", "3,", "1-2-3", "-3"] {
-            assert!(wrong.parse::<Lengths>().is_err(), "{wrong}");
-        }
     }
 }

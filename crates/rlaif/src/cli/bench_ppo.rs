@@ -1,6 +1,6 @@
 //! `rlaif bench ppo`.
 
-use std::{collections::BTreeMap, num::NonZeroU32, str::FromStr, time::Instant};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Instant};
 
 use clap::Args;
 use rlaif_core::Seed;
@@ -18,36 +18,10 @@ use tch::{Device, no_grad};
 use super::{
     bench::random_rows,
     error::CliError,
+    lengths::Lengths,
     model::{self, Placement},
 };
 use crate::run::RunError;
-
-/// One length (`96`), or lengths drawn evenly from a range (`64-128`).
-#[derive(Debug, Clone, Copy)]
-struct Lengths {
-    low: usize,
-    high: usize,
-}
-
-impl FromStr for Lengths {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (low, high) = text.split_once('-').unwrap_or((text, text));
-        let number = |text: &str| text.trim().parse::<usize>().ok().filter(|n| *n > 0);
-        match (number(low), number(high)) {
-            (Some(low), Some(high)) if low <= high => Ok(Self { low, high }),
-            _ => Err(format!("`{text}` is no length; write 96, or 64-128")),
-        }
-    }
-}
-
-impl Lengths {
-    fn draw(self, seed: Seed, at: u64) -> usize {
-        let span = (self.high - self.low + 1) as u64;
-        self.low + (seed.derive("length", at).get() % span) as usize
-    }
-}
 
 #[derive(Debug, Args)]
 pub(crate) struct PpoBench {
@@ -71,7 +45,7 @@ pub(crate) struct PpoBench {
     /// Times that an update goes over the batch.
     #[arg(long, default_value_t = 4)]
     epochs: usize,
-    /// Tokens of the prompts: one length (96), or lengths drawn evenly from a range (64-128).
+    /// Tokens of the prompts: one length, one for each row (64,101,..) or a range (8-256).
     #[arg(long, default_value = "64-128")]
     prompt_len: Lengths,
     /// New tokens of every response; end of sequence is ignored.
@@ -116,13 +90,10 @@ impl PpoBench {
         let mut details: BTreeMap<String, f64> = BTreeMap::new();
         for step in 0..=self.steps {
             let vocab = trainer.policy().spec().vocab_size;
-            let queries: Vec<Vec<u32>> = (0..self.batch as u64)
-                .map(|row| {
-                    let at = step * self.batch as u64 + row;
-                    let length = self.prompt_len.draw(Seed::new(self.seed), at);
-                    random_rows(1, length, vocab).remove(0)
-                })
-                .collect();
+            let seed = Seed::new(self.seed).derive("lengths", step);
+            let lengths = self.prompt_len.of("prompt-len", self.batch, seed)?;
+            let queries: Vec<Vec<u32>> =
+                lengths.into_iter().map(|length| random_rows(1, length, vocab).remove(0)).collect();
             let seconds = self.step(&mut trainer, reward.as_ref(), queries, &mut details)?;
             // The first warms up.
             if step == 0 {

@@ -14,6 +14,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod judge;
+mod lengths;
 mod log_probs;
 mod model;
 mod ppo;

@@ -35,6 +35,11 @@ impl Ppo {
         let mut trainer = config.trainer(options)?;
         let tokenizer =
             model::tokenizer(&config.model.folder()?, trainer.policy().spec().vocab_size)?;
+        let mut mixed_in = String::new();
+        if let Some((rows, left)) = config.pretraining(&tokenizer, trainer.policy())? {
+            mixed_in = format!(", {} rows of pre-training data ({left})", rows.len());
+            trainer = trainer.with_pretraining(rows).map_err(RunError::from)?;
+        }
         let (prompts, left_out) = config.prompts(&tokenizer, trainer.policy())?;
 
         let keep = Keep { newest: config.output.keep, best: None };
@@ -43,7 +48,7 @@ impl Ppo {
         let trained = trainer.policy().parameters().count_trainable();
         let about = format!(
             "{} prompts ({left_out} left out for their length), {trained} trained weights, {} \
-             steps of {} responses",
+             steps of {} responses{mixed_in}",
             prompts.len(),
             config.ppo.steps,
             config.ppo.batch_size

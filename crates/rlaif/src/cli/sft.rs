@@ -2,10 +2,7 @@
 
 use clap::Args;
 use rlaif_core::{Conversation, Demonstration, Record, Seed};
-use rlaif_data::{
-    DataError, Row,
-    corpora::{ConversationColumns, Corpus, DemonstrationColumns, Outcome},
-};
+use rlaif_data::corpora::{ConversationColumns, Corpus, DemonstrationColumns};
 use rlaif_lm::Policy;
 use rlaif_train::{FitConfig, Goal, LearnConfig, SftRow, SftTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
@@ -16,8 +13,8 @@ use super::{
     run_arguments::{OngoingRun, RunArguments, Shown, about, interrupt, present, total_steps},
 };
 use crate::run::{
-    DataFormat, DataRows, DataSection, Encoder, Left, ModelSection, Placement, RunError, RunFile,
-    ShuffledBatches,
+    ColumnSection, DataFormat, DataRows, DataSection, Encoder, Left, ModelSection, Placement,
+    RunError, RunFile, ShuffledBatches, TextColumn, TextRecord,
 };
 
 #[derive(Debug, Args)]
@@ -37,34 +34,11 @@ struct SftRun {
     model: ModelSection,
     data: DataSection,
     #[serde(default)]
-    columns: Columns,
+    columns: ColumnSection,
     #[serde(default)]
     train: FitConfig,
     #[serde(default)]
     learn: LearnConfig,
-}
-
-/// What rows are made of, and the columns it is in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Columns {
-    format: DataFormat,
-    prompt: String,
-    response: String,
-    messages: String,
-    text: String,
-}
-
-impl Default for Columns {
-    fn default() -> Self {
-        Self {
-            format: DataFormat::Demonstrations,
-            prompt: "prompt".to_owned(),
-            response: "response".to_owned(),
-            messages: "messages".to_owned(),
-            text: "text".to_owned(),
-        }
-    }
 }
 
 impl RunFile for SftRun {
@@ -74,37 +48,6 @@ impl RunFile for SftRun {
         let mut all = self.data.locations();
         all.push(&mut self.model.path);
         all
-    }
-}
-
-/// A row of text to continue.
-#[derive(Debug, Clone)]
-pub(crate) struct TextRecord {
-    id: String,
-    text: String,
-}
-
-impl Record for TextRecord {
-    fn id(&self) -> &str {
-        &self.id
-    }
-}
-
-/// A column of texts.
-#[derive(Debug, Clone)]
-struct TextColumn(String);
-
-impl Corpus for TextColumn {
-    type Record = TextRecord;
-
-    fn name(&self) -> String {
-        "texts".to_owned()
-    }
-
-    fn record(&self, mut row: Row<'_>) -> Result<Outcome<TextRecord>, DataError> {
-        let text = row.text(&self.0)?;
-        let id = row.identity(None, &[&text])?;
-        Ok(Outcome::Kept(TextRecord { id, text }))
     }
 }
 
@@ -135,7 +78,7 @@ impl SftRun {
                 let encode = |rows: &[TextRecord]| {
                     encoder.texts(&rows.iter().map(|row| row.text.as_str()).collect::<Vec<_>>())
                 };
-                self.encoded(&TextColumn(columns.text.clone()), encode, seed)
+                self.encoded(&TextColumn::new(&columns.text), encode, seed)
             }
         }
     }

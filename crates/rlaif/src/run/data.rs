@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use rlaif_core::{Record, Seed};
-use rlaif_data::{
-    Dataset, Fraction, Position, Reader, Remainder, Shuffle, Source, corpora::Corpus,
-};
+use rlaif_data::{Dataset, Fraction, Position, Reader, Remainder, Shuffle, corpora::Corpus};
 use rlaif_lm::LmSpec;
 use rlaif_train::{Batches, TrainError};
 use serde::{Deserialize, Serialize};
 
-use super::error::RunError;
+use super::{
+    columns::{dropped, source},
+    error::RunError,
+};
 
 /// What rows are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -137,8 +138,7 @@ impl DataSection {
             return Err(RunError::Setting { key: "data.max_tokens", problem });
         }
         let all = dataset(&self.train, corpus)?;
-        let dropped = all.provenance().steps.iter().flat_map(|step| step.dropped.clone());
-        let left = Left { out: dropped.collect(), cut: 0 };
+        let left = dropped(&all);
         let (train, mut held_out) = match (&self.held_out, self.held_out_fraction) {
             (Some(path), _) => (all.into_records(), dataset(path, corpus)?.into_records()),
             (None, 0.) => (all.into_records(), Vec::new()),
@@ -169,9 +169,7 @@ impl DataSection {
 }
 
 fn dataset<C: Corpus + Clone>(path: &str, corpus: &C) -> Result<Dataset<C::Record>, RunError> {
-    let pattern = path.contains(['*', '?', '[']);
-    let source = if pattern { Source::glob(path)? } else { Source::file(path)? };
-    Ok(Reader::new(source).dataset(corpus.clone())?)
+    Ok(Reader::new(source(path)?).dataset(corpus.clone())?)
 }
 
 /// Batches of shuffled rows, another order in each epoch.

@@ -60,6 +60,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod columns;
 mod data;
 mod dpo;
 mod encode;
@@ -77,12 +78,17 @@ use rlaif_train::{Keep, RunFolder, Saved};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
+pub use columns::ColumnSection;
+pub(crate) use columns::{TextColumn, TextRecord};
 pub use data::{DataFormat, DataRows, DataSection, Left, ShuffledBatches};
 pub use dpo::{DpoRows, DpoRun, DpoTask, OnlineSection, PairColumnsSection, PairFormat, TrainRows};
 pub use encode::Encoder;
 pub use error::RunError;
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
-pub use ppo::{OutputSection, PpoPlan, PpoRun, PromptSection, ValueSection, ValueStart, ppo};
+pub use ppo::{
+    OutputSection, PpoPlan, PpoRun, PretrainingSection, PromptSection, ValueSection, ValueStart,
+    ppo,
+};
 
 /// A command's run file.
 pub trait RunFile: Serialize + DeserializeOwned {

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use rlaif_core::{Metrics, PromptRecord, RewardModel, Specials, TextCodec};
-use rlaif_data::{Position, Reader, Remainder, Shuffle, Source, corpora::PromptColumns};
+use rlaif_data::{Position, Reader, Remainder, Shuffle, corpora::PromptColumns};
 use rlaif_lm::{Policy, ValueHead, ValueInit, generate::FinishReason};
 use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_ppo::{
@@ -12,10 +12,13 @@ use rlaif_ppo::{
 };
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
-use rlaif_train::{Ending, Interrupt, Marks, RunFolder, Saved, TrainError, Trainable};
+use rlaif_train::{Ending, Interrupt, Marks, RunFolder, Saved, SftRow, TrainError, Trainable};
 use serde::{Deserialize, Serialize};
 
-use super::{ModelSection, Placement, RunError, RunFile};
+use super::{
+    ColumnSection, Encoder, Left, ModelSection, Placement, RunError, RunFile, columns::source,
+    trunk,
+};
 use crate::model_folder;
 
 /// The run file of `rlaif ppo`.
@@ -40,6 +43,9 @@ pub struct PpoRun {
     /// The value function.
     #[serde(default)]
     pub value: ValueSection,
+    /// The texts that `ppo.pretraining` mixes in (PPO-ptx).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pretraining: Option<PretrainingSection>,
     /// The algorithm.
     #[serde(default)]
     pub ppo: PpoConfig,
@@ -71,11 +77,33 @@ impl PromptSection {
     }
 }
 
+/// Texts that the policy goes on learning while it is trained on scores: files of JSON Lines, CSV or
+/// Parquet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainingSection {
+    /// A file, or a pattern such as `shards/*.jsonl`.
+    pub path: String,
+    /// What its rows are made of.
+    #[serde(default)]
+    pub columns: ColumnSection,
+    /// Rows are cut to this many tokens.
+    #[serde(default = "PretrainingSection::max_tokens")]
+    pub max_tokens: usize,
+}
+
+impl PretrainingSection {
+    fn max_tokens() -> usize {
+        512
+    }
+}
+
 /// The value function.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValueSection {
-    /// A language model whose trunk the value head is on; without it, that of the policy.
+    /// A model whose trunk the value head is on: a language model, or with `init = "reward_model"` a
+    /// reward model. Without it, the trunk is that of the policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// How the head starts.
@@ -91,6 +119,8 @@ pub enum ValueStart {
     Zero,
     /// Uniform in ±1/√H, as TRL 0.11's.
     Pytorch,
+    /// As the score layer of `value.model`, which is a reward model with the policy's vocabulary.
+    RewardModel,
 }
 
 /// What is written on the way.
@@ -118,6 +148,7 @@ impl RunFile for PpoRun {
         let mut all = vec![&mut self.model.path, &mut self.data.prompts];
         all.extend(self.reference.as_mut());
         all.extend(self.value.model.as_mut());
+        all.extend(self.pretraining.as_mut().map(|section| &mut section.path));
         models_of(&mut self.reward, &mut all);
         all
     }
@@ -170,20 +201,81 @@ impl PpoRun {
                 Reference::Frozen(Box::new(copy))
             }
         };
-        let init = match self.value.init {
-            ValueStart::Zero => ValueInit::Zero,
-            ValueStart::Pytorch => ValueInit::PyTorch,
+        let head = |size| {
+            let init = match self.value.init {
+                ValueStart::Pytorch => ValueInit::PyTorch,
+                ValueStart::Zero | ValueStart::RewardModel => ValueInit::Zero,
+            };
+            ValueHead::new(size, init, options.device)
         };
-        let head = |size| ValueHead::new(size, init, options.device);
         let Some(location) = &self.value.model else {
+            if self.value.init == ValueStart::RewardModel {
+                let problem = "is `reward_model`; name that model in `value.model`".to_owned();
+                return Err(RunError::Setting { key: "value.init", problem });
+            }
             let head = head(policy.spec().hidden_size);
             return Ok(PpoTrainer::new(policy, head, reference, self.ppo.clone())?);
         };
-        let trunk = load(location)?;
+        let (trunk, head) = match self.value.init {
+            ValueStart::RewardModel => {
+                trunk::reward_trunk(&model_folder(location, None)?, options)?
+            }
+            ValueStart::Zero | ValueStart::Pytorch => {
+                let trunk = load(location)?;
+                let head = head(trunk.spec().hidden_size);
+                (trunk, head)
+            }
+        };
+        let (own, other) = (policy.spec().vocab_size, trunk.spec().vocab_size);
+        if own != other {
+            let problem = format!(
+                "{location} has a vocabulary of {other}; expected that of the policy, {own}, whose \
+                 tokens it reads"
+            );
+            return Err(RunError::Setting { key: "value.model", problem });
+        }
         trunk.parameters().train_where(|_| true);
-        let head = head(trunk.spec().hidden_size);
         let value = ValueModel::new(trunk, head);
         Ok(PpoTrainer::new(policy, value, reference, self.ppo.clone())?)
+    }
+
+    /// Reads the texts of the pre-training mix, if there is one, and counts the rows that were left
+    /// out or cut.
+    ///
+    /// # Errors
+    /// [`RunError::Setting`] if only one of `[pretraining]` and `ppo.pretraining` is there, or no row
+    /// has anything to learn; [`RunError::Data`], [`RunError::Codec`].
+    pub fn pretraining(
+        &self,
+        codec: &HfTokenizer,
+        policy: &dyn Policy,
+    ) -> Result<Option<(Vec<SftRow>, Left)>, RunError> {
+        let section = match (&self.pretraining, &self.ppo.pretraining) {
+            (None, None) => return Ok(None),
+            (Some(section), Some(_)) => section,
+            (None, Some(_)) => {
+                let problem = "gives weights, and there is nothing to weigh; name the texts in \
+                               `[pretraining]`, `path`"
+                    .to_owned();
+                return Err(RunError::Setting { key: "ppo.pretraining", problem });
+            }
+            (Some(_), None) => {
+                let problem = "names texts, and nothing says how much they count; set \
+                               `ppo.pretraining = { coef = .., rows = .. }`"
+                    .to_owned();
+                return Err(RunError::Setting { key: "pretraining", problem });
+            }
+        };
+        let encoder = Encoder::new(codec, policy.spec(), section.max_tokens);
+        let (rows, left) = section.columns.read(&section.path, &encoder)?;
+        if rows.is_empty() {
+            let problem = format!(
+                "no row of {} has anything to learn within `pretraining.max_tokens`",
+                section.path
+            );
+            return Err(RunError::Setting { key: "pretraining.path", problem });
+        }
+        Ok(Some((rows, left)))
     }
 
     /// Reads the prompts that fit, and says how many do not.
@@ -195,9 +287,7 @@ impl PpoRun {
         codec: &HfTokenizer,
         policy: &dyn Policy,
     ) -> Result<(Vec<Prompt>, usize), RunError> {
-        let path = &self.data.prompts;
-        let pattern = path.contains(['*', '?', '[']);
-        let source = if pattern { Source::glob(path)? } else { Source::file(path)? };
+        let source = source(&self.data.prompts)?;
         let corpus = PromptColumns {
             prompt: self.data.column.clone(),
             reference: self.data.reference.clone(),
@@ -298,6 +388,7 @@ pub fn ppo<P: Policy>(
         plan.reward.restore(&state.reward).map_err(PpoError::from)?;
         trainer.restore(saved)?;
     }
+    write_findings(run, &state.findings)?;
     let size = NonZeroUsize::new(config.batch_size).expect("the trainer has checked it");
     let mut ending = Ending::Finished;
     while trainer.steps_done() < config.steps {
@@ -309,9 +400,13 @@ pub fn ppo<P: Policy>(
         for row in 0..plan.output.samples.min(rollout.len()) {
             run.sample(&sample(step, &rollout, row))?;
         }
-        for finding in state.watch.observe(&stats, &config) {
-            run.say(&finding.to_string())?;
-            state.findings.push(finding);
+        let found = state.watch.observe(&stats, &config);
+        if !found.is_empty() {
+            for finding in found {
+                run.say(&finding.to_string())?;
+                state.findings.push(finding);
+            }
+            write_findings(run, &state.findings)?;
         }
         let stop = state.watch.stop(&stats, &config.stop);
         let mut metrics: Metrics = stats.metrics;
@@ -341,11 +436,12 @@ pub fn ppo<P: Policy>(
             break;
         }
     }
-    if ending != Ending::Interrupted {
-        let path = run.path().join("findings.json");
-        rlaif_checkpoint::write_json(&path, &state.findings).map_err(TrainError::from)?;
-    }
     Ok(ending)
+}
+
+/// What went wrong so far, for the report.
+fn write_findings(run: &RunFolder, findings: &[Finding]) -> Result<(), TrainError> {
+    Ok(rlaif_checkpoint::write_json(&run.path().join("findings.json"), &findings)?)
 }
 
 fn sample(step: u64, rollout: &Rollout, row: usize) -> SampleRow<'_> {

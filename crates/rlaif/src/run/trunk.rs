@@ -1,10 +1,11 @@
-//! A classifier from whatever a folder holds: a classifier, or a trunk that is to become one.
+//! Trunks that change their heads: a classifier from whatever a folder holds, a value function from
+//! a reward model.
 
 use std::{collections::BTreeSet, path::Path};
 
 use rlaif_checkpoint::Checkpoint;
-use rlaif_lm::SequenceClassifier;
-use rlaif_models::{Classifier, Config, LoadOptions, ModelError, ModelSort};
+use rlaif_lm::{Parameters, Policy, SequenceClassifier, ValueHead};
+use rlaif_models::{Classifier, Config, LanguageModel, LoadOptions, ModelError, ModelSort};
 use tch::{Kind, Tensor};
 
 use super::error::RunError;
@@ -43,7 +44,7 @@ pub(crate) fn classifier(
     let config = with_labels(&config, labels)?;
     let kind = options.kind.unwrap_or(Kind::Float);
     let model = Classifier::random(config, kind, options.device)?;
-    fill(&model, folder)?;
+    fill(model.parameters(), &HEADS, folder, "model.path")?;
     Ok(model)
 }
 
@@ -95,37 +96,95 @@ fn with_labels(config: &Config, labels: &[String]) -> Result<Config, RunError> {
     Ok(config)
 }
 
-/// Copies the trunk's tensors into the model.
-fn fill(model: &Classifier, folder: &Path) -> Result<(), RunError> {
+/// The trunk of a reward model as a policy, with its score layer as a value head: what a value
+/// function starts from. The vocabulary head, which goes unused, is the embeddings.
+pub(crate) fn reward_trunk(
+    folder: &Path,
+    options: LoadOptions,
+) -> Result<(LanguageModel, ValueHead), RunError> {
+    const KEY: &str = "value.model";
+    let refused = |problem: String| RunError::Setting { key: KEY, problem };
+    let mut config = Config::read(folder)?;
+    let architecture = match config.text("model_type").unwrap_or("") {
+        "llama" => "LlamaForCausalLM",
+        "mistral" => "MistralForCausalLM",
+        "qwen2" => "Qwen2ForCausalLM",
+        "qwen3" => "Qwen3ForCausalLM",
+        other => {
+            return Err(refused(format!(
+                "the reward model in {} is a `{other}`; value functions start from those of llama, \
+                 mistral, qwen2 and qwen3",
+                folder.display()
+            )));
+        }
+    };
+    let checkpoint = Checkpoint::open(folder)?;
+    let Some(layer) = read(&checkpoint, "score.weight")? else {
+        return Err(refused(format!(
+            "{} has no `score.weight`, so it is no reward model; start the head at `zero` \
+             (`value.init`)",
+            folder.display()
+        )));
+    };
+    if layer.dim() != 2 || layer.size()[0] != 1 {
+        return Err(refused(format!(
+            "`score.weight` of {} has shape {:?}; expected one score, [1, hidden size]",
+            folder.display(),
+            layer.size()
+        )));
+    }
+    config.set("architectures", serde_json::json!([architecture]));
+    config.set("tie_word_embeddings", true.into());
+    let trunk = LanguageModel::random(config, options.kind.unwrap_or(Kind::Float), options.device)?;
+    fill(trunk.parameters(), &[], folder, KEY)?;
+    let weight = layer.to_kind(Kind::Float).to_device(options.device);
+    let bias = Tensor::zeros([1], (Kind::Float, options.device));
+    Ok((trunk, ValueHead::from_tensors(&weight, &bias)))
+}
+
+/// A tensor of floating-point numbers from a checkpoint, on the CPU; `None` if it has none of this
+/// name.
+fn read(checkpoint: &Checkpoint, name: &str) -> Result<Option<Tensor>, RunError> {
+    let Some(info) = checkpoint.tensors().get(name) else { return Ok(None) };
+    let kind = match info.dtype {
+        rlaif_checkpoint::Dtype::F32 => Kind::Float,
+        rlaif_checkpoint::Dtype::BF16 => Kind::BFloat16,
+        rlaif_checkpoint::Dtype::F16 => Kind::Half,
+        rlaif_checkpoint::Dtype::F64 => Kind::Double,
+        _ => return Ok(None),
+    };
+    let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
+    let mut tensor = Tensor::f_empty(&shape, (kind, tch::Device::Cpu))
+        .map_err(|source| RunError::Torch(source.into()))?;
+    rlaif_torch::with_bytes_mut(&mut tensor, |bytes| checkpoint.read_into(name, bytes))?
+        .map_err(ModelError::from)?;
+    Ok(Some(tensor))
+}
+
+/// Copies the trunk's tensors into the model's parameters; those of `heads` may be missing.
+fn fill(
+    parameters: &Parameters,
+    heads: &[&str],
+    folder: &Path,
+    key: &'static str,
+) -> Result<(), RunError> {
     let checkpoint = Checkpoint::open(folder)?;
     let mut missing = BTreeSet::new();
-    for (name, parameter) in model.parameters().iter() {
-        let is_head = HEADS.iter().any(|head| name.starts_with(head));
-        let Some(info) = checkpoint.tensors().get(name) else {
+    for (name, parameter) in parameters.iter() {
+        let is_head = heads.iter().any(|head| name.starts_with(head));
+        let Some(tensor) = read(&checkpoint, name)? else {
             if !is_head {
                 missing.insert(name.to_owned());
             }
             continue;
         };
-        let shape: Vec<i64> = info.shape.iter().map(|&n| n as i64).collect();
-        if shape != parameter.size() {
+        if tensor.size() != parameter.size() {
             // A head for other labels.
             if !is_head {
                 missing.insert(format!("{name} of shape {:?}", parameter.size()));
             }
             continue;
         }
-        let kind = match info.dtype {
-            rlaif_checkpoint::Dtype::F32 => Kind::Float,
-            rlaif_checkpoint::Dtype::BF16 => Kind::BFloat16,
-            rlaif_checkpoint::Dtype::F16 => Kind::Half,
-            rlaif_checkpoint::Dtype::F64 => Kind::Double,
-            _ => continue,
-        };
-        let mut tensor = Tensor::f_empty(&shape, (kind, tch::Device::Cpu))
-            .map_err(|source| RunError::Torch(source.into()))?;
-        rlaif_torch::with_bytes_mut(&mut tensor, |bytes| checkpoint.read_into(name, bytes))?
-            .map_err(ModelError::from)?;
         tch::no_grad(|| parameter.shallow_clone().copy_(&tensor));
     }
     if missing.is_empty() {
@@ -133,7 +192,7 @@ fn fill(model: &Classifier, folder: &Path) -> Result<(), RunError> {
     }
     let names = missing.into_iter().take(5).collect::<Vec<_>>().join(", ");
     Err(RunError::Setting {
-        key: "model.path",
+        key,
         problem: format!("{} lacks tensors of the trunk: {names}", folder.display()),
     })
 }
