@@ -113,6 +113,10 @@ fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
     good(&train(&config, &out, &["--set", "model.lora.rank=2", "--set", rule]));
     assert_eq!(metrics(&out).len(), 2);
     assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("stopped after step 2"));
+    // It has ended: resumed, it takes no further step.
+    fs::remove_dir_all(out.join("model")).unwrap();
+    good(&command(&["ppo", "--out", out.to_str().unwrap(), "--resume"]).output().unwrap());
+    assert_eq!(metrics(&out).len(), 2);
     let mut policy =
         LanguageModel::load(&root.path().join("policy"), LoadOptions::default()).unwrap();
     policy.adapters().load("ppo", &out.join("model")).unwrap();
@@ -209,7 +213,7 @@ fn pretraining_texts_are_mixed_in() {
     refused(&config, &columns, "answer");
     let texts = "pretraining.columns={format='texts', text='response'}";
     let texts = ["--set", weights, "--set", texts];
-    refused(&config, &texts, "data.format");
+    refused(&config, &texts, "columns.format");
     let config = prepare(root.path(), 3, "");
     refused(&config, &["--set", weights], "`[pretraining]`, `path`");
 }

@@ -7,8 +7,8 @@ use rlaif_data::{Position, Reader, Remainder, Shuffle, corpora::PromptColumns};
 use rlaif_lm::{Policy, ValueHead, ValueInit, generate::FinishReason};
 use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_ppo::{
-    Finding, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, Rollout, ValueModel, Watch,
-    share_frozen,
+    Finding, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, Rollout, StopReason, ValueModel,
+    Watch, share_frozen,
 };
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
@@ -348,6 +348,8 @@ struct State {
     watch: Watch,
     findings: Vec<Finding>,
     reward: serde_json::Value,
+    /// Why the run has ended before its steps were done, if it has.
+    stopped: Option<StopReason>,
 }
 
 /// A row of samples.jsonl.
@@ -390,8 +392,9 @@ pub fn ppo<P: Policy>(
     }
     write_findings(run, &state.findings)?;
     let size = NonZeroUsize::new(config.batch_size).expect("the trainer has checked it");
-    let mut ending = Ending::Finished;
-    while trainer.steps_done() < config.steps {
+    // A run that had ended early, and is resumed, has ended.
+    let mut ending = if state.stopped.is_some() { Ending::Stopped } else { Ending::Finished };
+    while trainer.steps_done() < config.steps && ending == Ending::Finished {
         let rows = order.next_batch(size, Remainder::Drop)?;
         let prompts: Vec<Prompt> = rows.iter().map(|&row| plan.prompts[row].clone()).collect();
         let (rollout, stats) = trainer.step(&prompts, plan.codec, plan.reward)?;
@@ -414,10 +417,8 @@ pub fn ppo<P: Policy>(
         run.record(step, &metrics)?;
 
         let last = step == config.steps;
-        if let Some(reason) = &stop
-            && !last
-        {
-            run.say(&format!("stopped after step {step}: {reason}"))?;
+        if stop.is_some() && !last {
+            state.stopped = stop;
             ending = Ending::Stopped;
         } else if plan.interrupt.requested() && !last {
             ending = Ending::Interrupted;
@@ -432,9 +433,9 @@ pub fn ppo<P: Policy>(
                 trainer.save(files)
             })?;
         }
-        if ending != Ending::Finished {
-            break;
-        }
+    }
+    if let Some(reason) = &state.stopped {
+        run.say(&format!("stopped after step {}: {reason}", trainer.steps_done()))?;
     }
     Ok(ending)
 }
