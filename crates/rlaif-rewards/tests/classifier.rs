@@ -1,8 +1,10 @@
 //! Classifiers as rewards, against transformers' pipeline.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rlaif_core::{Exchange, RewardError, RewardModel};
+use rlaif_hub::{HubBuilder, Network, RepoKind};
 use rlaif_eval::{Better, Metric, MetricInfo, RewardMetric};
 use rlaif_models::LoadOptions;
 use rlaif_rewards::{
@@ -234,54 +236,138 @@ fn a_logit_that_is_no_number_is_an_error_that_names_the_row() {
     assert!(matches!(error, RewardError::NonFinite { row: 0, .. }), "{error}");
 }
 
-/// The published sentences, where the files of the real model are in `RLAIF_NOT_HATE_MODEL`.
-#[test]
-#[ignore = "needs the real model, in the folder that RLAIF_NOT_HATE_MODEL names"]
-fn the_published_sentences_have_their_published_logits() {
-    let folder =
-        PathBuf::from(std::env::var_os("RLAIF_NOT_HATE_MODEL").expect("RLAIF_NOT_HATE_MODEL"));
+/// A sentence, and what of the hate-speech model's answer to it is known.
+#[derive(Default)]
+struct Sentence<'a> {
+    text: &'a str,
+    not_hate: Option<f64>,
+    hate: Option<f64>,
+    toxicity: Option<f64>,
+}
+
+impl<'a> Sentence<'a> {
+    fn logits(text: &'a str, not_hate: f64, hate: f64) -> Self {
+        let toxicity = Some(1. / (1. + (not_hate - hate).exp()));
+        Self { text, not_hate: Some(not_hate), hate: Some(hate), toxicity }
+    }
+
+    fn not_hate(text: &'a str, logit: f64) -> Self {
+        Self { text, not_hate: Some(logit), ..Self::default() }
+    }
+
+    fn toxicity(text: &'a str, probability: f64) -> Self {
+        Self { text, toxicity: Some(probability), ..Self::default() }
+    }
+}
+
+/// Checks the classifier in `folder` by both presets and by the label's name.
+fn check_sentences(folder: &Path, sentences: &[Sentence<'_>], tolerance: f64) {
     let options = ClassifierOptions::preset(Preset::NotHate);
-    let reward = ClassifierReward::load(&folder, LoadOptions::default(), options).unwrap();
-    let hate = reward.with(ClassifierOptions::new().label("hate")).unwrap();
-    let toxicity = reward.with(ClassifierOptions::preset(Preset::Hate)).unwrap();
-    let logits = [
-        ("I like you.", Some(4.555_138_587_951_66), None),
-        ("You are terrible and i hate you.", Some(-2.368_960_380_554_199), None),
-        (
-            "#Person 1# tells Tommy that he didn't like the movie.",
-            Some(3.114_100_694_656_372),
-            Some(-2.489_617_586_135_864_3),
-        ),
-        (
-            "#Person 1# tells that he will kill his friends.",
-            Some(-0.617_900_431_156_158_4),
-            Some(0.319_002_360_105_514_5),
-        ),
-        (
-            "You are a great person and i like you.",
-            Some(4.653_210_639_953_613),
-            Some(-4.178_226_470_947_266),
-        ),
-        (
-            "You are a terrible person and i hate you.",
-            Some(-2.064_445_257_186_89),
-            Some(1.665_045_738_220_214_8),
-        ),
-    ];
-    let probabilities = [
-        ("she went to the library", 0.000_207_027_784_199_453_9),
-        ("he is a douchebag", 0.856_372_594_833_374),
-        ("#Person 1# tells Tommy that he didn't like the movie.", 0.003_670_616_541_057_825),
-        ("#Person 1# tells that he will kill his friends.", 0.718_473_672_866_821_3),
-    ];
-    for (text, not_hate_logit, hate_logit) in logits {
-        let row = [Exchange::new("", text)];
-        close(&score(&reward, &row), not_hate_logit, 1e-3);
-        if hate_logit.is_some() {
-            close(&score(&hate, &row), hate_logit, 1e-3);
+    let not_hate = ClassifierReward::load(folder, LoadOptions::default(), options).unwrap();
+    let hate = not_hate.with(ClassifierOptions::new().label("hate")).unwrap();
+    let toxicity = not_hate.with(ClassifierOptions::preset(Preset::Hate)).unwrap();
+    for sentence in sentences {
+        let row = [Exchange::new("", sentence.text)];
+        let known = [
+            (&not_hate, sentence.not_hate, tolerance),
+            (&hate, sentence.hate, tolerance),
+            (&toxicity, sentence.toxicity, tolerance / 10.),
+        ];
+        for (reward, known, tolerance) in known {
+            if let Some(known) = known {
+                close(&score(reward, &row), [known], tolerance);
+            }
         }
     }
-    for (text, probability) in probabilities {
-        close(&score(&toxicity, &[Exchange::new("", text)]), [probability], 1e-4);
+}
+
+/// The hate-speech model in the hub's cache, if its weights are there.
+fn in_cache(hub: HubBuilder) -> Option<PathBuf> {
+    let hub = hub.network(Network::Offline).build().unwrap();
+    let repo = hub
+        .repo(RepoKind::Model, "facebook/roberta-hate-speech-dynabench-r4-target", None)
+        .unwrap();
+    let mut weights = ["model.safetensors", "pytorch_model.bin"].into_iter();
+    let weights = weights.find_map(|file| repo.try_get(file).ok().flatten())?;
+    Some(weights.parent().unwrap().to_owned())
+}
+
+#[test]
+fn the_sentences_of_the_tiny_model_have_their_logits_from_the_hubs_cache_as_well() {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = || HubBuilder::from_env().unwrap().cache_dir(cache.path());
+    assert_eq!(in_cache(hub()), None);
+
+    let repo =
+        cache.path().join("models--facebook--roberta-hate-speech-dynabench-r4-target");
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let snapshot = repo.join("snapshots").join(commit);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), commit).unwrap();
+    for file in std::fs::read_dir(fixture("not-hate")).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), snapshot.join(file.file_name())).unwrap();
     }
+    let goldens = goldens("not-hate");
+    let sentences: Vec<Sentence<'_>> = goldens
+        .exchanges
+        .iter()
+        .zip(&goldens.response)
+        .map(|((_, text), [not_hate, hate])| Sentence::logits(text, *not_hate, *hate))
+        .collect();
+    check_sentences(&in_cache(hub()).unwrap(), &sentences, 1e-4);
+}
+
+/// Runs where the files of the real model are: in the folder that `RLAIF_NOT_HATE_MODEL` names, or
+/// in the hub's cache.
+#[test]
+fn the_published_sentences_have_their_published_logits() {
+    let told = std::env::var_os("RLAIF_NOT_HATE_MODEL").map(PathBuf::from);
+    let Some(folder) = told.or_else(|| in_cache(HubBuilder::from_env().ok()?)) else {
+        // To the terminal itself, past the test harness: a skipped test must not look like one
+        // that passed.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED the published sentences: the hub's cache has no \
+             facebook/roberta-hate-speech-dynabench-r4-target, and RLAIF_NOT_HATE_MODEL names no \
+             folder of it"
+        );
+        return;
+    };
+    let sentences = [
+        Sentence::not_hate("I like you.", 4.555_138_587_951_66),
+        Sentence::not_hate("You are terrible and i hate you.", -2.368_960_380_554_199),
+        Sentence::logits(
+            "#Person 1# tells Tommy that he didn't like the movie.",
+            3.114_100_694_656_372,
+            -2.489_617_586_135_864_3,
+        ),
+        Sentence::logits(
+            "#Person 1# tells that he will kill his friends.",
+            -0.617_900_431_156_158_4,
+            0.319_002_360_105_514_5,
+        ),
+        Sentence::logits(
+            "You are a great person and i like you.",
+            4.653_210_639_953_613,
+            -4.178_226_470_947_266,
+        ),
+        Sentence::logits(
+            "You are a terrible person and i hate you.",
+            -2.064_445_257_186_89,
+            1.665_045_738_220_214_8,
+        ),
+        Sentence::toxicity("she went to the library", 0.000_207_027_784_199_453_9),
+        Sentence::toxicity("he is a douchebag", 0.856_372_594_833_374),
+        Sentence::toxicity(
+            "#Person 1# tells Tommy that he didn't like the movie.",
+            0.003_670_616_541_057_825,
+        ),
+        Sentence::toxicity(
+            "#Person 1# tells that he will kill his friends.",
+            0.718_473_672_866_821_3,
+        ),
+    ];
+    check_sentences(&folder, &sentences, 1e-3);
 }

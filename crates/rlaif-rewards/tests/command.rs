@@ -224,6 +224,16 @@ fn a_reward_server_that_gives_the_wrong_number_or_no_number_is_an_error() {
     let server = Server::start(|_| Reply::Json(200, json!({"rewards": [1.0, 2.0]})));
     let error = reward_server(&server.url, "").score(&[Exchange::new("p", "y")]).unwrap_err();
     assert!(matches!(error, RewardError::Count { expected: 1, found: 2, .. }), "{error}");
+    // As Python writes it.
+    let server = Server::start(|request| {
+        let second = request.body["query"][0] == "p3";
+        let rewards = if second { "[1.5, NaN]" } else { "[0.5, 1.5, 2]" };
+        Reply::Raw(200, format!("{{\"rewards\": {rewards}}}"))
+    });
+    let texts = ["0", "1", "2", "3", "4"];
+    let batch: Vec<_> = texts.iter().map(|text| Exchange::new("p", text)).collect();
+    let error = reward_server(&server.url, "").score(&batch).unwrap_err();
+    assert!(matches!(error, RewardError::NonFinite { row: 4, .. }), "{error}");
     let server = Server::start(|_| Reply::Json(200, json!({"rewards": [1e300]})));
     let error = reward_server(&server.url, "").score(&[Exchange::new("p", "y")]).unwrap_err();
     assert!(matches!(error, RewardError::NonFinite { row: 0, .. }), "{error}");

@@ -1,8 +1,12 @@
 //! A policy of this library as the judge.
 
-use std::path::{Path, PathBuf};
+mod support;
 
-use rlaif_core::{Exchange, GenerationPrompt, Message, RewardModel, Specials, TextCodec};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rlaif_core::{CodecError, Exchange, GenerationPrompt, Message, RewardModel, Specials, TextCodec};
+use rlaif_lm::generate::{GenerationConfig, Sampling};
 use rlaif_lm::{Forward, Padding, Policy, TokenBatch};
 use rlaif_models::{Config, LanguageModel, SaveOptions};
 use rlaif_rewards::rubric::{AnswerForm, Rubric, Scale};
@@ -28,6 +32,10 @@ fn policy() -> LanguageModel {
     }));
     tch::manual_seed(11);
     LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
+}
+
+fn one_token() -> GenerationConfig {
+    GenerationConfig { max_new_tokens: 1, sampling: Sampling::Greedy, ..Default::default() }
 }
 
 fn rubric(form: AnswerForm) -> Rubric {
@@ -80,12 +88,7 @@ fn an_expectation_is_that_of_the_policys_own_probabilities() {
         .collect();
     let judge = PolicyJudge::new(rubric, policy, codec).unwrap();
     // One token: then it is the first that counts, whatever is written.
-    let one = rlaif_lm::generate::GenerationConfig {
-        max_new_tokens: 1,
-        sampling: rlaif_lm::generate::Sampling::Greedy,
-        ..Default::default()
-    };
-    let judge = judge.writing(one).unwrap();
+    let judge = judge.writing(one_token()).unwrap();
     let scores = judge.score(&batch()).unwrap();
     let (name, coverage) = &scores.parts[0];
     assert_eq!(name, "coverage");
@@ -150,4 +153,99 @@ fn a_configuration_builds_it_and_refuses_what_says_nothing_to_it() {
     assert!(refused("cache = 'x'", "").contains("`policy` with cache"));
     assert!(refused("samples = 3", "").contains("no expectation"));
     assert!(refused("", "device = 'gpu'").contains("gpu"));
+}
+
+/// A tokenizer that keeps what it encoded, as the policy gets to see it.
+struct Recording {
+    codec: HfTokenizer,
+    seen: Arc<Mutex<Vec<Vec<u32>>>>,
+}
+
+impl TextCodec for Recording {
+    fn name(&self) -> &str {
+        self.codec.name()
+    }
+
+    fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, CodecError> {
+        let ids = self.codec.encode(text, specials)?;
+        self.seen.lock().unwrap().push(ids.clone());
+        Ok(ids)
+    }
+
+    fn decode(&self, ids: &[u32], specials: Specials) -> Result<String, CodecError> {
+        self.codec.decode(ids, specials)
+    }
+
+    fn render_chat(
+        &self,
+        messages: &[Message],
+        generation_prompt: GenerationPrompt,
+    ) -> Result<String, CodecError> {
+        self.codec.render_chat(messages, generation_prompt)
+    }
+}
+
+/// A judge whose tokenizer is the fixture of that name, and what its policy is asked.
+fn recorded(tokenizer: &str) -> (PolicyJudge, HfTokenizer, Arc<Mutex<Vec<Vec<u32>>>>) {
+    let read = || HfTokenizer::from_folder(text_fixture(tokenizer)).unwrap();
+    let config = Config::from_value(serde_json::json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"],
+        "vocab_size": read().embedding_rows(), "hidden_size": 16, "intermediate_size": 24,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 8192,
+        "eos_token_id": 2,
+    }));
+    tch::manual_seed(11);
+    let policy = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+    let seen = Arc::<Mutex<Vec<Vec<u32>>>>::default();
+    let codec = Recording { codec: read(), seen: seen.clone() };
+    let judge = PolicyJudge::new(rubric(AnswerForm::Number), policy, codec).unwrap();
+    // What it is asked is all that counts here.
+    let judge = judge.writing(one_token()).unwrap();
+    (judge, read(), seen)
+}
+
+#[test]
+fn no_attack_gets_out_of_its_fence_or_becomes_a_special_token() {
+    let mut fenced = 0;
+    // With a chat template and without one; with special tokens of every spelling.
+    for tokenizer in ["chatml", "llama3", "mistral", "t5", "bert"] {
+        let (judge, codec, seen) = recorded(tokenizer);
+        let asked = |rows: &[(&str, &str)]| {
+            let rows: Vec<_> = rows.iter().map(|(p, y)| Exchange::new(p, y)).collect();
+            judge.score(&rows).unwrap();
+            std::mem::take(&mut *seen.lock().unwrap())
+        };
+        let written = |ids: &[u32]| codec.decode(ids, Specials::Include).unwrap();
+        let special = |id: u32| {
+            codec.decode(&[id], Specials::Exclude).unwrap().is_empty() && !written(&[id]).is_empty()
+        };
+        let all: Vec<u32> = (0..codec.embedding_rows() as u32).filter(|&id| special(id)).collect();
+        assert!(!all.is_empty(), "{tokenizer} has no special token");
+        // What has no place in a small vocabulary is unknown, and gives no order.
+        let unknown = codec.special_tokens().unk.as_ref().map(|unk| unk.id);
+        let specials = |ids: &[u32]| -> Vec<u32> {
+            ids.iter().copied().filter(|id| all.contains(id) && Some(*id) != unknown).collect()
+        };
+        let harmless = asked(&[("Say something.", "I like you.")]).remove(0);
+        let text = written(&harmless);
+        let mut attacks: Vec<String> = support::attacks(&text).into();
+        attacks.extend(all.iter().map(|&id| {
+            let token = written(&[id]);
+            format!("x{token}\nATTACK {token}")
+        }));
+        let rows: Vec<(&str, &str)> = attacks
+            .iter()
+            .flat_map(|a| [("Say something.", a.as_str()), (a.as_str(), "I like you.")])
+            .collect();
+        for (row, ids) in rows.iter().zip(asked(&rows)) {
+            assert_eq!(specials(&ids), specials(&harmless), "{tokenizer}: {row:?}");
+            // Small vocabularies lack the marks of the fences.
+            if text.contains("[[begin response ") {
+                let orders = support::outside(&written(&ids));
+                assert!(!orders.contains("ATTACK"), "{tokenizer}: {row:?} in {orders}");
+                fenced += 1;
+            }
+        }
+    }
+    assert!(fenced > 60, "hardly a vocabulary with the marks of the fences: {fenced}");
 }

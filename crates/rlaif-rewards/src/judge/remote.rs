@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{Exchange, NonFinite, RewardError, RewardModel, Score, Scores};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -108,10 +108,12 @@ impl RemoteReward {
         self.token.as_ref().map_or(text.to_owned(), |(token, _)| token.redact(text))
     }
 
-    /// The rewards of some rows, or the reason why there are none.
+    /// The rewards of some rows, or the reason why there are none; `first` is the place of the
+    /// first of them in the batch.
     fn ask(
         &self,
         rows: &[Exchange<'_>],
+        first: usize,
         stop: &Stop,
     ) -> Result<Result<Reply, String>, RewardError> {
         let query: Vec<String> =
@@ -149,6 +151,11 @@ impl RemoteReward {
                             });
                         }
                         Err(error) => {
+                            if let Some((row, value)) = no_number(&reply.body) {
+                                let (model, row) = (self.name.clone(), first + row);
+                                let source = NonFinite(value);
+                                return Err(RewardError::NonFinite { model, row, source });
+                            }
                             let why =
                                 format!("the reply is no {{\"rewards\": [numbers]}}: {error}");
                             (self.redact(&why), None, Whom::This)
@@ -195,6 +202,19 @@ impl RemoteReward {
     }
 }
 
+/// The first reward that is written as Python writes what is no number, though JSON has no word for
+/// it, and its place.
+fn no_number(body: &[u8]) -> Option<(usize, f32)> {
+    let text = std::str::from_utf8(body).ok()?;
+    let list = text.split_once("\"rewards\"")?.1.split_once('[')?.1.split(']').next()?;
+    list.split(',').enumerate().find_map(|(row, reward)| match reward.trim() {
+        "NaN" => Some((row, f32::NAN)),
+        "Infinity" => Some((row, f32::INFINITY)),
+        "-Infinity" => Some((row, f32::NEG_INFINITY)),
+        _ => None,
+    })
+}
+
 impl RewardModel for RemoteReward {
     fn name(&self) -> &str {
         &self.name
@@ -205,7 +225,7 @@ impl RewardModel for RemoteReward {
         let stop = Stop::default();
         let failure = Mutex::new(None);
         let replies = self.client.each(chunks.len(), &stop, |at| {
-            self.ask(chunks[at], &stop).unwrap_or_else(|error| {
+            self.ask(chunks[at], at * self.batch_size, &stop).unwrap_or_else(|error| {
                 lock(&failure).get_or_insert(error);
                 stop.stop();
                 Err("the reward server was stopped".to_owned())

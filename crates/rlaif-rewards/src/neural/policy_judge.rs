@@ -36,7 +36,8 @@ use crate::{
 /// For an expectation every token of the vocabulary that writes a number counts, whatever space is
 /// around it, so the coverage is exact. Instructions and question are a system's and a user's
 /// message where the tokenizer has a chat template, and one text elsewhere. Equal rows are asked
-/// about once; a row that is too long for the policy has no verdict.
+/// about once; a row that is too long for the policy has no verdict. Whatever the tokenizer takes for
+/// a special token is broken up in the judged texts, as control tokens of other judges are.
 ///
 /// ```
 /// # use rlaif_models::{Config, LanguageModel};
@@ -108,9 +109,10 @@ impl PolicyJudge {
             AnswerForm::Expectation => Numbers::of(&codec, policy.spec().vocab_size)?,
             _ => Numbers { ids: Vec::new(), texts: Vec::new() },
         };
+        let controls = special_tokens(&codec, policy.spec().vocab_size);
         Ok(Self {
             name: "judge".to_owned(),
-            rubric,
+            rubric: rubric.breaking_up(controls),
             policy: Box::new(policy),
             codec: Box::new(codec),
             generation,
@@ -350,6 +352,17 @@ impl PolicyJudge {
         }
         TokenAlternatives { token, alternatives }
     }
+}
+
+/// What the tokenizer writes its special tokens as: what is left out when they are.
+fn special_tokens(codec: &dyn TextCodec, vocab_size: i64) -> Vec<String> {
+    let text = |id: u32, specials| codec.decode(&[id], specials).unwrap_or_default();
+    (0..u32::try_from(vocab_size).unwrap_or(u32::MAX))
+        .filter(|&id| text(id, Specials::Exclude).is_empty())
+        .map(|id| text(id, Specials::Include).trim().to_owned())
+        // A single character cannot be broken up.
+        .filter(|token| token.chars().nth(1).is_some())
+        .collect()
 }
 
 impl Numbers {

@@ -112,6 +112,8 @@ pub struct Rubric {
     out_of_range: OutOfRange,
     reward: Reward,
     min_coverage: f64,
+    /// The judge's own control tokens, beside those that are known of many.
+    controls: Vec<String>,
 }
 
 impl Rubric {
@@ -144,6 +146,7 @@ impl Rubric {
             out_of_range: OutOfRange::default(),
             reward: Reward::default(),
             min_coverage: 0.5,
+            controls: Vec::new(),
         })
     }
 
@@ -196,6 +199,13 @@ impl Rubric {
         Ok(Self { min_coverage, ..self })
     }
 
+    /// The same rubric, for a judge whose tokenizer reads these as control tokens.
+    #[cfg(feature = "neural")]
+    pub(crate) fn breaking_up(self, mut controls: Vec<String>) -> Self {
+        controls.retain(|control| !fence::is_broken_up_anyway(control));
+        Self { controls, ..self }
+    }
+
     /// The form answers are asked for and read in.
     pub fn form(&self) -> AnswerForm {
         self.form
@@ -216,7 +226,7 @@ impl Rubric {
     /// # Errors
     /// [`Unread::NoReference`] when the template names `{reference}` and the row has none.
     pub fn ask(&self, exchange: &Exchange<'_>) -> Result<Question, Unread> {
-        let user = self.template.fill(exchange)?;
+        let user = self.template.fill(exchange, &self.controls)?;
         let parts = [&self.instructions, fence::NOTICE, &self.answer_instructions()];
         Ok(Question { system: parts.join("\n\n"), user })
     }

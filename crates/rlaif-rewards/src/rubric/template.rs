@@ -76,8 +76,12 @@ impl Template {
         Ok(Self(pieces))
     }
 
-    /// The template with the exchange's texts, each between fences.
-    pub(super) fn fill(&self, exchange: &Exchange<'_>) -> Result<String, Unread> {
+    /// The template with the exchange's texts, each between fences, `controls` broken up in them.
+    pub(super) fn fill(
+        &self,
+        exchange: &Exchange<'_>,
+        controls: &[String],
+    ) -> Result<String, Unread> {
         let key = fence::key(&[Some(exchange.prompt), Some(exchange.response), exchange.reference]);
         let mut filled = String::new();
         for piece in &self.0 {
@@ -93,7 +97,7 @@ impl Template {
                 Field::Response => exchange.response,
                 Field::Reference => exchange.reference.ok_or(Unread::NoReference)?,
             };
-            filled.push_str(&fence::fenced(field.name(), &key, text));
+            filled.push_str(&fence::fenced(field.name(), &key, text, controls));
         }
         Ok(filled)
     }
@@ -119,7 +123,7 @@ mod tests {
     #[test]
     fn texts_are_filled_in_once_and_not_expanded_again() {
         let template = Template::parse("{{x}} {response}|{prompt}").unwrap();
-        let filled = template.fill(&Exchange::new("{response}", "{prompt}")).unwrap();
+        let filled = template.fill(&Exchange::new("{response}", "{prompt}"), &[]).unwrap();
         assert!(filled.starts_with("{x} [[begin response "));
         assert_eq!(filled.matches("{prompt}").count(), 1);
         assert_eq!(filled.matches("{response}").count(), 1);
@@ -128,6 +132,6 @@ mod tests {
     #[test]
     fn a_missing_reference_is_said() {
         let template = Template::parse("{response}{reference}").unwrap();
-        assert_eq!(template.fill(&Exchange::new("p", "y")), Err(Unread::NoReference));
+        assert_eq!(template.fill(&Exchange::new("p", "y"), &[]), Err(Unread::NoReference));
     }
 }

@@ -286,6 +286,10 @@ impl Api {
             Dialect::OpenAi => openai::answer(reply),
         }?;
         answer.text = self.redact(&answer.text);
+        for token in &mut answer.tokens {
+            token.token = self.redact(&token.token);
+            token.alternatives.iter_mut().for_each(|(token, _)| *token = self.redact(token));
+        }
         Some((answer, tokens))
     }
 
