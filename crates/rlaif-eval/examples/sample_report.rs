@@ -1,4 +1,4 @@
-//! Writes a report and a trade-off of made-up numbers, to see what they look like:
+//! Writes a report, a trade-off and a comparison of runs of made-up numbers, to see what they look like:
 //!
 //!     cargo run -p rlaif-eval --example sample_report -- FOLDER [PROMPTS]
 //!
@@ -12,9 +12,9 @@ use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rlaif_core::{Origin, PromptRecord, Provenance, Sample, Seed, Step};
 use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
-    About, Better, Column, CompareOptions, Comparison, Curve, Details, Evaluation, Measurement,
-    Metric, MetricInfo, ModelCard, Report, ScoreJudge, SliceBy, Timing, TradeOff, WinRateOptions,
-    win_rate,
+    About, Better, Column, CompareOptions, Comparison, Curve, Details, Evaluation, Finding,
+    Measurement, Metric, MetricInfo, ModelCard, Repeats, Report, ScoreJudge, SliceBy, Timing,
+    TradeOff, WinRateOptions, win_rate,
 };
 
 /// What a page must show as text and never obey.
@@ -153,6 +153,32 @@ fn training(chance: &mut Chance) -> Vec<Curve> {
     ]
 }
 
+fn findings() -> Vec<Finding> {
+    let finding = |step, symptom: &str, seen: &str, cause: &str, advice: &str| Finding {
+        step,
+        symptom: symptom.into(),
+        seen: seen.into(),
+        cause: cause.into(),
+        advice: advice.into(),
+    };
+    vec![
+        finding(
+            31,
+            "runaway_kl",
+            "`objective/kl` is 61.20, its target 6.0",
+            "The policy has left the reference behind, and the penalty is too weak to call it back",
+            "Raise `kl.coef`, or lower `optimizer.learning_rate`",
+        ),
+        finding(
+            118,
+            "never_ends",
+            "3 steps in a row without a response that ends",
+            "<script>window.pwned = 1</script> is not a cause",
+            "Raise `generation.max_new_tokens`, or set `missing_eos_penalty`",
+        ),
+    ]
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let folder: PathBuf = arguments.next().ok_or("usage: sample_report FOLDER [PROMPTS]")?.into();
@@ -195,6 +221,7 @@ pub(crate) fn write(folder: &Path, prompts: usize) -> Result<(), Box<dyn std::er
                 &WinRateOptions::default(),
             )?],
             training: training(&mut chance),
+            findings: Some(findings()),
             reward_models: vec![ModelCard {
                 name: "roberta-hate-speech".into(),
                 facts: vec![
@@ -228,5 +255,8 @@ pub(crate) fn write(folder: &Path, prompts: usize) -> Result<(), Box<dyn std::er
     let trade_off = TradeOff::of_reports(&labelled, "toxicity", "helpfulness")?;
     trade_off.write(folder)?;
     print!("\n{}", trade_off.to_terminal());
+    let repeats = Repeats::of_reports(&labelled)?;
+    repeats.write(folder)?;
+    print!("\n{}", repeats.to_terminal());
     Ok(())
 }

@@ -53,6 +53,7 @@ mod metric;
 mod pair;
 mod preference;
 mod reading;
+mod repeats;
 mod report;
 mod slice;
 pub mod stats;
@@ -72,6 +73,7 @@ pub use preference::{
     PairJudge, Pairing, PreferenceAccuracy, ScoreJudge, WinRate, WinRateOptions,
     preference_accuracy, win_rate,
 };
-pub use report::{Curve, Details, ModelCard, Report, Timing, read_curves};
+pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
+pub use report::{Curve, Details, Finding, ModelCard, Report, Timing, read_curves, read_findings};
 pub use slice::SliceBy;
 pub use tradeoff::{Aim, Candidate, Estimate, Role, Standing, TradeOff};

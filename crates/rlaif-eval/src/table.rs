@@ -214,7 +214,7 @@ fn minus(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-fn verdict(ci95: Interval, better: Better) -> Verdict {
+pub(crate) fn verdict(ci95: Interval, better: Better) -> Verdict {
     let rose = ci95.low > 0.;
     match (ci95.contains(0.), better) {
         (true, _) => Verdict::Unclear,

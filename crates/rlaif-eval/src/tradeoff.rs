@@ -7,9 +7,9 @@ use std::path::Path;
 use maud::html;
 use serde::{Deserialize, Serialize};
 
-use crate::report::page::{Page, STYLE, flatten, foreign};
+use crate::report::page::{Page, STYLE, foreign};
 use crate::report::plot::{Mark, scatter};
-use crate::report::{Align, inline, table, words};
+use crate::report::{Align, differing, inline, table, words};
 use crate::stats::Interval;
 use crate::{Better, EvalError, Report, files};
 
@@ -153,18 +153,9 @@ impl TradeOff {
         first: &str,
         second: &str,
     ) -> Result<Self, EvalError> {
-        let settings: Vec<BTreeMap<String, String>> = reports
-            .iter()
-            .map(|(_, report)| flatten(&report.details.configuration).into_iter().collect())
-            .collect();
-        let keys: BTreeSet<&String> = settings.iter().flat_map(BTreeMap::keys).collect();
-        let differing: Vec<&String> = keys
-            .into_iter()
-            .filter(|key| settings.iter().any(|run| run.get(*key) != settings[0].get(*key)))
-            .collect();
         let mut aims: Option<[Aim; 2]> = None;
         let mut candidates: Vec<Candidate> = Vec::new();
-        for ((label, report), settings) in reports.iter().zip(&settings) {
+        for ((label, report), settings) in reports.iter().zip(differing(reports)) {
             let rows = [report.comparison().row(first)?, report.comparison().row(second)?];
             let found = rows.map(|row| Aim { name: row.name.clone(), better: row.better });
             if let Some([x, y]) = &aims
@@ -187,15 +178,12 @@ impl TradeOff {
             if !candidates.contains(&baseline) {
                 candidates.push(baseline);
             }
-            let own = differing
-                .iter()
-                .filter_map(|key| Some(((*key).clone(), settings.get(*key)?.clone())));
             candidates.push(Candidate {
                 label: label.clone(),
                 role: Role::Tuned,
                 first: after[0],
                 second: after[1],
-                settings: own.collect(),
+                settings,
             });
         }
         let Some([x, y]) = aims else {
@@ -274,7 +262,7 @@ impl TradeOff {
             let arrow = if aim.better == Better::Lower { "↓" } else { "↑" };
             format!("{} {arrow}", aim.name)
         }));
-        header.push(String::new());
+        header.push("standing".to_owned());
         header
     }
 
@@ -342,7 +330,7 @@ impl TradeOff {
             figure.broad { (self.plot()) }
             h2 { "Policies" }
             div.wide tabindex="0" role="region" aria-label="Policies" {
-                table.sortable {
+                table.sortable.runs {
                     thead { tr { @for name in self.header() { th scope="col" {
                         button type="button" { (foreign(&name)) }
                     } } } }

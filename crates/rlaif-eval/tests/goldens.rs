@@ -5,7 +5,7 @@ use rlaif_core::{Exchange, PreferencePair};
 use rlaif_eval::likelihood::{Likelihood, columns, corpus_perplexity};
 use rlaif_eval::stats::{
     IntervalMethod, Moments, WilcoxonMethod, cohen_dz, fit_length_effect, improvement_percent,
-    interval_of, paired_t, wilcoxon,
+    interval_of, mean_t_interval, paired_t, wilcoxon,
 };
 use rlaif_eval::text::{RougeKind, RougeScore, Stemming, distinct_n, repetition, rouge, tokenise};
 use rlaif_eval::toxicity::{Toxicity, any_at_least, expected_maximum};
@@ -175,6 +175,7 @@ struct PairedCase {
     before: Vec<f64>,
     after: Vec<f64>,
     t: [f64; 2],
+    t_interval: [f64; 2],
     wilcoxon_normal: [f64; 2],
     wilcoxon_exact: Option<[f64; 2]>,
     wilcoxon_auto: Option<[f64; 2]>,
@@ -193,6 +194,9 @@ fn paired_tests_and_effect_sizes_are_those_of_scipy_and_numpy() {
         near(t.statistic.unwrap(), case.t[0]);
         // Relative, so that the far tail counts: p is about 1e-98 there.
         assert!((t.p / case.t[1] - 1.).abs() < 1e-6, "{}: {} not {}", case.name, t.p, case.t[1]);
+        let interval = mean_t_interval(&differences).unwrap();
+        near(interval.low, case.t_interval[0]);
+        near(interval.high, case.t_interval[1]);
         let tests = [
             (WilcoxonMethod::Normal, Some(case.wilcoxon_normal)),
             (WilcoxonMethod::Exact, case.wilcoxon_exact),

@@ -3,7 +3,8 @@
 use rlaif_core::{PromptRecord, Sample, Seed};
 use rlaif_eval::{
     About, Aim, Better, Candidate, Column, CompareOptions, Comparison, Curve, Details, Estimate,
-    EvalError, Evaluation, MetricInfo, Report, Role, Standing, TradeOff,
+    EvalError, Evaluation, Finding, MetricInfo, Repeats, Report, Role, Standing, TradeOff, Verdict,
+    read_findings,
 };
 
 const SCRIPT: &str = "<script>window.pwned=1</script><img src=x onerror=alert(1)>";
@@ -43,6 +44,13 @@ fn report_of(count: usize, response: &str) -> Report {
         ..Details::default()
     };
     details.configuration.insert("kl_coef".into(), SCRIPT.into());
+    details.findings = Some(vec![Finding {
+        step: 3,
+        symptom: "negative_kl".into(),
+        seen: format!("`objective/kl` is -3.00 {SCRIPT}"),
+        cause: format!("sampled otherwise than trained {BIDI}"),
+        advice: "leave `generation.top_k` unset".into(),
+    }]);
     Report::new(format!("Title {SCRIPT}"), &before, &after, comparison, details).unwrap()
 }
 
@@ -208,6 +216,88 @@ fn constant_scores_and_zeros_leave_every_page_readable() {
             );
         }
     }
+}
+
+#[test]
+fn what_went_wrong_in_training_is_told_with_its_cause_and_the_setting_to_change() {
+    let mut report = report_of(12, "fine");
+    for page in [report.to_html(), report.to_markdown(), report.to_terminal()] {
+        let page = page.replace("<code>", "`").replace("</code>", "`").replace("\\`", "`");
+        for part in [
+            "step 3, negative KL: `objective/kl` is -3.00",
+            "sampled otherwise than trained",
+            "op_k` unset",
+        ] {
+            assert!(page.replace("\\_", "_").contains(part), "{part} in {page}");
+        }
+    }
+    assert!(report.to_html().contains("href=\"#training\""));
+    report.details.findings = Some(Vec::new());
+    for page in [report.to_html(), report.to_markdown(), report.to_terminal()] {
+        assert!(page.contains("nothing of it was seen"), "{page}");
+    }
+    // Where nobody watched, nothing is claimed.
+    report.details.findings = None;
+    for page in [report.to_html(), report.to_markdown(), report.to_terminal()] {
+        assert!(!page.contains("nothing of it was seen"), "{page}");
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("findings.json");
+    std::fs::write(&path, "[{\"step\": 1}]").unwrap();
+    let error = read_findings(&path).unwrap_err().to_string();
+    assert!(error.contains("findings.json") && error.contains("`advice`"), "{error}");
+}
+
+#[test]
+fn runs_of_several_seeds_are_told_with_an_interval_over_runs() {
+    // Toxicity falls by 0.3, 0.35 and 0.2 of its mean, (0 + 1/30 + .. + 29/30) / 30.
+    let reports: Vec<(String, Report)> = [0.7, 0.65, 0.8]
+        .iter()
+        .enumerate()
+        .map(|(seed, scale)| {
+            let (before, after) = (side(30, "fine", 1.), side(30, "fine", *scale));
+            let options = CompareOptions { resamples: 200, ..CompareOptions::default() };
+            let comparison = Comparison::of(&before, &after, &options).unwrap();
+            let mut details = Details::default();
+            details.configuration.insert("seed".into(), seed.into());
+            details.configuration.insert("same".into(), 1.into());
+            let report = Report::new("t", &before, &after, comparison, details).unwrap();
+            (format!("seed-{seed} {SCRIPT}"), report)
+        })
+        .collect();
+    let labelled: Vec<(String, &Report)> = reports.iter().map(|(l, r)| (l.clone(), r)).collect();
+    let repeats = Repeats::of_reports(&labelled).unwrap();
+    let metric = repeats.metric("toxicity").unwrap();
+    let base = 14.5 / 30.;
+    let near = |found: f64, expected: f64| {
+        assert!((found - expected * base).abs() < 1e-9, "{found}, not {}", expected * base);
+    };
+    near(metric.before.mean, 1.);
+    near(metric.after.mean, 0.716_666_666_666_666_7);
+    near(metric.delta.mean, -0.283_333_333_333_333_3);
+    near(metric.delta.std, 0.076_376_261_582_597_34);
+    // t of two degrees of freedom is 4.302652729911275.
+    near(metric.ci95.low, -0.283_333_333_333_333_3 - 0.189_729_151_686_973_2);
+    assert_eq!((metric.verdict, metric.runs.len()), (Verdict::Better, 3));
+    assert_eq!(repeats.metric("help").unwrap().verdict, Verdict::Worse);
+
+    let folder = tempfile::tempdir().unwrap();
+    repeats.write(folder.path()).unwrap();
+    for file in ["runs.json", "runs.md", "runs.html"] {
+        assert!(folder.path().join(file).is_file(), "{file}");
+    }
+    for page in [repeats.to_html(), repeats.to_markdown()] {
+        assert!(!page.contains("<script>window") && !page.contains("<img"), "{page}");
+    }
+    let terminal = repeats.to_terminal();
+    assert!(terminal.contains("seed-2") && terminal.contains("3 better, 0 worse"), "{terminal}");
+    assert!(!terminal.contains("same"), "a setting that does not differ: {terminal}");
+
+    let error = Repeats::of_reports(&labelled[..1]).unwrap_err();
+    assert!(matches!(error, EvalError::TooFew { needed: 2, found: 1, .. }), "{error}");
+    let error = repeats.metric("charm").unwrap_err();
+    assert!(error.to_string().contains("toxicity"), "{error}");
 }
 
 fn candidate(label: &str, role: Role, first: f64, second: f64) -> Candidate {

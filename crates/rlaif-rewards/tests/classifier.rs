@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rlaif_core::{Exchange, RewardError, RewardModel};
-use rlaif_hub::{HubBuilder, Network, RepoKind};
 use rlaif_eval::{Better, Metric, MetricInfo, RewardMetric};
+use rlaif_hub::{HubBuilder, Network, RepoKind};
 use rlaif_models::LoadOptions;
 use rlaif_rewards::{
     ClassifierOptions, ClassifierReward, Input, Output, Preset, ProviderError, RewardConfig,
@@ -298,8 +298,7 @@ fn the_sentences_of_the_tiny_model_have_their_logits_from_the_hubs_cache_as_well
     let hub = || HubBuilder::from_env().unwrap().cache_dir(cache.path());
     assert_eq!(in_cache(hub()), None);
 
-    let repo =
-        cache.path().join("models--facebook--roberta-hate-speech-dynabench-r4-target");
+    let repo = cache.path().join("models--facebook--roberta-hate-speech-dynabench-r4-target");
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let snapshot = repo.join("snapshots").join(commit);
     std::fs::create_dir_all(&snapshot).unwrap();

@@ -5,7 +5,9 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use rlaif_core::{CodecError, Exchange, GenerationPrompt, Message, RewardModel, Specials, TextCodec};
+use rlaif_core::{
+    CodecError, Exchange, GenerationPrompt, Message, RewardModel, Specials, TextCodec,
+};
 use rlaif_lm::generate::{GenerationConfig, Sampling};
 use rlaif_lm::{Forward, Padding, Policy, TokenBatch};
 use rlaif_models::{Config, LanguageModel, SaveOptions};

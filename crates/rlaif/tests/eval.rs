@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rlaif::models::{Config, LanguageModel, SaveOptions};
+use rlaif::ppo::{Finding, Symptom};
 use rlaif::tch::{Device, Kind, manual_seed};
 use rlaif::text::HfTokenizer;
 use serde_json::{Value, json};
@@ -142,11 +143,34 @@ fn a_report_again_and_the_trade_off_of_several() {
     policies(root.path());
     let (one, two) = (root.path().join("one"), root.path().join("two"));
     good(&eval(&config(root.path(), ""), &one));
-    // A run's curves beside the report come into it.
+    // What the folder says of the run's training comes into it.
     fs::write(one.join("metrics.jsonl"), "{\"step\":1,\"objective/kl\":0.5}\n").unwrap();
+    fs::write(one.join("run.toml"), "[ppo]\nkl_coef = 0.25\n").unwrap();
+    let finding = Finding {
+        step: 3,
+        symptom: Symptom::NegativeKl,
+        seen: "`objective/kl` is -3.00".to_owned(),
+        cause: "Responses are sampled otherwise".to_owned(),
+        advice: "Leave `generation.min_new_tokens` at 0".to_owned(),
+    };
+    fs::write(one.join("findings.json"), json!([finding]).to_string()).unwrap();
     let said = good(&rlaif(&["report", one.to_str().unwrap()]));
-    assert!(said.contains("A trial"), "{said}");
-    assert!(fs::read_to_string(one.join("report.html")).unwrap().contains("objective/kl"));
+    assert!(said.contains("A trial") && said.contains("step 3, negative KL"), "{said}");
+    assert!(
+        said.contains("likely cause: Responses") && said.contains("to change: Leave"),
+        "{said}"
+    );
+    let page = fs::read_to_string(one.join("report.html")).unwrap();
+    assert!(page.contains("objective/kl") && page.contains("training.ppo.kl_coef"));
+    assert!(fs::read_to_string(one.join("report.md")).unwrap().contains("negative KL"));
+
+    // An evaluation takes the same from the run that it names.
+    let three = root.path().join("three");
+    good(&eval(&config(root.path(), &format!("run = {one:?}")), &three));
+    let report = report(&three);
+    assert_eq!(report["findings"][0]["symptom"], "negative_kl");
+    assert_eq!(report["configuration"]["training"]["ppo"]["kl_coef"], 0.25);
+    assert_eq!(report["training"][0]["name"], "objective/kl");
 
     fs::create_dir(&two).unwrap();
     fs::copy(one.join("report.json"), two.join("report.json")).unwrap();
@@ -166,7 +190,12 @@ fn a_report_again_and_the_trade_off_of_several() {
     for file in ["tradeoff.json", "tradeoff.md", "tradeoff.html", "tradeoff.svg"] {
         assert!(out.join(file).is_file(), "{file}");
     }
-    refused(&rlaif(&["report", both[0], both[1]]), "--metrics is missing");
+    let said = good(&rlaif(&["report", both[0], both[1], "--out", out_text]));
+    assert!(said.contains("Over 2 runs toxicity"), "{said}");
+    for file in ["runs.json", "runs.md", "runs.html"] {
+        assert!(out.join(file).is_file(), "{file}");
+    }
+    refused(&rlaif(&["report", both[0], both[1], "--metrics", "toxicity"]), "two names");
     refused(&rlaif(&["report", both[0], both[1], "--metrics", "toxicity,helpfulness"]), "not-hate");
 }
 

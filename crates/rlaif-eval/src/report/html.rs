@@ -50,6 +50,12 @@ fn headline(report: &Report) -> Markup {
         p.about {
             "Before: " (foreign(&report.baseline.policy)) " · After: " (foreign(&report.policy.policy))
         }
+        nav.contents aria-label="Contents" {
+            a href="#metrics" { "Metrics" }
+            @if has_training(report) { a href="#training" { "Training" } }
+            a href="#responses" { "Responses" }
+            a href="#setting" { "How this came about" }
+        }
         section class={ "headline " (class(delta.verdict)) } {
             p.finding { (words::one_line(&words::headline(row, comparison.prompts))) }
             dl.numbers {
@@ -71,6 +77,16 @@ fn headline(report: &Report) -> Markup {
             p.warning {
                 (count) " prompts were left out on both sides, because "
                 (words::one_line(metric)) " had no verdict on one of their responses."
+            }
+        }
+        @if let Some(findings) = report.details.findings.as_ref().filter(|all| !all.is_empty()) {
+            p.warning {
+                "Something went wrong in training: "
+                @for (at, finding) in findings.iter().enumerate() {
+                    @if at > 0 { "; " }
+                    (sentence(&finding.to_string()))
+                }
+                ". " a href="#training" { "Cause and remedy" } "."
             }
         }
         @if let Some(gap) = &comparison.over_optimisation {
@@ -125,7 +141,7 @@ fn metrics(report: &Report) -> Markup {
     let value =
         |value: Option<f64>| cell(&value.map_or_else(|| "-".to_owned(), words::number), value);
     html! {
-        h2 { "Metrics" }
+        h2 #metrics { "Metrics" }
         p.note {
             "Means over prompts; paired differences with 95 % bootstrap intervals. One metric is the \
              headline; of the others, one in twenty would look changed by chance alone."
@@ -257,6 +273,19 @@ fn judges(report: &Report) -> Markup {
     }
 }
 
+fn has_training(report: &Report) -> bool {
+    !report.details.training.is_empty() || report.details.findings.is_some()
+}
+
+/// A sentence of the trainer's, with what it has between backticks as code.
+fn sentence(text: &str) -> Markup {
+    html! {
+        @for (at, part) in text.split('`').enumerate() {
+            @if at % 2 == 1 { code { (words::one_line(part)) } } @else { (words::one_line(part)) }
+        }
+    }
+}
+
 fn training(report: &Report) -> Markup {
     let curves = &report.details.training;
     let leading: Vec<_> = LEADING
@@ -271,8 +300,22 @@ fn training(report: &Report) -> Markup {
         .filter(|curve| !leading.iter().any(|(_, shown)| shown.name == curve.name))
         .collect();
     html! {
+        @if has_training(report) {
+            h2 #training { "Training" }
+        }
+        @if let Some(findings) = &report.details.findings {
+            @if findings.is_empty() {
+                p.note { (words::NOTHING_WRONG) }
+            }
+            @for finding in findings {
+                div.warning {
+                    p { strong { (sentence(&finding.to_string())) } }
+                    p { "Likely cause: " (sentence(&finding.cause)) }
+                    p { "What to change: " (sentence(&finding.advice)) }
+                }
+            }
+        }
         @if !curves.is_empty() {
-            h2 { "Training" }
             p.note { "By step of training." }
             div.grid {
                 @for (title, curve) in &leading {
@@ -325,7 +368,7 @@ fn samples(report: &Report) -> Markup {
         shown.push(row.0);
     }
     html! {
-        h2 { "Responses" }
+        h2 #responses { "Responses" }
         p.note {
             (shown.len()) " of " (total) " pairs of responses, with their "
             (words::one_line(&report.headline().name)) "."
@@ -363,7 +406,7 @@ fn setting(report: &Report) -> Markup {
         html! { h3 { (title) } (pairs(&rows)) }
     };
     html! {
-        h2 { "How this came about" }
+        h2 #setting { "How this came about" }
         (about("Before", &report.baseline))
         (about("After", &report.policy))
         @for card in &details.reward_models {

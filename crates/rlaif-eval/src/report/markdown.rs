@@ -100,6 +100,7 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
     metrics(out, report)?;
     slices(out, report)?;
     judges(out, report)?;
+    training(out, report)?;
     samples(out, report)?;
     writeln!(out, "## Where the prompts came from\n\n{}", Code(&report.provenance.to_string()))?;
     if !report.details.configuration.is_empty() {
@@ -202,6 +203,23 @@ fn judges(out: &mut String, report: &Report) -> fmt::Result {
         )?;
     }
     Ok(())
+}
+
+fn training(out: &mut String, report: &Report) -> fmt::Result {
+    let Some(findings) = &report.details.findings else { return Ok(()) };
+    writeln!(out, "## Training\n")?;
+    if findings.is_empty() {
+        writeln!(out, "{}\n", words::NOTHING_WRONG)?;
+    }
+    for finding in findings {
+        let (cause, advice) = (inline(&finding.cause), inline(&finding.advice));
+        writeln!(
+            out,
+            "- **{}.** Likely cause: {cause}. What to change: {advice}.",
+            inline(&finding.to_string())
+        )?;
+    }
+    writeln!(out)
 }
 
 fn samples(out: &mut String, report: &Report) -> fmt::Result {

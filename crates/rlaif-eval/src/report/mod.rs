@@ -2,6 +2,7 @@
 //! people.
 
 mod curve;
+mod finding;
 mod html;
 mod markdown;
 pub(crate) mod page;
@@ -10,9 +11,11 @@ mod terminal;
 pub(crate) mod words;
 
 pub use curve::{Curve, read_curves};
+pub use finding::{Finding, read_findings};
 pub(crate) use markdown::inline;
 pub(crate) use terminal::{Align, table};
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rlaif_core::{Metadata, Provenance};
@@ -21,6 +24,24 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::compare::{Delta, Row, Side};
 use crate::preference::{PreferenceAccuracy, WinRate};
 use crate::{About, Comparison, EvalError, Evaluation, files};
+
+/// For each of several runs the settings in which they differ.
+pub(crate) type Settings = Vec<BTreeMap<String, String>>;
+
+/// The settings in which the configurations of these reports differ.
+pub(crate) fn differing(reports: &[(String, &Report)]) -> Settings {
+    let mut settings: Settings = reports
+        .iter()
+        .map(|(_, report)| page::flatten(&report.details.configuration).into_iter().collect())
+        .collect();
+    let keys: BTreeSet<String> = settings.iter().flat_map(|run| run.keys().cloned()).collect();
+    let same = |key: &String| settings.iter().all(|run| run.get(key) == settings[0].get(key));
+    let same: Vec<String> = keys.into_iter().filter(same).collect();
+    for run in &mut settings {
+        run.retain(|key, _| !same.contains(key));
+    }
+    settings
+}
 
 /// What is told of a model that scored responses.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,6 +71,9 @@ pub struct Details {
     pub accuracies: Vec<PreferenceAccuracy>,
     /// How training went.
     pub training: Vec<Curve>,
+    /// What went wrong in training; none where nobody watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub findings: Option<Vec<Finding>>,
     /// The resolved configuration.
     pub configuration: Metadata,
     /// The models that scored.

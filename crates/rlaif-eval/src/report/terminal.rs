@@ -149,6 +149,19 @@ pub(super) fn report(report: &Report) -> String {
             }),
         ));
     }
+    if let Some(findings) = &report.details.findings {
+        say("");
+        if findings.is_empty() {
+            say(words::NOTHING_WRONG);
+        } else {
+            say("Something went wrong in training:");
+        }
+        for finding in findings {
+            say(&format!("  {}", words::one_line(&finding.to_string())));
+            say(&format!("    likely cause: {}", words::one_line(&finding.cause)));
+            say(&format!("    what to change: {}", words::one_line(&finding.advice)));
+        }
+    }
     text.trim_end().to_owned() + "\n"
 }
 

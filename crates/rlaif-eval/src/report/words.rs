@@ -4,6 +4,10 @@ use crate::Better;
 use crate::compare::{Delta, Row, Verdict};
 use crate::stats::{Advice, Interval, PairedTest};
 
+/// Where training was watched and no symptom found.
+pub(crate) const NOTHING_WRONG: &str =
+    "Training was watched for what often goes wrong, and nothing of it was seen.";
+
 /// Four significant digits or so, without an exponent where one can do without.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();

@@ -12,6 +12,9 @@ pub(crate) use bootstrap::check_resamples;
 pub use bootstrap::{Interval, IntervalMethod, interval_of, resample, resample_means};
 pub use logistic::{Logistic, fit_length_effect};
 pub(crate) use logistic::{fit_logistic, weighted_mean};
+pub(crate) use moments::sample_std;
 pub use moments::{Moments, mean, quantile};
-pub use paired::{PairedTest, WilcoxonMethod, cohen_dz, improvement_percent, paired_t, wilcoxon};
+pub use paired::{
+    PairedTest, WilcoxonMethod, cohen_dz, improvement_percent, mean_t_interval, paired_t, wilcoxon,
+};
 pub use power::{Advice, advise};

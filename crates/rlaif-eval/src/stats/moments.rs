@@ -68,7 +68,7 @@ impl Moments {
 
 /// The standard deviation of the population that the values are a sample of: divided by n − 1.
 /// 0 where it is no more than rounding.
-pub(super) fn sample_std(values: &[f64]) -> f64 {
+pub(crate) fn sample_std(values: &[f64]) -> f64 {
     let mean = mean(values);
     let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
     let std = (squares / (values.len() as f64 - 1.)).sqrt();

@@ -1,9 +1,10 @@
 //! Tests and effect sizes of paired differences.
 
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, Normal};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 use statrs::function::beta::beta_reg;
 
+use super::bootstrap::Interval;
 use super::moments::{mean, sample_std};
 use crate::{Better, EvalError};
 
@@ -51,6 +52,26 @@ pub fn paired_t(differences: &[f64]) -> Result<PairedTest, EvalError> {
     // P(|T| > |t|) as an incomplete beta function, which keeps its digits in the far tail.
     let p = beta_reg(df / 2., 0.5, (df / (df + t * t)).clamp(0., 1.));
     Ok(PairedTest { statistic: Some(t), p })
+}
+
+/// Student's 95 % interval of a mean: mean ± t · s/√n, t being that of n − 1 degrees of freedom;
+/// `scipy.stats.ttest_1samp(x, 0).confidence_interval()`.
+///
+/// # Errors
+/// [`EvalError::TooFew`] for fewer than two values.
+///
+/// ```
+/// let ci = rlaif_eval::stats::mean_t_interval(&[-0.231, -0.198, -0.254])?;
+/// assert!((ci.low + 0.297_591_209).abs() < 1e-9 && (ci.high + 0.157_742_125).abs() < 1e-9);
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+pub fn mean_t_interval(values: &[f64]) -> Result<Interval, EvalError> {
+    at_least_two("an interval of a mean", values)?;
+    let n = values.len() as f64;
+    let t = StudentsT::new(0., 1., n - 1.).expect("at least one degree of freedom");
+    let half = t.inverse_cdf(0.975) * sample_std(values) / n.sqrt();
+    let mean = mean(values);
+    Ok(Interval { low: mean - half, high: mean + half })
 }
 
 /// How the p-value of [`wilcoxon`] is computed.

@@ -164,7 +164,7 @@ const deadline = setTimeout(() => {
   process.exit(1);
 }, 300_000);
 try {
-  for (const file of ["report.html", "tradeoff.html"]) {
+  for (const file of ["report.html", "tradeoff.html", "runs.html"]) {
     const size = readFileSync(join(folder, file)).length;
     check(size < 5_000_000, `${file}: ${size} bytes, less than 5 MB`);
     for (const [width, height] of [[1280, 900], [390, 844]]) {

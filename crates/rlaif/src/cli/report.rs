@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use rlaif_eval::{Report, TradeOff, read_curves};
+use rlaif_eval::{Repeats, Report, TradeOff};
 
 use super::{error::CliError, eval::print};
+use crate::evaluate::tell_of_training;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportCommand {
-    /// Folders with a report.json, as `rlaif eval` and the trainers leave them.
+    /// Folders with a report.json, as `rlaif eval` and the trainers leave them. One: its report again,
+    /// with what the folder says of training. Several: how they differ from run to run.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// Two metrics, say `toxicity,helpfulness`: of several runs the trade-off between the two.
     #[arg(long, value_delimiter = ',')]
     metrics: Vec<String>,
-    /// Folder for the trade-off; the current one if not given.
+    /// Folder for what is said of several runs; the current one if not given.
     #[arg(long, default_value = ".")]
     out: PathBuf,
 }
@@ -25,10 +27,7 @@ impl ReportCommand {
         let mut reports = Vec::new();
         for folder in &self.runs {
             let mut report = Report::read(&folder.join("report.json"))?;
-            let curves = folder.join("metrics.jsonl");
-            if report.details.training.is_empty() && curves.is_file() {
-                report.details.training = read_curves(&curves)?;
-            }
+            tell_of_training(&mut report.details, folder)?;
             reports.push((label(folder), report));
         }
         if let [(_, report)] = reports.as_slice() {
@@ -36,23 +35,28 @@ impl ReportCommand {
             let page = self.runs[0].join("report.html");
             return print(&format!("{}\n{}\n", report.to_terminal(), page.display()));
         }
-        let [first, second] = self.metrics.as_slice() else {
-            return Err(CliError::Flag {
-                flag: "metrics",
-                found: if self.metrics.is_empty() {
-                    "missing".to_owned()
-                } else {
-                    self.metrics.join(",")
-                },
-                expected: "two names, separated by a comma, for the trade-off of several runs",
-            });
-        };
         let labelled: Vec<(String, &Report)> =
             reports.iter().map(|(label, report)| (label.clone(), report)).collect();
-        let trade_off = TradeOff::of_reports(&labelled, first, second)?;
-        trade_off.write(&self.out)?;
-        let page = self.out.join("tradeoff.html");
-        print(&format!("{}\n{}\n", trade_off.to_terminal(), page.display()))
+        let (text, page) = match self.metrics.as_slice() {
+            [] => {
+                let repeats = Repeats::of_reports(&labelled)?;
+                repeats.write(&self.out)?;
+                (repeats.to_terminal(), "runs.html")
+            }
+            [first, second] => {
+                let trade_off = TradeOff::of_reports(&labelled, first, second)?;
+                trade_off.write(&self.out)?;
+                (trade_off.to_terminal(), "tradeoff.html")
+            }
+            other => {
+                return Err(CliError::Flag {
+                    flag: "metrics",
+                    found: other.join(","),
+                    expected: "two names, separated by a comma, for the trade-off of several runs",
+                });
+            }
+        };
+        print(&format!("{text}\n{}\n", self.out.join(page).display()))
     }
 }
 

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Device;
 
-use super::{Evaluate, EvaluateError, EvaluateProgress, Responder};
+use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
 use crate::model_folder;
 
 /// What a file for `rlaif eval` says. `docs/evaluation.md` describes every key.
@@ -79,7 +79,7 @@ pub struct EvalConfig {
     pub prompt_toxicity: Option<String>,
     /// The metrics of the reward trained on and of a judge that training never saw.
     pub reward_and_judge: Option<(String, String)>,
-    /// The folder of the training run, for its curves and configuration.
+    /// The folder of the training run, for its curves, its settings, and what went wrong in it.
     pub run: Option<PathBuf>,
 }
 
@@ -463,7 +463,9 @@ impl EvalConfig {
             details.configuration = configuration;
         }
         if let Some(run) = &self.run {
+            // A folder without curves is none of a run.
             details.training = read_curves(&run.join("metrics.jsonl"))?;
+            tell_of_training(&mut details, run)?;
         }
         details.reward_models = self.metrics.iter().filter_map(card).collect();
         let compare = CompareOptions {

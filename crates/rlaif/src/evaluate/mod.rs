@@ -3,6 +3,7 @@
 mod config;
 mod error;
 mod responses;
+mod training;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value};
 pub use config::{CorpusName, EvalConfig, EvalData, MetricConfig, PolicyConfig};
 pub use error::EvaluateError;
 use responses::Response;
+pub(crate) use training::tell_of_training;
 
 /// Who answers prompts.
 #[derive(Clone, Copy)]
