@@ -151,6 +151,13 @@ impl HfTokenizer {
         self
     }
 
+    /// Has [`HfTokenizer::encode_truncated`] cut there, whatever the configuration says.
+    #[must_use]
+    pub fn truncating(mut self, side: Side) -> Self {
+        self.truncation_side = side;
+        self
+    }
+
     /// Pins the date and time that templates see (`strftime_now`), so that a run tomorrow renders
     /// the same prompts: `2024-07-26` or `2024-07-26T12:00:00`.
     ///

@@ -468,15 +468,17 @@ fn pairs_that_cannot_teach_are_counted_and_a_head_keeps_its_labels() {
         row("a:", " good", " bad"),
         row("b:", " good", " bad"),
         row("c:", " same", " same"),
+        // Of a prompt that is too long the beginning goes.
         row(&long, " good", " bad"),
+        row("d:", &format!(" good {long}"), &format!(" bad {long}")),
     ];
     fs::write(folder.join("pairs.jsonl"), rows.join("\n")).unwrap();
     let reward = "[placement]\ndevice = 'cpu'\nthreads = 1\n[model]\npath = 'model'\n[data]\n\
                   train = 'pairs.jsonl'\nmax_tokens = 24\n[train]\nsteps = 2\nbatch_size = 2\n";
     fs::write(folder.join("reward.toml"), reward).unwrap();
     let said = succeeds(folder, &["reward", "--config", "reward.toml", "--out", "r"]);
-    let told = "2 rows to learn from (1 left out (both responses are the same), 1 left out (both \
-                responses are the same once cut)), 0 held out, 2 steps";
+    let told = "3 rows to learn from (1 left out (both responses are the same), 1 left out (both \
+                responses are the same once cut), 1 cut), 0 held out, 2 steps";
     assert!(said.contains(told), "{said}");
 
     let texts = ["fine", "bad"].map(|label| json!({ "text": label, "label": label }).to_string());

@@ -7,7 +7,7 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 use rlaif_lm::SequenceClassifier;
-use rlaif_text::HfTokenizer;
+use rlaif_text::{HfTokenizer, Side};
 use rlaif_train::{FitConfig, Goal, LearnConfig, PreferenceRow, PreferenceTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
 
@@ -173,7 +173,9 @@ impl Reward {
         let options = config.placement.options(config.model.precision)?;
         tch::manual_seed(seed.derive("init", 0).get() as i64);
         let mut model = config.model.classifier(&["reward".to_owned()], options)?;
-        let tokenizer = model::tokenizer(&config.model.folder()?, model.spec().vocab_size)?;
+        // What is judged stands at the end; a classifier that rewards cuts there as well.
+        let tokenizer = model::tokenizer(&config.model.folder()?, model.spec().vocab_size)?
+            .truncating(Side::Left);
         let limit = config.data.limit(model.spec());
 
         let DataRows { train, held_out, mut left } =

@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, path::Path};
 use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::{Parameters, Policy, SequenceClassifier, ValueHead};
 use rlaif_models::{Classifier, Config, LanguageModel, LoadOptions, ModelError, ModelSort};
+use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::error::RunError;
@@ -78,14 +79,17 @@ fn with_labels(config: &Config, labels: &[String]) -> Result<Config, RunError> {
         }
     };
     config.set("architectures", serde_json::json!([architecture]));
-    let id2label: serde_json::Map<String, serde_json::Value> =
+    let id2label: serde_json::Map<String, Value> =
         labels.iter().enumerate().map(|(i, label)| (i.to_string(), label.clone().into())).collect();
-    let label2id: serde_json::Map<String, serde_json::Value> =
+    let label2id: serde_json::Map<String, Value> =
         labels.iter().enumerate().map(|(i, label)| (label.clone(), i.into())).collect();
     config.set("id2label", id2label.into());
     config.set("label2id", label2id.into());
     config.set("num_labels", labels.len().into());
-    if config.fields().get("pad_token_id").is_none_or(serde_json::Value::is_null) {
+    // Of the trunk's head, if it had one; transformers refuses that of several labels for one.
+    let several = "single_label_classification";
+    config.set("problem_type", if labels.len() == 1 { Value::Null } else { several.into() });
+    if config.fields().get("pad_token_id").is_none_or(Value::is_null) {
         // transformers reads the last token that is no padding, and must know which is.
         let eos = config.fields().get("eos_token_id").cloned().unwrap_or_default();
         let eos = eos.as_array().and_then(|ids| ids.first().cloned()).unwrap_or(eos);
