@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
-use rlaif_core::{Origin, PromptRecord, Provenance, Sample, Seed, Step};
+use rlaif_core::{Origin, PreferencePair, PromptRecord, Provenance, Sample, Seed, Step};
 use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, Curve, Details, Evaluation, Finding,
-    Measurement, Metric, MetricInfo, ModelCard, Repeats, Report, ScoreJudge, SliceBy, Timing,
-    TradeOff, WinRateOptions, win_rate,
+    Measurement, Metric, MetricInfo, Missing, ModelCard, Repeats, Report, ScoreJudge, SliceBy,
+    Timing, TradeOff, WinRateOptions, preference_accuracy, win_rate,
 };
 
 /// What a page must show as text and never obey.
@@ -153,6 +153,17 @@ fn training(chance: &mut Chance) -> Vec<Curve> {
     ]
 }
 
+fn pairs(records: &[PromptRecord]) -> Vec<PreferencePair> {
+    let pair = |record: &PromptRecord| PreferencePair {
+        id: record.id.clone(),
+        prompt: record.prompt.clone(),
+        chosen: record.reference.clone().unwrap_or_default(),
+        rejected: record.prompt.clone(),
+        margin: None,
+    };
+    records.iter().map(pair).collect()
+}
+
 fn findings() -> Vec<Finding> {
     let finding = |step, symptom: &str, seen: &str, cause: &str, advice: &str| Finding {
         step,
@@ -201,12 +212,13 @@ pub(crate) fn write(folder: &Path, prompts: usize) -> Result<(), Box<dyn std::er
         reward_and_judge: Some(("toxicity".into(), "second judge".into())),
         ..CompareOptions::default()
     };
-    let judge = ScoreJudge(|batch: &[rlaif_core::Exchange<'_>]| -> Vec<f32> {
+    let judge_by_length = |batch: &[rlaif_core::Exchange<'_>]| -> Vec<f32> {
         batch
             .iter()
             .map(|x| (x.response.len() % 17) as f32 + x.response.len() as f32 / 50.)
             .collect()
-    });
+    };
+    let judge = ScoreJudge(judge_by_length);
     let mut reports = Vec::new();
     for (kl_coef, toxic, helpful) in
         [(0.02, 0.45, -0.08), (0.1, 0.6, 0.02), (0.2, 0.75, 0.05), (0.4, 0.9, 0.03)]
@@ -222,6 +234,12 @@ pub(crate) fn write(folder: &Path, prompts: usize) -> Result<(), Box<dyn std::er
             )?],
             training: training(&mut chance),
             findings: Some(findings()),
+            accuracies: vec![preference_accuracy(
+                &judge_by_length,
+                &pairs(&records),
+                64,
+                Missing::Refuse,
+            )?],
             reward_models: vec![ModelCard {
                 name: "roberta-hate-speech".into(),
                 facts: vec![

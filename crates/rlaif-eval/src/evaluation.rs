@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
 use rlaif_core::{Exchange, Metadata, Provenance, Sample, Seed};
 use serde::{Deserialize, Serialize};
@@ -176,7 +178,8 @@ pub struct Progress<'a> {
 
 type OnProgress<'a> = dyn FnMut(Progress<'_>) + 'a;
 
-/// Measures samples with metrics, batch by batch.
+/// Measures samples with metrics, batch by batch, all metrics beside each other: while a judge on
+/// the network is waited for, a classifier computes.
 ///
 /// With a journal every batch is on disk as soon as it is measured, and a run that was interrupted
 /// goes on where it stopped: what costs is not paid twice.
@@ -237,26 +240,76 @@ impl<'a> Measurement<'a> {
                 return Err(EvalError::DuplicateMetric { name: metric.info().name.clone() });
             }
         }
-        let mut journal = self.journal.take().map(|path| Journal::open(&path)).transpose()?;
+        let journal = self.journal.take().map(|path| Journal::open(&path)).transpose()?;
         let mut evaluation = Evaluation::new(about, samples);
-        for metric in self.metrics {
-            let column = self.measure(&**metric, &evaluation.samples, journal.as_mut())?;
+        let (tell, told) = mpsc::channel();
+        let work = Work {
+            samples: &evaluation.samples,
+            batch: self.batch,
+            journal: journal.map(Mutex::new),
+            stopped: AtomicBool::new(false),
+        };
+        let metrics = self.metrics;
+        let columns: Vec<Result<Column, EvalError>> = std::thread::scope(|scope| {
+            let work = &work;
+            let threads: Vec<_> = metrics
+                .iter()
+                .map(|metric| {
+                    let tell = tell.clone();
+                    scope.spawn(move || {
+                        let measured = work.measure(&**metric, &tell);
+                        work.stopped.fetch_or(measured.is_err(), Ordering::Relaxed);
+                        measured
+                    })
+                })
+                .collect();
+            drop(tell);
+            let total = work.samples.len();
+            for (metric, done) in told {
+                if let Some(call) = &mut self.progress {
+                    call(Progress { metric, done, total });
+                }
+            }
+            let ended = threads.into_iter().map(|thread| thread.join());
+            ended.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        // Of those that were stopped because another failed there is nothing to say.
+        let (measured, failed): (Vec<_>, Vec<_>) = columns.into_iter().partition(Result::is_ok);
+        if let Some(error) = failed.into_iter().find_map(Result::err) {
+            return Err(error);
+        }
+        for column in measured.into_iter().flatten() {
             evaluation.add(column)?;
         }
         Ok(evaluation)
     }
+}
 
-    fn measure(
-        &mut self,
-        metric: &dyn Metric,
-        samples: &[Sample],
-        mut journal: Option<&mut Journal>,
+/// What the metrics work on.
+struct Work<'a> {
+    samples: &'a [Sample],
+    batch: usize,
+    journal: Option<Mutex<Journal>>,
+    /// Whether one of them failed.
+    stopped: AtomicBool,
+}
+
+impl Work<'_> {
+    fn journal(&self) -> Option<MutexGuard<'_, Journal>> {
+        Some(self.journal.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One metric's column; the rest of it empty where another metric failed meanwhile.
+    fn measure<'m>(
+        &self,
+        metric: &'m dyn Metric,
+        tell: &mpsc::Sender<(&'m str, usize)>,
     ) -> Result<Column, EvalError> {
-        let info = metric.info();
+        let (info, samples) = (metric.info(), self.samples);
         let mut column =
             Column { info: info.clone(), values: vec![None; samples.len()], reasons: Vec::new() };
         let mut open: Vec<usize> = (0..samples.len()).collect();
-        if let Some(journal) = &journal {
+        if let Some(journal) = self.journal() {
             open.retain(|&row| {
                 column.values[row] = journal.value(info, &samples[row]);
                 column.values[row].is_none()
@@ -264,6 +317,9 @@ impl<'a> Measurement<'a> {
         }
         let mut done = samples.len() - open.len();
         for rows in open.chunks(self.batch) {
+            if self.stopped.load(Ordering::Relaxed) {
+                break;
+            }
             let batch: Vec<Exchange<'_>> = rows.iter().map(|&r| samples[r].exchange()).collect();
             let found = metric.evaluate(&batch)?;
             if found.values.len() != rows.len() {
@@ -284,14 +340,13 @@ impl<'a> Measurement<'a> {
             column
                 .reasons
                 .extend(reasons.filter_map(|(at, reason)| Some((*rows.get(at)?, reason))));
-            if let Some(journal) = &mut journal {
+            if let Some(mut journal) = self.journal() {
                 let measured = rows.iter().map(|&row| (&samples[row], column.values[row]));
                 journal.append(info, measured)?;
             }
             done += rows.len();
-            if let Some(call) = &mut self.progress {
-                call(Progress { metric: &info.name, done, total: samples.len() });
-            }
+            // Who listens is there until all have ended.
+            let _ = tell.send((&info.name, done));
         }
         Ok(column)
     }

@@ -1,5 +1,7 @@
 //! What is measured of a response.
 
+use std::sync::{Mutex, PoisonError};
+
 use rlaif_core::{Exchange, RewardModel};
 use serde::{Deserialize, Serialize};
 
@@ -99,8 +101,9 @@ impl Values {
 /// # Ok::<(), EvalError>(())
 /// ```
 ///
-/// `Send` and not `Sync`, because a metric may own tensors.
-pub trait Metric: Send {
+/// `Sync`, because metrics are measured beside each other; one that owns tensors keeps them in a
+/// mutex, as [`RewardMetric`] does with its reward model.
+pub trait Metric: Send + Sync {
     /// Its name and how to read it.
     fn info(&self) -> &MetricInfo;
 
@@ -143,14 +146,14 @@ pub enum Reads {
 /// ```
 pub struct RewardMetric {
     info: MetricInfo,
-    reward: Box<dyn RewardModel>,
+    reward: Mutex<Box<dyn RewardModel>>,
     reads: Reads,
 }
 
 impl RewardMetric {
     /// The reward model's total score, higher or lower being better as `info` says.
     pub fn new(info: MetricInfo, reward: impl RewardModel + 'static) -> Self {
-        Self { info, reward: Box::new(reward), reads: Reads::default() }
+        Self { info, reward: Mutex::new(Box::new(reward)), reads: Reads::default() }
     }
 
     /// The same, with the reward model reading something else.
@@ -180,10 +183,11 @@ impl Metric for RewardMetric {
                 pairs.map(|(x, text)| Exchange { prompt: "", response: text, ..*x }).collect()
             }
         };
-        let scores = self
-            .reward
+        // A score that panicked leaves nothing half done that the next one would see.
+        let reward = self.reward.lock().unwrap_or_else(PoisonError::into_inner);
+        let scores = reward
             .score(&read)
-            .and_then(|scores| scores.check(self.reward.name(), batch.len()))
+            .and_then(|scores| scores.check(reward.name(), batch.len()))
             .map_err(|source| EvalError::Reward { metric: self.info.name.clone(), source })?;
         Ok(Values {
             values: scores.total.iter().map(|s| s.map(|s| f64::from(s.get()))).collect(),

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rlaif_core::{Exchange, PromptRecord, Sample, Seed};
@@ -84,6 +85,75 @@ fn an_interrupted_measurement_goes_on_where_it_stopped_and_gives_the_same() {
     std::fs::write(&journal, "not json\n").unwrap();
     let error = measure(&asked, 1_000, Some(&journal)).unwrap_err();
     assert!(matches!(error, EvalError::Format { line: 1, .. }), "{error}");
+}
+
+/// Waits until the other one is at work as well.
+struct Together {
+    info: MetricInfo,
+    at_work: Arc<AtomicUsize>,
+}
+
+impl Metric for Together {
+    fn info(&self) -> &MetricInfo {
+        &self.info
+    }
+    fn evaluate(&self, batch: &[Exchange<'_>]) -> Result<Values, EvalError> {
+        self.at_work.fetch_add(1, Ordering::SeqCst);
+        let start = Instant::now();
+        while self.at_work.load(Ordering::SeqCst) < 2 {
+            if start.elapsed() > Duration::from_secs(20) {
+                let metric = self.info.name.clone();
+                return Err(EvalError::Metric { metric, source: "alone at work".into() });
+            }
+            std::thread::yield_now();
+        }
+        Ok(Values::all(batch.iter().map(|x| x.response.len() as f64)))
+    }
+}
+
+#[test]
+fn metrics_are_measured_beside_each_other_and_keep_their_order() {
+    let at_work = Arc::new(AtomicUsize::new(0));
+    let metric = |name: &str| {
+        let info = MetricInfo::new(name, Better::Higher);
+        Box::new(Together { info, at_work: Arc::clone(&at_work) })
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("scores.jsonl");
+    let metrics: [Box<dyn Metric>; 3] =
+        [metric("slow"), metric("slower"), Box::new(Length::new(LengthUnit::Words))];
+    let measure = || {
+        Measurement::of(&metrics)
+            .batch(7)
+            .journal(&journal)
+            .run(About::new("policy", Seed::new(1)), answers(30))
+            .unwrap()
+    };
+    let first = measure();
+    let names: Vec<&str> = first.columns().iter().map(|c| c.info.name.as_str()).collect();
+    assert_eq!(names, ["slow", "slower", "length_words"]);
+    let lines = std::fs::read_to_string(&journal).unwrap();
+    assert_eq!(lines.lines().count(), 90, "a line for each response and metric");
+    at_work.store(0, Ordering::SeqCst);
+    assert_eq!(measure(), first);
+    assert_eq!(at_work.load(Ordering::SeqCst), 0, "measured again");
+}
+
+#[test]
+fn a_metric_that_fails_stops_the_others() {
+    let (asked, fine) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let costly = |name: &str, asked: &Arc<AtomicUsize>, breaks_at| {
+        let info = MetricInfo::new(name, Better::Higher);
+        Box::new(Costly { info, asked: Arc::clone(asked), breaks_at })
+    };
+    let metrics: [Box<dyn Metric>; 2] =
+        [costly("fine", &fine, usize::MAX), costly("broken", &asked, 0)];
+    let error = Measurement::of(&metrics)
+        .batch(1)
+        .run(About::new("policy", Seed::new(1)), answers(200_000))
+        .unwrap_err();
+    assert!(matches!(&error, EvalError::Metric { metric, .. } if metric == "broken"), "{error}");
+    assert!(fine.load(Ordering::Relaxed) < 200_000, "went on to the end");
 }
 
 #[test]

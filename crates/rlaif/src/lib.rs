@@ -11,7 +11,7 @@ pub mod run;
 
 pub use evaluate::{
     CorpusName, EvalConfig, EvalData, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
-    PolicyConfig, Responder, Side,
+    PolicyConfig, PreferenceCheck, Responder, Side,
 };
 pub use fetch::{FetchError, model_folder};
 pub use reward::rewards_from_config;

@@ -92,10 +92,24 @@ fn report(out: &Path) -> Value {
 fn two_policies_a_report_and_its_continuation_after_an_interruption() {
     let root = tempfile::tempdir().unwrap();
     policies(root.path());
+    let pairs = root.path().join("pairs.jsonl");
+    let pair = |chosen: &str, rejected: &str| {
+        json!({"prompt": "Why?", "chosen": chosen, "rejected": rejected}).to_string() + "\n"
+    };
+    // The length's reward is 0 up to two words, and less beyond.
+    let rows =
+        pair("So it is", "No") + &pair("So", "Because it is so") + &pair("I", "I do not know");
+    fs::write(&pairs, rows).unwrap();
     let config = config(root.path(), "");
+    let preferences = format!(
+        "[[preferences]]\nfile = {pairs:?}\nreward = {{ kind = \"length\", longest = 2, per = 1.0 }}\n"
+    );
+    let text = fs::read_to_string(&config).unwrap() + &preferences;
+    fs::write(&config, text).unwrap();
     let out = root.path().join("out");
     let said = good(&eval(&config, &out));
     assert!(said.contains("A trial") && said.contains("kl_from_reference"), "{said}");
+    assert!(said.contains("length agrees with 66.7 % of 3 preferences"), "{said}");
 
     let first = report(&out);
     assert_eq!((first["metric"].as_str(), first["n"].as_u64()), (Some("toxicity"), Some(12)));

@@ -263,10 +263,13 @@ fn judges(report: &Report) -> Markup {
                 }
             }
         }
+        @if !details.accuracies.is_empty() {
+            h2 { "Agreement with recorded preferences" }
+        }
         @for accuracy in &details.accuracies {
             p {
                 (words::one_line(&accuracy.model)) " agrees with " (words::percent(accuracy.accuracy))
-                " of " (accuracy.n) " human preferences (95 % interval "
+                " of " (accuracy.n) " preferences (95 % interval "
                 (words::percent(accuracy.ci95.low)) " to " (words::percent(accuracy.ci95.high)) ")."
             }
         }

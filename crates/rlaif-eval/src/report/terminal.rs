@@ -149,6 +149,16 @@ pub(super) fn report(report: &Report) -> String {
             }),
         ));
     }
+    for accuracy in &report.details.accuracies {
+        say(&format!(
+            "{} agrees with {} of {} preferences (95 % interval {} to {}).",
+            words::one_line(&accuracy.model),
+            words::percent(accuracy.accuracy),
+            accuracy.n,
+            words::percent(accuracy.ci95.low),
+            words::percent(accuracy.ci95.high),
+        ));
+    }
     if let Some(findings) = &report.details.findings {
         say("");
         if findings.is_empty() {

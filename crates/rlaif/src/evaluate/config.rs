@@ -3,16 +3,17 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::{PromptRecord, Seed, Specials, TextCodec};
+use rlaif_core::{PreferencePair, PromptRecord, RewardModel, Seed, Specials, TextCodec};
 use rlaif_data::builtin::{self, Part};
 use rlaif_data::corpora::{
-    Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, PromptColumns, RealToxicityPrompts,
+    Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, PairColumns, PromptColumns,
+    RealToxicityPrompts,
 };
 use rlaif_data::{Dataset, HubDataset, PromptBuilder, PromptForm, PromptTemplate, Reader, Source};
 use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     Better, CompareOptions, Details, Metric, MetricInfo, Missing, ModelCard, PairJudge, Report,
-    RewardMetric, ScoreJudge, SliceBy, read_curves,
+    RewardMetric, ScoreJudge, SliceBy, preference_accuracy, read_curves,
 };
 use rlaif_hub::Hub;
 use rlaif_lm::Forward;
@@ -64,6 +65,9 @@ pub struct EvalConfig {
     /// Rewards whose preference between the two responses is counted.
     #[serde(default)]
     pub judges: Vec<RewardConfig>,
+    /// Rewards whose agreement with recorded preferences is measured.
+    #[serde(default)]
+    pub preferences: Vec<PreferenceCheck>,
     /// The metric of the headline; the first unless told.
     pub headline: Option<String>,
     /// Bootstrap resamples.
@@ -146,6 +150,34 @@ pub struct EvalData {
     pub characters: Option<(usize, usize)>,
     /// The first so many prompts.
     pub take: Option<usize>,
+}
+
+/// How often a reward prefers what people, or whoever recorded the pairs, preferred.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreferenceCheck {
+    /// A file, or a pattern, with the columns `prompt`, `chosen` and `rejected`.
+    pub file: String,
+    /// The first so many pairs.
+    pub take: Option<usize>,
+    /// The reward.
+    pub reward: RewardConfig,
+}
+
+impl PreferenceCheck {
+    fn pairs(&self) -> Result<Vec<PreferencePair>, EvaluateError> {
+        let pairs = Reader::new(source(&self.file)?).dataset(PairColumns::default())?;
+        let pairs = match self.take {
+            Some(count) => pairs.take(count),
+            None => pairs,
+        };
+        Ok(pairs.into_records())
+    }
+}
+
+/// A file, or what a pattern matches.
+fn source(file: &str) -> Result<Source, EvaluateError> {
+    Ok(if file.contains(['*', '?', '[']) { Source::glob(file)? } else { Source::file(file)? })
 }
 
 /// Where prompts come from.
@@ -400,8 +432,7 @@ impl EvalData {
         corpus: C,
     ) -> Result<Dataset<C::Record>, EvaluateError> {
         let source = match (&self.file, dataset) {
-            (Some(file), _) if file.contains(['*', '?', '[']) => Source::glob(file)?,
-            (Some(file), _) => Source::file(file)?,
+            (Some(file), _) => source(file)?,
             (None, Some(dataset)) => {
                 let hub = Hub::from_env().map_err(crate::FetchError::from)?;
                 dataset.split(self.split.as_deref().unwrap_or("test")).source(&hub)?
@@ -454,6 +485,11 @@ impl EvalConfig {
             .iter()
             .map(|judge| Ok::<_, EvaluateError>(ScoreJudge(judge.build(&around)?)))
             .collect::<Result<_, _>>()?;
+        let checks: Vec<(Box<dyn RewardModel>, Vec<PreferencePair>)> = self
+            .preferences
+            .iter()
+            .map(|check| Ok::<_, EvaluateError>((check.reward.build(&around)?, check.pairs()?)))
+            .collect::<Result<_, _>>()?;
         let baseline = Loaded::of(&self.baseline, device)?;
         let (prompts, specials) = self.data.prompts(&baseline.codec)?;
         let tuned = Loaded::of(&self.tuned, device)?;
@@ -466,6 +502,11 @@ impl EvalConfig {
             // A folder without curves is none of a run.
             details.training = read_curves(&run.join("metrics.jsonl"))?;
             tell_of_training(&mut details, run)?;
+        }
+        for (reward, pairs) in &checks {
+            const AT_ONCE: usize = 64;
+            let accuracy = preference_accuracy(&**reward, pairs, AT_ONCE, self.missing)?;
+            details.accuracies.push(accuracy);
         }
         details.reward_models = self.metrics.iter().filter_map(card).collect();
         let compare = CompareOptions {

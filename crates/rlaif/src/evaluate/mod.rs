@@ -18,7 +18,7 @@ use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
 use serde_json::{Map, Value};
 
-pub use config::{CorpusName, EvalConfig, EvalData, MetricConfig, PolicyConfig};
+pub use config::{CorpusName, EvalConfig, EvalData, MetricConfig, PolicyConfig, PreferenceCheck};
 pub use error::EvaluateError;
 use responses::Response;
 pub(crate) use training::tell_of_training;
