@@ -14,8 +14,8 @@ use rlaif::tch::{Device, Kind};
 use rlaif::train::{KlControl, OptimizerConfig};
 use serde_json::json;
 
-const STEPS: u64 = 60;
-const BATCH: usize = 32;
+const STEPS: u64 = 80;
+const BATCH: usize = 128;
 /// Letters that a response is to have.
 const TARGET: f32 = 8.;
 
@@ -27,9 +27,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut config = PpoConfig {
         steps: STEPS,
         batch_size: BATCH,
-        minibatch_size: 16,
+        minibatch_size: 32,
         value_coef: 0.5,
-        optimizer: OptimizerConfig { lr: 3e-3, ..OptimizerConfig::default() },
+        optimizer: OptimizerConfig { lr: 1e-3, ..OptimizerConfig::default() },
         seed: Seed::new(1),
         ..PpoConfig::default()
     };
@@ -93,11 +93,12 @@ fn prompts(step: u64) -> Vec<Prompt> {
         .collect()
 }
 
-/// Token 0 pads, 1 ends a response, 2 to 27 are the letters.
+/// Token 0 pads, and is shown as a dot where it is said; 1 ends a response, 2 to 27 are the letters.
 struct Letters;
 
 fn letters(ids: &[u32]) -> String {
-    ids.iter().filter(|id| **id > 1).map(|id| char::from(b'a' - 2 + *id as u8)).collect()
+    let letter = |id: &u32| if *id == 0 { '.' } else { char::from(b'a' - 2 + *id as u8) };
+    ids.iter().filter(|id| **id != 1).map(letter).collect()
 }
 
 impl TextCodec for Letters {
