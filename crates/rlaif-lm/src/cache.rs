@@ -46,14 +46,14 @@ impl CacheShape {
 /// Keys and values `[rows, heads, capacity, head_dim]` of every layer; row b holds its tokens in
 /// columns `0..lengths[b]`, without holes. The rows in use are the first `lengths.len()`.
 #[derive(Debug)]
-struct Held {
-    layers: Vec<(Tensor, Tensor)>,
+pub struct Layers {
+    tensors: Vec<(Tensor, Tensor)>,
     lengths: Vec<usize>,
     rows: usize,
     capacity: usize,
 }
 
-impl Held {
+impl Layers {
     fn new(shape: CacheShape, rows: usize, capacity: usize) -> Result<Self, LmError> {
         let bytes = shape.bytes(rows, capacity);
         if shape.device == Device::Cpu
@@ -65,30 +65,49 @@ impl Held {
         let size = [int(rows), shape.heads, int(capacity), shape.head_dim];
         let options = (shape.kind, shape.device);
         // Zeros, because what is beyond a row's length is multiplied by a weight of 0.
-        let layers = (0..shape.layers)
+        let tensors = (0..shape.layers)
             .map(|_| Ok((Tensor::f_zeros(size, options)?, Tensor::f_zeros(size, options)?)))
             .collect::<Result<_, LmError>>()?;
-        Ok(Self { layers, lengths: Vec::with_capacity(rows), rows, capacity })
+        Ok(Self { tensors, lengths: Vec::with_capacity(rows), rows, capacity })
     }
 
-    fn longest(&self) -> usize {
-        self.lengths.iter().copied().max().unwrap_or(0)
+    /// Tokens of each row in use.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
     }
 
-    /// Puts keys and values `[n, T, heads, head_dim]` beside the rows in use.
-    fn fill(&self, layer: usize, k: &Tensor, v: &Tensor) {
+    /// A layer's keys and values as they are held, `[rows, heads, capacity, head_dim]` each; the
+    /// rows in use are the first.
+    pub fn held(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (keys, values) = &self.tensors[layer];
+        (keys, values)
+    }
+
+    /// Puts the keys and values `[n, T, heads, head_dim]` of right-padded prompts into a layer,
+    /// beside the rows in use. `enter` of the [`KvCache`] or [`Memory`] ends it.
+    ///
+    /// # Errors
+    /// [`LmError::BatchMismatch`] without room for so many rows, [`LmError::CacheFull`] without
+    /// room for so many tokens.
+    pub fn fill(&self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(), LmError> {
         let size = k.size();
-        let (keys, values) = &self.layers[layer];
+        let count = |n: i64| usize::try_from(n).expect("a size is not negative");
+        self.check(&vec![count(size[1]); count(size[0])])?;
+        let (keys, values) = self.held(layer);
         for (held, new) in [(keys, k), (values, v)] {
             held.narrow(0, int(self.lengths.len()), size[0])
                 .narrow(2, 0, size[1])
                 .copy_(&new.transpose(1, 2));
         }
+        Ok(())
     }
 
-    /// Puts keys and values `[N, heads · head_dim]` of rows that follow one another beside the rows
-    /// in use.
-    fn fill_packed(
+    /// The same for keys and values `[N, heads · head_dim]` of rows of these lengths, which follow
+    /// one another without padding.
+    ///
+    /// # Errors
+    /// As [`Layers::fill`].
+    pub fn fill_packed(
         &self,
         layer: usize,
         k: &Tensor,
@@ -96,7 +115,7 @@ impl Held {
         lengths: &[usize],
     ) -> Result<(), LmError> {
         self.check(lengths)?;
-        let (keys, values) = &self.layers[layer];
+        let (keys, values) = self.held(layer);
         for (held, new) in [(keys, k), (values, v)] {
             let [_, heads, _, width] = sizes(held);
             let mut start = 0;
@@ -107,6 +126,17 @@ impl Held {
             }
         }
         Ok(())
+    }
+
+    /// Takes new rows into use, which hold this many tokens each.
+    fn enter(&mut self, lengths: &[usize]) -> Result<(), LmError> {
+        self.check(lengths)?;
+        self.lengths.extend(lengths);
+        Ok(())
+    }
+
+    fn longest(&self) -> usize {
+        self.lengths.iter().copied().max().unwrap_or(0)
     }
 
     fn check(&self, new: &[usize]) -> Result<(), LmError> {
@@ -129,7 +159,7 @@ impl Held {
         if row != last {
             let length = int(self.lengths[last]);
             let part = |held: &Tensor, row| held.get(int(row)).narrow(1, 0, length);
-            for held in self.layers.iter().flat_map(|(k, v)| [k, v]) {
+            for held in self.tensors.iter().flat_map(|(k, v)| [k, v]) {
                 part(held, row).copy_(&part(held, last));
             }
         }
@@ -139,7 +169,7 @@ impl Held {
     /// The first `width` columns of the rows in use, `[B, heads, width, head_dim]` each.
     fn views(&self, layer: usize, width: i64) -> (Tensor, Tensor) {
         let view = |held: &Tensor| held.narrow(0, 0, int(self.lengths.len())).narrow(2, 0, width);
-        let (keys, values) = &self.layers[layer];
+        let (keys, values) = self.held(layer);
         (view(keys), view(values))
     }
 }
@@ -154,7 +184,7 @@ fn sizes(held: &Tensor) -> [i64; 4] {
 /// the others go on.
 #[derive(Debug)]
 pub struct KvCache {
-    held: Held,
+    layers: Layers,
     heads: i64,
     step: Step,
 }
@@ -175,7 +205,7 @@ struct Step {
 const STRIDE: usize = 64;
 
 impl Step {
-    fn new(held: &Held, heads: i64, device: Device) -> Self {
+    fn new(held: &Layers, heads: i64, device: Device) -> Self {
         let capacity = int(held.capacity);
         let positions: Vec<i64> = held.lengths.iter().copied().map(int).collect();
         let slots: Vec<i64> = positions
@@ -194,7 +224,7 @@ impl Step {
     }
 
     /// Takes the columns to be read from the lengths.
-    fn measure(&mut self, held: &Held) {
+    fn measure(&mut self, held: &Layers) {
         let longest = held.longest() + 1;
         let wide = match self.positions.device() {
             Device::Cpu => longest,
@@ -211,19 +241,14 @@ impl KvCache {
     /// # Errors
     /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
     pub fn new(shape: CacheShape, rows: usize, capacity: usize) -> Result<Self, LmError> {
-        let held = Held::new(shape, rows, capacity)?;
-        let step = Step::new(&held, shape.heads, shape.device);
-        Ok(Self { held, heads: shape.heads, step })
+        let layers = Layers::new(shape, rows, capacity)?;
+        let step = Step::new(&layers, shape.heads, shape.device);
+        Ok(Self { layers, heads: shape.heads, step })
     }
 
-    /// Tokens held by each row in use.
-    pub fn lengths(&self) -> &[usize] {
-        &self.held.lengths
-    }
-
-    /// Tokens a row has room for.
-    pub fn capacity(&self) -> usize {
-        self.held.capacity
+    /// The keys and values, to be filled by prompts and read.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
     }
 
     /// Positions of the tokens that the step in progress adds, int64 `[B]`.
@@ -236,49 +261,12 @@ impl KvCache {
         self.step.width
     }
 
-    /// Puts the keys and values `[n, T, heads, head_dim]` of right-padded prompts into a layer,
-    /// beside the rows in use. [`KvCache::enter`] ends it.
-    ///
-    /// # Errors
-    /// [`LmError::BatchMismatch`] without room for so many rows, [`LmError::CacheFull`] without
-    /// room for so many tokens.
-    pub fn fill(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(), LmError> {
-        let size = k.size();
-        let count = |n: i64| usize::try_from(n).expect("a size is not negative");
-        self.held.check(&vec![count(size[1]); count(size[0])])?;
-        self.held.fill(layer, k, v);
-        Ok(())
-    }
-
-    /// The same for keys and values `[N, heads · head_dim]` of rows of these lengths, which follow
-    /// one another without padding.
-    ///
-    /// # Errors
-    /// As [`KvCache::fill`].
-    pub fn fill_packed(
-        &mut self,
-        layer: usize,
-        k: &Tensor,
-        v: &Tensor,
-        lengths: &[usize],
-    ) -> Result<(), LmError> {
-        self.held.fill_packed(layer, k, v, lengths)
-    }
-
-    /// A layer's keys and values as they are held, `[rows, heads, capacity, head_dim]` each; the
-    /// rows in use are the first.
-    pub fn held(&self, layer: usize) -> (&Tensor, &Tensor) {
-        let (keys, values) = &self.held.layers[layer];
-        (keys, values)
-    }
-
     /// Takes new rows into use, which hold this many tokens each.
     ///
     /// # Errors
-    /// As [`KvCache::fill`].
+    /// As [`Layers::fill`].
     pub fn enter(&mut self, lengths: &[usize]) -> Result<(), LmError> {
-        self.held.check(lengths)?;
-        self.held.lengths.extend(lengths);
+        self.layers.enter(lengths)?;
         self.renew();
         Ok(())
     }
@@ -286,13 +274,13 @@ impl KvCache {
     /// Puts one token's keys and values `[B, 1, heads, head_dim]` into a layer and returns all of
     /// that layer, `[B, heads, width, head_dim]` each, as views.
     pub fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
-        let (keys, values) = &self.held.layers[layer];
+        let (keys, values) = self.layers.held(layer);
         for (held, new) in [(keys, k), (values, v)] {
             let width = held.size()[3];
             let _ =
                 held.view([-1, width]).index_copy_(0, &self.step.slots, &new.reshape([-1, width]));
         }
-        self.held.views(layer, self.step.width)
+        self.layers.views(layer, self.step.width)
     }
 
     /// Which columns a new token sees, bool `[B, 1, 1, width]`; `None` if every row sees all.
@@ -316,25 +304,25 @@ impl KvCache {
     /// # Errors
     /// [`LmError::CacheFull`] names the row.
     pub fn check_space(&self) -> Result<(), LmError> {
-        match self.held.lengths.iter().position(|&length| length >= self.held.capacity) {
-            Some(row) => Err(LmError::CacheFull { row, capacity: self.held.capacity }),
+        match self.layers.lengths.iter().position(|&length| length >= self.layers.capacity) {
+            Some(row) => Err(LmError::CacheFull { row, capacity: self.layers.capacity }),
             None => Ok(()),
         }
     }
 
     /// Ends a step: every row is one token longer.
     fn advance(&mut self) {
-        for length in &mut self.held.lengths {
+        for length in &mut self.layers.lengths {
             *length += 1;
         }
         // Where they are: nothing is copied from the host.
         let _ = self.step.positions.g_add_scalar_(1);
         let _ = self.step.slots.g_add_scalar_(1);
-        self.step.measure(&self.held);
+        self.step.measure(&self.layers);
     }
 
     fn renew(&mut self) {
-        let new = Step::new(&self.held, self.heads, self.step.positions.device());
+        let new = Step::new(&self.layers, self.heads, self.step.positions.device());
         let old = std::mem::replace(&mut self.step, new);
         if old.positions.size() == self.step.positions.size() {
             let Step { positions, slots, .. } = &mut self.step;
@@ -349,7 +337,7 @@ impl KvCache {
 /// The encoder's side of decoding, computed once per prompt: keys and values of the cross-attention.
 #[derive(Debug)]
 pub struct Memory {
-    held: Held,
+    layers: Layers,
     /// Of the rows in use, bool `[B, 1, 1, width]`; `None` if every row sees all.
     visible: Option<Tensor>,
     device: Device,
@@ -361,57 +349,21 @@ impl Memory {
     /// # Errors
     /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
     pub fn new(shape: CacheShape, rows: usize, capacity: usize) -> Result<Self, LmError> {
-        let held = Held::new(shape, rows, capacity)?;
-        Ok(Self { held, visible: None, device: shape.device })
+        let layers = Layers::new(shape, rows, capacity)?;
+        Ok(Self { layers, visible: None, device: shape.device })
     }
 
-    /// Tokens of each prompt in use.
-    pub fn lengths(&self) -> &[usize] {
-        &self.held.lengths
-    }
-
-    /// Puts the keys and values `[n, S, heads, head_dim]` of right-padded prompts into a layer,
-    /// beside the rows in use. [`Memory::enter`] ends it.
-    ///
-    /// # Errors
-    /// As [`KvCache::fill`].
-    pub fn fill(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(), LmError> {
-        let size = k.size();
-        let count = |n: i64| usize::try_from(n).expect("a size is not negative");
-        self.held.check(&vec![count(size[1]); count(size[0])])?;
-        self.held.fill(layer, k, v);
-        Ok(())
-    }
-
-    /// The same for keys and values `[N, heads · head_dim]` of rows of these lengths, which follow
-    /// one another without padding.
-    ///
-    /// # Errors
-    /// As [`Memory::fill`].
-    pub fn fill_packed(
-        &mut self,
-        layer: usize,
-        k: &Tensor,
-        v: &Tensor,
-        lengths: &[usize],
-    ) -> Result<(), LmError> {
-        self.held.fill_packed(layer, k, v, lengths)
-    }
-
-    /// A layer's keys and values as they are held, `[rows, heads, capacity, head_dim]` each; the
-    /// rows in use are the first.
-    pub fn held(&self, layer: usize) -> (&Tensor, &Tensor) {
-        let (keys, values) = &self.held.layers[layer];
-        (keys, values)
+    /// The keys and values, to be filled by prompts and read.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
     }
 
     /// Takes new rows into use, with prompts of these lengths.
     ///
     /// # Errors
-    /// As [`KvCache::fill`].
+    /// As [`Layers::fill`].
     pub fn enter(&mut self, lengths: &[usize]) -> Result<(), LmError> {
-        self.held.check(lengths)?;
-        self.held.lengths.extend(lengths);
+        self.layers.enter(lengths)?;
         self.renew();
         Ok(())
     }
@@ -419,14 +371,14 @@ impl Memory {
     /// Keys and values of a layer, `[B, heads, S, head_dim]` each, as views; S is the longest
     /// prompt in use, or on a GPU the longest there is room for.
     pub fn layer(&self, layer: usize) -> (Tensor, Tensor) {
-        self.held.views(layer, int(self.width()))
+        self.layers.views(layer, int(self.width()))
     }
 
     fn width(&self) -> usize {
         match self.device {
-            Device::Cpu => self.held.longest(),
+            Device::Cpu => self.layers.longest(),
             // So that a recorded step can be replayed when rows have changed.
-            _ => self.held.capacity,
+            _ => self.layers.capacity,
         }
     }
 
@@ -437,9 +389,9 @@ impl Memory {
 
     fn renew(&mut self) {
         let width = self.width();
-        let ragged = self.held.lengths.iter().any(|&length| length != width);
+        let ragged = self.layers.lengths.iter().any(|&length| length != width);
         let visible = ragged.then(|| {
-            let lengths: Vec<i64> = self.held.lengths.iter().copied().map(int).collect();
+            let lengths: Vec<i64> = self.layers.lengths.iter().copied().map(int).collect();
             let lengths = Tensor::from_slice(&lengths).to_device(self.device).view([-1, 1, 1, 1]);
             Tensor::arange(int(width), (Kind::Int64, self.device)).lt_tensor(&lengths)
         });
@@ -462,7 +414,7 @@ pub struct DecodeState {
 impl DecodeState {
     /// Rows in use.
     pub fn rows(&self) -> usize {
-        self.cache.held.lengths.len()
+        self.cache.layers.lengths.len()
     }
 
     /// Ends a step: every row is one token longer.
@@ -483,10 +435,10 @@ impl DecodeState {
     /// If there is no such row.
     pub fn swap_remove(&mut self, row: usize) {
         assert!(row < self.rows(), "row {row} of {}", self.rows());
-        self.cache.held.swap_remove(row);
+        self.cache.layers.swap_remove(row);
         self.cache.renew();
         if let Some(memory) = &mut self.memory {
-            memory.held.swap_remove(row);
+            memory.layers.swap_remove(row);
             memory.renew();
         }
     }

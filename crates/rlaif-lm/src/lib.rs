@@ -28,7 +28,7 @@ mod value;
 
 pub use batch::{Padding, TokenBatch};
 pub use branches::Branches;
-pub use cache::{CacheShape, DecodeState, KvCache, Memory, Room};
+pub use cache::{CacheShape, DecodeState, KvCache, Layers, Memory, Room};
 pub use causal::{CausalLm, CausalPolicy};
 pub use classify::{LabelScheme, SequenceClassifier};
 pub use error::LmError;

@@ -405,7 +405,7 @@ impl Trunk {
             let mut filled = Ok(());
             let _hidden = self.forward(tokens, pass, |layer, [k, v]| {
                 if filled.is_ok() {
-                    filled = cache.fill(layer, k, v);
+                    filled = cache.layers().fill(layer, k, v);
                 }
             })?;
             filled?;

@@ -582,7 +582,7 @@ impl Seq2SeqLm for T5 {
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if let Some((cross, _)) = &block.cross {
                 let [k, v] = cross.keys_values(&hidden, pass);
-                memory.fill(i, &k, &v)?;
+                memory.layers().fill(i, &k, &v)?;
             }
         }
         memory.enter(&prompts.rows().iter().map(Vec::len).collect::<Vec<_>>())?;

@@ -66,7 +66,12 @@ impl Trunk {
             for (i, block) in self.blocks.iter().enumerate() {
                 let layer = &block.attention;
                 let [q, k, v] = layer.project_rows(&x, block, &angles, pass);
-                cache.fill_packed(i, &k.flatten(1, 2), &v.flatten(1, 2), &packed.lengths)?;
+                cache.layers().fill_packed(
+                    i,
+                    &k.flatten(1, 2),
+                    &v.flatten(1, 2),
+                    &packed.lengths,
+                )?;
                 if i + 1 == self.blocks.len() {
                     // Nothing is predicted here: the last layer leaves its keys, and that is all.
                     break;
@@ -94,13 +99,14 @@ impl Trunk {
 
     /// Hidden states `[B, H]` after one more token per row.
     pub(super) fn step_rows(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Tensor {
-        let lengths: Vec<i64> = cache.lengths().iter().map(|&length| length as i64 + 1).collect();
+        let lengths: Vec<i64> =
+            cache.layers().lengths().iter().map(|&length| length as i64 + 1).collect();
         let mut x = self.embed.forward(tokens);
         let angles = self.rope.angles(cache.positions(), x.kind());
         for (i, block) in self.blocks.iter().enumerate() {
             let layer = &block.attention;
             let [q, k, v] = layer.project_rows(&x, block, &angles, pass);
-            let (keys, values) = cache.held(i);
+            let (keys, values) = cache.layers().held(i);
             let attention = RowAttention {
                 keys,
                 values,

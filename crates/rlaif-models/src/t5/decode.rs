@@ -62,7 +62,7 @@ impl T5 {
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if let Some((cross, _)) = &block.cross {
                 let [k, v] = rows::project(&encoded, None, [&cross.k, &cross.v], pass);
-                memory.fill_packed(i, &k, &v, &packed.lengths)?;
+                memory.layers().fill_packed(i, &k, &v, &packed.lengths)?;
             }
         }
         memory.enter(&packed.lengths)?;
@@ -79,15 +79,17 @@ impl T5 {
         let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
         let cache = &mut state.cache;
         cache.check_space()?;
-        let lengths: Vec<i64> = cache.lengths().iter().map(|&length| length as i64 + 1).collect();
-        let prompts: Vec<i64> = memory.lengths().iter().map(|&length| length as i64).collect();
+        let lengths: Vec<i64> =
+            cache.layers().lengths().iter().map(|&length| length as i64 + 1).collect();
+        let prompts: Vec<i64> =
+            memory.layers().lengths().iter().map(|&length| length as i64).collect();
         let bias = self.decoder.bias.back();
         let mut x = self.embed(tokens);
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             let layer = &block.attention;
             let qkv = [&layer.q, &layer.k, &layer.v];
             let [q, k, v] = rows::project(&x, Some(&block.attention_norm), qkv, pass);
-            let (keys, values) = cache.held(i);
+            let (keys, values) = cache.layers().held(i);
             let own = RowAttention {
                 keys,
                 values,
@@ -99,7 +101,7 @@ impl T5 {
             x = rows::add(&x, &own.apply(&q, Some((&k, &v))), &layer.o, pass);
             if let Some((cross, norm)) = &block.cross {
                 let [q] = rows::project(&x, Some(norm), [&cross.q], pass);
-                let (keys, values) = memory.held(i);
+                let (keys, values) = memory.layers().held(i);
                 let seen = RowAttention { keys, values, lengths: &prompts, bias: None, ..own };
                 x = rows::add(&x, &seen.apply(&q, None), &cross.o, pass);
             }
