@@ -130,7 +130,7 @@ pub enum LmError {
         expected: &'static str,
     },
     /// A setting of generation that breaks training on the responses.
-    #[error("rollout: {0}")]
+    #[error("rollout: `{setting}` {0}", setting = .0.setting())]
     UnfitForRollout(#[source] RolloutConcern),
     /// Stop strings are found in text, and there was no tokenizer to make text with.
     #[error("generation: `stop_strings` needs a tokenizer, and none was given")]

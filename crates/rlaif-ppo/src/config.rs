@@ -2,8 +2,8 @@
 
 use rlaif_core::Seed;
 use rlaif_lm::{
-    LmSpec,
-    generate::{Eos, GenerationConfig, Sampling},
+    LmError, LmSpec,
+    generate::{GenerationConfig, RolloutConcern, check_rollout, rollout_concerns},
 };
 use rlaif_train::{KlControl, KlEstimator, OptimizerConfig};
 use serde::{Deserialize, Serialize};
@@ -245,7 +245,8 @@ impl PpoConfig {
     /// Checks every setting, and those that have to go together.
     ///
     /// # Errors
-    /// [`PpoError::Setting`] names the first field that is out of range, and what it may be.
+    /// [`PpoError::Setting`] names the first field that is out of range, and what it may be;
+    /// [`PpoError::Rollout`] a setting of generation that breaks training.
     pub fn check(&self) -> Result<(), PpoError> {
         self.check_sizes()?;
         self.check_sampling()?;
@@ -284,40 +285,12 @@ impl PpoConfig {
     }
 
     fn check_sampling(&self) -> Result<(), PpoError> {
-        const SUPPORT: &str = "nothing: log-probabilities are trained over the whole vocabulary, \
-                               and the ratio would be wrong; leave it out";
         let generation = &self.generation;
-        match generation.sampling {
-            Sampling::Greedy => {
-                return Err(setting(
-                    "generation.sampling",
-                    "greedy",
-                    "sampling at a temperature: a policy that never varies learns nothing",
-                ));
-            }
-            Sampling::Sample { temperature, top_k, top_p, min_p } => {
-                if let Some(k) = top_k {
-                    return Err(setting("generation.sampling.top_k", k, SUPPORT));
-                }
-                if let Some(p) = top_p {
-                    return Err(setting("generation.sampling.top_p", p, SUPPORT));
-                }
-                if let Some(p) = min_p {
-                    return Err(setting("generation.sampling.min_p", p, SUPPORT));
-                }
-                positive("generation.sampling.temperature", temperature)?;
-            }
+        let refused = rollout_concerns(generation).into_iter().find(RolloutConcern::is_refused);
+        if let Some(concern) = refused {
+            return Err(PpoError::Rollout(concern));
         }
-        if generation.repetition_penalty != 1. {
-            return Err(setting(
-                "generation.repetition_penalty",
-                generation.repetition_penalty,
-                SUPPORT,
-            ));
-        }
-        if let Some(ids) = generation.bad_ids.first() {
-            return Err(setting("generation.bad_ids", format!("{ids:?}"), SUPPORT));
-        }
+        positive("generation.sampling.temperature", generation.sampling.temperature())?;
         if generation.max_new_tokens == 0 {
             return Err(setting("generation.max_new_tokens", 0, "at least 1"));
         }
@@ -399,21 +372,12 @@ impl PpoConfig {
         }
     }
 
-    /// Checks the settings against the policy they are for.
-    pub(crate) fn check_policy(&self, spec: &LmSpec) -> Result<(), PpoError> {
-        let generation = &self.generation;
-        let ends = generation.eos == Eos::Ignored
-            || !spec.eos_ids.is_empty()
-            || !generation.stop_ids.is_empty()
-            || !generation.stop_strings.is_empty();
-        if !ends {
-            return Err(setting(
-                "generation.stop_ids",
-                "empty, and the policy's config.json names no EOS",
-                "the ids that end a response; or set `generation.eos` to `ignored`, for responses \
-                 that all have `generation.max_new_tokens`",
-            ));
-        }
+    /// Checks the settings against the policy they are for, and returns what may do harm.
+    pub(crate) fn check_policy(&self, spec: &LmSpec) -> Result<Vec<RolloutConcern>, PpoError> {
+        let warnings = check_rollout(&self.generation, spec).map_err(|error| match error {
+            LmError::UnfitForRollout(concern) => PpoError::Rollout(concern),
+            other => PpoError::Lm(other),
+        })?;
         if let Some(context) = spec.context
             && self.generation.max_new_tokens >= context
         {
@@ -423,7 +387,7 @@ impl PpoConfig {
                 format!("less than the policy's context of {context}, with room for a prompt"),
             ));
         }
-        Ok(())
+        Ok(warnings)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What can go wrong in PPO.
 
 use rlaif_core::{CodecError, RewardError};
-use rlaif_lm::LmError;
+use rlaif_lm::{LmError, generate::RolloutConcern};
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
@@ -19,6 +19,9 @@ pub enum PpoError {
         /// What it may be, and what to do.
         expected: String,
     },
+    /// A setting of generation with which responses cannot be trained on.
+    #[error("`generation.{setting}` {0}", setting = .0.setting())]
+    Rollout(#[source] RolloutConcern),
     /// A batch of another size than `batch_size`.
     #[error(
         "{what}: expected {expected} rows (`batch_size`), found {found}; give exactly one for each \

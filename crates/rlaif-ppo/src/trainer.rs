@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Instant};
 use rlaif_core::{Exchange, PromptRecord, RewardModel, Scores, Specials, TextCodec};
 use rlaif_lm::{
     Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, ValueFunction, Whiten,
-    generate::{FinishReason, GenerationRow, Hooks, before_stop, generate},
+    generate::{FinishReason, GenerationRow, Hooks, RolloutConcern, before_stop, generate},
     token_log_probs,
 };
 use rlaif_train::{Advantages, KlController, KlEstimator, Optimizer, SftRow, full_kl, gae};
@@ -43,6 +43,7 @@ pub struct PpoTrainer<P> {
     pub(crate) controller: KlController,
     pub(crate) moments: RunningMoments,
     pub(crate) pretraining: Vec<SftRow>,
+    warnings: Vec<RolloutConcern>,
     pub(crate) step: u64,
     /// Seconds that the last call of [`Self::advantages`] took.
     pub(crate) advantages_s: f64,
@@ -66,7 +67,8 @@ impl<P: Policy> PpoTrainer<P> {
     ///
     /// # Errors
     /// [`PpoError::Setting`] names the first field that is out of range or does not fit the policy;
-    /// [`PpoError::Train`] for the optimizer's.
+    /// [`PpoError::Rollout`] a setting of generation that breaks training, where
+    /// [`PpoTrainer::warnings`] has those that may; [`PpoError::Train`] for the optimizer's.
     pub fn new(
         policy: P,
         value: impl ValueFunction + 'static,
@@ -74,7 +76,7 @@ impl<P: Policy> PpoTrainer<P> {
         config: PpoConfig,
     ) -> Result<Self, PpoError> {
         config.check()?;
-        config.check_policy(policy.spec())?;
+        let warnings = config.check_policy(policy.spec())?;
         if let Reference::Frozen(model) = &reference {
             let (own, other) = (policy.spec().vocab_size, model.spec().vocab_size);
             if own != other {
@@ -106,6 +108,7 @@ impl<P: Policy> PpoTrainer<P> {
             config,
             moments: RunningMoments::default(),
             pretraining: Vec::new(),
+            warnings,
             step: 0,
             advantages_s: 0.,
         })
@@ -142,6 +145,11 @@ impl<P: Policy> PpoTrainer<P> {
     /// The settings.
     pub fn config(&self) -> &PpoConfig {
         &self.config
+    }
+
+    /// What in the settings of generation, or in the policy's special ids, may do harm.
+    pub fn warnings(&self) -> &[RolloutConcern] {
+        &self.warnings
     }
 
     /// The policy.

@@ -36,7 +36,7 @@ inline void narrow(float x, bf16* y) {
 }
 
 // exp(x), to 2 units in the last place (Cephes' polynomial); 1.2e-38 below -87.3, NaN passes.
-inline float exponential(float x) {
+RLAIF_INLINE float exponential(float x) {
   x = x < -87.3f ? -87.3f : x;
   x = x > 88.0f ? 88.0f : x;
   const float n = std::nearbyint(x * 1.44269504f);
@@ -363,6 +363,158 @@ RLAIF_VECTOR float weights_of(const float* z, float largest, float inverse, floa
   return sum;
 }
 
+// How log-weights are put into bins, from the largest down: so many to a factor of e, that even flat
+// distributions leave few tokens in one.
+constexpr float kBinsPerUnit = 128;
+constexpr int32_t kBins = 8192;
+
+// Bins and weights of logits; equal logits have one bin, and larger ones none further down.
+RLAIF_VECTOR void bins_of(const float* z, float largest, float inverse, int32_t* bins,
+                          float* weights, int64_t n) {
+  for (int64_t v = 0; v < n; ++v) {
+    const float below = (largest - z[v]) * inverse;
+    const float bin = below * kBinsPerUnit;
+    bins[v] = static_cast<int32_t>(bin < kBins - 1.0f ? bin : kBins - 1.0f);
+    // What is forbidden weighs nothing here.
+    weights[v] = below < 87.0f ? exponential(-below) : 0.0f;
+  }
+}
+
+// A logit and its id. In the order in which top-p takes them: the larger first, of equals the first.
+struct Candidate {
+  float z;
+  int64_t id;
+  bool operator<(const Candidate& other) const {
+    return z > other.z || (z == other.z && id < other.id);
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// Mirrored by `Cut` in src/rows.rs.
+struct RlaifRowsCut {
+  int64_t top_k;  // 0: off
+  double top_p;   // 1: off
+  double min_p;   // 0: off
+};
+
+}  // extern "C"
+
+namespace {
+
+// The last candidate that top-k, top-p and min-p keep of a row; all that are not behind it are kept.
+//
+// Nothing is sorted but what shares a bin with the boundary: the bins above it are kept whole.
+class Boundary {
+ public:
+  Boundary(const RlaifRowsCut& cut, double temperature)
+      : cut_(cut), temperature_(temperature), inverse_(static_cast<float>(1.0 / temperature)) {}
+
+  Candidate of(const float* z, int64_t width, float largest) {
+    Candidate last{-std::numeric_limits<float>::infinity(), width};
+    const bool top_k = cut_.top_k > 0 && cut_.top_k < width;
+    if (top_k || cut_.top_p < 1.0) {
+      sort_into_bins(z, width, largest);
+      double kept = 0;  // weight of what top-k keeps
+      int64_t end = kBins;
+      if (top_k) {
+        int64_t before = 0, bin = 0;
+        while (before + counts_[bin] < cut_.top_k) {
+          kept += sums_[bin];
+          before += counts_[bin++];
+        }
+        fill(z, width, bin);
+        const auto kth = candidates_.begin() + (cut_.top_k - before - 1);
+        std::nth_element(candidates_.begin(), kth, candidates_.end());
+        // Those equal to the last one stay as well.
+        last = {kth->z, width};
+        end = bin + 1;
+        for (const auto& c : candidates_) kept += c.z >= last.z ? weight(c.z, largest) : 0.0;
+      } else {
+        for (int64_t bin = 0; bin < kBins; ++bin) kept += sums_[bin];
+      }
+      if (cut_.top_p < 1.0) last = nucleus(z, width, largest, last, end, cut_.top_p * kept);
+    }
+    if (cut_.min_p > 0) {
+      const double least = static_cast<double>(largest) + temperature_ * std::log(cut_.min_p);
+      // The smallest float that is not below.
+      float bound = static_cast<float>(least);
+      if (bound < least) bound = std::nextafter(bound, std::numeric_limits<float>::infinity());
+      last = std::min(last, Candidate{bound, width});
+    }
+    return last;
+  }
+
+ private:
+  void sort_into_bins(const float* z, int64_t width, float largest) {
+    bins_.resize(static_cast<size_t>(width));
+    counts_.assign(kBins, 0);
+    sums_.assign(kBins, 0.0);
+    float weights[kBlock];
+    for (int64_t start = 0; start < width; start += kBlock) {
+      const int64_t n = std::min(kBlock, width - start);
+      int32_t* bins = bins_.data() + start;
+      bins_of(z + start, largest, inverse_, bins, weights, n);
+      for (int64_t v = 0; v < n; ++v) {
+        ++counts_[bins[v]];
+        sums_[bins[v]] += weights[v];
+      }
+    }
+  }
+
+  // The candidates of a bin.
+  void fill(const float* z, int64_t width, int64_t bin) {
+    candidates_.clear();
+    for (int64_t v = 0; v < width; ++v) {
+      if (bins_[v] == bin) candidates_.push_back({z[v], v});
+    }
+  }
+
+  double weight(float z, float largest) const {
+    return std::exp((static_cast<double>(z) - largest) / temperature_);
+  }
+
+  // Of the candidates up to `last`, the one at which the weights reach `goal`.
+  Candidate nucleus(const float* z, int64_t width, float largest, Candidate last, int64_t end,
+                    double goal) {
+    double before = 0;
+    int64_t bin = 0;
+    while (bin + 1 < end && before + sums_[bin] < goal) before += sums_[bin++];
+    fill(z, width, bin);
+    std::sort(candidates_.begin(), candidates_.end());
+    Candidate reached = last;
+    for (const auto& c : candidates_) {
+      if (last < c || before >= goal) break;
+      reached = c;
+      before += weight(c.z, largest);
+    }
+    return reached;
+  }
+
+  const RlaifRowsCut cut_;
+  const double temperature_;
+  const float inverse_;
+  std::vector<int32_t> bins_;
+  std::vector<int32_t> counts_;
+  std::vector<double> sums_;
+  std::vector<Candidate> candidates_;
+};
+
+// Takes from `weights` those of logits behind `last`, the first id being `first`; returns the sum.
+RLAIF_VECTOR float drop_behind(const float* z, Candidate last, int64_t first, float* weights,
+                               int64_t n) {
+  const auto equals = static_cast<int32_t>(std::clamp<int64_t>(last.id - first + 1, 0, n));
+  float sum = 0;
+  for (int32_t v = 0; v < static_cast<int32_t>(n); ++v) {
+    const bool kept = (z[v] > last.z) | ((z[v] == last.z) & (v < equals));
+    weights[v] = kept ? weights[v] : 0.0f;
+    sum += weights[v];
+  }
+  return sum;
+}
+
 }  // namespace
 
 extern "C" {
@@ -421,37 +573,54 @@ int32_t rlaif_rows_attention(const RlaifRowsAttention* call, at::Tensor** out) n
 }
 
 // For each row of logits f32 [B, V] the token on which `uniforms` falls when the probabilities of
-// softmax(logits / temperature) are laid side by side, or with null the most probable one; its
-// log-probability; and log sum exp(logits / temperature). `ids` is -1 where a logit is NaN or +inf,
-// or all are -inf.
+// softmax(logits / temperature), of what `cut` keeps, are laid side by side, or with null the most
+// probable one; its log-probability and log sum exp(logits / temperature), of all tokens. `ids` is -1
+// where a logit is NaN or +inf, or all are -inf.
 int32_t rlaif_rows_choose(const at::Tensor* logits, double temperature, const double* uniforms,
-                          int64_t* ids, float* log_probs, double* normalisers) noexcept {
+                          const RlaifRowsCut* cut, int64_t* ids, float* log_probs,
+                          double* normalisers) noexcept {
   return rlaif::guarded([&] {
     const int64_t width = logits->size(1);
     const int64_t blocks = (width + kBlock - 1) / kBlock;
     const float inverse = static_cast<float>(1.0 / temperature);
+    const bool cuts = cut->top_k > 0 || cut->top_p < 1.0 || cut->min_p > 0;
     rlaif::parallel_for(logits->size(0), 1, [&](int64_t begin, int64_t end) {
       std::vector<float> weights(kBlock);
       std::vector<double> sums(static_cast<size_t>(blocks));
+      Boundary boundary(*cut, temperature);
       for (int64_t row = begin; row < end; ++row) {
         const float* z = data<float>(*logits) + row * width;
         const float largest = largest_of(z, width);
-        double total = 0;
-        for (int64_t b = 0; b < blocks; ++b) {
-          const int64_t n = std::min(kBlock, width - b * kBlock);
-          sums[b] = weights_of(z + b * kBlock, largest, inverse, weights.data(), n);
-          total += sums[b];
-        }
+        // The weights of a block, those behind `last` left out.
+        const auto block = [&](int64_t b, const Candidate* last) {
+          const int64_t first = b * kBlock, n = std::min(kBlock, width - first);
+          const float sum = weights_of(z + first, largest, inverse, weights.data(), n);
+          return last ? drop_behind(z + first, *last, first, weights.data(), n) : sum;
+        };
+        const auto sum_of = [&](const Candidate* last) {
+          double total = 0;
+          for (int64_t b = 0; b < blocks; ++b) total += sums[b] = block(b, last);
+          return total;
+        };
+        const double total = sum_of(nullptr);
         ids[row] = -1;
         if (!std::isfinite(largest) || !std::isfinite(total)) continue;
         int64_t id = 0;
         if (uniforms) {
-          const double goal = uniforms[row] * total;
+          Candidate boundary_of_row{};
+          const Candidate* last = nullptr;
+          double kept = total;
+          if (cuts) {
+            boundary_of_row = boundary.of(z, width, largest);
+            last = &boundary_of_row;
+            kept = sum_of(last);
+          }
+          const double goal = uniforms[row] * kept;
           double before = 0;
           int64_t b = 0;
           while (b + 1 < blocks && before + sums[b] <= goal) before += sums[b++];
+          block(b, last);
           const int64_t n = std::min(kBlock, width - b * kBlock);
-          weights_of(z + b * kBlock, largest, inverse, weights.data(), n);
           // What is forbidden has a weight as well, one too small to count.
           for (int64_t v = 0; v < n; ++v) {
             if (weights[v] < 2e-38f) continue;

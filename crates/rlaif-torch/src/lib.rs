@@ -78,7 +78,7 @@ pub use numerics::{Determinism, Tf32, determinism, set_determinism, set_tf32, tf
 pub use recompute::{checkpoint, checkpoint_many};
 pub use rng::RngState;
 pub use rows::{
-    RowActivation, RowAttention, RowChoice, RowKind, RowLinear, RowWeight, choose_tokens,
+    RowActivation, RowAttention, RowChoice, RowKind, RowLinear, RowWeight, TokenCut, choose_tokens,
     rows_serve,
 };
 pub use setup::{Setup, init};

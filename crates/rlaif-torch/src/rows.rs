@@ -43,6 +43,14 @@ struct AttentionCall {
     window: i64,
 }
 
+/// `RlaifRowsCut` in `cpp/rows.cpp`.
+#[repr(C)]
+struct Cut {
+    top_k: i64,
+    top_p: f64,
+    min_p: f64,
+}
+
 unsafe extern "C" {
     fn rlaif_rows_linear(call: *const Call, out: *mut *mut C_tensor) -> i32;
     fn rlaif_rows_attention(call: *const AttentionCall, out: *mut *mut C_tensor) -> i32;
@@ -50,6 +58,7 @@ unsafe extern "C" {
         logits: *const C_tensor,
         temperature: f64,
         uniforms: *const f64,
+        cut: *const Cut,
         ids: *mut i64,
         log_probs: *mut f32,
         normalisers: *mut f64,
@@ -284,27 +293,39 @@ impl RowAttention<'_> {
 pub struct RowChoice {
     /// Its id.
     pub id: i64,
-    /// log softmax(logits / temperature) of it.
+    /// log softmax(logits / temperature) of it, over all tokens, whatever was cut off.
     pub log_prob: f32,
     /// log Σ exp(logits / temperature).
     pub normaliser: f64,
 }
 
+/// What is cut off before a draw, in this order: [`choose_tokens`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TokenCut {
+    /// Keeps the k most probable tokens, and those equal to the last of them. At least 1.
+    pub top_k: Option<usize>,
+    /// Keeps the most probable tokens, of equals the first ones, until their sum reaches p of what
+    /// is there. Above 0.
+    pub top_p: Option<f64>,
+    /// Keeps tokens at least this fraction as probable as the most probable one, at most 1.
+    pub min_p: Option<f64>,
+}
+
 /// Chooses a token for each row of logits, f32 `[B, V]` on the CPU: the one on which the row's
-/// number of `uniforms`, in [0, 1), falls when the probabilities of softmax(logits / temperature)
-/// are laid side by side in order of ids; without `uniforms` the most probable one, of equals the
-/// first. `None` for a row with NaN or +∞, or with nothing but -∞.
+/// number of `uniforms`, in [0, 1), falls when the probabilities of softmax(logits / temperature),
+/// of the tokens that `cut` keeps, are laid side by side in order of ids; without `uniforms` the
+/// most probable one, of equals the first. `None` for a row with NaN or +∞, or with nothing but -∞.
 ///
 /// # Errors
 /// [`TorchError`] when memory runs out.
 ///
 /// # Panics
-/// If shapes or kinds do not fit.
+/// If shapes or kinds do not fit, or a setting of `cut` is out of range.
 ///
 /// ```
-/// use rlaif_torch::{choose_tokens, tch::Tensor};
+/// use rlaif_torch::{TokenCut, choose_tokens, tch::Tensor};
 /// let logits = Tensor::from_slice(&[0f32, 0., 1., f32::NAN]).view([2, 2]);
-/// let choices = choose_tokens(&logits, 1., Some(&[0.6, 0.6]))?;
+/// let choices = choose_tokens(&logits, 1., Some(&[0.6, 0.6]), &TokenCut::default())?;
 /// assert_eq!(choices[0].map(|choice| choice.id), Some(1));
 /// assert!((choices[0].unwrap().log_prob - 0.5f32.ln()).abs() < 1e-6);
 /// assert_eq!(choices[1], None);
@@ -314,6 +335,7 @@ pub fn choose_tokens(
     logits: &Tensor,
     temperature: f64,
     uniforms: Option<&[f64]>,
+    cut: &TokenCut,
 ) -> Result<Vec<Option<RowChoice>>, TorchError> {
     let size = logits.size();
     assert!(
@@ -325,6 +347,18 @@ pub fn choose_tokens(
     );
     let rows = usize::try_from(size[0]).expect("a size is not negative");
     assert!(uniforms.is_none_or(|u| u.len() == rows), "each row has its number");
+    assert!(
+        cut.top_k != Some(0)
+            && cut.top_p.is_none_or(|p| p > 0.)
+            && cut.min_p.is_none_or(|p| (0. ..=1.).contains(&p)),
+        "{cut:?} keeps nothing"
+    );
+    let cut = Cut {
+        // More than there are is all of them.
+        top_k: cut.top_k.map_or(0, |k| i64::try_from(k).unwrap_or(i64::MAX)),
+        top_p: cut.top_p.unwrap_or(1.),
+        min_p: cut.min_p.unwrap_or(0.),
+    };
     let logits = logits.contiguous();
     let mut ids = vec![-1i64; rows];
     let mut log_probs = vec![0f32; rows];
@@ -335,6 +369,7 @@ pub fn choose_tokens(
             logits.as_ptr(),
             temperature,
             uniforms.map_or(ptr::null(), <[f64]>::as_ptr),
+            &raw const cut,
             ids.as_mut_ptr(),
             log_probs.as_mut_ptr(),
             normalisers.as_mut_ptr(),
@@ -503,7 +538,8 @@ mod tests {
             let p = (wide(&logits) / temperature).log_softmax(-1, Kind::Double);
             let ends = Vec::<Vec<f64>>::try_from(p.exp().cumsum(-1, Kind::Double)).unwrap();
             let log_p = Vec::<Vec<f64>>::try_from(&p).unwrap();
-            let choices = choose_tokens(&logits, temperature, Some(&uniforms)).unwrap();
+            let choices =
+                choose_tokens(&logits, temperature, Some(&uniforms), &TokenCut::default()).unwrap();
             for (row, choice) in choices.iter().enumerate() {
                 let choice = choice.unwrap();
                 let id = usize::try_from(choice.id).unwrap();
@@ -512,10 +548,92 @@ mod tests {
                 assert!(start - 1e-5 <= u && u <= ends[row][id] + 1e-5, "{width} {row} {id}");
                 assert!((f64::from(choice.log_prob) - log_p[row][id]).abs() < 5e-6);
             }
-            let greedy = choose_tokens(&logits, 1., None).unwrap();
+            let greedy = choose_tokens(&logits, 1., None, &TokenCut::default()).unwrap();
             let want = Vec::<i64>::try_from(logits.argmax(-1, false)).unwrap();
             let got: Vec<i64> = greedy.iter().map(|choice| choice.unwrap().id).collect();
             assert_eq!(got, want);
+        }
+    }
+
+    /// What is kept, by the definitions, in f64: probabilities of a row, 0 where cut off.
+    fn kept(logits: &[f32], temperature: f64, cut: &TokenCut) -> Vec<f64> {
+        let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let weight = |id: usize| ((f64::from(logits[id]) - largest) / temperature).exp();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        if let Some(k) = cut.top_k.filter(|&k| k < order.len()) {
+            let last = logits[order[k - 1]];
+            order.retain(|&id| logits[id] >= last);
+        }
+        if let Some(p) = cut.top_p {
+            let goal = p * order.iter().map(|&id| weight(id)).sum::<f64>();
+            let mut before = 0.;
+            order.retain(|&id| {
+                let keeps = before < goal;
+                before += weight(id);
+                keeps
+            });
+        }
+        order.retain(|&id| weight(id) >= cut.min_p.unwrap_or(0.));
+        let sum: f64 = order.iter().map(|&id| weight(id)).sum();
+        let mut all = vec![0.; logits.len()];
+        for id in order {
+            all[id] = weight(id) / sum;
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_cut_off_is_never_drawn_and_the_rest_as_often_as_it_should_be() {
+        tch::manual_seed(9);
+        let cut = |top_k, top_p, min_p| TokenCut { top_k, top_p, min_p };
+        for (width, spread, temperature) in
+            [(1, 1., 1.), (40, 2., 0.7), (3000, 3., 1.), (3000, 0.01, 1.3), (2500, 30., 1.)]
+        {
+            let logits = Tensor::randn([width], (Kind::Float, Device::Cpu)) * spread;
+            // Equals, and a forbidden one.
+            let mut logits = Vec::<f32>::try_from(&logits).unwrap();
+            for at in (3..logits.len()).step_by(7) {
+                logits[at] = logits[at - 2];
+            }
+            if width > 1 {
+                logits[1] = f32::NEG_INFINITY;
+            }
+            for cut in [
+                cut(Some(1), None, None),
+                cut(Some(30), None, None),
+                cut(Some(5000), None, None),
+                cut(None, Some(1e-9), None),
+                cut(None, Some(0.5), None),
+                cut(None, Some(0.95), None),
+                cut(None, None, Some(0.3)),
+                cut(None, None, Some(1.)),
+                cut(Some(200), Some(0.9), Some(0.01)),
+            ] {
+                let want = kept(&logits, temperature, &cut);
+                // The middle of each token's interval, and near its ends where it is wide.
+                let (mut uniforms, mut ids, mut start) = (Vec::new(), Vec::new(), 0.);
+                for (id, &p) in want.iter().enumerate() {
+                    let mut at = |u: f64| {
+                        uniforms.push(u);
+                        ids.push(id as i64);
+                    };
+                    if p > 1e-5 {
+                        at(start + p / 2.);
+                    }
+                    if p > 1e-4 {
+                        at(start + 1e-5);
+                        at(start + p - 1e-5);
+                    }
+                    start += p;
+                }
+                let rows = uniforms.len() as i64;
+                let rows = Tensor::from_slice(&logits).expand([rows, width], false);
+                let got = choose_tokens(&rows, temperature, Some(&uniforms), &cut).unwrap();
+                for ((got, want), u) in got.into_iter().zip(ids).zip(uniforms) {
+                    assert_eq!(got.unwrap().id, want, "{width} {spread} {cut:?} {u}");
+                }
+            }
         }
     }
 
@@ -525,7 +643,7 @@ mod tests {
         let rows = [[0., f32::NAN], [0., f32::INFINITY], [low, low], [low, 0.]];
         let logits = Tensor::from_slice(&rows.concat()).view([4, 2]);
         for uniforms in [None, Some(&[0.; 4][..]), Some(&[0.999_999_999; 4][..])] {
-            let choices = choose_tokens(&logits, 1., uniforms).unwrap();
+            let choices = choose_tokens(&logits, 1., uniforms, &TokenCut::default()).unwrap();
             assert_eq!(choices[..3], [None; 3]);
             assert_eq!(choices[3].unwrap().id, 1);
             assert_eq!(choices[3].unwrap().log_prob, 0.);

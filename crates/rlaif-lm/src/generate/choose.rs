@@ -1,9 +1,17 @@
-//! What the settings make of logits before a token is chosen: changed, forbidden, cut off.
+//! The choice of a token for each row: what the settings make of its logits, and the draw.
+
+use std::collections::BTreeMap;
+
+use rlaif_torch::{RowChoice, TokenCut};
+use tch::Tensor;
 
 use super::config::{GenerationConfig, Sampling};
+use crate::error::LmError;
 
-/// What that depends on beside the logits.
+/// What the choice depends on beside the logits.
 pub(super) struct Situation<'a> {
+    /// Place of the row in the input, for errors.
+    pub(super) row: usize,
     /// Ids that count for the repetition penalty before the response: the prompt of a decoder-only
     /// model, the start token of an encoder-decoder model.
     pub(super) before: &'a [u32],
@@ -11,129 +19,124 @@ pub(super) struct Situation<'a> {
     pub(super) response: &'a [u32],
     /// Ids that would end it.
     pub(super) ends: &'a [u32],
+    /// The random number of the token.
+    pub(super) uniform: f64,
+}
+
+/// A chosen token.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Choice {
+    pub(super) id: i64,
+    /// log softmax(logits / temperature), of the model's logits and all tokens.
+    pub(super) log_prob: f32,
+}
+
+/// Chooses a token for each row of logits, f32 `[B, V]` on the CPU, contiguous. The logits are lost.
+pub(super) fn choose(
+    mut logits: Tensor,
+    situations: &[Situation<'_>],
+    config: &GenerationConfig,
+) -> Result<Vec<Choice>, LmError> {
+    let uniforms: Vec<f64> = situations.iter().map(|row| row.uniform).collect();
+    let (uniforms, cut) = match config.sampling {
+        Sampling::Greedy => (None, TokenCut::default()),
+        Sampling::Sample { top_k, top_p, min_p, .. } => {
+            (Some(uniforms.as_slice()), TokenCut { top_k, top_p, min_p })
+        }
+    };
+    let temperature = config.sampling.temperature();
+    let edits = situations.iter().any(|row| row.edits(config));
+    // Edited logits are used for the draw, those of the model for its log-probability: what is not
+    // edited needs one pass for both.
+    let first = if edits { TokenCut::default() } else { cut };
+    let raw = rlaif_torch::choose_tokens(&logits, temperature, uniforms, &first)?;
+    let raw: Vec<RowChoice> = raw
+        .into_iter()
+        .zip(situations)
+        .map(|(choice, row)| {
+            choice.ok_or(LmError::NotFinite { row: row.row, token: row.response.len() })
+        })
+        .collect::<Result<_, _>>()?;
+    if !edits {
+        let plain = |choice: RowChoice| Choice { id: choice.id, log_prob: choice.log_prob };
+        return Ok(raw.into_iter().map(plain).collect());
+    }
+    let vocab = usize::try_from(logits.size()[1]).expect("a size is not negative");
+    let originals = rlaif_torch::with_bytes_mut(&mut logits, |bytes| {
+        let rows = situations.iter().zip(bytes.chunks_exact_mut(vocab * size_of::<f32>()));
+        rows.map(|(row, bytes)| row.edit(&mut RowLogits(bytes), config)).collect::<Vec<_>>()
+    })?;
+    let chosen = rlaif_torch::choose_tokens(&logits, temperature, uniforms, &cut)?;
+    situations
+        .iter()
+        .zip(chosen)
+        .zip(raw.iter().zip(&originals))
+        .map(|((row, chosen), (raw, originals))| {
+            let nothing = LmError::NothingAllowed { row: row.row, token: row.response.len() };
+            let RowChoice { id, log_prob, normaliser } = chosen.ok_or(nothing)?;
+            let log_prob = match u32::try_from(id).ok().and_then(|id| originals.get(&id)) {
+                Some(&logit) => f64::from(logit) / temperature - raw.normaliser,
+                None => f64::from(log_prob) + normaliser - raw.normaliser,
+            };
+            Ok(Choice { id, log_prob: log_prob as f32 })
+        })
+        .collect()
+}
+
+/// A row of f32 logits as it lies in memory.
+struct RowLogits<'a>(&'a mut [u8]);
+
+impl RowLogits<'_> {
+    /// The place of an id; `None` outside the vocabulary.
+    fn place(&mut self, id: u32) -> Option<&mut [u8; 4]> {
+        self.0.as_chunks_mut().0.get_mut(id as usize)
+    }
 }
 
 impl Situation<'_> {
-    /// True if the logits are not used as they are.
-    pub(super) fn changes(&self, config: &GenerationConfig) -> bool {
+    /// True if logits are changed before the draw.
+    fn edits(&self, config: &GenerationConfig) -> bool {
         config.repetition_penalty != 1.
             || !config.bad_ids.is_empty()
             || self.response.len() < config.min_new_tokens
-            || config.sampling.truncates()
     }
 
-    /// Changes one row of logits; what must not be chosen becomes -∞.
-    pub(super) fn change(&self, logits: &mut [f32], config: &GenerationConfig) {
-        edit(logits, self, config);
-        truncate(logits, &config.sampling);
-    }
-}
-
-/// What depends on the tokens so far: repetition penalty, bad sequences, least length.
-fn edit(logits: &mut [f32], situation: &Situation<'_>, config: &GenerationConfig) {
-    if config.repetition_penalty != 1. {
-        let penalty = config.repetition_penalty as f32;
-        let mut seen: Vec<u32> = [situation.before, situation.response].concat();
-        seen.sort_unstable();
-        seen.dedup();
-        for id in seen {
-            let z = &mut logits[id as usize];
-            *z = if *z < 0. { *z * penalty } else { *z / penalty };
-        }
-    }
-    for sequence in &config.bad_ids {
-        let (&last, start) = sequence.split_last().expect("a bad sequence has an id");
-        // transformers looks at the prompt of a decoder-only model, too.
-        let so_far = || situation.before.iter().chain(situation.response);
-        let length = situation.before.len() + situation.response.len();
-        if start.len() <= length && so_far().skip(length - start.len()).eq(start) {
-            logits[last as usize] = f32::NEG_INFINITY;
-        }
-    }
-    if situation.response.len() < config.min_new_tokens {
-        for &id in situation.ends {
-            if let Some(z) = logits.get_mut(id as usize) {
-                *z = f32::NEG_INFINITY;
+    /// What depends on the tokens so far: repetition penalty, bad sequences, least length. What must
+    /// not be chosen becomes -∞. Returns what was there, of the logits that are changed.
+    fn edit(&self, logits: &mut RowLogits<'_>, config: &GenerationConfig) -> BTreeMap<u32, f32> {
+        let mut originals = BTreeMap::new();
+        let mut change = |id: u32, change: &dyn Fn(f32) -> f32| {
+            if let Some(place) = logits.place(id) {
+                let z = f32::from_ne_bytes(*place);
+                originals.entry(id).or_insert(z);
+                *place = change(z).to_ne_bytes();
+            }
+        };
+        let forbid = |_| f32::NEG_INFINITY;
+        if config.repetition_penalty != 1. {
+            let penalty = config.repetition_penalty as f32;
+            let mut seen: Vec<u32> = [self.before, self.response].concat();
+            seen.sort_unstable();
+            seen.dedup();
+            for id in seen {
+                change(id, &|z| if z < 0. { z * penalty } else { z / penalty });
             }
         }
-    }
-}
-
-/// Puts what top-k, top-p and min-p cut off to -∞.
-fn truncate(logits: &mut [f32], sampling: &Sampling) {
-    let Sampling::Sample { temperature, top_k, top_p, min_p } = *sampling else { return };
-    if let Some(k) = top_k.filter(|&k| k < logits.len()) {
-        let mut values = logits.to_vec();
-        let (_, &mut kth, _) = values.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
-        keep(logits, |z| z >= kth);
-    }
-    if let Some(p) = top_p.filter(|&p| p < 1.) {
-        nucleus(logits, temperature, p);
-    }
-    if let Some(p) = min_p.filter(|&p| p > 0.) {
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let least = f64::from(largest) + temperature * p.ln();
-        keep(logits, |z| f64::from(z) >= least);
-    }
-}
-
-fn keep(logits: &mut [f32], kept: impl Fn(f32) -> bool) {
-    for z in logits.iter_mut().filter(|z| !kept(**z)) {
-        *z = f32::NEG_INFINITY;
-    }
-}
-
-/// Keeps the most probable tokens, one after the other, as long as those before sum to less than p.
-///
-/// Sorted are only as many as it takes: a few tokens hold most of the mass.
-fn nucleus(logits: &mut [f32], temperature: f64, p: f64) {
-    let Some(whole) = Normaliser::of(logits, temperature) else { return };
-    let goal = p * whole.sum;
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let by_logit = |a: &u32, b: &u32| {
-        logits[*b as usize].total_cmp(&logits[*a as usize]).then_with(|| a.cmp(b))
-    };
-    let (mut sorted, mut before, mut count) = (0, 0., 0);
-    while count == sorted && sorted < order.len() {
-        let end = (sorted * 4).max(64).min(order.len());
-        if end < order.len() {
-            order[sorted..].select_nth_unstable_by(end - sorted - 1, by_logit);
+        for sequence in &config.bad_ids {
+            let (&last, start) = sequence.split_last().expect("a bad sequence has an id");
+            // transformers looks at the prompt of a decoder-only model, too.
+            let so_far = || self.before.iter().chain(self.response);
+            let length = self.before.len() + self.response.len();
+            if start.len() <= length && so_far().skip(length - start.len()).eq(start) {
+                change(last, &forbid);
+            }
         }
-        order[sorted..end].sort_unstable_by(by_logit);
-        while count < end && before < goal {
-            before += whole.weight(logits[order[count] as usize]);
-            count += 1;
+        if self.response.len() < config.min_new_tokens {
+            for &id in self.ends {
+                change(id, &forbid);
+            }
         }
-        sorted = end;
-    }
-    let cut: Vec<u32> = order.split_off(count.max(1));
-    for id in cut {
-        logits[id as usize] = f32::NEG_INFINITY;
-    }
-}
-
-/// Sum of a row's exponentials, relative to its largest logit.
-struct Normaliser {
-    largest: f64,
-    temperature: f64,
-    sum: f64,
-}
-
-impl Normaliser {
-    /// `None` if all logits are -∞.
-    fn of(logits: &[f32], temperature: f64) -> Option<Self> {
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if !largest.is_finite() {
-            return None;
-        }
-        let mut normaliser = Self { largest: f64::from(largest), temperature, sum: 0. };
-        let allowed = logits.iter().filter(|z| **z > f32::NEG_INFINITY);
-        normaliser.sum = allowed.map(|&z| normaliser.weight(z)).sum();
-        Some(normaliser)
-    }
-
-    fn weight(&self, z: f32) -> f64 {
-        ((f64::from(z) - self.largest) / self.temperature).exp()
+        originals
     }
 }
 
@@ -142,7 +145,7 @@ mod tests {
     use std::path::Path;
 
     use serde_json::Value;
-    use tch::Tensor;
+    use tch::Kind;
 
     use super::*;
 
@@ -163,6 +166,13 @@ mod tests {
         }
     }
 
+    /// A row of logits as often as there are situations.
+    fn repeated(logits: &[f32], rows: usize) -> Tensor {
+        Tensor::from_slice(logits).repeat([rows as i64, 1])
+    }
+
+    /// Each token's share of the unit interval, which is where the draw looks, begins and ends
+    /// where the probabilities that transformers leaves sum to, within 1e-6.
     #[test]
     fn distributions_after_processing_are_those_of_transformers() {
         let path =
@@ -172,71 +182,93 @@ mod tests {
         let new = file["new_tokens_in_context"].as_u64().unwrap() as usize;
         let eos = file["eos_token_id"].as_u64().unwrap() as u32;
         let (before, response) = context.split_at(context.len() - new);
-        let situation = Situation { before, response, ends: &[eos] };
+        let ends = [eos];
         let cases = file["cases"].as_array().unwrap();
         assert!(cases.len() > 90);
         for case in cases {
             let config = settings(&case["settings"]);
             let logits = &file["vectors"][case["logits"].as_str().unwrap()];
-            let mut logits: Vec<f32> = serde_json::from_value(logits.clone()).unwrap();
-            situation.change(&mut logits, &config);
-            let temperature = config.sampling.temperature();
-            let after = Normaliser::of(&logits, temperature).unwrap();
-            for (id, want) in case["log_probs"].as_array().unwrap().iter().enumerate() {
-                match want.as_f64() {
-                    None => assert_eq!(logits[id], f32::NEG_INFINITY, "{case} {id}"),
-                    Some(want) => {
-                        let got = after.weight(logits[id]).ln() - after.sum.ln();
-                        assert!((got - want).abs() < 1e-5, "{case} {id}: {got}");
-                    }
+            let logits: Vec<f32> = serde_json::from_value(logits.clone()).unwrap();
+            let want: Vec<Option<f64>> = serde_json::from_value(case["log_probs"].clone()).unwrap();
+            let sum: f64 = want.iter().flatten().map(|log_p| log_p.exp()).sum();
+            let (mut ids, mut situations, mut start) = (Vec::new(), Vec::new(), 0.);
+            for (id, log_p) in want.iter().enumerate() {
+                let p = log_p.map_or(0., f64::exp) / sum;
+                let places: &[f64] = match p {
+                    p if p > 4e-6 => &[start + 1e-6, start + p / 2., start + p - 1e-6],
+                    _ => &[],
+                };
+                for &uniform in places {
+                    ids.push(id as i64);
+                    situations.push(Situation { row: 0, before, response, ends: &ends, uniform });
                 }
+                start += p;
+            }
+            let got = choose(repeated(&logits, ids.len()), &situations, &config).unwrap();
+            let temperature = config.sampling.temperature();
+            let log_p = Tensor::from_slice(&logits).to_kind(Kind::Double) / temperature;
+            let log_p = Vec::<f64>::try_from(log_p.log_softmax(0, Kind::Double)).unwrap();
+            for (got, want) in got.iter().zip(&ids) {
+                assert_eq!(got.id, *want, "{case}");
+                let want = log_p[*want as usize];
+                assert!((f64::from(got.log_prob) - want).abs() < 1e-5 * (1. - want), "{case}");
             }
         }
-    }
-
-    /// How often each token comes out of draws from the same logits.
-    fn frequencies(logits: &[f32], sampling: &Sampling, draws: i64) -> Vec<f64> {
-        let uniforms: Vec<f64> =
-            (0..draws as u64).map(|i| super::super::philox::uniform(11, i, 3)).collect();
-        let logits = Tensor::from_slice(logits).unsqueeze(0);
-        let size = [draws, logits.size()[1]];
-        let logits = logits.expand(size, false).contiguous();
-        let choices =
-            rlaif_torch::choose_tokens(&logits, sampling.temperature(), Some(&uniforms)).unwrap();
-        let mut counts = vec![0.; size[1] as usize];
-        for choice in choices {
-            counts[choice.unwrap().id as usize] += 1.;
-        }
-        counts
     }
 
     #[test]
     fn frequencies_match_the_softmax() {
         let logits: Vec<f32> = (0..50).map(|i| ((i * 37) % 50) as f32 / 12. - 2.).collect();
         let draws = 100_000;
-        for sampling in [
-            Sampling::at(1.),
-            Sampling::at(0.6),
-            Sampling::Sample { temperature: 1.3, top_k: Some(20), top_p: Some(0.8), min_p: None },
+        // What is kept of these, which are 1/12 apart: the most probable ones.
+        for (sampling, kept) in [
+            (Sampling::at(1.), 50),
+            (Sampling::at(0.6), 50),
+            (Sampling::Sample { temperature: 1.3, top_k: Some(20), top_p: None, min_p: None }, 20),
+            (Sampling::Sample { temperature: 1., top_k: None, top_p: None, min_p: Some(0.4) }, 11),
         ] {
-            let mut kept = logits.clone();
-            truncate(&mut kept, &sampling);
-            let counts = frequencies(&kept, &sampling, draws);
-            let weights: Vec<f64> =
-                kept.iter().map(|&z| (f64::from(z) / sampling.temperature()).exp()).collect();
-            let sum: f64 = weights.iter().sum();
-            let (mut chi2, mut degrees) = (0., -1.);
-            for (count, weight) in counts.iter().zip(&weights) {
-                let want = weight / sum * draws as f64;
-                if want == 0. {
-                    assert_eq!(*count, 0.);
-                } else {
-                    chi2 += (count - want).powi(2) / want;
-                    degrees += 1.;
-                }
+            let config = GenerationConfig { sampling, ..GenerationConfig::default() };
+            let situations: Vec<Situation<'_>> = (0..draws)
+                .map(|i| {
+                    let uniform = super::super::philox::uniform(11, i, 3);
+                    Situation { row: 0, before: &[], response: &[], ends: &[], uniform }
+                })
+                .collect();
+            let rows = repeated(&logits, situations.len());
+            let mut counts = vec![0.; logits.len()];
+            for choice in choose(rows, &situations, &config).unwrap() {
+                counts[choice.id as usize] += 1.;
             }
+            let mut order: Vec<usize> = (0..logits.len()).collect();
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+            let (kept, cut) = order.split_at(kept);
+            assert!(cut.iter().all(|&id| counts[id] == 0.), "{sampling:?}");
+            let weight = |id: usize| (f64::from(logits[id]) / sampling.temperature()).exp();
+            let sum: f64 = kept.iter().map(|&id| weight(id)).sum();
+            let chi2: f64 = kept
+                .iter()
+                .map(|&id| {
+                    let want = weight(id) / sum * draws as f64;
+                    (counts[id] - want).powi(2) / want
+                })
+                .sum();
             // Mean d and variance 2d: four standard deviations.
+            let degrees = kept.len() as f64 - 1.;
             assert!(chi2 < degrees + 4. * f64::sqrt(2. * degrees), "{sampling:?}: {chi2}");
+        }
+    }
+
+    #[test]
+    fn rows_without_a_choice_are_named() {
+        let config = GenerationConfig { bad_ids: vec![vec![0], vec![1]], ..Default::default() };
+        let row = |row, response| Situation { row, before: &[], response, ends: &[], uniform: 0.3 };
+        let rows = [row(4, &[][..]), row(7, &[1])];
+        let logits = |rows: [f32; 4]| Tensor::from_slice(&rows).view([2, 2]);
+        let error = choose(logits([0.; 4]), &rows, &config).unwrap_err();
+        assert!(matches!(error, LmError::NothingAllowed { row: 4, token: 0 }), "{error}");
+        for config in [config, GenerationConfig::default()] {
+            let error = choose(logits([0., 0., f32::NAN, 0.]), &rows, &config).unwrap_err();
+            assert!(matches!(error, LmError::NotFinite { row: 7, token: 1 }), "{error}");
         }
     }
 }

@@ -22,12 +22,11 @@ mod step;
 use std::{collections::VecDeque, ops::ControlFlow};
 
 use rlaif_core::{Seed, Specials, TextCodec};
-use rlaif_torch::RowChoice;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
 pub use config::{Eos, GenerationConfig, Sampling};
-pub use rollout::{RolloutConcern, check_rollout};
+pub use rollout::{RolloutConcern, check_rollout, rollout_concerns};
 
 use crate::{
     batch::{Padding, TokenBatch, int},
@@ -37,7 +36,7 @@ use crate::{
     policy::Policy,
     spec::LmSpec,
 };
-use choose::Situation;
+use choose::{Choice, Situation};
 use step::Stepper;
 
 /// A prompt to be answered.
@@ -212,13 +211,6 @@ struct Active {
     log_probs: Vec<f32>,
 }
 
-/// A chosen token.
-#[derive(Clone, Copy)]
-struct Choice {
-    id: i64,
-    log_prob: f32,
-}
-
 impl Job<'_> {
     /// The most new tokens of a row.
     fn limit(&self, row: usize) -> usize {
@@ -387,40 +379,19 @@ impl Job<'_> {
         active: &[Active],
         ends: &[u32],
     ) -> Result<Vec<Choice>, LmError> {
-        let spec = self.policy.spec();
-        let start: Vec<u32> = spec.decoder_start_id.into_iter().collect();
-        let logits = logits.to_kind(Kind::Float).to_device(Device::Cpu);
-        let uniforms: Vec<f64> = active.iter().map(|row| self.uniform(row, 0)).collect();
-        let uniforms = match self.config.sampling {
-            Sampling::Greedy => None,
-            Sampling::Sample { .. } => Some(uniforms.as_slice()),
-        };
-        let temperature = self.config.sampling.temperature();
-        let raw = rlaif_torch::choose_tokens(&logits, temperature, uniforms)?;
-        let raw = raw.into_iter().zip(active.iter()).map(|(choice, row)| {
-            choice.ok_or(LmError::NotFinite { row: row.row, token: row.ids.len() })
-        });
-        let mut choices = raw.collect::<Result<Vec<_>, _>>()?;
-
-        if active.iter().any(|row| self.situation(row, &start, ends).changes(self.config)) {
-            let vocab = usize::try_from(spec.vocab_size).expect("a size is not negative");
-            let mut changed = Vec::<f32>::try_from(&logits.reshape([-1]))?;
-            for (row, logits) in active.iter().zip(changed.chunks_exact_mut(vocab)) {
-                self.situation(row, &start, ends).change(logits, self.config);
-            }
-            let changed = Tensor::from_slice(&changed).view_as(&logits);
-            let chosen = rlaif_torch::choose_tokens(&changed, temperature, uniforms)?;
-            for (i, (choice, chosen)) in choices.iter_mut().zip(chosen).enumerate() {
-                let (row, token) = (active[i].row, active[i].ids.len());
-                let id = chosen.ok_or(LmError::NothingAllowed { row, token })?.id;
-                let logit = logits.double_value(&[int(i), id]);
-                choice.id = id;
-                choice.log_prob = (logit / temperature - choice.normaliser) as f32;
-            }
-        }
-
-        let plain = |choice: RowChoice| Choice { id: choice.id, log_prob: choice.log_prob };
-        Ok(choices.into_iter().map(plain).collect())
+        let start: Vec<u32> = self.policy.spec().decoder_start_id.into_iter().collect();
+        let situations: Vec<Situation<'_>> = active
+            .iter()
+            .map(|row| Situation {
+                row: row.row,
+                before: if start.is_empty() { &self.rows[row.row].prompt } else { &start },
+                response: &row.ids,
+                ends,
+                uniform: self.uniform(row, 0),
+            })
+            .collect();
+        let logits = logits.to_kind(Kind::Float).to_device(Device::Cpu).contiguous();
+        choose::choose(logits, &situations, self.config)
     }
 
     /// Takes a token for each row, and says which rows ended with it.
@@ -454,16 +425,6 @@ impl Job<'_> {
             }
         }
         Ok(finish)
-    }
-
-    fn situation<'s>(
-        &'s self,
-        row: &'s Active,
-        start: &'s [u32],
-        ends: &'s [u32],
-    ) -> Situation<'s> {
-        let before = if start.is_empty() { &self.rows[row.row].prompt } else { start };
-        Situation { before, response: &row.ids, ends }
     }
 
     /// Why the row ends with its last token, if it does.

@@ -6,7 +6,7 @@ use crate::common::{Family, GENERATOR, Letters, VOCAB, policy, prompts, zero_hea
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 use rlaif_lm::{
     LmError,
-    generate::{GenerationConfig, Sampling},
+    generate::{GenerationConfig, RolloutConcern, Sampling},
 };
 use rlaif_models::{Config, LanguageModel};
 use rlaif_ppo::{PpoConfig, PpoError, PpoTrainer, PretrainingConfig, Reference, train::KlControl};
@@ -27,6 +27,7 @@ fn build(own: LanguageModel, config: PpoConfig) -> Result<PpoTrainer<LanguageMod
 fn field(error: &PpoError) -> &'static str {
     match error {
         PpoError::Setting { field, .. } => field,
+        PpoError::Rollout(concern) => concern.setting(),
         other => panic!("not a setting: {other}"),
     }
 }
@@ -49,22 +50,19 @@ fn settings_that_cannot_be_are_named() {
         ("microbatch_size", Box::new(|c| c.microbatch_size = Some(0))),
         ("epochs", Box::new(|c| c.epochs = 0)),
         ("steps", Box::new(|c| c.steps = 0)),
-        ("generation.sampling", Box::new(|c| c.generation.sampling = Sampling::Greedy)),
+        ("sampling", Box::new(|c| c.generation.sampling = Sampling::Greedy)),
+        ("sampling.top_k", Box::new(move |c| c.generation.sampling = sample(Some(50), None, None))),
         (
-            "generation.sampling.top_k",
-            Box::new(move |c| c.generation.sampling = sample(Some(50), None, None)),
-        ),
-        (
-            "generation.sampling.top_p",
+            "sampling.top_p",
             Box::new(move |c| c.generation.sampling = sample(None, Some(0.9), None)),
         ),
         (
-            "generation.sampling.min_p",
+            "sampling.min_p",
             Box::new(move |c| c.generation.sampling = sample(None, None, Some(0.1))),
         ),
         ("generation.sampling.temperature", Box::new(|c| c.generation.sampling = Sampling::at(0.))),
-        ("generation.repetition_penalty", Box::new(|c| c.generation.repetition_penalty = 1.2)),
-        ("generation.bad_ids", Box::new(|c| c.generation.bad_ids = vec![vec![3]])),
+        ("repetition_penalty", Box::new(|c| c.generation.repetition_penalty = 1.2)),
+        ("bad_ids", Box::new(|c| c.generation.bad_ids = vec![vec![3]])),
         ("generation.max_new_tokens", Box::new(|c| c.generation.max_new_tokens = 0)),
         ("generation.max_new_tokens", Box::new(|c| c.generation.max_new_tokens = 64)),
         ("kl.control.fixed.coef", Box::new(|c| c.kl.control = KlControl::Fixed { coef: -1. })),
@@ -97,6 +95,15 @@ fn settings_that_cannot_be_are_named() {
 }
 
 #[test]
+fn what_may_do_harm_in_a_rollout_is_a_warning() {
+    let mut config = config();
+    assert!(build(policy(Family::Llama, 1), config.clone()).unwrap().warnings().is_empty());
+    config.generation.min_new_tokens = 2;
+    let trainer = build(policy(Family::Llama, 1), config).unwrap();
+    assert_eq!(trainer.warnings(), [RolloutConcern::LeastLength { min: 2 }]);
+}
+
+#[test]
 fn a_policy_that_cannot_be_trained_is_refused() {
     let frozen = policy(Family::Llama, 1);
     rlaif_lm::Policy::parameters(&frozen).train_where(|_| false);
@@ -112,7 +119,7 @@ fn a_policy_that_cannot_be_trained_is_refused() {
     rlaif_lm::Policy::parameters(&endless).train_where(|_| true);
     drop(held);
     let error = build(endless, config()).map(|_| ()).unwrap_err();
-    assert_eq!(field(&error), "generation.stop_ids");
+    assert_eq!(field(&error), "stop_ids");
 
     let own = policy(Family::Llama, 1);
     let head = zero_head(&own);

@@ -15,6 +15,7 @@ use tch::Device;
 use super::{
     bench::random_rows,
     error::CliError,
+    generate::SamplingArguments,
     lengths::Lengths,
     model::{self, Placement},
 };
@@ -38,6 +39,8 @@ pub(crate) struct GenerateBench {
     /// New tokens of the rows, likewise; end of sequence is ignored.
     #[arg(long, default_value = "32")]
     new_tokens: Lengths,
+    #[command(flatten)]
+    sampling: SamplingArguments,
     /// Timed calls, after one that is not counted.
     #[arg(long, default_value_t = 5)]
     steps: usize,
@@ -72,6 +75,8 @@ impl GenerateBench {
             })
             .collect();
         let config = GenerationConfig {
+            sampling: self.sampling.sampling(),
+            repetition_penalty: self.sampling.repetition_penalty,
             eos: Eos::Ignored,
             batch_size: self.batch,
             ..GenerationConfig::default()

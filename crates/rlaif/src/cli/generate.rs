@@ -47,14 +47,9 @@ pub(crate) struct Generate {
     settings: Settings,
 }
 
+/// How tokens are chosen.
 #[derive(Debug, Args)]
-struct Settings {
-    /// Most tokens of a response; a row may have a `max_new_tokens` of its own.
-    #[arg(long, default_value_t = 128)]
-    max_new_tokens: usize,
-    /// No end of sequence before so many tokens.
-    #[arg(long, default_value_t = 0)]
-    min_new_tokens: usize,
+pub(super) struct SamplingArguments {
     /// The most probable token each time.
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     greedy: bool,
@@ -72,7 +67,33 @@ struct Settings {
     min_p: Option<f64>,
     /// Divides the logits of tokens that occurred; 1 is off.
     #[arg(long, default_value_t = 1.)]
-    repetition_penalty: f64,
+    pub(super) repetition_penalty: f64,
+}
+
+impl SamplingArguments {
+    pub(super) fn sampling(&self) -> Sampling {
+        if self.greedy {
+            return Sampling::Greedy;
+        }
+        Sampling::Sample {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    /// Most tokens of a response; a row may have a `max_new_tokens` of its own.
+    #[arg(long, default_value_t = 128)]
+    max_new_tokens: usize,
+    /// No end of sequence before so many tokens.
+    #[arg(long, default_value_t = 0)]
+    min_new_tokens: usize,
+    #[command(flatten)]
+    sampling: SamplingArguments,
     /// A text that ends a response, and is left out of it; may be given several times.
     #[arg(long)]
     stop: Vec<String>,
@@ -92,17 +113,8 @@ impl Settings {
         GenerationConfig {
             max_new_tokens: self.max_new_tokens,
             min_new_tokens: self.min_new_tokens,
-            sampling: if self.greedy {
-                Sampling::Greedy
-            } else {
-                Sampling::Sample {
-                    temperature: self.temperature,
-                    top_k: self.top_k,
-                    top_p: self.top_p,
-                    min_p: self.min_p,
-                }
-            },
-            repetition_penalty: self.repetition_penalty,
+            sampling: self.sampling.sampling(),
+            repetition_penalty: self.sampling.repetition_penalty,
             eos: if self.ignore_eos { Eos::Ignored } else { Eos::Ends },
             stop_ids: self.stop_id.clone(),
             stop_strings: self.stop.clone(),

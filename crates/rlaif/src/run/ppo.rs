@@ -391,6 +391,9 @@ pub fn ppo<P: Policy>(
         trainer.restore(saved)?;
     }
     write_findings(run, &state.findings)?;
+    for concern in trainer.warnings() {
+        run.say(&format!("warning: rollout: `{}` {concern}", concern.setting()))?;
+    }
     let size = NonZeroUsize::new(config.batch_size).expect("the trainer has checked it");
     // A run that had ended early, and is resumed, has ended.
     let mut ending = if state.stopped.is_some() { Ending::Stopped } else { Ending::Finished };
