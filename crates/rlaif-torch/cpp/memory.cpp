@@ -64,6 +64,22 @@ int32_t rlaif_cuda_memory(int32_t device, RlaifCudaMemory* out) noexcept {
   });
 }
 
+// What new tensors could have: free on the device, and what the allocator's cache holds of it.
+int32_t rlaif_cuda_memory_free(int32_t device, uint64_t* out) noexcept {
+  return rlaif::guarded([&] {
+    // Asks the driver, which must be up for that.
+    at::globalContext().lazyInitDevice(c10::kCUDA);
+    auto* allocator = c10::getDeviceAllocator(c10::kCUDA);
+    const auto index = static_cast<c10::DeviceIndex>(device);
+    *out = allocator->getMemoryInfo(index).first;
+    if (!allocator->initialized()) return;
+    const auto stats = allocator->getDeviceStats(index);
+    constexpr auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    *out += static_cast<uint64_t>(stats.reserved_bytes[all].current -
+                                  stats.allocated_bytes[all].current);
+  });
+}
+
 int32_t rlaif_cuda_reset_peak(int32_t device) noexcept {
   return rlaif::guarded([&] {
     auto* allocator = c10::getDeviceAllocator(c10::kCUDA);

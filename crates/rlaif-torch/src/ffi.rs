@@ -89,6 +89,7 @@ unsafe extern "C" {
     pub(crate) fn rlaif_keep_large_blocks(supported: *mut i32) -> i32;
     pub(crate) fn rlaif_peak_rss() -> u64;
     pub(crate) fn rlaif_cuda_memory(device: i32, out: *mut CudaMemory) -> i32;
+    pub(crate) fn rlaif_cuda_memory_free(device: i32, out: *mut u64) -> i32;
     pub(crate) fn rlaif_cuda_reset_peak(device: i32) -> i32;
     pub(crate) fn rlaif_bump_version(tensor: *const C_tensor) -> i32;
     pub(crate) fn rlaif_storage(tensor: *const C_tensor) -> *const c_void;

@@ -34,7 +34,7 @@
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
 //! | runs that resume bit by bit | [`RngState`], [`AdamW::state`], [`set_determinism`] |
 //! | devices and threads | [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
-//! | memory | [`host_memory`], [`host_memory_available`], [`cuda_memory`], [`keep_large_blocks`], [`with_bytes_mut`] |
+//! | memory | [`host_memory`], [`host_memory_available`], [`cuda_memory`], [`cuda_memory_free`], [`keep_large_blocks`], [`with_bytes_mut`] |
 //! | what went wrong | [`TorchError`], which knows running out of memory from the rest |
 //!
 //! # Building on this crate
@@ -71,8 +71,8 @@ pub use fused::{Gate, gated, linear, linear_log_probs, linears, rms_norm, rope};
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
 pub use graph::CudaGraph;
 pub use memory::{
-    CudaMemory, HostMemory, cuda_memory, host_memory, host_memory_available, keep_large_blocks,
-    reset_cuda_peak,
+    CudaMemory, HostMemory, cuda_memory, cuda_memory_free, host_memory, host_memory_available,
+    keep_large_blocks, reset_cuda_peak,
 };
 pub use numerics::{Determinism, Tf32, determinism, set_determinism, set_tf32, tf32};
 pub use recompute::{checkpoint, checkpoint_many};

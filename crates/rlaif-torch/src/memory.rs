@@ -97,6 +97,29 @@ pub fn cuda_memory(device: usize) -> Result<CudaMemory, TorchError> {
     })
 }
 
+/// Bytes that new tensors could have on a CUDA device: what is free there, whoever uses the rest, and
+/// what libtorch's cache holds without using it.
+///
+/// # Errors
+/// [`TorchError::NoDevice`] if there is no such device; [`TorchError::Libtorch`] if CUDA fails.
+///
+/// ```
+/// // A machine with that many GPUs has not been built.
+/// assert!(rlaif_torch::cuda_memory_free(100_000).is_err());
+/// if tch::Cuda::is_available() {
+///     assert!(rlaif_torch::cuda_memory_free(0)? > 0);
+/// }
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn cuda_memory_free(device: usize) -> Result<u64, TorchError> {
+    let index = cuda_device(device)?;
+    let mut free = 0;
+    // SAFETY: `free` outlives the call.
+    let status = unsafe { ffi::rlaif_cuda_memory_free(index, &raw mut free) };
+    ffi::check("asking how much CUDA memory is free", status)?;
+    Ok(free)
+}
+
 /// Starts the peaks of a CUDA device anew from what is in use.
 ///
 /// # Errors

@@ -158,7 +158,7 @@ impl PpoPlan {
     ///
     /// # Errors
     /// [`MemoryError::TooLarge`] with what would help: of LoRA, bf16 and a smaller microbatch the
-    /// first that fits, or all three. Where nobody tells what is free (CUDA, systems other than
+    /// first that fits, or all three. Where nobody tells what is free (the CPU on systems other than
     /// Linux), nothing is refused.
     ///
     /// ```
@@ -230,6 +230,7 @@ impl PpoPlan {
 fn free(device: Device) -> Option<u64> {
     match device {
         Device::Cpu => rlaif_torch::host_memory_available(),
+        Device::Cuda(index) => rlaif_torch::cuda_memory_free(index).ok(),
         _ => None,
     }
 }
