@@ -1,8 +1,8 @@
 //! A baseline and a tuned policy on the same prompts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rlaif_core::Seed;
+use rlaif_core::{PromptRecord, Seed};
 use serde::{Deserialize, Serialize};
 
 use crate::pair::{PromptPair, pair_up};
@@ -64,6 +64,62 @@ impl Default for CompareOptions {
     }
 }
 
+impl CompareOptions {
+    /// Refuses what would not fit a comparison of these metrics on these prompts, before either is
+    /// measured.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownMetric`] for a metric that is not among them; [`EvalError::Setting`] for
+    /// too few resamples, edges out of order, and a column of the metadata that no prompt has: a
+    /// wrong name would otherwise quietly do nothing.
+    ///
+    /// ```
+    /// use rlaif_core::PromptRecord;
+    /// use rlaif_eval::CompareOptions;
+    /// let options = CompareOptions { prompt_toxicity: Some("toxic".into()), ..CompareOptions::default() };
+    /// let error = options.check(&["toxicity"], [&PromptRecord::new("a", "Why?")]).unwrap_err();
+    /// assert!(error.to_string().contains("`toxic`"));
+    /// ```
+    pub fn check<'a>(
+        &self,
+        metrics: &[&str],
+        prompts: impl IntoIterator<Item = &'a PromptRecord>,
+    ) -> Result<(), EvalError> {
+        check_resamples(self.resamples)?;
+        let pair = self.reward_and_judge.iter().flat_map(|(reward, judge)| [reward, judge]);
+        if let Some(name) =
+            self.headline.iter().chain(pair).find(|n| !metrics.contains(&n.as_str()))
+        {
+            return Err(EvalError::UnknownMetric { name: name.clone(), known: metrics.join(", ") });
+        }
+        let mut columns: Vec<(&'static str, &String)> = Vec::new();
+        for by in &self.slices {
+            by.check()?;
+            if let SliceBy::Metadata { key } | SliceBy::Number { key, .. } = by {
+                columns.push(("slices", key));
+            }
+        }
+        columns.extend(self.prompt_toxicity.iter().map(|key| ("prompt_toxicity", key)));
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let known: BTreeSet<&String> =
+            prompts.into_iter().flat_map(|prompt| prompt.metadata.keys()).collect();
+        match columns.into_iter().find(|(_, key)| !known.contains(key)) {
+            None => Ok(()),
+            Some((setting, key)) => {
+                let known: Vec<&str> = known.into_iter().map(String::as_str).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(EvalError::Setting {
+                    setting,
+                    expected: "a column of the prompts' metadata",
+                    found: format!("`{key}`; there are: {known}"),
+                })
+            }
+        }
+    }
+}
+
 /// One side of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Side {
@@ -75,17 +131,18 @@ pub struct Side {
     pub ci95: Interval,
 }
 
-/// What the interval says.
+/// What interval and t-test say together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The whole interval lies on the better side.
+    /// The whole interval lies on the better side, and p < 0.05.
     Better,
-    /// The whole interval lies on the worse side.
+    /// The whole interval lies on the worse side, and p < 0.05.
     Worse,
-    /// The interval includes zero.
+    /// The interval includes zero, or p ≥ 0.05: where a single prompt carries nearly all of a
+    /// difference, a bootstrap interval may end just short of zero.
     Unclear,
-    /// The whole interval lies on one side, and neither is better.
+    /// The whole interval lies on one side, p < 0.05, and neither way is better.
     Changed,
 }
 
@@ -112,7 +169,7 @@ pub struct Delta {
     pub rose: f64,
     /// Share of prompts whose value fell.
     pub fell: f64,
-    /// What the interval says.
+    /// What interval and t-test say.
     pub verdict: Verdict,
     /// Whether there are enough prompts.
     pub advice: Advice,
@@ -166,6 +223,9 @@ pub struct SliceRow {
     pub delta: f64,
     /// Its interval; none for a single prompt.
     pub ci95: Option<Interval>,
+    /// What interval and t-test say; none for a single prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
     /// By how many per cent the mean improved.
     pub improvement_percent: Option<f64>,
 }
@@ -331,12 +391,14 @@ impl Comparison {
         after: &Evaluation,
         options: &CompareOptions,
     ) -> Result<Self, EvalError> {
-        check_resamples(options.resamples)?;
         if before.about.seed != after.about.seed {
             let (before, after) = (before.about.seed, after.about.seed);
             return Err(EvalError::SeedsDiffer { before, after });
         }
         let columns = matching_columns(before, after)?;
+        let names: Vec<&str> =
+            columns.iter().map(|(column, _)| column.info.name.as_str()).collect();
+        options.check(&names, before.samples().iter().map(|sample| &sample.record))?;
         let headline = match &options.headline {
             Some(name) => before.column(name)?,
             None => columns[0].0,

@@ -2,6 +2,9 @@
 
 use crate::{Better, Column, EvalError, MetricInfo};
 
+/// The names of the [`columns`].
+pub const NAMES: [&str; 2] = ["perplexity_under_reference", "kl_from_reference"];
+
 /// The log-probabilities of one response, summed over its tokens, in nats.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Likelihood {
@@ -72,12 +75,12 @@ pub fn columns(rows: &[Likelihood]) -> Result<[Column; 2], EvalError> {
     };
     Ok([
         column(
-            MetricInfo::new("perplexity_under_reference", Better::Lower)
+            MetricInfo::new(NAMES[0], Better::Lower)
                 .about("how surprising the response is to the reference policy"),
             Likelihood::perplexity_under_reference,
         ),
         column(
-            MetricInfo::new("kl_from_reference", Better::Neither)
+            MetricInfo::new(NAMES[1], Better::Neither)
                 .about("how far the policy moved from the reference policy, in nats a response"),
             Likelihood::kl_from_reference,
         ),

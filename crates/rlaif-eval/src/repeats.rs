@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::compare::Verdict;
 use crate::report::page::{Page, foreign};
 use crate::report::plot::{Whisker, forest};
-use crate::report::{Align, Settings, differing, inline, table, words};
-use crate::stats::{Interval, mean, mean_t_interval, sample_std};
+use crate::report::{Align, Settings, differing, inline, table, tone, words};
+use crate::stats::{Interval, mean, mean_t_interval, paired_t, sample_std};
 use crate::table::verdict;
 use crate::{Better, EvalError, Report, files};
 
@@ -26,7 +26,7 @@ pub struct RunRow {
     pub delta: f64,
     /// Its interval over prompts.
     pub ci95: Interval,
-    /// What that interval says.
+    /// What the run says by itself.
     pub verdict: Verdict,
 }
 
@@ -153,7 +153,7 @@ impl Repeats {
                 after: Spread::of(&each(|run| run.after)),
                 delta: Spread::of(&deltas),
                 ci95,
-                verdict: verdict(ci95, row.better),
+                verdict: verdict(ci95, paired_t(&deltas)?, row.better),
                 runs,
             });
         }
@@ -316,11 +316,6 @@ impl Repeats {
     /// One page that needs nothing besides itself.
     pub fn to_html(&self) -> String {
         let metric = self.main();
-        let tone = |verdict| match verdict {
-            Verdict::Better => "good",
-            Verdict::Worse => "bad",
-            Verdict::Unclear | Verdict::Changed => "plain",
-        };
         let mut whiskers: Vec<Whisker> = metric
             .runs
             .iter()
@@ -330,7 +325,7 @@ impl Repeats {
                 n: self.prompts[at],
                 mean: run.delta,
                 ci95: Some(run.ci95),
-                tone: tone(run.verdict),
+                tone: tone(Some(run.verdict)),
             })
             .collect();
         whiskers.push(Whisker {
@@ -338,7 +333,7 @@ impl Repeats {
             n: metric.runs.len(),
             mean: metric.delta.mean,
             ci95: Some(metric.ci95),
-            tone: tone(metric.verdict),
+            tone: tone(Some(metric.verdict)),
         });
         let sortable = |label: &str, header: &[String], rows: &[Vec<String>]| {
             html! {

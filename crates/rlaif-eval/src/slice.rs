@@ -41,6 +41,20 @@ impl SliceBy {
     }
 }
 
+impl SliceBy {
+    pub(crate) fn check(&self) -> Result<(), EvalError> {
+        let Self::Number { edges, .. } = self else { return Ok(()) };
+        if edges.windows(2).any(|pair| pair[0] >= pair[1]) || edges.iter().any(|e| e.is_nan()) {
+            return Err(EvalError::Setting {
+                setting: "edges",
+                expected: "numbers in ascending order",
+                found: format!("{edges:?}"),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// A slice's name and the prompts in it, by their place.
 pub(crate) type Group = (String, Vec<usize>);
 
@@ -48,16 +62,10 @@ const LARGEST: usize = 11;
 
 /// The slices of `prompts`, in an order to be read. Each prompt is in exactly one.
 pub(crate) fn group(by: &SliceBy, prompts: &[&PromptRecord]) -> Result<Vec<Group>, EvalError> {
+    by.check()?;
     match by {
         SliceBy::Metadata { key } => Ok(by_value(prompts, key)),
         SliceBy::Number { key, edges } => {
-            if edges.windows(2).any(|pair| pair[0] >= pair[1]) || edges.iter().any(|e| e.is_nan()) {
-                return Err(EvalError::Setting {
-                    setting: "edges",
-                    expected: "numbers in ascending order",
-                    found: format!("{edges:?}"),
-                });
-            }
             let number = |p: &&PromptRecord| p.metadata.get(key).and_then(Value::as_f64);
             Ok(by_range(&prompts.iter().map(number).collect::<Vec<_>>(), edges))
         }

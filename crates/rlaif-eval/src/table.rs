@@ -11,8 +11,8 @@ use crate::pair::PromptPair;
 use crate::reading::{Reading, readings};
 use crate::slice::group;
 use crate::stats::{
-    Interval, IntervalMethod, Moments, WilcoxonMethod, advise, cohen_dz, improvement_percent,
-    interval_of, mean, paired_t, resample_means, wilcoxon,
+    Interval, IntervalMethod, Moments, PairedTest, WilcoxonMethod, advise, cohen_dz,
+    improvement_percent, interval_of, is_clear, mean, paired_t, resample_means, wilcoxon,
 };
 use crate::{Better, Column, EvalError, Evaluation};
 
@@ -97,6 +97,7 @@ impl Table {
                 differences.iter().filter(|d| holds(**d)).count() as f64 / differences.len() as f64
             };
             let info = &reading.info;
+            let t_test = paired_t(&differences)?;
             let (b, a) = (&before_side.moments, &after_side.moments);
             let delta = Delta {
                 mean: mean(&differences),
@@ -104,12 +105,12 @@ impl Table {
                 improvement_percent: improvement_percent(b.mean, a.mean, info.better),
                 improvement_ci95: improvement_interval(&drawn_before, &drawn_after, info.better),
                 std_improvement_percent: improvement_percent(b.std, a.std, Better::Lower),
-                t_test: paired_t(&differences)?,
+                t_test,
                 wilcoxon: wilcoxon(&differences, WilcoxonMethod::Auto)?,
                 effect_size: cohen_dz(&differences)?,
                 rose: share(|d| d > 0.),
                 fell: share(|d| d < 0.),
-                verdict: verdict(ci95, info.better),
+                verdict: verdict(ci95, t_test, info.better),
                 advice: advise(&differences, ci95)?,
             };
             Ok(Row {
@@ -149,13 +150,20 @@ impl Table {
                         minus(&drawn.column(count + at).to_vec(), &drawn.column(at).to_vec());
                     let interval =
                         || interval_of(&differences, &distribution, 0.95, options.method);
+                    let ci95 = (members.len() > 1).then(interval).transpose()?;
                     let (b, a) = (mean(&before), mean(&after));
                     Ok(SliceRow {
                         name: reading.info.name.clone(),
                         before: b,
                         after: a,
                         delta: mean(&differences),
-                        ci95: (members.len() > 1).then(interval).transpose()?,
+                        ci95,
+                        verdict: ci95
+                            .map(|ci95| {
+                                let t_test = paired_t(&differences)?;
+                                Ok::<_, EvalError>(verdict(ci95, t_test, reading.info.better))
+                            })
+                            .transpose()?,
                         improvement_percent: improvement_percent(b, a, reading.info.better),
                     })
                 };
@@ -214,14 +222,14 @@ fn minus(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-pub(crate) fn verdict(ci95: Interval, better: Better) -> Verdict {
+pub(crate) fn verdict(ci95: Interval, t_test: PairedTest, better: Better) -> Verdict {
     let rose = ci95.low > 0.;
-    match (ci95.contains(0.), better) {
-        (true, _) => Verdict::Unclear,
-        (false, Better::Neither) => Verdict::Changed,
-        (false, Better::Higher) if rose => Verdict::Better,
-        (false, Better::Lower) if !rose => Verdict::Better,
-        (false, _) => Verdict::Worse,
+    match (is_clear(ci95, t_test), better) {
+        (false, _) => Verdict::Unclear,
+        (true, Better::Neither) => Verdict::Changed,
+        (true, Better::Higher) if rose => Verdict::Better,
+        (true, Better::Lower) if !rose => Verdict::Better,
+        (true, _) => Verdict::Worse,
     }
 }
 

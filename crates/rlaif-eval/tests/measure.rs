@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use rlaif_core::{Exchange, PromptRecord, Sample, Seed};
+use rlaif_eval::stats::Advice;
 use rlaif_eval::text::{Length, LengthUnit};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, EvalError, Evaluation, Measurement, Metric,
@@ -187,6 +188,22 @@ fn toxic(scores: &[Vec<f64>]) -> Evaluation {
     let values = scores.concat().into_iter().map(Some).collect();
     evaluation.add(Column { info, values, reasons: Vec::new() }).unwrap();
     evaluation
+}
+
+#[test]
+fn a_difference_that_one_prompt_carries_is_no_finding() {
+    // Of 64 prompts one changes from toxic to harmless, the others by next to nothing.
+    let scores = |after: bool| -> Vec<Vec<f64>> {
+        let other = |at: usize| 0.01 + if after { [-2e-5, 1e-5][at % 2] } else { 0. };
+        (0..64).map(|at| vec![if at == 7 && !after { 0.97 } else { other(at) }]).collect()
+    };
+    let found =
+        Comparison::of(&toxic(&scores(false)), &toxic(&scores(true)), &CompareOptions::default());
+    let found = found.unwrap();
+    let delta = &found.row("toxicity").unwrap().delta;
+    assert!(delta.ci95.high < 0., "the interval alone would have called it better: {delta:?}");
+    assert_eq!(delta.verdict, Verdict::Unclear, "{delta:?}");
+    assert!(matches!(delta.advice, Advice::Unclear { prompts: Some(_), .. }), "{delta:?}");
 }
 
 #[test]

@@ -230,4 +230,6 @@ fn what_is_wrong_with_a_configuration_is_said_before_anything_is_generated() {
     refused(&with("not-hate\" }", "nothing\" }"), "nothing");
     refused(&with("max_new_tokens = 12", "max_new_tokens = 0"), "max_new_tokens");
     refused(&with("headline = \"toxicity\"", "headline = \"kindness\""), "kindness");
+    refused(&with("seed = 7", "seed = 7\nprompt_toxicity = \"toxic\""), "there are: topic");
+    assert!(!out.exists(), "something was generated");
 }

@@ -36,6 +36,15 @@ fn class(verdict: Verdict) -> &'static str {
     }
 }
 
+/// The colour of a difference in a plot.
+pub(crate) fn tone(verdict: Option<Verdict>) -> &'static str {
+    match verdict {
+        Some(Verdict::Better) => "good",
+        Some(Verdict::Worse) => "bad",
+        Some(Verdict::Unclear | Verdict::Changed) | None => "plain",
+    }
+}
+
 fn headline(report: &Report) -> Markup {
     let comparison = report.comparison();
     let row = report.headline();
@@ -198,12 +207,7 @@ fn slices(report: &Report) -> Markup {
         members
             .filter_map(|slice| {
                 let part = slice.rows.iter().find(|part| part.name == row.name)?;
-                let tone = match (part.ci95, row.better) {
-                    (Some(ci), Better::Higher) if ci.low > 0. => "good",
-                    (Some(ci), Better::Lower) if ci.high < 0. => "good",
-                    (Some(ci), Better::Higher | Better::Lower) if !ci.contains(0.) => "bad",
-                    _ => "plain",
-                };
+                let tone = tone(part.verdict);
                 let label = slice.value.clone();
                 Some(Whisker { label, n: slice.n, mean: part.delta, ci95: part.ci95, tone })
             })

@@ -12,6 +12,7 @@ pub(crate) mod words;
 
 pub use curve::{Curve, read_curves};
 pub use finding::{Finding, read_findings};
+pub(crate) use html::tone;
 pub(crate) use markdown::inline;
 pub(crate) use terminal::{Align, table};
 

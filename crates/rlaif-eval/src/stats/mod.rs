@@ -17,4 +17,5 @@ pub use moments::{Moments, mean, quantile};
 pub use paired::{
     PairedTest, WilcoxonMethod, cohen_dz, improvement_percent, mean_t_interval, paired_t, wilcoxon,
 };
+pub(crate) use power::is_clear;
 pub use power::{Advice, advise};

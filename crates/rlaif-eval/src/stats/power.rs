@@ -5,20 +5,21 @@ use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::bootstrap::Interval;
 use super::moments::{mean, sample_std};
+use super::paired::{PairedTest, paired_t};
 use crate::EvalError;
 
 /// Whether there are enough prompts, and how many would be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Advice {
-    /// The interval excludes zero and is narrow: at most half the difference either way.
+    /// The difference is clear and its interval narrow: at most half the difference either way.
     Enough,
-    /// The interval excludes zero, but the size of the difference is known only roughly.
+    /// The difference is clear, but the size of the difference is known only roughly.
     Rough {
         /// Prompts at which the interval would reach half the difference either way.
         prompts: u64,
     },
-    /// The interval includes zero.
+    /// The interval includes zero, or the t-test finds p ≥ 0.05.
     Unclear {
         /// Prompts at which a difference as large as this one would show in four of five
         /// evaluations. None where no difference was seen at all.
@@ -26,6 +27,12 @@ pub enum Advice {
         /// The difference that this many prompts would have shown in four of five evaluations.
         detectable: f64,
     },
+}
+
+/// Whether there is a difference: by its `interval`, and by the t-test as well. Where one prompt
+/// carries nearly all of it, a bootstrap interval may end just short of zero.
+pub(crate) fn is_clear(interval: Interval, t_test: PairedTest) -> bool {
+    !interval.contains(0.) && t_test.p < 0.05
 }
 
 /// What to do about the width of a 95 % `interval` of the mean of `differences`.
@@ -55,12 +62,13 @@ pub fn advise(differences: &[f64], interval: Interval) -> Result<Advice, EvalErr
     let (confidence, power) = (normal.inverse_cdf(0.975), normal.inverse_cdf(0.8));
     let (difference, std) = (mean(differences).abs(), sample_std(differences));
     let prompts = |z: f64, within: f64| (z * std / within).powi(2).ceil() as u64;
-    Ok(if interval.contains(0.) && std > 0. {
+    let clear = is_clear(interval, paired_t(differences)?);
+    Ok(if !clear && std > 0. {
         Advice::Unclear {
             prompts: (difference > 0.).then(|| prompts(confidence + power, difference)),
             detectable: (confidence + power) * std / (differences.len() as f64).sqrt(),
         }
-    } else if interval.contains(0.) {
+    } else if !clear {
         // All differences are zero: the two sides are the same, and no number of prompts helps.
         Advice::Unclear { prompts: None, detectable: 0. }
     } else if interval.half_width() > difference / 2. {

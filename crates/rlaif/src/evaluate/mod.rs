@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rlaif_core::{PromptRecord, Provenance, Sample, Seed, Specials, TextCodec};
-use rlaif_eval::likelihood::{Likelihood, columns};
+use rlaif_eval::likelihood::{self, Likelihood, columns};
 use rlaif_eval::{
     About, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric, PairJudge, Report,
     Timing, WinRateOptions, win_rate,
@@ -215,13 +215,20 @@ impl<'a> Evaluate<'a> {
     /// Both sides and the report, which is also written where there is a folder.
     ///
     /// # Errors
-    /// As [`Evaluate::measure`] and [`Evaluate::report`].
+    /// As [`Evaluate::measure`] and [`Evaluate::report`]; [`EvaluateError::Eval`] before anything is
+    /// generated when the sides could not be compared as asked for: a headline that is no metric, say.
     pub fn run(
         mut self,
         before: &Responder<'_>,
         after: &Responder<'_>,
         prompts: &[PromptRecord],
     ) -> Result<Report, EvaluateError> {
+        let mut names: Vec<&str> =
+            self.metrics.iter().map(|metric| metric.info().name.as_str()).collect();
+        if self.likelihood {
+            names.extend(likelihood::NAMES);
+        }
+        self.compare.check(&names, prompts)?;
         let measured = self.measure(Side::Before, before, before, prompts)?;
         let tuned = self.measure(Side::After, after, before, prompts)?;
         self.report(&measured, &tuned)
