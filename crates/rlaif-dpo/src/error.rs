@@ -76,7 +76,7 @@ impl From<DpoError> for TrainError {
             DpoError::Train(error) => error,
             DpoError::Lm(error) => Self::Lm(error),
             DpoError::Torch(error) => Self::Torch(error),
-            other => Self::Data { what: "dpo".to_owned(), problem: other.to_string() },
+            other => Self::Task(Box::new(other)),
         }
     }
 }

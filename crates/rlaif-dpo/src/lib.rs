@@ -13,7 +13,7 @@
 //! | losses of single responses | [`UnpairedLoss`], [`response_rows`], [`unpaired`] |
 //! | the update | [`DpoTrainer`], [`DpoConfig`] |
 //! | the reference: a copy, adapters off, or on disk | [`Reference`], [`ReferenceSums`] |
-//! | held-out pairs | [`DpoTrainer::evaluate`], [`PairEvaluation`] |
+//! | held-out pairs, and responses | [`DpoTrainer::evaluate`], [`DpoTrainer::evaluate_responses`] |
 //! | pairs of the policy's own responses | [`DpoTrainer::sample_pairs`], [`OnlineConfig`] |
 
 mod checkpoint;
@@ -24,6 +24,7 @@ mod forward;
 mod loss;
 mod online;
 mod reference;
+mod responses;
 mod rows;
 mod stats;
 mod trainer;
@@ -38,6 +39,7 @@ pub use loss::{
 };
 pub use online::{Contest, OnlineBatch, OnlineConfig, OnlineReport};
 pub use reference::{CacheKey, Reference, ReferenceSums, ReferenceUpdate};
+pub use responses::{ResponseEvaluation, ResponseOutcome};
 pub use rows::{
     Boundary, Ending, OnProblem, PairRow, ResponseRow, RowConfig, RowReport, TooLong, pair_rows,
     response_rows,

@@ -148,7 +148,8 @@ pub struct RowReport {
 }
 
 impl RowReport {
-    fn skip(&mut self, problem: PairProblem) {
+    /// Counts a row that is left out.
+    pub fn skip(&mut self, problem: PairProblem) {
         let name = match problem {
             PairProblem::Identical => "identical responses",
             PairProblem::EmptyResponse => "empty response",

@@ -11,10 +11,7 @@ use crate::{
     config::{DpoConfig, Objective},
     error::{DpoError, PairProblem},
     forward::{Batch, Pass, halves, margins, pass, reference_sums},
-    loss::{
-        BatchScale, Coupling, PairObjective, PairSums, ResponseSums, RunningMean, UnpairedLoss,
-        Weighting, unpaired,
-    },
+    loss::{BatchScale, Coupling, PairObjective, PairSums, RunningMean, Weighting},
     reference::{CacheInputs, CacheKey, Reference, ReferenceSums, read_cache, write_cache},
     rows::{PairRow, ResponseRow},
     stats::DpoStats,
@@ -196,7 +193,7 @@ impl<P: Policy> DpoTrainer<P> {
 
     /// The reference's sums `[2B]` of a part of the batch: given, computed, or zeros where no loss
     /// needs them.
-    fn sums_of_reference(
+    pub(crate) fn sums_of_reference(
         &self,
         batch: &Batch,
         needed: bool,
@@ -224,13 +221,6 @@ impl<P: Policy> DpoTrainer<P> {
         match &self.config.objective {
             Objective::Pairs(objective) => Ok(objective),
             Objective::Unpaired(_) => Err(wrong_rows("pairs", "a loss of pairs")),
-        }
-    }
-
-    fn unpaired(&self) -> Result<UnpairedLoss, DpoError> {
-        match &self.config.objective {
-            Objective::Unpaired(loss) => Ok(*loss),
-            Objective::Pairs(_) => Err(wrong_rows("single responses", "an unpaired loss")),
         }
     }
 
@@ -282,7 +272,7 @@ impl<P: Policy> DpoTrainer<P> {
         let mut stats = seen.stats(&objective, scale)?;
         stats.tokens = tokens as u64;
         self.finish(&mut stats)?;
-        self.reward_shift = shift;
+        self.set_reward_shift(shift);
         Ok(stats)
     }
 
@@ -390,91 +380,8 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(shift)
     }
 
-    /// One update from a batch of single responses. `given` are the reference's two sums of each
-    /// row, as [`Self::reference_of_responses`] gives them.
-    ///
-    /// # Errors
-    /// As [`Self::update_pairs`].
-    pub fn update_responses(
-        &mut self,
-        rows: &[&ResponseRow],
-        given: Option<&[[f32; 2]]>,
-    ) -> Result<DpoStats, DpoError> {
-        let loss = self.unpaired()?;
-        check_responses(rows, loss)?;
-        let order = by_length(rows.iter().map(|row| row.prompt.len() + row.response.len()));
-        let count = rows.len() as f64;
-        let size = self.config.micro_batch(rows.len());
-        let parts: Vec<Vec<usize>> = order.chunks(size).map(<[usize]>::to_vec).collect();
-        let of = |places: &[usize], response: fn(&ResponseRow) -> &Vec<u32>| {
-            let column = |of: &dyn Fn(&ResponseRow) -> Vec<u32>| {
-                places.iter().map(|&place| of(rows[place])).collect::<Vec<_>>()
-            };
-            let responses = column(&|row| response(row).clone());
-            Batch::new(&self.policy, column(&|row| row.prompt.clone()), &[responses])
-        };
-        let sums_given = |places: &[usize], k: usize| {
-            given.map(|given| {
-                let sums: Vec<f32> = places.iter().map(|&place| given[place][k]).collect();
-                Tensor::from_slice(&sums)
-            })
-        };
-
-        // The shift is a mean over the whole batch without a gradient: it comes first.
-        let mut reward_shift = self.reward_shift;
-        let shift = if loss.needs_baseline() {
-            let mut ratios = Vec::with_capacity(rows.len());
-            for places in &parts {
-                let batch = of(places, |row| &row.mismatched)?;
-                let policy =
-                    reference_sums(&self.policy, &batch, self.config.pass(), Adapters::Active, 1.)?;
-                let given = sums_given(places, 1);
-                let reference = self.sums_of_reference(&batch, true, given, 1., &policy)?;
-                ratios.extend(Vec::<f64>::try_from((policy - reference).to_kind(Kind::Double))?);
-            }
-            unpaired::kto_baseline(&ratios)
-        } else if loss.tracks_reward_shift() {
-            let mut rewards = 0.;
-            for places in &parts {
-                let batch = of(places, |row| &row.response)?;
-                let policy =
-                    reference_sums(&self.policy, &batch, self.config.pass(), Adapters::Active, 1.)?;
-                let given = sums_given(places, 0);
-                let reference = self.sums_of_reference(&batch, true, given, 1., &policy)?;
-                rewards += f64::try_from((policy - reference).sum(Kind::Double))? * loss.beta();
-            }
-            reward_shift.update(rewards / count);
-            reward_shift.mean
-        } else {
-            0.
-        };
-
-        let mut seen = SeenResponses::default();
-        let mut tokens = 0;
-        for places in &parts {
-            let batch = of(places, |row| &row.response)?;
-            tokens += batch.tokens(self.config.prompts);
-            let passed = pass(&self.policy, &batch, self.config.pass(), Adapters::Active)?;
-            let policy = passed.sums(&batch, 1.);
-            let given = sums_given(places, 0);
-            let reference = self.sums_of_reference(&batch, true, given, 1., &policy)?;
-            let signs: Vec<f32> = places.iter().map(|&place| rows[place].sign()).collect();
-            let signs = Tensor::from_slice(&signs).to_device(policy.device());
-            let sums = ResponseSums { policy, reference, signs };
-            let part = loss.losses(&sums, shift).sum(Kind::Float) / count;
-            part.f_backward()?;
-            seen.take(&sums, &batch, &passed.tokens.entropy, &part, loss.beta());
-        }
-        let mut stats = seen.stats()?;
-        stats.baseline = (loss.needs_baseline() || loss.tracks_reward_shift()).then_some(shift);
-        stats.tokens = tokens as u64;
-        self.finish(&mut stats)?;
-        self.reward_shift = reward_shift;
-        Ok(stats)
-    }
-
     /// The optimizer's step, and the reference's.
-    fn finish(&mut self, stats: &mut DpoStats) -> Result<(), DpoError> {
+    pub(crate) fn finish(&mut self, stats: &mut DpoStats) -> Result<(), DpoError> {
         let report = self.optimizer.step()?;
         stats.grad_norm = report.grad_norm;
         stats.lr = report.lr;
@@ -509,8 +416,11 @@ impl<P: Policy> DpoTrainer<P> {
         self.reward_shift
     }
 
+    /// Takes a new δ; not one of a batch without numbers, whose step was skipped.
     pub(crate) fn set_reward_shift(&mut self, shift: RunningMean) {
-        self.reward_shift = shift;
+        if shift.mean.is_finite() {
+            self.reward_shift = shift;
+        }
     }
 
     /// The sums of pairs under the policy as it stands, without a graph.
@@ -621,65 +531,6 @@ impl Seen {
     }
 }
 
-/// The same for single responses.
-#[derive(Default)]
-struct SeenResponses {
-    rows: Vec<[Tensor; 3]>,
-    numbers: Vec<Tensor>,
-}
-
-impl SeenResponses {
-    fn take(
-        &mut self,
-        x: &ResponseSums,
-        batch: &Batch,
-        entropy: &Tensor,
-        loss: &Tensor,
-        beta: f64,
-    ) {
-        let policy = x.policy.detach();
-        let rewards = (&policy - &x.reference) * beta;
-        self.rows.push([rewards, policy, x.signs.shallow_clone()]);
-        let numbers = [
-            loss.detach().to_kind(Kind::Float),
-            entropy.detach().sum(Kind::Float),
-            batch.lengths().sum(Kind::Float),
-        ];
-        self.numbers.push(Tensor::stack(&numbers, 0));
-    }
-
-    fn stats(&self) -> Result<DpoStats, DpoError> {
-        let column = |k: usize| {
-            let parts: Vec<&Tensor> = self.rows.iter().map(|row| &row[k]).collect();
-            Ok::<_, DpoError>(Vec::<f64>::try_from(Tensor::cat(&parts, 0).to_kind(Kind::Double))?)
-        };
-        let (rewards, policy, signs) = (column(0)?, column(1)?, column(2)?);
-        let totals = Tensor::stack(&self.numbers, 0).sum_dim_intlist(0, false, Kind::Float);
-        let totals = Vec::<f64>::try_from(totals.to_kind(Kind::Double))?;
-        let mean = |values: &[f64], sign: f64| {
-            let of: Vec<f64> =
-                values.iter().zip(&signs).filter(|(_, s)| **s == sign).map(|(v, _)| *v).collect();
-            of.iter().sum::<f64>() / of.len() as f64
-        };
-        let right = rewards.iter().zip(&signs).filter(|(r, s)| *r * *s > 0.).count();
-        let (reward_chosen, reward_rejected) = (mean(&rewards, 1.), mean(&rewards, -1.));
-        Ok(DpoStats {
-            loss: totals[0],
-            reward_chosen,
-            reward_rejected,
-            accuracy: right as f64 / rewards.len() as f64,
-            margin: reward_chosen - reward_rejected,
-            log_prob_chosen: mean(&policy, 1.),
-            log_prob_rejected: mean(&policy, -1.),
-            logit_chosen: f64::NAN,
-            logit_rejected: f64::NAN,
-            entropy: totals[1] / totals[2],
-            nll: f64::NAN,
-            ..DpoStats::default()
-        })
-    }
-}
-
 /// Places of rows, the longest first; of equal ones the first first.
 pub(crate) fn by_length(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
     let lengths: Vec<usize> = lengths.collect();
@@ -694,7 +545,7 @@ fn column_major(places: &[usize], sums: &[[f32; 2]]) -> Tensor {
     Tensor::from_slice(&column(0).chain(column(1)).collect::<Vec<f32>>())
 }
 
-fn wrong_rows(given: &str, needed: &'static str) -> DpoError {
+pub(crate) fn wrong_rows(given: &str, needed: &'static str) -> DpoError {
     DpoError::Setting {
         field: "objective".to_owned(),
         found: format!("rows of {given}"),
@@ -708,20 +559,6 @@ fn check_pairs(rows: &[&PairRow], objective: &PairObjective) -> Result<(), DpoEr
             PairProblem::EmptyResponse
         } else if objective.needs_margins() && row.margin.is_none() {
             PairProblem::NoMargin
-        } else {
-            continue;
-        };
-        return Err(DpoError::Pair { id: row.id.clone(), problem });
-    }
-    Ok(())
-}
-
-fn check_responses(rows: &[&ResponseRow], loss: UnpairedLoss) -> Result<(), DpoError> {
-    for row in rows {
-        let problem = if row.response.is_empty() {
-            PairProblem::EmptyResponse
-        } else if loss.needs_baseline() && row.mismatched.is_empty() {
-            PairProblem::NoMismatch
         } else {
             continue;
         };

@@ -3,14 +3,13 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rlaif_core::Seed;
 use rlaif_dpo::{
     DpoConfig, DpoTrainer, Objective, PairLoss, PairRow, Prompts, Reference, RewardShift,
 };
-use rlaif_lm::Policy;
 use rlaif_models::{AdapterConfig, Config, LanguageModel, TaskType};
 use rlaif_train::OptimizerConfig;
 use tch::{Device, Kind};
@@ -25,11 +24,15 @@ const T5: &str = r#"{"model_type": "t5", "vocab_size": 61, "d_model": 32, "d_kv"
     "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, "initializer_factor": 0.5}"#;
 
-/// The same weights every time: the generator is the process's, so one model is drawn at a time.
-fn model(json: &str) -> LanguageModel {
-    static DRAWING: Mutex<()> = Mutex::new(());
-    let _guard = DRAWING.lock().unwrap_or_else(PoisonError::into_inner);
+/// One test at a time: libtorch's generator is one for all threads, and what is computed again in a
+/// backward pass sets it back.
+fn alone() -> MutexGuard<'static, ()> {
+    static TESTS: Mutex<()> = Mutex::new(());
     rlaif_torch::set_intra_op_threads(1).unwrap();
+    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn model(json: &str) -> LanguageModel {
     tch::manual_seed(4);
     let config = Config::from_value(serde_json::from_str(json).unwrap());
     LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
@@ -100,6 +103,7 @@ fn same(what: &str, one: &[f64], other: &[f64]) {
 
 #[test]
 fn a_run_is_the_same_however_its_batches_are_computed() {
+    let _alone = alone();
     for (family, json) in [("llama", LLAMA), ("t5", T5)] {
         let whole = live(json, sigmoid());
         assert!((whole[0] - 2f64.ln()).abs() < 1e-6, "{family}: {}", whole[0]);
@@ -123,6 +127,7 @@ fn a_run_is_the_same_however_its_batches_are_computed() {
 
 #[test]
 fn losses_that_see_the_whole_batch_see_it_in_parts_too() {
+    let _alone = alone();
     for (name, loss) in [
         ("aot", PairLoss::Aot { beta: 0.1, label_smoothing: 0. }),
         ("bco", PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean }),
@@ -136,6 +141,7 @@ fn losses_that_see_the_whole_batch_see_it_in_parts_too() {
 
 #[test]
 fn a_reference_from_the_disk_is_the_live_one() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     for (family, json) in [("llama", LLAMA), ("t5", T5)] {
         let start = || DpoTrainer::new(model(json), Reference::Given, sigmoid(), STEPS as u64);
@@ -151,6 +157,7 @@ fn a_reference_from_the_disk_is_the_live_one() {
 
 #[test]
 fn an_adapter_switched_off_is_the_reference_and_merged_it_is_the_policy() {
+    let _alone = alone();
     for (family, json) in [("llama", LLAMA), ("t5", T5)] {
         let mut config = sigmoid();
         config.optimizer.lr = 5e-3;

@@ -1,7 +1,10 @@
 //! What must not change the result: parts, padding, prompts computed once, a cached reference,
 //! recomputed activations, an interruption.
 
-use std::{num::NonZeroU32, sync::Mutex};
+use std::{
+    num::NonZeroU32,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use rlaif_core::Desirability;
 use rlaif_dpo::{
@@ -22,10 +25,16 @@ const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv"
     "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
 
-/// The same weights every time: the generator is the process's, so one model is drawn at a time.
+/// One test at a time: libtorch's generator is one for all threads, and what is computed again in a
+/// backward pass sets it back.
+fn alone() -> MutexGuard<'static, ()> {
+    static TESTS: Mutex<()> = Mutex::new(());
+    // Tiny tensors gain nothing from a second thread.
+    rlaif_torch::set_intra_op_threads(1).unwrap();
+    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn model(json: &str) -> LanguageModel {
-    static DRAWING: Mutex<()> = Mutex::new(());
-    let _guard = DRAWING.lock();
     tch::manual_seed(4);
     let config = Config::from_value(serde_json::from_str(json).unwrap());
     LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
@@ -115,6 +124,7 @@ fn objectives() -> Vec<(&'static str, PairObjective)> {
 
 #[test]
 fn parts_of_a_batch_give_the_result_of_the_whole() {
+    let _alone = alone();
     for (name, objective) in objectives() {
         let whole = run(LLAMA, config(objective.clone()));
         for micro_batch_size in [1, 3] {
@@ -129,6 +139,7 @@ fn parts_of_a_batch_give_the_result_of_the_whole() {
 
 #[test]
 fn prompts_computed_once_and_activations_computed_twice_change_nothing() {
+    let _alone = alone();
     for json in [LLAMA, T5] {
         let sigmoid = objectives().swap_remove(0).1;
         let want = run(json, config(sigmoid.clone()));
@@ -140,6 +151,7 @@ fn prompts_computed_once_and_activations_computed_twice_change_nothing() {
 
 #[test]
 fn a_cached_reference_gives_what_a_live_one_gives_and_notices_every_change() {
+    let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let rows = rows();
     let batch: Vec<&PairRow> = rows.iter().collect();
@@ -191,6 +203,7 @@ fn a_cached_reference_gives_what_a_live_one_gives_and_notices_every_change() {
 
 #[test]
 fn adapters_are_trained_alone_and_the_reference_is_the_model_without_them() {
+    let _alone = alone();
     for (json, task) in [(LLAMA, TaskType::CausalLm), (T5, TaskType::Seq2SeqLm)] {
         let mut policy = model(json);
         let config_of_adapter = AdapterConfig::new(task, NonZeroU32::new(4).unwrap());
@@ -215,6 +228,7 @@ fn adapters_are_trained_alone_and_the_reference_is_the_model_without_them() {
 
 #[test]
 fn a_reference_that_follows_the_policy_is_the_average_it_should_be() {
+    let _alone = alone();
     let update = ReferenceUpdate { every: 2, mixup: 0.25 };
     let settings = DpoConfig {
         reference: ReferenceConfig::Live { update: Some(update) },
@@ -241,6 +255,7 @@ fn a_reference_that_follows_the_policy_is_the_average_it_should_be() {
 
 #[test]
 fn a_restored_trainer_goes_on_bit_by_bit() {
+    let _alone = alone();
     let rows = rows();
     let batch: Vec<&PairRow> = rows.iter().collect();
     let bco = PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean };
@@ -282,9 +297,9 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
     }
 }
 
-#[test]
-fn single_responses_are_learnt_from_in_parts_as_in_one() {
-    let rows: Vec<ResponseRow> = rows()
+/// The same rows, one response of each, every third undesirable.
+fn single_responses() -> Vec<ResponseRow> {
+    rows()
         .into_iter()
         .zip(0..)
         .map(|(row, i): (PairRow, u32)| ResponseRow {
@@ -298,7 +313,13 @@ fn single_responses_are_learnt_from_in_parts_as_in_one() {
             },
             mismatched: row.rejected,
         })
-        .collect();
+        .collect()
+}
+
+#[test]
+fn single_responses_are_learnt_from_in_parts_as_in_one() {
+    let _alone = alone();
+    let rows = single_responses();
     let batch: Vec<&ResponseRow> = rows.iter().collect();
     for loss in [
         UnpairedLoss::Kto { beta: 0.1, desirable_weight: 1., undesirable_weight: 1.2 },
@@ -327,6 +348,7 @@ fn single_responses_are_learnt_from_in_parts_as_in_one() {
 
 #[test]
 fn evaluation_is_that_of_an_update_before_it_learns() {
+    let _alone = alone();
     let rows = rows();
     let batch: Vec<&PairRow> = rows.iter().collect();
     for (name, objective) in objectives().into_iter().take(1) {
@@ -356,7 +378,42 @@ fn evaluation_is_that_of_an_update_before_it_learns() {
 }
 
 #[test]
+fn evaluation_of_single_responses_is_that_of_an_update_before_it_learns() {
+    let _alone = alone();
+    let rows = single_responses();
+    let batch: Vec<&ResponseRow> = rows.iter().collect();
+    for loss in [
+        UnpairedLoss::Kto { beta: 0.1, desirable_weight: 1., undesirable_weight: 1.2 },
+        UnpairedLoss::ApoZero { beta: 0.1 },
+    ] {
+        let settings = DpoConfig {
+            objective: Objective::Unpaired(loss),
+            micro_batch_size: 2,
+            ..config(objectives().swap_remove(0).1)
+        };
+        let reference = Reference::Model(model(LLAMA));
+        let mut trainer = DpoTrainer::new(model(LLAMA), reference, settings, 3).unwrap();
+        trainer.update_responses(&batch, None).unwrap();
+        let evaluation = trainer.evaluate_responses(&rows, None).unwrap();
+        let ids: Vec<&str> = evaluation.outcomes.iter().map(|row| row.id.as_str()).collect();
+        assert_eq!(ids, rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>());
+        let got = evaluation.metrics();
+        let want = trainer.update_responses(&batch, None).unwrap().metrics();
+        let mut compared = 0;
+        for (name, got) in got.iter() {
+            let want = want.get(name.strip_prefix("eval_").unwrap()).unwrap();
+            assert!((got - want).abs() < 1e-4, "{name}: {got} {want}");
+            compared += 1;
+        }
+        assert_eq!(compared, 7 + usize::from(loss.needs_baseline()));
+        let error = trainer.evaluate_responses(&[], None).unwrap_err();
+        assert!(matches!(error, DpoError::NoRows { .. }), "{error}");
+    }
+}
+
+#[test]
 fn what_cannot_be_learnt_from_is_refused_and_nothing_changes() {
+    let _alone = alone();
     let good = rows();
     let mut bad = good.clone();
     bad[2].chosen.clear();
@@ -393,6 +450,7 @@ fn what_cannot_be_learnt_from_is_refused_and_nothing_changes() {
 
 #[test]
 fn gradients_without_a_number_stop_the_run_in_the_end() {
+    let _alone = alone();
     let rows = rows();
     let batch: Vec<&PairRow> = rows.iter().collect();
     let settings = DpoConfig {
@@ -404,4 +462,12 @@ fn gradients_without_a_number_stop_the_run_in_the_end() {
     trainer.update_pairs(&batch, Some(&given)).unwrap();
     let error = trainer.update_pairs(&batch, Some(&given)).unwrap_err();
     assert!(matches!(error, DpoError::Train(TrainError::NonFinite { .. })), "{error}");
+
+    // A batch without numbers leaves no mark on BCO's running mean.
+    let bco = PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean };
+    let mut trainer = DpoTrainer::new(model(LLAMA), Reference::Given, config(bco), 3).unwrap();
+    trainer.update_pairs(&batch, Some(&given)).unwrap();
+    let good = vec![[-9f32, -8.]; rows.len()];
+    let stats = trainer.update_pairs(&batch, Some(&good)).unwrap();
+    assert!(stats.loss.is_finite() && stats.baseline.is_some_and(f64::is_finite), "{stats:?}");
 }

@@ -149,6 +149,9 @@ pub enum TrainError {
     /// libtorch failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
+    /// What is trained failed in a way of its own.
+    #[error(transparent)]
+    Task(Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl From<tch::TchError> for TrainError {

@@ -196,6 +196,16 @@ fn every_kind_of_objective_runs() {
     good(&place.dpo(&config, "kto", &[]).output().unwrap());
     assert!(place.metrics("kto")[1]["kl"].is_number());
 
+    // Single responses are evaluated on as well.
+    let data = format!("{data}held_out_fraction = 0.4\n");
+    let config = place.run_file_of("held", &data, &format!("{kto}{short}"));
+    let said = good(&place.dpo(&config, "held", &[]).output().unwrap());
+    assert!(
+        said.contains("held-out responses: the implicit reward is on the right side"),
+        "{said}"
+    );
+    assert!(place.metrics("held")[1]["eval_rewards/accuracies"].is_number());
+
     // Without data: the built-in pairs.
     let config = place.run_file_of("builtin", "", "[train]\nsteps = 1\nbatch_size = 2\n");
     let said = good(&place.dpo(&config, "builtin", &[]).output().unwrap());
@@ -223,6 +233,19 @@ fn bad_input_is_named_and_nothing_is_written() {
     assert!(error.contains("dpo.reference") && error.contains("live"), "{error}");
     let long = refuse("long", "[rows]\nmax_length = 8\ntoo_long = 'error'\n");
     assert!(long.contains("8 fit"), "{long}");
+
+    // Prompts to which no answer would fit are left out before any is sampled.
+    let online = |answer: usize| {
+        format!(
+            "[train]\nsteps = 1\nbatch_size = 2\n[dpo.reference]\ntype = 'live'\n[online.reward]\n\
+             kind = 'length'\nlongest = 3\nper = 1.0\n[online.sampling.generation]\n\
+             max_new_tokens = {answer}\n"
+        )
+    };
+    let error = refuse("no-room", &online(250));
+    assert!(error.contains("24 were left out (too long)"), "{error}");
+    let error = refuse("no-cut", &format!("[rows]\ntoo_long = 'error'\n{}", online(250)));
+    assert!(error.contains("6 fit"), "{error}");
 
     let row = |chosen: &str| json!({ "prompt": "a", "chosen": chosen, "rejected": " same" });
     place.write("pairs.jsonl", [row(" same"), row(""), row(" other")].into_iter());

@@ -2,7 +2,6 @@
 
 use clap::Args;
 use rlaif_core::Seed;
-use rlaif_dpo::PairEvaluation;
 use rlaif_lm::Policy;
 use rlaif_train::{Goal, RunFolder};
 
@@ -13,7 +12,7 @@ use super::{
 };
 use crate::{
     rewards_from_config,
-    run::{DpoRows, DpoRun, DpoTask, Left, RunError},
+    run::{DpoRows, DpoRun, DpoTask, HeldOutEvaluation, Left, RunError},
 };
 
 #[derive(Debug, Args)]
@@ -67,23 +66,33 @@ impl Dpo {
     }
 }
 
-/// Says how well held-out pairs are told apart, before and after, with 95 % intervals.
+/// Says how well held-out rows are told apart, before and after, with 95 % intervals.
 fn say_held_out(
     run: &mut RunFolder,
-    before: &PairEvaluation,
-    after: &PairEvaluation,
+    before: &HeldOutEvaluation,
+    after: &HeldOutEvaluation,
 ) -> Result<(), RunError> {
     let of = |share: rlaif_dpo::Share| {
         format!("{:.3} [{:.3}, {:.3}]", share.value, share.ci95.0, share.ci95.1)
     };
-    let likelier = [before, after].map(|evaluation| of(evaluation.likelihood_accuracy()));
-    run.say(&format!(
-        "{} held-out pairs: the chosen response is the likelier one in {} before, {} after; it \
-         has the higher implicit reward in {}",
-        after.outcomes.len(),
-        likelier[0],
-        likelier[1],
-        of(after.accuracy())
-    ))?;
-    Ok(())
+    let said = match (before, after) {
+        (HeldOutEvaluation::Pairs(before), HeldOutEvaluation::Pairs(after)) => {
+            let likelier = [before, after].map(|evaluation| of(evaluation.likelihood_accuracy()));
+            format!(
+                "{} held-out pairs: the chosen response is the likelier one in {} before, {} \
+                 after; it has the higher implicit reward in {}",
+                after.outcomes.len(),
+                likelier[0],
+                likelier[1],
+                of(after.accuracy())
+            )
+        }
+        (_, HeldOutEvaluation::Responses(after)) => format!(
+            "{} held-out responses: the implicit reward is on the right side of 0 in {}",
+            after.outcomes.len(),
+            of(after.accuracy())
+        ),
+        (HeldOutEvaluation::Responses(_), HeldOutEvaluation::Pairs(_)) => return Ok(()),
+    };
+    Ok(run.say(&said)?)
 }

@@ -1,16 +1,19 @@
 //! The run file of `rlaif dpo`, and what it trains: preference pairs, single responses with a
 //! verdict each, or pairs of the policy's own responses.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
-use rlaif_core::{Metrics, PreferencePair, PromptRecord, Record, RewardModel, Seed, TextCodec};
+use rlaif_core::{
+    Metrics, PreferencePair, PromptRecord, Record, RewardModel, Seed, Specials, TextCodec,
+};
 use rlaif_data::{
     builtin::{self, Part},
     corpora::{Hh, PairColumns, UnpairedColumns},
 };
 use rlaif_dpo::{
-    DpoConfig, DpoError, DpoTrainer, Objective, OnlineConfig, PairEvaluation, PairRow, Reference,
-    ReferenceConfig, ReferenceSums, ResponseRow, RowConfig, RowReport, pair_rows, response_rows,
+    DpoConfig, DpoError, DpoTrainer, Objective, OnProblem, OnlineConfig, PairEvaluation,
+    PairProblem, PairRow, Reference, ReferenceConfig, ReferenceSums, ResponseEvaluation,
+    ResponseRow, RowConfig, RowReport, TooLong, pair_rows, response_rows,
 };
 use rlaif_lm::LmSpec;
 use rlaif_models::LanguageModel;
@@ -128,14 +131,57 @@ impl RunFile for DpoRun {
 pub struct DpoRows {
     /// What is learnt from.
     pub train: TrainRows,
-    /// What is evaluated on, pairs alone.
-    pub held_out: Vec<PairRow>,
+    /// What is evaluated on.
+    pub held_out: HeldOutRows,
     /// Which rows each step takes.
     pub batches: ShuffledBatches,
     /// What was made of the training rows.
     pub report: RowReport,
     /// What the reader had left out before.
     pub left: Left,
+}
+
+/// What is evaluated on; nothing, if there are no rows.
+#[derive(Debug)]
+pub enum HeldOutRows {
+    /// Pairs.
+    Pairs(Vec<PairRow>),
+    /// Single responses.
+    Responses(Vec<ResponseRow>),
+}
+
+impl HeldOutRows {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Pairs(rows) => rows.len(),
+            Self::Responses(rows) => rows.len(),
+        }
+    }
+
+    /// Whether there is nothing to evaluate on.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What the policy makes of held-out rows.
+#[derive(Debug)]
+pub enum HeldOutEvaluation {
+    /// Of pairs.
+    Pairs(PairEvaluation),
+    /// Of single responses.
+    Responses(ResponseEvaluation),
+}
+
+impl HeldOutEvaluation {
+    /// Its numbers.
+    pub fn metrics(&self) -> Metrics {
+        match self {
+            Self::Pairs(evaluation) => evaluation.metrics(),
+            Self::Responses(evaluation) => evaluation.metrics(),
+        }
+    }
 }
 
 /// What is learnt from.
@@ -260,26 +306,25 @@ impl DpoRun {
                 label: columns.label.clone(),
             };
             let data = self.data.as_ref().expect("`check` asked for rows");
-            let DataRows { train, left, .. } = data.read(&corpus, seed)?;
+            let DataRows { train, held_out, left } = data.read(&corpus, seed)?;
             let (rows, report) = response_rows(&train, codec, spec, &config)?;
+            let held_out = match held_out.as_slice() {
+                [] => Vec::new(),
+                held_out => response_rows(held_out, codec, spec, &config)?.0,
+            };
             let batches = order(rows.iter().map(|row| row.id.clone()).collect())?;
             let train = TrainRows::Responses(rows);
-            return Ok(DpoRows { train, held_out: Vec::new(), batches, report, left });
+            let held_out = HeldOutRows::Responses(held_out);
+            return Ok(DpoRows { train, held_out, batches, report, left });
         }
         let DataRows { train, held_out, left } = self.pairs(seed)?;
         let held_out = match held_out.as_slice() {
             [] => Vec::new(),
             held_out => pair_rows(held_out, codec, spec, &config)?.0,
         };
-        if self.online.is_some() {
-            let read = train.len();
-            let mut prompts: Vec<PromptRecord> = Vec::new();
-            for pair in train {
-                if prompts.last().is_none_or(|last| last.prompt != pair.prompt) {
-                    prompts.push(PromptRecord::new(pair.id, pair.prompt));
-                }
-            }
-            let report = RowReport { read, kept: prompts.len(), ..RowReport::default() };
+        let held_out = HeldOutRows::Pairs(held_out);
+        if let Some(online) = &self.online {
+            let (prompts, report) = prompts_to_answer(train, codec, spec, &config, online)?;
             let batches = order(prompts.iter().map(|prompt| prompt.id.clone()).collect())?;
             let train = TrainRows::Prompts(prompts);
             return Ok(DpoRows { train, held_out, batches, report, left });
@@ -318,6 +363,62 @@ impl DpoRun {
     }
 }
 
+/// The prompts of the rows, each once, that leave room for an answer.
+fn prompts_to_answer(
+    pairs: Vec<PreferencePair>,
+    codec: &dyn TextCodec,
+    spec: &LmSpec,
+    config: &RowConfig,
+    online: &OnlineSection,
+) -> Result<(Vec<PromptRecord>, RowReport), RunError> {
+    let mut report = RowReport { read: pairs.len(), ..RowReport::default() };
+    let mut known = HashSet::new();
+    let prompts: Vec<PromptRecord> = pairs
+        .into_iter()
+        .filter(|pair| known.insert(pair.prompt.clone()))
+        .map(|pair| PromptRecord::new(pair.id, pair.prompt))
+        .collect();
+    if prompts.len() < report.read {
+        report.skipped.insert("the same prompt again".to_owned(), report.read - prompts.len());
+    }
+    let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.prompt.as_str()).collect();
+    let ids = codec.encode_batch(&texts, Specials::Include)?;
+    let answer = online.sampling.generation.max_new_tokens as usize;
+    // What an encoder reads, the answer does not shorten.
+    let room = |limit: usize| match spec.decoder_start_id {
+        Some(_) => limit,
+        None => limit.saturating_sub(answer),
+    };
+    let limits = [config.max_prompt_length, config.max_length.map(room), spec.context.map(room)];
+    let limit = limits.into_iter().flatten().min().unwrap_or(usize::MAX);
+    let mut kept = Vec::with_capacity(prompts.len());
+    for (prompt, ids) in prompts.into_iter().zip(ids) {
+        let problem = match ids.len() {
+            0 => PairProblem::EmptyPrompt,
+            length if length > limit => PairProblem::TooLong { length, limit },
+            _ => {
+                kept.push(prompt);
+                continue;
+            }
+        };
+        let stop = match problem {
+            PairProblem::EmptyPrompt => config.empty == OnProblem::Error,
+            // A prompt is text that the reward reads as well: it is not cut.
+            _ => config.too_long == TooLong::Error,
+        };
+        if stop {
+            return Err(DpoError::Pair { id: prompt.id, problem }.into());
+        }
+        report.skip(problem);
+    }
+    report.kept = kept.len();
+    if kept.is_empty() {
+        let (read, skipped) = (report.read, report.to_string());
+        return Err(DpoError::NoRows { read, skipped: format!(": {skipped}") }.into());
+    }
+    Ok((kept, report))
+}
+
 /// What samples pairs.
 struct Online<'a> {
     codec: &'a dyn TextCodec,
@@ -331,7 +432,7 @@ pub struct DpoTask<'a> {
     trainer: DpoTrainer<LanguageModel>,
     train: TrainRows,
     train_sums: Option<ReferenceSums>,
-    held_out: Vec<PairRow>,
+    held_out: HeldOutRows,
     held_out_sums: Option<ReferenceSums>,
     online: Option<Online<'a>>,
     steps: u64,
@@ -352,7 +453,7 @@ impl<'a> DpoTask<'a> {
     pub fn new(
         trainer: DpoTrainer<LanguageModel>,
         train: TrainRows,
-        held_out: Vec<PairRow>,
+        held_out: HeldOutRows,
         cache: &Path,
     ) -> Result<Self, RunError> {
         let needed = trainer.config().objective.needs_reference()
@@ -366,9 +467,13 @@ impl<'a> DpoTask<'a> {
             }
             _ => None,
         };
-        let held_out_sums = (needed && !held_out.is_empty())
-            .then(|| trainer.reference_of_pairs(&held_out, Some(cache)))
-            .transpose()?;
+        let held_out_sums = match &held_out {
+            rows if !needed || rows.is_empty() => None,
+            HeldOutRows::Pairs(rows) => Some(trainer.reference_of_pairs(rows, Some(cache))?),
+            HeldOutRows::Responses(rows) => {
+                Some(trainer.reference_of_responses(rows, Some(cache))?)
+            }
+        };
         Ok(Self { trainer, train, train_sums, held_out, held_out_sums, online: None, steps: 0 })
     }
 
@@ -385,15 +490,21 @@ impl<'a> DpoTask<'a> {
         self
     }
 
-    /// What the policy makes of the held-out pairs; `None` without any.
+    /// What the policy makes of the held-out rows; `None` without any.
     ///
     /// # Errors
     /// Those of [`DpoTrainer::evaluate`].
-    pub fn evaluation(&self) -> Result<Option<PairEvaluation>, DpoError> {
-        if self.held_out.is_empty() {
-            return Ok(None);
-        }
-        self.trainer.evaluate(&self.held_out, self.held_out_sums.as_ref()).map(Some)
+    pub fn evaluation(&self) -> Result<Option<HeldOutEvaluation>, DpoError> {
+        let sums = self.held_out_sums.as_ref();
+        Ok(match &self.held_out {
+            rows if rows.is_empty() => None,
+            HeldOutRows::Pairs(rows) => {
+                Some(HeldOutEvaluation::Pairs(self.trainer.evaluate(rows, sums)?))
+            }
+            HeldOutRows::Responses(rows) => {
+                Some(HeldOutEvaluation::Responses(self.trainer.evaluate_responses(rows, sums)?))
+            }
+        })
     }
 
     /// The policy.

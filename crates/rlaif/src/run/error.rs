@@ -128,6 +128,9 @@ impl RunError {
             Self::Torch(error) => {
                 matches!(error, TorchError::DeviceName { .. } | TorchError::NoDevice { .. })
             }
+            Self::Train(TrainError::Task(error)) => {
+                error.downcast_ref().is_some_and(DpoError::is_bad_input)
+            }
             Self::Train(error) => matches!(
                 error,
                 TrainError::Setting { .. }

@@ -81,7 +81,10 @@ use toml::{Table, Value};
 pub use columns::ColumnSection;
 pub(crate) use columns::{TextColumn, TextRecord};
 pub use data::{DataFormat, DataRows, DataSection, Left, ShuffledBatches};
-pub use dpo::{DpoRows, DpoRun, DpoTask, OnlineSection, PairColumnsSection, PairFormat, TrainRows};
+pub use dpo::{
+    DpoRows, DpoRun, DpoTask, HeldOutEvaluation, HeldOutRows, OnlineSection, PairColumnsSection,
+    PairFormat, TrainRows,
+};
 pub use encode::Encoder;
 pub use error::RunError;
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
