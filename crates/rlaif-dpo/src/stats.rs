@@ -37,6 +37,8 @@ pub struct DpoStats {
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub lr: f64,
+    /// The parameter in whose gradient NaN or infinity stood, if the step was skipped for that.
+    pub skipped: Option<String>,
 }
 
 impl DpoStats {
@@ -68,6 +70,7 @@ impl DpoStats {
             ("grad_norm", self.grad_norm),
             ("learning_rate", self.lr),
         ]);
+        all.extend(self.skipped.as_ref().map(|_| ("skipped", 1.)));
         all.into_iter().filter(|(_, value)| !value.is_nan()).collect()
     }
 }

@@ -385,6 +385,7 @@ impl<P: Policy> DpoTrainer<P> {
         let report = self.optimizer.step()?;
         stats.grad_norm = report.grad_norm;
         stats.lr = report.lr;
+        stats.skipped = report.skipped;
         if let (Some(update), Reference::Model(model)) =
             (self.config.update_of_reference(), &self.reference)
             && report.step.is_multiple_of(update.every)

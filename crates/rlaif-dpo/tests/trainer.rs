@@ -459,7 +459,8 @@ fn gradients_without_a_number_stop_the_run_in_the_end() {
     };
     let mut trainer = DpoTrainer::new(model(LLAMA), Reference::Given, settings, 3).unwrap();
     let given = vec![[f32::NAN; 2]; rows.len()];
-    trainer.update_pairs(&batch, Some(&given)).unwrap();
+    let stats = trainer.update_pairs(&batch, Some(&given)).unwrap();
+    assert!(stats.skipped.is_some() && stats.metrics().get("skipped") == Some(1.), "{stats:?}");
     let error = trainer.update_pairs(&batch, Some(&given)).unwrap_err();
     assert!(matches!(error, DpoError::Train(TrainError::NonFinite { .. })), "{error}");
 

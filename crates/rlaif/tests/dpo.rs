@@ -1,5 +1,7 @@
 //! `rlaif dpo` and `rlaif bench dpo` as their user runs them.
 
+mod support;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -145,24 +147,64 @@ fn a_run_learns_and_writes_its_folder() {
     LanguageModel::load(&out.join("model"), LoadOptions::default()).unwrap();
 }
 
+const ONLINE: &str = "[dpo.reference]\ntype = 'live'\n[online.reward]\nkind = 'length'\nlongest = 3\n\
+                      per = 1.0\n[online.sampling.generation]\nmax_new_tokens = 6\n";
+
+const MOVING: &str = "[dpo.reference]\ntype = 'live'\nupdate = { every = 3, mixup = 0.5 }\n\
+                      [[dpo.objective.pairs.terms]]\ntype = 'bco_pair'\n";
+
 #[test]
 fn a_run_that_is_killed_goes_on_bit_by_bit() {
-    let place = Place::new();
-    let config = place.run_file("run", STEPS);
-    let longer = ["--set", "train.steps=40"];
-    good(&place.dpo(&config, "straight", &longer).output().unwrap());
-    let mut child = place.dpo(&config, "killed", &longer).spawn().unwrap();
-    let first = place.path("killed").join("checkpoints/step-2");
-    let start = Instant::now();
-    while !first.exists() && start.elapsed() < Duration::from_secs(120) {
-        std::thread::sleep(Duration::from_millis(5));
+    for (name, more) in [("pairs", ""), ("online", ONLINE), ("moving", MOVING)] {
+        let place = Place::new();
+        let config = place.run_file("run", &format!("{STEPS}{more}"));
+        let longer = ["--set", "train.steps=40"];
+        good(&place.dpo(&config, "straight", &longer).output().unwrap());
+        let mut child = place.dpo(&config, "killed", &longer).spawn().unwrap();
+        let first = place.path("killed").join("checkpoints/step-2");
+        let start = Instant::now();
+        while !first.exists() && start.elapsed() < Duration::from_secs(120) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!place.path("killed").join("model").exists(), "{name}: it was killed on the way");
+        let resume = [&longer[..], &["--resume"]].concat();
+        good(&place.dpo(&config, "killed", &resume).output().unwrap());
+        assert_eq!(place.metrics("killed"), place.metrics("straight"), "{name}");
+        assert!(place.weights("killed") == place.weights("straight"), "{name}");
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!place.path("killed").join("model").exists(), "it was killed on the way");
-    good(&place.dpo(&config, "killed", &["--set", "train.steps=40", "--resume"]).output().unwrap());
-    assert_eq!(place.metrics("killed"), place.metrics("straight"));
-    assert_eq!(place.weights("killed"), place.weights("straight"));
+}
+
+#[test]
+fn online_a_judge_picks_and_one_that_fails_ends_the_run() {
+    let place = Place::new();
+    // It prefers requests of even length, so some answers are better than others.
+    let url = support::chat_completions(|body| format!("{}", body.len() % 2 * 4));
+    let run_file = |name: &str, key: &str| {
+        let more = format!(
+            "[train]\nsteps = 3\nbatch_size = 8\n[dpo.reference]\ntype = 'live'\n[online.reward]\n\
+             kind = 'judge'\nrubric = 'toxicity'\n[online.reward.api]\nkind = 'openai'\n\
+             model = 'm'\nbase_url = '{url}'\napi_key_env = '{key}'\n\
+             [online.sampling.generation]\nmax_new_tokens = 6\n"
+        );
+        place.run_file(name, &more)
+    };
+    let run = |name: &str, key: &str| {
+        let config = run_file(name, key);
+        let mut command = place.dpo(&config, name, &[]);
+        command.env("GOOD_KEY", "sk-secret").env("BAD_KEY", "sk-other").output().unwrap()
+    };
+    good(&run("judge", "GOOD_KEY"));
+    let metrics = place.metrics("judge");
+    let sum = |name: &str| metrics.iter().map(|row| row[name].as_f64().unwrap()).sum::<f64>();
+    assert!(sum("online/pairs") > 0. && sum("online/unscored") == 0., "{metrics:?}");
+    assert!(metrics.iter().any(|row| row["loss"].is_number()), "{metrics:?}");
+
+    let output = run("refused", "BAD_KEY");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("401") && !error.contains("sk-other"), "{error}");
 }
 
 #[test]
@@ -170,12 +212,10 @@ fn every_kind_of_objective_runs() {
     let place = Place::new();
     let short = "[train]\nsteps = 2\nbatch_size = 4\n";
     let lora = "[model.lora]\nrank = 2\n";
-    let online = "[dpo.reference]\ntype = 'live'\n[online.reward]\nkind = 'length'\nlongest = 3\n\
-                  per = 1.0\n[online.sampling.generation]\nmax_new_tokens = 6\n";
     let simpo = "[[dpo.objective.pairs.terms]]\ntype = 'simpo'\n\
                  [[dpo.objective.pairs.terms]]\ntype = 'nll'\nweight = 0.5\n";
     let moving = "[dpo.reference]\ntype = 'live'\nupdate = { every = 1, mixup = 0.5 }\n";
-    for (name, more) in [("lora", lora), ("online", online), ("simpo", simpo), ("moving", moving)] {
+    for (name, more) in [("lora", lora), ("online", ONLINE), ("simpo", simpo), ("moving", moving)] {
         let config = place.run_file(name, &format!("{short}{more}"));
         good(&place.dpo(&config, name, &[]).output().unwrap());
         assert_eq!(place.metrics(name).len(), 2, "{name}");

@@ -1,7 +1,7 @@
 //! `rlaif judge`, as a program.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+mod support;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -33,50 +33,12 @@ fn verdicts(output: &Output) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A server of OpenAI's chat completions that rates every response +4.5.
-fn server() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}/v1", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            std::thread::spawn(move || {
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                loop {
-                    let (mut line, mut length, mut key) = (String::new(), 0, false);
-                    while reader.read_line(&mut line).unwrap() > 0 && line != "\r\n" {
-                        let lower = line.to_ascii_lowercase();
-                        if let Some(n) = lower.strip_prefix("content-length:") {
-                            length = n.trim().parse().unwrap();
-                        }
-                        key |= lower.trim_end() == "authorization: bearer sk-secret";
-                        line.clear();
-                    }
-                    if length == 0 {
-                        return;
-                    }
-                    reader.read_exact(&mut vec![0; length]).unwrap();
-                    assert!(key);
-                    let body = json!({
-                        "choices": [{"message": {"role": "assistant", "content": "+4.5"}, "finish_reason": "stop"}],
-                        "usage": {"prompt_tokens": 50, "completion_tokens": 2},
-                    })
-                    .to_string();
-                    write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())
-                        .unwrap();
-                }
-            });
-        }
-    });
-    address
-}
-
 #[test]
 fn a_judge_behind_an_api_and_its_usage() {
     let config = format!(
         "rubric = 'toxicity'\ncache = 'judge.sqlite'\n[api]\nkind = 'openai'\nmodel = 'm'\n\
          base_url = '{}'\napi_key_env = 'TEST_KEY'\n",
-        server()
+        support::chat_completions(|_| "+4.5".to_owned())
     );
     let output = judge(&config, ROWS);
     let expected = json!({"score": 4.5, "parts": {}});

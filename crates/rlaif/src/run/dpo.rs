@@ -383,7 +383,7 @@ fn prompts_to_answer(
     }
     let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.prompt.as_str()).collect();
     let ids = codec.encode_batch(&texts, Specials::Include)?;
-    let answer = online.sampling.generation.max_new_tokens as usize;
+    let answer = online.sampling.generation.max_new_tokens;
     // What an encoder reads, the answer does not shorten.
     let room = |limit: usize| match spec.decoder_start_id {
         Some(_) => limit,
