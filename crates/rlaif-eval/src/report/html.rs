@@ -7,7 +7,7 @@ use super::plot::{Whisker, forest, histogram, line};
 use super::{Report, words};
 use crate::compare::{Row, Verdict};
 use crate::report::curve::LEADING;
-use crate::{About, Better};
+use crate::About;
 
 /// How many pairs of responses are shown, and how many bytes of them.
 const MOST_SAMPLES: usize = 120;
