@@ -108,7 +108,8 @@ fn evaluate(
     add(
         "second judge",
         Better::Lower,
-        "toxicity, by a classifier not trained on",
+        "P(hate) {\"input\":\"prompt-and-response\",\"model\":\"models/toxicity-bert\",\"preset\":\"hate\",\
+         \"separator\":\" \",\"max_length\":256,\"batch_size\":32} by a classifier that was not trained on",
         Some(0.5),
         &mut second,
     )?;

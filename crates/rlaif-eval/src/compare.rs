@@ -113,7 +113,7 @@ impl CompareOptions {
                 Err(EvalError::Setting {
                     setting,
                     expected: "a column of the prompts' metadata",
-                    found: format!("`{key}`; there are: {known}"),
+                    found: format!("`{key}` (there are: {known})"),
                 })
             }
         }

@@ -169,7 +169,7 @@ fn different_seeds_and_settings_that_do_not_fit_are_refused() {
     let error = refused(CompareOptions { slices, ..with() });
     assert!(matches!(error, EvalError::Setting { setting: "slices", .. }), "{error}");
     let error = refused(CompareOptions { prompt_toxicity: Some("toxic".into()), ..with() });
-    assert!(error.to_string().contains("`toxic`; there are: none"), "{error}");
+    assert!(error.to_string().contains("`toxic` (there are: none)"), "{error}");
     let pair = Some(("toxicity".to_owned(), "charm".to_owned()));
     let error = refused(CompareOptions { reward_and_judge: pair, ..with() });
     assert!(matches!(&error, EvalError::UnknownMetric { name, .. } if name == "charm"), "{error}");

@@ -262,6 +262,8 @@ fn runs_of_several_seeds_are_told_with_an_interval_over_runs() {
             let mut details = Details::default();
             details.configuration.insert("seed".into(), seed.into());
             details.configuration.insert("same".into(), 1.into());
+            let folder = format!("runs/seed-{seed} {SCRIPT}/model");
+            details.configuration.insert("model".into(), folder.into());
             let report = Report::new("t", &before, &after, comparison, details).unwrap();
             (format!("seed-{seed} {SCRIPT}"), report)
         })
@@ -293,11 +295,29 @@ fn runs_of_several_seeds_are_told_with_an_interval_over_runs() {
     let terminal = repeats.to_terminal();
     assert!(terminal.contains("seed-2") && terminal.contains("3 better, 0 worse"), "{terminal}");
     assert!(!terminal.contains("same"), "a setting that does not differ: {terminal}");
+    assert!(!terminal.contains("runs/"), "a setting that only names the run: {terminal}");
 
     let error = Repeats::of_reports(&labelled[..1]).unwrap_err();
     assert!(matches!(error, EvalError::TooFew { needed: 2, found: 1, .. }), "{error}");
     let error = repeats.metric("charm").unwrap_err();
     assert!(error.to_string().contains("toxicity"), "{error}");
+}
+
+#[test]
+fn what_got_worse_is_said_without_a_minus() {
+    let headline = |before: f64, after: f64| {
+        let (before, after) = (side(40, "fine", before), side(40, "fine", after));
+        let comparison = Comparison::of(&before, &after, &CompareOptions::default()).unwrap();
+        let report = Report::new("t", &before, &after, comparison, Details::default()).unwrap();
+        report.to_terminal().replace('\u{a0}', " ")
+    };
+    let worse = headline(0.8, 1.);
+    assert!(worse.contains("is worse") && worse.contains("a deterioration of 25.0 %"), "{worse}");
+    let better = headline(1., 0.8);
+    assert!(
+        better.contains("is better") && better.contains("an improvement of 20.0 %"),
+        "{better}"
+    );
 }
 
 fn candidate(label: &str, role: Role, first: f64, second: f64) -> Candidate {

@@ -5,9 +5,9 @@ use maud::{Markup, html};
 use super::page::{Page, choose, flatten, folded, foreign};
 use super::plot::{Whisker, forest, histogram, line};
 use super::{Report, words};
+use crate::About;
 use crate::compare::{Row, Verdict};
 use crate::report::curve::LEADING;
-use crate::About;
 
 /// How many pairs of responses are shown, and how many bytes of them.
 const MOST_SAMPLES: usize = 120;
@@ -129,12 +129,19 @@ fn cell(text: &str, value: Option<f64>) -> Markup {
     html! { td.n data-value=(value.map_or_else(String::new, |v| v.to_string())) { (text) } }
 }
 
+/// What a metric is, in the room that a cell has.
+fn about(text: &str) -> Markup {
+    const MOST: usize = 140;
+    let (shown, more) = words::clip(text, MOST);
+    html! { (words::one_line(shown)) @if more > 0 { "…" } }
+}
+
 fn metrics(report: &Report) -> Markup {
     let row = |row: &Row| {
         let delta = &row.delta;
         html! {
             tr {
-                td { (words::one_line(&row.name)) small { (words::one_line(&row.about)) } }
+                td { (words::one_line(&row.name)) small { (about(&row.about)) } }
                 (cell(&words::number(row.before.moments.mean), Some(row.before.moments.mean)))
                 (cell(&words::number(row.after.moments.mean), Some(row.after.moments.mean)))
                 (cell(&words::signed(delta.mean), Some(delta.mean)))

@@ -29,7 +29,8 @@ use crate::{About, Comparison, EvalError, Evaluation, files};
 /// For each of several runs the settings in which they differ.
 pub(crate) type Settings = Vec<BTreeMap<String, String>>;
 
-/// The settings in which the configurations of these reports differ.
+/// The settings in which the configurations of these reports differ, without those that only name
+/// the run: its folder, its model.
 pub(crate) fn differing(reports: &[(String, &Report)]) -> Settings {
     let mut settings: Settings = reports
         .iter()
@@ -37,9 +38,13 @@ pub(crate) fn differing(reports: &[(String, &Report)]) -> Settings {
         .collect();
     let keys: BTreeSet<String> = settings.iter().flat_map(|run| run.keys().cloned()).collect();
     let same = |key: &String| settings.iter().all(|run| run.get(key) == settings[0].get(key));
-    let same: Vec<String> = keys.into_iter().filter(same).collect();
+    let names = |key: &String| {
+        let mut runs = settings.iter().zip(reports);
+        runs.all(|(run, (label, _))| run.get(key).is_some_and(|value| value.contains(label)))
+    };
+    let idle: Vec<String> = keys.into_iter().filter(|key| same(key) || names(key)).collect();
     for run in &mut settings {
-        run.retain(|key, _| !same.contains(key));
+        run.retain(|key, _| !idle.contains(key));
     }
     settings
 }

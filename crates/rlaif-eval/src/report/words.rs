@@ -86,14 +86,19 @@ pub(crate) fn headline(row: &Row, prompts: usize) -> String {
     };
     let by = match (improved(delta), delta.improvement_ci95) {
         (Some(percent), Some(ci)) => {
-            let what = match row.better {
-                Better::Neither => "a change",
-                _ => "an improvement",
+            // What got worse is said without a minus: "an improvement of -51 %" is a riddle.
+            let (what, sign) = match row.better {
+                Better::Neither => ("a change", 1.),
+                _ if percent < 0. => ("a deterioration", -1.),
+                _ => ("an improvement", 1.),
             };
-            format!(
-                ", {what} of {percent:.1}\u{a0}% (95\u{a0}% interval {:.1} to {:.1}\u{a0}%)",
-                ci.low, ci.high
-            )
+            let (low, high) = if sign < 0. { (-ci.high, -ci.low) } else { (ci.low, ci.high) };
+            // No zero with a minus.
+            let [percent, low, high] = [percent * sign, low, high].map(|value| {
+                let text = format!("{value:.1}");
+                if text == "-0.0" { "0.0".to_owned() } else { text }
+            });
+            format!(", {what} of {percent}\u{a0}% (95\u{a0}% interval {low} to {high}\u{a0}%)")
         }
         _ => String::new(),
     };
