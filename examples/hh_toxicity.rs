@@ -22,13 +22,13 @@ use rlaif::core::{Exchange, PromptRecord, RewardModel, Sample, Seed, Specials, T
 use rlaif::data::builtin::{self, BuiltinDialogue, Part};
 use rlaif::data::corpora::{DIALOGUE_CHARACTERS, Hh, HhRecord};
 use rlaif::data::{
-    Dataset, Fraction, HubDataset, PromptBuilder, PromptForm, PromptTemplate, Reader, Remainder,
-    Shuffle, Source,
+    Dataset, Fraction, HubDataset, Position, PromptBuilder, PromptForm, PromptTemplate, Reader,
+    Remainder, Shuffle, Source,
 };
 use rlaif::eval::text::{Length, LengthUnit, Rouge, RougeKind, Stemming};
 use rlaif::eval::{
     About, Better, Column, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric,
-    MetricInfo, Report, RewardMetric, read_curves,
+    MetricInfo, Report, RewardMetric, read_curves, read_findings,
 };
 use rlaif::hub::Hub;
 use rlaif::lm::generate::{GenerationConfig, GenerationRow, Hooks, Sampling, generate};
@@ -37,12 +37,15 @@ use rlaif::lm::{
 };
 use rlaif::memory::{PpoPlan, Trained};
 use rlaif::models::{AdapterConfig, LanguageModel, LoadOptions, SaveOptions, TaskType};
-use rlaif::ppo::{KlConfig, PpoConfig, PpoTrainer, Prompt, Reference};
+use rlaif::ppo::{
+    Finding, KlConfig, MetricStop, PpoConfig, PpoTrainer, Prompt, Reference, StopConfig,
+    StopReason, Watch,
+};
 use rlaif::rewards::{ClassifierOptions, ClassifierReward, Input, Mean, Preset, RewardConfig};
 use rlaif::tch::{Kind, no_grad_guard};
 use rlaif::text::HfTokenizer;
 use rlaif::torch::DeviceChoice;
-use rlaif::train::{Interrupt, Keep, KlControl, OptimizerConfig, RunFolder, Terminal};
+use rlaif::train::{Interrupt, Keep, KlControl, Marks, OptimizerConfig, RunFolder, Terminal};
 use serde::{Deserialize, Serialize};
 
 /// Less toxic summaries of dialogues, by PPO against a toxicity classifier.
@@ -235,17 +238,19 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         .map(|record| Ok(Prompt { record: record.clone(), ids: tokens(record)? }));
     let prompts = prompts.collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let mut order = Shuffle::new(train.records(), seed)?;
+    let mut progress = Progress::default();
     if let Some(saved) = &saved {
         trainer.restore(saved)?;
-        order.resume(&saved.json("order")?)?;
-        folder.rewind(saved.json("marks")?)?;
+        progress = saved.json("progress")?;
+        order.resume(progress.order.as_ref().ok_or("the checkpoint has no order")?)?;
+        reward.restore(&progress.reward)?;
+        folder.rewind(progress.marks)?;
     }
     let batch = NonZeroUsize::new(options.batch).ok_or("--batch is at least 1")?;
     let interrupt = Interrupt::install()?;
     let shown = ["toxicity", "ppo/mean_scores", "objective/kl", "tokens/responses_len_mean"];
     folder.show(Terminal::new(options.steps, trainer.steps_done(), shown));
-    let mut recent = Vec::new();
-    while trainer.steps_done() < options.steps {
+    while trainer.steps_done() < options.steps && progress.stopped.is_none() {
         let chosen: Vec<Prompt> = order
             .next_batch(batch, Remainder::Drop)?
             .into_iter()
@@ -256,33 +261,37 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
             rollout.texts.iter().map(|text| Exchange::new("", text)).collect();
         let scores =
             toxicity.score(&read)?.total.into_iter().flatten().map(|score| f64::from(score.get()));
-        recent.push(scores.sum::<f64>() / read.len() as f64);
-        stats.metrics.set("toxicity", recent[recent.len() - 1]);
+        stats.metrics.set("toxicity", scores.sum::<f64>() / read.len() as f64);
         let step = trainer.steps_done();
         folder.record(step, &stats.metrics)?;
         for (record, text) in rollout.records.iter().zip(&rollout.texts).take(2) {
             folder.sample(&serde_json::json!({ "step": step, "id": record.id, "prompt": record.prompt, "response": text }))?;
         }
-        let low = options.until_toxicity.is_some_and(|bound| {
-            recent.len() >= 5 && recent[recent.len() - 5..].iter().sum::<f64>() / 5. <= bound
-        });
-        if step % 10 == 0 || step == options.steps || low || interrupt.requested() {
-            let marks = folder.marks()?;
+        for finding in progress.watch.observe(&stats, trainer.config()) {
+            folder.say(&finding.to_string())?;
+            progress.findings.push(finding);
+        }
+        progress.stopped = progress.watch.stop(&stats, &trainer.config().stop);
+        let ends = step == options.steps || progress.stopped.is_some() || interrupt.requested();
+        if ends || step % 10 == 0 {
+            progress.marks = folder.marks()?;
+            progress.order = Some(order.position());
+            progress.reward = reward.state();
             folder.checkpoints.write(step, None, |files| {
                 trainer.save(files)?;
-                files.json("order", &order.position())?;
-                files.json("marks", &marks)
+                files.json("progress", &progress)
             })?;
         }
         if interrupt.requested() {
             folder.say(&format!("stopped; go on with --out {} --resume", out.display()))?;
             return Ok(());
         }
-        if low {
-            folder.say("the mean toxicity of five steps is low enough")?;
-            break;
-        }
     }
+    if let Some(reason) = &progress.stopped {
+        folder.say(&format!("ended after step {}: {reason}", trainer.steps_done()))?;
+    }
+    let findings = out.join("findings.json");
+    fs::write(&findings, serde_json::to_string_pretty(&progress.findings)?)?;
 
     // ── How it is after, and the report ────────────────────────────────────────────────────────
     let mut policy = trainer.into_policy();
@@ -300,8 +309,11 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         ..CompareOptions::default()
     };
     let comparison = Comparison::of(&before, &after, &compare)?;
-    let details =
-        Details { training: read_curves(&out.join("metrics.jsonl"))?, ..Details::default() };
+    let details = Details {
+        training: read_curves(&out.join("metrics.jsonl"))?,
+        findings: Some(read_findings(&findings)?),
+        ..Details::default()
+    };
     let report = Report::new("Less toxic summaries, by PPO", &before, &after, comparison, details)?;
     report.write(&out)?;
     println!("{}", report.to_terminal());
@@ -317,6 +329,18 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     println!("report: {}", out.join("report.html").display());
     println!("model:  {}", folder.model().display());
     Ok(())
+}
+
+/// What the loop has to remember beside the trainer, so that a resumed run goes on as if never
+/// stopped.
+#[derive(Default, Serialize, Deserialize)]
+struct Progress {
+    marks: Marks,
+    order: Option<Position>,
+    watch: Watch,
+    findings: Vec<Finding>,
+    stopped: Option<StopReason>,
+    reward: serde_json::Value,
 }
 
 /// The longest prompt, in tokens.
@@ -387,6 +411,15 @@ impl Options {
                 ..KlConfig::default()
             },
             optimizer,
+            stop: StopConfig {
+                metric: self.until_toxicity.map(|bound| MetricStop {
+                    name: "toxicity".to_owned(),
+                    window: 5,
+                    at_least: None,
+                    at_most: Some(bound),
+                }),
+                max_kl: None,
+            },
             seed: Seed::new(self.seed),
             ..PpoConfig::default()
         }

@@ -179,6 +179,8 @@ impl Place {
         let mut command = Command::new(profile.join("examples").join("hh_toxicity"));
         command.args(arguments).arg("--out").arg(&out).args(["--device", "cpu"]);
         command.args(["--eval-prompts", "8"]);
+        // Tests run side by side; threads of one that wait for a core would keep it from the others.
+        command.env("OMP_NUM_THREADS", "1");
         command.env("HF_ENDPOINT", self.server.endpoint()).env("HF_TOKEN", "");
         command.env("HF_HOME", self.root.path().join("cache")).env("HF_HUB_OFFLINE", "0");
         command.envs(environment.iter().copied());
