@@ -50,15 +50,27 @@ fn logits(policy: &LanguageModel) -> Tensor {
     })
 }
 
+fn classified(classifier: &Classifier) -> Tensor {
+    let rows = PROMPTS.iter().map(|row| row.to_vec()).collect();
+    let batch = TokenBatch::collate(rows, classifier.spec(), Padding::Right).unwrap();
+    no_grad(|| classifier.logits(&batch, None, Forward::default()).unwrap())
+}
+
 fn load(folder: &Path) -> LanguageModel {
     LanguageModel::load(folder, LoadOptions::default()).unwrap()
 }
 
 #[test]
 fn language_models_go_to_transformers_and_back() {
-    for (name, sort) in
-        [("llama3", "causal"), ("qwen3", "causal"), ("flan", "seq2seq"), ("t5-v1.0", "seq2seq")]
-    {
+    for (name, sort) in [
+        ("llama3", "causal"),
+        ("llama31", "causal"),
+        ("mistral", "causal"),
+        ("qwen2-window", "causal"),
+        ("qwen3", "causal"),
+        ("flan", "seq2seq"),
+        ("t5-v1.0", "seq2seq"),
+    ] {
         let policy = load(&model(name));
         let folder = tempfile::tempdir().unwrap();
         let (saved, resaved) = (folder.path().join("saved"), folder.path().join("resaved"));
@@ -75,21 +87,16 @@ fn language_models_go_to_transformers_and_back() {
 
 #[test]
 fn classifiers_go_to_transformers_and_back() {
-    for name in ["roberta", "llama-reward"] {
+    for name in ["roberta", "bert", "llama-reward"] {
         let classifier = Classifier::load(&model(name), LoadOptions::default()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (saved, resaved) = (folder.path().join("saved"), folder.path().join("resaved"));
         classifier.save(&saved, &SaveOptions::default()).unwrap();
         fs::create_dir(&resaved).unwrap();
         let Some(theirs) = python("classifier", &saved, None, &resaved) else { return };
-        let logits = |classifier: &Classifier| {
-            let rows = PROMPTS.iter().map(|row| row.to_vec()).collect();
-            let batch = TokenBatch::collate(rows, classifier.spec(), Padding::Right).unwrap();
-            no_grad(|| classifier.logits(&batch, None, Forward::default()).unwrap())
-        };
-        close(name, &logits(&classifier), &theirs, 1e-4);
+        close(name, &classified(&classifier), &theirs, 1e-4);
         let again = Classifier::load(&resaved, LoadOptions::default()).unwrap();
-        assert_eq!(logits(&again), logits(&classifier), "{name}");
+        assert_eq!(classified(&again), classified(&classifier), "{name}");
     }
 }
 
@@ -108,4 +115,22 @@ fn adapters_go_to_peft_and_back() {
         again.adapters().load("default", &resaved).unwrap();
         assert_eq!(logits(&again), logits(&policy), "{name}");
     }
+}
+
+#[test]
+fn adapters_of_classifiers_go_to_peft_and_back() {
+    let name = "roberta";
+    let load = || Classifier::load(&model(name), LoadOptions::default()).unwrap();
+    let mut classifier = load();
+    classifier.adapters().load("default", &fixtures().join("adapters").join(name)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (saved, resaved) = (folder.path().join("adapter"), folder.path().join("resaved"));
+    classifier.adapters().save("default", &saved).unwrap();
+    fs::create_dir(&resaved).unwrap();
+    let Some(theirs) = python("classifier", &model(name), Some(&saved), &resaved) else { return };
+    close(name, &classified(&classifier), &theirs, 1e-4);
+    let mut again = load();
+    again.adapters().load("default", &resaved).unwrap();
+    assert_eq!(classified(&again), classified(&classifier));
+    assert_ne!(classified(&load()), classified(&classifier));
 }
