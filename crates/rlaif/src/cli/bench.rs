@@ -1,21 +1,27 @@
 //! `rlaif bench`: this machine's times on a model, with random token ids of fixed length.
 
-use std::{path::Path, time::Instant};
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+    time::Instant,
+};
 
 use clap::{Args, Subcommand};
 use rlaif_lm::{
     Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, token_log_probs,
 };
 use rlaif_models::{Classifier, Config, LanguageModel, LoadOptions, ModelSort};
+use serde::de::DeserializeOwned;
 use serde_json::json;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{
     bench_dpo::DpoBench,
     bench_generate::GenerateBench,
     bench_ppo::PpoBench,
     bench_sft::SftBench,
-    error::CliError,
+    error::{CliError, RowProblem},
     model::{self, ModelArguments},
 };
 
@@ -72,13 +78,11 @@ pub(crate) struct ForwardBench {
 
 impl ForwardBench {
     fn run(&self) -> Result<(), CliError> {
-        for (flag, value) in
-            [("batch", self.batch), ("prompt-len", self.prompt_len), ("repeats", self.repeats)]
-        {
-            if value == 0 {
-                return Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" });
-            }
-        }
+        at_least_one(&[
+            ("batch", self.batch),
+            ("prompt-len", self.prompt_len),
+            ("repeats", self.repeats),
+        ])?;
         let options = self.model.placement.options()?;
         let folder = model::folder(&self.model.model, self.model.revision.as_deref())?;
         tch::manual_seed(self.seed);
@@ -86,7 +90,7 @@ impl ForwardBench {
             ModelSort::LanguageModel => self.language_model(&folder, options)?,
             ModelSort::Classifier => self.classifier(&folder, options)?,
         };
-        let peak = rlaif_torch::host_memory().resident_peak;
+        let peak = peak_memory(options.device)?;
         if self.json {
             let object = json!({
                 "forward_s": forward_s,
@@ -181,10 +185,55 @@ pub(super) fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Ve
     let first = if vocab_size > 20 { 10 } else { 0 };
     (0..rows)
         .map(|_| {
-            let options = (Kind::Int64, tch::Device::Cpu);
+            let options = (Kind::Int64, Device::Cpu);
             let ids = Tensor::randint_low(first, vocab_size, [length as i64], options);
             let ids = Vec::<i64>::try_from(&ids).expect("a vector of int64");
             ids.into_iter().map(|id| u32::try_from(id).expect("ids are not negative")).collect()
         })
         .collect()
+}
+
+/// Refuses a flag that is 0.
+pub(super) fn at_least_one(flags: &[(&'static str, usize)]) -> Result<(), CliError> {
+    match flags.iter().find(|(_, value)| *value == 0) {
+        Some((flag, _)) => {
+            Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The first `needed` rows of a file of token ids, JSON Lines with the fields `expected`.
+pub(super) fn rows_of_ids<T: DeserializeOwned>(
+    path: &Path,
+    expected: &'static str,
+    needed: usize,
+) -> Result<Vec<T>, CliError> {
+    let open = |source| CliError::Open { path: path.to_owned(), source };
+    let lines = BufReader::new(File::open(path).map_err(open)?).lines();
+    let mut rows = Vec::with_capacity(needed);
+    for (line, text) in (1..).zip(lines).take(needed) {
+        let row = serde_json::from_str(&text.map_err(open)?).map_err(|source| {
+            let problem = RowProblem::Json { expected, source };
+            CliError::Row { source_name: path.display().to_string(), line, problem }
+        })?;
+        rows.push(row);
+    }
+    if rows.len() < needed {
+        return Err(CliError::Flag {
+            flag: "input",
+            found: format!("a file of {} rows", rows.len()),
+            expected: "a file of --batch times (--steps + 1) rows",
+        });
+    }
+    Ok(rows)
+}
+
+/// The most memory that was held so far, where the system says, in bytes: of the device, if that
+/// is a GPU.
+pub(super) fn peak_memory(device: Device) -> Result<Option<u64>, CliError> {
+    Ok(match device {
+        Device::Cuda(device) => Some(rlaif_torch::cuda_memory(device)?.allocated_peak),
+        _ => rlaif_torch::host_memory().resident_peak,
+    })
 }

@@ -1,11 +1,6 @@
 //! `rlaif bench dpo`: seconds of one optimizer step of DPO.
 
-use std::{
-    fs::File,
-    io::{BufRead, BufReader},
-    path::PathBuf,
-    time::Instant,
-};
+use std::{path::PathBuf, time::Instant};
 
 use clap::{Args, ValueEnum};
 use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Prompts, Reference};
@@ -15,8 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    bench::random_rows,
-    error::{CliError, RowProblem},
+    bench::{at_least_one, peak_memory, random_rows, rows_of_ids},
+    error::CliError,
     model::{self, Placement},
 };
 
@@ -89,16 +84,12 @@ struct IdRow {
 
 impl DpoBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        for (flag, value) in [
+        at_least_one(&[
             ("batch", self.batch),
             ("prompt-len", self.prompt_len),
             ("new-tokens", self.new_tokens),
             ("steps", self.steps),
-        ] {
-            if value == 0 {
-                return Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" });
-            }
-        }
+        ])?;
         let options = self.placement.options()?;
         let folder = model::folder(&self.policy, None)?;
         let load = || LanguageModel::load(&folder, options);
@@ -161,25 +152,10 @@ impl DpoBench {
                 .map(|(prompt, (chosen, rejected))| row(prompt, chosen, rejected))
                 .collect());
         };
-        let open = |source| CliError::Open { path: path.clone(), source };
-        let mut all = Vec::new();
-        for (line, text) in (1..).zip(BufReader::new(File::open(path).map_err(open)?).lines()) {
-            let read: IdRow = serde_json::from_str(&text.map_err(open)?).map_err(|source| {
-                let expected = "prompt_ids, chosen_ids, rejected_ids";
-                let problem = RowProblem::Json { expected, source };
-                CliError::Row { source_name: path.display().to_string(), line, problem }
-            })?;
-            all.push(row(read.prompt_ids, read.chosen_ids, read.rejected_ids));
-        }
-        if all.len() < count {
-            return Err(CliError::Flag {
-                flag: "input",
-                found: format!("a file of {} pairs", all.len()),
-                expected: "a file of --batch times (--steps + 1) pairs",
-            });
-        }
-        all.truncate(count);
-        Ok(all)
+        let expected = "`prompt_ids`, `chosen_ids`, `rejected_ids`";
+        let rows: Vec<IdRow> = rows_of_ids(path, expected, count)?;
+        let pair = |of: IdRow| row(of.prompt_ids, of.chosen_ids, of.rejected_ids);
+        Ok(rows.into_iter().map(pair).collect())
     }
 
     fn report(
@@ -191,10 +167,7 @@ impl DpoBench {
     ) -> Result<(), CliError> {
         let steps = self.steps as f64;
         let sec_per_step = (of_reference + of_update) / steps;
-        let peak = match options.device {
-            tch::Device::Cuda(device) => Some(rlaif_torch::cuda_memory(device)?.allocated_peak),
-            _ => rlaif_torch::host_memory().resident_peak,
-        };
+        let peak = peak_memory(options.device)?;
         if self.json {
             let object = json!({
                 "sec_per_step": sec_per_step,

@@ -1,11 +1,6 @@
 //! `rlaif bench sft`: optimizer steps of supervised fine-tuning.
 
-use std::{
-    fs::File,
-    io::{BufRead, BufReader},
-    path::PathBuf,
-    time::Instant,
-};
+use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
 use rlaif_lm::{LmSpec, Policy};
@@ -15,8 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    bench::random_rows,
-    error::{CliError, RowProblem},
+    bench::{at_least_one, peak_memory, random_rows, rows_of_ids},
+    error::CliError,
     model::{self, Placement},
 };
 use crate::run::RunError;
@@ -74,16 +69,12 @@ struct Row {
 
 impl SftBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        for (flag, value) in [
+        at_least_one(&[
             ("batch", self.batch),
             ("prompt-len", self.prompt_len),
             ("new-tokens", self.new_tokens),
             ("steps", self.steps),
-        ] {
-            if value == 0 {
-                return Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" });
-            }
-        }
+        ])?;
         let options = self.placement.options()?;
         let folder = model::folder(&self.policy, None)?;
         let policy = LanguageModel::load(&folder, options)?;
@@ -110,7 +101,7 @@ impl SftBench {
             }
         }
         let steps = self.steps as f64;
-        let memory = rlaif_torch::host_memory().resident_peak;
+        let memory = peak_memory(options.device)?;
         if self.json {
             let object = json!({
                 "sec_per_step": seconds / steps,
@@ -143,25 +134,7 @@ impl SftBench {
                 .map(|(p, r)| SftRow::new(p, r))
                 .collect());
         };
-        let open = |source| CliError::Open { path: path.clone(), source };
-        let lines = BufReader::new(File::open(path).map_err(open)?).lines();
-        let mut rows = Vec::new();
-        for (i, line) in lines.enumerate() {
-            let line = line.map_err(open)?;
-            let row: Row = serde_json::from_str(&line).map_err(|source| CliError::Row {
-                source_name: path.display().to_string(),
-                line: i + 1,
-                problem: RowProblem::Json { expected: "`prompt_ids`, `response_ids`", source },
-            })?;
-            rows.push(SftRow::new(row.prompt_ids, row.response_ids));
-        }
-        if rows.len() < needed {
-            return Err(CliError::Flag {
-                flag: "input",
-                found: format!("a file of {} rows", rows.len()),
-                expected: "batch · (steps + 1) rows",
-            });
-        }
-        Ok(rows)
+        let rows: Vec<Row> = rows_of_ids(path, "`prompt_ids`, `response_ids`", needed)?;
+        Ok(rows.into_iter().map(|row| SftRow::new(row.prompt_ids, row.response_ids)).collect())
     }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 
 /// A server of OpenAI's chat completions, whose key is `sk-secret`: `answer` is asked with the body
 /// of each request. Returns its base URL.
-pub fn chat_completions(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> String {
+pub(crate) fn chat_completions(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/v1", listener.local_addr().unwrap());
     let answer = Arc::new(answer);
