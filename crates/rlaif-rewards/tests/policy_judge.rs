@@ -251,3 +251,15 @@ fn no_attack_gets_out_of_its_fence_or_becomes_a_special_token() {
     }
     assert!(fenced > 60, "hardly a vocabulary with the marks of the fences: {fenced}");
 }
+
+#[test]
+fn the_configurations_of_the_documentation_are_some() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/rewards.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let blocks: Vec<&str> =
+        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 2, "{} blocks", blocks.len());
+    for block in blocks {
+        RewardConfig::from_toml(block, "docs/rewards.md").unwrap();
+    }
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use rlaif::EvalConfig;
 use rlaif::models::{Config, LanguageModel, SaveOptions};
 use rlaif::ppo::{Finding, Symptom};
 use rlaif::tch::{Device, Kind, manual_seed};
@@ -232,4 +233,21 @@ fn what_is_wrong_with_a_configuration_is_said_before_anything_is_generated() {
     refused(&with("headline = \"toxicity\"", "headline = \"kindness\""), "kindness");
     refused(&with("seed = 7", "seed = 7\nprompt_toxicity = \"toxic\""), "there are: topic");
     assert!(!out.exists(), "something was generated");
+}
+
+#[test]
+fn the_configurations_of_the_documentation_are_some() {
+    let text = fs::read_to_string(crates("../docs/evaluation.md")).unwrap();
+    let blocks: Vec<&str> =
+        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [whole, more] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("eval.toml");
+    let read = |text: &str| {
+        fs::write(&path, text).unwrap();
+        EvalConfig::from_file(&path).unwrap()
+    };
+    let config = read(whole);
+    assert_eq!((config.metrics.len(), config.judges.len(), config.preferences.len()), (5, 1, 1));
+    assert_eq!(read(&format!("{more}\n{whole}")).slices.len(), 2);
 }
