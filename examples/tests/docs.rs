@@ -46,6 +46,35 @@ fn links_lead_somewhere_and_the_book_has_every_page() {
     }
 }
 
+/// What stays the same however code is set: its characters without spaces, and without the commas and
+/// comments that depend on where lines end.
+fn essence(code: &str) -> String {
+    let code: String =
+        code.lines().map(|line| line.split(" //").next().unwrap_or("").trim_end()).collect();
+    code.chars().filter(|c| !c.is_whitespace() && *c != ',').collect()
+}
+
+#[test]
+fn the_rust_of_readme_and_docs_is_compiled_somewhere() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).unwrap();
+    let compiled = [read("examples/tests/snippets.rs"), read("tests/downstream/build.rs")];
+    let compiled = compiled.map(|code| essence(&code));
+    let mut blocks = 0;
+    for (page, text) in pages() {
+        // Its blocks are doc tests of rlaif-rewards.
+        if page.ends_with("rewards.md") {
+            continue;
+        }
+        for block in text.split("\n```rust\n").skip(1) {
+            let block = block.split("\n```").next().unwrap_or_default();
+            let found = compiled.iter().any(|code| code.contains(&essence(block)));
+            assert!(found, "{}: not in examples/tests/snippets.rs:\n{block}", page.display());
+            blocks += 1;
+        }
+    }
+    assert!(blocks > 5, "{blocks}");
+}
+
 /// The lines of the shell blocks of a page, continued lines joined, comments left out.
 fn commands(text: &str) -> Vec<String> {
     let mut all = Vec::new();

@@ -1,0 +1,165 @@
+//! The Rust of README and docs, letter by letter but for spaces (`docs.rs` compares them), compiled,
+//! and run on built-in models.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use rlaif::core::{Exchange, PromptRecord, RewardModel, Specials, TextCodec};
+use rlaif::lm::{Policy, ValueHead, ValueInit};
+use rlaif::models::{LanguageModel, LoadOptions, SaveOptions};
+use rlaif::ppo::{PpoConfig, PpoTrainer, Prompt, Reference};
+use rlaif::rewards::{ClassifierOptions, ClassifierReward, Mean, Preset};
+use rlaif::text::HfTokenizer;
+use rlaif::train::SftRow;
+use rlaif::{core as rlaif_core, data as rlaif_data};
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+fn model(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name)
+}
+
+fn policy() -> Result<LanguageModel, Box<dyn Error>> {
+    let policy = LanguageModel::load(&model("summary-t5"), LoadOptions::default())?;
+    policy.parameters().train_where(|_| true);
+    Ok(policy)
+}
+
+/// README: a reward.
+#[test]
+fn a_reward() -> Outcome {
+    let folder = &model("toxicity-roberta");
+    let load = LoadOptions::default();
+    let brief = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        batch.iter().map(|x| -(x.response.split_whitespace().count() as f32) / 10.).collect()
+    };
+    let kind = ClassifierReward::load(folder, load, ClassifierOptions::preset(Preset::NotHate))?;
+    let reward = Mean::new("kind and brief", kind).and(brief);
+    let score = |text| -> Result<f32, Box<dyn Error>> {
+        Ok(reward.score(&[Exchange::new("Hello.", text)])?.total[0].ok_or("no score")?.get())
+    };
+    assert!(score("Thank you.")? > score("You stupid idiot, I hate you.")?);
+    Ok(())
+}
+
+/// README: the loop.
+#[test]
+fn the_loop() -> Outcome {
+    let (policy, reference) = (policy()?, policy()?);
+    let tokenizer = HfTokenizer::from_folder(model("summary-t5"))?;
+    let value = ValueHead::new(policy.spec().hidden_size, ValueInit::Zero, policy.spec().device);
+    let mut config = PpoConfig {
+        steps: 1,
+        batch_size: 32,
+        minibatch_size: 16,
+        epochs: 1,
+        ..PpoConfig::default()
+    };
+    config.generation.max_new_tokens = 4;
+    let prompts = (0..32)
+        .map(|n| {
+            let record = PromptRecord::new(n.to_string(), format!("Number {n} says"));
+            let ids = tokenizer.encode(&record.prompt, Specials::Include)?;
+            Ok(Prompt { record, ids })
+        })
+        .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    let reward = |batch: &[Exchange<'_>]| vec![1.; batch.len()];
+    let place = tempfile::tempdir()?;
+    let folder = &place.path().join("model");
+
+    let mut trainer =
+        PpoTrainer::new(policy, value, Reference::Frozen(Box::new(reference)), config)?;
+    for batch in prompts.chunks(32) {
+        let rollout = trainer.rollout(batch, &tokenizer, &reward)?; // responses, scores, log-probabilities, values
+        let advantages = trainer.advantages(&rollout)?; // KL penalty, score, GAE
+        let stats = trainer.update(&rollout, &advantages)?; // epochs of minibatches
+        println!("{} {:.3}", stats.step, stats.get("ppo/mean_scores"));
+    }
+    trainer.into_policy().save(folder, &SaveOptions::default())?; // loads in transformers
+
+    LanguageModel::load(folder, LoadOptions::default())?;
+    Ok(())
+}
+
+/// docs/data.md.
+fn data(tokenizer: &HfTokenizer) -> Outcome {
+    use rlaif_core::Seed;
+    use rlaif_data::corpora::{DIALOGUE_CHARACTERS, Hh};
+    use rlaif_data::{Fraction, PromptBuilder, Reader, Source};
+    use std::num::NonZeroUsize;
+
+    let dialogues = Reader::new(Source::file("train.jsonl.gz")?)
+        .dataset(Hh::default())?
+        .keep_characters(DIALOGUE_CHARACTERS, |record| record.dialogue().into());
+    let split = dialogues
+        .split_by(Fraction::new(0.2)?, Seed::new(42), |record| record.first_turn().into())?;
+    let prompts = PromptBuilder::default().limit(NonZeroUsize::new(512).unwrap()).build_all(
+        tokenizer,
+        &split.train,
+        |record| record.dialogue().into(),
+        |_| None,
+    )?;
+    println!("{}", prompts.provenance());
+    Ok(())
+}
+
+#[test]
+fn data_says_which_file_is_not_there() {
+    let tokenizer = HfTokenizer::from_folder(model("summary-t5")).unwrap();
+    assert!(data(&tokenizer).unwrap_err().to_string().contains("train.jsonl.gz"));
+}
+
+/// docs/extending.md.
+#[test]
+fn a_reward_of_a_line() -> Outcome {
+    use rlaif_core::{Exchange, RewardModel};
+
+    let brief = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        batch.iter().map(|x| -(x.response.split_whitespace().count() as f32) / 10.).collect()
+    };
+    assert_eq!(brief.score(&[Exchange::new("Why?", "Because.")])?.total[0].unwrap().get(), -0.1);
+    Ok(())
+}
+
+/// docs/generation.md.
+fn generation() -> Outcome {
+    use rlaif::core::Seed;
+    use rlaif::lm::Forward;
+    use rlaif::lm::generate::{GenerationConfig, GenerationRow, Hooks, generate};
+    use rlaif::models::{LanguageModel, LoadOptions};
+
+    let policy = LanguageModel::load("MODEL".as_ref(), LoadOptions::default())?;
+    let rows = [GenerationRow { id: 0, prompt: vec![37, 4, 81], max_new_tokens: None }];
+    let config = GenerationConfig { max_new_tokens: 32, ..GenerationConfig::default() };
+    let responses =
+        generate(&policy, &rows, &config, Seed::new(1), 0, Forward::default(), Hooks::default())?;
+
+    assert_eq!(responses.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn generation_says_which_model_is_not_there() {
+    assert!(generation().unwrap_err().to_string().contains("MODEL"));
+}
+
+/// docs/training.md.
+#[test]
+fn training() -> Outcome {
+    let policy = policy()?;
+    let (row, total_steps) = (SftRow::new(vec![37, 4, 1], vec![81, 1]), 1);
+    let (batches, held_out): (_, [SftRow; 1]) = ([[&row, &row]], [row.clone()]);
+    {
+        use rlaif::train::{LearnConfig, SftRow, SftTrainer};
+
+        let mut trainer = SftTrainer::new(&policy, &LearnConfig::default(), total_steps)?;
+        for batch in batches {
+            let _stats = trainer.step(&batch)?; // loss, tokens, gradient norm
+        }
+        let evaluation = trainer.evaluate(&held_out)?; // loss, perplexity
+
+        assert!(evaluation.loss > 0.);
+        assert_eq!(evaluation.tokens, SftRow::learned_tokens(&held_out[0]) as u64);
+    }
+    Ok(())
+}
