@@ -71,10 +71,13 @@ impl FitConfig {
     /// Number of steps with `rows` rows of data; the last step of an epoch takes what is left.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] if it comes to nothing.
+    /// [`TrainError::Setting`] if it comes to nothing, or no checkpoint is to be kept.
     pub fn total_steps(&self, rows: usize) -> Result<u64, TrainError> {
         if self.batch_size == 0 {
             return Err(TrainError::setting("train.batch_size", 0, "at least 1"));
+        }
+        if self.keep == 0 {
+            return Err(TrainError::setting("train.keep", 0, "at least 1"));
         }
         let total = match self.steps {
             0 => self.epochs * rows.div_ceil(self.batch_size) as u64,

@@ -86,9 +86,11 @@ impl RunFolder {
     /// Makes the folder and writes `run.toml` into it.
     ///
     /// # Errors
-    /// [`TrainError::RunExists`] if there is a run already, [`TrainError::RunBusy`],
-    /// [`TrainError::Write`].
+    /// [`TrainError::Setting`] if no checkpoint is to be kept, [`TrainError::RunExists`] if there is
+    /// a run already, [`TrainError::RunBusy`], [`TrainError::Write`].
     pub fn create(root: &Path, run_file: &str, keep: Keep) -> Result<Self, TrainError> {
+        // Before anything is written.
+        keep.check()?;
         fs::create_dir_all(root).map_err(TrainError::write(root))?;
         let path = root.join("run.toml");
         if path.exists() {

@@ -270,11 +270,12 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("learn.optimizer.max_skipped=0", "max_skipped is 0"),
         ("model.lora={ rank = 0 }", "model.lora.rank"),
         ("train.batch_size=0", "batch_size"),
+        ("train.keep=0", "train.keep is 0"),
         ("placement.device=tpu", "tpu"),
     ] {
         let said = refusal(&with(set), 2);
         assert!(said.contains(expected), "{set}: {said}");
-        assert!(!folder.join("no/run.toml").exists(), "{set}");
+        assert!(!folder.join("no").exists(), "{set}");
     }
     assert!(refusal(&run(&["sft"]), 2).contains("--config"), "");
     // What would be trained and then not written.

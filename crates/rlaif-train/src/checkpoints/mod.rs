@@ -63,6 +63,17 @@ pub struct Keep {
     pub best: Option<Goal>,
 }
 
+impl Keep {
+    /// # Errors
+    /// [`TrainError::Setting`] if none is to be kept.
+    pub(crate) fn check(self) -> Result<(), TrainError> {
+        match self.newest {
+            0 => Err(TrainError::setting("checkpoints.keep", 0, "at least 1")),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The checkpoints of one run.
 ///
 /// A checkpoint is a set of files: named tensors and JSON values. It is written beside its place,
@@ -111,9 +122,7 @@ impl Checkpoints {
     /// # Errors
     /// [`TrainError::Setting`] if none is to be kept; [`TrainError::Write`].
     pub fn open(folder: &Path, keep: Keep) -> Result<Self, TrainError> {
-        if keep.newest == 0 {
-            return Err(TrainError::setting("checkpoints.keep", 0, "at least 1"));
-        }
+        keep.check()?;
         let error = TrainError::write(folder);
         fs::create_dir_all(folder).map_err(&error)?;
         for entry in fs::read_dir(folder).map_err(&error)? {

@@ -64,9 +64,12 @@ impl Terminal {
     }
 
     fn numbers(&self, metrics: &Metrics) -> String {
+        let last = |name: &'_ str| name.rsplit('/').next().map(str::to_owned);
         let number = |name: &String| {
-            let short = name.rsplit('/').next().unwrap_or(name);
-            Some(format!("{short} {}", compact(metrics.get(name)?)))
+            // Two names with one end (`loss` and `eval/loss`) are told apart by the whole.
+            let alike = self.shown.iter().filter(|other| last(other) == last(name)).count();
+            let short = last(name).filter(|_| alike == 1);
+            Some(format!("{} {}", short.as_ref().unwrap_or(name), compact(metrics.get(name)?)))
         };
         self.shown.iter().filter_map(number).collect::<Vec<_>>().join("  ")
     }
@@ -131,6 +134,10 @@ mod tests {
         let metrics = [("lr", 1e-5), ("train/loss", 0.123456), ("other", 2.)];
         let numbers = terminal.numbers(&metrics.into_iter().collect());
         assert_eq!(numbers, "loss 0.1235  lr 1.00e-5");
+        let terminal = Terminal::new(9, 0, ["loss", "eval/loss"]);
+        let metrics = [("loss", 0.5), ("eval/loss", 0.25)];
+        let numbers = terminal.numbers(&metrics.into_iter().collect());
+        assert_eq!(numbers, "loss 0.5000  eval/loss 0.2500");
     }
 
     #[test]
