@@ -78,7 +78,11 @@ fn the_rust_of_readme_and_docs_is_compiled_somewhere() {
 /// The lines of the shell blocks of a page, continued lines joined, comments left out.
 fn commands(text: &str) -> Vec<String> {
     let mut all = Vec::new();
-    for block in text.split("\n```sh\n").skip(1) {
+    let blocks = |sort: &str| -> Vec<String> {
+        let start = format!("\n```{sort}\n");
+        text.split(&start).skip(1).map(str::to_owned).collect()
+    };
+    for block in blocks("sh").into_iter().chain(blocks("console")) {
         let block = block.split("\n```").next().unwrap_or_default().replace("\\\n", " ");
         all.extend(
             block.lines().map(|line| line.split(" #").next().unwrap_or("").trim().to_owned()),
@@ -100,7 +104,7 @@ fn the_options_of_every_command_exist() {
             let after = |flag: &str| {
                 words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1))
             };
-            let behind =
+            let mut behind =
                 words.iter().position(|word| *word == "--").map_or(words.len(), |at| at + 1);
             let program: Vec<String> = if let Some(name) = after("--example") {
                 vec![profile.join("examples").join(name).display().to_string()]
@@ -117,6 +121,11 @@ fn the_options_of_every_command_exist() {
                 };
                 program.extend(names.take(count).map(|word| (*word).to_owned()));
                 program
+            } else if let Some(at) = words.iter().position(|word| *word == "rlaif") {
+                behind = at + 2;
+                let mut program = vec![profile.join("rlaif").display().to_string()];
+                program.extend(words.get(at + 1).map(|word| (*word).to_owned()));
+                program
             } else {
                 continue;
             };
@@ -124,8 +133,8 @@ fn the_options_of_every_command_exist() {
                 eprintln!("not built, so not checked: {command}");
                 continue;
             }
-            let mut options =
-                words[behind..].iter().filter(|word| word.starts_with("--")).peekable();
+            let options = words[behind..].iter().map(|word| word.trim_matches(['[', ']']));
+            let mut options = options.filter(|word| word.starts_with("--")).peekable();
             if options.peek().is_none() {
                 continue; // The program may take none, and know no --help.
             }
@@ -147,4 +156,45 @@ fn the_options_of_every_command_exist() {
         }
     }
     assert!(checked > 0, "build the examples first: cargo test -p rlaif-examples");
+}
+
+/// The run files of trainings in the docs are read to their end: what is refused is that the models and
+/// files which they name are not there. (Those of rewards and evaluations have tests of their own.)
+#[test]
+fn the_run_files_of_the_docs_are_run_files() {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().and_then(Path::parent).unwrap().join("rlaif");
+    if !program.exists() {
+        eprintln!("SKIPPED: rlaif is not built (cargo test --workspace builds it)");
+        return;
+    }
+    let blocks = |page: &str| -> Vec<String> {
+        let text = fs::read_to_string(root().join("docs").join(page)).unwrap();
+        let parts = text.split("\n```toml\n").skip(1);
+        parts.map(|part| part.split("\n```").next().unwrap_or_default().to_owned()).collect()
+    };
+    let place = tempfile::tempdir().unwrap();
+    let online = blocks("dpo.md").join("\n");
+    for (name, command, file) in [
+        ("ppo", "ppo", blocks("ppo.md").remove(0)),
+        ("sft", "sft", blocks("training.md").remove(0)),
+        ("dpo", "dpo", blocks("dpo.md").remove(0)),
+        ("online", "dpo", online),
+    ] {
+        let config = place.path().join("run.toml");
+        fs::write(&config, &file).unwrap();
+        let mut run = Command::new(&program);
+        run.current_dir(place.path()).arg(command).arg("--config").arg(&config);
+        run.args(["--out", "out"]).env("HF_HUB_OFFLINE", "1").env("HF_HOME", place.path());
+        let output = run.output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        let named = ["flan-t5-small", "train.jsonl", "roberta-hate"];
+        assert!(!output.status.success(), "{name}");
+        assert!(named.iter().any(|name| told.contains(name)), "{name}: {told}");
+        for wrong in
+            ["unknown key", "unknown value", "unknown field", "missing field", "invalid type"]
+        {
+            assert!(!told.contains(wrong), "{name}: {told}");
+        }
+    }
 }

@@ -233,4 +233,18 @@ fn judges_behind_apis_reward_as_well() {
         );
         assert_eq!(first["ppo/std_scores"], 0., "{name}: {first}");
     }
+
+    // Beside a classifier: the score is the average of the two.
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("judge.toml");
+    fs::write(&file, judge("anthropic", &server(anthropic))).unwrap();
+    let file = file.to_string_lossy().into_owned();
+    let out = place.path().join("run");
+    let both = ["--reward", "roberta", "--judge", &file];
+    let mut command = command(&out, &[&SMALL[..], &both].concat());
+    command.env("ANTHROPIC_API_KEY", "k");
+    succeeds(command);
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    assert!(first["ppo/std_scores"].as_f64().is_some_and(|spread| spread > 0.), "{first}");
 }
