@@ -3,8 +3,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "cpp/adamw.cpp",
+    "cpp/allocator.cpp",
     "cpp/error.cpp",
     "cpp/device.cpp",
     "cpp/grad.cpp",
@@ -55,6 +56,7 @@ fn main() {
             "cpp/gated.cpp",
             "cpp/kernels.cpp",
             "cpp/matmul.cpp",
+            "cpp/optimizer.cpp",
             "cpp/softmax.cpp",
         ])
         .flag("-fno-math-errno")

@@ -1,15 +1,14 @@
-// AdamW (Loshchilov and Hutter, 2019) with libtorch's fused kernels over lists of tensors.
+// AdamW (Loshchilov and Hutter, 2019): a kernel of ours on the CPU, libtorch's fused ones elsewhere.
 #include "common.hpp"
+#include "optimizer.hpp"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/as_strided.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
-#include <algorithm>
+#include <cmath>
 #include <vector>
 
 extern "C" {
@@ -19,10 +18,11 @@ struct RlaifAdamWOptions {
   double lr, beta1, beta2, eps, weight_decay;
 };
 
-// One parameter and its state; `master` is null where the parameter is stepped on itself.
+// One parameter and its state. In low precision it has a `master` in f32, or what it lacks to one,
+// its `remainder` (bf16 on the CPU); the other, or both, are null.
 // Mirrored by `Slot` in src/ffi.rs.
 struct RlaifAdamWSlot {
-  const at::Tensor *param, *master, *exp_avg, *exp_avg_sq, *step;
+  const at::Tensor *param, *master, *remainder, *exp_avg, *exp_avg_sq, *step;
 };
 
 }  // extern "C"
@@ -32,9 +32,8 @@ namespace {
 using at::Tensor;
 using Tensors = std::vector<Tensor>;
 
-// Elements of a gradient that are converted to f32 at a time. On the CPU the converted chunk stays
-// in the cache; on a GPU few large launches count, and the temporary memory is bounded.
-constexpr int64_t kCpuChunk = int64_t{1} << 18;
+// Elements of gradients that are converted to f32 at a time: few large launches count, and the
+// temporary memory is bounded.
 constexpr int64_t kDeviceChunk = int64_t{1} << 26;
 
 struct Lists {
@@ -48,50 +47,45 @@ struct Lists {
   }
 };
 
-// The fused kernels walk memory element by element, so every operand must have one layout.
+// The kernels walk memory element by element, so every operand must have one layout.
 void check_slot(const RlaifAdamWSlot& s) {
-  const Tensor& work = s.master ? *s.master : *s.param;
-  TORCH_CHECK(work.scalar_type() == at::kFloat, "parameter changed its kind to ",
-              work.scalar_type(), " since the optimizer was built");
-  for (const Tensor* t : {s.param, s.exp_avg, s.exp_avg_sq}) {
-    TORCH_CHECK(t->sizes() == work.sizes() && t->strides() == work.strides() &&
-                    t->device() == work.device() && t->is_non_overlapping_and_dense(),
+  const Tensor& work = *s.exp_avg;
+  const auto kind = s.param->scalar_type();
+  TORCH_CHECK(s.remainder ? kind == at::kBFloat16
+              : s.master  ? kind == at::kHalf || kind == at::kBFloat16
+                          : kind == at::kFloat,
+              "parameter changed its kind to ", kind, " since the optimizer was built");
+  for (const Tensor* t : {s.param, s.master, s.remainder, s.exp_avg_sq}) {
+    TORCH_CHECK(!t || (t->sizes() == work.sizes() && t->strides() == work.strides() &&
+                       t->device() == work.device() && t->is_non_overlapping_and_dense()),
                 "parameter changed its shape or device since the optimizer was built");
   }
 }
 
 Tensor laid_out_like(const Tensor& grad, const Tensor& param) {
   rlaif::check_dense(grad);
-  TORCH_CHECK(grad.sizes() == param.sizes() && grad.device() == param.device(), "gradient ",
-              grad.sizes(), " on ", grad.device(), " for a parameter ", param.sizes(), " on ",
-              param.device());
+  TORCH_CHECK(grad.sizes() == param.sizes() && grad.device() == param.device() &&
+                  grad.scalar_type() == param.scalar_type(),
+              "gradient ", grad.scalar_type(), grad.sizes(), " on ", grad.device(),
+              " for a parameter ", param.scalar_type(), param.sizes(), " on ", param.device());
   if (grad.strides() == param.strides()) return grad;
   return at::empty_like(param, grad.scalar_type()).copy_(grad);
 }
 
-// The elements [begin, begin + len) in memory order.
-Tensor span(const Tensor& t, int64_t begin, int64_t len) {
-  return at::as_strided(t, {len}, {1}, t.storage_offset() + begin);
-}
-
-// A low-precision parameter on the CPU: convert, step and round chunk by chunk.
-void step_cpu_master(const RlaifAdamWSlot& s, const Tensor& grad, Tensor& buffer,
-                     const RlaifAdamWOptions& o) {
-  const Tensor param = s.param->detach();
-  const int64_t n = param.numel();
-  for (int64_t begin = 0; begin < n; begin += kCpuChunk) {
-    const int64_t len = std::min(kCpuChunk, n - begin);
-    Tensor grad32 = span(buffer, 0, len);
-    grad32.copy_(span(grad, begin, len));
-    const Tensor master = span(*s.master, begin, len);
-    Lists{{master},
-          {grad32},
-          {span(*s.exp_avg, begin, len)},
-          {span(*s.exp_avg_sq, begin, len)},
-          {*s.step}}
-        .step(o);
-    span(param, begin, len).copy_(master);
-  }
+// On the CPU; `t` counts this step.
+rlaif::AdamWStep cpu_step(const RlaifAdamWSlot& s, const Tensor& grad, const RlaifAdamWOptions& o) {
+  const double t = s.step->item<float>();
+  return {s.param->mutable_data_ptr(),
+          grad.const_data_ptr(),
+          s.param->scalar_type(),
+          s.remainder ? s.remainder->mutable_data_ptr<int16_t>() : nullptr,
+          s.master ? s.master->mutable_data_ptr<float>() : nullptr,
+          s.exp_avg->mutable_data_ptr<float>(),
+          s.exp_avg_sq->mutable_data_ptr<float>(),
+          s.param->numel(),
+          static_cast<float>(1.0 - o.lr * o.weight_decay),
+          static_cast<float>(o.lr / (1.0 - std::pow(o.beta1, t))),
+          static_cast<float>(std::sqrt(1.0 - std::pow(o.beta2, t)))};
 }
 
 // What one device's fused calls take.
@@ -136,12 +130,12 @@ void step(const RlaifAdamWSlot* slots, size_t len, const RlaifAdamWOptions& o) {
     b.lists.steps.clear();
   }
 
-  Tensor buffer;
+  std::vector<rlaif::AdamWStep> on_cpu;
   for (const auto& [slot, grad] : work) {
     if (slot->param->numel() == 0) continue;
-    if (slot->master && slot->param->is_cpu()) {
-      if (!buffer.defined()) buffer = at::empty({kCpuChunk}, at::kFloat);
-      step_cpu_master(*slot, grad, buffer, o);
+    if (slot->param->is_cpu()) {
+      on_cpu.push_back(cpu_step(*slot, grad, o));
+      slot->param->unsafeGetTensorImpl()->bump_version();
       continue;
     }
     Bucket& b = bucket_of(buckets, slot->param->device());
@@ -160,6 +154,7 @@ void step(const RlaifAdamWSlot* slots, size_t len, const RlaifAdamWOptions& o) {
     b.lists.steps.push_back(*slot->step);
     if (b.converted >= kDeviceChunk) b.flush(o);
   }
+  rlaif::adamw_step(on_cpu, o.beta1, o.beta2, o.eps);
   for (Bucket& b : buckets) b.flush(o);
 }
 

@@ -66,26 +66,11 @@ RLAIF_VECTOR void backward_block(const float* dy, const float* gate, const float
   }
 }
 
-// bf16 is computed in f32, a block at a time: mixed into one loop, the conversions keep it from
-// being vectorised.
+// Elements that are converted from bf16 at a time.
 constexpr int64_t kBlock = 256;
 
-RLAIF_VECTOR void widen(const at::BFloat16* from, float* to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t bits = static_cast<uint32_t>(from[i].x) << 16;
-    std::memcpy(to + i, &bits, sizeof bits);
-  }
-}
-
-// To the nearest, ties to even; no number stays none.
-RLAIF_VECTOR void narrow(const float* from, at::BFloat16* to, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) {
-    uint32_t bits;
-    std::memcpy(&bits, from + i, sizeof bits);
-    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    to[i].x = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
-  }
-}
+using rlaif::narrow;
+using rlaif::widen;
 
 template <typename T, int32_t G>
 void forward_span(const T* gate, const T* up, T* out, int64_t begin, int64_t end) {

@@ -1,10 +1,11 @@
 // Global gradient norm, clipping by it, and dropping gradients.
 #include "common.hpp"
+#include "optimizer.hpp"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
-#include <ATen/ops/as_strided.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
@@ -48,24 +49,33 @@ Tensors norms(const Tensors& tensors, const at::Scalar& order) {
   return at::_foreach_norm(tensors, order, dtype);
 }
 
-// On the CPU libtorch sums squares one after the other in f32, and is wrong by 5e-4 of the norm for
-// 16 M elements. Pieces of this many are summed so, and the pieces in f64.
-constexpr int64_t kPiece = int64_t{1} << 16;
-
-Tensors in_pieces(const Bucket& b) {
-  if (!b.kin.device.is_cpu()) return b.grads;
-  Tensors pieces;
+// The elements of CPU tensors that a kernel of ours takes; nothing if there is one that it does not.
+std::vector<rlaif::Elements> elements(const Bucket& b) {
+  std::vector<rlaif::Elements> all;
+  if (!b.kin.device.is_cpu() || !rlaif::is_cpu_kind(b.kin.dtype)) return all;
   for (const Tensor& g : b.grads) {
-    if (g.numel() <= kPiece || !g.is_non_overlapping_and_dense()) {
-      pieces.push_back(g);
-      continue;
-    }
-    for (int64_t begin = 0; begin < g.numel(); begin += kPiece) {
-      const int64_t len = std::min(kPiece, g.numel() - begin);
-      pieces.push_back(at::as_strided(g, {len}, {1}, g.storage_offset() + begin));
-    }
+    if (!g.is_non_overlapping_and_dense()) return {};
+    all.push_back({g.mutable_data_ptr(), g.numel(), b.kin.dtype});
   }
-  return pieces;
+  return all;
+}
+
+Tensor norm_of(const Bucket& b) {
+  const auto all = elements(b);
+  if (!all.empty()) {
+    return at::full({}, std::sqrt(rlaif::sum_of_squares(all)), at::kDouble);
+  }
+  return at::linalg_vector_norm(at::stack(norms(b.grads, 2)).to(at::kDouble));
+}
+
+void multiply(const Bucket& b, double factor) {
+  const auto all = elements(b);
+  if (all.empty()) {
+    at::_foreach_mul_(b.grads, factor);
+  } else {
+    rlaif::scale(all, factor);
+    for (const Tensor& g : b.grads) g.unsafeGetTensorImpl()->bump_version();
+  }
 }
 
 // sqrt(sum of squares) over all gradients, 0-dim f64 on the first gradient's device.
@@ -73,8 +83,7 @@ Tensor total_norm(const std::vector<Bucket>& buckets) {
   if (buckets.empty()) return at::zeros({}, at::kDouble);
   Tensors all;
   for (const Bucket& b : buckets) {
-    const Tensor stacked = at::stack(norms(in_pieces(b), 2));
-    all.push_back(at::linalg_vector_norm(stacked.to(at::kDouble)).to(buckets[0].kin.device));
+    all.push_back(norm_of(b).to(buckets[0].kin.device));
   }
   return all.size() == 1 ? all[0] : at::linalg_vector_norm(at::stack(all));
 }
@@ -96,7 +105,7 @@ int32_t rlaif_grad_clip(const Tensor* const* params, size_t len, double max_norm
     const double scale = max_norm / (*norm + kEpsilon);
     // Not finite: scaling would spread it over every gradient, and hide where it came from.
     if (!std::isfinite(*norm) || !(scale < 1.0)) return;
-    for (Bucket& b : buckets) at::_foreach_mul_(b.grads, scale);
+    for (const Bucket& b : buckets) multiply(b, scale);
   });
 }
 

@@ -1,4 +1,5 @@
-// The C allocator's set-up, and memory statistics.
+// The allocators' set-up, and memory statistics.
+#include "allocator.hpp"
 #include "common.hpp"
 
 #include <ATen/Context.h>
@@ -18,7 +19,8 @@ struct RlaifCudaMemory {
   int64_t allocated, allocated_peak, reserved, reserved_peak;
 };
 
-// `supported` is 0 where the C library has no such switches.
+// `supported` is 0 where the system has no memory to map. What tensors do not allocate, the C library
+// does: oneDNN's and MKL's buffers among it.
 int32_t rlaif_keep_large_blocks(int32_t* supported) noexcept {
   return rlaif::guarded([&] {
 #ifdef __GLIBC__
@@ -28,10 +30,8 @@ int32_t rlaif_keep_large_blocks(int32_t* supported) noexcept {
     TORCH_CHECK(mallopt(M_MMAP_THRESHOLD, never) == 1 && mallopt(M_TRIM_THRESHOLD, never) == 1 &&
                     mallopt(M_TOP_PAD, top_pad) == 1,
                 "mallopt refused");
-    *supported = 1;
-#else
-    *supported = 0;
 #endif
+    *supported = rlaif::use_pool();
   });
 }
 

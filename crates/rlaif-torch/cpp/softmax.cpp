@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/util/BFloat16.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -18,26 +19,66 @@ namespace {
 using rlaif::exponential;
 using rlaif::floored;
 
+// Logits that are widened at a time.
+constexpr int64_t kBlock = 512;
+
+// The logits from `begin` on, in f32: themselves, or widened into `space`.
+const float* wide(const float* logits, float*, int64_t) { return logits; }
+const float* wide(const at::BFloat16* logits, float* space, int64_t n) {
+  rlaif::widen(logits, space, n);
+  return space;
+}
+void back(const float*, float*, int64_t) {}
+void back(const float* numbers, at::BFloat16* to, int64_t n) { rlaif::narrow(numbers, to, n); }
+float* place(float* out, float*) { return out; }
+float* place(at::BFloat16*, float* space) { return space; }
+
+RLAIF_VECTOR float largest_of(const float* f, int64_t n, float largest) {
+  for (int64_t v = 0; v < n; ++v) largest = f[v] > largest ? f[v] : largest;
+  return largest;
+}
+
+// With z = (f - largest) / t: adds the sums of e^z and of z e^z.
+RLAIF_VECTOR void sums_of(const float* f, int64_t n, float largest, float inverse, float* sum,
+                          float* weighted) {
+  float s = 0;
+  float w = 0;
+  for (int64_t v = 0; v < n; ++v) {
+    const float z = floored((f[v] - largest) * inverse);
+    const float e = exponential(z);
+    s += e;
+    w += e * z;
+  }
+  *sum += s;
+  *weighted += w;
+}
+
+RLAIF_VECTOR void gradient_of(const float* f, float* df, int64_t n, float inverse,
+                              float normaliser, float entropy, float g_log, float g_entropy) {
+  for (int64_t v = 0; v < n; ++v) {
+    const float log_p = floored(f[v] * inverse - normaliser);
+    const float p = exponential(log_p);
+    df[v] = -p * (g_log + g_entropy * (log_p + entropy)) * inverse;
+  }
+}
+
 template <typename T>
-RLAIF_VECTOR void statistics(const T* logits, const int64_t* targets, float inverse, float* log_p,
-                             float* entropy, float* normaliser, int64_t begin, int64_t end,
-                             int64_t width) {
+void statistics(const T* logits, const int64_t* targets, float inverse, float* log_p,
+                float* entropy, float* normaliser, int64_t begin, int64_t end, int64_t width) {
+  float space[kBlock];
   for (int64_t row = begin; row < end; ++row) {
     const T* f = logits + row * width;
+    const auto in_blocks = [&](auto&& run) {
+      for (int64_t v = 0; v < width; v += kBlock) {
+        const int64_t n = std::min(kBlock, width - v);
+        run(wide(f + v, space, n), n);
+      }
+    };
     float largest = -std::numeric_limits<float>::infinity();
-    for (int64_t v = 0; v < width; ++v) {
-      const float x = static_cast<float>(f[v]);
-      largest = x > largest ? x : largest;
-    }
-    // With z = (f - largest) / t: the sums of e^z and of z e^z.
+    in_blocks([&](const float* x, int64_t n) { largest = largest_of(x, n, largest); });
     float sum = 0;
     float weighted = 0;
-    for (int64_t v = 0; v < width; ++v) {
-      const float z = floored((static_cast<float>(f[v]) - largest) * inverse);
-      const float e = exponential(z);
-      sum += e;
-      weighted += e * z;
-    }
+    in_blocks([&](const float* x, int64_t n) { sums_of(x, n, largest, inverse, &sum, &weighted); });
     const float log_sum = std::log(sum);
     normaliser[row] = largest * inverse + log_sum;
     log_p[row] = (static_cast<float>(f[targets[row]]) - largest) * inverse - log_sum;
@@ -46,23 +87,23 @@ RLAIF_VECTOR void statistics(const T* logits, const int64_t* targets, float inve
 }
 
 template <typename T>
-RLAIF_VECTOR void gradient(const T* logits, T* out, const int64_t* targets, float inverse,
-                           const float* normaliser, const float* entropy, const float* g_log,
-                           const float* g_entropy, int64_t begin, int64_t end, int64_t width) {
+void gradient(const T* logits, T* out, const int64_t* targets, float inverse,
+              const float* normaliser, const float* entropy, const float* g_log,
+              const float* g_entropy, int64_t begin, int64_t end, int64_t width) {
+  float space[kBlock];
   for (int64_t row = begin; row < end; ++row) {
     const T* f = logits + row * width;
     T* df = out + row * width;
     const float a = g_log ? g_log[row] : 0.0f;
     const float b = g_entropy ? g_entropy[row] : 0.0f;
-    const float lse = normaliser[row];
-    const float h = entropy[row];
-    for (int64_t v = 0; v < width; ++v) {
-      const float log_p = floored(static_cast<float>(f[v]) * inverse - lse);
-      const float p = exponential(log_p);
-      df[v] = static_cast<T>(-p * (a + b * (log_p + h)) * inverse);
+    for (int64_t v = 0; v < width; v += kBlock) {
+      const int64_t n = std::min(kBlock, width - v);
+      float* to = place(df + v, space);
+      gradient_of(wide(f + v, space, n), to, n, inverse, normaliser[row], entropy[row], a, b);
+      const int64_t target = targets[row] - v;
+      if (target >= 0 && target < n) to[target] += a * inverse;
+      back(to, df + v, n);
     }
-    T& target = df[targets[row]];
-    target = static_cast<T>(static_cast<float>(target) + a * inverse);
   }
 }
 

@@ -1,6 +1,8 @@
 // One build serves every x86-64 machine: the loader picks the version its vector units allow.
 #pragma once
 
+#include <c10/util/BFloat16.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -43,6 +45,25 @@ RLAIF_INLINE float exponential(float x) {
   float scale;
   std::memcpy(&scale, &bits, sizeof scale);
   return y * scale;
+}
+
+// bf16 is computed in f32, a block at a time: mixed into one loop, the conversions keep it from
+// being vectorised.
+RLAIF_VECTOR inline void widen(const c10::BFloat16* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(from[i].x) << 16;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
+// To the nearest, ties to even; no number stays none.
+RLAIF_VECTOR inline void narrow(const float* from, c10::BFloat16* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, from + i, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    to[i].x = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+  }
 }
 
 }  // namespace rlaif

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::TorchError;
 use crate::{ffi, grad};
@@ -62,8 +62,8 @@ pub struct ParamGroup {
 }
 
 /// AdamW (Loshchilov and Hutter 2019, [arXiv:1711.05101](https://arxiv.org/abs/1711.05101),
-/// Algorithm 2), with libtorch's fused kernels over all parameters of a group, on the CPU and on
-/// CUDA. For a parameter θ with gradient g, at its step t:
+/// Algorithm 2), fused over all parameters of a group: a kernel of this crate on the CPU, libtorch's
+/// on CUDA. For a parameter θ with gradient g, at its step t:
 ///
 /// ```text
 /// θ ← θ − η λ θ
@@ -71,16 +71,17 @@ pub struct ParamGroup {
 /// θ ← θ − η · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)
 /// ```
 ///
-/// - Moments are f32 whatever the parameter's kind. A parameter in bf16 or f16 gets an f32 master
-///   copy: the step is made on it, and the parameter is the master rounded. The master is taken
-///   when the optimizer is built, so load weights before.
+/// - Moments are f32 whatever the parameter's kind. A parameter in bf16 or f16 is stepped on an f32
+///   master, and is the master rounded. The master is taken when the optimizer is built, so load
+///   weights before. For bf16 on the CPU it takes no copy: kept is the remainder, the 16 bits that
+///   the parameter lacks.
 /// - A parameter without a gradient is skipped, and its step count t stands still.
 /// - Parameters of a group are kept in the order of their names, whatever order they came in, so
 ///   that the same model gives the same state on every run.
 ///
 /// ```
 /// use rlaif_torch::{AdamW, AdamWOptions, ParamGroup};
-/// use tch::{Kind, Tensor};
+/// use tch::{Device, Kind, Tensor};
 ///
 /// let w = Tensor::from_slice(&[1f32, -2.0]).set_requires_grad(true);
 /// let params = vec![("w".to_owned(), w.shallow_clone())];
@@ -111,12 +112,21 @@ struct Group {
 struct Entry {
     name: String,
     param: Tensor,
-    /// The f32 copy of a parameter in low precision.
-    master: Option<Tensor>,
+    low: Option<LowPrecision>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     /// t, 0-dim f32 beside the parameter, as the fused kernels take it.
     step: Tensor,
+}
+
+/// What a parameter in low precision lacks to f32.
+#[derive(Debug)]
+enum LowPrecision {
+    /// The f32 weight itself, of which the parameter is a rounded copy.
+    Master(Tensor),
+    /// The f32 weight's bits less those of the parameter, which are its upper half, rounded: i16.
+    /// Only for bf16 on the CPU.
+    Remainder(Tensor),
 }
 
 impl AdamW {
@@ -209,8 +219,8 @@ impl AdamW {
         grad::clip_grad_norm(&self.tensors(), max_norm)
     }
 
-    /// The state as named tensors: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`, and
-    /// `NAME.master` for parameters in low precision.
+    /// The state as named tensors: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`, and for
+    /// parameters in low precision `NAME.master`, or `NAME.remainder` for bf16 on the CPU.
     ///
     /// The tensors are the optimizer's own, not copies: save them before the next step. Learning
     /// rates and other settings are not among them.
@@ -282,25 +292,36 @@ impl Entry {
             return Err(unfit(&name, expected, format!("strides {:?}", param.stride())));
         }
         let _guard = tch::no_grad_guard();
-        let master = match kind {
+        // Laid out in memory like the parameter.
+        let zeros = |kind| param.detach().f_to_kind(kind)?.f_zeros_like();
+        let low = match kind {
             Kind::Float => None,
-            _ => Some(param.detach().f_to_kind(Kind::Float)?),
+            Kind::BFloat16 if param.device() == Device::Cpu => {
+                Some(LowPrecision::Remainder(zeros(Kind::Int16)?))
+            }
+            _ => Some(LowPrecision::Master(param.detach().f_to_kind(Kind::Float)?)),
         };
-        let like = master.as_ref().unwrap_or(&param).detach();
         Ok(Self {
-            exp_avg: like.f_zeros_like()?,
-            exp_avg_sq: like.f_zeros_like()?,
+            exp_avg: zeros(Kind::Float)?,
+            exp_avg_sq: zeros(Kind::Float)?,
             step: Tensor::f_zeros([0i64; 0], (Kind::Float, param.device()))?,
             name,
             param,
-            master,
+            low,
         })
     }
 
     fn slot(&self) -> ffi::Slot {
         ffi::Slot {
             param: self.param.as_ptr(),
-            master: self.master.as_ref().map_or(ptr::null(), Tensor::as_ptr),
+            master: match &self.low {
+                Some(LowPrecision::Master(master)) => master.as_ptr(),
+                _ => ptr::null(),
+            },
+            remainder: match &self.low {
+                Some(LowPrecision::Remainder(remainder)) => remainder.as_ptr(),
+                _ => ptr::null(),
+            },
             exp_avg: self.exp_avg.as_ptr(),
             exp_avg_sq: self.exp_avg_sq.as_ptr(),
             step: self.step.as_ptr(),
@@ -310,7 +331,10 @@ impl Entry {
     fn state(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
         let always =
             [("exp_avg", &self.exp_avg), ("exp_avg_sq", &self.exp_avg_sq), ("step", &self.step)];
-        always.into_iter().chain(self.master.iter().map(|master| ("master", master)))
+        always.into_iter().chain(self.low.iter().map(|low| match low {
+            LowPrecision::Master(master) => ("master", master),
+            LowPrecision::Remainder(remainder) => ("remainder", remainder),
+        }))
     }
 }
 

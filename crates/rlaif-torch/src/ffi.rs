@@ -15,8 +15,10 @@ const OUT_OF_MEMORY: i32 = 2;
 #[repr(C)]
 pub(crate) struct Slot {
     pub(crate) param: *const C_tensor,
-    /// Null where the parameter is stepped on itself.
+    /// Null where the parameter is stepped on itself, or on what its remainder makes of it.
     pub(crate) master: *const C_tensor,
+    /// Null, too, but for bf16 on the CPU.
+    pub(crate) remainder: *const C_tensor,
     pub(crate) exp_avg: *const C_tensor,
     pub(crate) exp_avg_sq: *const C_tensor,
     pub(crate) step: *const C_tensor,

@@ -138,20 +138,18 @@ fn cuda_device(device: usize) -> Result<i32, TorchError> {
     }
 }
 
-/// Makes the C library's allocator keep large blocks for the next tensor instead of giving them
-/// back to the system.
+/// Makes large blocks stay with the process for the next tensor instead of going back to the system.
 ///
 /// By default glibc maps every block from 128 KiB to 32 MiB on (the limit moves) into memory of its
 /// own and unmaps it when it is freed, and each page of the next one is then a page fault: a third
-/// of the time of a training step. Afterwards memory that was once used stays with the process. It
-/// takes full effect for what the main thread allocates, where training normally runs: other
-/// threads have arenas of at most 64 MiB at a time, and larger blocks there are still mapped one by
-/// one.
+/// of the time of a training step. Afterwards tensors on the CPU take their memory from a pool, in
+/// huge pages where the system has them, and glibc, from which libtorch's libraries still allocate,
+/// keeps what it has. Memory that was once used stays with the process.
 ///
 /// [`init`](crate::init) calls this.
 ///
 /// # Errors
-/// [`TorchError::Libtorch`] if the allocator refuses. On systems without glibc it does nothing, and
+/// [`TorchError::Libtorch`] if glibc refuses. On systems without memory to map it does nothing, and
 /// says so: [`Support::Unsupported`].
 pub fn keep_large_blocks() -> Result<Support, TorchError> {
     let mut supported = 0;

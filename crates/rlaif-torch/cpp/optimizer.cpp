@@ -1,0 +1,183 @@
+// Compiled like kernels.cpp.
+#include "optimizer.hpp"
+#include "parallel.hpp"
+#include "vector.hpp"
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace {
+
+// Elements of one task, and of what is converted at a time: the latter stays in the first cache.
+constexpr int64_t kPiece = int64_t{1} << 16;
+constexpr int64_t kBlock = 512;
+
+struct Rates {
+  float beta1, beta2, fresh1, fresh2, epsilon, decay, step_size, correction;
+};
+
+RLAIF_VECTOR void adamw_block(float* w, const float* g, float* m, float* v, int64_t n,
+                              const Rates& r) {
+  const Rates k = r;
+  for (int64_t i = 0; i < n; ++i) {
+    const float grad = g[i];
+    const float first = k.beta1 * m[i] + k.fresh1 * grad;
+    const float second = k.beta2 * v[i] + k.fresh2 * grad * grad;
+    m[i] = first;
+    v[i] = second;
+    const float root = std::sqrt(second) / k.correction + k.epsilon;
+    w[i] = w[i] * k.decay - k.step_size * first / root;
+  }
+}
+
+// A weight is its upper half, to the nearest, and what is missing to it, which may be negative.
+// Ties go up: to the even half they would leave a remainder that 16 bits cannot hold.
+RLAIF_VECTOR void join(const at::BFloat16* upper, const int16_t* remainder, float* w, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t bits = (static_cast<uint32_t>(upper[i].x) << 16) +
+                          static_cast<uint32_t>(static_cast<int32_t>(remainder[i]));
+    std::memcpy(w + i, &bits, sizeof bits);
+  }
+}
+
+RLAIF_VECTOR void split(const float* w, at::BFloat16* upper, int16_t* remainder, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, w + i, sizeof bits);
+    const bool none = (bits & 0x7fffffff) > 0x7f800000;
+    const uint32_t half = (bits + 0x8000) >> 16;
+    upper[i].x = static_cast<uint16_t>(none ? 0x7fc0 : half);
+    remainder[i] = static_cast<int16_t>(none ? 0 : bits - (half << 16));
+  }
+}
+
+RLAIF_VECTOR void widen_half(const at::Half* from, float* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+RLAIF_VECTOR void narrow_half(const float* from, at::Half* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] = static_cast<at::Half>(from[i]);
+}
+
+void step_piece(const rlaif::AdamWStep& s, int64_t begin, int64_t end, const Rates& rates) {
+  float g[kBlock], w[kBlock];
+  for (int64_t i = begin; i < end; i += kBlock) {
+    const int64_t n = std::min(kBlock, end - i);
+    float *m = s.exp_avg + i, *v = s.exp_avg_sq + i;
+    if (s.kind == c10::kFloat) {
+      adamw_block(static_cast<float*>(s.param) + i, static_cast<const float*>(s.grad) + i, m, v, n,
+                  rates);
+    } else if (s.kind == c10::kBFloat16) {
+      auto* param = static_cast<at::BFloat16*>(s.param) + i;
+      rlaif::widen(static_cast<const at::BFloat16*>(s.grad) + i, g, n);
+      join(param, s.remainder + i, w, n);
+      adamw_block(w, g, m, v, n, rates);
+      split(w, param, s.remainder + i, n);
+    } else {
+      widen_half(static_cast<const at::Half*>(s.grad) + i, g, n);
+      adamw_block(s.master + i, g, m, v, n, rates);
+      narrow_half(s.master + i, static_cast<at::Half*>(s.param) + i, n);
+    }
+  }
+}
+
+RLAIF_VECTOR double squares(const float* x, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double a = x[i];
+    sum += a * a;
+  }
+  return sum;
+}
+
+RLAIF_VECTOR void multiply(const float* x, float* y, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
+}
+
+// A part of a list of arrays: what one task works on.
+struct Piece {
+  size_t of;
+  int64_t begin, end;
+};
+
+template <typename T>
+std::vector<Piece> pieces(const std::vector<T>& all) {
+  std::vector<Piece> out;
+  for (size_t i = 0; i < all.size(); ++i)
+    for (int64_t begin = 0; begin < all[i].count; begin += kPiece)
+      out.push_back({i, begin, std::min(all[i].count, begin + kPiece)});
+  return out;
+}
+
+// Calls `run(numbers, n, back)` for blocks of a piece in f32; `back(numbers)` writes a block.
+template <typename F>
+void in_blocks(const rlaif::Elements& e, const Piece& piece, F&& run) {
+  float block[kBlock];
+  for (int64_t i = piece.begin; i < piece.end; i += kBlock) {
+    const int64_t n = std::min(kBlock, piece.end - i);
+    if (e.kind == c10::kFloat) {
+      float* x = static_cast<float*>(e.data) + i;
+      run(x, n, [](float*) {});
+    } else if (e.kind == c10::kBFloat16) {
+      auto* x = static_cast<at::BFloat16*>(e.data) + i;
+      rlaif::widen(x, block, n);
+      run(block, n, [&](float* from) { rlaif::narrow(from, x, n); });
+    } else {
+      auto* x = static_cast<at::Half*>(e.data) + i;
+      widen_half(x, block, n);
+      run(block, n, [&](float* from) { narrow_half(from, x, n); });
+    }
+  }
+}
+
+}  // namespace
+
+namespace rlaif {
+
+bool is_cpu_kind(c10::ScalarType kind) {
+  return kind == c10::kFloat || kind == c10::kBFloat16 || kind == c10::kHalf;
+}
+
+void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2, double epsilon) {
+  const auto work = pieces(steps);
+  parallel_tasks(static_cast<int64_t>(work.size()), [&](int64_t task) {
+    const Piece& piece = work[task];
+    const AdamWStep& s = steps[piece.of];
+    const Rates rates{static_cast<float>(beta1),       static_cast<float>(beta2),
+                      static_cast<float>(1.0 - beta1), static_cast<float>(1.0 - beta2),
+                      static_cast<float>(epsilon),     s.decay,
+                      s.step_size,                     s.correction};
+    step_piece(s, piece.begin, piece.end, rates);
+  });
+}
+
+double sum_of_squares(const std::vector<Elements>& all) {
+  const auto work = pieces(all);
+  // Added in the order of the pieces, whichever thread summed them.
+  std::vector<double> sums(work.size());
+  parallel_tasks(static_cast<int64_t>(work.size()), [&](int64_t task) {
+    double sum = 0;
+    in_blocks(all[work[task].of], work[task],
+              [&](const float* x, int64_t n, auto&&) { sum += squares(x, n); });
+    sums[task] = sum;
+  });
+  double total = 0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+void scale(const std::vector<Elements>& all, double factor) {
+  const auto work = pieces(all);
+  parallel_tasks(static_cast<int64_t>(work.size()), [&](int64_t task) {
+    in_blocks(all[work[task].of], work[task], [&](float* x, int64_t n, auto&& back) {
+      multiply(x, x, n, static_cast<float>(factor));
+      back(x);
+    });
+  });
+}
+
+}  // namespace rlaif
