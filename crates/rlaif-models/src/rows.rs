@@ -1,7 +1,7 @@
 //! Layers as decoding runs them: over rows without padding, each by itself to the last bit.
 
 use rlaif_lm::{Dropout, TokenBatch};
-use rlaif_torch::{RowActivation, RowLinear};
+use rlaif_torch::{RowActivation, RowCount, RowLinear};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -19,9 +19,10 @@ pub(crate) fn project<const N: usize>(
     x: &Tensor,
     norm: Option<&RmsNorm>,
     layers: [&Linear; N],
+    count: RowCount,
     pass: Pass,
 ) -> [Tensor; N] {
-    let rows = RowLinear { norm: norm.map(RmsNorm::parts), ..RowLinear::default() };
+    let rows = RowLinear { norm: norm.map(RmsNorm::parts), count, ..RowLinear::default() };
     let acting = layers.map(|layer| layer.acting(pass));
     let results = rows.apply(x, &acting.each_ref().map(|(weight, _)| *weight));
     let mut results = results.into_iter();
@@ -32,19 +33,25 @@ pub(crate) fn project<const N: usize>(
         // Adapters may be of another kind than the layer.
         let (a, b) = (lora.a.to_kind(kind), lora.b.to_kind(kind));
         let low = rows.apply(x, &[(&a, None)]).remove(0) * lora.scale;
-        let layer = RowLinear { residual: Some(&y), ..RowLinear::default() };
+        let layer = RowLinear { residual: Some(&y), count, ..RowLinear::default() };
         layer.apply(&low, &[(&b, None)]).remove(0)
     })
 }
 
 /// `residual + layer(x)`.
-pub(crate) fn add(residual: &Tensor, x: &Tensor, layer: &Linear, pass: Pass) -> Tensor {
+pub(crate) fn add(
+    residual: &Tensor,
+    x: &Tensor,
+    layer: &Linear,
+    count: RowCount,
+    pass: Pass,
+) -> Tensor {
     match layer.acting(pass) {
         (weight, None) => {
-            let rows = RowLinear { residual: Some(residual), ..RowLinear::default() };
+            let rows = RowLinear { residual: Some(residual), count, ..RowLinear::default() };
             rows.apply(x, &[weight]).remove(0)
         }
-        _ => residual + &project(x, None, [layer], pass)[0],
+        _ => residual + &project(x, None, [layer], count, pass)[0],
     }
 }
 
@@ -55,16 +62,17 @@ pub(crate) fn gated(
     gate: Option<&Linear>,
     up: &Linear,
     activation: Activation,
+    count: RowCount,
     pass: Pass,
 ) -> Tensor {
     let acting = [gate.unwrap_or(up), up].map(|layer| layer.acting(pass));
     if acting.iter().any(|(_, lora)| lora.is_some()) {
         return match gate {
             Some(gate) => {
-                let [gate, up] = project(x, Some(norm), [gate, up], pass);
+                let [gate, up] = project(x, Some(norm), [gate, up], count, pass);
                 activation.apply(&gate) * up
             }
-            None => activation.apply(&project(x, Some(norm), [up], pass)[0]),
+            None => activation.apply(&project(x, Some(norm), [up], count, pass)[0]),
         };
     }
     let [(first, _), (second, _)] = acting;
@@ -74,7 +82,7 @@ pub(crate) fn gated(
         Activation::Gelu => RowActivation::Gelu,
         Activation::GeluTanh => RowActivation::GeluTanh,
     });
-    let rows = RowLinear { norm: Some(norm.parts()), activation, ..RowLinear::default() };
+    let rows = RowLinear { norm: Some(norm.parts()), activation, count, ..RowLinear::default() };
     match gate {
         Some(_) => rows.gated(x, first, second),
         None => rows.apply(x, &[second]).remove(0),

@@ -392,6 +392,16 @@ void multiply_blocks(int64_t m, int64_t n, int64_t k, Block a, Block b, float* o
 #endif
 }
 
+void copy_panel(float* panel, int64_t width, const float* lines, int64_t stride, int64_t count,
+                int64_t depth) {
+#ifdef RLAIF_AVX512
+  pack(panel, width, lines, stride, 1, count, depth);
+#else
+  (void)panel, (void)width, (void)lines, (void)stride, (void)count, (void)depth;
+  TORCH_CHECK(false, "no panels on this processor");
+#endif
+}
+
 at::Tensor rows_of(const at::Tensor& x) {
   const int64_t width = x.size(-1);
   return x.contiguous().view({width == 0 ? 0 : x.numel() / width, width});

@@ -30,6 +30,11 @@ struct Block {
 void multiply_blocks(int64_t m, int64_t n, int64_t k, Block a, Block b, float* out, int64_t stride,
                      Into into);
 
+// Copies `count` of `width` lines of `depth` elements, `stride` apart, side by side: `panel[p * width + i]`
+// is element p of line i, 0 where there is no line. To be called where `multiplies_blocks`.
+void copy_panel(float* panel, int64_t width, const float* lines, int64_t stride, int64_t count,
+                int64_t depth);
+
 // x with its rows contiguous and all leading dimensions as one.
 at::Tensor rows_of(const at::Tensor& x);
 

@@ -4,6 +4,7 @@
 //
 // Compiled like kernels.cpp, so that sums vectorise.
 #include "common.hpp"
+#include "matmul.hpp"
 #include "parallel.hpp"
 #include "rows_tile.hpp"
 #include "vector.hpp"
@@ -22,6 +23,8 @@
 namespace {
 
 using rlaif::rows::bf16;
+using rlaif::rows::kPanelRows;
+using rlaif::rows::kPanelWeights;
 using rlaif::rows::kTileRows;
 using rlaif::rows::kTileWeights;
 using rlaif::rows::widen;
@@ -197,11 +200,41 @@ struct RlaifRowsLinear {
   int32_t activation;          // of the first product; kNone for none
   int32_t gated;               // the first product, activated, times the second
   int32_t wide;                // results in f32
+  int32_t many;                // weights are packed; results differ from those of few rows by rounding
 };
 
 }  // extern "C"
 
 namespace {
+
+// The same from panels of the weights; c0 is where one begins.
+template <typename T>
+void product_of_panels(const T* x, const T* panels, int64_t k, float* y, int64_t stride, int64_t r0,
+                       int64_t r1, int64_t c0, int64_t c1) {
+  for (int64_t c = c0; c < c1; c += kPanelWeights) {
+    for (int64_t r = r0; r < r1; r += kPanelRows) {
+      rlaif::rows::multiply_panel(x + r * k, std::min(kPanelRows, r1 - r), panels + c * k,
+                                  std::min(kPanelWeights, c1 - c), k, y + r * stride + c, stride);
+    }
+  }
+}
+
+template <typename T>
+at::Tensor panels_of(const at::Tensor& w) {
+  const int64_t n = w.size(0), k = w.size(1);
+  const int64_t count = (n + kPanelWeights - 1) / kPanelWeights;
+  const at::Tensor panels = at::empty({count * kPanelWeights, k}, w.options());
+  rlaif::parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    // Two neighbours in bf16 are moved as one f32, which changes no bit.
+    const int64_t words = k * static_cast<int64_t>(sizeof(T)) / static_cast<int64_t>(sizeof(float));
+    const auto* from = static_cast<const float*>(w.data_ptr());
+    auto* to = static_cast<float*>(panels.data_ptr());
+    for (int64_t c = begin * kPanelWeights; c < std::min(n, end * kPanelWeights); c += kPanelWeights)
+      rlaif::copy_panel(to + c * words, kPanelWeights, from + c * words, words,
+                        std::min(kPanelWeights, n - c), words);
+  });
+  return panels;
+}
 
 template <typename T>
 void linear(const RlaifRowsLinear& call, at::Tensor** out) {
@@ -236,10 +269,17 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
                               : at::empty({m, call.weights[i]->size(0)}, x.options()));
   }
 
+  // Whether weights are packed hangs on what is asked for, not on how many rows there are.
+  const bool packs = call.many && rlaif::rows::has_panels(T{}, k);
+  std::vector<at::Tensor> panels;
+  for (size_t i = 0; packs && i < call.count; ++i) panels.push_back(panels_of<T>(*call.weights[i]));
+
   // Tasks: rows in chunks that stay in the cache, columns in one part per thread.
+  const int64_t tile_rows = packs ? kPanelRows : kTileRows;
+  const int64_t tile_weights = packs ? kPanelWeights : kTileWeights;
   const int64_t chunk =
-      std::max<int64_t>(kTileRows, (192 * 1024) / (k * static_cast<int64_t>(sizeof(T))) /
-                                       kTileRows * kTileRows);
+      std::max<int64_t>(tile_rows, (192 * 1024) / (k * static_cast<int64_t>(sizeof(T))) /
+                                       tile_rows * tile_rows);
   const int64_t chunks = (m + chunk - 1) / chunk;
   const int64_t threads = std::max<int64_t>(1, at::get_num_threads());
   const int64_t parts = chunks >= 4 * threads ? 1 : threads;
@@ -250,12 +290,16 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
     for (size_t i = 0; i < call.count; ++i) {
       const int64_t n = call.weights[i]->size(0);
       // Parts begin where tiles do; a tile's place changes no sum.
-      const int64_t tiles = (n + kTileWeights - 1) / kTileWeights;
-      const int64_t c0 = tiles * part / parts * kTileWeights;
-      const int64_t c1 = std::min(n, tiles * (part + 1) / parts * kTileWeights);
+      const int64_t tiles = (n + tile_weights - 1) / tile_weights;
+      const int64_t c0 = tiles * part / parts * tile_weights;
+      const int64_t c1 = std::min(n, tiles * (part + 1) / parts * tile_weights);
       if (c0 >= c1) continue;
       float* y = data<float>(products[i]);
-      product(xp, data<T>(*call.weights[i]), k, y, n, r0, r1, c0, c1);
+      if (packs) {
+        product_of_panels(xp, data<T>(panels[i]), k, y, n, r0, r1, c0, c1);
+      } else {
+        product(xp, data<T>(*call.weights[i]), k, y, n, r0, r1, c0, c1);
+      }
       const T* bias = call.biases[i] ? data<T>(*call.biases[i]) : nullptr;
       const bool last = i + 1 == call.count;
       for (int64_t r = r0; r < r1; ++r) {

@@ -166,9 +166,83 @@ RLAIF_AVX512_BF16 void bf16_avx512(const bf16* x, const bf16* w, int64_t k, cons
 
 RLAIF_DISPATCH(f32_avx512, float)
 RLAIF_DISPATCH(bf16_avx512, bf16)
+
+// A lane of a panel: an f32, or two neighbours in bf16.
+using word = int32_t __attribute__((may_alias));
+
+RLAIF_AVX512 inline __m512 step(__m512 sum, __m512i x, __m512i w, float) {
+  return _mm512_fmadd_ps(_mm512_castsi512_ps(x), _mm512_castsi512_ps(w), sum);
+}
+RLAIF_AVX512_BF16 inline __m512 step(__m512 sum, __m512i x, __m512i w, bf16) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)w);
+}
+
+#define RLAIF_PANEL(NAME, T, TARGET)                                                              \
+  template <int M>                                                                                \
+  TARGET void NAME(const word* x, const word* panel, int64_t n, int64_t words, float* y,    \
+                   int64_t stride) {                                                              \
+    __m512 low[M], high[M];                                                                       \
+    _Pragma("GCC unroll 16") for (int i = 0; i < M; ++i) low[i] = high[i] = _mm512_setzero_ps();  \
+    for (int64_t p = 0; p < words; ++p) {                                                         \
+      const __m512i a = _mm512_loadu_si512(panel + p * kPanelWeights);                            \
+      const __m512i b = _mm512_loadu_si512(panel + p * kPanelWeights + 16);                       \
+      _Pragma("GCC unroll 16") for (int i = 0; i < M; ++i) {                                      \
+        const __m512i v = _mm512_set1_epi32(x[i * words + p]);                                    \
+        low[i] = step(low[i], v, a, T{});                                                         \
+        high[i] = step(high[i], v, b, T{});                                                       \
+      }                                                                                           \
+    }                                                                                             \
+    const auto first = [](int64_t k) {                                                            \
+      return static_cast<__mmask16>(k >= 16 ? 0xffff : k <= 0 ? 0 : (1u << k) - 1);               \
+    };                                                                                            \
+    _Pragma("GCC unroll 16") for (int i = 0; i < M; ++i) {                                        \
+      _mm512_mask_storeu_ps(y + i * stride, first(n), low[i]);                                    \
+      _mm512_mask_storeu_ps(y + i * stride + 16, first(n - 16), high[i]);                         \
+    }                                                                                             \
+  }                                                                                               \
+  using NAME##_type = void (*)(const word*, const word*, int64_t, int64_t, float*, int64_t);\
+  constexpr NAME##_type NAME##_of[kPanelRows + 1] = {                                             \
+      nullptr,  NAME<1>, NAME<2>,  NAME<3>,  NAME<4>,  NAME<5>,  NAME<6>, NAME<7>,                \
+      NAME<8>,  NAME<9>, NAME<10>, NAME<11>, NAME<12>, NAME<13>, NAME<14>};
+
+RLAIF_PANEL(f32_panel, float, RLAIF_AVX512)
+RLAIF_PANEL(bf16_panel, bf16, RLAIF_AVX512_BF16)
+
+const word* words(const void* data) { return static_cast<const word*>(data); }
 #endif
 
 }  // namespace
+
+bool has_panels(float, int64_t k) {
+#ifdef RLAIF_X86
+  return k > 0 && k < (1 << 26) && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+#else
+  return false;
+#endif
+}
+
+bool has_panels(bf16, int64_t k) {
+#ifdef RLAIF_X86
+  return k % 2 == 0 && has_panels(float{}, k) && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+void multiply_panel(const float* x, int64_t m, const float* panel, int64_t n, int64_t k, float* y,
+                    int64_t stride) {
+#ifdef RLAIF_X86
+  f32_panel_of[m](words(x), words(panel), n, k, y, stride);
+#endif
+}
+
+void multiply_panel(const bf16* x, int64_t m, const bf16* panel, int64_t n, int64_t k, float* y,
+                    int64_t stride) {
+#ifdef RLAIF_X86
+  bf16_panel_of[m](words(x), words(panel), n, k / 2, y, stride);
+#endif
+}
 
 F32Tile f32_tile() {
 #ifdef RLAIF_X86

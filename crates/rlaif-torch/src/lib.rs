@@ -78,8 +78,8 @@ pub use numerics::{Determinism, Tf32, determinism, set_determinism, set_tf32, tf
 pub use recompute::{checkpoint, checkpoint_many};
 pub use rng::RngState;
 pub use rows::{
-    RowActivation, RowAttention, RowChoice, RowKind, RowLinear, RowWeight, TokenCut, choose_tokens,
-    rows_serve,
+    RowActivation, RowAttention, RowChoice, RowCount, RowKind, RowLinear, RowWeight, TokenCut,
+    choose_tokens, rows_serve,
 };
 pub use setup::{Setup, init};
 pub use tch;

@@ -27,6 +27,7 @@ struct Call {
     activation: i32,
     gated: i32,
     wide: i32,
+    many: i32,
 }
 
 /// `RlaifRowsAttention` in `cpp/rows.cpp`.
@@ -92,6 +93,8 @@ pub struct RowLinear<'a> {
     pub activation: Option<RowActivation>,
     /// The kind of the results.
     pub results: RowKind,
+    /// How many rows it is made for.
+    pub count: RowCount,
 }
 
 /// The kind of results.
@@ -102,6 +105,17 @@ pub enum RowKind {
     Same,
     /// f32, in which sums are taken anyway.
     Float,
+}
+
+/// What a product of rows is made for. A row's result is the same to the last bit whatever the other
+/// rows and however many there are; that of the one and of the other agree to rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RowCount {
+    /// A row for each response, in decoding: weights are read as they are.
+    #[default]
+    Few,
+    /// A row for each token of the prompts: weights are packed first, for this call.
+    Many,
 }
 
 /// Whether the functions of this module serve tensors of this kind and device now: they do not
@@ -185,6 +199,7 @@ impl RowLinear<'_> {
             activation: self.activation.map_or(-1, |activation| activation as i32),
             gated: gated.into(),
             wide: (self.results == RowKind::Float).into(),
+            many: (self.count == RowCount::Many).into(),
         };
         let mut out = vec![ptr::null_mut(); if gated { 1 } else { held.len() }];
         // SAFETY: every tensor lives through the call, contiguous, of one kind and of shapes that
@@ -421,15 +436,19 @@ mod tests {
     #[test]
     fn linear_layers_equal_their_definition() {
         tch::manual_seed(1);
-        for kind in [Kind::Float, Kind::BFloat16] {
-            // Sizes with and without remainders of tiles and vectors.
+        let counts = [RowCount::Few, RowCount::Many];
+        for (kind, count) in
+            [Kind::Float, Kind::BFloat16].into_iter().flat_map(|kind| counts.map(|c| (kind, c)))
+        {
+            let plain = RowLinear { count, ..RowLinear::default() };
+            // Sizes with and without remainders of tiles, panels and vectors.
             for (m, k, n) in [(1, 1, 1), (3, 40, 7), (8, 64, 9), (17, 33, 100), (300, 96, 31)] {
                 let (x, norm) = (randn(&[m, k], kind), randn(&[k], kind));
                 let (w, bias) = (randn(&[n, k], kind), randn(&[n], kind));
                 let (up, residual) = (randn(&[n, k], kind), randn(&[m, n], kind));
                 let mean = wide(&x).square().mean_dim(-1, true, Kind::Double);
                 let normed = wide(&x) / (mean + 1e-3).sqrt() * wide(&norm);
-                let with_norm = RowLinear { norm: Some((&norm, 1e-3)), ..RowLinear::default() };
+                let with_norm = RowLinear { norm: Some((&norm, 1e-3)), ..plain };
 
                 let got = with_norm.apply(&x, &[(&w, Some(&bias)), (&up, None)]);
                 let product = |x: &Tensor, w: &Tensor| x.matmul(&wide(w).tr());
@@ -437,12 +456,12 @@ mod tests {
                 close(&got[0], &want, tolerance(kind));
                 close(&got[1], &product(&normed, &up), tolerance(kind));
 
-                let layer = RowLinear { residual: Some(&residual), ..RowLinear::default() };
+                let layer = RowLinear { residual: Some(&residual), ..plain };
                 let got = layer.apply(&x, &[(&w, None)]);
                 close(&got[0], &(product(&wide(&x), &w) + wide(&residual)), tolerance(kind));
                 assert_eq!(got[0].kind(), kind);
 
-                let float = RowLinear { results: RowKind::Float, ..RowLinear::default() };
+                let float = RowLinear { results: RowKind::Float, ..plain };
                 let got = float.apply(&x, &[(&w, None)]);
                 close(&got[0], &product(&wide(&x), &w), 2e-5);
 
@@ -468,10 +487,13 @@ mod tests {
     #[test]
     fn a_row_has_the_same_bits_in_any_batch() {
         tch::manual_seed(2);
-        for kind in [Kind::Float, Kind::BFloat16] {
+        let counts = [RowCount::Few, RowCount::Many];
+        for (kind, count) in
+            [Kind::Float, Kind::BFloat16].into_iter().flat_map(|kind| counts.map(|c| (kind, c)))
+        {
             let (x, w) = (randn(&[700, 80], kind), randn(&[50, 80], kind));
             let norm = randn(&[80], kind);
-            let layer = RowLinear { norm: Some((&norm, 1e-6)), ..RowLinear::default() };
+            let layer = RowLinear { norm: Some((&norm, 1e-6)), count, ..RowLinear::default() };
             let whole = layer.apply(&x, &[(&w, None)]).remove(0);
             for (start, rows) in [(0, 1), (699, 1), (5, 3), (100, 16), (3, 600)] {
                 let part = layer.apply(&x.narrow(0, start, rows), &[(&w, None)]).remove(0);

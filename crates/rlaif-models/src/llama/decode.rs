@@ -1,7 +1,7 @@
 //! The Llama family as it decodes on the CPU: rows without padding, few and fused operations.
 
 use rlaif_lm::{KvCache, LmError, TokenBatch};
-use rlaif_torch::RowAttention;
+use rlaif_torch::{RowAttention, RowCount};
 use tch::{Kind, Tensor};
 
 use super::{Attention, Block, Trunk};
@@ -18,10 +18,11 @@ impl Attention {
         x: &Tensor,
         block: &Block,
         angles: &(Tensor, Tensor),
+        count: RowCount,
         pass: Pass,
     ) -> [Tensor; 3] {
         let qkv = [&self.q, &self.k, &self.v];
-        let [q, k, v] = rows::project(x, Some(&block.attention_norm), qkv, pass);
+        let [q, k, v] = rows::project(x, Some(&block.attention_norm), qkv, count, pass);
         let heads = |x: &Tensor, heads| x.view([-1, heads, self.head_dim]);
         let (mut q, mut k) = (heads(&q, self.heads), heads(&k, self.kv_heads));
         if let Some((q_norm, k_norm)) = &self.norms {
@@ -35,12 +36,13 @@ impl Attention {
 
 impl Block {
     /// Output projection and feed-forward layer, with their residuals.
-    fn finish_rows(&self, x: &Tensor, mixed: &Tensor, pass: Pass) -> Tensor {
-        let x = rows::add(x, mixed, &self.attention.o, pass);
+    fn finish_rows(&self, x: &Tensor, mixed: &Tensor, count: RowCount, pass: Pass) -> Tensor {
+        let x = rows::add(x, mixed, &self.attention.o, count, pass);
         let layer = &self.feed_forward;
         let norm = &self.feed_forward_norm;
-        let inner = rows::gated(&x, norm, Some(&layer.gate), &layer.up, layer.activation, pass);
-        rows::add(&x, &inner, &layer.down, pass)
+        let (gate, activation) = (Some(&layer.gate), layer.activation);
+        let inner = rows::gated(&x, norm, gate, &layer.up, activation, count, pass);
+        rows::add(&x, &inner, &layer.down, count, pass)
     }
 }
 
@@ -65,7 +67,7 @@ impl Trunk {
             let angles = self.rope.angles(&packed.positions(), x.kind());
             for (i, block) in self.blocks.iter().enumerate() {
                 let layer = &block.attention;
-                let [q, k, v] = layer.project_rows(&x, block, &angles, pass);
+                let [q, k, v] = layer.project_rows(&x, block, &angles, RowCount::Many, pass);
                 cache.layers().fill_packed(
                     i,
                     &k.flatten(1, 2),
@@ -91,7 +93,7 @@ impl Trunk {
                         grouped,
                     )
                 });
-                x = block.finish_rows(&x, &mixed, pass);
+                x = block.finish_rows(&x, &mixed, RowCount::Many, pass);
             }
         }
         cache.enter(&packed.lengths)
@@ -105,7 +107,7 @@ impl Trunk {
         let angles = self.rope.angles(cache.positions(), x.kind());
         for (i, block) in self.blocks.iter().enumerate() {
             let layer = &block.attention;
-            let [q, k, v] = layer.project_rows(&x, block, &angles, pass);
+            let [q, k, v] = layer.project_rows(&x, block, &angles, RowCount::Few, pass);
             let (keys, values) = cache.layers().held(i);
             let attention = RowAttention {
                 keys,
@@ -117,7 +119,7 @@ impl Trunk {
             };
             let new = (k.flatten(1, 2), v.flatten(1, 2));
             let mixed = attention.apply(&q.flatten(1, 2), Some((&new.0, &new.1)));
-            x = block.finish_rows(&x, &mixed, pass);
+            x = block.finish_rows(&x, &mixed, RowCount::Few, pass);
         }
         self.norm.forward(&x)
     }

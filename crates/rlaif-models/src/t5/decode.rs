@@ -1,7 +1,7 @@
 //! T5 as it decodes on the CPU: rows without padding, few and fused operations.
 
 use rlaif_lm::{DecodeState, LmError, TokenBatch};
-use rlaif_torch::RowAttention;
+use rlaif_torch::{RowAttention, RowCount};
 use tch::{Kind, Tensor};
 
 use super::{Block, RelativeBias, T5};
@@ -20,11 +20,12 @@ impl RelativeBias {
 
 impl Block {
     /// The feed-forward layer with its norm and residual.
-    fn finish_rows(&self, x: &Tensor, pass: Pass) -> Tensor {
+    fn finish_rows(&self, x: &Tensor, count: RowCount, pass: Pass) -> Tensor {
         let layer = &self.feed_forward;
         let norm = &self.feed_forward_norm;
-        let inner = rows::gated(x, norm, layer.gate.as_ref(), &layer.wi, layer.activation, pass);
-        rows::add(x, &inner, &layer.wo, pass)
+        let (gate, activation) = (layer.gate.as_ref(), layer.activation);
+        let inner = rows::gated(x, norm, gate, &layer.wi, activation, count, pass);
+        rows::add(x, &inner, &layer.wo, count, pass)
     }
 }
 
@@ -38,14 +39,14 @@ impl T5 {
         for block in &self.encoder.blocks {
             let layer = &block.attention;
             let qkv = [&layer.q, &layer.k, &layer.v];
-            let qkv = rows::project(&x, Some(&block.attention_norm), qkv, pass);
+            let qkv = rows::project(&x, Some(&block.attention_norm), qkv, RowCount::Many, pass);
             let [q, k, v] = qkv.each_ref().map(|x| x.view(heads));
             let mixed = packed.attention([&q, &k, &v], |[q, k, v], length| {
                 let bias = bias.narrow(2, 0, length).narrow(3, 0, length);
                 Tensor::scaled_dot_product_attention(&q, &k, &v, Some(&bias), 0., false, 1., false)
             });
-            x = rows::add(&x, &mixed, &layer.o, pass);
-            x = block.finish_rows(&x, pass);
+            x = rows::add(&x, &mixed, &layer.o, RowCount::Many, pass);
+            x = block.finish_rows(&x, RowCount::Many, pass);
         }
         self.encoder.end(&x, pass)
     }
@@ -61,7 +62,8 @@ impl T5 {
         let encoded = self.encode_rows(&packed, pass);
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if let Some((cross, _)) = &block.cross {
-                let [k, v] = rows::project(&encoded, None, [&cross.k, &cross.v], pass);
+                let [k, v] =
+                    rows::project(&encoded, None, [&cross.k, &cross.v], RowCount::Many, pass);
                 memory.layers().fill_packed(i, &k, &v, &packed.lengths)?;
             }
         }
@@ -88,7 +90,8 @@ impl T5 {
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             let layer = &block.attention;
             let qkv = [&layer.q, &layer.k, &layer.v];
-            let [q, k, v] = rows::project(&x, Some(&block.attention_norm), qkv, pass);
+            let [q, k, v] =
+                rows::project(&x, Some(&block.attention_norm), qkv, RowCount::Few, pass);
             let (keys, values) = cache.layers().held(i);
             let own = RowAttention {
                 keys,
@@ -98,14 +101,14 @@ impl T5 {
                 window: None,
                 bias: Some(&bias),
             };
-            x = rows::add(&x, &own.apply(&q, Some((&k, &v))), &layer.o, pass);
+            x = rows::add(&x, &own.apply(&q, Some((&k, &v))), &layer.o, RowCount::Few, pass);
             if let Some((cross, norm)) = &block.cross {
-                let [q] = rows::project(&x, Some(norm), [&cross.q], pass);
+                let [q] = rows::project(&x, Some(norm), [&cross.q], RowCount::Few, pass);
                 let (keys, values) = memory.layers().held(i);
                 let seen = RowAttention { keys, values, lengths: &prompts, bias: None, ..own };
-                x = rows::add(&x, &seen.apply(&q, None), &cross.o, pass);
+                x = rows::add(&x, &seen.apply(&q, None), &cross.o, RowCount::Few, pass);
             }
-            x = block.finish_rows(&x, pass);
+            x = block.finish_rows(&x, RowCount::Few, pass);
         }
         Ok(self.decoder.end(&x, pass))
     }
