@@ -13,7 +13,7 @@ use rlaif::{
 
 fn tokenizer(name: &str) -> HfTokenizer {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures");
-    HfTokenizer::from_folder(&fixtures.join(name)).unwrap()
+    HfTokenizer::from_folder(fixtures.join(name)).unwrap()
 }
 
 fn spec(tokenizer: &HfTokenizer, decoder_start_id: Option<u32>) -> LmSpec {
