@@ -10,7 +10,7 @@ use rlaif_lm::generate::{GenerationRow, Hooks, before_stop, generate};
 use rlaif_lm::{LmError, Padding, TokenBatch, token_log_probs};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tch::{Kind, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use super::{Evaluate, EvaluateError, Responder, Side};
 
@@ -177,15 +177,36 @@ impl Evaluate<'_> {
         }
         for (name, tensor) in who.policy.parameters().iter() {
             add(name.as_bytes());
-            // Two sums tell weights apart that training moved.
-            let sums = no_grad(|| {
-                let sum = tensor.sum(Kind::Double);
-                [sum, tensor.abs().sum(Kind::Double)].map(|sum| sum.double_value(&[]))
-            });
-            sums.iter().for_each(|sum| add(&sum.to_le_bytes()));
+            checksums(tensor).iter().for_each(|sum| add(&sum.to_le_bytes()));
         }
         hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
+}
+
+/// The sum of a tensor's bits taken as whole numbers, and that of their squares, both modulo 2⁶⁴.
+/// Whole numbers, for their sums are the same in whatever order a machine adds them up.
+fn checksums(tensor: &Tensor) -> [i64; 2] {
+    /// Elements at a time, for what they take in 64 bits.
+    const PIECE: i64 = 1 << 24;
+    no_grad(|| {
+        let flat = tensor.detach().contiguous().flatten(0, -1);
+        let bits = match flat.kind() {
+            Kind::Float => flat.view_dtype(Kind::Int),
+            Kind::BFloat16 | Kind::Half => flat.view_dtype(Kind::Int16),
+            Kind::Double => flat.view_dtype(Kind::Int64),
+            _ => flat,
+        };
+        let size = bits.size1().unwrap_or(0);
+        let mut sums = [0_i64; 2];
+        for start in (0..size).step_by(PIECE as usize) {
+            let piece = bits.narrow(0, start, PIECE.min(size - start)).to_kind(Kind::Int64);
+            let squares = &piece * &piece;
+            for (sum, of) in sums.iter_mut().zip([piece, squares]) {
+                *sum = sum.wrapping_add(of.sum(Kind::Int64).int64_value(&[]));
+            }
+        }
+        sums
+    })
 }
 
 /// A file of responses, appended to.
@@ -248,5 +269,30 @@ impl Kept {
             text.push(b'\n');
         }
         self.file.write_all(&text).and_then(|()| self.file.flush()).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    #[test]
+    fn checksums_hang_on_every_bit_and_not_on_the_order_of_adding() {
+        tch::manual_seed(3);
+        for kind in [Kind::Float, Kind::BFloat16, Kind::Double] {
+            // Of sizes so different that sums of fractions would round otherwise in each order.
+            let sizes = Tensor::randn([1_000], (Kind::Float, Device::Cpu)).exp() * 10.;
+            let weights =
+                (Tensor::randn([1_000], (Kind::Float, Device::Cpu)) * sizes).to_kind(kind);
+            let weights = weights.reshape([10, 100]);
+            let sums = checksums(&weights);
+            assert_eq!(checksums(&weights.flip([0, 1])), sums);
+            assert_eq!(checksums(&weights.transpose(0, 1)), sums);
+            let other = weights.copy();
+            let _ = no_grad(|| other.get(3).get(7).neg_());
+            assert_ne!(checksums(&other), sums, "{kind:?}");
+        }
+        assert_eq!(checksums(&Tensor::from_slice(&[1.5_f32])), checksums(&Tensor::from(1.5_f32)));
     }
 }
