@@ -101,9 +101,7 @@ impl LanguageModel {
     /// [`ModelError::UnsupportedField`] and [`ModelError::BadField`] for a configuration that
     /// cannot be honoured, [`ModelError::Tensors`] with every tensor that does not fit.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
-        let config = Config::read(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
-        Self::build(config, Source::checkpoint(&checkpoint, options.kind, options.device))
+        from_folder(folder, options, Self::build)
     }
 
     /// A model with random weights, drawn from libtorch's generator: seed it before.
@@ -223,6 +221,17 @@ impl Policy for LanguageModel {
     fn parameters(&self) -> &Parameters {
         self.policy().parameters()
     }
+}
+
+/// Reads a folder for what builds a model of it.
+pub(crate) fn from_folder<M>(
+    folder: &Path,
+    options: LoadOptions,
+    build: impl FnOnce(Config, Source<'_>) -> Result<M, ModelError>,
+) -> Result<M, ModelError> {
+    let config = Config::read(folder)?;
+    let checkpoint = Checkpoint::open(folder)?;
+    build(config, Source::checkpoint(&checkpoint, options.kind, options.device))
 }
 
 /// Whether a folder's config.json describes a classifier or a language model.

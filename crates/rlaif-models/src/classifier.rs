@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::{
     Forward, LabelScheme, LmError, LmSpec, Padding, Parameters, SequenceClassifier, TokenBatch,
 };
@@ -10,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapt::Pass,
-    auto::{LoadOptions, Sort, wrong_sort},
+    auto::{LoadOptions, Sort, from_folder, wrong_sort},
     config::Config,
     error::ModelError,
     frame::Frame,
@@ -85,9 +84,7 @@ impl Classifier {
     /// # Errors
     /// As [`crate::LanguageModel::load`], with [`ModelError::WrongSort`] for a language model.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
-        let config = Config::read(folder)?;
-        let checkpoint = Checkpoint::open(folder)?;
-        Self::build(config, Source::checkpoint(&checkpoint, options.kind, options.device))
+        from_folder(folder, options, Self::build)
     }
 
     /// A classifier with random weights, drawn from libtorch's generator: seed it before.
@@ -100,21 +97,16 @@ impl Classifier {
 
     pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
         let sort = Sort::of(&config)?;
-        let labels = Labels::from_config(&config);
-        let (layers, spec, parameters, labels) = match sort {
-            Sort::Roberta => {
-                let labels = labels?;
-                let (layers, spec, parameters) = Roberta::build(&config, &labels, source)?;
-                (Layers::Roberta(layers), spec, parameters, labels)
-            }
-            Sort::LlamaClassifier => {
-                let labels = labels?;
-                let (layers, spec, parameters) = LlamaClassifier::build(&config, &labels, source)?;
-                (Layers::Llama(layers), spec, parameters, labels)
-            }
-            Sort::T5 | Sort::Llama => {
-                return Err(wrong_sort(&config, "a classifier; load it as a language model"));
-            }
+        if let Sort::T5 | Sort::Llama = sort {
+            return Err(wrong_sort(&config, "a classifier; load it as a language model"));
+        }
+        let labels = Labels::from_config(&config)?;
+        let (layers, spec, parameters) = if sort == Sort::LlamaClassifier {
+            let (layers, spec, parameters) = LlamaClassifier::build(&config, &labels, source)?;
+            (Layers::Llama(layers), spec, parameters)
+        } else {
+            let (layers, spec, parameters) = Roberta::build(&config, &labels, source)?;
+            (Layers::Roberta(layers), spec, parameters)
         };
         Ok(Self { frame: Frame::new(spec, config, parameters), labels, layers })
     }

@@ -66,6 +66,20 @@ impl Config {
     }
 }
 
+/// Checks sizes, which are at least 1.
+pub(crate) fn check_sizes(
+    sizes: impl IntoIterator<Item = (&'static str, i64)>,
+) -> Result<(), ModelError> {
+    match sizes.into_iter().find(|(_, size)| *size < 1) {
+        None => Ok(()),
+        Some((field, size)) => Err(ModelError::BadField {
+            field,
+            found: size.to_string(),
+            expected: "at least 1".to_owned(),
+        }),
+    }
+}
+
 /// A token id, or a list of them: `eos_token_id` is either.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]

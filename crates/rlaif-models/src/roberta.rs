@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     adapt::Pass,
-    config::{Config, OneOrMany},
+    config::{Config, OneOrMany, check_sizes},
     error::ModelError,
     labels::Labels,
     layers::{
@@ -253,22 +253,14 @@ impl Roberta {
             "bert" => Family::Bert,
             _ => Family::Roberta,
         };
-        for (field, value) in [
+        check_sizes([
             ("vocab_size", raw.vocab_size),
             ("hidden_size", raw.hidden_size),
             ("intermediate_size", raw.intermediate_size),
             ("num_attention_heads", raw.num_attention_heads),
             ("max_position_embeddings", raw.max_position_embeddings),
             ("type_vocab_size", raw.type_vocab_size),
-        ] {
-            if value < 1 {
-                return Err(ModelError::BadField {
-                    field,
-                    found: value.to_string(),
-                    expected: "at least 1".to_owned(),
-                });
-            }
-        }
+        ])?;
         if raw.hidden_size % raw.num_attention_heads != 0 {
             return Err(ModelError::BadField {
                 field: "hidden_size",

@@ -4,7 +4,11 @@ use rlaif_lm::LmSpec;
 use serde::Deserialize;
 use tch::Tensor;
 
-use crate::{config::OneOrMany, error::ModelError, layers::Bias};
+use crate::{
+    config::{OneOrMany, check_sizes},
+    error::ModelError,
+    layers::Bias,
+};
 
 /// The fields of config.json that matter here.
 #[derive(Debug, Deserialize)]
@@ -220,18 +224,14 @@ impl Family {
 impl Shape {
     pub(super) fn resolve(raw: &RawConfig, family: &Family) -> Result<Self, ModelError> {
         let kv_heads = raw.num_key_value_heads.unwrap_or(raw.num_attention_heads);
-        for (field, value) in [
+        check_sizes([
             ("vocab_size", raw.vocab_size),
             ("hidden_size", raw.hidden_size),
             ("intermediate_size", raw.intermediate_size),
             ("num_attention_heads", raw.num_attention_heads),
             ("num_key_value_heads", kv_heads),
             ("head_dim", raw.head_dim.unwrap_or(1)),
-        ] {
-            if value < 1 {
-                return Err(bad(field, value, "at least 1"));
-            }
-        }
+        ])?;
         if raw.num_attention_heads % kv_heads != 0 {
             return Err(bad("num_key_value_heads", kv_heads, "a divisor of num_attention_heads"));
         }

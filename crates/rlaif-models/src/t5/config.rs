@@ -4,7 +4,12 @@ use rlaif_lm::LmSpec;
 use serde::Deserialize;
 use tch::Tensor;
 
-use crate::{config::OneOrMany, error::ModelError, layers::Activation, weights::Source};
+use crate::{
+    config::{OneOrMany, check_sizes},
+    error::ModelError,
+    layers::Activation,
+    weights::Source,
+};
 
 /// The fields of config.json that matter here, with the defaults transformers gives them.
 #[derive(Debug, Deserialize)]
@@ -136,21 +141,13 @@ impl Shape {
             (true, "gelu") => Activation::GeluTanh,
             _ => Activation::parse("feed_forward_proj", name)?,
         };
-        for (field, value) in [
+        check_sizes([
             ("vocab_size", raw.vocab_size),
             ("d_model", raw.d_model),
             ("d_kv", raw.d_kv),
             ("d_ff", raw.d_ff),
             ("num_heads", raw.num_heads),
-        ] {
-            if value < 1 {
-                return Err(ModelError::BadField {
-                    field,
-                    found: value.to_string(),
-                    expected: "at least 1".to_owned(),
-                });
-            }
-        }
+        ])?;
         if raw.relative_attention_num_buckets < 4
             || raw.relative_attention_max_distance <= raw.relative_attention_num_buckets / 2
         {
