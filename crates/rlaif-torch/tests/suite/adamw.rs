@@ -127,7 +127,9 @@ fn many_steps(kind: Kind, device: Device) {
         assert_eq!(values(param), values(&rounded), "{name} is the master rounded");
         let (m, v) = (format!("{name}.exp_avg"), format!("{name}.exp_avg_sq"));
         assert_close(&values(&find(&optimizer, &m)), &reference.m, 1e-7, &m);
-        assert_close(&values(&find(&optimizer, &v)), &reference.v, 1e-7, &v);
+        // libtorch's CUDA kernel subtracts β₂ from 1 in f32: of 0.001, one part in 50,000 is lost, and v is below 0.1.
+        let lost = if device.is_cuda() { 2e-6 } else { 1e-7 };
+        assert_close(&values(&find(&optimizer, &v)), &reference.v, lost, &v);
         let t = find(&optimizer, &format!("{name}.step")).double_value(&[]);
         assert_eq!(t, f64::from(reference.t));
         assert_eq!(reference.t, if i < 38 { 39 } else { 40 });
