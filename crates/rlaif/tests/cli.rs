@@ -25,6 +25,8 @@ fn tokenizer_fixture(name: &str) -> PathBuf {
 
 fn run(arguments: &[&str], input: &str, environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    // Whoever runs the tests may be offline; the hub here is a server of this test.
+    command.env_remove("HF_HUB_OFFLINE").env_remove("TRANSFORMERS_OFFLINE");
     command.args(arguments).envs(environment.iter().copied());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
