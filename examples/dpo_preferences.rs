@@ -20,7 +20,7 @@ use rlaif::core::{PreferencePair, PromptRecord, Sample, Seed, Specials, TextCode
 use rlaif::data::builtin::{self, Part};
 use rlaif::data::corpora::Hh;
 use rlaif::data::{Fraction, Reader, Remainder, Shuffle, Source};
-use rlaif::dpo::{DpoConfig, DpoTrainer, PairRow, Reference, RowConfig, pair_rows};
+use rlaif::dpo::{DpoConfig, DpoTrainer, PairOutcome, PairRow, Reference, RowConfig, pair_rows};
 use rlaif::eval::{
     About, Better, Column, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric,
     MetricInfo, Report, RewardMetric, read_curves,
@@ -118,6 +118,15 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let mut evaluation = Measurement::of(&metrics).run(About::new(name, seed), samples)?;
         let pairs = trainer.evaluate(&held_out_rows, Some(&of_held_out))?;
         let info = MetricInfo::new("prefers_chosen", Better::Higher)
+            .about("share of held-out pairs whose chosen answer has the higher implicit reward");
+        // Before, policy and reference are one: what is left between two rewards is rounding.
+        let prefers = |pair: &PairOutcome| match pair.reward_chosen - pair.reward_rejected {
+            tie if tie.abs() < 1e-4 => 0.5,
+            difference => f64::from(u8::from(difference > 0.)),
+        };
+        let values = pairs.outcomes.iter().map(|pair| Some(prefers(pair))).collect();
+        evaluation.add(Column { info, values, reasons: Vec::new() })?;
+        let info = MetricInfo::new("likelier_chosen", Better::Higher)
             .about("share of held-out pairs whose chosen answer is the likelier one per token");
         let values = pairs.outcomes.iter().map(|pair| Some(pair.likelihood_accuracy())).collect();
         evaluation.add(Column { info, values, reasons: Vec::new() })?;
