@@ -9,6 +9,7 @@
 #include "vector.hpp"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_fused_rms_norm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -18,6 +19,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 namespace {
 
@@ -141,6 +143,11 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
 
 // Any kind and device, by libtorch's own operations and their gradients.
 at::Tensor rms_norm_composed(const at::Tensor& x, const at::Tensor& weight, double epsilon) {
+  // One kernel each way, where a chain of them would keep the host busy. In low precision it rounds
+  // once, after the weight.
+  if (x.is_cuda() && weight.is_cuda() && x.scalar_type() == weight.scalar_type()) {
+    return std::get<0>(at::_fused_rms_norm(x, {x.size(-1)}, weight, epsilon));
+  }
   const auto wide = x.to(at::kFloat);
   const auto scale = wide.square().mean({-1}, /*keepdim=*/true).add_(epsilon).rsqrt_();
   return wide.mul(scale).to(weight.scalar_type()).mul(weight);
