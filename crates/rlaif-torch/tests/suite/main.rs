@@ -2,7 +2,9 @@
 
 mod adamw;
 mod common;
+mod device;
 mod grad;
+mod graph;
 mod memory;
 mod recompute;
 mod rng;
