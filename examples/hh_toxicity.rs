@@ -127,12 +127,10 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     rlaif::torch::init()?;
     let keep = Keep { newest: 2, best: None };
     let out = options.out.clone().unwrap_or_else(free_folder);
-    let (mut folder, saved, options) = if options.resume {
-        let (folder, saved) = RunFolder::resume(&out, keep)?;
-        (folder, saved, toml::from_str(&fs::read_to_string(out.join("run.toml"))?)?)
-    } else {
-        let options = options.completed();
-        (RunFolder::create(&out, &toml::to_string(&options)?, keep)?, None, options)
+    let resumed = options.resume.then(|| RunFolder::resume(&out, keep)).transpose()?;
+    let options = match resumed {
+        Some(_) => toml::from_str(&fs::read_to_string(out.join("run.toml"))?)?,
+        None => options.completed(),
     };
     let seed = Seed::new(options.seed);
     let device = options.device.parse::<DeviceChoice>()?.resolve()?;
@@ -143,7 +141,6 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let base = model(&options.policy)?;
     let rewards = options.reward.iter().map(|name| model(name)).collect::<Result<Vec<_>, _>>()?;
     let needed = options.memory(base.clone(), rewards.clone(), load).check()?;
-    folder.say(&format!("{} on {device:?}: {needed}", options.policy))?;
 
     let tokenizer = HfTokenizer::from_folder(&base)?;
     rlaif::tch::manual_seed(seed.derive("weights", 0).get().cast_signed());
@@ -170,6 +167,12 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let builder = PromptBuilder::new(PromptTemplate::summarise()).form(form).limit(PROMPT_TOKENS);
     let (train, held_out) = dialogues(&options.dataset, &builder, &tokenizer)?;
     let held_out = held_out.take(options.eval_prompts);
+    // What does not fit, or is not there, has been refused by now, and leaves no folder behind.
+    let (mut folder, saved) = match resumed {
+        Some(resumed) => resumed,
+        None => (RunFolder::create(&out, &toml::to_string(&options)?, keep)?, None),
+    };
+    folder.say(&format!("{} on {device:?}: {needed}", options.policy))?;
     folder.say(&format!("{} dialogues to train on, {} held out", train.len(), held_out.len()))?;
     let tokens = |record: &PromptRecord| tokenizer.encode(&record.prompt, builder.specials());
 

@@ -162,6 +162,7 @@ fn what_cannot_be_is_said_before_work_starts() {
         let output = command.env("HF_HUB_OFFLINE", "1").output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(expected), "{said}");
+        assert!(!out.exists(), "a folder that the next try would take for a run");
     }
 }
 

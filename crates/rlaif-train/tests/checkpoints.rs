@@ -129,6 +129,37 @@ fn a_failure_while_writing_leaves_nothing_and_names_the_last_good_one() {
 }
 
 #[test]
+fn what_bf16_weights_lack_to_f32_is_saved_with_them() {
+    use rlaif_torch::{AdamW, AdamWOptions, ParamGroup};
+    let folder = tempfile::tempdir().unwrap();
+    let mut checkpoints = Checkpoints::open(folder.path(), keep(1)).unwrap();
+    let fresh = |weight: &Tensor| {
+        let weight = weight.copy().set_requires_grad(true);
+        let params = vec![("w".to_owned(), weight.shallow_clone())];
+        let options = AdamWOptions { lr: 1e-3, ..Default::default() };
+        (AdamW::new(vec![ParamGroup { params, options }]).unwrap(), weight)
+    };
+    let steps = |optimizer: &mut AdamW, weight: &Tensor| {
+        for _ in 0..5 {
+            optimizer.zero_grad().unwrap();
+            (weight * weight).sum(Kind::Float).backward();
+            optimizer.step().unwrap();
+        }
+    };
+    let start = Tensor::arange(1000, (Kind::Float, Device::Cpu)).sin().to_kind(Kind::BFloat16);
+    let (mut optimizer, weight) = fresh(&start);
+    steps(&mut optimizer, &weight);
+    checkpoints.write(1, None, |f| f.tensors("optimizer", &optimizer.state())).unwrap();
+    let (mut resumed, again) = fresh(&weight.detach());
+    steps(&mut optimizer, &weight);
+
+    let saved = checkpoints.newest_valid().unwrap().saved.unwrap();
+    resumed.load_state(&saved.tensors("optimizer").unwrap()).unwrap();
+    steps(&mut resumed, &again);
+    assert!(again.equal(&weight), "resumed, it is the uninterrupted run");
+}
+
+#[test]
 fn tensors_of_a_kind_that_cannot_be_saved_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut checkpoints = Checkpoints::open(folder.path(), keep(1)).unwrap();

@@ -11,12 +11,13 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::TrainError;
 
-const KINDS: [(Kind, Dtype); 7] = [
+const KINDS: [(Kind, Dtype); 8] = [
     (Kind::Float, Dtype::F32),
     (Kind::BFloat16, Dtype::BF16),
     (Kind::Half, Dtype::F16),
     (Kind::Double, Dtype::F64),
     (Kind::Int64, Dtype::I64),
+    (Kind::Int16, Dtype::I16),
     (Kind::Uint8, Dtype::U8),
     (Kind::Bool, Dtype::Bool),
 ];
