@@ -372,6 +372,13 @@ fn packed_and_lora_runs_write_what_loads() {
     run("bf16", &["model.precision=bf16"]);
     let model = LanguageModel::load(&folder.join("bf16/model"), LoadOptions::default()).unwrap();
     assert_eq!(rlaif::lm::Policy::spec(&model).kind, Kind::BFloat16);
+    // Its last checkpoint lost, the run comes to the same bits from the one before.
+    let before = outcome(&folder.join("bf16"));
+    fs::remove_dir_all(folder.join("bf16/checkpoints/step-4")).unwrap();
+    assert!(
+        succeeds(folder, &["sft", "--resume", "--out", "bf16"]).contains("going on from step 2")
+    );
+    assert!(before == outcome(&folder.join("bf16")), "resumed in bf16");
 }
 
 #[test]
