@@ -22,12 +22,29 @@ fn prompts_with_and_without_references() {
         id: Some("n".into()),
         prompt: "question".into(),
         reference: Some("gold".into()),
+        ..PromptColumns::default()
     };
     let rows =
         "{\"n\":1,\"question\":\"a\",\"gold\":\"b\"}\n{\"n\":2,\"question\":\"c\",\"gold\":null}";
     let prompts = read(rows, columns).unwrap().into_records();
     assert_eq!((prompts[0].id.as_str(), prompts[0].reference.as_deref()), ("1", Some("b")));
     assert_eq!((prompts[1].id.as_str(), prompts[1].reference.as_deref()), ("2", None));
+}
+
+#[test]
+fn columns_of_prompts_become_their_metadata() {
+    let columns = || PromptColumns {
+        metadata: vec!["topic".into(), "toxicity".into()],
+        ..PromptColumns::default()
+    };
+    let rows = "{\"prompt\":\"a\",\"topic\":\"work\",\"toxicity\":0.5,\"more\":1}\n\
+                {\"prompt\":\"b\",\"topic\":\"home\",\"toxicity\":null}";
+    let prompts = read(rows, columns()).unwrap().into_records();
+    let metadata: Vec<_> =
+        prompts.iter().map(|p| serde_json::to_string(&p.metadata).unwrap()).collect();
+    assert_eq!(metadata, [r#"{"topic":"work","toxicity":0.5}"#, r#"{"topic":"home"}"#]);
+    let error = read("{\"prompt\":\"a\",\"topic\":\"work\"}", columns()).unwrap_err();
+    assert!(error.to_string().contains("no column `toxicity`"), "{error}");
 }
 
 #[test]

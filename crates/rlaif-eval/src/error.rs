@@ -42,7 +42,8 @@ pub enum EvalError {
     /// A response without a score.
     #[error(
         "metric `{metric}` has no score for a response to prompt `{id}` ({reason}); score it \
-         again, or choose `Missing::DropPrompt` to leave such prompts out on both sides"
+         again, or leave such prompts out on both sides (`missing = \"drop_prompt\"`, in code \
+         `Missing::DropPrompt`)"
     )]
     MissingScore {
         /// The metric.

@@ -300,7 +300,11 @@ fn what_concerns_every_row_stops_at_once() {
     let (error, asked) = failure(401, message("invalid key"));
     assert!(matches!(error, ProviderError::Unauthorised { .. }) && asked == 1, "{error}");
     let text = error.to_string();
-    assert!(text.contains("OPENAI_API_KEY") && text.contains("has not expired"), "{text}");
+    assert!(
+        text.contains("`OPENAI_API_KEY`, which is not set (401")
+            && text.contains("has not expired"),
+        "{text}"
+    );
     let (error, asked) = failure(404, message("The model `m` does not exist."));
     assert!(matches!(error, ProviderError::UnknownModel { .. }) && asked == 1, "{error}");
     assert!(error.to_string().contains("knows no model `m`"), "{error}");

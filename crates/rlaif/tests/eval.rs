@@ -236,6 +236,34 @@ fn what_is_wrong_with_a_configuration_is_said_before_anything_is_generated() {
 }
 
 #[test]
+fn prompts_of_a_file_are_sliced_by_its_columns() {
+    let root = tempfile::tempdir().unwrap();
+    policies(root.path());
+    let rows: String = (0..6)
+        .map(|n| {
+            format!("{{\"prompt\":\"Say {n}.\",\"source\":\"book {}\",\"toxic\":0.{n}}}\n", n % 2)
+        })
+        .collect();
+    let file = root.path().join("prompts.jsonl");
+    fs::write(&file, rows).unwrap();
+    let path = config(
+        root.path(),
+        "prompt_toxicity = \"toxic\"\n\
+         slices = [{ metadata = { key = \"source\" } }, { number = { key = \"toxic\", edges = [0.3] } }]",
+    );
+    let text = fs::read_to_string(&path).unwrap();
+    let data = format!("corpus = \"prompts\"\nfile = {file:?}\nmetadata = [\"source\", \"toxic\"]");
+    let text = text.replace("corpus = \"builtin\"", &data);
+    fs::write(&path, text.replace("[[metrics]]\nkind = \"rouge\"\n", "")).unwrap();
+    let out = root.path().join("out");
+    good(&eval(&path, &out));
+    let slices = report(&out)["slices"].to_string();
+    for expected in ["book 0", "book 1", "< 0.3", "≥ 0.3"] {
+        assert!(slices.contains(expected), "{expected} in {slices}");
+    }
+}
+
+#[test]
 fn the_configurations_of_the_documentation_are_some() {
     let text = fs::read_to_string(crates("../docs/evaluation.md")).unwrap();
     let blocks: Vec<&str> =

@@ -2,7 +2,7 @@
 //! otherwise; without a column for it, a record's id is the hash of its texts.
 
 use rlaif_core::{
-    Conversation, Demonstration, Desirability, Message, PreferencePair, PromptRecord,
+    Conversation, Demonstration, Desirability, Message, Metadata, PreferencePair, PromptRecord,
     UnpairedPreference,
 };
 use serde::Deserialize;
@@ -28,11 +28,13 @@ pub struct PromptColumns {
     /// The column of reference responses; a row may leave it empty (null), and must
     /// have it.
     pub reference: Option<String>,
+    /// Columns that become the metadata of the prompt; every row must have them.
+    pub metadata: Vec<String>,
 }
 
 impl Default for PromptColumns {
     fn default() -> Self {
-        Self { id: None, prompt: "prompt".into(), reference: None }
+        Self { id: None, prompt: "prompt".into(), reference: None, metadata: Vec::new() }
     }
 }
 
@@ -44,6 +46,13 @@ impl Corpus for PromptColumns {
     }
 
     fn record(&self, mut row: Row<'_>) -> Result<Outcome<PromptRecord>, DataError> {
+        let mut metadata = Metadata::new();
+        for column in &self.metadata {
+            row.expect(column)?;
+            if let Some(value) = row.get(column).filter(|value| !value.is_null()) {
+                metadata.insert(column.clone(), value.clone());
+            }
+        }
         let prompt = row.text(&self.prompt)?;
         let reference = match &self.reference {
             Some(column) => {
@@ -55,6 +64,7 @@ impl Corpus for PromptColumns {
         let id = row.identity(self.id.as_deref(), &[&prompt])?;
         let mut record = PromptRecord::new(id, prompt);
         record.reference = reference;
+        record.metadata = metadata;
         Ok(Outcome::Kept(record))
     }
 }

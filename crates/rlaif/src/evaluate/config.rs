@@ -138,6 +138,9 @@ pub struct EvalData {
     pub reference: Option<String>,
     /// The column of ids, of `prompts`; the hash of the prompt unless told.
     pub id: Option<String>,
+    /// Columns that `slices` and `prompt_toxicity` name, of `prompts`.
+    #[serde(default)]
+    pub metadata: Vec<String>,
     /// The instruction around a dialogue, with `{dialogue}`; to summarise it unless told. Prompts
     /// of `prompts` and `real-toxicity-prompts` are taken as they are unless told.
     pub template: Option<String>,
@@ -390,6 +393,7 @@ impl EvalData {
                 let columns = PromptColumns {
                     id: self.id.clone(),
                     reference: self.reference.clone(),
+                    metadata: self.metadata.clone(),
                     ..PromptColumns::default()
                 };
                 self.read(None, columns)?

@@ -191,6 +191,9 @@ impl Api {
                 };
                 let mut api =
                     Self::at(Dialect::OpenAi, model, &base, "/chat/completions", auth, variable);
+                if keyless {
+                    api.key_from.push_str(", which is not set");
+                }
                 api.extra_body = extra_body.clone();
                 api.top_log_probs = top_log_probs.unwrap_or(20);
                 if !(1..=100).contains(&api.top_log_probs) {
