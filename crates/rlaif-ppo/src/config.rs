@@ -359,6 +359,13 @@ impl PpoConfig {
         if rule.window == 0 {
             return Err(setting("stop.metric.window", 0, "at least 1 step"));
         }
+        for (field, bound) in
+            [("stop.metric.at_least", rule.at_least), ("stop.metric.at_most", rule.at_most)]
+        {
+            if let Some(bound) = bound.filter(|bound| !bound.is_finite()) {
+                return Err(setting(field, bound, "a finite number"));
+            }
+        }
         match (rule.at_least, rule.at_most) {
             (None, None) => {
                 Err(setting("stop.metric", "without a threshold", "`at_least` or `at_most`"))
@@ -378,6 +385,7 @@ impl PpoConfig {
             LmError::UnfitForRollout(concern) => PpoError::Rollout(concern),
             other => PpoError::Lm(other),
         })?;
+        self.generation.check(spec)?;
         if let Some(context) = spec.context
             && self.generation.max_new_tokens >= context
         {

@@ -120,6 +120,17 @@ fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
     let mut policy =
         LanguageModel::load(&root.path().join("policy"), LoadOptions::default()).unwrap();
     policy.adapters().load("ppo", &out.join("model")).unwrap();
+    // A rule may go by a number of the reward's; one that no step has is told.
+    let recorded = metrics(&out)[0].as_object().unwrap().clone();
+    let name = recorded.keys().find(|name| name.ends_with("/running_mean")).unwrap();
+    for (name, steps) in [(name.as_str(), 2), ("env/reward_meen", 5)] {
+        let out = root.path().join(format!("by-{steps}"));
+        let rule = format!("ppo.stop.metric={{name='{name}', window=2, at_least=-1000.0}}");
+        good(&train(&config, &out, &["--set", &rule]));
+        assert_eq!(metrics(&out).len(), steps, "{name}");
+        let log = fs::read_to_string(out.join("log.txt")).unwrap();
+        assert_eq!(log.contains("has no such number"), steps == 5, "{log}");
+    }
 }
 
 /// What each setting of a run file does shows in the run's numbers.
@@ -363,6 +374,10 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused("ppo.generation.sampling={method='sample', top_k=50}", "`generation.sampling.top_k`");
     refused("ppo.mini_batch_size=2", "did you mean `minibatch_size`?");
     refused("ppo.kl.control={fixed={coef=-1.0}}", "`kl.control.fixed.coef` is -1");
+    refused("ppo.generation.batch_size=0", "generation: `batch_size` is 0");
+    refused("ppo.optimizer.lr=-1.0", "lr is -1");
+    let never = "ppo.stop.metric={name='env/reward_mean', window=1, at_least=nan}";
+    refused(never, "`stop.metric.at_least` is NaN");
     refused("ppo.batch_size=40", "data.prompts");
     refused("data.max_tokens=1", "data.prompts");
     refused("data.column='question'", "question");

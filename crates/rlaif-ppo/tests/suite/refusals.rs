@@ -9,7 +9,9 @@ use rlaif_lm::{
     generate::{GenerationConfig, RolloutConcern, Sampling},
 };
 use rlaif_models::{Config, LanguageModel};
-use rlaif_ppo::{PpoConfig, PpoError, PpoTrainer, PretrainingConfig, Reference, train::KlControl};
+use rlaif_ppo::{
+    MetricStop, PpoConfig, PpoError, PpoTrainer, PretrainingConfig, Reference, train::KlControl,
+};
 use tch::{Device, Kind};
 
 fn config() -> PpoConfig {
@@ -42,6 +44,11 @@ fn settings_that_cannot_be_are_named() {
     };
     let sample = |top_k, top_p, min_p| Sampling::Sample { temperature: 1., top_k, top_p, min_p };
     type Change = Box<dyn Fn(&mut PpoConfig)>;
+    let stop_at = |at_least, at_most| -> Change {
+        let name = "env/reward_mean".to_owned();
+        let rule = MetricStop { name, window: 1, at_least, at_most };
+        Box::new(move |c| c.stop.metric = Some(rule.clone()))
+    };
     let cases: Vec<(&str, Change)> = vec![
         ("batch_size", Box::new(|c| c.batch_size = 0)),
         ("minibatch_size", Box::new(|c| c.minibatch_size = 3)),
@@ -88,9 +95,29 @@ fn settings_that_cannot_be_are_named() {
             Box::new(|c| c.pretraining = Some(PretrainingConfig { coef: 1., rows: 0 })),
         ),
         ("stop.max_kl", Box::new(|c| c.stop.max_kl = Some(-1.))),
+        ("stop.metric.at_least", stop_at(Some(f64::NAN), None)),
+        ("stop.metric.at_most", stop_at(None, Some(f64::INFINITY))),
     ];
     for (name, change) in cases {
         assert_eq!(with(&*change), name);
+    }
+}
+
+/// They would fail in the first rollout otherwise, where a run has its folder already.
+#[test]
+fn settings_of_generation_are_refused_before_the_first_rollout() {
+    let refused = |change: &dyn Fn(&mut GenerationConfig)| {
+        let mut config = config();
+        change(&mut config.generation);
+        build(policy(Family::Llama, 1), config).map(|_| ()).unwrap_err().to_string()
+    };
+    for (error, says) in [
+        (refused(&|c| c.batch_size = 0), "generation: `batch_size` is 0"),
+        (refused(&|c| c.stop_strings = vec![String::new()]), "generation: `stop_strings`"),
+        (refused(&|c| c.stop_ids = vec![9999]), "generation: `stop_ids` is 9999"),
+        (refused(&|c| c.min_new_tokens = c.max_new_tokens + 1), "generation: `min_new_tokens`"),
+    ] {
+        assert!(error.contains(says), "{error}");
     }
 }
 

@@ -140,11 +140,14 @@ impl RunError {
                     | TrainError::Data { .. }
             ),
             Self::Dpo(error) => error.is_bad_input(),
+            Self::Ppo(PpoError::Train(error)) => matches!(
+                error,
+                TrainError::Setting { .. } | TrainError::Torch(TorchError::Setting { .. })
+            ),
             Self::Ppo(error) => !matches!(
                 error,
                 PpoError::Torch(_)
                     | PpoError::Lm(LmError::Torch(_))
-                    | PpoError::Train(_)
                     | PpoError::Reward(RewardError::Failed { .. })
             ),
             _ => true,

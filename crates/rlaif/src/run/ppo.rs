@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use rlaif_core::{Metrics, PromptRecord, RewardModel, Specials, TextCodec};
+use rlaif_core::{PromptRecord, RewardModel, Specials, TextCodec};
 use rlaif_data::{Position, Reader, Remainder, Shuffle, corpora::PromptColumns};
 use rlaif_lm::{Policy, ValueHead, ValueInit, generate::FinishReason};
 use rlaif_models::{LanguageModel, LoadOptions};
@@ -400,8 +400,10 @@ pub fn ppo<P: Policy>(
     while trainer.steps_done() < config.steps && ending == Ending::Finished {
         let rows = order.next_batch(size, Remainder::Drop)?;
         let prompts: Vec<Prompt> = rows.iter().map(|&row| plan.prompts[row].clone()).collect();
-        let (rollout, stats) = trainer.step(&prompts, plan.codec, plan.reward)?;
+        let (rollout, mut stats) = trainer.step(&prompts, plan.codec, plan.reward)?;
         let step = stats.step;
+        // The stopping rule may go by a number of the reward's.
+        stats.metrics.extend(plan.reward.metrics().into_iter().collect());
 
         for row in 0..plan.output.samples.min(rollout.len()) {
             run.sample(&sample(step, &rollout, row))?;
@@ -415,9 +417,14 @@ pub fn ppo<P: Policy>(
             write_findings(run, &state.findings)?;
         }
         let stop = state.watch.stop(&stats, &config.stop);
-        let mut metrics: Metrics = stats.metrics;
-        metrics.extend(plan.reward.metrics().into_iter().collect());
-        run.record(step, &metrics)?;
+        let rule = config.stop.metric.as_ref().map(|rule| rule.name.as_str());
+        if let Some(name) = rule.filter(|name| step == 1 && stats.metrics.get(name).is_none()) {
+            run.say(&format!(
+                "warning: `ppo.stop.metric.name` is `{name}`, and step 1 has no such number, so \
+                 that the rule does not end the run; the names are those in metrics.jsonl"
+            ))?;
+        }
+        run.record(step, &stats.metrics)?;
 
         let last = step == config.steps;
         if stop.is_some() && !last {
