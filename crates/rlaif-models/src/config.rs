@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use rlaif_lm::LmSpec;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -66,17 +67,48 @@ impl Config {
     }
 }
 
+/// The largest size of a dimension: a product of two of them is far from overflow.
+const LARGEST: i64 = i64::MAX >> 32;
+/// The most layers of a stack. Each is looked for in the checkpoint, and reported if it is missing.
+const MOST_LAYERS: usize = 10_000;
+
 /// Checks sizes, which are at least 1.
 pub(crate) fn check_sizes(
     sizes: impl IntoIterator<Item = (&'static str, i64)>,
 ) -> Result<(), ModelError> {
-    match sizes.into_iter().find(|(_, size)| *size < 1) {
+    match sizes.into_iter().find(|(_, size)| !(1..=LARGEST).contains(size)) {
         None => Ok(()),
         Some((field, size)) => Err(ModelError::BadField {
             field,
             found: size.to_string(),
-            expected: "at least 1".to_owned(),
+            expected: if size < 1 { "at least 1".to_owned() } else { format!("at most {LARGEST}") },
         }),
+    }
+}
+
+/// Checks a number of layers.
+pub(crate) fn check_layers(field: &'static str, layers: usize) -> Result<(), ModelError> {
+    if layers > MOST_LAYERS {
+        return Err(ModelError::BadField {
+            field,
+            found: layers.to_string(),
+            expected: format!("at most {MOST_LAYERS}"),
+        });
+    }
+    Ok(())
+}
+
+/// Checks that the ids which the model itself puts into a batch have an embedding.
+pub(crate) fn check_ids(spec: &LmSpec) -> Result<(), ModelError> {
+    let ids =
+        [("pad_token_id", Some(spec.pad_id)), ("decoder_start_token_id", spec.decoder_start_id)];
+    match ids.into_iter().find(|(_, id)| id.is_some_and(|id| i64::from(id) >= spec.vocab_size)) {
+        Some((field, Some(id))) => Err(ModelError::BadField {
+            field,
+            found: id.to_string(),
+            expected: format!("an id below vocab_size, which is {}", spec.vocab_size),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -20,7 +20,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapt::{Parts, Pass},
-    config::Config,
+    config::{Config, check_ids},
     error::ModelError,
     frame::Frame,
     labels::Labels,
@@ -486,7 +486,9 @@ impl Llama {
             Some(Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std))
         };
         let parameters = source.finish(harmless)?;
-        let frame = Frame::new(raw.spec(&trunk.embed.weight), config, parameters);
+        let spec = raw.spec(&trunk.embed.weight);
+        check_ids(&spec)?;
+        let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, trunk, lm_head })
     }
 
@@ -586,6 +588,7 @@ impl LlamaClassifier {
         );
         let spec = raw.spec(&trunk.embed.weight);
         let parameters = source.finish(harmless)?;
+        check_ids(&spec)?;
         Ok((Self { trunk, score, pad_id: raw.pad_token_id }, spec, parameters))
     }
 

@@ -12,7 +12,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     adapt::Pass,
-    config::{Config, OneOrMany, check_sizes},
+    config::{Config, OneOrMany, check_ids, check_layers, check_sizes},
     error::ModelError,
     labels::Labels,
     layers::{
@@ -261,6 +261,7 @@ impl Roberta {
             ("max_position_embeddings", raw.max_position_embeddings),
             ("type_vocab_size", raw.type_vocab_size),
         ])?;
+        check_layers("num_hidden_layers", raw.num_hidden_layers)?;
         if raw.hidden_size % raw.num_attention_heads != 0 {
             return Err(ModelError::BadField {
                 field: "hidden_size",
@@ -326,6 +327,7 @@ impl Roberta {
             kind: embeddings.words.weight.kind(),
             device,
         };
+        check_ids(&spec)?;
         let dropout = raw.hidden_dropout_prob;
         let model = Self { embeddings, blocks, head, segments: raw.type_vocab_size, dropout };
         Ok((model, spec, parameters))

@@ -18,7 +18,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapt::{Parts, Pass},
-    config::Config,
+    config::{Config, check_ids},
     error::ModelError,
     frame::Frame,
     layers::{
@@ -488,7 +488,9 @@ impl T5 {
         // Old checkpoints hold a cross-attention position bias that nothing ever used.
         let parameters = source
             .finish(|name| name.ends_with("EncDecAttention.relative_attention_bias.weight"))?;
-        let frame = Frame::new(raw.spec(&shared.weight), config, parameters);
+        let spec = raw.spec(&shared.weight);
+        check_ids(&spec)?;
+        let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, shape, shared, encoder, decoder, lm_head })
     }
 

@@ -219,9 +219,31 @@ fn configurations_that_cannot_be_honoured_are_refused() {
         ("flan", "feed_forward_proj", json!("gated-swoosh"), "`swoosh`"),
         ("flan", "relative_attention_num_buckets", json!(2), "at least 4"),
         ("flan", "d_kv", json!(-1), "`d_kv` is -1"),
+        ("flan", "d_kv", json!(1i64 << 62), "`d_kv` is 4611686018427387904, expected at most"),
+        ("flan", "num_layers", json!(1_000_000_000), "`num_layers` is 1000000000"),
+        ("flan", "num_decoder_layers", json!(1_000_000_000), "`num_decoder_layers` is 1000000000"),
+        ("flan", "decoder_start_token_id", json!(9999), "`decoder_start_token_id` is 9999"),
+        ("flan", "pad_token_id", json!(9999), "`pad_token_id` is 9999"),
+        ("llama3", "pad_token_id", json!(96), "`pad_token_id` is 96, expected an id below"),
+        ("llama3", "num_hidden_layers", json!(1_000_000_000), "`num_hidden_layers` is 1000000000"),
+        ("llama3", "num_attention_heads", json!(1i64 << 62), "`num_attention_heads` is 46116"),
+        ("llama3", "head_dim", json!(1 << 30), "`head_dim` is 1073741824"),
     ] {
         let error = changed(name, "config.hub.json", &[(field, value)]).unwrap_err();
         assert!(error.to_string().contains(want), "{name} {field}: {error}");
+    }
+    for (name, field, value) in [
+        ("bert", "pad_token_id", 96u64),
+        ("llama-reward", "pad_token_id", 96),
+        ("roberta", "num_hidden_layers", 1_000_000_000),
+    ] {
+        let folder = spelled(name, "config.json");
+        let path = folder.path().join("config.json");
+        let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        config[field] = value.into();
+        fs::write(&path, config.to_string()).unwrap();
+        let error = Classifier::load(folder.path(), LoadOptions::default()).unwrap_err();
+        assert!(error.to_string().contains(&format!("`{field}` is {value}")), "{error}");
     }
     let error = LanguageModel::load(&model("roberta"), LoadOptions::default()).unwrap_err();
     assert!(matches!(error, ModelError::WrongSort { .. }), "{error}");

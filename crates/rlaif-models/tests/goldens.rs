@@ -325,6 +325,58 @@ fn low_precision_stays_near() {
     }
 }
 
+/// Numbers from 8 on lie 2^-7 apart in f16; a mask that leaks or overflows is further off.
+#[test]
+fn padding_changes_nothing_in_f16() {
+    for name in ["t5-v1.0", "flan", "llama3", "qwen3", "mistral"] {
+        let options = LoadOptions { kind: Some(Kind::Half), ..LoadOptions::default() };
+        let policy = LanguageModel::load(&model(name), options).unwrap();
+        let log_probs = |prompts: &TokenBatch, responses: &TokenBatch| {
+            no_grad(|| {
+                let forward = Forward::default();
+                let hidden = policy.response_hidden(prompts, responses, forward).unwrap();
+                assert_eq!(hidden.kind(), Kind::Half, "{name}");
+                let head = policy.head(forward).unwrap();
+                let got = token_log_probs(&head, &hidden, responses, 1.).unwrap();
+                real(&got.log_probs, responses)
+            })
+        };
+        let goldens = Goldens::read(&model(name));
+        let (prompts, responses) = batches(name, &policy, Padding::Right);
+        let alone: Vec<_> = (0..prompts.len())
+            .map(|i| {
+                let prompt = vec![prompts.rows()[i].clone()];
+                let prompt = TokenBatch::collate(prompt, policy.spec(), Padding::Right).unwrap();
+                let response = vec![responses.rows()[i].clone()];
+                log_probs(&prompt, &TokenBatch::responses(response, policy.spec()).unwrap())
+            })
+            .collect();
+        let alone = Tensor::cat(&alone, 0);
+        let exact = close(name, &alone, goldens.get("response.log_probs"), 0.1);
+        for padding in [Padding::Right, Padding::Left] {
+            let (prompts, responses) = batches(name, &policy, padding);
+            assert!(!prompts.is_full(), "{name}");
+            let d = close(name, &log_probs(&prompts, &responses), &alone, 0.05);
+            println!("{name} {padding:?}: {d:.1e} from alone, {exact:.1e} from f32");
+        }
+    }
+    for name in CAUSAL_CLASSIFIERS.into_iter().chain(ENCODER_CLASSIFIERS) {
+        let options = LoadOptions { kind: Some(Kind::Half), ..LoadOptions::default() };
+        let classifier = Classifier::load(&model(name), options).unwrap();
+        let rows = Goldens::read(&model(name)).rows("right");
+        let run = |rows: &[Vec<u32>], padding| {
+            let batch = TokenBatch::collate(rows.to_vec(), classifier.spec(), padding).unwrap();
+            no_grad(|| classifier.logits(&batch, None, Forward::default()).unwrap())
+        };
+        let alone: Vec<_> = rows.chunks(1).map(|row| run(row, Padding::Right)).collect();
+        let alone = Tensor::cat(&alone, 0);
+        for padding in [Padding::Right, Padding::Left] {
+            let d = close(name, &run(&rows, padding), &alone, 0.05);
+            println!("{name} {padding:?}: {d:.1e} from alone");
+        }
+    }
+}
+
 #[test]
 fn a_response_that_does_not_fit_is_refused() {
     let policy = load(&model("llama3"));

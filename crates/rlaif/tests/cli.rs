@@ -98,6 +98,9 @@ fn scores_in_a_batch_are_those_one_by_one() {
     assert_eq!(batched.len(), TEXTS.len());
     let single = ["score", "--model", model, "--input", "-", "--batch-size", "1"];
     let single = rows(&run(&single, &input, &[]));
+    // So many that 64 times that is 0 in 64 bits.
+    let all = ["score", "--model", model, "--input", "-", "--batch-size", "288230376151711744"];
+    assert_eq!(rows(&run(&all, &input, &[])).len(), TEXTS.len());
     for (a, b) in batched.iter().zip(&single) {
         let (a_logits, b_logits) = (numbers(&a["logits"]), numbers(&b["logits"]));
         for (x, y) in a_logits.iter().zip(&b_logits) {

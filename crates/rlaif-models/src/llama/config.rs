@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use crate::{
-    config::{OneOrMany, check_sizes},
+    config::{OneOrMany, check_layers, check_sizes},
     error::ModelError,
     layers::Bias,
 };
@@ -155,6 +155,9 @@ impl RopeScaling {
     }
 }
 
+/// Far above any model's: rotary frequencies are made before the weights are compared with it.
+const MAX_HEAD_DIM: i64 = 1 << 16;
+
 /// What the trunk uses; nothing is optional any more.
 #[derive(Debug)]
 pub(super) struct Shape {
@@ -232,6 +235,7 @@ impl Shape {
             ("num_key_value_heads", kv_heads),
             ("head_dim", raw.head_dim.unwrap_or(1)),
         ])?;
+        check_layers("num_hidden_layers", raw.num_hidden_layers)?;
         if raw.num_attention_heads % kv_heads != 0 {
             return Err(bad("num_key_value_heads", kv_heads, "a divisor of num_attention_heads"));
         }
@@ -243,8 +247,9 @@ impl Shape {
             }
             None => return Err(bad("hidden_size", raw.hidden_size, "a multiple of the heads")),
         };
-        if head_dim % 2 != 0 {
-            return Err(bad("head_dim", head_dim, "even, for rotary positions"));
+        if head_dim % 2 != 0 || head_dim > MAX_HEAD_DIM {
+            let expected = format!("even, for rotary positions, and at most {MAX_HEAD_DIM}");
+            return Err(bad("head_dim", head_dim, &expected));
         }
         let windows = (0..raw.num_hidden_layers)
             .map(|layer| {

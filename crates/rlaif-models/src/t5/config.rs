@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use crate::{
-    config::{OneOrMany, check_sizes},
+    config::{OneOrMany, check_layers, check_sizes},
     error::ModelError,
     layers::Activation,
     weights::Source,
@@ -148,6 +148,8 @@ impl Shape {
             ("d_ff", raw.d_ff),
             ("num_heads", raw.num_heads),
         ])?;
+        check_layers("num_layers", raw.num_layers)?;
+        check_layers("num_decoder_layers", raw.num_decoder_layers.unwrap_or(0))?;
         if raw.relative_attention_num_buckets < 4
             || raw.relative_attention_max_distance <= raw.relative_attention_num_buckets / 2
         {

@@ -68,7 +68,7 @@ impl RowArguments {
         let progress = progress(lines.bytes);
         loop {
             let before = lines.read;
-            let rows = lines.take::<J>(self.batch_size * WINDOW)?;
+            let rows = lines.take::<J>(self.batch_size.saturating_mul(WINDOW))?;
             if rows.is_empty() {
                 break;
             }
