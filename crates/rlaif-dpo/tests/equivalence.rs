@@ -1,18 +1,18 @@
 //! Whole runs of 50 steps that must be one run: batches in parts, padding, prompts computed once or
 //! twice, activations computed again, a reference from the disk, adapters switched off or merged.
 
-use std::{
-    num::NonZeroU32,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+mod common;
+
+use std::num::NonZeroU32;
 
 use rlaif_core::Seed;
 use rlaif_dpo::{
     DpoConfig, DpoTrainer, Objective, PairLoss, PairRow, Prompts, Reference, RewardShift,
 };
-use rlaif_models::{AdapterConfig, Config, LanguageModel, TaskType};
+use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
 use rlaif_train::OptimizerConfig;
-use tch::{Device, Kind};
+
+use common::{alone, model};
 
 const STEPS: usize = 50;
 const BATCH: usize = 8;
@@ -23,20 +23,6 @@ const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 61, "hidden_size": 
 const T5: &str = r#"{"model_type": "t5", "vocab_size": 61, "d_model": 32, "d_kv": 8, "d_ff": 48,
     "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, "initializer_factor": 0.5}"#;
-
-/// One test at a time: libtorch's generator is one for all threads, and what is computed again in a
-/// backward pass sets it back.
-fn alone() -> MutexGuard<'static, ()> {
-    static TESTS: Mutex<()> = Mutex::new(());
-    rlaif_torch::set_intra_op_threads(1).unwrap();
-    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn model(json: &str) -> LanguageModel {
-    tch::manual_seed(4);
-    let config = Config::from_value(serde_json::from_str(json).unwrap());
-    LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
-}
 
 fn adapted(json: &str) -> LanguageModel {
     let task = if json == T5 { TaskType::Seq2SeqLm } else { TaskType::CausalLm };

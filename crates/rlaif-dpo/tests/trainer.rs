@@ -1,10 +1,9 @@
 //! What must not change the result: parts, padding, prompts computed once, a cached reference,
 //! recomputed activations, an interruption.
 
-use std::{
-    num::NonZeroU32,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+mod common;
+
+use std::num::NonZeroU32;
 
 use rlaif_core::Desirability;
 use rlaif_dpo::{
@@ -13,9 +12,11 @@ use rlaif_dpo::{
     UnpairedLoss, Weighting,
 };
 use rlaif_lm::Policy;
-use rlaif_models::{AdapterConfig, Config, LanguageModel, TaskType};
+use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
 use rlaif_train::{Checkpoints, Keep, OptimizerConfig, TrainError};
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
+
+use common::{alone, model};
 
 const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 16,
     "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -24,21 +25,6 @@ const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 
 const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24,
     "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
-
-/// One test at a time: libtorch's generator is one for all threads, and what is computed again in a
-/// backward pass sets it back.
-fn alone() -> MutexGuard<'static, ()> {
-    static TESTS: Mutex<()> = Mutex::new(());
-    // Tiny tensors gain nothing from a second thread.
-    rlaif_torch::set_intra_op_threads(1).unwrap();
-    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn model(json: &str) -> LanguageModel {
-    tch::manual_seed(4);
-    let config = Config::from_value(serde_json::from_str(json).unwrap());
-    LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap()
-}
 
 /// Seven pairs of different lengths.
 fn rows() -> Vec<PairRow> {
