@@ -44,7 +44,7 @@ pub struct PpoPlan {
 pub struct MemoryNeeded {
     /// The policy's weights, and the reference's where it is a copy.
     pub weights: u64,
-    /// Gradients, both moments and, of weights below 32 bits, the master copy.
+    /// Gradients, both moments and, of weights below 32 bits, the master copy or what they lack to it.
     pub optimizer: u64,
     /// What the backward pass of a microbatch keeps, and one chunk of logits.
     pub activations: u64,
@@ -136,7 +136,12 @@ impl PpoPlan {
             // Four projections of a block, two factors each.
             Trained::Lora(rank) => (blocks * 8 * hidden * rank as u64, 1),
         };
-        let master = if width < 4 { 4 } else { 0 };
+        // What weights in low precision lack to f32, as `rlaif_torch::AdamW` keeps it.
+        let master = match (self.kind, self.device) {
+            (Kind::BFloat16, Device::Cpu) => 2,
+            _ if width < 4 => 4,
+            _ => 0,
+        };
         let tokens = self.tokens as u64;
         let microbatch = self.microbatch as u64;
         let per_token = blocks * (PER_UNIT * hidden + heads * tokens.min(4096) * 2);
@@ -274,8 +279,11 @@ mod tests {
         assert_eq!(needed.optimizer, 3 * parameters * 4);
         let narrow = PpoPlan { kind: Kind::BFloat16, ..plan() }.needed().unwrap();
         assert_eq!(narrow.weights, 2 * parameters * 2);
-        // A gradient in bf16, two moments and a master copy in f32.
-        assert_eq!(narrow.optimizer, parameters * (2 + 12));
+        // A gradient in bf16, two moments in f32, and the 16 bits that the weights lack to f32.
+        assert_eq!(narrow.optimizer, parameters * (2 + 8 + 2));
+        let cuda = PpoPlan { kind: Kind::BFloat16, device: Device::Cuda(0), ..plan() };
+        // There it is a master copy in f32.
+        assert_eq!(cuda.needed().unwrap().optimizer, parameters * (2 + 8 + 4));
     }
 
     #[test]
