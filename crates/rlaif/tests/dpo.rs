@@ -272,7 +272,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     let error = refuse("cached", "[online.reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n");
     assert!(error.contains("dpo.reference") && error.contains("live"), "{error}");
     let long = refuse("long", "[rows]\nmax_length = 8\ntoo_long = 'error'\n");
-    assert!(long.contains("8 fit"), "{long}");
+    assert!(long.contains("8 fit") && long.contains(".jsonl, line 1: "), "{long}");
 
     // Prompts to which no answer would fit are left out before any is sampled.
     let online = |answer: usize| {
@@ -290,13 +290,37 @@ fn bad_input_is_named_and_nothing_is_written() {
     let row = |chosen: &str| json!({ "prompt": "a", "chosen": chosen, "rejected": " same" });
     place.write("pairs.jsonl", [row(" same"), row(""), row(" other")].into_iter());
     let error = refuse("identical", "[rows]\nidentical = 'error'\n");
-    assert!(error.contains("chosen and rejected are the same"), "{error}");
+    assert!(error.contains("pairs.jsonl, line 1: chosen and rejected are the same"), "{error}");
     let error = refuse("empty", "[rows]\nempty = 'error'\n");
-    assert!(error.contains("a response is empty"), "{error}");
+    assert!(error.contains("pairs.jsonl, line 2: a response is empty"), "{error}");
     let config = place.run_file("skipped", "[train]\nsteps = 1\nbatch_size = 2\n");
     let said = good(&place.dpo(&config, "skipped", &[]).output().unwrap());
     let counts = "1 of 3 rows, 1 were left out (empty response), 1 were left out (identical";
     assert!(said.contains(counts), "{said}");
+}
+
+#[test]
+fn a_row_without_the_margin_that_the_loss_needs_is_named_before_the_training() {
+    let place = Place::new();
+    let row = |i: usize| {
+        let margin = if i == 5 { Value::Null } else { json!(0.5) };
+        json!({ "prompt": "a", "chosen": format!(" {i}"), "rejected": " b", "margin": margin })
+    };
+    place.write("margins.jsonl", (0..8).map(row));
+    let soft = "[columns]\nmargin = 'margin'\n[[dpo.objective.pairs.terms]]\n\
+                type = 'soft_sigmoid'\n";
+    for data in ["train", "held_out"] {
+        let other =
+            if data == "train" { "held_out_fraction = 0.0" } else { "train = 'fine.jsonl'" };
+        place.write("fine.jsonl", (0..4).map(row));
+        let other = other.replace("fine.jsonl", place.path("fine.jsonl").to_str().unwrap());
+        let margins = place.path("margins.jsonl").display().to_string();
+        let data_section = format!("[data]\n{data} = '{margins}'\n{other}\n");
+        let config = place.run_file_of(data, &data_section, soft);
+        let error = refused(&place.dpo(&config, data, &[]).output().unwrap());
+        assert!(error.contains("margins.jsonl, line 6: the loss needs a margin"), "{error}");
+        assert!(!place.path(data).exists(), "nothing was written");
+    }
 }
 
 #[test]

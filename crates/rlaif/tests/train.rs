@@ -524,3 +524,34 @@ fn pairs_that_cannot_teach_are_counted_and_a_head_keeps_its_labels() {
     };
     assert_eq!(head(&old), head(&new));
 }
+
+#[test]
+fn a_row_that_cannot_be_learned_from_is_named_by_its_file_and_line() {
+    let place = workplace("llama");
+    let folder = place.path();
+    let refused = |command: &str, run_file: &str, rows: &[Value]| {
+        let rows: Vec<String> = rows.iter().map(|row| row.to_string() + "\n").collect();
+        fs::write(folder.join("rows.jsonl"), rows.concat()).unwrap();
+        let shared = "[placement]\ndevice = 'cpu'\n[model]\npath = 'model'\n[data]\n\
+                      train = 'rows.jsonl'\n";
+        fs::write(folder.join("rows.toml"), format!("{run_file}\n{shared}")).unwrap();
+        let output = rlaif(folder, &[command, "--config", "rows.toml", "--out", "out"]).output();
+        refusal(&output.unwrap(), 2)
+    };
+    let labelled = |label: &str| json!({ "text": format!("This is {label}."), "label": label });
+    let said =
+        refused("classifier", "labels = ['good', 'bad']", &["good", "bad", "worse"].map(labelled));
+    let told = "rows.jsonl, line 3: the label `worse` is neither one of [\"good\", \"bad\"]";
+    assert!(said.contains(told), "{said}");
+
+    let template = "{% for m in messages %}{% if m.role == 'tool' %}\
+                    {{ raise_exception('no tools here') }}{% endif %}{{ m.content }}{% endfor %}";
+    fs::write(folder.join("model/chat_template.jinja"), template).unwrap();
+    let turns = |role: &str| {
+        let turn = |role: &str| json!({ "role": role, "content": "Hi." });
+        json!({ "messages": [turn("user"), turn(role), turn("assistant")] })
+    };
+    let said =
+        refused("sft", "columns = { format = 'conversations' }", &["user", "tool"].map(turns));
+    assert!(said.contains("rows.jsonl, line 2: ") && said.contains("no tools here"), "{said}");
+}

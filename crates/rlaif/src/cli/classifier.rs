@@ -21,7 +21,8 @@ use super::{
     run_arguments::{OngoingRun, RunArguments, Shown, about, interrupt, total_steps},
 };
 use crate::run::{
-    DataRows, DataSection, Left, ModelSection, Placement, RunError, RunFile, ShuffledBatches,
+    DataRows, DataSection, Left, ModelSection, Placement, RowProblem, RunError, RunFile,
+    ShuffledBatches,
 };
 
 #[derive(Debug, Args)]
@@ -130,13 +131,12 @@ impl ClassifierRun {
             records.iter().map(|row| (row.text.as_str(), row.pair.as_deref())).collect();
         let encoded = tokenizer.encode_truncated_batch(&texts, limit)?;
         let rows = records.iter().zip(encoded).map(|(record, encoded)| {
-            let label = known.get(&record.label).ok_or_else(|| RunError::Setting {
-                key: "labels",
-                problem: format!(
-                    "row `{}` has the label `{}`, which is neither one of {:?} nor an index of \
-                     them",
-                    record.id, record.label, self.labels
-                ),
+            let label = known.get(&record.label).ok_or_else(|| RunError::Row {
+                row: self.data.place(&LabelledColumns(self.columns.clone()), &record.id),
+                problem: RowProblem::Label {
+                    label: record.label.clone(),
+                    known: self.labels.clone(),
+                },
             })?;
             left.cut += u64::from(encoded.dropped > 0);
             let start = encoded.type_ids.iter().position(|&t| t == 1);

@@ -93,6 +93,9 @@ impl SftRun {
         C::Record: Record,
     {
         let DataRows { train, held_out, mut left } = self.data.read(corpus, seed)?;
+        let encode = |rows: &[C::Record]| {
+            encode(rows).map_err(|error| error.placed(|id| self.data.place(corpus, id)))
+        };
         let (rows, of_encoding) = encode(&train)?;
         left.add(of_encoding);
         let (records, train) = present(train, rows);

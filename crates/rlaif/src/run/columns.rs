@@ -8,7 +8,7 @@ use rlaif_data::{
 use rlaif_train::SftRow;
 use serde::{Deserialize, Serialize};
 
-use super::{DataFormat, Encoder, Left, RunError};
+use super::{DataFormat, Encoder, Left, RunError, place};
 
 /// What rows to learn from are made of, and the columns it is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,8 +92,10 @@ impl ColumnSection {
             }
             DataFormat::Conversations => {
                 let corpus = ConversationColumns { id: None, messages: self.messages.clone() };
-                let (records, dropped) = records(path, corpus)?;
-                let (rows, left) = encoder.conversations(&records)?;
+                let (records, dropped) = records(path, corpus.clone())?;
+                let (rows, left) = encoder
+                    .conversations(&records)
+                    .map_err(|error| error.placed(|id| place::of(&[path], &corpus, id)))?;
                 (rows, left, dropped)
             }
             DataFormat::Texts => {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     columns::{dropped, source},
     error::RunError,
+    place,
 };
 
 /// What rows are made of.
@@ -155,6 +156,17 @@ impl DataSection {
             return Err(RunError::Setting { key: "data.train", problem });
         }
         Ok(DataRows { train, held_out, left })
+    }
+
+    /// `FILE, line N` of the row that became the record of this id, or the id where the files no
+    /// longer say.
+    pub(crate) fn place<C: Corpus + Clone>(&self, corpus: &C, id: &str) -> String
+    where
+        C::Record: Record,
+    {
+        let files: Vec<&str> =
+            std::iter::once(&self.train).chain(&self.held_out).map(String::as_str).collect();
+        place::of(&files, corpus, id)
     }
 
     /// Most tokens of a row for this model.

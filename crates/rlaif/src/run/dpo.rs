@@ -116,6 +116,27 @@ impl Default for PairColumnsSection {
     }
 }
 
+impl PairColumnsSection {
+    fn pairs(&self) -> PairColumns {
+        PairColumns {
+            id: None,
+            prompt: self.prompt.clone(),
+            chosen: self.chosen.clone(),
+            rejected: self.rejected.clone(),
+            margin: self.margin.clone(),
+        }
+    }
+
+    fn unpaired(&self) -> UnpairedColumns {
+        UnpairedColumns {
+            id: None,
+            prompt: self.prompt.clone(),
+            response: self.response.clone(),
+            label: self.label.clone(),
+        }
+    }
+}
+
 impl RunFile for DpoRun {
     const COMMAND: &'static str = "dpo";
 
@@ -281,9 +302,32 @@ impl DpoRun {
     /// Reads the rows and makes token ids of them.
     ///
     /// # Errors
-    /// [`RunError::Data`] for rows that cannot be read, [`RunError::Dpo`] for rows that cannot be
-    /// learnt from.
+    /// [`RunError::Data`] for rows that cannot be read, [`RunError::Row`] for one that ends the
+    /// run, [`RunError::Dpo`] where none is left to learn from.
     pub fn read(
+        &self,
+        codec: &dyn TextCodec,
+        spec: &LmSpec,
+        seed: Seed,
+    ) -> Result<DpoRows, RunError> {
+        self.token_ids(codec, spec, seed).map_err(|error| match (error, &self.data) {
+            (RunError::Dpo(DpoError::Pair { id, problem }), Some(data)) => {
+                RunError::Row { row: self.place(data, &id), problem: problem.into() }
+            }
+            (error, _) => error,
+        })
+    }
+
+    /// Where the row stands that has this id.
+    fn place(&self, data: &DataSection, id: &str) -> String {
+        match self.columns.format {
+            PairFormat::Pairs => data.place(&self.columns.pairs(), id),
+            PairFormat::Hh => data.place(&Hh::default(), id),
+            PairFormat::Unpaired => data.place(&self.columns.unpaired(), id),
+        }
+    }
+
+    fn token_ids(
         &self,
         codec: &dyn TextCodec,
         spec: &LmSpec,
@@ -293,20 +337,13 @@ impl DpoRun {
         if let Some(data) = &self.data {
             config.max_length = config.max_length.or(Some(data.max_tokens));
         }
-        let columns = &self.columns;
         let size = self.train.batch_size;
         let order = |ids: Vec<String>| {
             ShuffledBatches::new(&ids.into_iter().map(Id).collect::<Vec<_>>(), size, seed)
         };
-        if columns.format == PairFormat::Unpaired {
-            let corpus = UnpairedColumns {
-                id: None,
-                prompt: columns.prompt.clone(),
-                response: columns.response.clone(),
-                label: columns.label.clone(),
-            };
+        if self.columns.format == PairFormat::Unpaired {
             let data = self.data.as_ref().expect("`check` asked for rows");
-            let DataRows { train, held_out, left } = data.read(&corpus, seed)?;
+            let DataRows { train, held_out, left } = data.read(&self.columns.unpaired(), seed)?;
             let (rows, report) = response_rows(&train, codec, spec, &config)?;
             let held_out = match held_out.as_slice() {
                 [] => Vec::new(),
@@ -320,7 +357,7 @@ impl DpoRun {
         let DataRows { train, held_out, left } = self.pairs(seed)?;
         let held_out = match held_out.as_slice() {
             [] => Vec::new(),
-            held_out => pair_rows(held_out, codec, spec, &config)?.0,
+            held_out => self.checked(pair_rows(held_out, codec, spec, &config)?)?.0,
         };
         let held_out = HeldOutRows::Pairs(held_out);
         if let Some(online) = &self.online {
@@ -329,15 +366,27 @@ impl DpoRun {
             let train = TrainRows::Prompts(prompts);
             return Ok(DpoRows { train, held_out, batches, report, left });
         }
-        let (rows, report) = pair_rows(&train, codec, spec, &config)?;
+        let (rows, report) = self.checked(pair_rows(&train, codec, spec, &config)?)?;
         let batches = order(rows.iter().map(|row| row.id.clone()).collect())?;
         Ok(DpoRows { train: TrainRows::Pairs(rows), held_out, batches, report, left })
     }
 
+    /// The rows, if they have what the loss needs: the training would end at the first without.
+    fn checked(
+        &self,
+        rows: (Vec<PairRow>, RowReport),
+    ) -> Result<(Vec<PairRow>, RowReport), DpoError> {
+        let needs_margins =
+            matches!(&self.dpo.objective, Objective::Pairs(pairs) if pairs.needs_margins());
+        match rows.0.iter().find(|row| needs_margins && row.margin.is_none()) {
+            Some(row) => Err(DpoError::Pair { id: row.id.clone(), problem: PairProblem::NoMargin }),
+            None => Ok(rows),
+        }
+    }
+
     /// Training pairs and held-out ones, as text.
     fn pairs(&self, seed: Seed) -> Result<DataRows<PreferencePair>, RunError> {
-        let columns = &self.columns;
-        match (&self.data, columns.format) {
+        match (&self.data, self.columns.format) {
             (None, _) => {
                 let of = |part| {
                     let dialogues = builtin::dialogues(part).into_records();
@@ -349,16 +398,7 @@ impl DpoRun {
             (Some(data), PairFormat::Hh) => {
                 Ok(data.read(&Hh::default(), seed)?.map(|record| record.pair))
             }
-            (Some(data), _) => {
-                let corpus = PairColumns {
-                    id: None,
-                    prompt: columns.prompt.clone(),
-                    chosen: columns.chosen.clone(),
-                    rejected: columns.rejected.clone(),
-                    margin: columns.margin.clone(),
-                };
-                data.read(&corpus, seed)
-            }
+            (Some(data), _) => data.read(&self.columns.pairs(), seed),
         }
     }
 }

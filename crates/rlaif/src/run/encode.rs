@@ -6,7 +6,10 @@ use rlaif_lm::LmSpec;
 use rlaif_text::HfTokenizer;
 use rlaif_train::SftRow;
 
-use super::{data::Left, error::RunError};
+use super::{
+    data::Left,
+    error::{RowProblem, RunError},
+};
 
 /// Encodes rows for one model.
 #[derive(Debug, Clone, Copy)]
@@ -59,14 +62,19 @@ impl<'a> Encoder<'a> {
     /// the template writes to end it. Encoder-decoder models learn the last turn.
     ///
     /// # Errors
-    /// [`RunError::Codec`] without a template, [`RunError::Setting`] for a template whose text of
-    /// a part is not the beginning of the text of the whole.
+    /// [`RunError::Row`] for a conversation that the template refuses, or without a template, and
+    /// for a template whose text of a part is not the beginning of the text of the whole.
     pub fn conversations(
         &self,
         rows: &[Conversation],
     ) -> Result<(Vec<Option<SftRow>>, Left), RunError> {
-        let results: Result<Vec<_>, RunError> =
-            rows.par_iter().map(|row| self.conversation(row)).collect();
+        let results: Result<Vec<_>, RunError> = rows
+            .par_iter()
+            .map(|row| {
+                self.conversation(row)
+                    .map_err(|problem| RunError::Row { row: row.id.clone(), problem })
+            })
+            .collect();
         let mut results = results?.into_iter();
         self.all(rows, |_| {
             Ok(results.next().flatten().unwrap_or_else(|| SftRow::new(vec![], vec![])))
@@ -165,7 +173,7 @@ impl<'a> Encoder<'a> {
     }
 
     /// `None` for a conversation in which the assistant says nothing.
-    fn conversation(&self, row: &Conversation) -> Result<Option<SftRow>, RunError> {
+    fn conversation(&self, row: &Conversation) -> Result<Option<SftRow>, RowProblem> {
         let messages = &row.messages;
         let turns: Vec<usize> =
             (0..messages.len()).filter(|&i| i > 0 && messages[i].role == "assistant").collect();
@@ -183,16 +191,7 @@ impl<'a> Encoder<'a> {
             let before = self.tokenizer.render_chat(&messages[..turn], GenerationPrompt::Add)?;
             let with = self.tokenizer.render_chat(&messages[..=turn], GenerationPrompt::Omit)?;
             if !before.starts_with(&whole) || !with.starts_with(&before) {
-                return Err(RunError::Setting {
-                    key: "columns.format",
-                    problem: format!(
-                        "the chat template of {} writes the turns of conversation `{}` otherwise \
-                         when more follow, so that what the assistant said has no place of its \
-                         own; give prompts and responses instead",
-                        self.tokenizer.name(),
-                        row.id
-                    ),
-                });
+                return Err(RowProblem::Turns { tokenizer: self.tokenizer.name().to_owned() });
             }
             cuts.push((whole.len(), before.len(), with.len()));
             whole = with;

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use rlaif_core::{CodecError, RewardError};
 use rlaif_data::DataError;
-use rlaif_dpo::DpoError;
+use rlaif_dpo::{DpoError, PairProblem};
 use rlaif_lm::LmError;
 use rlaif_models::{CheckpointError, ModelError};
 use rlaif_ppo::PpoError;
@@ -89,6 +89,14 @@ pub enum RunError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// A row that was read and cannot be learnt from.
+    #[error("{row}: {problem}")]
+    Row {
+        /// `FILE, line N`, or its id.
+        row: String,
+        /// What is wrong with it.
+        problem: RowProblem,
+    },
     /// A model that cannot be found.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -121,7 +129,45 @@ pub enum RunError {
     Torch(#[from] TorchError),
 }
 
+/// Why a row cannot be learnt from.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RowProblem {
+    /// A preference.
+    #[error(transparent)]
+    Preference(#[from] PairProblem),
+    /// A conversation whose turns cannot be told apart in the text of the chat template.
+    #[error(
+        "the chat template of {tokenizer} writes the turns of this conversation otherwise when \
+         more follow, so that what the assistant said has no place of its own; give prompts and \
+         responses instead"
+    )]
+    Turns {
+        /// The tokenizer.
+        tokenizer: String,
+    },
+    /// A conversation that the chat template, or a text that the tokenizer refuses.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A label that the classifier does not have.
+    #[error("the label `{label}` is neither one of {known:?} nor an index of them")]
+    Label {
+        /// The label.
+        label: String,
+        /// Those of the classifier.
+        known: Vec<String>,
+    },
+}
+
 impl RunError {
+    /// The same of a row, with the place of the row that has this id.
+    pub(crate) fn placed(self, place: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Row { row, problem } => Self::Row { row: place(&row), problem },
+            other => other,
+        }
+    }
+
     /// Whether what the user gave is at fault, rather than the machine.
     pub fn is_bad_input(&self) -> bool {
         match self {

@@ -66,6 +66,7 @@ mod dpo;
 mod encode;
 mod error;
 mod model;
+mod place;
 mod ppo;
 mod trunk;
 
@@ -86,7 +87,7 @@ pub use dpo::{
     PairFormat, TrainRows,
 };
 pub use encode::Encoder;
-pub use error::RunError;
+pub use error::{RowProblem, RunError};
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
 pub use ppo::{
     OutputSection, PpoPlan, PpoRun, PretrainingSection, PromptSection, ValueSection, ValueStart,
