@@ -165,6 +165,15 @@ pub enum ProviderError {
         #[source]
         source: serde_json::Error,
     },
+    /// A row of the input is not UTF-8.
+    #[error("input, line {line}: {source}; convert the file to UTF-8")]
+    NotUtf8 {
+        /// The line, from 1.
+        line: usize,
+        /// Where the line stops being UTF-8.
+        #[source]
+        source: std::str::Utf8Error,
+    },
     /// The input cannot be read, or the output written.
     #[error("cannot {action}")]
     Stream {

@@ -45,7 +45,7 @@ impl Row {
 /// Scores rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any,
 /// and writes a row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in their order.
 ///
-/// Blank lines are passed over; other keys are ignored. All rows are read before the first one is
+/// Blank lines and a byte-order mark are passed over; other keys are ignored. All rows are read before the first one is
 /// scored, so that a broken one costs nothing.
 ///
 /// ```
@@ -59,7 +59,8 @@ impl Row {
 /// ```
 ///
 /// # Errors
-/// [`ProviderError::Row`] with the line of a row that is none; [`ProviderError::Reward`] when no
+/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a row that is none;
+/// [`ProviderError::Reward`] when no
 /// row can be scored; [`ProviderError::Stream`].
 pub fn score_rows(
     reward: &dyn RewardModel,
@@ -85,13 +86,17 @@ pub fn score_rows(
 
 fn read(reader: impl BufRead) -> Result<Vec<Row>, ProviderError> {
     let mut rows = Vec::new();
-    for (at, line) in reader.lines().enumerate() {
-        let line =
-            line.map_err(|source| ProviderError::Stream { action: "read the rows", source })?;
-        if line.trim().is_empty() {
+    for (at, bytes) in reader.split(b'\n').enumerate() {
+        let bytes =
+            bytes.map_err(|source| ProviderError::Stream { action: "read the rows", source })?;
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|source| ProviderError::NotUtf8 { line: at + 1, source })?;
+        // A byte-order mark says that the file is UTF-8, and is no part of its first row.
+        let text = if at == 0 { text.trim_start_matches('\u{feff}') } else { text };
+        if text.trim().is_empty() {
             continue;
         }
-        let row = serde_json::from_str(&line)
+        let row = serde_json::from_str(text)
             .map_err(|source| ProviderError::Row { line: at + 1, source })?;
         rows.push(row);
     }

@@ -23,7 +23,7 @@ fn tokenizer_fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures").join(name)
 }
 
-fn run(arguments: &[&str], input: &str, environment: &[(&str, &str)]) -> Output {
+fn run(arguments: &[&str], input: impl AsRef<[u8]>, environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
     // Whoever runs the tests may be offline; the hub here is a server of this test.
     command.env_remove("HF_HUB_OFFLINE").env_remove("TRANSFORMERS_OFFLINE");
@@ -31,7 +31,7 @@ fn run(arguments: &[&str], input: &str, environment: &[(&str, &str)]) -> Output 
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // It may refuse before it has read everything.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(input.as_ref());
     child.wait_with_output().unwrap()
 }
 
@@ -283,6 +283,11 @@ fn bad_rows_are_named_with_their_line() {
     let input = format!("{}\n", json!({ "prompt_ids": long, "response_ids": [5, 5, 5, 5, 5] }));
     let output = run(&["logprobs", "--model", model, "--input", "-"], &input, &[]);
     assert!(refusal(&output, 2).contains("65 tokens, but the model's context is 64"));
+    let arguments = ["logprobs", "--model", model, "--input", "-"];
+    let error = refusal(&run(&arguments, [good.as_bytes(), b"\xef\n"].concat(), &[]), 2);
+    assert!(error.contains("standard input, line 2: ") && error.contains("to UTF-8"), "{error}");
+    // A byte-order mark is no part of the first row.
+    assert_eq!(rows(&run(&arguments, format!("\u{feff}{good}{good}"), &[])).len(), 2);
     // Nothing in, nothing out.
     assert!(rows(&run(&["logprobs", "--model", model, "--input", "-"], "", &[])).is_empty());
 }

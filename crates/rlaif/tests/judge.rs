@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const ROWS: &str = "{\"prompt\":\"Say something.\",\"response\":\"I like you.\"}\n\
                     {\"prompt\":\"Say something.\",\"response\":\"You are terrible!\"}\n";
 
-fn judge(config: &str, rows: &str) -> Output {
+fn judge(config: &str, rows: impl AsRef<[u8]>) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let (config_file, rows_file) =
         (folder.path().join("judge.toml"), folder.path().join("rows.jsonl"));
@@ -65,6 +65,19 @@ fn any_other_reward_with_its_parts() {
     // transformers' logit of "I like you.", from the fixture's goldens.
     assert!((part("not-hate") + 1.001_077_890).abs() < 2e-5, "{rows:?}");
     assert!((rows[0]["score"].as_f64().unwrap() - part("not-hate") + 2.).abs() < 1e-5);
+}
+
+#[test]
+fn a_byte_order_mark_is_passed_over_and_what_is_not_utf_8_is_named() {
+    let length = "kind = 'length'\nlongest = 2\nper = 1.0";
+    assert_eq!(verdicts(&judge(length, format!("\u{feff}{ROWS}"))).len(), 2);
+    // Latin-1, as older programs write it.
+    let latin = [ROWS.as_bytes(), b"{\"prompt\":\"p\",\"response\":\"na\xefve\"}\n"].concat();
+    let output = judge(length, latin);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("input, line 3: ") && said.contains("to UTF-8"), "{said}");
+    assert!(output.stdout.is_empty());
 }
 
 #[test]

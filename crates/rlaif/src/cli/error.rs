@@ -119,6 +119,8 @@ pub(crate) enum RowProblem {
         #[source]
         source: serde_json::Error,
     },
+    #[error("{0}; convert the file to UTF-8")]
+    NotUtf8(#[from] std::str::Utf8Error),
     #[error("expected either {expected}")]
     Fields { expected: &'static str },
     #[error("{0}")]

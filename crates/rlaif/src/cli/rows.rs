@@ -142,30 +142,38 @@ impl Lines {
     /// Up to `count` rows. Blank lines are none.
     fn take<J: Job>(&mut self, count: usize) -> Result<Vec<Numbered<J::Input>>, CliError> {
         let mut rows = Vec::new();
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         while rows.len() < count {
-            text.clear();
-            let read = self.reader.read_line(&mut text).map_err(|source| CliError::Io {
-                what: format!("{}, line {}", self.name, self.line + 1),
-                source,
+            bytes.clear();
+            let read = self.reader.read_until(b'\n', &mut bytes).map_err(|source| {
+                CliError::Io { what: format!("{}, line {}", self.name, self.line + 1), source }
             })?;
             if read == 0 {
                 break;
             }
             self.line += 1;
             self.read += read as u64;
-            if text.trim().is_empty() {
-                continue;
-            }
-            let row = serde_json::from_str(&text).map_err(|source| CliError::Row {
+            let row = row::<J>(&bytes, self.line).map_err(|problem| CliError::Row {
                 source_name: self.name.clone(),
                 line: self.line,
-                problem: RowProblem::Json { expected: J::FIELDS, source },
+                problem,
             })?;
-            rows.push((self.line, row));
+            rows.extend(row.map(|row| (self.line, row)));
         }
         Ok(rows)
     }
+}
+
+/// The row on a line; `None` on a blank one.
+fn row<J: Job>(bytes: &[u8], line: usize) -> Result<Option<J::Input>, RowProblem> {
+    let text = std::str::from_utf8(bytes)?;
+    // A byte-order mark says that the file is UTF-8, and is no part of its first row.
+    let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let row = serde_json::from_str(text);
+    row.map(Some).map_err(|source| RowProblem::Json { expected: J::FIELDS, source })
 }
 
 fn writing(source: io::Error) -> CliError {
