@@ -107,6 +107,12 @@ pub trait Metric: Send + Sync {
     /// Its name and how to read it.
     fn info(&self) -> &MetricInfo;
 
+    /// Whether every exchange must come with a reference response: without one, an evaluation is
+    /// refused before anything is generated.
+    fn needs_reference(&self) -> bool {
+        false
+    }
+
     /// One value, or none, for each exchange, in their order.
     ///
     /// # Errors

@@ -210,6 +210,8 @@ fn a_report_again_and_the_trade_off_of_several() {
     for file in ["runs.json", "runs.md", "runs.html"] {
         assert!(out.join(file).is_file(), "{file}");
     }
+    let again = format!("{}/../two", both[1]);
+    refused(&rlaif(&["report", both[0], both[1], &again]), "two/../two is given twice");
     refused(&rlaif(&["report", both[0], both[1], "--metrics", "toxicity"]), "two names");
     refused(&rlaif(&["report", both[0], both[1], "--metrics", "toxicity,helpfulness"]), "not-hate");
 }
@@ -254,8 +256,14 @@ fn prompts_of_a_file_are_sliced_by_its_columns() {
     let text = fs::read_to_string(&path).unwrap();
     let data = format!("corpus = \"prompts\"\nfile = {file:?}\nmetadata = [\"source\", \"toxic\"]");
     let text = text.replace("corpus = \"builtin\"", &data);
-    fs::write(&path, text.replace("[[metrics]]\nkind = \"rouge\"\n", "")).unwrap();
+    fs::write(&path, &text).unwrap();
     let out = root.path().join("out");
+    // ROUGE compares with references, which these prompts lack: said before any model is loaded.
+    let (base, away) = (root.path().join("base"), root.path().join("away"));
+    fs::rename(&base, &away).unwrap();
+    refused(&eval(&path, &out), "metric `rougeL` compares with a reference response, and 6 of 6");
+    fs::rename(&away, &base).unwrap();
+    fs::write(&path, text.replace("[[metrics]]\nkind = \"rouge\"\n", "")).unwrap();
     good(&eval(&path, &out));
     let slices = report(&out)["slices"].to_string();
     for expected in ["book 0", "book 1", "< 0.3", "≥ 0.3"] {

@@ -170,6 +170,10 @@ impl Metric for Rouge {
         &self.info
     }
 
+    fn needs_reference(&self) -> bool {
+        true
+    }
+
     fn evaluate(&self, batch: &[Exchange<'_>]) -> Result<Values, EvalError> {
         let values: Result<Vec<f64>, EvalError> = batch
             .par_iter()

@@ -44,6 +44,9 @@ pub(crate) enum CliError {
     /// A flag has a value that cannot be.
     #[error("--{flag} is {found}; expected {expected}")]
     Flag { flag: &'static str, found: String, expected: &'static str },
+    /// One run in place of two.
+    #[error("{} is given twice; name each run once", .folder.display())]
+    SameRun { folder: PathBuf },
     /// Model and tokenizer do not belong together.
     #[error(
         "{folder}: the tokenizer has ids up to {largest}, the model's embedding {rows} rows; they \

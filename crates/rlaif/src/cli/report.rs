@@ -1,6 +1,9 @@
 //! `rlaif report`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use rlaif_eval::{Repeats, Report, TradeOff};
@@ -24,6 +27,7 @@ pub(crate) struct ReportCommand {
 
 impl ReportCommand {
     pub(crate) fn run(&self) -> Result<(), CliError> {
+        self.check_twice()?;
         let mut reports = Vec::new();
         for folder in &self.runs {
             let mut report = Report::read(&folder.join("report.json"))?;
@@ -57,6 +61,21 @@ impl ReportCommand {
             }
         };
         print(&format!("{text}\n{}\n", self.out.join(page).display()))
+    }
+}
+
+impl ReportCommand {
+    /// One run counted twice would make several runs look more alike than they are.
+    fn check_twice(&self) -> Result<(), CliError> {
+        let mut known = HashSet::new();
+        for folder in &self.runs {
+            // One that cannot be resolved cannot be read either, and reading says why.
+            let Ok(real) = folder.canonicalize() else { continue };
+            if !known.insert(real) {
+                return Err(CliError::SameRun { folder: folder.clone() });
+            }
+        }
+        Ok(())
     }
 }
 

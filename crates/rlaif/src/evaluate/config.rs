@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Device;
 
+use super::responses::check_references;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
 use crate::model_folder;
 
@@ -344,9 +345,10 @@ impl Loaded {
 }
 
 impl EvalData {
-    /// The prompts for the policy of this tokenizer, and how they are encoded.
+    /// Prompts of these texts for the policy of this tokenizer, and how they are encoded.
     fn prompts(
         &self,
+        texts: &Dataset<PromptRecord>,
         codec: &HfTokenizer,
     ) -> Result<(Dataset<PromptRecord>, Specials), EvaluateError> {
         let plain = matches!(self.corpus, CorpusName::Prompts | CorpusName::RealToxicityPrompts);
@@ -361,21 +363,9 @@ impl EvalData {
         if let Some(tokens) = self.max_tokens {
             builder = builder.limit(tokens);
         }
-        let texts = self.texts()?;
-        let texts = texts.deduplicate(|record| record.id.as_str().into());
-        let texts = match self.characters {
-            Some((least, most)) => {
-                texts.keep_characters(least..=most, |record| record.prompt.as_str().into())
-            }
-            None => texts,
-        };
-        let texts = match self.take {
-            Some(count) => texts.take(count),
-            None => texts,
-        };
         let prompts = builder.build_all(
             codec as &dyn TextCodec,
-            &texts,
+            texts,
             |record| record.prompt.as_str().into(),
             |record| record.reference.clone(),
         )?;
@@ -387,7 +377,22 @@ impl EvalData {
         Ok((Dataset::new(records, provenance), builder.specials()))
     }
 
+    /// The texts that prompts are made of.
     fn texts(&self) -> Result<Dataset<PromptRecord>, EvaluateError> {
+        let texts = self.all_texts()?.deduplicate(|record| record.id.as_str().into());
+        let texts = match self.characters {
+            Some((least, most)) => {
+                texts.keep_characters(least..=most, |record| record.prompt.as_str().into())
+            }
+            None => texts,
+        };
+        Ok(match self.take {
+            Some(count) => texts.take(count),
+            None => texts,
+        })
+    }
+
+    fn all_texts(&self) -> Result<Dataset<PromptRecord>, EvaluateError> {
         Ok(match self.corpus {
             CorpusName::Prompts => {
                 let columns = PromptColumns {
@@ -481,7 +486,13 @@ impl EvalConfig {
             model_folder(location, revision).map_err(Into::into)
         };
         let around = Surroundings::of_folder(beside).models(&models).device(device);
-        // What may be refused comes before what takes time.
+        // What may be refused comes before what takes time: texts before models.
+        let texts = self.data.texts()?;
+        for metric in &self.metrics {
+            if matches!(metric, MetricConfig::Rouge { .. }) {
+                check_references(&[metric.build(&around)?], texts.records())?;
+            }
+        }
         let metrics: Vec<Box<dyn Metric>> =
             self.metrics.iter().map(|metric| metric.build(&around)).collect::<Result<_, _>>()?;
         let judges: Vec<ScoreJudge<_>> = self
@@ -495,7 +506,7 @@ impl EvalConfig {
             .map(|check| Ok::<_, EvaluateError>((check.reward.build(&around)?, check.pairs()?)))
             .collect::<Result<_, _>>()?;
         let baseline = Loaded::of(&self.baseline, device)?;
-        let (prompts, specials) = self.data.prompts(&baseline.codec)?;
+        let (prompts, specials) = self.data.prompts(&texts, &baseline.codec)?;
         let tuned = Loaded::of(&self.tuned, device)?;
 
         let mut details = Details::default();

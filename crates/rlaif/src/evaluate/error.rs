@@ -29,6 +29,21 @@ pub enum EvaluateError {
         /// The id.
         id: String,
     },
+    /// A metric that compares with a reference response, and prompts without one.
+    #[error(
+        "metric `{metric}` compares with a reference response, and {without} of {prompts} prompts \
+         have none (the first: `{id}`); name their column (`data.reference`), or leave the metric out"
+    )]
+    NoReference {
+        /// The metric.
+        metric: String,
+        /// Prompts without a reference.
+        without: usize,
+        /// Prompts there are.
+        prompts: usize,
+        /// The id of the first without.
+        id: String,
+    },
     /// A policy could not answer, or say how probable an answer is.
     #[error("policy `{policy}` failed: {source}")]
     Policy {

@@ -238,7 +238,8 @@ impl<'a> Evaluate<'a> {
     /// tuned policy after it, this is called twice.
     ///
     /// # Errors
-    /// [`EvaluateError::DuplicatePrompt`] and [`EvaluateError::NoPrompts`] of the prompts;
+    /// [`EvaluateError::DuplicatePrompt`], [`EvaluateError::NoPrompts`] and
+    /// [`EvaluateError::NoReference`] of the prompts;
     /// [`EvaluateError::Policy`] when a policy fails; [`EvaluateError::OtherEvaluation`] when the
     /// folder holds another one; what metrics say.
     pub fn measure(

@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use rlaif_core::{PromptRecord, Specials};
+use rlaif_eval::Metric;
 use rlaif_lm::generate::{GenerationRow, Hooks, before_stop, generate};
 use rlaif_lm::{LmError, Padding, TokenBatch, token_log_probs};
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,24 @@ struct Header {
     evaluation: String,
 }
 
+/// Checks that prompts have the reference responses that a metric compares with.
+pub(super) fn check_references(
+    metrics: &[Box<dyn Metric>],
+    prompts: &[PromptRecord],
+) -> Result<(), EvaluateError> {
+    let mut without = prompts.iter().filter(|prompt| prompt.reference.is_none());
+    let Some(metric) = metrics.iter().find(|metric| metric.needs_reference()) else {
+        return Ok(());
+    };
+    let Some(first) = without.next() else { return Ok(()) };
+    Err(EvaluateError::NoReference {
+        metric: metric.info().name.clone(),
+        without: 1 + without.count(),
+        prompts: prompts.len(),
+        id: first.id.clone(),
+    })
+}
+
 impl Evaluate<'_> {
     /// The responses of one side, those of each prompt together, in the order of the prompts.
     pub(super) fn respond(
@@ -59,6 +78,7 @@ impl Evaluate<'_> {
         if let Some(twice) = prompts.iter().find(|record| !ids.insert(record.id.as_str())) {
             return Err(EvaluateError::DuplicatePrompt { id: twice.id.clone() });
         }
+        check_references(self.metrics, prompts)?;
         let failed = |source| EvaluateError::Policy { policy: who.name.to_owned(), source };
         self.generation.check(who.policy.spec()).map_err(failed)?;
         let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
