@@ -85,10 +85,12 @@ pub enum ModelError {
     },
     /// An adapter names layers that the model does not have.
     #[error(
-        "target_modules {targets} matches no linear layer of this model; its layers end in: {}",
+        "{field} {targets} matches no linear layer of this model; its layers end in: {}",
         .layers.join(", ")
     )]
     NoTarget {
+        /// `target_modules` or `modules_to_save`.
+        field: &'static str,
         /// What was asked for.
         targets: String,
         /// Last parts of the names of the model's linear layers.
@@ -146,6 +148,12 @@ pub enum TensorProblem {
         name: String,
         /// The shape it should have.
         shape: Vec<i64>,
+    },
+    /// An adapter's configuration says that a module is saved whole, and its weights are not there.
+    #[error("missing the weights of `{module}`, which modules_to_save names")]
+    NotSaved {
+        /// The module, as the configuration names it.
+        module: String,
     },
     /// The checkpoint has it, the model has no place for it.
     #[error("unexpected `{name}` {shape:?}")]

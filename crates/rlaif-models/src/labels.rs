@@ -38,6 +38,15 @@ impl Labels {
                 })
                 .collect::<Result<_, _>>()?,
         };
+        // By name a label is chosen; the second of a name could not be.
+        if let Some(at) = (1..names.len()).find(|&at| names[..at].contains(&names[at])) {
+            let first = names.iter().position(|name| *name == names[at]).unwrap_or(at);
+            return Err(ModelError::BadField {
+                field: "id2label",
+                found: format!("`{}` for both {first} and {at}", names[at]),
+                expected: "a name of its own for each label".to_owned(),
+            });
+        }
         if names.is_empty() {
             return Err(ModelError::BadField {
                 field: "id2label",

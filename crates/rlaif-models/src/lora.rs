@@ -8,14 +8,16 @@ use std::{collections::BTreeSet, path::Path};
 
 use rlaif_checkpoint::{
     AdapterConfig, AdapterKey, AdapterRules, Checkpoint, FolderWriter, ModuleNames, TargetModules,
+    TaskType,
 };
+use rlaif_lm::Parameters;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapt::{Parts, Pass},
     error::{ModelError, TensorProblem},
     layers::{Linear, dropout},
-    save::TensorList,
+    save::{TensorList, of_adapter},
     weights::read_checked,
 };
 
@@ -138,7 +140,8 @@ impl<'a> ModelAdapters<'a> {
     /// is frozen, as peft does. A is drawn from libtorch's generator: seed it before.
     ///
     /// # Errors
-    /// [`ModelError::AdapterExists`]; [`ModelError::NoTarget`] if `target_modules` matches nothing.
+    /// [`ModelError::AdapterExists`]; [`ModelError::NoTarget`] if `target_modules` matches nothing,
+    /// or a name in `modules_to_save` something else than linear layers.
     pub fn add(&mut self, name: &str, config: AdapterConfig) -> Result<(), ModelError> {
         self.attach(name, config, &Origin::Fresh)?;
         self.train(name)
@@ -288,13 +291,23 @@ impl<'a> ModelAdapters<'a> {
                 made.push((i, maker.lora(layer)));
             }
         }
+        let layers: Vec<&str> =
+            linears.iter().chain(head.iter()).map(|layer| layer.path.as_str()).collect();
+        let no_target = |field, targets| {
+            let ends: BTreeSet<&str> =
+                layers.iter().map(|path| path.rsplit('.').next().unwrap_or("")).collect();
+            let layers = ends.into_iter().map(str::to_owned).collect();
+            Err(ModelError::NoTarget { field, targets, layers })
+        };
         if !made.iter().any(|(_, adapter)| matches!(adapter.form, Form::Lora { .. })) {
-            let layers: BTreeSet<&str> =
-                linears.iter().map(|layer| layer.path.rsplit('.').next().unwrap_or("")).collect();
-            return Err(ModelError::NoTarget {
-                targets: described(&config.target_modules),
-                layers: layers.into_iter().map(str::to_owned).collect(),
-            });
+            return no_target("target_modules", described(&config.target_modules));
+        }
+        let unsaved = unsaved(&config, &rules, &layers, parameters);
+        match (origin, unsaved.as_slice()) {
+            (Origin::Fresh, [first, ..]) => {
+                return no_target("modules_to_save", format!("`{first}`"));
+            }
+            _ => maker.not_saved(unsaved),
         }
         maker.finish()?;
         for (i, adapter) in made {
@@ -307,6 +320,31 @@ impl<'a> ModelAdapters<'a> {
         adapters.push(name, config);
         Ok(())
     }
+}
+
+/// The modules that `modules_to_save` names and that no linear layer is or is part of, by that name
+/// or, if the model has them, by their own.
+fn unsaved(
+    config: &AdapterConfig,
+    rules: &AdapterRules,
+    layers: &[&str],
+    parameters: &Parameters,
+) -> Vec<String> {
+    let module =
+        |parameter: &'_ str| parameter.rsplit_once('.').map(|(module, _)| module.to_owned());
+    let of_model = parameters.iter().filter(|(name, _)| !of_adapter(name));
+    let others: BTreeSet<String> = of_model
+        .filter_map(|(name, _)| module(name))
+        .filter(|module| rules.saves(module) && !layers.contains(&module.as_str()))
+        .collect();
+    let mut all: Vec<&str> = layers.to_vec();
+    all.extend(others.iter().map(String::as_str));
+    // peft gives every adapter of a classifier both names that heads have; a model has one.
+    let head = |name: &str| ["classifier", "score"].contains(&name);
+    let of_classifier = config.task_type == Some(TaskType::SequenceClassification);
+    let unknown = rules.unsaved(&all).filter(|name| !(of_classifier && head(name)));
+    let unknown: Vec<String> = unknown.map(str::to_owned).collect();
+    others.into_iter().chain(unknown).collect()
 }
 
 fn described(targets: &TargetModules) -> String {
@@ -388,6 +426,17 @@ impl Maker<'_> {
             }
         };
         Adapter { form: Form::Replacement { weight, bias }, merged_over: None }
+    }
+
+    /// Notes the modules of which the file has no weights; those it has are noted as unexpected.
+    fn not_saved(&mut self, modules: Vec<String>) {
+        let Origin::File(file) = self.origin else { return };
+        for module in modules {
+            let prefix = AdapterKey::Saved { parameter: format!("{module}.") }.to_string();
+            if !file.tensors().keys().any(|name| name.starts_with(&prefix)) {
+                self.problems.push(TensorProblem::NotSaved { module });
+            }
+        }
     }
 
     /// A tensor of the file in f32, or an empty one and a problem noted.

@@ -32,6 +32,11 @@ impl Default for SaveOptions<'_> {
     }
 }
 
+/// Whether a parameter is part of an adapter.
+pub(crate) fn of_adapter(name: &str) -> bool {
+    [".lora_A.", ".lora_B.", ".modules_to_save."].iter().any(|part| name.contains(part))
+}
+
 /// Writes config.json, the weights and what `options` add. Adapters are left out.
 pub(crate) fn write_model(
     folder: &Path,
@@ -41,10 +46,7 @@ pub(crate) fn write_model(
 ) -> Result<(), ModelError> {
     let mut tensors = TensorList::default();
     for (name, tensor) in parameters.iter() {
-        let of_adapter = name.contains(".lora_A.")
-            || name.contains(".lora_B.")
-            || name.contains(".modules_to_save.");
-        if !of_adapter {
+        if !of_adapter(name) {
             tensors.push(name.to_owned(), tensor)?;
         }
     }

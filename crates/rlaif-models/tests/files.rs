@@ -232,18 +232,24 @@ fn configurations_that_cannot_be_honoured_are_refused() {
         let error = changed(name, "config.hub.json", &[(field, value)]).unwrap_err();
         assert!(error.to_string().contains(want), "{name} {field}: {error}");
     }
-    for (name, field, value) in [
-        ("bert", "pad_token_id", 96u64),
-        ("llama-reward", "pad_token_id", 96),
-        ("roberta", "num_hidden_layers", 1_000_000_000),
+    for (name, field, value, want) in [
+        ("bert", "pad_token_id", json!(96), "`pad_token_id` is 96"),
+        ("llama-reward", "pad_token_id", json!(96), "`pad_token_id` is 96"),
+        ("roberta", "num_hidden_layers", json!(1_000_000_000), "`num_hidden_layers` is 1000000000"),
+        (
+            "roberta",
+            "id2label",
+            json!({ "0": "hate", "1": "fine", "2": "hate" }),
+            "`id2label` is `hate` for both 0 and 2, expected a name of its own for each label",
+        ),
     ] {
         let folder = spelled(name, "config.json");
         let path = folder.path().join("config.json");
         let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-        config[field] = value.into();
+        config[field] = value;
         fs::write(&path, config.to_string()).unwrap();
         let error = Classifier::load(folder.path(), LoadOptions::default()).unwrap_err();
-        assert!(error.to_string().contains(&format!("`{field}` is {value}")), "{error}");
+        assert!(error.to_string().contains(want), "{error}");
     }
     let error = LanguageModel::load(&model("roberta"), LoadOptions::default()).unwrap_err();
     assert!(matches!(error, ModelError::WrongSort { .. }), "{error}");

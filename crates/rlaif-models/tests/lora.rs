@@ -241,6 +241,15 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     assert!(problems.iter().any(|p| matches!(p, TensorProblem::Shape { .. })), "{error}");
     assert_eq!(other.adapters().names(), Vec::<String>::new());
 
+    // What stands in for something else than a linear layer would be left out.
+    for module in ["embed_tokens", "lm_hat"] {
+        let mut config = config(&["q_proj"]);
+        config.modules_to_save = vec![module.to_owned()];
+        let error = policy.adapters().add("x", config).unwrap_err();
+        assert!(matches!(error, ModelError::NoTarget { field: "modules_to_save", .. }), "{error}");
+        assert!(error.to_string().contains(module), "{error}");
+    }
+
     assert_eq!(policy.parameters().count(), count);
     policy.adapters().add("x", config(&["q_proj"])).unwrap();
     let error = policy.adapters().add("x", config(&["q_proj"])).unwrap_err();
@@ -253,6 +262,45 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     // The plain weights are out of reach while it is merged.
     let error = policy.head(with(Adapters::Off)).unwrap_err();
     assert!(matches!(error, LmError::AdapterMerged), "{error}");
+}
+
+#[test]
+fn a_module_that_is_to_be_saved_whole_and_is_not_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |base: &str, source: &str, modules: &[&str]| {
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            std::fs::copy(adapter(source).join(file), folder.path().join(file)).unwrap();
+        }
+        let path = folder.path().join("adapter_config.json");
+        let mut config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["modules_to_save"] = modules.into();
+        std::fs::write(&path, config.to_string()).unwrap();
+        match base {
+            "roberta" => Classifier::load(&model(base), LoadOptions::default())
+                .unwrap()
+                .adapters()
+                .load("x", folder.path()),
+            _ => language_model(base).adapters().load("x", folder.path()),
+        }
+    };
+    // llama3's head is a layer of its own, and the embeddings none; flan has no `final_layer`.
+    for (base, source, module) in [
+        ("llama3", "llama3-a", "lm_head"),
+        ("llama3", "llama3-a", "model.embed_tokens"),
+        ("llama3", "llama3-a", "model.norm"),
+        ("flan", "flan", "final_layer"),
+    ] {
+        let error = load(base, source, &[module]).unwrap_err();
+        let ModelError::Tensors { file, problems } = &error else { panic!("{error}") };
+        assert!(file.ends_with("adapter_model.safetensors"), "{error}");
+        assert_eq!(problems.len(), 1, "{error}");
+        assert!(error.to_string().contains(module), "{error}");
+    }
+    // peft names both heads in the adapter of any classifier.
+    load("roberta", "roberta", &["classifier", "score"]).unwrap();
+    let error = load("roberta", "roberta", &["classifier", "pooler"]).unwrap_err();
+    assert!(error.to_string().contains("missing the weights of `pooler`"), "{error}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ const REGEX_BYTES: usize = 1 << 20;
 pub struct AdapterRules {
     targets: Names,
     excluded: Names,
-    saved: Vec<Regex>,
+    saved: Vec<(String, Regex)>,
     layers: Vec<u32>,
     layer_patterns: Vec<Regex>,
     ranks: Vec<(Regex, u32)>,
@@ -50,7 +50,10 @@ impl AdapterRules {
             Some(names) => Names::compile("exclude_modules", names)?,
         };
         let saved = config.modules_to_save.iter();
-        let saved = saved.map(|m| regex("modules_to_save", m, &format!(r"(^|.*\.){m}($|\..*)")));
+        let saved = saved.map(|m| {
+            let regex = regex("modules_to_save", m, &format!(r"(^|.*\.){m}($|\..*)"))?;
+            Ok((m.clone(), regex))
+        });
         let saved = saved.collect::<Result<_, _>>()?;
         // Lazy, so that the first number of a path counts: later ones are experts.
         let layer_patterns = match config.layers_pattern.as_slice() {
@@ -95,7 +98,13 @@ impl AdapterRules {
     /// Whether a module, or one that holds it, is trained and saved whole.
     #[must_use]
     pub fn saves(&self, module: &str) -> bool {
-        self.saved.iter().any(|pattern| pattern.is_match(module))
+        self.saved.iter().any(|(_, pattern)| pattern.is_match(module))
+    }
+
+    /// The names in `modules_to_save` that none of these modules has, nor is held by.
+    pub fn unsaved<'a>(&'a self, modules: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        let found = |pattern: &Regex| modules.iter().any(|module| pattern.is_match(module));
+        self.saved.iter().filter(move |(_, pattern)| !found(pattern)).map(|(name, _)| name.as_str())
     }
 
     /// Rank of a layer's factors.
