@@ -170,6 +170,45 @@ fn a_stop_string_ends_the_response_and_is_left_out() {
 }
 
 #[test]
+fn bad_ids_do_not_follow_one_another() {
+    let model = fixture("llama3");
+    let base = ["generate", "--model", model.to_str().unwrap(), "--input", "-", "--greedy"];
+    let base = [&base[..], &["--max-new-tokens", "8", "--ignore-eos"]].concat();
+    let ids = |more: &[&str]| -> Vec<u32> {
+        let got = rows(&run(&[&base[..], more].concat(), "{\"prompt_ids\": [5, 6]}\n"));
+        serde_json::from_value(got[0]["response_ids"].clone()).unwrap()
+    };
+    let free = ids(&[]);
+    let (pair, single) = (format!("{}, {}", free[0], free[1]), free[0].to_string());
+    let without = ids(&["--bad-ids", &pair]);
+    assert_eq!(without[0], free[0], "one of a pair may come");
+    assert!(!without.windows(2).any(|two| *two == free[..2]), "{free:?} {without:?}");
+    assert!(!ids(&["--bad-ids", &pair, "--bad-ids", &single]).contains(&free[0]));
+}
+
+#[test]
+fn a_special_token_ends_a_response_by_its_id_alone() {
+    let (_folder, model) = chat_folder();
+    let tokenizer = HfTokenizer::from_folder(Path::new(&model)).unwrap();
+    // As good as uniform, so that special tokens come up.
+    let base = ["generate", "--model", &model, "--input", "-", "--ignore-eos", "--seed", "5"];
+    let base = [&base[..], &["--max-new-tokens", "200", "--temperature", "50"]].concat();
+    let row = |more: &[&str]| {
+        rows(&run(&[&base[..], more].concat(), "{\"prompt_ids\": [5, 6]}\n")).remove(0)
+    };
+    let ids: Vec<u32> = serde_json::from_value(row(&[])["response_ids"].clone()).unwrap();
+    let decode = |id: u32, specials| tokenizer.decode(&[id], specials).unwrap();
+    let special = |id: &u32| decode(*id, Specials::Exclude).is_empty();
+    let at = ids.iter().position(special).expect("the draw comes upon one");
+    let text = decode(ids[at], Specials::Include);
+    assert!(text.starts_with("<|"), "{text}");
+    assert_eq!(row(&["--stop", &text])["finish_reason"], "length");
+    let by_id = row(&["--stop-id", &ids[at].to_string()]);
+    assert_eq!(by_id["finish_reason"], "stop");
+    assert_eq!(by_id["response_ids"].as_array().unwrap().len(), at + 1);
+}
+
+#[test]
 fn bad_input_is_refused_by_name() {
     let model = fixture("llama3");
     let model = model.to_str().unwrap();
@@ -202,6 +241,8 @@ fn bad_input_is_refused_by_name() {
         (&["--batch-size", "0"], "batch_size"),
         (&["--stop", "x"], "tokenizer"),
         (&["--stop-id", "96"], "stop_ids"),
+        (&["--bad-ids", "5,96"], "bad_ids"),
+        (&["--bad-ids", "5,,6"], "--bad-ids"),
         (&["--prompt", "x"], "--input"),
     ] {
         let error = refusal(&run(&[&base[..], more].concat(), good), 2);

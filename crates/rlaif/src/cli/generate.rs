@@ -3,8 +3,10 @@
 use std::{
     cell::Cell,
     io::{self, IsTerminal, Write},
+    num::ParseIntError,
     ops::ControlFlow,
     path::PathBuf,
+    str::FromStr,
 };
 
 use clap::Args;
@@ -84,6 +86,18 @@ impl SamplingArguments {
     }
 }
 
+/// Ids that follow one another.
+#[derive(Debug, Clone)]
+struct Sequence(Vec<u32>);
+
+impl FromStr for Sequence {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.split(',').map(|id| id.trim().parse()).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 #[derive(Debug, Args)]
 struct Settings {
     /// Most tokens of a response; a row may have a `max_new_tokens` of its own.
@@ -94,12 +108,17 @@ struct Settings {
     min_new_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArguments,
-    /// A text that ends a response, and is left out of it; may be given several times.
+    /// A text that ends a response, and is left out of it; may be given several times. Special
+    /// tokens are no text: they end a response by --stop-id.
     #[arg(long)]
     stop: Vec<String>,
-    /// A token id that ends a response; may be given several times.
+    /// A token id that ends a response, a special token's as well; may be given several times.
     #[arg(long)]
     stop_id: Vec<u32>,
+    /// Ids, as in 5,6,7, that must not follow one another in a response; may be given several
+    /// times.
+    #[arg(long, value_name = "ID,ID,..")]
+    bad_ids: Vec<Sequence>,
     /// Goes on after an end of sequence, to the full length.
     #[arg(long)]
     ignore_eos: bool,
@@ -118,6 +137,7 @@ impl Settings {
             eos: if self.ignore_eos { Eos::Ignored } else { Eos::Ends },
             stop_ids: self.stop_id.clone(),
             stop_strings: self.stop.clone(),
+            bad_ids: self.bad_ids.iter().map(|Sequence(ids)| ids.clone()).collect(),
             batch_size,
             ..GenerationConfig::default()
         }
