@@ -32,8 +32,12 @@ impl Objective {
 
     fn check(&self) -> Result<(), DpoError> {
         match self {
-            Self::Pairs(objective) => objective.check(),
-            Self::Unpaired(loss) => loss.check(),
+            Self::Pairs(objective) => {
+                objective.check().map_err(|error| error.within("objective.pairs"))
+            }
+            Self::Unpaired(loss) => {
+                loss.check().map_err(|error| error.within("objective.unpaired"))
+            }
         }
     }
 }
@@ -115,6 +119,7 @@ impl DpoConfig {
     /// [`DpoError::Setting`] names the field.
     pub fn check(&self) -> Result<(), DpoError> {
         self.objective.check()?;
+        self.optimizer.check()?;
         let setting = |field: &str, found: String, expected| {
             Err(DpoError::Setting { field: field.to_owned(), found, expected })
         };

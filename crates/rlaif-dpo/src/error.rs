@@ -12,9 +12,9 @@ use rlaif_train::TrainError;
 #[non_exhaustive]
 pub enum DpoError {
     /// A setting out of bounds.
-    #[error("{field}: expected {expected}, found {found}")]
+    #[error("{field} is {found}; expected {expected}")]
     Setting {
-        /// The field.
+        /// The field, by its path in the configuration.
         field: String,
         /// What it was set to.
         found: String,
@@ -82,6 +82,16 @@ impl From<DpoError> for TrainError {
 }
 
 impl DpoError {
+    /// The same of a setting, whose field is in this part of the configuration.
+    pub(crate) fn within(self, part: &str) -> Self {
+        match self {
+            Self::Setting { field, found, expected } => {
+                Self::Setting { field: format!("{part}.{field}"), found, expected }
+            }
+            other => other,
+        }
+    }
+
     /// Whether what the user gave is at fault, rather than the machine.
     pub fn is_bad_input(&self) -> bool {
         match self {

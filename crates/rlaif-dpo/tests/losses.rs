@@ -468,17 +468,20 @@ fn settings_are_read_with_their_defaults_and_checked() {
 
     for (json, field) in [
         (r#"{"terms": []}"#, "terms"),
-        (r#"{"terms": [{"type": "sigmoid", "beta": 0}]}"#, "beta"),
-        (r#"{"terms": [{"type": "robust", "label_smoothing": 0.5}]}"#, "label_smoothing"),
-        (r#"{"terms": [{"type": "exo_pair", "label_smoothing": 0}]}"#, "label_smoothing"),
-        (r#"{"terms": [{"type": "discopop", "tau": -1}]}"#, "tau"),
+        (
+            r#"{"terms": [{"type": "sigmoid", "beta": 0}]}"#,
+            "terms[0].beta is 0; expected a positive number",
+        ),
+        (r#"{"terms": [{"type": "robust", "label_smoothing": 0.5}]}"#, "terms[0].label_smoothing"),
+        (r#"{"terms": [{"type": "exo_pair", "label_smoothing": 0}]}"#, "terms[0].label_smoothing"),
+        (r#"{"terms": [{"type": "discopop", "tau": -1}]}"#, "terms[0].tau"),
         (r#"{"terms": [{"type": "sigmoid"}], "tail_weight": 1.5}"#, "tail_weight"),
         (
             r#"{"terms": [{"type": "nca_pair"}], "divergence": {"type": "forward_kl"}}"#,
             "divergence",
         ),
         (r#"{"terms": [{"type": "aot"}], "weighting": "wpo"}"#, "weighting"),
-        (r#"{"terms": [{"type": "orpo", "lambda": -1}]}"#, "lambda"),
+        (r#"{"terms": [{"type": "nll"}, {"type": "orpo", "lambda": -1}]}"#, "terms[1].lambda"),
     ] {
         let error = read(json).unwrap().check().unwrap_err().to_string();
         assert!(error.starts_with(field), "{json}: {error}");

@@ -252,6 +252,7 @@ impl PpoConfig {
         self.check_sampling()?;
         self.check_rewards()?;
         self.check_losses()?;
+        self.optimizer.check()?;
         self.check_stop()
     }
 

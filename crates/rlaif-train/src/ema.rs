@@ -30,9 +30,7 @@ impl Ema {
     /// # Errors
     /// [`TrainError::Setting`] unless 0 ≤ `decay` < 1.
     pub fn new(params: &[(String, Tensor)], decay: f64) -> Result<Self, TrainError> {
-        if !(0. ..1.).contains(&decay) {
-            return Err(TrainError::setting("ema_decay", decay, "at least 0, below 1"));
-        }
+        Self::check(decay)?;
         let entries = params
             .iter()
             .map(|(name, param)| {
@@ -41,6 +39,13 @@ impl Ema {
             })
             .collect();
         Ok(Self { decay, entries })
+    }
+
+    pub(crate) fn check(decay: f64) -> Result<(), TrainError> {
+        if (0. ..1.).contains(&decay) {
+            return Ok(());
+        }
+        Err(TrainError::setting("ema_decay", decay, "at least 0, below 1"))
     }
 
     /// Takes the weights of one more step into the average.

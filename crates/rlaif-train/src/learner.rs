@@ -38,6 +38,15 @@ pub struct LearnConfig {
 }
 
 impl LearnConfig {
+    /// Checks every setting that needs no model to be checked.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] names the field.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.optimizer.check()?;
+        Ema::check(self.ema_decay)
+    }
+
     /// The forward pass of a training step.
     pub(crate) fn training(&self) -> Forward<'static> {
         Forward {

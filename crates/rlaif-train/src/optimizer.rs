@@ -49,19 +49,33 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Checks what [`AdamW`] does not.
-    fn check(&self) -> Result<(), TrainError> {
-        let amount = |v: f64| v.is_finite() && v >= 0.;
-        if !amount(self.max_grad_norm) {
-            let expected = "a finite number of at least 0 (0 clips nothing)";
-            return Err(TrainError::setting("max_grad_norm", self.max_grad_norm, expected));
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] with the field as `optimizer.lr`: by what every configuration calls
+    /// its optimizer.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let amounts = [
+            ("optimizer.lr", self.lr),
+            ("optimizer.value_head_lr", self.value_head_lr.unwrap_or(self.lr)),
+            ("optimizer.eps", self.eps),
+            ("optimizer.weight_decay", self.weight_decay),
+            ("optimizer.max_grad_norm", self.max_grad_norm),
+        ];
+        for (field, value) in amounts {
+            if !(value.is_finite() && value >= 0.) {
+                return Err(TrainError::setting(field, value, "a finite number of at least 0"));
+            }
         }
-        if let Some(lr) = self.value_head_lr.filter(|lr| !amount(*lr)) {
-            let expected = "a finite number of at least 0";
-            return Err(TrainError::setting("value_head_lr", lr, expected));
+        for beta in [self.betas.0, self.betas.1] {
+            if !(0. ..1.).contains(&beta) {
+                let found = format!("[{}, {}]", self.betas.0, self.betas.1);
+                let expected = "two numbers of at least 0 and below 1";
+                return Err(TrainError::setting("optimizer.betas", found, expected));
+            }
         }
         if self.max_skipped == 0 {
-            return Err(TrainError::setting("max_skipped", 0, "at least 1"));
+            return Err(TrainError::setting("optimizer.max_skipped", 0, "at least 1"));
         }
         Ok(())
     }

@@ -266,7 +266,12 @@ fn bad_input_is_named_and_nothing_is_written() {
     let error = refuse("key", "[dpo]\nmicro_batch = 2\n");
     assert!(error.contains("did you mean `micro_batch_size`?"), "{error}");
     let error = refuse("beta", "[[dpo.objective.pairs.terms]]\ntype = 'sigmoid'\nbeta = -1.0\n");
-    assert!(error.contains("beta: expected a positive number, found -1"), "{error}");
+    assert!(
+        error.contains("dpo.objective.pairs.terms[0].beta is -1; expected a positive number"),
+        "{error}"
+    );
+    let error = refuse("lr", "[dpo.optimizer]\nlr = -1.0\n");
+    assert!(error.contains("dpo.optimizer.lr is -1; expected"), "{error}");
     let error = refuse("format", "[columns]\nformat = 'unpaired'\n");
     assert!(error.contains("columns.format"), "{error}");
     let error = refuse("cached", "[online.reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n");

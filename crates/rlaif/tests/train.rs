@@ -259,15 +259,18 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("train.stpes=1", "unknown key `stpes`; did you mean `steps`?"),
         ("learn.optimizer.schedule=cosin", "unknown value `cosin`; did you mean `cosine`?"),
         ("train.steps=many", "train.steps"),
-        ("learn.trainable={ only = ['nothing'] }", "trainable is `nothing`"),
+        ("learn.trainable={ only = ['nothing'] }", "learn.trainable is `nothing`"),
         ("model.path=absent/model", "absent/model"),
         ("data.train=absent.jsonl", "absent.jsonl"),
         ("columns.response=answer", "answer"),
         ("data.max_tokens=1", "no row has anything to learn"),
         ("data.max_tokens=0", "data.max_tokens: is 0"),
         ("learn.trainable={ only = ['lora'] }", "`lora`"),
-        ("learn.ema_decay=1.0", "ema_decay is 1"),
-        ("learn.optimizer.max_skipped=0", "max_skipped is 0"),
+        ("learn.ema_decay=1.0", "learn.ema_decay is 1"),
+        ("learn.optimizer.max_skipped=0", "learn.optimizer.max_skipped is 0"),
+        ("learn.optimizer.lr=nan", "learn.optimizer.lr is NaN; expected a finite number"),
+        ("learn.optimizer.betas=[0.9, 1.0]", "learn.optimizer.betas is [0.9, 1]"),
+        ("learn.optimizer.eps=-1.0", "learn.optimizer.eps is -1"),
         ("model.lora={ rank = 0 }", "model.lora.rank"),
         ("train.batch_size=0", "batch_size"),
         ("train.keep=0", "train.keep is 0"),
@@ -286,12 +289,25 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     let t5 = workplace("t5");
     let packed = ["sft", "--config", "run.toml", "--out", "no", "--set", "learn.batching=packed"];
     let said = refusal(&rlaif(t5.path(), &packed).output().unwrap(), 2);
-    assert!(said.contains("batching is packed") && said.contains("encoder-decoder"), "{said}");
+    assert!(
+        said.contains("learn.batching is packed") && said.contains("encoder-decoder"),
+        "{said}"
+    );
     assert!(!t5.path().join("no").exists());
     let said = refusal(&run(&["sft", "--resume", "--out", "none"]), 2);
     assert!(said.contains("none"), "{said}");
 
+    assert!(said.contains("holds no run to resume"), "{said}");
+
     succeeds(folder, &["sft", "--config", "run.toml", "--out", "out", "--set", "train.steps=2"]);
+    // A run is its command's, and says whose.
+    for command in ["dpo", "ppo", "reward", "classifier"] {
+        for arguments in [&["--resume", "--out", "out"][..], &["--config", "out/run.toml"]] {
+            let said = refusal(&run(&[&[command][..], arguments].concat()), 2);
+            let told = format!("out/run.toml is of a run of `rlaif sft`, not of `rlaif {command}`");
+            assert!(said.contains(&told), "{said}");
+        }
+    }
     let said = refusal(&run(&["sft", "--config", "run.toml", "--out", "out"]), 2);
     assert!(said.contains("--resume"), "{said}");
     let said = refusal(&run(&["sft", "--config", "run.toml", "--out", "out", "--resume"]), 2);

@@ -54,9 +54,9 @@ pub(super) fn check_pairs(objective: &PairObjective) -> Result<(), DpoError> {
             expected: "at least one loss",
         });
     }
-    for term in &objective.terms {
-        at_least_zero("weight", term.weight)?;
-        check_loss(&term.loss)?;
+    for (i, term) in objective.terms.iter().enumerate() {
+        let checked = at_least_zero("weight", term.weight).and_then(|()| check_loss(&term.loss));
+        checked.map_err(|error| error.within(&format!("terms[{i}]")))?;
     }
     let alpha = objective.tail_weight;
     require((0. ..=1.).contains(&alpha), "tail_weight", alpha, "from 0 to 1")?;

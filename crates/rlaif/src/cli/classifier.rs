@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::CliError,
     model,
-    run_arguments::{OngoingRun, RunArguments, Shown, about, interrupt, total_steps},
+    run_arguments::{OngoingRun, RunArguments, Shown, about, in_learn, interrupt, total_steps},
 };
 use crate::run::{
     DataRows, DataSection, Left, ModelSection, Placement, RowProblem, RunError, RunFile,
@@ -151,7 +151,7 @@ impl ClassifierCommand {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let open = self.run.open::<ClassifierRun>()?;
         let config = &open.config;
-        config.model.check_trainable(&config.learn.trainable)?;
+        config.model.check_learn(&config.learn)?;
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
@@ -169,7 +169,7 @@ impl ClassifierCommand {
         let weights = config.class_weights.resolve(&train, config.labels.len());
         let weights = weights.map_err(RunError::from)?;
         let trainer = ClassifierTrainer::new(&classifier, &config.learn, weights, total_steps)
-            .map_err(RunError::from)?;
+            .map_err(in_learn)?;
         let about = about(train.len(), &left, held_out.len(), total_steps);
         let shown = Shown { total_steps, metrics: &["loss", "eval/accuracy", "eval/auc"] };
         let mut run =

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::CliError,
     model,
-    run_arguments::{OngoingRun, RunArguments, Shown, about, interrupt, total_steps},
+    run_arguments::{OngoingRun, RunArguments, Shown, about, in_learn, interrupt, total_steps},
 };
 use crate::run::{
     DataRows, DataSection, Left, ModelSection, Placement, RunError, RunFile, ShuffledBatches,
@@ -167,7 +167,7 @@ impl Reward {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let open = self.run.open::<RewardRun>()?;
         let config = &open.config;
-        config.model.check_trainable(&config.learn.trainable)?;
+        config.model.check_learn(&config.learn)?;
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
@@ -185,7 +185,7 @@ impl Reward {
         let total_steps = total_steps(&config.train, train.len())?;
         let mut batches = ShuffledBatches::new(&train, config.train.batch_size, seed)?;
         let trainer = PreferenceTrainer::new(&model, &config.learn, config.centring, total_steps)
-            .map_err(RunError::from)?;
+            .map_err(in_learn)?;
         let about = about(train.len(), &left, held_out.len(), total_steps);
         let metrics = &["loss", "rewards/accuracies", "eval/accuracy"];
         let shown = Shown { total_steps, metrics };

@@ -6,7 +6,8 @@ use clap::Args;
 use rlaif_core::Seed;
 use rlaif_models::{Classifier, LanguageModel, ModelAdapters, ModelError, SaveOptions};
 use rlaif_train::{
-    Batches, Ending, Fit, FitConfig, FitPlan, Interrupt, Keep, RunFolder, Saved, Terminal, fit,
+    Batches, Ending, Fit, FitConfig, FitPlan, Interrupt, Keep, RunFolder, Saved, Terminal,
+    TrainError, fit,
 };
 
 use super::error::CliError;
@@ -60,6 +61,11 @@ pub(crate) fn total_steps(train: &FitConfig, rows: usize) -> Result<u64, RunErro
         });
     }
     Ok(train.total_steps(rows)?)
+}
+
+/// What a trainer refuses of `[learn]`.
+pub(crate) fn in_learn(error: TrainError) -> RunError {
+    RunError::from(error).in_section("learn")
 }
 
 /// What the user is told of the data.

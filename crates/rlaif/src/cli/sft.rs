@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::CliError,
     model,
-    run_arguments::{OngoingRun, RunArguments, Shown, about, interrupt, present, total_steps},
+    run_arguments::{
+        OngoingRun, RunArguments, Shown, about, in_learn, interrupt, present, total_steps,
+    },
 };
 use crate::run::{
     ColumnSection, DataFormat, DataRows, DataSection, Encoder, Left, ModelSection, Placement,
@@ -110,7 +112,7 @@ impl Sft {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let open = self.run.open::<SftRun>()?;
         let config = &open.config;
-        config.model.check_trainable(&config.learn.trainable)?;
+        config.model.check_learn(&config.learn)?;
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
@@ -121,8 +123,7 @@ impl Sft {
         let Prepared { train, held_out, mut batches, left } = config.prepare(&encoder, seed)?;
 
         let total_steps = total_steps(&config.train, train.len())?;
-        let trainer =
-            SftTrainer::new(&policy, &config.learn, total_steps).map_err(RunError::from)?;
+        let trainer = SftTrainer::new(&policy, &config.learn, total_steps).map_err(in_learn)?;
         let about = about(train.len(), &left, held_out.len(), total_steps);
         let shown = Shown { total_steps, metrics: &["loss", "eval/loss", "time/tokens_per_s"] };
         let mut run =

@@ -247,7 +247,7 @@ impl DpoRun {
     /// # Errors
     /// [`RunError::Setting`], [`RunError::Dpo`].
     pub fn check(&self) -> Result<(), RunError> {
-        self.dpo.check()?;
+        self.dpo.check().map_err(|error| RunError::from(error).in_section("dpo"))?;
         let setting =
             |key, problem: &str| Err(RunError::Setting { key, problem: problem.to_owned() });
         let unpaired = matches!(self.dpo.objective, Objective::Unpaired(_));

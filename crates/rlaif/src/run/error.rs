@@ -54,6 +54,19 @@ pub enum RunError {
         /// What is wrong.
         problem: String,
     },
+    /// The file of a run that another command began.
+    #[error(
+        "{} is of a run of `rlaif {writer}`, not of `rlaif {command}`; go on with it by `rlaif \
+         {writer} --resume`, or give `rlaif {command}` a run file of its own", .file.display()
+    )]
+    OtherCommand {
+        /// The file.
+        file: PathBuf,
+        /// The command that wrote it.
+        writer: String,
+        /// The command that was asked to read it.
+        command: &'static str,
+    },
     /// `--set` with something else than an assignment.
     #[error("--set {assignment}: {problem}")]
     Set {
@@ -88,6 +101,18 @@ pub enum RunError {
         key: &'static str,
         /// What is wrong, and what to do.
         problem: String,
+    },
+    /// A setting out of its range.
+    #[error("{section}.{field} is {found}; expected {expected}")]
+    Field {
+        /// The section of the run file.
+        section: &'static str,
+        /// The key in it, with dots.
+        field: String,
+        /// What it is.
+        found: String,
+        /// What it may be.
+        expected: String,
     },
     /// A row that was read and cannot be learnt from.
     #[error("{row}: {problem}")]
@@ -160,6 +185,26 @@ pub enum RowProblem {
 }
 
 impl RunError {
+    /// The same of a setting, with the section of the run file that it is in: the configurations
+    /// of the libraries do not know where they stand.
+    pub(crate) fn in_section(self, section: &'static str) -> Self {
+        let (field, found, expected) = match self {
+            Self::Dpo(DpoError::Setting { field, found, expected }) => {
+                (field, found, expected.to_owned())
+            }
+            Self::Ppo(PpoError::Setting { field, found, expected }) => {
+                (field.to_owned(), found, expected)
+            }
+            Self::Train(TrainError::Setting { field, found, expected })
+            | Self::Ppo(PpoError::Train(TrainError::Setting { field, found, expected }))
+            | Self::Dpo(DpoError::Train(TrainError::Setting { field, found, expected })) => {
+                (field.to_owned(), found, expected.to_owned())
+            }
+            other => return other,
+        };
+        Self::Field { section, field, found, expected }
+    }
+
     /// The same of a row, with the place of the row that has this id.
     pub(crate) fn placed(self, place: impl FnOnce(&str) -> String) -> Self {
         match self {

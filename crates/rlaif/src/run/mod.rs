@@ -75,7 +75,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_train::{Keep, RunFolder, Saved};
+use rlaif_train::{Keep, RunFolder, Saved, TrainError};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
@@ -93,6 +93,9 @@ pub use ppo::{
     OutputSection, PpoPlan, PpoRun, PretrainingSection, PromptSection, ValueSection, ValueStart,
     ppo,
 };
+
+/// The commands that write run files.
+const COMMANDS: [&str; 5] = ["sft", "classifier", "reward", "ppo", "dpo"];
 
 /// A command's run file.
 pub trait RunFile: Serialize + DeserializeOwned {
@@ -146,7 +149,10 @@ impl RunRequest {
         let begun = out.join("run.toml");
         let config = match (self.resume, asked) {
             (true, asked) => {
-                let config: T = parse(&begun, read_table(&begun)?)?;
+                if !begun.exists() {
+                    return Err(TrainError::NoRun { folder: out }.into());
+                }
+                let config: T = parse(&begun, read_table(&begun, T::COMMAND)?)?;
                 let asked = match asked {
                     Some(asked) => asked,
                     // Without a file, what is set is compared with what was.
@@ -162,7 +168,7 @@ impl RunRequest {
             (false, None) => return Err(RunError::NoConfig { command: T::COMMAND }),
         };
         let resolved = format!(
-            "# rlaif {} {}, with every default.\n\n{}",
+            "{WRITTEN_BY}{} {}, with every default.\n\n{}",
             T::COMMAND,
             env!("CARGO_PKG_VERSION"),
             toml::to_string(&table(&config)?)
@@ -172,7 +178,7 @@ impl RunRequest {
     }
 
     fn read<T: RunFile>(&self, path: &Path) -> Result<T, RunError> {
-        let mut table = read_table(path)?;
+        let mut table = read_table(path, T::COMMAND)?;
         for assignment in &self.set {
             set(&mut table, assignment)?;
         }
@@ -212,9 +218,21 @@ impl<T> OpenRun<T> {
     }
 }
 
-fn read_table(path: &Path) -> Result<Table, RunError> {
+/// What the file of a run begins with, before the command that wrote it.
+const WRITTEN_BY: &str = "# rlaif ";
+
+/// A run file of this command: the user's, or the one that a run wrote.
+fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
     let text = fs::read_to_string(path)
         .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
+    let writer = text.strip_prefix(WRITTEN_BY).and_then(|rest| rest.split_whitespace().next());
+    if let Some(writer) = writer.filter(|writer| COMMANDS.contains(writer) && *writer != command) {
+        return Err(RunError::OtherCommand {
+            file: path.to_owned(),
+            writer: writer.to_owned(),
+            command,
+        });
+    }
     text.parse().map_err(|source: toml::de::Error| RunError::Syntax {
         path: path.to_owned(),
         problem: source.to_string().trim_end().to_owned(),

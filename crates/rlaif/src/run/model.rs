@@ -8,7 +8,7 @@ use rlaif_models::{
     TargetModules, TaskType,
 };
 use rlaif_torch::DeviceChoice;
-use rlaif_train::{Precision, Trainable};
+use rlaif_train::{LearnConfig, Precision, Trainable};
 use serde::{Deserialize, Serialize};
 
 use super::{error::RunError, trunk};
@@ -164,12 +164,14 @@ impl ModelSection {
         Ok(())
     }
 
-    /// Checks that what is trained is what is written.
+    /// Checks how the model is to be trained (`[learn]`), and that what is trained is what is
+    /// written.
     ///
     /// # Errors
-    /// [`RunError::Setting`].
-    pub fn check_trainable(&self, trainable: &Trainable) -> Result<(), RunError> {
-        if self.lora.is_some() && *trainable != Trainable::Auto {
+    /// [`RunError::Field`], [`RunError::Setting`].
+    pub fn check_learn(&self, learn: &LearnConfig) -> Result<(), RunError> {
+        learn.check().map_err(|error| RunError::from(error).in_section("learn"))?;
+        if self.lora.is_some() && learn.trainable != Trainable::Auto {
             let problem =
                 "with model.lora the adapter is what is trained and written; leave it out"
                     .to_owned();
