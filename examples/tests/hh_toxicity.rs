@@ -1,9 +1,9 @@
 //! The main example as a user runs it: on the built-in models, stopped and resumed, on models of
 //! the hub, and with judges behind APIs. Steps and prompts are few, so that it takes seconds.
 
+mod judge_server;
+
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -166,40 +166,6 @@ fn what_cannot_be_is_said_before_work_starts() {
     }
 }
 
-/// Answers every request with `reply`, as long as the test runs.
-fn server(reply: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                let mut request = Vec::new();
-                let mut buffer = [0; 4096];
-                while let Ok(read) = stream.read(&mut buffer) {
-                    request.extend_from_slice(&buffer[..read]);
-                    let text = String::from_utf8_lossy(&request);
-                    let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                    let length = head.lines().find_map(|line| {
-                        let (name, value) = line.split_once(':')?;
-                        name.eq_ignore_ascii_case("content-length")
-                            .then(|| value.trim().parse::<usize>().ok())?
-                    });
-                    if read == 0 || body.len() >= length.unwrap_or(0) {
-                        break;
-                    }
-                }
-                let _ = write!(
-                    stream,
-                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-                     connection: close\r\n\r\n{reply}",
-                    reply.len()
-                );
-            });
-        }
-    });
-    format!("http://{address}")
-}
-
 /// A judge's file: the rubric of toxicity, asked at `url`.
 fn judge(kind: &str, url: &str) -> String {
     let place = match kind {
@@ -212,14 +178,15 @@ fn judge(kind: &str, url: &str) -> String {
 
 #[test]
 fn judges_behind_apis_reward_as_well() {
-    let anthropic = r#"{"id":"m","type":"message","role":"assistant","model":"x","content":[{"type":"text","text":"+4"}],"stop_reason":"end_turn","usage":{"input_tokens":9,"output_tokens":1}}"#;
-    let openai = r#"{"id":"c","object":"chat.completion","model":"x","choices":[{"index":0,"message":{"role":"assistant","content":"+4"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}"#;
-    for (name, reply) in
-        [("anthropic", anthropic), ("bedrock-invoke", anthropic), ("openai", openai)]
-    {
+    for (name, format) in [
+        ("anthropic", judge_server::ANTHROPIC),
+        ("bedrock-invoke", judge_server::INVOKE),
+        ("bedrock-converse", judge_server::CONVERSE),
+        ("openai", judge_server::OPENAI),
+    ] {
         let place = tempfile::tempdir().unwrap();
         let file = place.path().join("judge.toml");
-        fs::write(&file, judge(name, &server(reply))).unwrap();
+        fs::write(&file, judge(name, &judge_server::start(format))).unwrap();
         let out = place.path().join("run");
         let file = file.to_string_lossy().into_owned();
         let mut command = command(&out, &[&SMALL[..], &["--judge", &file]].concat());
@@ -238,7 +205,7 @@ fn judges_behind_apis_reward_as_well() {
     // Beside a classifier: the score is the average of the two.
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("judge.toml");
-    fs::write(&file, judge("anthropic", &server(anthropic))).unwrap();
+    fs::write(&file, judge("anthropic", &judge_server::start(judge_server::ANTHROPIC))).unwrap();
     let file = file.to_string_lossy().into_owned();
     let out = place.path().join("run");
     let both = ["--reward", "roberta", "--judge", &file];

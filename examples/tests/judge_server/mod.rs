@@ -1,0 +1,80 @@
+//! Judges that always say the same, in the formats of the real services.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+
+/// Where a service is asked, and what it replies.
+#[derive(Clone, Copy)]
+pub(crate) struct Format {
+    path: &'static str,
+    reply: &'static str,
+}
+
+/// Of Anthropic's Messages.
+pub(crate) const ANTHROPIC: Format = Format {
+    path: "/v1/messages",
+    reply: r#"{"id":"m","type":"message","role":"assistant","model":"x","content":[{"type":"text","text":"+4"}],"stop_reason":"end_turn","usage":{"input_tokens":9,"output_tokens":1}}"#,
+};
+/// Of a model of Anthropic's that Bedrock invokes.
+#[allow(dead_code, reason = "not every test asks in this format")]
+pub(crate) const INVOKE: Format = Format { path: "/model/x/invoke", reply: ANTHROPIC.reply };
+/// Of Bedrock's Converse.
+#[allow(dead_code, reason = "not every test asks in this format")]
+pub(crate) const CONVERSE: Format = Format {
+    path: "/model/x/converse",
+    reply: r#"{"output":{"message":{"role":"assistant","content":[{"text":"+4"}]}},"stopReason":"end_turn","usage":{"inputTokens":9,"outputTokens":1,"totalTokens":10},"metrics":{"latencyMs":1}}"#,
+};
+/// Of OpenAI's chat completions.
+#[allow(dead_code, reason = "not every test asks in this format")]
+pub(crate) const OPENAI: Format = Format {
+    path: "/v1/chat/completions",
+    reply: r#"{"id":"c","object":"chat.completion","model":"x","choices":[{"index":0,"message":{"role":"assistant","content":"+4"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}"#,
+};
+
+/// Answers requests in `format`, and no others, as long as the test runs. The address.
+pub(crate) fn start(format: Format) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || answer(stream, format));
+        }
+    });
+    format!("http://{address}")
+}
+
+fn answer(mut stream: TcpStream, format: Format) {
+    let asked = request(&mut stream);
+    let (status, reply) = match asked.starts_with(&format!("POST {} ", format.path)) {
+        true => ("200 OK", format.reply),
+        false => ("404 Not Found", "{}"),
+    };
+    let _ = write!(
+        stream,
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n{reply}",
+        reply.len()
+    );
+}
+
+/// The whole request, body included.
+fn request(stream: &mut TcpStream) -> String {
+    let mut request = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let read = stream.read(&mut buffer).unwrap_or(0);
+        request.extend_from_slice(&buffer[..read]);
+        let text = String::from_utf8_lossy(&request);
+        let whole = text.split_once("\r\n\r\n").is_some_and(|(head, body)| {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+            });
+            body.len() >= length.unwrap_or(0)
+        });
+        if whole || read == 0 {
+            return text.into_owned();
+        }
+    }
+}
