@@ -36,6 +36,7 @@ use rlaif::train::{Keep, OptimizerConfig, RunFolder, Terminal};
 
 /// Kinder answers, by DPO on preference pairs.
 #[derive(Debug, Clone, Parser)]
+#[command(args_override_self = true)]
 struct Options {
     /// Built-in (llama, t5), a folder, or a hub id.
     #[arg(long, default_value = "llama")]
@@ -61,9 +62,9 @@ struct Options {
     /// cpu, cuda, or auto for CUDA where there is one.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Folder of the run.
-    #[arg(long, default_value = "runs/dpo_preferences")]
-    out: PathBuf,
+    /// Folder of the run; without it, the first of runs/preferences-1, -2, .. that is not there.
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     rlaif::torch::init()?;
+    let out = options.out.clone().unwrap_or_else(free_folder);
     let seed = Seed::new(options.seed);
     let device = options.device.parse::<DeviceChoice>()?.resolve()?;
     let load = LoadOptions { device, kind: Some(Kind::Float) };
@@ -92,7 +94,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let (rows, report) = pair_rows(&train, &tokenizer, policy.spec(), &limits)?;
     let (held_out_rows, _) = pair_rows(&held_out, &tokenizer, policy.spec(), &limits)?;
     let settings = format!("# {options:?}\n");
-    let mut folder = RunFolder::create(&options.out, &settings, Keep { newest: 1, best: None })?;
+    let mut folder = RunFolder::create(&out, &settings, Keep { newest: 1, best: None })?;
     folder.say(&format!("{report}; {} held out", held_out_rows.len()))?;
 
     // ── The reference: the policy as it is now, asked once ─────────────────────────────────────
@@ -102,7 +104,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         ..DpoConfig::default()
     };
     let mut trainer = DpoTrainer::new(policy, Reference::Given, config, options.steps)?;
-    let cache = options.out.join("reference");
+    let cache = out.join("reference");
     let reference = trainer.reference_of_pairs(&rows, Some(&cache))?;
     let of_held_out = trainer.reference_of_pairs(&held_out_rows, Some(&cache))?;
 
@@ -161,14 +163,14 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         ..CompareOptions::default()
     };
     let comparison = Comparison::of(&before, &after, &compare)?;
-    let training = read_curves(&options.out.join("metrics.jsonl"))?;
+    let training = read_curves(&out.join("metrics.jsonl"))?;
     let details = Details { training, ..Details::default() };
     let report = Report::new("Kinder answers, by DPO", &before, &after, comparison, details)?;
-    report.write(&options.out)?;
+    report.write(&out)?;
     println!("{}", report.to_terminal());
     let files = SaveOptions { source: Some(&base), ..SaveOptions::default() };
     trainer.into_policy().save(&folder.model(), &files)?;
-    println!("report: {}", options.out.join("report.html").display());
+    println!("report: {}", out.join("report.html").display());
     println!("model:  {}", folder.model().display());
     Ok(())
 }
@@ -231,4 +233,9 @@ fn answers(
             Ok(Sample { record: PromptRecord::new(row.id.clone(), text(&row.id)), response })
         })
         .collect()
+}
+
+fn free_folder() -> PathBuf {
+    let nth = |n: u32| PathBuf::from(format!("runs/preferences-{n}"));
+    (1..).map(nth).find(|folder| !folder.exists()).unwrap_or_else(|| nth(0))
 }

@@ -50,6 +50,7 @@ use serde::{Deserialize, Serialize};
 
 /// Less toxic summaries of dialogues, by PPO against a toxicity classifier.
 #[derive(Debug, Clone, Parser, Serialize, Deserialize)]
+#[command(args_override_self = true)]
 struct Options {
     /// Built-in (t5, llama), a folder, or a hub id such as google/flan-t5-base.
     #[arg(long, default_value = "t5")]

@@ -1,11 +1,11 @@
 """Reads HH at its full size with rlaif-data and with Python's `datasets`, in the same run.
 
+    cargo build --release -p rlaif-data --example hh_speed
     python benches/peers/data_hh.py DATA_FOLDER [--file hh.jsonl.gz] [--repeat N]
 
 DATA_FOLDER holds `hh/train.jsonl` with the columns prompt, chosen and rejected. Its rows are
 repeated with new ids, as published (two whole dialogues a row), until there are 160,800 of them,
-and gzipped; `--file` keeps the result for the next run. Needs the packages `datasets` and, for the
-Rust side, `cargo`. Both sides run in a process of their own: seconds are counted from the first
+and gzipped; `--file` keeps the result for the next run. Needs the package `datasets`. Both sides run in a process of their own: seconds are counted from the first
 line after the imports to the split, peak memory is the process's maximum resident set. `datasets`
 starts from an empty cache, as on a first run.
 """
@@ -20,8 +20,6 @@ import subprocess
 import sys
 import tempfile
 
-ROWS = 160_800
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 PEER = """
 import json, sys, time
@@ -37,11 +35,11 @@ print(json.dumps({"rows": rows, "kept": len(data), "seconds": time.perf_counter(
 """
 
 
-def build(folder: pathlib.Path, target: pathlib.Path) -> None:
+def build(folder: pathlib.Path, target: pathlib.Path, count: int) -> None:
     rows = [json.loads(line) for line in open(folder / "hh" / "train.jsonl", encoding="utf-8")]
     aside = target.with_suffix(".part")
     with gzip.open(aside, "wt", compresslevel=6, encoding="utf-8") as out:
-        for number, row in zip(range(ROWS), itertools.cycle(rows)):
+        for number, row in zip(range(count), itertools.cycle(rows)):
             whole = {key: row["prompt"] + " " + row[key] for key in ("chosen", "rejected")}
             out.write(json.dumps({"id": f"row-{number}", **whole}, ensure_ascii=False) + "\n")
     aside.rename(target)
@@ -63,25 +61,19 @@ def main() -> None:
     arguments.add_argument("folder", type=pathlib.Path)
     arguments.add_argument("--file", type=pathlib.Path)
     arguments.add_argument("--repeat", type=int, default=1)
+    arguments.add_argument("--rows", type=int, default=160_800)
+    arguments.add_argument("--rlaif", default="target/release/examples/hh_speed")
     options = arguments.parse_args()
-    build_command = ["cargo", "build", "--release", "-q", "-p", "rlaif-data", "--example", "hh_speed"]
-    subprocess.run(build_command, cwd=ROOT, check=True)
-    metadata = subprocess.run(
-        ["cargo", "metadata", "--no-deps", "--format-version", "1"],
-        cwd=ROOT, check=True, capture_output=True, text=True,
-    )
-    target = pathlib.Path(json.loads(metadata.stdout)["target_directory"])
-    ours_binary = target / "release" / "examples" / "hh_speed"
 
     with tempfile.TemporaryDirectory() as scratch:
         file = options.file or pathlib.Path(scratch) / "hh.jsonl.gz"
         if not file.exists():
-            build(options.folder, file)
+            build(options.folder, file, options.rows)
         print(f"{file.stat().st_size / 1e6:.1f} MB gzipped, {os.cpu_count()} cores")
         for number in range(options.repeat):
             # Into the page cache, so that neither side waits for the disk.
             file.read_bytes()
-            ours = measure([str(ours_binary), str(file)], stderr=subprocess.DEVNULL)
+            ours = measure([options.rlaif, str(file)], stderr=subprocess.DEVNULL)
             cache = pathlib.Path(scratch) / f"cache-{number}"
             peer = measure([sys.executable, "-c", PEER, str(file), str(cache)])
             if (ours["rows"], ours["kept"]) != (peer["rows"], peer["kept"]):

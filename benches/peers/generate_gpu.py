@@ -7,6 +7,8 @@ A call answers B prompts of 128 random ids, sampled at temperature 1 from the wh
 difference is what decoding takes, free of the prompts. The limit: each step reads the decoder's weights and the vocabulary head once, and each row's keys and values at their
 mean length, at the bandwidth given in GB/s.
 
+With `--device cpu` the same runs without a GPU, to try it on small checkpoints.
+
 Before that, greedy responses of the tiny checkpoints in fixtures/models are compared with their goldens, on the GPU in f32.
 """
 
@@ -22,21 +24,21 @@ PROMPT, FEW, MANY = 128, 16, 144
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "models"
 
 
-def check_goldens(rlaif: str) -> None:
+def check_goldens(rlaif: str, device: str) -> None:
     for name in ["flan", "t5-v1.0", "llama3", "qwen2-window", "qwen3", "mistral"]:
         goldens = json.loads((FIXTURES / name / "goldens.json").read_text())
         rows = "".join(json.dumps({"prompt_ids": row["prompt_ids"]}) + "\n" for row in goldens["rows"])
-        command = [rlaif, "generate", "--model", str(FIXTURES / name), "--input", "-", "--greedy", "--max-new-tokens", "12", "--device", "cuda"]
+        command = [rlaif, "generate", "--model", str(FIXTURES / name), "--input", "-", "--greedy", "--max-new-tokens", "12", "--device", device]
         done = subprocess.run(command, input=rows, capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(f"{name}: {done.stderr}")
         got = [json.loads(line)["response_ids"] for line in done.stdout.splitlines()]
         if got != goldens["generation"]["runs"]["greedy"]["responses"]:
-            raise SystemExit(f"{name}: greedy responses on the GPU are not the goldens:\n{got}")
-    print("greedy responses on the GPU equal the goldens", flush=True)
+            raise SystemExit(f"{name}: greedy responses on {device} are not the goldens:\n{got}")
+    print(f"greedy responses on {device} equal the goldens", flush=True)
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, device: str) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
@@ -48,7 +50,7 @@ def make(folder: Path) -> None:
     )
     for name, build in [("t5-base", lambda: T5ForConditionalGeneration(t5)), ("llama-1b", lambda: LlamaForCausalLM(llama))]:
         if not (folder / name / "config.json").exists():
-            with torch.device("cuda"):
+            with torch.device(device):
                 model = build()
             model.to(torch.bfloat16).save_pretrained(folder / name)
 
@@ -71,24 +73,25 @@ def step_bytes(model, batch: int) -> int:
 def transformers_seconds(model, batch: int, new_tokens: int) -> float:
     import torch
 
-    ids = torch.randint(10, model.config.vocab_size, (batch, PROMPT), device="cuda")
+    ids = torch.randint(10, model.config.vocab_size, (batch, PROMPT), device=model.device)
     settings = dict(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=new_tokens, min_new_tokens=new_tokens,
         pad_token_id=0,
     )
+    wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
     best = []
     for _ in range(2):
-        torch.cuda.synchronize()
+        wait()
         start = time.perf_counter()
         with torch.inference_mode():
             model.generate(**settings)
-        torch.cuda.synchronize()
+        wait()
         best.append(time.perf_counter() - start)
     return min(best)
 
 
-def rlaif_seconds(rlaif: str, folder: Path, batch: int, new_tokens: int) -> float:
-    command = [rlaif, "bench", "generate", "--policy", str(folder), "--device", "cuda", "--batch", str(batch), "--prompt-len", str(PROMPT)]
+def rlaif_seconds(rlaif: str, folder: Path, device: str, batch: int, new_tokens: int) -> float:
+    command = [rlaif, "bench", "generate", "--policy", str(folder), "--device", device, "--batch", str(batch), "--prompt-len", str(PROMPT)]
     return side_by_side.run_json([*command, "--new-tokens", str(new_tokens), "--steps", "3", "--json"], 8)["sec_per_step"]
 
 
@@ -98,17 +101,18 @@ def main() -> None:
     parser.add_argument("--rlaif", required=True)
     parser.add_argument("--bandwidth", type=float, required=True, help="GB/s of the device's memory")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
-    check_goldens(arguments.rlaif)
-    make(arguments.models)
+    check_goldens(arguments.rlaif, arguments.device)
+    make(arguments.models, arguments.device)
 
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     rows = []
     for name, auto in [("t5-base", AutoModelForSeq2SeqLM), ("llama-1b", AutoModelForCausalLM)]:
         folder = arguments.models / name
-        ours = {(b, n): rlaif_seconds(arguments.rlaif, folder, b, n) for b in arguments.batches for n in (FEW, MANY)}
-        model = auto.from_pretrained(folder, dtype="bfloat16").to("cuda").eval()
+        ours = {(b, n): rlaif_seconds(arguments.rlaif, folder, arguments.device, b, n) for b in arguments.batches for n in (FEW, MANY)}
+        model = auto.from_pretrained(folder, dtype="bfloat16").to(arguments.device).eval()
         model.generation_config.eos_token_id = None
         for batch in arguments.batches:
             limit = arguments.bandwidth * 1e9 / step_bytes(model, batch) * batch

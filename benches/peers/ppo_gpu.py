@@ -22,7 +22,7 @@ PROMPT, NEW, EPOCHS, RANK = 128, 64, 4, 16
 CASES = {"t5-base": (64, 16, False), "llama-1b": (32, 8, True)}
 
 
-def measure_trl(models: Path, model: str, steps: int) -> dict:
+def measure_trl(models: Path, model: str, steps: int, device: str) -> dict:
     warnings.filterwarnings("ignore")
     import torch
     import transformers
@@ -40,7 +40,6 @@ def measure_trl(models: Path, model: str, steps: int) -> dict:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="t0", eos_token="t1", unk_token="t2")
     auto = AutoModelForCausalLMWithValueHead if lora else AutoModelForSeq2SeqLMWithValueHead
     adapters = LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     policy = auto.from_pretrained(str(models / model), torch_dtype=torch.bfloat16, **({"peft_config": adapters} if lora else {})).to(device)
     reference = None if lora else create_reference_model(policy)
     settings = PPOConfig(learning_rate=1.41e-5, ppo_epochs=EPOCHS, batch_size=batch, mini_batch_size=minibatch, log_with=None)
@@ -65,10 +64,10 @@ def measure_trl(models: Path, model: str, steps: int) -> dict:
     return {"sec_per_step": sum(totals.values()), **totals, "peak_memory_bytes": peak}
 
 
-def measure_rlaif(rlaif: str, models: Path, model: str, steps: int) -> dict:
+def measure_rlaif(rlaif: str, models: Path, model: str, steps: int, device: str) -> dict:
     batch, minibatch, lora = CASES[model]
     command = [
-        rlaif, "bench", "ppo", "--policy", models / model, "--device", "cuda", "--dtype", "bf16", "--batch", batch, "--minibatch", minibatch, "--epochs", EPOCHS,
+        rlaif, "bench", "ppo", "--policy", models / model, "--device", device, "--dtype", "bf16", "--batch", batch, "--minibatch", minibatch, "--epochs", EPOCHS,
         "--prompt-len", PROMPT, "--new-tokens", NEW, "--steps", steps, "--json", *(["--lora", RANK] if lora else []),
     ]
     found = side_by_side.run_json([str(part) for part in command], 8)
@@ -82,21 +81,22 @@ def main() -> None:
     parser.add_argument("--python", help="interpreter with TRL; without it ours alone is timed")
     parser.add_argument("--rlaif", default="../../target/release/rlaif")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--device", default="cuda", help="cpu to try it without a GPU, on small checkpoints")
     parser.add_argument("--only", choices=CASES)
     parser.add_argument("--measure", choices=["trl", "rlaif"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure == "trl":
-        print(json.dumps(measure_trl(arguments.models, arguments.only, arguments.steps)))
+        print(json.dumps(measure_trl(arguments.models, arguments.only, arguments.steps, arguments.device)))
         return
     if arguments.measure == "rlaif":
-        print(json.dumps(measure_rlaif(arguments.rlaif, arguments.models, arguments.only, arguments.steps)))
+        print(json.dumps(measure_rlaif(arguments.rlaif, arguments.models, arguments.only, arguments.steps, arguments.device)))
         return
 
     rows = []
     for model, (batch, _, _) in CASES.items():
         if arguments.only not in (None, model):
             continue
-        shared = [str(arguments.models), "--only", model, "--steps", str(arguments.steps), "--rlaif", arguments.rlaif]
+        shared = [str(arguments.models), "--only", model, "--steps", str(arguments.steps), "--rlaif", arguments.rlaif, "--device", arguments.device]
         commands = {"rlaif": [sys.executable, __file__, *shared, "--measure", "rlaif"]}
         if arguments.python:
             commands["TRL 0.11.4"] = [arguments.python, __file__, *shared, "--measure", "trl"]

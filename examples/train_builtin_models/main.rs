@@ -39,6 +39,7 @@ use policy::Architecture;
 
 /// Trains one of the built-in models.
 #[derive(Parser)]
+#[command(args_override_self = true)]
 struct Arguments {
     /// Which model.
     #[arg(long, value_enum)]

@@ -60,8 +60,11 @@ fn intervals_of_95_percent_cover_93_to_97_percent_over_1000_trials() {
 #[test]
 #[ignore = "600 million draws: for an optimised build"]
 fn intervals_at_the_size_of_a_report_cover_94_to_96_percent() {
+    // A build that is not optimised tries it with a fiftieth, and with the room that this leaves to chance.
+    let trials = if cfg!(debug_assertions) { 40 } else { 2_000 };
+    let room = 0.01 * (2_000. / trials as f64).sqrt();
     for method in [IntervalMethod::Percentile, IntervalMethod::Bca] {
-        let covered = coverage(2_000, 300, 500, method);
-        assert!((0.94..=0.96).contains(&covered), "{method:?}: {covered}");
+        let covered = coverage(trials, 300, 500, method);
+        assert!((covered - 0.95).abs() <= room, "{method:?}: {covered}");
     }
 }

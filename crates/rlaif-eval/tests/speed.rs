@@ -8,8 +8,10 @@ use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, Details, Evaluation, MetricInfo, Report,
 };
 
+/// A build that is not optimised only sees that it works.
+const PROMPTS: usize = if cfg!(debug_assertions) { 500 } else { 10_000 };
+
 fn side(scale: f64) -> Evaluation {
-    const PROMPTS: usize = 10_000;
     let sample = |at: usize| Sample {
         record: PromptRecord::new(at.to_string(), "a prompt of a few words ".repeat(5 + at % 20)),
         response: format!("{at} {}", "an answer that goes on ".repeat(at % 9)),
@@ -37,5 +39,6 @@ fn ten_thousand_prompts_eight_metrics_and_a_thousand_resamples_take_under_two_se
     let html = report.to_html();
     let rendered = start.elapsed() - compared;
     println!("compared in {compared:.2?}, {} bytes of HTML in {rendered:.2?}", html.len());
-    assert!(compared + rendered < Duration::from_secs(2));
+    let optimised = !cfg!(debug_assertions);
+    assert!(!optimised || compared + rendered < Duration::from_secs(2));
 }

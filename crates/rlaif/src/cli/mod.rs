@@ -33,7 +33,7 @@ use error::CliError;
 
 /// Reinforcement learning from AI and human feedback for language models.
 #[derive(Debug, Parser)]
-#[command(name = "rlaif", version, disable_help_subcommand = true)]
+#[command(name = "rlaif", version, disable_help_subcommand = true, args_override_self = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
