@@ -1,0 +1,153 @@
+//! Every command of every page is run: here, as its reader would type it, or by what the table in
+//! `table.rs` names. Pages run side by side; the commands of one, in their order, in one shell.
+
+#[path = "../judge_server/mod.rs"]
+mod judge_server;
+mod page;
+mod place;
+mod table;
+#[path = "../tiny_hub/mod.rs"]
+mod tiny_hub;
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use page::Page;
+use place::Place;
+use table::{How, TABLE};
+
+/// What a reader has got from earlier work, before a command of a page.
+const BEFORE: &[(&str, &str, &str)] = &[
+    (
+        "docs/evaluation.md",
+        "rlaif report runs/ppo",
+        "for run in ppo seed-1 seed-2 seed-3 kl-0.02 kl-0.1; do mkdir -p runs/$run; \
+         cp runs/eval/report.json runs/$run; done; cp -r runs/eval FOLDER",
+    ),
+    // Names of its own, since the folder of the built-in models is taken.
+    (
+        "docs/performance.md",
+        "target/new/bin/python benches/peers/generate_gpu.py",
+        "ln -sfn t5-small target/peers/t5-base; ln -sfn llama-small target/peers/llama-1b",
+    ),
+];
+
+/// Runs the commands of a page that nothing else runs.
+fn run(name: &str) {
+    if !place::built().join("rlaif").exists() {
+        eprintln!("SKIPPED {name}: rlaif is not built (cargo test --workspace builds it)");
+        return;
+    }
+    let page = Page::read(name);
+    let script = script(&page);
+    if script.is_empty() {
+        return;
+    }
+    let folder = if name == "fixtures/models/README.md" { "fixtures/models" } else { "." };
+    let output = Place::of(&page).run(&format!("set -euo pipefail\n{script}"), folder);
+    let told = String::from_utf8_lossy(&output.stderr);
+    // For `-- --nocapture`: how long each took.
+    told.lines()
+        .filter(|line| line.starts_with("+ line "))
+        .for_each(|line| println!("{name} {line}"));
+    assert!(output.status.success(), "{name}: {}\n{told}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// The commands of a page as lines for a shell, each with what the table puts behind it.
+fn script(page: &Page) -> String {
+    let mut script = String::new();
+    for command in page.commands() {
+        let plain = command.plain();
+        let more = match table::find(&plain) {
+            Some((_, How::With(more))) => more,
+            Some(_) => continue,
+            None if is_a_name(&plain) => "--help",
+            None => "",
+        };
+        // Without a Python, nor the checkpoints that it makes.
+        let needs_python = ["python", "target/peers"].iter().any(|part| plain.contains(part));
+        if needs_python && place::python().is_none() {
+            eprintln!("SKIPPED `{plain}`: RLAIF_PYTHON names no Python");
+            continue;
+        }
+        let before =
+            BEFORE.iter().find(|(name, start, _)| *name == page.name && plain.starts_with(start));
+        let mut typed = command.typed.clone();
+        if std::env::var_os("RLAIF_OLD_PYTHON").is_none() {
+            typed = table::OLD_PEERS.iter().fold(typed, |typed, peer| typed.replace(peer, ""));
+        }
+        let at = command.line;
+        writeln!(script, "{}", before.map_or("", |(_, _, prepare)| *prepare)).unwrap();
+        writeln!(script, "echo '+ line {at}, with {more} after' $SECONDS s >&2").unwrap();
+        writeln!(script, "export MORE='{more}'\n{typed}").unwrap();
+    }
+    script
+}
+
+/// The bare name of a command, `rlaif ppo` or `rlaif bench ppo`: it says what it is for.
+fn is_a_name(plain: &str) -> bool {
+    let name = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let words: Vec<&str> = plain.split(' ').collect();
+    words[0] == "rlaif" && words.len() <= 3 && words[1..].iter().copied().all(name)
+}
+
+macro_rules! pages {
+    ($($test:ident: $page:literal,)*) => {
+        const PAGES: &[&str] = &[$($page),*];
+        $(#[test]
+        fn $test() {
+            run($page);
+        })*
+    };
+}
+
+pages! {
+    architecture: "docs/architecture.md",
+    concepts: "docs/concepts.md",
+    contributing: "CONTRIBUTING.md",
+    data: "docs/data.md",
+    dpo: "docs/dpo.md",
+    evaluation: "docs/evaluation.md",
+    generation: "docs/generation.md",
+    getting_started: "docs/getting-started.md",
+    gpu: "docs/gpu.md",
+    peers: "benches/peers/README.md",
+    performance: "docs/performance.md",
+    ppo: "docs/ppo.md",
+    readme: "README.md",
+    results: "docs/results.md",
+    rewards: "docs/rewards.md",
+    models: "docs/models.md",
+    the_fixtures: "fixtures/models/README.md",
+    the_llama: "models/summary-llama/README.md",
+    the_t5: "models/summary-t5/README.md",
+    the_bert: "models/toxicity-bert/README.md",
+    the_roberta: "models/toxicity-roberta/README.md",
+    training: "docs/training.md",
+}
+
+#[test]
+fn every_page_with_commands_is_run_and_the_table_names_what_is_there() {
+    let mut used = BTreeSet::new();
+    for name in page::all() {
+        let page = Page::read(&name);
+        let commands = page.commands();
+        for command in &commands {
+            let plain = command.plain();
+            if let Some((pattern, how)) = table::find(&plain) {
+                used.insert(pattern);
+                table::check(&plain, how);
+            } else {
+                assert!(PAGES.contains(&name.as_str()), "{name}:{}: `{plain}`", command.line);
+            }
+            // What a comment says to type would be run by nobody.
+            let comment = command.typed.split_once(" #").map_or("", |(_, comment)| comment);
+            let hidden =
+                ["cargo run", "cargo xtask", "python "].iter().find(|s| comment.contains(**s));
+            assert!(hidden.is_none(), "{name}:{}: a command in `{comment}`", command.line);
+        }
+    }
+    let stale: Vec<&str> =
+        TABLE.iter().map(|row| row.0).filter(|pattern| !used.contains(pattern)).collect();
+    assert!(stale.is_empty(), "in the table, and on no page: {stale:?}");
+}

@@ -1,0 +1,208 @@
+//! The commands that a page tells its reader to type.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::place::repository;
+
+/// What begins a command: programs that a page tells its reader to run.
+const PROGRAMS: [&str; 22] = [
+    ".ci/run",
+    "apt",
+    "aws",
+    "bash",
+    "cargo",
+    "curl",
+    "docker",
+    "echo",
+    "eval",
+    "export",
+    "git",
+    "grep",
+    "mdbook",
+    "nvidia-smi",
+    "pip",
+    "pip3",
+    "python",
+    "python3",
+    "rlaif",
+    "rustup",
+    "sh",
+    "tensorboard",
+];
+
+/// A page of the repository.
+pub(crate) struct Page {
+    /// Its path from the repository's folder.
+    pub(crate) name: String,
+    /// What it says.
+    pub(crate) text: String,
+}
+
+/// A command as it stands on its page, continued lines joined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Command {
+    /// What is typed, with the comment behind it.
+    pub(crate) typed: String,
+    /// The line of the page, from 1.
+    pub(crate) line: usize,
+}
+
+impl Command {
+    /// What is typed, without comment and with single spaces.
+    pub(crate) fn plain(&self) -> String {
+        let code = self.typed.split(" #").next().unwrap_or_default();
+        code.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Page {
+    pub(crate) fn read(name: &str) -> Self {
+        let text = fs::read_to_string(repository().join(name)).unwrap();
+        Self { name: name.to_owned(), text }
+    }
+
+    /// The fenced blocks in `language`, in order.
+    pub(crate) fn blocks(&self, language: &str) -> Vec<String> {
+        let fence = format!("\n```{language}\n");
+        let parts = self.text.split(&fence).skip(1);
+        parts.map(|part| part.split("\n```").next().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Every command, in the order of the page: the lines of shell blocks and of indented blocks,
+    /// and what begins like a command in running text or in a block of another sort.
+    pub(crate) fn commands(&self) -> Vec<Command> {
+        let mut found = Vec::new();
+        let mut prose = String::new();
+        let mut after_a_gap = true;
+        let mut started = 1;
+        let mut lines = self.text.lines().zip(1..).peekable();
+        while let Some((line, at)) = lines.next() {
+            if let Some(language) = line.trim_start().strip_prefix("```") {
+                inline(&prose, started, &mut found);
+                (prose, started) = (String::new(), at);
+                let inside = lines.by_ref().take_while(|(line, _)| !line.trim().starts_with("```"));
+                block(inside, language, &mut found);
+            } else if line.starts_with("    ") && after_a_gap {
+                inline(&prose, started, &mut found);
+                (prose, started) = (String::new(), at);
+                let mut inside = vec![(line, at)];
+                while let Some(next) = lines.next_if(|(line, _)| line.starts_with("    ")) {
+                    inside.push(next);
+                }
+                block(inside.into_iter(), "sh", &mut found);
+            } else {
+                if prose.is_empty() {
+                    started = at;
+                }
+                after_a_gap = line.is_empty();
+                prose += line;
+                prose.push('\n');
+            }
+        }
+        inline(&prose, started, &mut found);
+        found
+    }
+}
+
+/// The commands of a block whose fence names `language`.
+fn block<'a>(
+    lines: impl Iterator<Item = (&'a str, usize)>,
+    language: &str,
+    found: &mut Vec<Command>,
+) {
+    let shell = matches!(language, "sh" | "bash" | "shell" | "console");
+    let mut typed = String::new();
+    for (line, at) in lines {
+        let text = line.trim().trim_start_matches("$ ");
+        if !shell {
+            if matches!(language, "" | "text") && begins_a_command(text) {
+                found.push(Command { typed: text.to_owned(), line: at });
+            }
+            continue;
+        }
+        if typed.is_empty() && (text.is_empty() || text.starts_with('#')) {
+            continue;
+        }
+        if let Some(continued) = text.strip_suffix('\\') {
+            typed += continued;
+        } else {
+            typed += text;
+            found.push(Command { typed: std::mem::take(&mut typed), line: at });
+        }
+    }
+}
+
+/// The commands between backticks.
+fn inline(prose: &str, started: usize, found: &mut Vec<Command>) {
+    let mut line = started;
+    for (n, part) in prose.split('`').enumerate() {
+        let text = part.split_whitespace().collect::<Vec<_>>().join(" ");
+        if n % 2 == 1 && begins_a_command(&text) {
+            found.push(Command { typed: text, line });
+        }
+        line += part.matches('\n').count();
+    }
+}
+
+/// A program of [`PROGRAMS`] or of a folder, behind settings of variables or not, and something that
+/// it is told.
+fn begins_a_command(text: &str) -> bool {
+    let set = |word: &&str| {
+        word.split_once('=').is_some_and(|(name, _)| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+        })
+    };
+    let mut words = text.split_whitespace().skip_while(set);
+    let Some(program) = words.next() else { return false };
+    let in_a_folder = ["target/", "./", ".ci/"].iter().any(|start| program.starts_with(start));
+    (PROGRAMS.contains(&program) || in_a_folder) && words.next().is_some_and(|word| word != "->")
+}
+
+/// Every page of the repository, but for the changelog, which tells what was: paths from the
+/// repository's folder.
+pub(crate) fn all() -> Vec<String> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if path.is_dir() && !name.starts_with('.') && name != "target" {
+                walk(&path, found);
+            } else if name.ends_with(".md") && name != "CHANGELOG.md" {
+                found.push(path);
+            }
+        }
+    }
+    let root = repository();
+    let mut found = Vec::new();
+    walk(&root, &mut found);
+    let name = |path: &PathBuf| path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+    let mut names: Vec<String> = found.iter().map(name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn commands_are_found_in_every_sort_of_block() {
+    let text = "# A page\n\nOne: `rlaif\ninspect MODEL`, not `rlaif` and not `rlaif-core`.\n\n\
+                ```sh\n# said\ncargo run \\\n    -- a # why\n\n```\n\n    python x.py\n    pip y\n\n\
+                - a list\n    that goes on\n\n```text\nsome text\ncargo bench z\n```\n\n\
+                ```console\n$ rlaif a | b\n```\nLast, `A=b .ci/run c`.\n";
+    let page = Page { name: String::new(), text: text.to_owned() };
+    let commands = page.commands();
+    let plain: Vec<String> = commands.iter().map(Command::plain).collect();
+    assert_eq!(
+        plain,
+        [
+            "rlaif inspect MODEL",
+            "cargo run -- a",
+            "python x.py",
+            "pip y",
+            "cargo bench z",
+            "rlaif a | b",
+            "A=b .ci/run c"
+        ]
+    );
+    let lines: Vec<usize> = commands.iter().map(|command| command.line).collect();
+    assert_eq!(lines, [3, 9, 13, 14, 21, 25, 27]);
+}

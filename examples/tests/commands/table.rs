@@ -1,0 +1,173 @@
+//! What is not simply run as the page has it. A command that is not named here is.
+
+use std::fs;
+
+use crate::place::repository;
+
+/// What becomes of a command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum How {
+    /// It runs with these options behind it, which make it shorter.
+    With(&'static str),
+    /// CI runs it: these are lines of `.ci/run`.
+    Ci(&'static [&'static str]),
+    /// `cargo xtask test` runs the same tests, those of the targets that the command names.
+    Suite,
+    /// A test runs it: this function of this file.
+    Test(&'static str, &'static str),
+}
+
+use How::{Ci, Suite, Test, With};
+
+/// `..` at the end of a pattern stands for anything, or nothing; the longest pattern counts.
+pub(crate) const TABLE: &[(&str, How)] = &[
+    // Set-up, tests and checks are what CI consists of; all of them set up first.
+    ("cargo xtask demo", Ci(&["step cargo xtask demo --steps 2 --batch 4 --eval-prompts 16"])),
+    ("cargo xtask test", Ci(&["step cargo xtask test"])),
+    ("cargo xtask check", Ci(&["step cargo xtask check"])),
+    ("cargo xtask bench-smoke", Ci(&["step cargo xtask bench-smoke"])),
+    ("cargo xtask setup", Ci(&["step cargo xtask test"])),
+    (
+        "cargo xtask setup --cuda",
+        Test("crates/xtask/tests/setup.rs", "cuda_brings_all_libraries_also_after_the_cpu_part"),
+    ),
+    (
+        ".ci/run",
+        Ci(&["step cargo xtask test", "step cargo xtask check", "step cargo xtask bench-smoke"]),
+    ),
+    ("cargo build", Ci(&["step cargo xtask test"])),
+    ("cargo test", Ci(&["step cargo xtask test"])),
+    ("cargo run", Ci(&["step cargo xtask demo"])),
+    ("cargo doc --features doc-only -p rlaif-torch", Ci(&["step cargo xtask check"])),
+    ("cargo bench -p rlaif-benches --bench ..", Ci(&["step cargo xtask bench-smoke"])),
+    ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
+    ("cargo test -p rlaif-models --test memory", Suite),
+    ("cargo test -p rlaif-rewards --test classifier", Suite),
+    ("RLAIF_PYTHON=python cargo test ..", Suite),
+    // Gigabytes from the network. CI installs the first for its own tests, and has pip see to it that
+    // the second could be installed.
+    (
+        "python3 -m venv target/new && target/new/bin/pip install -r benches/peers/requirements.txt",
+        Ci(&[
+            "-m pip install --quiet -r fixtures/models/requirements.txt -r benches/peers/requirements.txt",
+        ]),
+    ),
+    (
+        "python3 -m venv target/old && target/old/bin/pip install -r benches/peers/requirements-old.txt",
+        Ci(&["-m pip install --quiet --dry-run -r benches/peers/requirements-old.txt"]),
+    ),
+    (
+        "pip install -r requirements.txt",
+        Ci(&[
+            "-m pip install --quiet -r fixtures/models/requirements.txt -r benches/peers/requirements.txt",
+        ]),
+    ),
+    // Shorter runs of the same.
+    (
+        "cargo run --release --example hh_toxicity ..",
+        With("--steps 1 --batch 4 --eval-prompts 8 --max-new-tokens 8"),
+    ),
+    (
+        "cargo run --release --example dpo_preferences ..",
+        With("--steps 1 --batch 4 --eval-pairs 8"),
+    ),
+    ("cargo run --release --example train_builtin_models ..", With("--steps 1 --batch 2")),
+    ("rlaif ppo --config ..", With(SHORT_PPO)),
+    ("rlaif bench generate --policy ..", With("--rows 4 --steps 1 --batch 4")),
+    // On the checkpoints that the first makes tiny.
+    ("target/old/bin/python benches/peers/make_models.py ..", With("--tiny")),
+    (
+        "python3 benches/peers/forward.py ..",
+        With("--dtypes f32 --rounds 1 --repeats 1 --only t5-small"),
+    ),
+    (
+        "python3 benches/peers/generate.py ..",
+        With("--dtypes f32 --rounds 1 --steps 1 --batch 2 --new-tokens 4 --only t5-small"),
+    ),
+    (
+        "python3 benches/peers/sft.py ..",
+        With("--dtypes f32 --rounds 1 --steps 1 --batch 2 --only llama-small"),
+    ),
+    (
+        "python3 benches/peers/ppo.py ..",
+        With("--only llama-small:f32 --rounds 1 --steps 1 --batch 4 --new-tokens 4 --epochs 1"),
+    ),
+    (
+        "python3 benches/peers/dpo.py ..",
+        With("--dtypes f32 --rounds 1 --steps 1 --batch 2 --only TRL like"),
+    ),
+    ("python3 benches/peers/classifier.py ..", With("--rows 4 --rounds 1 --batch-size 4")),
+    ("target/new/bin/python benches/peers/data_hh.py ..", With("--rows 400 --repeat 1")),
+    ("target/new/bin/python benches/peers/generate_gpu.py ..", With("--batches 1 --device cuda")),
+    ("python3 benches/peers/ppo_gpu.py ..", With("--steps 1 --only t5-base --device cuda")),
+    ("python export_goldens.py", With("llama3")),
+];
+
+/// The peers of another time are taken part in where `RLAIF_OLD_PYTHON` names a Python that has them.
+pub(crate) const OLD_PEERS: [&str; 2] =
+    [" --python target/old/bin/python", " --ctranslate2 target/old/bin/python"];
+
+const SHORT_PPO: &str = "--set ppo.steps=1 --set ppo.batch_size=4 --set ppo.minibatch_size=4 \
+                         --set ppo.generation.max_new_tokens=4";
+
+/// What becomes of `command`, and the row of the table that says so.
+pub(crate) fn find(command: &str) -> Option<(&'static str, How)> {
+    let fits = |pattern: &str| match pattern.strip_suffix(" ..") {
+        Some(start) => {
+            command.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        }
+        None => command == pattern,
+    };
+    TABLE
+        .iter()
+        .filter(|(pattern, _)| fits(pattern))
+        .max_by_key(|(pattern, _)| pattern.len())
+        .copied()
+}
+
+/// Panics unless what runs `command` instead of this test is there.
+pub(crate) fn check(command: &str, how: How) {
+    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
+    match how {
+        With(_) => {}
+        Ci(lines) => {
+            let script = read(".ci/run");
+            for line in lines {
+                let there = script.lines().any(|said| said.trim_start().contains(line));
+                assert!(there, "`{command}`: .ci/run has no `{line}`");
+            }
+        }
+        Test(file, name) => {
+            assert!(
+                read(file).contains(&format!("fn {name}(")),
+                "`{command}`: {file} has no {name}"
+            );
+        }
+        Suite => check_suite(command),
+    }
+}
+
+/// The packages have the target that `command` names, and it leaves out nothing that
+/// `cargo xtask test` runs.
+fn check_suite(command: &str) {
+    assert!(!command.contains("--ignored"), "`{command}`: nothing runs what is ignored");
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let after = |flag: &'static str| {
+        words.windows(2).filter(move |pair| pair[0] == flag).map(|pair| pair[1])
+    };
+    let target = after("--test").next().unwrap();
+    for package in after("-p") {
+        let folder = match package {
+            "rlaif-examples" => "examples".to_owned(),
+            _ => format!("crates/{package}"),
+        };
+        let tests = repository().join(folder).join("tests");
+        let there = tests.join(target).with_extension("rs").exists()
+            || tests.join(target).join("main.rs").exists();
+        assert!(there, "`{command}`: {package} has no test {target}");
+    }
+    check(command, Ci(&["step cargo xtask test"]));
+    if command.contains("RLAIF_PYTHON=") {
+        check(command, Ci(&["export RLAIF_PYTHON="]));
+    }
+}
