@@ -1,6 +1,5 @@
-//! README and docs name what there is: pages, files, commands and their options.
+//! README and docs name what there is: pages, files, code and run files. (Their commands: `commands`.)
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,89 +72,6 @@ fn the_rust_of_readme_and_docs_is_compiled_somewhere() {
         }
     }
     assert!(blocks > 5, "{blocks}");
-}
-
-/// The lines of the shell blocks of a page, continued lines joined, comments left out.
-fn commands(text: &str) -> Vec<String> {
-    let mut all = Vec::new();
-    let blocks = |sort: &str| -> Vec<String> {
-        let start = format!("\n```{sort}\n");
-        text.split(&start).skip(1).map(str::to_owned).collect()
-    };
-    for block in blocks("sh").into_iter().chain(blocks("console")) {
-        let block = block.split("\n```").next().unwrap_or_default().replace("\\\n", " ");
-        all.extend(
-            block.lines().map(|line| line.split(" #").next().unwrap_or("").trim().to_owned()),
-        );
-    }
-    all.retain(|line| !line.is_empty() && !line.starts_with('#'));
-    all
-}
-
-#[test]
-fn the_options_of_every_command_exist() {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).unwrap();
-    let mut help = BTreeMap::<Vec<String>, String>::new();
-    let mut checked = 0;
-    for (page, text) in pages() {
-        for command in commands(&text) {
-            let words: Vec<&str> = command.split_whitespace().collect();
-            let after = |flag: &str| {
-                words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1))
-            };
-            let mut behind =
-                words.iter().position(|word| *word == "--").map_or(words.len(), |at| at + 1);
-            let program: Vec<String> = if let Some(name) = after("--example") {
-                vec![profile.join("examples").join(name).display().to_string()]
-            } else if after("-p") == Some(&"rlaif") && words.get(1) == Some(&"run") {
-                let mut program = vec![profile.join("rlaif").display().to_string()];
-                let names = words[behind..].iter().take_while(|word| {
-                    word.chars().all(|c| c.is_ascii_lowercase() || c == '-')
-                        && !word.starts_with('-')
-                });
-                let known = ["bench"];
-                let count = match words.get(behind) {
-                    Some(word) if known.contains(word) => 2,
-                    _ => 1,
-                };
-                program.extend(names.take(count).map(|word| (*word).to_owned()));
-                program
-            } else if let Some(at) = words.iter().position(|word| *word == "rlaif") {
-                behind = at + 2;
-                let mut program = vec![profile.join("rlaif").display().to_string()];
-                program.extend(words.get(at + 1).map(|word| (*word).to_owned()));
-                program
-            } else {
-                continue;
-            };
-            if !Path::new(&program[0]).exists() {
-                eprintln!("not built, so not checked: {command}");
-                continue;
-            }
-            let options = words[behind..].iter().map(|word| word.trim_matches(['[', ']']));
-            let mut options = options.filter(|word| word.starts_with("--")).peekable();
-            if options.peek().is_none() {
-                continue; // The program may take none, and know no --help.
-            }
-            let told = help.entry(program.clone()).or_insert_with(|| {
-                let mut run = Command::new(&program[0]);
-                let output = run.args(&program[1..]).arg("--help").output().unwrap();
-                assert!(output.status.success(), "{}: {command}", page.display());
-                String::from_utf8_lossy(&output.stdout).into_owned()
-            });
-            let known: BTreeSet<&str> = told
-                .split(|c: char| c.is_whitespace() || matches!(c, ',' | '=' | '[' | ']'))
-                .filter(|word| word.starts_with("--"))
-                .collect();
-            for option in options {
-                let option = option.split('=').next().unwrap_or_default();
-                assert!(known.contains(option), "{}: no {option} in `{command}`", page.display());
-            }
-            checked += 1;
-        }
-    }
-    assert!(checked > 0, "build the examples first: cargo test -p rlaif-examples");
 }
 
 /// The run files of trainings in the docs are read to their end: what is refused is that the models and
