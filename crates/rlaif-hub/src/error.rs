@@ -147,9 +147,11 @@ pub enum HubError {
     /// The file is not on this disk, and the hub cannot be asked: it is out of reach, or offline
     /// mode is on.
     #[error(
-        "`{file}` of `{repo}` at `{revision}` is not in the cache {}, and the hub is out of reach \
-         or HF_HUB_OFFLINE is set: run once with a connection, or copy the cache from a machine \
-         that has it",
+        "{} of `{repo}` at `{revision}` is {}in the cache {}, and the hub is out of reach or \
+         HF_HUB_OFFLINE is set: run once with a connection, or copy the cache from a machine that \
+         has it",
+        .file.as_deref().map_or("no file".to_owned(), |file| format!("`{file}`")),
+        if .file.is_some() { "not " } else { "" },
         .cache.display()
     )]
     NotCached {
@@ -157,8 +159,8 @@ pub enum HubError {
         repo: String,
         /// The revision asked for.
         revision: String,
-        /// The file asked for.
-        file: String,
+        /// The file asked for; none where the repository as a whole is unknown.
+        file: Option<String>,
         /// The cache looked in.
         cache: PathBuf,
     },

@@ -205,7 +205,7 @@ impl HubRepo {
         match &resolved.knowledge {
             _ if self.cache.is_known_missing(commit, file) => return Ok(None),
             Knowledge::Cache if self.cache.snapshot(commit).is_dir() => return Ok(None),
-            Knowledge::Cache => return Err(self.not_cached(file)),
+            Knowledge::Cache => return Err(self.not_cached(Some(file))),
             Knowledge::Listing(files) if !files.iter().any(|f| f == file) => {
                 self.cache.remember_missing(commit, file)?;
                 return Ok(None);
@@ -231,7 +231,7 @@ impl HubRepo {
         if matches!(resolved.knowledge, Knowledge::Cache)
             && !self.cache.is_known_missing(&resolved.commit, file)
         {
-            return Ok(self.not_cached(file));
+            return Ok(self.not_cached(Some(file)));
         }
         Ok(HubError::FileNotFound {
             repo: self.id.clone(),
@@ -266,7 +266,7 @@ impl HubRepo {
             return Ok(Arc::clone(resolved));
         }
         let resolved = if self.hub.inner.network == Network::Offline {
-            let commit = self.cached_commit().ok_or_else(|| self.not_cached("any file"))?;
+            let commit = self.cached_commit().ok_or_else(|| self.not_cached(None))?;
             Resolved { commit, knowledge: Knowledge::Cache }
         } else if is_commit(&self.revision) {
             Resolved { commit: self.revision.clone(), knowledge: Knowledge::Commit }
@@ -331,11 +331,11 @@ impl HubRepo {
         self.cache.remember_commit(&self.revision, commit)
     }
 
-    fn not_cached(&self, file: &str) -> HubError {
+    fn not_cached(&self, file: Option<&str>) -> HubError {
         HubError::NotCached {
             repo: self.id.clone(),
             revision: self.revision.clone(),
-            file: file.to_owned(),
+            file: file.map(str::to_owned),
             cache: self.cache.root().to_owned(),
         }
     }

@@ -159,6 +159,7 @@ fn offline_says_what_is_not_cached_and_what_to_do() {
     place.server.commit(Kind::Model, ID, "main", &[("config.json", b"{}"), ("b.json", b"{}")]);
     let error = place.offline(None).get("config.json").unwrap_err();
     assert!(matches!(error, HubError::NotCached { .. }), "{error}");
+    assert!(!error.to_string().contains("any file"), "{error}");
     let text = error.to_string();
     assert!(text.contains("HF_HUB_OFFLINE") && text.contains(ID), "{text}");
     assert!(place.offline(None).try_get("config.json").is_err(), "nothing is known of it");

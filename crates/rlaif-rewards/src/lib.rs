@@ -44,7 +44,7 @@ pub use combine::{
 };
 pub use config::{RewardConfig, Surroundings, Term};
 pub use error::ProviderError;
-pub use file::read_toml;
+pub use file::{describe_toml, read_toml};
 #[cfg(feature = "neural")]
 pub use neural::{
     ClassifierConfig, ClassifierOptions, ClassifierReward, Input, Label, Output, PolicyJudge,

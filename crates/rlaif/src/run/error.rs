@@ -222,6 +222,9 @@ impl RunError {
             Self::Train(TrainError::Task(error)) => {
                 error.downcast_ref().is_some_and(DpoError::is_bad_input)
             }
+            Self::Train(TrainError::Lm(error)) => {
+                !matches!(error, LmError::Torch(_) | LmError::NotFinite { .. })
+            }
             Self::Train(error) => matches!(
                 error,
                 TrainError::Setting { .. }
@@ -248,21 +251,4 @@ impl RunError {
 
 fn at(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!(", `{key}`") }
-}
-
-/// serde's message with the nearest known name, where one is unknown.
-pub(super) fn described(message: &str) -> String {
-    // serde quotes the names: "unknown field `stpes`, expected one of `epochs`, `steps`".
-    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let what = match () {
-        () if message.starts_with("unknown field") => "key",
-        () if message.starts_with("unknown variant") => "value",
-        () => return message.to_owned(),
-    };
-    let [found, known @ ..] = quoted.as_slice() else { return message.to_owned() };
-    let far = |name: &&&str| strsim::damerau_levenshtein(found, name);
-    let nearest = known.iter().min_by_key(far).filter(|name| far(name) <= name.len() / 2);
-    let hint = nearest.map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-    let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-    format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
 }

@@ -75,6 +75,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rlaif_rewards::describe_toml;
 use rlaif_train::{Keep, RunFolder, Saved, TrainError};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
@@ -246,7 +247,7 @@ fn parse<T: DeserializeOwned>(path: &Path, table: Table) -> Result<T, RunError> 
             path: path.to_owned(),
             // serde says `.` at the top.
             key: if key == "." { String::new() } else { key },
-            problem: error::described(error.inner().message()),
+            problem: describe_toml(error.inner().message()),
         }
     })
 }
