@@ -132,6 +132,27 @@ pub struct RowConfig {
     pub ending: Ending,
 }
 
+impl RowConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`] names the field.
+    pub fn check(&self) -> Result<(), DpoError> {
+        // A prompt has a token, and so has a response beside its EOS.
+        for (field, limit, least, expected) in [
+            ("max_prompt_length", self.max_prompt_length, 1, "at least 1"),
+            ("max_response_length", self.max_response_length, 1, "at least 1"),
+            ("max_length", self.max_length, 2, "at least 2: a token of the prompt and one more"),
+        ] {
+            if let Some(found) = limit.filter(|limit| *limit < least) {
+                let (field, found) = (field.to_owned(), found.to_string());
+                return Err(DpoError::Setting { field, found, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What was made of rows.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RowReport {
@@ -188,8 +209,8 @@ impl std::fmt::Display for RowReport {
 /// apart, each with the special tokens that its tokenizer adds.
 ///
 /// # Errors
-/// [`DpoError::Pair`] where the settings make a bad row an error, [`DpoError::NoRows`] if none is
-/// left, [`DpoError::Codec`].
+/// [`DpoError::Setting`], [`DpoError::Pair`] where the settings make a bad row an error,
+/// [`DpoError::NoRows`] if none is left, [`DpoError::Codec`].
 pub fn pair_rows(
     pairs: &[PreferencePair],
     codec: &dyn TextCodec,
@@ -201,6 +222,7 @@ pub fn pair_rows(
         prompt: &pair.prompt,
         responses: vec![&pair.chosen, &pair.rejected],
     });
+    config.check()?;
     let maker = Maker { codec, spec, config };
     let (rows, mut report) = maker.rows(texts.collect())?;
     let mut kept = Vec::with_capacity(rows.len());
@@ -240,6 +262,7 @@ pub fn response_rows(
         prompt: &record.prompt,
         responses: vec![&record.response],
     });
+    config.check()?;
     let maker = Maker { codec, spec, config };
     let (rows, mut report) = maker.rows(texts.collect())?;
     let mut kept: Vec<_> = rows

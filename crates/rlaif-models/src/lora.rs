@@ -11,6 +11,7 @@ use rlaif_checkpoint::{
     TaskType,
 };
 use rlaif_lm::Parameters;
+use rlaif_torch::TorchError;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -288,7 +289,7 @@ impl<'a> ModelAdapters<'a> {
             if rules.saves(&layer.path) {
                 made.push((i, maker.replacement(layer)));
             } else if rules.targets(&layer.path) && !(all_linear && i >= trunk) {
-                made.push((i, maker.lora(layer)));
+                made.push((i, maker.lora(layer)?));
             }
         }
         let layers: Vec<&str> =
@@ -383,7 +384,7 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn lora(&mut self, layer: &Linear) -> Adapter {
+    fn lora(&mut self, layer: &Linear) -> Result<Adapter, TorchError> {
         let size = layer.weight.size();
         let rank = i64::from(self.rules.rank(&layer.path));
         let scale = self.rules.scaling(&layer.path);
@@ -394,9 +395,10 @@ impl Maker<'_> {
                 // What peft's kaiming_uniform_(a = sqrt(5)) comes to.
                 let bound = 1. / (size[1] as f64).sqrt();
                 let options = (Kind::Float, device);
+                // Its rank is the user's: what does not fit is refused and no panic.
                 (
-                    Tensor::zeros(shape_a, options).uniform_(-bound, bound),
-                    Tensor::zeros(shape_b, options),
+                    Tensor::f_zeros(shape_a, options)?.uniform_(-bound, bound),
+                    Tensor::f_zeros(shape_b, options)?,
                 )
             }
             Origin::File(_) => (
@@ -405,7 +407,7 @@ impl Maker<'_> {
             ),
         };
         let form = Form::Lora { a, b, scale, dropout: self.dropout };
-        Adapter { form, merged_over: None }
+        Ok(Adapter { form, merged_over: None })
     }
 
     fn replacement(&mut self, layer: &Linear) -> Adapter {

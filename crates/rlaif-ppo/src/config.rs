@@ -275,6 +275,12 @@ impl PpoConfig {
                 format!("a divisor of `batch_size`, which is {}", self.batch_size),
             ));
         }
+        let per_step = self.epochs.checked_mul(self.batch_size / self.minibatch_size);
+        let updates = per_step.and_then(|updates| self.steps.checked_mul(updates as u64));
+        if updates.is_none() {
+            let expected = "fewer: the optimizer's steps do not fit 64 bits";
+            return Err(setting("steps", self.steps, expected));
+        }
         if !self.minibatch_size.is_multiple_of(self.microbatch()) {
             return Err(setting(
                 "microbatch_size",

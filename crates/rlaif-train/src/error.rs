@@ -205,6 +205,9 @@ pub(crate) fn advice(source: &io::Error) -> &'static str {
             "make the folder writable for this user and go on with --resume, or choose another with \
              --out"
         }
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            "there is a file where a folder is to be; choose another folder with --out"
+        }
         _ => "see that the folder can be written to, and go on with --resume",
     }
 }

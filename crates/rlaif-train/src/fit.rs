@@ -80,7 +80,13 @@ impl FitConfig {
             return Err(TrainError::setting("train.keep", 0, "at least 1"));
         }
         let total = match self.steps {
-            0 => self.epochs * rows.div_ceil(self.batch_size) as u64,
+            0 => {
+                let per_epoch = rows.div_ceil(self.batch_size) as u64;
+                self.epochs.checked_mul(per_epoch).ok_or_else(|| {
+                    let expected = "fewer: their steps do not fit 64 bits";
+                    TrainError::setting("train.epochs", self.epochs, expected)
+                })?
+            }
             steps => steps,
         };
         if total == 0 {

@@ -279,6 +279,9 @@ fn bad_input_is_named_and_nothing_is_written() {
     let long = refuse("long", "[rows]\nmax_length = 8\ntoo_long = 'error'\n");
     assert!(long.contains("8 fit") && long.contains(".jsonl, line 1: "), "{long}");
 
+    let none = refuse("none", "[rows]\nmax_length = 0\n");
+    assert!(none.contains("rows.max_length is 0; expected at least 2"), "{none}");
+
     // Prompts to which no answer would fit are left out before any is sampled.
     let online = |answer: usize| {
         format!(

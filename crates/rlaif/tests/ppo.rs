@@ -379,6 +379,9 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     let never = "ppo.stop.metric={name='env/reward_mean', window=1, at_least=nan}";
     refused(never, "ppo.stop.metric.at_least is NaN");
     refused("ppo.batch_size=40", "data.prompts");
+    refused("ppo.steps=9223372036854775807", "ppo.steps is 9223372036854775807");
+    refused("output.keep=0", "output.keep is 0");
+    refused("reward={kind='length', longest=-3, per=1.0}", "`reward`: found integer `-3`");
     refused("data.max_tokens=1", "data.prompts");
     refused("data.column='question'", "question");
     refused("reward={kind='length', longest=3}", "per");

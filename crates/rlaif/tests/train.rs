@@ -271,7 +271,21 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("learn.optimizer.lr=nan", "learn.optimizer.lr is NaN; expected a finite number"),
         ("learn.optimizer.betas=[0.9, 1.0]", "learn.optimizer.betas is [0.9, 1]"),
         ("learn.optimizer.eps=-1.0", "learn.optimizer.eps is -1"),
-        ("model.lora={ rank = 0 }", "model.lora.rank"),
+        ("model.lora={ rank = 0 }", "model.lora.rank is 0"),
+        ("model.lora={ rank = 4000000000 }", "model.lora.rank: 4000000000 is too large"),
+        ("model.lora={ alpha = nan }", "model.lora.alpha is NaN"),
+        ("model.lora={ dropout = 1.0 }", "model.lora.dropout is 1"),
+        ("model.lora={ targets = '(' }", "model.lora.targets: the pattern `(`"),
+        ("model.lora={ targets = ['q'] }", "model.lora.targets: [\"q\"] matches no linear layer"),
+        (
+            "train={ epochs = 9223372036854775807, batch_size = 2 }",
+            "train.epochs is 9223372036854775807",
+        ),
+        (
+            "train.steps=-1",
+            "`train.steps`: found integer `-1`, expected a whole number of at least 0",
+        ),
+        ("seed='secret'", "`seed`: found a string, expected a whole number"),
         ("train.batch_size=0", "batch_size"),
         ("train.keep=0", "train.keep is 0"),
         ("placement.device=tpu", "tpu"),
@@ -349,6 +363,9 @@ fn a_place_where_nobody_may_write_is_named() {
     let run = ["sft", "--config", "run.toml", "--out", "/sys/rlaif-run"];
     let said = refusal(&rlaif(place.path(), &run).output().unwrap(), 1);
     assert!(said.contains("/sys/rlaif-run") && said.contains("make the folder writable"), "{said}");
+    let run = ["sft", "--config", "run.toml", "--out", "train.jsonl"];
+    let said = refusal(&rlaif(place.path(), &run).output().unwrap(), 1);
+    assert!(said.contains("there is a file where a folder is to be"), "{said}");
 }
 
 // Permissions do not bind root, as which containers often run.
@@ -555,6 +572,10 @@ fn a_row_that_cannot_be_learned_from_is_named_by_its_file_and_line() {
         refusal(&output.unwrap(), 2)
     };
     let labelled = |label: &str| json!({ "text": format!("This is {label}."), "label": label });
+    let said = refused("classifier", "labels = ['good', 'good']", &[labelled("good")]);
+    assert!(said.contains("labels: `good` is there twice"), "{said}");
+    let said = refused("reward", "centring = -1.0", &[labelled("good")]);
+    assert!(said.contains("centring: is -1"), "{said}");
     let said =
         refused("classifier", "labels = ['good', 'bad']", &["good", "bad", "worse"].map(labelled));
     let told = "rows.jsonl, line 3: the label `worse` is neither one of [\"good\", \"bad\"]";

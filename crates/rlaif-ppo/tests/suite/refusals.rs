@@ -10,7 +10,8 @@ use rlaif_lm::{
 };
 use rlaif_models::{Config, LanguageModel};
 use rlaif_ppo::{
-    MetricStop, PpoConfig, PpoError, PpoTrainer, PretrainingConfig, Reference, train::KlControl,
+    MetricStop, PpoConfig, PpoError, PpoTrainer, PretrainingConfig, Reference,
+    train::{KlControl, TrainError},
 };
 use tch::{Device, Kind};
 
@@ -30,6 +31,7 @@ fn field(error: &PpoError) -> &'static str {
     match error {
         PpoError::Setting { field, .. } => field,
         PpoError::Rollout(concern) => concern.setting(),
+        PpoError::Train(TrainError::Setting { field, .. }) => field,
         other => panic!("not a setting: {other}"),
     }
 }
@@ -57,6 +59,8 @@ fn settings_that_cannot_be_are_named() {
         ("microbatch_size", Box::new(|c| c.microbatch_size = Some(0))),
         ("epochs", Box::new(|c| c.epochs = 0)),
         ("steps", Box::new(|c| c.steps = 0)),
+        ("steps", Box::new(|c| c.steps = u64::MAX)),
+        ("optimizer.lr", Box::new(|c| c.optimizer.lr = f64::NAN)),
         ("sampling", Box::new(|c| c.generation.sampling = Sampling::Greedy)),
         ("sampling.top_k", Box::new(move |c| c.generation.sampling = sample(Some(50), None, None))),
         (

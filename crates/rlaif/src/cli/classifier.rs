@@ -1,6 +1,6 @@
 //! `rlaif classifier`: fitting a classifier to labelled texts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use rlaif_core::{Record, Seed};
@@ -117,6 +117,21 @@ impl Corpus for LabelledColumns {
 }
 
 impl ClassifierRun {
+    fn check(&self) -> Result<(), RunError> {
+        self.model.check_learn(&self.learn)?;
+        let refuse = |problem| Err(RunError::Setting { key: "labels", problem });
+        let mut known = BTreeSet::new();
+        match self.labels.iter().find(|label| !known.insert(*label)) {
+            Some(twice) => {
+                refuse(format!("`{twice}` is there twice; a label has a name of its own"))
+            }
+            None if self.labels.len() < 2 => {
+                refuse(format!("{:?} leaves nothing to tell apart; name two or more", self.labels))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn rows(
         &self,
         records: &[Labelled],
@@ -151,7 +166,7 @@ impl ClassifierCommand {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let open = self.run.open::<ClassifierRun>()?;
         let config = &open.config;
-        config.model.check_learn(&config.learn)?;
+        config.check()?;
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;

@@ -29,7 +29,7 @@ impl Ppo {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let open = self.run.open::<PpoRun>()?;
         let config = &open.config;
-        config.ppo.check().map_err(|error| RunError::from(error).in_section("ppo"))?;
+        config.check()?;
         let interrupt = interrupt()?;
         let options = config.placement.options(config.model.precision)?;
         let mut trainer = config.trainer(options)?;

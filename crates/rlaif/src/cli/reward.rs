@@ -168,6 +168,10 @@ impl Reward {
         let open = self.run.open::<RewardRun>()?;
         let config = &open.config;
         config.model.check_learn(&config.learn)?;
+        if !(config.centring.is_finite() && config.centring >= 0.) {
+            let problem = format!("is {}; expected a finite number of at least 0", config.centring);
+            return Err(RunError::Setting { key: "centring", problem }.into());
+        }
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;

@@ -4,10 +4,10 @@ use std::{num::NonZeroU32, path::PathBuf};
 
 use rlaif_lm::Policy;
 use rlaif_models::{
-    AdapterConfig, Classifier, LanguageModel, LoadOptions, ModelAdapters, ModuleNames,
-    TargetModules, TaskType,
+    AdapterConfig, CheckpointError, Classifier, LanguageModel, LoadOptions, ModelAdapters,
+    ModelError, ModuleNames, TargetModules, TaskType,
 };
-use rlaif_torch::DeviceChoice;
+use rlaif_torch::{DeviceChoice, TorchError};
 use rlaif_train::{LearnConfig, Precision, Trainable};
 use serde::{Deserialize, Serialize};
 
@@ -86,6 +86,49 @@ impl Default for LoraSection {
     }
 }
 
+impl LoraSection {
+    /// The rank, once every number is known to be in its range.
+    fn check(&self) -> Result<NonZeroU32, RunError> {
+        let refuse = |field: &str, found: String, expected: &str| RunError::Field {
+            section: "model.lora",
+            field: field.to_owned(),
+            found,
+            expected: expected.to_owned(),
+        };
+        if !self.alpha.is_finite() {
+            return Err(refuse("alpha", self.alpha.to_string(), "a finite number"));
+        }
+        if !(0. ..1.).contains(&self.dropout) {
+            let expected = "a probability of at least 0 and below 1";
+            return Err(refuse("dropout", self.dropout.to_string(), expected));
+        }
+        NonZeroU32::new(self.rank)
+            .ok_or_else(|| refuse("rank", self.rank.to_string(), "at least 1"))
+    }
+
+    /// What the adapter's configuration is refused for, by the key that it comes from.
+    fn named(&self, error: ModelError) -> RunError {
+        let setting = |key, problem| RunError::Setting { key, problem };
+        match error {
+            ModelError::Checkpoint(CheckpointError::Pattern { pattern, source, .. }) => setting(
+                "model.lora.targets",
+                format!("the pattern `{pattern}` cannot be used: {source}"),
+            ),
+            ModelError::NoTarget { targets, layers, .. } => setting(
+                "model.lora.targets",
+                format!(
+                    "{targets} matches no linear layer of this model; its layers end in: {}",
+                    layers.join(", ")
+                ),
+            ),
+            ModelError::Torch(source) => {
+                setting("model.lora.rank", format!("{} is too large: {source}", self.rank))
+            }
+            other => other.into(),
+        }
+    }
+}
+
 impl Placement {
     /// Sets the threads, and resolves the device.
     ///
@@ -93,7 +136,15 @@ impl Placement {
     /// [`RunError::Torch`].
     pub fn options(&self, precision: Precision) -> Result<LoadOptions, RunError> {
         if self.threads > 0 {
-            rlaif_torch::set_intra_op_threads(self.threads)?;
+            rlaif_torch::set_intra_op_threads(self.threads).map_err(|error| match error {
+                TorchError::Setting { found, expected, .. } => RunError::Field {
+                    section: "placement",
+                    field: "threads".to_owned(),
+                    found,
+                    expected: expected.to_owned(),
+                },
+                other => other.into(),
+            })?;
         }
         let device = self.device.parse::<DeviceChoice>()?.resolve()?;
         Ok(LoadOptions { device, kind: Some(precision.kind()) })
@@ -141,10 +192,7 @@ impl ModelSection {
 
     fn adapt(&self, adapters: &mut ModelAdapters<'_>, task: TaskType) -> Result<(), RunError> {
         let Some(lora) = &self.lora else { return Ok(()) };
-        let rank = NonZeroU32::new(lora.rank).ok_or_else(|| RunError::Setting {
-            key: "model.lora.rank",
-            problem: "is 0; expected at least 1".to_owned(),
-        })?;
+        let rank = lora.check()?;
         let mut config = AdapterConfig::new(task, rank);
         config.lora_alpha = lora.alpha;
         config.lora_dropout = lora.dropout;
@@ -160,8 +208,7 @@ impl ModelSection {
             // A fresh head must be trained; peft does the same.
             config.modules_to_save = vec!["classifier".to_owned(), "score".to_owned()];
         }
-        adapters.add(ADAPTER, config)?;
-        Ok(())
+        adapters.add(ADAPTER, config).map_err(|error| lora.named(error))
     }
 
     /// Checks how the model is to be trained (`[learn]`), and that what is trained is what is

@@ -181,6 +181,23 @@ fn models_of<'a>(reward: &'a mut RewardConfig, all: &mut Vec<&'a mut String>) {
 }
 
 impl PpoRun {
+    /// Checks what contradicts itself, before anything is loaded.
+    ///
+    /// # Errors
+    /// [`RunError::Field`], [`RunError::Ppo`].
+    pub fn check(&self) -> Result<(), RunError> {
+        self.ppo.check().map_err(|error| RunError::from(error).in_section("ppo"))?;
+        if self.output.keep == 0 {
+            return Err(RunError::Field {
+                section: "output",
+                field: "keep".to_owned(),
+                found: "0".to_owned(),
+                expected: "at least 1".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     /// Loads policy, reference and value function, and makes the trainer of them.
     ///
     /// # Errors
@@ -314,11 +331,13 @@ impl PpoRun {
             .collect();
         let size = self.ppo.batch_size;
         if prompts.len() < size {
-            let problem = format!(
-                "{} of {all} prompts have at most {limit} tokens, fewer than `ppo.batch_size`, \
-                 which is {size}",
-                prompts.len()
-            );
+            let fit = match limit {
+                usize::MAX => format!("there are {all} prompts"),
+                limit => {
+                    format!("{} of {all} prompts have at most {limit} tokens", prompts.len())
+                }
+            };
+            let problem = format!("{fit}, fewer than `ppo.batch_size`, which is {size}");
             return Err(RunError::Setting { key: "data.prompts", problem });
         }
         let left_out = all - prompts.len();
