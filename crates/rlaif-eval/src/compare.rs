@@ -69,8 +69,8 @@ impl CompareOptions {
     /// measured.
     ///
     /// # Errors
-    /// [`EvalError::UnknownMetric`] for a metric that is not among them; [`EvalError::Setting`] for
-    /// too few resamples, edges out of order, and a column of the metadata that no prompt has: a
+    /// [`EvalError::UnknownMetric`] for a metric that is not among them,
+    /// [`EvalError::DuplicateMetric`] for one that is there twice; [`EvalError::Setting`] for too few resamples, edges out of order, and a column of the metadata that no prompt has: a
     /// wrong name would otherwise quietly do nothing.
     ///
     /// ```
@@ -86,6 +86,10 @@ impl CompareOptions {
         prompts: impl IntoIterator<Item = &'a PromptRecord>,
     ) -> Result<(), EvalError> {
         check_resamples(self.resamples)?;
+        let mut known = BTreeSet::new();
+        if let Some(name) = metrics.iter().find(|name| !known.insert(**name)) {
+            return Err(EvalError::DuplicateMetric { name: (*name).to_owned() });
+        }
         let pair = self.reward_and_judge.iter().flat_map(|(reward, judge)| [reward, judge]);
         if let Some(name) =
             self.headline.iter().chain(pair).find(|n| !metrics.contains(&n.as_str()))

@@ -15,6 +15,21 @@ pub enum FetchError {
     /// The hub, or the cache of it on this disk.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// A file in the place of a folder.
+    #[error("{location} is a file; a model is a folder with a config.json in it, or a hub id")]
+    File {
+        /// The file.
+        location: String,
+    },
+    /// Neither a folder nor a repository without an owner.
+    #[error("there is no folder {location} here; taken for a hub id: {source}")]
+    Nowhere {
+        /// What was asked for.
+        location: String,
+        /// Why the hub does not have it.
+        #[source]
+        source: Box<HubError>,
+    },
     /// The list of the files that hold the weights.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -35,8 +50,19 @@ pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, F
     if Path::new(location).is_dir() && revision.is_none() {
         return Ok(PathBuf::from(location));
     }
-    let repo = Hub::from_env()?.open(RepoKind::Model, location, revision)?;
-    let config = repo.get("config.json")?;
+    if Path::new(location).is_file() {
+        return Err(FetchError::File { location: location.to_owned() });
+    }
+    let open = || {
+        let repo = Hub::from_env()?.open(RepoKind::Model, location, revision)?;
+        let config = repo.get("config.json")?;
+        Ok::<_, HubError>((repo, config))
+    };
+    let nowhere = |source| FetchError::Nowhere { location: location.to_owned(), source };
+    // Few repositories have no owner in their id: more likely it is a folder that is misspelt.
+    let (repo, config) = open().map_err(|error| {
+        if location.contains('/') { error.into() } else { nowhere(Box::new(error)) }
+    })?;
     fetch_weights(&repo)?;
     for file in HfTokenizer::FILES.iter().copied().chain(["generation_config.json"]) {
         repo.try_get(file)?;

@@ -298,6 +298,7 @@ fn bad_arguments_are_named() {
     let model = model.to_str().unwrap();
     let empty = tempfile::tempdir().unwrap();
     let empty = empty.path().to_str().unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
     for (arguments, want) in [
         (&["logprobs", "--model", model, "--input", "/nowhere.jsonl"][..], "/nowhere.jsonl"),
         (&["logprobs", "--model", model, "--input", "-", "--batch-size", "0"], "--batch-size is 0"),
@@ -305,14 +306,50 @@ fn bad_arguments_are_named() {
         (&["logprobs", "--model", model, "--input", "-", "--device", "tpu"], "tpu"),
         (&["logprobs", "--model", model, "--input", "-", "--dtype", "f8"], "f8"),
         (&["logprobs", "--model", empty, "--input", "-"], "config.json"),
+        (
+            &["logprobs", "--model", model, "--input", "-", "--temperature", "-1"],
+            "--temperature is -1",
+        ),
+        (&["logprobs", "--model", model, "--input", "-", "--batch-size", "-1"], "'--batch-size"),
+        (&["logprobs", "--model", model, "--input", "-", "--threads", "0"], "--threads is 0"),
+        (&["logprobs", "--model", model, "--input", empty], "is a folder; name a file of rows"),
+        (&["inspect", file], "Cargo.toml is a file; a model is a folder"),
+        (&["inspect", "nowhere"], "there is no folder nowhere here"),
         (&["score", "--model", model, "--input", "-"], "a classifier"),
         (
             &["logprobs", "--model", model, "--input", "-", "--adapter", empty],
             "adapter_config.json",
         ),
     ] {
-        let error = refusal(&run(arguments, "", &[]), 2);
+        let error = refusal(&run(arguments, "", &[("HF_HUB_OFFLINE", "1")]), 2);
         assert!(error.contains(want), "{arguments:?}: {error}");
+    }
+}
+
+/// The lines that a help text gives as a file, for this model.
+fn file_of_help(command: &str, model: &str) -> String {
+    let output = run(&[command, "--help"], "", &[]);
+    let help = String::from_utf8(output.stdout).unwrap();
+    let (_, file) = help.split_once("with what has no default:").expect(command);
+    let lines = file.lines().skip(2).map_while(|line| line.strip_prefix("    "));
+    lines.map(|line| format!("{}\n", line.replace("MODEL", model))).collect()
+}
+
+#[test]
+fn the_files_in_help_texts_are_complete() {
+    let place = tempfile::tempdir().unwrap();
+    let absent = place.path().join("absent");
+    let offline = [("HF_HUB_OFFLINE", "1"), ("HF_HOME", place.path().to_str().unwrap())];
+    for command in ["sft", "classifier", "reward", "ppo", "dpo", "eval"] {
+        let file = place.path().join(format!("{command}.toml"));
+        let model = "google/flan-t5-small";
+        fs::write(&file, file_of_help(command, model)).unwrap();
+        let (file, out) = (file.to_str().unwrap(), absent.to_str().unwrap());
+        // Everything is read before the model is missed.
+        let output = run(&[command, "--config", file, "--out", out], "", &offline);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(&format!("no file of `{model}`")), "{command}: {error}");
+        assert!(!absent.exists(), "{command}");
     }
 }
 

@@ -214,6 +214,12 @@ fn a_report_again_and_the_trade_off_of_several() {
     refused(&rlaif(&["report", both[0], both[1], &again]), "two/../two is given twice");
     refused(&rlaif(&["report", both[0], both[1], "--metrics", "toxicity"]), "two names");
     refused(&rlaif(&["report", both[0], both[1], "--metrics", "toxicity,helpfulness"]), "not-hate");
+    refused(&rlaif(&["report", both[0], "--metrics", "toxicity,not-hate"]), "of several runs");
+    refused(&rlaif(&["report", root.path().to_str().unwrap()]), "holds no report");
+    // One report again, into another folder.
+    let elsewhere = root.path().join("elsewhere");
+    good(&rlaif(&["report", both[0], "--out", elsewhere.to_str().unwrap()]));
+    assert!(elsewhere.join("report.html").is_file());
 }
 
 #[test]
@@ -234,6 +240,10 @@ fn what_is_wrong_with_a_configuration_is_said_before_anything_is_generated() {
     refused(&with("max_new_tokens = 12", "max_new_tokens = 0"), "max_new_tokens");
     refused(&with("headline = \"toxicity\"", "headline = \"kindness\""), "kindness");
     refused(&with("seed = 7", "seed = 7\nprompt_toxicity = \"toxic\""), "there are: topic");
+    refused(&with("take = 12", "take = 1"), "prompts to compare on: 1 given");
+    refused(&with("kind = \"length\"", "kind = \"rouge\""), "two metrics are called `rougeL`");
+    refused(&with("seed = 7", "seed = 7\nrun = \"nowhere\""), "nowhere/metrics.jsonl");
+    refused(&with("responses = 2", "responses = 0"), "found integer `0`");
     assert!(!out.exists(), "something was generated");
 }
 

@@ -159,11 +159,11 @@ fn a_stop_string_ends_the_response_and_is_left_out() {
     assert_eq!(never, free);
     assert_eq!(never[0]["finish_reason"], "length");
 
-    // Streamed, the same text.
-    let arguments = ["generate", "--model", &model, "--prompt", "once", "--max-new-tokens", "24"];
+    // Streamed, the same text; a prompt may begin as a flag does.
+    let arguments = ["generate", "--model", &model, "--prompt", "-once", "--max-new-tokens", "24"];
     let streamed = run(&arguments, "");
     assert!(streamed.status.success());
-    let row = [json!({ "prompt": "once" })];
+    let row = [json!({ "prompt": "-once" })];
     let want = rows(&run(&base, &input(&row)));
     let streamed = String::from_utf8(streamed.stdout).unwrap();
     assert_eq!(streamed, format!("{}\n", want[0]["response"].as_str().unwrap()));

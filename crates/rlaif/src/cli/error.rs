@@ -34,6 +34,9 @@ pub(crate) enum CliError {
         #[source]
         source: io::Error,
     },
+    /// A folder where rows are expected.
+    #[error("{} is a folder; name a file of rows in it", .path.display())]
+    Folder { path: PathBuf },
     /// Reading or writing failed.
     #[error("{what}: {source}")]
     Io {
@@ -44,6 +47,12 @@ pub(crate) enum CliError {
     /// A flag has a value that cannot be.
     #[error("--{flag} is {found}; expected {expected}")]
     Flag { flag: &'static str, found: String, expected: &'static str },
+    /// A folder without a report.
+    #[error(
+        "{} holds no report: there is no report.json in it; `rlaif eval --out` and the examples \
+         write one", .folder.display()
+    )]
+    NoReport { folder: PathBuf },
     /// One run in place of two.
     #[error("{} is given twice; name each run once", .folder.display())]
     SameRun { folder: PathBuf },
@@ -78,6 +87,8 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Hub(#[from] HubError),
     #[error(transparent)]
+    Fetch(FetchError),
+    #[error(transparent)]
     Dpo(#[from] DpoError),
     #[error(transparent)]
     Torch(#[from] TorchError),
@@ -108,6 +119,7 @@ impl From<FetchError> for CliError {
     fn from(error: FetchError) -> Self {
         match error {
             FetchError::Hub(source) => Self::Hub(source),
+            other @ (FetchError::File { .. } | FetchError::Nowhere { .. }) => Self::Fetch(other),
             FetchError::Model(source) => Self::Model(source),
         }
     }
@@ -171,6 +183,12 @@ impl CliError {
             }
             Self::Torch(TorchError::DeviceName { .. } | TorchError::NoDevice { .. }) => 2,
             Self::Reward(ProviderError::Reward(_) | ProviderError::Stream { .. }) => 1,
+            // A file that is not there is one that was named wrongly.
+            Self::Eval(EvalError::Io { action: "read", source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                2
+            }
             Self::Eval(
                 EvalError::Reward { .. } | EvalError::Metric { .. } | EvalError::Io { .. },
             ) => 1,

@@ -40,7 +40,7 @@ pub(crate) struct Generate {
     #[arg(long, default_value_t = 16)]
     batch_size: usize,
     /// One prompt instead of rows; the response is written as text while it is generated.
-    #[arg(long, conflicts_with = "input")]
+    #[arg(long, conflicts_with = "input", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Folder of a LoRA adapter in peft's layout.
     #[arg(long)]
@@ -110,7 +110,7 @@ struct Settings {
     sampling: SamplingArguments,
     /// A text that ends a response, and is left out of it; may be given several times. Special
     /// tokens are no text: they end a response by --stop-id.
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     stop: Vec<String>,
     /// A token id that ends a response, a special token's as well; may be given several times.
     #[arg(long)]

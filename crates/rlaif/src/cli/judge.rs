@@ -1,7 +1,6 @@
 //! `rlaif judge`.
 
 use std::{
-    fs::File,
     io::{self, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
 };
@@ -10,7 +9,7 @@ use clap::Args;
 use rlaif_rewards::{RewardConfig, score_rows};
 use rlaif_torch::DeviceChoice;
 
-use super::error::CliError;
+use super::{error::CliError, rows::open};
 use crate::rewards_from_config;
 
 #[derive(Debug, Args)]
@@ -34,8 +33,8 @@ impl Judge {
         let counted = if self.input == Path::new("-") {
             score_rows(&*reward, io::stdin().lock(), output)?
         } else {
-            let open = |source| CliError::Open { path: self.input.clone(), source };
-            score_rows(&*reward, BufReader::new(File::open(&self.input).map_err(open)?), output)?
+            let (file, _) = open(&self.input)?;
+            score_rows(&*reward, BufReader::new(file), output)?
         };
         let mut told = io::stderr().lock();
         // Nobody may be listening, and the rows are written.

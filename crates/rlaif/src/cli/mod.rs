@@ -27,16 +27,35 @@ mod sft;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use error::CliError;
 
 /// Reinforcement learning from AI and human feedback for language models.
 #[derive(Debug, Parser)]
-#[command(name = "rlaif", version, disable_help_subcommand = true, args_override_self = true)]
+#[command(
+    name = "rlaif",
+    version,
+    disable_help_subcommand = true,
+    args_override_self = true,
+    after_help = "Exit codes: 2 for bad input (a flag, a row, a file), 130 for a run that was \
+                  interrupted and goes on with --resume, 1 for any other failure."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
+}
+
+/// The end of a help text on run files, with the smallest one.
+macro_rules! run_file {
+    ($docs:literal, $($line:literal)+) => {
+        concat!(
+            "A run file with what has no default:\n\n",
+            $("    ", $line, "\n",)+
+            "\nMODEL is a folder or a hub id. Every key: docs/", $docs, ".md. --set takes keys by \
+             their path, and the run's folder keeps the file with every default."
+        )
+    };
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,27 +63,83 @@ enum Command {
     /// Prints one JSON object on a model: architecture, sizes, special tokens, files.
     Inspect(inspect::Inspect),
     /// Log-probabilities and entropies of given responses, one row out for each row in.
-    #[command(name = "logprobs")]
+    #[command(
+        name = "logprobs",
+        after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, or of ids \
+                      {\"prompt_ids\": [..], \"response_ids\": [..]}, which are used as they are."
+    )]
     LogProbs(log_probs::LogProbs),
     /// Responses to prompts, one row out for each row in.
+    #[command(
+        after_help = "A row in: {\"prompt\": \"..\"}, {\"prompt_ids\": [..]} or {\"messages\": \
+                            [{\"role\": \"user\", \"content\": \"..\"}]} for the chat template, with a \
+                            \"max_new_tokens\" of its own if it likes. More: docs/generation.md."
+    )]
     Generate(generate::Generate),
     /// Logits and probabilities of a sequence classifier or reward model.
+    #[command(
+        after_help = "A row in: {\"text\": \"..\"}, with a \"text_pair\" for pairs, or {\"ids\": \
+                            [..]}."
+    )]
     Score(score::Score),
     /// Scores responses with a judge or any other reward, one row out for each row in.
+    #[command(
+        after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, with \"reference\" and \
+                            \"metadata\" where there are any."
+    )]
     Judge(judge::Judge),
     /// Fine-tunes a language model on responses, conversations or texts; writes a run folder.
+    #[command(after_help = run_file!("training",
+        "[model]"
+        "path = \"MODEL\""
+        "[data]"
+        "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"response\": \"..\"}"
+    ))]
     Sft(sft::Sft),
     /// Fits a classifier to labelled texts; writes a run folder.
+    #[command(after_help = run_file!("training",
+        "labels = [\"nothate\", \"hate\"]"
+        "[model]"
+        "path = \"MODEL\""
+        "[data]"
+        "train = \"rows.jsonl\"    # {\"text\": \"..\", \"label\": \"hate\"}"
+    ))]
     Classifier(classifier::ClassifierCommand),
     /// Fits a preference model, to be a reward, to pairs; writes a run folder.
+    #[command(after_help = run_file!("training",
+        "[model]"
+        "path = \"MODEL\""
+        "[data]"
+        "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"chosen\": \"..\", \"rejected\": \"..\"}"
+    ))]
     Reward(reward::Reward),
     /// Compares a tuned policy with its baseline on held-out prompts, and writes a report.
+    #[command(after_help = "The configuration with what has no default:\n\n    \
+        metrics = [{ kind = \"length\" }]\n    \
+        [baseline]\n    model = \"MODEL\"\n    [tuned]\n    model = \"MODEL\"\n    \
+        [data]\n    corpus = \"builtin\"\n\n\
+        MODEL is a folder or a hub id. Every key: docs/evaluation.md.")]
     Eval(eval::Eval),
     /// The report of a run again, or the trade-off between two metrics over several runs.
     Report(report::ReportCommand),
     /// Trains a language model by PPO on the scores of any reward; writes a run folder.
+    #[command(after_help = run_file!("ppo",
+        "[model]"
+        "path = \"MODEL\""
+        "[data]"
+        "prompts = \"rows.jsonl\"  # {\"prompt\": \"..\"}"
+        "[reward]"
+        "kind = \"classifier\"     # docs/rewards.md has the others"
+        "preset = \"not-hate\""
+    ))]
     Ppo(ppo::Ppo),
     /// Trains a language model on preferences without a reward model; writes a run folder.
+    #[command(after_help = run_file!("dpo",
+        "[model]"
+        "path = \"MODEL\""
+        "[data]"
+        "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"chosen\": \"..\", \"rejected\": \"..\"}"
+    ))]
     Dpo(dpo::Dpo),
     /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
     #[command(subcommand)]
@@ -73,7 +148,7 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = parse();
     let result = match rlaif_torch::init() {
         Ok(_) => run(&arguments.command),
         Err(source) => Err(CliError::from(source)),
@@ -87,6 +162,15 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.code())
         }
     }
+}
+
+fn parse() -> Arguments {
+    /// A negative number where none can be is refused as a value, by its flag.
+    fn with_negative_numbers(command: clap::Command) -> clap::Command {
+        command.allow_negative_numbers(true).mut_subcommands(with_negative_numbers)
+    }
+    let matches = with_negative_numbers(Arguments::command()).get_matches();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 fn run(command: &Command) -> Result<(), CliError> {

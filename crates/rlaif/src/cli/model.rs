@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use rlaif_models::LoadOptions;
 use rlaif_text::HfTokenizer;
-use rlaif_torch::DeviceChoice;
+use rlaif_torch::{DeviceChoice, TorchError};
 use tch::Kind;
 
 use super::error::CliError;
@@ -48,7 +48,12 @@ impl Placement {
     /// Sets the threads, and says how to load.
     pub(crate) fn options(&self) -> Result<LoadOptions, CliError> {
         if let Some(threads) = self.threads {
-            rlaif_torch::set_intra_op_threads(threads)?;
+            rlaif_torch::set_intra_op_threads(threads).map_err(|error| match error {
+                TorchError::Setting { found, expected, .. } => {
+                    CliError::Flag { flag: "threads", found, expected }
+                }
+                other => other.into(),
+            })?;
         }
         let kind = self.dtype.map(|dtype| match dtype {
             Dtype::F32 => Kind::Float,

@@ -13,58 +13,59 @@ use crate::evaluate::tell_of_training;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportCommand {
-    /// Folders with a report.json, as `rlaif eval` and the trainers leave them. One: its report again,
+    /// Folders with a report.json, as `rlaif eval` leaves them. One: its report again,
     /// with what the folder says of training. Several: how they differ from run to run.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
     /// Two metrics, say `toxicity,helpfulness`: of several runs the trade-off between the two.
     #[arg(long, value_delimiter = ',')]
     metrics: Vec<String>,
-    /// Folder for what is said of several runs; the current one if not given.
-    #[arg(long, default_value = ".")]
-    out: PathBuf,
+    /// Folder of what is written; if not given, for one run its own, for several the current one.
+    #[arg(long)]
+    out: Option<PathBuf>,
 }
 
 impl ReportCommand {
     pub(crate) fn run(&self) -> Result<(), CliError> {
+        let metrics = self.pair_of_metrics()?;
         self.check_twice()?;
-        let mut reports = Vec::new();
-        for folder in &self.runs {
-            let mut report = Report::read(&folder.join("report.json"))?;
-            tell_of_training(&mut report.details, folder)?;
-            reports.push((label(folder), report));
-        }
-        if let [(_, report)] = reports.as_slice() {
-            report.write(&self.runs[0])?;
-            let page = self.runs[0].join("report.html");
+        let reports = self.runs.iter().map(|folder| read(folder)).collect::<Result<Vec<_>, _>>()?;
+        if let [report] = reports.as_slice() {
+            let out = self.out.as_ref().unwrap_or(&self.runs[0]);
+            report.write(out)?;
+            let page = out.join("report.html");
             return print(&format!("{}\n{}\n", report.to_terminal(), page.display()));
         }
         let labelled: Vec<(String, &Report)> =
-            reports.iter().map(|(label, report)| (label.clone(), report)).collect();
-        let (text, page) = match self.metrics.as_slice() {
-            [] => {
+            labels(&self.runs).into_iter().zip(&reports).collect();
+        let out = self.out.as_deref().unwrap_or(Path::new("."));
+        let (text, page) = match metrics {
+            None => {
                 let repeats = Repeats::of_reports(&labelled)?;
-                repeats.write(&self.out)?;
+                repeats.write(out)?;
                 (repeats.to_terminal(), "runs.html")
             }
-            [first, second] => {
+            Some((first, second)) => {
                 let trade_off = TradeOff::of_reports(&labelled, first, second)?;
-                trade_off.write(&self.out)?;
+                trade_off.write(out)?;
                 (trade_off.to_terminal(), "tradeoff.html")
             }
-            other => {
-                return Err(CliError::Flag {
-                    flag: "metrics",
-                    found: other.join(","),
-                    expected: "two names, separated by a comma, for the trade-off of several runs",
-                });
-            }
         };
-        print(&format!("{text}\n{}\n", self.out.join(page).display()))
+        print(&format!("{text}\n{}\n", out.join(page).display()))
     }
-}
 
-impl ReportCommand {
+    fn pair_of_metrics(&self) -> Result<Option<(&str, &str)>, CliError> {
+        match self.metrics.as_slice() {
+            [] => Ok(None),
+            [first, second] if self.runs.len() > 1 => Ok(Some((first, second))),
+            other => Err(CliError::Flag {
+                flag: "metrics",
+                found: other.join(","),
+                expected: "two names, separated by a comma, for the trade-off of several runs",
+            }),
+        }
+    }
+
     /// One run counted twice would make several runs look more alike than they are.
     fn check_twice(&self) -> Result<(), CliError> {
         let mut known = HashSet::new();
@@ -79,7 +80,24 @@ impl ReportCommand {
     }
 }
 
-/// The folder's name, or its whole path where it has none.
-fn label(folder: &Path) -> String {
-    folder.file_name().map_or_else(|| folder.display().to_string(), |n| n.to_string_lossy().into())
+/// The report in a folder, with what the folder says of training.
+fn read(folder: &Path) -> Result<Report, CliError> {
+    let path = folder.join("report.json");
+    if !path.is_file() {
+        return Err(CliError::NoReport { folder: folder.to_owned() });
+    }
+    let mut report = Report::read(&path)?;
+    tell_of_training(&mut report.details, folder)?;
+    Ok(report)
+}
+
+/// The folders' names, or where two have the same their whole paths.
+fn labels(folders: &[PathBuf]) -> Vec<String> {
+    let names: HashSet<_> = folders.iter().filter_map(|folder| folder.file_name()).collect();
+    let distinct = names.len() == folders.len();
+    let label = |folder: &PathBuf| match folder.file_name() {
+        Some(name) if distinct => name.to_string_lossy().into(),
+        _ => folder.display().to_string(),
+    };
+    folders.iter().map(label).collect()
 }

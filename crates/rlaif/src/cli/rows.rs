@@ -116,12 +116,28 @@ impl RowArguments {
             let name = "standard input".to_owned();
             return Ok(Lines { name, reader, line: 0, read: 0, bytes: None });
         }
-        let open = |source| CliError::Open { path: self.input.clone(), source };
-        let file = File::open(&self.input).map_err(open)?;
-        let bytes = Some(file.metadata().map_err(open)?.len());
+        let (file, bytes) = open(&self.input)?;
         let name = self.input.display().to_string();
-        Ok(Lines { name, reader: Box::new(BufReader::new(file)), line: 0, read: 0, bytes })
+        Ok(Lines {
+            name,
+            reader: Box::new(BufReader::new(file)),
+            line: 0,
+            read: 0,
+            bytes: Some(bytes),
+        })
     }
+}
+
+/// A file of rows, and its size in bytes.
+pub(crate) fn open(path: &Path) -> Result<(File, u64), CliError> {
+    let failed = |source| CliError::Open { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let about = file.metadata().map_err(failed)?;
+    // It can be opened all the same, and not be read.
+    if about.is_dir() {
+        return Err(CliError::Folder { path: path.to_owned() });
+    }
+    Ok((file, about.len()))
 }
 
 /// A row and the number of its line.

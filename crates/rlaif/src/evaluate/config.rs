@@ -486,7 +486,16 @@ impl EvalConfig {
             model_folder(location, revision).map_err(Into::into)
         };
         let around = Surroundings::of_folder(beside).models(&models).device(device);
-        // What may be refused comes before what takes time: texts before models.
+        // What may be refused comes before what takes time: files before models.
+        let mut details = Details::default();
+        if let Ok(Value::Object(configuration)) = serde_json::to_value(self) {
+            details.configuration = configuration;
+        }
+        if let Some(run) = &self.run {
+            // A folder without curves is none of a run.
+            details.training = read_curves(&run.join("metrics.jsonl"))?;
+            tell_of_training(&mut details, run)?;
+        }
         let texts = self.data.texts()?;
         for metric in &self.metrics {
             if matches!(metric, MetricConfig::Rouge { .. }) {
@@ -509,15 +518,6 @@ impl EvalConfig {
         let (prompts, specials) = self.data.prompts(&texts, &baseline.codec)?;
         let tuned = Loaded::of(&self.tuned, device)?;
 
-        let mut details = Details::default();
-        if let Ok(Value::Object(configuration)) = serde_json::to_value(self) {
-            details.configuration = configuration;
-        }
-        if let Some(run) = &self.run {
-            // A folder without curves is none of a run.
-            details.training = read_curves(&run.join("metrics.jsonl"))?;
-            tell_of_training(&mut details, run)?;
-        }
         for (reward, pairs) in &checks {
             const AT_ONCE: usize = 64;
             let accuracy = preference_accuracy(&**reward, pairs, AT_ONCE, self.missing)?;

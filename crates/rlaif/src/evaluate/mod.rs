@@ -11,8 +11,8 @@ use std::time::Instant;
 use rlaif_core::{PromptRecord, Provenance, Sample, Seed, Specials, TextCodec};
 use rlaif_eval::likelihood::{self, Likelihood, columns};
 use rlaif_eval::{
-    About, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric, PairJudge, Report,
-    Timing, WinRateOptions, win_rate,
+    About, CompareOptions, Comparison, Details, EvalError, Evaluation, Measurement, Metric,
+    PairJudge, Report, Timing, WinRateOptions, win_rate,
 };
 use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
@@ -229,6 +229,10 @@ impl<'a> Evaluate<'a> {
             names.extend(likelihood::NAMES);
         }
         self.compare.check(&names, prompts)?;
+        if prompts.len() == 1 {
+            let what = "prompts to compare on".to_owned();
+            return Err(EvalError::TooFew { what, needed: 2, found: 1 }.into());
+        }
         let measured = self.measure(Side::Before, before, before, prompts)?;
         let tuned = self.measure(Side::After, after, before, prompts)?;
         self.report(&measured, &tuned)
