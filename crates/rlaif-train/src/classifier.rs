@@ -15,7 +15,7 @@ use crate::{
     learner::{LearnConfig, Learner},
     optimizer::StepReport,
     scores::{Classification, classification},
-    supervised::{Supervised, learns, step_metrics},
+    supervised::{Supervised, check_rows, learns, step_metrics},
 };
 
 /// A text with its label, as token ids.
@@ -168,13 +168,12 @@ impl<'m> ClassifierTrainer<'m> {
     pub fn step(&mut self, rows: &[&ClassifierRow]) -> Result<ClassifierStats, TrainError> {
         check_labels(rows.iter().copied(), self.weights.len())?;
         let total: f64 = rows.iter().map(|row| self.weights[row.label]).sum();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
         let forward = self.config.training();
         let weights = Tensor::from_slice(&self.weights)
             .to_kind(Kind::Float)
             .to_device(self.model.spec().device);
-        let loss = accumulate(self.config.divide(&lengths), total, |group| {
-            let rows: Vec<&ClassifierRow> = group.into_iter().map(|i| rows[i]).collect();
+        let passes = self.config.divide(rows, |row| row.ids.len());
+        let loss = accumulate(passes, total, |rows| {
             let logits = logits(self.model, &rows, forward)?;
             let labels = labels(&rows, self.model);
             // Reduction 2: the sum.
@@ -188,7 +187,7 @@ impl<'m> ClassifierTrainer<'m> {
             Ok::<_, TrainError>(sum)
         })?;
         let optimizer = self.learner.step()?;
-        let tokens = lengths.iter().sum::<usize>() as u64;
+        let tokens = rows.iter().map(|row| row.ids.len() as u64).sum();
         Ok(ClassifierStats { loss: loss.double_value(&[]), tokens, optimizer })
     }
 
@@ -204,15 +203,13 @@ impl<'m> ClassifierTrainer<'m> {
     }
 
     fn probabilities(&self, rows: &[ClassifierRow]) -> Result<Vec<Vec<f64>>, TrainError> {
-        let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
         let mut all = vec![Vec::new(); rows.len()];
-        for group in self.config.divide_for_evaluation(&lengths) {
-            let picked: Vec<&ClassifierRow> = group.iter().map(|&i| &rows[i]).collect();
-            let logits = no_grad(|| logits(self.model, &picked, Forward::default()))?;
+        for (places, rows) in self.config.divide_for_evaluation(rows, |row| row.ids.len()) {
+            let logits = no_grad(|| logits(self.model, &rows, Forward::default()))?;
             let probabilities = self.model.scheme().probabilities(&logits).to_kind(Kind::Double);
             let probabilities = Vec::<Vec<f64>>::try_from(probabilities)?;
-            for (i, row) in group.into_iter().zip(probabilities) {
-                all[i] = row;
+            for (place, row) in places.into_iter().zip(probabilities) {
+                all[place] = row;
             }
         }
         Ok(all)
@@ -232,24 +229,11 @@ fn check_labels<'r>(
     rows: impl IntoIterator<Item = &'r ClassifierRow>,
     labels: usize,
 ) -> Result<(), TrainError> {
-    let mut any = false;
-    for row in rows {
-        any = true;
-        if row.label >= labels {
-            return Err(TrainError::Data {
-                what: "a row".to_owned(),
-                problem: format!(
-                    "label {} is none of the classifier's {labels}, counted from 0",
-                    row.label
-                ),
-            });
-        }
-    }
-    if any {
-        return Ok(());
-    }
-    let problem = "there is no row".to_owned();
-    Err(TrainError::Data { what: "a batch".to_owned(), problem })
+    check_rows(rows, |row| {
+        (row.label >= labels).then(|| {
+            format!("label {} is none of the classifier's {labels}, counted from 0", row.label)
+        })
+    })
 }
 
 fn logits(

@@ -60,21 +60,31 @@ impl LearnConfig {
         }
     }
 
-    /// Divides rows of these lengths into forward passes.
-    pub(crate) fn divide(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
-        let most = if self.microbatch == 0 { lengths.len().max(1) } else { self.microbatch };
-        self.batching.divide(lengths, most)
+    /// The rows of each forward pass.
+    pub(crate) fn divide<'r, R>(
+        &self,
+        rows: &[&'r R],
+        length: impl Fn(&R) -> usize,
+    ) -> Vec<Vec<&'r R>> {
+        let most = if self.microbatch == 0 { rows.len().max(1) } else { self.microbatch };
+        let lengths: Vec<usize> = rows.iter().map(|row| length(row)).collect();
+        let passes = self.batching.divide(&lengths, most).into_iter();
+        passes.map(|pass| pass.into_iter().map(|i| rows[i]).collect()).collect()
     }
 
-    /// Divides rows of these lengths into forward passes without a backward one: by length,
-    /// whatever the training does.
-    pub(crate) fn divide_for_evaluation(&self, lengths: &[usize]) -> Vec<Vec<usize>> {
+    /// The rows of each forward pass without a backward one, with their places: by length, whatever
+    /// the training does.
+    pub(crate) fn divide_for_evaluation<'r, R>(
+        &self,
+        rows: impl IntoIterator<Item = &'r R>,
+        length: impl Fn(&R) -> usize,
+    ) -> Vec<(Vec<usize>, Vec<&'r R>)> {
         /// Rows of a forward pass where the configuration does not say.
         const ROWS: usize = 16;
         let most = if self.microbatch == 0 { ROWS } else { self.microbatch };
-        let mut order: Vec<usize> = (0..lengths.len()).collect();
-        order.sort_by_key(|&i| lengths[i]);
-        order.chunks(most).map(<[usize]>::to_vec).collect()
+        let mut rows: Vec<(usize, &R)> = rows.into_iter().enumerate().collect();
+        rows.sort_by_key(|(_, row)| length(row));
+        rows.chunks(most).map(|pass| pass.iter().copied().unzip()).collect()
     }
 }
 

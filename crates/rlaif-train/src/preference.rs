@@ -18,7 +18,7 @@ use crate::{
     error::TrainError,
     learner::{LearnConfig, Learner},
     optimizer::StepReport,
-    supervised::{Supervised, learns, step_metrics},
+    supervised::{Supervised, check_rows, learns, step_metrics},
 };
 
 /// A preference, as token ids: prompt and response together, special tokens included.
@@ -169,8 +169,8 @@ impl<'m> PreferenceTrainer<'m> {
         check(rows.iter().copied())?;
         let forward = self.config.training();
         let mut scores = Vec::new();
-        let loss = accumulate(self.divide(rows), rows.len() as f64, |group| {
-            let rows: Vec<&PreferenceRow> = group.into_iter().map(|i| rows[i]).collect();
+        let passes = self.config.divide(rows, longer);
+        let loss = accumulate(passes, rows.len() as f64, |rows| {
             let (chosen, rejected) = scores_of(self.model, &rows, forward)?;
             let mut loss = pair_losses(&chosen, &rejected, &rows);
             if self.centring > 0. {
@@ -195,21 +195,14 @@ impl<'m> PreferenceTrainer<'m> {
     /// As [`PreferenceTrainer::step`].
     pub fn evaluate(&self, rows: &[PreferenceRow]) -> Result<PreferenceEvaluation, TrainError> {
         check(rows)?;
-        let rows: Vec<&PreferenceRow> = rows.iter().collect();
-        let lengths: Vec<usize> = rows.iter().map(|row| longer(row)).collect();
         self.learner.with_result(|| {
-            let groups = self.config.divide_for_evaluation(&lengths);
-            let scores = groups.into_iter().map(|group| {
-                let rows: Vec<&PreferenceRow> = group.into_iter().map(|i| rows[i]).collect();
+            let passes = self.config.divide_for_evaluation(rows, longer);
+            let scores = passes.into_iter().map(|(_, rows)| {
                 let scores = no_grad(|| scores_of(self.model, &rows, Forward::default()));
                 scores.map(|(chosen, rejected)| (rows, chosen, rejected))
             });
             summary(&scores.collect::<Result<Vec<_>, _>>()?)
         })
-    }
-
-    fn divide(&self, rows: &[&PreferenceRow]) -> Vec<Vec<usize>> {
-        self.config.divide(&rows.iter().map(|row| longer(row)).collect::<Vec<_>>())
     }
 }
 
@@ -218,25 +211,14 @@ fn longer(row: &PreferenceRow) -> usize {
 }
 
 fn check<'r>(rows: impl IntoIterator<Item = &'r PreferenceRow>) -> Result<(), TrainError> {
-    let mut any = false;
-    for row in rows {
-        any = true;
-        if !(row.margin.is_finite() && (0. ..=1.).contains(&row.probability)) {
-            return Err(TrainError::Data {
-                what: "a preference".to_owned(),
-                problem: format!(
-                    "margin {} and probability {}; expected a finite margin and a probability from \
-                     0 to 1",
-                    row.margin, row.probability
-                ),
-            });
-        }
-    }
-    if any {
-        return Ok(());
-    }
-    let problem = "there is no pair".to_owned();
-    Err(TrainError::Data { what: "a batch".to_owned(), problem })
+    check_rows(rows, |PreferenceRow { margin, probability, .. }| {
+        (!margin.is_finite() || !(0. ..=1.).contains(probability)).then(|| {
+            format!(
+                "margin {margin} and probability {probability}; expected a finite margin and a \
+                 probability from 0 to 1"
+            )
+        })
+    })
 }
 
 /// Scores of the chosen and of the rejected responses, f32 `[B]` each, from one forward pass.

@@ -156,11 +156,9 @@ impl<'p> SftTrainer<'p> {
             });
         }
         let forward = self.config.training();
-        let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
-        let loss = accumulate(self.config.divide(&lengths), learned as f64, |group| {
-            let rows: Vec<&SftRow> = group.into_iter().map(|i| rows[i]).collect();
-            sft_loss(self.policy, &rows, forward)
-        })?;
+        let passes = self.config.divide(rows, SftRow::len);
+        let loss =
+            accumulate(passes, learned as f64, |rows| sft_loss(self.policy, &rows, forward))?;
         let optimizer = self.learner.step()?;
         Ok(SftStats {
             loss: loss.double_value(&[]),
@@ -184,13 +182,11 @@ fn evaluate(
     rows: &[SftRow],
     config: &LearnConfig,
 ) -> Result<SftEvaluation, TrainError> {
-    let rows: Vec<&SftRow> = rows.iter().filter(|row| row.learned_tokens() > 0).collect();
-    let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
     let tokens: u64 = rows.iter().map(|row| row.learned_tokens() as u64).sum();
     // In f64 and on the device: a sum of millions, and no wait for any of them.
     let mut sum = Tensor::zeros([], (Kind::Double, policy.spec().device));
-    for group in config.divide_for_evaluation(&lengths) {
-        let rows: Vec<&SftRow> = group.into_iter().map(|i| rows[i]).collect();
+    let rows = rows.iter().filter(|row| row.learned_tokens() > 0);
+    for (_, rows) in config.divide_for_evaluation(rows, SftRow::len) {
         let loss = no_grad(|| sft_loss(policy, &rows, Forward::default()))?;
         sum += loss.to_kind(Kind::Double);
     }

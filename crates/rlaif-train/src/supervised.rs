@@ -141,6 +141,22 @@ impl<T: Supervised> Fit for SupervisedTask<T> {
     }
 }
 
+/// Refuses the first row that there is a problem with, and a batch without any.
+pub(crate) fn check_rows<'r, R: 'r>(
+    rows: impl IntoIterator<Item = &'r R>,
+    problem: impl Fn(&R) -> Option<String>,
+) -> Result<(), TrainError> {
+    let refuse = |what: &str, problem| Err(TrainError::Data { what: what.to_owned(), problem });
+    let mut rows = rows.into_iter().peekable();
+    if rows.peek().is_none() {
+        return refuse("a batch", "there is no row".to_owned());
+    }
+    match rows.find_map(problem) {
+        Some(problem) => refuse("a row", problem),
+        None => Ok(()),
+    }
+}
+
 /// The numbers of a step: its own, and those of the optimizer.
 pub(crate) fn step_metrics(
     own: impl IntoIterator<Item = (&'static str, f64)>,
