@@ -9,6 +9,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::support::repository;
+
 fn rlaif(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_rlaif"))
         .current_dir(folder)
@@ -21,7 +23,7 @@ fn rlaif(folder: &Path, arguments: &[&str]) -> String {
 }
 
 fn built_in(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models").join(name)
+    repository("models").join(name)
 }
 
 const PROMPT: &str = "Human: What do bears eat?\n\nAssistant:";

@@ -5,34 +5,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rlaif::EvalConfig;
-use rlaif::models::{Config, LanguageModel, SaveOptions};
 use rlaif::ppo::{Finding, Symptom};
-use rlaif::tch::{Device, Kind, manual_seed};
-use rlaif::text::HfTokenizer;
 use serde_json::{Value, json};
 
-fn crates(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
+use crate::support::{language_model, refusal, repository, succeeded, tokenizer};
 
 /// A folder with a tiny T5, and one with the same architecture and other weights.
 fn policies(root: &Path) {
-    let text = crates("rlaif-text/tests/fixtures/t5");
-    let rows = HfTokenizer::from_folder(&text).unwrap().embedding_rows();
     for (name, seed) in [("base", 1), ("tuned", 2)] {
-        let config = Config::from_value(json!({
-            "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": rows,
-            "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2,
-            "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
-            "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
-        }));
-        manual_seed(seed);
-        let folder = root.join(name);
-        let policy = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
-        policy.save(&folder, &SaveOptions::default()).unwrap();
-        for file in ["tokenizer.json", "tokenizer_config.json"] {
-            fs::copy(text.join(file), folder.join(file)).unwrap();
-        }
+        let config = json!({
+            "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 16,
+            "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2,
+            "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false, "pad_token_id": 0,
+            "eos_token_id": 1, "decoder_start_token_id": 0,
+        });
+        language_model(&root.join(name), &tokenizer("t5"), seed, config);
     }
 }
 
@@ -52,7 +39,7 @@ fn config(root: &Path, more: &str) -> PathBuf {
          reward = {{ kind = \"classifier\", preset = \"not-hate\", model = \"{fixtures}/not-hate\" }}\n\
          [[judges]]\nkind = \"length\"\nlongest = 3\nper = 1.0\n",
         root = root.display(),
-        fixtures = crates("rlaif-rewards/tests/fixtures").display(),
+        fixtures = repository("crates/rlaif-rewards/tests/fixtures").display(),
     );
     fs::write(&path, text).unwrap();
     path
@@ -70,14 +57,13 @@ fn eval(config: &Path, out: &Path) -> Output {
 
 #[track_caller]
 fn good(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    succeeded(output);
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
 #[track_caller]
 fn refused(output: &Output, says: &str) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let said = refusal(output, 2);
     assert!(said.contains(says), "{said}");
 }
 
@@ -283,7 +269,7 @@ fn prompts_of_a_file_are_sliced_by_its_columns() {
 
 #[test]
 fn the_configurations_of_the_documentation_are_some() {
-    let text = fs::read_to_string(crates("../docs/evaluation.md")).unwrap();
+    let text = fs::read_to_string(repository("docs/evaluation.md")).unwrap();
     let blocks: Vec<&str> =
         text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     let [whole, more] = blocks.as_slice() else { panic!("{} blocks", blocks.len()) };

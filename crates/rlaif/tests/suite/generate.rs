@@ -8,14 +8,14 @@ use std::{
 
 use rlaif::{
     core::{GenerationPrompt, Message, Specials, TextCodec},
-    models::{Config, LanguageModel, SaveOptions},
-    tch::{Device, Kind, manual_seed},
     text::HfTokenizer,
 };
 use serde_json::{Value, json};
 
+use crate::support::{language_model, refusal, repository, rows, tokenizer};
+
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models").join(name)
+    repository("fixtures/models").join(name)
 }
 
 fn run(arguments: &[&str], input: &str) -> Output {
@@ -28,39 +28,17 @@ fn run(arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// Standard output as rows; the command must have succeeded.
-#[track_caller]
-fn rows(output: &Output) -> Vec<Value> {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Standard error of a command that failed with this exit code and wrote nothing.
-#[track_caller]
-fn refusal(output: &Output, code: i32) -> String {
-    let error = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{error}");
-    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
-    error
-}
-
 /// A small random Llama with a tokenizer that has a chat template.
 fn chat_folder() -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures/llama3");
-    let vocab = HfTokenizer::from_folder(&source).unwrap().embedding_rows();
-    let config = Config::from_value(json!({
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": vocab,
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
-        "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2,
-    }));
-    manual_seed(7);
-    let model = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
     let path = folder.path().join("model");
-    model.save(&path, &SaveOptions { source: Some(&source), ..SaveOptions::default() }).unwrap();
+    let config = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 32,
+        "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.3,
+        "bos_token_id": 1, "eos_token_id": 2,
+    });
+    language_model(&path, &tokenizer("llama3"), 7, config);
     let path = path.to_str().unwrap().to_owned();
     (folder, path)
 }

@@ -1,7 +1,5 @@
 //! `rlaif dpo` and `rlaif bench dpo` as their user runs them.
 
-mod support;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -9,12 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rlaif::{
-    models::{Config, LanguageModel, LoadOptions, SaveOptions},
-    tch::{Device, Kind, manual_seed},
-    text::HfTokenizer,
-};
+use rlaif::models::{LanguageModel, LoadOptions};
 use serde_json::{Value, json};
+
+use crate::support::{chat_completions, language_model, metrics, refusal, succeeded, tokenizer};
 
 fn rlaif(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
@@ -22,19 +18,10 @@ fn rlaif(arguments: &[&str]) -> Command {
     command
 }
 
-#[track_caller]
-fn good(output: &Output) -> String {
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{error}");
-    error
-}
-
 /// Standard error of a command that refused its input.
 #[track_caller]
 fn refused(output: &Output) -> String {
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{error}");
-    error
+    refusal(output, 2)
 }
 
 /// A folder with a small Llama, its tokenizer, and pairs in which politeness is preferred.
@@ -43,20 +30,12 @@ struct Place(tempfile::TempDir);
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let source =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures/llama3");
-        let tokenizer = HfTokenizer::from_folder(&source).unwrap();
-        let config = Config::from_value(json!({
-            "model_type": "llama", "architectures": ["LlamaForCausalLM"],
-            "vocab_size": tokenizer.embedding_rows(), "hidden_size": 16, "intermediate_size": 24,
-            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 256,
-            "eos_token_id": 1,
-        }));
-        manual_seed(7);
-        let model = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
-        let path = folder.path().join("model");
-        let options = SaveOptions { source: Some(&source), ..SaveOptions::default() };
-        model.save(&path, &options).unwrap();
+        let config = json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+            "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "max_position_embeddings": 256, "eos_token_id": 1,
+        });
+        language_model(&folder.path().join("model"), &tokenizer("llama3"), 7, config);
         let place = Self(folder);
         let row = |i: usize| {
             let prompt = format!("\n\nHuman: Question {i}?\n\nAssistant:");
@@ -105,16 +84,8 @@ impl Place {
         rlaif(&arguments)
     }
 
-    /// The metrics of a run, without those that are times.
     fn metrics(&self, out: &str) -> Vec<Value> {
-        let text = fs::read_to_string(self.path(out).join("metrics.jsonl")).unwrap();
-        text.lines()
-            .map(|line| {
-                let mut row: Value = serde_json::from_str(line).unwrap();
-                row.as_object_mut().unwrap().retain(|name, _| !name.starts_with("time/"));
-                row
-            })
-            .collect()
+        metrics(&self.path(out))
     }
 
     fn weights(&self, out: &str) -> Vec<u8> {
@@ -129,7 +100,7 @@ const STEPS: &str = "[train]\nsteps = 12\nbatch_size = 4\neval_every = 6\ncheckp
 fn a_run_learns_and_writes_its_folder() {
     let place = Place::new();
     let config = place.run_file("run", STEPS);
-    let said = good(&place.dpo(&config, "out", &[]).output().unwrap());
+    let said = succeeded(&place.dpo(&config, "out", &[]).output().unwrap());
     assert!(said.contains("24 of 24 rows; 8 held out, 12 steps"), "{said}");
     assert!(said.contains("8 held-out pairs: the chosen response is the likelier one"), "{said}");
     let metrics = place.metrics("out");
@@ -159,7 +130,7 @@ fn a_run_that_is_killed_goes_on_bit_by_bit() {
         let place = Place::new();
         let config = place.run_file("run", &format!("{STEPS}{more}"));
         let longer = ["--set", "train.steps=40"];
-        good(&place.dpo(&config, "straight", &longer).output().unwrap());
+        succeeded(&place.dpo(&config, "straight", &longer).output().unwrap());
         let mut child = place.dpo(&config, "killed", &longer).spawn().unwrap();
         let first = place.path("killed").join("checkpoints/step-2");
         let start = Instant::now();
@@ -170,7 +141,7 @@ fn a_run_that_is_killed_goes_on_bit_by_bit() {
         child.wait().unwrap();
         assert!(!place.path("killed").join("model").exists(), "{name}: it was killed on the way");
         let resume = [&longer[..], &["--resume"]].concat();
-        good(&place.dpo(&config, "killed", &resume).output().unwrap());
+        succeeded(&place.dpo(&config, "killed", &resume).output().unwrap());
         assert_eq!(place.metrics("killed"), place.metrics("straight"), "{name}");
         assert!(place.weights("killed") == place.weights("straight"), "{name}");
     }
@@ -180,7 +151,7 @@ fn a_run_that_is_killed_goes_on_bit_by_bit() {
 fn online_a_judge_picks_and_one_that_fails_ends_the_run() {
     let place = Place::new();
     // It prefers requests of even length, so some answers are better than others.
-    let url = support::chat_completions(|body| format!("{}", body.len() % 2 * 4));
+    let url = chat_completions(|body| format!("{}", body.len() % 2 * 4));
     let run_file = |name: &str, key: &str| {
         let more = format!(
             "[train]\nsteps = 3\nbatch_size = 8\n[dpo.reference]\ntype = 'live'\n[online.reward]\n\
@@ -195,7 +166,7 @@ fn online_a_judge_picks_and_one_that_fails_ends_the_run() {
         let mut command = place.dpo(&config, name, &[]);
         command.env("GOOD_KEY", "sk-secret").env("BAD_KEY", "sk-other").output().unwrap()
     };
-    good(&run("judge", "GOOD_KEY"));
+    succeeded(&run("judge", "GOOD_KEY"));
     let metrics = place.metrics("judge");
     let sum = |name: &str| metrics.iter().map(|row| row[name].as_f64().unwrap()).sum::<f64>();
     assert!(sum("online/pairs") > 0. && sum("online/unscored") == 0., "{metrics:?}");
@@ -217,7 +188,7 @@ fn every_kind_of_objective_runs() {
     let moving = "[dpo.reference]\ntype = 'live'\nupdate = { every = 1, mixup = 0.5 }\n";
     for (name, more) in [("lora", lora), ("online", ONLINE), ("simpo", simpo), ("moving", moving)] {
         let config = place.run_file(name, &format!("{short}{more}"));
-        good(&place.dpo(&config, name, &[]).output().unwrap());
+        succeeded(&place.dpo(&config, name, &[]).output().unwrap());
         assert_eq!(place.metrics(name).len(), 2, "{name}");
     }
     assert!(place.path("lora").join("model/adapter_model.safetensors").exists());
@@ -233,13 +204,13 @@ fn every_kind_of_objective_runs() {
     let data = format!("[data]\ntrain = '{}'\n", place.path("singles.jsonl").display());
     let kto = "[columns]\nformat = 'unpaired'\n[dpo.objective.unpaired]\ntype = 'kto'\n";
     let config = place.run_file_of("kto", &data, &format!("{kto}{short}"));
-    good(&place.dpo(&config, "kto", &[]).output().unwrap());
+    succeeded(&place.dpo(&config, "kto", &[]).output().unwrap());
     assert!(place.metrics("kto")[1]["kl"].is_number());
 
     // Single responses are evaluated on as well.
     let data = format!("{data}held_out_fraction = 0.4\n");
     let config = place.run_file_of("held", &data, &format!("{kto}{short}"));
-    let said = good(&place.dpo(&config, "held", &[]).output().unwrap());
+    let said = succeeded(&place.dpo(&config, "held", &[]).output().unwrap());
     assert!(
         said.contains("held-out responses: the implicit reward is on the right side"),
         "{said}"
@@ -248,7 +219,7 @@ fn every_kind_of_objective_runs() {
 
     // Without data: the built-in pairs.
     let config = place.run_file_of("builtin", "", "[train]\nsteps = 1\nbatch_size = 2\n");
-    let said = good(&place.dpo(&config, "builtin", &[]).output().unwrap());
+    let said = succeeded(&place.dpo(&config, "builtin", &[]).output().unwrap());
     assert!(said.contains("held-out pairs"), "{said}");
 }
 
@@ -302,7 +273,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     let error = refuse("empty", "[rows]\nempty = 'error'\n");
     assert!(error.contains("pairs.jsonl, line 2: a response is empty"), "{error}");
     let config = place.run_file("skipped", "[train]\nsteps = 1\nbatch_size = 2\n");
-    let said = good(&place.dpo(&config, "skipped", &[]).output().unwrap());
+    let said = succeeded(&place.dpo(&config, "skipped", &[]).output().unwrap());
     let counts = "1 of 3 rows, 1 were left out (empty response), 1 were left out (identical";
     assert!(said.contains(counts), "{said}");
 }
@@ -344,7 +315,7 @@ fn the_bench_reports_its_phases() {
     };
     for dtype in ["f32", "bf16"] {
         let output = bench(&["--dtype", dtype]);
-        good(&output);
+        succeeded(&output);
         let got: Value = serde_json::from_slice(&output.stdout).unwrap();
         for name in ["sec_per_step", "samples_per_s", "tokens_per_s", "peak_memory_bytes"] {
             assert!(got[name].as_f64().unwrap() > 0., "{name}");
@@ -353,7 +324,7 @@ fn the_bench_reports_its_phases() {
         assert!(got["phases"]["update"].as_f64().unwrap() > 0.);
     }
     let output = bench(&["--reference", "cached", "--prompts", "twice"]);
-    good(&output);
+    succeeded(&output);
     let got: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(got["phases"]["reference"].as_f64().unwrap() < 1e-3);
     assert!(refused(&bench(&["--minibatch", "1", "--batch", "0"])).contains("batch"));

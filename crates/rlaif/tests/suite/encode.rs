@@ -1,7 +1,5 @@
 //! Which tokens are learned: of conversations the assistant's turns, of demonstrations the responses.
 
-use std::path::Path;
-
 use rlaif::{
     core::{Conversation, Demonstration, Message, Specials, TextCodec},
     lm::LmSpec,
@@ -11,9 +9,10 @@ use rlaif::{
     train::SftRow,
 };
 
+use crate::support;
+
 fn tokenizer(name: &str) -> HfTokenizer {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures");
-    HfTokenizer::from_folder(fixtures.join(name)).unwrap()
+    HfTokenizer::from_folder(support::tokenizer(name)).unwrap()
 }
 
 fn spec(tokenizer: &HfTokenizer, decoder_start_id: Option<u32>) -> LmSpec {

@@ -1,11 +1,10 @@
 //! `rlaif judge`, as a program.
 
-mod support;
-
-use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::{Value, json};
+use serde_json::json;
+
+use crate::support::{chat_completions, refusal, repository, rows};
 
 const ROWS: &str = "{\"prompt\":\"Say something.\",\"response\":\"I like you.\"}\n\
                     {\"prompt\":\"Say something.\",\"response\":\"You are terrible!\"}\n";
@@ -26,23 +25,16 @@ fn judge(config: &str, rows: impl AsRef<[u8]>) -> Output {
         .unwrap()
 }
 
-fn verdicts(output: &Output) -> Vec<Value> {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 #[test]
 fn a_judge_behind_an_api_and_its_usage() {
     let config = format!(
         "rubric = 'toxicity'\ncache = 'judge.sqlite'\n[api]\nkind = 'openai'\nmodel = 'm'\n\
          base_url = '{}'\napi_key_env = 'TEST_KEY'\n",
-        support::chat_completions(|_| "+4.5".to_owned())
+        chat_completions(|_| "+4.5".to_owned())
     );
     let output = judge(&config, ROWS);
     let expected = json!({"score": 4.5, "parts": {}});
-    assert_eq!(verdicts(&output), [expected.clone(), expected]);
+    assert_eq!(rows(&output), [expected.clone(), expected]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("2 scored, 0 without a score"), "{told}");
     assert!(told.contains("judge/input_tokens 100"), "{told}");
@@ -51,15 +43,14 @@ fn a_judge_behind_an_api_and_its_usage() {
 
 #[test]
 fn any_other_reward_with_its_parts() {
-    let model =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-rewards/tests/fixtures/not-hate");
+    let model = repository("crates/rlaif-rewards/tests/fixtures/not-hate");
     let config = format!(
         "kind = 'weighted-sum'\nname = 'r'\n\
          [[terms]]\nweight = 1.0\nreward = {{ kind = 'classifier', preset = 'not-hate', model = '{}' }}\n\
          [[terms]]\nweight = 2.0\nreward = {{ kind = 'length', longest = 2, per = 1.0 }}\n",
         model.display()
     );
-    let rows = verdicts(&judge(&config, ROWS));
+    let rows = rows(&judge(&config, ROWS));
     let part = |name: &str| rows[0]["parts"][name].as_f64().unwrap();
     assert_eq!(part("length"), -1.);
     // transformers' logit of "I like you.", from the fixture's goldens.
@@ -70,14 +61,12 @@ fn any_other_reward_with_its_parts() {
 #[test]
 fn a_byte_order_mark_is_passed_over_and_what_is_not_utf_8_is_named() {
     let length = "kind = 'length'\nlongest = 2\nper = 1.0";
-    assert_eq!(verdicts(&judge(length, format!("\u{feff}{ROWS}"))).len(), 2);
+    assert_eq!(rows(&judge(length, format!("\u{feff}{ROWS}"))).len(), 2);
     // Latin-1, as older programs write it.
     let latin = [ROWS.as_bytes(), b"{\"prompt\":\"p\",\"response\":\"na\xefve\"}\n"].concat();
     let output = judge(length, latin);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let said = refusal(&output, 2);
     assert!(said.contains("input, line 3: ") && said.contains("to UTF-8"), "{said}");
-    assert!(output.stdout.is_empty());
 }
 
 #[test]
@@ -90,10 +79,7 @@ fn what_is_wrong_is_said_with_its_cause_and_the_code_of_bad_input() {
         ("kind = 'classifier'\npreset = 'not-hate'\nmodel = '/nowhere'", ROWS, "/nowhere"),
         (length, "{\"prompt\":\"p\"}", "missing field `response`"),
     ] {
-        let output = judge(config, rows);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{said}");
+        let said = refusal(&judge(config, rows), 2);
         assert!(said.contains(says), "{config}: {said}");
-        assert!(output.stdout.is_empty());
     }
 }

@@ -3,24 +3,22 @@
 use std::{
     fs,
     io::Write,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Output, Stdio},
 };
 
 use rlaif::{
-    models::{Classifier, Config, LanguageModel, SaveOptions},
-    tch::{Device, Kind, Tensor, manual_seed},
+    models::{LanguageModel, SaveOptions},
+    tch::Tensor,
     text::HfTokenizer,
 };
 use rlaif_hub_testing::{HubServer, Kind as RepoKind, Visibility};
 use serde_json::{Value, json};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
-}
+use crate::support::{classifier, language_model, refusal, repository, rows, tokenizer};
 
-fn tokenizer_fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures").join(name)
+fn fixture(name: &str) -> PathBuf {
+    repository("fixtures").join(name)
 }
 
 fn run(arguments: &[&str], input: impl AsRef<[u8]>, environment: &[(&str, &str)]) -> Output {
@@ -35,24 +33,6 @@ fn run(arguments: &[&str], input: impl AsRef<[u8]>, environment: &[(&str, &str)]
     child.wait_with_output().unwrap()
 }
 
-/// Standard output as rows; the command must have succeeded.
-#[track_caller]
-fn rows(output: &Output) -> Vec<Value> {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{error}");
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Standard error of a command that failed with this exit code and wrote nothing.
-#[track_caller]
-fn refusal(output: &Output, code: i32) -> String {
-    let error = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{error}");
-    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
-    error
-}
-
 fn numbers(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
 }
@@ -61,19 +41,15 @@ fn numbers(value: &Value) -> Vec<f64> {
 /// by name; weights are random and few.
 fn roberta_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let source = tokenizer_fixture("roberta");
-    let vocab = HfTokenizer::from_folder(&source).unwrap().embedding_rows();
-    let config = Config::from_value(json!({
+    let path = folder.path().join("model");
+    let config = json!({
         "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"],
-        "vocab_size": vocab, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
         "intermediate_size": 48, "max_position_embeddings": 34, "type_vocab_size": 1,
         "layer_norm_eps": 1e-5, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
         "initializer_range": 0.3, "id2label": { "0": "nothate", "1": "hate" },
-    }));
-    manual_seed(5);
-    let model = Classifier::random(config, Kind::Float, Device::Cpu).unwrap();
-    let path = folder.path().join("model");
-    model.save(&path, &SaveOptions { source: Some(&source), ..SaveOptions::default() }).unwrap();
+    });
+    classifier(&path, &tokenizer("roberta"), 5, config);
     assert!(!path.join("tokenizer.json").exists());
     folder
 }
@@ -214,16 +190,13 @@ fn log_probs_of_ids_are_the_goldens_of_transformers() {
 #[test]
 fn text_goes_through_the_tokenizer() {
     let folder = tempfile::tempdir().unwrap();
-    let source = tokenizer_fixture("llama3");
-    let tokenizer = HfTokenizer::from_folder(&source).unwrap();
-    let config = Config::from_value(json!({
-        "model_type": "llama", "vocab_size": tokenizer.embedding_rows(), "hidden_size": 16,
-        "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-    }));
-    let model = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
     let path = folder.path().join("model");
-    model.save(&path, &SaveOptions { source: Some(&source), ..SaveOptions::default() }).unwrap();
+    let config = json!({
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 64,
+    });
+    language_model(&path, &tokenizer("llama3"), 5, config);
+    let tokenizer = HfTokenizer::from_folder(&path).unwrap();
     let path = path.to_str().unwrap();
     use rlaif::core::{Specials, TextCodec};
     let (prompt, response) = ("Hello there", " friend");

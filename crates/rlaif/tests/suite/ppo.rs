@@ -3,35 +3,28 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rlaif::core::Seed;
 use rlaif::lm::SequenceClassifier;
-use rlaif::models::{Classifier, Config, LanguageModel, LoadOptions, SaveOptions};
-use rlaif::tch::{Device, Kind, Tensor, manual_seed};
+use rlaif::models::{LanguageModel, LoadOptions};
+use rlaif::tch::Tensor;
 use rlaif::text::HfTokenizer;
 use serde_json::{Value, json};
 
-fn fixtures(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
-}
+use crate::support::{
+    classifier, language_model, length, metrics, succeeded, tokenizer, wait_for_progress,
+};
 
 /// A folder with a tiny T5, prompts, and a run file of `steps` steps.
 fn prepare(root: &Path, steps: u64, more: &str) -> PathBuf {
-    let text = fixtures("rlaif-text/tests/fixtures/t5");
-    let rows = HfTokenizer::from_folder(&text).unwrap().embedding_rows();
-    let config = Config::from_value(json!({
-        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "vocab_size": rows,
-        "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2,
-        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
-        "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
-    }));
-    manual_seed(1);
-    let policy = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
-    policy.save(&root.join("policy"), &SaveOptions::default()).unwrap();
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(text.join(file), root.join("policy").join(file)).unwrap();
-    }
+    let config = json!({
+        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 16,
+        "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": false, "pad_token_id": 0, "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    });
+    language_model(&root.join("policy"), &tokenizer("t5"), 1, config);
     let prompts: String =
         (0..20).map(|i| format!("{{\"prompt\": \"Number {i} says\"}}\n")).collect();
     fs::write(root.join("prompts.jsonl"), prompts).unwrap();
@@ -63,28 +56,12 @@ fn train(config: &Path, out: &Path, more: &[&str]) -> Output {
     command(&arguments).output().unwrap()
 }
 
-#[track_caller]
-fn good(output: &Output) {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The rows of metrics.jsonl without what differs from run to run.
-fn metrics(out: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    let row = |line: &str| {
-        let mut row: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
-        row.retain(|name, _| !name.starts_with("time/"));
-        Value::Object(row)
-    };
-    text.lines().map(row).collect()
-}
-
 #[test]
 fn a_run_leaves_a_folder_with_everything_and_a_model_that_loads() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path(), 3, "");
     let out = root.path().join("out");
-    good(&train(&config, &out, &["--set", "output.samples=2"]));
+    succeeded(&train(&config, &out, &["--set", "output.samples=2"]));
     let rows = metrics(&out);
     assert_eq!(rows.len(), 3);
     for name in ["objective/kl", "ppo/loss/total", "ppo/val/var_explained", "env/reward_mean"] {
@@ -110,12 +87,12 @@ fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
     let config = prepare(root.path(), 5, "");
     let out = root.path().join("out");
     let rule = "ppo.stop.metric={name = 'env/reward_mean', window = 2, at_least = -100.0}";
-    good(&train(&config, &out, &["--set", "model.lora.rank=2", "--set", rule]));
+    succeeded(&train(&config, &out, &["--set", "model.lora.rank=2", "--set", rule]));
     assert_eq!(metrics(&out).len(), 2);
     assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("stopped after step 2"));
     // It has ended: resumed, it takes no further step.
     fs::remove_dir_all(out.join("model")).unwrap();
-    good(&command(&["ppo", "--out", out.to_str().unwrap(), "--resume"]).output().unwrap());
+    succeeded(&command(&["ppo", "--out", out.to_str().unwrap(), "--resume"]).output().unwrap());
     assert_eq!(metrics(&out).len(), 2);
     let mut policy =
         LanguageModel::load(&root.path().join("policy"), LoadOptions::default()).unwrap();
@@ -126,7 +103,7 @@ fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
     for (name, steps) in [(name.as_str(), 2), ("env/reward_meen", 5)] {
         let out = root.path().join(format!("by-{steps}"));
         let rule = format!("ppo.stop.metric={{name='{name}', window=2, at_least=-1000.0}}");
-        good(&train(&config, &out, &["--set", &rule]));
+        succeeded(&train(&config, &out, &["--set", &rule]));
         assert_eq!(metrics(&out).len(), steps, "{name}");
         let log = fs::read_to_string(out.join("log.txt")).unwrap();
         assert_eq!(log.contains("has no such number"), steps == 5, "{log}");
@@ -141,7 +118,7 @@ fn settings_of_a_run_file_reach_the_algorithm() {
     let run = |name: &str, set: &[&str]| {
         let out = root.path().join(name);
         let more: Vec<&str> = set.iter().flat_map(|one| ["--set", one]).collect();
-        good(&train(&config, &out, &more));
+        succeeded(&train(&config, &out, &more));
         (metrics(&out), out)
     };
     let number = |rows: &[Value], name: &str| rows.last().unwrap()[name].as_f64().unwrap();
@@ -205,7 +182,7 @@ fn pretraining_texts_are_mixed_in() {
     let weights = "ppo.pretraining={coef=2.0, rows=2}";
 
     let out = root.path().join("out");
-    good(&train(&config, &out, &["--set", weights, "--set", "ppo.optimizer.lr=0.01"]));
+    succeeded(&train(&config, &out, &["--set", weights, "--set", "ppo.optimizer.lr=0.01"]));
     let losses: Vec<f64> =
         metrics(&out).iter().map(|row| row["ppo/loss/pretraining"].as_f64().unwrap()).collect();
     // Twice the surprise, which random weights begin with at the logarithm of the vocabulary.
@@ -234,39 +211,29 @@ fn pretraining_texts_are_mixed_in() {
 fn a_value_function_starts_from_a_reward_model() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path(), 1, "");
-    let text = fixtures("rlaif-text/tests/fixtures/llama3");
-    let rows = HfTokenizer::from_folder(&text).unwrap().embedding_rows();
-    let llama = |architecture: &str, rows: usize| {
-        Config::from_value(json!({
-            "model_type": "llama", "architectures": [architecture], "vocab_size": rows,
-            "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0,
-            "eos_token_id": 1, "bos_token_id": 2, "id2label": {"0": "score"},
-            "label2id": {"score": 0},
-        }))
+    let text = tokenizer("llama3");
+    let llama = |architecture: &str| {
+        json!({
+            "model_type": "llama", "architectures": [architecture], "hidden_size": 16,
+            "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "max_position_embeddings": 64, "pad_token_id": 0, "eos_token_id": 1,
+            "bos_token_id": 2, "id2label": {"0": "score"}, "label2id": {"score": 0},
+        })
     };
-    manual_seed(2);
-    let save = SaveOptions::default();
-    let policy = root.path().join("policy");
+    let [policy, reward, other] = ["policy", "reward", "other"].map(|name| root.path().join(name));
     fs::remove_dir_all(&policy).unwrap();
-    let language = LanguageModel::random(llama("LlamaForCausalLM", rows), Kind::Float, Device::Cpu);
-    language.unwrap().save(&policy, &save).unwrap();
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(text.join(file), policy.join(file)).unwrap();
-    }
-    let architecture = "LlamaForSequenceClassification";
-    let judge = Classifier::random(llama(architecture, rows), Kind::Float, Device::Cpu).unwrap();
-    let reward = root.path().join("reward");
-    judge.save(&reward, &save).unwrap();
-    let other = root.path().join("other");
-    let small = Classifier::random(llama(architecture, rows + 8), Kind::Float, Device::Cpu);
-    small.unwrap().save(&other, &save).unwrap();
+    language_model(&policy, &text, 2, llama("LlamaForCausalLM"));
+    let judge = llama("LlamaForSequenceClassification");
+    let mut small = judge.clone();
+    small["vocab_size"] = json!(8);
+    classifier(&other, &text, 4, small);
+    let judge = classifier(&reward, &text, 3, judge);
 
     let model = |folder: &Path| format!("value.model='{}'", folder.display());
     let start = "value.init='reward_model'";
     let out = root.path().join("out");
     let still = "ppo.optimizer.lr=0.0";
-    good(&train(&config, &out, &["--set", start, "--set", &model(&reward), "--set", still]));
+    succeeded(&train(&config, &out, &["--set", start, "--set", &model(&reward), "--set", still]));
     let tensors = Tensor::read_safetensors(out.join("value_head.safetensors")).unwrap();
     for (name, tensor) in judge.parameters().iter() {
         let kept = match name {
@@ -298,7 +265,7 @@ fn what_goes_wrong_is_told_with_what_to_change() {
     let config = prepare(root.path(), 4, "");
     let out = root.path().join("out");
     let equal = "reward={kind='length', longest=100, per=1.0}";
-    good(&train(&config, &out, &["--set", equal]));
+    succeeded(&train(&config, &out, &["--set", equal]));
     let findings: Vec<Value> =
         serde_json::from_slice(&fs::read(out.join("findings.json")).unwrap()).unwrap();
     let found = findings.iter().find(|one| one["symptom"] == "equal_scores").unwrap();
@@ -316,9 +283,7 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path(), 24, "");
     let whole = root.path().join("whole");
-    let start = Instant::now();
-    good(&train(&config, &whole, &[]));
-    let lasted = start.elapsed();
+    succeeded(&train(&config, &whole, &[]));
 
     let killed = root.path().join("killed");
     let mut kills = 0;
@@ -330,11 +295,16 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
         } else {
             arguments.extend(["--config", config.to_str().unwrap()]);
         }
+        let file = killed.join("metrics.jsonl");
+        let before = length(&file);
         let mut child =
             command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // A third of the whole run at most: starting takes a part of that, a few steps the rest.
-        let draw = Seed::new(5).derive("kill", at).get() % 1000;
-        std::thread::sleep(lasted.mul_f64(draw as f64 / 3000.) + Duration::from_millis(5));
+        // Every third while it starts, the others within a step or a checkpoint.
+        if at % 3 < 2 {
+            wait_for_progress(&mut child, &file, before);
+        }
+        let draw = Seed::new(5).derive("kill", at).get() % 25_000;
+        std::thread::sleep(Duration::from_micros(draw));
         // SIGKILL.
         child.kill().unwrap();
         kills += usize::from(!child.wait().unwrap().success());
@@ -342,7 +312,7 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     assert!(kills > 5, "only {kills} of 20 came before the end");
     if !killed.join("model").exists() {
         let out = killed.to_str().unwrap();
-        good(&command(&["ppo", "--out", out, "--resume"]).output().unwrap());
+        succeeded(&command(&["ppo", "--out", out, "--resume"]).output().unwrap());
     }
     assert_eq!(metrics(&whole), metrics(&killed));
     for file in ["samples.jsonl", "model/model.safetensors", "value_head.safetensors"] {
@@ -399,7 +369,7 @@ fn bench_ppo_times_the_phases_of_a_step() {
         arguments.extend(["--prompt-len", "4-6", "--new-tokens", "3", "--json"]);
         arguments.extend(more);
         let output = command(&arguments).output().unwrap();
-        good(&output);
+        succeeded(&output);
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
         let phases = found["phases"].as_object().unwrap();
         let sum: f64 = phases.values().map(|s| s.as_f64().unwrap()).sum();

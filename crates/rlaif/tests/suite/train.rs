@@ -2,19 +2,22 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
     thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rlaif::{
     core::Seed,
-    models::{Classifier, Config, LanguageModel, LoadOptions, SaveOptions},
-    tch::{Device, Kind, manual_seed},
-    text::HfTokenizer,
+    models::{Classifier, LanguageModel, LoadOptions},
+    tch::Kind,
 };
 use serde_json::{Value, json};
+
+use crate::support::{
+    language_model, length, metrics, refusal, succeeded, tokenizer, wait_for_progress,
+};
 
 const SFT: &str = "
 seed = 5
@@ -41,34 +44,30 @@ schedule = 'cosine'
 warmup_steps = 5
 ";
 
-fn tokenizer(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures").join(name)
-}
-
 /// A folder with a tiny model, rows to learn and `run.toml`.
 fn workplace(shape: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let source = tokenizer(if shape == "t5" { "t5" } else { "llama3" });
-    let vocab = HfTokenizer::from_folder(&source).unwrap().embedding_rows();
-    let config = match shape {
-        "t5" => json!({
-            "model_type": "t5", "vocab_size": vocab, "d_model": 16, "d_kv": 4, "d_ff": 24,
-            "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu",
-            "tie_word_embeddings": false, "decoder_start_token_id": 0, "pad_token_id": 0,
-            "eos_token_id": 1, "dropout_rate": 0.1,
-        }),
-        _ => json!({
-            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": vocab,
-            "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "max_position_embeddings": 128, "bos_token_id": 0,
-            "eos_token_id": 1, "attention_dropout": 0.1,
-        }),
+    let (text, config) = match shape {
+        "t5" => {
+            let config = json!({
+                "model_type": "t5", "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1,
+                "num_heads": 2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
+                "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+                "dropout_rate": 0.1,
+            });
+            ("t5", config)
+        }
+        _ => {
+            let config = json!({
+                "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+                "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
+                "attention_dropout": 0.1,
+            });
+            ("llama3", config)
+        }
     };
-    manual_seed(5);
-    let model =
-        LanguageModel::random(Config::from_value(config), Kind::Float, Device::Cpu).unwrap();
-    let options = SaveOptions { source: Some(&source), ..SaveOptions::default() };
-    model.save(&folder.path().join("model"), &options).unwrap();
+    language_model(&folder.path().join("model"), &tokenizer(text), 5, config);
     let row = |i: u64| {
         let words = ["honey", "is", "safe", "for", "adults", "and", "bears"];
         let pick = |part, n: u64| {
@@ -93,29 +92,12 @@ fn rlaif(folder: &Path, arguments: &[&str]) -> Command {
 
 #[track_caller]
 fn succeeds(folder: &Path, arguments: &[&str]) -> String {
-    let output = rlaif(folder, arguments).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{said}");
-    said
-}
-
-#[track_caller]
-fn refusal(output: &Output, code: i32) -> String {
-    let said = String::from_utf8(output.stderr.clone()).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    said
+    succeeded(&rlaif(folder, arguments).output().unwrap())
 }
 
 /// What two runs of one seed share: the weights' bytes, and the metrics without times.
 fn outcome(run: &Path) -> (Vec<u8>, Vec<Value>) {
-    let weights = fs::read(run.join("model/model.safetensors")).unwrap();
-    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    let row = |line: &str| {
-        let mut row: Value = serde_json::from_str(line).unwrap();
-        row.as_object_mut().unwrap().retain(|name, _| !name.starts_with("time/"));
-        row
-    };
-    (weights, metrics.lines().map(row).collect())
+    (fs::read(run.join("model/model.safetensors")).unwrap(), metrics(run))
 }
 
 #[track_caller]
@@ -133,22 +115,6 @@ fn begin(folder: &Path, out: &str) -> Child {
         &["sft", "--config", "run.toml", "--out", out]
     };
     rlaif(folder, arguments).spawn().unwrap()
-}
-
-fn length(path: &Path) -> u64 {
-    fs::metadata(path).map_or(0, |metadata| metadata.len())
-}
-
-/// Waits until the run has got on, or ended.
-fn wait_for_progress(child: &mut Child, metrics: &Path, before: u64) {
-    let start = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        // A resumed run first cuts the file back.
-        if length(metrics) > before || start.elapsed() > Duration::from_secs(60) {
-            return;
-        }
-        sleep(Duration::from_millis(1));
-    }
 }
 
 /// Whether a checkpoint is being written, or was when its process died.

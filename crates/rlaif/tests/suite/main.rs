@@ -1,0 +1,13 @@
+//! The commands as their user runs them, and what they are made of. One program, because linking
+//! libtorch takes longer than most of these tests.
+
+mod cli;
+mod dpo;
+mod encode;
+mod eval;
+mod fitted;
+mod generate;
+mod judge;
+mod ppo;
+mod support;
+mod train;
