@@ -118,6 +118,12 @@ impl TokenBatch {
         &self.ids
     }
 
+    /// The real ones of all rows, one row after another, int64 `[1, N]`.
+    pub fn unpadded_ids(&self) -> Tensor {
+        let ids: Vec<i64> = self.rows.iter().flatten().map(|&id| i64::from(id)).collect();
+        Tensor::from_slice(&ids).unsqueeze(0).to_device(self.ids.device())
+    }
+
     /// Which of them are real, `[B, T]`.
     pub fn mask(&self) -> &Mask {
         &self.mask

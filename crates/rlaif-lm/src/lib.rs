@@ -38,6 +38,6 @@ pub use log_prob::{TokenLogProbs, token_log_probs};
 pub use mask::{Mask, Whiten};
 pub use params::Parameters;
 pub use policy::Policy;
-pub use seq2seq::{Encoded, Seq2SeqLm, Seq2SeqPolicy};
+pub use seq2seq::{Encoded, EncodedTokens, Seq2SeqLm, Seq2SeqPolicy};
 pub use spec::LmSpec;
 pub use value::{ValueFunction, ValueHead, ValueInit};

@@ -19,10 +19,39 @@ use crate::{
 /// What an encoder made of a batch of prompts.
 #[derive(Debug)]
 pub struct Encoded {
-    /// Hidden states `[B, S, H]`.
+    /// Hidden states `[B, S, H]`; unpadded, `[1, N, H]`, row after row.
     pub hidden: Tensor,
-    /// Which of them belong to real tokens; `None` if all do.
-    pub mask: Option<Mask>,
+    /// Which tokens they belong to.
+    pub tokens: EncodedTokens,
+}
+
+/// How the hidden states of [`Encoded`] lie.
+#[derive(Debug)]
+pub enum EncodedTokens {
+    /// All of them are of real tokens.
+    Full,
+    /// True where the token is real.
+    Padded(Mask),
+    /// There are none of padding: the lengths of the rows, B numbers of sum N.
+    Unpadded(Vec<i64>),
+}
+
+impl Encoded {
+    /// All rows, that many times in turn.
+    fn repeated(&self, times: i64) -> Self {
+        let whole = [times, 1, 1];
+        let (size, tokens) = match &self.tokens {
+            EncodedTokens::Full => (whole, EncodedTokens::Full),
+            EncodedTokens::Padded(mask) => {
+                (whole, EncodedTokens::Padded(Mask::new(mask.tensor().repeat([times, 1]))))
+            }
+            EncodedTokens::Unpadded(lengths) => {
+                let lengths = lengths.repeat(times.unsigned_abs() as usize);
+                ([1, times, 1], EncodedTokens::Unpadded(lengths))
+            }
+        };
+        Self { hidden: self.hidden.repeat(size), tokens }
+    }
 }
 
 /// An encoder-decoder language model. Implement it to add one; [`Seq2SeqPolicy`] makes it a
@@ -145,12 +174,8 @@ impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
     ) -> Result<Tensor, LmError> {
         whole_rounds(prompts, responses)?;
         let rounds = int(responses.len() / prompts.len());
-        let Encoded { hidden, mask } = self.0.encode(prompts, forward)?;
-        let repeated = Encoded {
-            hidden: hidden.repeat([rounds, 1, 1]),
-            mask: mask.map(|mask| Mask::new(mask.tensor().repeat([rounds, 1]))),
-        };
-        self.decode_responses(&repeated, responses, forward)
+        let encoded = self.0.encode(prompts, forward)?.repeated(rounds);
+        self.decode_responses(&encoded, responses, forward)
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {

@@ -66,6 +66,14 @@ impl Linear {
         }
     }
 
+    /// `residual + forward(x)`, `residual` being `[.., outputs]`.
+    pub(crate) fn onto(&self, residual: &Tensor, x: &Tensor, pass: Pass) -> Tensor {
+        match self.adapter(pass) {
+            Some(adapter) => residual + adapter.apply(self, x, pass),
+            None => rlaif_torch::linear_onto(residual, x, &self.weight, self.bias.as_ref()),
+        }
+    }
+
     /// Weight, bias and LoRA adapter of this pass.
     pub(crate) fn acting(&self, pass: Pass) -> (RowWeight<'_>, Option<Lora<'_>>) {
         let own = (&self.weight, self.bias.as_ref());
@@ -303,7 +311,9 @@ pub(crate) fn attention(
         Visible::Causal => (Keys::Causal, None),
         Visible::Bias(bias) => (Keys::All, Some(*bias)),
     };
-    rlaif_torch::attention(q, k, v, &AttentionOptions { scale, keys, bias: None, mask, dropout })
+    let options =
+        AttentionOptions { head_dim: None, scale, keys, bias: None, mask, rows: None, dropout };
+    rlaif_torch::attention(q, k, v, &options)
 }
 
 /// `[B, T, heads · D]` to `[B, T, heads, D]`.

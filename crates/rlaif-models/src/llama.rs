@@ -133,7 +133,7 @@ impl Attention {
         let [q, k, v] = self.project(x, angles, pass);
         let p = pass.dropout_p(self.dropout);
         let mixed = attention(&q, &k, &v, visible, self.scale(), p);
-        (self.o.forward(&mixed, pass), [k, v])
+        (mixed, [k, v])
     }
 
     /// One query per row against a cache. The queries of a group see the same keys, so they stand
@@ -155,8 +155,7 @@ impl Attention {
         let p = pass.dropout_p(self.dropout);
         let mixed = attend(&q, &k, &v, &visible, self.scale(), p);
         // [B, kv, group, D]: the heads of the query, in order.
-        let mixed = mixed.reshape([b, 1, self.heads * self.head_dim]);
-        self.o.forward(&mixed, pass)
+        mixed.reshape([b, 1, self.heads * self.head_dim])
     }
 
     fn handle(&self) -> Self {
@@ -195,9 +194,10 @@ impl FeedForward {
         })
     }
 
-    fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    /// `residual + down (act(gate x) · up x)`.
+    fn onto(&self, residual: &Tensor, x: &Tensor, pass: Pass) -> Tensor {
         let [gate, up] = Linear::project([&self.gate, &self.up], x, pass);
-        self.down.forward(&self.activation.gated(&gate, &up), pass)
+        self.down.onto(residual, &self.activation.gated(&gate, &up), pass)
     }
 
     fn handle(&self) -> Self {
@@ -229,12 +229,12 @@ impl Block {
     ) -> (Tensor, [Tensor; 2]) {
         let normed = self.attention_norm.forward(x);
         let (mixed, kv) = self.attention.forward(&normed, angles, visible, pass);
-        (self.finish(&(x + mixed), pass), kv)
+        (self.finish(&self.attention.o.onto(x, &mixed, pass), pass), kv)
     }
 
     /// The feed-forward layer, which decoding shares with training.
     fn finish(&self, x: &Tensor, pass: Pass) -> Tensor {
-        x + self.feed_forward.forward(&self.feed_forward_norm.forward(x), pass)
+        self.feed_forward.onto(x, &self.feed_forward_norm.forward(x), pass)
     }
 
     fn linears(&mut self) -> [&mut Linear; 7] {
@@ -430,9 +430,7 @@ impl Trunk {
             let bias = biases.iter().find(|(of, _)| *of == window).and_then(|(_, b)| b.as_ref());
             let normed = block.attention_norm.forward(&x);
             let mixed = block.attention.step(&normed, &angles, cache, i, bias, pass);
-            // Not in place: a graph may still need what was added to.
-            x = &x + mixed;
-            x = block.finish(&x, pass);
+            x = block.finish(&block.attention.o.onto(&x, &mixed, pass), pass);
         }
         Ok(self.norm.forward(&x).squeeze_dim(1))
     }

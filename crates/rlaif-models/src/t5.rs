@@ -10,10 +10,10 @@ mod config;
 mod decode;
 
 use rlaif_lm::{
-    Activations, CacheShape, DecodeState, Encoded, Forward, KvCache, LmError, LmSpec, Memory,
-    Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
+    Activations, CacheShape, DecodeState, Encoded, EncodedTokens, Forward, KvCache, LmError,
+    LmSpec, Mask, Memory, Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
 };
-use rlaif_torch::{AttentionOptions, Keys};
+use rlaif_torch::{AttentionOptions, Keys, RowLengths, attends_rows};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -147,46 +147,34 @@ impl Attention {
         Linear::project([&self.k, &self.v], x, pass).map(|x| self.heads(&x))
     }
 
-    /// Attention of `x` `[B, T, d_model]` to itself.
+    /// Attention of `x` `[B, T, d_model]` to itself, what its output layer reads.
     fn to_itself(&self, x: &Tensor, scores: &Scores<'_>, pass: Pass) -> Tensor {
         let qkv = Linear::project([&self.q, &self.k, &self.v], x, pass);
-        let [q, k, v] = qkv.map(|x| self.heads(&x));
-        self.attend(&q, &k, &v, scores, pass)
+        self.attend(&qkv, scores, pass)
     }
 
-    /// Attention of `x` `[B, T, d_model]` to what the encoder made, `[B, S, d_model]`.
-    fn to_encoded(
-        &self,
-        x: &Tensor,
-        encoded: &Tensor,
-        mask: Option<&Tensor>,
-        pass: Pass,
-    ) -> Tensor {
-        let q = self.heads(&self.q.forward(x, pass));
-        let [k, v] = self.keys_values(encoded, pass);
-        self.attend(&q, &k, &v, &Scores { bias: None, mask, keys: Keys::All }, pass)
+    /// Attention of `x` `[B, T, d_model]` to what the encoder made, `[B, S, d_model]` or unpadded.
+    fn to_encoded(&self, x: &Tensor, encoded: &Tensor, cover: &Cover, pass: Pass) -> Tensor {
+        let q = self.q.forward(x, pass);
+        let [k, v] = Linear::project([&self.k, &self.v], encoded, pass);
+        self.attend(&[q, k, v], &Scores { bias: None, cover, keys: Keys::All }, pass)
     }
 
-    fn attend(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        scores: &Scores<'_>,
-        pass: Pass,
-    ) -> Tensor {
+    fn attend(&self, [q, k, v]: &[Tensor; 3], scores: &Scores<'_>, pass: Pass) -> Tensor {
         let options = AttentionOptions {
+            head_dim: Some(self.d_kv),
             scale: 1.,
             keys: scores.keys,
             bias: scores.bias,
-            mask: scores.mask,
+            mask: scores.cover.mask(),
+            rows: scores.cover.rows(),
             dropout: pass.dropout_p(self.dropout),
         };
-        self.o.forward(&rlaif_torch::attention(q, k, v, &options), pass)
+        rlaif_torch::attention(q, k, v, &options)
     }
 
     /// Attention of one query per row, `x` `[B, 1, d_model]`, to keys and values
-    /// `[B, heads, S, d_kv]` where the cache has them.
+    /// `[B, heads, S, d_kv]` where the cache has them; what the output layer reads.
     fn step(
         &self,
         x: &Tensor,
@@ -198,7 +186,7 @@ impl Attention {
         let q = self.heads(&self.q.forward(x, pass)).transpose(1, 2);
         let visible = bias.map_or(Visible::All, Visible::Bias);
         let mixed = attend(&q, k, v, &visible, 1., pass.dropout_p(self.dropout));
-        self.o.forward(&mixed.transpose(1, 2).flatten(2, 3), pass)
+        mixed.transpose(1, 2).flatten(2, 3)
     }
 
     fn linears(&mut self) -> [&mut Linear; 4] {
@@ -216,14 +204,77 @@ impl Attention {
     }
 }
 
-/// What self-attention adds to its scores, and which keys it sees.
+/// What an attention adds to its scores, and which keys it sees.
 #[derive(Clone, Copy)]
 struct Scores<'a> {
     /// `[1, heads, T, S]`.
     bias: Option<&'a Tensor>,
-    /// What hides padding, `[B, 1, 1, S]`.
-    mask: Option<&'a Tensor>,
+    cover: &'a Cover,
     keys: Keys,
+}
+
+/// How an attention is kept from padding.
+#[derive(Debug)]
+enum Cover {
+    /// There is none.
+    Full,
+    /// By what hides it, `[B, 1, 1, S]`.
+    Mask(Tensor),
+    /// The tokens lie row after row, without any: how many queries and keys each row has.
+    Unpadded { queries: Vec<i64>, keys: Vec<i64> },
+}
+
+impl Cover {
+    fn mask(&self) -> Option<&Tensor> {
+        match self {
+            Self::Mask(mask) => Some(mask),
+            Self::Full | Self::Unpadded { .. } => None,
+        }
+    }
+
+    fn rows(&self) -> Option<RowLengths<'_>> {
+        match self {
+            Self::Unpadded { queries, keys } => Some(RowLengths { queries, keys }),
+            Self::Full | Self::Mask(_) => None,
+        }
+    }
+
+    /// Of the encoder's attention to itself.
+    fn of_encoder(tokens: &EncodedTokens, kind: Kind) -> Self {
+        match tokens {
+            EncodedTokens::Unpadded(lengths) => {
+                Self::Unpadded { queries: lengths.clone(), keys: lengths.clone() }
+            }
+            EncodedTokens::Padded(mask) => Self::hiding(mask, kind),
+            EncodedTokens::Full => Self::Full,
+        }
+    }
+
+    /// Of the attention of `width` queries in each row to what the encoder made.
+    fn of_encoded(tokens: &EncodedTokens, width: i64, kind: Kind) -> Self {
+        match tokens {
+            EncodedTokens::Unpadded(lengths) => {
+                Self::Unpadded { queries: vec![width; lengths.len()], keys: lengths.clone() }
+            }
+            EncodedTokens::Padded(mask) => Self::hiding(mask, kind),
+            EncodedTokens::Full => Self::Full,
+        }
+    }
+
+    fn hiding(mask: &Mask, kind: Kind) -> Self {
+        Self::Mask(hide(&mask.tensor().unsqueeze(1).unsqueeze(1), kind))
+    }
+
+    /// Another handle, for a segment that is recomputed later.
+    fn handle(&self) -> Self {
+        match self {
+            Self::Full => Self::Full,
+            Self::Mask(mask) => Self::Mask(mask.shallow_clone()),
+            Self::Unpadded { queries, keys } => {
+                Self::Unpadded { queries: queries.clone(), keys: keys.clone() }
+            }
+        }
+    }
 }
 
 /// The feed-forward layer: `wo act(wi x)`, or gated `wo (act(wi_0 x) · wi_1 x)`.
@@ -262,7 +313,8 @@ impl FeedForward {
         }
     }
 
-    fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    /// What the output layer reads.
+    fn inner(&self, x: &Tensor, pass: Pass) -> Tensor {
         let inner = match &self.gate {
             Some(gate) => {
                 let [gate, up] = Linear::project([gate, &self.wi], x, pass);
@@ -271,7 +323,7 @@ impl FeedForward {
             None => self.activation.apply(&self.wi.forward(x, pass)),
         };
         let inner = dropout(inner, self.dropout, pass.dropout);
-        self.wo.forward(&inner.to_kind(self.wo.weight.kind()), pass)
+        inner.to_kind(self.wo.weight.kind())
     }
 
     fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
@@ -304,8 +356,8 @@ struct Block {
 struct Context<'a> {
     /// Self-attention.
     scores: Scores<'a>,
-    /// Cross-attention: hidden states of the encoder, and the bias that hides its padding.
-    encoded: Option<(&'a Tensor, Option<&'a Tensor>)>,
+    /// Cross-attention: hidden states of the encoder, and what keeps from its padding.
+    encoded: Option<(&'a Tensor, &'a Cover)>,
 }
 
 impl Block {
@@ -329,23 +381,29 @@ impl Block {
     fn forward(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Tensor {
         let normed = self.attention_norm.forward(x);
         let mixed = self.attention.to_itself(&normed, &context.scores, pass);
-        let mut x = self.add(x, mixed, pass);
-        if let (Some((cross, norm)), Some((encoded, mask))) = (&self.cross, context.encoded) {
-            x = self.add(&x, cross.to_encoded(&norm.forward(&x), encoded, mask, pass), pass);
+        let mut x = self.add(x, &self.attention.o, &mixed, pass);
+        if let (Some((cross, norm)), Some((encoded, cover))) = (&self.cross, context.encoded) {
+            let mixed = cross.to_encoded(&norm.forward(&x), encoded, cover, pass);
+            x = self.add(&x, &cross.o, &mixed, pass);
         }
         self.finish(&x, pass)
     }
 
     /// The feed-forward layer, which decoding shares with training.
     fn finish(&self, x: &Tensor, pass: Pass) -> Tensor {
-        let out = self.feed_forward.forward(&self.feed_forward_norm.forward(x), pass);
-        self.add(x, out, pass)
+        let inner = self.feed_forward.inner(&self.feed_forward_norm.forward(x), pass);
+        self.add(x, &self.feed_forward.wo, &inner, pass)
     }
 
-    /// The residual. In f16 it is kept within range, as transformers keeps it.
-    fn add(&self, x: &Tensor, delta: Tensor, pass: Pass) -> Tensor {
-        let sum = x + dropout(delta, self.dropout, pass.dropout);
-        if sum.kind() == Kind::Half { sum.clamp(-64_504., 64_504.) } else { sum }
+    /// The residual around what ends in `layer`. In f16 it is kept within range, as transformers
+    /// keeps it.
+    fn add(&self, x: &Tensor, layer: &Linear, inner: &Tensor, pass: Pass) -> Tensor {
+        let half = x.kind() == Kind::Half;
+        if !half && pass.dropout_p(self.dropout) == 0. {
+            return layer.onto(x, inner, pass);
+        }
+        let sum = x + dropout(layer.forward(inner, pass), self.dropout, pass.dropout);
+        if half { sum.clamp(-64_504., 64_504.) } else { sum }
     }
 
     fn linears(&mut self) -> Vec<&mut Linear> {
@@ -420,18 +478,20 @@ fn recompute(
     pass: Pass,
 ) -> Result<Tensor, LmError> {
     let block = block.handle();
-    let Scores { bias, mask, keys } = context.scores;
-    let (encoded, padding) = context.encoded.map_or((None, None), |(e, mask)| (Some(e), mask));
-    let optional = [bias, mask, encoded, padding];
+    let Scores { bias, cover, keys } = context.scores;
+    let cover = cover.handle();
+    let (encoded, shield) = context
+        .encoded
+        .map_or((None, Cover::Full), |(encoded, cover)| (Some(encoded), cover.handle()));
+    let optional = [bias, encoded];
     let there = optional.map(|tensor| tensor.is_some());
     let inputs: Vec<&Tensor> = std::iter::once(x).chain(optional.into_iter().flatten()).collect();
     let segment = move |inputs: &[Tensor]| {
         let mut rest = inputs[1..].iter();
-        let [bias, mask, encoded, padding] =
-            there.map(|there| if there { rest.next() } else { None });
+        let [bias, encoded] = there.map(|there| if there { rest.next() } else { None });
         let context = Context {
-            scores: Scores { bias, mask, keys },
-            encoded: encoded.map(|encoded| (encoded, padding)),
+            scores: Scores { bias, cover: &cover, keys },
+            encoded: encoded.map(|encoded| (encoded, &shield)),
         };
         Ok::<_, LmError>(block.forward(&inputs[0], &context, pass))
     };
@@ -498,6 +558,26 @@ impl T5 {
         self.shared.forward(ids)
     }
 
+    /// Runs the encoder over the tokens as they are to lie.
+    fn encode_as(
+        &self,
+        tokens: EncodedTokens,
+        prompts: &TokenBatch,
+        pass: Pass,
+    ) -> Result<Encoded, LmError> {
+        let embedded = match &tokens {
+            EncodedTokens::Unpadded(_) => self.embed(&prompts.unpadded_ids()),
+            EncodedTokens::Full | EncodedTokens::Padded(_) => self.embed(prompts.ids()),
+        };
+        let width = prompts.ids().size()[1];
+        let bias = self.encoder.bias.full(width, width);
+        let cover = Cover::of_encoder(&tokens, embedded.kind());
+        let scores = Scores { bias: Some(&bias), cover: &cover, keys: Keys::All };
+        let context = Context { scores, encoded: None };
+        let hidden = self.encoder.forward(embedded, &context, pass)?;
+        Ok(Encoded { hidden, tokens })
+    }
+
     pub(crate) fn parts(&mut self) -> Parts<'_> {
         let mut linears = Vec::new();
         for block in self.encoder.blocks.iter_mut().chain(&mut self.decoder.blocks) {
@@ -518,15 +598,15 @@ impl Seq2SeqLm for T5 {
 
     fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<Encoded, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        let embedded = self.embed(prompts.ids());
-        let width = prompts.ids().size()[1];
-        let bias = self.encoder.bias.full(width, width);
-        let mask = (!prompts.is_full()).then(|| prompts.mask().clone());
-        let padding = padding_bias(mask.as_ref(), embedded.kind());
-        let scores = Scores { bias: Some(&bias), mask: padding.as_ref(), keys: Keys::All };
-        let context = Context { scores, encoded: None };
-        let hidden = self.encoder.forward(embedded, &context, pass)?;
-        Ok(Encoded { hidden, mask })
+        let LmSpec { kind, device, .. } = self.frame.spec;
+        let tokens = if prompts.is_full() {
+            EncodedTokens::Full
+        } else if attends_rows(kind, device) && pass.dropout_p(self.shape.dropout) == 0. {
+            EncodedTokens::Unpadded(prompts.rows().iter().map(|row| row.len() as i64).collect())
+        } else {
+            EncodedTokens::Padded(prompts.mask().clone())
+        };
+        self.encode_as(tokens, prompts, pass)
     }
 
     fn decode(
@@ -539,9 +619,9 @@ impl Seq2SeqLm for T5 {
         let embedded = self.embed(ids);
         let (kind, width) = (embedded.kind(), ids.size()[1]);
         let bias = self.decoder.bias.full(width, width);
-        let padding = padding_bias(encoded.mask.as_ref(), kind);
-        let scores = Scores { bias: Some(&bias), mask: None, keys: Keys::Causal };
-        let context = Context { scores, encoded: Some((&encoded.hidden, padding.as_ref())) };
+        let cover = Cover::of_encoded(&encoded.tokens, width, kind);
+        let scores = Scores { bias: Some(&bias), cover: &Cover::Full, keys: Keys::Causal };
+        let context = Context { scores, encoded: Some((&encoded.hidden, &cover)) };
         self.decoder.forward(embedded, &context, pass)
     }
 
@@ -580,7 +660,12 @@ impl Seq2SeqLm for T5 {
             )?),
         };
         let prompts = right.as_ref().unwrap_or(prompts);
-        let hidden = self.encode(prompts, forward)?.hidden;
+        let tokens = if prompts.is_full() {
+            EncodedTokens::Full
+        } else {
+            EncodedTokens::Padded(prompts.mask().clone())
+        };
+        let hidden = self.encode_as(tokens, prompts, pass)?.hidden;
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if let Some((cross, _)) = &block.cross {
                 let [k, v] = cross.keys_values(&hidden, pass);
@@ -617,11 +702,12 @@ impl Seq2SeqLm for T5 {
                 layer.forward(&normed, pass).view(size)
             };
             let (k, v) = cache.append(i, &heads(&block.attention.k), &heads(&block.attention.v));
-            x = block.add(&x, block.attention.step(&normed, &k, &v, Some(&bias), pass), pass);
+            let mixed = block.attention.step(&normed, &k, &v, Some(&bias), pass);
+            x = block.add(&x, &block.attention.o, &mixed, pass);
             if let Some((cross, norm)) = &block.cross {
                 let (k, v) = memory.layer(i);
                 let mixed = cross.step(&norm.forward(&x), &k, &v, hidden.as_ref(), pass);
-                x = block.add(&x, mixed, pass);
+                x = block.add(&x, &cross.o, &mixed, pass);
             }
             x = block.finish(&x, pass);
         }
@@ -644,9 +730,4 @@ impl Seq2SeqLm for T5 {
     fn parameters(&self) -> &Parameters {
         &self.frame.parameters
     }
-}
-
-/// What hides the encoder's padding, `[B, 1, 1, S]`; `None` without padding.
-fn padding_bias(mask: Option<&rlaif_lm::Mask>, kind: Kind) -> Option<Tensor> {
-    mask.map(|mask| hide(&mask.tensor().unsqueeze(1).unsqueeze(1), kind))
 }

@@ -6,8 +6,8 @@
 mod common;
 
 use common::{
-    CAUSAL, CAUSAL_CLASSIFIERS, ENCODER_CLASSIFIERS, Goldens, T5, close, model, real, spelled,
-    spellings, split,
+    CAUSAL, CAUSAL_CLASSIFIERS, ENCODER_CLASSIFIERS, Goldens, T5, close, model, real, real_encoded,
+    spelled, spellings, split,
 };
 use rlaif_lm::{
     Activations, CausalLm, CausalPolicy, Forward, LmError, Padding, Policy, Room, Seq2SeqLm,
@@ -140,7 +140,7 @@ fn t5_logits_and_hidden_states() {
                 no_grad(|| {
                     let encoded = t5.0.encode(&prompts, Forward::default()).unwrap();
                     let hidden = t5.0.decode(inputs.ids(), &encoded, Forward::default()).unwrap();
-                    (real(&encoded.hidden, &prompts), real(&hidden, &inputs))
+                    (real_encoded(&encoded, &prompts), real(&hidden, &inputs))
                 })
             };
             let (prompts, inputs) = (goldens.rows("encoder"), goldens.rows("decoder"));

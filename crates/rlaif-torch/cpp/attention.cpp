@@ -23,13 +23,16 @@
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/triu.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/util/BFloat16.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -58,8 +61,10 @@ struct Bias {
     row = stride(2);
   }
   const float* at(int64_t b, int64_t h, int64_t t) const {
-    return data ? data + b * batch + h * head + t * row : nullptr;
+    return data ? data + b * batch + place(h, t) : nullptr;
   }
+  // Where a row of the first of the batch begins.
+  int64_t place(int64_t h, int64_t t) const { return h * head + t * row; }
 };
 
 // x · scale + bias + mask, in place. Either may be null.
@@ -109,172 +114,319 @@ RLAIF_VECTOR void score_gradient(float* dp, const float* p, float delta, float s
   for (int64_t i = 0; i < n; ++i) dp[i] *= scale;
 }
 
-// Sizes and strides of one attention; queries `[B, T, heads, D]`, keys and values
-// `[B, S, kv, D]`, all contiguous.
+// Where the rows of a batch begin among its tokens: row b is `[begin[b], begin[b + 1])`.
+struct Rows {
+  std::vector<int64_t> begin{0};
+  int64_t longest = 0;
+
+  explicit Rows(at::IntArrayRef lengths) {
+    for (const int64_t length : lengths) {
+      begin.push_back(begin.back() + length);
+      longest = std::max(longest, length);
+    }
+  }
+  int64_t count() const { return static_cast<int64_t>(begin.size()) - 1; }
+  int64_t length(int64_t b) const { return begin[b + 1] - begin[b]; }
+};
+
+// Sizes and strides of one attention; queries `[tokens, heads, D]`, keys and values
+// `[tokens, kv, D]`, all contiguous, rows one after another.
 struct Shape {
-  int64_t batch, queries, heads, width, keys, kv;
+  Rows queries, keys;
+  int64_t heads, width, kv;
   bool causal;
   float scale;
 
-  Shape(const at::Tensor& q, const at::Tensor& k, bool causal, double scale)
-      : batch(q.size(0)), queries(q.size(1)), heads(q.size(2)), width(q.size(3)), keys(k.size(1)),
+  Shape(Rows queries, Rows keys, const at::Tensor& q, const at::Tensor& k, bool causal,
+        double scale)
+      : queries(std::move(queries)), keys(std::move(keys)), heads(q.size(2)), width(q.size(3)),
         kv(k.size(2)), causal(causal), scale(static_cast<float>(scale)) {}
 
-  int64_t blocks() const { return (queries + kQueries - 1) / kQueries; }
-  // Queries of a block, blocks being even.
-  int64_t step() const { return (queries + blocks() - 1) / blocks(); }
+  int64_t batch() const { return queries.count(); }
+  // Blocks of the longest row, and the queries of a block of row b, blocks being even.
+  int64_t blocks() const { return (queries.longest + kQueries - 1) / kQueries; }
+  int64_t step(int64_t b) const {
+    const int64_t length = queries.length(b), parts = (length + kQueries - 1) / kQueries;
+    return parts == 0 ? 1 : (length + parts - 1) / parts;
+  }
   int64_t group() const { return heads / kv; }
   int64_t query_row() const { return heads * width; }
   int64_t key_row() const { return kv * width; }
   int64_t query(int64_t b, int64_t t, int64_t h) const {
-    return ((b * queries + t) * heads + h) * width;
+    return ((queries.begin[b] + t) * heads + h) * width;
   }
-  int64_t key(int64_t b, int64_t h) const { return (b * keys * kv + h / group()) * width; }
-  // Keys that queries before `end` see.
-  int64_t seen(int64_t end) const { return causal ? std::min(keys, end) : keys; }
+  int64_t key(int64_t b, int64_t h) const { return (keys.begin[b] * kv + h / group()) * width; }
+  // Where the normaliser of a query is.
+  int64_t normaliser(int64_t b, int64_t t, int64_t h) const {
+    return h * queries.begin.back() + queries.begin[b] + t;
+  }
+  // Keys of row b that queries before `end` see.
+  int64_t seen(int64_t b, int64_t end) const {
+    return causal ? std::min(keys.length(b), end) : keys.length(b);
+  }
   // Keys that query t sees.
-  int64_t seen_by(int64_t t) const { return seen(t + 1); }
+  int64_t seen_by(int64_t b, int64_t t) const { return seen(b, t + 1); }
 };
 
-// Scores of queries [t0, t1) of one head with biases, rows being `s.keys` apart.
-void scores(const Shape& s, const float* q, const float* k, const Bias& bias, const Bias& mask,
-            int64_t b, int64_t h, int64_t t0, int64_t t1, float* out) {
-  const Block queries{q + s.query(b, t0, h), s.query_row(), 1};
-  const Block keys{k + s.key(b, h), s.key_row(), 1};
-  rlaif::multiply_blocks(t1 - t0, s.seen(t1), s.width, queries, keys.t(), out, s.keys,
+// One head's queries, keys or values as f32: where they lie, or a copy of them.
+class Head {
+ public:
+  Block of(const float* data, int64_t stride, int64_t, int64_t) { return {data, stride, 1}; }
+  Block of(const c10::BFloat16* data, int64_t stride, int64_t rows, int64_t width) {
+    space_.resize(rows * width);
+    for (int64_t i = 0; i < rows; ++i) {
+      rlaif::widen(data + i * stride, space_.data() + i * width, width);
+    }
+    return {space_.data(), width, 1};
+  }
+
+ private:
+  std::vector<float> space_;
+};
+
+// One head's results as f32: where they belong, or aside until they are `written` there.
+class Result {
+ public:
+  float* at(float* data, int64_t stride, int64_t, int64_t) {
+    stride_ = stride;
+    return data;
+  }
+  float* at(c10::BFloat16*, int64_t, int64_t rows, int64_t width) {
+    space_.resize(rows * width);
+    stride_ = width;
+    return space_.data();
+  }
+  int64_t stride() const { return stride_; }
+  void written(float*, int64_t, int64_t, int64_t) {}
+  void written(c10::BFloat16* data, int64_t stride, int64_t rows, int64_t width) {
+    for (int64_t i = 0; i < rows; ++i) {
+      rlaif::narrow(space_.data() + i * width, data + i * stride, width);
+    }
+  }
+
+ private:
+  std::vector<float> space_;
+  int64_t stride_ = 0;
+};
+
+// Scores of queries [t0, t1) of one head with biases, rows being `stride` apart.
+void scores(const Shape& s, const Block& queries, const Block& keys, const Bias& bias,
+            const Bias& mask, int64_t b, int64_t h, int64_t t0, int64_t t1, float* out,
+            int64_t stride) {
+  rlaif::multiply_blocks(t1 - t0, s.seen(b, t1), s.width, queries, keys.t(), out, stride,
                          Into::kOverwrite);
   for (int64_t t = t0; t < t1; ++t) {
-    shift(out + (t - t0) * s.keys, s.scale, bias.at(b, h, t), mask.at(b, h, t), s.seen_by(t));
+    shift(out + (t - t0) * stride, s.scale, bias.at(b, h, t), mask.at(b, h, t), s.seen_by(b, t));
   }
 }
 
 // Weights of 0 for keys of the block that query t does not see.
-void clear_unseen(const Shape& s, float* row, int64_t t, int64_t t1) {
-  std::fill(row + s.seen_by(t), row + s.seen(t1), 0.0f);
+void clear_unseen(const Shape& s, float* row, int64_t b, int64_t t, int64_t t1) {
+  std::fill(row + s.seen_by(b, t), row + s.seen(b, t1), 0.0f);
+}
+
+template <typename T>
+void attend(const Shape& s, const T* q, const T* k, const T* v, const Bias& bias, const Bias& mask,
+            T* out, float* normalisers) {
+  rlaif::parallel_tasks(s.batch() * s.heads * s.blocks(), [&](int64_t task) {
+    const int64_t b = task / (s.heads * s.blocks());
+    const int64_t h = task / s.blocks() % s.heads;
+    const int64_t t0 = task % s.blocks() * s.step(b);
+    const int64_t t1 = std::min(s.queries.length(b), t0 + s.step(b));
+    if (t0 >= t1) return;
+    static thread_local std::vector<float> p;
+    static thread_local Head queries, keys, values;
+    static thread_local Result result;
+    const int64_t rows = t1 - t0, seen = s.seen(b, t1), stride = s.keys.length(b);
+    p.resize(rows * stride);
+    scores(s, queries.of(q + s.query(b, t0, h), s.query_row(), rows, s.width),
+           keys.of(k + s.key(b, h), s.key_row(), seen, s.width), bias, mask, b, h, t0, t1,
+           p.data(), stride);
+    for (int64_t t = t0; t < t1; ++t) {
+      float* row = p.data() + (t - t0) * stride;
+      normalisers[s.normaliser(b, t, h)] = softmax(row, s.seen_by(b, t));
+      clear_unseen(s, row, b, t, t1);
+    }
+    T* to = out + s.query(b, t0, h);
+    float* mixed = result.at(to, s.query_row(), rows, s.width);
+    rlaif::multiply_blocks(rows, s.width, seen, {p.data(), stride, 1},
+                           values.of(v + s.key(b, h), s.key_row(), seen, s.width), mixed,
+                           result.stride(), Into::kOverwrite);
+    result.written(to, s.query_row(), rows, s.width);
+  });
+}
+
+// What the backward pass reads and writes.
+template <typename T>
+struct Gradient {
+  const T *q, *k, *v, *out, *dout;
+  const float* normalisers;
+  T *dq, *dk, *dv;
+  float* dbias;  // null if nobody wants it
+};
+
+// The gradients of the heads that share keys, in one row of the batch.
+template <typename T>
+void attend_backward(const Shape& s, const Gradient<T>& g, const Bias& bias, const Bias& mask,
+                     int64_t b, int64_t shared) {
+  static thread_local std::vector<float> p, dp;
+  static thread_local Head head_q, head_k, head_v, head_out, head_dout;
+  static thread_local Result result_q, result_k, result_v;
+  const int64_t length = s.keys.length(b), queries = s.queries.length(b);
+  const int64_t first = shared * s.group(), step = s.step(b);
+  if (length == 0) return;
+  p.resize(step * length);
+  dp.resize(step * length);
+  const Block keys = head_k.of(g.k + s.key(b, first), s.key_row(), length, s.width);
+  const Block values = head_v.of(g.v + s.key(b, first), s.key_row(), length, s.width);
+  T *to_k = g.dk + s.key(b, first), *to_v = g.dv + s.key(b, first);
+  float* dkeys = result_k.at(to_k, s.key_row(), length, s.width);
+  float* dvalues = result_v.at(to_v, s.key_row(), length, s.width);
+  // Keys past these have been given no gradient yet.
+  int64_t begun = 0;
+  for (int64_t h = first; h < first + s.group(); ++h) {
+    for (int64_t t0 = 0; t0 < queries; t0 += step) {
+      const int64_t t1 = std::min(queries, t0 + step);
+      const int64_t rows = t1 - t0, seen = s.seen(b, t1);
+      const auto block = [&](Head& head, const T* of) {
+        return head.of(of + s.query(b, t0, h), s.query_row(), rows, s.width);
+      };
+      const Block query = block(head_q, g.q), out = block(head_out, g.out);
+      const Block gradient = block(head_dout, g.dout);
+      scores(s, query, keys, bias, mask, b, h, t0, t1, p.data(), length);
+      rlaif::multiply_blocks(rows, seen, s.width, gradient, values.t(), dp.data(), length,
+                             Into::kOverwrite);
+      for (int64_t t = t0; t < t1; ++t) {
+        float* weights = p.data() + (t - t0) * length;
+        float* dweights = dp.data() + (t - t0) * length;
+        const int64_t n = s.seen_by(b, t);
+        exponentials(weights, g.normalisers[s.normaliser(b, t, h)], n);
+        const float delta = dot(gradient.data + (t - t0) * gradient.row,
+                                out.data + (t - t0) * out.row, s.width);
+        score_gradient(dweights, weights, delta, s.scale,
+                       g.dbias ? g.dbias + bias.place(h, t) : nullptr, n);
+        clear_unseen(s, weights, b, t, t1);
+        clear_unseen(s, dweights, b, t, t1);
+      }
+      const Block weights{p.data(), length, 1}, dscores{dp.data(), length, 1};
+      T* to_q = g.dq + s.query(b, t0, h);
+      float* dqueries = result_q.at(to_q, s.query_row(), rows, s.width);
+      rlaif::multiply_blocks(rows, s.width, seen, dscores, keys, dqueries, result_q.stride(),
+                             Into::kOverwrite);
+      result_q.written(to_q, s.query_row(), rows, s.width);
+      // What earlier blocks began is added to, the rest is written.
+      const auto spread = [&](const Block& by, const Block& rows_of, float* to, int64_t stride) {
+        const auto part = [&](int64_t from, int64_t until, Into into) {
+          if (from >= until) return;
+          rlaif::multiply_blocks(until - from, s.width, rows, {by.data + from, 1, by.row}, rows_of,
+                                 to + from * stride, stride, into);
+        };
+        part(0, std::min(begun, seen), Into::kAdd);
+        part(begun, seen, Into::kOverwrite);
+      };
+      spread(weights, gradient, dvalues, result_v.stride());
+      spread(dscores, query, dkeys, result_k.stride());
+      begun = std::max(begun, seen);
+    }
+  }
+  // No query saw these.
+  for (int64_t key = begun; key < length; ++key) {
+    std::fill_n(dkeys + key * result_k.stride(), s.width, 0.0f);
+    std::fill_n(dvalues + key * result_v.stride(), s.width, 0.0f);
+  }
+  result_k.written(to_k, s.key_row(), length, s.width);
+  result_v.written(to_v, s.key_row(), length, s.width);
+}
+
+// Calls `run` with a zero of the tensor's kind, f32 or bf16.
+template <typename F>
+void by_kind(const at::Tensor& t, F&& run) {
+  if (t.scalar_type() == at::kFloat) {
+    run(float{});
+  } else {
+    run(c10::BFloat16{});
+  }
+}
+
+// x as `[B, T, heads, D]`.
+at::Tensor in_heads(const at::Tensor& x, int64_t width) {
+  if (x.dim() == 4) return x;
+  return x.view({x.size(0), x.size(1), x.size(2) / width, width});
 }
 
 struct Attention : torch::autograd::Function<Attention> {
-  // `bias` is `[1, heads, T, S]`, `mask` as `Bias` takes it; either may be undefined.
+  // q, k and v as `in_heads` takes them; the result is `[B, T, heads * D]`. `bias` is `[1, heads, T, S]`, `mask` as `Bias` takes it and f32; either may be undefined. Rows
+  // have these many queries and keys.
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q_in, const at::Tensor& k_in,
                             const at::Tensor& v_in, const std::optional<at::Tensor>& bias_in,
-                            const std::optional<at::Tensor>& mask_in, bool causal, double scale) {
-    const auto q = q_in.contiguous(), k = k_in.contiguous(), v = v_in.contiguous();
-    const auto bias_tensor = bias_in ? bias_in->contiguous() : at::Tensor();
+                            const std::optional<at::Tensor>& mask_in, at::IntArrayRef queries,
+                            at::IntArrayRef keys, int64_t width, bool causal, double scale) {
+    const auto q = in_heads(q_in.contiguous(), width), k = in_heads(k_in.contiguous(), width),
+               v = in_heads(v_in.contiguous(), width);
+    const auto bias_tensor = bias_in ? bias_in->to(at::kFloat).contiguous() : at::Tensor();
     const auto mask_tensor = mask_in.value_or(at::Tensor());
-    const Shape s(q, k, causal, scale);
+    const Shape s(Rows(queries), Rows(keys), q, k, causal, scale);
     const auto out = at::empty_like(q);
-    const auto normalisers = at::empty({s.batch, s.heads, s.queries}, q.options());
-    const float* qp = q.const_data_ptr<float>();
-    const float* kp = k.const_data_ptr<float>();
-    const float* vp = v.const_data_ptr<float>();
-    float* op = out.mutable_data_ptr<float>();
-    float* np = normalisers.mutable_data_ptr<float>();
-    const Bias bias(bias_tensor), mask(mask_tensor);
-    rlaif::parallel_tasks(s.batch * s.heads * s.blocks(), [&](int64_t task) {
-      const int64_t b = task / (s.heads * s.blocks());
-      const int64_t h = task / s.blocks() % s.heads;
-      const int64_t t0 = task % s.blocks() * s.step();
-      const int64_t t1 = std::min(s.queries, t0 + s.step());
-      if (t0 >= t1) return;
-      static thread_local std::vector<float> p;
-      p.resize((t1 - t0) * s.keys);
-      scores(s, qp, kp, bias, mask, b, h, t0, t1, p.data());
-      for (int64_t t = t0; t < t1; ++t) {
-        float* row = p.data() + (t - t0) * s.keys;
-        np[(b * s.heads + h) * s.queries + t] = softmax(row, s.seen_by(t));
-        clear_unseen(s, row, t, t1);
-      }
-      rlaif::multiply_blocks(t1 - t0, s.width, s.seen(t1), {p.data(), s.keys, 1},
-                             {vp + s.key(b, h), s.key_row(), 1}, op + s.query(b, t0, h),
-                             s.query_row(), Into::kOverwrite);
+    const auto normalisers =
+        at::empty({s.heads, s.queries.begin.back()}, q.options().dtype(at::kFloat));
+    by_kind(q, [&](auto zero) {
+      using T = decltype(zero);
+      attend<T>(s, q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
+                Bias(bias_tensor), Bias(mask_tensor), out.template mutable_data_ptr<T>(),
+                normalisers.mutable_data_ptr<float>());
     });
     ctx->save_for_backward({q, k, v, bias_tensor, mask_tensor, out, normalisers});
+    ctx->saved_data["queries"] = queries;
+    ctx->saved_data["keys"] = keys;
     ctx->saved_data["causal"] = causal;
     ctx->saved_data["scale"] = scale;
     ctx->saved_data["biased"] = bias_in.has_value();
-    return out;
+    ctx->saved_data["flat"] = q_in.dim() == 3;
+    return out.view({q.size(0), q.size(1), s.query_row()});
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const auto &q = saved[0], &k = saved[1], &v = saved[2], &out = saved[5];
-    const Shape s(q, k, ctx->saved_data["causal"].toBool(), ctx->saved_data["scale"].toDouble());
+    const Shape s(Rows(ctx->saved_data["queries"].toIntVector()),
+                  Rows(ctx->saved_data["keys"].toIntVector()), q, k,
+                  ctx->saved_data["causal"].toBool(), ctx->saved_data["scale"].toDouble());
     const bool biased = ctx->saved_data["biased"].toBool();
     const auto dout = grads[0].contiguous();
     const auto dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
     at::Tensor dbias;
-    if (biased && ctx->needs_input_grad(3)) dbias = at::zeros(saved[3].sizes(), q.options());
-    const float* qp = q.const_data_ptr<float>();
-    const float* kp = k.const_data_ptr<float>();
-    const float* vp = v.const_data_ptr<float>();
-    const float* op = out.const_data_ptr<float>();
-    const float* gp = dout.const_data_ptr<float>();
-    const float* np = saved[6].const_data_ptr<float>();
-    float* dqp = dq.mutable_data_ptr<float>();
-    float* dkp = dk.mutable_data_ptr<float>();
-    float* dvp = dv.mutable_data_ptr<float>();
-    float* dbp = dbias.defined() ? dbias.mutable_data_ptr<float>() : nullptr;
+    if (biased && ctx->needs_input_grad(3)) dbias = at::zeros_like(saved[3]);
     const Bias bias(saved[3]), mask(saved[4]);
-
-    // The heads that share keys, in one row of the batch.
-    const auto group = [&](int64_t b, int64_t g) {
-      static thread_local std::vector<float> p, dp;
-      p.resize(s.step() * s.keys);
-      dp.resize(s.step() * s.keys);
-      const Block keys{kp + s.key(b, g * s.group()), s.key_row(), 1};
-      const Block values{vp + s.key(b, g * s.group()), s.key_row(), 1};
-      float* dkeys = dkp + s.key(b, g * s.group());
-      float* dvalues = dvp + s.key(b, g * s.group());
-      // Keys past these have been given no gradient yet.
-      int64_t begun = 0;
-      for (int64_t h = g * s.group(); h < (g + 1) * s.group(); ++h) {
-        for (int64_t t0 = 0; t0 < s.queries; t0 += s.step()) {
-          const int64_t t1 = std::min(s.queries, t0 + s.step());
-          const int64_t rows = t1 - t0, seen = s.seen(t1);
-          const Block gradient{gp + s.query(b, t0, h), s.query_row(), 1};
-          scores(s, qp, kp, bias, mask, b, h, t0, t1, p.data());
-          rlaif::multiply_blocks(rows, seen, s.width, gradient, values.t(), dp.data(), s.keys,
-                                 Into::kOverwrite);
-          for (int64_t t = t0; t < t1; ++t) {
-            float* weights = p.data() + (t - t0) * s.keys;
-            float* dweights = dp.data() + (t - t0) * s.keys;
-            const int64_t n = s.seen_by(t);
-            exponentials(weights, np[(b * s.heads + h) * s.queries + t], n);
-            const float delta = dot(gp + s.query(b, t, h), op + s.query(b, t, h), s.width);
-            score_gradient(dweights, weights, delta, s.scale,
-                           dbp ? dbp + (h * s.queries + t) * s.keys : nullptr, n);
-            clear_unseen(s, weights, t, t1);
-            clear_unseen(s, dweights, t, t1);
-          }
-          const Block weights{p.data(), s.keys, 1}, dscores{dp.data(), s.keys, 1};
-          rlaif::multiply_blocks(rows, s.width, seen, dscores, keys, dqp + s.query(b, t0, h),
-                                 s.query_row(), Into::kOverwrite);
-          // What earlier blocks began is added to, the rest is written.
-          const auto spread = [&](const Block& by, const Block& rows_of, float* to) {
-            const auto part = [&](int64_t from, int64_t until, Into into) {
-              if (from >= until) return;
-              rlaif::multiply_blocks(until - from, s.width, rows, {by.data + from, 1, by.row},
-                                     rows_of, to + from * s.key_row(), s.key_row(), into);
-            };
-            part(0, std::min(begun, seen), Into::kAdd);
-            part(begun, seen, Into::kOverwrite);
-          };
-          spread(weights, gradient, dvalues);
-          spread(dscores, {qp + s.query(b, t0, h), s.query_row(), 1}, dkeys);
-          begun = std::max(begun, seen);
-        }
+    by_kind(q, [&](auto zero) {
+      using T = decltype(zero);
+      const Gradient<T> g{q.const_data_ptr<T>(),
+                          k.const_data_ptr<T>(),
+                          v.const_data_ptr<T>(),
+                          out.const_data_ptr<T>(),
+                          dout.const_data_ptr<T>(),
+                          saved[6].const_data_ptr<float>(),
+                          dq.template mutable_data_ptr<T>(),
+                          dk.template mutable_data_ptr<T>(),
+                          dv.template mutable_data_ptr<T>(),
+                          dbias.defined() ? dbias.mutable_data_ptr<float>() : nullptr};
+      if (g.dbias) {
+        // A head's bias serves all rows of the batch: one thread adds them up, in order.
+        rlaif::parallel_tasks(s.kv, [&](int64_t shared) {
+          for (int64_t b = 0; b < s.batch(); ++b) attend_backward<T>(s, g, bias, mask, b, shared);
+        });
+      } else {
+        rlaif::parallel_tasks(s.batch() * s.kv, [&](int64_t task) {
+          attend_backward<T>(s, g, bias, mask, task / s.kv, task % s.kv);
+        });
       }
-    };
-    if (dbp) {
-      // A head's bias serves all rows of the batch: one thread adds them up, in order.
-      rlaif::parallel_tasks(s.kv, [&](int64_t g) {
-        for (int64_t b = 0; b < s.batch; ++b) group(b, g);
-      });
-    } else {
-      rlaif::parallel_tasks(s.batch * s.kv, [&](int64_t task) { group(task / s.kv, task % s.kv); });
+    });
+    variable_list result(10);
+    const bool flat = ctx->saved_data["flat"].toBool();
+    for (int i = 0; i < 3; ++i) {
+      const auto& of = i == 0 ? dq : i == 1 ? dk : dv;
+      result[i] = flat ? of.view({of.size(0), of.size(1), of.size(2) * of.size(3)}) : of;
     }
-    variable_list result{dq, dk, dv, Variable(), Variable(), Variable(), Variable()};
-    if (biased) result[3] = dbias;
+    if (dbias.defined()) result[3] = dbias.to(q.scalar_type());
     return result;
   }
 };
@@ -321,43 +473,72 @@ at::Tensor composed(const at::Tensor& q_in, const at::Tensor& k_in, const at::Te
 }
 
 bool is_fused(const at::Tensor& t) {
-  return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.numel() > 0;
+  return t.device().is_cpu() && t.numel() > 0 &&
+         (t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16);
+}
+
+int64_t longest(at::IntArrayRef lengths) {
+  return lengths.empty() ? 0 : *std::max_element(lengths.begin(), lengths.end());
+}
+
+int64_t total(at::IntArrayRef lengths) {
+  return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
 }
 
 }  // namespace
 
 extern "C" {
 
-// `bias` and `mask` may be null.
+// Whether attention to rows of different lengths is there on this processor, for f32 and bf16.
+int32_t rlaif_attends_rows() noexcept { return rlaif::multiplies_blocks(); }
+
+// Of q, k and v of three dimensions the last is heads of `head_dim`. `bias` and `mask` may be null. With `rows`, as many numbers of queries and of keys tell how the
+// tokens of q and k, over their first two dimensions, fall into rows.
 int32_t rlaif_attention(const at::Tensor* q, const at::Tensor* k, const at::Tensor* v,
-                        const at::Tensor* bias, const at::Tensor* mask, int32_t causal,
-                        double scale, double dropout, at::Tensor** out) noexcept {
+                        const at::Tensor* bias, const at::Tensor* mask, int64_t head_dim,
+                        const int64_t* query_lengths, const int64_t* key_lengths, size_t rows,
+                        int32_t causal, double scale, double dropout, at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
     const auto optional = [](const at::Tensor* t) {
       return t ? std::optional<at::Tensor>(*t) : std::nullopt;
     };
-    const int64_t b = q->size(0), t = q->size(1), heads = q->size(2), s = k->size(1);
-    const std::vector<int64_t> full{b, heads, t, s};
-    bool fused = rlaif::multiplies_blocks() && dropout == 0 && is_fused(*q) && is_fused(*k) &&
-                 is_fused(*v) && (!bias || (is_fused(*bias) && bias->sizes() == at::IntArrayRef(
-                                                                   {1, heads, t, s})));
+    const int64_t b = q->size(0), t = q->size(1), s = k->size(1);
+    const int64_t heads = q->dim() == 4 ? q->size(2) : q->size(2) / head_dim;
+    const auto kind = q->scalar_type();
+    const std::vector<int64_t> same_queries(b, t), same_keys(b, s);
+    const at::IntArrayRef queries = rows ? at::IntArrayRef(query_lengths, rows) : same_queries;
+    const at::IntArrayRef keys = rows ? at::IntArrayRef(key_lengths, rows) : same_keys;
+    const auto alike = [&](const at::Tensor& x) { return is_fused(x) && x.scalar_type() == kind; };
+    bool fused =
+        rlaif::multiplies_blocks() && dropout == 0 && alike(*q) && alike(*k) && alike(*v) &&
+        (!bias || (alike(*bias) && bias->sizes() == at::IntArrayRef({1, heads, longest(queries),
+                                                                     longest(keys)})));
     auto spread = optional(mask);
     if (spread) {
-      fused = fused && is_fused(*spread) && !spread->requires_grad();
+      fused = fused && alike(*spread) && !spread->requires_grad();
       if (fused) {
+        spread = spread->to(at::kFloat);
         if (spread->stride(-1) != 1) spread = spread->contiguous();
-        spread = spread->expand(full);
+        spread = spread->expand({b, heads, t, s});
         fused = spread->stride(3) == 1 || s == 1;
       }
     }
     auto learned = optional(bias);
+    if (rows) {
+      TORCH_CHECK(fused && !mask, "no attention to rows of different lengths for ", kind, " on ",
+                  q->device(), " with dropout ", dropout, mask ? " and a mask" : "");
+      TORCH_CHECK(total(queries) == b * t && total(keys) == k->size(0) * s,
+                  "rows of ", total(queries), " queries and ", total(keys), " keys of ", b * t,
+                  " and ", k->size(0) * s);
+    }
     if (!fused) {
       *out = rlaif::give(
-          composed(*q, *k, *v, learned, optional(mask), causal != 0, scale, dropout));
+          composed(in_heads(*q, head_dim), in_heads(*k, head_dim), in_heads(*v, head_dim), learned,
+                   optional(mask), causal != 0, scale, dropout));
       return;
     }
-    const auto result = Attention::apply(*q, *k, *v, learned, spread, causal != 0, scale);
-    *out = rlaif::give(result.view({b, t, heads * q->size(3)}));
+    *out = rlaif::give(Attention::apply(*q, *k, *v, learned, spread, queries, keys, head_dim,
+                                        causal != 0, scale));
   });
 }
 

@@ -1,5 +1,5 @@
 // Linear layers that read one input: each layer's product apart, the input's gradient summed where
-// it is computed.
+// it is computed, and what is added to the result added there.
 #include "common.hpp"
 #include "matmul.hpp"
 
@@ -19,24 +19,31 @@ using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
 struct Linear : torch::autograd::Function<Linear> {
-  // `biases` is as long as `weights`, or empty.
+  // `biases` is as long as `weights`, or empty. The first output has `residual` added, if there is
+  // one.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList weights,
-                               at::TensorList biases) {
+                               at::TensorList biases, const std::optional<at::Tensor>& residual) {
     const auto rows = rlaif::rows_of(x);
     variable_list outputs;
     for (size_t i = 0; i < weights.size(); ++i) {
       auto size = x.sizes().vec();
       size.back() = weights[i].size(0);
       const auto bias = biases.empty() ? at::Tensor() : biases[i];
-      outputs.push_back(at::empty(size, x.options()));
-      rlaif::matmul_into(outputs.back().view({-1, size.back()}), rows, weights[i].t(),
-                         rlaif::Into::kOverwrite, bias);
+      auto into = rlaif::Into::kOverwrite;
+      if (i == 0 && residual) {
+        outputs.push_back(residual->clone(at::MemoryFormat::Contiguous));
+        into = rlaif::Into::kAdd;
+      } else {
+        outputs.push_back(at::empty(size, x.options()));
+      }
+      rlaif::matmul_into(outputs.back().view({-1, size.back()}), rows, weights[i].t(), into, bias);
     }
     variable_list saved{rows};
     saved.insert(saved.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(saved));
     ctx->set_materialize_grads(false);
     ctx->saved_data["sizes"] = x.sizes();
+    ctx->saved_data["residual"] = residual && residual->requires_grad();
     ctx->saved_data["biases"] = static_cast<int64_t>(biases.size());
     return outputs;
   }
@@ -50,7 +57,8 @@ struct Linear : torch::autograd::Function<Linear> {
     std::vector<at::Tensor> rows;
     for (const auto& grad : grads) rows.push_back(grad.defined() ? rlaif::rows_of(grad) : grad);
 
-    variable_list result(1 + count + biases);
+    variable_list result(1 + count + biases + 1);
+    if (ctx->saved_data["residual"].toBool()) result.back() = grads[0];
     if (ctx->needs_input_grad(0)) {
       const auto dx = at::empty_like(x);
       auto into = rlaif::Into::kOverwrite;
@@ -73,35 +81,41 @@ struct Linear : torch::autograd::Function<Linear> {
 };
 
 bool is_fused(const at::Tensor& t) {
-  return t.device().is_cpu() && t.scalar_type() == at::kFloat;
+  return t.device().is_cpu() &&
+         (t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16);
 }
 
 }  // namespace
 
 extern "C" {
 
-// `len` weights `[N_i, K]`, and as many biases or none (null); `out` receives `len` tensors.
+// `len` weights `[N_i, K]`, and as many biases or none (null); `out` receives `len` tensors, the first
+// with `residual` added, which may be null.
 int32_t rlaif_linear(const at::Tensor* x, const at::Tensor* const* weights,
-                     const at::Tensor* const* biases, size_t len, at::Tensor** out) noexcept {
+                     const at::Tensor* const* biases, size_t len, const at::Tensor* residual,
+                     at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
     std::vector<at::Tensor> w, b;
-    bool fused = is_fused(*x) && x->numel() > 0;
+    const auto alike = [&](const at::Tensor& t) { return t.scalar_type() == x->scalar_type(); };
+    bool fused = is_fused(*x) && x->numel() > 0 && (!residual || alike(*residual));
     for (size_t i = 0; i < len; ++i) {
       w.push_back(*weights[i]);
-      fused = fused && is_fused(w.back()) && w.back().dim() == 2;
+      fused = fused && alike(w.back()) && w.back().dim() == 2;
       if (biases) {
         b.push_back(*biases[i]);
-        fused = fused && is_fused(b.back());
+        fused = fused && alike(b.back());
       }
     }
     variable_list results;
     if (fused) {
-      results = Linear::apply(*x, at::TensorList(w), at::TensorList(b));
+      results = Linear::apply(*x, at::TensorList(w), at::TensorList(b),
+                              residual ? std::optional<at::Tensor>(*residual) : std::nullopt);
     } else {
       for (size_t i = 0; i < len; ++i) {
         results.push_back(
             at::linear(*x, w[i], biases ? std::optional<at::Tensor>(b[i]) : std::nullopt));
       }
+      if (residual) results[0] = residual->add(results[0]);
     }
     for (size_t i = 0; i < len; ++i) out[i] = rlaif::give(results[i]);
   });

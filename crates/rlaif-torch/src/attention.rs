@@ -1,6 +1,6 @@
 //! Scaled dot-product attention as training needs it.
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::{ffi, fused::finish};
 
@@ -16,6 +16,8 @@ pub enum Keys {
 /// What [`attention`] does beside its three operands.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionOptions<'a> {
+    /// D, to be given where the heads lie side by side in one dimension.
+    pub head_dim: Option<i64>,
     /// What scores are multiplied by.
     pub scale: f64,
     /// Which keys a query sees.
@@ -25,18 +27,45 @@ pub struct AttentionOptions<'a> {
     /// Added to the scores, of any size that broadcasts to `[B, heads, T, S]`; no gradient reaches
     /// it. What hides a key is a large negative number.
     pub mask: Option<&'a Tensor>,
+    /// How the tokens fall into rows, where rows differ in length: there is no padding then, and no
+    /// mask, and a bias is as large as the longest rows ask. To be given where [`attends_rows`].
+    pub rows: Option<RowLengths<'a>>,
     /// Probability with which a weight is dropped.
     pub dropout: f64,
 }
 
+/// Rows of different lengths, their tokens one after another: over the first two dimensions of what
+/// [`attention`] is given, row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct RowLengths<'a> {
+    /// Queries of each row.
+    pub queries: &'a [i64],
+    /// Keys of each row.
+    pub keys: &'a [i64],
+}
+
+/// Whether [`attention`] takes [`RowLengths`] of tensors of this kind on this device: f32 and bf16 on a
+/// CPU with AVX-512.
+///
+/// ```
+/// use tch::{Device, Kind};
+/// assert!(!rlaif_torch::attends_rows(Kind::Half, Device::Cpu));
+/// ```
+pub fn attends_rows(kind: Kind, device: Device) -> bool {
+    let known = device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16);
+    // SAFETY: it asks what processor this is.
+    known && unsafe { ffi::rlaif_attends_rows() } != 0
+}
+
 /// Attention of queries `[B, T, heads, D]` to keys and values `[B, S, kv, D]`, as `[B, T, heads · D]`:
-/// `softmax(q kᵀ · scale + bias + mask) v`.
+/// `softmax(q kᵀ · scale + bias + mask) v`. With [`AttentionOptions::head_dim`], queries may be
+/// `[B, T, heads · D]` and keys and values `[B, S, kv · D]`.
 ///
 /// With fewer key heads than query heads, which they must divide, consecutive query heads share
-/// one. On the CPU in f32, without dropout, where the processor has AVX-512, no scores are kept: the
+/// one. On the CPU in f32 and bf16, without dropout, where the processor has AVX-512, no scores are kept: the
 /// backward pass computes them again from their normalisers
-/// ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)). Everything else runs libtorch's own
-/// operations.
+/// ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)), all of it in f32. Everything else runs
+/// libtorch's own operations.
 ///
 /// # Panics
 /// If the shapes do not fit, as libtorch's operators do.
@@ -47,25 +76,45 @@ pub struct AttentionOptions<'a> {
 /// let q = Tensor::zeros([1, 2, 1, 4], (Kind::Float, Device::Cpu));
 /// let v = Tensor::from_slice(&[0f32, 0., 0., 0., 2., 2., 2., 2.]).view([1, 2, 1, 4]);
 /// let options =
-///     AttentionOptions { scale: 1., keys: Keys::Causal, bias: None, mask: None, dropout: 0. };
+///     AttentionOptions { head_dim: None, scale: 1., keys: Keys::Causal, bias: None, mask: None, rows: None, dropout: 0. };
 /// // The first query sees one key, the second the mean of two.
 /// let y = attention(&q, &q, &v, &options);
 /// assert_eq!(Vec::<f32>::try_from(y.view([-1])).unwrap(), [0., 0., 0., 0., 1., 1., 1., 1.]);
 /// ```
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions<'_>) -> Tensor {
-    let (queries, keys) = (q.size(), k.size());
-    let fits = queries.len() == 4
-        && keys.len() == 4
-        && v.size() == keys
-        && queries[0] == keys[0]
-        && queries[3] == keys[3]
-        && keys[2] > 0
-        && queries[2] % keys[2] == 0
-        && (options.keys == Keys::All || queries[1] == keys[1]);
-    assert!(fits, "queries {queries:?}, keys {keys:?} and values {:?} do not fit", v.size());
+    let head_dim = options.head_dim.unwrap_or_else(|| q.size().last().copied().unwrap_or_default());
+    let in_heads = |x: &Tensor| match x.size()[..] {
+        [b, t, width] if options.head_dim.is_some() && head_dim > 0 && width % head_dim == 0 => {
+            Some([b, t, width / head_dim, head_dim])
+        }
+        [b, t, heads, width] if width == head_dim => Some([b, t, heads, width]),
+        _ => None,
+    };
+    let fits = match (in_heads(q), in_heads(k)) {
+        (Some(queries), Some(keys)) => {
+            v.size() == k.size()
+                && (queries[0] == keys[0] || options.rows.is_some())
+                && keys[2] > 0
+                && queries[2] % keys[2] == 0
+                && (options.keys == Keys::All || queries[1] == keys[1])
+                && options.rows.is_none_or(|rows| rows.queries.len() == rows.keys.len())
+        }
+        _ => false,
+    };
+    assert!(
+        fits,
+        "queries {:?}, keys {:?} and values {:?} do not fit",
+        q.size(),
+        k.size(),
+        v.size()
+    );
     let pointer = |t: Option<&Tensor>| t.map_or(std::ptr::null(), Tensor::as_ptr);
+    let (lengths, rows) = match options.rows {
+        Some(RowLengths { queries, keys }) => ([queries.as_ptr(), keys.as_ptr()], keys.len()),
+        None => ([std::ptr::null(); 2], 0),
+    };
     let mut out = std::ptr::null_mut();
-    // SAFETY: the tensors live through the call, null means none; `out` is written on success alone.
+    // SAFETY: there are `rows` lengths of each sort; the tensors live through the call, null means none; `out` is written on success alone.
     let status = unsafe {
         ffi::rlaif_attention(
             q.as_ptr(),
@@ -73,6 +122,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions<
             v.as_ptr(),
             pointer(options.bias),
             pointer(options.mask),
+            head_dim,
+            lengths[0],
+            lengths[1],
+            rows,
             i32::from(options.keys == Keys::Causal),
             options.scale,
             options.dropout,
@@ -118,8 +171,15 @@ mod tests {
         let (k, v) = (randn(&[batch, s, kv, d]), randn(&[batch, s, kv, d]));
         let bias = randn(&[1, heads, t, s]);
         let pull = randn(&[batch, t, heads * d]).detach();
-        let options =
-            AttentionOptions { scale: 0.4, keys, bias: biased.then_some(&bias), mask, dropout: 0. };
+        let options = AttentionOptions {
+            head_dim: None,
+            scale: 0.4,
+            keys,
+            bias: biased.then_some(&bias),
+            mask,
+            rows: None,
+            dropout: 0.,
+        };
         let mut inputs = vec![&q, &k, &v];
         inputs.extend(options.bias);
         let (got, want) = (attention(&q, &k, &v, &options), reference(&q, &k, &v, &options));
@@ -170,10 +230,12 @@ mod tests {
         let x = randn(&[1, 3, 2, 4]);
         let mask = Tensor::full([1, 1, 1, 3], HIDDEN, (Kind::Float, Device::Cpu));
         let options = AttentionOptions {
+            head_dim: None,
             scale: 1.,
             keys: Keys::All,
             bias: None,
             mask: Some(&mask),
+            rows: None,
             dropout: 0.,
         };
         let y = attention(&x, &x, &x, &options);
@@ -188,10 +250,12 @@ mod tests {
         let low = |t: &Tensor| t.detach().to_kind(Kind::BFloat16).set_requires_grad(true);
         let (q, k, bias) = (randn(&[2, 6, 4, 8]), randn(&[2, 6, 2, 8]), randn(&[1, 4, 6, 6]));
         let options = AttentionOptions {
+            head_dim: None,
             scale: 0.4,
             keys: Keys::Causal,
             bias: Some(&bias),
             mask: None,
+            rows: None,
             dropout: 0.,
         };
         let want = reference(&q, &k, &k, &options);
@@ -215,10 +279,12 @@ mod tests {
         tch::manual_seed(23);
         let (x, bias) = (randn(&[3, 70, 4, 16]), randn(&[1, 4, 70, 70]));
         let options = AttentionOptions {
+            head_dim: None,
             scale: 0.25,
             keys: Keys::All,
             bias: Some(&bias),
             mask: None,
+            rows: None,
             dropout: 0.,
         };
         let run = || {
@@ -228,6 +294,86 @@ mod tests {
         let first = run();
         for _ in 0..3 {
             assert_eq!(run(), first);
+        }
+    }
+
+    #[test]
+    fn rows_of_different_lengths_are_as_each_alone() {
+        tch::manual_seed(24);
+        if !attends_rows(Kind::Float, Device::Cpu) {
+            return eprintln!("SKIPPED: no AVX-512");
+        }
+        // One longer than a block of queries, one of a single token.
+        let (own, other) = ([3i64, 140, 1, 20], [7i64, 2, 150, 20]);
+        let total = |lengths: &[i64]| lengths.iter().sum::<i64>();
+        for (keys, lengths) in [(Keys::All, &other), (Keys::All, &own), (Keys::Causal, &own)] {
+            let q = randn(&[1, total(&own), 4, 8]);
+            let (k, v) = (randn(&[1, total(lengths), 2, 8]), randn(&[1, total(lengths), 2, 8]));
+            let bias = randn(&[1, 4, 140, *lengths.iter().max().unwrap()]);
+            let pull = randn(&[1, total(&own), 32]).detach();
+            let options = AttentionOptions {
+                head_dim: None,
+                scale: 0.4,
+                keys,
+                bias: Some(&bias),
+                mask: None,
+                rows: Some(RowLengths { queries: &own, keys: lengths }),
+                dropout: 0.,
+            };
+            let inputs = [&q, &k, &v, &bias];
+            let grads =
+                |y: &Tensor| Tensor::run_backward(&[(y * &pull).sum(None)], &inputs, false, false);
+            let got = attention(&q, &k, &v, &options);
+            let (mut at, mut from) = (0, 0);
+            let alone = own.iter().zip(lengths).map(|(&t, &s)| {
+                let keys = [&k, &v].map(|x| x.narrow(1, from, s));
+                let bias = bias.narrow(2, 0, t).narrow(3, 0, s);
+                let options = AttentionOptions { bias: Some(&bias), rows: None, ..options };
+                let y = attention(&q.narrow(1, at, t), &keys[0], &keys[1], &options);
+                (at, from) = (at + t, from + s);
+                y
+            });
+            let want = Tensor::cat(&alone.collect::<Vec<_>>(), 1);
+            let close = |a: &Tensor, b: &Tensor| (a - b).abs().max().double_value(&[]) < 1e-5;
+            assert!(close(&got, &want), "{keys:?}");
+            for (got, want) in grads(&got).iter().zip(&grads(&want)) {
+                assert!(close(got, want), "{keys:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn in_bf16_only_what_enters_and_leaves_is_rounded() {
+        tch::manual_seed(25);
+        let low = |t: &Tensor| t.detach().to_kind(Kind::BFloat16).set_requires_grad(true);
+        let wide = |t: &Tensor| t.detach().to_kind(Kind::Float).set_requires_grad(true);
+        let sizes = [[2, 40, 4, 8], [2, 40, 2, 8], [2, 40, 2, 8], [1, 4, 40, 40]];
+        let narrow = sizes.map(|size| low(&randn(&size)));
+        let full = narrow.each_ref().map(wide);
+        let mask = Tensor::zeros([2, 1, 1, 40], (Kind::Float, Device::Cpu));
+        let _ = mask.narrow(0, 1, 1).narrow(3, 30, 10).fill_(HIDDEN);
+        let pull = randn(&[2, 40, 32]).detach().to_kind(Kind::BFloat16);
+        let run = |[q, k, v, bias]: &[Tensor; 4]| {
+            let mask = mask.to_kind(q.kind());
+            let options = AttentionOptions {
+                head_dim: None,
+                scale: 0.4,
+                keys: Keys::Causal,
+                bias: Some(bias),
+                mask: Some(&mask),
+                rows: None,
+                dropout: 0.,
+            };
+            let y = attention(q, k, v, &options);
+            let loss = (&y * &pull).sum(Kind::Float);
+            let mut all = Tensor::run_backward(&[loss], &[q, k, v, bias], false, false);
+            all.push(y.detach());
+            all
+        };
+        for (got, want) in run(&narrow).iter().zip(run(&full)) {
+            assert_eq!(got.kind(), Kind::BFloat16);
+            let distance = (got.to_kind(Kind::Float) - &want).norm() / want.norm();
+            assert!(distance.double_value(&[]) < 0.01, "{distance:?}");
         }
     }
 }

@@ -114,6 +114,7 @@ unsafe extern "C" {
         weights: List,
         biases: List,
         len: usize,
+        residual: *const C_tensor,
         out: *mut *mut C_tensor,
     ) -> i32;
     pub(crate) fn rlaif_gated(
@@ -122,12 +123,17 @@ unsafe extern "C" {
         sort: i32,
         out: *mut *mut C_tensor,
     ) -> i32;
+    pub(crate) fn rlaif_attends_rows() -> i32;
     pub(crate) fn rlaif_attention(
         q: *const C_tensor,
         k: *const C_tensor,
         v: *const C_tensor,
         bias: *const C_tensor,
         mask: *const C_tensor,
+        head_dim: i64,
+        query_lengths: *const i64,
+        key_lengths: *const i64,
+        rows: usize,
         causal: i32,
         scale: f64,
         dropout: f64,

@@ -40,9 +40,10 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
 /// Linear layers on one input, `y_i = x W_iᵀ + b_i`.
 ///
 /// `x` is `[.., K]`, each weight `[N_i, K]`, each bias `[N_i]`; all layers have a bias or none has.
-/// The layers share the gradient of `x`, which is summed as it is computed. On the CPU in f32 the
-/// products are this crate's own where the processor has AVX-512, and the same bits whatever the
-/// number of threads; other kinds and devices run libtorch's operators.
+/// The layers share the gradient of `x`, which is summed as it is computed. On the CPU in f32 and bf16
+/// they are one operation each way; in f32 the products are this crate's own where the processor has
+/// AVX-512, and the same bits whatever the number of threads. Other kinds and devices run libtorch's
+/// operators.
 ///
 /// # Panics
 /// If the shapes do not fit, as libtorch's operators do.
@@ -61,17 +62,28 @@ pub fn linears<const N: usize>(
     weights: [&Tensor; N],
     biases: Option<[&Tensor; N]>,
 ) -> [Tensor; N] {
+    project(x, weights, biases, None)
+}
+
+/// Layers on one input, a residual added to what the first one makes.
+fn project<const N: usize>(
+    x: &Tensor,
+    weights: [&Tensor; N],
+    biases: Option<[&Tensor; N]>,
+    residual: Option<&Tensor>,
+) -> [Tensor; N] {
     let weights = weights.map(Tensor::as_ptr);
     let biases = biases.map(|biases| biases.map(Tensor::as_ptr));
     let mut out = [std::ptr::null_mut(); N];
-    // SAFETY: the tensors live through the call, null biases mean none, and all N outputs are
-    // written on success alone.
+    // SAFETY: the tensors live through the call, null biases and a null residual mean none, and all
+    // N outputs are written on success alone.
     let status = unsafe {
         ffi::rlaif_linear(
             x.as_ptr(),
             weights.as_ptr().cast(),
             biases.as_ref().map_or(std::ptr::null(), |biases| biases.as_ptr().cast()),
             N,
+            residual.map_or(std::ptr::null(), Tensor::as_ptr),
             out.as_mut_ptr(),
         )
     };
@@ -95,6 +107,35 @@ pub fn linears<const N: usize>(
 /// ```
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     let [y] = linears(x, [weight], bias.map(|bias| [bias]));
+    y
+}
+
+/// A linear layer and the residual around it, `y = residual + x Wᵀ + b`, the sum rounded once.
+///
+/// `residual` is `[.., N]` for a weight `[N, K]`. Runs as [`linears`] does.
+///
+/// # Panics
+/// If the shapes do not fit.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// let x = Tensor::ones([3, 4], (Kind::Float, Device::Cpu));
+/// let weight = Tensor::ones([2, 4], (Kind::Float, Device::Cpu));
+/// let y = rlaif_torch::linear_onto(&Tensor::ones([3, 2], (Kind::Float, Device::Cpu)), &x, &weight, None);
+/// assert_eq!(y.double_value(&[0, 0]), 5.);
+/// ```
+pub fn linear_onto(
+    residual: &Tensor,
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+) -> Tensor {
+    let (mut size, sum) = (x.size(), residual.size());
+    if let Some(last) = size.last_mut() {
+        *last = weight.size()[0];
+    }
+    assert_eq!(size, sum, "a residual is as large as what is added to it");
+    let [y] = project(x, [weight], bias.map(|bias| [bias]), Some(residual));
     y
 }
 

@@ -62,12 +62,12 @@ mod setup;
 mod threads;
 
 pub use adamw::{AdamW, AdamWOptions, ParamGroup};
-pub use attention::{AttentionOptions, Keys, attention};
+pub use attention::{AttentionOptions, Keys, RowLengths, attends_rows, attention};
 pub use bytes::{with_bytes, with_bytes_mut};
 pub use device::{CudaLibraries, DeviceChoice, load_cuda};
 pub use error::TorchError;
 pub use exit::exit_at_once;
-pub use fused::{Gate, gated, linear, linear_log_probs, linears, rms_norm, rope};
+pub use fused::{Gate, gated, linear, linear_log_probs, linear_onto, linears, rms_norm, rope};
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
 pub use graph::CudaGraph;
 pub use memory::{

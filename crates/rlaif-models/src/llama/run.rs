@@ -49,7 +49,7 @@ impl Block {
     ) -> Tensor {
         let normed = self.attention_norm.forward(x);
         let mixed = self.attention.forward_run(&normed, angles, visible, run, pass);
-        self.finish(&(x + mixed), pass)
+        self.finish(&self.attention.o.onto(x, &mixed, pass), pass)
     }
 }
 
@@ -73,7 +73,7 @@ impl Attention {
         let (k, v) = (rows(&k, self.kv_heads), rows(&v, self.kv_heads));
         let p = pass.dropout_p(self.dropout);
         let mixed = attention(&rows(&q, self.heads), &k, &v, visible, self.scale(), p);
-        self.o.forward(&run.from_rows(&mixed), pass)
+        run.from_rows(&mixed)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_lm::{Padding, TokenBatch};
+use rlaif_lm::{Encoded, EncodedTokens, Padding, TokenBatch};
 use tch::{Kind, Tensor};
 
 pub(crate) const CAUSAL: [&str; 9] = [
@@ -130,6 +130,14 @@ pub(crate) fn real(x: &Tensor, batch: &TokenBatch) -> Tensor {
         places.extend(start..start + row.len() as i64);
     }
     x.flatten(0, 1).index_select(0, &Tensor::from_slice(&places))
+}
+
+/// The hidden states of real tokens, whether there are others between them.
+pub(crate) fn real_encoded(encoded: &Encoded, prompts: &TokenBatch) -> Tensor {
+    match encoded.tokens {
+        EncodedTokens::Unpadded(_) => encoded.hidden.squeeze_dim(0),
+        EncodedTokens::Full | EncodedTokens::Padded(_) => real(&encoded.hidden, prompts),
+    }
 }
 
 /// The largest difference, which must be below `tolerance`.
