@@ -156,6 +156,11 @@ impl RmsNorm {
         rlaif_torch::rms_norm(x, &self.weight, self.epsilon)
     }
 
+    /// The norm of `x`, and `x` for the residual around what follows.
+    pub(crate) fn before(&self, x: &Tensor) -> (Tensor, Tensor) {
+        rlaif_torch::rms_norm_beside(x, &self.weight, self.epsilon)
+    }
+
     /// Weight and ε.
     pub(crate) fn parts(&self) -> (&Tensor, f64) {
         (&self.weight, self.epsilon)

@@ -227,14 +227,15 @@ impl Block {
         visible: &Visible<'_>,
         pass: Pass,
     ) -> (Tensor, [Tensor; 2]) {
-        let normed = self.attention_norm.forward(x);
+        let (normed, x) = self.attention_norm.before(x);
         let (mixed, kv) = self.attention.forward(&normed, angles, visible, pass);
-        (self.finish(&self.attention.o.onto(x, &mixed, pass), pass), kv)
+        (self.finish(&self.attention.o.onto(&x, &mixed, pass), pass), kv)
     }
 
     /// The feed-forward layer, which decoding shares with training.
     fn finish(&self, x: &Tensor, pass: Pass) -> Tensor {
-        self.feed_forward.onto(x, &self.feed_forward_norm.forward(x), pass)
+        let (normed, x) = self.feed_forward_norm.before(x);
+        self.feed_forward.onto(&x, &normed, pass)
     }
 
     fn linears(&mut self) -> [&mut Linear; 7] {

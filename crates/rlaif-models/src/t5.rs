@@ -379,20 +379,22 @@ impl Block {
     }
 
     fn forward(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Tensor {
-        let normed = self.attention_norm.forward(x);
+        let (normed, x) = self.attention_norm.before(x);
         let mixed = self.attention.to_itself(&normed, &context.scores, pass);
-        let mut x = self.add(x, &self.attention.o, &mixed, pass);
+        let mut x = self.add(&x, &self.attention.o, &mixed, pass);
         if let (Some((cross, norm)), Some((encoded, cover))) = (&self.cross, context.encoded) {
-            let mixed = cross.to_encoded(&norm.forward(&x), encoded, cover, pass);
-            x = self.add(&x, &cross.o, &mixed, pass);
+            let (normed, beside) = norm.before(&x);
+            let mixed = cross.to_encoded(&normed, encoded, cover, pass);
+            x = self.add(&beside, &cross.o, &mixed, pass);
         }
         self.finish(&x, pass)
     }
 
     /// The feed-forward layer, which decoding shares with training.
     fn finish(&self, x: &Tensor, pass: Pass) -> Tensor {
-        let inner = self.feed_forward.inner(&self.feed_forward_norm.forward(x), pass);
-        self.add(x, &self.feed_forward.wo, &inner, pass)
+        let (normed, x) = self.feed_forward_norm.before(x);
+        let inner = self.feed_forward.inner(&normed, pass);
+        self.add(&x, &self.feed_forward.wo, &inner, pass)
     }
 
     /// The residual around what ends in `layer`. In f16 it is kept within range, as transformers

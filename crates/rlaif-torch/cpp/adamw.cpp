@@ -5,6 +5,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_copy.h>
+#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty_like.h>
 
@@ -15,7 +16,8 @@ extern "C" {
 
 // Mirrored by `Options` in src/ffi.rs.
 struct RlaifAdamWOptions {
-  double lr, beta1, beta2, eps, weight_decay;
+  // What gradients are multiplied by comes last.
+  double lr, beta1, beta2, eps, weight_decay, gradient;
 };
 
 // One parameter and its state. In low precision it has a `master` in f32, or what it lacks to one,
@@ -41,6 +43,7 @@ struct Lists {
 
   void step(const RlaifAdamWOptions& o) const {
     if (params.empty()) return;
+    if (o.gradient != 1) at::_foreach_mul_(grads, o.gradient);
     at::_fused_adamw_(params, grads, exp_avgs, exp_avg_sqs, /*max_exp_avg_sqs=*/{}, steps, o.lr,
                       o.beta1, o.beta2, o.weight_decay, o.eps, /*amsgrad=*/false,
                       /*maximize=*/false);
@@ -154,7 +157,7 @@ void step(const RlaifAdamWSlot* slots, size_t len, const RlaifAdamWOptions& o) {
     b.lists.steps.push_back(*slot->step);
     if (b.converted >= kDeviceChunk) b.flush(o);
   }
-  rlaif::adamw_step(on_cpu, o.beta1, o.beta2, o.eps);
+  rlaif::adamw_step(on_cpu, o.beta1, o.beta2, o.eps, o.gradient);
   for (Bucket& b : buckets) b.flush(o);
 }
 

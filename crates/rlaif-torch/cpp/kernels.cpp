@@ -58,11 +58,13 @@ RLAIF_VECTOR void rms_forward(const T* x, const T* w, T* y, float* scale, int64_
 }
 
 template <typename T>
-RLAIF_VECTOR void rms_backward(const T* dy, const T* x, const T* w, const float* scale, T* dx,
-                               float* dw, int64_t begin, int64_t end, int64_t width) {
+RLAIF_VECTOR void rms_backward(const T* dy, const T* x, const T* w, const float* scale,
+                               const T* beside, T* dx, float* dw, int64_t begin, int64_t end,
+                               int64_t width) {
   for (int64_t row = begin; row < end; ++row) {
     const T* g = dy + row * width;
     const T* in = x + row * width;
+    const T* other = beside ? beside + row * width : nullptr;
     T* out = dx + row * width;
     const float r = scale[row];
     float dot = 0;
@@ -73,7 +75,8 @@ RLAIF_VECTOR void rms_backward(const T* dy, const T* x, const T* w, const float*
     for (int64_t i = 0; i < width; ++i) {
       const float a = static_cast<float>(in[i]);
       const float b = static_cast<float>(g[i]);
-      out[i] = static_cast<T>(r * b * static_cast<float>(w[i]) - pull * a);
+      const float c = other ? static_cast<float>(other[i]) : 0.0f;
+      out[i] = static_cast<T>(r * b * static_cast<float>(w[i]) - pull * a + c);
       dw[i] += b * a * r;
     }
   }
@@ -89,9 +92,11 @@ void by_kind(const at::Tensor& t, F&& run) {
   }
 }
 
+// The norm of x, and x itself for the residual beside it, whose gradient is added where the norm's
+// is computed.
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight_in,
-                            double epsilon) {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
+                               const at::Tensor& weight_in, double epsilon) {
     const auto in = x.contiguous(), weight = weight_in.contiguous();
     const int64_t width = in.size(-1);
     const int64_t rows = in.numel() / width;
@@ -108,14 +113,17 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
       });
     });
     ctx->save_for_backward({in, weight, scale});
-    return out;
+    ctx->set_materialize_grads(false);
+    return {out, x};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     const auto& x = saved[0];
     const auto& weight = saved[1];
+    if (!grads[0].defined()) return {grads[1], Variable(), Variable()};
     const auto dy = grads[0].contiguous();
+    const auto beside = grads[1].defined() ? grads[1].contiguous() : grads[1];
     const int64_t width = x.size(-1);
     const int64_t rows = x.numel() / width;
     const auto dx = at::empty_like(x);
@@ -130,10 +138,11 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
       const T* xp = x.const_data_ptr<T>();
       const T* wp = weight.const_data_ptr<T>();
       const float* sp = saved[2].const_data_ptr<float>();
+      const T* bp = beside.defined() ? beside.const_data_ptr<T>() : nullptr;
       T* dxp = dx.template mutable_data_ptr<T>();
       float* pp = partial.mutable_data_ptr<float>();
       rlaif::parallel_tasks(tasks, [&](int64_t task) {
-        rms_backward<T>(gp, xp, wp, sp, dxp, pp + task * width, task * step,
+        rms_backward<T>(gp, xp, wp, sp, bp, dxp, pp + task * width, task * step,
                         std::min(rows, (task + 1) * step), width);
       });
     });
@@ -222,14 +231,17 @@ at::Tensor rope_composed(const at::Tensor& x, const at::Tensor& cos, const at::T
 
 extern "C" {
 
+// `out` receives the norm, and x for what goes beside it.
 int32_t rlaif_rms_norm(const at::Tensor* x, const at::Tensor* weight, double epsilon,
                        at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
     const auto kind = x->scalar_type();
     const bool fused = x->device().is_cpu() && (kind == at::kFloat || kind == at::kBFloat16) &&
                        weight->scalar_type() == kind && x->numel() > 0;
-    *out = rlaif::give(fused ? RmsNorm::apply(*x, *weight, epsilon)
-                             : rms_norm_composed(*x, *weight, epsilon));
+    const auto results = fused ? RmsNorm::apply(*x, *weight, epsilon)
+                               : variable_list{rms_norm_composed(*x, *weight, epsilon), *x};
+    out[0] = rlaif::give(results[0]);
+    out[1] = rlaif::give(results[1]);
   });
 }
 

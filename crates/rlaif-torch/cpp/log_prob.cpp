@@ -1,5 +1,6 @@
 // Log-probabilities of given tokens and entropies from hidden states, without ever holding the
-// logits of more than a chunk of rows: the backward pass computes a chunk again.
+// logits of more than a chunk of rows: the backward pass has those of the only chunk, and computes
+// them again where there are several.
 
 #include "common.hpp"
 #include "matmul.hpp"
@@ -38,8 +39,8 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
       rlaif::softmax_statistics(logits, targets.narrow(0, begin, rows), temperature,
                                 part(log_probs), part(entropies), part(normalisers));
     }
-    ctx->save_for_backward(
-        {hidden, weight, bias.value_or(at::Tensor()), targets, normalisers, entropies});
+    ctx->save_for_backward({hidden, weight, bias.value_or(at::Tensor()), targets, normalisers,
+                            entropies, n <= chunk ? space : at::Tensor()});
     ctx->set_materialize_grads(false);
     ctx->saved_data["temperature"] = temperature;
     ctx->saved_data["chunk"] = chunk;
@@ -72,9 +73,12 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
         return t.defined() ? t.narrow(0, begin, rows) : t;
       };
       const auto df = space.narrow(0, 0, rows);
-      rlaif::matmul_into(df, part(hidden), weight.t(), rlaif::Into::kOverwrite,
-                         bias.value_or(at::Tensor()));
-      rlaif::softmax_gradient(df, df, part(targets), temperature, part(saved[4]), part(saved[5]),
+      const auto& logits = saved[6].defined() ? saved[6] : df;
+      if (!saved[6].defined()) {
+        rlaif::matmul_into(df, part(hidden), weight.t(), rlaif::Into::kOverwrite,
+                           bias.value_or(at::Tensor()));
+      }
+      rlaif::softmax_gradient(logits, df, part(targets), temperature, part(saved[4]), part(saved[5]),
                               part(dlog), part(dentropy));
       if (hidden_wants) {
         rlaif::matmul_into(part(dhidden), df, weight, rlaif::Into::kOverwrite);

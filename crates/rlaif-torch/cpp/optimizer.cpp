@@ -17,14 +17,14 @@ constexpr int64_t kPiece = int64_t{1} << 16;
 constexpr int64_t kBlock = 512;
 
 struct Rates {
-  float beta1, beta2, fresh1, fresh2, epsilon, decay, step_size, correction;
+  float beta1, beta2, fresh1, fresh2, epsilon, gradient, decay, step_size, correction;
 };
 
 RLAIF_VECTOR void adamw_block(float* w, const float* g, float* m, float* v, int64_t n,
                               const Rates& r) {
   const Rates k = r;
   for (int64_t i = 0; i < n; ++i) {
-    const float grad = g[i];
+    const float grad = k.gradient * g[i];
     const float first = k.beta1 * m[i] + k.fresh1 * grad;
     const float second = k.beta2 * v[i] + k.fresh2 * grad * grad;
     m[i] = first;
@@ -142,15 +142,17 @@ bool is_cpu_kind(c10::ScalarType kind) {
   return kind == c10::kFloat || kind == c10::kBFloat16 || kind == c10::kHalf;
 }
 
-void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2, double epsilon) {
+void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2, double epsilon,
+                double gradient) {
   const auto work = pieces(steps);
   parallel_tasks(static_cast<int64_t>(work.size()), [&](int64_t task) {
     const Piece& piece = work[task];
     const AdamWStep& s = steps[piece.of];
     const Rates rates{static_cast<float>(beta1),       static_cast<float>(beta2),
                       static_cast<float>(1.0 - beta1), static_cast<float>(1.0 - beta2),
-                      static_cast<float>(epsilon),     s.decay,
-                      s.step_size,                     s.correction};
+                      static_cast<float>(epsilon),     static_cast<float>(gradient),
+                      s.decay,                         s.step_size,
+                      s.correction};
     step_piece(s, piece.begin, piece.end, rates);
   });
 }

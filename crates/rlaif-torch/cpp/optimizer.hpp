@@ -30,7 +30,9 @@ struct AdamWStep {
   float decay, step_size, correction;
 };
 
-void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2, double epsilon);
+// Gradients count `gradient` times.
+void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2, double epsilon,
+                double gradient);
 
 // In f64: neither overflows nor loses what many small numbers add up to.
 double sum_of_squares(const std::vector<Elements>& all);

@@ -189,10 +189,43 @@ impl AdamW {
     /// [`TorchError::Libtorch`] if a gradient is sparse, or if a parameter changed its shape, kind
     /// or device since the optimizer was built; [`TorchError::OutOfMemory`].
     pub fn step(&mut self) -> Result<(), TorchError> {
+        self.step_scaled(1.)
+    }
+
+    /// Clips the gradients of all parameters by their global norm, takes a step with them, and returns
+    /// the norm they had: [`AdamW::clip_grad_norm`] and [`AdamW::step`] in one pass less over memory,
+    /// for it scales gradients where it reads them. What is left in the parameters' gradients after it
+    /// is not defined.
+    ///
+    /// A norm that is not finite takes no step.
+    ///
+    /// # Errors
+    /// As of the two.
+    ///
+    /// ```
+    /// use rlaif_torch::{AdamW, AdamWOptions, ParamGroup};
+    /// use tch::{Kind, Tensor};
+    /// let w = Tensor::from_slice(&[3f32, 4.]).set_requires_grad(true);
+    /// let params = vec![("w".to_owned(), w.shallow_clone())];
+    /// let mut optimizer = AdamW::new(vec![ParamGroup { params, options: AdamWOptions::default() }])?;
+    /// (&w * &w).sum(Kind::Float).backward(); // gradient [6, 8]
+    /// assert_eq!(optimizer.step_clipped(Some(1.0))?, 10.0);
+    /// # Ok::<(), rlaif_torch::TorchError>(())
+    /// ```
+    pub fn step_clipped(&mut self, max_norm: Option<f64>) -> Result<f64, TorchError> {
+        let norm = grad::clip_grad_norm(&self.tensors(), None)?;
+        let gradient = grad::clip_factor(norm, max_norm)?;
+        if norm.is_finite() {
+            self.step_scaled(gradient)?;
+        }
+        Ok(norm)
+    }
+
+    fn step_scaled(&mut self, gradient: f64) -> Result<(), TorchError> {
         for group in &self.groups {
             let slots: Vec<ffi::Slot> = group.entries.iter().map(Entry::slot).collect();
             let AdamWOptions { lr, betas: (beta1, beta2), eps, weight_decay } = group.options;
-            let options = ffi::Options { lr, beta1, beta2, eps, weight_decay };
+            let options = ffi::Options { lr, beta1, beta2, eps, weight_decay, gradient };
             // SAFETY: the slots point to tensors that `self` keeps alive. That their layouts agree,
             // which the kernels rely on, is checked there for every parameter.
             let status =

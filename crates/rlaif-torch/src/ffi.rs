@@ -32,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) beta2: f64,
     pub(crate) eps: f64,
     pub(crate) weight_decay: f64,
+    /// What gradients are multiplied by.
+    pub(crate) gradient: f64,
 }
 
 /// `RlaifCudaMemory` in `cpp/memory.cpp`.

@@ -26,15 +26,36 @@ use crate::{
 /// assert!((y.double_value(&[0, 0]) - 3. / 12.5f64.sqrt()).abs() < 1e-6);
 /// ```
 pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
+    rms_norm_beside(x, weight, epsilon).0
+}
+
+/// [`rms_norm`] of `x`, and `x` for the residual beside it: `y = x + f(norm(x))` is
+/// `let (normed, x) = rms_norm_beside(x, ..)` and `x + f(normed)`. On the CPU the gradients that come
+/// back over the two are added in the pass over memory that computes the norm's.
+///
+/// # Panics
+/// If the shapes do not fit, as libtorch's operators do.
+///
+/// ```
+/// use tch::{Device, Kind, Tensor};
+/// let x = Tensor::from_slice(&[3f32, 4.]).view([1, 2]);
+/// let weight = Tensor::ones([2], (Kind::Float, Device::Cpu));
+/// let (normed, same) = rlaif_torch::rms_norm_beside(&x, &weight, 0.);
+/// assert_eq!(same, x);
+/// assert_eq!(normed, rlaif_torch::rms_norm(&x, &weight, 0.));
+/// ```
+pub fn rms_norm_beside(x: &Tensor, weight: &Tensor, epsilon: f64) -> (Tensor, Tensor) {
     assert_eq!(
         x.size().last(),
         weight.size().last(),
         "the weight of an RMS norm is as wide as what it scales"
     );
-    let mut out = std::ptr::null_mut();
-    // SAFETY: both tensors live through the call; `out` is written on success alone.
-    let status = unsafe { ffi::rlaif_rms_norm(x.as_ptr(), weight.as_ptr(), epsilon, &raw mut out) };
-    finish("rms_norm", status, out)
+    let mut out = [std::ptr::null_mut(); 2];
+    // SAFETY: both tensors live through the call; both outputs are written on success alone.
+    let status =
+        unsafe { ffi::rlaif_rms_norm(x.as_ptr(), weight.as_ptr(), epsilon, out.as_mut_ptr()) };
+    let [normed, beside] = out.map(|out| finish("rms_norm", status, out));
+    (normed, beside)
 }
 
 /// Linear layers on one input, `y_i = x W_iᵀ + b_i`.
@@ -218,7 +239,8 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
 /// `(hidden Wᵀ + b) / temperature`.
 ///
 /// `hidden` is `[N, H]`, `weight` `[V, H]`, `bias` `[V]`, `targets` int64 `[N]`. Logits exist for
-/// `chunk` rows at a time only: forward they are reduced, and backward computes each chunk again.
+/// `chunk` rows at a time only: forward they are reduced, and backward computes each chunk again,
+/// unless there is but one, whose logits are kept.
 /// With p the softmax and H its entropy, the gradients are those of
 /// `d log p_y / d z_v = [v = y] - p_v` and `d H / d z_v = -p_v (log p_v + H)`.
 ///
@@ -320,6 +342,27 @@ mod tests {
             close(&got_grads[0], &want_grads[0], 1e-5);
             close(&got_grads[1], &want_grads[1], 1e-3);
         }
+    }
+
+    #[test]
+    fn a_residual_beside_a_norm_adds_its_gradient() {
+        tch::manual_seed(4);
+        let (x, weight) = (randn(&[700, 33]), randn(&[33]));
+        let (pull, beside) = (randn(&[700, 33]).detach(), randn(&[700, 33]).detach());
+        let grads = |loss: Tensor| Tensor::run_backward(&[loss], &[&x, &weight], false, false);
+        let (y, same) = rms_norm_beside(&x, &weight, 1e-3);
+        let got = grads((&y * &pull + &same * &beside).sum(None));
+        let want = rms_reference(&x, &weight, 1e-3);
+        let want = grads((&want * &pull + &x * &beside).sum(None));
+        close(&got[0], &want[0], 1e-5);
+        close(&got[1], &want[1], 1e-3);
+        // One of the two alone.
+        let (_, same) = rms_norm_beside(&x, &weight, 1e-3);
+        close(
+            &Tensor::run_backward(&[(&same * &beside).sum(None)], &[&x], false, false)[0],
+            &beside,
+            1e-9,
+        );
     }
 
     #[test]

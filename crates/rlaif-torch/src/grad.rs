@@ -131,6 +131,13 @@ pub fn drop_grads<T: Borrow<Tensor>>(params: &[T]) -> Result<(), TorchError> {
     ffi::check("dropping gradients", unsafe { ffi::rlaif_grad_drop(list.as_ptr(), list.len()) })
 }
 
+/// What gradients of this global norm are multiplied by to be clipped.
+pub(crate) fn clip_factor(norm: f64, max_norm: Option<f64>) -> Result<f64, TorchError> {
+    let max_norm = max_norm.map_or(Ok(f64::INFINITY), positive)?;
+    // torch.nn.utils.clip_grad_norm_ adds the small number.
+    Ok((max_norm / (norm + 1e-6)).min(1.))
+}
+
 fn positive(max_norm: f64) -> Result<f64, TorchError> {
     if max_norm > 0.0 {
         return Ok(max_norm);

@@ -67,7 +67,9 @@ pub use bytes::{with_bytes, with_bytes_mut};
 pub use device::{CudaLibraries, DeviceChoice, load_cuda};
 pub use error::TorchError;
 pub use exit::exit_at_once;
-pub use fused::{Gate, gated, linear, linear_log_probs, linear_onto, linears, rms_norm, rope};
+pub use fused::{
+    Gate, gated, linear, linear_log_probs, linear_onto, linears, rms_norm, rms_norm_beside, rope,
+};
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
 pub use graph::CudaGraph;
 pub use memory::{

@@ -185,14 +185,13 @@ impl Optimizer {
             self.total_steps,
         );
         let max_norm = (self.config.max_grad_norm > 0.).then_some(self.config.max_grad_norm);
-        let grad_norm = self.adamw.clip_grad_norm(max_norm)?;
+        for (group, rate) in self.rates.iter().enumerate() {
+            self.adamw.set_lr(group, rate * factor)?;
+        }
+        let grad_norm = self.adamw.step_clipped(max_norm)?;
         self.progress.step += 1;
         let lr = self.config.lr * factor;
         let skipped = if grad_norm.is_finite() {
-            for (group, rate) in self.rates.iter().enumerate() {
-                self.adamw.set_lr(group, rate * factor)?;
-            }
-            self.adamw.step()?;
             self.progress.skipped_in_a_row = 0;
             None
         } else {

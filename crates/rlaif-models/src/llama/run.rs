@@ -47,9 +47,9 @@ impl Block {
         run: &Branches,
         pass: Pass,
     ) -> Tensor {
-        let normed = self.attention_norm.forward(x);
+        let (normed, x) = self.attention_norm.before(x);
         let mixed = self.attention.forward_run(&normed, angles, visible, run, pass);
-        self.finish(&self.attention.o.onto(x, &mixed, pass), pass)
+        self.finish(&self.attention.o.onto(&x, &mixed, pass), pass)
     }
 }
 

@@ -175,6 +175,30 @@ fn a_parameter_stored_by_columns_is_stepped_element_by_element() {
 }
 
 #[test]
+fn a_clipped_step_is_clipping_and_a_step() {
+    let options = AdamWOptions { lr: 0.1, ..AdamWOptions::default() };
+    for max_norm in [None, Some(0.5), Some(1e6)] {
+        let params = [0, 1].map(|_| leaf(&[1.0, -2.0, 0.5], Kind::Float, Device::Cpu));
+        let mut both =
+            params.each_ref().map(|w| AdamW::new(vec![group(&[("w", w)], options)]).unwrap());
+        for round in 1..4 {
+            let coef = [0.3, -1.0, 2.0].map(|c| c * f64::from(round));
+            params.iter().for_each(|w| differentiate(w, &coef));
+            let norm = both[0].clip_grad_norm(max_norm).unwrap();
+            both[0].step().unwrap();
+            assert_eq!(both[1].step_clipped(max_norm).unwrap(), norm);
+            both.iter_mut().for_each(|optimizer| optimizer.zero_grad().unwrap());
+            assert_eq!(values(&params[0]), values(&params[1]));
+        }
+        // Nothing is written where a gradient is no number.
+        let before = values(&params[1]);
+        differentiate(&params[1], &[f64::NAN, 0.0, 0.0]);
+        assert!(both[1].step_clipped(max_norm).unwrap().is_nan());
+        assert_eq!(values(&params[1]), before);
+    }
+}
+
+#[test]
 fn a_restored_run_continues_bit_by_bit() {
     for device in devices() {
         for kind in [Kind::Float, Kind::BFloat16] {
