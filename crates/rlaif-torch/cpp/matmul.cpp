@@ -1,13 +1,16 @@
-// Products of f32 matrices for processors with AVX-512.
+// Products of f32 and bf16 matrices for processors with AVX-512.
 //
 // libtorch multiplies f32 matrices by MKL, which uses half of the vector units' width on processors
-// that Intel did not make, and copies both operands into its own layout for each product.
+// that Intel did not make, and copies both operands into its own layout for each product. It
+// multiplies bf16 by oneDNN, whose kernels are as fast as these, but which takes 50 us to look each of
+// them up; where there are tile registers (AMX), which these do not use, it is left to oneDNN.
 //
 // The scheme is that of Goto and van de Geijn (2008, "Anatomy of high-performance matrix
 // multiplication"): both operands are copied into panels that are read in order, whatever their
 // strides, so that a transposed operand costs nothing more; the innermost kernel keeps a tile of the
 // result in registers. Each element of the result is summed by one thread in an order that depends
-// on the sizes alone: the same bits, whatever the number of threads.
+// on the sizes alone: the same bits, whatever the number of threads. Sums of bf16 are f32, and rounded
+// once.
 #include "matmul.hpp"
 #include "parallel.hpp"
 
@@ -15,13 +18,17 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <c10/util/BFloat16.h>
 
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <type_traits>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define RLAIF_AVX512 __attribute__((target("avx512f")))
+#define RLAIF_AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -29,7 +36,14 @@ namespace {
 
 #ifdef RLAIF_AVX512
 
-using View = rlaif::Block;
+using c10::BFloat16;
+
+// A matrix where it lies; one of the strides is 1.
+template <typename T>
+struct View {
+  const T* data;
+  int64_t row, column;  // strides
+};
 
 // Columns of a panel of the right operand, and of a tile of the result: two vectors.
 constexpr int64_t kColumns = 32;
@@ -118,20 +132,64 @@ RLAIF_AVX512 void pack(float* panel, int64_t width, const float* lines, int64_t 
   }
 }
 
+// Two elements of bf16 that follow each other along the inner dimension are a word: what one step of a
+// product takes. A panel of words is what a panel of f32 is, and copied as such where lines lie along
+// the inner dimension.
+constexpr int64_t words(int64_t inner, BFloat16) { return (inner + 1) / 2; }
+constexpr int64_t words(int64_t inner, float) { return inner; }
+
+// Of lines that lie across: words are put together from two rows each. `depth` counts elements.
+RLAIF_AVX512_BF16 void pack_pairs(float* panel, int64_t width, const BFloat16* lines, int64_t along,
+                                  int64_t count, int64_t depth) {
+  alignas(64) static constexpr uint16_t kLow[32] = {
+      0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  const __m512i low = _mm512_load_si512(kLow);
+  const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+  for (int64_t base = 0; base < width; base += 32) {
+    const int64_t n = std::clamp<int64_t>(count - base, 0, 32);
+    const auto there = static_cast<__mmask32>((uint64_t{1} << n) - 1);
+    const __mmask16 fits = first(width - base), rest = first(width - base - 16);
+    for (int64_t p = 0; p < depth; p += 2) {
+      const BFloat16* row = lines + p * along + base;
+      const __m512i even = _mm512_maskz_loadu_epi16(there, row);
+      // Past the end of an odd depth there are zeros.
+      const __m512i odd = _mm512_maskz_loadu_epi16(p + 1 < depth ? there : 0, row + along);
+      float* out = panel + p / 2 * width + base;
+      _mm512_mask_storeu_ps(out, fits, _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, low, odd)));
+      if (rest) {
+        _mm512_mask_storeu_ps(out + 16, rest,
+                              _mm512_castsi512_ps(_mm512_permutex2var_epi16(even, high, odd)));
+      }
+    }
+  }
+}
+
+// `pack` of bf16; along the lines there is an even number of elements.
+void pack(float* panel, int64_t width, const BFloat16* lines, int64_t across, int64_t along,
+          int64_t count, int64_t depth) {
+  if (across == 1) {
+    pack_pairs(panel, width, lines, along, count, depth);
+  } else {
+    pack(panel, width, reinterpret_cast<const float*>(lines), across / 2, 1, count, depth / 2);
+  }
+}
+
 // A tile of the result.
+template <typename T>
 struct Tile {
-  float* data;
+  T* data;
   int64_t stride;
   // Which of its columns there are.
   __mmask16 left, right;
   // What it starts from: what is there, a bias per column, or nothing.
   bool add;
-  const float* bias;
+  const T* bias;
 };
 
 // The product of a panel of R rows and a panel of 32 columns.
 template <int R>
-RLAIF_AVX512 void multiply(int64_t depth, const float* a, const float* b, const Tile& tile) {
+RLAIF_AVX512 void multiply(int64_t depth, const float* a, const float* b, const Tile<float>& tile) {
   __m512 x[R], y[R];
   const __m512 low = tile.bias ? _mm512_maskz_loadu_ps(tile.left, tile.bias) : _mm512_setzero_ps();
   const __m512 high =
@@ -164,8 +222,54 @@ RLAIF_AVX512 void multiply(int64_t depth, const float* a, const float* b, const 
   }
 }
 
-using Multiply = void (*)(int64_t, const float*, const float*, const Tile&);
-constexpr Multiply kMultiply[kRows + 1] = {
+RLAIF_AVX512_BF16 inline __m512 widened(__mmask16 there, const BFloat16* from) {
+  const __m256i half = _mm256_maskz_loadu_epi16(there, from);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+RLAIF_AVX512_BF16 inline void narrowed(__m512 x, __mmask16 there, BFloat16* to) {
+  _mm256_mask_storeu_epi16(to, there, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+// The same of panels of words.
+template <int R>
+RLAIF_AVX512_BF16 void multiply(int64_t depth, const float* a, const float* b,
+                                const Tile<BFloat16>& tile) {
+  __m512 x[R], y[R];
+  const __m512 low = tile.bias ? widened(tile.left, tile.bias) : _mm512_setzero_ps();
+  const __m512 high = tile.bias ? widened(tile.right, tile.bias + 16) : _mm512_setzero_ps();
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    x[i] = low;
+    y[i] = high;
+  }
+  for (int64_t p = 0; p < depth; ++p) {
+    const auto u = (__m512bh)_mm512_loadu_ps(b), v = (__m512bh)_mm512_loadu_ps(b + 16);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i) {
+      const auto s = (__m512bh)_mm512_set1_ps(a[i]);
+      x[i] = _mm512_dpbf16_ps(x[i], s, u);
+      y[i] = _mm512_dpbf16_ps(y[i], s, v);
+    }
+    a += R;
+    b += kColumns;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; ++i) {
+    BFloat16* out = tile.data + i * tile.stride;
+    if (tile.add) {
+      x[i] = _mm512_add_ps(x[i], widened(tile.left, out));
+      y[i] = _mm512_add_ps(y[i], widened(tile.right, out + 16));
+    }
+    narrowed(x[i], tile.left, out);
+    narrowed(y[i], tile.right, out + 16);
+  }
+}
+
+template <typename T>
+using Multiply = void (*)(int64_t, const float*, const float*, const Tile<T>&);
+template <typename T>
+constexpr Multiply<T> kMultiply[kRows + 1] = {
     nullptr,      multiply<1>,  multiply<2>,  multiply<3>,  multiply<4>,
     multiply<5>,  multiply<6>,  multiply<7>,  multiply<8>,  multiply<9>,
     multiply<10>, multiply<11>, multiply<12>, multiply<13>, multiply<14>,
@@ -193,27 +297,29 @@ class Panels {
 };
 
 // Both operands' panels of one product of blocks.
+template <typename T>
 struct Blocks {
   int64_t m, n, inner;        // sizes
   int64_t rows;               // of a panel of the left operand
-  int64_t depth;              // of a panel
+  int64_t depth;              // of a panel, in elements
   int64_t left, right;        // panels
   float *a, *b;
 
+  // Sums of bf16 are kept in registers to their end, so there one panel is as deep as it takes.
   Blocks(int64_t m, int64_t n, int64_t inner, int64_t rows)
-      : m(m), n(n), inner(inner), rows(rows), depth(even(inner, kDepth)),
-        left(parts(m, rows)), right(parts(n, kColumns)), a(nullptr), b(nullptr) {}
+      : m(m), n(n), inner(inner), rows(rows),
+        depth(std::is_same_v<T, float> ? even(inner, kDepth) : inner), left(parts(m, rows)),
+        right(parts(n, kColumns)), a(nullptr), b(nullptr) {}
 
   int64_t depth_at(int64_t p) const { return std::min(depth, inner - p); }
-  // Panels lie step by step.
-  float* a_at(int64_t p, int64_t panel) const {
-    return a + (p * left + panel * depth_at(p)) * rows;
-  }
+  int64_t steps_at(int64_t p) const { return words(depth_at(p), T{}); }
+  // Panels lie step by step. (Where elements are not words, there is but p = 0.)
+  float* a_at(int64_t p, int64_t panel) const { return a + (p * left + panel * steps_at(p)) * rows; }
   float* b_at(int64_t p, int64_t panel) const {
-    return b + (p * right + panel * depth_at(p)) * kColumns;
+    return b + (p * right + panel * steps_at(p)) * kColumns;
   }
 
-  void pack_left(const View& from, int64_t panel) const {
+  void pack_left(const View<T>& from, int64_t panel) const {
     const int64_t i = panel * rows;
     for (int64_t p = 0; p < inner; p += depth) {
       pack(a_at(p, panel), rows, from.data + i * from.row + p * from.column, from.row, from.column,
@@ -221,7 +327,7 @@ struct Blocks {
     }
   }
 
-  void pack_right(const View& from, int64_t panel) const {
+  void pack_right(const View<T>& from, int64_t panel) const {
     const int64_t j = panel * kColumns;
     for (int64_t p = 0; p < inner; p += depth) {
       pack(b_at(p, panel), kColumns, from.data + p * from.row + j * from.column, from.column,
@@ -230,22 +336,22 @@ struct Blocks {
   }
 
   // Panels [i0, i1) by [j0, j1). `bias` or what is in `out` is what sums start from.
-  void product(float* out, int64_t stride, const float* bias, bool add, int64_t i0, int64_t i1,
-               int64_t j0, int64_t j1) const {
+  void product(T* out, int64_t stride, const T* bias, bool add, int64_t i0, int64_t i1, int64_t j0,
+               int64_t j1) const {
     for (int64_t p = 0; p < inner; p += depth) {
       for (int64_t j = j0; j < j1; ++j) {
         const int64_t width = n - j * kColumns;
         for (int64_t i = i0; i < i1; ++i) {
           const int64_t height = std::min(rows, m - i * rows);
-          const Tile tile{out + i * rows * stride + j * kColumns,
-                          stride,
-                          first(width),
-                          first(width - 16),
-                          add || p > 0,
-                          bias && p == 0 ? bias + j * kColumns : nullptr};
+          const Tile<T> tile{out + i * rows * stride + j * kColumns,
+                             stride,
+                             first(width),
+                             first(width - 16),
+                             add || p > 0,
+                             bias && p == 0 ? bias + j * kColumns : nullptr};
           // A panel's rows lie `rows` apart, so the last, lower one takes a tile of its own.
           if (height == rows) {
-            kMultiply[rows](depth_at(p), a_at(p, i), b_at(p, j), tile);
+            kMultiply<T>[rows](steps_at(p), a_at(p, i), b_at(p, j), tile);
           } else {
             lower(tile, height, p, i, j);
           }
@@ -255,14 +361,14 @@ struct Blocks {
   }
 
  private:
-  void lower(const Tile& tile, int64_t height, int64_t p, int64_t i, int64_t j) const {
-    float whole[kRows * kColumns];
+  void lower(const Tile<T>& tile, int64_t height, int64_t p, int64_t i, int64_t j) const {
+    T whole[kRows * kColumns];
     for (int64_t r = 0; r < height && tile.add; ++r) {
       for (int64_t c = 0; c < std::min(kColumns, n - j * kColumns); ++c)
         whole[r * kColumns + c] = tile.data[r * tile.stride + c];
     }
-    const Tile aside{whole, kColumns, tile.left, tile.right, tile.add, tile.bias};
-    kMultiply[rows](depth_at(p), a_at(p, i), b_at(p, j), aside);
+    const Tile<T> aside{whole, kColumns, tile.left, tile.right, tile.add, tile.bias};
+    kMultiply<T>[rows](steps_at(p), a_at(p, i), b_at(p, j), aside);
     for (int64_t r = 0; r < height; ++r) {
       for (int64_t c = 0; c < std::min(kColumns, n - j * kColumns); ++c)
         tile.data[r * tile.stride + c] = whole[r * kColumns + c];
@@ -271,22 +377,24 @@ struct Blocks {
 };
 
 // out = a b + bias, or out += a b + bias.
-void product(int64_t m, int64_t n, int64_t k, const View& a, const View& b, float* out,
-             int64_t stride, const float* bias, bool add) {
+template <typename T>
+void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b, T* out,
+             int64_t stride, const T* bias, bool add) {
   static thread_local Panels left, right;
   const int64_t rows = even(m, kRows);
-  const int64_t inner = even(k, kInner);
-  const int64_t m_most = std::max(rows * 16, kLeft / inner / rows * rows);
-  const int64_t n_most = std::max(kColumns * 8, kRight / inner / kColumns * kColumns);
+  const int64_t inner = std::is_same_v<T, float> ? even(k, kInner) : k;
+  const int64_t deep = words(inner, T{});
+  const int64_t m_most = std::max(rows * 16, kLeft / deep / rows * rows);
+  const int64_t n_most = std::max(kColumns * 8, kRight / deep / kColumns * kColumns);
   for (int64_t p = 0; p < k; p += inner) {
     for (int64_t i = 0; i < m; i += m_most) {
       for (int64_t j = 0; j < n; j += n_most) {
-        Blocks blocks(std::min(m_most, m - i), std::min(n_most, n - j), std::min(inner, k - p),
-                      rows);
-        blocks.a = left.of(blocks.left * rows * blocks.inner);
-        blocks.b = right.of(blocks.right * kColumns * blocks.inner);
-        const View from_a{a.data + i * a.row + p * a.column, a.row, a.column};
-        const View from_b{b.data + p * b.row + j * b.column, b.row, b.column};
+        Blocks<T> blocks(std::min(m_most, m - i), std::min(n_most, n - j), std::min(inner, k - p),
+                         rows);
+        blocks.a = left.of(blocks.left * rows * deep);
+        blocks.b = right.of(blocks.right * kColumns * deep);
+        const View<T> from_a{a.data + i * a.row + p * a.column, a.row, a.column};
+        const View<T> from_b{b.data + p * b.row + j * b.column, b.row, b.column};
         // The left panels serve every block of columns.
         const int64_t fresh = j == 0 ? blocks.left : 0;
         constexpr int64_t together = 4;
@@ -317,22 +425,55 @@ void product(int64_t m, int64_t n, int64_t k, const View& a, const View& b, floa
   }
 }
 
-bool is_served(const at::Tensor& t) {
-  return t.device().is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided &&
-         (t.stride(0) == 1 || t.stride(1) == 1) && t.numel() > 0;
+bool multiplies_pairs() {
+  static const bool has = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    const bool has_tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 22));
+    return !has_tiles && __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  }();
+  return has;
 }
 
-View view(const at::Tensor& t) { return {t.const_data_ptr<float>(), t.stride(0), t.stride(1)}; }
+// Deeper products of bf16 would leave the caches, which oneDNN's do not.
+constexpr int64_t kDeepest = 8192;
+
+template <typename T>
+bool try_kind(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add,
+              const at::Tensor& bias) {
+  const auto is_served = [](const at::Tensor& t) {
+    return t.device().is_cpu() && t.scalar_type() == c10::CppTypeToScalarType<T>::value &&
+           t.layout() == at::kStrided && (t.stride(0) == 1 || t.stride(1) == 1) && t.numel() > 0;
+  };
+  if (a.size(0) < kFew || !is_served(a) || !is_served(b) || !is_served(out) ||
+      out.stride(1) != 1 ||
+      (bias.defined() && (bias.scalar_type() != out.scalar_type() || !bias.is_contiguous()))) {
+    return false;
+  }
+  const auto view = [](const at::Tensor& t) {
+    return View<T>{t.const_data_ptr<T>(), t.stride(0), t.stride(1)};
+  };
+  if constexpr (!std::is_same_v<T, float>) {
+    // Words of lines along the inner dimension lie one after another, from line to line.
+    const int64_t k = a.size(1);
+    const auto even_lines = [&](bool lies_across, int64_t stride) {
+      return lies_across || (k % 2 == 0 && stride % 2 == 0);
+    };
+    if (!multiplies_pairs() || k > kDeepest || !even_lines(a.stride(0) == 1, a.stride(0)) ||
+        !even_lines(b.stride(1) == 1, b.stride(1))) {
+      return false;
+    }
+  }
+  product<T>(a.size(0), b.size(1), a.size(1), view(a), view(b), out.mutable_data_ptr<T>(),
+             out.stride(0), bias.defined() ? bias.const_data_ptr<T>() : nullptr, add);
+  return true;
+}
 
 bool try_product(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, bool add,
                  const at::Tensor& bias) {
-  if (!rlaif::multiplies_blocks() || a.size(0) < kFew || !is_served(a) || !is_served(b) || !is_served(out) || out.stride(1) != 1 ||
-      (bias.defined() && (bias.scalar_type() != at::kFloat || !bias.is_contiguous()))) {
-    return false;
-  }
-  product(a.size(0), b.size(1), a.size(1), view(a), view(b), out.mutable_data_ptr<float>(),
-          out.stride(0), bias.defined() ? bias.const_data_ptr<float>() : nullptr, add);
-  return true;
+  if (!rlaif::multiplies_blocks()) return false;
+  return out.scalar_type() == at::kBFloat16 ? try_kind<BFloat16>(out, a, b, add, bias)
+                                            : try_kind<float>(out, a, b, add, bias);
 }
 
 #else
@@ -385,7 +526,8 @@ bool multiplies_blocks() {
 void multiply_blocks(int64_t m, int64_t n, int64_t k, Block a, Block b, float* out, int64_t stride,
                      Into into) {
 #ifdef RLAIF_AVX512
-  product(m, n, k, a, b, out, stride, nullptr, into == Into::kAdd);
+  product<float>(m, n, k, {a.data, a.row, a.column}, {b.data, b.row, b.column}, out, stride, nullptr,
+                 into == Into::kAdd);
 #else
   (void)m, (void)n, (void)k, (void)a, (void)b, (void)out, (void)stride, (void)into;
   TORCH_CHECK(false, "no product of blocks on this processor");
