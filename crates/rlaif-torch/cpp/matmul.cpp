@@ -62,6 +62,10 @@ constexpr int64_t kFew = 8;
 constexpr int64_t kTaskRows = 224;
 constexpr int64_t kTaskPanels = 8;
 
+// Panels of columns for each thread from which on threads copy their own, and most words of these.
+constexpr int64_t kShare = 4;
+constexpr int64_t kOwn = int64_t{1} << 17;
+
 int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
 // The size of equal parts, none above `most`.
@@ -187,9 +191,34 @@ struct Tile {
   const T* bias;
 };
 
-// The product of a panel of R rows and a panel of 32 columns.
-template <int R>
-RLAIF_AVX512 void multiply(int64_t depth, const float* a, const float* b, const Tile<float>& tile) {
+// R rows of the left operand: a panel of them, or rows that lie `stride` apart, where they are.
+template <int R, bool Panel>
+class Left {
+ public:
+  Left(const float* a, int64_t stride) : stride_(stride) {
+    for (int i = 0; i < kBases; ++i) base_[i] = Panel ? a : a + 3 * i * stride;
+  }
+  // Of row i, at this step.
+  RLAIF_AVX512 inline __attribute__((always_inline)) __m512 at(int i) const {
+    return _mm512_set1_ps(Panel ? base_[0][i] : base_[i / 3][i % 3 * stride_]);
+  }
+  inline __attribute__((always_inline)) void next() {
+#pragma GCC unroll 16
+    for (int i = 0; i < kBases; ++i) base_[i] += Panel ? R : 1;
+  }
+
+ private:
+  // A pointer for three rows: an address takes a base and a multiple of a stride, and registers are few.
+  static constexpr int kBases = Panel ? 1 : (R + 2) / 3;
+  const float* base_[kBases];
+  int64_t stride_;
+};
+
+// The product of R rows and a panel of 32 columns.
+template <int R, bool Panel>
+RLAIF_AVX512 void multiply(int64_t depth, const float* a, int64_t stride, const float* b,
+                           const Tile<float>& tile) {
+  Left<R, Panel> rows(a, stride);
   __m512 x[R], y[R];
   const __m512 low = tile.bias ? _mm512_maskz_loadu_ps(tile.left, tile.bias) : _mm512_setzero_ps();
   const __m512 high =
@@ -203,11 +232,11 @@ RLAIF_AVX512 void multiply(int64_t depth, const float* a, const float* b, const 
     const __m512 u = _mm512_loadu_ps(b), v = _mm512_loadu_ps(b + 16);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const __m512 s = _mm512_set1_ps(a[i]);
+      const __m512 s = rows.at(i);
       x[i] = _mm512_fmadd_ps(s, u, x[i]);
       y[i] = _mm512_fmadd_ps(s, v, y[i]);
     }
-    a += R;
+    rows.next();
     b += kColumns;
   }
 #pragma GCC unroll 16
@@ -232,9 +261,10 @@ RLAIF_AVX512_BF16 inline void narrowed(__m512 x, __mmask16 there, BFloat16* to) 
 }
 
 // The same of panels of words.
-template <int R>
-RLAIF_AVX512_BF16 void multiply(int64_t depth, const float* a, const float* b,
+template <int R, bool Panel>
+RLAIF_AVX512_BF16 void multiply(int64_t depth, const float* a, int64_t stride, const float* b,
                                 const Tile<BFloat16>& tile) {
+  Left<R, Panel> rows(a, stride);
   __m512 x[R], y[R];
   const __m512 low = tile.bias ? widened(tile.left, tile.bias) : _mm512_setzero_ps();
   const __m512 high = tile.bias ? widened(tile.right, tile.bias + 16) : _mm512_setzero_ps();
@@ -247,11 +277,11 @@ RLAIF_AVX512_BF16 void multiply(int64_t depth, const float* a, const float* b,
     const auto u = (__m512bh)_mm512_loadu_ps(b), v = (__m512bh)_mm512_loadu_ps(b + 16);
 #pragma GCC unroll 16
     for (int i = 0; i < R; ++i) {
-      const auto s = (__m512bh)_mm512_set1_ps(a[i]);
+      const auto s = (__m512bh)rows.at(i);
       x[i] = _mm512_dpbf16_ps(x[i], s, u);
       y[i] = _mm512_dpbf16_ps(y[i], s, v);
     }
-    a += R;
+    rows.next();
     b += kColumns;
   }
 #pragma GCC unroll 16
@@ -267,12 +297,14 @@ RLAIF_AVX512_BF16 void multiply(int64_t depth, const float* a, const float* b,
 }
 
 template <typename T>
-using Multiply = void (*)(int64_t, const float*, const float*, const Tile<T>&);
-template <typename T>
+using Multiply = void (*)(int64_t, const float*, int64_t, const float*, const Tile<T>&);
+template <typename T, bool Panel>
 constexpr Multiply<T> kMultiply[kRows + 1] = {
-    nullptr,      multiply<1>,  multiply<2>,  multiply<3>,  multiply<4>,
-    multiply<5>,  multiply<6>,  multiply<7>,  multiply<8>,  multiply<9>,
-    multiply<10>, multiply<11>, multiply<12>, multiply<13>, multiply<14>,
+    nullptr,
+    multiply<1, Panel>,  multiply<2, Panel>,  multiply<3, Panel>,  multiply<4, Panel>,
+    multiply<5, Panel>,  multiply<6, Panel>,  multiply<7, Panel>,  multiply<8, Panel>,
+    multiply<9, Panel>,  multiply<10, Panel>, multiply<11, Panel>, multiply<12, Panel>,
+    multiply<13, Panel>, multiply<14, Panel>,
 };
 
 // Memory for panels, kept by the thread that multiplies.
@@ -304,12 +336,16 @@ struct Blocks {
   int64_t depth;              // of a panel, in elements
   int64_t left, right;        // panels
   float *a, *b;
+  // The left operand where it lies, as words, if its lines lie along the inner dimension: no panels
+  // then. Its stride is in words, too.
+  const float* lines;
+  int64_t stride;
 
   // Sums of bf16 are kept in registers to their end, so there one panel is as deep as it takes.
   Blocks(int64_t m, int64_t n, int64_t inner, int64_t rows)
       : m(m), n(n), inner(inner), rows(rows),
         depth(std::is_same_v<T, float> ? even(inner, kDepth) : inner), left(parts(m, rows)),
-        right(parts(n, kColumns)), a(nullptr), b(nullptr) {}
+        right(parts(n, kColumns)), a(nullptr), b(nullptr), lines(nullptr), stride(0) {}
 
   int64_t depth_at(int64_t p) const { return std::min(depth, inner - p); }
   int64_t steps_at(int64_t p) const { return words(depth_at(p), T{}); }
@@ -336,22 +372,25 @@ struct Blocks {
   }
 
   // Panels [i0, i1) by [j0, j1). `bias` or what is in `out` is what sums start from.
-  void product(T* out, int64_t stride, const T* bias, bool add, int64_t i0, int64_t i1, int64_t j0,
-               int64_t j1) const {
+  void product(T* out, int64_t out_stride, const T* bias, bool add, int64_t i0, int64_t i1,
+               int64_t j0, int64_t j1) const {
     for (int64_t p = 0; p < inner; p += depth) {
       for (int64_t j = j0; j < j1; ++j) {
         const int64_t width = n - j * kColumns;
         for (int64_t i = i0; i < i1; ++i) {
           const int64_t height = std::min(rows, m - i * rows);
-          const Tile<T> tile{out + i * rows * stride + j * kColumns,
-                             stride,
+          const Tile<T> tile{out + i * rows * out_stride + j * kColumns,
+                             out_stride,
                              first(width),
                              first(width - 16),
                              add || p > 0,
                              bias && p == 0 ? bias + j * kColumns : nullptr};
           // A panel's rows lie `rows` apart, so the last, lower one takes a tile of its own.
-          if (height == rows) {
-            kMultiply<T>[rows](steps_at(p), a_at(p, i), b_at(p, j), tile);
+          if (lines) {
+            const float* from = lines + i * rows * stride + words(p, T{});
+            kMultiply<T, false>[height](steps_at(p), from, stride, b_at(p, j), tile);
+          } else if (height == rows) {
+            kMultiply<T, true>[rows](steps_at(p), a_at(p, i), 0, b_at(p, j), tile);
           } else {
             lower(tile, height, p, i, j);
           }
@@ -368,13 +407,40 @@ struct Blocks {
         whole[r * kColumns + c] = tile.data[r * tile.stride + c];
     }
     const Tile<T> aside{whole, kColumns, tile.left, tile.right, tile.add, tile.bias};
-    kMultiply<T>[rows](steps_at(p), a_at(p, i), b_at(p, j), aside);
+    kMultiply<T, true>[rows](steps_at(p), a_at(p, i), 0, b_at(p, j), aside);
     for (int64_t r = 0; r < height; ++r) {
       for (int64_t c = 0; c < std::min(kColumns, n - j * kColumns); ++c)
         tile.data[r * tile.stride + c] = whole[r * kColumns + c];
     }
   }
 };
+
+// The product where there are columns enough for all threads: one that takes some of them copies their
+// panels itself, and finds them in its second cache.
+template <typename T>
+void by_columns(const Blocks<T>& whole, const View<T>& from, T* out, int64_t stride, const T* bias,
+                bool add) {
+  const int64_t panel = kColumns * words(whole.inner, T{});
+  const int64_t most = std::clamp<int64_t>(kOwn / panel, 1, kTaskPanels);
+  const int64_t threads = at::get_num_threads();
+  const int64_t tasks = std::min(whole.right, parts(parts(whole.right, most), threads) * threads);
+  const int64_t high = std::max<int64_t>(1, kTaskRows / whole.rows);
+  rlaif::parallel_tasks(tasks, [&](int64_t task) {
+    static thread_local Panels own;
+    const int64_t j0 = whole.right * task / tasks, j1 = whole.right * (task + 1) / tasks;
+    const int64_t column = j0 * kColumns;
+    Blocks<T> part = whole;
+    part.right = j1 - j0;
+    part.n = std::min(whole.n - column, part.right * kColumns);
+    part.b = own.of(part.right * panel);
+    const View<T> columns{from.data + column * from.column, from.row, from.column};
+    for (int64_t j = 0; j < part.right; ++j) part.pack_right(columns, j);
+    for (int64_t i = 0; i < part.left; i += high) {
+      part.product(out + column, stride, bias ? bias + column : nullptr, add, i,
+                   std::min(i + high, part.left), 0, part.right);
+    }
+  });
+}
 
 // out = a b + bias, or out += a b + bias.
 template <typename T>
@@ -391,15 +457,24 @@ void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b
       for (int64_t j = 0; j < n; j += n_most) {
         Blocks<T> blocks(std::min(m_most, m - i), std::min(n_most, n - j), std::min(inner, k - p),
                          rows);
-        blocks.a = left.of(blocks.left * rows * deep);
-        blocks.b = right.of(blocks.right * kColumns * deep);
         const View<T> from_a{a.data + i * a.row + p * a.column, a.row, a.column};
         const View<T> from_b{b.data + p * b.row + j * b.column, b.row, b.column};
+        T* to = out + i * stride + j;
+        const T* start = bias && p == 0 ? bias + j : nullptr;
+        if (a.column == 1) {
+          blocks.lines = reinterpret_cast<const float*>(from_a.data);
+          blocks.stride = words(a.row, T{});
+        } else {
+          blocks.a = left.of(blocks.left * rows * deep);
+        }
+        const bool own = blocks.right >= kShare * at::get_num_threads();
+        if (!own) blocks.b = right.of(blocks.right * kColumns * deep);
         // The left panels serve every block of columns.
-        const int64_t fresh = j == 0 ? blocks.left : 0;
+        const int64_t fresh = j == 0 && !blocks.lines ? blocks.left : 0;
+        const int64_t shared = own ? 0 : blocks.right;
         constexpr int64_t together = 4;
-        rlaif::parallel_tasks(parts(fresh + blocks.right, together), [&](int64_t task) {
-          const int64_t end = std::min((task + 1) * together, fresh + blocks.right);
+        rlaif::parallel_tasks(parts(fresh + shared, together), [&](int64_t task) {
+          const int64_t end = std::min((task + 1) * together, fresh + shared);
           for (int64_t panel = task * together; panel < end; ++panel) {
             if (panel < fresh) {
               blocks.pack_left(from_a, panel);
@@ -408,6 +483,10 @@ void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b
             }
           }
         });
+        if (own) {
+          by_columns(blocks, from_b, to, stride, start, add || p > 0);
+          continue;
+        }
         // At least one block of rows for each thread, where there are rows enough.
         const int64_t threads = blocks.left >= 2 * at::get_num_threads() ? at::get_num_threads() : 1;
         const int64_t high = even(blocks.left, std::min(std::max<int64_t>(1, kTaskRows / rows),
@@ -416,8 +495,7 @@ void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b
         rlaif::parallel_tasks(parts(blocks.left, high) * across, [&](int64_t task) {
           const int64_t i0 = task / across * high;
           const int64_t j0 = task % across * kTaskPanels;
-          blocks.product(out + i * stride + j, stride, bias && p == 0 ? bias + j : nullptr,
-                         add || p > 0, i0, std::min(i0 + high, blocks.left), j0,
+          blocks.product(to, stride, start, add || p > 0, i0, std::min(i0 + high, blocks.left), j0,
                          std::min(j0 + kTaskPanels, blocks.right));
         });
       }
