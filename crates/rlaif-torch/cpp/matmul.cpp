@@ -62,6 +62,8 @@ constexpr int64_t kFew = 8;
 constexpr int64_t kTaskRows = 224;
 constexpr int64_t kTaskPanels = 8;
 
+// Rows ahead that are asked for while rows are copied.
+constexpr int64_t kAhead = 16;
 // Panels of columns for each thread from which on threads copy their own, and most words of these.
 constexpr int64_t kShare = 4;
 constexpr int64_t kOwn = int64_t{1} << 17;
@@ -127,6 +129,8 @@ RLAIF_AVX512 void pack(float* panel, int64_t width, const float* lines, int64_t 
       for (int64_t i = 0; i < 16; ++i) {
         r[i] = i < n ? _mm512_maskz_loadu_ps(first(length), in + i * across + p)
                      : _mm512_setzero_ps();
+        // The next panel's lines, which are too far apart for the processor to foresee.
+        _mm_prefetch(in + (i + width) * across + p, _MM_HINT_T0);
       }
       transpose(r);
       for (int64_t i = 0; i < length; ++i) {
@@ -156,6 +160,8 @@ RLAIF_AVX512_BF16 void pack_pairs(float* panel, int64_t width, const BFloat16* l
     const __mmask16 fits = first(width - base), rest = first(width - base - 16);
     for (int64_t p = 0; p < depth; p += 2) {
       const BFloat16* row = lines + p * along + base;
+      _mm_prefetch(row + kAhead * along, _MM_HINT_T0);
+      _mm_prefetch(row + (kAhead + 1) * along, _MM_HINT_T0);
       const __m512i even = _mm512_maskz_loadu_epi16(there, row);
       // Past the end of an odd depth there are zeros.
       const __m512i odd = _mm512_maskz_loadu_epi16(p + 1 < depth ? there : 0, row + along);

@@ -63,10 +63,32 @@ RLAIF_VECTOR void narrow_half(const float* from, at::Half* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = static_cast<at::Half>(from[i]);
 }
 
+// Whether all bytes are zero.
+RLAIF_VECTOR bool none(const void* data, int64_t bytes) {
+  const auto* x = static_cast<const uint8_t*>(data);
+  uint8_t any = 0;
+  for (int64_t i = 0; i < bytes; ++i) any |= x[i];
+  return any == 0;
+}
+
+// Whether a step changes nothing: without gradient so far, as the embeddings of tokens that have not
+// been seen yet, most of a vocabulary. What is read to find out is a third of a step's memory.
+bool stands_still(const rlaif::AdamWStep& s, int64_t begin, int64_t n, const Rates& rates) {
+  const int64_t size = s.kind == c10::kFloat ? 4 : 2;
+  const auto still = [&](int64_t at, int64_t count) {
+    return none(static_cast<const char*>(s.grad) + at * size, count * size) &&
+           none(s.exp_avg + at, count * 4) && none(s.exp_avg_sq + at, count * 4);
+  };
+  // The first few mostly tell.
+  return rates.decay == 1.0f && rates.epsilon > 0 && still(begin, std::min<int64_t>(n, 16)) &&
+         still(begin, n);
+}
+
 void step_piece(const rlaif::AdamWStep& s, int64_t begin, int64_t end, const Rates& rates) {
   float g[kBlock], w[kBlock];
   for (int64_t i = begin; i < end; i += kBlock) {
     const int64_t n = std::min(kBlock, end - i);
+    if (stands_still(s, i, n, rates)) continue;
     float *m = s.exp_avg + i, *v = s.exp_avg_sq + i;
     if (s.kind == c10::kFloat) {
       adamw_block(static_cast<float*>(s.param) + i, static_cast<const float*>(s.grad) + i, m, v, n,
