@@ -453,6 +453,48 @@ mod tests {
     }
 
     #[test]
+    fn products_in_bf16_are_summed_in_f32_and_rounded_once() {
+        tch::manual_seed(16);
+        let low =
+            |size: &[i64]| randn(size).detach().to_kind(Kind::BFloat16).set_requires_grad(true);
+        let wide = |t: &Tensor| t.detach().to_kind(Kind::Double).set_requires_grad(true);
+        // Odd numbers of rows and widths, many columns and few, an odd inner dimension.
+        for (rows, inner, outputs) in
+            [(1, 2, 3), (29, 300, 65), (33, 7, 40), (9, 64, 600), (260, 70, 300), (45, 1030, 130)]
+        {
+            let (x, w, bias) = (low(&[rows, inner]), low(&[outputs, inner]), low(&[outputs]));
+            let residual = low(&[rows, outputs]);
+            let pull = low(&[rows, outputs]).detach();
+            for biased in [false, true] {
+                let grads = |y: &Tensor, inputs: [&Tensor; 3]| {
+                    let loss = (y.to_kind(Kind::Double) * &pull).sum(None);
+                    Tensor::run_backward(&[loss], &inputs, false, false)
+                };
+                let got = linear_onto(&residual, &x, &w, biased.then_some(&bias));
+                let inputs = [&x, &w, &residual].map(wide);
+                let want =
+                    &inputs[2] + inputs[0].linear(&inputs[1], biased.then(|| wide(&bias)).as_ref());
+                assert_eq!(got.kind(), Kind::BFloat16);
+                let close = |got: &Tensor, want: &Tensor| {
+                    // Half a unit in the last place of 8 bits, and what sums in f32 lose.
+                    let room =
+                        want.abs() / 256. + 1e-4 * (inner.max(rows).max(outputs) as f64).sqrt();
+                    let off = (got.to_kind(Kind::Double) - want).abs() - room;
+                    assert!(off.max().double_value(&[]) < 0., "{rows} {inner} {outputs}");
+                };
+                // A bias that libtorch adds is rounded apart.
+                if !biased || rows >= 8 && inner % 2 == 0 {
+                    close(&got, &want);
+                }
+                let got = grads(&got, [&x, &w, &residual]);
+                for (got, want) in got.iter().zip(&grads(&want, inputs.each_ref())) {
+                    close(got, want);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn an_input_of_any_layout_and_an_output_without_gradient() {
         tch::manual_seed(12);
         let x = randn(&[6, 4, 5]);

@@ -175,6 +175,30 @@ fn a_parameter_stored_by_columns_is_stepped_element_by_element() {
 }
 
 #[test]
+fn elements_without_a_gradient_so_far_stand_still_and_others_move_on() {
+    for (kind, weight_decay) in
+        [(Kind::Float, 0.0), (Kind::Float, 0.1), (Kind::BFloat16, 0.0), (Kind::BFloat16, 0.1)]
+    {
+        let start: Vec<f64> = (0..1500).map(|i| f64::from(i % 7) - 3.0).collect();
+        let param = leaf(&start, kind, Device::Cpu);
+        let options = AdamWOptions { lr: 0.01, weight_decay, ..AdamWOptions::default() };
+        let mut optimizer = AdamW::new(vec![group(&[("w", &param)], options)]).unwrap();
+        let mut reference = Scalar::new(start);
+        // Of three blocks of 512, first the second has a gradient, then the first, then none.
+        for filled in [600..700, 0..10, 0..0] {
+            let grad: Vec<f64> =
+                (0..1500).map(|i| f64::from(u8::from(filled.contains(&i)))).collect();
+            differentiate(&param, &grad);
+            reference.step(&grad, &options);
+            optimizer.step().unwrap();
+            optimizer.zero_grad().unwrap();
+            let found = values(&stepped(&optimizer, "w", &param));
+            assert_close(&found, &reference.theta, 1e-6, &format!("{kind:?} {weight_decay}"));
+        }
+    }
+}
+
+#[test]
 fn a_clipped_step_is_clipping_and_a_step() {
     let options = AdamWOptions { lr: 0.1, ..AdamWOptions::default() };
     for max_norm in [None, Some(0.5), Some(1e6)] {
