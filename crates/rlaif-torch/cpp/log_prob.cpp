@@ -1,6 +1,6 @@
 // Log-probabilities of given tokens and entropies from hidden states, without ever holding the
-// logits of more than a chunk of rows: the backward pass has those of the only chunk, and computes
-// them again where there are several.
+// logits of more than a chunk of rows: the backward pass computes a chunk again, unless all logits and
+// their gradient take no more than a chunk, and are kept.
 
 #include "common.hpp"
 #include "matmul.hpp"
@@ -40,7 +40,7 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
                                 part(log_probs), part(entropies), part(normalisers));
     }
     ctx->save_for_backward({hidden, weight, bias.value_or(at::Tensor()), targets, normalisers,
-                            entropies, n <= chunk ? space : at::Tensor()});
+                            entropies, 2 * n <= chunk ? space : at::Tensor()});
     ctx->set_materialize_grads(false);
     ctx->saved_data["temperature"] = temperature;
     ctx->saved_data["chunk"] = chunk;

@@ -239,8 +239,8 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
 /// `(hidden Wᵀ + b) / temperature`.
 ///
 /// `hidden` is `[N, H]`, `weight` `[V, H]`, `bias` `[V]`, `targets` int64 `[N]`. Logits exist for
-/// `chunk` rows at a time only: forward they are reduced, and backward computes each chunk again,
-/// unless there is but one, whose logits are kept.
+/// `chunk` rows at a time only: forward they are reduced, and backward computes each chunk again, unless
+/// all of them and their gradient take no more than a chunk, and are kept.
 /// With p the softmax and H its entropy, the gradients are those of
 /// `d log p_y / d z_v = [v = y] - p_v` and `d H / d z_v = -p_v (log p_v + H)`.
 ///
