@@ -56,6 +56,11 @@ fn run(name: &str) {
 /// The commands of a page as lines for a shell, each with what the table puts behind it.
 fn script(page: &Page) -> String {
     let mut script = String::new();
+    let requirements = match page.name.as_str() {
+        "fixtures/models/README.md" => "fixtures/models/requirements.txt",
+        _ => "benches/peers/requirements.txt",
+    };
+    let lacks = place::python_lacks(requirements);
     for command in page.commands() {
         let plain = command.plain();
         let more = match table::find(&plain) {
@@ -65,9 +70,9 @@ fn script(page: &Page) -> String {
             None => "",
         };
         // Without a Python, nor the checkpoints that it makes.
-        let needs_python = ["python", "target/peers"].iter().any(|part| plain.contains(part));
-        if needs_python && place::python().is_none() {
-            eprintln!("SKIPPED `{plain}`: RLAIF_PYTHON names no Python");
+        let calls_python = ["python", "target/peers"].iter().any(|part| plain.contains(part));
+        if let (true, Some(lacks)) = (calls_python, &lacks) {
+            eprintln!("SKIPPED `{plain}`: {lacks}");
             continue;
         }
         let before =

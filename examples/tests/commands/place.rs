@@ -29,8 +29,23 @@ pub(crate) fn built() -> PathBuf {
 }
 
 /// The Python that tests use, where there is one.
-pub(crate) fn python() -> Option<String> {
+fn python() -> Option<String> {
     std::env::var("RLAIF_PYTHON").ok().filter(|path| !path.is_empty())
+}
+
+/// Why commands that call Python are skipped: there is none, or it lacks what `requirements` pins.
+pub(crate) fn python_lacks(requirements: &str) -> Option<String> {
+    let Some(python) = python() else { return Some("RLAIF_PYTHON names no Python".to_owned()) };
+    let code = "import importlib.metadata, sys\n\
+                for line in open(sys.argv[1]):\n    \
+                name, _, wanted = line.strip().partition('==')\n    \
+                found = importlib.metadata.version(name).split('+')[0]\n    \
+                assert found == (wanted or found), f'{name} {found} is not {wanted}'";
+    let file = repository().join(requirements);
+    let output = Command::new(python).args(["-c", code]).arg(file).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    let last = told.lines().last().unwrap_or_default();
+    (!output.status.success()).then(|| format!("not what {requirements} asks for: {last}"))
 }
 
 pub(crate) struct Place {
