@@ -102,7 +102,7 @@ impl Metric for Together {
         self.at_work.fetch_add(1, Ordering::SeqCst);
         let start = Instant::now();
         while self.at_work.load(Ordering::SeqCst) < 2 {
-            if start.elapsed() > Duration::from_secs(20) {
+            if start.elapsed() > Duration::from_secs(120) {
                 let metric = self.info.name.clone();
                 return Err(EvalError::Metric { metric, source: "alone at work".into() });
             }

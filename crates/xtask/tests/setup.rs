@@ -110,7 +110,7 @@ fn fail(output: Output) -> String {
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited for {what} in vain");
+        assert!(start.elapsed() < Duration::from_secs(120), "waited for {what} in vain");
         thread::sleep(Duration::from_millis(5));
     }
 }

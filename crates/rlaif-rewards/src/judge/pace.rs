@@ -76,20 +76,24 @@ impl Pace {
 
     /// Waits for the turn of a request of about `tokens` tokens.
     pub(super) fn wait(&self, tokens: u64, stop: &Stop) {
-        let turn = lock(&self.turn);
-        loop {
-            let mut next = lock(&self.next);
-            let now = Instant::now();
-            let due = next.request.max(next.tokens);
-            if due <= now || stop.stopped() {
-                next.request = now + self.between_requests;
-                next.tokens = next.tokens.max(now) + self.cost(tokens);
-                break;
-            }
-            drop(next);
+        let _turn = lock(&self.turn);
+        while !stop.stopped()
+            && let Some(due) = self.take(tokens, Instant::now())
+        {
             stop.sleep_until(due);
         }
-        drop(turn);
+    }
+
+    /// Takes the turn at the time `now`, or gives the time from which on it can be taken.
+    fn take(&self, tokens: u64, now: Instant) -> Option<Instant> {
+        let mut next = lock(&self.next);
+        let due = next.request.max(next.tokens);
+        if due > now {
+            return Some(due);
+        }
+        next.request = now + self.between_requests;
+        next.tokens = next.tokens.max(now) + self.cost(tokens);
+        None
     }
 
     /// Corrects an estimate of tokens by what they were.
@@ -121,41 +125,52 @@ mod tests {
 
     #[test]
     fn turns_are_never_closer_than_the_interval() {
+        let start = Instant::now();
         let pace = Pace::new(Some(12_000.), None);
         let stop = Stop::default();
-        let times = Mutex::new(Vec::new());
         std::thread::scope(|scope| {
             for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..10 {
-                        pace.wait(1, &stop);
-                        lock(&times).push(Instant::now());
-                    }
-                });
+                scope.spawn(|| (0..10).for_each(|_| pace.wait(1, &stop)));
             }
         });
-        let mut times = lock(&times).clone();
-        times.sort();
-        assert_eq!(times.len(), 80);
-        let took = times[79] - times[0];
-        assert!(took >= Duration::from_millis(79 * 5 - 5), "{took:?}");
+        // No upper bound: who wakes late has all those behind wait.
+        let took = start.elapsed();
+        assert!(took >= Duration::from_millis(79 * 5), "{took:?}");
+    }
+
+    const fn ms(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    #[test]
+    fn a_late_turn_shifts_the_next_one_and_a_pause_all_of_them() {
+        let pace = Pace::new(Some(12_000.), None);
+        let start = Instant::now();
+        assert_eq!(pace.take(1, start), None);
+        assert_eq!(pace.take(1, start), Some(start + ms(5)));
+        assert_eq!(pace.take(1, start + ms(7)), None);
+        assert_eq!(pace.take(1, start + ms(10)), Some(start + ms(12)));
+        pace.pause_until(start + ms(1_000));
+        assert_eq!(pace.take(1, start + ms(12)), Some(start + ms(1_000)));
+        pace.pause_until(start + ms(500));
+        assert_eq!(pace.take(1, start + ms(999)), Some(start + ms(1_000)), "a pause cut short");
+        assert_eq!(pace.take(1, start + ms(1_000)), None);
     }
 
     #[test]
     fn tokens_are_paid_off_before_the_next_request() {
         // A thousand tokens a second.
         let pace = Pace::new(None, Some(60_000.));
-        let stop = Stop::default();
         let start = Instant::now();
-        pace.wait(100, &stop);
-        assert!(start.elapsed() < Duration::from_millis(50));
-        pace.wait(0, &stop);
-        assert!(start.elapsed() >= Duration::from_millis(100));
-        pace.wait(100_000, &stop);
+        assert_eq!(pace.take(100, start), None);
+        assert_eq!(pace.take(0, start), Some(start + ms(100)));
+        assert_eq!(pace.take(100_000, start + ms(100)), None);
+        assert_eq!(pace.take(0, start + ms(100)), Some(start + ms(100_100)));
         pace.settle(100_000, 50);
-        pace.wait(0, &stop);
-        let took = start.elapsed();
-        assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(5), "{took:?}");
+        assert_eq!(pace.take(0, start + ms(100)), Some(start + ms(150)));
+        assert_eq!(pace.take(0, start + ms(150)), None);
+        pace.settle(0, 20);
+        assert_eq!(pace.take(0, start + ms(150)), Some(start + ms(170)));
     }
 
     #[test]
