@@ -5,7 +5,7 @@
 //! cargo run --release --example hh_toxicity -- --policy llama
 //! cargo run --release --example hh_toxicity -- --policy google/flan-t5-base --dataset Anthropic/hh-rlhf \
 //!     --reward facebook/roberta-hate-speech-dynabench-r4-target --device cuda
-//! cargo run --release --example hh_toxicity -- --out runs/toxicity --resume
+//! cargo run --release --example hh_toxicity -- --out runs/toxicity-1 --resume
 //! ```
 //!
 //! Read it from `run` on, top to bottom: policy, data, rewards, evaluation before, PPO, evaluation

@@ -6,7 +6,7 @@
 //!
 //! `pairs.jsonl` has rows of `prompt`, `chosen` and `rejected`, where `prompt` holds the dialogue up
 //! to `Assistant:`; the third argument keeps the rows of one `subset`. The folder that it writes loads in transformers
-//! (`AutoModelForSequenceClassification`), and in `rlaif score --model reward-model`; the scores that
+//! (`AutoModelForSequenceClassification`), and in `rlaif score`; the scores that
 //! it has here for the first held-out pairs are in its `scores.json`.
 
 use std::{error::Error, num::NonZeroUsize, path::Path};

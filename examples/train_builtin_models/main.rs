@@ -1,7 +1,7 @@
 //! Trains the four built-in models: two summarisers and two toxicity classifiers.
 //!
 //! ```sh
-//! cargo run --release --example train_builtin_models -- --model t5 --data ../shared/data --minutes 25 --out models/summary-t5
+//! cargo run --release --example train_builtin_models -- --model t5 --data ../shared/data --steps 4812 --batch 128 --out FOLDER
 //! ```
 //!
 //! Everything else in this project needs only the models themselves, which are part of it.

@@ -31,6 +31,34 @@ const PROGRAMS: [&str; 22] = [
     "tensorboard",
 ];
 
+/// What no page says but in a command.
+const SIGNS: [&str; 24] = [
+    "cargo bench ",
+    "cargo build ",
+    "cargo doc ",
+    "cargo run ",
+    "cargo test ",
+    "cargo xtask ",
+    "curl ",
+    "pip install ",
+    "python -",
+    "python benches",
+    "python export",
+    "python3 ",
+    "rlaif bench ",
+    "rlaif classifier -",
+    "rlaif dpo -",
+    "rlaif eval -",
+    "rlaif generate -",
+    "rlaif judge -",
+    "rlaif logprobs -",
+    "rlaif ppo -",
+    "rlaif report ",
+    "rlaif reward -",
+    "rlaif score -",
+    "rlaif sft -",
+];
+
 /// A page of the repository.
 pub(crate) struct Page {
     /// Its path from the repository's folder.
@@ -46,6 +74,8 @@ pub(crate) struct Command {
     pub(crate) typed: String,
     /// The line of the page, from 1.
     pub(crate) line: usize,
+    /// Within running text, where a name alone may stand for a command.
+    pub(crate) inline: bool,
 }
 
 impl Command {
@@ -57,9 +87,35 @@ impl Command {
 }
 
 impl Page {
+    /// A file of Markdown, or what a file of Rust says at its beginning.
     pub(crate) fn read(name: &str) -> Self {
-        let text = fs::read_to_string(repository().join(name)).unwrap();
+        let mut text = fs::read_to_string(repository().join(name)).unwrap();
+        if name.ends_with(".rs") {
+            let line = |line: &str| {
+                let said = line.strip_prefix("//!").unwrap_or_default();
+                format!("{}\n", said.strip_prefix(' ').unwrap_or(said))
+            };
+            text = text.lines().map(line).collect();
+        }
         Self { name: name.to_owned(), text }
+    }
+
+    /// Panics if more is said to type than what [`Page::commands`] finds: in a comment, in plain
+    /// words, behind a fence that is not understood.
+    pub(crate) fn check_that_none_escapes(&self) {
+        let text = self.text.replace("\\\n", " ");
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let commands = self.commands();
+        for sign in SIGNS {
+            let said = text.matches(sign).count();
+            let found = commands.iter().map(|command| command.plain().matches(sign).count());
+            let found: usize = found.sum();
+            assert_eq!(
+                said, found,
+                "{}: where `{sign}` stands is no command that is run",
+                self.name
+            );
+        }
     }
 
     /// The fenced blocks in `language`, in order.
@@ -95,7 +151,7 @@ impl Page {
                 if prose.is_empty() {
                     started = at;
                 }
-                after_a_gap = line.is_empty();
+                after_a_gap = line.trim().is_empty() || line.starts_with('#');
                 prose += line;
                 prose.push('\n');
             }
@@ -112,12 +168,16 @@ fn block<'a>(
     found: &mut Vec<Command>,
 ) {
     let shell = matches!(language, "sh" | "bash" | "shell" | "console");
+    assert!(
+        shell || matches!(language, "" | "json" | "rust" | "text" | "toml"),
+        "a block in `{language}`: has it commands?"
+    );
     let mut typed = String::new();
     for (line, at) in lines {
         let text = line.trim().trim_start_matches("$ ");
         if !shell {
             if matches!(language, "" | "text") && begins_a_command(text) {
-                found.push(Command { typed: text.to_owned(), line: at });
+                found.push(Command { typed: text.to_owned(), line: at, inline: false });
             }
             continue;
         }
@@ -128,9 +188,10 @@ fn block<'a>(
             typed += continued;
         } else {
             typed += text;
-            found.push(Command { typed: std::mem::take(&mut typed), line: at });
+            found.push(Command { typed: std::mem::take(&mut typed), line: at, inline: false });
         }
     }
+    assert!(typed.is_empty(), "nothing follows the `\\` of `{typed}`");
 }
 
 /// The commands between backticks.
@@ -139,7 +200,7 @@ fn inline(prose: &str, started: usize, found: &mut Vec<Command>) {
     for (n, part) in prose.split('`').enumerate() {
         let text = part.split_whitespace().collect::<Vec<_>>().join(" ");
         if n % 2 == 1 && begins_a_command(&text) {
-            found.push(Command { typed: text, line });
+            found.push(Command { typed: text, line, inline: true });
         }
         line += part.matches('\n').count();
     }
@@ -159,8 +220,8 @@ fn begins_a_command(text: &str) -> bool {
     (PROGRAMS.contains(&program) || in_a_folder) && words.next().is_some_and(|word| word != "->")
 }
 
-/// Every page of the repository, but for the changelog, which tells what was: paths from the
-/// repository's folder.
+/// Every page of the repository, but for the changelog, which tells what was, and every example:
+/// paths from the repository's folder.
 pub(crate) fn all() -> Vec<String> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -168,10 +229,18 @@ pub(crate) fn all() -> Vec<String> {
             let name = entry.file_name().to_string_lossy().into_owned();
             if path.is_dir() && !name.starts_with('.') && name != "target" {
                 walk(&path, found);
-            } else if name.ends_with(".md") && name != "CHANGELOG.md" {
+            } else if name.ends_with(".md") && name != "CHANGELOG.md" || example(&path) {
                 found.push(path);
             }
         }
+    }
+    fn example(path: &Path) -> bool {
+        let folder = path.parent().and_then(|path| path.strip_prefix(repository()).ok());
+        let program = path.extension().is_some_and(|end| end == "rs");
+        program
+            && folder.is_some_and(|path| {
+                path == Path::new("examples") || path == Path::new("examples/train_builtin_models")
+            })
     }
     let root = repository();
     let mut found = Vec::new();
@@ -205,4 +274,26 @@ fn commands_are_found_in_every_sort_of_block() {
     );
     let lines: Vec<usize> = commands.iter().map(|command| command.line).collect();
     assert_eq!(lines, [3, 9, 13, 14, 21, 25, 27]);
+}
+
+#[test]
+fn what_is_no_command_that_is_found_is_told() {
+    let page = |text: &str| Page { name: String::new(), text: text.to_owned() };
+    page("`cargo run --a` and\n\n```sh\ncargo run \\\n  --b # c\n```\n").check_that_none_escapes();
+    for text in [
+        "Type cargo xtask test now.",
+        "```sh\n# Or cargo run --b\nls\n```\n",
+        "```sh\nls # or cargo run --b\n```\n",
+        "```toml\n# rlaif dpo --config x\n```\n",
+        "```zsh\ncargo run --b\n```\n",
+        "```sh\ncargo run --b \\\n```\n",
+        "An odd ` and `cargo run --b`.",
+        "Two ``cargo run --b``.",
+        "First `cd x && cargo run --b`.",
+        "~~~sh\ncargo run --b\n~~~\n",
+        "<pre>cargo run --b</pre>",
+    ] {
+        let told = std::panic::catch_unwind(|| page(text).check_that_none_escapes());
+        assert!(told.is_err(), "{text}");
+    }
 }

@@ -73,19 +73,16 @@ impl Place {
         self.hub.root.path()
     }
 
-    /// Everything of the repository by links, except for the folders that commands write into.
+    /// What commands read of the repository, by links; copies of what they write into. (No more:
+    /// somebody who has typed these commands has results of theirs beside it.)
     fn link_the_repository(&self) {
         fs::create_dir_all(self.clone.join("models")).unwrap();
-        let into = |folder: &Path, to: &Path, left_out: &[&str]| {
-            for entry in fs::read_dir(folder).unwrap().flatten() {
-                if !left_out.iter().any(|name| entry.file_name() == *name) {
-                    symlink(entry.path(), to.join(entry.file_name())).unwrap();
-                }
-            }
-        };
-        let apart = ["models", "fixtures", "target", "runs", ".git", ".libtorch"];
-        into(&repository(), &self.clone, &apart);
-        into(&repository().join("models"), &self.clone.join("models"), &[]);
+        let models = ["summary-llama", "summary-t5", "toxicity-bert", "toxicity-roberta"];
+        let models = models.map(|model| format!("models/{model}"));
+        let folders = ["benches", "crates", "docs", "examples"].map(str::to_owned);
+        for name in folders.iter().chain(&models) {
+            symlink(repository().join(name), self.clone.join(name)).unwrap();
+        }
         let copied = Command::new("cp")
             .args(["-r", "--no-preserve=mode"])
             .args([repository().join("fixtures"), self.clone.join("fixtures")])
@@ -169,7 +166,7 @@ impl Place {
         for folder in ["hh", "summ", "tox", "prefs", "pretrain"] {
             fs::create_dir_all(shared.join(folder)).unwrap();
         }
-        for file in ["train", "val", "pairs"] {
+        for file in ["train", "val", "pairs", "hh"] {
             fs::write(self.clone.join(file).with_extension("jsonl"), &rows).unwrap();
         }
         for (file, rows) in [
@@ -230,6 +227,7 @@ impl Place {
             ("docs/evaluation.md", "eval.toml"),
             ("docs/training.md", "run.toml"),
             ("docs/dpo.md", "run.toml"),
+            ("docs/results.md", "hh.toml"),
             ("docs/rewards.md", "reward.toml"),
         ]
         .into();
@@ -263,6 +261,7 @@ impl Place {
             .env("HF_HOME", self.root().join("cache"))
             .env("HF_HUB_OFFLINE", "0")
             .env("HF_TOKEN", "")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("ANTHROPIC_API_KEY", "k")
             // Pages run side by side; threads that wait for a core would keep it from the others.
             .env("OMP_NUM_THREADS", "1")

@@ -63,7 +63,10 @@ run_cargo() {
             local folder="$REPOSITORY/crates/$package" binary
             binary=$(test_binary "$folder" "$suite")
             cd "$folder"
-            exec "$binary" "${filters[@]}" "$@" ;;
+            local said
+            said=$("$binary" "${filters[@]}" "$@") || fail "$said"
+            # Neither of a name that no test has, nor of one that is ignored.
+            [[ $said != *"ok. 0 passed"* ]] || fail "none of its tests has run: $suite ${filters[*]}" ;;
         *) fail "cargo $command is not known here" ;;
     esac
 }
