@@ -286,19 +286,23 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     succeeded(&train(&config, &whole, &[]));
 
     let killed = root.path().join("killed");
-    let mut kills = 0;
-    for at in 0..20u64 {
-        let resume = killed.join("run.toml").exists();
+    let begin = || {
         let mut arguments = vec!["ppo", "--out", killed.to_str().unwrap()];
-        if resume {
+        if killed.join("run.toml").exists() {
             arguments.push("--resume");
         } else {
             arguments.extend(["--config", config.to_str().unwrap()]);
         }
+        command(&arguments)
+    };
+    let mut on_the_way = 0;
+    let mut kills = 0..;
+    while kills.start < 20 || on_the_way < 6 {
+        let at = kills.next().unwrap();
+        assert!(at < 1_000, "only {on_the_way} kills came before the end");
         let file = killed.join("metrics.jsonl");
         let before = length(&file);
-        let mut child =
-            command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = begin().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // Every third while it starts, the others within a step or a checkpoint.
         if at % 3 < 2 {
             wait_for_progress(&mut child, &file, before);
@@ -307,13 +311,13 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
         std::thread::sleep(Duration::from_micros(draw));
         // SIGKILL.
         child.kill().unwrap();
-        kills += usize::from(!child.wait().unwrap().success());
+        on_the_way += usize::from(!child.wait().unwrap().success());
+        // A busy machine may let it end first: then once more from the start.
+        if killed.join("model").exists() {
+            fs::remove_dir_all(&killed).unwrap();
+        }
     }
-    assert!(kills > 5, "only {kills} of 20 came before the end");
-    if !killed.join("model").exists() {
-        let out = killed.to_str().unwrap();
-        succeeded(&command(&["ppo", "--out", out, "--resume"]).output().unwrap());
-    }
+    succeeded(&begin().output().unwrap());
     assert_eq!(metrics(&whole), metrics(&killed));
     for file in ["samples.jsonl", "model/model.safetensors", "value_head.safetensors"] {
         let [one, two] = [&whole, &killed].map(|out| fs::read(out.join(file)).unwrap());

@@ -133,7 +133,10 @@ fn killed_and_resumed(shape: &str) {
     let killed = folder.join("killed");
     let metrics = killed.join("metrics.jsonl");
     let (mut on_the_way, mut within_a_checkpoint) = (0, 0);
-    for kill in 0..20 {
+    let mut kills = 0..;
+    while kills.start < 20 || on_the_way < 15 || within_a_checkpoint == 0 {
+        let kill = kills.next().unwrap();
+        assert!(kill < 1_000, "{on_the_way} on the way, {within_a_checkpoint} within a checkpoint");
         let before = length(&metrics);
         let mut child = begin(folder, "killed");
         let random = Seed::new(std::process::id().into()).derive(shape, kill).get();
@@ -154,9 +157,12 @@ fn killed_and_resumed(shape: &str) {
         child.kill().unwrap();
         child.wait().unwrap();
         within_a_checkpoint += u32::from(half_a_checkpoint(&killed));
+        // A busy machine may let it end first: then once more from the start.
+        if killed.join("model").exists() {
+            fs::remove_dir_all(&killed).unwrap();
+        }
     }
     eprintln!("{shape}: {on_the_way} killed on the way, {within_a_checkpoint} within a checkpoint");
-    assert!(on_the_way >= 15 && within_a_checkpoint > 0);
     let said = begin(folder, "killed").wait_with_output().unwrap();
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     same_outcome(&folder.join("whole"), &folder.join("killed"));
@@ -178,10 +184,19 @@ fn ctrl_c_saves_and_says_how_to_go_on_and_a_flipped_byte_or_a_full_disk_costs_a_
     let folder = place.path();
     succeeds(folder, &["sft", "--config", "run.toml", "--out", "whole"]);
 
-    let mut child = begin(folder, "cut");
-    wait_for_progress(&mut child, &folder.join("cut/metrics.jsonl"), 300);
-    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    let said = refusal(&child.wait_with_output().unwrap(), 130);
+    let interrupted = || {
+        let mut child = begin(folder, "cut");
+        wait_for_progress(&mut child, &folder.join("cut/metrics.jsonl"), 300);
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let mut output = interrupted();
+    // A busy machine may let it end first.
+    while output.status.success() {
+        fs::remove_dir_all(folder.join("cut")).unwrap();
+        output = interrupted();
+    }
+    let said = refusal(&output, 130);
     assert!(said.contains("go on with: rlaif sft --resume --out cut"), "{said}");
 
     // No file may be longer than 4 KiB: the next checkpoint cannot be written.
