@@ -603,7 +603,9 @@ impl Seq2SeqLm for T5 {
         let LmSpec { kind, device, .. } = self.frame.spec;
         let tokens = if prompts.is_full() {
             EncodedTokens::Full
-        } else if attends_rows(kind, device) && pass.dropout_p(self.shape.dropout) == 0. {
+        } else if attends_rows(kind, device, self.shape.d_kv)
+            && pass.dropout_p(self.shape.dropout) == 0.
+        {
             EncodedTokens::Unpadded(prompts.rows().iter().map(|row| row.len() as i64).collect())
         } else {
             EncodedTokens::Padded(prompts.mask().clone())

@@ -37,6 +37,7 @@
 
 namespace {
 
+using c10::BFloat16;
 using rlaif::Block;
 using rlaif::Into;
 using torch::autograd::AutogradContext;
@@ -104,6 +105,18 @@ RLAIF_VECTOR float dot(const float* a, const float* b, int64_t n) {
   return sum;
 }
 
+float dot(const BFloat16* a, const BFloat16* b, int64_t n) {
+  constexpr int64_t kPart = 64;
+  float x[kPart], y[kPart], sum = 0;
+  for (int64_t i = 0; i < n; i += kPart) {
+    const int64_t part = std::min(kPart, n - i);
+    rlaif::widen(a + i, x, part);
+    rlaif::widen(b + i, y, part);
+    sum += dot(x, y, part);
+  }
+  return sum;
+}
+
 // The gradient of scores from that of weights, in place, added to the bias's, and scaled.
 RLAIF_VECTOR void score_gradient(float* dp, const float* p, float delta, float scale, float* dbias,
                                  int64_t n) {
@@ -168,37 +181,50 @@ struct Shape {
   int64_t seen_by(int64_t b, int64_t t) const { return seen(b, t + 1); }
 };
 
-// One head's queries, keys or values as f32: where they lie, or a copy of them.
-class Head {
+// Rows of f32 as an operand of products with T: themselves, or rounded.
+class Operand {
  public:
-  Block of(const float* data, int64_t stride, int64_t, int64_t) { return {data, stride, 1}; }
-  Block of(const c10::BFloat16* data, int64_t stride, int64_t rows, int64_t width) {
-    space_.resize(rows * width);
-    for (int64_t i = 0; i < rows; ++i) {
-      rlaif::widen(data + i * stride, space_.data() + i * width, width);
-    }
-    return {space_.data(), width, 1};
-  }
+  template <typename T>
+  Block<T> of(const float* rows, int64_t stride, int64_t count, int64_t width);
 
  private:
-  std::vector<float> space_;
+  std::vector<BFloat16> space_;
 };
 
-// One head's results as f32: where they belong, or aside until they are `written` there.
-class Result {
+template <>
+Block<float> Operand::of<float>(const float* rows, int64_t stride, int64_t, int64_t) {
+  return {rows, stride, 1};
+}
+
+template <>
+Block<BFloat16> Operand::of<BFloat16>(const float* rows, int64_t stride, int64_t count,
+                                      int64_t width) {
+  // A product of bf16 reads two elements at a time.
+  const int64_t even = width + width % 2;
+  space_.resize(count * even);
+  for (int64_t i = 0; i < count; ++i) {
+    BFloat16* to = space_.data() + i * even;
+    rlaif::narrow(rows + i * stride, to, width);
+    if (even > width) to[width] = 0.0f;
+  }
+  return {space_.data(), even, 1};
+}
+
+// Sums of f32 that are to be T: where they belong, or aside until they are `written` there.
+class Sums {
  public:
   float* at(float* data, int64_t stride, int64_t, int64_t) {
     stride_ = stride;
     return data;
   }
-  float* at(c10::BFloat16*, int64_t, int64_t rows, int64_t width) {
+  float* at(BFloat16*, int64_t, int64_t rows, int64_t width) {
     space_.resize(rows * width);
     stride_ = width;
     return space_.data();
   }
   int64_t stride() const { return stride_; }
   void written(float*, int64_t, int64_t, int64_t) {}
-  void written(c10::BFloat16* data, int64_t stride, int64_t rows, int64_t width) {
+  void written(BFloat16* data, int64_t stride, int64_t rows, int64_t width) {
     for (int64_t i = 0; i < rows; ++i) {
       rlaif::narrow(space_.data() + i * width, data + i * stride, width);
     }
@@ -210,7 +236,8 @@ class Result {
 };
 
 // Scores of queries [t0, t1) of one head with biases, rows being `stride` apart.
-void scores(const Shape& s, const Block& queries, const Block& keys, const Bias& bias,
+template <typename T>
+void scores(const Shape& s, const Block<T>& queries, const Block<T>& keys, const Bias& bias,
             const Bias& mask, int64_t b, int64_t h, int64_t t0, int64_t t1, float* out,
             int64_t stride) {
   rlaif::multiply_blocks(t1 - t0, s.seen(b, t1), s.width, queries, keys.t(), out, stride,
@@ -235,24 +262,20 @@ void attend(const Shape& s, const T* q, const T* k, const T* v, const Bias& bias
     const int64_t t1 = std::min(s.queries.length(b), t0 + s.step(b));
     if (t0 >= t1) return;
     static thread_local std::vector<float> p;
-    static thread_local Head queries, keys, values;
-    static thread_local Result result;
+    static thread_local Operand operand;
     const int64_t rows = t1 - t0, seen = s.seen(b, t1), stride = s.keys.length(b);
     p.resize(rows * stride);
-    scores(s, queries.of(q + s.query(b, t0, h), s.query_row(), rows, s.width),
-           keys.of(k + s.key(b, h), s.key_row(), seen, s.width), bias, mask, b, h, t0, t1,
-           p.data(), stride);
+    const Block<T> queries{q + s.query(b, t0, h), s.query_row(), 1};
+    const Block<T> keys{k + s.key(b, h), s.key_row(), 1};
+    scores(s, queries, keys, bias, mask, b, h, t0, t1, p.data(), stride);
     for (int64_t t = t0; t < t1; ++t) {
       float* row = p.data() + (t - t0) * stride;
       normalisers[s.normaliser(b, t, h)] = softmax(row, s.seen_by(b, t));
       clear_unseen(s, row, b, t, t1);
     }
-    T* to = out + s.query(b, t0, h);
-    float* mixed = result.at(to, s.query_row(), rows, s.width);
-    rlaif::multiply_blocks(rows, s.width, seen, {p.data(), stride, 1},
-                           values.of(v + s.key(b, h), s.key_row(), seen, s.width), mixed,
-                           result.stride(), Into::kOverwrite);
-    result.written(to, s.query_row(), rows, s.width);
+    const Block<T> values{v + s.key(b, h), s.key_row(), 1};
+    rlaif::multiply_blocks(rows, s.width, seen, operand.of<T>(p.data(), stride, rows, seen), values,
+                           out + s.query(b, t0, h), s.query_row(), Into::kOverwrite);
   });
 }
 
@@ -270,29 +293,28 @@ template <typename T>
 void attend_backward(const Shape& s, const Gradient<T>& g, const Bias& bias, const Bias& mask,
                      int64_t b, int64_t shared) {
   static thread_local std::vector<float> p, dp;
-  static thread_local Head head_q, head_k, head_v, head_out, head_dout;
-  static thread_local Result result_q, result_k, result_v;
+  static thread_local Operand operand_p, operand_dp;
+  static thread_local Sums sums_k, sums_v;
   const int64_t length = s.keys.length(b), queries = s.queries.length(b);
   const int64_t first = shared * s.group(), step = s.step(b);
   if (length == 0) return;
   p.resize(step * length);
   dp.resize(step * length);
-  const Block keys = head_k.of(g.k + s.key(b, first), s.key_row(), length, s.width);
-  const Block values = head_v.of(g.v + s.key(b, first), s.key_row(), length, s.width);
+  const Block<T> keys{g.k + s.key(b, first), s.key_row(), 1};
+  const Block<T> values{g.v + s.key(b, first), s.key_row(), 1};
   T *to_k = g.dk + s.key(b, first), *to_v = g.dv + s.key(b, first);
-  float* dkeys = result_k.at(to_k, s.key_row(), length, s.width);
-  float* dvalues = result_v.at(to_v, s.key_row(), length, s.width);
+  float* dkeys = sums_k.at(to_k, s.key_row(), length, s.width);
+  float* dvalues = sums_v.at(to_v, s.key_row(), length, s.width);
   // Keys past these have been given no gradient yet.
   int64_t begun = 0;
   for (int64_t h = first; h < first + s.group(); ++h) {
     for (int64_t t0 = 0; t0 < queries; t0 += step) {
       const int64_t t1 = std::min(queries, t0 + step);
       const int64_t rows = t1 - t0, seen = s.seen(b, t1);
-      const auto block = [&](Head& head, const T* of) {
-        return head.of(of + s.query(b, t0, h), s.query_row(), rows, s.width);
+      const auto block = [&](const T* of) {
+        return Block<T>{of + s.query(b, t0, h), s.query_row(), 1};
       };
-      const Block query = block(head_q, g.q), out = block(head_out, g.out);
-      const Block gradient = block(head_dout, g.dout);
+      const Block<T> query = block(g.q), out = block(g.out), gradient = block(g.dout);
       scores(s, query, keys, bias, mask, b, h, t0, t1, p.data(), length);
       rlaif::multiply_blocks(rows, seen, s.width, gradient, values.t(), dp.data(), length,
                              Into::kOverwrite);
@@ -308,34 +330,33 @@ void attend_backward(const Shape& s, const Gradient<T>& g, const Bias& bias, con
         clear_unseen(s, weights, b, t, t1);
         clear_unseen(s, dweights, b, t, t1);
       }
-      const Block weights{p.data(), length, 1}, dscores{dp.data(), length, 1};
-      T* to_q = g.dq + s.query(b, t0, h);
-      float* dqueries = result_q.at(to_q, s.query_row(), rows, s.width);
-      rlaif::multiply_blocks(rows, s.width, seen, dscores, keys, dqueries, result_q.stride(),
-                             Into::kOverwrite);
-      result_q.written(to_q, s.query_row(), rows, s.width);
+      const Block<T> weights = operand_p.of<T>(p.data(), length, rows, seen);
+      const Block<T> dscores = operand_dp.of<T>(dp.data(), length, rows, seen);
+      rlaif::multiply_blocks(rows, s.width, seen, dscores, keys, g.dq + s.query(b, t0, h),
+                             s.query_row(), Into::kOverwrite);
       // What earlier blocks began is added to, the rest is written.
-      const auto spread = [&](const Block& by, const Block& rows_of, float* to, int64_t stride) {
+      const auto spread = [&](const Block<T>& by, const Block<T>& rows_of, float* to,
+                              int64_t stride) {
         const auto part = [&](int64_t from, int64_t until, Into into) {
           if (from >= until) return;
-          rlaif::multiply_blocks(until - from, s.width, rows, {by.data + from, 1, by.row}, rows_of,
-                                 to + from * stride, stride, into);
+          rlaif::multiply_blocks(until - from, s.width, rows, Block<T>{by.data + from, 1, by.row},
+                                 rows_of, to + from * stride, stride, into);
         };
         part(0, std::min(begun, seen), Into::kAdd);
         part(begun, seen, Into::kOverwrite);
       };
-      spread(weights, gradient, dvalues, result_v.stride());
-      spread(dscores, query, dkeys, result_k.stride());
+      spread(weights, gradient, dvalues, sums_v.stride());
+      spread(dscores, query, dkeys, sums_k.stride());
       begun = std::max(begun, seen);
     }
   }
   // No query saw these.
   for (int64_t key = begun; key < length; ++key) {
-    std::fill_n(dkeys + key * result_k.stride(), s.width, 0.0f);
-    std::fill_n(dvalues + key * result_v.stride(), s.width, 0.0f);
+    std::fill_n(dkeys + key * sums_k.stride(), s.width, 0.0f);
+    std::fill_n(dvalues + key * sums_v.stride(), s.width, 0.0f);
   }
-  result_k.written(to_k, s.key_row(), length, s.width);
-  result_v.written(to_v, s.key_row(), length, s.width);
+  sums_k.written(to_k, s.key_row(), length, s.width);
+  sums_v.written(to_v, s.key_row(), length, s.width);
 }
 
 // Calls `run` with a zero of the tensor's kind, f32 or bf16.
@@ -472,9 +493,11 @@ at::Tensor composed(const at::Tensor& q_in, const at::Tensor& k_in, const at::Te
   return out.transpose(1, 2).reshape({b, t, heads * d});
 }
 
-bool is_fused(const at::Tensor& t) {
-  return t.device().is_cpu() && t.numel() > 0 &&
-         (t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16);
+// Whether there are products of this kind with heads of this width.
+bool multiplies(at::ScalarType kind, int64_t width) {
+  if (!rlaif::multiplies_blocks()) return false;
+  return kind == at::kFloat ||
+         (kind == at::kBFloat16 && rlaif::multiplies_pairs() && width % 2 == 0);
 }
 
 int64_t longest(at::IntArrayRef lengths) {
@@ -489,8 +512,10 @@ int64_t total(at::IntArrayRef lengths) {
 
 extern "C" {
 
-// Whether attention to rows of different lengths is there on this processor, for f32 and bf16.
-int32_t rlaif_attends_rows() noexcept { return rlaif::multiplies_blocks(); }
+// Whether attention to rows of different lengths is there on this processor, for bf16 or else f32.
+int32_t rlaif_attends_rows(int32_t bf16, int64_t head_dim) noexcept {
+  return multiplies(bf16 ? at::kBFloat16 : at::kFloat, head_dim);
+}
 
 // Of q, k and v of three dimensions the last is heads of `head_dim`. `bias` and `mask` may be null. With `rows`, as many numbers of queries and of keys tell how the
 // tokens of q and k, over their first two dimensions, fall into rows.
@@ -508,9 +533,11 @@ int32_t rlaif_attention(const at::Tensor* q, const at::Tensor* k, const at::Tens
     const std::vector<int64_t> same_queries(b, t), same_keys(b, s);
     const at::IntArrayRef queries = rows ? at::IntArrayRef(query_lengths, rows) : same_queries;
     const at::IntArrayRef keys = rows ? at::IntArrayRef(key_lengths, rows) : same_keys;
-    const auto alike = [&](const at::Tensor& x) { return is_fused(x) && x.scalar_type() == kind; };
+    const auto alike = [&](const at::Tensor& x) {
+      return x.device().is_cpu() && x.numel() > 0 && x.scalar_type() == kind;
+    };
     bool fused =
-        rlaif::multiplies_blocks() && dropout == 0 && alike(*q) && alike(*k) && alike(*v) &&
+        multiplies(kind, q->dim() == 4 ? q->size(3) : head_dim) && dropout == 0 && alike(*q) && alike(*k) && alike(*v) &&
         (!bias || (alike(*bias) && bias->sizes() == at::IntArrayRef({1, heads, longest(queries),
                                                                      longest(keys)})));
     auto spread = optional(mask);

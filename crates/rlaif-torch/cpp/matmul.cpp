@@ -266,10 +266,18 @@ RLAIF_AVX512_BF16 inline void narrowed(__m512 x, __mmask16 there, BFloat16* to) 
   _mm256_mask_storeu_epi16(to, there, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-// The same of panels of words.
-template <int R, bool Panel>
-RLAIF_AVX512_BF16 void multiply(int64_t depth, const float* a, int64_t stride, const float* b,
-                                const Tile<BFloat16>& tile) {
+RLAIF_AVX512_BF16 inline __m512 widened(__mmask16 there, const float* from) {
+  return _mm512_maskz_loadu_ps(there, from);
+}
+
+RLAIF_AVX512_BF16 inline void narrowed(__m512 x, __mmask16 there, float* to) {
+  _mm512_mask_storeu_ps(to, there, x);
+}
+
+// The same of panels of words, the sums as f32 or rounded.
+template <int R, bool Panel, typename Out>
+RLAIF_AVX512_BF16 void multiply_pairs(int64_t depth, const float* a, int64_t stride, const float* b,
+                                      const Tile<Out>& tile) {
   Left<R, Panel> rows(a, stride);
   __m512 x[R], y[R];
   const __m512 low = tile.bias ? widened(tile.left, tile.bias) : _mm512_setzero_ps();
@@ -292,7 +300,7 @@ RLAIF_AVX512_BF16 void multiply(int64_t depth, const float* a, int64_t stride, c
   }
 #pragma GCC unroll 16
   for (int i = 0; i < R; ++i) {
-    BFloat16* out = tile.data + i * tile.stride;
+    Out* out = tile.data + i * tile.stride;
     if (tile.add) {
       x[i] = _mm512_add_ps(x[i], widened(tile.left, out));
       y[i] = _mm512_add_ps(y[i], widened(tile.right, out + 16));
@@ -302,15 +310,32 @@ RLAIF_AVX512_BF16 void multiply(int64_t depth, const float* a, int64_t stride, c
   }
 }
 
-template <typename T>
-using Multiply = void (*)(int64_t, const float*, int64_t, const float*, const Tile<T>&);
-template <typename T, bool Panel>
-constexpr Multiply<T> kMultiply[kRows + 1] = {
-    nullptr,
-    multiply<1, Panel>,  multiply<2, Panel>,  multiply<3, Panel>,  multiply<4, Panel>,
-    multiply<5, Panel>,  multiply<6, Panel>,  multiply<7, Panel>,  multiply<8, Panel>,
-    multiply<9, Panel>,  multiply<10, Panel>, multiply<11, Panel>, multiply<12, Panel>,
-    multiply<13, Panel>, multiply<14, Panel>,
+template <typename Out>
+using Multiply = void (*)(int64_t, const float*, int64_t, const float*, const Tile<Out>&);
+
+// By the number of rows, for operands of kind T.
+template <typename T, typename Out, bool Panel>
+struct Kernels {
+  static constexpr Multiply<Out> of[kRows + 1] = {
+      nullptr,
+      multiply_pairs<1, Panel, Out>,  multiply_pairs<2, Panel, Out>,
+      multiply_pairs<3, Panel, Out>,  multiply_pairs<4, Panel, Out>,
+      multiply_pairs<5, Panel, Out>,  multiply_pairs<6, Panel, Out>,
+      multiply_pairs<7, Panel, Out>,  multiply_pairs<8, Panel, Out>,
+      multiply_pairs<9, Panel, Out>,  multiply_pairs<10, Panel, Out>,
+      multiply_pairs<11, Panel, Out>, multiply_pairs<12, Panel, Out>,
+      multiply_pairs<13, Panel, Out>, multiply_pairs<14, Panel, Out>,
+  };
+};
+template <bool Panel>
+struct Kernels<float, float, Panel> {
+  static constexpr Multiply<float> of[kRows + 1] = {
+      nullptr,
+      multiply<1, Panel>,  multiply<2, Panel>,  multiply<3, Panel>,  multiply<4, Panel>,
+      multiply<5, Panel>,  multiply<6, Panel>,  multiply<7, Panel>,  multiply<8, Panel>,
+      multiply<9, Panel>,  multiply<10, Panel>, multiply<11, Panel>, multiply<12, Panel>,
+      multiply<13, Panel>, multiply<14, Panel>,
+  };
 };
 
 // Memory for panels, kept by the thread that multiplies.
@@ -334,8 +359,8 @@ class Panels {
   int64_t size_ = 0;
 };
 
-// Both operands' panels of one product of blocks.
-template <typename T>
+// Both operands' panels of one product of blocks: elements are T, and Out in the result.
+template <typename T, typename Out>
 struct Blocks {
   int64_t m, n, inner;        // sizes
   int64_t rows;               // of a panel of the left operand
@@ -378,25 +403,25 @@ struct Blocks {
   }
 
   // Panels [i0, i1) by [j0, j1). `bias` or what is in `out` is what sums start from.
-  void product(T* out, int64_t out_stride, const T* bias, bool add, int64_t i0, int64_t i1,
+  void product(Out* out, int64_t out_stride, const Out* bias, bool add, int64_t i0, int64_t i1,
                int64_t j0, int64_t j1) const {
     for (int64_t p = 0; p < inner; p += depth) {
       for (int64_t j = j0; j < j1; ++j) {
         const int64_t width = n - j * kColumns;
         for (int64_t i = i0; i < i1; ++i) {
           const int64_t height = std::min(rows, m - i * rows);
-          const Tile<T> tile{out + i * rows * out_stride + j * kColumns,
-                             out_stride,
-                             first(width),
-                             first(width - 16),
-                             add || p > 0,
-                             bias && p == 0 ? bias + j * kColumns : nullptr};
+          const Tile<Out> tile{out + i * rows * out_stride + j * kColumns,
+                               out_stride,
+                               first(width),
+                               first(width - 16),
+                               add || p > 0,
+                               bias && p == 0 ? bias + j * kColumns : nullptr};
           // A panel's rows lie `rows` apart, so the last, lower one takes a tile of its own.
           if (lines) {
             const float* from = lines + i * rows * stride + words(p, T{});
-            kMultiply<T, false>[height](steps_at(p), from, stride, b_at(p, j), tile);
+            Kernels<T, Out, false>::of[height](steps_at(p), from, stride, b_at(p, j), tile);
           } else if (height == rows) {
-            kMultiply<T, true>[rows](steps_at(p), a_at(p, i), 0, b_at(p, j), tile);
+            Kernels<T, Out, true>::of[rows](steps_at(p), a_at(p, i), 0, b_at(p, j), tile);
           } else {
             lower(tile, height, p, i, j);
           }
@@ -406,14 +431,14 @@ struct Blocks {
   }
 
  private:
-  void lower(const Tile<T>& tile, int64_t height, int64_t p, int64_t i, int64_t j) const {
-    T whole[kRows * kColumns];
+  void lower(const Tile<Out>& tile, int64_t height, int64_t p, int64_t i, int64_t j) const {
+    Out whole[kRows * kColumns];
     for (int64_t r = 0; r < height && tile.add; ++r) {
       for (int64_t c = 0; c < std::min(kColumns, n - j * kColumns); ++c)
         whole[r * kColumns + c] = tile.data[r * tile.stride + c];
     }
-    const Tile<T> aside{whole, kColumns, tile.left, tile.right, tile.add, tile.bias};
-    kMultiply<T, true>[rows](steps_at(p), a_at(p, i), 0, b_at(p, j), aside);
+    const Tile<Out> aside{whole, kColumns, tile.left, tile.right, tile.add, tile.bias};
+    Kernels<T, Out, true>::of[rows](steps_at(p), a_at(p, i), 0, b_at(p, j), aside);
     for (int64_t r = 0; r < height; ++r) {
       for (int64_t c = 0; c < std::min(kColumns, n - j * kColumns); ++c)
         tile.data[r * tile.stride + c] = whole[r * kColumns + c];
@@ -423,9 +448,9 @@ struct Blocks {
 
 // The product where there are columns enough for all threads: one that takes some of them copies their
 // panels itself, and finds them in its second cache.
-template <typename T>
-void by_columns(const Blocks<T>& whole, const View<T>& from, T* out, int64_t stride, const T* bias,
-                bool add) {
+template <typename T, typename Out>
+void by_columns(const Blocks<T, Out>& whole, const View<T>& from, Out* out, int64_t stride,
+                const Out* bias, bool add) {
   const int64_t panel = kColumns * words(whole.inner, T{});
   const int64_t most = std::clamp<int64_t>(kOwn / panel, 1, kTaskPanels);
   const int64_t threads = at::get_num_threads();
@@ -435,7 +460,7 @@ void by_columns(const Blocks<T>& whole, const View<T>& from, T* out, int64_t str
     static thread_local Panels own;
     const int64_t j0 = whole.right * task / tasks, j1 = whole.right * (task + 1) / tasks;
     const int64_t column = j0 * kColumns;
-    Blocks<T> part = whole;
+    Blocks<T, Out> part = whole;
     part.right = j1 - j0;
     part.n = std::min(whole.n - column, part.right * kColumns);
     part.b = own.of(part.right * panel);
@@ -449,9 +474,9 @@ void by_columns(const Blocks<T>& whole, const View<T>& from, T* out, int64_t str
 }
 
 // out = a b + bias, or out += a b + bias.
-template <typename T>
-void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b, T* out,
-             int64_t stride, const T* bias, bool add) {
+template <typename T, typename Out>
+void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b, Out* out,
+             int64_t stride, const Out* bias, bool add) {
   static thread_local Panels left, right;
   const int64_t rows = even(m, kRows);
   const int64_t inner = std::is_same_v<T, float> ? even(k, kInner) : k;
@@ -461,12 +486,12 @@ void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b
   for (int64_t p = 0; p < k; p += inner) {
     for (int64_t i = 0; i < m; i += m_most) {
       for (int64_t j = 0; j < n; j += n_most) {
-        Blocks<T> blocks(std::min(m_most, m - i), std::min(n_most, n - j), std::min(inner, k - p),
+        Blocks<T, Out> blocks(std::min(m_most, m - i), std::min(n_most, n - j), std::min(inner, k - p),
                          rows);
         const View<T> from_a{a.data + i * a.row + p * a.column, a.row, a.column};
         const View<T> from_b{b.data + p * b.row + j * b.column, b.row, b.column};
-        T* to = out + i * stride + j;
-        const T* start = bias && p == 0 ? bias + j : nullptr;
+        Out* to = out + i * stride + j;
+        const Out* start = bias && p == 0 ? bias + j : nullptr;
         if (a.column == 1) {
           blocks.lines = reinterpret_cast<const float*>(from_a.data);
           blocks.stride = words(a.row, T{});
@@ -509,12 +534,10 @@ void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b
   }
 }
 
-bool multiplies_pairs() {
+bool has_tiles() {
   static const bool has = [] {
     unsigned a = 0, b = 0, c = 0, d = 0;
-    const bool has_tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 22));
-    return !has_tiles && __builtin_cpu_supports("avx512bf16") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & (1u << 22));
   }();
   return has;
 }
@@ -543,12 +566,12 @@ bool try_kind(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b, b
     const auto even_lines = [&](bool lies_across, int64_t stride) {
       return lies_across || (k % 2 == 0 && stride % 2 == 0);
     };
-    if (!multiplies_pairs() || k > kDeepest || !even_lines(a.stride(0) == 1, a.stride(0)) ||
+    if (!rlaif::multiplies_pairs() || has_tiles() || k > kDeepest || !even_lines(a.stride(0) == 1, a.stride(0)) ||
         !even_lines(b.stride(1) == 1, b.stride(1))) {
       return false;
     }
   }
-  product<T>(a.size(0), b.size(1), a.size(1), view(a), view(b), out.mutable_data_ptr<T>(),
+  product<T, T>(a.size(0), b.size(1), a.size(1), view(a), view(b), out.mutable_data_ptr<T>(),
              out.stride(0), bias.defined() ? bias.const_data_ptr<T>() : nullptr, add);
   return true;
 }
@@ -607,16 +630,34 @@ bool multiplies_blocks() {
 #endif
 }
 
-void multiply_blocks(int64_t m, int64_t n, int64_t k, Block a, Block b, float* out, int64_t stride,
-                     Into into) {
+bool multiplies_pairs() {
 #ifdef RLAIF_AVX512
-  product<float>(m, n, k, {a.data, a.row, a.column}, {b.data, b.row, b.column}, out, stride, nullptr,
-                 into == Into::kAdd);
+  static const bool has = __builtin_cpu_supports("avx512bf16") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  return has;
+#else
+  return false;
+#endif
+}
+
+template <typename T, typename Out>
+void multiply_blocks(int64_t m, int64_t n, int64_t k, Block<T> a, Block<T> b, Out* out,
+                     int64_t stride, Into into) {
+#ifdef RLAIF_AVX512
+  product<T, Out>(m, n, k, {a.data, a.row, a.column}, {b.data, b.row, b.column}, out, stride,
+                  nullptr, into == Into::kAdd);
 #else
   (void)m, (void)n, (void)k, (void)a, (void)b, (void)out, (void)stride, (void)into;
   TORCH_CHECK(false, "no product of blocks on this processor");
 #endif
 }
+
+template void multiply_blocks(int64_t, int64_t, int64_t, Block<float>, Block<float>, float*,
+                              int64_t, Into);
+template void multiply_blocks(int64_t, int64_t, int64_t, Block<c10::BFloat16>,
+                              Block<c10::BFloat16>, float*, int64_t, Into);
+template void multiply_blocks(int64_t, int64_t, int64_t, Block<c10::BFloat16>,
+                              Block<c10::BFloat16>, c10::BFloat16*, int64_t, Into);
 
 void copy_panel(float* panel, int64_t width, const float* lines, int64_t stride, int64_t count,
                 int64_t depth) {

@@ -44,17 +44,17 @@ pub struct RowLengths<'a> {
     pub keys: &'a [i64],
 }
 
-/// Whether [`attention`] takes [`RowLengths`] of tensors of this kind on this device: f32 and bf16 on a
-/// CPU with AVX-512.
+/// Whether [`attention`] takes [`RowLengths`] of tensors of this kind, with heads of this size, on this
+/// device: f32 on a CPU with AVX-512, bf16 on one with its instructions for bf16, if the size is even.
 ///
 /// ```
 /// use tch::{Device, Kind};
-/// assert!(!rlaif_torch::attends_rows(Kind::Half, Device::Cpu));
+/// assert!(!rlaif_torch::attends_rows(Kind::Half, Device::Cpu, 64));
 /// ```
-pub fn attends_rows(kind: Kind, device: Device) -> bool {
+pub fn attends_rows(kind: Kind, device: Device, head_dim: i64) -> bool {
     let known = device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16);
     // SAFETY: it asks what processor this is.
-    known && unsafe { ffi::rlaif_attends_rows() } != 0
+    known && unsafe { ffi::rlaif_attends_rows(i32::from(kind == Kind::BFloat16), head_dim) } != 0
 }
 
 /// Attention of queries `[B, T, heads, D]` to keys and values `[B, S, kv, D]`, as `[B, T, heads · D]`:
@@ -62,9 +62,9 @@ pub fn attends_rows(kind: Kind, device: Device) -> bool {
 /// `[B, T, heads · D]` and keys and values `[B, S, kv · D]`.
 ///
 /// With fewer key heads than query heads, which they must divide, consecutive query heads share
-/// one. On the CPU in f32 and bf16, without dropout, where the processor has AVX-512, no scores are kept: the
+/// one. On the CPU in f32 and bf16 (if D is even), without dropout, where the processor has AVX-512, no scores are kept: the
 /// backward pass computes them again from their normalisers
-/// ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)), all of it in f32. Everything else runs
+/// ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)), sums and softmax in f32. Everything else runs
 /// libtorch's own operations.
 ///
 /// # Panics
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     fn rows_of_different_lengths_are_as_each_alone() {
         tch::manual_seed(24);
-        if !attends_rows(Kind::Float, Device::Cpu) {
+        if !attends_rows(Kind::Float, Device::Cpu, 8) {
             return eprintln!("SKIPPED: no AVX-512");
         }
         // One longer than a block of queries, one of a single token.
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn in_bf16_only_what_enters_and_leaves_is_rounded() {
+    fn in_bf16_sums_and_softmax_are_f32() {
         tch::manual_seed(25);
         let low = |t: &Tensor| t.detach().to_kind(Kind::BFloat16).set_requires_grad(true);
         let wide = |t: &Tensor| t.detach().to_kind(Kind::Float).set_requires_grad(true);

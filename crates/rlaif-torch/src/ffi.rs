@@ -125,7 +125,7 @@ unsafe extern "C" {
         sort: i32,
         out: *mut *mut C_tensor,
     ) -> i32;
-    pub(crate) fn rlaif_attends_rows() -> i32;
+    pub(crate) fn rlaif_attends_rows(bf16: i32, head_dim: i64) -> i32;
     pub(crate) fn rlaif_attention(
         q: *const C_tensor,
         k: *const C_tensor,
