@@ -382,6 +382,7 @@ struct Attention : torch::autograd::Function<Attention> {
                             const at::Tensor& v_in, const std::optional<at::Tensor>& bias_in,
                             const std::optional<at::Tensor>& mask_in, at::IntArrayRef queries,
                             at::IntArrayRef keys, int64_t width, bool causal, double scale) {
+    const rlaif::BelowAutograd below;
     const auto q = in_heads(q_in.contiguous(), width), k = in_heads(k_in.contiguous(), width),
                v = in_heads(v_in.contiguous(), width);
     const auto bias_tensor = bias_in ? bias_in->to(at::kFloat).contiguous() : at::Tensor();
@@ -407,6 +408,7 @@ struct Attention : torch::autograd::Function<Attention> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const rlaif::BelowAutograd below;
     const auto saved = ctx->get_saved_variables();
     const auto &q = saved[0], &k = saved[1], &v = saved[2], &out = saved[5];
     const Shape s(Rows(ctx->saved_data["queries"].toIntVector()),

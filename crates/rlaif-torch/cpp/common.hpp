@@ -4,6 +4,7 @@
 // failure in this thread is read with `rlaif_last_error`.
 #pragma once
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/ScalarType.h>
 #include <c10/util/Exception.h>
@@ -49,6 +50,10 @@ struct Kin {
     return t.device() == device && t.scalar_type() == dtype;
   }
 };
+
+// What a function with a gradient of its own computes is nothing that autograd need look at: calls go
+// to the kernels directly.
+using BelowAutograd = at::AutoDispatchBelowADInplaceOrView;
 
 inline void check_dense(const at::Tensor& t) {
   TORCH_CHECK(t.layout() == c10::kStrided, "a strided gradient is needed, this one is ", t.layout());

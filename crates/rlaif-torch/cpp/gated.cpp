@@ -128,6 +128,7 @@ void by_kind(const at::Tensor& t, int64_t gate, F&& run) {
 struct Gated : torch::autograd::Function<Gated> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_in,
                             const at::Tensor& up_in, int64_t sort) {
+    const rlaif::BelowAutograd below;
     const auto gate = gate_in.contiguous(), up = up_in.contiguous();
     const auto out = at::empty_like(gate);
     by_kind(gate, sort, [&](auto zero, auto constant) {
@@ -145,6 +146,7 @@ struct Gated : torch::autograd::Function<Gated> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const rlaif::BelowAutograd below;
     const auto saved = ctx->get_saved_variables();
     const auto &gate = saved[0], &up = saved[1];
     const auto dy = grads[0].contiguous();

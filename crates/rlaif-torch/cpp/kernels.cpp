@@ -97,6 +97,7 @@ void by_kind(const at::Tensor& t, F&& run) {
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x,
                                const at::Tensor& weight_in, double epsilon) {
+    const rlaif::BelowAutograd below;
     const auto in = x.contiguous(), weight = weight_in.contiguous();
     const int64_t width = in.size(-1);
     const int64_t rows = in.numel() / width;
@@ -118,6 +119,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const rlaif::BelowAutograd below;
     const auto saved = ctx->get_saved_variables();
     const auto& x = saved[0];
     const auto& weight = saved[1];
@@ -211,11 +213,13 @@ at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor&
 struct Rope : torch::autograd::Function<Rope> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos,
                             const at::Tensor& sin) {
+    const rlaif::BelowAutograd below;
     ctx->save_for_backward({cos, sin});
     return rotated(x, cos, sin, 1.0f);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const rlaif::BelowAutograd below;
     const auto saved = ctx->get_saved_variables();
     return {rotated(grads[0], saved[0], saved[1], -1.0f), Variable(), Variable()};
   }

@@ -23,6 +23,7 @@ struct Linear : torch::autograd::Function<Linear> {
   // one.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList weights,
                                at::TensorList biases, const std::optional<at::Tensor>& residual) {
+    const rlaif::BelowAutograd below;
     const auto rows = rlaif::rows_of(x);
     variable_list outputs;
     for (size_t i = 0; i < weights.size(); ++i) {
@@ -49,6 +50,7 @@ struct Linear : torch::autograd::Function<Linear> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const rlaif::BelowAutograd below;
     const auto saved = ctx->get_saved_variables();
     const auto& x = saved[0];
     const size_t count = saved.size() - 1;

@@ -24,6 +24,7 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden,
                                const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                                const at::Tensor& targets, double temperature, int64_t chunk) {
+    const rlaif::BelowAutograd below;
     const int64_t n = hidden.size(0);
     const auto wide = hidden.options().dtype(at::kFloat);
     auto log_probs = at::empty({n}, wide);
@@ -48,6 +49,7 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const rlaif::BelowAutograd below;
     const auto saved = ctx->get_saved_variables();
     const auto& hidden = saved[0];
     const auto& weight = saved[1];
