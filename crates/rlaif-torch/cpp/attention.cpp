@@ -68,63 +68,107 @@ struct Bias {
   int64_t place(int64_t h, int64_t t) const { return h * head + t * row; }
 };
 
-// x · scale + bias + mask, in place. Either may be null.
-RLAIF_VECTOR void shift(float* x, float scale, const float* bias, const float* mask, int64_t n) {
-  if (bias && mask) {
-    for (int64_t i = 0; i < n; ++i) x[i] = x[i] * scale + bias[i] + mask[i];
-  } else if (bias || mask) {
-    const float* one = bias ? bias : mask;
-    for (int64_t i = 0; i < n; ++i) x[i] = x[i] * scale + one[i];
-  } else {
-    for (int64_t i = 0; i < n; ++i) x[i] *= scale;
+// Scores of a block of queries: `count` rows, `stride` apart, of which query `first + i` sees
+// `seen(i)` keys of the `width` that some query of the block sees.
+struct ScoreRows {
+  float* x;
+  int64_t stride, count, width, first, keys;
+  bool causal;
+  float scale;
+  const float *bias, *mask;  // either may be null
+  int64_t bias_row, mask_row;
+
+  RLAIF_INLINE int64_t seen(int64_t i) const {
+    return causal ? std::min(keys, first + i + 1) : keys;
+  }
+  // x · scale + bias + mask of one row, in place.
+  RLAIF_INLINE void shift(int64_t i, int64_t n) const {
+    float* row = x + i * stride;
+    const float *a = bias ? bias + i * bias_row : nullptr, *b = mask ? mask + i * mask_row : nullptr;
+    if (a && b) {
+      for (int64_t j = 0; j < n; ++j) row[j] = row[j] * scale + a[j] + b[j];
+    } else if (a || b) {
+      const float* one = a ? a : b;
+      for (int64_t j = 0; j < n; ++j) row[j] = row[j] * scale + one[j];
+    } else {
+      for (int64_t j = 0; j < n; ++j) row[j] *= scale;
+    }
+  }
+};
+
+// Products become weights, 0 for keys that a query does not see; and the rows' normalisers.
+RLAIF_VECTOR void softmax(const ScoreRows& s, float* normalisers) {
+  for (int64_t i = 0; i < s.count; ++i) {
+    const int64_t n = s.seen(i);
+    float* x = s.x + i * s.stride;
+    s.shift(i, n);
+    float largest = -std::numeric_limits<float>::infinity();
+    for (int64_t j = 0; j < n; ++j) largest = x[j] > largest ? x[j] : largest;
+    float sum = 0;
+    for (int64_t j = 0; j < n; ++j) {
+      x[j] = rlaif::exponential(rlaif::floored(x[j] - largest));
+      sum += x[j];
+    }
+    const float inverse = 1.0f / sum;
+    for (int64_t j = 0; j < n; ++j) x[j] *= inverse;
+    for (int64_t j = n; j < s.width; ++j) x[j] = 0;
+    normalisers[i] = largest + std::log(sum);
   }
 }
 
-// exp(x - normaliser), in place.
-RLAIF_VECTOR void exponentials(float* x, float normaliser, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] = rlaif::exponential(rlaif::floored(x[i] - normaliser));
-}
-
-// The softmax of a row, in place; its normaliser.
-RLAIF_VECTOR float softmax(float* x, int64_t n) {
-  float largest = -std::numeric_limits<float>::infinity();
-  for (int64_t i = 0; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    x[i] = rlaif::exponential(rlaif::floored(x[i] - largest));
-    sum += x[i];
+// Products become weights again, by their normalisers, and `dp`, the gradient of weights, that of
+// products; that of scores is added to the bias's.
+RLAIF_VECTOR void softmax_backward(const ScoreRows& s, const float* normalisers,
+                                   const float* deltas, float* dp, float* dbias) {
+  for (int64_t i = 0; i < s.count; ++i) {
+    const int64_t n = s.seen(i);
+    float *p = s.x + i * s.stride, *g = dp + i * s.stride;
+    const float normaliser = normalisers[i], delta = deltas[i];
+    s.shift(i, n);
+    for (int64_t j = 0; j < n; ++j) {
+      p[j] = rlaif::exponential(rlaif::floored(p[j] - normaliser));
+      g[j] = p[j] * (g[j] - delta);
+    }
+    if (dbias) {
+      float* sum = dbias + i * s.bias_row;
+      for (int64_t j = 0; j < n; ++j) sum[j] += g[j];
+    }
+    for (int64_t j = 0; j < n; ++j) g[j] *= s.scale;
+    for (int64_t j = n; j < s.width; ++j) p[j] = g[j] = 0;
   }
-  const float inverse = 1.0f / sum;
-  for (int64_t i = 0; i < n; ++i) x[i] *= inverse;
-  return largest + std::log(sum);
 }
 
-RLAIF_VECTOR float dot(const float* a, const float* b, int64_t n) {
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
+// Products of rows `stride` apart.
+RLAIF_VECTOR void dots(const float* a, const float* b, int64_t stride, int64_t count, int64_t width,
+                       float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    float sum = 0;
+    for (int64_t j = 0; j < width; ++j) sum += a[i * stride + j] * b[i * stride + j];
+    out[i] = sum;
+  }
 }
 
-float dot(const BFloat16* a, const BFloat16* b, int64_t n) {
+RLAIF_VECTOR void dots(const BFloat16* a, const BFloat16* b, int64_t stride, int64_t count,
+                       int64_t width, float* out) {
   constexpr int64_t kPart = 64;
-  float x[kPart], y[kPart], sum = 0;
-  for (int64_t i = 0; i < n; i += kPart) {
-    const int64_t part = std::min(kPart, n - i);
-    rlaif::widen(a + i, x, part);
-    rlaif::widen(b + i, y, part);
-    sum += dot(x, y, part);
+  float x[kPart], y[kPart];
+  for (int64_t i = 0; i < count; ++i) {
+    float sum = 0;
+    for (int64_t from = 0; from < width; from += kPart) {
+      const int64_t part = std::min(kPart, width - from);
+      rlaif::widen_here(a + i * stride + from, x, part);
+      rlaif::widen_here(b + i * stride + from, y, part);
+      for (int64_t j = 0; j < part; ++j) sum += x[j] * y[j];
+    }
+    out[i] = sum;
   }
-  return sum;
 }
 
-// The gradient of scores from that of weights, in place, added to the bias's, and scaled.
-RLAIF_VECTOR void score_gradient(float* dp, const float* p, float delta, float scale, float* dbias,
-                                 int64_t n) {
-  for (int64_t i = 0; i < n; ++i) dp[i] = p[i] * (dp[i] - delta);
-  if (dbias) {
-    for (int64_t i = 0; i < n; ++i) dbias[i] += dp[i];
+RLAIF_VECTOR void narrow_rows(const float* from, int64_t stride, BFloat16* to, int64_t to_stride,
+                              int64_t count, int64_t width) {
+  for (int64_t i = 0; i < count; ++i) {
+    rlaif::narrow_here(from + i * stride, to + i * to_stride, width);
   }
-  for (int64_t i = 0; i < n; ++i) dp[i] *= scale;
 }
 
 // Where the rows of a batch begin among its tokens: row b is `[begin[b], begin[b + 1])`.
@@ -177,8 +221,6 @@ struct Shape {
   int64_t seen(int64_t b, int64_t end) const {
     return causal ? std::min(keys.length(b), end) : keys.length(b);
   }
-  // Keys that query t sees.
-  int64_t seen_by(int64_t b, int64_t t) const { return seen(b, t + 1); }
 };
 
 // Rows of f32 as an operand of products with T: themselves, or rounded.
@@ -202,11 +244,8 @@ Block<BFloat16> Operand::of<BFloat16>(const float* rows, int64_t stride, int64_t
   // A product of bf16 reads two elements at a time.
   const int64_t even = width + width % 2;
   space_.resize(count * even);
-  for (int64_t i = 0; i < count; ++i) {
-    BFloat16* to = space_.data() + i * even;
-    rlaif::narrow(rows + i * stride, to, width);
-    if (even > width) to[width] = 0.0f;
-  }
+  narrow_rows(rows, stride, space_.data(), even, count, width);
+  for (int64_t i = 0; i < count && even > width; ++i) space_[i * even + width] = 0.0f;
   return {space_.data(), even, 1};
 }
 
@@ -225,9 +264,7 @@ class Sums {
   int64_t stride() const { return stride_; }
   void written(float*, int64_t, int64_t, int64_t) {}
   void written(BFloat16* data, int64_t stride, int64_t rows, int64_t width) {
-    for (int64_t i = 0; i < rows; ++i) {
-      rlaif::narrow(space_.data() + i * width, data + i * stride, width);
-    }
+    narrow_rows(space_.data(), width, data, stride, rows, width);
   }
 
  private:
@@ -235,21 +272,14 @@ class Sums {
   int64_t stride_ = 0;
 };
 
-// Scores of queries [t0, t1) of one head with biases, rows being `stride` apart.
+// Products of queries [t0, t1) of one head with the keys that they see, and what is to become of them.
 template <typename T>
-void scores(const Shape& s, const Block<T>& queries, const Block<T>& keys, const Bias& bias,
-            const Bias& mask, int64_t b, int64_t h, int64_t t0, int64_t t1, float* out,
-            int64_t stride) {
-  rlaif::multiply_blocks(t1 - t0, s.seen(b, t1), s.width, queries, keys.t(), out, stride,
-                         Into::kOverwrite);
-  for (int64_t t = t0; t < t1; ++t) {
-    shift(out + (t - t0) * stride, s.scale, bias.at(b, h, t), mask.at(b, h, t), s.seen_by(b, t));
-  }
-}
-
-// Weights of 0 for keys of the block that query t does not see.
-void clear_unseen(const Shape& s, float* row, int64_t b, int64_t t, int64_t t1) {
-  std::fill(row + s.seen_by(b, t), row + s.seen(b, t1), 0.0f);
+ScoreRows scores(const Shape& s, const Block<T>& queries, const Block<T>& keys, const Bias& bias,
+                 const Bias& mask, int64_t b, int64_t h, int64_t t0, int64_t t1, float* out) {
+  const int64_t length = s.keys.length(b), seen = s.seen(b, t1);
+  rlaif::multiply_blocks(t1 - t0, seen, s.width, queries, keys.t(), out, length, Into::kOverwrite);
+  return {out,     length,  t1 - t0,           seen,              t0,       length,
+          s.causal, s.scale, bias.at(b, h, t0), mask.at(b, h, t0), bias.row, mask.row};
 }
 
 template <typename T>
@@ -267,12 +297,8 @@ void attend(const Shape& s, const T* q, const T* k, const T* v, const Bias& bias
     p.resize(rows * stride);
     const Block<T> queries{q + s.query(b, t0, h), s.query_row(), 1};
     const Block<T> keys{k + s.key(b, h), s.key_row(), 1};
-    scores(s, queries, keys, bias, mask, b, h, t0, t1, p.data(), stride);
-    for (int64_t t = t0; t < t1; ++t) {
-      float* row = p.data() + (t - t0) * stride;
-      normalisers[s.normaliser(b, t, h)] = softmax(row, s.seen_by(b, t));
-      clear_unseen(s, row, b, t, t1);
-    }
+    softmax(scores(s, queries, keys, bias, mask, b, h, t0, t1, p.data()),
+            normalisers + s.normaliser(b, t0, h));
     const Block<T> values{v + s.key(b, h), s.key_row(), 1};
     rlaif::multiply_blocks(rows, s.width, seen, operand.of<T>(p.data(), stride, rows, seen), values,
                            out + s.query(b, t0, h), s.query_row(), Into::kOverwrite);
@@ -292,7 +318,7 @@ struct Gradient {
 template <typename T>
 void attend_backward(const Shape& s, const Gradient<T>& g, const Bias& bias, const Bias& mask,
                      int64_t b, int64_t shared) {
-  static thread_local std::vector<float> p, dp;
+  static thread_local std::vector<float> p, dp, deltas;
   static thread_local Operand operand_p, operand_dp;
   static thread_local Sums sums_k, sums_v;
   const int64_t length = s.keys.length(b), queries = s.queries.length(b);
@@ -315,21 +341,14 @@ void attend_backward(const Shape& s, const Gradient<T>& g, const Bias& bias, con
         return Block<T>{of + s.query(b, t0, h), s.query_row(), 1};
       };
       const Block<T> query = block(g.q), out = block(g.out), gradient = block(g.dout);
-      scores(s, query, keys, bias, mask, b, h, t0, t1, p.data(), length);
+      const ScoreRows products =
+          scores(s, query, keys, bias, mask, b, h, t0, t1, p.data());
       rlaif::multiply_blocks(rows, seen, s.width, gradient, values.t(), dp.data(), length,
                              Into::kOverwrite);
-      for (int64_t t = t0; t < t1; ++t) {
-        float* weights = p.data() + (t - t0) * length;
-        float* dweights = dp.data() + (t - t0) * length;
-        const int64_t n = s.seen_by(b, t);
-        exponentials(weights, g.normalisers[s.normaliser(b, t, h)], n);
-        const float delta = dot(gradient.data + (t - t0) * gradient.row,
-                                out.data + (t - t0) * out.row, s.width);
-        score_gradient(dweights, weights, delta, s.scale,
-                       g.dbias ? g.dbias + bias.place(h, t) : nullptr, n);
-        clear_unseen(s, weights, b, t, t1);
-        clear_unseen(s, dweights, b, t, t1);
-      }
+      deltas.resize(rows);
+      dots(gradient.data, out.data, s.query_row(), rows, s.width, deltas.data());
+      softmax_backward(products, g.normalisers + s.normaliser(b, t0, h), deltas.data(), dp.data(),
+                       g.dbias ? g.dbias + bias.place(h, t0) : nullptr);
       const Block<T> weights = operand_p.of<T>(p.data(), length, rows, seen);
       const Block<T> dscores = operand_dp.of<T>(dp.data(), length, rows, seen);
       rlaif::multiply_blocks(rows, s.width, seen, dscores, keys, g.dq + s.query(b, t0, h),

@@ -49,7 +49,7 @@ RLAIF_INLINE float exponential(float x) {
 
 // bf16 is computed in f32, a block at a time: mixed into one loop, the conversions keep it from
 // being vectorised.
-RLAIF_VECTOR inline void widen(const c10::BFloat16* from, float* to, int64_t n) {
+RLAIF_INLINE void widen_here(const c10::BFloat16* from, float* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t bits = static_cast<uint32_t>(from[i].x) << 16;
     std::memcpy(to + i, &bits, sizeof bits);
@@ -57,13 +57,21 @@ RLAIF_VECTOR inline void widen(const c10::BFloat16* from, float* to, int64_t n) 
 }
 
 // To the nearest, ties to even; no number stays none.
-RLAIF_VECTOR inline void narrow(const float* from, c10::BFloat16* to, int64_t n) {
+RLAIF_INLINE void narrow_here(const float* from, c10::BFloat16* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     uint32_t bits;
     std::memcpy(&bits, from + i, sizeof bits);
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     to[i].x = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
   }
+}
+
+RLAIF_VECTOR inline void widen(const c10::BFloat16* from, float* to, int64_t n) {
+  widen_here(from, to, n);
+}
+
+RLAIF_VECTOR inline void narrow(const float* from, c10::BFloat16* to, int64_t n) {
+  narrow_here(from, to, n);
 }
 
 }  // namespace rlaif
