@@ -34,7 +34,7 @@ struct AdamWStep {
 void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2, double epsilon,
                 double gradient);
 
-// In f64: neither overflows nor loses what many small numbers add up to.
+// Blocks are added in f64: neither overflows nor loses what many small numbers add up to.
 double sum_of_squares(const std::vector<Elements>& all);
 
 void scale(const std::vector<Elements>& all, double factor);
