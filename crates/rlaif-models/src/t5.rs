@@ -560,6 +560,12 @@ impl T5 {
         self.shared.forward(ids)
     }
 
+    /// Whether attention takes rows of different lengths without padding.
+    fn attends_rows(&self, pass: Pass) -> bool {
+        let LmSpec { kind, device, .. } = self.frame.spec;
+        attends_rows(kind, device, self.shape.d_kv) && pass.dropout_p(self.shape.dropout) == 0.
+    }
+
     /// Runs the encoder over the tokens as they are to lie.
     fn encode_as(
         &self,
@@ -600,13 +606,11 @@ impl Seq2SeqLm for T5 {
 
     fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<Encoded, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        let LmSpec { kind, device, .. } = self.frame.spec;
+        let lengths: Vec<i64> = prompts.rows().iter().map(|row| row.len() as i64).collect();
         let tokens = if prompts.is_full() {
             EncodedTokens::Full
-        } else if attends_rows(kind, device, self.shape.d_kv)
-            && pass.dropout_p(self.shape.dropout) == 0.
-        {
-            EncodedTokens::Unpadded(prompts.rows().iter().map(|row| row.len() as i64).collect())
+        } else if self.attends_rows(pass) && !lengths.contains(&0) {
+            EncodedTokens::Unpadded(lengths)
         } else {
             EncodedTokens::Padded(prompts.mask().clone())
         };
@@ -620,6 +624,13 @@ impl Seq2SeqLm for T5 {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
+        let padded = match &encoded.tokens {
+            EncodedTokens::Unpadded(lengths) if !self.attends_rows(pass) => {
+                Some(padded(&encoded.hidden, lengths))
+            }
+            _ => None,
+        };
+        let encoded = padded.as_ref().unwrap_or(encoded);
         let embedded = self.embed(ids);
         let (kind, width) = (embedded.kind(), ids.size()[1]);
         let bias = self.decoder.bias.full(width, width);
@@ -733,5 +744,26 @@ impl Seq2SeqLm for T5 {
 
     fn parameters(&self) -> &Parameters {
         &self.frame.parameters
+    }
+}
+
+/// Hidden states `[1, N, H]` of rows of these lengths, filled up on the right.
+fn padded(hidden: &Tensor, lengths: &[i64]) -> Encoded {
+    let (tokens, size) = (hidden.size()[1], hidden.size()[2]);
+    let width = lengths.iter().copied().max().unwrap_or(0);
+    let mut begin = 0;
+    let mut places = Vec::new();
+    for &length in lengths {
+        // Behind the last token there is a row of zeros.
+        places.extend((0..width).map(|t| if t < length { begin + t } else { tokens }));
+        begin += length;
+    }
+    let places = Tensor::from_slice(&places).to_device(hidden.device());
+    let zeros = Tensor::zeros([1, size], (hidden.kind(), hidden.device()));
+    let shape = [lengths.len() as i64, width];
+    let rows = Tensor::cat(&[&hidden.squeeze_dim(0), &zeros], 0).index_select(0, &places);
+    Encoded {
+        hidden: rows.view([shape[0], width, size]),
+        tokens: EncodedTokens::Padded(Mask::new(places.ne(tokens).view(shape))),
     }
 }

@@ -10,8 +10,8 @@ use common::{
     spelled, spellings, split,
 };
 use rlaif_lm::{
-    Activations, CausalLm, CausalPolicy, Forward, LmError, Padding, Policy, Room, Seq2SeqLm,
-    SequenceClassifier, TokenBatch, token_log_probs,
+    Activations, CausalLm, CausalPolicy, Dropout, Forward, LmError, Padding, Policy, Room,
+    Seq2SeqLm, SequenceClassifier, TokenBatch, token_log_probs,
 };
 use rlaif_models::{Classifier, LanguageModel, LoadOptions};
 use tch::{Kind, Tensor, no_grad};
@@ -393,5 +393,25 @@ fn a_response_that_does_not_fit_is_refused() {
     ] {
         let error = TokenBatch::collate(rows, spec, Padding::Right).unwrap_err();
         assert!(error.to_string().contains(want), "{error}");
+    }
+}
+
+#[test]
+fn a_decoder_with_dropout_reads_what_an_encoder_without_made() {
+    let name = T5[0];
+    let policy = load(&model(name));
+    let LanguageModel::T5(t5) = &policy else { panic!("not T5") };
+    let prompts = vec![vec![5, 6, 7, 8], vec![9, 10]];
+    let inputs = vec![vec![0, 3, 4], vec![0, 5, 6]];
+    let prompts = TokenBatch::collate(prompts, policy.spec(), Padding::Right).unwrap();
+    let inputs = TokenBatch::responses(inputs, policy.spec()).unwrap();
+    let dropped = Forward { dropout: Dropout::On, ..Forward::default() };
+    let encoded = t5.0.encode(&prompts, Forward::default()).unwrap();
+    tch::manual_seed(3);
+    let one = t5.0.decode(inputs.ids(), &encoded, dropped).unwrap();
+    assert!(one.isfinite().all().int64_value(&[]) == 1);
+    one.sum(Kind::Float).backward();
+    for (parameter, tensor) in policy.parameters().iter() {
+        assert!(tensor.grad().defined() || !tensor.requires_grad(), "{parameter}");
     }
 }

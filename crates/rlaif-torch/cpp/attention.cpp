@@ -402,12 +402,14 @@ struct Attention : torch::autograd::Function<Attention> {
                             const std::optional<at::Tensor>& mask_in, at::IntArrayRef queries,
                             at::IntArrayRef keys, int64_t width, bool causal, double scale) {
     const rlaif::BelowAutograd below;
-    const auto q = in_heads(q_in.contiguous(), width), k = in_heads(k_in.contiguous(), width),
-               v = in_heads(v_in.contiguous(), width);
+    // What is saved are the tensors themselves where they can be, so that a change of them is noticed.
+    const auto q_whole = q_in.contiguous(), k_whole = k_in.contiguous(), v_whole = v_in.contiguous();
+    const auto q = in_heads(q_whole, width), k = in_heads(k_whole, width),
+               v = in_heads(v_whole, width);
     const auto bias_tensor = bias_in ? bias_in->to(at::kFloat).contiguous() : at::Tensor();
     const auto mask_tensor = mask_in.value_or(at::Tensor());
     const Shape s(Rows(queries), Rows(keys), q, k, causal, scale);
-    const auto out = at::empty_like(q);
+    const auto out = at::empty({q.size(0), q.size(1), s.query_row()}, q.options());
     const auto normalisers =
         at::empty({s.heads, s.queries.begin.back()}, q.options().dtype(at::kFloat));
     by_kind(q, [&](auto zero) {
@@ -416,20 +418,24 @@ struct Attention : torch::autograd::Function<Attention> {
                 Bias(bias_tensor), Bias(mask_tensor), out.template mutable_data_ptr<T>(),
                 normalisers.mutable_data_ptr<float>());
     });
-    ctx->save_for_backward({q, k, v, bias_tensor, mask_tensor, out, normalisers});
+    ctx->save_for_backward(
+        {q_whole, k_whole, v_whole, bias_tensor, mask_tensor, out, normalisers});
     ctx->saved_data["queries"] = queries;
     ctx->saved_data["keys"] = keys;
     ctx->saved_data["causal"] = causal;
     ctx->saved_data["scale"] = scale;
     ctx->saved_data["biased"] = bias_in.has_value();
-    ctx->saved_data["flat"] = q_in.dim() == 3;
-    return out.view({q.size(0), q.size(1), s.query_row()});
+    ctx->saved_data["width"] = s.width;
+    return out;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const rlaif::BelowAutograd below;
     const auto saved = ctx->get_saved_variables();
-    const auto &q = saved[0], &k = saved[1], &v = saved[2], &out = saved[5];
+    const int64_t width = ctx->saved_data["width"].toInt();
+    const auto q = in_heads(saved[0], width), k = in_heads(saved[1], width),
+               v = in_heads(saved[2], width);
+    const auto& out = saved[5];
     const Shape s(Rows(ctx->saved_data["queries"].toIntVector()),
                   Rows(ctx->saved_data["keys"].toIntVector()), q, k,
                   ctx->saved_data["causal"].toBool(), ctx->saved_data["scale"].toDouble());
@@ -463,11 +469,9 @@ struct Attention : torch::autograd::Function<Attention> {
       }
     });
     variable_list result(10);
-    const bool flat = ctx->saved_data["flat"].toBool();
-    for (int i = 0; i < 3; ++i) {
-      const auto& of = i == 0 ? dq : i == 1 ? dk : dv;
-      result[i] = flat ? of.view({of.size(0), of.size(1), of.size(2) * of.size(3)}) : of;
-    }
+    result[0] = dq.view(saved[0].sizes());
+    result[1] = dk.view(saved[1].sizes());
+    result[2] = dv.view(saved[2].sizes());
     if (dbias.defined()) result[3] = dbias.to(q.scalar_type());
     return result;
   }
@@ -575,6 +579,10 @@ int32_t rlaif_attention(const at::Tensor* q, const at::Tensor* k, const at::Tens
     if (rows) {
       TORCH_CHECK(fused && !mask, "no attention to rows of different lengths for ", kind, " on ",
                   q->device(), " with dropout ", dropout, mask ? " and a mask" : "");
+      for (size_t i = 0; i < rows; ++i) {
+        TORCH_CHECK(queries[i] >= 0 && keys[i] >= 0 && (queries[i] == 0 || keys[i] > 0), "row ", i,
+                    " of ", queries[i], " queries and ", keys[i], " keys");
+      }
       TORCH_CHECK(total(queries) == b * t && total(keys) == k->size(0) * s,
                   "rows of ", total(queries), " queries and ", total(keys), " keys of ", b * t,
                   " and ", k->size(0) * s);

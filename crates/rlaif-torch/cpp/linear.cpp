@@ -9,6 +9,7 @@
 #include <ATen/ops/linear.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -24,7 +25,9 @@ struct Linear : torch::autograd::Function<Linear> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList weights,
                                at::TensorList biases, const std::optional<at::Tensor>& residual) {
     const rlaif::BelowAutograd below;
-    const auto rows = rlaif::rows_of(x);
+    // What is saved is x itself where it can be, so that a change of it is noticed.
+    const auto whole = x.contiguous();
+    const auto rows = rlaif::rows_of(whole);
     variable_list outputs;
     for (size_t i = 0; i < weights.size(); ++i) {
       auto size = x.sizes().vec();
@@ -37,13 +40,12 @@ struct Linear : torch::autograd::Function<Linear> {
       } else {
         outputs.push_back(at::empty(size, x.options()));
       }
-      rlaif::matmul_into(outputs.back().view({-1, size.back()}), rows, weights[i].t(), into, bias);
+      rlaif::matmul_into(outputs.back().view({rows.size(0), size.back()}), rows, weights[i].t(), into, bias);
     }
-    variable_list saved{rows};
+    variable_list saved{whole};
     saved.insert(saved.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(saved));
     ctx->set_materialize_grads(false);
-    ctx->saved_data["sizes"] = x.sizes();
     ctx->saved_data["residual"] = residual && residual->requires_grad();
     ctx->saved_data["biases"] = static_cast<int64_t>(biases.size());
     return outputs;
@@ -52,7 +54,7 @@ struct Linear : torch::autograd::Function<Linear> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const rlaif::BelowAutograd below;
     const auto saved = ctx->get_saved_variables();
-    const auto& x = saved[0];
+    const auto x = rlaif::rows_of(saved[0]);
     const size_t count = saved.size() - 1;
     const auto biases = static_cast<size_t>(ctx->saved_data["biases"].toInt());
     // Undefined where nothing depends on an output.
@@ -60,6 +62,9 @@ struct Linear : torch::autograd::Function<Linear> {
     for (const auto& grad : grads) rows.push_back(grad.defined() ? rlaif::rows_of(grad) : grad);
 
     variable_list result(1 + count + biases + 1);
+    if (std::none_of(rows.begin(), rows.end(), [](const auto& t) { return t.defined(); })) {
+      return result;
+    }
     if (ctx->saved_data["residual"].toBool()) result.back() = grads[0];
     if (ctx->needs_input_grad(0)) {
       const auto dx = at::empty_like(x);
@@ -69,7 +74,7 @@ struct Linear : torch::autograd::Function<Linear> {
         rlaif::matmul_into(dx, rows[i], saved[1 + i], into);
         into = rlaif::Into::kAdd;
       }
-      result[0] = dx.view(ctx->saved_data["sizes"].toIntVector());
+      result[0] = dx.view(saved[0].sizes());
     }
     for (size_t i = 0; i < count; ++i) {
       if (!rows[i].defined()) continue;

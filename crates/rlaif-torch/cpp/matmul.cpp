@@ -343,6 +343,7 @@ class Panels {
  public:
   float* of(int64_t elements) {
     if (elements > size_) {
+      size_ = 0;
       data_.reset();
       data_.reset(static_cast<float*>(::operator new(elements * sizeof(float), kAlignment)));
       size_ = elements;
@@ -492,7 +493,8 @@ void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b
         const View<T> from_b{b.data + p * b.row + j * b.column, b.row, b.column};
         Out* to = out + i * stride + j;
         const Out* start = bias && p == 0 ? bias + j : nullptr;
-        if (a.column == 1) {
+        // Of bf16 with both strides 1 (one column, or lines that overlap) words are put together.
+        if (a.column == 1 && (std::is_same_v<T, float> || a.row != 1)) {
           blocks.lines = reinterpret_cast<const float*>(from_a.data);
           blocks.stride = words(a.row, T{});
         } else {
@@ -644,6 +646,10 @@ template <typename T, typename Out>
 void multiply_blocks(int64_t m, int64_t n, int64_t k, Block<T> a, Block<T> b, Out* out,
                      int64_t stride, Into into) {
 #ifdef RLAIF_AVX512
+  if (k == 0 && into == Into::kOverwrite) {
+    for (int64_t i = 0; i < m; ++i) std::fill_n(out + i * stride, n, Out(0.0f));
+  }
+  if (k == 0) return;
   product<T, Out>(m, n, k, {a.data, a.row, a.column}, {b.data, b.row, b.column}, out, stride,
                   nullptr, into == Into::kAdd);
 #else

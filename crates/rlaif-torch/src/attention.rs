@@ -35,7 +35,7 @@ pub struct AttentionOptions<'a> {
 }
 
 /// Rows of different lengths, their tokens one after another: over the first two dimensions of what
-/// [`attention`] is given, row by row.
+/// [`attention`] is given, row by row. There is one at least, and a row with queries has keys.
 #[derive(Clone, Copy, Debug)]
 pub struct RowLengths<'a> {
     /// Queries of each row.
@@ -93,11 +93,14 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions<
     let fits = match (in_heads(q), in_heads(k)) {
         (Some(queries), Some(keys)) => {
             v.size() == k.size()
+                && q.dim() == k.dim()
                 && (queries[0] == keys[0] || options.rows.is_some())
                 && keys[2] > 0
                 && queries[2] % keys[2] == 0
                 && (options.keys == Keys::All || queries[1] == keys[1])
-                && options.rows.is_none_or(|rows| rows.queries.len() == rows.keys.len())
+                && options.rows.is_none_or(|rows| {
+                    !rows.keys.is_empty() && rows.queries.len() == rows.keys.len()
+                })
         }
         _ => false,
     };
@@ -339,6 +342,52 @@ mod tests {
             for (got, want) in grads(&got).iter().zip(&grads(&want)) {
                 assert!(close(got, want), "{keys:?}");
             }
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_refused() {
+        if !attends_rows(Kind::Float, Device::Cpu, 8) {
+            return eprintln!("SKIPPED: no AVX-512");
+        }
+        let refused = |[queries, keys]: [&[i64]; 2]| {
+            let (q, k) = (randn(&[1, 4, 2, 8]), randn(&[1, 3, 2, 8]));
+            let options = AttentionOptions {
+                head_dim: None,
+                scale: 1.,
+                keys: Keys::All,
+                bias: None,
+                mask: None,
+                rows: Some(RowLengths { queries, keys }),
+                dropout: 0.,
+            };
+            std::panic::catch_unwind(|| attention(&q, &k, &k, &options)).is_err()
+        };
+        assert!(!refused([&[2, 2], &[1, 2]]) && !refused([&[4, 0], &[3, 0]]));
+        for rows in [[&[2, 2], &[3, 0]], [&[2, 2], &[103, -100]], [&[2, 2], &[1, 1]]] {
+            assert!(refused(rows.map(|lengths| &lengths[..])), "{rows:?}");
+        }
+        assert!(refused([&[], &[]]) && refused([&[4], &[2, 1]]));
+    }
+
+    #[test]
+    fn a_change_of_what_the_backward_pass_needs_is_noticed() {
+        let options = AttentionOptions {
+            head_dim: Some(8),
+            scale: 1.,
+            keys: Keys::All,
+            bias: None,
+            mask: None,
+            rows: None,
+            dropout: 0.,
+        };
+        for changed in 0..2 {
+            let (q, k) = (randn(&[2, 4, 16]), randn(&[2, 3, 16]) * 1.);
+            let y = attention(&q, &k, &k, &options);
+            let loss = y.sum(None);
+            let _guard = tch::no_grad_guard();
+            let _ = [&k, &y][changed].shallow_clone().f_add_scalar_(1.).unwrap();
+            assert!(loss.f_backward().is_err(), "{changed}");
         }
     }
 

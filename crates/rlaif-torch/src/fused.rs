@@ -459,9 +459,17 @@ mod tests {
             |size: &[i64]| randn(size).detach().to_kind(Kind::BFloat16).set_requires_grad(true);
         let wide = |t: &Tensor| t.detach().to_kind(Kind::Double).set_requires_grad(true);
         // Odd numbers of rows and widths, many columns and few, an odd inner dimension.
-        for (rows, inner, outputs) in
-            [(1, 2, 3), (29, 300, 65), (33, 7, 40), (9, 64, 600), (260, 70, 300), (45, 1030, 130)]
-        {
+        for (rows, inner, outputs) in [
+            (1, 2, 3),
+            (29, 300, 65),
+            (33, 7, 40),
+            (9, 64, 600),
+            (260, 70, 300),
+            (45, 1030, 130),
+            (16, 1, 4),
+            (40, 16, 1),
+            (12, 1, 1),
+        ] {
             let (x, w, bias) = (low(&[rows, inner]), low(&[outputs, inner]), low(&[outputs]));
             let residual = low(&[rows, outputs]);
             let pull = low(&[rows, outputs]).detach();
@@ -492,6 +500,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_change_of_an_input_is_noticed_and_no_gradient_is_none() {
+        tch::manual_seed(17);
+        let (x, w) = (randn(&[16, 8]) * 1., randn(&[4, 8]));
+        let loss = linear(&x, &w, None).sum(None);
+        tch::no_grad(|| x.shallow_clone().f_add_scalar_(1.).unwrap());
+        assert!(loss.f_backward().is_err());
+
+        // A weight that another layer made, under an output that nothing depends on.
+        let (x, a, b) = (randn(&[64, 64]), randn(&[64, 64]), randn(&[64, 64]));
+        let [y, _] = linears(&x, [&b, &linear(&a, &b, None)], None);
+        y.sum(None).backward();
+        let grad = a.grad();
+        assert!(!grad.defined() || grad.abs().max().double_value(&[]) == 0.);
+        assert_eq!(linear(&x, &randn(&[0, 64]), None).size(), [64, 0]);
     }
 
     #[test]
