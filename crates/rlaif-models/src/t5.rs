@@ -607,13 +607,8 @@ impl Seq2SeqLm for T5 {
     fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<Encoded, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
         let lengths: Vec<i64> = prompts.rows().iter().map(|row| row.len() as i64).collect();
-        let tokens = if prompts.is_full() {
-            EncodedTokens::Full
-        } else if self.attends_rows(pass) && !lengths.contains(&0) {
-            EncodedTokens::Unpadded(lengths)
-        } else {
-            EncodedTokens::Padded(prompts.mask().clone())
-        };
+        let unpadded = !prompts.is_full() && self.attends_rows(pass) && !lengths.contains(&0);
+        let tokens = if unpadded { EncodedTokens::Unpadded(lengths) } else { as_collated(prompts) };
         self.encode_as(tokens, prompts, pass)
     }
 
@@ -675,12 +670,7 @@ impl Seq2SeqLm for T5 {
             )?),
         };
         let prompts = right.as_ref().unwrap_or(prompts);
-        let tokens = if prompts.is_full() {
-            EncodedTokens::Full
-        } else {
-            EncodedTokens::Padded(prompts.mask().clone())
-        };
-        let hidden = self.encode_as(tokens, prompts, pass)?.hidden;
+        let hidden = self.encode_as(as_collated(prompts), prompts, pass)?.hidden;
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             if let Some((cross, _)) = &block.cross {
                 let [k, v] = cross.keys_values(&hidden, pass);
@@ -744,6 +734,15 @@ impl Seq2SeqLm for T5 {
 
     fn parameters(&self) -> &Parameters {
         &self.frame.parameters
+    }
+}
+
+/// Tokens where the batch has them, padding between them.
+fn as_collated(prompts: &TokenBatch) -> EncodedTokens {
+    if prompts.is_full() {
+        EncodedTokens::Full
+    } else {
+        EncodedTokens::Padded(prompts.mask().clone())
     }
 }
 

@@ -378,16 +378,6 @@ void attend_backward(const Shape& s, const Gradient<T>& g, const Bias& bias, con
   sums_v.written(to_v, s.key_row(), length, s.width);
 }
 
-// Calls `run` with a zero of the tensor's kind, f32 or bf16.
-template <typename F>
-void by_kind(const at::Tensor& t, F&& run) {
-  if (t.scalar_type() == at::kFloat) {
-    run(float{});
-  } else {
-    run(c10::BFloat16{});
-  }
-}
-
 // x as `[B, T, heads, D]`.
 at::Tensor in_heads(const at::Tensor& x, int64_t width) {
   if (x.dim() == 4) return x;
@@ -412,7 +402,7 @@ struct Attention : torch::autograd::Function<Attention> {
     const auto out = at::empty({q.size(0), q.size(1), s.query_row()}, q.options());
     const auto normalisers =
         at::empty({s.heads, s.queries.begin.back()}, q.options().dtype(at::kFloat));
-    by_kind(q, [&](auto zero) {
+    rlaif::by_kind(q, [&](auto zero) {
       using T = decltype(zero);
       attend<T>(s, q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
                 Bias(bias_tensor), Bias(mask_tensor), out.template mutable_data_ptr<T>(),
@@ -445,7 +435,7 @@ struct Attention : torch::autograd::Function<Attention> {
     at::Tensor dbias;
     if (biased && ctx->needs_input_grad(3)) dbias = at::zeros_like(saved[3]);
     const Bias bias(saved[3]), mask(saved[4]);
-    by_kind(q, [&](auto zero) {
+    rlaif::by_kind(q, [&](auto zero) {
       using T = decltype(zero);
       const Gradient<T> g{q.const_data_ptr<T>(),
                           k.const_data_ptr<T>(),

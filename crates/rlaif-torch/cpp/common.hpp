@@ -7,6 +7,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/ScalarType.h>
+#include <c10/util/BFloat16.h>
 #include <c10/util/Exception.h>
 
 #include <cstddef>
@@ -54,6 +55,16 @@ struct Kin {
 // What a function with a gradient of its own computes is nothing that autograd need look at: calls go
 // to the kernels directly.
 using BelowAutograd = at::AutoDispatchBelowADInplaceOrView;
+
+// Calls `run` with a zero of the tensor's kind, f32 or bf16.
+template <typename F>
+void by_kind(const at::Tensor& t, F&& run) {
+  if (t.scalar_type() == at::kFloat) {
+    run(float{});
+  } else {
+    run(c10::BFloat16{});
+  }
+}
 
 inline void check_dense(const at::Tensor& t) {
   TORCH_CHECK(t.layout() == c10::kStrided, "a strided gradient is needed, this one is ", t.layout());

@@ -82,16 +82,6 @@ RLAIF_VECTOR void rms_backward(const T* dy, const T* x, const T* w, const float*
   }
 }
 
-// Calls `run` with a zero of the tensor's kind, f32 or bf16.
-template <typename F>
-void by_kind(const at::Tensor& t, F&& run) {
-  if (t.scalar_type() == at::kFloat) {
-    run(float{});
-  } else {
-    run(at::BFloat16{});
-  }
-}
-
 // The norm of x, and x itself for the residual beside it, whose gradient is added where the norm's
 // is computed.
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
@@ -103,7 +93,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const int64_t rows = in.numel() / width;
     const auto out = at::empty_like(in);
     const auto scale = at::empty({rows}, in.options().dtype(at::kFloat));
-    by_kind(in, [&](auto zero) {
+    rlaif::by_kind(in, [&](auto zero) {
       using T = decltype(zero);
       const T* xp = in.const_data_ptr<T>();
       const T* wp = weight.const_data_ptr<T>();
@@ -134,7 +124,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const int64_t step = std::max(rows_per_task(width), (rows + 31) / 32);
     const int64_t tasks = std::max<int64_t>(1, (rows + step - 1) / step);
     const auto partial = at::zeros({tasks, width}, x.options().dtype(at::kFloat));
-    by_kind(x, [&](auto zero) {
+    rlaif::by_kind(x, [&](auto zero) {
       using T = decltype(zero);
       const T* gp = dy.const_data_ptr<T>();
       const T* xp = x.const_data_ptr<T>();
@@ -197,7 +187,7 @@ at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor&
   const int64_t rows = in.numel() / (width * heads);
   const int64_t period = cos.numel() / width;
   auto out = at::empty_like(in);
-  by_kind(in, [&](auto zero) {
+  rlaif::by_kind(in, [&](auto zero) {
     using T = decltype(zero);
     const T* xp = in.const_data_ptr<T>();
     const T* cp = cos.const_data_ptr<T>();

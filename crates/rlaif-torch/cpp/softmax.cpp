@@ -1,6 +1,7 @@
 // The softmax over the vocabulary: a row fits the cache, so a row is read once and reduced there.
 //
 // Compiled like kernels.cpp, so that sums vectorise.
+#include "common.hpp"
 #include "softmax.hpp"
 #include "parallel.hpp"
 #include "vector.hpp"
@@ -116,15 +117,6 @@ bool is_fused(const at::Tensor& logits) {
          (kind == at::kFloat || kind == at::kBFloat16);
 }
 
-template <typename F>
-void by_kind(const at::Tensor& logits, F&& run) {
-  if (logits.scalar_type() == at::kFloat) {
-    run(float{});
-  } else {
-    run(at::BFloat16{});
-  }
-}
-
 }  // namespace
 
 namespace rlaif {
@@ -134,7 +126,7 @@ void softmax_statistics(const at::Tensor& logits, const at::Tensor& targets, dou
   if (is_fused(logits)) {
     const auto y = targets.contiguous();
     const float inverse = static_cast<float>(1.0 / temperature);
-    by_kind(logits, [&](auto zero) {
+    rlaif::by_kind(logits, [&](auto zero) {
       using T = decltype(zero);
       rlaif::parallel_for(logits.size(0), kGrain, [&](int64_t begin, int64_t end) {
         statistics<T>(logits.const_data_ptr<T>(), y.const_data_ptr<int64_t>(), inverse,
@@ -161,7 +153,7 @@ void softmax_gradient(const at::Tensor& logits, at::Tensor out, const at::Tensor
     const auto a = g_log.defined() ? g_log.contiguous() : g_log;
     const auto b = g_entropy.defined() ? g_entropy.contiguous() : g_entropy;
     const float inverse = static_cast<float>(1.0 / temperature);
-    by_kind(logits, [&](auto zero) {
+    rlaif::by_kind(logits, [&](auto zero) {
       using T = decltype(zero);
       rlaif::parallel_for(logits.size(0), kGrain, [&](int64_t begin, int64_t end) {
         gradient<T>(logits.const_data_ptr<T>(), out.mutable_data_ptr<T>(), y.const_data_ptr<int64_t>(), inverse,
