@@ -95,17 +95,22 @@ constexpr double kEpsilon = 1e-6;
 
 extern "C" {
 
-// `max_norm` may be infinite: then only the norm is computed.
-int32_t rlaif_grad_clip(const Tensor* const* params, size_t len, double max_norm,
-                        double* norm) noexcept {
+// `max_norm` may be infinite: then only the norm is computed. With `factor`, which may be null, gradients
+// stay as they are, and it receives what they are to be multiplied by.
+int32_t rlaif_grad_clip(const Tensor* const* params, size_t len, double max_norm, double* norm,
+                        double* factor) noexcept {
   return rlaif::guarded([&] {
     const at::NoGradGuard no_grad;
     auto buckets = gradients(params, len);
     *norm = total_norm(buckets).item<double>();
     const double scale = max_norm / (*norm + kEpsilon);
     // Not finite: scaling would spread it over every gradient, and hide where it came from.
-    if (!std::isfinite(*norm) || !(scale < 1.0)) return;
-    for (const Bucket& b : buckets) multiply(b, scale);
+    const bool clips = std::isfinite(*norm) && scale < 1.0;
+    if (factor) {
+      *factor = clips ? scale : 1.0;
+    } else if (clips) {
+      for (const Bucket& b : buckets) multiply(b, scale);
+    }
   });
 }
 

@@ -213,8 +213,7 @@ impl AdamW {
     /// # Ok::<(), rlaif_torch::TorchError>(())
     /// ```
     pub fn step_clipped(&mut self, max_norm: Option<f64>) -> Result<f64, TorchError> {
-        let norm = grad::clip_grad_norm(&self.tensors(), None)?;
-        let gradient = grad::clip_factor(norm, max_norm)?;
+        let (norm, gradient) = grad::clip_factor(&self.tensors(), max_norm)?;
         if norm.is_finite() {
             self.step_scaled(gradient)?;
         }

@@ -64,7 +64,13 @@ unsafe extern "C" {
     pub(crate) fn rlaif_adamw_step(slots: *const Slot, len: usize, options: *const Options) -> i32;
     pub(crate) fn rlaif_is_dense(tensor: *const C_tensor) -> i32;
 
-    pub(crate) fn rlaif_grad_clip(params: List, len: usize, max_norm: f64, norm: *mut f64) -> i32;
+    pub(crate) fn rlaif_grad_clip(
+        params: List,
+        len: usize,
+        max_norm: f64,
+        norm: *mut f64,
+        factor: *mut f64,
+    ) -> i32;
     pub(crate) fn rlaif_grad_clip_async(
         params: List,
         len: usize,

@@ -43,10 +43,28 @@ pub fn clip_grad_norm<T: Borrow<Tensor>>(
     let list = ffi::list(params.iter().map(Borrow::borrow));
     let mut norm = 0.0;
     // SAFETY: `list` points to live tensors, and `norm` outlives the call.
-    let status =
-        unsafe { ffi::rlaif_grad_clip(list.as_ptr(), list.len(), max_norm, &raw mut norm) };
+    let status = unsafe {
+        ffi::rlaif_grad_clip(list.as_ptr(), list.len(), max_norm, &raw mut norm, ptr::null_mut())
+    };
     ffi::check("gradient norm", status)?;
     Ok(norm)
+}
+
+/// The norm of the gradients, which stay as they are, and what [`clip_grad_norm`] would multiply them by.
+pub(crate) fn clip_factor<T: Borrow<Tensor>>(
+    params: &[T],
+    max_norm: Option<f64>,
+) -> Result<(f64, f64), TorchError> {
+    let max_norm = max_norm.map_or(Ok(f64::INFINITY), positive)?;
+    let list = ffi::list(params.iter().map(Borrow::borrow));
+    let (mut norm, mut factor) = (0.0, 1.0);
+    // SAFETY: `list` points to live tensors, and both numbers outlive the call.
+    let status = unsafe {
+        let numbers = (&raw mut norm, &raw mut factor);
+        ffi::rlaif_grad_clip(list.as_ptr(), list.len(), max_norm, numbers.0, numbers.1)
+    };
+    ffi::check("gradient norm", status)?;
+    Ok((norm, factor))
 }
 
 /// [`clip_grad_norm`] without waiting for the device: the norm stays there, as a 0-dim f64 tensor.
@@ -129,13 +147,6 @@ pub fn drop_grads<T: Borrow<Tensor>>(params: &[T]) -> Result<(), TorchError> {
     let list = ffi::list(params.iter().map(Borrow::borrow));
     // SAFETY: `list` points to live tensors.
     ffi::check("dropping gradients", unsafe { ffi::rlaif_grad_drop(list.as_ptr(), list.len()) })
-}
-
-/// What gradients of this global norm are multiplied by to be clipped.
-pub(crate) fn clip_factor(norm: f64, max_norm: Option<f64>) -> Result<f64, TorchError> {
-    let max_norm = max_norm.map_or(Ok(f64::INFINITY), positive)?;
-    // torch.nn.utils.clip_grad_norm_ adds the small number.
-    Ok((max_norm / (norm + 1e-6)).min(1.))
 }
 
 fn positive(max_norm: f64) -> Result<f64, TorchError> {
