@@ -42,6 +42,10 @@ fn main() {
             .pic(true)
             // In debug builds too: what users debug is Rust, and PPO in them should not crawl.
             .opt_level(3)
+            // Lines for backtraces, as Rust's own in this workspace. Types and variables of
+            // libtorch's headers would be two thirds of every binary.
+            .debug(false)
+            .flag_if_supported("-g1")
             // System headers: their warnings are not ours to mend.
             .flag(format!("-isystem{}", include.display()))
             .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
