@@ -81,6 +81,14 @@ impl<P: Policy> DpoTrainer<P> {
             model.parameters().train_where(|_| false);
         }
         let trained = Trainable::Auto.select(policy.parameters())?;
+        let base = policy.parameters().trained_base();
+        if let (Reference::AdaptersOff, Some(base)) = (&reference, base) {
+            return Err(DpoError::Setting {
+                field: "reference".to_owned(),
+                found: format!("the policy without adapters, and `{base}` of it is trained"),
+                expected: "a model of its own, or a policy of which an adapter alone is trained",
+            });
+        }
         let optimizer = Optimizer::new(trained, &config.optimizer, total_steps)?;
         Ok(Self { policy, reference, config, optimizer, reward_shift: RunningMean::default() })
     }

@@ -36,7 +36,7 @@ pub use forward::{Activations, Adapters, Dropout, Forward, Layout};
 pub use head::{HeadAdapter, VocabHead};
 pub use log_prob::{TokenLogProbs, token_log_probs};
 pub use mask::{Mask, Whiten};
-pub use params::Parameters;
+pub use params::{Parameters, is_adapter};
 pub use policy::Policy;
 pub use seq2seq::{Encoded, EncodedTokens, Seq2SeqLm, Seq2SeqPolicy};
 pub use spec::LmSpec;

@@ -4,6 +4,17 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
+/// Whether the parameter of this name belongs to an adapter, by the names that `rlaif-models` and peft
+/// give: `….lora_A.…`, `….lora_B.…`, `….modules_to_save.…`.
+///
+/// ```
+/// assert!(rlaif_lm::is_adapter("layers.0.q_proj.lora_A.default.weight"));
+/// assert!(!rlaif_lm::is_adapter("layers.0.q_proj.weight"));
+/// ```
+pub fn is_adapter(name: &str) -> bool {
+    [".lora_A.", ".lora_B.", ".modules_to_save."].iter().any(|part| name.contains(part))
+}
+
 /// The parameters of a model under their checkpoint names, in name order.
 ///
 /// The tensors are handles: an optimizer that changes one in place changes the model. Names that
@@ -59,6 +70,13 @@ impl Parameters {
             .filter(|(_, tensor)| tensor.requires_grad())
             .map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()))
             .collect()
+    }
+
+    /// A parameter that is trained and not of an adapter, if there is one: with adapters off, the
+    /// model does not stay what it was then.
+    pub fn trained_base(&self) -> Option<&str> {
+        let mut all = self.iter();
+        all.find(|(name, tensor)| tensor.requires_grad() && !is_adapter(name)).map(|(name, _)| name)
     }
 
     /// Trains the parameters for which `choose` is true, and freezes the others.

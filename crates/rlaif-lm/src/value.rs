@@ -19,6 +19,12 @@ pub trait ValueFunction: Send {
 
     /// The parameters that a critic adds to the policy's.
     fn parameters(&self) -> &Parameters;
+
+    /// The width H that the policy's hidden states must have; `None` where any will do, as for a
+    /// model of its own, which does not read them.
+    fn hidden_size(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// How a [`ValueHead`] starts.
@@ -108,6 +114,10 @@ impl ValueFunction for ValueHead {
 
     fn parameters(&self) -> &Parameters {
         &self.parameters
+    }
+
+    fn hidden_size(&self) -> Option<i64> {
+        Some(self.weight.size()[1])
     }
 }
 

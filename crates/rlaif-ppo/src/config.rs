@@ -187,6 +187,12 @@ pub struct MetricStop {
     pub at_most: Option<f64>,
 }
 
+/// Most times that one update may take a row: orders of this many numbers are held at once.
+const MOST_PASSES: usize = 1 << 24;
+
+/// Below it a difference of 1 between logits is one of 100, and gradients overflow.
+const LEAST_TEMPERATURE: f64 = 0.01;
+
 impl Default for PpoConfig {
     fn default() -> Self {
         Self {
@@ -281,6 +287,15 @@ impl PpoConfig {
             let expected = "fewer: the optimizer's steps do not fit 64 bits";
             return Err(setting("steps", self.steps, expected));
         }
+        // A rollout holds the order of rows of each epoch.
+        if self.epochs.saturating_mul(self.batch_size) > MOST_PASSES {
+            let most = (MOST_PASSES / self.batch_size).max(1);
+            return Err(setting(
+                "epochs",
+                self.epochs,
+                format!("at most {most} at this batch size"),
+            ));
+        }
         if !self.minibatch_size.is_multiple_of(self.microbatch()) {
             return Err(setting(
                 "microbatch_size",
@@ -297,7 +312,11 @@ impl PpoConfig {
         if let Some(concern) = refused {
             return Err(PpoError::Rollout(concern));
         }
-        positive("generation.sampling.temperature", generation.sampling.temperature())?;
+        let temperature = generation.sampling.temperature();
+        if !(LEAST_TEMPERATURE..=f64::from(f32::MAX)).contains(&temperature) {
+            let expected = format!("at least {LEAST_TEMPERATURE}: below it, sampling is greedy");
+            return Err(setting("generation.sampling.temperature", temperature, expected));
+        }
         if generation.max_new_tokens == 0 {
             return Err(setting("generation.max_new_tokens", 0, "at least 1"));
         }
@@ -311,6 +330,14 @@ impl PpoConfig {
                 not_negative("kl.control.adaptive.init", init)?;
                 positive("kl.control.adaptive.target", target)?;
                 positive("kl.control.adaptive.horizon", horizon)?;
+                if horizon < self.batch_size as f64 {
+                    let expected = format!(
+                        "at least `batch_size`, which is {}: the coefficient moves by a fifth in so \
+                         many responses, and would not stay positive",
+                        self.batch_size
+                    );
+                    return Err(setting("kl.control.adaptive.horizon", horizon, expected));
+                }
             }
         }
         not_negative("scores.missing_eos_penalty", self.scores.missing_eos_penalty)?;
@@ -318,9 +345,9 @@ impl PpoConfig {
             positive("scores.clip", clip)?;
         }
         if let crate::scores::MissingScore::Value(value) = self.scores.missing
-            && !value.is_finite()
+            && !is_finite(value)
         {
-            return Err(setting("scores.missing", value, "a finite number"));
+            return Err(setting("scores.missing", value, FINITE));
         }
         for (field, value) in [("gamma", self.gamma), ("gae_lambda", self.gae_lambda)] {
             if !(0. ..=1.).contains(&value) {
@@ -333,7 +360,7 @@ impl PpoConfig {
     fn check_losses(&self) -> Result<(), PpoError> {
         positive("clip", self.clip)?;
         if let Some(c) = self.dual_clip
-            && !(c > 1. && c.is_finite())
+            && !(c > 1. && is_finite(c))
         {
             return Err(setting("dual_clip", c, "a number above 1"));
         }
@@ -414,16 +441,23 @@ pub(crate) fn setting(
     PpoError::Setting { field, found: found.to_string(), expected: expected.into() }
 }
 
+/// What tensors of f32 can hold.
+fn is_finite(value: f64) -> bool {
+    (value as f32).is_finite()
+}
+
+const FINITE: &str = "a number that is finite in f32";
+
 fn positive(field: &'static str, value: f64) -> Result<(), PpoError> {
-    if value > 0. && value.is_finite() {
+    if value > 0. && is_finite(value) {
         return Ok(());
     }
-    Err(setting(field, value, "a finite number above 0"))
+    Err(setting(field, value, format!("{FINITE} and above 0")))
 }
 
 fn not_negative(field: &'static str, value: f64) -> Result<(), PpoError> {
-    if value >= 0. && value.is_finite() {
+    if value >= 0. && is_finite(value) {
         return Ok(());
     }
-    Err(setting(field, value, "a finite number of at least 0"))
+    Err(setting(field, value, format!("{FINITE} and at least 0")))
 }

@@ -65,7 +65,7 @@ pub enum PpoError {
     /// No response of the batch has a score.
     #[error("no response of the batch has a score; there is nothing to learn from")]
     NothingScored,
-    /// A rollout that belongs to another trainer or another step.
+    /// A rollout of another step.
     #[error(
         "the rollout is of step {found}, but the trainer is at step {expected}; update with a \
          rollout once, before the next"
@@ -75,6 +75,29 @@ pub enum PpoError {
         expected: u64,
         /// The rollout's.
         found: u64,
+    },
+    /// A tensor of a rollout, or of its advantages, that is not one number for each token.
+    #[error(
+        "`{what}` has shape {found:?}; expected {expected:?}, a number for each token of the \
+         rollout's responses"
+    )]
+    Shape {
+        /// The field.
+        what: &'static str,
+        /// `[B, T]`.
+        expected: [i64; 2],
+        /// Its shape.
+        found: Vec<i64>,
+    },
+    /// An order of rows with one that the rollout does not have.
+    #[error("`orders` of the rollout: epoch {epoch} takes row {row}; expected rows below {rows}")]
+    Order {
+        /// The epoch, from 0.
+        epoch: usize,
+        /// The row.
+        row: usize,
+        /// How many there are.
+        rows: usize,
     },
     /// A checkpoint that does not fit this trainer.
     #[error("the checkpoint does not fit: {what}: expected {expected}, found {found}")]

@@ -7,7 +7,8 @@ pub enum Reference {
     /// A model of its own, which is never trained: any that shares the policy's vocabulary. Usually
     /// a second copy of the policy; [`share_frozen`] lets it hold the frozen layers only once.
     Frozen(Box<dyn Policy>),
-    /// The policy without its adapters: no second copy of anything.
+    /// The policy without its adapters, which alone are trained ([`rlaif_lm::is_adapter`] knows them
+    /// by name): no second copy of anything.
     AdaptersOff,
 }
 

@@ -4,6 +4,8 @@ use rlaif_core::{PromptRecord, Seed};
 use rlaif_lm::{LmError, Mask, TokenBatch, generate::FinishReason};
 use tch::{Device, Kind, Tensor};
 
+use crate::error::PpoError;
+
 /// A prompt as text and as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
@@ -65,6 +67,15 @@ impl Rollout {
     /// Never true: a batch has rows.
     pub fn is_empty(&self) -> bool {
         self.responses.is_empty()
+    }
+
+    /// Whether a tensor has a number for each token.
+    pub(crate) fn check_shape(&self, what: &'static str, found: &Tensor) -> Result<(), PpoError> {
+        let expected = [int(self.len()), int(self.responses.width())];
+        if found.size() == expected {
+            return Ok(());
+        }
+        Err(PpoError::Shape { what, expected, found: found.size() })
     }
 
     /// Which rows count: those with a score.

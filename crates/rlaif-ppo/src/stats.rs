@@ -241,6 +241,7 @@ fn of_update(stats: &mut PpoStats, progress: &Progress) {
     stats.push("ppo/grad_norm", mean_std(&progress.grad_norms).0);
     stats.push("ppo/updates", progress.grad_norms.len() as f64);
     stats.push("ppo/updates_skipped", progress.skipped as f64);
+    stats.push("ppo/updates_not_finite", progress.not_finite as f64);
     stats.push("ppo/stopped_early", f64::from(u8::from(progress.stopped_early)));
     if !progress.pretraining.is_empty() {
         stats.push("ppo/loss/pretraining", mean_std(&progress.pretraining).0);

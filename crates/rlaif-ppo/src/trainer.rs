@@ -45,7 +45,8 @@ pub struct PpoTrainer<P> {
     pub(crate) pretraining: Vec<SftRow>,
     warnings: Vec<RolloutConcern>,
     pub(crate) step: u64,
-    /// Seconds that the last call of [`Self::advantages`] took.
+    /// Seconds that the last call of [`Self::advantages`] took for rewards, and for the rest.
+    pub(crate) rewards_s: f64,
     pub(crate) advantages_s: f64,
 }
 
@@ -88,6 +89,23 @@ impl<P: Policy> PpoTrainer<P> {
             }
             model.parameters().train_where(|_| false);
         }
+        if let (Reference::AdaptersOff, Some(base)) =
+            (&reference, policy.parameters().trained_base())
+        {
+            return Err(setting(
+                "reference",
+                format!("the policy without adapters, and `{base}` of it is trained"),
+                "a frozen copy, or a policy of which an adapter alone is trained",
+            ));
+        }
+        let own = policy.spec().hidden_size;
+        if let Some(width) = value.hidden_size().filter(|&width| width != own) {
+            return Err(setting(
+                "value",
+                format!("a head for hidden states of width {width}"),
+                format!("one for the policy's, {own}"),
+            ));
+        }
         let trained = policy.parameters().trainable();
         if trained.is_empty() {
             return Err(setting(
@@ -110,6 +128,7 @@ impl<P: Policy> PpoTrainer<P> {
             pretraining: Vec::new(),
             warnings,
             step: 0,
+            rewards_s: 0.,
             advantages_s: 0.,
         })
     }
@@ -125,6 +144,11 @@ impl<P: Policy> PpoTrainer<P> {
         }
         if rows.is_empty() {
             return Err(setting("pretraining.data", "empty", "at least one row"));
+        }
+        let drawn = self.config.pretraining.map_or(0, |mix| mix.rows);
+        if drawn > rows.len() {
+            let expected = format!("at most the number of texts, which is {}", rows.len());
+            return Err(setting("pretraining.rows", drawn, expected));
         }
         let spec = self.policy.spec();
         for (at, row) in rows.iter().enumerate() {
@@ -213,6 +237,7 @@ impl<P: Policy> PpoTrainer<P> {
         codec: &dyn TextCodec,
         reward: &dyn RewardModel,
     ) -> Result<Rollout, PpoError> {
+        self.check_ready()?;
         self.check_prompts(prompts)?;
 
         // 1. Responses.
@@ -280,8 +305,8 @@ impl<P: Policy> PpoTrainer<P> {
     }
 
     /// A rollout of responses that come from elsewhere, as TRL 0.11's `step` takes them: token ids
-    /// of queries, of responses (with EOS where they end, without a decoder's start token), and a
-    /// score for each.
+    /// of queries, of responses (with EOS or one of `generation.stop_ids` where they end, without a
+    /// decoder's start token), and a score for each.
     ///
     /// # Errors
     /// [`PpoError::Rows`] unless there are `batch_size` of each; [`PpoError::Score`],
@@ -292,6 +317,7 @@ impl<P: Policy> PpoTrainer<P> {
         responses: Vec<Vec<u32>>,
         scores: &[f64],
     ) -> Result<Rollout, PpoError> {
+        self.check_ready()?;
         let size = self.config.batch_size;
         for (what, found) in
             [("queries", queries.len()), ("responses", responses.len()), ("scores", scores.len())]
@@ -304,11 +330,20 @@ impl<P: Policy> PpoTrainer<P> {
             return Err(PpoError::Score { row, found: scores[row] });
         }
         let spec = self.policy.spec();
-        let ended: Vec<bool> =
-            responses.iter().map(|r| r.last().is_some_and(|&id| spec.is_eos(id))).collect();
+        let ends = |id: &u32| spec.is_eos(*id) || self.config.generation.stop_ids.contains(id);
+        let ended: Vec<bool> = responses.iter().map(|r| r.last().is_some_and(ends)).collect();
         let values: Vec<f32> = scores.iter().map(|&score| score as f32).collect();
         let scores = Scores::from_values("scores", &values)?;
         self.assemble(queries, responses, &ended, ("scores", &scores))
+    }
+
+    /// Settings that only make sense with something given after [`Self::new`].
+    fn check_ready(&self) -> Result<(), PpoError> {
+        if self.config.pretraining.is_some() && self.pretraining.is_empty() {
+            let expected = "texts to mix in (`PpoTrainer::with_pretraining`), or nothing";
+            return Err(setting("pretraining", "set, without texts", expected));
+        }
+        Ok(())
     }
 
     fn check_prompts(&self, prompts: &[Prompt]) -> Result<(), PpoError> {
@@ -428,9 +463,10 @@ impl<P: Policy> PpoTrainer<P> {
     /// Rewards per token, and from them advantages and returns.
     ///
     /// # Errors
-    /// [`PpoError::StaleRollout`] for a rollout of another step.
+    /// [`PpoError::StaleRollout`], [`PpoError::Rows`], [`PpoError::Shape`] for a rollout that is not
+    /// of this step and of this size.
     pub fn advantages(&mut self, rollout: &Rollout) -> Result<Advantages, PpoError> {
-        self.check_fresh(rollout)?;
+        self.check_rollout(rollout)?;
         let start = Instant::now();
         let _guard = tch::no_grad_guard();
         let mask = &rollout.mask;
@@ -446,6 +482,9 @@ impl<P: Policy> PpoTrainer<P> {
                 rewards += leak;
             }
         }
+        self.rewards_s = start.elapsed().as_secs_f64();
+
+        let start = Instant::now();
         let (gamma, lambda) = (self.config.gamma, self.config.gae_lambda);
         let mut found = gae(&rewards, &rollout.values, mask, gamma, lambda);
         if whitens(self.config.advantage_whitening) {
@@ -480,11 +519,32 @@ impl<P: Policy> PpoTrainer<P> {
         token_rewards(&(sums * c), &rewards.zeros_like(), 0., mask)
     }
 
-    pub(crate) fn check_fresh(&self, rollout: &Rollout) -> Result<(), PpoError> {
-        if rollout.step == self.step {
-            return Ok(());
+    /// Whether a rollout, whose fields anybody may have replaced, is one of this step.
+    pub(crate) fn check_rollout(&self, rollout: &Rollout) -> Result<(), PpoError> {
+        if rollout.step != self.step {
+            return Err(PpoError::StaleRollout { expected: self.step, found: rollout.step });
         }
-        Err(PpoError::StaleRollout { expected: self.step, found: rollout.step })
+        let expected = self.config.batch_size;
+        for (what, found) in [
+            ("prompts of the rollout", rollout.prompts.len()),
+            ("responses of the rollout", rollout.responses.len()),
+            ("scores of the rollout", rollout.scores.len()),
+            ("shaped scores of the rollout", rollout.shaped_scores.len()),
+        ] {
+            if found != expected {
+                return Err(PpoError::Rows { what, expected, found });
+            }
+        }
+        for (what, tensor) in [
+            ("mask", rollout.mask.tensor()),
+            ("log_probs", &rollout.log_probs),
+            ("ref_log_probs", &rollout.ref_log_probs),
+            ("kl", &rollout.kl),
+            ("values", &rollout.values),
+        ] {
+            rollout.check_shape(what, tensor)?;
+        }
+        Ok(())
     }
 
     /// How many first tokens of a response do not count.

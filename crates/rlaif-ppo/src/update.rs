@@ -24,6 +24,8 @@ pub(crate) struct Progress {
     pub(crate) masks: Vec<Mask>,
     /// Optimizer steps that were left out for their ratio, or by the optimizer.
     pub(crate) skipped: usize,
+    /// Those by the optimizer, for gradients that hold NaN or infinity.
+    pub(crate) not_finite: usize,
     pub(crate) grad_norms: Vec<f64>,
     pub(crate) learning_rate: f64,
     pub(crate) pretraining: Vec<f64>,
@@ -40,14 +42,23 @@ impl<P: Policy> PpoTrainer<P> {
     /// Trains on a rollout, and moves on to the next step.
     ///
     /// # Errors
-    /// [`PpoError::StaleRollout`] for a rollout of another step, [`PpoError::Lm`] and
+    /// [`PpoError::StaleRollout`], [`PpoError::Rows`], [`PpoError::Shape`], [`PpoError::Order`] for a
+    /// rollout or advantages that are not of this step and of this size; [`PpoError::Lm`] and
     /// [`PpoError::Train`] if a model or the optimizer fails.
     pub fn update(
         &mut self,
         rollout: &Rollout,
         advantages: &Advantages,
     ) -> Result<PpoStats, PpoError> {
-        self.check_fresh(rollout)?;
+        self.check_rollout(rollout)?;
+        rollout.check_shape("advantages", &advantages.advantages)?;
+        rollout.check_shape("returns", &advantages.returns)?;
+        let rows = rollout.len();
+        for (epoch, order) in rollout.orders.iter().enumerate() {
+            if let Some(&row) = order.iter().find(|&&row| row >= rows) {
+                return Err(PpoError::Order { epoch, row, rows });
+            }
+        }
         let start = Instant::now();
         if self.config.dropout == crate::config::UpdateDropout::On {
             let seed = self.config.seed.derive("dropout", self.step).get();
@@ -74,6 +85,7 @@ impl<P: Policy> PpoTrainer<P> {
         self.step += 1;
         stats.step = self.step;
         let seconds = [
+            ("compute_rewards", self.rewards_s),
             ("compute_advantages", self.advantages_s),
             ("optimize_step", optimize_s),
             ("calc_stats", start.elapsed().as_secs_f64()),
@@ -294,7 +306,9 @@ impl<P: Policy> PpoTrainer<P> {
         let report = self.optimizer.step()?;
         progress.learning_rate = report.lr;
         progress.grad_norms.push(report.grad_norm);
-        progress.skipped += usize::from(report.skipped.is_some());
+        let not_finite = usize::from(report.skipped.is_some());
+        progress.skipped += not_finite;
+        progress.not_finite += not_finite;
         Ok(Next::Continue)
     }
 }

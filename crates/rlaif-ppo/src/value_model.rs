@@ -20,7 +20,12 @@ impl<P: Policy> ValueModel<P> {
     ///
     /// To start from a reward model, load its trunk as `trunk` and its score layer `[1, H]` with
     /// [`ValueHead::from_tensors`].
+    ///
+    /// # Panics
+    /// If the head does not have the width of the trunk's hidden states.
     pub fn new(trunk: P, head: ValueHead) -> Self {
+        let (own, other) = (trunk.spec().hidden_size, head.hidden_size());
+        assert_eq!(other, Some(own), "a value head reads the hidden states of its trunk");
         let mut parameters = Parameters::new();
         for (name, tensor) in trunk.parameters().iter() {
             // Without a gradient for ever: the optimizer need not carry it.

@@ -30,6 +30,8 @@ pub enum Symptom {
     SaturatedScores,
     /// The sampler and the training pass disagree on the same tokens.
     SamplerGap,
+    /// Gradients hold NaN or infinity.
+    NotFinite,
 }
 
 /// A symptom with its likely cause and what to change.
@@ -161,7 +163,20 @@ impl Watch {
         }
         self.entropy(stats, &mut found);
         let (ratio, clipped) = (stats.get("ppo/policy/ratio"), stats.get("ppo/policy/clipfrac"));
-        let skipped = stats.get("ppo/updates_skipped");
+        // NaN where there was no update.
+        let not_finite = stats.metrics.get("ppo/updates_not_finite").unwrap_or(0.);
+        let skipped = stats.get("ppo/updates_skipped") - not_finite;
+        if not_finite > 0. {
+            found(
+                Symptom::NotFinite,
+                format!("the gradients of {not_finite:.0} optimizer steps hold NaN or infinity"),
+                "Something overflows: the policy has diverged, a loss has a weight out of all \
+                 proportion, or the kind of the weights is too narrow",
+                "Lower `optimizer.lr`; look at `value_coef`, `kl.control` and the size of the scores \
+                 (`scores.clip`); load the policy in f32 to tell the last apart"
+                    .to_owned(),
+            );
+        }
         if ratio > 2. || clipped > 0.5 || skipped > 0. {
             found(
                 Symptom::LargeRatio,
@@ -176,7 +191,10 @@ impl Watch {
                     .to_owned(),
             );
         }
-        self.scores(stats, &mut found);
+        // A single response is always equal to itself.
+        if config.batch_size > 1 {
+            self.scores(stats, &mut found);
+        }
         self.endings(stats, config, &mut found);
         let gap = stats.get("objective/sampler_gap");
         if gap > 0.1 {
@@ -217,7 +235,13 @@ impl Watch {
             return;
         }
         // What f32 makes of equal scores.
-        let equal = spread <= 1e-6 * (1. + mean.abs());
+        let rounding = 1e-6 * (1. + mean.abs());
+        let first = *self.first_spread.get_or_insert(spread);
+        let best = *self.best_score.insert(self.best_score.map_or(mean, |best| best.max(mean)));
+        // Once apart, and now together at the top: there is a ceiling, which may be a sharp one.
+        let narrow =
+            first > rounding && spread < 0.05 * first && mean >= best - (2. * spread).max(rounding);
+        let equal = spread <= rounding && !narrow;
         self.equal = if equal { self.equal + 1 } else { 0 };
         if self.equal >= PERSISTENT {
             found(
@@ -231,9 +255,6 @@ impl Watch {
                     .to_owned(),
             );
         }
-        let first = *self.first_spread.get_or_insert(spread);
-        let best = *self.best_score.insert(self.best_score.map_or(mean, |best| best.max(mean)));
-        let narrow = !equal && spread < 0.05 * first && mean >= best - 2. * spread;
         self.narrow = if narrow { self.narrow + 1 } else { 0 };
         if self.narrow >= PERSISTENT {
             found(
@@ -347,6 +368,14 @@ mod tests {
         assert_eq!(run(&[ratio(1., 0.1, 1.)]), [(1, Symptom::LargeRatio)]);
         let score = |mean, std| vec![("env/reward_mean", mean), ("env/reward_std", std)];
         assert_eq!(run(&vec![score(1., 0.); 3]), [(3, Symptom::EqualScores)]);
+        // A ceiling that all reach exactly; and a fall to one score below the best.
+        let cap = || score(1., 0.);
+        assert_eq!(
+            run(&[score(0.5, 0.5), score(0.8, 0.4), score(0.99, 0.1), cap(), cap(), cap()]),
+            [(6, Symptom::SaturatedScores)]
+        );
+        let floor = || score(0., 0.);
+        assert_eq!(run(&[score(0.5, 0.5), floor(), floor(), floor()]), [(4, Symptom::EqualScores)]);
         let high = || score(0.99, 0.004);
         assert_eq!(
             run(&[score(0.2, 0.3), score(0.6, 0.2), high(), high(), high()]),
@@ -356,6 +385,8 @@ mod tests {
         assert_eq!(run(&[ended(0.), ended(0.), ended(0.)]), [(3, Symptom::NeverEnds)]);
         assert_eq!(run(&[ended(0.), ended(0.1), ended(0.), ended(0.)]), []);
         assert_eq!(run(&[vec![("objective/sampler_gap", 0.4)]]), [(1, Symptom::SamplerGap)]);
+        let not_finite = vec![("ppo/updates_skipped", 2.), ("ppo/updates_not_finite", 2.)];
+        assert_eq!(run(&[not_finite]), [(1, Symptom::NotFinite)]);
     }
 
     #[test]

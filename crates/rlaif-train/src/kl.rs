@@ -108,7 +108,8 @@ pub enum KlControl {
     },
     /// It follows the KL that was measured, towards a target
     /// ([Ziegler et al. 2019](https://arxiv.org/abs/1909.08593), section 2.2):
-    /// `β ← β · (1 + clip(KL / target − 1, ±0.2) · n / horizon)` after each batch of n responses.
+    /// `β ← β · (1 + clip(KL / target − 1, ±0.2) · n / horizon)` after each batch of n responses,
+    /// n taken to be `horizon` where there are more, so that β stays positive.
     Adaptive {
         /// β at the start.
         init: f64,
@@ -163,7 +164,7 @@ impl KlController {
             && !kl.is_nan()
         {
             let error = (kl / target - 1.).clamp(-0.2, 0.2);
-            self.coef *= 1. + error * responses as f64 / horizon;
+            self.coef *= 1. + error * (responses as f64 / horizon).min(1.);
         }
     }
 
@@ -307,13 +308,14 @@ mod tests {
 
         #[test]
         fn an_adaptive_coefficient_moves_towards_its_target_and_never_faster_than_a_fifth(
-            kl in -5f64..50., n in 1usize..512
+            kl in -5f64..50., n in 1usize..512, horizon in prop_oneof![1e-9f64..10., 10f64..1e5]
         ) {
-            let control = KlControl::Adaptive { init: 0.2, target: 6., horizon: 10_000. };
+            let control = KlControl::Adaptive { init: 0.2, target: 6., horizon };
             let mut controller = KlController::new(control);
             controller.observe(kl, n);
-            let bound = 0.2 * n as f64 / 10_000.;
+            let bound = 0.2 * (n as f64 / horizon).min(1.);
             let change = controller.coef() / 0.2 - 1.;
+            prop_assert!(controller.coef() > 0.);
             prop_assert!(change.abs() <= bound + 1e-12);
             prop_assert!(change * (kl - 6.) >= 0.);
         }

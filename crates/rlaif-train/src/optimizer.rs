@@ -67,6 +67,10 @@ impl OptimizerConfig {
                 return Err(TrainError::setting(field, value, "a finite number of at least 0"));
             }
         }
+        // Of a weight whose gradient was always 0, the step would be 0 / 0.
+        if self.eps == 0. {
+            return Err(TrainError::setting("optimizer.eps", 0, "a number above 0"));
+        }
         for beta in [self.betas.0, self.betas.1] {
             if !(0. ..1.).contains(&beta) {
                 let found = format!("[{}, {}]", self.betas.0, self.betas.1);

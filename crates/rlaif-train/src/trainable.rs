@@ -1,6 +1,6 @@
 //! Which parameters are trained, and in which kind.
 
-use rlaif_lm::Parameters;
+use rlaif_lm::{Parameters, is_adapter};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -46,7 +46,7 @@ impl Trainable {
     ///
     /// # Errors
     /// [`TrainError::NothingTrained`], and [`TrainError::Setting`] for a name that fits no
-    /// parameter.
+    /// parameter, or a choice of weights beside those of an adapter.
     ///
     /// ```
     /// use rlaif_lm::Parameters;
@@ -81,6 +81,17 @@ impl Trainable {
         if trained.is_empty() {
             return Err(TrainError::NothingTrained { why: "`trainable` leaves none" });
         }
+        // Beside an adapter the base stays what it was: it is what the adapter is saved without, and
+        // what a reference with adapters off is.
+        let adapted = parameters.iter().any(|(name, _)| is_adapter(name));
+        if let Some(base) = parameters.trained_base().filter(|_| adapted) {
+            return Err(TrainError::setting(
+                "trainable",
+                format!("a choice of `{base}`, which is not of the adapter"),
+                "`auto`, or a choice among the adapter's weights; to train others, leave the \
+                 adapter out",
+            ));
+        }
         Ok(trained)
     }
 }
@@ -94,11 +105,6 @@ fn check_patterns(parameters: &Parameters, patterns: &[String]) -> Result<(), Tr
         )),
         None => Ok(()),
     }
-}
-
-/// Whether a parameter belongs to an adapter, by the names that `rlaif-models` and peft give.
-fn is_adapter(name: &str) -> bool {
-    [".lora_A.", ".lora_B.", ".modules_to_save."].iter().any(|part| name.contains(part))
 }
 
 /// Copies saved tensors into parameters of the same names, bit by bit.

@@ -40,7 +40,7 @@ pub enum RolloutConcern {
     ForbiddenTokens,
     /// Refused: nothing but the limit ends a response, and that was not asked for.
     #[error(
-        "is empty, and the policy's config.json names no end of sequence, so that nothing but \
+        "is empty, and the policy's config.json names no end of sequence that the vocabulary has, so that nothing but \
          `max_new_tokens` ends a response: name the ids that do; or set `eos` to `ignored`, for \
          responses of full length"
     )]
@@ -140,7 +140,7 @@ pub fn check_rollout(
 ) -> Result<Vec<RolloutConcern>, LmError> {
     let mut concerns = rollout_concerns(config);
     let ends = config.eos == Eos::Ignored
-        || !spec.eos_ids.is_empty()
+        || spec.eos_ids.iter().any(|&id| i64::from(id) < spec.vocab_size)
         || !config.stop_ids.is_empty()
         || !config.stop_strings.is_empty();
     if !ends {

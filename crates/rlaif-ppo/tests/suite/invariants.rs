@@ -431,7 +431,8 @@ fn the_pretraining_mix_pulls_towards_its_text() {
         let run = |coef: f64| {
             let pretraining = Some(PretrainingConfig { coef, rows: 2 });
             let config = PpoConfig { pretraining, ..config() };
-            let mut trainer = trainer(family, config).with_pretraining(vec![row.clone()]).unwrap();
+            let mut trainer =
+                trainer(family, config).with_pretraining(vec![row.clone(), row.clone()]).unwrap();
             for step in 0..4 {
                 trainer.step(&prompts(8 * step, 8), &Letters, &vowels).unwrap();
             }
@@ -439,6 +440,21 @@ fn the_pretraining_mix_pulls_towards_its_text() {
         };
         let (without, with) = (run(0.), run(5.));
         assert!(with < 0.8 * without, "{family:?}: {with} against {without}");
+    }
+}
+
+/// Beside a reward that makes the policy sure of itself.
+#[test]
+fn the_entropy_bonus_keeps_the_policy_open() {
+    for family in FAMILIES {
+        let last_entropy = |entropy_coef| {
+            let mut trainer = trainer(family, PpoConfig { entropy_coef, ..config() });
+            let mut step =
+                |at: usize| trainer.step(&prompts(8 * at, 8), &Letters, &vowels).unwrap().1;
+            (0..6).map(|at| step(at).get("ppo/policy/entropy")).last().unwrap()
+        };
+        let (without, with) = (last_entropy(0.), last_entropy(1.));
+        assert!(with > without + 0.2, "{family:?}: {with} against {without} nats");
     }
 }
 

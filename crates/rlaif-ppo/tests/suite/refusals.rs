@@ -5,15 +5,17 @@ use std::sync::PoisonError;
 use crate::common::{Family, GENERATOR, Letters, VOCAB, policy, prompts, zero_head};
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 use rlaif_lm::{
-    LmError,
+    LmError, ValueHead, ValueInit,
     generate::{GenerationConfig, RolloutConcern, Sampling},
 };
 use rlaif_models::{Config, LanguageModel};
 use rlaif_ppo::{
-    MetricStop, PpoConfig, PpoError, PpoTrainer, PretrainingConfig, Reference,
-    train::{KlControl, TrainError},
+    MetricStop, MissingScore, PpoConfig, PpoError, PpoTrainer, PretrainingConfig, Reference,
+    train::{KlControl, SftRow, TrainError},
 };
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
+
+const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
 fn config() -> PpoConfig {
     let mut config =
@@ -60,7 +62,9 @@ fn settings_that_cannot_be_are_named() {
         ("epochs", Box::new(|c| c.epochs = 0)),
         ("steps", Box::new(|c| c.steps = 0)),
         ("steps", Box::new(|c| c.steps = u64::MAX)),
+        ("epochs", Box::new(|c| c.epochs = 1_000_000_000)),
         ("optimizer.lr", Box::new(|c| c.optimizer.lr = f64::NAN)),
+        ("optimizer.eps", Box::new(|c| c.optimizer.eps = 0.)),
         ("sampling", Box::new(|c| c.generation.sampling = Sampling::Greedy)),
         ("sampling.top_k", Box::new(move |c| c.generation.sampling = sample(Some(50), None, None))),
         (
@@ -72,6 +76,10 @@ fn settings_that_cannot_be_are_named() {
             Box::new(move |c| c.generation.sampling = sample(None, None, Some(0.1))),
         ),
         ("generation.sampling.temperature", Box::new(|c| c.generation.sampling = Sampling::at(0.))),
+        (
+            "generation.sampling.temperature",
+            Box::new(|c| c.generation.sampling = Sampling::at(1e-30)),
+        ),
         ("repetition_penalty", Box::new(|c| c.generation.repetition_penalty = 1.2)),
         ("bad_ids", Box::new(|c| c.generation.bad_ids = vec![vec![3]])),
         ("generation.max_new_tokens", Box::new(|c| c.generation.max_new_tokens = 0)),
@@ -83,6 +91,16 @@ fn settings_that_cannot_be_are_named() {
                 c.kl.control = KlControl::Adaptive { init: 0.2, target: 0., horizon: 1. };
             }),
         ),
+        (
+            "kl.control.adaptive.horizon",
+            Box::new(|c| {
+                c.kl.control = KlControl::Adaptive { init: 0.2, target: 6., horizon: 3. };
+            }),
+        ),
+        ("kl.control.fixed.coef", Box::new(|c| c.kl.control = KlControl::Fixed { coef: 1e308 })),
+        ("scores.missing", Box::new(|c| c.scores.missing = MissingScore::Value(1e39))),
+        ("scores.missing_eos_penalty", Box::new(|c| c.scores.missing_eos_penalty = 1e39)),
+        ("value_coef", Box::new(|c| c.value_coef = 1e300)),
         ("scores.clip", Box::new(|c| c.scores.clip = Some(0.))),
         ("scores.missing_eos_penalty", Box::new(|c| c.scores.missing_eos_penalty = f64::NAN)),
         ("gamma", Box::new(|c| c.gamma = 1.1)),
@@ -140,17 +158,33 @@ fn a_policy_that_cannot_be_trained_is_refused() {
     rlaif_lm::Policy::parameters(&frozen).train_where(|_| false);
     assert_eq!(field(&build(frozen, config()).map(|_| ()).unwrap_err()), "policy");
 
-    let held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    let endless = Config::from_value(serde_json::json!({
-        "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 64,
-        "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 64,
-        "eos_token_id": null,
-    }));
-    let endless = LanguageModel::random(endless, Kind::Float, Device::Cpu).unwrap();
-    rlaif_lm::Policy::parameters(&endless).train_where(|_| true);
-    drop(held);
-    let error = build(endless, config()).map(|_| ()).unwrap_err();
-    assert_eq!(field(&error), "stop_ids");
+    // Without an end of sequence, and with one that the vocabulary does not have.
+    for eos in [None, Some(VOCAB + 7)] {
+        let held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+        let endless = Config::from_value(serde_json::json!({
+            "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 32,
+            "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4,
+            "max_position_embeddings": 64,
+            "eos_token_id": eos, "pad_token_id": 0,
+        }));
+        let endless = LanguageModel::random(endless, Kind::Float, Device::Cpu).unwrap();
+        rlaif_lm::Policy::parameters(&endless).train_where(|_| true);
+        drop(held);
+        let error = build(endless, config()).map(|_| ()).unwrap_err();
+        assert_eq!(field(&error), "stop_ids");
+    }
+
+    // What the penalty is measured against would move with the policy.
+    let own = policy(Family::Llama, 1);
+    let head = zero_head(&own);
+    let error = PpoTrainer::new(own, head, Reference::AdaptersOff, config()).map(|_| ());
+    assert_eq!(field(&error.unwrap_err()), "reference");
+
+    let own = policy(Family::Llama, 1);
+    let head = ValueHead::new(16, ValueInit::Zero, Device::Cpu);
+    let reference = Reference::Frozen(Box::new(policy(Family::Llama, 1)));
+    let error = PpoTrainer::new(own, head, reference, config()).map(|_| ());
+    assert_eq!(field(&error.unwrap_err()), "value");
 
     let own = policy(Family::Llama, 1);
     let head = zero_head(&own);
@@ -190,11 +224,52 @@ fn batches_that_do_not_fit_are_refused_and_nothing_changes() {
     let error = trainer.rollout_of(queries.clone(), empty, &[1.; 4]).unwrap_err();
     assert!(matches!(error, PpoError::EmptyResponse { row: 3 }), "{error}");
 
-    let rollout = trainer.rollout_of(queries, responses, &[1., 2., 3., 4.]).unwrap();
-    let advantages = trainer.advantages(&rollout).unwrap();
+    let rollout =
+        trainer.rollout_of(queries.clone(), responses.clone(), &[1., 2., 3., 4.]).unwrap();
+    let mut advantages = trainer.advantages(&rollout).unwrap();
+    let whole = std::mem::replace(&mut advantages.returns, Tensor::zeros([4, 1], FLOAT));
+    let error = trainer.update(&rollout, &advantages).unwrap_err();
+    assert!(matches!(error, PpoError::Shape { what: "returns", expected: [4, 2], .. }), "{error}");
+    advantages.returns = whole;
+    let mut other = trainer.rollout_of(queries.clone(), responses.clone(), &[1.; 4]).unwrap();
+    other.orders[0][1] = 4;
+    let error = trainer.update(&other, &advantages).unwrap_err();
+    assert!(matches!(error, PpoError::Order { epoch: 0, row: 4, rows: 4 }), "{error}");
+    let mut larger = config();
+    (larger.batch_size, larger.minibatch_size) = (8, 8);
+    let mut larger = build(policy(Family::Llama, 1), larger).unwrap();
+    let error = larger.advantages(&rollout).unwrap_err();
+    assert!(matches!(error, PpoError::Rows { expected: 8, found: 4, .. }), "{error}");
+
     trainer.update(&rollout, &advantages).unwrap();
     let error = trainer.update(&rollout, &advantages).unwrap_err();
     assert!(matches!(error, PpoError::StaleRollout { expected: 1, found: 0 }), "{error}");
+}
+
+#[test]
+fn what_a_setting_asks_for_must_have_been_given() {
+    let mix = PretrainingConfig { coef: 1., rows: 2 };
+    let with_mix = || {
+        build(policy(Family::Llama, 1), PpoConfig { pretraining: Some(mix), ..config() }).unwrap()
+    };
+    let reward = |batch: &[Exchange<'_>]| vec![1.; batch.len()];
+    let error = with_mix().rollout(&prompts(0, 4), &Letters, &reward).unwrap_err();
+    assert_eq!(field(&error), "pretraining");
+    let row = SftRow::new(vec![5], vec![6, 1]);
+    let error = with_mix().with_pretraining(vec![row]).map(|_| ()).unwrap_err();
+    assert_eq!(field(&error), "pretraining.rows");
+}
+
+/// Responses that are brought end where those that are sampled would.
+#[test]
+fn a_stop_id_ends_a_response_that_is_brought() {
+    let mut config = config();
+    config.generation.stop_ids = vec![5];
+    config.scores.missing_eos_penalty = 1.;
+    let mut trainer = build(policy(Family::Llama, 1), config).unwrap();
+    let responses = vec![vec![6, 5], vec![6, 1], vec![6, 7], vec![5, 7]];
+    let rollout = trainer.rollout_of(vec![vec![5u32]; 4], responses, &[1.; 4]).unwrap();
+    assert_eq!(rollout.scores, [Some(1.), Some(1.), Some(0.), Some(0.)]);
 }
 
 #[test]

@@ -195,7 +195,9 @@ impl PpoBench {
             })
             .map_err(RunError::from)?;
         let update_s = start.elapsed().as_secs_f64();
-        for phase in ["forward_pass", "compute_advantages", "optimize_step", "calc_stats"] {
+        for phase in
+            ["forward_pass", "compute_rewards", "compute_advantages", "optimize_step", "calc_stats"]
+        {
             *details.entry(phase.to_owned()).or_default() +=
                 stats.get(&format!("time/ppo/{phase}"));
         }

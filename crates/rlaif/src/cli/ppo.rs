@@ -38,7 +38,9 @@ impl Ppo {
         let mut mixed_in = String::new();
         if let Some((rows, left)) = config.pretraining(&tokenizer, trainer.policy())? {
             mixed_in = format!(", {} rows of pre-training data ({left})", rows.len());
-            trainer = trainer.with_pretraining(rows).map_err(RunError::from)?;
+            trainer = trainer
+                .with_pretraining(rows)
+                .map_err(|error| RunError::from(error).in_section("ppo"))?;
         }
         let (prompts, left_out) = config.prompts(&tokenizer, trainer.policy())?;
 

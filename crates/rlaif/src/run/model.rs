@@ -218,13 +218,23 @@ impl ModelSection {
     /// [`RunError::Field`], [`RunError::Setting`].
     pub fn check_learn(&self, learn: &LearnConfig) -> Result<(), RunError> {
         learn.check().map_err(|error| RunError::from(error).in_section("learn"))?;
-        if self.lora.is_some() && learn.trainable != Trainable::Auto {
-            let problem =
-                "with model.lora the adapter is what is trained and written; leave it out"
-                    .to_owned();
-            return Err(RunError::Setting { key: "learn.trainable", problem });
+        self.check_trainable("learn.trainable", &learn.trainable)
+    }
+
+    /// Checks that what is trained is what is written.
+    ///
+    /// # Errors
+    /// [`RunError::Setting`] of `key`.
+    pub fn check_trainable(
+        &self,
+        key: &'static str,
+        trainable: &Trainable,
+    ) -> Result<(), RunError> {
+        if self.lora.is_none() || *trainable == Trainable::Auto {
+            return Ok(());
         }
-        Ok(())
+        let problem = "with model.lora the adapter is what is trained and written; leave it out";
+        Err(RunError::Setting { key, problem: problem.to_owned() })
     }
 
     /// Whether what is trained, and so the result, is an adapter; its name then.

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use rlaif_core::{PromptRecord, RewardModel, Specials, TextCodec};
 use rlaif_data::{Position, Reader, Remainder, Shuffle, corpora::PromptColumns};
-use rlaif_lm::{Policy, ValueHead, ValueInit, generate::FinishReason};
+use rlaif_lm::{Policy, ValueFunction, ValueHead, ValueInit, generate::FinishReason};
 use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_ppo::{
     Finding, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, Rollout, StopReason, ValueModel,
@@ -187,6 +187,7 @@ impl PpoRun {
     /// [`RunError::Field`], [`RunError::Ppo`].
     pub fn check(&self) -> Result<(), RunError> {
         self.ppo.check().map_err(|error| RunError::from(error).in_section("ppo"))?;
+        self.model.check_trainable("trainable", &self.trainable)?;
         if self.output.keep == 0 {
             return Err(RunError::Field {
                 section: "output",
@@ -231,7 +232,7 @@ impl PpoRun {
                 return Err(RunError::Setting { key: "value.init", problem });
             }
             let head = head(policy.spec().hidden_size);
-            return Ok(PpoTrainer::new(policy, head, reference, self.ppo.clone())?);
+            return self.trainer_of(policy, head, reference);
         };
         let (trunk, head) = match self.value.init {
             ValueStart::RewardModel => {
@@ -253,7 +254,20 @@ impl PpoRun {
         }
         trunk.parameters().train_where(|_| true);
         let value = ValueModel::new(trunk, head);
-        Ok(PpoTrainer::new(policy, value, reference, self.ppo.clone())?)
+        self.trainer_of(policy, value, reference)
+    }
+
+    fn trainer_of(
+        &self,
+        policy: LanguageModel,
+        value: impl ValueFunction + 'static,
+        reference: Reference,
+    ) -> Result<PpoTrainer<LanguageModel>, RunError> {
+        PpoTrainer::new(policy, value, reference, self.ppo.clone()).map_err(|error| match error {
+            // Models, which are in sections of their own.
+            PpoError::Setting { field: "policy" | "reference" | "value", .. } => error.into(),
+            _ => RunError::from(error).in_section("ppo"),
+        })
     }
 
     /// Reads the texts of the pre-training mix, if there is one, and counts the rows that were left
