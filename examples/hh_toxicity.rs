@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use rlaif::core::{Exchange, PromptRecord, RewardModel, Sample, Seed, Specials, TextCodec};
+use rlaif::core::{
+    Exchange, Metadata, PromptRecord, RewardModel, Sample, Seed, Specials, TextCodec,
+};
 use rlaif::data::builtin::{self, BuiltinDialogue, Part};
 use rlaif::data::corpora::{DIALOGUE_CHARACTERS, Hh, HhRecord};
 use rlaif::data::{
@@ -38,8 +40,8 @@ use rlaif::lm::{
 use rlaif::memory::{PpoPlan, Trained};
 use rlaif::models::{AdapterConfig, LanguageModel, LoadOptions, SaveOptions, TaskType};
 use rlaif::ppo::{
-    Finding, KlConfig, MetricStop, PpoConfig, PpoTrainer, Prompt, Reference, StopConfig,
-    StopReason, Watch,
+    Finding, KlConfig, MetricStop, MissingScore, PpoConfig, PpoTrainer, Prompt, Reference,
+    ScoreConfig, StopConfig, StopReason, Watch,
 };
 use rlaif::rewards::{ClassifierOptions, ClassifierReward, Input, Mean, Preset, RewardConfig};
 use rlaif::tch::{Kind, no_grad_guard};
@@ -48,12 +50,17 @@ use rlaif::torch::DeviceChoice;
 use rlaif::train::{Interrupt, Keep, KlControl, Marks, OptimizerConfig, RunFolder, Terminal};
 use serde::{Deserialize, Serialize};
 
+/// What the published pipeline takes.
+const BLOG_POLICY: &str = "google/flan-t5-base";
+const BLOG_DATASET: &str = "Anthropic/hh-rlhf";
+const BLOG_REWARD: &str = "facebook/roberta-hate-speech-dynabench-r4-target";
+
 /// Less toxic summaries of dialogues, by PPO against a toxicity classifier.
 #[derive(Debug, Clone, Parser, Serialize, Deserialize)]
 #[command(args_override_self = true)]
 struct Options {
     /// Built-in (t5, llama), a folder, or a hub id such as google/flan-t5-base.
-    #[arg(long, default_value = "t5")]
+    #[arg(long, default_value = "t5", default_value_if("blog", "true", BLOG_POLICY))]
     policy: String,
     /// Built-in (roberta), a folder, or a hub id; several are averaged. Without it and without
     /// --judge, the built-in one.
@@ -64,25 +71,25 @@ struct Options {
     #[arg(long)]
     judge: Option<PathBuf>,
     /// Built-in (builtin), a file of HH's rows, or a hub id such as Anthropic/hh-rlhf.
-    #[arg(long, default_value = "builtin")]
+    #[arg(long, default_value = "builtin", default_value_if("blog", "true", BLOG_DATASET))]
     dataset: String,
     /// PPO steps.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value = "40", default_value_if("blog", "true", "10"))]
     steps: u64,
     /// Ends once the mean toxicity of five steps' responses is no more than this.
     #[arg(long)]
     until_toxicity: Option<f64>,
     /// Prompts of a step.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value = "32", default_value_if("blog", "true", "16"))]
     batch: usize,
     /// Learning rate; without it, 1e-4 for built-in policies and 1.41e-5 for others.
-    #[arg(long)]
+    #[arg(long, default_value_if("blog", "true", "1.41e-5"))]
     lr: Option<f64>,
     /// The price of leaving the reference policy, per nat.
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value = "0.05", default_value_if("blog", "true", "0.2"))]
     kl_coef: f64,
     /// Longest response, in tokens.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value = "64", default_value_if("blog", "true", "300"))]
     max_new_tokens: usize,
     /// Held-out prompts to measure with.
     #[arg(long, default_value_t = 256)]
@@ -99,9 +106,9 @@ struct Options {
     /// f32 or bf16: what the policy's weights are kept in.
     #[arg(long, default_value = "f32")]
     dtype: String,
-    /// The settings of the published pipeline: 10 steps of 16 prompts, one epoch, learning rate 1.41e-5,
-    /// up to 300 tokens, prompt and response scored together; with the models and data it names,
-    /// unless others are named.
+    /// The settings of the published pipeline: one epoch in minibatches of 4, adaptive KL, prompt and
+    /// response scored together; and, where nothing else is said, 10 steps of 16 prompts, learning rate
+    /// 1.41e-5, up to 300 tokens, and the models and data it names.
     #[arg(long)]
     blog: bool,
     /// Folder of the run; without it, the first of runs/toxicity-1, -2, .. that is not there.
@@ -133,22 +140,43 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         Some(_) => toml::from_str(&fs::read_to_string(out.join("run.toml"))?)?,
         None => options.completed(),
     };
+    options.check()?;
     let seed = Seed::new(options.seed);
     let device = options.device.parse::<DeviceChoice>()?.resolve()?;
     let in_f32 = LoadOptions { device, kind: Some(Kind::Float) };
     let load = LoadOptions { device, kind: Some(options.kind()?) };
 
-    // ── Policy, value head, reference ──────────────────────────────────────────────────────────
+    // ── Dialogues, and the instruction to summarise them ───────────────────────────────────────
     let base = model(&options.policy)?;
-    let rewards = options.reward.iter().map(|name| model(name)).collect::<Result<Vec<_>, _>>()?;
-    let needed = options.memory(base.clone(), rewards.clone(), load).check()?;
-
     let tokenizer = HfTokenizer::from_folder(&base)?;
+    let form = match tokenizer.chat_templates().next() {
+        Some(_) => PromptForm::Chat { system: None },
+        None => PromptForm::Plain,
+    };
+    let builder = PromptBuilder::new(PromptTemplate::summarise()).form(form).limit(PROMPT_TOKENS);
+    let (train, held_out) = dialogues(&options.dataset, &builder, &tokenizer)?;
+    let held_out = held_out.take(options.eval_prompts);
+    options.check_dialogues(train.len(), held_out.len())?;
+    let tokens = |record: &PromptRecord| tokenizer.encode(&record.prompt, builder.specials());
+    let prompts = train
+        .records()
+        .iter()
+        .map(|record| Ok(Prompt { record: record.clone(), ids: tokens(record)? }));
+    let prompts = prompts.collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    let ids = held_out.records().iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
+
+    // ── Policy, value head, reference ──────────────────────────────────────────────────────────
+    let rewards = options.reward.iter().map(|name| model(name)).collect::<Result<Vec<_>, _>>()?;
+    let longest = prompts.iter().map(|prompt| &prompt.ids).chain(&ids).map(Vec::len).max();
+    let longest = longest.unwrap_or(0);
+    let needed = options.memory(base.clone(), rewards.clone(), longest, load).check()?;
+
     rlaif::tch::manual_seed(seed.derive("weights", 0).get().cast_signed());
     let mut policy = LanguageModel::load(&base, load)?;
     let reference = match options.lora {
         Some(rank) => {
-            let adapter = AdapterConfig::new(task(&policy), rank);
+            let mut adapter = AdapterConfig::new(task(&policy), rank);
+            adapter.base_model_name_or_path = Some(options.policy.clone());
             policy.adapters().add("toxicity", adapter)?;
             policy.adapters().train("toxicity")?;
             Reference::AdaptersOff
@@ -159,23 +187,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         }
     };
     let value = ValueHead::new(policy.spec().hidden_size, ValueInit::PyTorch, device);
-
-    // ── Dialogues, and the instruction to summarise them ───────────────────────────────────────
-    let form = match tokenizer.chat_templates().next() {
-        Some(_) => PromptForm::Chat { system: None },
-        None => PromptForm::Plain,
-    };
-    let builder = PromptBuilder::new(PromptTemplate::summarise()).form(form).limit(PROMPT_TOKENS);
-    let (train, held_out) = dialogues(&options.dataset, &builder, &tokenizer)?;
-    let held_out = held_out.take(options.eval_prompts);
-    // What does not fit, or is not there, has been refused by now, and leaves no folder behind.
-    let (mut folder, saved) = match resumed {
-        Some(resumed) => resumed,
-        None => (RunFolder::create(&out, &toml::to_string(&options)?, keep)?, None),
-    };
-    folder.say(&format!("{} on {device:?}: {needed}", options.policy))?;
-    folder.say(&format!("{} dialogues to train on, {} held out", train.len(), held_out.len()))?;
-    let tokens = |record: &PromptRecord| tokenizer.encode(&record.prompt, builder.specials());
+    let mut trainer = PpoTrainer::new(policy, value, reference, options.ppo())?;
 
     // ── Rewards ────────────────────────────────────────────────────────────────────────────────
     let reward = reward(&options, &rewards, in_f32)?;
@@ -199,15 +211,22 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         Box::new(Length::new(LengthUnit::Words)),
     ];
 
+    // What does not fit, or is not there, has been refused by now, and leaves no folder behind.
+    let (mut folder, saved) = match resumed {
+        Some(resumed) => resumed,
+        None => (RunFolder::create(&out, &toml::to_string(&options)?, keep)?, None),
+    };
+    folder.say(&format!("{} on {device:?}: {needed}", options.policy))?;
+    folder.say(&format!("{} dialogues to train on, {} held out", train.len(), held_out.len()))?;
+
     // ── How it is before ───────────────────────────────────────────────────────────────────────
-    let ids = held_out.records().iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
     let [sampled, greedy] =
         [Sampling::at(1.), Sampling::Greedy].map(|sampling| options.generation(sampling));
     let respond = |policy: &LanguageModel, how| respond(policy, &ids, how, seed, &tokenizer);
     // Where nobody wrote summaries, those that the policy is surest of are what it is held to.
     let mut records = held_out.into_records();
     if records.iter().any(|record| record.reference.is_none()) {
-        let surest = respond(&policy, &greedy)?;
+        let surest = respond(trainer.policy(), &greedy)?;
         records = records
             .into_iter()
             .zip(surest)
@@ -231,16 +250,11 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
         })?;
         Ok::<_, Box<dyn Error>>(evaluation)
     };
-    let before = evaluate(&options.policy, &policy, (&policy, Forward::default()))?;
+    let policy = trainer.policy();
+    let before = evaluate(&options.policy, policy, (policy, Forward::default()))?;
     folder.say(&format!("toxicity before: {:.3}", mean(&before, "toxicity")?))?;
 
     // ── PPO ────────────────────────────────────────────────────────────────────────────────────
-    let mut trainer = PpoTrainer::new(policy, value, reference, options.ppo())?;
-    let prompts = train
-        .records()
-        .iter()
-        .map(|record| Ok(Prompt { record: record.clone(), ids: tokens(record)? }));
-    let prompts = prompts.collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let mut order = Shuffle::new(train.records(), seed)?;
     let mut progress = Progress::default();
     if let Some(saved) = &saved {
@@ -316,6 +330,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let details = Details {
         training: read_curves(&out.join("metrics.jsonl"))?,
         findings: Some(read_findings(&findings)?),
+        configuration: options.as_metadata()?,
         ..Details::default()
     };
     let report = Report::new("Less toxic summaries, by PPO", &before, &after, comparison, details)?;
@@ -351,28 +366,42 @@ struct Progress {
 const PROMPT_TOKENS: NonZeroUsize = NonZeroUsize::new(512).expect("it is not 0");
 
 impl Options {
-    /// With what --blog stands for, and what nobody said.
+    /// With what depends on other options and nobody said.
     fn completed(mut self) -> Self {
-        if self.blog {
-            (self.steps, self.batch, self.max_new_tokens) = (10, 16, 300);
-            self.kl_coef = 0.2;
-            self.lr = Some(1.41e-5);
-            if self.policy == "t5" {
-                self.policy = "google/flan-t5-base".to_owned();
-            }
-            if self.dataset == "builtin" {
-                self.dataset = "Anthropic/hh-rlhf".to_owned();
-            }
-            if self.reward.is_empty() && self.judge.is_none() {
-                self.reward = vec!["facebook/roberta-hate-speech-dynabench-r4-target".to_owned()];
-            }
-        }
         if self.reward.is_empty() && self.judge.is_none() {
-            self.reward = vec!["roberta".to_owned()];
+            self.reward = vec![if self.blog { BLOG_REWARD } else { "roberta" }.to_owned()];
         }
         let small = matches!(self.policy.as_str(), "t5" | "llama");
         self.lr = self.lr.or(Some(if small { 1e-4 } else { 1.41e-5 }));
         self
+    }
+
+    /// Refuses what cannot be, before anything is loaded.
+    fn check(&self) -> Result<(), Box<dyn Error>> {
+        self.ppo().check()?;
+        if let Some(bound) = self.until_toxicity.filter(|bound| !(0. ..=1.).contains(bound)) {
+            return Err(format!("--until-toxicity is {bound}; it is a probability").into());
+        }
+        if self.reward.iter().any(|name| name == "judge") {
+            let why = "it measures without having been trained on; reward with another (roberta)";
+            return Err(format!("--reward is judge, the independent classifier: {why}").into());
+        }
+        Ok(())
+    }
+
+    /// Whether there are as many dialogues as were asked for.
+    fn check_dialogues(&self, train: usize, held_out: usize) -> Result<(), Box<dyn Error>> {
+        if train < self.batch {
+            let problem =
+                format!("--batch is {}, and {} has only {train}", self.batch, self.dataset);
+            return Err(format!("{problem} dialogues to train on").into());
+        }
+        if held_out < 2 {
+            let problem = format!("{held_out} held-out dialogues cannot be compared on");
+            let why = "take at least 2 (--eval-prompts, --dataset)";
+            return Err(format!("{problem}; {why}").into());
+        }
+        Ok(())
     }
 
     fn kind(&self) -> Result<Kind, String> {
@@ -403,7 +432,11 @@ impl Options {
         PpoConfig {
             steps: self.steps,
             batch_size: self.batch,
-            minibatch_size: if self.blog { 4 } else { (self.batch / 2).max(1) },
+            minibatch_size: match self.blog {
+                true => 4,
+                false if self.batch.is_multiple_of(2) => self.batch / 2,
+                false => self.batch,
+            },
             epochs: if self.blog { 1 } else { 2 },
             generation: self.generation(Sampling::at(1.)),
             kl: KlConfig {
@@ -415,6 +448,8 @@ impl Options {
                 ..KlConfig::default()
             },
             optimizer,
+            // A judge that does not answer costs a row, not the run.
+            scores: ScoreConfig { missing: MissingScore::Drop, ..ScoreConfig::default() },
             stop: StopConfig {
                 metric: self.until_toxicity.map(|bound| MetricStop {
                     name: "toxicity".to_owned(),
@@ -429,7 +464,19 @@ impl Options {
         }
     }
 
-    fn memory(&self, policy: PathBuf, rewards: Vec<PathBuf>, load: LoadOptions) -> PpoPlan {
+    /// Everything that made the run what it is, for the report.
+    fn as_metadata(&self) -> Result<Metadata, Box<dyn Error>> {
+        let (options, ppo) = (serde_json::to_value(self)?, serde_json::to_value(self.ppo())?);
+        Ok([("options".to_owned(), options), ("ppo".to_owned(), ppo)].into_iter().collect())
+    }
+
+    fn memory(
+        &self,
+        policy: PathBuf,
+        rewards: Vec<PathBuf>,
+        longest_prompt: usize,
+        load: LoadOptions,
+    ) -> PpoPlan {
         let ppo = self.ppo();
         PpoPlan {
             policy,
@@ -438,7 +485,7 @@ impl Options {
             trained: self.lora.map_or(Trained::All, |rank| Trained::Lora(rank.get() as usize)),
             microbatch: ppo.microbatch(),
             batch: ppo.generation.batch_size.max(ppo.batch_size),
-            tokens: PROMPT_TOKENS.get() + self.max_new_tokens,
+            tokens: longest_prompt + self.max_new_tokens,
             device: load.device,
         }
     }
@@ -494,7 +541,8 @@ fn dialogues(
         };
         return Ok((part(Part::Train)?, part(Part::HeldOut)?));
     }
-    let source = match Path::new(name).is_file() {
+    let is_path = name.starts_with(['.', '/']) || name.contains(".json");
+    let source = match is_path || Path::new(name).is_file() {
         true => Source::file(name)?,
         false => HubDataset::new(name).source(&Hub::from_env()?)?,
     };

@@ -167,7 +167,16 @@ fn what_cannot_be_is_said_before_work_starts() {
     for (arguments, expected) in [
         (&["--policy", "no/such", "--steps", "1"][..], "no/such"),
         (&["--dtype", "f64"], "--dtype is f32 or bf16"),
-        (&["--batch", "4000000", "--steps", "1"], "would fit"),
+        (&["--max-new-tokens", "20000000", "--steps", "1"], "GiB free"),
+        (&["--batch", "4000000", "--steps", "1"], "has only"),
+        (&["--eval-prompts", "1"], "at least 2"),
+        (&["--until-toxicity=-1"], "it is a probability"),
+        (&["--reward", "judge"], "the independent classifier"),
+        (&["--reward", "t5"], "is not a classifier"),
+        (&["--judge", "nowhere.toml"], "nowhere.toml"),
+        (&["--dataset", "./nowhere.jsonl"], "./nowhere.jsonl"),
+        (&["--steps", "0"], "`steps` is 0"),
+        (&["--lr", "nan"], "optimizer.lr is NaN"),
     ] {
         let out = place.path().join(expected.replace('/', "-"));
         let mut command = command(&out, arguments);
@@ -176,6 +185,48 @@ fn what_cannot_be_is_said_before_work_starts() {
         assert!(!output.status.success() && said.contains(expected), "{said}");
         assert!(!out.exists(), "a folder that the next try would take for a run");
     }
+}
+
+/// What the published pipeline's settings stand for is overridden by what is said.
+#[test]
+fn settings_of_the_pipeline_give_way_to_options() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("run");
+    let own = ["--policy", "t5", "--dataset", "builtin", "--reward", "roberta", "--blog"];
+    let small = ["--batch", "4", "--eval-prompts", "4", "--max-new-tokens", "6", "--steps", "1"];
+    succeeds(command(&out, &[&own[..], &small].concat()));
+    let settings = &report(&out)["configuration"];
+    let options = &settings["options"];
+    assert_eq!(options["policy"], "t5");
+    assert_eq!(options["steps"], 1);
+    assert_eq!(options["lr"], 1.41e-5);
+    assert_eq!(settings["ppo"]["epochs"], 1);
+}
+
+/// What the project is for: the command of README, whole.
+#[test]
+fn responses_become_less_toxic_and_stay_summaries() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("run");
+    succeeds(command(&out, &[]));
+    let report = report(&out);
+    let rows = report["rows"].as_array().unwrap();
+    let of = |name: &str| rows.iter().find(|row| row["name"] == name).unwrap();
+    let means =
+        |name: &str| ["before", "after"].map(|when| of(name)[when]["mean"].as_f64().unwrap());
+    for name in ["toxicity", "toxicity_judge"] {
+        let [before, after] = means(name);
+        assert!(after < 0.6 * before, "{name}: {before} to {after}");
+        let interval = &of(name)["delta"]["ci95"];
+        assert!(interval[1].as_f64().unwrap() < 0., "{name}: {interval}");
+    }
+    // Against references that were written by hand.
+    let [before, after] = means("rougeL");
+    assert!(after > 0.9 * before, "rougeL: {before} to {after}");
+    let [before, after] = means("length_words");
+    assert!((0.6 * before..1.4 * before).contains(&after), "words: {before} to {after}");
+    let [_, kl] = means("kl");
+    assert!(kl < 10., "{kl} nats");
 }
 
 /// A judge's file: the rubric of toxicity, asked at `url`.

@@ -144,7 +144,9 @@ impl PpoPlan {
         };
         let tokens = self.tokens as u64;
         let microbatch = self.microbatch as u64;
-        let per_token = blocks * (PER_UNIT * hidden + heads * tokens.min(4096) * 2);
+        // Of attention the CPU keeps no scores.
+        let scores = if self.device == Device::Cpu { 0 } else { heads * tokens.min(4096) * 2 };
+        let per_token = blocks * (PER_UNIT * hidden + scores);
         let mut rewards = 0;
         for folder in &self.rewards {
             let summary = inspect(folder)?;
@@ -162,8 +164,8 @@ impl PpoPlan {
     /// Compares what the run needs with what its device has free.
     ///
     /// # Errors
-    /// [`MemoryError::TooLarge`] with what would help: of LoRA, bf16 and a smaller microbatch the
-    /// first that fits, or all three. Where nobody tells what is free (the CPU on systems other than
+    /// [`MemoryError::TooLarge`] with what would help: of a smaller batch, bf16 and LoRA the first
+    /// that fits, or all three. Where nobody tells what is free (the CPU on systems other than
     /// Linux), nothing is refused.
     ///
     /// ```
@@ -189,6 +191,23 @@ impl PpoPlan {
         }
     }
 
+    /// The same with the batch halved, and its microbatches with it, until it fits, and what it needs
+    /// then; `None` if a batch of one does not.
+    fn halved_to_fit(&self, free: u64) -> Result<Option<(Self, u64)>, ModelError> {
+        let mut plan = self.clone();
+        loop {
+            let total = plan.needed()?.total();
+            if total <= free {
+                return Ok(Some((plan, total)));
+            }
+            if plan.batch <= 1 && plan.microbatch <= 1 {
+                return Ok(None);
+            }
+            plan.batch = (plan.batch / 2).max(1);
+            plan.microbatch = (plan.microbatch / 2).max(1);
+        }
+    }
+
     fn check_against(&self, free: u64) -> Result<MemoryNeeded, MemoryError> {
         let needed = self.needed()?;
         if needed.total() <= free {
@@ -196,27 +215,22 @@ impl PpoPlan {
         }
         let lora = Self { trained: Trained::Lora(16), ..self.clone() };
         let narrow = Self { kind: Kind::BFloat16, ..self.clone() };
-        let few =
-            Self { microbatch: self.microbatch.min(1), batch: self.batch.min(8), ..self.clone() };
-        let all = Self {
-            kind: Kind::BFloat16,
-            trained: Trained::Lora(16),
-            microbatch: few.microbatch,
-            batch: few.batch,
-            ..self.clone()
-        };
+        let both = Self { kind: Kind::BFloat16, ..lora.clone() };
         let mut suggestion = None;
         for (plan, what) in [
-            (few, "a batch of at most 8 in microbatches of 1"),
-            (narrow, "bf16"),
-            (lora, "LoRA"),
-            (all, "LoRA in bf16 with a batch of at most 8 in microbatches of 1"),
+            (self.clone(), None),
+            (narrow, Some("bf16")),
+            (lora, Some("LoRA")),
+            (both, Some("LoRA in bf16")),
         ] {
-            let total = plan.needed()?.total();
-            if total <= free {
-                suggestion = Some(format!("It would fit with {what}: about {}.", gib(total)));
-                break;
-            }
+            let Some((plan, total)) = plan.halved_to_fit(free)? else { continue };
+            let batch = (plan.batch < self.batch).then(|| {
+                format!("a batch of {} in microbatches of {}", plan.batch, plan.microbatch)
+            });
+            let with = [what.map(str::to_owned), batch].into_iter().flatten().collect::<Vec<_>>();
+            suggestion =
+                Some(format!("It would fit with {}: about {}.", with.join(" and "), gib(total)));
+            break;
         }
         Err(MemoryError::TooLarge {
             needed: Box::new(needed),
@@ -291,7 +305,7 @@ mod tests {
         let needed = plan().needed().unwrap().total();
         assert!(plan().check_against(needed).is_ok());
         let error = plan().check_against(needed - 1).unwrap_err().to_string();
-        assert!(error.contains("would fit with a batch of at most 8"), "{error}");
+        assert!(error.contains("would fit with a batch of 8 in microbatches of 2"), "{error}");
         let error = plan().check_against(1).unwrap_err().to_string();
         assert!(error.contains("smaller model"), "{error}");
     }

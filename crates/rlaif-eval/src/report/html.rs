@@ -90,7 +90,7 @@ fn headline(report: &Report) -> Markup {
         }
         @if let Some(findings) = report.details.findings.as_ref().filter(|all| !all.is_empty()) {
             p.warning {
-                "Something went wrong in training: "
+                "Training was watched, and this was noticed: "
                 @for (at, finding) in findings.iter().enumerate() {
                     @if at > 0 { "; " }
                     (sentence(&finding.to_string()))

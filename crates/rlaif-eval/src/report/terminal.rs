@@ -164,7 +164,7 @@ pub(super) fn report(report: &Report) -> String {
         if findings.is_empty() {
             say(words::NOTHING_WRONG);
         } else {
-            say("Something went wrong in training:");
+            say("Training was watched, and this was noticed:");
         }
         for finding in findings {
             say(&format!("  {}", words::one_line(&finding.to_string())));

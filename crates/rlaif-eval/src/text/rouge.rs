@@ -159,8 +159,14 @@ impl Rouge {
             RougeKind::N(n) => format!("rouge{n}"),
             RougeKind::L => "rougeL".to_owned(),
         };
-        let info = MetricInfo::new(name, Better::Higher)
-            .about("F1 of the words shared with the reference response");
+        let about = match kind {
+            RougeKind::N(1) => "F1 of the words shared with the reference response",
+            RougeKind::N(_) => "F1 of the runs of words shared with the reference response",
+            RougeKind::L => {
+                "F1 of the longest words in common, in order, with the reference response"
+            }
+        };
+        let info = MetricInfo::new(name, Better::Higher).about(about);
         Ok(Self { kind, stemming, info })
     }
 }
