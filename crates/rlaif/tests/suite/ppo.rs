@@ -360,6 +360,14 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused("data.column='question'", "question");
     refused("reward={kind='length', longest=3}", "per");
     refused("model.path='nowhere/at-all/x'", "nowhere");
+    refused("ppo.epochs=1000000000", "ppo.epochs is 1000000000");
+    let cold = "ppo.generation.sampling={method='sample', temperature=1e-30}";
+    refused(cold, "ppo.generation.sampling.temperature is");
+    // What would be trained and then not written.
+    let out = root.path().join("refused");
+    let both = ["--set", "model.lora.rank=2", "--set", "trainable={all_but=['norm']}"];
+    let told = String::from_utf8_lossy(&train(&config, &out, &both).stderr).into_owned();
+    assert!(told.contains("trainable: with model.lora") && !out.exists(), "{told}");
 }
 
 #[test]
