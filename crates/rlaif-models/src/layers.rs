@@ -60,18 +60,15 @@ impl Linear {
 
     /// `[.., inputs]` to `[.., outputs]`.
     pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
-        match self.adapter(pass) {
-            Some(adapter) => adapter.apply(self, x, pass),
-            None => rlaif_torch::linear(x, &self.weight, self.bias.as_ref()),
-        }
+        let [y] = Self::project([self], x, pass);
+        y
     }
 
     /// `residual + forward(x)`, `residual` being `[.., outputs]`.
     pub(crate) fn onto(&self, residual: &Tensor, x: &Tensor, pass: Pass) -> Tensor {
-        match self.adapter(pass) {
-            Some(adapter) => residual + adapter.apply(self, x, pass),
-            None => rlaif_torch::linear_onto(residual, x, &self.weight, self.bias.as_ref()),
-        }
+        let ((weight, bias), lora) = self.acting(pass);
+        let sum = rlaif_torch::linear_onto(residual, x, weight, bias);
+        adapted(sum, lora.as_ref(), x, pass)
     }
 
     /// Weight, bias and LoRA adapter of this pass.
@@ -79,7 +76,9 @@ impl Linear {
         let own = (&self.weight, self.bias.as_ref());
         match self.adapter(pass).map(|adapter| &adapter.form) {
             None => (own, None),
-            Some(Form::Lora { a, b, scale, .. }) => (own, Some(Lora { a, b, scale: *scale })),
+            Some(Form::Lora { a, b, scale, dropout }) => {
+                (own, Some(Lora { a, b, scale: *scale, dropout: *dropout }))
+            }
             Some(Form::Replacement { weight, bias }) => ((weight, bias.as_ref()), None),
         }
     }
@@ -90,14 +89,12 @@ impl Linear {
         x: &Tensor,
         pass: Pass,
     ) -> [Tensor; N] {
-        let biases = layers.map(|layer| layer.bias.as_ref());
-        let all: Option<Vec<&Tensor>> = biases.into_iter().collect();
-        let alike = all.is_some() || biases.iter().all(Option::is_none);
-        if !alike || layers.iter().any(|layer| layer.adapter(pass).is_some()) {
-            return layers.map(|layer| layer.forward(x, pass));
-        }
-        let biases = all.and_then(|all| <[&Tensor; N]>::try_from(all).ok());
-        rlaif_torch::linears(x, layers.map(|layer| &layer.weight), biases)
+        let acting = layers.map(|layer| layer.acting(pass));
+        let mut made = linears(x, acting.each_ref().map(|(own, _)| *own)).into_iter();
+        acting.map(|(_, lora)| {
+            let y = made.next().expect("one result for each layer");
+            adapted(y, lora.as_ref(), x, pass)
+        })
     }
 
     /// Another handle on the same tensors, for a segment that is recomputed later.
@@ -133,11 +130,34 @@ impl Linear {
     }
 }
 
+/// Layers without what adapters add, in one operation if all have a bias or none has.
+fn linears<const N: usize>(x: &Tensor, layers: [RowWeight<'_>; N]) -> [Tensor; N] {
+    let (weights, biases) = (layers.map(|(weight, _)| weight), layers.map(|(_, bias)| bias));
+    if biases.iter().all(Option::is_none) {
+        return rlaif_torch::linears(x, weights, None);
+    }
+    let all: Option<Vec<&Tensor>> = biases.into_iter().collect();
+    match all.and_then(|all| <[&Tensor; N]>::try_from(all).ok()) {
+        Some(biases) => rlaif_torch::linears(x, weights, Some(biases)),
+        None => layers.map(|(weight, bias)| rlaif_torch::linear(x, weight, bias)),
+    }
+}
+
 /// A LoRA adapter on a layer: `scale · x Aᵀ Bᵀ`.
 pub(crate) struct Lora<'a> {
     pub(crate) a: &'a Tensor,
     pub(crate) b: &'a Tensor,
     pub(crate) scale: f64,
+    pub(crate) dropout: f64,
+}
+
+/// `y` of a layer on `x`, and what its adapter adds. `y` is the same with an adapter and without, to
+/// the last bit, so that one that adds 0 changes nothing.
+fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor {
+    let Some(Lora { a, b, scale, dropout: p }) = lora else { return y };
+    let x = dropout(x.to_kind(a.kind()), *p, pass.dropout);
+    let low = x.linear(a, None::<&Tensor>) * *scale;
+    (&y + low.linear(b, None::<&Tensor>)).to_kind(y.kind())
 }
 
 /// RMS norm, `w · x / sqrt(mean(x²) + ε)`, statistics in f32.

@@ -15,9 +15,9 @@ use rlaif_torch::TorchError;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapt::{Parts, Pass},
+    adapt::Parts,
     error::{ModelError, TensorProblem},
-    layers::{Linear, dropout},
+    layers::Linear,
     save::{TensorList, of_adapter},
     weights::read_checked,
 };
@@ -40,18 +40,6 @@ pub(crate) enum Form {
 }
 
 impl Adapter {
-    pub(crate) fn apply(&self, layer: &Linear, x: &Tensor, pass: Pass) -> Tensor {
-        match &self.form {
-            Form::Lora { a, b, scale, dropout: p } => {
-                let y = rlaif_torch::linear(x, &layer.weight, layer.bias.as_ref());
-                let x = dropout(x.to_kind(a.kind()), *p, pass.dropout);
-                let low = x.linear(a, None::<&Tensor>) * *scale;
-                (&y + low.linear(b, None::<&Tensor>)).to_kind(y.kind())
-            }
-            Form::Replacement { weight, bias } => x.linear(weight, bias.as_ref()),
-        }
-    }
-
     /// Another handle on the same tensors. A merged adapter has nothing to do, and gets no handle
     /// on what it was merged over.
     pub(crate) fn handle(&self) -> Self {

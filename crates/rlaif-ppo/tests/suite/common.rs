@@ -49,6 +49,11 @@ pub(crate) fn policy(family: Family, seed: i64) -> LanguageModel {
 
 /// [`policy`], for those who hold the generator.
 pub(crate) fn draw_policy(family: Family, seed: i64) -> LanguageModel {
+    draw_policy_in(family, seed, Kind::Float)
+}
+
+/// [`draw_policy`] in another kind.
+pub(crate) fn draw_policy_in(family: Family, seed: i64, kind: Kind) -> LanguageModel {
     let config = match family {
         Family::T5 => json!({
             "model_type": "t5", "vocab_size": VOCAB, "d_model": 32, "d_kv": 8, "d_ff": 64,
@@ -65,8 +70,7 @@ pub(crate) fn draw_policy(family: Family, seed: i64) -> LanguageModel {
         }),
     };
     tch::manual_seed(seed);
-    let policy =
-        LanguageModel::random(Config::from_value(config), Kind::Float, Device::Cpu).unwrap();
+    let policy = LanguageModel::random(Config::from_value(config), kind, Device::Cpu).unwrap();
     policy.parameters().train_where(|_| true);
     policy
 }

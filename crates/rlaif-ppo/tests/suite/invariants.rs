@@ -4,7 +4,9 @@ use std::num::NonZeroU32;
 
 use std::sync::PoisonError;
 
-use crate::common::{Family, GENERATOR, Letters, draw_policy, host, policy, prompts, zero_head};
+use crate::common::{
+    Family, GENERATOR, Letters, draw_policy, draw_policy_in, host, policy, prompts, zero_head,
+};
 use rlaif_core::{Exchange, Seed};
 use rlaif_lm::{Policy, ValueHead, ValueInit};
 use rlaif_models::{AdapterConfig, LanguageModel, TargetModules, TaskType};
@@ -244,6 +246,25 @@ fn adapters_off_is_the_copied_reference() {
         for (name, tensor) in start.parameters().iter() {
             let now = one.iter().find(|(n, _)| n == name).unwrap();
             assert_eq!(now.1, tensor.detach(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_fresh_adapter_has_a_kl_of_exactly_0() {
+    for family in FAMILIES {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let own = {
+                let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut own = draw_policy_in(family, 5, kind);
+                own.adapters().add("ppo", adapter(family)).unwrap();
+                own
+            };
+            let head = zero_head(&own);
+            let mut trainer = PpoTrainer::new(own, head, Reference::AdaptersOff, config()).unwrap();
+            let rollout = trainer.rollout(&prompts(0, 8), &Letters, &vowels).unwrap();
+            assert!(host(&rollout.kl).iter().all(|kl| *kl == 0.), "{family:?} {kind:?}");
+            assert_eq!(rollout.log_probs, rollout.ref_log_probs, "{family:?} {kind:?}");
         }
     }
 }
