@@ -231,7 +231,7 @@ fn batches_that_do_not_fit_are_refused_and_nothing_changes() {
     let error = trainer.update(&rollout, &advantages).unwrap_err();
     assert!(matches!(error, PpoError::Shape { what: "returns", expected: [4, 2], .. }), "{error}");
     advantages.returns = whole;
-    let mut other = trainer.rollout_of(queries.clone(), responses.clone(), &[1.; 4]).unwrap();
+    let mut other = trainer.rollout_of(queries, responses, &[1.; 4]).unwrap();
     other.orders[0][1] = 4;
     let error = trainer.update(&other, &advantages).unwrap_err();
     assert!(matches!(error, PpoError::Order { epoch: 0, row: 4, rows: 4 }), "{error}");
