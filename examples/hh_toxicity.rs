@@ -8,7 +8,7 @@
 //! cargo run --release --example hh_toxicity -- --out runs/toxicity-1 --resume
 //! ```
 //!
-//! Read it from `run` on, top to bottom: policy, data, rewards, evaluation before, PPO, evaluation
+//! Read it from `run` on, top to bottom: dialogues, policy, rewards, evaluation before, PPO, evaluation
 //! after, report.
 
 use std::error::Error;
