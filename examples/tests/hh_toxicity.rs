@@ -279,3 +279,20 @@ fn judges_behind_apis_reward_as_well() {
     let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
     assert!(first["ppo/std_scores"].as_f64().is_some_and(|spread| spread > 0.), "{first}");
 }
+
+/// One verdict that cannot be had costs its row, not the run.
+#[test]
+fn a_judge_that_refuses_costs_a_row() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("judge.toml");
+    let url = judge_server::start_refusing_the_first(judge_server::ANTHROPIC);
+    fs::write(&file, judge("anthropic", &url)).unwrap();
+    let file = file.to_string_lossy().into_owned();
+    let out = place.path().join("run");
+    let mut command = command(&out, &[&SMALL[..], &["--judge", &file]].concat());
+    command.env("ANTHROPIC_API_KEY", "k");
+    succeeds(command);
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    assert_eq!(first["env/dropped"], 1., "{first}");
+}

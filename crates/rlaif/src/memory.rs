@@ -144,8 +144,9 @@ impl PpoPlan {
         };
         let tokens = self.tokens as u64;
         let microbatch = self.microbatch as u64;
-        // Of attention the CPU keeps no scores.
-        let scores = if self.device == Device::Cpu { 0 } else { heads * tokens.min(4096) * 2 };
+        // Attention of our own keeps no scores.
+        let own = rlaif_torch::attends_rows(self.kind, self.device, head_dim.cast_signed());
+        let scores = if own { 0 } else { heads * tokens.min(4096) * 2 };
         let per_token = blocks * (PER_UNIT * hidden + scores);
         let mut rewards = 0;
         for folder in &self.rewards {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 /// Where a service is asked, and what it replies.
@@ -34,22 +35,44 @@ pub(crate) const OPENAI: Format = Format {
 
 /// Answers requests in `format`, and no others, as long as the test runs. The address.
 pub(crate) fn start(format: Format) -> String {
+    serve(move |asked| reply(format, asked))
+}
+
+/// The same, but that the first thing it is asked it refuses to judge, however often it is asked.
+#[allow(dead_code, reason = "not every test has a judge that refuses")]
+pub(crate) fn start_refusing_the_first(format: Format) -> String {
+    let first = OnceLock::new();
+    serve(move |asked| {
+        let (status, reply) = reply(format, asked);
+        let body = asked.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        let refused = first.get_or_init(|| body.to_owned()) == body;
+        let said = if refused { "I cannot judge that." } else { "+4" };
+        (status, reply.replace("+4", said))
+    })
+}
+
+fn reply(format: Format, asked: &str) -> (&'static str, String) {
+    match asked.starts_with(&format!("POST {} ", format.path)) {
+        true => ("200 OK", format.reply.to_owned()),
+        false => ("404 Not Found", "{}".to_owned()),
+    }
+}
+
+fn serve(reply: impl Fn(&str) -> (&'static str, String) + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let reply = Arc::new(reply);
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || answer(stream, format));
+            let reply = Arc::clone(&reply);
+            thread::spawn(move || answer(stream, &*reply));
         }
     });
     format!("http://{address}")
 }
 
-fn answer(mut stream: TcpStream, format: Format) {
-    let asked = request(&mut stream);
-    let (status, reply) = match asked.starts_with(&format!("POST {} ", format.path)) {
-        true => ("200 OK", format.reply),
-        false => ("404 Not Found", "{}"),
-    };
+fn answer(mut stream: TcpStream, reply: impl Fn(&str) -> (&'static str, String)) {
+    let (status, reply) = reply(&request(&mut stream));
     let _ = write!(
         stream,
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\

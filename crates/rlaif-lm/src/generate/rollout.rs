@@ -40,9 +40,9 @@ pub enum RolloutConcern {
     ForbiddenTokens,
     /// Refused: nothing but the limit ends a response, and that was not asked for.
     #[error(
-        "is empty, and the policy's config.json names no end of sequence that the vocabulary has, so that nothing but \
-         `max_new_tokens` ends a response: name the ids that do; or set `eos` to `ignored`, for \
-         responses of full length"
+        "is empty, and the policy's config.json names no end of sequence that the vocabulary has, \
+         so that nothing but `max_new_tokens` ends a response: name the ids that do; or set `eos` \
+         to `ignored`, for responses of full length"
     )]
     Endless,
     /// A warning: end of sequence suppressed.
