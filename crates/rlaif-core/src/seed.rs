@@ -38,6 +38,19 @@ impl Seed {
     pub fn derive(self, stage: &str, step: u64) -> Self {
         Self(mix(mix(mix(self.0) ^ fnv1a(stage.as_bytes())) ^ step))
     }
+
+    /// The seed of one stage as libtorch's generators take it: the bits of
+    /// `derive(stage, 0)` as a signed number.
+    ///
+    /// ```
+    /// use rlaif_core::Seed;
+    /// let seed = Seed::new(42);
+    /// assert_eq!(seed.for_libtorch("init").cast_unsigned(), seed.derive("init", 0).get());
+    /// ```
+    #[must_use]
+    pub fn for_libtorch(self, stage: &str) -> i64 {
+        self.derive(stage, 0).0.cast_signed()
+    }
 }
 
 /// SplitMix64's output in state `z` (Steele, Lea and Flood 2014): a bijection on 64 bits.

@@ -32,7 +32,7 @@
 //! | language models | [`linear`], [`linears`], [`attention`], [`gated`], [`rms_norm`], [`rope`], [`linear_log_probs`] |
 //! | decoding | [`RowLinear`], [`RowAttention`], [`choose_tokens`]; on a GPU [`CudaGraph`] |
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
-//! | runs that resume bit by bit | [`RngState`], [`AdamW::state`], [`set_determinism`] |
+//! | runs that resume bit by bit | [`seeded`], [`RngState`], [`AdamW::state`], [`set_determinism`] |
 //! | devices and threads | [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
 //! | memory | [`host_memory`], [`host_memory_available`], [`cuda_memory`], [`cuda_memory_free`], [`keep_large_blocks`], [`with_bytes_mut`] |
 //! | what went wrong | [`TorchError`], which knows running out of memory from the rest |
@@ -78,7 +78,7 @@ pub use memory::{
 };
 pub use numerics::{Determinism, Tf32, determinism, set_determinism, set_tf32, tf32};
 pub use recompute::{checkpoint, checkpoint_many};
-pub use rng::RngState;
+pub use rng::{RngState, seeded};
 pub use rows::{
     RowActivation, RowAttention, RowChoice, RowCount, RowKind, RowLinear, RowWeight, TokenCut,
     choose_tokens, rows_serve,

@@ -126,6 +126,50 @@ impl RngState {
     }
 }
 
+/// Runs `f` with libtorch's default generators seeded, and puts them back as they were.
+///
+/// What `f` draws, such as the weights of new layers, then depends on `seed` alone, and what is
+/// drawn afterwards does not depend on `f`. The generators are put back after a panic of `f` too.
+/// They belong to the process: other threads must not draw from them meanwhile.
+///
+/// # Errors
+/// [`TorchError::Libtorch`] if libtorch refuses to read or to restore a generator.
+///
+/// ```
+/// use rlaif_torch::{TorchError, seeded};
+/// use tch::{Device, Kind, Tensor};
+///
+/// let weights = || Tensor::randn([2, 3], (Kind::Float, Device::Cpu));
+/// assert_eq!(seeded(7, weights)?, seeded(7, weights)?);
+/// assert_ne!(seeded(7, weights)?, seeded(8, weights)?);
+/// # Ok::<(), TorchError>(())
+/// ```
+pub fn seeded<T>(seed: i64, f: impl FnOnce() -> T) -> Result<T, TorchError> {
+    let before = PutBack(Some(RngState::save()?));
+    tch::manual_seed(seed);
+    let result = f();
+    before.now()?;
+    Ok(result)
+}
+
+/// A state that is restored when dropped, which a panic does.
+struct PutBack(Option<RngState>);
+
+impl PutBack {
+    fn now(mut self) -> Result<(), TorchError> {
+        self.0.take().map_or(Ok(()), |state| state.restore())
+    }
+}
+
+impl Drop for PutBack {
+    fn drop(&mut self) {
+        if let Some(state) = self.0.take() {
+            // Only while unwinding, where nobody is left to tell.
+            let _ = state.restore();
+        }
+    }
+}
+
 fn cuda_count() -> usize {
     usize::try_from(Cuda::device_count()).unwrap_or(0)
 }

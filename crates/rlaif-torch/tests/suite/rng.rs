@@ -1,7 +1,7 @@
 //! Saved and restored generators.
 
 use crate::common::{alone, devices};
-use rlaif_torch::{RngState, TorchError};
+use rlaif_torch::{RngState, TorchError, seeded};
 use tch::{Device, Kind, Tensor};
 
 fn draw(device: Device) -> Vec<Tensor> {
@@ -29,6 +29,35 @@ fn a_restored_generator_draws_the_same_again() {
         state.restore().unwrap();
         assert_eq!(draw(device), first);
         assert_ne!(first[0], before[0], "draws differ, or the test says nothing");
+    }
+}
+
+#[test]
+fn seeded_work_draws_by_its_seed_and_leaves_no_trace() {
+    let devices = devices();
+    let _guard = alone();
+    for device in devices {
+        tch::manual_seed(5);
+        let expected = draw(device);
+        let state = RngState::save().unwrap();
+        let undisturbed = draw(device);
+        state.restore().unwrap();
+
+        assert_eq!(seeded(5, || draw(device)).unwrap(), expected);
+        assert_ne!(seeded(6, || draw(device)).unwrap()[0], expected[0]);
+        let nested = seeded(5, || {
+            let _ = seeded(6, || draw(device)).unwrap();
+            draw(device)
+        });
+        assert_eq!(nested.unwrap(), expected);
+        let panicked = std::panic::catch_unwind(|| {
+            seeded(5, || {
+                let _ = draw(device);
+                panic!("in the middle");
+            })
+        });
+        assert!(panicked.is_err());
+        assert_eq!(draw(device), undisturbed);
     }
 }
 
