@@ -4,13 +4,17 @@
 //! on it alone.
 
 mod codec;
+mod fault;
 mod metric;
 mod provenance;
 mod record;
 mod reward;
 mod seed;
+mod setting;
+pub mod stats;
 
 pub use codec::{CodecError, GenerationPrompt, Specials, TextCodec};
+pub use fault::{Fault, is_bad_input_file};
 pub use metric::{MetricError, MetricSink, Metrics};
 pub use provenance::{Origin, Provenance, Step};
 pub use record::{
@@ -19,3 +23,4 @@ pub use record::{
 };
 pub use reward::{NonFinite, RewardError, RewardModel, Score, Scores};
 pub use seed::Seed;
+pub use setting::BadSetting;

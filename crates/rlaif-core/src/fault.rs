@@ -1,0 +1,120 @@
+//! Whose fault an error is, which decides the exit code of a command.
+
+use std::io::{self, ErrorKind};
+
+use crate::{BadSetting, CodecError, MetricError, NonFinite, RewardError};
+
+/// Tells the user's mistakes from failures of the machine.
+///
+/// A command ends with 2 where the user's input must change, and with 1 where the same input may
+/// succeed on another machine or at another time. Each error type implements this in its own
+/// crate, by a `match` without a wildcard: a new variant does not compile until it is decided.
+///
+/// ```
+/// use rlaif_core::{BadSetting, Fault, MetricError};
+/// assert!(BadSetting::new("lr", -1., "a positive number").is_users());
+/// assert!(!MetricError::new("metrics.jsonl", "disk full").is_users());
+/// ```
+pub trait Fault {
+    /// True if the user's input (settings, names, files, data) is at fault; false if the machine,
+    /// the network or the program is.
+    fn is_users(&self) -> bool;
+}
+
+impl<F: Fault + ?Sized> Fault for Box<F> {
+    fn is_users(&self) -> bool {
+        (**self).is_users()
+    }
+}
+
+/// Decides on an error of reading a file that the user named: true if the name or the content is
+/// wrong, false if the disk or its permissions are.
+///
+/// Only for inputs. An error of writing is always the machine's.
+///
+/// ```
+/// use std::io::{Error, ErrorKind};
+/// assert!(rlaif_core::is_bad_input_file(&Error::from(ErrorKind::NotFound)));
+/// assert!(!rlaif_core::is_bad_input_file(&Error::from(ErrorKind::PermissionDenied)));
+/// ```
+#[must_use]
+pub fn is_bad_input_file(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        // The name.
+        ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput
+            // The content: no UTF-8, or truncated.
+            | ErrorKind::InvalidData
+            | ErrorKind::UnexpectedEof
+    )
+}
+
+impl Fault for BadSetting {
+    fn is_users(&self) -> bool {
+        true
+    }
+}
+
+impl Fault for NonFinite {
+    /// A score that is not finite comes from a model or a program.
+    fn is_users(&self) -> bool {
+        false
+    }
+}
+
+impl Fault for MetricError {
+    fn is_users(&self) -> bool {
+        false
+    }
+}
+
+impl Fault for CodecError {
+    fn is_users(&self) -> bool {
+        match self {
+            // Tokenizers and templates are files that the user named, and the texts are theirs.
+            Self::Tokenizer { .. } | Self::ChatTemplate { .. } | Self::NoChatTemplate { .. } => {
+                true
+            }
+        }
+    }
+}
+
+impl Fault for RewardError {
+    fn is_users(&self) -> bool {
+        match self {
+            // Another configuration of rewards than the checkpoint's.
+            Self::State { .. } => true,
+            // A reward that breaks its contract, or a server that cannot be reached.
+            Self::Count { .. } | Self::NonFinite { .. } | Self::Failed { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_input_is_the_users_and_a_full_disk_is_not() {
+        for (kind, users) in [
+            (ErrorKind::NotFound, true),
+            (ErrorKind::InvalidData, true),
+            (ErrorKind::StorageFull, false),
+            (ErrorKind::ReadOnlyFilesystem, false),
+            (ErrorKind::PermissionDenied, false),
+            (ErrorKind::Interrupted, false),
+        ] {
+            assert_eq!(is_bad_input_file(&io::Error::from(kind)), users, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_box_is_as_its_content() {
+        let boxed: Box<dyn Fault> = Box::new(BadSetting::new("n", 0, "at least 1"));
+        assert!(boxed.is_users());
+    }
+}
