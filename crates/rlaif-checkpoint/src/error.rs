@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rlaif_core::{Fault, is_bad_input_file};
+
 use crate::Dtype;
 
 /// Why files of a model folder could not be read or written.
@@ -487,6 +489,52 @@ impl CheckpointError {
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl Fault for CheckpointError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => is_bad_input_file(source),
+            // A file that is not what it should be: another one is needed.
+            Self::NoWeights { .. }
+            | Self::LfsPointer { .. }
+            | Self::UnknownFormat { .. }
+            | Self::Json { .. }
+            | Self::TooLarge { .. }
+            | Self::HeaderLength { .. }
+            | Self::FileLength { .. }
+            | Self::DuplicateTensor { .. }
+            | Self::DuplicateKey { .. }
+            | Self::UnsupportedDtype { .. }
+            | Self::ShapeOverflow { .. }
+            | Self::ByteCount { .. }
+            | Self::OffsetOrder { .. }
+            | Self::NotContiguous { .. }
+            | Self::MissingShard { .. }
+            | Self::ShardName { .. }
+            | Self::TensorNotInShard { .. }
+            | Self::Zip { .. }
+            | Self::MissingRecord { .. }
+            | Self::Record { .. }
+            | Self::ForbiddenGlobal { .. }
+            | Self::Pickle { .. }
+            | Self::NotAStateDict { .. }
+            | Self::OutsideStorage { .. }
+            | Self::Expanded { .. }
+            | Self::Unhonoured { .. }
+            | Self::Pattern { .. } => true,
+            // A folder that must be moved or renamed before anything is written there.
+            Self::InTheWay { .. } | Self::Interrupted { .. } => true,
+            // This machine.
+            Self::Write { .. } | Self::Source { .. } | Self::Busy { .. } => false,
+            // The caller's code.
+            Self::SourceBytes { .. }
+            | Self::ReservedName { .. }
+            | Self::FileName { .. }
+            | Self::UnknownTensor { .. }
+            | Self::BufferSize { .. } => false,
+        }
     }
 }
 

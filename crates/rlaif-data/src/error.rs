@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlaif_core::CodecError;
+use rlaif_core::{CodecError, Fault, is_bad_input_file};
 
 use crate::read::Compression;
 
@@ -362,6 +362,49 @@ impl std::fmt::Display for Side {
             Self::Train => "train",
             Self::HeldOut => "held-out",
         })
+    }
+}
+
+impl Fault for DataError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => is_bad_input_file(source),
+            Self::Hub { source, .. } => source.is_users(),
+            Self::Codec { source, .. } => source.is_users(),
+            // Patterns, files and rows.
+            Self::Pattern { .. }
+            | Self::NoMatch { .. }
+            | Self::Folder { .. }
+            | Self::LfsPointer { .. }
+            | Self::Truncated { .. }
+            | Self::Damaged { .. }
+            | Self::Empty { .. }
+            | Self::NoRecords { .. }
+            | Self::RowTooLong { .. }
+            | Self::InvalidUtf8 { .. }
+            | Self::Json { .. }
+            | Self::JsonArray { .. }
+            | Self::CsvFields { .. }
+            | Self::CsvQuote { .. }
+            | Self::Parquet { .. }
+            | Self::ParquetStructure { .. }
+            | Self::MissingColumn { .. }
+            | Self::WrongType { .. }
+            | Self::Deserialize { .. }
+            | Self::Dialogue { .. }
+            | Self::HubLayout { .. } => true,
+            // Settings.
+            Self::Fraction { .. }
+            | Self::EmptySplit { .. }
+            | Self::NothingToDraw { .. }
+            | Self::Weight { .. }
+            | Self::Position { .. }
+            | Self::BatchTooLarge { .. }
+            | Self::TemplateSlot { .. }
+            | Self::TokenLimit { .. } => true,
+            // The caller's code.
+            Self::Lengths { .. } => false,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The settings of preference training.
 
+use rlaif_core::BadSetting;
 use rlaif_lm::{Activations, Dropout};
 use rlaif_train::OptimizerConfig;
 use serde::{Deserialize, Serialize};
@@ -120,8 +121,8 @@ impl DpoConfig {
     pub fn check(&self) -> Result<(), DpoError> {
         self.objective.check()?;
         self.optimizer.check()?;
-        let setting = |field: &str, found: String, expected| {
-            Err(DpoError::Setting { field: field.to_owned(), found, expected })
+        let setting = |field: &'static str, found: String, expected: &'static str| {
+            Err(BadSetting::new(field, found, expected).into())
         };
         if !(self.temperature.is_finite() && self.temperature > 0.) {
             return setting("temperature", self.temperature.to_string(), "a positive number");

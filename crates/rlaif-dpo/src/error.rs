@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlaif_core::{CodecError, RewardError};
+use rlaif_core::{BadSetting, CodecError, Fault, RewardError};
 use rlaif_lm::LmError;
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
@@ -12,15 +12,8 @@ use rlaif_train::TrainError;
 #[non_exhaustive]
 pub enum DpoError {
     /// A setting out of bounds.
-    #[error("{field} is {found}; expected {expected}")]
-    Setting {
-        /// The field, by its path in the configuration.
-        field: String,
-        /// What it was set to.
-        found: String,
-        /// What it may be.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// A pair that cannot be learnt from, where the settings make that an error.
     #[error("pair `{id}`: {problem}")]
     Pair {
@@ -76,32 +69,43 @@ impl From<DpoError> for TrainError {
             DpoError::Train(error) => error,
             DpoError::Lm(error) => Self::Lm(error),
             DpoError::Torch(error) => Self::Torch(error),
-            other => Self::Task(Box::new(other)),
+            DpoError::Setting(error) => Self::Setting(error),
+            other => Self::task(other),
         }
     }
 }
 
 impl DpoError {
-    /// The same of a setting, whose field is in this part of the configuration.
-    pub(crate) fn within(self, part: &str) -> Self {
+    /// The same error with `section` before the setting's name, if it is one of a setting.
+    #[must_use]
+    pub fn within(self, section: &str) -> Self {
         match self {
-            Self::Setting { field, found, expected } => {
-                Self::Setting { field: format!("{part}.{field}"), found, expected }
-            }
+            Self::Setting(error) => Self::Setting(error.within(section)),
+            Self::Train(error) => Self::Train(error.within(section)),
             other => other,
         }
     }
+}
 
-    /// Whether what the user gave is at fault, rather than the machine.
-    pub fn is_bad_input(&self) -> bool {
+impl Fault for DpoError {
+    fn is_users(&self) -> bool {
         match self {
-            Self::Torch(_) | Self::Lm(LmError::Torch(_)) | Self::Cache { .. } => false,
-            Self::Reward(RewardError::Failed { .. }) => false,
-            Self::Train(error) => {
-                matches!(error, TrainError::Setting { .. } | TrainError::NothingTrained { .. })
-            }
-            _ => true,
+            Self::Setting(error) => error.is_users(),
+            Self::Pair { problem, .. } => problem.is_users(),
+            Self::NoRows { .. } => true,
+            Self::Cache { .. } => false,
+            Self::Lm(error) => error.is_users(),
+            Self::Train(error) => error.is_users(),
+            Self::Torch(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+            Self::Reward(error) => error.is_users(),
         }
+    }
+}
+
+impl Fault for PairProblem {
+    fn is_users(&self) -> bool {
+        true
     }
 }
 

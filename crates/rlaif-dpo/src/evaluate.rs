@@ -1,6 +1,6 @@
 //! How well a policy tells chosen responses from rejected ones.
 
-use rlaif_core::Metrics;
+use rlaif_core::{Metrics, stats::wilson};
 use rlaif_lm::Policy;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
@@ -75,19 +75,14 @@ pub struct Share {
 }
 
 impl Share {
-    /// Wilson's interval (1927) of a share of `n`: it stays within [0, 1] and holds at 0 and 1.
+    /// The share `value` of `n` with its interval, see [`rlaif_core::stats::wilson`].
     ///
     /// ```
     /// let share = rlaif_dpo::Share::wilson(0.9, 10);
     /// assert!((share.ci95.0 - 0.5958).abs() < 1e-4 && (share.ci95.1 - 0.9821).abs() < 1e-4);
     /// ```
     pub fn wilson(value: f64, n: usize) -> Self {
-        /// The 97.5 % quantile of the normal distribution.
-        const Z: f64 = 1.959_963_984_540_054;
-        let n = n as f64;
-        let centre = (value + Z * Z / (2. * n)) / (1. + Z * Z / n);
-        let half = Z / (1. + Z * Z / n) * (value * (1. - value) / n + Z * Z / (4. * n * n)).sqrt();
-        Self { value, ci95: ((centre - half).max(0.), (centre + half).min(1.)) }
+        Self { value, ci95: wilson(value, n) }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{fs, io::Write, path::Path};
 
+use rlaif_core::BadSetting;
 use rlaif_lm::{Adapters, Parameters, Policy};
 use rlaif_torch::with_bytes;
 use serde::{Deserialize, Serialize};
@@ -54,8 +55,8 @@ impl ReferenceUpdate {
     }
 
     pub(crate) fn check(self) -> Result<(), DpoError> {
-        let setting = |field: &str, found: String, expected| {
-            Err(DpoError::Setting { field: field.to_owned(), found, expected })
+        let setting = |field: &'static str, found: String, expected: &'static str| {
+            Err(BadSetting::new(field, found, expected).into())
         };
         if self.every == 0 {
             return setting("reference.update.every", "0".to_owned(), "at least 1 step");

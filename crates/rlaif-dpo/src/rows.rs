@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use rlaif_core::{Desirability, PreferencePair, Specials, TextCodec, UnpairedPreference};
+use rlaif_core::{
+    BadSetting, Desirability, PreferencePair, Specials, TextCodec, UnpairedPreference,
+};
 use rlaif_lm::LmSpec;
 use serde::{Deserialize, Serialize};
 
@@ -145,8 +147,7 @@ impl RowConfig {
             ("max_length", self.max_length, 2, "at least 2: a token of the prompt and one more"),
         ] {
             if let Some(found) = limit.filter(|limit| *limit < least) {
-                let (field, found) = (field.to_owned(), found.to_string());
-                return Err(DpoError::Setting { field, found, expected });
+                return Err(BadSetting::new(field, found, expected).into());
             }
         }
         Ok(())

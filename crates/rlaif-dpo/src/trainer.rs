@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use rlaif_core::BadSetting;
 use rlaif_lm::{Adapters, Parameters, Policy};
 use rlaif_train::{Optimizer, Trainable};
 use tch::{Kind, Tensor, no_grad};
@@ -71,11 +72,8 @@ impl<P: Policy> DpoTrainer<P> {
     ) -> Result<Self, DpoError> {
         config.check()?;
         if config.update_of_reference().is_some() && !matches!(reference, Reference::Model(_)) {
-            return Err(DpoError::Setting {
-                field: "reference.update".to_owned(),
-                found: "set".to_owned(),
-                expected: "nothing, unless the reference is a model of its own",
-            });
+            let expected = "nothing, unless the reference is a model of its own";
+            return Err(BadSetting::new("reference.update", "set", expected).into());
         }
         if let Reference::Model(model) = &reference {
             model.parameters().train_where(|_| false);
@@ -83,11 +81,9 @@ impl<P: Policy> DpoTrainer<P> {
         let trained = Trainable::Auto.select(policy.parameters())?;
         let base = policy.parameters().trained_base();
         if let (Reference::AdaptersOff, Some(base)) = (&reference, base) {
-            return Err(DpoError::Setting {
-                field: "reference".to_owned(),
-                found: format!("the policy without adapters, and `{base}` of it is trained"),
-                expected: "a model of its own, or a policy of which an adapter alone is trained",
-            });
+            let found = format!("the policy without adapters, and `{base}` of it is trained");
+            let expected = "a model of its own, or a policy of which an adapter alone is trained";
+            return Err(BadSetting::new("reference", found, expected).into());
         }
         let optimizer = Optimizer::new(trained, &config.optimizer, total_steps)?;
         Ok(Self { policy, reference, config, optimizer, reward_shift: RunningMean::default() })
@@ -216,11 +212,8 @@ impl<P: Policy> DpoTrainer<P> {
             return Ok(given.to_device(like.device()));
         }
         let Some((model, adapters)) = self.reference.model(&self.policy) else {
-            return Err(DpoError::Setting {
-                field: "reference".to_owned(),
-                found: "none".to_owned(),
-                expected: "a model, adapters that can be turned off, or sums for every row",
-            });
+            let expected = "a model, adapters that can be turned off, or sums for every row";
+            return Err(BadSetting::new("reference", "none", expected).into());
         };
         reference_sums(model, batch, self.config.pass(), adapters, tail_weight)
     }
@@ -555,11 +548,7 @@ fn column_major(places: &[usize], sums: &[[f32; 2]]) -> Tensor {
 }
 
 pub(crate) fn wrong_rows(given: &str, needed: &'static str) -> DpoError {
-    DpoError::Setting {
-        field: "objective".to_owned(),
-        found: format!("rows of {given}"),
-        expected: needed,
-    }
+    BadSetting::new("objective", format!("rows of {given}"), needed).into()
 }
 
 fn check_pairs(rows: &[&PairRow], objective: &PairObjective) -> Result<(), DpoError> {

@@ -470,7 +470,7 @@ fn settings_are_read_with_their_defaults_and_checked() {
         (r#"{"terms": []}"#, "terms"),
         (
             r#"{"terms": [{"type": "sigmoid", "beta": 0}]}"#,
-            "terms[0].beta is 0; expected a positive number",
+            "`terms[0].beta` is 0; expected a positive number",
         ),
         (r#"{"terms": [{"type": "robust", "label_smoothing": 0.5}]}"#, "terms[0].label_smoothing"),
         (r#"{"terms": [{"type": "exo_pair", "label_smoothing": 0}]}"#, "terms[0].label_smoothing"),

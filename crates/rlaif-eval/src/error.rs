@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use rlaif_core::{RewardError, Seed};
+use rlaif_core::{Fault, RewardError, Seed, is_bad_input_file};
 
 /// Why something could not be measured, compared or written.
 #[derive(Debug, thiserror::Error)]
@@ -215,4 +215,32 @@ pub enum EvalError {
         /// The version of the file.
         found: u32,
     },
+}
+
+impl Fault for EvalError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Io { action: "read", source, .. } => is_bad_input_file(source),
+            Self::Io { .. } => false,
+            // Prompts, responses and settings that do not fit each other.
+            Self::TooFew { .. }
+            | Self::MissingScore { .. }
+            | Self::NoReference { .. }
+            | Self::PromptsDiffer { .. }
+            | Self::PromptTextDiffers { .. }
+            | Self::ResponsesDiffer { .. }
+            | Self::SeedsDiffer { .. }
+            | Self::UnknownMetric { .. }
+            | Self::DuplicateMetric { .. }
+            | Self::MetricsDiffer { .. }
+            | Self::NoFit { .. }
+            | Self::Format { .. }
+            | Self::Version { .. } => true,
+            Self::Setting { .. } => true,
+            // A metric that breaks its contract.
+            Self::Count { .. } | Self::NotFinite { .. } => false,
+            Self::Reward { source, .. } => source.is_users(),
+            Self::Metric { .. } => false,
+        }
+    }
 }

@@ -1,8 +1,7 @@
 //! Which of two responses a judge prefers, and how often it agrees with people.
 
-use rlaif_core::{Exchange, PreferencePair, RewardModel, Sample, Seed};
+use rlaif_core::{Exchange, PreferencePair, RewardModel, Sample, Seed, stats::wilson};
 use serde::{Deserialize, Serialize};
-use statrs::distribution::{ContinuousCDF, Normal};
 
 use crate::pair::{PromptPair, pair_up};
 use crate::stats::{
@@ -447,16 +446,12 @@ pub fn preference_accuracy(
         n,
         dropped: pairs.len() - n,
         accuracy: correct as f64 / n as f64,
-        ci95: wilson(correct, n),
+        ci95: interval_of_share(correct as f64 / n as f64, n),
         ties: ties as f64 / n as f64,
     })
 }
 
-/// Wilson's 95 % score interval (1927) of a share: within 0 to 1 even near its ends.
-fn wilson(successes: usize, n: usize) -> Interval {
-    let (n, share) = (n as f64, successes as f64 / n as f64);
-    let z2 = Normal::standard().inverse_cdf(0.975).powi(2);
-    let centre = (share + z2 / (2. * n)) / (1. + z2 / n);
-    let half = (z2 * (share * (1. - share) / n + z2 / (4. * n * n))).sqrt() / (1. + z2 / n);
-    Interval { low: (centre - half).max(0.), high: (centre + half).min(1.) }
+fn interval_of_share(share: f64, n: usize) -> Interval {
+    let (low, high) = wilson(share, n);
+    Interval { low, high }
 }

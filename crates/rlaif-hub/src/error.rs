@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rlaif_core::Fault;
+
 /// Why a file of a repository could not be had.
 ///
 /// No message holds a token, or the query string of a URL (presigned addresses carry signatures).
@@ -273,6 +275,37 @@ impl HubError {
     ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }
+    }
+}
+
+impl Fault for HubError {
+    fn is_users(&self) -> bool {
+        match self {
+            // Names.
+            Self::InvalidRepoId { .. }
+            | Self::InvalidRevision { .. }
+            | Self::FolderHasNoRevisions { .. }
+            | Self::InvalidFileName { .. }
+            | Self::RepoNotFound { .. }
+            | Self::RevisionNotFound { .. }
+            | Self::FileNotFound { .. } => true,
+            // This machine's environment, its account at the hub, and the network.
+            Self::InvalidEndpoint { .. }
+            | Self::InvalidToken { .. }
+            | Self::NoCacheFolder
+            | Self::Gated { .. }
+            | Self::BadToken { .. }
+            | Self::Forbidden { .. }
+            | Self::NotCached { .. }
+            | Self::RateLimited { .. }
+            | Self::Status { .. }
+            | Self::Network { .. }
+            | Self::Interrupted { .. }
+            | Self::Corrupted { .. }
+            | Self::Protocol { .. }
+            | Self::Listing { .. }
+            | Self::Io { .. } => false,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can go wrong between an algorithm and a model.
 
-use rlaif_core::CodecError;
+use rlaif_core::{BadSetting, CodecError, Fault};
 use rlaif_torch::TorchError;
 
 use crate::generate::RolloutConcern;
@@ -120,15 +120,8 @@ pub enum LmError {
         token: usize,
     },
     /// A setting of generation that cannot be.
-    #[error("generation: `{field}` is {found}; expected {expected}")]
-    BadSetting {
-        /// The setting.
-        field: &'static str,
-        /// Its value.
-        found: String,
-        /// What it may be.
-        expected: &'static str,
-    },
+    #[error("generation: {0}")]
+    Setting(#[from] BadSetting),
     /// A setting of generation that breaks training on the responses.
     #[error("rollout: `{setting}` {0}", setting = .0.setting())]
     UnfitForRollout(#[source] RolloutConcern),
@@ -149,6 +142,38 @@ pub enum LmError {
 impl From<tch::TchError> for LmError {
     fn from(source: tch::TchError) -> Self {
         Self::Torch(TorchError::from(source))
+    }
+}
+
+impl Fault for LmError {
+    fn is_users(&self) -> bool {
+        match self {
+            // Texts, a tokenizer or settings that do not fit the model.
+            Self::EmptyInput { .. }
+            | Self::EmptyBatch
+            | Self::IdOutOfRange { .. }
+            | Self::TooLong { .. }
+            | Self::UnknownAdapter { .. }
+            | Self::NothingAllowed { .. }
+            | Self::NoCodec => true,
+            Self::Setting(error) => error.is_users(),
+            Self::UnfitForRollout(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+            // The caller's code.
+            Self::BatchMismatch { .. }
+            | Self::AdapterMerged
+            | Self::NoMemory
+            | Self::CacheFull { .. } => false,
+            // This machine, or weights that overflow on it.
+            Self::BatchTooLarge { .. } | Self::NotFinite { .. } | Self::Interrupted => false,
+            Self::Torch(error) => error.is_users(),
+        }
+    }
+}
+
+impl Fault for RolloutConcern {
+    fn is_users(&self) -> bool {
+        true
     }
 }
 

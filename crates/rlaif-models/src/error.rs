@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use rlaif_checkpoint::CheckpointError;
+use rlaif_core::Fault;
 use rlaif_torch::TorchError;
 
 /// Why a model could not be read, built, adapted or written.
@@ -193,6 +194,40 @@ pub enum TensorProblem {
         #[source]
         source: Box<ModelError>,
     },
+}
+
+impl Fault for ModelError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::UnknownArchitecture { .. }
+            | Self::WrongSort { .. }
+            | Self::UnsupportedField { .. }
+            | Self::BadField { .. }
+            | Self::MixedKinds { .. }
+            | Self::Dtype { .. }
+            | Self::NoTarget { .. }
+            | Self::Config { .. }
+            | Self::AdapterExists { .. }
+            | Self::UnknownAdapter { .. }
+            | Self::Merge { .. } => true,
+            Self::Tensors { problems, .. } => problems.iter().all(Fault::is_users),
+            Self::Checkpoint(error) => error.is_users(),
+            Self::Torch(error) => error.is_users(),
+        }
+    }
+}
+
+impl Fault for TensorProblem {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Missing { .. }
+            | Self::NotSaved { .. }
+            | Self::Unexpected { .. }
+            | Self::Shape { .. }
+            | Self::NotTied { .. } => true,
+            Self::Unreadable { source, .. } => source.is_users(),
+        }
+    }
 }
 
 fn bullets(problems: &[TensorProblem]) -> String {

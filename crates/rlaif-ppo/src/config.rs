@@ -1,6 +1,8 @@
 //! The settings of PPO, and which of them go together.
 
-use rlaif_core::Seed;
+use std::borrow::Cow;
+
+use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{
     LmError, LmSpec,
     generate::{GenerationConfig, RolloutConcern, check_rollout, rollout_concerns},
@@ -436,9 +438,9 @@ impl PpoConfig {
 pub(crate) fn setting(
     field: &'static str,
     found: impl std::fmt::Display,
-    expected: impl Into<String>,
+    expected: impl Into<Cow<'static, str>>,
 ) -> PpoError {
-    PpoError::Setting { field, found: found.to_string(), expected: expected.into() }
+    BadSetting::new(field, found, expected).into()
 }
 
 /// What tensors of f32 can hold.

@@ -1,6 +1,6 @@
 //! What can go wrong in PPO.
 
-use rlaif_core::{CodecError, RewardError};
+use rlaif_core::{BadSetting, CodecError, Fault, RewardError};
 use rlaif_lm::{LmError, generate::RolloutConcern};
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
@@ -10,15 +10,8 @@ use rlaif_train::TrainError;
 #[non_exhaustive]
 pub enum PpoError {
     /// A setting out of range, or two that do not go together.
-    #[error("`{field}` is {found}; expected {expected}")]
-    Setting {
-        /// The setting, by its path in the configuration.
-        field: &'static str,
-        /// What it is.
-        found: String,
-        /// What it may be, and what to do.
-        expected: String,
-    },
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// A setting of generation with which responses cannot be trained on.
     #[error("`generation.{setting}` {0}", setting = .0.setting())]
     Rollout(#[source] RolloutConcern),
@@ -124,4 +117,39 @@ pub enum PpoError {
     /// libtorch failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
+}
+
+impl PpoError {
+    /// The same error with `section` before the setting's name, if it is one of a setting.
+    #[must_use]
+    pub fn within(self, section: &str) -> Self {
+        match self {
+            Self::Setting(error) => Self::Setting(error.within(section)),
+            Self::Train(error) => Self::Train(error.within(section)),
+            other => other,
+        }
+    }
+}
+
+impl Fault for PpoError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Setting(error) => error.is_users(),
+            Self::Rollout(error) => error.is_users(),
+            // A reward without scores where settings demand them, or another run's checkpoint.
+            Self::NoScore { .. } | Self::NothingScored | Self::State { .. } => true,
+            // The caller's own loop.
+            Self::Rows { .. }
+            | Self::EmptyResponse { .. }
+            | Self::Score { .. }
+            | Self::StaleRollout { .. }
+            | Self::Shape { .. }
+            | Self::Order { .. } => false,
+            Self::Lm(error) => error.is_users(),
+            Self::Reward(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+            Self::Train(error) => error.is_users(),
+            Self::Torch(error) => error.is_users(),
+        }
+    }
 }

@@ -41,8 +41,9 @@ pub use config::{
 pub use error::PpoError;
 pub use loss::{PolicyLoss, ValueLoss, policy_loss, token_rewards, value_loss};
 pub use reference::{Reference, share_frozen};
+pub use rlaif_core::stats::RunningMoments;
 pub use rollout::{Prompt, Rollout};
-pub use scores::{MissingScore, RunningMoments, ScoreConfig, ScoreScaling};
+pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
 pub use stats::PpoStats;
 pub use trainer::PpoTrainer;
 pub use value_model::ValueModel;

@@ -1,6 +1,6 @@
 //! From what a reward model said to the score that a response is trained on.
 
-use rlaif_core::{RewardError, Scores};
+use rlaif_core::{RewardError, Scores, stats::RunningMoments};
 use serde::{Deserialize, Serialize};
 
 use crate::error::PpoError;
@@ -45,56 +45,6 @@ pub enum ScoreScaling {
     Scale,
     /// `(s − μ) / (σ + ε)`: TRL 0.11's `use_score_norm` on top.
     Normalize,
-}
-
-/// Mean and spread of every score so far, merged batch by batch
-/// ([Chan et al. 1979](http://i.stanford.edu/pub/cstr/reports/cs/tr/79/773/CS-TR-79-773.pdf)):
-/// with δ the difference of the means, `M₂ ← M₂ + M₂,batch + δ² n n_batch / (n + n_batch)`.
-///
-/// ```
-/// let mut moments = rlaif_ppo::RunningMoments::default();
-/// moments.update(&[1., 2.]);
-/// moments.update(&[3., 4.]);
-/// assert_eq!(moments.mean, 2.5);
-/// assert!((moments.std() - (5f64 / 3.).sqrt()).abs() < 1e-12);
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct RunningMoments {
-    /// How many scores there were.
-    pub count: f64,
-    /// Their mean.
-    pub mean: f64,
-    /// The sum of their squared distances from the mean, M₂.
-    pub squares: f64,
-}
-
-impl Default for RunningMoments {
-    fn default() -> Self {
-        Self { count: 0., mean: 0., squares: 0. }
-    }
-}
-
-impl RunningMoments {
-    /// Takes in a batch.
-    pub fn update(&mut self, batch: &[f64]) {
-        if batch.is_empty() {
-            return;
-        }
-        let n = batch.len() as f64;
-        let mean = batch.iter().sum::<f64>() / n;
-        let squares: f64 = batch.iter().map(|x| (x - mean).powi(2)).sum();
-        let total = self.count + n;
-        let delta = mean - self.mean;
-        self.squares += squares + delta * delta * self.count * n / total;
-        self.mean += delta * n / total;
-        self.count = total;
-    }
-
-    /// Standard deviation with Bessel's correction; 1 with fewer than two scores, which tell
-    /// nothing of it.
-    pub fn std(&self) -> f64 {
-        if self.count < 2. { 1. } else { (self.squares / (self.count - 1.)).sqrt() }
-    }
 }
 
 impl ScoreConfig {
@@ -164,7 +114,6 @@ impl ScoreConfig {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use rlaif_core::Score;
 
     use super::*;
@@ -204,25 +153,5 @@ mod tests {
         assert_eq!(given[1], None);
         assert!((given[0].unwrap() + 0.8).abs() < 1e-9 && (given[2].unwrap() - 0.8).abs() < 1e-9);
         assert!(given[3].unwrap().abs() < 1e-9);
-    }
-
-    proptest! {
-        #[test]
-        fn running_moments_are_those_of_all_scores_together(
-            batches in prop::collection::vec(prop::collection::vec(-50f64..50., 1..9), 1..6)
-        ) {
-            let mut moments = RunningMoments::default();
-            for batch in &batches {
-                moments.update(batch);
-            }
-            let all: Vec<f64> = batches.concat();
-            let n = all.len() as f64;
-            let mean = all.iter().sum::<f64>() / n;
-            prop_assert!((moments.mean - mean).abs() < 1e-9 * (1. + mean.abs()));
-            if all.len() > 1 {
-                let var = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.);
-                prop_assert!((moments.std() - var.sqrt()).abs() < 1e-7 * (1. + var.sqrt()));
-            }
-        }
     }
 }

@@ -1,10 +1,11 @@
 //! What a checkpoint keeps of a trainer.
 
+use rlaif_core::stats::RunningMoments;
 use rlaif_lm::{Policy, generate::GenerationConfig};
 use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError, restore_parameters};
 use serde::{Deserialize, Serialize};
 
-use crate::{error::PpoError, scores::RunningMoments, trainer::PpoTrainer};
+use crate::{error::PpoError, trainer::PpoTrainer};
 
 /// What of a trainer is not a tensor.
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! The statistics of a step, under TRL 0.11's names.
 
-use rlaif_core::Metrics;
+use rlaif_core::{Metrics, stats::mean_std};
 use rlaif_lm::{Mask, Policy, generate::FinishReason};
 use rlaif_train::Advantages;
 use tch::{Device, Kind, Tensor};
@@ -115,21 +115,6 @@ pub(crate) fn batch_statistics(
         ],
         0,
     )
-}
-
-/// Mean and standard deviation (with Bessel's correction) of numbers on the host; the latter is 0
-/// for a single one.
-pub(crate) fn mean_std(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    if values.is_empty() {
-        return (f64::NAN, f64::NAN);
-    }
-    let mean = values.iter().sum::<f64>() / n;
-    if values.len() == 1 {
-        return (mean, 0.);
-    }
-    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    (mean, (squares / (n - 1.)).sqrt())
 }
 
 /// A tensor's elements on the host.

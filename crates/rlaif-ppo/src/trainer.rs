@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, time::Instant};
 
-use rlaif_core::{Exchange, PromptRecord, RewardModel, Scores, Specials, TextCodec};
+use rlaif_core::{
+    Exchange, PromptRecord, RewardModel, Scores, Specials, TextCodec, stats::RunningMoments,
+};
 use rlaif_lm::{
     Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, ValueFunction, Whiten,
     generate::{FinishReason, GenerationRow, Hooks, RolloutConcern, before_stop, generate},
@@ -17,7 +19,6 @@ use crate::{
     loss::token_rewards,
     reference::Reference,
     rollout::{Prompt, Rollout, counted, gather, permutation, score_tensor},
-    scores::RunningMoments,
     stats::{PpoStats, host},
 };
 

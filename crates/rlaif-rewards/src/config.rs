@@ -261,7 +261,6 @@ impl<'a> Surroundings<'a> {
         revision: Option<&str>,
     ) -> Result<PathBuf, ProviderError> {
         (self.models)(location, revision)
-            .map_err(|source| ProviderError::ModelFolder { location: location.to_owned(), source })
     }
 }
 

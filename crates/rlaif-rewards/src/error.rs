@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rlaif_core::{Fault, is_bad_input_file};
+
 /// Why a reward provider could not be made, or gave nothing.
 ///
 /// No variant holds an API key: texts of servers are cleared of it before they get here.
@@ -63,7 +65,20 @@ pub enum ProviderError {
         path: PathBuf,
         /// What the system, or the database, said.
         #[source]
+        source: std::io::Error,
+    },
+    /// A judge's cache could not be opened, read or written.
+    #[cfg(feature = "judge")]
+    #[error("{}: {source}", .path.display())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+        /// True if another file must be named: this one is in a folder that does not exist, or
+        /// is not a database.
+        misnamed: bool,
     },
     /// An API key is missing or cannot be one.
     #[cfg(feature = "judge")]
@@ -192,6 +207,8 @@ pub enum ProviderError {
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+        /// True if the user's input is at fault, see [`Fault`].
+        users: bool,
     },
     /// A model cannot be read or built.
     #[cfg(feature = "neural")]
@@ -241,6 +258,60 @@ pub enum ProviderError {
     /// A reward failed as a whole.
     #[error(transparent)]
     Reward(#[from] rlaif_core::RewardError),
+}
+
+impl ProviderError {
+    /// Returns the error of a model whose folder cannot be had.
+    #[cfg(feature = "neural")]
+    pub fn model_folder<E>(location: impl Into<String>, error: E) -> Self
+    where
+        E: std::error::Error + Fault + Send + Sync + 'static,
+    {
+        let users = error.is_users();
+        Self::ModelFolder { location: location.into(), source: Box::new(error), users }
+    }
+}
+
+impl Fault for ProviderError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Setting { .. }
+            | Self::Pattern { .. }
+            | Self::Template { .. }
+            | Self::Rubric { .. }
+            | Self::Config { .. }
+            | Self::Row { .. }
+            | Self::NotUtf8 { .. } => true,
+            Self::File { source, .. } => is_bad_input_file(source),
+            Self::Stream { .. } => false,
+            #[cfg(feature = "judge")]
+            Self::Cache { misnamed, .. } => *misnamed,
+            // Keys, names and addresses of services.
+            #[cfg(feature = "judge")]
+            Self::Key { .. }
+            | Self::Unauthorised { .. }
+            | Self::Forbidden { .. }
+            | Self::UnknownModel { .. }
+            | Self::Refused { .. } => true,
+            #[cfg(feature = "judge")]
+            Self::SpendLimit { .. } => false,
+            #[cfg(feature = "neural")]
+            Self::ModelFolder { users, .. } => *users,
+            #[cfg(feature = "neural")]
+            Self::Model(error) => error.is_users(),
+            #[cfg(feature = "neural")]
+            Self::Text(error) => error.is_users(),
+            #[cfg(feature = "neural")]
+            Self::Codec(error) => error.is_users(),
+            #[cfg(feature = "neural")]
+            Self::Lm(error) => error.is_users(),
+            #[cfg(feature = "neural")]
+            Self::Torch(error) => error.is_users(),
+            #[cfg(feature = "neural")]
+            Self::Label { .. } | Self::Vocabulary { .. } => true,
+            Self::Reward(error) => error.is_users(),
+        }
+    }
 }
 
 struct Line(Option<usize>);

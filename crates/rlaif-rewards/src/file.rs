@@ -8,7 +8,7 @@ use crate::ProviderError;
 
 pub(crate) fn read(path: &Path) -> Result<String, ProviderError> {
     std::fs::read_to_string(path)
-        .map_err(|source| ProviderError::File { path: path.to_owned(), source: Box::new(source) })
+        .map_err(|source| ProviderError::File { path: path.to_owned(), source })
 }
 
 /// The TOML of a file as a type of the caller's: configurations that hold rewards, and are to be

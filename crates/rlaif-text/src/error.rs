@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rlaif_core::{Fault, is_bad_input_file};
+
 /// Why a tokenizer could not be read, or could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -99,6 +101,21 @@ pub enum TextError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl Fault for TextError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Read { source, .. } => is_bad_input_file(source),
+            Self::NoTokenizer { .. }
+            | Self::UnknownClass { .. }
+            | Self::Json { .. }
+            | Self::Build { .. }
+            | Self::Encode { .. }
+            | Self::TooShort { .. }
+            | Self::Date { .. } => true,
+        }
+    }
 }
 
 fn listed(found: &[String]) -> String {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr;
 
+use rlaif_core::BadSetting;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::TorchError;
@@ -34,8 +35,8 @@ impl Default for AdamWOptions {
 
 impl AdamWOptions {
     fn check(&self) -> Result<(), TorchError> {
-        let setting = |setting, value: f64, expected| {
-            Err(TorchError::Setting { setting, found: value.to_string(), expected })
+        let setting = |setting: &'static str, value: f64, expected: &'static str| {
+            Err(BadSetting::new(setting, value, expected).into())
         };
         let amount = |v: f64| v.is_finite() && v >= 0.0;
         let (beta1, beta2) = self.betas;
@@ -166,11 +167,7 @@ impl AdamW {
     pub fn set_lr(&mut self, group: usize, lr: f64) -> Result<(), TorchError> {
         let Some(found) = self.groups.get_mut(group) else {
             let expected = "the index of a parameter group";
-            return Err(TorchError::Setting {
-                setting: "group",
-                found: group.to_string(),
-                expected,
-            });
+            return Err(BadSetting::new("group", group, expected).into());
         };
         let options = AdamWOptions { lr, ..found.options };
         options.check()?;

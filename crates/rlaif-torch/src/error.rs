@@ -1,5 +1,6 @@
 //! What can go wrong between Rust and libtorch.
 
+use rlaif_core::{BadSetting, Fault};
 use tch::TchError;
 
 /// An error of libtorch, or of a call that libtorch would not survive.
@@ -58,15 +59,8 @@ pub enum TorchError {
         available: String,
     },
     /// A setting outside its range.
-    #[error("{setting} is {found}; expected {expected}")]
-    Setting {
-        /// The setting's name.
-        setting: &'static str,
-        /// Its value.
-        found: String,
-        /// The range.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// A tensor that an operation cannot take.
     #[error("tensor `{name}`: expected {expected}, found {found}")]
     Tensor {
@@ -113,6 +107,20 @@ impl From<TchError> for TorchError {
             return Self::OutOfMemory { requested, message: without_backtrace(message.clone()) };
         }
         Self::Tch { source }
+    }
+}
+
+impl Fault for TorchError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::DeviceName { .. } | Self::NoDevice { .. } => true,
+            Self::Setting(error) => error.is_users(),
+            Self::OutOfMemory { .. }
+            | Self::Libtorch { .. }
+            | Self::Tch { .. }
+            | Self::Tensor { .. }
+            | Self::State { .. } => false,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::ptr;
 
+use rlaif_core::BadSetting;
 use tch::Tensor;
 
 use crate::error::TorchError;
@@ -154,5 +155,5 @@ fn positive(max_norm: f64) -> Result<f64, TorchError> {
         return Ok(max_norm);
     }
     let expected = "a number above 0";
-    Err(TorchError::Setting { setting: "max_norm", found: max_norm.to_string(), expected })
+    Err(BadSetting::new("max_norm", max_norm, expected).into())
 }

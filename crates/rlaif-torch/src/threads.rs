@@ -1,5 +1,7 @@
 //! Threads that compute, and their floating-point mode.
 
+use rlaif_core::BadSetting;
+
 use crate::error::TorchError;
 use crate::ffi;
 
@@ -49,11 +51,9 @@ pub fn set_inter_op_threads(threads: usize) -> Result<(), TorchError> {
 }
 
 fn count(setting: &'static str, threads: usize) -> Result<i32, TorchError> {
-    i32::try_from(threads).ok().filter(|n| *n > 0).ok_or_else(|| TorchError::Setting {
-        setting,
-        found: threads.to_string(),
-        expected: "at least 1, and a number that fits 31 bits",
-    })
+    let expected = "at least 1, and a number that fits 31 bits";
+    let count = i32::try_from(threads).ok().filter(|n| *n > 0);
+    count.ok_or_else(|| BadSetting::new(setting, threads, expected).into())
 }
 
 /// What becomes of numbers too small for a normal floating-point number (f32: below 1.2e-38).

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rlaif_checkpoint::CheckpointError;
-use rlaif_core::MetricError;
+use rlaif_core::{BadSetting, Fault, MetricError, is_bad_input_file};
 use rlaif_lm::LmError;
 use rlaif_torch::TorchError;
 
@@ -15,15 +15,8 @@ use rlaif_torch::TorchError;
 #[non_exhaustive]
 pub enum TrainError {
     /// A setting outside its range.
-    #[error("{field} is {found}; expected {expected}")]
-    Setting {
-        /// The setting, as in a run file.
-        field: &'static str,
-        /// Its value.
-        found: String,
-        /// The range.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// Nothing to train.
     #[error("no parameter is trained: {why}")]
     NothingTrained {
@@ -150,8 +143,14 @@ pub enum TrainError {
     #[error(transparent)]
     Torch(#[from] TorchError),
     /// What is trained failed in a way of its own.
-    #[error(transparent)]
-    Task(Box<dyn std::error::Error + Send + Sync>),
+    #[error("{source}")]
+    Task {
+        /// The error.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// True if the user's input is at fault, see [`Fault`].
+        users: bool,
+    },
 }
 
 impl From<tch::TchError> for TrainError {
@@ -160,7 +159,54 @@ impl From<tch::TchError> for TrainError {
     }
 }
 
+impl Fault for TrainError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::NothingTrained { .. }
+            | Self::RunExists { .. }
+            | Self::NoRun { .. }
+            | Self::Data { .. } => true,
+            Self::Setting(error) => error.is_users(),
+            Self::Read { source, .. } => is_bad_input_file(source),
+            Self::Task { users, .. } => *users,
+            Self::Files(error) => error.is_users(),
+            Self::Metric(error) => error.is_users(),
+            Self::Lm(error) => error.is_users(),
+            Self::Torch(error) => error.is_users(),
+            // The machine, or files that the run itself wrote.
+            Self::NonFinite { .. }
+            | Self::RunBusy { .. }
+            | Self::Write { .. }
+            | Self::CheckpointWrite { .. }
+            | Self::BadCheckpoint { .. }
+            | Self::NoGoodCheckpoint { .. }
+            | Self::Json { .. } => false,
+        }
+    }
+}
+
 impl TrainError {
+    /// Returns the error of a task of one's own, which is shown as it is.
+    ///
+    /// ```
+    /// use rlaif_core::{BadSetting, Fault};
+    /// let error = rlaif_train::TrainError::task(BadSetting::new("groups", 1, "at least 2"));
+    /// assert!(error.is_users());
+    /// assert_eq!(error.to_string(), "`groups` is 1; expected at least 2");
+    /// ```
+    pub fn task<E: std::error::Error + Fault + Send + Sync + 'static>(error: E) -> Self {
+        Self::Task { users: error.is_users(), source: Box::new(error) }
+    }
+
+    /// The same error with `section` before the setting's name, if it is one of a setting.
+    #[must_use]
+    pub fn within(self, section: &str) -> Self {
+        match self {
+            Self::Setting(error) => Self::Setting(error.within(section)),
+            other => other,
+        }
+    }
+
     pub(crate) fn write(path: &Path) -> impl Fn(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Write { path: path.clone(), source }
@@ -176,7 +222,7 @@ impl TrainError {
         found: impl std::fmt::Display,
         expected: &'static str,
     ) -> Self {
-        Self::Setting { field, found: found.to_string(), expected }
+        BadSetting::new(field, found, expected).into()
     }
 
     /// What the file system said, where it did.

@@ -8,7 +8,7 @@
 //! ℓ = − q log σ(d) − (1 − q) log σ(−d) + c (r(x, y_w) + r(x, y_l))²
 //! ```
 
-use rlaif_core::Metrics;
+use rlaif_core::{Metrics, stats::wilson};
 use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
 use tch::{Kind, Tensor, no_grad};
 
@@ -71,12 +71,7 @@ impl PreferenceEvaluation {
     /// ```
     #[must_use]
     pub fn accuracy_interval(&self) -> (f64, f64) {
-        const Z: f64 = 1.959_963_984_540_054;
-        let (p, n) = (self.accuracy, self.pairs as f64);
-        let centre = p + Z * Z / (2. * n);
-        let half = Z * (p * (1. - p) / n + Z * Z / (4. * n * n)).sqrt();
-        let scale = 1. + Z * Z / n;
-        ((centre - half) / scale, (centre + half) / scale)
+        wilson(self.accuracy, self.pairs)
     }
 }
 

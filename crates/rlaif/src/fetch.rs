@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use rlaif_core::Fault;
 use rlaif_hub::{Hub, HubError, Repo, RepoKind};
 use rlaif_models::ModelError;
 use rlaif_text::HfTokenizer;
@@ -33,6 +34,17 @@ pub enum FetchError {
     /// The list of the files that hold the weights.
     #[error(transparent)]
     Model(#[from] ModelError),
+}
+
+impl Fault for FetchError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Hub(error) => error.is_users(),
+            // The folder that was named is not there; the hub's answer does not matter.
+            Self::File { .. } | Self::Nowhere { .. } => true,
+            Self::Model(error) => error.is_users(),
+        }
+    }
 }
 
 /// A model's folder on this disk: `location` where that is a folder, else the files of the hub's

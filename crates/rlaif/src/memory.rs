@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
+use rlaif_core::Fault;
 use rlaif_models::{Config, ModelError, inspect};
 use tch::{Device, Kind};
 
@@ -95,6 +96,16 @@ pub enum MemoryError {
     /// A model's folder cannot be read.
     #[error(transparent)]
     Model(#[from] ModelError),
+}
+
+impl Fault for MemoryError {
+    fn is_users(&self) -> bool {
+        match self {
+            // The run would fit with other settings, or on another machine.
+            Self::TooLarge { .. } => false,
+            Self::Model(error) => error.is_users(),
+        }
+    }
 }
 
 /// Bytes of logits that are held at one time, see [`rlaif_lm::token_log_probs`], forward and

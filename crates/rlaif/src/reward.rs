@@ -33,7 +33,8 @@ pub fn rewards_from_config(
     device: Device,
 ) -> Result<Box<dyn RewardModel>, ProviderError> {
     let models = |location: &str, revision: Option<&str>| {
-        model_folder(location, revision).map_err(Into::into)
+        model_folder(location, revision)
+            .map_err(|error| ProviderError::model_folder(location, error))
     };
     config.build(&Surroundings::of_folder(folder).models(&models).device(device))
 }

@@ -1,5 +1,7 @@
 //! Defaults of the losses' parameters, and their bounds.
 
+use rlaif_core::BadSetting;
+
 use super::{Divergence, PairLoss, PairObjective, UnpairedLoss, Weighting};
 use crate::error::DpoError;
 
@@ -26,18 +28,23 @@ pub(super) fn simpo_gamma() -> f64 {
 }
 
 /// One bound that a parameter has to keep.
-fn require(good: bool, field: &str, found: f64, expected: &'static str) -> Result<(), DpoError> {
+fn require(
+    good: bool,
+    field: &'static str,
+    found: f64,
+    expected: &'static str,
+) -> Result<(), DpoError> {
     if good {
         return Ok(());
     }
-    Err(DpoError::Setting { field: field.to_owned(), found: found.to_string(), expected })
+    Err(BadSetting::new(field, found, expected).into())
 }
 
-fn positive(field: &str, value: f64) -> Result<(), DpoError> {
+fn positive(field: &'static str, value: f64) -> Result<(), DpoError> {
     require(value.is_finite() && value > 0., field, value, "a positive number")
 }
 
-fn at_least_zero(field: &str, value: f64) -> Result<(), DpoError> {
+fn at_least_zero(field: &'static str, value: f64) -> Result<(), DpoError> {
     require(value.is_finite() && value >= 0., field, value, "a number of at least 0")
 }
 
@@ -48,11 +55,7 @@ fn smoothing(value: f64) -> Result<(), DpoError> {
 
 pub(super) fn check_pairs(objective: &PairObjective) -> Result<(), DpoError> {
     if objective.terms.is_empty() {
-        return Err(DpoError::Setting {
-            field: "terms".to_owned(),
-            found: "none".to_owned(),
-            expected: "at least one loss",
-        });
+        return Err(BadSetting::new("terms", "none", "at least one loss").into());
     }
     for (i, term) in objective.terms.iter().enumerate() {
         let checked = at_least_zero("weight", term.weight).and_then(|()| check_loss(&term.loss));
@@ -62,22 +65,17 @@ pub(super) fn check_pairs(objective: &PairObjective) -> Result<(), DpoError> {
     require((0. ..=1.).contains(&alpha), "tail_weight", alpha, "from 0 to 1")?;
     let diverges = objective.divergence != Divergence::ReverseKl;
     if diverges && !objective.terms.iter().any(|term| term.loss.uses_scores()) {
-        return Err(DpoError::Setting {
-            field: "divergence".to_owned(),
-            found: format!("{:?}", objective.divergence),
-            expected: "reverse_kl: none of these losses is made of the scores that it changes",
-        });
+        let expected = "reverse_kl: none of these losses is made of the scores that it changes";
+        let found = format!("{:?}", objective.divergence);
+        return Err(BadSetting::new("divergence", found, expected).into());
     }
     if let Divergence::Alpha { alpha } = objective.divergence {
         require(alpha.is_finite(), "divergence.alpha", alpha, "a number")?;
     }
     let couples = objective.coupling() == super::Coupling::WholeBatch;
     if objective.weighting == Weighting::Wpo && couples {
-        return Err(DpoError::Setting {
-            field: "weighting".to_owned(),
-            found: "wpo".to_owned(),
-            expected: "uniform: a loss that sorts or averages the batch has no loss of one pair",
-        });
+        let expected = "uniform: a loss that sorts or averages the batch has no loss of one pair";
+        return Err(BadSetting::new("weighting", "wpo", expected).into());
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The settings of generation.
 
+use rlaif_core::BadSetting;
 use serde::{Deserialize, Serialize};
 
 use crate::{error::LmError, spec::LmSpec};
@@ -137,10 +138,10 @@ impl GenerationConfig {
     /// Checks every setting by itself and against the model.
     ///
     /// # Errors
-    /// [`LmError::BadSetting`] names the setting, what it is and what it may be.
+    /// [`LmError::Setting`] names the setting, what it is and what it may be.
     pub fn check(&self, spec: &LmSpec) -> Result<(), LmError> {
-        let bad = |field, found: &dyn std::fmt::Display, expected| {
-            Err(LmError::BadSetting { field, found: found.to_string(), expected })
+        let bad = |field: &'static str, found: &dyn std::fmt::Display, expected: &'static str| {
+            Err(BadSetting::new(field, found, expected).into())
         };
         if self.max_new_tokens == 0 {
             return bad("max_new_tokens", &0, "at least 1");
@@ -246,10 +247,7 @@ mod tests {
         ];
         for (name, config) in cases {
             let error = config.check(&spec()).unwrap_err();
-            assert!(
-                matches!(&error, LmError::BadSetting { field, .. } if *field == name),
-                "{error}"
-            );
+            assert!(matches!(&error, LmError::Setting(error) if error.field == name), "{error}");
         }
         base().check(&spec()).unwrap();
         sample(0.7, Some(50), Some(1.), Some(0.)).check(&spec()).unwrap();

@@ -21,7 +21,7 @@ mod step;
 
 use std::{collections::VecDeque, ops::ControlFlow};
 
-use rlaif_core::{Seed, Specials, TextCodec};
+use rlaif_core::{BadSetting, Seed, Specials, TextCodec};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -72,11 +72,8 @@ impl GenerationRow {
         spec.check_ids(row, &self.prompt)?;
         let limit = self.limit(config);
         if limit == 0 {
-            return Err(LmError::BadSetting {
-                field: "max_new_tokens",
-                found: format!("0 for row {row}"),
-                expected: "at least 1",
-            });
+            let found = format!("0 for row {row}");
+            return Err(BadSetting::new("max_new_tokens", found, "at least 1").into());
         }
         // An encoder-decoder model counts prompt and response apart.
         let length = match spec.decoder_start_id {

@@ -29,11 +29,12 @@ fn build(own: LanguageModel, config: PpoConfig) -> Result<PpoTrainer<LanguageMod
     PpoTrainer::new(own, head, Reference::Frozen(Box::new(policy(Family::Llama, 1))), config)
 }
 
-fn field(error: &PpoError) -> &'static str {
+fn field(error: &PpoError) -> String {
     match error {
-        PpoError::Setting { field, .. } => field,
-        PpoError::Rollout(concern) => concern.setting(),
-        PpoError::Train(TrainError::Setting { field, .. }) => field,
+        PpoError::Setting(error) | PpoError::Train(TrainError::Setting(error)) => {
+            error.field.to_string()
+        }
+        PpoError::Rollout(concern) => concern.setting().to_owned(),
         other => panic!("not a setting: {other}"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_core::{Exchange, RewardError, RewardModel, Scores, stats::RunningMoments};
 use serde::{Deserialize, Serialize};
 
 use super::{checked, finite};
@@ -15,41 +15,6 @@ pub enum Centring {
     Centred,
     /// s / σ: the sign of a score keeps its meaning.
     KeepMean,
-}
-
-/// Running count, mean and variance of all scores so far.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Moments {
-    count: f64,
-    mean: f64,
-    /// Population variance.
-    variance: f64,
-}
-
-impl Moments {
-    /// Chan, Golub and LeVeque's update by a batch:
-    /// δ = μ_b − μ, μ ← μ + δ·n_b/N, M₂ ← M₂ + M₂_b + δ²·n·n_b/N, N = n + n_b.
-    fn update(self, batch: &[f64]) -> Self {
-        if batch.is_empty() {
-            return self;
-        }
-        let n = batch.len() as f64;
-        let mean = batch.iter().sum::<f64>() / n;
-        let m2: f64 = batch.iter().map(|s| (s - mean).powi(2)).sum();
-        let count = self.count + n;
-        let delta = mean - self.mean;
-        let m2 = self.variance * self.count + m2 + delta * delta * self.count * n / count;
-        Self { count, mean: self.mean + delta * n / count, variance: m2 / count }
-    }
-
-    /// The sample standard deviation; 1 while there are not two scores to tell it from.
-    fn std(self) -> f64 {
-        if self.count < 2. {
-            return 1.;
-        }
-        (self.variance * self.count / (self.count - 1.)).sqrt()
-    }
 }
 
 /// Another model's scores over their running standard deviation, each batch counted before it is
@@ -74,22 +39,46 @@ impl Moments {
 pub struct Normalised<R> {
     inner: R,
     centring: Centring,
-    moments: Mutex<Moments>,
+    moments: Mutex<RunningMoments>,
 }
 
 impl<R: RewardModel> Normalised<R> {
     /// `inner`'s scores, normalised from now on.
     pub fn new(inner: R, centring: Centring) -> Self {
-        let moments = Mutex::new(Moments { count: 0., mean: 0., variance: 1. });
-        Self { inner, centring, moments }
+        Self { inner, centring, moments: Mutex::default() }
     }
 
-    fn moments(&self) -> MutexGuard<'_, Moments> {
+    fn moments(&self) -> MutexGuard<'_, RunningMoments> {
         self.moments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a checkpoint holds.
+/// The moments in a checkpoint: the sum of squares M₂, or in older checkpoints the population
+/// variance M₂ / n.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Moments {
+    count: f64,
+    mean: f64,
+    squares: Option<f64>,
+    variance: Option<f64>,
+}
+
+impl Moments {
+    /// The moments, if they are some that scores can have.
+    fn read(self) -> Option<RunningMoments> {
+        let Self { count, mean, squares, variance } = self;
+        let squares = match (squares, variance) {
+            (Some(squares), None) => squares,
+            (None, Some(variance)) => variance * count,
+            (Some(_), Some(_)) | (None, None) => return None,
+        };
+        let sound = count >= 0. && mean.is_finite() && squares >= 0.;
+        sound.then_some(RunningMoments { count, mean, squares })
+    }
+}
+
+/// The state in a checkpoint.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
@@ -106,7 +95,7 @@ impl<R: RewardModel> RewardModel for Normalised<R> {
         let mut scores = checked(&self.inner, batch)?;
         let present: Vec<f64> = scores.total.iter().flatten().map(|s| f64::from(s.get())).collect();
         let mut moments = self.moments();
-        *moments = moments.update(&present);
+        moments.update(&present);
         let divisor = moments.std() + f64::from(f32::EPSILON);
         let centre = match self.centring {
             Centring::Centred => moments.mean,
@@ -131,9 +120,9 @@ impl<R: RewardModel> RewardModel for Normalised<R> {
     }
 
     fn state(&self) -> serde_json::Value {
-        let Moments { count, mean, variance } = *self.moments();
+        let RunningMoments { count, mean, squares } = *self.moments();
         serde_json::json!({
-            "moments": {"count": count, "mean": mean, "variance": variance},
+            "moments": {"count": count, "mean": mean, "squares": squares},
             "inner": self.inner.state(),
         })
     }
@@ -141,14 +130,12 @@ impl<R: RewardModel> RewardModel for Normalised<R> {
     fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
         let refused = || RewardError::State {
             model: self.name().to_owned(),
-            expected: "the running count, mean and variance of scores".to_owned(),
+            expected: "the running count, mean and squares of scores".to_owned(),
             found: state.to_string(),
         };
         let State { moments, inner } =
             serde_json::from_value(state.clone()).map_err(|_| refused())?;
-        if !(moments.count >= 0. && moments.mean.is_finite() && moments.variance >= 0.) {
-            return Err(refused());
-        }
+        let moments = moments.read().ok_or_else(refused)?;
         self.inner.restore(&inner)?;
         *self.moments() = moments;
         Ok(())

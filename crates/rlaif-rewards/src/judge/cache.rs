@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -42,16 +42,10 @@ pub(super) fn key(url: &str, body: &Value, sample: u32) -> Key {
 
 impl Cache {
     pub(super) fn open(path: &Path) -> Result<Self, ProviderError> {
-        let connection = connect(path).map_err(|source| ProviderError::File {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let connection = connect(path).map_err(|source| failed(path, source))?;
         let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         let found = pragma("application_id").and_then(|a| Ok((a, pragma("user_version")?)));
-        let found = found.map_err(|source| ProviderError::File {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let found = found.map_err(|source| failed(path, source))?;
         if found != (APPLICATION, LAYOUT) {
             return Err(ProviderError::Setting {
                 setting: "cache",
@@ -99,8 +93,21 @@ impl Cache {
     }
 
     fn failed(&self, source: rusqlite::Error) -> ProviderError {
-        ProviderError::File { path: self.path.clone(), source: Box::new(source) }
+        failed(&self.path, source)
     }
+}
+
+/// A disk that is full or read-only is the machine's fault, a wrong name is the user's.
+fn failed(path: &Path, source: rusqlite::Error) -> ProviderError {
+    let misnamed = match source.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => true,
+        Some(ErrorCode::CannotOpen) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            path.is_dir() || folder.is_some_and(|folder| !folder.is_dir())
+        }
+        _ => false,
+    };
+    ProviderError::Cache { path: path.to_owned(), source: Box::new(source), misnamed }
 }
 
 fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
@@ -128,10 +135,7 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     for attempt in 0.. {
         match connection.pragma_update(None, "journal_mode", "WAL") {
             Ok(()) => break,
-            Err(e)
-                if attempt == 100
-                    || e.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseBusy) =>
-            {
+            Err(e) if attempt == 100 || e.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) => {
                 return Err(e);
             }
             Err(_) => std::thread::sleep(Duration::from_millis(50)),

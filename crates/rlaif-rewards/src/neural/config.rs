@@ -12,9 +12,9 @@ use super::classifier::{
 };
 use crate::{ProviderError, Surroundings};
 
-/// Finds the folder of a model from its location and, of a hub id, its revision.
-pub type ModelFolder<'a> =
-    dyn Fn(&str, Option<&str>) -> Result<PathBuf, Box<dyn std::error::Error + Send + Sync>> + 'a;
+/// Finds the folder of a model from its location and, of a hub id, its revision. Its error is
+/// [`ProviderError::model_folder`].
+pub type ModelFolder<'a> = dyn Fn(&str, Option<&str>) -> Result<PathBuf, ProviderError> + 'a;
 
 /// The kind of a model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

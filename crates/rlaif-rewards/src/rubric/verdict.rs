@@ -1,6 +1,6 @@
 //! Scores from verdicts.
 
-use rlaif_core::{Score, Scores};
+use rlaif_core::{Score, Scores, stats::mean_std};
 
 use super::{AnswerForm, Reading};
 
@@ -34,9 +34,9 @@ pub(crate) fn scores(
         }
         let values: Vec<f64> = readings.iter().map(|r| f64::from(r.score.get())).collect();
         let covered: Vec<f64> = readings.iter().filter_map(|r| r.coverage).collect();
-        let (mean, deviation) = mean_and_spread(&values);
+        let (mean, deviation) = mean_std(&values);
         scores.total.push(score(mean));
-        coverage.push(score(mean_and_spread(&covered).0));
+        coverage.push(score(mean_std(&covered).0));
         count.push(score(values.len() as f64));
         spread.push(score(deviation));
     }
@@ -48,12 +48,4 @@ pub(crate) fn scores(
         scores.parts.push(("spread".to_owned(), spread));
     }
     scores
-}
-
-/// Mean and sample standard deviation.
-fn mean_and_spread(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    (mean, if values.len() < 2 { 0. } else { (squares / (n - 1.)).sqrt() })
 }

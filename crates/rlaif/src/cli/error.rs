@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use rlaif_core::CodecError;
+use rlaif_core::{CodecError, Fault, is_bad_input_file};
 use rlaif_dpo::DpoError;
 use rlaif_eval::EvalError;
 use rlaif_hub::HubError;
@@ -167,48 +167,8 @@ impl CliError {
         match self {
             // As a shell counts SIGINT.
             Self::Interrupted { .. } => 130,
-            Self::Run(error) => {
-                if error.is_bad_input() {
-                    2
-                } else {
-                    1
-                }
-            }
-            Self::Dpo(error) => {
-                if error.is_bad_input() {
-                    2
-                } else {
-                    1
-                }
-            }
-            Self::Torch(TorchError::DeviceName { .. } | TorchError::NoDevice { .. }) => 2,
-            Self::Reward(ProviderError::Reward(_) | ProviderError::Stream { .. }) => 1,
-            // A file that is not there is one that was named wrongly.
-            Self::Eval(EvalError::Io { action: "read", source, .. })
-                if source.kind() == io::ErrorKind::NotFound =>
-            {
-                2
-            }
-            Self::Eval(
-                EvalError::Reward { .. } | EvalError::Metric { .. } | EvalError::Io { .. },
-            ) => 1,
-            Self::Evaluate(EvaluateError::File { .. }) => 1,
-            Self::Result { .. }
-            | Self::Torch(_)
-            | Self::Lm(
-                LmError::Torch(_) | LmError::NotFinite { .. } | LmError::BatchTooLarge { .. },
-            )
-            | Self::Io { .. } => 1,
-            Self::Hub(error) => match error {
-                HubError::InvalidRepoId { .. }
-                | HubError::InvalidRevision { .. }
-                | HubError::FolderHasNoRevisions { .. }
-                | HubError::RepoNotFound { .. }
-                | HubError::RevisionNotFound { .. }
-                | HubError::FileNotFound { .. } => 2,
-                _ => 1,
-            },
-            _ => 2,
+            error if error.is_users() => 2,
+            _ => 1,
         }
     }
 
@@ -218,5 +178,46 @@ impl CliError {
             return false;
         };
         source.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+impl Fault for CliError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Row { problem, .. } => problem.is_users(),
+            Self::Open { source, .. } => is_bad_input_file(source),
+            Self::Folder { .. }
+            | Self::Flag { .. }
+            | Self::NoReport { .. }
+            | Self::SameRun { .. }
+            | Self::Vocabulary { .. } => true,
+            Self::Io { .. } | Self::Interrupted { .. } | Self::Result { .. } => false,
+            Self::Run(error) => error.is_users(),
+            Self::Model(error) => error.is_users(),
+            Self::Lm(error) => error.is_users(),
+            Self::Text(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+            Self::Hub(error) => error.is_users(),
+            Self::Fetch(error) => error.is_users(),
+            Self::Dpo(error) => error.is_users(),
+            Self::Torch(error) => error.is_users(),
+            Self::Reward(error) => error.is_users(),
+            Self::Evaluate(error) => error.is_users(),
+            Self::Eval(error) => error.is_users(),
+        }
+    }
+}
+
+impl Fault for RowProblem {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Json { .. }
+            | Self::NotUtf8(_)
+            | Self::Fields { .. }
+            | Self::NoTokenizer { .. } => true,
+            Self::Lm(error) => error.is_users(),
+            Self::Text(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use rlaif_core::BadSetting;
 use rlaif_models::LoadOptions;
 use rlaif_text::HfTokenizer;
 use rlaif_torch::{DeviceChoice, TorchError};
@@ -49,7 +50,8 @@ impl Placement {
     pub(crate) fn options(&self) -> Result<LoadOptions, CliError> {
         if let Some(threads) = self.threads {
             rlaif_torch::set_intra_op_threads(threads).map_err(|error| match error {
-                TorchError::Setting { found, expected, .. } => {
+                TorchError::Setting(BadSetting { found, .. }) => {
+                    let expected = "at least 1, and a number that fits 31 bits";
                     CliError::Flag { flag: "threads", found, expected }
                 }
                 other => other.into(),

@@ -40,7 +40,7 @@ impl Ppo {
             mixed_in = format!(", {} rows of pre-training data ({left})", rows.len());
             trainer = trainer
                 .with_pretraining(rows)
-                .map_err(|error| RunError::from(error).in_section("ppo"))?;
+                .map_err(|error| RunError::from(error).within("ppo"))?;
         }
         let (prompts, left_out) = config.prompts(&tokenizer, trainer.policy())?;
 

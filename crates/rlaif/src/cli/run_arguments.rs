@@ -65,7 +65,7 @@ pub(crate) fn total_steps(train: &FitConfig, rows: usize) -> Result<u64, RunErro
 
 /// What a trainer refuses of `[learn]`.
 pub(crate) fn in_learn(error: TrainError) -> RunError {
-    RunError::from(error).in_section("learn")
+    RunError::from(error).within("learn")
 }
 
 /// What the user is told of the data.

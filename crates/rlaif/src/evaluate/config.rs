@@ -20,7 +20,7 @@ use rlaif_lm::Forward;
 use rlaif_lm::generate::GenerationConfig;
 use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_rewards::neural::Dtype;
-use rlaif_rewards::{ClassifierConfig, Input, Preset, RewardConfig, Surroundings};
+use rlaif_rewards::{ClassifierConfig, Input, Preset, ProviderError, RewardConfig, Surroundings};
 use rlaif_text::HfTokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -483,7 +483,8 @@ impl EvalConfig {
     ) -> Result<Report, EvaluateError> {
         let device = self.device.parse::<rlaif_torch::DeviceChoice>()?.resolve()?;
         let models = |location: &str, revision: Option<&str>| {
-            model_folder(location, revision).map_err(Into::into)
+            model_folder(location, revision)
+                .map_err(|error| ProviderError::model_folder(location, error))
         };
         let around = Surroundings::of_folder(beside).models(&models).device(device);
         // What may be refused comes before what takes time: files before models.

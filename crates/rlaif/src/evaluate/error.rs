@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlaif_core::CodecError;
+use rlaif_core::{CodecError, Fault};
 use rlaif_data::DataError;
 use rlaif_eval::EvalError;
 use rlaif_lm::LmError;
@@ -116,4 +116,27 @@ pub enum EvaluateError {
     /// A device is not there.
     #[error(transparent)]
     Torch(#[from] TorchError),
+}
+
+impl Fault for EvaluateError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::NoPrompts
+            | Self::DuplicatePrompt { .. }
+            | Self::NoReference { .. }
+            | Self::OtherEvaluation { .. }
+            | Self::Responses { .. }
+            | Self::Setting { .. } => true,
+            Self::Policy { source, .. } => source.is_users(),
+            Self::File { .. } => false,
+            Self::Eval(error) => error.is_users(),
+            Self::Data(error) => error.is_users(),
+            Self::Reward(error) => error.is_users(),
+            Self::Fetch(error) => error.is_users(),
+            Self::Model(error) => error.is_users(),
+            Self::Text(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+            Self::Torch(error) => error.is_users(),
+        }
+    }
 }

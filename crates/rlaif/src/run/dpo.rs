@@ -247,8 +247,8 @@ impl DpoRun {
     /// # Errors
     /// [`RunError::Setting`], [`RunError::Dpo`].
     pub fn check(&self) -> Result<(), RunError> {
-        self.dpo.check().map_err(|error| RunError::from(error).in_section("dpo"))?;
-        self.rows.check().map_err(|error| RunError::from(error).in_section("rows"))?;
+        self.dpo.check().map_err(|error| RunError::from(error).within("dpo"))?;
+        self.rows.check().map_err(|error| RunError::from(error).within("rows"))?;
         let setting =
             |key, problem: &str| Err(RunError::Setting { key, problem: problem.to_owned() });
         let unpaired = matches!(self.dpo.objective, Objective::Unpaired(_));

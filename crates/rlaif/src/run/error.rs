@@ -2,10 +2,9 @@
 
 use std::{io, path::PathBuf};
 
-use rlaif_core::{CodecError, RewardError};
+use rlaif_core::{BadSetting, CodecError, Fault, is_bad_input_file};
 use rlaif_data::DataError;
 use rlaif_dpo::{DpoError, PairProblem};
-use rlaif_lm::LmError;
 use rlaif_models::{CheckpointError, ModelError};
 use rlaif_ppo::PpoError;
 use rlaif_text::TextError;
@@ -103,17 +102,8 @@ pub enum RunError {
         problem: String,
     },
     /// A setting out of its range.
-    #[error("{section}.{field} is {found}; expected {expected}")]
-    Field {
-        /// The section of the run file.
-        section: &'static str,
-        /// The key in it, with dots.
-        field: String,
-        /// What it is.
-        found: String,
-        /// What it may be.
-        expected: String,
-    },
+    #[error(transparent)]
+    Field(#[from] BadSetting),
     /// A row that was read and cannot be learnt from.
     #[error("{row}: {problem}")]
     Row {
@@ -185,24 +175,16 @@ pub enum RowProblem {
 }
 
 impl RunError {
-    /// The same of a setting, with the section of the run file that it is in: the configurations
-    /// of the libraries do not know where they stand.
-    pub(crate) fn in_section(self, section: &'static str) -> Self {
-        let (field, found, expected) = match self {
-            Self::Dpo(DpoError::Setting { field, found, expected }) => {
-                (field, found, expected.to_owned())
-            }
-            Self::Ppo(PpoError::Setting { field, found, expected }) => {
-                (field.to_owned(), found, expected)
-            }
-            Self::Train(TrainError::Setting { field, found, expected })
-            | Self::Ppo(PpoError::Train(TrainError::Setting { field, found, expected }))
-            | Self::Dpo(DpoError::Train(TrainError::Setting { field, found, expected })) => {
-                (field.to_owned(), found, expected.to_owned())
-            }
-            other => return other,
-        };
-        Self::Field { section, field, found, expected }
+    /// The same error with `section` before the setting's name, if it is one of a setting: the
+    /// configurations of the libraries do not know where they stand in a run file.
+    pub(crate) fn within(self, section: &str) -> Self {
+        match self {
+            Self::Field(error) => Self::Field(error.within(section)),
+            Self::Train(error) => Self::Train(error.within(section)),
+            Self::Ppo(error) => Self::Ppo(error.within(section)),
+            Self::Dpo(error) => Self::Dpo(error.within(section)),
+            other => other,
+        }
     }
 
     /// The same of a row, with the place of the row that has this id.
@@ -212,39 +194,42 @@ impl RunError {
             other => other,
         }
     }
+}
 
-    /// Whether what the user gave is at fault, rather than the machine.
-    pub fn is_bad_input(&self) -> bool {
+impl Fault for RunError {
+    fn is_users(&self) -> bool {
         match self {
-            Self::Torch(error) => {
-                matches!(error, TorchError::DeviceName { .. } | TorchError::NoDevice { .. })
-            }
-            Self::Train(TrainError::Task(error)) => {
-                error.downcast_ref().is_some_and(DpoError::is_bad_input)
-            }
-            Self::Train(TrainError::Lm(error)) => {
-                !matches!(error, LmError::Torch(_) | LmError::NotFinite { .. })
-            }
-            Self::Train(error) => matches!(
-                error,
-                TrainError::Setting { .. }
-                    | TrainError::NothingTrained { .. }
-                    | TrainError::RunExists { .. }
-                    | TrainError::NoRun { .. }
-                    | TrainError::Data { .. }
-            ),
-            Self::Dpo(error) => error.is_bad_input(),
-            Self::Ppo(PpoError::Train(error)) => matches!(
-                error,
-                TrainError::Setting { .. } | TrainError::Torch(TorchError::Setting { .. })
-            ),
-            Self::Ppo(error) => !matches!(
-                error,
-                PpoError::Torch(_)
-                    | PpoError::Lm(LmError::Torch(_))
-                    | PpoError::Reward(RewardError::Failed { .. })
-            ),
-            _ => true,
+            Self::Read { source, .. } => is_bad_input_file(source),
+            Self::NoConfig { .. }
+            | Self::Syntax { .. }
+            | Self::Content { .. }
+            | Self::OtherCommand { .. }
+            | Self::Set { .. }
+            | Self::Changed { .. }
+            | Self::Unwritable { .. }
+            | Self::Setting { .. } => true,
+            Self::Field(error) => error.is_users(),
+            Self::Row { problem, .. } => problem.is_users(),
+            Self::Fetch(error) => error.is_users(),
+            Self::Model(error) => error.is_users(),
+            Self::Files(error) => error.is_users(),
+            Self::Text(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+            Self::Data(error) => error.is_users(),
+            Self::Train(error) => error.is_users(),
+            Self::Ppo(error) => error.is_users(),
+            Self::Dpo(error) => error.is_users(),
+            Self::Torch(error) => error.is_users(),
+        }
+    }
+}
+
+impl Fault for RowProblem {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Preference(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+            Self::Turns { .. } | Self::Label { .. } => true,
         }
     }
 }

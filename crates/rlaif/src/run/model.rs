@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU32, path::PathBuf};
 
+use rlaif_core::BadSetting;
 use rlaif_lm::Policy;
 use rlaif_models::{
     AdapterConfig, CheckpointError, Classifier, LanguageModel, LoadOptions, ModelAdapters,
@@ -89,11 +90,8 @@ impl Default for LoraSection {
 impl LoraSection {
     /// The rank, once every number is known to be in its range.
     fn check(&self) -> Result<NonZeroU32, RunError> {
-        let refuse = |field: &str, found: String, expected: &str| RunError::Field {
-            section: "model.lora",
-            field: field.to_owned(),
-            found,
-            expected: expected.to_owned(),
+        let refuse = |field: &'static str, found: String, expected: &'static str| {
+            RunError::from(BadSetting::new(field, found, expected).within("model.lora"))
         };
         if !self.alpha.is_finite() {
             return Err(refuse("alpha", self.alpha.to_string(), "a finite number"));
@@ -137,12 +135,9 @@ impl Placement {
     pub fn options(&self, precision: Precision) -> Result<LoadOptions, RunError> {
         if self.threads > 0 {
             rlaif_torch::set_intra_op_threads(self.threads).map_err(|error| match error {
-                TorchError::Setting { found, expected, .. } => RunError::Field {
-                    section: "placement",
-                    field: "threads".to_owned(),
-                    found,
-                    expected: expected.to_owned(),
-                },
+                TorchError::Setting(BadSetting { found, expected, .. }) => {
+                    RunError::Field(BadSetting::new("placement.threads", found, expected))
+                }
                 other => other.into(),
             })?;
         }
@@ -217,7 +212,7 @@ impl ModelSection {
     /// # Errors
     /// [`RunError::Field`], [`RunError::Setting`].
     pub fn check_learn(&self, learn: &LearnConfig) -> Result<(), RunError> {
-        learn.check().map_err(|error| RunError::from(error).in_section("learn"))?;
+        learn.check().map_err(|error| RunError::from(error).within("learn"))?;
         self.check_trainable("learn.trainable", &learn.trainable)
     }
 

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use rlaif_core::{PromptRecord, RewardModel, Specials, TextCodec};
+use rlaif_core::{BadSetting, PromptRecord, RewardModel, Specials, TextCodec};
 use rlaif_data::{Position, Reader, Remainder, Shuffle, corpora::PromptColumns};
 use rlaif_lm::{Policy, ValueFunction, ValueHead, ValueInit, generate::FinishReason};
 use rlaif_models::{LanguageModel, LoadOptions};
@@ -186,15 +186,10 @@ impl PpoRun {
     /// # Errors
     /// [`RunError::Field`], [`RunError::Ppo`].
     pub fn check(&self) -> Result<(), RunError> {
-        self.ppo.check().map_err(|error| RunError::from(error).in_section("ppo"))?;
+        self.ppo.check().map_err(|error| RunError::from(error).within("ppo"))?;
         self.model.check_trainable("trainable", &self.trainable)?;
         if self.output.keep == 0 {
-            return Err(RunError::Field {
-                section: "output",
-                field: "keep".to_owned(),
-                found: "0".to_owned(),
-                expected: "at least 1".to_owned(),
-            });
+            return Err(BadSetting::new("output.keep", 0, "at least 1").into());
         }
         Ok(())
     }
@@ -265,8 +260,12 @@ impl PpoRun {
     ) -> Result<PpoTrainer<LanguageModel>, RunError> {
         PpoTrainer::new(policy, value, reference, self.ppo.clone()).map_err(|error| match error {
             // Models, which are in sections of their own.
-            PpoError::Setting { field: "policy" | "reference" | "value", .. } => error.into(),
-            _ => RunError::from(error).in_section("ppo"),
+            PpoError::Setting(BadSetting { ref field, .. })
+                if matches!(&**field, "policy" | "reference" | "value") =>
+            {
+                error.into()
+            }
+            _ => RunError::from(error).within("ppo"),
         })
     }
 

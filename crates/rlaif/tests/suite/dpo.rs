@@ -251,11 +251,11 @@ fn bad_input_is_named_and_nothing_is_written() {
     assert!(error.contains("did you mean `micro_batch_size`?"), "{error}");
     let error = refuse("beta", "[[dpo.objective.pairs.terms]]\ntype = 'sigmoid'\nbeta = -1.0\n");
     assert!(
-        error.contains("dpo.objective.pairs.terms[0].beta is -1; expected a positive number"),
+        error.contains("`dpo.objective.pairs.terms[0].beta` is -1; expected a positive number"),
         "{error}"
     );
     let error = refuse("lr", "[dpo.optimizer]\nlr = -1.0\n");
-    assert!(error.contains("dpo.optimizer.lr is -1; expected"), "{error}");
+    assert!(error.contains("`dpo.optimizer.lr` is -1; expected"), "{error}");
     let error = refuse("format", "[columns]\nformat = 'unpaired'\n");
     assert!(error.contains("columns.format"), "{error}");
     let error = refuse("cached", "[online.reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n");
@@ -264,7 +264,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     assert!(long.contains("8 fit") && long.contains(".jsonl, line 1: "), "{long}");
 
     let none = refuse("none", "[rows]\nmax_length = 0\n");
-    assert!(none.contains("rows.max_length is 0; expected at least 2"), "{none}");
+    assert!(none.contains("`rows.max_length` is 0; expected at least 2"), "{none}");
 
     // Prompts to which no answer would fit are left out before any is sampled.
     let online = |answer: usize| {

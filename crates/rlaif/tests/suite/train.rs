@@ -249,7 +249,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("learn.trainable={ only = ['lora'] }", "`lora`"),
         ("learn.ema_decay=1.0", "learn.ema_decay is 1"),
         ("learn.optimizer.max_skipped=0", "learn.optimizer.max_skipped is 0"),
-        ("learn.optimizer.lr=nan", "learn.optimizer.lr is NaN; expected a finite number"),
+        ("learn.optimizer.lr=nan", "`learn.optimizer.lr` is NaN; expected a finite number"),
         ("learn.optimizer.betas=[0.9, 1.0]", "learn.optimizer.betas is [0.9, 1]"),
         ("learn.optimizer.eps=-1.0", "learn.optimizer.eps is -1"),
         ("model.lora={ rank = 0 }", "model.lora.rank is 0"),

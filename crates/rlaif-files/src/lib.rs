@@ -1,0 +1,22 @@
+//! Files and folders that are there whole or not at all.
+//!
+//! Everything is written beside its place, brought to the disk and renamed, so that a process that
+//! is killed, a full disk or a power cut leaves the old content or the new one.
+//!
+//! | what | how |
+//! |---|---|
+//! | a file with one writer | [`write_aside`], [`write_bytes`], [`write_json`] |
+//! | a file that several processes or threads may write | [`write_shared`], [`unique_sibling`] |
+//! | a folder | [`replace_folder`] |
+//! | a file or link that was written already | [`rename_synced`] |
+
+mod aside;
+mod folder;
+mod json;
+
+pub use aside::{
+    PARTIAL, rename_synced, sibling, sync_folder, unique_sibling, write_aside, write_bytes,
+    write_shared,
+};
+pub use folder::replace_folder;
+pub use json::{JsonError, read_json, to_json, write_json};
