@@ -33,6 +33,7 @@ use rlaif::tch::Kind;
 use rlaif::text::HfTokenizer;
 use rlaif::torch::DeviceChoice;
 use rlaif::train::{Keep, OptimizerConfig, RunFolder, Terminal};
+use rlaif_examples::{free_folder, model};
 
 /// Kinder answers, by DPO on preference pairs.
 #[derive(Debug, Clone, Parser)]
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     rlaif::torch::init()?;
-    let out = options.out.clone().unwrap_or_else(free_folder);
+    let out = options.out.clone().unwrap_or_else(|| free_folder("preferences"));
     let seed = Seed::new(options.seed);
     let device = options.device.parse::<DeviceChoice>()?.resolve()?;
     let load = LoadOptions { device, kind: Some(Kind::Float) };
@@ -175,17 +176,6 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The folder of a built-in model, or of another one.
-fn model(name: &str) -> Result<PathBuf, Box<dyn Error>> {
-    let built_in = match name {
-        "llama" => "summary-llama",
-        "t5" => "summary-t5",
-        "judge" => "toxicity-bert",
-        other => return Ok(rlaif::model_folder(other, None)?),
-    };
-    Ok(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models")).join(built_in))
-}
-
 type Pairs = Vec<PreferencePair>;
 
 /// Pairs to learn from, and pairs to measure with that resemble none of them.
@@ -233,9 +223,4 @@ fn answers(
             Ok(Sample { record: PromptRecord::new(row.id.clone(), text(&row.id)), response })
         })
         .collect()
-}
-
-fn free_folder() -> PathBuf {
-    let nth = |n: u32| PathBuf::from(format!("runs/preferences-{n}"));
-    (1..).map(nth).find(|folder| !folder.exists()).unwrap_or_else(|| nth(0))
 }

@@ -1,1 +1,154 @@
-//! What the examples share.
+//! What the examples share: models, dialogues, answers to held-out prompts.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use rlaif::core::{PromptRecord, Seed, Specials, TextCodec};
+use rlaif::data::builtin::{self, BuiltinDialogue, Part};
+use rlaif::data::corpora::{DIALOGUE_CHARACTERS, Hh, HhRecord};
+use rlaif::data::{Dataset, Fraction, HubDataset, PromptBuilder, Reader, Source};
+use rlaif::eval::Report;
+use rlaif::hub::Hub;
+use rlaif::lm::generate::{GenerationConfig, GenerationRow, Hooks, generate};
+use rlaif::lm::{Forward, Padding, Policy, TokenBatch, token_log_probs};
+use rlaif::models::LanguageModel;
+use rlaif::tch::{Kind, no_grad_guard};
+
+/// Returns a model's folder: that of a built-in one (`t5`, `llama`, `roberta`, `judge`), one of
+/// yours, or one fetched from the hub.
+///
+/// # Errors
+/// A model that is nowhere.
+pub fn model(name: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let built_in = match name {
+        "t5" => "summary-t5",
+        "llama" => "summary-llama",
+        "roberta" => "toxicity-roberta",
+        "judge" => "toxicity-bert",
+        other => return Ok(rlaif::model_folder(other, None)?),
+    };
+    Ok(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../models")).join(built_in))
+}
+
+/// Returns the first folder `runs/NAME-1`, `-2`, .. that does not exist yet.
+#[must_use]
+pub fn free_folder(name: &str) -> PathBuf {
+    let nth = |n: u32| PathBuf::from(format!("runs/{name}-{n}"));
+    (1..).map(nth).find(|folder| !folder.exists()).unwrap_or_else(|| nth(0))
+}
+
+/// Prompts to train on, and prompts to measure with that resemble none of them; made of the built-in
+/// dialogues (`builtin`), of a file of HH's rows, or of a data set of the hub.
+///
+/// # Errors
+/// Rows that cannot be read or encoded.
+pub fn dialogues(
+    name: &str,
+    builder: &PromptBuilder,
+    codec: &dyn TextCodec,
+) -> Result<(Dataset<PromptRecord>, Dataset<PromptRecord>), Box<dyn Error>> {
+    if name == "builtin" {
+        let part = |part| {
+            let dialogues = builtin::dialogues(part)
+                .keep_characters(DIALOGUE_CHARACTERS, |record| record.dialogue.as_str().into());
+            let summary = |record: &BuiltinDialogue| Some(record.summary.clone());
+            builder.build_all(codec, &dialogues, |record| record.dialogue.as_str().into(), summary)
+        };
+        return Ok((part(Part::Train)?, part(Part::HeldOut)?));
+    }
+    let is_path = name.starts_with(['.', '/']) || name.contains(".json");
+    let source = match is_path || Path::new(name).is_file() {
+        true => Source::file(name)?,
+        false => HubDataset::new(name).source(&Hub::from_env()?)?,
+    };
+    // Always the same split: what is held out is held out from every run.
+    let split = Reader::new(source)
+        .dataset(Hh::default())?
+        .keep_characters(DIALOGUE_CHARACTERS, |record| record.dialogue().into())
+        .deduplicate(|record| record.dialogue().into())
+        .split_by(Fraction::new(0.2)?, Seed::new(42), |record| record.first_turn().into())?;
+    let part = |dialogues| {
+        builder.build_all(codec, &dialogues, |record: &HhRecord| record.dialogue().into(), |_| None)
+    };
+    Ok((part(split.train)?, part(split.held_out)?))
+}
+
+/// The tokens of a response, and its text.
+pub type Response = (Vec<u32>, String);
+
+/// A response to each prompt. Before and after a training the random numbers are the same.
+///
+/// # Errors
+/// What the policy or the tokenizer fails with.
+pub fn respond(
+    policy: &LanguageModel,
+    prompts: &[Vec<u32>],
+    how: &GenerationConfig,
+    seed: Seed,
+    codec: &dyn TextCodec,
+) -> Result<Vec<Response>, Box<dyn Error>> {
+    let row = |(id, prompt): (u64, &Vec<u32>)| GenerationRow {
+        id,
+        prompt: prompt.clone(),
+        max_new_tokens: None,
+    };
+    let rows: Vec<_> = (0..).zip(prompts).map(row).collect();
+    let seed = seed.derive("evaluate", 0);
+    let responses = generate(policy, &rows, how, seed, 0, Forward::default(), Hooks::default())?;
+    responses
+        .into_iter()
+        .map(|response| {
+            let text = codec.decode(&response.ids, Specials::Exclude)?;
+            Ok((response.ids, text.trim().to_owned()))
+        })
+        .collect()
+}
+
+/// Σ_t log π(y_t) − log π_ref(y_t) of each response.
+///
+/// # Errors
+/// What a model fails with.
+pub fn kl(
+    policy: &LanguageModel,
+    (reference, forward): (&LanguageModel, Forward<'_>),
+    prompts: &[Vec<u32>],
+    responses: &[Vec<u32>],
+) -> Result<Vec<f64>, Box<dyn Error>> {
+    let _guard = no_grad_guard();
+    let mut all = Vec::new();
+    for (prompts, responses) in prompts.chunks(32).zip(responses.chunks(32)) {
+        let x = TokenBatch::collate(prompts.to_vec(), policy.spec(), Padding::Right)?;
+        let y = TokenBatch::responses(responses.to_vec(), policy.spec())?;
+        let of = |model: &LanguageModel, forward| {
+            let hidden = model.response_hidden(&x, &y, forward)?;
+            token_log_probs(&model.head(forward)?, &hidden, &y, 1.).map(|got| got.log_probs)
+        };
+        let gap = of(policy, Forward::default())? - of(reference, forward)?;
+        all.extend(Vec::<f64>::try_from(gap.sum_dim_intlist(1, false, Kind::Double))?);
+    }
+    Ok(all)
+}
+
+/// Ten held-out prompts with both responses, as text: the five whose score changed most, and five
+/// more.
+#[must_use]
+pub fn ten_examples(report: &Report) -> String {
+    let mut samples: Vec<_> = report.comparison().samples.iter().collect();
+    let every = (samples.len() / 5).max(1);
+    let more: Vec<_> = samples.iter().copied().step_by(every).take(5).collect();
+    samples.sort_by(|a, b| {
+        let change = |s: &rlaif::eval::SampleRow| (s.score_after - s.score_before).abs();
+        change(b).total_cmp(&change(a))
+    });
+    let text = |sample: &rlaif::eval::SampleRow| {
+        format!(
+            "{}\n  before ({:.2}) {}\n  after  ({:.2}) {}\n\n",
+            sample.prompt.trim(),
+            sample.score_before,
+            sample.before,
+            sample.score_after,
+            sample.after
+        )
+    };
+    samples.into_iter().take(5).chain(more).map(text).collect()
+}

@@ -9,6 +9,7 @@ mod metric;
 mod provenance;
 mod record;
 mod reward;
+mod say;
 mod seed;
 mod setting;
 pub mod stats;
@@ -22,5 +23,6 @@ pub use record::{
     PromptRecord, Record, Sample, UnpairedPreference,
 };
 pub use reward::{NonFinite, RewardError, RewardModel, Score, Scores};
+pub use say::say;
 pub use seed::Seed;
 pub use setting::BadSetting;

@@ -153,3 +153,15 @@ impl Fault for PpoError {
         }
     }
 }
+
+/// For the loop that trainings share.
+impl From<PpoError> for TrainError {
+    fn from(error: PpoError) -> Self {
+        match error {
+            PpoError::Train(error) => error,
+            PpoError::Lm(error) => Self::Lm(error),
+            PpoError::Torch(error) => Self::Torch(error),
+            other => Self::task(other),
+        }
+    }
+}

@@ -7,7 +7,8 @@
 //!             │ log-probs, values    │ whitening, GAE            │ losses, optimizer
 //! ```
 //!
-//! The loop is yours, see [`PpoTrainer`]. What each part computes is a function with its equation:
+//! The loop is yours, see [`PpoTrainer`]; [`PpoTask`] gives it to [`train::drive`] instead, with
+//! checkpoints, samples and findings. What each part computes is a function with its equation:
 //!
 //! | part | function |
 //! |---|---|
@@ -29,6 +30,7 @@ mod rollout;
 mod scores;
 mod state;
 mod stats;
+mod task;
 mod trainer;
 mod update;
 mod value_model;
@@ -45,7 +47,8 @@ pub use rlaif_core::stats::RunningMoments;
 pub use rollout::{Prompt, Rollout};
 pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
 pub use stats::PpoStats;
+pub use task::PpoTask;
 pub use trainer::PpoTrainer;
 pub use value_model::ValueModel;
-pub use watch::{Finding, StopReason, Symptom, Watch};
+pub use watch::{StopReason, Symptom, Watch};
 pub use {rlaif_core as core, rlaif_lm as lm, rlaif_torch as torch, rlaif_train as train, tch};

@@ -1,6 +1,6 @@
 //! What a batch of prompts came to: responses, scores, and what the models say of them.
 
-use rlaif_core::{PromptRecord, Seed};
+use rlaif_core::{PromptRecord, Record, Seed};
 use rlaif_lm::{LmError, Mask, TokenBatch, generate::FinishReason};
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +13,12 @@ pub struct Prompt {
     pub record: PromptRecord,
     /// What the policy reads: the tokens of `record.prompt`, special tokens included.
     pub ids: Vec<u32>,
+}
+
+impl Record for Prompt {
+    fn id(&self) -> &str {
+        &self.record.id
+    }
 }
 
 /// One batch of experience. Tensors are f32 `[B, T]`, 0 where masked; T is the longest response.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
+use rlaif_train::Finding;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -34,24 +35,20 @@ pub enum Symptom {
     NotFinite,
 }
 
-/// A symptom with its likely cause and what to change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// The step at which it was noticed.
-    pub step: u64,
-    /// What it is.
-    pub symptom: Symptom,
-    /// What was seen, in numbers.
-    pub seen: String,
-    /// The likely cause.
-    pub cause: String,
-    /// The setting to change.
-    pub advice: String,
-}
-
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "step {}: {}. {}. {}", self.step, self.seen, self.cause, self.advice)
+impl Symptom {
+    /// The name that `findings.json` has for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NegativeKl => "negative_kl",
+            Self::RunawayKl => "runaway_kl",
+            Self::EntropyCollapse => "entropy_collapse",
+            Self::LargeRatio => "large_ratio",
+            Self::EqualScores => "equal_scores",
+            Self::NeverEnds => "never_ends",
+            Self::SaturatedScores => "saturated_scores",
+            Self::SamplerGap => "sampler_gap",
+            Self::NotFinite => "not_finite",
+        }
     }
 }
 
@@ -98,7 +95,7 @@ const PERSISTENT: usize = 3;
 /// let mut stats = PpoStats::default();
 /// stats.metrics.set("objective/kl", -3.);
 /// let findings = watch.observe(&stats, &PpoConfig::default());
-/// assert_eq!(findings[0].symptom, Symptom::NegativeKl);
+/// assert_eq!(findings[0].symptom, Symptom::NegativeKl.name());
 /// assert!(findings[0].advice.contains("generation"));
 /// assert!(watch.observe(&stats, &PpoConfig::default()).is_empty());
 /// ```
@@ -119,18 +116,19 @@ impl Watch {
     /// Takes in the statistics of a step, and tells what has begun to go wrong.
     pub fn observe(&mut self, stats: &PpoStats, config: &PpoConfig) -> Vec<Finding> {
         let signs = self.signs(stats, config);
-        let seen: BTreeSet<Symptom> = signs.iter().map(|finding| finding.symptom).collect();
-        let new =
-            signs.into_iter().filter(|finding| !self.present.contains(&finding.symptom)).collect();
+        let seen: BTreeSet<Symptom> = signs.iter().map(|(symptom, _)| *symptom).collect();
+        let new = signs.into_iter().filter(|(symptom, _)| !self.present.contains(symptom));
+        let new = new.map(|(_, finding)| finding).collect();
         self.present = seen;
         new
     }
 
-    fn signs(&mut self, stats: &PpoStats, config: &PpoConfig) -> Vec<Finding> {
+    fn signs(&mut self, stats: &PpoStats, config: &PpoConfig) -> Vec<(Symptom, Finding)> {
         let mut signs = Vec::new();
-        let mut found = |symptom, seen: String, cause: &str, advice: String| {
-            let cause = cause.to_owned();
-            signs.push(Finding { step: stats.step, symptom, seen, cause, advice });
+        let mut found = |symptom: Symptom, seen: String, cause: &str, advice: String| {
+            let (name, cause) = (symptom.name().to_owned(), cause.to_owned());
+            let finding = Finding { step: stats.step, symptom: name, seen, cause, advice };
+            signs.push((symptom, finding));
         };
         let kl = stats.get("objective/kl");
         if kl < -1. {
@@ -335,7 +333,9 @@ mod tests {
         for (at, numbers) in steps.iter().enumerate() {
             for finding in watch.observe(&stats(at as u64 + 1, numbers), &config) {
                 assert!(finding.to_string().contains('`'), "names a setting: {finding}");
-                all.push((finding.step, finding.symptom));
+                let symptom = serde_json::from_value(finding.symptom.clone().into()).unwrap();
+                assert_eq!(Symptom::name(symptom), finding.symptom);
+                all.push((finding.step, symptom));
             }
             // A run that is resumed goes on with what it knew.
             let saved = serde_json::to_string(&watch).unwrap();

@@ -15,7 +15,7 @@ use crate::{
     learner::{LearnConfig, Learner},
     optimizer::StepReport,
     scores::{Classification, classification},
-    supervised::{Supervised, check_rows, learns, step_metrics},
+    supervised::{Supervised, check_rows, step_metrics},
 };
 
 /// A text with its label, as token ids.
@@ -252,10 +252,16 @@ fn labels(rows: &[&ClassifierRow], model: &dyn SequenceClassifier) -> Tensor {
     Tensor::from_slice(&labels).to_device(model.spec().device)
 }
 
-learns!(ClassifierTrainer);
-
 impl Supervised for ClassifierTrainer<'_> {
     type Row = ClassifierRow;
+
+    fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    fn learner_mut(&mut self) -> &mut Learner {
+        &mut self.learner
+    }
 
     fn learn(&mut self, rows: &[&ClassifierRow]) -> Result<Metrics, TrainError> {
         let stats = self.step(rows)?;

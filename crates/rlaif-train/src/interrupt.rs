@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use rlaif_core::say;
+
 use crate::error::TrainError;
 
 /// The process's own: a handler can be set once.
@@ -37,7 +39,7 @@ impl Interrupt {
             if seen.swap(true, Ordering::SeqCst) {
                 rlaif_torch::exit_at_once(130);
             }
-            eprintln!("\nstopping after this step; once more to stop at once");
+            say("\nstopping after this step; once more to stop at once");
         };
         ctrlc::set_handler(handler).map_err(|source| TrainError::Write {
             path: "signal handler".into(),

@@ -88,7 +88,8 @@ impl LearnConfig {
     }
 }
 
-/// The trained parameters of one model with their optimizer and their average.
+/// The trained parameters of one model with their optimizer and their average: what every supervised
+/// trainer has, and one of your own may.
 #[derive(Debug)]
 pub struct Learner {
     trained: Vec<(String, Tensor)>,
@@ -97,7 +98,11 @@ pub struct Learner {
 }
 
 impl Learner {
-    pub(crate) fn new(
+    /// Selects what is trained of a model, for a run of `total_steps` steps.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`], [`TrainError::NothingTrained`].
+    pub fn new(
         parameters: &Parameters,
         config: &LearnConfig,
         total_steps: u64,
@@ -112,7 +117,11 @@ impl Learner {
         Ok(Self { trained, optimizer, ema })
     }
 
-    pub(crate) fn step(&mut self) -> Result<StepReport, TrainError> {
+    /// Updates the parameters by their gradients, which are then cleared.
+    ///
+    /// # Errors
+    /// [`TrainError::NonFinite`], [`TrainError::Torch`].
+    pub fn step(&mut self) -> Result<StepReport, TrainError> {
         let report = self.optimizer.step()?;
         if let Some(ema) = &mut self.ema {
             ema.update();
@@ -120,11 +129,13 @@ impl Learner {
         Ok(report)
     }
 
-    pub(crate) fn progress(&self) -> OptimizerProgress {
+    /// How far the optimizer is.
+    pub fn progress(&self) -> OptimizerProgress {
         self.optimizer.progress()
     }
 
-    pub(crate) fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
+    /// Runs `f` while the parameters are those of the result: the averages, if there are some.
+    pub fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
         match &self.ema {
             Some(ema) => ema.with_averages(f),
             None => f(),
@@ -132,13 +143,17 @@ impl Learner {
     }
 
     /// Gives the parameters the weights that are the result, for good.
-    pub(crate) fn finish(self) {
-        if let Some(ema) = self.ema {
+    pub fn finish(&mut self) {
+        if let Some(ema) = self.ema.take() {
             ema.install();
         }
     }
 
-    pub(crate) fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+    /// Writes everything that a later step depends on.
+    ///
+    /// # Errors
+    /// What cannot be written.
+    pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
         files.tensors("model", &self.trained)?;
         files.tensors("optimizer", &self.optimizer.state())?;
         files.json("progress", &self.optimizer.progress())?;
@@ -148,12 +163,21 @@ impl Learner {
         }
     }
 
-    pub(crate) fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+    /// Goes on from what [`Learner::save`] wrote.
+    ///
+    /// # Errors
+    /// [`TrainError::Torch`] or [`TrainError::BadCheckpoint`] if it is of another model or another
+    /// configuration.
+    pub fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
         self.restore_weights(saved)?;
         self.optimizer.restore(&saved.tensors("optimizer")?, saved.json("progress")?)
     }
 
-    pub(crate) fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
+    /// Takes the parameters, and their averages, from what [`Learner::save`] wrote.
+    ///
+    /// # Errors
+    /// As [`Learner::restore`].
+    pub fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
         restore_parameters(&self.trained, &saved.tensors("model")?, "the model")?;
         match &mut self.ema {
             Some(ema) => ema.restore(&saved.tensors("ema")?),

@@ -11,16 +11,20 @@
 //! | metrics to files, TensorBoard, the terminal | [`JsonlMetrics`], [`TensorBoard`], [`Terminal`] |
 //! | supervised fine-tuning | [`SftTrainer`] |
 //! | classifiers and preference models | [`ClassifierTrainer`], [`PreferenceTrainer`] |
-//! | the loop around those three | [`fit`](fit()), [`SupervisedTask`] |
+//! | the loop of every training | [`drive`](drive()), [`Fit`], [`SupervisedTask`] |
 //! | Ctrl-C | [`Interrupt`] |
 //! | what PPO rewards and learns from | [`KlController`], [`gae`] |
+
+// Printing never ends a run: `rlaif_core::say`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
 mod accumulate;
 mod checkpoints;
 mod classifier;
+mod drive;
 mod ema;
 mod error;
-mod fit;
+mod finding;
 mod gae;
 mod interrupt;
 mod kl;
@@ -39,13 +43,14 @@ mod trainable;
 pub use accumulate::accumulate;
 pub use checkpoints::{CheckpointFiles, Checkpoints, Found, Goal, Keep, Saved};
 pub use classifier::{ClassWeights, ClassifierRow, ClassifierStats, ClassifierTrainer};
+pub use drive::{Batches, Ending, Fit, FitConfig, FitPlan, FitResult, Stepped, drive};
 pub use ema::Ema;
 pub use error::TrainError;
-pub use fit::{Batches, Ending, Fit, FitConfig, FitPlan, FitResult, fit};
+pub use finding::Finding;
 pub use gae::{Advantages, gae};
 pub use interrupt::Interrupt;
 pub use kl::{KlControl, KlController, KlEstimator, full_kl};
-pub use learner::LearnConfig;
+pub use learner::{LearnConfig, Learner};
 pub use metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal};
 pub use microbatch::Batching;
 pub use optimizer::{Optimizer, OptimizerConfig, OptimizerProgress, StepReport};

@@ -18,7 +18,7 @@ use crate::{
     error::TrainError,
     learner::{LearnConfig, Learner},
     optimizer::StepReport,
-    supervised::{Supervised, check_rows, learns, step_metrics},
+    supervised::{Supervised, check_rows, step_metrics},
 };
 
 /// A preference, as token ids: prompt and response together, special tokens included.
@@ -264,10 +264,16 @@ fn summary(
     })
 }
 
-learns!(PreferenceTrainer);
-
 impl Supervised for PreferenceTrainer<'_> {
     type Row = PreferenceRow;
+
+    fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    fn learner_mut(&mut self) -> &mut Learner {
+        &mut self.learner
+    }
 
     fn learn(&mut self, rows: &[&PreferenceRow]) -> Result<Metrics, TrainError> {
         let stats = self.step(rows)?;

@@ -7,12 +7,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use rlaif_core::{MetricSink, Metrics};
+use rlaif_core::{MetricSink, Metrics, say};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoints::{Checkpoints, Keep, Saved},
     error::TrainError,
+    finding::Finding,
     metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal},
 };
 
@@ -33,12 +34,13 @@ pub struct Marks {
 /// metrics.jsonl       one object per step
 /// events.out.tfevents.*   the same for TensorBoard
 /// samples.jsonl       what the model answered
+/// findings.json       what went wrong, as the run noticed it
 /// checkpoints/        see [`Checkpoints`]
 /// model/              the result
 /// log.txt             what was said, with dates
 /// ```
 ///
-/// One process at a time has it.
+/// Locked by one process at a time.
 ///
 /// ```
 /// use rlaif_core::Metrics;
@@ -202,6 +204,14 @@ impl RunFolder {
         self.samples.append(row)
     }
 
+    /// Writes `findings.json`: what went wrong so far, for the report.
+    ///
+    /// # Errors
+    /// [`TrainError::Files`].
+    pub fn write_findings(&self, findings: &[Finding]) -> Result<(), TrainError> {
+        Ok(rlaif_checkpoint::write_json(&self.root.join("findings.json"), &findings)?)
+    }
+
     /// Says something on standard error, and in `log.txt`.
     ///
     /// # Errors
@@ -209,7 +219,7 @@ impl RunFolder {
     pub fn say(&mut self, text: &str) -> Result<(), TrainError> {
         match &self.terminal {
             Some(terminal) => terminal.say(text),
-            None => eprintln!("{text}"),
+            None => say(text),
         }
         self.note(text)
     }

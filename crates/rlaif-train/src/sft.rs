@@ -14,7 +14,7 @@ use crate::{
     learner::{LearnConfig, Learner},
     microbatch::Batching,
     optimizer::StepReport,
-    supervised::{Supervised, learns, step_metrics},
+    supervised::{Supervised, step_metrics},
 };
 
 /// A prompt and a response to learn, as token ids.
@@ -263,10 +263,16 @@ fn learned_only(
     Ok(Some((picked, TokenBatch::responses(vec![ids], policy.spec())?)))
 }
 
-learns!(SftTrainer);
-
 impl Supervised for SftTrainer<'_> {
     type Row = SftRow;
+
+    fn learner(&self) -> &Learner {
+        &self.learner
+    }
+
+    fn learner_mut(&mut self) -> &mut Learner {
+        &mut self.learner
+    }
 
     fn learn(&mut self, rows: &[&SftRow]) -> Result<Metrics, TrainError> {
         let stats = self.step(rows)?;

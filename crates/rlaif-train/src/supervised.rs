@@ -3,28 +3,17 @@
 use rlaif_core::Metrics;
 
 use crate::{
-    checkpoints::{CheckpointFiles, Goal, Saved},
+    checkpoints::{CheckpointFiles, Saved},
+    drive::{Fit, Stepped},
     error::TrainError,
-    fit::Fit,
     learner::Learner,
     optimizer::StepReport,
 };
 
-/// What holds the weights of a training; implemented here alone.
-pub trait Learns {
-    #[doc(hidden)]
-    fn learner(&self) -> &Learner;
-
-    #[doc(hidden)]
-    fn learner_mut(&mut self) -> &mut Learner;
-
-    #[doc(hidden)]
-    fn into_learner(self) -> Learner;
-}
-
-/// What [`SftTrainer`](crate::SftTrainer), [`ClassifierTrainer`](crate::ClassifierTrainer) and
-/// [`PreferenceTrainer`](crate::PreferenceTrainer) have in common.
-pub trait Supervised: Learns {
+/// A trainer that learns from rows whose answers are known, such as
+/// [`SftTrainer`](crate::SftTrainer), [`ClassifierTrainer`](crate::ClassifierTrainer) and
+/// [`PreferenceTrainer`](crate::PreferenceTrainer).
+pub trait Supervised {
     /// What it learns from.
     type Row;
 
@@ -41,6 +30,12 @@ pub trait Supervised: Learns {
     /// Those of the trainer's own `evaluate`.
     fn measure(&self, rows: &[Self::Row]) -> Result<Metrics, TrainError>;
 
+    /// The trained weights with their optimizer.
+    fn learner(&self) -> &Learner;
+
+    /// The trained weights with their optimizer.
+    fn learner_mut(&mut self) -> &mut Learner;
+
     /// Runs `f` while the model has the weights that are the result: the averaged ones, if there
     /// are some.
     fn with_result<R>(&self, f: impl FnOnce() -> R) -> R
@@ -51,11 +46,11 @@ pub trait Supervised: Learns {
     }
 
     /// Gives the model the weights that are the result, for good.
-    fn finish(self)
+    fn finish(mut self)
     where
         Self: Sized,
     {
-        self.into_learner().finish();
+        self.learner_mut().finish();
     }
 
     /// Writes everything that a later step depends on.
@@ -84,8 +79,8 @@ pub trait Supervised: Learns {
     }
 }
 
-/// A trainer with its rows, as [`fit`](crate::fit()) takes it; `eval/loss` says which weights are
-/// best.
+/// A trainer with its rows, as [`drive`](crate::drive()) takes it; `eval/loss` says which weights
+/// are best.
 #[derive(Debug)]
 pub struct SupervisedTask<T: Supervised> {
     trainer: T,
@@ -112,9 +107,9 @@ impl<T: Supervised> SupervisedTask<T> {
 }
 
 impl<T: Supervised> Fit for SupervisedTask<T> {
-    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
+    fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
         let rows: Vec<&T::Row> = rows.iter().map(|&i| &self.train[i]).collect();
-        self.trainer.learn(&rows)
+        self.trainer.learn(&rows).map(Stepped::from)
     }
 
     fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
@@ -122,10 +117,6 @@ impl<T: Supervised> Fit for SupervisedTask<T> {
             return Ok(None);
         }
         self.trainer.measure(&self.held_out).map(Some)
-    }
-
-    fn score(&self) -> (&'static str, Goal) {
-        ("eval/loss", Goal::Lowest)
     }
 
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
@@ -172,23 +163,3 @@ pub(crate) fn step_metrics(
     metrics.set("tokens", tokens as f64);
     metrics
 }
-
-/// Has a trainer's field `learner` be what [`Learns`] speaks of.
-macro_rules! learns {
-    ($trainer:ident) => {
-        impl $crate::supervised::Learns for $trainer<'_> {
-            fn learner(&self) -> &$crate::learner::Learner {
-                &self.learner
-            }
-
-            fn learner_mut(&mut self) -> &mut $crate::learner::Learner {
-                &mut self.learner
-            }
-
-            fn into_learner(self) -> $crate::learner::Learner {
-                self.learner
-            }
-        }
-    };
-}
-pub(crate) use learns;

@@ -141,7 +141,7 @@ pages! {
     training: "docs/training.md",
     example_of_a_reward: "examples/custom_reward.rs",
     example_of_dpo: "examples/dpo_preferences.rs",
-    example_of_less_toxicity: "examples/hh_toxicity.rs",
+    example_of_less_toxicity: "examples/hh_toxicity/main.rs",
     example_of_ppo: "examples/ppo_minimal.rs",
     example_of_the_models: "examples/train_builtin_models/main.rs",
     example_of_a_reward_model: "examples/train_reward_model.rs",

@@ -98,6 +98,15 @@ pub struct ClassifierOptions {
     separator: String,
     max_length: Option<usize>,
     batch_size: usize,
+    report: Option<Reading>,
+}
+
+/// A part that is read from the same logits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Reading {
+    part: String,
+    label: Label,
+    output: Output,
 }
 
 impl Default for ClassifierOptions {
@@ -117,6 +126,7 @@ impl ClassifierOptions {
             separator: String::new(),
             max_length: None,
             batch_size: 32,
+            report: None,
         }
     }
 
@@ -170,6 +180,19 @@ impl ClassifierOptions {
         self
     }
 
+    /// Reports another reading of the same logits as a part of each score, under this name; nothing
+    /// by default.
+    #[must_use]
+    pub fn report(
+        mut self,
+        part: impl Into<String>,
+        label: impl Into<Label>,
+        output: Output,
+    ) -> Self {
+        self.report = Some(Reading { part: part.into(), label: label.into(), output });
+        self
+    }
+
     /// The most rows that are computed together.
     #[must_use]
     pub fn batch_size(mut self, rows: usize) -> Self {
@@ -220,7 +243,15 @@ struct Model {
 ///
 /// // The same weights, read otherwise.
 /// let toxicity = reward.with(ClassifierOptions::preset(Preset::Hate))?;
-/// assert!((0. ..=1.).contains(&toxicity.score(&batch)?.total[0].unwrap().get()));
+/// let expected = toxicity.score(&batch)?.total[0].unwrap().get();
+/// assert!((0. ..=1.).contains(&expected));
+///
+/// // Both of one pass.
+/// let options =
+///     ClassifierOptions::preset(Preset::NotHate).report("toxicity", "hate", Output::Probability);
+/// let scores = reward.with(options)?.score(&batch)?;
+/// assert_eq!(scores.total[0].unwrap().get(), logit);
+/// assert_eq!(scores.parts[0].1[0].unwrap().get(), expected);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -230,6 +261,8 @@ pub struct ClassifierReward {
     /// of them be asked from another thread: tensors are not `Sync`.
     model: Arc<Mutex<Model>>,
     label: usize,
+    /// The label of the part that is reported, if there is one.
+    reported: Option<usize>,
     limit: usize,
     options: ClassifierOptions,
     shortened: AtomicU64,
@@ -288,15 +321,18 @@ impl ClassifierReward {
     }
 
     fn of(model: Arc<Mutex<Model>>, options: ClassifierOptions) -> Result<Self, ProviderError> {
-        let (label, limit, default_name) = {
+        let (label, reported, limit, default_name) = {
             let model = model.lock().unwrap_or_else(PoisonError::into_inner);
             let label = chosen(&model, options.label.as_ref())?;
+            let reported = options.report.as_ref();
+            let reported =
+                reported.map(|reading| chosen(&model, Some(&reading.label))).transpose()?;
             let limit = limit(&model, options.max_length)?;
             if options.input == Input::Chat {
                 // A template that cannot be used is better known now than at the first batch.
                 render(&model.tokenizer, &Exchange::new("a", "b")).map_err(ProviderError::Codec)?;
             }
-            (label, limit, model.classifier.labels()[label].clone())
+            (label, reported, limit, model.classifier.labels()[label].clone())
         };
         if options.batch_size == 0 {
             return Err(ProviderError::Setting {
@@ -313,7 +349,7 @@ impl ClassifierReward {
             });
         }
         let name = options.name.clone().unwrap_or(default_name);
-        Ok(Self { name, model, label, limit, options, shortened: AtomicU64::new(0) })
+        Ok(Self { name, model, label, reported, limit, options, shortened: AtomicU64::new(0) })
     }
 
     fn failed<E>(&self) -> impl Fn(E) -> RewardError
@@ -387,14 +423,25 @@ impl ClassifierReward {
         }
     }
 
-    /// Logits to one score a row, f32 `[B]`.
-    fn output(&self, scheme: LabelScheme, logits: &Tensor) -> Tensor {
-        let label = self.label as i64;
+    /// Logits to the score of each row, and what is reported beside it, f32 `[B, 1 or 2]`.
+    fn outputs(&self, scheme: LabelScheme, logits: &Tensor) -> Tensor {
+        let mut columns = vec![self.options.output.of(self.label, scheme, logits)];
+        if let (Some(label), Some(reading)) = (self.reported, &self.options.report) {
+            columns.push(reading.output.of(label, scheme, logits));
+        }
+        Tensor::stack(&columns, 1)
+    }
+}
+
+impl Output {
+    /// Logits to one number a row, f32 `[B]`.
+    fn of(self, label: usize, scheme: LabelScheme, logits: &Tensor) -> Tensor {
+        let label = label as i64;
         let column = |x: &Tensor| x.select(1, label);
-        match (self.options.output, scheme) {
-            (Output::Logit, _) | (Output::LogOdds, LabelScheme::Independent) => column(logits),
-            (Output::Probability, _) => column(&scheme.probabilities(logits)),
-            (Output::LogOdds, LabelScheme::Exclusive) => {
+        match (self, scheme) {
+            (Self::Logit, _) | (Self::LogOdds, LabelScheme::Independent) => column(logits),
+            (Self::Probability, _) => column(&scheme.probabilities(logits)),
+            (Self::LogOdds, LabelScheme::Exclusive) => {
                 let others = logits.copy();
                 let _ = others.select(1, label).fill_(f64::NEG_INFINITY);
                 column(logits) - others.logsumexp([1], false)
@@ -504,7 +551,7 @@ impl RewardModel for ClassifierReward {
                     let input = TokenBatch::collate(ids, spec, Padding::Right)?;
                     let logits =
                         model.classifier.logits(&input, Some(&starts), Forward::default())?;
-                    Ok(self.output(model.classifier.scheme(), &logits))
+                    Ok(self.outputs(model.classifier.scheme(), &logits))
                 })
                 .map_err(self.failed::<rlaif_lm::LmError>())?,
             );
@@ -513,14 +560,18 @@ impl RewardModel for ClassifierReward {
             return Ok(scores);
         }
         let values = Tensor::cat(&outputs, 0).to_device(tch::Device::Cpu);
-        let values = Vec::<f32>::try_from(values).map_err(self.failed())?;
-        for (row, value) in order.into_iter().zip(values) {
-            let score = rlaif_core::Score::new(value).map_err(|source| RewardError::NonFinite {
-                model: self.name.clone(),
-                row,
-                source,
-            })?;
-            scores.total[row] = Some(score);
+        let values = Vec::<Vec<f32>>::try_from(values).map_err(self.failed())?;
+        let mut part = vec![None; batch.len()];
+        for (row, values) in order.into_iter().zip(values) {
+            for (column, value) in [&mut scores.total, &mut part].into_iter().zip(values) {
+                let score = rlaif_core::Score::new(value).map_err(|source| {
+                    RewardError::NonFinite { model: self.name.clone(), row, source }
+                })?;
+                column[row] = Some(score);
+            }
+        }
+        if let Some(reading) = &self.options.report {
+            scores.parts.push((reading.part.clone(), part));
         }
         Ok(scores)
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
-use rlaif_core::{MetricError, MetricSink, Metrics};
+use rlaif_core::{MetricError, MetricSink, Metrics, say};
 
 /// Between two plain lines, unless it is the first or the last step.
 const PAUSE: Duration = Duration::from_secs(10);
@@ -58,8 +58,8 @@ impl Terminal {
     /// Says something beside the progress.
     pub fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
         }
     }
 
@@ -92,7 +92,8 @@ impl MetricSink for Terminal {
             let rate = (step - self.first.min(step)) as f64 / self.start.elapsed().as_secs_f64();
             let left = self.total.saturating_sub(step) as f64 / rate;
             let left = if left.is_finite() { duration(left) } else { "?".to_owned() };
-            eprintln!("step {step}/{}  {numbers}  {rate:.2} steps/s, {left} left", self.total);
+            let total = self.total;
+            say(format_args!("step {step}/{total}  {numbers}  {rate:.2} steps/s, {left} left"));
         }
         Ok(())
     }

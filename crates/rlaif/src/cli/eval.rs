@@ -1,14 +1,14 @@
 //! `rlaif eval`.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
 };
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::error::CliError;
+use super::{error::CliError, print::print};
 use crate::EvalConfig;
 
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ impl Eval {
             bar.set_message(at.stage.to_owned());
         })?;
         bar.finish_and_clear();
-        print(&format!("{}\n{}\n", report.to_terminal(), out.join("report.html").display()))
+        print(format_args!("{}\n{}", report.to_terminal(), out.join("report.html").display()))
     }
 }
 
@@ -49,10 +49,4 @@ fn bar() -> ProgressBar {
         ProgressStyle::with_template("{msg:30} {bar:30} {pos}/{len}  {elapsed}")
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     )
-}
-
-/// To standard output, where a pipe may have been closed.
-pub(crate) fn print(text: &str) -> Result<(), CliError> {
-    let writing = |source| CliError::Io { what: "standard output".to_owned(), source };
-    io::stdout().lock().write_all(text.as_bytes()).map_err(writing)
 }

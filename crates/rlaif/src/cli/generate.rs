@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     error::{CliError, RowProblem},
     model::{self, ModelArguments},
+    print::unwritable,
     rows::{Job, RowArguments},
 };
 
@@ -190,8 +191,8 @@ fn stream(
             tokenizer.decode(&ids, Specials::Exclude).map_err(CliError::from).and_then(|text| {
                 let ready = ready(&text, &config.stop_strings, new.finish);
                 if ready.len() > written && ready.is_char_boundary(written) {
-                    output.write_all(&ready.as_bytes()[written..]).map_err(writing)?;
-                    output.flush().map_err(writing)?;
+                    output.write_all(&ready.as_bytes()[written..]).map_err(unwritable)?;
+                    output.flush().map_err(unwritable)?;
                     written = ready.len();
                 }
                 Ok(())
@@ -202,7 +203,7 @@ fn stream(
     let result = generate(policy, &[row], config, seed, 0, Forward::default(), hooks);
     outcome?;
     result?;
-    output.write_all(b"\n").map_err(writing)
+    output.write_all(b"\n").map_err(unwritable)
 }
 
 /// The part of the text so far that later tokens cannot change: not the beginning of a stop string,
@@ -220,10 +221,6 @@ fn ready<'t>(text: &'t str, stops: &[String], finish: Option<FinishReason>) -> &
         text = &text[..text.len() - longest];
     }
     text
-}
-
-fn writing(source: io::Error) -> CliError {
-    CliError::Io { what: "standard output".to_owned(), source }
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{error::CliError, model};
+use super::{error::CliError, model, print::print};
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
@@ -47,7 +47,6 @@ impl Inspect {
             "labels": summary.labels,
             "files": files,
         });
-        println!("{object:#}");
-        Ok(())
+        print(format_args!("{object:#}"))
     }
 }

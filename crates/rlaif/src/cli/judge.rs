@@ -1,11 +1,12 @@
 //! `rlaif judge`.
 
 use std::{
-    io::{self, BufReader, BufWriter, Write},
+    io::{self, BufReader, BufWriter},
     path::{Path, PathBuf},
 };
 
 use clap::Args;
+use rlaif_core::say;
 use rlaif_rewards::{RewardConfig, score_rows};
 use rlaif_torch::DeviceChoice;
 
@@ -36,11 +37,9 @@ impl Judge {
             let (file, _) = open(&self.input)?;
             score_rows(&*reward, BufReader::new(file), output)?
         };
-        let mut told = io::stderr().lock();
-        // Nobody may be listening, and the rows are written.
-        let _ = writeln!(told, "{} scored, {} without a score", counted.scored, counted.missing);
+        say(format_args!("{} scored, {} without a score", counted.scored, counted.missing));
         for (name, value) in reward.metrics() {
-            let _ = writeln!(told, "{name} {value}");
+            say(format_args!("{name} {value}"));
         }
         Ok(())
     }

@@ -3,10 +3,6 @@
 //! Exit code 2 means bad input (a flag, a row, a file), 1 any other failure.
 
 mod bench;
-mod bench_dpo;
-mod bench_generate;
-mod bench_ppo;
-mod bench_sft;
 mod classifier;
 mod dpo;
 mod error;
@@ -18,6 +14,7 @@ mod lengths;
 mod log_probs;
 mod model;
 mod ppo;
+mod print;
 mod report;
 mod reward;
 mod rows;
@@ -28,6 +25,8 @@ mod sft;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use rlaif_core::say;
 
 use error::CliError;
 
@@ -158,7 +157,7 @@ pub fn main() -> ExitCode {
         // Whoever reads our output has seen enough (`| head`).
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error.chain());
+            say(format_args!("error: {}", error.chain()));
             ExitCode::from(error.code())
         }
     }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use rlaif_lm::Policy;
+use rlaif_ppo::PpoTask;
 use rlaif_train::Keep;
 use tch::Tensor;
 
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     rewards_from_config,
-    run::{self, PpoPlan, PpoRun, RunError},
+    run::{PpoRun, RunError, ShuffledBatches},
 };
 
 #[derive(Debug, Args)]
@@ -44,6 +45,9 @@ impl Ppo {
         }
         let (prompts, left_out) = config.prompts(&tokenizer, trainer.policy())?;
 
+        let mut batches =
+            ShuffledBatches::new(&prompts, config.ppo.batch_size, config.ppo.seed)?.whole()?;
+
         let keep = Keep { newest: config.output.keep, best: None };
         // Before anything is written.
         let reward = rewards_from_config(&config.reward, open.path(), options.device)?;
@@ -57,15 +61,11 @@ impl Ppo {
         );
         let shown = Shown { total_steps: config.ppo.steps, metrics: &SHOWN };
         let mut run = OngoingRun::begin(&open, interrupt, keep, &about, &shown)?;
-        let plan = PpoPlan {
-            prompts: &prompts,
-            codec: &tokenizer,
-            reward: &*reward,
-            output: &config.output,
-            interrupt: &run.interrupt,
-        };
-        let ending = run::ppo(&mut trainer, &mut run.folder, run.saved.as_ref(), &plan)?;
-        run.ended(ending)?;
+        let (seed, steps) = (config.ppo.seed, config.ppo.steps);
+        let mut task =
+            PpoTask::new(trainer, &prompts, &tokenizer, &*reward).samples(config.output.samples);
+        run.fit(&mut task, &mut batches, &config.output.fit(steps), steps, seed)?;
+        let trainer = task.into_trainer();
         let heads: Vec<(&str, &Tensor)> = trainer.value().parameters().iter().collect();
         Tensor::write_safetensors(&heads, run.folder.path().join("value_head.safetensors"))
             .map_err(rlaif_torch::TorchError::from)?;

@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use rlaif_eval::{Repeats, Report, TradeOff};
 
-use super::{error::CliError, eval::print};
+use super::{error::CliError, print::print};
 use crate::evaluate::tell_of_training;
 
 #[derive(Debug, Args)]
@@ -34,7 +34,7 @@ impl ReportCommand {
             let out = self.out.as_ref().unwrap_or(&self.runs[0]);
             report.write(out)?;
             let page = out.join("report.html");
-            return print(&format!("{}\n{}\n", report.to_terminal(), page.display()));
+            return print(format_args!("{}\n{}", report.to_terminal(), page.display()));
         }
         let labelled: Vec<(String, &Report)> =
             labels(&self.runs).into_iter().zip(&reports).collect();
@@ -51,7 +51,7 @@ impl ReportCommand {
                 (trade_off.to_terminal(), "tradeoff.html")
             }
         };
-        print(&format!("{text}\n{}\n", out.join(page).display()))
+        print(format_args!("{text}\n{}", out.join(page).display()))
     }
 
     fn pair_of_metrics(&self) -> Result<Option<(&str, &str)>, CliError> {

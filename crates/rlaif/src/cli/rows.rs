@@ -10,7 +10,10 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::error::{CliError, RowProblem};
+use super::{
+    error::{CliError, RowProblem},
+    print::unwritable,
+};
 
 /// Where rows come from, and how many go together.
 #[derive(Debug, Args)]
@@ -73,10 +76,10 @@ impl RowArguments {
                 break;
             }
             for row in self.window(job, rows, &lines.name)? {
-                serde_json::to_writer(&mut output, &row).map_err(|e| writing(e.into()))?;
-                output.write_all(b"\n").map_err(writing)?;
+                serde_json::to_writer(&mut output, &row).map_err(|e| unwritable(e.into()))?;
+                output.write_all(b"\n").map_err(unwritable)?;
             }
-            output.flush().map_err(writing)?;
+            output.flush().map_err(unwritable)?;
             progress.inc(lines.read - before);
         }
         progress.finish_and_clear();
@@ -190,10 +193,6 @@ fn row<J: Job>(bytes: &[u8], line: usize) -> Result<Option<J::Input>, RowProblem
     }
     let row = serde_json::from_str(text);
     row.map(Some).map_err(|source| RowProblem::Json { expected: J::FIELDS, source })
-}
-
-fn writing(source: io::Error) -> CliError {
-    CliError::Io { what: "standard output".to_owned(), source }
 }
 
 /// A bar on standard error where that is a terminal and the input's size is known.

@@ -7,7 +7,7 @@ use rlaif_core::Seed;
 use rlaif_models::{Classifier, LanguageModel, ModelAdapters, ModelError, SaveOptions};
 use rlaif_train::{
     Batches, Ending, Fit, FitConfig, FitPlan, Interrupt, Keep, RunFolder, Saved, Terminal,
-    TrainError, fit,
+    TrainError, drive,
 };
 
 use super::error::CliError;
@@ -116,7 +116,7 @@ impl<'a, T: RunFile> OngoingRun<'a, T> {
         seed: Seed,
     ) -> Result<(), CliError> {
         let plan = FitPlan { config, total_steps, seed, interrupt: &self.interrupt };
-        let ending = fit(task, batches, &mut self.folder, self.saved.as_ref(), &plan)
+        let ending = drive(task, batches, &mut self.folder, self.saved.as_ref(), &plan)
             .map_err(RunError::from)?;
         self.ended(ending)
     }

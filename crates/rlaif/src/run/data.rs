@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use rlaif_core::{Record, Seed};
-use rlaif_data::{Dataset, Fraction, Position, Reader, Remainder, Shuffle, corpora::Corpus};
+use rlaif_data::{
+    DataError, Dataset, Fraction, Position, Reader, Remainder, Shuffle, corpora::Corpus,
+};
 use rlaif_lm::LmSpec;
 use rlaif_train::{Batches, TrainError};
 use serde::{Deserialize, Serialize};
@@ -202,6 +204,7 @@ pub struct ShuffledBatches {
     shuffle: Shuffle,
     rows: usize,
     size: NonZeroUsize,
+    remainder: Remainder,
 }
 
 impl ShuffledBatches {
@@ -214,14 +217,38 @@ impl ShuffledBatches {
             key: "train.batch_size",
             problem: "is 0; expected at least 1".to_owned(),
         })?;
-        Ok(Self { shuffle: Shuffle::new(records, seed)?, rows: records.len(), size })
+        let (shuffle, rows) = (Shuffle::new(records, seed)?, records.len());
+        Ok(Self { shuffle, rows, size, remainder: Remainder::Keep })
+    }
+
+    /// Leaves out of each epoch the rows that do not fill a batch.
+    ///
+    /// # Errors
+    /// [`RunError::Data`] if there are fewer rows than a batch has.
+    pub fn whole(mut self) -> Result<Self, RunError> {
+        let (size, records) = (self.size.get(), self.rows);
+        if size > records {
+            return Err(DataError::BatchTooLarge { size, records }.into());
+        }
+        self.remainder = Remainder::Drop;
+        Ok(self)
+    }
+
+    /// Rows of an epoch.
+    fn per_epoch(&self) -> u64 {
+        let (rows, size) = (self.rows as u64, self.size.get() as u64);
+        match self.remainder {
+            Remainder::Keep => rows,
+            Remainder::Drop => rows - rows % size,
+        }
     }
 }
 
 impl Batches for ShuffledBatches {
     fn batch(&mut self, step: u64) -> Result<Vec<usize>, TrainError> {
-        let per_epoch = self.rows.div_ceil(self.size.get()) as u64;
-        let data = |source: rlaif_data::DataError| TrainError::Data {
+        let rows = self.per_epoch();
+        let per_epoch = rows.div_ceil(self.size.get() as u64);
+        let data = |source: DataError| TrainError::Data {
             what: "the order of rows".to_owned(),
             problem: source.to_string(),
         };
@@ -229,15 +256,40 @@ impl Batches for ShuffledBatches {
         let (epoch, at) = (step / per_epoch, step % per_epoch * self.size.get() as u64);
         // At the end of an epoch the shuffle turns by itself.
         let follows = (now.epoch, now.at) == (epoch, at)
-            || (at == 0 && now.epoch + 1 == epoch && now.at == self.rows as u64);
+            || (at == 0 && now.epoch + 1 == epoch && now.at == rows);
         if !follows {
             let position = Position { epoch, at, fingerprint: now.fingerprint };
             self.shuffle.resume(&position).map_err(data)?;
         }
-        self.shuffle.next_batch(self.size, Remainder::Keep).map_err(data)
+        self.shuffle.next_batch(self.size, self.remainder).map_err(data)
     }
 
     fn fingerprint(&self) -> u64 {
         Seed::new(self.shuffle.position().fingerprint).derive("size", self.size.get() as u64).get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rlaif_core::PromptRecord;
+
+    use super::*;
+
+    /// Batches of one size come in the order of the shuffle itself, from any step on.
+    #[test]
+    fn whole_batches_are_those_of_the_shuffle() {
+        let rows: Vec<_> = (0..10).map(|n| PromptRecord::new(n.to_string(), "?")).collect();
+        let (seed, size) = (Seed::new(7), NonZeroUsize::new(4).unwrap());
+        let mut shuffle = Shuffle::new(&rows, seed).unwrap();
+        let expected: Vec<_> =
+            (0..7).map(|_| shuffle.next_batch(size, Remainder::Drop).unwrap()).collect();
+        let mut batches = ShuffledBatches::new(&rows, 4, seed).unwrap().whole().unwrap();
+        let found: Vec<_> = (0..7).map(|step| batches.batch(step).unwrap()).collect();
+        assert_eq!(found, expected);
+        for step in [5, 6, 2, 3, 4] {
+            assert_eq!(batches.batch(step).unwrap(), expected[step as usize]);
+        }
+        let few = ShuffledBatches::new(&rows, 11, seed).unwrap().whole();
+        assert!(matches!(few, Err(RunError::Data(DataError::BatchTooLarge { .. }))));
     }
 }

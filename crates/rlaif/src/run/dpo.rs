@@ -18,7 +18,7 @@ use rlaif_dpo::{
 use rlaif_lm::LmSpec;
 use rlaif_models::LanguageModel;
 use rlaif_rewards::RewardConfig;
-use rlaif_train::{CheckpointFiles, Fit, FitConfig, Goal, Saved, TrainError};
+use rlaif_train::{CheckpointFiles, Fit, FitConfig, Goal, Saved, Stepped, TrainError};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -586,7 +586,7 @@ impl<'a> DpoTask<'a> {
 }
 
 impl Fit for DpoTask<'_> {
-    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
+    fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
         let given: Option<Vec<[f32; 2]>> =
             self.train_sums.as_ref().map(|sums| rows.iter().map(|&row| sums.rows()[row]).collect());
         let metrics = match &self.train {
@@ -601,7 +601,7 @@ impl Fit for DpoTask<'_> {
             TrainRows::Prompts(_) => self.sampled_step(rows)?,
         };
         self.steps += 1;
-        Ok(metrics)
+        Ok(metrics.into())
     }
 
     fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {

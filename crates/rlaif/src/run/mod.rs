@@ -90,10 +90,7 @@ pub use dpo::{
 pub use encode::Encoder;
 pub use error::{RowProblem, RunError};
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
-pub use ppo::{
-    OutputSection, PpoPlan, PpoRun, PretrainingSection, PromptSection, ValueSection, ValueStart,
-    ppo,
-};
+pub use ppo::{OutputSection, PpoRun, PretrainingSection, PromptSection, ValueSection, ValueStart};
 
 /// The commands that write run files.
 const COMMANDS: [&str; 5] = ["sft", "classifier", "reward", "ppo", "dpo"];

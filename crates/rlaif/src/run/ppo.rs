@@ -1,18 +1,13 @@
-//! PPO from a run file: what it says, and the loop.
+//! PPO from a run file.
 
-use std::num::NonZeroUsize;
-
-use rlaif_core::{BadSetting, PromptRecord, RewardModel, Specials, TextCodec};
-use rlaif_data::{Position, Reader, Remainder, Shuffle, corpora::PromptColumns};
-use rlaif_lm::{Policy, ValueFunction, ValueHead, ValueInit, generate::FinishReason};
+use rlaif_core::{BadSetting, PromptRecord, Specials, TextCodec};
+use rlaif_data::{Reader, corpora::PromptColumns};
+use rlaif_lm::{Policy, ValueFunction, ValueHead, ValueInit};
 use rlaif_models::{LanguageModel, LoadOptions};
-use rlaif_ppo::{
-    Finding, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, Rollout, StopReason, ValueModel,
-    Watch, share_frozen,
-};
+use rlaif_ppo::{PpoConfig, PpoError, PpoTrainer, Prompt, Reference, ValueModel, share_frozen};
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
-use rlaif_train::{Ending, Interrupt, Marks, RunFolder, Saved, SftRow, TrainError, Trainable};
+use rlaif_train::{FitConfig, SftRow, Trainable};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -133,6 +128,19 @@ pub struct OutputSection {
     pub keep: usize,
     /// Responses of each step that go into samples.jsonl.
     pub samples: usize,
+}
+
+impl OutputSection {
+    /// The same for the loop that trainings share.
+    #[must_use]
+    pub fn fit(&self, steps: u64) -> FitConfig {
+        FitConfig {
+            steps,
+            checkpoint_every: self.checkpoint_every,
+            keep: self.keep,
+            ..FitConfig::default()
+        }
+    }
 }
 
 impl Default for OutputSection {
@@ -355,147 +363,5 @@ impl PpoRun {
         }
         let left_out = all - prompts.len();
         Ok((prompts, left_out))
-    }
-}
-
-/// What the loop needs beside the trainer.
-pub struct PpoPlan<'a> {
-    /// What is asked, over and over in random order.
-    pub prompts: &'a [Prompt],
-    /// The policy's tokenizer.
-    pub codec: &'a dyn TextCodec,
-    /// What scores.
-    pub reward: &'a dyn RewardModel,
-    /// What is written on the way.
-    pub output: &'a OutputSection,
-    /// What asks the run to stop.
-    pub interrupt: &'a Interrupt,
-}
-
-/// What the loop itself has to remember.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct State {
-    marks: Marks,
-    position: Option<Position>,
-    watch: Watch,
-    findings: Vec<Finding>,
-    reward: serde_json::Value,
-    /// Why the run has ended before its steps were done, if it has.
-    stopped: Option<StopReason>,
-}
-
-/// A row of samples.jsonl.
-#[derive(Serialize)]
-struct SampleRow<'a> {
-    step: u64,
-    id: &'a str,
-    prompt: &'a str,
-    response: &'a str,
-    score: Option<f64>,
-    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
-    parts: serde_json::Map<String, serde_json::Value>,
-    finish_reason: FinishReason,
-}
-
-/// Steps until the run is done, its stopping rule holds, or it is interrupted; from its beginning or
-/// from `saved`. Metrics, samples, checkpoints and what went wrong are in the run's folder.
-///
-/// # Errors
-/// What trainer, reward, data or the folder fail with.
-pub fn ppo<P: Policy>(
-    trainer: &mut PpoTrainer<P>,
-    run: &mut RunFolder,
-    saved: Option<&Saved>,
-    plan: &PpoPlan<'_>,
-) -> Result<Ending, RunError> {
-    let config = trainer.config().clone();
-    let records: Vec<PromptRecord> =
-        plan.prompts.iter().map(|prompt| prompt.record.clone()).collect();
-    let mut order = Shuffle::new(&records, config.seed)?;
-    let mut state = State::default();
-    if let Some(saved) = saved {
-        state = saved.json("loop")?;
-        run.rewind(state.marks)?;
-        if let Some(position) = &state.position {
-            order.resume(position)?;
-        }
-        plan.reward.restore(&state.reward).map_err(PpoError::from)?;
-        trainer.restore(saved)?;
-    }
-    write_findings(run, &state.findings)?;
-    for concern in trainer.warnings() {
-        run.say(&format!("warning: rollout: `{}` {concern}", concern.setting()))?;
-    }
-    let size = NonZeroUsize::new(config.batch_size).expect("the trainer has checked it");
-    // A run that had ended early, and is resumed, has ended.
-    let mut ending = if state.stopped.is_some() { Ending::Stopped } else { Ending::Finished };
-    while trainer.steps_done() < config.steps && ending == Ending::Finished {
-        let rows = order.next_batch(size, Remainder::Drop)?;
-        let prompts: Vec<Prompt> = rows.iter().map(|&row| plan.prompts[row].clone()).collect();
-        let (rollout, mut stats) = trainer.step(&prompts, plan.codec, plan.reward)?;
-        let step = stats.step;
-        // The stopping rule may go by a number of the reward's.
-        stats.metrics.extend(plan.reward.metrics().into_iter().collect());
-
-        for row in 0..plan.output.samples.min(rollout.len()) {
-            run.sample(&sample(step, &rollout, row))?;
-        }
-        let found = state.watch.observe(&stats, &config);
-        if !found.is_empty() {
-            for finding in found {
-                run.say(&finding.to_string())?;
-                state.findings.push(finding);
-            }
-            write_findings(run, &state.findings)?;
-        }
-        let stop = state.watch.stop(&stats, &config.stop);
-        let rule = config.stop.metric.as_ref().map(|rule| rule.name.as_str());
-        if let Some(name) = rule.filter(|name| step == 1 && stats.metrics.get(name).is_none()) {
-            run.say(&format!(
-                "warning: `ppo.stop.metric.name` is `{name}`, and step 1 has no such number, so \
-                 that the rule does not end the run; the names are those in metrics.jsonl"
-            ))?;
-        }
-        run.record(step, &stats.metrics)?;
-
-        let last = step == config.steps;
-        if stop.is_some() && !last {
-            state.stopped = stop;
-            ending = Ending::Stopped;
-        } else if plan.interrupt.requested() && !last {
-            ending = Ending::Interrupted;
-        }
-        let every = plan.output.checkpoint_every;
-        if last || ending != Ending::Finished || (every > 0 && step.is_multiple_of(every)) {
-            state.marks = run.marks()?;
-            state.position = Some(order.position());
-            state.reward = plan.reward.state();
-            run.checkpoints.write(step, None, |files| {
-                files.json("loop", &state)?;
-                trainer.save(files)
-            })?;
-        }
-    }
-    if let Some(reason) = &state.stopped {
-        run.say(&format!("stopped after step {}: {reason}", trainer.steps_done()))?;
-    }
-    Ok(ending)
-}
-
-/// What went wrong so far, for the report.
-fn write_findings(run: &RunFolder, findings: &[Finding]) -> Result<(), TrainError> {
-    Ok(rlaif_checkpoint::write_json(&run.path().join("findings.json"), &findings)?)
-}
-
-fn sample(step: u64, rollout: &Rollout, row: usize) -> SampleRow<'_> {
-    let parts = rollout.parts.iter().map(|(name, part)| (name.clone(), part[row].into())).collect();
-    SampleRow {
-        step,
-        id: &rollout.records[row].id,
-        prompt: &rollout.records[row].prompt,
-        response: &rollout.texts[row],
-        score: rollout.scores[row],
-        parts,
-        finish_reason: rollout.finish[row],
     }
 }

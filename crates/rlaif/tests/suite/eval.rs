@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rlaif::EvalConfig;
-use rlaif::ppo::{Finding, Symptom};
+use rlaif::ppo::Symptom;
+use rlaif::train::Finding;
 use serde_json::{Value, json};
 
 use crate::support::{language_model, refusal, repository, succeeded, tokenizer};
@@ -149,7 +150,7 @@ fn a_report_again_and_the_trade_off_of_several() {
     fs::write(one.join("run.toml"), "[ppo]\nkl_coef = 0.25\n").unwrap();
     let finding = Finding {
         step: 3,
-        symptom: Symptom::NegativeKl,
+        symptom: Symptom::NegativeKl.name().to_owned(),
         seen: "`objective/kl` is -3.00".to_owned(),
         cause: "Responses are sampled otherwise".to_owned(),
         advice: "Leave `generation.min_new_tokens` at 0".to_owned(),

@@ -107,6 +107,54 @@ fn same_outcome(one: &Path, other: &Path) {
     assert!(weights == other_weights, "the weights differ");
 }
 
+/// Nobody listens any more (`2>&1 | head -1`, `2> /dev/full`): the run goes on to its result.
+#[test]
+fn a_standard_error_that_is_full_or_closed_ends_no_run() {
+    let place = workplace("llama");
+    for out in ["full", "closed"] {
+        let mut command = rlaif(
+            place.path(),
+            &["sft", "--config", "run.toml", "--set", "train.steps=4", "--out", out],
+        );
+        let status = if out == "full" {
+            let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+            command.stderr(full).status().unwrap()
+        } else {
+            let mut child = command.spawn().unwrap();
+            drop(child.stderr.take());
+            child.wait().unwrap()
+        };
+        assert_eq!(status.code(), Some(0), "{out}");
+        let run = place.path().join(out);
+        assert!(run.join("model/model.safetensors").is_file(), "{out}");
+        assert_eq!(metrics(&run).len(), 4, "{out}");
+        let log = fs::read_to_string(run.join("log.txt")).unwrap();
+        assert!(log.contains("the result is in"), "{log}");
+    }
+}
+
+/// A standard output that is closed has had enough; one that is full is told of.
+#[test]
+fn a_standard_output_that_is_full_or_closed_is_no_panic() {
+    let place = workplace("llama");
+    for arguments in [
+        &["inspect", "model"][..],
+        &["bench", "forward", "model", "--repeats", "1", "--json"],
+        &["bench", "sft", "--policy", "model", "--steps", "1"],
+    ] {
+        let mut child = rlaif(place.path(), arguments).stdout(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let said = succeeded(&child.wait_with_output().unwrap());
+        assert_eq!(said, "", "{arguments:?}");
+
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = rlaif(place.path(), arguments).stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.starts_with("error: standard output: "), "{arguments:?}: {said}");
+    }
+}
+
 fn begin(folder: &Path, out: &str) -> Child {
     let resume = folder.join(out).join("run.toml").exists();
     let arguments: &[&str] = if resume {

@@ -9,8 +9,8 @@ use rlaif_models::{LanguageModel, LoadOptions};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{
-    bench::{at_least_one, peak_memory, random_rows, rows_of_ids},
+use super::common::{Measured, at_least_one, random_rows, rows_of_ids};
+use crate::cli::{
     error::CliError,
     model::{self, Placement},
 };
@@ -167,25 +167,17 @@ impl DpoBench {
     ) -> Result<(), CliError> {
         let steps = self.steps as f64;
         let sec_per_step = (of_reference + of_update) / steps;
-        let peak = peak_memory(options.device)?;
-        if self.json {
-            let object = json!({
-                "sec_per_step": sec_per_step,
-                "phases": { "reference": of_reference / steps, "update": of_update / steps },
-                "samples_per_s": self.batch as f64 / sec_per_step,
-                "tokens_per_s": tokens as f64 / (of_reference + of_update),
-                "peak_memory_bytes": peak,
-            });
-            println!("{object}");
-        } else {
-            println!("step        {sec_per_step:.4} s");
-            println!("  reference {:.4} s", of_reference / steps);
-            println!("  update    {:.4} s", of_update / steps);
-            println!("pairs       {:.2} /s", self.batch as f64 / sec_per_step);
-            if let Some(peak) = peak {
-                println!("peak memory {} MiB", peak >> 20);
-            }
-        }
-        Ok(())
+        let (reference, update) = (of_reference / steps, of_update / steps);
+        let pairs = self.batch as f64 / sec_per_step;
+        Measured::default()
+            .value("sec_per_step", sec_per_step)
+            .value("phases", json!({ "reference": reference, "update": update }))
+            .value("samples_per_s", pairs)
+            .value("tokens_per_s", tokens as f64 / (of_reference + of_update))
+            .line("step", format!("{sec_per_step:.4} s"))
+            .line("  reference", format!("{reference:.4} s"))
+            .line("  update", format!("{update:.4} s"))
+            .line("pairs", format!("{pairs:.2} /s"))
+            .print(self.json, options.device)
     }
 }

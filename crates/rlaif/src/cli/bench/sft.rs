@@ -9,12 +9,14 @@ use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{
-    bench::{at_least_one, peak_memory, random_rows, rows_of_ids},
-    error::CliError,
-    model::{self, Placement},
+use super::common::{Measured, at_least_one, random_rows, rows_of_ids};
+use crate::{
+    cli::{
+        error::CliError,
+        model::{self, Placement},
+    },
+    run::RunError,
 };
-use crate::run::RunError;
 
 #[derive(Debug, Args)]
 pub(crate) struct SftBench {
@@ -101,25 +103,17 @@ impl SftBench {
             }
         }
         let steps = self.steps as f64;
-        let memory = peak_memory(options.device)?;
-        if self.json {
-            let object = json!({
-                "sec_per_step": seconds / steps,
-                "phases": { "update": seconds / steps },
-                "samples_per_s": self.batch as f64 * steps / seconds,
-                "tokens_per_s": tokens as f64 / seconds,
-                "peak_memory_bytes": memory,
-                "loss": losses.first(),
-            });
-            println!("{object}");
-        } else {
-            println!("step        {:.4} s", seconds / steps);
-            println!("tokens      {:.0} per s", tokens as f64 / seconds);
-            if let Some(memory) = memory {
-                println!("peak memory {} MiB", memory >> 20);
-            }
-        }
-        Ok(())
+        let step = seconds / steps;
+        let tokens_per_s = tokens as f64 / seconds;
+        Measured::default()
+            .value("sec_per_step", step)
+            .value("phases", json!({ "update": step }))
+            .value("samples_per_s", self.batch as f64 * steps / seconds)
+            .value("tokens_per_s", tokens_per_s)
+            .value("loss", losses.first().copied())
+            .line("step", format!("{step:.4} s"))
+            .line("tokens", format!("{tokens_per_s:.0} per s"))
+            .print(self.json, options.device)
     }
 
     /// A batch for each step and one to warm up.

@@ -1,4 +1,7 @@
-//! The loop that supervised trainings share: batches, steps, evaluation, checkpoints, the end.
+//! The loop of every training: batches, steps, evaluation, checkpoints, findings, the end.
+//!
+//! A training implements [`Fit`], and [`drive`] does the rest. A loop of one's own over the stages of
+//! a trainer (`rollout`, `advantages`, `update`) needs none of this.
 
 use std::time::Instant;
 
@@ -8,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     checkpoints::{CheckpointFiles, Goal, Keep, Saved},
     error::TrainError,
+    finding::Finding,
     interrupt::Interrupt,
     run_folder::{Marks, RunFolder},
 };
@@ -96,22 +100,63 @@ impl FitConfig {
     }
 }
 
+/// What a step came to.
+///
+/// ```
+/// use rlaif_train::Stepped;
+/// let mut stepped = Stepped::from([("loss", 0.7)].into_iter().collect::<rlaif_core::Metrics>());
+/// stepped.notes.push("the first response is empty".to_owned());
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stepped {
+    /// Its numbers, for `metrics.jsonl` and every other sink.
+    pub metrics: Metrics,
+    /// Rows for `samples.jsonl`.
+    pub samples: Vec<serde_json::Value>,
+    /// What the user is to be told.
+    pub notes: Vec<String>,
+    /// What has begun to go wrong: told, and kept in `findings.json`.
+    pub findings: Vec<Finding>,
+    /// Why the run ends with this step, if it does.
+    pub stop: Option<String>,
+}
+
+impl From<Metrics> for Stepped {
+    fn from(metrics: Metrics) -> Self {
+        Self { metrics, ..Self::default() }
+    }
+}
+
 /// What is trained: steps over rows that the loop names by their indices.
+///
+/// Only [`Fit::step`], [`Fit::save`] and [`Fit::restore`] have no default:
+///
+/// ```
+/// use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
+///
+/// /// Counts the rows that it was given.
+/// struct Counter(usize);
+///
+/// impl Fit for Counter {
+///     fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
+///         self.0 += rows.len();
+///         Ok(Stepped::from([("rows", self.0 as f64)].into_iter().collect::<rlaif_core::Metrics>()))
+///     }
+///     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+///         files.json("counter", &self.0)
+///     }
+///     fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+///         self.0 = saved.json("counter")?;
+///         Ok(())
+///     }
+/// }
+/// ```
 pub trait Fit {
-    /// One optimizer step over the rows with these indices, with its numbers.
+    /// One step over the rows with these indices.
     ///
     /// # Errors
     /// What stops the run.
-    fn step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError>;
-
-    /// Numbers on held-out rows; `None` without any.
-    ///
-    /// # Errors
-    /// What stops the run.
-    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError>;
-
-    /// The metric of [`Fit::evaluate`] that says which weights are best, and which way.
-    fn score(&self) -> (&'static str, Goal);
+    fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError>;
 
     /// Everything that a later step depends on.
     ///
@@ -125,11 +170,33 @@ pub trait Fit {
     /// What does not fit.
     fn restore(&mut self, saved: &Saved) -> Result<(), TrainError>;
 
-    /// Takes the weights alone from what [`Fit::save`] wrote.
+    /// Takes the weights alone from what [`Fit::save`] wrote; needed for [`FitResult::Best`]. All of
+    /// it by default.
     ///
     /// # Errors
     /// What does not fit.
-    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError>;
+    fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        self.restore(saved)
+    }
+
+    /// Numbers on held-out rows; `None`, the default, without any.
+    ///
+    /// # Errors
+    /// What stops the run.
+    fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
+        Ok(None)
+    }
+
+    /// The metric of [`Fit::evaluate`] that says which weights are best, and which way: the lowest
+    /// `eval/loss` by default.
+    fn score(&self) -> (&'static str, Goal) {
+        ("eval/loss", Goal::Lowest)
+    }
+
+    /// What the user is to be told before the first step; nothing by default.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Which rows a step takes: a function of the step, so that a resumed run needs no position.
@@ -149,7 +216,8 @@ pub trait Batches {
 pub enum Ending {
     /// After its last step.
     Finished,
-    /// Its score had not become better for a while.
+    /// Before its last step: its score had not become better for a while, or the task asked for
+    /// the end ([`Stepped::stop`]).
     Stopped,
     /// By [`Interrupt`], with a checkpoint to go on from.
     Interrupted,
@@ -160,7 +228,7 @@ pub enum Ending {
 pub struct FitPlan<'a> {
     /// When to evaluate, to save and to stop.
     pub config: &'a FitConfig,
-    /// Its length, by [`FitConfig::total_steps`]; the optimizer's schedule goes by it.
+    /// Its length, by [`FitConfig::total_steps`]; the optimizer's schedule is computed from it.
     pub total_steps: u64,
     /// What dropout is drawn from.
     pub seed: Seed,
@@ -169,13 +237,35 @@ pub struct FitPlan<'a> {
 }
 
 /// What the loop itself has to remember.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct State {
     marks: Marks,
     fingerprint: u64,
     best: Option<f64>,
     /// Evaluations since the best one.
     since_best: u64,
+    #[serde(default)]
+    findings: Vec<Finding>,
+    /// Why the run has ended before its steps were done, if it has.
+    #[serde(default)]
+    stopped: Option<String>,
+}
+
+/// Why a checkpoint is written after a step: no reason, no checkpoint.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    last: bool,
+    /// The best evaluation so far, whose weights are the result.
+    best: bool,
+    /// `checkpoint_every`.
+    periodic: bool,
+    ending: Ending,
+}
+
+impl Due {
+    fn any(self) -> bool {
+        self.last || self.best || self.periodic || self.ending != Ending::Finished
+    }
 }
 
 /// Trains to the end of the run, from its beginning or from `saved`.
@@ -183,11 +273,12 @@ struct State {
 /// Before each step libtorch's generators are seeded from `seed` and the step, so that a resumed run
 /// draws what an uninterrupted one draws.
 ///
-/// Metrics are recorded after each step; `time/…` are those that two runs of one seed do not share.
+/// Metrics, samples, findings, checkpoints and what was said are in the run's folder. Metrics
+/// `time/…` are those that two runs of one seed do not share.
 ///
 /// # Errors
 /// What the task, the batches or the folder fail with.
-pub fn fit(
+pub fn drive(
     task: &mut dyn Fit,
     batches: &mut dyn Batches,
     run: &mut RunFolder,
@@ -198,38 +289,43 @@ pub fn fit(
     let mut state = State { fingerprint: batches.fingerprint(), ..State::default() };
     let mut done = 0;
     if let Some(saved) = saved {
-        let of: State = saved.json("loop")?;
-        if of.fingerprint != state.fingerprint {
-            return Err(TrainError::BadCheckpoint {
-                path: saved.folder().to_owned(),
-                problem: "the data, their order or the batch size are not those it was written \
-                          with; resume with the same, or begin another run"
-                    .to_owned(),
-            });
-        }
-        state = of;
+        state = taken_up(saved, state.fingerprint)?;
         run.rewind(state.marks)?;
         task.restore(saved)?;
         done = saved.step();
     }
+    run.write_findings(&state.findings)?;
+    for warning in task.warnings() {
+        run.say(&format!("warning: {warning}"))?;
+    }
     let (metric, goal) = task.score();
-    let no_better = |state: &State| config.patience > 0 && state.since_best >= config.patience;
     // A run that had ended early, and is resumed, has ended.
-    let stopped = no_better(&state) && done < total_steps;
+    if state.stopped.is_none() && done < total_steps {
+        state.stopped = no_better(&state, config, metric);
+    }
+    let stopped = state.stopped.is_some();
     let mut ending = if stopped { Ending::Stopped } else { Ending::Finished };
     while done < total_steps && ending == Ending::Finished {
         let start = Instant::now();
         let rows = batches.batch(done)?;
         tch::manual_seed(seed.derive("fit", done).get() as i64);
-        let mut metrics = task.step(&rows)?;
+        let Stepped { mut metrics, samples, notes, findings, stop } = task.step(&rows)?;
         done += 1;
         let seconds = start.elapsed().as_secs_f64();
         metrics.set("time/step", seconds);
         if let Some(tokens) = metrics.get("tokens") {
             metrics.set("time/tokens_per_s", tokens / seconds);
         }
+        samples.iter().try_for_each(|row| run.sample(row))?;
+        if !findings.is_empty() {
+            findings.iter().try_for_each(|finding| run.say(&finding.to_string()))?;
+            state.findings.extend(findings);
+            run.write_findings(&state.findings)?;
+        }
+        notes.iter().try_for_each(|note| run.say(note))?;
+
         let last = done == total_steps;
-        let due = |every: u64| every > 0 && done % every == 0;
+        let due = |every: u64| every > 0 && done.is_multiple_of(every);
         let mut score = None;
         let mut improved = false;
         if (last || due(config.eval_every))
@@ -249,14 +345,14 @@ pub fn fit(
             }
         }
         run.record(done, &metrics)?;
-        if no_better(&state) && !last {
+        state.stopped = stop.or_else(|| no_better(&state, config, metric)).filter(|_| !last);
+        if state.stopped.is_some() {
             ending = Ending::Stopped;
-        }
-        if interrupt.requested() && !last && ending == Ending::Finished {
+        } else if interrupt.requested() && !last {
             ending = Ending::Interrupted;
         }
         let best = improved && config.result == FitResult::Best;
-        if last || best || due(config.checkpoint_every) || ending != Ending::Finished {
+        if (Due { last, best, periodic: due(config.checkpoint_every), ending }).any() {
             state.marks = run.marks()?;
             run.checkpoints.write(done, score, |files| {
                 files.json("loop", &state)?;
@@ -267,13 +363,8 @@ pub fn fit(
             return Ok(ending);
         }
     }
-    if ending == Ending::Stopped {
-        let best = state.best.unwrap_or(f64::NAN);
-        run.say(&format!(
-            "stopped after step {done}: {metric} has not become better than {best} for {} \
-             evaluations",
-            config.patience
-        ))?;
+    if let Some(reason) = &state.stopped {
+        run.say(&format!("stopped after step {done}: {reason}"))?;
     }
     if config.result == FitResult::Best
         && let Some(best) = run.checkpoints.best()?
@@ -282,4 +373,26 @@ pub fn fit(
         run.say(&format!("the result is that of step {}", best.step()))?;
     }
     Ok(ending)
+}
+
+/// The state of the loop in a checkpoint that was written with the same batches.
+fn taken_up(saved: &Saved, fingerprint: u64) -> Result<State, TrainError> {
+    let state: State = saved.json("loop")?;
+    if state.fingerprint == fingerprint {
+        return Ok(state);
+    }
+    Err(TrainError::BadCheckpoint {
+        path: saved.folder().to_owned(),
+        problem: "the data, their order or the batch size are not those it was written with; \
+                  resume with the same, or begin another run"
+            .to_owned(),
+    })
+}
+
+/// The reason to stop for want of a better score, if patience is at its end.
+fn no_better(state: &State, config: &FitConfig, metric: &str) -> Option<String> {
+    (config.patience > 0 && state.since_best >= config.patience).then(|| {
+        let best = state.best.unwrap_or(f64::NAN);
+        format!("{metric} has not become better than {best} for {} evaluations", config.patience)
+    })
 }

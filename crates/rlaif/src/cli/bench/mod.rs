@@ -1,29 +1,25 @@
 //! `rlaif bench`: this machine's times on a model, with random token ids of fixed length.
 
-use std::{
-    fs::File,
-    io::{BufRead, BufReader},
-    path::Path,
-    time::Instant,
-};
+mod common;
+mod dpo;
+mod generate;
+mod ppo;
+mod sft;
+
+use std::{path::Path, time::Instant};
 
 use clap::{Args, Subcommand};
 use rlaif_lm::{
     Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, token_log_probs,
 };
 use rlaif_models::{Classifier, Config, LanguageModel, LoadOptions, ModelSort};
-use serde::de::DeserializeOwned;
-use serde_json::json;
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Kind, Tensor, no_grad};
 
 use super::{
-    bench_dpo::DpoBench,
-    bench_generate::GenerateBench,
-    bench_ppo::PpoBench,
-    bench_sft::SftBench,
-    error::{CliError, RowProblem},
+    error::CliError,
     model::{self, ModelArguments},
 };
+use common::{Measured, at_least_one, median, random_rows};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
@@ -31,13 +27,13 @@ pub(crate) enum Bench {
     /// a classifier's cross-entropy on random labels.
     Forward(ForwardBench),
     /// One optimizer step of DPO on pairs.
-    Dpo(DpoBench),
+    Dpo(dpo::DpoBench),
     /// Optimizer steps of supervised fine-tuning.
-    Sft(SftBench),
+    Sft(sft::SftBench),
     /// Steps of PPO: generation, scoring, and the update.
-    Ppo(PpoBench),
+    Ppo(ppo::PpoBench),
     /// Generation: responses of fixed length to random prompts, sampled from the whole vocabulary.
-    Generate(GenerateBench),
+    Generate(generate::GenerateBench),
 }
 
 impl Bench {
@@ -90,22 +86,12 @@ impl ForwardBench {
             ModelSort::LanguageModel => self.language_model(&folder, options)?,
             ModelSort::Classifier => self.classifier(&folder, options)?,
         };
-        let peak = peak_memory(options.device)?;
-        if self.json {
-            let object = json!({
-                "forward_s": forward_s,
-                "forward_backward_s": forward_backward_s,
-                "peak_memory_bytes": peak,
-            });
-            println!("{object}");
-        } else {
-            println!("forward            {forward_s:.4} s");
-            println!("forward + backward {forward_backward_s:.4} s");
-            if let Some(peak) = peak {
-                println!("peak memory        {} MiB", peak >> 20);
-            }
-        }
-        Ok(())
+        Measured::default()
+            .value("forward_s", forward_s)
+            .value("forward_backward_s", forward_backward_s)
+            .line("forward", format!("{forward_s:.4} s"))
+            .line("forward + backward", format!("{forward_backward_s:.4} s"))
+            .print(self.json, options.device)
     }
 
     fn language_model(&self, folder: &Path, options: LoadOptions) -> Result<(f64, f64), CliError> {
@@ -153,11 +139,11 @@ impl ForwardBench {
         loss: impl Fn() -> Result<Tensor, CliError>,
     ) -> Result<(f64, f64), CliError> {
         let tensors: Vec<&Tensor> = parameters.iter().map(|(_, tensor)| tensor).collect();
-        let forward = self.median(|| {
+        let forward = self.seconds(|| {
             no_grad(&loss)?.double_value(&[]);
             Ok(())
         })?;
-        let both = self.median(|| {
+        let both = self.seconds(|| {
             rlaif_torch::drop_grads(&tensors)?;
             let loss = loss()?;
             loss.backward();
@@ -167,7 +153,7 @@ impl ForwardBench {
         Ok((forward, both))
     }
 
-    fn median(&self, pass: impl Fn() -> Result<(), CliError>) -> Result<f64, CliError> {
+    fn seconds(&self, pass: impl Fn() -> Result<(), CliError>) -> Result<f64, CliError> {
         pass()?;
         let mut seconds = Vec::with_capacity(self.repeats);
         for _ in 0..self.repeats {
@@ -175,65 +161,6 @@ impl ForwardBench {
             pass()?;
             seconds.push(start.elapsed().as_secs_f64());
         }
-        seconds.sort_by(f64::total_cmp);
-        Ok((seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.)
+        Ok(median(seconds))
     }
-}
-
-/// Rows of random ids, clear of the first few, which are special in most vocabularies.
-pub(super) fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Vec<u32>> {
-    let first = if vocab_size > 20 { 10 } else { 0 };
-    (0..rows)
-        .map(|_| {
-            let options = (Kind::Int64, Device::Cpu);
-            let ids = Tensor::randint_low(first, vocab_size, [length as i64], options);
-            let ids = Vec::<i64>::try_from(&ids).expect("a vector of int64");
-            ids.into_iter().map(|id| u32::try_from(id).expect("ids are not negative")).collect()
-        })
-        .collect()
-}
-
-/// Refuses a flag that is 0.
-pub(super) fn at_least_one(flags: &[(&'static str, usize)]) -> Result<(), CliError> {
-    match flags.iter().find(|(_, value)| *value == 0) {
-        Some((flag, _)) => {
-            Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" })
-        }
-        None => Ok(()),
-    }
-}
-
-/// The first `needed` rows of a file of token ids, JSON Lines with the fields `expected`.
-pub(super) fn rows_of_ids<T: DeserializeOwned>(
-    path: &Path,
-    expected: &'static str,
-    needed: usize,
-) -> Result<Vec<T>, CliError> {
-    let open = |source| CliError::Open { path: path.to_owned(), source };
-    let lines = BufReader::new(File::open(path).map_err(open)?).lines();
-    let mut rows = Vec::with_capacity(needed);
-    for (line, text) in (1..).zip(lines).take(needed) {
-        let row = serde_json::from_str(&text.map_err(open)?).map_err(|source| {
-            let problem = RowProblem::Json { expected, source };
-            CliError::Row { source_name: path.display().to_string(), line, problem }
-        })?;
-        rows.push(row);
-    }
-    if rows.len() < needed {
-        return Err(CliError::Flag {
-            flag: "input",
-            found: format!("a file of {} rows", rows.len()),
-            expected: "a file of --batch times (--steps + 1) rows",
-        });
-    }
-    Ok(rows)
-}
-
-/// The most memory that was held so far, where the system says, in bytes: of the device, if that
-/// is a GPU.
-pub(super) fn peak_memory(device: Device) -> Result<Option<u64>, CliError> {
-    Ok(match device {
-        Device::Cuda(device) => Some(rlaif_torch::cuda_memory(device)?.allocated_peak),
-        _ => rlaif_torch::host_memory().resident_peak,
-    })
 }

@@ -10,10 +10,9 @@ use rlaif_lm::{
 };
 use rlaif_models::LanguageModel;
 use serde_json::json;
-use tch::Device;
 
-use super::{
-    bench::random_rows,
+use super::common::{Measured, at_least_one, median, random_rows};
+use crate::cli::{
     error::CliError,
     generate::SamplingArguments,
     lengths::Lengths,
@@ -55,11 +54,7 @@ pub(crate) struct GenerateBench {
 impl GenerateBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let count = self.rows.unwrap_or(self.batch);
-        for (flag, value) in [("batch", self.batch), ("rows", count), ("steps", self.steps)] {
-            if value == 0 {
-                return Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" });
-            }
-        }
+        at_least_one(&[("batch", self.batch), ("rows", count), ("steps", self.steps)])?;
         let options = self.placement.options()?;
         let folder = model::folder(&self.policy, None)?;
         let policy = LanguageModel::load(&folder, options)?;
@@ -91,29 +86,16 @@ impl GenerateBench {
                 seconds.push(start.elapsed().as_secs_f64());
             }
         }
-        seconds.sort_by(f64::total_cmp);
-        let second = (seconds[(seconds.len() - 1) / 2] + seconds[seconds.len() / 2]) / 2.;
-        let peak = match options.device {
-            Device::Cuda(index) => Some(rlaif_torch::cuda_memory(index)?.allocated_peak),
-            _ => rlaif_torch::host_memory().resident_peak,
-        };
-        if self.json {
-            let object = json!({
-                "sec_per_step": second,
-                "phases": { "generate": second },
-                "samples_per_s": count as f64 / second,
-                "tokens_per_s": tokens as f64 / second,
-                "peak_memory_bytes": peak,
-            });
-            println!("{object}");
-        } else {
-            println!("per call    {second:.4} s");
-            println!("responses/s {:.1}", count as f64 / second);
-            println!("tokens/s    {:.0}", tokens as f64 / second);
-            if let Some(peak) = peak {
-                println!("peak memory {} MiB", peak >> 20);
-            }
-        }
-        Ok(())
+        let second = median(seconds);
+        let (rows, tokens) = (count as f64 / second, tokens as f64 / second);
+        Measured::default()
+            .value("sec_per_step", second)
+            .value("phases", json!({ "generate": second }))
+            .value("samples_per_s", rows)
+            .value("tokens_per_s", tokens)
+            .line("per call", format!("{second:.4} s"))
+            .line("responses/s", format!("{rows:.1}"))
+            .line("tokens/s", format!("{tokens:.0}"))
+            .print(self.json, options.device)
     }
 }

@@ -15,13 +15,15 @@ use rlaif_ppo::{KeptActivations, PpoConfig, PpoTrainer, Reference};
 use serde_json::json;
 use tch::{Device, no_grad};
 
-use super::{
-    bench::random_rows,
-    error::CliError,
-    lengths::Lengths,
-    model::{self, Placement},
+use super::common::{Measured, random_rows};
+use crate::{
+    cli::{
+        error::CliError,
+        lengths::Lengths,
+        model::{self, Placement},
+    },
+    run::RunError,
 };
-use crate::run::RunError;
 
 #[derive(Debug, Args)]
 pub(crate) struct PpoBench {
@@ -211,33 +213,20 @@ impl PpoBench {
         options: LoadOptions,
     ) -> Result<(), CliError> {
         let second: f64 = phases.values().sum();
-        let peak = match options.device {
-            Device::Cuda(index) => Some(rlaif_torch::cuda_memory(index)?.allocated_peak),
-            _ => rlaif_torch::host_memory().resident_peak,
+        let samples = self.batch as f64 / second;
+        let measured = Measured::default()
+            .value("sec_per_step", second)
+            .value("phases", json!(phases))
+            .value("update_phases", json!(details))
+            .value("samples_per_s", samples)
+            .value("tokens_per_s", (self.batch * self.new_tokens) as f64 / second)
+            .line("step", format!("{second:.3} s, {samples:.2} samples/s"));
+        let line = |measured: Measured, (phase, second): (String, &f64)| {
+            measured.line(phase, format!("{second:.3} s"))
         };
-        if self.json {
-            let object = json!({
-                "sec_per_step": second,
-                "phases": phases,
-                "update_phases": details,
-                "samples_per_s": self.batch as f64 / second,
-                "tokens_per_s": (self.batch * self.new_tokens) as f64 / second,
-                "peak_memory_bytes": peak,
-            });
-            println!("{object}");
-            return Ok(());
-        }
-        println!("step        {second:.3} s, {:.2} samples/s", self.batch as f64 / second);
-        for (phase, second) in phases {
-            println!("{phase:<11} {second:.3} s");
-        }
-        for (phase, second) in details {
-            println!("  {phase:<18} {second:.3} s");
-        }
-        if let Some(peak) = peak {
-            println!("peak memory {} MiB", peak >> 20);
-        }
-        Ok(())
+        let phases = phases.iter().map(|(phase, second)| ((*phase).to_owned(), second));
+        let details = details.iter().map(|(phase, second)| (format!("  {phase}"), second));
+        phases.chain(details).fold(measured, line).print(self.json, options.device)
     }
 }
 

@@ -1,0 +1,160 @@
+//! PPO as the loop that trainings share takes it.
+
+use rlaif_core::{RewardModel, TextCodec};
+use rlaif_lm::Policy;
+use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    error::PpoError,
+    rollout::{Prompt, Rollout},
+    stats::PpoStats,
+    trainer::PpoTrainer,
+    watch::Watch,
+};
+
+/// A trainer with its prompts and its reward, for [`rlaif_train::drive`]: a step is a rollout and an
+/// update. What goes wrong is found by a [`Watch`], which also knows when the run may end.
+///
+/// The batches name `batch_size` prompts for each step.
+///
+/// ```no_run
+/// use rlaif_ppo::{PpoTask, PpoTrainer, Prompt};
+/// use rlaif_train::{Batches, FitConfig, FitPlan, Interrupt, RunFolder, drive};
+/// # fn run<P: rlaif_lm::Policy>(
+/// #     trainer: PpoTrainer<P>,
+/// #     prompts: &[Prompt],
+/// #     codec: &dyn rlaif_core::TextCodec,
+/// #     reward: &dyn rlaif_core::RewardModel,
+/// #     batches: &mut dyn Batches,
+/// #     folder: &mut RunFolder,
+/// # ) -> Result<P, Box<dyn std::error::Error>> {
+/// let (total_steps, seed) = (trainer.config().steps, trainer.config().seed);
+/// let mut task = PpoTask::new(trainer, prompts, codec, reward).samples(4);
+/// let config = FitConfig { checkpoint_every: 10, ..FitConfig::default() };
+/// let plan = FitPlan { config: &config, total_steps, seed, interrupt: &Interrupt::install()? };
+/// drive(&mut task, batches, folder, None, &plan)?;
+/// # Ok(task.into_trainer().into_policy())
+/// # }
+/// ```
+pub struct PpoTask<'a, P> {
+    trainer: PpoTrainer<P>,
+    prompts: &'a [Prompt],
+    codec: &'a dyn TextCodec,
+    reward: &'a dyn RewardModel,
+    samples: usize,
+    watch: Watch,
+}
+
+impl<P> std::fmt::Debug for PpoTask<'_, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PpoTask")
+            .field("prompts", &self.prompts.len())
+            .field("samples", &self.samples)
+            .field("watch", &self.watch)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, P: Policy> PpoTask<'a, P> {
+    /// Trains on the scores that `reward` gives to responses to `prompts`.
+    pub fn new(
+        trainer: PpoTrainer<P>,
+        prompts: &'a [Prompt],
+        codec: &'a dyn TextCodec,
+        reward: &'a dyn RewardModel,
+    ) -> Self {
+        Self { trainer, prompts, codec, reward, samples: 0, watch: Watch::default() }
+    }
+
+    /// Writes the first `rows` responses of each step to `samples.jsonl`; none by default.
+    #[must_use]
+    pub fn samples(mut self, rows: usize) -> Self {
+        self.samples = rows;
+        self
+    }
+
+    /// The trainer.
+    pub fn trainer(&self) -> &PpoTrainer<P> {
+        &self.trainer
+    }
+
+    /// The trainer, for its policy and value function.
+    pub fn into_trainer(self) -> PpoTrainer<P> {
+        self.trainer
+    }
+
+    /// Tells once that the stopping rule names a metric that no step has.
+    fn unknown_stop_metric(&self, stats: &PpoStats) -> Option<String> {
+        let name = &self.trainer.config().stop.metric.as_ref()?.name;
+        (stats.step == 1 && stats.metrics.get(name).is_none()).then(|| {
+            format!(
+                "warning: `ppo.stop.metric.name` is `{name}`, and step 1 has no such number, so \
+                 that the rule does not end the run; the names are those in metrics.jsonl"
+            )
+        })
+    }
+}
+
+/// What the task has to remember beside its trainer.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    watch: Watch,
+    reward: Value,
+}
+
+impl<P: Policy> Fit for PpoTask<'_, P> {
+    fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
+        let prompts: Vec<Prompt> = rows.iter().map(|&row| self.prompts[row].clone()).collect();
+        let (rollout, mut stats) = self.trainer.step(&prompts, self.codec, self.reward)?;
+        // The stopping rule may name a number of the reward's.
+        stats.metrics.extend(self.reward.metrics().into_iter().collect());
+        let config = self.trainer.config();
+        Ok(Stepped {
+            samples: (0..self.samples.min(rollout.len()))
+                .map(|row| sample(stats.step, &rollout, row))
+                .collect(),
+            notes: self.unknown_stop_metric(&stats).into_iter().collect(),
+            findings: self.watch.observe(&stats, config),
+            stop: self.watch.stop(&stats, &config.stop).map(|reason| reason.to_string()),
+            metrics: stats.metrics,
+        })
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let concerns = self.trainer.warnings().iter();
+        concerns.map(|concern| format!("rollout: `{}` {concern}", concern.setting())).collect()
+    }
+
+    fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        let state = State { watch: self.watch.clone(), reward: self.reward.state() };
+        files.json("task", &state)?;
+        self.trainer.save(files)
+    }
+
+    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+        let state: State = saved.json("task")?;
+        self.watch = state.watch;
+        self.reward.restore(&state.reward).map_err(PpoError::from)?;
+        Ok(self.trainer.restore(saved)?)
+    }
+}
+
+/// A row of samples.jsonl.
+fn sample(step: u64, rollout: &Rollout, row: usize) -> Value {
+    let mut sample = json!({
+        "step": step,
+        "id": rollout.records[row].id,
+        "prompt": rollout.records[row].prompt,
+        "response": rollout.texts[row],
+        "score": rollout.scores[row],
+        "finish_reason": rollout.finish[row],
+    });
+    if !rollout.parts.is_empty() {
+        let parts = rollout.parts.iter().map(|(name, part)| (name.clone(), part[row].into()));
+        sample["parts"] = Value::Object(parts.collect());
+    }
+    sample
+}

@@ -1,0 +1,127 @@
+//! What the benches share: random input, checks of flags, and how results are printed.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+};
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tch::{Device, Kind, Tensor};
+
+use crate::cli::{
+    error::{CliError, RowProblem},
+    print::print,
+};
+
+/// Rows of random ids, clear of the first few, which are special in most vocabularies.
+pub(super) fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Vec<u32>> {
+    let first = if vocab_size > 20 { 10 } else { 0 };
+    (0..rows)
+        .map(|_| {
+            let options = (Kind::Int64, Device::Cpu);
+            let ids = Tensor::randint_low(first, vocab_size, [length as i64], options);
+            let ids = Vec::<i64>::try_from(&ids).expect("a vector of int64");
+            ids.into_iter().map(|id| u32::try_from(id).expect("ids are not negative")).collect()
+        })
+        .collect()
+}
+
+/// Refuses a flag that is 0.
+pub(super) fn at_least_one(flags: &[(&'static str, usize)]) -> Result<(), CliError> {
+    match flags.iter().find(|(_, value)| *value == 0) {
+        Some((flag, _)) => {
+            Err(CliError::Flag { flag, found: "0".to_owned(), expected: "at least 1" })
+        }
+        None => Ok(()),
+    }
+}
+
+/// The first `needed` rows of a file of token ids, JSON Lines with the fields `expected`.
+pub(super) fn rows_of_ids<T: DeserializeOwned>(
+    path: &Path,
+    expected: &'static str,
+    needed: usize,
+) -> Result<Vec<T>, CliError> {
+    let open = |source| CliError::Open { path: path.to_owned(), source };
+    let lines = BufReader::new(File::open(path).map_err(open)?).lines();
+    let mut rows = Vec::with_capacity(needed);
+    for (line, text) in (1..).zip(lines).take(needed) {
+        let row = serde_json::from_str(&text.map_err(open)?).map_err(|source| {
+            let problem = RowProblem::Json { expected, source };
+            CliError::Row { source_name: path.display().to_string(), line, problem }
+        })?;
+        rows.push(row);
+    }
+    if rows.len() < needed {
+        return Err(CliError::Flag {
+            flag: "input",
+            found: format!("a file of {} rows", rows.len()),
+            expected: "a file of --batch times (--steps + 1) rows",
+        });
+    }
+    Ok(rows)
+}
+
+/// The median of at least one number.
+pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    (numbers[(numbers.len() - 1) / 2] + numbers[numbers.len() / 2]) / 2.
+}
+
+/// The most memory that was held so far, where the system says, in bytes: of the device, if that
+/// is a GPU.
+fn peak_memory(device: Device) -> Result<Option<u64>, CliError> {
+    Ok(match device {
+        Device::Cuda(device) => Some(rlaif_torch::cuda_memory(device)?.allocated_peak),
+        _ => rlaif_torch::host_memory().resident_peak,
+    })
+}
+
+/// A bench's result: an object for programs, lines of label and value for people.
+#[derive(Default)]
+pub(super) struct Measured {
+    object: Map<String, Value>,
+    lines: Vec<(String, String)>,
+}
+
+impl Measured {
+    /// A result for programs.
+    pub(super) fn value(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.object.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// A result for people.
+    pub(super) fn line(mut self, label: impl Into<String>, value: String) -> Self {
+        self.lines.push((label.into(), value));
+        self
+    }
+
+    /// Prints it as one JSON object or as text, with the peak of the device's memory.
+    pub(super) fn print(self, json: bool, device: Device) -> Result<(), CliError> {
+        let peak = peak_memory(device)?;
+        if json {
+            return print(Value::Object(self.value("peak_memory_bytes", peak).object));
+        }
+        let with_peak = match peak {
+            Some(peak) => self.line("peak memory", format!("{} MiB", peak >> 20)),
+            None => self,
+        };
+        let width = with_peak.lines.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+        let mut lines = with_peak.lines.iter();
+        lines.try_for_each(|(label, value)| print(format_args!("{label:<width$} {value}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_count_lies_between() {
+        assert_eq!(median(vec![3., 1., 2.]), 2.);
+        assert_eq!(median(vec![4., 1., 2., 3.]), 2.5);
+    }
+}

@@ -1,0 +1,399 @@
+//! Less toxic summaries of dialogues, by PPO against a toxicity classifier: the whole pipeline.
+//!
+//! ```sh
+//! cargo run --release --example hh_toxicity                         # built-in models, minutes on a laptop
+//! cargo run --release --example hh_toxicity -- --policy llama
+//! cargo run --release --example hh_toxicity -- --policy google/flan-t5-base --dataset Anthropic/hh-rlhf \
+//!     --reward facebook/roberta-hate-speech-dynabench-r4-target --device cuda
+//! cargo run --release --example hh_toxicity -- --out runs/toxicity-1 --resume
+//! ```
+//!
+//! Read it from `run` on: prepare, train, report. `options.rs` has the flags and what they stand for.
+
+mod options;
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use rlaif::core::{
+    Exchange, PromptRecord, RewardError, RewardModel, Sample, Scores, Seed, TextCodec,
+};
+use rlaif::data::{PromptBuilder, PromptForm, PromptTemplate};
+use rlaif::eval::text::{Length, LengthUnit, Rouge, RougeKind, Stemming};
+use rlaif::eval::{
+    About, Better, Column, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric,
+    MetricInfo, Report, RewardMetric, read_curves, read_findings,
+};
+use rlaif::lm::generate::{GenerationConfig, Sampling};
+use rlaif::lm::{Adapters, Forward, Policy, ValueHead, ValueInit};
+use rlaif::models::{AdapterConfig, LanguageModel, LoadOptions, SaveOptions, TaskType};
+use rlaif::ppo::{PpoTask, PpoTrainer, Prompt, Reference};
+use rlaif::rewards::{
+    ClassifierOptions, ClassifierReward, Input, Mean, Output, Preset, RewardConfig,
+};
+use rlaif::run::ShuffledBatches;
+use rlaif::tch::Kind;
+use rlaif::text::HfTokenizer;
+use rlaif::torch::DeviceChoice;
+use rlaif::train::{
+    Ending, FitConfig, FitPlan, Interrupt, Keep, RunFolder, Saved, Terminal, drive,
+};
+use rlaif_examples::{dialogues, free_folder, kl, model, respond, ten_examples};
+
+use options::Options;
+
+fn main() -> ExitCode {
+    match run(Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            rlaif::core::say(format_args!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> Result<(), Box<dyn Error>> {
+    rlaif::torch::init()?;
+    let keep = Keep { newest: 2, best: None };
+    let out = options.out.clone().unwrap_or_else(|| free_folder("toxicity"));
+    let resumed = options.resume.then(|| RunFolder::resume(&out, keep)).transpose()?;
+    let options: Options = match resumed {
+        Some(_) => toml::from_str(&fs::read_to_string(out.join("run.toml"))?)?,
+        None => options.completed(),
+    };
+    options.check()?;
+
+    let (mut prepared, trainer) = prepare(&options)?;
+    // What does not fit, or is not there, has been refused by now, and leaves no folder behind.
+    let (mut folder, saved) = match resumed {
+        Some(resumed) => resumed,
+        None => (RunFolder::create(&out, &toml::to_string(&options)?, keep)?, None),
+    };
+    prepared.about.iter().try_for_each(|line| folder.say(line))?;
+    let policy = trainer.policy();
+    prepared.complete_references(policy)?;
+    let before = prepared.evaluate(&options.policy, policy, (policy, Forward::default()))?;
+    folder.say(&format!("toxicity before: {:.3}", mean(&before, "toxicity")?))?;
+
+    match train(&options, &prepared, trainer, &mut folder, saved.as_ref())? {
+        Some(policy) => report(&options, &prepared, &before, policy, &folder),
+        None => Ok(folder.say(&format!("stopped; go on with --out {} --resume", out.display()))?),
+    }
+}
+
+/// Everything but the policy.
+struct Prepared {
+    /// What the run is about, for the log.
+    about: [String; 2],
+    seed: Seed,
+    /// The policy's folder, and how models are loaded from it.
+    base: PathBuf,
+    load: LoadOptions,
+    tokenizer: HfTokenizer,
+    /// To train on.
+    prompts: Vec<Prompt>,
+    /// To measure with, and their tokens.
+    held_out: Vec<PromptRecord>,
+    held_out_ids: Vec<Vec<u32>>,
+    reward: WithToxicity,
+    metrics: [Box<dyn Metric>; 5],
+    /// How held-out prompts are answered: sampled, and by the likeliest tokens.
+    sampled: GenerationConfig,
+    greedy: GenerationConfig,
+}
+
+// ── Prepare ────────────────────────────────────────────────────────────────────────────────────
+
+fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), Box<dyn Error>> {
+    let seed = Seed::new(options.seed);
+    let device = options.device.parse::<DeviceChoice>()?.resolve()?;
+    let in_f32 = LoadOptions { device, kind: Some(Kind::Float) };
+    let load = LoadOptions { device, kind: Some(options.kind()?) };
+
+    // Dialogues, and the instruction to summarise them.
+    let base = model(&options.policy)?;
+    let tokenizer = HfTokenizer::from_folder(&base)?;
+    let form = match tokenizer.chat_templates().next() {
+        Some(_) => PromptForm::Chat { system: None },
+        None => PromptForm::Plain,
+    };
+    let builder =
+        PromptBuilder::new(PromptTemplate::summarise()).form(form).limit(options::PROMPT_TOKENS);
+    let (train, held_out) = dialogues(&options.dataset, &builder, &tokenizer)?;
+    let (train, held_out) =
+        (train.into_records(), held_out.take(options.eval_prompts).into_records());
+    options.check_dialogues(train.len(), held_out.len())?;
+    let tokens = |record: &PromptRecord| tokenizer.encode(&record.prompt, builder.specials());
+    let held_out_ids = held_out.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
+    let prompts = train
+        .into_iter()
+        .map(|record| Ok(Prompt { ids: tokens(&record)?, record }))
+        .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+
+    // Policy, value head, reference.
+    let rewards = options.reward.iter().map(|name| model(name)).collect::<Result<Vec<_>, _>>()?;
+    let longest = prompts.iter().map(|prompt| &prompt.ids).chain(&held_out_ids).map(Vec::len).max();
+    let needed =
+        options.memory(base.clone(), rewards.clone(), longest.unwrap_or(0), load).check()?;
+    rlaif::tch::manual_seed(seed.derive("weights", 0).get().cast_signed());
+    let (policy, reference) = policy(options, &base, load)?;
+    let value = ValueHead::new(policy.spec().hidden_size, ValueInit::PyTorch, device);
+    let trainer = PpoTrainer::new(policy, value, reference, options.ppo())?;
+
+    // What is rewarded, and what is reported: P(hate) of the response alone, by the classifier that
+    // rewards and by one that never does.
+    let reward = reward(options, &rewards, in_f32)?;
+    let hate = || ClassifierOptions::preset(Preset::Hate);
+    let judge = ClassifierReward::load(&model("judge")?, in_f32, hate())?;
+    let metrics: [Box<dyn Metric>; 5] = [
+        Box::new(RewardMetric::new(
+            lower("toxicity", "P(hate), by the classifier that rewards"),
+            reward.toxicity.with(hate())?,
+        )),
+        Box::new(RewardMetric::new(
+            lower("toxicity_judge", "P(hate), by a classifier not trained on"),
+            judge,
+        )),
+        Box::new(Rouge::new(RougeKind::N(1), Stemming::Porter)?),
+        Box::new(Rouge::new(RougeKind::L, Stemming::Porter)?),
+        Box::new(Length::new(LengthUnit::Words)),
+    ];
+    let about = [
+        format!("{} on {device:?}: {needed}", options.policy),
+        format!("{} dialogues to train on, {} held out", prompts.len(), held_out.len()),
+    ];
+    let [sampled, greedy] =
+        [Sampling::at(1.), Sampling::Greedy].map(|sampling| options.generation(sampling));
+    let prepared = Prepared {
+        about,
+        seed,
+        base,
+        load,
+        tokenizer,
+        prompts,
+        held_out,
+        held_out_ids,
+        reward,
+        metrics,
+        sampled,
+        greedy,
+    };
+    Ok((prepared, trainer))
+}
+
+/// The policy with what of it is trained, and the reference.
+fn policy(
+    options: &Options,
+    base: &Path,
+    load: LoadOptions,
+) -> Result<(LanguageModel, Reference), Box<dyn Error>> {
+    let mut policy = LanguageModel::load(base, load)?;
+    let Some(rank) = options.lora else {
+        policy.parameters().train_where(|_| true);
+        return Ok((policy, Reference::Frozen(Box::new(LanguageModel::load(base, load)?))));
+    };
+    let task = match policy {
+        LanguageModel::T5(_) => TaskType::Seq2SeqLm,
+        LanguageModel::Llama(_) => TaskType::CausalLm,
+    };
+    let mut adapter = AdapterConfig::new(task, rank);
+    adapter.base_model_name_or_path = Some(options.policy.clone());
+    policy.adapters().add("toxicity", adapter)?;
+    policy.adapters().train("toxicity")?;
+    Ok((policy, Reference::AdaptersOff))
+}
+
+/// The average of the rewards that were asked for, with the toxicity of each response beside it.
+fn reward(
+    options: &Options,
+    classifiers: &[PathBuf],
+    load: LoadOptions,
+) -> Result<WithToxicity, Box<dyn Error>> {
+    let reported = classifiers.first().cloned().map_or_else(|| model("roberta"), Ok)?;
+    let toxicity =
+        ClassifierReward::load(&reported, load, ClassifierOptions::preset(Preset::Hate))?;
+    let mut all: Vec<Box<dyn RewardModel>> = Vec::new();
+    for folder in classifiers {
+        // By its name, never by its place: of two labels, which one comes first is up to the model.
+        let mut settings = ClassifierOptions::preset(Preset::NotHate);
+        settings = match options.blog {
+            true => settings.input(Input::PromptAndResponse),
+            // The same logits say how toxic the response is.
+            false if *folder == reported => settings.report(TOXICITY, "hate", Output::Probability),
+            false => settings,
+        };
+        all.push(match *folder == reported {
+            true => Box::new(toxicity.with(settings)?),
+            false => Box::new(ClassifierReward::load(folder, load, settings)?),
+        });
+    }
+    if let Some(file) = &options.judge {
+        let (config, beside) = RewardConfig::from_file(file)?;
+        all.push(rlaif::rewards_from_config(&config, &beside, load.device)?);
+    }
+    let mut all = all.into_iter();
+    let first = all.next().ok_or("no reward: name one by --reward or --judge")?;
+    let reward = match all.len() {
+        0 => first,
+        _ => Box::new(all.fold(Mean::new("mean", first), Mean::and)),
+    };
+    Ok(WithToxicity { reward, toxicity })
+}
+
+/// The part of a score that is P(hate) of the response.
+const TOXICITY: &str = "toxicity";
+
+/// A reward whose scores have the toxicity of the response as a part: as the reward found it on its
+/// way, or, where it reads something else, from the classifier that is reported.
+struct WithToxicity {
+    reward: Box<dyn RewardModel>,
+    toxicity: ClassifierReward,
+}
+
+impl RewardModel for WithToxicity {
+    fn name(&self) -> &str {
+        self.reward.name()
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let mut scores = self.reward.score(batch)?;
+        let is_toxicity = |name: &str| name.rsplit('/').next() == Some(TOXICITY);
+        match scores.parts.iter_mut().find(|(name, _)| is_toxicity(name)) {
+            Some((name, _)) => *name = TOXICITY.to_owned(),
+            None => scores.parts.push((TOXICITY.to_owned(), self.toxicity.score(batch)?.total)),
+        }
+        Ok(scores)
+    }
+
+    fn metrics(&self) -> Vec<(String, f64)> {
+        self.reward.metrics()
+    }
+
+    fn state(&self) -> serde_json::Value {
+        self.reward.state()
+    }
+
+    fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
+        self.reward.restore(state)
+    }
+}
+
+// ── Train ──────────────────────────────────────────────────────────────────────────────────────
+
+/// PPO, from its beginning or from a checkpoint; the policy, unless it was interrupted.
+fn train(
+    options: &Options,
+    prepared: &Prepared,
+    trainer: PpoTrainer<LanguageModel>,
+    folder: &mut RunFolder,
+    saved: Option<&Saved>,
+) -> Result<Option<LanguageModel>, Box<dyn Error>> {
+    let Prepared { prompts, tokenizer, reward, seed, .. } = prepared;
+    let mut batches = ShuffledBatches::new(prompts, options.batch, *seed)?.whole()?;
+    let shown =
+        ["env/reward/toxicity", "ppo/mean_scores", "objective/kl", "tokens/responses_len_mean"];
+    folder.show(Terminal::new(options.steps, saved.map_or(0, Saved::step), shown));
+    let config = FitConfig { checkpoint_every: 10, ..FitConfig::default() };
+    let interrupt = &Interrupt::install()?;
+    let plan = FitPlan { config: &config, total_steps: options.steps, seed: *seed, interrupt };
+    let mut task = PpoTask::new(trainer, prompts, tokenizer, reward).samples(2);
+    Ok(match drive(&mut task, &mut batches, folder, saved, &plan)? {
+        Ending::Finished | Ending::Stopped => Some(task.into_trainer().into_policy()),
+        Ending::Interrupted => None,
+    })
+}
+
+// ── Report ─────────────────────────────────────────────────────────────────────────────────────
+
+impl Prepared {
+    /// Where nobody wrote summaries, those that the policy is surest of are what it is held to.
+    fn complete_references(&mut self, policy: &LanguageModel) -> Result<(), Box<dyn Error>> {
+        if self.held_out.iter().all(|record| record.reference.is_some()) {
+            return Ok(());
+        }
+        let surest = respond(policy, &self.held_out_ids, &self.greedy, self.seed, &self.tokenizer)?;
+        for (record, (_, text)) in self.held_out.iter_mut().zip(surest) {
+            record.reference = Some(text);
+        }
+        Ok(())
+    }
+
+    /// Samples a response to each held-out prompt, and measures them.
+    fn evaluate(
+        &self,
+        name: &str,
+        policy: &LanguageModel,
+        reference: (&LanguageModel, Forward<'_>),
+    ) -> Result<Evaluation, Box<dyn Error>> {
+        let answers =
+            respond(policy, &self.held_out_ids, &self.sampled, self.seed, &self.tokenizer)?;
+        let (responses, texts): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+        let kl = kl(policy, reference, &self.held_out_ids, &responses)?;
+        let samples = self.held_out.iter().cloned().zip(texts);
+        let samples = samples.map(|(record, response)| Sample { record, response }).collect();
+        let about = About::new(name, self.seed);
+        let mut evaluation = Measurement::of(&self.metrics).run(about, samples)?;
+        let info =
+            MetricInfo::new("kl", Better::Neither).about("nats from the reference, per response");
+        let values = kl.into_iter().map(Some).collect();
+        evaluation.add(Column { info, values, reasons: Vec::new() })?;
+        Ok(evaluation)
+    }
+}
+
+/// How it is after, beside how it was before; and the model.
+fn report(
+    options: &Options,
+    prepared: &Prepared,
+    before: &Evaluation,
+    mut policy: LanguageModel,
+    folder: &RunFolder,
+) -> Result<(), Box<dyn Error>> {
+    let after = if options.lora.is_some() {
+        let off = Forward { adapters: Adapters::Off, ..Forward::default() };
+        prepared.evaluate("after PPO", &policy, (&policy, off))?
+    } else {
+        let baseline = LanguageModel::load(&prepared.base, prepared.load)?;
+        prepared.evaluate("after PPO", &policy, (&baseline, Forward::default()))?
+    };
+    let compare = CompareOptions {
+        headline: Some("toxicity".to_owned()),
+        seed: prepared.seed,
+        reward_and_judge: Some(("toxicity".to_owned(), "toxicity_judge".to_owned())),
+        ..CompareOptions::default()
+    };
+    let comparison = Comparison::of(before, &after, &compare)?;
+    let out = folder.path();
+    let details = Details {
+        training: read_curves(&out.join("metrics.jsonl"))?,
+        findings: Some(read_findings(&out.join("findings.json"))?),
+        configuration: options.as_metadata()?,
+        ..Details::default()
+    };
+    let report = Report::new("Less toxic summaries, by PPO", before, &after, comparison, details)?;
+    report.write(out)?;
+    println!("{}\n{}", report.to_terminal(), ten_examples(&report));
+
+    match options.lora {
+        Some(_) => policy.adapters().save("toxicity", &folder.model())?,
+        None => {
+            let files = SaveOptions { source: Some(&prepared.base), ..SaveOptions::default() };
+            policy.save(&folder.model(), &files)?;
+        }
+    }
+    println!("report: {}", out.join("report.html").display());
+    println!("model:  {}", folder.model().display());
+    Ok(())
+}
+
+fn lower(name: &str, about: &str) -> MetricInfo {
+    MetricInfo::new(name, Better::Lower).about(about).threshold(0.5)
+}
+
+fn mean(evaluation: &Evaluation, metric: &str) -> Result<f64, Box<dyn Error>> {
+    let values: Vec<f64> = evaluation.column(metric)?.values.iter().copied().flatten().collect();
+    Ok(values.iter().sum::<f64>() / values.len() as f64)
+}
