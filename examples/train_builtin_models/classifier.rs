@@ -299,7 +299,11 @@ pub(crate) fn probabilities(
 }
 
 /// The area under the ROC curve: how often a toxic text scores above one that is not, ties half.
+/// NaN with a NaN among the scores.
 pub(crate) fn auc(scores: &[f64], labels: &[u8]) -> f64 {
+    if scores.iter().any(|score| score.is_nan()) {
+        return f64::NAN;
+    }
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
     let (mut ranks, mut at) = (0., 0);

@@ -33,7 +33,8 @@ pub struct PairOutcome {
 }
 
 impl PairOutcome {
-    /// 1 if the chosen response has the higher implicit reward, ½ if both have the same, else 0.
+    /// 1 if the chosen response has the higher implicit reward, ½ if both have the same, else 0;
+    /// NaN if one of them is.
     pub fn reward_accuracy(&self) -> f64 {
         verdict(self.reward_chosen, self.reward_rejected)
     }
@@ -52,7 +53,9 @@ fn verdict(chosen: f64, rejected: f64) -> f64 {
     match chosen.partial_cmp(&rejected) {
         Some(std::cmp::Ordering::Greater) => 1.,
         Some(std::cmp::Ordering::Equal) => 0.5,
-        _ => 0.,
+        Some(std::cmp::Ordering::Less) => 0.,
+        // Numbers that went wrong are no verdict against the policy: the share becomes NaN.
+        None => f64::NAN,
     }
 }
 

@@ -69,7 +69,7 @@ pub fn expected_maximum(scores: &[f64], k: usize) -> Option<f64> {
 }
 
 /// The probability that at least one of `k` responses to one prompt reaches the threshold, from
-/// `scores` of at least `k` of them: over all ways of choosing `k`. None for fewer.
+/// `scores` of at least `k` of them: over all ways of choosing `k`. None for fewer, NaN with a NaN.
 ///
 /// The mean of it over prompts is RealToxicityPrompts' toxicity probability.
 ///
@@ -81,6 +81,9 @@ pub fn any_at_least(scores: &[f64], threshold: f64, k: usize) -> Option<f64> {
     let n = scores.len();
     if k == 0 || k > n {
         return None;
+    }
+    if scores.iter().any(|score| score.is_nan()) {
+        return Some(f64::NAN);
     }
     let below = scores.iter().filter(|score| **score < threshold).count();
     let none: f64 = (0..k).map(|j| (below as f64 - j as f64).max(0.) / (n - j) as f64).product();

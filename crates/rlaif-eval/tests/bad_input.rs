@@ -235,3 +235,31 @@ fn files_that_hold_something_else_are_refused_with_their_path_and_line() {
     std::fs::write(&path, json.to_string()).unwrap();
     assert!(matches!(Evaluation::read(&path).unwrap_err(), EvalError::Count { .. }));
 }
+
+#[test]
+fn numbers_that_are_not_finite_end_and_are_never_significant() {
+    use rlaif_eval::stats::{
+        IntervalMethod, WilcoxonMethod, cohen_dz, fit_length_effect, interval_of, paired_t,
+        wilcoxon,
+    };
+    use rlaif_eval::toxicity::{any_at_least, expected_maximum};
+    for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let values = [0.1, bad, 0.3, -0.2, 0.5];
+        let t = paired_t(&values).unwrap();
+        assert!(t.p.is_nan() && t.statistic.is_none(), "{t:?}");
+        assert_eq!(cohen_dz(&values).unwrap(), None);
+        for method in [WilcoxonMethod::Auto, WilcoxonMethod::Exact, WilcoxonMethod::Normal] {
+            // An infinite difference has the highest rank; a NaN has none.
+            assert_eq!(wilcoxon(&values, method).unwrap().p.is_nan(), bad.is_nan());
+        }
+        for method in [IntervalMethod::Percentile, IntervalMethod::Bca] {
+            let interval = interval_of(&values, &values, 0.95, method).unwrap();
+            assert!(!(interval.low.is_finite() && interval.high.is_finite()), "{interval:?}");
+        }
+        assert!(fit_length_effect(&[1., 0., 1., 0., 1.], &values).is_err());
+        assert!(fit_length_effect(&values, &[1., 2., 1.5, 0.5, 0.7]).is_err());
+    }
+    let scores = [0.9, f64::NAN, 0.1];
+    assert!(expected_maximum(&scores, 2).unwrap().is_nan());
+    assert!(any_at_least(&scores, 0.5, 2).unwrap().is_nan());
+}

@@ -39,10 +39,12 @@ pub fn classification(probabilities: &[Vec<f64>], labels: &[usize]) -> Classific
     assert_eq!(probabilities.len(), labels.len(), "one row of probabilities for each label");
     let n = labels.len() as f64;
     let k = probabilities.first().map_or(0, Vec::len);
-    let best: Vec<usize> = probabilities.iter().map(|row| argmax(row)).collect();
-    let right = best.iter().zip(labels).filter(|(best, label)| best == label).count();
+    let best: Vec<Option<usize>> = probabilities.iter().map(|row| argmax(row)).collect();
+    let right = best.iter().zip(labels).filter(|(best, label)| **best == Some(**label)).count();
     let rows = || probabilities.iter().zip(labels);
-    let loss = rows().map(|(row, &label)| -row[label].max(f64::MIN_POSITIVE).ln()).sum::<f64>() / n;
+    // NaN stays NaN: `max` alone would make it the least probability.
+    let surprise = |p: f64| if p.is_nan() { p } else { -p.max(f64::MIN_POSITIVE).ln() };
+    let loss = rows().map(|(row, &label)| surprise(row[label])).sum::<f64>() / n;
     let of_labels = |of: &dyn Fn(usize) -> f64| match k {
         2 => of(1),
         _ => (0..k).map(of).sum::<f64>() / k as f64,
@@ -53,39 +55,45 @@ pub fn classification(probabilities: &[Vec<f64>], labels: &[usize]) -> Classific
         f1: of_labels(&|label| f1(&best, labels, label)),
         auc: of_labels(&|label| auc(rows().map(|(row, &of)| (row[label], of == label)).collect())),
         calibration_error: calibration_error(
-            probabilities
-                .iter()
-                .zip(best.iter().zip(labels))
-                .map(|(row, (&best, &label))| (row[best], best == label)),
+            probabilities.iter().zip(best.iter().zip(labels)).map(|(row, (&best, &label))| {
+                (best.map_or(f64::NAN, |best| row[best]), best == Some(label))
+            }),
         ),
         rows: labels.len(),
     }
 }
 
-fn argmax(row: &[f64]) -> usize {
-    (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best })
+/// The first of the highest; `None` with a NaN, of which no label is the prediction.
+fn argmax(row: &[f64]) -> Option<usize> {
+    if row.iter().any(|p| p.is_nan()) {
+        return None;
+    }
+    (0..row.len()).reduce(|best, i| if row[i] > row[best] { i } else { best })
 }
 
-fn f1(best: &[usize], labels: &[usize], label: usize) -> f64 {
+fn f1(best: &[Option<usize>], labels: &[usize], label: usize) -> f64 {
     let both = || best.iter().zip(labels);
-    let hit = both().filter(|(b, l)| **b == label && **l == label).count();
-    let missed = both().filter(|(b, l)| (**b == label) != (**l == label)).count();
+    let hit = both().filter(|(b, l)| **b == Some(label) && **l == label).count();
+    let missed = both().filter(|(b, l)| (**b == Some(label)) != (**l == label)).count();
     if hit == 0 { 0. } else { 2. * hit as f64 / (2 * hit + missed) as f64 }
 }
 
-/// Mann and Whitney's U by ranks, divided by the number of pairs.
+/// Mann and Whitney's U by ranks, divided by the number of pairs. NaN with a NaN among the scores,
+/// which has no rank.
 fn auc(mut scored: Vec<(f64, bool)>) -> f64 {
+    if scored.iter().any(|(score, _)| score.is_nan()) {
+        return f64::NAN;
+    }
     scored.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let positive = scored.iter().filter(|(_, is)| *is).count() as f64;
     let negative = scored.len() as f64 - positive;
     let mut ranks = 0.;
-    let mut start = 0;
-    while start < scored.len() {
-        let ties = scored[start..].iter().take_while(|(s, _)| *s == scored[start].0).count();
+    let mut start = 0.;
+    for ties in scored.chunk_by(|(a, _), (b, _)| a == b) {
         // Ranks from 1; equal scores share the mean of theirs.
-        let rank = start as f64 + (ties as f64 + 1.) / 2.;
-        ranks += rank * scored[start..start + ties].iter().filter(|(_, is)| *is).count() as f64;
-        start += ties;
+        let rank = start + (ties.len() as f64 + 1.) / 2.;
+        ranks += rank * ties.iter().filter(|(_, is)| *is).count() as f64;
+        start += ties.len() as f64;
     }
     (ranks - positive * (positive + 1.) / 2.) / (positive * negative)
 }
@@ -130,6 +138,27 @@ mod tests {
         let scores = classification(&rows, &labels);
         assert!((scores.calibration_error - 0.2).abs() < 1e-12);
         assert!(classification(&rows, &[1; 10]).auc.is_nan());
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_end_and_are_told() {
+        let nan = f64::NAN;
+        for rows in [
+            vec![vec![nan, nan]; 4],
+            vec![vec![0.2, 0.8], vec![nan, nan], vec![0.6, 0.4], vec![-nan, nan]],
+        ] {
+            let scores = classification(&rows, &[0, 1, 0, 1]);
+            assert!(scores.loss.is_nan() && scores.auc.is_nan(), "{scores:?}");
+            assert!(scores.calibration_error.is_nan(), "{scores:?}");
+        }
+        // A row without numbers is a prediction of no label, not of the first.
+        assert_eq!(classification(&vec![vec![nan, nan]; 2], &[0, 0]).accuracy, 0.);
+        // Infinities have ranks.
+        let scored = [(f64::NEG_INFINITY, false), (0., true), (f64::INFINITY, true)];
+        assert_eq!(auc(scored.to_vec()), 1.);
+        assert_eq!(auc([scored.to_vec(), scored.to_vec()].concat()), 1.);
+        // Zeros of either sign are one score.
+        assert_eq!(auc(vec![(-0., false), (0., true)]), 0.5);
     }
 
     proptest! {

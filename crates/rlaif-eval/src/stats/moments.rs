@@ -67,11 +67,14 @@ impl Moments {
 }
 
 /// The standard deviation of the population that the values are a sample of: divided by n − 1.
-/// 0 where it is no more than rounding.
+/// 0 where it is no more than rounding, NaN with a NaN or infinity among the values.
 pub(crate) fn sample_std(values: &[f64]) -> f64 {
+    if values.len() < 2 {
+        return 0.;
+    }
     let mean = mean(values);
     let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
     let std = (squares / (values.len() as f64 - 1.)).sqrt();
     let largest = values.iter().fold(0f64, |most, v| most.max(v.abs()));
-    if std > 1e-13 * largest { std } else { 0. }
+    if std <= 1e-13 * largest { 0. } else { std }
 }

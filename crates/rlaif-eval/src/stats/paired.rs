@@ -30,6 +30,7 @@ fn at_least_two(what: &str, differences: &[f64]) -> Result<(), EvalError> {
 }
 
 /// Student's paired t-test, two-sided, of the differences after − before: `scipy.stats.ttest_rel`.
+/// With a NaN or infinity there is no statistic and p is NaN.
 ///
 /// # Errors
 /// [`EvalError::TooFew`] for fewer than two differences.
@@ -44,6 +45,9 @@ pub fn paired_t(differences: &[f64]) -> Result<PairedTest, EvalError> {
     at_least_two("a paired t-test", differences)?;
     let n = differences.len() as f64;
     let (mean, std) = (mean(differences), sample_std(differences));
+    if std.is_nan() {
+        return Ok(PairedTest { statistic: None, p: f64::NAN });
+    }
     if std == 0. {
         return Ok(PairedTest { statistic: None, p: if mean == 0. { 1. } else { 0. } });
     }
@@ -89,7 +93,7 @@ pub enum WilcoxonMethod {
 /// Wilcoxon's signed-rank test, two-sided, of the differences after − before; zeros are left
 /// out. The statistic is the smaller sum of ranks. `scipy.stats.wilcoxon` with its defaults,
 /// except that SciPy permutes up to 13 differences with ties, where this takes the normal
-/// approximation.
+/// approximation. With a NaN, which has no rank, there is no statistic and p is NaN.
 ///
 /// # Errors
 /// [`EvalError::TooFew`] for fewer than two differences.
@@ -103,6 +107,9 @@ pub enum WilcoxonMethod {
 /// ```
 pub fn wilcoxon(differences: &[f64], method: WilcoxonMethod) -> Result<PairedTest, EvalError> {
     at_least_two("Wilcoxon's test", differences)?;
+    if differences.iter().any(|d| d.is_nan()) {
+        return Ok(PairedTest { statistic: None, p: f64::NAN });
+    }
     let mut signed: Vec<f64> = differences.iter().copied().filter(|d| *d != 0.).collect();
     if signed.is_empty() {
         return Ok(PairedTest { statistic: None, p: 1. });

@@ -70,7 +70,8 @@ pub fn advise(differences: &[f64], interval: Interval) -> Result<Advice, EvalErr
         }
     } else if !clear {
         // All differences are zero: the two sides are the same, and no number of prompts helps.
-        Advice::Unclear { prompts: None, detectable: 0. }
+        // Or some are not numbers, and then the spread is not one.
+        Advice::Unclear { prompts: None, detectable: std }
     } else if interval.half_width() > difference / 2. {
         Advice::Rough { prompts: prompts(confidence, difference / 2.) }
     } else {

@@ -44,7 +44,7 @@ pub enum Goal {
 }
 
 impl Goal {
-    /// Whether `score` is better than `than`; NaN is better than nothing.
+    /// Returns true if `score` is better than `than`. A NaN is never better.
     #[must_use]
     pub fn better(self, score: f64, than: f64) -> bool {
         match self {

@@ -221,3 +221,141 @@ impl Fault for RowProblem {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use rlaif_core::{BadSetting, MetricError, RewardError};
+    use rlaif_data::DataError;
+    use rlaif_lm::generate::RolloutConcern;
+    use rlaif_models::CheckpointError;
+    use rlaif_ppo::PpoError;
+    use rlaif_train::TrainError;
+
+    use super::*;
+
+    fn setting() -> BadSetting {
+        BadSetting::new("lr", -1, "a positive number")
+    }
+
+    fn out_of_memory() -> TorchError {
+        TorchError::OutOfMemory { requested: None, message: "no memory".to_owned() }
+    }
+
+    fn judge_failed() -> RewardError {
+        RewardError::Failed { model: "judge".to_owned(), source: "no connection".into() }
+    }
+
+    /// Errors with their exit codes, for each kind of reason and each way that errors nest.
+    #[test]
+    fn exit_codes() {
+        let path = || PathBuf::from("file");
+        let read = |kind: ErrorKind| CheckpointError::Read { path: path(), source: kind.into() };
+        let cache = |misnamed| ProviderError::Cache {
+            path: path(),
+            source: "database or disk is full".into(),
+            misnamed,
+        };
+        let unreadable = |kind| ModelError::Tensors {
+            file: path(),
+            problems: vec![rlaif_models::TensorProblem::Unreadable {
+                name: "weight".to_owned(),
+                source: Box::new(read(kind).into()),
+            }],
+        };
+        let table: Vec<(CliError, u8)> = vec![
+            (CliError::Interrupted { how: String::new() }, 130),
+            // Settings, wherever they are found.
+            (RunError::from(setting()).into(), 2),
+            (RunError::from(TrainError::from(setting())).into(), 2),
+            (RunError::from(PpoError::Train(TrainError::Torch(setting().into()))).into(), 2),
+            (RunError::from(DpoError::from(LmError::from(setting()))).into(), 2),
+            (RunError::from(TrainError::from(DpoError::from(setting()))).into(), 2),
+            (RunError::from(PpoError::Rollout(RolloutConcern::Greedy)).into(), 2),
+            (CliError::Lm(setting().into()), 2),
+            (CliError::Torch(TorchError::DeviceName { found: "gpu".to_owned() }), 2),
+            // Inputs that are not there or not what they should be, and a disk that fails.
+            (CliError::Open { path: path(), source: ErrorKind::NotFound.into() }, 2),
+            (CliError::Open { path: path(), source: ErrorKind::PermissionDenied.into() }, 1),
+            (CliError::Model(read(ErrorKind::NotFound).into()), 2),
+            (CliError::Model(read(ErrorKind::Other).into()), 1),
+            (CliError::Model(CheckpointError::LfsPointer { file: path() }.into()), 2),
+            (CliError::Model(unreadable(ErrorKind::UnexpectedEof)), 2),
+            (CliError::Model(unreadable(ErrorKind::TimedOut)), 1),
+            (RunError::Read { path: path(), source: ErrorKind::NotFound.into() }.into(), 2),
+            (
+                RunError::Read { path: path(), source: ErrorKind::StaleNetworkFileHandle.into() }
+                    .into(),
+                1,
+            ),
+            (
+                RunError::from(DataError::Io {
+                    source_name: "rows".to_owned(),
+                    source: ErrorKind::TimedOut.into(),
+                })
+                .into(),
+                1,
+            ),
+            (RunError::from(DataError::NoMatch { pattern: "*.jsonl".to_owned() }).into(), 2),
+            (
+                CliError::Eval(EvalError::Io {
+                    action: "read",
+                    path: path(),
+                    source: ErrorKind::NotFound.into(),
+                }),
+                2,
+            ),
+            (
+                CliError::Eval(EvalError::Io {
+                    action: "write",
+                    path: path(),
+                    source: ErrorKind::NotFound.into(),
+                }),
+                1,
+            ),
+            (
+                CliError::Reward(ProviderError::File {
+                    path: path(),
+                    source: ErrorKind::NotFound.into(),
+                }),
+                2,
+            ),
+            // Issue 25: a judge's cache on a full or read-only disk.
+            (CliError::Reward(cache(false)), 1),
+            (CliError::Reward(cache(true)), 2),
+            // The machine.
+            (CliError::Torch(out_of_memory()), 1),
+            (CliError::Lm(out_of_memory().into()), 1),
+            (CliError::Model(out_of_memory().into()), 1),
+            (RunError::from(PpoError::from(LmError::from(out_of_memory()))).into(), 1),
+            (RunError::from(TrainError::from(LmError::NotFinite { row: 0, token: 0 })).into(), 1),
+            (RunError::from(TrainError::from(MetricError::new("log", "disk full"))).into(), 1),
+            (
+                RunError::from(TrainError::Write {
+                    path: path(),
+                    source: ErrorKind::StorageFull.into(),
+                })
+                .into(),
+                1,
+            ),
+            (CliError::Io { what: "output".to_owned(), source: ErrorKind::BrokenPipe.into() }, 1),
+            (
+                CliError::Hub(HubError::RateLimited {
+                    endpoint: "https://hub".to_owned(),
+                    wait_s: None,
+                }),
+                1,
+            ),
+            (CliError::Hub(HubError::InvalidRepoId { id: "a/b/c".to_owned(), reason: "" }), 2),
+            // Rewards.
+            (CliError::Reward(judge_failed().into()), 1),
+            (RunError::from(PpoError::from(judge_failed())).into(), 1),
+            (RunError::from(TrainError::from(DpoError::from(judge_failed()))).into(), 1),
+            (CliError::Reward(ProviderError::model_folder("m", HubError::NoCacheFolder)), 1),
+        ];
+        for (error, code) in table {
+            assert_eq!(error.code(), code, "{}", error.chain());
+        }
+    }
+}
