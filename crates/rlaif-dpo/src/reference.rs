@@ -1,6 +1,6 @@
 //! The reference policy, and its log-probabilities on disk.
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, path::Path};
 
 use rlaif_core::BadSetting;
 use rlaif_lm::{Adapters, Parameters, Policy};
@@ -184,24 +184,13 @@ pub(crate) fn write_cache(
     sums: &ReferenceSums,
 ) -> Result<(), DpoError> {
     let path = file(folder, key);
-    let failed = |source| DpoError::Cache { path: path.clone(), source };
     let mut bytes = [MAGIC.as_slice(), &key.0.to_le_bytes()].concat();
     for row in &sums.0 {
         row.iter().for_each(|sum| bytes.extend(sum.to_le_bytes()));
     }
     bytes.extend(XxHash3_128::oneshot(&bytes).to_le_bytes());
-    fs::create_dir_all(folder).map_err(failed)?;
-    let aside = path.with_extension(format!("{}.part", std::process::id()));
-    let write = || {
-        let mut out = fs::File::create(&aside)?;
-        out.write_all(&bytes)?;
-        out.sync_all()?;
-        fs::rename(&aside, &path)
-    };
-    write().map_err(|source| {
-        let _ = fs::remove_file(&aside);
-        failed(source)
-    })
+    // Several runs may share the folder.
+    rlaif_files::write_shared(&path, &bytes).map_err(|source| DpoError::Cache { path, source })
 }
 
 fn file(folder: &Path, key: CacheKey) -> std::path::PathBuf {

@@ -8,7 +8,6 @@
 //! <cache>/.locks/models--org--name/<etag>.lock         held while a blob is written
 //! ```
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -106,10 +105,10 @@ impl RepoCache {
         let blob = self.blob(etag);
         let ups = "../".repeat(file.split('/').count() + 1);
         let target = PathBuf::from(format!("{ups}blobs/{etag}"));
-        let aside = aside(&pointer);
+        let aside = rlaif_files::unique_sibling(&pointer);
         remove_if_there(&aside).map_err(HubError::io("remove", &aside))?;
         link_or_copy(&target, &blob, &aside).map_err(HubError::io("create", &aside))?;
-        fs::rename(&aside, &pointer).map_err(HubError::io("create", &pointer))?;
+        rlaif_files::rename_synced(&aside, &pointer).map_err(HubError::io("create", &pointer))?;
         Ok(pointer)
     }
 
@@ -154,19 +153,7 @@ pub(crate) fn create_parent(path: &Path) -> Result<(), HubError> {
 
 /// Writes beside the target and renames, so that no reader sees half of it.
 fn write_aside(path: &Path, bytes: &[u8]) -> Result<(), HubError> {
-    create_parent(path)?;
-    let aside = aside(path);
-    fs::write(&aside, bytes).map_err(HubError::io("write", &aside))?;
-    fs::rename(&aside, path).map_err(HubError::io("write", path))
-}
-
-/// A name beside `path` that no other process or thread uses.
-fn aside(path: &Path) -> PathBuf {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().and_then(OsStr::to_str).unwrap_or("file");
-    path.with_file_name(format!(".{name}.{}-{n}", std::process::id()))
+    rlaif_files::write_shared(path, bytes).map_err(HubError::io("write", path))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {

@@ -121,7 +121,7 @@ impl Transfer<'_> {
         }
         part.file.sync_all().map_err(HubError::io("write", &partial))?;
         drop(part);
-        fs::rename(&partial, blob).map_err(HubError::io("create", blob))
+        rlaif_files::rename_synced(&partial, blob).map_err(HubError::io("create", blob))
     }
 
     /// Requests, and requests again from where it broke, until all bytes are here.

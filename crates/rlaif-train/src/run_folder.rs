@@ -4,9 +4,9 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::Write,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
+use jiff::Timestamp;
 use rlaif_core::{MetricSink, Metrics, say};
 use serde::{Deserialize, Serialize};
 
@@ -100,13 +100,7 @@ impl RunFolder {
         }
         let run = Self::open(root, keep)?;
         // Last, and whole: a folder with a run.toml is a run.
-        let partial = root.join("run.toml.partial");
-        let error = TrainError::write(&partial);
-        let mut file = File::create(&partial).map_err(&error)?;
-        file.write_all(run_file.as_bytes())
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&partial, &path))
-            .map_err(&error)?;
+        rlaif_files::write_bytes(&path, run_file.as_bytes()).map_err(TrainError::write(&path))?;
         Ok(run)
     }
 
@@ -229,8 +223,7 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Write`].
     pub fn note(&mut self, text: &str) -> Result<(), TrainError> {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let line = format!("{} {text}\n", date(since.as_secs()));
+        let line = format!("{} {text}\n", date(Timestamp::now()));
         self.log.write_all(line.as_bytes()).map_err(TrainError::write(&self.root.join("log.txt")))
     }
 
@@ -258,20 +251,9 @@ impl RunFolder {
     }
 }
 
-/// Seconds since 1970 as `2026-03-01 12:00:00Z` (Howard Hinnant's `civil_from_days`).
-fn date(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day = days % 146_097;
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * day + 2) / 153;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
-    let day = day - (153 * shifted + 2) / 5 + 1;
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+/// A moment as `2026-03-01 12:00:00Z`.
+fn date(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
 #[cfg(test)]
@@ -281,6 +263,7 @@ mod tests {
     #[test]
     fn dates_are_those_of_date_u() {
         // date -u -d @N
+        let date = |seconds| date(Timestamp::from_second(seconds).unwrap());
         assert_eq!(date(0), "1970-01-01 00:00:00Z");
         assert_eq!(date(951_782_399), "2000-02-28 23:59:59Z");
         assert_eq!(date(951_782_400), "2000-02-29 00:00:00Z");

@@ -1,22 +1,12 @@
-//! Files that appear whole or not at all.
+//! Files that appear whole or not at all, see [`rlaif_files`].
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
 use crate::CheckpointError;
-
-/// Large enough that small tensors do not cost a system call each.
-const BUFFER: usize = 1 << 20;
-
-/// A path beside `path`, with `suffix` added to its name.
-pub(super) fn sibling(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
 
 pub(super) fn write_error(path: &Path) -> impl Fn(std::io::Error) -> CheckpointError {
     |source| CheckpointError::Write { path: path.to_owned(), source }
@@ -27,20 +17,7 @@ pub(super) fn write_file(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), CheckpointError>,
 ) -> Result<(), CheckpointError> {
-    let partial = sibling(path, ".partial");
-    let error = write_error(path);
-    let file = File::create(&partial).map_err(&error)?;
-    let mut out = BufWriter::with_capacity(BUFFER, file);
-    let written = fill(&mut out)
-        .and_then(|()| out.into_inner().map_err(|e| error(e.into_error())))
-        .and_then(|file| file.sync_all().map_err(&error))
-        .and_then(|()| fs::rename(&partial, path).map_err(&error));
-    if written.is_err() {
-        // The first failure is what the caller needs to know.
-        let _ = fs::remove_file(&partial);
-    }
-    written?;
-    sync_folder(path.parent())
+    rlaif_files::write_aside(path, write_error(path), fill)
 }
 
 /// Writes any value as JSON, indented by two, aside and renamed.
@@ -58,12 +35,11 @@ pub(super) fn write_file(
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), CheckpointError> {
-    let mut bytes = serde_json::to_vec_pretty(value).map_err(|source| CheckpointError::Json {
+    let bytes = rlaif_files::to_json(value).map_err(|source| CheckpointError::Json {
         file: path.to_owned(),
         field: ".".to_owned(),
         source,
     })?;
-    bytes.push(b'\n');
     write_bytes(path, &bytes)
 }
 
@@ -73,9 +49,6 @@ pub(super) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), CheckpointErr
 
 /// Makes renames within a folder durable, where the system can.
 pub(super) fn sync_folder(folder: Option<&Path>) -> Result<(), CheckpointError> {
-    if cfg!(unix) {
-        let folder = folder.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(write_error(folder))?;
-    }
-    Ok(())
+    let folder = folder.unwrap_or(Path::new(""));
+    rlaif_files::sync_folder(folder).map_err(write_error(folder))
 }

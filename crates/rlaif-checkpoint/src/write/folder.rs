@@ -4,9 +4,10 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rlaif_files::{PARTIAL, replace_folder, sibling};
 use serde::Serialize;
 
-use super::aside::{sibling, sync_folder, write_bytes, write_error, write_file, write_json};
+use super::aside::{sync_folder, write_bytes, write_error, write_file, write_json};
 use super::card::ModelCard;
 use super::source::TensorSource;
 use super::weights::write_weights;
@@ -32,7 +33,6 @@ pub const TOKENIZER_FILES: [&str; 12] = [
 
 /// Locked while its folder is written; marks the folder as one that may be removed.
 const MARKER: &str = ".writing";
-const PARTIAL: &str = ".partial";
 const PREVIOUS: &str = ".previous.partial";
 
 /// Writes a model folder beside its place, and renames it when it is whole.
@@ -210,25 +210,16 @@ impl FolderWriter {
     /// [`CheckpointError::Write`]; what was there before is there still, or again. If only clearing
     /// up failed, the new folder is in place and the next writer clears up.
     pub fn finish(mut self) -> Result<(), CheckpointError> {
-        sync_folder(Some(&self.partial))?;
         let error = write_error(&self.target);
         let previous = sibling(&self.target, PREVIOUS);
-        let replaces = self.target.exists();
-        if replaces {
-            fs::rename(&self.target, &previous).map_err(&error)?;
-        }
         // Held until the rename, except where a folder with an open file in it cannot be renamed.
         let lock = self.marker.take().filter(|_| !cfg!(windows));
-        if let Err(source) = fs::rename(&self.partial, &self.target) {
-            if replaces {
-                let _ = fs::rename(&previous, &self.target);
-            }
-            let _ = fs::remove_dir_all(&self.partial);
-            return Err(error(source));
-        }
+        let replaced = replace_folder(&self.partial, &self.target, &previous);
         drop(lock);
-        sync_folder(self.target.parent())?;
-        if replaces {
+        if replaced.is_err() && self.partial.is_dir() {
+            let _ = fs::remove_dir_all(&self.partial);
+        }
+        if replaced.map_err(&error)? {
             carry_over(&previous, &self.target)?;
         }
         fs::remove_file(self.target.join(MARKER)).map_err(&error)?;

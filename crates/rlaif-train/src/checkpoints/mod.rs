@@ -21,6 +21,7 @@ use std::{
 };
 
 use rlaif_checkpoint::write_json;
+use rlaif_files::{JsonError, PARTIAL, replace_folder};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tch::Tensor;
 use twox_hash::XxHash3_128;
@@ -30,7 +31,6 @@ use crate::error::{TrainError, advice};
 const MANIFEST: &str = "checkpoint.json";
 const SCORE: &str = "score";
 const SCORE_FILE: &str = "score.json";
-const PARTIAL: &str = ".partial";
 const FORMAT: u32 = 1;
 
 /// Which way a score is better.
@@ -216,14 +216,8 @@ impl Checkpoints {
         files.json(SCORE, &score)?;
         let manifest = Manifest { format: FORMAT, step, files: files.files };
         write_json(&partial.join(MANIFEST), &manifest)?;
-        // A folder cannot be renamed over one that has content.
         let old = self.folder.join(format!("step-{step}.old{PARTIAL}"));
-        if target.exists() {
-            fs::rename(target, &old).map_err(&error)?;
-        }
-        fs::rename(partial, target).map_err(&error)?;
-        sync(&self.folder)?;
-        if old.exists() {
+        if replace_folder(partial, target, &old).map_err(&error)? {
             fs::remove_dir_all(&old).map_err(TrainError::write(&old))?;
         }
         Ok(())
@@ -288,14 +282,6 @@ fn step_of(name: &str) -> Option<u64> {
 
 fn exact_step_of(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
-}
-
-/// Makes renames within a folder durable, where the system can.
-fn sync(folder: &Path) -> Result<(), TrainError> {
-    if cfg!(unix) {
-        File::open(folder).and_then(|f| f.sync_all()).map_err(TrainError::write(folder))?;
-    }
-    Ok(())
 }
 
 /// The files of a checkpoint that is being written.
@@ -363,9 +349,10 @@ impl Manifest {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, TrainError> {
-    let text = fs::read(path).map_err(TrainError::read(path))?;
-    serde_json::from_slice(&text)
-        .map_err(|source| TrainError::Json { path: path.to_owned(), source })
+    rlaif_files::read_json(path).map_err(|error| match error {
+        JsonError::Io(source) => TrainError::read(path)(source),
+        JsonError::Json(source) => TrainError::Json { path: path.to_owned(), source },
+    })
 }
 
 /// Size and checksum of a file.
