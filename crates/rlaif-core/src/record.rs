@@ -65,6 +65,25 @@ impl PromptRecord {
         self.reference = Some(reference.into());
         self
     }
+
+    /// The prompt with a `response`, as reward models and metrics take it.
+    ///
+    /// Metadata without an entry is left out, so that equal rows look equal to a reward, whichever
+    /// way they came to it.
+    ///
+    /// ```
+    /// use rlaif_core::{Exchange, PromptRecord};
+    /// let record = PromptRecord::new("q-1", "Name a prime.");
+    /// assert_eq!(record.exchange("Two."), Exchange::new("Name a prime.", "Two."));
+    /// ```
+    pub fn exchange<'a>(&'a self, response: &'a str) -> Exchange<'a> {
+        Exchange {
+            prompt: &self.prompt,
+            response,
+            reference: self.reference.as_deref(),
+            metadata: (!self.metadata.is_empty()).then_some(&self.metadata),
+        }
+    }
 }
 
 /// A prompt and the response to imitate: what supervised fine-tuning learns from.
@@ -139,7 +158,7 @@ pub struct Exchange<'a> {
     pub response: &'a str,
     /// A response written by a person, where there is one.
     pub reference: Option<&'a str>,
-    /// What else is known of the prompt, for rewards that need it.
+    /// What else is known of the prompt, for rewards that need it; `None` rather than an empty map.
     pub metadata: Option<&'a Metadata>,
 }
 
@@ -171,12 +190,7 @@ pub struct Sample {
 impl Sample {
     /// The borrowed form that reward models and metrics take.
     pub fn exchange(&self) -> Exchange<'_> {
-        Exchange {
-            prompt: &self.record.prompt,
-            response: &self.response,
-            reference: self.record.reference.as_deref(),
-            metadata: (!self.record.metadata.is_empty()).then_some(&self.record.metadata),
-        }
+        self.record.exchange(&self.response)
     }
 }
 
@@ -216,6 +230,16 @@ mod tests {
         assert!(!serde_json::to_string(&read).unwrap().contains("margin"));
         let prompt: PromptRecord = serde_json::from_str(r#"{"id":"a","prompt":"p"}"#).unwrap();
         assert_eq!(prompt, PromptRecord::new("a", "p"));
+    }
+
+    #[test]
+    fn an_exchange_has_metadata_only_where_there_is_any() {
+        let mut record = PromptRecord::new("7", "p").with_reference("gold");
+        let bare = Exchange { reference: Some("gold"), ..Exchange::new("p", "y") };
+        assert_eq!(record.exchange("y"), bare);
+        record.metadata.insert("source".to_owned(), "web".into());
+        let metadata = record.metadata.clone();
+        assert_eq!(record.exchange("y"), Exchange { metadata: Some(&metadata), ..bare });
     }
 
     #[test]

@@ -81,6 +81,108 @@ impl Scores {
         }
         Ok(self)
     }
+
+    /// The verdicts on some rows of a batch of `n`, in their places in that batch: verdict i belongs
+    /// to row `rows[i]`. All other rows have no verdict and no reason.
+    ///
+    /// # Panics
+    /// As [`Scores::fill_from`].
+    ///
+    /// ```
+    /// use rlaif_core::{Score, Scores};
+    /// let of_two = Scores::from_values("r", &[1., 2.])?.scatter(&[3, 0], 4);
+    /// let total: Vec<_> = of_two.total.iter().map(|score| score.map(Score::get)).collect();
+    /// assert_eq!(total, [Some(2.), None, None, Some(1.)]);
+    /// # Ok::<(), rlaif_core::RewardError>(())
+    /// ```
+    #[must_use]
+    pub fn scatter(self, rows: &[usize], n: usize) -> Self {
+        let mut all = Self::new(vec![None; n]);
+        all.fill_from(self, rows);
+        all
+    }
+
+    /// Puts another model's verdicts in their places: verdict i of `other` replaces that on row
+    /// `rows[i]`.
+    ///
+    /// Parts of the same name share a column, in which the rows of `other` have its numbers. A row
+    /// that has a verdict now loses the reason why it had none; one that still has none keeps that
+    /// reason, and the other's is added after a semicolon. A reason of `other` for a row beyond its
+    /// last has no place here and is dropped.
+    ///
+    /// # Panics
+    /// When there is not one of `rows` for each verdict of `other`, or a row is beyond the batch.
+    /// [`Scores::check`] comes first for scores of any model.
+    ///
+    /// ```
+    /// use rlaif_core::{Score, Scores};
+    /// let mut scores = Scores::new(vec![Score::new(1.).ok(), None]);
+    /// scores.reasons.push((1, "no number".to_owned()));
+    /// scores.fill_from(Scores::new(vec![Score::new(0.5).ok()]), &[1]);
+    /// assert_eq!(scores.total[1].map(Score::get), Some(0.5));
+    /// assert!(scores.reasons.is_empty());
+    /// ```
+    pub fn fill_from(&mut self, other: Self, rows: &[usize]) {
+        fill(&mut self.total, &other.total, rows);
+        // The first column of a name goes into the first one of that name here, the second into the
+        // second: no column is lost where a model gives a name twice.
+        let mut filled = Vec::with_capacity(other.parts.len());
+        for (name, column) in other.parts {
+            let same = |at: &usize| self.parts[*at].0 == name && !filled.contains(at);
+            let at = (0..self.parts.len()).find(same).unwrap_or_else(|| {
+                self.parts.push((name.clone(), vec![None; self.total.len()]));
+                self.parts.len() - 1
+            });
+            fill(&mut self.parts[at].1, &column, rows);
+            filled.push(at);
+        }
+        let total = &self.total;
+        self.reasons.retain(|(row, _)| {
+            !(rows.contains(row) && total.get(*row).is_some_and(Option::is_some))
+        });
+        for (at, reason) in other.reasons {
+            let Some(&row) = rows.get(at) else { continue };
+            match self.reasons.iter_mut().find(|(known, _)| *known == row) {
+                Some((_, known)) => *known = format!("{known}; {reason}"),
+                None => self.reasons.push((row, reason)),
+            }
+        }
+        self.reasons.sort_by_key(|(row, _)| *row);
+    }
+
+    /// The verdicts on these rows, in this order; a row may be named several times.
+    ///
+    /// # Panics
+    /// When a row is beyond the batch.
+    ///
+    /// ```
+    /// use rlaif_core::{Score, Scores};
+    /// let scores = Scores::from_values("r", &[1., 2.])?.gather(&[1, 0, 1]);
+    /// let total: Vec<_> = scores.total.iter().flatten().map(|score| score.get()).collect();
+    /// assert_eq!(total, [2., 1., 2.]);
+    /// # Ok::<(), rlaif_core::RewardError>(())
+    /// ```
+    #[must_use]
+    pub fn gather(&self, rows: &[usize]) -> Self {
+        let pick = |column: &[Option<Score>]| rows.iter().map(|&row| column[row]).collect();
+        let mut reasons = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            let of_row = self.reasons.iter().filter(|(known, _)| known == row);
+            reasons.extend(of_row.map(|(_, reason)| (at, reason.clone())));
+        }
+        Self {
+            total: pick(&self.total),
+            parts: self.parts.iter().map(|(name, part)| (name.clone(), pick(part))).collect(),
+            reasons,
+        }
+    }
+}
+
+fn fill(column: &mut [Option<Score>], with: &[Option<Score>], rows: &[usize]) {
+    assert_eq!(with.len(), rows.len(), "one row for each verdict");
+    for (&row, score) in rows.iter().zip(with) {
+        column[row] = *score;
+    }
 }
 
 /// Why a batch could not be scored.
@@ -238,6 +340,65 @@ mod tests {
         let nan = |_: &[Exchange<'_>]| vec![0., f32::NAN];
         let error = nan.score(&batch).unwrap_err();
         assert!(matches!(error, RewardError::NonFinite { row: 1, .. }), "{error}");
+    }
+
+    fn score(value: f32) -> Option<Score> {
+        Some(Score(value))
+    }
+
+    #[test]
+    fn scattered_scores_keep_every_part_and_every_reason() {
+        let of_three = Scores {
+            total: vec![score(1.), None, score(3.)],
+            parts: vec![
+                ("coverage".to_owned(), vec![score(0.5), score(0.1), None]),
+                ("coverage".to_owned(), vec![None, None, score(0.7)]),
+            ],
+            reasons: vec![(1, "too little".to_owned()), (9, "no such row".to_owned())],
+        };
+        let scattered = of_three.clone().scatter(&[4, 0, 2], 5);
+        assert_eq!(scattered.total, [None, None, score(3.), None, score(1.)]);
+        let parts = [
+            ("coverage".to_owned(), vec![score(0.1), None, None, None, score(0.5)]),
+            ("coverage".to_owned(), vec![None, None, score(0.7), None, None]),
+        ];
+        assert_eq!(scattered.parts, parts);
+        assert_eq!(scattered.reasons, [(0, "too little".to_owned())]);
+        // There and back again.
+        let back = scattered.gather(&[4, 0, 2]);
+        assert_eq!(back, Scores { reasons: vec![(1, "too little".to_owned())], ..of_three });
+        assert_eq!(Scores::default().scatter(&[], 2), Scores::new(vec![None, None]));
+    }
+
+    #[test]
+    fn filled_in_scores_replace_rows_and_join_reasons() {
+        let mut scores = Scores {
+            total: vec![score(1.), None, None],
+            parts: vec![("a".to_owned(), vec![score(1.), score(2.), None])],
+            reasons: vec![(2, "first".to_owned()), (1, "first".to_owned())],
+        };
+        let other = Scores {
+            total: vec![None, score(7.)],
+            parts: vec![
+                ("a".to_owned(), vec![None, score(3.)]),
+                ("b".to_owned(), vec![score(4.), None]),
+            ],
+            reasons: vec![(0, "second".to_owned())],
+        };
+        scores.fill_from(other, &[2, 1]);
+        assert_eq!(scores.total, [score(1.), score(7.), None]);
+        let parts = [
+            ("a".to_owned(), vec![score(1.), score(3.), None]),
+            ("b".to_owned(), vec![None, None, score(4.)]),
+        ];
+        assert_eq!(scores.parts, parts);
+        assert_eq!(scores.reasons, [(2, "first; second".to_owned())]);
+    }
+
+    #[test]
+    #[should_panic(expected = "one row for each verdict")]
+    fn scores_of_another_number_of_rows_are_not_scattered() {
+        let _ = Scores::new(vec![None]).scatter(&[0, 1], 2);
     }
 
     #[test]

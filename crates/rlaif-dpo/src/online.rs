@@ -100,12 +100,7 @@ impl<P: Policy> DpoTrainer<P> {
         let exchanges: Vec<Exchange<'_>> = (0..2)
             .flat_map(|_| prompts)
             .zip(&responses)
-            .map(|(record, response)| Exchange {
-                prompt: &record.prompt,
-                response,
-                reference: record.reference.as_deref(),
-                metadata: (!record.metadata.is_empty()).then_some(&record.metadata),
-            })
+            .map(|(record, response)| record.exchange(response))
             .collect();
         let scores = reward.score(&exchanges)?.check(reward.name(), exchanges.len())?.total;
         let scores: Vec<Option<f64>> =

@@ -275,12 +275,7 @@ impl<P: Policy> PpoTrainer<P> {
         let exchanges: Vec<Exchange<'_>> = prompts
             .iter()
             .zip(&texts)
-            .map(|(prompt, response)| Exchange {
-                prompt: &prompt.record.prompt,
-                response,
-                reference: prompt.record.reference.as_deref(),
-                metadata: Some(&prompt.record.metadata),
-            })
+            .map(|(prompt, response)| prompt.record.exchange(response))
             .collect();
         let scores = reward.score(&exchanges)?.check(reward.name(), exchanges.len())?;
         let reward_s = start.elapsed().as_secs_f64();

@@ -293,6 +293,54 @@ impl RewardConfig {
         Ok((config, path.parent().map_or_else(PathBuf::new, Path::to_owned)))
     }
 
+    /// Every setting that may name a folder on this disk: the models of classifiers and of policies
+    /// that judge. A program that is to find them from another folder makes the local ones absolute.
+    ///
+    /// The files that judges keep answers in are not among them: they are made where they do not
+    /// exist, in the folder of [`Surroundings`].
+    ///
+    /// ```
+    /// use rlaif_rewards::RewardConfig;
+    /// let mut config = RewardConfig::from_toml("kind = 'repetition'\nn = 2", "reward.toml")?;
+    /// assert!(config.locations().is_empty());
+    /// # Ok::<(), rlaif_rewards::ProviderError>(())
+    /// ```
+    pub fn locations(&mut self) -> Vec<&mut String> {
+        // Without a wildcard: a new kind of reward has to say where its files are.
+        match self {
+            #[cfg(feature = "neural")]
+            Self::Classifier(config) => config.locations(),
+            #[cfg(feature = "judge")]
+            Self::Judge(config) => config.locations(),
+            Self::Length { .. }
+            | Self::Repetition { .. }
+            | Self::Format { .. }
+            | Self::ForbiddenWords { .. }
+            | Self::Overlap { .. }
+            | Self::Constant { .. } => Vec::new(),
+            Self::WeightedSum { name: _, terms } => {
+                terms.iter_mut().flat_map(|term| term.reward.locations()).collect()
+            }
+            Self::Mean { name: _, of } | Self::Minimum { name: _, of } => {
+                of.iter_mut().flat_map(Self::locations).collect()
+            }
+            Self::Scaled { of, factor: _, offset: _ }
+            | Self::Clipped { of, low: _, high: _ }
+            | Self::Normalised { of, centring: _ }
+            | Self::Cached { of, capacity: _ } => of.locations(),
+            Self::Gated { gate, of, threshold: _, otherwise: _ } => {
+                let mut all = gate.locations();
+                all.extend(of.locations());
+                all
+            }
+            Self::OrElse { other, of } => {
+                let mut all = other.locations();
+                all.extend(of.locations());
+                all
+            }
+        }
+    }
+
     /// The reward that this describes.
     ///
     /// # Errors
@@ -368,4 +416,47 @@ fn some<'a, T>(setting: &'static str, list: &'a [T]) -> Result<(&'a T, &'a [T]),
         expected: "at least one reward".to_owned(),
         found: "none".to_owned(),
     })
+}
+
+#[cfg(all(test, feature = "judge", feature = "neural"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_model_of_a_reward_is_among_its_locations() {
+        let classifier = |model: &str| format!("{{ kind = \"classifier\", model = \"{model}\" }}");
+        let judge = |model: &str| {
+            format!(
+                "{{ kind = \"judge\", rubric = \"toxicity\", cache = \"answers.sqlite\", \
+                 api = {{ kind = \"policy\", model = \"{model}\" }} }}"
+            )
+        };
+        let served =
+            "{ kind = \"judge\", api = { kind = \"reward-server\", url = \"http://h/r\" } }";
+        let asked = "{ kind = \"judge\", rubric = \"toxicity\", \
+                     api = { kind = \"anthropic\", model = \"claude\" } }";
+        let rule = "{ kind = \"format\", pattern = \"x\" }";
+        let preset = "{ kind = \"classifier\", preset = \"hate\" }";
+        let text = format!(
+            "kind = \"weighted-sum\"\nname = \"all\"\nterms = [\n\
+             {{ weight = 1.0, reward = {{ kind = \"mean\", name = \"m\", of = [{}, {rule}] }} }},\n\
+             {{ weight = 1.0, reward = {{ kind = \"minimum\", name = \"n\", of = [{served}, {}] }} }},\n\
+             {{ weight = 1.0, reward = {{ kind = \"gated\", gate = {}, threshold = 0.0, otherwise = 0.0, of = {} }} }},\n\
+             {{ weight = 1.0, reward = {{ kind = \"or-else\", other = {}, of = {asked} }} }},\n\
+             {{ weight = 1.0, reward = {{ kind = \"cached\", capacity = 1, of = {{ kind = \"scaled\", \
+             factor = 1.0, of = {{ kind = \"clipped\", low = 0.0, high = 1.0, of = {{ kind = \"normalised\", \
+             centring = \"centred\", of = {} }} }} }} }} }},\n\
+             {{ weight = 1.0, reward = {preset} }},\n]\n",
+            classifier("a"),
+            judge("b"),
+            judge("c"),
+            classifier("d"),
+            judge("e"),
+            judge("f"),
+        );
+        let mut config = RewardConfig::from_toml(&text, "reward.toml").unwrap();
+        let mut found: Vec<String> = config.locations().into_iter().map(std::mem::take).collect();
+        found.sort();
+        assert_eq!(found, ["a", "b", "c", "d", "e", "f"]);
+    }
 }

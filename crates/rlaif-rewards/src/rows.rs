@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, Write};
 
-use rlaif_core::{Exchange, Metadata, RewardModel, Scores};
+use rlaif_core::{Exchange, Metadata, PromptRecord, RewardModel, Sample, Scores};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -31,14 +31,11 @@ struct Row {
     metadata: Metadata,
 }
 
-impl Row {
-    fn exchange(&self) -> Exchange<'_> {
-        Exchange {
-            prompt: &self.prompt,
-            response: &self.response,
-            reference: self.reference.as_deref(),
-            metadata: (!self.metadata.is_empty()).then_some(&self.metadata),
-        }
+impl From<Row> for Sample {
+    fn from(row: Row) -> Self {
+        let Row { prompt, response, reference, metadata } = row;
+        // Nothing asks for the id: verdicts are in the order of the rows.
+        Self { record: PromptRecord { id: String::new(), prompt, reference, metadata }, response }
     }
 }
 
@@ -70,7 +67,7 @@ pub fn score_rows(
     let rows = read(reader)?;
     let mut counted = Counted { scored: 0, missing: 0 };
     for chunk in rows.chunks(AT_ONCE) {
-        let batch: Vec<Exchange<'_>> = chunk.iter().map(Row::exchange).collect();
+        let batch: Vec<Exchange<'_>> = chunk.iter().map(Sample::exchange).collect();
         let scores = reward.score(&batch)?.check(reward.name(), batch.len())?;
         let present = scores.total.iter().flatten().count();
         counted.scored += present;
@@ -84,7 +81,7 @@ pub fn score_rows(
     Ok(counted)
 }
 
-fn read(reader: impl BufRead) -> Result<Vec<Row>, ProviderError> {
+fn read(reader: impl BufRead) -> Result<Vec<Sample>, ProviderError> {
     let mut rows = Vec::new();
     for (at, bytes) in reader.split(b'\n').enumerate() {
         let bytes =
@@ -96,9 +93,9 @@ fn read(reader: impl BufRead) -> Result<Vec<Row>, ProviderError> {
         if text.trim().is_empty() {
             continue;
         }
-        let row = serde_json::from_str(text)
+        let row: Row = serde_json::from_str(text)
             .map_err(|source| ProviderError::Row { line: at + 1, source })?;
-        rows.push(row);
+        rows.push(row.into());
     }
     Ok(rows)
 }

@@ -142,6 +142,79 @@ fn a_cache_tells_rows_apart_by_all_that_they_are_and_forgets_the_oldest() {
     assert_eq!(nothing.score(&batch(&["x"])).unwrap().reasons, [(0, "no number".to_owned())]);
 }
 
+#[test]
+fn a_cache_takes_metadata_without_entries_for_none() {
+    let asked = Arc::new(Mutex::new(0));
+    let seen = asked.clone();
+    let counting = move |batch: &[Exchange<'_>]| {
+        *seen.lock().unwrap() += batch.len();
+        vec![1.; batch.len()]
+    };
+    let (cached, empty) = (Cached::new(counting, 3), Metadata::new());
+    let y = Exchange::new("p", "y");
+    cached.score(&[y, Exchange { metadata: Some(&empty), ..y }]).unwrap();
+    assert_eq!(*asked.lock().unwrap(), 1);
+}
+
+/// As [`Numbers`], with a part that every row has, the response's length.
+struct WithLength(&'static str);
+
+impl RewardModel for WithLength {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let mut scores = Numbers(self.0).score(batch)?;
+        let length = |x: &Exchange<'_>| Score::new(x.response.len() as f32).ok();
+        scores.parts.push((format!("length {}", self.0), batch.iter().map(length).collect()));
+        Ok(scores)
+    }
+}
+
+#[test]
+fn no_combinator_loses_a_part_or_a_reason() {
+    let rows = batch(&["1", "xx", "333", "xx"]);
+    let part = |scores: &Scores, name: &str| {
+        let found = scores.parts.iter().find(|(known, _)| known == name);
+        let (_, column) = found.unwrap_or_else(|| panic!("no {name} in {:?}", scores.parts));
+        column.iter().map(|score| score.map(Score::get)).collect::<Vec<_>>()
+    };
+    let all = [Some(1.), Some(2.), Some(3.), Some(2.)];
+    let why = |reason: &str| vec![(1, reason.to_owned()), (3, reason.to_owned())];
+
+    // Rows without a verdict have parts, and equal rows have the same.
+    let cached = WithLength("a").cached(9);
+    for _ in 0..2 {
+        let scores = cached.score(&rows).unwrap();
+        assert_eq!(totals(&scores), [Some(1.), None, Some(333.), None]);
+        assert_eq!(part(&scores, "length a"), all);
+        assert_eq!(scores.reasons, why("no number"));
+    }
+    // The one who had the last word shows what it is made of.
+    let scores = WithLength("a").or_else(WithLength("b")).score(&rows).unwrap();
+    assert_eq!(part(&scores, "length a"), all);
+    assert_eq!(part(&scores, "length b"), [None, Some(2.), None, Some(2.)]);
+    assert_eq!(scores.reasons, why("no number; b: no number"));
+    // So does a gate.
+    let scores = WithLength("a").only_when(WithLength("g"), 2., 0.).unwrap().score(&rows).unwrap();
+    assert_eq!(totals(&scores), [Some(0.), None, Some(333.), None]);
+    assert_eq!(part(&scores, "gate g"), [Some(1.), None, Some(333.), None]);
+    assert_eq!(part(&scores, "gate g/length g"), all);
+    assert_eq!(part(&scores, "length a"), [None, None, Some(3.), None]);
+    assert_eq!(scores.reasons, why("g: no number"));
+}
+
+#[test]
+fn two_gates_of_one_name_are_two_columns_around_an_outer_gate_too() {
+    let gated = Numbers("a").only_when(Numbers("g"), 2., 0.).unwrap();
+    let gated = gated.only_when(Numbers("g"), 3., 0.).unwrap();
+    let gated = gated.only_when(Numbers("h"), 1., 0.).unwrap();
+    let scores = gated.score(&batch(&["3", "2", "0"])).unwrap();
+    let names: Vec<&str> = scores.parts.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["gate h", "gate g", "gate g"]);
+}
+
 /// Mean and sample deviation over everything, in the schoolbook's two passes.
 fn schoolbook(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;

@@ -220,6 +220,14 @@ fn a_reward_server_that_fails_for_a_while_is_asked_again() {
 }
 
 #[test]
+fn a_reward_server_that_answers_424_is_asked_once_more() {
+    let server = Server::start(|_| Reply::Json(424, json!({"message": "the model failed"})));
+    let scores = reward_server(&server.url, "").score(&[Exchange::new("p", "y")]).unwrap();
+    assert_eq!(server.requests().len(), 2);
+    assert_eq!(scores.reasons, [(0, "424: the model failed".to_owned())]);
+}
+
+#[test]
 fn a_reward_server_that_gives_the_wrong_number_or_no_number_is_an_error() {
     let server = Server::start(|_| Reply::Json(200, json!({"rewards": [1.0, 2.0]})));
     let error = reward_server(&server.url, "").score(&[Exchange::new("p", "y")]).unwrap_err();

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
 use sha2::{Digest, Sha256};
 
 use super::checked;
@@ -34,18 +34,16 @@ pub struct Cached<R> {
     memory: Mutex<Memory>,
 }
 
-/// A total and its parts.
-type Verdict = (Score, Vec<(String, Option<Score>)>);
-
 #[derive(Debug)]
 struct Memory {
     capacity: usize,
-    known: HashMap<[u8; 32], Verdict>,
+    /// The verdict on one row each.
+    known: HashMap<[u8; 32], Scores>,
     by_age: VecDeque<[u8; 32]>,
 }
 
 impl Memory {
-    fn insert(&mut self, key: [u8; 32], verdict: Verdict) {
+    fn insert(&mut self, key: [u8; 32], verdict: Scores) {
         if self.capacity == 0 {
             return;
         }
@@ -73,7 +71,9 @@ impl<R: RewardModel> Cached<R> {
 
 fn key(exchange: &Exchange<'_>) -> [u8; 32] {
     let mut hash = Sha256::new();
-    let metadata = exchange.metadata.map(|m| serde_json::Value::Object(m.clone()).to_string());
+    // A map without entries says as much as none.
+    let metadata = exchange.metadata.filter(|m| !m.is_empty());
+    let metadata = metadata.map(|m| serde_json::Value::Object(m.clone()).to_string());
     let fields =
         [Some(exchange.prompt), Some(exchange.response), exchange.reference, metadata.as_deref()];
     for field in fields {
@@ -92,54 +92,43 @@ impl<R: RewardModel> RewardModel for Cached<R> {
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
         let keys: Vec<_> = batch.iter().map(key).collect();
-        let mut rows: HashMap<[u8; 32], Verdict> = HashMap::new();
-        let mut asked_keys = Vec::new();
-        let mut asked = Vec::new();
+        // Equal rows are one.
+        let mut places: HashMap<[u8; 32], usize> = HashMap::new();
+        let mut distinct = Vec::new();
+        for (row, key) in keys.iter().enumerate() {
+            places.entry(*key).or_insert_with(|| {
+                distinct.push(row);
+                distinct.len() - 1
+            });
+        }
+        let mut known = Vec::new();
+        let mut open = Vec::new();
         {
             let memory = self.memory();
-            let mut seen = std::collections::HashSet::new();
-            for (key, exchange) in keys.iter().zip(batch) {
-                if !seen.insert(*key) {
-                    continue;
-                }
-                if let Some(verdict) = memory.known.get(key) {
-                    rows.insert(*key, verdict.clone());
-                } else {
-                    asked_keys.push(*key);
-                    asked.push(*exchange);
+            for (place, &row) in distinct.iter().enumerate() {
+                match memory.known.get(&keys[row]) {
+                    Some(verdict) => known.push((place, verdict.clone())),
+                    None => open.push(place),
                 }
             }
         }
-        let mut reasons = HashMap::new();
-        if !asked.is_empty() {
-            let scores = checked(&self.inner, &asked)?;
+        let mut scores = Scores::new(vec![None; distinct.len()]);
+        if !open.is_empty() {
+            let asked: Vec<Exchange<'_>> = open.iter().map(|&at| batch[distinct[at]]).collect();
+            let answered = checked(&self.inner, &asked)?;
             let mut memory = self.memory();
-            for (at, key) in asked_keys.iter().enumerate() {
-                if let Some(total) = scores.total[at] {
-                    let parts = scores.parts.iter().map(|(name, c)| (name.clone(), c[at]));
-                    let verdict = (total, parts.collect());
-                    rows.insert(*key, verdict.clone());
-                    memory.insert(*key, verdict);
+            for (at, &place) in open.iter().enumerate() {
+                if answered.total[at].is_some() {
+                    memory.insert(keys[distinct[place]], answered.gather(&[at]));
                 }
             }
-            for (at, reason) in scores.reasons {
-                if let Some(key) = asked_keys.get(at) {
-                    reasons.insert(*key, reason);
-                }
-            }
+            scores.fill_from(answered, &open);
         }
-        let mut scores = Scores::new(keys.iter().map(|k| rows.get(k).map(|v| v.0)).collect());
-        for (row, key) in keys.iter().enumerate() {
-            for (name, part) in rows.get(key).map(|v| v.1.as_slice()).unwrap_or_default() {
-                let at = scores.parts.iter().position(|(n, _)| n == name).unwrap_or_else(|| {
-                    scores.parts.push((name.clone(), vec![None; batch.len()]));
-                    scores.parts.len() - 1
-                });
-                scores.parts[at].1[row] = *part;
-            }
-            scores.reasons.extend(reasons.get(key).map(|reason| (row, reason.clone())));
+        for (place, verdict) in known {
+            scores.fill_from(verdict, &[place]);
         }
-        Ok(scores)
+        let of_rows: Vec<usize> = keys.iter().map(|key| places[key]).collect();
+        Ok(scores.gather(&of_rows))
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

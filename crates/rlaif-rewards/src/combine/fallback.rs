@@ -47,20 +47,11 @@ impl<R: RewardModel, O: RewardModel> RewardModel for OrElse<R, O> {
             return Ok(scores);
         }
         let asked: Vec<Exchange<'_>> = open.iter().map(|&row| batch[row]).collect();
-        let other = checked(&self.other, &asked)?;
-        for (&row, score) in open.iter().zip(&other.total) {
-            scores.total[row] = *score;
+        let mut other = checked(&self.other, &asked)?;
+        for (_, reason) in &mut other.reasons {
+            *reason = format!("{}: {reason}", self.other.name());
         }
-        // One reason for a row: why the first had none, then why the other one had none.
-        scores.reasons.retain(|(row, _)| scores.total[*row].is_none());
-        for (at, why) in &other.reasons {
-            let why = format!("{}: {why}", self.other.name());
-            match scores.reasons.iter_mut().find(|(row, _)| *row == open[*at]) {
-                Some((_, reason)) => *reason = format!("{reason}; {why}"),
-                None => scores.reasons.push((open[*at], why)),
-            }
-        }
-        scores.reasons.sort();
+        scores.fill_from(other, &open);
         Ok(scores)
     }
 

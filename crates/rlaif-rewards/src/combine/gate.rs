@@ -56,25 +56,21 @@ impl<R: RewardModel, G: RewardModel> RewardModel for Gated<R, G> {
         let asked: Vec<Exchange<'_>> = passed.iter().map(|&row| batch[row]).collect();
         let inner = checked(&self.inner, &asked)?;
 
-        // A row the gate cannot judge is neither good nor bad.
-        let mut total: Vec<_> = gate.total.iter().map(|s| s.map(|_| self.otherwise)).collect();
-        for (&row, score) in passed.iter().zip(&inner.total) {
-            total[row] = *score;
-        }
-        let spread = |column: &[Option<Score>]| {
-            let mut spread = vec![None; batch.len()];
-            for (&row, score) in passed.iter().zip(column) {
-                spread[row] = *score;
+        let mut scores = inner.scatter(&passed, batch.len());
+        for (row, score) in gate.total.iter().enumerate() {
+            if !passes(&row) {
+                // A row the gate cannot judge is neither good nor bad.
+                scores.total[row] = score.map(|_| self.otherwise);
             }
-            spread
-        };
-        let named = |(row, reason): &(usize, String), of: &str| (*row, format!("{of}: {reason}"));
-        let mut reasons: Vec<_> = gate.reasons.iter().map(|r| named(r, self.gate.name())).collect();
-        reasons.extend(inner.reasons.iter().map(|(at, reason)| (passed[*at], reason.clone())));
-        reasons.sort();
-        let mut parts = vec![(format!("gate {}", self.gate.name()), gate.total.clone())];
-        parts.extend(inner.parts.iter().map(|(name, column)| (name.clone(), spread(column))));
-        Ok(Scores { total, parts, reasons })
+        }
+        let name = self.gate.name();
+        let named = |(row, reason)| (row, format!("{name}: {reason}"));
+        scores.reasons.extend(gate.reasons.into_iter().map(named));
+        scores.reasons.sort();
+        let inside = gate.parts.into_iter().map(|(part, c)| (format!("gate {name}/{part}"), c));
+        let of_gate = std::iter::once((format!("gate {name}"), gate.total)).chain(inside);
+        scores.parts.splice(..0, of_gate);
+        Ok(scores)
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

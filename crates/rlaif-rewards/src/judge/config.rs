@@ -244,6 +244,23 @@ impl JudgeConfig {
         Ok(config)
     }
 
+    /// Every setting that may name a folder on this disk: the model of a policy that judges. The
+    /// `cache` is a file to be made, and its place is another matter.
+    pub fn locations(&mut self) -> Vec<&mut String> {
+        match &mut self.api {
+            // Names of models at a service are no places.
+            ApiConfig::Anthropic { .. }
+            | ApiConfig::BedrockInvoke { .. }
+            | ApiConfig::BedrockConverse { .. }
+            | ApiConfig::OpenAi { .. }
+            | ApiConfig::RewardServer { .. } => Vec::new(),
+            #[cfg(feature = "neural")]
+            ApiConfig::Policy { model, revision: _, device: _, dtype: _, batch_size: _ } => {
+                vec![model]
+            }
+        }
+    }
+
     /// The rubric that the settings describe.
     pub(crate) fn rubric(&self) -> Result<Rubric, ProviderError> {
         let mut rubric = match (&self.rubric, &self.instructions, &self.template, self.scale) {

@@ -125,6 +125,7 @@ impl RemoteReward {
         let token = self.token.as_ref().map(|(t, _)| format!("Bearer {}", t.expose()));
         let headers: Headers = token.map(|token| ("authorization", token)).into_iter().collect();
         let mut patience = Patience::default();
+        let mut failed_once = false;
         loop {
             self.client.pace.wait(0, stop);
             if stop.stopped() {
@@ -168,7 +169,11 @@ impl RemoteReward {
                     let why = format!("{}: {}", complaint.status, complaint.message);
                     match complaint.refusal(&[]) {
                         Refusal::Passing { wait, all } => (why, wait, all),
-                        Refusal::PassingOnce => (why, None, Whom::This),
+                        Refusal::PassingOnce if failed_once => return Ok(Err(why)),
+                        Refusal::PassingOnce => {
+                            failed_once = true;
+                            (why, None, Whom::This)
+                        }
                         Refusal::Row if self.refusals.refused() => {
                             return Err(self.fatal(Fatal::Unexpected, complaint));
                         }
@@ -182,6 +187,31 @@ impl RemoteReward {
             }
             self.ledger.count(|usage| usage.retries += 1);
         }
+    }
+
+    /// The verdicts of one reply, on these rows of the batch.
+    fn scores(&self, reply: &Reply, rows: &[usize]) -> Result<Scores, RewardError> {
+        let mut scores = Scores::default();
+        for (at, (reward, &row)) in reply.rewards.iter().zip(rows).enumerate() {
+            let score = reward.map(|value| {
+                Score::new(value as f32).map_err(|source| RewardError::NonFinite {
+                    model: self.name.clone(),
+                    row,
+                    source,
+                })
+            });
+            if score.is_none() {
+                scores.reasons.push((at, "the reward server gave null".to_owned()));
+            }
+            scores.total.push(score.transpose()?);
+        }
+        for (name, column) in &reply.extra_logs {
+            let numbers = column.as_array().filter(|column| column.len() == rows.len());
+            let number = |n: &serde_json::Value| Score::new(n.as_f64()? as f32).ok();
+            let part = numbers.map(|numbers| numbers.iter().map(number).collect());
+            scores.parts.extend(part.map(|part| (name.clone(), part)));
+        }
+        Ok(scores)
     }
 
     fn fatal(&self, fatal: Fatal, complaint: Complaint) -> RewardError {
@@ -234,48 +264,18 @@ impl RewardModel for RemoteReward {
         if let Some(error) = lock(&failure).take() {
             return Err(error);
         }
-        let mut scores = Scores::default();
-        for (chunk, reply) in chunks.iter().zip(replies) {
-            let first = scores.total.len();
-            let reply = match reply
-                .unwrap_or_else(|| Err("the reward server was stopped".to_owned()))
-            {
-                Ok(reply) => reply,
-                Err(reason) => {
-                    scores.total.extend(chunk.iter().map(|_| None));
-                    scores.reasons.extend((first..scores.total.len()).map(|r| (r, reason.clone())));
-                    continue;
-                }
+        let mut scores = Scores::new(vec![None; batch.len()]);
+        for (at, (chunk, reply)) in chunks.iter().zip(replies).enumerate() {
+            let rows: Vec<usize> = (at * self.batch_size..).take(chunk.len()).collect();
+            let reply = reply.unwrap_or_else(|| Err("the reward server was stopped".to_owned()));
+            let of_chunk = match reply {
+                Ok(reply) => self.scores(&reply, &rows)?,
+                Err(reason) => Scores {
+                    reasons: (0..rows.len()).map(|row| (row, reason.clone())).collect(),
+                    ..Scores::new(vec![None; rows.len()])
+                },
             };
-            for (at, reward) in reply.rewards.iter().enumerate() {
-                let row = first + at;
-                let score = reward.map(|value| {
-                    Score::new(value as f32).map_err(|source| RewardError::NonFinite {
-                        model: self.name.clone(),
-                        row,
-                        source,
-                    })
-                });
-                if score.is_none() {
-                    scores.reasons.push((row, "the reward server gave null".to_owned()));
-                }
-                scores.total.push(score.transpose()?);
-            }
-            for (name, column) in &reply.extra_logs {
-                let numbers = column.as_array().filter(|column| column.len() == chunk.len());
-                let Some(numbers) = numbers else { continue };
-                let at = scores.parts.iter().position(|(n, _)| n == name).unwrap_or_else(|| {
-                    scores.parts.push((name.clone(), Vec::new()));
-                    scores.parts.len() - 1
-                });
-                let column = &mut scores.parts[at].1;
-                column.resize(first, None);
-                let number = |n: &serde_json::Value| Score::new(n.as_f64()? as f32).ok();
-                column.extend(numbers.iter().map(number));
-            }
-        }
-        for (_, column) in &mut scores.parts {
-            column.resize(batch.len(), None);
+            scores.fill_from(of_chunk, &rows);
         }
         Ok(scores)
     }

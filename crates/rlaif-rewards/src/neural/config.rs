@@ -85,6 +85,25 @@ pub struct ClassifierConfig {
 pub(crate) type Loaded = ((PathBuf, Device, Option<Kind>), ClassifierReward);
 
 impl ClassifierConfig {
+    /// Every setting that may name a folder on this disk.
+    pub fn locations(&mut self) -> Vec<&mut String> {
+        let Self {
+            model,
+            revision: _,
+            preset: _,
+            name: _,
+            label: _,
+            output: _,
+            input: _,
+            separator: _,
+            max_length: _,
+            batch_size: _,
+            device: _,
+            dtype: _,
+        } = self;
+        model.iter_mut().collect()
+    }
+
     fn options(&self) -> ClassifierOptions {
         let mut options =
             self.preset.map_or_else(ClassifierOptions::new, ClassifierOptions::preset);

@@ -143,6 +143,7 @@ impl RunFile for DpoRun {
     fn locations(&mut self) -> Vec<&mut String> {
         let mut all = self.data.as_mut().map_or_else(Vec::new, DataSection::locations);
         all.push(&mut self.model.path);
+        all.extend(self.online.iter_mut().flat_map(|online| online.reward.locations()));
         all
     }
 }

@@ -181,16 +181,31 @@ impl RunRequest {
             set(&mut table, assignment)?;
         }
         let mut config: T = parse(path, table)?;
+        let here = env::current_dir()
+            .map_err(|source| RunError::Read { path: PathBuf::from("."), source })?;
         for location in config.locations() {
-            let local = Path::new(location.as_str());
-            if local.is_relative() && local.exists() {
-                let here = env::current_dir()
-                    .map_err(|source| RunError::Read { path: PathBuf::from("."), source })?;
-                *location = here.join(local).display().to_string();
-            }
+            *location = absolute(location, &here);
         }
         Ok(config)
     }
+}
+
+/// A location as another folder finds it. A hub id, which is no file in the folder `here`, stays
+/// as it is.
+fn absolute(location: &str, here: &Path) -> String {
+    let local = here.join(location);
+    // No hub id has these characters, and no file need have the name of a pattern.
+    if location.contains(['*', '?', '[']) && Path::new(location).is_relative() {
+        let mut pattern = String::new();
+        for c in here.display().to_string().chars() {
+            match c {
+                '*' | '?' | '[' => pattern.extend(['[', c, ']']),
+                c => pattern.push(c),
+            }
+        }
+        return Path::new(&pattern).join(location).display().to_string();
+    }
+    if local.exists() { local.display().to_string() } else { location.to_owned() }
 }
 
 impl<T> OpenRun<T> {
@@ -323,6 +338,34 @@ mod tests {
             let error = set(&mut table, assignment).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn files_and_patterns_are_found_from_another_folder_and_hub_ids_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let here = root.path().join("a [b]");
+        fs::create_dir(&here).unwrap();
+        fs::write(here.join("rows-1.jsonl"), "").unwrap();
+        assert_eq!(absolute("org/name", &here), "org/name");
+        assert_eq!(absolute("/data/*.jsonl", &here), "/data/*.jsonl");
+        let file = absolute("rows-1.jsonl", &here);
+        assert!(Path::new(&file).is_absolute() && Path::new(&file).exists(), "{file}");
+        let pattern = absolute("rows-*.jsonl", &here);
+        assert!(Path::new(&pattern).is_absolute(), "{pattern}");
+        rlaif_data::Source::glob(&pattern).unwrap();
+    }
+
+    #[test]
+    fn a_run_knows_every_place_that_its_reward_names() {
+        let judge =
+            "{ kind = 'judge', rubric = 'toxicity', api = { kind = 'policy', model = 'judge' } }";
+        let text =
+            format!("reward = {judge}\n[model]\npath = 'policy'\n[data]\nprompts = 'rows'\n");
+        let mut run: PpoRun = toml::from_str(&text).unwrap();
+        assert_eq!(run.locations(), ["policy", "rows", "judge"]);
+        let text = format!("[model]\npath = 'policy'\n[online]\nreward = {judge}\n");
+        let mut run: DpoRun = toml::from_str(&text).unwrap();
+        assert_eq!(run.locations(), ["policy", "judge"]);
     }
 
     #[test]

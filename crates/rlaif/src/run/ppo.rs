@@ -157,34 +157,8 @@ impl RunFile for PpoRun {
         all.extend(self.reference.as_mut());
         all.extend(self.value.model.as_mut());
         all.extend(self.pretraining.as_mut().map(|section| &mut section.path));
-        models_of(&mut self.reward, &mut all);
+        all.extend(self.reward.locations());
         all
-    }
-}
-
-/// The models that a reward names.
-fn models_of<'a>(reward: &'a mut RewardConfig, all: &mut Vec<&'a mut String>) {
-    match reward {
-        RewardConfig::Classifier(config) => all.extend(config.model.as_mut()),
-        RewardConfig::WeightedSum { terms, .. } => {
-            terms.iter_mut().for_each(|term| models_of(&mut term.reward, all));
-        }
-        RewardConfig::Mean { of, .. } | RewardConfig::Minimum { of, .. } => {
-            of.iter_mut().for_each(|one| models_of(one, all));
-        }
-        RewardConfig::Scaled { of, .. }
-        | RewardConfig::Clipped { of, .. }
-        | RewardConfig::Normalised { of, .. }
-        | RewardConfig::Cached { of, .. } => models_of(of, all),
-        RewardConfig::Gated { gate, of, .. } => {
-            models_of(gate, all);
-            models_of(of, all);
-        }
-        RewardConfig::OrElse { other, of } => {
-            models_of(other, all);
-            models_of(of, all);
-        }
-        _ => {}
     }
 }
 
