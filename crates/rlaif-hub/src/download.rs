@@ -135,8 +135,7 @@ impl Transfer<'_> {
             total: size,
             present: part.len,
         });
-        let mut pauses = self.client.retry.pauses();
-        let mut fruitless = 0;
+        let mut patience = self.client.retry.patience();
         while part.len < size {
             let before = part.len;
             let broke = self.fetch_once(part)?;
@@ -144,11 +143,11 @@ impl Transfer<'_> {
                 break;
             }
             if part.len > before {
-                pauses = self.client.retry.pauses();
-                fruitless = 0;
+                patience = self.client.retry.patience();
             }
-            fruitless += 1;
-            let Some(pause) = pauses.next() else {
+            // In a row without a byte.
+            let fruitless = patience.attempts();
+            let Ok(pause) = patience.pause(None) else {
                 return Err(HubError::Interrupted {
                     file: self.file.to_owned(),
                     attempts: fruitless,

@@ -6,57 +6,19 @@
 //! `Retry-After`. So this module speaks through the same ureq itself.
 
 use std::io::Read;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use backon::BackoffBuilder;
-use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RANGE, RETRY_AFTER};
+use rlaif_http::{Connections, Retry, retry_after, shown};
+use ureq::http::header::{ACCEPT_ENCODING, AUTHORIZATION, LOCATION, RANGE};
 use ureq::http::uri::{Authority, Scheme};
 use ureq::http::{HeaderMap, Response, StatusCode, Uri};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body};
 
 use crate::RepoKind;
 use crate::error::HubError;
 use crate::progress::{Event, Progress};
 use crate::token::Token;
-
-/// How failures that may pass are met: no connection, 408, 429 and 5xx.
-///
-/// Pauses double from `first_pause`, with jitter, and are never shorter than a `Retry-After` of
-/// the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retry {
-    /// Attempts after the first one. A transfer that brings bytes starts counting anew.
-    pub retries: usize,
-    /// Pause before the first of them.
-    pub first_pause: Duration,
-    /// No pause is longer; a server that asks for a longer one is an error.
-    pub longest_pause: Duration,
-}
-
-impl Default for Retry {
-    /// Five retries, from half a second on, and never more than two minutes.
-    fn default() -> Self {
-        Self {
-            retries: 5,
-            first_pause: Duration::from_millis(500),
-            longest_pause: Duration::from_mins(2),
-        }
-    }
-}
-
-impl Retry {
-    pub(crate) fn pauses(self) -> impl Iterator<Item = Duration> {
-        backon::ExponentialBuilder::default()
-            .with_min_delay(self.first_pause)
-            .with_max_delay(self.longest_pause)
-            .with_max_times(self.retries)
-            .with_jitter()
-            .build()
-    }
-}
 
 /// What a request is about, for the sentence that explains its failure.
 #[derive(Debug, Clone, Copy)]
@@ -127,20 +89,10 @@ impl Client {
             .filter(|o| !o.authority.host().is_empty() && !o.authority.as_str().contains('@'))
             .filter(|_| uri.query().is_none())
             .ok_or_else(invalid)?;
-        // A server on this machine is not reached through a proxy elsewhere.
-        let proxy = if is_loopback(origin.authority.host()) { None } else { Proxy::try_from_env() };
-        let agent = Agent::config_builder()
-            .proxy(proxy)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_per_read(Some(Duration::from_secs(30)))
-            .timeout_per_write(Some(Duration::from_secs(30)))
-            .user_agent(concat!("rlaif-hub/", env!("CARGO_PKG_VERSION")))
-            .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
-            .build()
-            .new_agent();
+        let silence = Some(Duration::from_secs(30));
+        let user_agent = concat!("rlaif-hub/", env!("CARGO_PKG_VERSION"));
+        let connections = Connections { silence, ..Connections::new(user_agent) };
+        let agent = rlaif_http::agent(origin.authority.host(), connections);
         Ok(Self { agent, endpoint: endpoint.to_owned(), origin, token, retry, progress })
     }
 
@@ -172,27 +124,25 @@ impl Client {
         patience: Patience,
         subject: Subject<'_>,
     ) -> Result<Response<Body>, HubError> {
-        let mut pauses = self.retry.pauses();
-        let mut attempts = 0;
+        let mut repeats = self.retry.patience();
         loop {
-            attempts += 1;
             let answer = self.follow(request);
+            let attempts = repeats.attempts();
             let (reason, asked) = match &answer {
                 Ok((response, _)) if is_transient(response.status()) => {
                     let asked = retry_after(response.headers(), SystemTime::now());
-                    (response.status().to_string(), asked.unwrap_or_default())
+                    (response.status().to_string(), asked)
                 }
-                Err(Broken::Connection(_, source)) => (source.to_string(), Duration::ZERO),
+                Err(Broken::Connection(_, source)) => (source.to_string(), None),
                 Ok(_) | Err(Broken::Protocol(..)) => {
                     return self.conclude(answer, attempts, subject);
                 }
             };
             let worthwhile = answer.is_ok() || patience == Patience::Normal;
-            let next = pauses.next().filter(|_| worthwhile && asked <= self.retry.longest_pause);
-            let Some(pause) = next else {
+            let pause = if worthwhile { repeats.pause(asked).ok() } else { None };
+            let Some(pause) = pause else {
                 return self.conclude(answer, attempts, subject);
             };
-            let pause = pause.max(asked);
             self.notice(&format!(
                 "{}: {reason}; trying again in {:.1} s",
                 subject.file.unwrap_or(subject.repo),
@@ -352,27 +302,12 @@ enum Broken {
     Protocol(Uri, &'static str),
 }
 
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 fn is_transient(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
-}
-
-/// RFC 9110, section 10.2.3: seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
 }
 
 pub(crate) fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -393,31 +328,9 @@ fn join(base: &Uri, location: &str) -> Option<Uri> {
     matches!(uri.scheme_str(), Some("http" | "https")).then_some(uri)
 }
 
-/// An address for messages: no credentials and no query, where signatures are.
-fn shown(uri: &Uri) -> String {
-    let authority = uri.authority().map_or("", Authority::as_str);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{}://{host}{}", uri.scheme_str().unwrap_or("http"), uri.path())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())])
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        assert_eq!(retry_after(&headers("7"), now), Some(Duration::from_secs(7)));
-        let date = headers("Sun, 06 Nov 1994 08:49:47 GMT");
-        assert_eq!(retry_after(&date, now), Some(Duration::from_secs(10)));
-        let past = headers("Sun, 06 Nov 1994 08:49:07 GMT");
-        assert_eq!(retry_after(&past, now), Some(Duration::ZERO));
-        assert_eq!(retry_after(&headers("soon"), now), None);
-    }
 
     #[test]
     fn locations_join_as_browsers_join_them() {
@@ -428,22 +341,6 @@ mod tests {
         assert_eq!(to("http://cdn.test/f?sig=1").as_deref(), Some("http://cdn.test/f?sig=1"));
         assert_eq!(to("file:///etc/passwd"), None);
         assert_eq!(to("f"), None);
-    }
-
-    #[test]
-    fn shown_addresses_hold_no_secrets() {
-        let uri: Uri = "https://user:secret@cdn.test:8/f?Signature=secret".parse().unwrap();
-        assert_eq!(shown(&uri), "https://cdn.test:8/f");
-    }
-
-    #[test]
-    fn loopback_is_told_from_elsewhere() {
-        for host in ["127.0.0.1", "127.1.2.3", "localhost", "[::1]"] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in ["huggingface.co", "10.0.0.1", "[2001:db8::1]", "localhost.test"] {
-            assert!(!is_loopback(host), "{host}");
-        }
     }
 
     #[test]

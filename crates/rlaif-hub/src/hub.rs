@@ -5,8 +5,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rlaif_http::Retry;
+
 use crate::error::HubError;
-use crate::http::{Client, Retry};
+use crate::http::Client;
 use crate::progress::{Bars, Progress, Quiet};
 use crate::repo::Repo;
 use crate::token::Token;

@@ -30,7 +30,7 @@ mod repo;
 mod token;
 
 pub use error::HubError;
-pub use http::Retry;
 pub use hub::{Hub, HubBuilder, Network, RepoKind};
 pub use progress::{Bars, Event, Progress, Quiet};
 pub use repo::Repo;
+pub use rlaif_http::Retry;

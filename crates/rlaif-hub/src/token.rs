@@ -2,27 +2,31 @@
 
 use std::fmt;
 
+use rlaif_http::Secret;
+
 use crate::HubError;
 
 /// An access token, and where it came from.
 #[derive(Clone)]
 pub(crate) struct Token {
-    secret: String,
+    secret: Secret,
     origin: String,
 }
 
 impl Token {
     /// `None` for an empty one.
     pub(crate) fn new(secret: &str, origin: impl Into<String>) -> Result<Option<Self>, HubError> {
-        let secret = secret.trim();
         let origin = origin.into();
-        if secret.is_empty() {
+        if secret.trim().is_empty() {
             return Ok(None);
         }
-        if !secret.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\'') {
-            return Err(HubError::InvalidToken { origin });
+        // What any header may hold is checked there; quotes are left from copying.
+        match Secret::new(secret, &origin) {
+            Ok(secret) if !secret.expose().contains([' ', '"', '\'']) => {
+                Ok(Some(Self { secret, origin }))
+            }
+            _ => Err(HubError::InvalidToken { origin }),
         }
-        Ok(Some(Self { secret: secret.to_owned(), origin }))
     }
 
     pub(crate) fn origin(&self) -> &str {
@@ -30,12 +34,12 @@ impl Token {
     }
 
     pub(crate) fn header(&self) -> String {
-        format!("Bearer {}", self.secret)
+        format!("Bearer {}", self.secret.expose())
     }
 
     /// `text` without this token, should a server echo it.
     pub(crate) fn redact(&self, text: &str) -> String {
-        text.replace(&self.secret, "***")
+        self.secret.redact(text)
     }
 }
 
@@ -54,7 +58,7 @@ mod tests {
         let token = Token::new(" hf_secret\n", "HF_TOKEN").unwrap().unwrap();
         assert_eq!(token.header(), "Bearer hf_secret");
         assert!(!format!("{token:?}").contains("secret"));
-        assert_eq!(token.redact("you sent hf_secret!"), "you sent ***!");
+        assert_eq!(token.redact("you sent hf_secret!"), "you sent [redacted]!");
         assert!(Token::new("  ", "HF_TOKEN").unwrap().is_none());
         let error = Token::new("hf_a\r\nX: hf_b", "HF_TOKEN").unwrap_err();
         assert!(matches!(&error, HubError::InvalidToken { origin } if origin == "HF_TOKEN"));

@@ -1,24 +1,17 @@
 //! Rewards from a configuration: a file of their own, or the `[reward]` table of a run file.
 
-#[cfg(feature = "neural")]
-use std::cell::RefCell;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::RewardModel;
 use serde::{Deserialize, Serialize};
 
+use crate::ProviderError;
 use crate::combine::Centring;
 use crate::file;
 #[cfg(feature = "judge")]
-use crate::judge::{self, JudgeConfig};
+use crate::judge::JudgeConfig;
 #[cfg(feature = "neural")]
-use crate::neural::{ClassifierConfig, Loaded, ModelFolder};
+use crate::neural::ClassifierConfig;
 use crate::rules::{Against, OverlapMeasure, Unit};
-use crate::{
-    Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardExt,
-    WeightedSum, Words,
-};
 
 /// One reward, and those it is made of. `docs/rewards.md` describes every key.
 ///
@@ -50,7 +43,7 @@ pub enum RewardConfig {
     /// A judge behind an API, a reward server, or a policy of this library as the judge.
     #[cfg(feature = "judge")]
     Judge(Box<JudgeConfig>),
-    /// [`Length`].
+    /// [`crate::Length`].
     Length {
         /// The least that is not penalised.
         #[serde(default)]
@@ -63,22 +56,22 @@ pub enum RewardConfig {
         #[serde(default)]
         unit: Unit,
     },
-    /// [`Repetition`].
+    /// [`crate::Repetition`].
     Repetition {
         /// The length of the runs of words.
         n: usize,
     },
-    /// [`Format`].
+    /// [`crate::Format`].
     Format {
         /// The regular expression.
         pattern: String,
     },
-    /// [`Words::forbidden`].
+    /// [`crate::Words::forbidden`].
     ForbiddenWords {
         /// The words.
         words: Vec<String>,
     },
-    /// [`Overlap`].
+    /// [`crate::Overlap`].
     Overlap {
         /// Which overlap.
         measure: OverlapMeasure,
@@ -86,26 +79,26 @@ pub enum RewardConfig {
         #[serde(default)]
         against: Against,
     },
-    /// [`Constant`].
+    /// [`crate::Constant`].
     Constant {
         /// The score.
         value: f32,
     },
-    /// [`WeightedSum`].
+    /// [`crate::WeightedSum`].
     WeightedSum {
         /// What metrics call it.
         name: String,
         /// What is summed.
         terms: Vec<Term>,
     },
-    /// [`Mean`].
+    /// [`crate::Mean`].
     Mean {
         /// What metrics call it.
         name: String,
         /// Of which rewards.
         of: Vec<Self>,
     },
-    /// [`Minimum`].
+    /// [`crate::Minimum`].
     Minimum {
         /// What metrics call it.
         name: String,
@@ -175,95 +168,6 @@ pub struct Term {
     pub reward: RewardConfig,
 }
 
-/// What a configured reward needs besides its configuration.
-///
-/// ```
-/// use rlaif_rewards::Surroundings;
-/// let beside_the_run_file = Surroundings::of_folder("runs");
-/// ```
-pub struct Surroundings<'a> {
-    folder: PathBuf,
-    /// Which of the borrowed things below there are hangs on the features.
-    borrowed: PhantomData<&'a ()>,
-    #[cfg(feature = "judge")]
-    pub(crate) environment: judge::Environment<'a>,
-    #[cfg(feature = "neural")]
-    models: &'a ModelFolder<'a>,
-    #[cfg(feature = "neural")]
-    device: tch::Device,
-    /// Classifiers that were loaded, so that rewards of the same weights share them.
-    #[cfg(feature = "neural")]
-    pub(crate) loaded: RefCell<Vec<Loaded>>,
-}
-
-impl Default for Surroundings<'_> {
-    fn default() -> Self {
-        Self::of_folder("")
-    }
-}
-
-impl<'a> Surroundings<'a> {
-    /// Relative caches are in `folder`. Keys come from the environment of the process; models are
-    /// folders on this disk, and run on the CPU.
-    pub fn of_folder(folder: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-            borrowed: PhantomData,
-            #[cfg(feature = "judge")]
-            environment: &judge::process_environment,
-            #[cfg(feature = "neural")]
-            models: &|location, _| Ok(PathBuf::from(location)),
-            #[cfg(feature = "neural")]
-            device: tch::Device::Cpu,
-            #[cfg(feature = "neural")]
-            loaded: RefCell::default(),
-        }
-    }
-
-    /// The folder that relative paths start from.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Keys from elsewhere than the environment of the process.
-    #[cfg(feature = "judge")]
-    #[must_use]
-    pub fn environment(mut self, environment: judge::Environment<'a>) -> Self {
-        self.environment = environment;
-        self
-    }
-
-    /// How the folder of a model is found from its location and revision: hub ids, say.
-    #[cfg(feature = "neural")]
-    #[must_use]
-    pub fn models(mut self, models: &'a ModelFolder<'a>) -> Self {
-        self.models = models;
-        self
-    }
-
-    /// Where models run that say nothing else.
-    #[cfg(feature = "neural")]
-    #[must_use]
-    pub fn device(mut self, device: tch::Device) -> Self {
-        self.device = device;
-        self
-    }
-
-    #[cfg(feature = "neural")]
-    pub(crate) fn default_device(&self) -> tch::Device {
-        self.device
-    }
-
-    #[cfg(feature = "neural")]
-    pub(crate) fn model_folder(
-        &self,
-        location: &str,
-        revision: Option<&str>,
-    ) -> Result<PathBuf, ProviderError> {
-        (self.models)(location, revision)
-    }
-}
-
 impl RewardConfig {
     /// A configuration of this text; `origin` names it in errors. Without a `kind` it is that of a
     /// judge.
@@ -297,7 +201,7 @@ impl RewardConfig {
     /// that judge. A program that is to find them from another folder makes the local ones absolute.
     ///
     /// The files that judges keep answers in are not among them: they are made where they do not
-    /// exist, in the folder of [`Surroundings`].
+    /// exist, in the folder of [`crate::Surroundings`].
     ///
     /// ```
     /// use rlaif_rewards::RewardConfig;
@@ -340,82 +244,6 @@ impl RewardConfig {
             }
         }
     }
-
-    /// The reward that this describes.
-    ///
-    /// # Errors
-    /// [`ProviderError`] of whatever cannot be built.
-    // Rules and combinators need nothing around them.
-    #[cfg_attr(
-        not(any(feature = "judge", feature = "neural")),
-        allow(clippy::only_used_in_recursion)
-    )]
-    pub fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn RewardModel>, ProviderError> {
-        Ok(match self {
-            #[cfg(feature = "neural")]
-            Self::Classifier(config) => Box::new(config.build(around)?),
-            #[cfg(feature = "judge")]
-            Self::Judge(config) => {
-                let mut config = (**config).clone();
-                if let Some(cache) = &mut config.cache {
-                    *cache = around.folder().join(&*cache);
-                }
-                judge::build(&config, around)?
-            }
-            Self::Length { shortest, longest, per, unit } => {
-                Box::new(Length::within(*shortest, *longest, *per)?.counted_in(*unit))
-            }
-            Self::Repetition { n } => Box::new(Repetition::of_words(*n)?),
-            Self::Format { pattern } => Box::new(Format::new(pattern)?),
-            Self::ForbiddenWords { words } => Box::new(Words::forbidden(words)?),
-            Self::Overlap { measure, against } => Box::new(Overlap::new(*measure, *against)),
-            Self::Constant { value } => Box::new(Constant::new(*value)?),
-            Self::WeightedSum { name, terms } => {
-                some("terms", terms)?;
-                let mut sum = WeightedSum::new(name);
-                for term in terms {
-                    sum = sum.term(term.weight, term.reward.build(around)?);
-                }
-                Box::new(sum)
-            }
-            Self::Mean { name, of } => {
-                let (first, others) = some("of", of)?;
-                let mut mean = Mean::new(name, first.build(around)?);
-                for other in others {
-                    mean = mean.and(other.build(around)?);
-                }
-                Box::new(mean)
-            }
-            Self::Minimum { name, of } => {
-                let (first, others) = some("of", of)?;
-                let mut minimum = Minimum::new(name, first.build(around)?);
-                for other in others {
-                    minimum = minimum.and(other.build(around)?);
-                }
-                Box::new(minimum)
-            }
-            Self::Scaled { factor, offset, of } => {
-                Box::new(of.build(around)?.scaled(*factor, *offset)?)
-            }
-            Self::Clipped { low, high, of } => Box::new(of.build(around)?.clipped(*low, *high)?),
-            Self::Normalised { centring, of } => Box::new(of.build(around)?.normalised(*centring)),
-            Self::Gated { gate, threshold, otherwise, of } => {
-                let gate = gate.build(around)?;
-                Box::new(of.build(around)?.only_when(gate, *threshold, *otherwise)?)
-            }
-            Self::OrElse { other, of } => Box::new(of.build(around)?.or_else(other.build(around)?)),
-            Self::Cached { capacity, of } => Box::new(of.build(around)?.cached(*capacity)),
-        })
-    }
-}
-
-/// At least one, apart from the others.
-fn some<'a, T>(setting: &'static str, list: &'a [T]) -> Result<(&'a T, &'a [T]), ProviderError> {
-    list.split_first().ok_or_else(|| ProviderError::Setting {
-        setting,
-        expected: "at least one reward".to_owned(),
-        found: "none".to_owned(),
-    })
 }
 
 #[cfg(all(test, feature = "judge", feature = "neural"))]

@@ -314,6 +314,14 @@ impl Fault for ProviderError {
     }
 }
 
+#[cfg(feature = "judge")]
+impl From<rlaif_http::BadSecret> for ProviderError {
+    fn from(bad: rlaif_http::BadSecret) -> Self {
+        let rlaif_http::BadSecret { origin, problem } = bad;
+        Self::Key { variable: origin, problem }
+    }
+}
+
 struct Line(Option<usize>);
 
 impl std::fmt::Display for Line {

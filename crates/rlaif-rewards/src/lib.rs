@@ -26,6 +26,7 @@
 //! [`RewardConfig`] describes any of them in TOML. Features, both on by default: `judge` brings
 //! HTTP, TLS and SQLite; `neural` brings libtorch, which nothing else here needs.
 
+mod build;
 pub mod combine;
 mod config;
 mod error;
@@ -37,12 +38,14 @@ pub mod neural;
 mod rows;
 pub mod rubric;
 pub mod rules;
+mod sync;
 
+pub use build::Surroundings;
 pub use combine::{
     Cached, Clipped, Constant, Gated, Mean, Minimum, Normalised, OrElse, RewardExt, Scaled,
     WeightedSum,
 };
-pub use config::{RewardConfig, Surroundings, Term};
+pub use config::{RewardConfig, Term};
 pub use error::ProviderError;
 pub use file::{describe_toml, read_toml};
 #[cfg(feature = "neural")]

@@ -4,7 +4,9 @@ mod support;
 
 use rlaif_core::{Exchange, RewardError, RewardModel};
 use rlaif_rewards::ProviderError;
-use rlaif_rewards::judge::{JudgeConfig, LlmJudge, RemoteReward, Summary, run_with_environment};
+use rlaif_rewards::judge::{
+    JudgeConfig, LlmApi, LlmJudge, RemoteReward, RewardServerApi, Summary, run_with_environment,
+};
 use serde_json::{Value, json};
 use support::{Reply, Server, config, local, no_environment, openai, user};
 
@@ -120,7 +122,7 @@ fn a_configuration_that_says_something_wrong_is_refused_with_advice() {
         let found = refused(&toml);
         assert!(found.contains(says), "{says:?} is not in {found:?}, of {toml}");
     }
-    let missing = JudgeConfig::from_file(std::path::Path::new("no/such/judge.toml")).unwrap_err();
+    let missing = <JudgeConfig>::from_file(std::path::Path::new("no/such/judge.toml")).unwrap_err();
     assert!(missing.to_string().contains("no/such/judge.toml"), "{missing}");
 }
 
@@ -139,10 +141,13 @@ fn every_example_of_a_configuration_is_one() {
     let mut count = 0;
     for file in std::fs::read_dir(folder).unwrap() {
         let path = file.unwrap().path();
-        let mut config = JudgeConfig::from_file(&path).unwrap();
-        config.cache = None;
-        let llm = LlmJudge::with_environment(&config, &environment);
-        let remote = RemoteReward::with_environment(&config, &environment);
+        <JudgeConfig>::from_file(&path).unwrap();
+        let llm = JudgeConfig::from_file(&path).and_then(|mut config| {
+            config.cache = None;
+            LlmJudge::with_environment(&config, &environment)
+        });
+        let remote = JudgeConfig::from_file(&path)
+            .and_then(|config| RemoteReward::with_environment(&config, &environment));
         assert!(llm.is_ok() || remote.is_ok(), "{}: {llm:?} {remote:?}", path.display());
         count += 1;
     }
@@ -245,6 +250,26 @@ fn a_reward_server_that_gives_the_wrong_number_or_no_number_is_an_error() {
     let server = Server::start(|_| Reply::Json(200, json!({"rewards": [1e300]})));
     let error = reward_server(&server.url, "").score(&[Exchange::new("p", "y")]).unwrap_err();
     assert!(matches!(error, RewardError::NonFinite { row: 0, .. }), "{error}");
+}
+
+#[test]
+fn a_configuration_is_one_of_the_kind_that_is_asked_for() {
+    let server = "[api]\nkind = \"reward-server\"\nurl = \"http://h/r\"";
+    let judge = local("http://h", "", "");
+    let told = JudgeConfig::<LlmApi>::from_toml(server, "judge.toml").unwrap_err().to_string();
+    assert!(told.contains("`api.kind` must be a language model behind an API"), "{told}");
+    let told = JudgeConfig::<RewardServerApi>::from_toml(&judge, "judge.toml").unwrap_err();
+    assert!(told.to_string().contains("must be `reward-server`"), "{told}");
+    JudgeConfig::<RewardServerApi>::from_toml(server, "judge.toml").unwrap();
+    for text in [server, &judge] {
+        let any = <JudgeConfig>::from_toml(text, "judge.toml").unwrap();
+        // Written and read again, it is the same.
+        let written = toml::to_string(&any).unwrap();
+        assert_eq!(<JudgeConfig>::from_toml(&written, "judge.toml").unwrap(), any, "{written}");
+    }
+    let told = <JudgeConfig>::from_toml("[api]\nkind = \"openay\"", "judge.toml").unwrap_err();
+    let told = told.to_string();
+    assert!(told.contains("did you mean `openai`") && told.contains("`reward-server`"), "{told}");
 }
 
 #[test]

@@ -135,18 +135,18 @@ fn no_key_reaches_an_output_an_error_or_the_cache() {
             format!("rubric = \"toxicity\"\ncache = {cache:?}\nreasks = 0\n")
         };
         let api = api.replace("URL", &server.url);
-        let config =
-            config(&format!("{before}[api]\n{api}\n[limits]\nretries = 1\nlongest_wait_s = 0.1"));
-        let mut seen = format!("{config:?}");
+        let text = format!("{before}[api]\n{api}\n[limits]\nretries = 1\nlongest_wait_s = 0.1");
+        let of_any: JudgeConfig = config(&text);
+        let mut seen = format!("{of_any:?}");
         if at < 4 {
-            let judge = LlmJudge::with_environment(&config, &environment).unwrap();
+            let judge = LlmJudge::with_environment(&config(&text), &environment).unwrap();
             seen += &format!("{judge:?} {judge:#?} {:?}", judge.metrics());
         }
         for code in [200, 400, 500, 503, 401, 403, 404, 402, 418, 429] {
             *status.lock().unwrap() = code;
             let rows = format!("{{\"prompt\":\"p\",\"response\":\"r{code}\"}}\n");
             let out = Shared::default();
-            let ran = run_with_environment(&config, rows.as_bytes(), out.clone(), &environment);
+            let ran = run_with_environment(&of_any, rows.as_bytes(), out.clone(), &environment);
             match ran {
                 Ok(summary) => seen += &format!("{summary:?}"),
                 Err(error) => seen += &everything(&error),
@@ -173,7 +173,7 @@ fn no_key_reaches_an_output_an_error_or_the_cache() {
 #[test]
 fn a_key_in_the_wrong_place_is_refused_and_not_repeated() {
     let refused = |toml: &str| {
-        let error = JudgeConfig::from_toml(toml, "judge.toml").unwrap_err();
+        let error = <JudgeConfig>::from_toml(toml, "judge.toml").unwrap_err();
         let text = everything(&error);
         assert!(!text.contains("sk-hidden"), "{text}");
         text

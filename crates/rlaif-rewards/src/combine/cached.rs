@@ -1,12 +1,13 @@
 //! Verdicts remembered within a run.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
 use sha2::{Digest, Sha256};
 
-use super::checked;
+use super::member::checked;
+use crate::sync::lock;
 
 /// Remembers verdicts in memory, by prompt, response, reference and metadata.
 ///
@@ -65,7 +66,7 @@ impl<R: RewardModel> Cached<R> {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.memory)
     }
 }
 

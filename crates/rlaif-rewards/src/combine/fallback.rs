@@ -2,7 +2,7 @@
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 
-use super::{checked, joined_state, restore_joined};
+use super::member::{checked, joined_state, restore_joined};
 use crate::ProviderError;
 
 /// The first model's verdicts, and the second's on what the first has none on.

@@ -2,7 +2,7 @@
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 
-use super::{checked, finite_setting, joined_state, restore_joined};
+use super::member::{checked, finite_setting, joined_state, restore_joined};
 use crate::ProviderError;
 
 /// A model's score where a gate's reaches a threshold, a fixed one elsewhere: helpfulness counts

@@ -1,10 +1,11 @@
 //! One score from several models', asked at the same time.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 
-use super::{checked, finite, joined_state, restore_joined};
+use super::member::{checked, finite, joined_state, restore_joined};
+use crate::sync::lock;
 
 /// Members that are asked on a thread each. The mutex is what lets a model that is `Send` and not
 /// `Sync` be asked from another thread.
@@ -16,13 +17,11 @@ impl Members {
     }
 
     fn lock(&self) -> Vec<MutexGuard<'_, Box<dyn RewardModel>>> {
-        self.0.iter().map(|m| m.lock().unwrap_or_else(PoisonError::into_inner)).collect()
+        self.0.iter().map(lock).collect()
     }
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Vec<Scores>, RewardError> {
-        let ask = |member: &Mutex<Box<dyn RewardModel>>| {
-            checked(&**member.lock().unwrap_or_else(PoisonError::into_inner), batch)
-        };
+        let ask = |member: &Mutex<Box<dyn RewardModel>>| checked(&**lock(member), batch);
         if let [only] = self.0.as_slice() {
             return Ok(vec![ask(only)?]);
         }

@@ -2,7 +2,7 @@
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
 
-use super::{checked, finite, finite_setting};
+use super::member::{checked, finite, finite_setting};
 use crate::ProviderError;
 
 /// a·s + b of another model's score s.

@@ -1,7 +1,7 @@
 //! Reward models made of reward models.
 //!
 //! A row that an inner model leaves without a verdict stays without one, and its reason names the
-//! model, unless [`OrElse`] gives another model the word. Checkpoint states and metrics of inner
+//! model, unless [`OrElse`] asks another model. Checkpoint states and metrics of inner
 //! models are kept and reported by the outer one.
 
 mod cached;
@@ -9,6 +9,7 @@ mod fallback;
 mod gate;
 mod many;
 mod map;
+mod member;
 mod normalise;
 
 pub use cached::Cached;
@@ -18,7 +19,7 @@ pub use many::{Mean, Minimum, WeightedSum};
 pub use map::{Clipped, Scaled};
 pub use normalise::{Centring, Normalised};
 
-use rlaif_core::{Exchange, NonFinite, RewardError, RewardModel, Score, Scores};
+use rlaif_core::RewardModel;
 
 use crate::ProviderError;
 
@@ -82,56 +83,3 @@ pub trait RewardExt: RewardModel + Sized {
 }
 
 impl<R: RewardModel> RewardExt for R {}
-
-/// Scores, checked for their number.
-fn checked(model: &dyn RewardModel, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
-    model.score(batch)?.check(model.name(), batch.len())
-}
-
-fn finite(value: f32, model: &str, row: usize) -> Result<Score, RewardError> {
-    Score::new(value).map_err(|source: NonFinite| RewardError::NonFinite {
-        model: model.to_owned(),
-        row,
-        source,
-    })
-}
-
-fn finite_setting(setting: &'static str, value: f32) -> Result<f32, ProviderError> {
-    if value.is_finite() {
-        return Ok(value);
-    }
-    Err(ProviderError::Setting {
-        setting,
-        expected: "a finite number".to_owned(),
-        found: value.to_string(),
-    })
-}
-
-/// The state of several members: an array in their order, or null when none has any.
-fn joined_state<'a>(members: impl IntoIterator<Item = &'a dyn RewardModel>) -> serde_json::Value {
-    let states: Vec<_> = members.into_iter().map(RewardModel::state).collect();
-    if states.iter().all(serde_json::Value::is_null) {
-        return serde_json::Value::Null;
-    }
-    serde_json::Value::Array(states)
-}
-
-/// The inverse of [`joined_state`].
-fn restore_joined(
-    name: &str,
-    members: &[&dyn RewardModel],
-    state: &serde_json::Value,
-) -> Result<(), RewardError> {
-    if state.is_null() {
-        return members.iter().try_for_each(|member| member.restore(state));
-    }
-    let found = state.as_array().filter(|states| states.len() == members.len());
-    let Some(states) = found else {
-        return Err(RewardError::State {
-            model: name.to_owned(),
-            expected: format!("a list of {} states, one per part", members.len()),
-            found: state.to_string(),
-        });
-    };
-    members.iter().zip(states).try_for_each(|(member, state)| member.restore(state))
-}

@@ -1,11 +1,12 @@
 //! Scores of unit variance, by moments that run along with the training.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores, stats::RunningMoments};
 use serde::{Deserialize, Serialize};
 
-use super::{checked, finite};
+use super::member::{checked, finite};
+use crate::sync::lock;
 
 /// Whether normalised scores keep their mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -49,7 +50,7 @@ impl<R: RewardModel> Normalised<R> {
     }
 
     fn moments(&self) -> MutexGuard<'_, RunningMoments> {
-        self.moments.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.moments)
     }
 }
 

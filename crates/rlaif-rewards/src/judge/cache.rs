@@ -13,9 +13,9 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::pace::lock;
 use crate::ProviderError;
 use crate::rubric::{Answer, Finish, TokenAlternatives};
+use crate::sync::lock;
 
 /// Names this kind of file (`rlaf` in ASCII) to SQLite and to us.
 const APPLICATION: i64 = 0x726c_6166;

@@ -9,11 +9,15 @@ use crate::ProviderError;
 use crate::file::{self, parse};
 use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 
-/// What a judge's TOML file says. `docs/rewards.md` describes every key.
+/// A judge's TOML file. `docs/rewards.md` describes every key.
+///
+/// The parameter says who judges: anyone by default; [`LlmApi`] for what an [`super::LlmJudge`] is
+/// made of, [`RewardServerApi`] for a [`super::RemoteReward`], so that neither is given a
+/// configuration of the other.
 ///
 /// ```
-/// use rlaif_rewards::judge::JudgeConfig;
-/// let config = JudgeConfig::from_toml(r#"
+/// use rlaif_rewards::judge::{JudgeConfig, LlmApi};
+/// let config = JudgeConfig::<LlmApi>::from_toml(r#"
 ///     rubric = "toxicity"
 ///     [api]
 ///     kind = "openai"
@@ -26,7 +30,7 @@ use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct JudgeConfig {
+pub struct JudgeConfig<A = ApiConfig> {
     /// What metrics, errors and parts call it; `judge` unless told.
     #[serde(default = "default_name")]
     pub name: String,
@@ -51,7 +55,7 @@ pub struct JudgeConfig {
     /// How often an answer without a verdict is asked for again. 1 unless told.
     pub reasks: Option<u32>,
     /// Who judges.
-    pub api: ApiConfig,
+    pub api: A,
     /// How it samples.
     #[serde(default)]
     pub sampling: SamplingConfig,
@@ -70,83 +74,196 @@ fn default_name() -> String {
     "judge".to_owned()
 }
 
-/// Who judges.
+/// Who judges: a language model behind an API, a reward server, or a policy of this library. In a
+/// file, one `kind` tells them all apart.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(from = "Written", into = "Written")]
 #[non_exhaustive]
 pub enum ApiConfig {
-    /// Anthropic's Messages API.
-    Anthropic {
-        /// The model's id.
-        model: String,
-        /// Where it is; `https://api.anthropic.com` unless told.
-        base_url: Option<String>,
-        /// The environment variable of the key; `ANTHROPIC_API_KEY` unless told.
-        api_key_env: Option<String>,
-    },
-    /// Amazon Bedrock's InvokeModel, for Anthropic's models.
-    BedrockInvoke {
-        /// The id of a model or an inference profile.
-        model: String,
-        /// The region.
-        region: String,
-        /// Where it is; the region's endpoint unless told.
-        base_url: Option<String>,
-        /// The environment variable of a Bedrock API key. Unless told,
-        /// `AWS_BEARER_TOKEN_BEDROCK`, and without it `AWS_ACCESS_KEY_ID`,
-        /// `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
-        api_key_env: Option<String>,
-    },
-    /// Amazon Bedrock's Converse, for any model there.
-    BedrockConverse {
-        /// The id of a model or an inference profile.
-        model: String,
-        /// The region.
-        region: String,
-        /// Where it is; the region's endpoint unless told.
-        base_url: Option<String>,
-        /// As for `bedrock-invoke`.
-        api_key_env: Option<String>,
-    },
-    /// Any server of OpenAI's chat completions: vLLM, TGI, llama.cpp, Ollama, OpenAI.
-    #[serde(rename = "openai")]
-    OpenAi {
-        /// The model's name.
-        model: String,
-        /// Where it is; `https://api.openai.com/v1` unless told.
-        base_url: Option<String>,
-        /// The environment variable of the key; `OPENAI_API_KEY` unless told, and no key where
-        /// that is not set and `base_url` is.
-        api_key_env: Option<String>,
-        /// How many likeliest tokens to ask for, for expectations; 20 unless told.
-        top_log_probs: Option<u8>,
-        /// More keys of the request's body, such as `chat_template_kwargs`.
-        #[serde(default)]
-        extra_body: serde_json::Map<String, serde_json::Value>,
-    },
-    /// A reward server of OpenRLHF's `/get_reward` shape.
-    RewardServer {
-        /// The whole address, `http://host:port/get_reward`.
-        url: String,
-        /// The environment variable of a bearer token; none unless told.
-        api_key_env: Option<String>,
-        /// Rows per request; 16 unless told.
-        batch_size: Option<usize>,
-    },
+    /// A language model behind an API; [`super::LlmJudge`].
+    Llm(LlmApi),
+    /// A reward server of OpenRLHF's `/get_reward` shape; [`super::RemoteReward`].
+    RewardServer(RewardServerApi),
     /// A language model of this library; [`crate::neural::PolicyJudge`].
     #[cfg(feature = "neural")]
-    Policy {
-        /// Folder or hub id.
-        model: String,
-        /// Branch, tag or commit of a hub id.
-        revision: Option<String>,
-        /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run unless told.
-        device: Option<String>,
-        /// The kind of the weights; as the checkpoint has them unless told.
-        dtype: Option<crate::neural::Dtype>,
-        /// Rows computed together; 16 unless told.
-        batch_size: Option<usize>,
-    },
+    Policy(PolicyApi),
+}
+
+/// Those whom a configuration may have judge: anyone, or one kind alone.
+pub trait JudgeApi: Sized {
+    /// The `[api]` of a file, as one of this kind.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] when it is of another.
+    fn of(api: ApiConfig) -> Result<Self, ProviderError>;
+}
+
+impl JudgeApi for ApiConfig {
+    fn of(api: ApiConfig) -> Result<Self, ProviderError> {
+        Ok(api)
+    }
+}
+
+impl JudgeApi for LlmApi {
+    fn of(api: ApiConfig) -> Result<Self, ProviderError> {
+        let found = match api {
+            ApiConfig::Llm(api) => return Ok(api),
+            ApiConfig::RewardServer(_) => "`reward-server`",
+            #[cfg(feature = "neural")]
+            ApiConfig::Policy(_) => "`policy`",
+        };
+        Err(ProviderError::Setting {
+            setting: "api.kind",
+            expected: "a language model behind an API; `RewardConfig` builds all kinds".to_owned(),
+            found: found.to_owned(),
+        })
+    }
+}
+
+impl JudgeApi for RewardServerApi {
+    fn of(api: ApiConfig) -> Result<Self, ProviderError> {
+        let found = match api {
+            ApiConfig::RewardServer(api) => return Ok(api),
+            ApiConfig::Llm(_) => "another one, which is an `LlmJudge`",
+            #[cfg(feature = "neural")]
+            ApiConfig::Policy(_) => "`policy`, which is a `PolicyJudge`",
+        };
+        Err(ProviderError::Setting {
+            setting: "api.kind",
+            expected: "`reward-server`".to_owned(),
+            found: found.to_owned(),
+        })
+    }
+}
+
+/// A language model behind an API.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum LlmApi {
+    /// Anthropic's Messages API.
+    Anthropic(AnthropicApi),
+    /// Amazon Bedrock's InvokeModel, for Anthropic's models.
+    BedrockInvoke(BedrockApi),
+    /// Amazon Bedrock's Converse, for any model there.
+    BedrockConverse(BedrockApi),
+    /// Any server of OpenAI's chat completions: vLLM, TGI, llama.cpp, Ollama, OpenAI.
+    OpenAi(OpenAiApi),
+}
+
+/// Anthropic's Messages API.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnthropicApi {
+    /// The model's id.
+    pub model: String,
+    /// The address; `https://api.anthropic.com` by default.
+    pub base_url: Option<String>,
+    /// The environment variable of the key; `ANTHROPIC_API_KEY` by default.
+    pub api_key_env: Option<String>,
+}
+
+/// Amazon Bedrock.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BedrockApi {
+    /// The id of a model or an inference profile.
+    pub model: String,
+    /// The region.
+    pub region: String,
+    /// The address; the region's endpoint by default.
+    pub base_url: Option<String>,
+    /// The environment variable of a Bedrock API key. By default, `AWS_BEARER_TOKEN_BEDROCK`, and
+    /// without it `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
+    pub api_key_env: Option<String>,
+}
+
+/// A server of OpenAI's chat completions.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenAiApi {
+    /// The model's name.
+    pub model: String,
+    /// The address; `https://api.openai.com/v1` by default.
+    pub base_url: Option<String>,
+    /// The environment variable of the key; `OPENAI_API_KEY` by default, and no key where that is
+    /// not set and `base_url` is.
+    pub api_key_env: Option<String>,
+    /// How many likeliest tokens to ask for, for expectations; 20 by default.
+    pub top_log_probs: Option<u8>,
+    /// More keys of the request's body, such as `chat_template_kwargs`.
+    #[serde(default)]
+    pub extra_body: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A reward server.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct RewardServerApi {
+    /// The whole address, `http://host:port/get_reward`.
+    pub url: String,
+    /// The environment variable of a bearer token; none by default.
+    pub api_key_env: Option<String>,
+    /// Rows per request; 16 by default.
+    pub batch_size: Option<usize>,
+}
+
+/// A language model of this library.
+#[cfg(feature = "neural")]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyApi {
+    /// Folder or hub id.
+    pub model: String,
+    /// Branch, tag or commit of a hub id.
+    pub revision: Option<String>,
+    /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run by default.
+    pub device: Option<String>,
+    /// The kind of the weights; as the checkpoint has them by default.
+    pub dtype: Option<crate::neural::Dtype>,
+    /// Rows computed together; 16 by default.
+    pub batch_size: Option<usize>,
+}
+
+/// [`ApiConfig`] as a file has it, with every kind in one list.
+#[derive(Deserialize, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+enum Written {
+    Anthropic(AnthropicApi),
+    BedrockInvoke(BedrockApi),
+    BedrockConverse(BedrockApi),
+    #[serde(rename = "openai")]
+    OpenAi(OpenAiApi),
+    RewardServer(RewardServerApi),
+    #[cfg(feature = "neural")]
+    Policy(PolicyApi),
+}
+
+impl From<Written> for ApiConfig {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Anthropic(api) => Self::Llm(LlmApi::Anthropic(api)),
+            Written::BedrockInvoke(api) => Self::Llm(LlmApi::BedrockInvoke(api)),
+            Written::BedrockConverse(api) => Self::Llm(LlmApi::BedrockConverse(api)),
+            Written::OpenAi(api) => Self::Llm(LlmApi::OpenAi(api)),
+            Written::RewardServer(api) => Self::RewardServer(api),
+            #[cfg(feature = "neural")]
+            Written::Policy(api) => Self::Policy(api),
+        }
+    }
+}
+
+impl From<ApiConfig> for Written {
+    fn from(config: ApiConfig) -> Self {
+        match config {
+            ApiConfig::Llm(LlmApi::Anthropic(api)) => Self::Anthropic(api),
+            ApiConfig::Llm(LlmApi::BedrockInvoke(api)) => Self::BedrockInvoke(api),
+            ApiConfig::Llm(LlmApi::BedrockConverse(api)) => Self::BedrockConverse(api),
+            ApiConfig::Llm(LlmApi::OpenAi(api)) => Self::OpenAi(api),
+            ApiConfig::RewardServer(api) => Self::RewardServer(api),
+            #[cfg(feature = "neural")]
+            ApiConfig::Policy(api) => Self::Policy(api),
+        }
+    }
 }
 
 /// How a judge samples. What is not said is not sent.
@@ -221,15 +338,16 @@ pub struct BudgetConfig {
     pub tokens: Option<u64>,
 }
 
-impl JudgeConfig {
+impl<A: JudgeApi> JudgeConfig<A> {
     /// A configuration of this text; `origin` names it in errors.
     ///
     /// # Errors
-    /// [`ProviderError::Config`] names the line, the unknown key and the nearest known one.
+    /// [`ProviderError::Config`] names the line, the unknown key and the nearest known one;
+    /// [`ProviderError::Setting`] for a value that cannot be, and for a judge of another kind.
     pub fn from_toml(text: &str, origin: &str) -> Result<Self, ProviderError> {
-        let config: Self = parse(text, origin)?;
+        let config: JudgeConfig = parse(text, origin)?;
         config.check()?;
-        Ok(config)
+        config.narrowed()
     }
 
     /// A configuration of this file. A relative `cache` is beside the file.
@@ -243,24 +361,73 @@ impl JudgeConfig {
         }
         Ok(config)
     }
+}
+
+impl JudgeConfig {
+    fn narrowed<A: JudgeApi>(self) -> Result<JudgeConfig<A>, ProviderError> {
+        let Self {
+            name,
+            rubric,
+            instructions,
+            template,
+            scale,
+            answer,
+            out_of_range,
+            reward,
+            min_coverage,
+            samples,
+            reasks,
+            api,
+            sampling,
+            limits,
+            price,
+            budget,
+            cache,
+        } = self;
+        let api = A::of(api)?;
+        Ok(JudgeConfig {
+            name,
+            rubric,
+            instructions,
+            template,
+            scale,
+            answer,
+            out_of_range,
+            reward,
+            min_coverage,
+            samples,
+            reasks,
+            api,
+            sampling,
+            limits,
+            price,
+            budget,
+            cache,
+        })
+    }
 
     /// Every setting that may name a folder on this disk: the model of a policy that judges. The
     /// `cache` is a file to be made, and its place is another matter.
     pub fn locations(&mut self) -> Vec<&mut String> {
         match &mut self.api {
-            // Names of models at a service are no places.
-            ApiConfig::Anthropic { .. }
-            | ApiConfig::BedrockInvoke { .. }
-            | ApiConfig::BedrockConverse { .. }
-            | ApiConfig::OpenAi { .. }
-            | ApiConfig::RewardServer { .. } => Vec::new(),
+            // The names of models at a service are not places.
+            ApiConfig::Llm(
+                LlmApi::Anthropic(_)
+                | LlmApi::BedrockInvoke(_)
+                | LlmApi::BedrockConverse(_)
+                | LlmApi::OpenAi(_),
+            )
+            | ApiConfig::RewardServer(_) => Vec::new(),
             #[cfg(feature = "neural")]
-            ApiConfig::Policy { model, revision: _, device: _, dtype: _, batch_size: _ } => {
+            ApiConfig::Policy(api) => {
+                let PolicyApi { model, revision: _, device: _, dtype: _, batch_size: _ } = api;
                 vec![model]
             }
         }
     }
+}
 
+impl<A> JudgeConfig<A> {
     /// The rubric that the settings describe.
     pub(crate) fn rubric(&self) -> Result<Rubric, ProviderError> {
         let mut rubric = match (&self.rubric, &self.instructions, &self.template, self.scale) {

@@ -5,17 +5,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_http::{Environment, Stop, process_environment};
 
 use super::api::{Api, Ask, Optional, Without};
 use super::cache::{self, Cache, Key};
-use super::client::{Client, Patience, Refusals};
-use super::config::{JudgeConfig, SamplingConfig};
-use super::pace::{Stop, lock};
-use super::refusal::{Complaint, Fatal, Refusal, Whom};
-use super::secret::{Environment, process_environment};
-use super::spending::{Ledger, Settled, Tokens, Usage};
+use super::config::{JudgeConfig, LlmApi, SamplingConfig};
+use super::exchange::{Asking, Message, Read, Service, stopped};
+use super::refusal::{Complaint, Fatal};
+use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;
-use crate::rubric::{self, Answer, AnswerForm, Question, Rubric, Verdict};
+use crate::rubric::{self, Answer, AnswerForm, Question, Reading, Rubric, Verdict};
+use crate::sync::lock;
+
+/// Who was stopped, in reasons.
+const WHO: &str = "judge";
 
 /// A judge: a rubric, and a language model behind an API that is asked by it.
 ///
@@ -47,11 +50,9 @@ pub struct LlmJudge {
     reasks: u32,
     sampling: SamplingConfig,
     api: Api,
-    client: Client,
-    ledger: Ledger,
+    service: Service,
     cache: Option<Cache>,
-    refusals: Refusals,
-    /// What this model turned out not to take; see [`Without`].
+    /// The optional things that this model turned out not to take; see [`Without`].
     without: AtomicU8,
 }
 
@@ -68,7 +69,7 @@ impl LlmJudge {
     /// # Errors
     /// [`ProviderError`] when a setting does not fit the API, a key is missing, or the cache
     /// cannot be opened.
-    pub fn new(config: &JudgeConfig) -> Result<Self, ProviderError> {
+    pub fn new(config: &JudgeConfig<LlmApi>) -> Result<Self, ProviderError> {
         Self::with_environment(config, &process_environment)
     }
 
@@ -77,38 +78,38 @@ impl LlmJudge {
     /// # Errors
     /// As [`LlmJudge::new`].
     pub fn with_environment(
-        config: &JudgeConfig,
+        config: &JudgeConfig<LlmApi>,
+        environment: Environment<'_>,
+    ) -> Result<Self, ProviderError> {
+        Self::of(config, &config.api, environment)
+    }
+
+    /// The judge of a configuration whose `api` was looked at.
+    pub(crate) fn of<A>(
+        config: &JudgeConfig<A>,
+        api: &LlmApi,
         environment: Environment<'_>,
     ) -> Result<Self, ProviderError> {
         config.check()?;
         let rubric = config.rubric()?;
-        let api = Api::new(&config.api, rubric.form(), &config.sampling, environment)?;
-        let Some(api) = api else {
-            return Err(ProviderError::Setting {
-                setting: "api.kind",
-                expected: "a language model behind an API; `RewardConfig` builds all kinds"
-                    .to_owned(),
-                found: "`reward-server` or `policy`".to_owned(),
-            });
-        };
+        let api = Api::new(api, rubric.form(), &config.sampling, environment)?;
+        let ledger = Ledger::new(config.price, config.budget);
         Ok(Self {
             name: config.name.clone(),
             rubric,
             samples: config.samples.unwrap_or(1),
             reasks: config.reasks.unwrap_or(1),
             sampling: config.sampling.clone(),
+            service: Service::new(&api.host, &config.limits, ledger),
             api,
-            client: Client::new(&config.limits),
-            ledger: Ledger::new(config.price, config.budget),
             cache: config.cache.as_deref().map(Cache::open).transpose()?,
-            refusals: Refusals::default(),
             without: AtomicU8::new(0),
         })
     }
 
     /// What it used so far.
     pub fn usage(&self) -> Usage {
-        self.ledger.usage()
+        self.service.ledger.usage()
     }
 
     fn ask_for<'a>(&'a self, question: &'a Question, sample: u32, without: Without) -> Ask<'a> {
@@ -126,11 +127,11 @@ impl LlmJudge {
         let mut verdicts: Vec<Option<Verdict>> =
             known.into_iter().map(|answer| read(answer).map(Ok)).collect();
         let open: Vec<usize> = (0..jobs.len()).filter(|&job| verdicts[job].is_none()).collect();
-        self.ledger.count(|usage| usage.cached += (jobs.len() - open.len()) as u64);
+        self.service.ledger.count(|usage| usage.cached += (jobs.len() - open.len()) as u64);
 
         let stop = Stop::default();
         let failure = Mutex::new(None);
-        let answers = self.client.each(open.len(), &stop, |at| {
+        let answers = self.service.each(open.len(), &stop, |at| {
             self.ask(&jobs[open[at]], &stop).map_err(|error| {
                 lock(&failure).get_or_insert(error);
                 stop.stop();
@@ -142,129 +143,26 @@ impl LlmJudge {
         for (at, answer) in open.into_iter().zip(answers) {
             verdicts[at] = answer.and_then(Result::ok);
         }
-        let stopped = || Err("the judge was stopped".to_owned());
-        Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(stopped)).collect())
+        let unasked = || Err(stopped(WHO));
+        Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unasked)).collect())
     }
 
     fn ask(&self, job: &Job, stop: &Stop) -> Result<Verdict, ProviderError> {
-        let mut patience = Patience::default();
-        let (mut reasks, mut failed_once) = (0, false);
-        loop {
-            let without = Without(self.without.load(Ordering::Relaxed));
-            let ask = self.ask_for(&job.question, job.sample, without);
-            let length = job.question.system.len() + job.question.user.len();
-            // Three bytes to a token is more tokens than most texts have.
-            let estimate =
-                Tokens { input: length as u64 / 3 + 16, output: u64::from(ask.max_tokens()) };
-            if let Err(broken) = self.ledger.reserve(estimate) {
-                return Ok(Err(broken));
-            }
-            self.client.pace.wait(estimate.input + estimate.output, stop);
-            if stop.stopped() {
-                self.ledger.settle(estimate, Settled::Nothing);
-                return Ok(Err("the judge was stopped".to_owned()));
-            }
-            let body = self.api.body(&ask).to_string().into_bytes();
-            let reply = self.client.post(&self.api.url, &self.api.headers(&body), &body);
-            let (why, asked, whom) = match reply {
-                Err(lost) => {
-                    self.settle(estimate, Settled::Lost);
-                    (self.api.redact(&lost.why), None, Whom::This)
+        let asked = Asked { judge: self, job, without: self.without(), reasks: 0 };
+        let answered = self.service.ask(asked, stop)?;
+        Ok(match answered {
+            Ok((reading, answer)) => {
+                if let Some(cache) = &self.cache {
+                    cache.put(&job.key, &answer)?;
                 }
-                Ok(reply) if (200..300).contains(&reply.status) => {
-                    let parsed = serde_json::from_slice(&reply.body).ok();
-                    if let Some((answer, used)) = parsed.and_then(|r| self.api.answer(&r)) {
-                        self.refusals.answered();
-                        self.settle(estimate, Settled::Used(counted(used, &answer, estimate)));
-                        match self.rubric.read(&answer) {
-                            Ok(reading) => {
-                                if let Some(cache) = &self.cache {
-                                    cache.put(&job.key, &answer)?;
-                                }
-                                return Ok(Ok(reading));
-                            }
-                            Err(unread) if reasks >= self.reasks => {
-                                return Ok(Err(unread.to_string()));
-                            }
-                            Err(_) => {
-                                reasks += 1;
-                                self.ledger.count(|usage| usage.reasks += 1);
-                                continue;
-                            }
-                        }
-                    }
-                    self.settle(estimate, Settled::Lost);
-                    ("the reply is none of this API".to_owned(), None, Whom::This)
-                }
-                Ok(reply) => {
-                    self.settle(estimate, Settled::Nothing);
-                    let mut complaint = Complaint::of(&reply);
-                    complaint.message = self.api.redact(&complaint.message);
-                    let why = format!("{}: {}", complaint.status, complaint.message);
-                    match complaint.refusal(&self.sent(without)) {
-                        Refusal::Passing { wait, all } => (why, wait, all),
-                        Refusal::PassingOnce if failed_once => return Ok(Err(why)),
-                        Refusal::PassingOnce => {
-                            failed_once = true;
-                            (why, None, Whom::This)
-                        }
-                        Refusal::Without(optional) => {
-                            self.without.fetch_or(optional as u8, Ordering::Relaxed);
-                            continue;
-                        }
-                        Refusal::Row if self.refusals.refused() => {
-                            return Err(self.fatal(Fatal::Unexpected, complaint));
-                        }
-                        Refusal::Row => return Ok(Err(why)),
-                        Refusal::Fatal(fatal) => return Err(self.fatal(fatal, complaint)),
-                    }
-                }
-            };
-            if let Err(end) = self.client.wait(&mut patience, asked, whom, stop) {
-                return Ok(Err(format!("no answer {end}: {why}")));
+                Ok(reading)
             }
-            self.ledger.count(|usage| usage.retries += 1);
-        }
+            Err(reason) => Err(reason),
+        })
     }
 
-    fn settle(&self, estimate: Tokens, how: Settled) {
-        self.ledger.settle(estimate, how);
-        let actual = match how {
-            Settled::Used(tokens) => tokens.input + tokens.output,
-            Settled::Nothing => 0,
-            Settled::Lost => return,
-        };
-        self.client.pace.settle(estimate.input + estimate.output, actual);
-    }
-
-    /// The optional things of the requests as they are now.
-    fn sent(&self, without: Without) -> Vec<Optional> {
-        let SamplingConfig { temperature, top_p, top_k, seed, .. } = &self.sampling;
-        let sent = [
-            (Optional::Temperature, temperature.is_some()),
-            (Optional::TopP, top_p.is_some()),
-            (Optional::TopK, top_k.is_some()),
-            (Optional::Seed, seed.is_some()),
-            (Optional::Schema, self.rubric.form() == AnswerForm::Json),
-            (Optional::MaxTokensName, true),
-        ];
-        let still =
-            |(optional, there): &(Optional, bool)| *there && without.0 & *optional as u8 == 0;
-        sent.into_iter().filter(still).map(|(optional, _)| optional).collect()
-    }
-
-    fn fatal(&self, fatal: Fatal, complaint: Complaint) -> ProviderError {
-        let Complaint { status, message, .. } = complaint;
-        let api = self.api.dialect.name().to_owned();
-        let (key, model, url) =
-            (self.api.key_from.clone(), self.api.model.clone(), self.api.url.clone());
-        match fatal {
-            Fatal::Unauthorised => ProviderError::Unauthorised { api, key, status, message },
-            Fatal::Forbidden => ProviderError::Forbidden { api, key, model, status, message },
-            Fatal::UnknownModel => ProviderError::UnknownModel { api, url, model, status, message },
-            Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
-            Fatal::Unexpected => ProviderError::Refused { api, url, status, message },
-        }
+    fn without(&self) -> Without {
+        Without(self.without.load(Ordering::Relaxed))
     }
 
     /// The questions of a batch, equal ones once, and for each row where its samples are.
@@ -285,6 +183,101 @@ impl LlmJudge {
         };
         let rows = batch.iter().map(&mut of_row).collect();
         (jobs, rows)
+    }
+}
+
+/// A question that is being asked.
+struct Asked<'a> {
+    judge: &'a LlmJudge,
+    job: &'a Job,
+    /// The optional things that its last message had not.
+    without: Without,
+    reasks: u32,
+}
+
+impl Asked<'_> {
+    fn ask(&self) -> Ask<'_> {
+        self.judge.ask_for(&self.job.question, self.job.sample, self.without)
+    }
+
+    fn estimate(&self) -> Tokens {
+        let length = self.job.question.system.len() + self.job.question.user.len();
+        // Three bytes to a token is more tokens than most texts have.
+        let output = u64::from(self.ask().max_tokens());
+        Tokens { input: length as u64 / 3 + 16, output }
+    }
+}
+
+impl Asking for Asked<'_> {
+    type Answer = (Reading, Answer);
+    type Error = ProviderError;
+
+    const WHO: &'static str = WHO;
+    const WHAT: &'static str = "answer";
+
+    fn url(&self) -> &str {
+        &self.judge.api.url
+    }
+
+    fn message(&mut self) -> Message {
+        self.without = self.judge.without();
+        let body = self.judge.api.body(&self.ask()).to_string().into_bytes();
+        Message { headers: self.judge.api.headers(&body), body, estimate: self.estimate() }
+    }
+
+    fn read(&mut self, body: &[u8]) -> Result<Read<Self::Answer>, ProviderError> {
+        let parsed = serde_json::from_slice(body).ok();
+        let Some((answer, used)) = parsed.and_then(|reply| self.judge.api.answer(&reply)) else {
+            return Ok(Read::Foreign("the reply is none of this API".to_owned()));
+        };
+        let used = counted(used, &answer, self.estimate());
+        Ok(match self.judge.rubric.read(&answer) {
+            Ok(reading) => Read::Done(Ok((reading, answer)), used),
+            Err(unread) if self.reasks >= self.judge.reasks => {
+                Read::Done(Err(unread.to_string()), used)
+            }
+            Err(_) => {
+                self.reasks += 1;
+                Read::Again(used)
+            }
+        })
+    }
+
+    fn sent(&self) -> Vec<Optional> {
+        let SamplingConfig { temperature, top_p, top_k, seed, .. } = &self.judge.sampling;
+        let sent = [
+            (Optional::Temperature, temperature.is_some()),
+            (Optional::TopP, top_p.is_some()),
+            (Optional::TopK, top_k.is_some()),
+            (Optional::Seed, seed.is_some()),
+            (Optional::Schema, self.judge.rubric.form() == AnswerForm::Json),
+            (Optional::MaxTokensName, true),
+        ];
+        let still =
+            |(optional, there): &(Optional, bool)| *there && self.without.0 & *optional as u8 == 0;
+        sent.into_iter().filter(still).map(|(optional, _)| optional).collect()
+    }
+
+    fn leave_out(&mut self, optional: Optional) {
+        self.judge.without.fetch_or(optional as u8, Ordering::Relaxed);
+    }
+
+    fn redact(&self, text: &str) -> String {
+        self.judge.api.redact(text)
+    }
+
+    fn fatal(&self, fatal: Fatal, complaint: Complaint) -> ProviderError {
+        let Complaint { status, message, .. } = complaint;
+        let Api { dialect, key_from, model, url, .. } = &self.judge.api;
+        let api = dialect.name().to_owned();
+        let (key, model, url) = (key_from.clone(), model.clone(), url.clone());
+        match fatal {
+            Fatal::Unauthorised => ProviderError::Unauthorised { api, key, status, message },
+            Fatal::Forbidden => ProviderError::Forbidden { api, key, model, status, message },
+            Fatal::UnknownModel => ProviderError::UnknownModel { api, url, model, status, message },
+            Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
+            Fatal::Unexpected => ProviderError::Refused { api, url, status, message },
+        }
     }
 }
 

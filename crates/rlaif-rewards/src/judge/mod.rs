@@ -16,42 +16,23 @@
 
 mod api;
 mod cache;
-mod client;
 mod config;
-mod http;
+mod exchange;
 mod llm;
-mod pace;
 mod refusal;
 mod remote;
 mod run;
-mod secret;
 mod sigv4;
 mod spending;
 
-pub use config::{ApiConfig, BudgetConfig, JudgeConfig, LimitsConfig, PriceConfig, SamplingConfig};
+#[cfg(feature = "neural")]
+pub use config::PolicyApi;
+pub use config::{
+    AnthropicApi, ApiConfig, BedrockApi, BudgetConfig, JudgeApi, JudgeConfig, LimitsConfig, LlmApi,
+    OpenAiApi, PriceConfig, RewardServerApi, SamplingConfig,
+};
 pub use llm::LlmJudge;
 pub use remote::RemoteReward;
+pub use rlaif_http::{Environment, process_environment};
 pub use run::{Summary, run, run_with_environment};
-pub use secret::{Environment, Secret, process_environment};
 pub use spending::Usage;
-
-use rlaif_core::RewardModel;
-
-use crate::{ProviderError, Surroundings};
-
-/// The judge of a configuration, whoever it is.
-pub(crate) fn build(
-    config: &JudgeConfig,
-    around: &Surroundings<'_>,
-) -> Result<Box<dyn RewardModel>, ProviderError> {
-    Ok(match config.api {
-        ApiConfig::RewardServer { .. } => {
-            Box::new(RemoteReward::with_environment(config, around.environment)?)
-        }
-        #[cfg(feature = "neural")]
-        ApiConfig::Policy { .. } => {
-            Box::new(crate::neural::PolicyJudge::configured(config, around)?)
-        }
-        _ => Box::new(LlmJudge::with_environment(config, around.environment)?),
-    })
-}

@@ -1,18 +1,18 @@
 //! What an error of a server means: wait and repeat, ask otherwise, give up on the row, or stop.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use rlaif_http::{Reply, retry_after};
 use serde_json::Value;
 
 use super::api::Optional;
-use super::http::Reply;
 
 /// What to do about a reply that is not an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Refusal {
     /// Repeat it, not before the server allows.
     Passing { wait: Option<Duration>, all: Whom },
-    /// Repeat it once: Bedrock's models fail like this for good reasons and for bad ones.
+    /// Repeat it once: Bedrock answers 424 for transient and for permanent errors of a model alike.
     PassingOnce,
     /// Repeat it at once, without this.
     Without(Optional),
@@ -51,7 +51,8 @@ pub(super) struct Complaint {
 }
 
 impl Complaint {
-    pub(super) fn of(reply: &Reply) -> Self {
+    /// The complaint of a reply that came `now`.
+    pub(super) fn of(reply: &Reply, now: SystemTime) -> Self {
         let body: Value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
         let error = if body["error"].is_object() { &body["error"] } else { &body };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -66,10 +67,12 @@ impl Complaint {
         }
         let codes = ["type", "code", "error_code", "__type"].map(|key| text(&error[key]));
         let details = text(&error["details"]["error_code"]);
-        let header = reply.error_type.clone().unwrap_or_default();
+        // Amazon's name of an error is followed by an address of no interest.
+        let header = reply.headers.get("x-amzn-errortype").and_then(|name| name.to_str().ok());
+        let header = header.and_then(|name| name.split(':').next()).unwrap_or_default();
         let names = format!("{} {details} {header} {message}", codes.join(" ")).to_lowercase();
         let message = if message.is_empty() { "no message".to_owned() } else { message };
-        Self { status: reply.status, message, names, wait: reply.retry_after }
+        Self { status: reply.status, message, names, wait: retry_after(&reply.headers, now) }
     }
 
     fn says(&self, any: &[&str]) -> bool {
@@ -178,11 +181,16 @@ impl Complaint {
 
 #[cfg(test)]
 mod tests {
+    use rlaif_http::ureq::http::HeaderMap;
+
     use super::*;
 
     fn complaint(status: u16, body: &str, error_type: Option<&str>) -> Complaint {
-        let error_type = error_type.map(str::to_owned);
-        Complaint::of(&Reply { status, retry_after: None, error_type, body: body.into() })
+        let mut headers = HeaderMap::new();
+        if let Some(name) = error_type {
+            headers.insert("x-amzn-errortype", format!("{name}:http://x").parse().unwrap());
+        }
+        Complaint::of(&Reply { status, headers, body: body.into() }, SystemTime::now())
     }
 
     const ALL: [Optional; 6] = [

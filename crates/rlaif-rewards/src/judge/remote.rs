@@ -3,17 +3,20 @@
 use std::sync::Mutex;
 
 use rlaif_core::{Exchange, NonFinite, RewardError, RewardModel, Score, Scores};
+use rlaif_http::{Environment, Secret, Stop, process_environment};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::client::{Client, Patience, Refusals};
-use super::config::{ApiConfig, JudgeConfig};
-use super::http::{Address, Headers};
-use super::pace::{Stop, lock};
-use super::refusal::{Complaint, Fatal, Refusal, Whom};
-use super::secret::{Environment, Secret, process_environment};
-use super::spending::{Ledger, Settled, Tokens, Usage};
+use super::api::{Optional, address};
+use super::config::{JudgeConfig, RewardServerApi};
+use super::exchange::{Asking, Message, Read, Service, stopped};
+use super::refusal::{Complaint, Fatal};
+use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;
+use crate::sync::lock;
+
+/// Who was stopped, in reasons.
+const WHO: &str = "reward server";
 
 /// A reward server: `POST {"query": [..], "prompts": [..], "labels": [..]}` gives
 /// `{"rewards": [..]}`.
@@ -28,9 +31,7 @@ pub struct RemoteReward {
     url: String,
     token: Option<(Secret, String)>,
     batch_size: usize,
-    client: Client,
-    ledger: Ledger,
-    refusals: Refusals,
+    service: Service,
 }
 
 #[derive(Deserialize)]
@@ -44,9 +45,8 @@ impl RemoteReward {
     /// The reward server of a configuration, with the token of the environment.
     ///
     /// # Errors
-    /// [`ProviderError::Setting`] for another kind of API, or settings that only judges have;
-    /// [`ProviderError::Key`].
-    pub fn new(config: &JudgeConfig) -> Result<Self, ProviderError> {
+    /// [`ProviderError::Setting`] for settings that only judges have; [`ProviderError::Key`].
+    pub fn new(config: &JudgeConfig<RewardServerApi>) -> Result<Self, ProviderError> {
         Self::with_environment(config, &process_environment)
     }
 
@@ -55,17 +55,20 @@ impl RemoteReward {
     /// # Errors
     /// As [`RemoteReward::new`].
     pub fn with_environment(
-        config: &JudgeConfig,
+        config: &JudgeConfig<RewardServerApi>,
+        environment: Environment<'_>,
+    ) -> Result<Self, ProviderError> {
+        Self::of(config, &config.api, environment)
+    }
+
+    /// The reward server of a configuration whose `api` was looked at.
+    pub(crate) fn of<A>(
+        config: &JudgeConfig<A>,
+        api: &RewardServerApi,
         environment: Environment<'_>,
     ) -> Result<Self, ProviderError> {
         config.check()?;
-        let ApiConfig::RewardServer { url, api_key_env, batch_size } = &config.api else {
-            return Err(ProviderError::Setting {
-                setting: "api.kind",
-                expected: "`reward-server`".to_owned(),
-                found: "another one, which is an `LlmJudge`".to_owned(),
-            });
-        };
+        let RewardServerApi { url, api_key_env, batch_size } = api;
         let strangers = config.judge_only();
         if !strangers.is_empty() {
             return Err(ProviderError::Setting {
@@ -88,105 +91,19 @@ impl RemoteReward {
                 variable.clone(),
             ))
         };
+        let address = address("api.url", url)?;
         Ok(Self {
             name: config.name.clone(),
-            url: Address::parse("api.url", url)?.join(""),
+            url: address.join(""),
             token: api_key_env.as_ref().map(token).transpose()?,
             batch_size,
-            client: Client::new(&config.limits),
-            ledger: Ledger::new(None, None),
-            refusals: Refusals::default(),
+            service: Service::new(&address.host, &config.limits, Ledger::new(None, None)),
         })
     }
 
     /// What it used so far; a reward server counts no tokens.
     pub fn usage(&self) -> Usage {
-        self.ledger.usage()
-    }
-
-    fn redact(&self, text: &str) -> String {
-        self.token.as_ref().map_or(text.to_owned(), |(token, _)| token.redact(text))
-    }
-
-    /// The rewards of some rows, or the reason why there are none; `first` is the place of the
-    /// first of them in the batch.
-    fn ask(
-        &self,
-        rows: &[Exchange<'_>],
-        first: usize,
-        stop: &Stop,
-    ) -> Result<Result<Reply, String>, RewardError> {
-        let query: Vec<String> =
-            rows.iter().map(|x| format!("{}{}", x.prompt, x.response)).collect();
-        let prompts: Vec<&str> = rows.iter().map(|x| x.prompt).collect();
-        let labels: Vec<Option<&str>> = rows.iter().map(|x| x.reference).collect();
-        let body = json!({"query": query, "prompts": prompts, "labels": labels});
-        let body = body.to_string().into_bytes();
-        let token = self.token.as_ref().map(|(t, _)| format!("Bearer {}", t.expose()));
-        let headers: Headers = token.map(|token| ("authorization", token)).into_iter().collect();
-        let mut patience = Patience::default();
-        let mut failed_once = false;
-        loop {
-            self.client.pace.wait(0, stop);
-            if stop.stopped() {
-                return Ok(Err("the reward server was stopped".to_owned()));
-            }
-            // A ledger without a budget never refuses.
-            let _ = self.ledger.reserve(Tokens::default());
-            let reply = self.client.post(&self.url, &headers, &body);
-            self.ledger.settle(Tokens::default(), Settled::Nothing);
-            let (why, asked, whom) = match reply {
-                Err(lost) => (self.redact(&lost.why), None, Whom::This),
-                Ok(reply) if (200..300).contains(&reply.status) => {
-                    match serde_json::from_slice::<Reply>(&reply.body) {
-                        Ok(reply) if reply.rewards.len() == rows.len() => {
-                            self.refusals.answered();
-                            return Ok(Ok(reply));
-                        }
-                        Ok(reply) => {
-                            return Err(RewardError::Count {
-                                model: self.name.clone(),
-                                column: "rewards".to_owned(),
-                                expected: rows.len(),
-                                found: reply.rewards.len(),
-                            });
-                        }
-                        Err(error) => {
-                            if let Some((row, value)) = no_number(&reply.body) {
-                                let (model, row) = (self.name.clone(), first + row);
-                                let source = NonFinite(value);
-                                return Err(RewardError::NonFinite { model, row, source });
-                            }
-                            let why =
-                                format!("the reply is no {{\"rewards\": [numbers]}}: {error}");
-                            (self.redact(&why), None, Whom::This)
-                        }
-                    }
-                }
-                Ok(reply) => {
-                    let mut complaint = Complaint::of(&reply);
-                    complaint.message = self.redact(&complaint.message);
-                    let why = format!("{}: {}", complaint.status, complaint.message);
-                    match complaint.refusal(&[]) {
-                        Refusal::Passing { wait, all } => (why, wait, all),
-                        Refusal::PassingOnce if failed_once => return Ok(Err(why)),
-                        Refusal::PassingOnce => {
-                            failed_once = true;
-                            (why, None, Whom::This)
-                        }
-                        Refusal::Row if self.refusals.refused() => {
-                            return Err(self.fatal(Fatal::Unexpected, complaint));
-                        }
-                        Refusal::Row | Refusal::Without(_) => return Ok(Err(why)),
-                        Refusal::Fatal(fatal) => return Err(self.fatal(fatal, complaint)),
-                    }
-                }
-            };
-            if let Err(end) = self.client.wait(&mut patience, asked, whom, stop) {
-                return Ok(Err(format!("no rewards {end}: {why}")));
-            }
-            self.ledger.count(|usage| usage.retries += 1);
-        }
+        self.service.ledger.usage()
     }
 
     /// The verdicts of one reply, on these rows of the batch.
@@ -213,22 +130,97 @@ impl RemoteReward {
         }
         Ok(scores)
     }
+}
+
+/// Some rows that are being asked about.
+struct Asked<'a> {
+    server: &'a RemoteReward,
+    body: Vec<u8>,
+    /// How many.
+    rows: usize,
+    /// The place of the first of them in the batch.
+    first: usize,
+}
+
+impl<'a> Asked<'a> {
+    fn new(server: &'a RemoteReward, rows: &[Exchange<'_>], first: usize) -> Self {
+        let query: Vec<String> =
+            rows.iter().map(|x| format!("{}{}", x.prompt, x.response)).collect();
+        let prompts: Vec<&str> = rows.iter().map(|x| x.prompt).collect();
+        let labels: Vec<Option<&str>> = rows.iter().map(|x| x.reference).collect();
+        let body = json!({"query": query, "prompts": prompts, "labels": labels});
+        Self { server, body: body.to_string().into_bytes(), rows: rows.len(), first }
+    }
+}
+
+impl Asking for Asked<'_> {
+    type Answer = Reply;
+    type Error = RewardError;
+
+    const WHO: &'static str = WHO;
+    const WHAT: &'static str = "rewards";
+
+    fn url(&self) -> &str {
+        &self.server.url
+    }
+
+    fn message(&mut self) -> Message {
+        let token = self.server.token.as_ref();
+        let token = token.map(|(t, _)| ("authorization", format!("Bearer {}", t.expose())));
+        Message {
+            headers: token.into_iter().collect(),
+            body: self.body.clone(),
+            estimate: Tokens::default(),
+        }
+    }
+
+    fn read(&mut self, body: &[u8]) -> Result<Read<Reply>, RewardError> {
+        match serde_json::from_slice::<Reply>(body) {
+            Ok(reply) if reply.rewards.len() == self.rows => {
+                Ok(Read::Done(Ok(reply), Tokens::default()))
+            }
+            Ok(reply) => Err(RewardError::Count {
+                model: self.server.name.clone(),
+                column: "rewards".to_owned(),
+                expected: self.rows,
+                found: reply.rewards.len(),
+            }),
+            Err(error) => {
+                if let Some((row, value)) = no_number(body) {
+                    let (model, row) = (self.server.name.clone(), self.first + row);
+                    return Err(RewardError::NonFinite { model, row, source: NonFinite(value) });
+                }
+                Ok(Read::Foreign(format!("the reply is no {{\"rewards\": [numbers]}}: {error}")))
+            }
+        }
+    }
+
+    /// Its requests have nothing that could be left out.
+    fn sent(&self) -> Vec<Optional> {
+        Vec::new()
+    }
+
+    fn leave_out(&mut self, _: Optional) {}
+
+    fn redact(&self, text: &str) -> String {
+        self.server.token.as_ref().map_or(text.to_owned(), |(token, _)| token.redact(text))
+    }
 
     fn fatal(&self, fatal: Fatal, complaint: Complaint) -> RewardError {
         let Complaint { status, message, .. } = complaint;
-        let api = "the reward server".to_owned();
+        let api = format!("the {WHO}");
         let source = match fatal {
             Fatal::Unauthorised | Fatal::Forbidden => {
-                let key = self.token.as_ref().map(|(_, variable)| format!("`{variable}`"));
+                let key = self.server.token.as_ref().map(|(_, variable)| format!("`{variable}`"));
                 let key = key.unwrap_or_else(|| "`api_key_env`, which is not set".to_owned());
                 ProviderError::Unauthorised { api, key, status, message }
             }
             Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
             Fatal::UnknownModel | Fatal::Unexpected => {
-                ProviderError::Refused { api, url: self.url.clone(), status, message }
+                ProviderError::Refused { api, url: self.server.url.clone(), status, message }
             }
         };
-        RewardError::Failed { model: self.name.clone(), source: Box::new(source) }
+        RewardError::Failed { model: self.server.name.clone(), source: Box::new(source) }
     }
 }
 
@@ -254,11 +246,12 @@ impl RewardModel for RemoteReward {
         let chunks: Vec<&[Exchange<'_>]> = batch.chunks(self.batch_size).collect();
         let stop = Stop::default();
         let failure = Mutex::new(None);
-        let replies = self.client.each(chunks.len(), &stop, |at| {
-            self.ask(chunks[at], at * self.batch_size, &stop).unwrap_or_else(|error| {
+        let replies = self.service.each(chunks.len(), &stop, |at| {
+            let asked = Asked::new(self, chunks[at], at * self.batch_size);
+            self.service.ask(asked, &stop).unwrap_or_else(|error| {
                 lock(&failure).get_or_insert(error);
                 stop.stop();
-                Err("the reward server was stopped".to_owned())
+                Err(stopped(WHO))
             })
         });
         if let Some(error) = lock(&failure).take() {
@@ -267,7 +260,7 @@ impl RewardModel for RemoteReward {
         let mut scores = Scores::new(vec![None; batch.len()]);
         for (at, (chunk, reply)) in chunks.iter().zip(replies).enumerate() {
             let rows: Vec<usize> = (at * self.batch_size..).take(chunk.len()).collect();
-            let reply = reply.unwrap_or_else(|| Err("the reward server was stopped".to_owned()));
+            let reply = reply.unwrap_or_else(|| Err(stopped(WHO)));
             let of_chunk = match reply {
                 Ok(reply) => self.scores(&reply, &rows)?,
                 Err(reason) => Scores {

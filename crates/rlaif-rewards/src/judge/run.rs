@@ -2,10 +2,13 @@
 
 use std::io::{BufRead, Write};
 
+use rlaif_http::{Environment, process_environment};
+
 use super::config::{ApiConfig, JudgeConfig};
+#[cfg(feature = "neural")]
+use super::config::{JudgeApi, LlmApi};
 use super::llm::LlmJudge;
 use super::remote::RemoteReward;
-use super::secret::{Environment, process_environment};
 use super::spending::Usage;
 use crate::{Counted, ProviderError, score_rows};
 
@@ -53,11 +56,16 @@ pub fn run_with_environment(
     writer: impl Write,
     environment: Environment<'_>,
 ) -> Result<Summary, ProviderError> {
-    let judge = match config.api {
-        ApiConfig::RewardServer { .. } => {
-            Judge::Remote(Box::new(RemoteReward::with_environment(config, environment)?))
+    let judge = match &config.api {
+        ApiConfig::RewardServer(api) => {
+            Judge::Remote(Box::new(RemoteReward::of(config, api, environment)?))
         }
-        _ => Judge::Llm(Box::new(LlmJudge::with_environment(config, environment)?)),
+        ApiConfig::Llm(api) => Judge::Llm(Box::new(LlmJudge::of(config, api, environment)?)),
+        #[cfg(feature = "neural")]
+        other @ ApiConfig::Policy(_) => {
+            let api = LlmApi::of(other.clone())?;
+            Judge::Llm(Box::new(LlmJudge::of(config, &api, environment)?))
+        }
     };
     let counted = match &judge {
         Judge::Llm(judge) => score_rows(&**judge, reader, writer)?,

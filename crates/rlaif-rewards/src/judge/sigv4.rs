@@ -5,12 +5,11 @@
 //! AWS's published vectors and botocore.
 
 use std::fmt::Write as _;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use hmac::{Hmac, KeyInit, Mac};
+use rlaif_http::Secret;
 use sha2::{Digest, Sha256};
-
-use super::secret::Secret;
 
 /// Who signs.
 #[derive(Debug, Clone)]
@@ -102,28 +101,17 @@ fn encoded_path(path: &str) -> String {
     path.split('/').map(encoded_segment).collect::<Vec<_>>().join("/")
 }
 
-/// `YYYYMMDD` and `HHMMSS` of a time in UTC.
+/// `YYYYMMDD` and `HHMMSS` of a time in UTC; the first moment of 1970 for one that has none.
 fn date_and_time(at: SystemTime) -> (String, String) {
-    let seconds = at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant's days-to-civil, for days from 1970-01-01 on: years begin in March, eras
-    // have 400 of them.
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = era * 400 + year + u64::from(month <= 2);
-    let time = format!("{:02}{:02}{:02}", of_day / 3_600, of_day / 60 % 60, of_day % 60);
-    (format!("{year:04}{month:02}{day:02}"), time)
+    let at = jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    (at.strftime("%Y%m%d").to_string(), at.strftime("%H%M%S").to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn signatures_are_those_of_botocore_and_of_awss_test_suite() {

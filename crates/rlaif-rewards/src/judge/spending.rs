@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::config::{BudgetConfig, PriceConfig};
-use super::pace::lock;
+use crate::sync::lock;
 
 /// What a judge used since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
@@ -41,6 +41,8 @@ pub(super) enum Settled {
     Used(Tokens),
     /// Refused: nothing was used.
     Nothing,
+    /// Never sent.
+    Unsent,
     /// No answer came: the question may have been billed.
     Lost,
 }
@@ -112,6 +114,7 @@ impl Ledger {
                 open.usage.output_tokens += tokens.output;
             }
             Settled::Nothing => {}
+            Settled::Unsent => open.usage.requests -= 1,
             Settled::Lost => open.usage.lost_tokens += reserved.input,
         }
         self.settled.notify_all();

@@ -2,15 +2,11 @@
 
 use std::path::PathBuf;
 
-use rlaif_models::LoadOptions;
-use rlaif_torch::DeviceChoice;
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind};
+use tch::Kind;
 
-use super::classifier::{
-    ClassifierOptions, ClassifierReward, Input, Label, NOT_HATE_MODEL, Output, Preset,
-};
-use crate::{ProviderError, Surroundings};
+use super::classifier::{ClassifierOptions, Input, Label, Output, Preset};
+use crate::ProviderError;
 
 /// Finds the folder of a model from its location and, of a hub id, its revision. Its error is
 /// [`ProviderError::model_folder`].
@@ -36,19 +32,6 @@ impl From<Dtype> for Kind {
             Dtype::F16 => Self::Half,
         }
     }
-}
-
-/// Where a configured model runs, and in which kind.
-pub(crate) fn load_options(
-    device: Option<&str>,
-    dtype: Option<Dtype>,
-    around: &Surroundings<'_>,
-) -> Result<LoadOptions, ProviderError> {
-    let device = match device {
-        Some(name) => name.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?,
-        None => around.default_device(),
-    };
-    Ok(LoadOptions { device, kind: dtype.map(Kind::from) })
 }
 
 /// A configured [`ClassifierReward`]: which model, and how it becomes a reward.
@@ -81,9 +64,6 @@ pub struct ClassifierConfig {
     pub dtype: Option<Dtype>,
 }
 
-/// Loaded weights, told apart by folder, device and kind.
-pub(crate) type Loaded = ((PathBuf, Device, Option<Kind>), ClassifierReward);
-
 impl ClassifierConfig {
     /// Every setting that may name a folder on this disk.
     pub fn locations(&mut self) -> Vec<&mut String> {
@@ -104,7 +84,8 @@ impl ClassifierConfig {
         model.iter_mut().collect()
     }
 
-    fn options(&self) -> ClassifierOptions {
+    /// The settings of the reward, without those of its model.
+    pub(crate) fn options(&self) -> ClassifierOptions {
         let mut options =
             self.preset.map_or_else(ClassifierOptions::new, ClassifierOptions::preset);
         if let Some(name) = &self.name {
@@ -129,33 +110,5 @@ impl ClassifierConfig {
             options = options.batch_size(rows);
         }
         options
-    }
-
-    /// The reward, whose weights are shared with those that `around` built of them before.
-    pub(crate) fn build(
-        &self,
-        around: &Surroundings<'_>,
-    ) -> Result<ClassifierReward, ProviderError> {
-        let location = match (&self.model, self.preset) {
-            (Some(model), _) => model.as_str(),
-            (None, Some(Preset::NotHate | Preset::Hate)) => NOT_HATE_MODEL,
-            (None, None) => {
-                return Err(ProviderError::Setting {
-                    setting: "model",
-                    expected: "a folder or a hub id, unless there is a `preset`".to_owned(),
-                    found: "nothing".to_owned(),
-                });
-            }
-        };
-        let folder = around.model_folder(location, self.revision.as_deref())?;
-        let load = load_options(self.device.as_deref(), self.dtype, around)?;
-        let key = (folder, load.device, load.kind);
-        let mut loaded = around.loaded.borrow_mut();
-        if let Some((_, same)) = loaded.iter().find(|(known, _)| *known == key) {
-            return same.with(self.options());
-        }
-        let reward = ClassifierReward::load(&key.0, load, self.options())?;
-        loaded.push((key, reward.with(self.options())?));
-        Ok(reward)
     }
 }

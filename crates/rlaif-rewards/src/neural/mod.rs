@@ -8,6 +8,5 @@ mod policy_judge;
 pub use classifier::{
     ClassifierOptions, ClassifierReward, Input, Label, NOT_HATE_MODEL, Output, Preset,
 };
-pub(crate) use config::Loaded;
 pub use config::{ClassifierConfig, Dtype, ModelFolder};
 pub use policy_judge::PolicyJudge;

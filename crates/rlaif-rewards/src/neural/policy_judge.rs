@@ -11,22 +11,12 @@ use rlaif_lm::generate::{
     generate,
 };
 use rlaif_lm::{Forward, LmError, Padding, Policy, TokenBatch};
-#[cfg(feature = "judge")]
-use rlaif_models::LanguageModel;
-#[cfg(feature = "judge")]
-use rlaif_text::HfTokenizer;
 use sha2::{Digest, Sha256};
 use tch::{Tensor, no_grad};
 
 use crate::ProviderError;
 use crate::rubric::{
     Answer, AnswerForm, Finish, Question, Rubric, TokenAlternatives, Verdict, scores,
-};
-#[cfg(feature = "judge")]
-use crate::{
-    Surroundings,
-    judge::{ApiConfig, JudgeConfig, SamplingConfig},
-    neural::config::load_options,
 };
 
 /// A policy as the judge: it is asked by a rubric, and its answer read for a number; or, where the
@@ -97,11 +87,7 @@ impl PolicyJudge {
         codec: impl TextCodec + 'static,
     ) -> Result<Self, ProviderError> {
         let generation = GenerationConfig {
-            max_new_tokens: match rubric.form() {
-                AnswerForm::Number => 16,
-                AnswerForm::Expectation => 4,
-                AnswerForm::NumberThenReason | AnswerForm::Json => 300,
-            },
+            max_new_tokens: rubric.form().max_tokens() as usize,
             sampling: Sampling::Greedy,
             ..GenerationConfig::default()
         };
@@ -159,58 +145,10 @@ impl PolicyJudge {
         Ok(self)
     }
 
-    /// The judge that a judge's configuration describes.
+    /// How it writes its answers so far.
     #[cfg(feature = "judge")]
-    pub(crate) fn configured(
-        config: &JudgeConfig,
-        around: &Surroundings<'_>,
-    ) -> Result<Self, ProviderError> {
-        config.check()?;
-        let ApiConfig::Policy { model, revision, device, dtype, batch_size } = &config.api else {
-            return Err(ProviderError::Setting {
-                setting: "api.kind",
-                expected: "`policy`".to_owned(),
-                found: "another one".to_owned(),
-            });
-        };
-        let strangers = config.service_only();
-        if !strangers.is_empty() {
-            return Err(ProviderError::Setting {
-                setting: "api.kind",
-                expected: "that of a service, where those keys mean something".to_owned(),
-                found: format!("`policy` with {}", strangers.join(", ")),
-            });
-        }
-        let rubric = config.rubric()?;
-        let folder = around.model_folder(model, revision.as_deref())?;
-        let load = load_options(device.as_deref(), *dtype, around)?;
-        let codec = HfTokenizer::from_folder(&folder)?;
-        let judge = Self::new(rubric, LanguageModel::load(&folder, load)?, codec)?;
-        let SamplingConfig { max_tokens, temperature, top_p, top_k, seed } = &config.sampling;
-        let sampling = match temperature {
-            Some(temperature) if *temperature != 0. => Sampling::Sample {
-                temperature: *temperature,
-                top_k: top_k.map(|k| k as usize),
-                top_p: *top_p,
-                min_p: None,
-            },
-            _ if top_p.is_some() || top_k.is_some() => {
-                return Err(ProviderError::Setting {
-                    setting: "sampling.temperature",
-                    expected: "given beside `top_p` or `top_k`".to_owned(),
-                    found: "nothing".to_owned(),
-                });
-            }
-            _ => Sampling::Greedy,
-        };
-        let default = judge.generation.clone();
-        let judge = judge.named(&config.name).writing(GenerationConfig {
-            max_new_tokens: max_tokens.map_or(default.max_new_tokens, |tokens| tokens as usize),
-            batch_size: batch_size.unwrap_or(default.batch_size),
-            sampling,
-            ..default
-        })?;
-        judge.samples(config.samples.unwrap_or(1), Seed::new(seed.unwrap_or(0)))
+    pub(crate) fn generation(&self) -> &GenerationConfig {
+        &self.generation
     }
 
     fn failed<E>(&self) -> impl Fn(E) -> RewardError

@@ -73,6 +73,18 @@ pub enum AnswerForm {
     Expectation,
 }
 
+impl AnswerForm {
+    /// The longest answer of this form, in tokens, by default.
+    #[cfg(any(feature = "judge", feature = "neural"))]
+    pub(crate) fn max_tokens(self) -> u32 {
+        match self {
+            Self::Number => 16,
+            Self::Expectation => 4,
+            Self::NumberThenReason | Self::Json => 300,
+        }
+    }
+}
+
 /// What a judge is asked: two messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rlaif_rewards::judge::{JudgeConfig, LlmJudge};
+use rlaif_rewards::judge::{JudgeApi, JudgeConfig, LlmJudge};
 use serde_json::{Value, json};
 
 #[derive(Debug, Clone)]
@@ -148,7 +148,8 @@ pub fn row(text: &str) -> usize {
     digits.parse().unwrap()
 }
 
-pub fn config(toml: &str) -> JudgeConfig {
+/// A configuration of whoever is asked for: of anyone, or of one kind alone.
+pub fn config<A: JudgeApi>(toml: &str) -> JudgeConfig<A> {
     JudgeConfig::from_toml(toml, "judge.toml").unwrap()
 }
 

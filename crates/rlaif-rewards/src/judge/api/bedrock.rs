@@ -2,13 +2,12 @@
 //!
 //! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html>.
 
+use rlaif_http::{Address, Environment, Secret};
 use serde_json::{Map, Value, json};
 
-use super::super::http::Address;
-use super::super::secret::{Environment, Secret};
 use super::super::sigv4::Credentials;
 use super::super::spending::Tokens;
-use super::{Ask, Auth, count_of, put, text_of};
+use super::{Ask, Auth, address, count_of, put, text_of};
 use crate::ProviderError;
 use crate::rubric::{Answer, Finish};
 
@@ -28,7 +27,7 @@ pub(super) fn at(
         });
     }
     let endpoint = format!("https://bedrock-runtime.{region}.amazonaws.com");
-    let base = Address::parse("api.base_url", base_url.as_deref().unwrap_or(&endpoint))?;
+    let base = address("api.base_url", base_url.as_deref().unwrap_or(&endpoint))?;
     let bearer = |variable: &str| {
         let key = Secret::from_environment(variable, environment)?;
         let auth = Auth::Header { name: "authorization", prefix: "Bearer ", key };

@@ -4,11 +4,11 @@ mod anthropic;
 mod bedrock;
 mod openai;
 
+use rlaif_http::{Address, BadAddress, Environment, Secret};
 use serde_json::{Map, Value, json};
 
-use super::config::{ApiConfig, SamplingConfig};
-use super::http::{Address, Headers};
-use super::secret::{Environment, Secret};
+use super::config::{AnthropicApi, BedrockApi, LlmApi, OpenAiApi, SamplingConfig};
+use super::exchange::Headers;
 use super::sigv4::{self, Credentials, Signed};
 use super::spending::Tokens;
 use crate::ProviderError;
@@ -21,7 +21,7 @@ pub(super) struct Api {
     pub(super) model: String,
     pub(super) url: String,
     /// Host and path of the URL, which signatures need.
-    host: String,
+    pub(super) host: String,
     path: String,
     auth: Auth,
     /// Where the key came from, for errors.
@@ -92,11 +92,7 @@ pub(super) struct Ask<'a> {
 
 impl Ask<'_> {
     pub(super) fn max_tokens(&self) -> u32 {
-        self.sampling.max_tokens.unwrap_or(match self.form {
-            AnswerForm::Number => 16,
-            AnswerForm::Expectation => 4,
-            AnswerForm::NumberThenReason | AnswerForm::Json => 300,
-        })
+        self.sampling.max_tokens.unwrap_or(self.form.max_tokens())
     }
 
     fn unless<T>(&self, dropped: Optional, value: Option<T>) -> Option<T> {
@@ -145,36 +141,42 @@ fn put<T: Into<Value>>(body: &mut Map<String, Value>, key: &str, value: Option<T
 }
 
 impl Api {
-    /// The service of a configuration, or nothing when it is a reward server.
+    /// The service of a configuration.
     pub(super) fn new(
-        config: &ApiConfig,
+        config: &LlmApi,
         form: AnswerForm,
         sampling: &SamplingConfig,
         environment: Environment<'_>,
-    ) -> Result<Option<Self>, ProviderError> {
+    ) -> Result<Self, ProviderError> {
         let api = match config {
-            ApiConfig::Anthropic { model, base_url, api_key_env } => {
+            LlmApi::Anthropic(AnthropicApi { model, base_url, api_key_env }) => {
                 let base = base_url.as_deref().unwrap_or("https://api.anthropic.com");
-                let mut base = Address::parse("api.base_url", base)?;
+                let mut base = address("api.base_url", base)?;
                 base.path.truncate(base.path.trim_end_matches("/v1").len());
                 let variable = api_key_env.as_deref().unwrap_or("ANTHROPIC_API_KEY");
                 let key = Secret::from_environment(variable, environment)?;
                 let auth = Auth::Header { name: "x-api-key", prefix: "", key };
                 Self::at(Dialect::Anthropic, model, &base, "/v1/messages", auth, variable)
             }
-            ApiConfig::BedrockInvoke { model, region, base_url, api_key_env } => {
+            LlmApi::BedrockInvoke(BedrockApi { model, region, base_url, api_key_env }) => {
                 let (base, auth, from) = bedrock::at(region, base_url, api_key_env, environment)?;
                 let path = format!("/model/{}/invoke", sigv4::encoded_segment(model));
                 Self::at(Dialect::BedrockInvoke, model, &base, &path, auth, &from)
             }
-            ApiConfig::BedrockConverse { model, region, base_url, api_key_env } => {
+            LlmApi::BedrockConverse(BedrockApi { model, region, base_url, api_key_env }) => {
                 let (base, auth, from) = bedrock::at(region, base_url, api_key_env, environment)?;
                 let path = format!("/model/{}/converse", sigv4::encoded_segment(model));
                 Self::at(Dialect::BedrockConverse, model, &base, &path, auth, &from)
             }
-            ApiConfig::OpenAi { model, base_url, api_key_env, top_log_probs, extra_body } => {
+            LlmApi::OpenAi(OpenAiApi {
+                model,
+                base_url,
+                api_key_env,
+                top_log_probs,
+                extra_body,
+            }) => {
                 let base = base_url.as_deref().unwrap_or("https://api.openai.com/v1");
-                let mut base = Address::parse("api.base_url", base)?;
+                let mut base = address("api.base_url", base)?;
                 if base.path.is_empty() {
                     base.path.push_str("/v1");
                 }
@@ -206,9 +208,6 @@ impl Api {
                 }
                 api
             }
-            ApiConfig::RewardServer { .. } => return Ok(None),
-            #[cfg(feature = "neural")]
-            ApiConfig::Policy { .. } => return Ok(None),
         };
         if api.dialect != Dialect::OpenAi {
             let refused = |setting, expected: &str, found: String| {
@@ -224,7 +223,7 @@ impl Api {
                 return refused("sampling.seed", expected, seed.to_string());
             }
         }
-        Ok(Some(api))
+        Ok(api)
     }
 
     fn at(
@@ -310,6 +309,15 @@ impl Api {
             }
         }
     }
+}
+
+/// The address in a setting.
+pub(super) fn address(setting: &'static str, url: &str) -> Result<Address, ProviderError> {
+    Address::parse(url).map_err(|bad| ProviderError::Setting {
+        setting,
+        expected: BadAddress::EXPECTED.to_owned(),
+        found: bad.found,
+    })
 }
 
 fn text_of(value: &Value) -> String {

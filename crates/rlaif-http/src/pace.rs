@@ -3,25 +3,35 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Whether work goes on; what sleepers wait on.
+/// A signal that ends the work of several threads, and the sleep of those that wait.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// let stop = rlaif_http::Stop::default();
+/// stop.stop();
+/// stop.sleep_until(Instant::now() + Duration::from_secs(3_600)); // returns at once
+/// assert!(stop.stopped());
+/// ```
 #[derive(Debug, Default)]
-pub(super) struct Stop {
+pub struct Stop {
     stopped: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Stop {
-    pub(super) fn stop(&self) {
+    /// Ends all work, for good.
+    pub fn stop(&self) {
         *lock(&self.stopped) = true;
         self.changed.notify_all();
     }
 
-    pub(super) fn stopped(&self) -> bool {
+    /// Returns true once the work is to end.
+    pub fn stopped(&self) -> bool {
         *lock(&self.stopped)
     }
 
     /// Sleeps until `until`, or until all is stopped.
-    pub(super) fn sleep_until(&self, until: Instant) {
+    pub fn sleep_until(&self, until: Instant) {
         let mut stopped = lock(&self.stopped);
         while !*stopped {
             let left = until.saturating_duration_since(Instant::now());
@@ -34,7 +44,7 @@ impl Stop {
     }
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -42,8 +52,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 ///
 /// Providers refill their limits continuously, so that bursts are refused even where the minute
 /// as a whole would allow them.
+///
+/// ```
+/// let (pace, stop) = (rlaif_http::Pace::new(Some(600_000.), None), rlaif_http::Stop::default());
+/// pace.wait(100, &stop);
+/// pace.settle(100, 20); // what the service counted
+/// ```
 #[derive(Debug)]
-pub(super) struct Pace {
+pub struct Pace {
     between_requests: Duration,
     per_token: Duration,
     /// Held by whoever waits for its turn: turns are taken one by one, each at least the interval
@@ -61,7 +77,8 @@ struct Next {
 }
 
 impl Pace {
-    pub(super) fn new(requests_per_minute: Option<f64>, tokens_per_minute: Option<f64>) -> Self {
+    /// A pace of so many requests and tokens per minute; none is no limit.
+    pub fn new(requests_per_minute: Option<f64>, tokens_per_minute: Option<f64>) -> Self {
         let share = |per_minute: Option<f64>| {
             per_minute.map_or(Duration::ZERO, |n| Duration::from_secs_f64(60. / n))
         };
@@ -75,7 +92,7 @@ impl Pace {
     }
 
     /// Waits for the turn of a request of about `tokens` tokens.
-    pub(super) fn wait(&self, tokens: u64, stop: &Stop) {
+    pub fn wait(&self, tokens: u64, stop: &Stop) {
         let _turn = lock(&self.turn);
         while !stop.stopped()
             && let Some(due) = self.take(tokens, Instant::now())
@@ -97,7 +114,7 @@ impl Pace {
     }
 
     /// Corrects an estimate of tokens by what they were.
-    pub(super) fn settle(&self, estimated: u64, actual: u64) {
+    pub fn settle(&self, estimated: u64, actual: u64) {
         let mut next = lock(&self.next);
         if actual >= estimated {
             next.tokens += self.cost(actual - estimated);
@@ -108,7 +125,7 @@ impl Pace {
     }
 
     /// Lets no request go before `until`: a server said that all of them are too many.
-    pub(super) fn pause_until(&self, until: Instant) {
+    pub fn pause_until(&self, until: Instant) {
         let mut next = lock(&self.next);
         next.request = next.request.max(until);
     }

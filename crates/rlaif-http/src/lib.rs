@@ -1,0 +1,37 @@
+//! What every client of an HTTP service needs, written once: the hub, judges, reward servers.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`agent`] | connections with TLS by the system's roots, proxies, time limits, no redirects |
+//! | [`post`] | one JSON request, and the whole reply or why there is none |
+//! | [`Retry`], [`Patience`], [`retry_after`] | when a request is repeated, and when it is given up |
+//! | [`Pace`], [`Stop`] | requests and tokens per minute, pauses for all, sleep that can be ended |
+//! | [`Secret`] | keys that neither messages nor `Debug` show, and are wiped when they are dropped |
+//! | [`Address`], [`shown`] | addresses that are checked, and shown without what may be a key |
+//!
+//! Calls block. What an answer means is the client's to say; nothing here reads a status.
+//!
+//! ```
+//! use std::time::Duration;
+//! use rlaif_http::Retry;
+//! let retry = Retry { retries: 2, first_pause: Duration::from_millis(100), ..Retry::default() };
+//! let mut patience = retry.patience();
+//! let pause = patience.pause(Some(Duration::from_secs(1)))?;
+//! assert_eq!(pause, Duration::from_secs(1)); // never less than the server asks for
+//! # Ok::<(), rlaif_http::GivenUp>(())
+//! ```
+
+mod address;
+mod agent;
+mod pace;
+mod post;
+mod retry;
+mod secret;
+
+pub use address::{Address, BadAddress, is_loopback, shown};
+pub use agent::{Connections, agent};
+pub use pace::{Pace, Stop};
+pub use post::{Lost, Reply, post};
+pub use retry::{GivenUp, Patience, Retry, retry_after};
+pub use secret::{BadSecret, Environment, Secret, process_environment};
+pub use ureq;

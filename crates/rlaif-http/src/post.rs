@@ -1,0 +1,61 @@
+//! One JSON request, and what came of it.
+
+use ureq::Agent;
+use ureq::http::HeaderMap;
+
+/// The longest reply that is read; a service that sends more to one request is not the one meant.
+const LONGEST_REPLY: u64 = 16 << 20;
+
+/// A reply of any status, in whole.
+#[derive(Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body, of at most 16 MiB.
+    pub body: Vec<u8>,
+}
+
+/// No whole reply came.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Lost {
+    /// What happened, in words; it may repeat the address, never a header.
+    pub why: String,
+}
+
+/// Posts a JSON body and reads the whole reply.
+///
+/// # Errors
+/// [`Lost`] when there is no connection, it breaks, or a time limit of the agent is over.
+///
+/// ```no_run
+/// # use rlaif_http::{Connections, Reply, agent, post};
+/// let agent = agent("localhost", Connections::new("my-program/1.0"));
+/// let Reply { status, body, .. } = post(&agent, "http://localhost:8000/f", &[], b"{}")?;
+/// # Ok::<(), rlaif_http::Lost>(())
+/// ```
+pub fn post(
+    agent: &Agent,
+    url: &str,
+    headers: &[(&str, String)],
+    body: &[u8],
+) -> Result<Reply, Lost> {
+    let mut request = agent.post(url).header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    let lost = |error: ureq::Error| Lost { why: described(&error) };
+    let (parts, body) = request.send(body).map_err(lost)?.into_parts();
+    let body = body.into_with_config().limit(LONGEST_REPLY).read_to_vec().map_err(lost)?;
+    Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
+}
+
+fn described(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Timeout(_) => format!("timed out ({error})"),
+        ureq::Error::Io(source) => format!("the connection broke ({source})"),
+        other => other.to_string(),
+    }
+}

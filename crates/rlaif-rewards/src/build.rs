@@ -1,0 +1,312 @@
+//! Rewards from their configurations: the one place that knows of every kind.
+
+#[cfg(feature = "neural")]
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use rlaif_core::RewardModel;
+#[cfg(all(feature = "judge", feature = "neural"))]
+use rlaif_core::Seed;
+#[cfg(all(feature = "judge", feature = "neural"))]
+use rlaif_lm::generate::{GenerationConfig, Sampling};
+#[cfg(all(feature = "judge", feature = "neural"))]
+use rlaif_models::LanguageModel;
+#[cfg(feature = "neural")]
+use rlaif_models::LoadOptions;
+#[cfg(all(feature = "judge", feature = "neural"))]
+use rlaif_text::HfTokenizer;
+#[cfg(feature = "neural")]
+use rlaif_torch::DeviceChoice;
+#[cfg(feature = "neural")]
+use tch::{Device, Kind};
+
+#[cfg(feature = "judge")]
+use crate::judge::{
+    ApiConfig, Environment, JudgeConfig, LlmJudge, RemoteReward, process_environment,
+};
+#[cfg(all(feature = "judge", feature = "neural"))]
+use crate::judge::{PolicyApi, SamplingConfig};
+#[cfg(all(feature = "judge", feature = "neural"))]
+use crate::neural::PolicyJudge;
+#[cfg(feature = "neural")]
+use crate::neural::{
+    ClassifierConfig, ClassifierReward, Dtype, ModelFolder, NOT_HATE_MODEL, Preset,
+};
+use crate::{
+    Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardConfig,
+    RewardExt, WeightedSum, Words,
+};
+
+/// Everything that a configured reward needs besides its configuration: a folder, keys, models.
+///
+/// ```
+/// use rlaif_rewards::Surroundings;
+/// let beside_the_run_file = Surroundings::of_folder("runs");
+/// ```
+pub struct Surroundings<'a> {
+    folder: PathBuf,
+    /// Keeps `'a` in use when neither `judge` nor `neural`, whose fields borrow, is enabled.
+    borrowed: PhantomData<&'a ()>,
+    #[cfg(feature = "judge")]
+    environment: Environment<'a>,
+    #[cfg(feature = "neural")]
+    models: &'a ModelFolder<'a>,
+    #[cfg(feature = "neural")]
+    device: Device,
+    /// Classifiers that were loaded, so that rewards of the same weights share them.
+    #[cfg(feature = "neural")]
+    loaded: RefCell<Vec<Loaded>>,
+}
+
+impl Default for Surroundings<'_> {
+    fn default() -> Self {
+        Self::of_folder("")
+    }
+}
+
+impl<'a> Surroundings<'a> {
+    /// Relative caches are in `folder`. Keys come from the environment of the process; models are
+    /// folders on this disk, and run on the CPU.
+    pub fn of_folder(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            borrowed: PhantomData,
+            #[cfg(feature = "judge")]
+            environment: &process_environment,
+            #[cfg(feature = "neural")]
+            models: &|location, _| Ok(PathBuf::from(location)),
+            #[cfg(feature = "neural")]
+            device: Device::Cpu,
+            #[cfg(feature = "neural")]
+            loaded: RefCell::default(),
+        }
+    }
+
+    /// The folder that relative paths start from.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Keys from elsewhere than the environment of the process.
+    #[cfg(feature = "judge")]
+    #[must_use]
+    pub fn environment(mut self, environment: Environment<'a>) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    /// How the folder of a model is found from its location and revision: hub ids, say.
+    #[cfg(feature = "neural")]
+    #[must_use]
+    pub fn models(mut self, models: &'a ModelFolder<'a>) -> Self {
+        self.models = models;
+        self
+    }
+
+    /// Where models run that say nothing else.
+    #[cfg(feature = "neural")]
+    #[must_use]
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    #[cfg(feature = "neural")]
+    fn model_folder(
+        &self,
+        location: &str,
+        revision: Option<&str>,
+    ) -> Result<PathBuf, ProviderError> {
+        (self.models)(location, revision)
+    }
+}
+
+impl RewardConfig {
+    /// The reward that this describes.
+    ///
+    /// # Errors
+    /// [`ProviderError`] of the part that cannot be built.
+    // Rules and combinators need nothing around them.
+    #[cfg_attr(
+        not(any(feature = "judge", feature = "neural")),
+        allow(clippy::only_used_in_recursion)
+    )]
+    pub fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn RewardModel>, ProviderError> {
+        Ok(match self {
+            #[cfg(feature = "neural")]
+            Self::Classifier(config) => Box::new(classifier(config, around)?),
+            #[cfg(feature = "judge")]
+            Self::Judge(config) => {
+                let mut config = (**config).clone();
+                if let Some(cache) = &mut config.cache {
+                    *cache = around.folder().join(&*cache);
+                }
+                judge(&config, around)?
+            }
+            Self::Length { shortest, longest, per, unit } => {
+                Box::new(Length::within(*shortest, *longest, *per)?.counted_in(*unit))
+            }
+            Self::Repetition { n } => Box::new(Repetition::of_words(*n)?),
+            Self::Format { pattern } => Box::new(Format::new(pattern)?),
+            Self::ForbiddenWords { words } => Box::new(Words::forbidden(words)?),
+            Self::Overlap { measure, against } => Box::new(Overlap::new(*measure, *against)),
+            Self::Constant { value } => Box::new(Constant::new(*value)?),
+            Self::WeightedSum { name, terms } => {
+                some("terms", terms)?;
+                let mut sum = WeightedSum::new(name);
+                for term in terms {
+                    sum = sum.term(term.weight, term.reward.build(around)?);
+                }
+                Box::new(sum)
+            }
+            Self::Mean { name, of } => {
+                let (first, others) = some("of", of)?;
+                let mut mean = Mean::new(name, first.build(around)?);
+                for other in others {
+                    mean = mean.and(other.build(around)?);
+                }
+                Box::new(mean)
+            }
+            Self::Minimum { name, of } => {
+                let (first, others) = some("of", of)?;
+                let mut minimum = Minimum::new(name, first.build(around)?);
+                for other in others {
+                    minimum = minimum.and(other.build(around)?);
+                }
+                Box::new(minimum)
+            }
+            Self::Scaled { factor, offset, of } => {
+                Box::new(of.build(around)?.scaled(*factor, *offset)?)
+            }
+            Self::Clipped { low, high, of } => Box::new(of.build(around)?.clipped(*low, *high)?),
+            Self::Normalised { centring, of } => Box::new(of.build(around)?.normalised(*centring)),
+            Self::Gated { gate, threshold, otherwise, of } => {
+                let gate = gate.build(around)?;
+                Box::new(of.build(around)?.only_when(gate, *threshold, *otherwise)?)
+            }
+            Self::OrElse { other, of } => Box::new(of.build(around)?.or_else(other.build(around)?)),
+            Self::Cached { capacity, of } => Box::new(of.build(around)?.cached(*capacity)),
+        })
+    }
+}
+
+/// At least one, apart from the others.
+fn some<'a, T>(setting: &'static str, list: &'a [T]) -> Result<(&'a T, &'a [T]), ProviderError> {
+    list.split_first().ok_or_else(|| ProviderError::Setting {
+        setting,
+        expected: "at least one reward".to_owned(),
+        found: "none".to_owned(),
+    })
+}
+
+/// The judge of a configuration, of any kind.
+#[cfg(feature = "judge")]
+fn judge(
+    config: &JudgeConfig,
+    around: &Surroundings<'_>,
+) -> Result<Box<dyn RewardModel>, ProviderError> {
+    Ok(match &config.api {
+        ApiConfig::Llm(api) => Box::new(LlmJudge::of(config, api, around.environment)?),
+        ApiConfig::RewardServer(api) => {
+            Box::new(RemoteReward::of(config, api, around.environment)?)
+        }
+        #[cfg(feature = "neural")]
+        ApiConfig::Policy(api) => Box::new(policy_judge(config, api, around)?),
+    })
+}
+
+/// Loaded weights, told apart by folder, device and kind.
+#[cfg(feature = "neural")]
+type Loaded = ((PathBuf, Device, Option<Kind>), ClassifierReward);
+
+/// Where a configured model runs, and in which kind.
+#[cfg(feature = "neural")]
+fn load_options(
+    device: Option<&str>,
+    dtype: Option<Dtype>,
+    around: &Surroundings<'_>,
+) -> Result<LoadOptions, ProviderError> {
+    let device = match device {
+        Some(name) => name.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?,
+        None => around.device,
+    };
+    Ok(LoadOptions { device, kind: dtype.map(Kind::from) })
+}
+
+/// The reward, whose weights are shared with those that `around` built of them before.
+#[cfg(feature = "neural")]
+fn classifier(
+    config: &ClassifierConfig,
+    around: &Surroundings<'_>,
+) -> Result<ClassifierReward, ProviderError> {
+    let location = match (&config.model, config.preset) {
+        (Some(model), _) => model.as_str(),
+        (None, Some(Preset::NotHate | Preset::Hate)) => NOT_HATE_MODEL,
+        (None, None) => {
+            return Err(ProviderError::Setting {
+                setting: "model",
+                expected: "a folder or a hub id, unless there is a `preset`".to_owned(),
+                found: "nothing".to_owned(),
+            });
+        }
+    };
+    let folder = around.model_folder(location, config.revision.as_deref())?;
+    let load = load_options(config.device.as_deref(), config.dtype, around)?;
+    let key = (folder, load.device, load.kind);
+    let mut loaded = around.loaded.borrow_mut();
+    if let Some((_, same)) = loaded.iter().find(|(known, _)| *known == key) {
+        return same.with(config.options());
+    }
+    let reward = ClassifierReward::load(&key.0, load, config.options())?;
+    loaded.push((key, reward.with(config.options())?));
+    Ok(reward)
+}
+/// The policy of this library that a configuration makes a judge.
+#[cfg(all(feature = "judge", feature = "neural"))]
+fn policy_judge<A>(
+    config: &JudgeConfig<A>,
+    api: &PolicyApi,
+    around: &Surroundings<'_>,
+) -> Result<PolicyJudge, ProviderError> {
+    config.check()?;
+    let PolicyApi { model, revision, device, dtype, batch_size } = api;
+    let strangers = config.service_only();
+    if !strangers.is_empty() {
+        return Err(ProviderError::Setting {
+            setting: "api.kind",
+            expected: "that of a service, where those keys mean something".to_owned(),
+            found: format!("`policy` with {}", strangers.join(", ")),
+        });
+    }
+    let rubric = config.rubric()?;
+    let folder = around.model_folder(model, revision.as_deref())?;
+    let load = load_options(device.as_deref(), *dtype, around)?;
+    let codec = HfTokenizer::from_folder(&folder)?;
+    let judge = PolicyJudge::new(rubric, LanguageModel::load(&folder, load)?, codec)?;
+    let SamplingConfig { max_tokens, temperature, top_p, top_k, seed } = &config.sampling;
+    let sampling = match temperature {
+        Some(temperature) if *temperature != 0. => Sampling::Sample {
+            temperature: *temperature,
+            top_k: top_k.map(|k| k as usize),
+            top_p: *top_p,
+            min_p: None,
+        },
+        _ if top_p.is_some() || top_k.is_some() => {
+            return Err(ProviderError::Setting {
+                setting: "sampling.temperature",
+                expected: "given beside `top_p` or `top_k`".to_owned(),
+                found: "nothing".to_owned(),
+            });
+        }
+        _ => Sampling::Greedy,
+    };
+    let default = judge.generation().clone();
+    let judge = judge.named(&config.name).writing(GenerationConfig {
+        max_new_tokens: max_tokens.map_or(default.max_new_tokens, |tokens| tokens as usize),
+        batch_size: batch_size.unwrap_or(default.batch_size),
+        sampling,
+        ..default
+    })?;
+    judge.samples(config.samples.unwrap_or(1), Seed::new(seed.unwrap_or(0)))
+}
