@@ -6,11 +6,10 @@ use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 
 use rayon::prelude::*;
-use rlaif_core::{Provenance, Record, Seed, Specials, Step, TextCodec};
+use rlaif_core::{Provenance, Record, Specials, Step, TextCodec};
 use twox_hash::XxHash3_128;
 
 use crate::error::DataError;
-use crate::split::{Fraction, Split};
 
 /// Records with where they came from and what became of them on the way.
 ///
@@ -195,32 +194,5 @@ impl<T> Dataset<T> {
             Remainder::Drop => self.records.len() - self.records.len() % size,
         };
         self.records[..whole].chunks(size.get())
-    }
-
-    /// A train and a held-out part, by the hash of each record's id.
-    ///
-    /// A record's side depends on its id, the seed and the fraction alone: reordering the records
-    /// or adding more moves none of them to the other side.
-    ///
-    /// # Errors
-    /// [`DataError::EmptySplit`] when a side would be empty.
-    pub fn split(self, held_out: Fraction, seed: Seed) -> Result<Split<T>, DataError>
-    where
-        T: Record,
-    {
-        self.split_by(held_out, seed, |record| record.id().into())
-    }
-
-    /// A train and a held-out part, where records with the same key fall on one side.
-    ///
-    /// # Errors
-    /// [`DataError::EmptySplit`] when a side would be empty.
-    pub fn split_by(
-        self,
-        held_out: Fraction,
-        seed: Seed,
-        key: impl Fn(&T) -> Cow<'_, str>,
-    ) -> Result<Split<T>, DataError> {
-        Split::new(self, held_out, seed, key)
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rlaif_core::{CodecError, Fault, is_bad_input_file};
 
-use crate::read::Compression;
+use crate::compression::Compression;
 
 /// Why data could not be read, split, mixed or turned into prompts.
 ///

@@ -28,6 +28,7 @@ pub mod builtin;
 pub mod corpora;
 pub mod turns;
 
+mod compression;
 mod dataset;
 mod error;
 mod hub;
@@ -39,11 +40,12 @@ mod shuffle;
 mod source;
 mod split;
 
+pub use compression::Compression;
 pub use dataset::{Dataset, Remainder};
 pub use error::{DataError, Side};
 pub use hub::HubDataset;
 pub use prompt::{BuiltPrompt, PromptBuilder, PromptForm, PromptTemplate, Shortening};
-pub use read::{Compression, Format, Mode, Progress, ProgressUpdate, Reader, Records};
+pub use read::{Format, Mode, Progress, ProgressUpdate, Reader, Records};
 pub use row::Row;
 pub use shuffle::{Position, Shuffle};
 pub use source::Source;

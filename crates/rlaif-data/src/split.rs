@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use rlaif_core::{Seed, Step};
+use rlaif_core::{Record, Seed, Step};
 use twox_hash::XxHash3_64;
 
 use crate::dataset::Dataset;
@@ -48,7 +48,7 @@ pub struct Split<T> {
 }
 
 impl<T> Split<T> {
-    pub(crate) fn new(
+    fn new(
         dataset: Dataset<T>,
         held_out: Fraction,
         seed: Seed,
@@ -83,5 +83,34 @@ impl<T> Split<T> {
             Ok(Dataset::new(records, provenance))
         };
         Ok(Self { train: side(Side::Train, train)?, held_out: side(Side::HeldOut, apart)? })
+    }
+}
+
+impl<T> Dataset<T> {
+    /// A train and a held-out part, by the hash of each record's id.
+    ///
+    /// A record's side depends on its id, the seed and the fraction alone: reordering the records
+    /// or adding more moves none of them to the other side.
+    ///
+    /// # Errors
+    /// [`DataError::EmptySplit`] when a side would be empty.
+    pub fn split(self, held_out: Fraction, seed: Seed) -> Result<Split<T>, DataError>
+    where
+        T: Record,
+    {
+        self.split_by(held_out, seed, |record| record.id().into())
+    }
+
+    /// A train and a held-out part, where records with the same key fall on one side.
+    ///
+    /// # Errors
+    /// [`DataError::EmptySplit`] when a side would be empty.
+    pub fn split_by(
+        self,
+        held_out: Fraction,
+        seed: Seed,
+        key: impl Fn(&T) -> Cow<'_, str>,
+    ) -> Result<Split<T>, DataError> {
+        Split::new(self, held_out, seed, key)
     }
 }

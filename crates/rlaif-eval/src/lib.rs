@@ -44,6 +44,7 @@
 //! ```
 
 mod compare;
+mod comparison;
 mod error;
 mod evaluation;
 mod files;
@@ -62,7 +63,7 @@ pub mod text;
 pub mod toxicity;
 mod tradeoff;
 
-pub use compare::{
+pub use comparison::{
     CompareOptions, Comparison, Delta, Folds, Histogram, Missing, OverOptimisation, Row, SampleRow,
     SetNumber, Side, Slice, SliceRow, Verdict,
 };

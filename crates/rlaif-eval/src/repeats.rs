@@ -7,7 +7,7 @@ use std::path::Path;
 use maud::html;
 use serde::{Deserialize, Serialize};
 
-use crate::compare::Verdict;
+use crate::comparison::Verdict;
 use crate::report::page::{Page, foreign};
 use crate::report::plot::{Whisker, forest};
 use crate::report::{Align, Settings, differing, inline, table, tone, words};

@@ -3,7 +3,7 @@
 use ndarray::{Array2, Axis};
 use rlaif_core::PromptRecord;
 
-use crate::compare::{
+use crate::comparison::{
     Columns, CompareOptions, Delta, Histogram, OverOptimisation, Row, Side, Slice, SliceRow,
     Verdict,
 };

@@ -15,8 +15,8 @@ use ureq::http::uri::{Authority, Scheme};
 use ureq::http::{HeaderMap, Response, StatusCode, Uri};
 use ureq::{Agent, Body};
 
-use crate::RepoKind;
 use crate::error::HubError;
+use crate::kind::RepoKind;
 use crate::progress::{Event, Progress};
 use crate::token::Token;
 

@@ -25,12 +25,14 @@ mod download;
 mod error;
 mod http;
 mod hub;
+mod kind;
 mod progress;
 mod repo;
 mod token;
 
 pub use error::HubError;
-pub use hub::{Hub, HubBuilder, Network, RepoKind};
+pub use hub::{Hub, HubBuilder, Network};
+pub use kind::RepoKind;
 pub use progress::{Bars, Event, Progress, Quiet};
 pub use repo::Repo;
 pub use rlaif_http::Retry;

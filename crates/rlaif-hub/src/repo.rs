@@ -10,7 +10,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::cache::{RepoCache, is_commit, list_files};
 use crate::error::HubError;
 use crate::http::{Patience, Subject};
-use crate::hub::{Hub, Network, RepoKind};
+use crate::hub::{Hub, Network};
+use crate::kind::RepoKind;
 
 /// What RFC 3986 lets stand in a path as it is.
 const PATH_SEGMENT: &AsciiSet =

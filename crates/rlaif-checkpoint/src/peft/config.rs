@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::AdapterRules;
-use super::raw::{RawConfig, refuse_foreign};
 use crate::CheckpointError;
-use crate::json::{Pairs, parse_json, read_json_bytes};
 
 /// A LoRA adapter's `adapter_config.json`.
 ///
@@ -125,23 +123,6 @@ impl AdapterConfig {
         }
     }
 
-    /// Reads `adapter_config.json` of a folder.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Unhonoured`] names a setting that cannot be honoured,
-    /// [`CheckpointError::Pattern`] a regular expression that cannot be used; otherwise as
-    /// [`read_json`](crate::read_json).
-    pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
-        let path = folder.join(super::ADAPTER_CONFIG);
-        let bytes = read_json_bytes(&path)?;
-        // Twice, because the second pass must know which fields it may leave aside.
-        refuse_foreign(&path, &parse_json::<Pairs<Value>>(&path, &bytes)?.0)?;
-        let config = parse_json::<RawConfig>(&path, &bytes)?.resolve(&path)?;
-        config.rules_of(&path)?;
-        Ok(config)
-    }
-
     /// The decisions that this configuration makes per module.
     ///
     /// # Errors
@@ -151,7 +132,7 @@ impl AdapterConfig {
         self.rules_of(Path::new(super::ADAPTER_CONFIG))
     }
 
-    fn rules_of(&self, file: &Path) -> Result<AdapterRules, CheckpointError> {
+    pub(super) fn rules_of(&self, file: &Path) -> Result<AdapterRules, CheckpointError> {
         AdapterRules::compile(self).map_err(|bad| CheckpointError::Pattern {
             file: file.to_owned(),
             field: bad.field,

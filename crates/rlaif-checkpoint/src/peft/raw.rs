@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::config::{ALL_LINEAR, AdapterConfig, ModuleNames, TargetModules, TaskType};
 use crate::CheckpointError;
-use crate::json::Pairs;
+use crate::json::{Pairs, parse_json, read_json_bytes};
 
 /// Fields that change nothing in how an adapter is applied once its weights are there.
 const INERT: [&str; 10] = [
@@ -53,10 +53,7 @@ const HARMLESS_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
 /// Refuses every setting that would change the adapter's meaning and is not implemented, known to
 /// this reader or not: a setting of a later peft that is off has a value that says so.
-pub(super) fn refuse_foreign(
-    file: &Path,
-    fields: &[(String, Value)],
-) -> Result<(), CheckpointError> {
+fn refuse_foreign(file: &Path, fields: &[(String, Value)]) -> Result<(), CheckpointError> {
     let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -110,7 +107,7 @@ fn is_off(value: &Value) -> bool {
 /// The fields of [`READ`] but `inference_mode`; defaults are peft's.
 #[derive(serde::Deserialize)]
 #[serde(default)]
-pub(super) struct RawConfig {
+struct RawConfig {
     task_type: Option<TaskType>,
     base_model_name_or_path: Option<String>,
     revision: Option<String>,
@@ -153,8 +150,27 @@ impl Default for RawConfig {
     }
 }
 
+impl AdapterConfig {
+    /// Reads `adapter_config.json` of a folder.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Unhonoured`] names a setting that cannot be honoured,
+    /// [`CheckpointError::Pattern`] a regular expression that cannot be used; otherwise as
+    /// [`read_json`](crate::read_json).
+    pub fn read(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = folder.join(super::ADAPTER_CONFIG);
+        let bytes = read_json_bytes(&path)?;
+        // Twice, because the second pass must know which fields it may leave aside.
+        refuse_foreign(&path, &parse_json::<Pairs<Value>>(&path, &bytes)?.0)?;
+        let config = parse_json::<RawConfig>(&path, &bytes)?.resolve(&path)?;
+        config.rules_of(&path)?;
+        Ok(config)
+    }
+}
+
 impl RawConfig {
-    pub(super) fn resolve(self, file: &Path) -> Result<AdapterConfig, CheckpointError> {
+    fn resolve(self, file: &Path) -> Result<AdapterConfig, CheckpointError> {
         let refuse = |field: &str, found: &str, expected| CheckpointError::Unhonoured {
             file: file.to_owned(),
             field: field.to_owned(),

@@ -22,7 +22,6 @@ use std::thread::JoinHandle;
 use rlaif_core::{Origin, Provenance, Step};
 
 pub use format::Format;
-pub use input::Compression;
 pub use progress::{Progress, ProgressUpdate};
 
 use crate::corpora::Corpus;

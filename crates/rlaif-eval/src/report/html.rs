@@ -6,7 +6,7 @@ use super::page::{Page, choose, flatten, folded, foreign};
 use super::plot::{Whisker, forest, histogram, line};
 use super::{Report, words};
 use crate::About;
-use crate::compare::{Row, Verdict};
+use crate::comparison::{Row, Verdict};
 use crate::report::curve::LEADING;
 
 /// How many pairs of responses are shown, and how many bytes of them.

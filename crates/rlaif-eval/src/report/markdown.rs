@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{Report, words};
-use crate::compare::SampleRow;
+use crate::comparison::SampleRow;
 
 /// How much of the text of a response is quoted.
 const MOST_CHARACTERS: usize = 600;

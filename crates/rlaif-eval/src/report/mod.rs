@@ -22,7 +22,7 @@ use std::path::Path;
 use rlaif_core::{Metadata, Provenance};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::compare::{Delta, Row, Side};
+use crate::comparison::{Delta, Row, Side};
 use crate::preference::{PreferenceAccuracy, WinRate};
 use crate::{About, Comparison, EvalError, Evaluation, files};
 

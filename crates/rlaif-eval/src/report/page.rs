@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Report, words};
 use crate::Better;
-use crate::compare::SampleRow;
+use crate::comparison::SampleRow;
 
 pub(crate) const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");

@@ -1,7 +1,7 @@
 //! Numbers and findings in words, alike in every form of a report.
 
 use crate::Better;
-use crate::compare::{Delta, Row, Verdict};
+use crate::comparison::{Delta, Row, Verdict};
 use crate::stats::{Advice, Interval, PairedTest};
 
 /// Where training was watched and no symptom found.

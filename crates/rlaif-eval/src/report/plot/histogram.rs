@@ -1,7 +1,7 @@
 use maud::{Markup, html};
 
 use super::frame::{Frame, Scale, at};
-use crate::compare::Histogram;
+use crate::comparison::Histogram;
 
 /// Bars after, an outline before: told apart without colour.
 pub(crate) fn histogram(name: &str, data: &Histogram) -> Markup {

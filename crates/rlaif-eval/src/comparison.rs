@@ -1,0 +1,347 @@
+//! The data of a comparison: what may be chosen, and what came out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rlaif_core::{PromptRecord, Seed};
+use serde::{Deserialize, Serialize};
+
+use crate::slice::SliceBy;
+use crate::stats::{Advice, Interval, IntervalMethod, Moments, PairedTest, check_resamples};
+use crate::{Better, Column, EvalError};
+
+/// What to do about a response without a score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// Stop with [`EvalError::MissingScore`].
+    #[default]
+    Refuse,
+    /// Leave the prompt out, on both sides and for all metrics, and say how often that happened.
+    DropPrompt,
+}
+
+/// How a comparison is made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompareOptions {
+    /// The metric of the headline; none for the first.
+    pub headline: Option<String>,
+    /// Where resampling starts from.
+    pub seed: Seed,
+    /// How many bootstrap resamples.
+    pub resamples: usize,
+    /// How intervals are read off them.
+    pub method: IntervalMethod,
+    /// What to do about responses without a score.
+    pub missing: Missing,
+    /// Of how many responses the expected maximum is taken; none for as many as every prompt has.
+    pub responses: Option<usize>,
+    /// How the comparison is broken down.
+    pub slices: Vec<SliceBy>,
+    /// The metadata column with the toxicity of the prompt, if there is one: the prompt's text is
+    /// folded in reports where it reaches the threshold of any metric that flags responses.
+    pub prompt_toxicity: Option<String>,
+    /// The metrics of the reward trained on and of a judge that training never saw.
+    pub reward_and_judge: Option<(String, String)>,
+}
+
+impl Default for CompareOptions {
+    fn default() -> Self {
+        Self {
+            headline: None,
+            seed: Seed::new(0),
+            resamples: 2_000,
+            method: IntervalMethod::default(),
+            missing: Missing::default(),
+            responses: None,
+            slices: vec![SliceBy::PromptLength],
+            prompt_toxicity: None,
+            reward_and_judge: None,
+        }
+    }
+}
+
+impl CompareOptions {
+    /// Refuses what would not fit a comparison of these metrics on these prompts, before either is
+    /// measured.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownMetric`] for a metric that is not among them,
+    /// [`EvalError::DuplicateMetric`] for one that is there twice; [`EvalError::Setting`] for too few resamples, edges out of order, and a column of the metadata that no prompt has: a
+    /// wrong name would otherwise quietly do nothing.
+    ///
+    /// ```
+    /// use rlaif_core::PromptRecord;
+    /// use rlaif_eval::CompareOptions;
+    /// let options = CompareOptions { prompt_toxicity: Some("toxic".into()), ..CompareOptions::default() };
+    /// let error = options.check(&["toxicity"], [&PromptRecord::new("a", "Why?")]).unwrap_err();
+    /// assert!(error.to_string().contains("`toxic`"));
+    /// ```
+    pub fn check<'a>(
+        &self,
+        metrics: &[&str],
+        prompts: impl IntoIterator<Item = &'a PromptRecord>,
+    ) -> Result<(), EvalError> {
+        check_resamples(self.resamples)?;
+        let mut known = BTreeSet::new();
+        if let Some(name) = metrics.iter().find(|name| !known.insert(**name)) {
+            return Err(EvalError::DuplicateMetric { name: (*name).to_owned() });
+        }
+        let pair = self.reward_and_judge.iter().flat_map(|(reward, judge)| [reward, judge]);
+        if let Some(name) =
+            self.headline.iter().chain(pair).find(|n| !metrics.contains(&n.as_str()))
+        {
+            return Err(EvalError::UnknownMetric { name: name.clone(), known: metrics.join(", ") });
+        }
+        let mut columns: Vec<(&'static str, &String)> = Vec::new();
+        for by in &self.slices {
+            by.check()?;
+            if let SliceBy::Metadata { key } | SliceBy::Number { key, .. } = by {
+                columns.push(("slices", key));
+            }
+        }
+        columns.extend(self.prompt_toxicity.iter().map(|key| ("prompt_toxicity", key)));
+        if columns.is_empty() {
+            return Ok(());
+        }
+        let known: BTreeSet<&String> =
+            prompts.into_iter().flat_map(|prompt| prompt.metadata.keys()).collect();
+        match columns.into_iter().find(|(_, key)| !known.contains(key)) {
+            None => Ok(()),
+            Some((setting, key)) => {
+                let known: Vec<&str> = known.into_iter().map(String::as_str).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                Err(EvalError::Setting {
+                    setting,
+                    expected: "a column of the prompts' metadata",
+                    found: format!("`{key}` (there are: {known})"),
+                })
+            }
+        }
+    }
+}
+
+/// One side of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Side {
+    /// How the values are distributed: over responses for the metric itself, over prompts for
+    /// what is computed from several responses.
+    #[serde(flatten)]
+    pub moments: Moments,
+    /// The interval of the mean.
+    pub ci95: Interval,
+}
+
+/// What interval and t-test say together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The whole interval lies on the better side, and p < 0.05.
+    Better,
+    /// The whole interval lies on the worse side, and p < 0.05.
+    Worse,
+    /// The interval includes zero, or p ≥ 0.05: where a single prompt carries nearly all of a
+    /// difference, a bootstrap interval may end just short of zero.
+    Unclear,
+    /// The whole interval lies on one side, p < 0.05, and neither way is better.
+    Changed,
+}
+
+/// The paired difference after − before, by prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Delta {
+    /// Its mean.
+    pub mean: f64,
+    /// The interval of the mean.
+    pub ci95: Interval,
+    /// By how many per cent the mean improved; none where it was 0 before.
+    pub improvement_percent: Option<f64>,
+    /// Its interval; none where resamples of the mean before include 0.
+    pub improvement_ci95: Option<Interval>,
+    /// By how many per cent the standard deviation shrank.
+    pub std_improvement_percent: Option<f64>,
+    /// Student's paired t-test.
+    pub t_test: PairedTest,
+    /// Wilcoxon's signed-rank test.
+    pub wilcoxon: PairedTest,
+    /// Cohen's d of the paired differences.
+    pub effect_size: Option<f64>,
+    /// Share of prompts whose value rose.
+    pub rose: f64,
+    /// Share of prompts whose value fell.
+    pub fell: f64,
+    /// What interval and t-test say.
+    pub verdict: Verdict,
+    /// Whether there are enough prompts.
+    pub advice: Advice,
+}
+
+/// How often values fall where, before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Where bins begin and end: one more than there are bins.
+    pub edges: Vec<f64>,
+    /// Responses in each bin, before.
+    pub before: Vec<u64>,
+    /// Responses in each bin, after.
+    pub after: Vec<u64>,
+}
+
+/// One metric, or one number computed of it for each prompt, before and after.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The name, unique in the comparison.
+    pub name: String,
+    /// What it says, in a few words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub about: String,
+    /// Which way is better.
+    pub better: Better,
+    /// From which value on a response counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
+    /// The baseline.
+    pub before: Side,
+    /// The tuned policy.
+    pub after: Side,
+    /// The difference.
+    pub delta: Delta,
+    /// The distributions; only for a metric itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub histogram: Option<Histogram>,
+}
+
+/// One slice's share of one row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SliceRow {
+    /// The row of the comparison that this is a part of.
+    pub name: String,
+    /// Mean of the baseline.
+    pub before: f64,
+    /// Mean of the tuned policy.
+    pub after: f64,
+    /// Mean difference.
+    pub delta: f64,
+    /// Its interval; none for a single prompt.
+    pub ci95: Option<Interval>,
+    /// What interval and t-test say; none for a single prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// By how many per cent the mean improved.
+    pub improvement_percent: Option<f64>,
+}
+
+/// The prompts that have something in common.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    /// What slices are of.
+    pub by: String,
+    /// Which one this is.
+    pub value: String,
+    /// How many prompts.
+    pub n: usize,
+    /// The metrics on these prompts.
+    pub rows: Vec<SliceRow>,
+}
+
+/// A number of a whole set of responses, which has no value for a single one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetNumber {
+    /// The name.
+    pub name: String,
+    /// Before.
+    pub before: Option<f64>,
+    /// After.
+    pub after: Option<f64>,
+}
+
+/// Whether the reward improved by more than a judge that training never saw: the mark of
+/// over-optimisation (Gao et al. 2023, arXiv 2210.10760).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OverOptimisation {
+    /// The reward trained on.
+    pub reward: String,
+    /// The other judge.
+    pub judge: String,
+    /// How much the reward improved, in standard deviations of the baseline.
+    pub reward_gain: f64,
+    /// How much the judge improved, in standard deviations of the baseline.
+    pub judge_gain: f64,
+    /// The first less the second.
+    pub gap: f64,
+    /// The interval of the gap. Wholly above 0: the reward was gamed at least in part.
+    pub ci95: Interval,
+}
+
+/// One response before, and the one after to the same prompt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SampleRow {
+    /// The prompt's id.
+    pub id: String,
+    /// The prompt.
+    pub prompt: String,
+    /// The baseline's response.
+    pub before: String,
+    /// The tuned policy's response.
+    pub after: String,
+    /// The headline metric before.
+    pub score_before: f64,
+    /// The headline metric after.
+    pub score_after: f64,
+    /// Which of the texts to show on demand only.
+    #[serde(default, skip_serializing_if = "Folds::is_empty")]
+    pub folds: Folds,
+}
+
+/// Why texts are shown on demand only: the metric that flags each, and its value. A response is
+/// flagged by any metric with a threshold where less is better, whatever the headline; of several
+/// the first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Folds {
+    /// The prompt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The baseline's response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
+    /// The tuned policy's response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+impl Folds {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A baseline and a tuned policy on the same prompts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The row of the headline.
+    pub headline: String,
+    /// How many prompts.
+    pub prompts: usize,
+    /// How many responses on either side.
+    pub responses: usize,
+    /// How many prompts were left out because a metric had no verdict, by metric.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, usize>,
+    /// How many bootstrap resamples.
+    pub resamples: usize,
+    /// How intervals were read off them.
+    pub method: IntervalMethod,
+    /// Every metric.
+    pub rows: Vec<Row>,
+    /// The same by slice.
+    pub slices: Vec<Slice>,
+    /// Numbers of the whole sets.
+    pub sets: Vec<SetNumber>,
+    /// Whether the reward was gamed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over_optimisation: Option<OverOptimisation>,
+    /// The texts.
+    pub samples: Vec<SampleRow>,
+}
+
+/// A metric's values before and after.
+pub(crate) type Columns<'a> = (&'a Column, &'a Column);
