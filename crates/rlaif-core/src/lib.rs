@@ -5,6 +5,7 @@
 
 mod codec;
 mod fault;
+mod judge;
 mod metric;
 mod provenance;
 mod record;
@@ -16,6 +17,7 @@ pub mod stats;
 
 pub use codec::{CodecError, GenerationPrompt, Specials, TextCodec};
 pub use fault::{Fault, is_bad_input_file};
+pub use judge::{PairJudge, Pairing};
 pub use metric::{MetricError, MetricSink, Metrics};
 pub use provenance::{Origin, Provenance, Step};
 pub use record::{

@@ -236,7 +236,7 @@ fn a_reference_that_follows_the_policy_is_the_average_it_should_be() {
         assert!((now - want).abs().max().double_value(&[]) < 1e-6);
     }
     let refused = DpoTrainer::new(model(LLAMA), Reference::Given, settings, 3).unwrap_err();
-    assert!(refused.to_string().starts_with("reference.update"), "{refused}");
+    assert!(refused.to_string().starts_with("`reference.update` is"), "{refused}");
 }
 
 #[test]
@@ -429,9 +429,9 @@ fn what_cannot_be_learnt_from_is_refused_and_nothing_changes() {
 
     let sigmoid = config(objectives().swap_remove(0).1);
     let mut given = DpoTrainer::new(model(LLAMA), Reference::Given, sigmoid, 3).unwrap();
-    assert!(update(&mut given, &good).to_string().starts_with("reference"));
+    assert!(update(&mut given, &good).to_string().starts_with("`reference` is"));
     let error = given.update_responses(&[], None).unwrap_err();
-    assert!(error.to_string().starts_with("objective"), "{error}");
+    assert!(error.to_string().starts_with("`objective` is"), "{error}");
 }
 
 #[test]

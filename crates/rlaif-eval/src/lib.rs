@@ -71,10 +71,10 @@ pub use error::EvalError;
 pub use evaluation::{About, Column, Evaluation, Measurement, Progress};
 pub use metric::{Better, Metric, MetricInfo, Reads, RewardMetric, Values};
 pub use preference::{
-    PairJudge, Pairing, PreferenceAccuracy, ScoreJudge, WinRate, WinRateOptions,
-    preference_accuracy, win_rate,
+    PreferenceAccuracy, ScoreJudge, WinRate, WinRateOptions, preference_accuracy, win_rate,
 };
 pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
 pub use report::{Curve, Details, Finding, ModelCard, Report, Timing, read_curves, read_findings};
+pub use rlaif_core::{PairJudge, Pairing};
 pub use slice::SliceBy;
 pub use tradeoff::{Aim, Candidate, Estimate, Role, Standing, TradeOff};

@@ -1,6 +1,9 @@
 //! Which of two responses a judge prefers, and how often it agrees with people.
 
-use rlaif_core::{Exchange, PreferencePair, RewardModel, Sample, Seed, stats::wilson};
+use rlaif_core::{
+    Exchange, PairJudge, Pairing, PreferencePair, RewardError, RewardModel, Sample, Seed,
+    stats::wilson,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::pair::{PromptPair, pair_up};
@@ -11,55 +14,17 @@ use crate::stats::{
 use crate::text::LengthUnit;
 use crate::{EvalError, Missing};
 
-/// A prompt and two responses, in the order in which the judge is to see them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pairing<'a> {
-    /// The prompt x.
-    pub prompt: &'a str,
-    /// The response shown first.
-    pub first: &'a str,
-    /// The response shown second.
-    pub second: &'a str,
-}
-
-/// Compares two responses to one prompt.
-///
-/// ```
-/// use rlaif_eval::{EvalError, Pairing, PairJudge};
-/// struct Shorter;
-/// impl PairJudge for Shorter {
-///     fn name(&self) -> &str {
-///         "shorter"
-///     }
-///     fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
-///         let shorter = |x: &Pairing<'_>| f64::from(u8::from(x.first.len() < x.second.len()));
-///         Ok(batch.iter().map(|x| Some(shorter(x))).collect())
-///     }
-/// }
-/// ```
-pub trait PairJudge: Send {
-    /// What reports and errors call it.
-    fn name(&self) -> &str;
-
-    /// For each pair the probability, 0 to 1, that the first response is the better one; 0.5 for
-    /// a tie, `None` for no verdict.
-    ///
-    /// # Errors
-    /// [`EvalError`] when the batch as a whole could not be judged.
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError>;
-}
-
 /// A reward model as a judge of pairs: the higher score wins.
 ///
 /// ```
-/// use rlaif_core::Exchange;
-/// use rlaif_eval::{Pairing, PairJudge, ScoreJudge};
+/// use rlaif_core::{Exchange, PairJudge, Pairing};
+/// use rlaif_eval::ScoreJudge;
 /// let judge = ScoreJudge(|batch: &[Exchange<'_>]| -> Vec<f32> {
 ///     batch.iter().map(|x| x.response.len() as f32).collect()
 /// });
 /// let pair = Pairing { prompt: "Why?", first: "Because.", second: "No." };
 /// assert_eq!(judge.prefer(&[pair])?, [Some(1.)]);
-/// # Ok::<(), rlaif_eval::EvalError>(())
+/// # Ok::<(), rlaif_core::RewardError>(())
 /// ```
 pub struct ScoreJudge<R>(pub R);
 
@@ -68,7 +33,7 @@ impl<R: RewardModel> PairJudge for ScoreJudge<R> {
         self.0.name()
     }
 
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         let exchanges: Vec<Exchange<'_>> = batch
             .iter()
             .flat_map(|x| [Exchange::new(x.prompt, x.first), Exchange::new(x.prompt, x.second)])
@@ -78,12 +43,13 @@ impl<R: RewardModel> PairJudge for ScoreJudge<R> {
     }
 }
 
-fn score(model: &dyn RewardModel, batch: &[Exchange<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
-    let scores = model
-        .score(batch)
-        .and_then(|scores| scores.check(model.name(), batch.len()))
-        .map_err(|source| EvalError::Reward { metric: model.name().to_owned(), source })?;
+fn score(model: &dyn RewardModel, batch: &[Exchange<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+    let scores = model.score(batch).and_then(|scores| scores.check(model.name(), batch.len()))?;
     Ok(scores.total.iter().map(|s| s.map(|s| f64::from(s.get()))).collect())
+}
+
+fn failed(judge: &str, source: RewardError) -> EvalError {
+    EvalError::Reward { metric: judge.to_owned(), source }
 }
 
 fn win_of(ours: f64, theirs: f64) -> f64 {
@@ -246,7 +212,7 @@ fn ask_both_orders(
                 ]
             })
             .collect();
-        let said = judge.prefer(&shown)?;
+        let said = judge.prefer(&shown).map_err(|source| failed(judge.name(), source))?;
         if said.len() != shown.len() {
             return Err(EvalError::Count {
                 what: format!("judge `{}`", judge.name()),
@@ -415,7 +381,7 @@ pub fn preference_accuracy(
                 [Exchange::new(&x.prompt, &x.chosen), Exchange::new(&x.prompt, &x.rejected)]
             })
             .collect();
-        let scores = score(model, &exchanges)?;
+        let scores = score(model, &exchanges).map_err(|source| failed(model.name(), source))?;
         for (row, pair) in rows.iter().zip(scores.chunks_exact(2)) {
             match (pair[0], pair[1], missing) {
                 (Some(chosen), Some(rejected), _) => {

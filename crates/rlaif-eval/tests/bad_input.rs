@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_core::{Exchange, PromptRecord, Sample, Seed};
+use rlaif_core::{Exchange, PromptRecord, RewardError, Sample, Seed};
 use rlaif_eval::text::{Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, EvalError, Evaluation, Measurement, Metric,
@@ -191,7 +191,7 @@ impl PairJudge for Judge {
     fn name(&self) -> &'static str {
         "judge"
     }
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         Ok(batch.iter().map(self.0).collect())
     }
 }

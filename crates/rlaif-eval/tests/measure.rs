@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use rlaif_core::{Exchange, PromptRecord, Sample, Seed};
+use rlaif_core::{Exchange, PromptRecord, RewardError, Sample, Seed};
 use rlaif_eval::stats::Advice;
 use rlaif_eval::text::{Length, LengthUnit};
 use rlaif_eval::{
@@ -275,7 +275,7 @@ impl PairJudge for First {
     fn name(&self) -> &'static str {
         "whatever comes first"
     }
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         Ok(vec![Some(1.); batch.len()])
     }
 }
@@ -294,7 +294,7 @@ impl PairJudge for Longer {
         "mostly the longer one"
     }
     /// The longer response, except for one pair in five.
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, EvalError> {
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         let judge = |x: &Pairing<'_>| {
             let longer = x.first.len() > x.second.len();
             let otherwise = x.prompt.len().is_multiple_of(5);
