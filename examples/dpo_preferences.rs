@@ -83,7 +83,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let out = options.out.clone().unwrap_or_else(|| free_folder("preferences"));
     let seed = Seed::new(options.seed);
     let device = options.device.parse::<DeviceChoice>()?.resolve()?;
-    let load = LoadOptions { device, kind: Some(Kind::Float) };
+    let load = LoadOptions::new(device, Kind::Float);
 
     // ── Policy and pairs ───────────────────────────────────────────────────────────────────────
     let base = model(&options.policy)?;

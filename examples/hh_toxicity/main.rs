@@ -29,7 +29,7 @@ use rlaif::eval::{
 };
 use rlaif::lm::generate::{GenerationConfig, Sampling};
 use rlaif::lm::{Adapters, Forward, Policy, ValueHead, ValueInit};
-use rlaif::models::{AdapterConfig, LanguageModel, LoadOptions, SaveOptions, TaskType};
+use rlaif::models::{LanguageModel, LoadOptions, Lora, ModelError, PolicySetup, SaveOptions};
 use rlaif::ppo::{PpoTask, PpoTrainer, Prompt, Reference};
 use rlaif::rewards::{
     ClassifierOptions, ClassifierReward, Input, Mean, Output, Preset, RewardConfig,
@@ -37,7 +37,7 @@ use rlaif::rewards::{
 use rlaif::run::ShuffledBatches;
 use rlaif::tch::Kind;
 use rlaif::text::HfTokenizer;
-use rlaif::torch::DeviceChoice;
+use rlaif::torch::{DeviceChoice, seeded};
 use rlaif::train::{
     Ending, FitConfig, FitPlan, Interrupt, Keep, RunFolder, Saved, Terminal, drive,
 };
@@ -110,8 +110,8 @@ struct Prepared {
 fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), Box<dyn Error>> {
     let seed = Seed::new(options.seed);
     let device = options.device.parse::<DeviceChoice>()?.resolve()?;
-    let in_f32 = LoadOptions { device, kind: Some(Kind::Float) };
-    let load = LoadOptions { device, kind: Some(options.kind()?) };
+    let in_f32 = LoadOptions::new(device, Kind::Float);
+    let load = LoadOptions::new(device, options.kind()?);
 
     // Dialogues, and the instruction to summarise them.
     let base = model(&options.policy)?;
@@ -138,9 +138,11 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     let longest = prompts.iter().map(|prompt| &prompt.ids).chain(&held_out_ids).map(Vec::len).max();
     let needed =
         options.memory(base.clone(), rewards.clone(), longest.unwrap_or(0), load).check()?;
-    rlaif::tch::manual_seed(seed.derive("weights", 0).get().cast_signed());
-    let (policy, reference) = policy(options, &base, load)?;
-    let value = ValueHead::new(policy.spec().hidden_size, ValueInit::PyTorch, device);
+    let (policy, reference, value) = seeded(seed.for_libtorch("weights"), || {
+        let (policy, reference) = policy(options, &base, load)?;
+        let value = ValueHead::new(policy.spec().hidden_size, ValueInit::PyTorch, device);
+        Ok::<_, ModelError>((policy, reference, value))
+    })??;
     let trainer = PpoTrainer::new(policy, value, reference, options.ppo())?;
 
     // What is rewarded, and what is reported: P(hate) of the response alone, by the classifier that
@@ -184,26 +186,20 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     Ok((prepared, trainer))
 }
 
-/// The policy with what of it is trained, and the reference.
+/// The policy with the adapter that is trained, if one is, and the reference.
 fn policy(
     options: &Options,
     base: &Path,
     load: LoadOptions,
-) -> Result<(LanguageModel, Reference), Box<dyn Error>> {
-    let mut policy = LanguageModel::load(base, load)?;
-    let Some(rank) = options.lora else {
-        policy.parameters().train_where(|_| true);
-        return Ok((policy, Reference::Frozen(Box::new(LanguageModel::load(base, load)?))));
+) -> Result<(LanguageModel, Reference), ModelError> {
+    let base_name = Some(options.policy.clone());
+    let lora = options.lora.map(|rank| Lora { base: base_name, ..Lora::new("toxicity", rank) });
+    let (policy, reference) = PolicySetup { lora, ..PolicySetup::new(base, load) }.load()?;
+    let reference = match reference {
+        Some(reference) => Reference::Frozen(Box::new(reference)),
+        None => Reference::AdaptersOff,
     };
-    let task = match policy {
-        LanguageModel::T5(_) => TaskType::Seq2SeqLm,
-        LanguageModel::Llama(_) => TaskType::CausalLm,
-    };
-    let mut adapter = AdapterConfig::new(task, rank);
-    adapter.base_model_name_or_path = Some(options.policy.clone());
-    policy.adapters().add("toxicity", adapter)?;
-    policy.adapters().train("toxicity")?;
-    Ok((policy, Reference::AdaptersOff))
+    Ok((policy, reference))
 }
 
 /// The average of the rewards that were asked for, with the toxicity of each response beside it.

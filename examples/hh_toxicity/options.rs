@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use rlaif::core::{Metadata, Seed};
 use rlaif::lm::generate::{GenerationConfig, Sampling};
-use rlaif::memory::{PpoPlan, Trained};
-use rlaif::models::LoadOptions;
+use rlaif::models::{LoadOptions, MemoryPlan, Trained};
 use rlaif::ppo::{KlConfig, MetricStop, MissingScore, PpoConfig, ScoreConfig, StopConfig};
 use rlaif::tch::Kind;
 use rlaif::train::{KlControl, OptimizerConfig};
@@ -203,17 +202,16 @@ impl Options {
         rewards: Vec<PathBuf>,
         longest_prompt: usize,
         load: LoadOptions,
-    ) -> PpoPlan {
+    ) -> MemoryPlan {
         let ppo = self.ppo();
-        PpoPlan {
-            policy,
+        MemoryPlan {
             rewards,
-            kind: load.kind.unwrap_or(Kind::Float),
+            copy: true,
             trained: self.lora.map_or(Trained::All, |rank| Trained::Lora(rank.get() as usize)),
             microbatch: ppo.microbatch(),
             batch: ppo.generation.batch_size.max(ppo.batch_size),
             tokens: longest_prompt + self.max_new_tokens,
-            device: load.device,
+            ..MemoryPlan::new(policy, load.kind.unwrap_or(Kind::Float), load.device)
         }
     }
 }

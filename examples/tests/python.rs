@@ -28,7 +28,7 @@ fn prompts(out: &Path, tokenizer: &HfTokenizer, specials: Specials) -> Vec<Vec<u
 }
 
 fn greedy(folder: &Path, tokenizer: &HfTokenizer, prompts: &[Vec<u32>]) -> Vec<String> {
-    let in_f32 = LoadOptions { device: Device::Cpu, kind: Some(Kind::Float) };
+    let in_f32 = LoadOptions::new(Device::Cpu, Kind::Float);
     let policy = LanguageModel::load(folder, in_f32).unwrap();
     let rows: Vec<GenerationRow> = (0..)
         .zip(prompts)

@@ -130,7 +130,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     println!("data and tokenizer: {:.0} s", start.elapsed().as_secs_f64());
 
     // Trained in f32, kept in bf16: half the size, and what is measured is what is kept.
-    let rounded = LoadOptions { device, kind: Some(Kind::BFloat16) };
+    let rounded = LoadOptions::new(device, Kind::BFloat16);
     let trained = tempfile::tempdir()?;
     let place = trained.path().join("f32");
     let plain = SaveOptions::default();
@@ -198,7 +198,7 @@ fn as_f32(
 ) -> Result<LanguageModel, Box<dyn Error>> {
     let place = folder.join("bf16");
     model.save(&place, &SaveOptions::default())?;
-    Ok(LanguageModel::load(&place, LoadOptions { device, kind: Some(Kind::Float) })?)
+    Ok(LanguageModel::load(&place, LoadOptions::new(device, Kind::Float))?)
 }
 
 /// What the vocabulary is made from: what the model is to read and to write.

@@ -9,6 +9,7 @@
 //! [`CausalPolicy`] or [`Seq2SeqPolicy`], which own the shift by one. Weights are `&self`; caches,
 //! dropout and adapters are arguments.
 
+mod as_policy;
 mod batch;
 mod branches;
 mod cache;
@@ -26,6 +27,7 @@ mod seq2seq;
 mod spec;
 mod value;
 
+pub use as_policy::AsPolicy;
 pub use batch::{Padding, TokenBatch};
 pub use branches::Branches;
 pub use cache::{CacheShape, DecodeState, KvCache, Layers, Memory, Room};

@@ -96,6 +96,42 @@ impl Parameters {
         }
     }
 
+    /// Lets another model, such as a frozen copy of this one, use this model's memory for every
+    /// parameter that this model does not train. Freeze them first ([`Self::train_where`]). Returns
+    /// the bytes that are no longer held twice.
+    ///
+    /// Only parameters that hold the same numbers are shared, so the other model computes as before.
+    ///
+    /// ```
+    /// use rlaif_lm::Parameters;
+    /// use tch::{Device, Kind, Tensor};
+    /// let [policy, reference] = [1., 2.].map(|head| {
+    ///     let mut parameters = Parameters::new();
+    ///     parameters.insert("layers.0.weight", Tensor::ones([4], (Kind::Float, Device::Cpu)));
+    ///     parameters.insert("head.weight", Tensor::full([4], head, (Kind::Float, Device::Cpu)));
+    ///     parameters
+    /// });
+    /// policy.train_where(|name| name.starts_with("head"));
+    /// assert_eq!(policy.share_frozen(&reference), 16);
+    /// ```
+    pub fn share_frozen(&self, reference: &Self) -> usize {
+        let _guard = tch::no_grad_guard();
+        let mut saved = 0;
+        for (name, own) in self.iter().filter(|(_, tensor)| !tensor.requires_grad()) {
+            let Some(other) = reference.get(name) else { continue };
+            let same = own.kind() == other.kind()
+                && own.device() == other.device()
+                && own.data_ptr() != other.data_ptr()
+                && own.size() == other.size()
+                && own.equal(other);
+            if same {
+                other.shallow_clone().set_data(own);
+                saved += own.numel() * own.kind().elt_size_in_bytes();
+            }
+        }
+        saved
+    }
+
     /// Number of scalars, tied ones once.
     pub fn count(&self) -> usize {
         self.tensors.values().map(Tensor::numel).sum()

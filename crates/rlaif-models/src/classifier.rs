@@ -1,4 +1,4 @@
-//! Sequence classifiers of any architecture: one model around the layers of each.
+//! Sequence classifiers of any family: one model around the layers of each.
 
 use std::path::Path;
 
@@ -8,74 +8,27 @@ use rlaif_lm::{
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapt::Pass,
-    auto::{LoadOptions, Sort, from_folder, wrong_sort},
+    adapter::Pass,
+    architecture::ClassifierLayers,
     config::Config,
     error::ModelError,
+    family::{Families, Family},
     frame::Frame,
     labels::Labels,
-    layers::Linear,
-    llama::LlamaClassifier,
+    load::{LoadOptions, from_folder},
     lora::ModelAdapters,
-    roberta::Roberta,
     save::{self, SaveOptions},
+    sort::{ModelSort, wrong_sort},
     weights::Source,
 };
 
-/// A sequence classifier of any architecture built here.
+/// A sequence classifier of any family.
 #[derive(Debug)]
 pub struct Classifier {
+    family: &'static Family,
     frame: Frame,
     labels: Labels,
-    layers: Layers,
-}
-
-/// The layers of a classifier.
-#[derive(Debug)]
-enum Layers {
-    /// BERT and RoBERTa.
-    Roberta(Roberta),
-    /// The Llama family's trunk.
-    Llama(LlamaClassifier),
-}
-
-impl Layers {
-    /// Last hidden states `[B, T, H]`.
-    fn hidden(
-        &self,
-        input: &TokenBatch,
-        second_start: Option<&[usize]>,
-        pass: Pass,
-    ) -> Result<Tensor, LmError> {
-        match self {
-            Self::Roberta(layers) => layers.hidden(input, second_start, pass),
-            Self::Llama(layers) => layers.hidden(input, pass),
-        }
-    }
-
-    /// The token of a row whose hidden state is classified.
-    fn read_token(&self, row: &[u32]) -> usize {
-        match self {
-            Self::Roberta(_) => 0,
-            Self::Llama(layers) => layers.read_token(row),
-        }
-    }
-
-    /// Logits `[B, labels]` of hidden states `[B, H]`.
-    fn score(&self, hidden: Tensor, pass: Pass) -> Tensor {
-        match self {
-            Self::Roberta(layers) => layers.score(hidden, pass),
-            Self::Llama(layers) => layers.score(&hidden, pass),
-        }
-    }
-
-    /// The linear layers of the trunk, and of the head.
-    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
-        match self {
-            Self::Roberta(layers) => layers.linears(),
-            Self::Llama(layers) => layers.linears(),
-        }
-    }
+    layers: Box<dyn ClassifierLayers>,
 }
 
 impl Classifier {
@@ -92,23 +45,34 @@ impl Classifier {
     /// # Errors
     /// As [`Self::load`], for the configuration.
     pub fn random(config: Config, kind: Kind, device: Device) -> Result<Self, ModelError> {
-        Self::build(config, Source::random(kind, device))
+        Self::fresh(config, LoadOptions::new(device, kind))
     }
 
-    pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
-        let sort = Sort::of(&config)?;
-        if let Sort::T5 | Sort::Llama = sort {
+    /// As [`Self::random`], with families of one's own; f32 in the absence of a kind.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for the configuration.
+    pub fn fresh(config: Config, options: LoadOptions) -> Result<Self, ModelError> {
+        Self::build(options.families, config, options.random())
+    }
+
+    pub(crate) fn build(
+        families: Families,
+        config: Config,
+        source: Source<'_>,
+    ) -> Result<Self, ModelError> {
+        let (family, sort) = families.of(&config)?;
+        let (ModelSort::Classifier, Some(classifies)) = (sort, family.classifies) else {
             return Err(wrong_sort(&config, "a classifier; load it as a language model"));
-        }
-        let labels = Labels::from_config(&config)?;
-        let (layers, spec, parameters) = if sort == Sort::LlamaClassifier {
-            let (layers, spec, parameters) = LlamaClassifier::build(&config, &labels, source)?;
-            (Layers::Llama(layers), spec, parameters)
-        } else {
-            let (layers, spec, parameters) = Roberta::build(&config, &labels, source)?;
-            (Layers::Roberta(layers), spec, parameters)
         };
-        Ok(Self { frame: Frame::new(spec, config, parameters), labels, layers })
+        let labels = Labels::from_config(&config)?;
+        let (layers, spec, parameters) = (classifies.build)(&config, &labels, source)?;
+        Ok(Self { family, frame: Frame::new(spec, config, parameters), labels, layers })
+    }
+
+    /// The row of the table that built it.
+    pub fn family(&self) -> &'static Family {
+        self.family
     }
 
     /// The model's config.json.
@@ -127,7 +91,7 @@ impl Classifier {
     /// # Errors
     /// [`ModelError::Checkpoint`] if it cannot be written; nothing is left behind then.
     pub fn save(&self, folder: &Path, options: &SaveOptions<'_>) -> Result<(), ModelError> {
-        save::write_model(folder, &self.frame.config, &self.frame.parameters, options)
+        save::write_model(folder, &self.frame, self.family, options)
     }
 
     /// Hidden states `[B, T, H]` that the head reads, one for each token: what a head of another

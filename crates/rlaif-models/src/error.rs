@@ -22,8 +22,8 @@ pub enum ModelError {
         field: &'static str,
         /// What it says.
         found: String,
-        /// What it may say.
-        known: &'static str,
+        /// The classes and model types that are known.
+        known: String,
     },
     /// The folder holds another sort of model than was asked for.
     #[error("{}: `{architecture}` is not {wanted}", .file.display())]

@@ -9,7 +9,7 @@ use crate::{config::Config, error::ModelError};
 
 /// Label names in the order of the logits, and whether they exclude each other.
 #[derive(Debug, Clone)]
-pub(crate) struct Labels {
+pub struct Labels {
     names: Vec<String>,
     scheme: LabelScheme,
 }
@@ -64,11 +64,13 @@ impl Labels {
         self.scheme
     }
 
-    pub(crate) fn names(&self) -> &[String] {
+    /// Their names.
+    pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    pub(crate) fn count(&self) -> i64 {
+    /// Number of labels.
+    pub fn count(&self) -> i64 {
         i64::try_from(self.names.len()).expect("labels are few")
     }
 }

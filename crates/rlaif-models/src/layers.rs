@@ -7,27 +7,29 @@ use rlaif_torch::{AttentionOptions, Gate, Keys, RowWeight};
 use tch::{Kind, Tensor};
 
 use crate::{
-    adapt::Pass,
+    adapter::{Adapter, Form, Pass},
     error::ModelError,
-    lora::{Adapter, Form},
+    recompute::Shallow,
     weights::{Init, Weights},
 };
 
 /// A linear layer `y = x Wᵀ + b`, and the adapters on it.
 #[derive(Debug)]
-pub(crate) struct Linear {
+pub struct Linear {
     /// Path in the checkpoint, without `.weight`.
     pub(crate) path: String,
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,
-    /// By their place in the model's [`crate::adapt::AdapterSet`].
+    /// By their place in the model's [`crate::adapter::AdapterSet`].
     pub(crate) adapters: BTreeMap<usize, Adapter>,
 }
 
 /// Whether a linear layer has a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Bias {
+pub enum Bias {
+    /// It has one.
     Present,
+    /// It has none.
     Absent,
 }
 
@@ -38,13 +40,9 @@ impl From<bool> for Bias {
 }
 
 impl Linear {
-    pub(crate) fn load(
-        weights: &Weights<'_>,
-        inputs: i64,
-        outputs: i64,
-        bias: Bias,
-        std: f64,
-    ) -> Self {
+    /// The layer at this place of a model; without a checkpoint its weight is normal with this
+    /// standard deviation.
+    pub fn load(weights: &Weights<'_>, inputs: i64, outputs: i64, bias: Bias, std: f64) -> Self {
         Self {
             path: weights.path().to_owned(),
             weight: weights.tensor("weight", &[outputs, inputs], Init::Normal { std }),
@@ -59,13 +57,13 @@ impl Linear {
     }
 
     /// `[.., inputs]` to `[.., outputs]`.
-    pub(crate) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+    pub fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
         let [y] = Self::project([self], x, pass);
         y
     }
 
     /// `residual + forward(x)`, `residual` being `[.., outputs]`.
-    pub(crate) fn onto(&self, residual: &Tensor, x: &Tensor, pass: Pass) -> Tensor {
+    pub fn onto(&self, residual: &Tensor, x: &Tensor, pass: Pass) -> Tensor {
         let ((weight, bias), lora) = self.acting(pass);
         let sum = rlaif_torch::linear_onto(residual, x, weight, bias);
         adapted(sum, lora.as_ref(), x, pass)
@@ -97,18 +95,8 @@ impl Linear {
         })
     }
 
-    /// Another handle on the same tensors, for a segment that is recomputed later.
-    pub(crate) fn handle(&self) -> Self {
-        Self {
-            path: self.path.clone(),
-            weight: self.weight.shallow_clone(),
-            bias: self.bias.as_ref().map(Tensor::shallow_clone),
-            adapters: self.adapters.iter().map(|(&slot, a)| (slot, a.handle())).collect(),
-        }
-    }
-
-    /// This layer as a vocabulary head.
-    pub(crate) fn vocab_head(&self, scale: f64, pass: Pass) -> VocabHead {
+    /// This layer as a vocabulary head, hidden states multiplied by `scale` first.
+    pub fn vocab_head(&self, scale: f64, pass: Pass) -> VocabHead {
         let mut head = VocabHead {
             weight: self.weight.shallow_clone(),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
@@ -127,6 +115,17 @@ impl Linear {
             None => {}
         }
         head
+    }
+}
+
+impl Shallow for Linear {
+    fn handle(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            adapters: self.adapters.iter().map(|(&slot, a)| (slot, a.handle())).collect(),
+        }
     }
 }
 
@@ -162,17 +161,19 @@ fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor
 
 /// RMS norm, `w · x / sqrt(mean(x²) + ε)`, statistics in f32.
 #[derive(Debug)]
-pub(crate) struct RmsNorm {
+pub struct RmsNorm {
     weight: Tensor,
     epsilon: f64,
 }
 
 impl RmsNorm {
-    pub(crate) fn load(weights: &Weights<'_>, size: i64, epsilon: f64) -> Self {
+    /// The norm at this place of a model.
+    pub fn load(weights: &Weights<'_>, size: i64, epsilon: f64) -> Self {
         Self { weight: weights.tensor("weight", &[size], Init::Ones), epsilon }
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+    /// The norm of `x`, `[.., size]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
         rlaif_torch::rms_norm(x, &self.weight, self.epsilon)
     }
 
@@ -185,22 +186,25 @@ impl RmsNorm {
     pub(crate) fn parts(&self) -> (&Tensor, f64) {
         (&self.weight, self.epsilon)
     }
+}
 
-    pub(crate) fn handle(&self) -> Self {
+impl Shallow for RmsNorm {
+    fn handle(&self) -> Self {
         Self { weight: self.weight.shallow_clone(), epsilon: self.epsilon }
     }
 }
 
 /// Layer norm with scale and shift.
 #[derive(Debug)]
-pub(crate) struct LayerNorm {
+pub struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     epsilon: f64,
 }
 
 impl LayerNorm {
-    pub(crate) fn load(weights: &Weights<'_>, size: i64, epsilon: f64) -> Self {
+    /// The norm at this place of a model.
+    pub fn load(weights: &Weights<'_>, size: i64, epsilon: f64) -> Self {
         Self {
             weight: weights.tensor("weight", &[size], Init::Ones),
             bias: weights.tensor("bias", &[size], Init::Zeros),
@@ -208,11 +212,14 @@ impl LayerNorm {
         }
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+    /// The norm of `x`, `[.., size]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
         x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.epsilon, false)
     }
+}
 
-    pub(crate) fn handle(&self) -> Self {
+impl Shallow for LayerNorm {
+    fn handle(&self) -> Self {
         Self {
             weight: self.weight.shallow_clone(),
             bias: self.bias.shallow_clone(),
@@ -223,17 +230,23 @@ impl LayerNorm {
 
 /// A table of embeddings `[rows, size]`.
 #[derive(Debug)]
-pub(crate) struct Embedding {
+pub struct Embedding {
     pub(crate) weight: Tensor,
 }
 
 impl Embedding {
-    pub(crate) fn load(weights: &Weights<'_>, rows: i64, size: i64, std: f64) -> Self {
+    /// The table, `[rows, size]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The table at this place of a model; without a checkpoint normal with this standard deviation.
+    pub fn load(weights: &Weights<'_>, rows: i64, size: i64, std: f64) -> Self {
         Self { weight: weights.tensor("weight", &[rows, size], Init::Normal { std }) }
     }
 
     /// Ids `[..]` to `[.., size]`.
-    pub(crate) fn forward(&self, ids: &Tensor) -> Tensor {
+    pub fn forward(&self, ids: &Tensor) -> Tensor {
         Tensor::embedding(&self.weight, ids, -1, false, false)
     }
 }
@@ -302,6 +315,16 @@ pub(crate) enum Visible<'a> {
     Causal,
     /// As an additive bias says, broadcast to `[B, heads, T, S]`.
     Bias(&'a Tensor),
+}
+
+impl Visible<'_> {
+    /// The bias, if there is one.
+    pub(crate) fn bias(&self) -> Option<&Tensor> {
+        match self {
+            Self::Bias(bias) => Some(bias),
+            Self::All | Self::Causal => None,
+        }
+    }
 }
 
 /// Scaled dot-product attention of `[B, heads, T, D]` with `[B, heads, S, D]`, for decoding: keys and

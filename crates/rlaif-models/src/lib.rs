@@ -7,33 +7,73 @@
 //! | the same with a classification head | `llama.rs` | most LLM reward models |
 //! | BERT, RoBERTa with a classification head | `roberta.rs` | `facebook/roberta-hate-speech-dynabench-r4-target` |
 //!
-//! [`LanguageModel`] and [`Classifier`] load any of them by config.json. To add an architecture,
-//! write one file like these and an arm in `auto.rs`.
+//! [`LanguageModel`] and [`Classifier`] load any of them by config.json. The families are a table,
+//! [`Families`]: a model is one file, one row and its goldens. A program adds a family of its own by
+//! a row in [`LoadOptions`], see [`extend`].
 
-mod adapt;
-mod auto;
+mod adapter;
+mod architecture;
 mod classifier;
 mod config;
+mod convert;
+mod dimensions;
 mod error;
+mod family;
+mod footprint;
 mod frame;
+mod inspect;
 mod labels;
+mod language_model;
 mod layers;
 mod llama;
+mod load;
 mod lora;
+mod recompute;
 mod roberta;
 mod rows;
 mod save;
+mod setup;
+mod sort;
 mod t5;
 mod weights;
 
-pub use auto::{LanguageModel, LoadOptions, ModelSort, Summary, inspect};
+pub use architecture::Architecture;
 pub use classifier::Classifier;
 pub use config::Config;
+pub use convert::{ConvertError, classifier_with_labels, value_function};
 pub use error::{ModelError, TensorProblem};
-pub use llama::Llama;
+pub use family::{Families, Family};
+pub use footprint::{MemoryError, MemoryNeeded, MemoryPlan, Trained, free_memory};
+pub use inspect::{Summary, inspect, inspect_of};
+pub use language_model::LanguageModel;
+pub use load::LoadOptions;
 pub use lora::ModelAdapters;
 pub use rlaif_checkpoint::{
     AdapterConfig, CardSection, CheckpointError, ModelCard, ModuleNames, TargetModules, TaskType,
 };
 pub use save::SaveOptions;
-pub use t5::T5;
+pub use setup::{Lora, PolicySetup};
+pub use sort::ModelSort;
+
+/// Building blocks for a family of one's own: the row, the contracts that its layers implement, and
+/// the layers that adapters go on.
+///
+/// A variant of Llama is data: a [`LlamaVariant`](extend::LlamaVariant) and a row. Any other model
+/// implements [`CausalLm`](rlaif_lm::CausalLm) or [`Seq2SeqLm`](rlaif_lm::Seq2SeqLm) on layers that
+/// it takes from a [`Source`](extend::Source), and [`Framed`](extend::Framed).
+pub mod extend {
+    pub use crate::{
+        adapter::Pass,
+        architecture::{BuiltClassifier, ClassifierLayers, Framed, LanguageLayers},
+        dimensions::Dimensions,
+        family::{Classifies, Generates, as_read},
+        frame::{Frame, Parts},
+        labels::Labels,
+        layers::{Bias, Embedding, LayerNorm, Linear, RmsNorm},
+        llama::{
+            BiasRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant, WindowRule,
+            dimensions as llama_dimensions,
+        },
+        weights::{Init, Source, Weights},
+    };
+}

@@ -4,13 +4,14 @@
 //! [Llama 3, 2024](https://arxiv.org/abs/2407.21783),
 //! [Mistral, 2023](https://arxiv.org/abs/2310.06825), [Qwen2, 2024](https://arxiv.org/abs/2407.10671),
 //! [Qwen3, 2025](https://arxiv.org/abs/2505.09388). One trunk: RMS norms, rotary positions, grouped
-//! key-value heads, a gated feed-forward. The families differ by configuration: biases on q, k and v
-//! (Qwen2), norms on queries and keys (Qwen3), a sliding window (Mistral), scaled rotary frequencies
-//! (Llama 3.1).
+//! key-value heads, a gated feed-forward. The members differ by [`LlamaVariant`]: biases on q, k and v
+//! (Qwen2), norms on queries and keys (Qwen3), a sliding window (Mistral). Scaled rotary frequencies
+//! (Llama 3.1) are in config.json.
 
 mod config;
 mod decode;
 mod run;
+mod variant;
 
 use rlaif_lm::{
     Activations, Branches, CacheShape, CausalLm, DecodeState, Forward, KvCache, LmError, LmSpec,
@@ -19,18 +20,22 @@ use rlaif_lm::{
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapt::{Parts, Pass},
+    adapter::Pass,
+    architecture::{BuiltClassifier, ClassifierLayers, Framed},
     config::{Config, check_ids},
     error::ModelError,
-    frame::Frame,
+    frame::{Frame, Parts},
     labels::Labels,
     layers::{
         Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, attention, hide, in_heads,
     },
+    recompute::{Shallow, recompute},
     rows,
     weights::{Source, Weights},
 };
-use config::{Family, RawConfig, RopeScaling, Shape};
+pub use config::dimensions;
+use config::{RawConfig, RopeScaling, Shape};
+pub use variant::{BiasRule, LlamaNames, LlamaVariant, WindowRule};
 
 /// Rotary position embedding.
 #[derive(Debug)]
@@ -84,17 +89,18 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(weights: &Weights<'_>, raw: &RawConfig, shape: &Shape, family: &Family) -> Self {
+    fn load(weights: &Weights<'_>, raw: &RawConfig, shape: &Shape, names: &LlamaNames) -> Self {
         let std = raw.initializer_range;
+        let [q, k, v, o] = names.projections;
         let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
         let qkv =
-            |key, width| Linear::load(&weights.at(key), shape.hidden, width, family.qkv_bias, std);
+            |key, width| Linear::load(&weights.at(key), shape.hidden, width, shape.qkv_bias, std);
         Self {
-            q: qkv("q_proj", queries),
-            k: qkv("k_proj", keys),
-            v: qkv("v_proj", keys),
-            o: Linear::load(&weights.at("o_proj"), queries, shape.hidden, family.output_bias, std),
-            norms: family.norm_queries_and_keys.then(|| {
+            q: qkv(q, queries),
+            k: qkv(k, keys),
+            v: qkv(v, keys),
+            o: Linear::load(&weights.at(o), queries, shape.hidden, shape.output_bias, std),
+            norms: shape.norm_queries_and_keys.then(|| {
                 let norm = |key| RmsNorm::load(&weights.at(key), shape.head_dim, raw.rms_norm_eps);
                 (norm("q_norm"), norm("k_norm"))
             }),
@@ -157,14 +163,16 @@ impl Attention {
         // [B, kv, group, D]: the heads of the query, in order.
         mixed.reshape([b, 1, self.heads * self.head_dim])
     }
+}
 
+impl Shallow for Attention {
     fn handle(&self) -> Self {
         Self {
             q: self.q.handle(),
             k: self.k.handle(),
             v: self.v.handle(),
             o: self.o.handle(),
-            norms: self.norms.as_ref().map(|(q, k)| (q.handle(), k.handle())),
+            norms: self.norms.handle(),
             ..*self
         }
     }
@@ -180,16 +188,22 @@ struct FeedForward {
 }
 
 impl FeedForward {
-    fn load(weights: &Weights<'_>, raw: &RawConfig, family: &Family) -> Result<Self, ModelError> {
+    fn load(
+        weights: &Weights<'_>,
+        raw: &RawConfig,
+        shape: &Shape,
+        names: &LlamaNames,
+    ) -> Result<Self, ModelError> {
+        let [gate, up, down] = names.feed_forward_layers;
         let (hidden, inner) = (raw.hidden_size, raw.intermediate_size);
         let layer = |key, inputs, outputs| {
-            let bias = family.mlp_bias;
+            let bias = shape.mlp_bias;
             Linear::load(&weights.at(key), inputs, outputs, bias, raw.initializer_range)
         };
         Ok(Self {
-            gate: layer("gate_proj", hidden, inner),
-            up: layer("up_proj", hidden, inner),
-            down: layer("down_proj", inner, hidden),
+            gate: layer(gate, hidden, inner),
+            up: layer(up, hidden, inner),
+            down: layer(down, inner, hidden),
             activation: Activation::parse("hidden_act", &raw.hidden_act)?,
         })
     }
@@ -199,7 +213,9 @@ impl FeedForward {
         let [gate, up] = Linear::project([&self.gate, &self.up], x, pass);
         self.down.onto(residual, &self.activation.gated(&gate, &up), pass)
     }
+}
 
+impl Shallow for FeedForward {
     fn handle(&self) -> Self {
         Self {
             gate: self.gate.handle(),
@@ -243,7 +259,9 @@ impl Block {
         let FeedForward { gate, up, down, .. } = &mut self.feed_forward;
         [q, k, v, o, gate, up, down]
     }
+}
 
+impl Shallow for Block {
     fn handle(&self) -> Self {
         Self {
             attention_norm: self.attention_norm.handle(),
@@ -258,21 +276,21 @@ impl Block {
 #[derive(Debug)]
 struct Trunk {
     shape: Shape,
-    embed: Embedding,
+    embeddings: Embedding,
     blocks: Vec<Block>,
     norm: RmsNorm,
     rope: Rope,
 }
 
-/// Where the tokens of packed rows stand, int64 `[B, T]` each.
-struct Packed {
-    /// In their segment.
+/// Positions and segments of the tokens of packed rows, int64 `[B, T]` each.
+struct Segments {
+    /// The position in the segment.
     positions: Tensor,
     /// The segment's number in its row; padding has one of its own.
     segment: Tensor,
 }
 
-impl Packed {
+impl Segments {
     fn new(rows: &[Vec<usize>], width: i64, device: Device) -> Self {
         let (mut positions, mut segment) = (Vec::new(), Vec::new());
         for row in rows {
@@ -291,35 +309,51 @@ impl Packed {
 }
 
 impl Trunk {
-    fn load(weights: &Weights<'_>, raw: &RawConfig) -> Result<Self, ModelError> {
-        let family = Family::resolve(raw)?;
-        let shape = Shape::resolve(raw, &family)?;
+    fn load(
+        root: &Weights<'_>,
+        raw: &RawConfig,
+        variant: &LlamaVariant,
+    ) -> Result<Self, ModelError> {
+        let names = &variant.names;
+        let weights = root.at(names.trunk);
+        let shape = Shape::resolve(raw, variant)?;
         let (theta, scaling) = raw.rope()?;
         let epsilon = raw.rms_norm_eps;
         let blocks = (0..shape.layers)
             .map(|i| {
-                let layer = weights.at("layers").at(i);
+                let layer = weights.at(names.layers).at(i);
                 let norm = |key| RmsNorm::load(&layer.at(key), shape.hidden, epsilon);
                 Ok(Block {
-                    attention_norm: norm("input_layernorm"),
-                    attention: Attention::load(&layer.at("self_attn"), raw, &shape, &family),
-                    feed_forward_norm: norm("post_attention_layernorm"),
-                    feed_forward: FeedForward::load(&layer.at("mlp"), raw, &family)?,
+                    attention_norm: norm(names.attention_norm),
+                    attention: Attention::load(&layer.at(names.attention), raw, &shape, names),
+                    feed_forward_norm: norm(names.feed_forward_norm),
+                    feed_forward: FeedForward::load(
+                        &layer.at(names.feed_forward),
+                        raw,
+                        &shape,
+                        names,
+                    )?,
                 })
             })
             .collect::<Result<_, ModelError>>()?;
         Ok(Self {
-            embed: Embedding::load(
-                &weights.at("embed_tokens"),
+            embeddings: Embedding::load(
+                &weights.at(names.embeddings),
                 raw.vocab_size,
                 shape.hidden,
                 raw.initializer_range,
             ),
             blocks,
-            norm: RmsNorm::load(&weights.at("norm"), shape.hidden, epsilon),
+            norm: RmsNorm::load(&weights.at(names.norm), shape.hidden, epsilon),
             rope: Rope::new(shape.head_dim, theta, scaling, weights.source().device()),
             shape,
         })
+    }
+
+    /// Embeddings `[.., H]` of ids `[..]`.
+    fn embed(&self, ids: &Tensor) -> Tensor {
+        let x = self.embeddings.forward(ids);
+        if self.shape.embedding_scale == 1. { x } else { x * self.shape.embedding_scale }
     }
 
     /// Last hidden states `[B, T, H]`; `keep` is given each layer's keys and values.
@@ -329,14 +363,14 @@ impl Trunk {
         pass: Pass,
         mut keep: impl FnMut(usize, &[Tensor; 2]),
     ) -> Result<Tensor, LmError> {
-        let mut x = self.embed.forward(input.ids());
+        let mut x = self.embed(input.ids());
         let (kind, device) = (x.kind(), x.device());
         let width = input.ids().size()[1];
         // Right padding is never seen by what precedes it, so causality alone is enough and all
         // rows count alike. Left padding shifts the rows and has to be hidden.
         let shifted = input.padding() == Padding::Left && !input.is_full();
         let columns = Tensor::arange(width, (Kind::Int64, device));
-        let packed = input.segments().map(|rows| Packed::new(rows, width, device));
+        let packed = input.segments().map(|rows| Segments::new(rows, width, device));
         let positions = if let Some(packed) = &packed {
             packed.positions.shallow_clone()
         } else if shifted {
@@ -354,7 +388,7 @@ impl Trunk {
             if shifted {
                 seen = seen.logical_and(&input.mask().tensor().unsqueeze(1).unsqueeze(1));
             }
-            if let Some(Packed { segment, .. }) = &packed {
+            if let Some(Segments { segment, .. }) = &packed {
                 let same = segment.unsqueeze(2).eq_tensor(&segment.unsqueeze(1));
                 seen = seen.logical_and(&same.unsqueeze(1));
             }
@@ -380,7 +414,13 @@ impl Trunk {
                     keep(i, &kv);
                     x
                 }
-                Activations::Recompute => recompute(block, &x, &angles, &visible, pass)?,
+                Activations::Recompute => {
+                    let (angles, bias) = (angles.handle(), visible.bias().map(Tensor::handle));
+                    recompute(block, &[&x], move |block, inputs| {
+                        let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
+                        block.forward(&inputs[0], &angles, &visible, pass).0
+                    })?
+                }
             };
         }
         Ok(self.norm.forward(&x))
@@ -391,14 +431,14 @@ impl Trunk {
             layers: self.shape.layers,
             heads: self.shape.kv_heads,
             head_dim: self.shape.head_dim,
-            kind: self.embed.weight.kind(),
-            device: self.embed.weight.device(),
+            kind: self.embeddings.weight.kind(),
+            device: self.embeddings.weight.device(),
         };
         Ok(DecodeState { cache: KvCache::new(shape, room.rows, room.total)?, memory: None })
     }
 
     fn prefill(&self, cache: &mut KvCache, tokens: &TokenBatch, pass: Pass) -> Result<(), LmError> {
-        if rows::serve(self.embed.weight.kind(), self.embed.weight.device(), pass) {
+        if rows::serve(self.embeddings.weight.kind(), self.embeddings.weight.device(), pass) {
             return self.prefill_rows(cache, tokens, pass);
         }
         if tokens.width() > 0 {
@@ -416,10 +456,10 @@ impl Trunk {
 
     fn step(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Result<Tensor, LmError> {
         cache.check_space()?;
-        if rows::serve(self.embed.weight.kind(), self.embed.weight.device(), pass) {
+        if rows::serve(self.embeddings.weight.kind(), self.embeddings.weight.device(), pass) {
             return Ok(self.step_rows(cache, tokens, pass));
         }
-        let mut x = self.embed.forward(&tokens.unsqueeze(1));
+        let mut x = self.embed(&tokens.unsqueeze(1));
         let angles = self.rope.angles(&cache.positions().unsqueeze(1), x.kind());
         let mut biases: Vec<(Option<i64>, Option<Tensor>)> = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
@@ -441,27 +481,6 @@ impl Trunk {
     }
 }
 
-/// A block whose inner activations are computed again in the backward pass.
-fn recompute(
-    block: &Block,
-    x: &Tensor,
-    angles: &(Tensor, Tensor),
-    visible: &Visible<'_>,
-    pass: Pass,
-) -> Result<Tensor, LmError> {
-    let block = block.handle();
-    let angles = (angles.0.shallow_clone(), angles.1.shallow_clone());
-    let bias = match visible {
-        Visible::Bias(bias) => Some(bias.shallow_clone()),
-        Visible::Causal | Visible::All => None,
-    };
-    let segment = move |inputs: &[Tensor]| {
-        let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
-        Ok::<_, LmError>(block.forward(&inputs[0], &angles, &visible, pass).0)
-    };
-    rlaif_torch::checkpoint(&[x], segment)
-}
-
 /// A language model of the Llama family. [`rlaif_lm::CausalPolicy`] makes it a policy.
 #[derive(Debug)]
 pub struct Llama {
@@ -473,29 +492,41 @@ pub struct Llama {
 
 impl Llama {
     /// Builds the model that `config` describes from the tensors of `source`.
-    pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
+    ///
+    /// # Errors
+    /// [`ModelError::Config`], [`ModelError::BadField`] and [`ModelError::UnsupportedField`] for a
+    /// configuration that cannot be honoured, [`ModelError::Tensors`] and
+    /// [`ModelError::MixedKinds`] for tensors that do not fit it.
+    pub fn build(
+        config: Config,
+        source: Source<'_>,
+        variant: &LlamaVariant,
+    ) -> Result<Self, ModelError> {
         let raw: RawConfig = config.parse()?;
-        let trunk = Trunk::load(&source.root().at("model"), &raw)?;
+        let trunk = Trunk::load(&source.root(), &raw, variant)?;
+        let LlamaNames { trunk: path, embeddings, head, .. } = variant.names;
         let lm_head = if raw.tie_word_embeddings {
-            source.tie("lm_head.weight", "model.embed_tokens.weight");
+            source.tie(&format!("{head}.weight"), &format!("{path}.{embeddings}.weight"));
             None
         } else {
             let std = raw.initializer_range;
-            let head = source.root().at("lm_head");
+            let head = source.root().at(head);
             Some(Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std))
         };
         let parameters = source.finish(harmless)?;
-        let spec = raw.spec(&trunk.embed.weight);
+        let spec = raw.spec(&trunk.embeddings.weight);
         check_ids(&spec)?;
         let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, trunk, lm_head })
     }
+}
 
-    pub(crate) fn frame(&self) -> &Frame {
+impl Framed for Llama {
+    fn frame(&self) -> &Frame {
         &self.frame
     }
 
-    pub(crate) fn parts(&mut self) -> Parts<'_> {
+    fn parts(&mut self) -> Parts<'_> {
         self.frame.parts(self.trunk.linears(), self.lm_head.iter_mut().collect())
     }
 }
@@ -546,7 +577,7 @@ impl CausalLm for Llama {
         Ok(match &self.lm_head {
             Some(head) => head.vocab_head(1., pass),
             None => VocabHead {
-                weight: self.trunk.embed.weight.shallow_clone(),
+                weight: self.trunk.embeddings.weight.shallow_clone(),
                 bias: None,
                 scale: 1.,
                 adapter: None,
@@ -562,7 +593,7 @@ impl CausalLm for Llama {
 /// The trunk of the Llama family with a linear head on the last token: the usual form of a reward
 /// model (one label), and of classifiers.
 #[derive(Debug)]
-pub(crate) struct LlamaClassifier {
+pub struct LlamaClassifier {
     trunk: Trunk,
     score: Linear,
     /// The id that is passed over when the last token is looked for.
@@ -571,13 +602,17 @@ pub(crate) struct LlamaClassifier {
 
 impl LlamaClassifier {
     /// Builds the layers that `config` describes from the tensors of `source`.
-    pub(crate) fn build(
+    ///
+    /// # Errors
+    /// As [`Llama::build`].
+    pub fn build(
         config: &Config,
         labels: &Labels,
         source: Source<'_>,
-    ) -> Result<(Self, LmSpec, Parameters), ModelError> {
+        variant: &LlamaVariant,
+    ) -> Result<BuiltClassifier, ModelError> {
         let raw: RawConfig = config.parse()?;
-        let trunk = Trunk::load(&source.root().at("model"), &raw)?;
+        let trunk = Trunk::load(&source.root(), &raw, variant)?;
         let score = Linear::load(
             &source.root().at("score"),
             raw.hidden_size,
@@ -585,30 +620,34 @@ impl LlamaClassifier {
             Bias::Absent,
             raw.initializer_range,
         );
-        let spec = raw.spec(&trunk.embed.weight);
+        let spec = raw.spec(&trunk.embeddings.weight);
         let parameters = source.finish(harmless)?;
         check_ids(&spec)?;
-        Ok((Self { trunk, score, pad_id: raw.pad_token_id }, spec, parameters))
+        let layers = Self { trunk, score, pad_id: raw.pad_token_id };
+        Ok((Box::new(layers), spec, parameters))
     }
+}
 
-    /// The linear layers of the trunk, and of the head.
-    pub(crate) fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
+impl ClassifierLayers for LlamaClassifier {
+    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
         (self.trunk.linears(), vec![&mut self.score])
     }
 
-    /// Last hidden states `[B, T, H]`.
-    pub(crate) fn hidden(&self, input: &TokenBatch, pass: Pass) -> Result<Tensor, LmError> {
+    fn hidden(
+        &self,
+        input: &TokenBatch,
+        _: Option<&[usize]>,
+        pass: Pass,
+    ) -> Result<Tensor, LmError> {
         self.trunk.forward(input, pass, |_, _| ())
     }
 
-    /// The token of a row whose hidden state is classified: the last one, pad ids passed over, as
-    /// transformers finds it.
-    pub(crate) fn read_token(&self, row: &[u32]) -> usize {
+    /// The last token, pad ids passed over, as transformers finds it.
+    fn read_token(&self, row: &[u32]) -> usize {
         row.iter().rposition(|id| Some(*id) != self.pad_id).unwrap_or(0)
     }
 
-    /// Logits `[B, labels]` of hidden states `[B, H]`.
-    pub(crate) fn score(&self, hidden: &Tensor, pass: Pass) -> Tensor {
-        self.score.forward(hidden, pass)
+    fn score(&self, hidden: Tensor, pass: Pass) -> Tensor {
+        self.score.forward(&hidden, pass)
     }
 }

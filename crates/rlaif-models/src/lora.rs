@@ -15,75 +15,13 @@ use rlaif_torch::TorchError;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapt::Parts,
+    adapter::{Adapter, Form},
     error::{ModelError, TensorProblem},
+    frame::Parts,
     layers::Linear,
     save::{TensorList, of_adapter},
     weights::read_checked,
 };
-
-/// One adapter on one linear layer.
-#[derive(Debug)]
-pub(crate) struct Adapter {
-    pub(crate) form: Form,
-    /// Weight and bias of the layer before this adapter was merged into them.
-    pub(crate) merged_over: Option<(Tensor, Option<Tensor>)>,
-}
-
-/// What an adapter does to its layer.
-#[derive(Debug)]
-pub(crate) enum Form {
-    /// Adds `scale · x Aᵀ Bᵀ`.
-    Lora { a: Tensor, b: Tensor, scale: f64, dropout: f64 },
-    /// Stands in for the layer: peft's `modules_to_save`, for heads that are trained whole.
-    Replacement { weight: Tensor, bias: Option<Tensor> },
-}
-
-impl Adapter {
-    /// Another handle on the same tensors. A merged adapter has nothing to do, and gets no handle
-    /// on what it was merged over.
-    pub(crate) fn handle(&self) -> Self {
-        let form = match &self.form {
-            Form::Lora { a, b, scale, dropout } => Form::Lora {
-                a: a.shallow_clone(),
-                b: b.shallow_clone(),
-                scale: *scale,
-                dropout: *dropout,
-            },
-            Form::Replacement { weight, bias } => Form::Replacement {
-                weight: weight.shallow_clone(),
-                bias: bias.as_ref().map(Tensor::shallow_clone),
-            },
-        };
-        let merged_over = self.merged_over.as_ref().map(|(weight, bias)| {
-            (weight.shallow_clone(), bias.as_ref().map(Tensor::shallow_clone))
-        });
-        Self { form, merged_over }
-    }
-
-    /// The tensors, by the end of their name in memory and by their key in peft's files.
-    fn tensors(&self, name: &str, path: &str) -> Vec<(String, AdapterKey, &Tensor)> {
-        let module = || path.to_owned();
-        let saved = |key: &str| AdapterKey::Saved { parameter: format!("{path}.{key}") };
-        match &self.form {
-            Form::Lora { a, b, .. } => vec![
-                (format!("{path}.lora_A.{name}.weight"), AdapterKey::LoraA { module: module() }, a),
-                (format!("{path}.lora_B.{name}.weight"), AdapterKey::LoraB { module: module() }, b),
-            ],
-            Form::Replacement { weight, bias } => {
-                let mut all = vec![(
-                    format!("{path}.modules_to_save.{name}.weight"),
-                    saved("weight"),
-                    weight,
-                )];
-                if let Some(bias) = bias {
-                    all.push((format!("{path}.modules_to_save.{name}.bias"), saved("bias"), bias));
-                }
-                all
-            }
-        }
-    }
-}
 
 /// Where the tensors of a new adapter come from.
 enum Origin<'a> {

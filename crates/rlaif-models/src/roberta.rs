@@ -6,18 +6,21 @@
 //! where BERT has a pooler. Among the checkpoints:
 //! `facebook/roberta-hate-speech-dynabench-r4-target`.
 
-use rlaif_lm::{Activations, LmError, LmSpec, Parameters, TokenBatch};
+use rlaif_lm::{Activations, LmError, LmSpec, TokenBatch};
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use crate::{
-    adapt::Pass,
+    adapter::Pass,
+    architecture::{BuiltClassifier, ClassifierLayers},
     config::{Config, OneOrMany, check_ids, check_layers, check_sizes},
+    dimensions::Dimensions,
     error::ModelError,
     labels::Labels,
     layers::{
         Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide, in_heads,
     },
+    recompute::{Shallow, recompute},
     weights::{Source, Weights},
 };
 
@@ -66,11 +69,44 @@ impl RawConfig {
     fn std() -> f64 {
         0.02
     }
+
+    fn check(&self) -> Result<(), ModelError> {
+        check_sizes([
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+        ])?;
+        check_layers("num_hidden_layers", self.num_hidden_layers)?;
+        if self.hidden_size % self.num_attention_heads != 0 {
+            return Err(ModelError::BadField {
+                field: "hidden_size",
+                found: self.hidden_size.to_string(),
+                expected: "a multiple of num_attention_heads".to_owned(),
+            });
+        }
+        Ok(())
+    }
 }
 
-/// What differs between the two.
+/// Sizes of the layers, for an estimate of what they need.
+pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
+    let raw: RawConfig = config.parse()?;
+    raw.check()?;
+    Ok(Dimensions {
+        hidden: raw.hidden_size,
+        blocks: raw.num_hidden_layers,
+        heads: raw.num_attention_heads,
+        kv_heads: raw.num_attention_heads,
+        head_dim: raw.hidden_size / raw.num_attention_heads,
+    })
+}
+
+/// The two encoders that differ in positions, segments and head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+pub(crate) enum Style {
     Bert,
     Roberta,
 }
@@ -194,7 +230,9 @@ impl Block {
             &mut self.outer,
         ]
     }
+}
 
+impl Shallow for Block {
     fn handle(&self) -> Self {
         Self {
             query: self.query.handle(),
@@ -216,15 +254,15 @@ struct Head {
     /// RoBERTa's `classifier.dense`, BERT's `pooler.dense`: a tanh layer either way.
     dense: Linear,
     out: Linear,
-    family: Family,
+    style: Style,
     dropout: f64,
 }
 
 impl Head {
     fn forward(&self, first: Tensor, pass: Pass) -> Tensor {
-        let first = match self.family {
-            Family::Roberta => dropout(first, self.dropout, pass.dropout),
-            Family::Bert => first,
+        let first = match self.style {
+            Style::Roberta => dropout(first, self.dropout, pass.dropout),
+            Style::Bert => first,
         };
         let pooled = self.dense.forward(&first, pass).tanh();
         self.out.forward(&dropout(pooled, self.dropout, pass.dropout), pass)
@@ -247,28 +285,10 @@ impl Roberta {
         config: &Config,
         labels: &Labels,
         source: Source<'_>,
-    ) -> Result<(Self, LmSpec, Parameters), ModelError> {
+        style: Style,
+    ) -> Result<BuiltClassifier, ModelError> {
         let raw: RawConfig = config.parse()?;
-        let family = match raw.model_type.as_str() {
-            "bert" => Family::Bert,
-            _ => Family::Roberta,
-        };
-        check_sizes([
-            ("vocab_size", raw.vocab_size),
-            ("hidden_size", raw.hidden_size),
-            ("intermediate_size", raw.intermediate_size),
-            ("num_attention_heads", raw.num_attention_heads),
-            ("max_position_embeddings", raw.max_position_embeddings),
-            ("type_vocab_size", raw.type_vocab_size),
-        ])?;
-        check_layers("num_hidden_layers", raw.num_hidden_layers)?;
-        if raw.hidden_size % raw.num_attention_heads != 0 {
-            return Err(ModelError::BadField {
-                field: "hidden_size",
-                found: raw.hidden_size.to_string(),
-                expected: "a multiple of num_attention_heads".to_owned(),
-            });
-        }
+        raw.check()?;
         if let Some(other) = raw.position_embedding_type.as_deref().filter(|t| *t != "absolute") {
             return Err(ModelError::UnsupportedField {
                 field: "position_embedding_type",
@@ -276,13 +296,13 @@ impl Roberta {
                 supported: "absolute",
             });
         }
-        let pad_id = raw.pad_token_id.unwrap_or(match family {
-            Family::Bert => 0,
-            Family::Roberta => 1,
+        let pad_id = raw.pad_token_id.unwrap_or(match style {
+            Style::Bert => 0,
+            Style::Roberta => 1,
         });
-        let (prefix, first, uncounted) = match family {
-            Family::Bert => ("bert", 0, None),
-            Family::Roberta => ("roberta", i64::from(pad_id) + 1, Some(i64::from(pad_id))),
+        let (prefix, first, uncounted) = match style {
+            Style::Bert => ("bert", 0, None),
+            Style::Roberta => ("roberta", i64::from(pad_id) + 1, Some(i64::from(pad_id))),
         };
         let trunk = source.root().at(prefix);
         let embeddings = Embeddings::load(&trunk.at("embeddings"), &raw, first, uncounted);
@@ -295,20 +315,20 @@ impl Roberta {
             let std = raw.initializer_range;
             Linear::load(place, raw.hidden_size, outputs, Bias::Present, std)
         };
-        let (dense, out) = match family {
-            Family::Bert => (trunk.at("pooler").at("dense"), classifier),
-            Family::Roberta => (classifier.at("dense"), classifier.at("out_proj")),
+        let (dense, out) = match style {
+            Style::Bert => (trunk.at("pooler").at("dense"), classifier),
+            Style::Roberta => (classifier.at("dense"), classifier.at("out_proj")),
         };
         let head = Head {
             dense: linear(&dense, raw.hidden_size),
             out: linear(&out, labels.count()),
-            family,
+            style,
             dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
         };
         let device = source.device();
         let parameters = source.finish(|name| {
             name.ends_with("embeddings.position_ids")
-                || (family == Family::Roberta && name.starts_with("roberta.pooler."))
+                || (style == Style::Roberta && name.starts_with("roberta.pooler."))
         })?;
         let context = raw.max_position_embeddings - first;
         let spec = LmSpec {
@@ -330,7 +350,7 @@ impl Roberta {
         check_ids(&spec)?;
         let dropout = raw.hidden_dropout_prob;
         let model = Self { embeddings, blocks, head, segments: raw.type_vocab_size, dropout };
-        Ok((model, spec, parameters))
+        Ok((Box::new(model), spec, parameters))
     }
 
     /// The segment of each token, int64 `[B, T]`: 1 from where a second text starts.
@@ -355,9 +375,10 @@ impl Roberta {
         let starts = Tensor::from_slice(&starts).to_device(input.ids().device()).unsqueeze(1);
         Ok(nth.ge_tensor(&starts).to_kind(Kind::Int64) * input.mask().to_kind(Kind::Int64))
     }
+}
 
-    /// Last hidden states `[B, T, H]`.
-    pub(crate) fn hidden(
+impl ClassifierLayers for Roberta {
+    fn hidden(
         &self,
         input: &TokenBatch,
         second_start: Option<&[usize]>,
@@ -375,27 +396,27 @@ impl Roberta {
                     block.forward(&x, &bias.as_ref().map_or(Visible::All, Visible::Bias), pass)
                 }
                 Activations::Recompute => {
-                    let block = block.handle();
-                    let bias = bias.as_ref().map(Tensor::shallow_clone);
-                    let segment = move |inputs: &[Tensor]| {
+                    let bias = bias.handle();
+                    recompute(block, &[&x], move |block, inputs| {
                         let visible = bias.as_ref().map_or(Visible::All, Visible::Bias);
-                        Ok::<_, LmError>(block.forward(&inputs[0], &visible, pass))
-                    };
-                    rlaif_torch::checkpoint(&[&x], segment)?
+                        block.forward(&inputs[0], &visible, pass)
+                    })?
                 }
             };
         }
         Ok(x)
     }
 
-    /// The linear layers of the trunk, and of the head.
-    pub(crate) fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
+    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
         let trunk = self.blocks.iter_mut().flat_map(Block::linears).collect();
         (trunk, vec![&mut self.head.dense, &mut self.head.out])
     }
 
-    /// Logits `[B, labels]` of the first tokens' hidden states `[B, H]`.
-    pub(crate) fn score(&self, first: Tensor, pass: Pass) -> Tensor {
+    fn read_token(&self, _: &[u32]) -> usize {
+        0
+    }
+
+    fn score(&self, first: Tensor, pass: Pass) -> Tensor {
         self.head.forward(first, pass)
     }
 }

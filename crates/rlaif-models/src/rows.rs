@@ -5,7 +5,7 @@ use rlaif_torch::{RowActivation, RowCount, RowLinear};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapt::Pass,
+    adapter::Pass,
     layers::{Activation, Linear, RmsNorm},
 };
 
@@ -90,14 +90,14 @@ pub(crate) fn gated(
 }
 
 /// Rows of tokens that follow one another without padding.
-pub(crate) struct Packed {
+pub(crate) struct PackedRows {
     /// int64 `[N]`.
     pub(crate) ids: Tensor,
     /// Tokens of each row.
     pub(crate) lengths: Vec<usize>,
 }
 
-impl Packed {
+impl PackedRows {
     pub(crate) fn new(batch: &TokenBatch) -> Self {
         let ids: Vec<i64> = batch.rows().iter().flatten().map(|&id| i64::from(id)).collect();
         let lengths = batch.rows().iter().map(Vec::len).collect();

@@ -13,7 +13,7 @@ use rlaif_lm::Parameters;
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
-use crate::{config::Config, error::ModelError, weights::kind_name};
+use crate::{config::Config, error::ModelError, family::Family, frame::Frame, weights::kind_name};
 
 /// What goes into a model folder beside the weights.
 #[derive(Debug, Clone)]
@@ -40,10 +40,11 @@ pub(crate) fn of_adapter(name: &str) -> bool {
 /// Writes config.json, the weights and what `options` add. Adapters are left out.
 pub(crate) fn write_model(
     folder: &Path,
-    config: &Config,
-    parameters: &Parameters,
+    frame: &Frame,
+    family: &Family,
     options: &SaveOptions<'_>,
 ) -> Result<(), ModelError> {
+    let Frame { config, parameters, .. } = frame;
     let mut tensors = TensorList::default();
     for (name, tensor) in parameters.iter() {
         if !of_adapter(name) {
@@ -52,7 +53,7 @@ pub(crate) fn write_model(
     }
     let mut writer = FolderWriter::create(folder)?;
     writer.weights(&tensors, options.shard_bytes)?;
-    writer.json("config.json", &written_config(config, parameters))?;
+    writer.json("config.json", &written_config(config, parameters, family))?;
     if let Some(source) = options.source {
         writer.copy_tokenizer(source)?;
         let generation: Option<Map<String, Value>> =
@@ -69,7 +70,7 @@ pub(crate) fn write_model(
 
 /// config.json as it was read, with the kind the weights now have, in the spelling that older and
 /// newer versions of transformers both read.
-fn written_config(config: &Config, parameters: &Parameters) -> Map<String, Value> {
+fn written_config(config: &Config, parameters: &Parameters, family: &Family) -> Map<String, Value> {
     let mut fields = config.fields().clone();
     if let Some((_, tensor)) = parameters.iter().next() {
         fields.remove("dtype");
@@ -81,19 +82,7 @@ fn written_config(config: &Config, parameters: &Parameters) -> Map<String, Value
         };
         fields.insert("torch_dtype".to_owned(), name.into());
     }
-    // transformers 5 says that a T5 head is its own by a field that version 4 does not know.
-    if fields.get("model_type").and_then(Value::as_str) == Some("t5")
-        && let Some(scaled) = fields.get("scale_decoder_outputs").and_then(Value::as_bool)
-        && scaled != parameters.tied().any(|(alias, _)| alias == "lm_head.weight")
-    {
-        // Tied but unscaled, or the reverse: only the new spelling can say it.
-        return fields;
-    }
-    if fields.get("model_type").and_then(Value::as_str) == Some("t5") {
-        let tied = parameters.tied().any(|(alias, _)| alias == "lm_head.weight");
-        fields.remove("scale_decoder_outputs");
-        fields.insert("tie_word_embeddings".to_owned(), tied.into());
-    }
+    (family.written)(&mut fields, parameters);
     fields
 }
 

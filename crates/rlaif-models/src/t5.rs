@@ -17,17 +17,20 @@ use rlaif_torch::{AttentionOptions, Keys, RowLengths, attends_rows};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapt::{Parts, Pass},
+    adapter::Pass,
+    architecture::Framed,
     config::{Config, check_ids},
     error::ModelError,
-    frame::Frame,
+    frame::{Frame, Parts},
     layers::{
         Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, dropout, hide, in_heads,
     },
+    recompute::{Shallow, recompute},
     rows,
     weights::{Init, Source, Weights},
 };
 use config::{Head, RawConfig, Shape};
+pub(crate) use config::{dimensions, written};
 
 /// Which way a relative position bias looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,20 +150,21 @@ impl Attention {
         Linear::project([&self.k, &self.v], x, pass).map(|x| self.heads(&x))
     }
 
-    /// Attention of `x` `[B, T, d_model]` to itself, what its output layer reads.
-    fn to_itself(&self, x: &Tensor, scores: &Scores<'_>, pass: Pass) -> Tensor {
+    /// Self-attention of `x` `[B, T, d_model]`, before the output layer.
+    fn self_attention(&self, x: &Tensor, scores: &AttentionBias<'_>, pass: Pass) -> Tensor {
         let qkv = Linear::project([&self.q, &self.k, &self.v], x, pass);
         self.attend(&qkv, scores, pass)
     }
 
-    /// Attention of `x` `[B, T, d_model]` to what the encoder made, `[B, S, d_model]` or unpadded.
-    fn to_encoded(&self, x: &Tensor, encoded: &Tensor, cover: &Cover, pass: Pass) -> Tensor {
+    /// Cross-attention of `x` `[B, T, d_model]` to the encoder's states, `[B, S, d_model]` or
+    /// unpadded, before the output layer.
+    fn cross_attention(&self, x: &Tensor, encoded: &Tensor, cover: &Cover, pass: Pass) -> Tensor {
         let q = self.q.forward(x, pass);
         let [k, v] = Linear::project([&self.k, &self.v], encoded, pass);
-        self.attend(&[q, k, v], &Scores { bias: None, cover, keys: Keys::All }, pass)
+        self.attend(&[q, k, v], &AttentionBias { bias: None, cover, keys: Keys::All }, pass)
     }
 
-    fn attend(&self, [q, k, v]: &[Tensor; 3], scores: &Scores<'_>, pass: Pass) -> Tensor {
+    fn attend(&self, [q, k, v]: &[Tensor; 3], scores: &AttentionBias<'_>, pass: Pass) -> Tensor {
         let options = AttentionOptions {
             head_dim: Some(self.d_kv),
             scale: 1.,
@@ -192,7 +196,9 @@ impl Attention {
     fn linears(&mut self) -> [&mut Linear; 4] {
         [&mut self.q, &mut self.k, &mut self.v, &mut self.o]
     }
+}
 
+impl Shallow for Attention {
     fn handle(&self) -> Self {
         Self {
             q: self.q.handle(),
@@ -204,23 +210,23 @@ impl Attention {
     }
 }
 
-/// What an attention adds to its scores, and which keys it sees.
+/// The bias that an attention adds to its scores, and the keys it sees.
 #[derive(Clone, Copy)]
-struct Scores<'a> {
+struct AttentionBias<'a> {
     /// `[1, heads, T, S]`.
     bias: Option<&'a Tensor>,
     cover: &'a Cover,
     keys: Keys,
 }
 
-/// How an attention is kept from padding.
+/// How padding is kept out of an attention.
 #[derive(Debug)]
 enum Cover {
-    /// There is none.
+    /// There is no padding.
     Full,
-    /// By what hides it, `[B, 1, 1, S]`.
+    /// An additive mask `[B, 1, 1, S]` hides it.
     Mask(Tensor),
-    /// The tokens lie row after row, without any: how many queries and keys each row has.
+    /// The tokens lie row after row without padding: queries and keys of each row.
     Unpadded { queries: Vec<i64>, keys: Vec<i64> },
 }
 
@@ -239,8 +245,8 @@ impl Cover {
         }
     }
 
-    /// Of the encoder's attention to itself.
-    fn of_encoder(tokens: &EncodedTokens, kind: Kind) -> Self {
+    /// Padding of the encoder's self-attention.
+    fn self_attention(tokens: &EncodedTokens, kind: Kind) -> Self {
         match tokens {
             EncodedTokens::Unpadded(lengths) => {
                 Self::Unpadded { queries: lengths.clone(), keys: lengths.clone() }
@@ -250,8 +256,8 @@ impl Cover {
         }
     }
 
-    /// Of the attention of `width` queries in each row to what the encoder made.
-    fn of_encoded(tokens: &EncodedTokens, width: i64, kind: Kind) -> Self {
+    /// Padding of the cross-attention of `width` queries in each row.
+    fn cross_attention(tokens: &EncodedTokens, width: i64, kind: Kind) -> Self {
         match tokens {
             EncodedTokens::Unpadded(lengths) => {
                 Self::Unpadded { queries: vec![width; lengths.len()], keys: lengths.clone() }
@@ -264,8 +270,9 @@ impl Cover {
     fn hiding(mask: &Mask, kind: Kind) -> Self {
         Self::Mask(hide(&mask.tensor().unsqueeze(1).unsqueeze(1), kind))
     }
+}
 
-    /// Another handle, for a segment that is recomputed later.
+impl Shallow for Cover {
     fn handle(&self) -> Self {
         match self {
             Self::Full => Self::Full,
@@ -329,14 +336,11 @@ impl FeedForward {
     fn linears(&mut self) -> impl Iterator<Item = &mut Linear> {
         [&mut self.wi, &mut self.wo].into_iter().chain(&mut self.gate)
     }
+}
 
+impl Shallow for FeedForward {
     fn handle(&self) -> Self {
-        Self {
-            wi: self.wi.handle(),
-            gate: self.gate.as_ref().map(Linear::handle),
-            wo: self.wo.handle(),
-            ..*self
-        }
+        Self { wi: self.wi.handle(), gate: self.gate.handle(), wo: self.wo.handle(), ..*self }
     }
 }
 
@@ -355,7 +359,7 @@ struct Block {
 /// The tensors that a block reads beside its input.
 struct Context<'a> {
     /// Self-attention.
-    scores: Scores<'a>,
+    scores: AttentionBias<'a>,
     /// Cross-attention: hidden states of the encoder, and what keeps from its padding.
     encoded: Option<(&'a Tensor, &'a Cover)>,
 }
@@ -380,14 +384,37 @@ impl Block {
 
     fn forward(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Tensor {
         let (normed, x) = self.attention_norm.before(x);
-        let mixed = self.attention.to_itself(&normed, &context.scores, pass);
+        let mixed = self.attention.self_attention(&normed, &context.scores, pass);
         let mut x = self.add(&x, &self.attention.o, &mixed, pass);
         if let (Some((cross, norm)), Some((encoded, cover))) = (&self.cross, context.encoded) {
             let (normed, beside) = norm.before(&x);
-            let mixed = cross.to_encoded(&normed, encoded, cover, pass);
+            let mixed = cross.cross_attention(&normed, encoded, cover, pass);
             x = self.add(&beside, &cross.o, &mixed, pass);
         }
         self.finish(&x, pass)
+    }
+
+    /// As [`Self::forward`], computed again in the backward pass.
+    fn recomputed(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Result<Tensor, LmError> {
+        let AttentionBias { bias, cover, keys } = context.scores;
+        let cover = cover.handle();
+        let (encoded, shield) = context
+            .encoded
+            .map_or((None, Cover::Full), |(encoded, cover)| (Some(encoded), cover.handle()));
+        // Gradients flow to both, so they are inputs of the segment.
+        let optional = [bias, encoded];
+        let there = optional.map(|tensor| tensor.is_some());
+        let inputs: Vec<&Tensor> =
+            std::iter::once(x).chain(optional.into_iter().flatten()).collect();
+        recompute(self, &inputs, move |block, inputs| {
+            let mut rest = inputs[1..].iter();
+            let [bias, encoded] = there.map(|there| if there { rest.next() } else { None });
+            let context = Context {
+                scores: AttentionBias { bias, cover: &cover, keys },
+                encoded: encoded.map(|encoded| (encoded, &shield)),
+            };
+            block.forward(&inputs[0], &context, pass)
+        })
     }
 
     /// The feed-forward layer, which decoding shares with training.
@@ -416,12 +443,14 @@ impl Block {
         all.extend(self.feed_forward.linears());
         all
     }
+}
 
+impl Shallow for Block {
     fn handle(&self) -> Self {
         Self {
             attention: self.attention.handle(),
             attention_norm: self.attention_norm.handle(),
-            cross: self.cross.as_ref().map(|(cross, norm)| (cross.handle(), norm.handle())),
+            cross: self.cross.handle(),
             feed_forward: self.feed_forward.handle(),
             feed_forward_norm: self.feed_forward_norm.handle(),
             dropout: self.dropout,
@@ -461,7 +490,7 @@ impl Stack {
         for block in &self.blocks {
             x = match pass.activations {
                 Activations::Keep => block.forward(&x, context, pass),
-                Activations::Recompute => recompute(block, &x, context, pass)?,
+                Activations::Recompute => block.recomputed(&x, context, pass)?,
             };
         }
         Ok(self.end(&x, pass))
@@ -472,37 +501,9 @@ impl Stack {
     }
 }
 
-/// A block whose inner activations are computed again in the backward pass.
-fn recompute(
-    block: &Block,
-    x: &Tensor,
-    context: &Context<'_>,
-    pass: Pass,
-) -> Result<Tensor, LmError> {
-    let block = block.handle();
-    let Scores { bias, cover, keys } = context.scores;
-    let cover = cover.handle();
-    let (encoded, shield) = context
-        .encoded
-        .map_or((None, Cover::Full), |(encoded, cover)| (Some(encoded), cover.handle()));
-    let optional = [bias, encoded];
-    let there = optional.map(|tensor| tensor.is_some());
-    let inputs: Vec<&Tensor> = std::iter::once(x).chain(optional.into_iter().flatten()).collect();
-    let segment = move |inputs: &[Tensor]| {
-        let mut rest = inputs[1..].iter();
-        let [bias, encoded] = there.map(|there| if there { rest.next() } else { None });
-        let context = Context {
-            scores: Scores { bias, cover: &cover, keys },
-            encoded: encoded.map(|encoded| (encoded, &shield)),
-        };
-        Ok::<_, LmError>(block.forward(&inputs[0], &context, pass))
-    };
-    rlaif_torch::checkpoint(&inputs, segment)
-}
-
 /// A T5 model. [`rlaif_lm::Seq2SeqPolicy`] makes it a policy.
 #[derive(Debug)]
-pub struct T5 {
+pub(crate) struct T5 {
     frame: Frame,
     shape: Shape,
     shared: Embedding,
@@ -516,7 +517,7 @@ impl T5 {
     /// Builds the model that `config` describes from the tensors of `source`.
     pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
         let raw: RawConfig = config.parse()?;
-        let shape = Shape::resolve(&raw, &source)?;
+        let shape = Shape::resolve(&raw, |name| source.has(name))?;
         const SHARED: [&str; 3] =
             ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
         let name = source.first_of(&SHARED);
@@ -579,23 +580,25 @@ impl T5 {
         };
         let width = prompts.ids().size()[1];
         let bias = self.encoder.bias.full(width, width);
-        let cover = Cover::of_encoder(&tokens, embedded.kind());
-        let scores = Scores { bias: Some(&bias), cover: &cover, keys: Keys::All };
+        let cover = Cover::self_attention(&tokens, embedded.kind());
+        let scores = AttentionBias { bias: Some(&bias), cover: &cover, keys: Keys::All };
         let context = Context { scores, encoded: None };
         let hidden = self.encoder.forward(embedded, &context, pass)?;
         Ok(Encoded { hidden, tokens })
     }
+}
 
-    pub(crate) fn parts(&mut self) -> Parts<'_> {
+impl Framed for T5 {
+    fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    fn parts(&mut self) -> Parts<'_> {
         let mut linears = Vec::new();
         for block in self.encoder.blocks.iter_mut().chain(&mut self.decoder.blocks) {
             linears.extend(block.linears());
         }
         self.frame.parts(linears, self.lm_head.iter_mut().collect())
-    }
-
-    pub(crate) fn frame(&self) -> &Frame {
-        &self.frame
     }
 }
 
@@ -629,8 +632,8 @@ impl Seq2SeqLm for T5 {
         let embedded = self.embed(ids);
         let (kind, width) = (embedded.kind(), ids.size()[1]);
         let bias = self.decoder.bias.full(width, width);
-        let cover = Cover::of_encoded(&encoded.tokens, width, kind);
-        let scores = Scores { bias: Some(&bias), cover: &Cover::Full, keys: Keys::Causal };
+        let cover = Cover::cross_attention(&encoded.tokens, width, kind);
+        let scores = AttentionBias { bias: Some(&bias), cover: &Cover::Full, keys: Keys::Causal };
         let context = Context { scores, encoded: Some((&encoded.hidden, &cover)) };
         self.decoder.forward(embedded, &context, pass)
     }

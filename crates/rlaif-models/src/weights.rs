@@ -14,13 +14,29 @@ use crate::error::{ModelError, TensorProblem};
 
 /// How a tensor starts where there is no checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Init {
+pub enum Init {
     /// All ones: the scale of a norm.
     Ones,
     /// All zeros: biases.
     Zeros,
     /// Normal around 0.
-    Normal { std: f64 },
+    Normal {
+        /// Its standard deviation.
+        std: f64,
+    },
+}
+
+impl std::fmt::Debug for Source<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let file = self.file().map(Checkpoint::origin);
+        f.debug_struct("Source").field("file", &file).field("device", &self.device).finish()
+    }
+}
+
+impl std::fmt::Debug for Weights<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Weights").field(&self.path).finish()
+    }
 }
 
 enum Origin<'a> {
@@ -32,8 +48,8 @@ enum Origin<'a> {
     Random,
 }
 
-/// Collects the tensors of one model.
-pub(crate) struct Source<'a> {
+/// The tensors of one model as it asks for them: those of a checkpoint, or random ones.
+pub struct Source<'a> {
     origin: Origin<'a>,
     device: Device,
     kind: Option<Kind>,
@@ -82,27 +98,29 @@ impl<'a> Source<'a> {
         Source { origin: Origin::Random, device, kind: Some(kind), state: RefCell::default() }
     }
 
-    pub(crate) fn root(&self) -> Weights<'_> {
+    /// The top of the tree of tensors.
+    pub fn root(&self) -> Weights<'_> {
         Weights { source: self, path: String::new(), kind: self.kind }
     }
 
-    pub(crate) fn device(&self) -> Device {
+    /// The device of the tensors.
+    pub fn device(&self) -> Device {
         self.device
     }
 
-    /// Whether the checkpoint holds this tensor. A random start holds whatever it is asked for.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    /// Whether the checkpoint holds this tensor. A random start holds every tensor.
+    pub fn has(&self, name: &str) -> bool {
         self.file().is_none_or(|checkpoint| checkpoint.tensors().contains_key(name))
     }
 
     /// The first of `names` that the checkpoint holds, or the first of them all.
-    pub(crate) fn first_of<'n>(&self, names: &[&'n str]) -> &'n str {
+    pub fn first_of<'n>(&self, names: &[&'n str]) -> &'n str {
         names.iter().copied().find(|name| self.has(name)).unwrap_or(names[0])
     }
 
     /// Says that `alias` is another name of the parameter `name`: it need not be in the
     /// checkpoint, and is no surprise there.
-    pub(crate) fn tie(&self, alias: &str, name: &str) {
+    pub fn tie(&self, alias: &str, name: &str) {
         let mut state = self.state.borrow_mut();
         state.parameters.tie(alias, name);
         state.used.insert(alias.to_owned());
@@ -110,8 +128,11 @@ impl<'a> Source<'a> {
 
     /// The parameters, once the model has asked for all of them.
     ///
-    /// `harmless` says which names may be in a checkpoint without being asked for.
-    pub(crate) fn finish(self, harmless: impl Fn(&str) -> bool) -> Result<Parameters, ModelError> {
+    /// `harmless` accepts names that may be in a checkpoint without being asked for.
+    ///
+    /// # Errors
+    /// [`ModelError::Tensors`] with every tensor that does not fit, [`ModelError::MixedKinds`].
+    pub fn finish(self, harmless: impl Fn(&str) -> bool) -> Result<Parameters, ModelError> {
         let file = self.file();
         let mut state = self.state.into_inner();
         if let Some(checkpoint) = file {
@@ -198,7 +219,7 @@ impl<'a> Source<'a> {
 
 /// A place in a model's tree of tensors.
 #[derive(Clone)]
-pub(crate) struct Weights<'a> {
+pub struct Weights<'a> {
     source: &'a Source<'a>,
     path: String,
     kind: Option<Kind>,
@@ -206,27 +227,32 @@ pub(crate) struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     /// One step down.
-    pub(crate) fn at(&self, key: impl Display) -> Self {
+    #[must_use]
+    pub fn at(&self, key: impl Display) -> Self {
         let path =
             if self.path.is_empty() { key.to_string() } else { format!("{}.{key}", self.path) };
         Self { source: self.source, path, kind: self.kind }
     }
 
     /// The same place with its tensors in another kind than the rest of the model.
-    pub(crate) fn in_kind(&self, kind: Kind) -> Self {
+    #[must_use]
+    pub fn in_kind(&self, kind: Kind) -> Self {
         Self { kind: Some(kind), ..self.clone() }
     }
 
-    /// The tensor `key` at this place.
-    pub(crate) fn tensor(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
+    /// The tensor `key` of this shape at this place. One that is missing or has another shape is
+    /// reported by [`Source::finish`].
+    pub fn tensor(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
         self.source.tensor(self.at(key).path, shape, init, self.kind)
     }
 
-    pub(crate) fn path(&self) -> &str {
+    /// The path from the top, as it is in the checkpoint.
+    pub fn path(&self) -> &str {
         &self.path
     }
 
-    pub(crate) fn source(&self) -> &'a Source<'a> {
+    /// The source of the tensors.
+    pub fn source(&self) -> &'a Source<'a> {
         self.source
     }
 }
@@ -242,6 +268,19 @@ pub(crate) fn read_checked(
         name: name.to_owned(),
         source: Box::new(source),
     })
+}
+
+/// Reads a tensor of any shape on the CPU; `None` if there is none of this name, or of integers.
+pub(crate) fn read_if_present(
+    checkpoint: &Checkpoint,
+    name: &str,
+) -> Result<Option<Tensor>, ModelError> {
+    let Some(info) = checkpoint.tensors().get(name) else { return Ok(None) };
+    if kind_of(info.dtype).is_none() {
+        return Ok(None);
+    }
+    let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
+    read_tensor(checkpoint, name, &shape, info.dtype).map(Some)
 }
 
 /// Whether two tensors of a checkpoint are one, or the first is not there at all.

@@ -5,12 +5,10 @@ mod common;
 use std::{fs, path::Path};
 
 use common::{Goldens, close, model, real, spelled};
-use rlaif_lm::{
-    CausalLm, CausalPolicy, Forward, Padding, Policy, Seq2SeqLm, SequenceClassifier, TokenBatch,
-};
+use rlaif_lm::{Forward, Padding, Policy, SequenceClassifier, TokenBatch};
 use rlaif_models::{
-    Classifier, Config, LanguageModel, LoadOptions, ModelCard, ModelError, SaveOptions,
-    TensorProblem, inspect,
+    Architecture, Classifier, Config, LanguageModel, LoadOptions, ModelCard, ModelError,
+    SaveOptions, TensorProblem, inspect,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -25,13 +23,13 @@ fn probe(policy: &LanguageModel) -> Tensor {
         let rows: Vec<Vec<u32>> = vec![(5..30).collect(), vec![9, 8, 7], vec![40; 12]];
         let batch = TokenBatch::collate(rows, policy.spec(), Padding::Right).unwrap();
         let forward = Forward::default();
-        let hidden = match policy {
-            LanguageModel::Llama(CausalPolicy(model)) => model.hidden(&batch, forward).unwrap(),
-            LanguageModel::T5(t5) => {
-                let encoded = t5.0.encode(&batch, forward).unwrap();
+        let hidden = match policy.architecture() {
+            Architecture::DecoderOnly(model) => model.hidden(&batch, forward).unwrap(),
+            Architecture::EncoderDecoder(t5) => {
+                let encoded = t5.encode(&batch, forward).unwrap();
                 let inputs: Vec<Vec<u32>> = vec![(3..27).collect(), vec![1, 2], vec![7; 6]];
                 let inputs = TokenBatch::responses(inputs, policy.spec()).unwrap();
-                let hidden = t5.0.decode(inputs.ids(), &encoded, forward).unwrap();
+                let hidden = t5.decode(inputs.ids(), &encoded, forward).unwrap();
                 return policy.head(forward).unwrap().logits(&real(&hidden, &inputs));
             }
         };

@@ -10,10 +10,10 @@ use common::{
     spelled, spellings, split,
 };
 use rlaif_lm::{
-    Activations, CausalLm, CausalPolicy, Dropout, Forward, LmError, Padding, Policy, Room,
-    Seq2SeqLm, SequenceClassifier, TokenBatch, token_log_probs,
+    Activations, CausalLm, Dropout, Forward, LmError, Padding, Policy, Room, SequenceClassifier,
+    TokenBatch, token_log_probs,
 };
-use rlaif_models::{Classifier, LanguageModel, LoadOptions};
+use rlaif_models::{Architecture, Classifier, LanguageModel, LoadOptions};
 use tch::{Kind, Tensor, no_grad};
 
 const TOLERANCE: f64 = 1e-4;
@@ -23,7 +23,7 @@ fn load(folder: &std::path::Path) -> LanguageModel {
 }
 
 fn causal(policy: &LanguageModel) -> &dyn CausalLm {
-    let LanguageModel::Llama(CausalPolicy(model)) = policy else { panic!("not causal") };
+    let Architecture::DecoderOnly(model) = policy.architecture() else { panic!("not causal") };
     model
 }
 
@@ -62,9 +62,9 @@ fn causal_logits_and_hidden_states() {
 /// Prompts and responses as a policy takes them.
 fn batches(name: &str, policy: &LanguageModel, padding: Padding) -> (TokenBatch, TokenBatch) {
     let goldens = Goldens::read(&model(name));
-    let (prompts, responses) = match policy {
-        LanguageModel::Llama(_) => split(&goldens),
-        LanguageModel::T5(_) => {
+    let (prompts, responses) = match policy.architecture() {
+        Architecture::DecoderOnly(_) => split(&goldens),
+        Architecture::EncoderDecoder(_) => {
             let response_ids = Vec::<i64>::try_from(goldens.get("response_ids")).unwrap();
             let mut rest = response_ids.iter().map(|&id| u32::try_from(id).unwrap());
             let lengths = goldens.rows("decoder");
@@ -132,14 +132,14 @@ fn t5_logits_and_hidden_states() {
         for spelling in spellings(name) {
             let folder = spelled(name, spelling);
             let policy = load(folder.path());
-            let LanguageModel::T5(t5) = &policy else { panic!("not T5") };
+            let Architecture::EncoderDecoder(t5) = policy.architecture() else { panic!("not T5") };
             let head = policy.head(Forward::default()).unwrap();
             let run = |prompts: Vec<Vec<u32>>, inputs: Vec<Vec<u32>>, padding| {
                 let prompts = TokenBatch::collate(prompts, policy.spec(), padding).unwrap();
                 let inputs = TokenBatch::responses(inputs, policy.spec()).unwrap();
                 no_grad(|| {
-                    let encoded = t5.0.encode(&prompts, Forward::default()).unwrap();
-                    let hidden = t5.0.decode(inputs.ids(), &encoded, Forward::default()).unwrap();
+                    let encoded = t5.encode(&prompts, Forward::default()).unwrap();
+                    let hidden = t5.decode(inputs.ids(), &encoded, Forward::default()).unwrap();
                     (real_encoded(&encoded, &prompts), real(&hidden, &inputs))
                 })
             };
@@ -306,9 +306,9 @@ fn low_precision_stays_near() {
             policy.head(forward).unwrap().logits(&real(&hidden, &responses))
         });
         assert_eq!(logits.kind(), Kind::BFloat16);
-        let want = match &policy {
-            LanguageModel::T5(_) => goldens.get("bf16.logits").shallow_clone(),
-            LanguageModel::Llama(_) => {
+        let want = match policy.architecture() {
+            Architecture::EncoderDecoder(_) => goldens.get("bf16.logits").shallow_clone(),
+            Architecture::DecoderOnly(_) => {
                 // All positions are stored; a response token is predicted by the one before it.
                 let mut places = Vec::new();
                 let mut start = 0;
@@ -400,15 +400,15 @@ fn a_response_that_does_not_fit_is_refused() {
 fn a_decoder_with_dropout_reads_what_an_encoder_without_made() {
     let name = T5[0];
     let policy = load(&model(name));
-    let LanguageModel::T5(t5) = &policy else { panic!("not T5") };
+    let Architecture::EncoderDecoder(t5) = policy.architecture() else { panic!("not T5") };
     let prompts = vec![vec![5, 6, 7, 8], vec![9, 10]];
     let inputs = vec![vec![0, 3, 4], vec![0, 5, 6]];
     let prompts = TokenBatch::collate(prompts, policy.spec(), Padding::Right).unwrap();
     let inputs = TokenBatch::responses(inputs, policy.spec()).unwrap();
     let dropped = Forward { dropout: Dropout::On, ..Forward::default() };
-    let encoded = t5.0.encode(&prompts, Forward::default()).unwrap();
+    let encoded = t5.encode(&prompts, Forward::default()).unwrap();
     tch::manual_seed(3);
-    let one = t5.0.decode(inputs.ids(), &encoded, dropped).unwrap();
+    let one = t5.decode(inputs.ids(), &encoded, dropped).unwrap();
     assert!(one.isfinite().all().int64_value(&[]) == 1);
     one.sum(Kind::Float).backward();
     for (parameter, tensor) in policy.parameters().iter() {

@@ -9,10 +9,8 @@ mod common;
 use common::{
     CAUSAL, CAUSAL_CLASSIFIERS, ENCODER_CLASSIFIERS, Goldens, T5, close, model, real, real_encoded,
 };
-use rlaif_lm::{
-    CausalLm, CausalPolicy, Forward, Padding, Policy, Seq2SeqLm, SequenceClassifier, TokenBatch,
-};
-use rlaif_models::{Classifier, LanguageModel, LoadOptions};
+use rlaif_lm::{Forward, Padding, Policy, SequenceClassifier, TokenBatch};
+use rlaif_models::{Architecture, Classifier, LanguageModel, LoadOptions};
 use serde_json::Value;
 use tch::{Kind, Tensor, no_grad};
 
@@ -81,7 +79,7 @@ fn decoder_only() {
                     && layer(weight, "layers.").is_none_or(|layer| layer < layers)
             });
             let policy = cut.language_model();
-            let LanguageModel::Llama(CausalPolicy(causal)) = &policy else { panic!("{name}") };
+            let Architecture::DecoderOnly(causal) = policy.architecture() else { panic!("{name}") };
             let want = goldens.get(&format!("hidden.{layers}"));
             let want = cut.rms_norm(want, "model.norm.weight", "rms_norm_eps");
             for padding in [Padding::Right, Padding::Left] {
@@ -112,15 +110,15 @@ fn encoder_decoder() {
                         && layer(weight, "decoder.block.").is_none_or(|layer| layer < decoder))
             });
             let policy = cut.language_model();
-            let LanguageModel::T5(t5) = &policy else { panic!("{name}") };
+            let Architecture::EncoderDecoder(t5) = policy.architecture() else { panic!("{name}") };
             for padding in [Padding::Right, Padding::Left] {
                 let rows = goldens.rows("encoder");
                 let prompts = TokenBatch::collate(rows, policy.spec(), padding).unwrap();
                 let inputs = goldens.rows("decoder");
                 let inputs = TokenBatch::responses(inputs, policy.spec()).unwrap();
                 let (encoded, decoded) = no_grad(|| {
-                    let encoded = t5.0.encode(&prompts, Forward::default()).unwrap();
-                    let decoded = t5.0.decode(inputs.ids(), &encoded, Forward::default()).unwrap();
+                    let encoded = t5.encode(&prompts, Forward::default()).unwrap();
+                    let decoded = t5.decode(inputs.ids(), &encoded, Forward::default()).unwrap();
                     (real_encoded(&encoded, &prompts), decoded)
                 });
                 let compare = |what: &str, got: Tensor, golden: String, weight: &str| {

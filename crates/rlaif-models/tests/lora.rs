@@ -6,12 +6,12 @@ use std::num::NonZeroU32;
 
 use common::{Goldens, close, fixtures, model, real, split};
 use rlaif_lm::{
-    Adapters, CausalLm, CausalPolicy, Dropout, Forward, LmError, Padding, Policy, Seq2SeqLm,
-    SequenceClassifier, TokenBatch, token_log_probs,
+    Adapters, Dropout, Forward, LmError, Padding, Policy, SequenceClassifier, TokenBatch,
+    token_log_probs,
 };
 use rlaif_models::{
-    AdapterConfig, Classifier, LanguageModel, LoadOptions, ModelError, ModuleNames, TargetModules,
-    TaskType, TensorProblem,
+    AdapterConfig, Architecture, Classifier, LanguageModel, LoadOptions, ModelError, ModuleNames,
+    TargetModules, TaskType, TensorProblem,
 };
 use tch::{Kind, Tensor, no_grad};
 
@@ -32,18 +32,18 @@ fn with(adapters: Adapters<'_>) -> Forward<'_> {
 /// Logits at the positions the goldens hold.
 fn logits(policy: &LanguageModel, base: &Goldens, forward: Forward<'_>) -> Tensor {
     no_grad(|| {
-        let hidden = match policy {
-            LanguageModel::Llama(CausalPolicy(model)) => {
+        let hidden = match policy.architecture() {
+            Architecture::DecoderOnly(model) => {
                 let rows = base.rows("right");
                 let batch = TokenBatch::collate(rows, policy.spec(), Padding::Right).unwrap();
                 real(&model.hidden(&batch, forward).unwrap(), &batch)
             }
-            LanguageModel::T5(t5) => {
+            Architecture::EncoderDecoder(t5) => {
                 let rows = base.rows("encoder");
                 let prompts = TokenBatch::collate(rows, policy.spec(), Padding::Right).unwrap();
                 let inputs = TokenBatch::responses(base.rows("decoder"), policy.spec()).unwrap();
-                let encoded = t5.0.encode(&prompts, forward).unwrap();
-                real(&t5.0.decode(inputs.ids(), &encoded, forward).unwrap(), &inputs)
+                let encoded = t5.encode(&prompts, forward).unwrap();
+                real(&t5.decode(inputs.ids(), &encoded, forward).unwrap(), &inputs)
             }
         };
         policy.head(forward).unwrap().logits(&hidden)
@@ -52,9 +52,9 @@ fn logits(policy: &LanguageModel, base: &Goldens, forward: Forward<'_>) -> Tenso
 
 /// The base folder's loss: mean of -log-prob over the response tokens.
 fn loss(policy: &LanguageModel, base: &Goldens, forward: Forward<'_>) -> Tensor {
-    let (prompts, responses) = match policy {
-        LanguageModel::Llama(_) => split(base),
-        LanguageModel::T5(_) => {
+    let (prompts, responses) = match policy.architecture() {
+        Architecture::DecoderOnly(_) => split(base),
+        Architecture::EncoderDecoder(_) => {
             let ids = Vec::<i64>::try_from(base.get("response_ids")).unwrap();
             let mut rest = ids.iter().map(|&id| u32::try_from(id).unwrap());
             let rows = base.rows("decoder");

@@ -54,19 +54,5 @@ impl Reference {
 /// assert_eq!(rlaif_ppo::share_frozen(&policy, &mut reference), 16);
 /// ```
 pub fn share_frozen(policy: &Parameters, reference: &Parameters) -> usize {
-    let _guard = tch::no_grad_guard();
-    let mut saved = 0;
-    for (name, own) in policy.iter().filter(|(_, tensor)| !tensor.requires_grad()) {
-        let Some(other) = reference.get(name) else { continue };
-        let same = own.kind() == other.kind()
-            && own.device() == other.device()
-            && own.data_ptr() != other.data_ptr()
-            && own.size() == other.size()
-            && own.equal(other);
-        if same {
-            other.shallow_clone().set_data(own);
-            saved += own.numel() * own.kind().elt_size_in_bytes();
-        }
-    }
-    saved
+    policy.share_frozen(reference)
 }

@@ -231,7 +231,7 @@ fn load_options(
         Some(name) => name.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?,
         None => around.device,
     };
-    Ok(LoadOptions { device, kind: dtype.map(Kind::from) })
+    Ok(LoadOptions::new(device, dtype.map(Kind::from)))
 }
 
 /// The reward, whose weights are shared with those that `around` built of them before.

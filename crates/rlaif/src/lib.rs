@@ -5,7 +5,6 @@
 pub mod cli;
 mod evaluate;
 mod fetch;
-pub mod memory;
 mod reward;
 pub mod run;
 

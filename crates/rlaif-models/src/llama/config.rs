@@ -1,11 +1,13 @@
-//! config.json of the Llama family: what it says, and what the families mean by it.
+//! config.json of the Llama family, and its meaning for each member.
 
 use rlaif_lm::LmSpec;
 use serde::Deserialize;
 use tch::Tensor;
 
+use super::variant::{LlamaVariant, WindowRule};
 use crate::{
-    config::{OneOrMany, check_layers, check_sizes},
+    config::{Config, OneOrMany, check_layers, check_sizes},
+    dimensions::Dimensions,
     error::ModelError,
     layers::Bias,
 };
@@ -169,63 +171,30 @@ pub(super) struct Shape {
     /// The sliding window of each layer that has one.
     pub(super) windows: Vec<Option<i64>>,
     pub(super) attention_dropout: f64,
-}
-
-/// Fields of config.json as the families mean them: what one leaves out, another has by default.
-pub(super) struct Family {
     pub(super) qkv_bias: Bias,
     pub(super) output_bias: Bias,
     pub(super) mlp_bias: Bias,
     pub(super) norm_queries_and_keys: bool,
-    pub(super) window: Option<i64>,
+    pub(super) embedding_scale: f64,
 }
 
-impl Family {
-    pub(super) fn resolve(raw: &RawConfig) -> Result<Self, ModelError> {
-        let plain = Self {
-            qkv_bias: raw.attention_bias.into(),
-            output_bias: raw.attention_bias.into(),
-            mlp_bias: raw.mlp_bias.into(),
-            norm_queries_and_keys: false,
-            window: None,
-        };
-        let optional_window =
-            if raw.use_sliding_window == Some(true) { raw.sliding_window } else { None };
-        Ok(match raw.model_type.as_str() {
-            "llama" => plain,
-            "mistral" => Self {
-                qkv_bias: Bias::Absent,
-                output_bias: Bias::Absent,
-                mlp_bias: Bias::Absent,
-                window: raw.sliding_window,
-                ..plain
-            },
-            "qwen2" => Self {
-                qkv_bias: Bias::Present,
-                output_bias: Bias::Absent,
-                mlp_bias: Bias::Absent,
-                window: optional_window,
-                ..plain
-            },
-            "qwen3" => Self {
-                mlp_bias: Bias::Absent,
-                norm_queries_and_keys: true,
-                window: optional_window,
-                ..plain
-            },
-            other => {
-                return Err(ModelError::UnsupportedField {
-                    field: "model_type",
-                    found: other.to_owned(),
-                    supported: "llama, mistral, qwen2, qwen3",
-                });
-            }
-        })
-    }
+/// Sizes of the layers, for [`crate::Family::dimensions`].
+///
+/// # Errors
+/// [`ModelError::Config`] and [`ModelError::BadField`] for a configuration that cannot be honoured.
+pub fn dimensions(config: &Config, variant: &LlamaVariant) -> Result<Dimensions, ModelError> {
+    let shape = Shape::resolve(&config.parse()?, variant)?;
+    Ok(Dimensions {
+        hidden: shape.hidden,
+        blocks: shape.layers,
+        heads: shape.heads,
+        kv_heads: shape.kv_heads,
+        head_dim: shape.head_dim,
+    })
 }
 
 impl Shape {
-    pub(super) fn resolve(raw: &RawConfig, family: &Family) -> Result<Self, ModelError> {
+    pub(super) fn resolve(raw: &RawConfig, variant: &LlamaVariant) -> Result<Self, ModelError> {
         let kv_heads = raw.num_key_value_heads.unwrap_or(raw.num_attention_heads);
         check_sizes([
             ("vocab_size", raw.vocab_size),
@@ -239,9 +208,8 @@ impl Shape {
         if raw.num_attention_heads % kv_heads != 0 {
             return Err(bad("num_key_value_heads", kv_heads, "a divisor of num_attention_heads"));
         }
-        let head_dim = match raw.head_dim {
+        let head_dim = match raw.head_dim.or(variant.head_dim) {
             Some(head_dim) => head_dim,
-            None if raw.model_type == "qwen3" => 128,
             None if raw.hidden_size % raw.num_attention_heads == 0 => {
                 raw.hidden_size / raw.num_attention_heads
             }
@@ -251,14 +219,21 @@ impl Shape {
             let expected = format!("even, for rotary positions, and at most {MAX_HEAD_DIM}");
             return Err(bad("head_dim", head_dim, &expected));
         }
+        let window = match variant.window {
+            WindowRule::Never => None,
+            WindowRule::Given => raw.sliding_window,
+            WindowRule::Switched => {
+                raw.sliding_window.filter(|_| raw.use_sliding_window == Some(true))
+            }
+        };
         let windows = (0..raw.num_hidden_layers)
             .map(|layer| {
                 let slides = match (&raw.layer_types, raw.max_window_layers) {
                     (Some(types), _) => types.get(layer) == Some(&LayerType::SlidingAttention),
-                    (None, Some(first)) if raw.model_type != "mistral" => layer >= first,
+                    (None, Some(first)) if variant.window != WindowRule::Given => layer >= first,
                     _ => true,
                 };
-                family.window.filter(|_| slides)
+                window.filter(|_| slides)
             })
             .collect();
         Ok(Self {
@@ -269,6 +244,11 @@ impl Shape {
             layers: raw.num_hidden_layers,
             windows,
             attention_dropout: raw.attention_dropout,
+            qkv_bias: variant.qkv_bias.resolve(raw.attention_bias),
+            output_bias: variant.output_bias.resolve(raw.attention_bias),
+            mlp_bias: variant.mlp_bias.resolve(raw.mlp_bias),
+            norm_queries_and_keys: variant.norm_queries_and_keys,
+            embedding_scale: (variant.embedding_scale)(raw.hidden_size),
         })
     }
 }

@@ -6,9 +6,9 @@ use tch::{Kind, Tensor};
 
 use super::{Attention, Block, Trunk};
 use crate::{
-    adapt::Pass,
+    adapter::Pass,
     layers::hide,
-    rows::{self, Packed},
+    rows::{self, PackedRows},
 };
 
 impl Attention {
@@ -61,9 +61,9 @@ impl Trunk {
         tokens: &TokenBatch,
         pass: Pass,
     ) -> Result<(), LmError> {
-        let packed = Packed::new(tokens);
+        let packed = PackedRows::new(tokens);
         if packed.ids.numel() > 0 {
-            let mut x = self.embed.forward(&packed.ids);
+            let mut x = self.embed(&packed.ids);
             let angles = self.rope.angles(&packed.positions(), x.kind());
             for (i, block) in self.blocks.iter().enumerate() {
                 let layer = &block.attention;
@@ -103,7 +103,7 @@ impl Trunk {
     pub(super) fn step_rows(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Tensor {
         let lengths: Vec<i64> =
             cache.layers().lengths().iter().map(|&length| length as i64 + 1).collect();
-        let mut x = self.embed.forward(tokens);
+        let mut x = self.embed(tokens);
         let angles = self.rope.angles(cache.positions(), x.kind());
         for (i, block) in self.blocks.iter().enumerate() {
             let layer = &block.attention;

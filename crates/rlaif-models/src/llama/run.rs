@@ -6,14 +6,15 @@ use tch::{Kind, Tensor};
 
 use super::{Attention, Block, Trunk};
 use crate::{
-    adapt::Pass,
+    adapter::Pass,
     layers::{Visible, attention, hide},
+    recompute::{Shallow, recompute},
 };
 
 impl Trunk {
     /// Last hidden states `[N, H]` of the run.
     pub(super) fn forward_run(&self, run: &Branches, pass: Pass) -> Result<Tensor, LmError> {
-        let mut x = self.embed.forward(run.ids());
+        let mut x = self.embed(run.ids());
         let (kind, device) = (x.kind(), x.device());
         let angles = self.rope.angles(run.positions(), kind);
         let windows = self.shape.windows.iter().map(|w| w.filter(|window| *window < run.width()));
@@ -31,7 +32,14 @@ impl Trunk {
             let visible = bias.map_or(Visible::Causal, Visible::Bias);
             x = match pass.activations {
                 Activations::Keep => block.forward_run(&x, &angles, &visible, run, pass),
-                Activations::Recompute => recompute(block, &x, &angles, bias, run, pass)?,
+                Activations::Recompute => {
+                    let (angles, bias) = (angles.handle(), bias.map(Tensor::handle));
+                    let run = run.handle();
+                    recompute(block, &[&x], move |block, inputs| {
+                        let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
+                        block.forward_run(&inputs[0], &angles, &visible, &run, pass)
+                    })?
+                }
             };
         }
         Ok(self.norm.forward(&x))
@@ -75,23 +83,4 @@ impl Attention {
         let mixed = attention(&rows(&q, self.heads), &k, &v, visible, self.scale(), p);
         run.from_rows(&mixed)
     }
-}
-
-/// A block whose inner activations are computed again in the backward pass.
-fn recompute(
-    block: &Block,
-    x: &Tensor,
-    angles: &(Tensor, Tensor),
-    bias: Option<&Tensor>,
-    run: &Branches,
-    pass: Pass,
-) -> Result<Tensor, LmError> {
-    let (block, run) = (block.handle(), run.handle());
-    let angles = (angles.0.shallow_clone(), angles.1.shallow_clone());
-    let bias = bias.map(Tensor::shallow_clone);
-    let segment = move |inputs: &[Tensor]| {
-        let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
-        Ok::<_, LmError>(block.forward_run(&inputs[0], &angles, &visible, &run, pass))
-    };
-    rlaif_torch::checkpoint(&[x], segment)
 }

@@ -1,14 +1,15 @@
 //! config.json of T5: what it says, and what it means.
 
-use rlaif_lm::LmSpec;
+use rlaif_lm::{LmSpec, Parameters};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::{
-    config::{OneOrMany, check_layers, check_sizes},
+    config::{Config, OneOrMany, check_layers, check_sizes},
+    dimensions::Dimensions,
     error::ModelError,
     layers::Activation,
-    weights::Source,
 };
 
 /// The fields of config.json that matter here, with the defaults transformers gives them.
@@ -131,7 +132,8 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    pub(super) fn resolve(raw: &RawConfig, source: &Source<'_>) -> Result<Self, ModelError> {
+    /// `has` tells whether a tensor is in the checkpoint.
+    pub(super) fn resolve(raw: &RawConfig, has: impl Fn(&str) -> bool) -> Result<Self, ModelError> {
         let (gated, name) = match raw.feed_forward_proj.strip_prefix("gated-") {
             Some(name) => (true, name),
             None => (false, raw.feed_forward_proj.as_str()),
@@ -162,8 +164,7 @@ impl Shape {
         }
         let tied = raw.tie_word_embeddings != Some(false);
         let scaled = raw.scale_decoder_outputs.unwrap_or(tied);
-        let own_head =
-            !tied || (raw.scale_decoder_outputs == Some(false) && source.has("lm_head.weight"));
+        let own_head = !tied || (raw.scale_decoder_outputs == Some(false) && has("lm_head.weight"));
         Ok(Self {
             vocab_size: raw.vocab_size,
             d_model: raw.d_model,
@@ -182,4 +183,29 @@ impl Shape {
             head_scale: if scaled { (raw.d_model as f64).powf(-0.5) } else { 1. },
         })
     }
+}
+
+/// Sizes of the layers, for an estimate of what they need.
+pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
+    let shape = Shape::resolve(&config.parse()?, |_| true)?;
+    Ok(Dimensions {
+        hidden: shape.d_model,
+        blocks: shape.encoder_layers + shape.decoder_layers,
+        heads: shape.heads,
+        kv_heads: shape.heads,
+        head_dim: shape.d_kv,
+    })
+}
+
+/// Says whether the head is the embeddings in the spelling that every version of transformers reads.
+/// Version 5 says it by a field that version 4 does not know.
+pub(crate) fn written(fields: &mut Map<String, Value>, parameters: &Parameters) {
+    let tied = parameters.tied().any(|(alias, _)| alias == "lm_head.weight");
+    let scaled = fields.get("scale_decoder_outputs").and_then(Value::as_bool);
+    // Tied but unscaled, or the reverse: only the new spelling can say it.
+    if scaled.is_some_and(|scaled| scaled != tied) {
+        return;
+    }
+    fields.remove("scale_decoder_outputs");
+    fields.insert("tie_word_embeddings".to_owned(), tied.into());
 }

@@ -6,8 +6,8 @@ use tch::{Kind, Tensor};
 
 use super::{Block, RelativeBias, T5};
 use crate::{
-    adapt::Pass,
-    rows::{self, Packed},
+    adapter::Pass,
+    rows::{self, PackedRows},
 };
 
 impl RelativeBias {
@@ -31,7 +31,7 @@ impl Block {
 
 impl T5 {
     /// The encoder's last hidden states `[N, d_model]`.
-    fn encode_rows(&self, packed: &Packed, pass: Pass) -> Tensor {
+    fn encode_rows(&self, packed: &PackedRows, pass: Pass) -> Tensor {
         let heads = [-1, self.shape.heads, self.shape.d_kv];
         let longest = packed.lengths.iter().copied().max().unwrap_or(0) as i64;
         let bias = self.encoder.bias.full(longest, longest);
@@ -57,7 +57,7 @@ impl T5 {
         prompts: &TokenBatch,
         pass: Pass,
     ) -> Result<(), LmError> {
-        let packed = Packed::new(prompts);
+        let packed = PackedRows::new(prompts);
         let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
         let encoded = self.encode_rows(&packed, pass);
         for (i, block) in self.decoder.blocks.iter().enumerate() {

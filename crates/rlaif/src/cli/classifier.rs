@@ -9,6 +9,7 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 use rlaif_lm::SequenceClassifier;
+use rlaif_models::MemoryPlan;
 use rlaif_text::HfTokenizer;
 use rlaif_train::{
     ClassWeights, ClassifierRow, ClassifierTrainer, FitConfig, Goal, LearnConfig, SupervisedTask,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::run::{
     DataRows, DataSection, Left, ModelSection, Placement, RowProblem, RunError, RunFile,
-    ShuffledBatches,
+    ShuffledBatches, Weights, kept_activations, longest, rows_of_pass,
 };
 
 #[derive(Debug, Args)]
@@ -170,7 +171,12 @@ impl ClassifierCommand {
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
-        tch::manual_seed(seed.derive("init", 0).get() as i64);
+        let memory = MemoryPlan {
+            activations: kept_activations(config.learn.recompute),
+            ..config.model.memory(options)?
+        };
+        config.placement.check_memory(&memory, Weights::NotLoaded)?;
+        tch::manual_seed(seed.for_libtorch("init"));
         let mut classifier = config.model.classifier(&config.labels, options)?;
         let tokenizer = model::tokenizer(&config.model.folder()?, classifier.spec().vocab_size)?;
         let limit = config.data.limit(classifier.spec());
@@ -183,6 +189,15 @@ impl ClassifierCommand {
         let total_steps = total_steps(&config.train, train.len())?;
         let weights = config.class_weights.resolve(&train, config.labels.len());
         let weights = weights.map_err(RunError::from)?;
+        let memory = MemoryPlan {
+            microbatch: rows_of_pass(
+                config.learn.microbatch,
+                config.train.batch_size.min(train.len()),
+            ),
+            tokens: longest(train.iter().map(|row| row.ids.len())),
+            ..memory
+        };
+        config.placement.check_memory(&memory, Weights::Loaded)?;
         let trainer = ClassifierTrainer::new(&classifier, &config.learn, weights, total_steps)
             .map_err(in_learn)?;
         let about = about(train.len(), &left, held_out.len(), total_steps);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     rewards_from_config,
-    run::{DpoRows, DpoRun, DpoTask, HeldOutEvaluation, Left, RunError},
+    run::{DpoRows, DpoRun, DpoTask, HeldOutEvaluation, Left, RunError, Weights},
 };
 
 #[derive(Debug, Args)]
@@ -33,13 +33,17 @@ impl Dpo {
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
-        tch::manual_seed(seed.derive("init", 0).get() as i64);
+        let memory = config.memory(options, None)?;
+        config.placement.check_memory(&memory, Weights::NotLoaded)?;
+        tch::manual_seed(seed.for_libtorch("init"));
         let policy = config.model.language_model(options)?;
         let tokenizer = model::tokenizer(&config.model.folder()?, policy.spec().vocab_size)?;
-        let DpoRows { train, held_out, mut batches, report, left } =
-            config.read(&tokenizer, policy.spec(), seed)?;
+        let rows = config.read(&tokenizer, policy.spec(), seed)?;
+        let memory = config.memory(options, Some(&rows))?;
+        let DpoRows { train, held_out, mut batches, report, left } = rows;
         let total_steps = config.train.total_steps(train.len()).map_err(RunError::from)?;
         let trainer = config.trainer(total_steps, policy)?;
+        config.placement.check_memory(&memory, Weights::Loaded)?;
         // Before anything is written.
         let reward = config
             .online

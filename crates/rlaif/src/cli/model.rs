@@ -62,7 +62,7 @@ impl Placement {
             Dtype::Bf16 => Kind::BFloat16,
             Dtype::F16 => Kind::Half,
         });
-        Ok(LoadOptions { device: self.device.resolve()?, kind })
+        Ok(LoadOptions::new(self.device.resolve()?, kind))
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     rewards_from_config,
-    run::{PpoRun, RunError, ShuffledBatches},
+    run::{PpoRun, RunError, ShuffledBatches, Weights},
 };
 
 #[derive(Debug, Args)]
@@ -51,6 +51,7 @@ impl Ppo {
         let keep = Keep { newest: config.output.keep, best: None };
         // Before anything is written.
         let reward = rewards_from_config(&config.reward, open.path(), options.device)?;
+        config.placement.check_memory(&config.memory(options, &prompts)?, Weights::Loaded)?;
         let trained = trainer.policy().parameters().count_trainable();
         let about = format!(
             "{} prompts ({left_out} left out for their length), {trained} trained weights, {} \

@@ -7,6 +7,7 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 use rlaif_lm::SequenceClassifier;
+use rlaif_models::MemoryPlan;
 use rlaif_text::{HfTokenizer, Side};
 use rlaif_train::{FitConfig, Goal, LearnConfig, PreferenceRow, PreferenceTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::run::{
     DataRows, DataSection, Left, ModelSection, Placement, RunError, RunFile, ShuffledBatches,
+    Weights, kept_activations, longest, rows_of_pass,
 };
 
 #[derive(Debug, Args)]
@@ -175,7 +177,12 @@ impl Reward {
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
-        tch::manual_seed(seed.derive("init", 0).get() as i64);
+        let memory = MemoryPlan {
+            activations: kept_activations(config.learn.recompute),
+            ..config.model.memory(options)?
+        };
+        config.placement.check_memory(&memory, Weights::NotLoaded)?;
+        tch::manual_seed(seed.for_libtorch("init"));
         let mut model = config.model.classifier(&["reward".to_owned()], options)?;
         // What is judged stands at the end; a classifier that rewards cuts there as well.
         let tokenizer = model::tokenizer(&config.model.folder()?, model.spec().vocab_size)?
@@ -188,6 +195,18 @@ impl Reward {
         let (_, held_out) = rows(held_out, &tokenizer, limit, &mut Left::default())?;
         let total_steps = total_steps(&config.train, train.len())?;
         let mut batches = ShuffledBatches::new(&train, config.train.batch_size, seed)?;
+        let memory = MemoryPlan {
+            // Both sides of a pair are rows of one pass.
+            microbatch: 2 * rows_of_pass(
+                config.learn.microbatch,
+                config.train.batch_size.min(train.len()),
+            ),
+            tokens: longest(
+                rows_of_train.iter().flat_map(|row| [row.chosen.len(), row.rejected.len()]),
+            ),
+            ..memory
+        };
+        config.placement.check_memory(&memory, Weights::Loaded)?;
         let trainer = PreferenceTrainer::new(&model, &config.learn, config.centring, total_steps)
             .map_err(in_learn)?;
         let about = about(train.len(), &left, held_out.len(), total_steps);

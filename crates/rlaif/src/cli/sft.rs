@@ -4,6 +4,7 @@ use clap::Args;
 use rlaif_core::{Conversation, Demonstration, Record, Seed};
 use rlaif_data::corpora::{ConversationColumns, Corpus, DemonstrationColumns};
 use rlaif_lm::Policy;
+use rlaif_models::MemoryPlan;
 use rlaif_train::{FitConfig, Goal, LearnConfig, SftRow, SftTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,8 @@ use super::{
 };
 use crate::run::{
     ColumnSection, DataFormat, DataRows, DataSection, Encoder, Left, ModelSection, Placement,
-    RunError, RunFile, ShuffledBatches, TextColumn, TextRecord,
+    RunError, RunFile, ShuffledBatches, TextColumn, TextRecord, Weights, kept_activations, longest,
+    rows_of_pass,
 };
 
 #[derive(Debug, Args)]
@@ -116,13 +118,27 @@ impl Sft {
         let interrupt = interrupt()?;
         let seed = Seed::new(config.seed);
         let options = config.placement.options(config.model.precision)?;
-        tch::manual_seed(seed.derive("init", 0).get() as i64);
+        let memory = MemoryPlan {
+            activations: kept_activations(config.learn.recompute),
+            ..config.model.memory(options)?
+        };
+        config.placement.check_memory(&memory, Weights::NotLoaded)?;
+        tch::manual_seed(seed.for_libtorch("init"));
         let mut policy = config.model.language_model(options)?;
         let tokenizer = model::tokenizer(&config.model.folder()?, policy.spec().vocab_size)?;
         let encoder = Encoder::new(&tokenizer, policy.spec(), config.data.max_tokens);
         let Prepared { train, held_out, mut batches, left } = config.prepare(&encoder, seed)?;
 
         let total_steps = total_steps(&config.train, train.len())?;
+        let memory = MemoryPlan {
+            microbatch: rows_of_pass(
+                config.learn.microbatch,
+                config.train.batch_size.min(train.len()),
+            ),
+            tokens: longest(train.iter().map(|row| row.prompt.len() + row.response.len())),
+            ..memory
+        };
+        config.placement.check_memory(&memory, Weights::Loaded)?;
         let trainer = SftTrainer::new(&policy, &config.learn, total_steps).map_err(in_learn)?;
         let about = about(train.len(), &left, held_out.len(), total_steps);
         let shown = Shown { total_steps, metrics: &["loss", "eval/loss", "time/tokens_per_s"] };

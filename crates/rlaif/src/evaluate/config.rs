@@ -323,7 +323,7 @@ impl Loaded {
         let folder = model_folder(&config.model, config.revision.as_deref())?;
         let codec = HfTokenizer::from_folder(&folder)?;
         let kind = config.dtype.map(Into::into);
-        let mut policy = LanguageModel::load(&folder, LoadOptions { device, kind })?;
+        let mut policy = LanguageModel::load(&folder, LoadOptions::new(device, kind))?;
         let mut name = config.model.clone();
         if let Some(adapter) = &config.adapter {
             policy.adapters().load("tuned", adapter)?;

@@ -16,13 +16,14 @@ use rlaif_dpo::{
     ResponseRow, RowConfig, RowReport, TooLong, pair_rows, response_rows,
 };
 use rlaif_lm::LmSpec;
-use rlaif_models::LanguageModel;
+use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rewards::RewardConfig;
 use rlaif_train::{CheckpointFiles, Fit, FitConfig, Goal, Saved, Stepped, TrainError};
 use serde::{Deserialize, Serialize};
 
 use super::{
     DataRows, DataSection, Left, ModelSection, Placement, RunError, RunFile, ShuffledBatches,
+    kept_activations, longest, rows_of_pass,
 };
 
 /// The run file of `rlaif dpo`.
@@ -290,15 +291,54 @@ impl DpoRun {
         let live = matches!(self.dpo.reference, ReferenceConfig::Live { .. });
         let reference = if !self.dpo.objective.needs_reference() {
             Reference::Given
-        } else if self.model.lora.is_some() {
-            Reference::AdaptersOff
-        } else if live {
-            let options = self.placement.options(self.model.precision)?;
-            Reference::Model(LanguageModel::load(&self.model.folder()?, options)?)
+        } else if live || self.model.lora.is_some() {
+            let setup = self.model.setup(self.placement.options(self.model.precision)?)?;
+            match setup.reference_of(policy.parameters())? {
+                Some(reference) => Reference::Model(reference),
+                None => Reference::AdaptersOff,
+            }
         } else {
             Reference::Given
         };
         Ok(DpoTrainer::new(policy, reference, self.dpo.clone(), total_steps)?)
+    }
+
+    /// What the run needs for these rows; without rows, what it needs at least.
+    ///
+    /// # Errors
+    /// [`RunError::Fetch`].
+    pub fn memory(
+        &self,
+        options: LoadOptions,
+        rows: Option<&DpoRows>,
+    ) -> Result<MemoryPlan, RunError> {
+        let live = matches!(self.dpo.reference, ReferenceConfig::Live { .. });
+        let mut plan = MemoryPlan {
+            copy: live && self.dpo.objective.needs_reference(),
+            activations: kept_activations(self.dpo.recompute),
+            ..self.model.memory(options)?
+        };
+        let Some(rows) = rows else { return Ok(plan) };
+        // Both responses of a pair, or both prompts of an unpaired one, are rows of one pass.
+        plan.microbatch = 2 * rows_of_pass(
+            self.dpo.micro_batch_size,
+            self.train.batch_size.min(rows.train.len()),
+        );
+        plan.tokens = match &rows.train {
+            TrainRows::Pairs(rows) => longest(rows.iter().map(PairRow::len)),
+            TrainRows::Responses(rows) => longest(
+                rows.iter()
+                    .map(|row| row.prompt.len() + row.response.len().max(row.mismatched.len())),
+            ),
+            // Prompts get their ids when they are answered: the answers alone are known.
+            TrainRows::Prompts(_) => {
+                self.online.as_ref().map_or(0, |online| online.sampling.generation.max_new_tokens)
+            }
+        };
+        if self.online.is_some() {
+            plan.batch = 2 * self.train.batch_size;
+        }
+        Ok(plan)
     }
 
     /// Reads the rows and makes token ids of them.

@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use rlaif_core::{BadSetting, CodecError, Fault, is_bad_input_file};
 use rlaif_data::DataError;
 use rlaif_dpo::{DpoError, PairProblem};
-use rlaif_models::{CheckpointError, ModelError};
+use rlaif_models::{CheckpointError, MemoryError, ModelError};
 use rlaif_ppo::PpoError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
@@ -118,6 +118,9 @@ pub enum RunError {
     /// A model that cannot be loaded.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A run that does not fit into memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// A model's files.
     #[error(transparent)]
     Files(#[from] CheckpointError),
@@ -212,6 +215,7 @@ impl Fault for RunError {
             Self::Row { problem, .. } => problem.is_users(),
             Self::Fetch(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
+            Self::Memory(error) => error.is_users(),
             Self::Files(error) => error.is_users(),
             Self::Text(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),

@@ -65,10 +65,10 @@ mod data;
 mod dpo;
 mod encode;
 mod error;
+mod memory;
 mod model;
 mod place;
 mod ppo;
-mod trunk;
 
 use std::{
     env, fs,
@@ -89,6 +89,7 @@ pub use dpo::{
 };
 pub use encode::Encoder;
 pub use error::{RowProblem, RunError};
+pub use memory::{Weights, kept_activations, longest, rows_of_pass};
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
 pub use ppo::{OutputSection, PpoRun, PretrainingSection, PromptSection, ValueSection, ValueStart};
 

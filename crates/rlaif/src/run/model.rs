@@ -3,23 +3,22 @@
 use std::{num::NonZeroU32, path::PathBuf};
 
 use rlaif_core::BadSetting;
-use rlaif_lm::Policy;
 use rlaif_models::{
-    AdapterConfig, CheckpointError, Classifier, LanguageModel, LoadOptions, ModelAdapters,
-    ModelError, ModuleNames, TargetModules, TaskType,
+    CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions, Lora, ModelError,
+    ModuleNames, PolicySetup, TargetModules, classifier_with_labels,
 };
 use rlaif_torch::{DeviceChoice, TorchError};
 use rlaif_train::{LearnConfig, Precision, Trainable};
 use serde::{Deserialize, Serialize};
 
-use super::{error::RunError, trunk};
+use super::error::RunError;
 use crate::model_folder;
 
 /// The name that an adapter has in a model.
 const ADAPTER: &str = "default";
 
 /// Where a run computes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placement {
     /// `cpu`, `cuda`, `cuda:N`, or `auto` for CUDA where there is one.
@@ -27,11 +26,15 @@ pub struct Placement {
     /// Threads to compute with; 0 for libtorch's own choice. A run is the same bit by bit only
     /// with the same number.
     pub threads: usize,
+    /// Memory that the run may use, in GiB; by default what the device has free. A run that needs
+    /// more is refused before it starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_gib: Option<f64>,
 }
 
 impl Default for Placement {
     fn default() -> Self {
-        Self { device: "auto".to_owned(), threads: 0 }
+        Self { device: "auto".to_owned(), threads: 0, memory_gib: None }
     }
 }
 
@@ -104,6 +107,26 @@ impl LoraSection {
             .ok_or_else(|| refuse("rank", self.rank.to_string(), "at least 1"))
     }
 
+    /// The adapter on this base model.
+    fn adapter(&self, base: &str) -> Result<Lora, RunError> {
+        Ok(Lora {
+            name: ADAPTER.to_owned(),
+            rank: self.check()?,
+            alpha: self.alpha,
+            dropout: self.dropout,
+            targets: match &self.targets {
+                LoraTargets::Pattern(name) if name == "all-linear" => TargetModules::AllLinear,
+                LoraTargets::Pattern(pattern) => {
+                    TargetModules::Named(ModuleNames::Pattern(pattern.clone()))
+                }
+                LoraTargets::Names(names) => {
+                    TargetModules::Named(ModuleNames::Suffixes(names.clone()))
+                }
+            },
+            base: Some(base.to_owned()),
+        })
+    }
+
     /// What the adapter's configuration is refused for, by the key that it comes from.
     fn named(&self, error: ModelError) -> RunError {
         let setting = |key, problem| RunError::Setting { key, problem };
@@ -131,8 +154,12 @@ impl Placement {
     /// Sets the threads, and resolves the device.
     ///
     /// # Errors
-    /// [`RunError::Torch`].
+    /// [`RunError::Torch`], [`RunError::Field`].
     pub fn options(&self, precision: Precision) -> Result<LoadOptions, RunError> {
+        if let Some(gib) = self.memory_gib.filter(|gib| !(gib.is_finite() && *gib > 0.)) {
+            let expected = "a positive number";
+            return Err(BadSetting::new("placement.memory_gib", gib, expected).into());
+        }
         if self.threads > 0 {
             rlaif_torch::set_intra_op_threads(self.threads).map_err(|error| match error {
                 TorchError::Setting(BadSetting { found, expected, .. }) => {
@@ -142,7 +169,18 @@ impl Placement {
             })?;
         }
         let device = self.device.parse::<DeviceChoice>()?.resolve()?;
-        Ok(LoadOptions { device, kind: Some(precision.kind()) })
+        Ok(LoadOptions::new(device, precision.kind()))
+    }
+}
+
+/// A conversion that is refused, by the key that it comes from.
+pub(crate) fn converted(key: &'static str, error: ConvertError) -> RunError {
+    match error {
+        ConvertError::Model(error) => error.into(),
+        ConvertError::Labels { .. } => {
+            RunError::Setting { key: "labels", problem: error.to_string() }
+        }
+        _ => RunError::Setting { key, problem: error.to_string() },
     }
 }
 
@@ -155,23 +193,27 @@ impl ModelSection {
         Ok(model_folder(&self.path, self.revision.as_deref())?)
     }
 
-    /// Loads a language model with its fresh adapter, if it has one. Seed libtorch before.
+    /// Policy, adapter and reference of a run.
+    ///
+    /// # Errors
+    /// [`RunError::Fetch`]; [`RunError::Field`] for the adapter.
+    pub fn setup(&self, options: LoadOptions) -> Result<PolicySetup, RunError> {
+        let lora = self.lora.as_ref().map(|lora| lora.adapter(&self.path)).transpose()?;
+        Ok(PolicySetup { lora, ..PolicySetup::new(self.folder()?, options) })
+    }
+
+    /// Loads a language model with its fresh adapter, if it has one. The adapter is drawn from
+    /// libtorch's generator.
     ///
     /// # Errors
     /// [`RunError::Model`], [`RunError::Setting`].
     pub fn language_model(&self, options: LoadOptions) -> Result<LanguageModel, RunError> {
-        let mut model = LanguageModel::load(&self.folder()?, options)?;
-        let task = match model.spec().decoder_start_id {
-            Some(_) => TaskType::Seq2SeqLm,
-            None => TaskType::CausalLm,
-        };
-        self.adapt(&mut model.adapters(), task)?;
-        Ok(model)
+        self.setup(options)?.policy().map_err(|error| self.named(error))
     }
 
     /// Loads a classifier with these labels, with its fresh adapter, if it has one. A folder with a
-    /// language model or a bare encoder lends its trunk; the head is drawn then. Seed libtorch
-    /// before.
+    /// language model or a bare encoder lends its trunk; the head is then drawn from
+    /// libtorch's generator.
     ///
     /// # Errors
     /// [`RunError::Model`], [`RunError::Setting`].
@@ -180,30 +222,21 @@ impl ModelSection {
         labels: &[String],
         options: LoadOptions,
     ) -> Result<Classifier, RunError> {
-        let mut model = trunk::classifier(&self.folder()?, labels, options)?;
-        self.adapt(&mut model.adapters(), TaskType::SequenceClassification)?;
+        let mut model = classifier_with_labels(&self.folder()?, labels, options)
+            .map_err(|error| converted("model.path", error))?;
+        if let Some(lora) = &self.lora {
+            let adapter = lora.adapter(&self.path)?;
+            adapter.add_to_classifier(&mut model).map_err(|error| lora.named(error))?;
+        }
         Ok(model)
     }
 
-    fn adapt(&self, adapters: &mut ModelAdapters<'_>, task: TaskType) -> Result<(), RunError> {
-        let Some(lora) = &self.lora else { return Ok(()) };
-        let rank = lora.check()?;
-        let mut config = AdapterConfig::new(task, rank);
-        config.lora_alpha = lora.alpha;
-        config.lora_dropout = lora.dropout;
-        config.base_model_name_or_path = Some(self.path.clone());
-        config.target_modules = match &lora.targets {
-            LoraTargets::Pattern(name) if name == "all-linear" => TargetModules::AllLinear,
-            LoraTargets::Pattern(pattern) => {
-                TargetModules::Named(ModuleNames::Pattern(pattern.clone()))
-            }
-            LoraTargets::Names(names) => TargetModules::Named(ModuleNames::Suffixes(names.clone())),
-        };
-        if task == TaskType::SequenceClassification {
-            // A fresh head must be trained; peft does the same.
-            config.modules_to_save = vec!["classifier".to_owned(), "score".to_owned()];
+    /// What a model or its adapter is refused for.
+    fn named(&self, error: ModelError) -> RunError {
+        match &self.lora {
+            Some(lora) => lora.named(error),
+            None => error.into(),
         }
-        adapters.add(ADAPTER, config).map_err(|error| lora.named(error))
     }
 
     /// Checks how the model is to be trained (`[learn]`), and that what is trained is what is

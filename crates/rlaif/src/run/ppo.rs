@@ -2,17 +2,19 @@
 
 use rlaif_core::{BadSetting, PromptRecord, Specials, TextCodec};
 use rlaif_data::{Reader, corpora::PromptColumns};
-use rlaif_lm::{Policy, ValueFunction, ValueHead, ValueInit};
-use rlaif_models::{LanguageModel, LoadOptions};
-use rlaif_ppo::{PpoConfig, PpoError, PpoTrainer, Prompt, Reference, ValueModel, share_frozen};
+use rlaif_lm::{Activations, Policy, ValueFunction, ValueHead, ValueInit};
+use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, PolicySetup, value_function};
+use rlaif_ppo::{
+    KeptActivations, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, ValueModel,
+};
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
 use rlaif_train::{FitConfig, SftRow, Trainable};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ColumnSection, Encoder, Left, ModelSection, Placement, RunError, RunFile, columns::source,
-    trunk,
+    ColumnSection, Encoder, Left, ModelSection, Placement, RunError, RunFile, Weights,
+    columns::source, longest, model::converted,
 };
 use crate::model_folder;
 
@@ -176,25 +178,50 @@ impl PpoRun {
         Ok(())
     }
 
+    /// What the run needs for these prompts, rewards aside; without prompts, what it needs at least.
+    ///
+    /// # Errors
+    /// [`RunError::Fetch`].
+    pub fn memory(&self, options: LoadOptions, prompts: &[Prompt]) -> Result<MemoryPlan, RunError> {
+        let folder = |location: &String| model_folder(location, None);
+        let mut plan = MemoryPlan {
+            copy: self.reference.is_none(),
+            value: self.value.model.as_ref().map(folder).transpose()?,
+            frozen: self.reference.iter().map(folder).collect::<Result<_, _>>()?,
+            activations: match self.ppo.activations {
+                KeptActivations::Keep => Activations::Keep,
+                KeptActivations::Recompute => Activations::Recompute,
+            },
+            ..self.model.memory(options)?
+        };
+        if !prompts.is_empty() {
+            let generation = &self.ppo.generation;
+            plan.microbatch = self.ppo.microbatch();
+            plan.batch = generation.batch_size.min(self.ppo.batch_size);
+            plan.tokens =
+                longest(prompts.iter().map(|prompt| prompt.ids.len())) + generation.max_new_tokens;
+        }
+        Ok(plan)
+    }
+
     /// Loads policy, reference and value function, and makes the trainer of them.
     ///
     /// # Errors
     /// [`RunError`] for a model that cannot be loaded, or settings that do not fit it.
     pub fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
-        tch::manual_seed(self.ppo.seed.derive("init", 0).get().cast_signed());
+        self.placement.check_memory(&self.memory(options, &[])?, Weights::NotLoaded)?;
+        tch::manual_seed(self.ppo.seed.for_libtorch("init"));
+        let reference = self.reference.as_ref();
+        let reference = reference.map(|location| model_folder(location, None)).transpose()?;
+        let setup = PolicySetup { reference, ..self.model.setup(options)? };
         let policy = self.model.language_model(options)?;
         self.trainable.select(policy.parameters())?;
+        let reference = match setup.reference_of(policy.parameters())? {
+            Some(reference) => Reference::Frozen(Box::new(reference)),
+            None => Reference::AdaptersOff,
+        };
         let load = |location: &str| -> Result<LanguageModel, RunError> {
             Ok(LanguageModel::load(&model_folder(location, None)?, options)?)
-        };
-        let reference = match (&self.reference, &self.model.lora) {
-            (Some(location), _) => Reference::Frozen(Box::new(load(location)?)),
-            (None, Some(_)) => Reference::AdaptersOff,
-            (None, None) => {
-                let copy = LanguageModel::load(&self.model.folder()?, options)?;
-                share_frozen(policy.parameters(), copy.parameters());
-                Reference::Frozen(Box::new(copy))
-            }
         };
         let head = |size| {
             let init = match self.value.init {
@@ -212,9 +239,8 @@ impl PpoRun {
             return self.trainer_of(policy, head, reference);
         };
         let (trunk, head) = match self.value.init {
-            ValueStart::RewardModel => {
-                trunk::reward_trunk(&model_folder(location, None)?, options)?
-            }
+            ValueStart::RewardModel => value_function(&model_folder(location, None)?, options)
+                .map_err(|error| converted("value.model", error))?,
             ValueStart::Zero | ValueStart::Pytorch => {
                 let trunk = load(location)?;
                 let head = head(trunk.spec().hidden_size);

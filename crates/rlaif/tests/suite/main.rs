@@ -8,6 +8,7 @@ mod eval;
 mod fitted;
 mod generate;
 mod judge;
+mod memory;
 mod ppo;
 mod support;
 mod train;

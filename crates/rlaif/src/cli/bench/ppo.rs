@@ -8,9 +8,7 @@ use rlaif_lm::{
     Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit,
     generate::{Eos, GenerationConfig, GenerationRow, Hooks, generate},
 };
-use rlaif_models::{
-    AdapterConfig, Classifier, LanguageModel, LoadOptions, TargetModules, TaskType,
-};
+use rlaif_models::{Classifier, LanguageModel, LoadOptions, Lora, PolicySetup};
 use rlaif_ppo::{KeptActivations, PpoConfig, PpoTrainer, Reference};
 use serde_json::json;
 use tch::{Device, no_grad};
@@ -113,23 +111,13 @@ impl PpoBench {
     }
 
     fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, CliError> {
+        let lora = self.lora.map(|rank| Lora::new("ppo", rank));
         let folder = model::folder(&self.policy, None)?;
-        let mut policy = LanguageModel::load(&folder, options)?;
-        let reference = match self.lora {
-            Some(rank) => {
-                let task = match policy.spec().decoder_start_id {
-                    Some(_) => TaskType::Seq2SeqLm,
-                    None => TaskType::CausalLm,
-                };
-                let mut adapter = AdapterConfig::new(task, rank);
-                adapter.target_modules = TargetModules::AllLinear;
-                policy.adapters().add("ppo", adapter)?;
-                Reference::AdaptersOff
-            }
-            None => {
-                policy.parameters().train_where(|_| true);
-                Reference::Frozen(Box::new(LanguageModel::load(&folder, options)?))
-            }
+        let setup = PolicySetup { lora, ..PolicySetup::new(folder, options) };
+        let (policy, reference) = setup.load()?;
+        let reference = match reference {
+            Some(reference) => Reference::Frozen(Box::new(reference)),
+            None => Reference::AdaptersOff,
         };
         let activations =
             if self.recompute { KeptActivations::Recompute } else { KeptActivations::Keep };

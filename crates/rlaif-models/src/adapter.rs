@@ -1,9 +1,73 @@
-//! Which adapters a model has, and how a forward pass picks one.
+//! Adapters as data: one on a layer, the named ones of a model, and the one that a forward pass picks.
 
-use rlaif_checkpoint::AdapterConfig;
-use rlaif_lm::{Activations, Adapters, Dropout, Forward, LmError, Parameters};
+use rlaif_checkpoint::{AdapterConfig, AdapterKey};
+use rlaif_lm::{Activations, Adapters, Dropout, Forward, LmError};
+use tch::Tensor;
 
-use crate::{error::ModelError, layers::Linear};
+use crate::{error::ModelError, recompute::Shallow};
+
+/// One adapter on one linear layer.
+#[derive(Debug)]
+pub(crate) struct Adapter {
+    pub(crate) form: Form,
+    /// Weight and bias of the layer before this adapter was merged into them.
+    pub(crate) merged_over: Option<(Tensor, Option<Tensor>)>,
+}
+
+/// What an adapter does to its layer.
+#[derive(Debug)]
+pub(crate) enum Form {
+    /// Adds `scale · x Aᵀ Bᵀ`.
+    Lora { a: Tensor, b: Tensor, scale: f64, dropout: f64 },
+    /// Stands in for the layer: peft's `modules_to_save`, for heads that are trained whole.
+    Replacement { weight: Tensor, bias: Option<Tensor> },
+}
+
+impl Adapter {
+    /// The tensors, by the end of their name in memory and by their key in peft's files.
+    pub(crate) fn tensors(&self, name: &str, path: &str) -> Vec<(String, AdapterKey, &Tensor)> {
+        let module = || path.to_owned();
+        let saved = |key: &str| AdapterKey::Saved { parameter: format!("{path}.{key}") };
+        match &self.form {
+            Form::Lora { a, b, .. } => vec![
+                (format!("{path}.lora_A.{name}.weight"), AdapterKey::LoraA { module: module() }, a),
+                (format!("{path}.lora_B.{name}.weight"), AdapterKey::LoraB { module: module() }, b),
+            ],
+            Form::Replacement { weight, bias } => {
+                let mut all = vec![(
+                    format!("{path}.modules_to_save.{name}.weight"),
+                    saved("weight"),
+                    weight,
+                )];
+                if let Some(bias) = bias {
+                    all.push((format!("{path}.modules_to_save.{name}.bias"), saved("bias"), bias));
+                }
+                all
+            }
+        }
+    }
+}
+
+impl Shallow for Adapter {
+    fn handle(&self) -> Self {
+        let form = match &self.form {
+            Form::Lora { a, b, scale, dropout } => Form::Lora {
+                a: a.shallow_clone(),
+                b: b.shallow_clone(),
+                scale: *scale,
+                dropout: *dropout,
+            },
+            Form::Replacement { weight, bias } => Form::Replacement {
+                weight: weight.shallow_clone(),
+                bias: bias.as_ref().map(Tensor::shallow_clone),
+            },
+        };
+        let merged_over = self.merged_over.as_ref().map(|(weight, bias)| {
+            (weight.shallow_clone(), bias.as_ref().map(Tensor::shallow_clone))
+        });
+        Self { form, merged_over }
+    }
+}
 
 /// The named adapters of one model. An adapter keeps its slot as long as it is loaded.
 #[derive(Debug, Default)]
@@ -93,30 +157,25 @@ impl AdapterSet {
     }
 }
 
-/// A forward pass whose adapter is resolved: it can be kept by a segment that is recomputed.
+/// A forward pass whose adapter is looked up: it can be kept by a layer that is recomputed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Pass {
+pub struct Pass {
     pub(crate) dropout: Dropout,
     pub(crate) activations: Activations,
     pub(crate) adapter: Option<usize>,
 }
 
 impl Pass {
+    /// How much of the activations is kept for the backward pass.
+    pub fn activations(self) -> Activations {
+        self.activations
+    }
+
     /// The probability `p` where dropout is on, else 0.
-    pub(crate) fn dropout_p(self, p: f64) -> f64 {
+    pub fn dropout_p(self, p: f64) -> f64 {
         match self.dropout {
             Dropout::On => p,
             Dropout::Off => 0.,
         }
     }
-}
-
-/// The parts of a model that adapters touch.
-pub(crate) struct Parts<'a> {
-    /// The linear layers of the trunk.
-    pub(crate) linears: Vec<&'a mut Linear>,
-    /// The layers of the head: vocabulary or classification. `all-linear` leaves them out.
-    pub(crate) head: Vec<&'a mut Linear>,
-    pub(crate) parameters: &'a mut Parameters,
-    pub(crate) adapters: &'a mut AdapterSet,
 }

@@ -1,0 +1,255 @@
+//! Puts a different head on an existing trunk: builds a classifier from any model folder, or a value
+//! function from a reward model.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use rlaif_checkpoint::Checkpoint;
+use rlaif_core::Fault;
+use rlaif_lm::{Parameters, Policy, SequenceClassifier, ValueHead};
+use serde_json::Value;
+use tch::{Kind, Tensor};
+
+use crate::{
+    classifier::Classifier, config::Config, error::ModelError, family::Family,
+    language_model::LanguageModel, load::LoadOptions, sort::ModelSort, weights::read_if_present,
+};
+
+/// Why a folder's trunk cannot have another head.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// The folder holds a classifier with as many labels of other names.
+    #[error(
+        "the classifier in {} has the labels {labels:?}; name the same in the same order, or begin \
+         from a model without a head", .folder.display()
+    )]
+    Labels {
+        /// The folder.
+        folder: PathBuf,
+        /// The labels it has.
+        labels: Vec<String>,
+    },
+    /// Its family has no classifier.
+    #[error("the trunk of `{model_type}` cannot become a classifier; {known} can")]
+    NoClassifier {
+        /// The family.
+        model_type: String,
+        /// The families that have one.
+        known: String,
+    },
+    /// Its family has no classifier whose head is one layer on a language model's trunk.
+    #[error(
+        "the reward model in {} is a `{model_type}`; value functions start from those of {known}",
+        .folder.display()
+    )]
+    NoValueFunction {
+        /// The folder.
+        folder: PathBuf,
+        /// The family.
+        model_type: String,
+        /// The families that have one.
+        known: String,
+    },
+    /// The checkpoint has no such head.
+    #[error(
+        "{} has no `{weight}`, so it is no reward model; start the head at `zero` (`value.init`)",
+        .folder.display()
+    )]
+    NoHead {
+        /// The folder.
+        folder: PathBuf,
+        /// The tensor.
+        weight: &'static str,
+    },
+    /// The head has more than one output.
+    #[error(
+        "`{weight}` of {} has shape {shape:?}; expected one score, [1, hidden size]",
+        .folder.display()
+    )]
+    HeadShape {
+        /// The folder.
+        folder: PathBuf,
+        /// The tensor.
+        weight: &'static str,
+        /// Its shape.
+        shape: Vec<i64>,
+    },
+    /// The checkpoint has not the whole trunk.
+    #[error("{} lacks tensors of the trunk: {}", .folder.display(), .missing.join(", "))]
+    Trunk {
+        /// The folder.
+        folder: PathBuf,
+        /// The first tensors that are missing, or of another shape.
+        missing: Vec<String>,
+    },
+    /// The folder cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl Fault for ConvertError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Labels { .. }
+            | Self::NoClassifier { .. }
+            | Self::NoValueFunction { .. }
+            | Self::NoHead { .. }
+            | Self::HeadShape { .. }
+            | Self::Trunk { .. } => true,
+            Self::Model(error) => error.is_users(),
+        }
+    }
+}
+
+/// Loads a classifier with these labels. A folder that holds a language model or a bare encoder
+/// lends its trunk; the head is then drawn from libtorch's generator.
+///
+/// # Errors
+/// [`ConvertError::Labels`], [`ConvertError::NoClassifier`], [`ConvertError::Trunk`];
+/// [`ConvertError::Model`] for a folder that cannot be read.
+///
+/// ```
+/// use rlaif_lm::SequenceClassifier;
+/// use rlaif_models::{LoadOptions, classifier_with_labels};
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/llama3");
+/// let labels = ["reward".to_owned()];
+/// let model = classifier_with_labels(folder.as_ref(), &labels, LoadOptions::default())?;
+/// assert_eq!(model.labels(), labels);
+/// # Ok::<(), rlaif_models::ConvertError>(())
+/// ```
+pub fn classifier_with_labels(
+    folder: &Path,
+    labels: &[String],
+    options: LoadOptions,
+) -> Result<Classifier, ConvertError> {
+    let config = Config::read(folder)?;
+    let model_type = config.text("model_type").unwrap_or("");
+    let family = options.families.find(model_type);
+    let Some(classifies) = family.and_then(|family| family.classifies) else {
+        return Err(ConvertError::NoClassifier {
+            model_type: model_type.to_owned(),
+            known: options.families.named(|family| family.classifies.is_some()),
+        });
+    };
+    let checkpoint = Checkpoint::open(folder).map_err(ModelError::from)?;
+    let has_head = classifies
+        .head
+        .first()
+        .is_some_and(|head| checkpoint.tensors().keys().any(|name| name.starts_with(head)));
+    if has_head && matches!(options.families.of(&config), Ok((_, ModelSort::Classifier))) {
+        let loaded = Classifier::load(folder, options)?;
+        let own = loaded.labels();
+        if own == labels {
+            return Ok(loaded);
+        }
+        // A head for as many labels is kept below, under the new names; so the old ones must mean
+        // nothing (a single score, or `LABEL_0`, which transformers writes for want of a name).
+        let nameless = own.len() == 1 || own.iter().all(|label| label.starts_with("LABEL_"));
+        if own.len() == labels.len() && !nameless {
+            return Err(ConvertError::Labels { folder: folder.to_owned(), labels: own.to_vec() });
+        }
+    }
+    let config = with_labels(config, classifies.class, labels);
+    let model = Classifier::fresh(config, options)?;
+    fill(model.parameters(), classifies.head, &checkpoint, folder)?;
+    Ok(model)
+}
+
+/// config.json as that of a classifier.
+fn with_labels(mut config: Config, class: &str, labels: &[String]) -> Config {
+    config.set("architectures", serde_json::json!([class]));
+    let id2label: serde_json::Map<String, Value> =
+        labels.iter().enumerate().map(|(i, label)| (i.to_string(), label.clone().into())).collect();
+    let label2id: serde_json::Map<String, Value> =
+        labels.iter().enumerate().map(|(i, label)| (label.clone(), i.into())).collect();
+    config.set("id2label", id2label.into());
+    config.set("label2id", label2id.into());
+    config.set("num_labels", labels.len().into());
+    // Of the trunk's head, if it had one; transformers refuses that of several labels for one.
+    let several = "single_label_classification";
+    config.set("problem_type", if labels.len() == 1 { Value::Null } else { several.into() });
+    if config.fields().get("pad_token_id").is_none_or(Value::is_null) {
+        // transformers reads the last token that is no padding, and must know which is.
+        let eos = config.fields().get("eos_token_id").cloned().unwrap_or_default();
+        let eos = eos.as_array().and_then(|ids| ids.first().cloned()).unwrap_or(eos);
+        if !eos.is_null() {
+            config.set("pad_token_id", eos);
+        }
+    }
+    config
+}
+
+/// The trunk of a reward model as a policy, with its score layer as a value head: what a value
+/// function starts from. The vocabulary head, which goes unused, is the embeddings.
+///
+/// # Errors
+/// [`ConvertError::NoValueFunction`], [`ConvertError::NoHead`], [`ConvertError::HeadShape`],
+/// [`ConvertError::Trunk`]; [`ConvertError::Model`] for a folder that cannot be read.
+pub fn value_function(
+    folder: &Path,
+    options: LoadOptions,
+) -> Result<(LanguageModel, ValueHead), ConvertError> {
+    let mut config = Config::read(folder)?;
+    let model_type = config.text("model_type").unwrap_or("").to_owned();
+    let family = options.families.find(&model_type);
+    let generates = family.and_then(|family| family.generates);
+    let weight = family.and_then(|family| family.classifies?.linear_head);
+    let (Some(generates), Some(weight)) = (generates, weight) else {
+        let with = |family: &Family| {
+            family.generates.is_some()
+                && family.classifies.is_some_and(|classifies| classifies.linear_head.is_some())
+        };
+        let (folder, known) = (folder.to_owned(), options.families.named(with));
+        return Err(ConvertError::NoValueFunction { folder, model_type, known });
+    };
+    let checkpoint = Checkpoint::open(folder).map_err(ModelError::from)?;
+    let Some(layer) = read_if_present(&checkpoint, weight)? else {
+        return Err(ConvertError::NoHead { folder: folder.to_owned(), weight });
+    };
+    if layer.dim() != 2 || layer.size()[0] != 1 {
+        let (folder, shape) = (folder.to_owned(), layer.size());
+        return Err(ConvertError::HeadShape { folder, weight, shape });
+    }
+    config.set("architectures", serde_json::json!([generates.class]));
+    config.set("tie_word_embeddings", true.into());
+    let trunk = LanguageModel::fresh(config, options)?;
+    fill(trunk.parameters(), &[], &checkpoint, folder)?;
+    let weight = layer.to_kind(Kind::Float).to_device(options.device);
+    let bias = Tensor::zeros([1], (Kind::Float, options.device));
+    Ok((trunk, ValueHead::from_tensors(&weight, &bias)))
+}
+
+/// Copies the trunk's tensors into the model's parameters; those of `heads` may be missing.
+fn fill(
+    parameters: &Parameters,
+    heads: &[&str],
+    checkpoint: &Checkpoint,
+    folder: &Path,
+) -> Result<(), ConvertError> {
+    let mut missing = BTreeSet::new();
+    for (name, parameter) in parameters.iter() {
+        let is_head = heads.iter().any(|head| name.starts_with(head));
+        let Some(tensor) = read_if_present(checkpoint, name)? else {
+            if !is_head {
+                missing.insert(name.to_owned());
+            }
+            continue;
+        };
+        if tensor.size() != parameter.size() {
+            // A head for other labels.
+            if !is_head {
+                missing.insert(format!("{name} of shape {:?}", parameter.size()));
+            }
+            continue;
+        }
+        tch::no_grad(|| parameter.shallow_clone().copy_(&tensor));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = missing.into_iter().take(5).collect();
+    Err(ConvertError::Trunk { folder: folder.to_owned(), missing })
+}

@@ -1,0 +1,16 @@
+//! Sizes of a model's layers.
+
+/// Sizes of the layers that a config.json describes, for an estimate of the memory they need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dimensions {
+    /// Size of a hidden state.
+    pub hidden: i64,
+    /// Blocks, those of an encoder and of a decoder together.
+    pub blocks: usize,
+    /// Heads of queries.
+    pub heads: i64,
+    /// Heads of keys and values.
+    pub kv_heads: i64,
+    /// Size of a head.
+    pub head_dim: i64,
+}

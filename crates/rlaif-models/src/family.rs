@@ -1,0 +1,314 @@
+//! The families of models: the one place that knows their names.
+//!
+//! A family is a row of [`Families`]. Everything that depends on the family (which class builds it,
+//! what its head is called, how large its layers are, how its config.json is written) is in the row;
+//! nothing else in rlaif compares a `model_type`.
+
+use std::fmt;
+
+use rlaif_lm::{CausalPolicy, Parameters, Seq2SeqPolicy};
+use serde_json::{Map, Value};
+
+use crate::{
+    architecture::{BuiltClassifier, LanguageLayers},
+    config::Config,
+    dimensions::Dimensions,
+    error::ModelError,
+    labels::Labels,
+    llama::{self, Llama, LlamaClassifier, LlamaVariant},
+    roberta::{self, Roberta},
+    sort::{ModelSort, class},
+    t5::{self, T5},
+    weights::Source,
+};
+
+/// A family of models: what its `model_type` in config.json means.
+#[derive(Debug, Clone, Copy)]
+pub struct Family {
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// How it generates text, if it does.
+    pub generates: Option<Generates>,
+    /// How it classifies texts, if it does.
+    pub classifies: Option<Classifies>,
+    /// Sizes of the layers that config.json describes.
+    pub dimensions: fn(&Config) -> Result<Dimensions, ModelError>,
+    /// Changes config.json before it is written beside these parameters; [`as_read`] where it is
+    /// written as it was read.
+    pub written: fn(&mut Map<String, Value>, &Parameters),
+}
+
+/// How a family generates text.
+#[derive(Debug, Clone, Copy)]
+pub struct Generates {
+    /// The class of transformers, as `architectures` in config.json has it.
+    pub class: &'static str,
+    /// Builds the layers that config.json describes from the tensors of a source.
+    pub build: fn(Config, Source<'_>) -> Result<Box<dyn LanguageLayers>, ModelError>,
+}
+
+/// How a family classifies texts.
+#[derive(Debug, Clone, Copy)]
+pub struct Classifies {
+    /// The class of transformers, as `architectures` in config.json has it.
+    pub class: &'static str,
+    /// Beginnings of the names of the head's tensors. Those of the first are in every checkpoint of
+    /// a classifier and in no other; a trunk may lack the others as well.
+    pub head: &'static [&'static str],
+    /// The weight of a head that is one linear layer on the last token, without a bias: what a value
+    /// function can begin from.
+    pub linear_head: Option<&'static str>,
+    /// Builds the layers that config.json describes from the tensors of a source.
+    pub build: fn(&Config, &Labels, Source<'_>) -> Result<BuiltClassifier, ModelError>,
+}
+
+/// Writes config.json as it was read.
+pub fn as_read(_: &mut Map<String, Value>, _: &Parameters) {}
+
+impl Family {
+    /// The sort of model that a class of this family is; that of a missing class is what the family
+    /// has, a language model first.
+    fn sort(&self, class: &str) -> Option<ModelSort> {
+        let generates = self.generates.map(|generates| generates.class);
+        let classifies = self.classifies.map(|classifies| classifies.class);
+        let sort = if class.is_empty() {
+            Some(if generates.is_some() { ModelSort::LanguageModel } else { ModelSort::Classifier })
+        } else if generates == Some(class) {
+            Some(ModelSort::LanguageModel)
+        } else if classifies == Some(class) {
+            Some(ModelSort::Classifier)
+        } else {
+            ModelSort::of_class(class)
+        };
+        sort.filter(|sort| match sort {
+            ModelSort::LanguageModel => generates.is_some(),
+            ModelSort::Classifier => classifies.is_some(),
+        })
+    }
+}
+
+impl fmt::Display for Family {
+    /// `LlamaForCausalLM, LlamaForSequenceClassification (llama)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let generates = self.generates.map(|generates| generates.class);
+        let classes = [generates, self.classifies.map(|classifies| classifies.class)];
+        let classes: Vec<&str> = classes.into_iter().flatten().collect();
+        write!(f, "{} ({})", classes.join(", "), self.model_type)
+    }
+}
+
+/// The table of families: those built in, and a program's own before them.
+///
+/// It goes into [`crate::LoadOptions`], and from there wherever a model is loaded.
+///
+/// ```
+/// use rlaif_models::{Families, LoadOptions};
+///
+/// let names: Vec<&str> = Families::BUILT_IN.iter().map(|family| family.model_type).collect();
+/// assert!(names.contains(&"t5") && names.contains(&"qwen3"));
+/// assert_eq!(LoadOptions::default().families, Families::BUILT_IN);
+/// ```
+#[derive(Clone, Copy)]
+pub struct Families {
+    own: &'static [Family],
+}
+
+impl Families {
+    /// The families of this crate.
+    pub const BUILT_IN: Self = Self { own: &[] };
+
+    /// The families of this crate and a program's own. A row of one's own replaces the built-in row
+    /// of the same `model_type`.
+    pub const fn with(own: &'static [Family]) -> Self {
+        Self { own }
+    }
+
+    /// Every row, one's own first.
+    pub fn iter(self) -> impl Iterator<Item = &'static Family> {
+        self.own.iter().chain(&TABLE)
+    }
+
+    /// The row of this `model_type`.
+    pub fn find(self, model_type: &str) -> Option<&'static Family> {
+        self.iter().find(|family| family.model_type == model_type)
+    }
+
+    /// The row and the sort of the model that `config` describes.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownArchitecture`] lists the rows.
+    pub fn of(self, config: &Config) -> Result<(&'static Family, ModelSort), ModelError> {
+        let family = self.family(config)?;
+        match family.sort(class(config)) {
+            Some(sort) => Ok((family, sort)),
+            None => Err(self.unknown(config, "architectures", class(config))),
+        }
+    }
+
+    /// The row of a config.json, whatever class it names.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownArchitecture`] lists the rows.
+    pub fn family(self, config: &Config) -> Result<&'static Family, ModelError> {
+        let model_type = config.text("model_type").unwrap_or("");
+        self.find(model_type).ok_or_else(|| self.unknown(config, "model_type", model_type))
+    }
+
+    /// The `model_type`s of the rows that `which` accepts, joined for a message.
+    pub(crate) fn named(self, which: impl Fn(&Family) -> bool) -> String {
+        let names: Vec<&str> =
+            self.iter().filter(|family| which(family)).map(|family| family.model_type).collect();
+        match names.as_slice() {
+            [] => "none".to_owned(),
+            [one] => (*one).to_owned(),
+            [most @ .., last] => format!("{} and {last}", most.join(", ")),
+        }
+    }
+
+    fn unknown(self, config: &Config, field: &'static str, found: &str) -> ModelError {
+        let known: Vec<String> = self.iter().map(Family::to_string).collect();
+        ModelError::UnknownArchitecture {
+            file: config.path().to_owned(),
+            field,
+            found: found.to_owned(),
+            known: known.join("; "),
+        }
+    }
+}
+
+impl ModelSort {
+    /// The sort that `config` describes, by the families built in; [`Families::of`] knows others.
+    ///
+    /// # Errors
+    /// [`ModelError::UnknownArchitecture`] lists what is known.
+    pub fn of(config: &Config) -> Result<Self, ModelError> {
+        Ok(Families::BUILT_IN.of(config)?.1)
+    }
+}
+
+impl Default for Families {
+    fn default() -> Self {
+        Self::BUILT_IN
+    }
+}
+
+impl PartialEq for Families {
+    /// Whether both name the same rows of a program's own.
+    fn eq(&self, other: &Self) -> bool {
+        let names = |families: &Self| families.own.iter().map(|family| family.model_type);
+        names(self).eq(names(other))
+    }
+}
+
+impl fmt::Debug for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter().map(|family| family.model_type)).finish()
+    }
+}
+
+/// A row of the Llama family: `model_type`, beginning of the classes' names, variant.
+macro_rules! llama {
+    ($model_type:literal, $class:literal, $variant:expr) => {
+        Family {
+            model_type: $model_type,
+            generates: Some(Generates {
+                class: concat!($class, "ForCausalLM"),
+                build: |config, source| {
+                    Ok(Box::new(CausalPolicy(Llama::build(config, source, &$variant)?)))
+                },
+            }),
+            classifies: Some(Classifies {
+                class: concat!($class, "ForSequenceClassification"),
+                head: &["score."],
+                linear_head: Some("score.weight"),
+                build: |config, labels, source| {
+                    LlamaClassifier::build(config, labels, source, &$variant)
+                },
+            }),
+            dimensions: |config| llama::dimensions(config, &$variant),
+            written: as_read,
+        }
+    };
+}
+
+/// The families built in.
+static TABLE: [Family; 7] = [
+    Family {
+        model_type: "t5",
+        generates: Some(Generates {
+            class: "T5ForConditionalGeneration",
+            build: |config, source| Ok(Box::new(Seq2SeqPolicy(T5::build(config, source)?))),
+        }),
+        classifies: None,
+        dimensions: t5::dimensions,
+        written: t5::written,
+    },
+    llama!("llama", "Llama", LlamaVariant::LLAMA),
+    llama!("mistral", "Mistral", LlamaVariant::MISTRAL),
+    llama!("qwen2", "Qwen2", LlamaVariant::QWEN2),
+    llama!("qwen3", "Qwen3", LlamaVariant::QWEN3),
+    Family {
+        model_type: "roberta",
+        generates: None,
+        classifies: Some(Classifies {
+            class: "RobertaForSequenceClassification",
+            head: &["classifier."],
+            linear_head: None,
+            build: |config, labels, source| {
+                Roberta::build(config, labels, source, roberta::Style::Roberta)
+            },
+        }),
+        dimensions: roberta::dimensions,
+        written: as_read,
+    },
+    Family {
+        model_type: "bert",
+        generates: None,
+        classifies: Some(Classifies {
+            class: "BertForSequenceClassification",
+            head: &["classifier.", "bert.pooler."],
+            linear_head: None,
+            build: |config, labels, source| {
+                Roberta::build(config, labels, source, roberta::Style::Bert)
+            },
+        }),
+        dimensions: roberta::dimensions,
+        written: as_read,
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_message_lists_the_table() {
+        let config = Config::from_value(json!({ "model_type": "gpt2" }));
+        let error = Families::BUILT_IN.of(&config).unwrap_err().to_string();
+        for family in &TABLE {
+            assert!(error.contains(&family.to_string()), "{error}");
+        }
+        let config = json!({ "model_type": "llama", "architectures": ["LlamaModel"] });
+        let error = Families::BUILT_IN.of(&Config::from_value(config)).unwrap_err().to_string();
+        assert!(error.contains("`LlamaModel` (field `architectures`)"), "{error}");
+    }
+
+    #[test]
+    fn a_model_type_has_one_row() {
+        for (i, family) in TABLE.iter().enumerate() {
+            assert!(TABLE[..i].iter().all(|other| other.model_type != family.model_type));
+            assert!(family.generates.is_some() || family.classifies.is_some());
+        }
+    }
+
+    #[test]
+    fn a_row_of_ones_own_comes_first() {
+        const OWN: Family = Family { classifies: None, ..TABLE_LLAMA };
+        const TABLE_LLAMA: Family = llama!("llama", "Llama", LlamaVariant::LLAMA);
+        let families = Families::with(&[OWN]);
+        assert!(families.find("llama").is_some_and(|family| family.classifies.is_none()));
+        assert!(Families::BUILT_IN.find("llama").is_some_and(|family| family.classifies.is_some()));
+    }
+}

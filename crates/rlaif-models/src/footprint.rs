@@ -1,0 +1,425 @@
+//! The memory that a run needs, from config.json and the headers of its weights, before it starts.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use rlaif_checkpoint::Checkpoint;
+use rlaif_core::Fault;
+use rlaif_lm::Activations;
+use tch::{Device, Kind};
+
+use crate::{config::Config, error::ModelError, family::Families, inspect::inspect_of};
+
+/// The weights of a model that are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trained {
+    /// Every weight.
+    All,
+    /// A LoRA adapter of this rank on the attention's projections; a reference is the model without
+    /// it.
+    Lora(usize),
+}
+
+/// A training run, as far as memory is concerned.
+///
+/// ```
+/// use rlaif_models::{MemoryPlan, Trained};
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/flan");
+/// let plan = MemoryPlan {
+///     copy: true,
+///     microbatch: 4,
+///     batch: 16,
+///     tokens: 640,
+///     ..MemoryPlan::new(folder, tch::Kind::Float, tch::Device::Cpu)
+/// };
+/// assert!(plan.check()?.total() < 1 << 30);
+/// let lora = MemoryPlan { trained: Trained::Lora(16), ..plan.clone() };
+/// assert!(lora.needed()?.total() < plan.needed()?.total());
+/// # Ok::<(), rlaif_models::MemoryError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryPlan {
+    /// Folder of the model that is trained.
+    pub model: PathBuf,
+    /// The families that are known.
+    pub families: Families,
+    /// The kind of its weights.
+    pub kind: Kind,
+    /// The device of the run.
+    pub device: Device,
+    /// The weights that are trained.
+    pub trained: Trained,
+    /// Whether a copy of the model stays in memory as the reference, if all weights are trained.
+    pub copy: bool,
+    /// Folder of a value function that has a trunk of its own, all of which is trained.
+    pub value: Option<PathBuf>,
+    /// Folders of a reference that is another model.
+    pub frozen: Vec<PathBuf>,
+    /// Folders of the classifiers that reward.
+    pub rewards: Vec<PathBuf>,
+    /// Sequences of one forward and backward pass.
+    pub microbatch: usize,
+    /// The activations that are kept for the backward pass.
+    pub activations: Activations,
+    /// Responses that are generated together; 0 if none are.
+    pub batch: usize,
+    /// Tokens of the longest sequence: prompt and response together.
+    pub tokens: usize,
+}
+
+/// What a run needs, in bytes.
+///
+/// Weights, gradients, optimizer state and caches are exact for the architectures built here;
+/// activations are estimated from above by what a transformer block keeps for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryNeeded {
+    /// The policy's weights, and the reference's where it is a copy.
+    pub weights: u64,
+    /// Gradients, both moments and, of weights below 32 bits, the master copy or what they lack to it.
+    pub optimizer: u64,
+    /// What the backward pass of a microbatch keeps, and one chunk of logits.
+    pub activations: u64,
+    /// Keys and values while a batch is generated.
+    pub cache: u64,
+    /// The reward models.
+    pub rewards: u64,
+}
+
+impl MemoryNeeded {
+    /// All of it: activations and cache are not needed at the same time.
+    pub fn total(&self) -> u64 {
+        self.weights + self.optimizer + self.rewards + self.activations.max(self.cache)
+    }
+}
+
+impl fmt::Display for MemoryNeeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [weights, optimizer, activations, cache, rewards] =
+            [self.weights, self.optimizer, self.activations, self.cache, self.rewards].map(gib);
+        write!(
+            f,
+            "weights {weights}, gradients and optimizer {optimizer}, activations {activations}, \
+             generation {cache}, rewards {rewards}"
+        )
+    }
+}
+
+/// Why a run cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// It would not fit.
+    #[error(
+        "the run needs about {}, and {device:?} has {} free ({needed}). {suggestion}",
+        gib(needed.total()), gib(*free)
+    )]
+    TooLarge {
+        /// What it needs.
+        needed: Box<MemoryNeeded>,
+        /// What is there.
+        free: u64,
+        /// Where.
+        device: Device,
+        /// What would help.
+        suggestion: String,
+    },
+    /// A model's folder cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+impl Fault for MemoryError {
+    fn is_users(&self) -> bool {
+        match self {
+            // The run would fit with other settings, or on another machine.
+            Self::TooLarge { .. } => false,
+            Self::Model(error) => error.is_users(),
+        }
+    }
+}
+
+/// Bytes of logits that are held at one time, see [`rlaif_lm::token_log_probs`], forward and
+/// backward.
+const LOGITS: u64 = 3 * (64 << 20);
+/// Numbers that a block keeps per token and hidden unit: Korthikanti et al. 2022,
+/// arXiv:2205.05198, equation 1, in elements rather than bytes.
+const PER_UNIT: u64 = 17;
+
+impl MemoryPlan {
+    /// A run that trains all weights of a model on one token at a time, and keeps nothing else in
+    /// memory: what any run of it needs at least.
+    pub fn new(model: impl Into<PathBuf>, kind: Kind, device: Device) -> Self {
+        Self {
+            model: model.into(),
+            families: Families::BUILT_IN,
+            kind,
+            device,
+            trained: Trained::All,
+            copy: false,
+            value: None,
+            frozen: Vec::new(),
+            rewards: Vec::new(),
+            microbatch: 1,
+            activations: Activations::Keep,
+            batch: 0,
+            tokens: 1,
+        }
+    }
+
+    /// What the run needs. Configurations and headers are read, no weight.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a folder cannot be read.
+    pub fn needed(&self) -> Result<MemoryNeeded, ModelError> {
+        let config = Config::read(&self.model)?;
+        let count = parameters(self.families, &self.model)?;
+        let shape = (self.families.family(&config)?.dimensions)(&config)?;
+        let width = size(self.kind);
+        let unsigned = |size: i64| u64::try_from(size).unwrap_or(0);
+        let (hidden, heads) = (unsigned(shape.hidden), unsigned(shape.heads));
+        let (kv_heads, head_dim) = (unsigned(shape.kv_heads), unsigned(shape.head_dim));
+        let blocks = shape.blocks as u64;
+
+        let (mut trained, copies) = match self.trained {
+            Trained::All => (count, 1 + u64::from(self.copy)),
+            // Four projections of a block, two factors each.
+            Trained::Lora(rank) => (blocks * 8 * hidden * rank as u64, 1),
+        };
+        let mut weights = copies * count;
+        if let Some(value) = &self.value {
+            let count = parameters(self.families, value)?;
+            (weights, trained) = (weights + count, trained + count);
+        }
+        for folder in &self.frozen {
+            weights += parameters(self.families, folder)?;
+        }
+        // What weights in low precision lack to f32, as `rlaif_torch::AdamW` keeps it.
+        let master = match (self.kind, self.device) {
+            (Kind::BFloat16, Device::Cpu) => 2,
+            _ if width < 4 => 4,
+            _ => 0,
+        };
+        let tokens = self.tokens as u64;
+        let microbatch = self.microbatch as u64;
+        // Attention of our own keeps no scores.
+        let own = rlaif_torch::attends_rows(self.kind, self.device, shape.head_dim);
+        let scores = if own { 0 } else { heads * tokens.min(4096) * 2 };
+        let in_block = PER_UNIT * hidden + scores;
+        let per_token = match self.activations {
+            Activations::Keep => blocks * in_block,
+            // The input of each block, and all of the one that is computed again.
+            Activations::Recompute => blocks * hidden + in_block,
+        };
+        let mut rewards = 0;
+        for folder in &self.rewards {
+            rewards += parameters(self.families, folder)? * 4;
+        }
+        Ok(MemoryNeeded {
+            weights: weights * width,
+            optimizer: trained * (width + 8 + master),
+            activations: microbatch * tokens * per_token * width + LOGITS,
+            cache: self.batch as u64 * tokens * blocks * 2 * kv_heads * head_dim * width,
+            rewards,
+        })
+    }
+
+    /// Compares the memory that the run needs with what its device has free.
+    ///
+    /// # Errors
+    /// [`MemoryError::TooLarge`] with a change that would help: of a smaller batch, bf16 and LoRA the
+    /// first that fits, or all three. Where the free memory is unknown (the CPU on systems other than
+    /// Linux), nothing is refused.
+    pub fn check(&self) -> Result<MemoryNeeded, MemoryError> {
+        match free_memory(self.device) {
+            Some(free) => self.check_within(free),
+            None => Ok(self.needed()?),
+        }
+    }
+
+    /// The same with the batch halved, and its microbatches with it, until it fits, and what it needs
+    /// then; `None` if a batch of one does not.
+    fn halved_to_fit(&self, free: u64) -> Result<Option<(Self, u64)>, ModelError> {
+        let mut plan = self.clone();
+        loop {
+            let total = plan.needed()?.total();
+            if total <= free {
+                return Ok(Some((plan, total)));
+            }
+            if plan.batch <= 1 && plan.microbatch <= 1 {
+                return Ok(None);
+            }
+            // A run that generates nothing has no batch to halve.
+            plan.batch = (plan.batch / 2).max(plan.batch.min(1));
+            plan.microbatch = (plan.microbatch / 2).max(1);
+        }
+    }
+
+    /// Compares the memory that the run needs with this many bytes.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_within(&self, free: u64) -> Result<MemoryNeeded, MemoryError> {
+        let needed = self.needed()?;
+        if needed.total() <= free {
+            return Ok(needed);
+        }
+        let lora = Self { trained: Trained::Lora(16), ..self.clone() };
+        let narrow = Self { kind: Kind::BFloat16, ..self.clone() };
+        let both = Self { kind: Kind::BFloat16, ..lora.clone() };
+        let mut suggestion = None;
+        for (plan, what) in [
+            (self.clone(), None),
+            (narrow, Some("bf16")),
+            (lora, Some("LoRA")),
+            (both, Some("LoRA in bf16")),
+        ] {
+            let Some((plan, total)) = plan.halved_to_fit(free)? else { continue };
+            let batch = (plan.batch < self.batch || plan.microbatch < self.microbatch).then(|| {
+                let microbatches = format!("microbatches of {}", plan.microbatch);
+                match self.batch {
+                    0 => microbatches,
+                    _ => format!("a batch of {} in {microbatches}", plan.batch),
+                }
+            });
+            let with = [what.map(str::to_owned), batch].into_iter().flatten().collect::<Vec<_>>();
+            suggestion =
+                Some(format!("It would fit with {}: about {}.", with.join(" and "), gib(total)));
+            break;
+        }
+        Err(MemoryError::TooLarge {
+            needed: Box::new(needed),
+            free,
+            device: self.device,
+            suggestion: suggestion.unwrap_or_else(|| {
+                "Neither LoRA in bf16 nor the smallest batch would make it fit: take a smaller model \
+                 or a larger device."
+                    .to_owned()
+            }),
+        })
+    }
+}
+
+/// Bytes that are free on a device, where that is known.
+pub fn free_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cpu => rlaif_torch::host_memory_available(),
+        Device::Cuda(index) => rlaif_torch::cuda_memory_free(index).ok(),
+        _ => None,
+    }
+}
+
+/// Scalars of the weights in a folder. Of a trunk without the head that its family knows, those of
+/// the checkpoint.
+fn parameters(families: Families, folder: &Path) -> Result<u64, ModelError> {
+    match inspect_of(families, folder) {
+        Ok(summary) => Ok(summary.parameters as u64),
+        Err(ModelError::Tensors { .. } | ModelError::UnknownArchitecture { .. }) => {
+            let checkpoint = Checkpoint::open(folder)?;
+            let sizes =
+                checkpoint.tensors().values().map(|info| info.shape.iter().product::<usize>());
+            Ok(sizes.sum::<usize>() as u64)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn size(kind: Kind) -> u64 {
+    match kind {
+        Kind::BFloat16 | Kind::Half => 2,
+        _ => 4,
+    }
+}
+
+fn gib(bytes: u64) -> String {
+    let gib = bytes as f64 / f64::from(1 << 30);
+    if gib < 1. { format!("{:.0} MiB", gib * 1024.) } else { format!("{gib:.1} GiB") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::inspect;
+
+    fn plan() -> MemoryPlan {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models");
+        MemoryPlan {
+            copy: true,
+            rewards: vec![format!("{models}/roberta").into()],
+            microbatch: 4,
+            batch: 16,
+            tokens: 500,
+            ..MemoryPlan::new(format!("{models}/llama3"), Kind::Float, Device::Cpu)
+        }
+    }
+
+    #[test]
+    fn weights_and_optimizer_are_counted_exactly() {
+        let parameters = inspect(&plan().model).unwrap().parameters as u64;
+        let needed = plan().needed().unwrap();
+        assert_eq!(needed.weights, 2 * parameters * 4);
+        // A gradient and two moments.
+        assert_eq!(needed.optimizer, 3 * parameters * 4);
+        let narrow = MemoryPlan { kind: Kind::BFloat16, ..plan() }.needed().unwrap();
+        assert_eq!(narrow.weights, 2 * parameters * 2);
+        // A gradient in bf16, two moments in f32, and the 16 bits that the weights lack to f32.
+        assert_eq!(narrow.optimizer, parameters * (2 + 8 + 2));
+        let cuda = MemoryPlan { kind: Kind::BFloat16, device: Device::Cuda(0), ..plan() };
+        // There it is a master copy in f32.
+        assert_eq!(cuda.needed().unwrap().optimizer, parameters * (2 + 8 + 4));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_would() {
+        let needed = plan().needed().unwrap().total();
+        assert!(plan().check_within(needed).is_ok());
+        let error = plan().check_within(needed - 1).unwrap_err().to_string();
+        assert!(error.contains("would fit with a batch of 8 in microbatches of 2"), "{error}");
+        let error = plan().check_within(1).unwrap_err().to_string();
+        assert!(error.contains("smaller model"), "{error}");
+    }
+
+    /// The numbers that were read from config.json by their keys before there were families.
+    #[test]
+    fn every_family_says_its_dimensions() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");
+        for name in ["llama3", "llama-head-dim", "qwen3", "roberta", "bert", "flan"] {
+            let config = Config::read(&models.join(name)).unwrap();
+            let dimensions = Families::BUILT_IN.family(&config).unwrap().dimensions;
+            let got = dimensions(&config).unwrap();
+            let number = |names: &[&str]| {
+                names.iter().find_map(|name| config.fields().get(*name)?.as_i64()).unwrap_or(0)
+            };
+            let layers = number(&["num_hidden_layers", "num_layers"]);
+            let decoder =
+                if name == "flan" { number(&["num_decoder_layers", "num_layers"]) } else { 0 };
+            let hidden = number(&["hidden_size", "d_model"]);
+            assert_eq!(got.hidden, hidden, "{name}");
+            assert_eq!(got.blocks as i64, layers + decoder, "{name}");
+            let heads = number(&["num_attention_heads", "num_heads"]);
+            assert_eq!(got.heads, heads, "{name}");
+            let kv_heads = ["num_key_value_heads", "num_attention_heads", "num_heads"];
+            assert_eq!(got.kv_heads, number(&kv_heads), "{name}");
+            let head_dim = match number(&["head_dim", "d_kv"]) {
+                0 => hidden / heads,
+                head_dim => head_dim,
+            };
+            assert_eq!(got.head_dim, head_dim, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_trunk_without_its_head_is_counted_by_its_tensors() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models/roberta");
+        std::fs::copy(from.join("model.safetensors"), folder.path().join("model.safetensors"))
+            .unwrap();
+        let mut config = Config::read(&from).unwrap();
+        config.set("architectures", serde_json::json!(["RobertaForMaskedLM"]));
+        let text = serde_json::to_string(config.fields()).unwrap();
+        std::fs::write(folder.path().join("config.json"), text).unwrap();
+        let plan = |folder: &Path| MemoryPlan::new(folder, Kind::Float, Device::Cpu).needed();
+        assert_eq!(plan(folder.path()).unwrap(), plan(&from).unwrap());
+    }
+}

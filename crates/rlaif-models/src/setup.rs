@@ -1,0 +1,142 @@
+//! The models of a run: a policy, its fresh adapter, and its reference.
+
+use std::{num::NonZeroU32, path::PathBuf};
+
+use rlaif_checkpoint::{AdapterConfig, TargetModules, TaskType};
+use rlaif_lm::{Parameters, Policy};
+
+use crate::{
+    classifier::Classifier, error::ModelError, language_model::LanguageModel, load::LoadOptions,
+};
+
+/// A LoRA adapter to be trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lora {
+    /// The name that the adapter has in the model.
+    pub name: String,
+    /// r.
+    pub rank: NonZeroU32,
+    /// α; the adapter's output is scaled by α / r.
+    pub alpha: f64,
+    /// Dropout of the adapter's input.
+    pub dropout: f64,
+    /// The layers it is on.
+    pub targets: TargetModules,
+    /// The base model's hub id or folder, for the adapter's files.
+    pub base: Option<String>,
+}
+
+impl Lora {
+    /// An adapter with peft's defaults: α = 8, no dropout, on every linear layer but the head.
+    pub fn new(name: impl Into<String>, rank: NonZeroU32) -> Self {
+        let (name, targets) = (name.into(), TargetModules::AllLinear);
+        Self { name, rank, alpha: 8., dropout: 0., targets, base: None }
+    }
+
+    fn config(&self, task: TaskType) -> AdapterConfig {
+        let mut config = AdapterConfig::new(task, self.rank);
+        config.lora_alpha = self.alpha;
+        config.lora_dropout = self.dropout;
+        config.target_modules = self.targets.clone();
+        config.base_model_name_or_path.clone_from(&self.base);
+        if task == TaskType::SequenceClassification {
+            // A fresh head must be trained; peft does the same.
+            config.modules_to_save = vec!["classifier".to_owned(), "score".to_owned()];
+        }
+        config
+    }
+
+    /// Puts the adapter on a language model, and trains it alone.
+    ///
+    /// # Errors
+    /// As [`crate::ModelAdapters::add`].
+    pub fn add_to(&self, model: &mut LanguageModel) -> Result<(), ModelError> {
+        let config = self.config(model.architecture().task());
+        model.adapters().add(&self.name, config)
+    }
+
+    /// Puts the adapter on a classifier, and trains it and the head alone.
+    ///
+    /// # Errors
+    /// As [`crate::ModelAdapters::add`].
+    pub fn add_to_classifier(&self, model: &mut Classifier) -> Result<(), ModelError> {
+        model.adapters().add(&self.name, self.config(TaskType::SequenceClassification))
+    }
+}
+
+/// The policy of a run and the reference that it is held to.
+///
+/// ```
+/// use rlaif_lm::Policy;
+/// use rlaif_models::{Lora, LoadOptions, ModelError, PolicySetup};
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/flan");
+/// let setup = PolicySetup::new(folder, LoadOptions::default());
+/// let (policy, reference) = setup.load()?;
+/// assert!(policy.parameters().count_trainable() > 0 && reference.is_some());
+///
+/// // With an adapter, the reference is the policy without it.
+/// let lora = Lora::new("default", 4.try_into().unwrap());
+/// let (policy, reference) = PolicySetup { lora: Some(lora), ..setup }.load()?;
+/// assert!(policy.parameters().count_trainable() > 0 && reference.is_none());
+/// # Ok::<(), ModelError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct PolicySetup {
+    /// Folder of the policy.
+    pub folder: PathBuf,
+    /// How its weights are loaded.
+    pub options: LoadOptions,
+    /// The adapter to be trained; `None` trains the weights.
+    pub lora: Option<Lora>,
+    /// Folder of a reference that is another model.
+    pub reference: Option<PathBuf>,
+}
+
+impl PolicySetup {
+    /// A policy all of whose weights are trained, held to a copy of itself.
+    pub fn new(folder: impl Into<PathBuf>, options: LoadOptions) -> Self {
+        Self { folder: folder.into(), options, lora: None, reference: None }
+    }
+
+    /// Loads the policy, with its fresh adapter if it has one. The adapter is drawn from libtorch's
+    /// generator. Without an adapter, every weight is trained.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::load`] and [`crate::ModelAdapters::add`].
+    pub fn policy(&self) -> Result<LanguageModel, ModelError> {
+        let mut policy = LanguageModel::load(&self.folder, self.options)?;
+        match &self.lora {
+            Some(lora) => lora.add_to(&mut policy)?,
+            None => policy.parameters().train_where(|_| true),
+        }
+        Ok(policy)
+    }
+
+    /// Loads the reference; `None` if it is the policy without its adapter. It shares the memory of
+    /// the policy's frozen layers: freeze them first.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::load`].
+    pub fn reference_of(&self, policy: &Parameters) -> Result<Option<LanguageModel>, ModelError> {
+        match (&self.reference, &self.lora) {
+            (Some(folder), _) => Ok(Some(LanguageModel::load(folder, self.options)?)),
+            (None, Some(_)) => Ok(None),
+            (None, None) => {
+                let copy = LanguageModel::load(&self.folder, self.options)?;
+                policy.share_frozen(copy.parameters());
+                Ok(Some(copy))
+            }
+        }
+    }
+
+    /// Loads both. To freeze some of the policy's weights, call [`Self::policy`] and
+    /// [`Self::reference_of`] around it.
+    ///
+    /// # Errors
+    /// As [`Self::policy`] and [`Self::reference_of`].
+    pub fn load(&self) -> Result<(LanguageModel, Option<LanguageModel>), ModelError> {
+        let policy = self.policy()?;
+        let reference = self.reference_of(policy.parameters())?;
+        Ok((policy, reference))
+    }
+}

@@ -1,0 +1,72 @@
+//! Whether a run fits into memory: refused before it starts, rather than killed in the middle.
+
+use rlaif_lm::Activations;
+use rlaif_models::{LoadOptions, MemoryNeeded, MemoryPlan, Trained, free_memory};
+use tch::Kind;
+
+use super::{ModelSection, Placement, RunError};
+
+/// The weights that are in memory when a run is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// None of them: the run is checked before they are loaded.
+    NotLoaded,
+    /// All of them.
+    Loaded,
+}
+
+/// Rows of one forward and backward pass, from the setting in which 0 stands for the whole batch.
+pub fn rows_of_pass(microbatch: usize, batch: usize) -> usize {
+    if microbatch == 0 { batch } else { microbatch.min(batch) }
+}
+
+/// The activations that are kept, from the setting.
+pub fn kept_activations(recompute: bool) -> Activations {
+    if recompute { Activations::Recompute } else { Activations::Keep }
+}
+
+/// The largest of these lengths; 0 if there are none.
+pub fn longest(lengths: impl IntoIterator<Item = usize>) -> usize {
+    lengths.into_iter().max().unwrap_or(0)
+}
+
+impl ModelSection {
+    /// What training this model needs at least: one token at a time. The caller adds its reference,
+    /// rows and batches.
+    ///
+    /// # Errors
+    /// [`RunError::Fetch`].
+    pub fn memory(&self, options: LoadOptions) -> Result<MemoryPlan, RunError> {
+        let trained =
+            self.lora.as_ref().map_or(Trained::All, |lora| Trained::Lora(lora.rank as usize));
+        let kind = options.kind.unwrap_or(Kind::Float);
+        let plan = MemoryPlan::new(self.folder()?, kind, options.device);
+        Ok(MemoryPlan { trained, families: options.families, ..plan })
+    }
+}
+
+impl Placement {
+    /// Compares the memory that a run needs with `memory_gib`, or with what the device has free.
+    ///
+    /// # Errors
+    /// [`RunError::Memory`] with a change that would help.
+    pub fn check_memory(
+        &self,
+        plan: &MemoryPlan,
+        weights: Weights,
+    ) -> Result<MemoryNeeded, RunError> {
+        let needed = plan.needed().map_err(RunError::from)?;
+        let held = match weights {
+            Weights::NotLoaded => 0,
+            Weights::Loaded => needed.weights,
+        };
+        let limit = match self.memory_gib {
+            Some(gib) => Some((gib * f64::from(1 << 30)) as u64),
+            None => free_memory(plan.device).map(|free| free + held),
+        };
+        match limit {
+            Some(limit) => Ok(plan.check_within(limit)?),
+            None => Ok(needed),
+        }
+    }
+}

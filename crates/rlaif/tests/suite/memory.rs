@@ -1,0 +1,95 @@
+//! A run that does not fit into memory is refused before it starts, by every command that trains.
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::json;
+
+use crate::support::{language_model, tokenizer};
+
+/// A folder with a tiny T5, a tiny Llama, rows for every command, and their run files.
+fn workplace() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let t5 = json!({
+        "model_type": "t5", "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2,
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false,
+        "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+    });
+    language_model(&root.join("t5"), &tokenizer("t5"), 5, t5);
+    let llama = json!({
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
+    });
+    language_model(&root.join("llama"), &tokenizer("llama3"), 5, llama);
+    let row = |i: usize| {
+        let (prompt, answer) = (format!("Is {i} safe?"), " It is.");
+        json!({
+            "prompt": prompt, "response": answer, "chosen": answer, "rejected": " It is not.",
+            "text": prompt, "label": ["no", "yes"][i % 2],
+        })
+        .to_string()
+    };
+    let rows: Vec<String> = (0..20).map(row).collect();
+    fs::write(root.join("rows.jsonl"), rows.join("\n")).unwrap();
+    let long = json!({ "prompt": "Is it safe?", "response": " It is safe.".repeat(4000) });
+    fs::write(root.join("long.jsonl"), format!("{}\n{long}", rows[0])).unwrap();
+    let supervised = |model: &str, more: &str| {
+        format!("{more}[model]\npath = '{model}'\n[data]\ntrain = 'rows.jsonl'\n")
+    };
+    let ppo = "[model]\npath = 't5'\n[data]\nprompts = 'rows.jsonl'\n\
+               [reward]\nkind = 'length'\nshortest = 3\nlongest = 4\nper = 4.0\n\
+               [ppo]\nsteps = 1\nbatch_size = 4\nminibatch_size = 2\n\
+               [ppo.generation]\nmax_new_tokens = 6\n";
+    for (command, text) in [
+        ("sft", supervised("t5", "")),
+        ("reward", supervised("llama", "")),
+        ("classifier", supervised("llama", "labels = ['no', 'yes']\n")),
+        ("dpo", supervised("llama", "")),
+        ("ppo", ppo.to_owned()),
+    ] {
+        let file = root.join(format!("{command}.toml"));
+        fs::write(file, format!("{text}[placement]\ndevice = 'cpu'\nthreads = 1\n")).unwrap();
+    }
+    folder
+}
+
+/// The message of a run that is refused as the user's fault and leaves no folder.
+#[track_caller]
+fn refused(root: &Path, command: &str, set: &[&str]) -> String {
+    let mut rlaif = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    rlaif.current_dir(root).env("OMP_NUM_THREADS", "1");
+    rlaif.args([command, "--config", &format!("{command}.toml"), "--out", "out"]);
+    for set in set {
+        rlaif.args(["--set", set]);
+    }
+    let output = rlaif.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{command}: {said}");
+    assert!(!root.join("out").exists(), "{command}: {said}");
+    said
+}
+
+#[test]
+fn every_command_that_trains_refuses_a_run_that_does_not_fit() {
+    let place = workplace();
+    for command in ["sft", "reward", "classifier", "dpo", "ppo"] {
+        let said = refused(place.path(), command, &["placement.memory_gib=0.01"]);
+        assert!(said.contains("error: the run needs about"), "{command}: {said}");
+        assert!(said.contains("gradients and optimizer"), "{command}: {said}");
+        assert!(said.contains("take a smaller model"), "{command}: {said}");
+    }
+    let said = refused(place.path(), "sft", &["placement.memory_gib=0.0"]);
+    assert!(said.contains("placement.memory_gib is 0; expected a positive number"), "{said}");
+}
+
+#[test]
+fn rows_and_responses_count() {
+    let place = workplace();
+    let limit = "placement.memory_gib=0.3";
+    let long = ["data.train='long.jsonl'", "data.max_tokens=100000", "train.batch_size=2", limit];
+    let said = refused(place.path(), "sft", &long);
+    assert!(said.contains("error: the run needs about"), "{said}");
+    let said = refused(place.path(), "ppo", &["ppo.generation.max_new_tokens=100000", limit]);
+    assert!(said.contains("would fit with") || said.contains("take a smaller model"), "{said}");
+}
