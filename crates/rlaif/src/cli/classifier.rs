@@ -11,6 +11,7 @@ use rlaif_data::{
 use rlaif_lm::SequenceClassifier;
 use rlaif_models::MemoryPlan;
 use rlaif_text::HfTokenizer;
+use rlaif_torch::seeded;
 use rlaif_train::{
     ClassWeights, ClassifierRow, ClassifierTrainer, FitConfig, Goal, LearnConfig, SupervisedTask,
 };
@@ -176,8 +177,8 @@ impl ClassifierCommand {
             ..config.model.memory(options)?
         };
         config.placement.check_memory(&memory, Weights::NotLoaded)?;
-        tch::manual_seed(seed.for_libtorch("init"));
-        let mut classifier = config.model.classifier(&config.labels, options)?;
+        let load = || config.model.classifier(&config.labels, options);
+        let mut classifier = seeded(seed.for_libtorch("init"), load)??;
         let tokenizer = model::tokenizer(&config.model.folder()?, classifier.spec().vocab_size)?;
         let limit = config.data.limit(classifier.spec());
 

@@ -3,6 +3,7 @@
 use clap::Args;
 use rlaif_core::Seed;
 use rlaif_lm::Policy;
+use rlaif_torch::seeded;
 use rlaif_train::{Goal, RunFolder};
 
 use super::{
@@ -35,8 +36,7 @@ impl Dpo {
         let options = config.placement.options(config.model.precision)?;
         let memory = config.memory(options, None)?;
         config.placement.check_memory(&memory, Weights::NotLoaded)?;
-        tch::manual_seed(seed.for_libtorch("init"));
-        let policy = config.model.language_model(options)?;
+        let policy = seeded(seed.for_libtorch("init"), || config.model.language_model(options))??;
         let tokenizer = model::tokenizer(&config.model.folder()?, policy.spec().vocab_size)?;
         let rows = config.read(&tokenizer, policy.spec(), seed)?;
         let memory = config.memory(options, Some(&rows))?;

@@ -9,6 +9,7 @@ use rlaif_data::{
 use rlaif_lm::SequenceClassifier;
 use rlaif_models::MemoryPlan;
 use rlaif_text::{HfTokenizer, Side};
+use rlaif_torch::seeded;
 use rlaif_train::{FitConfig, Goal, LearnConfig, PreferenceRow, PreferenceTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
 
@@ -182,8 +183,9 @@ impl Reward {
             ..config.model.memory(options)?
         };
         config.placement.check_memory(&memory, Weights::NotLoaded)?;
-        tch::manual_seed(seed.for_libtorch("init"));
-        let mut model = config.model.classifier(&["reward".to_owned()], options)?;
+        let labels = ["reward".to_owned()];
+        let load = || config.model.classifier(&labels, options);
+        let mut model = seeded(seed.for_libtorch("init"), load)??;
         // What is judged stands at the end; a classifier that rewards cuts there as well.
         let tokenizer = model::tokenizer(&config.model.folder()?, model.spec().vocab_size)?
             .truncating(Side::Left);

@@ -5,6 +5,7 @@ use rlaif_core::{Conversation, Demonstration, Record, Seed};
 use rlaif_data::corpora::{ConversationColumns, Corpus, DemonstrationColumns};
 use rlaif_lm::Policy;
 use rlaif_models::MemoryPlan;
+use rlaif_torch::seeded;
 use rlaif_train::{FitConfig, Goal, LearnConfig, SftRow, SftTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
 
@@ -123,8 +124,8 @@ impl Sft {
             ..config.model.memory(options)?
         };
         config.placement.check_memory(&memory, Weights::NotLoaded)?;
-        tch::manual_seed(seed.for_libtorch("init"));
-        let mut policy = config.model.language_model(options)?;
+        let mut policy =
+            seeded(seed.for_libtorch("init"), || config.model.language_model(options))??;
         let tokenizer = model::tokenizer(&config.model.folder()?, policy.spec().vocab_size)?;
         let encoder = Encoder::new(&tokenizer, policy.spec(), config.data.max_tokens);
         let Prepared { train, held_out, mut batches, left } = config.prepare(&encoder, seed)?;

@@ -15,7 +15,7 @@ use rlaif_dpo::{
     PairProblem, PairRow, Reference, ReferenceConfig, ReferenceSums, ResponseEvaluation,
     ResponseRow, RowConfig, RowReport, TooLong, pair_rows, response_rows,
 };
-use rlaif_lm::LmSpec;
+use rlaif_lm::{LmSpec, Policy};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rewards::RewardConfig;
 use rlaif_train::{CheckpointFiles, Fit, FitConfig, Goal, Saved, Stepped, TrainError};
@@ -279,7 +279,7 @@ impl DpoRun {
         Ok(())
     }
 
-    /// The policy, and the reference that the settings ask for. Seed libtorch before.
+    /// The policy, and the reference that the settings ask for.
     ///
     /// # Errors
     /// [`RunError`] for a model that cannot be had, [`RunError::Dpo`].

@@ -9,6 +9,7 @@ use rlaif_ppo::{
 };
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
+use rlaif_torch::seeded;
 use rlaif_train::{FitConfig, SftRow, Trainable};
 use serde::{Deserialize, Serialize};
 
@@ -204,13 +205,19 @@ impl PpoRun {
         Ok(plan)
     }
 
-    /// Loads policy, reference and value function, and makes the trainer of them.
+    /// Loads policy, reference and value function, and makes the trainer of them. Fresh weights depend
+    /// on the seed alone.
     ///
     /// # Errors
-    /// [`RunError`] for a model that cannot be loaded, or settings that do not fit it.
+    /// [`RunError`] for a model that cannot be loaded, settings that do not fit it, or a run that does
+    /// not fit into memory.
     pub fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
         self.placement.check_memory(&self.memory(options, &[])?, Weights::NotLoaded)?;
-        tch::manual_seed(self.ppo.seed.for_libtorch("init"));
+        seeded(self.ppo.seed.for_libtorch("init"), || self.fresh_trainer(options))?
+    }
+
+    /// As [`Self::trainer`], drawing from libtorch's generator.
+    fn fresh_trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
         let reference = self.reference.as_ref();
         let reference = reference.map(|location| model_folder(location, None)).transpose()?;
         let setup = PolicySetup { reference, ..self.model.setup(options)? };
