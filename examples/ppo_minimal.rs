@@ -11,6 +11,7 @@ use rlaif::lm::{Policy, ValueHead, ValueInit};
 use rlaif::models::{Config, LanguageModel};
 use rlaif::ppo::{PpoConfig, PpoTrainer, Prompt, Reference, Watch};
 use rlaif::tch::{Device, Kind};
+use rlaif::torch::seeded;
 use rlaif::train::{KlControl, OptimizerConfig};
 use serde_json::json;
 
@@ -75,8 +76,8 @@ fn model() -> Result<LanguageModel, Box<dyn std::error::Error>> {
         "num_hidden_layers": 1, "num_attention_heads": 4, "max_position_embeddings": 64,
         "eos_token_id": 1, "pad_token_id": 0, "bos_token_id": null, "tie_word_embeddings": false,
     }));
-    rlaif::tch::manual_seed(7);
-    let model = LanguageModel::random(config, Kind::Float, Device::Cpu)?;
+    let fresh = || LanguageModel::random(config, Kind::Float, Device::Cpu);
+    let model = seeded(7, fresh)??;
     model.parameters().train_where(|_| true);
     Ok(model)
 }

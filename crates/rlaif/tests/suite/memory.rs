@@ -24,9 +24,10 @@ fn workplace() -> tempfile::TempDir {
     language_model(&root.join("llama"), &tokenizer("llama3"), 5, llama);
     let row = |i: usize| {
         let (prompt, answer) = (format!("Is {i} safe?"), " It is.");
+        let label = if i % 2 == 0 { "no" } else { "yes" };
         json!({
             "prompt": prompt, "response": answer, "chosen": answer, "rejected": " It is not.",
-            "text": prompt, "label": ["no", "yes"][i % 2],
+            "text": prompt, "label": label,
         })
         .to_string()
     };
