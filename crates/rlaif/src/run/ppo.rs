@@ -4,9 +4,7 @@ use rlaif_core::{BadSetting, PromptRecord, Specials, TextCodec};
 use rlaif_data::{Reader, corpora::PromptColumns};
 use rlaif_lm::{Activations, Policy, ValueFunction, ValueHead, ValueInit};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, PolicySetup, value_function};
-use rlaif_ppo::{
-    KeptActivations, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, ValueModel,
-};
+use rlaif_ppo::{KeptActivations, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, ValueModel};
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
 use rlaif_torch::seeded;

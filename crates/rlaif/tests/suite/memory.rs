@@ -55,9 +55,9 @@ fn workplace() -> tempfile::TempDir {
     folder
 }
 
-/// The message of a run that is refused as the user's fault and leaves no folder.
+/// The message of a run that is refused with this exit code and leaves no folder.
 #[track_caller]
-fn refused(root: &Path, command: &str, set: &[&str]) -> String {
+fn refused(root: &Path, command: &str, code: i32, set: &[&str]) -> String {
     let mut rlaif = Command::new(env!("CARGO_BIN_EXE_rlaif"));
     rlaif.current_dir(root).env("OMP_NUM_THREADS", "1");
     rlaif.args([command, "--config", &format!("{command}.toml"), "--out", "out"]);
@@ -66,7 +66,7 @@ fn refused(root: &Path, command: &str, set: &[&str]) -> String {
     }
     let output = rlaif.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{command}: {said}");
+    assert_eq!(output.status.code(), Some(code), "{command}: {said}");
     assert!(!root.join("out").exists(), "{command}: {said}");
     said
 }
@@ -75,12 +75,12 @@ fn refused(root: &Path, command: &str, set: &[&str]) -> String {
 fn every_command_that_trains_refuses_a_run_that_does_not_fit() {
     let place = workplace();
     for command in ["sft", "reward", "classifier", "dpo", "ppo"] {
-        let said = refused(place.path(), command, &["placement.memory_gib=0.01"]);
+        let said = refused(place.path(), command, 1, &["placement.memory_gib=0.01"]);
         assert!(said.contains("error: the run needs about"), "{command}: {said}");
         assert!(said.contains("gradients and optimizer"), "{command}: {said}");
         assert!(said.contains("take a smaller model"), "{command}: {said}");
     }
-    let said = refused(place.path(), "sft", &["placement.memory_gib=0.0"]);
+    let said = refused(place.path(), "sft", 2, &["placement.memory_gib=0.0"]);
     assert!(said.contains("placement.memory_gib is 0; expected a positive number"), "{said}");
 }
 
@@ -89,8 +89,8 @@ fn rows_and_responses_count() {
     let place = workplace();
     let limit = "placement.memory_gib=0.3";
     let long = ["data.train='long.jsonl'", "data.max_tokens=100000", "train.batch_size=2", limit];
-    let said = refused(place.path(), "sft", &long);
+    let said = refused(place.path(), "sft", 1, &long);
     assert!(said.contains("error: the run needs about"), "{said}");
-    let said = refused(place.path(), "ppo", &["ppo.generation.max_new_tokens=100000", limit]);
+    let said = refused(place.path(), "ppo", 1, &["ppo.generation.max_new_tokens=100000", limit]);
     assert!(said.contains("would fit with") || said.contains("take a smaller model"), "{said}");
 }
