@@ -176,7 +176,7 @@ fn what_cannot_be_is_said_before_work_starts() {
         (&["--judge", "nowhere.toml"], "nowhere.toml"),
         (&["--dataset", "./nowhere.jsonl"], "./nowhere.jsonl"),
         (&["--steps", "0"], "`steps` is 0"),
-        (&["--lr", "nan"], "optimizer.lr is NaN"),
+        (&["--lr", "nan"], "`optimizer.lr` is NaN"),
     ] {
         let out = place.path().join(expected.replace('/', "-"));
         let mut command = command(&out, arguments);

@@ -347,6 +347,14 @@ mod tests {
                 }),
                 1,
             ),
+            (
+                RunError::Fetch(FetchError::Hub(HubError::RateLimited {
+                    endpoint: "https://hub".to_owned(),
+                    wait_s: None,
+                }))
+                .into(),
+                1,
+            ),
             (CliError::Hub(HubError::InvalidRepoId { id: "a/b/c".to_owned(), reason: "" }), 2),
             // Rewards.
             (CliError::Reward(judge_failed().into()), 1),

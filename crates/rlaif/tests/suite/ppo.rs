@@ -347,22 +347,22 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused("ppo.minibatch_size=3", "`ppo.minibatch_size` is 3; expected a divisor");
     refused("ppo.generation.sampling={method='sample', top_k=50}", "`generation.sampling.top_k`");
     refused("ppo.mini_batch_size=2", "did you mean `minibatch_size`?");
-    refused("ppo.kl.control={fixed={coef=-1.0}}", "ppo.kl.control.fixed.coef is -1");
+    refused("ppo.kl.control={fixed={coef=-1.0}}", "`ppo.kl.control.fixed.coef` is -1");
     refused("ppo.generation.batch_size=0", "generation: `batch_size` is 0");
     refused("ppo.optimizer.lr=-1.0", "`ppo.optimizer.lr` is -1; expected a finite number");
     let never = "ppo.stop.metric={name='env/reward_mean', window=1, at_least=nan}";
-    refused(never, "ppo.stop.metric.at_least is NaN");
+    refused(never, "`ppo.stop.metric.at_least` is NaN");
     refused("ppo.batch_size=40", "data.prompts");
-    refused("ppo.steps=9223372036854775807", "ppo.steps is 9223372036854775807");
-    refused("output.keep=0", "output.keep is 0");
+    refused("ppo.steps=9223372036854775807", "`ppo.steps` is 9223372036854775807");
+    refused("output.keep=0", "`output.keep` is 0");
     refused("reward={kind='length', longest=-3, per=1.0}", "`reward`: found integer `-3`");
     refused("data.max_tokens=1", "data.prompts");
     refused("data.column='question'", "question");
     refused("reward={kind='length', longest=3}", "per");
     refused("model.path='nowhere/at-all/x'", "nowhere");
-    refused("ppo.epochs=1000000000", "ppo.epochs is 1000000000");
+    refused("ppo.epochs=1000000000", "`ppo.epochs` is 1000000000");
     let cold = "ppo.generation.sampling={method='sample', temperature=1e-30}";
-    refused(cold, "ppo.generation.sampling.temperature is");
+    refused(cold, "`ppo.generation.sampling.temperature` is");
     // What would be trained and then not written.
     let out = root.path().join("refused");
     let both = ["--set", "model.lora.rank=2", "--set", "trainable={all_but=['norm']}"];

@@ -288,27 +288,28 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("train.stpes=1", "unknown key `stpes`; did you mean `steps`?"),
         ("learn.optimizer.schedule=cosin", "unknown value `cosin`; did you mean `cosine`?"),
         ("train.steps=many", "train.steps"),
-        ("learn.trainable={ only = ['nothing'] }", "learn.trainable is `nothing`"),
-        ("model.path=absent/model", "absent/model"),
+        ("learn.trainable={ only = ['nothing'] }", "`learn.trainable` is `nothing`"),
+        // Neither a folder nor a repository id: the hub is not asked.
+        ("model.path=absent/model/here", "absent/model/here"),
         ("data.train=absent.jsonl", "absent.jsonl"),
         ("columns.response=answer", "answer"),
         ("data.max_tokens=1", "no row has anything to learn"),
         ("data.max_tokens=0", "data.max_tokens: is 0"),
         ("learn.trainable={ only = ['lora'] }", "`lora`"),
-        ("learn.ema_decay=1.0", "learn.ema_decay is 1"),
-        ("learn.optimizer.max_skipped=0", "learn.optimizer.max_skipped is 0"),
+        ("learn.ema_decay=1.0", "`learn.ema_decay` is 1"),
+        ("learn.optimizer.max_skipped=0", "`learn.optimizer.max_skipped` is 0"),
         ("learn.optimizer.lr=nan", "`learn.optimizer.lr` is NaN; expected a finite number"),
-        ("learn.optimizer.betas=[0.9, 1.0]", "learn.optimizer.betas is [0.9, 1]"),
-        ("learn.optimizer.eps=-1.0", "learn.optimizer.eps is -1"),
-        ("model.lora={ rank = 0 }", "model.lora.rank is 0"),
+        ("learn.optimizer.betas=[0.9, 1.0]", "`learn.optimizer.betas` is [0.9, 1]"),
+        ("learn.optimizer.eps=-1.0", "`learn.optimizer.eps` is -1"),
+        ("model.lora={ rank = 0 }", "`model.lora.rank` is 0"),
         ("model.lora={ rank = 4000000000 }", "model.lora.rank: 4000000000 is too large"),
-        ("model.lora={ alpha = nan }", "model.lora.alpha is NaN"),
-        ("model.lora={ dropout = 1.0 }", "model.lora.dropout is 1"),
+        ("model.lora={ alpha = nan }", "`model.lora.alpha` is NaN"),
+        ("model.lora={ dropout = 1.0 }", "`model.lora.dropout` is 1"),
         ("model.lora={ targets = '(' }", "model.lora.targets: the pattern `(`"),
         ("model.lora={ targets = ['q'] }", "model.lora.targets: [\"q\"] matches no linear layer"),
         (
             "train={ epochs = 9223372036854775807, batch_size = 2 }",
-            "train.epochs is 9223372036854775807",
+            "`train.epochs` is 9223372036854775807",
         ),
         (
             "train.steps=-1",
@@ -316,7 +317,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ),
         ("seed='secret'", "`seed`: found a string, expected a whole number"),
         ("train.batch_size=0", "batch_size"),
-        ("train.keep=0", "train.keep is 0"),
+        ("train.keep=0", "`train.keep` is 0"),
         ("placement.device=tpu", "tpu"),
     ] {
         let said = refusal(&with(set), 2);
@@ -333,7 +334,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     let packed = ["sft", "--config", "run.toml", "--out", "no", "--set", "learn.batching=packed"];
     let said = refusal(&rlaif(t5.path(), &packed).output().unwrap(), 2);
     assert!(
-        said.contains("learn.batching is packed") && said.contains("encoder-decoder"),
+        said.contains("`learn.batching` is packed") && said.contains("encoder-decoder"),
         "{said}"
     );
     assert!(!t5.path().join("no").exists());
