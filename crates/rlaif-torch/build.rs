@@ -19,6 +19,15 @@ const SOURCES: [&str; 13] = [
     "cpp/threads.cpp",
 ];
 
+const KERNELS: [&str; 6] = [
+    "cpp/attention.cpp",
+    "cpp/gated.cpp",
+    "cpp/kernels.cpp",
+    "cpp/matmul.cpp",
+    "cpp/optimizer.cpp",
+    "cpp/softmax.cpp",
+];
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=cpp");
@@ -52,32 +61,23 @@ fn main() {
             .define("_GLIBCXX_USE_CXX11_ABI", abi.as_str());
         build
     };
+    // Kernels may add in another order, to vectorise; NaN and infinity keep their meaning.
+    let reordering = || {
+        let mut build = build();
+        for flag in
+            ["-fno-math-errno", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math"]
+        {
+            build.flag(flag);
+        }
+        build
+    };
     build().files(SOURCES).compile("rlaif_torch");
-    // The sums of kernels may be reordered to vectorise; NaN and infinity keep their meaning.
-    build()
-        .files([
-            "cpp/attention.cpp",
-            "cpp/gated.cpp",
-            "cpp/kernels.cpp",
-            "cpp/matmul.cpp",
-            "cpp/optimizer.cpp",
-            "cpp/softmax.cpp",
-        ])
-        .flag("-fno-math-errno")
-        .flag("-fassociative-math")
-        .flag("-fno-signed-zeros")
-        .flag("-fno-trapping-math")
+    reordering()
+        .files(KERNELS)
         // GCC's own vector intrinsics pass registers that they mean to be undefined.
         .flag_if_supported("-Wno-maybe-uninitialized")
         .compile("rlaif_torch_kernels");
-
-    build()
-        .file("cpp/rows.cpp")
-        .flag("-fno-math-errno")
-        .flag("-fassociative-math")
-        .flag("-fno-signed-zeros")
-        .flag("-fno-trapping-math")
-        .compile("rlaif_torch_rows");
+    reordering().file("cpp/rows.cpp").compile("rlaif_torch_rows");
     // Its sums are to keep their order.
     build().file("cpp/rows_tile.cpp").compile("rlaif_torch_tiles");
 

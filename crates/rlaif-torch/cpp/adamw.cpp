@@ -12,23 +12,6 @@
 #include <cmath>
 #include <vector>
 
-extern "C" {
-
-// Mirrored by `Options` in src/ffi.rs.
-struct RlaifAdamWOptions {
-  // What gradients are multiplied by comes last.
-  double lr, beta1, beta2, eps, weight_decay, gradient;
-};
-
-// One parameter and its state. In low precision it has a `master` in f32, or what it lacks to one,
-// its `remainder` (bf16 on the CPU); the other, or both, are null.
-// Mirrored by `Slot` in src/ffi.rs.
-struct RlaifAdamWSlot {
-  const at::Tensor *param, *master, *remainder, *exp_avg, *exp_avg_sq, *step;
-};
-
-}  // extern "C"
-
 namespace {
 
 using at::Tensor;
@@ -163,16 +146,11 @@ void step(const RlaifAdamWSlot* slots, size_t len, const RlaifAdamWOptions& o) {
 
 }  // namespace
 
-extern "C" {
-
 int32_t rlaif_adamw_step(const RlaifAdamWSlot* slots, size_t len,
                          const RlaifAdamWOptions* options) noexcept {
   return rlaif::guarded([&] { step(slots, len, *options); });
 }
 
-// 1 where a fused kernel may walk the tensor's memory: no gaps, no element twice.
 int32_t rlaif_is_dense(const at::Tensor* tensor) noexcept {
   return tensor->layout() == c10::kStrided && tensor->is_non_overlapping_and_dense();
 }
-
-}  // extern "C"

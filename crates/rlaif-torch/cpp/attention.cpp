@@ -525,15 +525,10 @@ int64_t total(at::IntArrayRef lengths) {
 
 }  // namespace
 
-extern "C" {
-
-// Whether attention to rows of different lengths is there on this processor, for bf16 or else f32.
 int32_t rlaif_attends_rows(int32_t bf16, int64_t head_dim) noexcept {
   return multiplies(bf16 ? at::kBFloat16 : at::kFloat, head_dim);
 }
 
-// Of q, k and v of three dimensions the last is heads of `head_dim`. `bias` and `mask` may be null. With `rows`, as many numbers of queries and of keys tell how the
-// tokens of q and k, over their first two dimensions, fall into rows.
 int32_t rlaif_attention(const at::Tensor* q, const at::Tensor* k, const at::Tensor* v,
                         const at::Tensor* bias, const at::Tensor* mask, int64_t head_dim,
                         const int64_t* query_lengths, const int64_t* key_lengths, size_t rows,
@@ -587,5 +582,3 @@ int32_t rlaif_attention(const at::Tensor* q, const at::Tensor* k, const at::Tens
                                         causal != 0, scale));
   });
 }
-
-}  // extern "C"

@@ -13,12 +13,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <initializer_list>
 #include <new>
+
+#include "rlaif.h"
 
 namespace rlaif {
 
-// Mirrored by `Status` in src/ffi.rs.
-enum Status : int32_t { kOk = 0, kFailed = 1, kOutOfMemory = 2 };
+// The same numbers as in src/ffi.rs.
+enum Status : int32_t { kOk = 0, kFailed = 1, kOutOfMemory = 2, kWrongKind = 3 };
 
 Status fail(Status status, const char* message) noexcept;
 
@@ -29,6 +32,8 @@ int32_t guarded(F&& body) noexcept {
     return kOk;
   } catch (const c10::OutOfMemoryError& e) {
     return fail(kOutOfMemory, e.what_without_backtrace());
+  } catch (const c10::TypeError& e) {
+    return fail(kWrongKind, e.what_without_backtrace());
   } catch (const c10::Error& e) {
     return fail(kFailed, e.what_without_backtrace());
   } catch (const std::bad_alloc& e) {
@@ -36,7 +41,7 @@ int32_t guarded(F&& body) noexcept {
   } catch (const std::exception& e) {
     return fail(kFailed, e.what());
   } catch (...) {
-    return fail(kFailed, "an exception that is no std::exception");
+    return fail(kFailed, "an exception other than a std::exception");
   }
 }
 
@@ -52,17 +57,33 @@ struct Kin {
   }
 };
 
-// What a function with a gradient of its own computes is nothing that autograd need look at: calls go
-// to the kernels directly.
+// Inside a custom autograd function, operations must not be recorded: they are dispatched below
+// autograd.
 using BelowAutograd = at::AutoDispatchBelowADInplaceOrView;
 
-// Calls `run` with a zero of the tensor's kind, f32 or bf16.
+// Calls `run` with a zero of the tensor's kind, f32 or bf16, and refuses every other kind.
 template <typename F>
 void by_kind(const at::Tensor& t, F&& run) {
-  if (t.scalar_type() == at::kFloat) {
-    run(float{});
-  } else {
-    run(c10::BFloat16{});
+  switch (t.scalar_type()) {
+    case at::kFloat:
+      run(float{});
+      return;
+    case at::kBFloat16:
+      run(c10::BFloat16{});
+      return;
+    default:
+      TORCH_CHECK_TYPE(false, "a tensor of Float or BFloat16 is needed, this one is ",
+                       t.scalar_type());
+  }
+}
+
+// Refuses tensors of another kind than `T`; null pointers are passed over.
+template <typename T>
+void check_kind(std::initializer_list<const at::Tensor*> tensors) {
+  constexpr auto kind = c10::CppTypeToScalarType<T>::value;
+  for (const at::Tensor* t : tensors) {
+    TORCH_CHECK_TYPE(!t || t->scalar_type() == kind, "a tensor of ", kind,
+                     " is needed, this one is ", t->scalar_type());
   }
 }
 

@@ -47,8 +47,6 @@ Outcome load_cuda() {
 
 }  // namespace
 
-extern "C" {
-
 int32_t rlaif_cuda_load(int32_t* outcome) noexcept {
   return rlaif::guarded([&] { *outcome = load_cuda(); });
 }
@@ -66,7 +64,6 @@ int32_t rlaif_tf32(int32_t* on) noexcept {
   });
 }
 
-// 0 any algorithm, 1 deterministic with a warning where there is none, 2 an error there.
 int32_t rlaif_set_determinism(int32_t level) noexcept {
   return rlaif::guarded([&] {
     auto& context = at::globalContext();
@@ -83,5 +80,3 @@ int32_t rlaif_determinism() noexcept {
   if (!context.deterministicAlgorithms()) return 0;
   return context.deterministicAlgorithmsWarnOnly() ? 1 : 2;
 }
-
-}  // extern "C"

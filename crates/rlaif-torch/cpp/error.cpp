@@ -19,5 +19,4 @@ Status fail(Status status, const char* message) noexcept {
 
 }  // namespace rlaif
 
-// Valid until the next failure in the same thread.
-extern "C" const char* rlaif_last_error() noexcept { return last_error.c_str(); }
+const char* rlaif_last_error() noexcept { return last_error.c_str(); }

@@ -108,21 +108,16 @@ void backward_span(const T* dy, const T* gate, const T* up, T* dgate, T* dup, in
   }
 }
 
-// Calls `run` with a number of the tensor's kind and the gate as constants.
+// Calls `run` with a zero of the tensor's kind and the gate as constants.
 template <typename F>
-void by_kind(const at::Tensor& t, int64_t gate, F&& run) {
-  const auto of = [&](auto zero) {
+void by_kind_and_gate(const at::Tensor& t, int64_t gate, F&& run) {
+  rlaif::by_kind(t, [&](auto zero) {
     if (gate == kSilu) {
       run(zero, std::integral_constant<int32_t, kSilu>{});
     } else {
       run(zero, std::integral_constant<int32_t, kGeluTanh>{});
     }
-  };
-  if (t.scalar_type() == at::kFloat) {
-    of(float{});
-  } else {
-    of(at::BFloat16{});
-  }
+  });
 }
 
 struct Gated : torch::autograd::Function<Gated> {
@@ -131,7 +126,7 @@ struct Gated : torch::autograd::Function<Gated> {
     const rlaif::BelowAutograd below;
     const auto gate = gate_in.contiguous(), up = up_in.contiguous();
     const auto out = at::empty_like(gate);
-    by_kind(gate, sort, [&](auto zero, auto constant) {
+    by_kind_and_gate(gate, sort, [&](auto zero, auto constant) {
       using T = decltype(zero);
       const T* gp = gate.const_data_ptr<T>();
       const T* up_p = up.const_data_ptr<T>();
@@ -151,7 +146,7 @@ struct Gated : torch::autograd::Function<Gated> {
     const auto &gate = saved[0], &up = saved[1];
     const auto dy = grads[0].contiguous();
     const auto dgate = at::empty_like(gate), dup = at::empty_like(up);
-    by_kind(gate, ctx->saved_data["sort"].toInt(), [&](auto zero, auto constant) {
+    by_kind_and_gate(gate, ctx->saved_data["sort"].toInt(), [&](auto zero, auto constant) {
       using T = decltype(zero);
       const T* dp = dy.const_data_ptr<T>();
       const T* gp = gate.const_data_ptr<T>();
@@ -168,7 +163,7 @@ struct Gated : torch::autograd::Function<Gated> {
 
 }  // namespace
 
-extern "C" int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
+int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
                                at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
     TORCH_CHECK(gate->sizes() == up->sizes(), "a gate of size ", gate->sizes(),

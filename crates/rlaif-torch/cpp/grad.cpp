@@ -93,10 +93,6 @@ constexpr double kEpsilon = 1e-6;
 
 }  // namespace
 
-extern "C" {
-
-// `max_norm` may be infinite: then only the norm is computed. With `factor`, which may be null, gradients
-// stay as they are, and it receives what they are to be multiplied by.
 int32_t rlaif_grad_clip(const Tensor* const* params, size_t len, double max_norm, double* norm,
                         double* factor) noexcept {
   return rlaif::guarded([&] {
@@ -129,7 +125,6 @@ int32_t rlaif_grad_clip_async(const Tensor* const* params, size_t len, double ma
   });
 }
 
-// Sets `flags[i]` to 1 where the gradient of `params[i]` holds an infinity or a NaN.
 int32_t rlaif_grad_non_finite(const Tensor* const* params, size_t len, uint8_t* flags) noexcept {
   return rlaif::guarded([&] {
     const at::NoGradGuard no_grad;
@@ -157,5 +152,3 @@ int32_t rlaif_grad_drop(const Tensor* const* params, size_t len) noexcept {
     }
   });
 }
-
-}  // extern "C"

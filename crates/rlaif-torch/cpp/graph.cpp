@@ -112,8 +112,6 @@ class Graph {
 
 }  // namespace
 
-extern "C" {
-
 int32_t rlaif_graph_new(int32_t device, void** graph) noexcept {
   return rlaif::guarded([&] { *graph = new Graph(static_cast<c10::DeviceIndex>(device)); });
 }
@@ -131,5 +129,3 @@ void rlaif_graph_leave(void* graph) noexcept { static_cast<Graph*>(graph)->leave
 int32_t rlaif_graph_replay(void* graph) noexcept {
   return rlaif::guarded([&] { static_cast<Graph*>(graph)->replay(); });
 }
-
-}  // extern "C"

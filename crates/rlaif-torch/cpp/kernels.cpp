@@ -223,9 +223,6 @@ at::Tensor rope_composed(const at::Tensor& x, const at::Tensor& cos, const at::T
 
 }  // namespace
 
-extern "C" {
-
-// `out` receives the norm, and x for what goes beside it.
 int32_t rlaif_rms_norm(const at::Tensor* x, const at::Tensor* weight, double epsilon,
                        at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
@@ -249,5 +246,3 @@ int32_t rlaif_rope(const at::Tensor* x, const at::Tensor* cos, const at::Tensor*
                              : rope_composed(*x, *cos, *sin));
   });
 }
-
-}  // extern "C"

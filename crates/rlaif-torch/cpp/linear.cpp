@@ -94,10 +94,6 @@ bool is_fused(const at::Tensor& t) {
 
 }  // namespace
 
-extern "C" {
-
-// `len` weights `[N_i, K]`, and as many biases or none (null); `out` receives `len` tensors, the first
-// with `residual` added, which may be null.
 int32_t rlaif_linear(const at::Tensor* x, const at::Tensor* const* weights,
                      const at::Tensor* const* biases, size_t len, const at::Tensor* residual,
                      at::Tensor** out) noexcept {
@@ -127,5 +123,3 @@ int32_t rlaif_linear(const at::Tensor* x, const at::Tensor* const* weights,
     for (size_t i = 0; i < len; ++i) out[i] = rlaif::give(results[i]);
   });
 }
-
-}  // extern "C"

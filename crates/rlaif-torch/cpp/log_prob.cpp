@@ -110,11 +110,9 @@ struct LinearLogProbs : torch::autograd::Function<LinearLogProbs> {
 
 }  // namespace
 
-// `bias` may be null. `out` receives log-probabilities and entropies.
-extern "C" int32_t rlaif_linear_log_probs(const at::Tensor* hidden, const at::Tensor* weight,
-                                          const at::Tensor* bias, const at::Tensor* targets,
-                                          double temperature, int64_t chunk,
-                                          at::Tensor** out) noexcept {
+int32_t rlaif_linear_log_probs(const at::Tensor* hidden, const at::Tensor* weight,
+                               const at::Tensor* bias, const at::Tensor* targets,
+                               double temperature, int64_t chunk, at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
     const auto results = LinearLogProbs::apply(
         *hidden, *weight, bias ? std::optional<at::Tensor>(*bias) : std::optional<at::Tensor>(),

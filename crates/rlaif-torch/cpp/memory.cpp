@@ -12,15 +12,6 @@
 #include <sys/resource.h>
 #endif
 
-extern "C" {
-
-// Mirrored by `CudaMemory` in src/memory.rs. Bytes.
-struct RlaifCudaMemory {
-  int64_t allocated, allocated_peak, reserved, reserved_peak;
-};
-
-// `supported` is 0 where the system has no memory to map. What tensors do not allocate, the C library
-// does: oneDNN's and MKL's buffers among it.
 int32_t rlaif_keep_large_blocks(int32_t* supported) noexcept {
   return rlaif::guarded([&] {
 #ifdef __GLIBC__
@@ -35,7 +26,6 @@ int32_t rlaif_keep_large_blocks(int32_t* supported) noexcept {
   });
 }
 
-// Peak resident set in bytes, 0 where unknown.
 uint64_t rlaif_peak_rss() noexcept {
 #ifdef _WIN32
   return 0;
@@ -64,7 +54,6 @@ int32_t rlaif_cuda_memory(int32_t device, RlaifCudaMemory* out) noexcept {
   });
 }
 
-// What new tensors could have: free on the device, and what the allocator's cache holds of it.
 int32_t rlaif_cuda_memory_free(int32_t device, uint64_t* out) noexcept {
   return rlaif::guarded([&] {
     // Asks the driver, which must be up for that.
@@ -88,7 +77,6 @@ int32_t rlaif_cuda_reset_peak(int32_t device) noexcept {
   });
 }
 
-// Tells autograd that the tensor's memory was written from outside.
 int32_t rlaif_bump_version(const at::Tensor* tensor) noexcept {
   return rlaif::guarded([&] {
     if (!tensor->is_inference()) tensor->unsafeGetTensorImpl()->bump_version();
@@ -98,5 +86,3 @@ int32_t rlaif_bump_version(const at::Tensor* tensor) noexcept {
 const void* rlaif_storage(const at::Tensor* tensor) noexcept {
   return tensor->storage().unsafeGetStorageImpl();
 }
-
-}  // extern "C"

@@ -27,30 +27,6 @@ struct Answer {
   std::string error;
 };
 
-}  // namespace
-
-extern "C" {
-
-// A Rust closure. `call` fills the answer through the two functions below and returns 0, or sets
-// its error and returns 1; it never unwinds. Mirrored by `Segment` in src/ffi.rs.
-struct RlaifSegment {
-  void* data;
-  int32_t (*call)(void* data, const Tensor* const* inputs, size_t len, void* answer);
-  void (*drop)(void* data);
-};
-
-int32_t rlaif_answer_output(void* answer, const Tensor* output) noexcept {
-  return rlaif::guarded([&] { static_cast<Answer*>(answer)->outputs.push_back(*output); });
-}
-
-int32_t rlaif_answer_error(void* answer, const char* message, size_t len) noexcept {
-  return rlaif::guarded([&] { static_cast<Answer*>(answer)->error.assign(message, len); });
-}
-
-}  // extern "C"
-
-namespace {
-
 class Closure {
  public:
   explicit Closure(RlaifSegment segment) : segment_(segment) {}
@@ -178,12 +154,8 @@ class Recompute final : public Node {
 
 }  // namespace
 
-extern "C" {
-
 int32_t rlaif_grad_enabled() noexcept { return at::GradMode::is_enabled(); }
 
-// Replaces each of `outputs`, computed without a graph, by one whose gradient comes from running
-// `segment` again. Takes over `segment` in every case.
 int32_t rlaif_recompute(RlaifSegment segment, const Tensor* const* inputs, size_t inputs_len,
                         const int32_t* rng_devices, const Tensor* const* rng_states,
                         size_t rng_len, const Tensor* const* outputs, Tensor** adopted,
@@ -210,4 +182,10 @@ int32_t rlaif_recompute(RlaifSegment segment, const Tensor* const* inputs, size_
   });
 }
 
-}  // extern "C"
+int32_t rlaif_answer_output(void* answer, const Tensor* output) noexcept {
+  return rlaif::guarded([&] { static_cast<Answer*>(answer)->outputs.push_back(*output); });
+}
+
+int32_t rlaif_answer_error(void* answer, const char* message, size_t len) noexcept {
+  return rlaif::guarded([&] { static_cast<Answer*>(answer)->error.assign(message, len); });
+}

@@ -30,8 +30,6 @@ void set_rng_state(int32_t cuda, const at::Tensor& state) {
 
 }  // namespace rlaif
 
-extern "C" {
-
 int32_t rlaif_rng_state(int32_t cuda, at::Tensor** state) noexcept {
   return rlaif::guarded([&] { *state = rlaif::give(rlaif::rng_state(cuda)); });
 }
@@ -39,5 +37,3 @@ int32_t rlaif_rng_state(int32_t cuda, at::Tensor** state) noexcept {
 int32_t rlaif_rng_set_state(int32_t cuda, const at::Tensor* state) noexcept {
   return rlaif::guarded([&] { rlaif::set_rng_state(cuda, *state); });
 }
-
-}  // extern "C"

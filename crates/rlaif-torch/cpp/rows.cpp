@@ -18,6 +18,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -58,15 +59,11 @@ RLAIF_INLINE float exponential(float x) {
   return y * scale;
 }
 
-template <typename F>
-void by_kind(const at::Tensor& x, F&& run) {
-  if (x.scalar_type() == at::kFloat) {
-    run(float{});
-  } else {
-    run(bf16{});
-  }
-}
+// What is computed with for a kind of tensors: f32, and of bf16 its 16 bits.
+template <typename Kind>
+using Bits = std::conditional_t<std::is_same_v<Kind, c10::BFloat16>, bf16, Kind>;
 
+// Untyped, for it is called in loops: kinds are checked once, where a call comes in.
 template <typename T>
 T* data(const at::Tensor& t) {
   return static_cast<T*>(t.data_ptr());
@@ -185,25 +182,6 @@ void product(const T* x, const T* w, int64_t k, float* y, int64_t stride, int64_
 }
 
 }  // namespace
-
-extern "C" {
-
-// Mirrored by `Call` in src/rows.rs.
-struct RlaifRowsLinear {
-  const at::Tensor* x;         // [M, K]
-  const at::Tensor* norm;      // [K]; null for none
-  double epsilon;
-  const at::Tensor* const* weights;  // [N_i, K]
-  const at::Tensor* const* biases;   // [N_i]; null entries for none
-  size_t count;
-  const at::Tensor* residual;  // [M, N]; null for none
-  int32_t activation;          // of the first product; kNone for none
-  int32_t gated;               // the first product, activated, times the second
-  int32_t wide;                // results in f32
-  int32_t many;                // weights are packed; results differ from those of few rows by rounding
-};
-
-}  // extern "C"
 
 namespace {
 
@@ -435,17 +413,6 @@ struct Candidate {
 
 }  // namespace
 
-extern "C" {
-
-// Mirrored by `Cut` in src/rows.rs.
-struct RlaifRowsCut {
-  int64_t top_k;  // 0: off
-  double top_p;   // 1: off
-  double min_p;   // 0: off
-};
-
-}  // extern "C"
-
 namespace {
 
 // The last candidate that top-k, top-p and min-p keep of a row; all that are not behind it are kept.
@@ -561,30 +528,26 @@ RLAIF_VECTOR float drop_behind(const float* z, Candidate last, int64_t first, fl
 
 }  // namespace
 
-extern "C" {
-
-// Writes one tensor, or as many as there are weights where they are not gated.
 int32_t rlaif_rows_linear(const RlaifRowsLinear* call, at::Tensor** out) noexcept {
-  return rlaif::guarded([&] { by_kind(*call->x, [&](auto zero) { linear<decltype(zero)>(*call, out); }); });
+  return rlaif::guarded([&] {
+    rlaif::by_kind(*call->x, [&](auto zero) {
+      using Kind = decltype(zero);
+      rlaif::check_kind<Kind>({call->norm, call->residual});
+      for (size_t i = 0; i < call->count; ++i) {
+        rlaif::check_kind<Kind>({call->weights[i], call->biases[i]});
+      }
+      linear<Bits<Kind>>(*call, out);
+    });
+  });
 }
-
-// Mirrored by `AttentionCall` in src/rows.rs.
-struct RlaifRowsAttention {
-  const at::Tensor* q;       // [B, heads * D]
-  const at::Tensor* k;       // [B, kv * D], put at the end of each row first; null for none
-  const at::Tensor* v;
-  const at::Tensor* keys;    // [rows, kv, capacity, D]
-  const at::Tensor* values;
-  const int64_t* lengths;    // of each row, what is put included
-  const at::Tensor* bias;    // f32 [heads, distances] by distance from the end; null for none
-  double scale;
-  int64_t window;
-};
 
 int32_t rlaif_rows_attention(const RlaifRowsAttention* call, at::Tensor** out) noexcept {
   return rlaif::guarded([&] {
-    by_kind(*call->q, [&](auto zero) {
-      using T = decltype(zero);
+    rlaif::by_kind(*call->q, [&](auto zero) {
+      using Kind = decltype(zero);
+      using T = Bits<Kind>;
+      rlaif::check_kind<Kind>({call->k, call->v, call->keys, call->values});
+      rlaif::check_kind<float>({call->bias});
       const int64_t batch = call->q->size(0);
       const int64_t kv = call->keys->size(1);
       const int64_t capacity = call->keys->size(2);
@@ -616,14 +579,11 @@ int32_t rlaif_rows_attention(const RlaifRowsAttention* call, at::Tensor** out) n
   });
 }
 
-// For each row of logits f32 [B, V] the token on which `uniforms` falls when the probabilities of
-// softmax(logits / temperature), of what `cut` keeps, are laid side by side, or with null the most
-// probable one; its log-probability and log sum exp(logits / temperature), of all tokens. `ids` is -1
-// where a logit is NaN or +inf, or all are -inf.
 int32_t rlaif_rows_choose(const at::Tensor* logits, double temperature, const double* uniforms,
                           const RlaifRowsCut* cut, int64_t* ids, float* log_probs,
                           double* normalisers) noexcept {
   return rlaif::guarded([&] {
+    rlaif::check_kind<float>({logits});
     const int64_t width = logits->size(1);
     const int64_t blocks = (width + kBlock - 1) / kBlock;
     const float inverse = static_cast<float>(1.0 / temperature);
@@ -683,5 +643,3 @@ int32_t rlaif_rows_choose(const at::Tensor* logits, double temperature, const do
     });
   });
 }
-
-}  // extern "C"

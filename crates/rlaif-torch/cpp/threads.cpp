@@ -44,8 +44,6 @@ float keeps_denormals() {
 
 }  // namespace
 
-extern "C" {
-
 int32_t rlaif_set_intra_threads(int32_t n) noexcept {
   return rlaif::guarded([&] { at::set_num_threads(n); });
 }
@@ -57,7 +55,6 @@ int32_t rlaif_set_inter_threads(int32_t n) noexcept {
 int32_t rlaif_intra_threads() noexcept { return at::get_num_threads(); }
 int32_t rlaif_inter_threads() noexcept { return at::get_num_interop_threads(); }
 
-// `supported` is 0 where the processor has no such mode.
 int32_t rlaif_set_flush_denormals(int32_t on, int32_t* supported) noexcept {
   return rlaif::guarded([&] {
     const float refused = sum_over_threads(
@@ -69,5 +66,3 @@ int32_t rlaif_set_flush_denormals(int32_t on, int32_t* supported) noexcept {
 int32_t rlaif_threads_keeping_denormals(int32_t* count) noexcept {
   return rlaif::guarded([&] { *count = static_cast<int32_t>(sum_over_threads(keeps_denormals)); });
 }
-
-}  // extern "C"

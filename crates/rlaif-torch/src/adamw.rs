@@ -219,9 +219,9 @@ impl AdamW {
 
     fn step_scaled(&mut self, gradient: f64) -> Result<(), TorchError> {
         for group in &self.groups {
-            let slots: Vec<ffi::Slot> = group.entries.iter().map(Entry::slot).collect();
+            let slots: Vec<ffi::AdamWSlot> = group.entries.iter().map(Entry::slot).collect();
             let AdamWOptions { lr, betas: (beta1, beta2), eps, weight_decay } = group.options;
-            let options = ffi::Options { lr, beta1, beta2, eps, weight_decay, gradient };
+            let options = ffi::AdamWOptions { lr, beta1, beta2, eps, weight_decay, gradient };
             // SAFETY: the slots point to tensors that `self` keeps alive. That their layouts agree,
             // which the kernels rely on, is checked there for every parameter.
             let status =
@@ -340,8 +340,8 @@ impl Entry {
         })
     }
 
-    fn slot(&self) -> ffi::Slot {
-        ffi::Slot {
+    fn slot(&self) -> ffi::AdamWSlot {
+        ffi::AdamWSlot {
             param: self.param.as_ptr(),
             master: match &self.low {
                 Some(LowPrecision::Master(master)) => master.as_ptr(),

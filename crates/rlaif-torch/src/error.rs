@@ -37,6 +37,14 @@ pub enum TorchError {
         /// What libtorch said, without its C++ backtrace.
         message: String,
     },
+    /// A tensor of an element type that an operation does not take.
+    #[error("{operation}: {message}")]
+    Kind {
+        /// The operation.
+        operation: &'static str,
+        /// The kinds that it takes, and the tensor's.
+        message: String,
+    },
     /// An error of tch other than running out of memory.
     #[error("tch failed")]
     Tch {
@@ -117,6 +125,7 @@ impl Fault for TorchError {
             Self::Setting(error) => error.is_users(),
             Self::OutOfMemory { .. }
             | Self::Libtorch { .. }
+            | Self::Kind { .. }
             | Self::Tch { .. }
             | Self::Tensor { .. }
             | Self::State { .. } => false,

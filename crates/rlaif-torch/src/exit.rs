@@ -1,10 +1,6 @@
 //! The end of a process while others of its threads compute.
 
-use std::ffi::c_int;
-
-unsafe extern "C" {
-    fn _exit(status: c_int) -> !;
-}
+use crate::ffi;
 
 /// Ends the process with this exit code, from whichever thread, whatever the others do.
 ///
@@ -18,5 +14,5 @@ unsafe extern "C" {
 pub fn exit_at_once(code: i32) -> ! {
     // SAFETY: POSIX's `_exit` takes any status, may be called by any thread at any time, and does
     // not return.
-    unsafe { _exit(code) }
+    unsafe { ffi::_exit(code) }
 }

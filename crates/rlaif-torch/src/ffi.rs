@@ -1,6 +1,10 @@
-//! The C++ layer's functions (`cpp/`), and what makes calling them safe.
+//! The C++ layer's functions and structs, as `cpp/rlaif.h` declares and documents them, and the
+//! helpers that make calls of them safe.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::{
+    ffi::{CStr, c_char, c_int, c_void},
+    mem::offset_of,
+};
 
 use tch::Tensor;
 use torch_sys::C_tensor;
@@ -10,10 +14,11 @@ use crate::error::TorchError;
 /// `Status` in `cpp/common.hpp`; any other value is a failure without a meaning of its own.
 const OK: i32 = 0;
 const OUT_OF_MEMORY: i32 = 2;
+const WRONG_KIND: i32 = 3;
 
-/// A parameter and its optimizer state; `RlaifAdamWSlot` in `cpp/adamw.cpp`.
+/// `RlaifAdamWSlot`: a parameter and its optimizer state.
 #[repr(C)]
-pub(crate) struct Slot {
+pub(crate) struct AdamWSlot {
     pub(crate) param: *const C_tensor,
     /// Null where the parameter is stepped on itself, or on what its remainder makes of it.
     pub(crate) master: *const C_tensor,
@@ -24,19 +29,19 @@ pub(crate) struct Slot {
     pub(crate) step: *const C_tensor,
 }
 
-/// `RlaifAdamWOptions` in `cpp/adamw.cpp`.
+/// `RlaifAdamWOptions`.
 #[repr(C)]
-pub(crate) struct Options {
+pub(crate) struct AdamWOptions {
     pub(crate) lr: f64,
     pub(crate) beta1: f64,
     pub(crate) beta2: f64,
     pub(crate) eps: f64,
     pub(crate) weight_decay: f64,
-    /// What gradients are multiplied by.
+    /// Factor that gradients are multiplied by.
     pub(crate) gradient: f64,
 }
 
-/// `RlaifCudaMemory` in `cpp/memory.cpp`.
+/// `RlaifCudaMemory`.
 #[repr(C)]
 #[derive(Default)]
 pub(crate) struct CudaMemory {
@@ -46,14 +51,66 @@ pub(crate) struct CudaMemory {
     pub(crate) reserved_peak: i64,
 }
 
-/// `RlaifSegment` in `cpp/recompute.cpp`.
+/// `RlaifRowsLinear`.
+#[repr(C)]
+pub(crate) struct RowsLinear {
+    pub(crate) x: *const C_tensor,
+    pub(crate) norm: *const C_tensor,
+    pub(crate) epsilon: f64,
+    pub(crate) weights: List,
+    pub(crate) biases: List,
+    pub(crate) count: usize,
+    pub(crate) residual: *const C_tensor,
+    pub(crate) activation: i32,
+    pub(crate) gated: i32,
+    pub(crate) wide: i32,
+    pub(crate) many: i32,
+}
+
+/// `RlaifRowsAttention`.
+#[repr(C)]
+pub(crate) struct RowsAttention {
+    pub(crate) q: *const C_tensor,
+    pub(crate) k: *const C_tensor,
+    pub(crate) v: *const C_tensor,
+    pub(crate) keys: *const C_tensor,
+    pub(crate) values: *const C_tensor,
+    pub(crate) lengths: *const i64,
+    pub(crate) bias: *const C_tensor,
+    pub(crate) scale: f64,
+    pub(crate) window: i64,
+}
+
+/// `RlaifRowsCut`.
+#[repr(C)]
+pub(crate) struct RowsCut {
+    pub(crate) top_k: i64,
+    pub(crate) top_p: f64,
+    pub(crate) min_p: f64,
+}
+
+/// `RlaifSegment`: a closure that C++ calls and drops.
 #[repr(C)]
 pub(crate) struct Segment {
     pub(crate) data: *mut c_void,
-    pub(crate) call:
-        unsafe extern "C" fn(*mut c_void, *const *mut C_tensor, usize, *mut c_void) -> i32,
+    pub(crate) call: unsafe extern "C" fn(*mut c_void, List, usize, *mut c_void) -> i32,
     pub(crate) drop: unsafe extern "C" fn(*mut c_void),
 }
+
+/// Asserts a struct's size and where its last field lies, in bytes; `rlaif.h` asserts the same.
+macro_rules! layout {
+    ($type:ty, $size:literal, $last:ident, $offset:literal) => {
+        const _: () = assert!(size_of::<$type>() == $size && offset_of!($type, $last) == $offset);
+    };
+}
+
+layout!(AdamWOptions, 48, gradient, 40);
+layout!(AdamWSlot, 48, step, 40);
+layout!(CudaMemory, 32, reserved_peak, 24);
+layout!(RowsLinear, 72, many, 68);
+layout!(RowsAttention, 72, window, 64);
+layout!(RowsCut, 24, min_p, 16);
+layout!(Segment, 24, drop, 16);
 
 /// A list of tensors as C++ takes it.
 pub(crate) type List = *const *const C_tensor;
@@ -61,7 +118,11 @@ pub(crate) type List = *const *const C_tensor;
 unsafe extern "C" {
     fn rlaif_last_error() -> *const c_char;
 
-    pub(crate) fn rlaif_adamw_step(slots: *const Slot, len: usize, options: *const Options) -> i32;
+    pub(crate) fn rlaif_adamw_step(
+        slots: *const AdamWSlot,
+        len: usize,
+        options: *const AdamWOptions,
+    ) -> i32;
     pub(crate) fn rlaif_is_dense(tensor: *const C_tensor) -> i32;
 
     pub(crate) fn rlaif_grad_clip(
@@ -174,6 +235,29 @@ unsafe extern "C" {
         message: *const c_char,
         len: usize,
     ) -> i32;
+
+    pub(crate) fn rlaif_rows_linear(call: *const RowsLinear, out: *mut *mut C_tensor) -> i32;
+    pub(crate) fn rlaif_rows_attention(call: *const RowsAttention, out: *mut *mut C_tensor) -> i32;
+    pub(crate) fn rlaif_rows_choose(
+        logits: *const C_tensor,
+        temperature: f64,
+        uniforms: *const f64,
+        cut: *const RowsCut,
+        ids: *mut i64,
+        log_probs: *mut f32,
+        normalisers: *mut f64,
+    ) -> i32;
+
+    pub(crate) fn rlaif_graph_new(device: i32, graph: *mut *mut c_void) -> i32;
+    pub(crate) fn rlaif_graph_free(graph: *mut c_void);
+    pub(crate) fn rlaif_graph_enter(graph: *mut c_void) -> i32;
+    pub(crate) fn rlaif_graph_begin(graph: *mut c_void) -> i32;
+    pub(crate) fn rlaif_graph_end(graph: *mut c_void) -> i32;
+    pub(crate) fn rlaif_graph_leave(graph: *mut c_void);
+    pub(crate) fn rlaif_graph_replay(graph: *mut c_void) -> i32;
+
+    /// The C library's.
+    pub(crate) fn _exit(status: c_int) -> !;
 }
 
 /// Turns the status of a call into a result; the message is the calling thread's last one.
@@ -186,6 +270,9 @@ pub(crate) fn check(operation: &'static str, status: i32) -> Result<(), TorchErr
     Err(match (TorchError::from_libtorch(operation, message), status) {
         (TorchError::Libtorch { message, .. }, OUT_OF_MEMORY) => {
             TorchError::OutOfMemory { requested: None, message }
+        }
+        (TorchError::Libtorch { operation, message }, WRONG_KIND) => {
+            TorchError::Kind { operation, message }
         }
         (error, _) => error,
     })
@@ -203,4 +290,180 @@ pub(crate) fn list<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<*co
 pub(crate) unsafe fn take(tensor: *mut C_tensor) -> Tensor {
     // SAFETY: `rlaif::give` allocated it with `new at::Tensor`, which is what tch frees.
     unsafe { Tensor::from_ptr(tensor) }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The two lists of declarations, compared word for word.
+
+    use std::collections::BTreeMap;
+
+    const HEADER: &str = include_str!("../cpp/rlaif.h");
+    const RUST: &str = include_str!("ffi.rs");
+
+    /// Name, then the parameters or fields as names with types in Rust's spelling, then the result.
+    type Declared = BTreeMap<String, (Vec<(String, String)>, String)>;
+
+    /// The code without comments, and with one space between words.
+    fn code(text: &str) -> String {
+        let lines = text.lines().map(|line| line.split_once("//").map_or(line, |(code, _)| code));
+        // Neither `#include` nor `#pragma`; `#[repr(C)]` stays.
+        let directive = |line: &&str| line.starts_with('#') && !line.starts_with("#[");
+        let lines = lines.filter(|line| !directive(line));
+        lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The Rust type of a C type.
+    fn as_rust(c: &str) -> String {
+        let tensor = "C_tensor";
+        let plain = |c: &str| match c {
+            "void" => "c_void".to_owned(),
+            "char" => "c_char".to_owned(),
+            "double" => "f64".to_owned(),
+            "float" => "f32".to_owned(),
+            "size_t" => "usize".to_owned(),
+            "at::Tensor" => tensor.to_owned(),
+            c => match c.strip_suffix("_t").map(|c| c.replace("uint", "u").replace("int", "i")) {
+                Some(integer) => integer,
+                None => c.strip_prefix("Rlaif").unwrap_or(c).to_owned(),
+            },
+        };
+        match c {
+            "const at::Tensor* const*" => "List".to_owned(),
+            c => match (c.strip_suffix('*'), c.strip_prefix("const ")) {
+                (Some(pointee), Some(_)) if !pointee.ends_with('*') => {
+                    format!("*const {}", plain(&pointee["const ".len()..]))
+                }
+                (Some(pointee), _) => format!("*mut {}", as_rust(pointee.trim_end())),
+                (None, _) => plain(c),
+            },
+        }
+    }
+
+    fn of_c() -> (Declared, Declared) {
+        let code = code(HEADER);
+        let (mut functions, mut structs) = (Declared::new(), Declared::new());
+        let named = |typed: &str| {
+            // `type name`, and for a pointer to a function `type (*name)(types and names)`.
+            if let Some((result, rest)) = typed.split_once(" (*") {
+                let (name, parameters) = rest.split_once(")(").unwrap();
+                let types = parameters.trim_end_matches(')').split(", ");
+                let types = types.map(|p| as_rust(p.rsplit_once(' ').unwrap().0));
+                let result = match result {
+                    "void" => String::new(),
+                    result => format!(" -> {}", as_rust(result)),
+                };
+                let types = types.collect::<Vec<_>>().join(", ");
+                return (name.to_owned(), format!("unsafe extern \"C\" fn({types}){result}"));
+            }
+            let (kind, name) = typed.rsplit_once(' ').unwrap();
+            (name.to_owned(), as_rust(kind))
+        };
+        let open = code.find("extern \"C\" {").unwrap();
+        let close = code.find("static_assert").unwrap_or(code.len());
+        let mut rest = &code[open + "extern \"C\" {".len()..close];
+        loop {
+            rest = rest.trim_start();
+            if let Some(body) = rest.strip_prefix("struct ") {
+                let (name, body) = body.split_once(" {").unwrap();
+                let (fields, after) = body.split_once("};").unwrap();
+                let fields = fields.split(';').map(str::trim).filter(|f| !f.is_empty());
+                let fields = fields.flat_map(|field| {
+                    if field.contains('(') {
+                        return vec![named(field)];
+                    }
+                    // `double lr, beta1` and `const T *param, *master`.
+                    let mut several = field.split(", ");
+                    let first = several.next().unwrap().replace(" *", "* ");
+                    let kind = first.rsplit_once(' ').unwrap().0.to_owned();
+                    let others = several.map(|f| format!("{kind} {}", f.trim_start_matches('*')));
+                    let all = std::iter::once(first.clone()).chain(others);
+                    all.map(|f| named(&f)).collect::<Vec<_>>()
+                });
+                let fields = fields.collect();
+                structs.insert(as_rust(name), (fields, String::new()));
+                rest = after;
+            } else if let Some((function, after)) = rest.split_once(") noexcept;") {
+                let (typed, parameters) = function.split_once('(').unwrap();
+                let (name, result) = named(typed);
+                let parameters = parameters.split(", ").filter(|p| !p.is_empty());
+                let result = if result == "c_void" { String::new() } else { result };
+                functions.insert(name, (parameters.map(named).collect(), result));
+                rest = after;
+            } else {
+                assert_eq!(rest.split_once(' ').map_or(rest, |(word, _)| word), "}");
+                return (functions, structs);
+            }
+        }
+    }
+
+    fn of_rust() -> (Declared, Declared) {
+        let code = code(RUST.split("#[cfg(test)]").next().unwrap());
+        let named = |typed: &str| {
+            let (name, kind) = typed.split_once(": ").unwrap();
+            (name.trim_start_matches("pub(crate) ").to_owned(), kind.to_owned())
+        };
+        let listed = |list: &str| {
+            let list = list.trim().trim_end_matches(',');
+            // Not at the commas within a type.
+            let mut fields: Vec<String> = vec![];
+            for part in list.split(", ").filter(|part| !part.is_empty()) {
+                match fields.last_mut() {
+                    Some(last) if last.matches('(').count() > last.matches(')').count() => {
+                        *last += &format!(", {part}");
+                    }
+                    _ => fields.push(part.trim_start_matches("pub(crate) ").to_owned()),
+                }
+            }
+            fields.iter().map(|f| named(f)).collect::<Vec<_>>()
+        };
+        let mut structs = Declared::new();
+        for part in code.split("#[repr(C)]").skip(1) {
+            let (_, part) = part.split_once("struct ").unwrap();
+            let (name, body) = part.split_once(" {").unwrap();
+            let (fields, _) = body.split_once(" }").unwrap();
+            structs.insert(name.to_owned(), (listed(fields), String::new()));
+        }
+        let mut functions = Declared::new();
+        let blocks: Vec<_> = code.split("unsafe extern \"C\" {").collect();
+        assert_eq!(blocks.len(), 2, "one block of declarations");
+        let (block, _) = blocks[1].split_once(" }").unwrap();
+        for function in block.split(';').map(str::trim).filter(|f| f.contains("fn rlaif_")) {
+            let (_, function) = function.split_once("fn ").unwrap();
+            let (name, rest) = function.split_once('(').unwrap();
+            let (parameters, result) = rest.split_once(')').unwrap();
+            let result = result.trim_start_matches(" -> ").to_owned();
+            functions.insert(name.to_owned(), (listed(parameters), result));
+        }
+        (functions, structs)
+    }
+
+    #[test]
+    fn both_sides_declare_the_same() {
+        let (c, rust) = (of_c(), of_rust());
+        assert_eq!((c.0.len(), c.1.len()), (48, 7), "functions and structs in rlaif.h");
+        for (c, rust) in [(c.0, rust.0), (c.1, rust.1)] {
+            for (name, declared) in &c {
+                assert_eq!(rust.get(name), Some(declared), "{name} in ffi.rs, and in rlaif.h");
+            }
+            let more: Vec<_> = rust.keys().filter(|name| !c.contains_key(*name)).collect();
+            assert!(more.is_empty(), "not in rlaif.h: {more:?}");
+        }
+    }
+
+    #[test]
+    fn c_types_are_read() {
+        for (c, rust) in [
+            ("int32_t", "i32"),
+            ("uint8_t*", "*mut u8"),
+            ("const char*", "*const c_char"),
+            ("void**", "*mut *mut c_void"),
+            ("at::Tensor**", "*mut *mut C_tensor"),
+            ("const at::Tensor*", "*const C_tensor"),
+            ("const at::Tensor* const*", "List"),
+            ("const RlaifRowsCut*", "*const RowsCut"),
+        ] {
+            assert_eq!(as_rust(c), rust);
+        }
+    }
 }

@@ -4,17 +4,10 @@ use std::{ffi::c_void, ptr};
 
 use tch::Device;
 
-use crate::{error::TorchError, ffi::check};
-
-unsafe extern "C" {
-    fn rlaif_graph_new(device: i32, graph: *mut *mut c_void) -> i32;
-    fn rlaif_graph_free(graph: *mut c_void);
-    fn rlaif_graph_enter(graph: *mut c_void) -> i32;
-    fn rlaif_graph_begin(graph: *mut c_void) -> i32;
-    fn rlaif_graph_end(graph: *mut c_void) -> i32;
-    fn rlaif_graph_leave(graph: *mut c_void);
-    fn rlaif_graph_replay(graph: *mut c_void) -> i32;
-}
+use crate::{
+    error::TorchError,
+    ffi::{self, check},
+};
 
 /// Work on a CUDA device that was recorded once, and is replayed with one call instead of one for
 /// each operation.
@@ -36,7 +29,7 @@ struct Visit(*mut c_void);
 impl Drop for Visit {
     fn drop(&mut self) {
         // SAFETY: the graph outlives the visit.
-        unsafe { rlaif_graph_leave(self.0) }
+        unsafe { ffi::rlaif_graph_leave(self.0) }
     }
 }
 
@@ -70,17 +63,17 @@ impl CudaGraph {
         };
         let mut handle = ptr::null_mut();
         // SAFETY: `handle` outlives the call, which writes it on success alone.
-        check("a CUDA graph", unsafe { rlaif_graph_new(index, &raw mut handle) })?;
+        check("a CUDA graph", unsafe { ffi::rlaif_graph_new(index, &raw mut handle) })?;
         let graph = Self { handle };
         // SAFETY: the handle is a live graph.
-        check("a CUDA graph", unsafe { rlaif_graph_enter(handle) })?;
+        check("a CUDA graph", unsafe { ffi::rlaif_graph_enter(handle) })?;
         let visit = Visit(handle);
         work()?;
         // SAFETY: the handle is a live graph, on its stream.
-        check("recording a CUDA graph", unsafe { rlaif_graph_begin(handle) })?;
+        check("recording a CUDA graph", unsafe { ffi::rlaif_graph_begin(handle) })?;
         let result = work()?;
         // SAFETY: the handle is a live graph, being recorded.
-        check("recording a CUDA graph", unsafe { rlaif_graph_end(handle) })?;
+        check("recording a CUDA graph", unsafe { ffi::rlaif_graph_end(handle) })?;
         drop(visit);
         Ok((graph, result))
     }
@@ -91,13 +84,13 @@ impl CudaGraph {
     /// [`TorchError::Libtorch`] if the device fails.
     pub fn replay(&self) -> Result<(), TorchError> {
         // SAFETY: the handle is a live graph whose recording ended.
-        check("replaying a CUDA graph", unsafe { rlaif_graph_replay(self.handle) })
+        check("replaying a CUDA graph", unsafe { ffi::rlaif_graph_replay(self.handle) })
     }
 }
 
 impl Drop for CudaGraph {
     fn drop(&mut self) {
         // SAFETY: the handle is a live graph, freed once.
-        unsafe { rlaif_graph_free(self.handle) }
+        unsafe { ffi::rlaif_graph_free(self.handle) }
     }
 }

@@ -7,7 +7,6 @@ use std::panic::{self, AssertUnwindSafe};
 use std::{ptr, slice};
 
 use tch::{Device, Tensor};
-use torch_sys::C_tensor;
 
 use crate::error::TorchError;
 use crate::ffi;
@@ -138,7 +137,7 @@ where
 /// `data` must be the box of an `F`, `inputs` a list of `len` tensors, `answer` C++'s own.
 unsafe extern "C" fn call<F, E>(
     data: *mut c_void,
-    inputs: *const *mut C_tensor,
+    inputs: ffi::List,
     len: usize,
     answer: *mut c_void,
 ) -> i32
@@ -155,7 +154,7 @@ where
         };
         // SAFETY: each is a live tensor; the copy of the handle is tch's to free.
         let inputs: Vec<Tensor> =
-            inputs.iter().map(|t| unsafe { Tensor::clone_from_ptr(*t) }).collect();
+            inputs.iter().map(|t| unsafe { Tensor::clone_from_ptr(t.cast_mut()) }).collect();
         segment(&inputs).map_err(|error| error.to_string())
     }));
     match result.unwrap_or_else(|panic| Err(format!("panic: {}", panic_message(&*panic)))) {

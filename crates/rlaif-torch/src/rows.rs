@@ -7,64 +7,11 @@
 use std::ptr;
 
 use tch::{Device, Kind, Tensor};
-use torch_sys::C_tensor;
 
 use crate::{
     error::TorchError,
-    ffi::{self, check, take},
+    ffi::{self, RowsAttention, RowsCut, RowsLinear, check, take},
 };
-
-/// `RlaifRowsLinear` in `cpp/rows.cpp`.
-#[repr(C)]
-struct Call {
-    x: *const C_tensor,
-    norm: *const C_tensor,
-    epsilon: f64,
-    weights: *const *const C_tensor,
-    biases: *const *const C_tensor,
-    count: usize,
-    residual: *const C_tensor,
-    activation: i32,
-    gated: i32,
-    wide: i32,
-    many: i32,
-}
-
-/// `RlaifRowsAttention` in `cpp/rows.cpp`.
-#[repr(C)]
-struct AttentionCall {
-    q: *const C_tensor,
-    k: *const C_tensor,
-    v: *const C_tensor,
-    keys: *const C_tensor,
-    values: *const C_tensor,
-    lengths: *const i64,
-    bias: *const C_tensor,
-    scale: f64,
-    window: i64,
-}
-
-/// `RlaifRowsCut` in `cpp/rows.cpp`.
-#[repr(C)]
-struct Cut {
-    top_k: i64,
-    top_p: f64,
-    min_p: f64,
-}
-
-unsafe extern "C" {
-    fn rlaif_rows_linear(call: *const Call, out: *mut *mut C_tensor) -> i32;
-    fn rlaif_rows_attention(call: *const AttentionCall, out: *mut *mut C_tensor) -> i32;
-    fn rlaif_rows_choose(
-        logits: *const C_tensor,
-        temperature: f64,
-        uniforms: *const f64,
-        cut: *const Cut,
-        ids: *mut i64,
-        log_probs: *mut f32,
-        normalisers: *mut f64,
-    ) -> i32;
-}
 
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +135,7 @@ impl RowLinear<'_> {
             .map(|(_, bias)| bias.as_ref().map_or(ptr::null(), Tensor::as_ptr))
             .collect();
         let or_null = |t: Option<&Tensor>| t.map_or(ptr::null(), Tensor::as_ptr);
-        let call = Call {
+        let call = RowsLinear {
             x: x.as_ptr(),
             norm: or_null(norm.as_ref().map(|(weight, _)| weight)),
             epsilon: norm.as_ref().map_or(0., |(_, epsilon)| *epsilon),
@@ -204,7 +151,7 @@ impl RowLinear<'_> {
         let mut out = vec![ptr::null_mut(); if gated { 1 } else { held.len() }];
         // SAFETY: every tensor lives through the call, contiguous, of one kind and of shapes that
         // fit; `out` has a place for each result and is written on success alone.
-        let status = unsafe { rlaif_rows_linear(&raw const call, out.as_mut_ptr()) };
+        let status = unsafe { ffi::rlaif_rows_linear(&raw const call, out.as_mut_ptr()) };
         if let Err(error) = check("a linear layer over rows", status) {
             panic!("{error}");
         }
@@ -280,7 +227,7 @@ impl RowAttention<'_> {
         });
         let q = q.contiguous();
         let or_null = |t: Option<&Tensor>| t.map_or(ptr::null(), Tensor::as_ptr);
-        let call = AttentionCall {
+        let call = RowsAttention {
             q: q.as_ptr(),
             k: or_null(new.as_ref().map(|(k, _)| k)),
             v: or_null(new.as_ref().map(|(_, v)| v)),
@@ -294,7 +241,7 @@ impl RowAttention<'_> {
         let mut out = ptr::null_mut();
         // SAFETY: every tensor lives through the call, contiguous and of shapes that fit; lengths
         // are within the capacity, so that what is put lies in its row.
-        let status = unsafe { rlaif_rows_attention(&raw const call, &raw mut out) };
+        let status = unsafe { ffi::rlaif_rows_attention(&raw const call, &raw mut out) };
         if let Err(error) = check("attention over rows", status) {
             panic!("{error}");
         }
@@ -368,7 +315,7 @@ pub fn choose_tokens(
             && cut.min_p.is_none_or(|p| (0. ..=1.).contains(&p)),
         "{cut:?} keeps nothing"
     );
-    let cut = Cut {
+    let cut = RowsCut {
         // More than there are is all of them.
         top_k: cut.top_k.map_or(0, |k| i64::try_from(k).unwrap_or(i64::MAX)),
         top_p: cut.top_p.unwrap_or(1.),
@@ -380,7 +327,7 @@ pub fn choose_tokens(
     let mut normalisers = vec![0f64; rows];
     // SAFETY: the logits live through the call, contiguous; the lists have an entry for each row.
     let status = unsafe {
-        rlaif_rows_choose(
+        ffi::rlaif_rows_choose(
             logits.as_ptr(),
             temperature,
             uniforms.map_or(ptr::null(), <[f64]>::as_ptr),

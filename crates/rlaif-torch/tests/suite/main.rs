@@ -5,6 +5,7 @@ mod common;
 mod device;
 mod grad;
 mod graph;
+mod kinds;
 mod memory;
 mod recompute;
 mod rng;
