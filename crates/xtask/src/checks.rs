@@ -1,16 +1,22 @@
-//! `cargo xtask demo`, `test`, `check` and `bench-smoke`.
+//! `cargo xtask demo`, `test`, `check`, `docs` and `bench-smoke`.
 
 use std::fs;
 use std::path::Path;
 
+use cargo_metadata::{Metadata, TargetKind};
+
 use crate::error::Error;
-use crate::policy;
 use crate::python::write_error;
 use crate::run::Run;
-use crate::workspace::Workspace;
+use crate::{arrows, deny, english};
 
 /// A package outside the workspace, as another project would have it.
 const DOWNSTREAM: &str = "tests/downstream";
+
+/// The workspace and its dependencies, for all platforms, so that checks say the same everywhere.
+fn metadata(root: &Path) -> Result<Metadata, Error> {
+    Run::new(root, "cargo metadata --format-version 1 --locked").metadata()
+}
 
 /// The main example, on the built-in models. `args` go to it.
 pub(crate) fn demo(root: &Path, args: &[&str]) -> Result<(), Error> {
@@ -24,32 +30,33 @@ pub(crate) fn test(root: &Path, args: &[&str]) -> Result<(), Error> {
 }
 
 fn downstream(root: &Path) -> Result<(), Error> {
-    let workspace = Workspace::read(root)?;
+    let target = metadata(root)?.target_directory;
     let project = root.join(DOWNSTREAM);
     // The versions that the workspace was tested with; cargo removes those that are not needed.
     let lock = project.join("Cargo.lock");
     fs::copy(root.join("Cargo.lock"), &lock).map_err(|e| write_error(&project, e))?;
-    let target = workspace.target.to_string_lossy().into_owned();
     Run::new(root, &format!("cargo build --manifest-path {DOWNSTREAM}/Cargo.toml"))
-        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_TARGET_DIR", target.as_str())
         .run()?;
     // Directly, and without the search path that `cargo run` sets.
-    let binary = workspace.target.join("debug/downstream");
-    Run::new(root, "env -u LD_LIBRARY_PATH").args([&*binary.to_string_lossy()]).run()
+    let binary = target.join("debug/downstream");
+    Run::new(root, "env -u LD_LIBRARY_PATH").args([binary.as_str()]).run()
 }
 
 /// Everything that is checked without running the code.
 pub(crate) fn check(root: &Path) -> Result<(), Error> {
     Run::new(root, "cargo fmt --all --check").run()?;
-    let workspace = Workspace::read(root)?;
-    eprintln!("licences and versions of the dependencies");
-    policy::check(&workspace)?;
+    let workspace = metadata(root)?;
+    eprintln!("arrows of the architecture, English of the documentation");
+    arrows::check(root, &workspace)?;
+    english::check(root)?;
+    deny::check(root, &workspace)?;
 
     let lint = |what: &str| Run::new(root, what).args(["--", "-D", "warnings"]).run();
     lint("cargo clippy --workspace --all-targets")?;
-    for package in workspace.members() {
+    for package in workspace.workspace_packages() {
         // `doc-only` builds nothing that links; it is checked below.
-        let features = package.features.iter().map(String::as_str);
+        let features = package.features.keys().map(String::as_str);
         let features: Vec<_> = features.filter(|f| !matches!(*f, "default" | "doc-only")).collect();
         if !features.is_empty() {
             let (name, features) = (&package.name, features.join(","));
@@ -59,22 +66,30 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
     }
     let document = |what: &str| Run::new(root, what).env("RUSTDOCFLAGS", "-D warnings");
     document("cargo doc --workspace --no-deps").run()?;
-    for package in workspace.members().filter(|p| p.features.iter().any(|f| f == "doc-only")) {
+    let members = workspace.workspace_packages().into_iter();
+    for package in members.filter(|p| p.features.contains_key("doc-only")) {
         // As docs.rs does it: on a machine without libtorch.
         document(&format!("cargo doc -p {} --no-deps --features doc-only", package.name))
             .env("LIBTORCH", "/nonexistent")
-            .env("CARGO_TARGET_DIR", &workspace.target.join("doc-only").to_string_lossy())
+            .env("CARGO_TARGET_DIR", workspace.target_directory.join("doc-only").as_str())
             .without("LIBTORCH_USE_PYTORCH")
             .run()?;
     }
     Ok(())
 }
 
+/// Writes what `check` compares with the code.
+pub(crate) fn docs(root: &Path) -> Result<(), Error> {
+    arrows::write(root, &metadata(root)?)?;
+    english::lower(root)
+}
+
 /// Runs each benchmark once, in the profile of the tests: do they still work?
 pub(crate) fn bench_smoke(root: &Path) -> Result<(), Error> {
-    let workspace = Workspace::read(root)?;
-    let benches = workspace.members().flat_map(|package| &package.benches);
-    let benches = benches.flat_map(|bench| ["--bench", bench]);
+    let workspace = metadata(root)?;
+    let targets = workspace.workspace_packages().into_iter().flat_map(|package| &package.targets);
+    let benches = targets.filter(|target| target.kind.contains(&TargetKind::Bench));
+    let benches = benches.flat_map(|bench| ["--bench", &bench.name]);
     // The whole workspace, though its other packages have none: it has the features that the tests
     // were built with, so nothing is built again.
     Run::new(root, "cargo test --workspace").args(benches).run()

@@ -105,8 +105,20 @@ pub(crate) enum Error {
     Failed { command: String, status: std::process::ExitStatus },
 
     #[error("cannot read what `{command}` printed ({source})")]
-    Output { command: String, source: serde_json::Error },
+    Output { command: String, source: cargo_metadata::Error },
 
-    #[error("{0}")]
-    Policy(String),
+    #[error("cannot read {} ({source})", file.display())]
+    Read { file: PathBuf, source: io::Error },
+
+    #[error("cannot write {} ({source})", file.display())]
+    Write { file: PathBuf, source: io::Error },
+
+    #[error(
+        "{file} does not say what the manifests do (- documented, + found); `cargo xtask docs` writes \
+         the arrows, and rows of the table are written by hand:\n{faults}"
+    )]
+    Documented { file: &'static str, faults: String },
+
+    #[error("phrases of the list in CONTRIBUTING.md, \"English\"; reword them:\n{0}")]
+    English(String),
 }

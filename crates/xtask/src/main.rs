@@ -1,16 +1,17 @@
 //! Set-up, tests and checks of the workspace: `cargo xtask help`.
 
+mod arrows;
 mod checks;
+mod deny;
+mod english;
 mod error;
 mod install;
 mod libtorch;
-mod policy;
 mod progress;
 mod python;
 mod requirement;
 mod run;
 mod setup;
-mod workspace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,7 +26,8 @@ usage: cargo xtask COMMAND
   setup [--cuda]   find libtorch, or install it in .libtorch; --cuda: one with CUDA, GPU or not
   demo [ARGS]      setup, then the main example, `hh_toxicity ARGS`, in release
   test [ARGS]      setup, all tests (`cargo test --workspace ARGS`), a project that depends on ours
-  check            setup, format, licences, clippy, documentation
+  check            setup, format, documentation against code, dependencies, clippy, rustdoc
+  docs             writes what `check` compares: arrows of the architecture, counts of phrases
   bench-smoke      setup, each benchmark once
 ";
 
@@ -62,6 +64,7 @@ fn run(args: &[&str]) -> Result<(), Error> {
             setup::run(&root, Cuda::Auto)?;
             checks::check(&root)
         }
+        ["docs"] => checks::docs(&root),
         ["bench-smoke"] => {
             setup::run(&root, Cuda::Auto)?;
             checks::bench_smoke(&root)

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use cargo_metadata::{Metadata, MetadataCommand};
+
 use crate::error::Error;
 
 /// A command that runs in the root of the workspace.
@@ -18,6 +20,14 @@ impl Run {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.current_dir(root);
         Self { command, shown: line.to_owned() }.args_unshown(words)
+    }
+
+    /// A program at a path, with its arguments separated by spaces.
+    pub(crate) fn of(root: &Path, program: &Path, arguments: &str) -> Self {
+        let mut command = Command::new(program);
+        command.current_dir(root);
+        let shown = format!("{} {arguments}", quoted(&program.to_string_lossy()));
+        Self { command, shown }.args_unshown(arguments.split(' '))
     }
 
     fn args_unshown<'a>(mut self, args: impl Iterator<Item = &'a str>) -> Self {
@@ -57,14 +67,14 @@ impl Run {
         }
     }
 
-    /// Runs the command and reads its standard output as JSON.
-    pub(crate) fn json(mut self) -> Result<serde_json::Value, Error> {
+    /// Runs the command and reads what `cargo metadata` prints.
+    pub(crate) fn metadata(mut self) -> Result<Metadata, Error> {
         self.command.stderr(std::process::Stdio::inherit());
         let output = self.command.output().map_err(|source| self.start_error(source))?;
         if !output.status.success() {
             return Err(Error::Failed { command: self.shown, status: output.status });
         }
-        serde_json::from_slice(&output.stdout)
+        MetadataCommand::parse(String::from_utf8_lossy(&output.stdout))
             .map_err(|source| Error::Output { command: self.shown, source })
     }
 

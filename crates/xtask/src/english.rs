@@ -1,0 +1,273 @@
+//! Turns of phrase that readers stumble over, counted in doc comments and in the documentation.
+//!
+//! The counts are a ratchet: `english.txt` has one for each crate, and it may only fall.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use crate::error::Error;
+
+const FILE: &str = "crates/xtask/english.txt";
+const HEADER: &str = "\
+# Turns of phrase of CONTRIBUTING.md's list, by crate. The numbers may only fall;
+# `cargo xtask docs` lowers them.
+";
+
+/// First words of a doc comment that make it a clause without a statement.
+const OPENINGS: [&str; 9] =
+    ["What", "Whatever", "Whether", "Who", "Whoever", "Whose", "Which", "How", "Where"];
+
+/// Idioms that have a plain equivalent.
+const IDIOMS: [&str; 8] = [
+    "hang on",
+    "hangs on",
+    "whatever",
+    "whichever",
+    "unless told",
+    "goes by",
+    "go by",
+    "nothing but",
+];
+
+/// Verbs before "no" and "none": "is no X" says "is not an X".
+const VERBS: [&str; 4] = ["is", "are", "was", "were"];
+
+/// Words after "is no" that make it plain English.
+const PLAIN: [&str; 9] =
+    ["longer", "more", "less", "fewer", "better", "worse", "larger", "smaller", "different"];
+
+/// Counts of findings by crate or folder of documentation.
+type Counts = BTreeMap<String, usize>;
+
+/// Fails if a crate has more findings than its committed number, or fewer: then it is to be lowered.
+pub(crate) fn check(root: &Path) -> Result<(), Error> {
+    let (findings, allowed) = (findings(root)?, allowed(root)?);
+    compare(&findings, &allowed).map_err(Error::English)
+}
+
+/// Writes the numbers anew.
+pub(crate) fn lower(root: &Path) -> Result<(), Error> {
+    let mut text = HEADER.to_owned();
+    for (place, n) in lowered(&findings(root)?, &allowed(root)?) {
+        let _ = writeln!(text, "{place} {n}");
+    }
+    let file = root.join(FILE);
+    fs::write(&file, text).map_err(|source| Error::Write { file, source })
+}
+
+fn compare(findings: &BTreeMap<String, Vec<String>>, allowed: &Counts) -> Result<(), String> {
+    let mut faults = vec![];
+    for (place, found) in findings {
+        let allowed = allowed.get(place).copied().unwrap_or(0);
+        if found.len() > allowed {
+            let more = found.len() - allowed;
+            faults.push(format!("{place}: {} of {allowed}, so {more} too many among", found.len()));
+            faults.extend(found.iter().map(|line| format!("  {line}")));
+        } else if found.len() < allowed {
+            let n = found.len();
+            faults
+                .push(format!("{place}: {n} are left of {allowed}; `cargo xtask docs` lowers it"));
+        }
+    }
+    let gone = allowed.keys().filter(|place| !findings.contains_key(*place));
+    faults.extend(gone.map(|place| format!("{place}: is gone; `cargo xtask docs` removes it")));
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+}
+
+/// The committed numbers, lowered to the present ones. A crate's number rises only if the sum of all
+/// does not: text that moves to another crate takes its findings along.
+fn lowered(findings: &BTreeMap<String, Vec<String>>, allowed: &Counts) -> Counts {
+    let total: usize = findings.values().map(Vec::len).sum();
+    let moved = total <= allowed.values().sum();
+    let number = |(place, found): (&String, &Vec<String>)| {
+        let most = if moved { usize::MAX } else { allowed.get(place).copied().unwrap_or(0) };
+        (place.clone(), found.len().min(most))
+    };
+    findings.iter().map(number).collect()
+}
+
+fn allowed(root: &Path) -> Result<Counts, Error> {
+    let lines = read(&root.join(FILE))?;
+    let lines = lines.lines().filter(|line| !line.starts_with('#'));
+    Ok(lines
+        .filter_map(|line| {
+            let (place, n) = line.split_once(' ')?;
+            Some((place.to_owned(), n.parse().ok()?))
+        })
+        .collect())
+}
+
+fn read(file: &Path) -> Result<String, Error> {
+    fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })
+}
+
+/// The findings of each crate, and of `docs` and the root's own pages.
+fn findings(root: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
+    let mut places = BTreeMap::<String, Vec<String>>::new();
+    for crates in children(&root.join("crates"))? {
+        let name = crates.rsplit('/').next().unwrap_or_default().to_owned();
+        walk(root, &crates, places.entry(name).or_default())?;
+    }
+    for name in ["benches", "docs", "examples"] {
+        walk(root, &root.join(name).to_string_lossy(), places.entry(name.to_owned()).or_default())?;
+    }
+    let top = places.entry("README".to_owned()).or_default();
+    for page in ["README.md", "CONTRIBUTING.md"] {
+        collect(page, &read(&root.join(page))?, top);
+    }
+    Ok(places)
+}
+
+/// Paths in a folder, in order.
+fn children(folder: &Path) -> Result<Vec<String>, Error> {
+    let failed = |source| Error::Read { file: folder.to_owned(), source };
+    let entries = fs::read_dir(folder).map_err(failed)?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn walk(root: &Path, folder: &str, found: &mut Vec<String>) -> Result<(), Error> {
+    for path in children(Path::new(folder))? {
+        let file = Path::new(&path);
+        if file.is_dir() {
+            walk(root, &path, found)?;
+        } else if path.ends_with(".rs") || path.ends_with(".md") {
+            let shown = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
+            collect(&shown, &read(file)?, found);
+        }
+    }
+    Ok(())
+}
+
+/// Adds the findings of one file, as `file:line: the words`.
+fn collect(file: &str, text: &str, found: &mut Vec<String>) {
+    let rust = file.ends_with(".rs");
+    let (mut code, mut inside) = (false, false);
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim_start();
+        let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
+        let prose = match (rust, doc) {
+            (true, None) => {
+                (code, inside) = (false, false);
+                continue;
+            }
+            (true, Some(doc)) => doc.trim_start(),
+            (false, _) => line,
+        };
+        if prose.starts_with("```") {
+            code = !code;
+        } else if !code {
+            let first = rust && !inside;
+            let words = stumbling(prose, first);
+            found.extend(words.iter().map(|words| format!("{file}:{}: {words}", number + 1)));
+        }
+        inside = true;
+    }
+}
+
+/// The turns of phrase in one line of prose; `first` if it opens a doc comment.
+fn stumbling(line: &str, first: bool) -> Vec<String> {
+    let mut found = vec![];
+    let trim = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_owned();
+    // What is quoted as code is no prose.
+    let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`code`");
+    let words: Vec<String> = prose.split_whitespace().map(trim).collect();
+    if first && words.first().is_some_and(|word| OPENINGS.contains(&word.as_str())) {
+        found.push(format!("a comment that begins with \"{}\"", words[0]));
+    }
+    let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
+    for idiom in IDIOMS {
+        let idiom: Vec<&str> = idiom.split(' ').collect();
+        // As an opening it was counted above.
+        let from = usize::from(!found.is_empty());
+        let windows = lower.get(from..).unwrap_or_default().windows(idiom.len());
+        let times = windows.filter(|words| words.iter().eq(idiom.iter())).count();
+        found.extend((0..times).map(|_| format!("\"{}\"", idiom.join(" "))));
+    }
+    for (at, pair) in lower.windows(2).enumerate() {
+        let negates = VERBS.contains(&pair[0].as_str()) && ["no", "none"].contains(&&*pair[1]);
+        let there = at > 0 && lower[at - 1] == "there";
+        let plain = lower.get(at + 2).is_some_and(|next| PLAIN.contains(&next.as_str()));
+        if negates && !there && !plain {
+            found.push(format!("\"{} {}\"", pair[0], pair[1]));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phrases_are_found_where_they_stand() {
+        let text = "\
+//! Whatever a folder holds.
+
+/// What it hangs on; a row goes by its id,
+/// whatever it is, and is no sum unless told.
+///
+/// What a second paragraph says. There is no other, and it is no longer one.
+/// ```
+/// // whatever is code
+/// ```
+/// `whatever` is code as well.
+fn f() { /* hangs on */ }
+// Whatever: not documentation.
+/// Counts of rows.
+";
+        let mut found = vec![];
+        collect("a.rs", text, &mut found);
+        assert_eq!(
+            found,
+            [
+                "a.rs:1: a comment that begins with \"Whatever\"",
+                "a.rs:3: a comment that begins with \"What\"",
+                "a.rs:3: \"hangs on\"",
+                "a.rs:3: \"goes by\"",
+                "a.rs:4: \"whatever\"",
+                "a.rs:4: \"unless told\"",
+                "a.rs:4: \"is no\"",
+            ]
+        );
+        let mut page = vec![];
+        collect("a.md", "What it is.\n\n```text\nwhatever\n```\nIt hangs on that.\n", &mut page);
+        assert_eq!(page, ["a.md:6: \"hangs on\""]);
+    }
+
+    #[test]
+    fn a_planted_phrase_fails_and_a_mended_one_asks_to_lower_the_number() {
+        let planted =
+            |n| BTreeMap::from([("rlaif-x".to_owned(), vec!["a.rs:1: \"is no\"".to_owned(); n])]);
+        let allowed = Counts::from([("rlaif-x".to_owned(), 1)]);
+        assert_eq!(compare(&planted(1), &allowed), Ok(()));
+        let more = compare(&planted(2), &allowed).unwrap_err();
+        assert!(more.starts_with("rlaif-x: 2 of 1, so 1 too many among\n  a.rs:1"), "{more}");
+        let fewer = compare(&planted(0), &allowed).unwrap_err();
+        assert!(fewer.contains("0 are left of 1; `cargo xtask docs` lowers it"), "{fewer}");
+        let unknown = compare(&planted(1), &Counts::new()).unwrap_err();
+        assert!(unknown.contains("1 of 0"), "{unknown}");
+        let gone = compare(&BTreeMap::new(), &allowed).unwrap_err();
+        assert!(gone.contains("is gone"), "{gone}");
+    }
+
+    #[test]
+    fn numbers_fall_or_move_and_do_not_rise() {
+        let found = |x, y| {
+            let lines = |n| vec!["a.rs:1: \"is no\"".to_owned(); n];
+            BTreeMap::from([("x".to_owned(), lines(x)), ("y".to_owned(), lines(y))])
+        };
+        let counts = |x, y| Counts::from([("x".to_owned(), x), ("y".to_owned(), y)]);
+        let committed = Counts::from([("x".to_owned(), 5)]);
+        assert_eq!(lowered(&found(2, 0), &committed), counts(2, 0));
+        assert_eq!(lowered(&found(2, 3), &committed), counts(2, 3));
+        assert_eq!(lowered(&found(4, 3), &committed), counts(4, 0));
+        assert_eq!(lowered(&found(9, 0), &committed), counts(5, 0));
+    }
+}
