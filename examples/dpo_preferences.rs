@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use rlaif::core::{PreferencePair, PromptRecord, Sample, Seed, Specials, TextCodec};
+use rlaif::core::{PreferencePair, PromptRecord, Sample, Seed};
 use rlaif::data::builtin::{self, Part};
 use rlaif::data::corpora::Hh;
 use rlaif::data::{Fraction, Reader, Remainder, Shuffle, Source};
@@ -25,8 +25,8 @@ use rlaif::eval::{
     About, Better, Column, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric,
     MetricInfo, Report, RewardMetric, read_curves,
 };
-use rlaif::lm::generate::{GenerationConfig, GenerationRow, Hooks, Sampling, generate};
-use rlaif::lm::{Forward, Policy};
+use rlaif::lm::generate::{Ask, GenerationConfig, Sampling};
+use rlaif::lm::{Draw, LocalSampler, Policy, Sampled, Sampler, Weights};
 use rlaif::models::{LanguageModel, LoadOptions, SaveOptions};
 use rlaif::rewards::{ClassifierOptions, ClassifierReward, Preset};
 use rlaif::tch::Kind;
@@ -209,18 +209,17 @@ fn answers(
         sampling: Sampling::at(1.),
         ..GenerationConfig::default()
     };
-    let prompts: Vec<GenerationRow> = rows
+    let prompts: Vec<Ask> = rows
         .iter()
         .zip(0..)
-        .map(|(row, id)| GenerationRow { id, prompt: row.prompt.clone(), max_new_tokens: None })
+        .map(|(row, id)| Ask { id, prompt: row.prompt.clone(), max_new_tokens: None })
         .collect();
-    let all = generate(policy, &prompts, &config, seed, 0, Forward::default(), Hooks::default())?;
+    let draw = Draw { seed, step: 0 };
+    let all = LocalSampler::new(tokenizer).sample(Weights::of(policy), &prompts, &config, draw)?;
     let text = |id: &str| pairs.iter().find(|pair| pair.id == id).map_or("", |pair| &pair.prompt);
-    rows.iter()
-        .zip(all)
-        .map(|(row, answer)| {
-            let response = tokenizer.decode(&answer.ids, Specials::Exclude)?;
-            Ok(Sample { record: PromptRecord::new(row.id.clone(), text(&row.id)), response })
-        })
-        .collect()
+    let sample = |(row, answer): (&PairRow, Sampled)| Sample {
+        record: PromptRecord::new(row.id.clone(), text(&row.id)),
+        response: answer.text,
+    };
+    Ok(rows.iter().zip(all).map(sample).collect())
 }

@@ -3,14 +3,16 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use rlaif::core::{PromptRecord, Seed, Specials, TextCodec};
+use rlaif::core::{PromptRecord, Seed, TextCodec};
 use rlaif::data::builtin::{self, BuiltinDialogue, Part};
 use rlaif::data::corpora::{DIALOGUE_CHARACTERS, Hh, HhRecord};
 use rlaif::data::{Dataset, Fraction, HubDataset, PromptBuilder, Reader, Source};
 use rlaif::eval::Report;
 use rlaif::hub::Hub;
-use rlaif::lm::generate::{GenerationConfig, GenerationRow, Hooks, generate};
-use rlaif::lm::{Forward, Padding, Policy, TokenBatch, token_log_probs};
+use rlaif::lm::generate::{Ask, GenerationConfig};
+use rlaif::lm::{
+    Draw, Forward, LocalSampler, Padding, Policy, Sampler, TokenBatch, Weights, policy_log_probs,
+};
 use rlaif::models::LanguageModel;
 use rlaif::tch::{Kind, no_grad_guard};
 
@@ -87,21 +89,12 @@ pub fn respond(
     seed: Seed,
     codec: &dyn TextCodec,
 ) -> Result<Vec<Response>, Box<dyn Error>> {
-    let row = |(id, prompt): (u64, &Vec<u32>)| GenerationRow {
-        id,
-        prompt: prompt.clone(),
-        max_new_tokens: None,
-    };
+    let row =
+        |(id, prompt): (u64, &Vec<u32>)| Ask { id, prompt: prompt.clone(), max_new_tokens: None };
     let rows: Vec<_> = (0..).zip(prompts).map(row).collect();
-    let seed = seed.derive("evaluate", 0);
-    let responses = generate(policy, &rows, how, seed, 0, Forward::default(), Hooks::default())?;
-    responses
-        .into_iter()
-        .map(|response| {
-            let text = codec.decode(&response.ids, Specials::Exclude)?;
-            Ok((response.ids, text.trim().to_owned()))
-        })
-        .collect()
+    let draw = Draw { seed: seed.derive("evaluate", 0), step: 0 };
+    let sampled = LocalSampler::new(codec).sample(Weights::of(policy), &rows, how, draw)?;
+    Ok(sampled.into_iter().map(|got| (got.ids, got.text.trim().to_owned())).collect())
 }
 
 /// Σ_t log π(y_t) − log π_ref(y_t) of each response.
@@ -120,8 +113,7 @@ pub fn kl(
         let x = TokenBatch::collate(prompts.to_vec(), policy.spec(), Padding::Right)?;
         let y = TokenBatch::responses(responses.to_vec(), policy.spec())?;
         let of = |model: &LanguageModel, forward| {
-            let hidden = model.response_hidden(&x, &y, forward)?;
-            token_log_probs(&model.head(forward)?, &hidden, &y, 1.).map(|got| got.log_probs)
+            policy_log_probs(model, &x, &y, forward, 1.).map(|got| got.log_probs)
         };
         let gap = of(policy, Forward::default())? - of(reference, forward)?;
         all.extend(Vec::<f64>::try_from(gap.sum_dim_intlist(1, false, Kind::Double))?);

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use rlaif::core::{Seed, Specials, TextCodec};
 use rlaif::lm::Forward;
-use rlaif::lm::generate::{GenerationConfig, GenerationRow, Hooks, Sampling, generate};
+use rlaif::lm::generate::{Ask, GenerationConfig, Hooks, Sampling, generate};
 use rlaif::models::{LanguageModel, LoadOptions};
 use rlaif::tch::{Device, Kind};
 use rlaif::text::HfTokenizer;
@@ -30,9 +30,9 @@ fn prompts(out: &Path, tokenizer: &HfTokenizer, specials: Specials) -> Vec<Vec<u
 fn greedy(folder: &Path, tokenizer: &HfTokenizer, prompts: &[Vec<u32>]) -> Vec<String> {
     let in_f32 = LoadOptions::new(Device::Cpu, Kind::Float);
     let policy = LanguageModel::load(folder, in_f32).unwrap();
-    let rows: Vec<GenerationRow> = (0..)
+    let rows: Vec<Ask> = (0..)
         .zip(prompts)
-        .map(|(id, prompt)| GenerationRow { id, prompt: prompt.clone(), max_new_tokens: None })
+        .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
         .collect();
     let how = GenerationConfig {
         max_new_tokens: LENGTH,

@@ -125,11 +125,11 @@ fn a_reward_of_a_line() -> Outcome {
 fn generation() -> Outcome {
     use rlaif::core::Seed;
     use rlaif::lm::Forward;
-    use rlaif::lm::generate::{GenerationConfig, GenerationRow, Hooks, generate};
+    use rlaif::lm::generate::{Ask, GenerationConfig, Hooks, generate};
     use rlaif::models::{LanguageModel, LoadOptions};
 
     let policy = LanguageModel::load("MODEL".as_ref(), LoadOptions::default())?;
-    let rows = [GenerationRow { id: 0, prompt: vec![37, 4, 81], max_new_tokens: None }];
+    let rows = [Ask { id: 0, prompt: vec![37, 4, 81], max_new_tokens: None }];
     let config = GenerationConfig { max_new_tokens: 32, ..GenerationConfig::default() };
     let responses =
         generate(&policy, &rows, &config, Seed::new(1), 0, Forward::default(), Hooks::default())?;

@@ -8,7 +8,7 @@ use rlaif::core::{Seed, Specials, TextCodec};
 use rlaif::data::builtin::{self, Part};
 use rlaif::data::{PromptBuilder, PromptTemplate};
 use rlaif::eval::text::{RougeKind, Stemming, rouge};
-use rlaif::lm::generate::{Generated, GenerationConfig, GenerationRow, Hooks, Sampling, generate};
+use rlaif::lm::generate::{Ask, Generated, GenerationConfig, Hooks, Sampling, generate};
 use rlaif::lm::{Forward, Policy};
 use rlaif::models::{CardSection, Classifier, LanguageModel, ModelCard};
 use rlaif::text::HfTokenizer;
@@ -90,12 +90,9 @@ fn respond(
         batch_size: 64,
         ..GenerationConfig::default()
     };
-    let row = |(id, prompt): (u64, &Vec<u32>)| GenerationRow {
-        id,
-        prompt: prompt.clone(),
-        max_new_tokens: None,
-    };
-    let rows: Vec<GenerationRow> = (0..).zip(rows).map(row).collect();
+    let row =
+        |(id, prompt): (u64, &Vec<u32>)| Ask { id, prompt: prompt.clone(), max_new_tokens: None };
+    let rows: Vec<Ask> = (0..).zip(rows).map(row).collect();
     let responses = generate(model, &rows, &config, seed, 0, Forward::default(), Hooks::default())?;
     let eos = &model.spec().eos_ids;
     let without_end = |row: Generated| row.ids.into_iter().filter(|id| !eos.contains(id)).collect();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use rlaif::core::{Seed, Specials, TextCodec};
 use rlaif::data::{PromptBuilder, PromptForm, PromptTemplate};
-use rlaif::lm::{Dropout, Forward, Padding, Policy, TokenBatch, token_log_probs};
+use rlaif::lm::{Dropout, Forward, Padding, Policy, TokenBatch, policy_log_probs};
 use rlaif::models::{Config, LanguageModel};
 use rlaif::tch::{Device, Kind};
 use rlaif::text::HfTokenizer;
@@ -169,8 +169,7 @@ pub(crate) fn train(
         };
         let prompts = TokenBatch::collate(prompts, model.spec(), side)?;
         let responses = TokenBatch::responses(responses, model.spec())?;
-        let hidden = model.response_hidden(&prompts, &responses, forward)?;
-        let got = token_log_probs(&model.head(forward)?, &hidden, &responses, 1.)?;
+        let got = policy_log_probs(&model, &prompts, &responses, forward, 1.)?;
         let tokens: usize = responses.rows().iter().map(Vec::len).sum();
         Ok(-got.log_probs.sum(Kind::Float) / tokens as f64)
     })?;

@@ -38,8 +38,9 @@ pub use loss::{
     RewardShift, RunningMean, Term, UnpairedLoss, Weighting, paired, unpaired,
 };
 pub use online::{Contest, OnlineBatch, OnlineConfig, OnlineReport};
-pub use reference::{CacheKey, Reference, ReferenceSums, ReferenceUpdate};
+pub use reference::{CacheKey, ReferenceSums, ReferenceUpdate};
 pub use responses::{ResponseEvaluation, ResponseOutcome};
+pub use rlaif_lm::Reference;
 pub use rows::{
     Boundary, Ending, OnProblem, PairRow, ResponseRow, RowConfig, RowReport, TooLong, pair_rows,
     response_rows,

@@ -2,8 +2,8 @@
 
 use rlaif_core::{Exchange, PromptRecord, RewardModel, Seed, Specials, TextCodec};
 use rlaif_lm::{
-    Forward, Policy,
-    generate::{FinishReason, Generated, GenerationConfig, GenerationRow, Hooks, generate},
+    Draw, Joiner, LmError, LocalSampler, Policy, RowIds, Sampled, Sampler, Weights,
+    generate::{Ask, GenerationConfig},
 };
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +67,8 @@ pub struct OnlineBatch {
 
 impl<P: Policy> DpoTrainer<P> {
     /// Has the policy answer each prompt twice and `reward` pick the better answer. `step` decides,
-    /// with `seed`, the random numbers: a batch that is sampled again is the same.
+    /// with `seed` and the record's id, the random numbers: a batch that is sampled again is the
+    /// same, in any order.
     ///
     /// The pairs may be none: then there is nothing to learn from this batch.
     ///
@@ -82,77 +83,154 @@ impl<P: Policy> DpoTrainer<P> {
         seed: Seed,
         step: u64,
     ) -> Result<OnlineBatch, DpoError> {
+        let draw = Draw { seed, step };
+        self.sample_pairs_from(&mut LocalSampler::new(codec), prompts, codec, reward, config, draw)
+    }
+
+    /// As [`Self::sample_pairs`], with responses of another sampler.
+    ///
+    /// # Errors
+    /// As [`Self::sample_pairs`], and what the sampler refuses.
+    pub fn sample_pairs_from(
+        &self,
+        sampler: &mut dyn Sampler,
+        prompts: &[PromptRecord],
+        codec: &dyn TextCodec,
+        reward: &dyn RewardModel,
+        config: &OnlineConfig,
+        draw: Draw,
+    ) -> Result<OnlineBatch, DpoError> {
         let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
-        let ids = codec.encode_batch(&texts, Specials::Include)?;
-        let rows: Vec<GenerationRow> = (0..2)
-            .flat_map(|_| &ids)
-            .zip(0..)
-            .map(|(prompt, id)| GenerationRow { id, prompt: prompt.clone(), max_new_tokens: None })
-            .collect();
-        let hooks = Hooks { codec: Some(codec), on_token: None };
-        let forward = Forward::default();
-        let generated =
-            generate(self.policy(), &rows, &config.generation, seed, step, forward, hooks)?;
-        let responses = generated
+        let ids = Joiner::new(codec, self.policy().spec()).open(&texts, Specials::Include)?;
+        let mut numbers = RowIds::default();
+        let asks: Vec<Ask> = prompts
             .iter()
-            .map(|response| codec.decode(&response.ids, Specials::Exclude))
-            .collect::<Result<Vec<_>, _>>()?;
-        let exchanges: Vec<Exchange<'_>> = (0..2)
-            .flat_map(|_| prompts)
-            .zip(&responses)
-            .map(|(record, response)| record.exchange(response))
+            .zip(&ids)
+            .flat_map(|(record, prompt)| [(record, prompt); 2])
+            .map(|(record, prompt)| Ask {
+                id: numbers.of(&record.id),
+                prompt: prompt.clone(),
+                max_new_tokens: None,
+            })
+            .collect();
+        let weights = Weights { version: self.steps(), ..Weights::of(self.policy()) };
+        let sampled = sampler.sample(weights, &asks, &config.generation, draw)?;
+        // Two responses to each prompt, side by side.
+        let (groups, []) = sampled.as_chunks::<2>() else { return Err(odd(&sampled, &asks)) };
+        if groups.len() != prompts.len() {
+            return Err(odd(&sampled, &asks));
+        }
+        let exchanges: Vec<Exchange<'_>> = prompts
+            .iter()
+            .zip(groups)
+            .flat_map(|(record, group)| group.each_ref().map(|response| (record, response)))
+            .map(|(record, response)| record.exchange(&response.text))
             .collect();
         let scores = reward.score(&exchanges)?.check(reward.name(), exchanges.len())?.total;
         let scores: Vec<Option<f64>> =
             scores.iter().map(|score| score.map(|score| f64::from(score.get()))).collect();
 
-        let finished = |response: &Generated| response.finish != FinishReason::Length;
         let known: Vec<f64> = scores.iter().flatten().copied().collect();
-        let all = generated.len().max(1) as f64;
+        let all = sampled.len().max(1) as f64;
         let mut report = OnlineReport {
             prompts: prompts.len(),
             mean_score: known.iter().sum::<f64>() / known.len().max(1) as f64,
-            mean_length: generated.iter().map(|r| r.ids.len() as f64).sum::<f64>() / all,
-            finished: generated.iter().filter(|r| finished(r)).count() as f64 / all,
+            mean_length: sampled.iter().map(|r| r.ids.len() as f64).sum::<f64>() / all,
+            finished: sampled.iter().filter(|r| r.is_finished()).count() as f64 / all,
             ..OnlineReport::default()
         };
-        let mut pairs = Vec::new();
+        let mut rows = Vec::new();
         let mut contests = Vec::with_capacity(prompts.len());
-        for (at, record) in prompts.iter().enumerate() {
-            let both = [at, at + prompts.len()];
+        let (scores, _) = scores.as_chunks::<2>();
+        for (((record, prompt), group), scores) in prompts.iter().zip(ids).zip(groups).zip(scores) {
             contests.push(Contest {
                 id: record.id.clone(),
-                responses: both.map(|place| responses[place].clone()),
-                scores: both.map(|place| scores[place]),
+                responses: group.each_ref().map(|response| response.text.clone()),
+                scores: *scores,
             });
-            let penalised = both.map(|place| {
-                let penalty =
-                    if finished(&generated[place]) { 0. } else { config.unfinished_penalty };
-                scores[place].map(|score| score - penalty)
-            });
-            let [Some(first), Some(second)] = penalised else {
-                report.unscored += 1;
-                continue;
-            };
-            let [one, other] = both.map(|place| &generated[place].ids);
-            if one == other {
-                report.identical += 1;
-                continue;
+            match pick_pair(group, scores, config) {
+                Pick::Pair { chosen, rejected, margin } => rows.push(PairRow {
+                    id: record.id.clone(),
+                    prompt,
+                    chosen: group[chosen].ids.clone(),
+                    rejected: group[rejected].ids.clone(),
+                    margin: Some(margin),
+                }),
+                Pick::Unscored => report.unscored += 1,
+                Pick::Identical => report.identical += 1,
+                Pick::Tie => report.ties += 1,
             }
-            if (first - second).abs() <= config.least_difference {
-                report.ties += 1;
-                continue;
-            }
-            let (chosen, rejected) = if first > second { (one, other) } else { (other, one) };
-            pairs.push(PairRow {
-                id: record.id.clone(),
-                prompt: ids[at].clone(),
-                chosen: chosen.clone(),
-                rejected: rejected.clone(),
-                margin: Some((first - second).abs()),
-            });
         }
-        report.pairs = pairs.len();
-        Ok(OnlineBatch { rows: pairs, contests, report })
+        report.pairs = rows.len();
+        Ok(OnlineBatch { rows, contests, report })
+    }
+}
+
+/// The error of a sampler that answers another number of asks than it was given.
+fn odd(sampled: &[Sampled], asks: &[Ask]) -> DpoError {
+    let what = "responses of the sampler";
+    DpoError::Lm(LmError::BatchMismatch { what, expected: asks.len(), found: sampled.len() })
+}
+
+/// What is learned from two responses to one prompt.
+#[derive(Debug, PartialEq)]
+enum Pick {
+    /// Places of the better and of the other response, and the difference of their scores.
+    Pair { chosen: usize, rejected: usize, margin: f64 },
+    /// A response has no score.
+    Unscored,
+    /// Both have the same tokens.
+    Identical,
+    /// Their scores are too close.
+    Tie,
+}
+
+fn pick_pair(group: &[Sampled; 2], scores: &[Option<f64>; 2], config: &OnlineConfig) -> Pick {
+    let [Some(first), Some(second)] = *scores else { return Pick::Unscored };
+    let [first, second] = [(first, &group[0]), (second, &group[1])].map(|(score, response)| {
+        score - if response.is_finished() { 0. } else { config.unfinished_penalty }
+    });
+    if group[0].ids == group[1].ids {
+        return Pick::Identical;
+    }
+    let margin = (first - second).abs();
+    if margin <= config.least_difference {
+        return Pick::Tie;
+    }
+    let chosen = usize::from(second > first);
+    Pick::Pair { chosen, rejected: 1 - chosen, margin }
+}
+
+#[cfg(test)]
+mod tests {
+    use rlaif_lm::generate::FinishReason;
+
+    use super::*;
+
+    #[test]
+    fn the_better_of_two_is_chosen_where_they_differ() {
+        let config = OnlineConfig {
+            unfinished_penalty: 2.,
+            least_difference: 0.5,
+            ..OnlineConfig::default()
+        };
+        let response = |ids: &[u32], finish| Sampled {
+            ids: ids.to_vec(),
+            log_probs: None,
+            text: String::new(),
+            finish,
+            version: 0,
+        };
+        let [one, other] = [[3, 1], [4, 1]].map(|ids| response(&ids, FinishReason::Eos));
+        let open = response(&[5, 6], FinishReason::Length);
+        let pick =
+            |group: [&Sampled; 2], scores| pick_pair(&group.map(Clone::clone), &scores, &config);
+        let pair = |chosen, margin| Pick::Pair { chosen, rejected: 1 - chosen, margin };
+        assert_eq!(pick([&one, &other], [Some(1.), Some(3.)]), pair(1, 2.));
+        assert_eq!(pick([&one, &other], [Some(3.), Some(1.)]), pair(0, 2.));
+        assert_eq!(pick([&one, &open], [Some(1.), Some(2.)]), pair(0, 1.));
+        assert_eq!(pick([&one, &open], [Some(1.), Some(3.5)]), Pick::Tie);
+        assert_eq!(pick([&one, &one], [Some(1.), Some(3.)]), Pick::Identical);
+        assert_eq!(pick([&one, &other], [None, Some(3.)]), Pick::Unscored);
     }
 }

@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use rlaif_core::BadSetting;
-use rlaif_lm::{Adapters, Parameters, Policy};
+use rlaif_lm::{Adapters, Parameters};
 use rlaif_torch::with_bytes;
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
@@ -11,34 +11,9 @@ use twox_hash::XxHash3_128;
 
 use crate::{error::DpoError, forward::Prompts};
 
-/// Where the reference's log-probabilities come from.
-#[derive(Debug)]
-pub enum Reference<P> {
-    /// A model of its own, frozen.
-    Model(P),
-    /// The policy without its adapters.
-    AdaptersOff,
-    /// Nowhere during training: every row comes with its reference sums, or the loss needs none.
-    Given,
-}
-
-impl<P: Policy> Reference<P> {
-    /// The model to run, and how.
-    pub(crate) fn model<'a>(
-        &'a self,
-        policy: &'a P,
-    ) -> Option<(&'a dyn Policy, Adapters<'static>)> {
-        match self {
-            Self::Model(model) => Some((model, Adapters::Active)),
-            Self::AdaptersOff => Some((policy, Adapters::Off)),
-            Self::Given => None,
-        }
-    }
-}
-
 /// Moving the reference towards the policy as training goes on (Gorbatovski et al. 2024, TR-DPO,
 /// [arXiv:2404.09656](https://arxiv.org/abs/2404.09656)): every so many steps
-/// `θ_ref ← α θ + (1 - α) θ_ref`. Needs a [`Reference::Model`].
+/// `θ_ref ← α θ + (1 - α) θ_ref`. Needs a [`rlaif_lm::Reference::Frozen`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceUpdate {

@@ -1,12 +1,9 @@
-//! Text to the token ids that are learnt from: what a row must be, and what becomes of one that is
-//! not.
+//! Converts text rows to token ids: which rows are accepted, and what happens to the others.
 
 use std::collections::BTreeMap;
 
-use rlaif_core::{
-    BadSetting, Desirability, PreferencePair, Specials, TextCodec, UnpairedPreference,
-};
-use rlaif_lm::LmSpec;
+use rlaif_core::{BadSetting, Desirability, PreferencePair, TextCodec, UnpairedPreference};
+use rlaif_lm::{Joined, Joiner, Limits, LmSpec, Shorten, Texts};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DpoError, PairProblem};
@@ -218,21 +215,19 @@ pub fn pair_rows(
     spec: &LmSpec,
     config: &RowConfig,
 ) -> Result<(Vec<PairRow>, RowReport), DpoError> {
-    let texts = pairs.iter().map(|pair| Text {
-        id: &pair.id,
-        prompt: &pair.prompt,
-        responses: vec![&pair.chosen, &pair.rejected],
-    });
     config.check()?;
-    let maker = Maker { codec, spec, config };
-    let (rows, mut report) = maker.rows(texts.collect())?;
+    let texts = pairs.iter().map(|pair| {
+        let responses = vec![pair.chosen.as_str(), &pair.rejected];
+        (pair.id.as_str(), Texts { prompt: &pair.prompt, responses })
+    });
+    let (rows, mut report) = Maker::new(codec, spec, config).rows(texts.collect())?;
     let mut kept = Vec::with_capacity(rows.len());
-    for (at, row) in rows {
+    for (at, row, shortened) in rows {
         let [chosen, rejected] =
             <[Vec<u32>; 2]>::try_from(row.responses).expect("a pair has two responses");
         if chosen == rejected {
             report.refuse(config.identical, &pairs[at].id, PairProblem::Identical)?;
-            report.uncount(row.truncated, row.apart);
+            report.uncount(shortened, row.apart);
             continue;
         }
         kept.push(PairRow {
@@ -258,17 +253,15 @@ pub fn response_rows(
     spec: &LmSpec,
     config: &RowConfig,
 ) -> Result<(Vec<ResponseRow>, RowReport), DpoError> {
-    let texts = records.iter().map(|record| Text {
-        id: &record.id,
-        prompt: &record.prompt,
-        responses: vec![&record.response],
-    });
     config.check()?;
-    let maker = Maker { codec, spec, config };
-    let (rows, mut report) = maker.rows(texts.collect())?;
+    let texts = records.iter().map(|record| {
+        let responses = vec![record.response.as_str()];
+        (record.id.as_str(), Texts { prompt: &record.prompt, responses })
+    });
+    let (rows, mut report) = Maker::new(codec, spec, config).rows(texts.collect())?;
     let mut kept: Vec<_> = rows
         .into_iter()
-        .map(|(at, mut row)| ResponseRow {
+        .map(|(at, mut row, _)| ResponseRow {
             id: records[at].id.clone(),
             prompt: row.prompt,
             response: row.responses.swap_remove(0),
@@ -311,33 +304,24 @@ impl RowReport {
     }
 }
 
-/// One row as text.
-struct Text<'a> {
-    id: &'a str,
-    prompt: &'a str,
-    responses: Vec<&'a str>,
-}
-
-/// One row in token ids: the prompt, and as many responses as it has.
-struct Encoded {
-    prompt: Vec<u32>,
-    responses: Vec<Vec<u32>>,
-    truncated: bool,
-    apart: bool,
-}
+/// The rows that can be used, by their place among the texts, with whether they were shortened.
+type Usable = Vec<(usize, Joined, bool)>;
 
 struct Maker<'a> {
-    codec: &'a dyn TextCodec,
-    spec: &'a LmSpec,
+    joiner: Joiner<'a>,
     config: &'a RowConfig,
 }
 
-impl Maker<'_> {
-    /// The usable rows by their place among `texts`.
-    fn rows(&self, texts: Vec<Text<'_>>) -> Result<(Vec<(usize, Encoded)>, RowReport), DpoError> {
+impl<'a> Maker<'a> {
+    fn new(codec: &'a dyn TextCodec, spec: &'a LmSpec, config: &'a RowConfig) -> Self {
+        Self { joiner: Joiner::new(codec, spec), config }
+    }
+
+    /// The usable rows of texts, with the ids of their records.
+    fn rows(&self, texts: Vec<(&str, Texts<'_>)>) -> Result<(Usable, RowReport), DpoError> {
         let mut report = RowReport { read: texts.len(), ..RowReport::default() };
-        let mut good = Vec::with_capacity(texts.len());
-        for (at, text) in texts.into_iter().enumerate() {
+        let (mut places, mut good) = (Vec::new(), Vec::new());
+        for (at, (id, text)) in texts.into_iter().enumerate() {
             let problem = if text.prompt.is_empty() {
                 Some(PairProblem::EmptyPrompt)
             } else if text.responses.iter().any(|response| response.trim().is_empty()) {
@@ -346,174 +330,75 @@ impl Maker<'_> {
                 None
             };
             match problem {
-                Some(problem) => report.refuse(self.config.empty, text.id, problem)?,
-                None => good.push((at, text)),
+                Some(problem) => report.refuse(self.config.empty, id, problem)?,
+                None => {
+                    places.push((at, id));
+                    good.push(text);
+                }
             }
         }
-        let prompts: Vec<&str> = good.iter().map(|(_, text)| text.prompt).collect();
-        let prompts = self.codec.encode_batch(&prompts, Specials::Include)?;
-        let responses = self.encode_responses(&good)?;
-
         let mut rows = Vec::with_capacity(good.len());
-        for (((at, text), prompt), responses) in good.into_iter().zip(prompts).zip(responses) {
-            let Some(mut row) = self.join(&text, prompt, responses, &mut report)? else {
+        for ((at, id), mut row) in places.into_iter().zip(self.joiner.join(&good)?) {
+            if row.prompt.is_empty() {
+                report.refuse(self.config.empty, id, PairProblem::EmptyPrompt)?;
                 continue;
-            };
-            if row.responses.iter().any(|r| r.iter().all(|&id| self.spec.is_eos(id))) {
-                report.refuse(self.config.empty, text.id, PairProblem::EmptyResponse)?;
+            }
+            if row.apart && !self.apart(id, &mut report)? {
+                continue;
+            }
+            if row.responses.iter().any(|r| r.iter().all(|&id| self.joiner.is_eos(id))) {
+                report.refuse(self.config.empty, id, PairProblem::EmptyResponse)?;
                 continue;
             }
             if self.config.ending == Ending::Eos {
-                self.end(&mut row);
+                row.responses.iter_mut().for_each(|response| self.joiner.end(response));
             }
-            if !self.fit(&mut row, text.id, &mut report)? {
-                continue;
-            }
-            report.truncated += usize::from(row.truncated);
+            let Some(shortened) = self.fit(&mut row, id, &mut report)? else { continue };
+            report.truncated += usize::from(shortened);
             report.apart += usize::from(row.apart);
-            rows.push((at, row));
+            rows.push((at, row, shortened));
         }
         Ok((rows, report))
     }
 
-    fn is_encoder_decoder(&self) -> bool {
-        self.spec.decoder_start_id.is_some()
+    /// True for a row that is kept although prompt and response were encoded apart.
+    fn apart(&self, id: &str, report: &mut RowReport) -> Result<bool, DpoError> {
+        match self.config.boundary {
+            Boundary::Error => {
+                Err(DpoError::Pair { id: id.to_owned(), problem: PairProblem::NotAPrefix })
+            }
+            Boundary::Skip => {
+                report.skip(PairProblem::NotAPrefix);
+                Ok(false)
+            }
+            Boundary::Apart => Ok(true),
+        }
     }
 
-    /// What the tokenizer makes of the responses: with their prompts before them for decoder-only
-    /// models, alone for the others.
-    fn encode_responses(&self, good: &[(usize, Text<'_>)]) -> Result<Vec<Vec<Vec<u32>>>, DpoError> {
-        let texts: Vec<String> = good
-            .iter()
-            .flat_map(|(_, text)| text.responses.iter().map(|response| (text.prompt, *response)))
-            .map(|(prompt, response)| {
-                if self.is_encoder_decoder() {
-                    response.to_owned()
-                } else {
-                    [prompt, response].concat()
-                }
-            })
-            .collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let mut ids = self.codec.encode_batch(&texts, Specials::Include)?.into_iter();
-        Ok(good.iter().map(|(_, text)| ids.by_ref().take(text.responses.len()).collect()).collect())
-    }
-
-    /// Takes the prompt off the responses; `None` for a row that is left out.
-    fn join(
+    /// Makes a row fit, and says whether it was shortened; `None` for one that is left out.
+    fn fit(
         &self,
-        text: &Text<'_>,
-        mut prompt: Vec<u32>,
-        mut responses: Vec<Vec<u32>>,
+        row: &mut Joined,
+        id: &str,
         report: &mut RowReport,
-    ) -> Result<Option<Encoded>, DpoError> {
-        let mut apart = false;
-        if !self.is_encoder_decoder() {
-            self.open(text.prompt, &mut prompt)?;
-            if prompt.is_empty() {
-                report.refuse(self.config.empty, text.id, PairProblem::EmptyPrompt)?;
-                return Ok(None);
-            }
-            if responses.iter().all(|full| full.starts_with(&prompt)) {
-                for full in &mut responses {
-                    full.drain(..prompt.len());
-                }
-            } else {
-                match self.config.boundary {
-                    Boundary::Error => {
-                        let (id, problem) = (text.id.to_owned(), PairProblem::NotAPrefix);
-                        return Err(DpoError::Pair { id, problem });
-                    }
-                    Boundary::Skip => {
-                        report.skip(PairProblem::NotAPrefix);
-                        return Ok(None);
-                    }
-                    Boundary::Apart => {
-                        apart = true;
-                        responses = self.codec.encode_batch(&text.responses, Specials::Exclude)?;
-                    }
-                }
-            }
-        }
-        Ok(Some(Encoded { prompt, responses, truncated: false, apart }))
-    }
-
-    /// Takes off the EOS that some tokenizers put behind every text: a response follows here.
-    fn open(&self, text: &str, prompt: &mut Vec<u32>) -> Result<(), DpoError> {
-        let ends = |ids: &[u32]| ids.last().is_some_and(|&id| self.spec.is_eos(id));
-        if ends(prompt) && !ends(&self.codec.encode(text, Specials::Exclude)?) {
-            prompt.pop();
-        }
-        Ok(())
-    }
-
-    fn end(&self, row: &mut Encoded) {
-        let Some(&eos) = self.spec.eos_ids.first() else { return };
-        for response in &mut row.responses {
-            if !response.last().is_some_and(|&id| self.spec.is_eos(id)) {
-                response.push(eos);
-            }
-        }
-    }
-
-    /// Makes a row fit; false for one that is left out.
-    fn fit(&self, row: &mut Encoded, id: &str, report: &mut RowReport) -> Result<bool, DpoError> {
-        let Some((length, limit)) = self.excess(row) else { return Ok(true) };
+    ) -> Result<Option<bool>, DpoError> {
+        let limits = Limits {
+            prompt: self.config.max_prompt_length,
+            response: self.config.max_response_length,
+            together: self.config.max_length,
+            shorten: Shorten::PromptStart,
+        };
+        let Some((length, limit)) = self.joiner.excess(row, &limits) else {
+            return Ok(Some(false));
+        };
         let problem = PairProblem::TooLong { length, limit };
         match self.config.too_long {
             TooLong::Error => Err(DpoError::Pair { id: id.to_owned(), problem }),
             TooLong::Skip => {
                 report.skip(problem);
-                Ok(false)
+                Ok(None)
             }
-            TooLong::Truncate => {
-                self.truncate(row);
-                row.truncated = true;
-                Ok(true)
-            }
-        }
-    }
-
-    /// Most tokens of prompt and response together.
-    fn together(&self) -> Option<usize> {
-        let limits = [self.config.max_length, self.spec.context];
-        if self.is_encoder_decoder() { None } else { limits.into_iter().flatten().min() }
-    }
-
-    /// The first limit that a row exceeds, and by which length.
-    fn excess(&self, row: &Encoded) -> Option<(usize, usize)> {
-        let longest = row.responses.iter().map(Vec::len).max().unwrap_or(0);
-        [
-            (row.prompt.len(), self.config.max_prompt_length),
-            (longest, self.config.max_response_length),
-            (row.prompt.len() + longest, self.together()),
-        ]
-        .into_iter()
-        .find_map(|(length, limit)| limit.filter(|&limit| length > limit).map(|l| (length, l)))
-    }
-
-    /// See [`TooLong::Truncate`].
-    fn truncate(&self, row: &mut Encoded) {
-        let bos = self.spec.bos_id.filter(|bos| row.prompt.first() == Some(bos));
-        let least = 1 + usize::from(bos.is_some());
-        let shorten = |prompt: &mut Vec<u32>, length: usize| {
-            let length = length.max(least);
-            if prompt.len() > length {
-                let keep_from = prompt.len() - (length - usize::from(bos.is_some()));
-                prompt.drain(usize::from(bos.is_some())..keep_from);
-            }
-        };
-        if let Some(limit) = self.config.max_prompt_length {
-            shorten(&mut row.prompt, limit);
-        }
-        if let Some(limit) = self.config.max_response_length {
-            row.responses.iter_mut().for_each(|response| response.truncate(limit.max(1)));
-        }
-        if let Some(limit) = self.together() {
-            let longest = row.responses.iter().map(Vec::len).max().unwrap_or(0);
-            shorten(&mut row.prompt, limit.saturating_sub(longest));
-            let room = limit.saturating_sub(row.prompt.len()).max(1);
-            row.responses.iter_mut().for_each(|response| response.truncate(room));
+            TooLong::Truncate => Ok(Some(self.joiner.fit(row, &limits))),
         }
     }
 }

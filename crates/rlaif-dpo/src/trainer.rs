@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use rlaif_core::BadSetting;
-use rlaif_lm::{Adapters, Parameters, Policy};
+use rlaif_lm::{Adapters, Parameters, Policy, Reference};
 use rlaif_train::{Optimizer, Trainable};
 use tch::{Kind, Tensor, no_grad};
 
@@ -13,7 +13,7 @@ use crate::{
     error::{DpoError, PairProblem},
     forward::{Batch, Pass, halves, margins, pass, reference_sums},
     loss::{BatchScale, Coupling, PairObjective, PairSums, RunningMean, Weighting},
-    reference::{CacheInputs, CacheKey, Reference, ReferenceSums, read_cache, write_cache},
+    reference::{CacheInputs, CacheKey, ReferenceSums, read_cache, write_cache},
     rows::{PairRow, ResponseRow},
     stats::DpoStats,
 };
@@ -41,7 +41,7 @@ use crate::{
 /// let rows = [row(&[7, 8, 1], &[9, 1]), row(&[10, 1], &[11, 12, 1])];
 /// let batch: Vec<&PairRow> = rows.iter().collect();
 ///
-/// let mut trainer = DpoTrainer::new(random()?, Reference::Model(random()?), DpoConfig::default(), 2)?;
+/// let mut trainer = DpoTrainer::new(random()?, Reference::frozen(random()?), DpoConfig::default(), 2)?;
 /// let first = trainer.update_pairs(&batch, None)?;
 /// assert!((first.loss - 2f64.ln()).abs() < 1e-6); // policy and reference are still the same
 /// trainer.update_pairs(&batch, None)?;
@@ -51,7 +51,7 @@ use crate::{
 #[derive(Debug)]
 pub struct DpoTrainer<P> {
     policy: P,
-    reference: Reference<P>,
+    reference: Reference,
     config: DpoConfig,
     optimizer: Optimizer,
     reward_shift: RunningMean,
@@ -66,25 +66,17 @@ impl<P: Policy> DpoTrainer<P> {
     /// ask for; [`DpoError::Train`] if nothing is to be trained.
     pub fn new(
         policy: P,
-        reference: Reference<P>,
+        reference: Reference,
         config: DpoConfig,
         total_steps: u64,
     ) -> Result<Self, DpoError> {
         config.check()?;
-        if config.update_of_reference().is_some() && !matches!(reference, Reference::Model(_)) {
+        if config.update_of_reference().is_some() && !matches!(reference, Reference::Frozen(_)) {
             let expected = "nothing, unless the reference is a model of its own";
             return Err(BadSetting::new("reference.update", "set", expected).into());
         }
-        if let Reference::Model(model) = &reference {
-            model.parameters().train_where(|_| false);
-        }
         let trained = Trainable::Auto.select(policy.parameters())?;
-        let base = policy.parameters().trained_base();
-        if let (Reference::AdaptersOff, Some(base)) = (&reference, base) {
-            let found = format!("the policy without adapters, and `{base}` of it is trained");
-            let expected = "a model of its own, or a policy of which an adapter alone is trained";
-            return Err(BadSetting::new("reference", found, expected).into());
-        }
+        reference.freeze(&policy)?;
         let optimizer = Optimizer::new(trained, &config.optimizer, total_steps)?;
         Ok(Self { policy, reference, config, optimizer, reward_shift: RunningMean::default() })
     }
@@ -190,9 +182,14 @@ impl<P: Policy> DpoTrainer<P> {
         inputs.key(rows.iter().copied())
     }
 
+    /// The reference to run, and with which adapters.
+    fn reference_model(&self) -> Option<(&dyn Policy, Adapters<'static>)> {
+        self.reference.resolve(&self.policy).map(|(model, forward)| (model, forward.adapters))
+    }
+
     fn reference_or_policy(&self) -> (&dyn Policy, Adapters<'static>) {
         let fallback = (&self.policy as &dyn Policy, Adapters::Active);
-        self.reference.model(&self.policy).unwrap_or(fallback)
+        self.reference_model().unwrap_or(fallback)
     }
 
     /// The reference's sums `[2B]` of a part of the batch: given, computed, or zeros where no loss
@@ -211,7 +208,7 @@ impl<P: Policy> DpoTrainer<P> {
         if let Some(given) = given {
             return Ok(given.to_device(like.device()));
         }
-        let Some((model, adapters)) = self.reference.model(&self.policy) else {
+        let Some((model, adapters)) = self.reference_model() else {
             let expected = "a model, adapters that can be turned off, or sums for every row";
             return Err(BadSetting::new("reference", "none", expected).into());
         };
@@ -387,7 +384,7 @@ impl<P: Policy> DpoTrainer<P> {
         stats.grad_norm = report.grad_norm;
         stats.lr = report.lr;
         stats.skipped = report.skipped;
-        if let (Some(update), Reference::Model(model)) =
+        if let (Some(update), Reference::Frozen(model)) =
             (self.config.update_of_reference(), &self.reference)
             && report.step.is_multiple_of(update.every)
         {
@@ -399,7 +396,7 @@ impl<P: Policy> DpoTrainer<P> {
     /// The parameters of a reference that moves: a checkpoint has to keep them.
     pub(crate) fn moving_reference(&self) -> Option<&Parameters> {
         match &self.reference {
-            Reference::Model(model) if self.config.update_of_reference().is_some() => {
+            Reference::Frozen(model) if self.config.update_of_reference().is_some() => {
                 Some(model.parameters())
             }
             _ => None,

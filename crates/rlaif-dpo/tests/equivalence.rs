@@ -75,7 +75,7 @@ fn trajectory(trainer: &mut DpoTrainer<LanguageModel>, given: Option<&[[f32; 2]]
 }
 
 fn live(json: &str, config: DpoConfig) -> Vec<f64> {
-    let reference = Reference::Model(model(json));
+    let reference = Reference::frozen(model(json));
     let mut trainer = DpoTrainer::new(model(json), reference, config, STEPS as u64).unwrap();
     trajectory(&mut trainer, None)
 }
@@ -151,13 +151,13 @@ fn an_adapter_switched_off_is_the_reference_and_merged_it_is_the_policy() {
             DpoTrainer::new(adapted(json), reference, config.clone(), STEPS as u64).unwrap()
         };
         let mut off = new(Reference::AdaptersOff);
-        let mut apart = new(Reference::Model(model(json)));
+        let mut apart = new(Reference::frozen(model(json)));
         let losses = trajectory(&mut off, None);
         same(family, &losses, &trajectory(&mut apart, None));
 
         let held_out = &rows()[..16];
         let evaluate = |policy: LanguageModel| {
-            let reference = Reference::Model(model(json));
+            let reference = Reference::frozen(model(json));
             let trainer = DpoTrainer::new(policy, reference, config.clone(), 1).unwrap();
             let loss = trainer.evaluate(held_out, None).unwrap().loss;
             (trainer.into_policy(), loss)

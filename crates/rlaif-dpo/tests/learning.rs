@@ -4,7 +4,10 @@ use rlaif_core::{
     CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Seed, Specials, TextCodec,
 };
 use rlaif_dpo::{DpoConfig, DpoTrainer, OnlineConfig, PairRow, Reference};
-use rlaif_lm::generate::GenerationConfig;
+use rlaif_lm::{
+    Draw, RecordedSampler, Sampled,
+    generate::{FinishReason, GenerationConfig},
+};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_train::OptimizerConfig;
 use tch::{Device, Kind};
@@ -121,7 +124,7 @@ fn online_the_policy_comes_to_give_what_the_reward_prefers() {
         ..OnlineConfig::default()
     };
     let mut trainer =
-        DpoTrainer::new(model(LLAMA), Reference::Model(model(LLAMA)), config(4e-3), 20).unwrap();
+        DpoTrainer::new(model(LLAMA), Reference::frozen(model(LLAMA)), config(4e-3), 20).unwrap();
     let mut scores = Vec::new();
     for step in 0..20 {
         let batch =
@@ -165,4 +168,88 @@ fn an_online_batch_without_a_difference_teaches_nothing() {
     let finished = |batch: &rlaif_dpo::OnlineBatch| batch.report.finished;
     let batch = trainer.sample_pairs(&prompts, &Letters, &same, &online, Seed::new(1), 0).unwrap();
     assert_eq!(batch.rows.len(), usize::from(finished(&batch) == 0.5));
+}
+
+/// Two prompts, of which the policy writes letters.
+fn two_prompts() -> [PromptRecord; 2] {
+    [PromptRecord::new("first", "cdef"), PromptRecord::new("second", "ghij")]
+}
+
+#[test]
+fn online_responses_end_before_a_stop_string() {
+    let seen = std::sync::Mutex::new(Vec::new());
+    let reward = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        seen.lock().unwrap().extend(batch.iter().map(|exchange| exchange.response.to_owned()));
+        batch.iter().map(|exchange| politeness(exchange.response)).collect()
+    };
+    let trainer = DpoTrainer::new(model(LLAMA), Reference::Given, config(1e-3), 1).unwrap();
+    let stops: Vec<String> = ('a'..='z').step_by(2).map(String::from).collect();
+    let online = OnlineConfig {
+        generation: GenerationConfig {
+            max_new_tokens: 12,
+            stop_strings: stops.clone(),
+            ..GenerationConfig::default()
+        },
+        ..OnlineConfig::default()
+    };
+    let prompts = two_prompts();
+    let batch =
+        trainer.sample_pairs(&prompts, &Letters, &reward, &online, Seed::new(3), 0).unwrap();
+    let texts: Vec<&String> = batch.contests.iter().flat_map(|of| &of.responses).collect();
+    let seen = seen.into_inner().unwrap();
+    assert_eq!(seen.len(), 4);
+    for text in texts.into_iter().chain(&seen) {
+        assert!(stops.iter().all(|stop| !text.contains(stop.as_str())), "{text}");
+    }
+    assert_eq!(batch.report.finished, 1.);
+}
+
+#[test]
+fn an_online_response_depends_on_its_record_and_not_on_its_place() {
+    let reward = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        batch.iter().map(|exchange| politeness(exchange.response)).collect()
+    };
+    let trainer = DpoTrainer::new(model(LLAMA), Reference::Given, config(1e-3), 1).unwrap();
+    let online = OnlineConfig {
+        generation: GenerationConfig { max_new_tokens: 12, ..GenerationConfig::default() },
+        ..OnlineConfig::default()
+    };
+    let contests = |prompts: &[PromptRecord]| {
+        trainer.sample_pairs(prompts, &Letters, &reward, &online, Seed::new(3), 0).unwrap().contests
+    };
+    let [first, second] = two_prompts();
+    let both = contests(&[first.clone(), second.clone()]);
+    let swapped = contests(&[second.clone(), first]);
+    assert_eq!(both[0], swapped[1]);
+    assert_eq!(both[1], swapped[0]);
+    assert_eq!(contests(&[second])[0], both[1]);
+    assert_ne!(both[0].responses[0], both[0].responses[1]);
+}
+
+#[test]
+fn online_pairs_can_be_made_of_recorded_responses() {
+    let reward = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        batch.iter().map(|exchange| politeness(exchange.response)).collect()
+    };
+    let trainer = DpoTrainer::new(model(LLAMA), Reference::Given, config(1e-3), 1).unwrap();
+    let response = |text: &str| Sampled {
+        ids: Letters.encode(text, Specials::Exclude).unwrap(),
+        log_probs: None,
+        text: text.to_owned(),
+        finish: FinishReason::Eos,
+        version: 0,
+    };
+    let mut recorded = RecordedSampler::new(["cd", "ce", "gd", "dd"].map(response).to_vec());
+    let online = OnlineConfig::default();
+    let draw = Draw { seed: Seed::new(1), step: 0 };
+    let batch = trainer
+        .sample_pairs_from(&mut recorded, &two_prompts(), &Letters, &reward, &online, draw)
+        .unwrap();
+    let chosen: Vec<&[u32]> = batch.rows.iter().map(|row| &row.chosen[..]).collect();
+    let [second, third] = ["ce", "gd"].map(|text| response(text).ids);
+    assert_eq!(chosen, [second, third]);
+    let error = trainer
+        .sample_pairs_from(&mut recorded, &two_prompts(), &Letters, &reward, &online, draw)
+        .unwrap_err();
+    assert!(error.to_string().contains("4 responses were recorded"), "{error}");
 }

@@ -51,7 +51,7 @@ fn trainer(family: &str, objective: Objective) -> DpoTrainer<LanguageModel> {
         optimizer: OptimizerConfig { lr: 1e-3, ..OptimizerConfig::default() },
         ..DpoConfig::default()
     };
-    DpoTrainer::new(model(family), Reference::Model(model(family)), config, 50).unwrap()
+    DpoTrainer::new(model(family), Reference::frozen(model(family)), config, 50).unwrap()
 }
 
 /// Compares a step with TRL's under each of `names`.

@@ -57,7 +57,7 @@ fn weights(policy: &LanguageModel) -> Vec<Tensor> {
 /// Three updates over the same pairs, the reference a copy of the start.
 fn run(json: &str, config: DpoConfig) -> (Vec<DpoStats>, Vec<Tensor>) {
     let mut trainer =
-        DpoTrainer::new(model(json), Reference::Model(model(json)), config, 3).unwrap();
+        DpoTrainer::new(model(json), Reference::frozen(model(json)), config, 3).unwrap();
     let rows = rows();
     let batch: Vec<&PairRow> = rows.iter().collect();
     let stats = (0..3).map(|_| trainer.update_pairs(&batch, None).unwrap()).collect();
@@ -227,7 +227,7 @@ fn a_reference_that_follows_the_policy_is_the_average_it_should_be() {
         reference.parameters().iter().map(|(_, tensor)| tensor.shallow_clone()).collect();
     let start = weights(&reference);
     let mut trainer =
-        DpoTrainer::new(model(LLAMA), Reference::Model(reference), settings.clone(), 3).unwrap();
+        DpoTrainer::new(model(LLAMA), Reference::frozen(reference), settings.clone(), 3).unwrap();
     trainer.update_pairs(&batch, None).unwrap();
     assert!(handle.iter().zip(&start).all(|(now, start)| now == start));
     trainer.update_pairs(&batch, None).unwrap();
@@ -252,7 +252,7 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
         ..config(bco)
     };
     let start = || {
-        DpoTrainer::new(model(LLAMA), Reference::Model(model(LLAMA)), settings.clone(), 6).unwrap()
+        DpoTrainer::new(model(LLAMA), Reference::frozen(model(LLAMA)), settings.clone(), 6).unwrap()
     };
     let mut straight = start();
     let whole: Vec<_> = (0..6).map(|_| straight.update_pairs(&batch, None).unwrap()).collect();
@@ -318,7 +318,7 @@ fn single_responses_are_learnt_from_in_parts_as_in_one() {
                 micro_batch_size,
                 ..config(objectives().swap_remove(0).1)
             };
-            let reference = if cached { Reference::Given } else { Reference::Model(model(LLAMA)) };
+            let reference = if cached { Reference::Given } else { Reference::frozen(model(LLAMA)) };
             let mut trainer = DpoTrainer::new(model(LLAMA), reference, settings, 3).unwrap();
             let sums = cached.then(|| trainer.reference_of_responses(&rows, None).unwrap());
             let given = sums.as_ref().map(|sums| sums.rows());
@@ -339,7 +339,7 @@ fn evaluation_is_that_of_an_update_before_it_learns() {
     let batch: Vec<&PairRow> = rows.iter().collect();
     for (name, objective) in objectives().into_iter().take(1) {
         let settings = DpoConfig { micro_batch_size: 2, ..config(objective) };
-        let reference = Reference::Model(model(LLAMA));
+        let reference = Reference::frozen(model(LLAMA));
         let mut trainer = DpoTrainer::new(model(LLAMA), reference, settings, 3).unwrap();
         trainer.update_pairs(&batch, None).unwrap();
         let evaluation = trainer.evaluate(&rows, None).unwrap();
@@ -377,7 +377,7 @@ fn evaluation_of_single_responses_is_that_of_an_update_before_it_learns() {
             micro_batch_size: 2,
             ..config(objectives().swap_remove(0).1)
         };
-        let reference = Reference::Model(model(LLAMA));
+        let reference = Reference::frozen(model(LLAMA));
         let mut trainer = DpoTrainer::new(model(LLAMA), reference, settings, 3).unwrap();
         trainer.update_responses(&batch, None).unwrap();
         let evaluation = trainer.evaluate_responses(&rows, None).unwrap();
@@ -406,7 +406,7 @@ fn what_cannot_be_learnt_from_is_refused_and_nothing_changes() {
     let before = weights(&model(LLAMA));
     let soft = config(PairLoss::SoftSigmoid { beta: 0.1, scale: 1. });
     let mut trainer =
-        DpoTrainer::new(model(LLAMA), Reference::Model(model(LLAMA)), soft, 3).unwrap();
+        DpoTrainer::new(model(LLAMA), Reference::frozen(model(LLAMA)), soft, 3).unwrap();
     let update = |trainer: &mut DpoTrainer<_>, rows: &[PairRow]| {
         trainer.update_pairs(&rows.iter().collect::<Vec<_>>(), None).unwrap_err()
     };

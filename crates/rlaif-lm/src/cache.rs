@@ -165,6 +165,25 @@ impl Layers {
         self.lengths.swap_remove(row);
     }
 
+    /// Takes new rows into use, which hold the first `lengths[i]` tokens of row `sources[i]`.
+    fn repeat(&mut self, sources: &[usize], lengths: &[usize]) -> Result<(), LmError> {
+        self.check(lengths)?;
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        if longest > 0 {
+            let start = int(self.lengths.len());
+            let sources: Vec<i64> = sources.iter().copied().map(int).collect();
+            let mut index = None;
+            for held in self.tensors.iter().flat_map(|(k, v)| [k, v]) {
+                let index = index
+                    .get_or_insert_with(|| Tensor::from_slice(&sources).to_device(held.device()));
+                let held = held.narrow(2, 0, int(longest));
+                held.narrow(0, start, int(sources.len())).copy_(&held.index_select(0, index));
+            }
+        }
+        self.lengths.extend(lengths);
+        Ok(())
+    }
+
     /// The first `width` columns of the rows in use, `[B, heads, width, head_dim]` each.
     fn views(&self, layer: usize, width: i64) -> (Tensor, Tensor) {
         let view = |held: &Tensor| held.narrow(0, 0, int(self.lengths.len())).narrow(2, 0, width);
@@ -440,6 +459,38 @@ impl DecodeState {
     pub(crate) fn layout(&self) -> (usize, i64, bool) {
         let seen = self.memory.as_ref().is_none_or(|memory| memory.visible.is_some());
         (self.rows(), self.cache.step.width, self.cache.step.ragged == seen)
+    }
+
+    /// Takes new rows into use, which hold the first `tokens[i]` tokens of row `rows[i]` and what
+    /// the encoder gave for it: several responses to a prompt that is read once.
+    ///
+    /// # Errors
+    /// [`LmError::BatchMismatch`] without room for so many rows.
+    ///
+    /// # Panics
+    /// If there is no such row, or it holds fewer tokens.
+    pub fn repeat(&mut self, rows: &[usize], tokens: &[usize]) -> Result<(), LmError> {
+        let held = &self.cache.layers.lengths;
+        assert!(rows.iter().zip(tokens).all(|(&row, &tokens)| tokens <= held[row]));
+        self.cache.layers.repeat(rows, tokens)?;
+        self.cache.renew();
+        if let Some(memory) = &mut self.memory {
+            let lengths: Vec<usize> = rows.iter().map(|&row| memory.layers.lengths[row]).collect();
+            memory.layers.repeat(rows, &lengths)?;
+            memory.renew();
+        }
+        Ok(())
+    }
+
+    /// Forgets all but the first `tokens` tokens of a row; what the encoder gave for it stays.
+    ///
+    /// # Panics
+    /// If there is no such row, or it holds fewer tokens.
+    pub fn rewind(&mut self, row: usize, tokens: usize) {
+        let length = &mut self.cache.layers.lengths[row];
+        assert!(tokens <= *length, "row {row} holds {length} tokens, fewer than {tokens}");
+        *length = tokens;
+        self.cache.renew();
     }
 
     /// Drops a row; the last row takes its place, as [`Vec::swap_remove`] does it.

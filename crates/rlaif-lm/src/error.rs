@@ -1,9 +1,11 @@
 //! What can go wrong between an algorithm and a model.
 
+use std::path::PathBuf;
+
 use rlaif_core::{BadSetting, CodecError, Fault};
 use rlaif_torch::TorchError;
 
-use crate::generate::RolloutConcern;
+use crate::concern::RolloutConcern;
 
 /// Why a model could not be run.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +127,31 @@ pub enum LmError {
     /// A setting of generation that breaks training on the responses.
     #[error("rollout: `{setting}` {0}", setting = .0.setting())]
     UnfitForRollout(#[source] RolloutConcern),
+    /// A sampler outside this process failed.
+    #[error("the sampler `{sampler}` failed: {source}")]
+    Sampler {
+        /// The sampler.
+        sampler: String,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file of recorded responses that cannot be read.
+    #[error("the recorded responses in {}: {problem}", .path.display())]
+    Recording {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// More responses were asked for than were recorded.
+    #[error("{recorded} responses were recorded, and response {asked} is asked for")]
+    RecordingEnded {
+        /// Responses recorded.
+        recorded: usize,
+        /// Responses asked for so far.
+        asked: usize,
+    },
     /// Stop strings are found in text, and there was no tokenizer to make text with.
     #[error("generation: `stop_strings` needs a tokenizer, and none was given")]
     NoCodec,
@@ -166,6 +193,9 @@ impl Fault for LmError {
             | Self::CacheFull { .. } => false,
             // This machine, or weights that overflow on it.
             Self::BatchTooLarge { .. } | Self::NotFinite { .. } | Self::Interrupted => false,
+            // Another program; or a file that was named.
+            Self::Sampler { .. } => false,
+            Self::Recording { .. } | Self::RecordingEnded { .. } => true,
             Self::Torch(error) => error.is_users(),
         }
     }

@@ -5,7 +5,9 @@ use tch::{Kind, Tensor};
 use crate::{
     batch::{TokenBatch, int},
     error::LmError,
+    forward::Forward,
     head::VocabHead,
+    policy::Policy,
 };
 
 /// Bytes of f32 logits that are held at one time.
@@ -80,6 +82,50 @@ pub fn token_log_probs(
         flat.view([batch, width])
     };
     Ok(TokenLogProbs { log_probs: spread(log_probs), entropy: spread(entropy) })
+}
+
+/// One forward pass of a policy over responses.
+#[derive(Debug)]
+pub struct PolicyLogProbs {
+    /// Hidden states `[B, T, H]` from which the tokens are predicted.
+    pub hidden: Tensor,
+    /// The head that turned them into logits.
+    pub head: VocabHead,
+    /// log π(y_t | x, y_<t) at the sampling temperature, f32 `[B, T]`, 0 where masked.
+    pub log_probs: Tensor,
+    /// Entropies in nats, f32 `[B, T]`, 0 where masked.
+    pub entropy: Tensor,
+}
+
+/// Log-probabilities of `responses` to `prompts` under a policy: [`Policy::response_hidden`],
+/// [`Policy::head`] and [`token_log_probs`] in turn.
+///
+/// # Errors
+/// Those of the three.
+///
+/// ```
+/// use rlaif_lm::{Forward, LmError, Padding, Policy, TokenBatch, policy_log_probs};
+///
+/// /// log π(y | x) of one response.
+/// fn log_prob(policy: &dyn Policy, x: Vec<u32>, y: Vec<u32>) -> Result<f64, LmError> {
+///     let prompts = TokenBatch::collate(vec![x], policy.spec(), Padding::Right)?;
+///     let responses = TokenBatch::responses(vec![y], policy.spec())?;
+///     let found = policy_log_probs(policy, &prompts, &responses, Forward::default(), 1.)?;
+///     Ok(found.log_probs.sum(tch::Kind::Double).double_value(&[]))
+/// }
+/// ```
+pub fn policy_log_probs(
+    policy: &dyn Policy,
+    prompts: &TokenBatch,
+    responses: &TokenBatch,
+    forward: Forward<'_>,
+    temperature: f64,
+) -> Result<PolicyLogProbs, LmError> {
+    let hidden = policy.response_hidden(prompts, responses, forward)?;
+    let head = policy.head(forward)?;
+    let TokenLogProbs { log_probs, entropy } =
+        token_log_probs(&head, &hidden, responses, temperature)?;
+    Ok(PolicyLogProbs { hidden, head, log_probs, entropy })
 }
 
 /// Places of the real tokens in the flattened `[B, T]`.

@@ -2,38 +2,35 @@
 
 mod common;
 
-use std::ops::ControlFlow;
+use std::{cell::RefCell, ops::ControlFlow};
 
 use common::{CAUSAL, Goldens, T5, model, real};
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Adapters, Dropout, Forward, LmError, Padding, Policy, TokenBatch,
+    Adapters, DecodeState, Dropout, Forward, LmError, LmSpec, Padding, Parameters, Policy, Room,
+    TokenBatch, VocabHead,
     generate::{
-        Eos, FinishReason, Generated, GenerationConfig, GenerationRow, Hooks, NewToken, Sampling,
-        generate,
+        Ask, Eos, FinishReason, Generated, GenerationConfig, Hooks, NewToken, Sampling, generate,
     },
     token_log_probs,
 };
 use rlaif_models::{LanguageModel, LoadOptions};
 use serde_json::Value;
-use tch::no_grad;
+use tch::{Tensor, no_grad};
 
 fn load(name: &str) -> LanguageModel {
     LanguageModel::load(&model(name), LoadOptions::default()).unwrap()
 }
 
-fn rows(prompts: &[Vec<u32>]) -> Vec<GenerationRow> {
-    let row = |(prompt, id): (&Vec<u32>, u64)| GenerationRow {
-        id,
-        prompt: prompt.clone(),
-        max_new_tokens: None,
-    };
+fn rows(prompts: &[Vec<u32>]) -> Vec<Ask> {
+    let row =
+        |(prompt, id): (&Vec<u32>, u64)| Ask { id, prompt: prompt.clone(), max_new_tokens: None };
     prompts.iter().zip(0..).map(row).collect()
 }
 
 fn run(
     policy: &LanguageModel,
-    rows: &[GenerationRow],
+    rows: &[Ask],
     config: &GenerationConfig,
 ) -> Result<Vec<Generated>, LmError> {
     generate(policy, rows, config, Seed::new(5), 2, Forward::default(), Hooks::default())
@@ -82,10 +79,10 @@ fn greedy_responses_are_those_of_transformers() {
 }
 
 /// Rows with limits of their own, of several lengths.
-fn many(name: &str) -> Vec<GenerationRow> {
+fn many(name: &str) -> Vec<Ask> {
     let prompts = prompts(&Goldens::read(&model(name)).json);
     (0..24)
-        .map(|id| GenerationRow {
+        .map(|id| Ask {
             id: 1000 + id as u64,
             prompt: prompts[id % prompts.len()].clone(),
             max_new_tokens: Some(1 + (id * 7) % 13),
@@ -134,6 +131,106 @@ fn tokens_depend_on_seed_row_id_and_step_alone() {
         };
         assert_ne!(other(5, 3), alone);
         assert_ne!(other(6, 2), alone);
+    }
+}
+
+/// A policy that counts the prompts it reads.
+struct Counting {
+    policy: LanguageModel,
+    read: RefCell<Vec<Vec<u32>>>,
+}
+
+impl Policy for Counting {
+    fn spec(&self) -> &LmSpec {
+        self.policy.spec()
+    }
+
+    fn response_hidden(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        self.policy.response_hidden(prompts, responses, forward)
+    }
+
+    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
+        self.policy.head(forward)
+    }
+
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
+        self.policy.open(room)
+    }
+
+    fn enter(
+        &self,
+        state: &mut DecodeState,
+        prompts: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Vec<u32>, LmError> {
+        self.read.borrow_mut().extend(prompts.rows().iter().cloned());
+        self.policy.enter(state, prompts, forward)
+    }
+
+    fn step(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        self.policy.step(state, tokens, forward)
+    }
+
+    fn parameters(&self) -> &Parameters {
+        self.policy.parameters()
+    }
+}
+
+#[test]
+fn several_responses_to_a_prompt_read_it_once() {
+    for name in CAUSAL.into_iter().chain(T5) {
+        let policy = load(name);
+        let prompts = prompts(&Goldens::read(&model(name)).json);
+        // Five responses to each prompt but the last, which has one; not side by side.
+        let groups = prompts.len() - 1;
+        let mut rows: Vec<Ask> = (0..5 * groups)
+            .map(|i| Ask {
+                id: 100 + i as u64,
+                prompt: prompts[i % groups].clone(),
+                max_new_tokens: Some(1 + (i * 5) % 11),
+            })
+            .collect();
+        rows.push(Ask { id: 7, prompt: prompts[groups].clone(), max_new_tokens: None });
+        let config = |batch_size, check_every| GenerationConfig {
+            batch_size,
+            check_every,
+            max_new_tokens: 9,
+            ..GenerationConfig::default()
+        };
+        // Each prompt read for each response.
+        let apart: Vec<Generated> = (rows.iter())
+            .map(|row| run(&policy, std::slice::from_ref(row), &config(1, None)).unwrap().remove(0))
+            .collect();
+        for (batch_size, check_every) in
+            [(1, None), (2, None), (3, None), (4, Some(3)), (7, None), (100, None), (100, Some(4))]
+        {
+            let counting = Counting { policy: load(name), read: RefCell::default() };
+            let how = config(batch_size, check_every);
+            let hooks = Hooks::default();
+            let got = generate(&counting, &rows, &how, Seed::new(5), 2, Forward::default(), hooks);
+            for (got, want) in got.unwrap().iter().zip(&apart) {
+                assert_eq!((&got.ids, got.finish), (&want.ids, want.finish), "{name} {batch_size}");
+                for (a, b) in got.log_probs.iter().zip(&want.log_probs) {
+                    assert!((a - b).abs() < 1e-5, "{name}: {a} {b}");
+                }
+            }
+            let mut read = counting.read.into_inner();
+            let mut once: Vec<Vec<u32>> = rows.iter().map(|row| row.prompt.clone()).collect();
+            once.sort();
+            once.dedup();
+            read.sort();
+            assert_eq!(read, once, "{name} {batch_size} {check_every:?}");
+        }
     }
 }
 
@@ -207,9 +304,9 @@ fn adapters_act_in_generation() {
 #[test]
 fn bad_input_is_refused_by_name() {
     let policy = load("llama3");
-    let row = |prompt: Vec<u32>, limit| GenerationRow { id: 0, prompt, max_new_tokens: limit };
+    let row = |prompt: Vec<u32>, limit| Ask { id: 0, prompt, max_new_tokens: limit };
     let config = GenerationConfig { max_new_tokens: 4, ..GenerationConfig::default() };
-    let refused = |rows: &[GenerationRow], config: &GenerationConfig| {
+    let refused = |rows: &[Ask], config: &GenerationConfig| {
         run(&policy, rows, config).unwrap_err().to_string()
     };
     let good = row(vec![5], None);
@@ -244,7 +341,7 @@ fn bad_input_is_refused_by_name() {
 #[test]
 fn a_batch_larger_than_the_memory_is_refused_with_its_bytes() {
     let policy = load("flan");
-    let row = |id| GenerationRow { id, prompt: vec![5], max_new_tokens: Some(1 << 40) };
+    let row = |id| Ask { id, prompt: vec![5], max_new_tokens: Some(1 << 40) };
     let rows: Vec<_> = (0..4).map(row).collect();
     let error = run(&policy, &rows, &GenerationConfig::default()).unwrap_err();
     assert!(

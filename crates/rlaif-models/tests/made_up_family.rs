@@ -9,7 +9,7 @@ use common::model;
 use rlaif_core::Seed;
 use rlaif_lm::{
     Adapters, CausalPolicy, Forward, Padding, Policy, SequenceClassifier, TokenBatch,
-    generate::{Eos, GenerationConfig, GenerationRow, Hooks, Sampling, generate},
+    generate::{Ask, Eos, GenerationConfig, Hooks, Sampling, generate},
     token_log_probs,
 };
 use rlaif_models::{
@@ -173,10 +173,10 @@ fn it_computes_and_generates_as_the_llama_it_is() {
     let (llama, glimmer) = both(root.path());
     let of = |policy| no_grad(|| log_probs(policy, Forward::default()));
     assert!(of(&llama).equal(&of(&glimmer)));
-    let rows: Vec<GenerationRow> = [vec![5, 6, 7, 8], vec![9]]
+    let rows: Vec<Ask> = [vec![5, 6, 7, 8], vec![9]]
         .into_iter()
         .zip(0..)
-        .map(|(prompt, id)| GenerationRow { id, prompt, max_new_tokens: None })
+        .map(|(prompt, id)| Ask { id, prompt, max_new_tokens: None })
         .collect();
     for sampling in [Sampling::Greedy, Sampling::at(1.)] {
         let config = GenerationConfig {

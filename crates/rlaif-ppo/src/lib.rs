@@ -25,7 +25,6 @@
 mod config;
 mod error;
 mod loss;
-mod reference;
 mod rollout;
 mod scores;
 mod state;
@@ -42,8 +41,8 @@ pub use config::{
 };
 pub use error::PpoError;
 pub use loss::{PolicyLoss, ValueLoss, policy_loss, token_rewards, value_loss};
-pub use reference::{Reference, share_frozen};
 pub use rlaif_core::stats::RunningMoments;
+pub use rlaif_lm::Reference;
 pub use rollout::{Prompt, Rollout};
 pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
 pub use stats::PpoStats;

@@ -1,14 +1,13 @@
 //! The algorithm: 1 rollout, 2 advantages, 3 update.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
-use rlaif_core::{
-    Exchange, PromptRecord, RewardModel, Scores, Specials, TextCodec, stats::RunningMoments,
-};
+use rlaif_core::{Exchange, RewardModel, Scores, TextCodec, stats::RunningMoments};
 use rlaif_lm::{
-    Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, ValueFunction, Whiten,
-    generate::{FinishReason, GenerationRow, Hooks, RolloutConcern, before_stop, generate},
-    token_log_probs,
+    Activations, Adapters, Draw, Dropout, Forward, LocalSampler, Padding, Policy, Reference,
+    RowIds, Sampled, Sampler, TokenBatch, ValueFunction, Weights, Whiten,
+    generate::{Ask, FinishReason, RolloutConcern},
+    policy_log_probs,
 };
 use rlaif_train::{Advantages, KlController, KlEstimator, Optimizer, SftRow, full_kl, gae};
 use tch::Tensor;
@@ -17,7 +16,6 @@ use crate::{
     config::{Compatibility, PpoConfig, Whitening, setting},
     error::PpoError,
     loss::token_rewards,
-    reference::Reference,
     rollout::{Prompt, Rollout, counted, gather, permutation, score_tensor},
     stats::{PpoStats, host},
 };
@@ -79,26 +77,11 @@ impl<P: Policy> PpoTrainer<P> {
     ) -> Result<Self, PpoError> {
         config.check()?;
         let warnings = config.check_policy(policy.spec())?;
-        if let Reference::Frozen(model) = &reference {
-            let (own, other) = (policy.spec().vocab_size, model.spec().vocab_size);
-            if own != other {
-                return Err(setting(
-                    "reference",
-                    format!("a model with a vocabulary of {other}"),
-                    format!("one with the policy's vocabulary of {own}"),
-                ));
-            }
-            model.parameters().train_where(|_| false);
+        if let Reference::Given = reference {
+            let expected = "a frozen copy of the policy, or its adapters turned off";
+            return Err(setting("reference", "none", expected));
         }
-        if let (Reference::AdaptersOff, Some(base)) =
-            (&reference, policy.parameters().trained_base())
-        {
-            return Err(setting(
-                "reference",
-                format!("the policy without adapters, and `{base}` of it is trained"),
-                "a frozen copy, or a policy of which an adapter alone is trained",
-            ));
-        }
+        reference.freeze(&policy)?;
         let own = policy.spec().hidden_size;
         if let Some(width) = value.hidden_size().filter(|&width| width != own) {
             return Err(setting(
@@ -238,53 +221,63 @@ impl<P: Policy> PpoTrainer<P> {
         codec: &dyn TextCodec,
         reward: &dyn RewardModel,
     ) -> Result<Rollout, PpoError> {
+        self.rollout_from(&mut LocalSampler::new(codec), prompts, reward)
+    }
+
+    /// As [`Self::rollout`], with responses of another sampler.
+    ///
+    /// # Errors
+    /// As [`Self::rollout`], and what the sampler refuses.
+    pub fn rollout_from(
+        &mut self,
+        sampler: &mut dyn Sampler,
+        prompts: &[Prompt],
+        reward: &dyn RewardModel,
+    ) -> Result<Rollout, PpoError> {
         self.check_ready()?;
         self.check_prompts(prompts)?;
 
         // 1. Responses.
         let start = Instant::now();
         let mut ids = RowIds::default();
-        let rows: Vec<GenerationRow> = prompts
+        let asks: Vec<Ask> = prompts
             .iter()
-            .map(|prompt| GenerationRow {
-                id: ids.of(&prompt.record),
+            .map(|prompt| Ask {
+                id: ids.of(&prompt.record.id),
                 prompt: prompt.ids.clone(),
                 max_new_tokens: None,
             })
             .collect();
-        let generated = generate(
-            &self.policy,
-            &rows,
-            &self.config.generation,
-            self.config.seed.derive("rollout", 0),
-            self.step,
-            Forward::default(),
-            Hooks { codec: Some(codec), on_token: None },
-        )?;
+        let weights = Weights { version: self.step, ..Weights::of(&self.policy) };
+        let draw = Draw { seed: self.config.seed.derive("rollout", 0), step: self.step };
+        let sampled = sampler.sample(weights, &asks, &self.config.generation, draw)?;
+        if sampled.len() != prompts.len() {
+            let (expected, found) = (prompts.len(), sampled.len());
+            return Err(PpoError::Rows { what: "responses of the sampler", expected, found });
+        }
         let generate_s = start.elapsed().as_secs_f64();
 
         // 2. Scores, of texts.
         let start = Instant::now();
-        let texts = generated
-            .iter()
-            .map(|row| {
-                let text = codec.decode(&row.ids, Specials::Exclude)?;
-                Ok(before_stop(&text, &self.config.generation.stop_strings).to_owned())
-            })
-            .collect::<Result<Vec<_>, PpoError>>()?;
         let exchanges: Vec<Exchange<'_>> = prompts
             .iter()
-            .zip(&texts)
-            .map(|(prompt, response)| prompt.record.exchange(response))
+            .zip(&sampled)
+            .map(|(prompt, response)| prompt.record.exchange(&response.text))
             .collect();
         let scores = reward.score(&exchanges)?.check(reward.name(), exchanges.len())?;
         let reward_s = start.elapsed().as_secs_f64();
 
         // 3. What the models say of the tokens.
-        let finish: Vec<FinishReason> = generated.iter().map(|row| row.finish).collect();
-        let ended: Vec<bool> = finish.iter().map(|f| *f != FinishReason::Length).collect();
-        let (responses, sampled): (Vec<_>, Vec<_>) =
-            generated.into_iter().map(|row| (row.ids, row.log_probs)).unzip();
+        let finish: Vec<FinishReason> = sampled.iter().map(|response| response.finish).collect();
+        let ended: Vec<bool> = sampled.iter().map(Sampled::is_finished).collect();
+        let mut texts = Vec::with_capacity(sampled.len());
+        let mut sampler_log_probs = Vec::with_capacity(sampled.len());
+        let mut responses = Vec::with_capacity(sampled.len());
+        for response in sampled {
+            texts.push(response.text);
+            sampler_log_probs.push(response.log_probs);
+            responses.push(response.ids);
+        }
         let mut rollout = self.assemble(
             prompts.iter().map(|prompt| prompt.ids.clone()).collect(),
             responses,
@@ -293,7 +286,8 @@ impl<P: Policy> PpoTrainer<P> {
         )?;
         rollout.seconds.insert(0, ("generate", generate_s));
         rollout.seconds.insert(1, ("reward", reward_s));
-        rollout.sampler_gap = Some(gap(&rollout, &sampled));
+        let known: Option<Vec<Vec<f32>>> = sampler_log_probs.into_iter().collect();
+        rollout.sampler_gap = known.map(|known| gap(&rollout, &known));
         rollout.records = prompts.iter().map(|prompt| prompt.record.clone()).collect();
         rollout.texts = texts;
         rollout.finish = finish;
@@ -430,21 +424,27 @@ impl<P: Policy> PpoTrainer<P> {
             // With gradients recorded, though none is wanted: libtorch chooses other kernels
             // without, and the ratio of the first minibatch would be 1 but for rounding.
             let forward = Forward { dropout: Dropout::Off, ..self.training_forward() };
-            let hidden = self.policy.response_hidden(&x, &y, forward)?;
-            let head = self.policy.head(forward)?;
-            let log_probs = token_log_probs(&head, &hidden, &y, temperature)?.log_probs.detach();
-            let values = self.critic.0.values(&x, &y, &hidden)?.detach();
-            let hidden = hidden.detach();
+            let (hidden, head, log_probs, values) = {
+                let found = policy_log_probs(&self.policy, &x, &y, forward, temperature)?;
+                let values = self.critic.0.values(&x, &y, &found.hidden)?.detach();
+                // The graph is gone before the reference's pass.
+                (found.hidden.detach(), found.head, found.log_probs.detach(), values)
+            };
 
             let _guard = tch::no_grad_guard();
-            let (reference, forward) = self.reference.resolve(&self.policy);
-            let ref_hidden = reference.response_hidden(&x, &y, forward)?;
-            let ref_head = reference.head(forward)?;
-            let ref_log_probs = token_log_probs(&ref_head, &ref_hidden, &y, temperature)?.log_probs;
+            let reference = self.reference.resolve(&self.policy);
+            let (reference, forward) = reference.expect("`new` refuses to go without a reference");
+            let of_reference = policy_log_probs(reference, &x, &y, forward, temperature)?;
+            let ref_log_probs = of_reference.log_probs;
             let kl = match self.config.kl.estimator {
-                KlEstimator::Full => {
-                    full_kl(&head, &hidden, &ref_head, &ref_hidden, &y, temperature)?
-                }
+                KlEstimator::Full => full_kl(
+                    &head,
+                    &hidden,
+                    &of_reference.head,
+                    &of_reference.hidden,
+                    &y,
+                    temperature,
+                )?,
                 estimator => estimator.estimate(&log_probs, &ref_log_probs),
             };
             for (pieces, piece) in pieces.iter_mut().zip([log_probs, ref_log_probs, kl, values]) {
@@ -595,19 +595,6 @@ impl<P: Policy> PpoTrainer<P> {
             },
             ..Forward::default()
         }
-    }
-}
-
-/// Numbers for rows by the ids of their records, so that what a row samples does not depend on its
-/// batch. A prompt that comes twice gets two numbers.
-#[derive(Default)]
-struct RowIds<'a>(HashMap<&'a str, u64>);
-
-impl<'a> RowIds<'a> {
-    fn of(&mut self, record: &'a PromptRecord) -> u64 {
-        let times = self.0.entry(&record.id).or_insert(0);
-        *times += 1;
-        rlaif_core::Seed::new(0).derive(&record.id, *times).get()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use rlaif_lm::{Mask, Policy, token_log_probs};
+use rlaif_lm::{Mask, Policy, PolicyLogProbs, policy_log_probs};
 use rlaif_train::{Advantages, SftRow, sft_loss};
 use tch::{Kind, Tensor, no_grad};
 
@@ -167,15 +167,11 @@ impl<P: Policy> PpoTrainer<P> {
                 .map(of);
 
         let forward = self.training_forward();
-        let talk = || -> Result<(Tensor, Tensor, Tensor), PpoError> {
-            let hidden = self.policy.response_hidden(&x, &y, forward)?;
-            let head = self.policy.head(forward)?;
-            let found =
-                token_log_probs(&head, &hidden, &y, config.generation.sampling.temperature())?;
-            Ok((hidden, found.log_probs, found.entropy))
-        };
+        let temperature = config.generation.sampling.temperature();
+        let ask = || policy_log_probs(&self.policy, &x, &y, forward, temperature);
         // While the value head warms up, nothing flows into the policy.
-        let (hidden, log_probs, entropy) = if warmup { no_grad(talk)? } else { talk()? };
+        let PolicyLogProbs { hidden, log_probs, entropy, .. } =
+            if warmup { no_grad(ask)? } else { ask()? };
         let values = self.critic.0.values(&x, &y, &hidden)?;
         let (log_probs, values) = (mask.apply(&log_probs), mask.apply(&values));
 

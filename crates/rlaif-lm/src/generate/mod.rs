@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A row that ends leaves the batch, and the next prompt takes its place at once, so that a few
-//! long rows do not hold up the rest. A token is decided by the logits and one random number, which
+//! long rows do not hold up the rest. Rows with the same prompt are several responses to it: the
+//! model reads the prompt once, and its keys and values are copied from row to row. A token is decided by the logits and one random number, which
 //! is a function of (seed, step, row id, token index) alone; so the tokens of a row do not depend
 //! on the rows beside it, on the batch size or on the order of the rows. Logits do not either, to
 //! the last bit where the model computes each row by itself and to rounding elsewhere.
@@ -19,14 +20,18 @@ mod philox;
 mod rollout;
 mod step;
 
-use std::{collections::VecDeque, ops::ControlFlow};
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::ControlFlow,
+};
 
 use rlaif_core::{BadSetting, Seed, Specials, TextCodec};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
+pub use crate::concern::RolloutConcern;
 pub use config::{Eos, GenerationConfig, Sampling};
-pub use rollout::{RolloutConcern, check_rollout, rollout_concerns};
+pub use rollout::{check_rollout, rollout_concerns};
 
 use crate::{
     batch::{Padding, TokenBatch, int},
@@ -41,7 +46,7 @@ use step::Stepper;
 
 /// A prompt to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GenerationRow {
+pub struct Ask {
     /// Decides the row's random numbers; rows of one call have different ids.
     pub id: u64,
     /// Token ids of the prompt, at least one.
@@ -50,7 +55,7 @@ pub struct GenerationRow {
     pub max_new_tokens: Option<usize>,
 }
 
-impl GenerationRow {
+impl Ask {
     fn limit(&self, config: &GenerationConfig) -> usize {
         self.max_new_tokens.unwrap_or(config.max_new_tokens)
     }
@@ -159,7 +164,7 @@ impl std::fmt::Debug for Hooks<'_> {
 /// [`LmError::Codec`], [`LmError::Interrupted`], [`LmError::Torch`].
 pub fn generate(
     policy: &dyn Policy,
-    rows: &[GenerationRow],
+    rows: &[Ask],
     config: &GenerationConfig,
     seed: Seed,
     step: u64,
@@ -193,7 +198,7 @@ pub fn before_stop<'t>(text: &'t str, stops: &[String]) -> &'t str {
 /// One call of [`generate`].
 struct Job<'a> {
     policy: &'a dyn Policy,
-    rows: &'a [GenerationRow],
+    rows: &'a [Ask],
     config: &'a GenerationConfig,
     forward: Forward<'a>,
     key: u64,
@@ -202,10 +207,21 @@ struct Job<'a> {
 /// A row that is being decoded.
 struct Active {
     row: usize,
+    /// How it was when its prompt had been read.
+    start: Start,
     /// The token that the next step takes.
     input: u32,
     ids: Vec<u32>,
     log_probs: Vec<f32>,
+}
+
+/// What a row starts from: rows with the same prompt start from the same.
+#[derive(Clone, Copy)]
+struct Start {
+    /// Tokens of the prompt that the cache holds.
+    held: usize,
+    /// The token that the first step takes.
+    input: u32,
 }
 
 impl Job<'_> {
@@ -250,12 +266,31 @@ impl Job<'_> {
         if each { 1 } else { config.check_every.unwrap_or(usual) }
     }
 
+    /// For each row, the first row with the same prompt.
+    fn prompts(&self) -> Vec<usize> {
+        let mut first: HashMap<&[u32], usize> = HashMap::new();
+        let rows = self.rows.iter().enumerate();
+        rows.map(|(at, row)| *first.entry(&row.prompt).or_insert(at)).collect()
+    }
+
+    /// The order in which rows enter: those that may take longest first, so that the batch stays
+    /// full to the end, and those with the same prompt one after another.
+    fn queue(&self, prompts: &[usize]) -> VecDeque<usize> {
+        let mut limits = vec![0; self.rows.len()];
+        for (row, &prompt) in prompts.iter().enumerate() {
+            limits[prompt] = self.limit(row).max(limits[prompt]);
+        }
+        let mut queue: Vec<usize> = (0..self.rows.len()).collect();
+        queue.sort_by_key(|&row| {
+            let prompt = prompts[row];
+            (std::cmp::Reverse((limits[prompt], self.rows[row].prompt.len())), prompt)
+        });
+        queue.into()
+    }
+
     fn run(&self, mut room: Room, mut hooks: Hooks<'_>) -> Result<Vec<Generated>, LmError> {
-        let mut queue: VecDeque<usize> = (0..self.rows.len()).collect();
-        // Rows that may take longest first, so that the batch stays full to the end.
-        queue
-            .make_contiguous()
-            .sort_by_key(|&row| std::cmp::Reverse((self.limit(row), self.rows[row].prompt.len())));
+        let prompts = self.prompts();
+        let mut queue = self.queue(&prompts);
         let ends = self.ends();
         let stride = self.stride(&hooks);
         // What is decoded of a row between its end and the next look.
@@ -269,7 +304,7 @@ impl Job<'_> {
             let free = room.rows - active.len();
             let entering: Vec<usize> = queue.drain(..free.min(queue.len())).collect();
             if !entering.is_empty() {
-                self.enter(&entering, &mut state, &mut active)?;
+                self.enter(&entering, &prompts, &mut state, &mut active)?;
             }
             if active.is_empty() {
                 break;
@@ -285,11 +320,24 @@ impl Job<'_> {
             };
             // From the last on: what takes the place of a dropped row has been looked at.
             for (place, finish) in finishes.into_iter().enumerate().rev() {
-                if let Some(finish) = finish {
-                    let Active { row, ids, log_probs, .. } = active.swap_remove(place);
-                    state.swap_remove(place);
-                    done[row] = Some(Generated { ids, log_probs, finish });
-                }
+                let Some(finish) = finish else { continue };
+                let prompt = prompts[active[place].row];
+                // The next response to the same prompt goes on from where this one started. Its
+                // turn is now, because such rows follow one another in the queue: whatever the
+                // batch size, a prompt is read once.
+                let ended = match queue.pop_front_if(|next| prompts[*next] == prompt) {
+                    Some(next) => {
+                        let start = active[place].start;
+                        state.rewind(place, start.held);
+                        std::mem::replace(&mut active[place], self.active(next, start))
+                    }
+                    None => {
+                        state.swap_remove(place);
+                        active.swap_remove(place)
+                    }
+                };
+                let Active { row, ids, log_probs, .. } = ended;
+                done[row] = Some(Generated { ids, log_probs, finish });
             }
         }
         Ok(done.into_iter().map(|row| row.expect("every row is decoded to its end")).collect())
@@ -352,21 +400,57 @@ impl Job<'_> {
         philox::uniform(self.key, self.rows[row.row].id, (row.ids.len() + ahead) as u64)
     }
 
+    /// Reads the prompts of rows that no row in use has, and copies those that one has.
     fn enter(
         &self,
         entering: &[usize],
+        prompts: &[usize],
         state: &mut DecodeState,
         active: &mut Vec<Active>,
     ) -> Result<(), LmError> {
-        let prompts = entering.iter().map(|&row| self.rows[row].prompt.clone()).collect();
-        let prompts = TokenBatch::collate(prompts, self.policy.spec(), Padding::Right)?;
-        let firsts = self.policy.enter(state, &prompts, self.forward)?;
-        active.extend(entering.iter().zip(firsts).map(|(&row, input)| {
-            let limit = self.limit(row).min(1024);
-            let (ids, log_probs) = (Vec::with_capacity(limit), Vec::with_capacity(limit));
-            Active { row, input, ids, log_probs }
-        }));
+        let mut known: HashMap<usize, usize> =
+            (active.iter().enumerate()).map(|(place, row)| (prompts[row.row], place)).collect();
+        let mut fresh = Vec::new();
+        let mut copies = Vec::new();
+        for &row in entering {
+            match known.get(&prompts[row]) {
+                Some(&place) => copies.push((row, place)),
+                None => {
+                    known.insert(prompts[row], active.len() + fresh.len());
+                    fresh.push(row);
+                }
+            }
+        }
+        if !fresh.is_empty() {
+            let ids = fresh.iter().map(|&row| self.rows[row].prompt.clone()).collect();
+            let batch = TokenBatch::collate(ids, self.policy.spec(), Padding::Right)?;
+            let firsts = self.policy.enter(state, &batch, self.forward)?;
+            let held = state.cache.layers().lengths()[active.len()..].to_vec();
+            active.extend(
+                fresh
+                    .into_iter()
+                    .zip(firsts)
+                    .zip(held)
+                    .map(|((row, input), held)| self.active(row, Start { held, input })),
+            );
+        }
+        if !copies.is_empty() {
+            let places: Vec<usize> = copies.iter().map(|&(_, place)| place).collect();
+            let held: Vec<usize> = places.iter().map(|&place| active[place].start.held).collect();
+            state.repeat(&places, &held)?;
+            for (row, place) in copies {
+                let start = active[place].start;
+                active.push(self.active(row, start));
+            }
+        }
         Ok(())
+    }
+
+    /// A row before its first token.
+    fn active(&self, row: usize, start: Start) -> Active {
+        let limit = self.limit(row).min(1024);
+        let (ids, log_probs) = (Vec::with_capacity(limit), Vec::with_capacity(limit));
+        Active { row, start, input: start.input, ids, log_probs }
     }
 
     /// Chooses a token for each row.

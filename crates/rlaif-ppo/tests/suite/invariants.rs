@@ -12,7 +12,6 @@ use rlaif_lm::{Policy, ValueHead, ValueInit};
 use rlaif_models::{AdapterConfig, LanguageModel, TargetModules, TaskType};
 use rlaif_ppo::{
     PpoConfig, PpoTrainer, PretrainingConfig, Prompt, Reference, Rollout, ValueModel, Whitening,
-    share_frozen,
     train::{Checkpoints, Keep, KlControl, KlEstimator, OptimizerConfig, SftRow},
 };
 use tch::{Device, Kind, Tensor};
@@ -280,7 +279,7 @@ fn a_reference_that_shares_frozen_layers_is_the_copied_reference() {
             own.parameters().train_where(|name| !lower(name));
             let reference = policy(family, 5);
             let saved =
-                if shared { share_frozen(own.parameters(), reference.parameters()) } else { 0 };
+                if shared { own.parameters().share_frozen(reference.parameters()) } else { 0 };
             let head = zero_head(&own);
             let reference = Reference::Frozen(Box::new(reference));
             let trainer = PpoTrainer::new(own, head, reference, config()).unwrap();

@@ -6,11 +6,11 @@ use rlaif_core::{
     CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores, Seed,
     Specials, TextCodec,
 };
-use rlaif_lm::generate::{
-    FinishReason, Generated, GenerationConfig, GenerationRow, Hooks, Sampling, before_stop,
-    generate,
+use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
+use rlaif_lm::{
+    Draw, Forward, Joiner, LmError, LocalSampler, Padding, Policy, Sampled, Sampler, TokenBatch,
+    Weights,
 };
-use rlaif_lm::{Forward, LmError, Padding, Policy, TokenBatch};
 use sha2::{Digest, Sha256};
 use tch::{Tensor, no_grad};
 
@@ -175,7 +175,7 @@ impl PolicyJudge {
         match rendered {
             Ok(text) => self.codec.encode(&text, Specials::Exclude),
             Err(CodecError::NoChatTemplate { .. }) => {
-                self.codec.encode(&format!("{both}\n"), Specials::Include)
+                Joiner::new(&*self.codec, self.policy.spec()).open_one(&format!("{both}\n"))
             }
             Err(error) => Err(error),
         }
@@ -199,69 +199,54 @@ impl PolicyJudge {
     }
 
     fn answers(&self, prompts: &[Prompt]) -> Result<Vec<Answer>, RewardError> {
-        let row = |prompt: &Prompt| GenerationRow {
+        let row = |prompt: &Prompt| Ask {
             id: prompt.row,
             prompt: prompt.ids.clone(),
             max_new_tokens: None,
         };
-        let rows: Vec<GenerationRow> = prompts.iter().map(row).collect();
-        let hooks = Hooks { codec: Some(&*self.codec), on_token: None };
-        let generated = generate(
-            &*self.policy,
-            &rows,
-            &self.generation,
-            self.seed,
-            0,
-            Forward::default(),
-            hooks,
-        )
-        .map_err(self.failed())?;
+        let rows: Vec<Ask> = prompts.iter().map(row).collect();
+        let draw = Draw { seed: self.seed, step: 0 };
+        let sampled = LocalSampler::new(&*self.codec)
+            .sample(Weights::of(&*self.policy), &rows, &self.generation, draw)
+            .map_err(self.failed())?;
         let tokens = match self.rubric.form() {
             AnswerForm::Expectation => {
-                no_grad(|| self.alternatives(prompts, &generated)).map_err(self.failed())?
+                no_grad(|| self.alternatives(prompts, &sampled)).map_err(self.failed())?
             }
-            _ => generated.iter().map(|_| Vec::new()).collect(),
+            _ => sampled.iter().map(|_| Vec::new()).collect(),
         };
-        generated
-            .iter()
-            .zip(tokens)
-            .map(|(generated, tokens)| {
-                let text = self.codec.decode(&generated.ids, Specials::Exclude);
-                let text = text.map_err(self.failed())?;
-                let text = before_stop(&text, &self.generation.stop_strings).to_owned();
-                let finish = match generated.finish {
-                    FinishReason::Eos | FinishReason::Stop => Finish::Complete,
-                    FinishReason::Length => Finish::Length,
-                };
-                Ok(Answer { text, finish, tokens })
-            })
-            .collect()
+        let answers = sampled.into_iter().zip(tokens).map(|(sampled, tokens)| {
+            let finish = if sampled.is_finished() { Finish::Complete } else { Finish::Length };
+            Answer { text: sampled.text, finish, tokens }
+        });
+        Ok(answers.collect())
     }
 
     /// For each token of each answer, how probable it and every number was in its place.
     fn alternatives(
         &self,
         prompts: &[Prompt],
-        generated: &[Generated],
+        sampled: &[Sampled],
     ) -> Result<Vec<Vec<TokenAlternatives>>, LmError> {
         let spec = self.policy.spec();
         let ids: Vec<i64> = self.numbers.ids.iter().map(|&id| i64::from(id)).collect();
         let ids = Tensor::from_slice(&ids).to_device(spec.device);
         let head = self.policy.head(Forward::default())?;
         let mut all = Vec::with_capacity(prompts.len());
-        let rows: Vec<(&Prompt, &Generated)> = prompts.iter().zip(generated).collect();
+        let rows: Vec<(&Prompt, &Sampled)> = prompts.iter().zip(sampled).collect();
         for rows in rows.chunks(self.generation.batch_size) {
             let x = rows.iter().map(|(prompt, _)| prompt.ids.clone()).collect();
             let x = TokenBatch::collate(x, spec, Padding::Right)?;
-            let y = rows.iter().map(|(_, generated)| generated.ids.clone()).collect();
+            let y = rows.iter().map(|(_, sampled)| sampled.ids.clone()).collect();
             let y = TokenBatch::responses(y, spec)?;
             let hidden = self.policy.response_hidden(&x, &y, Forward::default())?;
             // [B, T, numbers] of [B, T, V]; T is four or so.
             let of_numbers = head.log_softmax(&hidden, 1.).index_select(2, &ids);
             let (width, count) = (y.width(), self.numbers.ids.len());
             let of_numbers = Vec::<f32>::try_from(of_numbers.reshape([-1]))?;
-            for (row, (_, generated)) in rows.iter().enumerate() {
-                let tokens = generated.ids.iter().zip(&generated.log_probs).enumerate();
+            for (row, (_, sampled)) in rows.iter().enumerate() {
+                let log_probs = sampled.log_probs.iter().flatten();
+                let tokens = sampled.ids.iter().zip(log_probs).enumerate();
                 let token = |(t, (&id, &log_prob)): (usize, (&u32, &f32))| {
                     let start = (row * width + t) * count;
                     self.token(id, log_prob, &of_numbers[start..start + count])

@@ -13,11 +13,9 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use rlaif_core::{GenerationPrompt, Message, Seed, Specials, TextCodec};
 use rlaif_lm::{
-    Forward, Policy,
-    generate::{
-        Eos, FinishReason, Generated, GenerationConfig, GenerationRow, Hooks, NewToken, Sampling,
-        before_stop, generate,
-    },
+    Draw, Joiner, Policy, Sampled, Weights,
+    generate::{Ask, Eos, FinishReason, GenerationConfig, Hooks, NewToken, Sampling, before_stop},
+    respond,
 };
 use rlaif_models::LanguageModel;
 use rlaif_text::HfTokenizer;
@@ -179,8 +177,8 @@ fn stream(
     config: &GenerationConfig,
     seed: Seed,
 ) -> Result<(), CliError> {
-    let prompt = tokenizer.encode(prompt, Specials::Include)?;
-    let row = GenerationRow { id: 0, prompt, max_new_tokens: None };
+    let prompt = Joiner::new(tokenizer, policy.spec()).open_one(prompt)?;
+    let row = Ask { id: 0, prompt, max_new_tokens: None };
     let mut output = io::stdout().lock();
     let mut ids = Vec::new();
     let mut written = 0;
@@ -200,7 +198,8 @@ fn stream(
         if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     let hooks = Hooks { codec: Some(tokenizer), on_token: Some(&mut on_token) };
-    let result = generate(policy, &[row], config, seed, 0, Forward::default(), hooks);
+    let draw = Draw { seed, step: 0 };
+    let result = respond(Weights::of(policy), &[row], config, draw, hooks);
     outcome?;
     result?;
     output.write_all(b"\n").map_err(unwritable)
@@ -263,7 +262,8 @@ impl GenerateJob {
         match row {
             Row { prompt_ids: Some(ids), prompt: None, messages: None, .. } => Ok(ids),
             Row { prompt: Some(prompt), prompt_ids: None, messages: None, .. } => {
-                tokenizer()?.encode(&prompt, Specials::Include).map_err(RowProblem::Codec)
+                let joiner = Joiner::new(tokenizer()?, self.policy.spec());
+                joiner.open_one(&prompt).map_err(RowProblem::Codec)
             }
             Row { messages: Some(messages), prompt: None, prompt_ids: None, .. } => tokenizer()?
                 .encode_chat(&messages, GenerationPrompt::Add)
@@ -271,39 +271,28 @@ impl GenerateJob {
             _ => Err(RowProblem::Fields { expected: Self::FIELDS }),
         }
     }
-
-    fn answer(&self, Generated { ids, log_probs, finish }: Generated) -> Result<Answer, CliError> {
-        let response = match &self.tokenizer {
-            Ok(tokenizer) => {
-                let text = tokenizer.decode(&ids, Specials::Exclude)?;
-                Some(before_stop(&text, &self.config.stop_strings).to_owned())
-            }
-            Err(_) => None,
-        };
-        Ok(Answer { response, response_ids: ids, log_probs, finish_reason: finish })
-    }
 }
 
 impl Job for GenerateJob {
     type Input = Row;
-    type Prepared = GenerationRow;
+    type Prepared = Ask;
     type Output = Answer;
     const FIELDS: &'static str = "`prompt`, `prompt_ids` or `messages`, and maybe `max_new_tokens`";
 
-    fn prepare(&self, rows: Vec<Row>) -> Vec<Result<GenerationRow, RowProblem>> {
+    fn prepare(&self, rows: Vec<Row>) -> Vec<Result<Ask, RowProblem>> {
         rows.into_iter()
             .map(|row| {
                 let id = self.next.replace(self.next.get() + 1);
                 let max_new_tokens = row.max_new_tokens;
                 let prompt = self.prompt(row)?;
-                let row = GenerationRow { id, prompt, max_new_tokens };
+                let row = Ask { id, prompt, max_new_tokens };
                 row.check(0, &self.config, self.policy.spec()).map_err(RowProblem::Lm)?;
                 Ok(row)
             })
             .collect()
     }
 
-    fn length(row: &GenerationRow) -> usize {
+    fn length(row: &Ask) -> usize {
         row.prompt.len()
     }
 
@@ -312,8 +301,8 @@ impl Job for GenerateJob {
         usize::MAX
     }
 
-    fn compute(&self, rows: &[&GenerationRow]) -> Result<Vec<Answer>, CliError> {
-        let rows: Vec<GenerationRow> = rows.iter().map(|row| (*row).clone()).collect();
+    fn compute(&self, rows: &[&Ask]) -> Result<Vec<Answer>, CliError> {
+        let rows: Vec<Ask> = rows.iter().map(|row| (*row).clone()).collect();
         let bar = progress(rows.len() as u64);
         let mut tokens = 0u64;
         let mut on_token = |new: NewToken| {
@@ -329,10 +318,16 @@ impl Job for GenerateJob {
         };
         let codec = self.tokenizer.as_ref().ok().map(|tokenizer| tokenizer as &dyn TextCodec);
         let hooks = Hooks { codec, on_token: Some(&mut on_token) };
-        let forward = Forward::default();
-        let all = generate(&self.policy, &rows, &self.config, self.seed, 0, forward, hooks)?;
+        let draw = Draw { seed: self.seed, step: 0 };
+        let all = respond(Weights::of(&self.policy), &rows, &self.config, draw, hooks)?;
         bar.finish_and_clear();
-        all.into_iter().map(|generated| self.answer(generated)).collect()
+        let answer = |sampled: Sampled| Answer {
+            response: self.tokenizer.is_ok().then_some(sampled.text),
+            response_ids: sampled.ids,
+            log_probs: sampled.log_probs.unwrap_or_default(),
+            finish_reason: sampled.finish,
+        };
+        Ok(all.into_iter().map(answer).collect())
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use rlaif_core::{Specials, TextCodec};
-use rlaif_lm::{Forward, Padding, Policy, TokenBatch, token_log_probs};
+use rlaif_lm::{Forward, Joiner, Padding, Policy, TokenBatch, policy_log_probs};
 use rlaif_models::LanguageModel;
 use rlaif_text::HfTokenizer;
 use serde::{Deserialize, Serialize};
@@ -93,10 +93,9 @@ impl LogProbJob {
                         problem: "the row holds text",
                         reason: reason.to_string(),
                     })?;
-                let encode = |text: &str, specials| {
-                    tokenizer.encode(text, specials).map_err(RowProblem::Codec)
-                };
-                Ok((encode(&prompt, Specials::Include)?, encode(&response, Specials::Exclude)?))
+                let prompt = Joiner::new(tokenizer, self.policy.spec()).open_one(&prompt);
+                let response = tokenizer.encode(&response, Specials::Exclude);
+                Ok((prompt.map_err(RowProblem::Codec)?, response.map_err(RowProblem::Codec)?))
             }
             _ => Err(RowProblem::Fields { expected: Self::FIELDS }),
         }
@@ -139,9 +138,7 @@ impl Job for LogProbJob {
         let responses = TokenBatch::responses(responses, spec)?;
         let forward = Forward::default();
         let got = no_grad(|| {
-            let hidden = self.policy.response_hidden(&prompts, &responses, forward)?;
-            let head = self.policy.head(forward)?;
-            token_log_probs(&head, &hidden, &responses, self.temperature)
+            policy_log_probs(&self.policy, &prompts, &responses, forward, self.temperature)
         })?;
         let log_probs = rows_of(&got.log_probs);
         let entropies = rows_of(&got.entropy);

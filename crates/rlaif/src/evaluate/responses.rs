@@ -5,10 +5,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use rlaif_core::{PromptRecord, Specials};
+use rlaif_core::PromptRecord;
 use rlaif_eval::Metric;
-use rlaif_lm::generate::{GenerationRow, Hooks, before_stop, generate};
-use rlaif_lm::{LmError, Padding, TokenBatch, token_log_probs};
+use rlaif_lm::generate::Ask;
+use rlaif_lm::{
+    Draw, Joiner, LmError, LocalSampler, Padding, Sampler, TokenBatch, Weights, policy_log_probs,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor, no_grad};
@@ -82,7 +84,7 @@ impl Evaluate<'_> {
         let failed = |source| EvaluateError::Policy { policy: who.name.to_owned(), source };
         self.generation.check(who.policy.spec()).map_err(failed)?;
         let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
-        let encoded = who.codec.encode_batch(&texts, who.specials)?;
+        let encoded = Joiner::new(who.codec, who.policy.spec()).open(&texts, who.specials)?;
         let mut file = match &self.folder {
             Some(folder) => {
                 let path = folder.join(format!("responses-{}.jsonl", side.name()));
@@ -105,28 +107,26 @@ impl Evaluate<'_> {
                 self.tell(&stage, responses.len(), total);
                 continue;
             }
-            let row = |&(p, s): &(usize, usize)| GenerationRow {
-                // A number that hangs on the prompt and the sample alone.
+            let row = |&(p, s): &(usize, usize)| Ask {
+                // A number that depends on the prompt and the sample alone.
                 id: self.seed.derive(&prompts[p].id, s as u64).get(),
                 prompt: encoded[p].clone(),
                 max_new_tokens: None,
             };
-            let rows: Vec<GenerationRow> = chunk.iter().map(row).collect();
-            let hooks = Hooks { codec: Some(who.codec), on_token: None };
-            let seed = self.seed.derive("evaluate", 0);
-            let generated =
-                generate(who.policy, &rows, &self.generation, seed, 0, who.forward, hooks)
-                    .map_err(failed)?;
-            let mut fresh = Vec::with_capacity(chunk.len());
-            for (&(prompt, _), generated) in chunk.iter().zip(generated) {
-                let text = who.codec.decode(&generated.ids, Specials::Exclude)?;
-                fresh.push(Response {
+            let rows: Vec<Ask> = chunk.iter().map(row).collect();
+            let draw = Draw { seed: self.seed.derive("evaluate", 0), step: 0 };
+            let weights = Weights { policy: who.policy, forward: who.forward, version: 0 };
+            let sampled = LocalSampler::new(who.codec)
+                .sample(weights, &rows, &self.generation, draw)
+                .map_err(failed)?;
+            let fresh: Vec<Response> = (chunk.iter().zip(sampled))
+                .map(|(&(prompt, _), sampled)| Response {
                     prompt,
-                    text: before_stop(&text, &self.generation.stop_strings).to_owned(),
-                    log_prob: generated.log_probs.iter().map(|&p| f64::from(p)).sum(),
-                    ids: generated.ids,
-                });
-            }
+                    text: sampled.text,
+                    log_prob: sampled.log_probs.iter().flatten().map(|&p| f64::from(p)).sum(),
+                    ids: sampled.ids,
+                })
+                .collect();
             if let Some(file) = &mut file {
                 let lines = chunk.iter().zip(&fresh).map(|(&(p, sample), response)| Line {
                     prompt: prompts[p].id.clone(),
@@ -152,7 +152,8 @@ impl Evaluate<'_> {
     ) -> Result<Vec<f64>, EvaluateError> {
         let failed = |source| EvaluateError::Policy { policy: reference.name.to_owned(), source };
         let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
-        let encoded = reference.codec.encode_batch(&texts, reference.specials)?;
+        let spec = reference.policy.spec();
+        let encoded = Joiner::new(reference.codec, spec).open(&texts, reference.specials)?;
         let mut order: Vec<usize> = (0..responses.len()).collect();
         order.sort_by_key(|&row| encoded[responses[row].prompt].len() + responses[row].ids.len());
         let mut sums = vec![0.; responses.len()];
@@ -162,13 +163,12 @@ impl Evaluate<'_> {
                 rows.iter().map(|&row| of(&responses[row])).collect()
             };
             let log_probs = no_grad(|| {
-                let spec = reference.policy.spec();
                 let x = of_rows(&|response| encoded[response.prompt].clone());
                 let x = TokenBatch::collate(x, spec, Padding::Right)?;
                 let y = TokenBatch::responses(of_rows(&|response| response.ids.clone()), spec)?;
-                let hidden = reference.policy.response_hidden(&x, &y, reference.forward)?;
-                let head = reference.policy.head(reference.forward)?;
-                let log_probs = token_log_probs(&head, &hidden, &y, temperature)?.log_probs;
+                let log_probs =
+                    policy_log_probs(reference.policy, &x, &y, reference.forward, temperature)?
+                        .log_probs;
                 let sums = log_probs.sum_dim_intlist(1, false, Kind::Double);
                 Ok::<_, LmError>(Vec::<f64>::try_from(sums.to_device(tch::Device::Cpu))?)
             })

@@ -294,7 +294,7 @@ impl DpoRun {
         } else if live || self.model.lora.is_some() {
             let setup = self.model.setup(self.placement.options(self.model.precision)?)?;
             match setup.reference_of(policy.parameters())? {
-                Some(reference) => Reference::Model(reference),
+                Some(reference) => Reference::frozen(reference),
                 None => Reference::AdaptersOff,
             }
         } else {

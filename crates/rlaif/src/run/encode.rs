@@ -1,8 +1,8 @@
 //! Texts to the token ids that are learned from.
 
 use rayon::prelude::*;
-use rlaif_core::{CodecError, Conversation, Demonstration, GenerationPrompt, Specials, TextCodec};
-use rlaif_lm::LmSpec;
+use rlaif_core::{Conversation, Demonstration, GenerationPrompt, Specials, TextCodec};
+use rlaif_lm::{Joined, Joiner, Limits, LmSpec, Shorten, Texts};
 use rlaif_text::HfTokenizer;
 use rlaif_train::SftRow;
 
@@ -15,22 +15,20 @@ use super::{
 #[derive(Debug, Clone, Copy)]
 pub struct Encoder<'a> {
     tokenizer: &'a HfTokenizer,
-    eos: Option<u32>,
+    joiner: Joiner<'a>,
     bos: Option<u32>,
-    encoder_decoder: bool,
     max_tokens: usize,
 }
 
 impl<'a> Encoder<'a> {
-    /// For a model of which `spec` speaks, with rows of at most `max_tokens` tokens (and the
-    /// model's context).
-    pub fn new(tokenizer: &'a HfTokenizer, spec: &LmSpec, max_tokens: usize) -> Self {
-        let of_tokenizer = tokenizer.special_tokens().eos.as_ref().map(|token| token.id);
+    /// An encoder for the model that `spec` describes, with rows of at most `max_tokens` tokens
+    /// (and the model's context).
+    pub fn new(tokenizer: &'a HfTokenizer, spec: &'a LmSpec, max_tokens: usize) -> Self {
+        let eos = tokenizer.special_tokens().eos.as_ref().map(|token| token.id);
         Self {
             tokenizer,
-            eos: spec.eos_ids.first().copied().or(of_tokenizer),
+            joiner: Joiner::new(tokenizer, spec).or_eos(eos),
             bos: spec.bos_id,
-            encoder_decoder: spec.decoder_start_id.is_some(),
             max_tokens: spec.context.map_or(max_tokens, |context| context.min(max_tokens)),
         }
     }
@@ -47,15 +45,17 @@ impl<'a> Encoder<'a> {
         &self,
         rows: &[Demonstration],
     ) -> Result<(Vec<Option<SftRow>>, Left), RunError> {
-        self.all(rows, |row| {
-            let (prompt, response) = if self.encoder_decoder {
-                let prompt = self.tokenizer.encode(&row.prompt, Specials::Include)?;
-                (prompt, self.tokenizer.encode(&row.response, Specials::Exclude)?)
-            } else {
-                self.joined(&row.prompt, &row.response)?
-            };
-            Ok(SftRow::new(prompt, self.ended(response)))
-        })
+        let texts = rows.iter().map(|row| {
+            let responses = vec![row.response.as_str()];
+            Texts { prompt: &row.prompt, responses }
+        });
+        let joined = self.joiner.join(&texts.collect::<Vec<_>>())?;
+        Ok(self.fit(joined.into_iter().map(|Joined { mut prompt, mut responses, .. }| {
+            if prompt.is_empty() && !self.joiner.is_encoder_decoder() {
+                prompt.extend(self.bos.or(self.joiner.eos()));
+            }
+            SftRow::new(prompt, self.ended(responses.swap_remove(0)))
+        })))
     }
 
     /// Conversations through the chat template: every turn of the assistant is learned, with what
@@ -71,14 +71,13 @@ impl<'a> Encoder<'a> {
         let results: Result<Vec<_>, RunError> = rows
             .par_iter()
             .map(|row| {
-                self.conversation(row)
-                    .map_err(|problem| RunError::Row { row: row.id.clone(), problem })
+                let row = self
+                    .conversation(row)
+                    .map_err(|problem| RunError::Row { row: row.id.clone(), problem })?;
+                Ok(row.unwrap_or_else(|| SftRow::new(vec![], vec![])))
             })
             .collect();
-        let mut results = results?.into_iter();
-        self.all(rows, |_| {
-            Ok(results.next().flatten().unwrap_or_else(|| SftRow::new(vec![], vec![])))
-        })
+        Ok(self.fit(results?.into_iter()))
     }
 
     /// Texts, all of which is learned but a first token that decoder-only models begin from.
@@ -86,7 +85,7 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// [`RunError::Setting`] for an encoder-decoder model, [`RunError::Codec`].
     pub fn texts(&self, rows: &[&str]) -> Result<(Vec<Option<SftRow>>, Left), RunError> {
-        if self.encoder_decoder {
+        if self.joiner.is_encoder_decoder() {
             return Err(RunError::Setting {
                 key: "columns.format",
                 problem: "an encoder-decoder model cannot learn from texts alone; give it prompts \
@@ -94,48 +93,43 @@ impl<'a> Encoder<'a> {
                     .to_owned(),
             });
         }
-        self.all(rows, |text| {
-            let ids = self.tokenizer.encode(text, Specials::Include)?;
-            let start = match self.bos {
-                Some(bos) if ids.first() != Some(&bos) => {
-                    return Ok(SftRow::new(vec![bos], self.ended(ids)));
-                }
-                _ => 1.min(ids.len()),
-            };
-            Ok(SftRow::new(ids[..start].to_vec(), self.ended(ids[start..].to_vec())))
-        })
+        let all = self.tokenizer.encode_batch(rows, Specials::Include)?;
+        Ok(self.fit(all.into_iter().map(|mut ids| match self.bos {
+            Some(bos) if ids.first() != Some(&bos) => SftRow::new(vec![bos], self.ended(ids)),
+            _ => {
+                let rest = ids.split_off(1.min(ids.len()));
+                SftRow::new(ids, self.ended(rest))
+            }
+        })))
     }
 
-    fn all<R>(
-        &self,
-        rows: &[R],
-        mut encode: impl FnMut(&R) -> Result<SftRow, CodecError>,
-    ) -> Result<(Vec<Option<SftRow>>, Left), RunError> {
+    /// The rows within the limit; `None` where nothing is left to learn.
+    fn fit(&self, rows: impl Iterator<Item = SftRow>) -> (Vec<Option<SftRow>>, Left) {
         let mut left = Left::default();
-        let mut encoded = Vec::with_capacity(rows.len());
-        for row in rows {
-            encoded.push(self.fitted(encode(row)?, &mut left));
-        }
-        Ok((encoded, left))
+        let rows = rows.map(|row| self.fitted(row, &mut left)).collect();
+        (rows, left)
     }
 
-    /// The row within the limit; `None` if nothing is left to learn.
     fn fitted(&self, mut row: SftRow, left: &mut Left) -> Option<SftRow> {
         let whole = row.len();
-        let room = if self.encoder_decoder {
-            if row.prompt.len() > self.max_tokens {
-                // The end of sequence stays: the encoder knows no prompt without.
-                let last = row.prompt.pop();
-                row.prompt.truncate(self.max_tokens.saturating_sub(1));
-                row.prompt.extend(last);
-            }
-            self.max_tokens
-        } else {
-            self.max_tokens.saturating_sub(row.prompt.len())
+        // An encoder-decoder model reads the two apart, each within the limit.
+        let apart = self.joiner.is_encoder_decoder().then_some(self.max_tokens);
+        let limits = Limits {
+            prompt: apart,
+            response: apart,
+            together: Some(self.max_tokens),
+            shorten: Shorten::ResponseEnd,
         };
-        row.response.truncate(room);
+        let mut joined = Joined {
+            prompt: std::mem::take(&mut row.prompt),
+            responses: vec![std::mem::take(&mut row.response)],
+            apart: false,
+        };
+        self.joiner.fit(&mut joined, &limits);
+        row.prompt = joined.prompt;
+        row.response = joined.responses.swap_remove(0);
         if let Some(learned) = &mut row.learned {
-            learned.truncate(room);
+            learned.truncate(row.response.len());
         }
         if row.prompt.is_empty() || row.learned_tokens() == 0 {
             left.leave_out(if whole == 0 { "nothing to learn" } else { "nothing to learn fits" });
@@ -145,30 +139,8 @@ impl<'a> Encoder<'a> {
         Some(row)
     }
 
-    fn joined(&self, prompt: &str, response: &str) -> Result<(Vec<u32>, Vec<u32>), CodecError> {
-        let mut before = self.tokenizer.encode(prompt, Specials::Include)?;
-        let mut both = self.tokenizer.encode(&format!("{prompt}{response}"), Specials::Include)?;
-        // Some tokenizers end every text; a prompt goes on.
-        for ids in [&mut before, &mut both] {
-            if ids.last().is_some() && ids.last() == self.eos.as_ref() {
-                ids.pop();
-            }
-        }
-        if before.is_empty() {
-            before.extend(self.bos.or(self.eos));
-        }
-        match both.strip_prefix(before.as_slice()) {
-            Some(after) => Ok((before, after.to_vec())),
-            None => Ok((before, self.tokenizer.encode(response, Specials::Exclude)?)),
-        }
-    }
-
     fn ended(&self, mut response: Vec<u32>) -> Vec<u32> {
-        if let Some(eos) = self.eos
-            && response.last() != Some(&eos)
-        {
-            response.push(eos);
-        }
+        self.joiner.end(&mut response);
         response
     }
 
@@ -178,7 +150,7 @@ impl<'a> Encoder<'a> {
         let turns: Vec<usize> =
             (0..messages.len()).filter(|&i| i > 0 && messages[i].role == "assistant").collect();
         let Some(&last) = turns.last() else { return Ok(None) };
-        if self.encoder_decoder {
+        if self.joiner.is_encoder_decoder() {
             let text = self.tokenizer.render_chat(&messages[..last], GenerationPrompt::Add)?;
             let prompt = self.tokenizer.encode(&text, Specials::Include)?;
             let response = self.tokenizer.encode(&messages[last].content, Specials::Exclude)?;

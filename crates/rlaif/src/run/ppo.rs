@@ -1,8 +1,8 @@
 //! PPO from a run file.
 
-use rlaif_core::{BadSetting, PromptRecord, Specials, TextCodec};
+use rlaif_core::{BadSetting, PromptRecord, Specials};
 use rlaif_data::{Reader, corpora::PromptColumns};
-use rlaif_lm::{Activations, Policy, ValueFunction, ValueHead, ValueInit};
+use rlaif_lm::{Activations, Joiner, Policy, ValueFunction, ValueHead, ValueInit};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, PolicySetup, value_function};
 use rlaif_ppo::{KeptActivations, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, ValueModel};
 use rlaif_rewards::RewardConfig;
@@ -338,9 +338,8 @@ impl PpoRun {
         };
         let records: Vec<PromptRecord> = Reader::new(source).dataset(corpus)?.into_records();
         let texts: Vec<&str> = records.iter().map(|record| record.prompt.as_str()).collect();
-        let ids = codec.encode_batch(&texts, Specials::Include)?;
-
         let spec = policy.spec();
+        let ids = Joiner::new(codec, spec).open(&texts, Specials::Include)?;
         let new =
             if spec.decoder_start_id.is_some() { 0 } else { self.ppo.generation.max_new_tokens };
         let context = spec.context.map_or(usize::MAX, |context| context.saturating_sub(new));

@@ -57,7 +57,8 @@ fn told_apart(row: &SftRow, tokenizer: &HfTokenizer) -> Vec<(bool, String)> {
 #[test]
 fn of_a_conversation_every_turn_of_the_assistant_is_learned_and_nothing_else() {
     let tokenizer = tokenizer("chatml");
-    let encoder = Encoder::new(&tokenizer, &spec(&tokenizer, None), 512);
+    let spec_of_model = spec(&tokenizer, None);
+    let encoder = Encoder::new(&tokenizer, &spec_of_model, 512);
     let rows = [
         conversation(&[
             ("user", "Hello there."),
@@ -86,7 +87,7 @@ fn of_a_conversation_every_turn_of_the_assistant_is_learned_and_nothing_else() {
 
     // Of one that is too long the end goes, and what is left of a turn is learned.
     let whole = encoded[0].as_ref().unwrap().len();
-    let encoder = Encoder::new(&tokenizer, &spec(&tokenizer, None), whole - 2);
+    let encoder = Encoder::new(&tokenizer, &spec_of_model, whole - 2);
     let (cut, left) = encoder.conversations(&rows[..1]).unwrap();
     assert_eq!((cut[0].as_ref().unwrap().len(), left.cut), (whole - 2, 1));
     let cut = told_apart(cut[0].as_ref().unwrap(), &tokenizer);

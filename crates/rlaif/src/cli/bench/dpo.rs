@@ -96,7 +96,7 @@ impl DpoBench {
         let policy = load()?;
         let rows = self.rows(&policy)?;
         let reference = match self.reference {
-            ReferenceFrom::Live => Reference::Model(load()?),
+            ReferenceFrom::Live => Reference::frozen(load()?),
             ReferenceFrom::Cached => Reference::Given,
         };
         let config = DpoConfig {

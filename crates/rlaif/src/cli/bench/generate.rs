@@ -6,7 +6,7 @@ use clap::Args;
 use rlaif_core::Seed;
 use rlaif_lm::{
     Forward, Policy,
-    generate::{Eos, GenerationConfig, GenerationRow, Hooks, generate},
+    generate::{Ask, Eos, GenerationConfig, Hooks, generate},
 };
 use rlaif_models::LanguageModel;
 use serde_json::json;
@@ -62,11 +62,11 @@ impl GenerateBench {
         let seed = Seed::new(self.seed);
         let prompts = self.prompt_len.of("prompt-len", count, seed)?;
         let limits = self.new_tokens.of("new-tokens", count, seed)?;
-        let rows: Vec<GenerationRow> = (0..)
+        let rows: Vec<Ask> = (0..)
             .zip(prompts.iter().zip(&limits))
             .map(|(id, (&length, &limit))| {
                 let prompt = random_rows(1, length, policy.spec().vocab_size).remove(0);
-                GenerationRow { id, prompt, max_new_tokens: Some(limit) }
+                Ask { id, prompt, max_new_tokens: Some(limit) }
             })
             .collect();
         let config = GenerationConfig {

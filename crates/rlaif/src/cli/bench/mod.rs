@@ -10,7 +10,7 @@ use std::{path::Path, time::Instant};
 
 use clap::{Args, Subcommand};
 use rlaif_lm::{
-    Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, token_log_probs,
+    Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, policy_log_probs,
 };
 use rlaif_models::{Classifier, Config, LanguageModel, LoadOptions, ModelSort};
 use tch::{Kind, Tensor, no_grad};
@@ -110,9 +110,8 @@ impl ForwardBench {
         let responses = TokenBatch::responses(responses, spec)?;
         let forward = Forward::default();
         let loss = || {
-            let hidden = policy.response_hidden(&prompts, &responses, forward)?;
-            let head = policy.head(forward)?;
-            Ok(-token_log_probs(&head, &hidden, &responses, 1.)?.log_probs.mean(Kind::Float))
+            let found = policy_log_probs(&policy, &prompts, &responses, forward, 1.)?;
+            Ok(-found.log_probs.mean(Kind::Float))
         };
         self.time(policy.parameters(), loss)
     }

@@ -6,7 +6,7 @@ use clap::Args;
 use rlaif_core::Seed;
 use rlaif_lm::{
     Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit,
-    generate::{Eos, GenerationConfig, GenerationRow, Hooks, generate},
+    generate::{Ask, Eos, GenerationConfig, Hooks, generate},
 };
 use rlaif_models::{Classifier, LanguageModel, LoadOptions, Lora, PolicySetup};
 use rlaif_ppo::{KeptActivations, PpoConfig, PpoTrainer, Reference};
@@ -151,9 +151,9 @@ impl PpoBench {
         details: &mut BTreeMap<String, f64>,
     ) -> Result<[f64; 3], CliError> {
         let start = Instant::now();
-        let rows: Vec<GenerationRow> = (0..)
+        let rows: Vec<Ask> = (0..)
             .zip(&queries)
-            .map(|(id, prompt)| GenerationRow { id, prompt: prompt.clone(), max_new_tokens: None })
+            .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
             .collect();
         let generated = generate(
             trainer.policy(),

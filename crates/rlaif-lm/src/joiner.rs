@@ -1,0 +1,461 @@
+//! Prompts and responses as text to the token ids that one model reads.
+
+use rlaif_core::{CodecError, Specials, TextCodec};
+
+use crate::spec::LmSpec;
+
+/// Encodes prompts, and prompts with their responses, for one model.
+///
+/// Some tokenizers put an end of sequence behind every text. For a decoder-only model, a response
+/// follows the prompt, so an end of sequence that the tokenizer itself added is not part of the
+/// prompt; one that the text contains stays. An encoder reads its input whole and keeps both.
+///
+/// ```
+/// # use rlaif_core::{CodecError, GenerationPrompt, Message};
+/// # struct Bytes;
+/// # impl TextCodec for Bytes {
+/// #     fn name(&self) -> &str { "bytes" }
+/// #     fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, CodecError> {
+/// #         let mut ids: Vec<u32> = text.bytes().map(u32::from).collect();
+/// #         if specials == Specials::Include { ids.push(2) }
+/// #         Ok(ids)
+/// #     }
+/// #     fn decode(&self, _: &[u32], _: Specials) -> Result<String, CodecError> { Ok(String::new()) }
+/// #     fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> { Ok(String::new()) }
+/// # }
+/// use rlaif_core::{Specials, TextCodec};
+/// use rlaif_lm::{Joiner, LmSpec, Texts};
+/// # let spec = LmSpec { model_type: "llama".into(), hidden_size: 8, vocab_size: 300,
+/// #     context: None, pad_id: 0, eos_ids: vec![2], bos_id: None, decoder_start_id: None,
+/// #     kind: tch::Kind::Float, device: tch::Device::Cpu };
+/// // A tokenizer with a token for each byte, and 2 behind every text.
+/// assert_eq!(Bytes.encode("a", Specials::Include)?, [97, 2]);
+///
+/// let joiner = Joiner::new(&Bytes, &spec);
+/// assert_eq!(joiner.open(&["a"], Specials::Include)?, [[97]]);
+/// let joined = joiner.join(&[Texts { prompt: "a", responses: vec!["b"] }])?;
+/// assert_eq!((&joined[0].prompt, &joined[0].responses[0]), (&vec![97], &vec![98, 2]));
+/// # Ok::<(), CodecError>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Joiner<'a> {
+    codec: &'a dyn TextCodec,
+    spec: &'a LmSpec,
+    /// Ends sequences where the model's configuration names no end of sequence.
+    eos: Option<u32>,
+}
+
+impl std::fmt::Debug for Joiner<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Joiner")
+            .field("codec", &self.codec.name())
+            .field("model_type", &self.spec.model_type)
+            .field("eos", &self.eos())
+            .finish()
+    }
+}
+
+/// A prompt and its responses as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Texts<'t> {
+    /// The prompt.
+    pub prompt: &'t str,
+    /// Responses to it.
+    pub responses: Vec<&'t str>,
+}
+
+/// A prompt and its responses as token ids.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Joined {
+    /// The prompt.
+    pub prompt: Vec<u32>,
+    /// The responses, in the order of their texts.
+    pub responses: Vec<Vec<u32>>,
+    /// True if the responses were encoded by themselves, because the prompt's tokens are not the
+    /// first tokens of prompt and response encoded as one text.
+    pub apart: bool,
+}
+
+/// Where a sequence loses tokens that do not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shorten {
+    /// The prompt at its beginning, down to one token (and a BOS, which stays); then the responses
+    /// at their ends.
+    #[default]
+    PromptStart,
+    /// The responses at their ends. Only a prompt beyond the limit of its own is shortened: at its
+    /// end, before its last token, which is the end of sequence of an encoder's input.
+    ResponseEnd,
+}
+
+/// The most tokens that fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// Tokens of a prompt.
+    pub prompt: Option<usize>,
+    /// Tokens of a response.
+    pub response: Option<usize>,
+    /// Tokens of prompt and response together. The context of a decoder-only model bounds them as
+    /// well; an encoder-decoder model reads the two apart, and this does not apply.
+    pub together: Option<usize>,
+    /// What is shortened.
+    pub shorten: Shorten,
+}
+
+impl<'a> Joiner<'a> {
+    /// A joiner for the model that `spec` describes, and its tokenizer.
+    pub fn new(codec: &'a dyn TextCodec, spec: &'a LmSpec) -> Self {
+        Self { codec, spec, eos: None }
+    }
+
+    /// Takes this id for the end of sequence if the model's configuration names none.
+    #[must_use]
+    pub fn or_eos(mut self, eos: Option<u32>) -> Self {
+        self.eos = eos;
+        self
+    }
+
+    /// The end of sequence that responses get.
+    pub fn eos(&self) -> Option<u32> {
+        self.spec.eos_ids.first().copied().or(self.eos)
+    }
+
+    /// True if `id` ends a sequence.
+    pub fn is_eos(&self, id: u32) -> bool {
+        self.spec.is_eos(id) || self.eos() == Some(id)
+    }
+
+    /// True for a model that reads prompts with an encoder.
+    pub fn is_encoder_decoder(&self) -> bool {
+        self.spec.decoder_start_id.is_some()
+    }
+
+    /// Prompts as the model reads them before it answers. `specials` is [`Specials::Exclude`] for
+    /// texts that hold their special tokens already, as those of chat templates do.
+    ///
+    /// # Errors
+    /// [`CodecError`] if a text cannot be encoded.
+    pub fn open(&self, prompts: &[&str], specials: Specials) -> Result<Vec<Vec<u32>>, CodecError> {
+        let mut all = self.codec.encode_batch(prompts, specials)?;
+        if self.is_encoder_decoder() || specials == Specials::Exclude {
+            return Ok(all);
+        }
+        let ended: Vec<usize> = (0..all.len()).filter(|&row| self.ends(&all[row])).collect();
+        if ended.is_empty() {
+            return Ok(all);
+        }
+        let texts: Vec<&str> = ended.iter().map(|&row| prompts[row]).collect();
+        let plain = self.codec.encode_batch(&texts, Specials::Exclude)?;
+        for (row, plain) in ended.into_iter().zip(plain) {
+            let ids = &mut all[row];
+            // Without the last token, the text is still there whole: the tokenizer added it.
+            if ids[..ids.len() - 1].ends_with(&plain) {
+                ids.pop();
+            }
+        }
+        Ok(all)
+    }
+
+    /// One prompt, as [`Joiner::open`] encodes it.
+    ///
+    /// # Errors
+    /// As [`Joiner::open`].
+    pub fn open_one(&self, prompt: &str) -> Result<Vec<u32>, CodecError> {
+        Ok(self.open(&[prompt], Specials::Include)?.pop().unwrap_or_default())
+    }
+
+    /// Prompts with their responses.
+    ///
+    /// A decoder-only model's rows are the tokens of prompt and response encoded as one text, as
+    /// the model will read them, split where the prompt's tokens end; where those are not the first
+    /// tokens of the whole, the responses are encoded by themselves ([`Joined::apart`]). An
+    /// encoder-decoder model's texts are encoded one by one, each with the special tokens that the
+    /// tokenizer adds.
+    ///
+    /// # Errors
+    /// [`CodecError`] if a text cannot be encoded.
+    pub fn join(&self, rows: &[Texts<'_>]) -> Result<Vec<Joined>, CodecError> {
+        let prompts: Vec<&str> = rows.iter().map(|row| row.prompt).collect();
+        let prompts = self.open(&prompts, Specials::Include)?;
+        let wholes: Vec<String> = rows
+            .iter()
+            .flat_map(|row| row.responses.iter().map(|response| (row.prompt, *response)))
+            .map(|(prompt, response)| {
+                if self.is_encoder_decoder() {
+                    response.to_owned()
+                } else {
+                    [prompt, response].concat()
+                }
+            })
+            .collect();
+        let wholes: Vec<&str> = wholes.iter().map(String::as_str).collect();
+        let mut wholes = self.codec.encode_batch(&wholes, Specials::Include)?.into_iter();
+        rows.iter()
+            .zip(prompts)
+            .map(|(row, prompt)| {
+                let mut responses: Vec<Vec<u32>> =
+                    wholes.by_ref().take(row.responses.len()).collect();
+                let mut apart = false;
+                if !self.is_encoder_decoder() {
+                    if responses.iter().all(|whole| whole.starts_with(&prompt)) {
+                        for whole in &mut responses {
+                            whole.drain(..prompt.len());
+                        }
+                    } else {
+                        apart = true;
+                        responses = self.codec.encode_batch(&row.responses, Specials::Exclude)?;
+                    }
+                }
+                Ok(Joined { prompt, responses, apart })
+            })
+            .collect()
+    }
+
+    /// Puts the end of sequence behind a response that has none.
+    pub fn end(&self, response: &mut Vec<u32>) {
+        if let Some(eos) = self.eos()
+            && !self.ends(response)
+        {
+            response.push(eos);
+        }
+    }
+
+    /// The first limit that a row exceeds: the length found and the length allowed.
+    pub fn excess(&self, row: &Joined, limits: &Limits) -> Option<(usize, usize)> {
+        let longest = longest(row);
+        [
+            (row.prompt.len(), limits.prompt),
+            (longest, limits.response),
+            (row.prompt.len() + longest, self.together(limits)),
+        ]
+        .into_iter()
+        .find_map(|(length, limit)| limit.filter(|&limit| length > limit).map(|l| (length, l)))
+    }
+
+    /// Shortens a row until it fits, and returns whether it had to. All responses keep one and the
+    /// same prompt.
+    pub fn fit(&self, row: &mut Joined, limits: &Limits) -> bool {
+        if self.excess(row, limits).is_none() {
+            return false;
+        }
+        match limits.shorten {
+            Shorten::PromptStart => self.shorten_prompt(row, limits),
+            Shorten::ResponseEnd => {
+                if let Some(limit) = limits.prompt.filter(|&limit| row.prompt.len() > limit) {
+                    let last = row.prompt.pop();
+                    row.prompt.truncate(limit.saturating_sub(1));
+                    row.prompt.extend(last);
+                }
+                let room = self.together(limits).map(|all| all.saturating_sub(row.prompt.len()));
+                if let Some(room) = [room, limits.response].into_iter().flatten().min() {
+                    row.responses.iter_mut().for_each(|response| response.truncate(room));
+                }
+            }
+        }
+        true
+    }
+
+    fn shorten_prompt(&self, row: &mut Joined, limits: &Limits) {
+        let bos = usize::from(self.spec.bos_id.is_some_and(|id| row.prompt.first() == Some(&id)));
+        let shorten = |prompt: &mut Vec<u32>, length: usize| {
+            let length = length.max(1 + bos);
+            if prompt.len() > length {
+                prompt.drain(bos..prompt.len() - (length - bos));
+            }
+        };
+        if let Some(limit) = limits.prompt {
+            shorten(&mut row.prompt, limit);
+        }
+        if let Some(limit) = limits.response {
+            row.responses.iter_mut().for_each(|response| response.truncate(limit.max(1)));
+        }
+        if let Some(limit) = self.together(limits) {
+            let longest = longest(row);
+            shorten(&mut row.prompt, limit.saturating_sub(longest));
+            let room = limit.saturating_sub(row.prompt.len()).max(1);
+            row.responses.iter_mut().for_each(|response| response.truncate(room));
+        }
+    }
+
+    /// Most tokens of prompt and response together.
+    fn together(&self, limits: &Limits) -> Option<usize> {
+        if self.is_encoder_decoder() {
+            return None;
+        }
+        [limits.together, self.spec.context].into_iter().flatten().min()
+    }
+
+    fn ends(&self, ids: &[u32]) -> bool {
+        ids.last().is_some_and(|&id| self.is_eos(id))
+    }
+}
+
+fn longest(row: &Joined) -> usize {
+    row.responses.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rlaif_core::{GenerationPrompt, Message};
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    const BOS: u32 = 1;
+    const EOS: u32 = 2;
+
+    /// A byte is a token; `$` is the end of sequence, `th` one token of its own.
+    #[derive(Debug, Clone, Copy)]
+    struct Bytes {
+        bos: bool,
+        eos: bool,
+    }
+
+    impl TextCodec for Bytes {
+        fn name(&self) -> &'static str {
+            "bytes"
+        }
+
+        fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, CodecError> {
+            let with = specials == Specials::Include;
+            let mut ids: Vec<u32> = (self.bos && with).then_some(BOS).into_iter().collect();
+            let merged = text.replace("th", "\u{1}");
+            ids.extend(merged.bytes().map(|byte| match byte {
+                b'$' => EOS,
+                1 => 400,
+                _ => 100 + u32::from(byte),
+            }));
+            ids.extend((self.eos && with).then_some(EOS));
+            Ok(ids)
+        }
+
+        fn decode(&self, _: &[u32], _: Specials) -> Result<String, CodecError> {
+            unreachable!("texts are only encoded")
+        }
+
+        fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
+            unreachable!("texts are plain")
+        }
+    }
+
+    fn spec(encoder_decoder: bool, eos_ids: Vec<u32>) -> LmSpec {
+        LmSpec {
+            model_type: "llama".into(),
+            hidden_size: 8,
+            vocab_size: 500,
+            context: None,
+            pad_id: 0,
+            eos_ids,
+            bos_id: Some(BOS),
+            decoder_start_id: encoder_decoder.then_some(0),
+            kind: Kind::Float,
+            device: Device::Cpu,
+        }
+    }
+
+    #[test]
+    fn an_end_that_the_tokenizer_added_is_no_part_of_a_prompt_and_one_of_the_text_is() {
+        let open = |codec: Bytes, spec: &LmSpec, text| {
+            Joiner::new(&codec, spec).open(&[text], Specials::Include).unwrap().remove(0)
+        };
+        let causal = spec(false, vec![EOS]);
+        let a = 100 + u32::from(b'a');
+        for bos in [false, true] {
+            let before: &[u32] = if bos { &[BOS] } else { &[] };
+            for eos in [false, true] {
+                let codec = Bytes { bos, eos };
+                assert_eq!(open(codec, &causal, "a"), [before, &[a]].concat(), "{codec:?}");
+                assert_eq!(open(codec, &causal, "a$"), [before, &[a, EOS]].concat(), "{codec:?}");
+                assert_eq!(open(codec, &causal, ""), before, "{codec:?}");
+            }
+        }
+        // An encoder's input keeps it.
+        let ending = Bytes { bos: false, eos: true };
+        assert_eq!(open(ending, &spec(true, vec![EOS]), "a"), [a, EOS]);
+        // An end of sequence that only the tokenizer knows.
+        let unnamed = spec(false, vec![]);
+        assert_eq!(open(ending, &unnamed, "a"), [a, EOS]);
+        let joiner = Joiner::new(&ending, &unnamed).or_eos(Some(EOS));
+        assert_eq!(joiner.open_one("a").unwrap(), [a]);
+        // Texts that hold their special tokens are taken as they are.
+        let joiner = Joiner::new(&ending, &causal);
+        assert_eq!(joiner.open(&["a$"], Specials::Exclude).unwrap(), [[a, EOS]]);
+    }
+
+    #[test]
+    fn what_merges_across_the_boundary_is_encoded_apart() {
+        let spec = spec(false, vec![EOS]);
+        let joiner = Joiner::new(&Bytes { bos: true, eos: true }, &spec);
+        let joined = joiner
+            .join(&[
+                Texts { prompt: "cat", responses: vec!["hat", "dog"] },
+                Texts { prompt: "cat", responses: vec!["dog"] },
+            ])
+            .unwrap();
+        assert_eq!((joined[0].apart, joined[1].apart), (true, false));
+        assert_eq!(joined[0].prompt, joined[1].prompt);
+        assert_eq!(joined[1].responses[0][..3], joined[0].responses[1][..]);
+        let [mut apart, whole] = [joined[0].responses[1].clone(), joined[1].responses[0].clone()];
+        joiner.end(&mut apart);
+        assert_eq!(apart, whole);
+    }
+
+    #[test]
+    fn an_encoders_input_keeps_its_end() {
+        let spec = spec(true, vec![EOS]);
+        let joiner = Joiner::new(&Bytes { bos: false, eos: true }, &spec);
+        let limits = Limits {
+            prompt: Some(3),
+            response: Some(2),
+            together: Some(1),
+            shorten: Shorten::ResponseEnd,
+        };
+        let mut row =
+            joiner.join(&[Texts { prompt: "abcd", responses: vec!["efg"] }]).unwrap().remove(0);
+        assert_eq!(joiner.excess(&row, &limits), Some((5, 3)));
+        assert!(joiner.fit(&mut row, &limits));
+        assert_eq!(row.prompt, [197, 198, EOS]);
+        assert_eq!(row.responses, [[201, 202]]);
+        assert!(!joiner.fit(&mut row, &limits));
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_is_its_text_and_fits(
+            (prompt, response) in ("[a-z]{1,12}", "[a-z]{1,12}"),
+            (bos, eos) in any::<(bool, bool)>(),
+            limit in 4usize..40,
+            keep_prompt in any::<bool>(),
+        ) {
+            let codec = Bytes { bos, eos };
+            let spec = spec(false, vec![EOS]);
+            let joiner = Joiner::new(&codec, &spec);
+            let texts = [Texts { prompt: &prompt, responses: vec![&response] }];
+            let mut row = joiner.join(&texts).unwrap().remove(0);
+            joiner.end(&mut row.responses[0]);
+            // Ends once, and the prompt does not end.
+            prop_assert_eq!(row.responses[0].iter().filter(|&&id| id == EOS).count(), 1);
+            prop_assert!(!row.prompt.contains(&EOS));
+            if !row.apart {
+                let mut whole = codec.encode(&format!("{prompt}{response}"), Specials::Include).unwrap();
+                joiner.end(&mut whole);
+                prop_assert_eq!([row.prompt.clone(), row.responses[0].clone()].concat(), whole);
+            }
+            let shorten = if keep_prompt { Shorten::ResponseEnd } else { Shorten::PromptStart };
+            let limits = Limits { together: Some(limit), shorten, ..Limits::default() };
+            let before = row.clone();
+            let cut = joiner.fit(&mut row, &limits);
+            prop_assert_eq!(cut, row != before);
+            if keep_prompt {
+                prop_assert_eq!(&row.prompt, &before.prompt);
+                prop_assert!(row.responses[0].len() <= limit.saturating_sub(row.prompt.len()));
+            } else {
+                prop_assert!(row.prompt.len() + row.responses[0].len() <= limit);
+                prop_assert!(!row.responses[0].is_empty());
+                prop_assert_eq!(row.prompt.first() == Some(&BOS), bos);
+            }
+            prop_assert!(before.responses[0].starts_with(&row.responses[0]));
+        }
+    }
+}

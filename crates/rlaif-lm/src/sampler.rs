@@ -1,0 +1,253 @@
+//! Where responses come from: the policy in this process, or something else that answers prompts.
+
+use std::{collections::VecDeque, fs, path::Path};
+
+use rlaif_core::{Seed, TextCodec};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::LmError,
+    forward::Forward,
+    generate::{Ask, FinishReason, GenerationConfig, Hooks},
+    policy::Policy,
+    respond::respond,
+};
+
+/// The weights that responses are asked of.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    /// The policy that holds them. [`LocalSampler`] runs it; a sampler in another process copies
+    /// its parameters when `version` has changed.
+    pub policy: &'a dyn Policy,
+    /// How the policy is run.
+    pub forward: Forward<'a>,
+    /// Number of updates that the weights have had.
+    pub version: u64,
+}
+
+impl<'a> Weights<'a> {
+    /// The weights of a policy as it stands, with its active adapter, at version 0.
+    pub fn of(policy: &'a dyn Policy) -> Self {
+        Self { policy, forward: Forward::default(), version: 0 }
+    }
+}
+
+impl std::fmt::Debug for Weights<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Weights")
+            .field("policy", &self.policy.spec().model_type)
+            .field("forward", &self.forward)
+            .field("version", &self.version)
+            .finish()
+    }
+}
+
+/// The source of the random numbers of a call: each token is drawn by a number that is a function
+/// of the seed, the step, the row's id and the token's place in the response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw {
+    /// The seed.
+    pub seed: Seed,
+    /// The step.
+    pub step: u64,
+}
+
+/// A sampled response.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sampled {
+    /// Its token ids, the one that ended it included.
+    pub ids: Vec<u32>,
+    /// log π(y_t | x, y_<t) of each id, from the whole softmax at the sampling temperature
+    /// ([`crate::generate::Generated::log_probs`]), where the sampler knows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_probs: Option<Vec<f32>>,
+    /// The text without special tokens, up to the first stop string; empty where there was no
+    /// tokenizer.
+    #[serde(default)]
+    pub text: String,
+    /// Why the response ended.
+    pub finish: FinishReason,
+    /// The version of the weights that it was sampled from.
+    #[serde(default)]
+    pub version: u64,
+}
+
+impl Sampled {
+    /// True if the response ended by itself, rather than at the most tokens allowed.
+    pub fn is_finished(&self) -> bool {
+        self.finish != FinishReason::Length
+    }
+}
+
+/// Answers prompts: the policy in this process ([`LocalSampler`]), a recording
+/// ([`RecordedSampler`]), a server, or a policy of another process.
+///
+/// ```
+/// use rlaif_lm::{Draw, LmError, Sampled, Sampler, Weights};
+/// use rlaif_lm::generate::{Ask, FinishReason, GenerationConfig};
+///
+/// /// Answers every prompt with token 7 and the end of sequence, 2.
+/// struct Always;
+///
+/// impl Sampler for Always {
+///     fn sample(
+///         &mut self,
+///         weights: Weights<'_>,
+///         asks: &[Ask],
+///         _: &GenerationConfig,
+///         _: Draw,
+///     ) -> Result<Vec<Sampled>, LmError> {
+///         let response = Sampled {
+///             ids: vec![7, 2],
+///             log_probs: None,
+///             text: "seven".to_owned(),
+///             finish: FinishReason::Eos,
+///             version: weights.version,
+///         };
+///         Ok(vec![response; asks.len()])
+///     }
+/// }
+/// ```
+pub trait Sampler {
+    /// One response to each ask, in their order. Asks with the same prompt are several responses
+    /// to it.
+    ///
+    /// # Errors
+    /// [`LmError`] for asks that cannot be answered; [`LmError::Sampler`] for what goes wrong
+    /// outside this process.
+    fn sample(
+        &mut self,
+        weights: Weights<'_>,
+        asks: &[Ask],
+        how: &GenerationConfig,
+        draw: Draw,
+    ) -> Result<Vec<Sampled>, LmError>;
+}
+
+/// Samples from the policy itself, in this process.
+#[derive(Clone, Copy)]
+pub struct LocalSampler<'a> {
+    codec: &'a dyn TextCodec,
+}
+
+impl<'a> LocalSampler<'a> {
+    /// A sampler that makes text with this tokenizer.
+    pub fn new(codec: &'a dyn TextCodec) -> Self {
+        Self { codec }
+    }
+}
+
+impl std::fmt::Debug for LocalSampler<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LocalSampler").field(&self.codec.name()).finish()
+    }
+}
+
+impl Sampler for LocalSampler<'_> {
+    fn sample(
+        &mut self,
+        weights: Weights<'_>,
+        asks: &[Ask],
+        how: &GenerationConfig,
+        draw: Draw,
+    ) -> Result<Vec<Sampled>, LmError> {
+        respond(weights, asks, how, draw, Hooks { codec: Some(self.codec), on_token: None })
+    }
+}
+
+/// Replays recorded responses in their order, whatever is asked: for tests, and for training on
+/// responses that another program sampled.
+///
+/// ```
+/// use rlaif_lm::{RecordedSampler, Sampled, generate::FinishReason};
+/// let folder = tempfile::tempdir()?;
+/// let file = folder.path().join("responses.jsonl");
+/// std::fs::write(&file, r#"{"ids": [5, 2], "text": "five", "finish": "eos"}"#)?;
+/// let sampler = RecordedSampler::read(&file)?;
+/// assert_eq!(sampler.left(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct RecordedSampler {
+    responses: VecDeque<Sampled>,
+    read: usize,
+}
+
+impl RecordedSampler {
+    /// The responses, the first of which answers the first ask of the first call.
+    pub fn new(responses: Vec<Sampled>) -> Self {
+        Self { read: responses.len(), responses: responses.into() }
+    }
+
+    /// The responses of a file of JSON lines, each a [`Sampled`].
+    ///
+    /// # Errors
+    /// [`LmError::Recording`] for a file that cannot be read, or a line that is not a response.
+    pub fn read(path: &Path) -> Result<Self, LmError> {
+        let failed = |problem: String| LmError::Recording { path: path.to_owned(), problem };
+        let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let responses = lines.map(|(at, line)| {
+            serde_json::from_str(line).map_err(|error| failed(format!("line {}: {error}", at + 1)))
+        });
+        Ok(Self::new(responses.collect::<Result<_, _>>()?))
+    }
+
+    /// Number of responses that have not been given yet.
+    pub fn left(&self) -> usize {
+        self.responses.len()
+    }
+}
+
+impl Sampler for RecordedSampler {
+    fn sample(
+        &mut self,
+        weights: Weights<'_>,
+        asks: &[Ask],
+        _: &GenerationConfig,
+        _: Draw,
+    ) -> Result<Vec<Sampled>, LmError> {
+        if asks.len() > self.responses.len() {
+            let given = self.read - self.responses.len();
+            return Err(LmError::RecordingEnded { recorded: self.read, asked: given + asks.len() });
+        }
+        let spec = weights.policy.spec();
+        for (row, response) in self.responses.iter().take(asks.len()).enumerate() {
+            spec.check(row, &response.ids)?;
+        }
+        Ok(self.responses.drain(..asks.len()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recording_is_one_response_a_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("responses.jsonl");
+        let first = Sampled {
+            ids: vec![3, 1],
+            log_probs: Some(vec![-0.5, -1.]),
+            text: "c".to_owned(),
+            finish: FinishReason::Eos,
+            version: 4,
+        };
+        let line = serde_json::to_string(&first).unwrap();
+        fs::write(&path, format!("{line}\n\n{{\"ids\": [4], \"finish\": \"length\"}}\n")).unwrap();
+        let recorded = RecordedSampler::read(&path).unwrap();
+        assert_eq!(recorded.left(), 2);
+        assert_eq!(recorded.responses[0], first);
+        assert_eq!(
+            (recorded.responses[1].log_probs.clone(), recorded.responses[1].version),
+            (None, 0)
+        );
+        assert!(first.is_finished() && !recorded.responses[1].is_finished());
+
+        fs::write(&path, "{\"ids\": [4]}\n").unwrap();
+        let error = RecordedSampler::read(&path).unwrap_err().to_string();
+        assert!(error.contains("responses.jsonl") && error.contains("line 1"), "{error}");
+        assert!(RecordedSampler::read(&folder.path().join("none")).is_err());
+    }
+}
