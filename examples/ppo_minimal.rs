@@ -89,7 +89,7 @@ fn prompts(step: u64) -> Vec<Prompt> {
             let draw = Seed::new(2).derive("prompt", step * BATCH as u64 + row).get();
             let ids: Vec<u32> = (0..3).map(|i| 2 + (draw >> (8 * i)) as u32 % 26).collect();
             let text = letters(&ids);
-            Prompt { record: PromptRecord::new(format!("{step}-{row}"), text), ids }
+            Prompt::new(PromptRecord::new(format!("{step}-{row}"), text), ids)
         })
         .collect()
 }

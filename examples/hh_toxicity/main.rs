@@ -130,12 +130,16 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     let held_out_ids = held_out.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
     let prompts = train
         .into_iter()
-        .map(|record| Ok(Prompt { ids: tokens(&record)?, record }))
+        .map(|record| {
+            let ids = tokens(&record)?;
+            Ok(Prompt::new(record, ids))
+        })
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
 
     // Policy, value head, reference.
     let rewards = options.reward.iter().map(|name| model(name)).collect::<Result<Vec<_>, _>>()?;
-    let longest = prompts.iter().map(|prompt| &prompt.ids).chain(&held_out_ids).map(Vec::len).max();
+    let of_train = prompts.iter().map(|prompt| prompt.ids.len());
+    let longest = of_train.chain(held_out_ids.iter().map(Vec::len)).max();
     let needed =
         options.memory(base.clone(), rewards.clone(), longest.unwrap_or(0), load).check()?;
     let (policy, reference, value) = seeded(seed.for_libtorch("weights"), || {

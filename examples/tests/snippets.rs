@@ -60,7 +60,7 @@ fn the_loop() -> Outcome {
         .map(|n| {
             let record = PromptRecord::new(n.to_string(), format!("Number {n} says"));
             let ids = tokenizer.encode(&record.prompt, Specials::Include)?;
-            Ok(Prompt { record, ids })
+            Ok(Prompt::new(record, ids))
         })
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let reward = |batch: &[Exchange<'_>]| vec![1.; batch.len()];

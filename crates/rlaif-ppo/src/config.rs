@@ -10,7 +10,9 @@ use rlaif_lm::{
 use rlaif_train::{KlControl, KlEstimator, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{error::PpoError, scores::ScoreConfig};
+use rlaif_rl::{MissingScore, ScoreConfig, StopConfig, Watched, Whitening};
+
+use crate::error::PpoError;
 
 /// The settings of PPO. The defaults are TRL 0.11.4's but for smaller minibatches and gradients that
 /// are clipped to a norm of 1, and without its defects; [`PpoConfig::trl`] is TRL's whole.
@@ -99,16 +101,6 @@ pub struct KlConfig {
     pub control: KlControl,
 }
 
-/// Whether a tensor over tokens is whitened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Whitening {
-    /// It stays.
-    None,
-    /// Over the tokens of the whole batch. Rewards keep their mean, advantages have mean 0.
-    Batch,
-}
-
 /// A mix of pre-training data: `γ E[log π(x)]` of [Ouyang et al. 2022](https://arxiv.org/abs/2203.02155),
 /// equation 2, as a mean per token.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -161,34 +153,6 @@ pub enum Compatibility {
     Trl011,
 }
 
-/// When a run ends before its steps are done. Whatever holds first.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StopConfig {
-    /// A metric has come far enough.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub metric: Option<MetricStop>,
-    /// The policy is so far from the reference, in nats per response (`objective/kl`).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_kl: Option<f64>,
-}
-
-/// Ends a run where the moving average of a metric has come far enough.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MetricStop {
-    /// Its name in metrics.jsonl, such as `ppo/mean_scores`.
-    pub name: String,
-    /// Over how many of the last steps the average goes; there is no verdict before so many.
-    pub window: usize,
-    /// Ends the run at or above this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub at_least: Option<f64>,
-    /// Ends the run at or below this.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub at_most: Option<f64>,
-}
-
 /// Most times that one update may take a row: orders of this many numbers are held at once.
 const MOST_PASSES: usize = 1 << 24;
 
@@ -225,6 +189,16 @@ impl Default for PpoConfig {
             compatibility: Compatibility::None,
             seed: Seed::new(0),
             stop: StopConfig::default(),
+        }
+    }
+}
+
+impl<'a> From<&'a PpoConfig> for Watched<'a> {
+    fn from(config: &'a PpoConfig) -> Self {
+        Self {
+            kl: config.kl.control,
+            batch_size: config.batch_size,
+            generation: &config.generation,
         }
     }
 }
@@ -346,7 +320,7 @@ impl PpoConfig {
         if let Some(clip) = self.scores.clip {
             positive("scores.clip", clip)?;
         }
-        if let crate::scores::MissingScore::Value(value) = self.scores.missing
+        if let MissingScore::Value(value) = self.scores.missing
             && !is_finite(value)
         {
             return Err(setting("scores.missing", value, FINITE));

@@ -18,36 +18,37 @@
 //! | rewards per token | [`token_rewards`] |
 //! | advantages | [`train::gae`], [`lm::Mask::whiten`] |
 //! | losses | [`policy_loss`], [`value_loss`] |
-//! | what goes wrong, and when to end | [`Watch`] |
+//! | symptoms of what goes wrong, and when to end | [`Watch`] |
 //!
 //! `docs/ppo.md` in the repository lists every detail with its source.
 
 mod config;
 mod error;
 mod loss;
-mod rollout;
-mod scores;
+mod progress;
 mod state;
 mod stats;
 mod task;
 mod trainer;
+mod trl;
 mod update;
 mod value_model;
-mod watch;
 
 pub use config::{
-    Compatibility, KeptActivations, KlConfig, MetricStop, PpoConfig, PretrainingConfig, StopConfig,
-    UpdateDropout, Whitening,
+    Compatibility, KeptActivations, KlConfig, PpoConfig, PretrainingConfig, UpdateDropout,
 };
 pub use error::PpoError;
-pub use loss::{PolicyLoss, ValueLoss, policy_loss, token_rewards, value_loss};
-pub use rlaif_core::stats::RunningMoments;
+pub use loss::{ValueLoss, value_loss};
 pub use rlaif_lm::Reference;
-pub use rollout::{Prompt, Rollout};
-pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
-pub use stats::PpoStats;
+pub use rlaif_rl::{
+    MetricStop, MissingScore, PolicyLoss, Prompt, Rollout, RunningMoments, ScoreConfig,
+    ScoreScaling, Stats as PpoStats, StopConfig, StopReason, Symptom, Watch, Whitening,
+    policy_loss, token_rewards,
+};
 pub use task::PpoTask;
 pub use trainer::PpoTrainer;
 pub use value_model::ValueModel;
-pub use watch::{StopReason, Symptom, Watch};
-pub use {rlaif_core as core, rlaif_lm as lm, rlaif_torch as torch, rlaif_train as train, tch};
+pub use {
+    rlaif_core as core, rlaif_lm as lm, rlaif_rl as rl, rlaif_torch as torch, rlaif_train as train,
+    tch,
+};

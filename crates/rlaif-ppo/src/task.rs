@@ -6,13 +6,7 @@ use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{
-    error::PpoError,
-    rollout::{Prompt, Rollout},
-    stats::PpoStats,
-    trainer::PpoTrainer,
-    watch::Watch,
-};
+use crate::{PpoStats, Prompt, Rollout, Watch, error::PpoError, trainer::PpoTrainer};
 
 /// A trainer with its prompts and its reward, for [`rlaif_train::drive`]: a step is a rollout and an
 /// update. What goes wrong is found by a [`Watch`], which also knows when the run may end.

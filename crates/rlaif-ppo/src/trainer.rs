@@ -2,22 +2,23 @@
 
 use std::time::Instant;
 
-use rlaif_core::{Exchange, RewardModel, Scores, TextCodec, stats::RunningMoments};
+use rlaif_core::{PromptRecord, RewardModel, Scores, TextCodec};
 use rlaif_lm::{
-    Activations, Adapters, Draw, Dropout, Forward, LocalSampler, Padding, Policy, Reference,
-    RowIds, Sampled, Sampler, TokenBatch, ValueFunction, Weights, Whiten,
-    generate::{Ask, FinishReason, RolloutConcern},
-    policy_log_probs,
+    Activations, Adapters, Draw, Dropout, Forward, LocalSampler, Policy, Reference, Sampled,
+    Sampler, ValueFunction, Weights, Whiten,
+    generate::{FinishReason, RolloutConcern},
 };
-use rlaif_train::{Advantages, KlController, KlEstimator, Optimizer, SftRow, full_kl, gae};
-use tch::Tensor;
+use rlaif_rl::{
+    Advantage, Asking, Gae, Plan, Prompt, Rollout, RunningMoments, Whitening, permutation, sample,
+    score, score_tensor, token_rewards,
+};
+use rlaif_train::{Advantages, KlController, Optimizer, SftRow};
 
 use crate::{
-    config::{Compatibility, PpoConfig, Whitening, setting},
+    PpoStats,
+    config::{PpoConfig, setting},
     error::PpoError,
-    loss::token_rewards,
-    rollout::{Prompt, Rollout, counted, gather, permutation, score_tensor},
-    stats::{PpoStats, host},
+    trl::Accounting,
 };
 
 /// Proximal policy optimization of a language model, in a loop of your own:
@@ -236,62 +237,16 @@ impl<P: Policy> PpoTrainer<P> {
     ) -> Result<Rollout, PpoError> {
         self.check_ready()?;
         self.check_prompts(prompts)?;
-
-        // 1. Responses.
         let start = Instant::now();
-        let mut ids = RowIds::default();
-        let asks: Vec<Ask> = prompts
-            .iter()
-            .map(|prompt| Ask {
-                id: ids.of(&prompt.record.id),
-                prompt: prompt.ids.clone(),
-                max_new_tokens: None,
-            })
-            .collect();
         let weights = Weights { version: self.step, ..Weights::of(&self.policy) };
         let draw = Draw { seed: self.config.seed.derive("rollout", 0), step: self.step };
-        let sampled = sampler.sample(weights, &asks, &self.config.generation, draw)?;
-        if sampled.len() != prompts.len() {
-            let (expected, found) = (prompts.len(), sampled.len());
-            return Err(PpoError::Rows { what: "responses of the sampler", expected, found });
-        }
-        let generate_s = start.elapsed().as_secs_f64();
-
-        // 2. Scores, of texts.
+        let sampled = sample(sampler, weights, prompts, &self.config.generation, draw)?;
+        let generated = start.elapsed().as_secs_f64();
         let start = Instant::now();
-        let exchanges: Vec<Exchange<'_>> = prompts
-            .iter()
-            .zip(&sampled)
-            .map(|(prompt, response)| prompt.record.exchange(&response.text))
-            .collect();
-        let scores = reward.score(&exchanges)?.check(reward.name(), exchanges.len())?;
-        let reward_s = start.elapsed().as_secs_f64();
-
-        // 3. What the models say of the tokens.
-        let finish: Vec<FinishReason> = sampled.iter().map(|response| response.finish).collect();
-        let ended: Vec<bool> = sampled.iter().map(Sampled::is_finished).collect();
-        let mut texts = Vec::with_capacity(sampled.len());
-        let mut sampler_log_probs = Vec::with_capacity(sampled.len());
-        let mut responses = Vec::with_capacity(sampled.len());
-        for response in sampled {
-            texts.push(response.text);
-            sampler_log_probs.push(response.log_probs);
-            responses.push(response.ids);
-        }
-        let mut rollout = self.assemble(
-            prompts.iter().map(|prompt| prompt.ids.clone()).collect(),
-            responses,
-            &ended,
-            (reward.name(), &scores),
-        )?;
-        rollout.seconds.insert(0, ("generate", generate_s));
-        rollout.seconds.insert(1, ("reward", reward_s));
-        let known: Option<Vec<Vec<f32>>> = sampler_log_probs.into_iter().collect();
-        rollout.sampler_gap = known.map(|known| gap(&rollout, &known));
-        rollout.records = prompts.iter().map(|prompt| prompt.record.clone()).collect();
-        rollout.texts = texts;
-        rollout.finish = finish;
-        Ok(rollout)
+        let scores = score(prompts, &sampled, reward)?;
+        let scored = start.elapsed().as_secs_f64();
+        let seconds = vec![("generate", generated), ("reward", scored)];
+        self.ask(prompts, sampled, (reward.name(), &scores), seconds)
     }
 
     /// A rollout of responses that come from elsewhere, as TRL 0.11's `step` takes them: token ids
@@ -320,11 +275,27 @@ impl<P: Policy> PpoTrainer<P> {
             return Err(PpoError::Score { row, found: scores[row] });
         }
         let spec = self.policy.spec();
-        let ends = |id: &u32| spec.is_eos(*id) || self.config.generation.stop_ids.contains(id);
-        let ended: Vec<bool> = responses.iter().map(|r| r.last().is_some_and(ends)).collect();
+        let finish = |ids: &[u32]| match ids.last() {
+            Some(&id) if spec.is_eos(id) => FinishReason::Eos,
+            Some(id) if self.config.generation.stop_ids.contains(id) => FinishReason::Stop,
+            _ => FinishReason::Length,
+        };
+        let sampled = responses
+            .into_iter()
+            .map(|ids| Sampled {
+                finish: finish(&ids),
+                ids,
+                log_probs: None,
+                text: String::new(),
+                version: self.step,
+            })
+            .collect();
+        let prompts: Vec<Prompt> = (queries.into_iter().enumerate())
+            .map(|(row, ids)| Prompt::new(PromptRecord::new(row.to_string(), ""), ids))
+            .collect();
         let values: Vec<f32> = scores.iter().map(|&score| score as f32).collect();
         let scores = Scores::from_values("scores", &values)?;
-        self.assemble(queries, responses, &ended, ("scores", &scores))
+        self.ask(&prompts, sampled, ("scores", &scores), Vec::new())
     }
 
     /// Settings that only make sense with something given after [`Self::new`].
@@ -352,108 +323,41 @@ impl<P: Policy> PpoTrainer<P> {
         Ok(())
     }
 
-    /// Log-probabilities, values and KL of given responses.
-    fn assemble(
-        &mut self,
-        queries: Vec<Vec<u32>>,
-        responses: Vec<Vec<u32>>,
-        ended: &[bool],
-        (reward, given): (&str, &Scores),
-    ) -> Result<Rollout, PpoError> {
-        let start = Instant::now();
-        if let Some(row) = responses.iter().position(Vec::is_empty) {
-            return Err(PpoError::EmptyResponse { row });
-        }
-        let scores = self.config.scores.resolve(reward, given, ended)?;
-        if scores.iter().all(Option::is_none) {
-            return Err(PpoError::NothingScored);
-        }
-        let mut moments = self.moments;
-        let mut shaped_scores = scores.clone();
-        self.config.scores.shape(&mut shaped_scores, &mut moments);
-
-        let spec = self.policy.spec();
-        let prompts = TokenBatch::collate(queries, spec, Padding::Right)?;
-        let responses = TokenBatch::responses(responses, spec)?;
-        let mask = counted(&responses, &scores, self.skipped());
-        let orders = self.orders();
-        let chunks = self.microbatches(&orders[0], &responses);
-        let [log_probs, ref_log_probs, kl, values] =
-            self.ask(&prompts, &responses, &chunks)?.map(|x| mask.apply(&x));
-        self.moments = moments;
-        Ok(Rollout {
-            step: self.step,
-            records: Vec::new(),
-            prompts,
-            responses,
-            texts: Vec::new(),
-            finish: Vec::new(),
-            mask,
-            log_probs,
-            ref_log_probs,
-            kl,
-            values,
-            scores,
-            parts: given
-                .parts
-                .iter()
-                .map(|(name, part)| {
-                    let part = part.iter().map(|s| s.map(|s| f64::from(s.get()))).collect();
-                    (name.clone(), part)
-                })
-                .collect(),
-            shaped_scores,
-            orders,
-            sampler_gap: None,
-            seconds: vec![("forward_pass", start.elapsed().as_secs_f64())],
-        })
-    }
-
-    /// Log-probabilities by the policy and by the reference, KL estimates and values, `[B, T]`
-    /// each, computed in `chunks`.
+    /// Asks the models about the tokens of responses with the scores that a reward gave them.
     fn ask(
-        &self,
-        prompts: &TokenBatch,
-        responses: &TokenBatch,
-        chunks: &[Vec<usize>],
-    ) -> Result<[Tensor; 4], PpoError> {
-        let temperature = self.config.generation.sampling.temperature();
-        let mut pieces: [Vec<Tensor>; 4] = Default::default();
-        for rows in chunks {
-            let (x, y) = (prompts.select(rows)?, responses.select(rows)?);
-            // With gradients recorded, though none is wanted: libtorch chooses other kernels
-            // without, and the ratio of the first minibatch would be 1 but for rounding.
-            let forward = Forward { dropout: Dropout::Off, ..self.training_forward() };
-            let (hidden, head, log_probs, values) = {
-                let found = policy_log_probs(&self.policy, &x, &y, forward, temperature)?;
-                let values = self.critic.0.values(&x, &y, &found.hidden)?.detach();
-                // The graph is gone before the reference's pass.
-                (found.hidden.detach(), found.head, found.log_probs.detach(), values)
-            };
-
-            let _guard = tch::no_grad_guard();
-            let reference = self.reference.resolve(&self.policy);
-            let (reference, forward) = reference.expect("`new` refuses to go without a reference");
-            let of_reference = policy_log_probs(reference, &x, &y, forward, temperature)?;
-            let ref_log_probs = of_reference.log_probs;
-            let kl = match self.config.kl.estimator {
-                KlEstimator::Full => full_kl(
-                    &head,
-                    &hidden,
-                    &of_reference.head,
-                    &of_reference.hidden,
-                    &y,
-                    temperature,
-                )?,
-                estimator => estimator.estimate(&log_probs, &ref_log_probs),
-            };
-            for (pieces, piece) in pieces.iter_mut().zip([log_probs, ref_log_probs, kl, values]) {
-                pieces.push(piece);
-            }
-        }
-        let whole = |pieces: &[Tensor]| gather(pieces, chunks, responses.width());
-        let [a, b, c, d] = &pieces;
-        Ok([whole(a)?, whole(b)?, whole(c)?, whole(d)?])
+        &mut self,
+        prompts: &[Prompt],
+        sampled: Vec<Sampled>,
+        scores: (&str, &Scores),
+        seconds: Vec<(&'static str, f64)>,
+    ) -> Result<Rollout, PpoError> {
+        let orders = self.orders();
+        let length = |row: usize| sampled[row].ids.len();
+        let chunks = orders[0]
+            .chunks(self.config.minibatch_size)
+            .flat_map(|minibatch| self.split(minibatch, length))
+            .collect();
+        let mut moments = self.moments;
+        let plan = Plan {
+            step: self.step,
+            scores: &self.config.scores,
+            moments: &mut moments,
+            orders,
+            chunks,
+            skipped: self.accounting().skipped(self.policy.spec()),
+            seconds,
+        };
+        let asking = Asking {
+            policy: &self.policy,
+            forward: Forward { dropout: Dropout::Off, ..self.training_forward() },
+            critic: Some(&*self.critic.0),
+            reference: &self.reference,
+            estimator: self.config.kl.estimator,
+            temperature: self.config.generation.sampling.temperature(),
+        };
+        let rollout = Rollout::ask(&asking, prompts, sampled, scores, plan)?;
+        self.moments = moments;
+        Ok(rollout)
     }
 
     /// Rewards per token, and from them advantages and returns.
@@ -462,95 +366,32 @@ impl<P: Policy> PpoTrainer<P> {
     /// [`PpoError::StaleRollout`], [`PpoError::Rows`], [`PpoError::Shape`] for a rollout that is not
     /// of this step and of this size.
     pub fn advantages(&mut self, rollout: &Rollout) -> Result<Advantages, PpoError> {
-        self.check_rollout(rollout)?;
+        rollout.check(self.step, self.config.batch_size)?;
         let start = Instant::now();
         let _guard = tch::no_grad_guard();
         let mask = &rollout.mask;
         let scores = score_tensor(&rollout.shaped_scores, rollout.kl.device());
         let mut rewards = token_rewards(&scores, &rollout.kl, self.controller.coef(), mask);
+        let (gamma, lambda) = (self.config.gamma, self.config.gae_lambda);
         // With fewer than two tokens there is no variance to divide by.
-        let tokens: usize = (0..rollout.len()).map(|row| rollout.tokens(row, self.skipped())).sum();
-        let whitens = |whitening| whitening == Whitening::Batch && tokens > 1;
-        if whitens(self.config.reward_whitening) {
-            let leak = self.is_trl().then(|| self.whitened_padding(rollout, &rewards));
-            rewards = mask.whiten(&rewards, Whiten::KeepMean);
-            if let Some(leak) = leak {
-                rewards += leak;
-            }
+        let tokens: usize = (0..rollout.len()).map(|row| rollout.tokens(row)).sum();
+        if self.config.reward_whitening == Whitening::Batch && tokens > 1 {
+            let (accounting, spec) = (self.accounting(), self.policy.spec());
+            rewards = accounting.whiten_rewards(&rewards, rollout, spec, gamma * lambda);
         }
         self.rewards_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let (gamma, lambda) = (self.config.gamma, self.config.gae_lambda);
-        let mut found = gae(&rewards, &rollout.values, mask, gamma, lambda);
-        if whitens(self.config.advantage_whitening) {
-            found.advantages = mask.whiten(&found.advantages, Whiten::Centered);
-        }
+        let Advantages { advantages, returns } = Gae { gamma, lambda }.of(rollout, &rewards)?;
+        let whitening = self.config.advantage_whitening;
+        let advantages = whitening.of(advantages, mask, tokens, Whiten::Centered);
         self.advantages_s = start.elapsed().as_secs_f64();
-        Ok(found)
+        Ok(Advantages { advantages, returns })
     }
 
-    /// TRL whitens padding along with rewards, so that every padded position has the reward
-    /// `c = μ − μ / √(σ² + 1e-8)`. With n of them behind a response, generalized advantage
-    /// estimation brings `γλ c (1 + γλ + … + (γλ)ⁿ⁻¹)` to its last token.
-    fn whitened_padding(&self, rollout: &Rollout, rewards: &Tensor) -> Tensor {
-        let mask = &rollout.mask;
-        let mean = mask.mean(rewards);
-        let c = &mean - &mean * (mask.variance(rewards) + 1e-8).rsqrt();
-        let with_query = self.policy.spec().decoder_start_id.is_none();
-        let lengths: Vec<usize> = rollout
-            .prompts
-            .rows()
-            .iter()
-            .zip(rollout.responses.rows())
-            .map(|(x, y)| if with_query { x.len() + y.len() } else { y.len() })
-            .collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let decay = self.config.gamma * self.config.gae_lambda;
-        let sums: Vec<Option<f64>> = lengths
-            .iter()
-            .map(|length| Some((1..=longest - length).fold(0., |sum, _| decay * (sum + 1.))))
-            .collect();
-        let sums = score_tensor(&sums, rewards.device());
-        token_rewards(&(sums * c), &rewards.zeros_like(), 0., mask)
-    }
-
-    /// Whether a rollout, whose fields anybody may have replaced, is one of this step.
-    pub(crate) fn check_rollout(&self, rollout: &Rollout) -> Result<(), PpoError> {
-        if rollout.step != self.step {
-            return Err(PpoError::StaleRollout { expected: self.step, found: rollout.step });
-        }
-        let expected = self.config.batch_size;
-        for (what, found) in [
-            ("prompts of the rollout", rollout.prompts.len()),
-            ("responses of the rollout", rollout.responses.len()),
-            ("scores of the rollout", rollout.scores.len()),
-            ("shaped scores of the rollout", rollout.shaped_scores.len()),
-        ] {
-            if found != expected {
-                return Err(PpoError::Rows { what, expected, found });
-            }
-        }
-        for (what, tensor) in [
-            ("mask", rollout.mask.tensor()),
-            ("log_probs", &rollout.log_probs),
-            ("ref_log_probs", &rollout.ref_log_probs),
-            ("kl", &rollout.kl),
-            ("values", &rollout.values),
-        ] {
-            rollout.check_shape(what, tensor)?;
-        }
-        Ok(())
-    }
-
-    /// How many first tokens of a response do not count.
-    pub(crate) fn skipped(&self) -> usize {
-        let encoder_decoder = self.policy.spec().decoder_start_id.is_some();
-        usize::from(self.is_trl() && encoder_decoder)
-    }
-
-    pub(crate) fn is_trl(&self) -> bool {
-        self.config.compatibility == Compatibility::Trl011
+    /// How tokens, losses and steps are accounted for.
+    pub(crate) fn accounting(&self) -> Accounting {
+        self.config.compatibility.into()
     }
 
     /// The order of each epoch at this step.
@@ -561,23 +402,13 @@ impl<P: Policy> PpoTrainer<P> {
             .collect()
     }
 
-    /// The passes over one epoch, minibatch after minibatch.
-    fn microbatches(&self, order: &[usize], responses: &TokenBatch) -> Vec<Vec<usize>> {
-        order
-            .chunks(self.config.minibatch_size)
-            .flat_map(|minibatch| self.split(minibatch, responses))
-            .collect()
-    }
-
-    /// The passes over one minibatch: its rows as they come if one pass takes them all, else by
-    /// length, so that short ones are not padded to long ones.
-    pub(crate) fn split(&self, minibatch: &[usize], responses: &TokenBatch) -> Vec<Vec<usize>> {
-        let size = self.config.microbatch();
-        let mut rows = minibatch.to_vec();
-        if rows.len() > size && !self.is_trl() {
-            rows.sort_by_key(|&row| (responses.rows()[row].len(), row));
-        }
-        rows.chunks(size).map(<[usize]>::to_vec).collect()
+    /// The passes over one minibatch.
+    pub(crate) fn split(
+        &self,
+        minibatch: &[usize],
+        length: impl Fn(usize) -> usize,
+    ) -> Vec<Vec<usize>> {
+        self.accounting().passes(minibatch, length, self.config.microbatch())
     }
 
     /// How a training pass is done.
@@ -596,19 +427,4 @@ impl<P: Policy> PpoTrainer<P> {
             ..Forward::default()
         }
     }
-}
-
-/// Mean absolute difference between what the sampler and what the training pass made of the same
-/// tokens.
-fn gap(rollout: &Rollout, sampled: &[Vec<f32>]) -> f64 {
-    let width = rollout.responses.width();
-    let mut flat = vec![0f32; sampled.len() * width];
-    for (row, values) in sampled.iter().enumerate() {
-        flat[row * width..row * width + values.len()].copy_from_slice(values);
-    }
-    let sampled = Tensor::from_slice(&flat)
-        .view(rollout.log_probs.size().as_slice())
-        .to_device(rollout.log_probs.device());
-    let difference = (sampled - &rollout.log_probs).abs();
-    host(&rollout.mask.mean(&difference))[0]
 }

@@ -2,35 +2,22 @@
 
 use std::time::Instant;
 
-use rlaif_lm::{Mask, Policy, PolicyLogProbs, policy_log_probs};
+use rlaif_lm::{Policy, PolicyLogProbs, policy_log_probs};
+use rlaif_rl::{Average, Part, Rollout, Surrogate, host, permutation, rollout_statistics};
 use rlaif_train::{Advantages, SftRow, sft_loss};
-use tch::{Kind, Tensor, no_grad};
+use tch::{Tensor, no_grad};
 
 use crate::{
+    PpoStats,
     error::PpoError,
-    loss::{policy_loss, value_loss},
-    rollout::{Rollout, permutation, pick},
-    stats::{self, MEANS, PpoStats, Unit, batch_statistics, host},
+    loss::value_loss,
+    progress::{BatchNumbers, Progress, Unit, UnitTensors, batch_numbers},
+    stats,
     trainer::PpoTrainer,
 };
 
-/// What became of an update, from which its statistics are made.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    pub(crate) units: Vec<Unit>,
-    /// Ratios and advantages of every token that was trained on.
-    pub(crate) tokens: Vec<[Tensor; 2]>,
-    /// Which of them count.
-    pub(crate) masks: Vec<Mask>,
-    /// Optimizer steps that were left out for their ratio, or by the optimizer.
-    pub(crate) skipped: usize,
-    /// Those by the optimizer, for gradients that hold NaN or infinity.
-    pub(crate) not_finite: usize,
-    pub(crate) grad_norms: Vec<f64>,
-    pub(crate) learning_rate: f64,
-    pub(crate) pretraining: Vec<f64>,
-    pub(crate) stopped_early: bool,
-}
+/// How the losses of tokens become that of a minibatch.
+const AVERAGE: Average = Average::Tokens;
 
 /// How an update goes on after a minibatch.
 enum Next {
@@ -50,14 +37,12 @@ impl<P: Policy> PpoTrainer<P> {
         rollout: &Rollout,
         advantages: &Advantages,
     ) -> Result<PpoStats, PpoError> {
-        self.check_rollout(rollout)?;
+        rollout.check(self.step, self.config.batch_size)?;
         rollout.check_shape("advantages", &advantages.advantages)?;
         rollout.check_shape("returns", &advantages.returns)?;
-        let rows = rollout.len();
-        for (epoch, order) in rollout.orders.iter().enumerate() {
-            if let Some(&row) = order.iter().find(|&&row| row >= rows) {
-                return Err(PpoError::Order { epoch, row, rows });
-            }
+        rollout.check_orders()?;
+        if rollout.values.is_none() {
+            return Err(PpoError::NoValues);
         }
         let start = Instant::now();
         if self.config.dropout == crate::config::UpdateDropout::On {
@@ -72,7 +57,7 @@ impl<P: Policy> PpoTrainer<P> {
                     break 'epochs;
                 }
             }
-            if self.is_trl() && self.last_unit_is_far(&progress) {
+            if self.accounting().is_far_after_epoch(&progress.units, self.config.target_kl) {
                 progress.stopped_early = true;
                 break;
             }
@@ -80,7 +65,7 @@ impl<P: Policy> PpoTrainer<P> {
         let optimize_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let mut stats = no_grad(|| stats::summarise(self, rollout, &progress));
+        let mut stats = no_grad(|| self.statistics(rollout, &progress));
         self.controller.observe(stats.get("objective/kl"), rollout.len());
         self.step += 1;
         stats.step = self.step;
@@ -90,16 +75,15 @@ impl<P: Policy> PpoTrainer<P> {
             ("optimize_step", optimize_s),
             ("calc_stats", start.elapsed().as_secs_f64()),
         ];
-        stats::measure(&mut stats, rollout, &seconds);
+        stats.measure(rollout, &seconds);
         Ok(stats)
     }
 
-    /// TRL's early stopping: the KL of the epoch's last micro-batch, without the mean of the others.
-    fn last_unit_is_far(&self, progress: &Progress) -> bool {
-        match (self.config.target_kl, progress.units.last()) {
-            (Some(target), Some(unit)) => unit.means[stats::POLICY_KL] > 1.5 * target,
-            _ => false,
-        }
+    fn statistics(&self, rollout: &Rollout, progress: &Progress) -> PpoStats {
+        // TRL counts the decoder's start token, which it skips, in the length of a response.
+        let mut stats = rollout_statistics(rollout, self.controller.coef(), rollout.skipped);
+        stats::of_update(&mut stats, progress);
+        stats
     }
 
     fn minibatch(
@@ -109,41 +93,31 @@ impl<P: Policy> PpoTrainer<P> {
         minibatch: &[usize],
         progress: &mut Progress,
     ) -> Result<Next, PpoError> {
-        let skipped = self.skipped();
-        let count = |rows: &[usize]| -> usize {
-            rows.iter().map(|&row| rollout.tokens(row, skipped)).sum()
-        };
-        let tokens = count(minibatch);
-        if tokens == 0 {
+        let whole = AVERAGE.weight(rollout, minibatch);
+        if whole == 0. {
             return Ok(Next::Continue);
         }
-        let mut passes = self.split(minibatch, &rollout.responses);
-        passes.retain(|rows| count(rows) > 0);
-        let first_unit = progress.units.len();
-        let mut whole = Unit::default();
+        let accounting = self.accounting();
+        let mut passes = self.split(minibatch, |row| rollout.responses.rows()[row].len());
+        passes.retain(|rows| AVERAGE.weight(rollout, rows) > 0.);
+        let mut counted = Vec::with_capacity(passes.len());
         for rows in &passes {
-            // In TRL each micro-batch has its own mean; here every token weighs the same.
-            let share = if self.is_trl() {
-                1. / passes.len() as f64
-            } else {
-                count(rows) as f64 / tokens as f64
-            };
+            let share = accounting.share(AVERAGE.weight(rollout, rows), whole, passes.len());
             let unit = self.pass(rollout, advantages, rows, share, progress)?;
-            whole.add(&unit, share);
-            if self.is_trl() {
-                progress.units.push(unit);
-            }
+            counted.push((unit, share));
         }
-        if !self.is_trl() {
-            let batch = host(&batch_statistics(rollout, advantages, minibatch));
-            whole.batch.copy_from_slice(&batch);
-            progress.units.push(whole);
-        }
+        let mut units = accounting.units(counted, || {
+            let numbers = rollout.values.as_ref().map(|values| {
+                host(&Tensor::stack(&batch_numbers(rollout, values, advantages, minibatch), 0))
+            });
+            BatchNumbers::of(&numbers.unwrap_or_default())
+        });
         if let Some(loss) = self.pretraining_pass(progress)? {
-            for unit in &mut progress.units[first_unit..] {
+            for unit in &mut units {
                 unit.total += loss;
             }
         }
+        progress.units.extend(units);
         self.make_step(progress)
     }
 
@@ -158,13 +132,9 @@ impl<P: Policy> PpoTrainer<P> {
     ) -> Result<Unit, PpoError> {
         let config = &self.config;
         let warmup = self.step < config.value_warmup_steps;
-        let (x, y) = (rollout.prompts.select(rows)?, rollout.responses.select(rows)?);
-        let width = y.width();
-        let of = |tensor: &Tensor| pick(tensor, rows, width);
-        let mask = Mask::new(of(rollout.mask.tensor()));
-        let [old, old_values, gains, returns] =
-            [&rollout.log_probs, &rollout.values, &advantages.advantages, &advantages.returns]
-                .map(of);
+        let part = rollout.part(advantages, rows)?;
+        let Part { prompts: x, responses: y, mask, log_probs: old, advantages: gains, .. } = part;
+        let (old_values, returns) = (part.values.ok_or(PpoError::NoValues)?, part.returns);
 
         let forward = self.training_forward();
         let temperature = config.generation.sampling.temperature();
@@ -175,17 +145,19 @@ impl<P: Policy> PpoTrainer<P> {
         let values = self.critic.0.values(&x, &y, &hidden)?;
         let (log_probs, values) = (mask.apply(&log_probs), mask.apply(&values));
 
-        let policy = policy_loss(&log_probs, &old, &gains, config.clip, config.dual_clip);
+        let surrogate =
+            Surrogate::Clipped { low: config.clip, high: config.clip, dual: config.dual_clip };
+        let policy = surrogate.loss(&log_probs, &old, &gains);
         let clip = config.value_clip.is_finite().then_some(config.value_clip);
         let value = value_loss(&values, &old_values, &returns, clip);
-        let [policy_mean, value_mean, entropy_mean] =
-            [&policy.loss, &value.loss, &entropy].map(|x| mask.mean(x));
-        let mut loss = &value_mean * config.value_coef;
+        let [policy_loss, value_loss, entropy] =
+            [&policy.loss, &value.loss, &entropy].map(|x| AVERAGE.of(x, &mask));
+        let mut loss = &value_loss * config.value_coef;
         if !warmup {
-            loss = &policy_mean + loss;
+            loss = &policy_loss + loss;
         }
         if config.entropy_coef > 0. && !warmup {
-            loss -= &entropy_mean * config.entropy_coef;
+            loss -= &entropy * config.entropy_coef;
         }
         if loss.requires_grad() {
             (&loss * share).backward();
@@ -195,36 +167,27 @@ impl<P: Policy> PpoTrainer<P> {
         let difference = &log_probs - &old;
         let k3 = difference.expm1() - &difference;
         let mean = |x: &Tensor| mask.mean(&x.detach());
-        let mut numbers = vec![
-            policy_mean,
-            value_mean,
-            entropy_mean,
-            mean(&(difference.square() * 0.5)),
-            mean(&-&difference),
-            mean(&policy.clipped),
-            mean(&policy.ratio),
-            mean(&values),
-            mean(&(&values - &returns).square()),
-            mean(&value.clipped),
-            loss,
-            mean(&k3),
-        ];
-        if self.is_trl() {
-            numbers.extend(batch_statistics(rollout, advantages, rows).unbind(0));
-        }
-        let numbers: Vec<Tensor> =
-            numbers.iter().map(|x| x.detach().to_kind(Kind::Float)).collect();
-        // One copy from the device for all of them.
-        let numbers = host(&Tensor::stack(&numbers, 0));
+        let unit = UnitTensors {
+            policy_loss,
+            value_loss,
+            entropy,
+            approx_kl: mean(&(difference.square() * 0.5)),
+            policy_kl: mean(&-&difference),
+            policy_clipped: mean(&policy.clipped),
+            ratio: mean(&policy.ratio),
+            predicted: mean(&values),
+            error: mean(&(&values - &returns).square()),
+            value_clipped: mean(&value.clipped),
+            total: loss,
+            k3: mean(&k3),
+            batch: (self.accounting().counts_passes())
+                .then(|| rollout.values.as_ref())
+                .flatten()
+                .map(|values| batch_numbers(rollout, values, advantages, rows)),
+        };
         progress.tokens.push([policy.ratio, gains]);
         progress.masks.push(mask);
-        let mut unit = Unit::default();
-        unit.means.copy_from_slice(&numbers[..MEANS.len()]);
-        (unit.total, unit.k3) = (numbers[MEANS.len()], numbers[MEANS.len() + 1]);
-        if self.is_trl() {
-            unit.batch.copy_from_slice(&numbers[MEANS.len() + 2..]);
-        }
-        Ok(unit)
+        Ok(unit.to_host())
     }
 
     /// Adds the gradient of the pre-training mix, and returns its weighted loss.
@@ -264,38 +227,17 @@ impl<P: Policy> PpoTrainer<P> {
         Ok(rlaif_torch::drop_grads(&parameters)?)
     }
 
-    /// Fills the gradients there are with zeros: what TRL's `loss * 0.0` comes to.
-    fn zero_gradients(&self) {
-        for (_, tensor) in self.optimizer.parameters() {
-            let mut grad = tensor.grad();
-            if grad.defined() {
-                let _ = grad.zero_();
-            }
-        }
-    }
-
     /// The optimizer's step, unless the policy has gone too far.
     fn make_step(&mut self, progress: &mut Progress) -> Result<Next, PpoError> {
         let config = &self.config;
         let Some(last) = progress.units.last() else { return Ok(Next::Continue) };
-        if last.means[stats::RATIO] > config.ratio_threshold {
-            progress.skipped += 1;
-            if self.is_trl() {
-                let unit = progress.units.last_mut().expect("there is one");
-                unit.means[stats::POLICY] = 0.;
-                unit.means[stats::VALUE] = 0.;
-                unit.total = 0.;
-                self.zero_gradients();
-                let report = self.optimizer.step()?;
-                progress.learning_rate = report.lr;
-            }
+        let (far, target) = (last.ratio > config.ratio_threshold, config.target_kl);
+        if far {
+            self.accounting().leave_out(self, progress)?;
             self.drop_gradients()?;
             return Ok(Next::Continue);
         }
-        if !self.is_trl()
-            && let Some(target) = config.target_kl
-            && last.k3 > 1.5 * target
-        {
+        if self.accounting().is_far(last, target) {
             self.drop_gradients()?;
             return Ok(Next::Stop);
         }

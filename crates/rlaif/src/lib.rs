@@ -23,6 +23,7 @@ pub use rlaif_lm as lm;
 pub use rlaif_models as models;
 pub use rlaif_ppo as ppo;
 pub use rlaif_rewards as rewards;
+pub use rlaif_rl as rl;
 pub use rlaif_text as text;
 pub use rlaif_torch as torch;
 pub use rlaif_train as train;

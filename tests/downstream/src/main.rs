@@ -135,7 +135,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|(i, letter)| {
             let text = letter.to_string();
             let ids = vec![u32::from(letter) - u32::from('a') + 1];
-            Prompt { record: PromptRecord::new(i.to_string(), text), ids }
+            Prompt::new(PromptRecord::new(i.to_string(), text), ids)
         })
         .collect();
 

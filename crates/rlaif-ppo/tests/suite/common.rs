@@ -113,7 +113,7 @@ pub(crate) fn prompts(first: usize, n: usize) -> Vec<Prompt> {
             let ids: Vec<u32> =
                 (0..2 + i % 4).map(|j| 3 + ((i * 7 + j * 5) as u32 % (VOCAB - 3))).collect();
             let text = Letters.decode(&ids, Specials::Exclude).unwrap();
-            Prompt { record: PromptRecord::new(format!("p-{i}"), text), ids }
+            Prompt::new(PromptRecord::new(format!("p-{i}"), text), ids)
         })
         .collect()
 }

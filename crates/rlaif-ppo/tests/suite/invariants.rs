@@ -161,7 +161,7 @@ fn what_is_masked_does_not_matter() {
                 &mut rollout.log_probs,
                 &mut rollout.ref_log_probs,
                 &mut rollout.kl,
-                &mut rollout.values,
+                rollout.values.as_mut().unwrap(),
             ] {
                 *x = x.where_self(&real, &nan);
             }
@@ -178,7 +178,7 @@ fn companions_and_their_padding_change_no_row() {
         let rollout = trainer(family, config.clone()).rollout(&given, &Letters, &vowels).unwrap();
         // Another prompt in place of the last, much longer than any, and the rest in another order.
         given[7].ids = (0..40).map(|i| 3 + i % 20).collect();
-        given[7].record.id = "long".into();
+        std::sync::Arc::make_mut(&mut given[7].record).id = "long".into();
         given.rotate_right(3);
         let other = trainer(family, config).rollout(&given, &Letters, &vowels).unwrap();
         for row in 0..7 {

@@ -48,7 +48,7 @@ impl Task {
                 let ids: Vec<u32> = (0..length).map(|j| ZERO + (first + j) % 10).collect();
                 let text = Letters.decode(&ids, Specials::Exclude).unwrap();
                 let id = format!("{step}-{i}");
-                Prompt { record: PromptRecord::new(id, text), ids }
+                Prompt::new(PromptRecord::new(id, text), ids)
             })
             .collect()
     }

@@ -210,7 +210,7 @@ fn batches_that_do_not_fit_are_refused_and_nothing_changes() {
     assert!(matches!(error, PpoError::Rows { expected: 4, found: 3, .. }), "{error}");
 
     let mut long = prompts(0, 4);
-    long[2].ids = vec![5; 57];
+    long[2].ids = vec![5; 57].into();
     let error = trainer.rollout(&long, &Letters, &reward).unwrap_err();
     let too_long = PpoError::Lm(LmError::TooLong { row: 2, length: 65, context: 64 });
     assert_eq!(error.to_string(), too_long.to_string());

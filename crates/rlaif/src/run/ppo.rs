@@ -352,7 +352,7 @@ impl PpoRun {
             .into_iter()
             .zip(ids)
             .filter(|(_, ids)| !ids.is_empty() && ids.len() <= limit)
-            .map(|(record, ids)| Prompt { record, ids })
+            .map(|(record, ids)| Prompt::new(record, ids))
             .collect();
         let size = self.ppo.batch_size;
         if prompts.len() < size {

@@ -3,7 +3,7 @@
 use rlaif_core::{RewardError, Scores, stats::RunningMoments};
 use serde::{Deserialize, Serialize};
 
-use crate::error::PpoError;
+use crate::error::RlError;
 
 /// What is done to scores before they become rewards, in this order: the penalty for a missing
 /// EOS, scaling, clipping.
@@ -50,15 +50,19 @@ pub enum ScoreScaling {
 impl ScoreConfig {
     /// One score per response, `None` where the response is to be dropped; `ended` says which
     /// responses end with EOS.
-    pub(crate) fn resolve(
+    ///
+    /// # Errors
+    /// [`RlError::Reward`] for another number of scores than of responses, [`RlError::NoScore`] for
+    /// a missing one where the settings make that an error.
+    pub fn resolve(
         &self,
         reward: &str,
         scores: &Scores,
         ended: &[bool],
-    ) -> Result<Vec<Option<f64>>, PpoError> {
+    ) -> Result<Vec<Option<f64>>, RlError> {
         let rows = ended.len();
         if scores.total.len() != rows {
-            return Err(PpoError::Reward(RewardError::Count {
+            return Err(RlError::Reward(RewardError::Count {
                 model: reward.to_owned(),
                 column: "total".to_owned(),
                 expected: rows,
@@ -76,7 +80,7 @@ impl ScoreConfig {
                     (None, MissingScore::Drop) => None,
                     (None, MissingScore::Error) => {
                         let reason = scores.reasons.iter().find(|(at, _)| *at == row);
-                        return Err(PpoError::NoScore {
+                        return Err(RlError::NoScore {
                             reward: reward.to_owned(),
                             row,
                             reason: reason.map_or_else(
@@ -93,7 +97,7 @@ impl ScoreConfig {
     }
 
     /// Scales and clips scores, and lets the moments take them in first.
-    pub(crate) fn shape(&self, scores: &mut [Option<f64>], moments: &mut RunningMoments) {
+    pub fn shape(&self, scores: &mut [Option<f64>], moments: &mut RunningMoments) {
         if self.scaling != ScoreScaling::None {
             moments.update(&scores.iter().flatten().copied().collect::<Vec<_>>());
         }
@@ -139,7 +143,7 @@ mod tests {
     #[test]
     fn too_few_scores_are_an_error() {
         let error = ScoreConfig::default().resolve("r", &scores(&[Some(1.)]), &[true, true]);
-        assert!(matches!(error, Err(PpoError::Reward(RewardError::Count { .. }))));
+        assert!(matches!(error, Err(RlError::Reward(RewardError::Count { .. }))));
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! All of TRL 0.11.4's numbers where they differ from the correct ones, see
+//! [`Compatibility::Trl011`]: no other file knows of them.
+
+use rlaif_lm::{LmSpec, Policy, Whiten};
+use rlaif_rl::{Rollout, passes, score_tensor, token_rewards};
+use tch::Tensor;
+
+use crate::{
+    config::Compatibility,
+    error::PpoError,
+    progress::{BatchNumbers, Progress, Unit},
+    trainer::PpoTrainer,
+};
+
+/// How tokens, losses and steps are accounted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accounting {
+    /// Every token of a minibatch weighs the same, and an update ends after the minibatch that goes
+    /// too far.
+    Tokens,
+    /// TRL 0.11.4's.
+    Trl011,
+}
+
+impl From<Compatibility> for Accounting {
+    fn from(compatibility: Compatibility) -> Self {
+        match compatibility {
+            Compatibility::None => Self::Tokens,
+            Compatibility::Trl011 => Self::Trl011,
+        }
+    }
+}
+
+impl Accounting {
+    /// How many first tokens of a response do not count. TRL takes the first token of an
+    /// encoder-decoder model's response for the decoder's start token.
+    pub(crate) fn skipped(self, spec: &LmSpec) -> usize {
+        match self {
+            Self::Tokens => 0,
+            Self::Trl011 => usize::from(spec.decoder_start_id.is_some()),
+        }
+    }
+
+    /// The passes over one minibatch. TRL takes the rows in their order.
+    pub(crate) fn passes(
+        self,
+        minibatch: &[usize],
+        length: impl Fn(usize) -> usize,
+        size: usize,
+    ) -> Vec<Vec<usize>> {
+        match self {
+            Self::Tokens => passes(minibatch, length, size),
+            Self::Trl011 => minibatch.chunks(size).map(<[usize]>::to_vec).collect(),
+        }
+    }
+
+    /// What the loss of a pass with so many of the minibatch's tokens counts for. In TRL each of
+    /// the passes has its own mean; here every token weighs the same.
+    pub(crate) fn share(self, of_pass: f64, of_minibatch: f64, passes: usize) -> f64 {
+        match self {
+            Self::Tokens => of_pass / of_minibatch,
+            Self::Trl011 => 1. / passes as f64,
+        }
+    }
+
+    /// True where the numbers of the batch are wanted of each pass.
+    pub(crate) fn counts_passes(self) -> bool {
+        self == Self::Trl011
+    }
+
+    /// What is counted of a minibatch: its passes, each with its share, as one; or, in TRL, each
+    /// by itself. `batch` are the numbers of the batch over the whole minibatch.
+    pub(crate) fn units(
+        self,
+        passes: Vec<(Unit, f64)>,
+        batch: impl FnOnce() -> BatchNumbers,
+    ) -> Vec<Unit> {
+        match self {
+            Self::Tokens => {
+                let mut whole = Unit { batch: batch(), ..Unit::default() };
+                for (unit, share) in &passes {
+                    whole.add(unit, *share);
+                }
+                vec![whole]
+            }
+            Self::Trl011 => passes.into_iter().map(|(unit, _)| unit).collect(),
+        }
+    }
+
+    /// True if the policy is too far from the one that sampled to go on after a minibatch. TRL looks
+    /// after each epoch, [`Self::is_far_after_epoch`].
+    pub(crate) fn is_far(self, unit: &Unit, target_kl: Option<f64>) -> bool {
+        self == Self::Tokens && target_kl.is_some_and(|target| unit.k3 > 1.5 * target)
+    }
+
+    /// TRL's early stopping: the KL of the epoch's last micro-batch, without the mean of the
+    /// others.
+    pub(crate) fn is_far_after_epoch(self, units: &[Unit], target_kl: Option<f64>) -> bool {
+        match (self, target_kl, units.last()) {
+            (Self::Trl011, Some(target), Some(unit)) => unit.policy_kl > 1.5 * target,
+            _ => false,
+        }
+    }
+
+    /// Leaves a minibatch out for its ratio. TRL multiplies the loss by 0, and its optimizer steps
+    /// nevertheless: Adam's momentum moves the weights.
+    pub(crate) fn leave_out<P: Policy>(
+        self,
+        trainer: &mut PpoTrainer<P>,
+        progress: &mut Progress,
+    ) -> Result<(), PpoError> {
+        progress.skipped += 1;
+        if self == Self::Trl011 {
+            if let Some(unit) = progress.units.last_mut() {
+                (unit.policy_loss, unit.value_loss, unit.total) = (0., 0., 0.);
+            }
+            for (_, tensor) in trainer.optimizer.parameters() {
+                let mut grad = tensor.grad();
+                if grad.defined() {
+                    let _ = grad.zero_();
+                }
+            }
+            progress.learning_rate = trainer.optimizer.step()?.lr;
+        }
+        Ok(())
+    }
+
+    /// Rewards scaled to variance 1 over the tokens that count.
+    ///
+    /// TRL whitens padding along with them, so that every padded position has the reward
+    /// `c = μ − μ / √(σ² + 1e-8)`. With n of them behind a response, generalized advantage
+    /// estimation brings `γλ c (1 + γλ + … + (γλ)ⁿ⁻¹)` to its last token.
+    pub(crate) fn whiten_rewards(
+        self,
+        rewards: &Tensor,
+        rollout: &Rollout,
+        spec: &LmSpec,
+        decay: f64,
+    ) -> Tensor {
+        let mask = &rollout.mask;
+        let whitened = mask.whiten(rewards, Whiten::KeepMean);
+        if self == Self::Tokens {
+            return whitened;
+        }
+        let mean = mask.mean(rewards);
+        let c = &mean - &mean * (mask.variance(rewards) + 1e-8).rsqrt();
+        let with_query = spec.decoder_start_id.is_none();
+        let lengths: Vec<usize> = rollout
+            .prompts
+            .rows()
+            .iter()
+            .zip(rollout.responses.rows())
+            .map(|(x, y)| if with_query { x.len() + y.len() } else { y.len() })
+            .collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let sums: Vec<Option<f64>> = lengths
+            .iter()
+            .map(|length| Some((1..=longest - length).fold(0., |sum, _| decay * (sum + 1.))))
+            .collect();
+        let sums = score_tensor(&sums, rewards.device());
+        whitened + token_rewards(&(sums * c), &rewards.zeros_like(), 0., mask)
+    }
+}

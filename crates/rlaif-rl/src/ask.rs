@@ -1,0 +1,108 @@
+//! What the models say of the tokens of responses.
+
+use rlaif_lm::{Forward, Policy, Reference, TokenBatch, ValueFunction, policy_log_probs};
+use rlaif_train::{KlEstimator, full_kl};
+use tch::Tensor;
+
+use crate::{batch::gather, error::RlError};
+
+/// The models that are asked about the tokens of responses, and how.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    /// The policy that is trained.
+    pub policy: &'a dyn Policy,
+    /// How the policy is run: as in training, so that the first ratio of an update is exactly 1.
+    pub forward: Forward<'a>,
+    /// The value function, for algorithms that have one.
+    pub critic: Option<&'a dyn ValueFunction>,
+    /// What the policy is compared with. Without one ([`Reference::Given`]), the KL is 0.
+    pub reference: &'a Reference,
+    /// How the KL at a token is estimated.
+    pub estimator: KlEstimator,
+    /// The sampling temperature.
+    pub temperature: f64,
+}
+
+impl std::fmt::Debug for Asking<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asking")
+            .field("policy", &self.policy.spec().model_type)
+            .field("critic", &self.critic.is_some())
+            .field("reference", &self.reference)
+            .field("estimator", &self.estimator)
+            .field("temperature", &self.temperature)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the models say of each token, f32 `[B, T]`; unspecified where there is no token.
+#[derive(Debug)]
+pub struct Asked {
+    /// log π(y_t).
+    pub log_probs: Tensor,
+    /// log π_ref(y_t).
+    pub ref_log_probs: Tensor,
+    /// The estimate of the KL divergence from the reference.
+    pub kl: Tensor,
+    /// V(s_t), with a value function.
+    pub values: Option<Tensor>,
+}
+
+impl Asking<'_> {
+    /// Asks about the responses, computed in the batches of `chunks`, which together are all rows.
+    ///
+    /// # Errors
+    /// [`RlError::Lm`] if a model refuses its input or fails.
+    pub fn ask(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        chunks: &[Vec<usize>],
+    ) -> Result<Asked, RlError> {
+        let temperature = self.temperature;
+        let mut pieces: [Vec<Tensor>; 4] = Default::default();
+        for rows in chunks {
+            let (x, y) = (prompts.select(rows)?, responses.select(rows)?);
+            // With gradients recorded, though none is wanted: libtorch chooses other kernels
+            // without, and the ratio of the first minibatch would be 1 but for rounding.
+            let (hidden, head, log_probs, values) = {
+                let found = policy_log_probs(self.policy, &x, &y, self.forward, temperature)?;
+                let values = match self.critic {
+                    Some(critic) => Some(critic.values(&x, &y, &found.hidden)?.detach()),
+                    None => None,
+                };
+                // The graph is gone before the reference's pass.
+                (found.hidden.detach(), found.head, found.log_probs.detach(), values)
+            };
+
+            let _guard = tch::no_grad_guard();
+            let (ref_log_probs, kl) = match self.reference.resolve(self.policy) {
+                Some((reference, forward)) => {
+                    let found = policy_log_probs(reference, &x, &y, forward, temperature)?;
+                    let kl = match self.estimator {
+                        KlEstimator::Full => {
+                            full_kl(&head, &hidden, &found.head, &found.hidden, &y, temperature)?
+                        }
+                        estimator => estimator.estimate(&log_probs, &found.log_probs),
+                    };
+                    (found.log_probs, kl)
+                }
+                None => (log_probs.shallow_clone(), log_probs.zeros_like()),
+            };
+            let [a, b, c, d] = &mut pieces;
+            a.push(log_probs);
+            b.push(ref_log_probs);
+            c.push(kl);
+            d.extend(values);
+        }
+        let whole = |pieces: &[Tensor]| gather(pieces, chunks, responses.width());
+        let [log_probs, ref_log_probs, kl, values] = &pieces;
+        let values = (!values.is_empty()).then(|| whole(values)).transpose();
+        Ok(Asked {
+            log_probs: whole(log_probs)?,
+            ref_log_probs: whole(ref_log_probs)?,
+            kl: whole(kl)?,
+            values: values?,
+        })
+    }
+}

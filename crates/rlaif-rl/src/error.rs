@@ -1,0 +1,171 @@
+//! What can go wrong in reinforcement learning.
+
+use rlaif_core::{BadSetting, CodecError, Fault, RewardError};
+use rlaif_lm::{LmError, generate::RolloutConcern};
+use rlaif_torch::TorchError;
+use rlaif_train::TrainError;
+
+/// Why a step could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RlError {
+    /// A setting out of range, or two that do not go together.
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
+    /// A setting of generation with which responses cannot be trained on.
+    #[error("`generation.{setting}` {0}", setting = .0.setting())]
+    Rollout(#[source] RolloutConcern),
+    /// A batch of another size than `batch_size`.
+    #[error(
+        "{what}: expected {expected} rows (`batch_size`), found {found}; give exactly one for each \
+         row of the batch"
+    )]
+    Rows {
+        /// Of what there are too few or too many.
+        what: &'static str,
+        /// `batch_size`.
+        expected: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// A response without a token: there is nothing to learn from, and nowhere to put its score.
+    #[error("response {row} has no token; a response has at least one, EOS included")]
+    EmptyResponse {
+        /// Row of the batch, from 0.
+        row: usize,
+    },
+    /// A score that is no number.
+    #[error("score {row} is {found}; expected a finite number")]
+    Score {
+        /// Row of the batch, from 0.
+        row: usize,
+        /// What it is.
+        found: f64,
+    },
+    /// A response without a score, where `scores.missing` is `error`.
+    #[error(
+        "reward `{reward}` gave response {row} no score: {reason}; set `scores.missing` to `drop` \
+         or to a value to go on without one"
+    )]
+    NoScore {
+        /// The reward model.
+        reward: String,
+        /// Row of the batch, from 0.
+        row: usize,
+        /// Why there is none.
+        reason: String,
+    },
+    /// No response of the batch has a score.
+    #[error("no response of the batch has a score; there is nothing to learn from")]
+    NothingScored,
+    /// A rollout without the values that an estimate needs.
+    #[error("the rollout has no values; this estimate of advantages needs a value function")]
+    NoValues,
+    /// A rollout of another step.
+    #[error(
+        "the rollout is of step {found}, but the trainer is at step {expected}; update with a \
+         rollout once, before the next"
+    )]
+    StaleRollout {
+        /// The trainer's step.
+        expected: u64,
+        /// The rollout's.
+        found: u64,
+    },
+    /// A tensor of a rollout, or of its advantages, that is not one number for each token.
+    #[error(
+        "`{what}` has shape {found:?}; expected {expected:?}, a number for each token of the \
+         rollout's responses"
+    )]
+    Shape {
+        /// The field.
+        what: &'static str,
+        /// `[B, T]`.
+        expected: [i64; 2],
+        /// Its shape.
+        found: Vec<i64>,
+    },
+    /// An order of rows with one that the rollout does not have.
+    #[error("`orders` of the rollout: epoch {epoch} takes row {row}; expected rows below {rows}")]
+    Order {
+        /// The epoch, from 0.
+        epoch: usize,
+        /// The row.
+        row: usize,
+        /// How many there are.
+        rows: usize,
+    },
+    /// A checkpoint that does not fit this trainer.
+    #[error("the checkpoint does not fit: {what}: expected {expected}, found {found}")]
+    State {
+        /// Which part.
+        what: String,
+        /// What this trainer has.
+        expected: String,
+        /// What the checkpoint has.
+        found: String,
+    },
+    /// The policy, the reference or the value model failed.
+    #[error(transparent)]
+    Lm(#[from] LmError),
+    /// The reward model failed.
+    #[error(transparent)]
+    Reward(#[from] RewardError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// The optimizer failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// libtorch failed.
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+}
+
+impl RlError {
+    /// The same error with `section` before the setting's name, if it is one of a setting.
+    #[must_use]
+    pub fn within(self, section: &str) -> Self {
+        match self {
+            Self::Setting(error) => Self::Setting(error.within(section)),
+            Self::Train(error) => Self::Train(error.within(section)),
+            other => other,
+        }
+    }
+}
+
+impl Fault for RlError {
+    fn is_users(&self) -> bool {
+        match self {
+            Self::Setting(error) => error.is_users(),
+            Self::Rollout(error) => error.is_users(),
+            // A reward without scores where settings demand them, or another run's checkpoint.
+            Self::NoScore { .. } | Self::NothingScored | Self::State { .. } => true,
+            // The caller's own loop.
+            Self::Rows { .. }
+            | Self::EmptyResponse { .. }
+            | Self::Score { .. }
+            | Self::StaleRollout { .. }
+            | Self::Shape { .. }
+            | Self::Order { .. }
+            | Self::NoValues => false,
+            Self::Lm(error) => error.is_users(),
+            Self::Reward(error) => error.is_users(),
+            Self::Codec(error) => error.is_users(),
+            Self::Train(error) => error.is_users(),
+            Self::Torch(error) => error.is_users(),
+        }
+    }
+}
+
+/// For the loop that trainings share.
+impl From<RlError> for TrainError {
+    fn from(error: RlError) -> Self {
+        match error {
+            RlError::Train(error) => error,
+            RlError::Lm(error) => Self::Lm(error),
+            RlError::Torch(error) => Self::Torch(error),
+            other => Self::task(other),
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! One batch of experience: responses, scores, and what the models say of them.
+
+use std::{sync::Arc, time::Instant};
+
+use rlaif_core::{PromptRecord, Record, Score, Scores, stats::RunningMoments};
+use rlaif_lm::{Mask, Padding, Sampled, TokenBatch, generate::FinishReason};
+use rlaif_train::Advantages;
+use tch::Tensor;
+
+use crate::{
+    ask::Asking,
+    batch::{counted, int, pick},
+    error::RlError,
+    scores::ScoreConfig,
+    stats::host,
+};
+
+/// A prompt as text and as token ids. Copies share both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// What rewards and reports read.
+    pub record: Arc<PromptRecord>,
+    /// What the policy reads: the tokens of `record.prompt`, special tokens included.
+    pub ids: Arc<[u32]>,
+}
+
+impl Prompt {
+    /// A prompt with the tokens that the policy reads ([`rlaif_lm::Joiner::open`]).
+    pub fn new(record: impl Into<Arc<PromptRecord>>, ids: impl Into<Arc<[u32]>>) -> Self {
+        Self { record: record.into(), ids: ids.into() }
+    }
+}
+
+impl Record for Prompt {
+    fn id(&self) -> &str {
+        &self.record.id
+    }
+}
+
+/// One batch of experience. Tensors are f32 `[B, T]`, 0 where masked; T is the longest response.
+#[derive(Debug)]
+pub struct Rollout {
+    /// The trainer's step it was sampled at.
+    pub step: u64,
+    /// The records of the prompts.
+    pub records: Vec<Arc<PromptRecord>>,
+    /// Token ids of the prompts.
+    pub prompts: TokenBatch,
+    /// Token ids of the responses, EOS included.
+    pub responses: TokenBatch,
+    /// The responses as text, as reward models read them; empty texts if ids alone were given.
+    pub texts: Vec<String>,
+    /// Why each response ended.
+    pub finish: Vec<FinishReason>,
+    /// The tokens that count in rewards, advantages, losses and statistics.
+    pub mask: Mask,
+    /// Number of first tokens of each response that do not count.
+    pub skipped: usize,
+    /// log π(y_t), by the weights that sampled.
+    pub log_probs: Tensor,
+    /// log π_ref(y_t).
+    pub ref_log_probs: Tensor,
+    /// The KL penalty's estimate at each token.
+    pub kl: Tensor,
+    /// V(s_t), by the weights that sampled; for algorithms with a value function.
+    pub values: Option<Tensor>,
+    /// The score of each response as the reward model gave it, less the penalty for a missing EOS;
+    /// `None` where the response is dropped.
+    pub scores: Vec<Option<f64>>,
+    /// What scores are made of, by name.
+    pub parts: Vec<(String, Vec<Option<f64>>)>,
+    /// The scores after scaling and clipping, which are trained on.
+    pub shaped_scores: Vec<Option<f64>>,
+    /// The order in which each epoch of an update takes the rows. Drawn with the rollout, because
+    /// its log-probabilities are computed in the batches of the first epoch: the first ratio is
+    /// exactly 1 for that.
+    pub orders: Vec<Vec<usize>>,
+    /// log π(y_t) as the sampler computed it, where it tells; 0 beyond a response's end.
+    pub sampler_log_probs: Option<Tensor>,
+    /// Mean absolute difference between the log-probabilities of the sampler and of the training
+    /// pass, in nats, where the sampler tells its own.
+    pub sampler_gap: Option<f64>,
+    /// Seconds of each phase so far, by the names of `time/ppo/`.
+    pub seconds: Vec<(&'static str, f64)>,
+}
+
+/// The settings of a rollout that are not those of a model.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// The step of the algorithm.
+    pub step: u64,
+    /// What is done to scores.
+    pub scores: &'a ScoreConfig,
+    /// The moments of all scores so far.
+    pub moments: &'a mut RunningMoments,
+    /// The order of the rows in each epoch of the update.
+    pub orders: Vec<Vec<usize>>,
+    /// The rows that are computed together; all of them once. Those of the first epoch's passes
+    /// ([`crate::passes`]), for a first ratio of exactly 1.
+    pub chunks: Vec<Vec<usize>>,
+    /// Number of first tokens of each response that do not count.
+    pub skipped: usize,
+    /// Seconds of the phases before, by the names of `time/ppo/`.
+    pub seconds: Vec<(&'static str, f64)>,
+}
+
+/// The rows of a rollout that one pass takes.
+#[derive(Debug)]
+pub struct Part {
+    /// Token ids of the prompts.
+    pub prompts: TokenBatch,
+    /// Token ids of the responses.
+    pub responses: TokenBatch,
+    /// The tokens that count.
+    pub mask: Mask,
+    /// log π(y_t), by the weights that sampled.
+    pub log_probs: Tensor,
+    /// Their advantages.
+    pub advantages: Tensor,
+    /// What the value function should have said.
+    pub returns: Tensor,
+    /// V(s_t), by the weights that sampled.
+    pub values: Option<Tensor>,
+}
+
+impl Rollout {
+    /// Shapes the scores of sampled responses, and asks the models about their tokens. The moments of
+    /// `plan` are updated if all goes well.
+    ///
+    /// # Errors
+    /// [`RlError::Rows`] unless there is a response and a score for each prompt;
+    /// [`RlError::EmptyResponse`], [`RlError::NoScore`], [`RlError::NothingScored`]; [`RlError::Lm`]
+    /// for rows that a model cannot take.
+    pub fn ask(
+        asking: &Asking<'_>,
+        prompts: &[Prompt],
+        sampled: Vec<Sampled>,
+        (reward, given): (&str, &Scores),
+        plan: Plan<'_>,
+    ) -> Result<Self, RlError> {
+        let start = Instant::now();
+        let rows = prompts.len();
+        if sampled.len() != rows {
+            return Err(RlError::Rows { what: "responses", expected: rows, found: sampled.len() });
+        }
+        if let Some(row) = sampled.iter().position(|response| response.ids.is_empty()) {
+            return Err(RlError::EmptyResponse { row });
+        }
+        let ended: Vec<bool> = sampled.iter().map(Sampled::is_finished).collect();
+        let scores = plan.scores.resolve(reward, given, &ended)?;
+        if scores.iter().all(Option::is_none) {
+            return Err(RlError::NothingScored);
+        }
+        let mut moments = *plan.moments;
+        let mut shaped_scores = scores.clone();
+        plan.scores.shape(&mut shaped_scores, &mut moments);
+
+        let (mut texts, mut finish) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+        let mut ids = Vec::with_capacity(rows);
+        let mut told = Some(Vec::with_capacity(rows));
+        for response in sampled {
+            ids.push(response.ids);
+            texts.push(response.text);
+            finish.push(response.finish);
+            told = told.zip(response.log_probs).map(|(mut told, log_probs)| {
+                told.push(log_probs);
+                told
+            });
+        }
+        let spec = asking.policy.spec();
+        let queries = prompts.iter().map(|prompt| prompt.ids.to_vec()).collect();
+        let queries = TokenBatch::collate(queries, spec, Padding::Right)?;
+        let responses = TokenBatch::responses(ids, spec)?;
+        let mask = counted(&responses, &scores, plan.skipped);
+        let asked = asking.ask(&queries, &responses, &plan.chunks)?;
+        let log_probs = mask.apply(&asked.log_probs);
+        let sampler_log_probs = told.map(|told| spread(&told, &log_probs));
+        *plan.moments = moments;
+        let of_part = |(name, part): &(String, Vec<Option<Score>>)| {
+            let part = part.iter().map(|score| score.map(|score| f64::from(score.get())));
+            (name.clone(), part.collect())
+        };
+        let mut rollout = Self {
+            step: plan.step,
+            records: prompts.iter().map(|prompt| Arc::clone(&prompt.record)).collect(),
+            prompts: queries,
+            responses,
+            texts,
+            finish,
+            log_probs,
+            ref_log_probs: mask.apply(&asked.ref_log_probs),
+            kl: mask.apply(&asked.kl),
+            values: asked.values.map(|values| mask.apply(&values)),
+            mask,
+            skipped: plan.skipped,
+            scores,
+            parts: given.parts.iter().map(of_part).collect(),
+            shaped_scores,
+            orders: plan.orders,
+            sampler_log_probs,
+            sampler_gap: None,
+            seconds: plan.seconds,
+        };
+        rollout.seconds.push(("forward_pass", start.elapsed().as_secs_f64()));
+        rollout.sampler_gap = rollout
+            .sampler_log_probs
+            .as_ref()
+            .map(|sampler| host(&rollout.mask.mean(&(sampler - &rollout.log_probs).abs()))[0]);
+        Ok(rollout)
+    }
+
+    /// Number of responses B.
+    pub fn len(&self) -> usize {
+        self.responses.len()
+    }
+
+    /// Never true: a batch has rows.
+    pub fn is_empty(&self) -> bool {
+        self.responses.is_empty()
+    }
+
+    /// Checks that a tensor has a number for each token.
+    ///
+    /// # Errors
+    /// [`RlError::Shape`] with the field's name.
+    pub fn check_shape(&self, what: &'static str, found: &Tensor) -> Result<(), RlError> {
+        let expected = [int(self.len()), int(self.responses.width())];
+        if found.size() == expected {
+            return Ok(());
+        }
+        Err(RlError::Shape { what, expected, found: found.size() })
+    }
+
+    /// Checks a rollout, whose fields may have been replaced: it is of this step, of `rows` rows,
+    /// and every tensor has a number for each token.
+    ///
+    /// # Errors
+    /// [`RlError::StaleRollout`], [`RlError::Rows`], [`RlError::Shape`], [`RlError::Order`].
+    pub fn check(&self, step: u64, rows: usize) -> Result<(), RlError> {
+        if self.step != step {
+            return Err(RlError::StaleRollout { expected: step, found: self.step });
+        }
+        for (what, found) in [
+            ("prompts of the rollout", self.prompts.len()),
+            ("responses of the rollout", self.responses.len()),
+            ("scores of the rollout", self.scores.len()),
+            ("shaped scores of the rollout", self.shaped_scores.len()),
+        ] {
+            if found != rows {
+                return Err(RlError::Rows { what, expected: rows, found });
+            }
+        }
+        let values = self.values.as_ref().map(|values| ("values", values));
+        let tensors = [
+            ("mask", self.mask.tensor()),
+            ("log_probs", &self.log_probs),
+            ("ref_log_probs", &self.ref_log_probs),
+            ("kl", &self.kl),
+        ];
+        for (what, tensor) in tensors.into_iter().chain(values) {
+            self.check_shape(what, tensor)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the orders name rows that there are.
+    ///
+    /// # Errors
+    /// [`RlError::Order`].
+    pub fn check_orders(&self) -> Result<(), RlError> {
+        let rows = self.len();
+        for (epoch, order) in self.orders.iter().enumerate() {
+            if let Some(&row) = order.iter().find(|&&row| row >= rows) {
+                return Err(RlError::Order { epoch, row, rows });
+            }
+        }
+        Ok(())
+    }
+
+    /// True for a row that counts: one with a score.
+    pub fn counts(&self, row: usize) -> bool {
+        self.scores[row].is_some()
+    }
+
+    /// Number of tokens of a row that count.
+    pub fn tokens(&self, row: usize) -> usize {
+        if !self.counts(row) {
+            return 0;
+        }
+        self.responses.rows()[row].len().saturating_sub(self.skipped)
+    }
+
+    /// Number of tokens of some rows that count.
+    pub fn tokens_of(&self, rows: &[usize]) -> usize {
+        rows.iter().map(|&row| self.tokens(row)).sum()
+    }
+
+    /// The rows of one pass, with their advantages, as wide as the longest response among them.
+    ///
+    /// # Errors
+    /// [`RlError::Lm`] without rows.
+    pub fn part(&self, advantages: &Advantages, rows: &[usize]) -> Result<Part, RlError> {
+        let (prompts, responses) = (self.prompts.select(rows)?, self.responses.select(rows)?);
+        let width = responses.width();
+        let of = |tensor: &Tensor| pick(tensor, rows, width);
+        Ok(Part {
+            mask: Mask::new(of(self.mask.tensor())),
+            log_probs: of(&self.log_probs),
+            values: self.values.as_ref().map(of),
+            advantages: of(&advantages.advantages),
+            returns: of(&advantages.returns),
+            prompts,
+            responses,
+        })
+    }
+}
+
+/// Rows of numbers as `[B, T]` beside another tensor, 0 beyond their ends.
+fn spread(rows: &[Vec<f32>], like: &Tensor) -> Tensor {
+    let width = usize::try_from(like.size()[1]).expect("a width is not negative");
+    let mut flat = vec![0f32; rows.len() * width];
+    for (row, values) in rows.iter().enumerate() {
+        let n = values.len().min(width);
+        flat[row * width..row * width + n].copy_from_slice(&values[..n]);
+    }
+    Tensor::from_slice(&flat).view(like.size().as_slice()).to_device(like.device())
+}

@@ -1,0 +1,25 @@
+//! How responses end.
+
+use rlaif_lm::generate::{Eos, GenerationConfig};
+
+use super::{PERSISTENT, Sign, Symptom, Watch};
+use crate::stats::Stats;
+
+impl Watch {
+    /// Responses of which none ends before its limit.
+    pub(super) fn never_ends(&mut self, stats: &Stats, how: &GenerationConfig) -> Option<Sign> {
+        let endless = stats.get("tokens/responses_ended") == 0. && how.eos == Eos::Ends;
+        self.endless = if endless { self.endless + 1 } else { 0 };
+        (self.endless >= PERSISTENT).then(|| Sign {
+            symptom: Symptom::NeverEnds,
+            seen: format!(
+                "no response of {} steps in a row ended within {} tokens",
+                self.endless, how.max_new_tokens
+            ),
+            cause: "The policy never gives EOS: it was not trained to, it was trained on texts \
+                    without one, or the limit is too short for it",
+            advice: "Raise `generation.max_new_tokens`, set `scores.missing_eos_penalty`, or name \
+                     the ids that end a response in `generation.stop_ids`",
+        })
+    }
+}

@@ -1,0 +1,40 @@
+//! How far an update moves the policy.
+
+use super::{Sign, Symptom};
+use crate::stats::Stats;
+
+/// Optimizer steps left out because of NaN or infinity.
+fn not_finite_steps(stats: &Stats) -> f64 {
+    stats.metrics.get("ppo/updates_not_finite").unwrap_or(0.)
+}
+
+/// Gradients with NaN or infinity.
+pub(super) fn not_finite(stats: &Stats) -> Option<Sign> {
+    let steps = not_finite_steps(stats);
+    (steps > 0.).then(|| Sign {
+        symptom: Symptom::NotFinite,
+        seen: format!("the gradients of {steps:.0} optimizer steps hold NaN or infinity"),
+        cause: "Something overflows: the policy has diverged, a loss has a weight out of all \
+                proportion, or the kind of the weights is too narrow",
+        advice: "Lower `optimizer.lr`; look at `value_coef`, `kl.control` and the size of the \
+                 scores (`scores.clip`); load the policy in f32 to tell the last apart",
+    })
+}
+
+/// An update that goes too far from the policy that sampled.
+pub(super) fn large_ratio(stats: &Stats) -> Option<Sign> {
+    // NaN where there was no update.
+    let (ratio, clipped) = (stats.get("ppo/policy/ratio"), stats.get("ppo/policy/clipfrac"));
+    let skipped = stats.get("ppo/updates_skipped") - not_finite_steps(stats);
+    (ratio > 2. || clipped > 0.5 || skipped > 0.).then(|| Sign {
+        symptom: Symptom::LargeRatio,
+        seen: format!(
+            "the mean ratio is {ratio:.2}, {:.0} % of tokens are clipped, {skipped:.0} optimizer \
+             steps were left out",
+            100. * clipped
+        ),
+        cause: "An update moves the policy too far from the one that sampled",
+        advice: "Lower `optimizer.lr` or `epochs`, raise `minibatch_size`, or set `target_kl` to \
+                 end an update in time",
+    })
+}
