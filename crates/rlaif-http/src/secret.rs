@@ -57,6 +57,23 @@ impl Secret {
     /// # Errors
     /// [`BadSecret`] when it is not set, empty, or cannot stand in a header.
     pub fn from_environment(name: &str, environment: Environment<'_>) -> Result<Self, BadSecret> {
+        // Whoever pastes the key where its name belongs shall not see it again in a log.
+        let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let any = |is: fn(&char) -> bool| name.chars().filter(is).count();
+        let (lower, upper) = (any(char::is_ascii_lowercase), any(char::is_ascii_uppercase));
+        let digits = any(char::is_ascii_digit);
+        let named = (1..=64).contains(&name.len())
+            && name.chars().all(letters)
+            && !name.starts_with(|c: char| c.is_ascii_digit())
+            && digits < 8
+            && (lower == 0 || digits == 0 || (upper == 0 && digits < 3));
+        if !named {
+            return Err(BadSecret {
+                origin: "(not shown)".to_owned(),
+                problem: "does not look like the name of a variable; put the key into an \
+                          environment variable and its name here",
+            });
+        }
         let unset = || BadSecret { origin: name.to_owned(), problem: "is not set" };
         Self::new(&environment(name).ok_or_else(unset)?, name)
     }
@@ -66,10 +83,54 @@ impl Secret {
         self.0.expose_secret()
     }
 
-    /// `text` without this secret, which servers like to repeat in their errors.
+    /// `text` without this secret, which servers like to repeat in their errors. A text with the
+    /// secret in a disguise is left out as a whole.
+    ///
+    /// For what is shown, never for what is read: a short key may be part of any number.
     pub fn redact(&self, text: &str) -> String {
-        text.replace(self.expose(), "[redacted]")
+        let cleared = text.replace(self.expose(), "[redacted]");
+        if self.is_in(&cleared) { "[redacted]".to_owned() } else { cleared }
     }
+
+    /// Whether `text` has this secret in it: as it is, reversed, in other letters, with something
+    /// between them, in hexadecimal or in base 64. Not for one so short that any text may have it.
+    pub fn is_in(&self, text: &str) -> bool {
+        const SHORTEST: usize = 8;
+        let bare = |text: &str| -> String {
+            text.chars()
+                .filter(char::is_ascii_alphanumeric)
+                .map(|c| c.to_ascii_lowercase())
+                .collect()
+        };
+        let key = bare(self.expose());
+        if key.len() < SHORTEST {
+            return self.expose().len() >= SHORTEST && text.contains(self.expose());
+        }
+        let text = bare(text);
+        let hex: String = self.expose().bytes().map(|byte| format!("{byte:02x}")).collect();
+        let mut disguises = vec![key.chars().rev().collect(), hex, key];
+        // Base 64 of a text that has the key anywhere: three ways in which it falls into groups.
+        for (before, affected) in [(0, 0), (1, 2), (2, 3)] {
+            let bytes: Vec<u8> =
+                std::iter::repeat_n(0, before).chain(self.expose().bytes()).collect();
+            let encoded = base64(&bytes);
+            disguises.push(bare(encoded.get(affected..encoded.len() - 3).unwrap_or_default()));
+        }
+        disguises.iter().any(|disguise| disguise.len() >= SHORTEST && text.contains(disguise))
+    }
+}
+
+/// Base 64 without padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let group = |group: &[u8]| {
+        let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - group.len()));
+        (0..=group.len())
+            .map(|n| char::from(DIGITS[(bits >> (18 - 6 * n) & 63) as usize]))
+            .collect::<String>()
+    };
+    bytes.chunks(3).map(group).collect()
 }
 
 impl std::fmt::Debug for Secret {
@@ -95,5 +156,43 @@ mod tests {
         }
         let error = Secret::from_environment("KEY", &|_| None).unwrap_err();
         assert_eq!(error.to_string(), "KEY, which is to hold a key, is not set");
+    }
+
+    #[test]
+    fn a_disguised_key_is_found() {
+        let secret = Secret::new("sk-hidden-7f3a9", "KEY").unwrap();
+        for text in [
+            "sk-hidden-7f3a9",
+            "SK-HIDDEN-7F3A9",
+            "9a3f7-neddih-ks",
+            "s k - h i d d e n - 7 f 3 a 9",
+            "s.k.h.i.d.d.e.n.7.f.3.a.9",
+            "c2staGlkZGVuLTdmM2E5",
+            "QmVhcmVyIHNrLWhpZGRlbi03ZjNhOQ==",
+            "eHNrLWhpZGRlbi03ZjNhOXg=",
+            "736b2d68696464656e2d3766336139",
+        ] {
+            assert!(secret.is_in(text), "{text}");
+            assert!(!secret.redact(&format!("no: {text}")).contains(text), "{text}");
+        }
+        for text in ["", "a hidden flaw", "sk-hidden", "8"] {
+            assert!(!secret.is_in(text), "{text}");
+            assert_eq!(secret.redact(text), text);
+        }
+        assert!(!Secret::new("0", "KEY").unwrap().is_in("10"));
+    }
+
+    #[test]
+    fn a_key_in_place_of_a_name_is_not_repeated() {
+        for pasted in
+            ["sk-verysecret123", "sk_live_verysecret123", "AbC123xYz789", "a b", "", "7up"]
+        {
+            let error = Secret::from_environment(pasted, &|_| None).unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("does not look like the name of a variable"), "{text}");
+            assert!(pasted.len() < 4 || !text.contains(pasted), "{text}");
+        }
+        let error = Secret::from_environment("MY_KEY_2", &|_| None).unwrap_err().to_string();
+        assert!(error.contains("MY_KEY_2") && error.contains("not set"), "{error}");
     }
 }

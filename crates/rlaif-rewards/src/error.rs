@@ -123,7 +123,23 @@ pub enum ProviderError {
         /// What the server said.
         message: String,
     },
-    /// There is no such model, or nothing at that address.
+    /// There is nothing at that address.
+    #[cfg(feature = "judge")]
+    #[error(
+        "there is no {api} at {url} ({status}: {message}); check `base_url`, which most servers \
+         want to end in /v1"
+    )]
+    NoSuchPath {
+        /// The service.
+        api: String,
+        /// The address.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What the server said.
+        message: String,
+    },
+    /// There is no such model.
     #[cfg(feature = "judge")]
     #[error(
         "{api} at {url} knows no model `{model}` ({status}: {message}); check `model`, `region` \
@@ -292,6 +308,7 @@ impl Fault for ProviderError {
             | Self::Unauthorised { .. }
             | Self::Forbidden { .. }
             | Self::UnknownModel { .. }
+            | Self::NoSuchPath { .. }
             | Self::Refused { .. } => true,
             #[cfg(feature = "judge")]
             Self::SpendLimit { .. } => false,

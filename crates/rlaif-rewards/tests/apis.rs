@@ -338,3 +338,76 @@ fn a_row_that_is_refused_leaves_the_others_alone() {
     assert_eq!(scores.reasons[0].0, 1);
     assert!(scores.reasons[0].1.contains("maximum context length"), "{:?}", scores.reasons);
 }
+
+#[test]
+fn content_of_every_shape_is_read() {
+    let text = |text: &str| json!({"type": "text", "text": text});
+    let thinking = json!({"type": "thinking", "thinking": [text("2 or 3?")]});
+    let cases = [
+        (json!({"content": "4"}), Ok(4.)),
+        (json!({"content": 4}), Ok(4.)),
+        (json!({"content": [text("4")]}), Ok(4.)),
+        (json!({"content": [text("4"), text(".5")]}), Ok(4.5)),
+        (json!({"content": [thinking, text("4")]}), Ok(4.)),
+        (json!({"content": [{"type": "output_text", "text": "4"}]}), Ok(4.)),
+        (json!({"content": ["4"]}), Ok(4.)),
+        (
+            json!({"content": "4", "refusal": "", "tool_calls": [], "reasoning_content": "2?"}),
+            Ok(4.),
+        ),
+        (json!({"content": "4", "refusal": null, "tool_calls": null, "reasoning": ""}), Ok(4.)),
+        (json!({"content": "<think>2?</think>4", "reasoning_content": null}), Ok(4.)),
+        (json!({"content": null}), Err("empty")),
+        (json!({"content": ""}), Err("empty")),
+        (json!({"content": []}), Err("empty")),
+        (json!({}), Err("empty")),
+        (json!({"content": null, "reasoning_content": "Score: 4"}), Err("empty")),
+        (json!({"content": null, "tool_calls": [{"function": {"name": "f"}}]}), Err("empty")),
+        (json!({"content": "", "refusal": "I would rather not, 4."}), Err("declined")),
+        (json!({"content": [{"type": "refusal", "refusal": "No, 4."}]}), Err("declined")),
+        (json!({"content": "<think>4"}), Err("within its reasoning")),
+    ];
+    for (message, expected) in cases {
+        let sent = message.clone();
+        let server = Server::start(move |_| {
+            let mut reply = openai("");
+            reply["choices"][0]["message"] = sent.clone();
+            Reply::Json(200, reply)
+        });
+        let scores = judge(&local(&server.url, "reasks = 0", "")).score(&[ROW]).unwrap();
+        match (scores.total[0], expected) {
+            (Some(score), Ok(expected)) => assert_eq!(score.get(), expected, "{message}"),
+            (None, Err(reason)) => {
+                assert!(scores.reasons[0].1.contains(reason), "{message}: {:?}", scores.reasons);
+            }
+            (score, _) => panic!("{message}: {score:?} {:?}", scores.reasons),
+        }
+    }
+}
+
+#[test]
+fn a_key_is_not_cut_out_of_an_answer() {
+    let server = Server::start(|_| Reply::Json(200, openai("1.5")));
+    for key in ["1", "5", "0", "1.5", "."] {
+        let environment = |_: &str| Some(key.to_owned());
+        let judge =
+            LlmJudge::with_environment(&config(&local(&server.url, "", "")), &environment).unwrap();
+        assert_eq!(score(&judge), 1.5, "{key}");
+    }
+}
+
+#[test]
+fn a_wrong_address_is_told_from_an_unknown_model() {
+    let (error, asked) = failure(404, json!({"detail": "Not Found"}));
+    assert!(matches!(error, ProviderError::NoSuchPath { .. }) && asked == 1, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("/v1/chat/completions") && text.contains("404: Not Found"), "{text}");
+    let (error, _) = failure(404, json!({"error": {"message": "m", "code": "model_not_found"}}));
+    assert!(matches!(error, ProviderError::UnknownModel { .. }), "{error}");
+    let server = Server::start(|_| Reply::Raw(200, "<html>\u{1b}[31mlogin</html>".to_owned()));
+    let scores = judge(&local(&server.url, "", "[limits]\nretries = 0")).score(&[ROW]).unwrap();
+    let reason = &scores.reasons[0].1;
+    let address = format!("{}/v1/chat/completions", server.url);
+    assert!(reason.contains(&address) && reason.contains("200"), "{reason}");
+    assert!(reason.contains("<html>\\u{1b}[31mlogin"), "{reason}");
+}

@@ -11,10 +11,10 @@ use super::api::{Api, Ask, Optional, Without};
 use super::cache::{self, Cache, Key};
 use super::config::{JudgeConfig, LlmApi, SamplingConfig};
 use super::exchange::{Asking, Message, Read, Service, stopped};
-use super::refusal::{Complaint, Fatal};
+use super::refusal::{Complaint, Fatal, excerpt};
 use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;
-use crate::rubric::{self, Answer, AnswerForm, Question, Reading, Rubric, Verdict};
+use crate::rubric::{self, Answer, AnswerForm, Question, Reading, Rubric, Unread, Verdict};
 use crate::sync::lock;
 
 /// Who was stopped, in reasons.
@@ -152,13 +152,34 @@ impl LlmJudge {
         let answered = self.service.ask(asked, stop)?;
         Ok(match answered {
             Ok((reading, answer)) => {
-                if let Some(cache) = &self.cache {
+                if let Some(cache) = &self.cache
+                    && let Some(answer) = self.keepable(answer, reading)
+                {
                     cache.put(&job.key, &answer)?;
                 }
                 Ok(reading)
             }
             Err(reason) => Err(reason),
         })
+    }
+
+    /// An answer as the cache may have it: a server that repeats a key gets it into no file.
+    fn keepable(&self, answer: Answer, reading: Reading) -> Option<Answer> {
+        if !self.api.reveals(&answer.text) {
+            return Some(answer);
+        }
+        let cleared = Answer { text: self.api.redact(&answer.text), ..answer };
+        let same = cleared.tokens.is_empty() && self.rubric.read(&cleared) == Ok(reading);
+        same.then_some(cleared)
+    }
+
+    /// Why an answer has no verdict, without what the server may have hidden in it.
+    fn told(&self, unread: &Unread, answer: &Answer) -> String {
+        if self.api.reveals(&answer.text) {
+            return "the judge's answer gives no verdict and has the key in it: [redacted]"
+                .to_owned();
+        }
+        unread.to_string()
     }
 
     fn without(&self) -> Without {
@@ -228,13 +249,19 @@ impl Asking for Asked<'_> {
     fn read(&mut self, body: &[u8]) -> Result<Read<Self::Answer>, ProviderError> {
         let parsed = serde_json::from_slice(body).ok();
         let Some((answer, used)) = parsed.and_then(|reply| self.judge.api.answer(&reply)) else {
-            return Ok(Read::Foreign("the reply is none of this API".to_owned()));
+            let api = &self.judge.api;
+            return Ok(Read::Foreign(format!(
+                "200: the reply of {} is none of {}, check `base_url`: {}",
+                api.url,
+                api.dialect.name(),
+                api.redact(&excerpt(&String::from_utf8_lossy(body)))
+            )));
         };
         let used = counted(used, &answer, self.estimate());
         Ok(match self.judge.rubric.read(&answer) {
             Ok(reading) => Read::Done(Ok((reading, answer)), used),
             Err(unread) if self.reasks >= self.judge.reasks => {
-                Read::Done(Err(unread.to_string()), used)
+                Read::Done(Err(self.judge.told(&unread, &answer)), used)
             }
             Err(_) => {
                 self.reasks += 1;
@@ -274,6 +301,7 @@ impl Asking for Asked<'_> {
         match fatal {
             Fatal::Unauthorised => ProviderError::Unauthorised { api, key, status, message },
             Fatal::Forbidden => ProviderError::Forbidden { api, key, model, status, message },
+            Fatal::NoSuchPath => ProviderError::NoSuchPath { api, url, status, message },
             Fatal::UnknownModel => ProviderError::UnknownModel { api, url, model, status, message },
             Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
             Fatal::Unexpected => ProviderError::Refused { api, url, status, message },

@@ -36,6 +36,8 @@ pub(super) enum Fatal {
     Unauthorised,
     Forbidden,
     UnknownModel,
+    /// There is nothing at this address.
+    NoSuchPath,
     SpendLimit,
     Unexpected,
 }
@@ -48,6 +50,30 @@ pub(super) struct Complaint {
     /// Everything that names the error, in lower case.
     names: String,
     wait: Option<Duration>,
+}
+
+/// The beginning of what a server said, as it may be printed: without control characters, which a
+/// terminal obeys, and without invisible ones.
+pub(super) fn excerpt(text: &str) -> String {
+    const LONGEST: usize = 500;
+    let mut shown = String::new();
+    for c in text.trim().chars() {
+        match c {
+            '\n' | '\r' | '\t' => shown.push(' '),
+            '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{61c}'
+            | '\u{feff}' => shown.extend(c.escape_unicode()),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+        if shown.len() > LONGEST {
+            shown.push_str(" ...");
+            break;
+        }
+    }
+    shown
 }
 
 impl Complaint {
@@ -71,6 +97,7 @@ impl Complaint {
         let header = reply.headers.get("x-amzn-errortype").and_then(|name| name.to_str().ok());
         let header = header.and_then(|name| name.split(':').next()).unwrap_or_default();
         let names = format!("{} {details} {header} {message}", codes.join(" ")).to_lowercase();
+        let message = excerpt(&message);
         let message = if message.is_empty() { "no message".to_owned() } else { message };
         Self { status: reply.status, message, names, wait: retry_after(&reply.headers, now) }
     }
@@ -110,7 +137,11 @@ impl Complaint {
             401 => Refusal::Fatal(Fatal::Unauthorised),
             400 | 403 if self.says(&BAD_KEY) => Refusal::Fatal(Fatal::Unauthorised),
             403 => Refusal::Fatal(Fatal::Forbidden),
-            404 => Refusal::Fatal(Fatal::UnknownModel),
+            // Servers of models name the model that they do not have; others have no such path.
+            404 if self.says(&["model", "deployment", "not_found_error"]) => {
+                Refusal::Fatal(Fatal::UnknownModel)
+            }
+            404 | 405 => Refusal::Fatal(Fatal::NoSuchPath),
             429 => Refusal::Passing { wait, all: Whom::All },
             408 | 409 | 425 | 500..=599 => Refusal::Passing { wait, all: Whom::This },
             424 => Refusal::PassingOnce,

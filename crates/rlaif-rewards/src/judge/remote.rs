@@ -216,7 +216,7 @@ impl Asking for Asked<'_> {
                 ProviderError::Unauthorised { api, key, status, message }
             }
             Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
-            Fatal::UnknownModel | Fatal::Unexpected => {
+            Fatal::UnknownModel | Fatal::NoSuchPath | Fatal::Unexpected => {
                 ProviderError::Refused { api, url: self.server.url.clone(), status, message }
             }
         };

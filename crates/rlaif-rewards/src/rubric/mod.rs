@@ -275,7 +275,7 @@ impl Rubric {
                 let (mean, coverage) = read::expectation(answer, self.scale, self.min_coverage)?;
                 (mean, Some(coverage))
             }
-            form => (read::number(answer, form)?, None),
+            form => (read::number(answer, form, self.scale)?, None),
         };
         let Scale { low, high } = self.scale;
         if !(low..=high).contains(&verdict) && self.out_of_range == OutOfRange::Missing {

@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::spending::Tokens;
-use super::{Ask, count_of, put, text_of};
+use super::{Ask, content_of, count_of, put};
 use crate::rubric::{Answer, Finish};
 
 /// With a model for Anthropic, without for Bedrock, which has it in the path.
@@ -29,10 +29,11 @@ pub(super) fn body(model: Option<&str>, ask: &Ask<'_>) -> Map<String, Value> {
 }
 
 pub(super) fn answer(reply: &Value) -> Option<(Answer, Tokens)> {
-    let blocks = reply["content"].as_array()?;
-    // Thinking and the like are not the answer.
-    let texts = blocks.iter().filter(|block| block["type"] == "text");
-    let text: String = texts.map(|block| text_of(&block["text"])).collect();
+    let content = &reply["content"];
+    if !content.is_array() && !content.is_string() {
+        return None;
+    }
+    let text = content_of(content);
     let finish = match reply["stop_reason"].as_str() {
         Some("max_tokens" | "model_context_window_exceeded") => Finish::Length,
         Some("refusal") => Finish::Refused,

@@ -282,17 +282,23 @@ impl Api {
 
     /// The answer of a reply, and what it used; nothing when the reply is not of this API.
     pub(super) fn answer(&self, reply: &Value) -> Option<(Answer, Tokens)> {
-        let (mut answer, tokens) = match self.dialect {
+        match self.dialect {
             Dialect::Anthropic | Dialect::BedrockInvoke => anthropic::answer(reply),
             Dialect::BedrockConverse => bedrock::converse_answer(reply),
             Dialect::OpenAi => openai::answer(reply),
-        }?;
-        answer.text = self.redact(&answer.text);
-        for token in &mut answer.tokens {
-            token.token = self.redact(&token.token);
-            token.alternatives.iter_mut().for_each(|(token, _)| *token = self.redact(token));
         }
-        Some((answer, tokens))
+    }
+
+    /// Whether `text` has one of this service's secrets in it.
+    pub(super) fn reveals(&self, text: &str) -> bool {
+        match &self.auth {
+            Auth::None => false,
+            Auth::Header { key, .. } => key.is_in(text),
+            Auth::Aws { credentials, .. } => {
+                let token = credentials.session_token.as_ref();
+                credentials.secret_access_key.is_in(text) || token.is_some_and(|t| t.is_in(text))
+            }
+        }
     }
 
     /// `text` without any of this service's secrets.
@@ -322,6 +328,37 @@ pub(super) fn address(setting: &'static str, url: &str) -> Result<Address, Provi
 
 fn text_of(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
+}
+
+/// The text of a message's content: a string, or a list of parts, of which those that are text
+/// count. Thinking, images and calls of tools are not the answer.
+fn content_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Array(parts) => parts.iter().map(content_of).collect(),
+        Value::Object(part) => {
+            let kind = part.get("type").and_then(Value::as_str);
+            let text = part.get("text").or_else(|| part.get("content"));
+            match (kind, text) {
+                (None | Some("text" | "output_text"), Some(text)) => content_of(text),
+                _ => String::new(),
+            }
+        }
+        _ => String::new(),
+    }
+}
+
+/// Whether something is there and not empty.
+fn is_given(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::String(text) => !text.trim().is_empty(),
+        Value::Array(values) => values.iter().any(is_given),
+        Value::Object(values) => !values.is_empty(),
+        Value::Bool(given) => *given,
+        Value::Number(_) => true,
+    }
 }
 
 fn count_of(usage: &Value, key: &str) -> u64 {

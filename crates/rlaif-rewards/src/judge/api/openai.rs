@@ -6,7 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::spending::Tokens;
-use super::{Ask, Optional, count_of, put, text_of};
+use super::{Ask, Optional, content_of, count_of, is_given, put, text_of};
 use crate::rubric::{Answer, AnswerForm, Finish, TokenAlternatives};
 
 pub(super) fn body(
@@ -45,12 +45,16 @@ pub(super) fn body(
 pub(super) fn answer(reply: &Value) -> Option<(Answer, Tokens)> {
     let choice = reply["choices"].as_array()?.first()?;
     let message = choice["message"].as_object()?;
-    let text = message.get("content").map(text_of).unwrap_or_default();
-    let declined = message.get("refusal").is_some_and(|refusal| !refusal.is_null());
+    let content = message.get("content").unwrap_or(&Value::Null);
+    let text = content_of(content);
+    // Some servers send the field with every answer, empty.
+    let refuses = |part: &Value| part["type"] == "refusal" && is_given(&part["refusal"]);
+    let declined = message.get("refusal").is_some_and(is_given)
+        || content.as_array().is_some_and(|parts| parts.iter().any(refuses));
     let finish = match choice["finish_reason"].as_str() {
         _ if declined => Finish::Refused,
-        Some("length") => Finish::Length,
-        Some("content_filter") => Finish::Refused,
+        Some("length" | "max_tokens" | "MAX_TOKENS") => Finish::Length,
+        Some("content_filter" | "refusal" | "safety" | "SAFETY") => Finish::Refused,
         _ => Finish::Complete,
     };
     let tokens = choice["logprobs"]["content"].as_array();
