@@ -147,7 +147,10 @@ fn a_configuration_builds_it_and_refuses_what_says_nothing_to_it() {
     let judge = config("name = 'own'", "batch_size = 2").unwrap();
     assert_eq!(judge.name(), "own");
     let scores = judge.score(&batch()).unwrap();
-    assert!(scores.total.iter().all(|score| score.is_some_and(|s| s.get().abs() <= 1.)));
+    assert!(
+        scores.total.iter().all(|score| score.is_some_and(|s| s.get().abs() <= 1.)),
+        "{scores:?}"
+    );
     let refused = |more: &str, api: &str| match config(more, api) {
         Ok(_) => panic!("{more}{api} was taken"),
         Err(error) => error.to_string(),

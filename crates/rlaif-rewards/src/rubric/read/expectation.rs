@@ -64,14 +64,16 @@ fn verdict_token(answer: &Answer, scale: Scale) -> Result<usize, Unread> {
     match words::verdict(told, scale) {
         Ok(found) if found.value.fract() != 0. => Err(Unread::NotWhole { found: found.value }),
         Ok(found) => Ok(token_of(from + found.at)),
-        // No number was written; how probable they were is known all the same.
-        Err(Miss::NoNumber) => {
+        // Where no verdict was begun, how probable the numbers were is known all the same.
+        Err(miss @ (Miss::NoNumber | Miss::Undecided)) => {
             let kept = reasoning::outside(told).unwrap_or_default();
             let first = kept.into_iter().find_map(|part| {
                 let words = told[part.clone()].trim_start();
                 (!words.is_empty()).then(|| part.end - words.len())
             });
-            Ok(first.map_or(0, |first| token_of(from + first)))
+            let at = first.map_or(0, |first| token_of(from + first));
+            let counts = written(&answer.tokens[at].token).contains(|c: char| c.is_ascii_digit());
+            if counts { Err(missed(miss)) } else { Ok(at) }
         }
         Err(miss) => Err(missed(miss)),
     }
