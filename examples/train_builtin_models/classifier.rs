@@ -81,9 +81,7 @@ impl Role {
         Config::from_value(config)
     }
 
-    fn mask_id(self) -> u32 {
-        4
-    }
+    const MASK_ID: u32 = 4;
 
     fn embeddings(self) -> &'static str {
         match self {
@@ -121,7 +119,7 @@ pub(crate) fn train(
 
     let mut guesses = Feed::start({
         let (corpora, tokenizer) = (Arc::clone(corpora), Arc::clone(&tokenizer));
-        move |chunk| masked_batches(role, &corpora, &tokenizer, size, seed.derive("hide", chunk))
+        move |chunk| masked_batches(&corpora, &tokenizer, size, seed.derive("hide", chunk))
     });
     let plan = Plan { name: "words", budget, lr: 1e-3, warm_up: 400, weight_decay: 0.01 };
     let words = model.parameters().get(role.embeddings()).ok_or("no embeddings")?.shallow_clone();
@@ -181,7 +179,6 @@ fn encoded(tokenizer: &HfTokenizer, text: &str) -> Vec<u32> {
 type Masked = (Vec<Vec<u32>>, Vec<(usize, usize)>, Vec<i64>);
 
 fn masked_batches(
-    role: Role,
     corpora: &Corpora,
     tokenizer: &HfTokenizer,
     size: usize,
@@ -217,7 +214,7 @@ fn masked_batches(
                         row[at] = match rng.u32(0..10) {
                             0 => row[at],
                             1 => rng.u32(5..vocabulary),
-                            _ => role.mask_id(),
+                            _ => Role::MASK_ID,
                         };
                     }
                 }

@@ -238,7 +238,7 @@ impl<'a> ModelAdapters<'a> {
         }
         maker.finish()?;
         for (i, adapter) in made {
-            let layer = if i < trunk { &mut linears[i] } else { &mut head[i - trunk] };
+            let layer = if i < trunk { &mut *linears[i] } else { &mut *head[i - trunk] };
             for (key, _, tensor) in adapter.tensors(name, &layer.path) {
                 parameters.insert(key, tensor.shallow_clone());
             }

@@ -108,7 +108,7 @@ fn adapters_of_language_models_equal_peft() {
         policy.adapters().merge("default").unwrap();
         let merged = logits(&policy, &base, Forward::default());
         let merged = close(name, &merged, goldens.get("merged.logits"), TOLERANCE);
-        for (parameter, want) in goldens.starting("merged.").into_iter() {
+        for (parameter, want) in goldens.starting("merged.") {
             if parameter != "logits" {
                 close(parameter, policy.parameters().get(parameter).unwrap(), want, TOLERANCE);
             }

@@ -72,7 +72,7 @@ fn llama(folder: &Path) -> Vec<(String, Tensor)> {
     let embeddings = tensors.iter().find(|(name, _)| name == "model.embed_tokens.weight");
     let head = embeddings.unwrap().1.copy();
     tensors.push(("lm_head.weight".to_owned(), head));
-    write(folder, json!({ "tie_word_embeddings": false }), &tensors);
+    write(folder, &json!({ "tie_word_embeddings": false }), &tensors);
     tensors
 }
 
@@ -106,11 +106,11 @@ fn glimmer(folder: &Path, llama: &[(String, Tensor)]) {
     let changes = json!({
         "model_type": "glimmer", "architectures": ["GlimmerWriter"], "tie_word_embeddings": false,
     });
-    write(folder, changes, &tensors);
+    write(folder, &changes, &tensors);
 }
 
 /// A folder with these tensors and the fixture's config.json but for some fields.
-fn write(folder: &Path, changes: Value, tensors: &[(String, Tensor)]) {
+fn write(folder: &Path, changes: &Value, tensors: &[(String, Tensor)]) {
     fs::create_dir_all(folder).unwrap();
     let mut config = Config::read(&model("llama3")).unwrap();
     for (field, value) in changes.as_object().unwrap() {

@@ -377,7 +377,7 @@ mod tests {
                     let first = several.next().unwrap().replace(" *", "* ");
                     let kind = first.rsplit_once(' ').unwrap().0.to_owned();
                     let others = several.map(|f| format!("{kind} {}", f.trim_start_matches('*')));
-                    let all = std::iter::once(first.clone()).chain(others);
+                    let all = std::iter::once(first).chain(others);
                     all.map(|f| named(&f)).collect::<Vec<_>>()
                 });
                 let fields = fields.collect();

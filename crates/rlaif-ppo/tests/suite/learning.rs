@@ -39,7 +39,7 @@ impl Task {
         }
     }
 
-    fn prompts(self, step: usize, n: usize) -> Vec<Prompt> {
+    fn prompts(step: usize, n: usize) -> Vec<Prompt> {
         (0..n)
             .map(|i| {
                 let draw = Seed::new(3).derive("prompt", (step * n + i) as u64).get();
@@ -114,7 +114,7 @@ fn run(task: Task, family: Family, seed: u64, lr: f64, enough: impl Fn(&Curve) -
     let reward = move |batch: &[Exchange<'_>]| batch.iter().map(|x| task.score(x)).collect();
     let mut curve = Curve::default();
     for step in 0..steps as usize {
-        let (_, stats) = trainer.step(&task.prompts(step, BATCH), &Letters, &reward).unwrap();
+        let (_, stats) = trainer.step(&Task::prompts(step, BATCH), &Letters, &reward).unwrap();
         curve.scores.push(stats.get("env/reward_mean"));
         curve.kl.push(stats.get("objective/kl"));
         if curve.scores.len() >= 5 && enough(&curve) {

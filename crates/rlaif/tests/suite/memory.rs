@@ -24,7 +24,7 @@ fn workplace() -> tempfile::TempDir {
     language_model(&root.join("llama"), &tokenizer("llama3"), 5, llama);
     let row = |i: usize| {
         let (prompt, answer) = (format!("Is {i} safe?"), " It is.");
-        let label = if i % 2 == 0 { "no" } else { "yes" };
+        let label = if i.is_multiple_of(2) { "no" } else { "yes" };
         json!({
             "prompt": prompt, "response": answer, "chosen": answer, "rejected": " It is not.",
             "text": prompt, "label": label,
