@@ -33,7 +33,7 @@ fn workplace() -> tempfile::TempDir {
     };
     let rows: Vec<String> = (0..20).map(row).collect();
     fs::write(root.join("rows.jsonl"), rows.join("\n")).unwrap();
-    let long = json!({ "prompt": "Is it safe?", "response": " It is safe.".repeat(4000) });
+    let long = json!({ "prompt": "Is it safe?", "response": " It is safe.".repeat(20_000) });
     fs::write(root.join("long.jsonl"), format!("{}\n{long}", rows[0])).unwrap();
     let supervised = |model: &str, more: &str| {
         format!("{more}[model]\npath = '{model}'\n[data]\ntrain = 'rows.jsonl'\n")
@@ -81,14 +81,14 @@ fn every_command_that_trains_refuses_a_run_that_does_not_fit() {
         assert!(said.contains("take a smaller model"), "{command}: {said}");
     }
     let said = refused(place.path(), "sft", 2, &["placement.memory_gib=0.0"]);
-    assert!(said.contains("placement.memory_gib is 0; expected a positive number"), "{said}");
+    assert!(said.contains("`placement.memory_gib` is 0; expected a positive number"), "{said}");
 }
 
 #[test]
 fn rows_and_responses_count() {
     let place = workplace();
     let limit = "placement.memory_gib=0.3";
-    let long = ["data.train='long.jsonl'", "data.max_tokens=100000", "train.batch_size=2", limit];
+    let long = ["data.train='long.jsonl'", "data.max_tokens=1000000", "train.batch_size=2", limit];
     let said = refused(place.path(), "sft", 1, &long);
     assert!(said.contains("error: the run needs about"), "{said}");
     let said = refused(place.path(), "ppo", 1, &["ppo.generation.max_new_tokens=100000", limit]);
