@@ -139,7 +139,7 @@ fn a_standard_output_that_is_full_or_closed_is_no_panic() {
     let place = workplace("llama");
     for arguments in [
         &["inspect", "model"][..],
-        &["bench", "forward", "model", "--repeats", "1", "--json"],
+        &["bench", "forward", "--model", "model", "--repeats", "1", "--json"],
         &["bench", "sft", "--policy", "model", "--steps", "1"],
     ] {
         let mut child = rlaif(place.path(), arguments).stdout(Stdio::piped()).spawn().unwrap();
