@@ -51,12 +51,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let pairs = Reader::new(Source::file(&pairs)?)
         .dataset(Typed::<Row>::new())?
         .keep("one subset", "of another subset", |row| subset.is_none() || row.subset == subset)
-        .map(|row| PreferencePair {
-            id: format!("{}\n{}\n{}", row.prompt, row.chosen, row.rejected),
-            prompt: row.prompt,
-            chosen: row.chosen,
-            rejected: row.rejected,
-            margin: None,
+        .map(|row| {
+            let id = format!("{}\n{}\n{}", row.prompt, row.chosen, row.rejected);
+            PreferencePair::new(id, row.prompt, row.chosen, row.rejected)
         });
     let split = pairs.split(Fraction::new(0.2)?, seed)?;
     let (train, held_out) = (split.train.into_records(), split.held_out.into_records());

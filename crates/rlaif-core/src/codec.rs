@@ -1,6 +1,10 @@
 //! Text to token ids and back: the contract between tokenizers and everything that needs one.
 
-use crate::record::Message;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::message::Message;
+use crate::record::Metadata;
 
 /// Whether the special tokens of a tokenizer (BOS, EOS, `<s>`, ...) take part.
 ///
@@ -21,6 +25,58 @@ pub enum GenerationPrompt {
     Add,
     /// End with the last message: the conversation is complete.
     Omit,
+}
+
+/// What a chat template gets besides the messages.
+///
+/// ```
+/// use rlaif_core::ChatOptions;
+/// let options = ChatOptions::default().with("enable_thinking", false);
+/// assert_eq!(options.kwargs["enable_thinking"], false);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ChatOptions {
+    /// The template's name, where a tokenizer has several; `None` is the usual one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// Variables of the template: transformers' `chat_template_kwargs`.
+    #[serde(skip_serializing_if = "Metadata::is_empty")]
+    pub kwargs: Metadata,
+    /// JSON schemas of the tools that the model may call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Vec<Value>>,
+    /// Documents to answer from, each with a `title` and a `text`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub documents: Option<Vec<Value>>,
+}
+
+impl ChatOptions {
+    /// The same options with a variable of the template.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.kwargs.insert(name.into(), value.into());
+        self
+    }
+
+    /// These options where `more` says nothing, else those of `more`: a run's options and then a
+    /// row's own.
+    #[must_use]
+    pub fn and(&self, more: &Self) -> Self {
+        let mut kwargs = self.kwargs.clone();
+        kwargs.extend(more.kwargs.clone());
+        Self {
+            template: more.template.clone().or_else(|| self.template.clone()),
+            kwargs,
+            tools: more.tools.clone().or_else(|| self.tools.clone()),
+            documents: more.documents.clone().or_else(|| self.documents.clone()),
+        }
+    }
+
+    /// Whether there is nothing that a template would get.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why a text could not be encoded, decoded or rendered.
@@ -53,6 +109,12 @@ pub enum CodecError {
     NoChatTemplate {
         /// Which tokenizer lacks one.
         codec: String,
+    },
+    /// A conversation from which no prompt, or no response, can be made.
+    #[error("{problem}")]
+    Conversation {
+        /// What is wrong with it.
+        problem: String,
     },
 }
 
@@ -99,4 +161,29 @@ pub trait TextCodec: Send + Sync {
         messages: &[Message],
         generation_prompt: GenerationPrompt,
     ) -> Result<String, CodecError>;
+
+    /// [`TextCodec::render_chat`] with more for the template.
+    ///
+    /// # Errors
+    /// As [`TextCodec::render_chat`]. A codec that knows no options refuses those that are not
+    /// empty with [`CodecError::ChatTemplate`].
+    fn render_chat_with(
+        &self,
+        messages: &[Message],
+        generation_prompt: GenerationPrompt,
+        options: &ChatOptions,
+    ) -> Result<String, CodecError> {
+        if options.is_empty() {
+            return self.render_chat(messages, generation_prompt);
+        }
+        let source = "it takes no options besides the messages".into();
+        Err(CodecError::ChatTemplate { codec: self.name().to_owned(), source })
+    }
+
+    /// What happened since the last call and should be told once per run, in whole sentences: a
+    /// special token that the text had already and was not added again, message keys that the chat
+    /// template does not read. No notice is handed out twice.
+    fn take_notices(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

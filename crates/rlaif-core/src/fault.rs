@@ -76,9 +76,10 @@ impl Fault for CodecError {
     fn is_users(&self) -> bool {
         match self {
             // Tokenizers and templates are files that the user named, and the texts are theirs.
-            Self::Tokenizer { .. } | Self::ChatTemplate { .. } | Self::NoChatTemplate { .. } => {
-                true
-            }
+            Self::Tokenizer { .. }
+            | Self::ChatTemplate { .. }
+            | Self::NoChatTemplate { .. }
+            | Self::Conversation { .. } => true,
         }
     }
 }

@@ -6,25 +6,32 @@
 mod codec;
 mod fault;
 mod judge;
+mod message;
 mod metric;
 mod provenance;
 mod record;
 mod reward;
+mod rows;
 mod say;
 mod seed;
 mod setting;
 pub mod stats;
 
-pub use codec::{CodecError, GenerationPrompt, Specials, TextCodec};
+pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
 pub use fault::{Fault, is_bad_input_file};
 pub use judge::{PairJudge, Pairing};
+pub use message::{Message, OtherContent, TextOrMessages};
 pub use metric::{MetricError, MetricSink, Metrics};
 pub use provenance::{Origin, Provenance, Step};
 pub use record::{
-    Conversation, Demonstration, Desirability, Exchange, Message, Metadata, PreferencePair,
-    PromptRecord, Record, Sample, UnpairedPreference,
+    Conversation, Demonstration, Desirability, Exchange, Metadata, PreferencePair, PromptRecord,
+    Record, Sample, TextKind, UnpairedPreference,
 };
 pub use reward::{NonFinite, RewardError, RewardModel, Score, Scores};
+pub use rows::{
+    ConversationRow, DemonstrationRow, LabelledRow, PairRow, PlainText, PromptRow, Rendering,
+    StepsRow, UnpairedRow,
+};
 pub use say::say;
 pub use seed::Seed;
 pub use setting::BadSetting;

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::Specials;
+use crate::message::Message;
+
 /// Anything with an identity of its own, which splits, shuffles and reports go by.
 ///
 /// An id says what a record is, not where it stood: two readings of the same row have the same
@@ -11,24 +14,35 @@ pub trait Record {
     fn id(&self) -> &str;
 }
 
-/// One turn of a conversation, as chat templates read it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or whatever else the model's chat template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
+/// How a record's texts came about, which decides about their special tokens.
+///
+/// ```
+/// use rlaif_core::{Specials, TextKind};
+/// assert_eq!(TextKind::Plain.specials(), Specials::Include);
+/// assert_eq!(TextKind::Rendered.specials(), Specials::Exclude);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextKind {
+    /// Text as somebody wrote it: the tokenizer adds its special tokens to a prompt, and a learned
+    /// response gets an end of sequence.
+    #[default]
+    Plain,
+    /// The output of a chat template, which has written every special token there is to be.
+    Rendered,
 }
 
-impl Message {
-    /// A turn of `role` that says `content`.
-    ///
-    /// ```
-    /// let turn = rlaif_core::Message::new("user", "When can a newborn eat solid food?");
-    /// assert_eq!(turn.role, "user");
-    /// ```
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+impl TextKind {
+    /// How the texts are encoded.
+    pub fn specials(self) -> Specials {
+        match self {
+            Self::Plain => Specials::Include,
+            Self::Rendered => Specials::Exclude,
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        *self == Self::Plain
     }
 }
 
@@ -51,12 +65,21 @@ pub struct PromptRecord {
     /// What else is known of it.
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub metadata: Metadata,
+    /// How the texts came about.
+    #[serde(default, skip_serializing_if = "TextKind::is_plain")]
+    pub kind: TextKind,
 }
 
 impl PromptRecord {
-    /// A prompt without a reference response.
+    /// A plain prompt without a reference response.
     pub fn new(id: impl Into<String>, prompt: impl Into<String>) -> Self {
-        Self { id: id.into(), prompt: prompt.into(), reference: None, metadata: Metadata::new() }
+        Self {
+            id: id.into(),
+            prompt: prompt.into(),
+            reference: None,
+            metadata: Metadata::new(),
+            kind: TextKind::Plain,
+        }
     }
 
     /// The same prompt with a reference response.
@@ -95,6 +118,25 @@ pub struct Demonstration {
     pub prompt: String,
     /// The response y to learn.
     pub response: String,
+    /// How the texts came about.
+    #[serde(default, skip_serializing_if = "TextKind::is_plain")]
+    pub kind: TextKind,
+}
+
+impl Demonstration {
+    /// A plain prompt and the response to learn.
+    pub fn new(
+        id: impl Into<String>,
+        prompt: impl Into<String>,
+        response: impl Into<String>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            prompt: prompt.into(),
+            response: response.into(),
+            kind: TextKind::Plain,
+        }
+    }
 }
 
 /// A prompt, the response that was preferred and the one that was not.
@@ -115,6 +157,28 @@ pub struct PreferencePair {
     /// with the margin between implicit rewards that preference training reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
+    /// How the texts came about.
+    #[serde(default, skip_serializing_if = "TextKind::is_plain")]
+    pub kind: TextKind,
+}
+
+impl PreferencePair {
+    /// A pair of plain texts without a margin.
+    pub fn new(
+        id: impl Into<String>,
+        prompt: impl Into<String>,
+        chosen: impl Into<String>,
+        rejected: impl Into<String>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            prompt: prompt.into(),
+            chosen: chosen.into(),
+            rejected: rejected.into(),
+            margin: None,
+            kind: TextKind::Plain,
+        }
+    }
 }
 
 /// Whether an unpaired response is one to encourage.
@@ -138,6 +202,27 @@ pub struct UnpairedPreference {
     pub response: String,
     /// The verdict on the response.
     pub desirability: Desirability,
+    /// How the texts came about.
+    #[serde(default, skip_serializing_if = "TextKind::is_plain")]
+    pub kind: TextKind,
+}
+
+impl UnpairedPreference {
+    /// A plain prompt and response with a verdict.
+    pub fn new(
+        id: impl Into<String>,
+        prompt: impl Into<String>,
+        response: impl Into<String>,
+        desirability: Desirability,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            prompt: prompt.into(),
+            response: response.into(),
+            desirability,
+            kind: TextKind::Plain,
+        }
+    }
 }
 
 /// A conversation in turns, for chat templates.

@@ -52,6 +52,25 @@ pub enum DataError {
         /// The file.
         source_name: String,
     },
+    /// A file of a format that is not read.
+    #[error(
+        "{source_name} is {what}, which is not read; give JSON Lines, a JSON array, CSV with commas \
+         or Parquet, in UTF-8, plain or compressed by gzip or zstd"
+    )]
+    Foreign {
+        /// The file.
+        source_name: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Neither a file nor standard input: a named pipe, a device, a socket.
+    #[error("{} is {what}, not a file; save what it gives into a file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// A compressed file ends too early.
     #[error(
         "{source_name} is cut off: its {compression} stream has no end; copy or download it again"
@@ -178,6 +197,27 @@ pub enum DataError {
     ParquetStructure {
         /// The file.
         source_name: String,
+    },
+    /// Rows of no form that is known.
+    #[error(
+        "{source_name}: the columns are {}, which is no form of rows that is known; name the \
+         columns, or bring them into one of the forms of docs/data.md, `prompt`, `chosen` and \
+         `rejected` for instance",
+        list(found)
+    )]
+    UnknownForm {
+        /// The file.
+        source_name: String,
+        /// The columns that are there.
+        found: Vec<String>,
+    },
+    /// Rows of a form that does not give what is wanted.
+    #[error("rows of {form} (columns {}) give no {wanted}", list_of(form.columns()))]
+    WrongForm {
+        /// The form.
+        form: crate::import::RowForm,
+        /// What was wanted.
+        wanted: &'static str,
     },
     /// A column that a record needs is not there.
     #[error("{source_name}, line {line}: no column `{column}`; the columns are {}", list(found))]
@@ -376,6 +416,10 @@ impl Fault for DataError {
             | Self::NoMatch { .. }
             | Self::Folder { .. }
             | Self::LfsPointer { .. }
+            | Self::Foreign { .. }
+            | Self::NotAFile { .. }
+            | Self::UnknownForm { .. }
+            | Self::WrongForm { .. }
             | Self::Truncated { .. }
             | Self::Damaged { .. }
             | Self::Empty { .. }
@@ -412,5 +456,9 @@ fn list(columns: &[String]) -> String {
     if columns.is_empty() {
         return "none at all".to_owned();
     }
+    columns.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn list_of(columns: &[&str]) -> String {
     columns.iter().map(|column| format!("`{column}`")).collect::<Vec<_>>().join(", ")
 }

@@ -24,7 +24,12 @@ pub(crate) struct Place<'a> {
 pub struct Row<'a> {
     place: Place<'a>,
     columns: Columns<'a>,
+    not_finite: NotFinite,
 }
+
+/// Numbers of a row that JSON has no word for, which are null among its values: where they stood,
+/// `column` or `column[3].key`, and how they were written.
+pub(crate) type NotFinite = Vec<(String, &'static str)>;
 
 #[derive(Debug)]
 pub(crate) struct Columns<'a>(pub(crate) Vec<(Cow<'a, str>, Value)>);
@@ -56,7 +61,19 @@ impl<'de> Deserialize<'de> for Columns<'de> {
 
 impl<'a> Row<'a> {
     pub(crate) fn new(place: Place<'a>, columns: Columns<'a>) -> Self {
-        Self { place, columns }
+        Self { place, columns, not_finite: Vec::new() }
+    }
+
+    pub(crate) fn with_not_finite(mut self, not_finite: NotFinite) -> Self {
+        self.not_finite = not_finite;
+        self
+    }
+
+    /// How a number that is not finite was written at a place of the row: `NaN`, `Infinity` or
+    /// `-Infinity`. Such a number is null among the values.
+    pub fn not_finite(&self, place: &str) -> Option<&'static str> {
+        let found = self.not_finite.iter().find(|(column, _)| column == place);
+        found.map(|(_, written)| *written)
     }
 
     /// The file, as it was asked for.
@@ -146,7 +163,8 @@ impl<'a> Row<'a> {
     /// # Errors
     /// [`DataError::WrongType`].
     pub fn optional_number(&mut self, column: &str) -> Result<Option<f64>, DataError> {
-        let absent = self.get(column).is_none_or(|v| v.is_null() || v.as_str() == Some(""));
+        let absent = self.not_finite(column).is_none()
+            && self.get(column).is_none_or(|v| v.is_null() || v.as_str() == Some(""));
         if absent { Ok(None) } else { self.number(column).map(Some) }
     }
 
@@ -200,7 +218,7 @@ impl<'a> Row<'a> {
     /// # Errors
     /// [`DataError::Deserialize`], which lists the columns there are.
     pub fn deserialize<T: DeserializeOwned>(self) -> Result<T, DataError> {
-        let Self { place, columns } = self;
+        let Self { place, columns, .. } = self;
         let found: Vec<String> = columns.0.iter().map(|(name, _)| name.to_string()).collect();
         let object =
             columns.0.into_iter().map(|(name, value)| (name.into_owned(), value)).collect();
@@ -219,7 +237,10 @@ impl<'a> Row<'a> {
             line: self.line(),
             column: column.to_owned(),
             expected,
-            found: describe(found),
+            found: match self.not_finite(column) {
+                Some(written) if found.is_null() => written.to_owned(),
+                _ => describe(found),
+            },
         }
     }
 }

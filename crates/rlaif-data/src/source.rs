@@ -19,6 +19,31 @@ impl Input {
     }
 }
 
+/// Standard input, and what a shell opens for `<(command)`.
+fn is_open_already(path: &Path) -> bool {
+    path == Path::new("/dev/stdin")
+        || path.starts_with("/dev/fd")
+        || path.starts_with("/proc/self/fd")
+}
+
+fn kind(file: std::fs::FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if file.is_fifo() {
+            return "a named pipe";
+        }
+        if file.is_socket() {
+            return "a socket";
+        }
+        if file.is_char_device() || file.is_block_device() {
+            return "a device";
+        }
+    }
+    let _ = file;
+    "something else than a file"
+}
+
 /// Files to read rows from, in order.
 ///
 /// ```no_run
@@ -36,7 +61,8 @@ impl Source {
     /// One local file.
     ///
     /// # Errors
-    /// [`DataError::Io`] when there is no such file, [`DataError::Folder`] when it is a folder.
+    /// [`DataError::Io`] when there is no such file, [`DataError::Folder`] when it is a folder,
+    /// [`DataError::NotAFile`] when it is a named pipe or a device, standard input apart.
     pub fn file(path: impl AsRef<Path>) -> Result<Self, DataError> {
         Self::files([path])
     }
@@ -54,6 +80,11 @@ impl Source {
                     .map_err(|source| DataError::Io { source_name: input.name.clone(), source })?;
                 if metadata.is_dir() {
                     return Err(DataError::Folder { path: input.path });
+                }
+                if !metadata.is_file() && !is_open_already(&input.path) {
+                    // Reading would wait, for ever perhaps, for somebody to write.
+                    let what = kind(metadata.file_type());
+                    return Err(DataError::NotAFile { path: input.path, what });
                 }
                 Ok(input)
             })
@@ -83,6 +114,11 @@ impl Source {
             return Err(DataError::NoMatch { pattern: pattern.to_owned() });
         }
         Ok(Self { inputs })
+    }
+
+    /// The name of the first file.
+    pub(crate) fn first_name(&self) -> String {
+        self.inputs.first().map(|input| input.name.clone()).unwrap_or_default()
     }
 
     pub(crate) fn of_inputs(inputs: Vec<Input>) -> Self {

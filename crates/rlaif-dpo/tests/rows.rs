@@ -68,6 +68,7 @@ fn pair(prompt: &str, chosen: &str, rejected: &str) -> PreferencePair {
         chosen: chosen.into(),
         rejected: rejected.into(),
         margin: Some(0.5),
+        kind: rlaif_core::TextKind::Plain,
     }
 }
 

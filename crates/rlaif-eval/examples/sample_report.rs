@@ -161,6 +161,7 @@ fn pairs(records: &[PromptRecord]) -> Vec<PreferencePair> {
         chosen: record.reference.clone().unwrap_or_default(),
         rejected: record.prompt.clone(),
         margin: None,
+        kind: rlaif_core::TextKind::Plain,
     };
     records.iter().map(pair).collect()
 }

@@ -349,9 +349,7 @@ pub struct PreferenceAccuracy {
 /// ```
 /// use rlaif_core::{Exchange, PreferencePair};
 /// use rlaif_eval::{Missing, preference_accuracy};
-/// let pair = |chosen: &str, rejected: &str| PreferencePair {
-///     id: "a".into(), prompt: "Why?".into(), chosen: chosen.into(), rejected: rejected.into(), margin: None,
-/// };
+/// let pair = |chosen, rejected| PreferencePair::new("a", "Why?", chosen, rejected);
 /// let longer = |batch: &[Exchange<'_>]| -> Vec<f32> {
 ///     batch.iter().map(|x| x.response.len() as f32).collect()
 /// };

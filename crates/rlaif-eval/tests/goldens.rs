@@ -288,6 +288,7 @@ fn the_interval_of_an_accuracy_is_wilsons() {
                 chosen: chosen.into(),
                 rejected: rejected.into(),
                 margin: None,
+                kind: rlaif_core::TextKind::Plain,
             }
         };
         let pairs: Vec<PreferencePair> = (0..n as usize).map(pair).collect();

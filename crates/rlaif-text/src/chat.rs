@@ -1,15 +1,17 @@
 //! Chat templates: Jinja as transformers sets it up, on minijinja.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::ZonedDateTime;
 use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Enumerator, Kwargs, Object, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
-use rlaif_core::{GenerationPrompt, Message};
+use rlaif_core::{ChatOptions, GenerationPrompt, Message};
 
+use crate::bound;
 use crate::json::tojson;
 use crate::methods::unknown_method;
 
@@ -21,14 +23,20 @@ const FUEL: u64 = 10_000_000;
 pub(crate) struct Chat {
     templates: BTreeMap<String, Template>,
     /// `bos_token` and so on, as templates see them.
-    specials: Value,
+    specials: BTreeMap<String, String>,
     now: Arc<OnceLock<DateTime>>,
 }
 
 struct Template {
     source: String,
     compiled: OnceLock<Environment<'static>>,
+    /// The same with [`BEGIN`] and [`END`] around what `{% generation %}` marks.
+    marked: OnceLock<Environment<'static>>,
 }
+
+/// Noncharacters of Unicode, which no text has.
+const BEGIN: char = '\u{fdd0}';
+const END: char = '\u{fdd1}';
 
 impl Chat {
     pub(crate) fn new(
@@ -37,9 +45,9 @@ impl Chat {
     ) -> Self {
         let templates = templates
             .into_iter()
-            .map(|(name, source)| (name, Template { source, compiled: OnceLock::new() }))
+            .map(|(name, source)| (name, Template { source, compiled: OnceLock::new(), marked: OnceLock::new() }))
             .collect();
-        Self { templates, specials: Value::from(specials), now: Arc::default() }
+        Self { templates, specials, now: Arc::default() }
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
@@ -52,15 +60,52 @@ impl Chat {
         // Compiled templates hold the clock that they were compiled with.
         for template in self.templates.values_mut() {
             template.compiled = OnceLock::new();
+            template.marked = OnceLock::new();
         }
     }
 
+    /// The text, and the keys of messages that the template did not look at.
     pub(crate) fn render(
         &self,
-        name: &str,
         messages: &[Message],
         generation_prompt: GenerationPrompt,
-    ) -> Result<String, Error> {
+        options: &ChatOptions,
+    ) -> Result<(String, BTreeSet<String>), Error> {
+        self.render_as(messages, generation_prompt, options, Marks::Off)
+    }
+
+    /// Whether the template says itself what is learned.
+    pub(crate) fn marks(&self, options: &ChatOptions) -> bool {
+        let template = self.templates.get(self.name_of(options));
+        template.is_some_and(|t| generation_blocks(&t.source, Marks::On) != t.source)
+    }
+
+    /// The text, and the byte ranges of it that the template marks.
+    pub(crate) fn render_marked(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+    ) -> Result<(String, Vec<Range<usize>>), Error> {
+        let (marked, _) = self.render_as(messages, GenerationPrompt::Omit, options, Marks::On)?;
+        let (mut text, mut ranges, mut begin) = (String::new(), Vec::new(), None);
+        for c in marked.chars() {
+            match c {
+                BEGIN => begin = Some(text.len()),
+                END => ranges.extend(begin.take().map(|begin| begin..text.len())),
+                c => text.push(c),
+            }
+        }
+        Ok((text, ranges))
+    }
+
+    fn render_as(
+        &self,
+        messages: &[Message],
+        generation_prompt: GenerationPrompt,
+        options: &ChatOptions,
+        marks: Marks,
+    ) -> Result<(String, BTreeSet<String>), Error> {
+        let name = self.name_of(options);
         let Some(template) = self.templates.get(name) else {
             let names: Vec<&str> = self.names().collect();
             let message = format!("no template is named `{name}`, only {}", names.join(", "));
@@ -70,35 +115,83 @@ impl Chat {
             let message = "the conversation is empty: give at least one message";
             return Err(Error::new(ErrorKind::InvalidOperation, message));
         }
-        let environment = match template.compiled.get() {
+        let compiled = match marks {
+            Marks::Off => &template.compiled,
+            Marks::On => &template.marked,
+        };
+        let environment = match compiled.get() {
             Some(environment) => environment,
             None => {
-                let environment = self.compile(&template.source)?;
-                template.compiled.get_or_init(|| environment)
+                let environment = self.compile(&template.source, marks)?;
+                compiled.get_or_init(|| environment)
             }
         };
+        let read = Arc::new(Mutex::new(BTreeSet::new()));
+        let seen: Vec<Value> = messages
+            .iter()
+            .map(|message| Value::from_object(Seen::new(message, Arc::clone(&read))))
+            .collect();
+        // Later ones win, as in transformers: the caller's over the tokenizer's.
+        let mut others: BTreeMap<&str, Value> = self
+            .specials
+            .iter()
+            .map(|(name, token)| (name.as_str(), Value::from(token.as_str())))
+            .collect();
+        let kwargs = options.kwargs.iter();
+        others.extend(kwargs.map(|(name, value)| (name.as_str(), of_json(value))));
         let variables = context! {
-            messages => messages.iter().map(message).collect::<Vec<_>>(),
-            tools => (),
-            documents => (),
+            messages => seen,
+            tools => options.tools.as_ref().map(|tools| tools.iter().map(of_json).collect::<Vec<_>>()),
+            documents => options.documents.as_ref().map(|list| list.iter().map(of_json).collect::<Vec<_>>()),
             add_generation_prompt => generation_prompt == GenerationPrompt::Add,
-            ..self.specials.clone()
+            ..others.into_iter().collect::<Value>()
         };
-        environment.get_template(NAME)?.render(variables)
+        let text = environment.get_template(NAME)?.render(variables)?;
+        let read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread = messages
+            .iter()
+            .flat_map(|message| message.more.iter())
+            .filter(|(key, value)| !value.is_null() && !is_read(key, &read))
+            .map(|(key, _)| key.clone())
+            .collect();
+        Ok((text, unread))
     }
 
-    fn compile(&self, source: &str) -> Result<Environment<'static>, Error> {
+    /// The name of the template that these options mean: with tools, the one that is for them, if
+    /// there is one, as in transformers.
+    pub(crate) fn name_of<'a>(&self, options: &'a ChatOptions) -> &'a str {
+        match &options.template {
+            Some(name) => name,
+            None if options.tools.is_some() && self.templates.contains_key("tool_use") => {
+                "tool_use"
+            }
+            None => "default",
+        }
+    }
+
+    fn compile(&self, source: &str, marks: Marks) -> Result<Environment<'static>, Error> {
+        bound::template(source)
+            .map_err(|message| Error::new(ErrorKind::SyntaxError, message))?;
+        bound::on_deep_stack(|| self.compile_here(source, marks)).map_err(|source| {
+            let message = "no thread to compile the template on";
+            Error::new(ErrorKind::InvalidOperation, message).with_source(source)
+        })?
+    }
+
+    fn compile_here(&self, source: &str, marks: Marks) -> Result<Environment<'static>, Error> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
         environment.set_syntax(syntax);
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_unknown_method_callback(unknown_method);
         environment.set_fuel(Some(FUEL));
+        // Calls of macros are on the caller's stack, which may be that of a small thread.
+        environment.set_recursion_limit(100);
         environment.add_filter("tojson", |value: &Value, kwargs: Kwargs| tojson(value, &kwargs));
         environment.add_function("raise_exception", raise_exception);
         let now = Arc::clone(&self.now);
         environment.add_function("strftime_now", move |format: &str| strftime(&now, format));
-        environment.add_template_owned(NAME, without_generation_blocks(source))?;
+        environment.add_template_owned(NAME, generation_blocks(source, marks))?;
         Ok(environment)
     }
 }
@@ -106,8 +199,82 @@ impl Chat {
 /// The template's name in the engine's messages.
 const NAME: &str = "chat_template";
 
-fn message(message: &Message) -> Value {
-    context! { role => message.role.as_str(), content => message.content.as_str() }
+/// A JSON value as templates see it, keys in their order.
+fn of_json(value: &serde_json::Value) -> Value {
+    match value {
+        serde_json::Value::Null => Value::from(()),
+        serde_json::Value::Bool(truth) => Value::from(*truth),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::from(number),
+            (None, Some(number)) => Value::from(number),
+            (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        serde_json::Value::String(text) => Value::from(text.as_str()),
+        serde_json::Value::Array(items) => items.iter().map(of_json).collect::<Vec<_>>().into(),
+        serde_json::Value::Object(entries) => {
+            entries.iter().map(|(key, value)| (key.as_str(), of_json(value))).collect()
+        }
+    }
+}
+
+/// The names that reasoning goes by; templates read one or another, and transformers gives each
+/// the same value.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+fn is_read(key: &str, read: &BTreeSet<String>) -> bool {
+    if REASONING.contains(&key) {
+        REASONING.iter().any(|name| read.contains(*name))
+    } else {
+        read.contains(key)
+    }
+}
+
+/// A message as templates see it, which notes what they look at.
+#[derive(Debug)]
+struct Seen {
+    entries: Vec<(String, Value)>,
+    read: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Seen {
+    fn new(message: &Message, read: Arc<Mutex<BTreeSet<String>>>) -> Self {
+        let mut entries: Vec<(String, Value)> = message
+            .keys()
+            .filter_map(|key| Some((key.to_owned(), of_json(&*message.get(key)?))))
+            .collect();
+        let reasoning = REASONING.iter().find_map(|name| {
+            message.more.get(*name).filter(|value| !value.is_null()).map(of_json)
+        });
+        if let Some(reasoning) = reasoning {
+            if !message.more.contains_key("thinking") {
+                entries.insert(0, ("thinking".to_owned(), reasoning.clone()));
+            }
+            match entries.iter_mut().find(|(key, _)| key == "reasoning_content") {
+                Some((_, value)) => *value = reasoning,
+                None => entries.push(("reasoning_content".to_owned(), reasoning)),
+            }
+        }
+        Self { entries, read }
+    }
+
+    fn note(&self, key: &str) {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if !read.contains(key) {
+            read.insert(key.to_owned());
+        }
+    }
+}
+
+impl Object for Seen {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let key = key.as_str()?;
+        self.note(key);
+        self.entries.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.entries.iter().map(|(key, _)| Value::from(key.as_str())).collect())
+    }
 }
 
 fn raise_exception(message: &str) -> Result<String, Error> {
@@ -122,9 +289,20 @@ fn strftime(now: &OnceLock<DateTime>, format: &str) -> Result<String, Error> {
     })
 }
 
-/// `{% generation %} .. {% endgeneration %}` marks what an assistant says, for masks that are not
-/// made here. The engine knows no such block, so it becomes one that is always taken.
-fn without_generation_blocks(source: &str) -> String {
+/// Whether what a template marks as the assistant's is marked in the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Marks {
+    Off,
+    On,
+}
+
+/// `{% generation %} .. {% endgeneration %}` marks what an assistant says. The engine knows no such
+/// block, so it becomes one that is always taken, with marks around it if they are wanted.
+fn generation_blocks(source: &str, marks: Marks) -> String {
+    let (begin_mark, end_mark) = match marks {
+        Marks::Off => (String::new(), String::new()),
+        Marks::On => (format!("{{{{ '{BEGIN}' }}}}"), format!("{{{{ '{END}' }}}}")),
+    };
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
@@ -145,8 +323,18 @@ fn without_generation_blocks(source: &str) -> String {
             None => (word, ""),
         };
         match word.trim() {
-            "generation" => out.push_str(&format!("{{%{open} if true {close}%}}")),
-            "endgeneration" => out.push_str(&format!("{{%{open} endif {close}%}}")),
+            "generation" => match marks {
+                Marks::Off => out.push_str(&format!("{{%{open} if true {close}%}}")),
+                // The first block takes the space before, the last the space behind.
+                Marks::On => out
+                    .push_str(&format!("{{%{open} if true %}}{begin_mark}{{% if true {close}%}}")),
+            },
+            "endgeneration" => match marks {
+                Marks::Off => out.push_str(&format!("{{%{open} endif {close}%}}")),
+                Marks::On => {
+                    out.push_str(&format!("{{%{open} endif %}}{end_mark}{{% endif {close}%}}"));
+                }
+            },
             _ => out.push_str(&block[..end + 2]),
         }
         rest = &block[end + 2..];
@@ -163,12 +351,12 @@ mod tests {
     fn generation_blocks_keep_their_whitespace_control_and_others_stay() {
         let source = "{%- generation -%}a{% endgeneration +%}{% if x %}%}{{ '{%' }}{% raw %}";
         assert_eq!(
-            without_generation_blocks(source),
+            generation_blocks(source, Marks::Off),
             "{%- if true -%}a{% endif +%}{% if x %}%}{{ '{%' }}{% raw %}"
         );
-        assert_eq!(without_generation_blocks("{%"), "{%");
+        assert_eq!(generation_blocks("{%", Marks::Off), "{%");
         for odd in ["{%%}{%-%}", "{%}}", "{%}%}", "{%-+%}"] {
-            assert_eq!(without_generation_blocks(odd), odd);
+            assert_eq!(generation_blocks(odd, Marks::Off), odd);
         }
     }
 }

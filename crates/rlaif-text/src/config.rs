@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -109,10 +109,16 @@ pub(crate) struct Config {
     pub(crate) max_length: Option<usize>,
     pub(crate) padding_side: Side,
     pub(crate) truncation_side: Side,
-    pub(crate) add_prefix_space: bool,
+    pub(crate) add_prefix_space: Option<bool>,
+    pub(crate) add_bos: bool,
+    pub(crate) add_eos: bool,
+    /// The configuration's other keys.
+    rest: Map<String, Value>,
     pub(crate) clean_up_spaces: bool,
     /// By name; `default` is the one that is used.
     pub(crate) chat_templates: BTreeMap<String, String>,
+    /// The files that templates were read from, relative to the folder.
+    pub(crate) template_files: Vec<PathBuf>,
     /// Every `*_token`, by that key: `bos_token`, `eos_token`, and a model's own.
     pub(crate) named: BTreeMap<String, AddedToken>,
     /// Special tokens without a role.
@@ -168,19 +174,36 @@ impl Config {
                 .unwrap_or_else(|| token.added(true))
         };
         let named = named.iter().map(|(key, token)| (key.clone(), described(token))).collect();
+        let (chat_templates, template_files) = chat_templates(folder, raw.chat_template)?;
         let extra = extra.iter().map(described).collect();
         Ok(Self {
             class: raw.tokenizer_class,
             max_length: raw.model_max_length.and_then(limit),
             padding_side: raw.padding_side.unwrap_or(Side::Right),
             truncation_side: raw.truncation_side.unwrap_or(Side::Right),
-            add_prefix_space: raw.add_prefix_space.unwrap_or(false),
+            add_prefix_space: raw.add_prefix_space,
+            add_bos: raw.rest.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false),
+            add_eos: raw.rest.get("add_eos_token").and_then(Value::as_bool).unwrap_or(false),
+            rest: raw.rest,
             clean_up_spaces: raw.clean_up_tokenization_spaces.unwrap_or(false),
-            chat_templates: chat_templates(folder, raw.chat_template)?,
+            chat_templates,
+            template_files,
             named,
             extra,
             added,
         })
+    }
+}
+
+impl Config {
+    /// A truth value of the configuration.
+    pub(crate) fn flag(&self, key: &str) -> Option<bool> {
+        self.rest.get(key)?.as_bool()
+    }
+
+    /// A count of the configuration.
+    pub(crate) fn number(&self, key: &str) -> Option<usize> {
+        usize::try_from(self.rest.get(key)?.as_u64()?).ok()
     }
 }
 
@@ -199,10 +222,12 @@ fn limit(tokens: f64) -> Option<usize> {
 fn chat_templates(
     folder: &Path,
     configured: Option<RawTemplates>,
-) -> Result<BTreeMap<String, String>, TextError> {
+) -> Result<(BTreeMap<String, String>, Vec<PathBuf>), TextError> {
     let mut templates = BTreeMap::new();
+    let mut files = Vec::new();
     if let Some(text) = read_text(&folder.join("chat_template.jinja"))? {
         templates.insert("default".to_owned(), text);
+        files.push("chat_template.jinja".into());
     }
     let more = folder.join("additional_chat_templates");
     if more.is_dir() {
@@ -214,8 +239,10 @@ fn chat_templates(
                 && let Some(text) = read_text(&path)?
             {
                 templates.insert(name.to_owned(), text);
+                files.push(Path::new("additional_chat_templates").join(format!("{name}.jinja")));
             }
         }
+        files.sort();
     }
     if templates.is_empty() {
         match configured {
@@ -229,16 +256,32 @@ fn chat_templates(
             None => {}
         }
     }
-    Ok(templates)
+    Ok((templates, files))
+}
+
+/// The bytes of a file. A named pipe or a device is refused: reading would wait.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, TextError> {
+    let failed = |source| TextError::Read { path: path.to_owned(), source };
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        let kind = std::io::ErrorKind::InvalidInput;
+        return Err(failed(std::io::Error::new(kind, "it is not a regular file")));
+    }
+    fs::read(path).map_err(failed)
 }
 
 /// `None` where there is no such file.
 pub(crate) fn read_text(path: &Path) -> Result<Option<String>, TextError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Read { path: path.to_owned(), source }),
-    }
+    let bytes = match read_file(path) {
+        Ok(bytes) => bytes,
+        Err(TextError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, error.utf8_error());
+        TextError::Read { path: path.to_owned(), source }
+    })
 }
 
 /// `None` where there is no such file.

@@ -10,8 +10,8 @@ use rlaif_core::{Fault, is_bad_input_file};
 pub enum TextError {
     /// The folder has none of the files that a tokenizer can be read from.
     #[error(
-        "{} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there, only \
-         {}; save one with `tokenizer.save_pretrained(folder)` in Python, or give another folder",
+        "{} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt, vocab.txt or a \
+         SentencePiece model (tokenizer.model, spiece.model) is there, only {}; save one with `tokenizer.save_pretrained(folder)` in Python, or give another folder",
         .folder.display(), listed(.found)
     )]
     NoTokenizer {
@@ -20,10 +20,10 @@ pub enum TextError {
         /// What it has.
         found: Vec<String>,
     },
-    /// A vocabulary and merges are there, but not which tokenizer they belong to.
+    /// A vocabulary is there, but not of a tokenizer that can be built from it.
     #[error(
-        "{} has vocab.json and merges.txt, but its tokenizer class is {}, and the ones known here \
-         are {known}: save a tokenizer.json with a fast tokenizer in Python",
+        "{} has {found} and no tokenizer.json, but its tokenizer class is {}, and the ones known \
+         here without are {known}: save a tokenizer.json with a fast tokenizer in Python",
         .folder.display(), .class.as_deref().map_or("not named".to_owned(), |c| format!("`{c}`"))
     )]
     UnknownClass {
@@ -31,6 +31,8 @@ pub enum TextError {
         folder: PathBuf,
         /// `tokenizer_class` of tokenizer_config.json, or `model_type` of config.json.
         class: Option<String>,
+        /// The vocabulary's files that are there.
+        found: String,
         /// The classes that can be built.
         known: &'static str,
     },

@@ -1,29 +1,65 @@
 //! From files to a tokenizer.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::Deserialize;
+use tokenizers::decoders::DecoderWrapper;
+use tokenizers::decoders::byte_fallback::ByteFallback;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::decoders::sequence::Sequence as DecoderSequence;
+use tokenizers::decoders::strip::Strip;
+use tokenizers::decoders::wordpiece::WordPiece as WordPieceDecoder;
 use tokenizers::models::bpe::BPE;
+use tokenizers::models::unigram::Unigram;
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::bert::BertNormalizer;
+use tokenizers::normalizers::replace::Replace;
+use tokenizers::normalizers::unicode::NFC;
+use tokenizers::normalizers::{NormalizerWrapper, Precompiled};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizerSequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::processors::roberta::RobertaProcessing;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, Tokenizer};
 
-use crate::config::{Config, read_json};
+use crate::bound;
+use crate::config::{Config, read_file, read_json, read_text};
 use crate::error::TextError;
 use crate::guard::guarded;
+use crate::sentencepiece::{Algorithm, Model, PieceKind};
 
-/// Tokenizers whose two vocabulary files say everything but the special tokens.
+/// Tokenizers that can be built from their vocabulary and the configuration beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Family {
-    /// `<s> text </s>`, `<s> text </s></s> pair </s>`.
+    /// `<s> text </s>`, `<s> text </s></s> pair </s>`; byte-level BPE.
     Roberta,
-    /// No special tokens around texts.
+    /// No special tokens around texts; byte-level BPE.
     Gpt2,
+    /// The same with other words.
+    Qwen2,
+    /// `[CLS] text [SEP]`; WordPiece.
+    Bert,
+    /// SentencePiece's BPE, with bytes for what is not in the vocabulary.
+    Llama,
+    /// `text </s>`; SentencePiece's unigrams.
+    T5,
+    /// `<s> text </s>`; SentencePiece's unigrams with ids of its own.
+    XlmRoberta,
 }
 
 /// What a message may list.
-const KNOWN: &str = "RobertaTokenizer, LongformerTokenizer, BartTokenizer and GPT2Tokenizer";
+const KNOWN: &str = "BertTokenizer (vocab.txt), RobertaTokenizer, LongformerTokenizer, \
+                     BartTokenizer, GPT2Tokenizer and Qwen2Tokenizer (vocab.json with \
+                     merges.txt), LlamaTokenizer, T5Tokenizer and XLMRobertaTokenizer \
+                     (SentencePiece models)";
 
 impl FromStr for Family {
     type Err = ();
@@ -31,9 +67,15 @@ impl FromStr for Family {
     /// From a `tokenizer_class` or a `model_type`.
     fn from_str(name: &str) -> Result<Self, ()> {
         let name = name.strip_suffix("Fast").unwrap_or(name);
-        match name.strip_suffix("Tokenizer").unwrap_or(name).to_ascii_lowercase().as_str() {
+        let name = name.strip_suffix("Tokenizer").unwrap_or(name).to_ascii_lowercase();
+        match name.replace(['-', '_'], "").as_str() {
             "roberta" | "longformer" | "bart" => Ok(Self::Roberta),
             "gpt2" => Ok(Self::Gpt2),
+            "qwen2" | "qwen3" => Ok(Self::Qwen2),
+            "bert" | "distilbert" | "electra" | "mobilebert" => Ok(Self::Bert),
+            "llama" | "mistral" => Ok(Self::Llama),
+            "t5" => Ok(Self::T5),
+            "xlmroberta" => Ok(Self::XlmRoberta),
             _ => Err(()),
         }
     }
@@ -43,7 +85,7 @@ impl Family {
     /// The roles that need not be configured.
     fn roles(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Roberta => &[
+            Self::Roberta | Self::XlmRoberta => &[
                 ("bos_token", "<s>"),
                 ("pad_token", "<pad>"),
                 ("eos_token", "</s>"),
@@ -57,9 +99,40 @@ impl Family {
                 ("eos_token", "<|endoftext|>"),
                 ("unk_token", "<|endoftext|>"),
             ],
+            Self::Qwen2 => &[
+                ("eos_token", "<|endoftext|>"),
+                ("unk_token", "<|endoftext|>"),
+                ("pad_token", "<|endoftext|>"),
+            ],
+            Self::Bert => &[
+                ("unk_token", "[UNK]"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "[PAD]"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
+            Self::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+            Self::T5 => {
+                &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")]
+            }
+        }
+    }
+
+    /// The files that the vocabulary may be in, in the order in which they are looked for.
+    fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Roberta | Self::Gpt2 | Self::Qwen2 => &["vocab.json"],
+            Self::Bert => &["vocab.txt"],
+            Self::Llama => &["tokenizer.model"],
+            Self::T5 => &["spiece.model"],
+            Self::XlmRoberta => &["sentencepiece.bpe.model", "tokenizer.model", "spiece.model"],
         }
     }
 }
+
+/// Files that hold a vocabulary without a tokenizer.json.
+const VOCABULARIES: [&str; 5] =
+    ["vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
 
 #[derive(Deserialize)]
 struct ModelConfig {
@@ -70,11 +143,11 @@ struct ModelConfig {
 /// added to `config`.
 pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, TextError> {
     let json = folder.join("tokenizer.json");
-    let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
-    if json.is_file() {
-        let bytes = std::fs::read(&json)
-            .map_err(|source| TextError::Read { path: json.clone(), source })?;
+    let merges = folder.join("merges.txt");
+    if json.exists() {
+        let bytes = read_file(&json)?;
         let refused = |source| TextError::Build { path: json.clone(), source };
+        bound::tokenizer(&bytes).map_err(refused)?;
         let mut tokenizer = guarded(|| Tokenizer::from_bytes(bytes)).map_err(refused)?;
         // Whoever encodes says how long and how wide.
         tokenizer.with_padding(None);
@@ -86,45 +159,324 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
         guarded(|| tokenizer.encode_fast("", true)).map_err(refused)?;
         return Ok(tokenizer);
     }
-    if !vocab.is_file() || !merges.is_file() {
+    if !VOCABULARIES.iter().any(|name| folder.join(name).is_file()) {
         return Err(TextError::NoTokenizer { folder: folder.to_owned(), found: names(folder) });
     }
     let class = match &config.class {
         Some(class) => Some(class.clone()),
         None => read_json::<ModelConfig>(&folder.join("config.json"))?.and_then(|c| c.model_type),
     };
-    let Some(family) = class.as_deref().and_then(|class| Family::from_str(class).ok()) else {
-        let folder = folder.to_owned();
-        return Err(TextError::UnknownClass { folder, class, known: KNOWN });
+    let unknown = || TextError::UnknownClass {
+        folder: folder.to_owned(),
+        class: class.clone(),
+        found: VOCABULARIES
+            .into_iter()
+            .filter(|name| folder.join(name).is_file())
+            .collect::<Vec<_>>()
+            .join(", "),
+        known: KNOWN,
     };
-    byte_level(folder, family, config)
+    // Some name no class, or `PreTrainedTokenizerFast`; the model's type may still tell.
+    let family = class.as_deref().and_then(|class| Family::from_str(class).ok());
+    let family = family.ok_or_else(unknown)?;
+    let file = family.files().iter().map(|name| folder.join(name)).find(|file| file.is_file());
+    let file = file.ok_or_else(unknown)?;
+    for (role, text) in family.roles() {
+        config.named.entry((*role).to_owned()).or_insert_with(|| AddedToken::from(*text, true));
+    }
+    let refused = |source| TextError::Build { path: file.clone(), source };
+    let mut tokenizer = match family {
+        Family::Roberta | Family::Gpt2 | Family::Qwen2 if !merges.is_file() => {
+            return Err(TextError::NoTokenizer { folder: folder.to_owned(), found: names(folder) });
+        }
+        Family::Roberta | Family::Gpt2 => return byte_level(folder, family, config),
+        Family::Qwen2 => qwen2(folder, config)?,
+        Family::Bert => bert(&file, config)?,
+        Family::Llama | Family::T5 | Family::XlmRoberta => {
+            let bytes = read_file(&file)?;
+            let model = Model::read(&bytes).map_err(|problem| refused(problem.into()))?;
+            match family {
+                Family::Llama => llama(&model, config).map_err(refused)?,
+                Family::T5 => t5(&model, config).map_err(refused)?,
+                _ => xlm_roberta(&model, config).map_err(refused)?,
+            }
+        }
+    };
+    guarded(|| add_tokens(&mut tokenizer, config)).map_err(refused)?;
+    let processor = guarded(|| surround(&tokenizer, family, config)).map_err(refused)?;
+    tokenizer.with_post_processor(processor);
+    Ok(tokenizer)
+}
+
+/// How a text of `role` is written.
+fn written(config: &Config, role: &str) -> String {
+    config.named.get(role).map(|token| token.content.clone()).unwrap_or_default()
+}
+
+/// The special tokens around texts, as the class puts them.
+fn surround(
+    tokenizer: &Tokenizer,
+    family: Family,
+    config: &Config,
+) -> tokenizers::Result<Option<TemplateProcessing>> {
+    let with = |single: &str, pair: &str, roles: &[&str]| {
+        let tokens: Vec<(String, u32)> = roles
+            .iter()
+            .map(|role| written(config, role))
+            .map(|text| {
+                let id = tokenizer.token_to_id(&text).unwrap_or_default();
+                (text, id)
+            })
+            .collect();
+        // Tokens may have spaces, which part the pieces of a template: they are given as a list.
+        let pieces = |template: &str| -> Vec<String> {
+            template
+                .split(' ')
+                .map(|piece| match piece.strip_prefix('#') {
+                    Some(role) => {
+                        let (role, kind) = role.split_once(':').unwrap_or((role, "0"));
+                        format!("{}:{kind}", written(config, &format!("{role}_token")))
+                    }
+                    None => piece.to_owned(),
+                })
+                .collect()
+        };
+        TemplateProcessing::builder()
+            .try_single(pieces(single))?
+            .try_pair(pieces(pair))?
+            .special_tokens(tokens)
+            .build()
+            .map(Some)
+            .map_err(|error| error.to_string().into())
+    };
+    match family {
+        Family::Bert => with(
+            "#cls $A #sep",
+            "#cls $A #sep $B:1 #sep:1",
+            &["cls_token", "sep_token"],
+        ),
+        Family::T5 => with("$A #eos", "$A #eos $B #eos", &["eos_token"]),
+        Family::XlmRoberta => {
+            with("#bos $A #eos", "#bos $A #eos #eos $B #eos", &["bos_token", "eos_token"])
+        }
+        Family::Llama | Family::Qwen2 => match (config.add_bos, config.add_eos) {
+            (false, false) => Ok(None),
+            (true, false) => with("#bos $A", "#bos $A #bos:1 $B:1", &["bos_token"]),
+            (false, true) => with("$A #eos", "$A #eos $B:1 #eos:1", &["eos_token"]),
+            (true, true) => with(
+                "#bos $A #eos",
+                "#bos $A #eos #bos:1 $B:1 #eos:1",
+                &["bos_token", "eos_token"],
+            ),
+        },
+        Family::Roberta | Family::Gpt2 => Ok(None),
+    }
+}
+
+/// BERT's WordPiece from vocab.txt, one token on each line.
+fn bert(file: &Path, config: &Config) -> Result<Tokenizer, TextError> {
+    let text = read_text(file)?.unwrap_or_default();
+    // The last of two equal lines counts, as in transformers.
+    let vocab: HashMap<String, u32> = text
+        .split_inclusive('\n')
+        .enumerate()
+        .map(|(id, line)| (line.trim_end_matches('\n').to_owned(), id as u32))
+        .collect();
+    let build = || {
+        WordPiece::builder()
+            .vocab(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>())
+            .unk_token(written(config, "unk_token"))
+            .build()
+    };
+    let model =
+        guarded(build).map_err(|source| TextError::Build { path: file.to_owned(), source })?;
+    let mut tokenizer = Tokenizer::new(model);
+    let lower = config.flag("do_lower_case").unwrap_or(true);
+    let chinese = config.flag("tokenize_chinese_chars").unwrap_or(true);
+    let accents = config.flag("strip_accents");
+    let normalizer = BertNormalizer::new(true, chinese, accents, lower);
+    tokenizer
+        .with_normalizer(Some(normalizer))
+        .map_err(|source| TextError::Build { path: file.to_owned(), source })?;
+    tokenizer.with_pre_tokenizer(Some(BertPreTokenizer));
+    tokenizer.with_decoder(Some(WordPieceDecoder::new("##".to_owned(), true)));
+    Ok(tokenizer)
+}
+
+/// Where Qwen2 cuts words.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+fn qwen2(folder: &Path, config: &Config) -> Result<Tokenizer, TextError> {
+    let (model, vocab) = bpe(folder)?;
+    let build = || Split::new(SplitPattern::Regex(QWEN2.into()), SplitDelimiterBehavior::Isolated, false);
+    let refused = |source| TextError::Build { path: vocab.clone(), source };
+    let split = guarded(build).map_err(refused)?;
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_normalizer(Some(NFC)).map_err(refused)?;
+    let level = ByteLevel::new(config.add_prefix_space.unwrap_or(false), true, false);
+    tokenizer.with_pre_tokenizer(Some(PreTokenizerSequence::new(vec![
+        PreTokenizerWrapper::Split(split),
+        PreTokenizerWrapper::ByteLevel(level),
+    ])));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    Ok(tokenizer)
+}
+
+/// Tokens that SentencePiece's models treat apart, and the configuration has not described.
+fn add_pieces(model: &Model, config: &mut Config) {
+    for (text, _, kind) in &model.pieces {
+        let special = match kind {
+            PieceKind::Control => true,
+            PieceKind::UserDefined => false,
+            PieceKind::Other => continue,
+        };
+        let named = config.named.values().chain(&config.extra).chain(&config.added);
+        if !named.into_iter().any(|token| token.content == *text) {
+            config.extra.push(AddedToken::from(text.clone(), special).normalized(false));
+        }
+    }
+}
+
+fn llama(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+    if model.algorithm != Algorithm::Bpe {
+        return Err("it is a SentencePiece model of another algorithm than BPE".into());
+    }
+    add_pieces(model, config);
+    let vocab: HashMap<String, u32> = model
+        .pieces
+        .iter()
+        .enumerate()
+        .map(|(id, (text, ..))| (text.clone(), id as u32))
+        .collect();
+    let merges = merges(model, &vocab);
+    let bpe = guarded(|| {
+        BPE::builder()
+            .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
+            .fuse_unk(true)
+            .byte_fallback(true)
+            .build()
+    })?;
+    let mut tokenizer = Tokenizer::new(bpe);
+    let prefix = config.add_prefix_space.unwrap_or(true);
+    let scheme = match (prefix, config.flag("legacy").unwrap_or(false)) {
+        (false, _) => PrependScheme::Never,
+        (true, true) => PrependScheme::Always,
+        (true, false) => PrependScheme::First,
+    };
+    tokenizer.with_pre_tokenizer(Some(Metaspace::new('\u{2581}', scheme, false)));
+    let mut decoders = vec![
+        DecoderWrapper::Replace(Replace::new("\u{2581}", " ")?),
+        DecoderWrapper::ByteFallback(ByteFallback::new()),
+        DecoderWrapper::Fuse(Fuse::new()),
+    ];
+    if prefix {
+        decoders.push(DecoderWrapper::Strip(Strip::new(' ', 1, 0)));
+    }
+    tokenizer.with_decoder(Some(DecoderSequence::new(decoders)));
+    Ok(tokenizer)
+}
+
+/// The merges that SentencePiece's pieces stand for, in the order of their ids: transformers'
+/// `generate_merges`.
+fn merges(model: &Model, vocab: &HashMap<String, u32>) -> Vec<(String, String)> {
+    let mut merges: Vec<(u32, usize, usize, u32, u32, String, String)> = Vec::new();
+    for text in model.pieces.iter().map(|(text, ..)| text) {
+        let rank = vocab[text];
+        let cuts = text.char_indices().skip(1).map(|(at, _)| at);
+        for (left, right) in cuts.map(|at| text.split_at(at)) {
+            if let (Some(&a), Some(&b)) = (vocab.get(left), vocab.get(right)) {
+                let (first, second) = (left.chars().count(), right.chars().count());
+                merges.push((rank, first, second, a, b, left.to_owned(), right.to_owned()));
+            }
+        }
+    }
+    merges.sort();
+    merges.dedup();
+    merges.into_iter().map(|(.., left, right)| (left, right)).collect()
+}
+
+/// The parts that SentencePiece's unigram models share.
+fn unigram(
+    model: &Model,
+    vocab: Vec<(String, f64)>,
+    unk: usize,
+    prepend: PrependScheme,
+) -> tokenizers::Result<Tokenizer> {
+    if model.algorithm != Algorithm::Unigram {
+        return Err("it is a SentencePiece model of another algorithm than unigrams".into());
+    }
+    let unigrams = guarded(|| Unigram::from(vocab, Some(unk), false).map_err(Into::into))?;
+    let mut tokenizer = Tokenizer::new(unigrams);
+    if !model.charsmap.is_empty() {
+        let map = guarded(|| Precompiled::from(&model.charsmap).map_err(Into::into))?;
+        tokenizer.with_normalizer(Some(NormalizerWrapper::Precompiled(map)))?;
+    }
+    tokenizer.with_pre_tokenizer(Some(PreTokenizerSequence::new(vec![
+        PreTokenizerWrapper::WhitespaceSplit(WhitespaceSplit),
+        PreTokenizerWrapper::Metaspace(Metaspace::new('\u{2581}', prepend, true)),
+    ])));
+    tokenizer.with_decoder(Some(Metaspace::new('\u{2581}', prepend, true)));
+    Ok(tokenizer)
+}
+
+fn t5(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+    add_pieces(model, config);
+    let extra = config.number("extra_ids").unwrap_or(100);
+    let mut vocab: Vec<(String, f64)> =
+        model.pieces.iter().map(|(text, score, _)| (text.clone(), f64::from(*score))).collect();
+    let sentinels: Vec<String> = (0..extra).map(|i| format!("<extra_id_{i}>")).collect();
+    vocab.extend(sentinels.iter().rev().map(|text| (text.clone(), 0.0)));
+    for text in sentinels {
+        let named = config.named.values().chain(&config.extra).chain(&config.added);
+        if !named.into_iter().any(|token| token.content == text) {
+            config.extra.push(AddedToken::from(text, true).normalized(false));
+        }
+    }
+    unigram(model, vocab, 2, PrependScheme::Always)
+}
+
+fn xlm_roberta(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+    let first = ["bos_token", "pad_token", "eos_token", "unk_token"];
+    let mut vocab: Vec<(String, f64)> =
+        first.iter().map(|role| (written(config, role), 0.0)).collect();
+    let rest = model.pieces.iter().skip(3);
+    vocab.extend(rest.map(|(text, score, _)| (text.clone(), f64::from(*score))));
+    vocab.push((written(config, "mask_token"), 0.0));
+    let prefix = config.add_prefix_space.unwrap_or(true);
+    let scheme = if prefix { PrependScheme::Always } else { PrependScheme::Never };
+    unigram(model, vocab, 3, scheme)
+}
+
+/// The model of vocab.json and merges.txt, and the path of the first.
+fn bpe(folder: &Path) -> Result<(BPE, PathBuf), TextError> {
+    let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
+    // The file's own readers name no file in their errors; BPE's message says which part.
+    let [Some(vocab_text), Some(merges_text)] = [&vocab, &merges].map(|path| path.to_str()) else {
+        let source = "its path is not Unicode".into();
+        return Err(TextError::Build { path: vocab, source });
+    };
+    match guarded(|| BPE::from_file(vocab_text, merges_text).build()) {
+        Ok(model) => Ok((model, vocab)),
+        Err(source) => Err(TextError::Build { path: vocab, source }),
+    }
 }
 
 /// Byte-level BPE from vocab.json and merges.txt, as transformers builds it for its slow classes.
 fn byte_level(folder: &Path, family: Family, config: &mut Config) -> Result<Tokenizer, TextError> {
-    let (vocab, merges) = (folder.join("vocab.json"), folder.join("merges.txt"));
     let refused = |path: &Path| {
         let path = path.to_owned();
         move |source| TextError::Build { path, source }
     };
-    for (role, text) in family.roles() {
-        config.named.entry((*role).to_owned()).or_insert_with(|| AddedToken::from(*text, true));
-    }
     if family == Family::Roberta
         && let Some(mask) = config.named.get_mut("mask_token")
     {
         // It stands for a word and the space before it.
         mask.lstrip = true;
     }
-    // The file's own readers name no file in their errors; BPE's message says which part.
-    let [Some(vocab_text), Some(merges_text)] = [&vocab, &merges].map(|path| path.to_str()) else {
-        let source = "its path is not Unicode".into();
-        return Err(TextError::Build { path: vocab, source });
-    };
-    let model =
-        guarded(|| BPE::from_file(vocab_text, merges_text).build()).map_err(refused(&vocab))?;
+    let (model, vocab) = bpe(folder)?;
+    let prefix = config.add_prefix_space.unwrap_or(false);
     let mut tokenizer = Tokenizer::new(model);
-    let level = ByteLevel::new(config.add_prefix_space, true, true);
+    let level = ByteLevel::new(prefix, true, true);
     tokenizer.with_pre_tokenizer(Some(level));
     tokenizer.with_decoder(Some(level));
     guarded(|| add_tokens(&mut tokenizer, config)).map_err(refused(&vocab))?;
@@ -137,7 +489,7 @@ fn byte_level(folder: &Path, family: Family, config: &mut Config) -> Result<Toke
         };
         let processor = RobertaProcessing::new(special("sep_token"), special("cls_token"))
             .trim_offsets(true)
-            .add_prefix_space(config.add_prefix_space);
+            .add_prefix_space(prefix);
         tokenizer.with_post_processor(Some(processor));
     }
     Ok(tokenizer)

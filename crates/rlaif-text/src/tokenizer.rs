@@ -1,10 +1,10 @@
 //! The tokenizer: ids, texts, chats.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
+use rlaif_core::{ChatOptions, CodecError, GenerationPrompt, Message, Specials, TextCodec};
 use tokenizers::models::ModelWrapper;
 use tokenizers::tokenizer::PostProcessor;
 use tokenizers::utils::truncation::{
@@ -17,6 +17,9 @@ use crate::config::{Config, Side};
 use crate::error::TextError;
 use crate::guard::guarded;
 use crate::load::load;
+use crate::mask::{self, LearnedTurns, MaskError, MaskedChat};
+use crate::notice::{Notice, Notices};
+use crate::surround::Surround;
 
 /// A token with a role.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -85,6 +88,9 @@ pub struct HfTokenizer {
     max_length: Option<usize>,
     clean_up_spaces: bool,
     chat: Chat,
+    template_files: Vec<PathBuf>,
+    surround: Surround,
+    notices: Notices,
 }
 
 impl HfTokenizer {
@@ -97,12 +103,18 @@ impl HfTokenizer {
         "added_tokens.json",
         "vocab.json",
         "merges.txt",
+        "vocab.txt",
+        "tokenizer.model",
+        "spiece.model",
+        "sentencepiece.bpe.model",
         "chat_template.jinja",
         "config.json",
     ];
 
-    /// Reads `tokenizer.json`, or `vocab.json` and `merges.txt` (byte-level BPE of RoBERTa's or
-    /// GPT-2's kind), with what the configuration beside it says.
+    /// Reads `tokenizer.json`, or else a vocabulary from which transformers 5 builds the same
+    /// tokenizer: `vocab.json` and `merges.txt` (RoBERTa, GPT-2, Qwen2), `vocab.txt` (BERT),
+    /// `tokenizer.model` (Llama, Mistral), `spiece.model` (T5), `sentencepiece.bpe.model`
+    /// (XLM-RoBERTa); with what the configuration beside it says.
     ///
     /// As in transformers 5, `tokenizer.json` alone decides which special tokens surround a text:
     /// `add_bos_token` and `add_eos_token` beside it are ignored.
@@ -129,6 +141,10 @@ impl HfTokenizer {
             mask: role("mask_token"),
         };
         let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
+        let surround = Surround::of(&tokenizer).map_err(|source| TextError::Build {
+            path: folder.to_owned(),
+            source,
+        })?;
         let seen = config.named.iter().map(|(key, token)| (key.clone(), token.content.clone()));
         let chat = Chat::new(config.chat_templates, seen.collect());
         Ok(Self {
@@ -141,6 +157,9 @@ impl HfTokenizer {
             // The rules are WordPiece's, and destroy text of byte-level tokenizers.
             clean_up_spaces: config.clean_up_spaces && !is_bpe,
             chat,
+            template_files: config.template_files,
+            surround,
+            notices: Notices::default(),
         })
     }
 
@@ -232,7 +251,8 @@ impl HfTokenizer {
             source,
         };
         let bare = |text: &str| guarded(|| self.tokenizer.encode_fast(text, false)).map_err(failed);
-        let (first, second) = (bare(text)?, pair.map(bare).transpose()?);
+        let first = self.without_repeated(bare(text)?, pair.is_none());
+        let second = pair.map(bare).transpose()?;
         let total = first.len() + second.as_ref().map_or(0, Encoding::len);
         let params = TruncationParams {
             max_length: max_length - added,
@@ -270,6 +290,25 @@ impl HfTokenizer {
         rows.par_iter().map(|(text, pair)| self.encode_truncated(text, *pair, max_length)).collect()
     }
 
+    /// A text's tokens without the special ones that it begins or ends with and that are added
+    /// anyway. `alone` says that nothing follows the text.
+    fn without_repeated(&self, mut bare: Encoding, alone: bool) -> Encoding {
+        let repeated = self.surround.repeated(bare.get_ids());
+        let ends = if alone { repeated.end } else { 0 };
+        if repeated.begin > 0 {
+            let token = self.surround.written(&self.tokenizer, true);
+            self.notices.add(Notice::Begins(token), &self.name);
+            let left = bare.len() - repeated.begin;
+            bare.truncate(left, 0, TruncationDirection::Left);
+        }
+        if ends > 0 {
+            let token = self.surround.written(&self.tokenizer, false);
+            self.notices.add(Notice::Ends(token), &self.name);
+            bare.truncate(bare.len() - ends, 0, TruncationDirection::Right);
+        }
+        bare
+    }
+
     /// A conversation's ids, with the one BOS that the template writes, if it does.
     ///
     /// # Errors
@@ -282,27 +321,76 @@ impl HfTokenizer {
         self.encode(&self.render_chat(messages, generation_prompt)?, Specials::Exclude)
     }
 
+    /// A conversation with what the assistant says in it: what `{% generation %}` marks in the
+    /// chat template, as transformers' `return_assistant_tokens_mask`; else each of its turns as
+    /// the template writes them in the whole.
+    ///
+    /// # Errors
+    /// [`MaskError`]; where it [is of the row](MaskError::is_of_the_row), the conversation is to be
+    /// left out and counted.
+    ///
+    /// ```
+    /// use rlaif_core::{ChatOptions, Message};
+    /// use rlaif_text::{HfTokenizer, LearnedTurns};
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chatml");
+    /// let tokenizer = HfTokenizer::from_folder(folder)?;
+    /// let chat = [Message::new("user", "Name a prime."), Message::new("assistant", "Seven.")];
+    /// let masked = tokenizer.mask_chat(&chat, &ChatOptions::default(), LearnedTurns::All)?;
+    /// assert_eq!(&masked.text[masked.learned[0].clone()], "Seven.<|im_end|>\n");
+    /// let (ids, learned) = tokenizer.encode_masked(&masked)?;
+    /// assert_eq!(ids.len(), learned.len());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn mask_chat(
+        &self,
+        messages: &[Message],
+        options: &ChatOptions,
+        which: LearnedTurns,
+    ) -> Result<MaskedChat, MaskError> {
+        if !self.chat.marks(options) {
+            return mask::by_comparison(self, messages, options, which);
+        }
+        mask::turns(messages, which)?;
+        let marked = self.chat.render_marked(messages, options).map_err(|source| {
+            let codec = self.name.clone();
+            MaskError::Refused(CodecError::ChatTemplate { codec, source: source.into() })
+        })?;
+        let (text, mut learned) = marked;
+        learned.retain(|range| !range.is_empty());
+        if which == LearnedTurns::Last {
+            learned.drain(..learned.len().saturating_sub(1));
+        }
+        if learned.is_empty() { Err(MaskError::NothingSaid) } else { Ok(MaskedChat { text, learned }) }
+    }
+
+    /// The ids of a masked conversation, and for each whether it is learned: where any of its text
+    /// is. No special tokens are added.
+    ///
+    /// # Errors
+    /// [`CodecError::Tokenizer`].
+    pub fn encode_masked(&self, chat: &MaskedChat) -> Result<(Vec<u32>, Vec<bool>), CodecError> {
+        let encoding = guarded(|| self.tokenizer.encode(chat.text.as_str(), false));
+        let encoding = encoding.map_err(self.failed())?;
+        let learned = encoding
+            .get_offsets()
+            .iter()
+            .map(|&(start, end)| {
+                chat.learned.iter().any(|range| start < range.end && end > range.start)
+            })
+            .collect();
+        Ok((encoding.get_ids().to_vec(), learned))
+    }
+
     /// Names of the chat templates; [`TextCodec::render_chat`] uses `default`.
     pub fn chat_templates(&self) -> impl Iterator<Item = &str> {
         self.chat.names()
     }
 
-    /// [`TextCodec::render_chat`] with another template than `default`.
-    ///
-    /// # Errors
-    /// As [`TextCodec::render_chat`]; also when there is no template of this name.
-    pub fn render_chat_with(
-        &self,
-        template: &str,
-        messages: &[Message],
-        generation_prompt: GenerationPrompt,
-    ) -> Result<String, CodecError> {
-        if self.chat.names().next().is_none() {
-            return Err(CodecError::NoChatTemplate { codec: self.name.clone() });
-        }
-        self.chat.render(template, messages, generation_prompt).map_err(|source| {
-            CodecError::ChatTemplate { codec: self.name.clone(), source: source.into() }
-        })
+    /// The files beside the tokenizer's own that hold its chat templates, relative to its folder:
+    /// `chat_template.jinja` and those of `additional_chat_templates`. A copy of the tokenizer
+    /// needs them.
+    pub fn template_files(&self) -> &[PathBuf] {
+        &self.template_files
     }
 
     fn failed(&self) -> impl Fn(Box<dyn std::error::Error + Send + Sync>) -> CodecError {
@@ -317,9 +405,14 @@ impl TextCodec for HfTokenizer {
     }
 
     fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, CodecError> {
-        let with = specials == Specials::Include;
-        let encoding = guarded(|| self.tokenizer.encode_fast(text, with)).map_err(self.failed())?;
-        Ok(encoding.get_ids().to_vec())
+        let bare = guarded(|| self.tokenizer.encode_fast(text, false)).map_err(self.failed())?;
+        if specials == Specials::Exclude {
+            return Ok(bare.get_ids().to_vec());
+        }
+        let bare = self.without_repeated(bare, true);
+        let whole =
+            guarded(|| self.tokenizer.post_process(bare, None, true)).map_err(self.failed())?;
+        Ok(whole.get_ids().to_vec())
     }
 
     fn encode_batch(
@@ -341,7 +434,31 @@ impl TextCodec for HfTokenizer {
         messages: &[Message],
         generation_prompt: GenerationPrompt,
     ) -> Result<String, CodecError> {
-        self.render_chat_with("default", messages, generation_prompt)
+        self.render_chat_with(messages, generation_prompt, &ChatOptions::default())
+    }
+
+    fn render_chat_with(
+        &self,
+        messages: &[Message],
+        generation_prompt: GenerationPrompt,
+        options: &ChatOptions,
+    ) -> Result<String, CodecError> {
+        if self.chat.names().next().is_none() {
+            return Err(CodecError::NoChatTemplate { codec: self.name.clone() });
+        }
+        let rendered = self.chat.render(messages, generation_prompt, options);
+        let (text, unread) = rendered.map_err(|source| CodecError::ChatTemplate {
+            codec: self.name.clone(),
+            source: source.into(),
+        })?;
+        for key in unread {
+            self.notices.add(Notice::Unread(key), &self.name);
+        }
+        Ok(text)
+    }
+
+    fn take_notices(&self) -> Vec<String> {
+        self.notices.take()
     }
 }
 

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
+use rlaif_core::{ChatOptions, CodecError, GenerationPrompt, Message, Specials, TextCodec};
 use rlaif_text::{HfTokenizer, Side, TextError};
 
 fn fixture(name: &str) -> std::path::PathBuf {
@@ -180,8 +180,9 @@ fn a_chat_is_refused_with_the_reason_and_the_line() {
     let empty = render(&chatml("a"), &[]);
     assert!(empty.to_string().contains("at least one message"), "{empty}");
     let mistral = HfTokenizer::from_folder(fixture("mistral")).unwrap();
+    let options = ChatOptions { template: Some("tool_use".into()), ..ChatOptions::default() };
     let unnamed = mistral
-        .render_chat_with("tool_use", &[Message::new("user", "x")], GenerationPrompt::Add)
+        .render_chat_with(&[Message::new("user", "x")], GenerationPrompt::Add, &options)
         .unwrap_err();
     assert!(unnamed.to_string().contains("only default, rag"), "{unnamed}");
     let date = render(&chatml("{{ strftime_now('%Q') }}"), &chat);
@@ -220,4 +221,88 @@ fn a_rendered_chat_has_one_bos() {
     let ids = llama.encode_chat(&chat, GenerationPrompt::Add).unwrap();
     assert_eq!(ids.iter().filter(|id| **id == bos).count(), 1);
     assert_eq!(ids[0], bos);
+}
+
+#[test]
+fn templates_of_any_depth_are_an_error_or_rendered_and_never_the_end_of_the_process() {
+    let chat = [Message::new("user", "x")];
+    let many = |part: &str, n: usize| part.repeat(n);
+    for (what, template) in [
+        ("operators", format!("{{{{ 1{} }}}}", many(" + 1", 20_000))),
+        ("concatenation", format!("{{{{ 'a'{} }}}}", many(" ~ 'a'", 20_000))),
+        ("filters", format!("{{{{ 'a'{} }}}}", many("|upper", 20_000))),
+        ("attributes", format!("{{{{ messages{} }}}}", many(".a", 20_000))),
+        ("calls", format!("{{{{ messages{} }}}}", many("()", 20_000))),
+        ("items", format!("{{{{ messages{} }}}}", many("[0]", 20_000))),
+        ("not", format!("{{{{ {}1 }}}}", many("not ", 20_000))),
+        ("minus", format!("{{{{ {}1 }}}}", many("-", 20_000))),
+        ("parentheses", format!("{{{{ {}1{} }}}}", many("(", 20_000), many(")", 20_000))),
+        ("lists", format!("{{{{ {}{} }}}}", many("[", 20_000), many("]", 20_000))),
+        ("conditions", format!("{{{{ {}1 }}}}", many("1 if 0 else ", 20_000))),
+        ("comparisons", format!("{{{{ 1{} }}}}", many(" < 2", 20_000))),
+        ("and", format!("{{{{ 1{} }}}}", many(" and 1", 20_000))),
+        ("tests", format!("{{{{ 1{} }}}}", many(" is odd", 20_000))),
+        (
+            "elif",
+            format!("{{% if 0 %}}{}{{% endif %}}", many("{% elif 0 %}", 20_000)),
+        ),
+        ("if", format!("{}{}", many("{% if 1 %}", 20_000), many("{% endif %}", 20_000))),
+        ("for", format!("{}{}", many("{% for a in b %}", 20_000), many("{% endfor %}", 20_000))),
+        // Within the bounds, on the deep stack.
+        ("some operators", format!("{{{{ 1{} }}}}", many(" + 1", 2_000))),
+        ("some filters", format!("{{{{ 'a'{} }}}}", many("|upper", 2_000))),
+        ("some attributes", format!("{{{{ messages{} }}}}", many("[0]", 1_000))),
+        ("some elif", format!("{{% if 0 %}}{}{{% endif %}}", many("{% elif 0 %}", 2_000))),
+        ("a macro that calls itself", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}".to_owned()),
+    ] {
+        let found = chatml(&template).render_chat(&chat, GenerationPrompt::Add);
+        let fine = ["some operators", "some filters", "some elif"].contains(&what);
+        assert_eq!(found.is_ok(), fine, "{what}: {found:?}");
+    }
+}
+
+#[test]
+fn tokenizers_that_multiply_a_text_are_refused() {
+    let json = fs::read_to_string(fixture("llama3").join("tokenizer.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let replace = |content: &str| {
+        serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": content})
+    };
+    let doubling = vec![replace("aa"); 40];
+    let piece = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+    let template = serde_json::json!({
+        "type": "TemplateProcessing", "single": vec![piece.clone(); 100_000], "pair": [piece],
+        "special_tokens": {},
+    });
+    for (part, value) in [
+        ("normalizer", serde_json::json!({"type": "Sequence", "normalizers": doubling})),
+        ("normalizer", replace(&"b".repeat(1_000_000))),
+        ("normalizer", serde_json::json!({"type": "Prepend", "prepend": "b".repeat(1_000_000)})),
+        ("decoder", serde_json::json!({"type": "Sequence", "decoders": doubling})),
+        ("post_processor", template),
+    ] {
+        let mut changed = json.clone();
+        changed[part] = value;
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("tokenizer.json"), changed.to_string()).unwrap();
+        let error = HfTokenizer::from_folder(folder.path()).unwrap_err();
+        let said = error.source().map(ToString::to_string).unwrap_or_default();
+        assert!(said.contains(&format!("its {part}")), "{part}: {error}: {said}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_in_the_place_of_a_file_is_refused() {
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(fixture("chatml").join(file), folder.path().join(file)).unwrap();
+        }
+        let path = folder.path().join(name);
+        let _ = fs::remove_file(&path);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = HfTokenizer::from_folder(folder.path()).unwrap_err();
+        assert!(matches!(error, TextError::Read { .. }), "{name}: {error}");
+    }
 }

@@ -133,13 +133,12 @@ fn dialogue(scenario: &Scenario, seed: Seed) -> BuiltinDialogue {
 
     let Telling { text: dialogue, last: (kind, rude, start), .. } = telling;
     let id = content_id(&[&dialogue]);
-    let pair = PreferencePair {
-        id: id.clone(),
-        prompt: dialogue[..start].to_owned(),
-        chosen: format!(" {kind}"),
-        rejected: format!(" {rude}"),
-        margin: None,
-    };
+    let pair = PreferencePair::new(
+        id.clone(),
+        &dialogue[..start],
+        format!(" {kind}"),
+        format!(" {rude}"),
+    );
     BuiltinDialogue {
         id,
         topic: scenario.topic.to_owned(),

@@ -3,7 +3,7 @@
 
 use rlaif_core::{
     Conversation, Demonstration, Desirability, Message, Metadata, PreferencePair, PromptRecord,
-    UnpairedPreference,
+    TextOrMessages, UnpairedPreference,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -97,7 +97,7 @@ impl Corpus for DemonstrationColumns {
         let prompt = row.text(&self.prompt)?;
         let response = row.text(&self.response)?;
         let id = row.identity(self.id.as_deref(), &[&prompt, &response])?;
-        Ok(Outcome::Kept(Demonstration { id, prompt, response }))
+        Ok(Outcome::Kept(Demonstration::new(id, prompt, response)))
     }
 }
 
@@ -148,7 +148,8 @@ impl Corpus for PairColumns {
             None => None,
         };
         let id = row.identity(self.id.as_deref(), &[&prompt, &chosen, &rejected])?;
-        Ok(Outcome::Kept(PreferencePair { id, prompt, chosen, rejected, margin }))
+        let pair = PreferencePair::new(id, prompt, chosen, rejected);
+        Ok(Outcome::Kept(PreferencePair { margin, ..pair }))
     }
 }
 
@@ -192,7 +193,8 @@ impl Corpus for UnpairedColumns {
             Desirability::Undesirable
         };
         let id = row.identity(self.id.as_deref(), &[&prompt, &response])?;
-        Ok(Outcome::Kept(UnpairedPreference { id, prompt, response, desirability }))
+        let row = UnpairedPreference::new(id, prompt, response, desirability);
+        Ok(Outcome::Kept(row))
     }
 }
 
@@ -231,11 +233,9 @@ impl Corpus for ConversationColumns {
         let id = match &self.id {
             Some(column) => row.identity(Some(column), &[])?,
             None => {
-                let parts: Vec<&str> = messages
-                    .iter()
-                    .flat_map(|message| [message.role.as_str(), &message.content])
-                    .collect();
-                content_id(&parts)
+                let all = TextOrMessages::Messages(messages.clone());
+                let parts = all.content_parts();
+                content_id(&parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>())
             }
         };
         Ok(Outcome::Kept(Conversation { id, messages }))

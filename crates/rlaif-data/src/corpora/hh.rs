@@ -134,7 +134,7 @@ impl Corpus for Hh {
             Divergence::LastTurn
         };
         let same = chosen == rejected;
-        let pair = PreferencePair { id, prompt, chosen, rejected, margin: None };
+        let pair = PreferencePair::new(id, prompt, chosen, rejected);
         let record = HhRecord { pair, subset, divergence };
         Ok(match (divergence, self.earlier) {
             (Divergence::Earlier, EarlierDivergence::Drop) => Outcome::Dropped(EARLIER),
@@ -155,7 +155,7 @@ fn not_a_dialogue(row: &Row<'_>, column: &'static str, problem: DialogueProblem)
 }
 
 /// Where the last assistant's marker that both dialogues have in common ends.
-fn end_of_prompt(chosen: &str, rejected: &str) -> Option<usize> {
+pub(crate) fn end_of_prompt(chosen: &str, rejected: &str) -> Option<usize> {
     let common = chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count();
     turns::end_of_last_marker(&chosen[..chosen.floor_char_boundary(common)], Speaker::Assistant)
 }

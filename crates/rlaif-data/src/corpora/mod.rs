@@ -14,6 +14,7 @@ pub use columns::{
     ConversationColumns, DemonstrationColumns, PairColumns, PromptColumns, UnpairedColumns,
 };
 pub use dialogsum::{DialogSum, DialogSumRecord};
+pub(crate) use hh::end_of_prompt;
 pub use hh::{DIALOGUE_CHARACTERS, Divergence, EarlierDivergence, Hh, HhRecord};
 pub use real_toxicity_prompts::{RealToxicityPrompts, ScoredText, ToxicityPrompt, ToxicityScores};
 pub use red_team::{RedTeam, RedTeamAttempt};

@@ -10,6 +10,7 @@
 mod chunk;
 mod format;
 mod input;
+mod not_finite;
 mod parquet;
 mod progress;
 mod rows;

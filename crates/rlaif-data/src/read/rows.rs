@@ -6,12 +6,12 @@ use std::sync::Arc;
 use parquet::record::{Field, Row as ParquetRow};
 use serde_json::Value;
 
-use super::Mode;
 use super::chunk::Chunk;
 use super::format::Format;
+use super::{Mode, not_finite};
 use crate::corpora::{Corpus, Outcome};
 use crate::error::DataError;
-use crate::row::{Columns, Place, Row};
+use crate::row::{Columns, NotFinite, Place, Row};
 
 /// How many errors a lenient reading keeps to show.
 pub(super) const SHOWN: usize = 5;
@@ -111,7 +111,8 @@ impl<C: Corpus> Parser<'_, C> {
     }
 
     fn json_line(&mut self, text: &str, line: u64) -> bool {
-        let text = text.trim_ascii();
+        // Files that were put together have a mark at each beginning.
+        let text = text.trim_start_matches('\u{feff}').trim_ascii();
         text.is_empty() || self.json(text, line)
     }
 
@@ -135,7 +136,12 @@ impl<C: Corpus> Parser<'_, C> {
         let place = Place { source_name: self.source_name, line };
         let outcome = match serde_json::from_str::<Columns<'_>>(text) {
             Ok(columns) => self.corpus.record(Row::new(place, columns)),
-            Err(source) => Err(self.not_an_object(text, line, source)),
+            Err(source) => match not_finite::read(text) {
+                Some((columns, not_finite)) => {
+                    self.corpus.record(Row::new(place, columns).with_not_finite(not_finite))
+                }
+                None => Err(self.not_an_object(text, line, source)),
+            },
         };
         self.settle(outcome)
     }
@@ -205,11 +211,17 @@ impl<C: Corpus> Parser<'_, C> {
 
     fn parquet(&mut self, rows: Vec<ParquetRow>, first: u64) {
         for (line, row) in (first..).zip(rows) {
-            let columns = row.into_columns().into_iter();
-            let columns =
-                Columns(columns.map(|(name, field)| (name.into(), value(field))).collect());
+            let fields = row.into_columns();
+            let not_finite: NotFinite = fields
+                .iter()
+                .filter_map(|(name, field)| Some((name.clone(), written(field)?)))
+                .collect();
+            let columns = Columns(
+                fields.into_iter().map(|(name, field)| (name.into(), value(field))).collect(),
+            );
             let place = Place { source_name: self.source_name, line };
-            let outcome = self.corpus.record(Row::new(place, columns));
+            let row = Row::new(place, columns).with_not_finite(not_finite);
+            let outcome = self.corpus.record(row);
             if !self.settle(outcome) {
                 return;
             }
@@ -238,6 +250,17 @@ impl<C: Corpus> Parser<'_, C> {
         tally.kept = records.len() as u64;
         true
     }
+}
+
+/// How Python would write a number that is not finite.
+fn written(field: &Field) -> Option<&'static str> {
+    let number = match field {
+        Field::Float16(v) => f32::from(*v).into(),
+        Field::Float(v) => f64::from(*v),
+        Field::Double(v) => *v,
+        _ => return None,
+    };
+    not_finite::word(number)
 }
 
 /// A Parquet value as the JSON value that says the same. A number JSON has no word for is null.

@@ -100,11 +100,7 @@ fn of_a_demonstration_the_response_and_its_end_are_learned() {
     let tokenizer = tokenizer("llama3");
     let spec = spec(&tokenizer, None);
     let encoder = Encoder::new(&tokenizer, &spec, 64);
-    let row = |prompt: &str, response: &str| Demonstration {
-        id: prompt.to_owned(),
-        prompt: prompt.to_owned(),
-        response: response.to_owned(),
-    };
+    let row = |prompt: &str, response: &str| Demonstration::new(prompt, prompt, response);
     let rows = [row("Bears eat", " honey."), row("honey ".repeat(80).as_str(), " too long")];
     let (encoded, left) = encoder.demonstrations(&rows).unwrap();
     assert!(encoded[1].is_none());
@@ -125,11 +121,7 @@ fn an_encoder_reads_the_prompt_and_its_decoder_learns_the_response() {
     let tokenizer = tokenizer("t5");
     let spec = spec(&tokenizer, Some(0));
     let encoder = Encoder::new(&tokenizer, &spec, 6);
-    let row = Demonstration {
-        id: "1".to_owned(),
-        prompt: "Bears eat honey and much more than that.".to_owned(),
-        response: "Yes.".to_owned(),
-    };
+    let row = Demonstration::new("1", "Bears eat honey and much more than that.", "Yes.");
     let (encoded, left) = encoder.demonstrations(std::slice::from_ref(&row)).unwrap();
     let got = encoded[0].as_ref().unwrap();
     // The prompt was cut before its end of sequence; the row counts once.

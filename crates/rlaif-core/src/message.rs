@@ -1,0 +1,265 @@
+//! Messages of a conversation, and texts that may be given as messages.
+
+use std::borrow::Cow;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+
+use crate::record::Metadata;
+
+/// One turn of a conversation, as chat templates read it.
+///
+/// A chat template gets every key that the file has, `reasoning_content`, `name`, `tool_calls` and
+/// `tool_call_id` for instance, as transformers hands them on. Serialised, a message is the object
+/// that it was read from.
+///
+/// ```
+/// let json = r#"{"role":"assistant","content":null,"tool_calls":[{"name":"clock"}]}"#;
+/// let message: rlaif_core::Message = serde_json::from_str(json)?;
+/// assert_eq!(message.content, "");
+/// assert_eq!(message.more["tool_calls"][0]["name"], "clock");
+/// assert_eq!(serde_json::to_string(&message)?, json);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, `tool`, or another role that the model's chat template knows.
+    pub role: String,
+    /// The text of the turn. Where [`Message::other_content`] is set, the texts of its parts, one
+    /// after another.
+    pub content: String,
+    /// What the template reads in place of `content`, where that is not a text.
+    pub other_content: Option<OtherContent>,
+    /// The other keys, in the order of the file.
+    pub more: Metadata,
+}
+
+/// The content of a message that is not one text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum OtherContent {
+    /// A list of parts, such as `{"type": "text", "text": "..."}`.
+    Parts(Vec<Value>),
+    /// `null`: a turn that only calls tools, for instance.
+    Null,
+    /// No such key.
+    Absent,
+}
+
+impl Message {
+    /// A turn of `role` that says `content`.
+    ///
+    /// ```
+    /// let turn = rlaif_core::Message::new("user", "When can a newborn eat solid food?");
+    /// assert_eq!(turn.role, "user");
+    /// ```
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+            other_content: None,
+            more: Metadata::new(),
+        }
+    }
+
+    /// The same turn with another key.
+    ///
+    /// ```
+    /// use rlaif_core::Message;
+    /// let turn = Message::new("assistant", "Seven.").with("reasoning_content", "A prime.");
+    /// assert_eq!(turn.keys().collect::<Vec<_>>(), ["role", "content", "reasoning_content"]);
+    /// ```
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.more.insert(key.into(), value.into());
+        self
+    }
+
+    /// The message of a JSON object.
+    ///
+    /// # Errors
+    /// A phrase that says what is wrong, for the end of a message: no `role`, or a content that is
+    /// neither a text nor a list of parts nor null.
+    pub fn from_object(object: Metadata) -> Result<Self, String> {
+        let (mut role, mut content, mut more) = (None, None, Metadata::new());
+        for (key, value) in object {
+            match key.as_str() {
+                "role" => role = Some(value),
+                "content" => content = Some(value),
+                _ => {
+                    more.insert(key, value);
+                }
+            }
+        }
+        let role = match role {
+            Some(Value::String(role)) => role,
+            Some(_) => return Err("a message's `role` is not a text".to_owned()),
+            None => return Err("a message has no `role`".to_owned()),
+        };
+        let (content, other_content) = match content {
+            Some(Value::String(text)) => (text, None),
+            Some(Value::Array(parts)) => (parts_text(&parts), Some(OtherContent::Parts(parts))),
+            Some(Value::Null) => (String::new(), Some(OtherContent::Null)),
+            None if more.is_empty() => return Err("a message has no `content`".to_owned()),
+            None => (String::new(), Some(OtherContent::Absent)),
+            Some(_) => {
+                let expected = "a text, a list of parts or null";
+                return Err(format!("a message's `content` is not {expected}"));
+            }
+        };
+        Ok(Self { role, content, other_content, more })
+    }
+
+    /// The keys of the message, in the order in which it is written.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let content = (self.other_content != Some(OtherContent::Absent)).then_some("content");
+        ["role"].into_iter().chain(content).chain(self.more.keys().map(String::as_str))
+    }
+
+    /// The value of a key, as chat templates read it.
+    pub fn get(&self, key: &str) -> Option<Cow<'_, Value>> {
+        match key {
+            "role" => Some(Cow::Owned(self.role.as_str().into())),
+            "content" => match &self.other_content {
+                None => Some(Cow::Owned(self.content.as_str().into())),
+                Some(OtherContent::Parts(parts)) => Some(Cow::Owned(parts.clone().into())),
+                Some(OtherContent::Null) => Some(Cow::Owned(Value::Null)),
+                Some(OtherContent::Absent) => None,
+            },
+            _ => self.more.get(key).map(Cow::Borrowed),
+        }
+    }
+}
+
+/// The texts of the parts of a content, one after another; other parts have none.
+fn parts_text(parts: &[Value]) -> String {
+    parts
+        .iter()
+        .filter_map(|part| part.as_str().or_else(|| part.get("text").and_then(Value::as_str)))
+        .collect()
+}
+
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.keys().filter_map(|key| Some((key, self.get(key)?))))
+    }
+}
+
+impl<'de> Deserialize<'de> for Message {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_object(Metadata::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// A prompt or a response as a row has it: a text, or messages for the chat template.
+///
+/// ```
+/// use rlaif_core::{Message, TextOrMessages};
+/// let text: TextOrMessages = serde_json::from_str(r#""Name a prime.""#)?;
+/// let chat: TextOrMessages =
+///     serde_json::from_str(r#"[{"role":"user","content":"Name a prime."}]"#)?;
+/// assert_eq!(text, TextOrMessages::from("Name a prime."));
+/// assert_eq!(chat, TextOrMessages::from(vec![Message::new("user", "Name a prime.")]));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TextOrMessages {
+    /// A text.
+    Text(String),
+    /// Messages, oldest first.
+    Messages(Vec<Message>),
+}
+
+impl TextOrMessages {
+    /// Whether there is nothing in it: no message, or none but white space in all of them.
+    pub fn is_blank(&self) -> bool {
+        match self {
+            Self::Text(text) => text.trim().is_empty(),
+            Self::Messages(messages) => {
+                messages.iter().all(|m| m.content.trim().is_empty() && m.more.is_empty())
+            }
+        }
+    }
+
+    /// The messages; a text is one message of `role`.
+    pub fn into_messages(self, role: &str) -> Vec<Message> {
+        match self {
+            Self::Text(text) => vec![Message::new(role, text)],
+            Self::Messages(messages) => messages,
+        }
+    }
+
+    /// Texts that identify the content: of messages, each role and content, then the other keys.
+    pub fn content_parts(&self) -> Vec<Cow<'_, str>> {
+        match self {
+            Self::Text(text) => vec![text.as_str().into()],
+            Self::Messages(messages) => messages
+                .iter()
+                .flat_map(|message| {
+                    // Messages of role and content alone keep the ids that they always had.
+                    let whole = !message.more.is_empty() || message.other_content.is_some();
+                    let whole = whole
+                        .then(|| Cow::Owned(serde_json::to_string(message).unwrap_or_default()));
+                    let content = Cow::from(message.content.as_str());
+                    [Some(message.role.as_str().into()), Some(content), whole].into_iter().flatten()
+                })
+                .collect(),
+        }
+    }
+}
+
+impl From<&str> for TextOrMessages {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for TextOrMessages {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<Vec<Message>> for TextOrMessages {
+    fn from(messages: Vec<Message>) -> Self {
+        Self::Messages(messages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_written_as_it_was_read() {
+        for json in [
+            r#"{"role":"user","content":"hi"}"#,
+            r#"{"role":"user","content":[{"type":"text","text":"a"},{"type":"image"},"b"]}"#,
+            r#"{"role":"assistant","content":null,"tool_calls":[{"z":1,"a":{"y":2,"b":3}}]}"#,
+            r#"{"role":"assistant","tool_calls":[]}"#,
+            r#"{"role":"tool","content":"12","tool_call_id":"x","name":"clock"}"#,
+        ] {
+            let message: Message = serde_json::from_str(json).unwrap();
+            assert_eq!(serde_json::to_string(&message).unwrap(), json);
+        }
+        let parts: Message = serde_json::from_str(
+            r#"{"role":"user","content":[{"type":"text","text":"a"},{"type":"image"},"b"]}"#,
+        )
+        .unwrap();
+        assert_eq!(parts.content, "ab");
+    }
+
+    #[test]
+    fn what_is_not_a_message_is_refused_with_the_reason() {
+        for (json, expected) in [
+            (r#"{"content":"hi"}"#, "no `role`"),
+            (r#"{"role":"user"}"#, "no `content`"),
+            (r#"{"role":1,"content":"hi"}"#, "`role` is not a text"),
+            (r#"{"role":"user","content":3}"#, "`content` is not a text, a list of parts or null"),
+        ] {
+            let error = serde_json::from_str::<Message>(json).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

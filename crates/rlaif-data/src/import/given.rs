@@ -1,0 +1,609 @@
+//! What a row of each form gives.
+
+use std::collections::BTreeMap;
+
+use rlaif_core::{ChatOptions, Message, Metadata, TextOrMessages};
+use serde_json::{Map, Value};
+
+use super::form::RowForm;
+use super::value::{flattened, messages, objects, parsed, text_or_messages};
+use super::{Dialogues, Import, SafeRlhfVerdict};
+use crate::error::DataError;
+use crate::row::{Row, number};
+use crate::turns;
+
+/// What a row gives.
+pub(super) enum Given {
+    Compared { prompt: TextOrMessages, chosen: TextOrMessages, rejected: TextOrMessages },
+    /// Answers with scores, of which more is better.
+    Ranked { prompt: TextOrMessages, answers: Vec<(TextOrMessages, f64)> },
+    Labelled { prompt: TextOrMessages, response: TextOrMessages, scores: BTreeMap<String, f64> },
+    Unpaired { prompt: TextOrMessages, response: TextOrMessages, desirable: bool },
+    Answered { prompt: TextOrMessages, response: TextOrMessages },
+    Whole(TextOrMessages),
+    Steps { prompt: String, steps: Vec<String>, labels: Vec<bool> },
+    Prompt(TextOrMessages),
+}
+
+/// A row's content with what else it says.
+pub(super) struct Content {
+    pub(super) given: Given,
+    pub(super) chat: ChatOptions,
+    pub(super) margin: Option<f64>,
+    pub(super) metadata: Metadata,
+}
+
+/// Why a row gives nothing.
+pub(super) enum Nothing {
+    Dropped(&'static str),
+    Failed(DataError),
+}
+
+impl From<DataError> for Nothing {
+    fn from(error: DataError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+pub(super) const TIE: &str = "a tie";
+pub(super) const NO_ANSWER: &str = "no answer";
+const NOT_VALID: &str = "neither response is valid";
+
+/// Reads of a row by the names of its columns, with errors that say where.
+struct Reading<'r, 'a> {
+    row: &'r mut Row<'a>,
+}
+
+impl Reading<'_, '_> {
+    fn has(&self, column: &str) -> bool {
+        self.row.has(column)
+    }
+
+    fn text(&mut self, column: &str) -> Result<String, DataError> {
+        self.row.text(column)
+    }
+
+    fn either(&mut self, column: &str) -> Result<TextOrMessages, DataError> {
+        let value = self.row.take(column)?;
+        text_or_messages(&value).map_err(|_| {
+            let expected = "a text, or a list of messages with `role` and `content`";
+            self.row.wrong_type(column, expected, &value)
+        })
+    }
+
+    fn messages(&mut self, column: &str) -> Result<Vec<Message>, DataError> {
+        let value = self.row.take(column)?;
+        messages(&value).map_err(|_| {
+            let expected = "a list of messages with `role` and `content` (or `from` and `value`)";
+            self.row.wrong_type(column, expected, &value)
+        })
+    }
+
+    fn objects(
+        &mut self,
+        column: &str,
+        expected: &'static str,
+    ) -> Result<Vec<Map<String, Value>>, DataError> {
+        let value = self.row.take(column)?;
+        objects(&value).ok_or_else(|| self.row.wrong_type(column, expected, &value))
+    }
+
+    fn object(&mut self, column: &str) -> Result<Map<String, Value>, DataError> {
+        let value = self.row.take(column)?;
+        match parsed(&value).as_object() {
+            Some(object) => Ok(object.clone()),
+            None => Err(self.row.wrong_type(column, "an object", &value)),
+        }
+    }
+
+    fn wrong(&self, column: &str, expected: &'static str, found: &Value) -> DataError {
+        self.row.wrong_type(column, expected, found)
+    }
+
+    /// Turns as Arena's CSV has them: a JSON list of texts.
+    fn turns(&mut self, column: &str) -> Result<Result<Vec<String>, Nothing>, DataError> {
+        let value = self.row.take(column)?;
+        let Value::Array(turns) = parsed(&value).into_owned() else {
+            return Err(self.wrong(column, "a JSON list of turns", &value));
+        };
+        let texts: Option<Vec<String>> =
+            turns.iter().map(|turn| turn.as_str().map(str::to_owned)).collect();
+        match texts {
+            Some(texts) => Ok(Ok(texts)),
+            None if turns.iter().any(Value::is_null) => {
+                Ok(Err(Nothing::Dropped("a turn is missing")))
+            }
+            None => Err(self.wrong(column, "a JSON list of turns", &value)),
+        }
+    }
+}
+
+/// What a row of a form gives.
+pub(super) fn content(import: &Import, row: &mut Row<'_>) -> Result<Content, Nothing> {
+    let mut reading = Reading { row };
+    let mut metadata = Metadata::new();
+    let given = given(import, &mut reading, &mut metadata)?;
+    let chat = chat(reading.row)?;
+    let margin = match import.form {
+        RowForm::Preference | RowForm::ImplicitPreference => row.optional_number("margin")?,
+        _ => None,
+    };
+    Ok(Content { given, chat, margin, metadata })
+}
+
+/// The columns that TRL hands to the chat template.
+fn chat(row: &mut Row<'_>) -> Result<ChatOptions, DataError> {
+    let mut chat = ChatOptions::default();
+    if row.has("tools") {
+        let value = row.take("tools")?;
+        let wrong = |row: &Row<'_>| row.wrong_type("tools", "a list of JSON schemas", &value);
+        // Some data sets have an empty text where there are no tools.
+        if value.as_str().is_none_or(|text| !text.trim().is_empty()) {
+            let Value::Array(tools) = parsed(&value).into_owned() else { return Err(wrong(row)) };
+            chat.tools = (!tools.is_empty()).then_some(tools);
+        }
+    }
+    if row.has("chat_template_kwargs") {
+        let value = row.take("chat_template_kwargs")?;
+        let Value::Object(kwargs) = parsed(&value).into_owned() else {
+            return Err(row.wrong_type("chat_template_kwargs", "an object", &value));
+        };
+        chat.kwargs = kwargs;
+    }
+    Ok(chat)
+}
+
+fn given(
+    import: &Import,
+    row: &mut Reading<'_, '_>,
+    metadata: &mut Metadata,
+) -> Result<Given, Nothing> {
+    let dialogue = |text: String| match import.options.dialogues {
+        Dialogues::Text => TextOrMessages::from(text),
+        Dialogues::Messages => of_dialogue(&text).map_or_else(|| text.into(), Into::into),
+    };
+    Ok(match import.form {
+        RowForm::Hh => return hh(import, row),
+        RowForm::Preference | RowForm::ImplicitPreference => {
+            scores(row, metadata)?;
+            return preference(row);
+        }
+        RowForm::UltraFeedback => {
+            let prompt = row.text("instruction")?.into();
+            let completions = row.objects("completions", "a list of completions")?;
+            let answers = completions
+                .iter()
+                .filter_map(|completion| {
+                    let response = completion.get("response")?.as_str()?;
+                    Some((response.into(), ultra_feedback_score(completion)?))
+                })
+                .collect();
+            Given::Ranked { prompt, answers }
+        }
+        RowForm::UltraFeedbackResponses => {
+            let column = if row.has("instruction") { "instruction" } else { "prompt" };
+            let prompt = row.text(column)?.into();
+            for (name, column) in
+                [("score_chosen", "chosen_avg_rating"), ("score_rejected", "rejected_avg_rating")]
+            {
+                if let Some(score) = row.row.optional_number(column)? {
+                    metadata.insert(name.to_owned(), score.into());
+                }
+            }
+            let chosen = row.text("chosen_response")?.into();
+            Given::Compared { prompt, chosen, rejected: row.text("rejected_response")?.into() }
+        }
+        RowForm::HelpSteer2 => {
+            let mut scores = BTreeMap::new();
+            for name in ["helpfulness", "correctness", "coherence", "complexity", "verbosity"] {
+                if let Some(score) = row.row.optional_number(name)? {
+                    scores.insert(name.to_owned(), score);
+                }
+            }
+            if !scores.contains_key("helpfulness") {
+                return Err(Nothing::Dropped("no score"));
+            }
+            let prompt = help_steer_prompt(row.text("prompt")?);
+            Given::Labelled { prompt, response: row.text("response")?.into(), scores }
+        }
+        RowForm::HelpSteer2Preference => {
+            let prompt = help_steer_prompt(row.text("prompt")?);
+            let strength = row.row.number("preference_strength")?;
+            metadata.insert("preference_strength".to_owned(), strength.into());
+            let responses = [row.text("response_1")?.into(), row.text("response_2")?.into()];
+            signed(prompt, responses, strength)?
+        }
+        RowForm::HelpSteer3 => {
+            let column = if row.has("context") { "context" } else { "prompt" };
+            let prompt = row.either(column)?;
+            let strength = row.row.number("overall_preference")?;
+            metadata.insert("preference_strength".to_owned(), strength.into());
+            let responses = [row.text("response1")?.into(), row.text("response2")?.into()];
+            signed(prompt, responses, strength)?
+        }
+        RowForm::SafeRlhf => {
+            let prompt = row.text("prompt")?.into();
+            let column = match import.options.safe_rlhf {
+                SafeRlhfVerdict::Better => "better_response_id",
+                SafeRlhfVerdict::Safer => "safer_response_id",
+            };
+            let best = row.row.number(column)?;
+            for safe in ["is_response_0_safe", "is_response_1_safe"] {
+                if let Some(value) = row.row.get(safe) {
+                    metadata.insert(safe.to_owned(), value.clone());
+                }
+            }
+            let [first, second] = [row.text("response_0")?.into(), row.text("response_1")?.into()];
+            let (chosen, rejected) = match best {
+                0.0 => (first, second),
+                1.0 => (second, first),
+                -1.0 => return Err(Nothing::Dropped(TIE)),
+                other => return Err(row.wrong(column, "0 or 1", &other.into()).into()),
+            };
+            Given::Compared { prompt, chosen, rejected }
+        }
+        RowForm::ArenaCsv => {
+            let [first, second] = [row.row.truth("winner_model_a")?, row.row.truth("winner_model_b")?];
+            let asked = row.turns("prompt")??;
+            let conversations = [row.turns("response_a")??, row.turns("response_b")??].map(|said| {
+                let turns = asked.iter().zip(&said);
+                turns
+                    .flat_map(|(asked, said)| {
+                        [Message::new("user", asked), Message::new("assistant", said)]
+                    })
+                    .collect::<Vec<_>>()
+            });
+            if first == second {
+                return Err(Nothing::Dropped(TIE));
+            }
+            won(conversations, first)?
+        }
+        RowForm::Arena => {
+            let winner = row.text("winner")?;
+            let conversations =
+                [row.messages("conversation_a")?, row.messages("conversation_b")?].map(flattened);
+            let first = match winner.as_str() {
+                "model_a" => true,
+                "model_b" => false,
+                _ if winner.starts_with("tie") => return Err(Nothing::Dropped(TIE)),
+                "both_bad" | "bothbad" | "both bad" => {
+                    return Err(Nothing::Dropped("both are bad"));
+                }
+                _ => {
+                    let expected = "`model_a`, `model_b`, `tie` or `both_bad`";
+                    return Err(row.wrong("winner", expected, &winner.into()).into());
+                }
+            };
+            won(conversations, first)?
+        }
+        RowForm::Nectar => {
+            let prompt = row.text("prompt")?;
+            let answers = row.objects("answers", "a list of answers with a `rank` each")?;
+            let text = import.options.dialogues == Dialogues::Text;
+            // Nectar's prompt ends in the space that the answer lacks.
+            let space = if text && prompt.ends_with("Assistant: ") { " " } else { "" };
+            let answers = answers
+                .iter()
+                .filter_map(|answer| {
+                    let said = answer.get("answer")?.as_str()?;
+                    // The first rank is the best.
+                    Some((format!("{space}{said}").into(), -number(answer.get("rank")?)?))
+                })
+                .collect();
+            let prompt = if text { prompt.trim_end_matches(' ').to_owned() } else { prompt };
+            Given::Ranked { prompt: dialogue(prompt), answers }
+        }
+        RowForm::Shp => {
+            let prompt = row.text("history")?.into();
+            let first = row.row.truth("labels")?;
+            for name in ["score_A", "score_B", "score_ratio"] {
+                if let Some(score) = row.row.optional_number(name)? {
+                    metadata.insert(name.to_owned(), score.into());
+                }
+            }
+            let responses = [row.text("human_ref_A")?.into(), row.text("human_ref_B")?.into()];
+            compared(prompt, responses, first)
+        }
+        RowForm::SummaryComparison => {
+            let prompt = summary_prompt(row)?;
+            let summaries = row.objects("summaries", "two summaries with a `text` each")?;
+            let [first, second] = summaries.as_slice() else {
+                return Err(row.wrong("summaries", "two summaries", &summaries.len().into()).into());
+            };
+            let choice = row.row.number("choice")?;
+            let texts = [first, second].map(|summary| {
+                summary.get("text").and_then(Value::as_str).unwrap_or_default().into()
+            });
+            match choice {
+                0.0 => compared(prompt, texts, true),
+                1.0 => compared(prompt, texts, false),
+                other => return Err(row.wrong("choice", "0 or 1", &other.into()).into()),
+            }
+        }
+        RowForm::SummaryAxes => {
+            let prompt = summary_prompt(row)?;
+            let summary = row.object("summary")?;
+            let response = summary.get("text").and_then(Value::as_str).unwrap_or_default().into();
+            let axes = summary.get("axes").and_then(Value::as_object);
+            let scores: BTreeMap<String, f64> = axes
+                .into_iter()
+                .flatten()
+                .filter_map(|(name, score)| Some((name.clone(), number(score)?)))
+                .collect();
+            if scores.is_empty() {
+                return Err(Nothing::Dropped("no score"));
+            }
+            Given::Labelled { prompt, response, scores }
+        }
+        RowForm::PrometheusPreference => {
+            let prompt = row.text("orig_instruction")?.into();
+            let verdict = row.text("orig_preference")?;
+            let first = match verdict.trim() {
+                "A" => true,
+                "B" => false,
+                _ => return Err(row.wrong("orig_preference", "A or B", &verdict.into()).into()),
+            };
+            for name in ["orig_score_A", "orig_score_B", "orig_criteria"] {
+                if let Some(value) = row.row.get(name).filter(|value| !value.is_null()) {
+                    metadata.insert(name.to_owned(), value.clone());
+                }
+            }
+            let responses =
+                [row.text("orig_response_A")?.into(), row.text("orig_response_B")?.into()];
+            compared(prompt, responses, first)
+        }
+        RowForm::PrometheusFeedback => {
+            let prompt = row.text("orig_instruction")?.into();
+            let scores = [("score".to_owned(), row.row.number("orig_score")?)].into();
+            Given::Labelled { prompt, response: row.text("orig_response")?.into(), scores }
+        }
+        RowForm::OrcaPairs => {
+            let mut asked = Vec::new();
+            if let Some(system) = row.row.optional_text("system")?.filter(|text| !text.is_empty()) {
+                asked.push(Message::new("system", system));
+            }
+            asked.push(Message::new("user", row.text("question")?));
+            let [chosen, rejected] = [row.either("chosen")?, row.either("rejected")?]
+                .map(|said| said.into_messages("assistant").into());
+            Given::Compared { prompt: asked.into(), chosen, rejected }
+        }
+        RowForm::Steps => {
+            let prompt = row.text("prompt")?;
+            let wrong = "a list of texts, one for each step";
+            let value = row.row.take("completions")?;
+            let steps: Option<Vec<String>> = parsed(&value)
+                .as_array()
+                .and_then(|steps| steps.iter().map(|s| s.as_str().map(str::to_owned)).collect());
+            let steps = steps.ok_or_else(|| row.wrong("completions", wrong, &value))?;
+            let value = row.row.take("labels")?;
+            let labels: Option<Vec<bool>> = parsed(&value).as_array().and_then(|labels| {
+                labels.iter().map(|l| l.as_bool().or(number(l).map(|n| n > 0.0))).collect()
+            });
+            match labels {
+                Some(labels) if labels.len() == steps.len() => Given::Steps { prompt, steps, labels },
+                _ => {
+                    let expected = "a list of true and false, as many as there are completions";
+                    return Err(row.wrong("labels", expected, &value).into());
+                }
+            }
+        }
+        RowForm::Unpaired => Given::Unpaired {
+            desirable: row.row.truth("label")?,
+            prompt: row.either("prompt")?,
+            response: row.either("completion")?,
+        },
+        RowForm::PromptCompletion => {
+            let column = if row.has("completion") { "completion" } else { "response" };
+            Given::Answered { prompt: row.either("prompt")?, response: row.either(column)? }
+        }
+        RowForm::ShareGpt => {
+            let column = if row.has("conversations") { "conversations" } else { "conversation" };
+            let mut said = row.messages(column)?;
+            if let Some(system) = row.row.optional_text("system")?.filter(|text| !text.is_empty())
+                && said.first().is_some_and(|first| first.role != "system")
+            {
+                said.insert(0, Message::new("system", system));
+            }
+            Given::Whole(said.into())
+        }
+        RowForm::Messages => Given::Whole(row.messages("messages")?.into()),
+        RowForm::Alpaca => {
+            let mut prompt = row.text("instruction")?;
+            if let Some(input) = row.row.optional_text("input")?.filter(|text| !text.is_empty()) {
+                prompt = format!("{prompt}\n\n{input}");
+            }
+            Given::Answered { prompt: prompt.into(), response: row.text("output")?.into() }
+        }
+        RowForm::Text => Given::Whole(row.text("text")?.into()),
+        RowForm::Prompt => Given::Prompt(row.either("prompt")?),
+    })
+}
+
+fn compared(prompt: TextOrMessages, [a, b]: [TextOrMessages; 2], first: bool) -> Given {
+    let (chosen, rejected) = if first { (a, b) } else { (b, a) };
+    Given::Compared { prompt, chosen, rejected }
+}
+
+/// HelpSteer's strengths: below zero, the first response is better; -100 is no preference.
+fn signed(
+    prompt: TextOrMessages,
+    responses: [TextOrMessages; 2],
+    strength: f64,
+) -> Result<Given, Nothing> {
+    if strength <= -100.0 {
+        return Err(Nothing::Dropped(NOT_VALID));
+    }
+    if strength == 0.0 {
+        return Err(Nothing::Dropped(TIE));
+    }
+    Ok(compared(prompt, responses, strength < 0.0))
+}
+
+/// Two conversations, of which one won.
+fn won([a, b]: [Vec<Message>; 2], first: bool) -> Result<Given, Nothing> {
+    let common = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    let (asked, a, b) = (a[..common].to_vec(), a[common..].to_vec(), b[common..].to_vec());
+    if asked.is_empty() {
+        return Err(Nothing::Dropped("the conversations have no beginning in common"));
+    }
+    if a.is_empty() && b.is_empty() {
+        return Err(Nothing::Dropped(super::convert::SAME));
+    }
+    Ok(compared(asked.into(), [a.into(), b.into()], first))
+}
+
+/// The mean of the aspects, which `fine-grained_score` is; `overall_score` has 10 for 1 in places.
+fn ultra_feedback_score(completion: &Map<String, Value>) -> Option<f64> {
+    let named = |name: &str| completion.get(name).and_then(number);
+    named("fine-grained_score")
+        .or_else(|| {
+            let aspects = completion.get("annotations")?.as_object()?;
+            let ratings: Vec<f64> = aspects
+                .values()
+                .filter_map(|aspect| number(aspect.get("Rating")?))
+                .collect();
+            (!ratings.is_empty()).then(|| ratings.iter().sum::<f64>() / ratings.len() as f64)
+        })
+        .or_else(|| named("overall_score"))
+}
+
+/// HelpSteer2 parts turns by `<extra_id_1>` and the speaker's name.
+fn help_steer_prompt(prompt: String) -> TextOrMessages {
+    const MARK: &str = "<extra_id_1>";
+    if !prompt.contains(MARK) {
+        return prompt.into();
+    }
+    let mut parts = prompt.split(MARK);
+    let first = parts.next().unwrap_or_default().trim_end();
+    let mut said = vec![Message::new("user", first)];
+    for part in parts {
+        let (speaker, text) = part.split_once('\n').unwrap_or((part, ""));
+        let role = match speaker.trim() {
+            "Assistant" => "assistant",
+            "User" => "user",
+            // Not that notation after all.
+            _ => return prompt.into(),
+        };
+        said.push(Message::new(role, text.trim_end_matches('\n')));
+    }
+    said.into()
+}
+
+fn summary_prompt(row: &mut Reading<'_, '_>) -> Result<TextOrMessages, DataError> {
+    let info = row.object("info")?;
+    let text = |key: &str| info.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let (post, title) = (text("post"), text("title").unwrap_or_default());
+    Ok(match (post, text("article")) {
+        (Some(post), _) => {
+            let subreddit = text("subreddit").unwrap_or_default();
+            format!("SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:").into()
+        }
+        (None, Some(article)) => format!("{article}\n\nTL;DR:").into(),
+        (None, None) => {
+            let expected = "an object with a `post` or an `article`";
+            return Err(row.wrong("info", expected, &Value::Object(info)));
+        }
+    })
+}
+
+/// The scores of binarized UltraFeedback, in either spelling.
+fn scores(row: &mut Reading<'_, '_>, metadata: &mut Metadata) -> Result<(), DataError> {
+    for (name, columns) in [
+        ("score_chosen", ["score_chosen", "chosen-rating"]),
+        ("score_rejected", ["score_rejected", "rejected-rating"]),
+    ] {
+        for column in columns {
+            if let Some(score) = row.row.optional_number(column)? {
+                metadata.insert(name.to_owned(), score.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// HH's notation as messages.
+fn of_dialogue(text: &str) -> Option<Vec<Message>> {
+    let mut messages: Vec<Message> =
+        turns::parse(text).ok()?.map(|turn| turn.message()).collect();
+    // The prompt's end is the marker of who answers.
+    if messages.last().is_some_and(|m| m.role == "assistant" && m.content.is_empty()) {
+        messages.pop();
+    }
+    (!messages.is_empty()).then_some(messages)
+}
+
+fn hh(import: &Import, row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
+    let prompt = row.row.optional_text("prompt")?;
+    let (chosen, rejected) = (row.text("chosen")?, row.text("rejected")?);
+    let (prompt, chosen, rejected) = match prompt {
+        Some(prompt) => (prompt, format!(" {chosen}"), format!(" {rejected}")),
+        None => match crate::corpora::end_of_prompt(&chosen, &rejected) {
+            Some(at) => {
+                (chosen[..at].to_owned(), chosen[at..].to_owned(), rejected[at..].to_owned())
+            }
+            None => {
+                return Err(Nothing::Dropped("the dialogues have no beginning in common"));
+            }
+        },
+    };
+    if import.options.dialogues == Dialogues::Text {
+        return Ok(Given::Compared {
+            prompt: prompt.into(),
+            chosen: chosen.into(),
+            rejected: rejected.into(),
+        });
+    }
+    // What is said behind the prompt's marker may go on with further turns.
+    let said = |text: &str| {
+        let messages = of_dialogue(&format!("\n\nAssistant:{text}"));
+        messages.unwrap_or_default()
+    };
+    let asked = of_dialogue(&prompt).ok_or(Nothing::Dropped("the prompt is no dialogue"))?;
+    let (chosen, rejected) = (said(&chosen).into(), said(&rejected).into());
+    Ok(Given::Compared { prompt: asked.into(), chosen, rejected })
+}
+
+/// TRL's preference, with its prompt or without: `extract_prompt` of TRL 1.16.
+fn preference(row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
+    let (chosen, rejected) = (row.either("chosen")?, row.either("rejected")?);
+    let prompt = if row.has("prompt") { Some(row.either("prompt")?) } else { None };
+    Ok(match (prompt, chosen, rejected) {
+        (Some(TextOrMessages::Messages(asked)), chosen, rejected) => {
+            let mut said = [chosen, rejected].map(|said| said.into_messages("assistant"));
+            // Some have the whole conversation in both.
+            if said.iter().all(|said| said.len() > asked.len() && said.starts_with(&asked)) {
+                said = said.map(|said| said[asked.len()..].to_vec());
+            }
+            let [chosen, rejected] = said.map(TextOrMessages::from);
+            Given::Compared { prompt: asked.into(), chosen, rejected }
+        }
+        (
+            Some(prompt @ TextOrMessages::Text(_)),
+            chosen @ TextOrMessages::Text(_),
+            rejected @ TextOrMessages::Text(_),
+        ) => Given::Compared { prompt, chosen, rejected },
+        (None, TextOrMessages::Text(chosen), TextOrMessages::Text(rejected)) => {
+            let common = chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count();
+            let mut at = chosen.floor_char_boundary(common);
+            // The space before a word belongs to the response.
+            if chosen[..at].ends_with(' ') {
+                at -= 1;
+            }
+            let (prompt, chosen, rejected) = (&chosen[..at], &chosen[at..], &rejected[at..]);
+            compared(prompt.into(), [chosen.into(), rejected.into()], true)
+        }
+        // The conversations hold the prompt, as they do where it is a text beside them.
+        (prompt, chosen, rejected) => {
+            let [a, b] = [chosen, rejected].map(|said| said.into_messages("assistant"));
+            match (won([a.clone(), b.clone()], true), prompt) {
+                (Ok(given), _) => given,
+                (Err(Nothing::Dropped(_)), Some(prompt)) => Given::Compared {
+                    prompt: prompt.into_messages("user").into(),
+                    chosen: a.into(),
+                    rejected: b.into(),
+                },
+                (Err(nothing), _) => return Err(nothing),
+            }
+        }
+    })
+}

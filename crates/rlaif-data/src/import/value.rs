@@ -1,0 +1,91 @@
+//! Values of rows as texts and messages, also where CSV has JSON as text.
+
+use std::borrow::Cow;
+
+use rlaif_core::{Message, TextOrMessages};
+use serde_json::{Map, Value};
+
+/// The value itself, or what it says as JSON text where that is a list or an object.
+pub(super) fn parsed(value: &Value) -> Cow<'_, Value> {
+    let nested = value.as_str().map(str::trim_start).filter(|text| text.starts_with(['[', '{']));
+    match nested.and_then(|text| serde_json::from_str(text).ok()) {
+        Some(value) => Cow::Owned(value),
+        None => Cow::Borrowed(value),
+    }
+}
+
+/// A list of objects.
+pub(super) fn objects(value: &Value) -> Option<Vec<Map<String, Value>>> {
+    match &*parsed(value) {
+        Value::Array(items) => items.iter().map(|item| item.as_object().cloned()).collect(),
+        _ => None,
+    }
+}
+
+/// Whether a value is a list of messages.
+pub(super) fn is_messages(value: &Value) -> bool {
+    objects(value).is_some_and(|objects| objects.iter().all(|object| object.contains_key("role")))
+}
+
+/// A list of messages; the phrase says what is wrong.
+pub(super) fn messages(value: &Value) -> Result<Vec<Message>, String> {
+    let objects = objects(value).ok_or_else(|| "a message is not an object".to_owned())?;
+    objects.into_iter().map(share_gpt).map(Message::from_object).collect()
+}
+
+/// An object of ShareGPT's keys and roles as a message's; others as they are.
+fn share_gpt(mut object: Map<String, Value>) -> Map<String, Value> {
+    let (Some(Value::String(from)), Some(_)) = (object.get("from"), object.get("value")) else {
+        return object;
+    };
+    if object.contains_key("role") {
+        return object;
+    }
+    let role = match from.as_str() {
+        "human" | "user" => "user",
+        "gpt" | "assistant" | "chatgpt" | "bing" | "bard" | "model" | "function_call" => {
+            "assistant"
+        }
+        "observation" | "tool" | "function_response" => "tool",
+        other => other,
+    };
+    let role = Value::from(role);
+    let content = object.shift_remove("value").unwrap_or_default();
+    object.shift_remove("from");
+    let mut message = Map::new();
+    message.insert("role".to_owned(), role);
+    message.insert("content".to_owned(), content);
+    message.extend(object);
+    message
+}
+
+/// Messages whose parts are all text have that text for content: templates of text models want it.
+pub(super) fn flattened(mut messages: Vec<Message>) -> Vec<Message> {
+    for message in &mut messages {
+        if let Some(rlaif_core::OtherContent::Parts(parts)) = &message.other_content
+            && parts.iter().all(|part| {
+                part.is_string() || part.get("text").is_some_and(Value::is_string)
+            })
+        {
+            message.other_content = None;
+        }
+    }
+    messages
+}
+
+/// A text, or messages.
+pub(super) fn text_or_messages(value: &Value) -> Result<TextOrMessages, String> {
+    match value {
+        Value::String(text) => {
+            // In CSV, messages are JSON text; a text that only begins like it stays one.
+            let nested = text.trim_start().starts_with('[').then(|| messages(value));
+            match nested {
+                Some(Ok(messages)) if !messages.is_empty() => Ok(messages.into()),
+                _ => Ok(text.as_str().into()),
+            }
+        }
+        Value::Array(_) => messages(value).map(TextOrMessages::from),
+        Value::Object(object) => Ok(vec![Message::from_object(share_gpt(object.clone()))?].into()),
+        _ => Err("neither a text nor a list of messages".to_owned()),
+    }
+}

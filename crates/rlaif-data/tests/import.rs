@@ -1,0 +1,217 @@
+//! Every form of rows is told by itself, and read as its card says (`fixtures/export.py`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rlaif_core::{Desirability, TextOrMessages};
+use rlaif_data::{
+    DataError, Dialogues, Import, ImportOptions, Ranked, Reader, RowForm, SafeRlhfVerdict, Source,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Expected {
+    form: String,
+    wanted: String,
+    rows: Vec<Value>,
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/import")
+}
+
+fn source(name: &str) -> Source {
+    Source::file(fixtures().join(name)).unwrap()
+}
+
+/// The texts of some keys. A single message of the assistant stands for its text, as preferences
+/// of texts after a conversation are written.
+fn texts(parts: &[(&str, &TextOrMessages)]) -> Value {
+    parts.iter().map(|(key, text)| ((*key).to_owned(), json!(text))).collect()
+}
+
+fn answered(text: &TextOrMessages) -> Value {
+    match text {
+        TextOrMessages::Text(text) => json!([{"role": "assistant", "content": text}]),
+        messages => json!(messages),
+    }
+}
+
+#[test]
+fn every_form_is_told_and_read() {
+    let golden = std::fs::read(fixtures().join("golden.json")).unwrap();
+    let golden: BTreeMap<String, Expected> = serde_json::from_slice(&golden).unwrap();
+    let mut wrong = Vec::new();
+    for (name, expected) in &golden {
+        let import = Import::find(&source(name)).unwrap();
+        if import.form.name() != expected.form {
+            wrong.push(format!("{name} is told as {}, not {}", import.form, expected.form));
+            continue;
+        }
+        let reader = Reader::new(source(name));
+        let found: Vec<Value> = match expected.wanted.as_str() {
+            "pairs" => {
+                let pairs = import.pairs(reader).unwrap();
+                let pairs = pairs.records().iter();
+                pairs
+                    .map(|p| {
+                        let mut row = texts(&[
+                            ("prompt", &p.prompt),
+                            ("chosen", &p.chosen),
+                            ("rejected", &p.rejected),
+                        ]);
+                        if matches!(p.prompt, TextOrMessages::Messages(_)) {
+                            row["chosen"] = answered(&p.chosen);
+                            row["rejected"] = answered(&p.rejected);
+                        }
+                        row
+                    })
+                    .collect()
+            }
+            "demonstrations" => {
+                let rows = import.demonstrations(reader).unwrap();
+                let rows = rows.records().iter();
+                rows.map(|r| texts(&[("prompt", &r.prompt), ("response", &r.response)])).collect()
+            }
+            "unpaired" => {
+                let rows = import.unpaired(reader).unwrap();
+                let rows = rows.records().iter();
+                rows.map(|r| {
+                    let mut row = texts(&[("prompt", &r.prompt), ("response", &r.response)]);
+                    row["desirability"] = json!(r.desirability);
+                    row
+                })
+                .collect()
+            }
+            "steps" => {
+                let rows = import.steps(reader).unwrap();
+                let rows = rows.records().iter();
+                rows.map(|r| json!({"prompt": r.prompt, "steps": r.steps, "labels": r.labels}))
+                    .collect()
+            }
+            "conversations" => {
+                let rows = import.conversations(reader).unwrap();
+                let rows = rows.records().iter();
+                rows.map(|r| texts(&[("conversation", &r.conversation)])).collect()
+            }
+            "prompts" => {
+                let rows = import.prompts(reader).unwrap();
+                rows.records().iter().map(|r| texts(&[("prompt", &r.prompt)])).collect()
+            }
+            other => panic!("{other}"),
+        };
+        if found != expected.rows {
+            let (found, expected) = (json!(found), json!(expected.rows));
+            wrong.push(format!("{name}\n  found    {found}\n  expected {expected}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_is_left_out_is_counted() {
+    let dropped = |name: &str| {
+        let source = source(name);
+        let pairs = Import::find(&source).unwrap().pairs(Reader::new(source)).unwrap();
+        let steps = &pairs.provenance().steps;
+        steps.iter().flat_map(|step| step.dropped.clone()).collect::<BTreeMap<String, u64>>()
+    };
+    let counts = |counts: &[(&str, u64)]| {
+        counts.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(
+        dropped("helpsteer2_preference.jsonl"),
+        counts(&[("a tie", 1), ("neither response is valid", 1)])
+    );
+    assert_eq!(
+        dropped("helpsteer2.jsonl"),
+        counts(&[("a tie", 1), ("a prompt with one response", 1)])
+    );
+    assert_eq!(dropped("arena.csv"), counts(&[("a tie", 1), ("a turn is missing", 1)]));
+    assert_eq!(
+        dropped("empty.jsonl"),
+        counts(&[("an empty response", 2), ("both responses are the same", 1)])
+    );
+    assert_eq!(
+        dropped("hh.jsonl"),
+        counts(&[
+            ("both responses are the same", 1),
+            ("the dialogues have no beginning in common", 1)
+        ])
+    );
+}
+
+#[test]
+fn what_data_sets_leave_open_is_an_option() {
+    let with = |name: &str, options| {
+        let source = source(name);
+        let import = Import::find(&source).unwrap().with(options);
+        import.pairs(Reader::new(source)).unwrap().into_records()
+    };
+    let options = ImportOptions::default();
+    let safer = ImportOptions { safe_rlhf: SafeRlhfVerdict::Safer, ..options };
+    assert_eq!(with("safe_rlhf.jsonl", options)[0].chosen, "one".into());
+    assert_eq!(with("safe_rlhf.jsonl", safer)[0].chosen, "zero".into());
+    for (ranked, expected) in
+        [(Ranked::BestAndWorst, 1), (Ranked::BestAndOthers, 2), (Ranked::All, 3)]
+    {
+        let pairs = with("nectar.jsonl", ImportOptions { ranked, ..options });
+        assert_eq!(pairs.len(), expected);
+        assert!(pairs.iter().all(|pair| pair.chosen != " Third".into()));
+    }
+    let messages = ImportOptions { dialogues: Dialogues::Messages, ..options };
+    let pair = &with("hh.jsonl", messages)[1];
+    assert_eq!(
+        json!([pair.prompt, pair.chosen]),
+        json!([
+            [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"},
+                {"role": "user", "content": "c"}
+            ],
+            [{"role": "assistant", "content": "d"}]
+        ])
+    );
+    let unpaired = Import::of(RowForm::Shp).unpaired(Reader::new(source("shp.jsonl"))).unwrap();
+    assert_eq!(unpaired.len(), 4);
+    assert_eq!(unpaired.records()[0].desirability, Desirability::Desirable);
+}
+
+#[test]
+fn tools_and_options_of_a_row_come_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.jsonl");
+    let row = json!({
+        "messages": [
+            {"role": "user", "content": "What time?"},
+            {"role": "assistant", "content": null, "tool_calls": [{"name": "clock", "arguments": {"z": 1, "a": 2}}]},
+            {"role": "tool", "content": "12", "tool_call_id": "1", "name": "clock"},
+            {"role": "assistant", "content": "Noon.", "reasoning_content": "12."}
+        ],
+        "tools": "[{\"name\": \"clock\"}]",
+        "chat_template_kwargs": {"enable_thinking": false}
+    });
+    std::fs::write(&path, row.to_string()).unwrap();
+    let source = Source::file(&path).unwrap();
+    let rows = Import::find(&source).unwrap().conversations(Reader::new(source)).unwrap();
+    let found = &rows.records()[0];
+    assert_eq!(json!(found.conversation).to_string(), row["messages"].to_string());
+    assert_eq!(found.chat.tools, Some(vec![json!({"name": "clock"})]));
+    assert_eq!(found.chat.kwargs["enable_thinking"], false);
+}
+
+#[test]
+fn unknown_columns_and_what_a_form_does_not_give_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.csv");
+    std::fs::write(&path, "question,reply\na,b\n").unwrap();
+    let error = Import::find(&Source::file(&path).unwrap()).unwrap_err();
+    assert!(matches!(error, DataError::UnknownForm { .. }));
+    assert!(error.to_string().contains("the columns are `question`, `reply`"), "{error}");
+    let error = Import::of(RowForm::Text).pairs(Reader::new(source("text.jsonl"))).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "rows of TRL language modelling (text) (columns `text`) give no preference pairs"
+    );
+}

@@ -1,0 +1,166 @@
+//! Bounds on what files may ask for: a small tokenizer.json can multiply a text, and a small
+//! template can need a stack of any depth.
+
+use serde_json::Value;
+
+/// How many times longer a text may become on its way to tokens or back.
+const GROWTH: f64 = 256.0;
+/// The longest token, in bytes.
+const TOKEN: usize = 1 << 16;
+/// Pieces of a post-processor's template, and how often the text may be among them.
+const PIECES: usize = 64;
+const TEXTS: usize = 4;
+
+/// Refuses a tokenizer.json that multiplies texts; what is wrong with it otherwise is for the
+/// library to say.
+pub(crate) fn tokenizer(json: &[u8]) -> tokenizers::Result<()> {
+    let Ok(json) = serde_json::from_slice::<Value>(json) else { return Ok(()) };
+    for part in ["normalizer", "pre_tokenizer", "decoder"] {
+        let growth = growth(&json[part]);
+        if growth > GROWTH {
+            let message = format!(
+                "its {part} can make a text {growth:.0} times longer; at most {GROWTH} is allowed"
+            );
+            return Err(message.into());
+        }
+    }
+    let processors = templates(&json["post_processor"]);
+    if processors > 1.0 {
+        let message = format!(
+            "its post_processor repeats a text, or puts more than {PIECES} tokens around it"
+        );
+        return Err(message.into());
+    }
+    let longest = match &json["model"]["vocab"] {
+        Value::Object(vocab) => vocab.keys().map(String::len).max(),
+        Value::Array(vocab) => vocab.iter().filter_map(|t| t[0].as_str()).map(str::len).max(),
+        _ => None,
+    };
+    let added = json["added_tokens"].as_array().into_iter().flatten();
+    let added = added.filter_map(|token| token["content"].as_str()).map(str::len).max();
+    if longest.max(added).is_some_and(|longest| longest > TOKEN) {
+        return Err(format!("it has a token of more than {TOKEN} bytes").into());
+    }
+    Ok(())
+}
+
+/// How many times longer one step, or a sequence of steps, can make a text.
+fn growth(step: &Value) -> f64 {
+    let text = |key: &str| step[key].as_str().unwrap_or_default().len() as f64;
+    match step["type"].as_str() {
+        Some("Sequence") => ["normalizers", "pretokenizers", "decoders"]
+            .iter()
+            .filter_map(|key| step[*key].as_array())
+            .flatten()
+            .map(growth)
+            .product(),
+        Some("Replace") => {
+            let pattern = match step["pattern"]["String"].as_str() {
+                Some(pattern) if !pattern.is_empty() => pattern.len() as f64,
+                // An expression may match a letter, or nothing between two.
+                _ => 0.5,
+            };
+            (text("content") / pattern).max(1.0)
+        }
+        Some("Prepend") => (text("prepend") / 1024.0).max(1.0),
+        _ => 1.0,
+    }
+}
+
+/// More than one where templates of a post-processor are too long, or have the text too often.
+fn templates(step: &Value) -> f64 {
+    match step["type"].as_str() {
+        Some("Sequence") => {
+            let steps: Vec<&Value> = step["processors"].as_array().into_iter().flatten().collect();
+            // Each puts tokens around what the one before made.
+            if steps.len() > PIECES { 2.0 } else { steps.into_iter().map(templates).fold(0.0, f64::max) }
+        }
+        Some("TemplateProcessing") => {
+            let bad = ["single", "pair"].iter().any(|template| {
+                let pieces = step[*template].as_array().map_or(&[][..], Vec::as_slice);
+                let texts = pieces.iter().filter(|piece| piece.get("Sequence").is_some()).count();
+                pieces.len() > PIECES || texts > TEXTS
+            });
+            let many = |token: &Value| token["ids"].as_array().map_or(0, Vec::len) > PIECES;
+            let tokens = step["special_tokens"].as_object();
+            if bad || tokens.into_iter().flatten().any(|(_, token)| many(token)) { 2.0 } else { 0.0 }
+        }
+        _ => 0.0,
+    }
+}
+
+/// Parts of one tag of a template.
+const PARTS: usize = 4096;
+/// Tags that open or continue a block.
+const TAGS: usize = 4096;
+/// The stack that templates within the bounds are compiled on.
+const STACK: usize = 256 << 20;
+
+/// Refuses templates whose compilation would need more than the stack that it has.
+pub(crate) fn template(source: &str) -> Result<(), String> {
+    let bytes = source.as_bytes();
+    let (mut at, mut tags) = (0, 0);
+    while let Some(start) = memchr(bytes, at) {
+        let block = bytes[start + 1] == b'%';
+        tags += usize::from(block);
+        let (end, parts) = parts(bytes, start + 2);
+        if parts > PARTS {
+            let line = source[..start].lines().count().max(1);
+            return Err(format!(
+                "the expression on line {line} has more than {PARTS} parts; no template needs that"
+            ));
+        }
+        at = end;
+    }
+    if tags > TAGS {
+        return Err(format!("it has {tags} block tags, more than the {TAGS} that are allowed"));
+    }
+    Ok(())
+}
+
+/// Where the next tag begins.
+fn memchr(bytes: &[u8], from: usize) -> Option<usize> {
+    let rest = bytes.get(from..)?;
+    let found = rest.windows(2).position(|pair| pair == b"{{" || pair == b"{%")?;
+    Some(from + found)
+}
+
+/// The words, numbers and signs up to the end of a tag; a text in quotes is one.
+fn parts(bytes: &[u8], from: usize) -> (usize, usize) {
+    let (mut at, mut parts) = (from, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'}' | b'%' if bytes.get(at + 1) == Some(&b'}') => return (at + 2, parts),
+            quote @ (b'"' | b'\'') => {
+                at += 1;
+                while at < bytes.len() && bytes[at] != quote {
+                    at += if bytes[at] == b'\\' { 2 } else { 1 };
+                }
+                at += 1;
+                parts += 1;
+            }
+            byte if byte.is_ascii_alphanumeric() || byte == b'_' || byte >= 0x80 => {
+                while bytes
+                    .get(at)
+                    .is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80)
+                {
+                    at += 1;
+                }
+                parts += 1;
+            }
+            byte => {
+                parts += usize::from(!byte.is_ascii_whitespace());
+                at += 1;
+            }
+        }
+    }
+    (at, parts)
+}
+
+/// What `call` returns, on a stack that is deep enough for everything within the bounds.
+pub(crate) fn on_deep_stack<T: Send>(call: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, call)?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+}

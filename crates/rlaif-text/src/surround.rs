@@ -1,0 +1,58 @@
+//! The special tokens that a tokenizer puts around every text.
+
+use tokenizers::Tokenizer;
+
+use crate::guard::guarded;
+
+/// What stands before and behind every text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Surround {
+    before: Vec<u32>,
+    behind: Vec<u32>,
+}
+
+/// How many tokens at the ends of a text are those that are added anyway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Repeated {
+    pub(crate) begin: usize,
+    pub(crate) end: usize,
+}
+
+impl Surround {
+    /// Looks at how a tokenizer surrounds a text.
+    pub(crate) fn of(tokenizer: &Tokenizer) -> tokenizers::Result<Self> {
+        let bare = guarded(|| tokenizer.encode_fast("a", false))?;
+        let inner = bare.get_ids().to_vec();
+        let whole = guarded(|| tokenizer.post_process(bare, None, true))?;
+        let ids = whole.get_ids();
+        let at = ids.windows(inner.len().max(1)).position(|part| part == inner);
+        Ok(match at {
+            Some(at) if !inner.is_empty() => Self {
+                before: ids[..at].to_vec(),
+                behind: ids[at + inner.len()..].to_vec(),
+            },
+            _ => Self::default(),
+        })
+    }
+
+    /// The longest end of what comes before that the text begins with, and the longest beginning
+    /// of what comes behind that the rest of it ends with.
+    pub(crate) fn repeated(&self, ids: &[u32]) -> Repeated {
+        let begin = (1..=self.before.len().min(ids.len()))
+            .rev()
+            .find(|&n| self.before[self.before.len() - n..] == ids[..n])
+            .unwrap_or(0);
+        let rest = &ids[begin..];
+        let end = (1..=self.behind.len().min(rest.len()))
+            .rev()
+            .find(|&n| self.behind[..n] == rest[rest.len() - n..])
+            .unwrap_or(0);
+        Repeated { begin, end }
+    }
+
+    /// How the tokens of one side are written.
+    pub(crate) fn written(&self, tokenizer: &Tokenizer, before: bool) -> String {
+        let ids = if before { &self.before } else { &self.behind };
+        ids.iter().filter_map(|id| tokenizer.id_to_token(*id)).collect()
+    }
+}
