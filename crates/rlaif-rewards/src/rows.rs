@@ -35,7 +35,8 @@ impl From<Row> for Sample {
     fn from(row: Row) -> Self {
         let Row { prompt, response, reference, metadata } = row;
         // Nothing asks for the id: verdicts are in the order of the rows.
-        Self { record: PromptRecord { id: String::new(), prompt, reference, metadata }, response }
+        let record = PromptRecord { reference, metadata, ..PromptRecord::new("", prompt) };
+        Self { record, response }
     }
 }
 
