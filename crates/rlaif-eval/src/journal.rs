@@ -87,7 +87,10 @@ impl Journal {
 /// What the value depends on, as far as it can be seen from here.
 fn key(info: &MetricInfo, sample: &Sample) -> String {
     let record = &sample.record;
-    let parts = (info, &record.prompt, &sample.response, &record.reference, &record.metadata);
+    // In one order, whatever the file's.
+    let mut metadata = serde_json::Value::Object(record.metadata.clone());
+    metadata.sort_all_objects();
+    let parts = (info, &record.prompt, &sample.response, &record.reference, &metadata);
     let text = serde_json::to_vec(&parts).expect("text, numbers and JSON are JSON");
     let hash = Sha256::digest(&text);
     hash[..16].iter().fold(String::new(), |mut hex, byte| {

@@ -52,7 +52,7 @@ impl From<Row> for Sample {
 /// let mut verdicts = Vec::new();
 /// let counted = score_rows(&Length::at_most(2, 1.)?, rows.as_bytes(), &mut verdicts)?;
 /// assert_eq!((counted.scored, counted.missing), (1, 0));
-/// assert_eq!(String::from_utf8(verdicts)?, "{\"parts\":{},\"score\":-2.0}\n");
+/// assert_eq!(String::from_utf8(verdicts)?, "{\"score\":-2.0,\"parts\":{}}\n");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
