@@ -131,8 +131,9 @@ impl Rendering {
             Some(template) if template.matches(SLOT).count() == 1 => template.replace(SLOT, text),
             Some(template) => {
                 let count = template.matches(SLOT).count();
-                let problem =
-                    format!("a prompt template needs `{SLOT}` exactly once, but has it {count} times");
+                let problem = format!(
+                    "a prompt template needs `{SLOT}` exactly once, but has it {count} times"
+                );
                 return Err(CodecError::Conversation { problem });
             }
         };

@@ -73,7 +73,11 @@ fn templates(step: &Value) -> f64 {
         Some("Sequence") => {
             let steps: Vec<&Value> = step["processors"].as_array().into_iter().flatten().collect();
             // Each puts tokens around what the one before made.
-            if steps.len() > PIECES { 2.0 } else { steps.into_iter().map(templates).fold(0.0, f64::max) }
+            if steps.len() > PIECES {
+                2.0
+            } else {
+                steps.into_iter().map(templates).fold(0.0, f64::max)
+            }
         }
         Some("TemplateProcessing") => {
             let bad = ["single", "pair"].iter().any(|template| {
@@ -83,7 +87,11 @@ fn templates(step: &Value) -> f64 {
             });
             let many = |token: &Value| token["ids"].as_array().map_or(0, Vec::len) > PIECES;
             let tokens = step["special_tokens"].as_object();
-            if bad || tokens.into_iter().flatten().any(|(_, token)| many(token)) { 2.0 } else { 0.0 }
+            if bad || tokens.into_iter().flatten().any(|(_, token)| many(token)) {
+                2.0
+            } else {
+                0.0
+            }
         }
         _ => 0.0,
     }

@@ -45,7 +45,9 @@ impl Chat {
     ) -> Self {
         let templates = templates
             .into_iter()
-            .map(|(name, source)| (name, Template { source, compiled: OnceLock::new(), marked: OnceLock::new() }))
+            .map(|(name, source)| {
+                (name, Template { source, compiled: OnceLock::new(), marked: OnceLock::new() })
+            })
             .collect();
         Self { templates, specials, now: Arc::default() }
     }
@@ -132,19 +134,19 @@ impl Chat {
             .map(|message| Value::from_object(Seen::new(message, Arc::clone(&read))))
             .collect();
         // Later ones win, as in transformers: the caller's over the tokenizer's.
-        let mut others: BTreeMap<&str, Value> = self
+        let mut others: BTreeMap<String, Value> = self
             .specials
             .iter()
-            .map(|(name, token)| (name.as_str(), Value::from(token.as_str())))
+            .map(|(name, token)| (name.clone(), Value::from(token.as_str())))
             .collect();
         let kwargs = options.kwargs.iter();
-        others.extend(kwargs.map(|(name, value)| (name.as_str(), of_json(value))));
+        others.extend(kwargs.map(|(name, value)| (name.clone(), of_json(value))));
         let variables = context! {
             messages => seen,
             tools => options.tools.as_ref().map(|tools| tools.iter().map(of_json).collect::<Vec<_>>()),
             documents => options.documents.as_ref().map(|list| list.iter().map(of_json).collect::<Vec<_>>()),
             add_generation_prompt => generation_prompt == GenerationPrompt::Add,
-            ..others.into_iter().collect::<Value>()
+            ..Value::from(others)
         };
         let text = environment.get_template(NAME)?.render(variables)?;
         let read = read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,8 +172,7 @@ impl Chat {
     }
 
     fn compile(&self, source: &str, marks: Marks) -> Result<Environment<'static>, Error> {
-        bound::template(source)
-            .map_err(|message| Error::new(ErrorKind::SyntaxError, message))?;
+        bound::template(source).map_err(|message| Error::new(ErrorKind::SyntaxError, message))?;
         bound::on_deep_stack(|| self.compile_here(source, marks)).map_err(|source| {
             let message = "no thread to compile the template on";
             Error::new(ErrorKind::InvalidOperation, message).with_source(source)
@@ -212,8 +213,24 @@ fn of_json(value: &serde_json::Value) -> Value {
         serde_json::Value::String(text) => Value::from(text.as_str()),
         serde_json::Value::Array(items) => items.iter().map(of_json).collect::<Vec<_>>().into(),
         serde_json::Value::Object(entries) => {
-            entries.iter().map(|(key, value)| (key.as_str(), of_json(value))).collect()
+            let entries = entries.iter().map(|(key, value)| (key.clone(), of_json(value)));
+            Value::from_object(Entries(entries.collect()))
         }
+    }
+}
+
+/// An object whose keys keep their order.
+#[derive(Debug)]
+struct Entries(Vec<(String, Value)>);
+
+impl Object for Entries {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let key = key.as_str()?;
+        self.0.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.0.iter().map(|(key, _)| Value::from(key.as_str())).collect())
     }
 }
 
@@ -242,9 +259,9 @@ impl Seen {
             .keys()
             .filter_map(|key| Some((key.to_owned(), of_json(&*message.get(key)?))))
             .collect();
-        let reasoning = REASONING.iter().find_map(|name| {
-            message.more.get(*name).filter(|value| !value.is_null()).map(of_json)
-        });
+        let reasoning = REASONING
+            .iter()
+            .find_map(|name| message.more.get(*name).filter(|value| !value.is_null()).map(of_json));
         if let Some(reasoning) = reasoning {
             if !message.more.contains_key("thinking") {
                 entries.insert(0, ("thinking".to_owned(), reasoning.clone()));

@@ -107,7 +107,8 @@ impl RawToken {
 pub(crate) struct Config {
     pub(crate) class: Option<String>,
     pub(crate) max_length: Option<usize>,
-    pub(crate) padding_side: Side,
+    /// `None` leaves it to the tokenizer's class.
+    pub(crate) padding_side: Option<Side>,
     pub(crate) truncation_side: Side,
     pub(crate) add_prefix_space: Option<bool>,
     pub(crate) add_bos: bool,
@@ -179,7 +180,7 @@ impl Config {
         Ok(Self {
             class: raw.tokenizer_class,
             max_length: raw.model_max_length.and_then(limit),
-            padding_side: raw.padding_side.unwrap_or(Side::Right),
+            padding_side: raw.padding_side,
             truncation_side: raw.truncation_side.unwrap_or(Side::Right),
             add_prefix_space: raw.add_prefix_space,
             add_bos: raw.rest.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false),
@@ -199,6 +200,11 @@ impl Config {
     /// A truth value of the configuration.
     pub(crate) fn flag(&self, key: &str) -> Option<bool> {
         self.rest.get(key)?.as_bool()
+    }
+
+    /// Whether the configuration has a key, be it null.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.rest.contains_key(key)
     }
 
     /// A count of the configuration.

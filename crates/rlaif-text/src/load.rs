@@ -31,7 +31,7 @@ use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::bound;
-use crate::config::{Config, read_file, read_json, read_text};
+use crate::config::{Config, Side, read_file, read_json, read_text};
 use crate::error::TextError;
 use crate::guard::guarded;
 use crate::sentencepiece::{Algorithm, Model, PieceKind};
@@ -112,9 +112,7 @@ impl Family {
                 ("mask_token", "[MASK]"),
             ],
             Self::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
-            Self::T5 => {
-                &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")]
-            }
+            Self::T5 => &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")],
         }
     }
 
@@ -182,7 +180,13 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
     let file = family.files().iter().map(|name| folder.join(name)).find(|file| file.is_file());
     let file = file.ok_or_else(unknown)?;
     for (role, text) in family.roles() {
-        config.named.entry((*role).to_owned()).or_insert_with(|| AddedToken::from(*text, true));
+        // `null` says that there is none.
+        if !config.has(role) {
+            config.named.entry((*role).to_owned()).or_insert_with(|| AddedToken::from(*text, true));
+        }
+    }
+    if family == Family::Llama {
+        config.padding_side.get_or_insert(Side::Left);
     }
     let refused = |source| TextError::Build { path: file.clone(), source };
     let mut tokenizer = match family {
@@ -250,11 +254,9 @@ fn surround(
             .map_err(|error| error.to_string().into())
     };
     match family {
-        Family::Bert => with(
-            "#cls $A #sep",
-            "#cls $A #sep $B:1 #sep:1",
-            &["cls_token", "sep_token"],
-        ),
+        Family::Bert => {
+            with("#cls $A #sep", "#cls $A #sep $B:1 #sep:1", &["cls_token", "sep_token"])
+        }
         Family::T5 => with("$A #eos", "$A #eos $B #eos", &["eos_token"]),
         Family::XlmRoberta => {
             with("#bos $A #eos", "#bos $A #eos #eos $B #eos", &["bos_token", "eos_token"])
@@ -263,11 +265,9 @@ fn surround(
             (false, false) => Ok(None),
             (true, false) => with("#bos $A", "#bos $A #bos:1 $B:1", &["bos_token"]),
             (false, true) => with("$A #eos", "$A #eos $B:1 #eos:1", &["eos_token"]),
-            (true, true) => with(
-                "#bos $A #eos",
-                "#bos $A #eos #bos:1 $B:1 #eos:1",
-                &["bos_token", "eos_token"],
-            ),
+            (true, true) => {
+                with("#bos $A #eos", "#bos $A #eos #bos:1 $B:1 #eos:1", &["bos_token", "eos_token"])
+            }
         },
         Family::Roberta | Family::Gpt2 => Ok(None),
     }
@@ -308,7 +308,8 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 
 fn qwen2(folder: &Path, config: &Config) -> Result<Tokenizer, TextError> {
     let (model, vocab) = bpe(folder)?;
-    let build = || Split::new(SplitPattern::Regex(QWEN2.into()), SplitDelimiterBehavior::Isolated, false);
+    let build =
+        || Split::new(SplitPattern::Regex(QWEN2.into()), SplitDelimiterBehavior::Isolated, false);
     let refused = |source| TextError::Build { path: vocab.clone(), source };
     let split = guarded(build).map_err(refused)?;
     let mut tokenizer = Tokenizer::new(model);
@@ -342,12 +343,8 @@ fn llama(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
         return Err("it is a SentencePiece model of another algorithm than BPE".into());
     }
     add_pieces(model, config);
-    let vocab: HashMap<String, u32> = model
-        .pieces
-        .iter()
-        .enumerate()
-        .map(|(id, (text, ..))| (text.clone(), id as u32))
-        .collect();
+    let vocab: HashMap<String, u32> =
+        model.pieces.iter().enumerate().map(|(id, (text, ..))| (text.clone(), id as u32)).collect();
     let merges = merges(model, &vocab);
     let bpe = guarded(|| {
         BPE::builder()

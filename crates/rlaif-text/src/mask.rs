@@ -99,13 +99,14 @@ pub(crate) fn by_comparison(
     messages: &[Message],
     options: &ChatOptions,
     which: LearnedTurns,
+    eos: Option<&str>,
 ) -> Result<MaskedChat, MaskError> {
     let turns = turns(messages, which)?;
     let whole = render(codec, messages, GenerationPrompt::Omit, options)?;
     let mut learned: Vec<Range<usize>> = Vec::new();
     for turn in turns {
         let lost = MaskError::Turn { turn: turn + 1 };
-        let Some(range) = range(codec, messages, options, &whole, turn)? else {
+        let Some(range) = range(codec, messages, options, &whole, turn, eos)? else {
             return Err(lost);
         };
         let from = learned.last().map_or(0, |range| range.end);
@@ -131,6 +132,7 @@ fn range(
     options: &ChatOptions,
     whole: &str,
     turn: usize,
+    eos: Option<&str>,
 ) -> Result<Option<Range<usize>>, MaskError> {
     // A template may refuse a part of what it accepts as a whole: no answer then.
     let part = |messages: &[Message], prompt| match render(codec, messages, prompt, options) {
@@ -153,12 +155,13 @@ fn range(
             .and_then(|text| text.split_once(MARK).map(|(a, b)| (a.to_owned(), b.to_owned()))))
     };
 
-    let mut start = None;
+    let (mut start, mut asked_length) = (None, None);
     if turn > 0 {
         let before = part(&messages[..turn], GenerationPrompt::Omit)?;
         let asked = part(&messages[..turn], GenerationPrompt::Add)?;
         if let Some(asked) = asked {
             let common = common(&asked, whole);
+            asked_length = Some(asked.len());
             // Within the header at the latest: else it is the conversation that differs.
             let header = before.filter(|before| asked.starts_with(before.as_str()));
             if common == asked.len() || header.is_some_and(|before| before.len() < common) {
@@ -166,9 +169,11 @@ fn range(
             }
         }
     }
-    if start.is_none()
+    // Where the header has more than the whole, the two may have a letter too many in common.
+    if (start.is_none() || start != asked_length)
         && let Some((before, _)) = marked()?
         && whole.starts_with(&before)
+        && start.is_none_or(|start| before.len() < start)
     {
         start = Some(before.len());
     }
@@ -177,10 +182,14 @@ fn range(
     if turn + 1 == messages.len() {
         return Ok(Some(start..whole.len()));
     }
-    if let Some(with) = part(&messages[..=turn], GenerationPrompt::Omit)?
-        && whole.starts_with(&with)
-    {
-        return Ok(Some(start..with.len()));
+    if let Some(with) = part(&messages[..=turn], GenerationPrompt::Omit)? {
+        // Some templates end whatever they write with the end of sequence.
+        let without = eos.and_then(|eos| with.strip_suffix(eos));
+        for with in [Some(with.as_str()), without].into_iter().flatten() {
+            if whole.starts_with(with) {
+                return Ok(Some(start..with.len()));
+            }
+        }
     }
     // What ends a turn, and what follows it in the whole.
     let mut alone = messages[..=turn].to_vec();

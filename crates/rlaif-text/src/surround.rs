@@ -27,10 +27,9 @@ impl Surround {
         let ids = whole.get_ids();
         let at = ids.windows(inner.len().max(1)).position(|part| part == inner);
         Ok(match at {
-            Some(at) if !inner.is_empty() => Self {
-                before: ids[..at].to_vec(),
-                behind: ids[at + inner.len()..].to_vec(),
-            },
+            Some(at) if !inner.is_empty() => {
+                Self { before: ids[..at].to_vec(), behind: ids[at + inner.len()..].to_vec() }
+            }
             _ => Self::default(),
         })
     }

@@ -141,17 +141,15 @@ impl HfTokenizer {
             mask: role("mask_token"),
         };
         let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
-        let surround = Surround::of(&tokenizer).map_err(|source| TextError::Build {
-            path: folder.to_owned(),
-            source,
-        })?;
+        let surround = Surround::of(&tokenizer)
+            .map_err(|source| TextError::Build { path: folder.to_owned(), source })?;
         let seen = config.named.iter().map(|(key, token)| (key.clone(), token.content.clone()));
         let chat = Chat::new(config.chat_templates, seen.collect());
         Ok(Self {
             name: folder.display().to_string(),
             tokenizer,
             specials,
-            padding_side: config.padding_side,
+            padding_side: config.padding_side.unwrap_or(Side::Right),
             truncation_side: config.truncation_side,
             max_length: config.max_length,
             // The rules are WordPiece's, and destroy text of byte-level tokenizers.
@@ -336,7 +334,7 @@ impl HfTokenizer {
     /// let tokenizer = HfTokenizer::from_folder(folder)?;
     /// let chat = [Message::new("user", "Name a prime."), Message::new("assistant", "Seven.")];
     /// let masked = tokenizer.mask_chat(&chat, &ChatOptions::default(), LearnedTurns::All)?;
-    /// assert_eq!(&masked.text[masked.learned[0].clone()], "Seven.<|im_end|>\n");
+    /// assert_eq!(&masked.text[masked.learned[0].clone()], "Seven.<|im_end|>");
     /// let (ids, learned) = tokenizer.encode_masked(&masked)?;
     /// assert_eq!(ids.len(), learned.len());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -348,7 +346,8 @@ impl HfTokenizer {
         which: LearnedTurns,
     ) -> Result<MaskedChat, MaskError> {
         if !self.chat.marks(options) {
-            return mask::by_comparison(self, messages, options, which);
+            let eos = self.specials.eos.as_ref().map(|token| token.text.as_str());
+            return mask::by_comparison(self, messages, options, which, eos);
         }
         mask::turns(messages, which)?;
         let marked = self.chat.render_marked(messages, options).map_err(|source| {
@@ -360,7 +359,11 @@ impl HfTokenizer {
         if which == LearnedTurns::Last {
             learned.drain(..learned.len().saturating_sub(1));
         }
-        if learned.is_empty() { Err(MaskError::NothingSaid) } else { Ok(MaskedChat { text, learned }) }
+        if learned.is_empty() {
+            Err(MaskError::NothingSaid)
+        } else {
+            Ok(MaskedChat { text, learned })
+        }
     }
 
     /// The ids of a masked conversation, and for each whether it is learned: where any of its text

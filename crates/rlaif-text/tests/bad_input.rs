@@ -242,10 +242,7 @@ fn templates_of_any_depth_are_an_error_or_rendered_and_never_the_end_of_the_proc
         ("comparisons", format!("{{{{ 1{} }}}}", many(" < 2", 20_000))),
         ("and", format!("{{{{ 1{} }}}}", many(" and 1", 20_000))),
         ("tests", format!("{{{{ 1{} }}}}", many(" is odd", 20_000))),
-        (
-            "elif",
-            format!("{{% if 0 %}}{}{{% endif %}}", many("{% elif 0 %}", 20_000)),
-        ),
+        ("elif", format!("{{% if 0 %}}{}{{% endif %}}", many("{% elif 0 %}", 20_000))),
         ("if", format!("{}{}", many("{% if 1 %}", 20_000), many("{% endif %}", 20_000))),
         ("for", format!("{}{}", many("{% for a in b %}", 20_000), many("{% endfor %}", 20_000))),
         // Within the bounds, on the deep stack.
@@ -265,9 +262,7 @@ fn templates_of_any_depth_are_an_error_or_rendered_and_never_the_end_of_the_proc
 fn tokenizers_that_multiply_a_text_are_refused() {
     let json = fs::read_to_string(fixture("llama3").join("tokenizer.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
-    let replace = |content: &str| {
-        serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": content})
-    };
+    let replace = |content: &str| serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": content});
     let doubling = vec![replace("aa"); 40];
     let piece = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
     let template = serde_json::json!({

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use rlaif_core::{
-    ChatOptions, DemonstrationRow, Message, PairRow, PromptRow, Rendering, TextCodec, TextKind,
-    TextOrMessages, GenerationPrompt,
+    ChatOptions, DemonstrationRow, GenerationPrompt, Message, PairRow, PromptRow, Rendering,
+    TextCodec, TextKind, TextOrMessages,
 };
 use rlaif_text::{HfTokenizer, LearnedTurns, MaskError};
 use serde::Deserialize;
@@ -95,7 +95,8 @@ fn every_key_of_a_message_and_every_option_reaches_the_template() {
         for (prompt, expected) in
             [(GenerationPrompt::Add, &row.asked), (GenerationPrompt::Omit, &row.whole)]
         {
-            let found = tokenizers[&row.template].render_chat_with(&row.messages, prompt, &row.options);
+            let found =
+                tokenizers[&row.template].render_chat_with(&row.messages, prompt, &row.options);
             if found.as_ref().ok() != expected.as_ref() {
                 wrong.push(format!(
                     "{} {} {:?} {prompt:?}\n  found    {found:?}\n  expected {expected:?}",
@@ -152,10 +153,43 @@ fn prompts_and_responses_part_as_in_trl() {
             _ => false,
         };
         if !same {
-            wrong.push(format!("{}\n  found    {found:?}\n  expected {:?}", row.template, row.found));
+            wrong.push(format!(
+                "{}\n  found    {found:?}\n  expected {:?}",
+                row.template, row.found
+            ));
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Ranges that touch are one; and what the header writes that makes the assistant answer is not
+/// learned, where TRL's marks stand before a part of it.
+fn as_generated(template: &str, marked: Vec<(usize, String)>) -> Vec<(usize, String)> {
+    let mut joined: Vec<(usize, String)> = Vec::new();
+    for (start, text) in marked {
+        match joined.last_mut() {
+            Some((from, before)) if *from + before.chars().count() == start => {
+                before.push_str(&text)
+            }
+            _ => joined.push((start, text)),
+        }
+    }
+    let headers: &[&str] = match template {
+        "qwen2_5" => &["\n"],
+        "qwen3_5_think" => &["<think>\n"],
+        "deepseek_r1_distill" => &["<｜Assistant｜>", "<｜tool▁outputs▁end｜>"],
+        _ => &[],
+    };
+    for (start, text) in &mut joined {
+        for header in headers {
+            if let Some(rest) = text.strip_prefix(*header) {
+                *start += header.chars().count();
+                *text = rest.to_owned();
+                break;
+            }
+        }
+    }
+    joined
 }
 
 #[test]
@@ -171,16 +205,20 @@ fn what_the_assistant_says_is_learned_with_marks_and_without() {
         }
         for (i, codec) in codecs.into_iter().enumerate() {
             let found = codec.mask_chat(&row.messages, &ChatOptions::default(), LearnedTurns::All);
+            let expected: Vec<(usize, String)> =
+                row.starts.iter().copied().zip(row.learned.iter().cloned()).collect();
+            let expected = if i == 0 { expected } else { as_generated(&row.template, expected) };
             let same = match &found {
                 Ok(found) => {
-                    let said: Vec<&str> =
-                        found.learned.iter().map(|range| &found.text[range.clone()]).collect();
-                    let starts: Vec<usize> = found
+                    let said: Vec<(usize, String)> = found
                         .learned
                         .iter()
-                        .map(|range| found.text[..range.start].chars().count())
+                        .map(|range| {
+                            let start = found.text[..range.start].chars().count();
+                            (start, found.text[range.clone()].to_owned())
+                        })
                         .collect();
-                    found.text == row.text && said == row.learned && starts == row.starts
+                    found.text == row.text && said == expected
                 }
                 Err(MaskError::NothingSaid) => row.learned.is_empty(),
                 Err(_) => false,
@@ -196,8 +234,8 @@ fn what_the_assistant_says_is_learned_with_marks_and_without() {
                         .iter()
                         .map(|r| (r.start, f.text[r.clone()].to_owned()))
                         .collect::<Vec<_>>()),
-                    row.learned,
-                    row.starts
+                    expected,
+                    i
                 ));
             }
         }
@@ -209,7 +247,8 @@ fn what_the_assistant_says_is_learned_with_marks_and_without() {
 fn a_turn_that_cannot_be_found_is_a_reason_and_not_the_end() {
     let golden = golden();
     // The whole is written backwards: no turn is where it would be.
-    let template = "{% for m in messages | reverse %}{{ m.role ~ ': ' ~ m.content ~ '\n' }}{% endfor %}";
+    let template =
+        "{% for m in messages | reverse %}{{ m.role ~ ': ' ~ m.content ~ '\n' }}{% endfor %}";
     let codec = tokenizer(&golden, template);
     let chat = [
         Message::new("user", "a"),
@@ -233,7 +272,9 @@ fn keys_that_no_template_reads_are_told_once() {
     let codec = tokenizer(&golden, &golden.templates["qwen3"]);
     let chat = [
         Message::new("user", "Hi").with("name", "Ann"),
-        Message::new("assistant", "Hello.").with("reasoning", "Polite.").with("weight", Value::Null),
+        Message::new("assistant", "Hello.")
+            .with("reasoning", "Polite.")
+            .with("weight", Value::Null),
     ];
     for _ in 0..2 {
         codec.render_chat(&chat, GenerationPrompt::Omit).unwrap();

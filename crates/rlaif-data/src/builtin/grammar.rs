@@ -133,12 +133,8 @@ fn dialogue(scenario: &Scenario, seed: Seed) -> BuiltinDialogue {
 
     let Telling { text: dialogue, last: (kind, rude, start), .. } = telling;
     let id = content_id(&[&dialogue]);
-    let pair = PreferencePair::new(
-        id.clone(),
-        &dialogue[..start],
-        format!(" {kind}"),
-        format!(" {rude}"),
-    );
+    let pair =
+        PreferencePair::new(id.clone(), &dialogue[..start], format!(" {kind}"), format!(" {rude}"));
     BuiltinDialogue {
         id,
         topic: scenario.topic.to_owned(),

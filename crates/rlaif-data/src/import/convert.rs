@@ -39,9 +39,8 @@ impl<T: Made> Corpus for Making<T> {
     }
 
     fn record(&self, mut row: Row<'_>) -> Result<Outcome<Vec<T>>, DataError> {
-        let made = content(&self.import, &mut row).and_then(|content| {
-            T::make(content, &self.import).map_err(Nothing::Dropped)
-        });
+        let made = content(&self.import, &mut row)
+            .and_then(|content| T::make(content, &self.import).map_err(Nothing::Dropped));
         match made {
             Ok(made) => Ok(Outcome::Kept(made)),
             Err(Nothing::Dropped(reason)) => Ok(Outcome::Dropped(reason)),

@@ -182,9 +182,7 @@ impl RowForm {
             })
         };
         match self {
-            Self::PromptCompletion => {
-                has("prompt") && (has("completion") || has("response"))
-            }
+            Self::PromptCompletion => has("prompt") && (has("completion") || has("response")),
             Self::Hh => {
                 has("chosen")
                     && has("rejected")
@@ -207,9 +205,7 @@ impl RowForm {
                         completions.first().is_none_or(|c| c.contains_key("response"))
                     })
             }
-            Self::ShareGpt => {
-                value("conversations").or_else(|| value("conversation")).is_some()
-            }
+            Self::ShareGpt => value("conversations").or_else(|| value("conversation")).is_some(),
             Self::Messages => value("messages").is_some_and(is_messages),
             _ => self.all(first),
         }

@@ -14,14 +14,36 @@ use crate::turns;
 
 /// What a row gives.
 pub(super) enum Given {
-    Compared { prompt: TextOrMessages, chosen: TextOrMessages, rejected: TextOrMessages },
+    Compared {
+        prompt: TextOrMessages,
+        chosen: TextOrMessages,
+        rejected: TextOrMessages,
+    },
     /// Answers with scores, of which more is better.
-    Ranked { prompt: TextOrMessages, answers: Vec<(TextOrMessages, f64)> },
-    Labelled { prompt: TextOrMessages, response: TextOrMessages, scores: BTreeMap<String, f64> },
-    Unpaired { prompt: TextOrMessages, response: TextOrMessages, desirable: bool },
-    Answered { prompt: TextOrMessages, response: TextOrMessages },
+    Ranked {
+        prompt: TextOrMessages,
+        answers: Vec<(TextOrMessages, f64)>,
+    },
+    Labelled {
+        prompt: TextOrMessages,
+        response: TextOrMessages,
+        scores: BTreeMap<String, f64>,
+    },
+    Unpaired {
+        prompt: TextOrMessages,
+        response: TextOrMessages,
+        desirable: bool,
+    },
+    Answered {
+        prompt: TextOrMessages,
+        response: TextOrMessages,
+    },
     Whole(TextOrMessages),
-    Steps { prompt: String, steps: Vec<String>, labels: Vec<bool> },
+    Steps {
+        prompt: String,
+        steps: Vec<String>,
+        labels: Vec<bool>,
+    },
     Prompt(TextOrMessages),
 }
 
@@ -243,16 +265,18 @@ fn given(
             Given::Compared { prompt, chosen, rejected }
         }
         RowForm::ArenaCsv => {
-            let [first, second] = [row.row.truth("winner_model_a")?, row.row.truth("winner_model_b")?];
+            let [first, second] =
+                [row.row.truth("winner_model_a")?, row.row.truth("winner_model_b")?];
             let asked = row.turns("prompt")??;
-            let conversations = [row.turns("response_a")??, row.turns("response_b")??].map(|said| {
-                let turns = asked.iter().zip(&said);
-                turns
-                    .flat_map(|(asked, said)| {
-                        [Message::new("user", asked), Message::new("assistant", said)]
-                    })
-                    .collect::<Vec<_>>()
-            });
+            let conversations =
+                [row.turns("response_a")??, row.turns("response_b")??].map(|said| {
+                    let turns = asked.iter().zip(&said);
+                    turns
+                        .flat_map(|(asked, said)| {
+                            [Message::new("user", asked), Message::new("assistant", said)]
+                        })
+                        .collect::<Vec<_>>()
+                });
             if first == second {
                 return Err(Nothing::Dropped(TIE));
             }
@@ -308,7 +332,9 @@ fn given(
             let prompt = summary_prompt(row)?;
             let summaries = row.objects("summaries", "two summaries with a `text` each")?;
             let [first, second] = summaries.as_slice() else {
-                return Err(row.wrong("summaries", "two summaries", &summaries.len().into()).into());
+                return Err(row
+                    .wrong("summaries", "two summaries", &summaries.len().into())
+                    .into());
             };
             let choice = row.row.number("choice")?;
             let texts = [first, second].map(|summary| {
@@ -380,7 +406,9 @@ fn given(
                 labels.iter().map(|l| l.as_bool().or(number(l).map(|n| n > 0.0))).collect()
             });
             match labels {
-                Some(labels) if labels.len() == steps.len() => Given::Steps { prompt, steps, labels },
+                Some(labels) if labels.len() == steps.len() => {
+                    Given::Steps { prompt, steps, labels }
+                }
                 _ => {
                     let expected = "a list of true and false, as many as there are completions";
                     return Err(row.wrong("labels", expected, &value).into());
@@ -458,10 +486,8 @@ fn ultra_feedback_score(completion: &Map<String, Value>) -> Option<f64> {
     named("fine-grained_score")
         .or_else(|| {
             let aspects = completion.get("annotations")?.as_object()?;
-            let ratings: Vec<f64> = aspects
-                .values()
-                .filter_map(|aspect| number(aspect.get("Rating")?))
-                .collect();
+            let ratings: Vec<f64> =
+                aspects.values().filter_map(|aspect| number(aspect.get("Rating")?)).collect();
             (!ratings.is_empty()).then(|| ratings.iter().sum::<f64>() / ratings.len() as f64)
         })
         .or_else(|| named("overall_score"))
@@ -523,8 +549,7 @@ fn scores(row: &mut Reading<'_, '_>, metadata: &mut Metadata) -> Result<(), Data
 
 /// HH's notation as messages.
 fn of_dialogue(text: &str) -> Option<Vec<Message>> {
-    let mut messages: Vec<Message> =
-        turns::parse(text).ok()?.map(|turn| turn.message()).collect();
+    let mut messages: Vec<Message> = turns::parse(text).ok()?.map(|turn| turn.message()).collect();
     // The prompt's end is the marker of who answers.
     if messages.last().is_some_and(|m| m.role == "assistant" && m.content.is_empty()) {
         messages.pop();

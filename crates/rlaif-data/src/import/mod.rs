@@ -9,8 +9,7 @@ use serde_json::{Map, Value};
 
 pub use form::RowForm;
 use rlaif_core::{
-    ConversationRow, DemonstrationRow, LabelledRow, PairRow, PromptRow, Step, StepsRow,
-    UnpairedRow,
+    ConversationRow, DemonstrationRow, LabelledRow, PairRow, PromptRow, Step, StepsRow, UnpairedRow,
 };
 
 use self::convert::{Made, Making};
@@ -200,11 +199,7 @@ impl Import {
         self.read(reader, "solutions in steps")
     }
 
-    fn read<T: Made>(
-        &self,
-        reader: Reader,
-        wanted: &'static str,
-    ) -> Result<Dataset<T>, DataError> {
+    fn read<T: Made>(&self, reader: Reader, wanted: &'static str) -> Result<Dataset<T>, DataError> {
         if !T::of_form(self.form) {
             return Err(DataError::WrongForm { form: self.form, wanted });
         }

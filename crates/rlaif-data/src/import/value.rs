@@ -63,9 +63,9 @@ fn share_gpt(mut object: Map<String, Value>) -> Map<String, Value> {
 pub(super) fn flattened(mut messages: Vec<Message>) -> Vec<Message> {
     for message in &mut messages {
         if let Some(rlaif_core::OtherContent::Parts(parts)) = &message.other_content
-            && parts.iter().all(|part| {
-                part.is_string() || part.get("text").is_some_and(Value::is_string)
-            })
+            && parts
+                .iter()
+                .all(|part| part.is_string() || part.get("text").is_some_and(Value::is_string))
         {
             message.other_content = None;
         }

@@ -71,15 +71,15 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
     }
     // Text may begin with these letters: the magic of what follows counts.
     if head.starts_with(b"BZh")
-        && head.get(4..10).is_some_and(|next| {
-            [&b"1AY&SY"[..], b"\x17\x72\x45\x38\x50\x90"].contains(&next)
-        })
+        && head
+            .get(4..10)
+            .is_some_and(|next| [&b"1AY&SY"[..], b"\x17\x72\x45\x38\x50\x90"].contains(&next))
     {
         return Some("a bzip2 file");
     }
-    let found = FOREIGN.iter().find(|(at, magic, _)| {
-        head.get(*at..).is_some_and(|head| head.starts_with(magic))
-    });
+    let found = FOREIGN
+        .iter()
+        .find(|(at, magic, _)| head.get(*at..).is_some_and(|head| head.starts_with(magic)));
     if let Some((_, magic, name)) = found {
         // A word of letters may also begin a text, which has no zero bytes.
         let word = magic.iter().all(u8::is_ascii_alphanumeric);
@@ -98,9 +98,8 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
         return Some("a safetensors file");
     }
     let text = head.strip_prefix(BYTE_ORDER_MARK).unwrap_or(head).trim_ascii_start();
-    let begins = |word: &[u8]| {
-        text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
-    };
+    let begins =
+        |word: &[u8]| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     if begins(b"<!doctype html") || begins(b"<html") {
         return Some("a web page");
     }

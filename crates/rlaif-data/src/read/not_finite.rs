@@ -85,12 +85,7 @@ fn replaced(text: &str) -> (String, Vec<&'static str>) {
 }
 
 /// Puts null where a number stood, and notes which.
-fn settle(
-    place: &str,
-    value: &mut Value,
-    words: &[&'static str],
-    found: &mut NotFinite,
-) {
+fn settle(place: &str, value: &mut Value, words: &[&'static str], found: &mut NotFinite) {
     match value {
         Value::String(text) if text.starts_with(STANDS) => {
             let index: Option<usize> = text[STANDS.len()..].parse().ok();
@@ -117,18 +112,22 @@ mod tests {
 
     #[test]
     fn what_python_writes_is_null_and_told_where_it_stood() {
-        let text = r#"{"a":NaN,"b":["NaN",-Infinity,{"c":Infinity}],"d":"x\"NaN","e":1e999,"f":-12}"#;
+        let text =
+            r#"{"a":NaN,"b":["NaN",-Infinity,{"c":Infinity}],"d":"x\"NaN","e":1e999,"f":-12}"#;
         let (columns, found) = read(text).unwrap();
         let values: Vec<String> = columns.0.iter().map(|(_, value)| value.to_string()).collect();
         assert_eq!(values, ["null", r#"["NaN",null,{"c":null}]"#, r#""x\"NaN""#, "null", "-12"]);
-        let expected = [("a", "NaN"), ("b[1]", "-Infinity"), ("b[2].c", "Infinity"), ("e", "Infinity")];
+        let expected =
+            [("a", "NaN"), ("b[1]", "-Infinity"), ("b[2].c", "Infinity"), ("e", "Infinity")];
         let found: Vec<_> = found.iter().map(|(place, word)| (place.as_str(), *word)).collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn other_damage_stays_damage() {
-        for text in [r#"{"a":Nan}"#, r#"{"a":NaN"#, r#"{"a":1}"#, r#"{"a":nan}"#, r#"{"a":"\"#, "NaN"] {
+        for text in
+            [r#"{"a":Nan}"#, r#"{"a":NaN"#, r#"{"a":1}"#, r#"{"a":nan}"#, r#"{"a":"\"#, "NaN"]
+        {
             assert!(read(text).is_none(), "{text}");
         }
     }
