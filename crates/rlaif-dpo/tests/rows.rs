@@ -210,11 +210,8 @@ fn what_is_too_long_is_cut_as_stated() {
 
 #[test]
 fn single_responses_have_the_one_before_as_their_mismatch() {
-    let record = |prompt: &str, response: &str, desirability| UnpairedPreference {
-        id: prompt.into(),
-        prompt: prompt.into(),
-        response: response.into(),
-        desirability,
+    let record = |prompt: &str, response: &str, desirability| {
+        UnpairedPreference::new(prompt, prompt, response, desirability)
     };
     let records = [
         record("a", " x", Desirability::Desirable),
