@@ -10,8 +10,9 @@ use crate::python::write_error;
 use crate::run::Run;
 use crate::{arrows, deny, english};
 
-/// A package outside the workspace, as another project would have it.
-const DOWNSTREAM: &str = "tests/downstream";
+/// Packages outside the workspace, as other projects would have them: a model, and an algorithm, of
+/// one's own.
+const DOWNSTREAM: [&str; 2] = ["downstream", "reinforce"];
 
 /// The workspace and its dependencies, for all platforms, so that checks say the same everywhere.
 fn metadata(root: &Path) -> Result<Metadata, Error> {
@@ -23,23 +24,23 @@ pub(crate) fn demo(root: &Path, args: &[&str]) -> Result<(), Error> {
     Run::new(root, "cargo run --release --example hh_toxicity --").args(args.iter().copied()).run()
 }
 
-/// All tests, then a project that depends on ours. `args` go to `cargo test`.
+/// All tests, then projects that depend on ours. `args` go to `cargo test`.
 pub(crate) fn test(root: &Path, args: &[&str]) -> Result<(), Error> {
     Run::new(root, "cargo test --workspace").args(args.iter().copied()).run()?;
-    downstream(root)
+    DOWNSTREAM.iter().try_for_each(|name| downstream(root, name))
 }
 
-fn downstream(root: &Path) -> Result<(), Error> {
+fn downstream(root: &Path, name: &str) -> Result<(), Error> {
     let target = metadata(root)?.target_directory;
-    let project = root.join(DOWNSTREAM);
+    let project = root.join("tests").join(name);
     // The versions that the workspace was tested with; cargo removes those that are not needed.
     let lock = project.join("Cargo.lock");
     fs::copy(root.join("Cargo.lock"), &lock).map_err(|e| write_error(&project, e))?;
-    Run::new(root, &format!("cargo build --manifest-path {DOWNSTREAM}/Cargo.toml"))
+    Run::new(root, &format!("cargo build --manifest-path tests/{name}/Cargo.toml"))
         .env("CARGO_TARGET_DIR", target.as_str())
         .run()?;
     // Directly, and without the search path that `cargo run` sets.
-    let binary = target.join("debug/downstream");
+    let binary = target.join("debug").join(name);
     Run::new(root, "env -u LD_LIBRARY_PATH").args([binary.as_str()]).run()
 }
 

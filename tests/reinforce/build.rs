@@ -1,0 +1,3 @@
+fn main() {
+    rlaif_build::link_libtorch();
+}
