@@ -100,7 +100,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 
     // ── The reference: the policy as it is now, asked once ─────────────────────────────────────
     let config = DpoConfig {
-        micro_batch_size: 8,
+        microbatch_size: 8,
         optimizer: OptimizerConfig { lr: options.lr, ..OptimizerConfig::default() },
         ..DpoConfig::default()
     };

@@ -1,5 +1,6 @@
 //! Where randomness comes from.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A seed, from which every random stage of a run gets its own by name and step.
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// assert_ne!(run.derive("rollout", 3), run.derive("rollout", 4));
 /// assert_ne!(run.derive("rollout", 3), run.derive("shuffle", 3));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Seed(u64);
 

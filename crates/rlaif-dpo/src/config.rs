@@ -3,6 +3,7 @@
 use rlaif_core::BadSetting;
 use rlaif_lm::{Activations, Dropout};
 use rlaif_train::OptimizerConfig;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// What is learnt from, and by which loss.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// Preference pairs.
@@ -51,7 +52,7 @@ impl Default for Objective {
 }
 
 /// Where the reference's log-probabilities come from; a loss without a reference ignores it.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ReferenceConfig {
     /// Computed once, before the first step, and kept on disk: no second model, no second pass.
@@ -77,19 +78,19 @@ pub enum ReferenceConfig {
 /// assert_eq!(config.optimizer.lr, 1e-6);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DpoConfig {
     /// The loss.
     pub objective: Objective,
     /// Rows of one backward pass; 0: all of the batch. Memory follows it, the result does not.
-    pub micro_batch_size: usize,
+    pub microbatch_size: usize,
     /// What logits are divided by before the softmax.
     pub temperature: f64,
     /// Whether the policy's dropout acts in the update.
-    pub dropout: bool,
-    /// Whether the backward pass computes activations again rather than keep them.
-    pub recompute: bool,
+    pub dropout: Dropout,
+    /// What the backward pass computes again: `recompute` takes less memory and a third more time.
+    pub activations: Activations,
     /// Whether both responses share the computation of their prompt.
     pub prompts: Prompts,
     /// Where the reference's log-probabilities come from.
@@ -102,10 +103,10 @@ impl Default for DpoConfig {
     fn default() -> Self {
         Self {
             objective: Objective::default(),
-            micro_batch_size: 0,
+            microbatch_size: 0,
             temperature: 1.,
-            dropout: false,
-            recompute: false,
+            dropout: Dropout::Off,
+            activations: Activations::Keep,
             prompts: Prompts::default(),
             reference: ReferenceConfig::default(),
             optimizer: OptimizerConfig { lr: 1e-6, ..OptimizerConfig::default() },
@@ -129,10 +130,10 @@ impl DpoConfig {
         }
         let coupled = matches!(&self.objective, Objective::Pairs(objective)
             if objective.coupling() == Coupling::WholeBatch);
-        if self.dropout && coupled && self.micro_batch_size > 0 {
+        if self.dropout == Dropout::On && coupled && self.microbatch_size > 0 {
             let expected = "0 with this loss and dropout: the parts are computed twice, and their \
                             noise would differ";
-            return setting("micro_batch_size", self.micro_batch_size.to_string(), expected);
+            return setting("microbatch_size", self.microbatch_size.to_string(), expected);
         }
         match self.reference {
             ReferenceConfig::Live { update: Some(update) } => update.check(),
@@ -144,21 +145,21 @@ impl DpoConfig {
         Pass {
             temperature: self.temperature,
             prompts: self.prompts,
-            dropout: if self.dropout { Dropout::On } else { Dropout::Off },
-            activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
+            dropout: self.dropout,
+            activations: self.activations,
         }
     }
 
     /// Rows of one backward pass.
-    pub(crate) fn micro_batch(&self, rows: usize) -> usize {
-        if self.micro_batch_size == 0 { rows.max(1) } else { self.micro_batch_size }
+    pub(crate) fn microbatch(&self, rows: usize) -> usize {
+        if self.microbatch_size == 0 { rows.max(1) } else { self.microbatch_size }
     }
 
     /// Rows of a pass without a backward one.
     pub(crate) fn evaluation_batch(&self) -> usize {
         /// Where the settings do not say.
         const ROWS: usize = 16;
-        self.micro_batch(ROWS)
+        self.microbatch(ROWS)
     }
 
     pub(crate) fn update_of_reference(&self) -> Option<ReferenceUpdate> {

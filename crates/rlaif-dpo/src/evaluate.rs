@@ -109,21 +109,21 @@ impl PairEvaluation {
         self.mean(|pair| pair.reward_chosen - pair.reward_rejected)
     }
 
-    /// The numbers by TRL's names. `eval_rewards/accuracies` counts a tie as wrong, as there;
-    /// `eval_logps/accuracies` is [`Self::likelihood_accuracy`].
+    /// The numbers by TRL's names. `eval/rewards/accuracies` counts a tie as wrong, as there;
+    /// `eval/logps/accuracies` is [`Self::likelihood_accuracy`].
     pub fn metrics(&self) -> Metrics {
         [
-            ("eval_loss", self.loss),
-            ("eval_rewards/chosen", self.mean(|pair| pair.reward_chosen)),
-            ("eval_rewards/rejected", self.mean(|pair| pair.reward_rejected)),
+            ("eval/loss", self.loss),
+            ("eval/rewards/chosen", self.mean(|pair| pair.reward_chosen)),
+            ("eval/rewards/rejected", self.mean(|pair| pair.reward_rejected)),
             (
-                "eval_rewards/accuracies",
+                "eval/rewards/accuracies",
                 self.mean(|pair| f64::from(u8::from(pair.reward_chosen > pair.reward_rejected))),
             ),
-            ("eval_rewards/margins", self.margin()),
-            ("eval_logps/chosen", self.mean(|pair| pair.log_prob_chosen)),
-            ("eval_logps/rejected", self.mean(|pair| pair.log_prob_rejected)),
-            ("eval_logps/accuracies", self.likelihood_accuracy().value),
+            ("eval/rewards/margins", self.margin()),
+            ("eval/logps/chosen", self.mean(|pair| pair.log_prob_chosen)),
+            ("eval/logps/rejected", self.mean(|pair| pair.log_prob_rejected)),
+            ("eval/logps/accuracies", self.likelihood_accuracy().value),
         ]
         .into_iter()
         .collect()

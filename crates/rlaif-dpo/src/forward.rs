@@ -4,13 +4,14 @@ use rlaif_lm::{
     Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, TokenLogProbs, VocabHead,
     token_log_probs,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{error::DpoError, rows::PairRow};
 
 /// Whether the two responses of a pair share the computation of their prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Prompts {
     /// Computed once for both. The same numbers to rounding, because no token of a prompt sees a

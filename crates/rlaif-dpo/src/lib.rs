@@ -42,7 +42,7 @@ pub use reference::{CacheKey, ReferenceSums, ReferenceUpdate};
 pub use responses::{ResponseEvaluation, ResponseOutcome};
 pub use rlaif_lm::Reference;
 pub use rows::{
-    Boundary, Ending, OnProblem, PairRow, ResponseRow, RowConfig, RowReport, TooLong, pair_rows,
+    Boundary, OnProblem, PairRow, ResponseRow, RowConfig, RowEnd, RowReport, TooLong, pair_rows,
     response_rows,
 };
 pub use stats::DpoStats;

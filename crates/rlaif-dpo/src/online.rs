@@ -5,13 +5,14 @@ use rlaif_lm::{
     Draw, Joiner, LmError, LocalSampler, Policy, RowIds, Sampled, Sampler, Weights,
     generate::{Ask, GenerationConfig},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{error::DpoError, rows::PairRow, trainer::DpoTrainer};
 
 /// How pairs are made of the policy's own responses (Guo et al. 2024, online AI feedback,
 /// [arXiv:2402.04792](https://arxiv.org/abs/2402.04792)).
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OnlineConfig {
     /// How responses are sampled.

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 use rlaif_core::BadSetting;
 use rlaif_lm::{Adapters, Parameters};
 use rlaif_torch::with_bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::no_grad;
 use twox_hash::XxHash3_128;
@@ -14,7 +15,7 @@ use crate::{error::DpoError, forward::Prompts};
 /// Moving the reference towards the policy as training goes on (Gorbatovski et al. 2024, TR-DPO,
 /// [arXiv:2404.09656](https://arxiv.org/abs/2404.09656)): every so many steps
 /// `θ_ref ← α θ + (1 - α) θ_ref`. Needs a [`rlaif_lm::Reference::Frozen`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceUpdate {
     /// Optimizer steps from one update to the next.

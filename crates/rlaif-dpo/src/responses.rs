@@ -64,14 +64,14 @@ impl ResponseEvaluation {
         let [chosen, rejected] = [1., -1.].map(|sign| mean(sign, |outcome| outcome.reward));
         let [of_chosen, of_rejected] = [1., -1.].map(|sign| mean(sign, |outcome| outcome.log_prob));
         let numbers = [
-            ("eval_loss", self.loss),
-            ("eval_rewards/chosen", chosen),
-            ("eval_rewards/rejected", rejected),
-            ("eval_rewards/accuracies", self.accuracy().value),
-            ("eval_rewards/margins", chosen - rejected),
-            ("eval_logps/chosen", of_chosen),
-            ("eval_logps/rejected", of_rejected),
-            ("eval_kl", self.baseline.unwrap_or(f64::NAN)),
+            ("eval/loss", self.loss),
+            ("eval/rewards/chosen", chosen),
+            ("eval/rewards/rejected", rejected),
+            ("eval/rewards/accuracies", self.accuracy().value),
+            ("eval/rewards/margins", chosen - rejected),
+            ("eval/logps/chosen", of_chosen),
+            ("eval/logps/rejected", of_rejected),
+            ("eval/kl", self.baseline.unwrap_or(f64::NAN)),
         ];
         numbers.into_iter().filter(|(_, value)| !value.is_nan()).collect()
     }
@@ -183,7 +183,7 @@ impl<P: Policy> DpoTrainer<P> {
         let loss = self.unpaired()?;
         check_responses(rows, loss)?;
         let how = self.config().pass();
-        let parts = self.parts(rows, given, self.config().micro_batch(rows.len()));
+        let parts = self.parts(rows, given, self.config().microbatch(rows.len()));
         let count = rows.len() as f64;
 
         // The shift is a mean over the whole batch without a gradient: it comes first.

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use rlaif_core::{BadSetting, Desirability, PreferencePair, TextCodec, UnpairedPreference};
+use rlaif_core::{BadSetting, Desirability, PreferencePair, Record, TextCodec, UnpairedPreference};
 use rlaif_lm::{Joined, Joiner, Limits, LmSpec, Shorten, Texts};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DpoError, PairProblem};
@@ -56,8 +57,20 @@ impl ResponseRow {
     }
 }
 
+impl Record for PairRow {
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Record for ResponseRow {
+    fn id(&self) -> &str {
+        &self.id
+    }
+}
+
 /// What becomes of a row that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnProblem {
     /// It ends the run.
@@ -68,7 +81,7 @@ pub enum OnProblem {
 }
 
 /// What becomes of a row that is too long.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TooLong {
     /// It ends the run.
@@ -85,7 +98,7 @@ pub enum TooLong {
 }
 
 /// What becomes of a row whose prompt's tokens are not the first tokens of prompt and response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Boundary {
     /// It ends the run.
@@ -98,9 +111,9 @@ pub enum Boundary {
 }
 
 /// What ends a response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Ending {
+pub enum RowEnd {
     /// The model's first EOS, unless the response has one: the policy learns to stop.
     #[default]
     Eos,
@@ -109,7 +122,7 @@ pub enum Ending {
 }
 
 /// How rows become token ids.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RowConfig {
     /// Most tokens of a prompt; none: as many as fit.
@@ -128,7 +141,7 @@ pub struct RowConfig {
     /// What becomes of a row whose tokens merge across the boundary.
     pub boundary: Boundary,
     /// What ends a response.
-    pub ending: Ending,
+    pub ending: RowEnd,
 }
 
 impl RowConfig {
@@ -350,7 +363,7 @@ impl<'a> Maker<'a> {
                 report.refuse(self.config.empty, id, PairProblem::EmptyResponse)?;
                 continue;
             }
-            if self.config.ending == Ending::Eos {
+            if self.config.ending == RowEnd::Eos {
                 row.responses.iter_mut().for_each(|response| self.joiner.end(response));
             }
             let Some(shortened) = self.fit(&mut row, id, &mut report)? else { continue };

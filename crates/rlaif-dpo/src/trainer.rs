@@ -225,7 +225,7 @@ impl<P: Policy> DpoTrainer<P> {
     /// One update from a batch of pairs. `given` are the reference's two sums of each row; without
     /// them the reference runs.
     ///
-    /// The result does not depend on `micro_batch_size`, to rounding: losses are means over the
+    /// The result does not depend on `microbatch_size`, to rounding: losses are means over the
     /// whole batch, and one that sorts or averages the batch sees all of it before anything is
     /// differentiated.
     ///
@@ -242,7 +242,7 @@ impl<P: Policy> DpoTrainer<P> {
         check_pairs(rows, &objective)?;
         let order = by_length(rows.iter().map(|row| row.len()));
         let parts: Vec<PairPart> = order
-            .chunks(self.config.micro_batch(rows.len()))
+            .chunks(self.config.microbatch(rows.len()))
             .map(|places| {
                 let part: Vec<&PairRow> = places.iter().map(|&place| rows[place]).collect();
                 let given = given.map(|given| column_major(places, given));

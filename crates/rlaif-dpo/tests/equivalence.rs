@@ -9,6 +9,7 @@ use rlaif_core::Seed;
 use rlaif_dpo::{
     DpoConfig, DpoTrainer, Objective, PairLoss, PairRow, Prompts, Reference, RewardShift,
 };
+use rlaif_lm::Activations;
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
 use rlaif_train::OptimizerConfig;
 
@@ -94,15 +95,15 @@ fn a_run_is_the_same_however_its_batches_are_computed() {
         let whole = live(json, sigmoid());
         assert!((whole[0] - 2f64.ln()).abs() < 1e-6, "{family}: {}", whole[0]);
         let variants = [
-            ("4 x 2", DpoConfig { micro_batch_size: 2, ..sigmoid() }),
+            ("4 x 2", DpoConfig { microbatch_size: 2, ..sigmoid() }),
             // Without any padding, on T5; the Llama family has none in whole batches either.
-            ("8 x 1", DpoConfig { micro_batch_size: 1, ..sigmoid() }),
-            ("recomputed", DpoConfig { recompute: true, ..sigmoid() }),
+            ("8 x 1", DpoConfig { microbatch_size: 1, ..sigmoid() }),
+            ("recomputed", DpoConfig { activations: Activations::Recompute, ..sigmoid() }),
             // Padded, on either.
             ("prompts twice", DpoConfig { prompts: Prompts::Twice, ..sigmoid() }),
             (
                 "prompts twice, 8 x 1",
-                DpoConfig { prompts: Prompts::Twice, micro_batch_size: 1, ..sigmoid() },
+                DpoConfig { prompts: Prompts::Twice, microbatch_size: 1, ..sigmoid() },
             ),
         ];
         for (variant, config) in variants {
@@ -120,7 +121,7 @@ fn losses_that_see_the_whole_batch_see_it_in_parts_too() {
         ("orpo", PairLoss::Orpo { lambda: 0.1 }),
     ] {
         let whole = live(LLAMA, config(loss));
-        let parts = DpoConfig { micro_batch_size: 3, ..config(loss) };
+        let parts = DpoConfig { microbatch_size: 3, ..config(loss) };
         same(name, &whole, &live(LLAMA, parts));
     }
 }

@@ -5,7 +5,7 @@ use rlaif_core::{
     UnpairedPreference,
 };
 use rlaif_dpo::{
-    Boundary, DpoError, Ending, OnProblem, PairProblem, RowConfig, TooLong, pair_rows,
+    Boundary, DpoError, OnProblem, PairProblem, RowConfig, RowEnd, TooLong, pair_rows,
     response_rows,
 };
 use rlaif_lm::LmSpec;
@@ -90,7 +90,7 @@ fn prompt_and_responses_are_what_the_model_will_read() {
     assert_eq!(rows[0].rejected, with(&[], " cd", &[EOS]));
     assert_eq!((rows[0].margin, report.read, report.kept), (Some(0.5), 1, 1));
 
-    let open = RowConfig { ending: Ending::Open, ..config };
+    let open = RowConfig { ending: RowEnd::Open, ..config };
     let (rows, _) = pair_rows(&pairs, &CAUSAL, &spec(&CAUSAL, 64), &open).unwrap();
     assert_eq!(rows[0].chosen, bytes(" b"));
 

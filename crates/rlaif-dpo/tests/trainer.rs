@@ -11,7 +11,7 @@ use rlaif_dpo::{
     PairRow, Prompts, Reference, ReferenceConfig, ReferenceUpdate, ResponseRow, RewardShift, Term,
     UnpairedLoss, Weighting,
 };
-use rlaif_lm::Policy;
+use rlaif_lm::{Activations, Policy};
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
 use rlaif_train::{Checkpoints, Keep, OptimizerConfig, TrainError};
 use tch::{Kind, Tensor};
@@ -113,14 +113,14 @@ fn parts_of_a_batch_give_the_result_of_the_whole() {
     let _alone = alone();
     for (name, objective) in objectives() {
         let whole = run(LLAMA, config(objective.clone()));
-        for micro_batch_size in [1, 3] {
-            let parts = DpoConfig { micro_batch_size, ..config(objective.clone()) };
+        for microbatch_size in [1, 3] {
+            let parts = DpoConfig { microbatch_size, ..config(objective.clone()) };
             same(name, &run(LLAMA, parts), &whole);
         }
     }
     let sigmoid = objectives().swap_remove(0).1;
     let whole = run(T5, config(sigmoid.clone()));
-    same("t5", &run(T5, DpoConfig { micro_batch_size: 2, ..config(sigmoid) }), &whole);
+    same("t5", &run(T5, DpoConfig { microbatch_size: 2, ..config(sigmoid) }), &whole);
 }
 
 #[test]
@@ -131,7 +131,11 @@ fn prompts_computed_once_and_activations_computed_twice_change_nothing() {
         let want = run(json, config(sigmoid.clone()));
         let twice = DpoConfig { prompts: Prompts::Twice, ..config(sigmoid.clone()) };
         same("twice", &run(json, twice), &want);
-        same("recompute", &run(json, DpoConfig { recompute: true, ..config(sigmoid) }), &want);
+        same(
+            "recompute",
+            &run(json, DpoConfig { activations: Activations::Recompute, ..config(sigmoid) }),
+            &want,
+        );
     }
 }
 
@@ -248,7 +252,7 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
     let update = ReferenceUpdate { every: 1, mixup: 0.5 };
     let settings = DpoConfig {
         reference: ReferenceConfig::Live { update: Some(update) },
-        micro_batch_size: 3,
+        microbatch_size: 3,
         ..config(bco)
     };
     let start = || {
@@ -312,10 +316,10 @@ fn single_responses_are_learnt_from_in_parts_as_in_one() {
         UnpairedLoss::Bco { beta: 0.1, shift: RewardShift::RunningMean },
         UnpairedLoss::ApoZero { beta: 0.1 },
     ] {
-        let run = |micro_batch_size, cached: bool| {
+        let run = |microbatch_size, cached: bool| {
             let settings = DpoConfig {
                 objective: Objective::Unpaired(loss),
-                micro_batch_size,
+                microbatch_size,
                 ..config(objectives().swap_remove(0).1)
             };
             let reference = if cached { Reference::Given } else { Reference::frozen(model(LLAMA)) };
@@ -338,7 +342,7 @@ fn evaluation_is_that_of_an_update_before_it_learns() {
     let rows = rows();
     let batch: Vec<&PairRow> = rows.iter().collect();
     for (name, objective) in objectives().into_iter().take(1) {
-        let settings = DpoConfig { micro_batch_size: 2, ..config(objective) };
+        let settings = DpoConfig { microbatch_size: 2, ..config(objective) };
         let reference = Reference::frozen(model(LLAMA));
         let mut trainer = DpoTrainer::new(model(LLAMA), reference, settings, 3).unwrap();
         trainer.update_pairs(&batch, None).unwrap();
@@ -349,11 +353,11 @@ fn evaluation_is_that_of_an_update_before_it_learns() {
         let stats = trainer.update_pairs(&batch, None).unwrap();
         let metrics = evaluation.metrics();
         for (name, want) in [
-            ("eval_loss", stats.loss),
-            ("eval_rewards/chosen", stats.reward_chosen),
-            ("eval_rewards/margins", stats.margin),
-            ("eval_rewards/accuracies", stats.accuracy),
-            ("eval_logps/chosen", stats.log_prob_chosen),
+            ("eval/loss", stats.loss),
+            ("eval/rewards/chosen", stats.reward_chosen),
+            ("eval/rewards/margins", stats.margin),
+            ("eval/rewards/accuracies", stats.accuracy),
+            ("eval/logps/chosen", stats.log_prob_chosen),
         ] {
             let got = metrics.get(name).unwrap();
             assert!((got - want).abs() < 1e-4, "{name}: {got} {want}");
@@ -374,7 +378,7 @@ fn evaluation_of_single_responses_is_that_of_an_update_before_it_learns() {
     ] {
         let settings = DpoConfig {
             objective: Objective::Unpaired(loss),
-            micro_batch_size: 2,
+            microbatch_size: 2,
             ..config(objectives().swap_remove(0).1)
         };
         let reference = Reference::frozen(model(LLAMA));

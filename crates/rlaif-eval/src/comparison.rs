@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rlaif_core::{PromptRecord, Seed};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::slice::SliceBy;
@@ -10,7 +11,7 @@ use crate::stats::{Advice, Interval, IntervalMethod, Moments, PairedTest, check_
 use crate::{Better, Column, EvalError};
 
 /// What to do about a response without a score.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// Stop with [`EvalError::MissingScore`].

@@ -3,12 +3,13 @@
 use std::sync::{Mutex, PoisonError};
 
 use rlaif_core::{Exchange, RewardModel};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
 
 /// Which way is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
     /// More is better: helpfulness, ROUGE.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rlaif_core::PromptRecord;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,7 +12,7 @@ use crate::stats::quantile;
 use crate::text::LengthUnit;
 
 /// How prompts are grouped.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SliceBy {
     /// By what a column of the prompt's metadata says: its source, its category. The eleven

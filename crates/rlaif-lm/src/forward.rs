@@ -1,8 +1,12 @@
 //! The switches of a forward pass. They are arguments, not state of the model, so that the same
 //! weights serve as policy, as reference and in evaluation.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 /// Whether dropout acts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Dropout {
     /// No dropout: rollouts, scoring, references, evaluation, and updates unless asked for.
     #[default]
@@ -24,7 +28,8 @@ pub enum Adapters<'a> {
 }
 
 /// What is kept of the forward pass for the backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Activations {
     /// Everything: fastest.
     #[default]

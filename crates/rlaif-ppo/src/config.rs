@@ -4,10 +4,11 @@ use std::borrow::Cow;
 
 use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{
-    LmError, LmSpec,
+    Activations, Dropout, LmError, LmSpec,
     generate::{GenerationConfig, RolloutConcern, check_rollout, rollout_concerns},
 };
 use rlaif_train::{KlControl, KlEstimator, OptimizerConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use rlaif_rl::{MissingScore, ScoreConfig, StopConfig, Watched, Whitening};
@@ -25,7 +26,7 @@ use crate::error::PpoError;
 /// assert!(error.contains("`minibatch_size` is 5"), "{error}");
 /// # Ok::<(), rlaif_ppo::PpoError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PpoConfig {
     /// Rollouts, and the updates on them, in the whole run: what a learning-rate schedule ends with.
@@ -78,21 +79,22 @@ pub struct PpoConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretraining: Option<PretrainingConfig>,
     /// Whether dropout acts in updates. Rollouts, references and scoring never have it.
-    pub dropout: UpdateDropout,
+    pub dropout: Dropout,
     /// What is kept of a forward pass for its backward pass.
-    pub activations: KeptActivations,
+    pub activations: Activations,
     /// Learning rate, schedule, clipping.
     pub optimizer: OptimizerConfig,
     /// Whether TRL 0.11.4's numbers are wanted where they differ from the correct ones.
     pub compatibility: Compatibility,
-    /// Where randomness comes from: sampling, the order of minibatches, dropout.
+    /// The seed of sampling, of the order of minibatches and of dropout. A run file has it at the top.
+    #[serde(skip)]
     pub seed: Seed,
     /// When a run ends before its steps are done.
     pub stop: StopConfig,
 }
 
 /// The KL penalty.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KlConfig {
     /// How the divergence at a token is estimated.
@@ -103,7 +105,7 @@ pub struct KlConfig {
 
 /// A mix of pre-training data: `γ E[log π(x)]` of [Ouyang et al. 2022](https://arxiv.org/abs/2203.02155),
 /// equation 2, as a mean per token.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainingConfig {
     /// Its weight beside the policy's loss.
@@ -112,30 +114,8 @@ pub struct PretrainingConfig {
     pub rows: usize,
 }
 
-/// Whether dropout acts in updates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum UpdateDropout {
-    /// It does not, so that the ratio starts at exactly 1.
-    #[default]
-    Off,
-    /// With the probabilities of the model and its adapters.
-    On,
-}
-
-/// What is kept of a forward pass for its backward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum KeptActivations {
-    /// Everything: fastest.
-    #[default]
-    Keep,
-    /// The input of each block, from which the rest is computed again.
-    Recompute,
-}
-
 /// Whether TRL 0.11.4's numbers are wanted where they differ from the correct ones.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compatibility {
     /// The correct ones.
@@ -183,8 +163,8 @@ impl Default for PpoConfig {
             target_kl: None,
             value_warmup_steps: 0,
             pretraining: None,
-            dropout: UpdateDropout::Off,
-            activations: KeptActivations::Keep,
+            dropout: Dropout::Off,
+            activations: Activations::Keep,
             optimizer: OptimizerConfig { lr: 1.41e-5, ..OptimizerConfig::default() },
             compatibility: Compatibility::None,
             seed: Seed::new(0),

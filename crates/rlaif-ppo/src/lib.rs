@@ -34,9 +34,7 @@ mod trl;
 mod update;
 mod value_model;
 
-pub use config::{
-    Compatibility, KeptActivations, KlConfig, PpoConfig, PretrainingConfig, UpdateDropout,
-};
+pub use config::{Compatibility, KlConfig, PpoConfig, PretrainingConfig};
 pub use error::PpoError;
 pub use loss::{ValueLoss, value_loss};
 pub use rlaif_lm::Reference;

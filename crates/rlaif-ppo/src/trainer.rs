@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use rlaif_core::{PromptRecord, RewardModel, Scores, TextCodec};
 use rlaif_lm::{
-    Activations, Adapters, Draw, Dropout, Forward, LocalSampler, Policy, Reference, Sampled,
-    Sampler, ValueFunction, Weights, Whiten,
+    Adapters, Draw, Dropout, Forward, LocalSampler, Policy, Reference, Sampled, Sampler,
+    ValueFunction, Weights, Whiten,
     generate::{FinishReason, RolloutConcern},
 };
 use rlaif_rl::{
@@ -413,18 +413,7 @@ impl<P: Policy> PpoTrainer<P> {
 
     /// How a training pass is done.
     pub(crate) fn training_forward(&self) -> Forward<'static> {
-        use crate::config::{KeptActivations, UpdateDropout};
-        Forward {
-            dropout: match self.config.dropout {
-                UpdateDropout::Off => Dropout::Off,
-                UpdateDropout::On => Dropout::On,
-            },
-            adapters: Adapters::Active,
-            activations: match self.config.activations {
-                KeptActivations::Keep => Activations::Keep,
-                KeptActivations::Recompute => Activations::Recompute,
-            },
-            ..Forward::default()
-        }
+        let PpoConfig { dropout, activations, .. } = self.config;
+        Forward { dropout, adapters: Adapters::Active, activations, ..Forward::default() }
     }
 }

@@ -45,7 +45,7 @@ impl<P: Policy> PpoTrainer<P> {
             return Err(PpoError::NoValues);
         }
         let start = Instant::now();
-        if self.config.dropout == crate::config::UpdateDropout::On {
+        if self.config.dropout == rlaif_lm::Dropout::On {
             let seed = self.config.seed.derive("dropout", self.step).get();
             tch::manual_seed(seed.cast_signed());
         }

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 
 use rlaif_lm::{Mask, Whiten};
 use rlaif_train::{Advantages, gae};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{error::RlError, rollout::Rollout};
 
 /// Whether a tensor over tokens is whitened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Whitening {
     /// It stays.

@@ -1,13 +1,14 @@
 //! From what a reward model said to the score that a response is trained on.
 
 use rlaif_core::{RewardError, Scores, stats::RunningMoments};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::RlError;
 
 /// What is done to scores before they become rewards, in this order: the penalty for a missing
 /// EOS, scaling, clipping.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScoreConfig {
     /// What becomes of a response that has no score.
@@ -22,7 +23,7 @@ pub struct ScoreConfig {
 }
 
 /// What becomes of a response to which the reward model gave no score.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingScore {
     /// The step ends with an error that says why there is none.
@@ -35,7 +36,7 @@ pub enum MissingScore {
 }
 
 /// Whether scores are divided by their running spread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreScaling {
     /// They stay.

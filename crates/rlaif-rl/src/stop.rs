@@ -1,9 +1,10 @@
 //! When a run ends before its steps are done.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// When a run ends before its steps are done: at the first rule that holds.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopConfig {
     /// A metric has come far enough.
@@ -15,7 +16,7 @@ pub struct StopConfig {
 }
 
 /// Ends a run where the moving average of a metric has come far enough.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MetricStop {
     /// Its name in metrics.jsonl, such as `ppo/mean_scores`.

@@ -6,6 +6,7 @@
 
 use rlaif_core::Metrics;
 use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -30,7 +31,7 @@ pub struct ClassifierRow {
 }
 
 /// What the rows of a class count.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassWeights {
     /// All rows count alike.

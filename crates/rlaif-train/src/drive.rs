@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use rlaif_core::{Metrics, Seed};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// When to evaluate, to save and to stop. Counts are in optimizer steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitConfig {
     /// Passes over the data, unless `steps` says otherwise.
@@ -54,7 +55,7 @@ impl Default for FitConfig {
 }
 
 /// Which weights are the result of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FitResult {
     /// Those after the last step.

@@ -1,6 +1,7 @@
 //! How far the policy is from the reference: estimators per token, and control of the coefficient.
 
 use rlaif_lm::{LmError, TokenBatch, VocabHead};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -15,7 +16,7 @@ use tch::{Kind, Tensor};
 /// let k3 = KlEstimator::K3.estimate(&log_probs, &reference);
 /// assert!((k3.double_value(&[0]) - 0.018731).abs() < 1e-6);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KlEstimator {
     /// `x`: unbiased, and negative for some tokens. TRL 0.11 calls it `kl`.
@@ -98,7 +99,7 @@ pub fn full_kl(
 }
 
 /// How the KL coefficient β moves.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum KlControl {
     /// It stays.

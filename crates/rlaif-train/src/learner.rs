@@ -1,6 +1,7 @@
 //! What every trainer here has: parameters, an optimizer, an average, and how they are saved.
 
 use rlaif_lm::{Activations, Dropout, Forward, Layout, Parameters};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -17,17 +18,17 @@ use crate::{
 const PACKED: usize = 512;
 
 /// How a model is trained, whatever it learns.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LearnConfig {
     /// How rows go together in a forward pass.
     pub batching: Batching,
     /// Rows of a forward pass at most; 0 for the whole optimizer batch.
-    pub microbatch: usize,
+    pub microbatch_size: usize,
     /// Dropout of the model's configuration, and of adapters.
-    pub dropout: bool,
-    /// Computes activations again in the backward pass: less memory, a third more time.
-    pub recompute: bool,
+    pub dropout: Dropout,
+    /// What the backward pass computes again: `recompute` takes less memory and a third more time.
+    pub activations: Activations,
     /// Decay of a moving average of the weights, which evaluation and the result then use; 0 for
     /// none.
     pub ema_decay: f64,
@@ -50,8 +51,8 @@ impl LearnConfig {
     /// The forward pass of a training step.
     pub(crate) fn training(&self) -> Forward<'static> {
         Forward {
-            dropout: if self.dropout { Dropout::On } else { Dropout::Off },
-            activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
+            dropout: self.dropout,
+            activations: self.activations,
             layout: match self.batching {
                 Batching::Packed => Layout::Packed(PACKED),
                 Batching::Padded | Batching::Length => Layout::Padded,
@@ -66,7 +67,7 @@ impl LearnConfig {
         rows: &[&'r R],
         length: impl Fn(&R) -> usize,
     ) -> Vec<Vec<&'r R>> {
-        let most = if self.microbatch == 0 { rows.len().max(1) } else { self.microbatch };
+        let most = if self.microbatch_size == 0 { rows.len().max(1) } else { self.microbatch_size };
         let lengths: Vec<usize> = rows.iter().map(|row| length(row)).collect();
         let passes = self.batching.divide(&lengths, most).into_iter();
         passes.map(|pass| pass.into_iter().map(|i| rows[i]).collect()).collect()
@@ -81,7 +82,7 @@ impl LearnConfig {
     ) -> Vec<(Vec<usize>, Vec<&'r R>)> {
         /// Rows of a forward pass where the configuration does not say.
         const ROWS: usize = 16;
-        let most = if self.microbatch == 0 { ROWS } else { self.microbatch };
+        let most = if self.microbatch_size == 0 { ROWS } else { self.microbatch_size };
         let mut rows: Vec<(usize, &R)> = rows.into_iter().enumerate().collect();
         rows.sort_by_key(|(_, row)| length(row));
         rows.chunks(most).map(|pass| pass.iter().copied().unzip()).collect()

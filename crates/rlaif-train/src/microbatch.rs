@@ -1,10 +1,11 @@
 //! How the rows of an optimizer batch are divided among forward passes.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How rows of an optimizer batch go together in one forward pass. It changes time and memory, and
 /// nothing else: losses are means over the whole batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Batching {
     /// As they come, filled up to the longest.

@@ -1,6 +1,7 @@
 //! One optimizer step: norm, guard, clip, schedule, AdamW.
 
 use rlaif_torch::{AdamW, AdamWOptions, ParamGroup, non_finite_grads};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -8,7 +9,7 @@ use crate::{error::TrainError, schedule::Schedule};
 
 /// How weights are updated. The default is AdamW as PyTorch has it, without weight decay, at a
 /// constant rate of 1e-5, with gradients clipped to a norm of 1.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
     /// Learning rate η at its highest.

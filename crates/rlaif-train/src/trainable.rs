@@ -1,13 +1,14 @@
 //! Which parameters are trained, and in which kind.
 
 use rlaif_lm::{Parameters, is_adapter};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use crate::error::TrainError;
 
 /// The kind that weights are held and computed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// f32 throughout.
@@ -29,7 +30,7 @@ impl Precision {
 }
 
 /// Which parameters are trained.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Trainable {
     /// All weights of the model; of a model with adapters, the adapters alone.

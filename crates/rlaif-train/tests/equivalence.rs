@@ -9,7 +9,7 @@ use std::{
 };
 
 use rlaif_checkpoint::{AdapterConfig, TaskType};
-use rlaif_lm::Policy;
+use rlaif_lm::{Activations, Policy};
 use rlaif_models::{Config, LanguageModel, LoadOptions};
 use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
 use serde::Deserialize;
@@ -98,11 +98,14 @@ fn a_batch_is_the_same_however_it_is_divided() {
     for (name, policy) in [("llama", llama as fn() -> LanguageModel), ("t5", t5)] {
         let whole = trajectory(&policy(), &config());
         let variants = [
-            ("4 x 2", LearnConfig { microbatch: 2, ..config() }),
-            ("8 x 1", LearnConfig { microbatch: 1, ..config() }),
+            ("4 x 2", LearnConfig { microbatch_size: 2, ..config() }),
+            ("8 x 1", LearnConfig { microbatch_size: 1, ..config() }),
             ("by length", LearnConfig { batching: Batching::Length, ..config() }),
-            ("by length, 3", LearnConfig { batching: Batching::Length, microbatch: 3, ..config() }),
-            ("recomputed", LearnConfig { recompute: true, ..config() }),
+            (
+                "by length, 3",
+                LearnConfig { batching: Batching::Length, microbatch_size: 3, ..config() },
+            ),
+            ("recomputed", LearnConfig { activations: Activations::Recompute, ..config() }),
         ];
         for (variant, config) in variants {
             let got = trajectory(&policy(), &config);
@@ -117,10 +120,14 @@ fn packed_rows_are_the_same_as_padded_ones() {
     let whole = trajectory(&llama(), &config());
     for (variant, config) in [
         ("packed", LearnConfig { batching: Batching::Packed, ..config() }),
-        ("packed, 4", LearnConfig { batching: Batching::Packed, microbatch: 4, ..config() }),
+        ("packed, 4", LearnConfig { batching: Batching::Packed, microbatch_size: 4, ..config() }),
         (
             "packed and recomputed",
-            LearnConfig { batching: Batching::Packed, recompute: true, ..config() },
+            LearnConfig {
+                batching: Batching::Packed,
+                activations: Activations::Recompute,
+                ..config()
+            },
         ),
     ] {
         same(variant, &whole, &trajectory(&llama(), &config), 1e-5);

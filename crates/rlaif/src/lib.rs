@@ -2,18 +2,11 @@
 //!
 //! This crate only gathers the others and holds the `rlaif` command; depend on the one you need.
 
-pub mod cli;
-mod evaluate;
-mod fetch;
-mod reward;
-pub mod run;
+// Printing never ends a run: `rlaif_core::say`, and the command's own `print`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
 
-pub use evaluate::{
-    CorpusName, EvalConfig, EvalData, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
-    PolicyConfig, PreferenceCheck, Responder, Side,
-};
-pub use fetch::{FetchError, model_folder};
-pub use reward::rewards_from_config;
+pub mod cli;
+
 pub use rlaif_core as core;
 pub use rlaif_data as data;
 pub use rlaif_dpo as dpo;
@@ -24,6 +17,12 @@ pub use rlaif_models as models;
 pub use rlaif_ppo as ppo;
 pub use rlaif_rewards as rewards;
 pub use rlaif_rl as rl;
+pub use rlaif_run as run;
+pub use rlaif_run::{
+    CorpusName, EvalConfig, EvalData, Evaluate, EvaluateError, EvaluateProgress, FetchError,
+    MetricConfig, PolicyConfig, PreferenceCheck, Responder, Side, model_folder,
+    rewards_from_config,
+};
 pub use rlaif_text as text;
 pub use rlaif_torch as torch;
 pub use rlaif_train as train;

@@ -65,6 +65,7 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
             lint(&format!("cargo clippy -p {name} --all-targets --no-default-features"))?;
         }
     }
+    Run::new(root, KEY_TABLES).run()?;
     let document = |what: &str| Run::new(root, what).env("RUSTDOCFLAGS", "-D warnings");
     document("cargo doc --workspace --no-deps").run()?;
     let members = workspace.workspace_packages().into_iter();
@@ -79,10 +80,14 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// The test that compares the tables of keys in docs/ with the types of run files.
+const KEY_TABLES: &str = "cargo test -q -p rlaif-run --test schema the_tables_of_keys";
+
 /// Writes what `check` compares with the code.
 pub(crate) fn docs(root: &Path) -> Result<(), Error> {
     arrows::write(root, &metadata(root)?)?;
-    english::lower(root)
+    english::lower(root)?;
+    Run::new(root, KEY_TABLES).env("RLAIF_WRITE_DOCS", "1").run()
 }
 
 /// Runs each benchmark once, in the profile of the tests: do they still work?

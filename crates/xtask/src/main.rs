@@ -27,7 +27,7 @@ usage: cargo xtask COMMAND
   demo [ARGS]      setup, then the main example, `hh_toxicity ARGS`, in release
   test [ARGS]      setup, all tests (`cargo test --workspace ARGS`), a project that depends on ours
   check            setup, format, documentation against code, dependencies, clippy, rustdoc
-  docs             writes what `check` compares: arrows of the architecture, counts of phrases
+  docs             setup, writes what `check` compares: arrows, counts of phrases, tables of keys
   bench-smoke      setup, each benchmark once
 ";
 
@@ -64,7 +64,10 @@ fn run(args: &[&str]) -> Result<(), Error> {
             setup::run(&root, Cuda::Auto)?;
             checks::check(&root)
         }
-        ["docs"] => checks::docs(&root),
+        ["docs"] => {
+            setup::run(&root, Cuda::Auto)?;
+            checks::docs(&root)
+        }
         ["bench-smoke"] => {
             setup::run(&root, Cuda::Auto)?;
             checks::bench_smoke(&root)

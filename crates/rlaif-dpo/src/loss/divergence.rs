@@ -1,5 +1,6 @@
 //! What stands between the policy and its reference: the f-divergences of f-DPO.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -8,7 +9,7 @@ use tch::Tensor;
 /// With u = π(y|x) / π_ref(y|x) and f the generator of the divergence, the score of a response is
 /// `f'(u)` up to a constant, which cancels between the two responses of a pair (Wang et al. 2023,
 /// [arXiv:2309.16240](https://arxiv.org/abs/2309.16240), Theorem 1).
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Divergence {
     /// KL(π ‖ π_ref), that of DPO itself: `log u`.

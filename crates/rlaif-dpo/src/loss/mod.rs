@@ -5,6 +5,7 @@ pub mod paired;
 mod settings;
 pub mod unpaired;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -13,7 +14,7 @@ pub use divergence::Divergence;
 use crate::error::DpoError;
 
 /// How the log-probabilities of a response's tokens become one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lengths {
     /// Divided by the number of tokens.
@@ -24,7 +25,7 @@ pub enum Lengths {
 }
 
 /// What the reward shift δ of BCO is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardShift {
     /// The mean implicit reward of all responses of all batches so far, as the paper has it.
@@ -43,7 +44,7 @@ pub enum RewardShift {
 /// assert_eq!(loss, PairLoss::Sigmoid { beta: 0.1, label_smoothing: 0. });
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum PairLoss {
     /// DPO; with label smoothing, conservative DPO. [`paired::sigmoid`].
@@ -211,7 +212,7 @@ pub enum PairLoss {
 }
 
 /// A loss of single responses with a verdict each; equations and sources in [`unpaired`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum UnpairedLoss {
     /// [`unpaired::kto`] times λ.
@@ -244,7 +245,7 @@ pub enum UnpairedLoss {
 }
 
 /// One term of a weighted sum of losses.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Term {
     /// What the loss is multiplied by.
     #[serde(default = "settings::one")]
@@ -255,7 +256,7 @@ pub struct Term {
 }
 
 /// What a pair is weighted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Weighting {
     /// All alike.
@@ -268,7 +269,7 @@ pub enum Weighting {
 }
 
 /// What is minimised over preference pairs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairObjective {
     /// The terms of the sum.

@@ -1,6 +1,7 @@
 //! The settings of generation.
 
 use rlaif_core::BadSetting;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{error::LmError, spec::LmSpec};
@@ -16,7 +17,7 @@ use crate::{error::LmError, spec::LmSpec};
 /// assert_eq!(config.batch_size, GenerationConfig::default().batch_size);
 /// # Ok::<(), serde_json::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerationConfig {
     /// Most tokens of a response, the ending one included. A row may have a limit of its own.
@@ -66,7 +67,7 @@ impl Default for GenerationConfig {
 }
 
 /// What an end-of-sequence id does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Eos {
     /// It ends the response.
@@ -77,7 +78,7 @@ pub enum Eos {
 }
 
 /// How the next token is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Sampling {
     /// The most probable token; of equals the one with the lowest id.

@@ -145,7 +145,7 @@ fn recomputed_activations_change_nothing() {
             let config = PpoConfig { activations, ..config() };
             after_two_steps(trainer(family, config), |_| {})
         };
-        use rlaif_ppo::KeptActivations::{Keep, Recompute};
+        use rlaif_lm::Activations::{Keep, Recompute};
         assert!(distance(&of(Keep), &of(Recompute)) < 1e-5);
     }
 }
@@ -303,7 +303,7 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
                 scaling: rlaif_ppo::ScoreScaling::Normalize,
                 ..Default::default()
             },
-            dropout: rlaif_ppo::UpdateDropout::On,
+            dropout: rlaif_lm::Dropout::On,
             ..config()
         };
         let folder = tempfile::tempdir().unwrap();

@@ -3,13 +3,14 @@
 use std::sync::{Mutex, MutexGuard};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores, stats::RunningMoments};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::member::{checked, finite};
 use crate::sync::lock;
 
 /// Whether normalised scores keep their mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Centring {
     /// (s − μ) / σ.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
@@ -27,7 +28,7 @@ use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 /// assert_eq!(config.limits.concurrency, 8);
 /// # Ok::<(), rlaif_rewards::ProviderError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct JudgeConfig<A = ApiConfig> {
@@ -76,7 +77,7 @@ fn default_name() -> String {
 
 /// Who judges: a language model behind an API, a reward server, or a policy of this library. In a
 /// file, one `kind` tells them all apart.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(from = "Written", into = "Written")]
 #[non_exhaustive]
 pub enum ApiConfig {
@@ -151,7 +152,7 @@ pub enum LlmApi {
 }
 
 /// Anthropic's Messages API.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AnthropicApi {
     /// The model's id.
@@ -163,7 +164,7 @@ pub struct AnthropicApi {
 }
 
 /// Amazon Bedrock.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BedrockApi {
     /// The id of a model or an inference profile.
@@ -178,7 +179,7 @@ pub struct BedrockApi {
 }
 
 /// A server of OpenAI's chat completions.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpenAiApi {
     /// The model's name.
@@ -196,7 +197,7 @@ pub struct OpenAiApi {
 }
 
 /// A reward server.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardServerApi {
     /// The whole address, `http://host:port/get_reward`.
@@ -209,7 +210,7 @@ pub struct RewardServerApi {
 
 /// A language model of this library.
 #[cfg(feature = "neural")]
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyApi {
     /// Folder or hub id.
@@ -225,7 +226,7 @@ pub struct PolicyApi {
 }
 
 /// [`ApiConfig`] as a file has it, with every kind in one list.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum Written {
     Anthropic(AnthropicApi),
@@ -267,7 +268,7 @@ impl From<ApiConfig> for Written {
 }
 
 /// How a judge samples. What is not said is not sent.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplingConfig {
     /// The longest answer, in tokens. Unless told: 16 for numbers, 4 for expectations, 300 with
@@ -284,7 +285,7 @@ pub struct SamplingConfig {
 }
 
 /// How fast a server may be asked, and how long.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Requests at a time.
@@ -319,7 +320,7 @@ impl Default for LimitsConfig {
 }
 
 /// What tokens cost, in any one currency.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriceConfig {
     /// Per million tokens of questions.
@@ -329,7 +330,7 @@ pub struct PriceConfig {
 }
 
 /// What may be spent by one process, beginning with its start.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetConfig {
     /// In the currency of the prices.

@@ -10,6 +10,7 @@ use rlaif_core::{
 use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::{Classifier, LoadOptions};
 use rlaif_text::HfTokenizer;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -20,7 +21,7 @@ use crate::ProviderError;
 pub const NOT_HATE_MODEL: &str = "facebook/roberta-hate-speech-dynabench-r4-target";
 
 /// Which of a classifier's labels counts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Label {
     /// By its place among the logits, from 0.
@@ -42,7 +43,7 @@ impl From<usize> for Label {
 }
 
 /// What of the chosen label is the score; z are the logits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Output {
     /// z_l.
@@ -56,7 +57,7 @@ pub enum Output {
 }
 
 /// What the classifier reads of an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Input {
     /// The response alone: what the policy can answer for. Too long a response loses its end.
@@ -74,7 +75,7 @@ pub enum Input {
 }
 
 /// Settings that belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// The logit of `nothate` of [`NOT_HATE_MODEL`].

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
@@ -13,7 +14,7 @@ use crate::ProviderError;
 pub type ModelFolder<'a> = dyn Fn(&str, Option<&str>) -> Result<PathBuf, ProviderError> + 'a;
 
 /// The kind of a model's weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32 bits.
@@ -35,7 +36,7 @@ impl From<Dtype> for Kind {
 }
 
 /// A configured [`ClassifierReward`]: which model, and how it becomes a reward.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassifierConfig {
     /// Folder or hub id; with a preset, its own unless told.

@@ -13,6 +13,7 @@ mod template;
 #[cfg(any(feature = "judge", feature = "neural"))]
 mod verdict;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use rlaif_core::{Exchange, Score};
@@ -24,7 +25,7 @@ use template::Template;
 pub(crate) use verdict::{Verdict, scores};
 
 /// The lowest and the highest verdict a judge may give.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
     /// The worst.
@@ -34,7 +35,7 @@ pub struct Scale {
 }
 
 /// What becomes of a number outside the scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutOfRange {
     /// It is moved to the nearer end.
@@ -45,7 +46,7 @@ pub enum OutOfRange {
 }
 
 /// How a verdict becomes a score.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reward {
     /// As it is.
@@ -58,7 +59,7 @@ pub enum Reward {
 }
 
 /// The form of a judge's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerForm {
     /// A number alone.

@@ -2,12 +2,13 @@
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 use rlaif_eval::text::{RougeKind, Stemming, rouge};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which overlap is measured; each is an F₁ in [0, 1], as `rlaif-eval` and the package rouge-score
 /// compute it (Lin 2004), without stemming. Words are runs of `a` to `z` and digits in lower case:
 /// a text in another script overlaps with nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OverlapMeasure {
     /// ROUGE-1: words in common.
@@ -38,7 +39,7 @@ impl OverlapMeasure {
 }
 
 /// What the response is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Against {
     /// The record's reference; rows without one have no verdict.

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use regex::{Regex, RegexBuilder};
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
 
 /// What lengths are counted in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
     /// Runs of anything but white space.

@@ -12,7 +12,7 @@ use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 
-use crate::{EvaluateError, FetchError, run::RunError};
+use rlaif_run::{EvaluateError, FetchError, RunError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,24 +56,6 @@ pub(crate) enum CliError {
     /// One run in place of two.
     #[error("{} is given twice; name each run once", .folder.display())]
     SameRun { folder: PathBuf },
-    /// Model and tokenizer do not belong together.
-    #[error(
-        "{folder}: the tokenizer has ids up to {largest}, the model's embedding {rows} rows; they \
-         do not belong together"
-    )]
-    Vocabulary { folder: String, largest: usize, rows: i64 },
-    /// A run that was asked to stop, by Ctrl-C.
-    #[error("interrupted after a whole step, and everything is saved; {how}")]
-    Interrupted { how: String },
-    /// The model that a run came to could not be written.
-    #[error(
-        "the result could not be written: {source}; the last checkpoint holds it: mend that and {how}"
-    )]
-    Result {
-        #[source]
-        source: Box<ModelError>,
-        how: String,
-    },
     #[error(transparent)]
     Run(#[from] RunError),
     #[error(transparent)]
@@ -87,7 +69,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Hub(#[from] HubError),
     #[error(transparent)]
-    Fetch(FetchError),
+    Fetch(#[from] FetchError),
     #[error(transparent)]
     Dpo(#[from] DpoError),
     #[error(transparent)]
@@ -111,16 +93,6 @@ impl From<EvaluateError> for CliError {
             EvaluateError::Codec(source) => Self::Codec(source),
             EvaluateError::Torch(source) => Self::Torch(source),
             other => Self::Evaluate(other),
-        }
-    }
-}
-
-impl From<FetchError> for CliError {
-    fn from(error: FetchError) -> Self {
-        match error {
-            FetchError::Hub(source) => Self::Hub(source),
-            other @ (FetchError::File { .. } | FetchError::Nowhere { .. }) => Self::Fetch(other),
-            FetchError::Model(source) => Self::Model(source),
         }
     }
 }
@@ -166,7 +138,7 @@ impl CliError {
     pub(crate) fn code(&self) -> u8 {
         match self {
             // As a shell counts SIGINT.
-            Self::Interrupted { .. } => 130,
+            Self::Run(RunError::Interrupted { .. }) => 130,
             error if error.is_users() => 2,
             _ => 1,
         }
@@ -189,9 +161,8 @@ impl Fault for CliError {
             Self::Folder { .. }
             | Self::Flag { .. }
             | Self::NoReport { .. }
-            | Self::SameRun { .. }
-            | Self::Vocabulary { .. } => true,
-            Self::Io { .. } | Self::Interrupted { .. } | Self::Result { .. } => false,
+            | Self::SameRun { .. } => true,
+            Self::Io { .. } => false,
             Self::Run(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
             Self::Lm(error) => error.is_users(),
@@ -265,7 +236,7 @@ mod tests {
             }],
         };
         let table: Vec<(CliError, u8)> = vec![
-            (CliError::Interrupted { how: String::new() }, 130),
+            (RunError::Interrupted { how: String::new() }.into(), 130),
             // Settings, wherever they are found.
             (RunError::from(setting()).into(), 2),
             (RunError::from(TrainError::from(setting())).into(), 2),

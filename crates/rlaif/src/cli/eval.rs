@@ -7,9 +7,9 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use rlaif_run::EvalConfig;
 
 use super::{error::CliError, print::print};
-use crate::EvalConfig;
 
 #[derive(Debug, Args)]
 pub(crate) struct Eval {

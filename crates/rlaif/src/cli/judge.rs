@@ -8,10 +8,10 @@ use std::{
 use clap::Args;
 use rlaif_core::say;
 use rlaif_rewards::{RewardConfig, score_rows};
+use rlaif_run::rewards_from_config;
 use rlaif_torch::DeviceChoice;
 
 use super::{error::CliError, rows::open};
-use crate::rewards_from_config;
 
 #[derive(Debug, Args)]
 pub(crate) struct Judge {

@@ -3,8 +3,6 @@
 //! Exit code 2 means bad input (a flag, a row, a file), 1 any other failure.
 
 mod bench;
-mod classifier;
-mod dpo;
 mod error;
 mod eval;
 mod generate;
@@ -13,22 +11,22 @@ mod judge;
 mod lengths;
 mod log_probs;
 mod model;
-mod ppo;
 mod print;
 mod report;
-mod reward;
 mod rows;
 mod run_arguments;
+mod schema;
 mod score;
-mod sft;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use rlaif_core::say;
+use rlaif_run::{ClassifierFile, DpoFile, PpoFile, RewardFile, SftFile};
 
 use error::CliError;
+use run_arguments::RunArguments;
 
 /// Reinforcement learning from AI and human feedback for language models.
 #[derive(Debug, Parser)]
@@ -94,7 +92,7 @@ enum Command {
         "[data]"
         "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"response\": \"..\"}"
     ))]
-    Sft(sft::Sft),
+    Sft(RunArguments),
     /// Fits a classifier to labelled texts; writes a run folder.
     #[command(after_help = run_file!("training",
         "labels = [\"nothate\", \"hate\"]"
@@ -103,7 +101,7 @@ enum Command {
         "[data]"
         "train = \"rows.jsonl\"    # {\"text\": \"..\", \"label\": \"hate\"}"
     ))]
-    Classifier(classifier::ClassifierCommand),
+    Classifier(RunArguments),
     /// Fits a preference model, to be a reward, to pairs; writes a run folder.
     #[command(after_help = run_file!("training",
         "[model]"
@@ -111,7 +109,7 @@ enum Command {
         "[data]"
         "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"chosen\": \"..\", \"rejected\": \"..\"}"
     ))]
-    Reward(reward::Reward),
+    Reward(RunArguments),
     /// Compares a tuned policy with its baseline on held-out prompts, and writes a report.
     #[command(after_help = "The configuration with what has no default:\n\n    \
         metrics = [{ kind = \"length\" }]\n    \
@@ -131,7 +129,7 @@ enum Command {
         "kind = \"classifier\"     # docs/rewards.md has the others"
         "preset = \"not-hate\""
     ))]
-    Ppo(ppo::Ppo),
+    Ppo(RunArguments),
     /// Trains a language model on preferences without a reward model; writes a run folder.
     #[command(after_help = run_file!("dpo",
         "[model]"
@@ -139,7 +137,13 @@ enum Command {
         "[data]"
         "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"chosen\": \"..\", \"rejected\": \"..\"}"
     ))]
-    Dpo(dpo::Dpo),
+    Dpo(RunArguments),
+    /// Prints the JSON Schema of the file that a command reads, for editors that complete TOML.
+    #[command(
+        after_help = "With Taplo (Even Better TOML), the first line of a run file names it:\n\n    \
+        #:schema ./ppo.schema.json\n\nand `rlaif schema ppo > ppo.schema.json` writes it."
+    )]
+    Schema(schema::SchemaCommand),
     /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -168,8 +172,22 @@ fn parse() -> Arguments {
     fn with_negative_numbers(command: clap::Command) -> clap::Command {
         command.allow_negative_numbers(true).mut_subcommands(with_negative_numbers)
     }
-    let matches = with_negative_numbers(Arguments::command()).get_matches();
+    let mut command = with_negative_numbers(Arguments::command());
+    for name in rlaif_run::commands_with_files() {
+        command = command.mut_subcommand(name, |command| with_keys(command, name));
+    }
+    let matches = command.get_matches();
     Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// The command with every key of its file at the end of its long help.
+fn with_keys(command: clap::Command, name: &str) -> clap::Command {
+    let lines = rlaif_run::key_lines(name);
+    if lines.is_empty() {
+        return command;
+    }
+    let short = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    command.after_long_help(format!("{short}\n\nEvery key, with its default:\n\n{lines}"))
 }
 
 fn run(command: &Command) -> Result<(), CliError> {
@@ -179,13 +197,14 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Generate(command) => command.run(),
         Command::Score(command) => command.run(),
         Command::Judge(command) => command.run(),
-        Command::Sft(command) => command.run(),
-        Command::Classifier(command) => command.run(),
-        Command::Reward(command) => command.run(),
+        Command::Sft(command) => command.train::<SftFile>(),
+        Command::Classifier(command) => command.train::<ClassifierFile>(),
+        Command::Reward(command) => command.train::<RewardFile>(),
         Command::Eval(command) => command.run(),
         Command::Report(command) => command.run(),
-        Command::Ppo(command) => command.run(),
-        Command::Dpo(command) => command.run(),
+        Command::Ppo(command) => command.train::<PpoFile>(),
+        Command::Dpo(command) => command.train::<DpoFile>(),
+        Command::Schema(command) => command.run(),
         Command::Bench(command) => command.run(),
     }
 }

@@ -68,19 +68,10 @@ impl Placement {
 
 /// A model's folder on this disk; from the hub, every file that loading needs is fetched first.
 pub(crate) fn folder(location: &str, revision: Option<&str>) -> Result<PathBuf, CliError> {
-    Ok(crate::model_folder(location, revision)?)
+    Ok(rlaif_run::model_folder(location, revision)?)
 }
 
 /// The tokenizer of a folder, once it is known to fit the model.
 pub(crate) fn tokenizer(folder: &Path, vocab_size: i64) -> Result<HfTokenizer, CliError> {
-    let tokenizer = HfTokenizer::from_folder(folder)?;
-    let rows = tokenizer.embedding_rows();
-    if i64::try_from(rows).is_ok_and(|rows| rows > vocab_size) {
-        return Err(CliError::Vocabulary {
-            folder: folder.display().to_string(),
-            largest: rows - 1,
-            rows: vocab_size,
-        });
-    }
-    Ok(tokenizer)
+    Ok(rlaif_run::tokenizer(folder, vocab_size)?)
 }

@@ -7,9 +7,9 @@ use std::{
 
 use clap::Args;
 use rlaif_eval::{Repeats, Report, TradeOff};
+use rlaif_run::tell_of_training;
 
 use super::{error::CliError, print::print};
-use crate::evaluate::tell_of_training;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportCommand {

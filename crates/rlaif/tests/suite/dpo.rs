@@ -94,7 +94,7 @@ impl Place {
 }
 
 const STEPS: &str = "[train]\nsteps = 12\nbatch_size = 4\neval_every = 6\ncheckpoint_every = 2\n\
-                     [dpo]\nmicro_batch_size = 3\n[dpo.optimizer]\nlr = 1e-2\n";
+                     [dpo]\nmicrobatch_size = 3\n[dpo.optimizer]\nlr = 1e-2\n";
 
 #[test]
 fn a_run_learns_and_writes_its_folder() {
@@ -108,8 +108,8 @@ fn a_run_learns_and_writes_its_folder() {
     let loss = |row: &Value| row["loss"].as_f64().unwrap();
     assert!((loss(&metrics[0]) - 2f64.ln()).abs() < 1e-6);
     assert!(loss(&metrics[11]) < 0.6);
-    assert!(metrics[11]["eval_rewards/accuracies"].as_f64().unwrap() > 0.9);
-    assert!(metrics[0].get("eval_loss").is_none() && metrics[5].get("eval_loss").is_some());
+    assert!(metrics[11]["eval/rewards/accuracies"].as_f64().unwrap() > 0.9);
+    assert!(metrics[0].get("eval/loss").is_none() && metrics[5].get("eval/loss").is_some());
     let out = place.path("out");
     for file in ["run.toml", "log.txt", "checkpoints/step-12", "model/tokenizer.json"] {
         assert!(out.join(file).exists(), "{file}");
@@ -228,7 +228,7 @@ fn every_kind_of_objective_runs() {
         said.contains("held-out responses: the implicit reward is on the right side"),
         "{said}"
     );
-    assert!(place.metrics("held")[1]["eval_rewards/accuracies"].is_number());
+    assert!(place.metrics("held")[1]["eval/rewards/accuracies"].is_number());
 
     // Without data: the built-in pairs.
     let config = place.run_file_of("builtin", "", "[train]\nsteps = 1\nbatch_size = 2\n");
@@ -247,8 +247,8 @@ fn bad_input_is_named_and_nothing_is_written() {
     };
     let error = refuse("column", "[columns]\nchosen = 'winner'\n");
     assert!(error.contains("winner") && error.contains("pairs.jsonl"), "{error}");
-    let error = refuse("key", "[dpo]\nmicro_batch = 2\n");
-    assert!(error.contains("did you mean `micro_batch_size`?"), "{error}");
+    let error = refuse("key", "[dpo]\nmicrobatch = 2\n");
+    assert!(error.contains("did you mean `microbatch_size`?"), "{error}");
     let error = refuse("beta", "[[dpo.objective.pairs.terms]]\ntype = 'sigmoid'\nbeta = -1.0\n");
     assert!(
         error.contains("`dpo.objective.pairs.terms[0].beta` is -1; expected a positive number"),

@@ -36,7 +36,7 @@ fn prepare(root: &Path, steps: u64, more: &str) -> PathBuf {
          [ppo]\nsteps = {steps}\nbatch_size = 4\nminibatch_size = 2\nepochs = 2\n\
          scores = {{ scaling = \"scale\" }}\n\
          [ppo.generation]\nmax_new_tokens = 6\n[ppo.optimizer]\nlr = 1e-3\n\
-         [output]\ncheckpoint_every = 1\n[placement]\ndevice = \"cpu\"\nthreads = 1\n",
+         [train]\ncheckpoint_every = 1\n[placement]\ndevice = \"cpu\"\nthreads = 1\n",
         root = root.display(),
     );
     fs::write(&path, text).unwrap();
@@ -61,7 +61,7 @@ fn a_run_leaves_a_folder_with_everything_and_a_model_that_loads() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path(), 3, "");
     let out = root.path().join("out");
-    succeeded(&train(&config, &out, &["--set", "output.samples=2"]));
+    succeeded(&train(&config, &out, &["--set", "train.samples=2"]));
     let rows = metrics(&out);
     assert_eq!(rows.len(), 3);
     for name in ["objective/kl", "ppo/loss/total", "ppo/val/var_explained", "env/reward_mean"] {
@@ -354,7 +354,9 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused(never, "`ppo.stop.metric.at_least` is NaN");
     refused("ppo.batch_size=40", "data.prompts");
     refused("ppo.steps=9223372036854775807", "`ppo.steps` is 9223372036854775807");
-    refused("output.keep=0", "`output.keep` is 0");
+    refused("train.keep=0", "`train.keep` is 0");
+    refused("output.keep=1", "`output.keep`: renamed to `train.keep`");
+    refused("ppo.seed=1", "`ppo.seed`: renamed to `seed`");
     refused("reward={kind='length', longest=-3, per=1.0}", "`reward`: found integer `-3`");
     refused("data.max_tokens=1", "data.prompts");
     refused("data.column='question'", "question");

@@ -35,8 +35,8 @@ batch_size = 4
 eval_every = 7
 checkpoint_every = 2
 [learn]
-dropout = true
-microbatch = 2
+dropout = 'on'
+microbatch_size = 2
 ema_decay = 0.9
 [learn.optimizer]
 lr = 1e-3
@@ -139,7 +139,7 @@ fn a_standard_output_that_is_full_or_closed_is_no_panic() {
     let place = workplace("llama");
     for arguments in [
         &["inspect", "model"][..],
-        &["bench", "forward", "--model", "model", "--repeats", "1", "--json"],
+        &["bench", "forward", "--model", "model", "--repeats", "1", "--prompt-len", "8"],
         &["bench", "sft", "--policy", "model", "--steps", "1"],
     ] {
         let mut child = rlaif(place.path(), arguments).stdout(Stdio::piped()).spawn().unwrap();
@@ -427,7 +427,7 @@ fn packed_and_lora_runs_write_what_loads() {
             base.iter().copied().chain(more.iter().copied()).chain(["--out", out]).collect();
         succeeds(folder, &arguments);
     };
-    run("packed", &["learn.batching=packed", "--set", "learn.dropout=false"]);
+    run("packed", &["learn.batching=packed", "--set", "learn.dropout=off"]);
     LanguageModel::load(&folder.join("packed/model"), LoadOptions::default()).unwrap();
     run("lora", &["model.lora={ rank = 2, targets = ['q_proj', 'v_proj'] }"]);
     let mut model = LanguageModel::load(&folder.join("model"), LoadOptions::default()).unwrap();

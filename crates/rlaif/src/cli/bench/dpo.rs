@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Instant};
 
 use clap::{Args, ValueEnum};
 use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Prompts, Reference};
-use rlaif_lm::Policy;
+use rlaif_lm::{Activations, Policy};
 use rlaif_models::{LanguageModel, LoadOptions};
 use serde::Deserialize;
 use serde_json::json;
@@ -100,8 +100,8 @@ impl DpoBench {
             ReferenceFrom::Cached => Reference::Given,
         };
         let config = DpoConfig {
-            micro_batch_size: self.minibatch,
-            recompute: self.recompute,
+            microbatch_size: self.minibatch,
+            activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
             prompts: match self.prompts {
                 PromptsComputed::Shared => Prompts::Shared,
                 PromptsComputed::Twice => Prompts::Twice,

@@ -5,22 +5,20 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Instant};
 use clap::Args;
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit,
+    Activations, Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit,
     generate::{Ask, Eos, GenerationConfig, Hooks, generate},
 };
 use rlaif_models::{Classifier, LanguageModel, LoadOptions, Lora, PolicySetup};
-use rlaif_ppo::{KeptActivations, PpoConfig, PpoTrainer, Reference};
+use rlaif_ppo::{PpoConfig, PpoTrainer, Reference};
+use rlaif_run::RunError;
 use serde_json::json;
 use tch::{Device, no_grad};
 
 use super::common::{Measured, random_rows};
-use crate::{
-    cli::{
-        error::CliError,
-        lengths::Lengths,
-        model::{self, Placement},
-    },
-    run::RunError,
+use crate::cli::{
+    error::CliError,
+    lengths::Lengths,
+    model::{self, Placement},
 };
 
 #[derive(Debug, Args)]
@@ -119,8 +117,7 @@ impl PpoBench {
             Some(reference) => Reference::Frozen(Box::new(reference)),
             None => Reference::AdaptersOff,
         };
-        let activations =
-            if self.recompute { KeptActivations::Recompute } else { KeptActivations::Keep };
+        let activations = if self.recompute { Activations::Recompute } else { Activations::Keep };
         let config = PpoConfig {
             steps: self.steps + 1,
             batch_size: self.batch,

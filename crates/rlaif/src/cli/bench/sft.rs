@@ -5,17 +5,15 @@ use std::{path::PathBuf, time::Instant};
 use clap::Args;
 use rlaif_lm::{LmSpec, Policy};
 use rlaif_models::LanguageModel;
+use rlaif_run::RunError;
 use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::common::{Measured, at_least_one, random_rows, rows_of_ids};
-use crate::{
-    cli::{
-        error::CliError,
-        model::{self, Placement},
-    },
-    run::RunError,
+use crate::cli::{
+    error::CliError,
+    model::{self, Placement},
 };
 
 #[derive(Debug, Args)]
@@ -84,7 +82,7 @@ impl SftBench {
         let rows = self.rows(policy.spec())?;
         let config = LearnConfig {
             batching: self.batching,
-            microbatch: self.minibatch,
+            microbatch_size: self.minibatch,
             optimizer: OptimizerConfig { lr: self.lr, ..OptimizerConfig::default() },
             ..LearnConfig::default()
         };

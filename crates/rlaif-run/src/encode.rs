@@ -6,9 +6,9 @@ use rlaif_lm::{Joined, Joiner, Limits, LmSpec, Shorten, Texts};
 use rlaif_text::HfTokenizer;
 use rlaif_train::SftRow;
 
-use super::{
-    data::Left,
+use crate::{
     error::{RowProblem, RunError},
+    skipped::SkippedRows,
 };
 
 /// Encodes rows for one model.
@@ -44,7 +44,7 @@ impl<'a> Encoder<'a> {
     pub fn demonstrations(
         &self,
         rows: &[Demonstration],
-    ) -> Result<(Vec<Option<SftRow>>, Left), RunError> {
+    ) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError> {
         let texts = rows.iter().map(|row| {
             let responses = vec![row.response.as_str()];
             Texts { prompt: &row.prompt, responses }
@@ -67,7 +67,7 @@ impl<'a> Encoder<'a> {
     pub fn conversations(
         &self,
         rows: &[Conversation],
-    ) -> Result<(Vec<Option<SftRow>>, Left), RunError> {
+    ) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError> {
         let results: Result<Vec<_>, RunError> = rows
             .par_iter()
             .map(|row| {
@@ -84,7 +84,7 @@ impl<'a> Encoder<'a> {
     ///
     /// # Errors
     /// [`RunError::Setting`] for an encoder-decoder model, [`RunError::Codec`].
-    pub fn texts(&self, rows: &[&str]) -> Result<(Vec<Option<SftRow>>, Left), RunError> {
+    pub fn texts(&self, rows: &[&str]) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError> {
         if self.joiner.is_encoder_decoder() {
             return Err(RunError::Setting {
                 key: "columns.format",
@@ -104,13 +104,13 @@ impl<'a> Encoder<'a> {
     }
 
     /// The rows within the limit; `None` where nothing is left to learn.
-    fn fit(&self, rows: impl Iterator<Item = SftRow>) -> (Vec<Option<SftRow>>, Left) {
-        let mut left = Left::default();
-        let rows = rows.map(|row| self.fitted(row, &mut left)).collect();
-        (rows, left)
+    fn fit(&self, rows: impl Iterator<Item = SftRow>) -> (Vec<Option<SftRow>>, SkippedRows) {
+        let mut skipped = SkippedRows::default();
+        let rows = rows.map(|row| self.fitted(row, &mut skipped)).collect();
+        (rows, skipped)
     }
 
-    fn fitted(&self, mut row: SftRow, left: &mut Left) -> Option<SftRow> {
+    fn fitted(&self, mut row: SftRow, skipped: &mut SkippedRows) -> Option<SftRow> {
         let whole = row.len();
         // An encoder-decoder model reads the two apart, each within the limit.
         let apart = self.joiner.is_encoder_decoder().then_some(self.max_tokens);
@@ -132,10 +132,14 @@ impl<'a> Encoder<'a> {
             learned.truncate(row.response.len());
         }
         if row.prompt.is_empty() || row.learned_tokens() == 0 {
-            left.leave_out(if whole == 0 { "nothing to learn" } else { "nothing to learn fits" });
+            skipped.leave_out(if whole == 0 {
+                "nothing to learn"
+            } else {
+                "nothing to learn fits"
+            });
             return None;
         }
-        left.cut += u64::from(row.len() < whole);
+        skipped.cut += u64::from(row.len() < whole);
         Some(row)
     }
 

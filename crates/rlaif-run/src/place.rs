@@ -6,7 +6,7 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 
-use super::columns::source;
+use crate::columns::source;
 
 /// The places of the rows that become the record of this id.
 struct Sought<C> {
@@ -38,7 +38,7 @@ where
 /// `FILE, line N` of the first row that becomes the record of this id, or the id where no file holds
 /// it any longer. They are read again: an error is rare, and a place kept with every row would cost
 /// each run its memory.
-pub(super) fn of<C: Corpus + Clone>(files: &[&str], corpus: &C, id: &str) -> String
+pub(crate) fn of<C: Corpus + Clone>(files: &[&str], corpus: &C, id: &str) -> String
 where
     C::Record: Record,
 {

@@ -9,7 +9,10 @@ use super::EvaluateError;
 
 /// Takes the curves, the findings and the settings of the run in this folder into `details`, as far
 /// as they are there and not told yet; the settings as `training` of the configuration.
-pub(crate) fn tell_of_training(details: &mut Details, folder: &Path) -> Result<(), EvaluateError> {
+///
+/// # Errors
+/// [`EvaluateError`] for a file that is there and cannot be read.
+pub fn tell_of_training(details: &mut Details, folder: &Path) -> Result<(), EvaluateError> {
     let (curves, findings, settings) =
         (folder.join("metrics.jsonl"), folder.join("findings.json"), folder.join("run.toml"));
     if details.training.is_empty() && curves.is_file() {

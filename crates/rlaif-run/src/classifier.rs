@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use clap::Args;
 use rlaif_core::{Record, Seed};
 use rlaif_data::{
     DataError, Row,
@@ -11,67 +10,72 @@ use rlaif_data::{
 use rlaif_lm::SequenceClassifier;
 use rlaif_models::MemoryPlan;
 use rlaif_text::HfTokenizer;
-use rlaif_torch::seeded;
 use rlaif_train::{
-    ClassWeights, ClassifierRow, ClassifierTrainer, FitConfig, Goal, LearnConfig, SupervisedTask,
+    ClassWeights, ClassifierRow, ClassifierTrainer, FitConfig, LearnConfig, SupervisedTask,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    error::CliError,
-    model,
-    run_arguments::{OngoingRun, RunArguments, Shown, about, in_learn, interrupt, total_steps},
+use crate::{
+    data::{DataRows, DataSection, ShuffledBatches},
+    error::{RowProblem, RunError},
+    file::RunFile,
+    memory::{Weights, longest, rows_of_pass},
+    model::{ModelSection, Placement, tokenizer},
+    recipe::{Outline, Recipe, Start, about, in_learn, total_steps},
+    skipped::SkippedRows,
 };
-use crate::run::{
-    DataRows, DataSection, Left, ModelSection, Placement, RowProblem, RunError, RunFile,
-    ShuffledBatches, Weights, kept_activations, longest, rows_of_pass,
-};
-
-#[derive(Debug, Args)]
-pub(crate) struct ClassifierCommand {
-    #[command(flatten)]
-    run: RunArguments,
-}
 
 /// The run file of `rlaif classifier`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ClassifierRun {
+pub struct ClassifierFile {
+    /// The seed of all random numbers.
     #[serde(default)]
-    seed: u64,
+    pub seed: u64,
+    /// Where it computes.
     #[serde(default)]
-    placement: Placement,
-    model: ModelSection,
-    data: DataSection,
+    pub placement: Placement,
+    /// The model whose trunk is trained.
+    pub model: ModelSection,
+    /// The rows.
+    pub data: DataSection,
+    /// ClassifierColumns of the rows.
     #[serde(default)]
-    columns: Columns,
+    pub columns: ClassifierColumns,
     /// Names of the labels; a row's label is one of them, or its index.
-    labels: Vec<String>,
+    pub labels: Vec<String>,
+    /// How much each label counts.
     #[serde(default)]
-    class_weights: ClassWeights,
+    pub class_weights: ClassWeights,
+    /// Steps, evaluations, checkpoints.
     #[serde(default)]
-    train: FitConfig,
+    pub train: FitConfig,
+    /// How the weights are trained.
     #[serde(default)]
-    learn: LearnConfig,
+    pub learn: LearnConfig,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Columns of labelled texts.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Columns {
-    text: String,
-    label: String,
-    /// The second text of a pair.
+pub struct ClassifierColumns {
+    /// Column of texts.
+    pub text: String,
+    /// Column of labels.
+    pub label: String,
+    /// Column of the second texts of pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
-    text_pair: Option<String>,
+    pub text_pair: Option<String>,
 }
 
-impl Default for Columns {
+impl Default for ClassifierColumns {
     fn default() -> Self {
         Self { text: "text".to_owned(), label: "label".to_owned(), text_pair: None }
     }
 }
 
-impl RunFile for ClassifierRun {
+impl RunFile for ClassifierFile {
     const COMMAND: &'static str = "classifier";
 
     fn locations(&mut self) -> Vec<&mut String> {
@@ -97,7 +101,7 @@ impl Record for Labelled {
 }
 
 #[derive(Debug, Clone)]
-struct LabelledColumns(Columns);
+struct LabelledColumns(ClassifierColumns);
 
 impl Corpus for LabelledColumns {
     type Record = Labelled;
@@ -118,8 +122,8 @@ impl Corpus for LabelledColumns {
     }
 }
 
-impl ClassifierRun {
-    fn check(&self) -> Result<(), RunError> {
+impl ClassifierFile {
+    fn check_labels(&self) -> Result<(), RunError> {
         self.model.check_learn(&self.learn)?;
         let refuse = |problem| Err(RunError::Setting { key: "labels", problem });
         let mut known = BTreeSet::new();
@@ -139,7 +143,7 @@ impl ClassifierRun {
         records: &[Labelled],
         tokenizer: &HfTokenizer,
         limit: usize,
-        left: &mut Left,
+        skipped: &mut SkippedRows,
     ) -> Result<Vec<ClassifierRow>, RunError> {
         let mut known: BTreeMap<String, usize> =
             (0..self.labels.len()).map(|i| (i.to_string(), i)).collect();
@@ -155,7 +159,7 @@ impl ClassifierRun {
                     known: self.labels.clone(),
                 },
             })?;
-            left.cut += u64::from(encoded.dropped > 0);
+            skipped.cut += u64::from(encoded.dropped > 0);
             let start = encoded.type_ids.iter().position(|&t| t == 1);
             let second_start = start.unwrap_or(encoded.ids.len());
             Ok(ClassifierRow { ids: encoded.ids, second_start, label: *label })
@@ -164,50 +168,48 @@ impl ClassifierRun {
     }
 }
 
-impl ClassifierCommand {
-    pub(crate) fn run(&self) -> Result<(), CliError> {
-        let open = self.run.open::<ClassifierRun>()?;
-        let config = &open.config;
-        config.check()?;
-        let interrupt = interrupt()?;
-        let seed = Seed::new(config.seed);
-        let options = config.placement.options(config.model.precision)?;
-        let memory = MemoryPlan {
-            activations: kept_activations(config.learn.recompute),
-            ..config.model.memory(options)?
-        };
-        config.placement.check_memory(&memory, Weights::NotLoaded)?;
-        let load = || config.model.classifier(&config.labels, options);
-        let mut classifier = seeded(seed.for_libtorch("init"), load)??;
-        let tokenizer = model::tokenizer(&config.model.folder()?, classifier.spec().vocab_size)?;
-        let limit = config.data.limit(classifier.spec());
+impl Recipe for ClassifierFile {
+    const SHOWN: &'static [&'static str] = &["loss", "eval/accuracy", "eval/auc"];
 
-        let DataRows { train, held_out, mut left } =
-            config.data.read(&LabelledColumns(config.columns.clone()), seed)?;
-        let mut batches = ShuffledBatches::new(&train, config.train.batch_size, seed)?;
-        let train = config.rows(&train, &tokenizer, limit, &mut left)?;
-        let held_out = config.rows(&held_out, &tokenizer, limit, &mut Left::default())?;
-        let total_steps = total_steps(&config.train, train.len())?;
-        let weights = config.class_weights.resolve(&train, config.labels.len());
-        let weights = weights.map_err(RunError::from)?;
-        let memory = MemoryPlan {
-            microbatch: rows_of_pass(
-                config.learn.microbatch,
-                config.train.batch_size.min(train.len()),
-            ),
-            tokens: longest(train.iter().map(|row| row.ids.len())),
-            ..memory
-        };
-        config.placement.check_memory(&memory, Weights::Loaded)?;
-        let trainer = ClassifierTrainer::new(&classifier, &config.learn, weights, total_steps)
+    fn seed(&self) -> Seed {
+        Seed::new(self.seed)
+    }
+
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    fn model(&self) -> &ModelSection {
+        &self.model
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        self.check_labels()
+    }
+
+    fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
+        let memory = start.memory_of(self.learn.activations)?;
+        let mut classifier = start.fresh(|| self.model.classifier(&self.labels, start.options))?;
+        let tokenizer = tokenizer(&self.model.folder()?, classifier.spec().vocab_size)?;
+        let limit = self.data.limit(classifier.spec());
+        let DataRows { train, held_out, mut skipped } =
+            self.data.read(&LabelledColumns(self.columns.clone()), start.seed)?;
+        let mut batches = ShuffledBatches::new(&train, self.train.batch_size, start.seed)?;
+        let train = self.rows(&train, &tokenizer, limit, &mut skipped)?;
+        let held_out = self.rows(&held_out, &tokenizer, limit, &mut SkippedRows::default())?;
+        let total_steps = total_steps(&self.train, train.len())?;
+        let weights = self.class_weights.resolve(&train, self.labels.len())?;
+        let rows = rows_of_pass(self.learn.microbatch_size, self.train.batch_size.min(train.len()));
+        let tokens = longest(train.iter().map(|row| row.ids.len()));
+        let memory = MemoryPlan { microbatch: rows, tokens, ..memory };
+        self.placement.check_memory(&memory, Weights::Loaded)?;
+        let trainer = ClassifierTrainer::new(&classifier, &self.learn, weights, total_steps)
             .map_err(in_learn)?;
-        let about = about(train.len(), &left, held_out.len(), total_steps);
-        let shown = Shown { total_steps, metrics: &["loss", "eval/accuracy", "eval/auc"] };
-        let mut run =
-            OngoingRun::begin(&open, interrupt, config.train.keep(Goal::Lowest), &about, &shown)?;
+        let about = about(train.len(), &skipped, held_out.len(), total_steps);
+        let mut run = start.begin(&Outline { about, fit: &self.train, total_steps })?;
         let mut task = SupervisedTask::new(trainer, train, held_out);
-        run.fit(&mut task, &mut batches, &config.train, total_steps, seed)?;
+        run.drive(&mut task, &mut batches)?;
         task.finish();
-        run.write(&mut classifier, &config.model)
+        run.write(&mut classifier)
     }
 }

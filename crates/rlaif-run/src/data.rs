@@ -1,6 +1,6 @@
 //! `[data]`: which rows, and in which order they come.
 
-use std::{collections::BTreeMap, num::NonZeroUsize};
+use std::num::NonZeroUsize;
 
 use rlaif_core::{Record, Seed};
 use rlaif_data::{
@@ -8,29 +8,18 @@ use rlaif_data::{
 };
 use rlaif_lm::LmSpec;
 use rlaif_train::{Batches, TrainError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::{
     columns::{dropped, source},
     error::RunError,
     place,
+    skipped::SkippedRows,
 };
 
-/// What rows are made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DataFormat {
-    /// A prompt and the response to learn, in two columns.
-    #[default]
-    Demonstrations,
-    /// A column of messages; every turn of the assistant is learned.
-    Conversations,
-    /// A column of text, all of which is learned.
-    Texts,
-}
-
 /// Rows to train and to evaluate on: files of JSON Lines, CSV or Parquet.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
     /// A file, or a pattern such as `shards/*.jsonl`.
@@ -49,53 +38,6 @@ pub struct DataSection {
     pub max_tokens: usize,
 }
 
-/// What became of rows that are not learned from, or not whole.
-///
-/// ```
-/// use rlaif::run::Left;
-/// let mut left = Left::default();
-/// assert_eq!(left.to_string(), "none left out");
-/// left.leave_out("nothing to learn");
-/// left.cut += 2;
-/// assert_eq!(left.to_string(), "1 left out (nothing to learn), 2 cut");
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Left {
-    /// Rows that were left out, by why.
-    pub out: BTreeMap<String, u64>,
-    /// Rows that were cut to fit.
-    pub cut: u64,
-}
-
-impl Left {
-    /// Counts one more row that is left out.
-    pub fn leave_out(&mut self, why: &str) {
-        *self.out.entry(why.to_owned()).or_default() += 1;
-    }
-
-    /// Counts what was counted elsewhere as well.
-    pub fn add(&mut self, other: Self) {
-        for (why, n) in other.out {
-            *self.out.entry(why).or_default() += n;
-        }
-        self.cut += other.cut;
-    }
-}
-
-impl std::fmt::Display for Left {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut parts: Vec<String> =
-            self.out.iter().map(|(why, n)| format!("{n} left out ({why})")).collect();
-        if parts.is_empty() {
-            parts.push("none left out".to_owned());
-        }
-        if self.cut > 0 {
-            parts.push(format!("{} cut", self.cut));
-        }
-        f.write_str(&parts.join(", "))
-    }
-}
-
 /// Rows as [`DataSection::read`] finds them.
 #[derive(Debug)]
 pub struct DataRows<R> {
@@ -104,7 +46,7 @@ pub struct DataRows<R> {
     /// What is evaluated on.
     pub held_out: Vec<R>,
     /// What became of the others of the file to train on.
-    pub left: Left,
+    pub skipped: SkippedRows,
 }
 
 impl<R> DataRows<R> {
@@ -114,7 +56,7 @@ impl<R> DataRows<R> {
         DataRows {
             train: self.train.into_iter().map(&mut of).collect(),
             held_out: self.held_out.into_iter().map(&mut of).collect(),
-            left: self.left,
+            skipped: self.skipped,
         }
     }
 }
@@ -141,7 +83,7 @@ impl DataSection {
             return Err(RunError::Setting { key: "data.max_tokens", problem });
         }
         let all = dataset(&self.train, corpus)?;
-        let left = dropped(&all);
+        let skipped = dropped(&all);
         let (train, mut held_out) = match (&self.held_out, self.held_out_fraction) {
             (Some(path), _) => (all.into_records(), dataset(path, corpus)?.into_records()),
             (None, 0.) => (all.into_records(), Vec::new()),
@@ -157,7 +99,7 @@ impl DataSection {
             let problem = format!("`{}` has no row", self.train);
             return Err(RunError::Setting { key: "data.train", problem });
         }
-        Ok(DataRows { train, held_out, left })
+        Ok(DataRows { train, held_out, skipped })
     }
 
     /// `FILE, line N` of the row that became the record of this id, or the id where the files no
@@ -189,9 +131,9 @@ fn dataset<C: Corpus + Clone>(path: &str, corpus: &C) -> Result<Dataset<C::Recor
 /// Batches of shuffled rows, another order in each epoch.
 ///
 /// ```
-/// use rlaif::core::{PromptRecord, Seed};
-/// use rlaif::run::ShuffledBatches;
-/// use rlaif::train::Batches;
+/// use rlaif_core::{PromptRecord, Seed};
+/// use rlaif_run::ShuffledBatches;
+/// use rlaif_train::Batches;
 /// let rows: Vec<_> = (0..10).map(|n| PromptRecord::new(n.to_string(), "?")).collect();
 /// let mut batches = ShuffledBatches::new(&rows, 4, Seed::new(7))?;
 /// let first: Vec<_> = (0..3).map(|step| batches.batch(step)).collect::<Result<_, _>>()?;

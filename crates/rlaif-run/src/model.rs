@@ -1,24 +1,28 @@
 //! `[model]`: which model, where it runs, and with which adapter it is trained.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
 
 use rlaif_core::BadSetting;
 use rlaif_models::{
     CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions, Lora, ModelError,
     ModuleNames, PolicySetup, TargetModules, classifier_with_labels,
 };
+use rlaif_text::HfTokenizer;
 use rlaif_torch::{DeviceChoice, TorchError};
 use rlaif_train::{LearnConfig, Precision, Trainable};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::error::RunError;
-use crate::model_folder;
+use crate::{error::RunError, fetch::model_folder};
 
 /// The name that an adapter has in a model.
 const ADAPTER: &str = "default";
 
 /// Where a run computes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placement {
     /// `cpu`, `cuda`, `cuda:N`, or `auto` for CUDA where there is one.
@@ -39,7 +43,7 @@ impl Default for Placement {
 }
 
 /// A model to train.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
     /// Folder in Hugging Face's layout, or hub id.
@@ -56,7 +60,7 @@ pub struct ModelSection {
 }
 
 /// A LoRA adapter to train.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSection {
     /// r.
@@ -70,7 +74,7 @@ pub struct LoraSection {
 }
 
 /// Layers of a LoRA adapter.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum LoraTargets {
     /// `all-linear`, or a regular expression over module paths.
@@ -92,7 +96,13 @@ impl Default for LoraSection {
 
 impl LoraSection {
     /// The rank, once every number is known to be in its range.
-    fn check(&self) -> Result<NonZeroU32, RunError> {
+    pub(crate) fn check(&self) -> Result<NonZeroU32, RunError> {
+        /// Wider than any layer, and small enough to count its weights.
+        const MOST: u32 = 65_536;
+        if self.rank > MOST {
+            let problem = format!("{} is too large; expected at most {MOST}", self.rank);
+            return Err(RunError::Setting { key: "model.lora.rank", problem });
+        }
         let refuse = |field: &'static str, found: String, expected: &'static str| {
             RunError::from(BadSetting::new(field, found, expected).within("model.lora"))
         };
@@ -182,6 +192,23 @@ pub(crate) fn converted(key: &'static str, error: ConvertError) -> RunError {
         }
         _ => RunError::Setting { key, problem: error.to_string() },
     }
+}
+
+/// The tokenizer of a folder, once it is known to fit the model.
+///
+/// # Errors
+/// [`RunError::Text`]; [`RunError::Vocabulary`] if it has ids that the model has no row for.
+pub fn tokenizer(folder: &Path, vocab_size: i64) -> Result<HfTokenizer, RunError> {
+    let tokenizer = HfTokenizer::from_folder(folder)?;
+    let rows = tokenizer.embedding_rows();
+    if i64::try_from(rows).is_ok_and(|rows| rows > vocab_size) {
+        return Err(RunError::Vocabulary {
+            folder: folder.display().to_string(),
+            largest: rows - 1,
+            rows: vocab_size,
+        });
+    }
+    Ok(tokenizer)
 }
 
 impl ModelSection {

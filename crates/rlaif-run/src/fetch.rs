@@ -55,8 +55,8 @@ impl Fault for FetchError {
 ///
 /// ```
 /// let folder = std::env::temp_dir();
-/// assert_eq!(rlaif::model_folder(folder.to_str().unwrap(), None)?, folder);
-/// # Ok::<(), rlaif::FetchError>(())
+/// assert_eq!(rlaif_run::model_folder(folder.to_str().unwrap(), None)?, folder);
+/// # Ok::<(), rlaif_run::FetchError>(())
 /// ```
 pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, FetchError> {
     if Path::new(location).is_dir() && revision.is_none() {

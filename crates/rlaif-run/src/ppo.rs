@@ -1,26 +1,39 @@
 //! PPO from a run file.
 
-use rlaif_core::{BadSetting, PromptRecord, Specials};
+use rlaif_core::{BadSetting, PromptRecord, Seed, Specials};
 use rlaif_data::{Reader, corpora::PromptColumns};
-use rlaif_lm::{Activations, Joiner, Policy, ValueFunction, ValueHead, ValueInit};
+use rlaif_lm::{Joiner, Policy, ValueFunction, ValueHead, ValueInit};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, PolicySetup, value_function};
-use rlaif_ppo::{KeptActivations, PpoConfig, PpoError, PpoTrainer, Prompt, Reference, ValueModel};
+use rlaif_ppo::{PpoConfig, PpoError, PpoTask, PpoTrainer, Prompt, Reference, ValueModel};
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
-use rlaif_torch::seeded;
+use rlaif_torch::{TorchError, seeded};
 use rlaif_train::{FitConfig, SftRow, Trainable};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
-use super::{
-    ColumnSection, Encoder, Left, ModelSection, Placement, RunError, RunFile, Weights,
-    columns::source, longest, model::converted,
+use crate::{
+    columns::{ColumnSection, source},
+    data::ShuffledBatches,
+    encode::Encoder,
+    error::RunError,
+    fetch::model_folder,
+    file::RunFile,
+    memory::{Weights, longest},
+    model::{ModelSection, Placement, converted, tokenizer},
+    recipe::{Outline, Recipe, Start},
+    rewards::rewards_from_config,
+    skipped::SkippedRows,
 };
-use crate::model_folder;
 
 /// The run file of `rlaif ppo`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PpoRun {
+pub struct PpoFile {
+    /// The seed of all random numbers.
+    #[serde(default)]
+    pub seed: u64,
     /// The policy.
     pub model: ModelSection,
     /// Which of its weights are trained.
@@ -45,13 +58,13 @@ pub struct PpoRun {
     /// The algorithm.
     #[serde(default)]
     pub ppo: PpoConfig,
-    /// What is written on the way.
+    /// Checkpoints and samples.
     #[serde(default)]
-    pub output: OutputSection,
+    pub train: PpoTrainSection,
 }
 
 /// Prompts: files of JSON Lines, CSV or Parquet.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PromptSection {
     /// A file, or a pattern such as `shards/*.jsonl`.
@@ -75,7 +88,7 @@ impl PromptSection {
 
 /// Texts that the policy goes on learning while it is trained on scores: files of JSON Lines, CSV or
 /// Parquet.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainingSection {
     /// A file, or a pattern such as `shards/*.jsonl`.
@@ -95,7 +108,7 @@ impl PretrainingSection {
 }
 
 /// The value function.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValueSection {
     /// A model whose trunk the value head is on: a language model, or with `init = "reward_model"` a
@@ -107,7 +120,7 @@ pub struct ValueSection {
 }
 
 /// How a value head starts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ValueStart {
     /// Every value is 0.
@@ -119,10 +132,10 @@ pub enum ValueStart {
     RewardModel,
 }
 
-/// What is written on the way.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Checkpoints and samples of PPO; `ppo.steps` is its length.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct OutputSection {
+pub struct PpoTrainSection {
     /// Steps between two checkpoints; 0 saves at the end alone, and when the run is interrupted.
     pub checkpoint_every: u64,
     /// Checkpoints that are kept, the newest.
@@ -131,7 +144,7 @@ pub struct OutputSection {
     pub samples: usize,
 }
 
-impl OutputSection {
+impl PpoTrainSection {
     /// The same for the loop that trainings share.
     #[must_use]
     pub fn fit(&self, steps: u64) -> FitConfig {
@@ -144,13 +157,13 @@ impl OutputSection {
     }
 }
 
-impl Default for OutputSection {
+impl Default for PpoTrainSection {
     fn default() -> Self {
         Self { checkpoint_every: 10, keep: 2, samples: 4 }
     }
 }
 
-impl RunFile for PpoRun {
+impl RunFile for PpoFile {
     const COMMAND: &'static str = "ppo";
 
     fn locations(&mut self) -> Vec<&mut String> {
@@ -163,7 +176,67 @@ impl RunFile for PpoRun {
     }
 }
 
-impl PpoRun {
+impl Recipe for PpoFile {
+    const SHOWN: &'static [&'static str] =
+        &["env/reward_mean", "objective/kl", "ppo/policy/entropy", "time/samples_per_second"];
+
+    fn seed(&self) -> Seed {
+        Seed::new(self.seed)
+    }
+
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    fn model(&self) -> &ModelSection {
+        &self.model
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        Self::check(self)
+    }
+
+    fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
+        let mut trainer = self.trainer(start.options)?;
+        let tokenizer = tokenizer(&self.model.folder()?, trainer.policy().spec().vocab_size)?;
+        let mut mixed_in = String::new();
+        if let Some((rows, skipped)) = self.pretraining(&tokenizer, trainer.policy())? {
+            mixed_in = format!(", {} rows of pre-training data ({skipped})", rows.len());
+            trainer = trainer
+                .with_pretraining(rows)
+                .map_err(|error| RunError::from(error).within("ppo"))?;
+        }
+        let (prompts, too_long) = self.prompts(&tokenizer, trainer.policy())?;
+        let mut batches =
+            ShuffledBatches::new(&prompts, self.ppo.batch_size, start.seed)?.whole()?;
+        // Before anything is written.
+        let reward = rewards_from_config(&self.reward, start.folder(), start.options.device)?;
+
+        let memory = self.memory(start.options, &prompts)?;
+        self.placement.check_memory(&memory, Weights::Loaded)?;
+
+        let total_steps = self.ppo.steps;
+        let about = format!(
+            "{} prompts ({too_long} left out for their length), {} trained weights, {total_steps} \
+             steps of {} responses{mixed_in}",
+            prompts.len(),
+            trainer.policy().parameters().count_trainable(),
+            self.ppo.batch_size
+        );
+        let fit = &self.train.fit(total_steps);
+        let mut run = start.begin(&Outline { about, fit, total_steps })?;
+        let mut task =
+            PpoTask::new(trainer, &prompts, &tokenizer, &*reward).samples(self.train.samples);
+        run.drive(&mut task, &mut batches)?;
+        let trainer = task.into_trainer();
+        let heads: Vec<(&str, &Tensor)> = trainer.value().parameters().iter().collect();
+        Tensor::write_safetensors(&heads, run.folder.path().join("value_head.safetensors"))
+            .map_err(TorchError::from)?;
+        run.write(&mut trainer.into_policy())
+    }
+}
+
+impl PpoFile {
     /// Checks what contradicts itself, before anything is loaded.
     ///
     /// # Errors
@@ -171,8 +244,8 @@ impl PpoRun {
     pub fn check(&self) -> Result<(), RunError> {
         self.ppo.check().map_err(|error| RunError::from(error).within("ppo"))?;
         self.model.check_trainable("trainable", &self.trainable)?;
-        if self.output.keep == 0 {
-            return Err(BadSetting::new("output.keep", 0, "at least 1").into());
+        if self.train.keep == 0 {
+            return Err(BadSetting::new("train.keep", 0, "at least 1").into());
         }
         Ok(())
     }
@@ -187,10 +260,7 @@ impl PpoRun {
             copy: self.reference.is_none(),
             value: self.value.model.as_ref().map(folder).transpose()?,
             frozen: self.reference.iter().map(folder).collect::<Result<_, _>>()?,
-            activations: match self.ppo.activations {
-                KeptActivations::Keep => Activations::Keep,
-                KeptActivations::Recompute => Activations::Recompute,
-            },
+            activations: self.ppo.activations,
             ..self.model.memory(options)?
         };
         if !prompts.is_empty() {
@@ -211,7 +281,7 @@ impl PpoRun {
     /// not fit into memory.
     pub fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
         self.placement.check_memory(&self.memory(options, &[])?, Weights::NotLoaded)?;
-        seeded(self.ppo.seed.for_libtorch("init"), || self.fresh_trainer(options))?
+        seeded(Seed::new(self.seed).for_libtorch("init"), || self.fresh_trainer(options))?
     }
 
     /// As [`Self::trainer`], drawing from libtorch's generator.
@@ -271,7 +341,8 @@ impl PpoRun {
         value: impl ValueFunction + 'static,
         reference: Reference,
     ) -> Result<PpoTrainer<LanguageModel>, RunError> {
-        PpoTrainer::new(policy, value, reference, self.ppo.clone()).map_err(|error| match error {
+        let config = PpoConfig { seed: Seed::new(self.seed), ..self.ppo.clone() };
+        PpoTrainer::new(policy, value, reference, config).map_err(|error| match error {
             // Models, which are in sections of their own.
             PpoError::Setting(BadSetting { ref field, .. })
                 if matches!(&**field, "policy" | "reference" | "value") =>
@@ -292,7 +363,7 @@ impl PpoRun {
         &self,
         codec: &HfTokenizer,
         policy: &dyn Policy,
-    ) -> Result<Option<(Vec<SftRow>, Left)>, RunError> {
+    ) -> Result<Option<(Vec<SftRow>, SkippedRows)>, RunError> {
         let section = match (&self.pretraining, &self.ppo.pretraining) {
             (None, None) => return Ok(None),
             (Some(section), Some(_)) => section,

@@ -1,74 +1,4 @@
-//! Run files: what a training run is to do, as TOML.
-//!
-//! ```toml
-//! seed = 7
-//! [model]
-//! path = "google/flan-t5-small"
-//! [train]
-//! steps = 500
-//! [learn.optimizer]
-//! lr = 1e-4
-//! ```
-//!
-//! A command has one type for its run file: a serde struct with `deny_unknown_fields` and a default
-//! for whatever can have one, made of sections that commands share ([`ModelSection`],
-//! [`DataSection`]) and of the configurations of the library. It implements [`RunFile`], and
-//! [`RunRequest::open`] does the rest:
-//!
-//! 1. reads the file, sets the keys of `--set a.b=v`, and refuses unknown keys with the nearest
-//!    known one;
-//! 2. makes local paths absolute, so that the run can be resumed from anywhere;
-//! 3. with `--resume`, takes `run.toml` of the run folder instead, and refuses settings that differ;
-//! 4. [`OpenRun::folder`] then makes or takes up the folder, with the resolved file in it.
-//!
-//! ```
-//! use rlaif::run::{RunFile, RunRequest};
-//! use rlaif::train::{FitConfig, Keep};
-//! use serde::{Deserialize, Serialize};
-//!
-//! #[derive(Debug, Serialize, Deserialize)]
-//! #[serde(deny_unknown_fields)]
-//! struct MyRun {
-//!     model: String,
-//!     #[serde(default)]
-//!     train: FitConfig,
-//! }
-//! impl RunFile for MyRun {
-//!     const COMMAND: &'static str = "mine";
-//!     fn locations(&mut self) -> Vec<&mut String> {
-//!         vec![&mut self.model]
-//!     }
-//! }
-//!
-//! # let folder = tempfile::tempdir()?;
-//! let file = folder.path().join("mine.toml");
-//! std::fs::write(&file, "model = \"google/flan-t5-small\"\n[train]\nstpes = 3\n")?;
-//! let request = RunRequest {
-//!     config: Some(file.clone()),
-//!     out: Some(folder.path().join("out")),
-//!     set: vec!["train.batch_size=4".into()],
-//!     ..RunRequest::default()
-//! };
-//! let error = request.open::<MyRun>().unwrap_err().to_string();
-//! assert!(error.contains("unknown key `stpes`; did you mean `steps`?"), "{error}");
-//!
-//! std::fs::write(&file, "model = \"google/flan-t5-small\"\n[train]\nsteps = 3\n")?;
-//! let run = request.open::<MyRun>()?;
-//! assert_eq!((run.config.train.steps, run.config.train.batch_size), (3, 4));
-//! let (folder, saved) = run.folder(Keep { newest: 2, best: None })?;
-//! assert!(saved.is_none() && folder.path().join("run.toml").exists());
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
-
-mod columns;
-mod data;
-mod dpo;
-mod encode;
-mod error;
-mod memory;
-mod model;
-mod place;
-mod ppo;
+//! Reading run files: keys set on the command line, paths made absolute, runs taken up.
 
 use std::{
     env, fs,
@@ -80,21 +10,10 @@ use rlaif_train::{Keep, RunFolder, Saved, TrainError};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-pub use columns::ColumnSection;
-pub(crate) use columns::{TextColumn, TextRecord};
-pub use data::{DataFormat, DataRows, DataSection, Left, ShuffledBatches};
-pub use dpo::{
-    DpoRows, DpoRun, DpoTask, HeldOutEvaluation, HeldOutRows, OnlineSection, PairColumnsSection,
-    PairFormat, TrainRows,
-};
-pub use encode::Encoder;
-pub use error::{RowProblem, RunError};
-pub use memory::{Weights, kept_activations, longest, rows_of_pass};
-pub use model::{LoraSection, LoraTargets, ModelSection, Placement};
-pub use ppo::{OutputSection, PpoRun, PretrainingSection, PromptSection, ValueSection, ValueStart};
+use crate::error::RunError;
 
 /// The commands that write run files.
-const COMMANDS: [&str; 5] = ["sft", "classifier", "reward", "ppo", "dpo"];
+pub(crate) const COMMANDS: [&str; 5] = ["sft", "classifier", "reward", "ppo", "dpo"];
 
 /// A command's run file.
 pub trait RunFile: Serialize + DeserializeOwned {
@@ -253,7 +172,41 @@ fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
     })
 }
 
+/// Keys of earlier versions, by their path, and what stands in their place.
+const RENAMED: [(&str, &str); 8] = [
+    ("learn.microbatch", "`learn.microbatch_size`"),
+    ("learn.recompute", "`learn.activations`, which is `keep` or `recompute`"),
+    ("dpo.micro_batch_size", "`dpo.microbatch_size`"),
+    ("dpo.recompute", "`dpo.activations`, which is `keep` or `recompute`"),
+    ("ppo.seed", "`seed`, at the top of the file"),
+    ("output.checkpoint_every", "`train.checkpoint_every`"),
+    ("output.keep", "`train.keep`"),
+    ("output.samples", "`train.samples`"),
+];
+
+/// Refuses a key of an earlier version, with its name of today.
+fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
+    let find = |key: &str| {
+        let (parts, last) = key.rsplit_once('.')?;
+        table.get(parts)?.as_table()?.get(last)
+    };
+    let refuse = |key: &str, problem: String| {
+        Err(RunError::Content { path: path.to_owned(), key: key.to_owned(), problem })
+    };
+    if let Some((old, new)) = RENAMED.iter().find(|(old, _)| find(old).is_some()) {
+        return refuse(old, format!("renamed to {new}"));
+    }
+    match ["learn.dropout", "dpo.dropout"]
+        .into_iter()
+        .find(|key| find(key).is_some_and(|value| value.as_bool().is_some()))
+    {
+        Some(key) => refuse(key, "is `on` or `off` now, in quotation marks".to_owned()),
+        None => Ok(()),
+    }
+}
+
 fn parse<T: DeserializeOwned>(path: &Path, table: Table) -> Result<T, RunError> {
+    check_names(path, &table)?;
     serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
         let key = error.path().to_string();
         RunError::Content {
@@ -362,11 +315,28 @@ mod tests {
             "{ kind = 'judge', rubric = 'toxicity', api = { kind = 'policy', model = 'judge' } }";
         let text =
             format!("reward = {judge}\n[model]\npath = 'policy'\n[data]\nprompts = 'rows'\n");
-        let mut run: PpoRun = toml::from_str(&text).unwrap();
+        let mut run: crate::PpoFile = toml::from_str(&text).unwrap();
         assert_eq!(run.locations(), ["policy", "rows", "judge"]);
         let text = format!("[model]\npath = 'policy'\n[online]\nreward = {judge}\n");
-        let mut run: DpoRun = toml::from_str(&text).unwrap();
+        let mut run: crate::DpoFile = toml::from_str(&text).unwrap();
         assert_eq!(run.locations(), ["policy", "judge"]);
+    }
+
+    #[test]
+    fn names_of_earlier_versions_are_refused_with_those_of_today() {
+        for (text, says) in [
+            ("[learn]\nmicrobatch = 2", "`learn.microbatch`: renamed to `learn.microbatch_size`"),
+            ("[dpo]\nrecompute = true", "`dpo.recompute`: renamed to `dpo.activations`"),
+            ("[ppo]\nseed = 3", "`ppo.seed`: renamed to `seed`, at the top of the file"),
+            ("[output]\nkeep = 3", "`output.keep`: renamed to `train.keep`"),
+            ("[learn]\ndropout = true", "`learn.dropout`: is `on` or `off` now"),
+        ] {
+            let error = parse::<Table>("run.toml".as_ref(), text.parse().unwrap()).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(says), "{said}");
+        }
+        let today = "seed = 1\n[learn]\ndropout = 'on'\nmicrobatch_size = 2";
+        assert!(parse::<Table>("run.toml".as_ref(), today.parse().unwrap()).is_ok());
     }
 
     #[test]

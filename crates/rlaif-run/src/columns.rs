@@ -6,12 +6,26 @@ use rlaif_data::{
     corpora::{ConversationColumns, Corpus, DemonstrationColumns, Outcome},
 };
 use rlaif_train::SftRow;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{DataFormat, Encoder, Left, RunError, place};
+use crate::{encode::Encoder, error::RunError, place, skipped::SkippedRows};
+
+/// What rows are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DataFormat {
+    /// A prompt and the response to learn, in two columns.
+    #[default]
+    Demonstrations,
+    /// A column of messages; every turn of the assistant is learned.
+    Conversations,
+    /// A column of text, all of which is learned.
+    Texts,
+}
 
 /// What rows to learn from are made of, and the columns it is in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ColumnSection {
     /// What a row is.
@@ -81,52 +95,56 @@ impl ColumnSection {
     ///
     /// # Errors
     /// [`RunError::Data`], [`RunError::Codec`], and what [`Encoder`] refuses.
-    pub fn read(&self, path: &str, encoder: &Encoder<'_>) -> Result<(Vec<SftRow>, Left), RunError> {
-        let (rows, mut left, dropped) = match self.format {
+    pub fn read(
+        &self,
+        path: &str,
+        encoder: &Encoder<'_>,
+    ) -> Result<(Vec<SftRow>, SkippedRows), RunError> {
+        let (rows, mut skipped, dropped) = match self.format {
             DataFormat::Demonstrations => {
                 let (prompt, response) = (self.prompt.clone(), self.response.clone());
                 let corpus = DemonstrationColumns { id: None, prompt, response };
                 let (records, dropped) = records(path, corpus)?;
-                let (rows, left) = encoder.demonstrations(&records)?;
-                (rows, left, dropped)
+                let (rows, skipped) = encoder.demonstrations(&records)?;
+                (rows, skipped, dropped)
             }
             DataFormat::Conversations => {
                 let corpus = ConversationColumns { id: None, messages: self.messages.clone() };
                 let (records, dropped) = records(path, corpus.clone())?;
-                let (rows, left) = encoder
+                let (rows, skipped) = encoder
                     .conversations(&records)
                     .map_err(|error| error.placed(|id| place::of(&[path], &corpus, id)))?;
-                (rows, left, dropped)
+                (rows, skipped, dropped)
             }
             DataFormat::Texts => {
                 let (records, dropped) = records(path, TextColumn::new(&self.text))?;
                 let texts: Vec<&str> = records.iter().map(|row| row.text.as_str()).collect();
-                let (rows, left) = encoder.texts(&texts)?;
-                (rows, left, dropped)
+                let (rows, skipped) = encoder.texts(&texts)?;
+                (rows, skipped, dropped)
             }
         };
-        left.add(dropped);
-        Ok((rows.into_iter().flatten().collect(), left))
+        skipped.add(dropped);
+        Ok((rows.into_iter().flatten().collect(), skipped))
     }
 }
 
-fn records<C: Corpus>(path: &str, corpus: C) -> Result<(Vec<C::Record>, Left), RunError>
+fn records<C: Corpus>(path: &str, corpus: C) -> Result<(Vec<C::Record>, SkippedRows), RunError>
 where
     C::Record: Record,
 {
     let all = Reader::new(source(path)?).dataset(corpus)?;
-    let left = dropped(&all);
-    Ok((all.into_records(), left))
+    let skipped = dropped(&all);
+    Ok((all.into_records(), skipped))
 }
 
 /// What reading left out.
-pub(super) fn dropped<T>(all: &Dataset<T>) -> Left {
+pub(crate) fn dropped<T>(all: &Dataset<T>) -> SkippedRows {
     let dropped = all.provenance().steps.iter().flat_map(|step| step.dropped.clone());
-    Left { out: dropped.collect(), cut: 0 }
+    SkippedRows { out: dropped.collect(), cut: 0 }
 }
 
 /// A file, or the files that fit a pattern.
-pub(super) fn source(path: &str) -> Result<Source, RunError> {
+pub(crate) fn source(path: &str) -> Result<Source, RunError> {
     let pattern = path.contains(['*', '?', '[']);
     Ok(if pattern { Source::glob(path)? } else { Source::file(path)? })
 }

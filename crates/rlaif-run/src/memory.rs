@@ -1,10 +1,12 @@
 //! Whether a run fits into memory: refused before it starts, rather than killed in the middle.
 
-use rlaif_lm::Activations;
 use rlaif_models::{LoadOptions, MemoryNeeded, MemoryPlan, Trained, free_memory};
 use tch::Kind;
 
-use super::{ModelSection, Placement, RunError};
+use crate::{
+    error::RunError,
+    model::{LoraSection, ModelSection, Placement},
+};
 
 /// The weights that are in memory when a run is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +22,6 @@ pub fn rows_of_pass(microbatch: usize, batch: usize) -> usize {
     if microbatch == 0 { batch } else { microbatch.min(batch) }
 }
 
-/// The activations that are kept, from the setting.
-pub fn kept_activations(recompute: bool) -> Activations {
-    if recompute { Activations::Recompute } else { Activations::Keep }
-}
-
 /// The largest of these lengths; 0 if there are none.
 pub fn longest(lengths: impl IntoIterator<Item = usize>) -> usize {
     lengths.into_iter().max().unwrap_or(0)
@@ -35,10 +32,10 @@ impl ModelSection {
     /// rows and batches.
     ///
     /// # Errors
-    /// [`RunError::Fetch`].
+    /// [`RunError::Fetch`]; [`RunError::Setting`], [`RunError::Field`] for the adapter.
     pub fn memory(&self, options: LoadOptions) -> Result<MemoryPlan, RunError> {
-        let trained =
-            self.lora.as_ref().map_or(Trained::All, |lora| Trained::Lora(lora.rank as usize));
+        let rank = self.lora.as_ref().map(LoraSection::check).transpose()?;
+        let trained = rank.map_or(Trained::All, |rank| Trained::Lora(rank.get() as usize));
         let kind = options.kind.unwrap_or(Kind::Float);
         let plan = MemoryPlan::new(self.folder()?, kind, options.device);
         Ok(MemoryPlan { trained, families: options.families, ..plan })

@@ -7,11 +7,12 @@ use rlaif_data::DataError;
 use rlaif_dpo::{DpoError, PairProblem};
 use rlaif_models::{CheckpointError, MemoryError, ModelError};
 use rlaif_ppo::PpoError;
+use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
-use crate::FetchError;
+use crate::fetch::FetchError;
 
 /// Why a run did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +113,39 @@ pub enum RunError {
         /// What is wrong with it.
         problem: RowProblem,
     },
+    /// Model and tokenizer do not belong together.
+    #[error(
+        "{folder}: the tokenizer has ids up to {largest}, the model's embedding {rows} rows; they \
+         do not belong together"
+    )]
+    Vocabulary {
+        /// The model's folder.
+        folder: String,
+        /// The largest id.
+        largest: usize,
+        /// Rows of the embedding.
+        rows: i64,
+    },
+    /// A run that was asked to stop, by Ctrl-C.
+    #[error("interrupted after a whole step, and everything is saved; {how}")]
+    Interrupted {
+        /// How to go on.
+        how: String,
+    },
+    /// The model that a run came to could not be written.
+    #[error(
+        "the result could not be written: {source}; the last checkpoint holds it: mend that and {how}"
+    )]
+    Result {
+        /// Why.
+        #[source]
+        source: Box<ModelError>,
+        /// How to go on.
+        how: String,
+    },
+    /// A reward that cannot be had.
+    #[error(transparent)]
+    Reward(#[from] ProviderError),
     /// A model that cannot be found.
     #[error(transparent)]
     Fetch(#[from] FetchError),
@@ -213,6 +247,9 @@ impl Fault for RunError {
             | Self::Setting { .. } => true,
             Self::Field(error) => error.is_users(),
             Self::Row { problem, .. } => problem.is_users(),
+            Self::Interrupted { .. } | Self::Result { .. } => false,
+            Self::Vocabulary { .. } => true,
+            Self::Reward(error) => error.is_users(),
             Self::Fetch(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
             Self::Memory(error) => error.is_users(),

@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 pub use config::{CorpusName, EvalConfig, EvalData, MetricConfig, PolicyConfig, PreferenceCheck};
 pub use error::EvaluateError;
 use responses::Response;
-pub(crate) use training::tell_of_training;
+pub use training::tell_of_training;
 
 /// Who answers prompts.
 #[derive(Clone, Copy)]
@@ -72,19 +72,19 @@ impl Side {
 /// #     fn decode(&self, ids: &[u32], _: Specials) -> Result<String, CodecError> { Ok(ids.iter().map(|&id| char::from(id as u8)).collect()) }
 /// #     fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> { Err(CodecError::NoChatTemplate { codec: "bytes".to_owned() }) }
 /// # }
-/// # let config = || rlaif::models::Config::from_value(serde_json::json!({
+/// # let config = || rlaif_models::Config::from_value(serde_json::json!({
 /// #     "model_type": "llama", "vocab_size": 128, "hidden_size": 16, "intermediate_size": 24,
 /// #     "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64,
 /// # }));
 /// # let model = |seed| {
 /// #     tch::manual_seed(seed);
-/// #     rlaif::models::LanguageModel::random(config(), tch::Kind::Float, tch::Device::Cpu)
+/// #     rlaif_models::LanguageModel::random(config(), tch::Kind::Float, tch::Device::Cpu)
 /// # };
 /// # let (base, tuned, codec) = (model(1)?, model(2)?, Bytes);
-/// use rlaif::core::{PromptRecord, Seed};
-/// use rlaif::eval::{Metric, text::{Length, LengthUnit}};
-/// use rlaif::lm::generate::GenerationConfig;
-/// use rlaif::{Evaluate, Responder};
+/// use rlaif_core::{PromptRecord, Seed};
+/// use rlaif_eval::{Metric, text::{Length, LengthUnit}};
+/// use rlaif_lm::generate::GenerationConfig;
+/// use rlaif_run::{Evaluate, Responder};
 ///
 /// let prompts: Vec<PromptRecord> =
 ///     (0..8).map(|n| PromptRecord::new(format!("q-{n}"), format!("What is {n} + {n}?"))).collect();

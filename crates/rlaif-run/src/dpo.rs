@@ -3,9 +3,7 @@
 
 use std::{collections::HashSet, path::Path};
 
-use rlaif_core::{
-    Metrics, PreferencePair, PromptRecord, Record, RewardModel, Seed, Specials, TextCodec,
-};
+use rlaif_core::{Metrics, PreferencePair, PromptRecord, RewardModel, Seed, Specials, TextCodec};
 use rlaif_data::{
     builtin::{self, Part},
     corpora::{Hh, PairColumns, UnpairedColumns},
@@ -18,18 +16,25 @@ use rlaif_dpo::{
 use rlaif_lm::{LmSpec, Policy};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rewards::RewardConfig;
-use rlaif_train::{CheckpointFiles, Fit, FitConfig, Goal, Saved, Stepped, TrainError};
+use rlaif_train::{CheckpointFiles, Fit, FitConfig, RunFolder, Saved, Stepped, TrainError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    DataRows, DataSection, Left, ModelSection, Placement, RunError, RunFile, ShuffledBatches,
-    kept_activations, longest, rows_of_pass,
+use crate::{
+    data::{DataRows, DataSection, ShuffledBatches},
+    error::RunError,
+    file::RunFile,
+    memory::{Weights, longest, rows_of_pass},
+    model::{ModelSection, Placement, tokenizer},
+    recipe::{Outline, Recipe, Start},
+    rewards::rewards_from_config,
+    skipped::SkippedRows,
 };
 
 /// The run file of `rlaif dpo`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct DpoRun {
+pub struct DpoFile {
     /// What all random numbers are derived from.
     #[serde(default)]
     pub seed: u64,
@@ -59,7 +64,7 @@ pub struct DpoRun {
 }
 
 /// Who picks the better of two responses, and how they are sampled.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OnlineSection {
     /// Any reward.
@@ -70,7 +75,7 @@ pub struct OnlineSection {
 }
 
 /// What the rows of the data are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PairFormat {
     /// Prompt, chosen and rejected response in columns of their own.
@@ -83,7 +88,7 @@ pub enum PairFormat {
 }
 
 /// What rows are made of, and the columns it is in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PairColumnsSection {
     /// What the rows are.
@@ -138,7 +143,7 @@ impl PairColumnsSection {
     }
 }
 
-impl RunFile for DpoRun {
+impl RunFile for DpoFile {
     const COMMAND: &'static str = "dpo";
 
     fn locations(&mut self) -> Vec<&mut String> {
@@ -147,6 +152,96 @@ impl RunFile for DpoRun {
         all.extend(self.online.iter_mut().flat_map(|online| online.reward.locations()));
         all
     }
+}
+
+impl Recipe for DpoFile {
+    const SHOWN: &'static [&'static str] =
+        &["loss", "rewards/accuracies", "rewards/margins", "eval/rewards/accuracies"];
+
+    fn seed(&self) -> Seed {
+        Seed::new(self.seed)
+    }
+
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    fn model(&self) -> &ModelSection {
+        &self.model
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        Self::check(self)
+    }
+
+    fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
+        let memory = self.memory(start.options, None)?;
+        self.placement.check_memory(&memory, Weights::NotLoaded)?;
+        let policy = start.fresh(|| self.model.language_model(start.options))?;
+        let tokenizer = tokenizer(&self.model.folder()?, policy.spec().vocab_size)?;
+        let rows = self.read(&tokenizer, policy.spec(), start.seed)?;
+        let memory = self.memory(start.options, Some(&rows))?;
+        let DpoRows { train, held_out, mut batches, report, skipped } = rows;
+        let total_steps = self.train.total_steps(train.len())?;
+        let trainer = self.trainer(total_steps, policy)?;
+        self.placement.check_memory(&memory, Weights::Loaded)?;
+        // Before anything is written.
+        let reward = self
+            .online
+            .as_ref()
+            .map(|online| rewards_from_config(&online.reward, start.folder(), start.options.device))
+            .transpose()?;
+
+        let read = match skipped == SkippedRows::default() {
+            true => String::new(),
+            false => format!(" ({skipped})"),
+        };
+        let about = format!("{report}{read}; {} held out, {total_steps} steps", held_out.len());
+        let seed = start.seed;
+        let mut run = start.begin(&Outline { about, fit: &self.train, total_steps })?;
+        let cache = run.folder.path().join("reference");
+        let mut task = DpoTask::new(trainer, train, held_out, &cache)?;
+        if let (Some(online), Some(reward)) = (&self.online, &reward) {
+            task = task.online(&tokenizer, &**reward, &online.sampling, seed);
+        }
+        let before = task.evaluation()?;
+        run.drive(&mut task, &mut batches)?;
+        if let (Some(before), Some(after)) = (&before, task.evaluation()?) {
+            say_held_out(&mut run.folder, before, &after)?;
+        }
+        run.write(&mut task.into_policy())
+    }
+}
+
+/// Says how well held-out rows are told apart, before and after, with 95 % intervals.
+fn say_held_out(
+    run: &mut RunFolder,
+    before: &HeldOutEvaluation,
+    after: &HeldOutEvaluation,
+) -> Result<(), RunError> {
+    let of = |share: rlaif_dpo::Share| {
+        format!("{:.3} [{:.3}, {:.3}]", share.value, share.ci95.0, share.ci95.1)
+    };
+    let said = match (before, after) {
+        (HeldOutEvaluation::Pairs(before), HeldOutEvaluation::Pairs(after)) => {
+            let likelier = [before, after].map(|evaluation| of(evaluation.likelihood_accuracy()));
+            format!(
+                "{} held-out pairs: the chosen response is the likelier one in {} before, {} \
+                 after; it has the higher implicit reward in {}",
+                after.outcomes.len(),
+                likelier[0],
+                likelier[1],
+                of(after.accuracy())
+            )
+        }
+        (_, HeldOutEvaluation::Responses(after)) => format!(
+            "{} held-out responses: the implicit reward is on the right side of 0 in {}",
+            after.outcomes.len(),
+            of(after.accuracy())
+        ),
+        (HeldOutEvaluation::Responses(_), HeldOutEvaluation::Pairs(_)) => return Ok(()),
+    };
+    Ok(run.say(&said)?)
 }
 
 /// Rows in token ids, and the order of the training rows.
@@ -161,7 +256,7 @@ pub struct DpoRows {
     /// What was made of the training rows.
     pub report: RowReport,
     /// What the reader had left out before.
-    pub left: Left,
+    pub skipped: SkippedRows,
 }
 
 /// What is evaluated on; nothing, if there are no rows.
@@ -228,22 +323,13 @@ impl TrainRows {
         }
     }
 
-    /// Never true of rows that [`DpoRun::read`] made.
+    /// Never true of rows that [`DpoFile::read`] made.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// A row by its id alone, which the order of the rows goes by.
-struct Id(String);
-
-impl Record for Id {
-    fn id(&self) -> &str {
-        &self.0
-    }
-}
-
-impl DpoRun {
+impl DpoFile {
     /// Checks what contradicts itself, before anything is loaded.
     ///
     /// # Errors
@@ -315,15 +401,13 @@ impl DpoRun {
         let live = matches!(self.dpo.reference, ReferenceConfig::Live { .. });
         let mut plan = MemoryPlan {
             copy: live && self.dpo.objective.needs_reference(),
-            activations: kept_activations(self.dpo.recompute),
+            activations: self.dpo.activations,
             ..self.model.memory(options)?
         };
         let Some(rows) = rows else { return Ok(plan) };
         // Both responses of a pair, or both prompts of an unpaired one, are rows of one pass.
-        plan.microbatch = 2 * rows_of_pass(
-            self.dpo.micro_batch_size,
-            self.train.batch_size.min(rows.train.len()),
-        );
+        plan.microbatch =
+            2 * rows_of_pass(self.dpo.microbatch_size, self.train.batch_size.min(rows.train.len()));
         plan.tokens = match &rows.train {
             TrainRows::Pairs(rows) => longest(rows.iter().map(PairRow::len)),
             TrainRows::Responses(rows) => longest(
@@ -380,23 +464,21 @@ impl DpoRun {
             config.max_length = config.max_length.or(Some(data.max_tokens));
         }
         let size = self.train.batch_size;
-        let order = |ids: Vec<String>| {
-            ShuffledBatches::new(&ids.into_iter().map(Id).collect::<Vec<_>>(), size, seed)
-        };
         if self.columns.format == PairFormat::Unpaired {
             let data = self.data.as_ref().expect("`check` asked for rows");
-            let DataRows { train, held_out, left } = data.read(&self.columns.unpaired(), seed)?;
+            let DataRows { train, held_out, skipped } =
+                data.read(&self.columns.unpaired(), seed)?;
             let (rows, report) = response_rows(&train, codec, spec, &config)?;
             let held_out = match held_out.as_slice() {
                 [] => Vec::new(),
                 held_out => response_rows(held_out, codec, spec, &config)?.0,
             };
-            let batches = order(rows.iter().map(|row| row.id.clone()).collect())?;
+            let batches = ShuffledBatches::new(&rows, size, seed)?;
             let train = TrainRows::Responses(rows);
             let held_out = HeldOutRows::Responses(held_out);
-            return Ok(DpoRows { train, held_out, batches, report, left });
+            return Ok(DpoRows { train, held_out, batches, report, skipped });
         }
-        let DataRows { train, held_out, left } = self.pairs(seed)?;
+        let DataRows { train, held_out, skipped } = self.pairs(seed)?;
         let held_out = match held_out.as_slice() {
             [] => Vec::new(),
             held_out => self.checked(pair_rows(held_out, codec, spec, &config)?)?.0,
@@ -404,13 +486,13 @@ impl DpoRun {
         let held_out = HeldOutRows::Pairs(held_out);
         if let Some(online) = &self.online {
             let (prompts, report) = prompts_to_answer(train, codec, spec, &config, online)?;
-            let batches = order(prompts.iter().map(|prompt| prompt.id.clone()).collect())?;
+            let batches = ShuffledBatches::new(&prompts, size, seed)?;
             let train = TrainRows::Prompts(prompts);
-            return Ok(DpoRows { train, held_out, batches, report, left });
+            return Ok(DpoRows { train, held_out, batches, report, skipped });
         }
         let (rows, report) = self.checked(pair_rows(&train, codec, spec, &config)?)?;
-        let batches = order(rows.iter().map(|row| row.id.clone()).collect())?;
-        Ok(DpoRows { train: TrainRows::Pairs(rows), held_out, batches, report, left })
+        let batches = ShuffledBatches::new(&rows, size, seed)?;
+        Ok(DpoRows { train: TrainRows::Pairs(rows), held_out, batches, report, skipped })
     }
 
     /// The rows, if they have what the loss needs: the training would end at the first without.
@@ -435,7 +517,7 @@ impl DpoRun {
                     dialogues.into_iter().map(|dialogue| dialogue.pair).collect()
                 };
                 let (train, held_out) = (of(Part::Train), of(Part::HeldOut));
-                Ok(DataRows { train, held_out, left: Left::default() })
+                Ok(DataRows { train, held_out, skipped: SkippedRows::default() })
             }
             (Some(data), PairFormat::Hh) => {
                 Ok(data.read(&Hh::default(), seed)?.map(|record| record.pair))
@@ -647,10 +729,6 @@ impl Fit for DpoTask<'_> {
 
     fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
         Ok(self.evaluation()?.map(|evaluation| evaluation.metrics()))
-    }
-
-    fn score(&self) -> (&'static str, Goal) {
-        ("eval_loss", Goal::Lowest)
     }
 
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {

@@ -19,10 +19,10 @@ use crate::fetch::model_folder;
 /// not exist, a key that is not set.
 ///
 /// ```
-/// use rlaif::core::{Exchange, RewardModel};
-/// use rlaif::rewards::RewardConfig;
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::RewardConfig;
 /// let config = RewardConfig::from_toml("kind = 'length'\nlongest = 2\nper = 1.0", "run.toml")?;
-/// let reward = rlaif::rewards_from_config(&config, std::path::Path::new(""), tch::Device::Cpu)?;
+/// let reward = rlaif_run::rewards_from_config(&config, std::path::Path::new(""), tch::Device::Cpu)?;
 /// let scores = reward.score(&[Exchange::new("Greet me.", "Good morning to you!")])?;
 /// assert_eq!(scores.total[0].unwrap().get(), -2.);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

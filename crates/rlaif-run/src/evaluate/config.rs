@@ -22,6 +22,7 @@ use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_rewards::neural::Dtype;
 use rlaif_rewards::{ClassifierConfig, Input, Preset, ProviderError, RewardConfig, Surroundings};
 use rlaif_text::HfTokenizer;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Device;
@@ -31,7 +32,7 @@ use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_traini
 use crate::model_folder;
 
 /// What a file for `rlaif eval` says. `docs/evaluation.md` describes every key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct EvalConfig {
@@ -110,7 +111,7 @@ impl EvalConfig {
 }
 
 /// A policy to evaluate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyConfig {
     /// Folder or hub id.
@@ -124,7 +125,7 @@ pub struct PolicyConfig {
 }
 
 /// Held-out prompts.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvalData {
     /// `prompts`: columns `prompt` and, where they are, `id` and `reference`, of `file`. `hh`,
@@ -157,7 +158,7 @@ pub struct EvalData {
 }
 
 /// How often a reward prefers what people, or whoever recorded the pairs, preferred.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreferenceCheck {
     /// A file, or a pattern, with the columns `prompt`, `chosen` and `rejected`.
@@ -185,7 +186,7 @@ fn source(file: &str) -> Result<Source, EvaluateError> {
 }
 
 /// Where prompts come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CorpusName {
     /// Columns of a file.
@@ -201,7 +202,7 @@ pub enum CorpusName {
 }
 
 /// What is measured of responses.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum MetricConfig {

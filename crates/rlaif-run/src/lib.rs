@@ -1,0 +1,111 @@
+//! Run files, and what they start.
+//!
+//! ```toml
+//! seed = 7
+//! [model]
+//! path = "google/flan-t5-small"
+//! [train]
+//! steps = 500
+//! [learn.optimizer]
+//! lr = 1e-4
+//! ```
+//!
+//! A command has one type for its run file: a serde struct with `deny_unknown_fields` and a default
+//! for everything that can have one, made of sections that commands share ([`ModelSection`],
+//! [`DataSection`]) and of the configurations of the library. It implements [`RunFile`], and
+//! [`RunRequest::open`] does the rest:
+//!
+//! 1. reads the file, sets the keys of `--set a.b=v`, and refuses unknown keys with the nearest
+//!    known one;
+//! 2. makes local paths absolute, so that the run can be resumed from anywhere;
+//! 3. with `--resume`, takes `run.toml` of the run folder instead, and refuses settings that differ;
+//! 4. [`OpenRun::folder`] then makes or takes up the folder, with the resolved file in it.
+//!
+//! ```
+//! use rlaif_run::{RunFile, RunRequest};
+//! use rlaif_train::{FitConfig, Keep};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, Serialize, Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct MyRun {
+//!     model: String,
+//!     #[serde(default)]
+//!     train: FitConfig,
+//! }
+//! impl RunFile for MyRun {
+//!     const COMMAND: &'static str = "mine";
+//!     fn locations(&mut self) -> Vec<&mut String> {
+//!         vec![&mut self.model]
+//!     }
+//! }
+//!
+//! # let folder = tempfile::tempdir()?;
+//! let file = folder.path().join("mine.toml");
+//! std::fs::write(&file, "model = \"google/flan-t5-small\"\n[train]\nstpes = 3\n")?;
+//! let request = RunRequest {
+//!     config: Some(file.clone()),
+//!     out: Some(folder.path().join("out")),
+//!     set: vec!["train.batch_size=4".into()],
+//!     ..RunRequest::default()
+//! };
+//! let error = request.open::<MyRun>().unwrap_err().to_string();
+//! assert!(error.contains("unknown key `stpes`; did you mean `steps`?"), "{error}");
+//!
+//! std::fs::write(&file, "model = \"google/flan-t5-small\"\n[train]\nsteps = 3\n")?;
+//! let run = request.open::<MyRun>()?;
+//! assert_eq!((run.config.train.steps, run.config.train.batch_size), (3, 4));
+//! let (folder, saved) = run.folder(Keep { newest: 2, best: None })?;
+//! assert!(saved.is_none() && folder.path().join("run.toml").exists());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+// Printing never ends a run: `rlaif_core::say`.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
+mod classifier;
+mod columns;
+mod data;
+mod dpo;
+mod encode;
+mod error;
+mod evaluate;
+mod fetch;
+mod file;
+mod memory;
+mod model;
+mod place;
+mod ppo;
+mod recipe;
+mod reward;
+mod rewards;
+mod schema;
+mod sft;
+mod skipped;
+
+pub use classifier::{ClassifierColumns, ClassifierFile};
+pub use columns::{ColumnSection, DataFormat};
+pub use data::{DataRows, DataSection, ShuffledBatches};
+pub use dpo::{
+    DpoFile, DpoRows, DpoTask, HeldOutEvaluation, HeldOutRows, OnlineSection, PairColumnsSection,
+    PairFormat, TrainRows,
+};
+pub use encode::Encoder;
+pub use error::{RowProblem, RunError};
+pub use evaluate::{
+    CorpusName, EvalConfig, EvalData, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
+    PolicyConfig, PreferenceCheck, Responder, Side, tell_of_training,
+};
+pub use fetch::{FetchError, model_folder};
+pub use file::{OpenRun, RunFile, RunRequest};
+pub use memory::{Weights, longest, rows_of_pass};
+pub use model::{LoraSection, LoraTargets, ModelSection, Placement, tokenizer};
+pub use ppo::{
+    PpoFile, PpoTrainSection, PretrainingSection, PromptSection, ValueSection, ValueStart,
+};
+pub use recipe::{OngoingRun, Outline, Recipe, Start, Trained, train};
+pub use reward::{RewardColumns, RewardFile};
+pub use rewards::rewards_from_config;
+pub use schema::{Key, commands_with_files, key_lines, key_table, keys, reward_table, schema};
+pub use sft::SftFile;
+pub use skipped::SkippedRows;

@@ -1,0 +1,264 @@
+//! From a run file to its result: what every command that trains has in common.
+
+use std::path::Path;
+
+use rlaif_core::Seed;
+use rlaif_lm::Activations;
+use rlaif_models::{
+    Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelAdapters, ModelError, SaveOptions,
+};
+use rlaif_torch::seeded;
+use rlaif_train::{
+    Batches, Ending, Fit, FitConfig, FitPlan, Goal, Interrupt, RunFolder, Saved, Terminal,
+    TrainError, drive,
+};
+
+use crate::{
+    error::RunError,
+    file::{OpenRun, RunFile, RunRequest},
+    memory::Weights,
+    model::{ModelSection, Placement},
+    skipped::SkippedRows,
+};
+
+/// A run file that says how to train.
+///
+/// [`train`] opens it, checks it, listens to Ctrl-C, and resolves the device. The
+/// recipe then loads models and reads data, begins the run ([`Start::begin`]), has the loop train
+/// ([`OngoingRun::drive`]) and writes the result ([`OngoingRun::write`]). Whatever can be refused is
+/// refused before the run begins, so that a refusal leaves no folder behind.
+pub trait Recipe: RunFile {
+    /// Metrics that the terminal shows.
+    const SHOWN: &'static [&'static str];
+
+    /// The seed of all random numbers.
+    fn seed(&self) -> Seed;
+
+    /// Where it computes.
+    fn placement(&self) -> &Placement;
+
+    /// The model to train.
+    fn model(&self) -> &ModelSection;
+
+    /// Checks what needs no model and no data to be checked.
+    ///
+    /// # Errors
+    /// [`RunError`] names the key.
+    fn check(&self) -> Result<(), RunError>;
+
+    /// Trains, and writes the result.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    fn train(&self, start: Start<'_, Self>) -> Result<(), RunError>
+    where
+        Self: Sized;
+}
+
+/// Trains as a run file says, to the result in its folder: the whole of a command.
+///
+/// # Errors
+/// [`RunError`] of the file, of what it names, or of the training;
+/// [`RunError::Interrupted`] after Ctrl-C, with how to go on.
+///
+/// ```no_run
+/// use rlaif_run::{PpoFile, RunRequest, train};
+/// let request = RunRequest { config: Some("ppo.toml".into()), ..RunRequest::default() };
+/// train::<PpoFile>(&request)?;
+/// # Ok::<(), rlaif_run::RunError>(())
+/// ```
+pub fn train<R: Recipe>(request: &RunRequest) -> Result<(), RunError> {
+    let open = request.open::<R>()?;
+    let config = &open.config;
+    config.check()?;
+    let interrupt = Interrupt::install()?;
+    let options = config.placement().options(config.model().precision)?;
+    let seed = config.seed();
+    config.train(Start { open: &open, interrupt, seed, options })
+}
+
+/// A run that has not begun: its folder is not made yet.
+#[derive(Debug)]
+pub struct Start<'a, R> {
+    open: &'a OpenRun<R>,
+    interrupt: Interrupt,
+    /// The seed of all random numbers.
+    pub seed: Seed,
+    /// Where models are loaded, and in which kind.
+    pub options: LoadOptions,
+}
+
+/// What a run is to be, once its data are read.
+#[derive(Debug)]
+pub struct Outline<'a> {
+    /// What the user is told of it.
+    pub about: String,
+    /// When to evaluate, to save and to stop.
+    pub fit: &'a FitConfig,
+    /// Its length.
+    pub total_steps: u64,
+}
+
+impl<'a, R: Recipe> Start<'a, R> {
+    /// Where the run's folder will be.
+    pub fn folder(&self) -> &'a Path {
+        self.open.path()
+    }
+
+    /// Loads models whose fresh weights depend on the seed alone.
+    ///
+    /// # Errors
+    /// Those of `load`.
+    pub fn fresh<T>(&self, load: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
+        seeded(self.seed.for_libtorch("init"), load)?
+    }
+
+    /// What training the model needs at least, once it is known to fit; before anything is loaded.
+    ///
+    /// # Errors
+    /// [`RunError::Fetch`], [`RunError::Memory`].
+    pub fn memory_of(&self, activations: Activations) -> Result<MemoryPlan, RunError> {
+        let config = &self.open.config;
+        let memory = MemoryPlan { activations, ..config.model().memory(self.options)? };
+        config.placement().check_memory(&memory, Weights::NotLoaded)?;
+        Ok(memory)
+    }
+
+    /// Makes the folder, or takes it up: nothing was written before.
+    ///
+    /// # Errors
+    /// Those of [`OpenRun::folder`].
+    pub fn begin(self, outline: &Outline<'a>) -> Result<OngoingRun<'a>, RunError> {
+        let (mut folder, saved) = self.open.folder(outline.fit.keep(Goal::Lowest))?;
+        folder.say(&outline.about)?;
+        let done = saved.as_ref().map_or(0, Saved::step);
+        folder.show(Terminal::new(outline.total_steps, done, R::SHOWN.iter().copied()));
+        Ok(OngoingRun {
+            folder,
+            saved,
+            interrupt: self.interrupt,
+            seed: self.seed,
+            fit: outline.fit,
+            total_steps: outline.total_steps,
+            how_to_go_on: self.open.how_to_go_on(R::COMMAND),
+            section: self.open.config.model(),
+        })
+    }
+}
+
+/// A run that writes into its folder, from here to the model that is its result.
+#[derive(Debug)]
+pub struct OngoingRun<'a> {
+    /// The folder.
+    pub folder: RunFolder,
+    saved: Option<Saved>,
+    interrupt: Interrupt,
+    seed: Seed,
+    fit: &'a FitConfig,
+    total_steps: u64,
+    how_to_go_on: String,
+    section: &'a ModelSection,
+}
+
+impl OngoingRun<'_> {
+    /// Has the loop train to the end, from the beginning or from the newest checkpoint.
+    ///
+    /// # Errors
+    /// [`RunError::Train`]; [`RunError::Interrupted`].
+    pub fn drive(&mut self, task: &mut dyn Fit, batches: &mut dyn Batches) -> Result<(), RunError> {
+        let plan = FitPlan {
+            config: self.fit,
+            total_steps: self.total_steps,
+            seed: self.seed,
+            interrupt: &self.interrupt,
+        };
+        match drive(task, batches, &mut self.folder, self.saved.as_ref(), &plan)? {
+            Ending::Finished | Ending::Stopped => Ok(()),
+            Ending::Interrupted => {
+                self.folder.note("interrupted")?;
+                Err(RunError::Interrupted { how: self.how_to_go_on.clone() })
+            }
+        }
+    }
+
+    /// Writes the result: the adapter, if that is what was trained, else the model.
+    ///
+    /// # Errors
+    /// [`RunError::Result`].
+    pub fn write(&mut self, model: &mut impl Trained) -> Result<(), RunError> {
+        let source = self.section.folder()?;
+        let target = self.folder.model();
+        let written = match self.section.adapter() {
+            Some(name) => model.adapters().save(name, &target),
+            None => model.save(&target, &source),
+        };
+        written.map_err(|source| RunError::Result {
+            source: Box::new(source),
+            how: self.how_to_go_on.clone(),
+        })?;
+        Ok(self.folder.say(&format!("the result is in {}", target.display()))?)
+    }
+}
+
+/// A model that a run may have trained.
+pub trait Trained {
+    /// Its adapters.
+    fn adapters(&mut self) -> ModelAdapters<'_>;
+
+    /// Writes all weights, with the files beside them that `source` has.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError>;
+}
+
+impl Trained for LanguageModel {
+    fn adapters(&mut self) -> ModelAdapters<'_> {
+        self.adapters()
+    }
+
+    fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {
+        self.save(target, &SaveOptions { source: Some(source), ..SaveOptions::default() })
+    }
+}
+
+impl Trained for Classifier {
+    fn adapters(&mut self) -> ModelAdapters<'_> {
+        self.adapters()
+    }
+
+    fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {
+        self.save(target, &SaveOptions { source: Some(source), ..SaveOptions::default() })
+    }
+}
+
+/// Keeps the records whose row is `Some`, with those rows, in order.
+pub(crate) fn present<R, T>(records: Vec<R>, rows: Vec<Option<T>>) -> (Vec<R>, Vec<T>) {
+    records.into_iter().zip(rows).filter_map(|(record, row)| Some((record, row?))).unzip()
+}
+
+/// The length of a run over `rows` rows.
+pub(crate) fn total_steps(train: &FitConfig, rows: usize) -> Result<u64, RunError> {
+    if rows == 0 {
+        return Err(RunError::Setting {
+            key: "data.train",
+            problem: "no row has anything to learn within data.max_tokens".to_owned(),
+        });
+    }
+    Ok(train.total_steps(rows)?)
+}
+
+/// What a trainer refuses of `[learn]`.
+pub(crate) fn in_learn(error: TrainError) -> RunError {
+    RunError::from(error).within("learn")
+}
+
+/// What the user is told of the rows.
+pub(crate) fn about(
+    rows: usize,
+    skipped: &SkippedRows,
+    held_out: usize,
+    total_steps: u64,
+) -> String {
+    format!("{rows} rows to learn from ({skipped}), {held_out} held out, {total_steps} steps")
+}

@@ -1,0 +1,273 @@
+//! The schemas against the run files of the documentation and of the tests, and the tables of keys in
+//! the documentation against the schemas.
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use serde_json::{Value, json};
+
+fn pages() -> Vec<(String, PathBuf, String)> {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs"));
+    let mut pages: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "md"))
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let text = fs::read_to_string(&path).unwrap();
+            (name, path, text)
+        })
+        .collect();
+    pages.sort();
+    pages
+}
+
+/// A validator of what these schemas consist of. A crate for all of JSON Schema would bring thirty
+/// others along.
+struct Checker(Value);
+
+impl Checker {
+    fn new(command: &str) -> Self {
+        Self(rlaif_run::schema(command).unwrap())
+    }
+
+    fn check(&self, value: &Value) -> Result<(), String> {
+        self.evaluated(&self.0, value, "").map(drop)
+    }
+
+    /// The properties that a schema knows of a value which is as it says.
+    fn evaluated(
+        &self,
+        schema: &Value,
+        value: &Value,
+        at: &str,
+    ) -> Result<BTreeSet<String>, String> {
+        let Some(keywords) = schema.as_object() else {
+            return match schema {
+                Value::Bool(true) => Ok(BTreeSet::new()),
+                _ => Err(format!("`{at}` is not allowed")),
+            };
+        };
+        let mut known = BTreeSet::new();
+        let fail = |why: String| Err(format!("`{at}`: {value} {why}"));
+        for (keyword, argument) in keywords {
+            let forms = || argument.as_array().into_iter().flatten();
+            match keyword.as_str() {
+                "$ref" => {
+                    let name = argument.as_str().unwrap().trim_start_matches("#/$defs/");
+                    known.extend(self.evaluated(&self.0["$defs"][name], value, at)?);
+                }
+                "type" => {
+                    let one = |name: &Value| match name.as_str().unwrap() {
+                        "object" => value.is_object(),
+                        "array" => value.is_array(),
+                        "string" => value.is_string(),
+                        "boolean" => value.is_boolean(),
+                        "integer" => value.is_i64() || value.is_u64(),
+                        "number" => value.is_number(),
+                        "null" => value.is_null(),
+                        other => panic!("the type {other}"),
+                    };
+                    if !(one_or_more(argument).any(one)) {
+                        return fail(format!("is no {argument}"));
+                    }
+                }
+                "const" if argument != value => return fail(format!("is not {argument}")),
+                "enum" if !forms().any(|word| word == value) => {
+                    return fail(format!("is none of {argument}"));
+                }
+                "minimum" if value.as_f64().is_some_and(|v| v < argument.as_f64().unwrap()) => {
+                    return fail(format!("is below {argument}"));
+                }
+                "anyOf" | "oneOf" => {
+                    let found: Vec<_> =
+                        forms().map(|form| self.evaluated(form, value, at)).collect();
+                    let good = found.iter().filter(|found| found.is_ok()).count();
+                    if good == 0 || (keyword == "oneOf" && good > 1) {
+                        let why = found.into_iter().filter_map(Result::err).collect::<Vec<_>>();
+                        return fail(format!("has {good} of its forms: {}", why.join("; ")));
+                    }
+                    known.extend(found.into_iter().flatten().flatten());
+                }
+                "allOf" => {
+                    for form in forms() {
+                        known.extend(self.evaluated(form, value, at)?);
+                    }
+                }
+                "items" => {
+                    for item in value.as_array().into_iter().flatten() {
+                        self.evaluated(argument, item, at)?;
+                    }
+                }
+                "properties" => {
+                    for (name, property) in argument.as_object().unwrap() {
+                        if let Some(value) = value.get(name) {
+                            self.evaluated(property, value, &format!("{at}.{name}"))?;
+                        }
+                        known.insert(name.clone());
+                    }
+                }
+                "required" => {
+                    for name in forms().filter(|name| value.get(name.as_str().unwrap()).is_none()) {
+                        return fail(format!("lacks {name}"));
+                    }
+                }
+                "$schema"
+                | "$defs"
+                | "title"
+                | "description"
+                | "default"
+                | "format"
+                | "const"
+                | "enum"
+                | "minimum"
+                | "maximum"
+                | "prefixItems"
+                | "minItems"
+                | "maxItems"
+                | "additionalProperties"
+                | "unevaluatedProperties"
+                | "writeOnly" => {}
+                other => panic!("the keyword {other} is unknown to this test"),
+            }
+        }
+        for keyword in ["additionalProperties", "unevaluatedProperties"] {
+            let Some(rest) = keywords.get(keyword) else { continue };
+            for (name, value) in value.as_object().into_iter().flatten() {
+                if !known.contains(name) {
+                    self.evaluated(rest, value, &format!("{at}.{name}"))?;
+                }
+            }
+        }
+        Ok(known)
+    }
+}
+
+fn one_or_more(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice).iter()
+}
+
+fn value(toml: &str) -> Value {
+    let table: toml::Table = toml.parse().unwrap_or_else(|error| panic!("{error}\n{toml}"));
+    serde_json::to_value(table).unwrap()
+}
+
+/// Which command reads the file, by the page that it is on and by its tables.
+fn command(page: &str, file: &Value) -> Option<&'static str> {
+    let has = |key: &str| file.get(key).is_some();
+    match page {
+        "ppo" | "getting-started" if has("reward") && has("data") && has("model") => Some("ppo"),
+        "dpo" if has("model") => Some("dpo"),
+        "training" if has("labels") => Some("classifier"),
+        "training" if has("model") => Some("sft"),
+        "evaluation" if has("baseline") => Some("eval"),
+        "rewards" if has("kind") || has("api") => Some("judge"),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_files_of_the_documentation_are_as_the_schemas_say() {
+    let mut checked = Vec::new();
+    for (page, _, text) in pages() {
+        for block in text.split("```toml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            let Ok(table) = block.parse::<toml::Table>() else { continue };
+            let file = serde_json::to_value(table).unwrap();
+            let Some(command) = command(&page, &file) else { continue };
+            if let Err(error) = Checker::new(command).check(&file) {
+                panic!("docs/{page}.md, a file of `rlaif {command}`: {error}\n{block}");
+            }
+            checked.push(command);
+        }
+    }
+    for command in ["sft", "ppo", "dpo", "eval", "judge"] {
+        assert!(checked.contains(&command), "no file of `rlaif {command}` in the documentation");
+    }
+}
+
+#[test]
+fn what_is_needed_is_enough_and_an_unknown_key_is_refused() {
+    let model = "[model]\npath = 'm'\n";
+    for (command, file) in [
+        ("sft", format!("{model}[data]\ntrain = 'x.jsonl'")),
+        ("classifier", format!("labels = ['a', 'b']\n{model}[data]\ntrain = 'x.jsonl'")),
+        ("reward", format!("{model}[data]\ntrain = 'x.jsonl'")),
+        (
+            "ppo",
+            format!("{model}[data]\nprompts = 'x.jsonl'\n[reward]\nkind = 'constant'\nvalue = 1.0"),
+        ),
+        ("dpo", model.to_owned()),
+        (
+            "eval",
+            "metrics = [{ kind = 'length' }]\n[baseline]\nmodel = 'm'\n[tuned]\nmodel = 'm'\n\
+             [data]\ncorpus = 'builtin'"
+                .to_owned(),
+        ),
+        ("judge", "kind = 'length'\nlongest = 3\nper = 1.0".to_owned()),
+    ] {
+        let checker = Checker::new(command);
+        let mut file = value(&file);
+        checker.check(&file).unwrap_or_else(|error| panic!("{command}: {error}"));
+        file["stpes"] = json!(3);
+        assert!(checker.check(&file).is_err(), "{command}: an unknown key");
+    }
+}
+
+#[test]
+fn words_and_tables_of_a_kind_are_checked() {
+    let checker = Checker::new("ppo");
+    let file = |ppo: &str| {
+        value(&format!(
+            "[model]\npath = 'm'\n[data]\nprompts = 'x'\n[reward]\nkind = 'mean'\nname = 'm'\n\
+             of = [{{ kind = 'constant', value = 1.0 }}]\n[ppo]\n{ppo}"
+        ))
+    };
+    for good in [
+        "dropout = 'on'\nactivations = 'recompute'",
+        "kl = { control = { fixed = { coef = 0.1 } }, estimator = 'k3' }",
+        "stop = { metric = { name = 'x', window = 3, at_least = 1.0 } }",
+        "generation = { sampling = { method = 'greedy' } }",
+    ] {
+        checker.check(&file(good)).unwrap_or_else(|error| panic!("{good}: {error}"));
+    }
+    for bad in [
+        "dropout = true",
+        "steps = 'many'",
+        "kl = { estimator = 'k9' }",
+        "microbatch = 2",
+        "seed = 1",
+    ] {
+        assert!(checker.check(&file(bad)).is_err(), "{bad}");
+    }
+}
+
+/// Tables stand between `<!-- keys: COMMAND PATHS -->` and `<!-- end of keys -->`.
+/// `cargo xtask docs` runs this with `RLAIF_WRITE_DOCS` set, and then it writes them.
+#[test]
+fn the_tables_of_keys_are_those_of_the_schemas() {
+    const END: &str = "<!-- end of keys -->";
+    let write = std::env::var_os("RLAIF_WRITE_DOCS").is_some();
+    let mut tables = 0;
+    for (page, path, text) in pages() {
+        let mut parts = text.split("<!-- keys: ");
+        let mut made = parts.next().unwrap().to_owned();
+        for part in parts {
+            let (of, rest) = part.split_once(" -->\n").expect("a marker ends its line");
+            let (_, rest) = rest.split_once(END).expect("a table has an end");
+            let table = match of.split_once(' ') {
+                _ if of == "rewards" => rlaif_run::reward_table(),
+                Some((command, below)) => rlaif_run::key_table(command, below),
+                None => rlaif_run::key_table(of, ""),
+            };
+            assert!(table.lines().count() > 2, "docs/{page}.md: no key of `{of}`");
+            made.push_str(&format!("<!-- keys: {of} -->\n{table}{END}{rest}"));
+            tables += 1;
+        }
+        if write {
+            fs::write(&path, made).unwrap();
+        } else {
+            assert!(made == text, "docs/{page}.md has old tables of keys: run `cargo xtask docs`");
+        }
+    }
+    assert!(tables >= 5, "{tables} tables");
+}
