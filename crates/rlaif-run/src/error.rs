@@ -1,4 +1,4 @@
-//! What can be wrong with a run file, and with what it names.
+//! Errors of run files, and of the files and models that they name.
 
 use std::{io, path::PathBuf};
 

@@ -1,4 +1,4 @@
-//! Whether a run fits into memory: refused before it starts, rather than killed in the middle.
+//! The memory that a run needs: refused before it starts, rather than killed in the middle.
 
 use rlaif_models::{LoadOptions, MemoryNeeded, MemoryPlan, Trained, free_memory};
 use tch::Kind;

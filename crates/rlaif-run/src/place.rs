@@ -1,4 +1,4 @@
-//! Where a row stands that turns out, once it is read, to be one that cannot be learnt from.
+//! The file and line of a row that cannot be learnt from.
 
 use rlaif_core::Record;
 use rlaif_data::{

@@ -1,4 +1,4 @@
-//! What a file for `rlaif eval` says.
+//! The configuration file of `rlaif eval`.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ pub struct EvalConfig {
     /// Rewards whose agreement with recorded preferences is measured.
     #[serde(default)]
     pub preferences: Vec<PreferenceCheck>,
-    /// The metric of the headline; the first unless told.
+    /// The metric of the headline; the first by default.
     pub headline: Option<String>,
     /// Bootstrap resamples.
     #[serde(default = "EvalConfig::resamples")]
@@ -120,7 +120,7 @@ pub struct PolicyConfig {
     pub revision: Option<String>,
     /// The folder of a LoRA adapter on it.
     pub adapter: Option<PathBuf>,
-    /// The kind of the weights; as the checkpoint has them unless told.
+    /// The kind of the weights; as the checkpoint has them by default.
     pub dtype: Option<Dtype>,
 }
 
@@ -134,20 +134,20 @@ pub struct EvalData {
     pub corpus: CorpusName,
     /// A file, or a pattern such as `shards/*.parquet`.
     pub file: Option<String>,
-    /// The split of the hub's dataset; `test` unless told.
+    /// The split of the hub's dataset; `test` by default.
     pub split: Option<String>,
     /// The column of reference responses, of `prompts`.
     pub reference: Option<String>,
-    /// The column of ids, of `prompts`; the hash of the prompt unless told.
+    /// The column of ids, of `prompts`; the hash of the prompt by default.
     pub id: Option<String>,
     /// Columns that `slices` and `prompt_toxicity` name, of `prompts`.
     #[serde(default)]
     pub metadata: Vec<String>,
-    /// The instruction around a dialogue, with `{dialogue}`; to summarise it unless told. Prompts
-    /// of `prompts` and `real-toxicity-prompts` are taken as they are unless told.
+    /// The instruction around a dialogue, with `{dialogue}`; to summarise it by default. Prompts
+    /// of `prompts` and `real-toxicity-prompts` are taken as they are by default.
     pub template: Option<String>,
     /// Whether the prompt is a user's message in the model's chat template; where the model has
-    /// one, unless told.
+    /// one, by default.
     pub chat: Option<bool>,
     /// The most tokens of a prompt.
     pub max_tokens: Option<NonZeroUsize>,
@@ -211,7 +211,7 @@ pub enum MetricConfig {
         /// Its name in the report.
         #[serde(default = "MetricConfig::toxicity")]
         name: String,
-        /// The classifier; the RoBERTa model of hate speech unless told.
+        /// The classifier; the RoBERTa model of hate speech by default.
         #[serde(default = "MetricConfig::hate")]
         classifier: ClassifierConfig,
         /// Whether the prompt is scored along with the response, one space between.
@@ -231,7 +231,7 @@ pub enum MetricConfig {
     },
     /// F1 of words shared with the reference response.
     Rouge {
-        /// `1`, `2`, ..; `L` unless told.
+        /// `1`, `2`, ..; `L` by default.
         n: Option<usize>,
         /// Whether words are reduced to their stems.
         #[serde(default)]

@@ -1,4 +1,4 @@
-//! What the folder of a training run says.
+//! Curves, findings and settings from the folder of a training run.
 
 use std::path::Path;
 
