@@ -121,6 +121,86 @@ fn a_reward_of_a_line() -> Outcome {
     Ok(())
 }
 
+/// docs/data.md.
+#[test]
+fn a_form_is_found() -> Outcome {
+    use rlaif_core::PairRow;
+    use rlaif_data::{Dataset, Import, Reader, Source};
+
+    fn pairs() -> Result<Dataset<PairRow>, Box<dyn Error>> {
+        let source = Source::file("train.parquet")?;
+        let import = Import::find(&source)?; // import.form says which
+        let pairs = import.pairs(Reader::new(source))?; // Dataset<PairRow>
+        Ok(pairs)
+    }
+    assert!(pairs().unwrap_err().to_string().contains("train.parquet"));
+    Ok(())
+}
+
+/// docs/extending.md.
+#[test]
+fn a_family() -> Outcome {
+    use rlaif::{lm as rlaif_lm, models as rlaif_models};
+    use rlaif_lm::CausalPolicy;
+    use rlaif_models::extend::{Generates, Llama, LlamaVariant, as_read, llama_dimensions};
+    use rlaif_models::{Families, Family, LoadOptions};
+
+    const SCALED: LlamaVariant =
+        LlamaVariant { embedding_scale: |hidden| (hidden as f64).sqrt(), ..LlamaVariant::LLAMA };
+    const ROW: Family = Family {
+        model_type: "scaled-llama",
+        generates: Some(Generates {
+            class: "ScaledLlamaForCausalLM",
+            build: |config, source| {
+                Ok(Box::new(CausalPolicy(Llama::build(config, source, &SCALED)?)))
+            },
+        }),
+        classifies: None,
+        dimensions: |config| llama_dimensions(config, &SCALED),
+        written: as_read,
+    };
+    let options = LoadOptions { families: Families::with(&[ROW]), ..LoadOptions::default() };
+    let policy = LanguageModel::load(&model("summary-llama"), options)?;
+    assert_eq!(policy.spec().model_type, "llama");
+    Ok(())
+}
+
+/// docs/extending.md.
+#[test]
+fn a_sampler() -> Outcome {
+    use rlaif::lm::generate::{Ask, FinishReason, GenerationConfig};
+    use rlaif::lm::{Draw, LmError, Sampled, Sampler, Weights};
+
+    struct Always;
+
+    impl Sampler for Always {
+        fn sample(
+            &mut self,
+            weights: Weights<'_>,
+            asks: &[Ask],
+            _: &GenerationConfig,
+            _: Draw,
+        ) -> Result<Vec<Sampled>, LmError> {
+            let response = Sampled {
+                ids: vec![7, 1],
+                log_probs: None,
+                text: "seven".to_owned(),
+                finish: FinishReason::Eos,
+                version: weights.version,
+            };
+            Ok(vec![response; asks.len()])
+        }
+    }
+
+    let policy = policy()?;
+    let asks = [Ask { id: 0, prompt: vec![37, 4], max_new_tokens: None }];
+    let draw = Draw { seed: rlaif_core::Seed::new(1), step: 0 };
+    let config = GenerationConfig::default();
+    let responses = Always.sample(Weights::of(&policy), &asks, &config, draw)?;
+    assert_eq!((responses[0].text.as_str(), responses.len()), ("seven", 1));
+    Ok(())
+}
+
 /// docs/generation.md.
 fn generation() -> Outcome {
     use rlaif::core::Seed;

@@ -1,0 +1,127 @@
+//! A command of one's own, as `docs/extending.md` tells it: a run file, a recipe, and nothing else.
+
+use std::fs;
+
+use rlaif_core::{Demonstration, PromptRecord, Seed};
+use rlaif_data::corpora::PromptColumns;
+use rlaif_lm::Policy;
+use rlaif_run::{
+    DataSection, Encoder, ModelSection, Outline, Placement, Recipe, RunError, RunFile, RunRequest,
+    ShuffledBatches, Start, tokenizer, train,
+};
+use rlaif_train::{FitConfig, LearnConfig, SftTrainer, SupervisedTask};
+use serde::{Deserialize, Serialize};
+
+/// The run file: trains a policy to answer a prompt with the prompt.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EchoFile {
+    #[serde(default)]
+    seed: u64,
+    #[serde(default)]
+    placement: Placement,
+    model: ModelSection,
+    data: DataSection,
+    #[serde(default)]
+    train: FitConfig,
+    #[serde(default)]
+    learn: LearnConfig,
+}
+
+impl RunFile for EchoFile {
+    const COMMAND: &'static str = "echo";
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = self.data.locations();
+        all.push(&mut self.model.path);
+        all
+    }
+}
+
+impl Recipe for EchoFile {
+    const SHOWN: &'static [&'static str] = &["loss"];
+
+    fn seed(&self) -> Seed {
+        Seed::new(self.seed)
+    }
+
+    fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    fn model(&self) -> &ModelSection {
+        &self.model
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        self.model.check_learn(&self.learn)
+    }
+
+    fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
+        let mut policy = start.fresh(|| self.model.language_model(start.options))?;
+        let codec = tokenizer(&self.model.folder()?, policy.spec().vocab_size)?;
+        let encoder = Encoder::new(&codec, policy.spec(), self.data.max_tokens);
+        let prompts = self.data.read(&PromptColumns::default(), start.seed)?.train;
+        let echo = |record: PromptRecord| {
+            Demonstration::new(record.id, record.prompt.clone(), record.prompt)
+        };
+        let records: Vec<Demonstration> = prompts.into_iter().map(echo).collect();
+        let (rows, skipped) = encoder.demonstrations(&records)?;
+        let rows: Vec<_> = rows.into_iter().flatten().collect();
+        let total_steps = self.train.total_steps(rows.len())?;
+        let mut batches = ShuffledBatches::new(&records, self.train.batch_size, start.seed)?;
+        let trainer = SftTrainer::new(&policy, &self.learn, total_steps)?;
+        let about = format!("{} prompts to echo ({skipped})", rows.len());
+        // From here on there is a folder: everything that can be refused has been.
+        let mut run = start.begin(&Outline { about, fit: &self.train, total_steps })?;
+        let mut task = SupervisedTask::new(trainer, rows, Vec::new());
+        run.drive(&mut task, &mut batches)?;
+        task.finish();
+        run.write(&mut policy)
+    }
+}
+
+#[test]
+fn a_command_of_ones_own_trains_resumes_and_refuses() -> Result<(), Box<dyn std::error::Error>> {
+    let place = tempfile::tempdir()?;
+    let rows = place.path().join("rows.jsonl");
+    let lines: Vec<String> =
+        (0..6).map(|n| format!("{{\"prompt\": \"The number {n}.\"}}")).collect();
+    fs::write(&rows, lines.join("\n"))?;
+    let file = place.path().join("echo.toml");
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/summary-llama");
+    let text = format!(
+        "[placement]\ndevice = 'cpu'\n[model]\npath = '{model}'\n[data]\ntrain = '{}'\n\
+         [train]\nsteps = 3\nbatch_size = 2\n[learn.optimizer]\nlr = 1e-3\n",
+        rows.display()
+    );
+    fs::write(&file, text)?;
+    let request = |set: &str, resume| RunRequest {
+        config: Some(file.clone()),
+        out: Some(place.path().join("out")),
+        resume,
+        set: if set.is_empty() { Vec::new() } else { vec![set.to_owned()] },
+    };
+
+    let error = train::<EchoFile>(&request("train.stpes=2", false)).unwrap_err().to_string();
+    assert!(error.contains("did you mean `steps`?"), "{error}");
+    assert!(!place.path().join("out").exists());
+
+    train::<EchoFile>(&request("", false))?;
+    let metrics = fs::read_to_string(place.path().join("out/metrics.jsonl"))?;
+    let losses: Vec<f64> = metrics
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap()
+        })
+        .collect();
+    assert!(losses.len() == 3 && losses[2] < losses[0], "{losses:?}");
+    assert!(place.path().join("out/model/model.safetensors").exists());
+
+    // A run that has ended has its result written again, and trains no further.
+    fs::remove_dir_all(place.path().join("out/model"))?;
+    train::<EchoFile>(&request("", true))?;
+    assert!(place.path().join("out/model/model.safetensors").exists());
+    assert_eq!(fs::read_to_string(place.path().join("out/metrics.jsonl"))?, metrics);
+    Ok(())
+}
