@@ -34,7 +34,7 @@ fn texts(parts: &[(&str, &TextOrMessages)]) -> Value {
 fn answered(text: &TextOrMessages) -> Value {
     match text {
         TextOrMessages::Text(text) => json!([{"role": "assistant", "content": text}]),
-        messages => json!(messages),
+        messages @ TextOrMessages::Messages(_) => json!(messages),
     }
 }
 

@@ -73,7 +73,7 @@ pub(crate) struct UnitTensors {
 
 impl UnitTensors {
     /// The numbers on the host, in one copy from the device.
-    pub(crate) fn to_host(self) -> Unit {
+    pub(crate) fn into_unit(self) -> Unit {
         let own = [
             self.policy_loss,
             self.value_loss,

@@ -180,14 +180,15 @@ impl<P: Policy> PpoTrainer<P> {
             value_clipped: mean(&value.clipped),
             total: loss,
             k3: mean(&k3),
-            batch: (self.accounting().counts_passes())
-                .then(|| rollout.values.as_ref())
-                .flatten()
+            batch: rollout
+                .values
+                .as_ref()
+                .filter(|_| self.accounting().counts_passes())
                 .map(|values| batch_numbers(rollout, values, advantages, rows)),
         };
         progress.tokens.push([policy.ratio, gains]);
         progress.masks.push(mask);
-        Ok(unit.to_host())
+        Ok(unit.into_unit())
     }
 
     /// Adds the gradient of the pre-training mix, and returns its weighted loss.

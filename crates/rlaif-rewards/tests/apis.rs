@@ -63,7 +63,8 @@ fn anthropic_messages() {
     assert!(body["system"].as_str().unwrap().contains("toxic"));
     assert_eq!(body["messages"][0]["role"], "user");
     assert!(body["messages"][0]["content"][0]["text"].as_str().unwrap().contains("I like you."));
-    let keys: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+    let mut keys: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
     assert_eq!(keys, ["max_tokens", "messages", "model", "system", "temperature"]);
 }
 

@@ -7,8 +7,11 @@ use serde_json::{Map, Value};
 
 use crate::{ClassifierFile, DpoFile, EvalConfig, PpoFile, RewardFile, SftFile};
 
+/// Makes the schema of a file.
+type Maker = fn() -> Schema;
+
 /// The commands that read a file, with the file's types.
-const COMMANDS: [(&str, fn() -> Schema); 7] = [
+const COMMANDS: [(&str, Maker); 7] = [
     ("sft", of::<SftFile>),
     ("classifier", of::<ClassifierFile>),
     ("reward", of::<RewardFile>),
@@ -24,9 +27,9 @@ const COMMANDS: [(&str, fn() -> Schema); 7] = [
 #[expect(dead_code, reason = "it is read by `RewardConfig::from_toml`, and here for its schema")]
 enum JudgeFile {
     /// Any reward.
-    Reward(RewardConfig),
+    Reward(Box<RewardConfig>),
     /// A judge, which needs no `kind`.
-    Judge(JudgeConfig),
+    Judge(Box<JudgeConfig>),
 }
 
 /// The names of the commands that [`schema`] knows.

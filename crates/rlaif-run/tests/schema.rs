@@ -107,7 +107,10 @@ impl Checker {
                     }
                 }
                 "required" => {
-                    for name in forms().filter(|name| value.get(name.as_str().unwrap()).is_none()) {
+                    let mut names = forms();
+                    if let Some(name) =
+                        names.find(|name| value.get(name.as_str().unwrap()).is_none())
+                    {
                         return fail(format!("lacks {name}"));
                     }
                 }

@@ -402,7 +402,7 @@ fn unigram(
     if model.algorithm != Algorithm::Unigram {
         return Err("it is a SentencePiece model of another algorithm than unigrams".into());
     }
-    let unigrams = guarded(|| Unigram::from(vocab, Some(unk), false).map_err(Into::into))?;
+    let unigrams = guarded(|| Unigram::from(vocab, Some(unk), false))?;
     let mut tokenizer = Tokenizer::new(unigrams);
     if !model.charsmap.is_empty() {
         let map = guarded(|| Precompiled::from(&model.charsmap).map_err(Into::into))?;

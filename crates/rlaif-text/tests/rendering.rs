@@ -147,7 +147,7 @@ fn prompts_and_responses_part_as_in_trl() {
         };
         let same = match (&found, &row.found) {
             (Ok(found), Some(expected)) => {
-                found.iter().all(|(name, text)| expected[*name] == Value::from(text.as_str()))
+                found.iter().all(|(name, text)| expected[*name] == text.as_str())
             }
             (Err(_), None) => true,
             _ => false,
@@ -169,7 +169,7 @@ fn as_generated(template: &str, marked: Vec<(usize, String)>) -> Vec<(usize, Str
     for (start, text) in marked {
         match joined.last_mut() {
             Some((from, before)) if *from + before.chars().count() == start => {
-                before.push_str(&text)
+                before.push_str(&text);
             }
             _ => joined.push((start, text)),
         }

@@ -175,7 +175,7 @@ impl Made for DemonstrationRow {
             Given::Unpaired { desirable: false, .. } => return Err("an undesirable response"),
             Given::Unpaired { prompt, response, .. } => (prompt, response),
             Given::Whole(TextOrMessages::Messages(messages)) => {
-                let (asked, said) = last_answer(messages)?;
+                let (asked, said) = last_answer(&messages)?;
                 (asked.into(), said.into())
             }
             Given::Whole(_) | Given::Steps { .. } | Given::Prompt(_) => return Err(NO_ANSWER),
@@ -188,7 +188,7 @@ impl Made for DemonstrationRow {
 }
 
 /// A conversation up to the assistant's last turn, and from there.
-fn last_answer(messages: Vec<Message>) -> Result<(Vec<Message>, Vec<Message>), &'static str> {
+fn last_answer(messages: &[Message]) -> Result<(Vec<Message>, Vec<Message>), &'static str> {
     let at = messages.iter().rposition(|message| message.role == "assistant");
     match at {
         Some(at) if at > 0 => Ok((messages[..at].to_vec(), messages[at..].to_vec())),
@@ -254,7 +254,7 @@ impl Made for PromptRow {
                 (prompt, desirable.then_some(response))
             }
             Given::Whole(TextOrMessages::Messages(messages)) => {
-                let (asked, said) = last_answer(messages)?;
+                let (asked, said) = last_answer(&messages)?;
                 (asked.into(), Some(said.into()))
             }
             Given::Whole(TextOrMessages::Text(_)) => return Err(NO_PROMPT),

@@ -25,7 +25,7 @@ pub(crate) enum CliError {
         /// Counted from 1.
         line: usize,
         /// What is wrong, and what was expected.
-        problem: RowProblem,
+        problem: Box<RowProblem>,
     },
     /// A file could not be opened.
     #[error("{}: {source}", .path.display())]

@@ -98,7 +98,7 @@ impl RowArguments {
             row.map_err(|problem| CliError::Row {
                 source_name: source_name.to_owned(),
                 line,
-                problem,
+                problem: Box::new(problem),
             })
         });
         let prepared = prepared.collect::<Result<Vec<_>, _>>()?;
@@ -175,7 +175,7 @@ impl Lines {
             let row = row::<J>(&bytes, self.line).map_err(|problem| CliError::Row {
                 source_name: self.name.clone(),
                 line: self.line,
-                problem,
+                problem: Box::new(problem),
             })?;
             rows.extend(row.map(|row| (self.line, row)));
         }

@@ -60,7 +60,9 @@ pub(super) fn outside(text: &str) -> Option<Vec<Range<usize>>> {
     }
     match last {
         Some((false, _)) => None,
-        Some((true, end)) if !balanced || depth > 0 => Some(vec![end..text.len()]),
+        Some((true, end)) if !balanced || depth > 0 => {
+            Some(std::iter::once(end..text.len()).collect())
+        }
         _ => {
             kept.push(from..text.len());
             Some(kept)

@@ -452,7 +452,7 @@ fn candidate(text: &Text<'_>, item: &Item, n: usize, count: usize) -> Option<Can
         let known = qualifier.is_empty()
             || NO_QUALIFIER.is_match(qualifier)
             || FINAL_WORD.is_match(qualifier);
-        let tier = if !joined && !(starts && known) {
+        let tier = if !(joined || starts && known) {
             // "At grade 5".
             None
         } else if found.name("maybe").is_some() {

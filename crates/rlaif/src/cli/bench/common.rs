@@ -50,7 +50,11 @@ pub(super) fn rows_of_ids<T: DeserializeOwned>(
     for (line, text) in (1..).zip(lines).take(needed) {
         let row = serde_json::from_str(&text.map_err(open)?).map_err(|source| {
             let problem = RowProblem::Json { expected, source };
-            CliError::Row { source_name: path.display().to_string(), line, problem }
+            CliError::Row {
+                source_name: path.display().to_string(),
+                line,
+                problem: Box::new(problem),
+            }
         })?;
         rows.push(row);
     }
