@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::message::Message;
 use crate::record::Metadata;
 
-/// Whether the special tokens of a tokenizer (BOS, EOS, `<s>`, ...) take part.
+/// Use of the special tokens of a tokenizer (BOS, EOS, `<s>`, ...).
 ///
 /// In [`TextCodec::encode`], `Include` lets the tokenizer add the ones its post-processor adds;
 /// in [`TextCodec::decode`], `Include` keeps them in the text and `Exclude` leaves them out.
@@ -18,7 +18,7 @@ pub enum Specials {
     Exclude,
 }
 
-/// Whether a rendered conversation ends with the header that makes the model answer.
+/// The end of a rendered conversation: with or without the header that makes the model answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GenerationPrompt {
     /// End with the assistant's header: the model is to answer.
@@ -27,7 +27,7 @@ pub enum GenerationPrompt {
     Omit,
 }
 
-/// What a chat template gets besides the messages.
+/// Inputs of a chat template besides the messages.
 ///
 /// ```
 /// use rlaif_core::ChatOptions;
@@ -73,7 +73,7 @@ impl ChatOptions {
         }
     }
 
-    /// Whether there is nothing that a template would get.
+    /// Returns whether a template would get nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -86,18 +86,18 @@ pub enum CodecError {
     /// The tokenizer refused the text or the ids.
     #[error("the tokenizer `{codec}` failed: {source}")]
     Tokenizer {
-        /// Which tokenizer, usually the folder or file it was read from.
+        /// The tokenizer, usually the folder or file it was read from.
         codec: String,
-        /// What it said.
+        /// The tokenizer's message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The conversation could not be rendered.
     #[error("the chat template of `{codec}` failed: {source}")]
     ChatTemplate {
-        /// Which tokenizer the template belongs to.
+        /// The tokenizer of the template.
         codec: String,
-        /// What the template engine, or the template's own `raise_exception`, said.
+        /// The message of the template engine, or of the template's own `raise_exception`.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -107,13 +107,13 @@ pub enum CodecError {
          `chat_template` in tokenizer_config.json"
     )]
     NoChatTemplate {
-        /// Which tokenizer lacks one.
+        /// The tokenizer that lacks one.
         codec: String,
     },
     /// A conversation from which no prompt, or no response, can be made.
     #[error("{problem}")]
     Conversation {
-        /// What is wrong with it.
+        /// The fault found.
         problem: String,
     },
 }
@@ -180,7 +180,7 @@ pub trait TextCodec: Send + Sync {
         Err(CodecError::ChatTemplate { codec: self.name().to_owned(), source })
     }
 
-    /// What happened since the last call and should be told once per run, in whole sentences: a
+    /// Notices since the last call, to be shown once per run, in whole sentences: a
     /// special token that the text had already and was not added again, message keys that the chat
     /// template does not read. No notice is handed out twice.
     fn take_notices(&self) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Whose fault an error is, which decides the exit code of a command.
+//! The party at fault for an error, which decides the exit code of a command.
 
 use std::io::{self, ErrorKind};
 

@@ -29,7 +29,7 @@ pub struct Message {
     /// The text of the turn. Where [`Message::other_content`] is set, the texts of its parts, one
     /// after another.
     pub content: String,
-    /// What the template reads in place of `content`, where that is not a text.
+    /// Value that the template reads in place of `content`, where that is not a text.
     pub other_content: Option<OtherContent>,
     /// The other keys, in the order of the file.
     pub more: Metadata,
@@ -172,7 +172,7 @@ pub enum TextOrMessages {
 }
 
 impl TextOrMessages {
-    /// Whether there is nothing in it: no message, or none but white space in all of them.
+    /// Returns whether it is empty: no message, or only white space in all of them.
     pub fn is_blank(&self) -> bool {
         match self {
             Self::Text(text) => text.trim().is_empty(),

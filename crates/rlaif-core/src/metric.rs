@@ -43,7 +43,7 @@ impl Metrics {
         self.0.iter().map(|(name, value)| (name.as_ref(), *value))
     }
 
-    /// How many numbers there are.
+    /// The number of metrics.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -71,7 +71,7 @@ impl<N: Into<Cow<'static, str>>> FromIterator<(N, f64)> for Metrics {
     }
 }
 
-/// Where the numbers of a run go: a file, a terminal, a service.
+/// Destination of the numbers of a run: a file, a terminal, a service.
 ///
 /// Implement it to send them anywhere else; a closure is one already.
 ///
@@ -114,7 +114,7 @@ impl<F: FnMut(u64, &Metrics) -> Result<(), MetricError> + Send> MetricSink for F
 pub struct MetricError {
     /// File or service.
     pub sink: String,
-    /// What it said.
+    /// Its message.
     #[source]
     pub source: Box<dyn Error + Send + Sync>,
 }

@@ -1,4 +1,4 @@
-//! Where records came from, and what became of them on the way.
+//! The origin of records, and their treatment on the way.
 
 use std::collections::BTreeMap;
 
@@ -23,14 +23,14 @@ pub struct Origin {
 /// One thing that was done to the records: reading, filtering, splitting.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Step {
-    /// What was done, with its parameters.
+    /// The operation, with its parameters.
     pub operation: String,
-    /// How many records it let through.
+    /// Count of records that it let through.
     pub kept: u64,
-    /// How many it did not, by reason.
+    /// Counts of records that it dropped, by reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped: BTreeMap<String, u64>,
-    /// How many it let through but has something to say about, by remark.
+    /// Counts of records that it let through with a remark, by remark.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub noted: BTreeMap<String, u64>,
     /// The first few errors, where rows could not be read and the reader was told to go on.
@@ -39,13 +39,13 @@ pub struct Step {
 }
 
 impl Step {
-    /// How many records were dropped, for whatever reason.
+    /// Count of dropped records, over all reasons.
     pub fn dropped_total(&self) -> u64 {
         self.dropped.values().sum()
     }
 }
 
-/// Where records came from, and what became of them on the way.
+/// The origin of records, and their treatment on the way.
 ///
 /// ```
 /// use rlaif_core::{Provenance, Step};
@@ -61,11 +61,11 @@ impl Step {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// Which version of rlaif did it.
+    /// Version of rlaif.
     pub version: String,
-    /// What was read.
+    /// The sources read.
     pub origins: Vec<Origin>,
-    /// What was done, in order.
+    /// The operations, in order.
     pub steps: Vec<Step>,
 }
 

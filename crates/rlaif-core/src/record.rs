@@ -1,20 +1,20 @@
-//! What the algorithms work on, as text.
+//! Input of the algorithms, as text.
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::Specials;
 use crate::message::Message;
 
-/// Anything with an identity of its own, which splits, shuffles and reports go by.
+/// Anything with an identity of its own, which splits, shuffles and reports use.
 ///
 /// An id says what a record is, not where it stood: two readings of the same row have the same
-/// id, whatever surrounds it.
+/// id, regardless of its surroundings.
 pub trait Record {
     /// The identity of this record.
     fn id(&self) -> &str;
 }
 
-/// How a record's texts came about, which decides about their special tokens.
+/// The origin of a record's texts, which decides about their special tokens.
 ///
 /// ```
 /// use rlaif_core::{Specials, TextKind};
@@ -33,7 +33,7 @@ pub enum TextKind {
 }
 
 impl TextKind {
-    /// How the texts are encoded.
+    /// Encoding of the texts.
     pub fn specials(self) -> Specials {
         match self {
             Self::Plain => Specials::Include,
@@ -62,10 +62,10 @@ pub struct PromptRecord {
     /// A response written by a person, where there is one: for metrics, and rewards that compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// What else is known of it.
+    /// Further facts about the prompt.
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub metadata: Metadata,
-    /// How the texts came about.
+    /// The origin of the texts.
     #[serde(default, skip_serializing_if = "TextKind::is_plain")]
     pub kind: TextKind,
 }
@@ -91,8 +91,8 @@ impl PromptRecord {
 
     /// The prompt with a `response`, as reward models and metrics take it.
     ///
-    /// Metadata without an entry is left out, so that equal rows look equal to a reward, whichever
-    /// way they came to it.
+    /// Metadata without an entry is left out, so that equal rows look equal to a reward, by any
+    /// route to it.
     ///
     /// ```
     /// use rlaif_core::{Exchange, PromptRecord};
@@ -118,7 +118,7 @@ pub struct Demonstration {
     pub prompt: String,
     /// The response y to learn.
     pub response: String,
-    /// How the texts came about.
+    /// The origin of the texts.
     #[serde(default, skip_serializing_if = "TextKind::is_plain")]
     pub kind: TextKind,
 }
@@ -157,7 +157,7 @@ pub struct PreferencePair {
     /// with the margin between implicit rewards that preference training reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
-    /// How the texts came about.
+    /// The origin of the texts.
     #[serde(default, skip_serializing_if = "TextKind::is_plain")]
     pub kind: TextKind,
 }
@@ -181,7 +181,7 @@ impl PreferencePair {
     }
 }
 
-/// Whether an unpaired response is one to encourage.
+/// Label of an unpaired response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Desirability {
@@ -202,7 +202,7 @@ pub struct UnpairedPreference {
     pub response: String,
     /// The verdict on the response.
     pub desirability: Desirability,
-    /// How the texts came about.
+    /// The origin of the texts.
     #[serde(default, skip_serializing_if = "TextKind::is_plain")]
     pub kind: TextKind,
 }
@@ -243,11 +243,11 @@ pub struct Exchange<'a> {
     pub response: &'a str,
     /// A response written by a person, where there is one.
     pub reference: Option<&'a str>,
-    /// What else is known of the prompt, for rewards that need it; `None` rather than an empty map.
+    /// Further facts about the prompt, for rewards that need it; `None` rather than an empty map.
     pub metadata: Option<&'a Metadata>,
 }
 
-/// What else is known of a prompt: columns of its source that rewards or reports may need.
+/// Further facts about a prompt: columns of its source that rewards or reports may need.
 pub type Metadata = serde_json::Map<String, serde_json::Value>;
 
 impl<'a> Exchange<'a> {
@@ -266,7 +266,7 @@ impl<'a> Exchange<'a> {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sample {
-    /// What was answered.
+    /// The response.
     pub record: PromptRecord,
     /// The answer.
     pub response: String,

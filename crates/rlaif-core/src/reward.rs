@@ -39,7 +39,7 @@ pub struct Scores {
     /// One per row. `None`: no verdict, an unparsable judge for one; what follows is the
     /// trainer's configuration.
     pub total: Vec<Option<Score>>,
-    /// What the total is made of, by name; each column is as long as `total`.
+    /// Parts of the total, by name; each column is as long as `total`.
     pub parts: Vec<(String, Vec<Option<Score>>)>,
     /// Why a row has no verdict, by row.
     pub reasons: Vec<(usize, String)>,
@@ -204,7 +204,7 @@ pub enum RewardError {
         /// Scores returned.
         found: usize,
     },
-    /// A score that is no number.
+    /// A score that is not a number.
     #[error("reward `{model}`, response {row}: {source}")]
     NonFinite {
         /// The reward model.
@@ -220,7 +220,7 @@ pub enum RewardError {
     Failed {
         /// The reward model.
         model: String,
-        /// What it said.
+        /// Its message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -232,9 +232,9 @@ pub enum RewardError {
     State {
         /// The reward model.
         model: String,
-        /// What a state of this model is.
+        /// Form of a state of this model.
         expected: String,
-        /// What the checkpoint has.
+        /// The state in the checkpoint.
         found: String,
     },
 }
@@ -255,7 +255,7 @@ pub enum RewardError {
 ///
 /// `Send` and not `Sync`, because libtorch's tensors are.
 pub trait RewardModel: Send {
-    /// What logs, metrics and errors call it.
+    /// Name in logs, metrics and errors.
     fn name(&self) -> &str;
 
     /// One verdict, or none, for each exchange, in their order.
@@ -264,13 +264,13 @@ pub trait RewardModel: Send {
     /// [`RewardError`] when the batch as a whole could not be scored.
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError>;
 
-    /// What it has to say of itself for the run's metrics, since it was made: requests, tokens,
+    /// Numbers about the model itself for the run's metrics, since it was made: requests, tokens,
     /// cost, a running mean. Most have nothing.
     fn metrics(&self) -> Vec<(String, f64)> {
         Vec::new()
     }
 
-    /// What a checkpoint must keep for scoring to go on as if it had never stopped; null for the
+    /// State kept in a checkpoint, so that scoring goes on as if it had never stopped; null for the
     /// many that remember nothing.
     fn state(&self) -> serde_json::Value {
         serde_json::Value::Null

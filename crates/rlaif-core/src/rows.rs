@@ -12,7 +12,7 @@ use crate::record::{
     UnpairedPreference,
 };
 
-/// What becomes of a prompt that is a text.
+/// Treatment of a prompt that is a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlainText {
@@ -23,7 +23,7 @@ pub enum PlainText {
     Chat,
 }
 
-/// How a run makes texts of rows. One for training and measuring, so that both see one form of
+/// Conversion of rows to texts. One for training and measuring, so that both see one form of
 /// prompt.
 ///
 /// Messages go through the chat template as TRL 1.16's `apply_chat_template` puts them: a prompt
@@ -33,21 +33,21 @@ pub enum PlainText {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rendering {
-    /// What the template gets besides the messages. A row's own options come on top.
+    /// Inputs of the template besides the messages. A row's own options come on top.
     pub chat: ChatOptions,
-    /// What becomes of prompts that are texts.
+    /// Treatment of prompts that are texts.
     pub plain: PlainText,
     /// The system message of conversations that have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// What prompts that are texts are put into, at `{prompt}`.
+    /// Template for prompts that are texts, with `{prompt}` in place of the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_template: Option<String>,
 }
 
 /// Behind this, the turn that a prompt ends in goes on; no conversation has it.
 const GOES_ON: &str = "RLAIF_THE_LAST_TURN_GOES_ON ";
-/// Where a prompt template has the prompt.
+/// Placeholder of the prompt in a prompt template.
 const SLOT: &str = "{prompt}";
 
 impl Rendering {
@@ -206,7 +206,7 @@ fn begin(
 pub struct PromptRow {
     /// The row's identity.
     pub id: String,
-    /// What is asked.
+    /// The prompt.
     pub prompt: TextOrMessages,
     /// A response written by a person, or the preferred one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -224,9 +224,9 @@ pub struct PromptRow {
 pub struct DemonstrationRow {
     /// The row's identity.
     pub id: String,
-    /// What is asked.
+    /// The prompt.
     pub prompt: TextOrMessages,
-    /// What is to be learned.
+    /// The response to learn.
     pub response: TextOrMessages,
     /// The row's own options for the chat template.
     #[serde(default, skip_serializing_if = "ChatOptions::is_empty")]
@@ -250,7 +250,7 @@ pub struct ConversationRow {
 pub struct PairRow {
     /// The row's identity.
     pub id: String,
-    /// What is asked.
+    /// The prompt.
     pub prompt: TextOrMessages,
     /// The preferred response.
     pub chosen: TextOrMessages,
@@ -262,7 +262,7 @@ pub struct PairRow {
     /// The row's own options for the chat template.
     #[serde(default, skip_serializing_if = "ChatOptions::is_empty")]
     pub chat: ChatOptions,
-    /// What else the row says of the two, the scores of both for instance.
+    /// Further facts about the two, the scores of both for instance.
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub metadata: Metadata,
 }
@@ -272,7 +272,7 @@ pub struct PairRow {
 pub struct UnpairedRow {
     /// The row's identity.
     pub id: String,
-    /// What is asked.
+    /// The prompt.
     pub prompt: TextOrMessages,
     /// The response.
     pub response: TextOrMessages,
@@ -288,7 +288,7 @@ pub struct UnpairedRow {
 pub struct LabelledRow {
     /// The row's identity.
     pub id: String,
-    /// What is asked.
+    /// The prompt.
     pub prompt: TextOrMessages,
     /// The response.
     pub response: TextOrMessages,
@@ -304,11 +304,11 @@ pub struct LabelledRow {
 pub struct StepsRow {
     /// The row's identity.
     pub id: String,
-    /// What is asked.
+    /// The prompt.
     pub prompt: String,
     /// The steps, in order.
     pub steps: Vec<String>,
-    /// Whether each is right: as many as there are steps.
+    /// Labels of the steps, as many as there are steps.
     pub labels: Vec<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! What can be wrong with data.
+//! Errors of data.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub enum DataError {
     Io {
         /// The file.
         source_name: String,
-        /// What the operating system said.
+        /// The operating system's message.
         #[source]
         source: std::io::Error,
     },
@@ -27,7 +27,7 @@ pub enum DataError {
     Pattern {
         /// The pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// The fault found.
         #[source]
         source: glob::PatternError,
     },
@@ -60,7 +60,7 @@ pub enum DataError {
     Foreign {
         /// The file.
         source_name: String,
-        /// What it is.
+        /// The kind found.
         what: &'static str,
     },
     /// Neither a file nor standard input: a named pipe, a device, a socket.
@@ -68,7 +68,7 @@ pub enum DataError {
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// The kind found.
         what: &'static str,
     },
     /// A compressed file ends too early.
@@ -78,7 +78,7 @@ pub enum DataError {
     Truncated {
         /// The file.
         source_name: String,
-        /// How it is compressed.
+        /// Its compression.
         compression: Compression,
     },
     /// A compressed file is damaged.
@@ -86,9 +86,9 @@ pub enum DataError {
     Damaged {
         /// The file.
         source_name: String,
-        /// How it is compressed.
+        /// Its compression.
         compression: Compression,
-        /// What the decompressor said.
+        /// The decompressor's message.
         #[source]
         source: std::io::Error,
     },
@@ -101,11 +101,11 @@ pub enum DataError {
     /// Rows were read, but none became a record.
     #[error("none of the {rows} rows read became a record ({malformed} malformed)")]
     NoRecords {
-        /// How many rows there were.
+        /// Count of rows.
         rows: u64,
-        /// How many of them could not be read.
+        /// Count of rows that could not be read.
         malformed: u64,
-        /// What was wrong with the first of those.
+        /// Fault of the first of those.
         #[source]
         first: Option<Box<DataError>>,
     },
@@ -117,7 +117,7 @@ pub enum DataError {
     RowTooLong {
         /// The file.
         source_name: String,
-        /// Where the row begins.
+        /// Beginning of the row.
         line: u64,
         /// The longest row that is read, in bytes.
         limit: usize,
@@ -130,7 +130,7 @@ pub enum DataError {
     InvalidUtf8 {
         /// The file.
         source_name: String,
-        /// Where the row begins.
+        /// Beginning of the row.
         line: u64,
         /// Bytes of the row before the offending one.
         at: usize,
@@ -142,9 +142,9 @@ pub enum DataError {
     Json {
         /// The file.
         source_name: String,
-        /// Where the row begins.
+        /// Beginning of the row.
         line: u64,
-        /// What the parser said; its own line and column count from the row's beginning.
+        /// The parser's message; its own line and column count from the row's beginning.
         #[source]
         source: serde_json::Error,
     },
@@ -153,11 +153,11 @@ pub enum DataError {
     JsonArray {
         /// The file.
         source_name: String,
-        /// Where it goes wrong.
+        /// Position of the fault.
         line: u64,
-        /// What should stand there.
+        /// The expected value.
         expected: &'static str,
-        /// What stands there.
+        /// The value found.
         found: String,
     },
     /// A CSV row that does not fit the header.
@@ -168,11 +168,11 @@ pub enum DataError {
     CsvFields {
         /// The file.
         source_name: String,
-        /// Where the row begins.
+        /// Beginning of the row.
         line: u64,
-        /// How many columns the header has.
+        /// Number of columns of the header.
         expected: usize,
-        /// How many fields the row has.
+        /// Number of fields of the row.
         found: usize,
     },
     /// A quoted CSV field that never ends.
@@ -180,7 +180,7 @@ pub enum DataError {
     CsvQuote {
         /// The file.
         source_name: String,
-        /// Where the row begins.
+        /// Beginning of the row.
         line: u64,
     },
     /// A Parquet file that cannot be read.
@@ -188,7 +188,7 @@ pub enum DataError {
     Parquet {
         /// The file.
         source_name: String,
-        /// What the Parquet reader said.
+        /// The Parquet reader's message.
         #[source]
         source: parquet::errors::ParquetError,
     },
@@ -216,7 +216,7 @@ pub enum DataError {
     WrongForm {
         /// The form.
         form: crate::import::RowForm,
-        /// What was wanted.
+        /// The kind of record wanted.
         wanted: &'static str,
     },
     /// A column that a record needs is not there.
@@ -240,9 +240,9 @@ pub enum DataError {
         line: u64,
         /// The column, or `row` when the row itself is meant.
         column: String,
-        /// What a record needs.
+        /// The value that a record needs.
         expected: &'static str,
-        /// What is there, shortened.
+        /// The value found, shortened.
         found: String,
     },
     /// A row that does not deserialise into the type asked for.
@@ -254,7 +254,7 @@ pub enum DataError {
         line: u64,
         /// The columns that are there.
         found: Vec<String>,
-        /// What serde said.
+        /// Serde's message.
         #[source]
         source: serde_json::Error,
     },
@@ -267,7 +267,7 @@ pub enum DataError {
         line: u64,
         /// The column the text is in.
         column: &'static str,
-        /// What is wrong with it.
+        /// The fault found.
         problem: crate::turns::DialogueProblem,
     },
     /// A hub dataset's files cannot be had.
@@ -286,12 +286,12 @@ pub enum DataError {
         dataset: String,
         /// Folder, configuration or split.
         what: &'static str,
-        /// What was asked for.
+        /// The number asked for.
         asked: String,
         /// Those there are.
         found: Vec<String>,
     },
-    /// A fraction that is none.
+    /// A fraction out of range.
     #[error("{value} is not a fraction to hold out; give a number above 0 and below 1")]
     Fraction {
         /// The number given.
@@ -303,9 +303,9 @@ pub enum DataError {
          fraction than {fraction}"
     )]
     EmptySplit {
-        /// Which side.
+        /// The empty side.
         side: Side,
-        /// How many records there were.
+        /// Count of records.
         records: usize,
         /// The fraction that was to be held out.
         fraction: f64,
@@ -313,13 +313,13 @@ pub enum DataError {
     /// Nothing to draw from.
     #[error("there is nothing to draw from: {of} has no records")]
     NothingToDraw {
-        /// Which dataset.
+        /// The dataset.
         of: String,
     },
     /// A mixture's weight that cannot be one.
     #[error("source {index} of the mixture has weight {weight}; weights are above 0 and finite")]
     Weight {
-        /// Which source, from 0.
+        /// Index of the source, from 0.
         index: usize,
         /// Its weight.
         weight: f64,
@@ -339,9 +339,9 @@ pub enum DataError {
     /// As many lengths as records are needed to batch by length.
     #[error("{lengths} lengths for {records} records; give one length for each record")]
     Lengths {
-        /// How many lengths were given.
+        /// Count of lengths.
         lengths: usize,
-        /// How many records there are.
+        /// Count of records.
         records: usize,
     },
     /// A batch that no epoch can fill.
@@ -352,7 +352,7 @@ pub enum DataError {
     BatchTooLarge {
         /// Records in a batch.
         size: usize,
-        /// How many records there are.
+        /// Count of records.
         records: usize,
     },
     /// A template without exactly one slot.
@@ -360,7 +360,7 @@ pub enum DataError {
         "a prompt template needs the slot `{{dialogue}}` exactly once, but has it {found} times"
     )]
     TemplateSlot {
-        /// How often it is there.
+        /// Number of its occurrences.
         found: usize,
     },
     /// The instruction alone is longer than the prompt may be.
@@ -381,7 +381,7 @@ pub enum DataError {
     Codec {
         /// The record.
         id: String,
-        /// What the tokenizer said.
+        /// The tokenizer's message.
         #[source]
         source: CodecError,
     },
@@ -390,9 +390,9 @@ pub enum DataError {
 /// A side of a split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// What is learnt from.
+    /// Records to learn from.
     Train,
-    /// What is kept for measuring.
+    /// Records kept for measuring.
     HeldOut,
 }
 

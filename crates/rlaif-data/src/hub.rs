@@ -10,7 +10,7 @@ use crate::source::{Input, Source};
 /// The branch that holds the hub's own conversion of a dataset to Parquet.
 const CONVERTED: &str = "refs/convert/parquet";
 
-/// Which files of a hub dataset to read.
+/// The files to read of a hub dataset.
 ///
 /// Files are sorted into splits as Python's `datasets` does: by `train`, `validation` (`valid`,
 /// `val`, `dev`) or `test` (`eval`) in their paths, or all into `train` when no path says so.

@@ -61,7 +61,7 @@ impl Default for PromptTemplate {
     }
 }
 
-/// How a model wants to be addressed.
+/// Form of address that a model expects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PromptForm {
     /// The filled template as it is: T5, and base models that continue text.
@@ -111,13 +111,13 @@ pub struct PromptBuilder {
 pub struct BuiltPrompt {
     /// The text the policy reads.
     pub text: String,
-    /// How many tokens that is, encoded with [`PromptBuilder::specials`].
+    /// Number of its tokens, encoded with [`PromptBuilder::specials`].
     pub tokens: usize,
-    /// What the dialogue lost.
+    /// The part of the dialogue that was cut.
     pub shortening: Shortening,
 }
 
-/// What a dialogue lost to a token limit.
+/// The part of a dialogue that was cut for a token limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shortening {
     /// Nothing.
@@ -134,21 +134,21 @@ impl PromptBuilder {
         Self { template, ..Self::default() }
     }
 
-    /// How the model wants to be addressed.
+    /// Form of address that the model expects.
     #[must_use]
     pub fn form(mut self, form: PromptForm) -> Self {
         self.form = form;
         self
     }
 
-    /// How many tokens a prompt may have, special tokens and chat template included.
+    /// The most tokens that a prompt may have, special tokens and chat template included.
     #[must_use]
     pub fn limit(mut self, tokens: NonZeroUsize) -> Self {
         self.limit = Some(tokens);
         self
     }
 
-    /// What to encode the prompts with: a chat template has written the special tokens already.
+    /// Use of special tokens when prompts are encoded: a chat template has written them already.
     pub fn specials(&self) -> Specials {
         match self.form {
             PromptForm::Plain => Specials::Include,
@@ -285,7 +285,7 @@ impl PromptBuilder {
     }
 }
 
-/// Where the turns of a dialogue begin: HH's turns, or lines.
+/// Beginnings of the turns of a dialogue: HH's turns, or lines.
 fn starts_of_turns(dialogue: &str) -> Vec<usize> {
     match turns::parse(dialogue) {
         Ok(turns) => {

@@ -19,7 +19,7 @@ pub struct OnlineConfig {
     pub generation: GenerationConfig,
     /// What is taken off the score of a response that does not end by itself.
     pub unfinished_penalty: f64,
-    /// Pairs whose scores are no further apart than this teach nothing, and are left out.
+    /// Pairs whose scores differ by no more than this teach nothing, and are left out.
     pub least_difference: f64,
 }
 

@@ -18,7 +18,7 @@ use crate::is_loopback;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
-    /// How requests introduce themselves.
+    /// The `User-Agent` of requests.
     pub user_agent: &'static str,
     /// Until a connection stands.
     pub connect: Duration,

@@ -1,4 +1,4 @@
-//! What every client of an HTTP service needs, written once: the hub, judges, reward servers.
+//! The parts that every client of an HTTP service shares: the hub, judges, reward servers.
 //!
 //! | part | what it does |
 //! |---|---|

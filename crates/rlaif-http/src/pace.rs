@@ -77,7 +77,7 @@ struct Next {
 }
 
 impl Pace {
-    /// A pace of so many requests and tokens per minute; none is no limit.
+    /// A pace of so many requests and tokens per minute; `None` sets no limit.
     pub fn new(requests_per_minute: Option<f64>, tokens_per_minute: Option<f64>) -> Self {
         let share = |per_minute: Option<f64>| {
             per_minute.map_or(Duration::ZERO, |n| Duration::from_secs_f64(60. / n))

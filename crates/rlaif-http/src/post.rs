@@ -21,7 +21,7 @@ pub struct Reply {
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub struct Lost {
-    /// What happened, in words; it may repeat the address, never a header.
+    /// The failure, in words; it may repeat the address, never a header.
     pub why: String,
 }
 

@@ -9,7 +9,7 @@ use ureq::http::header::RETRY_AFTER;
 /// The longest pause that no server asked for.
 const LONGEST_OF_OUR_OWN: Duration = Duration::from_secs(30);
 
-/// How failures that may pass are met.
+/// Handling of failures that may pass.
 ///
 /// Pauses double from `first_pause`, each up to twice as long by chance, and are never shorter than
 /// the server asks.
@@ -50,7 +50,7 @@ impl Retry {
     }
 }
 
-/// How far one request has come.
+/// Progress of one request.
 #[derive(Debug)]
 pub struct Patience {
     pauses: ExponentialBackoff,
@@ -100,7 +100,7 @@ impl Patience {
     }
 }
 
-/// How long a server asks to be left alone: milliseconds in `Retry-After-Ms` (OpenAI's own header),
+/// The wait that a server asks for: milliseconds in `Retry-After-Ms` (OpenAI's own header),
 /// seconds or a date in `Retry-After` (RFC 9110, section 10.2.3), which is compared with `now`.
 ///
 /// ```

@@ -2,7 +2,7 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// Where settings that are not for files come from: an environment variable's value by its name.
+/// Source of settings that are kept out of files: an environment variable's value by its name.
 ///
 /// `std::env::var(name).ok()` as a function, or any other store that a program keeps its keys in.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -29,9 +29,9 @@ pub struct Secret(SecretString);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{origin}, which is to hold a key, {problem}")]
 pub struct BadSecret {
-    /// Where the key was to come from: a variable, a file.
+    /// The intended source of the key: a variable, a file.
     pub origin: String,
-    /// What is wrong with it, as a predicate: `is not set`.
+    /// The fault of the key, as a predicate: `is not set`.
     pub problem: &'static str,
 }
 
@@ -92,7 +92,7 @@ impl Secret {
         if self.is_in(&cleared) { "[redacted]".to_owned() } else { cleared }
     }
 
-    /// Whether `text` has this secret in it: as it is, reversed, in other letters, with something
+    /// Tells whether `text` holds this secret: as it is, reversed, in other letters, with something
     /// between them, in hexadecimal or in base 64. Not for one so short that any text may have it.
     pub fn is_in(&self, text: &str) -> bool {
         const SHORTEST: usize = 8;

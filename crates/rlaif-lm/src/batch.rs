@@ -124,7 +124,7 @@ impl TokenBatch {
         Tensor::from_slice(&ids).unsqueeze(0).to_device(self.ids.device())
     }
 
-    /// Which of them are real, `[B, T]`.
+    /// Mask of the real tokens, `[B, T]`.
     pub fn mask(&self) -> &Mask {
         &self.mask
     }

@@ -49,7 +49,7 @@ impl Branches {
     /// all first responses come before all second ones.
     ///
     /// # Errors
-    /// [`LmError::BatchMismatch`] if the responses are no whole number of rounds,
+    /// [`LmError::BatchMismatch`] if the responses are not a whole number of rounds,
     /// [`LmError::TooLong`] if prompt and response exceed the context together.
     pub fn new(
         prompts: &TokenBatch,

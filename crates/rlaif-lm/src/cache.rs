@@ -1,10 +1,10 @@
-//! What decoding keeps between tokens.
+//! State that decoding keeps between tokens.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::{batch::int, error::LmError};
 
-/// How much decoding has to keep at most, known before it starts.
+/// Upper bounds of the state that decoding keeps, known before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
     /// Rows that decode together.
@@ -28,7 +28,7 @@ pub struct CacheShape {
     pub head_dim: i64,
     /// Data type of keys and values.
     pub kind: Kind,
-    /// Where they are.
+    /// Device of the tensors.
     pub device: Device,
 }
 
@@ -414,7 +414,7 @@ impl Memory {
         }
     }
 
-    /// Which of them are real, bool `[B, 1, 1, S]`; `None` if all are.
+    /// Mask of the real positions, bool `[B, 1, 1, S]`; `None` if all are.
     pub fn visible(&self) -> Option<&Tensor> {
         self.visible.as_ref()
     }
@@ -434,12 +434,12 @@ impl Memory {
     }
 }
 
-/// What decoding keeps between tokens, for either architecture.
+/// State that decoding keeps between tokens, for either architecture.
 #[derive(Debug)]
 pub struct DecodeState {
     /// Self-attention keys and values.
     pub cache: KvCache,
-    /// What the encoder gave; `None` for decoder-only models.
+    /// Output of the encoder; `None` for decoder-only models.
     pub memory: Option<Memory>,
 }
 

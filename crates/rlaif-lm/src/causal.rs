@@ -68,7 +68,7 @@ pub trait CausalLm: Send {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError>;
 
-    /// What turns hidden states into logits.
+    /// The map from hidden states to logits.
     ///
     /// # Errors
     /// [`LmError::UnknownAdapter`].

@@ -1,4 +1,4 @@
-//! What in the settings of generation does harm to training on the responses.
+//! Settings of generation that harm training on the responses.
 
 /// A setting of generation that does harm in a rollout: [`RolloutConcern::setting`] is its name, and
 /// what is displayed says what is wrong with it.
@@ -35,7 +35,7 @@ pub enum RolloutConcern {
          empty, and penalise them in the reward"
     )]
     ForbiddenTokens,
-    /// Refused: nothing but the limit ends a response, and that was not asked for.
+    /// Refused: only the limit ends a response, and that was not asked for.
     #[error(
         "is empty, and the policy's config.json names no end of sequence that the vocabulary has, \
          so that nothing but `max_new_tokens` ends a response: name the ids that do; or set `eos` \

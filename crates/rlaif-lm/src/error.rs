@@ -1,4 +1,4 @@
-//! What can go wrong between an algorithm and a model.
+//! Errors between an algorithm and a model.
 
 use std::path::PathBuf;
 
@@ -51,7 +51,7 @@ pub enum LmError {
     /// Two batches that should describe the same rows do not.
     #[error("{what}: expected {expected} rows, found {found}")]
     BatchMismatch {
-        /// Which batches.
+        /// Names of the batches.
         what: &'static str,
         /// Rows expected.
         expected: usize,
@@ -99,7 +99,7 @@ pub enum LmError {
         /// Bytes that the system could give.
         available: u64,
     },
-    /// Logits that are no numbers.
+    /// Logits that are not numbers.
     #[error(
         "the logits of row {row} are not finite at response token {token}; the weights or the \
          activations have overflowed or are damaged"
@@ -132,7 +132,7 @@ pub enum LmError {
     Sampler {
         /// The sampler.
         sampler: String,
-        /// What it said.
+        /// Its message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -141,7 +141,7 @@ pub enum LmError {
     Recording {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault found.
         problem: String,
     },
     /// More responses were asked for than were recorded.

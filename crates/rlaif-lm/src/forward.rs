@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Whether dropout acts.
+/// Mode of dropout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dropout {
@@ -15,7 +15,7 @@ pub enum Dropout {
     On,
 }
 
-/// Which LoRA adapter takes part.
+/// The LoRA adapter that takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Adapters<'a> {
     /// The model's active adapter; without any adapter, the plain weights.
@@ -27,7 +27,7 @@ pub enum Adapters<'a> {
     Named(&'a str),
 }
 
-/// What is kept of the forward pass for the backward pass.
+/// Activations kept of the forward pass for the backward pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Activations {
@@ -39,7 +39,7 @@ pub enum Activations {
     Recompute,
 }
 
-/// How the rows of a batch lie side by side. It changes time and memory, and no number.
+/// Layout of the rows of a batch. It changes time and memory, and no number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
     /// One below the other, filled up to the longest.
@@ -50,7 +50,7 @@ pub enum Layout {
     Packed(usize),
 }
 
-/// How a forward pass is to be done.
+/// Options of a forward pass.
 ///
 /// ```
 /// use rlaif_lm::{Adapters, Forward};
@@ -59,12 +59,12 @@ pub enum Layout {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Forward<'a> {
-    /// Whether dropout acts.
+    /// Mode of dropout.
     pub dropout: Dropout,
-    /// Which adapter takes part.
+    /// The adapter that takes part.
     pub adapters: Adapters<'a>,
-    /// What is kept for the backward pass.
+    /// Activations kept for the backward pass.
     pub activations: Activations,
-    /// How rows lie side by side.
+    /// Layout of the rows.
     pub layout: Layout,
 }

@@ -76,7 +76,7 @@ pub struct Joined {
     pub apart: bool,
 }
 
-/// Where a sequence loses tokens that do not fit.
+/// End at which a sequence loses tokens that do not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Shorten {
     /// The prompt at its beginning, down to one token (and a BOS, which stays); then the responses
@@ -98,7 +98,7 @@ pub struct Limits {
     /// Tokens of prompt and response together. The context of a decoder-only model bounds them as
     /// well; an encoder-decoder model reads the two apart, and this does not apply.
     pub together: Option<usize>,
-    /// What is shortened.
+    /// The part that is shortened.
     pub shorten: Shorten,
 }
 

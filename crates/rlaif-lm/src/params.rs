@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
-/// Whether the parameter of this name belongs to an adapter, by the names that `rlaif-models` and peft
-/// give: `….lora_A.…`, `….lora_B.…`, `….modules_to_save.…`.
+/// Tells a parameter of an adapter by its name, as `rlaif-models` and peft name them:
+/// `….lora_A.…`, `….lora_B.…`, `….modules_to_save.…`.
 ///
 /// ```
 /// assert!(rlaif_lm::is_adapter("layers.0.q_proj.lora_A.default.weight"));

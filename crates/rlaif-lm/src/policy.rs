@@ -13,7 +13,7 @@ use crate::{
     spec::LmSpec,
 };
 
-/// π(y | x), whatever the architecture behind it.
+/// π(y | x), with any architecture behind it.
 ///
 /// Row t of every result *predicts* response token t, starting with the first: the shift by one is
 /// the business of the two adaptors, [`crate::CausalPolicy`] and [`crate::Seq2SeqPolicy`], and of
@@ -40,8 +40,8 @@ pub trait Policy: Send {
     /// each of them, to rounding, with every prompt computed once.
     ///
     /// # Errors
-    /// As [`Policy::response_hidden`]; [`LmError::BatchMismatch`] if the responses are no multiple
-    /// of the prompts.
+    /// As [`Policy::response_hidden`]; [`LmError::BatchMismatch`] if the responses are not a
+    /// multiple of the prompts.
     fn branch_hidden(
         &self,
         prompts: &TokenBatch,
@@ -53,7 +53,7 @@ pub trait Policy: Send {
         self.response_hidden(&prompts.select(&rows)?, responses, forward)
     }
 
-    /// What turns hidden states into logits.
+    /// The map from hidden states to logits.
     ///
     /// # Errors
     /// [`LmError::UnknownAdapter`].

@@ -1,4 +1,4 @@
-//! Where responses come from: the policy in this process, or something else that answers prompts.
+//! Sources of responses: the policy in this process, or something else that answers prompts.
 
 use std::{collections::VecDeque, fs, path::Path};
 
@@ -19,7 +19,7 @@ pub struct Weights<'a> {
     /// The policy that holds them. [`LocalSampler`] runs it; a sampler in another process copies
     /// its parameters when `version` has changed.
     pub policy: &'a dyn Policy,
-    /// How the policy is run.
+    /// Mode of the policy.
     pub forward: Forward<'a>,
     /// Number of updates that the weights have had.
     pub version: u64,
@@ -155,7 +155,7 @@ impl Sampler for LocalSampler<'_> {
     }
 }
 
-/// Replays recorded responses in their order, whatever is asked: for tests, and for training on
+/// Replays recorded responses in their order, for any prompts: for tests, and for training on
 /// responses that another program sampled.
 ///
 /// ```

@@ -110,7 +110,7 @@ pub trait Seq2SeqLm: Send {
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError>;
 
-    /// What turns hidden states into logits.
+    /// The map from hidden states to logits.
     ///
     /// # Errors
     /// [`LmError::UnknownAdapter`].

@@ -78,7 +78,7 @@ pub struct PpoConfig {
     /// The mix of pre-training data (PPO-ptx), if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretraining: Option<PretrainingConfig>,
-    /// Whether dropout acts in updates. Rollouts, references and scoring never have it.
+    /// Mode of dropout in updates. Rollouts, references and scoring never have it.
     pub dropout: Dropout,
     /// What is kept of a forward pass for its backward pass.
     pub activations: Activations,

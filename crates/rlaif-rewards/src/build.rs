@@ -96,7 +96,7 @@ impl<'a> Surroundings<'a> {
         self
     }
 
-    /// How the folder of a model is found from its location and revision: hub ids, say.
+    /// Finds the folder of a model from its location and revision: hub ids, say.
     #[cfg(feature = "neural")]
     #[must_use]
     pub fn models(mut self, models: &'a ModelFolder<'a>) -> Self {
@@ -104,7 +104,7 @@ impl<'a> Surroundings<'a> {
         self
     }
 
-    /// Where models run that say nothing else.
+    /// Sets the default device of models.
     #[cfg(feature = "neural")]
     #[must_use]
     pub fn device(mut self, device: Device) -> Self {
@@ -220,7 +220,7 @@ fn judge(
 #[cfg(feature = "neural")]
 type Loaded = ((PathBuf, Device, Option<Kind>), ClassifierReward);
 
-/// Where a configured model runs, and in which kind.
+/// Device and dtype of a configured model.
 #[cfg(feature = "neural")]
 fn load_options(
     device: Option<&str>,

@@ -51,9 +51,9 @@ pub enum RewardConfig {
         shortest: usize,
         /// The most that is not penalised.
         longest: usize,
-        /// How far off costs 1.
+        /// The distance from the range that costs 1.
         per: f32,
-        /// What is counted.
+        /// The unit of lengths.
         #[serde(default)]
         unit: Unit,
     },
@@ -74,7 +74,7 @@ pub enum RewardConfig {
     },
     /// [`crate::Overlap`].
     Overlap {
-        /// Which overlap.
+        /// The measure of overlap.
         measure: OverlapMeasure,
         /// With what.
         #[serde(default)]
@@ -87,33 +87,33 @@ pub enum RewardConfig {
     },
     /// [`crate::WeightedSum`].
     WeightedSum {
-        /// What metrics call it.
+        /// Name in metrics.
         name: String,
-        /// What is summed.
+        /// The terms of the sum.
         terms: Vec<Term>,
     },
     /// [`crate::Mean`].
     Mean {
-        /// What metrics call it.
+        /// Name in metrics.
         name: String,
         /// Of which rewards.
         of: Vec<Self>,
     },
     /// [`crate::Minimum`].
     Minimum {
-        /// What metrics call it.
+        /// Name in metrics.
         name: String,
         /// Of which rewards.
         of: Vec<Self>,
     },
     /// [`crate::Scaled`].
     Scaled {
-        /// What the score is multiplied by.
+        /// Factor of the score.
         factor: f32,
-        /// What is added then.
+        /// Number added after the multiplication.
         #[serde(default)]
         offset: f32,
-        /// Which reward's score.
+        /// The reward to scale.
         of: Box<Self>,
     },
     /// [`crate::Clipped`].
@@ -122,14 +122,14 @@ pub enum RewardConfig {
         low: f32,
         /// The greatest score.
         high: f32,
-        /// Which reward's score.
+        /// The reward to clip.
         of: Box<Self>,
     },
     /// [`crate::Normalised`].
     Normalised {
-        /// Whether the mean goes.
+        /// Treatment of the mean.
         centring: Centring,
-        /// Which reward's score.
+        /// The reward to normalise.
         of: Box<Self>,
     },
     /// [`crate::Gated`].
@@ -152,9 +152,9 @@ pub enum RewardConfig {
     },
     /// [`crate::Cached`].
     Cached {
-        /// How many verdicts are remembered.
+        /// Number of verdicts that are remembered.
         capacity: usize,
-        /// Which reward's.
+        /// The reward to cache.
         of: Box<Self>,
     },
 }

@@ -1,4 +1,4 @@
-//! What goes wrong with reward providers.
+//! Errors of reward providers.
 
 use std::path::PathBuf;
 
@@ -15,17 +15,17 @@ pub enum ProviderError {
     Setting {
         /// The setting.
         setting: &'static str,
-        /// What it must be.
+        /// The expected value.
         expected: String,
-        /// What it is.
+        /// The value found.
         found: String,
     },
-    /// A regular expression is none.
+    /// A regular expression is invalid.
     #[error("the pattern `{pattern}` is no regular expression")]
     Pattern {
         /// The pattern.
         pattern: String,
-        /// Where it goes wrong.
+        /// Position of the fault.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -34,7 +34,7 @@ pub enum ProviderError {
     Template {
         /// The template.
         template: String,
-        /// What is wrong with it.
+        /// The fault found.
         problem: String,
     },
     /// There is no rubric of that name.
@@ -55,7 +55,7 @@ pub enum ProviderError {
         origin: String,
         /// The line, from 1, where it is known.
         line: Option<usize>,
-        /// What is wrong with it, without its text: that might be a key.
+        /// The fault found, without its text: that might be a key.
         problem: String,
     },
     /// A file cannot be read or written.
@@ -63,7 +63,7 @@ pub enum ProviderError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system, or the database, said.
+        /// The message of the system or the database.
         #[source]
         source: std::io::Error,
     },
@@ -73,7 +73,7 @@ pub enum ProviderError {
     Cache {
         /// The file.
         path: PathBuf,
-        /// What SQLite said.
+        /// SQLite's message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
         /// True if another file must be named: this one is in a folder that does not exist, or
@@ -86,7 +86,7 @@ pub enum ProviderError {
     Key {
         /// The environment variable.
         variable: String,
-        /// What is wrong with it.
+        /// The fault found.
         problem: &'static str,
     },
     /// The server does not accept the key.
@@ -98,11 +98,11 @@ pub enum ProviderError {
     Unauthorised {
         /// The service.
         api: String,
-        /// Where the key came from.
+        /// Source of the key.
         key: String,
         /// The HTTP status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
     /// The key is good and may not do this.
@@ -114,13 +114,13 @@ pub enum ProviderError {
     Forbidden {
         /// The service.
         api: String,
-        /// Where the key came from.
+        /// Source of the key.
         key: String,
         /// The model.
         model: String,
         /// The HTTP status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
     /// There is nothing at that address.
@@ -136,7 +136,7 @@ pub enum ProviderError {
         url: String,
         /// The HTTP status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
     /// There is no such model.
@@ -154,7 +154,7 @@ pub enum ProviderError {
         model: String,
         /// The HTTP status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
     /// The account has nothing left to spend.
@@ -168,7 +168,7 @@ pub enum ProviderError {
         api: String,
         /// The HTTP status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
     /// The server refuses the requests as such.
@@ -184,15 +184,15 @@ pub enum ProviderError {
         url: String,
         /// The HTTP status.
         status: u16,
-        /// What the server said.
+        /// The server's message.
         message: String,
     },
-    /// A row of the input is no exchange.
+    /// A row of the input is not an exchange.
     #[error("input, line {line}: expected a JSON object with the strings `prompt` and `response`")]
     Row {
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault found.
         #[source]
         source: serde_json::Error,
     },
@@ -201,16 +201,16 @@ pub enum ProviderError {
     NotUtf8 {
         /// The line, from 1.
         line: usize,
-        /// Where the line stops being UTF-8.
+        /// Position at which the line stops being UTF-8.
         #[source]
         source: std::str::Utf8Error,
     },
     /// The input cannot be read, or the output written.
     #[error("cannot {action}")]
     Stream {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
-        /// What the system said.
+        /// The system's message.
         #[source]
         source: std::io::Error,
     },
@@ -252,7 +252,7 @@ pub enum ProviderError {
     Label {
         /// The classifier.
         model: String,
-        /// What was chosen.
+        /// The choice.
         found: String,
         /// The labels there are, in the order of the logits.
         known: Vec<String>,

@@ -10,7 +10,7 @@ use tch::Tensor;
 
 use crate::{error::RlError, rollout::Rollout};
 
-/// Whether a tensor over tokens is whitened.
+/// Whitening of a tensor over tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Whitening {
@@ -28,7 +28,7 @@ impl Whitening {
     }
 }
 
-/// How advantages are estimated from the rewards of tokens: what tells PPO, RLOO, REINFORCE++ and
+/// Estimates advantages from the rewards of tokens. The estimator tells PPO, RLOO, REINFORCE++ and
 /// GRPO apart before the loss.
 ///
 /// ```

@@ -1,4 +1,4 @@
-//! What the models say of the tokens of responses.
+//! Quantities that the models compute for the tokens of responses.
 
 use rlaif_lm::{Forward, Policy, Reference, TokenBatch, ValueFunction, policy_log_probs};
 use rlaif_train::{KlEstimator, full_kl};
@@ -11,13 +11,13 @@ use crate::{batch::gather, error::RlError};
 pub struct Asking<'a> {
     /// The policy that is trained.
     pub policy: &'a dyn Policy,
-    /// How the policy is run: as in training, so that the first ratio of an update is exactly 1.
+    /// Mode of the policy: as in training, so that the first ratio of an update is exactly 1.
     pub forward: Forward<'a>,
     /// The value function, for algorithms that have one.
     pub critic: Option<&'a dyn ValueFunction>,
-    /// What the policy is compared with. Without one ([`Reference::Given`]), the KL is 0.
+    /// The reference of the policy. Without one ([`Reference::Given`]), the KL is 0.
     pub reference: &'a Reference,
-    /// How the KL at a token is estimated.
+    /// Estimator of the KL at a token.
     pub estimator: KlEstimator,
     /// The sampling temperature.
     pub temperature: f64,
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Asking<'_> {
     }
 }
 
-/// What the models say of each token, f32 `[B, T]`; unspecified where there is no token.
+/// Values that the models give each token, f32 `[B, T]`; unspecified where there is no token.
 #[derive(Debug)]
 pub struct Asked {
     /// log π(y_t).

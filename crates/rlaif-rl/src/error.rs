@@ -1,4 +1,4 @@
-//! What can go wrong in reinforcement learning.
+//! Errors of reinforcement learning.
 
 use rlaif_core::{BadSetting, CodecError, Fault, RewardError};
 use rlaif_lm::{LmError, generate::RolloutConcern};
@@ -25,7 +25,7 @@ pub enum RlError {
         what: &'static str,
         /// `batch_size`.
         expected: usize,
-        /// How many there are.
+        /// The number found.
         found: usize,
     },
     /// A response without a token: there is nothing to learn from, and nowhere to put its score.
@@ -34,12 +34,12 @@ pub enum RlError {
         /// Row of the batch, from 0.
         row: usize,
     },
-    /// A score that is no number.
+    /// A score that is not a number.
     #[error("score {row} is {found}; expected a finite number")]
     Score {
         /// Row of the batch, from 0.
         row: usize,
-        /// What it is.
+        /// The value found.
         found: f64,
     },
     /// A response without a score, where `scores.missing` is `error`.
@@ -92,17 +92,17 @@ pub enum RlError {
         epoch: usize,
         /// The row.
         row: usize,
-        /// How many there are.
+        /// The number found.
         rows: usize,
     },
     /// A checkpoint that does not fit this trainer.
     #[error("the checkpoint does not fit: {what}: expected {expected}, found {found}")]
     State {
-        /// Which part.
+        /// The part of the state.
         what: String,
-        /// What this trainer has.
+        /// The value of this trainer.
         expected: String,
-        /// What the checkpoint has.
+        /// The value in the checkpoint.
         found: String,
     },
     /// The policy, the reference or the value model failed.

@@ -1,4 +1,4 @@
-//! What reinforcement-learning algorithms for language models share.
+//! The shared parts of reinforcement-learning algorithms for language models.
 //!
 //! ```text
 //! prompts ─► sample ─► score ─► Rollout ─► token_rewards ─► Advantage ─► Surrogate, Average ─► loss

@@ -6,7 +6,7 @@ use tch::Tensor;
 
 use crate::rollout::Rollout;
 
-/// What became of the policy's loss, `[B, T]` each.
+/// Parts of the policy's loss, `[B, T]` each.
 #[derive(Debug)]
 pub struct PolicyLoss {
     /// The loss to minimise.
@@ -51,7 +51,7 @@ pub fn policy_loss(
     surrogate.loss(log_probs, old_log_probs, advantages)
 }
 
-/// What a token costs.
+/// Loss of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Surrogate {
@@ -110,7 +110,7 @@ impl Surrogate {
     }
 }
 
-/// How the losses of tokens become one number.
+/// Reduction of the losses of tokens to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Average {

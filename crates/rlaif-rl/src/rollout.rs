@@ -18,9 +18,9 @@ use crate::{
 /// A prompt as text and as token ids. Copies share both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// What rewards and reports read.
+    /// The texts that rewards and reports read.
     pub record: Arc<PromptRecord>,
-    /// What the policy reads: the tokens of `record.prompt`, special tokens included.
+    /// The policy's input: the tokens of `record.prompt`, special tokens included.
     pub ids: Arc<[u32]>,
 }
 
@@ -67,7 +67,7 @@ pub struct Rollout {
     /// The score of each response as the reward model gave it, less the penalty for a missing EOS;
     /// `None` where the response is dropped.
     pub scores: Vec<Option<f64>>,
-    /// What scores are made of, by name.
+    /// Parts of the scores, by name.
     pub parts: Vec<(String, Vec<Option<f64>>)>,
     /// The scores after scaling and clipping, which are trained on.
     pub shaped_scores: Vec<Option<f64>>,
@@ -89,7 +89,7 @@ pub struct Rollout {
 pub struct Plan<'a> {
     /// The step of the algorithm.
     pub step: u64,
-    /// What is done to scores.
+    /// Transformations of scores.
     pub scores: &'a ScoreConfig,
     /// The moments of all scores so far.
     pub moments: &'a mut RunningMoments,
@@ -117,7 +117,7 @@ pub struct Part {
     pub log_probs: Tensor,
     /// Their advantages.
     pub advantages: Tensor,
-    /// What the value function should have said.
+    /// Targets of the value function.
     pub returns: Tensor,
     /// V(s_t), by the weights that sampled.
     pub values: Option<Tensor>,

@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::RlError;
 
-/// What is done to scores before they become rewards, in this order: the penalty for a missing
+/// Transformations of scores before they become rewards, in this order: the penalty for a missing
 /// EOS, scaling, clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScoreConfig {
-    /// What becomes of a response that has no score.
+    /// Treatment of a response that has no score.
     pub missing: MissingScore,
     /// Subtracted from the score of a response that ends without EOS; 0 for nothing.
     pub missing_eos_penalty: f64,
-    /// Whether scores are divided by their running spread.
+    /// Division of scores by their running spread.
     pub scaling: ScoreScaling,
     /// Moves every score into ±this, after scaling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
 }
 
-/// What becomes of a response to which the reward model gave no score.
+/// Treatment of a response to which the reward model gave no score.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingScore {
@@ -35,7 +35,7 @@ pub enum MissingScore {
     Value(f64),
 }
 
-/// Whether scores are divided by their running spread.
+/// Division of scores by their running spread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreScaling {

@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::rollout::Rollout;
 
-/// What a step came to.
+/// Statistics of a step.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stats {
     /// The step, from 1: how many updates there have been.

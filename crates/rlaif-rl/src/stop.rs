@@ -44,7 +44,7 @@ pub enum StopReason {
     },
     /// KL against the reference, in nats per response.
     Kl {
-        /// What it is.
+        /// The value found.
         kl: f64,
     },
 }

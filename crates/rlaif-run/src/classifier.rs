@@ -33,7 +33,7 @@ pub struct ClassifierFile {
     /// The seed of all random numbers.
     #[serde(default)]
     pub seed: u64,
-    /// Where it computes.
+    /// Device, threads and memory.
     #[serde(default)]
     pub placement: Placement,
     /// The model whose trunk is trained.
@@ -45,13 +45,13 @@ pub struct ClassifierFile {
     pub columns: ClassifierColumns,
     /// Names of the labels; a row's label is one of them, or its index.
     pub labels: Vec<String>,
-    /// How much each label counts.
+    /// Weights of the labels.
     #[serde(default)]
     pub class_weights: ClassWeights,
     /// Steps, evaluations, checkpoints.
     #[serde(default)]
     pub train: FitConfig,
-    /// How the weights are trained.
+    /// Training of the weights.
     #[serde(default)]
     pub learn: LearnConfig,
 }

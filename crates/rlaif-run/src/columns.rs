@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{encode::Encoder, error::RunError, place, skipped::SkippedRows};
 
-/// What rows are made of.
+/// Contents of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DataFormat {
@@ -24,11 +24,11 @@ pub enum DataFormat {
     Texts,
 }
 
-/// What rows to learn from are made of, and the columns it is in.
+/// Contents of the rows to learn from, and their columns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ColumnSection {
-    /// What a row is.
+    /// Contents of a row.
     pub format: DataFormat,
     /// The column of prompts.
     pub prompt: String,
@@ -137,7 +137,7 @@ where
     Ok((all.into_records(), skipped))
 }
 
-/// What reading left out.
+/// Counts of rows that reading left out.
 pub(crate) fn dropped<T>(all: &Dataset<T>) -> SkippedRows {
     let dropped = all.provenance().steps.iter().flat_map(|step| step.dropped.clone());
     SkippedRows { out: dropped.collect(), cut: 0 }

@@ -41,11 +41,11 @@ pub struct DataSection {
 /// Rows as [`DataSection::read`] finds them.
 #[derive(Debug)]
 pub struct DataRows<R> {
-    /// What is learned from.
+    /// Rows to learn from.
     pub train: Vec<R>,
-    /// What is evaluated on.
+    /// Rows to evaluate on.
     pub held_out: Vec<R>,
-    /// What became of the others of the file to train on.
+    /// Counts of the other rows of the file to train on.
     pub skipped: SkippedRows,
 }
 
@@ -118,7 +118,7 @@ impl DataSection {
         spec.context.map_or(self.max_tokens, |context| context.min(self.max_tokens))
     }
 
-    /// What may be a local file.
+    /// Returns the locations that may be local files.
     pub fn locations(&mut self) -> Vec<&mut String> {
         [Some(&mut self.train), self.held_out.as_mut()].into_iter().flatten().collect()
     }

@@ -35,10 +35,10 @@ use crate::{
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DpoFile {
-    /// What all random numbers are derived from.
+    /// Seed of all random numbers.
     #[serde(default)]
     pub seed: u64,
-    /// Where it computes.
+    /// Device, threads and memory.
     #[serde(default)]
     pub placement: Placement,
     /// The policy.
@@ -46,10 +46,10 @@ pub struct DpoFile {
     /// The rows; without it, the built-in pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSection>,
-    /// What the rows are made of.
+    /// Contents of the rows.
     #[serde(default)]
     pub columns: PairColumnsSection,
-    /// How rows become token ids.
+    /// Encoding of rows as token ids.
     #[serde(default)]
     pub rows: RowConfig,
     /// The loss and the update.
@@ -63,18 +63,18 @@ pub struct DpoFile {
     pub train: FitConfig,
 }
 
-/// Who picks the better of two responses, and how they are sampled.
+/// The judge of two responses, and their sampling.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OnlineSection {
     /// Any reward.
     pub reward: RewardConfig,
-    /// How pairs are made.
+    /// Sampling of pairs.
     #[serde(default)]
     pub sampling: OnlineConfig,
 }
 
-/// What the rows of the data are.
+/// Contents of the rows of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PairFormat {
@@ -87,11 +87,11 @@ pub enum PairFormat {
     Unpaired,
 }
 
-/// What rows are made of, and the columns it is in.
+/// Contents of rows, and their columns.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PairColumnsSection {
-    /// What the rows are.
+    /// Contents of the rows.
     pub format: PairFormat,
     /// Column of prompts.
     pub prompt: String,
@@ -247,19 +247,19 @@ fn say_held_out(
 /// Rows in token ids, and the order of the training rows.
 #[derive(Debug)]
 pub struct DpoRows {
-    /// What is learnt from.
+    /// Rows to learn from.
     pub train: TrainRows,
-    /// What is evaluated on.
+    /// Rows to evaluate on.
     pub held_out: HeldOutRows,
-    /// Which rows each step takes.
+    /// The rows of each step.
     pub batches: ShuffledBatches,
-    /// What was made of the training rows.
+    /// Report on the training rows.
     pub report: RowReport,
-    /// What the reader had left out before.
+    /// Counts of rows that the reader had left out before.
     pub skipped: SkippedRows,
 }
 
-/// What is evaluated on; nothing, if there are no rows.
+/// Rows to evaluate on; without rows, there is no evaluation.
 #[derive(Debug)]
 pub enum HeldOutRows {
     /// Pairs.
@@ -269,7 +269,7 @@ pub enum HeldOutRows {
 }
 
 impl HeldOutRows {
-    /// How many there are.
+    /// Count of rows.
     pub fn len(&self) -> usize {
         match self {
             Self::Pairs(rows) => rows.len(),
@@ -277,13 +277,13 @@ impl HeldOutRows {
         }
     }
 
-    /// Whether there is nothing to evaluate on.
+    /// Returns whether there are no rows to evaluate on.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What the policy makes of held-out rows.
+/// Evaluation of the policy on held-out rows.
 #[derive(Debug)]
 pub enum HeldOutEvaluation {
     /// Of pairs.
@@ -302,7 +302,7 @@ impl HeldOutEvaluation {
     }
 }
 
-/// What is learnt from.
+/// Rows to learn from.
 #[derive(Debug)]
 pub enum TrainRows {
     /// Pairs.
@@ -314,7 +314,7 @@ pub enum TrainRows {
 }
 
 impl TrainRows {
-    /// How many there are.
+    /// Count of rows.
     pub fn len(&self) -> usize {
         match self {
             Self::Pairs(rows) => rows.len(),
@@ -389,7 +389,7 @@ impl DpoFile {
         Ok(DpoTrainer::new(policy, reference, self.dpo.clone(), total_steps)?)
     }
 
-    /// What the run needs for these rows; without rows, what it needs at least.
+    /// Memory that the run needs for these rows; without rows, the least that it needs.
     ///
     /// # Errors
     /// [`RunError::Fetch`].
@@ -444,7 +444,7 @@ impl DpoFile {
         })
     }
 
-    /// Where the row stands that has this id.
+    /// Returns the place of the row with this id.
     fn place(&self, data: &DataSection, id: &str) -> String {
         match self.columns.format {
             PairFormat::Pairs => data.place(&self.columns.pairs(), id),
@@ -583,7 +583,7 @@ fn prompts_to_answer(
     Ok((kept, report))
 }
 
-/// What samples pairs.
+/// Samples pairs.
 struct Online<'a> {
     codec: &'a dyn TextCodec,
     reward: &'a dyn RewardModel,
@@ -654,7 +654,7 @@ impl<'a> DpoTask<'a> {
         self
     }
 
-    /// What the policy makes of the held-out rows; `None` without any.
+    /// Evaluates the policy on the held-out rows; `None` without any.
     ///
     /// # Errors
     /// Those of [`DpoTrainer::evaluate`].

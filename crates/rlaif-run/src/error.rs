@@ -32,16 +32,16 @@ pub enum RunError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         #[source]
         source: io::Error,
     },
-    /// A file that is no TOML.
+    /// A file that is not TOML.
     #[error("{}: {problem}", .path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and cause.
         problem: String,
     },
     /// A key that is unknown, missing or of another type.
@@ -51,7 +51,7 @@ pub enum RunError {
         path: PathBuf,
         /// The key, with dots; empty at the top.
         key: String,
-        /// What is wrong.
+        /// The fault found.
         problem: String,
     },
     /// The file of a run that another command began.
@@ -70,9 +70,9 @@ pub enum RunError {
     /// `--set` with something else than an assignment.
     #[error("--set {assignment}: {problem}")]
     Set {
-        /// What was given.
+        /// The value given.
         assignment: String,
-        /// What is wrong with it.
+        /// The fault found.
         problem: &'static str,
     },
     /// A run that is to go on with other settings.
@@ -99,7 +99,7 @@ pub enum RunError {
     Setting {
         /// The key, with dots.
         key: &'static str,
-        /// What is wrong, and what to do.
+        /// The fault, and the remedy.
         problem: String,
     },
     /// A setting out of its range.
@@ -110,7 +110,7 @@ pub enum RunError {
     Row {
         /// `FILE, line N`, or its id.
         row: String,
-        /// What is wrong with it.
+        /// The fault found.
         problem: RowProblem,
     },
     /// Model and tokenizer do not belong together.
@@ -129,7 +129,7 @@ pub enum RunError {
     /// A run that was asked to stop, by Ctrl-C.
     #[error("interrupted after a whole step, and everything is saved; {how}")]
     Interrupted {
-        /// How to go on.
+        /// The command to go on with.
         how: String,
     },
     /// The model that a run came to could not be written.
@@ -140,7 +140,7 @@ pub enum RunError {
         /// Why.
         #[source]
         source: Box<ModelError>,
-        /// How to go on.
+        /// The command to go on with.
         how: String,
     },
     /// A reward that cannot be had.

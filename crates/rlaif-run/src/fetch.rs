@@ -25,7 +25,7 @@ pub enum FetchError {
     /// Neither a folder nor a repository without an owner.
     #[error("there is no folder {location} here; taken for a hub id: {source}")]
     Nowhere {
-        /// What was asked for.
+        /// The requested model.
         location: String,
         /// Why the hub does not have it.
         #[source]

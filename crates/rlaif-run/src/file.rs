@@ -20,13 +20,13 @@ pub trait RunFile: Serialize + DeserializeOwned {
     /// The command, as its user calls it.
     const COMMAND: &'static str;
 
-    /// What the file names that may be a local file or folder.
+    /// Returns the locations in the file that may be local files or folders.
     fn locations(&mut self) -> Vec<&mut String> {
         Vec::new()
     }
 }
 
-/// What a user asked for.
+/// A user's request.
 #[derive(Debug, Clone, Default)]
 pub struct RunRequest {
     /// The run file; not needed to resume.
@@ -42,7 +42,7 @@ pub struct RunRequest {
 /// A run whose file was read.
 #[derive(Debug)]
 pub struct OpenRun<T> {
-    /// What it is to do.
+    /// Its configuration.
     pub config: T,
     out: PathBuf,
     resolved: String,
@@ -110,7 +110,7 @@ impl RunRequest {
     }
 }
 
-/// A location as another folder finds it. A hub id, which is no file in the folder `here`, stays
+/// A location as another folder finds it. A hub id, which is not a file in the folder `here`, stays
 /// as it is.
 fn absolute(location: &str, here: &Path) -> String {
     let local = here.join(location);
@@ -140,18 +140,18 @@ impl<T> OpenRun<T> {
         Ok((RunFolder::create(&self.out, &self.resolved, keep)?, None))
     }
 
-    /// Where the run's folder is, or will be.
+    /// Path of the run's folder, which may not exist yet.
     pub fn path(&self) -> &Path {
         &self.out
     }
 
-    /// How a user goes on with it.
+    /// Tells the user how to go on with it.
     pub fn how_to_go_on(&self, command: &str) -> String {
         format!("go on with: rlaif {command} --resume --out {}", self.out.display())
     }
 }
 
-/// What the file of a run begins with, before the command that wrote it.
+/// Beginning of the file of a run, before the command that wrote it.
 const WRITTEN_BY: &str = "# rlaif ";
 
 /// A run file of this command: the user's, or the one that a run wrote.

@@ -28,8 +28,8 @@ pub fn longest(lengths: impl IntoIterator<Item = usize>) -> usize {
 }
 
 impl ModelSection {
-    /// What training this model needs at least: one token at a time. The caller adds its reference,
-    /// rows and batches.
+    /// The least memory that training this model needs: one token at a time. The caller adds its
+    /// reference, rows and batches.
     ///
     /// # Errors
     /// [`RunError::Fetch`]; [`RunError::Setting`], [`RunError::Field`] for the adapter.

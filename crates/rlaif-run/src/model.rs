@@ -21,7 +21,7 @@ use crate::{error::RunError, fetch::model_folder};
 /// The name that an adapter has in a model.
 const ADAPTER: &str = "default";
 
-/// Where a run computes.
+/// Device, threads and memory of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placement {
@@ -137,7 +137,7 @@ impl LoraSection {
         })
     }
 
-    /// What the adapter's configuration is refused for, by the key that it comes from.
+    /// Error of the adapter's configuration, by the key that it comes from.
     fn named(&self, error: ModelError) -> RunError {
         let setting = |key, problem| RunError::Setting { key, problem };
         match error {
@@ -258,7 +258,7 @@ impl ModelSection {
         Ok(model)
     }
 
-    /// What a model or its adapter is refused for.
+    /// Error of a model or its adapter.
     fn named(&self, error: ModelError) -> RunError {
         match &self.lora {
             Some(lora) => lora.named(error),
@@ -292,7 +292,7 @@ impl ModelSection {
         Err(RunError::Setting { key, problem: problem.to_owned() })
     }
 
-    /// Whether what is trained, and so the result, is an adapter; its name then.
+    /// Name of the adapter, if an adapter is trained and so is the result.
     pub(crate) fn adapter(&self) -> Option<&'static str> {
         self.lora.as_ref().map(|_| ADAPTER)
     }

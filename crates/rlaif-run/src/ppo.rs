@@ -36,15 +36,15 @@ pub struct PpoFile {
     pub seed: u64,
     /// The policy.
     pub model: ModelSection,
-    /// Which of its weights are trained.
+    /// The weights that are trained.
     #[serde(default)]
     pub trainable: Trainable,
-    /// Where it runs.
+    /// Device, threads and memory.
     #[serde(default)]
     pub placement: Placement,
     /// The prompts.
     pub data: PromptSection,
-    /// What scores responses; `docs/rewards.md` has every key.
+    /// The reward that scores responses; `docs/rewards.md` has every key.
     pub reward: RewardConfig,
     /// The reference, if it is another model than the policy at its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,7 +93,7 @@ impl PromptSection {
 pub struct PretrainingSection {
     /// A file, or a pattern such as `shards/*.jsonl`.
     pub path: String,
-    /// What its rows are made of.
+    /// Contents of its rows.
     #[serde(default)]
     pub columns: ColumnSection,
     /// Rows are cut to this many tokens.
@@ -115,11 +115,11 @@ pub struct ValueSection {
     /// reward model. Without it, the trunk is that of the policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// How the head starts.
+    /// Initialisation of the head.
     pub init: ValueStart,
 }
 
-/// How a value head starts.
+/// Initialisation of a value head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ValueStart {
@@ -250,7 +250,7 @@ impl PpoFile {
         Ok(())
     }
 
-    /// What the run needs for these prompts, rewards aside; without prompts, what it needs at least.
+    /// Memory for these prompts, rewards aside; without prompts, the least that the run needs.
     ///
     /// # Errors
     /// [`RunError::Fetch`].

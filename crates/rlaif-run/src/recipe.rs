@@ -25,8 +25,8 @@ use crate::{
 ///
 /// [`train`] opens it, checks it, listens to Ctrl-C, and resolves the device. The
 /// recipe then loads models and reads data, begins the run ([`Start::begin`]), has the loop train
-/// ([`OngoingRun::drive`]) and writes the result ([`OngoingRun::write`]). Whatever can be refused is
-/// refused before the run begins, so that a refusal leaves no folder behind.
+/// ([`OngoingRun::drive`]) and writes the result ([`OngoingRun::write`]). Any refusal comes
+/// before the run begins, so that a refusal leaves no folder behind.
 pub trait Recipe: RunFile {
     /// Metrics that the terminal shows.
     const SHOWN: &'static [&'static str];
@@ -34,7 +34,7 @@ pub trait Recipe: RunFile {
     /// The seed of all random numbers.
     fn seed(&self) -> Seed;
 
-    /// Where it computes.
+    /// Device, threads and memory.
     fn placement(&self) -> &Placement;
 
     /// The model to train.
@@ -84,14 +84,14 @@ pub struct Start<'a, R> {
     interrupt: Interrupt,
     /// The seed of all random numbers.
     pub seed: Seed,
-    /// Where models are loaded, and in which kind.
+    /// Device and dtype of models.
     pub options: LoadOptions,
 }
 
-/// What a run is to be, once its data are read.
+/// Outline of a run, once its data are read.
 #[derive(Debug)]
 pub struct Outline<'a> {
-    /// What the user is told of it.
+    /// Description for the user.
     pub about: String,
     /// When to evaluate, to save and to stop.
     pub fit: &'a FitConfig,
@@ -100,7 +100,7 @@ pub struct Outline<'a> {
 }
 
 impl<'a, R: Recipe> Start<'a, R> {
-    /// Where the run's folder will be.
+    /// Path of the run's future folder.
     pub fn folder(&self) -> &'a Path {
         self.open.path()
     }
@@ -113,7 +113,7 @@ impl<'a, R: Recipe> Start<'a, R> {
         seeded(self.seed.for_libtorch("init"), load)?
     }
 
-    /// What training the model needs at least, once it is known to fit; before anything is loaded.
+    /// The least memory that training needs, once it is known to fit; before anything is loaded.
     ///
     /// # Errors
     /// [`RunError::Fetch`], [`RunError::Memory`].
@@ -248,12 +248,12 @@ pub(crate) fn total_steps(train: &FitConfig, rows: usize) -> Result<u64, RunErro
     Ok(train.total_steps(rows)?)
 }
 
-/// What a trainer refuses of `[learn]`.
+/// A trainer's error about `[learn]`.
 pub(crate) fn in_learn(error: TrainError) -> RunError {
     RunError::from(error).within("learn")
 }
 
-/// What the user is told of the rows.
+/// Describes the rows to the user.
 pub(crate) fn about(
     rows: usize,
     skipped: &SkippedRows,

@@ -29,7 +29,7 @@ pub struct RewardFile {
     /// The seed of all random numbers.
     #[serde(default)]
     pub seed: u64,
-    /// Where it computes.
+    /// Device, threads and memory.
     #[serde(default)]
     pub placement: Placement,
     /// The model whose trunk is trained.
@@ -45,7 +45,7 @@ pub struct RewardFile {
     /// Steps, evaluations, checkpoints.
     #[serde(default)]
     pub train: FitConfig,
-    /// How the weights are trained.
+    /// Training of the weights.
     #[serde(default)]
     pub learn: LearnConfig,
 }
@@ -60,7 +60,7 @@ pub struct RewardColumns {
     pub chosen: String,
     /// Column of the other responses.
     pub rejected: String,
-    /// Column of margins, by which the chosen response should score higher; a null is no margin.
+    /// Column of margins, by which the chosen response should score higher; a null means no margin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<String>,
     /// Column of probabilities that the chosen response is the better one; a null is 1.

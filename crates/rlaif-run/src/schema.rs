@@ -1,4 +1,4 @@
-//! What run files may say, from the types they are read into: JSON Schema for editors, tables of
+//! Keys of run files, from the types they are read into: JSON Schema for editors, tables of
 //! keys for the documentation and for `--help`.
 
 use rlaif_rewards::{RewardConfig, judge::JudgeConfig};
@@ -99,7 +99,7 @@ fn without_links(text: &str) -> String {
 pub struct Key {
     /// Its path, with dots.
     pub path: String,
-    /// What it may be: a type, or the words to choose from.
+    /// Its values: a type, or the words to choose from.
     pub value: String,
     /// Its default, as TOML has it; `None` if there is none. An empty text is an absent key.
     pub default: Option<String>,

@@ -27,20 +27,20 @@ pub struct SftFile {
     /// The seed of all random numbers.
     #[serde(default)]
     pub seed: u64,
-    /// Where it computes.
+    /// Device, threads and memory.
     #[serde(default)]
     pub placement: Placement,
     /// The policy.
     pub model: ModelSection,
     /// The rows.
     pub data: DataSection,
-    /// What rows are made of.
+    /// Contents of rows.
     #[serde(default)]
     pub columns: ColumnSection,
     /// Steps, evaluations, checkpoints.
     #[serde(default)]
     pub train: FitConfig,
-    /// How the weights are trained.
+    /// Training of the weights.
     #[serde(default)]
     pub learn: LearnConfig,
 }

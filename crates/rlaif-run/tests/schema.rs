@@ -154,7 +154,7 @@ fn value(toml: &str) -> Value {
     serde_json::to_value(table).unwrap()
 }
 
-/// Which command reads the file, by the page that it is on and by its tables.
+/// Finds the command that reads the file, by the page that it is on and by its tables.
 fn command(page: &str, file: &Value) -> Option<&'static str> {
     let has = |key: &str| file.get(key).is_some();
     match page {

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-/// How many times longer a text may become on its way to tokens or back.
+/// The most times longer that a text may become on its way to tokens or back.
 const GROWTH: f64 = 256.0;
 /// The longest token, in bytes.
 const TOKEN: usize = 1 << 16;
@@ -44,7 +44,7 @@ pub(crate) fn tokenizer(json: &[u8]) -> tokenizers::Result<()> {
     Ok(())
 }
 
-/// How many times longer one step, or a sequence of steps, can make a text.
+/// The most times longer that one step, or a sequence of steps, can make a text.
 fn growth(step: &Value) -> f64 {
     let text = |key: &str| step[key].as_str().unwrap_or_default().len() as f64;
     match step["type"].as_str() {
@@ -126,7 +126,7 @@ pub(crate) fn template(source: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Where the next tag begins.
+/// Position of the next tag.
 fn memchr(bytes: &[u8], from: usize) -> Option<usize> {
     let rest = bytes.get(from..)?;
     let found = rest.windows(2).position(|pair| pair == b"{{" || pair == b"{%")?;
@@ -165,7 +165,7 @@ fn parts(bytes: &[u8], from: usize) -> (usize, usize) {
     (at, parts)
 }
 
-/// What `call` returns, on a stack that is deep enough for everything within the bounds.
+/// Runs `call` on a stack that is deep enough for everything within the bounds.
 pub(crate) fn on_deep_stack<T: Send>(call: impl FnOnce() -> T + Send) -> std::io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, call)?;

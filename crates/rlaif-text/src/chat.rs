@@ -15,7 +15,7 @@ use crate::bound;
 use crate::json::tojson;
 use crate::methods::unknown_method;
 
-/// What one rendering may cost, in template instructions: a thousand times what long
+/// Limit on the cost of one rendering, in template instructions: a thousand times what long
 /// conversations need, and an end to templates that have none.
 const FUEL: u64 = 10_000_000;
 
@@ -56,7 +56,7 @@ impl Chat {
         self.templates.keys().map(String::as_str)
     }
 
-    /// What `strftime_now` sees from now on.
+    /// Sets the date that `strftime_now` returns from now on.
     pub(crate) fn set_now(&mut self, now: DateTime) {
         self.now = Arc::new(OnceLock::from(now));
         // Compiled templates hold the clock that they were compiled with.
@@ -76,7 +76,7 @@ impl Chat {
         self.render_as(messages, generation_prompt, options, Marks::Off)
     }
 
-    /// Whether the template says itself what is learned.
+    /// Returns whether the template itself marks what is learned.
     pub(crate) fn marks(&self, options: &ChatOptions) -> bool {
         let template = self.templates.get(self.name_of(options));
         template.is_some_and(|t| generation_blocks(&t.source, Marks::On) != t.source)
@@ -234,7 +234,7 @@ impl Object for Entries {
     }
 }
 
-/// The names that reasoning goes by; templates read one or another, and transformers gives each
+/// The keys of a message's reasoning; templates read one or another, and transformers gives each
 /// the same value.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
@@ -306,7 +306,7 @@ fn strftime(now: &OnceLock<DateTime>, format: &str) -> Result<String, Error> {
     })
 }
 
-/// Whether what a template marks as the assistant's is marked in the text.
+/// Marking, in the text, of what a template marks as the assistant's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Marks {
     Off,

@@ -1,4 +1,4 @@
-//! What tokenizer_config.json, special_tokens_map.json and added_tokens.json say, put together as
+//! Contents of tokenizer_config.json, special_tokens_map.json and added_tokens.json, merged as
 //! transformers 5 does.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use tokenizers::AddedToken;
 
 use crate::error::TextError;
 
-/// Which end of a sequence something happens at.
+/// End of a sequence at which something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
@@ -26,7 +26,7 @@ pub enum Side {
 #[derive(Debug, Default, Deserialize)]
 struct RawConfig {
     tokenizer_class: Option<String>,
-    /// "No limit" is written as 10^30, so it is no integer for us.
+    /// "No limit" is written as 10^30, which does not fit an integer.
     model_max_length: Option<f64>,
     padding_side: Option<Side>,
     truncation_side: Option<Side>,
@@ -102,7 +102,7 @@ impl RawToken {
     }
 }
 
-/// What the files say, without an `Option` that has a default.
+/// Contents of the files, without an `Option` that has a default.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) class: Option<String>,
@@ -202,7 +202,7 @@ impl Config {
         self.rest.get(key)?.as_bool()
     }
 
-    /// Whether the configuration has a key, be it null.
+    /// Returns whether the configuration has a key, even if it is null.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.rest.contains_key(key)
     }

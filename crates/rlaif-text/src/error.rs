@@ -1,4 +1,4 @@
-//! What can be wrong with a tokenizer's files.
+//! Errors of a tokenizer's files.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ pub enum TextError {
     NoTokenizer {
         /// The folder looked in.
         folder: PathBuf,
-        /// What it has.
+        /// The contents found.
         found: Vec<String>,
     },
     /// A vocabulary is there, but not of a tokenizer that can be built from it.
@@ -41,7 +41,7 @@ pub enum TextError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         #[source]
         source: std::io::Error,
     },
@@ -53,7 +53,7 @@ pub enum TextError {
     Json {
         /// The file.
         path: PathBuf,
-        /// What the reader said, with line and column.
+        /// The reader's message, with line and column.
         #[source]
         source: serde_json::Error,
     },
@@ -66,7 +66,7 @@ pub enum TextError {
     Build {
         /// The file.
         path: PathBuf,
-        /// What the library said.
+        /// The library's message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -77,7 +77,7 @@ pub enum TextError {
         name: String,
         /// The text's length.
         bytes: usize,
-        /// What the library said.
+        /// The library's message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -89,17 +89,17 @@ pub enum TextError {
     TooShort {
         /// The tokenizer's name.
         name: String,
-        /// What was asked for, in tokens.
+        /// The length asked for, in tokens.
         max_length: usize,
         /// Special tokens that are always there.
         added: usize,
     },
-    /// A date for templates is no date.
+    /// A date for templates is invalid.
     #[error("`{given}` is no date and time: write it as 2024-07-26 or 2024-07-26T12:00:00")]
     Date {
-        /// What was given.
+        /// The text given.
         given: String,
-        /// What the reader said.
+        /// The reader's message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

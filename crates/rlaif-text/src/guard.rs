@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What `call` returns, or what it panicked with as an error.
+/// Returns the result of `call`, or its panic as an error.
 pub(crate) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> tokenizers::Result<T> {
     // Unwind safe: a value that a panic left half-built is dropped, and reading a tokenizer
     // changes only its caches, which the library locks.

@@ -55,7 +55,7 @@ enum Family {
     XlmRoberta,
 }
 
-/// What a message may list.
+/// The most that a message lists.
 const KNOWN: &str = "BertTokenizer (vocab.txt), RobertaTokenizer, LongformerTokenizer, \
                      BartTokenizer, GPT2Tokenizer and Qwen2Tokenizer (vocab.json with \
                      merges.txt), LlamaTokenizer, T5Tokenizer and XLMRobertaTokenizer \
@@ -212,7 +212,7 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
     Ok(tokenizer)
 }
 
-/// How a text of `role` is written.
+/// Form of a text of `role`.
 fn written(config: &Config, role: &str) -> String {
     config.named.get(role).map(|token| token.content.clone()).unwrap_or_default()
 }
@@ -303,7 +303,7 @@ fn bert(file: &Path, config: &Config) -> Result<Tokenizer, TextError> {
     Ok(tokenizer)
 }
 
-/// Where Qwen2 cuts words.
+/// Qwen2's pattern of word boundaries.
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 fn qwen2(folder: &Path, config: &Config) -> Result<Tokenizer, TextError> {
@@ -526,7 +526,7 @@ fn same(a: &AddedToken, b: &AddedToken) -> bool {
         == (&b.content, b.single_word, b.lstrip, b.rstrip, b.normalized, b.special)
 }
 
-/// What is in a folder, for the message that what is needed is not.
+/// Lists a folder, for the message that a needed file is missing.
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> =

@@ -1,10 +1,10 @@
-//! What of a rendered conversation the assistant says.
+//! The assistant's part of a rendered conversation.
 
 use std::ops::Range;
 
 use rlaif_core::{ChatOptions, CodecError, Fault, GenerationPrompt, Message, TextCodec};
 
-/// Which turns of the assistant are learned.
+/// The turns of the assistant that are learned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LearnedTurns {
     /// Every one.
@@ -44,13 +44,13 @@ pub enum MaskError {
          template with {{% generation %}} and {{% endgeneration %}}"
     )]
     Turn {
-        /// Which message, from 1.
+        /// Number of the message, from 1.
         turn: usize,
     },
 }
 
 impl MaskError {
-    /// Whether it is this conversation's fault: a run leaves it out, counts it and goes on.
+    /// Returns whether this conversation is at fault: a run leaves it out, counts it and goes on.
     pub fn is_of_the_row(&self) -> bool {
         !matches!(self, Self::Codec(_))
     }

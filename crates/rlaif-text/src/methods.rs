@@ -3,7 +3,7 @@
 use minijinja::value::{Tuple, Value, ValueKind, from_args};
 use minijinja::{Error, State};
 
-/// What the engine asks when a value has no such method.
+/// Called by the engine when a value has no such method.
 pub(crate) fn unknown_method(
     state: &mut State<'_, '_>,
     value: &Value,

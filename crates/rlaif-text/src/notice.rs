@@ -1,4 +1,4 @@
-//! What a tokenizer did that a run should tell once.
+//! Notices of a tokenizer that a run should show once.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! SentencePiece's model files: as much of their protocol buffers as tokenizers are built from.
 
-/// What kind of algorithm a model is of.
+/// Algorithm of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Algorithm {
     Unigram,
@@ -8,7 +8,7 @@ pub(crate) enum Algorithm {
     Other,
 }
 
-/// What a piece is.
+/// Kind of a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PieceKind {
     Control,

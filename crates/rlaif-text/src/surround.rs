@@ -4,14 +4,14 @@ use tokenizers::Tokenizer;
 
 use crate::guard::guarded;
 
-/// What stands before and behind every text.
+/// Tokens before and after every text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Surround {
     before: Vec<u32>,
     behind: Vec<u32>,
 }
 
-/// How many tokens at the ends of a text are those that are added anyway.
+/// Counts of tokens at the ends of a text that are added anyway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Repeated {
     pub(crate) begin: usize,
@@ -49,7 +49,7 @@ impl Surround {
         Repeated { begin, end }
     }
 
-    /// How the tokens of one side are written.
+    /// Written form of the tokens of one side.
     pub(crate) fn written(&self, tokenizer: &Tokenizer, before: bool) -> String {
         let ids = if before { &self.before } else { &self.behind };
         ids.iter().filter_map(|id| tokenizer.id_to_token(*id)).collect()

@@ -24,7 +24,7 @@ use crate::surround::Surround;
 /// A token with a role.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SpecialToken {
-    /// How it is written.
+    /// Text of the token.
     pub text: String,
     /// Its id.
     pub id: u32,
@@ -44,7 +44,7 @@ pub struct SpecialTokens {
     pub sep: Option<SpecialToken>,
     /// Fills up batches.
     pub pad: Option<SpecialToken>,
-    /// What a classifier reads.
+    /// Input of a classifier.
     pub cls: Option<SpecialToken>,
     /// Stands for a hidden word.
     pub mask: Option<SpecialToken>,
@@ -55,7 +55,7 @@ pub struct SpecialTokens {
 pub struct Encoded {
     /// Token ids, special tokens included.
     pub ids: Vec<u32>,
-    /// Which text a token belongs to, where the tokenizer tells (BERT: 0 and 1).
+    /// Text that each token belongs to, where the tokenizer tells (BERT: 0 and 1).
     pub type_ids: Vec<u32>,
     /// Tokens that were left out.
     pub dropped: usize,
@@ -168,7 +168,7 @@ impl HfTokenizer {
         self
     }
 
-    /// Has [`HfTokenizer::encode_truncated`] cut there, whatever the configuration says.
+    /// Has [`HfTokenizer::encode_truncated`] cut there, regardless of the configuration.
     #[must_use]
     pub fn truncating(mut self, side: Side) -> Self {
         self.truncation_side = side;
@@ -206,7 +206,7 @@ impl HfTokenizer {
         &self.specials
     }
 
-    /// Where padding goes in a batch.
+    /// Side of the padding in a batch.
     pub fn padding_side(&self) -> Side {
         self.padding_side
     }
@@ -366,8 +366,8 @@ impl HfTokenizer {
         }
     }
 
-    /// The ids of a masked conversation, and for each whether it is learned: where any of its text
-    /// is. No special tokens are added.
+    /// The ids of a masked conversation, and for each whether it is learned, as it is when
+    /// any of its text is learned. No special tokens are added.
     ///
     /// # Errors
     /// [`CodecError::Tokenizer`].

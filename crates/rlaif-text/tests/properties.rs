@@ -1,4 +1,4 @@
-//! What holds for every text, and for every file.
+//! Properties that hold for every text, and for every file.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -35,7 +35,7 @@ pub struct FitConfig {
     pub keep: usize,
     /// Evaluations in a row without a better score after which the run ends; 0 never ends it.
     pub patience: u64,
-    /// Which weights are the result.
+    /// The weights that are the result.
     pub result: FitResult,
 }
 
@@ -54,7 +54,7 @@ impl Default for FitConfig {
     }
 }
 
-/// Which weights are the result of a run.
+/// The weights that are the result of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FitResult {
@@ -66,7 +66,7 @@ pub enum FitResult {
 }
 
 impl FitConfig {
-    /// Which checkpoints a run with this configuration keeps, by a score of which `goal` says the
+    /// Returns the checkpoints to keep with this configuration, by a score of which `goal` says the
     /// better end.
     #[must_use]
     pub fn keep(&self, goal: Goal) -> Keep {
@@ -101,7 +101,7 @@ impl FitConfig {
     }
 }
 
-/// What a step came to.
+/// Outcome of a step.
 ///
 /// ```
 /// use rlaif_train::Stepped;
@@ -114,9 +114,9 @@ pub struct Stepped {
     pub metrics: Metrics,
     /// Rows for `samples.jsonl`.
     pub samples: Vec<serde_json::Value>,
-    /// What the user is to be told.
+    /// Messages for the user.
     pub notes: Vec<String>,
-    /// What has begun to go wrong: told, and kept in `findings.json`.
+    /// Symptoms that have begun: shown, and kept in `findings.json`.
     pub findings: Vec<Finding>,
     /// Why the run ends with this step, if it does.
     pub stop: Option<String>,
@@ -128,7 +128,7 @@ impl From<Metrics> for Stepped {
     }
 }
 
-/// What is trained: steps over rows that the loop names by their indices.
+/// A training objective: steps over rows that the loop names by their indices.
 ///
 /// Only [`Fit::step`], [`Fit::save`] and [`Fit::restore`] have no default:
 ///
@@ -194,13 +194,13 @@ pub trait Fit {
         ("eval/loss", Goal::Lowest)
     }
 
-    /// What the user is to be told before the first step; nothing by default.
+    /// Messages for the user before the first step; none by default.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// Which rows a step takes: a function of the step, so that a resumed run needs no position.
+/// Returns the rows of a step: a function of the step, so that a resumed run needs no position.
 pub trait Batches {
     /// Indices of the rows of `step`, counted from 0.
     ///
@@ -212,7 +212,7 @@ pub trait Batches {
     fn fingerprint(&self) -> u64;
 }
 
-/// How a run ended.
+/// End of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// After its last step.
@@ -231,13 +231,13 @@ pub struct FitPlan<'a> {
     pub config: &'a FitConfig,
     /// Its length, by [`FitConfig::total_steps`]; the optimizer's schedule is computed from it.
     pub total_steps: u64,
-    /// What dropout is drawn from.
+    /// Seed of dropout.
     pub seed: Seed,
-    /// What asks it to stop.
+    /// The request to stop.
     pub interrupt: &'a Interrupt,
 }
 
-/// What the loop itself has to remember.
+/// The loop's own state.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct State {
     marks: Marks,

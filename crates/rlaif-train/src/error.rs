@@ -1,4 +1,4 @@
-//! What can go wrong in training.
+//! Errors of training.
 
 use std::{
     io,
@@ -20,7 +20,7 @@ pub enum TrainError {
     /// Nothing to train.
     #[error("no parameter is trained: {why}")]
     NothingTrained {
-        /// How that came about.
+        /// The reason.
         why: &'static str,
     },
     /// Too many steps in a row had gradients with NaN or infinity.
@@ -62,9 +62,9 @@ pub enum TrainError {
     /// Something of a run could not be written.
     #[error("{}: {source}; {}", .path.display(), advice(.source))]
     Write {
-        /// What was to be written.
+        /// The file to write.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         #[source]
         source: io::Error,
     },
@@ -76,20 +76,20 @@ pub enum TrainError {
     CheckpointWrite {
         /// The checkpoint.
         path: PathBuf,
-        /// What to do.
+        /// Advice to the user.
         advice: &'static str,
         /// The checkpoint that a resumed run goes on from.
         last_good: Option<PathBuf>,
-        /// What failed.
+        /// The failure.
         #[source]
         source: Box<TrainError>,
     },
     /// Something of a run could not be read.
     #[error("{}: {source}", .path.display())]
     Read {
-        /// What was to be read.
+        /// The file to read.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         #[source]
         source: io::Error,
     },
@@ -98,7 +98,7 @@ pub enum TrainError {
     BadCheckpoint {
         /// The checkpoint's folder, or a file in it.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault found.
         problem: String,
     },
     /// Every checkpoint of a run is damaged.
@@ -110,7 +110,7 @@ pub enum TrainError {
     NoGoodCheckpoint {
         /// The folder of checkpoints.
         folder: PathBuf,
-        /// What is wrong with each.
+        /// The fault of each.
         problems: Vec<String>,
     },
     /// A saved value that is not what this program expects.
@@ -118,16 +118,16 @@ pub enum TrainError {
     Json {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Place and cause.
         #[source]
         source: serde_json::Error,
     },
     /// Data that a run cannot learn from.
     #[error("{what}: {problem}")]
     Data {
-        /// Which data.
+        /// Name of the data.
         what: String,
-        /// What is wrong, and what to do.
+        /// The fault, and the remedy.
         problem: String,
     },
     /// A file of tensors could not be written or read.
@@ -142,7 +142,7 @@ pub enum TrainError {
     /// libtorch failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
-    /// What is trained failed in a way of its own.
+    /// The training objective failed with an error of its own.
     #[error("{source}")]
     Task {
         /// The error.

@@ -1,4 +1,4 @@
-//! What goes wrong in a run, as the run noticed it.
+//! Symptoms that a run noticed in itself.
 
 use std::fmt;
 
@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 pub struct Finding {
     /// The step at which it was noticed.
     pub step: u64,
-    /// What it is, such as `negative_kl`.
+    /// Kind of the finding, such as `negative_kl`.
     pub symptom: String,
-    /// What was seen, in numbers.
+    /// The observation, in numbers.
     pub seen: String,
     /// The likely cause.
     pub cause: String,

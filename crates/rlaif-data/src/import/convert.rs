@@ -49,9 +49,9 @@ impl<T: Made> Corpus for Making<T> {
     }
 }
 
-/// What can be made of rows.
+/// Kinds of records that rows can become.
 pub(super) trait Made: Sized + Send + 'static {
-    /// Whether rows of a form give it.
+    /// Returns whether rows of a form give this kind.
     fn of_form(form: RowForm) -> bool;
     /// Those of one row, or why there is none.
     fn make(content: Content, import: &Import) -> Result<Vec<Self>, &'static str>;

@@ -1,4 +1,4 @@
-//! Which data set a row belongs to, by its columns.
+//! Recognition of a row's data set by its columns.
 
 use serde_json::{Map, Value};
 
@@ -94,7 +94,7 @@ pub(super) const FORMS: [RowForm; 26] = [
 ];
 
 impl RowForm {
-    /// What the form is called in logs.
+    /// Name of the form in logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hh => "HH",

@@ -1,4 +1,4 @@
-//! What a row of each form gives.
+//! Reading of a row of each form.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::error::DataError;
 use crate::row::{Row, number};
 use crate::turns;
 
-/// What a row gives.
+/// Contents of a row.
 pub(super) enum Given {
     Compared {
         prompt: TextOrMessages,
@@ -140,7 +140,7 @@ impl Reading<'_, '_> {
     }
 }
 
-/// What a row of a form gives.
+/// Reads a row of a form.
 pub(super) fn content(import: &Import, row: &mut Row<'_>) -> Result<Content, Nothing> {
     let mut reading = Reading { row };
     let mut metadata = Metadata::new();
@@ -452,7 +452,7 @@ fn compared(prompt: TextOrMessages, [a, b]: [TextOrMessages; 2], first: bool) ->
     Given::Compared { prompt, chosen, rejected }
 }
 
-/// HelpSteer's strengths: below zero, the first response is better; -100 is no preference.
+/// HelpSteer's strengths: below zero, the first response is better; -100 means no preference.
 fn signed(
     prompt: TextOrMessages,
     responses: [TextOrMessages; 2],

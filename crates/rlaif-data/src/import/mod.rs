@@ -20,7 +20,7 @@ use crate::read::Reader;
 use crate::row::Row;
 use crate::source::Source;
 
-/// Which pairs become of more than two ranked answers to one prompt.
+/// The pairs made of more than two ranked answers to one prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Ranked {
     /// The best and the worst.
@@ -32,7 +32,7 @@ pub enum Ranked {
     All,
 }
 
-/// Which of PKU-SafeRLHF's verdicts counts.
+/// The verdict of PKU-SafeRLHF that counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum SafeRlhfVerdict {
     /// `better_response_id`.
@@ -42,7 +42,7 @@ pub enum SafeRlhfVerdict {
     Safer,
 }
 
-/// What HH's notation becomes, in HH and Nectar.
+/// Treatment of HH's notation, in HH and Nectar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Dialogues {
     /// It stays text: `"\n\nHuman: ..\n\nAssistant:"`.
@@ -52,7 +52,7 @@ pub enum Dialogues {
     Messages,
 }
 
-/// What is left open by the data sets themselves.
+/// Choices that the data sets themselves leave open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ImportOptions {
     /// Pairs of ranked answers (UltraFeedback, Nectar).
@@ -67,7 +67,7 @@ pub struct ImportOptions {
 ///
 /// Every reading leaves out what cannot be learned from, a tie, an empty response, two equal
 /// responses, a row without an answer, and counts it in the provenance. Preferences always have the
-/// preferred response in `chosen`, whichever sign, number or letter the data set has for it.
+/// preferred response in `chosen`, regardless of the sign, number or letter in the data set.
 ///
 /// ```
 /// use rlaif_data::{Import, Reader, RowForm, Source};
@@ -85,11 +85,11 @@ pub struct ImportOptions {
 pub struct Import {
     /// The form of the rows.
     pub form: RowForm,
-    /// What is left open by the data sets.
+    /// Choices that the data sets leave open.
     pub options: ImportOptions,
 }
 
-/// How many rows the form is told by.
+/// Number of rows that the form is recognised by.
 const LOOKED_AT: usize = 8;
 
 struct Whole;

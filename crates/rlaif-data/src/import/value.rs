@@ -22,7 +22,7 @@ pub(super) fn objects(value: &Value) -> Option<Vec<Map<String, Value>>> {
     }
 }
 
-/// Whether a value is a list of messages.
+/// Returns whether a value is a list of messages.
 pub(super) fn is_messages(value: &Value) -> bool {
     objects(value).is_some_and(|objects| objects.iter().all(|object| object.contains_key("role")))
 }

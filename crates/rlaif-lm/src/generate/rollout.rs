@@ -1,10 +1,10 @@
-//! Which settings may not, or should not, be used where responses are trained on.
+//! Settings that must not, or should not, be used where responses are trained on.
 
 use super::config::{Eos, GenerationConfig, Sampling};
 use crate::{concern::RolloutConcern, error::LmError, spec::LmSpec};
 
-/// What is wrong with settings that responses for training are generated with, whatever the model:
-/// all of it, what is refused and what is a warning.
+/// Returns the concerns about settings of generation for training, with any model: all of them,
+/// what is refused and what is a warning.
 pub fn rollout_concerns(config: &GenerationConfig) -> Vec<RolloutConcern> {
     let mut concerns = Vec::new();
     match config.sampling {

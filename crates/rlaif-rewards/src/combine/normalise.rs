@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::member::{checked, finite};
 use crate::sync::lock;
 
-/// Whether normalised scores keep their mean.
+/// Treatment of the mean of normalised scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Centring {

@@ -32,7 +32,7 @@ use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct JudgeConfig<A = ApiConfig> {
-    /// What metrics, errors and parts call it; `judge` unless told.
+    /// Name in metrics, errors and parts; `judge` by default.
     #[serde(default = "default_name")]
     pub name: String,
     /// A rubric that comes with the library.
@@ -45,27 +45,27 @@ pub struct JudgeConfig<A = ApiConfig> {
     pub scale: Option<Scale>,
     /// The form of the answer.
     pub answer: Option<AnswerForm>,
-    /// What becomes of a number outside the scale.
+    /// Treatment of a number outside the scale.
     pub out_of_range: Option<OutOfRange>,
-    /// How a verdict becomes a score.
+    /// Conversion of a verdict to a score.
     pub reward: Option<Reward>,
     /// For expectations: the least probability on numbers of the scale.
     pub min_coverage: Option<f64>,
-    /// How often each row is judged; the mean counts. 1 unless told.
+    /// Number of verdicts for each row; the mean counts. 1 by default.
     pub samples: Option<u32>,
-    /// How often an answer without a verdict is asked for again. 1 unless told.
+    /// Number of times that an answer without a verdict is asked for again. 1 by default.
     pub reasks: Option<u32>,
-    /// Who judges.
+    /// The judge.
     pub api: A,
-    /// How it samples.
+    /// Sampling of its answers.
     #[serde(default)]
     pub sampling: SamplingConfig,
-    /// How fast it may be asked, and how long.
+    /// Limits of rate and time.
     #[serde(default)]
     pub limits: LimitsConfig,
-    /// What tokens cost.
+    /// Prices of tokens.
     pub price: Option<PriceConfig>,
-    /// What may be spent.
+    /// Limits of spending.
     pub budget: Option<BudgetConfig>,
     /// The file that answers are kept in, for later runs and other processes.
     pub cache: Option<PathBuf>,
@@ -75,7 +75,7 @@ fn default_name() -> String {
     "judge".to_owned()
 }
 
-/// Who judges: a language model behind an API, a reward server, or a policy of this library. In a
+/// The judge: a language model behind an API, a reward server, or a policy of this library. In a
 /// file, one `kind` tells them all apart.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(from = "Written", into = "Written")]
@@ -189,7 +189,7 @@ pub struct OpenAiApi {
     /// The environment variable of the key; `OPENAI_API_KEY` by default, and no key where that is
     /// not set and `base_url` is.
     pub api_key_env: Option<String>,
-    /// How many likeliest tokens to ask for, for expectations; 20 by default.
+    /// Number of likeliest tokens to ask for, for expectations; 20 by default.
     pub top_log_probs: Option<u8>,
     /// More keys of the request's body, such as `chat_template_kwargs`.
     #[serde(default)]
@@ -267,11 +267,11 @@ impl From<ApiConfig> for Written {
     }
 }
 
-/// How a judge samples. What is not said is not sent.
+/// Sampling of a judge. Keys that are not set are not sent.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplingConfig {
-    /// The longest answer, in tokens. Unless told: 16 for numbers, 4 for expectations, 300 with
+    /// The longest answer, in tokens. By default: 16 for numbers, 4 for expectations, 300 with
     /// a justification.
     pub max_tokens: Option<u32>,
     /// The temperature.
@@ -284,7 +284,7 @@ pub struct SamplingConfig {
     pub seed: Option<u64>,
 }
 
-/// How fast a server may be asked, and how long.
+/// Limits of rate and time for a server.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
@@ -298,7 +298,7 @@ pub struct LimitsConfig {
     pub timeout_s: f64,
     /// Seconds until a connection stands.
     pub connect_timeout_s: f64,
-    /// How often a request is repeated after errors that may pass.
+    /// Number of repetitions of a request after errors that may pass.
     pub retries: u32,
     /// The longest wait before a repetition, in seconds; a server that asks for more is not
     /// asked again.
@@ -319,7 +319,7 @@ impl Default for LimitsConfig {
     }
 }
 
-/// What tokens cost, in any one currency.
+/// Prices of tokens, in any one currency.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriceConfig {
@@ -329,7 +329,7 @@ pub struct PriceConfig {
     pub output_per_million: f64,
 }
 
-/// What may be spent by one process, beginning with its start.
+/// Limits of spending for one process, counted from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetConfig {

@@ -37,7 +37,7 @@ pub(super) struct Message {
     pub(super) estimate: Tokens,
 }
 
-/// What a reply of success says.
+/// Contents of a reply of success.
 pub(super) enum Read<T> {
     /// An answer, of so many tokens; or the reason why it has no verdict.
     Done(Result<T, String>, Tokens),
@@ -52,9 +52,9 @@ pub(super) trait Asking {
     type Answer;
     type Error;
 
-    /// Who was stopped, in reasons.
+    /// The party that was stopped, in reasons.
     const WHO: &'static str;
-    /// What did not come, in reasons.
+    /// The thing that did not come, in reasons.
     const WHAT: &'static str;
 
     fn url(&self) -> &str;
@@ -77,7 +77,7 @@ pub(super) trait Asking {
     fn fatal(&self, fatal: Fatal, complaint: Complaint) -> Self::Error;
 }
 
-/// What becomes of a question after a reply.
+/// The next step for a question after a reply.
 enum Next<T> {
     /// There is nothing more to ask.
     End(Result<T, String>),
@@ -148,7 +148,7 @@ impl Service {
         Ok(())
     }
 
-    /// What a reply means for its question; the books are settled.
+    /// Decides the next step for a question by its reply; the books are settled.
     fn react<A: Asking>(
         &self,
         reply: Result<Reply, Lost>,
@@ -187,7 +187,7 @@ impl Service {
         })
     }
 
-    /// What a refusal means for a question.
+    /// Decides the next step for a question by a refusal.
     fn refused<A: Asking>(
         &self,
         reply: &Reply,

@@ -17,7 +17,7 @@ use crate::ProviderError;
 use crate::rubric::{self, Answer, AnswerForm, Question, Reading, Rubric, Unread, Verdict};
 use crate::sync::lock;
 
-/// Who was stopped, in reasons.
+/// The party that was stopped, in reasons.
 const WHO: &str = "judge";
 
 /// A judge: a rubric, and a language model behind an API that is asked by it.
@@ -107,7 +107,7 @@ impl LlmJudge {
         })
     }
 
-    /// What it used so far.
+    /// Usage so far.
     pub fn usage(&self) -> Usage {
         self.service.ledger.usage()
     }

@@ -5,7 +5,7 @@
 //! ([`LlmJudge`]); or a server that gives rewards itself ([`RemoteReward`]). [`JudgeConfig`] says
 //! which, from a TOML file; [`run`] judges JSON Lines.
 //!
-//! What is kept to, whatever the service does:
+//! Guarantees, with any behaviour of the service:
 //! - requests at a time, requests and tokens per minute, retries included;
 //! - a server's `Retry-After` is the least wait, spend limits and bad keys are never retried;
 //! - a budget ends the asking, not the program: the rest of the rows has no verdict, and why;

@@ -1,4 +1,4 @@
-//! What an error of a server means: wait and repeat, ask otherwise, give up on the row, or stop.
+//! Meaning of a server's errors: wait and repeat, ask otherwise, give up on the row, or stop.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::api::Optional;
 
-/// What to do about a reply that is not an answer.
+/// Reaction to a reply that is not an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Refusal {
     /// Repeat it, not before the server allows.
@@ -106,7 +106,7 @@ impl Complaint {
         any.iter().any(|words| self.names.contains(words))
     }
 
-    /// What to do; `sent` are the optional things of the request.
+    /// Returns the reaction; `sent` are the optional things of the request.
     pub(super) fn refusal(&self, sent: &[Optional]) -> Refusal {
         const SPENT: [&str; 5] = [
             "insufficient_quota",
@@ -155,7 +155,7 @@ impl Complaint {
         }
     }
 
-    /// What of the request the server does not take as such, its value aside.
+    /// Finds the part of the request that the server refuses with any value.
     fn disliked(&self, sent: &[Optional]) -> Option<Optional> {
         const AS_SUCH: [&str; 14] = [
             "deprecated",

@@ -15,14 +15,14 @@ use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;
 use crate::sync::lock;
 
-/// Who was stopped, in reasons.
+/// The party that was stopped, in reasons.
 const WHO: &str = "reward server";
 
 /// A reward server: `POST {"query": [..], "prompts": [..], "labels": [..]}` gives
 /// `{"rewards": [..]}`.
 ///
 /// `query` has prompt and response in one, `prompts` the prompts, `labels` the references, null
-/// where there is none; OpenRLHF's servers take this shape. A reward of null is no verdict. A list
+/// where there is none; OpenRLHF's servers take this shape. A null is not a verdict. A list
 /// of `extra_logs` with one number per row becomes a part. Requests that fail for good leave their
 /// rows without a verdict; a wrong number of rewards is an error.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ impl RemoteReward {
         })
     }
 
-    /// What it used so far; a reward server counts no tokens.
+    /// Usage so far; a reward server counts no tokens.
     pub fn usage(&self) -> Usage {
         self.service.ledger.usage()
     }
@@ -136,7 +136,7 @@ impl RemoteReward {
 struct Asked<'a> {
     server: &'a RemoteReward,
     body: Vec<u8>,
-    /// How many.
+    /// Count of rows.
     rows: usize,
     /// The place of the first of them in the batch.
     first: usize,
@@ -224,8 +224,8 @@ impl Asking for Asked<'_> {
     }
 }
 
-/// The first reward that is written as Python writes what is no number, though JSON has no word for
-/// it, and its place.
+/// The first reward that is written as Python writes NaN and infinity, though JSON has no word for
+/// them, and its place.
 fn no_number(body: &[u8]) -> Option<(usize, f32)> {
     let text = std::str::from_utf8(body).ok()?;
     let list = text.split_once("\"rewards\"")?.1.split_once('[')?.1.split(']').next()?;

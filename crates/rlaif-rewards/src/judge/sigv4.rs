@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use rlaif_http::Secret;
 use sha2::{Digest, Sha256};
 
-/// Who signs.
+/// The signer.
 #[derive(Debug, Clone)]
 pub(super) struct Credentials {
     pub(super) access_key_id: String,
@@ -19,7 +19,7 @@ pub(super) struct Credentials {
     pub(super) session_token: Option<Secret>,
 }
 
-/// What is signed.
+/// The signed request.
 pub(super) struct Signed<'a> {
     pub(super) method: &'a str,
     pub(super) service: &'a str,

@@ -39,29 +39,29 @@ impl From<Dtype> for Kind {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassifierConfig {
-    /// Folder or hub id; with a preset, its own unless told.
+    /// Folder or hub id; with a preset, its own by default.
     pub model: Option<String>,
     /// Branch, tag or commit of a hub id.
     pub revision: Option<String>,
     /// Settings that belong together; the keys beside it change them.
     pub preset: Option<Preset>,
-    /// What metrics and errors call it; the label's name unless told.
+    /// Name in metrics and errors; the label's name by default.
     pub name: Option<String>,
     /// The label that counts, by name or index.
     pub label: Option<Label>,
-    /// What of it is the score.
+    /// The form of the score.
     pub output: Option<Output>,
-    /// What the classifier reads.
+    /// Input of the classifier.
     pub input: Option<Input>,
-    /// What stands between prompt and response where they are one text.
+    /// Text between prompt and response where they are one text.
     pub separator: Option<String>,
-    /// The most tokens of a row; the model's limit unless told.
+    /// The most tokens of a row; the model's limit by default.
     pub max_length: Option<usize>,
-    /// The most rows computed together; 32 unless told.
+    /// The most rows computed together; 32 by default.
     pub batch_size: Option<usize>,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run unless told.
+    /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run by default.
     pub device: Option<String>,
-    /// The kind of the weights; as the checkpoint has them unless told.
+    /// The kind of the weights; as the checkpoint has them by default.
     pub dtype: Option<Dtype>,
 }
 

@@ -23,11 +23,11 @@ use crate::rubric::{
 /// rubric asks for an expectation, its probabilities of the numbers of the scale are read (direct
 /// RLAIF, [Lee et al. 2023](https://arxiv.org/abs/2309.00267)).
 ///
-/// For an expectation every token of the vocabulary that writes a number counts, whatever space is
+/// For an expectation every token of the vocabulary that writes a number counts, with any space
 /// around it, so the coverage is exact. Instructions and question are a system's and a user's
 /// message where the tokenizer has a chat template, and one text elsewhere. Equal rows are asked
-/// about once; a row that is too long for the policy has no verdict. Whatever the tokenizer takes for
-/// a special token is broken up in the judged texts, as control tokens of other judges are.
+/// about once; a row that is too long for the policy has no verdict. Text that the tokenizer reads
+/// as a special token is broken up in the judged texts, as control tokens of other judges are.
 ///
 /// ```
 /// # use rlaif_models::{Config, LanguageModel};
@@ -71,8 +71,8 @@ struct Numbers {
 /// One question, as the policy reads it.
 struct Prompt {
     ids: Vec<u32>,
-    /// Hangs on the question and the sample alone, so that a row is answered alike whatever rows
-    /// are beside it.
+    /// Depends on the question and the sample alone, so that a row is answered alike with any rows
+    /// beside it.
     row: u64,
 }
 
@@ -108,14 +108,14 @@ impl PolicyJudge {
         })
     }
 
-    /// What metrics and errors call it; `judge` unless told.
+    /// Sets the name in metrics and errors; `judge` by default.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// How it writes its answers, and how many at a time.
+    /// Sets how it writes its answers, and how many at a time.
     ///
     /// # Errors
     /// [`ProviderError::Lm`] for settings that the policy cannot honour.
@@ -145,7 +145,7 @@ impl PolicyJudge {
         Ok(self)
     }
 
-    /// How it writes its answers so far.
+    /// Settings of its answers so far.
     #[cfg(feature = "judge")]
     pub(crate) fn generation(&self) -> &GenerationConfig {
         &self.generation
@@ -181,7 +181,7 @@ impl PolicyJudge {
         }
     }
 
-    /// Whether a question fits the policy beside its answer.
+    /// Tells whether a question fits the policy beside its answer.
     fn fits(&self, prompt: &[u32]) -> Result<(), String> {
         let spec = self.policy.spec();
         let answer = match spec.decoder_start_id {
@@ -290,7 +290,7 @@ fn special_tokens(codec: &dyn TextCodec, vocab_size: i64) -> Vec<String> {
 
 impl Numbers {
     /// Every token of the vocabulary that writes a whole number of at most three digits, with
-    /// whatever space around it.
+    /// with any space around it.
     fn of(codec: &dyn TextCodec, vocab_size: i64) -> Result<Self, ProviderError> {
         let (mut ids, mut texts) = (Vec::new(), Vec::new());
         for id in 0..u32::try_from(vocab_size).unwrap_or(u32::MAX) {

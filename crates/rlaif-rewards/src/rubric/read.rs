@@ -33,7 +33,7 @@ pub struct TokenAlternatives {
     pub alternatives: Vec<(String, f64)>,
 }
 
-/// What a judge answered.
+/// The answer of a judge.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Answer {
     /// The text.

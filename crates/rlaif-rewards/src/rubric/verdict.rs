@@ -4,7 +4,7 @@ use rlaif_core::{Score, Scores, stats::mean_std};
 
 use super::{AnswerForm, Reading};
 
-/// What came of one question: a reading, or why there is none.
+/// Result of one question: a reading, or why there is none.
 pub(crate) type Verdict = Result<Reading, String>;
 
 /// The mean of each row's verdicts, with what is told of them in parts; a row without any has the

@@ -29,7 +29,7 @@ impl Request {
 
 pub enum Reply {
     Json(u16, Value),
-    /// A body that is no JSON.
+    /// A body that is not JSON.
     Raw(u16, String),
     /// With headers.
     With(u16, Vec<(&'static str, String)>, Value),
@@ -170,7 +170,7 @@ pub fn local(url: &str, before: &str, after: &str) -> String {
     )
 }
 
-/// What stands outside the fences of a message: all that a careful judge takes for instructions.
+/// Text outside the fences of a message: all that a careful judge takes for instructions.
 pub fn outside(message: &str) -> String {
     let mut rest = message;
     let mut outside = String::new();

@@ -1,4 +1,4 @@
-//! How responses end.
+//! Symptoms in the way responses end.
 
 use rlaif_lm::generate::{Eos, GenerationConfig};
 

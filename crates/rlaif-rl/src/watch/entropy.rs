@@ -1,4 +1,4 @@
-//! How much the policy explores.
+//! Symptoms in the policy's entropy.
 
 use super::{Sign, Symptom, Watch};
 use crate::stats::Stats;

@@ -1,4 +1,4 @@
-//! What goes wrong in a run, recognised from the statistics and explained: one function for each
+//! Symptoms of a failing run, recognised from the statistics and explained: one function for each
 //! symptom.
 
 mod endings;
@@ -68,7 +68,7 @@ pub struct Watched<'a> {
     pub kl: KlControl,
     /// Responses of one rollout.
     pub batch_size: usize,
-    /// How responses are sampled.
+    /// Sampling of responses.
     pub generation: &'a GenerationConfig,
 }
 
@@ -80,7 +80,7 @@ struct Sign {
     advice: &'static str,
 }
 
-/// How many steps in a row make a symptom of what a single one may show by chance.
+/// Steps in a row that make a symptom of what a single step may show by chance.
 const PERSISTENT: usize = 3;
 
 /// Follows a run: finds what goes wrong, and says when it may end.

@@ -1,4 +1,4 @@
-//! What the scores tell apart.
+//! Symptoms in the scores.
 
 use super::{PERSISTENT, Sign, Symptom, Watch};
 use crate::stats::Stats;

@@ -1,4 +1,4 @@
-//! How far an update moves the policy.
+//! Symptoms in the distance that an update moves the policy.
 
 use super::{Sign, Symptom};
 use crate::stats::Stats;

@@ -31,7 +31,7 @@ use super::responses::check_references;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
 use crate::model_folder;
 
-/// What a file for `rlaif eval` says. `docs/evaluation.md` describes every key.
+/// Contents of a file for `rlaif eval`. `docs/evaluation.md` describes every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -39,7 +39,7 @@ pub struct EvalConfig {
     /// The report's heading.
     #[serde(default = "EvalConfig::title")]
     pub title: String,
-    /// Where sampling and resampling start from.
+    /// Seed of sampling and resampling.
     #[serde(default)]
     pub seed: Seed,
     /// The folder of report, responses and scores; `--out` overrides it.
@@ -47,22 +47,22 @@ pub struct EvalConfig {
     /// `cpu`, `cuda`, `cuda:N` or `auto`.
     #[serde(default = "EvalConfig::device")]
     pub device: String,
-    /// What tuning started from.
+    /// The model before tuning.
     pub baseline: PolicyConfig,
-    /// What came of it.
+    /// The model after tuning.
     pub tuned: PolicyConfig,
     /// The prompts.
     pub data: EvalData,
-    /// How responses are generated.
+    /// Generation of responses.
     #[serde(default)]
     pub generation: GenerationConfig,
     /// Responses to each prompt.
     #[serde(default = "EvalConfig::one")]
     pub responses: NonZeroUsize,
-    /// Whether perplexity and KL divergence under the baseline are measured.
+    /// Measures perplexity and KL divergence under the baseline.
     #[serde(default = "EvalConfig::yes")]
     pub likelihood: bool,
-    /// What is measured.
+    /// The metrics.
     pub metrics: Vec<MetricConfig>,
     /// Rewards whose preference between the two responses is counted.
     #[serde(default)]
@@ -75,10 +75,10 @@ pub struct EvalConfig {
     /// Bootstrap resamples.
     #[serde(default = "EvalConfig::resamples")]
     pub resamples: usize,
-    /// What becomes of prompts with a response without a score.
+    /// Treatment of prompts with a response without a score.
     #[serde(default)]
     pub missing: Missing,
-    /// How the comparison is broken down.
+    /// Breakdown of the comparison.
     #[serde(default = "EvalConfig::slices")]
     pub slices: Vec<SliceBy>,
     /// The metadata column with the toxicity of the prompt.
@@ -146,7 +146,7 @@ pub struct EvalData {
     /// The instruction around a dialogue, with `{dialogue}`; to summarise it by default. Prompts
     /// of `prompts` and `real-toxicity-prompts` are taken as they are by default.
     pub template: Option<String>,
-    /// Whether the prompt is a user's message in the model's chat template; where the model has
+    /// Makes the prompt a user's message in the model's chat template; where the model has
     /// one, by default.
     pub chat: Option<bool>,
     /// The most tokens of a prompt.
@@ -157,7 +157,7 @@ pub struct EvalData {
     pub take: Option<usize>,
 }
 
-/// How often a reward prefers what people, or whoever recorded the pairs, preferred.
+/// Agreement of a reward with the recorded preferences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreferenceCheck {
@@ -185,7 +185,7 @@ fn source(file: &str) -> Result<Source, EvaluateError> {
     Ok(if file.contains(['*', '?', '[']) { Source::glob(file)? } else { Source::file(file)? })
 }
 
-/// Where prompts come from.
+/// Source of prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CorpusName {
@@ -201,7 +201,7 @@ pub enum CorpusName {
     Builtin,
 }
 
-/// What is measured of responses.
+/// A metric of responses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
@@ -214,7 +214,7 @@ pub enum MetricConfig {
         /// The classifier; the RoBERTa model of hate speech by default.
         #[serde(default = "MetricConfig::hate")]
         classifier: ClassifierConfig,
-        /// Whether the prompt is scored along with the response, one space between.
+        /// Scores the prompt along with the response, one space between.
         #[serde(default)]
         with_prompt: bool,
     },
@@ -222,7 +222,7 @@ pub enum MetricConfig {
     Reward {
         /// Its name in the report.
         name: String,
-        /// Which way is better.
+        /// The better direction.
         better: Better,
         /// From which value on a response counts.
         threshold: Option<f64>,
@@ -233,7 +233,7 @@ pub enum MetricConfig {
     Rouge {
         /// `1`, `2`, ..; `L` by default.
         n: Option<usize>,
-        /// Whether words are reduced to their stems.
+        /// Reduces words to their stems.
         #[serde(default)]
         stem: bool,
     },
@@ -294,7 +294,7 @@ impl MetricConfig {
     }
 }
 
-/// What a metric is, and its configuration in one line of JSON, without what was not told.
+/// Describes a metric, with its configuration in one line of JSON, without keys that are not set.
 fn about(what: &str, config: &impl Serialize) -> String {
     fn told(value: Value) -> Value {
         match value {
@@ -475,7 +475,7 @@ impl EvalConfig {
     /// relative to the current one.
     ///
     /// # Errors
-    /// [`EvaluateError`] of whatever fails; what was done by then is in `out`.
+    /// [`EvaluateError`] of any step that fails; what was done by then is in `out`.
     pub fn run(
         &self,
         beside: &Path,
@@ -554,7 +554,7 @@ impl EvalConfig {
     }
 }
 
-/// What is known of the model behind a metric.
+/// Known facts about the model behind a metric.
 fn card(metric: &MetricConfig) -> Option<ModelCard> {
     let (name, settings) = match metric {
         MetricConfig::Toxicity { name, classifier, .. } => (name, serde_json::to_value(classifier)),

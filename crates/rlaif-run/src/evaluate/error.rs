@@ -69,7 +69,7 @@ pub enum EvaluateError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault found.
         #[source]
         source: serde_json::Error,
     },
@@ -78,7 +78,7 @@ pub enum EvaluateError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's message.
         #[source]
         source: std::io::Error,
     },
@@ -87,9 +87,9 @@ pub enum EvaluateError {
     Setting {
         /// The setting.
         setting: &'static str,
-        /// What it must be.
+        /// The expected value.
         expected: &'static str,
-        /// What it is.
+        /// The value found.
         found: String,
     },
     /// Measuring, comparing or writing failed.

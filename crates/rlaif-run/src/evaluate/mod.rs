@@ -23,22 +23,22 @@ pub use error::EvaluateError;
 use responses::Response;
 pub use training::tell_of_training;
 
-/// Who answers prompts.
+/// A model that answers prompts.
 #[derive(Clone, Copy)]
 pub struct Responder<'a> {
-    /// What reports call it: a folder, a hub id.
+    /// Name in reports: a folder, a hub id.
     pub name: &'a str,
     /// The policy.
     pub policy: &'a dyn Policy,
-    /// How it is run; [`rlaif_lm::Adapters::Off`] makes a tuned policy its own baseline.
+    /// Mode of the policy; [`rlaif_lm::Adapters::Off`] makes a tuned policy its own baseline.
     pub forward: Forward<'a>,
     /// Its tokenizer.
     pub codec: &'a dyn TextCodec,
-    /// Whether the tokenizer adds special tokens to prompts; a chat template has written them.
+    /// Use of special tokens in prompts; a chat template has written them.
     pub specials: Specials,
 }
 
-/// Which side of a comparison.
+/// Side of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The baseline.
@@ -58,7 +58,7 @@ impl Side {
 
 /// Compares a baseline and a tuned policy on the same prompts with the same seeds.
 ///
-/// The numbers of a response hang on the seed, the prompt's id and the number of the response, so
+/// The numbers of a response depend on the seed, the prompt's id and the number of the response, so
 /// both sides draw the same random numbers, and neither the batch size nor the other prompts change
 /// a response but for rounding. With a folder, responses and scores are on disk as soon as they are
 /// there, and the same call after an interruption goes on with what is missing.
@@ -118,7 +118,7 @@ pub struct Evaluate<'a> {
 
 type OnProgress<'a> = dyn FnMut(EvaluateProgress<'_>) + 'a;
 
-/// How far an evaluation has come.
+/// Progress of an evaluation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EvaluateProgress<'a> {
     /// `before: responses`, `after: toxicity`, ...
@@ -149,14 +149,14 @@ impl<'a> Evaluate<'a> {
         }
     }
 
-    /// How responses are generated.
+    /// Generation of responses.
     #[must_use]
     pub fn generating(mut self, generation: GenerationConfig) -> Self {
         self.generation = generation;
         self
     }
 
-    /// How many responses each prompt gets; several show the worst of k.
+    /// Number of responses to each prompt; several show the worst of k.
     #[must_use]
     pub fn responses(mut self, count: usize) -> Self {
         self.responses = count;
@@ -177,21 +177,21 @@ impl<'a> Evaluate<'a> {
         self
     }
 
-    /// How the two sides are compared.
+    /// Comparison of the two sides.
     #[must_use]
     pub fn comparing(mut self, options: CompareOptions) -> Self {
         self.compare = options;
         self
     }
 
-    /// What the report tells besides.
+    /// Further contents of the report.
     #[must_use]
     pub fn details(mut self, details: Details) -> Self {
         self.details = details;
         self
     }
 
-    /// Where the prompts came from.
+    /// Origin of the prompts.
     #[must_use]
     pub fn provenance(mut self, provenance: Provenance) -> Self {
         self.provenance = provenance;
@@ -216,7 +216,7 @@ impl<'a> Evaluate<'a> {
     ///
     /// # Errors
     /// As [`Evaluate::measure`] and [`Evaluate::report`]; [`EvaluateError::Eval`] before anything is
-    /// generated when the sides could not be compared as asked for: a headline that is no metric, say.
+    /// generated when the sides could not be compared as asked for: an unknown headline, say.
     pub fn run(
         mut self,
         before: &Responder<'_>,

@@ -41,7 +41,7 @@ struct Line {
     log_prob: f64,
 }
 
-/// The first line: what the others hang on.
+/// The first line: what the others depend on.
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Header {
     evaluation: String,
@@ -180,7 +180,7 @@ impl Evaluate<'_> {
         Ok(sums)
     }
 
-    /// A hash of everything that responses hang on.
+    /// A hash of everything that responses depend on.
     fn fingerprint(&self, who: &Responder<'_>, prompts: &[PromptRecord]) -> String {
         let mut hash = Sha256::new();
         let mut add = |part: &[u8]| {
@@ -204,7 +204,7 @@ impl Evaluate<'_> {
 }
 
 /// The sum of a tensor's bits taken as whole numbers, and that of their squares, both modulo 2⁶⁴.
-/// Whole numbers, for their sums are the same in whatever order a machine adds them up.
+/// Whole numbers, for their sums are the same in any order that a machine adds them up in.
 fn checksums(tensor: &Tensor) -> [i64; 2] {
     /// Elements at a time, for what they take in 64 bits.
     const PIECE: i64 = 1 << 24;

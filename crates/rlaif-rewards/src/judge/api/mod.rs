@@ -24,7 +24,7 @@ pub(super) struct Api {
     pub(super) host: String,
     path: String,
     auth: Auth,
-    /// Where the key came from, for errors.
+    /// Source of the key, for errors.
     pub(super) key_from: String,
     extra_body: Map<String, Value>,
     top_log_probs: u8,
@@ -56,7 +56,7 @@ enum Auth {
     Aws { credentials: Credentials, region: String },
 }
 
-/// What may be left out of a request when a server refuses it.
+/// Parts that may be left out of a request when a server refuses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Optional {
@@ -79,13 +79,13 @@ impl Without {
     }
 }
 
-/// What one request asks.
+/// Contents of one request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ask<'a> {
     pub(super) question: &'a Question,
     pub(super) form: AnswerForm,
     pub(super) sampling: &'a SamplingConfig,
-    /// Which of several samples.
+    /// Number of the sample.
     pub(super) sample: u32,
     pub(super) without: Without,
 }
@@ -289,7 +289,7 @@ impl Api {
         }
     }
 
-    /// Whether `text` has one of this service's secrets in it.
+    /// Tells whether `text` holds one of this service's secrets.
     pub(super) fn reveals(&self, text: &str) -> bool {
         match &self.auth {
             Auth::None => false,
@@ -349,7 +349,7 @@ fn content_of(content: &Value) -> String {
     }
 }
 
-/// Whether something is there and not empty.
+/// Tells whether a value is there and not empty.
 fn is_given(value: &Value) -> bool {
     match value {
         Value::Null => false,

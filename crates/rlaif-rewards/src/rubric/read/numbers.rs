@@ -9,9 +9,9 @@ use regex::Regex;
 /// A number of a text and what it is.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Item {
-    /// Where it is, its denominator included.
+    /// Its place, the denominator included.
     pub(super) span: Range<usize>,
-    /// Where its first number is.
+    /// Place of its first number.
     pub(super) first: Range<usize>,
     pub(super) kind: Kind,
     /// Written as a word.

@@ -8,7 +8,7 @@ use super::words::{self, Miss};
 #[derive(Debug, Clone, PartialEq)]
 enum Value {
     Text(String),
-    /// A number, or whatever else stands without quotes.
+    /// A number, or anything else without quotes.
     Bare {
         text: String,
         /// The text ends here, so that the number may go on.
@@ -29,7 +29,7 @@ pub(super) enum Object {
     Miss(Miss),
 }
 
-/// Objects within objects; more is no verdict.
+/// Objects within objects; more of them make no verdict.
 const DEEPEST: usize = 16;
 /// Beginnings of objects that are tried.
 const MOST_OBJECTS: usize = 64;
@@ -70,7 +70,7 @@ pub(super) fn score(text: &str, scale: Scale) -> Option<Object> {
     })
 }
 
-/// How surely a key is that of the verdict, the surest first.
+/// Certainty that a key is that of the verdict, the surest first.
 fn rank(key: &str) -> Option<u8> {
     let key: String =
         key.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
@@ -88,7 +88,7 @@ fn rank(key: &str) -> Option<u8> {
     }
 }
 
-/// Keys of numbers that are no verdicts.
+/// Keys of numbers that are not verdicts.
 fn is_other(key: &str) -> bool {
     let key = key.to_lowercase();
     let others = [
@@ -256,7 +256,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// An object at its brace; nothing when it is none. One without an end has what it has.
+    /// An object at its brace; `None` without an object. One without an end has what it has.
     fn object(&mut self, depth: usize) -> Option<Vec<(String, Value)>> {
         if depth > DEEPEST || !self.skip('{') {
             return None;

@@ -11,7 +11,7 @@ pub(super) struct Plain {
     pub(super) text: String,
     /// For each byte of `text`, where its character began in the answer.
     origin: Vec<usize>,
-    /// What is marked as the result: `\boxed{8}`, `[[8]]`, `<score>8</score>`.
+    /// Text marked as the result: `\boxed{8}`, `[[8]]`, `<score>8</score>`.
     pub(super) results: Vec<Range<usize>>,
 }
 
@@ -34,7 +34,7 @@ static RESULT_TAG: LazyLock<Regex> = LazyLock::new(|| {
 });
 static DOUBLE_BRACKETS: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"\[\[([^\[\]]*)\]\]").expect("a valid pattern"));
-/// What the question stands between, repeated by the judge: not the judge's words.
+/// Marks around the question, repeated by the judge: not the judge's words.
 static FENCED: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?s)\[\[begin \w+ [0-9a-f]+\]\].*?(?:\[\[end \w+ [0-9a-f]+\]\]|\z)|\[\[end \w+ [0-9a-f]+\]\]")
         .expect("a valid pattern")
@@ -69,7 +69,7 @@ impl Plain {
         plain
     }
 
-    /// Where in the answer a character of `text` came from.
+    /// Place in the answer of a character of `text`.
     pub(super) fn origin(&self, at: usize) -> usize {
         self.origin.get(at).copied().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Reasoning that stands before a verdict, and is none.
+//! Reasoning before a verdict, which is not part of the verdict.
 
 use std::ops::Range;
 use std::sync::LazyLock;

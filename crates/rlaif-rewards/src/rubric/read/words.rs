@@ -14,7 +14,7 @@ use super::reasoning;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Found {
     pub(super) value: f64,
-    /// Where its first digit is in the answer.
+    /// Place of its first digit in the answer.
     pub(super) at: usize,
     /// Nothing follows it: an answer that was cut short may have been cut within it.
     pub(super) ends: bool,
@@ -35,7 +35,7 @@ pub(super) enum Miss {
     OutOfRange(f64),
 }
 
-/// How surely a number is the verdict, the surest first.
+/// Certainty that a number is the verdict, the surest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
     /// `Final score: 8`, `\boxed{8}`.
@@ -61,9 +61,9 @@ struct Candidate {
     last: bool,
 }
 
-/// A number beyond the most is not looked at: an answer of that many is no verdict.
+/// A number beyond the most is not looked at: an answer with so many has no verdict.
 const MOST_NUMBERS: usize = 1000;
-/// How far around a number is looked for words about it, in bytes.
+/// Distance around a number in which words about it are searched, in bytes.
 const BEFORE: usize = 160;
 const AFTER: usize = 100;
 
@@ -77,7 +77,7 @@ const FINAL: &str = r"\[\s*(?:result|final\s+answer)\s*\]|\b(?:verdict|overall|f
 const LABEL: &str = r"\b(?:score|scores|rating|grade|judge?ment|evaluation|assessment|bewertung|punktzahl|wertung|puntuaci[oó]n|calificaci[oó]n|puntaje|évaluation|valutazione|punteggio|voto|nota|pontuação|avaliação|оценка|балл\w*|рейтинг|betyg|ocena|cijfer|beoordeling|puan|skor|nilai)\b|评分|評分|得分|分数|分數|打分|评价|評価|スコア|点数|採点|점수|평점|평가";
 /// Labels that are verdicts' at times.
 const MAYBE: &str = r"\b(?:answer|result|output|number|value|total|average|mean|marks?|points|punkte|stars|note|opinion)\b";
-/// What may stand between a label, or a verb, and the number.
+/// Text that may stand between a label, or a verb, and the number.
 const LINK: &str = r"(?:\s|[:=|>→⇒,≈~—-]|\b(?:is|be|would|should|will|of|at|as|an?|the|about|around|approximately|roughly|approx\.?|circa|ca\.?|exactly|only|just|probably|perhaps|likely|maybe|therefore|thus|then|that|a|solid|strong|clear|firm|full|i|i'd|give|it|it's|this|ist|wäre|etwa|eine?|un|une|est|es|è|é|de|von|me|score|rating|lautet|beträgt|sería|serait)\b|は|が|이|은|는|是|为|為)*";
 
 static LABELLED: LazyLock<Regex> = LazyLock::new(|| {
@@ -116,7 +116,7 @@ static VERB_ALONE: LazyLock<Regex> = LazyLock::new(|| {
         r"(?:\b(?:scores|scored|rated|deserves?|deserved|earns?|earned|gets|receives?|merits?|warrants?|is\s+worth|bewerte|gebe|vergebe|würde|donne|donnerais|attribue|noterais|doy|daría|califico|otorgo|pongo|assegno|darei|dou|ставлю|оцениваю|поставил\w*|оценил\w*|поставлю|оценю)\b|给|打|給)(?P<object>[^\d.!?;\n]{0,70})$",
     )
 });
-/// What stands right before a number that a verb gives.
+/// Text right before a number that a verb gives.
 static GIVEN: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"(?:^|\s|\b)(?:an?|it|this|that|as|at|to|with|of|be|about|around|approximately|roughly|solid|strong|clear|firm|full|a|say|think|guess|for|with|eine?|mit|un|une|con|на|deserves|earns|gets|receives|merits|warrants|rate|worth|score|scored|scores|give|würde|response|answer|summary|text|reply|statement|output|completion|one|vergebe|gebe|donne|doy|assegno|ставлю|:)\s*[:(\[]*\s*$|(?:给|打|給|了)\s*$",
@@ -149,7 +149,7 @@ static HYPOTHETICAL: LazyLock<Regex> = LazyLock::new(|| {
         r"^\s*(?:\+|or\s+(?:more|higher|above|less|lower|below|so)\b|and\s+(?:above|a\s+half)\b|at\s+(?:least|most)\b|minus\b|plus\b|would\b|requires?\b|needs?\b|means\b|could\b|if\b|(?:is|was|seems)\s+(?:reserved|given|for|not|too|un\w+)\b|isn't\b|°|h\b)",
     )
 });
-/// What may follow a verdict: its unit, then the end, punctuation, or a word that is no noun.
+/// Text that may follow a verdict: its unit, then the end, punctuation, or a word but no noun.
 static UNIT: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
         r"^[ \t]*(?:(?:points?|pts?\.?|stars?|marks?|punkten?|sterne|puntos?|punti|punto|pontos?|балл\w*|点|點|分|점|★|⭐)(?:[^\p{L}]|$|です|입니다|이다|で|を))?",
@@ -229,7 +229,7 @@ impl Text<'_> {
         start..end
     }
 
-    /// Whether what follows lets a number be a verdict, and not count something.
+    /// Tells whether the text behind a number lets it be a verdict, not a count of something.
     fn follows(&self, item: &Item) -> bool {
         let after = self.after(item);
         let unit = UNIT.find(after).map_or(0, |unit| {
@@ -522,7 +522,7 @@ fn candidate(text: &Text<'_>, item: &Item, n: usize, count: usize) -> Option<Can
     })
 }
 
-/// Whether the number stands on a later line than its label, behind other text.
+/// Tells whether the number stands on a later line than its label, behind other text.
 fn line_continues(before: &str, label: usize) -> bool {
     before[label..].matches('\n').count() > 3
 }
@@ -531,7 +531,7 @@ fn concluded(tier: Tier, sentence: &str) -> Tier {
     if tier == Tier::Said && CONCLUDES.is_match(sentence) { Tier::Concluded } else { tier }
 }
 
-/// What stands before a number in its sentence.
+/// Text before a number in its sentence.
 fn sentence_of(before: &str) -> &str {
     let ends = before.char_indices().rev().find(|&(at, c)| {
         let followed = before[at + c.len_utf8()..].starts_with(char::is_whitespace);
@@ -540,7 +540,7 @@ fn sentence_of(before: &str) -> &str {
     ends.map_or(before, |(at, c)| &before[at + c.len_utf8()..])
 }
 
-/// What stands before a number in its part of the sentence.
+/// Text before a number in its part of the sentence.
 fn clause_of(sentence: &str) -> &str {
     static BREAK: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
