@@ -15,8 +15,8 @@ use crate::fetch::model_folder;
 /// the same weights share them. Caches are relative to `folder`, keys come from the environment.
 ///
 /// # Errors
-/// [`ProviderError`] of any reward that cannot be built: a model that is not to be had, a label that does not
-/// exist, a key that is not set.
+/// [`ProviderError`] of a reward that cannot be built: a model that is not to be had, a label that does
+/// not exist, a key that is not set.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};

@@ -63,7 +63,7 @@ impl Ask {
     /// Checks that a model can answer this row; `row` is its place in the input, for the error.
     ///
     /// # Errors
-    /// [`LmError::EmptyInput`], [`LmError::IdOutOfRange`], [`LmError::BadSetting`] for a limit of 0,
+    /// [`LmError::EmptyInput`], [`LmError::IdOutOfRange`], [`LmError::Setting`] for a limit of 0,
     /// [`LmError::TooLong`] if the prompt does not fit the context together with its response.
     pub fn check(
         &self,
@@ -157,7 +157,7 @@ impl std::fmt::Debug for Hooks<'_> {
 /// gradient is recorded, and the weights are used as they are, adapters as `forward` says.
 ///
 /// # Errors
-/// Before anything is computed: [`LmError::BadSetting`], [`LmError::NoCodec`], and for a row's
+/// Before anything is computed: [`LmError::Setting`], [`LmError::NoCodec`], and for a row's
 /// prompt [`LmError::EmptyInput`], [`LmError::IdOutOfRange`], or [`LmError::TooLong`] if it does
 /// not fit the context together with its response. [`LmError::BatchTooLarge`] if the keys and
 /// values exceed the memory. On the way: [`LmError::NotFinite`], [`LmError::NothingAllowed`],

@@ -35,7 +35,7 @@ impl From<Dtype> for Kind {
     }
 }
 
-/// A configured [`ClassifierReward`]: which model, and how it becomes a reward.
+/// A configured [`crate::ClassifierReward`]: which model, and how it becomes a reward.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassifierConfig {
