@@ -8,22 +8,19 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 use rlaif_lm::SequenceClassifier;
-use rlaif_models::MemoryPlan;
 use rlaif_text::HfTokenizer;
-use rlaif_train::{
-    ClassWeights, ClassifierRow, ClassifierTrainer, FitConfig, LearnConfig, SupervisedTask,
-};
+use rlaif_train::{ClassWeights, ClassifierRow, ClassifierTrainer, FitConfig, LearnConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    data::{DataRows, DataSection, ShuffledBatches},
+    data::DataSection,
     error::{RowProblem, RunError},
     file::RunFile,
-    memory::{Weights, longest, rows_of_pass},
     model::{ModelSection, Placement, tokenizer},
-    recipe::{Outline, Recipe, Start, about, in_learn, total_steps},
+    recipe::{Recipe, Start},
     skipped::SkippedRows,
+    supervised::{EncodedRow, SupervisedSections},
 };
 
 /// The run file of `rlaif classifier`.
@@ -122,6 +119,12 @@ impl Corpus for LabelledColumns {
     }
 }
 
+impl EncodedRow for ClassifierRow {
+    fn tokens(&self) -> usize {
+        self.ids.len()
+    }
+}
+
 impl ClassifierFile {
     fn check_labels(&self) -> Result<(), RunError> {
         self.model.check_learn(&self.learn)?;
@@ -192,24 +195,20 @@ impl Recipe for ClassifierFile {
         let mut classifier = start.fresh(|| self.model.classifier(&self.labels, start.options))?;
         let tokenizer = tokenizer(&self.model.folder()?, classifier.spec().vocab_size)?;
         let limit = self.data.limit(classifier.spec());
-        let DataRows { train, held_out, mut skipped } =
-            self.data.read(&LabelledColumns(self.columns.clone()), start.seed)?;
-        let mut batches = ShuffledBatches::new(&train, self.train.batch_size, start.seed)?;
-        let train = self.rows(&train, &tokenizer, limit, &mut skipped)?;
-        let held_out = self.rows(&held_out, &tokenizer, limit, &mut SkippedRows::default())?;
-        let total_steps = total_steps(&self.train, train.len())?;
-        let weights = self.class_weights.resolve(&train, self.labels.len())?;
-        let rows = rows_of_pass(self.learn.microbatch_size, self.train.batch_size.min(train.len()));
-        let tokens = longest(train.iter().map(|row| row.ids.len()));
-        let memory = MemoryPlan { microbatch: rows, tokens, ..memory };
-        self.placement.check_memory(&memory, Weights::Loaded)?;
-        let trainer = ClassifierTrainer::new(&classifier, &self.learn, weights, total_steps)
-            .map_err(in_learn)?;
-        let about = about(train.len(), &skipped, held_out.len(), total_steps);
-        let mut run = start.begin(&Outline { about, fit: &self.train, total_steps })?;
-        let mut task = SupervisedTask::new(trainer, train, held_out);
-        run.drive(&mut task, &mut batches)?;
-        task.finish();
+        let Self { data, train, learn, .. } = self;
+        let corpus = LabelledColumns(self.columns.clone());
+        let rows = SupervisedSections { data, train, learn }.read(
+            &corpus,
+            start.seed,
+            |records, skipped| {
+                let rows = self.rows(&records, &tokenizer, limit, skipped)?;
+                Ok((records, rows))
+            },
+        )?;
+        let weights = self.class_weights.resolve(&rows.train, self.labels.len())?;
+        let mut run = rows.learn(start, memory, |steps| {
+            ClassifierTrainer::new(&classifier, learn, weights, steps)
+        })?;
         run.write(&mut classifier)
     }
 }

@@ -82,6 +82,7 @@ mod rewards;
 mod schema;
 mod sft;
 mod skipped;
+mod supervised;
 
 pub use classifier::{ClassifierColumns, ClassifierFile};
 pub use columns::{ColumnSection, DataFormat};

@@ -9,8 +9,7 @@ use rlaif_models::{
 };
 use rlaif_torch::seeded;
 use rlaif_train::{
-    Batches, Ending, Fit, FitConfig, FitPlan, Goal, Interrupt, RunFolder, Saved, Terminal,
-    TrainError, drive,
+    Batches, Ending, Fit, FitConfig, FitPlan, Goal, Interrupt, RunFolder, Saved, Terminal, drive,
 };
 
 use crate::{
@@ -18,7 +17,6 @@ use crate::{
     file::{OpenRun, RunFile, RunRequest},
     memory::Weights,
     model::{ModelSection, Placement},
-    skipped::SkippedRows,
 };
 
 /// A run file that says how to train.
@@ -120,8 +118,17 @@ impl<'a, R: Recipe> Start<'a, R> {
     pub fn memory_of(&self, activations: Activations) -> Result<MemoryPlan, RunError> {
         let config = &self.open.config;
         let memory = MemoryPlan { activations, ..config.model().memory(self.options)? };
-        config.placement().check_memory(&memory, Weights::NotLoaded)?;
+        self.check_memory(&memory, Weights::NotLoaded)?;
         Ok(memory)
+    }
+
+    /// As [`Placement::check_memory`], by the run file's placement.
+    pub(crate) fn check_memory(
+        &self,
+        memory: &MemoryPlan,
+        weights: Weights,
+    ) -> Result<(), RunError> {
+        self.open.config.placement().check_memory(memory, weights).map(|_| ())
     }
 
     /// Makes the folder, or takes it up: nothing was written before.
@@ -230,35 +237,4 @@ impl Trained for Classifier {
     fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {
         self.save(target, &SaveOptions { source: Some(source), ..SaveOptions::default() })
     }
-}
-
-/// Keeps the records whose row is `Some`, with those rows, in order.
-pub(crate) fn present<R, T>(records: Vec<R>, rows: Vec<Option<T>>) -> (Vec<R>, Vec<T>) {
-    records.into_iter().zip(rows).filter_map(|(record, row)| Some((record, row?))).unzip()
-}
-
-/// The length of a run over `rows` rows.
-pub(crate) fn total_steps(train: &FitConfig, rows: usize) -> Result<u64, RunError> {
-    if rows == 0 {
-        return Err(RunError::Setting {
-            key: "data.train",
-            problem: "no row has anything to learn within data.max_tokens".to_owned(),
-        });
-    }
-    Ok(train.total_steps(rows)?)
-}
-
-/// A trainer's error about `[learn]`.
-pub(crate) fn in_learn(error: TrainError) -> RunError {
-    RunError::from(error).within("learn")
-}
-
-/// Describes the rows to the user.
-pub(crate) fn about(
-    rows: usize,
-    skipped: &SkippedRows,
-    held_out: usize,
-    total_steps: u64,
-) -> String {
-    format!("{rows} rows to learn from ({skipped}), {held_out} held out, {total_steps} steps")
 }

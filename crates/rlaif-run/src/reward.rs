@@ -6,20 +6,19 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 use rlaif_lm::SequenceClassifier;
-use rlaif_models::MemoryPlan;
 use rlaif_text::{HfTokenizer, Side};
-use rlaif_train::{FitConfig, LearnConfig, PreferenceRow, PreferenceTrainer, SupervisedTask};
+use rlaif_train::{FitConfig, LearnConfig, PreferenceRow, PreferenceTrainer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    data::{DataRows, DataSection, ShuffledBatches},
+    data::DataSection,
     error::RunError,
     file::RunFile,
-    memory::{Weights, longest, rows_of_pass},
     model::{ModelSection, Placement, tokenizer},
-    recipe::{Outline, Recipe, Start, about, in_learn, total_steps},
+    recipe::{Recipe, Start},
     skipped::SkippedRows,
+    supervised::{EncodedRow, SupervisedSections},
 };
 
 /// The run file of `rlaif reward`.
@@ -138,6 +137,15 @@ impl Corpus for PairCorpus {
     }
 }
 
+impl EncodedRow for PreferenceRow {
+    /// Both sides of a pair are rows of one pass.
+    const SEQUENCES: usize = 2;
+
+    fn tokens(&self) -> usize {
+        self.chosen.len().max(self.rejected.len())
+    }
+}
+
 /// Pairs as token ids, with their records. Those whose responses are the same within `limit` teach
 /// nothing and are left out.
 fn rows(
@@ -202,25 +210,16 @@ impl Recipe for RewardFile {
         let tokenizer =
             tokenizer(&self.model.folder()?, model.spec().vocab_size)?.truncating(Side::Left);
         let limit = self.data.limit(model.spec());
-        let DataRows { train, held_out, mut skipped } =
-            self.data.read(&PairCorpus(self.columns.clone()), start.seed)?;
-        let (train, rows_of_train) = rows(train, &tokenizer, limit, &mut skipped)?;
-        let (_, held_out) = rows(held_out, &tokenizer, limit, &mut SkippedRows::default())?;
-        let total_steps = total_steps(&self.train, train.len())?;
-        let mut batches = ShuffledBatches::new(&train, self.train.batch_size, start.seed)?;
-        let pairs =
-            rows_of_pass(self.learn.microbatch_size, self.train.batch_size.min(train.len()));
-        let lengths = rows_of_train.iter().flat_map(|row| [row.chosen.len(), row.rejected.len()]);
-        // Both sides of a pair are rows of one pass.
-        let memory = MemoryPlan { microbatch: 2 * pairs, tokens: longest(lengths), ..memory };
-        self.placement.check_memory(&memory, Weights::Loaded)?;
-        let trainer = PreferenceTrainer::new(&model, &self.learn, self.centring, total_steps)
-            .map_err(in_learn)?;
-        let about = about(train.len(), &skipped, held_out.len(), total_steps);
-        let mut run = start.begin(&Outline { about, fit: &self.train, total_steps })?;
-        let mut task = SupervisedTask::new(trainer, rows_of_train, held_out);
-        run.drive(&mut task, &mut batches)?;
-        task.finish();
+        let Self { data, train, learn, .. } = self;
+        let corpus = PairCorpus(self.columns.clone());
+        let rows = SupervisedSections { data, train, learn }.read(
+            &corpus,
+            start.seed,
+            |pairs, skipped| rows(pairs, &tokenizer, limit, skipped),
+        )?;
+        let mut run = rows.learn(start, memory, |steps| {
+            PreferenceTrainer::new(&model, learn, self.centring, steps)
+        })?;
         run.write(&mut model)
     }
 }

@@ -3,21 +3,20 @@
 use rlaif_core::{Conversation, Demonstration, Record, Seed};
 use rlaif_data::corpora::{ConversationColumns, Corpus, DemonstrationColumns};
 use rlaif_lm::Policy;
-use rlaif_models::MemoryPlan;
-use rlaif_train::{FitConfig, LearnConfig, SftRow, SftTrainer, SupervisedTask};
+use rlaif_train::{FitConfig, LearnConfig, SftRow, SftTrainer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     columns::{ColumnSection, DataFormat, TextColumn, TextRecord},
-    data::{DataRows, DataSection, ShuffledBatches},
+    data::DataSection,
     encode::Encoder,
     error::RunError,
     file::RunFile,
-    memory::{Weights, longest, rows_of_pass},
     model::{ModelSection, Placement, tokenizer},
-    recipe::{Outline, Recipe, Start, about, in_learn, present, total_steps},
+    recipe::{Recipe, Start},
     skipped::SkippedRows,
+    supervised::{EncodedRow, SupervisedRows, SupervisedSections},
 };
 
 /// The run file of `rlaif sft`.
@@ -55,16 +54,18 @@ impl RunFile for SftFile {
     }
 }
 
-/// Rows ready to be learned from, and the order of the training rows.
-struct Prepared {
-    train: Vec<SftRow>,
-    held_out: Vec<SftRow>,
-    batches: ShuffledBatches,
-    skipped: SkippedRows,
+impl EncodedRow for SftRow {
+    fn tokens(&self) -> usize {
+        self.prompt.len() + self.response.len()
+    }
 }
 
 impl SftFile {
-    fn prepare(&self, encoder: &Encoder<'_>, seed: Seed) -> Result<Prepared, RunError> {
+    fn rows(
+        &self,
+        encoder: &Encoder<'_>,
+        seed: Seed,
+    ) -> Result<SupervisedRows<'_, SftRow>, RunError> {
         let columns = &self.columns;
         match columns.format {
             DataFormat::Demonstrations => {
@@ -92,21 +93,18 @@ impl SftFile {
         corpus: &C,
         encode: impl Fn(&[C::Record]) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError>,
         seed: Seed,
-    ) -> Result<Prepared, RunError>
+    ) -> Result<SupervisedRows<'_, SftRow>, RunError>
     where
         C::Record: Record,
     {
-        let DataRows { train, held_out, mut skipped } = self.data.read(corpus, seed)?;
-        let encode = |rows: &[C::Record]| {
-            encode(rows).map_err(|error| error.placed(|id| self.data.place(corpus, id)))
-        };
-        let (rows, of_encoding) = encode(&train)?;
-        skipped.add(of_encoding);
-        let (records, train) = present(train, rows);
-        let (held_out, _) = encode(&held_out)?;
-        total_steps(&self.train, train.len())?;
-        let batches = ShuffledBatches::new(&records, self.train.batch_size, seed)?;
-        Ok(Prepared { train, held_out: held_out.into_iter().flatten().collect(), batches, skipped })
+        let Self { data, train, learn, .. } = self;
+        SupervisedSections { data, train, learn }.read(corpus, seed, |records, skipped| {
+            let (rows, of_encoding) =
+                encode(&records).map_err(|error| error.placed(|id| data.place(corpus, id)))?;
+            skipped.add(of_encoding);
+            let rows = records.into_iter().zip(rows);
+            Ok(rows.filter_map(|(record, row)| Some((record, row?))).unzip())
+        })
     }
 }
 
@@ -134,19 +132,9 @@ impl Recipe for SftFile {
         let mut policy = start.fresh(|| self.model.language_model(start.options))?;
         let tokenizer = tokenizer(&self.model.folder()?, policy.spec().vocab_size)?;
         let encoder = Encoder::new(&tokenizer, policy.spec(), self.data.max_tokens);
-        let Prepared { train, held_out, mut batches, skipped } =
-            self.prepare(&encoder, start.seed)?;
-        let total_steps = total_steps(&self.train, train.len())?;
-        let rows = rows_of_pass(self.learn.microbatch_size, self.train.batch_size.min(train.len()));
-        let tokens = longest(train.iter().map(|row| row.prompt.len() + row.response.len()));
-        let memory = MemoryPlan { microbatch: rows, tokens, ..memory };
-        self.placement.check_memory(&memory, Weights::Loaded)?;
-        let trainer = SftTrainer::new(&policy, &self.learn, total_steps).map_err(in_learn)?;
-        let about = about(train.len(), &skipped, held_out.len(), total_steps);
-        let mut run = start.begin(&Outline { about, fit: &self.train, total_steps })?;
-        let mut task = SupervisedTask::new(trainer, train, held_out);
-        run.drive(&mut task, &mut batches)?;
-        task.finish();
+        let rows = self.rows(&encoder, start.seed)?;
+        let mut run =
+            rows.learn(start, memory, |steps| SftTrainer::new(&policy, &self.learn, steps))?;
         run.write(&mut policy)
     }
 }
