@@ -375,8 +375,6 @@ fn report(
     };
     let report = Report::new("Less toxic summaries, by PPO", before, &after, comparison, details)?;
     report.write(out)?;
-    println!("{}\n{}", report.to_terminal(), ten_examples(&report));
-
     match options.lora {
         Some(_) => policy.adapters().save("toxicity", &folder.model())?,
         None => {
@@ -384,6 +382,8 @@ fn report(
             policy.save(&folder.model(), &files)?;
         }
     }
+    // Printing ends the process where nobody reads: the model is there by now.
+    println!("{}\n{}", report.to_terminal(), ten_examples(&report));
     println!("report: {}", out.join("report.html").display());
     println!("model:  {}", folder.model().display());
     Ok(())

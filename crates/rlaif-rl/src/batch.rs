@@ -80,6 +80,12 @@ pub fn pick(x: &Tensor, rows: &[usize], width: usize) -> Tensor {
     x.narrow(1, 0, int(width)).index_select(0, &Tensor::from_slice(&index).to_device(x.device()))
 }
 
+/// A tensor's elements on the host.
+pub fn host(x: &Tensor) -> Vec<f64> {
+    let flat = x.to_kind(Kind::Double).to_device(Device::Cpu).reshape([-1]);
+    Vec::<f64>::try_from(flat).expect("a vector of f64")
+}
+
 pub(crate) fn int(n: usize) -> i64 {
     i64::try_from(n).expect("a size fits 63 bits")
 }

@@ -35,7 +35,7 @@ mod watch;
 
 pub use advantage::{Advantage, Gae, GroupBaseline, Whitening};
 pub use ask::{Asked, Asking};
-pub use batch::{counted, passes, permutation, pick, score_tensor};
+pub use batch::{counted, host, passes, permutation, pick, score_tensor};
 pub use error::RlError;
 pub use objective::{Average, PolicyLoss, Surrogate, policy_loss};
 pub use rewards::token_rewards;
@@ -43,7 +43,7 @@ pub use rlaif_core::stats::RunningMoments;
 pub use rollout::{Part, Plan, Prompt, Rollout};
 pub use sample::{sample, score};
 pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
-pub use stats::{Stats, host, real, rollout_statistics};
+pub use stats::{Stats, real, rollout_statistics};
 pub use stop::{MetricStop, StopConfig, StopReason};
 pub use watch::{Symptom, Watch, Watched};
 pub use {rlaif_core as core, rlaif_lm as lm, rlaif_torch as torch, rlaif_train as train, tch};

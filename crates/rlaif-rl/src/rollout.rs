@@ -9,10 +9,9 @@ use tch::Tensor;
 
 use crate::{
     ask::Asking,
-    batch::{counted, int, pick},
+    batch::{counted, host, int, pick},
     error::RlError,
     scores::ScoreConfig,
-    stats::host,
 };
 
 /// A prompt as text and as token ids. Copies share both.

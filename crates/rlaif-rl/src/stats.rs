@@ -2,9 +2,9 @@
 
 use rlaif_core::{Metrics, stats::mean_std};
 use rlaif_lm::{Mask, generate::FinishReason};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
-use crate::rollout::Rollout;
+use crate::{batch::host, rollout::Rollout};
 
 /// Statistics of a step.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -35,12 +35,6 @@ impl Stats {
     pub fn push(&mut self, name: impl Into<std::borrow::Cow<'static, str>>, value: f64) {
         self.metrics.set(name, value);
     }
-}
-
-/// A tensor's elements on the host.
-pub fn host(x: &Tensor) -> Vec<f64> {
-    let flat = x.to_kind(Kind::Double).to_device(Device::Cpu).reshape([-1]);
-    Vec::<f64>::try_from(flat).expect("a vector of f64")
 }
 
 /// The elements of `x` where the mask is true, on the host, row by row.

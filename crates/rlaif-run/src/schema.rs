@@ -112,7 +112,7 @@ pub struct Key {
 ///
 /// ```
 /// let keys = rlaif_run::keys("ppo");
-/// let clip = keys.iter().find(|key| key.path == "ppo.clip_range").unwrap();
+/// let clip = keys.iter().find(|key| key.path == "ppo.clip").unwrap();
 /// assert_eq!(clip.default.as_deref(), Some("0.2"));
 /// ```
 pub fn keys(command: &str) -> Vec<Key> {

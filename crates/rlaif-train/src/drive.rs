@@ -300,6 +300,7 @@ pub fn drive(
         run.say(&format!("warning: {warning}"))?;
     }
     let (metric, goal) = task.score();
+    run.checkpoints.go_by(goal);
     // A run that had ended early, and is resumed, has ended.
     if state.stopped.is_none() && done < total_steps {
         state.stopped = no_better(&state, config, metric);

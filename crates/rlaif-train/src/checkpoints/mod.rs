@@ -135,6 +135,12 @@ impl Checkpoints {
         Ok(Self { folder: folder.to_owned(), keep, last_good: None })
     }
 
+    /// Has [`Keep::best`], if it is set, go by another goal: that of the training, which the folder did
+    /// not know when it was opened.
+    pub(crate) fn go_by(&mut self, goal: Goal) {
+        self.keep.best = self.keep.best.map(|_| goal);
+    }
+
     /// Writes the checkpoint of `step`, then removes those that need not be kept. One of the same
     /// step is replaced.
     ///

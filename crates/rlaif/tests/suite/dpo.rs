@@ -340,5 +340,7 @@ fn the_bench_reports_its_phases() {
     succeeded(&output);
     let got: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(got["phases"]["reference"].as_f64().unwrap() < 1e-3);
-    assert!(refused(&bench(&["--minibatch", "1", "--batch", "0"])).contains("batch"));
+    assert!(
+        refused(&bench(&["--microbatch-size", "1", "--batch-size", "0"])).contains("--batch-size")
+    );
 }

@@ -377,9 +377,18 @@ fn bench_ppo_times_the_phases_of_a_step() {
     let root = tempfile::tempdir().unwrap();
     prepare(root.path(), 1, "");
     let policy = root.path().join("policy");
-    for more in [&["--lora", "2", "--recompute", "--microbatch", "1"][..], &[]] {
+    for more in [&["--lora", "2", "--recompute", "--microbatch-size", "1"][..], &[]] {
         let mut arguments = vec!["bench", "ppo", "--policy", policy.to_str().unwrap()];
-        arguments.extend(["--batch", "4", "--minibatch", "2", "--epochs", "1", "--steps", "1"]);
+        arguments.extend([
+            "--batch-size",
+            "4",
+            "--minibatch-size",
+            "2",
+            "--epochs",
+            "1",
+            "--steps",
+            "1",
+        ]);
         arguments.extend(["--prompt-len", "4-6", "--new-tokens", "3", "--json"]);
         arguments.extend(more);
         let output = command(&arguments).output().unwrap();

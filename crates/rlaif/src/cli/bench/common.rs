@@ -62,7 +62,7 @@ pub(super) fn rows_of_ids<T: DeserializeOwned>(
         return Err(CliError::Flag {
             flag: "input",
             found: format!("a file of {} rows", rows.len()),
-            expected: "a file of --batch times (--steps + 1) rows",
+            expected: "a file of --batch-size times (--steps + 1) rows",
         });
     }
     Ok(rows)

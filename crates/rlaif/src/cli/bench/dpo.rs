@@ -39,11 +39,11 @@ pub(crate) struct DpoBench {
     #[command(flatten)]
     placement: Placement,
     /// Pairs of one optimizer step.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
     batch: usize,
     /// Pairs of one backward pass; 0 for all.
-    #[arg(long, default_value_t = 0)]
-    minibatch: usize,
+    #[arg(long, alias = "minibatch", default_value_t = 0)]
+    microbatch_size: usize,
     /// Tokens of each prompt.
     #[arg(long, default_value_t = 64)]
     prompt_len: usize,
@@ -85,7 +85,7 @@ struct IdRow {
 impl DpoBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         at_least_one(&[
-            ("batch", self.batch),
+            ("batch-size", self.batch),
             ("prompt-len", self.prompt_len),
             ("new-tokens", self.new_tokens),
             ("steps", self.steps),
@@ -100,7 +100,7 @@ impl DpoBench {
             ReferenceFrom::Cached => Reference::Given,
         };
         let config = DpoConfig {
-            microbatch_size: self.minibatch,
+            microbatch_size: self.microbatch_size,
             activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
             prompts: match self.prompts {
                 PromptsComputed::Shared => Prompts::Shared,

@@ -27,7 +27,7 @@ pub(crate) struct GenerateBench {
     #[command(flatten)]
     placement: Placement,
     /// Rows decoded together.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long = "batch-size", alias = "batch", default_value_t = 16)]
     batch: usize,
     /// Prompts of one call; as many as are decoded together if not given.
     #[arg(long)]
@@ -54,7 +54,7 @@ pub(crate) struct GenerateBench {
 impl GenerateBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let count = self.rows.unwrap_or(self.batch);
-        at_least_one(&[("batch", self.batch), ("rows", count), ("steps", self.steps)])?;
+        at_least_one(&[("batch-size", self.batch), ("rows", count), ("steps", self.steps)])?;
         let options = self.placement.options()?;
         let folder = model::folder(&self.policy, None)?;
         let policy = LanguageModel::load(&folder, options)?;

@@ -53,7 +53,7 @@ pub(crate) struct ForwardBench {
     #[command(flatten)]
     model: ModelArguments,
     /// Rows.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
     batch: usize,
     /// Tokens of each prompt; of each sequence, for a classifier.
     #[arg(long, default_value_t = 128)]
@@ -75,7 +75,7 @@ pub(crate) struct ForwardBench {
 impl ForwardBench {
     fn run(&self) -> Result<(), CliError> {
         at_least_one(&[
-            ("batch", self.batch),
+            ("batch-size", self.batch),
             ("prompt-len", self.prompt_len),
             ("repeats", self.repeats),
         ])?;

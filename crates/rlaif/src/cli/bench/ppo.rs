@@ -32,14 +32,14 @@ pub(crate) struct PpoBench {
     #[command(flatten)]
     placement: Placement,
     /// Responses of one step.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long = "batch-size", alias = "batch", default_value_t = 16)]
     batch: usize,
     /// Responses of one optimizer step.
-    #[arg(long, default_value_t = 4)]
-    minibatch: usize,
+    #[arg(long, alias = "minibatch", default_value_t = 4)]
+    minibatch_size: usize,
     /// Responses of one forward and backward pass, if fewer.
-    #[arg(long)]
-    microbatch: Option<usize>,
+    #[arg(long, alias = "microbatch")]
+    microbatch_size: Option<usize>,
     /// Times that an update goes over the batch.
     #[arg(long, default_value_t = 4)]
     epochs: usize,
@@ -121,8 +121,8 @@ impl PpoBench {
         let config = PpoConfig {
             steps: self.steps + 1,
             batch_size: self.batch,
-            minibatch_size: self.minibatch,
-            microbatch_size: self.microbatch,
+            minibatch_size: self.minibatch_size,
+            microbatch_size: self.microbatch_size,
             epochs: self.epochs,
             generation: GenerationConfig {
                 max_new_tokens: self.new_tokens,

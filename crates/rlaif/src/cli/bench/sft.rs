@@ -24,11 +24,11 @@ pub(crate) struct SftBench {
     #[command(flatten)]
     placement: Placement,
     /// Rows of an optimizer step.
-    #[arg(long, default_value_t = 8)]
+    #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
     batch: usize,
     /// Rows of a forward pass at most; the whole batch if not given.
-    #[arg(long, default_value_t = 0)]
-    minibatch: usize,
+    #[arg(long, alias = "minibatch", default_value_t = 0)]
+    microbatch_size: usize,
     /// Tokens of each prompt.
     #[arg(long, default_value_t = 1)]
     prompt_len: usize,
@@ -70,7 +70,7 @@ struct Row {
 impl SftBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         at_least_one(&[
-            ("batch", self.batch),
+            ("batch-size", self.batch),
             ("prompt-len", self.prompt_len),
             ("new-tokens", self.new_tokens),
             ("steps", self.steps),
@@ -82,7 +82,7 @@ impl SftBench {
         let rows = self.rows(policy.spec())?;
         let config = LearnConfig {
             batching: self.batching,
-            microbatch_size: self.minibatch,
+            microbatch_size: self.microbatch_size,
             optimizer: OptimizerConfig { lr: self.lr, ..OptimizerConfig::default() },
             ..LearnConfig::default()
         };
