@@ -50,7 +50,7 @@ impl Batches for One {
     }
 }
 
-/// How the run ended, and the step whose weights are its result.
+/// The run's ending, and the step whose weights are its result.
 fn result(scores: &'static [f64], goal: Goal, patience: u64) -> (Ending, usize) {
     let parent = tempfile::tempdir().unwrap();
     let result = FitResult::Best;

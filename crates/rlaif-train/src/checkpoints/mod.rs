@@ -135,8 +135,8 @@ impl Checkpoints {
         Ok(Self { folder: folder.to_owned(), keep, last_good: None })
     }
 
-    /// Has [`Keep::best`], if it is set, go by another goal: that of the training, which the folder did
-    /// not know when it was opened.
+    /// Gives [`Keep::best`], if it is set, the goal of the training, which is not known when the folder is
+    /// opened.
     pub(crate) fn go_by(&mut self, goal: Goal) {
         self.keep.best = self.keep.best.map(|_| goal);
     }
