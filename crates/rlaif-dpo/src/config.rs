@@ -89,7 +89,8 @@ pub struct DpoConfig {
     pub temperature: f64,
     /// Whether the policy's dropout acts in the update.
     pub dropout: Dropout,
-    /// What the backward pass computes again: `recompute` takes less memory and a third more time.
+    /// Activations that the backward pass computes again: `recompute` takes less memory and a third
+    /// more time.
     pub activations: Activations,
     /// Whether both responses share the computation of their prompt.
     pub prompts: Prompts,

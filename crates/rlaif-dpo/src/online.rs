@@ -173,7 +173,7 @@ fn odd(sampled: &[Sampled], asks: &[Ask]) -> DpoError {
     DpoError::Lm(LmError::BatchMismatch { what, expected: asks.len(), found: sampled.len() })
 }
 
-/// What is learned from two responses to one prompt.
+/// Outcome of two responses to one prompt: a pair to learn from, or the reason for none.
 #[derive(Debug, PartialEq)]
 enum Pick {
     /// Places of the better and of the other response, and the difference of their scores.

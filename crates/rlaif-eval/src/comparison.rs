@@ -10,7 +10,7 @@ use crate::slice::SliceBy;
 use crate::stats::{Advice, Interval, IntervalMethod, Moments, PairedTest, check_resamples};
 use crate::{Better, Column, EvalError};
 
-/// What to do about a response without a score.
+/// Treatment of a response without a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {

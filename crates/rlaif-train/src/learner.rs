@@ -27,7 +27,8 @@ pub struct LearnConfig {
     pub microbatch_size: usize,
     /// Dropout of the model's configuration, and of adapters.
     pub dropout: Dropout,
-    /// What the backward pass computes again: `recompute` takes less memory and a third more time.
+    /// Activations that the backward pass computes again: `recompute` takes less memory and a third
+    /// more time.
     pub activations: Activations,
     /// Decay of a moving average of the weights, which evaluation and the result then use; 0 for
     /// none.

@@ -64,7 +64,7 @@ const FOREIGN: &[(usize, &[u8], &str)] = &[
     (0, b"\xfe\xff", "text in UTF-16"),
 ];
 
-/// What a file is that is none of the formats that are read, if its first bytes say.
+/// The name of a format that is not read, where the first bytes of a file tell it.
 fn foreign(head: &[u8]) -> Option<&'static str> {
     if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
         return Some(zip(head));
