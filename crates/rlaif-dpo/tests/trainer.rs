@@ -391,7 +391,7 @@ fn evaluation_of_single_responses_is_that_of_an_update_before_it_learns() {
         let want = trainer.update_responses(&batch, None).unwrap().metrics();
         let mut compared = 0;
         for (name, got) in got.iter() {
-            let want = want.get(name.strip_prefix("eval_").unwrap()).unwrap();
+            let want = want.get(name.strip_prefix("eval/").unwrap()).unwrap();
             assert!((got - want).abs() < 1e-4, "{name}: {got} {want}");
             compared += 1;
         }
