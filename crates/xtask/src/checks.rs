@@ -8,7 +8,7 @@ use cargo_metadata::{Metadata, TargetKind};
 use crate::error::Error;
 use crate::python::write_error;
 use crate::run::Run;
-use crate::{arrows, deny, english};
+use crate::{arrows, circles, deny, english};
 
 /// Packages outside the workspace, as other projects would have them: a model, and an algorithm, of
 /// one's own.
@@ -48,8 +48,9 @@ fn downstream(root: &Path, name: &str) -> Result<(), Error> {
 pub(crate) fn check(root: &Path) -> Result<(), Error> {
     Run::new(root, "cargo fmt --all --check").run()?;
     let workspace = metadata(root)?;
-    eprintln!("arrows of the architecture, English of the documentation");
+    eprintln!("arrows of the architecture, circles of modules, English of the documentation");
     arrows::check(root, &workspace)?;
+    circles::check(root)?;
     english::check(root)?;
     deny::check(root, &workspace)?;
 

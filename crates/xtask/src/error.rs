@@ -119,6 +119,12 @@ pub(crate) enum Error {
     )]
     Documented { file: &'static str, faults: String },
 
+    #[error(
+        "modules use each other in a circle; move what both need to a file of its own, below them, or list \
+         the circle with its reason in docs/architecture.md, \"Circles of modules that stay\":\n{0}"
+    )]
+    Circles(String),
+
     #[error("phrases of the list in CONTRIBUTING.md, \"English\"; reword them:\n{0}")]
     English(String),
 }

@@ -2,6 +2,7 @@
 
 mod arrows;
 mod checks;
+mod circles;
 mod deny;
 mod english;
 mod error;
@@ -11,6 +12,7 @@ mod progress;
 mod python;
 mod requirement;
 mod run;
+mod rust;
 mod setup;
 
 use std::path::PathBuf;
