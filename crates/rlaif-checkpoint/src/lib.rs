@@ -15,6 +15,7 @@
 
 mod dtype;
 mod error;
+mod interrupted;
 mod json;
 mod peft;
 mod read;

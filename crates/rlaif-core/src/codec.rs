@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::message::Message;
-use crate::record::Metadata;
+use crate::metadata::Metadata;
 
 /// Use of the special tokens of a tokenizer (BOS, EOS, `<s>`, ...).
 ///

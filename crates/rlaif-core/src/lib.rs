@@ -7,6 +7,7 @@ mod codec;
 mod fault;
 mod judge;
 mod message;
+mod metadata;
 mod metric;
 mod provenance;
 mod record;
@@ -21,11 +22,12 @@ pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
 pub use fault::{Fault, is_bad_input_file};
 pub use judge::{PairJudge, Pairing};
 pub use message::{Message, OtherContent, TextOrMessages};
+pub use metadata::Metadata;
 pub use metric::{MetricError, MetricSink, Metrics};
 pub use provenance::{Origin, Provenance, Step};
 pub use record::{
-    Conversation, Demonstration, Desirability, Exchange, Metadata, PreferencePair, PromptRecord,
-    Record, Sample, TextKind, UnpairedPreference,
+    Conversation, Demonstration, Desirability, Exchange, PreferencePair, PromptRecord, Record,
+    Sample, TextKind, UnpairedPreference,
 };
 pub use reward::{NonFinite, RewardError, RewardModel, Score, Scores};
 pub use rows::{

@@ -6,7 +6,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::record::Metadata;
+use crate::metadata::Metadata;
 
 /// One turn of a conversation, as chat templates read it.
 ///

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::codec::Specials;
 use crate::message::Message;
+use crate::metadata::Metadata;
 
 /// Anything with an identity of its own, which splits, shuffles and reports use.
 ///
@@ -246,9 +247,6 @@ pub struct Exchange<'a> {
     /// Further facts about the prompt, for rewards that need it; `None` rather than an empty map.
     pub metadata: Option<&'a Metadata>,
 }
-
-/// Further facts about a prompt: columns of its source that rewards or reports may need.
-pub type Metadata = serde_json::Map<String, serde_json::Value>;
 
 impl<'a> Exchange<'a> {
     /// An exchange of prompt and response alone.

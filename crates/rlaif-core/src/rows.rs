@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::codec::{ChatOptions, CodecError, GenerationPrompt, TextCodec};
 use crate::message::{Message, OtherContent, TextOrMessages};
+use crate::metadata::Metadata;
 use crate::record::{
-    Demonstration, Desirability, Metadata, PreferencePair, PromptRecord, Record, TextKind,
-    UnpairedPreference,
+    Demonstration, Desirability, PreferencePair, PromptRecord, Record, TextKind, UnpairedPreference,
 };
 
 /// Treatment of a prompt that is a text.

@@ -46,6 +46,7 @@
 mod compare;
 mod comparison;
 mod error;
+mod estimate;
 mod evaluation;
 mod files;
 mod journal;
@@ -68,6 +69,7 @@ pub use comparison::{
     SetNumber, Side, Slice, SliceRow, Verdict,
 };
 pub use error::EvalError;
+pub use estimate::{Estimate, Standing};
 pub use evaluation::{About, Column, Evaluation, Measurement, Progress};
 pub use metric::{Better, Metric, MetricInfo, Reads, RewardMetric, Values};
 pub use preference::{
@@ -77,4 +79,4 @@ pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
 pub use report::{Curve, Details, Finding, ModelCard, Report, Timing, read_curves, read_findings};
 pub use rlaif_core::{PairJudge, Pairing};
 pub use slice::SliceBy;
-pub use tradeoff::{Aim, Candidate, Estimate, Role, Standing, TradeOff};
+pub use tradeoff::{Aim, Candidate, Role, TradeOff};

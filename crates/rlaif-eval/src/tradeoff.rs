@@ -13,15 +13,6 @@ use crate::report::{Align, differing, inline, table, words};
 use crate::stats::Interval;
 use crate::{Better, EvalError, Report, files};
 
-/// A mean and how sure it is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Estimate {
-    /// The mean.
-    pub mean: f64,
-    /// Its interval, where there is one.
-    pub ci95: Option<Interval>,
-}
-
 /// One of the two aims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aim {
@@ -29,17 +20,6 @@ pub struct Aim {
     pub name: String,
     /// Which way is better.
     pub better: Better,
-}
-
-/// Whether another policy is better in both aims.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// None is at least as good in both and better in one: a choice among these is a matter of
-    /// what one wants.
-    Frontier,
-    /// Some other policy is at least as good in both, and better in one.
-    Dominated,
 }
 
 /// Whether a policy was tuned.

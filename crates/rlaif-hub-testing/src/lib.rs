@@ -16,26 +16,24 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod fault;
+mod kind;
 mod protocol;
+mod shared;
 mod store;
 mod wire;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use store::{Access, Content, Store};
-
-/// What a repository holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// A model repository: `/{id}`.
-    Model,
-    /// A dataset repository: `/datasets/{id}`.
-    Dataset,
-}
+pub use fault::{Action, Fault};
+pub use kind::Kind;
+pub use shared::Request;
+use shared::Shared;
+use store::{Access, Content};
 
 /// Who may read a repository's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,102 +46,10 @@ pub enum Visibility {
     Private(Vec<String>),
 }
 
-/// A request as the server saw it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// `GET` or `HEAD`.
-    pub method: String,
-    /// The path, percent-decoded, without the query.
-    pub path: String,
-    /// The `Range` header.
-    pub range: Option<String>,
-    /// The `Authorization` header.
-    pub authorization: Option<String>,
-    /// Whether it came to the storage address rather than to the hub.
-    pub to_storage: bool,
-}
-
-/// What goes wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// This answer instead of the right one. In the body and the headers, `{authorization}`
-    /// becomes the request's own header.
-    Answer {
-        /// HTTP status.
-        status: u16,
-        /// Additional headers.
-        headers: Vec<(String, String)>,
-        /// Body.
-        body: String,
-    },
-    /// The connection is cut after so many bytes of the body.
-    CutAfter(u64),
-    /// The last byte of the body is another one.
-    Corrupt,
-    /// `Range` is ignored and everything is sent.
-    IgnoreRange,
-}
-
-/// Something that goes wrong for the next requests whose path matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// Requests whose decoded path holds this, on either address.
-    pub path: String,
-    /// What happens.
-    pub action: Action,
-    /// To how many requests.
-    pub times: usize,
-}
-
-impl Fault {
-    /// The next request for `path` is answered with `status`.
-    pub fn status(path: &str, status: u16) -> Self {
-        let action = Action::Answer { status, headers: Vec::new(), body: String::new() };
-        Self { path: path.to_owned(), action, times: 1 }
-    }
-
-    /// The same with one more header (for [`Action::Answer`]).
-    #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        if let Action::Answer { headers, .. } = &mut self.action {
-            headers.push((name.to_owned(), value.to_owned()));
-        }
-        self
-    }
-
-    /// The same for so many requests.
-    #[must_use]
-    pub fn times(mut self, times: usize) -> Self {
-        self.times = times;
-        self
-    }
-}
-
 /// The server; it stops when dropped.
 #[derive(Debug)]
 pub struct HubServer {
     shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) hub: SocketAddr,
-    pub(crate) storage: SocketAddr,
-    pub(crate) state: Mutex<State>,
-    stopping: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) store: Store,
-    pub(crate) requests: Vec<Request>,
-    pub(crate) faults: Vec<Fault>,
-}
-
-impl Shared {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl HubServer {

@@ -1,7 +1,8 @@
 //! What the hub answers.
 
+use crate::kind::Kind;
+use crate::shared::{Request, Shared};
 use crate::store::{Access, Content, Repo, Store, is_large};
-use crate::{Kind, Request, Shared};
 
 pub(crate) struct Response {
     pub(crate) status: u16,

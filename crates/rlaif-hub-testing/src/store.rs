@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::Kind;
+use crate::kind::Kind;
 
 /// Endings that the hub keeps in large-file storage by default (`.gitattributes`).
 const LARGE: &[&str] =

@@ -3,8 +3,9 @@
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 
+use crate::fault::Action;
 use crate::protocol::{self, Response};
-use crate::{Action, Request, Shared};
+use crate::shared::{Request, Shared};
 
 pub(crate) fn serve(mut connection: TcpStream, shared: &Shared) -> io::Result<()> {
     let to_storage = connection.local_addr()? == shared.storage;

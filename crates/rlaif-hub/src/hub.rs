@@ -11,7 +11,6 @@ use crate::error::HubError;
 use crate::http::Client;
 use crate::kind::RepoKind;
 use crate::progress::{Bars, Progress, Quiet};
-use crate::repo::Repo;
 use crate::token::Token;
 
 /// Whether requests may be made.
@@ -73,40 +72,6 @@ impl Hub {
     /// A hub described by hand; the environment is not read.
     pub fn builder() -> HubBuilder {
         HubBuilder::default()
-    }
-
-    /// A repository, at a branch, tag or commit (`None`: `main`). No request is made yet.
-    ///
-    /// All files come from one commit: the one the revision names when it is first looked up.
-    ///
-    /// # Errors
-    /// [`HubError::InvalidRepoId`] and [`HubError::InvalidRevision`].
-    pub fn repo(&self, kind: RepoKind, id: &str, revision: Option<&str>) -> Result<Repo, HubError> {
-        Repo::on_hub(self, kind, id, revision.unwrap_or("main"))
-    }
-
-    /// A folder of this disk if `location` is one, else the repository of that name: what a
-    /// `--model` argument means.
-    ///
-    /// # Errors
-    /// As [`Hub::repo`]; also [`HubError::FolderHasNoRevisions`].
-    pub fn open(
-        &self,
-        kind: RepoKind,
-        location: &str,
-        revision: Option<&str>,
-    ) -> Result<Repo, HubError> {
-        let folder = Path::new(location);
-        if !folder.is_dir() {
-            return self.repo(kind, location, revision);
-        }
-        match revision {
-            Some(revision) => Err(HubError::FolderHasNoRevisions {
-                folder: folder.to_owned(),
-                revision: revision.to_owned(),
-            }),
-            None => Ok(Repo::local(folder)),
-        }
     }
 
     /// The folder of the cache.

@@ -164,6 +164,42 @@ impl Repo {
     }
 }
 
+impl Hub {
+    /// A repository, at a branch, tag or commit (`None`: `main`). No request is made yet.
+    ///
+    /// All files come from one commit: the one the revision names when it is first looked up.
+    ///
+    /// # Errors
+    /// [`HubError::InvalidRepoId`] and [`HubError::InvalidRevision`].
+    pub fn repo(&self, kind: RepoKind, id: &str, revision: Option<&str>) -> Result<Repo, HubError> {
+        Repo::on_hub(self, kind, id, revision.unwrap_or("main"))
+    }
+
+    /// A folder of this disk if `location` is one, else the repository of that name: what a
+    /// `--model` argument means.
+    ///
+    /// # Errors
+    /// As [`Hub::repo`]; also [`HubError::FolderHasNoRevisions`].
+    pub fn open(
+        &self,
+        kind: RepoKind,
+        location: &str,
+        revision: Option<&str>,
+    ) -> Result<Repo, HubError> {
+        let folder = Path::new(location);
+        if !folder.is_dir() {
+            return self.repo(kind, location, revision);
+        }
+        match revision {
+            Some(revision) => Err(HubError::FolderHasNoRevisions {
+                folder: folder.to_owned(),
+                revision: revision.to_owned(),
+            }),
+            None => Ok(Repo::local(folder)),
+        }
+    }
+}
+
 impl fmt::Debug for Repo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {

@@ -5,7 +5,7 @@ use rlaif_core::Specials;
 use crate::{
     error::LmError,
     generate::{Ask, GenerationConfig, Hooks, before_stop, generate},
-    sampler::{Draw, Sampled, Weights},
+    sampled::{Draw, Sampled, Weights},
 };
 
 /// Generates a response to every ask, decodes it without special tokens, and cuts it at the first

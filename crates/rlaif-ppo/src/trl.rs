@@ -1,15 +1,15 @@
 //! All of TRL 0.11.4's numbers where they differ from the correct ones, see
 //! [`Compatibility::Trl011`]: no other file knows of them.
 
-use rlaif_lm::{LmSpec, Policy, Whiten};
+use rlaif_lm::{LmSpec, Whiten};
 use rlaif_rl::{Rollout, passes, score_tensor, token_rewards};
+use rlaif_train::Optimizer;
 use tch::Tensor;
 
 use crate::{
     config::Compatibility,
     error::PpoError,
     progress::{BatchNumbers, Progress, Unit},
-    trainer::PpoTrainer,
 };
 
 /// How tokens, losses and steps are accounted for.
@@ -104,9 +104,9 @@ impl Accounting {
 
     /// Leaves a minibatch out for its ratio. TRL multiplies the loss by 0, and its optimizer steps
     /// nevertheless: Adam's momentum moves the weights.
-    pub(crate) fn leave_out<P: Policy>(
+    pub(crate) fn leave_out(
         self,
-        trainer: &mut PpoTrainer<P>,
+        optimizer: &mut Optimizer,
         progress: &mut Progress,
     ) -> Result<(), PpoError> {
         progress.skipped += 1;
@@ -114,13 +114,13 @@ impl Accounting {
             if let Some(unit) = progress.units.last_mut() {
                 (unit.policy_loss, unit.value_loss, unit.total) = (0., 0., 0.);
             }
-            for (_, tensor) in trainer.optimizer.parameters() {
+            for (_, tensor) in optimizer.parameters() {
                 let mut grad = tensor.grad();
                 if grad.defined() {
                     let _ = grad.zero_();
                 }
             }
-            progress.learning_rate = trainer.optimizer.step()?.lr;
+            progress.learning_rate = optimizer.step()?.lr;
         }
         Ok(())
     }

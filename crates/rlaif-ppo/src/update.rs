@@ -234,7 +234,7 @@ impl<P: Policy> PpoTrainer<P> {
         let Some(last) = progress.units.last() else { return Ok(Next::Continue) };
         let (far, target) = (last.ratio > config.ratio_threshold, config.target_kl);
         if far {
-            self.accounting().leave_out(self, progress)?;
+            self.accounting().leave_out(&mut self.optimizer, progress)?;
             self.drop_gradients()?;
             return Ok(Next::Continue);
         }

@@ -2,14 +2,14 @@
 
 use rlaif_core::Record;
 use rlaif_data::{
-    DataError, Dataset, Reader, Row, Source,
+    DataError, Dataset, Reader, Row,
     corpora::{ConversationColumns, Corpus, DemonstrationColumns, Outcome},
 };
 use rlaif_train::SftRow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{encode::Encoder, error::RunError, place, skipped::SkippedRows};
+use crate::{encode::Encoder, error::RunError, place, skipped::SkippedRows, source::source};
 
 /// Contents of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -141,10 +141,4 @@ where
 pub(crate) fn dropped<T>(all: &Dataset<T>) -> SkippedRows {
     let dropped = all.provenance().steps.iter().flat_map(|step| step.dropped.clone());
     SkippedRows { out: dropped.collect(), cut: 0 }
-}
-
-/// A file, or the files that fit a pattern.
-pub(crate) fn source(path: &str) -> Result<Source, RunError> {
-    let pattern = path.contains(['*', '?', '[']);
-    Ok(if pattern { Source::glob(path)? } else { Source::file(path)? })
 }

@@ -82,6 +82,7 @@ mod rewards;
 mod schema;
 mod sft;
 mod skipped;
+mod source;
 mod supervised;
 
 pub use classifier::{ClassifierColumns, ClassifierFile};

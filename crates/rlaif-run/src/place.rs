@@ -6,7 +6,7 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 
-use crate::columns::source;
+use crate::source::source;
 
 /// The places of the rows that become the record of this id.
 struct Sought<C> {

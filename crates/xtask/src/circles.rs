@@ -301,6 +301,7 @@ mod tests {
             macro_rules! m { () => { $crate::b::B } }
             #[cfg(test)] mod tests { use crate::b::B; }
             #[cfg(test)] use crate::b::B;
+            pub(in crate::b) fn seen_from_b() {}
         ";
         let loud = format!("{quiet} fn g() {{ crate::b::B; }}");
         let of = |text: &str| {

@@ -59,6 +59,10 @@ pub(crate) fn read(text: &str) -> Module {
             "macro_rules" if depth == 0 => {
                 module.items.extend(tokens.get(at + 2).cloned());
             }
+            // `pub(in crate::a)` names a module and uses nothing of it.
+            "in" if before == "(" && at > 1 && tokens[at - 2] == "pub" => {
+                at += 2 * path(&tokens[at + 1..]).len() - 1;
+            }
             word if is_name(word) && !matches!(before, "." | "::" | "$") => {
                 module.words.insert(word.to_owned());
                 if next == "::" {

@@ -1,14 +1,10 @@
 //! `adapter_config.json`.
 
 use std::num::NonZeroU32;
-use std::path::Path;
 
 use serde::ser::{SerializeMap, Serializer};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-
-use super::AdapterRules;
-use crate::CheckpointError;
 
 /// A LoRA adapter's `adapter_config.json`.
 ///
@@ -121,24 +117,6 @@ impl AdapterConfig {
             use_rslora: false,
             fan_in_fan_out: false,
         }
-    }
-
-    /// The decisions that this configuration makes per module.
-    ///
-    /// # Errors
-    ///
-    /// [`CheckpointError::Pattern`] if a pattern is no regular expression.
-    pub fn rules(&self) -> Result<AdapterRules, CheckpointError> {
-        self.rules_of(Path::new(super::ADAPTER_CONFIG))
-    }
-
-    pub(super) fn rules_of(&self, file: &Path) -> Result<AdapterRules, CheckpointError> {
-        AdapterRules::compile(self).map_err(|bad| CheckpointError::Pattern {
-            file: file.to_owned(),
-            field: bad.field,
-            pattern: bad.pattern,
-            source: bad.source.into(),
-        })
     }
 }
 

@@ -3,9 +3,12 @@
 //! `check_target_module_exists` in `peft/tuners/tuners_utils.py` and `get_pattern_key` in
 //! `peft/utils/other.py` (0.21.2).
 
+use std::path::Path;
+
 use regex::{Regex, RegexBuilder};
 
 use super::config::{AdapterConfig, ModuleNames, TargetModules};
+use crate::CheckpointError;
 
 /// No module path needs a larger automaton; a hostile pattern gets no more memory than this.
 const REGEX_BYTES: usize = 1 << 20;
@@ -33,14 +36,34 @@ enum Names {
 }
 
 /// A pattern that is no regular expression, or one with features of Python's that Rust's lack.
-pub(super) struct BadPattern {
-    pub(super) field: &'static str,
-    pub(super) pattern: String,
-    pub(super) source: regex::Error,
+struct BadPattern {
+    field: &'static str,
+    pattern: String,
+    source: regex::Error,
+}
+
+impl AdapterConfig {
+    /// The decisions that this configuration makes per module.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Pattern`] if a pattern is no regular expression.
+    pub fn rules(&self) -> Result<AdapterRules, CheckpointError> {
+        self.rules_of(Path::new(super::ADAPTER_CONFIG))
+    }
+
+    pub(super) fn rules_of(&self, file: &Path) -> Result<AdapterRules, CheckpointError> {
+        AdapterRules::compile(self).map_err(|bad| CheckpointError::Pattern {
+            file: file.to_owned(),
+            field: bad.field,
+            pattern: bad.pattern,
+            source: bad.source.into(),
+        })
+    }
 }
 
 impl AdapterRules {
-    pub(super) fn compile(config: &AdapterConfig) -> Result<Self, BadPattern> {
+    fn compile(config: &AdapterConfig) -> Result<Self, BadPattern> {
         let targets = match &config.target_modules {
             TargetModules::AllLinear => Names::All,
             TargetModules::Named(names) => Names::compile("target_modules", names)?,

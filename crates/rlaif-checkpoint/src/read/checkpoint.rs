@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use super::contents::{Contents, Layout};
 use super::positioned::Shard;
-use super::{Contents, Layout, file_names, has_extension, read_contents};
+use super::{file_names, has_extension, read_contents};
+use crate::interrupted::refuse_interrupted;
 use crate::json::{Pairs, read_json};
-use crate::write::refuse_interrupted;
 use crate::{CheckpointError, Dtype, is_plain_name};
 
 /// Names of weights, in the order of preference.

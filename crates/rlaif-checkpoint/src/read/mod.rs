@@ -1,6 +1,7 @@
 //! Weights files to bytes in the caller's memory.
 
 mod checkpoint;
+mod contents;
 mod positioned;
 mod safetensors;
 mod torch;
@@ -11,43 +12,9 @@ pub(crate) use safetensors::{HEADER_LIMIT, METADATA};
 
 use std::path::{Path, PathBuf};
 
-use crate::{CheckpointError, Dtype};
+use crate::CheckpointError;
+use contents::Contents;
 use positioned::Shard;
-
-/// Where the elements of a tensor lie in its file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Layout {
-    /// One after the other from this byte on, the last dimension fastest.
-    Contiguous { begin: u64 },
-    /// Element `[i, j, ..]` at `begin + i * strides[0] + j * strides[1] + ..`, all in bytes.
-    Strided { begin: u64, strides: Vec<u64> },
-}
-
-/// A tensor as one file's header describes it.
-#[derive(Debug)]
-struct Entry {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: u64,
-    layout: Layout,
-}
-
-impl Entry {
-    /// One past the last byte that the tensor takes in its file, if it lies in one piece.
-    fn end(&self) -> u64 {
-        match self.layout {
-            Layout::Contiguous { begin } | Layout::Strided { begin, .. } => begin + self.bytes,
-        }
-    }
-}
-
-/// What one weights file says about itself.
-#[derive(Debug, Default)]
-struct Contents {
-    entries: Vec<Entry>,
-    metadata: Vec<(String, String)>,
-}
 
 /// A file whose format the first bytes tell, whatever its name.
 fn read_contents(shard: &Shard) -> Result<Contents, CheckpointError> {

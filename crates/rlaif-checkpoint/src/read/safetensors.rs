@@ -10,7 +10,8 @@ use std::path::Path;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{Contents, Entry, Layout, Shard};
+use super::contents::{Contents, Entry, Layout};
+use super::positioned::Shard;
 use crate::json::{Pairs, parse_json};
 use crate::{CheckpointError, Dtype};
 

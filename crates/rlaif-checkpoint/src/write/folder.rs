@@ -11,6 +11,7 @@ use super::aside::{sync_folder, write_bytes, write_error, write_file, write_json
 use super::card::ModelCard;
 use super::source::TensorSource;
 use super::weights::write_weights;
+use crate::interrupted::PREVIOUS;
 use crate::json::refuse_lfs_pointer;
 use crate::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::{AdapterConfig, CheckpointError, is_plain_name, write_safetensors};
@@ -33,7 +34,6 @@ pub const TOKENIZER_FILES: [&str; 12] = [
 
 /// Locked while its folder is written; marks the folder as one that may be removed.
 const MARKER: &str = ".writing";
-const PREVIOUS: &str = ".previous.partial";
 
 /// Writes a model folder beside its place, and renames it when it is whole.
 ///
@@ -253,16 +253,6 @@ impl Drop for FolderWriter {
             let _ = fs::remove_dir_all(&self.partial);
         }
     }
-}
-
-/// Explains a folder that is missing because a writer was killed while it replaced it.
-pub(crate) fn refuse_interrupted(folder: &Path) -> Result<(), CheckpointError> {
-    let folder: PathBuf = folder.components().collect();
-    let previous = sibling(&folder, PREVIOUS);
-    if !folder.exists() && previous.is_dir() {
-        return Err(CheckpointError::Interrupted { folder, previous });
-    }
-    Ok(())
 }
 
 /// Removes a folder that a killed writer left, and nothing else.

@@ -11,5 +11,3 @@ pub use card::{CardSection, ModelCard};
 pub use folder::{FolderWriter, TOKENIZER_FILES};
 pub use source::{TensorBytes, TensorSource, TensorSpec};
 pub use weights::{DEFAULT_SHARD_BYTES, write_safetensors};
-
-pub(crate) use folder::refuse_interrupted;

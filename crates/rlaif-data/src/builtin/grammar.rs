@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use rlaif_core::{PreferencePair, Seed};
 
+use super::dialogue::{BuiltinDialogue, Mood};
+use super::mood;
 use super::scenario::{Exchange, Scenario};
-use super::{BuiltinDialogue, Mood, mood};
 use crate::row::content_id;
 use crate::turns::Speaker;
 

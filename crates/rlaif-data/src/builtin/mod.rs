@@ -5,9 +5,12 @@
 //! are hostile, in mild language; most assistants stay calm, some do not. Each dialogue has a
 //! reference summary and a preference pair: a kind answer over a rude or unhelpful one.
 
+mod dialogue;
 mod grammar;
 mod mood;
 mod scenario;
+
+pub use dialogue::{BuiltinDialogue, Mood};
 
 use std::sync::LazyLock;
 
@@ -32,47 +35,6 @@ pub enum Part {
     Train,
     /// What is kept for measuring.
     HeldOut,
-}
-
-/// How the two sides of a dialogue behave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mood {
-    /// The user is warm, the assistant kind.
-    Friendly,
-    /// Neither shows any mood.
-    Plain,
-    /// The user insults the assistant, which stays calm.
-    HostileUser,
-    /// The user insults the assistant, which answers sharply.
-    Quarrel,
-    /// The user is civil, the assistant rude.
-    RudeAssistant,
-}
-
-/// One dialogue of the built-in corpus.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct BuiltinDialogue {
-    /// The record's identity.
-    pub id: String,
-    /// What the dialogue is about: `cooking`, `travel`, ...
-    pub topic: String,
-    /// The scenario it is a variant of. Split by it, should you split.
-    pub scenario: String,
-    /// How the two sides behave.
-    pub mood: Mood,
-    /// The dialogue, in HH's notation, ending with the assistant's turn.
-    pub dialogue: String,
-    /// What a summary of it should say; it repeats no insult.
-    pub summary: String,
-    /// The dialogue up to its last turn, and two answers: a kind one over a rude or unhelpful one.
-    pub pair: PreferencePair,
-}
-
-impl Record for BuiltinDialogue {
-    fn id(&self) -> &str {
-        &self.id
-    }
 }
 
 /// One part of the corpus: together at least a thousand dialogues, all different.

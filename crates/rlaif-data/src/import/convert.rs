@@ -8,8 +8,8 @@ use rlaif_core::{
 };
 
 use super::form::RowForm;
-use super::given::{Content, Given, NO_ANSWER, Nothing, TIE, content};
-use super::{Import, Ranked};
+use super::given::{Content, Given, NO_ANSWER, Nothing, SAME, TIE, content};
+use super::options::{Import, Ranked};
 use crate::corpora::{Corpus, Outcome};
 use crate::dataset::Dataset;
 use crate::error::DataError;
@@ -17,7 +17,6 @@ use crate::row::{Row, content_id};
 
 const EMPTY: &str = "an empty response";
 const NO_PROMPT: &str = "no prompt";
-pub(super) const SAME: &str = "both responses are the same";
 
 /// Rows of a form as `T`s, several of each perhaps.
 pub(super) struct Making<T> {

@@ -6,8 +6,8 @@ use rlaif_core::{ChatOptions, Message, Metadata, TextOrMessages};
 use serde_json::{Map, Value};
 
 use super::form::RowForm;
+use super::options::{Dialogues, Import, SafeRlhfVerdict};
 use super::value::{flattened, messages, objects, parsed, text_or_messages};
-use super::{Dialogues, Import, SafeRlhfVerdict};
 use crate::error::DataError;
 use crate::row::{Row, number};
 use crate::turns;
@@ -67,6 +67,7 @@ impl From<DataError> for Nothing {
     }
 }
 
+pub(super) const SAME: &str = "both responses are the same";
 pub(super) const TIE: &str = "a tie";
 pub(super) const NO_ANSWER: &str = "no answer";
 const NOT_VALID: &str = "neither response is valid";
@@ -475,7 +476,7 @@ fn won([a, b]: [Vec<Message>; 2], first: bool) -> Result<Given, Nothing> {
         return Err(Nothing::Dropped("the conversations have no beginning in common"));
     }
     if a.is_empty() && b.is_empty() {
-        return Err(Nothing::Dropped(super::convert::SAME));
+        return Err(Nothing::Dropped(SAME));
     }
     Ok(compared(asked.into(), [a.into(), b.into()], first))
 }

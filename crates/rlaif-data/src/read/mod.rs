@@ -10,6 +10,7 @@
 mod chunk;
 mod format;
 mod input;
+mod mode;
 mod not_finite;
 mod parquet;
 mod progress;
@@ -23,6 +24,7 @@ use std::thread::JoinHandle;
 use rlaif_core::{Origin, Provenance, Step};
 
 pub use format::Format;
+pub use mode::Mode;
 pub use progress::{Progress, ProgressUpdate};
 
 use crate::corpora::Corpus;
@@ -33,17 +35,6 @@ use chunk::Chunks;
 use input::Content;
 use progress::Display;
 use rows::{Parsed, SHOWN, Tally, Unparsed};
-
-/// What happens at a row that cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// The reading ends with the error.
-    #[default]
-    Strict,
-    /// The row is left out, counted and, if among the first few, shown in the provenance. A file
-    /// that is damaged as a whole still ends the reading.
-    Lenient,
-}
 
 /// Reads rows from files and makes records of them.
 ///

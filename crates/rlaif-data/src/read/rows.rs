@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::chunk::Chunk;
 use super::format::Format;
-use super::{Mode, not_finite};
+use super::mode::Mode;
+use super::not_finite;
 use crate::corpora::{Corpus, Outcome};
 use crate::error::DataError;
 use crate::row::{Columns, NotFinite, Place, Row};

@@ -584,14 +584,6 @@ impl PairObjective {
             Coupling::Separate
         }
     }
-
-    /// Checks every parameter, and that what is set acts.
-    ///
-    /// # Errors
-    /// [`DpoError::Setting`] names the field.
-    pub fn check(&self) -> Result<(), DpoError> {
-        settings::check_pairs(self)
-    }
 }
 
 /// What the losses of single responses are computed from. All tensors are `[N]`, of one kind.
@@ -648,14 +640,6 @@ impl UnpairedLoss {
             Self::Bco { beta, shift: RewardShift::None } => unpaired::bco(&r, &x.signs, beta, 0.),
             Self::ApoZero { beta } => unpaired::apo_zero(&r, &x.signs, beta),
         }
-    }
-
-    /// Checks every parameter.
-    ///
-    /// # Errors
-    /// [`DpoError::Setting`] names the field.
-    pub fn check(&self) -> Result<(), DpoError> {
-        settings::check_unpaired(self)
     }
 }
 

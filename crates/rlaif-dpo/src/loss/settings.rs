@@ -2,7 +2,7 @@
 
 use rlaif_core::BadSetting;
 
-use super::{Divergence, PairLoss, PairObjective, UnpairedLoss, Weighting};
+use super::{Coupling, Divergence, PairLoss, PairObjective, UnpairedLoss, Weighting};
 use crate::error::DpoError;
 
 pub(super) fn beta() -> f64 {
@@ -53,33 +53,6 @@ fn smoothing(value: f64) -> Result<(), DpoError> {
     require((0. ..0.5).contains(&value), field, value, "at least 0 and below 0.5")
 }
 
-pub(super) fn check_pairs(objective: &PairObjective) -> Result<(), DpoError> {
-    if objective.terms.is_empty() {
-        return Err(BadSetting::new("terms", "none", "at least one loss").into());
-    }
-    for (i, term) in objective.terms.iter().enumerate() {
-        let checked = at_least_zero("weight", term.weight).and_then(|()| check_loss(&term.loss));
-        checked.map_err(|error| error.within(&format!("terms[{i}]")))?;
-    }
-    let alpha = objective.tail_weight;
-    require((0. ..=1.).contains(&alpha), "tail_weight", alpha, "from 0 to 1")?;
-    let diverges = objective.divergence != Divergence::ReverseKl;
-    if diverges && !objective.terms.iter().any(|term| term.loss.uses_scores()) {
-        let expected = "reverse_kl: none of these losses is made of the scores that it changes";
-        let found = format!("{:?}", objective.divergence);
-        return Err(BadSetting::new("divergence", found, expected).into());
-    }
-    if let Divergence::Alpha { alpha } = objective.divergence {
-        require(alpha.is_finite(), "divergence.alpha", alpha, "a number")?;
-    }
-    let couples = objective.coupling() == super::Coupling::WholeBatch;
-    if objective.weighting == Weighting::Wpo && couples {
-        let expected = "uniform: a loss that sorts or averages the batch has no loss of one pair";
-        return Err(BadSetting::new("weighting", "wpo", expected).into());
-    }
-    Ok(())
-}
-
 fn check_loss(loss: &PairLoss) -> Result<(), DpoError> {
     if let Some(beta) = loss.beta() {
         positive(if matches!(loss, PairLoss::Orpo { .. }) { "lambda" } else { "beta" }, beta)?;
@@ -116,11 +89,52 @@ fn check_loss(loss: &PairLoss) -> Result<(), DpoError> {
     }
 }
 
-pub(super) fn check_unpaired(loss: &UnpairedLoss) -> Result<(), DpoError> {
-    positive("beta", loss.beta())?;
-    if let UnpairedLoss::Kto { desirable_weight, undesirable_weight, .. } = *loss {
-        at_least_zero("desirable_weight", desirable_weight)?;
-        at_least_zero("undesirable_weight", undesirable_weight)?;
+impl PairObjective {
+    /// Checks every parameter, and that what is set acts.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`] names the field.
+    pub fn check(&self) -> Result<(), DpoError> {
+        if self.terms.is_empty() {
+            return Err(BadSetting::new("terms", "none", "at least one loss").into());
+        }
+        for (i, term) in self.terms.iter().enumerate() {
+            let checked =
+                at_least_zero("weight", term.weight).and_then(|()| check_loss(&term.loss));
+            checked.map_err(|error| error.within(&format!("terms[{i}]")))?;
+        }
+        let alpha = self.tail_weight;
+        require((0. ..=1.).contains(&alpha), "tail_weight", alpha, "from 0 to 1")?;
+        let diverges = self.divergence != Divergence::ReverseKl;
+        if diverges && !self.terms.iter().any(|term| term.loss.uses_scores()) {
+            let expected = "reverse_kl: none of these losses is made of the scores that it changes";
+            let found = format!("{:?}", self.divergence);
+            return Err(BadSetting::new("divergence", found, expected).into());
+        }
+        if let Divergence::Alpha { alpha } = self.divergence {
+            require(alpha.is_finite(), "divergence.alpha", alpha, "a number")?;
+        }
+        let couples = self.coupling() == Coupling::WholeBatch;
+        if self.weighting == Weighting::Wpo && couples {
+            let expected =
+                "uniform: a loss that sorts or averages the batch has no loss of one pair";
+            return Err(BadSetting::new("weighting", "wpo", expected).into());
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+impl UnpairedLoss {
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`] names the field.
+    pub fn check(&self) -> Result<(), DpoError> {
+        positive("beta", self.beta())?;
+        if let UnpairedLoss::Kto { desirable_weight, undesirable_weight, .. } = *self {
+            at_least_zero("desirable_weight", desirable_weight)?;
+            at_least_zero("undesirable_weight", undesirable_weight)?;
+        }
+        Ok(())
+    }
 }

@@ -2,9 +2,10 @@
 
 use maud::{Markup, html};
 
+use super::contents::Report;
 use super::page::{Page, choose, flatten, folded, foreign};
 use super::plot::{Whisker, forest, histogram, line};
-use super::{Report, words};
+use super::words;
 use crate::About;
 use crate::comparison::{Row, Verdict};
 use crate::report::curve::LEADING;

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Report, words};
+use super::contents::Report;
+use super::words;
 use crate::comparison::SampleRow;
 
 /// How much of the text of a response is quoted.

@@ -9,7 +9,8 @@ use rlaif_core::Metadata;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Report, words};
+use super::contents::Report;
+use super::words;
 use crate::Better;
 use crate::comparison::SampleRow;
 

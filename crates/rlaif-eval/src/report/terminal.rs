@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use unicode_width::UnicodeWidthStr;
 
-use super::{Report, words};
+use super::contents::Report;
+use super::words;
 use crate::comparison::Histogram;
 
 /// Where a column's text stands.

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rlaif_http::{Connections, GivenUp, Lost, Pace, Patience, Reply, Retry, Stop, post};
 
-use super::api::Optional;
 use super::config::LimitsConfig;
+use super::optional::Optional;
 use super::refusal::{Complaint, Fatal, Refusal, Whom};
 use super::spending::{Ledger, Settled, Tokens};
 

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
 use rlaif_http::{Environment, Stop, process_environment};
 
-use super::api::{Api, Ask, Optional, Without};
+use super::api::{Api, Ask};
 use super::cache::{self, Cache, Key};
 use super::config::{JudgeConfig, LlmApi, SamplingConfig};
 use super::exchange::{Asking, Message, Read, Service, stopped};
+use super::optional::{Optional, Without};
 use super::refusal::{Complaint, Fatal, excerpt};
 use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;

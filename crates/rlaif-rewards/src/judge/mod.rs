@@ -19,6 +19,7 @@ mod cache;
 mod config;
 mod exchange;
 mod llm;
+mod optional;
 mod refusal;
 mod remote;
 mod run;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use rlaif_http::{Reply, retry_after};
 use serde_json::Value;
 
-use super::api::Optional;
+use super::optional::Optional;
 
 /// Reaction to a reply that is not an answer.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,9 +7,10 @@ use rlaif_http::{Environment, Secret, Stop, process_environment};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::api::{Optional, address};
+use super::api::address;
 use super::config::{JudgeConfig, RewardServerApi};
 use super::exchange::{Asking, Message, Read, Service, stopped};
+use super::optional::Optional;
 use super::refusal::{Complaint, Fatal};
 use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;

@@ -6,6 +6,7 @@
 //! nothing between them is an instruction, and control tokens of chat templates in it are broken
 //! up. None of this makes a weak judge strong; see `docs/rewards.md`.
 
+mod answer;
 mod fence;
 mod presets;
 mod read;
@@ -19,20 +20,11 @@ use serde::{Deserialize, Serialize};
 use rlaif_core::{Exchange, Score};
 
 use crate::ProviderError;
+pub use answer::{AnswerForm, Reading, Scale};
 pub use read::{Answer, Finish, TokenAlternatives, Unread};
 use template::Template;
 #[cfg(any(feature = "judge", feature = "neural"))]
 pub(crate) use verdict::{Verdict, scores};
-
-/// The lowest and the highest verdict a judge may give.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Scale {
-    /// The worst.
-    pub low: f64,
-    /// The best.
-    pub high: f64,
-}
 
 /// What becomes of a number outside the scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -58,34 +50,6 @@ pub enum Reward {
     Symmetric,
 }
 
-/// The form of a judge's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum AnswerForm {
-    /// A number alone.
-    #[default]
-    Number,
-    /// A number, then a short justification.
-    NumberThenReason,
-    /// JSON of a justification and a number, held to its schema by the API.
-    Json,
-    /// The expectation Σ i·P(i) over the whole numbers i of the scale, from the log-probs of the
-    /// answer's first number (direct RLAIF, Lee et al. 2023).
-    Expectation,
-}
-
-impl AnswerForm {
-    /// The longest answer of this form, in tokens, by default.
-    #[cfg(any(feature = "judge", feature = "neural"))]
-    pub(crate) fn max_tokens(self) -> u32 {
-        match self {
-            Self::Number => 16,
-            Self::Expectation => 4,
-            Self::NumberThenReason | Self::Json => 300,
-        }
-    }
-}
-
 /// What a judge is asked: two messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
@@ -93,15 +57,6 @@ pub struct Question {
     pub system: String,
     /// The user's message.
     pub user: String,
-}
-
-/// What a judge's answer says.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Reading {
-    /// The score.
-    pub score: Score,
-    /// For expectations: how much of the probability fell on numbers of the scale, in [0, 1].
-    pub coverage: Option<f64>,
 }
 
 /// A rubric: instructions, a template of the question, a scale, a form of answer.

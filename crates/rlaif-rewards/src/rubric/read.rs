@@ -7,7 +7,7 @@ mod plain;
 mod reasoning;
 mod words;
 
-use super::{AnswerForm, Scale};
+use super::answer::{AnswerForm, Scale};
 pub(super) use expectation::expectation;
 use object::Object;
 use words::Miss;

@@ -2,7 +2,7 @@
 
 use rlaif_core::{Score, Scores, stats::mean_std};
 
-use super::{AnswerForm, Reading};
+use super::answer::{AnswerForm, Reading};
 
 /// Result of one question: a reading, or why there is none.
 pub(crate) type Verdict = Result<Reading, String>;

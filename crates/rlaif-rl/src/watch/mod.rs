@@ -6,7 +6,10 @@ mod entropy;
 mod kl;
 mod sampler;
 mod scores;
+mod symptom;
 mod update;
+
+pub use symptom::Symptom;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -18,48 +21,7 @@ use crate::{
     stats::Stats,
     stop::{StopConfig, StopReason},
 };
-
-/// Something that goes wrong in a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Symptom {
-    /// KL against the reference below −1 nat per response.
-    NegativeKl,
-    /// KL against the reference far beyond its target.
-    RunawayKl,
-    /// The policy has become all but deterministic.
-    EntropyCollapse,
-    /// The policy moves too far within an update.
-    LargeRatio,
-    /// Every response has the same score.
-    EqualScores,
-    /// No response ends before its limit.
-    NeverEnds,
-    /// Scores have lost their spread at the top of what was ever seen.
-    SaturatedScores,
-    /// The sampler and the training pass disagree on the same tokens.
-    SamplerGap,
-    /// Gradients hold NaN or infinity.
-    NotFinite,
-}
-
-impl Symptom {
-    /// The name that `findings.json` has for it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NegativeKl => "negative_kl",
-            Self::RunawayKl => "runaway_kl",
-            Self::EntropyCollapse => "entropy_collapse",
-            Self::LargeRatio => "large_ratio",
-            Self::EqualScores => "equal_scores",
-            Self::NeverEnds => "never_ends",
-            Self::SaturatedScores => "saturated_scores",
-            Self::SamplerGap => "sampler_gap",
-            Self::NotFinite => "not_finite",
-        }
-    }
-}
+use symptom::Sign;
 
 /// The settings of a run that tell what is wrong with its numbers.
 #[derive(Debug, Clone, Copy)]
@@ -70,14 +32,6 @@ pub struct Watched<'a> {
     pub batch_size: usize,
     /// Sampling of responses.
     pub generation: &'a GenerationConfig,
-}
-
-/// A sign of a symptom in one step.
-struct Sign {
-    symptom: Symptom,
-    seen: String,
-    cause: &'static str,
-    advice: &'static str,
 }
 
 /// Steps in a row that make a symptom of what a single step may show by chance.

@@ -9,7 +9,7 @@ use rlaif_data::corpora::{
     Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, PairColumns, PromptColumns,
     RealToxicityPrompts,
 };
-use rlaif_data::{Dataset, HubDataset, PromptBuilder, PromptForm, PromptTemplate, Reader, Source};
+use rlaif_data::{Dataset, HubDataset, PromptBuilder, PromptForm, PromptTemplate, Reader};
 use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     Better, CompareOptions, Details, Metric, MetricInfo, Missing, ModelCard, PairJudge, Report,
@@ -29,7 +29,7 @@ use tch::Device;
 
 use super::responses::check_references;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
-use crate::model_folder;
+use crate::{model_folder, source::source};
 
 /// Contents of a file for `rlaif eval`. `docs/evaluation.md` describes every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -178,11 +178,6 @@ impl PreferenceCheck {
         };
         Ok(pairs.into_records())
     }
-}
-
-/// A file, or what a pattern matches.
-fn source(file: &str) -> Result<Source, EvaluateError> {
-    Ok(if file.contains(['*', '?', '[']) { Source::glob(file)? } else { Source::file(file)? })
 }
 
 /// Source of prompts.

@@ -2,6 +2,7 @@
 
 mod config;
 mod error;
+mod response;
 mod responses;
 mod training;
 
@@ -20,7 +21,7 @@ use serde_json::{Map, Value};
 
 pub use config::{CorpusName, EvalConfig, EvalData, MetricConfig, PolicyConfig, PreferenceCheck};
 pub use error::EvaluateError;
-use responses::Response;
+use response::Response;
 pub use training::tell_of_training;
 
 /// A model that answers prompts.

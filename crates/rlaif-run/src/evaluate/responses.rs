@@ -15,21 +15,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor, no_grad};
 
+use super::response::Response;
 use super::{Evaluate, EvaluateError, Responder, Side};
 
 /// Batches generated before they are written: an interruption loses no more.
 const BATCHES: usize = 4;
-
-/// One response.
-#[derive(Debug, Clone)]
-pub(super) struct Response {
-    /// Place of its prompt.
-    pub(super) prompt: usize,
-    pub(super) text: String,
-    pub(super) ids: Vec<u32>,
-    /// Σ log π(y_t | x, y_<t) under the policy that gave it.
-    pub(super) log_prob: f64,
-}
 
 /// One line of the file.
 #[derive(Serialize, Deserialize)]

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io::BufReader;
 
-use super::super::Contents;
+use super::super::contents::Contents;
 use super::super::positioned::Shard;
 use super::globals::Elements;
 use super::unpickle::unpickle;

@@ -12,7 +12,7 @@ pub(super) use zipped::read_zip;
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{Contents, Entry, Layout};
+use super::contents::{Contents, Entry, Layout};
 use crate::{CheckpointError, Dtype};
 use globals::Elements;
 use value::{PickledTensor, Unpickled};

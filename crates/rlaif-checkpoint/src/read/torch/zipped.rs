@@ -9,7 +9,7 @@ use std::path::Path;
 
 use zip::{CompressionMethod, ZipArchive};
 
-use super::super::Contents;
+use super::super::contents::Contents;
 use super::super::positioned::Shard;
 use super::unpickle::unpickle;
 use super::{Stored, place};

@@ -1,9 +1,9 @@
 use maud::{Markup, html};
 
 use super::frame::{Frame, Scale, at};
+use crate::estimate::{Estimate, Standing};
 use crate::report::words;
 use crate::stats::Interval;
-use crate::tradeoff::{Estimate, Standing};
 
 /// One point of the plot.
 pub(crate) struct Mark<'a> {

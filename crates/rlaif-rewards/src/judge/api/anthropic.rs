@@ -6,7 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::spending::Tokens;
-use super::{Ask, content_of, count_of, put};
+use super::ask::{Ask, put};
+use super::reply::{content_of, count_of};
 use crate::rubric::{Answer, Finish};
 
 /// With a model for Anthropic, without for Bedrock, which has it in the path.

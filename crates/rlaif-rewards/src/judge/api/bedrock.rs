@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::super::sigv4::Credentials;
 use super::super::spending::Tokens;
-use super::{Ask, Auth, address, count_of, put, text_of};
+use super::ask::{Ask, put};
+use super::auth::{Auth, address};
+use super::reply::{count_of, text_of};
 use crate::ProviderError;
 use crate::rubric::{Answer, Finish};
 

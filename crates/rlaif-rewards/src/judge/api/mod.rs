@@ -1,18 +1,25 @@
 //! The wire formats: a question to a request's body, a reply's body to an answer.
 
 mod anthropic;
+mod ask;
+mod auth;
 mod bedrock;
 mod openai;
+mod reply;
 
-use rlaif_http::{Address, BadAddress, Environment, Secret};
-use serde_json::{Map, Value, json};
+pub(super) use ask::Ask;
+use auth::Auth;
+pub(super) use auth::address;
+
+use rlaif_http::{Address, Environment, Secret};
+use serde_json::{Map, Value};
 
 use super::config::{AnthropicApi, BedrockApi, LlmApi, OpenAiApi, SamplingConfig};
 use super::exchange::Headers;
-use super::sigv4::{self, Credentials, Signed};
+use super::sigv4::{self, Signed};
 use super::spending::Tokens;
 use crate::ProviderError;
-use crate::rubric::{Answer, AnswerForm, Question};
+use crate::rubric::{Answer, AnswerForm};
 
 /// A service, ready to be asked.
 #[derive(Debug)]
@@ -46,97 +53,6 @@ impl Dialect {
             Self::BedrockConverse => "Bedrock Converse",
             Self::OpenAi => "OpenAI chat completions",
         }
-    }
-}
-
-#[derive(Debug)]
-enum Auth {
-    None,
-    Header { name: &'static str, prefix: &'static str, key: Secret },
-    Aws { credentials: Credentials, region: String },
-}
-
-/// Parts that may be left out of a request when a server refuses them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Optional {
-    Temperature = 1,
-    TopP = 2,
-    TopK = 4,
-    Seed = 8,
-    Schema = 16,
-    /// Not left out, but called `max_completion_tokens`.
-    MaxTokensName = 32,
-}
-
-/// A set of [`Optional`]s.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Without(pub(super) u8);
-
-impl Without {
-    fn has(self, what: Optional) -> bool {
-        self.0 & what as u8 != 0
-    }
-}
-
-/// Contents of one request.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Ask<'a> {
-    pub(super) question: &'a Question,
-    pub(super) form: AnswerForm,
-    pub(super) sampling: &'a SamplingConfig,
-    /// Number of the sample.
-    pub(super) sample: u32,
-    pub(super) without: Without,
-}
-
-impl Ask<'_> {
-    pub(super) fn max_tokens(&self) -> u32 {
-        self.sampling.max_tokens.unwrap_or(self.form.max_tokens())
-    }
-
-    fn unless<T>(&self, dropped: Optional, value: Option<T>) -> Option<T> {
-        value.filter(|_| !self.without.has(dropped))
-    }
-
-    fn temperature(&self) -> Option<f64> {
-        self.unless(Optional::Temperature, self.sampling.temperature)
-    }
-
-    fn top_p(&self) -> Option<f64> {
-        self.unless(Optional::TopP, self.sampling.top_p)
-    }
-
-    fn top_k(&self) -> Option<u32> {
-        self.unless(Optional::TopK, self.sampling.top_k)
-    }
-
-    fn seed(&self) -> Option<u64> {
-        let seed = self.unless(Optional::Seed, self.sampling.seed)?;
-        Some(seed.wrapping_add(u64::from(self.sample)))
-    }
-
-    fn schema(&self) -> Option<Value> {
-        let asked = self.form == AnswerForm::Json && !self.without.has(Optional::Schema);
-        // No bounds on the number: most services refuse them. The reader of answers has them.
-        asked.then(|| {
-            json!({
-                "type": "object",
-                "properties": {
-                    "justification": {"type": "string"},
-                    "score": {"type": "number"},
-                },
-                "required": ["justification", "score"],
-                "additionalProperties": false,
-            })
-        })
-    }
-}
-
-/// Puts `value` under `key`, where there is one.
-fn put<T: Into<Value>>(body: &mut Map<String, Value>, key: &str, value: Option<T>) {
-    if let Some(value) = value {
-        body.insert(key.to_owned(), value.into());
     }
 }
 
@@ -315,52 +231,4 @@ impl Api {
             }
         }
     }
-}
-
-/// The address in a setting.
-pub(super) fn address(setting: &'static str, url: &str) -> Result<Address, ProviderError> {
-    Address::parse(url).map_err(|bad| ProviderError::Setting {
-        setting,
-        expected: BadAddress::EXPECTED.to_owned(),
-        found: bad.found,
-    })
-}
-
-fn text_of(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-/// The text of a message's content: a string, or a list of parts, of which those that are text
-/// count. Thinking, images and calls of tools are not the answer.
-fn content_of(content: &Value) -> String {
-    match content {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        Value::Array(parts) => parts.iter().map(content_of).collect(),
-        Value::Object(part) => {
-            let kind = part.get("type").and_then(Value::as_str);
-            let text = part.get("text").or_else(|| part.get("content"));
-            match (kind, text) {
-                (None | Some("text" | "output_text"), Some(text)) => content_of(text),
-                _ => String::new(),
-            }
-        }
-        _ => String::new(),
-    }
-}
-
-/// Tells whether a value is there and not empty.
-fn is_given(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::String(text) => !text.trim().is_empty(),
-        Value::Array(values) => values.iter().any(is_given),
-        Value::Object(values) => !values.is_empty(),
-        Value::Bool(given) => *given,
-        Value::Number(_) => true,
-    }
-}
-
-fn count_of(usage: &Value, key: &str) -> u64 {
-    usage[key].as_u64().unwrap_or(0)
 }

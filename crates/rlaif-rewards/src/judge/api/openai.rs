@@ -5,8 +5,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::optional::Optional;
 use super::super::spending::Tokens;
-use super::{Ask, Optional, content_of, count_of, is_given, put, text_of};
+use super::ask::{Ask, put};
+use super::reply::{content_of, count_of, is_given, text_of};
 use crate::rubric::{Answer, AnswerForm, Finish, TokenAlternatives};
 
 pub(super) fn body(

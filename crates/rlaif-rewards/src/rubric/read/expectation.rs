@@ -2,7 +2,7 @@
 
 use super::words::{self, Miss};
 use super::{Answer, Finish, TokenAlternatives, Unread, reasoning, unread};
-use crate::rubric::Scale;
+use crate::rubric::answer::Scale;
 
 /// Σ i·P(i) / Σ P(i) over the scale, and Σ P(i).
 ///

@@ -1,7 +1,7 @@
 //! Verdicts in JSON, and in what is nearly JSON: line breaks within strings, trailing commas,
 //! single quotes, comments, code fences, NaN, text around it, an end that is missing.
 
-use super::super::Scale;
+use super::super::answer::Scale;
 use super::words::{self, Miss};
 
 /// A value of an object, or of what is nearly one.

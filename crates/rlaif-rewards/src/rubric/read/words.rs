@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::super::Scale;
+use super::super::answer::Scale;
 use super::numbers::{self, Item, Kind};
 use super::plain::Plain;
 use super::reasoning;

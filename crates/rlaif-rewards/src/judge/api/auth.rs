@@ -1,0 +1,25 @@
+//! The address of a service, and the keys it is asked with.
+
+use rlaif_http::{Address, BadAddress, Secret};
+
+use super::super::sigv4::Credentials;
+use crate::ProviderError;
+
+#[derive(Debug)]
+pub(super) enum Auth {
+    None,
+    Header { name: &'static str, prefix: &'static str, key: Secret },
+    Aws { credentials: Credentials, region: String },
+}
+
+/// The address in a setting.
+pub(in crate::judge) fn address(
+    setting: &'static str,
+    url: &str,
+) -> Result<Address, ProviderError> {
+    Address::parse(url).map_err(|bad| ProviderError::Setting {
+        setting,
+        expected: BadAddress::EXPECTED.to_owned(),
+        found: bad.found,
+    })
+}

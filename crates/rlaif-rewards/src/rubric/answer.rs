@@ -1,0 +1,52 @@
+//! The form of a judge's answer, its scale, and what the answer says.
+
+use rlaif_core::Score;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The lowest and the highest verdict a judge may give.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    /// The worst.
+    pub low: f64,
+    /// The best.
+    pub high: f64,
+}
+
+/// The form of a judge's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnswerForm {
+    /// A number alone.
+    #[default]
+    Number,
+    /// A number, then a short justification.
+    NumberThenReason,
+    /// JSON of a justification and a number, held to its schema by the API.
+    Json,
+    /// The expectation Σ i·P(i) over the whole numbers i of the scale, from the log-probs of the
+    /// answer's first number (direct RLAIF, Lee et al. 2023).
+    Expectation,
+}
+
+impl AnswerForm {
+    /// The longest answer of this form, in tokens, by default.
+    #[cfg(any(feature = "judge", feature = "neural"))]
+    pub(crate) fn max_tokens(self) -> u32 {
+        match self {
+            Self::Number => 16,
+            Self::Expectation => 4,
+            Self::NumberThenReason | Self::Json => 300,
+        }
+    }
+}
+
+/// What a judge's answer says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reading {
+    /// The score.
+    pub score: Score,
+    /// For expectations: how much of the probability fell on numbers of the scale, in [0, 1].
+    pub coverage: Option<f64>,
+}
