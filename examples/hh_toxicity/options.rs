@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use rlaif::core::{Metadata, Seed};
 use rlaif::lm::generate::{GenerationConfig, Sampling};
-use rlaif::models::{LoadOptions, MemoryPlan, Trained};
+use rlaif::models::{LoadOptions, MemoryPlan, TrainedWeights};
 use rlaif::ppo::{KlConfig, MetricStop, MissingScore, PpoConfig, ScoreConfig, StopConfig};
 use rlaif::tch::Kind;
 use rlaif::train::{KlControl, OptimizerConfig};
@@ -208,7 +208,9 @@ impl Options {
         MemoryPlan {
             rewards,
             copy: true,
-            trained: self.lora.map_or(Trained::All, |rank| Trained::Lora(rank.get() as usize)),
+            trained: self
+                .lora
+                .map_or(TrainedWeights::All, |rank| TrainedWeights::Lora(rank.get() as usize)),
             microbatch: ppo.microbatch(),
             batch: ppo.generation.batch_size.max(ppo.batch_size),
             tokens: longest_prompt + self.max_new_tokens,

@@ -304,7 +304,7 @@ pub enum DataError {
     )]
     EmptySplit {
         /// The empty side.
-        side: Side,
+        side: SplitSide,
         /// Count of records.
         records: usize,
         /// The fraction that was to be held out.
@@ -389,14 +389,14 @@ pub enum DataError {
 
 /// A side of a split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum SplitSide {
     /// Records to learn from.
     Train,
     /// Records kept for measuring.
     HeldOut,
 }
 
-impl std::fmt::Display for Side {
+impl std::fmt::Display for SplitSide {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Train => "train",

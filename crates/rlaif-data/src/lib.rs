@@ -43,11 +43,11 @@ mod split;
 
 pub use compression::Compression;
 pub use dataset::{Dataset, Remainder};
-pub use error::{DataError, Side};
+pub use error::{DataError, SplitSide};
 pub use hub::HubDataset;
 pub use import::{Dialogues, Import, ImportOptions, Ranked, RowForm, SafeRlhfVerdict};
 pub use prompt::{BuiltPrompt, PromptBuilder, PromptForm, PromptTemplate, Shortening};
-pub use read::{Format, Mode, Progress, ProgressUpdate, Reader, Records};
+pub use read::{Format, Mode, ProgressUpdate, Reader, ReadingProgress, Records};
 pub use row::Row;
 pub use shuffle::{Position, Shuffle};
 pub use source::Source;

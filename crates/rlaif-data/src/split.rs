@@ -6,7 +6,7 @@ use rlaif_core::{Record, Seed, Step};
 use twox_hash::XxHash3_64;
 
 use crate::dataset::Dataset;
-use crate::error::{DataError, Side};
+use crate::error::{DataError, SplitSide};
 
 /// A share of the records: above 0 and below 1.
 ///
@@ -61,7 +61,7 @@ impl<T> Split<T> {
             // The quotient is exact to 53 bits, far below what a fraction resolves.
             (hash as f64 / 2f64.powi(64)) < held_out.get()
         });
-        let side = |side: Side, records: Vec<T>| {
+        let side = |side: SplitSide, records: Vec<T>| {
             if records.is_empty() {
                 return Err(DataError::EmptySplit {
                     side,
@@ -82,7 +82,10 @@ impl<T> Split<T> {
             });
             Ok(Dataset::new(records, provenance))
         };
-        Ok(Self { train: side(Side::Train, train)?, held_out: side(Side::HeldOut, apart)? })
+        Ok(Self {
+            train: side(SplitSide::Train, train)?,
+            held_out: side(SplitSide::HeldOut, apart)?,
+        })
     }
 }
 

@@ -9,7 +9,7 @@ use rlaif_data::corpora::{
 };
 use rlaif_data::{
     Compression, DataError, Dataset, Fraction, Mode, PromptTemplate, Reader, Remainder, Shuffle,
-    Side, Source,
+    Source, SplitSide,
 };
 
 /// The error of reading `content` as prompts.
@@ -309,7 +309,7 @@ fn three_prompts() -> Dataset<PromptRecord> {
 
 #[test]
 fn a_split_that_leaves_a_side_empty_is_refused() {
-    for (fraction, expected) in [(1e-9, Side::HeldOut), (1.0 - 1e-9, Side::Train)] {
+    for (fraction, expected) in [(1e-9, SplitSide::HeldOut), (1.0 - 1e-9, SplitSide::Train)] {
         let error =
             three_prompts().split(Fraction::new(fraction).unwrap(), Seed::new(1)).unwrap_err();
         assert!(

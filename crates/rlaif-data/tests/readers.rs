@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use common::{Folder, gzip, parquet, zstd};
 use proptest::prelude::*;
 use rlaif_data::corpora::{Corpus, Outcome, PromptColumns, Typed};
-use rlaif_data::{DataError, Format, Mode, Progress, Reader, Row, Source};
+use rlaif_data::{DataError, Format, Mode, Reader, ReadingProgress, Row, Source};
 use serde::Deserialize;
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -184,7 +184,8 @@ fn progress_reaches_the_end_and_never_goes_back() {
     let path = folder.write("f.gz", &content);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
-    let progress = Progress::Callback(Arc::new(move |update| sink.lock().unwrap().push(update)));
+    let progress =
+        ReadingProgress::Callback(Arc::new(move |update| sink.lock().unwrap().push(update)));
     Reader::new(Source::file(path).unwrap()).progress(progress).dataset(ByName).unwrap();
     let seen = seen.lock().unwrap();
     assert!(seen.len() > 1);

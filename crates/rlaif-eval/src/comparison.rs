@@ -123,7 +123,7 @@ impl CompareOptions {
 
 /// One side of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Side {
+pub struct SideStats {
     /// How the values are distributed: over responses for the metric itself, over prompts for
     /// what is computed from several responses.
     #[serde(flatten)]
@@ -201,9 +201,9 @@ pub struct Row {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// The baseline.
-    pub before: Side,
+    pub before: SideStats,
     /// The tuned policy.
-    pub after: Side,
+    pub after: SideStats,
     /// The difference.
     pub delta: Delta,
     /// The distributions; only for a metric itself.

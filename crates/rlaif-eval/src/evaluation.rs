@@ -167,7 +167,7 @@ struct Unchecked {
 
 /// How far a measurement has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress<'a> {
+pub struct MeasuringProgress<'a> {
     /// The metric at work.
     pub metric: &'a str,
     /// How many samples it has measured, earlier runs included.
@@ -176,7 +176,7 @@ pub struct Progress<'a> {
     pub total: usize,
 }
 
-type OnProgress<'a> = dyn FnMut(Progress<'_>) + 'a;
+type OnProgress<'a> = dyn FnMut(MeasuringProgress<'_>) + 'a;
 
 /// Measures samples with metrics, batch by batch, all metrics beside each other: while a judge on
 /// the network is waited for, a classifier computes.
@@ -216,7 +216,7 @@ impl<'a> Measurement<'a> {
 
     /// Calls back after each batch.
     #[must_use]
-    pub fn progress(mut self, call: impl FnMut(Progress<'_>) + 'a) -> Self {
+    pub fn progress(mut self, call: impl FnMut(MeasuringProgress<'_>) + 'a) -> Self {
         self.progress = Some(Box::new(call));
         self
     }
@@ -267,7 +267,7 @@ impl<'a> Measurement<'a> {
             let total = work.samples.len();
             for (metric, done) in told {
                 if let Some(call) = &mut self.progress {
-                    call(Progress { metric, done, total });
+                    call(MeasuringProgress { metric, done, total });
                 }
             }
             let ended = threads.into_iter().map(|thread| thread.join());

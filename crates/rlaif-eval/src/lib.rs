@@ -66,11 +66,11 @@ mod tradeoff;
 
 pub use comparison::{
     CompareOptions, Comparison, Delta, Folds, Histogram, Missing, OverOptimisation, Row, SampleRow,
-    SetNumber, Side, Slice, SliceRow, Verdict,
+    SetNumber, SideStats, Slice, SliceRow, Verdict,
 };
 pub use error::EvalError;
 pub use estimate::{Estimate, Standing};
-pub use evaluation::{About, Column, Evaluation, Measurement, Progress};
+pub use evaluation::{About, Column, Evaluation, Measurement, MeasuringProgress};
 pub use metric::{Better, Metric, MetricInfo, Reads, RewardMetric, Values};
 pub use preference::{
     PreferenceAccuracy, ScoreJudge, WinRate, WinRateOptions, preference_accuracy, win_rate,

@@ -184,12 +184,12 @@ pub fn win_rate(
 
 /// The probability that `after` is better, as said with `after` first and with `after` second.
 #[derive(Debug, Clone, Copy)]
-struct Verdict {
+struct BothOrders {
     first: f64,
     second: f64,
 }
 
-impl Verdict {
+impl BothOrders {
     fn both(self) -> f64 {
         f64::midpoint(self.first, self.second)
     }
@@ -199,7 +199,7 @@ fn ask_both_orders(
     judge: &dyn PairJudge,
     pairs: &[(&Sample, &Sample)],
     options: &WinRateOptions,
-) -> Result<Vec<Option<Verdict>>, EvalError> {
+) -> Result<Vec<Option<BothOrders>>, EvalError> {
     let mut verdicts = Vec::with_capacity(pairs.len());
     for batch in pairs.chunks(options.batch) {
         let shown: Vec<Pairing<'_>> = batch
@@ -227,7 +227,7 @@ fn ask_both_orders(
                 return Err(EvalError::NotFinite { metric, id: id(), value: *value });
             }
             verdicts.push(match (orders[0], orders[1], options.missing) {
-                (Some(first), Some(second), _) => Some(Verdict { first, second: 1. - second }),
+                (Some(first), Some(second), _) => Some(BothOrders { first, second: 1. - second }),
                 (_, _, Missing::DropPrompt) => None,
                 (_, _, Missing::Refuse) => {
                     return Err(EvalError::MissingScore {
@@ -245,8 +245,8 @@ fn ask_both_orders(
 /// For each prompt all of whose pairs have verdicts: the pairs' numbers and verdicts.
 fn keep_complete(
     prompts: &[PromptPair],
-    verdicts: &[Option<Verdict>],
-) -> Vec<Vec<(usize, Verdict)>> {
+    verdicts: &[Option<BothOrders>],
+) -> Vec<Vec<(usize, BothOrders)>> {
     let mut kept = Vec::new();
     let mut next = 0;
     for prompt in prompts {
@@ -262,13 +262,13 @@ fn keep_complete(
 fn summarise(
     judge: &str,
     pairs: &[(&Sample, &Sample)],
-    kept: &[Vec<(usize, Verdict)>],
+    kept: &[Vec<(usize, BothOrders)>],
     dropped: usize,
     options: &WinRateOptions,
 ) -> Result<WinRate, EvalError> {
     let seed = options.seed.derive("win rate", 0);
-    let all: Vec<Verdict> = kept.iter().flatten().map(|(_, verdict)| *verdict).collect();
-    let share = |holds: &dyn Fn(&Verdict) -> bool| {
+    let all: Vec<BothOrders> = kept.iter().flatten().map(|(_, verdict)| *verdict).collect();
+    let share = |holds: &dyn Fn(&BothOrders) -> bool| {
         all.iter().filter(|v| holds(v)).count() as f64 / all.len() as f64
     };
     let by_prompt: Vec<f64> = kept
@@ -298,7 +298,7 @@ fn summarise(
 
 fn length_controlled(
     pairs: &[(&Sample, &Sample)],
-    kept: &[Vec<(usize, Verdict)>],
+    kept: &[Vec<(usize, BothOrders)>],
     resamples: usize,
     seed: Seed,
 ) -> Option<LengthControlled> {

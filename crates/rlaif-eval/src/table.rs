@@ -4,7 +4,7 @@ use ndarray::{Array2, Axis};
 use rlaif_core::PromptRecord;
 
 use crate::comparison::{
-    Columns, CompareOptions, Delta, Histogram, OverOptimisation, Row, Side, Slice, SliceRow,
+    Columns, CompareOptions, Delta, Histogram, OverOptimisation, Row, SideStats, Slice, SliceRow,
     Verdict,
 };
 use crate::pair::PromptPair;
@@ -89,7 +89,7 @@ impl Table {
                 // The mean is that of the prompts, which weigh alike however many responses
                 // each has.
                 let moments = Moments { mean: mean(values), ..Moments::of(spread) };
-                Ok::<_, EvalError>(Side { moments, ci95: interval(values, drawn)? })
+                Ok::<_, EvalError>(SideStats { moments, ci95: interval(values, drawn)? })
             };
             let before_side = side(&before, spread_before, &drawn_before)?;
             let after_side = side(&after, spread_after, &drawn_after)?;

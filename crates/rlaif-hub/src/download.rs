@@ -11,7 +11,7 @@ use ureq::http::{HeaderMap, StatusCode};
 use crate::cache::create_parent;
 use crate::error::HubError;
 use crate::http::{Client, Patience, Subject, text_header};
-use crate::progress::{Event, Progress};
+use crate::progress::{DownloadProgress, Event};
 use crate::repo::HubRepo;
 
 /// What the hub says about a file.
@@ -85,7 +85,7 @@ struct Transfer<'a> {
 }
 
 /// Tells the listener that the transfer is over, however it ends.
-struct Ended<'a>(&'a dyn Progress, &'a str);
+struct Ended<'a>(&'a dyn DownloadProgress, &'a str);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {

@@ -17,7 +17,7 @@ use ureq::{Agent, Body};
 
 use crate::error::HubError;
 use crate::kind::RepoKind;
-use crate::progress::{Event, Progress};
+use crate::progress::{DownloadProgress, Event};
 use crate::token::Token;
 
 /// What a request is about, for the sentence that explains its failure.
@@ -56,7 +56,7 @@ pub(crate) struct Client {
     origin: Origin,
     token: Option<Token>,
     pub(crate) retry: Retry,
-    pub(crate) progress: Arc<dyn Progress>,
+    pub(crate) progress: Arc<dyn DownloadProgress>,
 }
 
 /// What a token may be sent to.
@@ -77,7 +77,7 @@ impl Client {
         endpoint: &str,
         token: Option<Token>,
         retry: Retry,
-        progress: Arc<dyn Progress>,
+        progress: Arc<dyn DownloadProgress>,
     ) -> Result<Self, HubError> {
         let endpoint = endpoint.trim().trim_end_matches('/');
         let invalid = || HubError::InvalidEndpoint {

@@ -10,7 +10,7 @@ use rlaif_http::Retry;
 use crate::error::HubError;
 use crate::http::Client;
 use crate::kind::RepoKind;
-use crate::progress::{Bars, Progress, Quiet};
+use crate::progress::{Bars, DownloadProgress, Quiet};
 use crate::token::Token;
 
 /// Whether requests may be made.
@@ -103,7 +103,7 @@ pub struct HubBuilder {
     token: Option<(String, String)>,
     network: Network,
     retry: Retry,
-    progress: Arc<dyn Progress>,
+    progress: Arc<dyn DownloadProgress>,
 }
 
 impl Default for HubBuilder {
@@ -201,7 +201,7 @@ impl HubBuilder {
     }
 
     /// Who hears of downloads (default [`Bars`]).
-    pub fn progress(mut self, progress: impl Progress + 'static) -> Self {
+    pub fn progress(mut self, progress: impl DownloadProgress + 'static) -> Self {
         self.progress = Arc::new(progress);
         self
     }

@@ -33,6 +33,6 @@ mod token;
 pub use error::HubError;
 pub use hub::{Hub, HubBuilder, Network};
 pub use kind::RepoKind;
-pub use progress::{Bars, Event, Progress, Quiet};
+pub use progress::{Bars, DownloadProgress, Event, Quiet};
 pub use repo::Repo;
 pub use rlaif_http::Retry;

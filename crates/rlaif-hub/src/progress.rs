@@ -39,7 +39,7 @@ pub enum Event<'a> {
 }
 
 /// Hears of downloads. Called from whichever thread downloads.
-pub trait Progress: Send + Sync {
+pub trait DownloadProgress: Send + Sync {
     /// Takes note of `event`; must not block for long.
     fn note(&self, event: Event<'_>);
 }
@@ -48,7 +48,7 @@ pub trait Progress: Send + Sync {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quiet;
 
-impl Progress for Quiet {
+impl DownloadProgress for Quiet {
     fn note(&self, _event: Event<'_>) {}
 }
 
@@ -59,7 +59,7 @@ pub struct Bars {
     by_file: Mutex<HashMap<String, ProgressBar>>,
 }
 
-impl Progress for Bars {
+impl DownloadProgress for Bars {
     fn note(&self, event: Event<'_>) {
         let mut bars = self.by_file.lock().unwrap_or_else(PoisonError::into_inner);
         match event {

@@ -53,6 +53,6 @@ pub use respond::respond;
 pub use row_ids::RowIds;
 pub use sampled::{Draw, Sampled, Weights};
 pub use sampler::{LocalSampler, RecordedSampler, Sampler};
-pub use seq2seq::{Encoded, EncodedTokens, Seq2SeqLm, Seq2SeqPolicy};
+pub use seq2seq::{EncodedTokens, EncoderStates, Seq2SeqLm, Seq2SeqPolicy};
 pub use spec::LmSpec;
 pub use value::{ValueFunction, ValueHead, ValueInit};

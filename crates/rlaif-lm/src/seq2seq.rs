@@ -18,14 +18,14 @@ use crate::{
 
 /// What an encoder made of a batch of prompts.
 #[derive(Debug)]
-pub struct Encoded {
+pub struct EncoderStates {
     /// Hidden states `[B, S, H]`; unpadded, `[1, N, H]`, row after row.
     pub hidden: Tensor,
     /// Which tokens they belong to.
     pub tokens: EncodedTokens,
 }
 
-/// How the hidden states of [`Encoded`] lie.
+/// How the hidden states of [`EncoderStates`] lie.
 #[derive(Debug)]
 pub enum EncodedTokens {
     /// All of them are of real tokens.
@@ -36,7 +36,7 @@ pub enum EncodedTokens {
     Unpadded(Vec<i64>),
 }
 
-impl Encoded {
+impl EncoderStates {
     /// All rows, that many times in turn.
     fn repeated(&self, times: i64) -> Self {
         let whole = [times, 1, 1];
@@ -64,7 +64,7 @@ pub trait Seq2SeqLm: Send {
     ///
     /// # Errors
     /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
-    fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<Encoded, LmError>;
+    fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<EncoderStates, LmError>;
 
     /// Last hidden states `[B, T, H]` of the decoder for right-padded ids, int64 `[B, T]`, that
     /// begin with the decoder's start token.
@@ -74,7 +74,7 @@ pub trait Seq2SeqLm: Send {
     fn decode(
         &self,
         ids: &Tensor,
-        encoded: &Encoded,
+        encoded: &EncoderStates,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError>;
 
@@ -134,7 +134,7 @@ impl<M: Seq2SeqLm> Seq2SeqPolicy<M> {
     /// Hidden states `[B, T, H]` that predict the tokens of `responses`.
     fn decode_responses(
         &self,
-        encoded: &Encoded,
+        encoded: &EncoderStates,
         responses: &TokenBatch,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {

@@ -14,7 +14,7 @@ use crate::{config::Config, error::ModelError, family::Families, inspect::inspec
 
 /// The weights of a model that are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trained {
+pub enum TrainedWeights {
     /// Every weight.
     All,
     /// A LoRA adapter of this rank on the attention's projections; a reference is the model without
@@ -25,7 +25,7 @@ pub enum Trained {
 /// A training run, as far as memory is concerned.
 ///
 /// ```
-/// use rlaif_models::{MemoryPlan, Trained};
+/// use rlaif_models::{MemoryPlan, TrainedWeights};
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/flan");
 /// let plan = MemoryPlan {
 ///     copy: true,
@@ -35,7 +35,7 @@ pub enum Trained {
 ///     ..MemoryPlan::new(folder, tch::Kind::Float, tch::Device::Cpu)
 /// };
 /// assert!(plan.check()?.total() < 1 << 30);
-/// let lora = MemoryPlan { trained: Trained::Lora(16), ..plan.clone() };
+/// let lora = MemoryPlan { trained: TrainedWeights::Lora(16), ..plan.clone() };
 /// assert!(lora.needed()?.total() < plan.needed()?.total());
 /// # Ok::<(), rlaif_models::MemoryError>(())
 /// ```
@@ -50,7 +50,7 @@ pub struct MemoryPlan {
     /// The device of the run.
     pub device: Device,
     /// The weights that are trained.
-    pub trained: Trained,
+    pub trained: TrainedWeights,
     /// Whether a copy of the model stays in memory as the reference, if all weights are trained.
     pub copy: bool,
     /// Folder of a value function that has a trunk of its own, all of which is trained.
@@ -156,7 +156,7 @@ impl MemoryPlan {
             families: Families::BUILT_IN,
             kind,
             device,
-            trained: Trained::All,
+            trained: TrainedWeights::All,
             copy: false,
             value: None,
             frozen: Vec::new(),
@@ -183,9 +183,9 @@ impl MemoryPlan {
         let blocks = shape.blocks as u64;
 
         let (mut trained, copies) = match self.trained {
-            Trained::All => (count, 1 + u64::from(self.copy)),
+            TrainedWeights::All => (count, 1 + u64::from(self.copy)),
             // Four projections of a block, two factors each.
-            Trained::Lora(rank) => (blocks * 8 * hidden * rank as u64, 1),
+            TrainedWeights::Lora(rank) => (blocks * 8 * hidden * rank as u64, 1),
         };
         let mut weights = copies * count;
         if let Some(value) = &self.value {
@@ -265,7 +265,7 @@ impl MemoryPlan {
         if needed.total() <= free {
             return Ok(needed);
         }
-        let lora = Self { trained: Trained::Lora(16), ..self.clone() };
+        let lora = Self { trained: TrainedWeights::Lora(16), ..self.clone() };
         let narrow = Self { kind: Kind::BFloat16, ..self.clone() };
         let both = Self { kind: Kind::BFloat16, ..lora.clone() };
         let mut suggestion = None;

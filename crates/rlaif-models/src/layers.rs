@@ -10,7 +10,7 @@ use crate::{
     adapter::{Adapter, Form, Pass},
     error::ModelError,
     recompute::Shallow,
-    weights::{Init, Weights},
+    weights::{Init, TensorTree},
 };
 
 /// A linear layer `y = x Wᵀ + b`, and the adapters on it.
@@ -42,7 +42,7 @@ impl From<bool> for Bias {
 impl Linear {
     /// The layer at this place of a model; without a checkpoint its weight is normal with this
     /// standard deviation.
-    pub fn load(weights: &Weights<'_>, inputs: i64, outputs: i64, bias: Bias, std: f64) -> Self {
+    pub fn load(weights: &TensorTree<'_>, inputs: i64, outputs: i64, bias: Bias, std: f64) -> Self {
         Self {
             path: weights.path().to_owned(),
             weight: weights.tensor("weight", &[outputs, inputs], Init::Normal { std }),
@@ -168,7 +168,7 @@ pub struct RmsNorm {
 
 impl RmsNorm {
     /// The norm at this place of a model.
-    pub fn load(weights: &Weights<'_>, size: i64, epsilon: f64) -> Self {
+    pub fn load(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
         Self { weight: weights.tensor("weight", &[size], Init::Ones), epsilon }
     }
 
@@ -204,7 +204,7 @@ pub struct LayerNorm {
 
 impl LayerNorm {
     /// The norm at this place of a model.
-    pub fn load(weights: &Weights<'_>, size: i64, epsilon: f64) -> Self {
+    pub fn load(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
         Self {
             weight: weights.tensor("weight", &[size], Init::Ones),
             bias: weights.tensor("bias", &[size], Init::Zeros),
@@ -241,7 +241,7 @@ impl Embedding {
     }
 
     /// The table at this place of a model; without a checkpoint normal with this standard deviation.
-    pub fn load(weights: &Weights<'_>, rows: i64, size: i64, std: f64) -> Self {
+    pub fn load(weights: &TensorTree<'_>, rows: i64, size: i64, std: f64) -> Self {
         Self { weight: weights.tensor("weight", &[rows, size], Init::Normal { std }) }
     }
 

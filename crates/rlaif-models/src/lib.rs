@@ -43,7 +43,7 @@ pub use config::Config;
 pub use convert::{ConvertError, classifier_with_labels, value_function};
 pub use error::{ModelError, TensorProblem};
 pub use family::{Families, Family};
-pub use footprint::{MemoryError, MemoryNeeded, MemoryPlan, Trained, free_memory};
+pub use footprint::{MemoryError, MemoryNeeded, MemoryPlan, TrainedWeights, free_memory};
 pub use inspect::{Summary, inspect, inspect_of};
 pub use language_model::LanguageModel;
 pub use load::LoadOptions;
@@ -74,6 +74,6 @@ pub mod extend {
             BiasRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant, WindowRule,
             dimensions as llama_dimensions,
         },
-        weights::{Init, Source, Weights},
+        weights::{Init, Source, TensorTree},
     };
 }

@@ -31,7 +31,7 @@ use crate::{
     },
     recompute::{Shallow, recompute},
     rows,
-    weights::{Source, Weights},
+    weights::{Source, TensorTree},
 };
 pub use config::dimensions;
 use config::{RawConfig, RopeScaling, Shape};
@@ -89,7 +89,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(weights: &Weights<'_>, raw: &RawConfig, shape: &Shape, names: &LlamaNames) -> Self {
+    fn load(weights: &TensorTree<'_>, raw: &RawConfig, shape: &Shape, names: &LlamaNames) -> Self {
         let std = raw.initializer_range;
         let [q, k, v, o] = names.projections;
         let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
@@ -189,7 +189,7 @@ struct FeedForward {
 
 impl FeedForward {
     fn load(
-        weights: &Weights<'_>,
+        weights: &TensorTree<'_>,
         raw: &RawConfig,
         shape: &Shape,
         names: &LlamaNames,
@@ -310,7 +310,7 @@ impl Segments {
 
 impl Trunk {
     fn load(
-        root: &Weights<'_>,
+        root: &TensorTree<'_>,
         raw: &RawConfig,
         variant: &LlamaVariant,
     ) -> Result<Self, ModelError> {

@@ -21,7 +21,7 @@ use crate::{
         Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide, in_heads,
     },
     recompute::{Shallow, recompute},
-    weights::{Source, Weights},
+    weights::{Source, TensorTree},
 };
 
 /// The fields of config.json that matter here, with the defaults transformers gives them.
@@ -125,7 +125,7 @@ struct Embeddings {
 }
 
 impl Embeddings {
-    fn load(weights: &Weights<'_>, raw: &RawConfig, first: i64, pad_id: Option<i64>) -> Self {
+    fn load(weights: &TensorTree<'_>, raw: &RawConfig, first: i64, pad_id: Option<i64>) -> Self {
         let table = |key, rows| {
             Embedding::load(&weights.at(key), rows, raw.hidden_size, raw.initializer_range)
         };
@@ -175,11 +175,11 @@ struct Block {
 }
 
 impl Block {
-    fn load(weights: &Weights<'_>, raw: &RawConfig) -> Result<Self, ModelError> {
-        let linear = |place: &Weights<'_>, inputs, outputs| {
+    fn load(weights: &TensorTree<'_>, raw: &RawConfig) -> Result<Self, ModelError> {
+        let linear = |place: &TensorTree<'_>, inputs, outputs| {
             Linear::load(place, inputs, outputs, Bias::Present, raw.initializer_range)
         };
-        let norm = |place: &Weights<'_>| {
+        let norm = |place: &TensorTree<'_>| {
             LayerNorm::load(&place.at("LayerNorm"), raw.hidden_size, raw.layer_norm_eps)
         };
         let (hidden, wide) = (raw.hidden_size, raw.intermediate_size);
@@ -311,7 +311,7 @@ impl Roberta {
             .map(|i| Block::load(&layers.at(i), &raw))
             .collect::<Result<_, _>>()?;
         let classifier = source.root().at("classifier");
-        let linear = |place: &Weights<'_>, outputs| {
+        let linear = |place: &TensorTree<'_>, outputs| {
             let std = raw.initializer_range;
             Linear::load(place, raw.hidden_size, outputs, Bias::Present, std)
         };

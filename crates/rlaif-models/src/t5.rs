@@ -10,7 +10,7 @@ mod config;
 mod decode;
 
 use rlaif_lm::{
-    Activations, CacheShape, DecodeState, Encoded, EncodedTokens, Forward, KvCache, LmError,
+    Activations, CacheShape, DecodeState, EncodedTokens, EncoderStates, Forward, KvCache, LmError,
     LmSpec, Mask, Memory, Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
 };
 use rlaif_torch::{AttentionOptions, Keys, RowLengths, attends_rows};
@@ -27,7 +27,7 @@ use crate::{
     },
     recompute::{Shallow, recompute},
     rows,
-    weights::{Init, Source, Weights},
+    weights::{Init, Source, TensorTree},
 };
 use config::{Head, RawConfig, Shape};
 pub(crate) use config::{dimensions, written};
@@ -53,7 +53,7 @@ struct RelativeBias {
 }
 
 impl RelativeBias {
-    fn load(weights: &Weights<'_>, shape: &Shape, direction: Direction) -> Self {
+    fn load(weights: &TensorTree<'_>, shape: &Shape, direction: Direction) -> Self {
         let std = (shape.d_model as f64).powf(-0.5);
         Self {
             weight: weights.tensor("weight", &[shape.buckets, shape.heads], Init::Normal { std }),
@@ -119,7 +119,7 @@ struct Attention {
 }
 
 impl Attention {
-    fn load(weights: &Weights<'_>, shape: &Shape) -> Self {
+    fn load(weights: &TensorTree<'_>, shape: &Shape) -> Self {
         let inner = shape.heads * shape.d_kv;
         let model = shape.d_model as f64;
         let inward =
@@ -295,7 +295,7 @@ struct FeedForward {
 }
 
 impl FeedForward {
-    fn load(weights: &Weights<'_>, shape: &Shape) -> Self {
+    fn load(weights: &TensorTree<'_>, shape: &Shape) -> Self {
         let inward = |key| {
             let std = (shape.d_model as f64).powf(-0.5);
             Linear::load(&weights.at(key), shape.d_model, shape.d_ff, Bias::Absent, std)
@@ -365,7 +365,7 @@ struct Context<'a> {
 }
 
 impl Block {
-    fn load(weights: &Weights<'_>, shape: &Shape, decoder: bool) -> Self {
+    fn load(weights: &TensorTree<'_>, shape: &Shape, decoder: bool) -> Self {
         let layers = weights.at("layer");
         let norm = |layer: usize| {
             RmsNorm::load(&layers.at(layer).at("layer_norm"), shape.d_model, shape.epsilon)
@@ -468,7 +468,7 @@ struct Stack {
 }
 
 impl Stack {
-    fn load(weights: &Weights<'_>, shape: &Shape, layers: usize, direction: Direction) -> Self {
+    fn load(weights: &TensorTree<'_>, shape: &Shape, layers: usize, direction: Direction) -> Self {
         let block = weights.at("block");
         let first = block.at(0).at("layer").at(0).at("SelfAttention");
         let decoder = direction == Direction::Back;
@@ -573,7 +573,7 @@ impl T5 {
         tokens: EncodedTokens,
         prompts: &TokenBatch,
         pass: Pass,
-    ) -> Result<Encoded, LmError> {
+    ) -> Result<EncoderStates, LmError> {
         let embedded = match &tokens {
             EncodedTokens::Unpadded(_) => self.embed(&prompts.unpadded_ids()),
             EncodedTokens::Full | EncodedTokens::Padded(_) => self.embed(prompts.ids()),
@@ -584,7 +584,7 @@ impl T5 {
         let scores = AttentionBias { bias: Some(&bias), cover: &cover, keys: Keys::All };
         let context = Context { scores, encoded: None };
         let hidden = self.encoder.forward(embedded, &context, pass)?;
-        Ok(Encoded { hidden, tokens })
+        Ok(EncoderStates { hidden, tokens })
     }
 }
 
@@ -607,7 +607,7 @@ impl Seq2SeqLm for T5 {
         &self.frame.spec
     }
 
-    fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<Encoded, LmError> {
+    fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<EncoderStates, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
         let lengths: Vec<i64> = prompts.rows().iter().map(|row| row.len() as i64).collect();
         let unpadded = !prompts.is_full() && self.attends_rows(pass) && !lengths.contains(&0);
@@ -618,7 +618,7 @@ impl Seq2SeqLm for T5 {
     fn decode(
         &self,
         ids: &Tensor,
-        encoded: &Encoded,
+        encoded: &EncoderStates,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
@@ -750,7 +750,7 @@ fn as_collated(prompts: &TokenBatch) -> EncodedTokens {
 }
 
 /// Hidden states `[1, N, H]` of rows of these lengths, filled up on the right.
-fn padded(hidden: &Tensor, lengths: &[i64]) -> Encoded {
+fn padded(hidden: &Tensor, lengths: &[i64]) -> EncoderStates {
     let (tokens, size) = (hidden.size()[1], hidden.size()[2]);
     let width = lengths.iter().copied().max().unwrap_or(0);
     let mut begin = 0;
@@ -764,7 +764,7 @@ fn padded(hidden: &Tensor, lengths: &[i64]) -> Encoded {
     let zeros = Tensor::zeros([1, size], (hidden.kind(), hidden.device()));
     let shape = [lengths.len() as i64, width];
     let rows = Tensor::cat(&[&hidden.squeeze_dim(0), &zeros], 0).index_select(0, &places);
-    Encoded {
+    EncoderStates {
         hidden: rows.view([shape[0], width, size]),
         tokens: EncodedTokens::Padded(Mask::new(places.ne(tokens).view(shape))),
     }

@@ -33,9 +33,9 @@ impl std::fmt::Debug for Source<'_> {
     }
 }
 
-impl std::fmt::Debug for Weights<'_> {
+impl std::fmt::Debug for TensorTree<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Weights").field(&self.path).finish()
+        f.debug_tuple("TensorTree").field(&self.path).finish()
     }
 }
 
@@ -99,8 +99,8 @@ impl<'a> Source<'a> {
     }
 
     /// The top of the tree of tensors.
-    pub fn root(&self) -> Weights<'_> {
-        Weights { source: self, path: String::new(), kind: self.kind }
+    pub fn root(&self) -> TensorTree<'_> {
+        TensorTree { source: self, path: String::new(), kind: self.kind }
     }
 
     /// The device of the tensors.
@@ -219,13 +219,13 @@ impl<'a> Source<'a> {
 
 /// A place in a model's tree of tensors.
 #[derive(Clone)]
-pub struct Weights<'a> {
+pub struct TensorTree<'a> {
     source: &'a Source<'a>,
     path: String,
     kind: Option<Kind>,
 }
 
-impl<'a> Weights<'a> {
+impl<'a> TensorTree<'a> {
     /// One step down.
     #[must_use]
     pub fn at(&self, key: impl Display) -> Self {

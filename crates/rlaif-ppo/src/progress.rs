@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 /// The course of an update, from which its statistics are made.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct UpdateProgress {
     pub(crate) units: Vec<Unit>,
     /// Ratios and advantages of every token that was trained on.
     pub(crate) tokens: Vec<[Tensor; 2]>,

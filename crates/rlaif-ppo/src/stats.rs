@@ -3,10 +3,10 @@
 use rlaif_core::stats::mean_std;
 use rlaif_rl::{Stats, real};
 
-use crate::progress::{Progress, Unit};
+use crate::progress::{Unit, UpdateProgress};
 
 /// Adds what an update tells, as a rerun would tell it again.
-pub(crate) fn of_update(stats: &mut Stats, progress: &Progress) {
+pub(crate) fn of_update(stats: &mut Stats, progress: &UpdateProgress) {
     let units: Vec<_> = progress.units.iter().map(Unit::named).collect();
     for (at, (name, _)) in Unit::default().named().into_iter().enumerate() {
         let of_units: Vec<f64> = units.iter().map(|unit| unit[at].1).collect();

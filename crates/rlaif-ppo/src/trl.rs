@@ -9,7 +9,7 @@ use tch::Tensor;
 use crate::{
     config::Compatibility,
     error::PpoError,
-    progress::{BatchNumbers, Progress, Unit},
+    progress::{BatchNumbers, Unit, UpdateProgress},
 };
 
 /// How tokens, losses and steps are accounted for.
@@ -107,7 +107,7 @@ impl Accounting {
     pub(crate) fn leave_out(
         self,
         optimizer: &mut Optimizer,
-        progress: &mut Progress,
+        progress: &mut UpdateProgress,
     ) -> Result<(), PpoError> {
         progress.skipped += 1;
         if self == Self::Trl011 {

@@ -11,7 +11,7 @@ use crate::{
     PpoStats,
     error::PpoError,
     loss::value_loss,
-    progress::{BatchNumbers, Progress, Unit, UnitTensors, batch_numbers},
+    progress::{BatchNumbers, Unit, UnitTensors, UpdateProgress, batch_numbers},
     stats,
     trainer::PpoTrainer,
 };
@@ -49,7 +49,7 @@ impl<P: Policy> PpoTrainer<P> {
             let seed = self.config.seed.derive("dropout", self.step).get();
             tch::manual_seed(seed.cast_signed());
         }
-        let mut progress = Progress::default();
+        let mut progress = UpdateProgress::default();
         'epochs: for order in &rollout.orders {
             for minibatch in order.chunks(self.config.minibatch_size) {
                 if let Next::Stop = self.minibatch(rollout, advantages, minibatch, &mut progress)? {
@@ -79,7 +79,7 @@ impl<P: Policy> PpoTrainer<P> {
         Ok(stats)
     }
 
-    fn statistics(&self, rollout: &Rollout, progress: &Progress) -> PpoStats {
+    fn statistics(&self, rollout: &Rollout, progress: &UpdateProgress) -> PpoStats {
         // TRL counts the decoder's start token, which it skips, in the length of a response.
         let mut stats = rollout_statistics(rollout, self.controller.coef(), rollout.skipped);
         stats::of_update(&mut stats, progress);
@@ -91,7 +91,7 @@ impl<P: Policy> PpoTrainer<P> {
         rollout: &Rollout,
         advantages: &Advantages,
         minibatch: &[usize],
-        progress: &mut Progress,
+        progress: &mut UpdateProgress,
     ) -> Result<Next, PpoError> {
         let whole = AVERAGE.weight(rollout, minibatch);
         if whole == 0. {
@@ -128,7 +128,7 @@ impl<P: Policy> PpoTrainer<P> {
         advantages: &Advantages,
         rows: &[usize],
         share: f64,
-        progress: &mut Progress,
+        progress: &mut UpdateProgress,
     ) -> Result<Unit, PpoError> {
         let config = &self.config;
         let warmup = self.step < config.value_warmup_steps;
@@ -192,7 +192,7 @@ impl<P: Policy> PpoTrainer<P> {
     }
 
     /// Adds the gradient of the pre-training mix, and returns its weighted loss.
-    fn pretraining_pass(&mut self, progress: &mut Progress) -> Result<Option<f64>, PpoError> {
+    fn pretraining_pass(&mut self, progress: &mut UpdateProgress) -> Result<Option<f64>, PpoError> {
         let (Some(mix), false) = (self.config.pretraining, self.pretraining.is_empty()) else {
             return Ok(None);
         };
@@ -229,7 +229,7 @@ impl<P: Policy> PpoTrainer<P> {
     }
 
     /// The optimizer's step, unless the policy has gone too far.
-    fn make_step(&mut self, progress: &mut Progress) -> Result<Next, PpoError> {
+    fn make_step(&mut self, progress: &mut UpdateProgress) -> Result<Next, PpoError> {
         let config = &self.config;
         let Some(last) = progress.units.last() else { return Ok(Next::Continue) };
         let (far, target) = (last.ratio > config.ratio_threshold, config.target_kl);

@@ -31,7 +31,7 @@ use crate::judge::{PolicyApi, SamplingConfig};
 use crate::neural::PolicyJudge;
 #[cfg(feature = "neural")]
 use crate::neural::{
-    ClassifierConfig, ClassifierReward, Dtype, ModelFolder, NOT_HATE_MODEL, Preset,
+    ClassifierConfig, ClassifierReward, ModelDtype, ModelFolder, NOT_HATE_MODEL, Preset,
 };
 use crate::{
     Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardConfig,
@@ -224,7 +224,7 @@ type Loaded = ((PathBuf, Device, Option<Kind>), ClassifierReward);
 #[cfg(feature = "neural")]
 fn load_options(
     device: Option<&str>,
-    dtype: Option<Dtype>,
+    dtype: Option<ModelDtype>,
     around: &Surroundings<'_>,
 ) -> Result<LoadOptions, ProviderError> {
     let device = match device {

@@ -24,7 +24,7 @@ use crate::{
     data::{DataRows, DataSection, ShuffledBatches},
     error::RunError,
     file::RunFile,
-    memory::{Weights, longest, rows_of_pass},
+    memory::{WeightsInMemory, longest, rows_of_pass},
     model::{ModelSection, Placement, tokenizer},
     recipe::{Outline, Recipe, Start},
     rewards::rewards_from_config,
@@ -176,7 +176,7 @@ impl Recipe for DpoFile {
 
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
         let memory = self.memory(start.options, None)?;
-        self.placement.check_memory(&memory, Weights::NotLoaded)?;
+        self.placement.check_memory(&memory, WeightsInMemory::NotLoaded)?;
         let policy = start.fresh(|| self.model.language_model(start.options))?;
         let tokenizer = tokenizer(&self.model.folder()?, policy.spec().vocab_size)?;
         let rows = self.read(&tokenizer, policy.spec(), start.seed)?;
@@ -184,7 +184,7 @@ impl Recipe for DpoFile {
         let DpoRows { train, held_out, mut batches, report, skipped } = rows;
         let total_steps = self.train.total_steps(train.len())?;
         let trainer = self.trainer(total_steps, policy)?;
-        self.placement.check_memory(&memory, Weights::Loaded)?;
+        self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
         // Before anything is written.
         let reward = self
             .online

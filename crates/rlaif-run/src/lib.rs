@@ -95,17 +95,17 @@ pub use dpo::{
 pub use encode::Encoder;
 pub use error::{RowProblem, RunError};
 pub use evaluate::{
-    CorpusName, EvalConfig, EvalData, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
+    CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
     PolicyConfig, PreferenceCheck, Responder, Side, tell_of_training,
 };
 pub use fetch::{FetchError, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
-pub use memory::{Weights, longest, rows_of_pass};
+pub use memory::{WeightsInMemory, longest, rows_of_pass};
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement, tokenizer};
 pub use ppo::{
     PpoFile, PpoTrainSection, PretrainingSection, PromptSection, ValueSection, ValueStart,
 };
-pub use recipe::{OngoingRun, Outline, Recipe, Start, Trained, train};
+pub use recipe::{OngoingRun, Outline, Recipe, Start, TrainedModel, train};
 pub use reward::{RewardColumns, RewardFile};
 pub use rewards::rewards_from_config;
 pub use schema::{Key, commands_with_files, key_lines, key_table, keys, reward_table, schema};

@@ -1,6 +1,6 @@
 //! The memory that a run needs: refused before it starts, rather than killed in the middle.
 
-use rlaif_models::{LoadOptions, MemoryNeeded, MemoryPlan, Trained, free_memory};
+use rlaif_models::{LoadOptions, MemoryNeeded, MemoryPlan, TrainedWeights, free_memory};
 use tch::Kind;
 
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 
 /// The weights that are in memory when a run is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weights {
+pub enum WeightsInMemory {
     /// None of them: the run is checked before they are loaded.
     NotLoaded,
     /// All of them.
@@ -35,7 +35,8 @@ impl ModelSection {
     /// [`RunError::Fetch`]; [`RunError::Setting`], [`RunError::Field`] for the adapter.
     pub fn memory(&self, options: LoadOptions) -> Result<MemoryPlan, RunError> {
         let rank = self.lora.as_ref().map(LoraSection::check).transpose()?;
-        let trained = rank.map_or(Trained::All, |rank| Trained::Lora(rank.get() as usize));
+        let trained =
+            rank.map_or(TrainedWeights::All, |rank| TrainedWeights::Lora(rank.get() as usize));
         let kind = options.kind.unwrap_or(Kind::Float);
         let plan = MemoryPlan::new(self.folder()?, kind, options.device);
         Ok(MemoryPlan { trained, families: options.families, ..plan })
@@ -50,12 +51,12 @@ impl Placement {
     pub fn check_memory(
         &self,
         plan: &MemoryPlan,
-        weights: Weights,
+        weights: WeightsInMemory,
     ) -> Result<MemoryNeeded, RunError> {
         let needed = plan.needed().map_err(RunError::from)?;
         let held = match weights {
-            Weights::NotLoaded => 0,
-            Weights::Loaded => needed.weights,
+            WeightsInMemory::NotLoaded => 0,
+            WeightsInMemory::Loaded => needed.weights,
         };
         let limit = match self.memory_gib {
             Some(gib) => Some((gib * f64::from(1 << 30)) as u64),

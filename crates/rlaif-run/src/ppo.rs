@@ -20,7 +20,7 @@ use crate::{
     error::RunError,
     fetch::model_folder,
     file::RunFile,
-    memory::{Weights, longest},
+    memory::{WeightsInMemory, longest},
     model::{ModelSection, Placement, converted, tokenizer},
     recipe::{Outline, Recipe, Start},
     rewards::rewards_from_config,
@@ -213,7 +213,7 @@ impl Recipe for PpoFile {
         let reward = rewards_from_config(&self.reward, start.folder(), start.options.device)?;
 
         let memory = self.memory(start.options, &prompts)?;
-        self.placement.check_memory(&memory, Weights::Loaded)?;
+        self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
 
         let total_steps = self.ppo.steps;
         let about = format!(
@@ -280,7 +280,7 @@ impl PpoFile {
     /// [`RunError`] for a model that cannot be loaded, settings that do not fit it, or a run that does
     /// not fit into memory.
     pub fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
-        self.placement.check_memory(&self.memory(options, &[])?, Weights::NotLoaded)?;
+        self.placement.check_memory(&self.memory(options, &[])?, WeightsInMemory::NotLoaded)?;
         seeded(Seed::new(self.seed).for_libtorch("init"), || self.fresh_trainer(options))?
     }
 

@@ -15,7 +15,7 @@ use rlaif_train::{
 use crate::{
     error::RunError,
     file::{OpenRun, RunFile, RunRequest},
-    memory::Weights,
+    memory::WeightsInMemory,
     model::{ModelSection, Placement},
 };
 
@@ -118,7 +118,7 @@ impl<'a, R: Recipe> Start<'a, R> {
     pub fn memory_of(&self, activations: Activations) -> Result<MemoryPlan, RunError> {
         let config = &self.open.config;
         let memory = MemoryPlan { activations, ..config.model().memory(self.options)? };
-        self.check_memory(&memory, Weights::NotLoaded)?;
+        self.check_memory(&memory, WeightsInMemory::NotLoaded)?;
         Ok(memory)
     }
 
@@ -126,7 +126,7 @@ impl<'a, R: Recipe> Start<'a, R> {
     pub(crate) fn check_memory(
         &self,
         memory: &MemoryPlan,
-        weights: Weights,
+        weights: WeightsInMemory,
     ) -> Result<(), RunError> {
         self.open.config.placement().check_memory(memory, weights).map(|_| ())
     }
@@ -192,7 +192,7 @@ impl OngoingRun<'_> {
     ///
     /// # Errors
     /// [`RunError::Result`].
-    pub fn write(&mut self, model: &mut impl Trained) -> Result<(), RunError> {
+    pub fn write(&mut self, model: &mut impl TrainedModel) -> Result<(), RunError> {
         let source = self.section.folder()?;
         let target = self.folder.model();
         let written = match self.section.adapter() {
@@ -208,7 +208,7 @@ impl OngoingRun<'_> {
 }
 
 /// A model that a run may have trained.
-pub trait Trained {
+pub trait TrainedModel {
     /// Its adapters.
     fn adapters(&mut self) -> ModelAdapters<'_>;
 
@@ -219,7 +219,7 @@ pub trait Trained {
     fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError>;
 }
 
-impl Trained for LanguageModel {
+impl TrainedModel for LanguageModel {
     fn adapters(&mut self) -> ModelAdapters<'_> {
         self.adapters()
     }
@@ -229,7 +229,7 @@ impl Trained for LanguageModel {
     }
 }
 
-impl Trained for Classifier {
+impl TrainedModel for Classifier {
     fn adapters(&mut self) -> ModelAdapters<'_> {
         self.adapters()
     }

@@ -6,7 +6,7 @@ use rlaif_data::{
     corpora::{Corpus, Outcome},
 };
 use rlaif_lm::SequenceClassifier;
-use rlaif_text::{HfTokenizer, Side};
+use rlaif_text::{HfTokenizer, SequenceSide};
 use rlaif_train::{FitConfig, LearnConfig, PreferenceRow, PreferenceTrainer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -207,8 +207,8 @@ impl Recipe for RewardFile {
         let labels = ["reward".to_owned()];
         let mut model = start.fresh(|| self.model.classifier(&labels, start.options))?;
         // What is judged stands at the end; a classifier that rewards cuts there as well.
-        let tokenizer =
-            tokenizer(&self.model.folder()?, model.spec().vocab_size)?.truncating(Side::Left);
+        let tokenizer = tokenizer(&self.model.folder()?, model.spec().vocab_size)?
+            .truncating(SequenceSide::Left);
         let limit = self.data.limit(model.spec());
         let Self { data, train, learn, .. } = self;
         let corpus = PairCorpus(self.columns.clone());

@@ -5,7 +5,7 @@ use rlaif_rewards::{RewardConfig, judge::JudgeConfig};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-use crate::{ClassifierFile, DpoFile, EvalConfig, PpoFile, RewardFile, SftFile};
+use crate::{ClassifierFile, DpoFile, EvalFile, PpoFile, RewardFile, SftFile};
 
 /// Makes the schema of a file.
 type Maker = fn() -> Schema;
@@ -17,7 +17,7 @@ const COMMANDS: [(&str, Maker); 7] = [
     ("reward", of::<RewardFile>),
     ("ppo", of::<PpoFile>),
     ("dpo", of::<DpoFile>),
-    ("eval", of::<EvalConfig>),
+    ("eval", of::<EvalFile>),
     ("judge", of::<JudgeFile>),
 ];
 

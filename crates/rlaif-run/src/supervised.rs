@@ -8,7 +8,7 @@ use rlaif_train::{FitConfig, LearnConfig, Supervised, SupervisedTask, TrainError
 use crate::{
     data::{DataRows, DataSection, ShuffledBatches},
     error::RunError,
-    memory::{Weights, longest, rows_of_pass},
+    memory::{WeightsInMemory, longest, rows_of_pass},
     recipe::{OngoingRun, Outline, Recipe, Start},
     skipped::SkippedRows,
 };
@@ -85,7 +85,7 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
         let rows = rows_of_pass(sections.learn.microbatch_size, batch);
         let tokens = longest(train.iter().map(T::tokens));
         let memory = MemoryPlan { microbatch: T::SEQUENCES * rows, tokens, ..memory };
-        start.check_memory(&memory, Weights::Loaded)?;
+        start.check_memory(&memory, WeightsInMemory::Loaded)?;
         let trainer =
             trainer(total_steps).map_err(|error| RunError::from(error).within("learn"))?;
         let about = format!(

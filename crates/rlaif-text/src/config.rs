@@ -15,7 +15,7 @@ use crate::error::TextError;
 /// End of a sequence at which something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Side {
+pub enum SequenceSide {
     /// The beginning.
     Left,
     /// The end.
@@ -28,8 +28,8 @@ struct RawConfig {
     tokenizer_class: Option<String>,
     /// "No limit" is written as 10^30, which does not fit an integer.
     model_max_length: Option<f64>,
-    padding_side: Option<Side>,
-    truncation_side: Option<Side>,
+    padding_side: Option<SequenceSide>,
+    truncation_side: Option<SequenceSide>,
     add_prefix_space: Option<bool>,
     clean_up_tokenization_spaces: Option<bool>,
     chat_template: Option<RawTemplates>,
@@ -108,8 +108,8 @@ pub(crate) struct Config {
     pub(crate) class: Option<String>,
     pub(crate) max_length: Option<usize>,
     /// `None` leaves it to the tokenizer's class.
-    pub(crate) padding_side: Option<Side>,
-    pub(crate) truncation_side: Side,
+    pub(crate) padding_side: Option<SequenceSide>,
+    pub(crate) truncation_side: SequenceSide,
     pub(crate) add_prefix_space: Option<bool>,
     pub(crate) add_bos: bool,
     pub(crate) add_eos: bool,
@@ -181,7 +181,7 @@ impl Config {
             class: raw.tokenizer_class,
             max_length: raw.model_max_length.and_then(limit),
             padding_side: raw.padding_side,
-            truncation_side: raw.truncation_side.unwrap_or(Side::Right),
+            truncation_side: raw.truncation_side.unwrap_or(SequenceSide::Right),
             add_prefix_space: raw.add_prefix_space,
             add_bos: raw.rest.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false),
             add_eos: raw.rest.get("add_eos_token").and_then(Value::as_bool).unwrap_or(false),

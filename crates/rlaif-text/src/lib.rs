@@ -19,7 +19,7 @@ mod sentencepiece;
 mod surround;
 mod tokenizer;
 
-pub use config::Side;
+pub use config::SequenceSide;
 pub use error::TextError;
 pub use mask::{LearnedTurns, MaskError, MaskedChat};
 pub use tokenizer::{Encoded, HfTokenizer, SpecialToken, SpecialTokens};

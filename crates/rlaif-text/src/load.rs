@@ -31,7 +31,7 @@ use tokenizers::tokenizer::normalizer::SplitDelimiterBehavior;
 use tokenizers::{AddedToken, Tokenizer};
 
 use crate::bound;
-use crate::config::{Config, Side, read_file, read_json, read_text};
+use crate::config::{Config, SequenceSide, read_file, read_json, read_text};
 use crate::error::TextError;
 use crate::guard::guarded;
 use crate::sentencepiece::{Algorithm, Model, PieceKind};
@@ -186,7 +186,7 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
         }
     }
     if family == Family::Llama {
-        config.padding_side.get_or_insert(Side::Left);
+        config.padding_side.get_or_insert(SequenceSide::Left);
     }
     let refused = |source| TextError::Build { path: file.clone(), source };
     let mut tokenizer = match family {

@@ -13,7 +13,7 @@ use tokenizers::utils::truncation::{
 use tokenizers::{Encoding, Tokenizer};
 
 use crate::chat::Chat;
-use crate::config::{Config, Side};
+use crate::config::{Config, SequenceSide};
 use crate::error::TextError;
 use crate::guard::guarded;
 use crate::load::load;
@@ -83,8 +83,8 @@ pub struct HfTokenizer {
     name: String,
     tokenizer: Tokenizer,
     specials: SpecialTokens,
-    padding_side: Side,
-    truncation_side: Side,
+    padding_side: SequenceSide,
+    truncation_side: SequenceSide,
     max_length: Option<usize>,
     clean_up_spaces: bool,
     chat: Chat,
@@ -149,7 +149,7 @@ impl HfTokenizer {
             name: folder.display().to_string(),
             tokenizer,
             specials,
-            padding_side: config.padding_side.unwrap_or(Side::Right),
+            padding_side: config.padding_side.unwrap_or(SequenceSide::Right),
             truncation_side: config.truncation_side,
             max_length: config.max_length,
             // The rules are WordPiece's, and destroy text of byte-level tokenizers.
@@ -170,7 +170,7 @@ impl HfTokenizer {
 
     /// Has [`HfTokenizer::encode_truncated`] cut there, regardless of the configuration.
     #[must_use]
-    pub fn truncating(mut self, side: Side) -> Self {
+    pub fn truncating(mut self, side: SequenceSide) -> Self {
         self.truncation_side = side;
         self
     }
@@ -206,8 +206,8 @@ impl HfTokenizer {
         &self.specials
     }
 
-    /// Side of the padding in a batch.
-    pub fn padding_side(&self) -> Side {
+    /// SequenceSide of the padding in a batch.
+    pub fn padding_side(&self) -> SequenceSide {
         self.padding_side
     }
 
@@ -257,8 +257,8 @@ impl HfTokenizer {
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
             direction: match self.truncation_side {
-                Side::Left => TruncationDirection::Left,
-                Side::Right => TruncationDirection::Right,
+                SequenceSide::Left => TruncationDirection::Left,
+                SequenceSide::Right => TruncationDirection::Right,
             },
         };
         let (first, mut second) =

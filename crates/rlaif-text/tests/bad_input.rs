@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use rlaif_core::{ChatOptions, CodecError, GenerationPrompt, Message, Specials, TextCodec};
-use rlaif_text::{HfTokenizer, Side, TextError};
+use rlaif_text::{HfTokenizer, SequenceSide, TextError};
 
 fn fixture(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -123,7 +123,7 @@ fn what_the_configuration_says_has_an_effect() {
     let open = || HfTokenizer::from_folder(folder.path()).unwrap();
     write("{}");
     let plain = open();
-    assert_eq!((plain.padding_side(), plain.max_length()), (Side::Right, None));
+    assert_eq!((plain.padding_side(), plain.max_length()), (SequenceSide::Right, None));
     assert_eq!(plain.special_tokens().pad, None);
     write(
         "{\"pad_token\": \"<|pad|>\", \"padding_side\": \"left\", \"model_max_length\": 77, \
@@ -134,7 +134,10 @@ fn what_the_configuration_says_has_an_effect() {
     assert_eq!(pad.id as usize, plain.vocab_size());
     assert_eq!(configured.encode("<|pad|>", Specials::Exclude).unwrap(), [pad.id]);
     assert_eq!(configured.decode(&[pad.id], Specials::Exclude).unwrap(), "");
-    assert_eq!((configured.padding_side(), configured.max_length()), (Side::Left, Some(77)));
+    assert_eq!(
+        (configured.padding_side(), configured.max_length()),
+        (SequenceSide::Left, Some(77))
+    );
     let chat = [Message::new("user", "x")];
     let text = configured.render_chat(&chat, GenerationPrompt::Omit).unwrap();
     assert_eq!(text, "<|pad|><|image|>");

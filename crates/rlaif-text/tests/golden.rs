@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rlaif_core::{ChatOptions, GenerationPrompt, Message, Specials, TextCodec};
-use rlaif_text::{HfTokenizer, Side, SpecialToken};
+use rlaif_text::{HfTokenizer, SequenceSide, SpecialToken};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -169,7 +169,7 @@ fn check(name: &str) {
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(tokenizer.vocab_size(), golden.vocab_size);
     assert_eq!(tokenizer.embedding_rows(), golden.largest_id + 1);
-    let side = if golden.padding_side == "left" { Side::Left } else { Side::Right };
+    let side = if golden.padding_side == "left" { SequenceSide::Left } else { SequenceSide::Right };
     assert_eq!(tokenizer.padding_side(), side);
     assert_eq!(tokenizer.max_length(), golden.max_length);
 

@@ -19,7 +19,7 @@ pub use rlaif_rewards as rewards;
 pub use rlaif_rl as rl;
 pub use rlaif_run as run;
 pub use rlaif_run::{
-    CorpusName, EvalConfig, EvalData, Evaluate, EvaluateError, EvaluateProgress, FetchError,
+    CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, FetchError,
     MetricConfig, PolicyConfig, PreferenceCheck, Responder, Side, model_folder,
     rewards_from_config,
 };

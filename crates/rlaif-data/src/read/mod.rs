@@ -25,7 +25,7 @@ use rlaif_core::{Origin, Provenance, Step};
 
 pub use format::Format;
 pub use mode::Mode;
-pub use progress::{Progress, ProgressUpdate};
+pub use progress::{ProgressUpdate, ReadingProgress};
 
 use crate::corpora::Corpus;
 use crate::dataset::Dataset;
@@ -51,14 +51,14 @@ use rows::{Parsed, SHOWN, Tally, Unparsed};
 pub struct Reader {
     source: Source,
     mode: Mode,
-    progress: Progress,
+    progress: ReadingProgress,
     format: Option<Format>,
 }
 
 impl Reader {
     /// A strict, silent reader that tells the format by the content.
     pub fn new(source: Source) -> Self {
-        Self { source, mode: Mode::default(), progress: Progress::default(), format: None }
+        Self { source, mode: Mode::default(), progress: ReadingProgress::default(), format: None }
     }
 
     /// What happens at a row that cannot be read.
@@ -70,7 +70,7 @@ impl Reader {
 
     /// Who is told how far the reading is.
     #[must_use]
-    pub fn progress(mut self, progress: Progress) -> Self {
+    pub fn progress(mut self, progress: ReadingProgress) -> Self {
         self.progress = progress;
         self
     }

@@ -18,7 +18,7 @@ pub struct ProgressUpdate {
 
 /// Who is told how far a reading is.
 #[derive(Clone, Default)]
-pub enum Progress {
+pub enum ReadingProgress {
     /// Nobody.
     #[default]
     Silent,
@@ -28,7 +28,7 @@ pub enum Progress {
     Callback(Arc<dyn Fn(ProgressUpdate) + Send + Sync>),
 }
 
-impl std::fmt::Debug for Progress {
+impl std::fmt::Debug for ReadingProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Silent => "Silent",
@@ -45,11 +45,11 @@ pub(super) enum Display {
 }
 
 impl Display {
-    pub(super) fn new(progress: Progress, total_bytes: u64) -> Self {
+    pub(super) fn new(progress: ReadingProgress, total_bytes: u64) -> Self {
         match progress {
-            Progress::Silent => Self::Silent,
-            Progress::Bar if !std::io::stderr().is_terminal() => Self::Silent,
-            Progress::Bar => {
+            ReadingProgress::Silent => Self::Silent,
+            ReadingProgress::Bar if !std::io::stderr().is_terminal() => Self::Silent,
+            ReadingProgress::Bar => {
                 let bar = ProgressBar::with_draw_target(
                     Some(total_bytes),
                     ProgressDrawTarget::stderr_with_hz(5),
@@ -62,7 +62,7 @@ impl Display {
                     Err(_) => bar,
                 })
             }
-            Progress::Callback(callback) => Self::Callback(callback),
+            ReadingProgress::Callback(callback) => Self::Callback(callback),
         }
     }
 

@@ -24,7 +24,7 @@ use std::path::Path;
 use rlaif_core::{Metadata, Provenance};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::comparison::{Delta, Row, Side};
+use crate::comparison::{Delta, Row, SideStats};
 use crate::preference::{PreferenceAccuracy, WinRate};
 use crate::{About, Comparison, EvalError, Evaluation, files};
 
@@ -151,8 +151,8 @@ struct ToFile<'a> {
     title: &'a str,
     metric: &'a str,
     n: usize,
-    before: &'a Side,
-    after: &'a Side,
+    before: &'a SideStats,
+    after: &'a SideStats,
     delta: &'a Delta,
     baseline: &'a About,
     policy: &'a About,

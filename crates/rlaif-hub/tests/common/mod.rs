@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rlaif_hub::{Event, Hub, HubBuilder, Network, Progress, Repo, RepoKind, Retry};
+use rlaif_hub::{DownloadProgress, Event, Hub, HubBuilder, Network, Repo, RepoKind, Retry};
 use rlaif_hub_testing::{HubServer, Request};
 
 pub const ID: &str = "org/tiny";
@@ -15,7 +15,7 @@ pub const ID: &str = "org/tiny";
 #[derive(Clone, Default)]
 pub struct Ear(Arc<Mutex<Vec<String>>>);
 
-impl Progress for Ear {
+impl DownloadProgress for Ear {
     fn note(&self, event: Event<'_>) {
         self.0.lock().unwrap().push(format!("{event:?}"));
     }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_lm::{Encoded, EncodedTokens, Padding, TokenBatch};
+use rlaif_lm::{EncodedTokens, EncoderStates, Padding, TokenBatch};
 use tch::{Kind, Tensor};
 
 pub(crate) const CAUSAL: [&str; 9] = [
@@ -133,7 +133,7 @@ pub(crate) fn real(x: &Tensor, batch: &TokenBatch) -> Tensor {
 }
 
 /// The hidden states of real tokens, whether there are others between them.
-pub(crate) fn real_encoded(encoded: &Encoded, prompts: &TokenBatch) -> Tensor {
+pub(crate) fn real_encoded(encoded: &EncoderStates, prompts: &TokenBatch) -> Tensor {
     match encoded.tokens {
         EncodedTokens::Unpadded(_) => encoded.hidden.squeeze_dim(0),
         EncodedTokens::Full | EncodedTokens::Padded(_) => real(&encoded.hidden, prompts),

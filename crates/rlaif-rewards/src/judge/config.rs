@@ -220,7 +220,7 @@ pub struct PolicyApi {
     /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run by default.
     pub device: Option<String>,
     /// The kind of the weights; as the checkpoint has them by default.
-    pub dtype: Option<crate::neural::Dtype>,
+    pub dtype: Option<crate::neural::ModelDtype>,
     /// Rows computed together; 16 by default.
     pub batch_size: Option<usize>,
 }

@@ -15,7 +15,7 @@ use super::optional::{Optional, Without};
 use super::refusal::{Complaint, Fatal, excerpt};
 use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;
-use crate::rubric::{self, Answer, AnswerForm, Question, Reading, Rubric, Unread, Verdict};
+use crate::rubric::{self, Answer, AnswerForm, Judged, Question, Reading, Rubric, Unread};
 use crate::sync::lock;
 
 /// The party that was stopped, in reasons.
@@ -118,14 +118,14 @@ impl LlmJudge {
     }
 
     /// The verdicts on these questions; an error stops those that are still to come.
-    fn verdicts(&self, jobs: &[Job]) -> Result<Vec<Verdict>, ProviderError> {
+    fn verdicts(&self, jobs: &[Job]) -> Result<Vec<Judged>, ProviderError> {
         let keys: Vec<Key> = jobs.iter().map(|job| job.key).collect();
         let known = match &self.cache {
             Some(cache) => cache.get(&keys)?,
             None => vec![None; jobs.len()],
         };
         let read = |answer: Option<Answer>| self.rubric.read(&answer?).ok();
-        let mut verdicts: Vec<Option<Verdict>> =
+        let mut verdicts: Vec<Option<Judged>> =
             known.into_iter().map(|answer| read(answer).map(Ok)).collect();
         let open: Vec<usize> = (0..jobs.len()).filter(|&job| verdicts[job].is_none()).collect();
         self.service.ledger.count(|usage| usage.cached += (jobs.len() - open.len()) as u64);
@@ -148,7 +148,7 @@ impl LlmJudge {
         Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unasked)).collect())
     }
 
-    fn ask(&self, job: &Job, stop: &Stop) -> Result<Verdict, ProviderError> {
+    fn ask(&self, job: &Job, stop: &Stop) -> Result<Judged, ProviderError> {
         let asked = Asked { judge: self, job, without: self.without(), reasks: 0 };
         let answered = self.service.ask(asked, stop)?;
         Ok(match answered {

@@ -16,7 +16,7 @@ pub type ModelFolder<'a> = dyn Fn(&str, Option<&str>) -> Result<PathBuf, Provide
 /// The kind of a model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Dtype {
+pub enum ModelDtype {
     /// 32 bits.
     F32,
     /// 16 bits, with the range of 32.
@@ -25,12 +25,12 @@ pub enum Dtype {
     F16,
 }
 
-impl From<Dtype> for Kind {
-    fn from(dtype: Dtype) -> Self {
+impl From<ModelDtype> for Kind {
+    fn from(dtype: ModelDtype) -> Self {
         match dtype {
-            Dtype::F32 => Self::Float,
-            Dtype::Bf16 => Self::BFloat16,
-            Dtype::F16 => Self::Half,
+            ModelDtype::F32 => Self::Float,
+            ModelDtype::Bf16 => Self::BFloat16,
+            ModelDtype::F16 => Self::Half,
         }
     }
 }
@@ -62,7 +62,7 @@ pub struct ClassifierConfig {
     /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run by default.
     pub device: Option<String>,
     /// The kind of the weights; as the checkpoint has them by default.
-    pub dtype: Option<Dtype>,
+    pub dtype: Option<ModelDtype>,
 }
 
 impl ClassifierConfig {

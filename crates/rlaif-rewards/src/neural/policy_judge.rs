@@ -16,7 +16,7 @@ use tch::{Tensor, no_grad};
 
 use crate::ProviderError;
 use crate::rubric::{
-    Answer, AnswerForm, Finish, Question, Rubric, TokenAlternatives, Verdict, scores,
+    Answer, AnswerForm, Finish, Judged, Question, Rubric, TokenAlternatives, scores,
 };
 
 /// A policy as the judge: it is asked by a rubric, and its answer read for a number; or, where the
@@ -350,7 +350,7 @@ impl RewardModel for PolicyJudge {
         }
         let answers = self.answers(&prompts)?;
         let read = |answer: &Answer| self.rubric.read(answer).map_err(|unread| unread.to_string());
-        let verdicts: Vec<Verdict> = answers.iter().map(read).collect();
+        let verdicts: Vec<Judged> = answers.iter().map(read).collect();
         let rows = rows
             .into_iter()
             .map(|row| Ok(row?.into_iter().map(|prompt| verdicts[prompt].clone()).collect()));

@@ -24,7 +24,7 @@ pub use answer::{AnswerForm, Reading, Scale};
 pub use read::{Answer, Finish, TokenAlternatives, Unread};
 use template::Template;
 #[cfg(any(feature = "judge", feature = "neural"))]
-pub(crate) use verdict::{Verdict, scores};
+pub(crate) use verdict::{Judged, scores};
 
 /// What becomes of a number outside the scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]

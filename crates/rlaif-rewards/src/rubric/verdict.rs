@@ -5,12 +5,12 @@ use rlaif_core::{Score, Scores, stats::mean_std};
 use super::answer::{AnswerForm, Reading};
 
 /// Result of one question: a reading, or why there is none.
-pub(crate) type Verdict = Result<Reading, String>;
+pub(crate) type Judged = Result<Reading, String>;
 
 /// The mean of each row's verdicts, with what is told of them in parts; a row without any has the
 /// reason of the first, or why it could not be asked about.
 pub(crate) fn scores(
-    rows: impl Iterator<Item = Result<Vec<Verdict>, String>>,
+    rows: impl Iterator<Item = Result<Vec<Judged>, String>>,
     form: AnswerForm,
     samples: u32,
 ) -> Scores {

@@ -19,7 +19,7 @@ use rlaif_hub::Hub;
 use rlaif_lm::Forward;
 use rlaif_lm::generate::GenerationConfig;
 use rlaif_models::{LanguageModel, LoadOptions};
-use rlaif_rewards::neural::Dtype;
+use rlaif_rewards::neural::ModelDtype;
 use rlaif_rewards::{ClassifierConfig, Input, Preset, ProviderError, RewardConfig, Surroundings};
 use rlaif_text::HfTokenizer;
 use schemars::JsonSchema;
@@ -35,9 +35,9 @@ use crate::{model_folder, source::source};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
-pub struct EvalConfig {
+pub struct EvalFile {
     /// The report's heading.
-    #[serde(default = "EvalConfig::title")]
+    #[serde(default = "EvalFile::title")]
     pub title: String,
     /// Seed of sampling and resampling.
     #[serde(default)]
@@ -45,7 +45,7 @@ pub struct EvalConfig {
     /// The folder of report, responses and scores; `--out` overrides it.
     pub out: Option<PathBuf>,
     /// `cpu`, `cuda`, `cuda:N` or `auto`.
-    #[serde(default = "EvalConfig::device")]
+    #[serde(default = "EvalFile::device")]
     pub device: String,
     /// The model before tuning.
     pub baseline: PolicyConfig,
@@ -57,10 +57,10 @@ pub struct EvalConfig {
     #[serde(default)]
     pub generation: GenerationConfig,
     /// Responses to each prompt.
-    #[serde(default = "EvalConfig::one")]
+    #[serde(default = "EvalFile::one")]
     pub responses: NonZeroUsize,
     /// Measures perplexity and KL divergence under the baseline.
-    #[serde(default = "EvalConfig::yes")]
+    #[serde(default = "EvalFile::yes")]
     pub likelihood: bool,
     /// The metrics.
     pub metrics: Vec<MetricConfig>,
@@ -73,13 +73,13 @@ pub struct EvalConfig {
     /// The metric of the headline; the first by default.
     pub headline: Option<String>,
     /// Bootstrap resamples.
-    #[serde(default = "EvalConfig::resamples")]
+    #[serde(default = "EvalFile::resamples")]
     pub resamples: usize,
     /// Treatment of prompts with a response without a score.
     #[serde(default)]
     pub missing: Missing,
     /// Breakdown of the comparison.
-    #[serde(default = "EvalConfig::slices")]
+    #[serde(default = "EvalFile::slices")]
     pub slices: Vec<SliceBy>,
     /// The metadata column with the toxicity of the prompt.
     pub prompt_toxicity: Option<String>,
@@ -89,7 +89,7 @@ pub struct EvalConfig {
     pub run: Option<PathBuf>,
 }
 
-impl EvalConfig {
+impl EvalFile {
     fn title() -> String {
         "Baseline and tuned policy".to_owned()
     }
@@ -121,7 +121,7 @@ pub struct PolicyConfig {
     /// The folder of a LoRA adapter on it.
     pub adapter: Option<PathBuf>,
     /// The kind of the weights; as the checkpoint has them by default.
-    pub dtype: Option<Dtype>,
+    pub dtype: Option<ModelDtype>,
 }
 
 /// Held-out prompts.
@@ -454,7 +454,7 @@ impl EvalData {
     }
 }
 
-impl EvalConfig {
+impl EvalFile {
     /// A configuration of this file.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
 use serde_json::{Map, Value};
 
-pub use config::{CorpusName, EvalConfig, EvalData, MetricConfig, PolicyConfig, PreferenceCheck};
+pub use config::{CorpusName, EvalData, EvalFile, MetricConfig, PolicyConfig, PreferenceCheck};
 pub use error::EvaluateError;
 use response::Response;
 pub use training::tell_of_training;

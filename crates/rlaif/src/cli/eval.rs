@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use rlaif_run::EvalConfig;
+use rlaif_run::EvalFile;
 
 use super::{error::CliError, print::print};
 
@@ -23,7 +23,7 @@ pub(crate) struct Eval {
 
 impl Eval {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        let config = EvalConfig::from_file(&self.config)?;
+        let config = EvalFile::from_file(&self.config)?;
         let out = self.out.as_ref().or(config.out.as_ref()).ok_or(CliError::Flag {
             flag: "out",
             found: "missing".to_owned(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use rlaif::EvalConfig;
+use rlaif::EvalFile;
 use rlaif::ppo::Symptom;
 use rlaif::train::Finding;
 use serde_json::{Value, json};
@@ -278,7 +278,7 @@ fn the_configurations_of_the_documentation_are_some() {
     let path = folder.path().join("eval.toml");
     let read = |text: &str| {
         fs::write(&path, text).unwrap();
-        EvalConfig::from_file(&path).unwrap()
+        EvalFile::from_file(&path).unwrap()
     };
     let config = read(whole);
     assert_eq!((config.metrics.len(), config.judges.len(), config.preferences.len()), (5, 1, 1));
