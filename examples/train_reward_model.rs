@@ -18,6 +18,7 @@ use rlaif::{
     models::{Classifier, Config, SaveOptions},
     tch::{self, Device, Kind},
     text::HfTokenizer,
+    torch::seeded,
     train::{LearnConfig, OptimizerConfig, PreferenceRow, PreferenceTrainer, Schedule},
 };
 use serde::Deserialize;
@@ -71,8 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "max_position_embeddings": 1 + PROMPT + RESPONSE, "rms_norm_eps": 1e-6, "num_labels": 1,
         "id2label": { "0": "reward" }, "pad_token_id": end, "tie_word_embeddings": false,
     }));
-    tch::manual_seed(1);
-    let model = Classifier::random(config, Kind::Float, Device::Cpu)?;
+    let model = seeded(1, || Classifier::random(config, Kind::Float, Device::Cpu))??;
     println!("{} parameters, {} pairs to learn from", model.parameters().count(), train.len());
 
     // 3. Fit.

@@ -111,7 +111,6 @@ pub(crate) fn train(
 ) -> Result<Trained, Box<dyn Error>> {
     let tokenizer = Arc::new(HfTokenizer::from_folder(tokenizer)?);
     let vocabulary = tokenizer.vocab_size().next_multiple_of(64);
-    rlaif::tch::manual_seed(seed.derive("weights", 0).get() as i64);
     let model = Classifier::random(role.config(vocabulary), Kind::Float, device)?;
     model.parameters().train_where(|_| true);
     println!("{role:?}: {} parameters, {vocabulary} tokens", model.parameters().count());

@@ -30,7 +30,7 @@ use rlaif::core::Seed;
 use rlaif::models::{Classifier, LanguageModel, LoadOptions, ModelCard, SaveOptions};
 use rlaif::tch::{Device, Kind};
 use rlaif::text::HfTokenizer;
-use rlaif::torch::{DeviceChoice, Tf32};
+use rlaif::torch::{DeviceChoice, Tf32, seeded};
 
 use classifier::Role;
 use corpora::Corpora;
@@ -144,15 +144,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Model::T5 | Model::Llama => {
             let architecture =
                 if arguments.model == Model::T5 { Architecture::T5 } else { Architecture::Llama };
-            let (model, steps) = policy::train(
-                architecture,
-                Arc::clone(&corpora),
-                files.path(),
-                seed,
-                device,
-                budget,
-                arguments.batch,
-            )?;
+            let corpora = Arc::clone(&corpora);
+            let (model, steps) = seeded(seed.for_libtorch("weights"), || {
+                let (files, size) = (files.path(), arguments.batch);
+                policy::train(architecture, corpora, files, seed, device, budget, size)
+            })??;
             model.save(&place, &plain)?;
             drop(model);
             let model = LanguageModel::load(&place, rounded)?;
@@ -166,15 +162,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         }
         Model::Reward | Model::Judge => {
             let role = if arguments.model == Model::Reward { Role::Reward } else { Role::Judge };
-            let trained = classifier::train(
-                role,
-                &corpora,
-                files.path(),
-                seed,
-                device,
-                budget,
-                arguments.batch,
-            )?;
+            let trained = seeded(seed.for_libtorch("weights"), || {
+                let (files, size) = (files.path(), arguments.batch);
+                classifier::train(role, &corpora, files, seed, device, budget, size)
+            })??;
             trained.model.save(&place, &plain)?;
             let model = Classifier::load(&place, rounded)?;
             let tokenizer = HfTokenizer::from_folder(files.path())?;

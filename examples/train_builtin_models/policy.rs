@@ -128,7 +128,6 @@ pub(crate) fn train(
         prompts: PromptBuilder::new(PromptTemplate::summarise()).form(architecture.form()),
         architecture,
     };
-    rlaif::tch::manual_seed(seed.derive("weights", 0).get() as i64);
     let model = LanguageModel::random(architecture.config(vocabulary), Kind::Float, device)?;
     model.parameters().train_where(|_| true);
     println!("{architecture:?}: {} parameters, {vocabulary} tokens", model.parameters().count());

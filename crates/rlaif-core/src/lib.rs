@@ -5,6 +5,7 @@
 
 mod codec;
 mod fault;
+mod finding;
 mod judge;
 mod message;
 mod metadata;
@@ -20,6 +21,7 @@ pub mod stats;
 
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
 pub use fault::{Fault, is_bad_input_file};
+pub use finding::Finding;
 pub use judge::{PairJudge, Pairing};
 pub use message::{Message, OtherContent, TextOrMessages};
 pub use metadata::Metadata;

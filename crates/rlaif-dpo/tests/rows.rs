@@ -1,47 +1,16 @@
 //! Texts to rows: what is cut, left out, refused, and counted.
 
-use rlaif_core::{
-    CodecError, Desirability, GenerationPrompt, Message, PreferencePair, Specials, TextCodec,
-    UnpairedPreference,
-};
+use rlaif_core::{Desirability, PreferencePair, UnpairedPreference};
 use rlaif_dpo::{
     Boundary, DpoError, OnProblem, PairProblem, RowConfig, RowEnd, TooLong, pair_rows,
     response_rows,
 };
 use rlaif_lm::LmSpec;
+use rlaif_testing::Bytes;
 use tch::{Device, Kind};
 
-const BOS: u32 = 1;
-const EOS: u32 = 2;
-
-/// A byte is a token, but for `th`, which is one of its own; BOS before every text, or EOS behind.
-struct Bytes {
-    bos: bool,
-    eos: bool,
-}
-
-impl TextCodec for Bytes {
-    fn name(&self) -> &'static str {
-        "bytes"
-    }
-
-    fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, CodecError> {
-        let with = specials == Specials::Include;
-        let mut ids: Vec<u32> = (self.bos && with).then_some(BOS).into_iter().collect();
-        let merged = text.replace("th", "\u{1}");
-        ids.extend(merged.bytes().map(|byte| if byte == 1 { 400 } else { 100 + u32::from(byte) }));
-        ids.extend((self.eos && with).then_some(EOS));
-        Ok(ids)
-    }
-
-    fn decode(&self, _: &[u32], _: Specials) -> Result<String, CodecError> {
-        unreachable!("rows are only encoded")
-    }
-
-    fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
-        unreachable!("pairs are plain text")
-    }
-}
+const BOS: u32 = Bytes::BOS;
+const EOS: u32 = Bytes::EOS;
 
 const CAUSAL: Bytes = Bytes { bos: true, eos: false };
 const T5: Bytes = Bytes { bos: false, eos: true };

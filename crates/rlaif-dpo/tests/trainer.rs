@@ -13,18 +13,11 @@ use rlaif_dpo::{
 };
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
+use rlaif_testing::{LLAMA, T5};
 use rlaif_train::{Checkpoints, Keep, OptimizerConfig, TrainError};
 use tch::{Kind, Tensor};
 
 use common::{alone, model};
-
-const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 16,
-    "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 32, "eos_token_id": 1,
-    "initializer_range": 0.3}"#;
-const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24,
-    "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
-    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
 
 /// Seven pairs of different lengths.
 fn rows() -> Vec<PairRow> {

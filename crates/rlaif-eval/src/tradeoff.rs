@@ -7,10 +7,10 @@ use std::path::Path;
 use maud::html;
 use serde::{Deserialize, Serialize};
 
+use crate::estimate::{Estimate, Standing};
 use crate::report::page::{Page, STYLE, foreign};
 use crate::report::plot::{Mark, scatter};
 use crate::report::{Align, differing, inline, table, words};
-use crate::stats::Interval;
 use crate::{Better, EvalError, Report, files};
 
 /// One of the two aims.

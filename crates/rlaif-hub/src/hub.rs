@@ -9,7 +9,6 @@ use rlaif_http::Retry;
 
 use crate::error::HubError;
 use crate::http::Client;
-use crate::kind::RepoKind;
 use crate::progress::{Bars, DownloadProgress, Quiet};
 use crate::token::Token;
 

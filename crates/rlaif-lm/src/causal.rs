@@ -6,6 +6,7 @@ use crate::{
     batch::{Padding, TokenBatch, int},
     branches::Branches,
     cache::{DecodeState, Room},
+    decoder::{DecoderLm, next_logits},
     error::LmError,
     forward::{Forward, Layout},
     head::VocabHead,
@@ -15,10 +16,10 @@ use crate::{
 };
 
 /// A decoder-only language model. Implement it to add one; [`CausalPolicy`] makes it a [`Policy`].
-pub trait CausalLm: Send {
-    /// Sizes, limits and special tokens.
-    fn spec(&self) -> &LmSpec;
-
+///
+/// In its state each row has room for [`Room::total`] tokens, and [`DecoderLm::prefill`] reads tokens of
+/// the decoder: a row may be empty.
+pub trait CausalLm: DecoderLm {
     /// Last hidden states `[B, T, H]`, after the final norm. Padding on either side changes no
     /// real token's row. In a batch with [`TokenBatch::segments`], positions restart at each
     /// segment, and a token sees its own alone.
@@ -36,46 +37,6 @@ pub trait CausalLm: Send {
     fn run_hidden(&self, run: &Branches, forward: Forward<'_>) -> Result<Tensor, LmError> {
         Ok(run.from_rows(&self.hidden(&run.rows(self.spec())?, forward)?))
     }
-
-    /// An empty state with this much room: [`Room::total`] tokens in each row.
-    ///
-    /// # Errors
-    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
-    fn open(&self, room: Room) -> Result<DecodeState, LmError>;
-
-    /// Reads right-padded tokens, which become rows after those that the state holds. A row may be
-    /// empty.
-    ///
-    /// # Errors
-    /// [`LmError::BatchMismatch`] or [`LmError::CacheFull`] without room for them,
-    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
-    fn prefill(
-        &self,
-        state: &mut DecodeState,
-        tokens: &TokenBatch,
-        forward: Forward<'_>,
-    ) -> Result<(), LmError>;
-
-    /// Hidden states `[B, H]` after one more token per row, int64 `[B]`. The step is
-    /// ended by [`DecodeState::advance`].
-    ///
-    /// # Errors
-    /// [`LmError::CacheFull`], [`LmError::Torch`], [`LmError::UnknownAdapter`].
-    fn decode_step(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError>;
-
-    /// The map from hidden states to logits.
-    ///
-    /// # Errors
-    /// [`LmError::UnknownAdapter`].
-    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError>;
-
-    /// The parameters, adapters included.
-    fn parameters(&self) -> &Parameters;
 }
 
 /// A decoder-only model as a policy.
@@ -166,8 +127,7 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
         tokens: &Tensor,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
-        let hidden = self.0.decode_step(state, tokens, forward)?;
-        Ok(self.head(forward)?.row_logits(&hidden))
+        next_logits(&self.0, state, tokens, forward)
     }
 
     fn parameters(&self) -> &Parameters {

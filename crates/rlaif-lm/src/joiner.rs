@@ -297,47 +297,13 @@ fn longest(row: &Joined) -> usize {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use rlaif_core::{GenerationPrompt, Message};
+    use rlaif_testing::Bytes;
     use tch::{Device, Kind};
 
     use super::*;
 
-    const BOS: u32 = 1;
-    const EOS: u32 = 2;
-
-    /// A byte is a token; `$` is the end of sequence, `th` one token of its own.
-    #[derive(Debug, Clone, Copy)]
-    struct Bytes {
-        bos: bool,
-        eos: bool,
-    }
-
-    impl TextCodec for Bytes {
-        fn name(&self) -> &'static str {
-            "bytes"
-        }
-
-        fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, CodecError> {
-            let with = specials == Specials::Include;
-            let mut ids: Vec<u32> = (self.bos && with).then_some(BOS).into_iter().collect();
-            let merged = text.replace("th", "\u{1}");
-            ids.extend(merged.bytes().map(|byte| match byte {
-                b'$' => EOS,
-                1 => 400,
-                _ => 100 + u32::from(byte),
-            }));
-            ids.extend((self.eos && with).then_some(EOS));
-            Ok(ids)
-        }
-
-        fn decode(&self, _: &[u32], _: Specials) -> Result<String, CodecError> {
-            unreachable!("texts are only encoded")
-        }
-
-        fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
-            unreachable!("texts are plain")
-        }
-    }
+    const BOS: u32 = Bytes::BOS;
+    const EOS: u32 = Bytes::EOS;
 
     fn spec(encoder_decoder: bool, eos_ids: Vec<u32>) -> LmSpec {
         LmSpec {

@@ -154,6 +154,7 @@ impl Sampler for RecordedSampler {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::generate::FinishReason;
 
     #[test]
     fn a_recording_is_one_response_a_line() {

@@ -7,6 +7,7 @@ use crate::{
     branches::whole_rounds,
     cache::{DecodeState, Room},
     causal::same_rows,
+    decoder::{DecoderLm, next_logits},
     error::LmError,
     forward::Forward,
     head::VocabHead,
@@ -56,10 +57,7 @@ impl EncoderStates {
 
 /// An encoder-decoder language model. Implement it to add one; [`Seq2SeqPolicy`] makes it a
 /// [`Policy`].
-pub trait Seq2SeqLm: Send {
-    /// Sizes, limits and special tokens; `decoder_start_id` is set.
-    fn spec(&self) -> &LmSpec;
-
+pub trait Seq2SeqLm: DecoderLm {
     /// Runs the encoder. Padding on either side changes no real token's row.
     ///
     /// # Errors
@@ -77,47 +75,6 @@ pub trait Seq2SeqLm: Send {
         encoded: &EncoderStates,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError>;
-
-    /// An empty state with this much room: [`Room::prompt`] tokens of the encoder and
-    /// [`Room::response`] of the decoder in each row.
-    ///
-    /// # Errors
-    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
-    fn open(&self, room: Room) -> Result<DecodeState, LmError>;
-
-    /// Runs the encoder and keeps the cross-attention keys and values; the prompts become rows
-    /// after those that the state holds.
-    ///
-    /// # Errors
-    /// [`LmError::BatchMismatch`] or [`LmError::CacheFull`] without room for them,
-    /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
-    fn prefill(
-        &self,
-        state: &mut DecodeState,
-        prompts: &TokenBatch,
-        forward: Forward<'_>,
-    ) -> Result<(), LmError>;
-
-    /// Hidden states `[B, H]` after one more decoder token per row, int64 `[B]`. The step is
-    /// ended by [`DecodeState::advance`].
-    ///
-    /// # Errors
-    /// [`LmError::CacheFull`], [`LmError::Torch`], [`LmError::UnknownAdapter`].
-    fn decode_step(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError>;
-
-    /// The map from hidden states to logits.
-    ///
-    /// # Errors
-    /// [`LmError::UnknownAdapter`].
-    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError>;
-
-    /// The parameters, adapters included.
-    fn parameters(&self) -> &Parameters;
 }
 
 /// An encoder-decoder model as a policy: the decoder reads the start token and the response but
@@ -202,8 +159,7 @@ impl<M: Seq2SeqLm> Policy for Seq2SeqPolicy<M> {
         tokens: &Tensor,
         forward: Forward<'_>,
     ) -> Result<Tensor, LmError> {
-        let hidden = self.0.decode_step(state, tokens, forward)?;
-        Ok(self.head(forward)?.row_logits(&hidden))
+        next_logits(&self.0, state, tokens, forward)
     }
 
     fn parameters(&self) -> &Parameters {

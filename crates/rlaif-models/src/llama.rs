@@ -14,8 +14,8 @@ mod run;
 mod variant;
 
 use rlaif_lm::{
-    Activations, Branches, CacheShape, CausalLm, DecodeState, Forward, KvCache, LmError, LmSpec,
-    Padding, Parameters, Room, TokenBatch, VocabHead,
+    Activations, Branches, CacheShape, CausalLm, DecodeState, DecoderLm, Forward, KvCache, LmError,
+    LmSpec, Padding, Parameters, Room, TokenBatch, VocabHead,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -537,16 +537,18 @@ fn harmless(name: &str) -> bool {
 }
 
 impl CausalLm for Llama {
-    fn spec(&self) -> &LmSpec {
-        &self.frame.spec
-    }
-
     fn hidden(&self, input: &TokenBatch, forward: Forward<'_>) -> Result<Tensor, LmError> {
         self.trunk.forward(input, self.frame.adapters.resolve(forward)?, |_, _| ())
     }
 
     fn run_hidden(&self, run: &Branches, forward: Forward<'_>) -> Result<Tensor, LmError> {
         self.trunk.forward_run(run, self.frame.adapters.resolve(forward)?)
+    }
+}
+
+impl DecoderLm for Llama {
+    fn spec(&self) -> &LmSpec {
+        &self.frame.spec
     }
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {

@@ -10,8 +10,9 @@ mod config;
 mod decode;
 
 use rlaif_lm::{
-    Activations, CacheShape, DecodeState, EncodedTokens, EncoderStates, Forward, KvCache, LmError,
-    LmSpec, Mask, Memory, Padding, Parameters, Room, Seq2SeqLm, TokenBatch, VocabHead,
+    Activations, CacheShape, DecodeState, DecoderLm, EncodedTokens, EncoderStates, Forward,
+    KvCache, LmError, LmSpec, Mask, Memory, Padding, Parameters, Room, Seq2SeqLm, TokenBatch,
+    VocabHead,
 };
 use rlaif_torch::{AttentionOptions, Keys, RowLengths, attends_rows};
 use tch::{Device, Kind, Tensor};
@@ -603,10 +604,6 @@ impl Framed for T5 {
 }
 
 impl Seq2SeqLm for T5 {
-    fn spec(&self) -> &LmSpec {
-        &self.frame.spec
-    }
-
     fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<EncoderStates, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
         let lengths: Vec<i64> = prompts.rows().iter().map(|row| row.len() as i64).collect();
@@ -636,6 +633,12 @@ impl Seq2SeqLm for T5 {
         let scores = AttentionBias { bias: Some(&bias), cover: &Cover::Full, keys: Keys::Causal };
         let context = Context { scores, encoded: Some((&encoded.hidden, &cover)) };
         self.decoder.forward(embedded, &context, pass)
+    }
+}
+
+impl DecoderLm for T5 {
+    fn spec(&self) -> &LmSpec {
+        &self.frame.spec
     }
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {

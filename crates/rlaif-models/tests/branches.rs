@@ -7,12 +7,9 @@ use rlaif_lm::{
     Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, token_log_probs,
 };
 use rlaif_models::{AdapterConfig, Config, LanguageModel, TaskType};
+use rlaif_testing::{LLAMA, T5};
 use tch::{Device, Kind, Tensor};
 
-const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 16,
-    "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 32, "eos_token_id": 1,
-    "initializer_range": 0.3}"#;
 const MISTRAL: &str = r#"{"model_type": "mistral", "vocab_size": 40, "hidden_size": 16,
     "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 32, "eos_token_id": 1,
@@ -21,9 +18,6 @@ const QWEN3: &str = r#"{"model_type": "qwen3", "vocab_size": 40, "hidden_size": 
     "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 32, "eos_token_id": 1,
     "initializer_range": 0.3}"#;
-const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24,
-    "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
-    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
 
 fn policy(json: &str) -> LanguageModel {
     static DRAWING: Mutex<()> = Mutex::new(());

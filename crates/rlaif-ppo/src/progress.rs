@@ -24,22 +24,49 @@ pub(crate) struct UpdateProgress {
 }
 
 /// Numbers of one minibatch (in compatibility mode of one micro-batch): means over its tokens.
+/// [`Tensor`]s where they are computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Means<T> {
+    pub(crate) policy_loss: T,
+    pub(crate) value_loss: T,
+    pub(crate) entropy: T,
+    pub(crate) approx_kl: T,
+    pub(crate) policy_kl: T,
+    pub(crate) policy_clipped: T,
+    pub(crate) ratio: T,
+    pub(crate) predicted: T,
+    pub(crate) error: T,
+    pub(crate) value_clipped: T,
+    /// The whole loss that was minimised.
+    pub(crate) total: T,
+    /// KL from the sampling policy, by k3: never negative.
+    pub(crate) k3: T,
+}
+
+impl<T> Means<T> {
+    /// The same numbers in another form.
+    fn map<U>(self, mut f: impl FnMut(T) -> U) -> Means<U> {
+        Means {
+            policy_loss: f(self.policy_loss),
+            value_loss: f(self.value_loss),
+            entropy: f(self.entropy),
+            approx_kl: f(self.approx_kl),
+            policy_kl: f(self.policy_kl),
+            policy_clipped: f(self.policy_clipped),
+            ratio: f(self.ratio),
+            predicted: f(self.predicted),
+            error: f(self.error),
+            value_clipped: f(self.value_clipped),
+            total: f(self.total),
+            k3: f(self.k3),
+        }
+    }
+}
+
+/// Numbers of one minibatch on the host.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Unit {
-    pub(crate) policy_loss: f64,
-    pub(crate) value_loss: f64,
-    pub(crate) entropy: f64,
-    pub(crate) approx_kl: f64,
-    pub(crate) policy_kl: f64,
-    pub(crate) policy_clipped: f64,
-    pub(crate) ratio: f64,
-    pub(crate) predicted: f64,
-    pub(crate) error: f64,
-    pub(crate) value_clipped: f64,
-    /// The whole loss that was minimised.
-    pub(crate) total: f64,
-    /// KL from the sampling policy, by k3: never negative.
-    pub(crate) k3: f64,
+    pub(crate) means: Means<f64>,
     pub(crate) batch: BatchNumbers,
 }
 
@@ -55,18 +82,7 @@ pub(crate) struct BatchNumbers {
 
 /// The numbers of a [`Unit`] where they are computed.
 pub(crate) struct UnitTensors {
-    pub(crate) policy_loss: Tensor,
-    pub(crate) value_loss: Tensor,
-    pub(crate) entropy: Tensor,
-    pub(crate) approx_kl: Tensor,
-    pub(crate) policy_kl: Tensor,
-    pub(crate) policy_clipped: Tensor,
-    pub(crate) ratio: Tensor,
-    pub(crate) predicted: Tensor,
-    pub(crate) error: Tensor,
-    pub(crate) value_clipped: Tensor,
-    pub(crate) total: Tensor,
-    pub(crate) k3: Tensor,
+    pub(crate) means: Means<Tensor>,
     /// Those of [`batch_numbers`], where they are wanted of each pass.
     pub(crate) batch: Option<[Tensor; 5]>,
 }
@@ -74,56 +90,15 @@ pub(crate) struct UnitTensors {
 impl UnitTensors {
     /// The numbers on the host, in one copy from the device.
     pub(crate) fn into_unit(self) -> Unit {
-        let own = [
-            self.policy_loss,
-            self.value_loss,
-            self.entropy,
-            self.approx_kl,
-            self.policy_kl,
-            self.policy_clipped,
-            self.ratio,
-            self.predicted,
-            self.error,
-            self.value_clipped,
-            self.total,
-            self.k3,
-        ];
-        let all: Vec<Tensor> = own
-            .iter()
-            .chain(self.batch.iter().flatten())
-            .map(|x| x.detach().to_kind(Kind::Float))
-            .collect();
+        let mut all = Vec::new();
+        let places = self.means.map(|x| {
+            all.push(x.detach().to_kind(Kind::Float));
+            all.len() - 1
+        });
+        let own = all.len();
+        all.extend(self.batch.iter().flatten().map(|x| x.detach().to_kind(Kind::Float)));
         let numbers = host(&Tensor::stack(&all, 0));
-        let (own, batch) = numbers.split_first_chunk().expect("as many as were stacked");
-        let [
-            policy_loss,
-            value_loss,
-            entropy,
-            approx_kl,
-            policy_kl,
-            policy_clipped,
-            ratio,
-            predicted,
-            error,
-            value_clipped,
-            total,
-            k3,
-        ] = *own;
-        Unit {
-            policy_loss,
-            value_loss,
-            entropy,
-            approx_kl,
-            policy_kl,
-            policy_clipped,
-            ratio,
-            predicted,
-            error,
-            value_clipped,
-            total,
-            k3,
-            batch: BatchNumbers::of(batch),
-        }
+        Unit { means: places.map(|at| numbers[at]), batch: BatchNumbers::of(&numbers[own..]) }
     }
 }
 
@@ -160,39 +135,41 @@ pub(crate) fn batch_numbers(
 impl Unit {
     /// The numbers by name: TRL 0.11's where it has the number.
     pub(crate) fn named(&self) -> [(&'static str, f64); 16] {
+        let Self { means, batch } = self;
         [
-            ("ppo/loss/policy", self.policy_loss),
-            ("ppo/loss/value", self.value_loss),
-            ("ppo/policy/entropy", self.entropy),
-            ("ppo/policy/approxkl", self.approx_kl),
-            ("ppo/policy/policykl", self.policy_kl),
-            ("ppo/policy/clipfrac", self.policy_clipped),
-            ("ppo/policy/ratio", self.ratio),
-            ("ppo/val/vpred", self.predicted),
-            ("ppo/val/error", self.error),
-            ("ppo/val/clipfrac", self.value_clipped),
-            ("ppo/loss/total", self.total),
-            ("ppo/policy/advantages_mean", self.batch.advantages),
-            ("ppo/returns/mean", self.batch.returns),
-            ("ppo/returns/var", self.batch.returns_variance),
-            ("ppo/val/mean", self.batch.values),
-            ("ppo/val/var", self.batch.values_variance),
+            ("ppo/loss/policy", means.policy_loss),
+            ("ppo/loss/value", means.value_loss),
+            ("ppo/policy/entropy", means.entropy),
+            ("ppo/policy/approxkl", means.approx_kl),
+            ("ppo/policy/policykl", means.policy_kl),
+            ("ppo/policy/clipfrac", means.policy_clipped),
+            ("ppo/policy/ratio", means.ratio),
+            ("ppo/val/vpred", means.predicted),
+            ("ppo/val/error", means.error),
+            ("ppo/val/clipfrac", means.value_clipped),
+            ("ppo/loss/total", means.total),
+            ("ppo/policy/advantages_mean", batch.advantages),
+            ("ppo/returns/mean", batch.returns),
+            ("ppo/returns/var", batch.returns_variance),
+            ("ppo/val/mean", batch.values),
+            ("ppo/val/var", batch.values_variance),
         ]
     }
 
     /// Adds another's numbers, by its share of the whole; those of the batch are not sums.
     pub(crate) fn add(&mut self, other: &Self, share: f64) {
-        self.policy_loss += share * other.policy_loss;
-        self.value_loss += share * other.value_loss;
-        self.entropy += share * other.entropy;
-        self.approx_kl += share * other.approx_kl;
-        self.policy_kl += share * other.policy_kl;
-        self.policy_clipped += share * other.policy_clipped;
-        self.ratio += share * other.ratio;
-        self.predicted += share * other.predicted;
-        self.error += share * other.error;
-        self.value_clipped += share * other.value_clipped;
-        self.total += share * other.total;
-        self.k3 += share * other.k3;
+        let (own, other) = (&mut self.means, &other.means);
+        own.policy_loss += share * other.policy_loss;
+        own.value_loss += share * other.value_loss;
+        own.entropy += share * other.entropy;
+        own.approx_kl += share * other.approx_kl;
+        own.policy_kl += share * other.policy_kl;
+        own.policy_clipped += share * other.policy_clipped;
+        own.ratio += share * other.ratio;
+        own.predicted += share * other.predicted;
+        own.error += share * other.error;
+        own.value_clipped += share * other.value_clipped;
+        own.total += share * other.total;
+        own.k3 += share * other.k3;
     }
 }

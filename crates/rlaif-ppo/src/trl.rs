@@ -90,14 +90,14 @@ impl Accounting {
     /// True if the policy is too far from the one that sampled to go on after a minibatch. TRL looks
     /// after each epoch, [`Self::is_far_after_epoch`].
     pub(crate) fn is_far(self, unit: &Unit, target_kl: Option<f64>) -> bool {
-        self == Self::Tokens && target_kl.is_some_and(|target| unit.k3 > 1.5 * target)
+        self == Self::Tokens && target_kl.is_some_and(|target| unit.means.k3 > 1.5 * target)
     }
 
     /// TRL's early stopping: the KL of the epoch's last micro-batch, without the mean of the
     /// others.
     pub(crate) fn is_far_after_epoch(self, units: &[Unit], target_kl: Option<f64>) -> bool {
         match (self, target_kl, units.last()) {
-            (Self::Trl011, Some(target), Some(unit)) => unit.policy_kl > 1.5 * target,
+            (Self::Trl011, Some(target), Some(unit)) => unit.means.policy_kl > 1.5 * target,
             _ => false,
         }
     }
@@ -112,7 +112,8 @@ impl Accounting {
         progress.skipped += 1;
         if self == Self::Trl011 {
             if let Some(unit) = progress.units.last_mut() {
-                (unit.policy_loss, unit.value_loss, unit.total) = (0., 0., 0.);
+                let means = &mut unit.means;
+                (means.policy_loss, means.value_loss, means.total) = (0., 0., 0.);
             }
             for (_, tensor) in optimizer.parameters() {
                 let mut grad = tensor.grad();

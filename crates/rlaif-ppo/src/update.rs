@@ -11,7 +11,7 @@ use crate::{
     PpoStats,
     error::PpoError,
     loss::value_loss,
-    progress::{BatchNumbers, Unit, UnitTensors, UpdateProgress, batch_numbers},
+    progress::{BatchNumbers, Means, Unit, UnitTensors, UpdateProgress, batch_numbers},
     stats,
     trainer::PpoTrainer,
 };
@@ -114,7 +114,7 @@ impl<P: Policy> PpoTrainer<P> {
         });
         if let Some(loss) = self.pretraining_pass(progress)? {
             for unit in &mut units {
-                unit.total += loss;
+                unit.means.total += loss;
             }
         }
         progress.units.extend(units);
@@ -167,7 +167,7 @@ impl<P: Policy> PpoTrainer<P> {
         let difference = &log_probs - &old;
         let k3 = difference.expm1() - &difference;
         let mean = |x: &Tensor| mask.mean(&x.detach());
-        let unit = UnitTensors {
+        let means = Means {
             policy_loss,
             value_loss,
             entropy,
@@ -180,6 +180,9 @@ impl<P: Policy> PpoTrainer<P> {
             value_clipped: mean(&value.clipped),
             total: loss,
             k3: mean(&k3),
+        };
+        let unit = UnitTensors {
+            means,
             batch: rollout
                 .values
                 .as_ref()
@@ -232,7 +235,7 @@ impl<P: Policy> PpoTrainer<P> {
     fn make_step(&mut self, progress: &mut UpdateProgress) -> Result<Next, PpoError> {
         let config = &self.config;
         let Some(last) = progress.units.last() else { return Ok(Next::Continue) };
-        let (far, target) = (last.ratio > config.ratio_threshold, config.target_kl);
+        let (far, target) = (last.means.ratio > config.ratio_threshold, config.target_kl);
         if far {
             self.accounting().leave_out(&mut self.optimizer, progress)?;
             self.drop_gradients()?;

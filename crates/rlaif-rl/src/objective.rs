@@ -169,21 +169,10 @@ impl Average {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use rlaif_testing::{close_to_scale, numbers};
     use tch::Kind;
 
     use super::*;
-
-    fn values(t: &Tensor) -> Vec<f64> {
-        Vec::<f64>::try_from(t.to_kind(Kind::Double).reshape([-1])).unwrap()
-    }
-
-    fn close(got: &Tensor, want: &[f64], tolerance: f64) {
-        let got = values(got);
-        assert_eq!(got.len(), want.len());
-        for (g, w) in got.iter().zip(want) {
-            assert!((g - w).abs() <= tolerance * (1. + w.abs()), "{got:?} {want:?}");
-        }
-    }
 
     fn token() -> impl Strategy<Value = (f64, f64, f64)> {
         (-6f64..0., -1.5f64..1.5, -3f64..3.)
@@ -212,7 +201,7 @@ mod tests {
                         }
                     })
                     .collect();
-                close(&found.loss, &want, 1e-9);
+                close_to_scale(&found.loss, &want, 1e-9);
                 // Clipped: moving on in the direction of the advantage changes nothing.
                 let clipped: Vec<f64> = tokens
                     .iter()
@@ -221,7 +210,7 @@ mod tests {
                         f64::from(u8::from((a > 0. && r > 1. + clip) || (a < 0. && r < 1. - clip)))
                     })
                     .collect();
-                close(&found.clipped, &clipped, 0.);
+                close_to_scale(&found.clipped, &clipped, 0.);
             }
         }
 
@@ -234,10 +223,10 @@ mod tests {
             let new = old.copy().set_requires_grad(true);
             let found = policy_loss(&new, &old, &advantages, 0.2, Some(3.));
             prop_assert_eq!(found.clipped.sum(Kind::Double).double_value(&[]), 0.);
-            prop_assert!(values(&found.ratio).iter().all(|&r| r == 1.));
+            prop_assert!(numbers(&found.ratio).iter().all(|&r| r == 1.));
             found.loss.sum(Kind::Double).backward();
             // d(−Â ρ)/d log π = −Â at ρ = 1.
-            close(&new.grad(), &values(&-&advantages), 1e-12);
+            close_to_scale(&new.grad(), &numbers(&-&advantages), 1e-12);
         }
     }
 }

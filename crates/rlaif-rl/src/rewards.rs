@@ -39,21 +39,10 @@ fn last_token(mask: &Mask) -> Tensor {
 
 #[cfg(test)]
 mod tests {
+    use rlaif_testing::close_to_scale;
     use tch::Kind;
 
     use super::*;
-
-    fn values(t: &Tensor) -> Vec<f64> {
-        Vec::<f64>::try_from(t.to_kind(Kind::Double).reshape([-1])).unwrap()
-    }
-
-    fn close(got: &Tensor, want: &[f64], tolerance: f64) {
-        let got = values(got);
-        assert_eq!(got.len(), want.len());
-        for (g, w) in got.iter().zip(want) {
-            assert!((g - w).abs() <= tolerance * (1. + w.abs()), "{got:?} {want:?}");
-        }
-    }
 
     // The published vector: three responses of three tokens, β 0.5.
     #[test]
@@ -68,7 +57,7 @@ mod tests {
             0.5,
             &mask,
         );
-        close(&rewards, &[0.05, 0.05, 1.05, 0.1, 0.1, 2.1, 0.15, 0.15, 3.15], 1e-12);
+        close_to_scale(&rewards, &[0.05, 0.05, 1.05, 0.1, 0.1, 2.1, 0.15, 0.15, 3.15], 1e-12);
     }
 
     #[test]
@@ -82,6 +71,6 @@ mod tests {
         let kl = Tensor::full([4, 3], f64::NAN, (Kind::Double, tch::Device::Cpu));
         let kl = kl.where_self(&mask.tensor().logical_not(), &kl.zeros_like());
         let rewards = token_rewards(&Tensor::from_slice(&[1f64, 2., 3., 4.]), &kl, 0.1, &mask);
-        close(&rewards, &[0., 1., 0., 0., 0., 2., 0., 0., 0., 4., 0., 0.], 0.);
+        close_to_scale(&rewards, &[0., 1., 0., 0., 0., 2., 0., 0., 0., 4., 0., 0.], 0.);
     }
 }

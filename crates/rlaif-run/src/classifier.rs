@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rlaif_core::{Record, Seed};
+use rlaif_core::Record;
 use rlaif_data::{
     DataError, Row,
     corpora::{Corpus, Outcome},
@@ -18,7 +18,7 @@ use crate::{
     error::{RowProblem, RunError},
     file::RunFile,
     model::{ModelSection, Placement, tokenizer},
-    recipe::{Recipe, Start},
+    recipe::{Basics, Recipe, Start},
     skipped::SkippedRows,
     supervised::{EncodedRow, SupervisedSections},
 };
@@ -174,16 +174,8 @@ impl ClassifierFile {
 impl Recipe for ClassifierFile {
     const SHOWN: &'static [&'static str] = &["loss", "eval/accuracy", "eval/auc"];
 
-    fn seed(&self) -> Seed {
-        Seed::new(self.seed)
-    }
-
-    fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    fn model(&self) -> &ModelSection {
-        &self.model
+    fn basics(&self) -> Basics<'_> {
+        Basics { seed: self.seed, placement: &self.placement, model: &self.model }
     }
 
     fn check(&self) -> Result<(), RunError> {

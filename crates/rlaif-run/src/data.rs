@@ -11,7 +11,7 @@ use rlaif_train::{Batches, TrainError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{columns::dropped, error::RunError, place, skipped::SkippedRows};
+use crate::{columns::dropped, error::RunError, place, skipped::SkippedRows, source::source};
 
 /// Rows to train and to evaluate on: files of JSON Lines, CSV or Parquet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

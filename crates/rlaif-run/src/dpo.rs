@@ -26,7 +26,7 @@ use crate::{
     file::RunFile,
     memory::{WeightsInMemory, longest, rows_of_pass},
     model::{ModelSection, Placement, tokenizer},
-    recipe::{Outline, Recipe, Start},
+    recipe::{Basics, Outline, Recipe, Start},
     rewards::rewards_from_config,
     skipped::SkippedRows,
 };
@@ -158,16 +158,8 @@ impl Recipe for DpoFile {
     const SHOWN: &'static [&'static str] =
         &["loss", "rewards/accuracies", "rewards/margins", "eval/rewards/accuracies"];
 
-    fn seed(&self) -> Seed {
-        Seed::new(self.seed)
-    }
-
-    fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    fn model(&self) -> &ModelSection {
-        &self.model
+    fn basics(&self) -> Basics<'_> {
+        Basics { seed: self.seed, placement: &self.placement, model: &self.model }
     }
 
     fn check(&self) -> Result<(), RunError> {

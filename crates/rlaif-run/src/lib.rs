@@ -105,7 +105,7 @@ pub use model::{LoraSection, LoraTargets, ModelSection, Placement, tokenizer};
 pub use ppo::{
     PpoFile, PpoTrainSection, PretrainingSection, PromptSection, ValueSection, ValueStart,
 };
-pub use recipe::{OngoingRun, Outline, Recipe, Start, TrainedModel, train};
+pub use recipe::{Basics, OngoingRun, Outline, Recipe, Start, TrainedModel, train};
 pub use reward::{RewardColumns, RewardFile};
 pub use rewards::rewards_from_config;
 pub use schema::{Key, commands_with_files, key_lines, key_table, keys, reward_table, schema};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{
-    columns::{ColumnSection, source},
+    columns::ColumnSection,
     data::ShuffledBatches,
     encode::Encoder,
     error::RunError,
@@ -22,9 +22,10 @@ use crate::{
     file::RunFile,
     memory::{WeightsInMemory, longest},
     model::{ModelSection, Placement, converted, tokenizer},
-    recipe::{Outline, Recipe, Start},
+    recipe::{Basics, Outline, Recipe, Start},
     rewards::rewards_from_config,
     skipped::SkippedRows,
+    source::source,
 };
 
 /// The run file of `rlaif ppo`.
@@ -180,16 +181,8 @@ impl Recipe for PpoFile {
     const SHOWN: &'static [&'static str] =
         &["env/reward_mean", "objective/kl", "ppo/policy/entropy", "time/samples_per_second"];
 
-    fn seed(&self) -> Seed {
-        Seed::new(self.seed)
-    }
-
-    fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    fn model(&self) -> &ModelSection {
-        &self.model
+    fn basics(&self) -> Basics<'_> {
+        Basics { seed: self.seed, placement: &self.placement, model: &self.model }
     }
 
     fn check(&self) -> Result<(), RunError> {

@@ -29,14 +29,8 @@ pub trait Recipe: RunFile {
     /// Metrics that the terminal shows.
     const SHOWN: &'static [&'static str];
 
-    /// The seed of all random numbers.
-    fn seed(&self) -> Seed;
-
-    /// Device, threads and memory.
-    fn placement(&self) -> &Placement;
-
-    /// The model to train.
-    fn model(&self) -> &ModelSection;
+    /// The keys that every run file has.
+    fn basics(&self) -> Basics<'_>;
 
     /// Checks what needs no model and no data to be checked.
     ///
@@ -51,6 +45,17 @@ pub trait Recipe: RunFile {
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError>
     where
         Self: Sized;
+}
+
+/// The keys that every run file has.
+#[derive(Debug, Clone, Copy)]
+pub struct Basics<'a> {
+    /// The seed of all random numbers.
+    pub seed: u64,
+    /// Device, threads and memory.
+    pub placement: &'a Placement,
+    /// The model to train.
+    pub model: &'a ModelSection,
 }
 
 /// Trains as a run file says, to the result in its folder: the whole of a command.
@@ -70,9 +75,9 @@ pub fn train<R: Recipe>(request: &RunRequest) -> Result<(), RunError> {
     let config = &open.config;
     config.check()?;
     let interrupt = Interrupt::install()?;
-    let options = config.placement().options(config.model().precision)?;
-    let seed = config.seed();
-    config.train(Start { open: &open, interrupt, seed, options })
+    let Basics { seed, placement, model } = config.basics();
+    let options = placement.options(model.precision)?;
+    config.train(Start { open: &open, interrupt, seed: Seed::new(seed), options })
 }
 
 /// A run that has not begun: its folder is not made yet.
@@ -116,8 +121,8 @@ impl<'a, R: Recipe> Start<'a, R> {
     /// # Errors
     /// [`RunError::Fetch`], [`RunError::Memory`].
     pub fn memory_of(&self, activations: Activations) -> Result<MemoryPlan, RunError> {
-        let config = &self.open.config;
-        let memory = MemoryPlan { activations, ..config.model().memory(self.options)? };
+        let model = self.open.config.basics().model;
+        let memory = MemoryPlan { activations, ..model.memory(self.options)? };
         self.check_memory(&memory, WeightsInMemory::NotLoaded)?;
         Ok(memory)
     }
@@ -128,7 +133,7 @@ impl<'a, R: Recipe> Start<'a, R> {
         memory: &MemoryPlan,
         weights: WeightsInMemory,
     ) -> Result<(), RunError> {
-        self.open.config.placement().check_memory(memory, weights).map(|_| ())
+        self.open.config.basics().placement.check_memory(memory, weights).map(|_| ())
     }
 
     /// Makes the folder, or takes it up: nothing was written before.
@@ -148,7 +153,7 @@ impl<'a, R: Recipe> Start<'a, R> {
             fit: outline.fit,
             total_steps: outline.total_steps,
             how_to_go_on: self.open.how_to_go_on(R::COMMAND),
-            section: self.open.config.model(),
+            section: self.open.config.basics().model,
         })
     }
 }

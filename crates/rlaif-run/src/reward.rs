@@ -1,6 +1,6 @@
 //! `rlaif reward`: fitting a preference model.
 
-use rlaif_core::{Record, Seed};
+use rlaif_core::Record;
 use rlaif_data::{
     DataError, Row,
     corpora::{Corpus, Outcome},
@@ -16,7 +16,7 @@ use crate::{
     error::RunError,
     file::RunFile,
     model::{ModelSection, Placement, tokenizer},
-    recipe::{Recipe, Start},
+    recipe::{Basics, Recipe, Start},
     skipped::SkippedRows,
     supervised::{EncodedRow, SupervisedSections},
 };
@@ -181,16 +181,8 @@ fn rows(
 impl Recipe for RewardFile {
     const SHOWN: &'static [&'static str] = &["loss", "rewards/accuracies", "eval/accuracy"];
 
-    fn seed(&self) -> Seed {
-        Seed::new(self.seed)
-    }
-
-    fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    fn model(&self) -> &ModelSection {
-        &self.model
+    fn basics(&self) -> Basics<'_> {
+        Basics { seed: self.seed, placement: &self.placement, model: &self.model }
     }
 
     fn check(&self) -> Result<(), RunError> {

@@ -14,7 +14,7 @@ use crate::{
     error::RunError,
     file::RunFile,
     model::{ModelSection, Placement, tokenizer},
-    recipe::{Recipe, Start},
+    recipe::{Basics, Recipe, Start},
     skipped::SkippedRows,
     supervised::{EncodedRow, SupervisedRows, SupervisedSections},
 };
@@ -111,16 +111,8 @@ impl SftFile {
 impl Recipe for SftFile {
     const SHOWN: &'static [&'static str] = &["loss", "eval/loss", "time/tokens_per_s"];
 
-    fn seed(&self) -> Seed {
-        Seed::new(self.seed)
-    }
-
-    fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    fn model(&self) -> &ModelSection {
-        &self.model
+    fn basics(&self) -> Basics<'_> {
+        Basics { seed: self.seed, placement: &self.placement, model: &self.model }
     }
 
     fn check(&self) -> Result<(), RunError> {

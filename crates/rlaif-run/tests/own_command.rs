@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use rlaif_core::{Demonstration, PromptRecord, Seed};
+use rlaif_core::{Demonstration, PromptRecord};
 use rlaif_data::corpora::PromptColumns;
 use rlaif_lm::Policy;
 use rlaif_run::{
-    DataSection, Encoder, ModelSection, Outline, Placement, Recipe, RunError, RunFile, RunRequest,
-    ShuffledBatches, Start, tokenizer, train,
+    Basics, DataSection, Encoder, ModelSection, Outline, Placement, Recipe, RunError, RunFile,
+    RunRequest, ShuffledBatches, Start, tokenizer, train,
 };
 use rlaif_train::{FitConfig, LearnConfig, SftTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
@@ -41,16 +41,8 @@ impl RunFile for EchoFile {
 impl Recipe for EchoFile {
     const SHOWN: &'static [&'static str] = &["loss"];
 
-    fn seed(&self) -> Seed {
-        Seed::new(self.seed)
-    }
-
-    fn placement(&self) -> &Placement {
-        &self.placement
-    }
-
-    fn model(&self) -> &ModelSection {
-        &self.model
+    fn basics(&self) -> Basics<'_> {
+        Basics { seed: self.seed, placement: &self.placement, model: &self.model }
     }
 
     fn check(&self) -> Result<(), RunError> {

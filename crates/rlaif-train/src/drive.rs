@@ -5,14 +5,13 @@
 
 use std::time::Instant;
 
-use rlaif_core::{Metrics, Seed};
+use rlaif_core::{Finding, Metrics, Seed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoints::{CheckpointFiles, Goal, Keep, Saved},
     error::TrainError,
-    finding::Finding,
     interrupt::Interrupt,
     run_folder::{Marks, RunFolder},
 };

@@ -63,20 +63,13 @@ pub fn gae(rewards: &Tensor, values: &Tensor, mask: &Mask, gamma: f64, lambda: f
 mod tests {
     use proptest::prelude::*;
     use rlaif_lm::Whiten;
+    use rlaif_testing::close;
     use tch::Kind;
 
     use super::*;
 
     fn row(values: &[f64]) -> Tensor {
         Tensor::from_slice(values).view([1, -1])
-    }
-
-    fn close(got: &Tensor, want: &[f64], tolerance: f64) {
-        let got = Vec::<f64>::try_from(got.to_kind(Kind::Double).reshape([-1])).unwrap();
-        assert_eq!(got.len(), want.len());
-        for (g, w) in got.iter().zip(want) {
-            assert!((g - w).abs() <= tolerance, "{got:?} {want:?}");
-        }
     }
 
     // The published vectors: OpenAI's lm-human-preferences and torchtune.

@@ -181,21 +181,10 @@ impl KlController {
 mod tests {
     use proptest::prelude::*;
     use rlaif_lm::{Mask, TokenBatch};
+    use rlaif_testing::{close, numbers};
     use tch::Device;
 
     use super::*;
-
-    fn values(t: &Tensor) -> Vec<f64> {
-        Vec::<f64>::try_from(t.to_kind(Kind::Double).reshape([-1])).unwrap()
-    }
-
-    fn close(got: &Tensor, want: &[f64], tolerance: f64) {
-        let got = values(got);
-        assert_eq!(got.len(), want.len());
-        for (g, w) in got.iter().zip(want) {
-            assert!((g - w).abs() <= tolerance, "{got:?} {want:?}");
-        }
-    }
 
     // TRL 0.11.4, tests/test_ppo_trainer.py, test_ppo_trainer_kl_penalty.
     #[test]
@@ -276,7 +265,7 @@ mod tests {
         let (p, q) = (log(&p), log(&q));
         for estimator in [KlEstimator::K1, KlEstimator::K3] {
             let mean = (p.exp() * estimator.estimate(&p, &q)).sum(Kind::Double);
-            close(&full, &values(&mean), 1e-6);
+            close(&full, &numbers(&mean), 1e-6);
         }
     }
 
@@ -294,7 +283,7 @@ mod tests {
                 (KlEstimator::K2, |x| 0.5 * x * x),
                 (KlEstimator::K3, |x| (-x).exp() - 1. + x),
             ] {
-                let got = values(&estimator.estimate(&p, &q));
+                let got = numbers(&estimator.estimate(&p, &q));
                 for (g, w) in got.iter().zip(want(definition)) {
                     prop_assert!((g - w).abs() <= 1e-9 * (1. + w.abs()), "{estimator:?} {g} {w}");
                     prop_assert!(estimator == KlEstimator::K1 || *g >= -1e-12);

@@ -24,7 +24,6 @@ mod classifier;
 mod drive;
 mod ema;
 mod error;
-mod finding;
 mod gae;
 mod interrupt;
 mod kl;
@@ -46,7 +45,6 @@ pub use classifier::{ClassWeights, ClassifierRow, ClassifierStats, ClassifierTra
 pub use drive::{Batches, Ending, Fit, FitConfig, FitPlan, FitResult, Stepped, drive};
 pub use ema::Ema;
 pub use error::TrainError;
-pub use finding::Finding;
 pub use gae::{Advantages, gae};
 pub use interrupt::Interrupt;
 pub use kl::{KlControl, KlController, KlEstimator, full_kl};

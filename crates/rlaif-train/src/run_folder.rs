@@ -7,13 +7,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rlaif_core::{MetricSink, Metrics, say};
+use rlaif_core::{Finding, MetricSink, Metrics, say};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoints::{Checkpoints, Keep, Saved},
     error::TrainError,
-    finding::Finding,
     metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal},
 };
 

@@ -1,7 +1,8 @@
 //! Checkpoints under the faults they are there for.
 
-use std::{fs, path::Path};
+use std::fs;
 
+use rlaif_testing::names_in;
 use rlaif_train::{Checkpoints, Goal, Keep, TrainError};
 use tch::{Device, Kind, Tensor};
 
@@ -23,15 +24,6 @@ fn write(checkpoints: &mut Checkpoints, step: u64, score: Option<f64>) {
         .unwrap();
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
 #[test]
 fn the_newest_and_the_best_stay() {
     let folder = tempfile::tempdir().unwrap();
@@ -40,7 +32,7 @@ fn the_newest_and_the_best_stay() {
     for (step, score) in [(5, 3.), (9, 1.), (10, f64::NAN), (11, 2.), (100, 2.5)] {
         write(&mut checkpoints, step, Some(score).filter(|s: &f64| s.is_finite()));
     }
-    assert_eq!(names(folder.path()), ["step-100", "step-11", "step-9"]);
+    assert_eq!(names_in(folder.path()), ["step-100", "step-11", "step-9"]);
     assert_eq!(checkpoints.best().unwrap().unwrap().step(), 9);
     let saved = checkpoints.newest_valid().unwrap().saved.unwrap();
     assert_eq!((saved.step(), saved.score()), (100, Some(2.5)));
@@ -118,13 +110,13 @@ fn a_failure_while_writing_leaves_nothing_and_names_the_last_good_one() {
         .unwrap_err();
     let text = error.to_string();
     assert!(text.contains("free some space") && text.contains("step-1"), "{text}");
-    assert_eq!(names(folder.path()), ["step-1"]);
+    assert_eq!(names_in(folder.path()), ["step-1"]);
     // As does a process that is killed, once the next one begins.
     fs::create_dir(folder.path().join("step-3.partial")).unwrap();
     fs::write(folder.path().join("step-3.partial/policy.safetensors"), "half").unwrap();
     fs::create_dir(folder.path().join("notes")).unwrap();
     let mut checkpoints = Checkpoints::open(folder.path(), keep(3)).unwrap();
-    assert_eq!(names(folder.path()), ["notes", "step-1"]);
+    assert_eq!(names_in(folder.path()), ["notes", "step-1"]);
     assert_eq!(checkpoints.newest_valid().unwrap().saved.unwrap().step(), 1);
 }
 

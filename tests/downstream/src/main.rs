@@ -6,7 +6,7 @@ use rlaif_ppo::core::{
     CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Specials, TextCodec,
 };
 use rlaif_ppo::lm::{
-    CacheShape, CausalLm, CausalPolicy, DecodeState, Forward, KvCache, LmError, LmSpec, Parameters,
+    CacheShape, CausalLm, CausalPolicy, DecodeState, DecoderLm, Forward, KvCache, LmError, LmSpec, Parameters,
     Room, TokenBatch, ValueHead, ValueInit, VocabHead,
 };
 use rlaif_ppo::tch::{Device, Kind, Tensor, manual_seed};
@@ -50,12 +50,14 @@ impl Bigrams {
 }
 
 impl CausalLm for Bigrams {
-    fn spec(&self) -> &LmSpec {
-        &self.spec
-    }
-
     fn hidden(&self, input: &TokenBatch, _: Forward<'_>) -> Result<Tensor, LmError> {
         Ok(Tensor::embedding(&self.embedding, input.ids(), -1, false, false))
+    }
+}
+
+impl DecoderLm for Bigrams {
+    fn spec(&self) -> &LmSpec {
+        &self.spec
     }
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {

@@ -14,8 +14,7 @@ pub use dialogue::{BuiltinDialogue, Mood};
 
 use std::sync::LazyLock;
 
-use rlaif_core::{Origin, PreferencePair, Provenance, Record, Seed, Step};
-use serde::{Deserialize, Serialize};
+use rlaif_core::{Origin, Provenance, Seed, Step};
 
 use crate::dataset::Dataset;
 use crate::split::{Fraction, Split};

@@ -11,8 +11,6 @@ use tch::Tensor;
 
 pub use divergence::Divergence;
 
-use crate::error::DpoError;
-
 /// How the log-probabilities of a response's tokens become one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

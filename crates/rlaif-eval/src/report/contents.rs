@@ -1,9 +1,9 @@
 //! The contents of a report.
 
-use rlaif_core::{Metadata, Provenance};
+use rlaif_core::{Finding, Metadata, Provenance};
 use serde::{Deserialize, Serialize};
 
-use super::{Curve, Finding};
+use super::Curve;
 use crate::preference::{PreferenceAccuracy, WinRate};
 use crate::{About, Comparison};
 

@@ -94,7 +94,7 @@ fn headline(report: &Report) -> Markup {
                 "Training was watched, and this was noticed: "
                 @for (at, finding) in findings.iter().enumerate() {
                     @if at > 0 { "; " }
-                    (sentence(&finding.to_string()))
+                    (sentence(&finding.heading()))
                 }
                 ". " a href="#training" { "Cause and remedy" } "."
             }
@@ -324,7 +324,7 @@ fn training(report: &Report) -> Markup {
             }
             @for finding in findings {
                 div.warning {
-                    p { strong { (sentence(&finding.to_string())) } }
+                    p { strong { (sentence(&finding.heading())) } }
                     p { "Likely cause: " (sentence(&finding.cause)) }
                     p { "What to change: " (sentence(&finding.advice)) }
                 }

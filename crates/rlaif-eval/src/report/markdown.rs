@@ -217,7 +217,7 @@ fn training(out: &mut String, report: &Report) -> fmt::Result {
         writeln!(
             out,
             "- **{}.** Likely cause: {cause}. What to change: {advice}.",
-            inline(&finding.to_string())
+            inline(&finding.heading())
         )?;
     }
     writeln!(out)

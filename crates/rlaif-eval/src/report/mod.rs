@@ -13,7 +13,7 @@ pub(crate) mod words;
 
 pub use contents::{Details, ModelCard, Report, Timing};
 pub use curve::{Curve, read_curves};
-pub use finding::{Finding, read_findings};
+pub use finding::read_findings;
 pub(crate) use html::tone;
 pub(crate) use markdown::inline;
 pub(crate) use terminal::{Align, table};
@@ -21,11 +21,10 @@ pub(crate) use terminal::{Align, table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use rlaif_core::{Metadata, Provenance};
+use rlaif_core::Provenance;
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::comparison::{Delta, Row, SideStats};
-use crate::preference::{PreferenceAccuracy, WinRate};
 use crate::{About, Comparison, EvalError, Evaluation, files};
 
 /// For each of several runs the settings in which they differ.

@@ -168,7 +168,7 @@ pub(super) fn report(report: &Report) -> String {
             say("Training was watched, and this was noticed:");
         }
         for finding in findings {
-            say(&format!("  {}", words::one_line(&finding.to_string())));
+            say(&format!("  {}", words::one_line(&finding.heading())));
             say(&format!("    likely cause: {}", words::one_line(&finding.cause)));
             say(&format!("    what to change: {}", words::one_line(&finding.advice)));
         }

@@ -13,8 +13,9 @@ pub use symptom::Symptom;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use rlaif_core::Finding;
 use rlaif_lm::generate::GenerationConfig;
-use rlaif_train::{Finding, KlControl};
+use rlaif_train::KlControl;
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rlaif::EvalFile;
+use rlaif::core::Finding;
 use rlaif::ppo::Symptom;
-use rlaif::train::Finding;
 use serde_json::{Value, json};
 
 use crate::support::{language_model, refusal, repository, succeeded, tokenizer};

@@ -3,17 +3,69 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
+use clap::Args;
+use rlaif_models::LoadOptions;
+use rlaif_torch::seeded;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
 use crate::cli::{
     error::{CliError, RowProblem},
+    model::{self, Placement},
     print::print,
 };
+
+/// What a bench of optimizer steps on rows of ids is told.
+#[derive(Debug, Args)]
+pub(super) struct TimedSteps {
+    /// The policy: a folder in Hugging Face's layout, or a hub id.
+    #[arg(long)]
+    policy: String,
+    #[command(flatten)]
+    placement: Placement,
+    /// Rows of one optimizer step.
+    #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
+    pub(super) batch: usize,
+    /// Rows of one forward and backward pass; 0 for the whole batch.
+    #[arg(long, alias = "minibatch", default_value_t = 0)]
+    pub(super) microbatch_size: usize,
+    /// Timed steps, after one that is not counted.
+    #[arg(long, default_value_t = 5)]
+    pub(super) steps: usize,
+    /// Seed of the token ids.
+    #[arg(long, default_value_t = 1)]
+    seed: i64,
+    /// One JSON object instead of text.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl TimedSteps {
+    /// The folder of the policy, and how to load it.
+    pub(super) fn check(&self) -> Result<(PathBuf, LoadOptions), CliError> {
+        at_least_one(&[("batch-size", self.batch), ("steps", self.steps)])?;
+        Ok((model::folder(&self.policy, None)?, self.placement.options()?))
+    }
+
+    /// Rows of all steps, the one that is not counted included.
+    pub(super) fn rows(&self) -> usize {
+        self.batch * (self.steps + 1)
+    }
+
+    /// Random ids of these lengths for each row.
+    pub(super) fn random<const N: usize>(
+        &self,
+        lengths: [usize; N],
+        vocab_size: i64,
+    ) -> Result<[Vec<Vec<u32>>; N], CliError> {
+        let draw = || lengths.map(|length| random_rows(self.rows(), length, vocab_size));
+        Ok(seeded(self.seed, draw)?)
+    }
+}
 
 /// Rows of random ids, clear of the first few, which are special in most vocabularies.
 pub(super) fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Vec<u32>> {

@@ -9,11 +9,8 @@ use rlaif_models::{LanguageModel, LoadOptions};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::common::{Measured, at_least_one, random_rows, rows_of_ids};
-use crate::cli::{
-    error::CliError,
-    model::{self, Placement},
-};
+use super::common::{Measured, TimedSteps, at_least_one, rows_of_ids};
+use crate::cli::error::CliError;
 
 /// Where the reference's log-probabilities come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,17 +30,8 @@ enum PromptsComputed {
 
 #[derive(Debug, Args)]
 pub(crate) struct DpoBench {
-    /// Folder in Hugging Face's layout, or hub id, of the policy.
-    #[arg(long)]
-    policy: String,
     #[command(flatten)]
-    placement: Placement,
-    /// Pairs of one optimizer step.
-    #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
-    batch: usize,
-    /// Pairs of one backward pass; 0 for all.
-    #[arg(long, alias = "minibatch", default_value_t = 0)]
-    microbatch_size: usize,
+    timed: TimedSteps,
     /// Tokens of each prompt.
     #[arg(long, default_value_t = 64)]
     prompt_len: usize,
@@ -54,9 +42,6 @@ pub(crate) struct DpoBench {
     /// chosen_ids and rejected_ids.
     #[arg(long)]
     input: Option<PathBuf>,
-    /// Timed steps, after one that is not counted.
-    #[arg(long, default_value_t = 5)]
-    steps: usize,
     /// Where the reference's log-probabilities come from.
     #[arg(long, value_enum, default_value_t = ReferenceFrom::Live)]
     reference: ReferenceFrom,
@@ -66,12 +51,6 @@ pub(crate) struct DpoBench {
     /// Activations are computed again in the backward pass.
     #[arg(long)]
     recompute: bool,
-    /// Seed of the token ids.
-    #[arg(long, default_value_t = 1)]
-    seed: i64,
-    /// One JSON object instead of text.
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,14 +63,8 @@ struct IdRow {
 
 impl DpoBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        at_least_one(&[
-            ("batch-size", self.batch),
-            ("prompt-len", self.prompt_len),
-            ("new-tokens", self.new_tokens),
-            ("steps", self.steps),
-        ])?;
-        let options = self.placement.options()?;
-        let folder = model::folder(&self.policy, None)?;
+        at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
+        let (folder, options) = self.timed.check()?;
         let load = || LanguageModel::load(&folder, options);
         let policy = load()?;
         let rows = self.rows(&policy)?;
@@ -100,7 +73,7 @@ impl DpoBench {
             ReferenceFrom::Cached => Reference::Given,
         };
         let config = DpoConfig {
-            microbatch_size: self.microbatch_size,
+            microbatch_size: self.timed.microbatch_size,
             activations: if self.recompute { Activations::Recompute } else { Activations::Keep },
             prompts: match self.prompts {
                 PromptsComputed::Shared => Prompts::Shared,
@@ -108,16 +81,16 @@ impl DpoBench {
             },
             ..DpoConfig::default()
         };
-        let mut trainer = DpoTrainer::new(policy, reference, config, self.steps as u64 + 1)?;
+        let mut trainer = DpoTrainer::new(policy, reference, config, self.timed.steps as u64 + 1)?;
         let given = (self.reference == ReferenceFrom::Cached)
             .then(|| trainer.reference_of_pairs(&rows, None))
             .transpose()?;
 
         let (mut of_reference, mut of_update, mut tokens) = (0., 0., 0);
-        for (step, batch) in rows.chunks(self.batch).enumerate() {
+        for (step, batch) in rows.chunks(self.timed.batch).enumerate() {
             let start = Instant::now();
             let sums = match &given {
-                Some(all) => all.rows()[step * self.batch..][..batch.len()].to_vec(),
+                Some(all) => all.rows()[step * self.timed.batch..][..batch.len()].to_vec(),
                 None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),
             };
             let middle = Instant::now();
@@ -134,7 +107,7 @@ impl DpoBench {
 
     /// The pairs of the warm-up step and of the timed ones.
     fn rows(&self, policy: &LanguageModel) -> Result<Vec<PairRow>, CliError> {
-        let count = self.batch * (self.steps + 1);
+        let count = self.timed.rows();
         let row = |prompt, chosen, rejected| PairRow {
             id: String::new(),
             prompt,
@@ -143,10 +116,11 @@ impl DpoBench {
             margin: None,
         };
         let Some(path) = &self.input else {
-            tch::manual_seed(self.seed);
-            let of = |length| random_rows(count, length, policy.spec().vocab_size);
-            let responses = of(self.new_tokens).into_iter().zip(of(self.new_tokens));
-            return Ok(of(self.prompt_len)
+            let lengths = [self.new_tokens, self.new_tokens, self.prompt_len];
+            let [chosen, rejected, prompts] =
+                self.timed.random(lengths, policy.spec().vocab_size)?;
+            let responses = chosen.into_iter().zip(rejected);
+            return Ok(prompts
                 .into_iter()
                 .zip(responses)
                 .map(|(prompt, (chosen, rejected))| row(prompt, chosen, rejected))
@@ -165,10 +139,10 @@ impl DpoBench {
         tokens: u64,
         options: LoadOptions,
     ) -> Result<(), CliError> {
-        let steps = self.steps as f64;
+        let steps = self.timed.steps as f64;
         let sec_per_step = (of_reference + of_update) / steps;
         let (reference, update) = (of_reference / steps, of_update / steps);
-        let pairs = self.batch as f64 / sec_per_step;
+        let pairs = self.timed.batch as f64 / sec_per_step;
         Measured::default()
             .value("sec_per_step", sec_per_step)
             .value("phases", json!({ "reference": reference, "update": update }))
@@ -178,6 +152,6 @@ impl DpoBench {
             .line("  reference", format!("{reference:.4} s"))
             .line("  update", format!("{update:.4} s"))
             .line("pairs", format!("{pairs:.2} /s"))
-            .print(self.json, options.device)
+            .print(self.timed.json, options.device)
     }
 }

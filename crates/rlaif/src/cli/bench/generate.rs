@@ -5,10 +5,12 @@ use std::time::Instant;
 use clap::Args;
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Forward, Policy,
-    generate::{Ask, Eos, GenerationConfig, Hooks, generate},
+    Draw, Policy, Weights,
+    generate::{Ask, Eos, GenerationConfig, Hooks},
+    respond,
 };
 use rlaif_models::LanguageModel;
+use rlaif_torch::seeded;
 use serde_json::json;
 
 use super::common::{Measured, at_least_one, median, random_rows};
@@ -58,17 +60,15 @@ impl GenerateBench {
         let options = self.placement.options()?;
         let folder = model::folder(&self.policy, None)?;
         let policy = LanguageModel::load(&folder, options)?;
-        tch::manual_seed(self.seed.cast_signed());
         let seed = Seed::new(self.seed);
         let prompts = self.prompt_len.of("prompt-len", count, seed)?;
         let limits = self.new_tokens.of("new-tokens", count, seed)?;
-        let rows: Vec<Ask> = (0..)
-            .zip(prompts.iter().zip(&limits))
-            .map(|(id, (&length, &limit))| {
-                let prompt = random_rows(1, length, policy.spec().vocab_size).remove(0);
-                Ask { id, prompt, max_new_tokens: Some(limit) }
-            })
-            .collect();
+        let ask = |(id, (&length, &limit)): (u64, (&usize, &usize))| {
+            let prompt = random_rows(1, length, policy.spec().vocab_size).remove(0);
+            Ask { id, prompt, max_new_tokens: Some(limit) }
+        };
+        let asks = || (0..).zip(prompts.iter().zip(&limits)).map(ask).collect();
+        let rows: Vec<Ask> = seeded(self.seed.cast_signed(), asks)?;
         let config = GenerationConfig {
             sampling: self.sampling.sampling(),
             repetition_penalty: self.sampling.repetition_penalty,
@@ -80,8 +80,7 @@ impl GenerateBench {
         let mut seconds = Vec::with_capacity(self.steps);
         for step in 0..=self.steps as u64 {
             let start = Instant::now();
-            let forward = Forward::default();
-            generate(&policy, &rows, &config, seed, step, forward, Hooks::default())?;
+            respond(Weights::of(&policy), &rows, &config, Draw { seed, step }, Hooks::default())?;
             if step > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
             }

@@ -13,6 +13,7 @@ use rlaif_lm::{
     Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, policy_log_probs,
 };
 use rlaif_models::{Classifier, Config, LanguageModel, LoadOptions, ModelSort};
+use rlaif_torch::seeded;
 use tch::{Kind, Tensor, no_grad};
 
 use super::{
@@ -81,11 +82,11 @@ impl ForwardBench {
         ])?;
         let options = self.model.placement.options()?;
         let folder = model::folder(&self.model.model, self.model.revision.as_deref())?;
-        tch::manual_seed(self.seed);
-        let (forward_s, forward_backward_s) = match ModelSort::of(&Config::read(&folder)?)? {
-            ModelSort::LanguageModel => self.language_model(&folder, options)?,
-            ModelSort::Classifier => self.classifier(&folder, options)?,
-        };
+        let sort = ModelSort::of(&Config::read(&folder)?)?;
+        let (forward_s, forward_backward_s) = seeded(self.seed, || match sort {
+            ModelSort::LanguageModel => self.language_model(&folder, options),
+            ModelSort::Classifier => self.classifier(&folder, options),
+        })??;
         Measured::default()
             .value("forward_s", forward_s)
             .value("forward_backward_s", forward_backward_s)

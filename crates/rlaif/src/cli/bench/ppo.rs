@@ -5,12 +5,15 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Instant};
 use clap::Args;
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Activations, Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead, ValueInit,
-    generate::{Ask, Eos, GenerationConfig, Hooks, generate},
+    Activations, Draw, Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead,
+    ValueInit, Weights,
+    generate::{Ask, Eos, GenerationConfig, Hooks},
+    respond,
 };
 use rlaif_models::{Classifier, LanguageModel, LoadOptions, Lora, PolicySetup};
 use rlaif_ppo::{PpoConfig, PpoTrainer, Reference};
 use rlaif_run::RunError;
+use rlaif_torch::seeded;
 use serde_json::json;
 use tch::{Device, no_grad};
 
@@ -77,7 +80,10 @@ impl PpoBench {
             });
         }
         let options = self.placement.options()?;
-        tch::manual_seed(self.seed.cast_signed());
+        seeded(self.seed.cast_signed(), || self.timed(options))?
+    }
+
+    fn timed(&self, options: LoadOptions) -> Result<(), CliError> {
         let reward = match &self.reward {
             Some(location) => Some(Classifier::load(&model::folder(location, None)?, options)?),
             None => None,
@@ -152,16 +158,10 @@ impl PpoBench {
             .zip(&queries)
             .map(|(id, prompt)| Ask { id, prompt: prompt.clone(), max_new_tokens: None })
             .collect();
-        let generated = generate(
-            trainer.policy(),
-            &rows,
-            &trainer.config().generation,
-            trainer.config().seed,
-            trainer.steps_done(),
-            Forward::default(),
-            Hooks::default(),
-        )?;
-        let responses: Vec<Vec<u32>> = generated.into_iter().map(|row| row.ids).collect();
+        let draw = Draw { seed: trainer.config().seed, step: trainer.steps_done() };
+        let how = &trainer.config().generation;
+        let sampled = respond(Weights::of(trainer.policy()), &rows, how, draw, Hooks::default())?;
+        let responses: Vec<Vec<u32>> = sampled.into_iter().map(|row| row.ids).collect();
         let generate_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();

@@ -1,0 +1,99 @@
+//! What tests of several crates share: comparisons of numbers, a tokenizer, small models.
+
+use std::fs;
+use std::path::Path;
+
+use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
+use tch::{Kind, Tensor};
+
+/// The config.json of a small Llama.
+pub const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 16,
+    "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 32, "eos_token_id": 1,
+    "initializer_range": 0.3}"#;
+
+/// The config.json of a small T5.
+pub const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24,
+    "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
+    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
+
+/// The numbers of a tensor, row after row.
+pub fn numbers(tensor: &Tensor) -> Vec<f64> {
+    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).expect("a dense tensor")
+}
+
+/// Asserts that each number is at most `tolerance` from the one expected.
+#[track_caller]
+pub fn close(got: &Tensor, want: &[f64], tolerance: f64) {
+    within(got, want, |_| tolerance);
+}
+
+/// Asserts that each number is at most `tolerance` times 1 + |w| from the expected w.
+#[track_caller]
+pub fn close_to_scale(got: &Tensor, want: &[f64], tolerance: f64) {
+    within(got, want, |want| tolerance * (1. + want.abs()));
+}
+
+#[track_caller]
+fn within(got: &Tensor, want: &[f64], tolerance: impl Fn(f64) -> f64) {
+    let got = numbers(got);
+    assert_eq!(got.len(), want.len());
+    let near = |(got, want): (&f64, &f64)| (got - want).abs() <= tolerance(*want);
+    assert!(got.iter().zip(want).all(near), "{got:?} {want:?}");
+}
+
+/// Names in a folder, sorted.
+///
+/// # Panics
+/// If the folder cannot be read.
+pub fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("a folder");
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
+    let mut names: Vec<String> =
+        entries.map(|entry| name(entry).into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+/// A tokenizer: a byte is a token, `$` is the end of sequence, `th` one token of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes {
+    /// [`Self::BOS`] is added before a text.
+    pub bos: bool,
+    /// [`Self::EOS`] is added behind a text.
+    pub eos: bool,
+}
+
+impl Bytes {
+    /// The beginning of a sequence.
+    pub const BOS: u32 = 1;
+    /// The end of a sequence.
+    pub const EOS: u32 = 2;
+}
+
+impl TextCodec for Bytes {
+    fn name(&self) -> &'static str {
+        "bytes"
+    }
+
+    fn encode(&self, text: &str, specials: Specials) -> Result<Vec<u32>, CodecError> {
+        let with = specials == Specials::Include;
+        let mut ids: Vec<u32> = (self.bos && with).then_some(Self::BOS).into_iter().collect();
+        let merged = text.replace("th", "\u{1}");
+        ids.extend(merged.bytes().map(|byte| match byte {
+            b'$' => Self::EOS,
+            1 => 400,
+            _ => 100 + u32::from(byte),
+        }));
+        ids.extend((self.eos && with).then_some(Self::EOS));
+        Ok(ids)
+    }
+
+    fn decode(&self, _: &[u32], _: Specials) -> Result<String, CodecError> {
+        unreachable!("texts are only encoded")
+    }
+
+    fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
+        unreachable!("texts are plain")
+    }
+}
