@@ -81,8 +81,9 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The test that compares the tables of keys in docs/ with the types of run files.
-const KEY_TABLES: &str = "cargo test -q -p rlaif-run --test schema the_tables_of_keys";
+/// The test that compares the tables of keys in docs/ with the types of run files. It runs with the
+/// features of the whole workspace, so nothing is built again.
+const KEY_TABLES: &str = "cargo test -q --workspace --test schema the_tables_of_keys";
 
 /// Writes what `check` compares with the code.
 pub(crate) fn docs(root: &Path) -> Result<(), Error> {
