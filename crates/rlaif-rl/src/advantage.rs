@@ -1,7 +1,5 @@
 //! Rewards of tokens to advantages.
 
-use std::collections::HashMap;
-
 use rlaif_lm::{Mask, Whiten};
 use rlaif_train::{Advantages, gae};
 use schemars::JsonSchema;
@@ -79,44 +77,6 @@ impl Advantage for Gae {
     }
 }
 
-/// The return of a response less the mean of the other responses to the same prompt (leave one
-/// out; [Ahmadian et al. 2024](https://arxiv.org/abs/2402.14740), RLOO), at each of its tokens. A
-/// response without another one to its prompt has the advantage 0.
-///
-/// Responses belong to one prompt if their records have the same id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct GroupBaseline;
-
-impl Advantage for GroupBaseline {
-    fn of(&self, rollout: &Rollout, rewards: &Tensor) -> Result<Advantages, RlError> {
-        let sums = rollout.mask.row_sums(rewards);
-        let mut groups: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (row, record) in
-            rollout.records.iter().enumerate().filter(|(row, _)| rollout.counts(*row))
-        {
-            groups.entry(&record.id).or_default().push(row);
-        }
-        // Row i of it times the sums is what is left of row i's.
-        let n = rollout.len();
-        let mut weights = vec![0f32; n * n];
-        for rows in groups.values().filter(|rows| rows.len() > 1) {
-            for &row in rows {
-                for &other in rows {
-                    weights[row * n + other] = -1. / (rows.len() - 1) as f32;
-                }
-                weights[row * n + row] = 1.;
-            }
-        }
-        let size = [sums.size()[0]; 2];
-        let weights = Tensor::from_slice(&weights).view(size).to_device(sums.device());
-        let over_tokens = |x: &Tensor| {
-            rollout.mask.apply(&x.unsqueeze(1).expand_as(rewards).to_kind(rewards.kind()))
-        };
-        let left = weights.matmul(&sums.to_kind(tch::Kind::Float));
-        Ok(Advantages { advantages: over_tokens(&left), returns: over_tokens(&sums) })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -126,7 +86,10 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-    use crate::{batch::counted, objective::Average};
+    use crate::{AdvantageEstimator, Scale, batch::counted, objective::Average};
+
+    const LEAVE_ONE_OUT: AdvantageEstimator =
+        AdvantageEstimator::LeaveOneOut { scale: Scale::None };
 
     /// Responses of these lengths to records of these ids; those without a score do not count.
     fn rollout(rows: &[(&str, usize, Option<f64>)]) -> Rollout {
@@ -173,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_baseline_is_the_mean_of_the_other_responses_to_the_prompt() {
+    fn leave_one_out_is_less_the_mean_of_the_other_responses_to_the_prompt() {
         let rollout = rollout(&[
             ("a", 2, Some(1.)),
             ("b", 1, Some(9.)),
@@ -183,7 +146,7 @@ mod tests {
         ]);
         let scores = crate::score_tensor(&rollout.shaped_scores, Device::Cpu);
         let rewards = crate::token_rewards(&scores, &rollout.kl, 0., &rollout.mask);
-        let found = GroupBaseline.of(&rollout, &rewards).unwrap();
+        let found = LEAVE_ONE_OUT.of(&rollout, &rewards).unwrap();
         let rows = Vec::<Vec<f32>>::try_from(&found.advantages).unwrap();
         // 1 - (4 + 7) / 2, nothing to compare with, 4 - (1 + 7) / 2, no score, 7 - (1 + 4) / 2.
         let want = [[-4.5, -4.5, 0.], [0., 0., 0.], [0., 0., 0.], [0., 0., 0.], [4.5, 0., 0.]];
@@ -197,7 +160,7 @@ mod tests {
     fn an_estimate_that_needs_values_says_so() {
         let rollout = rollout(&[("a", 2, Some(1.))]);
         let gae = Gae { gamma: 1., lambda: 0.95 };
-        assert!(gae.needs_values() && !GroupBaseline.needs_values());
+        assert!(gae.needs_values() && !LEAVE_ONE_OUT.needs_values());
         let error = gae.of(&rollout, &rollout.kl).map(|_| ()).unwrap_err();
         assert!(matches!(error, RlError::NoValues), "{error}");
     }

@@ -61,6 +61,12 @@ pub enum RlError {
     /// A rollout without the values that an estimate needs.
     #[error("the rollout has no values; this estimate of advantages needs a value function")]
     NoValues,
+    /// A rollout without the scores of greedy responses that an estimate needs.
+    #[error(
+        "there are no scores of greedy responses, one for each row; this estimate of advantages \
+         compares responses with the greedy one"
+    )]
+    NoGreedy,
     /// A rollout of another step.
     #[error(
         "the rollout is of step {found}, but the trainer is at step {expected}; update with a \
@@ -148,7 +154,8 @@ impl Fault for RlError {
             | Self::StaleRollout { .. }
             | Self::Shape { .. }
             | Self::Order { .. }
-            | Self::NoValues => false,
+            | Self::NoValues
+            | Self::NoGreedy => false,
             Self::Lm(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),

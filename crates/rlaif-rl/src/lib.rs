@@ -15,16 +15,26 @@
 //! | their scores | [`score`], [`ScoreConfig`] |
 //! | what the models say of the tokens | [`Asking`], [`Rollout`] |
 //! | rewards per token | [`token_rewards`] |
-//! | advantages | [`Advantage`]: [`Gae`], [`GroupBaseline`] |
+//! | advantages | [`Advantage`]: [`Gae`] with a value function, [`AdvantageEstimator`] without |
 //! | the loss of a token, and the mean over tokens | [`Surrogate`], [`Average`] |
+//! | the same with other ratios, KL in the loss and corrections | [`PolicyObjective`] |
+//! | what is known to be wrong with a choice | [`Combination`], [`CombinationConcern`] |
 //! | statistics | [`Stats`] |
 //! | what goes wrong, and when to end | [`Watch`] |
 
 mod advantage;
 mod ask;
 mod batch;
+mod combination;
+mod correction;
 mod error;
+mod estimator;
+mod groups;
+mod kl_form;
 mod objective;
+mod overlong;
+mod policy_objective;
+mod ratio;
 mod rewards;
 mod rollout;
 mod sample;
@@ -33,11 +43,19 @@ mod stats;
 mod stop;
 mod watch;
 
-pub use advantage::{Advantage, Gae, GroupBaseline, Whitening};
+pub use advantage::{Advantage, Gae, Whitening};
 pub use ask::{Asked, Asking};
 pub use batch::{counted, host, passes, permutation, pick, score_tensor};
+pub use combination::{Combination, CombinationConcern, Usage};
+pub use correction::{Correction, Mismatch, OffPolicyMask};
 pub use error::RlError;
+pub use estimator::{AdvantageEstimator, Rewarded, Scale, returns_to_go};
+pub use groups::Groups;
+pub use kl_form::KlForm;
 pub use objective::{Average, PolicyLoss, Surrogate, policy_loss};
+pub use overlong::Overlong;
+pub use policy_objective::{Anchor, PolicyLosses, PolicyObjective, PolicyTokens};
+pub use ratio::RatioLevel;
 pub use rewards::token_rewards;
 pub use rlaif_core::stats::RunningMoments;
 pub use rollout::{Part, Plan, Prompt, Rollout};

@@ -1,8 +1,9 @@
 //! The loss of a token, and the mean over tokens that is minimised.
 
 use rlaif_lm::Mask;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::rollout::Rollout;
 
@@ -13,7 +14,8 @@ pub struct PolicyLoss {
     pub loss: Tensor,
     /// ρ_t = π(y_t) / π_old(y_t).
     pub ratio: Tensor,
-    /// 1 where the clipped branch is the larger one, else 0.
+    /// 1 where a bound acts, else 0: with [`Surrogate::Clipped`] where the clipped branch is the
+    /// larger one.
     pub clipped: Tensor,
 }
 
@@ -51,17 +53,18 @@ pub fn policy_loss(
     surrogate.loss(log_probs, old_log_probs, advantages)
 }
 
-/// Loss of a token.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Loss of a token. ρ is the ratio of the policy to the one that sampled, `sg` stops the gradient.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Surrogate {
-    /// PPO's, see [`policy_loss`], with a range of its own on each side of 1.
+    /// PPO's, see [`policy_loss`], with a range of its own on each side of 1: clip-higher
+    /// ([Yu et al. 2025](https://arxiv.org/abs/2503.14476), DAPO) where `high` is the larger one.
     Clipped {
         /// The ratio is clipped below 1 minus this.
         low: f64,
         /// The ratio is clipped above 1 plus this.
         high: f64,
-        /// c of the dual clip.
+        /// c of the dual clip; TRL's `delta`, if it is above 1 + `high`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dual: Option<f64>,
     },
@@ -69,7 +72,48 @@ pub enum Surrogate {
     /// ([Williams 1992](https://doi.org/10.1007/BF00992696)): for one optimizer step on responses
     /// of the present policy.
     Reinforce,
+    /// `−sg(clip(ρ_t, least, most)) Â_t log π(y_t)`: CISPO
+    /// ([MiniMax 2025](https://arxiv.org/abs/2506.13585)). Every token keeps a gradient. The bounds
+    /// are those of the ratio itself: TRL's `epsilon_high` is `most`, verl's `clip_ratio_high` is
+    /// `most` minus 1.
+    Truncated {
+        /// The least weight.
+        #[serde(default)]
+        least: f64,
+        /// The largest weight.
+        most: f64,
+    },
+    /// `−(4 / τ) σ(τ (ρ_t − 1)) Â_t`, a gate in place of a clip, with a τ for either sign of the
+    /// advantage: SAPO ([Gao et al. 2025](https://arxiv.org/abs/2511.20347)).
+    SoftGate {
+        /// τ where the advantage is positive.
+        positive: f64,
+        /// τ elsewhere: larger, so that negative advantages fade sooner.
+        negative: f64,
+    },
+    /// `−sg(φ(ρ)) Â_t log π(y_t)` with `φ(ρ) = e^λ ρ^k e^(−λρ)`, which is 1 at 1: VESPO
+    /// ([Shen et al. 2026](https://arxiv.org/abs/2602.10693)), with the ratio of the response as a
+    /// whole.
+    Gamma {
+        /// k and λ where the advantage is not negative.
+        positive: (f64, f64),
+        /// k and λ where it is negative.
+        negative: (f64, f64),
+    },
+    /// `−keep_t Â_t ρ_t + penalty (log ρ_t)²`, where `keep_t` is 0 if the probability of the token
+    /// has moved by more than `bound` in the direction of the advantage, and else 1: DPPO
+    /// ([Qi et al. 2026](https://arxiv.org/abs/2602.04879)) with binary total variation, as prime-rl
+    /// has it.
+    TotalVariation {
+        /// Most that the probability of a token may move.
+        bound: f64,
+        /// Weight of the squared logarithm of the ratio.
+        penalty: f64,
+    },
 }
+
+/// Bounds of the logarithm of a response's ratio in [`Surrogate::Gamma`], those of TRL.
+const LOG_RATIO: (f64, f64) = (-18.420_680_743_952_367, 20.);
 
 impl Surrogate {
     /// The loss of each token. All tensors are `[B, T]`.
@@ -87,31 +131,72 @@ impl Surrogate {
         old_log_probs: &Tensor,
         advantages: &Tensor,
     ) -> PolicyLoss {
-        let ratio = (log_probs - old_log_probs).exp();
-        match self {
+        self.of_ratio((log_probs - old_log_probs).exp(), log_probs, old_log_probs, advantages)
+    }
+
+    /// The loss of each token with the ratio of another level ([`crate::RatioLevel`]): `ratio` is
+    /// `[B, T]` or `[B, 1]`, the others are `[B, T]`.
+    pub fn of_ratio(
+        self,
+        ratio: Tensor,
+        log_probs: &Tensor,
+        old_log_probs: &Tensor,
+        advantages: &Tensor,
+    ) -> PolicyLoss {
+        let kind = log_probs.kind();
+        let by_sign = |sign: &Tensor, yes: f64, no: f64| {
+            let number = |x: f64| Tensor::full([], x, (kind, log_probs.device()));
+            number(yes).where_self(sign, &number(no))
+        };
+        let (loss, clipped) = match self {
             Self::Clipped { low, high, dual } => {
                 let gain = -advantages;
                 let plain = &gain * &ratio;
                 let clamped = &gain * ratio.clamp(1. - low, 1. + high);
-                let clipped = clamped.gt_tensor(&plain).to_kind(plain.kind());
+                let clipped = clamped.gt_tensor(&plain).to_kind(kind);
                 let mut loss = plain.maximum(&clamped);
                 if let Some(c) = dual {
                     let bound = loss.minimum(&(&gain * c));
                     loss = bound.where_self(&advantages.lt(0.), &loss);
                 }
-                PolicyLoss { loss, ratio: ratio.detach(), clipped }
+                (loss, clipped)
             }
-            Self::Reinforce => PolicyLoss {
-                loss: -advantages * log_probs,
-                clipped: ratio.zeros_like().detach(),
-                ratio: ratio.detach(),
-            },
-        }
+            Self::Reinforce => (-advantages * log_probs, log_probs.zeros_like()),
+            Self::Truncated { least, most } => {
+                let detached = ratio.detach();
+                let beyond = detached.lt(least).logical_or(&detached.gt(most)).to_kind(kind);
+                let loss = -detached.clamp(least, most) * advantages * log_probs;
+                (loss, beyond.expand_as(log_probs))
+            }
+            Self::SoftGate { positive, negative } => {
+                let temperature = by_sign(&advantages.gt(0.), positive, negative);
+                let gate = (&temperature * (&ratio - 1.)).sigmoid() * 4. / temperature;
+                (-gate * advantages, log_probs.zeros_like())
+            }
+            Self::Gamma { positive, negative } => {
+                let sign = advantages.ge(0.);
+                let k = by_sign(&sign, positive.0, negative.0);
+                let lambda = by_sign(&sign, positive.1, negative.1);
+                let log_ratio = ratio.detach().log();
+                let bounded = log_ratio.clamp(LOG_RATIO.0, LOG_RATIO.1);
+                let beyond = bounded.ne_tensor(&log_ratio).to_kind(kind);
+                let phi = (&lambda + k * &bounded - &lambda * bounded.exp()).exp();
+                (-phi * advantages * log_probs, beyond.expand_as(log_probs))
+            }
+            Self::TotalVariation { bound, penalty } => {
+                let moved = log_probs.detach().exp() - old_log_probs.exp();
+                let away = moved.gt(bound).where_self(&advantages.gt(0.), &moved.lt(-bound));
+                let keep = away.logical_not().to_kind(kind);
+                let squared = (log_probs - old_log_probs).square() * penalty;
+                (-keep * advantages * &ratio + squared, away.to_kind(kind))
+            }
+        };
+        PolicyLoss { loss, ratio: ratio.detach(), clipped: clipped.detach() }
     }
 }
 
 /// Reduction of the losses of tokens to one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Average {
     /// The mean over all tokens that count: long responses weigh more.
@@ -140,18 +225,35 @@ impl Average {
     /// assert_eq!(mean(Average::Constant(4)), 2.);
     /// ```
     pub fn of(self, x: &Tensor, mask: &Mask) -> Tensor {
-        if self == Self::Tokens {
-            return mask.mean(x);
+        match self {
+            Self::Tokens => mask.mean(x),
+            Self::Responses | Self::Constant(_) => {
+                self.sum(x, mask) / self.count(mask).clamp_min(1.)
+            }
         }
-        let lengths = mask.tensor().sum_dim_intlist(1, false, x.kind());
-        let rows = lengths.gt(0.).sum(x.kind()).clamp_min(1.);
-        let sums = mask.row_sums(x);
+    }
+
+    /// The numerator of the mean, a scalar: a mean over an optimizer batch is the sum of its parts'
+    /// numerators over the sum of their [counts](Self::count).
+    pub fn sum(self, x: &Tensor, mask: &Mask) -> Tensor {
         let of_rows = match self {
-            Self::Tokens => unreachable!("returned above"),
-            Self::Responses => sums / lengths.clamp_min(1.),
-            Self::Constant(n) => sums / n as f64,
+            Self::Tokens => return mask.sum(x),
+            Self::Responses => {
+                let lengths = mask.tensor().sum_dim_intlist(1, false, x.kind());
+                mask.row_sums(x) / lengths.clamp_min(1.)
+            }
+            Self::Constant(n) => mask.row_sums(x) / n as f64,
         };
-        of_rows.sum(x.kind()) / rows
+        of_rows.sum(x.kind())
+    }
+
+    /// The denominator of the mean, a scalar: the number of tokens that count, or of responses with
+    /// such a token.
+    pub fn count(self, mask: &Mask) -> Tensor {
+        match self {
+            Self::Tokens => mask.count(),
+            Self::Responses | Self::Constant(_) => mask.tensor().any_dim(1, false).sum(Kind::Float),
+        }
     }
 
     /// The weight of some rows of a rollout beside others: the mean over a minibatch is the mean

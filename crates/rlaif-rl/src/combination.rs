@@ -1,0 +1,438 @@
+//! Combinations of estimator, ratio, surrogate, average and KL that are known to be wrong.
+
+use rlaif_core::BadSetting;
+use rlaif_train::KlEstimator;
+
+use crate::{
+    estimator::AdvantageEstimator,
+    kl_form::KlForm,
+    objective::{Average, Surrogate},
+    policy_objective::{Anchor, PolicyObjective},
+    ratio::RatioLevel,
+    scores::MissingScore,
+};
+
+/// Something known to be wrong with a combination: [`CombinationConcern::setting`] names the
+/// setting, and what is displayed says why.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CombinationConcern {
+    /// Refused: a group of one where responses of a group are compared.
+    #[error(
+        "is {found}: the advantages compare the responses to one prompt, and a response alone has \
+         nothing to be compared with; take at least 2, or the advantage `to_go` or `greedy`"
+    )]
+    GroupOfOne {
+        /// Responses to a prompt.
+        found: usize,
+    },
+    /// Refused: CISPO that scales the loss down where nothing has moved.
+    #[error(
+        "is {most}: the ratio is 1 where the policy has not moved, and would be cut to {most}, which \
+         only scales the learning rate; this is a bound of the ratio itself, so take 5, say"
+    )]
+    TruncatedBelowOne {
+        /// The largest weight.
+        most: f64,
+    },
+    /// Refused: bounds of a correction without 1 between them.
+    #[error(
+        "is {least} to {most}: the ratio is 1 where sampler and training pass agree, and these bounds \
+         leave it out"
+    )]
+    CorrectionWithoutOne {
+        /// The least ratio.
+        least: f64,
+        /// The largest.
+        most: f64,
+    },
+    /// Refused: the sampler's difference counted twice.
+    #[error(
+        "is set, while the anchor is the sampler: the ratio holds the difference between sampler and \
+         training pass already, and the weight would count it twice; take the anchor `trainer`, or no \
+         correction"
+    )]
+    CorrectedTwice,
+    /// Refused: an estimator whose gradient in the loss is not that of the KL divergence.
+    #[error(
+        "is {estimator:?} in the loss: {why}; take k3 with `weighted = true`, or k2, or put k1 into \
+         the reward"
+    )]
+    KlGradient {
+        /// The estimator.
+        estimator: KlEstimator,
+        /// The defect.
+        why: &'static str,
+    },
+    /// A warning: k3 in the loss without the ratio.
+    #[error(
+        "is k3 in the loss with `weighted = false`: its gradient is not that of the KL divergence as \
+         soon as the policy has moved; set `weighted` to true"
+    )]
+    UnweightedK3,
+    /// A warning: a clip that never acts.
+    #[error(
+        "is {low} and {high} with the ratio of a sequence, a mean over tokens that stays far closer to 1 \
+         than the ratio of a token: it never clips; the paper has 0.0003 and 0.0004"
+    )]
+    WideSequenceClip {
+        /// ε below.
+        low: f64,
+        /// ε above.
+        high: f64,
+    },
+    /// A warning: a ratio of responses under a mean over tokens.
+    #[error(
+        "is `tokens`, while the ratio is that of a response: its loss then counts once for each of its \
+         tokens, so that long responses weigh more; take `responses`"
+    )]
+    SequenceRatioOverTokens,
+    /// A warning: several steps on a rollout without a ratio.
+    #[error(
+        "is `reinforce`, while {updates} optimizer steps are made on a rollout: after the first of them \
+         the responses are those of another policy, and nothing corrects for it; make one step, or take \
+         a surrogate with a ratio"
+    )]
+    StaleReinforce {
+        /// Optimizer steps on a rollout.
+        updates: u64,
+    },
+    /// A warning: a value in place of missing scores.
+    #[error(
+        "is a value: a response that no judge could score would move the baseline of its whole group; \
+         take `drop`"
+    )]
+    PlaceholderScore,
+    /// A warning: the deviation of a group of two.
+    #[error(
+        "is 2, and advantages are divided by the deviation of the group: of two different scores the \
+         advantages are then always ±0.71, however far apart they are; take more responses, or the scale \
+         `none`"
+    )]
+    DeviationOfTwo,
+}
+
+impl CombinationConcern {
+    /// The setting by its path.
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::GroupOfOne { .. } | Self::DeviationOfTwo => "group_size",
+            Self::TruncatedBelowOne { .. } => "surrogate.truncated.most",
+            Self::CorrectionWithoutOne { .. } | Self::CorrectedTwice => "correction",
+            Self::KlGradient { .. } | Self::UnweightedK3 => "kl.loss.estimator",
+            Self::WideSequenceClip { .. } => "surrogate.clipped",
+            Self::SequenceRatioOverTokens => "average",
+            Self::StaleReinforce { .. } => "surrogate",
+            Self::PlaceholderScore => "scores.missing",
+        }
+    }
+
+    /// True if training must not be done with it; the others are warnings.
+    pub fn is_refused(&self) -> bool {
+        matches!(
+            self,
+            Self::GroupOfOne { .. }
+                | Self::TruncatedBelowOne { .. }
+                | Self::CorrectionWithoutOne { .. }
+                | Self::CorrectedTwice
+                | Self::KlGradient { .. }
+        )
+    }
+}
+
+/// An algorithm without a value function: an estimator of advantages and a loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Combination {
+    /// The estimator of advantages.
+    pub advantage: AdvantageEstimator,
+    /// The loss.
+    pub objective: PolicyObjective,
+}
+
+/// The run in which a combination is used.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// Responses to a prompt.
+    pub group_size: usize,
+    /// Optimizer steps on a rollout.
+    pub updates: u64,
+    /// Treatment of responses without a score.
+    pub missing: MissingScore,
+}
+
+impl Combination {
+    /// Everything that is known to be wrong: what is refused, and what is a warning.
+    ///
+    /// ```
+    /// use rlaif_rl::{
+    ///     AdvantageEstimator, Combination, CombinationConcern, MissingScore, PolicyObjective, Scale,
+    ///     Surrogate, Usage,
+    /// };
+    /// let combination = Combination {
+    ///     advantage: AdvantageEstimator::GroupMean { scale: Scale::None },
+    ///     objective: PolicyObjective::new(Surrogate::Truncated { least: 0., most: 0.2 }),
+    /// };
+    /// let usage = Usage { group_size: 8, updates: 1, missing: MissingScore::Drop };
+    /// let concerns = combination.concerns(usage);
+    /// assert_eq!(concerns, [CombinationConcern::TruncatedBelowOne { most: 0.2 }]);
+    /// assert!(concerns[0].is_refused());
+    /// ```
+    pub fn concerns(&self, usage: Usage) -> Vec<CombinationConcern> {
+        let Self { advantage, objective } = self;
+        let mut found = Vec::new();
+        if advantage.compares_groups() {
+            if usage.group_size < 2 {
+                found.push(CombinationConcern::GroupOfOne { found: usage.group_size });
+            }
+            if matches!(usage.missing, MissingScore::Value(_)) {
+                found.push(CombinationConcern::PlaceholderScore);
+            }
+        }
+        if advantage.divides_by_group() && usage.group_size == 2 {
+            found.push(CombinationConcern::DeviationOfTwo);
+        }
+        found.extend(objective.concerns());
+        if objective.surrogate == Surrogate::Reinforce && usage.updates > 1 {
+            found.push(CombinationConcern::StaleReinforce { updates: usage.updates });
+        }
+        found
+    }
+
+    /// Checks every number by itself.
+    ///
+    /// # Errors
+    /// [`BadSetting`] names the first that is out of range.
+    pub fn check(&self) -> Result<(), BadSetting> {
+        for (name, value) in self.advantage.numbers() {
+            let field = match name {
+                "gamma" => "advantage.to_go.gamma",
+                _ => "advantage.scale.eps",
+            };
+            not_negative(field, value)?;
+            if name == "gamma" && value > 1. {
+                return Err(BadSetting::new(field, value, "0 to 1"));
+            }
+        }
+        self.objective.check()
+    }
+}
+
+impl PolicyObjective {
+    /// The mean over tokens of this surrogate with the ratio of tokens, without KL and corrections.
+    pub fn new(surrogate: Surrogate) -> Self {
+        Self {
+            ratio: RatioLevel::Token,
+            anchor: Anchor::Trainer,
+            surrogate,
+            average: Average::Tokens,
+            kl: KlForm::None,
+            correction: Default::default(),
+            off_policy: None,
+        }
+    }
+
+    fn concerns(&self) -> Vec<CombinationConcern> {
+        let mut found = Vec::new();
+        let of_response = self.ratio != RatioLevel::Token;
+        match self.surrogate {
+            Surrogate::Truncated { most, .. } if most <= 1. => {
+                found.push(CombinationConcern::TruncatedBelowOne { most });
+            }
+            Surrogate::Clipped { low, high, .. }
+                if self.ratio == RatioLevel::Sequence && low.min(high) > 0.05 =>
+            {
+                found.push(CombinationConcern::WideSequenceClip { low, high });
+            }
+            _ => {}
+        }
+        if of_response && self.average == Average::Tokens && self.surrogate != Surrogate::Reinforce
+        {
+            found.push(CombinationConcern::SequenceRatioOverTokens);
+        }
+        if let Some((least, most)) = self.correction.bounds() {
+            if !(least <= 1. && 1. <= most) {
+                found.push(CombinationConcern::CorrectionWithoutOne { least, most });
+            }
+            if self.anchor == Anchor::Sampler {
+                found.push(CombinationConcern::CorrectedTwice);
+            }
+        }
+        found.extend(self.kl_concern());
+        found
+    }
+
+    fn kl_concern(&self) -> Option<CombinationConcern> {
+        let KlForm::Loss { estimator, weighted, .. } = self.kl else { return None };
+        let why = match (estimator, weighted) {
+            (KlEstimator::K1, false) => "its gradient is that of log π, whose mean is 0",
+            (KlEstimator::Abs, _) => "its gradient has one size however far the policy is",
+            (KlEstimator::Full, _) => "it is computed without a gradient",
+            (KlEstimator::K3, false) => return Some(CombinationConcern::UnweightedK3),
+            (KlEstimator::K1 | KlEstimator::K3, true) | (KlEstimator::K2, _) => return None,
+        };
+        Some(CombinationConcern::KlGradient { estimator, why })
+    }
+
+    fn check(&self) -> Result<(), BadSetting> {
+        match self.surrogate {
+            Surrogate::Clipped { low, high, dual } => {
+                if !(low > 0. && low <= 1.) {
+                    let expected = "above 0 and at most 1";
+                    return Err(BadSetting::new("surrogate.clipped.low", low, expected));
+                }
+                positive("surrogate.clipped.high", high)?;
+                if let Some(c) = dual.filter(|c| !(*c > 1. && c.is_finite())) {
+                    return Err(BadSetting::new("surrogate.clipped.dual", c, "above 1"));
+                }
+            }
+            Surrogate::Reinforce => {}
+            Surrogate::Truncated { least, most } => {
+                range("surrogate.truncated", least, most)?;
+            }
+            Surrogate::SoftGate { positive: plus, negative } => {
+                positive("surrogate.soft_gate.positive", plus)?;
+                positive("surrogate.soft_gate.negative", negative)?;
+            }
+            Surrogate::Gamma { positive: plus, negative } => {
+                for value in [plus.0, plus.1, negative.0, negative.1] {
+                    positive("surrogate.gamma", value)?;
+                }
+            }
+            Surrogate::TotalVariation { bound, penalty } => {
+                positive("surrogate.total_variation.bound", bound)?;
+                not_negative("surrogate.total_variation.penalty", penalty)?;
+            }
+        }
+        if self.average == Average::Constant(0) {
+            return Err(BadSetting::new("average.constant", 0, "at least 1 token"));
+        }
+        if self.kl != KlForm::None {
+            not_negative("kl.coef", self.kl.coef())?;
+        }
+        if let Some((least, most)) = self.correction.bounds() {
+            range("correction", least, most)?;
+        }
+        if let Some(off_policy) = self.off_policy {
+            not_negative("off_policy.most_kl", off_policy.most_kl)?;
+        }
+        Ok(())
+    }
+}
+
+fn positive(field: &'static str, value: f64) -> Result<(), BadSetting> {
+    if value > 0. && value.is_finite() {
+        return Ok(());
+    }
+    Err(BadSetting::new(field, value, "a finite number above 0"))
+}
+
+fn not_negative(field: &'static str, value: f64) -> Result<(), BadSetting> {
+    if value >= 0. && value.is_finite() {
+        return Ok(());
+    }
+    Err(BadSetting::new(field, value, "a finite number of at least 0"))
+}
+
+fn range(field: &'static str, least: f64, most: f64) -> Result<(), BadSetting> {
+    if least >= 0. && least < most {
+        return Ok(());
+    }
+    let expected = "`least` of at least 0, and `most` above it";
+    Err(BadSetting::new(field, format!("{least} to {most}"), expected))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{correction::Correction, estimator::Scale};
+
+    const GRPO: AdvantageEstimator =
+        AdvantageEstimator::GroupMean { scale: Scale::Group { eps: 1e-4 } };
+    const CLIPPED: Surrogate = Surrogate::Clipped { low: 0.2, high: 0.2, dual: None };
+    const USAGE: Usage = Usage { group_size: 8, updates: 1, missing: MissingScore::Drop };
+
+    fn found(
+        advantage: AdvantageEstimator,
+        objective: PolicyObjective,
+        usage: Usage,
+    ) -> Vec<(&'static str, bool)> {
+        let combination = Combination { advantage, objective };
+        combination.check().unwrap();
+        let concerns = combination.concerns(usage);
+        concerns.iter().map(|concern| (concern.setting(), concern.is_refused())).collect()
+    }
+
+    #[test]
+    fn every_trap_is_found_and_a_sound_combination_has_none() {
+        let plain = PolicyObjective::new(CLIPPED);
+        assert_eq!(found(GRPO, plain, USAGE), []);
+        let of = |objective| found(GRPO, objective, USAGE);
+        let used = |usage| found(GRPO, plain, usage);
+        assert_eq!(used(Usage { group_size: 1, ..USAGE }), [("group_size", true)]);
+        assert_eq!(used(Usage { group_size: 2, ..USAGE }), [("group_size", false)]);
+        let value = Usage { missing: MissingScore::Value(0.), ..USAGE };
+        assert_eq!(used(value), [("scores.missing", false)]);
+        let one = Usage { group_size: 1, ..USAGE };
+        assert_eq!(found(AdvantageEstimator::ToGo { gamma: 1. }, plain, one), []);
+
+        let wide =
+            PolicyObjective { ratio: RatioLevel::Sequence, average: Average::Responses, ..plain };
+        assert_eq!(of(wide), [("surrogate.clipped", false)]);
+        let narrow = Surrogate::Clipped { low: 3e-4, high: 4e-4, dual: None };
+        assert_eq!(of(PolicyObjective { surrogate: narrow, ..wide }), []);
+        let tokens = PolicyObjective { surrogate: narrow, average: Average::Tokens, ..wide };
+        assert_eq!(of(tokens), [("average", false)]);
+
+        let cispo = |most| PolicyObjective::new(Surrogate::Truncated { least: 0., most });
+        assert_eq!(of(cispo(1.)), [("surrogate.truncated.most", true)]);
+        assert_eq!(of(cispo(5.)), []);
+        let reinforce = PolicyObjective::new(Surrogate::Reinforce);
+        let twice = Usage { updates: 2, ..USAGE };
+        assert_eq!(found(GRPO, reinforce, twice), [("surrogate", false)]);
+
+        let corrected = PolicyObjective { correction: Correction::ice_pop(0.5, 5.), ..plain };
+        assert_eq!(of(corrected), []);
+        assert_eq!(
+            of(PolicyObjective { anchor: Anchor::Sampler, ..corrected }),
+            [("correction", true)]
+        );
+        let below = PolicyObjective { correction: Correction::ice_pop(0.1, 0.9), ..plain };
+        assert_eq!(of(below), [("correction", true)]);
+    }
+
+    #[test]
+    fn estimators_of_kl_whose_gradient_is_wrong_are_found() {
+        let of = |estimator, weighted| {
+            let kl = KlForm::Loss { coef: 0.04, estimator, weighted };
+            found(GRPO, PolicyObjective { kl, ..PolicyObjective::new(CLIPPED) }, USAGE)
+        };
+        let place = "kl.loss.estimator";
+        assert_eq!(of(KlEstimator::K3, true), []);
+        assert_eq!(of(KlEstimator::K2, false), []);
+        assert_eq!(of(KlEstimator::K1, true), []);
+        assert_eq!(of(KlEstimator::K3, false), [(place, false)]);
+        assert_eq!(of(KlEstimator::K1, false), [(place, true)]);
+        assert_eq!(of(KlEstimator::Abs, true), [(place, true)]);
+        assert_eq!(of(KlEstimator::Full, true), [(place, true)]);
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_named() {
+        let error = |objective: PolicyObjective| {
+            Combination { advantage: GRPO, objective }.check().unwrap_err().to_string()
+        };
+        let plain = PolicyObjective::new(CLIPPED);
+        let clipped =
+            |low, high, dual| error(PolicyObjective::new(Surrogate::Clipped { low, high, dual }));
+        assert!(clipped(0., 0.2, None).contains("surrogate.clipped.low"));
+        assert!(clipped(0.2, f64::NAN, None).contains("surrogate.clipped.high"));
+        assert!(clipped(0.2, 0.2, Some(1.)).contains("surrogate.clipped.dual"));
+        let constant = PolicyObjective { average: Average::Constant(0), ..plain };
+        assert!(error(constant).contains("average.constant"));
+        let kl = KlForm::Reward { coef: -1., estimator: KlEstimator::K1 };
+        assert!(error(PolicyObjective { kl, ..plain }).contains("kl.coef"));
+        let gamma =
+            Combination { advantage: AdvantageEstimator::ToGo { gamma: 2. }, objective: plain };
+        assert!(gamma.check().unwrap_err().to_string().contains("gamma"));
+    }
+}

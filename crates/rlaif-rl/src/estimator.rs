@@ -1,0 +1,392 @@
+//! Advantages without a value function: a response compared with others.
+
+use rlaif_lm::{Mask, Whiten};
+use rlaif_train::Advantages;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tch::{Kind, Tensor};
+
+use crate::{advantage::Advantage, batch::host, error::RlError, groups::Groups, rollout::Rollout};
+
+/// Estimator of advantages that needs no value function.
+///
+/// `r_i` is the sum of the rewards of response i, `k` the number of responses to its prompt that
+/// have a score. A response without a score (without a token that counts) has the advantage 0, and
+/// is in no mean and no deviation; where no other response has a score, the advantage is 0 as well.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AdvantageEstimator {
+    /// `(r_i − mean of the group) / scale`: GRPO
+    /// ([Shao et al. 2024](https://arxiv.org/abs/2402.03300)) with the scale `group`, Dr. GRPO
+    /// ([Liu et al. 2025](https://arxiv.org/abs/2503.20783)) with `none`.
+    GroupMean {
+        /// The divisor.
+        scale: Scale,
+    },
+    /// `(r_i − mean of the others of the group) / scale`: RLOO
+    /// ([Ahmadian et al. 2024](https://arxiv.org/abs/2402.14740)).
+    LeaveOneOut {
+        /// The divisor.
+        scale: Scale,
+    },
+    /// `r_i − Σ_j |y_j| r_j / Σ_j |y_j|` over the group, the baseline of least variance if the
+    /// gradients of tokens are alike: OPO ([Hao et al. 2025](https://arxiv.org/abs/2505.23585)).
+    LengthWeighted,
+    /// `r_i − r` of the greedy response to the prompt: ReMax
+    /// ([Li et al. 2023](https://arxiv.org/abs/2310.10505)).
+    Greedy,
+    /// `Σ_{s≥t} γ^{s−t} r_{i,s}` of each token, whitened over the tokens of the batch: REINFORCE++
+    /// ([Hu et al. 2025](https://arxiv.org/abs/2501.03262)).
+    ToGo {
+        /// Discount γ.
+        gamma: f64,
+    },
+    /// `r_i − mean of the group`, whitened over the tokens of the batch: REINFORCE++-baseline.
+    WhitenedGroupMean,
+}
+
+/// Divisor of the advantages of responses. Deviations have Bessel's correction (n − 1).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Scale {
+    /// 1.
+    None,
+    /// The standard deviation of the rewards of the group, plus `eps`: easy and hard prompts weigh
+    /// more than those in between.
+    Group {
+        /// Added to the deviation: 1e-4 in TRL, 1e-6 in verl.
+        eps: f64,
+    },
+    /// The standard deviation of the rewards of the whole batch, plus `eps`.
+    Batch {
+        /// Added to the deviation.
+        eps: f64,
+    },
+    /// Advantages less their mean over the batch, divided by their standard deviation plus `eps`:
+    /// `normalize_advantages` of TRL's RLOO.
+    Whitened {
+        /// Added to the deviation.
+        eps: f64,
+    },
+}
+
+/// The rewards of a batch, as an [`AdvantageEstimator`] reads them.
+#[derive(Debug, Clone, Copy)]
+pub struct Rewarded<'a> {
+    /// The reward of each token, `[B, T]` ([`crate::token_rewards`]).
+    pub rewards: &'a Tensor,
+    /// The tokens that count; of a response without a score, none.
+    pub mask: &'a Mask,
+    /// The rows of each prompt.
+    pub groups: &'a Groups,
+    /// The score of the greedy response to the prompt of each row, for
+    /// [`AdvantageEstimator::Greedy`].
+    pub greedy: Option<&'a [Option<f64>]>,
+}
+
+impl AdvantageEstimator {
+    /// The advantage of each token, `[B, T]` in the kind of the rewards, 0 where masked.
+    ///
+    /// # Errors
+    /// [`RlError::NoGreedy`] if the scores of greedy responses are needed and absent.
+    ///
+    /// ```
+    /// use rlaif_lm::Mask;
+    /// use rlaif_rl::{AdvantageEstimator, Groups, Rewarded, Scale};
+    /// use tch::Tensor;
+    /// // One token for each of three responses to a prompt.
+    /// let rewards = Tensor::from_slice2(&[[1f64], [0.], [5.]]);
+    /// let mask = Mask::new(Tensor::from_slice2(&[[true], [true], [true]]));
+    /// let groups = Groups::of_size(3, 3);
+    /// let batch = Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None };
+    /// let found = AdvantageEstimator::LeaveOneOut { scale: Scale::None }.estimate(batch)?;
+    /// assert_eq!(Vec::<f64>::try_from(found.view([-1])).unwrap(), [-1.5, -3., 4.5]);
+    /// # Ok::<(), rlaif_rl::RlError>(())
+    /// ```
+    pub fn estimate(self, batch: Rewarded<'_>) -> Result<Tensor, RlError> {
+        let rows = Rows::of(&batch);
+        let spread = |values: Vec<f64>| {
+            let values = Tensor::from_slice(&values).to_device(batch.rewards.device());
+            let values = values.to_kind(batch.rewards.kind()).unsqueeze(1);
+            batch.mask.apply(&values.expand_as(batch.rewards))
+        };
+        Ok(match self {
+            Self::GroupMean { scale } => {
+                spread(scale.of(rows.less(batch.groups, Rows::mean), &rows, batch.groups))
+            }
+            Self::LeaveOneOut { scale } => {
+                spread(scale.of(rows.less(batch.groups, Rows::mean_of_others), &rows, batch.groups))
+            }
+            Self::LengthWeighted => spread(rows.less(batch.groups, Rows::mean_by_length)),
+            Self::Greedy => {
+                let greedy = batch.greedy.filter(|greedy| greedy.len() == rows.sums.len());
+                let greedy = greedy.ok_or(RlError::NoGreedy)?;
+                let of_row = |row: usize| match greedy[row] {
+                    Some(score) if rows.counts(row) => rows.sums[row] - score,
+                    _ => 0.,
+                };
+                spread((0..rows.sums.len()).map(of_row).collect())
+            }
+            Self::ToGo { gamma } => {
+                let returns = returns_to_go(batch.rewards, batch.mask, gamma);
+                whitened(returns, batch.mask, &rows)
+            }
+            Self::WhitenedGroupMean => {
+                let advantages = spread(rows.less(batch.groups, Rows::mean));
+                whitened(advantages, batch.mask, &rows)
+            }
+        })
+    }
+
+    /// True if responses are compared within a group, so that a group of one teaches nothing.
+    pub fn compares_groups(self) -> bool {
+        !matches!(self, Self::Greedy | Self::ToGo { .. })
+    }
+
+    /// True if advantages are divided by the deviation of a group.
+    pub(crate) fn divides_by_group(self) -> bool {
+        matches!(
+            self,
+            Self::GroupMean { scale: Scale::Group { .. } }
+                | Self::LeaveOneOut { scale: Scale::Group { .. } }
+        )
+    }
+
+    /// The numbers that the settings name, by their names.
+    pub(crate) fn numbers(self) -> Vec<(&'static str, f64)> {
+        let of_scale = |scale| match scale {
+            Scale::None => Vec::new(),
+            Scale::Group { eps } | Scale::Batch { eps } | Scale::Whitened { eps } => {
+                vec![("eps", eps)]
+            }
+        };
+        match self {
+            Self::GroupMean { scale } | Self::LeaveOneOut { scale } => of_scale(scale),
+            Self::ToGo { gamma } => vec![("gamma", gamma)],
+            Self::LengthWeighted | Self::Greedy | Self::WhitenedGroupMean => Vec::new(),
+        }
+    }
+}
+
+impl Advantage for AdvantageEstimator {
+    /// The estimate with groups by the ids of the rollout's records.
+    fn of(&self, rollout: &Rollout, rewards: &Tensor) -> Result<Advantages, RlError> {
+        let groups = Groups::of_records(&rollout.records);
+        let mask = &rollout.mask;
+        let advantages =
+            self.estimate(Rewarded { rewards, mask, groups: &groups, greedy: None })?;
+        let sums = mask.row_sums(rewards).unsqueeze(1);
+        Ok(Advantages { advantages, returns: mask.apply(&sums.expand_as(rewards)) })
+    }
+}
+
+/// `Σ_{s≥t} γ^{s−t} r_s` over the tokens that count, `[B, T]`, 0 elsewhere: the sum passes over
+/// tokens that do not count, without a discount for them.
+pub fn returns_to_go(rewards: &Tensor, mask: &Mask, gamma: f64) -> Tensor {
+    let rewards = mask.apply(rewards);
+    let width = rewards.size()[1];
+    let mut carry = Tensor::zeros([rewards.size()[0]], (rewards.kind(), rewards.device()));
+    let mut columns = Vec::new();
+    for t in (0..width).rev() {
+        let real = mask.tensor().select(1, t);
+        let here = rewards.select(1, t) + &carry * gamma;
+        carry = here.where_self(&real, &carry);
+        columns.push(carry.shallow_clone());
+    }
+    columns.reverse();
+    mask.apply(&Tensor::stack(&columns, 1))
+}
+
+/// Whitened over tokens; without two of them there is no variance, and advantages are 0.
+fn whitened(x: Tensor, mask: &Mask, rows: &Rows) -> Tensor {
+    let tokens: usize = rows.lengths.iter().sum();
+    if tokens < 2 { x.zeros_like() } else { mask.whiten(&x, Whiten::Centered) }
+}
+
+/// The sums of rewards of the rows, and their numbers of tokens that count.
+struct Rows {
+    sums: Vec<f64>,
+    lengths: Vec<usize>,
+}
+
+impl Rows {
+    fn of(batch: &Rewarded<'_>) -> Self {
+        let sums = host(&batch.mask.row_sums(&batch.rewards.to_kind(Kind::Double)));
+        let lengths = batch.mask.tensor().sum_dim_intlist(1, false, Kind::Int64);
+        let lengths = host(&lengths).into_iter().map(|n| n as usize).collect();
+        Self { sums, lengths }
+    }
+
+    fn counts(&self, row: usize) -> bool {
+        self.lengths[row] > 0
+    }
+
+    /// The sum of each row less a baseline, which is computed from the rows of its group that count.
+    /// Exactly 0 where those are one alone, or all equal.
+    fn less(&self, groups: &Groups, baseline: fn(&Self, &[usize], usize) -> f64) -> Vec<f64> {
+        let mut out = vec![0.; self.sums.len()];
+        for group in groups.rows() {
+            let rows = self.counted(group);
+            let differs = rows.iter().any(|&row| self.sums[row] != self.sums[rows[0]]);
+            for &row in rows.iter().filter(|_| differs) {
+                out[row] = self.sums[row] - baseline(self, &rows, row);
+            }
+        }
+        out
+    }
+
+    fn counted(&self, group: &[usize]) -> Vec<usize> {
+        group.iter().copied().filter(|&row| self.counts(row)).collect()
+    }
+
+    fn mean(&self, rows: &[usize], _: usize) -> f64 {
+        rows.iter().map(|&row| self.sums[row]).sum::<f64>() / rows.len() as f64
+    }
+
+    fn mean_of_others(&self, rows: &[usize], own: usize) -> f64 {
+        let others = rows.iter().filter(|&&row| row != own).map(|&row| self.sums[row]);
+        others.sum::<f64>() / (rows.len() - 1) as f64
+    }
+
+    fn mean_by_length(&self, rows: &[usize], _: usize) -> f64 {
+        let weighed = rows.iter().map(|&row| self.lengths[row] as f64 * self.sums[row]);
+        let tokens: usize = rows.iter().map(|&row| self.lengths[row]).sum();
+        weighed.sum::<f64>() / tokens as f64
+    }
+
+    /// The standard deviation of the rewards of some rows; `None` below two.
+    fn deviation(&self, rows: &[usize]) -> Option<f64> {
+        deviation(rows.iter().map(|&row| self.sums[row]))
+    }
+}
+
+/// The standard deviation with Bessel's correction; `None` below two values.
+fn deviation(values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
+    let n = values.clone().count();
+    if n < 2 {
+        return None;
+    }
+    let mean = values.clone().sum::<f64>() / n as f64;
+    let squares: f64 = values.map(|x| (x - mean).powi(2)).sum();
+    Some((squares / (n - 1) as f64).sqrt())
+}
+
+impl Scale {
+    fn of(self, mut advantages: Vec<f64>, rows: &Rows, groups: &Groups) -> Vec<f64> {
+        let all: Vec<usize> = (0..rows.sums.len()).filter(|&row| rows.counts(row)).collect();
+        let mut divide = |rows: &[usize], by: Option<f64>| {
+            for &row in rows {
+                // An advantage of 0 stays 0, also where there is no deviation.
+                if advantages[row] != 0. {
+                    advantages[row] = by.map_or(0., |by| advantages[row] / by);
+                }
+            }
+        };
+        match self {
+            Self::None => {}
+            Self::Group { eps } => {
+                for group in groups.rows() {
+                    let counted = rows.counted(group);
+                    divide(&counted, rows.deviation(&counted).map(|std| std + eps));
+                }
+            }
+            Self::Batch { eps } => divide(&all, rows.deviation(&all).map(|std| std + eps)),
+            Self::Whitened { eps } => {
+                let of_rows = all.iter().map(|&row| advantages[row]);
+                let mean = of_rows.clone().sum::<f64>() / all.len().max(1) as f64;
+                let std = deviation(of_rows);
+                for &row in &all {
+                    advantages[row] = std.map_or(0., |std| (advantages[row] - mean) / (std + eps));
+                }
+            }
+        }
+        advantages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::int;
+
+    fn estimate(
+        estimator: AdvantageEstimator,
+        rewards: &[f64],
+        counted: &[bool],
+        size: usize,
+    ) -> Vec<f64> {
+        let n = int(rewards.len());
+        let rewards = Tensor::from_slice(rewards).view([n, 1]);
+        let mask = Mask::new(Tensor::from_slice(counted).view([n, 1]));
+        let groups = Groups::of_size(counted.len(), size);
+        let batch = Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None };
+        host(&estimator.estimate(batch).unwrap())
+    }
+
+    const ALL: [AdvantageEstimator; 6] = [
+        AdvantageEstimator::GroupMean { scale: Scale::Group { eps: 0. } },
+        AdvantageEstimator::GroupMean { scale: Scale::Batch { eps: 0. } },
+        AdvantageEstimator::LeaveOneOut { scale: Scale::None },
+        AdvantageEstimator::LeaveOneOut { scale: Scale::Whitened { eps: 0. } },
+        AdvantageEstimator::LengthWeighted,
+        AdvantageEstimator::WhitenedGroupMean,
+    ];
+
+    #[test]
+    fn equal_scores_teach_exactly_nothing() {
+        for estimator in &ALL[..5] {
+            // 0.1 has no exact half, so that a mean by division is not 0.1.
+            let found = estimate(*estimator, &[0.1, 0.1, 0.1, 1., 3., 2.], &[true; 6], 3);
+            let whitened = matches!(
+                estimator,
+                AdvantageEstimator::LeaveOneOut { scale: Scale::Whitened { .. } }
+            );
+            assert!(whitened || found[..3] == [0.; 3], "{estimator:?} {found:?}");
+            assert!(found[3] < 0. && found[4] > 0., "{estimator:?} {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_response_without_a_score_changes_no_other() {
+        for estimator in ALL {
+            let scored = [true, false, true, true, true, true, true, true];
+            let one = estimate(estimator, &[1., -9., 0., 4., 1., 2., 3., 5.], &scored, 4);
+            let two = estimate(estimator, &[1., 99., 0., 4., 1., 2., 3., 5.], &scored, 4);
+            assert_eq!(one, two, "{estimator:?}");
+            assert_eq!(one[1], 0.);
+            assert!(one[0] != 0.);
+        }
+    }
+
+    #[test]
+    fn the_order_of_groups_and_rows_changes_nothing() {
+        for estimator in ALL {
+            let one = estimate(estimator, &[1., 0., 4., 1., 2., 5.], &[true; 6], 3);
+            let two = estimate(estimator, &[5., 2., 1., 4., 0., 1.], &[true; 6], 3);
+            for (row, value) in one.iter().enumerate() {
+                assert!((value - two[5 - row]).abs() < 1e-12, "{estimator:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn returns_pass_over_tokens_that_do_not_count() {
+        let rewards = Tensor::from_slice2(&[[1f64, 9., 2., 4.]]);
+        let mask = Mask::new(Tensor::from_slice2(&[[true, false, true, true]]));
+        let found = host(&returns_to_go(&rewards, &mask, 0.5));
+        assert_eq!(found, [1. + 0.5 * 4., 0., 2. + 0.5 * 4., 4.]);
+    }
+
+    #[test]
+    fn a_greedy_baseline_needs_greedy_scores() {
+        let rewards = Tensor::from_slice2(&[[2f64], [3.]]);
+        let mask = Mask::new(Tensor::from_slice2(&[[true], [true]]));
+        let groups = Groups::of_size(2, 1);
+        let batch = Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None };
+        let error = AdvantageEstimator::Greedy.estimate(batch).unwrap_err();
+        assert!(matches!(error, RlError::NoGreedy), "{error}");
+        let given = Rewarded { greedy: Some(&[Some(0.5), None]), ..batch };
+        let found = host(&AdvantageEstimator::Greedy.estimate(given).unwrap());
+        assert_eq!(found, [1.5, 0.]);
+    }
+}
