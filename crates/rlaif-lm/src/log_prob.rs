@@ -98,7 +98,8 @@ pub struct PolicyLogProbs {
 }
 
 /// Log-probabilities of `responses` to `prompts` under a policy: [`Policy::response_hidden`],
-/// [`Policy::head`] and [`token_log_probs`] in turn.
+/// [`Policy::head`] and [`token_log_probs`] in turn. Prompts that come in rounds (all of them, then
+/// all of them again) are read once each ([`Policy::branch_hidden`]).
 ///
 /// # Errors
 /// Those of the three.
@@ -121,11 +122,25 @@ pub fn policy_log_probs(
     forward: Forward<'_>,
     temperature: f64,
 ) -> Result<PolicyLogProbs, LmError> {
-    let hidden = policy.response_hidden(prompts, responses, forward)?;
+    let hidden = match rounds(prompts) {
+        Some(distinct) => policy.branch_hidden(&prompts.select(&distinct)?, responses, forward)?,
+        None => policy.response_hidden(prompts, responses, forward)?,
+    };
     let head = policy.head(forward)?;
     let TokenLogProbs { log_probs, entropy } =
         token_log_probs(&head, &hidden, responses, temperature)?;
     Ok(PolicyLogProbs { hidden, head, log_probs, entropy })
+}
+
+/// The rows of the first round, if the prompts come in rounds: row r has the prompt of row r % n.
+fn rounds(prompts: &TokenBatch) -> Option<Vec<usize>> {
+    let rows = prompts.rows();
+    // The first prompt comes again where the second round begins.
+    let first = rows.first()?;
+    let n = 1 + rows.iter().skip(1).position(|row| row == first)?;
+    let whole = rows.len().is_multiple_of(n);
+    let again = || rows.iter().enumerate().all(|(row, prompt)| *prompt == rows[row % n]);
+    (whole && again()).then(|| (0..n).collect())
 }
 
 /// Places of the real tokens in the flattened `[B, T]`.

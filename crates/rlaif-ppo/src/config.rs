@@ -4,14 +4,16 @@ use std::borrow::Cow;
 
 use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{
-    Activations, Dropout, LmError, LmSpec,
-    generate::{GenerationConfig, RolloutConcern, check_rollout, rollout_concerns},
+    Activations, Dropout, LmSpec,
+    generate::{GenerationConfig, RolloutConcern},
 };
 use rlaif_train::{KlControl, KlEstimator, OptimizerConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use rlaif_rl::{MissingScore, ScoreConfig, StopConfig, Watched, Whitening};
+use rlaif_rl::{
+    MissingScore, ScoreConfig, StopConfig, Watched, Whitening, check_policy, check_sampling,
+};
 
 use crate::error::PpoError;
 
@@ -136,9 +138,6 @@ pub enum Compatibility {
 /// Most times that one update may take a row: orders of this many numbers are held at once.
 const MOST_PASSES: usize = 1 << 24;
 
-/// Below it a difference of 1 between logits is one of 100, and gradients overflow.
-const LEAST_TEMPERATURE: f64 = 0.01;
-
 impl Default for PpoConfig {
     fn default() -> Self {
         Self {
@@ -211,11 +210,11 @@ impl PpoConfig {
     /// [`PpoError::Rollout`] a setting of generation that breaks training.
     pub fn check(&self) -> Result<(), PpoError> {
         self.check_sizes()?;
-        self.check_sampling()?;
+        check_sampling(&self.generation)?;
         self.check_rewards()?;
         self.check_losses()?;
         self.optimizer.check()?;
-        self.check_stop()
+        Ok(self.stop.check()?)
     }
 
     fn check_sizes(&self) -> Result<(), PpoError> {
@@ -258,23 +257,6 @@ impl PpoConfig {
                 self.microbatch(),
                 format!("a divisor of `minibatch_size`, which is {}", self.minibatch_size),
             ));
-        }
-        Ok(())
-    }
-
-    fn check_sampling(&self) -> Result<(), PpoError> {
-        let generation = &self.generation;
-        let refused = rollout_concerns(generation).into_iter().find(RolloutConcern::is_refused);
-        if let Some(concern) = refused {
-            return Err(PpoError::Rollout(concern));
-        }
-        let temperature = generation.sampling.temperature();
-        if !(LEAST_TEMPERATURE..=f64::from(f32::MAX)).contains(&temperature) {
-            let expected = format!("at least {LEAST_TEMPERATURE}: below it, sampling is greedy");
-            return Err(setting("generation.sampling.temperature", temperature, expected));
-        }
-        if generation.max_new_tokens == 0 {
-            return Err(setting("generation.max_new_tokens", 0, "at least 1"));
         }
         Ok(())
     }
@@ -341,51 +323,9 @@ impl PpoConfig {
         Ok(())
     }
 
-    fn check_stop(&self) -> Result<(), PpoError> {
-        if let Some(max_kl) = self.stop.max_kl {
-            positive("stop.max_kl", max_kl)?;
-        }
-        let Some(rule) = &self.stop.metric else { return Ok(()) };
-        if rule.window == 0 {
-            return Err(setting("stop.metric.window", 0, "at least 1 step"));
-        }
-        for (field, bound) in
-            [("stop.metric.at_least", rule.at_least), ("stop.metric.at_most", rule.at_most)]
-        {
-            if let Some(bound) = bound.filter(|bound| !bound.is_finite()) {
-                return Err(setting(field, bound, "a finite number"));
-            }
-        }
-        match (rule.at_least, rule.at_most) {
-            (None, None) => {
-                Err(setting("stop.metric", "without a threshold", "`at_least` or `at_most`"))
-            }
-            (Some(a), Some(b)) if a <= b => Err(setting(
-                "stop.metric",
-                format!("at_least {a} and at_most {b}"),
-                "thresholds that some number misses",
-            )),
-            _ => Ok(()),
-        }
-    }
-
     /// Checks the settings against the policy they are for, and returns what may do harm.
     pub(crate) fn check_policy(&self, spec: &LmSpec) -> Result<Vec<RolloutConcern>, PpoError> {
-        let warnings = check_rollout(&self.generation, spec).map_err(|error| match error {
-            LmError::UnfitForRollout(concern) => PpoError::Rollout(concern),
-            other => PpoError::Lm(other),
-        })?;
-        self.generation.check(spec)?;
-        if let Some(context) = spec.context
-            && self.generation.max_new_tokens >= context
-        {
-            return Err(setting(
-                "generation.max_new_tokens",
-                self.generation.max_new_tokens,
-                format!("less than the policy's context of {context}, with room for a prompt"),
-            ));
-        }
-        Ok(warnings)
+        check_policy(&self.generation, spec)
     }
 }
 

@@ -4,9 +4,9 @@ use rlaif_core::{RewardModel, TextCodec};
 use rlaif_lm::Policy;
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::{PpoStats, Prompt, Rollout, Watch, error::PpoError, trainer::PpoTrainer};
+use crate::{Prompt, Watch, error::PpoError, trainer::PpoTrainer};
 
 /// A trainer with its prompts and its reward, for [`rlaif_train::drive`]: a step is a rollout and an
 /// update. What goes wrong is found by a [`Watch`], which also knows when the run may end.
@@ -78,17 +78,6 @@ impl<'a, P: Policy> PpoTask<'a, P> {
     pub fn into_trainer(self) -> PpoTrainer<P> {
         self.trainer
     }
-
-    /// Tells once that the stopping rule names a metric that no step has.
-    fn unknown_stop_metric(&self, stats: &PpoStats) -> Option<String> {
-        let name = &self.trainer.config().stop.metric.as_ref()?.name;
-        (stats.step == 1 && stats.metrics.get(name).is_none()).then(|| {
-            format!(
-                "warning: `ppo.stop.metric.name` is `{name}`, and step 1 has no such number, so \
-                 that the rule does not end the run; the names are those in metrics.jsonl"
-            )
-        })
-    }
 }
 
 /// What the task has to remember beside its trainer.
@@ -108,9 +97,9 @@ impl<P: Policy> Fit for PpoTask<'_, P> {
         let config = self.trainer.config();
         Ok(Stepped {
             samples: (0..self.samples.min(rollout.len()))
-                .map(|row| sample(stats.step, &rollout, row))
+                .map(|row| rollout.sample(stats.step, row))
                 .collect(),
-            notes: self.unknown_stop_metric(&stats).into_iter().collect(),
+            notes: config.stop.unknown_metric(&stats, "ppo").into_iter().collect(),
             findings: self.watch.observe(&stats, config),
             stop: self.watch.stop(&stats, &config.stop).map(|reason| reason.to_string()),
             metrics: stats.metrics,
@@ -134,21 +123,4 @@ impl<P: Policy> Fit for PpoTask<'_, P> {
         self.reward.restore(&state.reward).map_err(PpoError::from)?;
         Ok(self.trainer.restore(saved)?)
     }
-}
-
-/// A row of samples.jsonl.
-fn sample(step: u64, rollout: &Rollout, row: usize) -> Value {
-    let mut sample = json!({
-        "step": step,
-        "id": rollout.records[row].id,
-        "prompt": rollout.records[row].prompt,
-        "response": rollout.texts[row],
-        "score": rollout.scores[row],
-        "finish_reason": rollout.finish[row],
-    });
-    if !rollout.parts.is_empty() {
-        let parts = rollout.parts.iter().map(|(name, part)| (name.clone(), part[row].into()));
-        sample["parts"] = Value::Object(parts.collect());
-    }
-    sample
 }

@@ -5,6 +5,8 @@ use rlaif_lm::{LmError, generate::RolloutConcern};
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
+use crate::combination::CombinationConcern;
+
 /// Why a step could not be made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -15,6 +17,9 @@ pub enum RlError {
     /// A setting of generation with which responses cannot be trained on.
     #[error("`generation.{setting}` {0}", setting = .0.setting())]
     Rollout(#[source] RolloutConcern),
+    /// Settings that are known to be wrong together.
+    #[error("`{setting}` {0}", setting = .0.setting())]
+    Combination(#[source] CombinationConcern),
     /// A batch of another size than `batch_size`.
     #[error(
         "{what}: expected {expected} rows (`batch_size`), found {found}; give exactly one for each \
@@ -145,6 +150,7 @@ impl Fault for RlError {
         match self {
             Self::Setting(error) => error.is_users(),
             Self::Rollout(error) => error.is_users(),
+            Self::Combination(_) => true,
             // A reward without scores where settings demand them, or another run's checkpoint.
             Self::NoScore { .. } | Self::NothingScored | Self::State { .. } => true,
             // The caller's own loop.

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use rlaif_core::{PromptRecord, Record, Score, Scores, stats::RunningMoments};
 use rlaif_lm::{Mask, Padding, Sampled, TokenBatch, generate::FinishReason};
 use rlaif_train::Advantages;
+use serde_json::{Value, json};
 use tch::Tensor;
 
 use crate::{
@@ -292,6 +293,23 @@ impl Rollout {
     /// Number of tokens of some rows that count.
     pub fn tokens_of(&self, rows: &[usize]) -> usize {
         rows.iter().map(|&row| self.tokens(row)).sum()
+    }
+
+    /// A row of samples.jsonl: prompt, response and score of a row.
+    pub fn sample(&self, step: u64, row: usize) -> Value {
+        let mut sample = json!({
+            "step": step,
+            "id": self.records[row].id,
+            "prompt": self.records[row].prompt,
+            "response": self.texts[row],
+            "score": self.scores[row],
+            "finish_reason": self.finish[row],
+        });
+        if !self.parts.is_empty() {
+            let parts = self.parts.iter().map(|(name, part)| (name.clone(), part[row].into()));
+            sample["parts"] = Value::Object(parts.collect());
+        }
+        sample
     }
 
     /// The rows of one pass, with their advantages, as wide as the longest response among them.

@@ -1,7 +1,10 @@
 //! When a run ends before its steps are done.
 
+use rlaif_core::BadSetting;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::stats::Stats;
 
 /// When a run ends before its steps are done: at the first rule that holds.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +16,52 @@ pub struct StopConfig {
     /// The policy is so far from the reference, in nats per response (`objective/kl`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_kl: Option<f64>,
+}
+
+impl StopConfig {
+    /// Checks the rules.
+    ///
+    /// # Errors
+    /// [`BadSetting`] of a field as `stop.max_kl`: by what every configuration calls its rules.
+    pub fn check(&self) -> Result<(), BadSetting> {
+        if let Some(max_kl) = self.max_kl.filter(|kl| !(*kl > 0. && kl.is_finite())) {
+            return Err(BadSetting::new("stop.max_kl", max_kl, "a finite number above 0"));
+        }
+        let Some(rule) = &self.metric else { return Ok(()) };
+        if rule.window == 0 {
+            return Err(BadSetting::new("stop.metric.window", 0, "at least 1 step"));
+        }
+        for (field, bound) in
+            [("stop.metric.at_least", rule.at_least), ("stop.metric.at_most", rule.at_most)]
+        {
+            if let Some(bound) = bound.filter(|bound| !bound.is_finite()) {
+                return Err(BadSetting::new(field, bound, "a finite number"));
+            }
+        }
+        let field = "stop.metric";
+        match (rule.at_least, rule.at_most) {
+            (None, None) => {
+                Err(BadSetting::new(field, "without a threshold", "`at_least` or `at_most`"))
+            }
+            (Some(a), Some(b)) if a <= b => {
+                let found = format!("at_least {a} and at_most {b}");
+                Err(BadSetting::new(field, found, "thresholds that some number misses"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A message at step 1 if the rule names a metric that this step does not have; `section` is the
+    /// section of the run file with the rules.
+    pub fn unknown_metric(&self, stats: &Stats, section: &str) -> Option<String> {
+        let name = &self.metric.as_ref()?.name;
+        (stats.step == 1 && stats.metrics.get(name).is_none()).then(|| {
+            format!(
+                "warning: `{section}.stop.metric.name` is `{name}`, and step 1 has no such number, \
+                 so that the rule does not end the run; the names are those in metrics.jsonl"
+            )
+        })
+    }
 }
 
 /// Ends a run where the moving average of a metric has come far enough.

@@ -97,3 +97,30 @@ impl TextCodec for Bytes {
         unreachable!("texts are plain")
     }
 }
+
+/// A tokenizer whose token i is the letter number i; 0 pads and 1 ends a response.
+#[derive(Debug, Clone, Copy)]
+pub struct Letters;
+
+impl TextCodec for Letters {
+    fn name(&self) -> &'static str {
+        "letters"
+    }
+
+    fn encode(&self, text: &str, _specials: Specials) -> Result<Vec<u32>, CodecError> {
+        Ok(text.chars().map(|c| u32::from(c) - u32::from('@')).collect())
+    }
+
+    fn decode(&self, ids: &[u32], _specials: Specials) -> Result<String, CodecError> {
+        let ids = ids.iter().filter(|id| **id > 1);
+        Ok(ids.filter_map(|id| char::from_u32(u32::from('@') + id)).collect())
+    }
+
+    fn render_chat(
+        &self,
+        _messages: &[Message],
+        _generation_prompt: GenerationPrompt,
+    ) -> Result<String, CodecError> {
+        Err(CodecError::NoChatTemplate { codec: "letters".into() })
+    }
+}

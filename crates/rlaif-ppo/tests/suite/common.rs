@@ -5,10 +5,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use rlaif_core::{CodecError, GenerationPrompt, Message, PromptRecord, Specials, TextCodec};
+use rlaif_core::{PromptRecord, Specials, TextCodec};
 use rlaif_lm::{Policy, ValueHead, ValueInit};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_ppo::Prompt;
+pub(crate) use rlaif_testing::Letters;
 use serde_json::json;
 use tch::{Device, Kind, Tensor};
 
@@ -78,32 +79,6 @@ pub(crate) fn draw_policy_in(family: Family, seed: i64, kind: Kind) -> LanguageM
 /// A value head at zero.
 pub(crate) fn zero_head(policy: &LanguageModel) -> ValueHead {
     ValueHead::new(policy.spec().hidden_size, ValueInit::Zero, Device::Cpu)
-}
-
-/// A tokenizer whose token i is the letter number i.
-pub(crate) struct Letters;
-
-impl TextCodec for Letters {
-    fn name(&self) -> &str {
-        "letters"
-    }
-
-    fn encode(&self, text: &str, _specials: Specials) -> Result<Vec<u32>, CodecError> {
-        Ok(text.chars().map(|c| u32::from(c) - u32::from('@')).collect())
-    }
-
-    fn decode(&self, ids: &[u32], _specials: Specials) -> Result<String, CodecError> {
-        let ids = ids.iter().filter(|id| **id != EOS && **id != 0);
-        Ok(ids.map(|id| char::from_u32(u32::from('@') + id).unwrap()).collect())
-    }
-
-    fn render_chat(
-        &self,
-        _messages: &[Message],
-        _generation_prompt: GenerationPrompt,
-    ) -> Result<String, CodecError> {
-        Err(CodecError::NoChatTemplate { codec: "letters".into() })
-    }
 }
 
 /// `n` prompts of 2 to 5 letters each, with ids from `first` on.

@@ -1,0 +1,100 @@
+//! From a rollout to weights of tokens.
+
+use rlaif_lm::Mask;
+use rlaif_rl::{
+    AdvantageEstimator, Combination, KlForm, PolicyObjective, Rewarded, RlError, score_tensor,
+    token_rewards,
+};
+use tch::Tensor;
+
+use crate::experience::Experience;
+
+/// A weight for each token of a rollout.
+#[derive(Debug)]
+pub struct Weighted {
+    /// The weights, `[B, T]`.
+    pub weights: Tensor,
+    /// The tokens that count in the mean.
+    pub mask: Mask,
+}
+
+/// Weights of tokens for the components of the loss; absent components cost nothing. The loss of an
+/// optimizer batch is the sum of their means, each over its own tokens.
+#[derive(Debug, Default)]
+pub struct TokenWeights {
+    /// Advantages Â_t, for the surrogate of [`Algorithm::objective`].
+    pub policy_gradient: Option<Weighted>,
+    /// Weights of `−log π(y_t)`.
+    pub likelihood: Option<Weighted>,
+    /// Weights of `β KL_t`, the KL penalty in the loss of [`Algorithm::objective`].
+    pub kl: Option<Weighted>,
+}
+
+/// An algorithm without a value function: weights of tokens, and the loss that they are for.
+///
+/// ```
+/// use rlaif_reinforce::{Algorithm, Experience, TokenWeights, Weighted};
+/// use rlaif_reinforce::rl::{PolicyObjective, RlError, Surrogate, score_tensor};
+///
+/// /// Imitates responses with a positive score, and learns nothing from others.
+/// struct Filtered;
+///
+/// impl Algorithm for Filtered {
+///     fn objective(&self) -> PolicyObjective {
+///         PolicyObjective::new(Surrogate::Reinforce)
+///     }
+///
+///     fn weigh(&self, experience: &Experience) -> Result<TokenWeights, RlError> {
+///         let rollout = &experience.rollout;
+///         let scores = score_tensor(&rollout.shaped_scores, rollout.log_probs.device());
+///         let good = scores.gt(0.).unsqueeze(1).expand_as(&rollout.log_probs);
+///         let mask = rollout.mask.clone();
+///         let weights = good.to_kind(rollout.log_probs.kind());
+///         Ok(TokenWeights { likelihood: Some(Weighted { weights, mask }), ..Default::default() })
+///     }
+/// }
+/// ```
+pub trait Algorithm {
+    /// The loss of a token, and the mean over tokens.
+    fn objective(&self) -> PolicyObjective;
+
+    /// The weights of the tokens of a rollout.
+    ///
+    /// # Errors
+    /// [`RlError`] for a rollout that lacks what the algorithm needs.
+    fn weigh(&self, experience: &Experience) -> Result<TokenWeights, RlError>;
+
+    /// True if the rollout needs the score of a greedy response to each prompt. None by default.
+    fn needs_greedy(&self) -> bool {
+        false
+    }
+}
+
+impl Algorithm for Combination {
+    fn objective(&self) -> PolicyObjective {
+        self.objective
+    }
+
+    fn weigh(&self, experience: &Experience) -> Result<TokenWeights, RlError> {
+        let _guard = tch::no_grad_guard();
+        let rollout = &experience.rollout;
+        let mask = &rollout.mask;
+        let scores = score_tensor(&rollout.shaped_scores, rollout.kl.device());
+        let kl = self.objective.kl;
+        let rewards = token_rewards(&scores, &rollout.kl, kl.reward_coef(), mask);
+        let weights = self.advantage.estimate(Rewarded {
+            rewards: &rewards,
+            mask,
+            groups: &experience.groups,
+            greedy: experience.greedy.as_deref(),
+        })?;
+        let in_loss = matches!(kl, KlForm::Loss { .. });
+        let kl = in_loss.then(|| Weighted { weights: weights.ones_like(), mask: mask.clone() });
+        let policy_gradient = Some(Weighted { weights, mask: mask.clone() });
+        Ok(TokenWeights { policy_gradient, kl, likelihood: None })
+    }
+
+    fn needs_greedy(&self) -> bool {
+        self.advantage == AdvantageEstimator::Greedy
+    }
+}

@@ -1,0 +1,291 @@
+//! The settings of a run, and which of them go together.
+
+use rlaif_core::{BadSetting, Seed};
+use rlaif_lm::{Activations, Dropout, LmSpec, generate::GenerationConfig};
+use rlaif_rl::{
+    AdvantageEstimator, Anchor, Average, Combination, CombinationConcern, Correction, KlForm,
+    MissingScore, OffPolicyMask, Overlong, PolicyObjective, RatioLevel, RlError, ScoreConfig,
+    ScoreScaling, StopConfig, Surrogate, Usage, Watched, check_policy, check_sampling,
+};
+use rlaif_train::{KlControl, OptimizerConfig};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    dynamic::DynamicSampling,
+    named::{NamedAlgorithm, Settings},
+};
+
+/// The settings of a run without a value function. What is absent is as the paper of `algorithm`
+/// has it; what is given replaces one of its parts.
+///
+/// ```
+/// use rlaif_reinforce::{NamedAlgorithm, ReinforceConfig};
+/// let mut config = ReinforceConfig { algorithm: NamedAlgorithm::Gspo, ..Default::default() };
+/// assert_eq!(config.settings().group_size, 8);
+/// config.group_size = Some(1);
+/// let error = config.check().unwrap_err().to_string();
+/// assert!(error.contains("`group_size` is 1"), "{error}");
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReinforceConfig {
+    /// The algorithm, whose paper has the settings that are absent here.
+    pub algorithm: NamedAlgorithm,
+    /// Rollouts, and the updates on them, in the whole run: what a learning-rate schedule ends with.
+    pub steps: u64,
+    /// Responses of one rollout, a multiple of `group_size`.
+    pub batch_size: usize,
+    /// Responses to each prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_size: Option<usize>,
+    /// Responses of one optimizer step, a multiple of `group_size` that divides `batch_size`, which
+    /// it is by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minibatch_size: Option<usize>,
+    /// Responses of one forward and backward pass: divides `minibatch_size`, which it is by default,
+    /// and is a multiple of `group_size` or divides it. It saves memory and changes nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub microbatch_size: Option<usize>,
+    /// Number of times that an update goes over the rollout, each time in a new order.
+    pub epochs: usize,
+    /// Sampling of responses, from the whole distribution: top-k, top-p and min-p sample from
+    /// another one than the one whose log-probabilities are trained.
+    pub generation: GenerationConfig,
+    /// Transformations of scores. A response without a score is dropped by default: it is in no
+    /// mean, no deviation and no loss.
+    pub scores: ScoreConfig,
+    /// Estimator of advantages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advantage: Option<AdvantageEstimator>,
+    /// The probability that the ratio is of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ratio: Option<RatioLevel>,
+    /// The policy that the ratio is relative to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Anchor>,
+    /// Loss of a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub surrogate: Option<Surrogate>,
+    /// Mean over tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub average: Option<Average>,
+    /// The KL penalty against the reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<KlForm>,
+    /// Weight by the ratio of the training pass to the sampler.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub correction: Option<Correction>,
+    /// Off-policy sequence masking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off_policy: Option<OffPolicyMask>,
+    /// Sampling in place of groups whose scores are all equal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dynamic_sampling: Option<DynamicSampling>,
+    /// The penalty for long responses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlong: Option<Overlong>,
+    /// Mode of dropout in updates. Rollouts, references and scoring never have it.
+    pub dropout: Dropout,
+    /// Activations that a forward pass keeps for its backward pass.
+    pub activations: Activations,
+    /// Learning rate, schedule, clipping.
+    pub optimizer: OptimizerConfig,
+    /// The seed of sampling, of the order of minibatches and of dropout. A run file has it at the top.
+    #[serde(skip)]
+    pub seed: Seed,
+    /// When a run ends before its steps are done.
+    pub stop: StopConfig,
+}
+
+impl Default for ReinforceConfig {
+    fn default() -> Self {
+        Self {
+            algorithm: NamedAlgorithm::default(),
+            steps: 100,
+            batch_size: 128,
+            group_size: None,
+            minibatch_size: None,
+            microbatch_size: None,
+            epochs: 1,
+            generation: GenerationConfig { batch_size: 128, ..GenerationConfig::default() },
+            scores: ScoreConfig { missing: MissingScore::Drop, ..ScoreConfig::default() },
+            advantage: None,
+            ratio: None,
+            anchor: None,
+            surrogate: None,
+            average: None,
+            kl: None,
+            correction: None,
+            off_policy: None,
+            dynamic_sampling: None,
+            overlong: None,
+            dropout: Dropout::Off,
+            activations: Activations::Keep,
+            optimizer: OptimizerConfig { lr: 1e-6, ..OptimizerConfig::default() },
+            seed: Seed::new(0),
+            stop: StopConfig::default(),
+        }
+    }
+}
+
+impl<'a> From<&'a ReinforceConfig> for Watched<'a> {
+    fn from(config: &'a ReinforceConfig) -> Self {
+        let coef = config.settings().combination.objective.kl.coef();
+        Self {
+            kl: KlControl::Fixed { coef },
+            batch_size: config.batch_size,
+            generation: &config.generation,
+        }
+    }
+}
+
+impl ReinforceConfig {
+    /// The settings of the algorithm, with what replaces them.
+    pub fn settings(&self) -> Settings {
+        let named = self.algorithm.settings(self.generation.max_new_tokens);
+        let Combination { advantage, objective } = named.combination;
+        let objective = PolicyObjective {
+            ratio: self.ratio.unwrap_or(objective.ratio),
+            anchor: self.anchor.unwrap_or(objective.anchor),
+            surrogate: self.surrogate.unwrap_or(objective.surrogate),
+            average: self.average.unwrap_or(objective.average),
+            kl: self.kl.unwrap_or(objective.kl),
+            correction: self.correction.unwrap_or(objective.correction),
+            off_policy: self.off_policy.or(objective.off_policy),
+        };
+        let advantage = self.advantage.unwrap_or(advantage);
+        Settings {
+            combination: Combination { advantage, objective },
+            group_size: self.group_size.unwrap_or(named.group_size),
+            dynamic_sampling: self.dynamic_sampling.unwrap_or(named.dynamic_sampling),
+            overlong: self.overlong.or(named.overlong),
+        }
+    }
+
+    /// Responses to each prompt.
+    pub fn group(&self) -> usize {
+        self.settings().group_size
+    }
+
+    /// Prompts of one rollout.
+    pub fn prompts_per_step(&self) -> usize {
+        self.batch_size / self.group().max(1)
+    }
+
+    /// Responses of one optimizer step.
+    pub fn minibatch(&self) -> usize {
+        self.minibatch_size.unwrap_or(self.batch_size)
+    }
+
+    /// Responses of one forward and backward pass.
+    pub fn microbatch(&self) -> usize {
+        self.microbatch_size.unwrap_or_else(|| self.minibatch())
+    }
+
+    /// Most optimizer steps of one update; dynamic sampling may leave fewer groups.
+    pub fn updates_per_step(&self) -> u64 {
+        (self.epochs * (self.batch_size / self.minibatch())) as u64
+    }
+
+    /// Checks every setting, and those that have to go together.
+    ///
+    /// # Errors
+    /// [`RlError::Setting`] names the first field that is out of range, and what it may be;
+    /// [`RlError::Combination`] a combination that is known to be wrong; [`RlError::Rollout`] a
+    /// setting of generation that breaks training.
+    pub fn check(&self) -> Result<(), RlError> {
+        let settings = self.settings();
+        self.check_sizes(settings.group_size)?;
+        check_sampling(&self.generation)?;
+        settings.combination.check()?;
+        if let Some(refused) = self.concerns().into_iter().find(CombinationConcern::is_refused) {
+            return Err(RlError::Combination(refused));
+        }
+        self.check_scores(&settings)?;
+        self.optimizer.check()?;
+        Ok(self.stop.check()?)
+    }
+
+    /// Everything known to be wrong with the combination of settings.
+    pub(crate) fn concerns(&self) -> Vec<CombinationConcern> {
+        let Settings { combination, group_size, .. } = self.settings();
+        let updates = if self.minibatch() == 0 { 0 } else { self.updates_per_step() };
+        combination.concerns(Usage { group_size, updates, missing: self.scores.missing })
+    }
+
+    fn check_sizes(&self, group: usize) -> Result<(), RlError> {
+        let steps = usize::try_from(self.steps).unwrap_or(usize::MAX);
+        for (field, value) in [
+            ("steps", steps),
+            ("batch_size", self.batch_size),
+            ("group_size", group),
+            ("minibatch_size", self.minibatch()),
+            ("microbatch_size", self.microbatch()),
+            ("epochs", self.epochs),
+        ] {
+            if value == 0 {
+                return Err(BadSetting::new(field, value, "at least 1").into());
+            }
+        }
+        let (mini, micro) = (self.minibatch(), self.microbatch());
+        let whole = |field, size: usize, of: &str, by: usize| {
+            let expected = format!("a multiple of {of}, which is {by}: groups stay whole");
+            if size.is_multiple_of(by) {
+                Ok(())
+            } else {
+                Err(BadSetting::new(field, size, expected))
+            }
+        };
+        whole("batch_size", self.batch_size, "`group_size`", group)?;
+        whole("minibatch_size", mini, "`group_size`", group)?;
+        let divides = |field, size: usize, of: &str, by: usize| {
+            let expected = format!("a divisor of {of}, which is {by}");
+            if by.is_multiple_of(size) {
+                Ok(())
+            } else {
+                Err(BadSetting::new(field, size, expected))
+            }
+        };
+        divides("minibatch_size", mini, "`batch_size`", self.batch_size)?;
+        divides("microbatch_size", micro, "`minibatch_size`", mini)?;
+        if !micro.is_multiple_of(group) && !group.is_multiple_of(micro) {
+            let expected = format!("a multiple or a divisor of `group_size`, which is {group}");
+            return Err(BadSetting::new("microbatch_size", micro, expected).into());
+        }
+        let updates = self.epochs.checked_mul(self.batch_size / mini);
+        if updates.and_then(|updates| self.steps.checked_mul(updates as u64)).is_none() {
+            let expected = "fewer: the optimizer's steps do not fit 64 bits";
+            return Err(BadSetting::new("steps", self.steps, expected).into());
+        }
+        Ok(())
+    }
+
+    fn check_scores(&self, settings: &Settings) -> Result<(), RlError> {
+        if let Some(overlong) =
+            settings.overlong.filter(|overlong| overlong.buffer > overlong.limit)
+        {
+            let expected = format!("at most `limit`, which is {}", overlong.limit);
+            return Err(BadSetting::new("overlong.buffer", overlong.buffer, expected).into());
+        }
+        let greedy = settings.combination.advantage == AdvantageEstimator::Greedy;
+        if greedy && self.scores.scaling != ScoreScaling::None {
+            let expected =
+                "`none` with the advantage `greedy`, which compares with a score as it is";
+            let found = format!("{:?}", self.scores.scaling).to_lowercase();
+            return Err(BadSetting::new("scores.scaling", found, expected).into());
+        }
+        Ok(())
+    }
+
+    /// Checks the settings against the policy they are for, and returns what may do harm.
+    pub(crate) fn check_policy(&self, spec: &LmSpec) -> Result<Vec<String>, RlError> {
+        let of_rollout = check_policy(&self.generation, spec)?;
+        let of_rollout =
+            of_rollout.iter().map(|concern| format!("rollout: `{}` {concern}", concern.setting()));
+        let of_combination = self.concerns();
+        let of_combination =
+            of_combination.iter().map(|concern| format!("`{}` {concern}", concern.setting()));
+        Ok(of_combination.chain(of_rollout).collect())
+    }
+}

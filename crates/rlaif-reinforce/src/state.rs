@@ -1,0 +1,70 @@
+//! The parts of a trainer that a checkpoint keeps.
+
+use rlaif_core::stats::RunningMoments;
+use rlaif_lm::{Policy, generate::GenerationConfig};
+use rlaif_rl::RlError;
+use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError, restore_parameters};
+use serde::{Deserialize, Serialize};
+
+use crate::trainer::ReinforceTrainer;
+
+/// The parts of a trainer that are not tensors.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrainerState {
+    step: u64,
+    moments: RunningMoments,
+    optimizer: OptimizerProgress,
+    /// Settings that a resumed run would silently not reproduce.
+    seed: u64,
+    generation: GenerationConfig,
+}
+
+impl<P: Policy> ReinforceTrainer<P> {
+    /// Writes everything that an uninterrupted run would have into a checkpoint: the weights that
+    /// are trained, the optimizer, the running moments and the step.
+    ///
+    /// The state of the reward model and of the source of prompts is the caller's to keep.
+    ///
+    /// # Errors
+    /// [`TrainError`] if a file cannot be written.
+    pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
+        files.tensors("policy", &self.policy.parameters().trainable())?;
+        files.tensors("optimizer", &self.optimizer.state())?;
+        let state = TrainerState {
+            step: self.step,
+            moments: self.moments,
+            optimizer: self.optimizer.progress(),
+            seed: self.config.seed.get(),
+            generation: self.config.generation.clone(),
+        };
+        files.json("reinforce", &state)
+    }
+
+    /// Goes on from a checkpoint, as if the run had never stopped. The trainer must be made as it
+    /// was made for that run: from the same weights, with the same settings.
+    ///
+    /// # Errors
+    /// [`RlError::State`] for another seed or other sampling, [`RlError::Train`] if a file is
+    /// missing or its tensors do not fit.
+    pub fn restore(&mut self, saved: &Saved) -> Result<(), RlError> {
+        let state: TrainerState = saved.json("reinforce")?;
+        let differs = |what: &str, expected: String, found: String| {
+            Err(RlError::State { what: what.to_owned(), expected, found })
+        };
+        let config = &self.config;
+        if state.seed != config.seed.get() {
+            return differs("seed", config.seed.get().to_string(), state.seed.to_string());
+        }
+        if state.generation != config.generation {
+            let text = |generation: &GenerationConfig| format!("{generation:?}");
+            return differs("generation", text(&config.generation), text(&state.generation));
+        }
+        let own = self.policy.parameters().trainable();
+        restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;
+        self.optimizer.restore(&saved.tensors("optimizer")?, state.optimizer)?;
+        self.moments = state.moments;
+        self.step = state.step;
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! The third part of a step: epochs of minibatches over a rollout.
+
+use std::time::Instant;
+
+use rlaif_core::stats::mean_std;
+use rlaif_lm::{Dropout, Mask, Policy, policy_log_probs};
+use rlaif_rl::{
+    Average, PolicyObjective, PolicyTokens, RlError, Rollout, Stats, host, pick, real,
+    rollout_statistics,
+};
+use tch::{Kind, Tensor, no_grad};
+
+use crate::{
+    algorithm::{TokenWeights, Weighted},
+    experience::Experience,
+    trainer::ReinforceTrainer,
+};
+
+/// The course of an update.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Numbers of each optimizer step.
+    steps: Vec<Numbers>,
+    ratios: Vec<f64>,
+    grad_norms: Vec<f64>,
+    not_finite: usize,
+    learning_rate: f64,
+}
+
+/// Numbers of an optimizer step, whose passes are added up.
+#[derive(Debug, Clone, Copy, Default)]
+struct Numbers {
+    total: f64,
+    policy: f64,
+    likelihood: f64,
+    kl: f64,
+    entropy: f64,
+    ratio: f64,
+    clipped: f64,
+    approx_kl: f64,
+}
+
+impl Numbers {
+    fn add(&mut self, other: Self) {
+        self.total += other.total;
+        self.policy += other.policy;
+        self.likelihood += other.likelihood;
+        self.kl += other.kl;
+        self.entropy += other.entropy;
+        self.ratio += other.ratio;
+        self.clipped += other.clipped;
+        self.approx_kl += other.approx_kl;
+    }
+
+    fn named(self) -> [(&'static str, f64); 8] {
+        [
+            ("ppo/loss/total", self.total),
+            ("ppo/loss/policy", self.policy),
+            ("ppo/loss/likelihood", self.likelihood),
+            ("ppo/loss/kl", self.kl),
+            ("ppo/policy/entropy", self.entropy),
+            ("ppo/policy/ratio", self.ratio),
+            ("ppo/policy/clipfrac", self.clipped),
+            ("ppo/policy/approxkl", self.approx_kl),
+        ]
+    }
+}
+
+/// A component in one optimizer step: its weights, and its count over the whole step.
+struct Share<'a> {
+    of: &'a Weighted,
+    count: f64,
+}
+
+impl<'a> Share<'a> {
+    /// `None` for a component that is absent, or has nothing that counts in these rows.
+    fn of(component: Option<&'a Weighted>, average: Average, rows: &[usize]) -> Option<Self> {
+        let of = component?;
+        let mask = rows_of_mask(&of.mask, rows);
+        let count = host(&average.count(&mask))[0];
+        (count > 0.).then_some(Self { of, count })
+    }
+
+    /// The share of a pass in the component's mean.
+    fn loss(&self, average: Average, x: &Tensor, mask: &Mask) -> Tensor {
+        average.sum(x, mask) / self.count
+    }
+
+    fn part(&self, rows: &[usize], width: usize) -> (Tensor, Mask) {
+        let mask = Mask::new(pick(self.of.mask.tensor(), rows, width));
+        (pick(&self.of.weights, rows, width), mask)
+    }
+}
+
+fn rows_of_mask(mask: &Mask, rows: &[usize]) -> Mask {
+    let width = usize::try_from(mask.tensor().size()[1]).unwrap_or(0);
+    Mask::new(pick(mask.tensor(), rows, width))
+}
+
+/// The components of one optimizer step.
+struct Shares<'a> {
+    policy_gradient: Option<Share<'a>>,
+    likelihood: Option<Share<'a>>,
+    kl: Option<Share<'a>>,
+    /// Tokens that count, for the means of numbers.
+    tokens: f64,
+}
+
+impl<P: Policy> ReinforceTrainer<P> {
+    /// Trains on a rollout, and moves on to the next step.
+    ///
+    /// # Errors
+    /// [`RlError::StaleRollout`], [`RlError::Rows`], [`RlError::Shape`], [`RlError::Order`] for a
+    /// rollout or weights that are not of this step and of this size; [`RlError::Lm`] and
+    /// [`RlError::Train`] if a model or the optimizer fails.
+    pub fn update(
+        &mut self,
+        experience: &Experience,
+        weights: &TokenWeights,
+    ) -> Result<Stats, RlError> {
+        let rollout = &experience.rollout;
+        rollout.check(self.step, rollout.len())?;
+        rollout.check_orders()?;
+        let TokenWeights { policy_gradient, likelihood, kl } = weights;
+        for (what, component) in [
+            ("weights of the policy gradient", policy_gradient),
+            ("weights of the likelihood", likelihood),
+            ("weights of the KL", kl),
+        ] {
+            if let Some(Weighted { weights, mask }) = component {
+                rollout.check_shape(what, weights)?;
+                rollout.check_shape(what, mask.tensor())?;
+            }
+        }
+        let start = Instant::now();
+        if self.config.dropout == Dropout::On {
+            let seed = self.config.seed.derive("dropout", self.step).get();
+            tch::manual_seed(seed.cast_signed());
+        }
+        let objective = self.algorithm.objective();
+        let mut progress = Progress::default();
+        for passes in experience.schedule.iter().flatten() {
+            self.minibatch(rollout, weights, &objective, passes, &mut progress)?;
+        }
+        let optimize_s = start.elapsed().as_secs_f64();
+        self.step += 1;
+        let mut stats = no_grad(|| statistics(experience, &objective, &progress));
+        stats.step = self.step;
+        stats.measure(rollout, &[("optimize_step", optimize_s)]);
+        Ok(stats)
+    }
+
+    fn minibatch(
+        &mut self,
+        rollout: &Rollout,
+        weights: &TokenWeights,
+        objective: &PolicyObjective,
+        passes: &[Vec<usize>],
+        progress: &mut Progress,
+    ) -> Result<(), RlError> {
+        let rows = passes.concat();
+        let of = |component| Share::of(component, objective.average, &rows);
+        let shares = Shares {
+            policy_gradient: of(weights.policy_gradient.as_ref()),
+            likelihood: of(weights.likelihood.as_ref()),
+            kl: of(weights.kl.as_ref()),
+            tokens: rollout.tokens_of(&rows) as f64,
+        };
+        if shares.tokens == 0. {
+            return Ok(());
+        }
+        let mut numbers = Numbers::default();
+        for rows in passes.iter().filter(|rows| rollout.tokens_of(rows) > 0) {
+            numbers.add(self.pass(rollout, &shares, objective, rows, progress)?);
+        }
+        progress.steps.push(numbers);
+        let report = self.optimizer.step()?;
+        progress.learning_rate = report.lr;
+        progress.grad_norms.push(report.grad_norm);
+        progress.not_finite += usize::from(report.skipped.is_some());
+        Ok(())
+    }
+
+    /// Forward and backward over some rows.
+    fn pass(
+        &self,
+        rollout: &Rollout,
+        shares: &Shares<'_>,
+        objective: &PolicyObjective,
+        rows: &[usize],
+        progress: &mut Progress,
+    ) -> Result<Numbers, RlError> {
+        let (x, y) = (rollout.prompts.select(rows)?, rollout.responses.select(rows)?);
+        let width = y.width();
+        let of = |tensor: &Tensor| pick(tensor, rows, width);
+        let temperature = self.config.generation.sampling.temperature();
+        let found = policy_log_probs(&self.policy, &x, &y, self.training_forward(), temperature)?;
+        let mask = Mask::new(of(rollout.mask.tensor()));
+        let log_probs = &found.log_probs;
+        let (old, reference) = (of(&rollout.log_probs), of(&rollout.ref_log_probs));
+        let sampler = rollout.sampler_log_probs.as_ref().map(of);
+        let zero = || Tensor::zeros([], (log_probs.kind(), log_probs.device()));
+
+        let advantages = match &shares.policy_gradient {
+            Some(share) => share.part(rows, width),
+            None => (log_probs.zeros_like(), mask.clone()),
+        };
+        let losses = objective.losses(PolicyTokens {
+            log_probs,
+            old: &old,
+            sampler: sampler.as_ref(),
+            reference: Some(&reference),
+            advantages: &advantages.0,
+            mask: &advantages.1,
+        });
+        let average = objective.average;
+        let policy = match &shares.policy_gradient {
+            Some(share) => share.loss(average, &losses.policy, &advantages.1),
+            None => zero(),
+        };
+        let likelihood = match &shares.likelihood {
+            Some(share) => {
+                let (weights, mask) = share.part(rows, width);
+                share.loss(average, &(-weights * log_probs), &mask)
+            }
+            None => zero(),
+        };
+        let kl = match (&shares.kl, &losses.kl) {
+            (Some(share), Some(kl)) => {
+                let (weights, mask) = share.part(rows, width);
+                share.loss(average, &(weights * kl), &mask)
+            }
+            _ => zero(),
+        };
+        let total = &policy + &likelihood + &kl;
+        if total.requires_grad() {
+            total.backward();
+        }
+
+        let _guard = tch::no_grad_guard();
+        let mean = |x: &Tensor| mask.sum(&x.detach()) / shares.tokens;
+        let difference = mask.apply(&(log_probs - &old));
+        let numbers = [
+            total,
+            policy,
+            likelihood,
+            kl,
+            mean(&found.entropy),
+            mean(&losses.ratio),
+            mean(&losses.clipped),
+            mean(&(difference.square() * 0.5)),
+        ];
+        let numbers = numbers.map(|x| x.detach().to_kind(Kind::Double));
+        let numbers = host(&Tensor::stack(&numbers, 0));
+        progress.ratios.extend(real(&losses.ratio, &mask));
+        let [total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl] =
+            numbers.first_chunk().copied().unwrap_or_default();
+        Ok(Numbers { total, policy, likelihood, kl, entropy, ratio, clipped, approx_kl })
+    }
+}
+
+fn statistics(experience: &Experience, objective: &PolicyObjective, progress: &Progress) -> Stats {
+    let mut stats = rollout_statistics(&experience.rollout, objective.kl.coef(), 0);
+    let steps: Vec<_> = progress.steps.iter().map(|numbers| numbers.named()).collect();
+    for (at, (name, _)) in Numbers::default().named().into_iter().enumerate() {
+        let of_steps: Vec<f64> = steps.iter().map(|numbers| numbers[at].1).collect();
+        stats.push(name, mean_std(&of_steps).0);
+    }
+    let largest = progress.ratios.iter().copied().fold(0., f64::max);
+    stats.push("ppo/policy/ratio_max", largest);
+    stats.distributions.push(("ppo/policy/ratio", progress.ratios.clone()));
+    stats.push("ppo/learning_rate", progress.learning_rate);
+    stats.push("ppo/grad_norm", mean_std(&progress.grad_norms).0);
+    stats.push("ppo/updates", progress.grad_norms.len() as f64);
+    stats.push("ppo/updates_skipped", progress.not_finite as f64);
+    stats.push("ppo/updates_not_finite", progress.not_finite as f64);
+    stats.push("groups/equal", experience.equal_groups());
+    stats.push("groups/left_out", experience.left_out as f64);
+    if experience.rollout.sampler_log_probs.is_some() {
+        stats.push("objective/mismatch_kl", experience.mismatch.kl);
+        stats.push("objective/mismatch_max", experience.mismatch.largest);
+    }
+    stats
+}

@@ -1,0 +1,396 @@
+//! What must not change a number, and what must be exact.
+
+use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_lm::{Dropout, LocalSampler, Policy};
+use rlaif_models::LanguageModel;
+use rlaif_reinforce::{
+    Algorithm, Experience, NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer,
+    TokenWeights, Weighted,
+    rl::{PolicyObjective, RlError, Stats, Surrogate},
+    train::{Checkpoints, Keep, OptimizerConfig, SftRow, sft_loss},
+};
+use std::sync::PoisonError;
+use tch::{Device, Kind, Tensor};
+
+use crate::common::{
+    FAMILIES, Family, GENERATOR, Letters, config, distance, draw_policy, host, policy, prompts,
+    step, trainer, vowels, weights,
+};
+
+/// Those that take several responses to a prompt and several steps on a rollout.
+const REUSED: [NamedAlgorithm; 7] = [
+    NamedAlgorithm::Grpo,
+    NamedAlgorithm::DrGrpo,
+    NamedAlgorithm::Dapo,
+    NamedAlgorithm::ReinforcePlusPlusBaseline,
+    NamedAlgorithm::Gspo,
+    NamedAlgorithm::Cispo,
+    NamedAlgorithm::DppoTv,
+];
+
+fn ratios(stats: &Stats) -> &[f64] {
+    &stats.distributions.iter().find(|(name, _)| *name == "ppo/policy/ratio").unwrap().1
+}
+
+#[test]
+fn the_first_ratio_is_exactly_1_with_every_algorithm() {
+    for family in FAMILIES {
+        for algorithm in NamedAlgorithm::ALL {
+            for microbatch_size in [None, Some(4), Some(2)] {
+                let config = ReinforceConfig { microbatch_size, ..config(algorithm) };
+                let mut trainer = trainer(family, config);
+                let (experience, stats) = step(&mut trainer, &prompts(0, 4));
+                let rollout = &experience.as_ref().unwrap().rollout;
+                let first =
+                    rollout.tokens_of(&experience.as_ref().unwrap().schedule[0][0].concat());
+                let (first, rest) = ratios(&stats).split_at(first);
+                let anchored = algorithm == NamedAlgorithm::DppoTv;
+                let near = |r: &f64| if anchored { (r - 1.).abs() < 1e-4 } else { *r == 1. };
+                assert!(first.iter().all(near), "{family:?} {algorithm:?} {microbatch_size:?}");
+                assert!(rest.iter().any(|r| *r != 1.), "{family:?} {algorithm:?}");
+                assert!(stats.get("objective/mismatch_kl") < 1e-8, "{family:?} {algorithm:?}");
+            }
+        }
+    }
+}
+
+fn after_two_steps(
+    mut trainer: ReinforceTrainer<LanguageModel>,
+    change: impl Fn(&mut Experience),
+) -> Vec<Tensor> {
+    for at in 0..2 {
+        let mut spare = prompts(100, 40).into_iter();
+        let mut sampler = LocalSampler::new(&Letters);
+        let found = trainer.rollout(&prompts(4 * at, 4), &mut spare, &mut sampler, &vowels);
+        let mut experience = found.unwrap().unwrap();
+        change(&mut experience);
+        let weights = trainer.weigh(&experience).unwrap();
+        trainer.update(&experience, &weights).unwrap();
+    }
+    weights(&trainer)
+}
+
+#[test]
+fn the_size_of_a_pass_changes_nothing() {
+    for family in FAMILIES {
+        for algorithm in REUSED {
+            let of = |microbatch_size| {
+                let config = ReinforceConfig { microbatch_size, ..config(algorithm) };
+                after_two_steps(trainer(family, config), |_| {})
+            };
+            let whole = of(None);
+            let start = weights(&trainer(family, config(algorithm)));
+            assert!(distance(&whole, &start) > 1e-3, "{family:?} {algorithm:?}");
+            for size in [1, 2, 4] {
+                let far = distance(&whole, &of(Some(size)));
+                assert!(far < 2e-5, "{family:?} {algorithm:?} {size}: {far}");
+            }
+        }
+    }
+}
+
+/// In a pass of several groups each prompt is read once, in one of single responses each time.
+#[test]
+fn a_prompt_that_is_read_once_gives_the_numbers_of_one_read_each_time() {
+    for family in FAMILIES {
+        let config = config(NamedAlgorithm::Grpo);
+        let (mut one, mut two) = (trainer(family, config.clone()), trainer(family, config));
+        let rollout = |trainer: &mut ReinforceTrainer<LanguageModel>| {
+            let mut sampler = LocalSampler::new(&Letters);
+            trainer.rollout(&prompts(0, 4), &mut std::iter::empty(), &mut sampler, &vowels)
+        };
+        let (whole, mut single) = (rollout(&mut one).unwrap(), rollout(&mut two).unwrap());
+        let experience = single.as_mut().unwrap();
+        for passes in experience.schedule.iter_mut().flatten() {
+            *passes = passes.concat().into_iter().map(|row| vec![row]).collect();
+        }
+        let update = |trainer: &mut ReinforceTrainer<LanguageModel>, experience: &Experience| {
+            let weights = trainer.weigh(experience).unwrap();
+            trainer.update(experience, &weights).unwrap();
+            self::weights(trainer)
+        };
+        let far = distance(
+            &update(&mut one, whole.as_ref().unwrap()),
+            &update(&mut two, single.as_ref().unwrap()),
+        );
+        assert!(far < 2e-5, "{family:?}: {far}");
+    }
+}
+
+#[test]
+fn recomputed_activations_change_nothing() {
+    for family in FAMILIES {
+        let of = |activations| {
+            let config = ReinforceConfig { activations, ..config(NamedAlgorithm::Grpo) };
+            after_two_steps(trainer(family, config), |_| {})
+        };
+        use rlaif_lm::Activations::{Keep, Recompute};
+        assert!(distance(&of(Keep), &of(Recompute)) < 1e-5);
+    }
+}
+
+#[test]
+fn masked_tokens_do_not_matter() {
+    for family in FAMILIES {
+        for algorithm in REUSED {
+            let clean = after_two_steps(trainer(family, config(algorithm)), |_| {});
+            let garbage = after_two_steps(trainer(family, config(algorithm)), |experience| {
+                let rollout = &mut experience.rollout;
+                let real = rollout.mask.tensor().shallow_clone();
+                let nan = Tensor::full([], f64::NAN, (Kind::Float, Device::Cpu));
+                for x in [&mut rollout.log_probs, &mut rollout.ref_log_probs, &mut rollout.kl]
+                    .into_iter()
+                    .chain(rollout.sampler_log_probs.as_mut())
+                {
+                    *x = x.where_self(&real, &nan);
+                }
+            });
+            assert_eq!(distance(&clean, &garbage), 0., "{family:?} {algorithm:?}");
+        }
+    }
+}
+
+#[test]
+fn the_order_of_groups_changes_nothing() {
+    for family in FAMILIES {
+        for algorithm in REUSED {
+            let of = |turned: usize| {
+                let config = ReinforceConfig {
+                    minibatch_size: None,
+                    dynamic_sampling: Some(rlaif_reinforce::DynamicSampling { rounds: 0 }),
+                    ..config(algorithm)
+                };
+                let mut trainer = trainer(family, config);
+                for at in 0..2 {
+                    let mut given = prompts(4 * at, 4);
+                    given.rotate_left(turned);
+                    step(&mut trainer, &given);
+                }
+                weights(&trainer)
+            };
+            let far = distance(&of(0), &of(3));
+            assert!(far < 2e-5, "{family:?} {algorithm:?}: {far}");
+        }
+    }
+}
+
+/// Scores vowels, but not those responses whose place in the batch is listed.
+struct Undecided(Vec<usize>);
+
+impl RewardModel for Undecided {
+    fn name(&self) -> &str {
+        "undecided"
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let scores = vowels(batch).into_iter().enumerate();
+        let scores = scores.map(|(row, score)| {
+            let value = if self.0.contains(&row) { None } else { Some(score) };
+            value.and_then(|value| Score::new(value).ok())
+        });
+        Ok(Scores::new(scores.collect()))
+    }
+}
+
+/// A response without a score is as if it had not been sampled: in no mean, deviation or loss.
+#[test]
+fn a_response_without_a_score_counts_nowhere() {
+    for family in FAMILIES {
+        for algorithm in REUSED {
+            let of = |garble: bool| {
+                let config = ReinforceConfig { minibatch_size: None, ..config(algorithm) };
+                let mut trainer = trainer(family, config);
+                let mut sampler = LocalSampler::new(&Letters);
+                let reward = Undecided(vec![1, 6, 7]);
+                let found =
+                    trainer.rollout(&prompts(0, 4), &mut std::iter::empty(), &mut sampler, &reward);
+                let mut experience = found.unwrap().unwrap();
+                assert!(!experience.rollout.counts(1) && experience.rollout.tokens(6) == 0);
+                if garble {
+                    // Numbers of a response that does not count may be anything.
+                    let rollout = &mut experience.rollout;
+                    for x in [&mut rollout.log_probs, &mut rollout.ref_log_probs] {
+                        let _ = x.get(1).fill_(f64::NAN);
+                    }
+                }
+                let weights = trainer.weigh(&experience).unwrap();
+                if let Some(policy_gradient) = &weights.policy_gradient {
+                    let rows = host(&policy_gradient.weights.abs().sum_dim_intlist(
+                        1,
+                        false,
+                        Kind::Double,
+                    ));
+                    assert_eq!([rows[1], rows[6], rows[7]], [0.; 3], "{algorithm:?}");
+                }
+                let stats = trainer.update(&experience, &weights).unwrap();
+                (self::weights(&trainer), stats.get("env/dropped"))
+            };
+            let ((one, dropped), (two, _)) = (of(false), of(true));
+            assert_eq!(distance(&one, &two), 0., "{family:?} {algorithm:?}");
+            assert_eq!(dropped, 3.);
+        }
+    }
+}
+
+#[test]
+fn a_restored_trainer_goes_on_bit_by_bit() {
+    // Dropout draws from libtorch's generator.
+    let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+    for family in FAMILIES {
+        for algorithm in [NamedAlgorithm::Grpo, NamedAlgorithm::Dapo, NamedAlgorithm::ReMax] {
+            let trainer = || {
+                let config = ReinforceConfig { dropout: Dropout::On, ..config(algorithm) };
+                let reference = Reference::Frozen(Box::new(draw_policy(family, 5)));
+                ReinforceTrainer::new(draw_policy(family, 5), reference, config).unwrap()
+            };
+            let folder = tempfile::tempdir().unwrap();
+            let mut checkpoints =
+                Checkpoints::open(folder.path(), Keep { newest: 1, best: None }).unwrap();
+            let mut whole = trainer();
+            let mut want = Vec::new();
+            for at in 0..4 {
+                if at == 2 {
+                    checkpoints.write(2, None, |files| whole.save(files)).unwrap();
+                }
+                want.push(told(&step(&mut whole, &prompts(4 * at, 4)).1));
+            }
+            let mut resumed = trainer();
+            // Earlier draws must not matter.
+            tch::manual_seed(4711);
+            resumed.restore(&checkpoints.newest_valid().unwrap().saved.unwrap()).unwrap();
+            assert_eq!(resumed.steps_done(), 2);
+            for (at, want) in want.iter().enumerate().skip(2) {
+                assert_eq!(&told(&step(&mut resumed, &prompts(4 * at, 4)).1), want);
+            }
+            assert_eq!(distance(&weights(&whole), &weights(&resumed)), 0.);
+        }
+    }
+}
+
+/// As text, so that NaN equals NaN.
+fn told(stats: &Stats) -> String {
+    let kept: Vec<_> =
+        stats.metrics.iter().filter(|(name, _)| !name.starts_with("time/")).collect();
+    format!("{kept:?}{:?}", stats.distributions)
+}
+
+/// Imitates every response: the likelihood alone, with weight 1.
+struct Imitation;
+
+impl Algorithm for Imitation {
+    fn objective(&self) -> PolicyObjective {
+        PolicyObjective::new(Surrogate::Reinforce)
+    }
+
+    fn weigh(&self, experience: &Experience) -> Result<TokenWeights, RlError> {
+        let rollout = &experience.rollout;
+        let weights = rollout.log_probs.ones_like();
+        let mask = rollout.mask.clone();
+        Ok(TokenWeights { likelihood: Some(Weighted { weights, mask }), ..Default::default() })
+    }
+}
+
+/// The trainer knows no algorithm: one whose only component is the likelihood is fine-tuning.
+#[test]
+fn the_likelihood_of_all_tokens_is_supervised_fine_tuning() {
+    for family in FAMILIES {
+        let config = ReinforceConfig {
+            minibatch_size: None,
+            microbatch_size: Some(2),
+            epochs: 1,
+            ..config(NamedAlgorithm::DrGrpo)
+        };
+        let mut trainer = ReinforceTrainer::with_algorithm(
+            policy(family, 5),
+            Reference::Given,
+            config,
+            Imitation,
+        )
+        .unwrap();
+        let mut sampler = LocalSampler::new(&Letters);
+        let found = trainer.rollout(&prompts(0, 4), &mut std::iter::empty(), &mut sampler, &vowels);
+        let experience = found.unwrap().unwrap();
+        let rollout = &experience.rollout;
+        let rows: Vec<SftRow> = (rollout.prompts.rows().iter().zip(rollout.responses.rows()))
+            .map(|(prompt, response)| SftRow::new(prompt.clone(), response.clone()))
+            .collect();
+        let rows: Vec<&SftRow> = rows.iter().collect();
+        let tokens: usize = rows.iter().map(|row| row.learned_tokens()).sum();
+        let own = policy(family, 5);
+        let loss = sft_loss(&own, &rows, Default::default()).unwrap() / tokens as f64;
+        loss.backward();
+        let config = OptimizerConfig { lr: 1e-2, eps: 1e-2, ..OptimizerConfig::default() };
+        let mut optimizer =
+            rlaif_reinforce::train::Optimizer::new(own.parameters().trainable(), &config, 4)
+                .unwrap();
+        optimizer.step().unwrap();
+        let weights = trainer.weigh(&experience).unwrap();
+        let stats = trainer.update(&experience, &weights).unwrap();
+        assert!((stats.get("ppo/loss/total") - host(&loss.detach())[0]).abs() < 1e-5);
+        let tuned: Vec<Tensor> = own.parameters().iter().map(|(_, t)| t.detach().copy()).collect();
+        let far = distance(&self::weights(&trainer), &tuned);
+        assert!(far < 1e-5, "{family:?}: {far}");
+    }
+}
+
+/// Responses to the first prompts are all scored alike.
+struct Blind;
+
+impl RewardModel for Blind {
+    fn name(&self) -> &str {
+        "blind"
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let known = prompts(0, 3);
+        let seen = |prompt: &str| known.iter().any(|known| known.record.prompt == prompt);
+        let scores = vowels(batch).into_iter().zip(batch);
+        let scores: Vec<f32> =
+            scores.map(|(score, x)| if seen(x.prompt) { 1. } else { score }).collect();
+        Scores::from_values("blind", &scores)
+    }
+}
+
+#[test]
+fn dynamic_sampling_takes_other_prompts_in_place_of_groups_that_teach_nothing() {
+    for family in FAMILIES {
+        let mut trainer = trainer(family, config(NamedAlgorithm::Dapo));
+        let mut sampler = LocalSampler::new(&Letters);
+        let mut spare = prompts(100, 40).into_iter();
+        let (experience, stats) =
+            trainer.step(&prompts(0, 4), &mut spare, &mut sampler, &Blind).unwrap();
+        let experience = experience.unwrap();
+        assert_eq!((experience.rollout.len(), experience.groups.len()), (16, 4));
+        assert!(experience.left_out >= 3 && stats.get("groups/left_out") >= 3.);
+        assert_eq!(stats.get("groups/equal"), 0.);
+        let ids = experience.rollout.records.iter().map(|record| record.id.as_str());
+        assert!(ids.clone().filter(|id| ["p-0", "p-1", "p-2"].contains(id)).count() == 0);
+        // Without other prompts the batch is smaller; with nothing to learn, the policy stays.
+        let (experience, _) =
+            trainer.step(&prompts(0, 4), &mut std::iter::empty(), &mut sampler, &Blind).unwrap();
+        assert!(experience.is_none_or(|experience| experience.groups.len() == 1));
+        let before = weights(&trainer);
+        let equal = |batch: &[Exchange<'_>]| vec![1f32; batch.len()];
+        let (experience, stats) =
+            trainer.step(&prompts(0, 4), &mut std::iter::empty(), &mut sampler, &equal).unwrap();
+        assert!(experience.is_none() && stats.step == 3);
+        assert_eq!(distance(&before, &weights(&trainer)), 0.);
+    }
+}
+
+#[test]
+fn equal_scores_move_nothing_without_a_penalty() {
+    for family in [Family::Llama] {
+        for algorithm in [NamedAlgorithm::DrGrpo, NamedAlgorithm::Gspo, NamedAlgorithm::Cispo] {
+            let mut trainer = trainer(family, config(algorithm));
+            let before = weights(&trainer);
+            let equal = |batch: &[Exchange<'_>]| vec![0.1f32; batch.len()];
+            let mut sampler = LocalSampler::new(&Letters);
+            let (_, stats) = trainer
+                .step(&prompts(0, 4), &mut std::iter::empty(), &mut sampler, &equal)
+                .unwrap();
+            assert_eq!(stats.get("groups/equal"), 1.);
+            assert_eq!(distance(&before, &weights(&trainer)), 0., "{algorithm:?}");
+        }
+    }
+}

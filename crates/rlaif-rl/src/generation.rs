@@ -1,0 +1,59 @@
+//! Settings of generation that responses can be trained on.
+
+use rlaif_core::BadSetting;
+use rlaif_lm::{
+    LmError, LmSpec,
+    generate::{GenerationConfig, RolloutConcern, check_rollout, rollout_concerns},
+};
+
+use crate::error::RlError;
+
+/// Below it a difference of 1 between logits is one of 100, and gradients overflow.
+const LEAST_TEMPERATURE: f64 = 0.01;
+
+/// Checks settings of generation for training on the responses, with any model.
+///
+/// # Errors
+/// [`RlError::Rollout`] for a setting that breaks training, [`RlError::Setting`] for a number that is
+/// out of range.
+pub fn check_sampling(generation: &GenerationConfig) -> Result<(), RlError> {
+    let refused = rollout_concerns(generation).into_iter().find(RolloutConcern::is_refused);
+    if let Some(concern) = refused {
+        return Err(RlError::Rollout(concern));
+    }
+    let temperature = generation.sampling.temperature();
+    if !(LEAST_TEMPERATURE..=f64::from(f32::MAX)).contains(&temperature) {
+        let expected = format!("at least {LEAST_TEMPERATURE}: below it, sampling is greedy");
+        let field = "generation.sampling.temperature";
+        return Err(BadSetting::new(field, temperature, expected).into());
+    }
+    if generation.max_new_tokens == 0 {
+        return Err(BadSetting::new("generation.max_new_tokens", 0, "at least 1").into());
+    }
+    Ok(())
+}
+
+/// Checks settings of generation against the policy that is trained, and returns what may do harm.
+///
+/// # Errors
+/// [`RlError::Rollout`], [`RlError::Lm`]; [`RlError::Setting`] for responses that leave no room for
+/// a prompt.
+pub fn check_policy(
+    generation: &GenerationConfig,
+    spec: &LmSpec,
+) -> Result<Vec<RolloutConcern>, RlError> {
+    let warnings = check_rollout(generation, spec).map_err(|error| match error {
+        LmError::UnfitForRollout(concern) => RlError::Rollout(concern),
+        other => RlError::Lm(other),
+    })?;
+    generation.check(spec)?;
+    if let Some(context) = spec.context
+        && generation.max_new_tokens >= context
+    {
+        let expected =
+            format!("less than the policy's context of {context}, with room for a prompt");
+        let (field, found) = ("generation.max_new_tokens", generation.max_new_tokens);
+        return Err(BadSetting::new(field, found, expected).into());
+    }
+    Ok(warnings)
+}
