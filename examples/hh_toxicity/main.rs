@@ -28,7 +28,7 @@ use rlaif::eval::{
     MetricInfo, Report, RewardMetric, read_curves, read_findings,
 };
 use rlaif::lm::generate::{GenerationConfig, Sampling};
-use rlaif::lm::{Adapters, Forward, Policy, ValueHead, ValueInit};
+use rlaif::lm::{Adapters, Forward, Joiner, Policy, ValueHead, ValueInit};
 use rlaif::models::{LanguageModel, LoadOptions, Lora, ModelError, PolicySetup, SaveOptions};
 use rlaif::ppo::{PpoTask, PpoTrainer, Prompt, Reference};
 use rlaif::rewards::{
@@ -126,20 +126,13 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     let (train, held_out) =
         (train.into_records(), held_out.take(options.eval_prompts).into_records());
     options.check_dialogues(train.len(), held_out.len())?;
-    let tokens = |record: &PromptRecord| tokenizer.encode(&record.prompt, builder.specials());
-    let held_out_ids = held_out.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
-    let prompts = train
-        .into_iter()
-        .map(|record| {
-            let ids = tokens(&record)?;
-            Ok(Prompt::new(record, ids))
-        })
-        .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+    let texts = train.iter().chain(&held_out).map(|record| record.prompt.as_str());
+    let texts: Vec<&str> = texts.collect();
 
     // Policy, value head, reference.
     let rewards = options.reward.iter().map(|name| model(name)).collect::<Result<Vec<_>, _>>()?;
-    let of_train = prompts.iter().map(|prompt| prompt.ids.len());
-    let longest = of_train.chain(held_out_ids.iter().map(Vec::len)).max();
+    let encoded = tokenizer.encode_batch(&texts, builder.specials())?;
+    let longest = encoded.iter().map(Vec::len).max();
     let needed =
         options.memory(base.clone(), rewards.clone(), longest.unwrap_or(0), load).check()?;
     let (policy, reference, value) = seeded(seed.for_libtorch("weights"), || {
@@ -148,6 +141,11 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
         Ok::<_, ModelError>((policy, reference, value))
     })??;
     let trainer = PpoTrainer::new(policy, value, reference, options.ppo())?;
+    let joiner = Joiner::new(&tokenizer, trainer.policy().spec());
+    let mut ids = joiner.open(&texts, builder.specials())?;
+    let held_out_ids = ids.split_off(train.len());
+    let prompts: Vec<Prompt> =
+        train.into_iter().zip(ids).map(|(record, ids)| Prompt::new(record, ids)).collect();
 
     // What is rewarded, and what is reported: P(hate) of the response alone, by the classifier that
     // rewards and by one that never does.
@@ -234,13 +232,19 @@ fn reward(
         let (config, beside) = RewardConfig::from_file(file)?;
         all.push(rlaif::rewards_from_config(&config, &beside, load.device)?);
     }
+    // The classifier that is reported rewards as the first, and a mean names its parts by it.
+    let found = match all.as_slice() {
+        [first, _, ..] => format!("{}/{TOXICITY}", first.name()),
+        _ => TOXICITY.to_owned(),
+    };
+    let found = (!classifiers.is_empty() && !options.blog).then_some(found);
     let mut all = all.into_iter();
     let first = all.next().ok_or("no reward: name one by --reward or --judge")?;
     let reward = match all.len() {
         0 => first,
         _ => Box::new(all.fold(Mean::new("mean", first), Mean::and)),
     };
-    Ok(WithToxicity { reward, toxicity })
+    Ok(WithToxicity { reward, toxicity, found })
 }
 
 /// The part of a score that is P(hate) of the response.
@@ -251,6 +255,8 @@ const TOXICITY: &str = "toxicity";
 struct WithToxicity {
     reward: Box<dyn RewardModel>,
     toxicity: ClassifierReward,
+    /// The part of the reward's scores that is the toxicity, if it reports it.
+    found: Option<String>,
 }
 
 impl RewardModel for WithToxicity {
@@ -260,8 +266,8 @@ impl RewardModel for WithToxicity {
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
         let mut scores = self.reward.score(batch)?;
-        let is_toxicity = |name: &str| name.rsplit('/').next() == Some(TOXICITY);
-        match scores.parts.iter_mut().find(|(name, _)| is_toxicity(name)) {
+        let found = |part: &str| self.found.as_deref() == Some(part);
+        match scores.parts.iter_mut().find(|(name, _)| found(name)) {
             Some((name, _)) => *name = TOXICITY.to_owned(),
             None => scores.parts.push((TOXICITY.to_owned(), self.toxicity.score(batch)?.total)),
         }

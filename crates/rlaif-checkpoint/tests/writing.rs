@@ -11,7 +11,6 @@ use rlaif_checkpoint::{
     Dtype, FolderWriter, ModelCard, TaskType, TensorBytes, TensorSource, TensorSpec, read_json,
     write_json, write_safetensors,
 };
-use rlaif_testing::names_in;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -21,6 +20,14 @@ fn tensors(sizes: &[(&str, Dtype, usize)]) -> BTreeMap<String, TensorBytes> {
         (name.to_owned(), TensorBytes { dtype, shape: vec![elements], bytes })
     };
     sizes.iter().map(tensor).collect()
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 fn fixture(name: &str) -> PathBuf {

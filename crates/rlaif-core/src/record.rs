@@ -293,6 +293,8 @@ macro_rules! identified_by_their_id_field {
     )+};
 }
 
+pub(crate) use identified_by_their_id_field;
+
 identified_by_their_id_field!(
     PromptRecord,
     Demonstration,

@@ -9,7 +9,8 @@ use crate::codec::{ChatOptions, CodecError, GenerationPrompt, TextCodec};
 use crate::message::{Message, OtherContent, TextOrMessages};
 use crate::metadata::Metadata;
 use crate::record::{
-    Demonstration, Desirability, PreferencePair, PromptRecord, Record, TextKind, UnpairedPreference,
+    Demonstration, Desirability, PreferencePair, PromptRecord, Record, TextKind,
+    UnpairedPreference, identified_by_their_id_field,
 };
 
 /// Treatment of a prompt that is a text.
@@ -425,16 +426,6 @@ impl UnpairedRow {
         let (id, desirability) = (self.id.clone(), self.desirability);
         Ok(UnpairedPreference { id, prompt, response, desirability, kind })
     }
-}
-
-macro_rules! identified_by_their_id_field {
-    ($($record:ty),+) => {$(
-        impl Record for $record {
-            fn id(&self) -> &str {
-                &self.id
-            }
-        }
-    )+};
 }
 
 identified_by_their_id_field!(

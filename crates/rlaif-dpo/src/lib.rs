@@ -15,6 +15,7 @@
 //! | the reference: a copy, adapters off, or on disk | [`Reference`], [`ReferenceSums`] |
 //! | held-out pairs, and responses | [`DpoTrainer::evaluate`], [`DpoTrainer::evaluate_responses`] |
 //! | pairs of the policy's own responses | [`DpoTrainer::sample_pairs`], [`OnlineConfig`] |
+//! | the loop that trainings share, with checkpoints | [`DpoTask`] |
 
 mod checkpoint;
 mod config;
@@ -27,6 +28,7 @@ mod reference;
 mod responses;
 mod rows;
 mod stats;
+mod task;
 mod trainer;
 
 pub use config::{DpoConfig, Objective, ReferenceConfig};
@@ -46,5 +48,6 @@ pub use rows::{
     response_rows,
 };
 pub use stats::DpoStats;
+pub use task::{DpoTask, HeldOutEvaluation, HeldOutRows, TrainRows};
 pub use trainer::DpoTrainer;
 pub use {rlaif_core as core, rlaif_lm as lm, rlaif_train as train, tch};

@@ -114,10 +114,7 @@ impl<P: Policy> DpoTrainer<P> {
     ) -> Result<ReferenceSums, DpoError> {
         let parts = rows.iter().map(|row| [row.prompt.as_slice(), &row.chosen, &row.rejected]);
         let tail_weight = self.pairs()?.tail_weight;
-        self.cached(&parts.collect::<Vec<_>>(), tail_weight, folder, |rows| {
-            let column = |k: usize| rows.iter().map(|row| row[k].to_vec()).collect();
-            Batch::new(&self.policy, column(0), &[column(1), column(2)])
-        })
+        self.cached(&parts.collect::<Vec<_>>(), tail_weight, folder)
     }
 
     /// The reference's sums for single responses, and for the mismatched ones of a loss that needs
@@ -131,10 +128,7 @@ impl<P: Policy> DpoTrainer<P> {
         folder: Option<&Path>,
     ) -> Result<ReferenceSums, DpoError> {
         let parts = rows.iter().map(|row| [row.prompt.as_slice(), &row.response, &row.mismatched]);
-        self.cached(&parts.collect::<Vec<_>>(), 1., folder, |rows| {
-            let column = |k: usize| rows.iter().map(|row| row[k].to_vec()).collect();
-            Batch::new(&self.policy, column(0), &[column(1), column(2)])
-        })
+        self.cached(&parts.collect::<Vec<_>>(), 1., folder)
     }
 
     fn cached(
@@ -142,7 +136,6 @@ impl<P: Policy> DpoTrainer<P> {
         rows: &[[&[u32]; 3]],
         tail_weight: f64,
         folder: Option<&Path>,
-        batch: impl Fn(&[[&[u32]; 3]]) -> Result<Batch, DpoError>,
     ) -> Result<ReferenceSums, DpoError> {
         let key = self.cache_key(rows, tail_weight)?;
         if let Some(sums) = folder.and_then(|folder| read_cache(folder, key, rows.len())) {
@@ -153,9 +146,9 @@ impl<P: Policy> DpoTrainer<P> {
         // Rows of like length together; each row's sum goes to its own place.
         let order = by_length(rows.iter().map(|row| row.iter().map(|ids| ids.len()).sum()));
         for places in order.chunks(self.config.evaluation_batch()) {
-            let part: Vec<[&[u32]; 3]> = places.iter().map(|&place| rows[place]).collect();
-            let of_part =
-                reference_sums(model, &batch(&part)?, self.config.pass(), adapters, tail_weight)?;
+            let column = |k: usize| places.iter().map(|&place| rows[place][k].to_vec()).collect();
+            let batch = Batch::new(&self.policy, column(0), &[column(1), column(2)])?;
+            let of_part = reference_sums(model, &batch, self.config.pass(), adapters, tail_weight)?;
             let of_part = Vec::<f32>::try_from(of_part)?;
             for (i, &place) in places.iter().enumerate() {
                 sums[place] = [of_part[i], of_part[places.len() + i]];

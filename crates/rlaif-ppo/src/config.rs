@@ -37,10 +37,9 @@ pub struct PpoConfig {
     pub batch_size: usize,
     /// Responses of one optimizer step; divides `batch_size`.
     pub minibatch_size: usize,
-    /// Responses of one forward and backward pass; divides `minibatch_size`, which it is unless
-    /// given. It saves memory and changes nothing else.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub microbatch_size: Option<usize>,
+    /// Responses of one forward and backward pass, a divisor of `minibatch_size`; 0 for the whole
+    /// minibatch. It saves memory and changes nothing else.
+    pub microbatch_size: usize,
     /// How often an update goes over the rollout, each time in a new order.
     pub epochs: usize,
     /// How responses are sampled. PPO takes a temperature alone: top-k, top-p and min-p sample from
@@ -144,7 +143,7 @@ impl Default for PpoConfig {
             steps: 100,
             batch_size: 128,
             minibatch_size: 32,
-            microbatch_size: None,
+            microbatch_size: 0,
             epochs: 4,
             generation: GenerationConfig { batch_size: 128, ..GenerationConfig::default() },
             kl: KlConfig::default(),
@@ -195,7 +194,7 @@ impl PpoConfig {
 
     /// Responses of one forward and backward pass.
     pub fn microbatch(&self) -> usize {
-        self.microbatch_size.unwrap_or(self.minibatch_size)
+        if self.microbatch_size == 0 { self.minibatch_size } else { self.microbatch_size }
     }
 
     /// Optimizer steps of one update.
@@ -223,7 +222,6 @@ impl PpoConfig {
             ("batch_size", self.batch_size),
             ("minibatch_size", self.minibatch_size),
             ("epochs", self.epochs),
-            ("microbatch_size", self.microbatch()),
         ] {
             if value == 0 {
                 return Err(setting(field, value, "at least 1"));

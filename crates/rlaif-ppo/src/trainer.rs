@@ -1,6 +1,6 @@
 //! The algorithm: 1 rollout, 2 advantages, 3 update.
 
-use std::time::Instant;
+use std::{cell::Cell, time::Instant};
 
 use rlaif_core::{PromptRecord, RewardModel, Scores, TextCodec};
 use rlaif_lm::{
@@ -46,8 +46,7 @@ pub struct PpoTrainer<P> {
     warnings: Vec<RolloutConcern>,
     pub(crate) step: u64,
     /// Seconds that the last call of [`Self::advantages`] took for rewards, and for the rest.
-    pub(crate) rewards_s: f64,
-    pub(crate) advantages_s: f64,
+    pub(crate) seconds: Cell<[f64; 2]>,
 }
 
 /// The value function, boxed.
@@ -113,8 +112,7 @@ impl<P: Policy> PpoTrainer<P> {
             pretraining: Vec::new(),
             warnings,
             step: 0,
-            rewards_s: 0.,
-            advantages_s: 0.,
+            seconds: Cell::default(),
         })
     }
 
@@ -365,7 +363,7 @@ impl<P: Policy> PpoTrainer<P> {
     /// # Errors
     /// [`PpoError::StaleRollout`], [`PpoError::Rows`], [`PpoError::Shape`] for a rollout that is not
     /// of this step and of this size.
-    pub fn advantages(&mut self, rollout: &Rollout) -> Result<Advantages, PpoError> {
+    pub fn advantages(&self, rollout: &Rollout) -> Result<Advantages, PpoError> {
         rollout.check(self.step, self.config.batch_size)?;
         let start = Instant::now();
         let _guard = tch::no_grad_guard();
@@ -379,13 +377,13 @@ impl<P: Policy> PpoTrainer<P> {
             let (accounting, spec) = (self.accounting(), self.policy.spec());
             rewards = accounting.whiten_rewards(&rewards, rollout, spec, gamma * lambda);
         }
-        self.rewards_s = start.elapsed().as_secs_f64();
+        let rewards_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
         let Advantages { advantages, returns } = Gae { gamma, lambda }.of(rollout, &rewards)?;
         let whitening = self.config.advantage_whitening;
         let advantages = whitening.of(advantages, mask, tokens, Whiten::Centered);
-        self.advantages_s = start.elapsed().as_secs_f64();
+        self.seconds.set([rewards_s, start.elapsed().as_secs_f64()]);
         Ok(Advantages { advantages, returns })
     }
 

@@ -69,9 +69,10 @@ impl<P: Policy> PpoTrainer<P> {
         self.controller.observe(stats.get("objective/kl"), rollout.len());
         self.step += 1;
         stats.step = self.step;
+        let [rewards_s, advantages_s] = self.seconds.get();
         let seconds = [
-            ("compute_rewards", self.rewards_s),
-            ("compute_advantages", self.advantages_s),
+            ("compute_rewards", rewards_s),
+            ("compute_advantages", advantages_s),
             ("optimize_step", optimize_s),
             ("calc_stats", start.elapsed().as_secs_f64()),
         ];

@@ -61,8 +61,29 @@ pub enum RlError {
         reason: String,
     },
     /// No response of the batch has a score.
-    #[error("no response of the batch has a score; there is nothing to learn from")]
-    NothingScored,
+    #[error(
+        "reward `{reward}` gave none of the batch's responses a score, so there is nothing to learn from; \
+         the first reason: {reason}"
+    )]
+    NothingScored {
+        /// The reward model.
+        reward: String,
+        /// Why the first response has none.
+        reason: String,
+    },
+    /// Log-probabilities of a sampler that are not one for each token of its response.
+    #[error(
+        "the sampler gave {found} log-probabilities for the {expected} tokens of response {row}; give \
+         one for each token, or none at all (`Sampled::log_probs`)"
+    )]
+    SamplerLogProbs {
+        /// Row of the batch, from 0.
+        row: usize,
+        /// Tokens of the response.
+        expected: usize,
+        /// Log-probabilities found.
+        found: usize,
+    },
     /// A rollout without the values that an estimate needs.
     #[error("the rollout has no values; this estimate of advantages needs a value function")]
     NoValues,
@@ -152,7 +173,9 @@ impl Fault for RlError {
             Self::Rollout(error) => error.is_users(),
             Self::Combination(_) => true,
             // A reward without scores where settings demand them, or another run's checkpoint.
-            Self::NoScore { .. } | Self::NothingScored | Self::State { .. } => true,
+            Self::NoScore { .. } | Self::State { .. } => true,
+            // A whole batch without a verdict: the service behind the reward, not the input.
+            Self::NothingScored { .. } => false,
             // The caller's own loop.
             Self::Rows { .. }
             | Self::EmptyResponse { .. }
@@ -160,6 +183,7 @@ impl Fault for RlError {
             | Self::StaleRollout { .. }
             | Self::Shape { .. }
             | Self::Order { .. }
+            | Self::SamplerLogProbs { .. }
             | Self::NoValues
             | Self::NoGreedy => false,
             Self::Lm(error) => error.is_users(),

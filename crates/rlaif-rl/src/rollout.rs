@@ -129,8 +129,8 @@ impl Rollout {
     ///
     /// # Errors
     /// [`RlError::Rows`] unless there is a response and a score for each prompt;
-    /// [`RlError::EmptyResponse`], [`RlError::NoScore`], [`RlError::NothingScored`]; [`RlError::Lm`]
-    /// for rows that a model cannot take.
+    /// [`RlError::EmptyResponse`], [`RlError::NoScore`], [`RlError::NothingScored`],
+    /// [`RlError::SamplerLogProbs`]; [`RlError::Lm`] for rows that a model cannot take.
     pub fn ask(
         asking: &Asking<'_>,
         prompts: &[Prompt],
@@ -149,7 +149,11 @@ impl Rollout {
         let ended: Vec<bool> = sampled.iter().map(Sampled::is_finished).collect();
         let scores = plan.scores.resolve(reward, given, &ended)?;
         if scores.iter().all(Option::is_none) {
-            return Err(RlError::NothingScored);
+            let reason = given.reasons.first().map(|(_, reason)| reason.clone());
+            return Err(RlError::NothingScored {
+                reward: reward.to_owned(),
+                reason: reason.unwrap_or_else(|| "it tells none".to_owned()),
+            });
         }
         let mut moments = *plan.moments;
         let mut shaped_scores = scores.clone();
@@ -174,7 +178,8 @@ impl Rollout {
         let mask = counted(&responses, &scores, plan.skipped);
         let asked = asking.ask(&queries, &responses, &plan.chunks)?;
         let log_probs = mask.apply(&asked.log_probs);
-        let sampler_log_probs = told.map(|told| spread(&told, &log_probs));
+        let sampler_log_probs =
+            told.map(|told| spread(&told, &responses, &log_probs)).transpose()?;
         *plan.moments = moments;
         let of_part = |(name, part): &(String, Vec<Option<Score>>)| {
             let part = part.iter().map(|score| score.map(|score| f64::from(score.get())));
@@ -332,13 +337,16 @@ impl Rollout {
     }
 }
 
-/// Rows of numbers as `[B, T]` beside another tensor, 0 beyond their ends.
-fn spread(rows: &[Vec<f32>], like: &Tensor) -> Tensor {
-    let width = usize::try_from(like.size()[1]).expect("a width is not negative");
+/// The sampler's numbers, one for each token of each response, as `[B, T]` beside another tensor.
+fn spread(rows: &[Vec<f32>], responses: &TokenBatch, like: &Tensor) -> Result<Tensor, RlError> {
+    let width = responses.width();
     let mut flat = vec![0f32; rows.len() * width];
-    for (row, values) in rows.iter().enumerate() {
-        let n = values.len().min(width);
-        flat[row * width..row * width + n].copy_from_slice(&values[..n]);
+    for (row, (values, ids)) in rows.iter().zip(responses.rows()).enumerate() {
+        if values.len() != ids.len() {
+            let (expected, found) = (ids.len(), values.len());
+            return Err(RlError::SamplerLogProbs { row, expected, found });
+        }
+        flat[row * width..][..values.len()].copy_from_slice(values);
     }
-    Tensor::from_slice(&flat).view(like.size().as_slice()).to_device(like.device())
+    Ok(Tensor::from_slice(&flat).view(like.size().as_slice()).to_device(like.device()))
 }

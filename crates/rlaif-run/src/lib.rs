@@ -88,10 +88,7 @@ mod supervised;
 pub use classifier::{ClassifierColumns, ClassifierFile};
 pub use columns::{ColumnSection, DataFormat};
 pub use data::{DataRows, DataSection, ShuffledBatches};
-pub use dpo::{
-    DpoFile, DpoRows, DpoTask, HeldOutEvaluation, HeldOutRows, OnlineSection, PairColumnsSection,
-    PairFormat, TrainRows,
-};
+pub use dpo::{DpoFile, DpoRows, OnlineSection, PairColumnsSection, PairFormat};
 pub use encode::Encoder;
 pub use error::{RowProblem, RunError};
 pub use evaluate::{

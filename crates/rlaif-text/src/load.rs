@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::Deserialize;
 use tokenizers::decoders::DecoderWrapper;
@@ -38,7 +37,7 @@ use crate::sentencepiece::{Algorithm, Model, PieceKind};
 
 /// Tokenizers that can be built from their vocabulary and the configuration beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum Kind {
     /// `<s> text </s>`, `<s> text </s></s> pair </s>`; byte-level BPE.
     Roberta,
     /// No special tokens around texts; byte-level BPE.
@@ -61,27 +60,44 @@ const KNOWN: &str = "BertTokenizer (vocab.txt), RobertaTokenizer, LongformerToke
                      merges.txt), LlamaTokenizer, T5Tokenizer and XLMRobertaTokenizer \
                      (SentencePiece models)";
 
-impl FromStr for Family {
-    type Err = ();
-
-    /// From a `tokenizer_class` or a `model_type`.
-    fn from_str(name: &str) -> Result<Self, ()> {
-        let name = name.strip_suffix("Fast").unwrap_or(name);
-        let name = name.strip_suffix("Tokenizer").unwrap_or(name).to_ascii_lowercase();
-        match name.replace(['-', '_'], "").as_str() {
-            "roberta" | "longformer" | "bart" => Ok(Self::Roberta),
-            "gpt2" => Ok(Self::Gpt2),
-            "qwen2" | "qwen3" => Ok(Self::Qwen2),
-            "bert" | "distilbert" | "electra" | "mobilebert" => Ok(Self::Bert),
-            "llama" | "mistral" => Ok(Self::Llama),
-            "t5" => Ok(Self::T5),
-            "xlmroberta" => Ok(Self::XlmRoberta),
-            _ => Err(()),
-        }
-    }
+/// The class that transformers' `AutoTokenizer` takes for a `model_type` where tokenizer_config.json
+/// has no `tokenizer_class`.
+fn class_of(model_type: &str) -> Option<&'static str> {
+    Some(match model_type {
+        "roberta" => "RobertaTokenizer",
+        "longformer" => "LongformerTokenizer",
+        "bart" => "BartTokenizer",
+        "gpt2" => "GPT2Tokenizer",
+        "qwen2" | "qwen3" => "Qwen2Tokenizer",
+        "bert" => "BertTokenizer",
+        "distilbert" => "DistilBertTokenizer",
+        "electra" => "ElectraTokenizer",
+        "mobilebert" => "MobileBertTokenizer",
+        "llama" | "mistral" => "LlamaTokenizer",
+        "t5" => "T5Tokenizer",
+        "xlm-roberta" => "XLMRobertaTokenizer",
+        _ => return None,
+    })
 }
 
-impl Family {
+impl Kind {
+    /// The kind of a `tokenizer_class`, with or without `Fast`.
+    fn of_class(class: &str) -> Option<Self> {
+        Some(match class.strip_suffix("Fast").unwrap_or(class) {
+            "RobertaTokenizer" | "LongformerTokenizer" | "BartTokenizer" => Self::Roberta,
+            "GPT2Tokenizer" => Self::Gpt2,
+            "Qwen2Tokenizer" => Self::Qwen2,
+            "BertTokenizer"
+            | "DistilBertTokenizer"
+            | "ElectraTokenizer"
+            | "MobileBertTokenizer" => Self::Bert,
+            "LlamaTokenizer" => Self::Llama,
+            "T5Tokenizer" => Self::T5,
+            "XLMRobertaTokenizer" => Self::XlmRoberta,
+            _ => return None,
+        })
+    }
+
     /// The roles that need not be configured.
     fn roles(self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -174,40 +190,39 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
             .join(", "),
         known: KNOWN,
     };
-    // Some name no class, or `PreTrainedTokenizerFast`; the model's type may still tell.
-    let family = class.as_deref().and_then(|class| Family::from_str(class).ok());
-    let family = family.ok_or_else(unknown)?;
-    let file = family.files().iter().map(|name| folder.join(name)).find(|file| file.is_file());
+    let named = config.class.as_deref().or_else(|| class.as_deref().and_then(class_of));
+    let kind = named.and_then(Kind::of_class).ok_or_else(unknown)?;
+    let file = kind.files().iter().map(|name| folder.join(name)).find(|file| file.is_file());
     let file = file.ok_or_else(unknown)?;
-    for (role, text) in family.roles() {
+    for (role, text) in kind.roles() {
         // `null` says that there is none.
         if !config.has(role) {
             config.named.entry((*role).to_owned()).or_insert_with(|| AddedToken::from(*text, true));
         }
     }
-    if family == Family::Llama {
+    if kind == Kind::Llama {
         config.padding_side.get_or_insert(SequenceSide::Left);
     }
     let refused = |source| TextError::Build { path: file.clone(), source };
-    let mut tokenizer = match family {
-        Family::Roberta | Family::Gpt2 | Family::Qwen2 if !merges.is_file() => {
+    let mut tokenizer = match kind {
+        Kind::Roberta | Kind::Gpt2 | Kind::Qwen2 if !merges.is_file() => {
             return Err(TextError::NoTokenizer { folder: folder.to_owned(), found: names(folder) });
         }
-        Family::Roberta | Family::Gpt2 => return byte_level(folder, family, config),
-        Family::Qwen2 => qwen2(folder, config)?,
-        Family::Bert => bert(&file, config)?,
-        Family::Llama | Family::T5 | Family::XlmRoberta => {
+        Kind::Roberta | Kind::Gpt2 => return byte_level(folder, kind, config),
+        Kind::Qwen2 => qwen2(folder, config)?,
+        Kind::Bert => bert(&file, config)?,
+        Kind::Llama | Kind::T5 | Kind::XlmRoberta => {
             let bytes = read_file(&file)?;
             let model = Model::read(&bytes).map_err(|problem| refused(problem.into()))?;
-            match family {
-                Family::Llama => llama(&model, config).map_err(refused)?,
-                Family::T5 => t5(&model, config).map_err(refused)?,
+            match kind {
+                Kind::Llama => llama(&model, config).map_err(refused)?,
+                Kind::T5 => t5(&model, config).map_err(refused)?,
                 _ => xlm_roberta(&model, config).map_err(refused)?,
             }
         }
     };
     guarded(|| add_tokens(&mut tokenizer, config)).map_err(refused)?;
-    let processor = guarded(|| surround(&tokenizer, family, config)).map_err(refused)?;
+    let processor = guarded(|| surround(&tokenizer, kind, config)).map_err(refused)?;
     tokenizer.with_post_processor(processor);
     Ok(tokenizer)
 }
@@ -220,7 +235,7 @@ fn written(config: &Config, role: &str) -> String {
 /// The special tokens around texts, as the class puts them.
 fn surround(
     tokenizer: &Tokenizer,
-    family: Family,
+    kind: Kind,
     config: &Config,
 ) -> tokenizers::Result<Option<TemplateProcessing>> {
     let with = |single: &str, pair: &str, roles: &[&str]| {
@@ -253,15 +268,13 @@ fn surround(
             .map(Some)
             .map_err(|error| error.to_string().into())
     };
-    match family {
-        Family::Bert => {
-            with("#cls $A #sep", "#cls $A #sep $B:1 #sep:1", &["cls_token", "sep_token"])
-        }
-        Family::T5 => with("$A #eos", "$A #eos $B #eos", &["eos_token"]),
-        Family::XlmRoberta => {
+    match kind {
+        Kind::Bert => with("#cls $A #sep", "#cls $A #sep $B:1 #sep:1", &["cls_token", "sep_token"]),
+        Kind::T5 => with("$A #eos", "$A #eos $B #eos", &["eos_token"]),
+        Kind::XlmRoberta => {
             with("#bos $A #eos", "#bos $A #eos #eos $B #eos", &["bos_token", "eos_token"])
         }
-        Family::Llama | Family::Qwen2 => match (config.add_bos, config.add_eos) {
+        Kind::Llama | Kind::Qwen2 => match (config.add_bos, config.add_eos) {
             (false, false) => Ok(None),
             (true, false) => with("#bos $A", "#bos $A #bos:1 $B:1", &["bos_token"]),
             (false, true) => with("$A #eos", "$A #eos $B:1 #eos:1", &["eos_token"]),
@@ -269,7 +282,7 @@ fn surround(
                 with("#bos $A #eos", "#bos $A #eos #bos:1 $B:1 #eos:1", &["bos_token", "eos_token"])
             }
         },
-        Family::Roberta | Family::Gpt2 => Ok(None),
+        Kind::Roberta | Kind::Gpt2 => Ok(None),
     }
 }
 
@@ -459,12 +472,12 @@ fn bpe(folder: &Path) -> Result<(BPE, PathBuf), TextError> {
 }
 
 /// Byte-level BPE from vocab.json and merges.txt, as transformers builds it for its slow classes.
-fn byte_level(folder: &Path, family: Family, config: &mut Config) -> Result<Tokenizer, TextError> {
+fn byte_level(folder: &Path, kind: Kind, config: &mut Config) -> Result<Tokenizer, TextError> {
     let refused = |path: &Path| {
         let path = path.to_owned();
         move |source| TextError::Build { path, source }
     };
-    if family == Family::Roberta
+    if kind == Kind::Roberta
         && let Some(mask) = config.named.get_mut("mask_token")
     {
         // It stands for a word and the space before it.
@@ -477,7 +490,7 @@ fn byte_level(folder: &Path, family: Family, config: &mut Config) -> Result<Toke
     tokenizer.with_pre_tokenizer(Some(level));
     tokenizer.with_decoder(Some(level));
     guarded(|| add_tokens(&mut tokenizer, config)).map_err(refused(&vocab))?;
-    if family == Family::Roberta {
+    if kind == Kind::Roberta {
         let special = |role: &str| {
             let text =
                 config.named.get(role).map(|token| token.content.clone()).unwrap_or_default();

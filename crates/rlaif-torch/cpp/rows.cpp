@@ -39,24 +39,11 @@ inline void narrow(float x, bf16* y) {
   *y = static_cast<bf16>(x != x ? 0x7fc0u : rounded);
 }
 
-// exp(x), to 2 units in the last place (Cephes' polynomial); 1.2e-38 below -87.3, NaN passes.
+// As rlaif::exponential, for any x: 1.2e-38 below -87.3, NaN passes.
 RLAIF_INLINE float exponential(float x) {
   x = x < -87.3f ? -87.3f : x;
   x = x > 88.0f ? 88.0f : x;
-  const float n = std::nearbyint(x * 1.44269504f);
-  float r = __builtin_fmaf(n, -0.693359375f, x);
-  r = __builtin_fmaf(n, 2.12194440e-4f, r);
-  float y = 1.9875691500e-4f;
-  y = __builtin_fmaf(y, r, 1.3981999507e-3f);
-  y = __builtin_fmaf(y, r, 8.3334519073e-3f);
-  y = __builtin_fmaf(y, r, 4.1665795894e-2f);
-  y = __builtin_fmaf(y, r, 1.6666665459e-1f);
-  y = __builtin_fmaf(y, r, 5.0000001201e-1f);
-  y = __builtin_fmaf(y, r * r, r) + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
-  float scale;
-  std::memcpy(&scale, &bits, sizeof scale);
-  return y * scale;
+  return rlaif::exponential(x);
 }
 
 // What is computed with for a kind of tensors: f32, and of bf16 its 16 bits.

@@ -89,7 +89,7 @@ fn settings(trl: &Value, steps: usize) -> PpoConfig {
         }
     }
     config.minibatch_size = mini * accumulation;
-    config.microbatch_size = Some(mini);
+    config.microbatch_size = mini;
     config.target_kl = early.then_some(target_kl);
     let control = if adaptive {
         KlControl::Adaptive { init: 0.2, target, horizon }

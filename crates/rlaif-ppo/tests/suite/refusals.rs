@@ -3,10 +3,10 @@
 use std::sync::PoisonError;
 
 use crate::common::{Family, GENERATOR, Letters, VOCAB, policy, prompts, zero_head};
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{Exchange, Fault, RewardError, RewardModel, Score, Scores};
 use rlaif_lm::{
-    LmError, ValueHead, ValueInit,
-    generate::{GenerationConfig, RolloutConcern, Sampling},
+    LmError, RecordedSampler, Sampled, ValueHead, ValueInit,
+    generate::{FinishReason, GenerationConfig, RolloutConcern, Sampling},
 };
 use rlaif_models::{Config, LanguageModel};
 use rlaif_ppo::{
@@ -58,8 +58,7 @@ fn settings_that_cannot_be_are_named() {
         ("batch_size", Box::new(|c| c.batch_size = 0)),
         ("minibatch_size", Box::new(|c| c.minibatch_size = 3)),
         ("minibatch_size", Box::new(|c| c.minibatch_size = 8)),
-        ("microbatch_size", Box::new(|c| c.microbatch_size = Some(3))),
-        ("microbatch_size", Box::new(|c| c.microbatch_size = Some(0))),
+        ("microbatch_size", Box::new(|c| c.microbatch_size = 3)),
         ("epochs", Box::new(|c| c.epochs = 0)),
         ("steps", Box::new(|c| c.steps = 0)),
         ("steps", Box::new(|c| c.steps = u64::MAX)),
@@ -238,7 +237,7 @@ fn batches_that_do_not_fit_are_refused_and_nothing_changes() {
     assert!(matches!(error, PpoError::Order { epoch: 0, row: 4, rows: 4 }), "{error}");
     let mut larger = config();
     (larger.batch_size, larger.minibatch_size) = (8, 8);
-    let mut larger = build(policy(Family::Llama, 1), larger).unwrap();
+    let larger = build(policy(Family::Llama, 1), larger).unwrap();
     let error = larger.advantages(&rollout).unwrap_err();
     assert!(matches!(error, PpoError::Rows { expected: 8, found: 4, .. }), "{error}");
 
@@ -307,4 +306,59 @@ fn an_unknown_key_is_an_error() {
         serde_json::from_str::<PpoConfig>(r#"{ "kl": { "coef": 0.1 } }"#).unwrap_err().to_string();
     assert!(error.contains("coef"), "{error}");
     let _ = GenerationConfig::default();
+}
+
+#[test]
+fn a_sampler_gives_a_log_probability_for_each_token_or_none() {
+    let mut trainer = build(policy(Family::Llama, 1), config()).unwrap();
+    let reward = |batch: &[Exchange<'_>]| vec![1.; batch.len()];
+    let of = |log_probs: [Option<Vec<f32>>; 4]| {
+        let response = |log_probs| Sampled {
+            ids: vec![5, 6, 1],
+            log_probs,
+            text: "ab".to_owned(),
+            finish: FinishReason::Eos,
+            version: 0,
+        };
+        RecordedSampler::new(log_probs.map(response).into())
+    };
+    let whole = || Some(vec![-1.; 3]);
+    let mut short = of([whole(), whole(), Some(vec![-1.; 2]), whole()]);
+    let error = trainer.rollout_from(&mut short, &prompts(0, 4), &reward).unwrap_err();
+    assert!(
+        matches!(error, PpoError::SamplerLogProbs { row: 2, expected: 3, found: 2 }),
+        "{error}"
+    );
+    let mut some = of([whole(), None, whole(), whole()]);
+    let rollout = trainer.rollout_from(&mut some, &prompts(0, 4), &reward).unwrap();
+    assert!(rollout.sampler_log_probs.is_none());
+    let all = of([whole(), whole(), whole(), whole()]);
+    let rollout = trainer.rollout_from(&mut { all }, &prompts(0, 4), &reward).unwrap();
+    assert!(rollout.sampler_log_probs.is_some());
+}
+
+/// A service that is down.
+struct Down;
+
+impl RewardModel for Down {
+    fn name(&self) -> &'static str {
+        "judge"
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let mut scores = Scores::new(vec![None; batch.len()]);
+        scores.reasons = vec![(0, "the server answered 503".to_owned())];
+        Ok(scores)
+    }
+}
+
+#[test]
+fn a_batch_without_a_score_is_not_the_users_fault_and_says_why() {
+    let mut config = config();
+    config.scores.missing = MissingScore::Drop;
+    let mut trainer = build(policy(Family::Llama, 1), config).unwrap();
+    let error = trainer.rollout(&prompts(0, 4), &Letters, &Down).unwrap_err();
+    assert!(matches!(error, PpoError::NothingScored { .. }), "{error}");
+    assert!(!error.is_users());
+    assert!(error.to_string().contains("`judge`") && error.to_string().contains("503"), "{error}");
 }

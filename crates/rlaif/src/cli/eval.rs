@@ -1,15 +1,11 @@
 //! `rlaif eval`.
 
-use std::{
-    io::{self, IsTerminal},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use rlaif_run::EvalFile;
 
-use super::{error::CliError, print::print};
+use super::{error::CliError, print::print, progress::bar};
 
 #[derive(Debug, Args)]
 pub(crate) struct Eval {
@@ -29,7 +25,7 @@ impl Eval {
             found: "missing".to_owned(),
             expected: "the folder of the report, here or as `out` in the configuration",
         })?;
-        let bar = bar();
+        let bar = bar(Some(1), "{msg:30} {bar:30} {pos}/{len}  {elapsed}");
         let report = config.run(self.config.parent().unwrap_or(Path::new("")), out, |at| {
             bar.set_length(at.total as u64);
             bar.set_position(at.done as u64);
@@ -38,15 +34,4 @@ impl Eval {
         bar.finish_and_clear();
         print(format_args!("{}\n{}", report.to_terminal(), out.join("report.html").display()))
     }
-}
-
-/// A bar on standard error where that is a terminal.
-fn bar() -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    ProgressBar::new(1).with_style(
-        ProgressStyle::with_template("{msg:30} {bar:30} {pos}/{len}  {elapsed}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    )
 }

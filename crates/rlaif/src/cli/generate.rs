@@ -2,7 +2,7 @@
 
 use std::{
     cell::Cell,
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     num::ParseIntError,
     ops::ControlFlow,
     path::PathBuf,
@@ -10,7 +10,6 @@ use std::{
 };
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use rlaif_core::{GenerationPrompt, Message, Seed, Specials, TextCodec};
 use rlaif_lm::{
     Draw, Joiner, Policy, Sampled, Weights,
@@ -25,6 +24,7 @@ use super::{
     error::{CliError, RowProblem},
     model::{self, ModelArguments},
     print::unwritable,
+    progress::bar,
     rows::{Job, RowArguments},
 };
 
@@ -303,7 +303,7 @@ impl Job for GenerateJob {
 
     fn compute(&self, rows: &[&Ask]) -> Result<Vec<Answer>, CliError> {
         let rows: Vec<Ask> = rows.iter().map(|row| (*row).clone()).collect();
-        let bar = progress(rows.len() as u64);
+        let bar = bar(Some(rows.len() as u64), "{bar:40} {pos} of {len} responses  {msg}");
         let mut tokens = 0u64;
         let mut on_token = |new: NewToken| {
             tokens += 1;
@@ -329,17 +329,6 @@ impl Job for GenerateJob {
         };
         Ok(all.into_iter().map(answer).collect())
     }
-}
-
-/// A bar on standard error where that is a terminal.
-fn progress(rows: u64) -> ProgressBar {
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    ProgressBar::new(rows).with_style(
-        ProgressStyle::with_template("{bar:40} {pos} of {len} responses  {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    )
 }
 
 #[cfg(test)]

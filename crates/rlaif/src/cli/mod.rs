@@ -12,6 +12,7 @@ mod lengths;
 mod log_probs;
 mod model;
 mod print;
+mod progress;
 mod report;
 mod rows;
 mod run_arguments;

@@ -2,17 +2,17 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write},
+    io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     error::{CliError, RowProblem},
     print::unwritable,
+    progress::bar,
 };
 
 /// Where rows come from, and how many go together.
@@ -68,7 +68,7 @@ impl RowArguments {
         }
         let mut lines = self.open()?;
         let mut output = BufWriter::new(io::stdout().lock());
-        let progress = progress(lines.bytes);
+        let progress = bar(lines.bytes, "{bar:40} {percent:>3} %  {elapsed} elapsed, {eta} left");
         loop {
             let before = lines.read;
             let rows = lines.take::<J>(self.batch_size.saturating_mul(WINDOW))?;
@@ -193,15 +193,4 @@ fn row<J: Job>(bytes: &[u8], line: usize) -> Result<Option<J::Input>, RowProblem
     }
     let row = serde_json::from_str(text);
     row.map(Some).map_err(|source| RowProblem::Json { expected: J::FIELDS, source })
-}
-
-/// A bar on standard error where that is a terminal and the input's size is known.
-fn progress(bytes: Option<u64>) -> ProgressBar {
-    match bytes {
-        Some(bytes) if io::stderr().is_terminal() => ProgressBar::new(bytes).with_style(
-            ProgressStyle::with_template("{bar:40} {percent:>3} %  {elapsed} elapsed, {eta} left")
-                .unwrap_or_else(|_| ProgressStyle::default_bar()),
-        ),
-        _ => ProgressBar::hidden(),
-    }
 }

@@ -40,9 +40,9 @@ pub(crate) struct PpoBench {
     /// Responses of one optimizer step.
     #[arg(long, alias = "minibatch", default_value_t = 4)]
     minibatch_size: usize,
-    /// Responses of one forward and backward pass, if fewer.
-    #[arg(long, alias = "microbatch")]
-    microbatch_size: Option<usize>,
+    /// Responses of one forward and backward pass; 0 for the whole minibatch.
+    #[arg(long, alias = "microbatch", default_value_t = 0)]
+    microbatch_size: usize,
     /// Times that an update goes over the batch.
     #[arg(long, default_value_t = 4)]
     epochs: usize,
