@@ -116,25 +116,21 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     // Dialogues, and the instruction to summarise them.
     let base = model(&options.policy)?;
     let tokenizer = HfTokenizer::from_folder(&base)?;
-    let form = match tokenizer.chat_templates().next() {
-        Some(_) => PromptForm::Chat { system: None },
-        None => PromptForm::Plain,
-    };
+    let chat = |_| PromptForm::Chat { system: None };
+    let form = tokenizer.chat_templates().next().map_or(PromptForm::Plain, chat);
     let builder =
         PromptBuilder::new(PromptTemplate::summarise()).form(form).limit(options::PROMPT_TOKENS);
     let (train, held_out) = dialogues(&options.dataset, &builder, &tokenizer)?;
     let (train, held_out) =
         (train.into_records(), held_out.take(options.eval_prompts).into_records());
     options.check_dialogues(train.len(), held_out.len())?;
-    let texts = train.iter().chain(&held_out).map(|record| record.prompt.as_str());
-    let texts: Vec<&str> = texts.collect();
+    let texts: Vec<_> = train.iter().chain(&held_out).map(|record| &*record.prompt).collect();
 
     // Policy, value head, reference.
     let rewards = options.reward.iter().map(|name| model(name)).collect::<Result<Vec<_>, _>>()?;
     let encoded = tokenizer.encode_batch(&texts, builder.specials())?;
-    let longest = encoded.iter().map(Vec::len).max();
-    let needed =
-        options.memory(base.clone(), rewards.clone(), longest.unwrap_or(0), load).check()?;
+    let longest = encoded.iter().map(Vec::len).max().unwrap_or(0);
+    let needed = options.memory(base.clone(), rewards.clone(), longest, load).check()?;
     let (policy, reference, value) = seeded(seed.for_libtorch("weights"), || {
         let (policy, reference) = policy(options, &base, load)?;
         let value = ValueHead::new(policy.spec().hidden_size, ValueInit::PyTorch, device);
@@ -144,8 +140,7 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     let joiner = Joiner::new(&tokenizer, trainer.policy().spec());
     let mut ids = joiner.open(&texts, builder.specials())?;
     let held_out_ids = ids.split_off(train.len());
-    let prompts: Vec<Prompt> =
-        train.into_iter().zip(ids).map(|(record, ids)| Prompt::new(record, ids)).collect();
+    let prompts: Vec<_> = train.into_iter().zip(ids).map(|(r, ids)| Prompt::new(r, ids)).collect();
 
     // What is rewarded, and what is reported: P(hate) of the response alone, by the classifier that
     // rewards and by one that never does.
@@ -233,11 +228,10 @@ fn reward(
         all.push(rlaif::rewards_from_config(&config, &beside, load.device)?);
     }
     // The classifier that is reported rewards as the first, and a mean names its parts by it.
-    let found = match all.as_slice() {
+    let found = (!classifiers.is_empty() && !options.blog).then(|| match all.as_slice() {
         [first, _, ..] => format!("{}/{TOXICITY}", first.name()),
         _ => TOXICITY.to_owned(),
-    };
-    let found = (!classifiers.is_empty() && !options.blog).then_some(found);
+    });
     let mut all = all.into_iter();
     let first = all.next().ok_or("no reward: name one by --reward or --judge")?;
     let reward = match all.len() {
@@ -266,8 +260,7 @@ impl RewardModel for WithToxicity {
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
         let mut scores = self.reward.score(batch)?;
-        let found = |part: &str| self.found.as_deref() == Some(part);
-        match scores.parts.iter_mut().find(|(name, _)| found(name)) {
+        match scores.parts.iter_mut().find(|(name, _)| Some(&*name) == self.found.as_ref()) {
             Some((name, _)) => *name = TOXICITY.to_owned(),
             None => scores.parts.push((TOXICITY.to_owned(), self.toxicity.score(batch)?.total)),
         }
