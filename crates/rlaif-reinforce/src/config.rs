@@ -43,10 +43,10 @@ pub struct ReinforceConfig {
     /// it is by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minibatch_size: Option<usize>,
-    /// Responses of one forward and backward pass: divides `minibatch_size`, which it is by default,
-    /// and is a multiple of `group_size` or divides it. It saves memory and changes nothing else.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub microbatch_size: Option<usize>,
+    /// Responses of one forward and backward pass, a divisor of `minibatch_size`, and a multiple of
+    /// `group_size` or a divisor of it; 0 for the whole minibatch. It saves memory and changes nothing
+    /// else.
+    pub microbatch_size: usize,
     /// Number of times that an update goes over the rollout, each time in a new order.
     pub epochs: usize,
     /// Sampling of responses, from the whole distribution: top-k, top-p and min-p sample from
@@ -106,7 +106,7 @@ impl Default for ReinforceConfig {
             batch_size: 128,
             group_size: None,
             minibatch_size: None,
-            microbatch_size: None,
+            microbatch_size: 0,
             epochs: 1,
             generation: GenerationConfig { batch_size: 128, ..GenerationConfig::default() },
             scores: ScoreConfig { missing: MissingScore::Drop, ..ScoreConfig::default() },
@@ -180,7 +180,7 @@ impl ReinforceConfig {
 
     /// Responses of one forward and backward pass.
     pub fn microbatch(&self) -> usize {
-        self.microbatch_size.unwrap_or_else(|| self.minibatch())
+        if self.microbatch_size == 0 { self.minibatch() } else { self.microbatch_size }
     }
 
     /// Most optimizer steps of one update; dynamic sampling may leave fewer groups.

@@ -5,7 +5,7 @@ use rlaif_lm::{LmError, generate::RolloutConcern};
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
-use crate::combination::CombinationConcern;
+use crate::concern::CombinationConcern;
 
 /// Why a step could not be made.
 #[derive(Debug, thiserror::Error)]

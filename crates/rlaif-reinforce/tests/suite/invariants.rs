@@ -36,7 +36,7 @@ fn ratios(stats: &Stats) -> &[f64] {
 fn the_first_ratio_is_exactly_1_with_every_algorithm() {
     for family in FAMILIES {
         for algorithm in NamedAlgorithm::ALL {
-            for microbatch_size in [None, Some(4), Some(2)] {
+            for microbatch_size in [0, 4, 2] {
                 let config = ReinforceConfig { microbatch_size, ..config(algorithm) };
                 let mut trainer = trainer(family, config);
                 let (experience, stats) = step(&mut trainer, &prompts(0, 4));
@@ -46,7 +46,7 @@ fn the_first_ratio_is_exactly_1_with_every_algorithm() {
                 let (first, rest) = ratios(&stats).split_at(first);
                 let anchored = algorithm == NamedAlgorithm::DppoTv;
                 let near = |r: &f64| if anchored { (r - 1.).abs() < 1e-4 } else { *r == 1. };
-                assert!(first.iter().all(near), "{family:?} {algorithm:?} {microbatch_size:?}");
+                assert!(first.iter().all(near), "{family:?} {algorithm:?} {microbatch_size}");
                 assert!(rest.iter().any(|r| *r != 1.), "{family:?} {algorithm:?}");
                 assert!(stats.get("objective/mismatch_kl") < 1e-8, "{family:?} {algorithm:?}");
             }
@@ -78,11 +78,11 @@ fn the_size_of_a_pass_changes_nothing() {
                 let config = ReinforceConfig { microbatch_size, ..config(algorithm) };
                 after_two_steps(trainer(family, config), |_| {})
             };
-            let whole = of(None);
+            let whole = of(0);
             let start = weights(&trainer(family, config(algorithm)));
             assert!(distance(&whole, &start) > 1e-3, "{family:?} {algorithm:?}");
             for size in [1, 2, 4] {
-                let far = distance(&whole, &of(Some(size)));
+                let far = distance(&whole, &of(size));
                 assert!(far < 2e-5, "{family:?} {algorithm:?} {size}: {far}");
             }
         }
@@ -296,7 +296,7 @@ fn the_likelihood_of_all_tokens_is_supervised_fine_tuning() {
     for family in FAMILIES {
         let config = ReinforceConfig {
             minibatch_size: None,
-            microbatch_size: Some(2),
+            microbatch_size: 2,
             epochs: 1,
             ..config(NamedAlgorithm::DrGrpo)
         };

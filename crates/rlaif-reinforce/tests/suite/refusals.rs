@@ -21,7 +21,7 @@ fn sizes_that_split_groups_are_refused() {
         (refused(|c| c.group_size = Some(3)), "`batch_size` is 16"),
         (refused(|c| c.minibatch_size = Some(6)), "`minibatch_size` is 6"),
         (refused(|c| c.minibatch_size = Some(12)), "`minibatch_size` is 12"),
-        (refused(|c| c.microbatch_size = Some(3)), "`microbatch_size` is 3"),
+        (refused(|c| c.microbatch_size = 3), "`microbatch_size` is 3"),
         (refused(|c| c.epochs = 0), "`epochs` is 0"),
         (refused(|c| c.steps = 0), "`steps` is 0"),
         (refused(|c| c.steps = u64::MAX), "`steps` is"),

@@ -1,0 +1,131 @@
+//! What is known to be wrong with a combination.
+
+use rlaif_train::KlEstimator;
+
+/// Something known to be wrong with a combination: [`CombinationConcern::setting`] names the
+/// setting, and what is displayed says why.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CombinationConcern {
+    /// Refused: a group of one where responses of a group are compared.
+    #[error(
+        "is {found}: the advantages compare the responses to one prompt, and a response alone has \
+         nothing to be compared with; take at least 2, or the advantage `to_go` or `greedy`"
+    )]
+    GroupOfOne {
+        /// Responses to a prompt.
+        found: usize,
+    },
+    /// Refused: CISPO that scales the loss down where nothing has moved.
+    #[error(
+        "is {most}: the ratio is 1 where the policy has not moved, and would be cut to {most}, which \
+         only scales the learning rate; this is a bound of the ratio itself, so take 5, say"
+    )]
+    TruncatedBelowOne {
+        /// The largest weight.
+        most: f64,
+    },
+    /// Refused: bounds of a correction without 1 between them.
+    #[error(
+        "is {least} to {most}: the ratio is 1 where sampler and training pass agree, and these bounds \
+         leave it out"
+    )]
+    CorrectionWithoutOne {
+        /// The least ratio.
+        least: f64,
+        /// The largest.
+        most: f64,
+    },
+    /// Refused: the sampler's difference counted twice.
+    #[error(
+        "is set, while the anchor is the sampler: the ratio holds the difference between sampler and \
+         training pass already, and the weight would count it twice; take the anchor `trainer`, or no \
+         correction"
+    )]
+    CorrectedTwice,
+    /// Refused: an estimator whose gradient in the loss is not that of the KL divergence.
+    #[error(
+        "is {estimator:?} in the loss: {why}; take k3 with `weighted = true`, or k2, or put k1 into \
+         the reward"
+    )]
+    KlGradient {
+        /// The estimator.
+        estimator: KlEstimator,
+        /// The defect.
+        why: &'static str,
+    },
+    /// A warning: k3 in the loss without the ratio.
+    #[error(
+        "is k3 in the loss with `weighted = false`: its gradient is not that of the KL divergence as \
+         soon as the policy has moved; set `weighted` to true"
+    )]
+    UnweightedK3,
+    /// A warning: a clip that never acts.
+    #[error(
+        "is {low} and {high} with the ratio of a sequence, a mean over tokens that stays far closer to 1 \
+         than the ratio of a token: it never clips; the paper has 0.0003 and 0.0004"
+    )]
+    WideSequenceClip {
+        /// ε below.
+        low: f64,
+        /// ε above.
+        high: f64,
+    },
+    /// A warning: a ratio of responses under a mean over tokens.
+    #[error(
+        "is `tokens`, while the ratio is that of a response: its loss then counts once for each of its \
+         tokens, so that long responses weigh more; take `responses`"
+    )]
+    SequenceRatioOverTokens,
+    /// A warning: several steps on a rollout without a ratio.
+    #[error(
+        "is `reinforce`, while {updates} optimizer steps are made on a rollout: after the first of them \
+         the responses are those of another policy, and nothing corrects for it; make one step, or take \
+         a surrogate with a ratio"
+    )]
+    StaleReinforce {
+        /// Optimizer steps on a rollout.
+        updates: u64,
+    },
+    /// A warning: a value in place of missing scores.
+    #[error(
+        "is a value: a response that no judge could score would move the baseline of its whole group; \
+         take `drop`"
+    )]
+    PlaceholderScore,
+    /// A warning: the deviation of a group of two.
+    #[error(
+        "is 2, and advantages are divided by the deviation of the group: of two different scores the \
+         advantages are then always ±0.71, however far apart they are; take more responses, or the scale \
+         `none`"
+    )]
+    DeviationOfTwo,
+}
+
+impl CombinationConcern {
+    /// The setting by its path.
+    pub fn setting(&self) -> &'static str {
+        match self {
+            Self::GroupOfOne { .. } | Self::DeviationOfTwo => "group_size",
+            Self::TruncatedBelowOne { .. } => "surrogate.truncated.most",
+            Self::CorrectionWithoutOne { .. } | Self::CorrectedTwice => "correction",
+            Self::KlGradient { .. } | Self::UnweightedK3 => "kl.loss.estimator",
+            Self::WideSequenceClip { .. } => "surrogate.clipped",
+            Self::SequenceRatioOverTokens => "average",
+            Self::StaleReinforce { .. } => "surrogate",
+            Self::PlaceholderScore => "scores.missing",
+        }
+    }
+
+    /// True if training must not be done with it; the others are warnings.
+    pub fn is_refused(&self) -> bool {
+        matches!(
+            self,
+            Self::GroupOfOne { .. }
+                | Self::TruncatedBelowOne { .. }
+                | Self::CorrectionWithoutOne { .. }
+                | Self::CorrectedTwice
+                | Self::KlGradient { .. }
+        )
+    }
+}
