@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     error::ModelError,
     family::{Families, Family},
+    files::ModelFiles,
     frame::Frame,
     labels::Labels,
     load::{LoadOptions, from_folder},
@@ -29,6 +30,7 @@ pub struct Classifier {
     frame: Frame,
     labels: Labels,
     layers: Box<dyn ClassifierLayers>,
+    unread: Vec<String>,
 }
 
 impl Classifier {
@@ -37,7 +39,9 @@ impl Classifier {
     /// # Errors
     /// As [`crate::LanguageModel::load`], with [`ModelError::WrongSort`] for a language model.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
-        from_folder(folder, options, Self::build)
+        let (mut model, unread) = from_folder(folder, options, Self::build)?;
+        model.unread = unread;
+        Ok(model)
     }
 
     /// A classifier with random weights, drawn from libtorch's generator: seed it before.
@@ -67,12 +71,18 @@ impl Classifier {
         };
         let labels = Labels::from_config(&config)?;
         let (layers, spec, parameters) = (classifies.build)(&config, &labels, source)?;
-        Ok(Self { family, frame: Frame::new(spec, config, parameters), labels, layers })
+        let frame = Frame::new(spec, config, parameters);
+        Ok(Self { family, frame, labels, layers, unread: Vec::new() })
     }
 
     /// The row of the table that built it.
     pub fn family(&self) -> &'static Family {
         self.family
+    }
+
+    /// The names of the tensors in the folder that this model has no use for, such as a value head.
+    pub fn unread(&self) -> &[String] {
+        &self.unread
     }
 
     /// The model's config.json.
@@ -84,6 +94,21 @@ impl Classifier {
     pub fn adapters(&mut self) -> ModelAdapters<'_> {
         let (trunk, head) = self.layers.linears();
         ModelAdapters::new(self.frame.parts(trunk, head))
+    }
+
+    /// Writes an adapter as a folder that peft loads, with the labels in a config.json beside it, and the
+    /// tokenizer that the adapter in `files` has of its own.
+    ///
+    /// # Errors
+    /// As [`ModelAdapters::save`].
+    pub fn save_adapter(
+        &mut self,
+        name: &str,
+        folder: &Path,
+        files: &ModelFiles,
+    ) -> Result<(), ModelError> {
+        let config = self.frame.config.fields().clone();
+        self.adapters().write(name, folder, Some(&config), files.adapter.as_deref())
     }
 
     /// Writes a folder that transformers loads; as [`crate::LanguageModel::save`].

@@ -1,29 +1,45 @@
 //! config.json, kept as it was read so that saving loses nothing.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
 
+use rlaif_checkpoint::{read_json, read_json_if_present};
 use rlaif_lm::LmSpec;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, SeqAccess, Visitor},
+};
 use serde_json::{Map, Value};
 
 use crate::error::ModelError;
 
-/// A model folder's config.json: every key, known here or not.
+/// The generation settings of a model folder.
+const GENERATION: &str = "generation_config.json";
+
+/// A model folder's config.json: every key, known here or not. generation_config.json, if there is
+/// one, comes along.
 #[derive(Debug, Clone)]
 pub struct Config {
     path: PathBuf,
     fields: Map<String, Value>,
+    generation: Option<Map<String, Value>>,
 }
 
 impl Config {
-    /// Reads `config.json` of a model folder.
+    /// Reads `config.json` of a model folder, and `generation_config.json` if it is there.
     ///
     /// # Errors
-    /// [`ModelError::Checkpoint`] if there is none or it is not a JSON object.
+    /// [`ModelError::Checkpoint`] if there is no `config.json`, or one of the two is not a JSON
+    /// object.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
-        let fields = rlaif_checkpoint::read_json(&path)?;
-        Ok(Self { path, fields })
+        let fields = read_json(&path)?;
+        let generation = read_json_if_present(&folder.join(GENERATION))?;
+        Ok(Self { path, fields, generation })
     }
 
     /// A configuration made in memory.
@@ -37,7 +53,7 @@ impl Config {
     /// If `value` is not an object.
     pub fn from_value(value: Value) -> Self {
         let Value::Object(fields) = value else { panic!("a configuration is a JSON object") };
-        Self { path: PathBuf::from("config.json"), fields }
+        Self { path: PathBuf::from("config.json"), fields, generation: None }
     }
 
     /// The file it was read from.
@@ -60,11 +76,88 @@ impl Config {
         self.fields.insert(field.to_owned(), value);
     }
 
-    /// The fields that a model reads, in its own type.
-    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, ModelError> {
-        T::deserialize(Value::Object(self.fields.clone()))
-            .map_err(|source| ModelError::Config { file: self.path.clone(), source })
+    /// The fields of generation_config.json, if the folder has one.
+    pub fn generation(&self) -> Option<&Map<String, Value>> {
+        self.generation.as_ref()
     }
+
+    /// The ids that end a response, as transformers' `generate` has them: those of
+    /// generation_config.json, or in their absence those of config.json. The default of a
+    /// configuration class does not count.
+    pub(crate) fn ends(&self) -> Result<Vec<u32>, ModelError> {
+        #[derive(Deserialize)]
+        struct Ends {
+            #[serde(default)]
+            eos_token_id: TokenIds,
+        }
+        if let Some(generation) = &self.generation {
+            let file = self.path.with_file_name(GENERATION);
+            let Ends { eos_token_id: TokenIds(ids) } = parse(&file, generation.clone())?;
+            if !ids.is_empty() {
+                return Ok(ids);
+            }
+        }
+        let Ends { eos_token_id: TokenIds(ids) } = parse(&self.path, self.fields.clone())?;
+        Ok(ids)
+    }
+
+    /// The fields that a model reads, in its own type. A field that the file lacks has the default of
+    /// transformers' configuration class of `model_type`.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, model_type: &str) -> Result<T, ModelError> {
+        parse(&self.path, self.with_defaults(model_type))
+    }
+
+    fn with_defaults(&self, model_type: &str) -> Map<String, Value> {
+        let Some(class) = DEFAULTS.get(model_type) else { return self.fields.clone() };
+        let mut fields = class.defaults.clone();
+        fields.extend(self.fields.clone());
+        for (other, name) in &class.other_names {
+            if let Some(value) = self.fields.get(other) {
+                fields.insert(name.clone(), value.clone());
+            }
+        }
+        fields
+    }
+
+    /// Refuses weights that a method of quantisation has replaced by others.
+    pub(crate) fn check_weights(&self) -> Result<(), ModelError> {
+        let section = ["quantization_config", "compression_config"]
+            .into_iter()
+            .find_map(|field| self.fields.get(field).filter(|value| !value.is_null()));
+        let Some(section) = section else { return Ok(()) };
+        let text = |field: &str| section.get(field).and_then(Value::as_str);
+        let on = |field: &str| section.get(field) == Some(&Value::Bool(true));
+        let method = match text("quant_method").or_else(|| text("quant_type")) {
+            Some(method) => method,
+            // bitsandbytes in files of before `quant_method`.
+            None if on("load_in_4bit") || on("load_in_8bit") => "bitsandbytes",
+            None => "a method that it does not name",
+        };
+        let (file, method) = (self.path.clone(), method.to_owned());
+        Err(ModelError::Quantised { file, method })
+    }
+}
+
+/// The defaults of one of transformers' configuration classes.
+#[derive(Debug, Deserialize)]
+struct ClassDefaults {
+    defaults: Map<String, Value>,
+    /// Further names of fields, with the names that the class has for them.
+    other_names: BTreeMap<String, String>,
+}
+
+/// By `model_type`, as `fixtures/models/export_goldens.py defaults` exports them.
+static DEFAULTS: LazyLock<BTreeMap<String, ClassDefaults>> = LazyLock::new(|| {
+    serde_json::from_str(include_str!("defaults.json")).expect("the exported table is valid")
+});
+
+/// Fields in a type of ours, with an error that names the file and the field.
+fn parse<T: DeserializeOwned>(file: &Path, fields: Map<String, Value>) -> Result<T, ModelError> {
+    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| ModelError::Config {
+        file: file.to_owned(),
+        field: error.path().to_string(),
+        source: error.into_inner(),
+    })
 }
 
 /// The largest size of a dimension: a product of two of them is far from overflow.
@@ -112,19 +205,52 @@ pub(crate) fn check_ids(spec: &LmSpec) -> Result<(), ModelError> {
     }
 }
 
-/// A token id, or a list of them: `eos_token_id` is either.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum OneOrMany {
-    One(u32),
-    Many(Vec<u32>),
+/// Token ids of a field that has one, a list of them, or null. A negative id stands for none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct TokenIds(pub(crate) Vec<u32>);
+
+impl<'de> Deserialize<'de> for TokenIds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ids;
+
+        impl<'de> Visitor<'de> for Ids {
+            type Value = TokenIds;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a token id, a list of token ids, or null")
+            }
+
+            fn visit_unit<E>(self) -> Result<TokenIds, E> {
+                Ok(TokenIds::default())
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, id: i64) -> Result<TokenIds, E> {
+                if id < 0 {
+                    return Ok(TokenIds::default());
+                }
+                self.visit_u64(id.unsigned_abs())
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, id: u64) -> Result<TokenIds, E> {
+                let id = u32::try_from(id)
+                    .map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(id), &self))?;
+                Ok(TokenIds(vec![id]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<TokenIds, A::Error> {
+                let mut all = Vec::new();
+                while let Some(TokenIds(ids)) = items.next_element()? {
+                    all.extend(ids);
+                }
+                Ok(TokenIds(all))
+            }
+        }
+
+        deserializer.deserialize_any(Ids)
+    }
 }
 
-impl OneOrMany {
-    pub(crate) fn into_vec(self) -> Vec<u32> {
-        match self {
-            Self::One(id) => vec![id],
-            Self::Many(ids) => ids,
-        }
-    }
+/// The first token id of a field, if it has one.
+pub(crate) fn token_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    Ok(TokenIds::deserialize(deserializer)?.0.first().copied())
 }

@@ -6,7 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_checkpoint::Checkpoint;
 use rlaif_core::Fault;
 use rlaif_lm::{Parameters, Policy, SequenceClassifier, ValueHead};
 use serde_json::Value;
@@ -14,7 +13,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     classifier::Classifier, config::Config, error::ModelError, family::Family,
-    language_model::LanguageModel, load::LoadOptions, sort::ModelSort, weights::read_if_present,
+    files::ModelFiles, language_model::LanguageModel, load::{LoadOptions, open}, sort::ModelSort, weights::read_if_present,
 };
 
 /// Why a folder's trunk cannot have another head.
@@ -85,6 +84,26 @@ pub enum ConvertError {
         /// The first tensors that are missing, or of another shape.
         missing: Vec<String>,
     },
+    /// An adapter of a classifier on a base without a head, and without one of its own.
+    #[error(
+        "the adapter in {} has no head (`modules_to_save`), and its base {} has none either; name the \
+         classifier that it was trained on as the base", .adapter.display(), .base.display()
+    )]
+    NoHeadInAdapter {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The base's folder.
+        base: PathBuf,
+    },
+    /// An adapter of a language model where a classifier is to be trained.
+    #[error(
+        "the adapter in {} has no head (`modules_to_save`), which is to be trained; merge it first \
+         (`rlaif merge`), and begin from the merged model", .adapter.display()
+    )]
+    AdapterWithoutHead {
+        /// The adapter's folder.
+        adapter: PathBuf,
+    },
     /// The folder cannot be read.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -98,6 +117,8 @@ impl Fault for ConvertError {
             | Self::NoValueFunction { .. }
             | Self::NoHead { .. }
             | Self::HeadShape { .. }
+            | Self::NoHeadInAdapter { .. }
+            | Self::AdapterWithoutHead { .. }
             | Self::Trunk { .. } => true,
             Self::Model(error) => error.is_users(),
         }
@@ -125,7 +146,7 @@ pub fn classifier_with_labels(
     labels: &[String],
     options: LoadOptions,
 ) -> Result<Classifier, ConvertError> {
-    let config = Config::read(folder)?;
+    let (config, checkpoint) = open(folder)?;
     let model_type = config.text("model_type").unwrap_or("");
     let family = options.families.find(model_type);
     let Some(classifies) = family.and_then(|family| family.classifies) else {
@@ -134,7 +155,6 @@ pub fn classifier_with_labels(
             known: options.families.named(|family| family.classifies.is_some()),
         });
     };
-    let checkpoint = Checkpoint::open(folder).map_err(ModelError::from)?;
     let has_head = classifies
         .head
         .first()
@@ -154,7 +174,8 @@ pub fn classifier_with_labels(
     }
     let config = with_labels(config, classifies.class, labels);
     let model = Classifier::fresh(config, options)?;
-    fill(model.parameters(), classifies.head, &checkpoint, folder)?;
+    let read = |name: &str| read_if_present(&checkpoint, name);
+    fill(model.parameters(), classifies.head, read, folder)?;
     Ok(model)
 }
 
@@ -183,16 +204,26 @@ fn with_labels(mut config: Config, class: &str, labels: &[String]) -> Config {
 }
 
 /// The trunk of a reward model as a policy, with its score layer as a value head: what a value
-/// function starts from. The vocabulary head, which goes unused, is the embeddings.
+/// function starts from. The vocabulary head, which goes unused, is the embeddings. An adapter is added
+/// into the weights.
 ///
 /// # Errors
 /// [`ConvertError::NoValueFunction`], [`ConvertError::NoHead`], [`ConvertError::HeadShape`],
 /// [`ConvertError::Trunk`]; [`ConvertError::Model`] for a folder that cannot be read.
 pub fn value_function(
-    folder: &Path,
+    files: &ModelFiles,
     options: LoadOptions,
 ) -> Result<(LanguageModel, ValueHead), ConvertError> {
-    let mut config = Config::read(folder)?;
+    let folder = &*files.folder;
+    let (mut config, checkpoint) = open(folder)?;
+    let merged = match files.adapter {
+        Some(_) => Some(files.merged_classifier(options)?),
+        None => None,
+    };
+    let read = |name: &str| match &merged {
+        Some(model) => Ok(model.parameters().get(name).map(Tensor::detach)),
+        None => read_if_present(&checkpoint, name),
+    };
     let model_type = config.text("model_type").unwrap_or("").to_owned();
     let family = options.families.find(&model_type);
     let generates = family.and_then(|family| family.generates);
@@ -205,8 +236,7 @@ pub fn value_function(
         let (folder, known) = (folder.to_owned(), options.families.named(with));
         return Err(ConvertError::NoValueFunction { folder, model_type, known });
     };
-    let checkpoint = Checkpoint::open(folder).map_err(ModelError::from)?;
-    let Some(layer) = read_if_present(&checkpoint, weight)? else {
+    let Some(layer) = read(weight)? else {
         return Err(ConvertError::NoHead { folder: folder.to_owned(), weight });
     };
     if layer.dim() != 2 || layer.size()[0] != 1 {
@@ -216,23 +246,24 @@ pub fn value_function(
     config.set("architectures", serde_json::json!([generates.class]));
     config.set("tie_word_embeddings", true.into());
     let trunk = LanguageModel::fresh(config, options)?;
-    fill(trunk.parameters(), &[], &checkpoint, folder)?;
+    fill(trunk.parameters(), &[], read, folder)?;
     let weight = layer.to_kind(Kind::Float).to_device(options.device);
     let bias = Tensor::zeros([1], (Kind::Float, options.device));
     Ok((trunk, ValueHead::from_tensors(&weight, &bias)))
 }
 
-/// Copies the trunk's tensors into the model's parameters; those of `heads` may be missing.
+/// Copies the trunk's tensors, which `read` finds by name, into the model's parameters; those of `heads`
+/// may be missing.
 fn fill(
     parameters: &Parameters,
     heads: &[&str],
-    checkpoint: &Checkpoint,
+    read: impl Fn(&str) -> Result<Option<Tensor>, ModelError>,
     folder: &Path,
 ) -> Result<(), ConvertError> {
     let mut missing = BTreeSet::new();
     for (name, parameter) in parameters.iter() {
         let is_head = heads.iter().any(|head| name.starts_with(head));
-        let Some(tensor) = read_if_present(checkpoint, name)? else {
+        let Some(tensor) = read(name)? else {
             if !is_head {
                 missing.insert(name.to_owned());
             }

@@ -84,6 +84,17 @@ pub enum ModelError {
         /// Its type.
         dtype: String,
     },
+    /// The weights are quantised.
+    #[error(
+        "{}: the weights are quantised by {method}, and rlaif reads weights in f32, bf16 and f16; \
+         name the model that they were made of, or write them out in bf16 with Python", .file.display()
+    )]
+    Quantised {
+        /// The configuration file.
+        file: PathBuf,
+        /// The method, as the file names it.
+        method: String,
+    },
     /// An adapter names layers that the model does not have.
     #[error(
         "{field} {targets} matches no linear layer of this model; its layers end in: {}",
@@ -97,11 +108,13 @@ pub enum ModelError {
         /// Last parts of the names of the model's linear layers.
         layers: Vec<String>,
     },
-    /// config.json has a field of the wrong type, or lacks one.
-    #[error("{}: {source}", .file.display())]
+    /// config.json or generation_config.json has a field of the wrong type, or lacks one.
+    #[error("{}, field `{field}`: {source}", .file.display())]
     Config {
         /// The configuration file.
         file: PathBuf,
+        /// The path of the field, `.` for the whole document.
+        field: String,
         /// What is wrong with it.
         #[source]
         source: serde_json::Error,
@@ -205,6 +218,7 @@ impl Fault for ModelError {
             | Self::BadField { .. }
             | Self::MixedKinds { .. }
             | Self::Dtype { .. }
+            | Self::Quantised { .. }
             | Self::NoTarget { .. }
             | Self::Config { .. }
             | Self::AdapterExists { .. }

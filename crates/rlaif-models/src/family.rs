@@ -66,12 +66,13 @@ pub struct Classifies {
 pub fn as_read(_: &mut Map<String, Value>, _: &Parameters) {}
 
 impl Family {
-    /// The sort of model that a class of this family is; that of a missing class is what the family
-    /// has, a language model first.
+    /// The sort of model that a class of this family is; that of a missing class, and of a trunk, is what
+    /// the family has, a language model first.
     fn sort(&self, class: &str) -> Option<ModelSort> {
         let generates = self.generates.map(|generates| generates.class);
         let classifies = self.classifies.map(|classifies| classifies.class);
-        let sort = if class.is_empty() {
+        // The class of a trunk without a head says no more than a missing one.
+        let sort = if class.is_empty() || class.ends_with("Model") {
             Some(if generates.is_some() { ModelSort::LanguageModel } else { ModelSort::Classifier })
         } else if generates == Some(class) {
             Some(ModelSort::LanguageModel)
@@ -231,8 +232,28 @@ macro_rules! llama {
     };
 }
 
+/// A row of RoBERTa: `model_type`, beginning of the class's name.
+macro_rules! roberta {
+    ($model_type:literal, $class:literal) => {
+        Family {
+            model_type: $model_type,
+            generates: None,
+            classifies: Some(Classifies {
+                class: concat!($class, "ForSequenceClassification"),
+                head: &["classifier."],
+                linear_head: None,
+                build: |config, labels, source| {
+                    Roberta::build(config, labels, source, roberta::Style::Roberta)
+                },
+            }),
+            dimensions: roberta::dimensions,
+            written: as_read,
+        }
+    };
+}
+
 /// The families built in.
-static TABLE: [Family; 7] = [
+static TABLE: [Family; 9] = [
     Family {
         model_type: "t5",
         generates: Some(Generates {
@@ -247,20 +268,10 @@ static TABLE: [Family; 7] = [
     llama!("mistral", "Mistral", LlamaVariant::MISTRAL),
     llama!("qwen2", "Qwen2", LlamaVariant::QWEN2),
     llama!("qwen3", "Qwen3", LlamaVariant::QWEN3),
-    Family {
-        model_type: "roberta",
-        generates: None,
-        classifies: Some(Classifies {
-            class: "RobertaForSequenceClassification",
-            head: &["classifier."],
-            linear_head: None,
-            build: |config, labels, source| {
-                Roberta::build(config, labels, source, roberta::Style::Roberta)
-            },
-        }),
-        dimensions: roberta::dimensions,
-        written: as_read,
-    },
+    roberta!("roberta", "Roberta"),
+    // RoBERTa's computation under other names, down to the names of the tensors.
+    roberta!("xlm-roberta", "XLMRoberta"),
+    roberta!("camembert", "Camembert"),
     Family {
         model_type: "bert",
         generates: None,
@@ -290,9 +301,9 @@ mod tests {
         for family in &TABLE {
             assert!(error.contains(&family.to_string()), "{error}");
         }
-        let config = json!({ "model_type": "llama", "architectures": ["LlamaModel"] });
+        let config = json!({ "model_type": "llama", "architectures": ["LlamaForTokens"] });
         let error = Families::BUILT_IN.of(&Config::from_value(config)).unwrap_err().to_string();
-        assert!(error.contains("`LlamaModel` (field `architectures`)"), "{error}");
+        assert!(error.contains("`LlamaForTokens` (field `architectures`)"), "{error}");
     }
 
     #[test]

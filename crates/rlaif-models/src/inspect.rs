@@ -2,15 +2,14 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::{LmSpec, Policy, SequenceClassifier};
 
 use crate::{
     classifier::Classifier,
-    config::Config,
     error::ModelError,
     family::Families,
     language_model::LanguageModel,
+    load::open,
     sort::{ModelSort, architecture},
     weights::{self, Source},
 };
@@ -28,6 +27,8 @@ pub struct Summary {
     pub dtype: String,
     /// A classifier's labels in the order of its logits.
     pub labels: Vec<String>,
+    /// The names of the tensors that the model has no use for.
+    pub unread: Vec<String>,
 }
 
 /// Checks that a folder's weights fit its config.json, and describes them. Only headers are read, so
@@ -44,12 +45,12 @@ pub fn inspect(folder: &Path) -> Result<Summary, ModelError> {
 /// # Errors
 /// As [`LanguageModel::load`].
 pub fn inspect_of(families: Families, folder: &Path) -> Result<Summary, ModelError> {
-    let config = Config::read(folder)?;
-    let checkpoint = Checkpoint::open(folder)?;
+    let (config, checkpoint) = open(folder)?;
     let kinds: BTreeSet<&str> =
         checkpoint.tensors().values().filter_map(|info| weights::dtype_name(info.dtype)).collect();
     let architecture = architecture(&config);
     let source = Source::headers(&checkpoint);
+    let unread = source.unread();
     let (spec, parameters, labels) = match families.of(&config)?.1 {
         ModelSort::LanguageModel => {
             let model = LanguageModel::build(families, config, source)?;
@@ -61,5 +62,6 @@ pub fn inspect_of(families: Families, folder: &Path) -> Result<Summary, ModelErr
         }
     };
     let dtype = kinds.into_iter().collect::<Vec<_>>().join("+");
-    Ok(Summary { architecture, spec, parameters, dtype, labels })
+    let unread = unread.take();
+    Ok(Summary { architecture, spec, parameters, dtype, labels, unread })
 }

@@ -17,20 +17,38 @@ pub struct Labels {
 #[derive(Deserialize)]
 struct Raw {
     /// Keys are numbers written as text.
-    id2label: Option<BTreeMap<String, String>>,
+    id2label: Option<BTreeMap<String, Name>>,
     num_labels: Option<usize>,
     problem_type: Option<String>,
+}
+
+/// The name of a label. Some checkpoints have numbers.
+#[derive(Clone)]
+struct Name(String);
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::String(name) => Ok(Self(name)),
+            number @ (serde_json::Value::Number(_) | serde_json::Value::Bool(_)) => {
+                Ok(Self(number.to_string()))
+            }
+            other => Err(serde::de::Error::custom(format_args!(
+                "{other}, expected the name of a label, text or a number"
+            ))),
+        }
+    }
 }
 
 impl Labels {
     /// From `id2label`, else `num_labels`, else two labels, as transformers reads them.
     pub(crate) fn from_config(config: &Config) -> Result<Self, ModelError> {
-        let raw: Raw = config.parse()?;
+        let raw: Raw = config.parse("")?;
         let names: Vec<String> = match raw.id2label {
             None => (0..raw.num_labels.unwrap_or(2)).map(|i| format!("LABEL_{i}")).collect(),
             Some(by_id) => (0..by_id.len())
                 .map(|i| {
-                    by_id.get(&i.to_string()).cloned().ok_or_else(|| ModelError::BadField {
+                    by_id.get(&i.to_string()).map(|Name(name)| name.clone()).ok_or_else(|| ModelError::BadField {
                         field: "id2label",
                         found: format!("the keys {:?}", by_id.keys().collect::<Vec<_>>()),
                         expected: format!("the keys 0 to {}", by_id.len() - 1),

@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     error::ModelError,
     family::{Families, Family},
+    files::ModelFiles,
     load::{LoadOptions, from_folder},
     lora::ModelAdapters,
     save::{self, SaveOptions},
@@ -22,6 +23,7 @@ use crate::{
 pub struct LanguageModel {
     family: &'static Family,
     layers: Box<dyn LanguageLayers>,
+    unread: Vec<String>,
 }
 
 impl LanguageModel {
@@ -33,7 +35,9 @@ impl LanguageModel {
     /// [`ModelError::UnsupportedField`] and [`ModelError::BadField`] for a configuration that
     /// cannot be honoured, [`ModelError::Tensors`] with every tensor that does not fit.
     pub fn load(folder: &Path, options: LoadOptions) -> Result<Self, ModelError> {
-        from_folder(folder, options, Self::build)
+        let (mut model, unread) = from_folder(folder, options, Self::build)?;
+        model.unread = unread;
+        Ok(model)
     }
 
     /// A model with random weights, drawn from libtorch's generator: seed it before.
@@ -74,10 +78,15 @@ impl LanguageModel {
         let (family, sort) = families.of(&config)?;
         match (sort, family.generates) {
             (ModelSort::LanguageModel, Some(generates)) => {
-                Ok(Self { family, layers: (generates.build)(config, source)? })
+                Ok(Self { family, layers: (generates.build)(config, source)?, unread: Vec::new() })
             }
             _ => Err(wrong_sort(&config, "a language model; load it as a classifier")),
         }
+    }
+
+    /// The names of the tensors in the folder that this model has no use for, such as a value head.
+    pub fn unread(&self) -> &[String] {
+        &self.unread
     }
 
     /// The model's config.json.
@@ -98,6 +107,20 @@ impl LanguageModel {
     /// The adapters, to be added, switched, merged and saved.
     pub fn adapters(&mut self) -> ModelAdapters<'_> {
         ModelAdapters::new(self.layers.parts())
+    }
+
+    /// Writes an adapter as a folder that peft loads, with the tokenizer that the adapter in `files` has
+    /// of its own.
+    ///
+    /// # Errors
+    /// As [`ModelAdapters::save`].
+    pub fn save_adapter(
+        &mut self,
+        name: &str,
+        folder: &Path,
+        files: &ModelFiles,
+    ) -> Result<(), ModelError> {
+        self.adapters().write(name, folder, None, files.adapter.as_deref())
     }
 
     /// Writes a folder that transformers loads. Adapters are not in it: merge them first, or save

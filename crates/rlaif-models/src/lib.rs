@@ -5,7 +5,7 @@
 //! | T5, Flan-T5 | `t5.rs` | `google-t5/t5-*`, `google/flan-t5-*` |
 //! | Llama 2 and 3, Mistral, Qwen2, Qwen3 | `llama.rs` | `meta-llama/Llama-3.*`, `Qwen/Qwen2.5-*`, ... |
 //! | the same with a classification head | `llama.rs` | most LLM reward models |
-//! | BERT, RoBERTa with a classification head | `roberta.rs` | `facebook/roberta-hate-speech-dynabench-r4-target` |
+//! | BERT, RoBERTa, XLM-RoBERTa, CamemBERT with a classification head | `roberta.rs` | `facebook/roberta-hate-speech-dynabench-r4-target` |
 //!
 //! [`LanguageModel`] and [`Classifier`] load any of them by config.json. The families are a table,
 //! [`Families`]: a model is one file, one row and its goldens. A program adds a family of its own by
@@ -19,6 +19,7 @@ mod convert;
 mod dimensions;
 mod error;
 mod family;
+mod files;
 mod footprint;
 mod frame;
 mod inspect;
@@ -43,6 +44,7 @@ pub use config::Config;
 pub use convert::{ConvertError, classifier_with_labels, value_function};
 pub use error::{ModelError, TensorProblem};
 pub use family::{Families, Family};
+pub use files::{ADAPTER, ModelFiles, ModelNames};
 pub use footprint::{MemoryError, MemoryNeeded, MemoryPlan, TrainedWeights, free_memory};
 pub use inspect::{Summary, inspect, inspect_of};
 pub use language_model::LanguageModel;

@@ -502,7 +502,7 @@ impl Llama {
         source: Source<'_>,
         variant: &LlamaVariant,
     ) -> Result<Self, ModelError> {
-        let raw: RawConfig = config.parse()?;
+        let raw: RawConfig = config.parse(variant.defaults)?;
         let trunk = Trunk::load(&source.root(), &raw, variant)?;
         let LlamaNames { trunk: path, embeddings, head, .. } = variant.names;
         let lm_head = if raw.tie_word_embeddings {
@@ -514,7 +514,7 @@ impl Llama {
             Some(Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std))
         };
         let parameters = source.finish(harmless)?;
-        let spec = raw.spec(&trunk.embeddings.weight);
+        let spec = raw.spec(&trunk.embeddings.weight, config.ends()?);
         check_ids(&spec)?;
         let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, trunk, lm_head })
@@ -613,7 +613,7 @@ impl LlamaClassifier {
         source: Source<'_>,
         variant: &LlamaVariant,
     ) -> Result<BuiltClassifier, ModelError> {
-        let raw: RawConfig = config.parse()?;
+        let raw: RawConfig = config.parse(variant.defaults)?;
         let trunk = Trunk::load(&source.root(), &raw, variant)?;
         let score = Linear::load(
             &source.root().at("score"),
@@ -622,7 +622,7 @@ impl LlamaClassifier {
             Bias::Absent,
             raw.initializer_range,
         );
-        let spec = raw.spec(&trunk.embeddings.weight);
+        let spec = raw.spec(&trunk.embeddings.weight, config.ends()?);
         let parameters = source.finish(harmless)?;
         check_ids(&spec)?;
         let layers = Self { trunk, score, pad_id: raw.pad_token_id };

@@ -36,14 +36,22 @@ impl LoadOptions {
     }
 }
 
-/// Reads a folder for the function that builds a model of it.
+/// Reads a folder for the function that builds a model of it, and says which tensors that left.
 pub(crate) fn from_folder<M>(
     folder: &Path,
     options: LoadOptions,
     build: impl FnOnce(Families, Config, Source<'_>) -> Result<M, ModelError>,
-) -> Result<M, ModelError> {
-    let config = Config::read(folder)?;
-    let checkpoint = Checkpoint::open(folder)?;
+) -> Result<(M, Vec<String>), ModelError> {
+    let (config, checkpoint) = open(folder)?;
     let source = Source::checkpoint(&checkpoint, options.kind, options.device);
-    build(options.families, config, source)
+    let unread = source.unread();
+    let model = build(options.families, config, source)?;
+    Ok((model, unread.take()))
+}
+
+/// The configuration and the weights of a folder, once they are known to be of a kind that is read.
+pub(crate) fn open(folder: &Path) -> Result<(Config, Checkpoint), ModelError> {
+    let config = Config::read(folder)?;
+    config.check_weights()?;
+    Ok((config, Checkpoint::open(folder)?))
 }

@@ -12,6 +12,7 @@ use rlaif_checkpoint::{
 };
 use rlaif_lm::Parameters;
 use rlaif_torch::TorchError;
+use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -82,7 +83,7 @@ impl<'a> ModelAdapters<'a> {
     /// mis-shaped, and as [`Self::add`].
     pub fn load(&mut self, name: &str, folder: &Path) -> Result<(), ModelError> {
         let config = AdapterConfig::read(folder)?;
-        let weights = Checkpoint::open_file(&folder.join("adapter_model.safetensors"))?;
+        let weights = Checkpoint::open_adapter(folder)?;
         self.attach(name, config, &Origin::File(&weights))
     }
 
@@ -179,6 +180,17 @@ impl<'a> ModelAdapters<'a> {
     /// [`ModelError::UnknownAdapter`], [`ModelError::Checkpoint`] if it cannot be written; nothing
     /// is left behind then.
     pub fn save(&self, name: &str, folder: &Path) -> Result<(), ModelError> {
+        self.write(name, folder, None, None)
+    }
+
+    /// As [`Self::save`], with a config.json and the tokenizer of a folder beside it.
+    pub(crate) fn write(
+        &self,
+        name: &str,
+        folder: &Path,
+        config: Option<&Map<String, Value>>,
+        tokenizer: Option<&Path>,
+    ) -> Result<(), ModelError> {
         let slot = self.parts.adapters.find(name)?;
         let mut tensors = TensorList::default();
         for layer in self.parts.linears.iter().chain(&self.parts.head) {
@@ -189,6 +201,12 @@ impl<'a> ModelAdapters<'a> {
         }
         let mut writer = FolderWriter::create(folder)?;
         writer.adapter(self.parts.adapters.config(slot), &tensors)?;
+        if let Some(config) = config {
+            writer.json("config.json", config)?;
+        }
+        if let Some(tokenizer) = tokenizer {
+            writer.copy_tokenizer(tokenizer)?;
+        }
         Ok(writer.finish()?)
     }
 

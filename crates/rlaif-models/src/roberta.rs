@@ -13,7 +13,7 @@ use tch::{Kind, Tensor};
 use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
-    config::{Config, OneOrMany, check_ids, check_layers, check_sizes},
+    config::{Config, check_ids, check_layers, check_sizes, token_id},
     dimensions::Dimensions,
     error::ModelError,
     labels::Labels,
@@ -24,7 +24,7 @@ use crate::{
     weights::{Source, TensorTree},
 };
 
-/// The fields of config.json that matter here, with the defaults transformers gives them.
+/// The fields of config.json that matter here. [`Config::parse`] adds those that the file lacks.
 #[derive(Debug, Deserialize)]
 struct RawConfig {
     model_type: String,
@@ -33,41 +33,24 @@ struct RawConfig {
     num_hidden_layers: usize,
     num_attention_heads: i64,
     intermediate_size: i64,
-    #[serde(default = "RawConfig::activation")]
     hidden_act: String,
     max_position_embeddings: i64,
-    #[serde(default = "RawConfig::segments")]
     type_vocab_size: i64,
-    #[serde(default = "RawConfig::epsilon")]
     layer_norm_eps: f64,
-    #[serde(default = "RawConfig::dropout")]
     hidden_dropout_prob: f64,
-    #[serde(default = "RawConfig::dropout")]
     attention_probs_dropout_prob: f64,
     classifier_dropout: Option<f64>,
     position_embedding_type: Option<String>,
-    #[serde(default = "RawConfig::std")]
     initializer_range: f64,
+    #[serde(default, deserialize_with = "token_id")]
     pad_token_id: Option<u32>,
+    #[serde(default, deserialize_with = "token_id")]
     bos_token_id: Option<u32>,
-    eos_token_id: Option<OneOrMany>,
 }
 
 impl RawConfig {
-    fn activation() -> String {
-        "gelu".to_owned()
-    }
-    fn segments() -> i64 {
-        2
-    }
-    fn epsilon() -> f64 {
-        1e-12
-    }
-    fn dropout() -> f64 {
-        0.1
-    }
-    fn std() -> f64 {
-        0.02
+    fn read(config: &Config) -> Result<Self, ModelError> {
+        config.parse(config.text("model_type").unwrap_or_default())
     }
 
     fn check(&self) -> Result<(), ModelError> {
@@ -93,7 +76,7 @@ impl RawConfig {
 
 /// Sizes of the layers, for an estimate of what they need.
 pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
-    let raw: RawConfig = config.parse()?;
+    let raw = RawConfig::read(config)?;
     raw.check()?;
     Ok(Dimensions {
         hidden: raw.hidden_size,
@@ -287,7 +270,7 @@ impl Roberta {
         source: Source<'_>,
         style: Style,
     ) -> Result<BuiltClassifier, ModelError> {
-        let raw: RawConfig = config.parse()?;
+        let raw = RawConfig::read(config)?;
         raw.check()?;
         if let Some(other) = raw.position_embedding_type.as_deref().filter(|t| *t != "absolute") {
             return Err(ModelError::UnsupportedField {
@@ -326,10 +309,10 @@ impl Roberta {
             dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
         };
         let device = source.device();
-        let parameters = source.finish(|name| {
-            name.ends_with("embeddings.position_ids")
-                || (style == Style::Roberta && name.starts_with("roberta.pooler."))
-        })?;
+        if style == Style::Roberta {
+            source.leave("roberta.pooler.");
+        }
+        let parameters = source.finish(|name| name.ends_with("embeddings.position_ids"))?;
         let context = raw.max_position_embeddings - first;
         let spec = LmSpec {
             model_type: raw.model_type.clone(),
@@ -341,7 +324,7 @@ impl Roberta {
                 expected: format!("more than {first}"),
             })?),
             pad_id,
-            eos_ids: raw.eos_token_id.map_or_else(Vec::new, OneOrMany::into_vec),
+            eos_ids: config.ends()?,
             bos_id: raw.bos_token_id,
             decoder_start_id: None,
             kind: embeddings.words.weight.kind(),

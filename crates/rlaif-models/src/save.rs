@@ -7,7 +7,6 @@ use std::{
 
 use rlaif_checkpoint::{
     DEFAULT_SHARD_BYTES, Dtype, FolderWriter, ModelCard, TensorSource, TensorSpec,
-    read_json_if_present,
 };
 use rlaif_lm::Parameters;
 use serde_json::{Map, Value};
@@ -18,7 +17,7 @@ use crate::{config::Config, error::ModelError, family::Family, frame::Frame, wei
 /// What goes into a model folder beside the weights.
 #[derive(Debug, Clone)]
 pub struct SaveOptions<'a> {
-    /// Folder whose tokenizer files and generation_config.json come along.
+    /// Folder whose tokenizer files come along.
     pub source: Option<&'a Path>,
     /// The model card.
     pub card: Option<&'a ModelCard>,
@@ -54,13 +53,11 @@ pub(crate) fn write_model(
     let mut writer = FolderWriter::create(folder)?;
     writer.weights(&tensors, options.shard_bytes)?;
     writer.json("config.json", &written_config(config, parameters, family))?;
+    if let Some(generation) = config.generation() {
+        writer.json("generation_config.json", generation)?;
+    }
     if let Some(source) = options.source {
         writer.copy_tokenizer(source)?;
-        let generation: Option<Map<String, Value>> =
-            read_json_if_present(&source.join("generation_config.json"))?;
-        if let Some(generation) = generation {
-            writer.json("generation_config.json", &generation)?;
-        }
     }
     if let Some(card) = options.card {
         writer.card(card)?;

@@ -1,12 +1,16 @@
-//! The models of a run: a policy, its fresh adapter, and its reference.
+//! The models of a run: a policy, its adapter, and its reference.
 
-use std::{num::NonZeroU32, path::PathBuf};
+use std::num::NonZeroU32;
 
 use rlaif_checkpoint::{AdapterConfig, TargetModules, TaskType};
 use rlaif_lm::{Parameters, Policy};
 
 use crate::{
-    classifier::Classifier, error::ModelError, language_model::LanguageModel, load::LoadOptions,
+    classifier::Classifier,
+    error::ModelError,
+    files::{ADAPTER, ModelFiles},
+    language_model::LanguageModel,
+    load::LoadOptions,
 };
 
 /// A LoRA adapter to be trained.
@@ -82,47 +86,50 @@ impl Lora {
 /// ```
 #[derive(Debug, Clone)]
 pub struct PolicySetup {
-    /// Folder of the policy.
-    pub folder: PathBuf,
+    /// The policy. An adapter of it is what is trained.
+    pub files: ModelFiles,
     /// How its weights are loaded.
     pub options: LoadOptions,
-    /// The adapter to be trained; `None` trains the weights.
+    /// The fresh adapter to be trained, on files without one; `None` trains the weights, or the adapter
+    /// of the files.
     pub lora: Option<Lora>,
-    /// Folder of a reference that is another model.
-    pub reference: Option<PathBuf>,
+    /// A reference that is another model.
+    pub reference: Option<ModelFiles>,
 }
 
 impl PolicySetup {
     /// A policy all of whose weights are trained, held to a copy of itself.
-    pub fn new(folder: impl Into<PathBuf>, options: LoadOptions) -> Self {
-        Self { folder: folder.into(), options, lora: None, reference: None }
+    pub fn new(files: impl Into<ModelFiles>, options: LoadOptions) -> Self {
+        Self { files: files.into(), options, lora: None, reference: None }
     }
 
-    /// Loads the policy, with its fresh adapter if it has one. The adapter is drawn from libtorch's
+    /// Loads the policy, with its adapter if it has one. A fresh adapter is drawn from libtorch's
     /// generator. Without an adapter, every weight is trained.
     ///
     /// # Errors
     /// As [`LanguageModel::load`] and [`crate::ModelAdapters::add`].
     pub fn policy(&self) -> Result<LanguageModel, ModelError> {
-        let mut policy = LanguageModel::load(&self.folder, self.options)?;
-        match &self.lora {
-            Some(lora) => lora.add_to(&mut policy)?,
-            None => policy.parameters().train_where(|_| true),
+        let mut policy = self.files.language_model(self.options)?;
+        match (&self.lora, &self.files.adapter) {
+            (Some(lora), _) => lora.add_to(&mut policy)?,
+            (None, Some(_)) => policy.adapters().train(ADAPTER)?,
+            (None, None) => policy.parameters().train_where(|_| true),
         }
         Ok(policy)
     }
 
-    /// Loads the reference; `None` if it is the policy without its adapter. It shares the memory of
-    /// the policy's frozen layers: freeze them first.
+    /// Loads the reference; `None` if it is the policy without its fresh adapter. A policy whose adapter
+    /// is trained further is held to what it was at the start, adapter included. The reference shares
+    /// the memory of the policy's frozen layers: freeze them first.
     ///
     /// # Errors
     /// As [`LanguageModel::load`].
     pub fn reference_of(&self, policy: &Parameters) -> Result<Option<LanguageModel>, ModelError> {
         match (&self.reference, &self.lora) {
-            (Some(folder), _) => Ok(Some(LanguageModel::load(folder, self.options)?)),
+            (Some(files), _) => Ok(Some(files.language_model(self.options)?)),
             (None, Some(_)) => Ok(None),
             (None, None) => {
-                let copy = LanguageModel::load(&self.folder, self.options)?;
+                let copy = self.files.language_model(self.options)?;
                 policy.share_frozen(copy.parameters());
                 Ok(Some(copy))
             }

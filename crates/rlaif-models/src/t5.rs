@@ -517,7 +517,7 @@ pub(crate) struct T5 {
 impl T5 {
     /// Builds the model that `config` describes from the tensors of `source`.
     pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
-        let raw: RawConfig = config.parse()?;
+        let raw: RawConfig = config.parse(config::MODEL_TYPE)?;
         let shape = Shape::resolve(&raw, |name| source.has(name))?;
         const SHARED: [&str; 3] =
             ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
@@ -552,7 +552,7 @@ impl T5 {
         // Old checkpoints hold a cross-attention position bias that nothing ever used.
         let parameters = source
             .finish(|name| name.ends_with("EncDecAttention.relative_attention_bias.weight"))?;
-        let spec = raw.spec(&shared.weight);
+        let spec = raw.spec(&shared.weight, config.ends()?);
         check_ids(&spec)?;
         let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, shape, shared, encoder, decoder, lm_head })

@@ -4,7 +4,7 @@
 //! `weights.at("encoder").at("block").at(0)`. What is missing or mis-shaped is collected, and all of
 //! it is reported at once when the model is complete.
 
-use std::{cell::RefCell, collections::BTreeSet, fmt::Display};
+use std::{cell::RefCell, collections::BTreeSet, fmt::Display, rc::Rc};
 
 use rlaif_checkpoint::{Checkpoint, Dtype, TensorInfo};
 use rlaif_lm::Parameters;
@@ -54,13 +54,21 @@ pub struct Source<'a> {
     device: Device,
     kind: Option<Kind>,
     state: RefCell<State>,
+    /// Filled by [`Self::finish`].
+    unread: Unread,
 }
+
+/// The names of a checkpoint's tensors that its model has no use for.
+pub(crate) type Unread = Rc<RefCell<Vec<String>>>;
 
 #[derive(Default)]
 struct State {
     parameters: Parameters,
     problems: Vec<TensorProblem>,
+    /// Names in the checkpoint.
     used: BTreeSet<String>,
+    /// Beginnings of names that are of no use.
+    left: Vec<String>,
     /// Kinds of the tensors that the model does not want in one of its own choice.
     kinds: BTreeSet<&'static str>,
 }
@@ -72,17 +80,21 @@ impl<'a> Source<'a> {
         kind: Option<Kind>,
         device: Device,
     ) -> Self {
-        Self { origin: Origin::Checkpoint(checkpoint), device, kind, state: RefCell::default() }
+        Self::new(Origin::Checkpoint(checkpoint), device, kind)
+    }
+
+    fn new(origin: Origin<'a>, device: Device, kind: Option<Kind>) -> Self {
+        Self { origin, device, kind, state: RefCell::default(), unread: Unread::default() }
+    }
+
+    /// The names of the tensors without a use, once [`Self::finish`] has returned.
+    pub(crate) fn unread(&self) -> Unread {
+        Rc::clone(&self.unread)
     }
 
     /// The shapes of a checkpoint.
     pub(crate) fn headers(checkpoint: &'a Checkpoint) -> Self {
-        Self {
-            origin: Origin::Headers(checkpoint),
-            device: Device::Cpu,
-            kind: Some(Kind::Float),
-            state: RefCell::default(),
-        }
+        Self::new(Origin::Headers(checkpoint), Device::Cpu, Some(Kind::Float))
     }
 
     /// The checkpoint, if there is one.
@@ -95,7 +107,7 @@ impl<'a> Source<'a> {
 
     /// Fresh tensors.
     pub(crate) fn random(kind: Kind, device: Device) -> Source<'static> {
-        Source { origin: Origin::Random, device, kind: Some(kind), state: RefCell::default() }
+        Source::new(Origin::Random, device, Some(kind))
     }
 
     /// The top of the tree of tensors.
@@ -110,7 +122,7 @@ impl<'a> Source<'a> {
 
     /// Whether the checkpoint holds this tensor. A random start holds every tensor.
     pub fn has(&self, name: &str) -> bool {
-        self.file().is_none_or(|checkpoint| checkpoint.tensors().contains_key(name))
+        self.file().is_none_or(|checkpoint| stored(checkpoint, name).is_some())
     }
 
     /// The first of `names` that the checkpoint holds, or the first of them all.
@@ -123,12 +135,25 @@ impl<'a> Source<'a> {
     pub fn tie(&self, alias: &str, name: &str) {
         let mut state = self.state.borrow_mut();
         state.parameters.tie(alias, name);
-        state.used.insert(alias.to_owned());
+        state.used.insert(self.stored(alias).to_owned());
+    }
+
+    /// Says that the tensors whose names begin so are of no use to the model, although they are in a
+    /// part that it reads: a pooler, say.
+    pub fn leave(&self, beginning: &str) {
+        self.state.borrow_mut().left.push(beginning.to_owned());
+    }
+
+    /// The name of a tensor in the checkpoint, or `name` where it is not there.
+    fn stored<'n>(&'n self, name: &'n str) -> &'n str {
+        self.file().and_then(|file| stored(file, name)).map_or(name, |(stored, _)| stored)
     }
 
     /// The parameters, once the model has asked for all of them.
     ///
-    /// `harmless` accepts names that may be in a checkpoint without being asked for.
+    /// `harmless` accepts names that may be in a checkpoint without being asked for. Other tensors that
+    /// no one asked for are an error in a part of the checkpoint that the model reads, because its
+    /// config.json then describes another computation; heads of other models are left aside.
     ///
     /// # Errors
     /// [`ModelError::Tensors`] with every tensor that does not fit, [`ModelError::MixedKinds`].
@@ -146,8 +171,16 @@ impl<'a> Source<'a> {
                 })
                 .collect();
             state.problems.extend(differing);
+            let read: BTreeSet<&str> = state.used.iter().map(|name| part(name)).collect();
+            let mut unread = self.unread.borrow_mut();
             for (name, info) in checkpoint.tensors() {
-                if !state.used.contains(name) && !harmless(name) {
+                if state.used.contains(name) || harmless(name) {
+                    continue;
+                }
+                if state.left.iter().any(|left| name.starts_with(left)) || !read.contains(part(name))
+                {
+                    unread.push(name.clone());
+                } else {
                     state.problems.push(TensorProblem::Unexpected {
                         name: name.clone(),
                         shape: info.shape.clone(),
@@ -193,7 +226,7 @@ impl<'a> Source<'a> {
         };
         let tensor = tensor.set_requires_grad(true);
         let mut state = self.state.borrow_mut();
-        state.used.insert(name.clone());
+        state.used.insert(self.stored(&name).to_owned());
         if kind.is_none() {
             state.kinds.insert(kind_name(tensor.kind()));
         }
@@ -263,8 +296,8 @@ pub(crate) fn read_checked(
     name: &str,
     shape: &[i64],
 ) -> Result<Tensor, TensorProblem> {
-    let info = checked(checkpoint, name, shape)?;
-    read_tensor(checkpoint, name, shape, info.dtype).map_err(|source| TensorProblem::Unreadable {
+    let (stored, info) = checked(checkpoint, name, shape)?;
+    read_tensor(checkpoint, stored, shape, info.dtype).map_err(|source| TensorProblem::Unreadable {
         name: name.to_owned(),
         source: Box::new(source),
     })
@@ -275,18 +308,47 @@ pub(crate) fn read_if_present(
     checkpoint: &Checkpoint,
     name: &str,
 ) -> Result<Option<Tensor>, ModelError> {
-    let Some(info) = checkpoint.tensors().get(name) else { return Ok(None) };
+    let Some((stored, info)) = stored(checkpoint, name) else { return Ok(None) };
     if kind_of(info.dtype).is_none() {
         return Ok(None);
     }
     let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
-    read_tensor(checkpoint, name, &shape, info.dtype).map(Some)
+    read_tensor(checkpoint, stored, &shape, info.dtype).map(Some)
+}
+
+/// The tensor of a checkpoint that a model calls `name`, by its name there.
+///
+/// Old BERTs call the weight and bias of a LayerNorm gamma and beta, and a trunk that was saved by
+/// itself lacks the first part of its names.
+pub(crate) fn stored<'c>(checkpoint: &'c Checkpoint, name: &str) -> Option<(&'c str, &'c TensorInfo)> {
+    let tensors = checkpoint.tensors();
+    let find = |name: &str| {
+        let old = || match name.rsplit_once("LayerNorm.")? {
+            (place, "weight") => Some(format!("{place}LayerNorm.gamma")),
+            (place, "bias") => Some(format!("{place}LayerNorm.beta")),
+            _ => None,
+        };
+        let found = tensors.get_key_value(name).or_else(|| tensors.get_key_value(&old()?));
+        found.map(|(stored, info)| (stored.as_str(), info))
+    };
+    find(name).or_else(|| {
+        let (first, rest) = name.split_once('.')?;
+        let beginning = format!("{first}.");
+        let mut from = tensors.range(beginning.clone()..);
+        let has_first = from.next().is_some_and(|(name, _)| name.starts_with(&beginning));
+        find(rest).filter(|_| !has_first)
+    })
+}
+
+/// The first part of a tensor's name, by which trunks and heads are told apart.
+fn part(name: &str) -> &str {
+    name.split('.').next().unwrap_or(name)
 }
 
 /// Whether two tensors of a checkpoint are one, or the first is not there at all.
 fn same_bytes(checkpoint: &Checkpoint, alias: &str, name: &str) -> bool {
-    let tensors = checkpoint.tensors();
-    let (Some(one), Some(other)) = (tensors.get(alias), tensors.get(name)) else { return true };
+    let pair = (stored(checkpoint, alias), stored(checkpoint, name));
+    let (Some((alias, one)), Some((name, other))) = pair else { return true };
     if one.shape != other.shape || one.dtype != other.dtype {
         return false;
     }
@@ -299,13 +361,13 @@ fn same_bytes(checkpoint: &Checkpoint, alias: &str, name: &str) -> bool {
     read(alias) == read(name)
 }
 
-/// The header of a tensor that should have this shape.
+/// The header of a tensor that should have this shape, and its name in the checkpoint.
 fn checked<'c>(
     checkpoint: &'c Checkpoint,
     name: &str,
     shape: &[i64],
-) -> Result<&'c TensorInfo, TensorProblem> {
-    let Some(info) = checkpoint.tensors().get(name) else {
+) -> Result<(&'c str, &'c TensorInfo), TensorProblem> {
+    let Some((stored, info)) = stored(checkpoint, name) else {
         return Err(TensorProblem::Missing { name: name.to_owned(), shape: shape.to_vec() });
     };
     if !same_shape(&info.shape, shape) {
@@ -315,7 +377,7 @@ fn checked<'c>(
             found: info.shape.clone(),
         });
     }
-    Ok(info)
+    Ok((stored, info))
 }
 
 /// Reads one tensor of a checkpoint into memory of its own, in the checkpoint's kind.

@@ -153,9 +153,12 @@ fn every_field_of_a_configuration_acts() {
         ("flan", "config.hub.json", "feed_forward_proj", json!("gated-silu")),
         ("flan-tied", "config.json", "scale_decoder_outputs", json!(false)),
     ] {
-        // qwen2-window names its layers' types, which would decide over the window fields.
-        let plain = changed(name, spelling, &[("layer_types", Value::Null)]).unwrap();
-        let fields = [("layer_types", Value::Null), (field, value.clone())];
+        // Fields that would decide over others: qwen2-window names its layers' types, T5 the parts of
+        // its activation.
+        let decisive = ["layer_types", "dense_act_fn", "is_gated_act"];
+        let mut fields: Vec<_> = decisive.into_iter().map(|field| (field, Value::Null)).collect();
+        let plain = changed(name, spelling, &fields).unwrap();
+        fields.push((field, value.clone()));
         let other = changed(name, spelling, &fields)
             .unwrap_or_else(|error| panic!("{name} {field} {value}: {error}"));
         let difference = (plain - other).abs().max().double_value(&[]);
@@ -212,9 +215,9 @@ fn configurations_that_cannot_be_honoured_are_refused() {
         ("llama31", "rope_scaling", json!({ "type": "linear" }), "rope_scaling.factor"),
         ("llama3", "num_key_value_heads", json!(3), "a divisor of num_attention_heads"),
         ("llama3", "num_attention_heads", json!(0), "`num_attention_heads` is 0"),
-        ("llama3", "vocab_size", json!("many"), "config.json: invalid type"),
-        ("llama3", "hidden_size", Value::Null, "config.json: invalid type"),
-        ("flan", "feed_forward_proj", json!("gated-swoosh"), "`swoosh`"),
+        ("llama3", "vocab_size", json!("many"), "config.json, field `vocab_size`: invalid type: string \"many\""),
+        ("llama3", "hidden_size", Value::Null, "field `hidden_size`: invalid type: null"),
+        ("flan", "dense_act_fn", json!("swoosh"), "`dense_act_fn` is `swoosh`"),
         ("flan", "relative_attention_num_buckets", json!(2), "at least 4"),
         ("flan", "d_kv", json!(-1), "`d_kv` is -1"),
         ("flan", "d_kv", json!(1i64 << 62), "`d_kv` is 4611686018427387904, expected at most"),
@@ -267,7 +270,7 @@ fn every_tensor_that_does_not_fit_is_named_at_once() {
             *tensor = Tensor::zeros([3], (Kind::Float, Device::Cpu));
         }
     }
-    tensors.push(("extra.weight".to_owned(), Tensor::zeros([2], (Kind::Float, Device::Cpu))));
+    tensors.push(("model.extra.weight".to_owned(), Tensor::zeros([2], (Kind::Float, Device::Cpu))));
     Tensor::write_safetensors(&tensors, &weights).unwrap();
     for error in [load(folder.path()).unwrap_err(), inspect(folder.path()).unwrap_err()] {
         let ModelError::Tensors { problems, .. } = &error else { panic!("{error}") };
@@ -277,7 +280,7 @@ fn every_tensor_that_does_not_fit_is_named_at_once() {
             |p| matches!(p, TensorProblem::Missing { name, .. } if name == "lm_head.weight")
         ));
         assert!(has(
-            |p| matches!(p, TensorProblem::Unexpected { name, .. } if name == "extra.weight")
+            |p| matches!(p, TensorProblem::Unexpected { name, .. } if name == "model.extra.weight")
         ));
         assert!(has(|p| matches!(p, TensorProblem::Shape { name, found, .. }
             if name == "model.norm.weight" && found == &[3])));
@@ -363,7 +366,8 @@ fn pickled_weights_give_the_same_model() {
     assert!(shards > 4, "{shards} files");
     assert_eq!(probe(&load(&path).unwrap()), probe(&policy));
     // A shard that is gone is named.
-    let shard = path.join(format!("model-00002-of-{:05}.safetensors", shards - 2));
+    // Beside the shards are config.json, generation_config.json and the index.
+    let shard = path.join(format!("model-00002-of-{:05}.safetensors", shards - 3));
     fs::remove_file(&shard).unwrap();
     let error = load(&path).unwrap_err();
     assert!(error.to_string().contains("model-00002"), "{error}");

@@ -254,6 +254,6 @@ fn its_trunk_takes_other_heads() {
     judge.save(&saved, &SaveOptions::default()).unwrap();
     let again = Classifier::load(&saved, options()).unwrap();
     assert_eq!(again.labels(), labels);
-    let (trunk, _head) = value_function(&saved, options()).unwrap();
+    let (trunk, _head) = value_function(&(&*saved).into(), options()).unwrap();
     assert_eq!(trunk.family().model_type, "glimmer");
 }

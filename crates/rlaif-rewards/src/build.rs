@@ -10,10 +10,8 @@ use rlaif_core::RewardModel;
 use rlaif_core::Seed;
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_lm::generate::{GenerationConfig, Sampling};
-#[cfg(all(feature = "judge", feature = "neural"))]
-use rlaif_models::LanguageModel;
 #[cfg(feature = "neural")]
-use rlaif_models::LoadOptions;
+use rlaif_models::{LoadOptions, ModelFiles, ModelNames};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_text::HfTokenizer;
 #[cfg(feature = "neural")]
@@ -28,10 +26,10 @@ use crate::judge::{
 #[cfg(all(feature = "judge", feature = "neural"))]
 use crate::judge::{PolicyApi, SamplingConfig};
 #[cfg(all(feature = "judge", feature = "neural"))]
-use crate::neural::PolicyJudge;
+use crate::neural::{PolicyJudge, tokenizer_folder};
 #[cfg(feature = "neural")]
 use crate::neural::{
-    ClassifierConfig, ClassifierReward, ModelDtype, ModelFolder, NOT_HATE_MODEL, Preset,
+    ClassifierConfig, ClassifierReward, FindModel, ModelDtype, NOT_HATE_MODEL, Preset,
 };
 use crate::{
     Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardConfig,
@@ -51,7 +49,7 @@ pub struct Surroundings<'a> {
     #[cfg(feature = "judge")]
     environment: Environment<'a>,
     #[cfg(feature = "neural")]
-    models: &'a ModelFolder<'a>,
+    models: &'a FindModel<'a>,
     #[cfg(feature = "neural")]
     device: Device,
     /// Classifiers that were loaded, so that rewards of the same weights share them.
@@ -75,7 +73,7 @@ impl<'a> Surroundings<'a> {
             #[cfg(feature = "judge")]
             environment: &process_environment,
             #[cfg(feature = "neural")]
-            models: &|location, _| Ok(PathBuf::from(location)),
+            models: &|names| Ok(on_this_disk(names)),
             #[cfg(feature = "neural")]
             device: Device::Cpu,
             #[cfg(feature = "neural")]
@@ -96,10 +94,10 @@ impl<'a> Surroundings<'a> {
         self
     }
 
-    /// Finds the folder of a model from its location and revision: hub ids, say.
+    /// Finds the files of a model by its names: hub ids, say.
     #[cfg(feature = "neural")]
     #[must_use]
-    pub fn models(mut self, models: &'a ModelFolder<'a>) -> Self {
+    pub fn models(mut self, models: &'a FindModel<'a>) -> Self {
         self.models = models;
         self
     }
@@ -112,13 +110,15 @@ impl<'a> Surroundings<'a> {
         self
     }
 
-    #[cfg(feature = "neural")]
-    fn model_folder(
-        &self,
-        location: &str,
-        revision: Option<&str>,
-    ) -> Result<PathBuf, ProviderError> {
-        (self.models)(location, revision)
+}
+
+/// The files of names that are folders.
+#[cfg(feature = "neural")]
+fn on_this_disk(names: &ModelNames<'_>) -> ModelFiles {
+    let ModelNames { model, adapter, base, .. } = names;
+    match (base, adapter) {
+        (Some(base), _) => ModelFiles { folder: base.into(), adapter: Some(model.into()) },
+        (None, adapter) => ModelFiles { folder: model.into(), adapter: adapter.map(PathBuf::from) },
     }
 }
 
@@ -216,9 +216,9 @@ fn judge(
     })
 }
 
-/// Loaded weights, told apart by folder, device and kind.
+/// Loaded weights, told apart by files, device and kind.
 #[cfg(feature = "neural")]
-type Loaded = ((PathBuf, Device, Option<Kind>), ClassifierReward);
+type Loaded = ((ModelFiles, Device, Option<Kind>), ClassifierReward);
 
 /// Device and dtype of a configured model.
 #[cfg(feature = "neural")]
@@ -251,14 +251,19 @@ fn classifier(
             });
         }
     };
-    let folder = around.model_folder(location, config.revision.as_deref())?;
+    let files = (around.models)(&ModelNames {
+        model: location,
+        revision: config.revision.as_deref(),
+        adapter: config.adapter.as_deref(),
+        base: config.base.as_deref(),
+    })?;
     let load = load_options(config.device.as_deref(), config.dtype, around)?;
-    let key = (folder, load.device, load.kind);
+    let key = (files, load.device, load.kind);
     let mut loaded = around.loaded.borrow_mut();
     if let Some((_, same)) = loaded.iter().find(|(known, _)| *known == key) {
         return same.with(config.options());
     }
-    let reward = ClassifierReward::load(&key.0, load, config.options())?;
+    let reward = ClassifierReward::load(key.0.clone(), load, config.options())?;
     loaded.push((key, reward.with(config.options())?));
     Ok(reward)
 }
@@ -270,7 +275,7 @@ fn policy_judge<A>(
     around: &Surroundings<'_>,
 ) -> Result<PolicyJudge, ProviderError> {
     config.check()?;
-    let PolicyApi { model, revision, device, dtype, batch_size } = api;
+    let PolicyApi { model, revision, adapter, base, device, dtype, batch_size } = api;
     let strangers = config.service_only();
     if !strangers.is_empty() {
         return Err(ProviderError::Setting {
@@ -280,10 +285,15 @@ fn policy_judge<A>(
         });
     }
     let rubric = config.rubric()?;
-    let folder = around.model_folder(model, revision.as_deref())?;
+    let files = (around.models)(&ModelNames {
+        model,
+        revision: revision.as_deref(),
+        adapter: adapter.as_deref(),
+        base: base.as_deref(),
+    })?;
     let load = load_options(device.as_deref(), *dtype, around)?;
-    let codec = HfTokenizer::from_folder(&folder)?;
-    let judge = PolicyJudge::new(rubric, LanguageModel::load(&folder, load)?, codec)?;
+    let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;
+    let judge = PolicyJudge::new(rubric, files.language_model(load)?, codec)?;
     let SamplingConfig { max_tokens, temperature, top_p, top_k, seed } = &config.sampling;
     let sampling = match temperature {
         Some(temperature) if *temperature != 0. => Sampling::Sample {

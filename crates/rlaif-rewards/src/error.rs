@@ -230,6 +230,10 @@ pub enum ProviderError {
     #[cfg(feature = "neural")]
     #[error(transparent)]
     Model(#[from] rlaif_models::ModelError),
+    /// A classifier cannot be made of an adapter and its base.
+    #[cfg(feature = "neural")]
+    #[error(transparent)]
+    Convert(#[from] rlaif_models::ConvertError),
     /// A tokenizer cannot be read.
     #[cfg(feature = "neural")]
     #[error(transparent)]
@@ -316,6 +320,8 @@ impl Fault for ProviderError {
             Self::ModelFolder { users, .. } => *users,
             #[cfg(feature = "neural")]
             Self::Model(error) => error.is_users(),
+            #[cfg(feature = "neural")]
+            Self::Convert(error) => error.is_users(),
             #[cfg(feature = "neural")]
             Self::Text(error) => error.is_users(),
             #[cfg(feature = "neural")]

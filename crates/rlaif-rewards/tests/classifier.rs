@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rlaif_core::{Exchange, RewardError, RewardModel};
 use rlaif_eval::{Better, Metric, MetricInfo, RewardMetric};
 use rlaif_hub::{HubBuilder, Network, RepoKind};
-use rlaif_models::LoadOptions;
+use rlaif_models::{LoadOptions, ModelNames};
 use rlaif_rewards::{
     ClassifierOptions, ClassifierReward, Input, Output, Preset, ProviderError, RewardConfig,
     RewardExt, Surroundings, WeightedSum,
@@ -185,9 +185,10 @@ fn a_configuration_builds_it() {
          [[of]]\nkind = 'classifier'\nmodel = 'the hub id'\nlabel = 1\ndtype = 'f32'\ndevice = 'cpu'\n",
         folder = fixture("not-hate").display()
     );
-    let folder = |location: &str, revision: Option<&str>| {
-        assert_eq!(revision, None);
-        Ok(if location == "the hub id" { fixture("not-hate") } else { location.into() })
+    let folder = |names: &ModelNames<'_>| {
+        assert_eq!(names.revision, None);
+        let fixture = fixture("not-hate");
+        Ok(if names.model == "the hub id" { fixture.into() } else { names.model.into() })
     };
     let config = RewardConfig::from_toml(&text, "reward.toml").unwrap();
     let reward = config.build(&Surroundings::default().models(&folder)).unwrap();

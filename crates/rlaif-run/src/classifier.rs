@@ -77,7 +77,7 @@ impl RunFile for ClassifierFile {
 
     fn locations(&mut self) -> Vec<&mut String> {
         let mut all = self.data.locations();
-        all.push(&mut self.model.path);
+        all.extend(self.model.locations());
         all
     }
 }
@@ -185,7 +185,7 @@ impl Recipe for ClassifierFile {
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
         let memory = start.memory_of(self.learn.activations)?;
         let mut classifier = start.fresh(|| self.model.classifier(&self.labels, start.options))?;
-        let tokenizer = tokenizer(&self.model.folder()?, classifier.spec().vocab_size)?;
+        let tokenizer = tokenizer(&self.model.files()?, classifier.spec().vocab_size)?;
         let limit = self.data.limit(classifier.spec());
         let Self { data, train, learn, .. } = self;
         let corpus = LabelledColumns(self.columns.clone());

@@ -148,7 +148,7 @@ impl RunFile for DpoFile {
 
     fn locations(&mut self) -> Vec<&mut String> {
         let mut all = self.data.as_mut().map_or_else(Vec::new, DataSection::locations);
-        all.push(&mut self.model.path);
+        all.extend(self.model.locations());
         all.extend(self.online.iter_mut().flat_map(|online| online.reward.locations()));
         all
     }
@@ -170,7 +170,7 @@ impl Recipe for DpoFile {
         let memory = self.memory(start.options, None)?;
         self.placement.check_memory(&memory, WeightsInMemory::NotLoaded)?;
         let policy = start.fresh(|| self.model.language_model(start.options))?;
-        let tokenizer = tokenizer(&self.model.folder()?, policy.spec().vocab_size)?;
+        let tokenizer = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
         let rows = self.read(&tokenizer, policy.spec(), start.seed)?;
         let memory = self.memory(start.options, Some(&rows))?;
         let DpoRows { train, held_out, mut batches, report, skipped } = rows;

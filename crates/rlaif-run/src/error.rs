@@ -12,7 +12,7 @@ use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
-use crate::fetch::FetchError;
+use crate::{fetch::FetchError, vocabulary::OtherVocabulary};
 
 /// Why a run did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +126,9 @@ pub enum RunError {
         /// Rows of the embedding.
         rows: i64,
     },
+    /// A reference or value function that reads other ids than the policy.
+    #[error(transparent)]
+    OtherVocabulary(#[from] OtherVocabulary),
     /// A run that was asked to stop, by Ctrl-C.
     #[error("interrupted after a whole step, and everything is saved; {how}")]
     Interrupted {
@@ -249,6 +252,7 @@ impl Fault for RunError {
             Self::Row { problem, .. } => problem.is_users(),
             Self::Interrupted { .. } | Self::Result { .. } => false,
             Self::Vocabulary { .. } => true,
+            Self::OtherVocabulary(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),
             Self::Fetch(error) => error.is_users(),
             Self::Model(error) => error.is_users(),

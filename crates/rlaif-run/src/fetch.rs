@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rlaif_core::Fault;
 use rlaif_hub::{Hub, HubError, Repo, RepoKind};
-use rlaif_models::ModelError;
+use rlaif_models::{ModelError, ModelFiles, ModelNames};
 use rlaif_text::HfTokenizer;
 use serde::Deserialize;
 
@@ -31,6 +31,63 @@ pub enum FetchError {
         #[source]
         source: Box<HubError>,
     },
+    /// An adapter whose base cannot be had.
+    #[error(
+        "{} is an adapter on `{base}`, which cannot be had: {source}; name its base yourself (`--base`, or \
+         `base` beside the model in a run file)", .adapter.display()
+    )]
+    Base {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The base that it names.
+        base: String,
+        /// Why that cannot be had.
+        #[source]
+        source: Box<FetchError>,
+    },
+    /// An adapter that names no base.
+    #[error(
+        "{} is an adapter that does not say what it is on; name its base (`--base`, or `base` beside the \
+         model in a run file)", .adapter.display()
+    )]
+    NoBase {
+        /// The adapter's folder.
+        adapter: PathBuf,
+    },
+    /// An adapter on an adapter.
+    #[error(
+        "{} is an adapter, and {} is one as well; merge the latter first (`rlaif merge`), and name the \
+         merged model", .adapter.display(), .base.display()
+    )]
+    Stacked {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The folder of the model that it is to be on.
+        base: PathBuf,
+    },
+    /// A folder that was named as an adapter and is not one.
+    #[error("{} holds no adapter: there is no adapter_config.json", .folder.display())]
+    NoAdapter {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A base beside a model that is not an adapter.
+    #[error("{} is a whole model, not an adapter; leave its base (`{base}`) out", .folder.display())]
+    NoUseForBase {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The base.
+        base: String,
+    },
+    /// Quantised weights in one file, which are not a model folder.
+    #[error(
+        "{location} is a GGUF file, whose weights are quantised or in a layout of their own; name the folder \
+         or the hub id of the model that it was made of"
+    )]
+    Gguf {
+        /// The file.
+        location: String,
+    },
     /// The list of the files that hold the weights.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -41,7 +98,14 @@ impl Fault for FetchError {
         match self {
             Self::Hub(error) => error.is_users(),
             // The folder that was named is not there; the hub's answer does not matter.
-            Self::File { .. } | Self::Nowhere { .. } => true,
+            Self::File { .. }
+            | Self::Nowhere { .. }
+            | Self::NoBase { .. }
+            | Self::Stacked { .. }
+            | Self::NoAdapter { .. }
+            | Self::NoUseForBase { .. }
+            | Self::Gguf { .. } => true,
+            Self::Base { source, .. } => source.is_users(),
             Self::Model(error) => error.is_users(),
         }
     }
@@ -63,11 +127,18 @@ pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, F
         return Ok(PathBuf::from(location));
     }
     if Path::new(location).is_file() {
+        if location.ends_with(".gguf") {
+            return Err(FetchError::Gguf { location: location.to_owned() });
+        }
         return Err(FetchError::File { location: location.to_owned() });
     }
     let open = || {
         let repo = Hub::from_env()?.open(RepoKind::Model, location, revision)?;
-        let config = repo.get("config.json")?;
+        let config = match repo.try_get(ADAPTER_CONFIG)? {
+            // Of a repository that holds an adapter alone.
+            Some(adapter) => repo.try_get("config.json")?.unwrap_or(adapter),
+            None => repo.get("config.json")?,
+        };
         Ok::<_, HubError>((repo, config))
     };
     let nowhere = |source| FetchError::Nowhere { location: location.to_owned(), source };
@@ -76,12 +147,74 @@ pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, F
         if location.contains('/') { error.into() } else { nowhere(Box::new(error)) }
     })?;
     fetch_weights(&repo)?;
+    if repo.try_get(ADAPTER_CONFIG)?.is_some() && repo.try_get(ADAPTER_WEIGHTS[0])?.is_none() {
+        repo.try_get(ADAPTER_WEIGHTS[1])?;
+    }
     for file in HfTokenizer::FILES.iter().copied().chain(["generation_config.json"]) {
         repo.try_get(file)?;
     }
     // Every file of a repository lies in one folder.
     Ok(config.parent().map_or_else(|| PathBuf::from("."), PathBuf::from))
 }
+
+/// The files of a model on this disk; from the hub, every one that loading needs is fetched first.
+///
+/// # Errors
+/// As [`model_folder`]; [`FetchError::Base`] and [`FetchError::NoBase`] of an adapter whose base cannot be
+/// had, [`FetchError::Stacked`] of an adapter on an adapter.
+pub fn model_files(names: &ModelNames<'_>) -> Result<ModelFiles, FetchError> {
+    let folder = model_folder(names.model, names.revision)?;
+    if ModelFiles::is_adapter(&folder) {
+        return match names.adapter {
+            None => on_base(folder, names.base),
+            Some(adapter) => {
+                let adapter = PathBuf::from(adapter);
+                Err(FetchError::Stacked { adapter, base: folder })
+            }
+        };
+    }
+    if let Some(base) = names.base {
+        return Err(FetchError::NoUseForBase { folder, base: base.to_owned() });
+    }
+    let adapter = names.adapter.map(|adapter| model_folder(adapter, None)).transpose()?;
+    match adapter {
+        Some(folder) if !folder.join(ADAPTER_CONFIG).is_file() => {
+            Err(FetchError::NoAdapter { folder })
+        }
+        adapter => Ok(ModelFiles { folder, adapter }),
+    }
+}
+
+/// An adapter's folder, and that of its base.
+fn on_base(adapter: PathBuf, base: Option<&str>) -> Result<ModelFiles, FetchError> {
+    let (named, revision) = match base {
+        Some(base) => (Some(base.to_owned()), None),
+        None => ModelFiles::base_of(&adapter)?,
+    };
+    let Some(base) = named else { return Err(FetchError::NoBase { adapter }) };
+    let beside = adapter.join(&base);
+    let folder = match Path::new(&base) {
+        // As peft has it, from the current folder; or else from the adapter's.
+        path if !path.is_dir() && path.is_relative() && beside.is_dir() => beside,
+        path => {
+            let revision = revision.filter(|_| !path.is_dir());
+            model_folder(&base, revision.as_deref()).map_err(|source| FetchError::Base {
+                adapter: adapter.clone(),
+                base: base.clone(),
+                source: Box::new(source),
+            })?
+        }
+    };
+    if ModelFiles::is_adapter(&folder) {
+        return Err(FetchError::Stacked { adapter, base: folder });
+    }
+    Ok(ModelFiles { folder, adapter: Some(adapter) })
+}
+
+/// An adapter's configuration, as peft calls it.
+const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// Its weights, in the order of preference.
+const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 /// The index of sharded weights: which file holds which tensor.
 #[derive(Deserialize)]

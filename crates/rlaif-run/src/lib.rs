@@ -84,6 +84,7 @@ mod sft;
 mod skipped;
 mod source;
 mod supervised;
+mod vocabulary;
 
 pub use classifier::{ClassifierColumns, ClassifierFile};
 pub use columns::{ColumnSection, DataFormat};
@@ -95,10 +96,12 @@ pub use evaluate::{
     CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
     PolicyConfig, PreferenceCheck, Responder, Side, tell_of_training,
 };
-pub use fetch::{FetchError, model_folder};
+pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};
-pub use model::{LoraSection, LoraTargets, ModelSection, Placement, tokenizer};
+pub use model::{
+    LoraSection, LoraTargets, ModelSection, Placement, tell_of_unread, tokenizer,
+};
 pub use ppo::{
     PpoFile, PpoTrainSection, PretrainingSection, PromptSection, ValueSection, ValueStart,
 };
@@ -108,3 +111,4 @@ pub use rewards::rewards_from_config;
 pub use schema::{Key, commands_with_files, key_lines, key_table, keys, reward_table, schema};
 pub use sft::SftFile;
 pub use skipped::SkippedRows;
+pub use vocabulary::OtherVocabulary;

@@ -1,6 +1,8 @@
 //! The memory that a run needs: refused before it starts, rather than killed in the middle.
 
-use rlaif_models::{LoadOptions, MemoryNeeded, MemoryPlan, TrainedWeights, free_memory};
+use rlaif_models::{
+    AdapterConfig, LoadOptions, MemoryNeeded, MemoryPlan, ModelError, TrainedWeights, free_memory,
+};
 use tch::Kind;
 
 use crate::{
@@ -34,11 +36,15 @@ impl ModelSection {
     /// # Errors
     /// [`RunError::Fetch`]; [`RunError::Setting`], [`RunError::Field`] for the adapter.
     pub fn memory(&self, options: LoadOptions) -> Result<MemoryPlan, RunError> {
-        let rank = self.lora.as_ref().map(LoraSection::check).transpose()?;
+        let files = self.files()?;
+        let rank = match &files.adapter {
+            Some(adapter) => Some(AdapterConfig::read(adapter).map_err(ModelError::from)?.r),
+            None => self.lora.as_ref().map(LoraSection::check).transpose()?,
+        };
         let trained =
             rank.map_or(TrainedWeights::All, |rank| TrainedWeights::Lora(rank.get() as usize));
         let kind = options.kind.unwrap_or(Kind::Float);
-        let plan = MemoryPlan::new(self.folder()?, kind, options.device);
+        let plan = MemoryPlan::new(files.folder, kind, options.device);
         Ok(MemoryPlan { trained, families: options.families, ..plan })
     }
 }

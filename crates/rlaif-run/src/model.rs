@@ -1,25 +1,20 @@
 //! `[model]`: which model, where it runs, and with which adapter it is trained.
 
-use std::{
-    num::NonZeroU32,
-    path::{Path, PathBuf},
-};
+use std::num::NonZeroU32;
 
-use rlaif_core::BadSetting;
+use rlaif_core::{BadSetting, say};
 use rlaif_models::{
-    CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions, Lora, ModelError,
-    ModuleNames, PolicySetup, TargetModules, classifier_with_labels,
+    ADAPTER, CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions, Lora, ModelError,
+    ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
 };
-use rlaif_text::HfTokenizer;
+use rlaif_rewards::neural::tokenizer_folder;
+use rlaif_text::{HfTokenizer, TextError};
 use rlaif_torch::{DeviceChoice, TorchError};
 use rlaif_train::{LearnConfig, Precision, Trainable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{error::RunError, fetch::model_folder};
-
-/// The name that an adapter has in a model.
-const ADAPTER: &str = "default";
+use crate::{error::RunError, fetch::model_files};
 
 /// Device, threads and memory of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -46,11 +41,17 @@ impl Default for Placement {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// Folder in Hugging Face's layout, or hub id.
+    /// Folder in Hugging Face's layout, or hub id. That of a LoRA adapter is trained further.
     pub path: String,
     /// Branch, tag or commit of a hub id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Folder or hub id of a LoRA adapter on the model, which is trained further.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
+    /// Base of the adapter that `path` names; by default the one that its configuration names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// The kind of its weights while it is trained.
     #[serde(default)]
     pub precision: Precision,
@@ -194,16 +195,16 @@ pub(crate) fn converted(key: &'static str, error: ConvertError) -> RunError {
     }
 }
 
-/// The tokenizer of a folder, once it is known to fit the model.
+/// The tokenizer of a model, once it is known to fit: the adapter's, where there is one beside it.
 ///
 /// # Errors
 /// [`RunError::Text`]; [`RunError::Vocabulary`] if it has ids that the model has no row for.
-pub fn tokenizer(folder: &Path, vocab_size: i64) -> Result<HfTokenizer, RunError> {
-    let tokenizer = HfTokenizer::from_folder(folder)?;
+pub fn tokenizer(files: &ModelFiles, vocab_size: i64) -> Result<HfTokenizer, RunError> {
+    let tokenizer = tokenizer_of(files)?;
     let rows = tokenizer.embedding_rows();
     if i64::try_from(rows).is_ok_and(|rows| rows > vocab_size) {
         return Err(RunError::Vocabulary {
-            folder: folder.display().to_string(),
+            folder: tokenizer_folder(files).display().to_string(),
             largest: rows - 1,
             rows: vocab_size,
         });
@@ -211,13 +212,46 @@ pub fn tokenizer(folder: &Path, vocab_size: i64) -> Result<HfTokenizer, RunError
     Ok(tokenizer)
 }
 
+/// The tokenizer beside an adapter, or else that of its base.
+pub(crate) fn tokenizer_of(files: &ModelFiles) -> Result<HfTokenizer, TextError> {
+    HfTokenizer::from_folder(tokenizer_folder(files))
+}
+
+/// Says which tensors of a model's files are not read.
+pub fn tell_of_unread(name: &str, unread: &[String]) {
+    /// More of them say no more.
+    const NAMED: usize = 5;
+    if unread.is_empty() {
+        return;
+    }
+    let more = unread.len().saturating_sub(NAMED);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let named: Vec<&str> = unread.iter().take(NAMED).map(String::as_str).collect();
+    say(format_args!("{name}: not read, because the model has no use for them: {}{more}", named.join(", ")));
+}
+
 impl ModelSection {
-    /// The model's folder, fetched from the hub if it is an id.
+    /// The model's files, fetched from the hub if it is an id.
     ///
     /// # Errors
-    /// [`RunError::Fetch`].
-    pub fn folder(&self) -> Result<PathBuf, RunError> {
-        Ok(model_folder(&self.path, self.revision.as_deref())?)
+    /// [`RunError::Fetch`]; [`RunError::Setting`] for a new adapter on an adapter.
+    pub fn files(&self) -> Result<ModelFiles, RunError> {
+        let Self { path, revision, adapter, base, .. } = self;
+        let files = model_files(&ModelNames {
+            model: path,
+            revision: revision.as_deref(),
+            adapter: adapter.as_deref(),
+            base: base.as_deref(),
+        })?;
+        if let (Some(adapter), Some(_)) = (&files.adapter, &self.lora) {
+            let adapter = adapter.display();
+            let problem = format!(
+                "{adapter} is an adapter, which is trained further; leave `model.lora` out. For a new one \
+                 on top, merge it first (`rlaif merge {adapter} --out DIR`)"
+            );
+            return Err(RunError::Setting { key: "model.lora", problem });
+        }
+        Ok(files)
     }
 
     /// Policy, adapter and reference of a run.
@@ -226,21 +260,23 @@ impl ModelSection {
     /// [`RunError::Fetch`]; [`RunError::Field`] for the adapter.
     pub fn setup(&self, options: LoadOptions) -> Result<PolicySetup, RunError> {
         let lora = self.lora.as_ref().map(|lora| lora.adapter(&self.path)).transpose()?;
-        Ok(PolicySetup { lora, ..PolicySetup::new(self.folder()?, options) })
+        Ok(PolicySetup { lora, ..PolicySetup::new(self.files()?, options) })
     }
 
-    /// Loads a language model with its fresh adapter, if it has one. The adapter is drawn from
-    /// libtorch's generator.
+    /// Loads a language model with its adapter, if it has one. A fresh adapter is drawn from libtorch's
+    /// generator.
     ///
     /// # Errors
     /// [`RunError::Model`], [`RunError::Setting`].
     pub fn language_model(&self, options: LoadOptions) -> Result<LanguageModel, RunError> {
-        self.setup(options)?.policy().map_err(|error| self.named(error))
+        let policy = self.setup(options)?.policy().map_err(|error| self.named(error))?;
+        tell_of_unread(&self.path, policy.unread());
+        Ok(policy)
     }
 
-    /// Loads a classifier with these labels, with its fresh adapter, if it has one. A folder with a
+    /// Loads a classifier with these labels, with its adapter, if it has one. A folder with a
     /// language model or a bare encoder lends its trunk; the head is then drawn from
-    /// libtorch's generator.
+    /// libtorch's generator, as is a fresh adapter.
     ///
     /// # Errors
     /// [`RunError::Model`], [`RunError::Setting`].
@@ -249,8 +285,14 @@ impl ModelSection {
         labels: &[String],
         options: LoadOptions,
     ) -> Result<Classifier, RunError> {
-        let mut model = classifier_with_labels(&self.folder()?, labels, options)
+        let files = self.files()?;
+        let mut model = files
+            .classifier_with_labels(labels, options)
             .map_err(|error| converted("model.path", error))?;
+        tell_of_unread(&self.path, model.unread());
+        if files.adapter.is_some() {
+            model.adapters().train(ADAPTER)?;
+        }
         if let Some(lora) = &self.lora {
             let adapter = lora.adapter(&self.path)?;
             adapter.add_to_classifier(&mut model).map_err(|error| lora.named(error))?;
@@ -285,15 +327,18 @@ impl ModelSection {
         key: &'static str,
         trainable: &Trainable,
     ) -> Result<(), RunError> {
-        if self.lora.is_none() || *trainable == Trainable::Auto {
+        if (self.lora.is_none() && self.adapter.is_none()) || *trainable == Trainable::Auto {
             return Ok(());
         }
-        let problem = "with model.lora the adapter is what is trained and written; leave it out";
+        let problem = "the adapter is what is trained and written; leave it out";
         Err(RunError::Setting { key, problem: problem.to_owned() })
     }
 
-    /// Name of the adapter, if an adapter is trained and so is the result.
-    pub(crate) fn adapter(&self) -> Option<&'static str> {
-        self.lora.as_ref().map(|_| ADAPTER)
+    /// Locations that may be local files or folders.
+    pub(crate) fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = vec![&mut self.path];
+        all.extend(self.adapter.as_mut());
+        all.extend(self.base.as_mut());
+        all
     }
 }

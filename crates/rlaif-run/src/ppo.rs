@@ -3,7 +3,9 @@
 use rlaif_core::{BadSetting, PromptRecord, Seed, Specials};
 use rlaif_data::{Reader, corpora::PromptColumns};
 use rlaif_lm::{Joiner, Policy, ValueFunction, ValueHead, ValueInit};
-use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, PolicySetup, value_function};
+use rlaif_models::{
+    LanguageModel, LoadOptions, MemoryPlan, ModelFiles, ModelNames, PolicySetup, value_function,
+};
 use rlaif_ppo::{PpoConfig, PpoError, PpoTask, PpoTrainer, Prompt, Reference, ValueModel};
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
@@ -18,7 +20,7 @@ use crate::{
     data::ShuffledBatches,
     encode::Encoder,
     error::RunError,
-    fetch::model_folder,
+    fetch::{FetchError, model_files},
     file::RunFile,
     memory::{WeightsInMemory, longest},
     model::{ModelSection, Placement, converted, tokenizer},
@@ -26,6 +28,7 @@ use crate::{
     rewards::rewards_from_config,
     skipped::SkippedRows,
     source::source,
+    vocabulary::{same_vocabulary, tokenizer_if_present},
 };
 
 /// The run file of `rlaif ppo`.
@@ -168,7 +171,8 @@ impl RunFile for PpoFile {
     const COMMAND: &'static str = "ppo";
 
     fn locations(&mut self) -> Vec<&mut String> {
-        let mut all = vec![&mut self.model.path, &mut self.data.prompts];
+        let mut all = self.model.locations();
+        all.push(&mut self.data.prompts);
         all.extend(self.reference.as_mut());
         all.extend(self.value.model.as_mut());
         all.extend(self.pretraining.as_mut().map(|section| &mut section.path));
@@ -191,7 +195,7 @@ impl Recipe for PpoFile {
 
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
         let mut trainer = self.trainer(start.options)?;
-        let tokenizer = tokenizer(&self.model.folder()?, trainer.policy().spec().vocab_size)?;
+        let tokenizer = tokenizer(&self.model.files()?, trainer.policy().spec().vocab_size)?;
         let mut mixed_in = String::new();
         if let Some((rows, skipped)) = self.pretraining(&tokenizer, trainer.policy())? {
             mixed_in = format!(", {} rows of pre-training data ({skipped})", rows.len());
@@ -248,7 +252,7 @@ impl PpoFile {
     /// # Errors
     /// [`RunError::Fetch`].
     pub fn memory(&self, options: LoadOptions, prompts: &[Prompt]) -> Result<MemoryPlan, RunError> {
-        let folder = |location: &String| model_folder(location, None);
+        let folder = |location: &String| files_of(location).map(|files| files.folder);
         let mut plan = MemoryPlan {
             copy: self.reference.is_none(),
             value: self.value.model.as_ref().map(folder).transpose()?,
@@ -277,10 +281,34 @@ impl PpoFile {
         seeded(Seed::new(self.seed).for_libtorch("init"), || self.fresh_trainer(options))?
     }
 
+    /// Refuses a reference and a value function that read the policy's ids as other tokens.
+    fn check_vocabularies(&self) -> Result<(), RunError> {
+        let others = [
+            (&self.reference, "the reference reads the ids of the policy", "name one of the policy's vocabulary"),
+            (
+                &self.value.model,
+                "the value function reads the ids of the policy",
+                "name one of the policy's vocabulary, or leave `value.model` out",
+            ),
+        ];
+        let named = others.into_iter().filter_map(|(other, use_, way_out)| {
+            other.as_ref().map(|other| (other, use_, way_out))
+        });
+        for (other, use_, way_out) in named {
+            let policy = tokenizer_if_present(&self.model.files()?)?;
+            let others = tokenizer_if_present(&files_of(other)?)?;
+            let (Some(policy), Some(others)) = (policy, others) else { continue };
+            let policy = (self.model.path.as_str(), &policy);
+            same_vocabulary(policy, (other.as_str(), &others), (use_, way_out))?;
+        }
+        Ok(())
+    }
+
     /// As [`Self::trainer`], drawing from libtorch's generator.
     fn fresh_trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
         let reference = self.reference.as_ref();
-        let reference = reference.map(|location| model_folder(location, None)).transpose()?;
+        let reference = reference.map(files_of).transpose()?;
+        self.check_vocabularies()?;
         let setup = PolicySetup { reference, ..self.model.setup(options)? };
         let policy = self.model.language_model(options)?;
         self.trainable.select(policy.parameters())?;
@@ -289,7 +317,7 @@ impl PpoFile {
             None => Reference::AdaptersOff,
         };
         let load = |location: &str| -> Result<LanguageModel, RunError> {
-            Ok(LanguageModel::load(&model_folder(location, None)?, options)?)
+            Ok(files_of(location)?.merged_language_model(options)?)
         };
         let head = |size| {
             let init = match self.value.init {
@@ -307,7 +335,7 @@ impl PpoFile {
             return self.trainer_of(policy, head, reference);
         };
         let (trunk, head) = match self.value.init {
-            ValueStart::RewardModel => value_function(&model_folder(location, None)?, options)
+            ValueStart::RewardModel => value_function(&files_of(location)?, options)
                 .map_err(|error| converted("value.model", error))?,
             ValueStart::Zero | ValueStart::Pytorch => {
                 let trunk = load(location)?;
@@ -432,4 +460,9 @@ impl PpoFile {
         let left_out = all - prompts.len();
         Ok((prompts, left_out))
     }
+}
+
+/// The files of a reference or of a value function: a model's, or an adapter's and its base's.
+fn files_of(location: impl AsRef<str>) -> Result<ModelFiles, FetchError> {
+    model_files(&ModelNames { model: location.as_ref(), ..ModelNames::default() })
 }

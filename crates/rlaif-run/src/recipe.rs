@@ -5,7 +5,7 @@ use std::path::Path;
 use rlaif_core::Seed;
 use rlaif_lm::Activations;
 use rlaif_models::{
-    Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelAdapters, ModelError, SaveOptions,
+    ADAPTER, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError, ModelFiles, SaveOptions,
 };
 use rlaif_torch::seeded;
 use rlaif_train::{
@@ -198,11 +198,12 @@ impl OngoingRun<'_> {
     /// # Errors
     /// [`RunError::Result`].
     pub fn write(&mut self, model: &mut impl TrainedModel) -> Result<(), RunError> {
-        let source = self.section.folder()?;
+        let files = self.section.files()?;
         let target = self.folder.model();
-        let written = match self.section.adapter() {
-            Some(name) => model.adapters().save(name, &target),
-            None => model.save(&target, &source),
+        let written = if self.section.lora.is_some() || files.adapter.is_some() {
+            model.save_adapter(&target, &files)
+        } else {
+            model.save(&target, &files.folder)
         };
         written.map_err(|source| RunError::Result {
             source: Box::new(source),
@@ -214,8 +215,11 @@ impl OngoingRun<'_> {
 
 /// A model that a run may have trained.
 pub trait TrainedModel {
-    /// Its adapters.
-    fn adapters(&mut self) -> ModelAdapters<'_>;
+    /// Writes the adapter that was trained, and the files beside it with which it is loaded again.
+    ///
+    /// # Errors
+    /// [`ModelError`].
+    fn save_adapter(&mut self, target: &Path, files: &ModelFiles) -> Result<(), ModelError>;
 
     /// Writes all weights, with the files beside them that `source` has.
     ///
@@ -225,8 +229,8 @@ pub trait TrainedModel {
 }
 
 impl TrainedModel for LanguageModel {
-    fn adapters(&mut self) -> ModelAdapters<'_> {
-        self.adapters()
+    fn save_adapter(&mut self, target: &Path, files: &ModelFiles) -> Result<(), ModelError> {
+        self.save_adapter(ADAPTER, target, files)
     }
 
     fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {
@@ -235,8 +239,8 @@ impl TrainedModel for LanguageModel {
 }
 
 impl TrainedModel for Classifier {
-    fn adapters(&mut self) -> ModelAdapters<'_> {
-        self.adapters()
+    fn save_adapter(&mut self, target: &Path, files: &ModelFiles) -> Result<(), ModelError> {
+        self.save_adapter(ADAPTER, target, files)
     }
 
     fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {

@@ -84,7 +84,7 @@ impl RunFile for RewardFile {
 
     fn locations(&mut self) -> Vec<&mut String> {
         let mut all = self.data.locations();
-        all.push(&mut self.model.path);
+        all.extend(self.model.locations());
         all
     }
 }
@@ -199,7 +199,7 @@ impl Recipe for RewardFile {
         let labels = ["reward".to_owned()];
         let mut model = start.fresh(|| self.model.classifier(&labels, start.options))?;
         // What is judged stands at the end; a classifier that rewards cuts there as well.
-        let tokenizer = tokenizer(&self.model.folder()?, model.spec().vocab_size)?
+        let tokenizer = tokenizer(&self.model.files()?, model.spec().vocab_size)?
             .truncating(SequenceSide::Left);
         let limit = self.data.limit(model.spec());
         let Self { data, train, learn, .. } = self;

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use rlaif_core::RewardModel;
+use rlaif_models::ModelNames;
 use rlaif_rewards::{ProviderError, RewardConfig, Surroundings};
 use tch::Device;
 
-use crate::fetch::model_folder;
+use crate::fetch::model_files;
 
 /// The reward that a run file's `[reward]` table, or a file of its own, describes: rules, sums of
 /// others, classifiers, judges, reward servers. `docs/rewards.md` has every key.
@@ -32,9 +33,8 @@ pub fn rewards_from_config(
     folder: &Path,
     device: Device,
 ) -> Result<Box<dyn RewardModel>, ProviderError> {
-    let models = |location: &str, revision: Option<&str>| {
-        model_folder(location, revision)
-            .map_err(|error| ProviderError::model_folder(location, error))
+    let models = |names: &ModelNames<'_>| {
+        model_files(names).map_err(|error| ProviderError::model_folder(names.model, error))
     };
     config.build(&Surroundings::of_folder(folder).models(&models).device(device))
 }

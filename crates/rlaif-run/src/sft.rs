@@ -49,7 +49,7 @@ impl RunFile for SftFile {
 
     fn locations(&mut self) -> Vec<&mut String> {
         let mut all = self.data.locations();
-        all.push(&mut self.model.path);
+        all.extend(self.model.locations());
         all
     }
 }
@@ -122,7 +122,7 @@ impl Recipe for SftFile {
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
         let memory = start.memory_of(self.learn.activations)?;
         let mut policy = start.fresh(|| self.model.language_model(start.options))?;
-        let tokenizer = tokenizer(&self.model.folder()?, policy.spec().vocab_size)?;
+        let tokenizer = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
         let encoder = Encoder::new(&tokenizer, policy.spec(), self.data.max_tokens);
         let rows = self.rows(&encoder, start.seed)?;
         let mut run =

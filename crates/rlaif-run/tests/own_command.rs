@@ -51,7 +51,7 @@ impl Recipe for EchoFile {
 
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
         let mut policy = start.fresh(|| self.model.language_model(start.options))?;
-        let codec = tokenizer(&self.model.folder()?, policy.spec().vocab_size)?;
+        let codec = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
         let encoder = Encoder::new(&codec, policy.spec(), self.data.max_tokens);
         let prompts = self.data.read(&PromptColumns::default(), start.seed)?.train;
         let echo = |record: PromptRecord| {

@@ -22,4 +22,4 @@ mod tokenizer;
 pub use config::SequenceSide;
 pub use error::TextError;
 pub use mask::{LearnedTurns, MaskError, MaskedChat};
-pub use tokenizer::{Encoded, HfTokenizer, SpecialToken, SpecialTokens};
+pub use tokenizer::{Encoded, HfTokenizer, SpecialToken, SpecialTokens, VocabularyDifference};

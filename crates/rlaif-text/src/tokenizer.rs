@@ -1,5 +1,6 @@
 //! The tokenizer: ids, texts, chats.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -91,6 +92,22 @@ pub struct HfTokenizer {
     template_files: Vec<PathBuf>,
     surround: Surround,
     notices: Notices,
+}
+
+/// An id that means different tokens in two vocabularies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VocabularyDifference {
+    /// The id.
+    pub id: u32,
+    /// Its token in the first vocabulary.
+    pub token: String,
+    /// Its token in the other.
+    pub other: String,
+}
+
+/// The tokens of a vocabulary, added ones included.
+fn by_id(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
+    tokenizer.get_vocab(true).into_iter().map(|(token, id)| (id, token)).collect()
 }
 
 impl HfTokenizer {
@@ -199,6 +216,17 @@ impl HfTokenizer {
     pub fn embedding_rows(&self) -> usize {
         let largest = self.tokenizer.get_vocab(true).into_values().max();
         largest.map_or(0, |id| id as usize + 1)
+    }
+
+    /// The lowest id that both tokenizers have, for different tokens; `None` if ids that both have mean
+    /// the same. Either may have further tokens.
+    pub fn first_difference(&self, other: &Self) -> Option<VocabularyDifference> {
+        let own = by_id(&self.tokenizer);
+        let others = by_id(&other.tokenizer);
+        own.into_iter().find_map(|(id, token)| {
+            let other = others.get(&id).filter(|other| **other != token)?.clone();
+            Some(VocabularyDifference { id, token, other })
+        })
     }
 
     /// The tokens that have a role.

@@ -6,13 +6,14 @@ use tch::Tensor;
 
 use super::variant::{LlamaVariant, WindowRule};
 use crate::{
-    config::{Config, OneOrMany, check_layers, check_sizes},
+    config::{Config, check_layers, check_sizes, token_id},
     dimensions::Dimensions,
     error::ModelError,
     layers::Bias,
 };
 
-/// The fields of config.json that matter here.
+/// The fields of config.json that matter here. [`Config::parse`] adds those that the file lacks; an
+/// optional one is null, or absent from a family.
 #[derive(Debug, Deserialize)]
 pub(super) struct RawConfig {
     model_type: String,
@@ -23,13 +24,11 @@ pub(super) struct RawConfig {
     num_attention_heads: i64,
     num_key_value_heads: Option<i64>,
     head_dim: Option<i64>,
-    #[serde(default = "RawConfig::activation")]
     pub(super) hidden_act: String,
     max_position_embeddings: usize,
-    #[serde(default = "RawConfig::epsilon")]
     pub(super) rms_norm_eps: f64,
     /// Older spelling: beside `rope_scaling`.
-    rope_theta: Option<f64>,
+    rope_theta: f64,
     rope_scaling: Option<RawRope>,
     /// Newer spelling: both in one.
     rope_parameters: Option<RawRope>,
@@ -37,42 +36,31 @@ pub(super) struct RawConfig {
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
-    #[serde(default)]
-    attention_dropout: f64,
+    attention_dropout: Option<f64>,
     sliding_window: Option<i64>,
     use_sliding_window: Option<bool>,
     max_window_layers: Option<usize>,
     layer_types: Option<Vec<LayerType>>,
-    #[serde(default)]
     pub(super) tie_word_embeddings: bool,
-    #[serde(default = "RawConfig::std")]
     pub(super) initializer_range: f64,
+    #[serde(default, deserialize_with = "token_id")]
     pub(super) pad_token_id: Option<u32>,
+    #[serde(default, deserialize_with = "token_id")]
     bos_token_id: Option<u32>,
-    eos_token_id: Option<OneOrMany>,
 }
 
 impl RawConfig {
-    fn activation() -> String {
-        "silu".to_owned()
-    }
-    fn epsilon() -> f64 {
-        1e-6
-    }
-    fn std() -> f64 {
-        0.02
-    }
-
     /// Base of the rotary frequencies, and how they are scaled.
     pub(super) fn rope(&self) -> Result<(f64, RopeScaling), ModelError> {
-        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10_000.);
-        Ok((theta, RopeScaling::resolve(rope)?))
+        // transformers takes the older name first, and an empty section for none.
+        let given = |rope: &Option<RawRope>| rope.clone().filter(|rope| *rope != RawRope::default());
+        let rope = given(&self.rope_scaling).or_else(|| given(&self.rope_parameters));
+        let theta = rope.as_ref().and_then(|rope| rope.rope_theta).unwrap_or(self.rope_theta);
+        Ok((theta, RopeScaling::resolve(rope.as_ref(), self.max_position_embeddings)?))
     }
 
-    /// The model with these embeddings, as algorithms see it.
-    pub(super) fn spec(&self, embeddings: &Tensor) -> LmSpec {
-        let eos_ids = self.eos_token_id.clone().map_or_else(Vec::new, OneOrMany::into_vec);
+    /// The model with these embeddings, as algorithms see it; `eos_ids` end a response.
+    pub(super) fn spec(&self, embeddings: &Tensor, eos_ids: Vec<u32>) -> LmSpec {
         LmSpec {
             model_type: self.model_type.clone(),
             hidden_size: self.hidden_size,
@@ -95,11 +83,12 @@ enum LayerType {
     SlidingAttention,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 struct RawRope {
-    /// `type` in checkpoints of before mid-2024.
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// Of checkpoints of before mid-2024; later ones may have both.
+    #[serde(rename = "type")]
+    old_type: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
@@ -125,7 +114,8 @@ pub(super) enum RopeScaling {
 }
 
 impl RopeScaling {
-    fn resolve(rope: Option<&RawRope>) -> Result<Self, ModelError> {
+    /// `trained` is the context where the section does not give one.
+    fn resolve(rope: Option<&RawRope>, trained: usize) -> Result<Self, ModelError> {
         let Some(rope) = rope else { return Ok(Self::None) };
         let need = |field: &'static str, value: Option<f64>| {
             value.filter(|value| *value > 0.).ok_or_else(|| ModelError::BadField {
@@ -134,7 +124,7 @@ impl RopeScaling {
                 expected: "a positive number beside this rope_type".to_owned(),
             })
         };
-        Ok(match rope.rope_type.as_deref() {
+        Ok(match rope.rope_type.as_deref().or(rope.old_type.as_deref()) {
             None | Some("default") => Self::None,
             Some("linear") => Self::Linear { factor: need("rope_scaling.factor", rope.factor)? },
             Some("llama3") => Self::Llama3 {
@@ -143,7 +133,7 @@ impl RopeScaling {
                 high: need("rope_scaling.high_freq_factor", rope.high_freq_factor)?,
                 context: need(
                     "rope_scaling.original_max_position_embeddings",
-                    rope.original_max_position_embeddings,
+                    rope.original_max_position_embeddings.or(Some(trained as f64)),
                 )?,
             },
             Some(other) => {
@@ -183,7 +173,7 @@ pub(super) struct Shape {
 /// # Errors
 /// [`ModelError::Config`] and [`ModelError::BadField`] for a configuration that cannot be honoured.
 pub fn dimensions(config: &Config, variant: &LlamaVariant) -> Result<Dimensions, ModelError> {
-    let shape = Shape::resolve(&config.parse()?, variant)?;
+    let shape = Shape::resolve(&config.parse(variant.defaults)?, variant)?;
     Ok(Dimensions {
         hidden: shape.hidden,
         blocks: shape.layers,
@@ -243,7 +233,7 @@ impl Shape {
             head_dim,
             layers: raw.num_hidden_layers,
             windows,
-            attention_dropout: raw.attention_dropout,
+            attention_dropout: raw.attention_dropout.unwrap_or(0.),
             qkv_bias: variant.qkv_bias.resolve(raw.attention_bias),
             output_bias: variant.output_bias.resolve(raw.attention_bias),
             mlp_bias: variant.mlp_bias.resolve(raw.mlp_bias),

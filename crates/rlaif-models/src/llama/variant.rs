@@ -15,6 +15,8 @@
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct LlamaVariant {
+    /// `model_type` whose configuration class in transformers gives the fields that config.json lacks.
+    pub defaults: &'static str,
     /// Biases on queries, keys and values.
     pub qkv_bias: BiasRule,
     /// A bias on the output projection of attention.
@@ -102,6 +104,7 @@ impl LlamaNames {
 impl LlamaVariant {
     /// Llama 2 and 3.
     pub const LLAMA: Self = Self {
+        defaults: "llama",
         qkv_bias: BiasRule::Config,
         output_bias: BiasRule::Config,
         mlp_bias: BiasRule::Config,
@@ -114,6 +117,7 @@ impl LlamaVariant {
 
     /// Mistral.
     pub const MISTRAL: Self = Self {
+        defaults: "mistral",
         qkv_bias: BiasRule::Absent,
         output_bias: BiasRule::Absent,
         mlp_bias: BiasRule::Absent,
@@ -123,6 +127,7 @@ impl LlamaVariant {
 
     /// Qwen2 and Qwen2.5.
     pub const QWEN2: Self = Self {
+        defaults: "qwen2",
         qkv_bias: BiasRule::Present,
         output_bias: BiasRule::Absent,
         mlp_bias: BiasRule::Absent,
@@ -132,6 +137,7 @@ impl LlamaVariant {
 
     /// Qwen3.
     pub const QWEN3: Self = Self {
+        defaults: "qwen3",
         mlp_bias: BiasRule::Absent,
         norm_queries_and_keys: true,
         window: WindowRule::Switched,

@@ -6,93 +6,53 @@ use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::{
-    config::{Config, OneOrMany, check_layers, check_sizes},
+    config::{Config, check_layers, check_sizes, token_id},
     dimensions::Dimensions,
     error::ModelError,
     layers::Activation,
 };
 
-/// The fields of config.json that matter here, with the defaults transformers gives them.
+/// Its `model_type`.
+pub(super) const MODEL_TYPE: &str = "t5";
+
+/// The fields of config.json that matter here. [`Config::parse`] adds those that the file lacks.
 #[derive(Debug, Deserialize)]
 pub(super) struct RawConfig {
-    #[serde(default = "RawConfig::vocab_size")]
     vocab_size: i64,
-    #[serde(default = "RawConfig::d_model")]
     d_model: i64,
-    #[serde(default = "RawConfig::d_kv")]
     d_kv: i64,
-    #[serde(default = "RawConfig::d_ff")]
     d_ff: i64,
-    #[serde(default = "RawConfig::num_layers")]
     num_layers: usize,
     num_decoder_layers: Option<usize>,
-    #[serde(default = "RawConfig::num_heads")]
     num_heads: i64,
-    #[serde(default = "RawConfig::buckets")]
     relative_attention_num_buckets: i64,
-    #[serde(default = "RawConfig::max_distance")]
     relative_attention_max_distance: i64,
-    #[serde(default = "RawConfig::dropout")]
     dropout_rate: f64,
-    #[serde(default = "RawConfig::epsilon")]
     layer_norm_epsilon: f64,
-    #[serde(default = "RawConfig::projection")]
     feed_forward_proj: String,
+    /// What `feed_forward_proj` means; where they are given, they count.
+    dense_act_fn: Option<String>,
+    is_gated_act: Option<bool>,
     tie_word_embeddings: Option<bool>,
     /// Written by transformers 5 instead of `tie_word_embeddings: false`, which it no longer
     /// writes.
     scale_decoder_outputs: Option<bool>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "token_id")]
     pad_token_id: Option<u32>,
-    #[serde(default)]
-    eos_token_id: Option<OneOrMany>,
+    #[serde(default, deserialize_with = "token_id")]
     decoder_start_token_id: Option<u32>,
 }
 
 impl RawConfig {
-    fn vocab_size() -> i64 {
-        32_128
-    }
-    fn d_model() -> i64 {
-        512
-    }
-    fn d_kv() -> i64 {
-        64
-    }
-    fn d_ff() -> i64 {
-        2048
-    }
-    fn num_layers() -> usize {
-        6
-    }
-    fn num_heads() -> i64 {
-        8
-    }
-    fn buckets() -> i64 {
-        32
-    }
-    fn max_distance() -> i64 {
-        128
-    }
-    fn dropout() -> f64 {
-        0.1
-    }
-    fn epsilon() -> f64 {
-        1e-6
-    }
-    fn projection() -> String {
-        "relu".to_owned()
-    }
-
-    /// The model with these embeddings, as algorithms see it.
-    pub(super) fn spec(&self, embeddings: &Tensor) -> LmSpec {
+    /// The model with these embeddings, as algorithms see it; `eos_ids` end a response.
+    pub(super) fn spec(&self, embeddings: &Tensor, eos_ids: Vec<u32>) -> LmSpec {
         LmSpec {
-            model_type: "t5".to_owned(),
+            model_type: MODEL_TYPE.to_owned(),
             hidden_size: self.d_model,
             vocab_size: self.vocab_size,
             context: None,
             pad_id: self.pad_token_id.unwrap_or(0),
-            eos_ids: self.eos_token_id.clone().map_or_else(|| vec![1], OneOrMany::into_vec),
+            eos_ids,
             bos_id: None,
             decoder_start_id: Some(self.decoder_start_token_id.or(self.pad_token_id).unwrap_or(0)),
             kind: embeddings.kind(),
@@ -139,10 +99,12 @@ impl Shape {
             None => (false, raw.feed_forward_proj.as_str()),
         };
         // transformers reads "gated-gelu" as the tanh approximation, and "gelu" alone as exact.
-        let activation = match (gated, name) {
-            (true, "gelu") => Activation::GeluTanh,
-            _ => Activation::parse("feed_forward_proj", name)?,
+        let activation = match (&raw.dense_act_fn, gated, name) {
+            (Some(name), ..) => Activation::parse("dense_act_fn", name)?,
+            (None, true, "gelu") => Activation::GeluTanh,
+            (None, ..) => Activation::parse("feed_forward_proj", name)?,
         };
+        let gated = raw.is_gated_act.unwrap_or(gated);
         check_sizes([
             ("vocab_size", raw.vocab_size),
             ("d_model", raw.d_model),
@@ -187,7 +149,7 @@ impl Shape {
 
 /// Sizes of the layers, for an estimate of what they need.
 pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
-    let shape = Shape::resolve(&config.parse()?, |_| true)?;
+    let shape = Shape::resolve(&config.parse(MODEL_TYPE)?, |_| true)?;
     Ok(Dimensions {
         hidden: shape.d_model,
         blocks: shape.encoder_layers + shape.decoder_layers,

@@ -217,6 +217,10 @@ pub struct PolicyApi {
     pub model: String,
     /// Branch, tag or commit of a hub id.
     pub revision: Option<String>,
+    /// Folder or hub id of a LoRA adapter on the model; `model` may be an adapter itself.
+    pub adapter: Option<String>,
+    /// Base of the adapter that `model` names; by default the one that its configuration names.
+    pub base: Option<String>,
     /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run by default.
     pub device: Option<String>,
     /// The kind of the weights; as the checkpoint has them by default.
@@ -401,8 +405,16 @@ impl JudgeConfig {
             | ApiConfig::RewardServer(_) => Vec::new(),
             #[cfg(feature = "neural")]
             ApiConfig::Policy(api) => {
-                let PolicyApi { model, revision: _, device: _, dtype: _, batch_size: _ } = api;
-                vec![model]
+                let PolicyApi {
+                    model,
+                    revision: _,
+                    adapter,
+                    base,
+                    device: _,
+                    dtype: _,
+                    batch_size: _,
+                } = api;
+                std::iter::once(model).chain(adapter).chain(base).collect()
             }
         }
     }

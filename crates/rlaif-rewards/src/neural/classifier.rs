@@ -1,6 +1,5 @@
 //! A sequence classifier as a reward.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,12 +7,13 @@ use rlaif_core::{
     Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores, Specials, TextCodec,
 };
 use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
-use rlaif_models::{Classifier, LoadOptions};
+use rlaif_models::{Classifier, LoadOptions, ModelFiles};
 use rlaif_text::HfTokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
+use super::config::tokenizer_folder;
 use crate::ProviderError;
 
 /// The hub id of the RoBERTa classifier of hate speech (Vidgen et al. 2021, arXiv 2012.15761)
@@ -277,18 +277,20 @@ struct Sequence {
 }
 
 impl ClassifierReward {
-    /// The classifier of a folder in Hugging Face's layout, with the tokenizer beside it.
+    /// The classifier of a folder in Hugging Face's layout, or of an adapter on one, with the tokenizer
+    /// beside it.
     ///
     /// # Errors
     /// [`ProviderError::Model`] and [`ProviderError::Text`] when the folder cannot be read, and as
     /// [`ClassifierReward::new`].
     pub fn load(
-        folder: &Path,
+        files: impl Into<ModelFiles>,
         load: LoadOptions,
         options: ClassifierOptions,
     ) -> Result<Self, ProviderError> {
-        let tokenizer = HfTokenizer::from_folder(folder)?;
-        Self::new(Classifier::load(folder, load)?, tokenizer, options)
+        let files = files.into();
+        let tokenizer = HfTokenizer::from_folder(tokenizer_folder(&files))?;
+        Self::new(files.classifier(load)?, tokenizer, options)
     }
 
     /// A classifier that is in memory.

@@ -1,7 +1,9 @@
 //! Models that a configuration names.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use rlaif_models::{ModelFiles, ModelNames};
+use rlaif_text::{HfTokenizer, TextError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
@@ -9,9 +11,16 @@ use tch::Kind;
 use super::classifier::{ClassifierOptions, Input, Label, Output, Preset};
 use crate::ProviderError;
 
-/// Finds the folder of a model from its location and, of a hub id, its revision. Its error is
-/// [`ProviderError::model_folder`].
-pub type ModelFolder<'a> = dyn Fn(&str, Option<&str>) -> Result<PathBuf, ProviderError> + 'a;
+/// Finds the files of a model by its names. Its error is [`ProviderError::model_folder`].
+pub type FindModel<'a> = dyn Fn(&ModelNames<'_>) -> Result<ModelFiles, ProviderError> + 'a;
+
+/// The folder of an adapter that has a tokenizer of its own, or else of its base.
+pub fn tokenizer_folder(files: &ModelFiles) -> &Path {
+    let own = |folder: &&PathBuf| {
+        !matches!(HfTokenizer::from_folder(folder), Err(TextError::NoTokenizer { .. }))
+    };
+    files.adapter.as_ref().filter(own).unwrap_or(&files.folder)
+}
 
 /// The kind of a model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +52,10 @@ pub struct ClassifierConfig {
     pub model: Option<String>,
     /// Branch, tag or commit of a hub id.
     pub revision: Option<String>,
+    /// Folder or hub id of a LoRA adapter on the model; `model` may be an adapter itself.
+    pub adapter: Option<String>,
+    /// Base of the adapter that `model` names; by default the one that its configuration names.
+    pub base: Option<String>,
     /// Settings that belong together; the keys beside it change them.
     pub preset: Option<Preset>,
     /// Name in metrics and errors; the label's name by default.
@@ -71,6 +84,8 @@ impl ClassifierConfig {
         let Self {
             model,
             revision: _,
+            adapter,
+            base,
             preset: _,
             name: _,
             label: _,
@@ -82,7 +97,7 @@ impl ClassifierConfig {
             device: _,
             dtype: _,
         } = self;
-        model.iter_mut().collect()
+        model.iter_mut().chain(adapter).chain(base).collect()
     }
 
     /// The settings of the reward, without those of its model.

@@ -8,5 +8,5 @@ mod policy_judge;
 pub use classifier::{
     ClassifierOptions, ClassifierReward, Input, Label, NOT_HATE_MODEL, Output, Preset,
 };
-pub use config::{ClassifierConfig, ModelDtype, ModelFolder};
+pub use config::{ClassifierConfig, FindModel, ModelDtype, tokenizer_folder};
 pub use policy_judge::PolicyJudge;

@@ -18,8 +18,8 @@ use rlaif_eval::{
 use rlaif_hub::Hub;
 use rlaif_lm::Forward;
 use rlaif_lm::generate::GenerationConfig;
-use rlaif_models::{LanguageModel, LoadOptions};
-use rlaif_rewards::neural::ModelDtype;
+use rlaif_models::{LanguageModel, LoadOptions, ModelNames};
+use rlaif_rewards::neural::{ModelDtype, tokenizer_folder};
 use rlaif_rewards::{ClassifierConfig, Input, Preset, ProviderError, RewardConfig, Surroundings};
 use rlaif_text::HfTokenizer;
 use schemars::JsonSchema;
@@ -29,7 +29,9 @@ use tch::Device;
 
 use super::responses::check_references;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
-use crate::{model_folder, source::source};
+use crate::{
+    fetch::model_files, model::tell_of_unread, source::source, vocabulary::same_vocabulary,
+};
 
 /// Contents of a file for `rlaif eval`. `docs/evaluation.md` describes every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -118,8 +120,10 @@ pub struct PolicyConfig {
     pub model: String,
     /// Branch, tag or commit of a hub id.
     pub revision: Option<String>,
-    /// The folder of a LoRA adapter on it.
-    pub adapter: Option<PathBuf>,
+    /// Folder or hub id of a LoRA adapter on it; `model` may be an adapter itself.
+    pub adapter: Option<String>,
+    /// Base of the adapter that `model` names; by default the one that its configuration names.
+    pub base: Option<String>,
     /// The kind of the weights; as the checkpoint has them by default.
     pub dtype: Option<ModelDtype>,
 }
@@ -316,16 +320,20 @@ struct Loaded {
 
 impl Loaded {
     fn of(config: &PolicyConfig, device: Device) -> Result<Self, EvaluateError> {
-        let folder = model_folder(&config.model, config.revision.as_deref())?;
-        let codec = HfTokenizer::from_folder(&folder)?;
+        let files = model_files(&ModelNames {
+            model: &config.model,
+            revision: config.revision.as_deref(),
+            adapter: config.adapter.as_deref(),
+            base: config.base.as_deref(),
+        })?;
+        let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;
         let kind = config.dtype.map(Into::into);
-        let mut policy = LanguageModel::load(&folder, LoadOptions::new(device, kind))?;
-        let mut name = config.model.clone();
-        if let Some(adapter) = &config.adapter {
-            policy.adapters().load("tuned", adapter)?;
-            policy.adapters().activate("tuned")?;
-            name = format!("{name} with {}", adapter.display());
-        }
+        let policy = files.language_model(LoadOptions::new(device, kind))?;
+        tell_of_unread(&config.model, policy.unread());
+        let name = match &config.adapter {
+            Some(adapter) => format!("{} with {adapter}", config.model),
+            None => config.model.clone(),
+        };
         Ok(Self { name, policy, codec })
     }
 
@@ -478,9 +486,8 @@ impl EvalFile {
         progress: impl FnMut(EvaluateProgress<'_>),
     ) -> Result<Report, EvaluateError> {
         let device = self.device.parse::<rlaif_torch::DeviceChoice>()?.resolve()?;
-        let models = |location: &str, revision: Option<&str>| {
-            model_folder(location, revision)
-                .map_err(|error| ProviderError::model_folder(location, error))
+        let models = |names: &ModelNames<'_>| {
+            model_files(names).map_err(|error| ProviderError::model_folder(names.model, error))
         };
         let around = Surroundings::of_folder(beside).models(&models).device(device);
         // What may be refused comes before what takes time: files before models.
@@ -514,6 +521,16 @@ impl EvalFile {
         let baseline = Loaded::of(&self.baseline, device)?;
         let (prompts, specials) = self.data.prompts(&texts, &baseline.codec)?;
         let tuned = Loaded::of(&self.tuned, device)?;
+        if self.likelihood {
+            same_vocabulary(
+                (&baseline.name, &baseline.codec),
+                (&tuned.name, &tuned.codec),
+                (
+                    "perplexity and KL divergence read the ids of one under the other",
+                    "set `likelihood = false` to compare their texts alone",
+                ),
+            )?;
+        }
 
         for (reward, pairs) in &checks {
             const AT_ONCE: usize = 64;

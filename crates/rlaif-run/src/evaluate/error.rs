@@ -11,7 +11,7 @@ use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
 
-use crate::FetchError;
+use crate::{FetchError, OtherVocabulary};
 
 /// Why an evaluation stopped.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +110,9 @@ pub enum EvaluateError {
     /// A tokenizer could not be read.
     #[error(transparent)]
     Text(#[from] TextError),
+    /// Perplexity of one model's ids under another that reads them differently.
+    #[error(transparent)]
+    OtherVocabulary(#[from] OtherVocabulary),
     /// A tokenizer failed.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -135,6 +138,7 @@ impl Fault for EvaluateError {
             Self::Fetch(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
             Self::Text(error) => error.is_users(),
+            Self::OtherVocabulary(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),
             Self::Torch(error) => error.is_users(),
         }

@@ -7,7 +7,7 @@ use rlaif_dpo::DpoError;
 use rlaif_eval::EvalError;
 use rlaif_hub::HubError;
 use rlaif_lm::LmError;
-use rlaif_models::ModelError;
+use rlaif_models::{ConvertError, ModelError};
 use rlaif_rewards::ProviderError;
 use rlaif_text::TextError;
 use rlaif_torch::TorchError;
@@ -60,6 +60,8 @@ pub(crate) enum CliError {
     Run(#[from] RunError),
     #[error(transparent)]
     Model(#[from] ModelError),
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
     #[error(transparent)]
     Lm(#[from] LmError),
     #[error(transparent)]
@@ -165,6 +167,7 @@ impl Fault for CliError {
             Self::Io { .. } => false,
             Self::Run(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
+            Self::Convert(error) => error.is_users(),
             Self::Lm(error) => error.is_users(),
             Self::Text(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),

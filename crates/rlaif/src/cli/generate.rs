@@ -41,9 +41,6 @@ pub(crate) struct Generate {
     /// One prompt instead of rows; the response is written as text while it is generated.
     #[arg(long, conflicts_with = "input", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// Folder of a LoRA adapter in peft's layout.
-    #[arg(long)]
-    adapter: Option<PathBuf>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -145,13 +142,9 @@ impl Settings {
 
 impl Generate {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        let options = self.model.placement.options()?;
-        let folder = model::folder(&self.model.model, self.model.revision.as_deref())?;
-        let mut policy = LanguageModel::load(&folder, options)?;
-        if let Some(adapter) = &self.adapter {
-            policy.adapters().load("default", adapter)?;
-        }
-        let tokenizer = model::tokenizer(&folder, policy.spec().vocab_size);
+        let files = self.model.files()?;
+        let policy = self.model.language_model(&files)?;
+        let tokenizer = model::tokenizer(&files, policy.spec().vocab_size);
         let config = self.settings.config(self.batch_size);
         config.check(policy.spec())?;
         let seed = Seed::new(self.settings.seed);

@@ -2,22 +2,46 @@
 
 use clap::Args;
 use serde_json::json;
+use rlaif_models::{AdapterConfig, ModelError, ModelFiles, ModelNames};
+use rlaif_run::model_files;
 
-use super::{error::CliError, model, print::print};
+use super::{error::CliError, print::print};
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// Folder in Hugging Face's layout, or hub id.
+    /// Folder in Hugging Face's layout, or hub id, of a model or of a LoRA adapter.
     model: String,
     /// Branch, tag or commit of a hub id.
     #[arg(long)]
     revision: Option<String>,
+    /// Base of an adapter; by default the one that its configuration names.
+    #[arg(long)]
+    base: Option<String>,
 }
 
 impl Inspect {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        let folder = model::folder(&self.model, self.revision.as_deref())?;
-        let summary = rlaif_models::inspect(&folder)?;
+        let names = ModelNames {
+            model: &self.model,
+            revision: self.revision.as_deref(),
+            adapter: None,
+            base: self.base.as_deref(),
+        };
+        let ModelFiles { folder: base, adapter } = model_files(&names)?;
+        let summary = rlaif_models::inspect(&base)?;
+        // Its own files, and what they say of themselves.
+        let on_base = adapter.as_ref().map(|adapter| {
+            let config = AdapterConfig::read(adapter).map_err(ModelError::from)?;
+            Ok::<_, CliError>(json!({
+                "base": base.display().to_string(),
+                "rank": config.r,
+                "alpha": config.lora_alpha,
+                "task_type": config.task_type,
+                "modules_to_save": config.modules_to_save,
+            }))
+        });
+        let on_base = on_base.transpose()?;
+        let folder = adapter.unwrap_or(base);
         let spec = &summary.spec;
         let files = std::fs::read_dir(&folder)
             .and_then(|entries| entries.collect::<Result<Vec<_>, _>>())
@@ -45,6 +69,8 @@ impl Inspect {
             "pad_token_id": spec.pad_id,
             "decoder_start_token_id": spec.decoder_start_id,
             "labels": summary.labels,
+            "unread_tensors": summary.unread,
+            "adapter": on_base,
             "files": files,
         });
         print(format_args!("{object:#}"))

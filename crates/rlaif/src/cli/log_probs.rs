@@ -1,7 +1,5 @@
 //! `rlaif logprobs`.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use rlaif_core::{Specials, TextCodec};
 use rlaif_lm::{Forward, Joiner, Padding, Policy, TokenBatch, policy_log_probs};
@@ -22,9 +20,6 @@ pub(crate) struct LogProbs {
     model: ModelArguments,
     #[command(flatten)]
     rows: RowArguments,
-    /// Folder of a LoRA adapter in peft's layout.
-    #[arg(long)]
-    adapter: Option<PathBuf>,
     /// The sampling temperature that logits are divided by.
     #[arg(long, default_value_t = 1.)]
     temperature: f64,
@@ -39,13 +34,9 @@ impl LogProbs {
                 expected: "a positive number",
             });
         }
-        let options = self.model.placement.options()?;
-        let folder = model::folder(&self.model.model, self.model.revision.as_deref())?;
-        let mut policy = LanguageModel::load(&folder, options)?;
-        if let Some(adapter) = &self.adapter {
-            policy.adapters().load("default", adapter)?;
-        }
-        let tokenizer = model::tokenizer(&folder, policy.spec().vocab_size);
+        let files = self.model.files()?;
+        let policy = self.model.language_model(&files)?;
+        let tokenizer = model::tokenizer(&files, policy.spec().vocab_size);
         self.rows.run(&LogProbJob { policy, tokenizer, temperature: self.temperature })
     }
 }

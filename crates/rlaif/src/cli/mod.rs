@@ -10,6 +10,7 @@ mod inspect;
 mod judge;
 mod lengths;
 mod log_probs;
+mod merge;
 mod model;
 mod print;
 mod progress;
@@ -80,6 +81,8 @@ enum Command {
                             [..]}."
     )]
     Score(score::Score),
+    /// Adds a LoRA adapter into the weights of its base, and writes a whole model.
+    Merge(merge::Merge),
     /// Scores responses with a judge or any other reward, one row out for each row in.
     #[command(
         after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, with \"reference\" and \
@@ -197,6 +200,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::LogProbs(command) => command.run(),
         Command::Generate(command) => command.run(),
         Command::Score(command) => command.run(),
+        Command::Merge(command) => command.run(),
         Command::Judge(command) => command.run(),
         Command::Sft(command) => command.train::<SftFile>(),
         Command::Classifier(command) => command.train::<ClassifierFile>(),

@@ -25,10 +25,9 @@ pub(crate) struct Score {
 
 impl Score {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        let options = self.model.placement.options()?;
-        let folder = model::folder(&self.model.model, self.model.revision.as_deref())?;
-        let classifier = Classifier::load(&folder, options)?;
-        let tokenizer = model::tokenizer(&folder, classifier.spec().vocab_size);
+        let files = self.model.files()?;
+        let classifier = self.model.classifier(&files)?;
+        let tokenizer = model::tokenizer(&files, classifier.spec().vocab_size);
         self.rows.run(&ScoreJob { classifier, tokenizer })
     }
 }

@@ -48,7 +48,7 @@ impl TimedSteps {
     /// The folder of the policy, and how to load it.
     pub(super) fn check(&self) -> Result<(PathBuf, LoadOptions), CliError> {
         at_least_one(&[("batch-size", self.batch), ("steps", self.steps)])?;
-        Ok((model::folder(&self.policy, None)?, self.placement.options()?))
+        Ok((model::folder(&self.policy)?, self.placement.options()?))
     }
 
     /// Rows of all steps, the one that is not counted included.

@@ -58,7 +58,7 @@ impl GenerateBench {
         let count = self.rows.unwrap_or(self.batch);
         at_least_one(&[("batch-size", self.batch), ("rows", count), ("steps", self.steps)])?;
         let options = self.placement.options()?;
-        let folder = model::folder(&self.policy, None)?;
+        let folder = model::folder(&self.policy)?;
         let policy = LanguageModel::load(&folder, options)?;
         let seed = Seed::new(self.seed);
         let prompts = self.prompt_len.of("prompt-len", count, seed)?;

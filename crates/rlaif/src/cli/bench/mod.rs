@@ -6,20 +6,17 @@ mod generate;
 mod ppo;
 mod sft;
 
-use std::{path::Path, time::Instant};
+use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use rlaif_lm::{
     Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, policy_log_probs,
 };
-use rlaif_models::{Classifier, Config, LanguageModel, LoadOptions, ModelSort};
+use rlaif_models::{ModelFiles, ModelSort};
 use rlaif_torch::seeded;
 use tch::{Kind, Tensor, no_grad};
 
-use super::{
-    error::CliError,
-    model::{self, ModelArguments},
-};
+use super::{error::CliError, model::ModelArguments};
 use common::{Measured, at_least_one, median, random_rows};
 
 #[derive(Debug, Subcommand)]
@@ -81,11 +78,11 @@ impl ForwardBench {
             ("repeats", self.repeats),
         ])?;
         let options = self.model.placement.options()?;
-        let folder = model::folder(&self.model.model, self.model.revision.as_deref())?;
-        let sort = ModelSort::of(&Config::read(&folder)?)?;
+        let files = self.model.files()?;
+        let sort = files.sort(options)?;
         let (forward_s, forward_backward_s) = seeded(self.seed, || match sort {
-            ModelSort::LanguageModel => self.language_model(&folder, options),
-            ModelSort::Classifier => self.classifier(&folder, options),
+            ModelSort::LanguageModel => self.language_model(&files),
+            ModelSort::Classifier => self.classifier(&files),
         })??;
         Measured::default()
             .value("forward_s", forward_s)
@@ -95,7 +92,7 @@ impl ForwardBench {
             .print(self.json, options.device)
     }
 
-    fn language_model(&self, folder: &Path, options: LoadOptions) -> Result<(f64, f64), CliError> {
+    fn language_model(&self, files: &ModelFiles) -> Result<(f64, f64), CliError> {
         if self.response_len == 0 {
             return Err(CliError::Flag {
                 flag: "response-len",
@@ -103,7 +100,7 @@ impl ForwardBench {
                 expected: "at least 1 for a language model",
             });
         }
-        let policy = LanguageModel::load(folder, options)?;
+        let policy = self.model.language_model(files)?;
         let spec = policy.spec();
         let prompts = random_rows(self.batch, self.prompt_len, spec.vocab_size);
         let prompts = TokenBatch::collate(prompts, spec, Padding::Right)?;
@@ -117,8 +114,8 @@ impl ForwardBench {
         self.time(policy.parameters(), loss)
     }
 
-    fn classifier(&self, folder: &Path, options: LoadOptions) -> Result<(f64, f64), CliError> {
-        let classifier = Classifier::load(folder, options)?;
+    fn classifier(&self, files: &ModelFiles) -> Result<(f64, f64), CliError> {
+        let classifier = self.model.classifier(files)?;
         let spec = classifier.spec();
         let rows = random_rows(self.batch, self.prompt_len, spec.vocab_size);
         let rows = TokenBatch::collate(rows, spec, Padding::Right)?;

@@ -85,7 +85,7 @@ impl PpoBench {
 
     fn timed(&self, options: LoadOptions) -> Result<(), CliError> {
         let reward = match &self.reward {
-            Some(location) => Some(Classifier::load(&model::folder(location, None)?, options)?),
+            Some(location) => Some(Classifier::load(&model::folder(location)?, options)?),
             None => None,
         };
         let mut trainer = self.trainer(options)?;
@@ -116,7 +116,7 @@ impl PpoBench {
 
     fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, CliError> {
         let lora = self.lora.map(|rank| Lora::new("ppo", rank));
-        let folder = model::folder(&self.policy, None)?;
+        let folder = model::folder(&self.policy)?;
         let setup = PolicySetup { lora, ..PolicySetup::new(folder, options) };
         let (policy, reference) = setup.load()?;
         let reference = match reference {
