@@ -251,6 +251,8 @@ impl<'de> Deserialize<'de> for TokenIds {
 }
 
 /// The first token id of a field, if it has one.
-pub(crate) fn token_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+pub(crate) fn token_id<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u32>, D::Error> {
     Ok(TokenIds::deserialize(deserializer)?.0.first().copied())
 }

@@ -12,8 +12,15 @@ use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use crate::{
-    classifier::Classifier, config::Config, error::ModelError, family::Family,
-    files::ModelFiles, language_model::LanguageModel, load::{LoadOptions, open}, sort::ModelSort, weights::read_if_present,
+    classifier::Classifier,
+    config::Config,
+    error::ModelError,
+    family::Family,
+    files::ModelFiles,
+    language_model::LanguageModel,
+    load::{LoadOptions, open},
+    sort::ModelSort,
+    weights::read_if_present,
 };
 
 /// Why a folder's trunk cannot have another head.

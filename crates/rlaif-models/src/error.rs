@@ -108,6 +108,18 @@ pub enum ModelError {
         /// Last parts of the names of the model's linear layers.
         layers: Vec<String>,
     },
+    /// An adapter's file has more than factors of the model's linear layers and layers that stand in for
+    /// one: adapters on embeddings, say, or embeddings of a resized vocabulary.
+    #[error(
+        "{} has weights that cannot be put on this base: {}; merge the adapter with peft \
+         (`merge_and_unload`), and name the merged model", .file.display(), few(.others)
+    )]
+    AdapterParts {
+        /// The adapter's weights.
+        file: PathBuf,
+        /// The tensors.
+        others: Vec<String>,
+    },
     /// config.json or generation_config.json has a field of the wrong type, or lacks one.
     #[error("{}, field `{field}`: {source}", .file.display())]
     Config {
@@ -220,6 +232,7 @@ impl Fault for ModelError {
             | Self::Dtype { .. }
             | Self::Quantised { .. }
             | Self::NoTarget { .. }
+            | Self::AdapterParts { .. }
             | Self::Config { .. }
             | Self::AdapterExists { .. }
             | Self::UnknownAdapter { .. }
@@ -242,6 +255,15 @@ impl Fault for TensorProblem {
             Self::Unreadable { source, .. } => source.is_users(),
         }
     }
+}
+
+/// The first names.
+fn few(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{}{more}", shown.join(", "))
 }
 
 fn bullets(problems: &[TensorProblem]) -> String {

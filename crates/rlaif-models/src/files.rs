@@ -207,9 +207,7 @@ impl ModelFiles {
     ) -> Result<Option<Vec<String>>, ConvertError> {
         let base = Config::read(&self.folder)?;
         let of_base = match options.families.of(&base) {
-            Ok((_, ModelSort::Classifier)) => {
-                Some(Labels::from_config(&base)?.names().to_vec())
-            }
+            Ok((_, ModelSort::Classifier)) => Some(Labels::from_config(&base)?.names().to_vec()),
             _ => None,
         };
         if adapter.join("config.json").is_file() {
@@ -221,14 +219,15 @@ impl ModelFiles {
         let family = options.families.family(&base)?;
         let heads = family.classifies.map_or(&[][..], |classifies| classifies.head);
         // The last layer of a head has a row for each label: `score`, `classifier`, `.out_proj`.
-        let rows = file.tensors().iter().filter_map(|(name, info)| match AdapterKey::parse(name)? {
-            AdapterKey::Saved { parameter } => {
-                let of_head = heads.first().is_some_and(|head| parameter.starts_with(head));
-                let last = of_head && info.shape.len() == 2 && !parameter.contains(".dense.");
-                last.then(|| info.shape[0])
-            }
-            _ => None,
-        });
+        let rows =
+            file.tensors().iter().filter_map(|(name, info)| match AdapterKey::parse(name)? {
+                AdapterKey::Saved { parameter } => {
+                    let of_head = heads.first().is_some_and(|head| parameter.starts_with(head));
+                    let last = of_head && info.shape.len() == 2 && !parameter.contains(".dense.");
+                    last.then(|| info.shape[0])
+                }
+                _ => None,
+            });
         match (rows.last(), of_base) {
             (Some(rows), Some(labels)) if labels.len() == rows => Ok(None),
             (Some(rows), _) => Ok(Some((0..rows).map(|i| format!("LABEL_{i}")).collect())),

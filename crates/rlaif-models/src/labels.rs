@@ -48,10 +48,12 @@ impl Labels {
             None => (0..raw.num_labels.unwrap_or(2)).map(|i| format!("LABEL_{i}")).collect(),
             Some(by_id) => (0..by_id.len())
                 .map(|i| {
-                    by_id.get(&i.to_string()).map(|Name(name)| name.clone()).ok_or_else(|| ModelError::BadField {
-                        field: "id2label",
-                        found: format!("the keys {:?}", by_id.keys().collect::<Vec<_>>()),
-                        expected: format!("the keys 0 to {}", by_id.len() - 1),
+                    by_id.get(&i.to_string()).map(|Name(name)| name.clone()).ok_or_else(|| {
+                        ModelError::BadField {
+                            field: "id2label",
+                            found: format!("the keys {:?}", by_id.keys().collect::<Vec<_>>()),
+                            expected: format!("the keys 0 to {}", by_id.len() - 1),
+                        }
                     })
                 })
                 .collect::<Result<_, _>>()?,

@@ -21,7 +21,7 @@ use crate::{
     frame::Parts,
     layers::Linear,
     save::{TensorList, of_adapter},
-    weights::read_checked,
+    weights::{read_checked, read_if_present},
 };
 
 /// Where the tensors of a new adapter come from.
@@ -225,6 +225,7 @@ impl<'a> ModelAdapters<'a> {
             origin,
             used: BTreeSet::new(),
             problems: vec![],
+            others: vec![],
         };
         let trunk = self.parts.linears.len();
         let Parts { linears, head, parameters, adapters } = &mut self.parts;
@@ -236,6 +237,7 @@ impl<'a> ModelAdapters<'a> {
                 made.push((i, maker.lora(layer)?));
             }
         }
+        maker.check_others(parameters)?;
         let layers: Vec<&str> =
             linears.iter().chain(head.iter()).map(|layer| layer.path.as_str()).collect();
         let no_target = |field, targets| {
@@ -318,6 +320,26 @@ fn merge_layer(layer: &mut Linear, slot: usize) {
     }
 }
 
+/// The name of a tensor without the names of peft's wrappers.
+fn unwrapped(name: &str) -> String {
+    let wrapper = |part: &&str| !["base_layer", "original_module"].contains(part);
+    name.split('.').filter(wrapper).collect::<Vec<_>>().join(".")
+}
+
+/// True of a tensor of an adapter's file that is the base's parameter of this name.
+fn is_copy(
+    file: &Checkpoint,
+    name: &str,
+    parameter: &str,
+    parameters: &Parameters,
+) -> Result<bool, ModelError> {
+    let tied = parameters.tied().find(|(alias, _)| *alias == parameter).map(|(_, name)| name);
+    let Some(own) = parameters.get(tied.unwrap_or(parameter)) else { return Ok(false) };
+    let Some(copy) = read_if_present(file, name)? else { return Ok(false) };
+    let copy = copy.to_device(own.device()).to_kind(own.kind());
+    Ok(copy.size() == own.size() && own.equal(&copy))
+}
+
 /// Makes the tensors of one adapter, and collects what is wrong with its file.
 struct Maker<'a> {
     rules: &'a AdapterRules,
@@ -325,6 +347,8 @@ struct Maker<'a> {
     origin: &'a Origin<'a>,
     used: BTreeSet<String>,
     problems: Vec<TensorProblem>,
+    /// Tensors of the file that are not factors of linear layers, nor stand in for one.
+    others: Vec<String>,
 }
 
 impl Maker<'_> {
@@ -364,8 +388,16 @@ impl Maker<'_> {
                 let device = layer.weight.device();
                 let kind = layer.weight.kind();
                 let mut read = |key, like: &Tensor| {
-                    let parameter = format!("{}.{key}", layer.path);
-                    self.read(&AdapterKey::Saved { parameter }, &like.size(), device).to_kind(kind)
+                    let key = AdapterKey::Saved { parameter: format!("{}.{key}", layer.path) };
+                    let problems = self.problems.len();
+                    let tensor = self.read(&key, &like.size(), device);
+                    // A head of another size, of a vocabulary that was resized.
+                    if let Some(TensorProblem::Shape { name, found, .. }) =
+                        self.problems.get(problems)
+                    {
+                        self.others.push(format!("{name} {found:?}"));
+                    }
+                    tensor.to_kind(kind)
                 };
                 let weight = read("weight", &layer.weight);
                 (weight, layer.bias.as_ref().map(|bias| read("bias", bias)))
@@ -383,6 +415,47 @@ impl Maker<'_> {
                 self.problems.push(TensorProblem::NotSaved { module });
             }
         }
+    }
+
+    /// Refuses tensors of the file that this model has no place for, apart from copies of its weights.
+    fn check_others(&mut self, parameters: &Parameters) -> Result<(), ModelError> {
+        let Origin::File(file) = self.origin else { return Ok(()) };
+        for name in file.tensors().keys() {
+            if self.used.contains(name) {
+                continue;
+            }
+            let of_tied_head = |module: &str| {
+                parameters.tied().any(|(alias, _)| alias.strip_suffix(".weight") == Some(module))
+            };
+            let other = match AdapterKey::parse(name) {
+                Some(AdapterKey::LoraA { module } | AdapterKey::LoraB { module }) => {
+                    of_tied_head(&module)
+                }
+                Some(AdapterKey::Saved { parameter }) => {
+                    !is_copy(file, name, &parameter, parameters)?
+                }
+                // peft's wrappers of a layer, which hold the layer itself as well.
+                None => match AdapterKey::parse(&unwrapped(name)) {
+                    Some(AdapterKey::Saved { parameter }) if unwrapped(name) != *name => {
+                        !is_copy(file, name, &parameter, parameters)?
+                    }
+                    _ => true,
+                },
+            };
+            if other {
+                self.others.push(name.clone());
+            } else if !matches!(
+                AdapterKey::parse(name),
+                Some(AdapterKey::LoraA { .. } | AdapterKey::LoraB { .. })
+            ) {
+                self.used.insert(name.clone());
+            }
+        }
+        if self.others.is_empty() {
+            return Ok(());
+        }
+        let others = std::mem::take(&mut self.others);
+        Err(ModelError::AdapterParts { file: file.origin().to_owned(), others })
     }
 
     /// A tensor of the file in f32, or an empty one and a problem noted.

@@ -177,7 +177,8 @@ impl<'a> Source<'a> {
                 if state.used.contains(name) || harmless(name) {
                     continue;
                 }
-                if state.left.iter().any(|left| name.starts_with(left)) || !read.contains(part(name))
+                if state.left.iter().any(|left| name.starts_with(left))
+                    || !read.contains(part(name))
                 {
                     unread.push(name.clone());
                 } else {
@@ -320,7 +321,10 @@ pub(crate) fn read_if_present(
 ///
 /// Old BERTs call the weight and bias of a LayerNorm gamma and beta, and a trunk that was saved by
 /// itself lacks the first part of its names.
-pub(crate) fn stored<'c>(checkpoint: &'c Checkpoint, name: &str) -> Option<(&'c str, &'c TensorInfo)> {
+pub(crate) fn stored<'c>(
+    checkpoint: &'c Checkpoint,
+    name: &str,
+) -> Option<(&'c str, &'c TensorInfo)> {
     let tensors = checkpoint.tensors();
     let find = |name: &str| {
         let old = || match name.rsplit_once("LayerNorm.")? {

@@ -215,7 +215,12 @@ fn configurations_that_cannot_be_honoured_are_refused() {
         ("llama31", "rope_scaling", json!({ "type": "linear" }), "rope_scaling.factor"),
         ("llama3", "num_key_value_heads", json!(3), "a divisor of num_attention_heads"),
         ("llama3", "num_attention_heads", json!(0), "`num_attention_heads` is 0"),
-        ("llama3", "vocab_size", json!("many"), "config.json, field `vocab_size`: invalid type: string \"many\""),
+        (
+            "llama3",
+            "vocab_size",
+            json!("many"),
+            "config.json, field `vocab_size`: invalid type: string \"many\"",
+        ),
         ("llama3", "hidden_size", Value::Null, "field `hidden_size`: invalid type: null"),
         ("flan", "dense_act_fn", json!("swoosh"), "`dense_act_fn` is `swoosh`"),
         ("flan", "relative_attention_num_buckets", json!(2), "at least 4"),

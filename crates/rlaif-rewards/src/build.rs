@@ -25,12 +25,12 @@ use crate::judge::{
 };
 #[cfg(all(feature = "judge", feature = "neural"))]
 use crate::judge::{PolicyApi, SamplingConfig};
-#[cfg(all(feature = "judge", feature = "neural"))]
-use crate::neural::{PolicyJudge, tokenizer_folder};
 #[cfg(feature = "neural")]
 use crate::neural::{
     ClassifierConfig, ClassifierReward, FindModel, ModelDtype, NOT_HATE_MODEL, Preset,
 };
+#[cfg(all(feature = "judge", feature = "neural"))]
+use crate::neural::{PolicyJudge, tokenizer_folder};
 use crate::{
     Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardConfig,
     RewardExt, WeightedSum, Words,
@@ -109,7 +109,6 @@ impl<'a> Surroundings<'a> {
         self.device = device;
         self
     }
-
 }
 
 /// The files of names that are folders.

@@ -99,9 +99,7 @@ pub use evaluate::{
 pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};
-pub use model::{
-    LoraSection, LoraTargets, ModelSection, Placement, tell_of_unread, tokenizer,
-};
+pub use model::{LoraSection, LoraTargets, ModelSection, Placement, tell_of_unread, tokenizer};
 pub use ppo::{
     PpoFile, PpoTrainSection, PretrainingSection, PromptSection, ValueSection, ValueStart,
 };

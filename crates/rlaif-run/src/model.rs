@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use rlaif_core::{BadSetting, say};
 use rlaif_models::{
-    ADAPTER, CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions, Lora, ModelError,
-    ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
+    ADAPTER, CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions, Lora,
+    ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
 };
 use rlaif_rewards::neural::tokenizer_folder;
 use rlaif_text::{HfTokenizer, TextError};
@@ -227,7 +227,10 @@ pub fn tell_of_unread(name: &str, unread: &[String]) {
     let more = unread.len().saturating_sub(NAMED);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     let named: Vec<&str> = unread.iter().take(NAMED).map(String::as_str).collect();
-    say(format_args!("{name}: not read, because the model has no use for them: {}{more}", named.join(", ")));
+    say(format_args!(
+        "{name}: not read, because the model has no use for them: {}{more}",
+        named.join(", ")
+    ));
 }
 
 impl ModelSection {

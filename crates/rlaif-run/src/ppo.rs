@@ -284,7 +284,11 @@ impl PpoFile {
     /// Refuses a reference and a value function that read the policy's ids as other tokens.
     fn check_vocabularies(&self) -> Result<(), RunError> {
         let others = [
-            (&self.reference, "the reference reads the ids of the policy", "name one of the policy's vocabulary"),
+            (
+                &self.reference,
+                "the reference reads the ids of the policy",
+                "name one of the policy's vocabulary",
+            ),
             (
                 &self.value.model,
                 "the value function reads the ids of the policy",

@@ -5,7 +5,8 @@ use std::path::Path;
 use rlaif_core::Seed;
 use rlaif_lm::Activations;
 use rlaif_models::{
-    ADAPTER, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError, ModelFiles, SaveOptions,
+    ADAPTER, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError, ModelFiles,
+    SaveOptions,
 };
 use rlaif_torch::seeded;
 use rlaif_train::{

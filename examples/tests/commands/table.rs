@@ -43,6 +43,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("cargo run", Ci(&["step cargo xtask demo"])),
     ("cargo doc --features doc-only -p rlaif-torch", Ci(&["step cargo xtask check"])),
     ("cargo bench -p rlaif-benches --bench ..", Ci(&["step cargo xtask bench-smoke"])),
+    (
+        "rlaif merge runs/sft/model --out merged",
+        Test(
+            "crates/rlaif/tests/suite/adapters.rs",
+            "an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further",
+        ),
+    ),
     ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
     ("cargo test -p rlaif-models --test memory", Suite),
     ("cargo test -p rlaif-rewards --test classifier", Suite),

@@ -53,7 +53,8 @@ impl RawConfig {
     /// Base of the rotary frequencies, and how they are scaled.
     pub(super) fn rope(&self) -> Result<(f64, RopeScaling), ModelError> {
         // transformers takes the older name first, and an empty section for none.
-        let given = |rope: &Option<RawRope>| rope.clone().filter(|rope| *rope != RawRope::default());
+        let given =
+            |rope: &Option<RawRope>| rope.clone().filter(|rope| *rope != RawRope::default());
         let rope = given(&self.rope_scaling).or_else(|| given(&self.rope_parameters));
         let theta = rope.as_ref().and_then(|rope| rope.rope_theta).unwrap_or(self.rope_theta);
         Ok((theta, RopeScaling::resolve(rope.as_ref(), self.max_position_embeddings)?))

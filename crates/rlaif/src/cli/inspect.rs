@@ -1,9 +1,9 @@
 //! `rlaif inspect`.
 
 use clap::Args;
-use serde_json::json;
 use rlaif_models::{AdapterConfig, ModelError, ModelFiles, ModelNames};
 use rlaif_run::model_files;
+use serde_json::json;
 
 use super::{error::CliError, print::print};
 

@@ -1,6 +1,7 @@
 //! The commands as their user runs them, and what they are made of. One program, because linking
 //! libtorch takes longer than most of these tests.
 
+mod adapters;
 mod cli;
 mod dpo;
 mod encode;

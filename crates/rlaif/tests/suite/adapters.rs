@@ -1,0 +1,129 @@
+//! A LoRA adapter's folder wherever a model is named.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{language_model, refusal, repository, rows, succeeded, tokenizer};
+
+fn run(folder: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    command.args(arguments).current_dir(folder).env("HF_HUB_OFFLINE", "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It may refuse before it has read everything.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn log_probs(folder: &Path, model: &[&str]) -> Vec<f64> {
+    let row = json!({ "prompt_ids": [5, 6, 7], "response_ids": [8, 9, 10] }).to_string();
+    let rows = rows(&run(folder, &[&["logprobs", "--input", "-"], model].concat(), &row));
+    rows[0]["log_probs"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+/// peft's adapters of the fixtures, whose logits `rlaif-models` compares with peft's.
+#[test]
+fn an_adapters_folder_stands_for_its_base_with_the_adapter_on_it() {
+    let root = repository("");
+    let (base, adapter) = ("fixtures/models/llama3", "fixtures/adapters/llama3-a");
+    let wanted = log_probs(&root, &["--model", base, "--adapter", adapter]);
+    assert_ne!(wanted, log_probs(&root, &["--model", base]));
+    assert_eq!(wanted, log_probs(&root, &["--model", adapter]));
+    assert_eq!(wanted, log_probs(&root, &["--model", adapter, "--base", base]));
+
+    let elsewhere = tempfile::tempdir().unwrap();
+    let merged = elsewhere.path().join("merged");
+    let out = merged.to_str().unwrap();
+    succeeded(&run(&root, &["merge", adapter, "--out", out], ""));
+    let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-5;
+    assert!(log_probs(&root, &["--model", out]).iter().zip(&wanted).all(close));
+
+    let said = run(&root, &["inspect", adapter], "");
+    let said: Value = serde_json::from_str(&succeeded(&said)).unwrap();
+    assert_eq!(said["adapter"]["base"], base);
+    assert_eq!(said["adapter"]["rank"], 4);
+
+    // Its base is not to be found from another folder.
+    let full = root.join(adapter);
+    let full = full.to_str().unwrap();
+    let refused = refusal(&run(elsewhere.path(), &["inspect", full], ""), 2);
+    assert!(refused.contains("is an adapter on `fixtures/models/llama3`"), "{refused}");
+    assert!(refused.contains("--base"), "{refused}");
+    for (arguments, expected) in [
+        (["inspect", base, "--base", base], "is a whole model"),
+        (["merge", base, "--out", "none"], "adapter_config.json"),
+        (["inspect", adapter, "--base", adapter], "merge the latter first"),
+    ] {
+        let refused = refusal(&run(&root, &arguments, ""), 2);
+        assert!(refused.contains(expected), "{arguments:?}: {refused}");
+    }
+}
+
+#[test]
+fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let config = json!({
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 64, "eos_token_id": 2, "pad_token_id": 0,
+    });
+    language_model(&folder.join("model"), &tokenizer("llama3"), 5, config);
+    let pair = json!({ "prompt": "Hello, my", "chosen": " friend.", "rejected": " enemy." });
+    fs::write(folder.join("pairs.jsonl"), format!("{pair}\n").repeat(4)).unwrap();
+    fs::write(folder.join("texts.jsonl"), "{\"text\": \"Hi\"}\n").unwrap();
+    fs::write(folder.join("judged.jsonl"), "{\"prompt\": \"Hi\", \"response\": \"Yo\"}\n").unwrap();
+    let recipe = |model: &str| {
+        format!(
+            "seed = 1\n[placement]\ndevice = 'cpu'\n[model]\n{model}\n[data]\ntrain = 'pairs.jsonl'\n\
+             [train]\nsteps = 2\nbatch_size = 4\n"
+        )
+    };
+    let train = |command: &str, model: &str, out: &str| {
+        fs::write(folder.join("run.toml"), recipe(model)).unwrap();
+        run(folder, &[command, "--config", "run.toml", "--out", out], "")
+    };
+    let trained = |command: &str, model: &str, out: &str| {
+        succeeded(&train(command, model, out));
+        assert!(folder.join(out).join("model/adapter_model.safetensors").exists(), "{out}");
+    };
+    let lora = "path = 'model'\nlora = { rank = 2 }";
+
+    trained("reward", lora, "rm");
+    let score = |model: &[&str]| {
+        let arguments = [&["score", "--input", "texts.jsonl"], model].concat();
+        rows(&run(folder, &arguments, ""))[0]["logits"][0].as_f64().unwrap()
+    };
+    let wanted = score(&["--model", "rm/model"]);
+    assert_eq!(wanted, score(&["--model", "model", "--adapter", "rm/model"]));
+    for (name, table) in [
+        ("a", "model = 'rm/model'"),
+        ("b", "model = 'model'\nadapter = 'rm/model'"),
+        ("c", "model = 'rm/model'\nbase = 'model'"),
+    ] {
+        fs::write(folder.join("reward.toml"), format!("kind = 'classifier'\n{table}\n")).unwrap();
+        let arguments = ["judge", "--config", "reward.toml", "--input", "judged.jsonl"];
+        assert!(rows(&run(folder, &arguments, ""))[0]["score"].is_f64(), "{name}");
+    }
+    succeeded(&run(folder, &["merge", "rm/model", "--out", "rm/merged"], ""));
+    assert!((score(&["--model", "rm/merged"]) - wanted).abs() < 1e-5);
+    trained("reward", "path = 'rm/model'", "rm-2");
+    assert_ne!(score(&["--model", "rm-2/model"]), wanted);
+
+    trained("dpo", lora, "dpo");
+    trained("dpo", "path = 'dpo/model'", "dpo-2");
+    trained("dpo", "path = 'model'\nadapter = 'dpo/model'", "dpo-3");
+    let weights = |run: &str| fs::read(folder.join(run).join("model/adapter_model.safetensors"));
+    assert_eq!(weights("dpo-2").unwrap(), weights("dpo-3").unwrap());
+    assert_ne!(weights("dpo").unwrap(), weights("dpo-2").unwrap());
+    // A fresh adapter, and a head, on an adapter need it merged.
+    let refused = refusal(&train("dpo", "path = 'dpo/model'\nlora = { rank = 2 }", "no"), 2);
+    assert!(refused.contains("rlaif merge"), "{refused}");
+    let refused = refusal(&train("reward", "path = 'dpo/model'", "no"), 2);
+    assert!(refused.contains("rlaif merge"), "{refused}");
+}
