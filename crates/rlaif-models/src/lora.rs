@@ -213,7 +213,7 @@ impl<'a> ModelAdapters<'a> {
     fn attach(
         &mut self,
         name: &str,
-        config: AdapterConfig,
+        mut config: AdapterConfig,
         origin: &Origin<'_>,
     ) -> Result<(), ModelError> {
         let slot = self.parts.adapters.vacant(name)?;
@@ -226,6 +226,7 @@ impl<'a> ModelAdapters<'a> {
             used: BTreeSet::new(),
             problems: vec![],
             others: vec![],
+            without_head: false,
         };
         let trunk = self.parts.linears.len();
         let Parts { linears, head, parameters, adapters } = &mut self.parts;
@@ -255,6 +256,10 @@ impl<'a> ModelAdapters<'a> {
                 return no_target("modules_to_save", format!("`{first}`"));
             }
             _ => maker.not_saved(unsaved),
+        }
+        if maker.without_head {
+            config.modules_to_save.retain(|module| !HEADS.contains(&module.as_str()));
+            config.task_type = None;
         }
         maker.finish()?;
         for (i, adapter) in made {
@@ -287,7 +292,7 @@ fn unsaved(
     let mut all: Vec<&str> = layers.to_vec();
     all.extend(others.iter().map(String::as_str));
     // peft gives every adapter of a classifier both names that heads have; a model has one.
-    let head = |name: &str| ["classifier", "score"].contains(&name);
+    let head = |name: &str| HEADS.contains(&name);
     let of_classifier = config.task_type == Some(TaskType::SequenceClassification);
     let unknown = rules.unsaved(&all).filter(|name| !(of_classifier && head(name)));
     let unknown: Vec<String> = unknown.map(str::to_owned).collect();
@@ -320,6 +325,16 @@ fn merge_layer(layer: &mut Linear, slot: usize) {
     }
 }
 
+/// Names of the heads of classifiers.
+const HEADS: [&str; 2] = ["classifier", "score"];
+
+/// True of a tensor of a classifier's head that the model has not.
+fn of_classifier(parameter: &str, parameters: &Parameters) -> bool {
+    let first = parameter.split('.').next().unwrap_or(parameter);
+    let beginning = format!("{first}.");
+    HEADS.contains(&first) && !parameters.iter().any(|(name, _)| name.starts_with(&beginning))
+}
+
 /// The name of a tensor without the names of peft's wrappers.
 fn unwrapped(name: &str) -> String {
     let wrapper = |part: &&str| !["base_layer", "original_module"].contains(part);
@@ -349,6 +364,8 @@ struct Maker<'a> {
     problems: Vec<TensorProblem>,
     /// Tensors of the file that are not factors of linear layers, nor stand in for one.
     others: Vec<String>,
+    /// True if the file has the head of a classifier, and the model none.
+    without_head: bool,
 }
 
 impl Maker<'_> {
@@ -430,6 +447,11 @@ impl Maker<'_> {
             let other = match AdapterKey::parse(name) {
                 Some(AdapterKey::LoraA { module } | AdapterKey::LoraB { module }) => {
                     of_tied_head(&module)
+                }
+                // The head of a classifier's adapter, on a model without one.
+                Some(AdapterKey::Saved { parameter }) if of_classifier(&parameter, parameters) => {
+                    self.without_head = true;
+                    false
                 }
                 Some(AdapterKey::Saved { parameter }) => {
                     !is_copy(file, name, &parameter, parameters)?

@@ -74,8 +74,10 @@ fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
         "num_attention_heads": 2, "max_position_embeddings": 64, "eos_token_id": 2, "pad_token_id": 0,
     });
     language_model(&folder.join("model"), &tokenizer("llama3"), 5, config);
-    let pair = json!({ "prompt": "Hello, my", "chosen": " friend.", "rejected": " enemy." });
-    fs::write(folder.join("pairs.jsonl"), format!("{pair}\n").repeat(4)).unwrap();
+    let pair_or_row = json!({
+        "prompt": "Hello, my", "chosen": " friend.", "rejected": " enemy.", "response": " friend.",
+    });
+    fs::write(folder.join("pairs.jsonl"), format!("{pair_or_row}\n").repeat(4)).unwrap();
     fs::write(folder.join("texts.jsonl"), "{\"text\": \"Hi\"}\n").unwrap();
     fs::write(folder.join("judged.jsonl"), "{\"prompt\": \"Hi\", \"response\": \"Yo\"}\n").unwrap();
     let recipe = |model: &str| {
@@ -121,6 +123,9 @@ fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
     let weights = |run: &str| fs::read(folder.join(run).join("model/adapter_model.safetensors"));
     assert_eq!(weights("dpo-2").unwrap(), weights("dpo-3").unwrap());
     assert_ne!(weights("dpo").unwrap(), weights("dpo-2").unwrap());
+    // The head of a reward model's adapter is of no use to a policy.
+    trained("dpo", "path = 'model'\nadapter = 'rm/model'", "dpo-4");
+    trained("sft", "path = 'dpo-4/model'", "sft");
     // A fresh adapter, and a head, on an adapter need it merged.
     let refused = refusal(&train("dpo", "path = 'dpo/model'\nlora = { rank = 2 }", "no"), 2);
     assert!(refused.contains("rlaif merge"), "{refused}");
