@@ -138,7 +138,8 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     })??;
     let trainer = PpoTrainer::new(policy, value, reference, options.ppo())?;
     let joiner = Joiner::new(&tokenizer, trainer.policy().spec());
-    let mut ids = joiner.open(&texts, builder.specials())?;
+    let texts: Vec<_> = texts.into_iter().map(|text| (text, builder.kind())).collect();
+    let mut ids = joiner.open(&texts)?;
     let held_out_ids = ids.split_off(train.len());
     let prompts: Vec<_> = train.into_iter().zip(ids).map(|(r, ids)| Prompt::new(r, ids)).collect();
 

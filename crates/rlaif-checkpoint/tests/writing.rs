@@ -146,6 +146,10 @@ fn a_whole_folder() {
     for name in ["tokenizer.json", "merges.txt", "chat_template.jinja", "unrelated.txt"] {
         fs::write(from.join(name), name).unwrap();
     }
+    fs::create_dir(from.join("additional_chat_templates")).unwrap();
+    for name in ["rag.jinja", "tools.jinja", "notes.txt"] {
+        fs::write(from.join("additional_chat_templates").join(name), name).unwrap();
+    }
     // A folder whose parents are not there yet, and with a slash at the end.
     let target = parent.path().join("runs/one/model/");
     let mut folder = FolderWriter::create(&target).unwrap();
@@ -157,7 +161,9 @@ fn a_whole_folder() {
     assert!(matches!(error, CheckpointError::LfsPointer { .. }), "{error}");
     fs::remove_file(from.join("vocab.json")).unwrap();
     let copied = folder.copy_tokenizer(&from).unwrap();
-    assert_eq!(copied, ["tokenizer.json", "merges.txt", "chat_template.jinja"]);
+    let named = ["rag", "tools"].map(|name| format!("additional_chat_templates/{name}.jinja"));
+    assert_eq!(copied[..3], ["tokenizer.json", "merges.txt", "chat_template.jinja"]);
+    assert_eq!(copied[3..], named);
     let section = CardSection { title: "Data".to_owned(), text: "None.".to_owned() };
     let card = ModelCard { title: "M".to_owned(), sections: vec![section], ..Default::default() };
     folder.card(&card).unwrap();
@@ -167,6 +173,7 @@ fn a_whole_folder() {
         names_in(&target),
         [
             "README.md",
+            "additional_chat_templates",
             "chat_template.jinja",
             "config.json",
             "generation_config.json",

@@ -180,6 +180,12 @@ pub trait TextCodec: Send + Sync {
         Err(CodecError::ChatTemplate { codec: self.name().to_owned(), source })
     }
 
+    /// Id of the token that ends a text, `eos_token` of the tokenizer: what is put behind a learned
+    /// response. Other tokens may end one in generation as well.
+    fn eos_id(&self) -> Option<u32> {
+        None
+    }
+
     /// Notices since the last call, to be shown once per run, in whole sentences: a
     /// special token that the text had already and was not added again, message keys that the chat
     /// template does not read. No notice is handed out twice.

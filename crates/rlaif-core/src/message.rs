@@ -182,6 +182,30 @@ impl TextOrMessages {
         }
     }
 
+    /// The content as a person reads it, without the special tokens of a chat template: a text, or
+    /// what the only message says besides the system's, or several turns with their roles.
+    ///
+    /// ```
+    /// use rlaif_core::{Message, TextOrMessages};
+    /// let asked = vec![Message::new("system", "Be brief."), Message::new("user", "Name a prime.")];
+    /// assert_eq!(TextOrMessages::from(asked).readable(), "Name a prime.");
+    /// ```
+    pub fn readable(&self) -> String {
+        let messages = match self {
+            Self::Text(text) => return text.clone(),
+            Self::Messages(messages) => messages,
+        };
+        let turns: Vec<&Message> =
+            messages.iter().filter(|m| !["system", "developer"].contains(&&*m.role)).collect();
+        match turns.as_slice() {
+            [only] => only.content.clone(),
+            turns => {
+                let turn = |m: &&Message| format!("{}: {}", m.role, m.content);
+                turns.iter().map(turn).collect::<Vec<_>>().join("\n\n")
+            }
+        }
+    }
+
     /// The messages; a text is one message of `role`.
     pub fn into_messages(self, role: &str) -> Vec<Message> {
         match self {

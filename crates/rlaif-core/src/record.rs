@@ -60,6 +60,10 @@ pub struct PromptRecord {
     pub id: String,
     /// The text the policy reads, template and all.
     pub prompt: String,
+    /// The prompt as rewards and reports read it, where a chat template made another text of it for
+    /// the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
     /// A response written by a person, where there is one: for metrics, and rewards that compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
@@ -77,6 +81,7 @@ impl PromptRecord {
         Self {
             id: id.into(),
             prompt: prompt.into(),
+            asked: None,
             reference: None,
             metadata: Metadata::new(),
             kind: TextKind::Plain,
@@ -102,7 +107,7 @@ impl PromptRecord {
     /// ```
     pub fn exchange<'a>(&'a self, response: &'a str) -> Exchange<'a> {
         Exchange {
-            prompt: &self.prompt,
+            prompt: self.asked.as_deref().unwrap_or(&self.prompt),
             response,
             reference: self.reference.as_deref(),
             metadata: (!self.metadata.is_empty()).then_some(&self.metadata),

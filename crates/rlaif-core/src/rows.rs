@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::record::{
 };
 
 /// Treatment of a prompt that is a text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PlainText {
     /// It stays one: for encoder-decoders and base models.
@@ -116,27 +117,28 @@ impl Rendering {
         Ok((prompt, said, TextKind::Rendered))
     }
 
+    /// A prompt that is a text in its template; messages as they are.
+    fn filled(&self, prompt: &TextOrMessages) -> Result<TextOrMessages, CodecError> {
+        let (TextOrMessages::Text(text), Some(template)) = (prompt, &self.prompt_template) else {
+            return Ok(prompt.clone());
+        };
+        let count = template.matches(SLOT).count();
+        if count != 1 {
+            let problem =
+                format!("a prompt template needs `{SLOT}` exactly once, but has it {count} times");
+            return Err(CodecError::Conversation { problem });
+        }
+        Ok(template.replace(SLOT, text).into())
+    }
+
     /// The text that stays a text, or the messages for the template.
     fn messages(
         &self,
         prompt: &TextOrMessages,
     ) -> Result<Result<String, Vec<Message>>, CodecError> {
-        let text = match prompt {
-            TextOrMessages::Messages(messages) => {
-                return Ok(Err(self.with_system(messages.clone())));
-            }
+        let text = match self.filled(prompt)? {
+            TextOrMessages::Messages(messages) => return Ok(Err(self.with_system(messages))),
             TextOrMessages::Text(text) => text,
-        };
-        let text = match &self.prompt_template {
-            None => text.clone(),
-            Some(template) if template.matches(SLOT).count() == 1 => template.replace(SLOT, text),
-            Some(template) => {
-                let count = template.matches(SLOT).count();
-                let problem = format!(
-                    "a prompt template needs `{SLOT}` exactly once, but has it {count} times"
-                );
-                return Err(CodecError::Conversation { problem });
-            }
         };
         match (self.plain, &self.system) {
             (PlainText::Chat, _) => Ok(Err(self.with_system(vec![Message::new("user", text)]))),
@@ -149,7 +151,9 @@ impl Rendering {
         }
     }
 
-    fn with_system(&self, mut messages: Vec<Message>) -> Vec<Message> {
+    /// A conversation with the system message, where it has none.
+    #[must_use]
+    pub fn with_system(&self, mut messages: Vec<Message>) -> Vec<Message> {
         if let Some(system) = &self.system
             && messages.first().is_some_and(|m| !["system", "developer"].contains(&&*m.role))
         {
@@ -324,9 +328,14 @@ impl PromptRow {
         how: &Rendering,
     ) -> Result<PromptRecord, CodecError> {
         let (prompt, kind) = how.prompt(codec, &self.prompt, &self.chat)?;
+        let asked = match kind {
+            TextKind::Plain => None,
+            TextKind::Rendered => Some(how.filled(&self.prompt)?.readable()),
+        };
         Ok(PromptRecord {
             id: self.id.clone(),
             prompt,
+            asked,
             reference: self.reference.clone(),
             metadata: self.metadata.clone(),
             kind,

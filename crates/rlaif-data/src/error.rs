@@ -212,8 +212,14 @@ pub enum DataError {
         found: Vec<String>,
     },
     /// Rows of a form that does not give what is wanted.
-    #[error("rows of {form} (columns {}) give no {wanted}", list_of(form.columns()))]
+    #[error(
+        "{source_name}: rows of {form} (columns {}) give no {wanted}; docs/data.md lists the forms \
+         that do",
+        list_of(form.columns())
+    )]
     WrongForm {
+        /// The file.
+        source_name: String,
         /// The form.
         form: crate::import::RowForm,
         /// The kind of record wanted.

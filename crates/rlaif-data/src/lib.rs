@@ -45,7 +45,10 @@ pub use compression::Compression;
 pub use dataset::{Dataset, Remainder};
 pub use error::{DataError, SplitSide};
 pub use hub::HubDataset;
-pub use import::{Dialogues, Import, ImportOptions, Ranked, RowForm, SafeRlhfVerdict};
+pub use import::{
+    Dialogues, Import, ImportColumns, ImportOptions, ImportedRow, Ranked, RowForm, SafeRlhfVerdict,
+    Unusable,
+};
 pub use prompt::{BuiltPrompt, PromptBuilder, PromptForm, PromptTemplate, Shortening};
 pub use read::{Format, Mode, ProgressUpdate, Reader, ReadingProgress, Records};
 pub use row::Row;

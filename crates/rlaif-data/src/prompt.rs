@@ -4,7 +4,10 @@ use std::borrow::Cow;
 use std::num::NonZeroUsize;
 
 use rayon::prelude::*;
-use rlaif_core::{GenerationPrompt, Message, PromptRecord, Record, Specials, Step, TextCodec};
+use rlaif_core::{
+    ChatOptions, CodecError, GenerationPrompt, Message, PlainText, PromptRecord, PromptRow, Record,
+    Rendering, Specials, Step, TextCodec, TextKind, TextOrMessages,
+};
 
 use crate::dataset::Dataset;
 use crate::error::DataError;
@@ -73,6 +76,8 @@ pub enum PromptForm {
         /// The system message.
         system: Option<String>,
     },
+    /// The filled template as a run renders its prompts.
+    Rendered(Rendering),
 }
 
 /// Makes prompts of dialogues: the same steps for T5 and for chat models.
@@ -111,6 +116,8 @@ pub struct PromptBuilder {
 pub struct BuiltPrompt {
     /// The text the policy reads.
     pub text: String,
+    /// The filled template, before any chat template.
+    pub asked: String,
     /// Number of its tokens, encoded with [`PromptBuilder::specials`].
     pub tokens: usize,
     /// The part of the dialogue that was cut.
@@ -148,12 +155,21 @@ impl PromptBuilder {
         self
     }
 
+    /// Origin of the prompts' texts.
+    pub fn kind(&self) -> TextKind {
+        match &self.form {
+            PromptForm::Plain => TextKind::Plain,
+            PromptForm::Chat { .. } => TextKind::Rendered,
+            PromptForm::Rendered(how) => match how.plain {
+                PlainText::Text => TextKind::Plain,
+                PlainText::Chat => TextKind::Rendered,
+            },
+        }
+    }
+
     /// Use of special tokens when prompts are encoded: a chat template has written them already.
     pub fn specials(&self) -> Specials {
-        match self.form {
-            PromptForm::Plain => Specials::Include,
-            PromptForm::Chat { .. } => Specials::Exclude,
-        }
+        self.kind().specials()
     }
 
     /// The prompt of one dialogue; `id` names it in errors.
@@ -235,32 +251,95 @@ impl PromptBuilder {
             .par_iter()
             .map(|record| self.build(codec, record.id(), &dialogue(record)))
             .collect();
-        let mut step = Step {
+        let mut step = self.step(codec);
+        let mut records = Vec::with_capacity(dataset.len());
+        for (record, built) in dataset.records().iter().zip(built) {
+            let built = built?;
+            note(&mut step, built.shortening);
+            let mut prompt = PromptRecord::new(record.id(), built.text);
+            prompt.kind = self.kind();
+            prompt.reference = reference(record);
+            records.push(prompt);
+        }
+        step.kept = records.len() as u64;
+        let mut provenance = dataset.provenance().clone();
+        provenance.steps.push(step);
+        Ok(Dataset::new(records, provenance))
+    }
+
+    /// The prompts of rows, by all cores. A text is a dialogue; messages go through the chat
+    /// template, and are left out and counted if they are too long or the template refuses them.
+    ///
+    /// # Errors
+    /// As [`PromptBuilder::build`], for the first row that has one.
+    pub fn build_rows(
+        &self,
+        codec: &dyn TextCodec,
+        dataset: &Dataset<PromptRow>,
+    ) -> Result<Dataset<PromptRecord>, DataError> {
+        let built: Vec<_> = dataset.records().par_iter().map(|row| self.row(codec, row)).collect();
+        let mut step = self.step(codec);
+        let mut records = Vec::with_capacity(dataset.len());
+        for built in built {
+            match built? {
+                Ok((record, shortening)) => {
+                    note(&mut step, shortening);
+                    records.push(record);
+                }
+                Err(why) => *step.dropped.entry(why.to_owned()).or_default() += 1,
+            }
+        }
+        step.kept = records.len() as u64;
+        let mut provenance = dataset.provenance().clone();
+        provenance.steps.push(step);
+        Ok(Dataset::new(records, provenance))
+    }
+
+    /// The prompt of a row, or why there is none.
+    fn row(
+        &self,
+        codec: &dyn TextCodec,
+        row: &PromptRow,
+    ) -> Result<Result<(PromptRecord, Shortening), &'static str>, DataError> {
+        if let TextOrMessages::Text(dialogue) = &row.prompt {
+            let built = self.build(codec, &row.id, dialogue)?;
+            let mut record = PromptRecord::new(&row.id, built.text);
+            record.kind = self.kind();
+            record.asked = (record.kind == TextKind::Rendered).then_some(built.asked);
+            record.reference.clone_from(&row.reference);
+            record.metadata.clone_from(&row.metadata);
+            return Ok(Ok((record, built.shortening)));
+        }
+        let how = match &self.form {
+            PromptForm::Rendered(how) => how.clone(),
+            PromptForm::Plain => Rendering::default(),
+            PromptForm::Chat { system } => {
+                Rendering { system: system.clone(), ..Rendering::default() }
+            }
+        };
+        let failed = |source| DataError::Codec { id: row.id.clone(), source };
+        let record = match row.render(codec, &how) {
+            Ok(record) => record,
+            Err(CodecError::ChatTemplate { .. } | CodecError::Conversation { .. }) => {
+                return Ok(Err("the chat template refuses the conversation"));
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let tokens = codec.encode(&record.prompt, record.kind.specials()).map_err(failed)?.len();
+        if self.limit.is_some_and(|limit| tokens > limit.get()) {
+            return Ok(Err("messages of too many tokens"));
+        }
+        Ok(Ok((record, Shortening::None)))
+    }
+
+    fn step(&self, codec: &dyn TextCodec) -> Step {
+        Step {
             operation: match self.limit {
                 Some(limit) => format!("prompts of at most {limit} tokens of {}", codec.name()),
                 None => "prompts".to_owned(),
             },
-            kept: dataset.len() as u64,
             ..Step::default()
-        };
-        let mut records = Vec::with_capacity(dataset.len());
-        for (record, built) in dataset.records().iter().zip(built) {
-            let built = built?;
-            let remark = match built.shortening {
-                Shortening::None => None,
-                Shortening::Turns(_) => Some("shortened by its oldest turns"),
-                Shortening::WithinTurn => Some("shortened within its last turn"),
-            };
-            if let Some(remark) = remark {
-                *step.noted.entry(remark.to_owned()).or_default() += 1;
-            }
-            let mut prompt = PromptRecord::new(record.id(), built.text);
-            prompt.reference = reference(record);
-            records.push(prompt);
         }
-        let mut provenance = dataset.provenance().clone();
-        provenance.steps.push(step);
-        Ok(Dataset::new(records, provenance))
     }
 
     fn measure(
@@ -271,8 +350,12 @@ impl PromptBuilder {
     ) -> Result<BuiltPrompt, DataError> {
         let failed = |source| DataError::Codec { id: id.to_owned(), source };
         let filled = self.template.fill(dialogue);
+        let asked = filled.clone();
         let text = match &self.form {
             PromptForm::Plain => filled,
+            PromptForm::Rendered(how) => {
+                how.prompt(codec, &filled.into(), &ChatOptions::default()).map_err(failed)?.0
+            }
             PromptForm::Chat { system } => {
                 let system = system.iter().map(|system| Message::new("system", system));
                 let messages: Vec<_> =
@@ -281,8 +364,18 @@ impl PromptBuilder {
             }
         };
         let tokens = codec.encode(&text, self.specials()).map_err(failed)?.len();
-        Ok(BuiltPrompt { text, tokens, shortening: Shortening::None })
+        Ok(BuiltPrompt { text, asked, tokens, shortening: Shortening::None })
     }
+}
+
+/// Counts a prompt that was shortened.
+fn note(step: &mut Step, shortening: Shortening) {
+    let remark = match shortening {
+        Shortening::None => return,
+        Shortening::Turns(_) => "shortened by its oldest turns",
+        Shortening::WithinTurn => "shortened within its last turn",
+    };
+    *step.noted.entry(remark.to_owned()).or_default() += 1;
 }
 
 /// Beginnings of the turns of a dialogue: HH's turns, or lines.

@@ -110,6 +110,28 @@ impl<'a> Row<'a> {
         if self.get(column).is_some() { Ok(()) } else { Err(self.missing(column)) }
     }
 
+    /// Gives columns other names, all at once, in place of the columns that have them.
+    ///
+    /// # Errors
+    /// [`DataError::MissingColumn`], which lists the columns there are.
+    pub(crate) fn rename(&mut self, names: &[(String, String)]) -> Result<(), DataError> {
+        let mut renamed = Vec::with_capacity(names.len());
+        for (column, name) in names {
+            self.expect(column)?;
+            let value = self.get(column).cloned().unwrap_or_default();
+            let written = self.not_finite(column);
+            renamed.push((name, value, written));
+        }
+        let gone = |other: &str| names.iter().any(|(a, b)| other == a || other == b);
+        self.columns.0.retain(|(other, _)| !gone(other));
+        self.not_finite.retain(|(other, _)| !gone(other));
+        for (name, value, written) in renamed {
+            self.not_finite.extend(written.map(|written| (name.clone(), written)));
+            self.columns.0.push((Cow::Owned(name.clone()), value));
+        }
+        Ok(())
+    }
+
     /// Moves the value of a column out of the row.
     ///
     /// # Errors
@@ -296,6 +318,15 @@ mod tests {
             error.to_string(),
             "f.jsonl, line 3: no column `chosen`; the columns are `b`, `a`"
         );
+    }
+
+    #[test]
+    fn columns_swap_their_names_and_one_that_is_not_there_is_told() {
+        let names = [("a".to_owned(), "b".to_owned()), ("b".to_owned(), "a".to_owned())];
+        let mut swapped = row(r#"{"a":1,"b":2,"c":3}"#);
+        swapped.rename(&names).unwrap();
+        assert_eq!((swapped.number("a").unwrap(), swapped.number("b").unwrap()), (2., 1.));
+        assert!(row(r#"{"a":1}"#).rename(&names).unwrap_err().to_string().contains("`b`"));
     }
 
     #[test]

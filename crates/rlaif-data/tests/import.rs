@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::{Desirability, TextOrMessages};
+use rlaif_core::{DemonstrationRow, Desirability, PairRow, TextOrMessages};
 use rlaif_data::{
-    DataError, Dialogues, Import, ImportOptions, Ranked, Reader, RowForm, SafeRlhfVerdict, Source,
+    DataError, Dialogues, Import, ImportColumns, ImportOptions, Ranked, Reader, RowForm,
+    SafeRlhfVerdict, Source, Unusable,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -210,8 +211,47 @@ fn unknown_columns_and_what_a_form_does_not_give_are_told() {
     assert!(matches!(error, DataError::UnknownForm { .. }));
     assert!(error.to_string().contains("the columns are `question`, `reply`"), "{error}");
     let error = Import::of(RowForm::Text).pairs(Reader::new(source("text.jsonl"))).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "rows of TRL language modelling (text) (columns `text`) give no preference pairs"
-    );
+    let told = "text.jsonl: rows of TRL language modelling (text) (columns `text`) give no preference \
+                pairs; docs/data.md lists";
+    assert!(error.to_string().contains(told), "{error}");
+}
+
+#[test]
+fn columns_have_the_names_that_they_are_given_and_rows_their_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.jsonl");
+    let rows = [
+        r#"{"n": 7, "question": "a", "answer": "b", "gold": "c", "source": "web"}"#,
+        r#"{"n": 8, "question": [{"role": "user", "content": "d"}], "answer": "e", "gold": null, "source": null}"#,
+        r#"{"n": 9, "question": "f", "answer": " ", "gold": "g", "source": "web"}"#,
+    ];
+    std::fs::write(&path, rows.join("\n")).unwrap();
+    let source = Source::file(&path).unwrap();
+    let columns = ImportColumns {
+        id: Some("n".to_owned()),
+        reference: Some("gold".to_owned()),
+        metadata: vec!["source".to_owned()],
+        ..ImportColumns::default().rename("question", "prompt").rename("answer", "completion")
+    };
+    let import = Import::find_named(&source, columns.clone()).unwrap();
+    assert_eq!(import.form, RowForm::PromptCompletion);
+    let prompts = import.prompts(Reader::new(source.clone())).unwrap().into_records();
+    let told: Vec<_> = prompts.iter().map(|row| (&*row.id, row.reference.as_deref())).collect();
+    assert_eq!(told, [("7", Some("c")), ("8", None), ("9", Some("g"))]);
+    assert_eq!((prompts[0].metadata.len(), prompts[1].metadata.len()), (1, 0));
+    // An empty response is read only for those who count it themselves.
+    let demonstrations = |import: &Import| {
+        let rows = import.demonstrations(Reader::new(source.clone())).unwrap();
+        rows.records().len()
+    };
+    assert_eq!(demonstrations(&import), 2);
+    let all = ImportOptions { unusable: Unusable::Read, ..ImportOptions::default() };
+    assert_eq!(demonstrations(&import.clone().with(all)), 3);
+    let place = |id: &str| import.place::<DemonstrationRow>(Reader::new(source.clone()), id);
+    assert!(place("8").unwrap().ends_with("x.jsonl, line 2"));
+    assert_eq!(place("9"), None);
+    assert!(import.gives::<DemonstrationRow>() && !import.gives::<PairRow>());
+    let wrong = columns.rename("title", "text");
+    let error = Import::find_named(&source, wrong).unwrap_err().to_string();
+    assert!(error.contains("no column `title`"), "{error}");
 }

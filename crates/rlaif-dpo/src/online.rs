@@ -1,6 +1,6 @@
 //! Online DPO: the policy answers twice, a reward model picks, the update follows.
 
-use rlaif_core::{Exchange, PromptRecord, RewardModel, Seed, Specials, TextCodec};
+use rlaif_core::{Exchange, PromptRecord, RewardModel, Seed, TextCodec};
 use rlaif_lm::{
     Draw, Joiner, LmError, LocalSampler, Policy, RowIds, Sampled, Sampler, Weights,
     generate::{Ask, GenerationConfig},
@@ -101,8 +101,9 @@ impl<P: Policy> DpoTrainer<P> {
         config: &OnlineConfig,
         draw: Draw,
     ) -> Result<OnlineBatch, DpoError> {
-        let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
-        let ids = Joiner::new(codec, self.policy().spec()).open(&texts, Specials::Include)?;
+        let texts: Vec<_> =
+            prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
+        let ids = Joiner::new(codec, self.policy().spec()).open(&texts)?;
         let mut numbers = RowIds::default();
         let asks: Vec<Ask> = prompts
             .iter()

@@ -114,7 +114,8 @@ pub enum Boundary {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RowEnd {
-    /// The model's first EOS, unless the response has one: the policy learns to stop.
+    /// The tokenizer's EOS, unless the response has it: the policy learns to stop. Responses of a
+    /// chat template end as the template says.
     #[default]
     Eos,
     /// Its last token.
@@ -231,7 +232,7 @@ pub fn pair_rows(
     config.check()?;
     let texts = pairs.iter().map(|pair| {
         let responses = vec![pair.chosen.as_str(), &pair.rejected];
-        (pair.id.as_str(), Texts { prompt: &pair.prompt, responses })
+        (pair.id.as_str(), Texts { prompt: &pair.prompt, responses, kind: pair.kind })
     });
     let (rows, mut report) = Maker::new(codec, spec, config).rows(texts.collect())?;
     let mut kept = Vec::with_capacity(rows.len());
@@ -269,7 +270,7 @@ pub fn response_rows(
     config.check()?;
     let texts = records.iter().map(|record| {
         let responses = vec![record.response.as_str()];
-        (record.id.as_str(), Texts { prompt: &record.prompt, responses })
+        (record.id.as_str(), Texts { prompt: &record.prompt, responses, kind: record.kind })
     });
     let (rows, mut report) = Maker::new(codec, spec, config).rows(texts.collect())?;
     let mut kept: Vec<_> = rows
@@ -364,7 +365,8 @@ impl<'a> Maker<'a> {
                 continue;
             }
             if self.config.ending == RowEnd::Eos {
-                row.responses.iter_mut().for_each(|response| self.joiner.end(response));
+                let kind = row.kind;
+                row.responses.iter_mut().for_each(|response| self.joiner.end(response, kind));
             }
             let Some(shortened) = self.fit(&mut row, id, &mut report)? else { continue };
             report.truncated += usize::from(shortened);

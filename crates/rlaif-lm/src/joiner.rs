@@ -1,6 +1,6 @@
 //! Prompts and responses as text to the token ids that one model reads.
 
-use rlaif_core::{CodecError, Specials, TextCodec};
+use rlaif_core::{CodecError, Specials, TextCodec, TextKind};
 
 use crate::spec::LmSpec;
 
@@ -9,6 +9,10 @@ use crate::spec::LmSpec;
 /// Some tokenizers put an end of sequence behind every text. For a decoder-only model, a response
 /// follows the prompt, so an end of sequence that the tokenizer itself added is not part of the
 /// prompt; one that the text contains stays. An encoder reads its input whole and keeps both.
+///
+/// Texts of a chat template ([`TextKind::Rendered`]) hold every special token that there is to be:
+/// no token is added to them, and none behind the response. An encoder-decoder model reads them as
+/// any other text.
 ///
 /// ```
 /// # use rlaif_core::{CodecError, GenerationPrompt, Message};
@@ -23,7 +27,7 @@ use crate::spec::LmSpec;
 /// #     fn decode(&self, _: &[u32], _: Specials) -> Result<String, CodecError> { Ok(String::new()) }
 /// #     fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> { Ok(String::new()) }
 /// # }
-/// use rlaif_core::{Specials, TextCodec};
+/// use rlaif_core::{Specials, TextCodec, TextKind};
 /// use rlaif_lm::{Joiner, LmSpec, Texts};
 /// # let spec = LmSpec { model_type: "llama".into(), hidden_size: 8, vocab_size: 300,
 /// #     context: None, pad_id: 0, eos_ids: vec![2], bos_id: None, decoder_start_id: None,
@@ -32,8 +36,9 @@ use crate::spec::LmSpec;
 /// assert_eq!(Bytes.encode("a", Specials::Include)?, [97, 2]);
 ///
 /// let joiner = Joiner::new(&Bytes, &spec);
-/// assert_eq!(joiner.open(&["a"], Specials::Include)?, [[97]]);
-/// let joined = joiner.join(&[Texts { prompt: "a", responses: vec!["b"] }])?;
+/// assert_eq!(joiner.open(&[("a", TextKind::Plain)])?, [[97]]);
+/// let texts = Texts { prompt: "a", responses: vec!["b"], kind: TextKind::Plain };
+/// let joined = joiner.join(&[texts])?;
 /// assert_eq!((&joined[0].prompt, &joined[0].responses[0]), (&vec![97], &vec![98, 2]));
 /// # Ok::<(), CodecError>(())
 /// ```
@@ -41,8 +46,6 @@ use crate::spec::LmSpec;
 pub struct Joiner<'a> {
     codec: &'a dyn TextCodec,
     spec: &'a LmSpec,
-    /// Ends sequences where the model's configuration names no end of sequence.
-    eos: Option<u32>,
 }
 
 impl std::fmt::Debug for Joiner<'_> {
@@ -62,6 +65,8 @@ pub struct Texts<'t> {
     pub prompt: &'t str,
     /// Responses to it.
     pub responses: Vec<&'t str>,
+    /// The origin of the texts.
+    pub kind: TextKind,
 }
 
 /// A prompt and its responses as token ids.
@@ -74,6 +79,8 @@ pub struct Joined {
     /// True if the responses were encoded by themselves, because the prompt's tokens are not the
     /// first tokens of prompt and response encoded as one text.
     pub apart: bool,
+    /// The origin of the texts.
+    pub kind: TextKind,
 }
 
 /// End at which a sequence loses tokens that do not fit.
@@ -105,19 +112,13 @@ pub struct Limits {
 impl<'a> Joiner<'a> {
     /// A joiner for the model that `spec` describes, and its tokenizer.
     pub fn new(codec: &'a dyn TextCodec, spec: &'a LmSpec) -> Self {
-        Self { codec, spec, eos: None }
+        Self { codec, spec }
     }
 
-    /// Takes this id for the end of sequence if the model's configuration names none.
-    #[must_use]
-    pub fn or_eos(mut self, eos: Option<u32>) -> Self {
-        self.eos = eos;
-        self
-    }
-
-    /// The end of sequence that responses get.
+    /// The end of sequence that responses get: the tokenizer's `eos_token`, or the first of the
+    /// model's configuration if the tokenizer has none.
     pub fn eos(&self) -> Option<u32> {
-        self.spec.eos_ids.first().copied().or(self.eos)
+        self.codec.eos_id().or(self.spec.eos_ids.first().copied())
     }
 
     /// True if `id` ends a sequence.
@@ -130,21 +131,22 @@ impl<'a> Joiner<'a> {
         self.spec.decoder_start_id.is_some()
     }
 
-    /// Prompts as the model reads them before it answers. `specials` is [`Specials::Exclude`] for
-    /// texts that hold their special tokens already, as those of chat templates do.
+    /// Prompts as the model reads them before it answers, each with the origin of its text.
     ///
     /// # Errors
     /// [`CodecError`] if a text cannot be encoded.
-    pub fn open(&self, prompts: &[&str], specials: Specials) -> Result<Vec<Vec<u32>>, CodecError> {
-        let mut all = self.codec.encode_batch(prompts, specials)?;
-        if self.is_encoder_decoder() || specials == Specials::Exclude {
+    pub fn open(&self, prompts: &[(&str, TextKind)]) -> Result<Vec<Vec<u32>>, CodecError> {
+        let mut all = self.encode(prompts)?;
+        if self.is_encoder_decoder() {
             return Ok(all);
         }
-        let ended: Vec<usize> = (0..all.len()).filter(|&row| self.ends(&all[row])).collect();
+        let plain = |row: usize| prompts[row].1 == TextKind::Plain;
+        let ended: Vec<usize> =
+            (0..all.len()).filter(|&row| plain(row) && self.ends(&all[row])).collect();
         if ended.is_empty() {
             return Ok(all);
         }
-        let texts: Vec<&str> = ended.iter().map(|&row| prompts[row]).collect();
+        let texts: Vec<&str> = ended.iter().map(|&row| prompts[row].0).collect();
         let plain = self.codec.encode_batch(&texts, Specials::Exclude)?;
         for (row, plain) in ended.into_iter().zip(plain) {
             let ids = &mut all[row];
@@ -160,39 +162,60 @@ impl<'a> Joiner<'a> {
     ///
     /// # Errors
     /// As [`Joiner::open`].
-    pub fn open_one(&self, prompt: &str) -> Result<Vec<u32>, CodecError> {
-        Ok(self.open(&[prompt], Specials::Include)?.pop().unwrap_or_default())
+    pub fn open_one(&self, prompt: &str, kind: TextKind) -> Result<Vec<u32>, CodecError> {
+        Ok(self.open(&[(prompt, kind)])?.pop().unwrap_or_default())
+    }
+
+    /// Texts with the special tokens that their kind asks for, in their order.
+    fn encode(&self, texts: &[(&str, TextKind)]) -> Result<Vec<Vec<u32>>, CodecError> {
+        let mut all = vec![Vec::new(); texts.len()];
+        for specials in [Specials::Include, Specials::Exclude] {
+            let rows: Vec<usize> =
+                (0..texts.len()).filter(|&row| self.specials(texts[row].1) == specials).collect();
+            let part: Vec<&str> = rows.iter().map(|&row| texts[row].0).collect();
+            for (row, ids) in rows.into_iter().zip(self.codec.encode_batch(&part, specials)?) {
+                all[row] = ids;
+            }
+        }
+        Ok(all)
+    }
+
+    fn specials(&self, kind: TextKind) -> Specials {
+        if self.is_encoder_decoder() { Specials::Include } else { kind.specials() }
     }
 
     /// Prompts with their responses.
     ///
     /// A decoder-only model's rows are the tokens of prompt and response encoded as one text, as
     /// the model will read them, split where the prompt's tokens end; where those are not the first
-    /// tokens of the whole, the responses are encoded by themselves ([`Joined::apart`]). An
-    /// encoder-decoder model's texts are encoded one by one, each with the special tokens that the
+    /// tokens of the whole, the responses are encoded by themselves ([`Joined::apart`]), and those
+    /// of a chat template begin where the two part. An encoder-decoder model's texts are encoded one by one, each with the special tokens that the
     /// tokenizer adds.
     ///
     /// # Errors
     /// [`CodecError`] if a text cannot be encoded.
     pub fn join(&self, rows: &[Texts<'_>]) -> Result<Vec<Joined>, CodecError> {
-        let prompts: Vec<&str> = rows.iter().map(|row| row.prompt).collect();
-        let prompts = self.open(&prompts, Specials::Include)?;
-        let wholes: Vec<String> = rows
+        let prompts: Vec<(&str, TextKind)> =
+            rows.iter().map(|row| (row.prompt, row.kind)).collect();
+        let prompts = self.open(&prompts)?;
+        let wholes: Vec<(String, TextKind)> = rows
             .iter()
-            .flat_map(|row| row.responses.iter().map(|response| (row.prompt, *response)))
-            .map(|(prompt, response)| {
-                if self.is_encoder_decoder() {
+            .flat_map(|row| row.responses.iter().map(move |response| (row, *response)))
+            .map(|(row, response)| {
+                let whole = if self.is_encoder_decoder() {
                     response.to_owned()
                 } else {
-                    [prompt, response].concat()
-                }
+                    [row.prompt, response].concat()
+                };
+                (whole, row.kind)
             })
             .collect();
-        let wholes: Vec<&str> = wholes.iter().map(String::as_str).collect();
-        let mut wholes = self.codec.encode_batch(&wholes, Specials::Include)?.into_iter();
+        let wholes: Vec<(&str, TextKind)> =
+            wholes.iter().map(|(text, kind)| (text.as_str(), *kind)).collect();
+        let mut wholes = self.encode(&wholes)?.into_iter();
         rows.iter()
             .zip(prompts)
-            .map(|(row, prompt)| {
+            .map(|(row, mut prompt)| {
                 let mut responses: Vec<Vec<u32>> =
                     wholes.by_ref().take(row.responses.len()).collect();
                 let mut apart = false;
@@ -201,20 +224,31 @@ impl<'a> Joiner<'a> {
                         for whole in &mut responses {
                             whole.drain(..prompt.len());
                         }
+                    } else if row.kind == TextKind::Rendered {
+                        // As TRL parts them: a conversation has the same tokens in any form.
+                        let common = responses.iter().map(|whole| common(&prompt, whole)).min();
+                        prompt.truncate(common.unwrap_or(prompt.len()));
+                        for whole in &mut responses {
+                            whole.drain(..prompt.len());
+                        }
                     } else {
                         apart = true;
                         responses = self.codec.encode_batch(&row.responses, Specials::Exclude)?;
                     }
                 }
-                Ok(Joined { prompt, responses, apart })
+                Ok(Joined { prompt, responses, apart, kind: row.kind })
             })
             .collect()
     }
 
-    /// Puts the end of sequence behind a response that has none.
-    pub fn end(&self, response: &mut Vec<u32>) {
+    /// Puts the end of sequence behind a response that does not end in it, as TRL does: not behind
+    /// one of a chat template, which has written how a turn ends. A decoder learns to end anyway.
+    pub fn end(&self, response: &mut Vec<u32>, kind: TextKind) {
+        if kind == TextKind::Rendered && !self.is_encoder_decoder() {
+            return;
+        }
         if let Some(eos) = self.eos()
-            && !self.ends(response)
+            && response.last() != Some(&eos)
         {
             response.push(eos);
         }
@@ -290,6 +324,11 @@ impl<'a> Joiner<'a> {
     }
 }
 
+/// Tokens that two sequences begin with.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
 fn longest(row: &Joined) -> usize {
     row.responses.iter().map(Vec::len).max().unwrap_or(0)
 }
@@ -301,6 +340,8 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
+
+    use TextKind::{Plain, Rendered};
 
     const BOS: u32 = Bytes::BOS;
     const EOS: u32 = Bytes::EOS;
@@ -323,7 +364,7 @@ mod tests {
     #[test]
     fn an_end_that_the_tokenizer_added_is_no_part_of_a_prompt_and_one_of_the_text_is() {
         let open = |codec: Bytes, spec: &LmSpec, text| {
-            Joiner::new(&codec, spec).open(&[text], Specials::Include).unwrap().remove(0)
+            Joiner::new(&codec, spec).open(&[(text, Plain)]).unwrap().remove(0)
         };
         let causal = spec(false, vec![EOS]);
         let a = 100 + u32::from(b'a');
@@ -341,12 +382,32 @@ mod tests {
         assert_eq!(open(ending, &spec(true, vec![EOS]), "a"), [a, EOS]);
         // An end of sequence that only the tokenizer knows.
         let unnamed = spec(false, vec![]);
-        assert_eq!(open(ending, &unnamed, "a"), [a, EOS]);
-        let joiner = Joiner::new(&ending, &unnamed).or_eos(Some(EOS));
-        assert_eq!(joiner.open_one("a").unwrap(), [a]);
-        // Texts that hold their special tokens are taken as they are.
+        assert_eq!(open(ending, &unnamed, "a"), [a]);
+        // Texts that hold their special tokens are taken as they are, among others.
         let joiner = Joiner::new(&ending, &causal);
-        assert_eq!(joiner.open(&["a$"], Specials::Exclude).unwrap(), [[a, EOS]]);
+        let opened = joiner.open(&[("a", Plain), ("a$", Rendered), ("a", Rendered)]).unwrap();
+        assert_eq!(opened, [vec![a], vec![a, EOS], vec![a]]);
+    }
+
+    #[test]
+    fn a_response_ends_in_the_tokenizers_end_and_one_of_a_template_as_the_template_says() {
+        let codec = Bytes { bos: true, eos: false };
+        // The layout of Llama-3.1-Instruct: the tokenizer's end is not the first of the model's.
+        let spec = spec(false, vec![400, EOS]);
+        let joiner = Joiner::new(&codec, &spec);
+        let y = 100 + u32::from(b'y');
+        let join = |prompt, response, kind| {
+            let texts = [Texts { prompt, responses: vec![response], kind }];
+            let Joined { prompt, mut responses, .. } = joiner.join(&texts).unwrap().remove(0);
+            joiner.end(&mut responses[0], kind);
+            (prompt, responses.remove(0))
+        };
+        let a = 100 + u32::from(b'a');
+        assert_eq!(join("a", "y", Plain), (vec![BOS, a], vec![y, EOS]));
+        assert_eq!(join("a", "y$", Plain), (vec![BOS, a], vec![y, EOS]));
+        assert_eq!(join("a$", "y$", Plain), (vec![BOS, a, EOS], vec![y, EOS]));
+        assert_eq!(join("a$", "y$", Rendered), (vec![a, EOS], vec![y, EOS]));
+        assert_eq!(join("a$", "y", Rendered), (vec![a, EOS], vec![y]));
     }
 
     #[test]
@@ -355,16 +416,22 @@ mod tests {
         let joiner = Joiner::new(&Bytes { bos: true, eos: true }, &spec);
         let joined = joiner
             .join(&[
-                Texts { prompt: "cat", responses: vec!["hat", "dog"] },
-                Texts { prompt: "cat", responses: vec!["dog"] },
+                Texts { prompt: "cat", responses: vec!["hat", "dog"], kind: Plain },
+                Texts { prompt: "cat", responses: vec!["dog"], kind: Plain },
             ])
             .unwrap();
         assert_eq!((joined[0].apart, joined[1].apart), (true, false));
         assert_eq!(joined[0].prompt, joined[1].prompt);
         assert_eq!(joined[1].responses[0][..3], joined[0].responses[1][..]);
         let [mut apart, whole] = [joined[0].responses[1].clone(), joined[1].responses[0].clone()];
-        joiner.end(&mut apart);
+        joiner.end(&mut apart, Plain);
         assert_eq!(apart, whole);
+        // A conversation keeps the tokens of its text.
+        let texts = Texts { prompt: "cat", responses: vec!["hat", "dog"], kind: Rendered };
+        let row = joiner.join(&[texts]).unwrap().remove(0);
+        let [c, a, t] = [b'c', b'a', b't'].map(|byte| 100 + u32::from(byte));
+        assert_eq!((row.prompt, row.apart), (vec![c, a], false));
+        assert_eq!(row.responses[0], [400, a, t]);
     }
 
     #[test]
@@ -377,8 +444,8 @@ mod tests {
             together: Some(1),
             shorten: Shorten::ResponseEnd,
         };
-        let mut row =
-            joiner.join(&[Texts { prompt: "abcd", responses: vec!["efg"] }]).unwrap().remove(0);
+        let texts = Texts { prompt: "abcd", responses: vec!["efg"], kind: Plain };
+        let mut row = joiner.join(&[texts]).unwrap().remove(0);
         assert_eq!(joiner.excess(&row, &limits), Some((5, 3)));
         assert!(joiner.fit(&mut row, &limits));
         assert_eq!(row.prompt, [197, 198, EOS]);
@@ -397,15 +464,15 @@ mod tests {
             let codec = Bytes { bos, eos };
             let spec = spec(false, vec![EOS]);
             let joiner = Joiner::new(&codec, &spec);
-            let texts = [Texts { prompt: &prompt, responses: vec![&response] }];
+            let texts = [Texts { prompt: &prompt, responses: vec![&response], kind: Plain }];
             let mut row = joiner.join(&texts).unwrap().remove(0);
-            joiner.end(&mut row.responses[0]);
+            joiner.end(&mut row.responses[0], Plain);
             // Ends once, and the prompt does not end.
             prop_assert_eq!(row.responses[0].iter().filter(|&&id| id == EOS).count(), 1);
             prop_assert!(!row.prompt.contains(&EOS));
             if !row.apart {
                 let mut whole = codec.encode(&format!("{prompt}{response}"), Specials::Include).unwrap();
-                joiner.end(&mut whole);
+                joiner.end(&mut whole, Plain);
                 prop_assert_eq!([row.prompt.clone(), row.responses[0].clone()].concat(), whole);
             }
             let shorten = if keep_prompt { Shorten::ResponseEnd } else { Shorten::PromptStart };

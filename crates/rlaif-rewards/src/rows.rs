@@ -2,7 +2,9 @@
 
 use std::io::{BufRead, Write};
 
-use rlaif_core::{Exchange, Metadata, PromptRecord, RewardModel, Sample, Scores};
+use rlaif_core::{
+    Exchange, Message, Metadata, PromptRecord, RewardModel, Sample, Scores, TextOrMessages,
+};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -22,13 +24,44 @@ pub struct Counted {
 }
 
 #[derive(Deserialize)]
+#[serde(try_from = "ReadRow")]
 struct Row {
     prompt: String,
     response: String,
-    #[serde(default)]
+    reference: Option<String>,
+    metadata: Metadata,
+}
+
+/// A row as files have it: texts, messages, or a conversation whose last turn is the response.
+#[derive(Deserialize)]
+struct ReadRow {
+    prompt: Option<TextOrMessages>,
+    #[serde(alias = "completion")]
+    response: Option<TextOrMessages>,
+    messages: Option<Vec<Message>>,
     reference: Option<String>,
     #[serde(default)]
     metadata: Metadata,
+}
+
+impl TryFrom<ReadRow> for Row {
+    type Error = &'static str;
+
+    fn try_from(row: ReadRow) -> Result<Self, &'static str> {
+        let ReadRow { prompt, response, messages, reference, metadata } = row;
+        let (prompt, response) = match (prompt, response, messages) {
+            (Some(prompt), Some(response), _) => (prompt, response),
+            (None, None, Some(mut messages)) => {
+                let last = messages.pop().ok_or("`messages` has no message")?;
+                (messages.into(), vec![last].into())
+            }
+            (None, _, _) => return Err("missing field `prompt`"),
+            (Some(_), None, _) => return Err("missing field `response`"),
+        };
+        // A judge reads text, not the special tokens of a chat template.
+        let (prompt, response) = (prompt.readable(), response.readable());
+        Ok(Self { prompt, response, reference, metadata })
+    }
 }
 
 impl From<Row> for Sample {
@@ -41,7 +74,7 @@ impl From<Row> for Sample {
 }
 
 /// Scores rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any,
-/// and writes a row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in their order.
+/// or `{"messages"}`, whose last turn is the response; prompts and responses may be messages. It writes a row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in their order.
 ///
 /// Blank lines and a byte-order mark are passed over; other keys are ignored. All rows are read before the first one is
 /// scored, so that a broken one costs nothing.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rlaif_core::Record;
+use rlaif_core::{Record, TextCodec};
 use rlaif_data::{
     DataError, Row,
     corpora::{Corpus, Outcome},
@@ -37,7 +37,7 @@ pub struct ClassifierFile {
     pub model: ModelSection,
     /// The rows.
     pub data: DataSection,
-    /// ClassifierColumns of the rows.
+    /// Columns of the rows.
     #[serde(default)]
     pub columns: ClassifierColumns,
     /// Names of the labels; a row's label is one of them, or its index.
@@ -189,14 +189,13 @@ impl Recipe for ClassifierFile {
         let limit = self.data.limit(classifier.spec());
         let Self { data, train, learn, .. } = self;
         let corpus = LabelledColumns(self.columns.clone());
-        let rows = SupervisedSections { data, train, learn }.read(
-            &corpus,
-            start.seed,
-            |records, skipped| {
+        let rows = data.read(&corpus, start.seed)?;
+        let mut rows =
+            SupervisedSections { train, learn }.encoded(rows, start.seed, |records, skipped| {
                 let rows = self.rows(&records, &tokenizer, limit, skipped)?;
                 Ok((records, rows))
-            },
-        )?;
+            })?;
+        rows.notes.extend(tokenizer.take_notices());
         let weights = self.class_weights.resolve(&rows.train, self.labels.len())?;
         let mut run = rows.learn(start, memory, |steps| {
             ClassifierTrainer::new(&classifier, learn, weights, steps)

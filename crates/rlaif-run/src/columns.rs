@@ -1,22 +1,26 @@
 //! `[columns]`: what the rows of a file are made of.
 
-use rlaif_core::Record;
-use rlaif_data::{
-    DataError, Dataset, Reader, Row,
-    corpora::{ConversationColumns, Corpus, DemonstrationColumns, Outcome},
-};
+use rlaif_data::{Dataset, ImportColumns, ImportOptions, RowForm};
 use rlaif_train::SftRow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{encode::Encoder, error::RunError, place, skipped::SkippedRows, source::source};
+use crate::{
+    encode::Encoder,
+    error::RunError,
+    prompt::PromptSection,
+    rows::{RowReader, learned_rows, place_of_learned},
+    skipped::SkippedRows,
+};
 
 /// Contents of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DataFormat {
-    /// A prompt and the response to learn, in two columns.
+    /// Found by the columns: every form of docs/data.md.
     #[default]
+    Auto,
+    /// A prompt and the response to learn, in two columns.
     Demonstrations,
     /// A column of messages; every turn of the assistant is learned.
     Conversations,
@@ -32,7 +36,7 @@ pub struct ColumnSection {
     pub format: DataFormat,
     /// The column of prompts.
     pub prompt: String,
-    /// The column of responses.
+    /// The column of responses; `completion` is read as well.
     pub response: String,
     /// The column of conversations.
     pub messages: String,
@@ -43,7 +47,7 @@ pub struct ColumnSection {
 impl Default for ColumnSection {
     fn default() -> Self {
         Self {
-            format: DataFormat::Demonstrations,
+            format: DataFormat::Auto,
             prompt: "prompt".to_owned(),
             response: "response".to_owned(),
             messages: "messages".to_owned(),
@@ -52,44 +56,34 @@ impl Default for ColumnSection {
     }
 }
 
-/// A row of text to continue.
-#[derive(Debug, Clone)]
-pub(crate) struct TextRecord {
-    id: String,
-    pub(crate) text: String,
-}
-
-impl Record for TextRecord {
-    fn id(&self) -> &str {
-        &self.id
-    }
-}
-
-/// A column of texts.
-#[derive(Debug, Clone)]
-pub(crate) struct TextColumn(String);
-
-impl TextColumn {
-    pub(crate) fn new(column: &str) -> Self {
-        Self(column.to_owned())
-    }
-}
-
-impl Corpus for TextColumn {
-    type Record = TextRecord;
-
-    fn name(&self) -> String {
-        "texts".to_owned()
-    }
-
-    fn record(&self, mut row: Row<'_>) -> Result<Outcome<TextRecord>, DataError> {
-        let text = row.text(&self.0)?;
-        let id = row.identity(None, &[&text])?;
-        Ok(Outcome::Kept(TextRecord { id, text }))
-    }
-}
-
 impl ColumnSection {
+    /// The way to read the rows.
+    pub(crate) fn reader(&self, options: ImportOptions) -> RowReader {
+        let columns = ImportColumns::default();
+        let prompt = |columns: ImportColumns| {
+            let columns = columns.rename(&self.prompt, "prompt");
+            match self.response.as_str() {
+                // Either name is read.
+                "response" => columns,
+                other => columns.rename(other, "completion"),
+            }
+        };
+        let (form, columns) = match self.format {
+            DataFormat::Auto => {
+                let columns = prompt(columns).rename(&self.messages, "messages");
+                (None, columns.rename(&self.text, "text"))
+            }
+            DataFormat::Demonstrations => (Some(RowForm::PromptCompletion), prompt(columns)),
+            DataFormat::Conversations => {
+                (Some(RowForm::Messages), columns.rename(&self.messages, "messages"))
+            }
+            DataFormat::Texts => (Some(RowForm::Text), columns.rename(&self.text, "text")),
+        };
+        // A response that is named as such is learned, also beside a preference.
+        let preferred = &[RowForm::Unpaired, RowForm::HelpSteer2, RowForm::PromptCompletion];
+        RowReader { form, usual: RowForm::PromptCompletion, preferred, columns, options }
+    }
+
     /// Every row of the files at `path` that there is something to learn from, and what became of the
     /// others.
     ///
@@ -98,43 +92,17 @@ impl ColumnSection {
     pub fn read(
         &self,
         path: &str,
+        prompt: &PromptSection,
         encoder: &Encoder<'_>,
     ) -> Result<(Vec<SftRow>, SkippedRows), RunError> {
-        let (rows, mut skipped, dropped) = match self.format {
-            DataFormat::Demonstrations => {
-                let (prompt, response) = (self.prompt.clone(), self.response.clone());
-                let corpus = DemonstrationColumns { id: None, prompt, response };
-                let (records, dropped) = records(path, corpus)?;
-                let (rows, skipped) = encoder.demonstrations(&records)?;
-                (rows, skipped, dropped)
-            }
-            DataFormat::Conversations => {
-                let corpus = ConversationColumns { id: None, messages: self.messages.clone() };
-                let (records, dropped) = records(path, corpus.clone())?;
-                let (rows, skipped) = encoder
-                    .conversations(&records)
-                    .map_err(|error| error.placed(|id| place::of(&[path], &corpus, id)))?;
-                (rows, skipped, dropped)
-            }
-            DataFormat::Texts => {
-                let (records, dropped) = records(path, TextColumn::new(&self.text))?;
-                let texts: Vec<&str> = records.iter().map(|row| row.text.as_str()).collect();
-                let (rows, skipped) = encoder.texts(&texts)?;
-                (rows, skipped, dropped)
-            }
-        };
-        skipped.add(dropped);
+        let reader = self.reader(ImportOptions::default());
+        let (records, _) = learned_rows(&reader, path)?;
+        let mut skipped = dropped(&records);
+        let rows = encoder
+            .learned(records.records(), &prompt.rendering(), &mut skipped)
+            .map_err(|error| error.placed(|id| place_of_learned(&reader, &[path], id)))?;
         Ok((rows.into_iter().flatten().collect(), skipped))
     }
-}
-
-fn records<C: Corpus>(path: &str, corpus: C) -> Result<(Vec<C::Record>, SkippedRows), RunError>
-where
-    C::Record: Record,
-{
-    let all = Reader::new(source(path)?).dataset(corpus)?;
-    let skipped = dropped(&all);
-    Ok((all.into_records(), skipped))
 }
 
 /// Counts of rows that reading left out.

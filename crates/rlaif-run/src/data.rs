@@ -4,14 +4,22 @@ use std::num::NonZeroUsize;
 
 use rlaif_core::{Record, Seed};
 use rlaif_data::{
-    DataError, Dataset, Fraction, Position, Reader, Remainder, Shuffle, corpora::Corpus,
+    DataError, Dataset, Fraction, ImportOptions, ImportedRow, Position, Reader, Remainder, Shuffle,
+    corpora::Corpus,
 };
 use rlaif_lm::LmSpec;
 use rlaif_train::{Batches, TrainError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{columns::dropped, error::RunError, place, skipped::SkippedRows, source::source};
+use crate::{
+    columns::dropped,
+    error::RunError,
+    place,
+    rows::{RowReader, read_as},
+    skipped::SkippedRows,
+    source::source,
+};
 
 /// Rows to train and to evaluate on: files of JSON Lines, CSV or Parquet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -31,6 +39,9 @@ pub struct DataSection {
     /// Rows are cut to this many tokens.
     #[serde(default = "DataSection::max_tokens")]
     pub max_tokens: usize,
+    /// Choices that data sets leave open.
+    #[serde(default)]
+    pub import: ImportOptions,
 }
 
 /// Rows as [`DataSection::read`] finds them.
@@ -42,6 +53,8 @@ pub struct DataRows<R> {
     pub held_out: Vec<R>,
     /// Counts of the other rows of the file to train on.
     pub skipped: SkippedRows,
+    /// Sentences on the form of the rows, for the log.
+    pub read_as: Vec<String>,
 }
 
 impl<R> DataRows<R> {
@@ -52,6 +65,7 @@ impl<R> DataRows<R> {
             train: self.train.into_iter().map(&mut of).collect(),
             held_out: self.held_out.into_iter().map(&mut of).collect(),
             skipped: self.skipped,
+            read_as: self.read_as,
         }
     }
 }
@@ -73,14 +87,49 @@ impl DataSection {
     where
         C::Record: Record,
     {
+        let of_corpus =
+            |path: &str| Ok((Reader::new(source(path)?).dataset(corpus.clone())?, String::new()));
+        self.split(seed, of_corpus)
+    }
+
+    /// Reads rows by their form. Sentences on the form are in [`DataRows::read_as`].
+    ///
+    /// # Errors
+    /// [`RunError::Data`].
+    pub(crate) fn import<T: ImportedRow>(
+        &self,
+        reader: &RowReader,
+        seed: Seed,
+    ) -> Result<DataRows<T>, RunError> {
+        self.split(seed, |path| {
+            let (rows, form) = reader.read(path)?;
+            Ok((rows, read_as(path, form)))
+        })
+    }
+
+    /// The training rows and the held-out ones. `read` gives those of a file, with a sentence on
+    /// their form.
+    ///
+    /// # Errors
+    /// Those of `read`; [`RunError::Setting`].
+    pub(crate) fn split<R: Record>(
+        &self,
+        seed: Seed,
+        read: impl Fn(&str) -> Result<(Dataset<R>, String), RunError>,
+    ) -> Result<DataRows<R>, RunError> {
         if self.max_tokens == 0 {
             let problem = "is 0; expected at least 1".to_owned();
             return Err(RunError::Setting { key: "data.max_tokens", problem });
         }
-        let all = dataset(&self.train, corpus)?;
+        let (all, form) = read(&self.train)?;
+        let mut read_as = vec![form];
         let skipped = dropped(&all);
         let (train, mut held_out) = match (&self.held_out, self.held_out_fraction) {
-            (Some(path), _) => (all.into_records(), dataset(path, corpus)?.into_records()),
+            (Some(path), _) => {
+                let (held_out, form) = read(path)?;
+                read_as.push(form);
+                (all.into_records(), held_out.into_records())
+            }
             (None, 0.) => (all.into_records(), Vec::new()),
             (None, share) => {
                 let split = all.split(Fraction::new(share)?, seed)?;
@@ -94,7 +143,13 @@ impl DataSection {
             let problem = format!("`{}` has no row", self.train);
             return Err(RunError::Setting { key: "data.train", problem });
         }
-        Ok(DataRows { train, held_out, skipped })
+        read_as.retain(|said| !said.is_empty());
+        Ok(DataRows { train, held_out, skipped, read_as })
+    }
+
+    /// The files of the rows.
+    pub(crate) fn files(&self) -> Vec<&str> {
+        std::iter::once(&self.train).chain(&self.held_out).map(String::as_str).collect()
     }
 
     /// `FILE, line N` of the row that became the record of this id, or the id where the files no
@@ -103,9 +158,7 @@ impl DataSection {
     where
         C::Record: Record,
     {
-        let files: Vec<&str> =
-            std::iter::once(&self.train).chain(&self.held_out).map(String::as_str).collect();
-        place::of(&files, corpus, id)
+        place::of(&self.files(), corpus, id)
     }
 
     /// Most tokens of a row for this model.
@@ -117,10 +170,6 @@ impl DataSection {
     pub fn locations(&mut self) -> Vec<&mut String> {
         [Some(&mut self.train), self.held_out.as_mut()].into_iter().flatten().collect()
     }
-}
-
-fn dataset<C: Corpus + Clone>(path: &str, corpus: &C) -> Result<Dataset<C::Record>, RunError> {
-    Ok(Reader::new(source(path)?).dataset(corpus.clone())?)
 }
 
 /// Batches of shuffled rows, another order in each epoch.

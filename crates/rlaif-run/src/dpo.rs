@@ -3,17 +3,20 @@
 
 use std::collections::HashSet;
 
-use rlaif_core::{PreferencePair, PromptRecord, Seed, Specials, TextCodec};
+use rlaif_core::{
+    ChatOptions, Metadata, PairRow as PreferenceRow, PreferencePair, PromptRecord, PromptRow,
+    Rendering, Seed, TextCodec, TextKind, UnpairedRow,
+};
 use rlaif_data::{
+    Import, ImportOptions, RowForm, Unusable,
     builtin::{self, Part},
-    corpora::{Hh, PairColumns, UnpairedColumns},
 };
 use rlaif_dpo::{
     DpoConfig, DpoError, DpoTask, DpoTrainer, HeldOutEvaluation, HeldOutRows, Objective, OnProblem,
     OnlineConfig, PairProblem, PairRow, Reference, ReferenceConfig, RowConfig, RowReport, TooLong,
     TrainRows, pair_rows, response_rows,
 };
-use rlaif_lm::{LmSpec, Policy};
+use rlaif_lm::{Joiner, LmSpec, Policy};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rewards::RewardConfig;
 use rlaif_train::{FitConfig, RunFolder};
@@ -26,8 +29,10 @@ use crate::{
     file::RunFile,
     memory::{WeightsInMemory, longest, rows_of_pass},
     model::{ModelSection, Placement, tokenizer},
+    prompt::{PromptSection, of_rows, rendered},
     recipe::{Basics, Outline, Recipe, Start},
     rewards::rewards_from_config,
+    rows::{PairNames, RowReader},
     skipped::SkippedRows,
 };
 
@@ -49,6 +54,9 @@ pub struct DpoFile {
     /// Contents of the rows.
     #[serde(default)]
     pub columns: PairColumnsSection,
+    /// The text of a prompt.
+    #[serde(default)]
+    pub prompt: PromptSection,
     /// Encoding of rows as token ids.
     #[serde(default)]
     pub rows: RowConfig,
@@ -78,13 +86,27 @@ pub struct OnlineSection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PairFormat {
-    /// Prompt, chosen and rejected response in columns of their own.
+    /// Found by the columns: every form of docs/data.md.
     #[default]
+    Auto,
+    /// Prompt, chosen and rejected response in columns of their own.
     Pairs,
     /// HH: two whole dialogues, or their prompt apart.
     Hh,
     /// Prompt, response, and whether it is a good one.
     Unpaired,
+}
+
+impl PairFormat {
+    /// The form of rows; `None` where it is found by the columns.
+    pub(crate) fn form(self) -> Option<RowForm> {
+        match self {
+            Self::Auto => None,
+            Self::Pairs => Some(RowForm::Preference),
+            Self::Hh => Some(RowForm::Hh),
+            Self::Unpaired => Some(RowForm::Unpaired),
+        }
+    }
 }
 
 /// Contents of rows, and their columns.
@@ -111,7 +133,7 @@ pub struct PairColumnsSection {
 impl Default for PairColumnsSection {
     fn default() -> Self {
         Self {
-            format: PairFormat::Pairs,
+            format: PairFormat::Auto,
             prompt: "prompt".to_owned(),
             chosen: "chosen".to_owned(),
             rejected: "rejected".to_owned(),
@@ -123,23 +145,20 @@ impl Default for PairColumnsSection {
 }
 
 impl PairColumnsSection {
-    fn pairs(&self) -> PairColumns {
-        PairColumns {
-            id: None,
-            prompt: self.prompt.clone(),
-            chosen: self.chosen.clone(),
-            rejected: self.rejected.clone(),
-            margin: self.margin.clone(),
-        }
-    }
-
-    fn unpaired(&self) -> UnpairedColumns {
-        UnpairedColumns {
-            id: None,
-            prompt: self.prompt.clone(),
-            response: self.response.clone(),
-            label: self.label.clone(),
-        }
+    /// The way to read the rows.
+    fn reader(&self, options: ImportOptions) -> RowReader {
+        // `RowConfig` says what becomes of empty and of equal responses.
+        let options = ImportOptions { unusable: Unusable::Read, ..options };
+        let names = PairNames {
+            prompt: &self.prompt,
+            chosen: &self.chosen,
+            rejected: &self.rejected,
+            margin: self.margin.as_deref(),
+        };
+        let mut reader = names.reader(self.format.form(), options);
+        reader.columns =
+            reader.columns.rename(&self.response, "completion").rename(&self.label, "label");
+        reader
     }
 }
 
@@ -173,7 +192,8 @@ impl Recipe for DpoFile {
         let tokenizer = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
         let rows = self.read(&tokenizer, policy.spec(), start.seed)?;
         let memory = self.memory(start.options, Some(&rows))?;
-        let DpoRows { train, held_out, mut batches, report, skipped } = rows;
+        let DpoRows { train, held_out, mut batches, report, skipped, mut notes, rendering } = rows;
+        notes.extend(tokenizer.take_notices());
         let total_steps = self.train.total_steps(train.len())?;
         let trainer = self.trainer(total_steps, policy)?;
         self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
@@ -191,6 +211,8 @@ impl Recipe for DpoFile {
         let about = format!("{report}{read}; {} held out, {total_steps} steps", held_out.len());
         let seed = start.seed;
         let mut run = start.begin(&Outline { about, fit: &self.train, total_steps })?;
+        run.tell(&notes)?;
+        run.keep_rendering(&rendering)?;
         let cache = run.folder.path().join("reference");
         let mut task = DpoTask::new(trainer, train, held_out, &cache)?;
         if let (Some(online), Some(reward)) = (&self.online, &reward) {
@@ -249,6 +271,10 @@ pub struct DpoRows {
     pub report: RowReport,
     /// Counts of rows that the reader had left out before.
     pub skipped: SkippedRows,
+    /// Sentences on the form of the rows, for the log.
+    pub notes: Vec<String>,
+    /// The rendering of the prompts.
+    pub rendering: Rendering,
 }
 
 impl DpoFile {
@@ -259,10 +285,16 @@ impl DpoFile {
     pub fn check(&self) -> Result<(), RunError> {
         self.dpo.check().map_err(|error| RunError::from(error).within("dpo"))?;
         self.rows.check().map_err(|error| RunError::from(error).within("rows"))?;
+        self.prompt.check()?;
         let setting =
             |key, problem: &str| Err(RunError::Setting { key, problem: problem.to_owned() });
         let unpaired = matches!(self.dpo.objective, Objective::Unpaired(_));
-        if unpaired != (self.columns.format == PairFormat::Unpaired) {
+        let fits = match self.columns.format {
+            PairFormat::Auto => true,
+            PairFormat::Unpaired => unpaired,
+            PairFormat::Pairs | PairFormat::Hh => !unpaired,
+        };
+        if !fits {
             return setting(
                 "columns.format",
                 "an unpaired loss takes rows of format \"unpaired\", and a loss of pairs takes \
@@ -368,11 +400,21 @@ impl DpoFile {
 
     /// Returns the place of the row with this id.
     fn place(&self, data: &DataSection, id: &str) -> String {
-        match self.columns.format {
-            PairFormat::Pairs => data.place(&self.columns.pairs(), id),
-            PairFormat::Hh => data.place(&Hh::default(), id),
-            PairFormat::Unpaired => data.place(&self.columns.unpaired(), id),
+        let reader = self.columns.reader(data.import);
+        let files = data.files();
+        if matches!(self.dpo.objective, Objective::Unpaired(_)) {
+            reader.place::<UnpairedRow>(&files, id)
+        } else if self.answers_prompts(&reader, data) {
+            reader.place::<PromptRow>(&files, id)
+        } else {
+            reader.place::<PreferenceRow>(&files, id)
         }
+    }
+
+    /// Returns whether the rows are prompts alone, which the policy answers.
+    fn answers_prompts(&self, reader: &RowReader, data: &DataSection) -> bool {
+        let gives_none = |(_, import): (_, Import)| !import.gives::<PreferenceRow>();
+        self.online.is_some() && reader.import(&data.train).is_ok_and(gives_none)
     }
 
     fn token_ids(
@@ -386,35 +428,74 @@ impl DpoFile {
             config.max_length = config.max_length.or(Some(data.max_tokens));
         }
         let size = self.train.batch_size;
-        if self.columns.format == PairFormat::Unpaired {
-            let data = self.data.as_ref().expect("`check` asked for rows");
-            let DataRows { train, held_out, skipped } =
-                data.read(&self.columns.unpaired(), seed)?;
+        let how = self.prompt.rendering();
+        let rendering = |conversations| of_rows(&self.prompt, conversations);
+        if let (Objective::Unpaired(_), Some(data)) = (&self.dpo.objective, &self.data) {
+            let reader = self.columns.reader(data.import);
+            let rows = data.import::<UnpairedRow>(&reader, seed)?;
+            let DataRows { train, held_out, mut skipped, read_as: notes } = rows;
+            let render = |rows: &[UnpairedRow], skipped: &mut SkippedRows| {
+                let rows = rendered(rows, skipped, |row| row.render(codec, &how))?;
+                Ok::<Vec<_>, RunError>(rows.into_iter().flatten().collect())
+            };
+            let train = render(&train, &mut skipped)?;
             let (rows, report) = response_rows(&train, codec, spec, &config)?;
-            let held_out = match held_out.as_slice() {
+            let held_out = match render(&held_out, &mut SkippedRows::default())?.as_slice() {
                 [] => Vec::new(),
                 held_out => response_rows(held_out, codec, spec, &config)?.0,
             };
             let batches = ShuffledBatches::new(&rows, size, seed)?;
+            let rendering = rendering(train.iter().any(|row| row.kind == TextKind::Rendered));
             let train = TrainRows::Responses(rows);
             let held_out = HeldOutRows::Responses(held_out);
-            return Ok(DpoRows { train, held_out, batches, report, skipped });
+            return Ok(DpoRows { train, held_out, batches, report, skipped, notes, rendering });
         }
-        let DataRows { train, held_out, skipped } = self.pairs(seed)?;
-        let held_out = match held_out.as_slice() {
+        let prompts = match &self.data {
+            Some(data) => {
+                let reader = self.columns.reader(data.import);
+                self.answers_prompts(&reader, data).then_some((data, reader))
+            }
+            None => None,
+        };
+        if let (Some((data, reader)), Some(online)) = (prompts, &self.online) {
+            let rows = data.import::<PromptRow>(&reader, seed)?;
+            let DataRows { train, mut skipped, read_as: notes, .. } = rows;
+            let train = rendered(&train, &mut skipped, |row| row.render(codec, &how))?;
+            let train = train.into_iter().flatten().collect();
+            let (prompts, report) = prompts_to_answer(train, codec, spec, &config, online)?;
+            let batches = ShuffledBatches::new(&prompts, size, seed)?;
+            let rendering = rendering(prompts.iter().any(|row| row.kind == TextKind::Rendered));
+            let (train, held_out) = (TrainRows::Prompts(prompts), HeldOutRows::Pairs(Vec::new()));
+            return Ok(DpoRows { train, held_out, batches, report, skipped, notes, rendering });
+        }
+        let DataRows { train, held_out, mut skipped, read_as: notes } = self.pairs(seed)?;
+        let render = |rows: &[PreferenceRow], skipped: &mut SkippedRows| {
+            let rows = rendered(rows, skipped, |row| row.render(codec, &how))?;
+            Ok::<Vec<_>, RunError>(rows.into_iter().flatten().collect())
+        };
+        let held_out = match render(&held_out, &mut SkippedRows::default())?.as_slice() {
             [] => Vec::new(),
             held_out => self.checked(pair_rows(held_out, codec, spec, &config)?)?.0,
         };
         let held_out = HeldOutRows::Pairs(held_out);
         if let Some(online) = &self.online {
+            let train = rendered(&train, &mut skipped, |row| {
+                let prompt = PromptRow { reference: None, ..row.clone().into_prompt() };
+                prompt.render(codec, &how)
+            })?;
+            let train = train.into_iter().flatten().collect();
             let (prompts, report) = prompts_to_answer(train, codec, spec, &config, online)?;
             let batches = ShuffledBatches::new(&prompts, size, seed)?;
+            let rendering = rendering(prompts.iter().any(|row| row.kind == TextKind::Rendered));
             let train = TrainRows::Prompts(prompts);
-            return Ok(DpoRows { train, held_out, batches, report, skipped });
+            return Ok(DpoRows { train, held_out, batches, report, skipped, notes, rendering });
         }
+        let train = render(&train, &mut skipped)?;
         let (rows, report) = self.checked(pair_rows(&train, codec, spec, &config)?)?;
         let batches = ShuffledBatches::new(&rows, size, seed)?;
-        Ok(DpoRows { train: TrainRows::Pairs(rows), held_out, batches, report, skipped })
+        let rendering = rendering(train.iter().any(|row| row.kind == TextKind::Rendered));
+        let train = TrainRows::Pairs(rows);
+        Ok(DpoRows { train, held_out, batches, report, skipped, notes, rendering })
     }
 
     /// The rows, if they have what the loss needs: the training would end at the first without.
@@ -430,45 +511,63 @@ impl DpoFile {
         }
     }
 
-    /// Training pairs and held-out ones, as text.
-    fn pairs(&self, seed: Seed) -> Result<DataRows<PreferencePair>, RunError> {
-        match (&self.data, self.columns.format) {
-            (None, _) => {
+    /// Training pairs and held-out ones, as the rows have them.
+    fn pairs(&self, seed: Seed) -> Result<DataRows<PreferenceRow>, RunError> {
+        let mut rows = match &self.data {
+            None => {
                 let of = |part| {
                     let dialogues = builtin::dialogues(part).into_records();
-                    dialogues.into_iter().map(|dialogue| dialogue.pair).collect()
+                    dialogues.into_iter().map(|dialogue| as_row(dialogue.pair)).collect()
                 };
                 let (train, held_out) = (of(Part::Train), of(Part::HeldOut));
-                Ok(DataRows { train, held_out, skipped: SkippedRows::default() })
+                let skipped = SkippedRows::default();
+                DataRows { train, held_out, skipped, read_as: Vec::new() }
             }
-            (Some(data), PairFormat::Hh) => {
-                Ok(data.read(&Hh::default(), seed)?.map(|record| record.pair))
-            }
-            (Some(data), _) => data.read(&self.columns.pairs(), seed),
+            Some(data) => data.import(&self.columns.reader(data.import), seed)?,
+        };
+        for row in rows.train.iter_mut().chain(&mut rows.held_out) {
+            row.margin = row.margin.or_else(|| difference_of_scores(row));
         }
+        Ok(rows)
     }
+}
+
+fn as_row(pair: PreferencePair) -> PreferenceRow {
+    PreferenceRow {
+        id: pair.id,
+        prompt: pair.prompt.into(),
+        chosen: pair.chosen.into(),
+        rejected: pair.rejected.into(),
+        margin: pair.margin,
+        chat: ChatOptions::default(),
+        metadata: Metadata::new(),
+    }
+}
+
+/// By how much the chosen response is better, where the row has scores of both.
+fn difference_of_scores(row: &PreferenceRow) -> Option<f64> {
+    let score = |name: &str| row.metadata.get(name)?.as_f64();
+    Some(score("score_chosen")? - score("score_rejected")?)
 }
 
 /// The prompts of the rows, each once, that leave room for an answer.
 fn prompts_to_answer(
-    pairs: Vec<PreferencePair>,
+    all: Vec<PromptRecord>,
     codec: &dyn TextCodec,
     spec: &LmSpec,
     config: &RowConfig,
     online: &OnlineSection,
 ) -> Result<(Vec<PromptRecord>, RowReport), RunError> {
-    let mut report = RowReport { read: pairs.len(), ..RowReport::default() };
+    let mut report = RowReport { read: all.len(), ..RowReport::default() };
     let mut known = HashSet::new();
-    let prompts: Vec<PromptRecord> = pairs
-        .into_iter()
-        .filter(|pair| known.insert(pair.prompt.clone()))
-        .map(|pair| PromptRecord::new(pair.id, pair.prompt))
-        .collect();
+    let prompts: Vec<PromptRecord> =
+        all.into_iter().filter(|record| known.insert(record.prompt.clone())).collect();
     if prompts.len() < report.read {
         report.skipped.insert("the same prompt again".to_owned(), report.read - prompts.len());
     }
-    let texts: Vec<&str> = prompts.iter().map(|prompt| prompt.prompt.as_str()).collect();
-    let ids = codec.encode_batch(&texts, Specials::Include)?;
+    let texts: Vec<_> =
+        prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
+    let ids = Joiner::new(codec, spec).open(&texts)?;
     let answer = online.sampling.generation.max_new_tokens;
     // What an encoder reads, the answer does not shorten.
     let room = |limit: usize| match spec.decoder_start_id {

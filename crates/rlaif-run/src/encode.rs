@@ -1,13 +1,18 @@
 //! Texts to the token ids that are learned from.
 
 use rayon::prelude::*;
-use rlaif_core::{Conversation, Demonstration, GenerationPrompt, Specials, TextCodec};
+use rlaif_core::{
+    ConversationRow, Demonstration, DemonstrationRow, GenerationPrompt, Message, Rendering,
+    Specials, TextCodec, TextKind, TextOrMessages,
+};
 use rlaif_lm::{Joined, Joiner, Limits, LmSpec, Shorten, Texts};
-use rlaif_text::HfTokenizer;
+use rlaif_text::{HfTokenizer, LearnedTurns, MaskError};
 use rlaif_train::SftRow;
 
 use crate::{
     error::{RowProblem, RunError},
+    prompt::{REFUSED, rendered},
+    rows::LearnedRow,
     skipped::SkippedRows,
 };
 
@@ -24,10 +29,9 @@ impl<'a> Encoder<'a> {
     /// An encoder for the model that `spec` describes, with rows of at most `max_tokens` tokens
     /// (and the model's context).
     pub fn new(tokenizer: &'a HfTokenizer, spec: &'a LmSpec, max_tokens: usize) -> Self {
-        let eos = tokenizer.special_tokens().eos.as_ref().map(|token| token.id);
         Self {
             tokenizer,
-            joiner: Joiner::new(tokenizer, spec).or_eos(eos),
+            joiner: Joiner::new(tokenizer, spec),
             bos: spec.bos_id,
             max_tokens: spec.context.map_or(max_tokens, |context| context.min(max_tokens)),
         }
@@ -36,8 +40,9 @@ impl<'a> Encoder<'a> {
     /// Prompts and responses.
     ///
     /// The response's ids are what follows the prompt's in the ids of both texts together, where
-    /// those begin with the prompt's; else the response is encoded by itself. An end-of-sequence
-    /// token is added. Of rows that are too long the response's end is cut off.
+    /// those begin with the prompt's; else the response is encoded by itself. The tokenizer's
+    /// end-of-sequence token is added, except to texts of a chat template and those that end in it.
+    /// Of rows that are too long the response's end is cut off. An empty response is left out.
     ///
     /// # Errors
     /// [`RunError::Codec`].
@@ -45,47 +50,102 @@ impl<'a> Encoder<'a> {
         &self,
         rows: &[Demonstration],
     ) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError> {
-        let texts = rows.iter().map(|row| {
+        let mut skipped = SkippedRows::default();
+        let all: Vec<Option<&Demonstration>> = rows.iter().map(Some).collect();
+        let rows = self.joined(&all, &mut skipped)?;
+        Ok((rows, skipped))
+    }
+
+    /// Texts, and conversations through the chat template: every turn of the assistant is learned,
+    /// with what the template writes to end it. Encoder-decoder models learn the last turn.
+    ///
+    /// A conversation without a mask ([`MaskError::is_of_the_row`]) is left out and counted.
+    ///
+    /// # Errors
+    /// [`RunError::Row`] for a conversation without a template, and for the first one if none has a
+    /// mask; [`RunError::Setting`] for texts and an encoder-decoder model; [`RunError::Codec`].
+    pub fn conversations(
+        &self,
+        rows: &[ConversationRow],
+        how: &Rendering,
+    ) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError> {
+        let mut skipped = SkippedRows::default();
+        let all: Vec<&ConversationRow> = rows.iter().collect();
+        let rows = self.wholes(&all, how, &mut skipped)?;
+        Ok((rows, skipped))
+    }
+
+    /// Rows of both kinds, in their order.
+    pub(crate) fn learned(
+        &self,
+        rows: &[LearnedRow],
+        how: &Rendering,
+        skipped: &mut SkippedRows,
+    ) -> Result<Vec<Option<SftRow>>, RunError> {
+        let (mut responses, mut wholes) = (Vec::new(), Vec::new());
+        for (at, row) in rows.iter().enumerate() {
+            match row {
+                LearnedRow::Response(row) => responses.push((at, row)),
+                LearnedRow::Whole(row) => wholes.push((at, row)),
+            }
+        }
+        let mut all: Vec<Option<SftRow>> = (0..rows.len()).map(|_| None).collect();
+        if !responses.is_empty() {
+            let (places, rows): (Vec<usize>, Vec<&DemonstrationRow>) =
+                responses.into_iter().unzip();
+            let texts = rendered(&rows, skipped, |row| row.render(self.tokenizer, how))?;
+            let texts: Vec<Option<&Demonstration>> = texts.iter().map(Option::as_ref).collect();
+            for (at, row) in places.into_iter().zip(self.joined(&texts, skipped)?) {
+                all[at] = row;
+            }
+        }
+        if !wholes.is_empty() {
+            let (places, rows): (Vec<usize>, Vec<&ConversationRow>) = wholes.into_iter().unzip();
+            for (at, row) in places.into_iter().zip(self.wholes(&rows, how, skipped)?) {
+                all[at] = row;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Prompts and responses, `None` where there is none or nothing to learn of it.
+    fn joined(
+        &self,
+        rows: &[Option<&Demonstration>],
+        skipped: &mut SkippedRows,
+    ) -> Result<Vec<Option<SftRow>>, RunError> {
+        let mut all: Vec<Option<SftRow>> = (0..rows.len()).map(|_| None).collect();
+        let (mut places, mut texts) = (Vec::new(), Vec::new());
+        for (at, row) in rows.iter().enumerate() {
+            let Some(row) = row else { continue };
+            if row.response.trim().is_empty() {
+                skipped.leave_out("an empty response");
+                continue;
+            }
+            places.push(at);
             let responses = vec![row.response.as_str()];
-            Texts { prompt: &row.prompt, responses }
-        });
-        let joined = self.joiner.join(&texts.collect::<Vec<_>>())?;
-        Ok(self.fit(joined.into_iter().map(|Joined { mut prompt, mut responses, .. }| {
+            texts.push(Texts { prompt: &row.prompt, responses, kind: row.kind });
+        }
+        for (at, row) in places.into_iter().zip(self.joiner.join(&texts)?) {
+            let Joined { mut prompt, mut responses, kind, .. } = row;
             if prompt.is_empty() && !self.joiner.is_encoder_decoder() {
                 prompt.extend(self.bos.or(self.joiner.eos()));
             }
-            SftRow::new(prompt, self.ended(responses.swap_remove(0)))
-        })))
+            let row = SftRow::new(prompt, self.ended(responses.swap_remove(0), kind));
+            all[at] = self.fitted(row, skipped);
+        }
+        Ok(all)
     }
 
-    /// Conversations through the chat template: every turn of the assistant is learned, with what
-    /// the template writes to end it. Encoder-decoder models learn the last turn.
-    ///
-    /// # Errors
-    /// [`RunError::Row`] for a conversation that the template refuses, or without a template, and
-    /// for a template whose text of a part is not the beginning of the text of the whole.
-    pub fn conversations(
+    /// Texts and conversations, `None` where there is nothing to learn of one.
+    fn wholes(
         &self,
-        rows: &[Conversation],
-    ) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError> {
-        let results: Result<Vec<_>, RunError> = rows
-            .par_iter()
-            .map(|row| {
-                let row = self
-                    .conversation(row)
-                    .map_err(|problem| RunError::Row { row: row.id.clone(), problem })?;
-                Ok(row.unwrap_or_else(|| SftRow::new(vec![], vec![])))
-            })
-            .collect();
-        Ok(self.fit(results?.into_iter()))
-    }
-
-    /// Texts, all of which is learned but a first token that decoder-only models begin from.
-    ///
-    /// # Errors
-    /// [`RunError::Setting`] for an encoder-decoder model, [`RunError::Codec`].
-    pub fn texts(&self, rows: &[&str]) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError> {
-        if self.joiner.is_encoder_decoder() {
+        rows: &[&ConversationRow],
+        how: &Rendering,
+        skipped: &mut SkippedRows,
+    ) -> Result<Vec<Option<SftRow>>, RunError> {
+        let text = |row: &&ConversationRow| matches!(row.conversation, TextOrMessages::Text(_));
+        if self.joiner.is_encoder_decoder() && rows.iter().any(text) {
             return Err(RunError::Setting {
                 key: "columns.format",
                 problem: "an encoder-decoder model cannot learn from texts alone; give it prompts \
@@ -93,23 +153,44 @@ impl<'a> Encoder<'a> {
                     .to_owned(),
             });
         }
-        let all = self.tokenizer.encode_batch(rows, Specials::Include)?;
-        Ok(self.fit(all.into_iter().map(|mut ids| match self.bos {
-            Some(bos) if ids.first() != Some(&bos) => SftRow::new(vec![bos], self.ended(ids)),
-            _ => {
-                let rest = ids.split_off(1.min(ids.len()));
-                SftRow::new(ids, self.ended(rest))
+        let encoded: Vec<Result<SftRow, RowProblem>> = rows
+            .par_iter()
+            .map(|row| match &row.conversation {
+                TextOrMessages::Text(text) => self.text(text),
+                TextOrMessages::Messages(messages) => self.conversation(messages, row, how),
+            })
+            .collect();
+        let mut first = None;
+        let mut all = Vec::with_capacity(rows.len());
+        for (row, encoded) in rows.iter().zip(encoded) {
+            let problem = match encoded {
+                Ok(encoded) => {
+                    all.push(self.fitted(encoded, skipped));
+                    continue;
+                }
+                Err(problem) => problem,
+            };
+            match left_out(&problem) {
+                Some(why) => skipped.leave_out(why),
+                None => return Err(RunError::Row { row: row.id.clone(), problem }),
             }
-        })))
+            all.push(None);
+            first.get_or_insert(RunError::Row { row: row.id.clone(), problem });
+        }
+        match first {
+            Some(error) if all.iter().all(Option::is_none) => Err(error),
+            _ => Ok(all),
+        }
     }
 
-    /// The rows within the limit; `None` where nothing is left to learn.
-    fn fit(&self, rows: impl Iterator<Item = SftRow>) -> (Vec<Option<SftRow>>, SkippedRows) {
-        let mut skipped = SkippedRows::default();
-        let rows = rows.map(|row| self.fitted(row, &mut skipped)).collect();
-        (rows, skipped)
+    /// A text, all of which is learned but the first token, which decoder-only models begin from.
+    fn text(&self, text: &str) -> Result<SftRow, RowProblem> {
+        let mut ids = self.tokenizer.encode(text, Specials::Include)?;
+        let rest = ids.split_off(1.min(ids.len()));
+        Ok(SftRow::new(ids, self.ended(rest, TextKind::Plain)))
     }
 
+    /// The row within the limit; `None` where nothing is left to learn.
     fn fitted(&self, mut row: SftRow, skipped: &mut SkippedRows) -> Option<SftRow> {
         let whole = row.len();
         // An encoder-decoder model reads the two apart, each within the limit.
@@ -124,6 +205,7 @@ impl<'a> Encoder<'a> {
             prompt: std::mem::take(&mut row.prompt),
             responses: vec![std::mem::take(&mut row.response)],
             apart: false,
+            kind: TextKind::Plain,
         };
         self.joiner.fit(&mut joined, &limits);
         row.prompt = joined.prompt;
@@ -143,50 +225,54 @@ impl<'a> Encoder<'a> {
         Some(row)
     }
 
-    fn ended(&self, mut response: Vec<u32>) -> Vec<u32> {
-        self.joiner.end(&mut response);
+    fn ended(&self, mut response: Vec<u32>, kind: TextKind) -> Vec<u32> {
+        self.joiner.end(&mut response, kind);
         response
     }
 
-    /// `None` for a conversation in which the assistant says nothing.
-    fn conversation(&self, row: &Conversation) -> Result<Option<SftRow>, RowProblem> {
-        let messages = &row.messages;
-        let turns: Vec<usize> =
-            (0..messages.len()).filter(|&i| i > 0 && messages[i].role == "assistant").collect();
-        let Some(&last) = turns.last() else { return Ok(None) };
+    fn conversation(
+        &self,
+        messages: &[Message],
+        row: &ConversationRow,
+        how: &Rendering,
+    ) -> Result<SftRow, RowProblem> {
+        let messages = how.with_system(messages.to_vec());
+        let options = how.chat.and(&row.chat);
         if self.joiner.is_encoder_decoder() {
-            let text = self.tokenizer.render_chat(&messages[..last], GenerationPrompt::Add)?;
+            let last = messages.iter().rposition(|message| message.role == "assistant");
+            let Some(last) = last.filter(|&last| last > 0) else {
+                return Err(MaskError::NothingSaid.into());
+            };
+            let text = self.tokenizer.render_chat_with(
+                &messages[..last],
+                GenerationPrompt::Add,
+                &options,
+            )?;
             let prompt = self.tokenizer.encode(&text, Specials::Include)?;
             let response = self.tokenizer.encode(&messages[last].content, Specials::Exclude)?;
-            return Ok(Some(SftRow::new(prompt, self.ended(response))));
+            return Ok(SftRow::new(prompt, self.ended(response, TextKind::Plain)));
         }
-        // The text up to each turn of the assistant, and with it, each the beginning of the next.
-        let mut cuts = Vec::new();
-        let mut whole = String::new();
-        for &turn in &turns {
-            let before = self.tokenizer.render_chat(&messages[..turn], GenerationPrompt::Add)?;
-            let with = self.tokenizer.render_chat(&messages[..=turn], GenerationPrompt::Omit)?;
-            if !before.starts_with(&whole) || !with.starts_with(&before) {
-                return Err(RowProblem::Turns { tokenizer: self.tokenizer.name().to_owned() });
-            }
-            cuts.push((whole.len(), before.len(), with.len()));
-            whole = with;
+        let masked = self.tokenizer.mask_chat(&messages, &options, LearnedTurns::All)?;
+        let (mut prompt, mut learned) = self.tokenizer.encode_masked(&masked)?;
+        // A decoder begins from a token at least.
+        let start = learned.iter().position(|&learns| learns).unwrap_or(0).max(1);
+        let start = start.min(prompt.len());
+        let response = prompt.split_off(start);
+        learned.drain(..start);
+        Ok(SftRow { prompt, response, learned: Some(learned) })
+    }
+}
+
+/// Why a row is left out; `None` where the run cannot go on.
+fn left_out(problem: &RowProblem) -> Option<&'static str> {
+    use rlaif_core::CodecError;
+    match problem {
+        RowProblem::Mask(MaskError::NothingSaid) => Some("the assistant says nothing"),
+        RowProblem::Mask(MaskError::Turn { .. }) => {
+            Some("a turn of the assistant cannot be told apart in the text of the chat template")
         }
-        let mut prompt = Vec::new();
-        let mut response = Vec::new();
-        let mut learned = Vec::new();
-        for (i, (start, said, end)) in cuts.into_iter().enumerate() {
-            let read = self.tokenizer.encode(&whole[start..said], Specials::Exclude)?;
-            let learn = self.tokenizer.encode(&whole[said..end], Specials::Exclude)?;
-            if i == 0 {
-                prompt = read;
-            } else {
-                learned.extend(vec![false; read.len()]);
-                response.extend(read);
-            }
-            learned.extend(vec![true; learn.len()]);
-            response.extend(learn);
-        }
-        Ok(Some(SftRow { prompt, response, learned: Some(learned) }))
+        RowProblem::Mask(error) if error.is_of_the_row() => Some(REFUSED),
+        RowProblem::Codec(CodecError::ChatTemplate { .. }) => Some(REFUSED),
+        _ => None,
     }
 }

@@ -8,7 +8,7 @@ use rlaif_dpo::{DpoError, PairProblem};
 use rlaif_models::{CheckpointError, MemoryError, ModelError};
 use rlaif_ppo::PpoError;
 use rlaif_rewards::ProviderError;
-use rlaif_text::TextError;
+use rlaif_text::{MaskError, TextError};
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
@@ -191,16 +191,9 @@ pub enum RowProblem {
     /// A preference.
     #[error(transparent)]
     Preference(#[from] PairProblem),
-    /// A conversation whose turns cannot be told apart in the text of the chat template.
-    #[error(
-        "the chat template of {tokenizer} writes the turns of this conversation otherwise when \
-         more follow, so that what the assistant said has no place of its own; give prompts and \
-         responses instead"
-    )]
-    Turns {
-        /// The tokenizer.
-        tokenizer: String,
-    },
+    /// A conversation of which it is not known what to learn.
+    #[error(transparent)]
+    Mask(#[from] MaskError),
     /// A conversation that the chat template, or a text that the tokenizer refuses.
     #[error(transparent)]
     Codec(#[from] CodecError),
@@ -274,7 +267,8 @@ impl Fault for RowProblem {
         match self {
             Self::Preference(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),
-            Self::Turns { .. } | Self::Label { .. } => true,
+            Self::Mask(error) => error.is_users(),
+            Self::Label { .. } => true,
         }
     }
 }

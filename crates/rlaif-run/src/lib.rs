@@ -76,9 +76,11 @@ mod memory;
 mod model;
 mod place;
 mod ppo;
+mod prompt;
 mod recipe;
 mod reward;
 mod rewards;
+mod rows;
 mod schema;
 mod sft;
 mod skipped;
@@ -101,10 +103,11 @@ pub use file::{OpenRun, RunFile, RunRequest};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};
 pub use model::{LoraSection, LoraTargets, ModelSection, Placement, tell_of_unread, tokenizer};
 pub use ppo::{
-    PpoFile, PpoTrainSection, PretrainingSection, PromptSection, ValueSection, ValueStart,
+    PpoFile, PpoPrompts, PpoTrainSection, PretrainingSection, PromptData, ValueSection, ValueStart,
 };
+pub use prompt::PromptSection;
 pub use recipe::{Basics, OngoingRun, Outline, Recipe, Start, TrainedModel, train};
-pub use reward::{RewardColumns, RewardFile};
+pub use reward::{RewardColumns, RewardFile, encode_judged};
 pub use rewards::rewards_from_config;
 pub use schema::{Key, commands_with_files, key_lines, key_table, keys, reward_table, schema};
 pub use sft::SftFile;

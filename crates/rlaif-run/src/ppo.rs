@@ -1,7 +1,7 @@
 //! PPO from a run file.
 
-use rlaif_core::{BadSetting, PromptRecord, Seed, Specials};
-use rlaif_data::{Reader, corpora::PromptColumns};
+use rlaif_core::{BadSetting, PromptRecord, PromptRow, Rendering, Seed, TextCodec, TextKind};
+use rlaif_data::{ImportColumns, ImportOptions, RowForm};
 use rlaif_lm::{Joiner, Policy, ValueFunction, ValueHead, ValueInit};
 use rlaif_models::{
     LanguageModel, LoadOptions, MemoryPlan, ModelFiles, ModelNames, PolicySetup, value_function,
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{
-    columns::ColumnSection,
+    columns::{ColumnSection, dropped},
     data::ShuffledBatches,
     encode::Encoder,
     error::RunError,
@@ -24,10 +24,11 @@ use crate::{
     file::RunFile,
     memory::{WeightsInMemory, longest},
     model::{ModelSection, Placement, converted, tokenizer},
+    prompt::{PromptSection, of_rows, rendered},
     recipe::{Basics, Outline, Recipe, Start},
     rewards::rewards_from_config,
+    rows::{RowReader, read_as},
     skipped::SkippedRows,
-    source::source,
     vocabulary::{same_vocabulary, tokenizer_if_present},
 };
 
@@ -47,7 +48,10 @@ pub struct PpoFile {
     #[serde(default)]
     pub placement: Placement,
     /// The prompts.
-    pub data: PromptSection,
+    pub data: PromptData,
+    /// The text of a prompt.
+    #[serde(default)]
+    pub prompt: PromptSection,
     /// The reward that scores responses; `docs/rewards.md` has every key.
     pub reward: RewardConfig,
     /// The reference, if it is another model than the policy at its start.
@@ -67,14 +71,14 @@ pub struct PpoFile {
     pub train: PpoTrainSection,
 }
 
-/// Prompts: files of JSON Lines, CSV or Parquet.
+/// Prompts: files of JSON Lines, CSV or Parquet, in any form of docs/data.md that has prompts.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PromptSection {
+pub struct PromptData {
     /// A file, or a pattern such as `shards/*.jsonl`.
     pub prompts: String,
     /// The column of prompts.
-    #[serde(default = "PromptSection::column")]
+    #[serde(default = "PromptData::column")]
     pub column: String,
     /// The column of reference responses, for rewards that compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -82,12 +86,45 @@ pub struct PromptSection {
     /// Prompts of more tokens are left out; 0 for those that do not fit the context alone.
     #[serde(default)]
     pub max_tokens: usize,
+    /// Choices that data sets leave open.
+    #[serde(default)]
+    pub import: ImportOptions,
 }
 
-impl PromptSection {
+impl PromptData {
     fn column() -> String {
         "prompt".to_owned()
     }
+
+    /// The way to read the rows.
+    fn reader(&self) -> RowReader {
+        let named = ImportColumns {
+            reference: self.reference.clone(),
+            ..ImportColumns::default().rename(&self.column, "prompt")
+        };
+        // A column that is named holds the prompts, of whichever form the rows are.
+        let form = (self.column != Self::column()).then_some(RowForm::Prompt);
+        RowReader {
+            form,
+            usual: RowForm::Prompt,
+            preferred: &[],
+            columns: named,
+            options: self.import,
+        }
+    }
+}
+
+/// The prompts of a run.
+#[derive(Debug)]
+pub struct PpoPrompts {
+    /// Those that fit.
+    pub prompts: Vec<Prompt>,
+    /// Counts of the others.
+    pub skipped: SkippedRows,
+    /// Sentences on the form of the rows, for the log.
+    pub notes: Vec<String>,
+    /// The rendering of the prompts.
+    pub rendering: Rendering,
 }
 
 /// Texts that the policy goes on learning while it is trained on scores: files of JSON Lines, CSV or
@@ -203,7 +240,9 @@ impl Recipe for PpoFile {
                 .with_pretraining(rows)
                 .map_err(|error| RunError::from(error).within("ppo"))?;
         }
-        let (prompts, too_long) = self.prompts(&tokenizer, trainer.policy())?;
+        let PpoPrompts { prompts, skipped, mut notes, rendering } =
+            self.prompts(&tokenizer, trainer.policy())?;
+        notes.extend(tokenizer.take_notices());
         let mut batches =
             ShuffledBatches::new(&prompts, self.ppo.batch_size, start.seed)?.whole()?;
         // Before anything is written.
@@ -214,14 +253,15 @@ impl Recipe for PpoFile {
 
         let total_steps = self.ppo.steps;
         let about = format!(
-            "{} prompts ({too_long} left out for their length), {} trained weights, {total_steps} \
-             steps of {} responses{mixed_in}",
+            "{} prompts ({skipped}), {} trained weights, {total_steps} steps of {} responses{mixed_in}",
             prompts.len(),
             trainer.policy().parameters().count_trainable(),
             self.ppo.batch_size
         );
         let fit = &self.train.fit(total_steps);
         let mut run = start.begin(&Outline { about, fit, total_steps })?;
+        run.tell(&notes)?;
+        run.keep_rendering(&rendering)?;
         let mut task =
             PpoTask::new(trainer, &prompts, &tokenizer, &*reward).samples(self.train.samples);
         run.drive(&mut task, &mut batches)?;
@@ -240,6 +280,7 @@ impl PpoFile {
     /// [`RunError::Field`], [`RunError::Ppo`].
     pub fn check(&self) -> Result<(), RunError> {
         self.ppo.check().map_err(|error| RunError::from(error).within("ppo"))?;
+        self.prompt.check()?;
         self.model.check_trainable("trainable", &self.trainable)?;
         if self.train.keep == 0 {
             return Err(BadSetting::new("train.keep", 0, "at least 1").into());
@@ -406,7 +447,7 @@ impl PpoFile {
             }
         };
         let encoder = Encoder::new(codec, policy.spec(), section.max_tokens);
-        let (rows, left) = section.columns.read(&section.path, &encoder)?;
+        let (rows, left) = section.columns.read(&section.path, &self.prompt, &encoder)?;
         if rows.is_empty() {
             let problem = format!(
                 "no row of {} has anything to learn within `pretraining.max_tokens`",
@@ -417,7 +458,7 @@ impl PpoFile {
         Ok(Some((rows, left)))
     }
 
-    /// Reads the prompts that fit, and says how many do not.
+    /// Reads the prompts that fit, and counts those that do not.
     ///
     /// # Errors
     /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if fewer than a batch fit.
@@ -425,17 +466,23 @@ impl PpoFile {
         &self,
         codec: &HfTokenizer,
         policy: &dyn Policy,
-    ) -> Result<(Vec<Prompt>, usize), RunError> {
-        let source = source(&self.data.prompts)?;
-        let corpus = PromptColumns {
-            prompt: self.data.column.clone(),
-            reference: self.data.reference.clone(),
-            ..PromptColumns::default()
-        };
-        let records: Vec<PromptRecord> = Reader::new(source).dataset(corpus)?.into_records();
-        let texts: Vec<&str> = records.iter().map(|record| record.prompt.as_str()).collect();
+    ) -> Result<PpoPrompts, RunError> {
+        let (rows, form) = self.data.reader().read::<PromptRow>(&self.data.prompts)?;
+        let mut skipped = dropped(&rows);
+        let how = self.prompt.rendering();
+        let mut rows = rows.into_records();
+        if self.data.reference.is_none() {
+            // Responses of the rows are references only if the run file says so.
+            rows.iter_mut().for_each(|row| row.reference = None);
+        }
+        let records = rendered(&rows, &mut skipped, |row| row.render(codec, &how))?;
+        let records: Vec<PromptRecord> = records.into_iter().flatten().collect();
+        let texts: Vec<_> =
+            records.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
         let spec = policy.spec();
-        let ids = Joiner::new(codec, spec).open(&texts, Specials::Include)?;
+        let ids = Joiner::new(codec, spec).open(&texts)?;
+        let conversations = records.iter().any(|record| record.kind == TextKind::Rendered);
+        let rendering = of_rows(&self.prompt, conversations);
         let new =
             if spec.decoder_start_id.is_some() { 0 } else { self.ppo.generation.max_new_tokens };
         let context = spec.context.map_or(usize::MAX, |context| context.saturating_sub(new));
@@ -444,12 +491,16 @@ impl PpoFile {
             limit => limit.min(context),
         };
         let all = records.len();
-        let prompts: Vec<Prompt> = records
-            .into_iter()
-            .zip(ids)
-            .filter(|(_, ids)| !ids.is_empty() && ids.len() <= limit)
-            .map(|(record, ids)| Prompt::new(record, ids))
-            .collect();
+        let mut prompts = Vec::with_capacity(all);
+        for (record, ids) in records.into_iter().zip(ids) {
+            if ids.is_empty() {
+                skipped.leave_out("no prompt");
+            } else if ids.len() > limit {
+                skipped.leave_out("too long");
+            } else {
+                prompts.push(Prompt::new(record, ids));
+            }
+        }
         let size = self.ppo.batch_size;
         if prompts.len() < size {
             let fit = match limit {
@@ -461,8 +512,8 @@ impl PpoFile {
             let problem = format!("{fit}, fewer than `ppo.batch_size`, which is {size}");
             return Err(RunError::Setting { key: "data.prompts", problem });
         }
-        let left_out = all - prompts.len();
-        Ok((prompts, left_out))
+        let notes = vec![read_as(&self.data.prompts, form)];
+        Ok(PpoPrompts { prompts, skipped, notes, rendering })
     }
 }
 

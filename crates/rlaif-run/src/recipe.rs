@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_core::Seed;
+use rlaif_core::{Rendering, Seed};
 use rlaif_lm::Activations;
 use rlaif_models::{
     ADAPTER, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError, ModelFiles,
@@ -18,6 +18,7 @@ use crate::{
     file::{OpenRun, RunFile, RunRequest},
     memory::WeightsInMemory,
     model::{ModelSection, Placement},
+    prompt::{PROMPT_FILE, described},
 };
 
 /// A run file that says how to train.
@@ -174,6 +175,27 @@ pub struct OngoingRun<'a> {
 }
 
 impl OngoingRun<'_> {
+    /// Tells the user sentences, each once.
+    ///
+    /// # Errors
+    /// [`RunError::Train`].
+    pub fn tell(&mut self, sentences: &[String]) -> Result<(), RunError> {
+        for sentence in sentences {
+            self.folder.say(sentence)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps in the folder how prompts were rendered, so that an evaluation does the same, and tells
+    /// it.
+    ///
+    /// # Errors
+    /// [`RunError::Train`], [`RunError::Files`].
+    pub fn keep_rendering(&mut self, rendering: &Rendering) -> Result<(), RunError> {
+        rlaif_checkpoint::write_json(&self.folder.path().join(PROMPT_FILE), rendering)?;
+        Ok(self.folder.say(&described(rendering))?)
+    }
+
     /// Has the loop train to the end, from the beginning or from the newest checkpoint.
     ///
     /// # Errors

@@ -1,10 +1,10 @@
 //! `rlaif reward`: fitting a preference model.
 
-use rlaif_core::Record;
-use rlaif_data::{
-    DataError, Row,
-    corpora::{Corpus, Outcome},
-};
+use std::cell::Cell;
+
+use rayon::prelude::*;
+use rlaif_core::{PairRow, Record, Specials, TextCodec, TextKind};
+use rlaif_data::ImportOptions;
 use rlaif_lm::SequenceClassifier;
 use rlaif_text::{HfTokenizer, SequenceSide};
 use rlaif_train::{FitConfig, LearnConfig, PreferenceRow, PreferenceTrainer};
@@ -12,11 +12,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    columns::dropped,
     data::DataSection,
+    dpo::PairFormat,
     error::RunError,
     file::RunFile,
     model::{ModelSection, Placement, tokenizer},
+    prompt::{PromptSection, of_rows, rendered},
     recipe::{Basics, Recipe, Start},
+    rows::{PairNames, RowReader},
     skipped::SkippedRows,
     supervised::{EncodedRow, SupervisedSections},
 };
@@ -35,9 +39,12 @@ pub struct RewardFile {
     pub model: ModelSection,
     /// The rows.
     pub data: DataSection,
-    /// RewardColumns of the rows.
+    /// Contents of the rows.
     #[serde(default)]
     pub columns: RewardColumns,
+    /// The text of a prompt.
+    #[serde(default)]
+    pub prompt: PromptSection,
     /// The price c of the square of a pair's summed scores; keeps scores around 0.
     #[serde(default)]
     pub centring: f64,
@@ -53,6 +60,8 @@ pub struct RewardFile {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardColumns {
+    /// Contents of the rows.
+    pub format: PairFormat,
     /// Column of prompts.
     pub prompt: String,
     /// Column of preferred responses.
@@ -70,6 +79,7 @@ pub struct RewardColumns {
 impl Default for RewardColumns {
     fn default() -> Self {
         Self {
+            format: PairFormat::Auto,
             prompt: "prompt".to_owned(),
             chosen: "chosen".to_owned(),
             rejected: "rejected".to_owned(),
@@ -89,12 +99,13 @@ impl RunFile for RewardFile {
     }
 }
 
-/// A preference with what may be known of its strength.
+/// A preference as whole texts, with what may be known of its strength.
 #[derive(Debug)]
 struct Pair {
     id: String,
     chosen: String,
     rejected: String,
+    kind: TextKind,
     margin: f64,
     probability: f64,
 }
@@ -105,35 +116,31 @@ impl Record for Pair {
     }
 }
 
-#[derive(Debug, Clone)]
-struct PairCorpus(RewardColumns);
-
-impl Corpus for PairCorpus {
-    type Record = Pair;
-
-    fn name(&self) -> String {
-        "preference pairs".to_owned()
+impl RewardColumns {
+    fn reader(&self, options: ImportOptions) -> RowReader {
+        let names = PairNames {
+            prompt: &self.prompt,
+            chosen: &self.chosen,
+            rejected: &self.rejected,
+            margin: self.margin.as_deref(),
+        };
+        let mut reader = names.reader(self.format.form(), options);
+        reader.columns.metadata.extend(self.probability.clone());
+        reader
     }
 
-    fn record(&self, mut row: Row<'_>) -> Result<Outcome<Pair>, DataError> {
-        let prompt = row.text(&self.0.prompt)?;
-        let chosen = row.text(&self.0.chosen)?;
-        let rejected = row.text(&self.0.rejected)?;
-        let mut number = |column: &Option<String>, or: f64| match column {
-            Some(column) => {
-                row.expect(column)?;
-                Ok(row.optional_number(column)?.unwrap_or(or))
-            }
-            None => Ok::<f64, DataError>(or),
+    /// The probability that the chosen response is the better one.
+    fn probability(&self, row: &PairRow) -> Result<f64, RunError> {
+        let Some(value) = self.probability.as_ref().and_then(|column| row.metadata.get(column))
+        else {
+            return Ok(1.);
         };
-        let margin = number(&self.0.margin, 0.)?;
-        let probability = number(&self.0.probability, 1.)?;
-        let id = row.identity(None, &[&prompt, &chosen, &rejected])?;
-        let (chosen, rejected) = (format!("{prompt}{chosen}"), format!("{prompt}{rejected}"));
-        if chosen == rejected {
-            return Ok(Outcome::Dropped("both responses are the same"));
-        }
-        Ok(Outcome::Kept(Pair { id, chosen, rejected, margin, probability }))
+        // CSV has numbers as text.
+        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+        number.filter(|number| number.is_finite()).ok_or_else(|| RunError::Setting {
+            key: "columns.probability",
+            problem: format!("a row has {value} there; expected a number or null"),
+        })
     }
 }
 
@@ -146,6 +153,36 @@ impl EncodedRow for PreferenceRow {
     }
 }
 
+/// A text of at most `limit` tokens, which loses its beginning if need be, and whether it did. A
+/// plain text ends in the tokenizer's end of sequence, as for TRL's reward trainer; one of a chat
+/// template ends as the template says.
+///
+/// # Errors
+/// [`RunError::Text`], [`RunError::Codec`].
+pub fn encode_judged(
+    tokenizer: &HfTokenizer,
+    text: &str,
+    kind: TextKind,
+    limit: usize,
+) -> Result<(Vec<u32>, bool), RunError> {
+    if kind == TextKind::Rendered {
+        let mut ids = tokenizer.encode(text, Specials::Exclude)?;
+        let over = ids.len().saturating_sub(limit);
+        ids.drain(..over);
+        return Ok((ids, over > 0));
+    }
+    let whole = tokenizer.encode_truncated(text, None, limit)?;
+    let Some(eos) = tokenizer.eos_id().filter(|eos| whole.ids.last() != Some(eos)) else {
+        return Ok((whole.ids, whole.dropped > 0));
+    };
+    let mut whole = match whole.ids.len() < limit {
+        true => whole,
+        false => tokenizer.encode_truncated(text, None, limit - 1)?,
+    };
+    whole.ids.push(eos);
+    Ok((whole.ids, whole.dropped > 0))
+}
+
 /// Pairs as token ids, with their records. Those whose responses are the same within `limit` teach
 /// nothing and are left out.
 fn rows(
@@ -154,28 +191,67 @@ fn rows(
     limit: usize,
     skipped: &mut SkippedRows,
 ) -> Result<(Vec<Pair>, Vec<PreferenceRow>), RunError> {
-    let texts: Vec<(&str, Option<&str>)> = pairs
-        .iter()
-        .flat_map(|pair| [(pair.chosen.as_str(), None), (pair.rejected.as_str(), None)])
-        .collect();
-    let mut encoded = tokenizer.encode_truncated_batch(&texts, limit)?.into_iter();
+    let sides: Vec<_> = pairs
+        .par_iter()
+        .map(|pair| {
+            let side = |text: &str| encode_judged(tokenizer, text, pair.kind, limit);
+            Ok((side(&pair.chosen)?, side(&pair.rejected)?))
+        })
+        .collect::<Result<_, RunError>>()?;
     let mut kept = (Vec::new(), Vec::new());
-    for pair in pairs {
-        let (Some(chosen), Some(rejected)) = (encoded.next(), encoded.next()) else { break };
-        if chosen.ids == rejected.ids {
+    for (pair, ((chosen, cut), (rejected, cut_too))) in pairs.into_iter().zip(sides) {
+        if chosen == rejected {
             skipped.leave_out("both responses are the same once cut");
             continue;
         }
-        skipped.cut += u64::from(chosen.dropped > 0 || rejected.dropped > 0);
-        kept.1.push(PreferenceRow {
-            chosen: chosen.ids,
-            rejected: rejected.ids,
-            margin: pair.margin,
-            probability: pair.probability,
-        });
+        skipped.cut += u64::from(cut || cut_too);
+        let (margin, probability) = (pair.margin, pair.probability);
+        kept.1.push(PreferenceRow { chosen, rejected, margin, probability });
         kept.0.push(pair);
     }
     Ok(kept)
+}
+
+impl RewardFile {
+    /// The rows of a file as token ids, of at most `limit` each, and counts of the others.
+    ///
+    /// # Errors
+    /// [`RunError::Data`], [`RunError::Codec`], [`RunError::Text`], [`RunError::Setting`].
+    pub fn read(
+        &self,
+        path: &str,
+        tokenizer: &HfTokenizer,
+        limit: usize,
+    ) -> Result<(Vec<PreferenceRow>, SkippedRows), RunError> {
+        let (pairs, _) = self.columns.reader(self.data.import).read::<PairRow>(path)?;
+        let mut skipped = dropped(&pairs);
+        let texts = self.texts(pairs.records(), tokenizer, &mut skipped)?;
+        let (_, rows) = rows(texts, tokenizer, limit, &mut skipped)?;
+        Ok((rows, skipped))
+    }
+
+    /// Pairs as whole texts.
+    fn texts(
+        &self,
+        pairs: &[PairRow],
+        tokenizer: &HfTokenizer,
+        skipped: &mut SkippedRows,
+    ) -> Result<Vec<Pair>, RunError> {
+        let how = self.prompt.rendering();
+        let texts = rendered(pairs, skipped, |pair| pair.render(tokenizer, &how))?;
+        let pairs = pairs.iter().zip(texts).filter_map(|(row, pair)| Some((row, pair?)));
+        let pairs = pairs.map(|(row, pair)| {
+            Ok(Pair {
+                chosen: [pair.prompt.as_str(), &pair.chosen].concat(),
+                rejected: [pair.prompt.as_str(), &pair.rejected].concat(),
+                id: pair.id,
+                kind: pair.kind,
+                margin: self.columns.margin.as_ref().and(row.margin).unwrap_or(0.),
+                probability: self.columns.probability(row)?,
+            })
+        });
+        pairs.collect()
+    }
 }
 
 impl Recipe for RewardFile {
@@ -187,6 +263,11 @@ impl Recipe for RewardFile {
 
     fn check(&self) -> Result<(), RunError> {
         self.model.check_learn(&self.learn)?;
+        self.prompt.check()?;
+        if self.columns.format == PairFormat::Unpaired {
+            let problem = "is `unpaired`; a preference model learns from pairs".to_owned();
+            return Err(RunError::Setting { key: "columns.format", problem });
+        }
         if !(self.centring.is_finite() && self.centring >= 0.) {
             let problem = format!("is {}; expected a finite number of at least 0", self.centring);
             return Err(RunError::Setting { key: "centring", problem });
@@ -203,12 +284,17 @@ impl Recipe for RewardFile {
             .truncating(SequenceSide::Left);
         let limit = self.data.limit(model.spec());
         let Self { data, train, learn, .. } = self;
-        let corpus = PairCorpus(self.columns.clone());
-        let rows = SupervisedSections { data, train, learn }.read(
-            &corpus,
-            start.seed,
-            |pairs, skipped| rows(pairs, &tokenizer, limit, skipped),
-        )?;
+        let pairs = data.import::<PairRow>(&self.columns.reader(data.import), start.seed)?;
+        let conversations = Cell::new(false);
+        let encode = |pairs: Vec<PairRow>, skipped: &mut SkippedRows| {
+            let texts = self.texts(&pairs, &tokenizer, skipped)?;
+            let rendered = texts.iter().any(|pair| pair.kind == TextKind::Rendered);
+            conversations.set(conversations.get() || rendered);
+            rows(texts, &tokenizer, limit, skipped)
+        };
+        let mut rows = SupervisedSections { train, learn }.encoded(pairs, start.seed, encode)?;
+        rows.rendering = Some(of_rows(&self.prompt, conversations.get()));
+        rows.notes.extend(tokenizer.take_notices());
         let mut run = rows.learn(start, memory, |steps| {
             PreferenceTrainer::new(&model, learn, self.centring, steps)
         })?;

@@ -1,20 +1,21 @@
 //! `rlaif sft`: supervised fine-tuning.
 
-use rlaif_core::{Conversation, Demonstration, Record, Seed};
-use rlaif_data::corpora::{ConversationColumns, Corpus, DemonstrationColumns};
+use rlaif_core::{Seed, TextCodec};
 use rlaif_lm::Policy;
 use rlaif_train::{FitConfig, LearnConfig, SftRow, SftTrainer};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    columns::{ColumnSection, DataFormat, TextColumn, TextRecord},
+    columns::ColumnSection,
     data::DataSection,
     encode::Encoder,
     error::RunError,
     file::RunFile,
     model::{ModelSection, Placement, tokenizer},
+    prompt::{PromptSection, of_rows},
     recipe::{Basics, Recipe, Start},
+    rows::{LearnedRow, learned_rows, place_of_learned},
     skipped::SkippedRows,
     supervised::{EncodedRow, SupervisedRows, SupervisedSections},
 };
@@ -36,6 +37,9 @@ pub struct SftFile {
     /// Contents of rows.
     #[serde(default)]
     pub columns: ColumnSection,
+    /// The text of a prompt.
+    #[serde(default)]
+    pub prompt: PromptSection,
     /// Steps, evaluations, checkpoints.
     #[serde(default)]
     pub train: FitConfig,
@@ -66,45 +70,22 @@ impl SftFile {
         encoder: &Encoder<'_>,
         seed: Seed,
     ) -> Result<SupervisedRows<'_, SftRow>, RunError> {
-        let columns = &self.columns;
-        match columns.format {
-            DataFormat::Demonstrations => {
-                let (prompt, response) = (columns.prompt.clone(), columns.response.clone());
-                let corpus = DemonstrationColumns { id: None, prompt, response };
-                let encode = |rows: &[Demonstration]| encoder.demonstrations(rows);
-                self.encoded(&corpus, encode, seed)
-            }
-            DataFormat::Conversations => {
-                let corpus = ConversationColumns { id: None, messages: columns.messages.clone() };
-                let encode = |rows: &[Conversation]| encoder.conversations(rows);
-                self.encoded(&corpus, encode, seed)
-            }
-            DataFormat::Texts => {
-                let encode = |rows: &[TextRecord]| {
-                    encoder.texts(&rows.iter().map(|row| row.text.as_str()).collect::<Vec<_>>())
-                };
-                self.encoded(&TextColumn::new(&columns.text), encode, seed)
-            }
-        }
-    }
-
-    fn encoded<C: Corpus + Clone>(
-        &self,
-        corpus: &C,
-        encode: impl Fn(&[C::Record]) -> Result<(Vec<Option<SftRow>>, SkippedRows), RunError>,
-        seed: Seed,
-    ) -> Result<SupervisedRows<'_, SftRow>, RunError>
-    where
-        C::Record: Record,
-    {
-        let Self { data, train, learn, .. } = self;
-        SupervisedSections { data, train, learn }.read(corpus, seed, |records, skipped| {
-            let (rows, of_encoding) =
-                encode(&records).map_err(|error| error.placed(|id| data.place(corpus, id)))?;
-            skipped.add(of_encoding);
+        let Self { data, train, learn, prompt, .. } = self;
+        let reader = self.columns.reader(data.import);
+        let rows = data.split(seed, |path| learned_rows(&reader, path))?;
+        let conversations = rows.train.iter().any(LearnedRow::is_conversation);
+        let how = prompt.rendering();
+        let encode = |records: Vec<LearnedRow>, skipped: &mut SkippedRows| {
+            let rows = encoder
+                .learned(&records, &how, skipped)
+                .map_err(|error| error.placed(|id| place_of_learned(&reader, &data.files(), id)))?;
             let rows = records.into_iter().zip(rows);
             Ok(rows.filter_map(|(record, row)| Some((record, row?))).unzip())
-        })
+        };
+        let sections = SupervisedSections { train, learn };
+        let mut rows = sections.encoded(rows, seed, encode)?;
+        rows.rendering = Some(of_rows(prompt, conversations));
+        Ok(rows)
     }
 }
 
@@ -116,6 +97,7 @@ impl Recipe for SftFile {
     }
 
     fn check(&self) -> Result<(), RunError> {
+        self.prompt.check()?;
         self.model.check_learn(&self.learn)
     }
 
@@ -124,7 +106,8 @@ impl Recipe for SftFile {
         let mut policy = start.fresh(|| self.model.language_model(start.options))?;
         let tokenizer = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
         let encoder = Encoder::new(&tokenizer, policy.spec(), self.data.max_tokens);
-        let rows = self.rows(&encoder, start.seed)?;
+        let mut rows = self.rows(&encoder, start.seed)?;
+        rows.notes.extend(tokenizer.take_notices());
         let mut run =
             rows.learn(start, memory, |steps| SftTrainer::new(&policy, &self.learn, steps))?;
         run.write(&mut policy)

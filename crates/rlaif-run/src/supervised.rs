@@ -1,12 +1,11 @@
 //! From rows to a trained model: what the recipes of supervised training have in common.
 
-use rlaif_core::{Record, Seed};
-use rlaif_data::corpora::Corpus;
+use rlaif_core::{Record, Rendering, Seed};
 use rlaif_models::MemoryPlan;
 use rlaif_train::{FitConfig, LearnConfig, Supervised, SupervisedTask, TrainError};
 
 use crate::{
-    data::{DataRows, DataSection, ShuffledBatches},
+    data::{DataRows, ShuffledBatches},
     error::RunError,
     memory::{WeightsInMemory, longest, rows_of_pass},
     recipe::{OngoingRun, Outline, Recipe, Start},
@@ -25,7 +24,6 @@ pub(crate) trait EncodedRow {
 /// The sections of a run file that say what is learned, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SupervisedSections<'a> {
-    pub(crate) data: &'a DataSection,
     pub(crate) train: &'a FitConfig,
     pub(crate) learn: &'a LearnConfig,
 }
@@ -38,30 +36,40 @@ pub(crate) struct SupervisedRows<'a, T> {
     held_out: Vec<T>,
     batches: ShuffledBatches,
     skipped: SkippedRows,
+    /// Sentences for the log.
+    pub(crate) notes: Vec<String>,
+    /// The rendering of the prompts, for the run's folder.
+    pub(crate) rendering: Option<Rendering>,
     total_steps: u64,
 }
 
 impl<'a> SupervisedSections<'a> {
-    /// Reads and encodes the rows. `encode` returns the records that it keeps, with their rows, and
-    /// counts the others.
+    /// Encodes the rows. `encode` returns the records that it keeps, with their rows, and counts the
+    /// others.
     ///
     /// # Errors
-    /// Those of [`DataSection::read`] and of `encode`; [`RunError::Setting`] if no row is left.
-    pub(crate) fn read<C: Corpus + Clone, T>(
+    /// Those of `encode`; [`RunError::Setting`] if no row is left.
+    pub(crate) fn encoded<R, K: Record, T>(
         self,
-        corpus: &C,
+        rows: DataRows<R>,
         seed: Seed,
-        encode: impl Fn(Vec<C::Record>, &mut SkippedRows) -> Result<(Vec<C::Record>, Vec<T>), RunError>,
-    ) -> Result<SupervisedRows<'a, T>, RunError>
-    where
-        C::Record: Record,
-    {
-        let DataRows { train, held_out, mut skipped } = self.data.read(corpus, seed)?;
+        encode: impl Fn(Vec<R>, &mut SkippedRows) -> Result<(Vec<K>, Vec<T>), RunError>,
+    ) -> Result<SupervisedRows<'a, T>, RunError> {
+        let DataRows { train, held_out, mut skipped, read_as } = rows;
         let (records, train) = encode(train, &mut skipped)?;
         let (_, held_out) = encode(held_out, &mut SkippedRows::default())?;
-        let total_steps = total_steps(self.train, train.len())?;
+        let total_steps = total_steps(self.train, train.len(), &skipped)?;
         let batches = ShuffledBatches::new(&records, self.train.batch_size, seed)?;
-        Ok(SupervisedRows { sections: self, train, held_out, batches, skipped, total_steps })
+        Ok(SupervisedRows {
+            sections: self,
+            train,
+            held_out,
+            batches,
+            skipped,
+            notes: read_as,
+            rendering: None,
+            total_steps,
+        })
     }
 }
 
@@ -80,7 +88,8 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
     where
         Self: 's,
     {
-        let Self { sections, train, held_out, mut batches, skipped, total_steps } = self;
+        let Self { sections, train, held_out, mut batches, skipped, notes, rendering, total_steps } =
+            self;
         let batch = sections.train.batch_size.min(train.len());
         let rows = rows_of_pass(sections.learn.microbatch_size, batch);
         let tokens = longest(train.iter().map(T::tokens));
@@ -94,6 +103,10 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
             held_out.len()
         );
         let mut run = start.begin(&Outline { about, fit: sections.train, total_steps })?;
+        run.tell(&notes)?;
+        if let Some(rendering) = &rendering {
+            run.keep_rendering(rendering)?;
+        }
         let mut task = SupervisedTask::new(trainer, train, held_out);
         run.drive(&mut task, &mut batches)?;
         task.finish();
@@ -102,11 +115,11 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
 }
 
 /// The length of a run over `rows` rows.
-fn total_steps(train: &FitConfig, rows: usize) -> Result<u64, RunError> {
+fn total_steps(train: &FitConfig, rows: usize, skipped: &SkippedRows) -> Result<u64, RunError> {
     if rows == 0 {
         return Err(RunError::Setting {
             key: "data.train",
-            problem: "no row has anything to learn within data.max_tokens".to_owned(),
+            problem: format!("no row has anything to learn within data.max_tokens: {skipped}"),
         });
     }
     Ok(train.total_steps(rows)?)

@@ -96,6 +96,10 @@ impl TextCodec for Bytes {
     fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
         unreachable!("texts are plain")
     }
+
+    fn eos_id(&self) -> Option<u32> {
+        Some(Self::EOS)
+    }
 }
 
 /// A tokenizer whose token i is the letter number i; 0 pads and 1 ends a response.

@@ -488,6 +488,10 @@ impl TextCodec for HfTokenizer {
         Ok(text)
     }
 
+    fn eos_id(&self) -> Option<u32> {
+        self.specials.eos.as_ref().map(|token| token.id)
+    }
+
     fn take_notices(&self) -> Vec<String> {
         self.notices.take()
     }

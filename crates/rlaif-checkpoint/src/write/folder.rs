@@ -32,6 +32,26 @@ pub const TOKENIZER_FILES: [&str; 12] = [
     "chat_template.json",
 ];
 
+/// The folder of a tokenizer's named chat templates.
+const TEMPLATES: &str = "additional_chat_templates";
+
+/// The templates of that folder, in order; none if it is not there.
+fn template_names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
+    let failed = |source| CheckpointError::Read { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        names.extend(name.to_str().filter(|name| name.ends_with(".jinja")).map(str::to_owned));
+    }
+    names.sort();
+    Ok(names)
+}
+
 /// Locked while its folder is written; marks the folder as one that may be removed.
 const MARKER: &str = ".writing";
 
@@ -181,12 +201,13 @@ impl FolderWriter {
         write_bytes(&self.place("README.md")?, card.to_markdown().as_bytes())
     }
 
-    /// Copies those of [`TOKENIZER_FILES`] that `folder` has, and returns their names.
+    /// Copies those of [`TOKENIZER_FILES`] that `folder` has, and its named chat templates
+    /// (`additional_chat_templates/*.jinja`), and returns their names.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Read`], [`CheckpointError::LfsPointer`] and [`CheckpointError::Write`].
-    pub fn copy_tokenizer(&mut self, folder: &Path) -> Result<Vec<&'static str>, CheckpointError> {
+    pub fn copy_tokenizer(&mut self, folder: &Path) -> Result<Vec<String>, CheckpointError> {
         let mut copied = Vec::new();
         for name in TOKENIZER_FILES {
             let from = folder.join(name);
@@ -198,7 +219,18 @@ impl FolderWriter {
             refuse_lfs_pointer(&from, &bytes)?;
             let to = self.place(name)?;
             write_file(&to, |out| out.write_all(&bytes).map_err(write_error(&to)))?;
-            copied.push(name);
+            copied.push(name.to_owned());
+        }
+        for name in template_names(&folder.join(TEMPLATES))? {
+            let from = folder.join(TEMPLATES).join(&name);
+            let read = |source| CheckpointError::Read { path: from.clone(), source };
+            let bytes = fs::read(&from).map_err(read)?;
+            refuse_lfs_pointer(&from, &bytes)?;
+            let to = self.partial.join(TEMPLATES);
+            fs::create_dir_all(&to).map_err(write_error(&to))?;
+            let to = to.join(&name);
+            write_file(&to, |out| out.write_all(&bytes).map_err(write_error(&to)))?;
+            copied.push(format!("{TEMPLATES}/{name}"));
         }
         Ok(copied)
     }

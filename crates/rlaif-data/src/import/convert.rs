@@ -9,10 +9,11 @@ use rlaif_core::{
 
 use super::form::RowForm;
 use super::given::{Content, Given, NO_ANSWER, Nothing, SAME, TIE, content};
-use super::options::{Import, Ranked};
+use super::options::{Import, Ranked, Unusable};
 use crate::corpora::{Corpus, Outcome};
 use crate::dataset::Dataset;
 use crate::error::DataError;
+use crate::read::Reader;
 use crate::row::{Row, content_id};
 
 const EMPTY: &str = "an empty response";
@@ -38,10 +39,20 @@ impl<T: Made> Corpus for Making<T> {
     }
 
     fn record(&self, mut row: Row<'_>) -> Result<Outcome<Vec<T>>, DataError> {
+        let columns = &self.import.columns;
+        row.rename(&columns.renamed)?;
+        columns.needed.iter().try_for_each(|column| row.expect(column))?;
+        let id = columns.id.as_deref().map(|column| row.identity(Some(column), &[])).transpose()?;
         let made = content(&self.import, &mut row)
             .and_then(|content| T::make(content, &self.import).map_err(Nothing::Dropped));
         match made {
-            Ok(made) => Ok(Outcome::Kept(made)),
+            Ok(mut made) => {
+                // Of several records of a row, each has an id of its own.
+                if let (Some(id), [only]) = (id, made.as_mut_slice()) {
+                    only.set_id(id);
+                }
+                Ok(Outcome::Kept(made))
+            }
             Err(Nothing::Dropped(reason)) => Ok(Outcome::Dropped(reason)),
             Err(Nothing::Failed(error)) => Err(error),
         }
@@ -49,11 +60,25 @@ impl<T: Made> Corpus for Making<T> {
 }
 
 /// Kinds of records that rows can become.
-pub(super) trait Made: Sized + Send + 'static {
+pub trait Made: Sized + Send + 'static {
     /// Returns whether rows of a form give this kind.
+    #[doc(hidden)]
     fn of_form(form: RowForm) -> bool;
     /// Those of one row, or why there is none.
+    #[doc(hidden)]
     fn make(content: Content, import: &Import) -> Result<Vec<Self>, &'static str>;
+    /// Gives a record the id of its row.
+    #[doc(hidden)]
+    fn set_id(&mut self, id: String);
+    /// Reads the rows of a file.
+    #[doc(hidden)]
+    fn read(
+        import: &Import,
+        reader: Reader,
+        name: &'static str,
+    ) -> Result<Dataset<Self>, DataError> {
+        import.read(reader, name)
+    }
 }
 
 fn id(texts: &[&TextOrMessages]) -> String {
@@ -62,11 +87,17 @@ fn id(texts: &[&TextOrMessages]) -> String {
     content_id(&parts)
 }
 
-fn checked(prompt: &TextOrMessages, responses: &[&TextOrMessages]) -> Result<(), &'static str> {
+fn checked(
+    import: &Import,
+    prompt: &TextOrMessages,
+    responses: &[&TextOrMessages],
+) -> Result<(), &'static str> {
     if matches!(prompt, TextOrMessages::Messages(messages) if messages.is_empty()) {
         return Err(NO_PROMPT);
     }
-    if responses.iter().any(|response| response.is_blank()) {
+    let texts_too = import.options.unusable == Unusable::LeftOut;
+    let counts = |said: &TextOrMessages| texts_too || matches!(said, TextOrMessages::Messages(_));
+    if responses.iter().any(|response| response.is_blank() && counts(response)) {
         return Err(EMPTY);
     }
     Ok(())
@@ -80,6 +111,21 @@ fn sorted(mut answers: Vec<(TextOrMessages, f64)>) -> Vec<(TextOrMessages, f64)>
 }
 
 impl Made for PairRow {
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
+    fn read(
+        import: &Import,
+        reader: Reader,
+        name: &'static str,
+    ) -> Result<Dataset<Self>, DataError> {
+        if import.form == RowForm::HelpSteer2 {
+            return Ok(neighbours(import.read(reader, name)?));
+        }
+        import.read(reader, name)
+    }
+
     fn of_form(form: RowForm) -> bool {
         use RowForm as F;
         match form {
@@ -113,11 +159,11 @@ impl Made for PairRow {
     }
 
     fn make(content: Content, import: &Import) -> Result<Vec<Self>, &'static str> {
-        let Content { given, chat, margin, metadata } = content;
+        let Content { given, chat, margin, metadata, .. } = content;
         match given {
             Given::Compared { prompt, chosen, rejected } => {
-                checked(&prompt, &[&chosen, &rejected])?;
-                if chosen == rejected {
+                checked(import, &prompt, &[&chosen, &rejected])?;
+                if chosen == rejected && import.options.unusable == Unusable::LeftOut {
                     return Err(SAME);
                 }
                 let id = id(&[&prompt, &chosen, &rejected]);
@@ -157,6 +203,10 @@ impl Made for PairRow {
 }
 
 impl Made for DemonstrationRow {
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
     fn of_form(form: RowForm) -> bool {
         !matches!(form, RowForm::Steps | RowForm::Prompt | RowForm::Text)
     }
@@ -179,8 +229,7 @@ impl Made for DemonstrationRow {
             }
             Given::Whole(_) | Given::Steps { .. } | Given::Prompt(_) => return Err(NO_ANSWER),
         };
-        let _ = import;
-        checked(&prompt, &[&response])?;
+        checked(import, &prompt, &[&response])?;
         let id = id(&[&prompt, &response]);
         Ok(vec![Self { id, prompt, response, chat: content.chat }])
     }
@@ -196,6 +245,10 @@ fn last_answer(messages: &[Message]) -> Result<(Vec<Message>, Vec<Message>), &'s
 }
 
 impl Made for ConversationRow {
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
     fn of_form(form: RowForm) -> bool {
         !matches!(form, RowForm::Steps | RowForm::Prompt)
     }
@@ -234,12 +287,16 @@ impl Made for ConversationRow {
 }
 
 impl Made for PromptRow {
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
     fn of_form(form: RowForm) -> bool {
         form != RowForm::Text
     }
 
     fn make(content: Content, import: &Import) -> Result<Vec<Self>, &'static str> {
-        let Content { given, chat, metadata, .. } = content;
+        let Content { given, chat, metadata, reference: named, .. } = content;
         let (prompt, reference) = match given {
             Given::Compared { prompt, chosen, .. } => (prompt, Some(chosen)),
             Given::Ranked { prompt, answers } => {
@@ -260,7 +317,6 @@ impl Made for PromptRow {
             Given::Steps { prompt, .. } => (prompt.into(), None),
             Given::Prompt(prompt) => (prompt, None),
         };
-        let _ = import;
         if prompt.is_blank() {
             return Err(NO_PROMPT);
         }
@@ -271,11 +327,16 @@ impl Made for PromptRow {
             }
         });
         let id = id(&[&prompt]);
+        let reference = if import.columns.reference.is_some() { named } else { reference };
         Ok(vec![Self { id, prompt, reference, chat, metadata }])
     }
 }
 
 impl Made for UnpairedRow {
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
     fn of_form(form: RowForm) -> bool {
         form == RowForm::Unpaired || PairRow::of_form(form) && form != RowForm::HelpSteer2
     }
@@ -285,7 +346,7 @@ impl Made for UnpairedRow {
             let pairs = PairRow::make(content, import)?;
             return Ok(pairs.into_iter().flat_map(PairRow::into_unpaired).collect());
         };
-        checked(&prompt, &[&response])?;
+        checked(import, &prompt, &[&response])?;
         let id = id(&[&prompt, &response]);
         let desirability =
             if desirable { Desirability::Desirable } else { Desirability::Undesirable };
@@ -294,6 +355,10 @@ impl Made for UnpairedRow {
 }
 
 impl Made for LabelledRow {
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
     fn of_form(form: RowForm) -> bool {
         use RowForm as F;
         matches!(
@@ -302,10 +367,10 @@ impl Made for LabelledRow {
         )
     }
 
-    fn make(content: Content, _: &Import) -> Result<Vec<Self>, &'static str> {
+    fn make(content: Content, import: &Import) -> Result<Vec<Self>, &'static str> {
         let Content { given, chat, .. } = content;
         let row = |prompt: TextOrMessages, response, scores| {
-            checked(&prompt, &[&response])?;
+            checked(import, &prompt, &[&response])?;
             let id = id(&[&prompt, &response]);
             Ok(Self { id, prompt, response, scores, chat: chat.clone() })
         };
@@ -326,6 +391,10 @@ impl Made for LabelledRow {
 }
 
 impl Made for StepsRow {
+    fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
     fn of_form(form: RowForm) -> bool {
         form == RowForm::Steps
     }
@@ -343,7 +412,7 @@ impl Made for StepsRow {
 }
 
 /// Pairs of rows that stand side by side and answer one prompt: the more helpful one is chosen.
-pub(super) fn neighbours(rows: Dataset<LabelledRow>) -> Dataset<PairRow> {
+fn neighbours(rows: Dataset<LabelledRow>) -> Dataset<PairRow> {
     let mut provenance = rows.provenance().clone();
     let mut step = Step {
         operation: "pair neighbouring rows of one prompt by `helpfulness`".to_owned(),

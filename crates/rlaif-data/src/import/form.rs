@@ -171,6 +171,11 @@ impl RowForm {
         FORMS.into_iter().find(|form| form.fits(first, rows))
     }
 
+    /// Returns whether rows have this form, among others perhaps.
+    pub(super) fn is_of(self, rows: &[Map<String, Value>]) -> bool {
+        rows.first().is_some_and(|first| self.fits(first, rows))
+    }
+
     fn fits(self, first: &Map<String, Value>, rows: &[Map<String, Value>]) -> bool {
         let has = |column: &str| first.contains_key(column);
         // Of several rows, some may be null in a column.

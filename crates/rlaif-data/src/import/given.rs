@@ -48,11 +48,13 @@ pub(super) enum Given {
 }
 
 /// A row's content with what else it says.
-pub(super) struct Content {
+pub struct Content {
     pub(super) given: Given,
     pub(super) chat: ChatOptions,
     pub(super) margin: Option<f64>,
     pub(super) metadata: Metadata,
+    /// The text of the column of references that was named.
+    pub(super) reference: Option<String>,
 }
 
 /// Why a row gives nothing.
@@ -143,15 +145,37 @@ impl Reading<'_, '_> {
 
 /// Reads a row of a form.
 pub(super) fn content(import: &Import, row: &mut Row<'_>) -> Result<Content, Nothing> {
-    let mut reading = Reading { row };
     let mut metadata = Metadata::new();
+    for column in &import.columns.metadata {
+        row.expect(column)?;
+        if let Some(value) = row.get(column).filter(|value| !value.is_null()) {
+            metadata.insert(column.clone(), value.clone());
+        }
+    }
+    let reference = match &import.columns.reference {
+        Some(column) => {
+            row.expect(column)?;
+            match row.get(column) {
+                None | Some(Value::Null) => None,
+                Some(Value::String(text)) => Some(text.clone()),
+                Some(other) => {
+                    return Err(row.wrong_type(column, "a string", &other.clone()).into());
+                }
+            }
+        }
+        None => None,
+    };
+    let mut reading = Reading { row };
     let given = given(import, &mut reading, &mut metadata)?;
     let chat = chat(reading.row)?;
     let margin = match import.form {
         RowForm::Preference | RowForm::ImplicitPreference => row.optional_number("margin")?,
+        _ if import.columns.needed.iter().any(|column| column == "margin") => {
+            row.optional_number("margin")?
+        }
         _ => None,
     };
-    Ok(Content { given, chat, margin, metadata })
+    Ok(Content { given, chat, margin, metadata, reference })
 }
 
 /// The columns that TRL hands to the chat template.

@@ -9,12 +9,16 @@ mod value;
 use serde_json::{Map, Value};
 
 pub use form::RowForm;
-pub use options::{Dialogues, Import, ImportOptions, Ranked, SafeRlhfVerdict};
+pub use options::{
+    Dialogues, Import, ImportColumns, ImportOptions, Ranked, SafeRlhfVerdict, Unusable,
+};
 use rlaif_core::{
-    ConversationRow, DemonstrationRow, LabelledRow, PairRow, PromptRow, Step, StepsRow, UnpairedRow,
+    ConversationRow, DemonstrationRow, LabelledRow, PairRow, PromptRow, Record, Step, StepsRow,
+    UnpairedRow,
 };
 
 use self::convert::{Made, Making};
+
 use crate::corpora::{Corpus, Outcome};
 use crate::dataset::Dataset;
 use crate::error::DataError;
@@ -22,10 +26,34 @@ use crate::read::Reader;
 use crate::row::Row;
 use crate::source::Source;
 
+/// Kinds of rows that [`Import`] makes of the rows of a file.
+pub trait ImportedRow: Made + Record {
+    /// The kind in words, for messages.
+    const NAME: &'static str;
+}
+
+macro_rules! imported {
+    ($($row:ty: $name:literal),+ $(,)?) => {$(
+        impl ImportedRow for $row {
+            const NAME: &'static str = $name;
+        }
+    )+};
+}
+
+imported!(
+    PairRow: "preference pairs",
+    DemonstrationRow: "prompts with responses",
+    ConversationRow: "conversations",
+    PromptRow: "prompts",
+    UnpairedRow: "responses with a verdict",
+    LabelledRow: "responses with scores",
+    StepsRow: "solutions in steps",
+);
+
 /// Number of rows that the form is recognised by.
 const LOOKED_AT: usize = 8;
 
-struct Whole;
+struct Whole(ImportColumns);
 
 impl Corpus for Whole {
     type Record = Map<String, Value>;
@@ -34,15 +62,40 @@ impl Corpus for Whole {
         "rows".to_owned()
     }
 
-    fn record(&self, row: Row<'_>) -> Result<Outcome<Self::Record>, DataError> {
+    fn record(&self, mut row: Row<'_>) -> Result<Outcome<Self::Record>, DataError> {
+        row.rename(&self.0.renamed)?;
         row.deserialize().map(Outcome::Kept)
+    }
+}
+
+/// The place of the row that becomes the record of an id.
+struct Sought<T> {
+    making: Making<T>,
+    id: String,
+}
+
+impl<T: ImportedRow> Corpus for Sought<T> {
+    type Record = String;
+
+    fn name(&self) -> String {
+        format!("the place of `{}`", self.id)
+    }
+
+    fn record(&self, row: Row<'_>) -> Result<Outcome<String>, DataError> {
+        let place = format!("{}, line {}", row.source_name(), row.line());
+        Ok(match self.making.record(row)? {
+            Outcome::Kept(made) if made.iter().any(|made| made.id() == self.id) => {
+                Outcome::Kept(place)
+            }
+            _ => Outcome::Dropped("another row"),
+        })
     }
 }
 
 impl Import {
     /// An import of rows whose form is known, with the default options.
     pub fn of(form: RowForm) -> Self {
-        Self { form, options: ImportOptions::default() }
+        Self { form, options: ImportOptions::default(), columns: ImportColumns::default() }
     }
 
     /// Tells the form of a file's rows by the first few. The source is read twice: not for
@@ -51,12 +104,34 @@ impl Import {
     /// # Errors
     /// [`DataError::UnknownForm`] with the columns there are; the errors of reading.
     pub fn find(source: &Source) -> Result<Self, DataError> {
+        Self::find_named(source, ImportColumns::default())
+    }
+
+    /// As [`Import::find`], of rows some of whose columns have other names.
+    ///
+    /// # Errors
+    /// As [`Import::find`].
+    pub fn find_named(source: &Source, columns: ImportColumns) -> Result<Self, DataError> {
+        Self::find_preferring(source, columns, &[])
+    }
+
+    /// As [`Import::find_named`], of rows that may have the columns of several forms: the first of
+    /// `preferred` that fits is taken.
+    ///
+    /// # Errors
+    /// As [`Import::find`].
+    pub fn find_preferring(
+        source: &Source,
+        columns: ImportColumns,
+        preferred: &[RowForm],
+    ) -> Result<Self, DataError> {
         let mut rows = Vec::new();
-        for row in Reader::new(source.clone()).stream(Whole).take(LOOKED_AT) {
+        for row in Reader::new(source.clone()).stream(Whole(columns.clone())).take(LOOKED_AT) {
             rows.push(row?);
         }
-        match RowForm::find(&rows) {
-            Some(form) => Ok(Self::of(form)),
+        let preferred = preferred.iter().copied().find(|form| form.is_of(&rows));
+        match preferred.or_else(|| RowForm::find(&rows)) {
+            Some(form) => Ok(Self::of(form).named(columns)),
             None => Err(DataError::UnknownForm {
                 source_name: source.first_name(),
                 found: rows.first().map(|row| row.keys().cloned().collect()).unwrap_or_default(),
@@ -71,16 +146,39 @@ impl Import {
         self
     }
 
+    /// The same import of columns by other names, and of further columns.
+    #[must_use]
+    pub fn named(mut self, columns: ImportColumns) -> Self {
+        self.columns = columns;
+        self
+    }
+
+    /// Returns whether rows of the form give this kind.
+    pub fn gives<T: ImportedRow>(&self) -> bool {
+        T::of_form(self.form)
+    }
+
+    /// Rows of a kind: what [`Import::pairs`] and its like read, for code that is generic over it.
+    ///
+    /// # Errors
+    /// [`DataError::WrongForm`] where the form has none; the errors of reading.
+    pub fn rows<T: ImportedRow>(&self, reader: Reader) -> Result<Dataset<T>, DataError> {
+        T::read(self, reader, T::NAME)
+    }
+
+    /// `FILE, line N` of the row that becomes the record of this id; `None` where there is none.
+    /// The file is read again.
+    pub fn place<T: ImportedRow>(&self, reader: Reader, id: &str) -> Option<String> {
+        let sought = Sought::<T> { making: Making::new(self.clone()), id: id.to_owned() };
+        reader.stream(sought).next()?.ok()
+    }
+
     /// Preference pairs.
     ///
     /// # Errors
     /// [`DataError::WrongForm`] where the form has none; the errors of reading.
     pub fn pairs(&self, reader: Reader) -> Result<Dataset<PairRow>, DataError> {
-        if self.form == RowForm::HelpSteer2 {
-            let rows = self.read::<LabelledRow>(reader, "preference pairs")?;
-            return Ok(convert::neighbours(rows));
-        }
-        self.read(reader, "preference pairs")
+        self.rows(reader)
     }
 
     /// Prompts with a response to imitate: of a preference, the preferred one.
@@ -88,7 +186,7 @@ impl Import {
     /// # Errors
     /// As [`Import::pairs`].
     pub fn demonstrations(&self, reader: Reader) -> Result<Dataset<DemonstrationRow>, DataError> {
-        self.read(reader, "prompts with responses")
+        self.rows(reader)
     }
 
     /// Texts or conversations to learn from as a whole; what has a prompt and a response is one
@@ -97,7 +195,7 @@ impl Import {
     /// # Errors
     /// As [`Import::pairs`].
     pub fn conversations(&self, reader: Reader) -> Result<Dataset<ConversationRow>, DataError> {
-        self.read(reader, "conversations")
+        self.rows(reader)
     }
 
     /// Prompts, with the (preferred) response for reference where there is one.
@@ -105,7 +203,7 @@ impl Import {
     /// # Errors
     /// As [`Import::pairs`].
     pub fn prompts(&self, reader: Reader) -> Result<Dataset<PromptRow>, DataError> {
-        self.read(reader, "prompts")
+        self.rows(reader)
     }
 
     /// Responses with a verdict each; a pair is two of them.
@@ -113,7 +211,7 @@ impl Import {
     /// # Errors
     /// As [`Import::pairs`].
     pub fn unpaired(&self, reader: Reader) -> Result<Dataset<UnpairedRow>, DataError> {
-        self.read(reader, "responses with a verdict")
+        self.rows(reader)
     }
 
     /// Responses with scores.
@@ -121,7 +219,7 @@ impl Import {
     /// # Errors
     /// As [`Import::pairs`].
     pub fn labelled(&self, reader: Reader) -> Result<Dataset<LabelledRow>, DataError> {
-        self.read(reader, "responses with scores")
+        self.rows(reader)
     }
 
     /// Solutions whose steps have labels.
@@ -129,14 +227,15 @@ impl Import {
     /// # Errors
     /// As [`Import::pairs`].
     pub fn steps(&self, reader: Reader) -> Result<Dataset<StepsRow>, DataError> {
-        self.read(reader, "solutions in steps")
+        self.rows(reader)
     }
 
     fn read<T: Made>(&self, reader: Reader, wanted: &'static str) -> Result<Dataset<T>, DataError> {
         if !T::of_form(self.form) {
-            return Err(DataError::WrongForm { form: self.form, wanted });
+            let source_name = reader.source().first_name();
+            return Err(DataError::WrongForm { source_name, form: self.form, wanted });
         }
-        let rows = reader.dataset(Making::<T>::new(*self))?;
+        let rows = reader.dataset(Making::<T>::new(self.clone()))?;
         let before = rows.len() as u64;
         let mut provenance = rows.provenance().clone();
         let records: Vec<T> = rows.into_records().into_iter().flatten().collect();

@@ -1,9 +1,13 @@
 //! An import: the form of the rows, and the choices that the data sets leave open.
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use super::form::RowForm;
 
 /// The pairs made of more than two ranked answers to one prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Ranked {
     /// The best and the worst.
     #[default]
@@ -15,7 +19,8 @@ pub enum Ranked {
 }
 
 /// The verdict of PKU-SafeRLHF that counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum SafeRlhfVerdict {
     /// `better_response_id`.
     #[default]
@@ -25,7 +30,8 @@ pub enum SafeRlhfVerdict {
 }
 
 /// Treatment of HH's notation, in HH and Nectar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Dialogues {
     /// It stays text: `"\n\nHuman: ..\n\nAssistant:"`.
     #[default]
@@ -35,7 +41,8 @@ pub enum Dialogues {
 }
 
 /// Choices that the data sets themselves leave open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct ImportOptions {
     /// Pairs of ranked answers (UltraFeedback, Nectar).
     pub ranked: Ranked,
@@ -43,6 +50,45 @@ pub struct ImportOptions {
     pub safe_rlhf: SafeRlhfVerdict,
     /// HH's notation.
     pub dialogues: Dialogues,
+    /// Texts that nothing can be learned from: empty responses, and two equal ones.
+    #[serde(skip)]
+    pub unusable: Unusable,
+}
+
+/// Treatment of texts that nothing can be learned from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Unusable {
+    /// They are left out and counted.
+    #[default]
+    LeftOut,
+    /// They are read, for an algorithm that counts them itself. Empty messages are left out anyway.
+    Read,
+}
+
+/// Names of columns that are not those of a form, and columns that are read besides.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct ImportColumns {
+    /// Names of columns in the file, each with the form's name for it.
+    pub renamed: Vec<(String, String)>,
+    /// The column of ids; without it, a record's id is the hash of its contents.
+    pub id: Option<String>,
+    /// The column of reference responses, of prompts; a row may leave it empty (null).
+    pub reference: Option<String>,
+    /// Columns that become metadata of prompts and pairs; every row must have them.
+    pub metadata: Vec<String>,
+    /// Further columns that every row must have, be it with nothing in them.
+    pub needed: Vec<String>,
+}
+
+impl ImportColumns {
+    /// The same with a name of a column, and the form's name for it.
+    #[must_use]
+    pub fn rename(mut self, column: &str, of_the_form: &str) -> Self {
+        if column != of_the_form {
+            self.renamed.push((column.to_owned(), of_the_form.to_owned()));
+        }
+        self
+    }
 }
 
 /// Reads rows of a form that is known.
@@ -63,10 +109,12 @@ pub struct ImportOptions {
 /// assert_eq!(pairs.records()[0].chosen, "Hello!".into());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Import {
     /// The form of the rows.
     pub form: RowForm,
     /// Choices that the data sets leave open.
     pub options: ImportOptions,
+    /// Columns by other names, and further ones.
+    pub columns: ImportColumns,
 }

@@ -87,6 +87,11 @@ impl Reader {
         Records::start(self, corpus)
     }
 
+    /// The files that are read.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
     /// All records, with where they came from and what became of the rows.
     ///
     /// # Errors

@@ -394,9 +394,18 @@ impl ClassifierReward {
                 };
                 let texts: Vec<String> = batch.iter().map(joined).collect();
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+                // A model of one label is a reward model, and trained on texts that end in the end of
+                // sequence, here as by TRL.
+                let eos = tokenizer.eos_id().filter(|_| model.classifier.labels().len() == 1);
+                let ended = |mut ids: Vec<u32>| {
+                    ids.extend(eos.filter(|eos| ids.last() != Some(eos)));
+                    ids
+                };
                 let whole =
                     tokenizer.encode_batch(&texts, Specials::Include).map_err(self.failed())?;
+                let whole: Vec<Vec<u32>> = whole.into_iter().map(ended).collect();
                 let frame = tokenizer.encode("", Specials::Include).map_err(self.failed())?;
+                let frame = ended(frame);
                 whole
                     .into_iter()
                     .zip(texts)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use rlaif_core::{
     CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores, Seed,
-    Specials, TextCodec,
+    Specials, TextCodec, TextKind,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
 use rlaif_lm::{
@@ -174,9 +174,8 @@ impl PolicyJudge {
         });
         match rendered {
             Ok(text) => self.codec.encode(&text, Specials::Exclude),
-            Err(CodecError::NoChatTemplate { .. }) => {
-                Joiner::new(&*self.codec, self.policy.spec()).open_one(&format!("{both}\n"))
-            }
+            Err(CodecError::NoChatTemplate { .. }) => Joiner::new(&*self.codec, self.policy.spec())
+                .open_one(&format!("{both}\n"), TextKind::Plain),
             Err(error) => Err(error),
         }
     }

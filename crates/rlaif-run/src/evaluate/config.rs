@@ -3,13 +3,15 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::{PreferencePair, PromptRecord, RewardModel, Seed, Specials, TextCodec};
-use rlaif_data::builtin::{self, Part};
-use rlaif_data::corpora::{
-    Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, PairColumns, PromptColumns,
-    RealToxicityPrompts,
+use rlaif_core::{
+    ChatOptions, PlainText, PreferencePair, PromptRecord, PromptRow, Rendering, RewardModel, Seed,
+    TextCodec, say,
 };
-use rlaif_data::{Dataset, HubDataset, PromptBuilder, PromptForm, PromptTemplate, Reader};
+use rlaif_data::builtin::{self, Part};
+use rlaif_data::corpora::{Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, RealToxicityPrompts};
+use rlaif_data::{
+    Dataset, HubDataset, Import, ImportColumns, PromptBuilder, PromptForm, PromptTemplate, Reader,
+};
 use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     Better, CompareOptions, Details, Metric, MetricInfo, Missing, ModelCard, PairJudge, Report,
@@ -30,7 +32,11 @@ use tch::Device;
 use super::responses::check_references;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
 use crate::{
-    fetch::model_files, model::tell_of_unread, source::source, vocabulary::same_vocabulary,
+    fetch::model_files,
+    model::tell_of_unread,
+    prompt::{PromptSection, described, of_run},
+    source::source,
+    vocabulary::same_vocabulary,
 };
 
 /// Contents of a file for `rlaif eval`. `docs/evaluation.md` describes every key.
@@ -55,6 +61,10 @@ pub struct EvalFile {
     pub tuned: PolicyConfig,
     /// The prompts.
     pub data: EvalData,
+    /// The text of a prompt; by default as in the run that is evaluated (`run`, or the one whose
+    /// result `tuned` is), and without one as for training: texts as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<PromptSection>,
     /// Generation of responses.
     #[serde(default)]
     pub generation: GenerationConfig,
@@ -132,7 +142,7 @@ pub struct PolicyConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EvalData {
-    /// `prompts`: columns `prompt` and, where they are, `id` and `reference`, of `file`. `hh`,
+    /// `prompts`: rows of `file` in any form that has prompts, texts or messages. `hh`,
     /// `dialogsum`, `real-toxicity-prompts`: those corpora, of `file` or else the hub's test split.
     /// `builtin`: the held-out part of the corpus that comes with the library.
     pub corpus: CorpusName,
@@ -150,8 +160,8 @@ pub struct EvalData {
     /// The instruction around a dialogue, with `{dialogue}`; to summarise it by default. Prompts
     /// of `prompts` and `real-toxicity-prompts` are taken as they are by default.
     pub template: Option<String>,
-    /// Makes the prompt a user's message in the model's chat template; where the model has
-    /// one, by default.
+    /// Makes the prompt a user's message in the model's chat template, or not: `prompt.plain` in
+    /// short.
     pub chat: Option<bool>,
     /// The most tokens of a prompt.
     pub max_tokens: Option<NonZeroUsize>,
@@ -165,7 +175,7 @@ pub struct EvalData {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PreferenceCheck {
-    /// A file, or a pattern, with the columns `prompt`, `chosen` and `rejected`.
+    /// A file, or a pattern, with preference pairs in any form.
     pub file: String,
     /// The first so many pairs.
     pub take: Option<usize>,
@@ -175,7 +185,12 @@ pub struct PreferenceCheck {
 
 impl PreferenceCheck {
     fn pairs(&self) -> Result<Vec<PreferencePair>, EvaluateError> {
-        let pairs = Reader::new(source(&self.file)?).dataset(PairColumns::default())?;
+        let source = source(&self.file)?;
+        let pairs = Import::find(&source)?.pairs(Reader::new(source))?.map(|row| {
+            let [prompt, chosen, rejected] =
+                [row.prompt, row.chosen, row.rejected].map(|said| said.readable());
+            PreferencePair::new(row.id, prompt, chosen, rejected)
+        });
         let pairs = match self.take {
             Some(count) => pairs.take(count),
             None => pairs,
@@ -337,76 +352,73 @@ impl Loaded {
         Ok(Self { name, policy, codec })
     }
 
-    fn responder(&self, specials: Specials) -> Responder<'_> {
+    fn responder(&self) -> Responder<'_> {
         Responder {
             name: &self.name,
             policy: &self.policy,
             forward: Forward::default(),
             codec: &self.codec,
-            specials,
         }
     }
 }
 
 impl EvalData {
-    /// Prompts of these texts for the policy of this tokenizer, and how they are encoded.
+    /// Prompts of these rows for the policy of this tokenizer.
     fn prompts(
         &self,
-        texts: &Dataset<PromptRecord>,
+        rows: &Dataset<PromptRow>,
         codec: &HfTokenizer,
-    ) -> Result<(Dataset<PromptRecord>, Specials), EvaluateError> {
+        how: Rendering,
+    ) -> Result<Dataset<PromptRecord>, EvaluateError> {
         let plain = matches!(self.corpus, CorpusName::Prompts | CorpusName::RealToxicityPrompts);
         let template = match &self.template {
             Some(template) => PromptTemplate::new(template)?,
             None if plain => PromptTemplate::new("{dialogue}")?,
             None => PromptTemplate::summarise(),
         };
-        let chat = self.chat.unwrap_or_else(|| codec.chat_templates().next().is_some());
-        let form = if chat { PromptForm::Chat { system: None } } else { PromptForm::Plain };
-        let mut builder = PromptBuilder::new(template).form(form);
+        let mut builder = PromptBuilder::new(template).form(PromptForm::Rendered(how));
         if let Some(tokens) = self.max_tokens {
             builder = builder.limit(tokens);
         }
-        let prompts = builder.build_all(
-            codec as &dyn TextCodec,
-            texts,
-            |record| record.prompt.as_str().into(),
-            |record| record.reference.clone(),
-        )?;
-        let provenance = prompts.provenance().clone();
-        let mut records = prompts.into_records();
-        for (record, text) in records.iter_mut().zip(texts.records()) {
-            record.metadata = text.metadata.clone();
-        }
-        Ok((Dataset::new(records, provenance), builder.specials()))
+        Ok(builder.build_rows(codec, rows)?)
     }
 
-    /// The texts that prompts are made of.
-    fn texts(&self) -> Result<Dataset<PromptRecord>, EvaluateError> {
-        let texts = self.all_texts()?.deduplicate(|record| record.id.as_str().into());
-        let texts = match self.characters {
+    /// The rows that prompts are made of.
+    fn rows(&self) -> Result<Dataset<PromptRow>, EvaluateError> {
+        let rows = match self.corpus {
+            CorpusName::Prompts => self.named()?,
+            _ => self.of_corpus()?.map(as_row),
+        };
+        let rows = rows.deduplicate(|row| row.id.as_str().into());
+        let rows = match self.characters {
             Some((least, most)) => {
-                texts.keep_characters(least..=most, |record| record.prompt.as_str().into())
+                rows.keep_characters(least..=most, |row| row.prompt.readable().into())
             }
-            None => texts,
+            None => rows,
         };
         Ok(match self.take {
-            Some(count) => texts.take(count),
-            None => texts,
+            Some(count) => rows.take(count),
+            None => rows,
         })
     }
 
-    fn all_texts(&self) -> Result<Dataset<PromptRecord>, EvaluateError> {
+    /// Rows of a file with prompts.
+    fn named(&self) -> Result<Dataset<PromptRow>, EvaluateError> {
+        let Some(file) = &self.file else { return Err(no_file()) };
+        let columns = ImportColumns {
+            id: self.id.clone(),
+            reference: self.reference.clone(),
+            metadata: self.metadata.clone(),
+            ..ImportColumns::default()
+        };
+        let source = source(file)?;
+        let import = Import::find_named(&source, columns)?;
+        Ok(import.prompts(Reader::new(source))?)
+    }
+
+    fn of_corpus(&self) -> Result<Dataset<PromptRecord>, EvaluateError> {
         Ok(match self.corpus {
-            CorpusName::Prompts => {
-                let columns = PromptColumns {
-                    id: self.id.clone(),
-                    reference: self.reference.clone(),
-                    metadata: self.metadata.clone(),
-                    ..PromptColumns::default()
-                };
-                self.read(None, columns)?
-            }
+            CorpusName::Prompts => return Err(no_file()),
             CorpusName::Hh => {
                 self.read(Some(HubDataset::hh()), Hh::default())?.map(|record: HhRecord| {
                     let mut prompt = PromptRecord::new(record.pair.id.clone(), record.dialogue());
@@ -450,16 +462,35 @@ impl EvalData {
                 let hub = Hub::from_env().map_err(crate::FetchError::from)?;
                 dataset.split(self.split.as_deref().unwrap_or("test")).source(&hub)?
             }
-            (None, None) => {
-                return Err(EvaluateError::Setting {
-                    setting: "data.file",
-                    expected: "a file, for the corpus `prompts`",
-                    found: "nothing".to_owned(),
-                });
-            }
+            (None, None) => return Err(no_file()),
         };
         Ok(Reader::new(source).dataset(corpus)?)
     }
+}
+
+fn no_file() -> EvaluateError {
+    EvaluateError::Setting {
+        setting: "data.file",
+        expected: "a file, for the corpus `prompts`",
+        found: "nothing".to_owned(),
+    }
+}
+
+fn as_row(record: PromptRecord) -> PromptRow {
+    PromptRow {
+        id: record.id,
+        prompt: record.prompt.into(),
+        reference: record.reference,
+        chat: ChatOptions::default(),
+        metadata: record.metadata,
+    }
+}
+
+/// The rendering of prompts in an evaluation, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PromptForms {
+    how: Rendering,
+    from: String,
 }
 
 impl EvalFile {
@@ -470,6 +501,51 @@ impl EvalFile {
     /// key and the nearest known one.
     pub fn from_file(path: &Path) -> Result<Self, EvaluateError> {
         Ok(rlaif_rewards::read_toml(path)?)
+    }
+
+    /// Tells how prompts are read in this evaluation, and where that comes from.
+    pub fn about_prompts(&self) -> String {
+        let PromptForms { how, from } = self.prompt_forms();
+        format!("{} ({from})", described(&how))
+    }
+
+    /// The prompts, as the policy of this tokenizer reads them.
+    ///
+    /// # Errors
+    /// [`EvaluateError::Data`] and [`EvaluateError::Setting`].
+    pub fn prompts(&self, codec: &HfTokenizer) -> Result<Dataset<PromptRecord>, EvaluateError> {
+        self.data.prompts(&self.data.rows()?, codec, self.prompt_forms().how)
+    }
+
+    /// The configuration's own section, or else the rendering of the run that is evaluated.
+    fn prompt_forms(&self) -> PromptForms {
+        let result = Path::new(self.tuned.adapter.as_deref().unwrap_or(&self.tuned.model));
+        let folders = self.run.as_deref().into_iter().chain(result.parent());
+        let of_run = || {
+            folders.into_iter().find_map(|folder| {
+                let from = format!("as in the run {}", folder.display());
+                Some(PromptForms { how: of_run(folder)?, from })
+            })
+        };
+        let own = self.prompt.as_ref().map(|section| PromptForms {
+            how: section.rendering(),
+            from: "as `[prompt]` says".to_owned(),
+        });
+        let mut forms = own.or_else(of_run).unwrap_or_else(|| PromptForms {
+            how: Rendering::default(),
+            from: "no run says otherwise; `prompt.plain = \"chat\"` uses the chat template"
+                .to_owned(),
+        });
+        if let Some(chat) = self.data.chat {
+            if chat {
+                forms.how.plain = PlainText::Chat;
+            } else {
+                // A text has no system message.
+                forms.how = Rendering { plain: PlainText::Text, system: None, ..forms.how };
+            }
+            forms.from = format!("as `data.chat = {chat}` says");
+        }
+        forms
     }
 
     /// Evaluates as configured and writes the report into the folder `out`.
@@ -500,10 +576,17 @@ impl EvalFile {
             details.training = read_curves(&run.join("metrics.jsonl"))?;
             tell_of_training(&mut details, run)?;
         }
-        let texts = self.data.texts()?;
+        let rows = self.data.rows()?;
         for metric in &self.metrics {
             if matches!(metric, MetricConfig::Rouge { .. }) {
-                check_references(&[metric.build(&around)?], texts.records())?;
+                let records = rows.records().iter();
+                let records: Vec<PromptRecord> = records
+                    .map(|row| PromptRecord {
+                        reference: row.reference.clone(),
+                        ..PromptRecord::new(&row.id, "")
+                    })
+                    .collect();
+                check_references(&[metric.build(&around)?], &records)?;
             }
         }
         let metrics: Vec<Box<dyn Metric>> =
@@ -519,7 +602,13 @@ impl EvalFile {
             .map(|check| Ok::<_, EvaluateError>((check.reward.build(&around)?, check.pairs()?)))
             .collect::<Result<_, _>>()?;
         let baseline = Loaded::of(&self.baseline, device)?;
-        let (prompts, specials) = self.data.prompts(&texts, &baseline.codec)?;
+        let how = self.prompt_forms().how;
+        let rendering = serde_json::to_value(&how).unwrap_or_default();
+        details.configuration.insert("prompt".to_owned(), rendering);
+        let prompts = self.data.prompts(&rows, &baseline.codec, how)?;
+        for notice in baseline.codec.take_notices() {
+            say(format_args!("{notice}"));
+        }
         let tuned = Loaded::of(&self.tuned, device)?;
         if self.likelihood {
             same_vocabulary(
@@ -562,7 +651,7 @@ impl EvalFile {
         for judge in &judges {
             evaluate = evaluate.judge(judge as &dyn PairJudge);
         }
-        evaluate.run(&baseline.responder(specials), &tuned.responder(specials), prompts.records())
+        evaluate.run(&baseline.responder(), &tuned.responder(), prompts.records())
     }
 }
 

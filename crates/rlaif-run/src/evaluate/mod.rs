@@ -9,7 +9,7 @@ mod training;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rlaif_core::{PromptRecord, Provenance, Sample, Seed, Specials, TextCodec};
+use rlaif_core::{PromptRecord, Provenance, Sample, Seed, TextCodec};
 use rlaif_eval::likelihood::{self, Likelihood, columns};
 use rlaif_eval::{
     About, CompareOptions, Comparison, Details, EvalError, Evaluation, Measurement, Metric,
@@ -35,8 +35,6 @@ pub struct Responder<'a> {
     pub forward: Forward<'a>,
     /// Its tokenizer.
     pub codec: &'a dyn TextCodec,
-    /// Use of special tokens in prompts; a chat template has written them.
-    pub specials: Specials,
 }
 
 /// Side of a comparison.
@@ -91,7 +89,7 @@ impl Side {
 ///     (0..8).map(|n| PromptRecord::new(format!("q-{n}"), format!("What is {n} + {n}?"))).collect();
 /// let metrics: [Box<dyn Metric>; 1] = [Box::new(Length::new(LengthUnit::Words))];
 /// let before = Responder {
-///     name: "base", policy: &base, forward: Default::default(), codec: &codec, specials: Specials::Include,
+///     name: "base", policy: &base, forward: Default::default(), codec: &codec,
 /// };
 /// let after = Responder { name: "tuned", policy: &tuned, ..before };
 /// let report = Evaluate::new("Longer?", Seed::new(42), &metrics)

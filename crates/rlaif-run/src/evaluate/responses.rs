@@ -73,8 +73,9 @@ impl Evaluate<'_> {
         check_references(self.metrics, prompts)?;
         let failed = |source| EvaluateError::Policy { policy: who.name.to_owned(), source };
         self.generation.check(who.policy.spec()).map_err(failed)?;
-        let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
-        let encoded = Joiner::new(who.codec, who.policy.spec()).open(&texts, who.specials)?;
+        let texts: Vec<_> =
+            prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
+        let encoded = Joiner::new(who.codec, who.policy.spec()).open(&texts)?;
         let mut file = match &self.folder {
             Some(folder) => {
                 let path = folder.join(format!("responses-{}.jsonl", side.name()));
@@ -141,9 +142,10 @@ impl Evaluate<'_> {
         responses: &[Response],
     ) -> Result<Vec<f64>, EvaluateError> {
         let failed = |source| EvaluateError::Policy { policy: reference.name.to_owned(), source };
-        let texts: Vec<&str> = prompts.iter().map(|record| record.prompt.as_str()).collect();
+        let texts: Vec<_> =
+            prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
         let spec = reference.policy.spec();
-        let encoded = Joiner::new(reference.codec, spec).open(&texts, reference.specials)?;
+        let encoded = Joiner::new(reference.codec, spec).open(&texts)?;
         let mut order: Vec<usize> = (0..responses.len()).collect();
         order.sort_by_key(|&row| encoded[responses[row].prompt].len() + responses[row].ids.len());
         let mut sums = vec![0.; responses.len()];
@@ -180,10 +182,11 @@ impl Evaluate<'_> {
         add(&serde_json::to_vec(&self.generation).unwrap_or_default());
         add(&self.seed.get().to_le_bytes());
         add(&(self.responses as u64).to_le_bytes());
-        add(format!("{:?} {:?}", who.forward, who.specials).as_bytes());
+        add(format!("{:?}", who.forward).as_bytes());
         for record in prompts {
             add(record.id.as_bytes());
             add(record.prompt.as_bytes());
+            add(format!("{:?}", record.kind.specials()).as_bytes());
         }
         for (name, tensor) in who.policy.parameters().iter() {
             add(name.as_bytes());

@@ -118,8 +118,25 @@ pub(crate) enum RowProblem {
     Text(#[source] TextError),
     #[error("{0}")]
     Codec(#[source] CodecError),
+    #[error("{0}")]
+    Run(#[source] RunError),
+    #[error(
+        "the prompt has {prompt} tokens and {key} is {new}, together {} tokens, but the model's \
+         context is {context}; {}",
+        prompt + new,
+        room(*prompt, *context, key)
+    )]
+    NoRoom { prompt: usize, new: usize, key: &'static str, context: usize },
     #[error("{problem}; the model folder has no tokenizer to encode text with ({reason})")]
     NoTokenizer { problem: &'static str, reason: String },
+}
+
+/// The way out where prompt and response do not fit the context.
+fn room(prompt: usize, context: usize, key: &str) -> String {
+    match context.saturating_sub(prompt) {
+        0 => "shorten the prompt".to_owned(),
+        room => format!("set {key} to {room} or less, or shorten the prompt"),
+    }
 }
 
 impl CliError {
@@ -188,10 +205,12 @@ impl Fault for RowProblem {
             Self::Json { .. }
             | Self::NotUtf8(_)
             | Self::Fields { .. }
+            | Self::NoRoom { .. }
             | Self::NoTokenizer { .. } => true,
             Self::Lm(error) => error.is_users(),
             Self::Text(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),
+            Self::Run(error) => error.is_users(),
         }
     }
 }

@@ -10,21 +10,25 @@ use std::{
 };
 
 use clap::Args;
-use rlaif_core::{GenerationPrompt, Message, Seed, Specials, TextCodec};
+use rlaif_core::{
+    ChatOptions, Message, Metadata, Rendering, Seed, Specials, TextCodec, TextOrMessages, say,
+};
 use rlaif_lm::{
-    Draw, Joiner, Policy, Sampled, Weights,
+    Draw, Joiner, LmSpec, Policy, Sampled, Weights,
     generate::{Ask, Eos, FinishReason, GenerationConfig, Hooks, NewToken, Sampling, before_stop},
     respond,
 };
 use rlaif_models::LanguageModel;
 use rlaif_text::HfTokenizer;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
     error::{CliError, RowProblem},
     model::{self, ModelArguments},
     print::unwritable,
     progress::bar,
+    prompt::PromptArguments,
     rows::{Job, RowArguments},
 };
 
@@ -41,6 +45,8 @@ pub(crate) struct Generate {
     /// One prompt instead of rows; the response is written as text while it is generated.
     #[arg(long, conflicts_with = "input", allow_hyphen_values = true)]
     prompt: Option<String>,
+    #[command(flatten)]
+    form: PromptArguments,
     #[command(flatten)]
     settings: Settings,
 }
@@ -148,17 +154,56 @@ impl Generate {
         let config = self.settings.config(self.batch_size);
         config.check(policy.spec())?;
         let seed = Seed::new(self.settings.seed);
+        let how = self.form.rendering()?;
         match (&self.prompt, &self.input) {
-            (Some(prompt), _) => stream(&policy, &tokenizer?, prompt, &config, seed),
+            (Some(prompt), _) => {
+                let tokenizer = tokenizer?;
+                let (prompt, kind) =
+                    how.prompt(&tokenizer, &prompt.as_str().into(), &ChatOptions::default())?;
+                let prompt = Joiner::new(&tokenizer, policy.spec()).open_one(&prompt, kind)?;
+                fits(&prompt, None, &config, policy.spec()).map_err(|problem| CliError::Row {
+                    source_name: "--prompt".to_owned(),
+                    line: 1,
+                    problem: Box::new(problem),
+                })?;
+                tell_notices(&tokenizer);
+                stream(&policy, &tokenizer, prompt, &config, seed)
+            }
             (None, Some(input)) => {
                 // Stop strings are found in text.
                 let tokenizer =
                     if config.stop_strings.is_empty() { tokenizer } else { Ok(tokenizer?) };
-                let job = GenerateJob { policy, tokenizer, config, seed, next: Cell::new(0) };
-                RowArguments::new(input.clone(), self.batch_size).run(&job)
+                let job = GenerateJob { policy, tokenizer, config, seed, how, next: Cell::new(0) };
+                RowArguments::new(input.clone(), self.batch_size).run(&job)?;
+                job.tokenizer.iter().for_each(tell_notices);
+                Ok(())
             }
             (None, None) => unreachable!("clap asks for one of them"),
         }
+    }
+}
+
+/// Checks that a prompt leaves room for the most tokens of its response.
+fn fits(
+    prompt: &[u32],
+    own: Option<usize>,
+    config: &GenerationConfig,
+    spec: &LmSpec,
+) -> Result<(), RowProblem> {
+    // What an encoder reads does not shorten the response.
+    let (None, Some(context)) = (spec.decoder_start_id, spec.context) else { return Ok(()) };
+    let new = own.unwrap_or(config.max_new_tokens);
+    if prompt.len() + new <= context {
+        return Ok(());
+    }
+    let key = if own.is_some() { "the row's max_new_tokens" } else { "--max-new-tokens" };
+    Err(RowProblem::NoRoom { prompt: prompt.len(), new, key, context })
+}
+
+/// Shows what a tokenizer has to tell, on standard error.
+pub(super) fn tell_notices(tokenizer: &HfTokenizer) {
+    for notice in tokenizer.take_notices() {
+        say(format_args!("{notice}"));
     }
 }
 
@@ -166,11 +211,10 @@ impl Generate {
 fn stream(
     policy: &LanguageModel,
     tokenizer: &HfTokenizer,
-    prompt: &str,
+    prompt: Vec<u32>,
     config: &GenerationConfig,
     seed: Seed,
 ) -> Result<(), CliError> {
-    let prompt = Joiner::new(tokenizer, policy.spec()).open_one(prompt)?;
     let row = Ask { id: 0, prompt, max_new_tokens: None };
     let mut output = io::stdout().lock();
     let mut ids = Vec::new();
@@ -218,10 +262,13 @@ fn ready<'t>(text: &'t str, stops: &[String], finish: Option<FinishReason>) -> &
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
-    prompt: Option<String>,
+    prompt: Option<TextOrMessages>,
     prompt_ids: Option<Vec<u32>>,
     messages: Option<Vec<Message>>,
     max_new_tokens: Option<usize>,
+    #[serde(default)]
+    chat_template_kwargs: Metadata,
+    tools: Option<Vec<Value>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -240,6 +287,8 @@ struct GenerateJob {
     tokenizer: Result<HfTokenizer, CliError>,
     config: GenerationConfig,
     seed: Seed,
+    /// The conversion of prompts to texts.
+    how: Rendering,
     /// Number of the next row of the input.
     next: Cell<u64>,
 }
@@ -252,17 +301,18 @@ impl GenerateJob {
                 reason: reason.to_string(),
             })
         };
-        match row {
-            Row { prompt_ids: Some(ids), prompt: None, messages: None, .. } => Ok(ids),
-            Row { prompt: Some(prompt), prompt_ids: None, messages: None, .. } => {
-                let joiner = Joiner::new(tokenizer()?, self.policy.spec());
-                joiner.open_one(&prompt).map_err(RowProblem::Codec)
-            }
-            Row { messages: Some(messages), prompt: None, prompt_ids: None, .. } => tokenizer()?
-                .encode_chat(&messages, GenerationPrompt::Add)
-                .map_err(RowProblem::Codec),
-            _ => Err(RowProblem::Fields { expected: Self::FIELDS }),
-        }
+        let Row { prompt_ids, prompt, messages, tools, chat_template_kwargs: kwargs, .. } = row;
+        let prompt = match (prompt_ids, prompt, messages) {
+            (Some(ids), None, None) => return Ok(ids),
+            (None, Some(prompt), None) => prompt,
+            (None, None, Some(messages)) => messages.into(),
+            _ => return Err(RowProblem::Fields { expected: Self::FIELDS }),
+        };
+        let tokenizer = tokenizer()?;
+        let own = ChatOptions { kwargs, tools, ..ChatOptions::default() };
+        let (text, kind) = self.how.prompt(tokenizer, &prompt, &own).map_err(RowProblem::Codec)?;
+        let joiner = Joiner::new(tokenizer, self.policy.spec());
+        joiner.open_one(&text, kind).map_err(RowProblem::Codec)
     }
 }
 
@@ -278,6 +328,7 @@ impl Job for GenerateJob {
                 let id = self.next.replace(self.next.get() + 1);
                 let max_new_tokens = row.max_new_tokens;
                 let prompt = self.prompt(row)?;
+                fits(&prompt, max_new_tokens, &self.config, self.policy.spec())?;
                 let row = Ask { id, prompt, max_new_tokens };
                 row.check(0, &self.config, self.policy.spec()).map_err(RowProblem::Lm)?;
                 Ok(row)

@@ -1,7 +1,7 @@
 //! `rlaif logprobs`.
 
 use clap::Args;
-use rlaif_core::{Specials, TextCodec};
+use rlaif_core::{Specials, TextCodec, TextKind};
 use rlaif_lm::{Forward, Joiner, Padding, Policy, TokenBatch, policy_log_probs};
 use rlaif_models::LanguageModel;
 use rlaif_text::HfTokenizer;
@@ -10,6 +10,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use super::{
     error::{CliError, RowProblem},
+    generate::tell_notices,
     model::{self, ModelArguments},
     rows::{Job, RowArguments},
 };
@@ -37,7 +38,10 @@ impl LogProbs {
         let files = self.model.files()?;
         let policy = self.model.language_model(&files)?;
         let tokenizer = model::tokenizer(&files, policy.spec().vocab_size);
-        self.rows.run(&LogProbJob { policy, tokenizer, temperature: self.temperature })
+        let job = LogProbJob { policy, tokenizer, temperature: self.temperature };
+        self.rows.run(&job)?;
+        job.tokenizer.iter().for_each(tell_notices);
+        Ok(())
     }
 }
 
@@ -84,7 +88,8 @@ impl LogProbJob {
                         problem: "the row holds text",
                         reason: reason.to_string(),
                     })?;
-                let prompt = Joiner::new(tokenizer, self.policy.spec()).open_one(&prompt);
+                let prompt =
+                    Joiner::new(tokenizer, self.policy.spec()).open_one(&prompt, TextKind::Plain);
                 let response = tokenizer.encode(&response, Specials::Exclude);
                 Ok((prompt.map_err(RowProblem::Codec)?, response.map_err(RowProblem::Codec)?))
             }

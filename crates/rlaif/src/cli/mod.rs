@@ -14,6 +14,7 @@ mod merge;
 mod model;
 mod print;
 mod progress;
+mod prompt;
 mod report;
 mod rows;
 mod run_arguments;
@@ -78,15 +79,17 @@ enum Command {
     /// Logits and probabilities of a sequence classifier or reward model.
     #[command(
         after_help = "A row in: {\"text\": \"..\"}, with a \"text_pair\" for pairs, or {\"ids\": \
-                            [..]}."
+                            [..]}; for a reward model also {\"prompt\": .., \"response\": ..}, \
+                            texts or messages, or {\"messages\": [..]}."
     )]
     Score(score::Score),
     /// Adds a LoRA adapter into the weights of its base, and writes a whole model.
     Merge(merge::Merge),
     /// Scores responses with a judge or any other reward, one row out for each row in.
     #[command(
-        after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, with \"reference\" and \
-                            \"metadata\" where there are any."
+        after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, texts or messages, with \
+                            \"reference\" and \"metadata\" where there are any; or \
+                            {\"messages\": [..]}, whose last turn is judged."
     )]
     Judge(judge::Judge),
     /// Fine-tunes a language model on responses, conversations or texts; writes a run folder.

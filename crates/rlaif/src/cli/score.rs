@@ -1,8 +1,10 @@
 //! `rlaif score`.
 
 use clap::Args;
+use rlaif_core::{ChatOptions, Message, Metadata, Rendering, TextKind, TextOrMessages};
 use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::Classifier;
+use rlaif_run::encode_judged;
 use rlaif_text::HfTokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -10,8 +12,10 @@ use tch::no_grad;
 
 use super::{
     error::{CliError, RowProblem},
+    generate::tell_notices,
     log_probs::rows_of,
     model::{self, ModelArguments},
+    prompt::PromptArguments,
     rows::{Job, RowArguments},
 };
 
@@ -21,6 +25,8 @@ pub(crate) struct Score {
     model: ModelArguments,
     #[command(flatten)]
     rows: RowArguments,
+    #[command(flatten)]
+    form: PromptArguments,
 }
 
 impl Score {
@@ -28,7 +34,10 @@ impl Score {
         let files = self.model.files()?;
         let classifier = self.model.classifier(&files)?;
         let tokenizer = model::tokenizer(&files, classifier.spec().vocab_size);
-        self.rows.run(&ScoreJob { classifier, tokenizer })
+        let job = ScoreJob { classifier, tokenizer, how: self.form.rendering()? };
+        self.rows.run(&job)?;
+        job.tokenizer.iter().for_each(tell_notices);
+        Ok(())
     }
 }
 
@@ -38,6 +47,13 @@ struct Row {
     text: Option<String>,
     text_pair: Option<String>,
     ids: Option<Vec<u32>>,
+    prompt: Option<TextOrMessages>,
+    #[serde(alias = "completion")]
+    response: Option<TextOrMessages>,
+    messages: Option<Vec<Message>>,
+    #[serde(default)]
+    chat_template_kwargs: Metadata,
+    tools: Option<Vec<Value>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -56,21 +72,38 @@ struct ScoreJob {
     classifier: Classifier,
     /// Needed by rows of text alone.
     tokenizer: Result<HfTokenizer, CliError>,
+    /// The conversion of rows to texts.
+    how: Rendering,
 }
 
 impl ScoreJob {
     fn sequence(&self, row: Row) -> Result<Sequence, RowProblem> {
-        match row {
-            Row { ids: Some(ids), text: None, text_pair: None } => {
+        let tokenizer = || {
+            self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
+                problem: "the row holds text",
+                reason: reason.to_string(),
+            })
+        };
+        let Row { ids, text, text_pair, prompt, response, messages, .. } = row;
+        let own = ChatOptions {
+            kwargs: row.chat_template_kwargs,
+            tools: row.tools,
+            ..ChatOptions::default()
+        };
+        match (ids, text, prompt, response, messages) {
+            (Some(ids), None, None, None, None) if text_pair.is_none() => {
                 let second_start = ids.len();
                 Ok(Sequence { ids, second_start })
             }
-            Row { text: Some(text), text_pair, ids: None } => {
-                let tokenizer =
-                    self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
-                        problem: "the row holds text",
-                        reason: reason.to_string(),
-                    })?;
+            (None, None, Some(prompt), Some(response), None) if text_pair.is_none() => {
+                self.exchange(tokenizer()?, &prompt, &response, &own)
+            }
+            (None, None, None, None, Some(mut messages)) if text_pair.is_none() => {
+                let last = messages.split_off(messages.len().saturating_sub(1));
+                self.exchange(tokenizer()?, &messages.into(), &last.into(), &own)
+            }
+            (None, Some(text), None, None, None) => {
+                let tokenizer = tokenizer()?;
                 let context = self.classifier.spec().context;
                 let limit = context.into_iter().chain(tokenizer.max_length()).min();
                 let encoded = tokenizer
@@ -87,11 +120,37 @@ impl ScoreJob {
     }
 }
 
+impl ScoreJob {
+    /// A prompt with its response, as `rlaif reward` learns from it.
+    fn exchange(
+        &self,
+        tokenizer: &HfTokenizer,
+        prompt: &TextOrMessages,
+        response: &TextOrMessages,
+        own: &ChatOptions,
+    ) -> Result<Sequence, RowProblem> {
+        let rendered = self.how.exchange(tokenizer, prompt, &[response], own);
+        let (prompt, mut said, kind) = rendered.map_err(RowProblem::Codec)?;
+        let whole = [prompt, said.pop().unwrap_or_default()].concat();
+        let context = self.classifier.spec().context;
+        let limit = context.into_iter().chain(tokenizer.max_length()).min();
+        let limit = limit.unwrap_or(usize::MAX);
+        // A reward model has one label; a classifier reads texts as they are.
+        let ids = if kind == TextKind::Rendered || self.classifier.labels().len() == 1 {
+            encode_judged(tokenizer, &whole, kind, limit).map_err(RowProblem::Run)?.0
+        } else {
+            tokenizer.encode_truncated(&whole, None, limit).map_err(RowProblem::Text)?.ids
+        };
+        Ok(Sequence { second_start: ids.len(), ids })
+    }
+}
+
 impl Job for ScoreJob {
     type Input = Row;
     type Prepared = Sequence;
     type Output = Answer;
-    const FIELDS: &'static str = "`text` (with `text_pair` for a pair), or `ids`";
+    const FIELDS: &'static str =
+        "`text` (with `text_pair` for a pair), `ids`, `prompt` and `response`, or `messages`";
 
     fn prepare(&self, rows: Vec<Row>) -> Vec<Result<Sequence, RowProblem>> {
         rows.into_iter()

@@ -1,7 +1,7 @@
 //! Which tokens are learned: of conversations the assistant's turns, of demonstrations the responses.
 
 use rlaif::{
-    core::{Conversation, Demonstration, Message, Specials, TextCodec},
+    core::{ChatOptions, ConversationRow, Demonstration, Message, Rendering, Specials, TextCodec},
     lm::LmSpec,
     run::Encoder,
     tch::{Device, Kind},
@@ -30,9 +30,11 @@ fn spec(tokenizer: &HfTokenizer, decoder_start_id: Option<u32>) -> LmSpec {
     }
 }
 
-fn conversation(turns: &[(&str, &str)]) -> Conversation {
-    let messages = turns.iter().map(|(role, content)| Message::new(*role, *content)).collect();
-    Conversation { id: "1".to_owned(), messages }
+fn conversation(turns: &[(&str, &str)]) -> ConversationRow {
+    let messages: Vec<Message> =
+        turns.iter().map(|(role, content)| Message::new(*role, *content)).collect();
+    let (id, chat) = ("1".to_owned(), ChatOptions::default());
+    ConversationRow { id, conversation: messages.into(), chat }
 }
 
 /// What is learned of a row and what is only read, as text, in the order of the row.
@@ -68,9 +70,10 @@ fn of_a_conversation_every_turn_of_the_assistant_is_learned_and_nothing_else() {
         ]),
         conversation(&[("user", "Nobody answers.")]),
     ];
-    let (encoded, left) = encoder.conversations(&rows).unwrap();
+    let how = Rendering::default();
+    let (encoded, left) = encoder.conversations(&rows, &how).unwrap();
     assert!(encoded[1].is_none());
-    assert_eq!(left.to_string(), "1 left out (nothing to learn)");
+    assert_eq!(left.to_string(), "1 left out (the assistant says nothing)");
     let parts = told_apart(encoded[0].as_ref().unwrap(), &tokenizer);
     let part = |learns, text: &str| (learns, text.to_owned());
     let want = [
@@ -79,16 +82,18 @@ fn of_a_conversation_every_turn_of_the_assistant_is_learned_and_nothing_else() {
             "<|im_start|>system\nYou answer briefly.<|im_end|>\n<|im_start|>user\nHello there.\
              <|im_end|>\n<|im_start|>assistant\n",
         ),
-        part(true, "Hello.<|im_end|>\n"),
-        part(false, "<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"),
-        part(true, "Bye.<|im_end|>\n"),
+        // The template marks what is learned.
+        part(true, "Hello.<|im_end|>"),
+        part(false, "\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"),
+        part(true, "Bye.<|im_end|>"),
+        part(false, "\n"),
     ];
     assert_eq!(parts, want);
 
     // Of one that is too long the end goes, and what is left of a turn is learned.
     let whole = encoded[0].as_ref().unwrap().len();
     let encoder = Encoder::new(&tokenizer, &spec_of_model, whole - 2);
-    let (cut, left) = encoder.conversations(&rows[..1]).unwrap();
+    let (cut, left) = encoder.conversations(&rows[..1], &how).unwrap();
     assert_eq!((cut[0].as_ref().unwrap().len(), left.cut), (whole - 2, 1));
     let cut = told_apart(cut[0].as_ref().unwrap(), &tokenizer);
     assert_eq!(cut[..3], want[..3]);
@@ -101,10 +106,15 @@ fn of_a_demonstration_the_response_and_its_end_are_learned() {
     let spec = spec(&tokenizer, None);
     let encoder = Encoder::new(&tokenizer, &spec, 64);
     let row = |prompt: &str, response: &str| Demonstration::new(prompt, prompt, response);
-    let rows = [row("Bears eat", " honey."), row("honey ".repeat(80).as_str(), " too long")];
+    let rows = [
+        row("Bears eat", " honey."),
+        row("honey ".repeat(80).as_str(), " too long"),
+        row("Bears say", " "),
+    ];
     let (encoded, left) = encoder.demonstrations(&rows).unwrap();
-    assert!(encoded[1].is_none());
-    assert_eq!(left.to_string(), "1 left out (nothing to learn fits)");
+    assert!(encoded[1].is_none() && encoded[2].is_none());
+    let told = "1 left out (an empty response), 1 left out (nothing to learn fits)";
+    assert_eq!(left.to_string(), told);
     let got = encoded[0].as_ref().unwrap();
     // As one text, so that its tokens are those of the text that is read.
     let whole = tokenizer.encode("Bears eat honey.", Specials::Include).unwrap();
@@ -132,6 +142,9 @@ fn an_encoder_reads_the_prompt_and_its_decoder_learns_the_response() {
     let mut response = tokenizer.encode("Yes.", Specials::Exclude).unwrap();
     response.push(eos);
     assert_eq!(got.response, response[..response.len().min(6)]);
-    let error = encoder.texts(&["Bears."]).unwrap_err().to_string();
+    let conversation = "Bears.".into();
+    let text = ConversationRow { conversation, ..self::conversation(&[]) };
+    let how = Rendering::default();
+    let error = encoder.conversations(&[text], &how).unwrap_err().to_string();
     assert!(error.contains("columns.format") && error.contains("encoder-decoder"), "{error}");
 }

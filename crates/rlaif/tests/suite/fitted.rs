@@ -65,7 +65,14 @@ fn scores_everywhere(folder: &Path, run: &str, labels: usize) {
         folder,
         &["judge", "--config", "reward.toml", "--input", "exchanges.jsonl", "--device", "cpu"],
     );
-    for (row, logits) in parsed(&judged).iter().zip(&logits) {
+    // A reward model reads the end of sequence behind a response, as it was trained.
+    let scored = ["score", "--model", model, "--input", "exchanges.jsonl", "--device", "cpu"];
+    let of_exchanges: Vec<Vec<f64>> = parsed(&rlaif(folder, &scored))
+        .iter()
+        .map(|row| serde_json::from_value(row["logits"].clone()).unwrap())
+        .collect();
+    assert!(labels == 1 || of_exchanges == logits, "{run}");
+    for (row, logits) in parsed(&judged).iter().zip(&of_exchanges) {
         let off = (row["score"].as_f64().unwrap() - logits[labels - 1]).abs();
         assert!(off < 1e-5, "{run}: {row} and {logits:?}");
     }

@@ -12,4 +12,5 @@ mod judge;
 mod memory;
 mod ppo;
 mod support;
+mod tokens;
 mod train;

@@ -619,6 +619,14 @@ fn a_row_that_cannot_be_learned_from_is_named_by_its_file_and_line() {
         json!({ "messages": [turn("user"), turn(role), turn("assistant")] })
     };
     let said =
-        refused("sft", "columns = { format = 'conversations' }", &["user", "tool"].map(turns));
-    assert!(said.contains("rows.jsonl, line 2: ") && said.contains("no tools here"), "{said}");
+        refused("sft", "columns = { format = 'conversations' }", &["tool", "tool"].map(turns));
+    assert!(said.contains("rows.jsonl, line 1: ") && said.contains("no tools here"), "{said}");
+    // One among others is left out.
+    let rows = ["user", "tool"].map(|role| turns(role).to_string()).join("\n");
+    fs::write(folder.join("rows.jsonl"), rows).unwrap();
+    let short = ["--config", "rows.toml", "--out", "out", "--set", "train.steps=1"];
+    let said = succeeds(folder, &[&["sft"][..], &short].concat());
+    let told = "1 rows to learn from (1 left out (the chat template refuses the conversation))";
+    assert!(said.contains(told), "{said}");
+    assert!(said.contains("rows.jsonl are read as TRL language modelling (messages)"), "{said}");
 }

@@ -1,0 +1,138 @@
+//! `[prompt]`: the text that a model reads of a prompt, one for training and measuring.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use rlaif_core::{ChatOptions, CodecError, Metadata, PlainText, Rendering};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{error::RunError, skipped::SkippedRows};
+
+/// The text that a model reads of a prompt. Prompts that are messages go through the chat template
+/// of the model in any case.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptSection {
+    /// Prompts that are texts: `text` leaves them as they are, `chat` makes each what the user says,
+    /// and puts it through the chat template.
+    pub plain: PlainText,
+    /// Text around prompts that are texts, with `{prompt}` in place of the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+    /// The system message of conversations that have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The name of the chat template, where the tokenizer has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+    /// Variables of the chat template, such as `enable_thinking`. A row's own come on top.
+    #[serde(skip_serializing_if = "Metadata::is_empty")]
+    pub chat_template_kwargs: Metadata,
+}
+
+/// The file of a run's folder that says how its prompts were rendered.
+pub(crate) const PROMPT_FILE: &str = "prompt.json";
+
+impl PromptSection {
+    /// Checks what needs no row to be checked.
+    ///
+    /// # Errors
+    /// [`RunError::Setting`].
+    pub fn check(&self) -> Result<(), RunError> {
+        let Some(template) = &self.template else { return Ok(()) };
+        match template.matches("{prompt}").count() {
+            1 => Ok(()),
+            count => Err(RunError::Setting {
+                key: "prompt.template",
+                problem: format!("has `{{prompt}}` {count} times; expected exactly once"),
+            }),
+        }
+    }
+
+    /// The conversion of rows to texts.
+    pub fn rendering(&self) -> Rendering {
+        Rendering {
+            chat: ChatOptions {
+                template: self.chat_template.clone(),
+                kwargs: self.chat_template_kwargs.clone(),
+                ..ChatOptions::default()
+            },
+            plain: self.plain,
+            system: self.system.clone(),
+            prompt_template: self.template.clone(),
+        }
+    }
+}
+
+/// Tells how prompts are read, in one sentence.
+pub(crate) fn described(how: &Rendering) -> String {
+    let mut said = match (how.plain, &how.prompt_template) {
+        (PlainText::Chat, _) => "prompts go through the chat template".to_owned(),
+        (PlainText::Text, None) => "prompts are texts as they are".to_owned(),
+        (PlainText::Text, Some(_)) => "prompts are texts".to_owned(),
+    };
+    if let Some(template) = &how.prompt_template {
+        said.push_str(&format!(", put into {template:?}"));
+    }
+    if let Some(system) = &how.system {
+        said.push_str(&format!(", with the system message {system:?}"));
+    }
+    if let Some(name) = &how.chat.template {
+        said.push_str(&format!(", by the template `{name}`"));
+    }
+    if !how.chat.kwargs.is_empty() {
+        let kwargs = serde_json::Value::Object(how.chat.kwargs.clone());
+        said.push_str(&format!(", with {kwargs}"));
+    }
+    said
+}
+
+/// The rendering of a run: where it learned from conversations, a text is what the user says.
+pub(crate) fn of_rows(section: &PromptSection, conversations: bool) -> Rendering {
+    let mut how = section.rendering();
+    if conversations {
+        how.plain = PlainText::Chat;
+    }
+    how
+}
+
+/// The rendering that the run in this folder had; `None` in a folder without such a run.
+pub(crate) fn of_run(folder: &Path) -> Option<Rendering> {
+    rlaif_checkpoint::read_json_if_present(&folder.join(PROMPT_FILE)).ok().flatten()
+}
+
+/// Renders rows, and counts those that the chat template refuses, which are `None`.
+///
+/// # Errors
+/// [`RunError::Codec`] where no row can be rendered.
+pub(crate) fn rendered<R: Sync, T: Send>(
+    rows: &[R],
+    skipped: &mut SkippedRows,
+    render: impl Fn(&R) -> Result<T, CodecError> + Sync,
+) -> Result<Vec<Option<T>>, RunError> {
+    let all: Vec<Result<T, CodecError>> = rows.par_iter().map(|row| render(row)).collect();
+    let mut rows = Vec::with_capacity(all.len());
+    let mut first = None;
+    for row in all {
+        match row {
+            Ok(row) => rows.push(Some(row)),
+            Err(error @ (CodecError::ChatTemplate { .. } | CodecError::Conversation { .. })) => {
+                skipped.leave_out(match &error {
+                    CodecError::Conversation { problem } => problem,
+                    _ => REFUSED,
+                });
+                first.get_or_insert(error);
+                rows.push(None);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    match first {
+        Some(error) if rows.iter().all(Option::is_none) => Err(error.into()),
+        _ => Ok(rows),
+    }
+}
+
+/// Why a conversation is left out that the chat template refuses.
+pub(crate) const REFUSED: &str = "the chat template refuses the conversation";

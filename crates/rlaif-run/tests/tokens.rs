@@ -1,0 +1,219 @@
+//! One conversation as plain text, as messages and as text that was rendered before, in each place
+//! where a command makes token ids of it, against the ids of TRL and transformers
+//! (`fixtures/tokens/export.py`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rlaif_core::{PlainText, Seed, TextKind};
+use rlaif_dpo::{HeldOutRows, TrainRows};
+use rlaif_lm::{Joiner, LmSpec, Policy};
+use rlaif_models::{Config, LanguageModel};
+use rlaif_run::{ColumnSection, DpoFile, Encoder, EvalFile, PpoFile, PromptSection, RewardFile};
+use rlaif_text::HfTokenizer;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+#[derive(Deserialize)]
+struct Golden {
+    bos: String,
+    eos: String,
+    template: String,
+    post_processors: std::collections::BTreeMap<String, Value>,
+    rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    tokenizer: String,
+    form: String,
+    row: Pair,
+    prompt: Vec<u32>,
+    sft: Vec<u32>,
+    dpo: [Vec<u32>; 2],
+    reward: [Vec<u32>; 2],
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    prompt: Value,
+    chosen: Value,
+    rejected: Value,
+}
+
+fn golden() -> Golden {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokens/golden.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// The tokenizer of rlaif-text's `chatml` with another post-processor and template.
+fn tokenizer(golden: &Golden, name: &str, folder: &Path) -> HfTokenizer {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../rlaif-text/tests/fixtures/chatml/tokenizer.json");
+    let mut whole: Value = serde_json::from_slice(&fs::read(fixture).unwrap()).unwrap();
+    whole["post_processor"] = golden.post_processors[name].clone();
+    fs::write(folder.join("tokenizer.json"), whole.to_string()).unwrap();
+    let config = json!({"bos_token": golden.bos, "eos_token": golden.eos});
+    fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
+    fs::write(folder.join("chat_template.jinja"), &golden.template).unwrap();
+    HfTokenizer::from_folder(folder).unwrap()
+}
+
+/// A policy whose configuration names another end of sequence first, as Llama-3.1-Instruct does.
+fn policy() -> LanguageModel {
+    tch::manual_seed(1);
+    let config = Config::from_value(json!({
+        "model_type": "llama", "vocab_size": 390, "hidden_size": 8, "intermediate_size": 8,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 512,
+        "bos_token_id": 380, "eos_token_id": [383, 382],
+    }));
+    LanguageModel::random(config, tch::Kind::Float, tch::Device::Cpu).unwrap()
+}
+
+fn written(folder: &Path, name: &str, row: &Value) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, format!("{row}\n{row}\n")).unwrap();
+    path
+}
+
+/// The ids that a policy reads of a prompt, as online DPO and evaluation make them.
+fn opened(codec: &HfTokenizer, spec: &LmSpec, text: &str, kind: TextKind) -> Vec<u32> {
+    Joiner::new(codec, spec).open_one(text, kind).unwrap()
+}
+
+#[test]
+fn a_conversation_has_the_same_token_ids_in_every_command() {
+    let golden = golden();
+    let policy = policy();
+    let spec = policy.spec();
+    let place = tempfile::tempdir().unwrap();
+    let mut of_messages = Vec::new();
+    for row in &golden.rows {
+        let folder = place.path().join(&row.tokenizer).join(&row.form);
+        fs::create_dir_all(&folder).unwrap();
+        let codec = tokenizer(&golden, &row.tokenizer, &folder);
+        let at = format!("{}, {}", row.tokenizer, row.form);
+        let Pair { prompt, chosen, rejected } = &row.row;
+
+        // SFT.
+        let answer = json!({"prompt": prompt, "completion": chosen});
+        let answers = written(&folder, "sft.jsonl", &answer).display().to_string();
+        let encoder = Encoder::new(&codec, spec, 512);
+        let (rows, _) =
+            ColumnSection::default().read(&answers, &PromptSection::default(), &encoder).unwrap();
+        assert_eq!([&rows[0].prompt[..], &rows[0].response].concat(), row.sft, "sft: {at}");
+        assert_eq!(rows[0].prompt, row.prompt, "sft: {at}");
+
+        if let (Value::Array(asked), Value::Array(said)) = (prompt, chosen) {
+            let whole: Vec<&Value> = asked.iter().chain(said).collect();
+            let whole = written(&folder, "whole.jsonl", &json!({"messages": whole}));
+            let (rows, _) = ColumnSection::default()
+                .read(&whole.display().to_string(), &PromptSection::default(), &encoder)
+                .unwrap();
+            assert_eq!([&rows[0].prompt[..], &rows[0].response].concat(), row.sft, "sft: {at}");
+        }
+
+        // DPO.
+        let pair = json!({"prompt": prompt, "chosen": chosen, "rejected": rejected});
+        let pairs = written(&folder, "pairs.jsonl", &pair).display().to_string();
+        let file = format!("[model]\npath = 'm'\n[data]\ntrain = '{pairs}'\n");
+        let dpo: DpoFile = toml::from_str(&file).unwrap();
+        let rows = dpo.read(&codec, spec, Seed::new(1)).unwrap();
+        let TrainRows::Pairs(train) = &rows.train else { panic!("{at}") };
+        assert!(matches!(&rows.held_out, HeldOutRows::Pairs(rows) if rows.is_empty()));
+        let whole = |response: &[u32]| [&train[0].prompt[..], response].concat();
+        assert_eq!([whole(&train[0].chosen), whole(&train[0].rejected)], row.dpo, "dpo: {at}");
+
+        // The reward model.
+        let reward: RewardFile = toml::from_str(&file).unwrap();
+        let (rows, _) = reward.read(&pairs, &codec, 512).unwrap();
+        let sides = [rows[0].chosen.clone(), rows[0].rejected.clone()];
+        assert_eq!(sides, row.reward, "reward: {at}");
+
+        // Online DPO, by its prompts.
+        let online = "[online]\nreward = { kind = 'length', longest = 3, per = 1.0 }\n";
+        let dpo: DpoFile = toml::from_str(&format!("{file}{online}")).unwrap();
+        let rows = dpo.read(&codec, spec, Seed::new(1)).unwrap();
+        let TrainRows::Prompts(prompts) = &rows.train else { panic!("{at}") };
+        let ids = opened(&codec, spec, &prompts[0].prompt, prompts[0].kind);
+        assert_eq!(ids, row.prompt, "online: {at}");
+
+        // PPO.
+        let asked = written(&folder, "prompts.jsonl", &json!({"prompt": prompt}));
+        let asked = asked.display().to_string();
+        let file = format!(
+            "[model]\npath = 'm'\n[data]\nprompts = '{asked}'\n\
+             [reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n\
+             [ppo]\nbatch_size = 1\nminibatch_size = 1\n"
+        );
+        let ppo: PpoFile = toml::from_str(&file).unwrap();
+        let prompts = ppo.prompts(&codec, &policy).unwrap().prompts;
+        assert_eq!(&*prompts[0].ids, row.prompt, "ppo: {at}");
+
+        // Evaluation.
+        let file = format!(
+            "metrics = [{{ kind = 'length' }}]\nbaseline = {{ model = 'm' }}\n\
+             tuned = {{ model = 'm' }}\n[data]\ncorpus = 'prompts'\nfile = '{asked}'\n"
+        );
+        let eval: EvalFile = toml::from_str(&file).unwrap();
+        let prompts = eval.prompts(&codec).unwrap();
+        let record = &prompts.records()[0];
+        let ids = opened(&codec, spec, &record.prompt, record.kind);
+        assert_eq!(ids, row.prompt, "eval: {at}");
+
+        match row.form.as_str() {
+            "messages" => of_messages.clone_from(&row.sft),
+            "rendered text" => assert_eq!(row.sft, of_messages, "{at}"),
+            _ => {}
+        }
+    }
+    assert_eq!(golden.rows.len(), 9);
+}
+
+/// With `[prompt]`, a plain text is what messages say.
+#[test]
+fn a_plain_text_in_the_chat_template_is_the_conversation_itself() {
+    let golden = golden();
+    let policy = policy();
+    let place = tempfile::tempdir().unwrap();
+    for row in golden.rows.iter().filter(|row| row.form == "messages") {
+        let folder = place.path().join(&row.tokenizer);
+        fs::create_dir_all(&folder).unwrap();
+        let codec = tokenizer(&golden, &row.tokenizer, &folder);
+        let prompts = written(&folder, "p.jsonl", &json!({"prompt": "a prime."}));
+        let section = "plain = 'chat'\nsystem = 'Be brief.'\ntemplate = 'Name {prompt}'\n";
+        let file = format!(
+            "[model]\npath = 'm'\n[data]\nprompts = '{}'\n[prompt]\n{section}\
+             [reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n\
+             [ppo]\nbatch_size = 1\nminibatch_size = 1\n",
+            prompts.display()
+        );
+        let ppo: PpoFile = toml::from_str(&file).unwrap();
+        let read = ppo.prompts(&codec, &policy).unwrap();
+        assert_eq!(&*read.prompts[0].ids, row.prompt);
+        assert_eq!(read.rendering.plain, PlainText::Chat);
+        // What a reward reads has no special tokens.
+        assert_eq!(read.prompts[0].record.exchange("y").prompt, "Name a prime.");
+
+        // An evaluation of that run asks in the same way, and says so.
+        let run = folder.join("run");
+        fs::create_dir_all(&run).unwrap();
+        fs::write(run.join("prompt.json"), serde_json::to_string(&read.rendering).unwrap())
+            .unwrap();
+        let file = format!(
+            "metrics = [{{ kind = 'length' }}]\nbaseline = {{ model = 'm' }}\n\
+             tuned = {{ model = '{}' }}\n[data]\ncorpus = 'prompts'\nfile = '{}'\n",
+            run.join("model").display(),
+            prompts.display()
+        );
+        let eval: EvalFile = toml::from_str(&file).unwrap();
+        assert!(eval.about_prompts().contains("as in the run"), "{}", eval.about_prompts());
+        let asked = eval.prompts(&codec).unwrap();
+        let record = &asked.records()[0];
+        assert_eq!(opened(&codec, policy.spec(), &record.prompt, record.kind), row.prompt);
+        let plain: EvalFile = toml::from_str(&format!("{file}chat = false\n")).unwrap();
+        assert_eq!(plain.prompts(&codec).unwrap().records()[0].kind, TextKind::Plain);
+    }
+}

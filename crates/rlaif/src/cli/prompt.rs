@@ -1,0 +1,64 @@
+//! Flags on the text of a prompt: the keys of a run file's `[prompt]`.
+
+use clap::{Args, ValueEnum};
+use rlaif_core::{Metadata, PlainText, Rendering};
+use rlaif_run::PromptSection;
+
+use super::error::CliError;
+
+#[derive(Debug, Args)]
+pub(crate) struct PromptArguments {
+    /// Prompts that are texts: as they are, or each as what the user says, through the chat template.
+    #[arg(long, value_enum, default_value_t = Plain::Text)]
+    plain: Plain,
+    /// Text around prompts that are texts, with {prompt} in place of the prompt.
+    #[arg(long)]
+    prompt_template: Option<String>,
+    /// The system message of conversations that have none.
+    #[arg(long)]
+    system: Option<String>,
+    /// The name of the chat template, where the tokenizer has several.
+    #[arg(long)]
+    chat_template: Option<String>,
+    /// Variables of the chat template as JSON, such as '{"enable_thinking": false}'.
+    #[arg(long, value_name = "JSON")]
+    chat_template_kwargs: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Plain {
+    Text,
+    Chat,
+}
+
+impl PromptArguments {
+    /// The conversion of prompts to texts.
+    pub(crate) fn rendering(&self) -> Result<Rendering, CliError> {
+        let kwargs = self.chat_template_kwargs.as_deref();
+        let kwargs: Option<Metadata> = kwargs
+            .map(|json| {
+                serde_json::from_str(json).map_err(|_| CliError::Flag {
+                    flag: "chat-template-kwargs",
+                    found: json.to_owned(),
+                    expected: "a JSON object, such as {\"enable_thinking\": false}",
+                })
+            })
+            .transpose()?;
+        let section = PromptSection {
+            plain: match self.plain {
+                Plain::Text => PlainText::Text,
+                Plain::Chat => PlainText::Chat,
+            },
+            template: self.prompt_template.clone(),
+            system: self.system.clone(),
+            chat_template: self.chat_template.clone(),
+            chat_template_kwargs: kwargs.unwrap_or_default(),
+        };
+        section.check().map_err(|_| CliError::Flag {
+            flag: "prompt-template",
+            found: section.template.clone().unwrap_or_default(),
+            expected: "a text with {prompt} in it, once",
+        })?;
+        Ok(section.rendering())
+    }
+}
