@@ -261,7 +261,7 @@ impl RewardModel for WithToxicity {
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
         let mut scores = self.reward.score(batch)?;
-        match scores.parts.iter_mut().find(|(name, _)| Some(&*name) == self.found.as_ref()) {
+        match scores.parts.iter_mut().find(|(name, _)| self.found.as_ref() == Some(name)) {
             Some((name, _)) => *name = TOXICITY.to_owned(),
             None => scores.parts.push((TOXICITY.to_owned(), self.toxicity.score(batch)?.total)),
         }

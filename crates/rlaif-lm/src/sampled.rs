@@ -8,7 +8,7 @@ use crate::{forward::Forward, generate::FinishReason, policy::Policy};
 /// The weights that responses are asked of.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
-    /// The policy that holds them. [`LocalSampler`] runs it; a sampler in another process copies
+    /// The policy that holds them. [`LocalSampler`](crate::LocalSampler) runs it; a sampler in another process copies
     /// its parameters when `version` has changed.
     pub policy: &'a dyn Policy,
     /// Mode of the policy.

@@ -63,7 +63,7 @@ fn collect(folder: &Path, at: &[String], modules: &mut Modules) -> Result<(), Er
     for name in children(folder)? {
         let path = folder.join(&name);
         let stem = name.strip_suffix(".rs").unwrap_or(&name).to_owned();
-        let inside = || [at, &[stem.clone()]].concat();
+        let inside = || [at, std::slice::from_ref(&stem)].concat();
         if path.is_dir() {
             collect(&path, &inside(), modules)?;
         } else if name.ends_with(".rs") {

@@ -32,7 +32,7 @@ const ITEMS: [&str; 8] = ["fn", "struct", "enum", "trait", "type", "const", "sta
 
 /// Reads one file. What only tests compile is left out.
 pub(crate) fn read(text: &str) -> Module {
-    let tokens = without_tests(tokens(text));
+    let tokens = without_tests(&tokens(text));
     let mut module = Module::default();
     let mut children = BTreeSet::new();
     let mut depth = 0_usize;
@@ -143,10 +143,10 @@ fn tree(tokens: &[String], before: &[String], public: bool, imports: &mut Vec<Im
 }
 
 /// Leaves out items behind `#[cfg(test)]`.
-fn without_tests(tokens: Vec<String>) -> Vec<String> {
+fn without_tests(tokens: &[String]) -> Vec<String> {
     const TEST: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
     let mut kept = vec![];
-    let mut rest = &tokens[..];
+    let mut rest = tokens;
     while let Some((first, others)) = rest.split_first() {
         if !rest.iter().take(TEST.len()).eq(TEST.iter()) {
             kept.push(first.clone());
