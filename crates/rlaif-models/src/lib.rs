@@ -28,6 +28,7 @@ mod language_model;
 mod layers;
 mod llama;
 mod load;
+mod load_files;
 mod lora;
 mod recompute;
 mod roberta;

@@ -8,13 +8,13 @@ use rlaif_models::{
     ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
 };
 use rlaif_rewards::neural::tokenizer_folder;
-use rlaif_text::{HfTokenizer, TextError};
+use rlaif_text::HfTokenizer;
 use rlaif_torch::{DeviceChoice, TorchError};
 use rlaif_train::{LearnConfig, Precision, Trainable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{error::RunError, fetch::model_files};
+use crate::{error::RunError, fetch::model_files, vocabulary::tokenizer_of};
 
 /// Device, threads and memory of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -210,11 +210,6 @@ pub fn tokenizer(files: &ModelFiles, vocab_size: i64) -> Result<HfTokenizer, Run
         });
     }
     Ok(tokenizer)
-}
-
-/// The tokenizer beside an adapter, or else that of its base.
-pub(crate) fn tokenizer_of(files: &ModelFiles) -> Result<HfTokenizer, TextError> {
-    HfTokenizer::from_folder(tokenizer_folder(files))
 }
 
 /// Says which tensors of a model's files are not read.

@@ -2,9 +2,8 @@
 
 use rlaif_core::Fault;
 use rlaif_models::ModelFiles;
+use rlaif_rewards::neural::tokenizer_folder;
 use rlaif_text::{HfTokenizer, TextError, VocabularyDifference};
-
-use crate::model::tokenizer_of;
 
 /// A model that was to read the ids of another tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -54,4 +53,9 @@ pub(crate) fn tokenizer_if_present(files: &ModelFiles) -> Result<Option<HfTokeni
         Err(TextError::NoTokenizer { .. }) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The tokenizer beside an adapter, or else that of its base.
+pub(crate) fn tokenizer_of(files: &ModelFiles) -> Result<HfTokenizer, TextError> {
+    HfTokenizer::from_folder(tokenizer_folder(files))
 }

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
-use super::config::tokenizer_folder;
+use super::folder::tokenizer_folder;
 use crate::ProviderError;
 
 /// The hub id of the RoBERTa classifier of hate speech (Vidgen et al. 2021, arXiv 2012.15761)

@@ -1,9 +1,6 @@
 //! Models that a configuration names.
 
-use std::path::{Path, PathBuf};
-
 use rlaif_models::{ModelFiles, ModelNames};
-use rlaif_text::{HfTokenizer, TextError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
@@ -13,14 +10,6 @@ use crate::ProviderError;
 
 /// Finds the files of a model by its names. Its error is [`ProviderError::model_folder`].
 pub type FindModel<'a> = dyn Fn(&ModelNames<'_>) -> Result<ModelFiles, ProviderError> + 'a;
-
-/// The folder of an adapter that has a tokenizer of its own, or else of its base.
-pub fn tokenizer_folder(files: &ModelFiles) -> &Path {
-    let own = |folder: &&PathBuf| {
-        !matches!(HfTokenizer::from_folder(folder), Err(TextError::NoTokenizer { .. }))
-    };
-    files.adapter.as_ref().filter(own).unwrap_or(&files.folder)
-}
 
 /// The kind of a model's weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -3,10 +3,12 @@
 
 mod classifier;
 mod config;
+mod folder;
 mod policy_judge;
 
 pub use classifier::{
     ClassifierOptions, ClassifierReward, Input, Label, NOT_HATE_MODEL, Output, Preset,
 };
-pub use config::{ClassifierConfig, FindModel, ModelDtype, tokenizer_folder};
+pub use config::{ClassifierConfig, FindModel, ModelDtype};
+pub use folder::tokenizer_folder;
 pub use policy_judge::PolicyJudge;
