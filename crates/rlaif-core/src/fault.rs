@@ -90,7 +90,10 @@ impl Fault for RewardError {
             // Another configuration of rewards than the checkpoint's.
             Self::State { .. } => true,
             // A reward that breaks its contract, or a server that cannot be reached.
-            Self::Count { .. } | Self::NonFinite { .. } | Self::Failed { .. } => false,
+            Self::Count { .. }
+            | Self::NonFinite { .. }
+            | Self::Failed { .. }
+            | Self::Interrupted { .. } => false,
         }
     }
 }

@@ -6,6 +6,8 @@
 mod codec;
 mod fault;
 mod finding;
+mod finite;
+mod interrupt;
 mod judge;
 mod message;
 mod metadata;
@@ -17,11 +19,14 @@ mod rows;
 mod say;
 mod seed;
 mod setting;
+mod shown;
 pub mod stats;
 
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
 pub use fault::{Fault, is_bad_input_file};
 pub use finding::Finding;
+pub use finite::{NotFinite, check_finite};
+pub use interrupt::Interrupted;
 pub use judge::{PairJudge, Pairing};
 pub use message::{Message, OtherContent, TextOrMessages};
 pub use metadata::Metadata;
@@ -31,7 +36,7 @@ pub use record::{
     Conversation, Demonstration, Desirability, Exchange, PreferencePair, PromptRecord, Record,
     Sample, TextKind, UnpairedPreference,
 };
-pub use reward::{NonFinite, RewardError, RewardModel, Score, Scores};
+pub use reward::{NonFinite, RewardError, RewardModel, Score, Scores, Tell, undone_if_interrupted};
 pub use rows::{
     ConversationRow, DemonstrationRow, LabelledRow, PairRow, PlainText, PromptRow, Rendering,
     StepsRow, UnpairedRow,
@@ -39,3 +44,4 @@ pub use rows::{
 pub use say::say;
 pub use seed::Seed;
 pub use setting::BadSetting;
+pub use shown::{hidden, printable};

@@ -1,6 +1,8 @@
 //! Reward models: what gives a response its score.
 
-use crate::record::Exchange;
+use std::ops::ControlFlow;
+
+use crate::{Interrupted, record::Exchange};
 
 /// The verdict on a whole response. Finite by construction.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
@@ -224,6 +226,15 @@ pub enum RewardError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The user asked for the end.
+    #[error("reward `{model}` was interrupted")]
+    Interrupted {
+        /// The reward model.
+        model: String,
+        /// The mark of all such errors.
+        #[source]
+        source: Interrupted,
+    },
     /// A checkpoint's state belongs to another reward model, or to another make-up of this one.
     #[error(
         "reward `{model}` cannot take up the state of the checkpoint: expected {expected}, found \
@@ -238,6 +249,9 @@ pub enum RewardError {
         found: String,
     },
 }
+
+/// Takes the verdict on a row: its place in the batch, and scores of one row.
+pub type Tell<'a> = dyn FnMut(usize, Scores) -> ControlFlow<()> + 'a;
 
 /// Gives responses their scores: a classifier, a judge, a rule, or any function.
 ///
@@ -263,6 +277,40 @@ pub trait RewardModel: Send {
     /// # Errors
     /// [`RewardError`] when the batch as a whole could not be scored.
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError>;
+
+    /// Scores the batch and tells each row, by its place and with scores of one row, as soon as it is
+    /// there: in any order, and rows that came before an error as well. A `Break` ends the work.
+    ///
+    /// All rows are told at the end by default. A reward whose answers cost money tells them one by
+    /// one, so that a program that is killed has what it paid for.
+    ///
+    /// # Errors
+    /// As [`RewardModel::score`].
+    ///
+    /// ```
+    /// use std::ops::ControlFlow;
+    /// use rlaif_core::{Exchange, RewardModel, Scores};
+    /// let brevity = |batch: &[Exchange<'_>]| -> Vec<f32> {
+    ///     batch.iter().map(|x| -(x.response.len() as f32)).collect()
+    /// };
+    /// let mut told = Vec::new();
+    /// let mut tell = |row: usize, scores: Scores| {
+    ///     told.push((row, scores.total[0].unwrap().get()));
+    ///     ControlFlow::Continue(())
+    /// };
+    /// brevity.score_each(&[Exchange::new("Say hello.", "Hi!")], &mut tell)?;
+    /// assert_eq!(told, [(0, -3.)]);
+    /// # Ok::<(), rlaif_core::RewardError>(())
+    /// ```
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        let scores = self.score(batch)?.check(self.name(), batch.len())?;
+        for row in 0..batch.len() {
+            if tell(row, scores.gather(&[row])).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
 
     /// Numbers about the model itself for the run's metrics, since it was made: requests, tokens,
     /// cost, a running mean. Most have nothing.
@@ -292,6 +340,28 @@ pub trait RewardModel: Send {
     }
 }
 
+/// Does work in which a reward scores; if the user interrupts it, the reward remembers nothing of it.
+///
+/// A part of a reward, such as a running mean, may have seen responses of a step that is not made.
+///
+/// # Errors
+/// Those of `work`, and of [`RewardModel::restore`].
+pub fn undone_if_interrupted<T, E>(
+    reward: &dyn RewardModel,
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E>
+where
+    E: std::error::Error + From<RewardError> + 'static,
+{
+    let before = reward.state();
+    work().or_else(|error| {
+        if Interrupted::ended(&error) {
+            reward.restore(&before)?;
+        }
+        Err(error)
+    })
+}
+
 impl<F> RewardModel for F
 where
     F: Fn(&[Exchange<'_>]) -> Vec<f32> + Send,
@@ -312,6 +382,10 @@ impl RewardModel for Box<dyn RewardModel> {
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
         (**self).score(batch)
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        (**self).score_each(batch, tell)
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -5,7 +5,9 @@ use std::{
     io::{self, Write},
 };
 
-/// Writes a line to standard error.
+use crate::printable;
+
+/// Writes a line to standard error, as [`printable`] text.
 ///
 /// A standard error that is closed or full loses the line, and nothing else: a run of hours does
 /// not end because its terminal did. `eprintln!` would panic.
@@ -15,6 +17,6 @@ use std::{
 /// ```
 pub fn say(line: impl Display) {
     // One write, so that lines of several threads do not mix.
-    let line = format!("{line}\n");
+    let line = format!("{}\n", printable(&line.to_string()));
     let _ = io::stderr().lock().write_all(line.as_bytes());
 }

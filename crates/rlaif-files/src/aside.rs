@@ -104,7 +104,12 @@ fn write_through<E>(
     error: impl Fn(io::Error) -> E,
     fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let file = File::create(partial).map_err(&error)?;
+    // What a killed writer left goes, and so does a link, which is not followed.
+    match fs::remove_file(partial) {
+        Err(failed) if failed.kind() != io::ErrorKind::NotFound => return Err(error(failed)),
+        _ => {}
+    }
+    let file = File::create_new(partial).map_err(&error)?;
     let mut out = BufWriter::with_capacity(BUFFER, file);
     let written = fill(&mut out)
         .and_then(|()| out.into_inner().map_err(|e| error(e.into_error())))

@@ -1,6 +1,6 @@
 //! Files and folders that are there whole or not at all.
 //!
-//! Everything is written beside its place, brought to the disk and renamed, so that a process that
+//! Everything but a growing file is written beside its place, brought to the disk and renamed, so that a process that
 //! is killed, a full disk or a power cut leaves the old content or the new one.
 //!
 //! | what | how |
@@ -9,9 +9,12 @@
 //! | a file that several processes or threads may write | [`write_shared`], [`unique_sibling`] |
 //! | a folder | [`replace_folder`] |
 //! | a file or link that was written already | [`rename_synced`] |
+//! | a folder that one process works in | [`lock_folder`] |
+//! | a file that grows by lines | [`open_growing`], cut back to its whole lines by its reader |
 
 mod aside;
 mod folder;
+mod growing;
 mod json;
 
 pub use aside::{
@@ -19,4 +22,5 @@ pub use aside::{
     write_shared,
 };
 pub use folder::replace_folder;
+pub use growing::{lock_folder, open_growing};
 pub use json::{JsonError, read_json, to_json, write_json};

@@ -2,6 +2,9 @@
 
 use secrecy::{ExposeSecret, SecretString};
 
+/// The least characters of a key that no usual text holds by chance.
+const SHORTEST: usize = 8;
+
 /// Source of settings that are kept out of files: an environment variable's value by its name.
 ///
 /// `std::env::var(name).ok()` as a function, or any other store that a program keeps its keys in.
@@ -86,16 +89,29 @@ impl Secret {
     /// `text` without this secret, which servers like to repeat in their errors. A text with the
     /// secret in a disguise is left out as a whole.
     ///
-    /// For what is shown, never for what is read: a short key may be part of any number.
+    /// For what is shown, never for what is read: a short key may be part of any number. One that is
+    /// so short that any word may have it is cut out where it is a word of its own.
     pub fn redact(&self, text: &str) -> String {
-        let cleared = text.replace(self.expose(), "[redacted]");
+        let key = self.expose();
+        let mut cleared = String::with_capacity(text.len());
+        let mut rest = 0;
+        for (at, _) in text.match_indices(key) {
+            let part_of_a_word = key.len() < SHORTEST
+                && (text[..at].ends_with(char::is_alphanumeric)
+                    || text[at + key.len()..].starts_with(char::is_alphanumeric));
+            if !part_of_a_word {
+                cleared.push_str(&text[rest..at]);
+                cleared.push_str("[redacted]");
+                rest = at + key.len();
+            }
+        }
+        cleared.push_str(&text[rest..]);
         if self.is_in(&cleared) { "[redacted]".to_owned() } else { cleared }
     }
 
     /// Tells whether `text` holds this secret: as it is, reversed, in other letters, with something
     /// between them, in hexadecimal or in base 64. Not for one so short that any text may have it.
     pub fn is_in(&self, text: &str) -> bool {
-        const SHORTEST: usize = 8;
         let bare = |text: &str| -> String {
             text.chars()
                 .filter(char::is_ascii_alphanumeric)
@@ -180,6 +196,9 @@ mod tests {
             assert_eq!(secret.redact(text), text);
         }
         assert!(!Secret::new("0", "KEY").unwrap().is_in("10"));
+        let short = Secret::new("k", "KEY").unwrap();
+        let said = "the connection broke; the key k is not known";
+        assert_eq!(short.redact(said), "the connection broke; the key [redacted] is not known");
     }
 
     #[test]
