@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rlaif_core::check_finite;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ProviderError;
@@ -17,17 +19,30 @@ pub(crate) fn read(path: &Path) -> Result<String, ProviderError> {
 /// # Errors
 /// [`ProviderError::File`]; [`ProviderError::Config`] names the line, the unknown key and the
 /// nearest known one, and never repeats a value, which might be an API key in the wrong place.
-pub fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ProviderError> {
+pub fn read_toml<T: DeserializeOwned + Serialize>(path: &Path) -> Result<T, ProviderError> {
     parse(&read(path)?, &path.display().to_string())
 }
 
 /// TOML as a type. The error has the line's number and never its text, which might be a key.
-pub(crate) fn parse<T: DeserializeOwned>(text: &str, origin: &str) -> Result<T, ProviderError> {
-    toml::from_str(text).map_err(|error| {
+pub(crate) fn parse<T>(text: &str, origin: &str) -> Result<T, ProviderError>
+where
+    T: DeserializeOwned + Serialize,
+{
+    let failed = |error: toml::de::Error, table: Option<&toml::Table>| {
         let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
-        let problem = describe_toml(error.message());
+        let key = table.and_then(|table| wrong_key(error.message(), table));
+        let key = key.map_or_else(String::new, |key| format!("`{key}`: "));
+        let problem = key + &describe_toml(error.message());
         ProviderError::Config { origin: origin.to_owned(), line, problem }
-    })
+    };
+    let table: toml::Table = toml::from_str(text).map_err(|error| failed(error, None))?;
+    let parsed = toml::from_str(text).map_err(|error| failed(error, Some(&table)))?;
+    // As it is written, and as the type has it: 1e39 is too much for an f32.
+    check_finite(&table).and_then(|()| check_finite(&parsed)).map_err(|source| {
+        let (origin, line) = (origin.to_owned(), None);
+        ProviderError::Config { origin, line, problem: source.to_string() }
+    })?;
+    Ok(parsed)
 }
 
 /// serde's message on TOML in words: with the nearest known key where one is unknown, and without
@@ -68,20 +83,68 @@ pub fn describe_toml(message: &str) -> String {
     format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
 }
 
+/// The key of a value that serde refuses for its type, where its message does not name one: in a table
+/// of one kind or another. The value that the message describes is looked for; `None` if it is there
+/// more than once.
+///
+/// ```
+/// let table = "[[terms]]\nweight = 'much'".parse().unwrap();
+/// let said = "invalid type: string \"much\", expected f32";
+/// assert_eq!(rlaif_rewards::wrong_key(said, &table).as_deref(), Some("terms[0].weight"));
+/// ```
+pub fn wrong_key(message: &str, table: &toml::Table) -> Option<String> {
+    fn walk(path: &str, value: &toml::Value, described: &str, found: &mut Vec<String>) {
+        use serde::de::Unexpected;
+        let of = match value {
+            toml::Value::String(text) => Unexpected::Str(text),
+            toml::Value::Integer(number) => Unexpected::Signed(*number),
+            toml::Value::Float(number) => Unexpected::Float(*number),
+            toml::Value::Boolean(value) => Unexpected::Bool(*value),
+            toml::Value::Array(_) => Unexpected::Seq,
+            toml::Value::Table(_) | toml::Value::Datetime(_) => Unexpected::Map,
+        };
+        if of.to_string() == described && !path.is_empty() {
+            found.push(path.to_owned());
+        }
+        match value {
+            toml::Value::Table(table) => {
+                for (key, value) in table {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    walk(&format!("{path}{dot}{key}"), value, described, found);
+                }
+            }
+            toml::Value::Array(all) => {
+                for (at, value) in all.iter().enumerate() {
+                    walk(&format!("{path}[{at}]"), value, described, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let described =
+        message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "))?;
+    let (described, _) = described.rsplit_once(", expected ")?;
+    let mut found = Vec::new();
+    walk("", &toml::Value::Table(table.clone()), described, &mut found);
+    if found.len() == 1 { found.pop() } else { None }
+}
+
 /// "invalid type: string "x", expected u64" without the text of strings and with words for types.
 fn wrong_type(message: &str) -> String {
     let Some((before, expected)) = message.rsplit_once(", expected ") else {
         return "the value is invalid".to_owned();
     };
     let found = before.split_once(": ").map_or("", |(_, found)| found);
+    let length = before.strip_prefix("invalid length ").map(|length| format!("a list of {length}"));
     let number = ["integer ", "floating point ", "boolean "];
     let found = match found {
         found if number.iter().any(|kind| found.starts_with(kind)) => found,
         found if found.starts_with("string ") => "a string",
         "map" => "a table",
         "sequence" => "a list",
-        _ => "something else",
+        _ => length.as_deref().unwrap_or("something else"),
     };
+    let tuple = expected.strip_prefix("a tuple of size ").map(|size| format!("a list of {size}"));
     let expected = match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number of at least 0",
         "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
@@ -92,7 +155,7 @@ fn wrong_type(message: &str) -> String {
         // An enum whose variant has a value, written without.
         "string only" => "a name, or a table of a name and its value",
         other if other.starts_with("struct ") => "a table",
-        other => other,
+        other => tuple.as_deref().unwrap_or(other),
     };
     format!("found {found}, expected {expected}")
 }
@@ -100,4 +163,52 @@ fn wrong_type(message: &str) -> String {
 fn looks_like_a_key(field: &str) -> bool {
     let field = field.to_ascii_lowercase();
     ["api_key", "apikey", "key", "secret", "token", "password"].contains(&field.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::RewardConfig;
+
+    #[test]
+    fn a_value_of_another_type_is_named_by_its_key() {
+        for (file, says) in [
+            (
+                "kind = 'weighted-sum'\nname = 's'\n[[terms]]\nweight = 'much'\n\
+                 reward = { kind = 'repetition', n = 2 }\n",
+                "`terms[0].weight`: found a string, expected a number",
+            ),
+            ("kind = 'repetition'\nn = -2", "`n`: found integer `-2`, expected a whole number"),
+            (
+                "kind = 'cached'\ncapacity = 2.5\nof = { kind = 'repetition', n = 2 }",
+                "`capacity`: found floating point `2.5`, expected a whole number",
+            ),
+        ] {
+            let error = RewardConfig::from_toml(file, "r.toml").unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+            assert!(!error.contains("much"), "values may be keys: {error}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_refused_by_its_key() {
+        let sum = |weight: &str| {
+            format!(
+                "kind = 'weighted-sum'\nname = 's'\n[[terms]]\nweight = {weight}\n\
+                 reward = {{ kind = 'repetition', n = 2 }}\n"
+            )
+        };
+        for weight in ["nan", "-nan", "inf", "-inf", "1e39"] {
+            let error = RewardConfig::from_toml(&sum(weight), "r.toml").unwrap_err().to_string();
+            assert!(error.starts_with("r.toml: `terms[0].weight` = "), "{weight}: {error}");
+        }
+        RewardConfig::from_toml(&sum("1e38"), "r.toml").unwrap();
+        // Where a type would make null of it.
+        #[cfg(feature = "judge")]
+        {
+            let judge = "rubric = 'quality'\n[api]\nkind = 'openai'\nmodel = 'm'\n\
+                         extra_body = { min_p = nan }\n";
+            let error = RewardConfig::from_toml(judge, "j.toml").unwrap_err().to_string();
+            assert!(error.contains("`api.extra_body.min_p` = NaN"), "{error}");
+        }
+    }
 }

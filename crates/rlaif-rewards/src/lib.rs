@@ -47,13 +47,13 @@ pub use combine::{
 };
 pub use config::{RewardConfig, Term};
 pub use error::ProviderError;
-pub use file::{describe_toml, read_toml};
+pub use file::{describe_toml, read_toml, wrong_key};
 #[cfg(feature = "neural")]
 pub use neural::{
     ClassifierConfig, ClassifierOptions, ClassifierReward, Input, Label, Output, PolicyJudge,
     Preset,
 };
-pub use rows::{Counted, score_rows};
+pub use rows::{Counted, RowVerdict, read_rows, score_each_row, score_in_order, score_rows};
 pub use rules::{Format, Length, Overlap, OverlapMeasure, Repetition, Words};
 
 /// The page of documentation, whose code is to run.

@@ -1,26 +1,82 @@
-//! JSON Lines in, verdicts out, whatever the reward.
+//! JSON Lines in, verdicts out, for any reward.
 
 use std::io::{BufRead, Write};
+use std::ops::ControlFlow;
 
 use rlaif_core::{
-    Exchange, Message, Metadata, PromptRecord, RewardModel, Sample, Scores, TextOrMessages,
+    Exchange, Message, Metadata, PromptRecord, RewardModel, Sample, Score, Scores, TextOrMessages,
 };
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Map, Value};
 
 use crate::ProviderError;
 
-/// Rows scored before any is written: a kill loses no more output than this, and no answer that
-/// is in a judge's cache.
+/// Rows scored together: a reward that tells nothing before its end tells so many at once.
 const AT_ONCE: usize = 4_096;
 
-/// What came of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Counts of rows by their outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counted {
     /// Rows with a score.
     pub scored: usize,
     /// Rows without one.
     pub missing: usize,
+}
+
+impl Counted {
+    /// Counts one more row.
+    pub fn add(&mut self, verdict: &RowVerdict) {
+        match verdict {
+            RowVerdict::Scored { .. } => self.scored += 1,
+            RowVerdict::Missing { .. } => self.missing += 1,
+        }
+    }
+}
+
+/// The verdict on a row, as it is written: `{"score", "parts"}` or `{"score": null, "reason"}`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum RowVerdict {
+    /// A score and its parts, null where a part has none.
+    Scored {
+        /// The score.
+        #[serde(serialize_with = "shortest")]
+        score: Score,
+        /// Its parts by name.
+        parts: Map<String, Value>,
+    },
+    /// No score.
+    Missing {
+        /// Always null.
+        score: (),
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Through the shortest decimal of the f32, so that 4.2 is not written 4.199999809265137.
+fn number(score: Score) -> f64 {
+    score.get().to_string().parse().unwrap_or_else(|_| f64::from(score.get()))
+}
+
+fn shortest<S: Serializer>(score: &Score, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(number(*score))
+}
+
+impl RowVerdict {
+    /// The verdict in scores of one row.
+    fn of(scores: &Scores) -> Self {
+        let Some(score) = scores.total.first().copied().flatten() else {
+            let reason = scores.reasons.first().map(|(_, reason)| reason.clone());
+            let reason = reason.unwrap_or_else(|| "no verdict".to_owned());
+            return Self::Missing { score: (), reason };
+        };
+        let part = |(name, column): &(String, Vec<Option<Score>>)| {
+            let value = column.first().copied().flatten().map(number);
+            (name.clone(), value.map_or(Value::Null, Value::from))
+        };
+        Self::Scored { score, parts: scores.parts.iter().map(part).collect() }
+    }
 }
 
 #[derive(Deserialize)]
@@ -74,7 +130,9 @@ impl From<Row> for Sample {
 }
 
 /// Scores rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any,
-/// or `{"messages"}`, whose last turn is the response; prompts and responses may be messages. It writes a row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in their order.
+/// or `{"messages"}`, whose last turn is the response; prompts and responses may be messages. It writes a
+/// row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in their order: as soon as it and all
+/// before it are there.
 ///
 /// Blank lines and a byte-order mark are passed over; other keys are ignored. All rows are read before the first one is
 /// scored, so that a broken one costs nothing.
@@ -96,26 +154,76 @@ impl From<Row> for Sample {
 pub fn score_rows(
     reward: &dyn RewardModel,
     reader: impl BufRead,
+    writer: impl Write,
+) -> Result<Counted, ProviderError> {
+    score_in_order(reward, &read_rows(reader)?, writer)
+}
+
+/// The same of rows that were read.
+///
+/// # Errors
+/// [`ProviderError::Reward`] when no row can be scored; [`ProviderError::Stream`].
+pub fn score_in_order(
+    reward: &dyn RewardModel,
+    rows: &[Sample],
     mut writer: impl Write,
 ) -> Result<Counted, ProviderError> {
-    let rows = read(reader)?;
-    let mut counted = Counted { scored: 0, missing: 0 };
-    for chunk in rows.chunks(AT_ONCE) {
-        let batch: Vec<Exchange<'_>> = chunk.iter().map(Sample::exchange).collect();
-        let scores = reward.score(&batch)?.check(reward.name(), batch.len())?;
-        let present = scores.total.iter().flatten().count();
-        counted.scored += present;
-        counted.missing += batch.len() - present;
-        let lines: String = output(&scores).map(|row| format!("{row}\n")).collect();
-        writer
-            .write_all(lines.as_bytes())
-            .and_then(|()| writer.flush())
-            .map_err(|source| ProviderError::Stream { action: "write the verdicts", source })?;
-    }
+    let failed = |source| ProviderError::Stream { action: "write the verdicts", source };
+    let mut counted = Counted::default();
+    let mut waiting: Vec<Option<RowVerdict>> = vec![None; rows.len()];
+    let mut written = 0;
+    let all: Vec<usize> = (0..rows.len()).collect();
+    score_each_row(reward, rows, &all, &mut |row, verdict| {
+        counted.add(&verdict);
+        waiting[row] = Some(verdict);
+        let mut lines = Vec::new();
+        while let Some(verdict) = waiting.get_mut(written).and_then(Option::take) {
+            written += 1;
+            serde_json::to_writer(&mut lines, &verdict).map_err(|error| failed(error.into()))?;
+            lines.push(b'\n');
+        }
+        writer.write_all(&lines).and_then(|()| writer.flush()).map_err(failed)
+    })?;
     Ok(counted)
 }
 
-fn read(reader: impl BufRead) -> Result<Vec<Sample>, ProviderError> {
+/// Scores the rows of these places, and passes each verdict on as soon as it is there, in any order.
+/// An error of `tell` ends the work.
+///
+/// # Errors
+/// [`ProviderError::Reward`] when no row can be scored; that of `tell`.
+pub fn score_each_row(
+    reward: &dyn RewardModel,
+    rows: &[Sample],
+    places: &[usize],
+    tell: &mut dyn FnMut(usize, RowVerdict) -> Result<(), ProviderError>,
+) -> Result<(), ProviderError> {
+    for chunk in places.chunks(AT_ONCE) {
+        let batch: Vec<Exchange<'_>> = chunk.iter().map(|&row| rows[row].exchange()).collect();
+        let mut failure = None;
+        let scored = reward.score_each(&batch, &mut |at, scores| match tell(
+            chunk[at],
+            RowVerdict::of(&scores),
+        ) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                failure.get_or_insert(error);
+                ControlFlow::Break(())
+            }
+        });
+        failure.map_or(Ok(()), Err)?;
+        scored?;
+    }
+    Ok(())
+}
+
+/// Reads rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any. Blank
+/// lines and a byte-order mark are passed over.
+///
+/// # Errors
+/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a row that is none;
+/// [`ProviderError::Stream`].
+pub fn read_rows(reader: impl BufRead) -> Result<Vec<Sample>, ProviderError> {
     let mut rows = Vec::new();
     for (at, bytes) in reader.split(b'\n').enumerate() {
         let bytes =
@@ -132,28 +240,4 @@ fn read(reader: impl BufRead) -> Result<Vec<Sample>, ProviderError> {
         rows.push(row.into());
     }
     Ok(rows)
-}
-
-fn output(scores: &Scores) -> impl Iterator<Item = Value> {
-    let mut reasons: Vec<Option<&str>> = vec![None; scores.total.len()];
-    for (row, reason) in &scores.reasons {
-        if let Some(slot) = reasons.get_mut(*row) {
-            *slot = Some(reason);
-        }
-    }
-    // Through the shortest decimal of the f32, so that 4.2 is not written 4.199999809265137.
-    let number = |score: rlaif_core::Score| {
-        let shortest = score.get().to_string().parse().unwrap_or_else(|_| f64::from(score.get()));
-        Value::from(shortest)
-    };
-    scores.total.iter().zip(reasons).enumerate().map(move |(row, (score, reason))| match score {
-        None => json!({"score": null, "reason": reason.unwrap_or("no verdict")}),
-        Some(score) => {
-            let part = |(name, column): &(String, Vec<Option<rlaif_core::Score>>)| {
-                (name.clone(), column[row].map_or(Value::Null, number))
-            };
-            let parts: Map<String, Value> = scores.parts.iter().map(part).collect();
-            json!({"score": number(*score), "parts": parts})
-        }
-    })
 }

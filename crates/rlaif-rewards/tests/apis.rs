@@ -397,6 +397,45 @@ fn a_key_is_not_cut_out_of_an_answer() {
     }
 }
 
+/// The request that the REST reference of Azure OpenAI shows: POST
+/// `{endpoint}/openai/deployments/{deployment-id}/chat/completions?api-version=2024-10-21`, `api-key` in a
+/// header of its own, or a token of Microsoft Entra as bearer.
+#[test]
+fn azure_openai_is_asked_at_its_deployment() {
+    let server = Server::start(|_| Reply::Json(200, openai("1.5")));
+    let base = format!("{}/openai/deployments/gpt4", server.url);
+    for (key, header, sent) in [
+        ("azure-key", "api-key", "azure-key"),
+        ("eyJ0eXAi.token", "authorization", "Bearer eyJ0eXAi.token"),
+    ] {
+        let environment = |name: &str| (name == "AZURE_OPENAI_API_KEY").then(|| key.to_owned());
+        for (base_url, more) in [
+            (format!("{base}?api-version=2024-10-21"), ""),
+            (format!("{base}/chat/completions?api-version=2024-10-21"), ""),
+            (base.clone(), "api_version = \"2024-10-21\"\n"),
+        ] {
+            let toml = format!(
+                "rubric = \"toxicity\"\n[api]\nkind = \"openai\"\nmodel = \"gpt4\"\n\
+                 base_url = \"{base_url}\"\n{more}"
+            );
+            let judge = LlmJudge::with_environment(&config(&toml), &environment).unwrap();
+            assert_eq!(score(&judge), 1.5);
+            let requests = server.requests();
+            let request = requests.last().unwrap();
+            let path = "/openai/deployments/gpt4/chat/completions?api-version=2024-10-21";
+            assert_eq!(request.path, path);
+            assert_eq!(request.header(header), Some(sent));
+            let other = if header == "api-key" { "authorization" } else { "api-key" };
+            assert_eq!(request.header(other), None);
+        }
+    }
+    let toml = format!(
+        "rubric = \"toxicity\"\n[api]\nkind = \"openai\"\nmodel = \"gpt4\"\nbase_url = \"{base}\"\n"
+    );
+    let error = LlmJudge::with_environment(&config(&toml), &environment).unwrap_err();
+    assert!(error.to_string().contains("`api.api_version`"), "{error}");
+}
+
 #[test]
 fn a_wrong_address_is_told_from_an_unknown_model() {
     let (error, asked) = failure(404, json!({"detail": "Not Found"}));
@@ -410,5 +449,5 @@ fn a_wrong_address_is_told_from_an_unknown_model() {
     let reason = &scores.reasons[0].1;
     let address = format!("{}/v1/chat/completions", server.url);
     assert!(reason.contains(&address) && reason.contains("200"), "{reason}");
-    assert!(reason.contains("<html>\\u{1b}[31mlogin"), "{reason}");
+    assert!(reason.contains("<html>⟨U+001B⟩[31mlogin"), "{reason}");
 }

@@ -184,10 +184,14 @@ pub struct BedrockApi {
 pub struct OpenAiApi {
     /// The model's name.
     pub model: String,
-    /// The address; `https://api.openai.com/v1` by default.
+    /// The address; `https://api.openai.com/v1` by default. Of Azure OpenAI the resource, the
+    /// deployment, or the whole target address.
     pub base_url: Option<String>,
+    /// The version of Azure OpenAI's API, such as `2024-10-21`, where it is not in `base_url`.
+    pub api_version: Option<String>,
     /// The environment variable of the key; `OPENAI_API_KEY` by default, and no key where that is
-    /// not set and `base_url` is.
+    /// not set and `base_url` is; for Azure OpenAI `AZURE_OPENAI_API_KEY`, or else
+    /// `OPENAI_API_KEY`.
     pub api_key_env: Option<String>,
     /// Number of likeliest tokens to ask for, for expectations; 20 by default.
     pub top_log_probs: Option<u8>,

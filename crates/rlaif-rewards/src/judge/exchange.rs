@@ -1,9 +1,12 @@
 //! Asking a service until there is an answer, a reason why there is none, or cause to stop
 //! altogether.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
+use rlaif_core::Interrupted;
 use rlaif_http::{Connections, GivenUp, Lost, Pace, Patience, Reply, Retry, Stop, post};
 
 use super::config::LimitsConfig;
@@ -250,38 +253,55 @@ impl Service {
         self.pace.settle(estimate.input + estimate.output, actual);
     }
 
-    /// Does `work` on 0..jobs, at most `concurrency` at a time, and gives the result of each, in
-    /// order; nothing for those that a stop forestalled.
+    /// Does `work` on 0..jobs, at most `concurrency` at a time, and tells the result of each as it
+    /// comes. A stop, a `Break` of `tell` and Ctrl-C forestall what has not begun; what has is waited
+    /// for, as it is paid for.
     pub(super) fn each<T: Send>(
         &self,
         jobs: usize,
         stop: &Stop,
         work: impl Fn(usize) -> T + Sync,
-    ) -> Vec<Option<T>> {
+        mut tell: impl FnMut(usize, T) -> ControlFlow<()>,
+    ) {
+        /// Between two looks at whether Ctrl-C was pressed.
+        const LOOK: Duration = Duration::from_millis(100);
         let next = AtomicUsize::new(0);
-        let worker = || {
-            let mut done = Vec::new();
+        let (sender, results) = mpsc::channel();
+        let worker = |sender: mpsc::Sender<(usize, T)>| {
             while !stop.stopped() {
                 let job = next.fetch_add(1, Ordering::Relaxed);
-                if job >= jobs {
+                // Nobody listens only where the listener panicked.
+                if job >= jobs || sender.send((job, work(job))).is_err() {
                     break;
                 }
-                done.push((job, work(job)));
             }
-            done
         };
-        let mut results: Vec<Option<T>> = (0..jobs).map(|_| None).collect();
         std::thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..self.concurrency.min(jobs)).map(|_| scope.spawn(worker)).collect();
-            for thread in workers {
-                let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                for (job, result) in done {
-                    results[job] = Some(result);
+            let workers: Vec<_> = (0..self.concurrency.min(jobs))
+                .map(|_| {
+                    let sender = sender.clone();
+                    scope.spawn(|| worker(sender))
+                })
+                .collect();
+            drop(sender);
+            loop {
+                match results.recv_timeout(LOOK) {
+                    Ok((job, result)) => {
+                        if tell(job, result).is_break() {
+                            stop.stop();
+                        }
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => break,
+                }
+                if Interrupted::check().is_err() {
+                    stop.stop();
                 }
             }
+            for thread in workers {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
         });
-        results
     }
 }
 

@@ -1,10 +1,11 @@
 //! A language model behind an API as a reward model.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_core::{Exchange, Interrupted, RewardError, RewardModel, Scores, Tell};
 use rlaif_http::{Environment, Stop, process_environment};
 
 use super::api::{Api, Ask};
@@ -117,35 +118,87 @@ impl LlmJudge {
         Ask { question, form: self.rubric.form(), sampling: &self.sampling, sample, without }
     }
 
-    /// The verdicts on these questions; an error stops those that are still to come.
-    fn verdicts(&self, jobs: &[Job]) -> Result<Vec<Judged>, ProviderError> {
+    /// Tells the verdicts on these questions as they come; an error stops those that are still to
+    /// come. What was not asked has no verdict.
+    fn verdicts(
+        &self,
+        jobs: &[Job],
+        tell: &mut dyn FnMut(usize, Judged) -> ControlFlow<()>,
+    ) -> Result<(), ProviderError> {
         let keys: Vec<Key> = jobs.iter().map(|job| job.key).collect();
         let known = match &self.cache {
             Some(cache) => cache.get(&keys)?,
             None => vec![None; jobs.len()],
         };
         let read = |answer: Option<Answer>| self.rubric.read(&answer?).ok();
-        let mut verdicts: Vec<Option<Judged>> =
-            known.into_iter().map(|answer| read(answer).map(Ok)).collect();
-        let open: Vec<usize> = (0..jobs.len()).filter(|&job| verdicts[job].is_none()).collect();
+        let mut open = Vec::new();
+        for (job, answer) in known.into_iter().enumerate() {
+            match read(answer) {
+                Some(reading) if tell(job, Ok(reading)).is_break() => return Ok(()),
+                Some(_) => {}
+                None => open.push(job),
+            }
+        }
         self.service.ledger.count(|usage| usage.cached += (jobs.len() - open.len()) as u64);
 
         let stop = Stop::default();
         let failure = Mutex::new(None);
-        let answers = self.service.each(open.len(), &stop, |at| {
+        let ask = |at: usize| {
             self.ask(&jobs[open[at]], &stop).map_err(|error| {
                 lock(&failure).get_or_insert(error);
                 stop.stop();
             })
+        };
+        let unasked = Err(stopped(WHO));
+        self.service.each(open.len(), &stop, ask, |at, verdict| match verdict {
+            Ok(verdict) if verdict != unasked => tell(open[at], verdict),
+            _ => ControlFlow::Continue(()),
         });
-        if let Some(error) = lock(&failure).take() {
-            return Err(error);
+        lock(&failure).take().map_or(Ok(()), Err)
+    }
+
+    /// Tells the verdicts of each row once all of them are there, or why it could not be asked about.
+    fn each_row(
+        &self,
+        batch: &[Exchange<'_>],
+        tell: &mut dyn FnMut(usize, Result<Vec<Judged>, String>) -> ControlFlow<()>,
+    ) -> Result<(), RewardError> {
+        let (jobs, rows) = self.jobs(batch);
+        let mut rows_of: Vec<Vec<usize>> = vec![Vec::new(); jobs.len()];
+        let mut missing = vec![0; rows.len()];
+        let mut verdicts: Vec<Option<Judged>> = vec![None; jobs.len()];
+        for (row, samples) in rows.iter().enumerate() {
+            match samples {
+                Ok(samples) => {
+                    missing[row] = samples.len();
+                    samples.iter().for_each(|&job| rows_of[job].push(row));
+                }
+                Err(reason) => {
+                    if tell(row, Err(reason.clone())).is_break() {
+                        return Ok(());
+                    }
+                }
+            }
         }
-        for (at, answer) in open.into_iter().zip(answers) {
-            verdicts[at] = answer.and_then(Result::ok);
-        }
-        let unasked = || Err(stopped(WHO));
-        Ok(verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unasked)).collect())
+        let failed =
+            |source| RewardError::Failed { model: self.name.clone(), source: Box::new(source) };
+        self.verdicts(&jobs, &mut |job, verdict| {
+            verdicts[job] = Some(verdict);
+            for &row in &rows_of[job] {
+                missing[row] -= 1;
+                if missing[row] == 0 {
+                    let of_row = rows[row].iter().flatten();
+                    let of_row = of_row.filter_map(|&job| verdicts[job].clone()).collect();
+                    tell(row, Ok(of_row))?;
+                }
+            }
+            ControlFlow::Continue(())
+        })
+        .map_err(failed)?;
+        Interrupted::check().map_err(|source| {
+            let model = self.name.clone();
+            RewardError::Interrupted { model, source }
+        })
     }
 
     fn ask(&self, job: &Job, stop: &Stop) -> Result<Judged, ProviderError> {
@@ -252,7 +305,7 @@ impl Asking for Asked<'_> {
         let Some((answer, used)) = parsed.and_then(|reply| self.judge.api.answer(&reply)) else {
             let api = &self.judge.api;
             return Ok(Read::Foreign(format!(
-                "200: the reply of {} is none of {}, check `base_url`: {}",
+                "200: the reply of {} is not one of {}, check `base_url`: {}",
                 api.url,
                 api.dialect.name(),
                 api.redact(&excerpt(&String::from_utf8_lossy(body)))
@@ -324,15 +377,18 @@ impl RewardModel for LlmJudge {
     }
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
-        let (jobs, rows) = self.jobs(batch);
-        let verdicts = self.verdicts(&jobs).map_err(|source| RewardError::Failed {
-            model: self.name.clone(),
-            source: Box::new(source),
+        let mut rows = vec![Err(stopped(WHO)); batch.len()];
+        self.each_row(batch, &mut |row, verdicts| {
+            rows[row] = verdicts;
+            ControlFlow::Continue(())
         })?;
-        let rows = rows
-            .into_iter()
-            .map(|of_row| Ok(of_row?.into_iter().map(|job| verdicts[job].clone()).collect()));
-        Ok(rubric::scores(rows, self.rubric.form(), self.samples))
+        Ok(rubric::scores(rows.into_iter(), self.rubric.form(), self.samples))
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        self.each_row(batch, &mut |row, verdicts| {
+            tell(row, rubric::scores([verdicts].into_iter(), self.rubric.form(), self.samples))
+        })
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use rlaif_core::printable;
 use rlaif_http::{Reply, retry_after};
 use serde_json::Value;
 
@@ -52,28 +53,15 @@ pub(super) struct Complaint {
     wait: Option<Duration>,
 }
 
-/// The beginning of what a server said, as it may be printed: without control characters, which a
-/// terminal obeys, and without invisible ones.
+/// The beginning of what a server said, on one line, as it may be printed.
 pub(super) fn excerpt(text: &str) -> String {
     const LONGEST: usize = 500;
-    let mut shown = String::new();
-    for c in text.trim().chars() {
-        match c {
-            '\n' | '\r' | '\t' => shown.push(' '),
-            '\u{200b}'..='\u{200f}'
-            | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{61c}'
-            | '\u{feff}' => shown.extend(c.escape_unicode()),
-            c if c.is_control() => shown.extend(c.escape_default()),
-            c => shown.push(c),
-        }
-        if shown.len() > LONGEST {
-            shown.push_str(" ...");
-            break;
-        }
-    }
-    shown
+    let text = text.trim();
+    let (shown, more) = match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => (&text[..end], " ..."),
+        None => (text, ""),
+    };
+    printable(&shown.replace(['\n', '\r', '\t'], " ")).into_owned() + more
 }
 
 impl Complaint {

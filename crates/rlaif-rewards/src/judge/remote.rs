@@ -1,8 +1,9 @@
 //! A reward server of OpenRLHF's `/get_reward` shape.
 
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 
-use rlaif_core::{Exchange, NonFinite, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{Exchange, Interrupted, NonFinite, RewardError, RewardModel, Score, Scores, Tell};
 use rlaif_http::{Environment, Secret, Stop, process_environment};
 use serde::Deserialize;
 use serde_json::json;
@@ -11,7 +12,7 @@ use super::api::address;
 use super::config::{JudgeConfig, RewardServerApi};
 use super::exchange::{Asking, Message, Read, Service, stopped};
 use super::optional::Optional;
-use super::refusal::{Complaint, Fatal};
+use super::refusal::{Complaint, Fatal, excerpt};
 use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;
 use crate::sync::lock;
@@ -107,6 +108,52 @@ impl RemoteReward {
         self.service.ledger.usage()
     }
 
+    /// Asks for the rows chunk by chunk, and tells the verdicts on each chunk as they come.
+    fn each_chunk(
+        &self,
+        batch: &[Exchange<'_>],
+        tell: &mut dyn FnMut(&[usize], Scores) -> ControlFlow<()>,
+    ) -> Result<(), RewardError> {
+        let chunks: Vec<&[Exchange<'_>]> = batch.chunks(self.batch_size).collect();
+        let stop = Stop::default();
+        let failure = Mutex::new(None);
+        let fail = |error: RewardError| {
+            lock(&failure).get_or_insert(error);
+            stop.stop();
+        };
+        let ask = |at: usize| {
+            let asked = Asked::new(self, chunks[at], at * self.batch_size);
+            self.service.ask(asked, &stop).map_err(fail)
+        };
+        self.service.each(chunks.len(), &stop, ask, |at, reply| {
+            let rows: Vec<usize> = (at * self.batch_size..).take(chunks[at].len()).collect();
+            let of_chunk = match reply {
+                // It was told already.
+                Err(()) => return ControlFlow::Continue(()),
+                Ok(Err(reason)) if reason == stopped(WHO) => return ControlFlow::Continue(()),
+                Ok(Ok(reply)) => match self.scores(&reply, &rows) {
+                    Ok(scores) => scores,
+                    Err(error) => {
+                        fail(error);
+                        return ControlFlow::Continue(());
+                    }
+                },
+                Ok(Err(reason)) => Scores {
+                    reasons: (0..rows.len()).map(|row| (row, reason.clone())).collect(),
+                    ..Scores::new(vec![None; rows.len()])
+                },
+            };
+            tell(&rows, of_chunk)
+        });
+        if let Some(error) = lock(&failure).take() {
+            return Err(error);
+        }
+        Interrupted::check().map_err(|source| {
+            let model = self.name.clone();
+            RewardError::Interrupted { model, source }
+        })
+    }
+
     /// The verdicts of one reply, on these rows of the batch.
     fn scores(&self, reply: &Reply, rows: &[usize]) -> Result<Scores, RewardError> {
         let mut scores = Scores::default();
@@ -191,7 +238,12 @@ impl Asking for Asked<'_> {
                     let (model, row) = (self.server.name.clone(), self.first + row);
                     return Err(RewardError::NonFinite { model, row, source: NonFinite(value) });
                 }
-                Ok(Read::Foreign(format!("the reply is no {{\"rewards\": [numbers]}}: {error}")))
+                Ok(Read::Foreign(format!(
+                    "200: the reply of {} is not {{\"rewards\": [numbers]}}, check `api.url`: \
+                     {error}: {}",
+                    self.server.url,
+                    self.redact(&excerpt(&String::from_utf8_lossy(body)))
+                )))
             }
         }
     }
@@ -244,34 +296,21 @@ impl RewardModel for RemoteReward {
     }
 
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
-        let chunks: Vec<&[Exchange<'_>]> = batch.chunks(self.batch_size).collect();
-        let stop = Stop::default();
-        let failure = Mutex::new(None);
-        let replies = self.service.each(chunks.len(), &stop, |at| {
-            let asked = Asked::new(self, chunks[at], at * self.batch_size);
-            self.service.ask(asked, &stop).unwrap_or_else(|error| {
-                lock(&failure).get_or_insert(error);
-                stop.stop();
-                Err(stopped(WHO))
-            })
-        });
-        if let Some(error) = lock(&failure).take() {
-            return Err(error);
-        }
         let mut scores = Scores::new(vec![None; batch.len()]);
-        for (at, (chunk, reply)) in chunks.iter().zip(replies).enumerate() {
-            let rows: Vec<usize> = (at * self.batch_size..).take(chunk.len()).collect();
-            let reply = reply.unwrap_or_else(|| Err(stopped(WHO)));
-            let of_chunk = match reply {
-                Ok(reply) => self.scores(&reply, &rows)?,
-                Err(reason) => Scores {
-                    reasons: (0..rows.len()).map(|row| (row, reason.clone())).collect(),
-                    ..Scores::new(vec![None; rows.len()])
-                },
-            };
-            scores.fill_from(of_chunk, &rows);
-        }
+        let reasons = (0..batch.len()).map(|row| (row, stopped(WHO)));
+        scores.reasons = reasons.collect();
+        self.each_chunk(batch, &mut |rows, of_chunk| {
+            scores.reasons.retain(|(row, _)| !rows.contains(row));
+            scores.fill_from(of_chunk, rows);
+            ControlFlow::Continue(())
+        })?;
         Ok(scores)
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        self.each_chunk(batch, &mut |rows, of_chunk| {
+            rows.iter().enumerate().try_for_each(|(at, &row)| tell(row, of_chunk.gather(&[at])))
+        })
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rlaif_core::{
-    Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores, Specials, TextCodec,
+    Exchange, GenerationPrompt, Interrupted, Message, RewardError, RewardModel, Scores, Specials,
+    TextCodec,
 };
 use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::{Classifier, LoadOptions, ModelFiles};
@@ -556,6 +557,10 @@ impl RewardModel for ClassifierReward {
         // Results stay on the device until all are there: one wait, not one for each batch.
         let mut outputs = Vec::new();
         for rows in order.chunks(self.options.batch_size) {
+            Interrupted::check().map_err(|source| {
+                let model = self.name.clone();
+                RewardError::Interrupted { model, source }
+            })?;
             let ids = rows.iter().map(|&row| sequences[row].ids.clone()).collect();
             let starts: Vec<usize> = rows.iter().map(|&row| sequences[row].second_start).collect();
             outputs.push(

@@ -4,12 +4,14 @@ mod anthropic;
 mod ask;
 mod auth;
 mod bedrock;
+mod endpoint;
 mod openai;
 mod reply;
 
 pub(super) use ask::Ask;
 use auth::Auth;
 pub(super) use auth::address;
+use endpoint::Endpoint;
 
 use rlaif_http::{Address, Environment, Secret};
 use serde_json::{Map, Value};
@@ -68,7 +70,8 @@ impl Api {
             LlmApi::Anthropic(AnthropicApi { model, base_url, api_key_env }) => {
                 let base = base_url.as_deref().unwrap_or("https://api.anthropic.com");
                 let mut base = address("api.base_url", base)?;
-                base.path.truncate(base.path.trim_end_matches("/v1").len());
+                let path = base.path.trim_end_matches("/messages").trim_end_matches("/v1");
+                base.path.truncate(path.len());
                 let variable = api_key_env.as_deref().unwrap_or("ANTHROPIC_API_KEY");
                 let key = Secret::from_environment(variable, environment)?;
                 let auth = Auth::Header { name: "x-api-key", prefix: "", key };
@@ -84,46 +87,7 @@ impl Api {
                 let path = format!("/model/{}/converse", sigv4::encoded_segment(model));
                 Self::at(Dialect::BedrockConverse, model, &base, &path, auth, &from)
             }
-            LlmApi::OpenAi(OpenAiApi {
-                model,
-                base_url,
-                api_key_env,
-                top_log_probs,
-                extra_body,
-            }) => {
-                let base = base_url.as_deref().unwrap_or("https://api.openai.com/v1");
-                let mut base = address("api.base_url", base)?;
-                if base.path.is_empty() {
-                    base.path.push_str("/v1");
-                }
-                let variable = api_key_env.as_deref().unwrap_or("OPENAI_API_KEY");
-                // Local servers ask for no key.
-                let keyless = base_url.is_some()
-                    && api_key_env.is_none()
-                    && environment(variable).is_none_or(|key| key.trim().is_empty());
-                let auth = if keyless {
-                    Auth::None
-                } else {
-                    let key = Secret::from_environment(variable, environment)?;
-                    Auth::Header { name: "authorization", prefix: "Bearer ", key }
-                };
-                let mut api =
-                    Self::at(Dialect::OpenAi, model, &base, "/chat/completions", auth, variable);
-                if keyless {
-                    api.key_from.push_str(", which is not set");
-                }
-                api.extra_body = extra_body.clone();
-                api.top_log_probs = top_log_probs.unwrap_or(20);
-                if !(1..=100).contains(&api.top_log_probs) {
-                    return Err(ProviderError::Setting {
-                        setting: "api.top_log_probs",
-                        expected: "a whole number from 1 to 100 (most servers give at most 20)"
-                            .to_owned(),
-                        found: api.top_log_probs.to_string(),
-                    });
-                }
-                api
-            }
+            LlmApi::OpenAi(config) => Self::openai(config, environment)?,
         };
         if api.dialect != Dialect::OpenAi {
             let refused = |setting, expected: &str, found: String| {
@@ -138,6 +102,49 @@ impl Api {
                 let expected = "left out, since this API takes no seed";
                 return refused("sampling.seed", expected, seed.to_string());
             }
+        }
+        Ok(api)
+    }
+
+    /// A server of OpenAI's chat completions.
+    fn openai(config: &OpenAiApi, environment: Environment<'_>) -> Result<Self, ProviderError> {
+        let OpenAiApi { model, base_url, api_version, api_key_env, top_log_probs, extra_body } =
+            config;
+        let Endpoint { base, query, azure } =
+            Endpoint::openai(base_url.as_deref(), api_version.as_deref(), model)?;
+        let given = |name: &str| environment(name).is_some_and(|key| !key.trim().is_empty());
+        let variable = api_key_env.as_deref().unwrap_or(match azure {
+            true if given("AZURE_OPENAI_API_KEY") || !given("OPENAI_API_KEY") => {
+                "AZURE_OPENAI_API_KEY"
+            }
+            _ => "OPENAI_API_KEY",
+        });
+        // Local servers ask for no key.
+        let keyless = base_url.is_some() && !azure && api_key_env.is_none() && !given(variable);
+        let auth = if keyless {
+            Auth::None
+        } else {
+            let key = Secret::from_environment(variable, environment)?;
+            // A token of Microsoft Entra is a JSON Web Token.
+            if azure && !key.expose().starts_with("eyJ") {
+                Auth::Header { name: "api-key", prefix: "", key }
+            } else {
+                Auth::Header { name: "authorization", prefix: "Bearer ", key }
+            }
+        };
+        let mut api = Self::at(Dialect::OpenAi, model, &base, "/chat/completions", auth, variable);
+        api.url.push_str(&query);
+        if keyless {
+            api.key_from.push_str(", which is not set");
+        }
+        api.extra_body = extra_body.clone();
+        api.top_log_probs = top_log_probs.unwrap_or(20);
+        if !(1..=100).contains(&api.top_log_probs) {
+            return Err(ProviderError::Setting {
+                setting: "api.top_log_probs",
+                expected: "a whole number from 1 to 100 (most servers give at most 20)".to_owned(),
+                found: api.top_log_probs.to_string(),
+            });
         }
         Ok(api)
     }
