@@ -1,7 +1,7 @@
 //! How well a policy tells chosen responses from rejected ones.
 
-use rlaif_core::{Metrics, stats::wilson};
-use rlaif_lm::Policy;
+use rlaif_core::{Interrupted, Metrics, stats::wilson};
+use rlaif_lm::{LmError, Policy};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
@@ -150,6 +150,7 @@ impl<P: Policy> DpoTrainer<P> {
         let size = self.config().evaluation_batch();
         let mut parts = Vec::new();
         for places in order.chunks(size) {
+            Interrupted::check().map_err(LmError::from)?;
             let part: Vec<&PairRow> = places.iter().map(|&place| &rows[place]).collect();
             let given: Option<Vec<[f32; 2]>> =
                 reference.map(|sums| places.iter().map(|&place| sums.rows()[place]).collect());

@@ -1,7 +1,7 @@
 //! Learning from single responses with a verdict each, and evaluation on such.
 
-use rlaif_core::Metrics;
-use rlaif_lm::{Adapters, Policy};
+use rlaif_core::{Interrupted, Metrics};
+use rlaif_lm::{Adapters, LmError, Policy};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -201,6 +201,7 @@ impl<P: Policy> DpoTrainer<P> {
         let mut seen = Seen::default();
         let mut tokens = 0;
         for places in &parts.places {
+            Interrupted::check().map_err(LmError::from)?;
             let batch = parts.batch(places, Which::Own)?;
             tokens += batch.tokens(self.config().prompts);
             let (sums, entropy) = parts.sums(places, &batch, how)?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_core::{Metrics, PromptRecord, RewardModel, Seed, TextCodec};
+use rlaif_core::{Metrics, PromptRecord, RewardModel, Seed, TextCodec, undone_if_interrupted};
 use rlaif_lm::Policy;
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
 
@@ -189,8 +189,9 @@ impl<'a, P: Policy> DpoTask<'a, P> {
         };
         let prompts: Vec<PromptRecord> = rows.iter().map(|&row| prompts[row].clone()).collect();
         let Online { codec, reward, sampling, seed } = *online;
-        let batch =
-            self.trainer.sample_pairs(&prompts, codec, reward, sampling, seed, self.steps)?;
+        let batch = undone_if_interrupted(reward, || {
+            self.trainer.sample_pairs(&prompts, codec, reward, sampling, seed, self.steps)
+        })?;
         let pairs: Vec<&PairRow> = batch.rows.iter().collect();
         let mut metrics = if pairs.is_empty() {
             Metrics::new()

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use rlaif_core::BadSetting;
-use rlaif_lm::{Adapters, Parameters, Policy, Reference};
+use rlaif_core::{BadSetting, Interrupted};
+use rlaif_lm::{Adapters, LmError, Parameters, Policy, Reference};
 use rlaif_train::{Optimizer, Trainable};
 use tch::{Kind, Tensor, no_grad};
 
@@ -146,6 +146,7 @@ impl<P: Policy> DpoTrainer<P> {
         // Rows of like length together; each row's sum goes to its own place.
         let order = by_length(rows.iter().map(|row| row.iter().map(|ids| ids.len()).sum()));
         for places in order.chunks(self.config.evaluation_batch()) {
+            Interrupted::check().map_err(LmError::from)?;
             let column = |k: usize| places.iter().map(|&place| rows[place][k].to_vec()).collect();
             let batch = Batch::new(&self.policy, column(0), &[column(1), column(2)])?;
             let of_part = reference_sums(model, &batch, self.config.pass(), adapters, tail_weight)?;

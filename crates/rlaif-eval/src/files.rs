@@ -1,5 +1,6 @@
 //! Files that are there whole or not at all.
 
+use std::io;
 use std::path::Path;
 
 use rlaif_files::JsonError;
@@ -16,11 +17,9 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), EvalError> {
 }
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), EvalError> {
-    let bytes = rlaif_files::to_json(value).map_err(|source| EvalError::Io {
-        action: "write",
-        path: path.to_owned(),
-        source: source.into(),
-    })?;
+    let failed = |source| EvalError::Io { action: "write", path: path.to_owned(), source };
+    rlaif_core::check_finite(value).map_err(|source| failed(io::Error::other(source)))?;
+    let bytes = rlaif_files::to_json(value).map_err(|source| failed(source.into()))?;
     write(path, &bytes)
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -31,12 +31,7 @@ impl Journal {
     /// Opens or creates it. A last line that was cut off by a crash is removed.
     pub(crate) fn open(path: &Path) -> Result<Self, EvalError> {
         let io = |action| move |source| EvalError::Io { action, path: path.to_owned(), source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(io("open"))?;
+        let mut file = rlaif_files::open_growing(path).map_err(io("open"))?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(io("read"))?;
         let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlaif_core::{BadSetting, CodecError, Fault};
+use rlaif_core::{BadSetting, CodecError, Fault, Interrupted};
 use rlaif_torch::TorchError;
 
 use crate::concern::RolloutConcern;
@@ -161,6 +161,9 @@ pub enum LmError {
     /// The caller's listener asked to stop.
     #[error("generation was interrupted")]
     Interrupted,
+    /// The user asked for the end, by Ctrl-C.
+    #[error("{0}")]
+    Asked(#[from] Interrupted),
     /// libtorch failed.
     #[error(transparent)]
     Torch(#[from] TorchError),
@@ -192,7 +195,10 @@ impl Fault for LmError {
             | Self::NoMemory
             | Self::CacheFull { .. } => false,
             // This machine, or weights that overflow on it.
-            Self::BatchTooLarge { .. } | Self::NotFinite { .. } | Self::Interrupted => false,
+            Self::BatchTooLarge { .. }
+            | Self::NotFinite { .. }
+            | Self::Interrupted
+            | Self::Asked(_) => false,
             // Another program; or a file that was named.
             Self::Sampler { .. } => false,
             Self::Recording { .. } | Self::RecordingEnded { .. } => true,

@@ -68,9 +68,15 @@ impl<P: Policy> PpoTrainer<P> {
         if state.seed != config.seed.get() {
             return differs("seed", config.seed.get().to_string(), state.seed.to_string());
         }
-        if state.generation != config.generation {
+        // How rows go together decides about rounding alone.
+        let sampled = GenerationConfig {
+            batch_size: config.generation.batch_size,
+            check_every: config.generation.check_every,
+            ..state.generation
+        };
+        if sampled != config.generation {
             let text = |generation: &GenerationConfig| format!("{generation:?}");
-            return differs("generation", text(&config.generation), text(&state.generation));
+            return differs("generation", text(&config.generation), text(&sampled));
         }
         let own = self.policy.parameters().trainable();
         restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;

@@ -1,6 +1,6 @@
 //! PPO as the loop that trainings share takes it.
 
-use rlaif_core::{RewardModel, TextCodec};
+use rlaif_core::{RewardModel, TextCodec, undone_if_interrupted};
 use rlaif_lm::Policy;
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
 use serde::{Deserialize, Serialize};
@@ -91,7 +91,9 @@ struct State {
 impl<P: Policy> Fit for PpoTask<'_, P> {
     fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
         let prompts: Vec<Prompt> = rows.iter().map(|&row| self.prompts[row].clone()).collect();
-        let (rollout, mut stats) = self.trainer.step(&prompts, self.codec, self.reward)?;
+        let (rollout, mut stats) = undone_if_interrupted(self.reward, || {
+            self.trainer.step(&prompts, self.codec, self.reward)
+        })?;
         // The stopping rule may name a number of the reward's.
         stats.metrics.extend(self.reward.metrics().into_iter().collect());
         let config = self.trainer.config();

@@ -1,6 +1,6 @@
 //! Policy gradients as the loop that trainings share takes them.
 
-use rlaif_core::{RewardModel, TextCodec};
+use rlaif_core::{RewardModel, TextCodec, undone_if_interrupted};
 use rlaif_lm::{LocalSampler, Policy, Sampler};
 use rlaif_rl::{Prompt, RlError, Watch, permutation};
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
@@ -107,8 +107,9 @@ impl<P: Policy> Fit for ReinforceTask<'_, P> {
         let order = if dynamic { permutation(self.prompts.len(), seed) } else { Vec::new() };
         let others = order.into_iter().filter(|row| !rows.contains(row));
         let mut spare = others.map(|row| self.prompts[row].clone());
-        let (experience, mut stats) =
-            self.trainer.step(&prompts, &mut spare, &mut *self.sampler, self.reward)?;
+        let (experience, mut stats) = undone_if_interrupted(self.reward, || {
+            self.trainer.step(&prompts, &mut spare, &mut *self.sampler, self.reward)
+        })?;
         // The stopping rule may name a number of the reward's.
         stats.metrics.extend(self.reward.metrics().into_iter().collect());
         let config = self.trainer.config();

@@ -49,8 +49,8 @@ pub enum RlError {
     },
     /// A response without a score, where `scores.missing` is `error`.
     #[error(
-        "reward `{reward}` gave response {row} no score: {reason}; set `scores.missing` to `drop` \
-         or to a value to go on without one"
+        "reward `{reward}` gave response {row} no score: {reason}; set `scores.missing` (in a run file \
+         `ppo.scores.missing`, with --resume as well) to `drop` or to a value to go on without one"
     )]
     NoScore {
         /// The reward model.

@@ -4,8 +4,8 @@
 //! L = − Σ w_y log p(y | x) / Σ w_y      over the rows of the optimizer batch, w_y the class weights
 //! ```
 
-use rlaif_core::Metrics;
-use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
+use rlaif_core::{Interrupted, Metrics};
+use rlaif_lm::{Forward, LabelScheme, LmError, Padding, SequenceClassifier, TokenBatch};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
@@ -206,6 +206,7 @@ impl<'m> ClassifierTrainer<'m> {
     fn probabilities(&self, rows: &[ClassifierRow]) -> Result<Vec<Vec<f64>>, TrainError> {
         let mut all = vec![Vec::new(); rows.len()];
         for (places, rows) in self.config.divide_for_evaluation(rows, |row| row.ids.len()) {
+            Interrupted::check().map_err(LmError::from)?;
             let logits = no_grad(|| logits(self.model, &rows, Forward::default()))?;
             let probabilities = self.model.scheme().probabilities(&logits).to_kind(Kind::Double);
             let probabilities = Vec::<Vec<f64>>::try_from(probabilities)?;

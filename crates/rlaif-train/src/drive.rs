@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use rlaif_core::{Finding, Metrics, Seed};
+use rlaif_core::{Finding, Interrupted, Metrics, Seed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -249,6 +249,28 @@ struct State {
     /// Why the run has ended before its steps were done, if it has.
     #[serde(default)]
     stopped: Option<String>,
+    /// The step whose evaluation was interrupted, if this is the checkpoint before it.
+    #[serde(default)]
+    unevaluated: Option<Unevaluated>,
+}
+
+/// Outcome of a step that was not evaluated yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Unevaluated {
+    /// Metrics, as bits: they need not be finite.
+    metrics: Vec<(String, u64)>,
+    stop: Option<String>,
+}
+
+impl Unevaluated {
+    fn new(metrics: &Metrics, stop: Option<String>) -> Self {
+        let bits = metrics.iter().map(|(name, value)| (name.to_owned(), value.to_bits()));
+        Self { metrics: bits.collect(), stop }
+    }
+
+    fn metrics(&self) -> Metrics {
+        self.metrics.iter().map(|(name, bits)| (name.clone(), f64::from_bits(*bits))).collect()
+    }
 }
 
 /// Why a checkpoint is written after a step: no reason, no checkpoint.
@@ -294,6 +316,7 @@ pub fn drive(
         task.restore(saved)?;
         done = saved.step();
     }
+    run.taken_up()?;
     run.write_findings(&state.findings)?;
     for warning in task.warnings() {
         run.say(&format!("warning: {warning}"))?;
@@ -306,32 +329,56 @@ pub fn drive(
     }
     let stopped = state.stopped.is_some();
     let mut ending = if stopped { Ending::Stopped } else { Ending::Finished };
-    while done < total_steps && ending == Ending::Finished {
-        let start = Instant::now();
-        let rows = batches.batch(done)?;
-        tch::manual_seed(seed.derive("fit", done).get() as i64);
-        let Stepped { mut metrics, samples, notes, findings, stop } = task.step(&rows)?;
-        done += 1;
-        let seconds = start.elapsed().as_secs_f64();
-        metrics.set("time/step", seconds);
-        if let Some(tokens) = metrics.get("tokens") {
-            metrics.set("time/tokens_per_s", tokens / seconds);
-        }
-        samples.iter().try_for_each(|row| run.sample(row))?;
-        if !findings.is_empty() {
-            findings.iter().try_for_each(|finding| run.say(&finding.to_string()))?;
-            state.findings.extend(findings);
-            run.write_findings(&state.findings)?;
-        }
-        notes.iter().try_for_each(|note| run.say(note))?;
+    let mut unevaluated = state.unevaluated.take();
+    // The step of the newest checkpoint.
+    let mut kept = done;
+    while (done < total_steps || unevaluated.is_some()) && ending == Ending::Finished {
+        let (mut metrics, stop) = if let Some(step) = unevaluated.take() {
+            (step.metrics(), step.stop)
+        } else {
+            let start = Instant::now();
+            let rows = batches.batch(done)?;
+            tch::manual_seed(seed.derive("fit", done).get() as i64);
+            let stepped = match task.step(&rows) {
+                // Nothing was learnt in this step: everything is as it was before.
+                Err(error) if Interrupted::ended(&error) => {
+                    if kept < done {
+                        write_checkpoint(run, task, &mut state, done, None)?;
+                    }
+                    return Ok(Ending::Interrupted);
+                }
+                stepped => stepped?,
+            };
+            let Stepped { mut metrics, samples, notes, findings, stop } = stepped;
+            done += 1;
+            let seconds = start.elapsed().as_secs_f64();
+            metrics.set("time/step", seconds);
+            if let Some(tokens) = metrics.get("tokens") {
+                metrics.set("time/tokens_per_s", tokens / seconds);
+            }
+            samples.iter().try_for_each(|row| run.sample(row))?;
+            if !findings.is_empty() {
+                findings.iter().try_for_each(|finding| run.say(&finding.to_string()))?;
+                state.findings.extend(findings);
+                run.write_findings(&state.findings)?;
+            }
+            notes.iter().try_for_each(|note| run.say(note))?;
+            (metrics, stop)
+        };
 
         let last = done == total_steps;
         let due = |every: u64| every > 0 && done.is_multiple_of(every);
         let mut score = None;
         let mut improved = false;
-        if (last || due(config.eval_every))
-            && let Some(evaluated) = task.evaluate()?
-        {
+        let evaluated = match (last || due(config.eval_every)).then(|| task.evaluate()) {
+            Some(Err(error)) if Interrupted::ended(&error) => {
+                state.unevaluated = Some(Unevaluated::new(&metrics, stop));
+                write_checkpoint(run, task, &mut state, done, None)?;
+                return Ok(Ending::Interrupted);
+            }
+            evaluated => evaluated.transpose()?.flatten(),
+        };
+        if let Some(evaluated) = evaluated {
             score = evaluated.get(metric);
             metrics.extend(evaluated);
             // A score that is not a number is no better than any, the first included.
@@ -354,16 +401,15 @@ pub fn drive(
         }
         let best = improved && config.result == FitResult::Best;
         if (Due { last, best, periodic: due(config.checkpoint_every), ending }).any() {
-            state.marks = run.marks()?;
-            run.checkpoints.write(done, score, |files| {
-                files.json("loop", &state)?;
-                task.save(files)
-            })?;
+            write_checkpoint(run, task, &mut state, done, score)?;
+            kept = done;
         }
         if ending == Ending::Interrupted {
+            run.say_not_finite()?;
             return Ok(ending);
         }
     }
+    run.say_not_finite()?;
     if let Some(reason) = &state.stopped {
         run.say(&format!("stopped after step {done}: {reason}"))?;
     }
@@ -374,6 +420,21 @@ pub fn drive(
         run.say(&format!("the result is that of step {}", best.step()))?;
     }
     Ok(ending)
+}
+
+fn write_checkpoint(
+    run: &mut RunFolder,
+    task: &dyn Fit,
+    state: &mut State,
+    step: u64,
+    score: Option<f64>,
+) -> Result<(), TrainError> {
+    state.marks = run.marks()?;
+    run.checkpoints.write(step, score, |files| {
+        files.json("loop", state)?;
+        task.save(files)
+    })?;
+    Ok(())
 }
 
 /// The state of the loop in a checkpoint that was written with the same batches.

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use rlaif_core::say;
+use rlaif_core::{Interrupted, say};
 
 use crate::error::TrainError;
 
@@ -24,8 +24,9 @@ static PROCESS: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens to Ctrl-C (SIGINT) and SIGTERM. The first asks the run to stop after its step; the
-    /// second ends the process at once, as without a handler.
+    /// Listens to Ctrl-C (SIGINT) and SIGTERM. The first asks the run to stop after its step, or
+    /// within it where nothing has been learnt yet: in generation, judging and evaluation, which ask
+    /// [`Interrupted::check`]. The second ends the process at once, as without a handler.
     ///
     /// # Errors
     /// [`TrainError::Write`] if the system refuses the handler.
@@ -39,7 +40,8 @@ impl Interrupt {
             if seen.swap(true, Ordering::SeqCst) {
                 rlaif_torch::exit_at_once(130);
             }
-            say("\nstopping after this step; once more to stop at once");
+            Interrupted::request();
+            say("\nstopping as soon as everything is saved; once more to stop at once");
         };
         ctrlc::set_handler(handler).map_err(|source| TrainError::Write {
             path: "signal handler".into(),

@@ -8,8 +8,8 @@
 //! ℓ = − q log σ(d) − (1 − q) log σ(−d) + c (r(x, y_w) + r(x, y_l))²
 //! ```
 
-use rlaif_core::{Metrics, stats::wilson};
-use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
+use rlaif_core::{Interrupted, Metrics, stats::wilson};
+use rlaif_lm::{Forward, LmError, Padding, SequenceClassifier, TokenBatch};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
@@ -193,6 +193,7 @@ impl<'m> PreferenceTrainer<'m> {
         self.learner.with_result(|| {
             let passes = self.config.divide_for_evaluation(rows, longer);
             let scores = passes.into_iter().map(|(_, rows)| {
+                Interrupted::check().map_err(LmError::from)?;
                 let scores = no_grad(|| scores_of(self.model, &rows, Forward::default()));
                 scores.map(|(chosen, rejected)| (rows, chosen, rejected))
             });

@@ -1,13 +1,14 @@
 //! The folder of one run, and everything that is written into it as the run goes on.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    collections::BTreeMap,
+    fs::{self, File, TryLockError},
     io::Write,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
-use rlaif_core::{Finding, MetricSink, Metrics, say};
+use rlaif_core::{Finding, MetricSink, Metrics, printable, say};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -71,6 +72,10 @@ pub struct RunFolder {
     /// Open and locked as long as the run has the folder.
     log: File,
     sinks: Sinks,
+    /// Metrics that were not finite, and in how many steps.
+    not_finite: BTreeMap<String, u64>,
+    /// The run file to go on with, and the settings that it changes.
+    next_run_file: Option<(String, Vec<String>)>,
 }
 
 /// Sinks of the user's.
@@ -131,11 +136,7 @@ impl RunFolder {
 
     fn open(root: &Path, keep: Keep) -> Result<Self, TrainError> {
         let path = root.join("log.txt");
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(TrainError::write(&path))?;
+        let log = rlaif_files::open_growing(&path).map_err(TrainError::write(&path))?;
         match log.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 return Err(TrainError::RunBusy { folder: root.to_owned() });
@@ -152,7 +153,26 @@ impl RunFolder {
             terminal: None,
             log,
             sinks: Sinks::default(),
+            not_finite: BTreeMap::new(),
+            next_run_file: None,
         })
+    }
+
+    /// Has the run go on with another run file, which does not decide about its result. It is written,
+    /// and its `changes` are said, once the checkpoint is known to fit it.
+    pub fn go_on_with(&mut self, run_file: String, changes: Vec<String>) {
+        self.next_run_file = Some((run_file, changes));
+    }
+
+    /// Writes the run file to go on with, if there is one: the run was taken up.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub(crate) fn taken_up(&mut self) -> Result<(), TrainError> {
+        let Some((run_file, changes)) = self.next_run_file.take() else { return Ok(()) };
+        let path = self.root.join("run.toml");
+        rlaif_files::write_bytes(&path, run_file.as_bytes()).map_err(TrainError::write(&path))?;
+        changes.iter().try_for_each(|change| self.say(&format!("from here on, {change}")))
     }
 
     /// The folder.
@@ -175,17 +195,35 @@ impl RunFolder {
         self.sinks.0.push(sink);
     }
 
-    /// Writes the numbers of a step to every sink.
+    /// Writes the numbers of a step to every sink. Those that are not finite are told.
     ///
     /// # Errors
     /// [`TrainError::Metric`].
     pub fn record(&mut self, step: u64, metrics: &Metrics) -> Result<(), TrainError> {
+        for (name, value) in metrics.iter().filter(|(_, value)| !value.is_finite()) {
+            let count = self.not_finite.entry(name.to_owned()).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.say(&format!("warning: step {step}: the metric `{name}` is {value}"))?;
+            }
+        }
         self.metrics.record(step, metrics)?;
         self.board.record(step, metrics)?;
         if let Some(terminal) = &mut self.terminal {
             terminal.record(step, metrics)?;
         }
         self.sinks.0.iter_mut().try_for_each(|sink| sink.record(step, metrics))?;
+        Ok(())
+    }
+
+    /// Says which metrics were not finite since the folder was opened, and how often.
+    ///
+    /// # Errors
+    /// [`TrainError::Write`].
+    pub fn say_not_finite(&mut self) -> Result<(), TrainError> {
+        for (name, count) in std::mem::take(&mut self.not_finite) {
+            self.say(&format!("warning: the metric `{name}` was not finite in {count} steps"))?;
+        }
         Ok(())
     }
 
@@ -222,7 +260,7 @@ impl RunFolder {
     /// # Errors
     /// [`TrainError::Write`].
     pub fn note(&mut self, text: &str) -> Result<(), TrainError> {
-        let line = format!("{} {text}\n", date(Timestamp::now()));
+        let line = format!("{} {}\n", date(Timestamp::now()), printable(text));
         self.log.write_all(line.as_bytes()).map_err(TrainError::write(&self.root.join("log.txt")))
     }
 

@@ -4,7 +4,7 @@
 //! L = − (1/n) Σ log π(y_t | x, y_<t)      over the n learned response tokens of the optimizer batch
 //! ```
 
-use rlaif_core::Metrics;
+use rlaif_core::{Interrupted, Metrics};
 use rlaif_lm::{Forward, LmError, Padding, Policy, TokenBatch, token_log_probs};
 use tch::{Kind, Tensor, no_grad};
 
@@ -187,6 +187,7 @@ fn evaluate(
     let mut sum = Tensor::zeros([], (Kind::Double, policy.spec().device));
     let rows = rows.iter().filter(|row| row.learned_tokens() > 0);
     for (_, rows) in config.divide_for_evaluation(rows, SftRow::len) {
+        Interrupted::check().map_err(LmError::from)?;
         let loss = no_grad(|| sft_loss(policy, &rows, Forward::default()))?;
         sum += loss.to_kind(Kind::Double);
     }

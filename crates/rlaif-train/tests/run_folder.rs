@@ -87,11 +87,16 @@ fn a_file_that_someone_shortened_is_an_error() {
 }
 
 #[test]
-fn numbers_that_are_not_finite_are_null() {
+fn numbers_that_are_not_finite_are_words_and_are_told() {
     let parent = tempfile::tempdir().unwrap();
     let mut run = RunFolder::create(parent.path(), "", KEEP).unwrap();
     run.record(1, &[("loss", f64::NAN)].into_iter().collect()).unwrap();
-    assert_eq!(texts(parent.path())[0], "{\"step\":1,\"loss\":null}\n");
+    assert_eq!(texts(parent.path())[0], "{\"step\":1,\"loss\":\"NaN\"}\n");
+    run.record(2, &[("loss", f64::NAN)].into_iter().collect()).unwrap();
+    run.say_not_finite().unwrap();
+    let log = fs::read_to_string(parent.path().join("log.txt")).unwrap();
+    assert!(log.contains("step 1: the metric `loss` is NaN") && !log.contains("step 2"), "{log}");
+    assert!(log.contains("`loss` was not finite in 2 steps"), "{log}");
 }
 
 // With a Python that has tensorboard in it, what we write is read by TensorBoard itself.

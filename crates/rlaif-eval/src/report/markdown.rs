@@ -39,14 +39,23 @@ pub(crate) fn inline(text: &str) -> String {
     safe
 }
 
-/// Text in a block of its own, as it is.
+/// Text in a block of its own, as it is but for hidden characters.
 pub(crate) struct Code<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Code<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let longest = self.0.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+        let text: String = self.0.split_inclusive('\n').map(whole_line).collect();
+        let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
         let fence = "`".repeat(longest.max(2) + 1);
-        writeln!(f, "{fence}text\n{}\n{fence}", self.0.trim_end())
+        writeln!(f, "{fence}text\n{}\n{fence}", text.trim_end())
+    }
+}
+
+/// A line as it is, hidden characters shown as codes.
+fn whole_line(line: &str) -> String {
+    match line.strip_suffix('\n') {
+        Some(line) => words::one_line(line) + "\n",
+        None => words::one_line(line),
     }
 }
 
@@ -107,7 +116,7 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
     if !report.details.configuration.is_empty() {
         let lines: String = super::page::flatten(&report.details.configuration)
             .into_iter()
-            .map(|(key, value)| format!("{key} = {}\n", words::one_line(&value)))
+            .map(|(key, value)| words::one_line(&format!("{key} = {value}")) + "\n")
             .collect();
         writeln!(out, "## Configuration\n\n{}", Code(&lines))?;
     }

@@ -67,7 +67,7 @@ pub(crate) fn foreign(text: &str) -> Markup {
     let mut parts: Vec<(Option<String>, &str)> = Vec::new();
     let mut start = 0;
     for (at, c) in shown.char_indices() {
-        if let Some(code) = words::hidden(c) {
+        if let Some(code) = rlaif_core::hidden(c) {
             parts.push((Some(code), &shown[start..at]));
             start = at + c.len_utf8();
         }

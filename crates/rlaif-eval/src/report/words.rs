@@ -124,23 +124,11 @@ pub(crate) fn advice(advice: Advice, prompts: usize) -> String {
     }
 }
 
-/// What would be invisible or would reorder the text around it, as a code to be shown in its
-/// place. Marks that only hint at a direction or join letters stay.
-pub(crate) fn hidden(c: char) -> Option<String> {
-    let hides = match c {
-        '\n' | '\t' => false,
-        '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
-        '\u{200b}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}' => true,
-        other => other.is_control(),
-    };
-    hides.then(|| format!("U+{:04X}", u32::from(c)))
-}
-
 /// The text on one line, hidden characters shown as codes.
 pub(crate) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
-        match hidden(c) {
+        match rlaif_core::hidden(c) {
             Some(code) => line.extend(["⟨", &code, "⟩"]),
             None if c == '\n' || c == '\t' => line.push(' '),
             None => line.push(c),

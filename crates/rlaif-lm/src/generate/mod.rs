@@ -25,7 +25,7 @@ use std::{
     ops::ControlFlow,
 };
 
-use rlaif_core::{BadSetting, Seed, Specials, TextCodec};
+use rlaif_core::{BadSetting, Interrupted, Seed, Specials, TextCodec};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -301,6 +301,7 @@ impl Job<'_> {
         let mut active: Vec<Active> = Vec::with_capacity(room.rows);
         let mut done: Vec<Option<Generated>> = self.rows.iter().map(|_| None).collect();
         loop {
+            Interrupted::check()?;
             let free = room.rows - active.len();
             let entering: Vec<usize> = queue.drain(..free.min(queue.len())).collect();
             if !entering.is_empty() {

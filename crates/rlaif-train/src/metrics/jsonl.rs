@@ -1,7 +1,7 @@
 //! JSON Lines: one object per step, and any other rows.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -41,12 +41,7 @@ impl JsonLines {
     /// [`TrainError::Write`].
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let error = TrainError::write(path);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)
-            .map_err(&error)?;
+        let mut file = rlaif_files::open_growing(path).map_err(&error)?;
         let end = file.seek(SeekFrom::End(0)).map_err(&error)?;
         Ok(Self { path: path.to_owned(), file, end })
     }
@@ -100,7 +95,8 @@ pub(super) fn shorter(path: &Path, found: u64, mark: u64) -> TrainError {
     }
 }
 
-/// `metrics.jsonl`: `{"step": 1, "loss": 0.7, ...}`. A number that is not finite is `null`.
+/// `metrics.jsonl`: `{"step": 1, "loss": 0.7, ...}`. JSON has no number that is not finite: such a
+/// metric is the text `"NaN"`, `"Infinity"` or `"-Infinity"`, never `null`.
 #[derive(Debug)]
 pub struct JsonlMetrics(JsonLines);
 
@@ -138,8 +134,47 @@ impl Serialize for Row<'_> {
         let mut map = serializer.serialize_map(Some(self.metrics.len() + 1))?;
         map.serialize_entry("step", &self.step)?;
         for (name, value) in self.metrics.iter() {
-            map.serialize_entry(name, &value)?;
+            match word(value) {
+                Some(word) => map.serialize_entry(name, word)?,
+                None => map.serialize_entry(name, &value)?,
+            }
         }
         map.end()
+    }
+}
+
+/// The text that stands for a number that is not finite.
+fn word(value: f64) -> Option<&'static str> {
+    match value {
+        value if value.is_finite() => None,
+        f64::INFINITY => Some("Infinity"),
+        f64::NEG_INFINITY => Some("-Infinity"),
+        _ => Some("NaN"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Python's `float` is the oracle: it reads each of these words as the number it stands for, as
+    /// Rust's parser does.
+    #[test]
+    fn a_metric_that_is_not_finite_is_a_word_and_never_null() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut sink = JsonlMetrics::new(JsonLines::open(&path).unwrap());
+        let numbers = [("a", f64::NAN), ("b", f64::INFINITY), ("c", f64::NEG_INFINITY), ("d", 0.5)];
+        sink.record(3, &numbers.into_iter().collect()).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            "{\"step\":3,\"a\":\"NaN\",\"b\":\"Infinity\",\"c\":\"-Infinity\",\"d\":0.5}\n"
+        );
+        for (_, number) in numbers {
+            if let Some(word) = word(number) {
+                assert_eq!(word.parse::<f64>().unwrap().to_bits(), number.to_bits());
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! ([record_writer.h](https://github.com/tensorflow/tensorflow/blob/v2.16.1/tensorflow/core/lib/io/record_writer.h)).
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -55,12 +55,7 @@ impl TensorBoard {
             folder.join(format!("{PREFIX}{}.{host}", now().as_secs()))
         });
         let error = TrainError::write(&path);
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(&error)?;
+        let mut file = rlaif_files::open_growing(&path).map_err(&error)?;
         let end = file.seek(SeekFrom::End(0)).map_err(&error)?;
         let mut board = Self { path, file, end };
         if end == 0 {
