@@ -12,7 +12,7 @@ use rlaif_text::{MaskError, TextError};
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
-use crate::{fetch::FetchError, vocabulary::OtherVocabulary};
+use crate::{fetch::FetchError, resume::Change, vocabulary::OtherVocabulary};
 
 /// Why a run did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -77,15 +77,32 @@ pub enum RunError {
     },
     /// A run that is to go on with other settings.
     #[error(
-        "the run was begun with other settings than these: {} (see {}); resume it with the same, \
-         or begin another with --out",
-        .keys.join(", "), .file.display()
+        "these settings decide about the result, and {} was begun with others: {}; go on with those, \
+         or begin anew with another --out",
+        .file.display(), listed(.changes)
     )]
     Changed {
         /// The run's own file.
         file: PathBuf,
-        /// The keys.
-        keys: Vec<String>,
+        /// The keys, with both values.
+        changes: Vec<Change>,
+    },
+    /// A file of verdicts that cannot be taken up.
+    #[error("{} {problem}", .path.display())]
+    Verdicts {
+        /// The file.
+        path: PathBuf,
+        /// The fault, and the remedy.
+        problem: String,
+    },
+    /// A file that cannot be written.
+    #[error("{}: {source}", .path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's message.
+        #[source]
+        source: io::Error,
     },
     /// A run file that cannot be written as TOML.
     #[error("the run file cannot be written as TOML: {source}")]
@@ -130,7 +147,7 @@ pub enum RunError {
     #[error(transparent)]
     OtherVocabulary(#[from] OtherVocabulary),
     /// A run that was asked to stop, by Ctrl-C.
-    #[error("interrupted after a whole step, and everything is saved; {how}")]
+    #[error("interrupted, and every whole step is saved; {how}")]
     Interrupted {
         /// The command to go on with.
         how: String,
@@ -243,7 +260,8 @@ impl Fault for RunError {
             | Self::Setting { .. } => true,
             Self::Field(error) => error.is_users(),
             Self::Row { problem, .. } => problem.is_users(),
-            Self::Interrupted { .. } | Self::Result { .. } => false,
+            Self::Verdicts { .. } => true,
+            Self::Write { .. } | Self::Interrupted { .. } | Self::Result { .. } => false,
             Self::Vocabulary { .. } => true,
             Self::OtherVocabulary(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),
@@ -271,6 +289,10 @@ impl Fault for RowProblem {
             Self::Label { .. } => true,
         }
     }
+}
+
+fn listed(changes: &[Change]) -> String {
+    changes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn at(key: &str) -> String {

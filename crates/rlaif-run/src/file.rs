@@ -5,12 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_rewards::describe_toml;
+use rlaif_core::{NotFinite, check_finite};
+use rlaif_rewards::{describe_toml, wrong_key};
 use rlaif_train::{Keep, RunFolder, Saved, TrainError};
 use serde::{Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
-use crate::error::RunError;
+use crate::{
+    error::RunError,
+    resume::{AtResume, Change, Changes, compare, lookup},
+};
 
 /// The commands that write run files.
 pub(crate) const COMMANDS: [&str; 5] = ["sft", "classifier", "reward", "ppo", "dpo"];
@@ -23,6 +27,12 @@ pub trait RunFile: Serialize + DeserializeOwned {
     /// Returns the locations in the file that may be local files or folders.
     fn locations(&mut self) -> Vec<&mut String> {
         Vec::new()
+    }
+
+    /// Decides about a key, with dots, that no command of this library has: whether it may be
+    /// another one at `--resume`. None may by default.
+    fn at_resume(_key: &str) -> Option<AtResume> {
+        None
     }
 }
 
@@ -47,6 +57,8 @@ pub struct OpenRun<T> {
     out: PathBuf,
     resolved: String,
     resume: bool,
+    /// Settings that are not as the run was begun, and need not be.
+    changed: Vec<Change>,
 }
 
 impl RunRequest {
@@ -65,6 +77,7 @@ impl RunRequest {
         };
         let asked = self.config.as_deref().map(|path| self.read::<T>(path)).transpose()?;
         let begun = out.join("run.toml");
+        let mut changed = Vec::new();
         let config = match (self.resume, asked) {
             (true, asked) => {
                 if !begun.exists() {
@@ -76,11 +89,13 @@ impl RunRequest {
                     // Without a file, what is set is compared with what was.
                     None => self.read(&begun)?,
                 };
-                let changed = differences(&table(&config)?, &table(&asked)?);
-                if !changed.is_empty() {
-                    return Err(RunError::Changed { file: begun, keys: changed });
+                let Changes { allowed, refused } =
+                    compare(&table(&config)?, &table(&asked)?, T::at_resume);
+                if !refused.is_empty() {
+                    return Err(RunError::Changed { file: begun, changes: refused });
                 }
-                config
+                changed = allowed;
+                asked
             }
             (false, Some(config)) => config,
             (false, None) => return Err(RunError::NoConfig { command: T::COMMAND }),
@@ -92,7 +107,7 @@ impl RunRequest {
             toml::to_string(&table(&config)?)
                 .map_err(|source| RunError::Unwritable { source: source.into() })?
         );
-        Ok(OpenRun { config, out, resolved, resume: self.resume })
+        Ok(OpenRun { config, out, resolved, resume: self.resume, changed })
     }
 
     fn read<T: RunFile>(&self, path: &Path) -> Result<T, RunError> {
@@ -135,7 +150,12 @@ impl<T> OpenRun<T> {
     /// Those of [`RunFolder::create`] and [`RunFolder::resume`].
     pub fn folder(&self, keep: Keep) -> Result<(RunFolder, Option<Saved>), RunError> {
         if self.resume {
-            return Ok(RunFolder::resume(&self.out, keep)?);
+            let (mut folder, saved) = RunFolder::resume(&self.out, keep)?;
+            if !self.changed.is_empty() {
+                let changes = self.changed.iter().map(ToString::to_string).collect();
+                folder.go_on_with(self.resolved.clone(), changes);
+            }
+            return Ok((folder, saved));
         }
         Ok((RunFolder::create(&self.out, &self.resolved, keep)?, None))
     }
@@ -166,9 +186,14 @@ fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
             command,
         });
     }
-    text.parse().map_err(|source: toml::de::Error| RunError::Syntax {
-        path: path.to_owned(),
-        problem: source.to_string().trim_end().to_owned(),
+    text.parse().map_err(|source: toml::de::Error| {
+        let start = source.span().map_or(0, |span| span.start).min(text.len());
+        let before = text.as_bytes()[..start].iter().rev();
+        let column = 1 + before.take_while(|&&byte| byte != b'\n').count();
+        let line = 1 + text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count();
+        // Without the line itself, which may be of any length and hold a key.
+        let problem = format!("line {line}, column {column}: {}", source.message());
+        RunError::Syntax { path: path.to_owned(), problem }
     })
 }
 
@@ -205,16 +230,46 @@ fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
     }
 }
 
-fn parse<T: DeserializeOwned>(path: &Path, table: Table) -> Result<T, RunError> {
-    check_names(path, &table)?;
-    serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| {
+fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: Table) -> Result<T, RunError> {
+    check_names(path, &written)?;
+    check_numbers(path, &written)?;
+    let whole = Value::Table(written.clone());
+    let parsed = serde_path_to_error::deserialize(whole).map_err(|error| {
+        let message = error.inner().message();
+        // serde says `.` at the top, and stops at a table of one kind or another.
         let key = error.path().to_string();
-        RunError::Content {
-            path: path.to_owned(),
-            // serde says `.` at the top.
-            key: if key == "." { String::new() } else { key },
-            problem: describe_toml(error.inner().message()),
+        let key = if key == "." { String::new() } else { key };
+        let below = lookup(&written, &key).and_then(|table| wrong_key(message, table));
+        let key = match below {
+            Some(below) if key.is_empty() => below,
+            Some(below) => format!("{key}.{below}"),
+            None => key,
+        };
+        RunError::Content { path: path.to_owned(), key, problem: describe_toml(message) }
+    })?;
+    // As the type has them: 1e39 is too much for an f32.
+    check_numbers(path, &table(&parsed)?)?;
+    Ok(parsed)
+}
+
+/// Keys that may be infinite.
+const UNBOUNDED: [&str; 2] = ["ppo.value_clip", "ppo.ratio_threshold"];
+
+/// Refuses NaN, and infinity where it means nothing.
+fn check_numbers(path: &Path, table: &Table) -> Result<(), RunError> {
+    let mut bounded = table.clone();
+    for key in UNBOUNDED {
+        if let Some((section, key)) = key.split_once('.')
+            && let Some(Value::Table(section)) = bounded.get_mut(section)
+            && section.get(key).and_then(Value::as_float) == Some(f64::INFINITY)
+        {
+            section.remove(key);
         }
+    }
+    check_finite(&bounded).map_err(|NotFinite { path: key, value }| RunError::Content {
+        path: path.to_owned(),
+        key,
+        problem: format!("is {value}; expected a finite number"),
     })
 }
 
@@ -242,24 +297,6 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), RunError> {
     }
     place.insert((*last).to_owned(), value);
     Ok(())
-}
-
-/// Keys whose values differ, with dots.
-fn differences(one: &Table, other: &Table) -> Vec<String> {
-    let mut keys: Vec<&String> = one.keys().chain(other.keys()).collect();
-    keys.sort();
-    keys.dedup();
-    let mut all = Vec::new();
-    for key in keys {
-        match (one.get(key), other.get(key)) {
-            (Some(Value::Table(a)), Some(Value::Table(b))) => {
-                all.extend(differences(a, b).into_iter().map(|rest| format!("{key}.{rest}")));
-            }
-            (a, b) if a != b => all.push(key.clone()),
-            _ => {}
-        }
-    }
-    all
 }
 
 #[cfg(test)]
@@ -292,6 +329,39 @@ mod tests {
             let error = set(&mut table, assignment).unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");
         }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_refused_by_their_keys() {
+        let parse = |text: &str| parse::<Table>("run.toml".as_ref(), text.parse().unwrap());
+        for (text, key) in [
+            ("[learn.optimizer]\nlr = nan", "learn.optimizer.lr"),
+            ("[learn.optimizer]\nbetas = [0.9, inf]", "learn.optimizer.betas[1]"),
+            ("[[reward.terms]]\nweight = -inf", "reward.terms[0].weight"),
+            ("[ppo]\nvalue_clip = nan", "ppo.value_clip"),
+            ("[ppo]\nratio_threshold = -inf", "ppo.ratio_threshold"),
+        ] {
+            let said = parse(text).unwrap_err().to_string();
+            assert!(said.contains(&format!("`{key}`: is ")), "{said}");
+        }
+        parse("[ppo]\nvalue_clip = inf\nratio_threshold = inf").unwrap();
+        // In the type an f32.
+        let long = "[model]\npath = 'm'\n[data]\nprompts = 'p'\n\
+                    [reward]\nkind = 'length'\nlongest = 1\nper = 1e39\n";
+        let error = super::parse::<crate::PpoFile>("run.toml".as_ref(), long.parse().unwrap());
+        let said = error.unwrap_err().to_string();
+        assert!(said.contains("`reward.per`: is inf"), "{said}");
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_named_below_a_reward_as_well() {
+        let text = "[model]\npath = 'm'\n[data]\nprompts = 'p'\n[reward]\nkind = 'judge'\n\
+                    rubric = 'quality'\napi = { kind = 'openai', model = 'm' }\n\
+                    limits = { timeout_s = 'long' }\n";
+        let error = parse::<crate::PpoFile>("run.toml".as_ref(), text.parse().unwrap());
+        let said = error.unwrap_err().to_string();
+        let told = "`reward.limits.timeout_s`: found a string, expected a number";
+        assert!(said.contains(told), "{said}");
     }
 
     #[test]
@@ -337,13 +407,5 @@ mod tests {
         }
         let today = "seed = 1\n[learn]\ndropout = 'on'\nmicrobatch_size = 2";
         assert!(parse::<Table>("run.toml".as_ref(), today.parse().unwrap()).is_ok());
-    }
-
-    #[test]
-    fn differences_are_named_by_their_whole_keys() {
-        let one: Table = "a = 1\n[b]\nc = 1\nd = 2\n[b.e]\nf = 1\n".parse().unwrap();
-        let other: Table = "a = 1\ng = 1\n[b]\nc = 1\nd = 3\n[b.e]\nf = 2\n".parse().unwrap();
-        assert_eq!(differences(&one, &other), ["b.d", "b.e.f", "g"]);
-        assert!(differences(&one, &one).is_empty());
     }
 }

@@ -78,6 +78,7 @@ mod place;
 mod ppo;
 mod prompt;
 mod recipe;
+mod resume;
 mod reward;
 mod rewards;
 mod rows;
@@ -86,6 +87,7 @@ mod sft;
 mod skipped;
 mod source;
 mod supervised;
+mod verdicts;
 mod vocabulary;
 
 pub use classifier::{ClassifierColumns, ClassifierFile};
@@ -107,9 +109,11 @@ pub use ppo::{
 };
 pub use prompt::PromptSection;
 pub use recipe::{Basics, OngoingRun, Outline, Recipe, Start, TrainedModel, train};
+pub use resume::{AtResume, Change};
 pub use reward::{RewardColumns, RewardFile, encode_judged};
 pub use rewards::rewards_from_config;
 pub use schema::{Key, commands_with_files, key_lines, key_table, keys, reward_table, schema};
 pub use sft::SftFile;
 pub use skipped::SkippedRows;
+pub use verdicts::score_into;
 pub use vocabulary::OtherVocabulary;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_core::{Rendering, Seed};
+use rlaif_core::{Interrupted, Rendering, Seed};
 use rlaif_lm::Activations;
 use rlaif_models::{
     ADAPTER, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError, ModelFiles,
@@ -23,8 +23,8 @@ use crate::{
 
 /// A run file that says how to train.
 ///
-/// [`train`] opens it, checks it, listens to Ctrl-C, and resolves the device. The
-/// recipe then loads models and reads data, begins the run ([`Start::begin`]), has the loop train
+/// [`train`] opens it, checks it, and resolves the device. The recipe then loads models and reads data,
+/// begins the run ([`Start::begin`]), from when on Ctrl-C is listened to, has the loop train
 /// ([`OngoingRun::drive`]) and writes the result ([`OngoingRun::write`]). Any refusal comes
 /// before the run begins, so that a refusal leaves no folder behind.
 pub trait Recipe: RunFile {
@@ -76,17 +76,20 @@ pub fn train<R: Recipe>(request: &RunRequest) -> Result<(), RunError> {
     let open = request.open::<R>()?;
     let config = &open.config;
     config.check()?;
-    let interrupt = Interrupt::install()?;
     let Basics { seed, placement, model } = config.basics();
     let options = placement.options(model.precision)?;
-    config.train(Start { open: &open, interrupt, seed: Seed::new(seed), options })
+    config.train(Start { open: &open, seed: Seed::new(seed), options }).map_err(|error| {
+        match Interrupted::ended(&error) {
+            true => RunError::Interrupted { how: open.how_to_go_on(R::COMMAND) },
+            false => error,
+        }
+    })
 }
 
 /// A run that has not begun: its folder is not made yet.
 #[derive(Debug)]
 pub struct Start<'a, R> {
     open: &'a OpenRun<R>,
-    interrupt: Interrupt,
     /// The seed of all random numbers.
     pub seed: Seed,
     /// Device and dtype of models.
@@ -143,6 +146,8 @@ impl<'a, R: Recipe> Start<'a, R> {
     /// # Errors
     /// Those of [`OpenRun::folder`].
     pub fn begin(self, outline: &Outline<'a>) -> Result<OngoingRun<'a>, RunError> {
+        // Until here Ctrl-C ends the process at once: there is nothing to save.
+        let interrupt = Interrupt::install()?;
         let (mut folder, saved) = self.open.folder(outline.fit.keep(Goal::Lowest))?;
         folder.say(&outline.about)?;
         let done = saved.as_ref().map_or(0, Saved::step);
@@ -150,7 +155,7 @@ impl<'a, R: Recipe> Start<'a, R> {
         Ok(OngoingRun {
             folder,
             saved,
-            interrupt: self.interrupt,
+            interrupt,
             seed: self.seed,
             fit: outline.fit,
             total_steps: outline.total_steps,

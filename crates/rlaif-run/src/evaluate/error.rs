@@ -53,14 +53,35 @@ pub enum EvaluateError {
         #[source]
         source: LmError,
     },
+    /// A response with a probability that is not a number.
+    #[error(
+        "policy `{policy}` gives its response to prompt `{prompt}` the log-probability {found}; its \
+         weights hold NaN or infinity, or its activations overflow (`dtype = \"f16\"` above all)"
+    )]
+    LogProb {
+        /// The policy.
+        policy: String,
+        /// The id of the prompt.
+        prompt: String,
+        /// The number.
+        found: f64,
+    },
+    /// Another process evaluates in the folder.
+    #[error("{} is in use by another evaluation; wait for its end, or choose another folder", .folder.display())]
+    Busy {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// The folder holds the responses of another evaluation.
     #[error(
-        "{} holds the responses of another evaluation (other weights, prompts, seed or settings); \
-         choose another folder, or remove the file", .path.display()
+        "{} holds the responses of another evaluation ({}); choose another folder, or remove the \
+         file", .path.display(), .differences.join(", ")
     )]
     OtherEvaluation {
         /// The file with the responses.
         path: PathBuf,
+        /// Other things that decide about responses, settings with both values.
+        differences: Vec<String>,
     },
     /// A file with responses does not hold what it should.
     #[error("{}, line {line}: {source}; remove the file to start over", .path.display())]
@@ -128,10 +149,11 @@ impl Fault for EvaluateError {
             | Self::DuplicatePrompt { .. }
             | Self::NoReference { .. }
             | Self::OtherEvaluation { .. }
+            | Self::Busy { .. }
             | Self::Responses { .. }
             | Self::Setting { .. } => true,
             Self::Policy { source, .. } => source.is_users(),
-            Self::File { .. } => false,
+            Self::LogProb { .. } | Self::File { .. } => false,
             Self::Eval(error) => error.is_users(),
             Self::Data(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),

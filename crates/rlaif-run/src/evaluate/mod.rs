@@ -6,6 +6,8 @@ mod response;
 mod responses;
 mod training;
 
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -112,6 +114,8 @@ pub struct Evaluate<'a> {
     details: Details,
     provenance: Provenance,
     folder: Option<PathBuf>,
+    /// Held from the first measurement on.
+    lock: Option<File>,
     progress: Option<Box<OnProgress<'a>>>,
 }
 
@@ -144,6 +148,7 @@ impl<'a> Evaluate<'a> {
             details: Details::default(),
             provenance: Provenance::default(),
             folder: None,
+            lock: None,
             progress: None,
         }
     }
@@ -327,6 +332,17 @@ impl<'a> Evaluate<'a> {
             report.write(folder)?;
         }
         Ok(report)
+    }
+
+    /// Takes the folder, if there is one, for this evaluation alone.
+    fn lock(&mut self) -> Result<(), EvaluateError> {
+        let (Some(folder), None) = (&self.folder, &self.lock) else { return Ok(()) };
+        let lock = rlaif_files::lock_folder(folder).map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => EvaluateError::Busy { folder: folder.clone() },
+            _ => EvaluateError::File { path: folder.clone(), source },
+        })?;
+        self.lock = Some(lock);
+        Ok(())
     }
 
     fn took(&mut self, side: Side, what: &str, since: Instant) {

@@ -1,9 +1,9 @@
 //! Responses, kept on disk as they come.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rlaif_core::PromptRecord;
 use rlaif_eval::Metric;
@@ -12,6 +12,7 @@ use rlaif_lm::{
     Draw, Joiner, LmError, LocalSampler, Padding, Sampler, TokenBatch, Weights, policy_log_probs,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tch::{Kind, Tensor, no_grad};
 
@@ -34,7 +35,35 @@ struct Line {
 /// The first line: what the others depend on.
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Header {
-    evaluation: String,
+    /// A hash of the policy's weights.
+    weights: String,
+    /// A hash of the prompts.
+    prompts: String,
+    /// Every setting that decides about responses.
+    settings: BTreeMap<String, Value>,
+}
+
+impl Header {
+    /// The differences from an evaluation that is to go on in the same folder.
+    fn differences(&self, now: &Self) -> Vec<String> {
+        let mut all = Vec::new();
+        for (what, before, now) in
+            [("weights", &self.weights, &now.weights), ("prompts", &self.prompts, &now.prompts)]
+        {
+            if before != now {
+                all.push(format!("other {what}"));
+            }
+        }
+        let keys: BTreeSet<&String> = self.settings.keys().chain(now.settings.keys()).collect();
+        let told = |value: Option<&Value>| value.map_or("not set".to_owned(), Value::to_string);
+        for key in keys {
+            let (before, now) = (self.settings.get(key), now.settings.get(key));
+            if before != now {
+                all.push(format!("`{key}`: {} -> {}", told(before), told(now)));
+            }
+        }
+        all
+    }
 }
 
 /// Checks that prompts have the reference responses that a metric compares with.
@@ -76,10 +105,11 @@ impl Evaluate<'_> {
         let texts: Vec<_> =
             prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
         let encoded = Joiner::new(who.codec, who.policy.spec()).open(&texts)?;
+        self.lock()?;
         let mut file = match &self.folder {
             Some(folder) => {
                 let path = folder.join(format!("responses-{}.jsonl", side.name()));
-                Some(Kept::open(path, self.fingerprint(who, prompts))?)
+                Some(Kept::open(path, &self.header(who, prompts))?)
             }
             None => None,
         };
@@ -118,6 +148,13 @@ impl Evaluate<'_> {
                     ids: sampled.ids,
                 })
                 .collect();
+            if let Some(lost) = fresh.iter().find(|response| !response.log_prob.is_finite()) {
+                return Err(EvaluateError::LogProb {
+                    policy: who.name.to_owned(),
+                    prompt: prompts[lost.prompt].id.clone(),
+                    found: lost.log_prob,
+                });
+            }
             if let Some(file) = &mut file {
                 let lines = chunk.iter().zip(&fresh).map(|(&(p, sample), response)| Line {
                     prompt: prompts[p].id.clone(),
@@ -172,27 +209,46 @@ impl Evaluate<'_> {
         Ok(sums)
     }
 
-    /// A hash of everything that responses depend on.
-    fn fingerprint(&self, who: &Responder<'_>, prompts: &[PromptRecord]) -> String {
-        let mut hash = Sha256::new();
-        let mut add = |part: &[u8]| {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        };
-        add(&serde_json::to_vec(&self.generation).unwrap_or_default());
-        add(&self.seed.get().to_le_bytes());
-        add(&(self.responses as u64).to_le_bytes());
-        add(format!("{:?}", who.forward).as_bytes());
+    /// Everything that responses depend on.
+    fn header(&self, who: &Responder<'_>, prompts: &[PromptRecord]) -> Header {
+        let mut of_prompts = Hash::default();
         for record in prompts {
-            add(record.id.as_bytes());
-            add(record.prompt.as_bytes());
-            add(format!("{:?}", record.kind.specials()).as_bytes());
+            of_prompts.add(record.id.as_bytes());
+            of_prompts.add(record.prompt.as_bytes());
+            of_prompts.add(format!("{:?}", record.kind.specials()).as_bytes());
         }
+        let mut weights = Hash::default();
         for (name, tensor) in who.policy.parameters().iter() {
-            add(name.as_bytes());
-            checksums(tensor).iter().for_each(|sum| add(&sum.to_le_bytes()));
+            weights.add(name.as_bytes());
+            checksums(tensor).iter().for_each(|sum| weights.add(&sum.to_le_bytes()));
         }
-        hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        let mut settings = BTreeMap::from([
+            ("seed".to_owned(), self.seed.get().into()),
+            ("responses".to_owned(), self.responses.into()),
+            ("adapters".to_owned(), format!("{:?}", who.forward).into()),
+        ]);
+        if let Ok(Value::Object(generation)) = serde_json::to_value(&self.generation) {
+            // How rows go together decides about rounding alone.
+            let decides = |key: &str| !matches!(key, "batch_size" | "check_every");
+            let generation = generation.into_iter().filter(|(key, _)| decides(key));
+            settings.extend(generation.map(|(key, value)| (format!("generation.{key}"), value)));
+        }
+        Header { weights: weights.hex(), prompts: of_prompts.hex(), settings }
+    }
+}
+
+/// A hash of parts that cannot run into one another.
+#[derive(Default)]
+struct Hash(Sha256);
+
+impl Hash {
+    fn add(&mut self, part: &[u8]) {
+        self.0.update((part.len() as u64).to_le_bytes());
+        self.0.update(part);
+    }
+
+    fn hex(self) -> String {
+        self.0.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -231,13 +287,12 @@ struct Kept {
 
 impl Kept {
     /// Opens or creates it. A last line that was cut off is removed.
-    fn open(path: PathBuf, fingerprint: String) -> Result<Self, EvaluateError> {
+    fn open(path: PathBuf, own: &Header) -> Result<Self, EvaluateError> {
         let failed = |source| EvaluateError::File { path: path.clone(), source };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        let open = |path: &Path| OpenOptions::new().read(true).append(true).create(true).open(path);
-        let mut file = open(&path).map_err(failed)?;
+        let mut file = rlaif_files::open_growing(&path).map_err(failed)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(failed)?;
         let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
@@ -245,7 +300,6 @@ impl Kept {
             file.set_len(whole as u64).map_err(failed)?;
             file.seek(SeekFrom::End(0)).map_err(failed)?;
         }
-        let own = Header { evaluation: fingerprint };
         let mut known = HashMap::new();
         let lines = text[..whole].split(|&byte| byte == b'\n').enumerate();
         for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
@@ -253,8 +307,9 @@ impl Kept {
                 |source| EvaluateError::Responses { path: path.clone(), line: at + 1, source };
             if at == 0 {
                 let found: Header = serde_json::from_slice(line).map_err(unread)?;
-                if found != own {
-                    return Err(EvaluateError::OtherEvaluation { path });
+                if found != *own {
+                    let differences = found.differences(own);
+                    return Err(EvaluateError::OtherEvaluation { path, differences });
                 }
                 continue;
             }
@@ -262,7 +317,7 @@ impl Kept {
             known.insert((line.prompt.clone(), line.sample), line);
         }
         if whole == 0 {
-            let mut header = serde_json::to_vec(&own).unwrap_or_default();
+            let mut header = serde_json::to_vec(own).unwrap_or_default();
             header.push(b'\n');
             file.write_all(&header).map_err(failed)?;
         }

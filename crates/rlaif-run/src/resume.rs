@@ -1,0 +1,658 @@
+//! Keys of a run file that may be others when a run is resumed: one table for every command.
+
+use std::fmt;
+
+use toml::{Table, Value};
+
+use AtResume::{Always, Fixed, IfLast, Longer};
+
+/// Answer to the question whether a key may have another value at `--resume`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtResume {
+    /// It may: the result does not depend on it, or for its rounding alone.
+    Always,
+    /// It may become larger where the learning rate does not depend on the length of the run.
+    Longer,
+    /// It may where no evaluation decides about the result (`train.result = "last"` and no
+    /// `train.patience`).
+    IfLast,
+    /// It may not: the run would be another one.
+    Fixed,
+}
+
+/// Every key of the run files, by its path.
+const KEYS: &[(AtResume, &[&str])] = &[
+    (
+        Always,
+        &[
+            "placement.device",
+            "placement.threads",
+            "placement.memory_gib",
+            // Where the rows are: what they are is compared with the checkpoint.
+            "data.train",
+            "data.prompts",
+            "train.checkpoint_every",
+            "train.keep",
+            "train.samples",
+            // Parts of a step, and memory for time.
+            "learn.microbatch_size",
+            "learn.activations",
+            "ppo.microbatch_size",
+            "ppo.activations",
+            "dpo.microbatch_size",
+            "dpo.activations",
+            "ppo.generation.batch_size",
+            "ppo.generation.check_every",
+            "online.sampling.generation.batch_size",
+            "online.sampling.generation.check_every",
+            // What ends a run, and what ends it no more.
+            "ppo.scores.missing",
+            "learn.optimizer.max_skipped",
+            "ppo.optimizer.max_skipped",
+            "dpo.optimizer.max_skipped",
+        ],
+    ),
+    (Longer, &["train.steps", "train.epochs", "ppo.steps"]),
+    (IfLast, &["data.held_out", "train.eval_every"]),
+    (
+        Fixed,
+        &[
+            "seed",
+            "trainable",
+            "reference",
+            "labels",
+            "class_weights",
+            "centring",
+            "model.path",
+            "model.revision",
+            "model.adapter",
+            "model.base",
+            "model.precision",
+            "model.lora.rank",
+            "model.lora.alpha",
+            "model.lora.dropout",
+            "model.lora.targets",
+            "value.model",
+            "value.init",
+            "data.column",
+            "data.reference",
+            "data.held_out_fraction",
+            "data.held_out_rows",
+            "data.max_tokens",
+            "data.import.dialogues",
+            "data.import.ranked",
+            "data.import.safe_rlhf",
+            "prompt.plain",
+            "prompt.template",
+            "prompt.system",
+            "prompt.chat_template",
+            "prompt.chat_template_kwargs",
+            "columns.format",
+            "columns.prompt",
+            "columns.response",
+            "columns.messages",
+            "columns.text",
+            "columns.text_pair",
+            "columns.label",
+            "columns.chosen",
+            "columns.rejected",
+            "columns.margin",
+            "columns.probability",
+            "rows.max_prompt_length",
+            "rows.max_response_length",
+            "rows.max_length",
+            "rows.too_long",
+            "rows.identical",
+            "rows.empty",
+            "rows.boundary",
+            "rows.ending",
+            "pretraining.path",
+            "pretraining.max_tokens",
+            "pretraining.columns.format",
+            "pretraining.columns.prompt",
+            "pretraining.columns.response",
+            "pretraining.columns.messages",
+            "pretraining.columns.text",
+            "train.batch_size",
+            "train.patience",
+            "train.result",
+            "learn.batching",
+            "learn.dropout",
+            "learn.ema_decay",
+            "learn.trainable",
+            "learn.optimizer.lr",
+            "learn.optimizer.value_head_lr",
+            "learn.optimizer.betas",
+            "learn.optimizer.eps",
+            "learn.optimizer.weight_decay",
+            "learn.optimizer.max_grad_norm",
+            "learn.optimizer.schedule",
+            "learn.optimizer.warmup_steps",
+            "ppo.batch_size",
+            "ppo.minibatch_size",
+            "ppo.epochs",
+            "ppo.reward_whitening",
+            "ppo.advantage_whitening",
+            "ppo.gamma",
+            "ppo.gae_lambda",
+            "ppo.clip",
+            "ppo.dual_clip",
+            "ppo.value_clip",
+            "ppo.value_coef",
+            "ppo.entropy_coef",
+            "ppo.ratio_threshold",
+            "ppo.target_kl",
+            "ppo.value_warmup_steps",
+            "ppo.dropout",
+            "ppo.compatibility",
+            "ppo.generation.max_new_tokens",
+            "ppo.generation.min_new_tokens",
+            "ppo.generation.sampling",
+            "ppo.generation.repetition_penalty",
+            "ppo.generation.eos",
+            "ppo.generation.stop_ids",
+            "ppo.generation.stop_strings",
+            "ppo.generation.bad_ids",
+            "ppo.kl.estimator",
+            "ppo.kl.control",
+            "ppo.scores.missing_eos_penalty",
+            "ppo.scores.scaling",
+            "ppo.scores.clip",
+            "ppo.pretraining.coef",
+            "ppo.pretraining.rows",
+            "ppo.optimizer.lr",
+            "ppo.optimizer.value_head_lr",
+            "ppo.optimizer.betas",
+            "ppo.optimizer.eps",
+            "ppo.optimizer.weight_decay",
+            "ppo.optimizer.max_grad_norm",
+            "ppo.optimizer.schedule",
+            "ppo.optimizer.warmup_steps",
+            "ppo.stop.max_kl",
+            "ppo.stop.metric.name",
+            "ppo.stop.metric.window",
+            "ppo.stop.metric.at_least",
+            "ppo.stop.metric.at_most",
+            "dpo.objective",
+            "dpo.temperature",
+            "dpo.dropout",
+            "dpo.prompts",
+            "dpo.reference",
+            "dpo.optimizer.lr",
+            "dpo.optimizer.value_head_lr",
+            "dpo.optimizer.betas",
+            "dpo.optimizer.eps",
+            "dpo.optimizer.weight_decay",
+            "dpo.optimizer.max_grad_norm",
+            "dpo.optimizer.schedule",
+            "dpo.optimizer.warmup_steps",
+            "online.sampling.unfinished_penalty",
+            "online.sampling.least_difference",
+            "online.sampling.generation.max_new_tokens",
+            "online.sampling.generation.min_new_tokens",
+            "online.sampling.generation.sampling",
+            "online.sampling.generation.repetition_penalty",
+            "online.sampling.generation.eos",
+            "online.sampling.generation.stop_ids",
+            "online.sampling.generation.stop_strings",
+            "online.sampling.generation.bad_ids",
+        ],
+    ),
+];
+
+/// Tables that hold a reward.
+const REWARDS: [&str; 2] = ["reward", "online.reward"];
+
+/// Every key of a reward, after its kind. Rewards that a reward is made of are looked at one by one.
+const REWARD_KEYS: &[(AtResume, &[&str])] = &[
+    (
+        Always,
+        &[
+            "cached.capacity",
+            "classifier.batch_size",
+            "classifier.device",
+            // The address, and who asks.
+            "judge.api.base_url",
+            "judge.api.url",
+            "judge.api.region",
+            "judge.api.api_version",
+            "judge.api.api_key_env",
+            "judge.api.batch_size",
+            "judge.api.device",
+            "judge.limits",
+            "judge.price",
+            "judge.budget",
+            "judge.cache",
+            "judge.reasks",
+        ],
+    ),
+    (
+        Fixed,
+        &[
+            "classifier.model",
+            "classifier.revision",
+            "classifier.adapter",
+            "classifier.base",
+            "classifier.preset",
+            "classifier.name",
+            "classifier.label",
+            "classifier.output",
+            "classifier.input",
+            "classifier.separator",
+            "classifier.max_length",
+            "classifier.dtype",
+            "judge.name",
+            "judge.rubric",
+            "judge.instructions",
+            "judge.template",
+            "judge.scale",
+            "judge.answer",
+            "judge.out_of_range",
+            "judge.reward",
+            "judge.min_coverage",
+            "judge.samples",
+            "judge.sampling",
+            "judge.api.kind",
+            "judge.api.model",
+            "judge.api.revision",
+            "judge.api.adapter",
+            "judge.api.base",
+            "judge.api.dtype",
+            "judge.api.top_log_probs",
+            "judge.api.extra_body",
+            "length.shortest",
+            "length.longest",
+            "length.per",
+            "length.unit",
+            "repetition.n",
+            "format.pattern",
+            "forbidden-words.words",
+            "overlap.measure",
+            "overlap.against",
+            "constant.value",
+            "weighted-sum.name",
+            "weighted-sum.terms",
+            "mean.name",
+            "mean.of",
+            "minimum.name",
+            "minimum.of",
+            "scaled.factor",
+            "scaled.offset",
+            "scaled.of",
+            "clipped.low",
+            "clipped.high",
+            "clipped.of",
+            "normalised.centring",
+            "normalised.of",
+            "gated.gate",
+            "gated.threshold",
+            "gated.otherwise",
+            "gated.of",
+            "or-else.other",
+            "or-else.of",
+            "cached.of",
+        ],
+    ),
+];
+
+/// Finds a key, or the table that it is in, in a table of keys.
+fn found(keys: &[(AtResume, &[&str])], path: &str) -> Option<AtResume> {
+    let mut path = path;
+    loop {
+        let row = keys.iter().find(|(_, paths)| paths.contains(&path));
+        if let Some((answer, _)) = row {
+            return Some(*answer);
+        }
+        path = path.rsplit_once('.')?.0;
+    }
+}
+
+/// A key that has another value than when the run was begun.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Its path, with dots; elements of lists by their index.
+    pub key: String,
+    /// The value of the run; `None` where the key was absent.
+    pub before: Option<Value>,
+    /// The value that is asked for.
+    pub now: Option<Value>,
+    /// The reason of a refusal, where it is not plain.
+    because: Option<String>,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = |value: &Option<Value>| match value {
+            None => "not set".to_owned(),
+            Some(value) => {
+                let text = value.to_string();
+                match text.char_indices().nth(80) {
+                    Some((end, _)) => format!("{} ..", &text[..end]),
+                    None => text,
+                }
+            }
+        };
+        write!(f, "`{}`: {} -> {}", self.key, value(&self.before), value(&self.now))?;
+        match &self.because {
+            Some(because) => write!(f, " ({because})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Differences between a run's file and the one that it is to go on with.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Changes {
+    /// Those that are no obstacle.
+    pub(crate) allowed: Vec<Change>,
+    /// Those that make another run of it.
+    pub(crate) refused: Vec<Change>,
+}
+
+/// Compares the file of a run with the one to go on with; `own` decides about keys that no command
+/// of this library has.
+pub(crate) fn compare(
+    before: &Table,
+    now: &Table,
+    own: impl Fn(&str) -> Option<AtResume>,
+) -> Changes {
+    let mut all = Vec::new();
+    tables("", before, now, &mut all);
+    let mut changes = Changes::default();
+    for (mut change, answer) in all {
+        let answer = answer.or_else(|| own(&change.key)).unwrap_or(Fixed);
+        match refusal(answer, &change, now) {
+            None => changes.allowed.push(change),
+            Some(because) => {
+                change.because = because;
+                changes.refused.push(change);
+            }
+        }
+    }
+    changes
+}
+
+/// Tells whether a change is refused, and why where that is not plain.
+fn refusal(answer: AtResume, change: &Change, now: &Table) -> Option<Option<String>> {
+    let value = |path: &str| {
+        let (table, key) = path.rsplit_once('.')?;
+        lookup(now, table)?.get(key)
+    };
+    match answer {
+        Always => None,
+        Fixed => Some(None),
+        IfLast => {
+            let decides = value("train.result").is_some_and(|v| v.as_str() == Some("best"))
+                || value("train.patience").is_some_and(|v| v.as_integer() != Some(0));
+            decides.then(|| Some("evaluations decide about the result of this run".to_owned()))
+        }
+        Longer => {
+            let number = |value: &Option<Value>| value.as_ref().and_then(Value::as_integer);
+            let longer = match (number(&change.before), number(&change.now)) {
+                (Some(before), Some(now)) => now > before,
+                _ => false,
+            };
+            if !longer {
+                return Some(Some("a run may become longer, not shorter".to_owned()));
+            }
+            let schedule = ["learn", "ppo", "dpo"]
+                .iter()
+                .map(|section| format!("{section}.optimizer.schedule"))
+                .find_map(|key| Some((value(&key)?.as_str()?.to_owned(), key)));
+            let (schedule, key) = schedule.filter(|(schedule, _)| schedule != "constant")?;
+            Some(Some(format!(
+                "`{key}` is \"{schedule}\": a longer run has other learning rates from its \
+                 beginning"
+            )))
+        }
+    }
+}
+
+/// The table at a path, which is empty for the table itself.
+pub(crate) fn lookup<'t>(table: &'t Table, path: &str) -> Option<&'t Table> {
+    let mut parts = path.split('.').filter(|part| !part.is_empty());
+    parts.try_fold(table, |table, part| table.get(part)?.as_table())
+}
+
+type Found = Vec<(Change, Option<AtResume>)>;
+
+fn joined(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// The keys of two tables, each once.
+fn keys_of<'t>(before: &'t Table, now: &'t Table) -> Vec<&'t String> {
+    let mut keys: Vec<&String> = before.keys().chain(now.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn tables(path: &str, before: &Table, now: &Table, all: &mut Found) {
+    for key in keys_of(before, now) {
+        let path = joined(path, key);
+        match (before.get(key), now.get(key)) {
+            (Some(Value::Table(before)), Some(Value::Table(now))) => {
+                if REWARDS.contains(&path.as_str()) {
+                    rewards(&path, before, now, all);
+                } else {
+                    tables(&path, before, now, all);
+                }
+            }
+            (before, now) if before != now => {
+                add(path.clone(), before, now, found(KEYS, &path), all)
+            }
+            _ => {}
+        }
+    }
+}
+
+fn add(
+    key: String,
+    before: Option<&Value>,
+    now: Option<&Value>,
+    answer: Option<AtResume>,
+    all: &mut Found,
+) {
+    let change = Change { key, before: before.cloned(), now: now.cloned(), because: None };
+    all.push((change, answer));
+}
+
+/// Compares two rewards, and those that they are made of.
+fn rewards(path: &str, before: &Table, now: &Table, all: &mut Found) {
+    let kind = |table: &Table| table.get("kind").and_then(Value::as_str).map(str::to_owned);
+    let Some(kind) = kind(before).filter(|before| Some(before) == kind(now).as_ref()) else {
+        return add(joined(path, "kind"), before.get("kind"), now.get("kind"), Some(Fixed), all);
+    };
+    for key in keys_of(before, now) {
+        parts(&joined(path, key), &format!("{kind}.{key}"), before.get(key), now.get(key), all);
+    }
+}
+
+/// Compares one key of a reward: a reward, a list or a table that holds some, or a value.
+fn parts(path: &str, name: &str, before: Option<&Value>, now: Option<&Value>, all: &mut Found) {
+    match (before, now) {
+        (Some(Value::Table(before)), Some(Value::Table(now))) if is_reward(name) => {
+            rewards(path, before, now, all);
+        }
+        (Some(Value::Table(before)), Some(Value::Table(now))) => {
+            for key in keys_of(before, now) {
+                let name = format!("{name}.{key}");
+                parts(&joined(path, key), &name, before.get(key), now.get(key), all);
+            }
+        }
+        (Some(Value::Array(before)), Some(Value::Array(now)))
+            if before.len() == now.len() && before.iter().chain(now).all(Value::is_table) =>
+        {
+            for (at, (before, now)) in before.iter().zip(now).enumerate() {
+                parts(&format!("{path}[{at}]"), name, Some(before), Some(now), all);
+            }
+        }
+        (before, now) if before != now => {
+            add(path.to_owned(), before, now, found(REWARD_KEYS, name), all);
+        }
+        _ => {}
+    }
+}
+
+/// Tells whether a key of a reward holds a reward.
+fn is_reward(name: &str) -> bool {
+    let part = name.rsplit_once('.').map_or(name, |(_, part)| part);
+    name == "weighted-sum.terms.reward"
+        || (matches!(part, "of" | "gate" | "other") && !name.starts_with("judge."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value as Json;
+
+    use super::*;
+
+    fn paths(keys: &[(AtResume, &[&'static str])]) -> Vec<&'static str> {
+        keys.iter().flat_map(|(_, paths)| paths.iter().copied()).collect()
+    }
+
+    /// The schemas are the oracle: a key that is in a run file and not in the table, or the other
+    /// way round, fails.
+    #[test]
+    fn every_key_of_every_run_file_is_classified() {
+        let known: BTreeSet<String> = crate::file::COMMANDS
+            .iter()
+            .flat_map(|command| crate::keys(command))
+            .map(|key| key.path)
+            .filter(|path| !REWARDS.contains(&path.as_str()))
+            .collect();
+        let table = paths(KEYS);
+        let named: BTreeSet<String> = table.iter().map(|path| (*path).to_owned()).collect();
+        assert_eq!(named.len(), table.len(), "a key stands twice");
+        let missing: Vec<_> = known.difference(&named).collect();
+        assert!(missing.is_empty(), "decide about them in KEYS of resume.rs: {missing:?}");
+        let gone: Vec<_> = named.difference(&known).collect();
+        assert!(gone.is_empty(), "no run file has them any more: {gone:?}");
+    }
+
+    #[test]
+    fn every_key_of_every_reward_is_classified() {
+        let schema = crate::schema("judge").unwrap();
+        let defs = &schema["$defs"];
+        let resolved = |value: &Json| match value["$ref"].as_str() {
+            Some(name) => defs[name.trim_start_matches("#/$defs/")].clone(),
+            None => value.clone(),
+        };
+        let names = |value: &Json| -> Vec<String> {
+            value["properties"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(key, _)| key.clone())
+                .collect()
+        };
+        let mut known = BTreeSet::new();
+        for kind in defs["RewardConfig"]["oneOf"].as_array().unwrap() {
+            let name = kind["properties"]["kind"]["const"].as_str().unwrap();
+            let of = kind.get("$ref").map(|_| resolved(kind));
+            let keys = names(kind).into_iter().chain(of.iter().flat_map(names));
+            known.extend(keys.filter(|key| key != "kind").map(|key| format!("{name}.{key}")));
+        }
+        assert!(known.remove("judge.api"), "{known:?}");
+        for api in defs["ApiConfig"]["oneOf"].as_array().unwrap() {
+            let of = api.get("$ref").map(|_| resolved(api));
+            let keys = names(api).into_iter().chain(of.iter().flat_map(names));
+            known.extend(keys.map(|key| format!("judge.api.{key}")));
+        }
+        let table = paths(REWARD_KEYS);
+        let named: BTreeSet<String> = table.iter().map(|path| (*path).to_owned()).collect();
+        assert_eq!(named.len(), table.len(), "a key stands twice");
+        assert_eq!(known, named);
+    }
+
+    #[test]
+    fn the_page_lists_the_keys_that_may_change() {
+        let page = include_str!("../../../docs/training.md");
+        let may = KEYS.iter().filter(|(answer, _)| *answer != Fixed).flat_map(|(_, keys)| *keys);
+        for key in may {
+            assert!(page.contains(&format!("`{key}`")), "{key}");
+        }
+        let of_rewards = REWARD_KEYS.iter().filter(|(answer, _)| *answer != Fixed);
+        for key in of_rewards.flat_map(|(_, keys)| *keys) {
+            let (_, key) = key.split_once('.').unwrap();
+            assert!(page.contains(&format!("`{key}`")), "{key}");
+        }
+    }
+
+    fn changes(before: &str, now: &str) -> (Vec<String>, Vec<String>) {
+        let parse = |text: &str| text.parse::<Table>().unwrap();
+        let Changes { allowed, refused } =
+            compare(&parse(before), &parse(now), |key| (key == "echo.times").then_some(Always));
+        let told = |all: Vec<Change>| all.iter().map(ToString::to_string).collect();
+        (told(allowed), told(refused))
+    }
+
+    #[test]
+    fn what_the_result_depends_on_is_refused_with_both_values() {
+        let judge = |url: &str, model: &str, weight: f32| {
+            format!(
+                "[[reward.terms]]\nweight = {weight:?}\n[reward.terms.reward]\nkind = 'judge'\n\
+                 limits = {{ retries = 1 }}\n\
+                 api = {{ kind = 'openai', base_url = '{url}', model = '{model}' }}\n\
+                 [reward]\nkind = 'weighted-sum'\n"
+            )
+        };
+        let (allowed, refused) = changes(&judge("http://a", "m", 1.), &judge("http://b", "m", 1.));
+        let key = "reward.terms[0].reward.api.base_url";
+        assert_eq!(allowed, [format!("`{key}`: \"http://a\" -> \"http://b\"")]);
+        assert_eq!(refused, [""; 0]);
+        let (_, refused) = changes(&judge("u", "m", 1.), &judge("u", "n", 2.));
+        assert_eq!(
+            refused,
+            [
+                "`reward.terms[0].reward.api.model`: \"m\" -> \"n\"",
+                "`reward.terms[0].weight`: 1.0 -> 2.0"
+            ]
+        );
+        let (_, refused) =
+            changes("[reward]\nkind = 'length'\nper = 1", "[reward]\nkind = 'judge'");
+        assert_eq!(refused, ["`reward.kind`: \"length\" -> \"judge\""]);
+
+        let (allowed, refused) = changes(
+            "seed = 1\n[placement]\nthreads = 1\n[echo]\ntimes = 1\nlouder = true",
+            "[placement]\nthreads = 2\nmemory_gib = 3.5\n[echo]\ntimes = 2\nlouder = false",
+        );
+        assert_eq!(
+            allowed,
+            [
+                "`echo.times`: 1 -> 2",
+                "`placement.memory_gib`: not set -> 3.5",
+                "`placement.threads`: 1 -> 2"
+            ]
+        );
+        assert_eq!(refused, ["`echo.louder`: true -> false", "`seed`: 1 -> not set"]);
+    }
+
+    #[test]
+    fn a_run_may_become_longer_where_its_rates_stay_the_same() {
+        let file = |steps: u64, schedule: &str| {
+            format!("[ppo]\nsteps = {steps}\n[ppo.optimizer]\nschedule = '{schedule}'")
+        };
+        let (allowed, refused) = changes(&file(4, "constant"), &file(6, "constant"));
+        assert_eq!(
+            (allowed.as_slice(), refused.len()),
+            (&["`ppo.steps`: 4 -> 6".to_owned()][..], 0)
+        );
+        let (_, refused) = changes(&file(4, "constant"), &file(3, "constant"));
+        assert_eq!(refused, ["`ppo.steps`: 4 -> 3 (a run may become longer, not shorter)"]);
+        let (_, refused) = changes(&file(4, "linear"), &file(6, "linear"));
+        assert!(refused[0].contains("`ppo.optimizer.schedule` is \"linear\""), "{refused:?}");
+    }
+
+    #[test]
+    fn evaluations_may_change_where_they_decide_about_nothing() {
+        let file = |every: u64, more: &str| format!("[train]\neval_every = {every}\n{more}");
+        assert_eq!(changes(&file(1, ""), &file(2, "")).1, [""; 0]);
+        for more in ["result = 'best'", "patience = 2"] {
+            assert_eq!(changes(&file(1, more), &file(2, more)).1.len(), 1, "{more}");
+        }
+    }
+}
