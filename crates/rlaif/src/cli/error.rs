@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use rlaif_core::{CodecError, Fault, is_bad_input_file};
+use rlaif_core::{CodecError, Fault, Interrupted, NotFinite, is_bad_input_file};
 use rlaif_dpo::DpoError;
 use rlaif_eval::EvalError;
 use rlaif_hub::HubError;
@@ -26,6 +26,27 @@ pub(crate) enum CliError {
         line: usize,
         /// What is wrong, and what was expected.
         problem: Box<RowProblem>,
+    },
+    /// A row with a result that is not a number.
+    #[error(
+        "{source_name}, line {line}: the result of {model}: {source}; its weights hold such numbers, \
+         or its activations overflow (f16 above all: try `--dtype bf16` or `--dtype f32`)"
+    )]
+    NotFinite {
+        /// File, or `standard input`.
+        source_name: String,
+        /// Counted from 1.
+        line: usize,
+        /// The model, as it was named.
+        model: String,
+        #[source]
+        source: NotFinite,
+    },
+    /// A measurement that is not a number.
+    #[error("the measurement {source}; measure more than this")]
+    Unmeasured {
+        #[source]
+        source: NotFinite,
     },
     /// A file could not be opened.
     #[error("{}: {source}", .path.display())]
@@ -158,6 +179,7 @@ impl CliError {
         match self {
             // As a shell counts SIGINT.
             Self::Run(RunError::Interrupted { .. }) => 130,
+            error if Interrupted::ended(error) => 130,
             error if error.is_users() => 2,
             _ => 1,
         }
@@ -181,7 +203,7 @@ impl Fault for CliError {
             | Self::Flag { .. }
             | Self::NoReport { .. }
             | Self::SameRun { .. } => true,
-            Self::Io { .. } => false,
+            Self::NotFinite { .. } | Self::Unmeasured { .. } | Self::Io { .. } => false,
             Self::Run(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
             Self::Convert(error) => error.is_users(),

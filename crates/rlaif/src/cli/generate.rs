@@ -173,7 +173,9 @@ impl Generate {
                 // Stop strings are found in text.
                 let tokenizer =
                     if config.stop_strings.is_empty() { tokenizer } else { Ok(tokenizer?) };
-                let job = GenerateJob { policy, tokenizer, config, seed, how, next: Cell::new(0) };
+                let model = self.model.model.clone();
+                let next = Cell::new(0);
+                let job = GenerateJob { model, policy, tokenizer, config, seed, how, next };
                 RowArguments::new(input.clone(), self.batch_size).run(&job)?;
                 job.tokenizer.iter().for_each(tell_notices);
                 Ok(())
@@ -282,6 +284,8 @@ struct Answer {
 }
 
 struct GenerateJob {
+    /// As the user named it.
+    model: String,
     policy: LanguageModel,
     /// Needed by rows of text alone.
     tokenizer: Result<HfTokenizer, CliError>,
@@ -334,6 +338,10 @@ impl Job for GenerateJob {
                 Ok(row)
             })
             .collect()
+    }
+
+    fn model(&self) -> &str {
+        &self.model
     }
 
     fn length(row: &Ask) -> usize {

@@ -6,10 +6,11 @@ use std::{
 };
 
 use clap::Args;
-use rlaif_core::say;
-use rlaif_rewards::{RewardConfig, score_rows};
-use rlaif_run::rewards_from_config;
+use rlaif_core::{Interrupted, say};
+use rlaif_rewards::{RewardConfig, read_rows, score_in_order};
+use rlaif_run::{RunError, rewards_from_config, score_into};
 use rlaif_torch::DeviceChoice;
+use rlaif_train::Interrupt;
 
 use super::{error::CliError, rows::open};
 
@@ -21,6 +22,11 @@ pub(crate) struct Judge {
     /// JSON Lines with `prompt` and `response`; `-` reads standard input.
     #[arg(long)]
     input: PathBuf,
+    /// The file that verdicts go into, in place of standard output: each as it comes into
+    /// OUT.unordered, and in the order of the rows at the end. The same command goes on after an
+    /// interruption.
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// cpu, cuda, cuda:N, or auto for CUDA where there is one: for rewards that run a model.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
@@ -30,12 +36,19 @@ impl Judge {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let (config, folder) = RewardConfig::from_file(&self.config)?;
         let reward = rewards_from_config(&config, &folder, self.device.resolve()?)?;
-        let output = BufWriter::new(io::stdout().lock());
-        let counted = if self.input == Path::new("-") {
-            score_rows(&*reward, io::stdin().lock(), output)?
+        let rows = if self.input == Path::new("-") {
+            read_rows(io::stdin().lock())?
         } else {
-            let (file, _) = open(&self.input)?;
-            score_rows(&*reward, BufReader::new(file), output)?
+            read_rows(BufReader::new(open(&self.input)?.0))?
+        };
+        Interrupt::install().map_err(RunError::from)?;
+        let counted = match &self.out {
+            Some(out) => score_into(&config, &*reward, &rows, out).inspect_err(|error| {
+                if Interrupted::ended(error) {
+                    say("the verdicts so far are kept; the same command goes on");
+                }
+            })?,
+            None => score_in_order(&*reward, &rows, BufWriter::new(io::stdout().lock()))?,
         };
         say(format_args!("{} scored, {} without a score", counted.scored, counted.missing));
         for (name, value) in reward.metrics() {

@@ -38,7 +38,8 @@ impl LogProbs {
         let files = self.model.files()?;
         let policy = self.model.language_model(&files)?;
         let tokenizer = model::tokenizer(&files, policy.spec().vocab_size);
-        let job = LogProbJob { policy, tokenizer, temperature: self.temperature };
+        let model = self.model.model.clone();
+        let job = LogProbJob { model, policy, tokenizer, temperature: self.temperature };
         self.rows.run(&job)?;
         job.tokenizer.iter().for_each(tell_notices);
         Ok(())
@@ -62,6 +63,8 @@ struct Answer {
 }
 
 struct LogProbJob {
+    /// As the user named it.
+    model: String,
     policy: LanguageModel,
     /// Needed by rows of text alone.
     tokenizer: Result<HfTokenizer, CliError>,
@@ -120,6 +123,10 @@ impl Job for LogProbJob {
                 Ok((prompt, response))
             })
             .collect()
+    }
+
+    fn model(&self) -> &str {
+        &self.model
     }
 
     fn length((prompt, response): &Self::Prepared) -> usize {

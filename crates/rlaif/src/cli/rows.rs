@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::Args;
+use rlaif_core::check_finite;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -42,6 +43,8 @@ pub(crate) trait Job {
 
     /// Makes rows ready; the result has one entry for each.
     fn prepare(&self, rows: Vec<Self::Input>) -> Vec<Result<Self::Prepared, RowProblem>>;
+    /// The model, for messages.
+    fn model(&self) -> &str;
     /// Tokens of a row: rows of similar length are computed together.
     fn length(row: &Self::Prepared) -> usize;
     /// How many rows [`Job::compute`] takes at a time.
@@ -75,7 +78,13 @@ impl RowArguments {
             if rows.is_empty() {
                 break;
             }
-            for row in self.window(job, rows, &lines.name)? {
+            for (line, row) in self.window(job, rows, &lines.name)? {
+                if let Err(source) = check_finite(&row) {
+                    // What was computed before is the user's.
+                    output.flush().map_err(unwritable)?;
+                    let (source_name, model) = (lines.name, job.model().to_owned());
+                    return Err(CliError::NotFinite { source_name, line, model, source });
+                }
                 serde_json::to_writer(&mut output, &row).map_err(|e| unwritable(e.into()))?;
                 output.write_all(b"\n").map_err(unwritable)?;
             }
@@ -86,13 +95,14 @@ impl RowArguments {
         Ok(())
     }
 
-    /// Computes the rows of one window in batches of similar length, and returns them in order.
+    /// Computes the rows of one window in batches of similar length, and returns them in order, with
+    /// the numbers of their lines.
     fn window<J: Job>(
         &self,
         job: &J,
         rows: Vec<Numbered<J::Input>>,
         source_name: &str,
-    ) -> Result<Vec<J::Output>, CliError> {
+    ) -> Result<Vec<Numbered<J::Output>>, CliError> {
         let (lines, rows): (Vec<usize>, Vec<J::Input>) = rows.into_iter().unzip();
         let prepared = job.prepare(rows).into_iter().zip(&lines).map(|(row, &line)| {
             row.map_err(|problem| CliError::Row {
@@ -110,7 +120,7 @@ impl RowArguments {
             done.extend(batch.iter().copied().zip(job.compute(&rows)?));
         }
         done.sort_by_key(|(i, _)| *i);
-        Ok(done.into_iter().map(|(_, row)| row).collect())
+        Ok(done.into_iter().map(|(i, row)| (lines[i], row)).collect())
     }
 
     fn open(&self) -> Result<Lines, CliError> {

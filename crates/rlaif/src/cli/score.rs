@@ -6,8 +6,8 @@ use rlaif_lm::{Forward, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::Classifier;
 use rlaif_run::encode_judged;
 use rlaif_text::HfTokenizer;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::Value;
 use tch::no_grad;
 
 use super::{
@@ -34,7 +34,8 @@ impl Score {
         let files = self.model.files()?;
         let classifier = self.model.classifier(&files)?;
         let tokenizer = model::tokenizer(&files, classifier.spec().vocab_size);
-        let job = ScoreJob { classifier, tokenizer, how: self.form.rendering()? };
+        let how = self.form.rendering()?;
+        let job = ScoreJob { model: self.model.model.clone(), classifier, tokenizer, how };
         self.rows.run(&job)?;
         job.tokenizer.iter().for_each(tell_notices);
         Ok(())
@@ -59,7 +60,13 @@ struct Row {
 #[derive(Debug, Serialize)]
 struct Answer {
     logits: Vec<f32>,
-    probabilities: Map<String, Value>,
+    #[serde(serialize_with = "as_map")]
+    probabilities: Vec<(String, f32)>,
+}
+
+fn as_map<S: Serializer>(pairs: &[(String, f32)], serializer: S) -> Result<S::Ok, S::Error> {
+    // As f64: serde_json writes f32 by fewer digits, and these numbers are read by programs.
+    serializer.collect_map(pairs.iter().map(|(label, value)| (label, f64::from(*value))))
 }
 
 /// A sequence, and where its second text starts if it has one.
@@ -69,6 +76,8 @@ struct Sequence {
 }
 
 struct ScoreJob {
+    /// As the user named it.
+    model: String,
     classifier: Classifier,
     /// Needed by rows of text alone.
     tokenizer: Result<HfTokenizer, CliError>,
@@ -162,6 +171,10 @@ impl Job for ScoreJob {
             .collect()
     }
 
+    fn model(&self) -> &str {
+        &self.model
+    }
+
     fn length(row: &Sequence) -> usize {
         row.ids.len()
     }
@@ -182,7 +195,7 @@ impl Job for ScoreJob {
                     .labels()
                     .iter()
                     .cloned()
-                    .zip(probabilities.into_iter().map(Value::from))
+                    .zip(probabilities)
                     .collect(),
             })
             .collect())

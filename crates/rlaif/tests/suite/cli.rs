@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
@@ -92,6 +92,61 @@ fn scores_in_a_batch_are_those_one_by_one() {
     let mut logits: Vec<String> = batched.iter().map(|row| row["logits"].to_string()).collect();
     logits.dedup();
     assert_eq!(logits.len(), TEXTS.len());
+}
+
+/// Sets the embedding of one token to NaN, in the file.
+fn poison(model: &Path, token: usize) {
+    let file = model.join("model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let tensors = header.as_object().unwrap();
+    let (_, embedding) = tensors
+        .iter()
+        .find(|(name, _)| {
+            name.ends_with("word_embeddings.weight") || name.ends_with("embed_tokens.weight")
+        })
+        .unwrap();
+    assert_eq!(embedding["dtype"], "F32");
+    let width = embedding["shape"][1].as_u64().unwrap() as usize;
+    let start = embedding["data_offsets"][0].as_u64().unwrap() as usize;
+    let row = 8 + length + start + token * width * 4;
+    for number in bytes[row..row + width * 4].chunks_mut(4) {
+        number.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    fs::write(file, bytes).unwrap();
+}
+
+/// Issues 18 and 25: such results were written as null, with exit code 0.
+#[test]
+fn a_result_that_is_not_finite_ends_the_command_with_its_row_and_its_model() {
+    let folder = roberta_folder();
+    let model = folder.path().join("model");
+    poison(&model, 9);
+    let input = "{\"ids\": [0, 5, 2]}\n\n{\"ids\": [0, 9, 2]}\n";
+    let output = run(&["score", "--model", model.to_str().unwrap(), "--input", "-"], input, &[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let told = format!(
+        "standard input, line 3: the result of {}: `logits[0]` = NaN is not a finite number",
+        model.display()
+    );
+    assert!(said.contains(&told), "{said}");
+    // The row before it was computed, and is there.
+    let written = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(written.lines().count(), 1, "{written}");
+    assert!(!written.contains("null"), "{written}");
+
+    let model = folder.path().join("llama");
+    fs::create_dir(&model).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("models/llama2").join(file), model.join(file)).unwrap();
+    }
+    poison(&model, 9);
+    let input = "{\"prompt_ids\": [5, 9], \"response_ids\": [6]}\n";
+    let output = run(&["logprobs", "--model", model.to_str().unwrap(), "--input", "-"], input, &[]);
+    let said = refusal(&output, 1);
+    assert!(said.contains("line 1: ") && said.contains("`log_probs[0]` = NaN"), "{said}");
 }
 
 #[test]

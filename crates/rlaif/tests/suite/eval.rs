@@ -136,7 +136,16 @@ fn two_policies_a_report_and_its_continuation_after_an_interruption() {
     let other = self::config(root.path(), "").with_file_name("other.toml");
     let text = fs::read_to_string(&config).unwrap().replace("seed = 7", "seed = 8");
     fs::write(&other, text).unwrap();
-    refused(&eval(&other, &out), "another evaluation");
+    refused(&eval(&other, &out), "another evaluation (`seed`: 7 -> 8)");
+    // How rows go together decides about nothing.
+    let batches = fs::read_to_string(&config).unwrap();
+    let batches = batches.replace("batch_size = 2", "batch_size = 3");
+    fs::write(&other, batches).unwrap();
+    good(&eval(&other, &out));
+    // Two at once exclude each other.
+    let lock = fs::File::open(out.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    refused(&eval(&config, &out), "is in use by another evaluation");
 }
 
 #[test]

@@ -1,6 +1,16 @@
 //! `rlaif judge`, as a program.
 
-use std::process::{Command, Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
@@ -13,8 +23,8 @@ fn judge(config: &str, rows: impl AsRef<[u8]>) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let (config_file, rows_file) =
         (folder.path().join("judge.toml"), folder.path().join("rows.jsonl"));
-    std::fs::write(&config_file, config).unwrap();
-    std::fs::write(&rows_file, rows).unwrap();
+    fs::write(&config_file, config).unwrap();
+    fs::write(&rows_file, rows).unwrap();
     Command::new(env!("CARGO_BIN_EXE_rlaif"))
         .args(["judge", "--config"])
         .arg(config_file)
@@ -81,5 +91,101 @@ fn what_is_wrong_is_said_with_its_cause_and_the_code_of_bad_input() {
     ] {
         let said = refusal(&judge(config, rows), 2);
         assert!(said.contains(says), "{config}: {said}");
+    }
+}
+
+/// Issue 18: an interruption lost every verdict of the last 4,096 rows.
+#[test]
+fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
+    const ROWS: usize = 40;
+    const AT_ONCE: usize = 4;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    let url = chat_completions(move |body| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        // The first row takes longest, so that verdicts come out of order.
+        let slow = body.contains("response number 0.");
+        sleep(Duration::from_millis(if slow { 400 } else { 25 }));
+        let of = body.split("response number ").nth(1).unwrap().split('.').next().unwrap();
+        format!("{}", of.parse::<u32>().unwrap() % 7)
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let write_config = |model: &str, timeout: u32| {
+        let config = format!(
+            "instructions = 'Rate from 0 to 6.'\ntemplate = '{{response}}'\n\
+             scale = {{ low = 0, high = 6 }}\nanswer = 'number'\n\
+             [api]\nkind = 'openai'\nmodel = '{model}'\nbase_url = '{url}'\n\
+             api_key_env = 'TEST_KEY'\n\
+             [limits]\nconcurrency = {AT_ONCE}\ntimeout_s = {timeout}\n"
+        );
+        fs::write(path("judge.toml"), config).unwrap();
+    };
+    write_config("m", 60);
+    let rows: String = (0..ROWS)
+        .map(|n| format!("{{\"prompt\":\"?\",\"response\":\"response number {n}.\"}}\n"))
+        .collect();
+    fs::write(path("rows.jsonl"), rows).unwrap();
+    let begin = |out: &str| -> Child {
+        Command::new(env!("CARGO_BIN_EXE_rlaif"))
+            .args(["judge", "--config", "judge.toml", "--input", "rows.jsonl", "--out", out])
+            .current_dir(folder.path())
+            .env("TEST_KEY", "sk-secret")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let lines = |path: &Path| fs::read_to_string(path).map_or(0, |text| text.lines().count());
+    let whole = begin("whole.jsonl").wait_with_output().unwrap();
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    assert_eq!(asked.swap(0, Ordering::SeqCst), ROWS);
+    let whole = fs::read_to_string(path("whole.jsonl")).unwrap();
+    let scores: Vec<u32> = whole
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|row| row["score"].as_f64().unwrap() as u32)
+        .collect();
+    assert_eq!(scores, (0..ROWS as u32).map(|n| n % 7).collect::<Vec<_>>());
+
+    for signal in ["-KILL", "-INT"] {
+        let (out, unordered) = (path("cut.jsonl"), path("cut.jsonl.unordered"));
+        let mut kills = 0;
+        // With the line that says what the verdicts depend on.
+        for want in [8, 20] {
+            let mut child = begin("cut.jsonl");
+            let start = Instant::now();
+            while lines(&unordered) < want && child.try_wait().unwrap().is_none() {
+                assert!(start.elapsed() < Duration::from_secs(60), "no verdict came");
+                sleep(Duration::from_millis(2));
+            }
+            Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+            let output = child.wait_with_output().unwrap();
+            kills += usize::from(!output.status.success());
+            if signal == "-INT" && !output.status.success() {
+                let said = refusal(&output, 130);
+                assert!(said.contains("the same command goes on"), "{said}");
+            }
+        }
+        // A verdict of another model is refused by name, before anything is asked.
+        if unordered.exists() {
+            write_config("n", 60);
+            let said = refusal(&begin("cut.jsonl").wait_with_output().unwrap(), 2);
+            assert!(said.contains("`reward.api.model`: \"m\" -> \"n\""), "{said}");
+        }
+        // Another time-out is not.
+        write_config("m", 30);
+        if !out.exists() {
+            let output = begin("cut.jsonl").wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        assert_eq!(fs::read_to_string(&out).unwrap(), whole);
+        assert!(!unordered.exists());
+        let asked = asked.swap(0, Ordering::SeqCst);
+        // Ctrl-C waits for what is under way; a kill loses that alone.
+        let lost = if signal == "-INT" { 0 } else { kills * AT_ONCE };
+        assert!((ROWS..=ROWS + lost).contains(&asked), "{signal}: {asked}, {kills} kills");
+        fs::remove_file(&out).unwrap();
+        write_config("m", 60);
     }
 }

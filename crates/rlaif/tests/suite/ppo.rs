@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rlaif::core::Seed;
@@ -13,7 +15,8 @@ use rlaif::text::HfTokenizer;
 use serde_json::{Value, json};
 
 use crate::support::{
-    classifier, language_model, length, metrics, succeeded, tokenizer, wait_for_progress,
+    chat_completions, classifier, language_model, length, metrics, succeeded, tokenizer,
+    wait_for_progress,
 };
 
 /// A folder with a tiny T5, prompts, and a run file of `steps` steps.
@@ -400,4 +403,64 @@ fn bench_ppo_times_the_phases_of_a_step() {
         assert!((found["sec_per_step"].as_f64().unwrap() - sum).abs() < 1e-9, "{found}");
         assert!(found["peak_memory_bytes"].as_u64().unwrap() > 1 << 20);
     }
+}
+
+/// Issue 25: Ctrl-C waited for the judge, as long as that took.
+#[test]
+fn ctrl_c_is_heard_while_a_judge_is_waited_for_and_nothing_is_lost() {
+    let root = tempfile::tempdir().unwrap();
+    let hangs = Arc::new(AtomicBool::new(false));
+    let hanging = hangs.clone();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    // The same verdict for the same text, and after some of them none for a minute.
+    let url = chat_completions(move |body| {
+        if counted.fetch_add(1, Ordering::SeqCst) >= 6 && hanging.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_secs(60));
+        }
+        format!("{}", body.bytes().map(u32::from).sum::<u32>() % 10 + 1)
+    });
+    let config = prepare(root.path(), 3, "");
+    let judge = format!(
+        "reward={{kind='judge',name='j',instructions='Rate.',template='{{response}}',\
+         scale={{low=1,high=10}},answer='number',\
+         api={{kind='openai',model='m',base_url='{url}',api_key_env='TEST_KEY'}},\
+         limits={{timeout_s=2.0,retries=20}}}}"
+    );
+    let begin = |arguments: &[&str], out: &Path| {
+        let mut command = command(arguments);
+        command.arg("--out").arg(out).env("TEST_KEY", "sk-secret").stderr(Stdio::piped());
+        command.stdout(Stdio::null()).spawn().unwrap()
+    };
+    let first = ["ppo", "--config", config.to_str().unwrap(), "--set", &judge];
+    let (whole, cut) = (root.path().join("whole"), root.path().join("cut"));
+    let output = begin(&first, &whole).wait_with_output().unwrap();
+    succeeded(&output);
+
+    hangs.store(true, Ordering::SeqCst);
+    asked.store(0, Ordering::SeqCst);
+    let mut child = begin(&first, &cut);
+    // The first step is there, and the second waits for its judge.
+    while asked.load(Ordering::SeqCst) < 7 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let start = std::time::Instant::now();
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(said.contains("go on with: rlaif ppo --resume"), "{said}");
+
+    hangs.store(false, Ordering::SeqCst);
+    // Another time-out and another key's variable, as one does after such an end.
+    let again = ["ppo", "--resume", "--set", "reward.limits.timeout_s=60.0"];
+    succeeded(&begin(&again, &cut).wait_with_output().unwrap());
+    let scores = |run: &Path| -> Vec<Value> {
+        let rows = metrics(run);
+        rows.iter().map(|row| json!([row["step"], row["env/reward_mean"], row["loss"]])).collect()
+    };
+    assert_eq!(scores(&cut), scores(&whole));
+    let weights = |run: &Path| fs::read(run.join("model/model.safetensors")).unwrap();
+    assert!(weights(&cut) == weights(&whole), "the weights differ");
 }

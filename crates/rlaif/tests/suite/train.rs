@@ -298,7 +298,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("learn.trainable={ only = ['lora'] }", "`lora`"),
         ("learn.ema_decay=1.0", "`learn.ema_decay` is 1"),
         ("learn.optimizer.max_skipped=0", "`learn.optimizer.max_skipped` is 0"),
-        ("learn.optimizer.lr=nan", "`learn.optimizer.lr` is NaN; expected a finite number"),
+        ("learn.optimizer.lr=nan", "`learn.optimizer.lr`: is NaN; expected a finite number"),
         ("learn.optimizer.betas=[0.9, 1.0]", "`learn.optimizer.betas` is [0.9, 1]"),
         ("learn.optimizer.eps=-1.0", "`learn.optimizer.eps` is -1"),
         ("model.lora={ rank = 0 }", "`model.lora.rank` is 0"),
@@ -362,6 +362,50 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     fs::copy(folder.join("out/run.toml"), folder.join("again.toml")).unwrap();
     succeeds(folder, &["sft", "--config", "again.toml", "--out", "again"]);
     same_outcome(&folder.join("out"), &folder.join("again"));
+}
+
+/// Issue 18: nothing could be changed when a run was resumed.
+#[test]
+fn a_resumed_run_takes_other_settings_where_the_result_does_not_depend_on_them() {
+    let place = workplace("llama");
+    let folder = place.path();
+    // Without evaluations, of which each end of a run makes one.
+    let constant =
+        ["--set", "learn.optimizer.schedule=constant", "--set", "data.held_out_fraction=0.0"];
+    let run = |out: &str, steps: &str| {
+        let arguments = ["sft", "--config", "run.toml", "--out", out, "--set", steps];
+        succeeds(folder, &[&arguments[..], &constant].concat());
+    };
+    run("whole", "train.steps=6");
+    run("longer", "train.steps=4");
+    let resume = |more: &[&str]| {
+        let arguments = [&["sft", "--resume", "--out", "longer"][..], more].concat();
+        rlaif(folder, &arguments).output().unwrap()
+    };
+    // What decides about the result is refused, with both values, and so is less than was asked for.
+    let said = refusal(&resume(&["--set", "learn.optimizer.lr=1.0", "--set", "seed=6"]), 2);
+    assert!(said.contains("`learn.optimizer.lr`: 0.001 -> 1.0, `seed`: 5 -> 6"), "{said}");
+    let said = refusal(&resume(&["--set", "train.steps=3"]), 2);
+    assert!(said.contains("`train.steps`: 4 -> 3 (a run may become longer"), "{said}");
+    // The oracle is the run that was begun with so many steps.
+    let more = ["--set", "train.steps=6", "--set", "train.checkpoint_every=1", "--set"];
+    let said = succeeded(&resume(&[&more[..], &["placement.memory_gib=64.0"]].concat()));
+    assert!(said.contains("from here on, `train.steps`: 4 -> 6"), "{said}");
+    same_outcome(&folder.join("whole"), &folder.join("longer"));
+    let written = fs::read_to_string(folder.join("longer/run.toml")).unwrap();
+    assert!(written.contains("steps = 6\n") && written.contains("memory_gib = 64.0"), "{written}");
+    let log = fs::read_to_string(folder.join("longer/log.txt")).unwrap();
+    assert!(log.contains("`train.checkpoint_every`: 2 -> 1"), "{log}");
+    // A link in place of a file that grows is refused, and what it leads to is left alone.
+    #[cfg(unix)]
+    {
+        fs::write(folder.join("precious"), "as it was").unwrap();
+        fs::remove_file(folder.join("longer/log.txt")).unwrap();
+        std::os::unix::fs::symlink(folder.join("precious"), folder.join("longer/log.txt")).unwrap();
+        let said = refusal(&resume(&[]), 1);
+        assert!(said.contains("log.txt") && said.contains("symbolic link"), "{said}");
+        assert_eq!(fs::read_to_string(folder.join("precious")).unwrap(), "as it was");
+    }
 }
 
 #[test]

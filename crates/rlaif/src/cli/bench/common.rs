@@ -1,15 +1,17 @@
 //! What the benches share: random input, checks of flags, and how results are printed.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
 use clap::Args;
+use rlaif_core::{NotFinite, check_finite};
 use rlaif_models::LoadOptions;
 use rlaif_torch::seeded;
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
@@ -140,11 +142,14 @@ fn peak_memory(device: Device) -> Result<Option<u64>, CliError> {
 pub(super) struct Measured {
     object: Map<String, Value>,
     lines: Vec<(String, String)>,
+    /// The first number that JSON cannot hold.
+    unfit: Option<NotFinite>,
 }
 
 impl Measured {
     /// A result for programs.
-    pub(super) fn value(mut self, key: &str, value: impl Into<Value>) -> Self {
+    pub(super) fn value(mut self, key: &str, value: impl Into<Value> + Serialize) -> Self {
+        self.unfit = self.unfit.or(check_finite(&BTreeMap::from([(key, &value)])).err());
         self.object.insert(key.to_owned(), value.into());
         self
     }
@@ -158,6 +163,9 @@ impl Measured {
     /// Prints it as one JSON object or as text, with the peak of the device's memory.
     pub(super) fn print(self, json: bool, device: Device) -> Result<(), CliError> {
         let peak = peak_memory(device)?;
+        if let Some(source) = self.unfit {
+            return Err(CliError::Unmeasured { source });
+        }
         if json {
             return print(Value::Object(self.value("peak_memory_bytes", peak).object));
         }
