@@ -293,6 +293,32 @@ fn every_tensor_that_does_not_fit_is_named_at_once() {
 }
 
 #[test]
+fn quantised_weights_are_refused_by_the_name_of_their_method() {
+    for (section, method) in [
+        (json!({ "quant_method": "gptq", "bits": 4 }), "gptq"),
+        (json!({ "quant_method": "compressed-tensors" }), "compressed-tensors"),
+        (json!({ "load_in_4bit": true }), "bitsandbytes"),
+    ] {
+        let error = changed("llama3", "config.json", &[("quantization_config", section)]);
+        let error = error.unwrap_err();
+        assert!(matches!(&error, ModelError::Quantised { .. }), "{error}");
+        assert!(error.to_string().contains(method), "{error}");
+    }
+    assert!(changed("llama3", "config.json", &[("quantization_config", Value::Null)]).is_ok());
+}
+
+#[test]
+fn generation_settings_that_are_not_json_are_refused_when_the_model_is_loaded() {
+    let folder = spelled("llama3", "config.json");
+    fs::write(folder.path().join("generation_config.json"), "{").unwrap();
+    let error = load(folder.path()).unwrap_err();
+    assert!(error.to_string().contains("generation_config.json"), "{error}");
+    fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": "x"}"#).unwrap();
+    let error = load(folder.path()).unwrap_err().to_string();
+    assert!(error.contains("field `eos_token_id`") && error.contains("a list"), "{error}");
+}
+
+#[test]
 fn weights_of_several_kinds_need_a_decision() {
     let folder = spelled("llama3", "config.hub.json");
     let weights = folder.path().join("model.safetensors");

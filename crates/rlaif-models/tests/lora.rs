@@ -72,7 +72,12 @@ fn loss(policy: &LanguageModel, base: &Goldens, forward: Forward<'_>) -> Tensor 
 
 #[test]
 fn adapters_of_language_models_equal_peft() {
-    for (base_name, name) in [("llama3", "llama3-a"), ("llama3", "llama3-b"), ("flan", "flan")] {
+    for (base_name, name) in [
+        ("llama3", "llama3-a"),
+        ("llama3", "llama3-b"),
+        ("llama2", "llama2-head"),
+        ("flan", "flan"),
+    ] {
         let base = Goldens::read(&model(base_name));
         let goldens = Goldens::read(&adapter(name));
         let mut policy = language_model(base_name);
@@ -301,6 +306,40 @@ fn a_module_that_is_to_be_saved_whole_and_is_not_is_named() {
     load("roberta", "roberta", &["classifier", "score"]).unwrap();
     let error = load("roberta", "roberta", &["classifier", "pooler"]).unwrap_err();
     assert!(error.to_string().contains("missing the weights of `pooler`"), "{error}");
+}
+
+/// A copy of the base in an adapter's file is the base's, or the adapter was made on another one.
+#[test]
+fn weights_that_cannot_be_put_on_the_base_are_named_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |key: &str, shape: &[i64]| {
+        let source = adapter("llama2-head");
+        std::fs::copy(
+            source.join("adapter_config.json"),
+            folder.path().join("adapter_config.json"),
+        )
+        .unwrap();
+        let mut tensors =
+            Tensor::read_safetensors(source.join("adapter_model.safetensors")).unwrap();
+        tensors.retain(|(name, _)| name != key);
+        let cpu = (Kind::Float, tch::Device::Cpu);
+        tensors.push((key.to_owned(), Tensor::zeros(shape, cpu)));
+        let file = folder.path().join("adapter_model.safetensors");
+        Tensor::write_safetensors(&tensors, file).unwrap();
+        language_model("llama2").adapters().load("x", folder.path()).unwrap_err()
+    };
+    for (key, shape) in [
+        ("base_model.model.model.embed_tokens.weight", [96, 32]),
+        ("base_model.model.model.embed_tokens.weight", [100, 32]),
+        ("base_model.model.model.embed_tokens.base_layer.weight", [96, 32]),
+        ("base_model.model.model.embed_tokens.lora_embedding_A", [2, 96]),
+        ("base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector", [32, 1]),
+    ] {
+        let error = refused(key, &shape);
+        assert!(matches!(error, ModelError::AdapterParts { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains(key) && said.contains("merge_and_unload"), "{said}");
+    }
 }
 
 #[test]

@@ -124,7 +124,10 @@ impl Fault for FetchError {
 /// ```
 pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, FetchError> {
     if Path::new(location).is_dir() && revision.is_none() {
-        return Ok(PathBuf::from(location));
+        return match gguf_alone(Path::new(location)) {
+            Some(location) => Err(FetchError::Gguf { location }),
+            None => Ok(PathBuf::from(location)),
+        };
     }
     if Path::new(location).is_file() {
         if location.ends_with(".gguf") {
@@ -215,6 +218,16 @@ fn on_base(adapter: PathBuf, base: Option<&str>) -> Result<ModelFiles, FetchErro
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// Its weights, in the order of preference.
 const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+/// The GGUF file of a folder that has no other weights.
+fn gguf_alone(folder: &Path) -> Option<String> {
+    let files: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).collect();
+    let ends = |file: &Path, end: &str| file.extension().is_some_and(|extension| extension == end);
+    if files.iter().any(|file| ends(file, "safetensors") || ends(file, "bin")) {
+        return None;
+    }
+    Some(files.iter().find(|file| ends(file, "gguf"))?.display().to_string())
+}
 
 /// The index of sharded weights: which file holds which tensor.
 #[derive(Deserialize)]
