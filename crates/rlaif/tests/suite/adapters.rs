@@ -45,7 +45,7 @@ fn an_adapters_folder_stands_for_its_base_with_the_adapter_on_it() {
     assert!(log_probs(&root, &["--model", out]).iter().zip(&wanted).all(close));
 
     let said = run(&root, &["inspect", adapter], "");
-    let said: Value = serde_json::from_str(&succeeded(&said)).unwrap();
+    let said: Value = serde_json::from_slice(&said.stdout).unwrap();
     assert_eq!(said["adapter"]["base"], base);
     assert_eq!(said["adapter"]["rank"], 4);
 
