@@ -21,7 +21,7 @@ pub(crate) struct Collected {
     pub(crate) seconds: Vec<(&'static str, f64)>,
 }
 
-/// What samples and scores, at one step.
+/// The source of responses and scores, at one step.
 pub(crate) struct Source<'a> {
     pub(crate) sampler: &'a mut dyn Sampler,
     pub(crate) reward: &'a dyn RewardModel,

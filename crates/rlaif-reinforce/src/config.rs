@@ -9,7 +9,8 @@ use rlaif_rl::{
 };
 use rlaif_train::{KlControl, OptimizerConfig};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned, de::Error as _};
+use serde_json::{Map, Value};
 
 use crate::{
     dynamic::DynamicSampling,
@@ -51,9 +52,11 @@ pub struct ReinforceConfig {
     pub epochs: usize,
     /// Sampling of responses, from the whole distribution: top-k, top-p and min-p sample from
     /// another one than the one whose log-probabilities are trained.
+    #[serde(deserialize_with = "generation")]
     pub generation: GenerationConfig,
     /// Transformations of scores. A response without a score is dropped by default: it is in no
     /// mean, no deviation and no loss.
+    #[serde(deserialize_with = "scores")]
     pub scores: ScoreConfig,
     /// Estimator of advantages.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,7 @@ pub struct ReinforceConfig {
     /// Activations that a forward pass keeps for its backward pass.
     pub activations: Activations,
     /// Learning rate, schedule, clipping.
+    #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
     /// The seed of sampling, of the order of minibatches and of dropout. A run file has it at the top.
     #[serde(skip)]
@@ -127,6 +131,32 @@ impl Default for ReinforceConfig {
             stop: StopConfig::default(),
         }
     }
+}
+
+/// A table whose absent keys are as [`ReinforceConfig`] has them by default, not as its type has.
+fn over<'de, T, D>(default: &T, deserializer: D) -> Result<T, D::Error>
+where
+    T: Serialize + DeserializeOwned,
+    D: Deserializer<'de>,
+{
+    let given = Map::<String, Value>::deserialize(deserializer)?;
+    let mut whole = serde_json::to_value(default).map_err(D::Error::custom)?;
+    if let Value::Object(whole) = &mut whole {
+        whole.extend(given);
+    }
+    T::deserialize(whole).map_err(D::Error::custom)
+}
+
+fn generation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GenerationConfig, D::Error> {
+    over(&ReinforceConfig::default().generation, deserializer)
+}
+
+fn scores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ScoreConfig, D::Error> {
+    over(&ReinforceConfig::default().scores, deserializer)
+}
+
+fn optimizer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OptimizerConfig, D::Error> {
+    over(&ReinforceConfig::default().optimizer, deserializer)
 }
 
 impl<'a> From<&'a ReinforceConfig> for Watched<'a> {

@@ -1,4 +1,4 @@
-//! What must not change a number, and what must be exact.
+//! Changes that must not change a number, and numbers that must be exact.
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 use rlaif_lm::{Dropout, LocalSampler, Policy};

@@ -11,7 +11,7 @@ use rlaif_reinforce::{
 
 use crate::common::{Family, Letters, policy};
 
-/// Where the digits are in the alphabet of [`Letters`]: `D` is 0.
+/// The first digit in the alphabet of [`Letters`]: `D` is 0.
 const ZERO: u32 = 4;
 const GROUP: usize = 8;
 const STEPS: u64 = 60;

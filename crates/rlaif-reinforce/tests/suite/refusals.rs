@@ -93,3 +93,18 @@ fn a_batch_of_another_size_and_a_stale_rollout_are_refused() {
     assert!(matches!(stale, Err(RlError::StaleRollout { .. })));
     assert!(matches!(trainer.weigh(&experience), Err(RlError::StaleRollout { .. })));
 }
+
+/// A key of a table leaves the others of that table as they are by default.
+#[test]
+fn absent_keys_of_a_table_keep_their_defaults() {
+    let text = r#"{"optimizer": {"weight_decay": 0.1}, "scores": {"clip": 1.0},
+        "generation": {"max_new_tokens": 7}}"#;
+    let found: ReinforceConfig = serde_json::from_str(text).unwrap();
+    let mut want = ReinforceConfig::default();
+    want.optimizer.weight_decay = 0.1;
+    want.scores.clip = Some(1.);
+    want.generation.max_new_tokens = 7;
+    assert_eq!(found, want);
+    let unknown = serde_json::from_str::<ReinforceConfig>(r#"{"scores": {"clipp": 1.0}}"#);
+    assert!(unknown.unwrap_err().to_string().contains("clipp"));
+}
