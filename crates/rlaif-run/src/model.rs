@@ -325,11 +325,17 @@ impl ModelSection {
         key: &'static str,
         trainable: &Trainable,
     ) -> Result<(), RunError> {
-        if (self.lora.is_none() && self.adapter.is_none()) || *trainable == Trainable::Auto {
+        let adapter = match (&self.lora, &self.adapter) {
+            (Some(_), _) => "model.lora",
+            (None, Some(_)) => "model.adapter",
+            (None, None) => return Ok(()),
+        };
+        if *trainable == Trainable::Auto {
             return Ok(());
         }
-        let problem = "the adapter is what is trained and written; leave it out";
-        Err(RunError::Setting { key, problem: problem.to_owned() })
+        let problem =
+            format!("with {adapter} the adapter is what is trained and written; leave it out");
+        Err(RunError::Setting { key, problem })
     }
 
     /// Locations that may be local files or folders.

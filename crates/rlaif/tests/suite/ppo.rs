@@ -354,7 +354,7 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused("ppo.generation.batch_size=0", "generation: `batch_size` is 0");
     refused("ppo.optimizer.lr=-1.0", "`ppo.optimizer.lr` is -1; expected a finite number");
     let never = "ppo.stop.metric={name='env/reward_mean', window=1, at_least=nan}";
-    refused(never, "`ppo.stop.metric.at_least` is NaN");
+    refused(never, "`ppo.stop.metric.at_least`: is NaN; expected a finite number");
     refused("ppo.batch_size=40", "data.prompts");
     refused("ppo.steps=9223372036854775807", "`ppo.steps` is 9223372036854775807");
     refused("train.keep=0", "`train.keep` is 0");

@@ -303,7 +303,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("learn.optimizer.eps=-1.0", "`learn.optimizer.eps` is -1"),
         ("model.lora={ rank = 0 }", "`model.lora.rank` is 0"),
         ("model.lora={ rank = 4000000000 }", "model.lora.rank: 4000000000 is too large"),
-        ("model.lora={ alpha = nan }", "`model.lora.alpha` is NaN"),
+        ("model.lora={ alpha = nan }", "`model.lora.alpha`: is NaN; expected a finite number"),
         ("model.lora={ dropout = 1.0 }", "`model.lora.dropout` is 1"),
         ("model.lora={ targets = '(' }", "model.lora.targets: the pattern `(`"),
         ("model.lora={ targets = ['q'] }", "model.lora.targets: [\"q\"] matches no linear layer"),
