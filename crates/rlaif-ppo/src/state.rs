@@ -2,6 +2,7 @@
 
 use rlaif_core::stats::RunningMoments;
 use rlaif_lm::{Policy, generate::GenerationConfig};
+use rlaif_rl::check_resumed;
 use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError, restore_parameters};
 use serde::{Deserialize, Serialize};
 
@@ -61,23 +62,8 @@ impl<P: Policy> PpoTrainer<P> {
     /// missing or its tensors do not fit.
     pub fn restore(&mut self, saved: &Saved) -> Result<(), PpoError> {
         let state: TrainerState = saved.json("ppo")?;
-        let differs = |what: &str, expected: String, found: String| {
-            Err(PpoError::State { what: what.to_owned(), expected, found })
-        };
         let config = &self.config;
-        if state.seed != config.seed.get() {
-            return differs("seed", config.seed.get().to_string(), state.seed.to_string());
-        }
-        // How rows go together decides about rounding alone.
-        let sampled = GenerationConfig {
-            batch_size: config.generation.batch_size,
-            check_every: config.generation.check_every,
-            ..state.generation
-        };
-        if sampled != config.generation {
-            let text = |generation: &GenerationConfig| format!("{generation:?}");
-            return differs("generation", text(&config.generation), text(&sampled));
-        }
+        check_resumed((config.seed, &config.generation), (state.seed, state.generation))?;
         let own = self.policy.parameters().trainable();
         restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;
         let own = self.critic.0.parameters().trainable();

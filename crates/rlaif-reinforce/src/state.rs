@@ -2,7 +2,7 @@
 
 use rlaif_core::stats::RunningMoments;
 use rlaif_lm::{Policy, generate::GenerationConfig};
-use rlaif_rl::RlError;
+use rlaif_rl::{RlError, check_resumed};
 use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError, restore_parameters};
 use serde::{Deserialize, Serialize};
 
@@ -49,17 +49,8 @@ impl<P: Policy> ReinforceTrainer<P> {
     /// missing or its tensors do not fit.
     pub fn restore(&mut self, saved: &Saved) -> Result<(), RlError> {
         let state: TrainerState = saved.json("reinforce")?;
-        let differs = |what: &str, expected: String, found: String| {
-            Err(RlError::State { what: what.to_owned(), expected, found })
-        };
         let config = &self.config;
-        if state.seed != config.seed.get() {
-            return differs("seed", config.seed.get().to_string(), state.seed.to_string());
-        }
-        if state.generation != config.generation {
-            let text = |generation: &GenerationConfig| format!("{generation:?}");
-            return differs("generation", text(&config.generation), text(&state.generation));
-        }
+        check_resumed((config.seed, &config.generation), (state.seed, state.generation))?;
         let own = self.policy.parameters().trainable();
         restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;
         self.optimizer.restore(&saved.tensors("optimizer")?, state.optimizer)?;
