@@ -5,6 +5,7 @@
 
 mod codec;
 mod fault;
+mod filled;
 mod finding;
 mod finite;
 mod interrupt;
@@ -24,6 +25,7 @@ pub mod stats;
 
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
 pub use fault::{Fault, is_bad_input_file};
+pub use filled::{below_table, filled};
 pub use finding::Finding;
 pub use finite::{NotFinite, check_finite};
 pub use interrupt::Interrupted;

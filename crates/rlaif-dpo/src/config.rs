@@ -1,10 +1,10 @@
 //! The settings of preference training.
 
-use rlaif_core::BadSetting;
+use rlaif_core::{BadSetting, filled};
 use rlaif_lm::{Activations, Dropout};
 use rlaif_train::OptimizerConfig;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     error::DpoError,
@@ -97,7 +97,12 @@ pub struct DpoConfig {
     /// Where the reference's log-probabilities come from.
     pub reference: ReferenceConfig,
     /// How weights are updated.
+    #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
+}
+
+fn optimizer<'de, D: Deserializer<'de>>(table: D) -> Result<OptimizerConfig, D::Error> {
+    filled(&DpoConfig::default().optimizer, table)
 }
 
 impl Default for DpoConfig {
@@ -168,5 +173,19 @@ impl DpoConfig {
             ReferenceConfig::Live { update } => update,
             ReferenceConfig::Cached => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_keys_of_a_table_keep_the_defaults_of_the_configuration() {
+        let text = r#"{"optimizer": {"weight_decay": 0.1}}"#;
+        let found: DpoConfig = serde_json::from_str(text).unwrap();
+        let mut want = DpoConfig::default();
+        want.optimizer.weight_decay = 0.1;
+        assert_eq!(found, want);
     }
 }

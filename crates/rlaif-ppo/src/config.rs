@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use rlaif_core::{BadSetting, Seed};
+use rlaif_core::{BadSetting, Seed, filled};
 use rlaif_lm::{
     Activations, Dropout, LmSpec,
     generate::{GenerationConfig, RolloutConcern},
 };
 use rlaif_train::{KlControl, KlEstimator, OptimizerConfig};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use rlaif_rl::{
     MissingScore, ScoreConfig, StopConfig, Watched, Whitening, check_policy, check_sampling,
@@ -44,6 +44,7 @@ pub struct PpoConfig {
     pub epochs: usize,
     /// How responses are sampled. PPO takes a temperature alone: top-k, top-p and min-p sample from
     /// another distribution than the one whose log-probabilities are trained.
+    #[serde(deserialize_with = "generation")]
     pub generation: GenerationConfig,
     /// The KL penalty against the reference.
     pub kl: KlConfig,
@@ -84,6 +85,7 @@ pub struct PpoConfig {
     /// What is kept of a forward pass for its backward pass.
     pub activations: Activations,
     /// Learning rate, schedule, clipping.
+    #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
     /// Whether TRL 0.11.4's numbers are wanted where they differ from the correct ones.
     pub compatibility: Compatibility,
@@ -136,6 +138,14 @@ pub enum Compatibility {
 
 /// Most times that one update may take a row: orders of this many numbers are held at once.
 const MOST_PASSES: usize = 1 << 24;
+
+fn generation<'de, D: Deserializer<'de>>(table: D) -> Result<GenerationConfig, D::Error> {
+    filled(&PpoConfig::default().generation, table)
+}
+
+fn optimizer<'de, D: Deserializer<'de>>(table: D) -> Result<OptimizerConfig, D::Error> {
+    filled(&PpoConfig::default().optimizer, table)
+}
 
 impl Default for PpoConfig {
     fn default() -> Self {
@@ -354,4 +364,19 @@ fn not_negative(field: &'static str, value: f64) -> Result<(), PpoError> {
         return Ok(());
     }
     Err(setting(field, value, format!("{FINITE} and at least 0")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_keys_of_a_table_keep_the_defaults_of_the_configuration() {
+        let text = r#"{"optimizer": {"weight_decay": 0.1}, "generation": {"max_new_tokens": 7}}"#;
+        let found: PpoConfig = serde_json::from_str(text).unwrap();
+        let mut want = PpoConfig::default();
+        want.optimizer.weight_decay = 0.1;
+        want.generation.max_new_tokens = 7;
+        assert_eq!(found, want);
+    }
 }

@@ -1,6 +1,6 @@
 //! The settings of a run, and which of them go together.
 
-use rlaif_core::{BadSetting, Seed};
+use rlaif_core::{BadSetting, Seed, filled};
 use rlaif_lm::{Activations, Dropout, LmSpec, generate::GenerationConfig};
 use rlaif_rl::{
     AdvantageEstimator, Anchor, Average, Combination, CombinationConcern, Correction, KlForm,
@@ -9,8 +9,7 @@ use rlaif_rl::{
 };
 use rlaif_train::{KlControl, OptimizerConfig};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned, de::Error as _};
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
     dynamic::DynamicSampling,
@@ -133,30 +132,16 @@ impl Default for ReinforceConfig {
     }
 }
 
-/// A table whose absent keys are as [`ReinforceConfig`] has them by default, not as its type has.
-fn over<'de, T, D>(default: &T, deserializer: D) -> Result<T, D::Error>
-where
-    T: Serialize + DeserializeOwned,
-    D: Deserializer<'de>,
-{
-    let given = Map::<String, Value>::deserialize(deserializer)?;
-    let mut whole = serde_json::to_value(default).map_err(D::Error::custom)?;
-    if let Value::Object(whole) = &mut whole {
-        whole.extend(given);
-    }
-    T::deserialize(whole).map_err(D::Error::custom)
-}
-
 fn generation<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GenerationConfig, D::Error> {
-    over(&ReinforceConfig::default().generation, deserializer)
+    filled(&ReinforceConfig::default().generation, deserializer)
 }
 
 fn scores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ScoreConfig, D::Error> {
-    over(&ReinforceConfig::default().scores, deserializer)
+    filled(&ReinforceConfig::default().scores, deserializer)
 }
 
 fn optimizer<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OptimizerConfig, D::Error> {
-    over(&ReinforceConfig::default().optimizer, deserializer)
+    filled(&ReinforceConfig::default().optimizer, deserializer)
 }
 
 impl<'a> From<&'a ReinforceConfig> for Watched<'a> {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rlaif_core::{NotFinite, check_finite};
+use rlaif_core::{NotFinite, below_table, check_finite};
 use rlaif_rewards::{describe_toml, wrong_key};
 use rlaif_train::{Keep, RunFolder, Saved, TrainError};
 use serde::{Serialize, de::DeserializeOwned};
@@ -239,6 +239,10 @@ fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: Table) -> Result
         // serde says `.` at the top, and stops at a table of one kind or another.
         let key = error.path().to_string();
         let key = if key == "." { String::new() } else { key };
+        let (key, message) = match below_table(message) {
+            Some((below, message)) => (format!("{key}.{below}"), message),
+            None => (key, message),
+        };
         let below = lookup(&written, &key).and_then(|table| wrong_key(message, table));
         let key = match below {
             Some(below) if key.is_empty() => below,

@@ -352,6 +352,8 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused("ppo.mini_batch_size=2", "did you mean `minibatch_size`?");
     refused("ppo.kl.control={fixed={coef=-1.0}}", "`ppo.kl.control.fixed.coef` is -1");
     refused("ppo.generation.batch_size=0", "generation: `batch_size` is 0");
+    refused("ppo.optimizer.lr='fast'", "`ppo.optimizer.lr`: ");
+    refused("ppo.optimizer.rate=1.0", "`ppo.optimizer.rate`: ");
     refused("ppo.optimizer.lr=-1.0", "`ppo.optimizer.lr` is -1; expected a finite number");
     let never = "ppo.stop.metric={name='env/reward_mean', window=1, at_least=nan}";
     refused(never, "`ppo.stop.metric.at_least`: is NaN; expected a finite number");
@@ -360,7 +362,7 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused("train.keep=0", "`train.keep` is 0");
     refused("output.keep=1", "`output.keep`: renamed to `train.keep`");
     refused("ppo.seed=1", "`ppo.seed`: renamed to `seed`");
-    refused("reward={kind='length', longest=-3, per=1.0}", "`reward`: found integer `-3`");
+    refused("reward={kind='length', longest=-3, per=1.0}", "`reward.longest`: found integer `-3`");
     refused("data.max_tokens=1", "data.prompts");
     refused("data.column='question'", "question");
     refused("reward={kind='length', longest=3}", "per");
