@@ -483,34 +483,56 @@ fn tensors_and_names_that_cannot_be_stored() {
     }
 }
 
-/// `/dev/full` answers every write as a full disk does.
+/// A file system of 4 MB in memory, which the test and no other process sees, fills up.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk() {
+    if let Some(target) = std::env::var_os(CHILD) {
+        fill_the_disk(Path::new(&target));
+        std::process::exit(CHILD_PASSED);
+    }
+    let alone = ["--user", "--map-root-user", "--mount"];
     let parent = tempfile::tempdir().unwrap();
-    let target = parent.path().join("model");
-    save(&target, 1).unwrap();
-    let full = |path: PathBuf| std::os::unix::fs::symlink("/dev/full", path).unwrap();
+    let mount = "mount -t tmpfs -o size=4m none \"$1\" && shift && exec \"$@\"";
+    let mut unshare = std::process::Command::new("unshare");
+    unshare.args(alone).args(["sh", "-c", mount, "sh"]).arg(parent.path());
+    if !unshare.arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("skipped: `unshare` cannot mount a file system here");
+        return;
+    }
+    let mut child = std::process::Command::new("unshare");
+    child.args(alone).args(["sh", "-c", mount, "sh"]).arg(parent.path());
+    child.arg(std::env::current_exe().unwrap()).args(["--exact", "a_full_disk"]);
+    let status = child.env(CHILD, parent.path().join("model")).status().unwrap();
+    assert_eq!(status.code(), Some(CHILD_PASSED));
+}
+
+/// Writes until the file system of `target` is full, then less.
+#[cfg(target_os = "linux")]
+fn fill_the_disk(target: &Path) {
+    let parent = target.parent().unwrap();
     let assert_full = |error: CheckpointError| {
         assert!(error.to_string().contains("free some space"), "{error}");
         let CheckpointError::Write { source, .. } = error else { panic!("{error}") };
         assert_eq!(source.kind(), ErrorKind::StorageFull);
     };
+    save(target, 1).unwrap();
+    let mut folder = FolderWriter::create(target).unwrap();
+    let source = tensors(&[("w", Dtype::U8, 5_000_000)]);
+    assert_full(folder.weights(&source, DEFAULT_SHARD_BYTES).unwrap_err());
+    drop(folder);
+    assert_eq!(names_in(parent), ["model"], "nothing is left behind");
 
-    // Larger than any buffer, so that the source's own writes fail, and smaller.
-    for elements in [5_000_000, 1] {
-        let mut folder = FolderWriter::create(&target).unwrap();
-        full(parent.path().join("model.partial/model.safetensors.partial"));
-        let source = tensors(&[("w", Dtype::U8, elements)]);
-        assert_full(folder.weights(&source, DEFAULT_SHARD_BYTES).unwrap_err());
-        drop(folder);
-        assert_eq!(names_in(parent.path()), ["model"], "nothing is left behind");
-    }
-    assert_eq!(saved(&target), 1);
-
-    full(parent.path().join("config.json.partial"));
-    assert_full(write_json(&parent.path().join("config.json"), &json!({})).unwrap_err());
-    assert_eq!(names_in(parent.path()), ["model"], "nothing is left behind");
+    // Now there is room for names alone.
+    let mut folder = FolderWriter::create(target).unwrap();
+    let filler = fs::File::create(parent.join("filler")).unwrap();
+    while (&filler).write(&[0; 4096]).is_ok_and(|written| written > 0) {}
+    let source = tensors(&[("w", Dtype::U8, 1)]);
+    assert_full(folder.weights(&source, DEFAULT_SHARD_BYTES).unwrap_err());
+    drop(folder);
+    assert_full(write_json(&parent.join("config.json"), &json!({})).unwrap_err());
+    assert_eq!(names_in(parent), ["filler", "model"], "nothing is left behind");
+    assert_eq!(saved(target), 1);
 }
 
 /// The disk fills up while a large tensor is written: here, at a limit of the process.
