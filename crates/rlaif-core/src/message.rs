@@ -163,7 +163,7 @@ impl<'de> Deserialize<'de> for Message {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a string, or a list of messages")]
 pub enum TextOrMessages {
     /// A text.
     Text(String),

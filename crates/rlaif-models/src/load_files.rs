@@ -141,7 +141,7 @@ impl ModelFiles {
         let family = options.families.family(&base)?;
         let heads = family.classifies.map_or(&[][..], |classifies| classifies.head);
         // The last layer of a head has a row for each label: `score`, `classifier`, `.out_proj`.
-        let rows =
+        let mut rows =
             file.tensors().iter().filter_map(|(name, info)| match AdapterKey::parse(name)? {
                 AdapterKey::Saved { parameter } => {
                     let of_head = heads.first().is_some_and(|head| parameter.starts_with(head));
@@ -150,7 +150,7 @@ impl ModelFiles {
                 }
                 _ => None,
             });
-        match (rows.last(), of_base) {
+        match (rows.next_back(), of_base) {
             (Some(rows), Some(labels)) if labels.len() == rows => Ok(None),
             (Some(rows), _) => Ok(Some((0..rows).map(|i| format!("LABEL_{i}")).collect())),
             (None, Some(_)) => Ok(None),

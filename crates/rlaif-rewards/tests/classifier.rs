@@ -36,7 +36,7 @@ fn goldens(name: &str) -> Goldens {
 }
 
 fn load(name: &str, options: ClassifierOptions) -> Result<ClassifierReward, ProviderError> {
-    ClassifierReward::load(&fixture(name), LoadOptions::default(), options)
+    ClassifierReward::load(fixture(name), LoadOptions::default(), options)
 }
 
 fn not_hate() -> ClassifierReward {

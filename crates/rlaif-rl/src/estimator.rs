@@ -129,11 +129,11 @@ impl AdvantageEstimator {
             }
             Self::ToGo { gamma } => {
                 let returns = returns_to_go(batch.rewards, batch.mask, gamma);
-                whitened(returns, batch.mask, &rows)
+                whitened(&returns, batch.mask, &rows)
             }
             Self::WhitenedGroupMean => {
                 let advantages = spread(rows.less(batch.groups, Rows::mean));
-                whitened(advantages, batch.mask, &rows)
+                whitened(&advantages, batch.mask, &rows)
             }
         })
     }
@@ -198,9 +198,9 @@ pub fn returns_to_go(rewards: &Tensor, mask: &Mask, gamma: f64) -> Tensor {
 }
 
 /// Whitened over tokens; without two of them there is no variance, and advantages are 0.
-fn whitened(x: Tensor, mask: &Mask, rows: &Rows) -> Tensor {
+fn whitened(x: &Tensor, mask: &Mask, rows: &Rows) -> Tensor {
     let tokens: usize = rows.lengths.iter().sum();
-    if tokens < 2 { x.zeros_like() } else { mask.whiten(&x, Whiten::Centered) }
+    if tokens < 2 { x.zeros_like() } else { mask.whiten(x, Whiten::Centered) }
 }
 
 /// The sums of rewards of the rows, and their numbers of tokens that count.

@@ -131,14 +131,14 @@ impl Surrogate {
         old_log_probs: &Tensor,
         advantages: &Tensor,
     ) -> PolicyLoss {
-        self.of_ratio((log_probs - old_log_probs).exp(), log_probs, old_log_probs, advantages)
+        self.of_ratio(&(log_probs - old_log_probs).exp(), log_probs, old_log_probs, advantages)
     }
 
     /// The loss of each token with the ratio of another level ([`crate::RatioLevel`]): `ratio` is
     /// `[B, T]` or `[B, 1]`, the others are `[B, T]`.
     pub fn of_ratio(
         self,
-        ratio: Tensor,
+        ratio: &Tensor,
         log_probs: &Tensor,
         old_log_probs: &Tensor,
         advantages: &Tensor,
@@ -151,7 +151,7 @@ impl Surrogate {
         let (loss, clipped) = match self {
             Self::Clipped { low, high, dual } => {
                 let gain = -advantages;
-                let plain = &gain * &ratio;
+                let plain = &gain * ratio;
                 let clamped = &gain * ratio.clamp(1. - low, 1. + high);
                 let clipped = clamped.gt_tensor(&plain).to_kind(kind);
                 let mut loss = plain.maximum(&clamped);
@@ -170,7 +170,7 @@ impl Surrogate {
             }
             Self::SoftGate { positive, negative } => {
                 let temperature = by_sign(&advantages.gt(0.), positive, negative);
-                let gate = (&temperature * (&ratio - 1.)).sigmoid() * 4. / temperature;
+                let gate = (&temperature * (ratio - 1.)).sigmoid() * 4. / temperature;
                 (-gate * advantages, log_probs.zeros_like())
             }
             Self::Gamma { positive, negative } => {
@@ -188,7 +188,7 @@ impl Surrogate {
                 let away = moved.gt(bound).where_self(&advantages.gt(0.), &moved.lt(-bound));
                 let keep = away.logical_not().to_kind(kind);
                 let squared = (log_probs - old_log_probs).square() * penalty;
-                (-keep * advantages * &ratio + squared, away.to_kind(kind))
+                (-keep * advantages * ratio + squared, away.to_kind(kind))
             }
         };
         PolicyLoss { loss, ratio: ratio.detach(), clipped: clipped.detach() }

@@ -111,12 +111,12 @@ impl PolicyObjective {
             .reference
             .and_then(|reference| self.kl.loss(&log_probs, &clean(reference), &ratio));
         let PolicyLoss { mut loss, ratio, clipped } =
-            self.surrogate.of_ratio(ratio, &log_probs, &anchor, &advantages);
+            self.surrogate.of_ratio(&ratio, &log_probs, &anchor, &advantages);
         if let Some(off_policy) = self.off_policy {
-            loss = loss * off_policy.of(&advantages, &log_probs, &sampler, mask);
+            loss *= off_policy.of(&advantages, &log_probs, &sampler, mask);
         }
         if let Some(weights) = self.correction.weights(&old, &sampler, mask) {
-            loss = loss * weights;
+            loss *= weights;
         }
         PolicyLosses {
             policy: loss,

@@ -145,7 +145,7 @@ pub enum RunError {
     },
     /// A reference or value function that reads other ids than the policy.
     #[error(transparent)]
-    OtherVocabulary(#[from] OtherVocabulary),
+    OtherVocabulary(#[from] Box<OtherVocabulary>),
     /// A run that was asked to stop, by Ctrl-C.
     #[error("interrupted, and every whole step is saved; {how}")]
     Interrupted {

@@ -83,7 +83,7 @@ impl RunRequest {
                 if !begun.exists() {
                     return Err(TrainError::NoRun { folder: out }.into());
                 }
-                let config: T = parse(&begun, read_table(&begun, T::COMMAND)?)?;
+                let config: T = parse(&begun, &read_table(&begun, T::COMMAND)?)?;
                 let asked = match asked {
                     Some(asked) => asked,
                     // Without a file, what is set is compared with what was.
@@ -115,7 +115,7 @@ impl RunRequest {
         for assignment in &self.set {
             set(&mut table, assignment)?;
         }
-        let mut config: T = parse(path, table)?;
+        let mut config: T = parse(path, &table)?;
         let here = env::current_dir()
             .map_err(|source| RunError::Read { path: PathBuf::from("."), source })?;
         for location in config.locations() {
@@ -230,9 +230,9 @@ fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
     }
 }
 
-fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: Table) -> Result<T, RunError> {
-    check_names(path, &written)?;
-    check_numbers(path, &written)?;
+fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: &Table) -> Result<T, RunError> {
+    check_names(path, written)?;
+    check_numbers(path, written)?;
     let whole = Value::Table(written.clone());
     let parsed = serde_path_to_error::deserialize(whole).map_err(|error| {
         let message = error.inner().message();
@@ -243,7 +243,7 @@ fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: Table) -> Result
             Some((below, message)) => (format!("{key}.{below}"), message),
             None => (key, message),
         };
-        let below = lookup(&written, &key).and_then(|table| wrong_key(message, table));
+        let below = lookup(written, &key).and_then(|table| wrong_key(message, table));
         let key = match below {
             Some(below) if key.is_empty() => below,
             Some(below) => format!("{key}.{below}"),
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn numbers_that_are_not_finite_are_refused_by_their_keys() {
-        let parse = |text: &str| parse::<Table>("run.toml".as_ref(), text.parse().unwrap());
+        let parse = |text: &str| parse::<Table>("run.toml".as_ref(), &text.parse().unwrap());
         for (text, key) in [
             ("[learn.optimizer]\nlr = nan", "learn.optimizer.lr"),
             ("[learn.optimizer]\nbetas = [0.9, inf]", "learn.optimizer.betas[1]"),
@@ -352,7 +352,7 @@ mod tests {
         // In the type an f32.
         let long = "[model]\npath = 'm'\n[data]\nprompts = 'p'\n\
                     [reward]\nkind = 'length'\nlongest = 1\nper = 1e39\n";
-        let error = super::parse::<crate::PpoFile>("run.toml".as_ref(), long.parse().unwrap());
+        let error = super::parse::<crate::PpoFile>("run.toml".as_ref(), &long.parse().unwrap());
         let said = error.unwrap_err().to_string();
         assert!(said.contains("`reward.per`: is inf"), "{said}");
     }
@@ -362,7 +362,7 @@ mod tests {
         let text = "[model]\npath = 'm'\n[data]\nprompts = 'p'\n[reward]\nkind = 'judge'\n\
                     rubric = 'quality'\napi = { kind = 'openai', model = 'm' }\n\
                     limits = { timeout_s = 'long' }\n";
-        let error = parse::<crate::PpoFile>("run.toml".as_ref(), text.parse().unwrap());
+        let error = parse::<crate::PpoFile>("run.toml".as_ref(), &text.parse().unwrap());
         let said = error.unwrap_err().to_string();
         let told = "`reward.limits.timeout_s`: found a string, expected a number";
         assert!(said.contains(told), "{said}");
@@ -405,11 +405,11 @@ mod tests {
             ("[output]\nkeep = 3", "`output.keep`: renamed to `train.keep`"),
             ("[learn]\ndropout = true", "`learn.dropout`: is `on` or `off` now"),
         ] {
-            let error = parse::<Table>("run.toml".as_ref(), text.parse().unwrap()).unwrap_err();
+            let error = parse::<Table>("run.toml".as_ref(), &text.parse().unwrap()).unwrap_err();
             let said = error.to_string();
             assert!(said.contains(says), "{said}");
         }
         let today = "seed = 1\n[learn]\ndropout = 'on'\nmicrobatch_size = 2";
-        assert!(parse::<Table>("run.toml".as_ref(), today.parse().unwrap()).is_ok());
+        assert!(parse::<Table>("run.toml".as_ref(), &today.parse().unwrap()).is_ok());
     }
 }

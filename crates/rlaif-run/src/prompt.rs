@@ -111,7 +111,7 @@ pub(crate) fn rendered<R: Sync, T: Send>(
     skipped: &mut SkippedRows,
     render: impl Fn(&R) -> Result<T, CodecError> + Sync,
 ) -> Result<Vec<Option<T>>, RunError> {
-    let all: Vec<Result<T, CodecError>> = rows.par_iter().map(|row| render(row)).collect();
+    let all: Vec<Result<T, CodecError>> = rows.par_iter().map(&render).collect();
     let mut rows = Vec::with_capacity(all.len());
     let mut first = None;
     for row in all {

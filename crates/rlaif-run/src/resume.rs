@@ -440,7 +440,7 @@ fn tables(path: &str, before: &Table, now: &Table, all: &mut Found) {
                 }
             }
             (before, now) if before != now => {
-                add(path.clone(), before, now, found(KEYS, &path), all)
+                add(path.clone(), before, now, found(KEYS, &path), all);
             }
             _ => {}
         }

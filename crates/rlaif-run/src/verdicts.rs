@@ -106,7 +106,7 @@ impl Unordered {
             if at == 0 {
                 let found: Header =
                     serde_json::from_slice(line).map_err(|error| unread(1, &error))?;
-                check(&path, found, &own)?;
+                check(&path, &found, &own)?;
                 continue;
             }
             let line = std::str::from_utf8(line).map_err(|error| unread(at + 1, &error))?;
@@ -156,7 +156,7 @@ impl Unordered {
 }
 
 /// Refuses verdicts on other rows, or of another reward.
-fn check(path: &Path, found: Header, own: &Header) -> Result<(), RunError> {
+fn check(path: &Path, found: &Header, own: &Header) -> Result<(), RunError> {
     if (found.rows, &found.hash) != (own.rows, &own.hash) {
         let problem = format!(
             "has verdicts on other rows ({} of them, now {}); name another file, or remove it",

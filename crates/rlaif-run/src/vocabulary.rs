@@ -36,12 +36,12 @@ pub(crate) fn same_vocabulary(
     (model, tokenizer): (&str, &HfTokenizer),
     (other, others): (&str, &HfTokenizer),
     (use_, way_out): (&'static str, &'static str),
-) -> Result<(), OtherVocabulary> {
+) -> Result<(), Box<OtherVocabulary>> {
     match tokenizer.first_difference(others) {
         None => Ok(()),
         Some(difference) => {
             let (model, other) = (model.to_owned(), other.to_owned());
-            Err(OtherVocabulary { model, other, difference, use_, way_out })
+            Err(Box::new(OtherVocabulary { model, other, difference, use_, way_out }))
         }
     }
 }

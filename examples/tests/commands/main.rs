@@ -139,6 +139,7 @@ pages! {
     the_bert: "models/toxicity-bert/README.md",
     the_roberta: "models/toxicity-roberta/README.md",
     training: "docs/training.md",
+    troubleshooting: "docs/troubleshooting.md",
     example_of_a_reward: "examples/custom_reward.rs",
     example_of_dpo: "examples/dpo_preferences.rs",
     example_of_less_toxicity: "examples/hh_toxicity/main.rs",

@@ -133,7 +133,7 @@ pub enum EvaluateError {
     Text(#[from] TextError),
     /// Perplexity of one model's ids under another that reads them differently.
     #[error(transparent)]
-    OtherVocabulary(#[from] OtherVocabulary),
+    OtherVocabulary(#[from] Box<OtherVocabulary>),
     /// A tokenizer failed.
     #[error(transparent)]
     Codec(#[from] CodecError),
