@@ -144,3 +144,19 @@ pub fn ten_examples(report: &Report) -> String {
     };
     samples.into_iter().take(5).chain(more).map(text).collect()
 }
+
+/// Prints a curve, eight lines high.
+pub fn draw_curve(title: &str, values: &[f64]) {
+    const HEIGHT: usize = 8;
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    println!("\n{title}");
+    for line in (0..HEIGHT).rev() {
+        let level = low + (high - low) * line as f64 / (HEIGHT - 1) as f64;
+        let half = (high - low) / (HEIGHT - 1) as f64 / 2.;
+        let marks: String =
+            values.iter().map(|v| if (v - level).abs() <= half { '•' } else { ' ' }).collect();
+        println!("{level:>7.2} │{marks}");
+    }
+    println!("        └{}", "─".repeat(values.len()));
+}

@@ -13,6 +13,7 @@ use rlaif::ppo::{PpoConfig, PpoTrainer, Prompt, Reference, Watch};
 use rlaif::tch::{Device, Kind};
 use rlaif::torch::seeded;
 use rlaif::train::{KlControl, OptimizerConfig};
+use rlaif_examples::draw_curve;
 use serde_json::json;
 
 const STEPS: u64 = 80;
@@ -65,7 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             );
         }
     }
-    draw(&rewards);
+    draw_curve("mean reward by step", &rewards);
     Ok(())
 }
 
@@ -118,20 +119,4 @@ impl TextCodec for Letters {
     fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
         Err(CodecError::NoChatTemplate { codec: "letters".to_owned() })
     }
-}
-
-/// The curve, eight lines high.
-fn draw(values: &[f64]) {
-    const HEIGHT: usize = 8;
-    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    println!("\nmean reward by step");
-    for line in (0..HEIGHT).rev() {
-        let level = low + (high - low) * line as f64 / (HEIGHT - 1) as f64;
-        let half = (high - low) / (HEIGHT - 1) as f64 / 2.;
-        let marks: String =
-            values.iter().map(|v| if (v - level).abs() <= half { '•' } else { ' ' }).collect();
-        println!("{level:>7.2} │{marks}");
-    }
-    println!("        └{}", "─".repeat(values.len()));
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The commands that write run files.
-pub(crate) const COMMANDS: [&str; 5] = ["sft", "classifier", "reward", "ppo", "dpo"];
+pub(crate) const COMMANDS: [&str; 6] = ["sft", "classifier", "reward", "ppo", "reinforce", "dpo"];
 
 /// A command's run file.
 pub trait RunFile: Serialize + DeserializeOwned {

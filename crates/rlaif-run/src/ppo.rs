@@ -1,35 +1,33 @@
 //! PPO from a run file.
 
-use rlaif_core::{BadSetting, PromptRecord, PromptRow, Rendering, Seed, TextCodec, TextKind};
-use rlaif_data::{ImportColumns, ImportOptions, RowForm};
-use rlaif_lm::{Joiner, Policy, ValueFunction, ValueHead, ValueInit};
-use rlaif_models::{
-    LanguageModel, LoadOptions, MemoryPlan, ModelFiles, ModelNames, PolicySetup, value_function,
-};
+use rlaif_core::{BadSetting, Seed, TextCodec};
+use rlaif_lm::{Policy, ValueFunction, ValueHead, ValueInit};
+use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, value_function};
 use rlaif_ppo::{PpoConfig, PpoError, PpoTask, PpoTrainer, Prompt, Reference, ValueModel};
 use rlaif_rewards::RewardConfig;
 use rlaif_text::HfTokenizer;
 use rlaif_torch::{TorchError, seeded};
-use rlaif_train::{FitConfig, SftRow, Trainable};
+use rlaif_train::{SftRow, Trainable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{
-    columns::{ColumnSection, dropped},
+    columns::ColumnSection,
     data::ShuffledBatches,
     encode::Encoder,
     error::RunError,
-    fetch::{FetchError, model_files},
     file::RunFile,
     memory::{WeightsInMemory, longest},
     model::{ModelSection, Placement, converted, tokenizer},
-    prompt::{PromptSection, of_rows, rendered},
+    prompt::PromptSection,
     recipe::{Basics, Outline, Recipe, Start},
     rewards::rewards_from_config,
-    rows::{RowReader, read_as},
+    rl::{
+        Needed, PromptData, RlPrompts, RlTrainSection, check_vocabulary, files_of,
+        policy_and_reference,
+    },
     skipped::SkippedRows,
-    vocabulary::{same_vocabulary, tokenizer_if_present},
 };
 
 /// The run file of `rlaif ppo`.
@@ -68,63 +66,7 @@ pub struct PpoFile {
     pub ppo: PpoConfig,
     /// Checkpoints and samples.
     #[serde(default)]
-    pub train: PpoTrainSection,
-}
-
-/// Prompts: files of JSON Lines, CSV or Parquet, in any form of docs/data.md that has prompts.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PromptData {
-    /// A file, or a pattern such as `shards/*.jsonl`.
-    pub prompts: String,
-    /// The column of prompts.
-    #[serde(default = "PromptData::column")]
-    pub column: String,
-    /// The column of reference responses, for rewards that compare.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
-    /// Prompts of more tokens are left out; 0 for those that do not fit the context alone.
-    #[serde(default)]
-    pub max_tokens: usize,
-    /// Choices that data sets leave open.
-    #[serde(default)]
-    pub import: ImportOptions,
-}
-
-impl PromptData {
-    fn column() -> String {
-        "prompt".to_owned()
-    }
-
-    /// The way to read the rows.
-    fn reader(&self) -> RowReader {
-        let named = ImportColumns {
-            reference: self.reference.clone(),
-            ..ImportColumns::default().rename(&self.column, "prompt")
-        };
-        // A column that is named holds the prompts, of whichever form the rows are.
-        let form = (self.column != Self::column()).then_some(RowForm::Prompt);
-        RowReader {
-            form,
-            usual: RowForm::Prompt,
-            preferred: &[],
-            columns: named,
-            options: self.import,
-        }
-    }
-}
-
-/// The prompts of a run.
-#[derive(Debug)]
-pub struct PpoPrompts {
-    /// Those that fit.
-    pub prompts: Vec<Prompt>,
-    /// Counts of the others.
-    pub skipped: SkippedRows,
-    /// Sentences on the form of the rows, for the log.
-    pub notes: Vec<String>,
-    /// The rendering of the prompts.
-    pub rendering: Rendering,
+    pub train: RlTrainSection,
 }
 
 /// Texts that the policy goes on learning while it is trained on scores: files of JSON Lines, CSV or
@@ -173,37 +115,6 @@ pub enum ValueStart {
     RewardModel,
 }
 
-/// Checkpoints and samples of PPO; `ppo.steps` is its length.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct PpoTrainSection {
-    /// Steps between two checkpoints; 0 saves at the end alone, and when the run is interrupted.
-    pub checkpoint_every: u64,
-    /// Checkpoints that are kept, the newest.
-    pub keep: usize,
-    /// Responses of each step that go into samples.jsonl.
-    pub samples: usize,
-}
-
-impl PpoTrainSection {
-    /// The same for the loop that trainings share.
-    #[must_use]
-    pub fn fit(&self, steps: u64) -> FitConfig {
-        FitConfig {
-            steps,
-            checkpoint_every: self.checkpoint_every,
-            keep: self.keep,
-            ..FitConfig::default()
-        }
-    }
-}
-
-impl Default for PpoTrainSection {
-    fn default() -> Self {
-        Self { checkpoint_every: 10, keep: 2, samples: 4 }
-    }
-}
-
 impl RunFile for PpoFile {
     const COMMAND: &'static str = "ppo";
 
@@ -240,7 +151,7 @@ impl Recipe for PpoFile {
                 .with_pretraining(rows)
                 .map_err(|error| RunError::from(error).within("ppo"))?;
         }
-        let PpoPrompts { prompts, skipped, mut notes, rendering } =
+        let RlPrompts { prompts, skipped, mut notes, rendering } =
             self.prompts(&tokenizer, trainer.policy())?;
         notes.extend(tokenizer.take_notices());
         let mut batches =
@@ -322,45 +233,15 @@ impl PpoFile {
         seeded(Seed::new(self.seed).for_libtorch("init"), || self.fresh_trainer(options))?
     }
 
-    /// Refuses a reference and a value function that read the policy's ids as other tokens.
-    fn check_vocabularies(&self) -> Result<(), RunError> {
-        let others = [
-            (
-                &self.reference,
-                "the reference reads the ids of the policy",
-                "name one of the policy's vocabulary",
-            ),
-            (
-                &self.value.model,
-                "the value function reads the ids of the policy",
-                "name one of the policy's vocabulary, or leave `value.model` out",
-            ),
-        ];
-        let named = others.into_iter().filter_map(|(other, use_, way_out)| {
-            other.as_ref().map(|other| (other, use_, way_out))
-        });
-        for (other, use_, way_out) in named {
-            let policy = tokenizer_if_present(&self.model.files()?)?;
-            let others = tokenizer_if_present(&files_of(other)?)?;
-            let (Some(policy), Some(others)) = (policy, others) else { continue };
-            let policy = (self.model.path.as_str(), &policy);
-            same_vocabulary(policy, (other.as_str(), &others), (use_, way_out))?;
-        }
-        Ok(())
-    }
-
     /// As [`Self::trainer`], drawing from libtorch's generator.
     fn fresh_trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
-        let reference = self.reference.as_ref();
-        let reference = reference.map(files_of).transpose()?;
-        self.check_vocabularies()?;
-        let setup = PolicySetup { reference, ..self.model.setup(options)? };
-        let policy = self.model.language_model(options)?;
-        self.trainable.select(policy.parameters())?;
-        let reference = match setup.reference_of(policy.parameters())? {
-            Some(reference) => Reference::Frozen(Box::new(reference)),
-            None => Reference::AdaptersOff,
-        };
+        let value = (
+            "the value function reads the ids of the policy",
+            "name one of the policy's vocabulary, or leave `value.model` out",
+        );
+        check_vocabulary(&self.model, self.value.model.as_ref(), value)?;
+        let (policy, reference) =
+            policy_and_reference(&self.model, &self.trainable, self.reference.as_ref(), options)?;
         let load = |location: &str| -> Result<LanguageModel, RunError> {
             Ok(files_of(location)?.merged_language_model(options)?)
         };
@@ -462,62 +343,12 @@ impl PpoFile {
     ///
     /// # Errors
     /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if fewer than a batch fit.
-    pub fn prompts(
-        &self,
-        codec: &HfTokenizer,
-        policy: &dyn Policy,
-    ) -> Result<PpoPrompts, RunError> {
-        let (rows, form) = self.data.reader().read::<PromptRow>(&self.data.prompts)?;
-        let mut skipped = dropped(&rows);
-        let how = self.prompt.rendering();
-        let mut rows = rows.into_records();
-        if self.data.reference.is_none() {
-            // Responses of the rows are references only if the run file says so.
-            rows.iter_mut().for_each(|row| row.reference = None);
-        }
-        let records = rendered(&rows, &mut skipped, |row| row.render(codec, &how))?;
-        let records: Vec<PromptRecord> = records.into_iter().flatten().collect();
-        let texts: Vec<_> =
-            records.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
-        let spec = policy.spec();
-        let ids = Joiner::new(codec, spec).open(&texts)?;
-        let conversations = records.iter().any(|record| record.kind == TextKind::Rendered);
-        let rendering = of_rows(&self.prompt, conversations);
-        let new =
-            if spec.decoder_start_id.is_some() { 0 } else { self.ppo.generation.max_new_tokens };
-        let context = spec.context.map_or(usize::MAX, |context| context.saturating_sub(new));
-        let limit = match self.data.max_tokens {
-            0 => context,
-            limit => limit.min(context),
+    pub fn prompts(&self, codec: &HfTokenizer, policy: &dyn Policy) -> Result<RlPrompts, RunError> {
+        let needed = Needed {
+            new_tokens: self.ppo.generation.max_new_tokens,
+            rows: self.ppo.batch_size,
+            because: "`ppo.batch_size`",
         };
-        let all = records.len();
-        let mut prompts = Vec::with_capacity(all);
-        for (record, ids) in records.into_iter().zip(ids) {
-            if ids.is_empty() {
-                skipped.leave_out("no prompt");
-            } else if ids.len() > limit {
-                skipped.leave_out("too long");
-            } else {
-                prompts.push(Prompt::new(record, ids));
-            }
-        }
-        let size = self.ppo.batch_size;
-        if prompts.len() < size {
-            let fit = match limit {
-                usize::MAX => format!("there are {all} prompts"),
-                limit => {
-                    format!("{} of {all} prompts have at most {limit} tokens", prompts.len())
-                }
-            };
-            let problem = format!("{fit}, fewer than `ppo.batch_size`, which is {size}");
-            return Err(RunError::Setting { key: "data.prompts", problem });
-        }
-        let notes = vec![read_as(&self.data.prompts, form)];
-        Ok(PpoPrompts { prompts, skipped, notes, rendering })
+        self.data.read(&self.prompt, codec, policy.spec(), needed)
     }
-}
-
-/// The files of a reference or of a value function: a model's, or an adapter's and its base's.
-fn files_of(location: impl AsRef<str>) -> Result<ModelFiles, FetchError> {
-    model_files(&ModelNames { model: location.as_ref(), ..ModelNames::default() })
 }

@@ -5,17 +5,18 @@ use rlaif_rewards::{RewardConfig, judge::JudgeConfig};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-use crate::{ClassifierFile, DpoFile, EvalFile, PpoFile, RewardFile, SftFile};
+use crate::{ClassifierFile, DpoFile, EvalFile, PpoFile, ReinforceFile, RewardFile, SftFile};
 
 /// Makes the schema of a file.
 type Maker = fn() -> Schema;
 
 /// The commands that read a file, with the file's types.
-const COMMANDS: [(&str, Maker); 7] = [
+const COMMANDS: [(&str, Maker); 8] = [
     ("sft", of::<SftFile>),
     ("classifier", of::<ClassifierFile>),
     ("reward", of::<RewardFile>),
     ("ppo", of::<PpoFile>),
+    ("reinforce", of::<ReinforceFile>),
     ("dpo", of::<DpoFile>),
     ("eval", of::<EvalFile>),
     ("judge", of::<JudgeFile>),

@@ -159,6 +159,7 @@ fn command(page: &str, file: &Value) -> Option<&'static str> {
     let has = |key: &str| file.get(key).is_some();
     match page {
         "ppo" | "getting-started" if has("reward") && has("data") && has("model") => Some("ppo"),
+        "reinforce" if has("model") => Some("reinforce"),
         "dpo" if has("model") => Some("dpo"),
         "training" if has("labels") => Some("classifier"),
         "training" if has("model") => Some("sft"),

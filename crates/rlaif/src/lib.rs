@@ -15,6 +15,7 @@ pub use rlaif_hub as hub;
 pub use rlaif_lm as lm;
 pub use rlaif_models as models;
 pub use rlaif_ppo as ppo;
+pub use rlaif_reinforce as reinforce;
 pub use rlaif_rewards as rewards;
 pub use rlaif_rl as rl;
 pub use rlaif_run as run;

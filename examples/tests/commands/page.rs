@@ -53,6 +53,7 @@ const SIGNS: [&str; 24] = [
     "rlaif judge -",
     "rlaif logprobs -",
     "rlaif ppo -",
+    "rlaif reinforce -",
     "rlaif report ",
     "rlaif reward -",
     "rlaif score -",

@@ -224,6 +224,7 @@ impl Place {
         fs::write(self.clone.join("judge.toml"), example).unwrap();
         let files: HashMap<&str, &str> = [
             ("docs/ppo.md", "ppo.toml"),
+            ("docs/reinforce.md", "grpo.toml"),
             ("docs/evaluation.md", "eval.toml"),
             ("docs/training.md", "run.toml"),
             ("docs/dpo.md", "run.toml"),

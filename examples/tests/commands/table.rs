@@ -84,6 +84,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("cargo run --release --example train_builtin_models ..", With("--steps 1 --batch 2")),
     ("rlaif ppo --config ..", With(SHORT_PPO)),
     (
+        "rlaif reinforce --config ..",
+        With(
+            "--set reinforce.steps=1 --set reinforce.batch_size=4 --set reinforce.group_size=2 \
+             --set reinforce.generation.max_new_tokens=4",
+        ),
+    ),
+    (
         "rlaif dpo --config hh.toml ..",
         With("--set placement.device=auto --set train={steps=1,batch_size=4}"),
     ),

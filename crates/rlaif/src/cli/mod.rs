@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use rlaif_core::say;
-use rlaif_run::{ClassifierFile, DpoFile, PpoFile, RewardFile, SftFile};
+use rlaif_run::{ClassifierFile, DpoFile, PpoFile, ReinforceFile, RewardFile, SftFile};
 
 use error::CliError;
 use run_arguments::RunArguments;
@@ -137,6 +137,18 @@ enum Command {
         "preset = \"not-hate\""
     ))]
     Ppo(RunArguments),
+    /// Trains a language model by GRPO or another algorithm without a value function; writes a run
+    /// folder.
+    #[command(after_help = run_file!("reinforce",
+        "[model]"
+        "path = \"MODEL\""
+        "[data]"
+        "prompts = \"rows.jsonl\"  # {\"prompt\": \"..\"}"
+        "[reward]"
+        "kind = \"classifier\"     # docs/rewards.md has the others"
+        "preset = \"not-hate\""
+    ))]
+    Reinforce(RunArguments),
     /// Trains a language model on preferences without a reward model; writes a run folder.
     #[command(after_help = run_file!("dpo",
         "[model]"
@@ -211,6 +223,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Eval(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Ppo(command) => command.train::<PpoFile>(),
+        Command::Reinforce(command) => command.train::<ReinforceFile>(),
         Command::Dpo(command) => command.train::<DpoFile>(),
         Command::Schema(command) => command.run(),
         Command::Bench(command) => command.run(),

@@ -368,7 +368,7 @@ fn the_files_in_help_texts_are_complete() {
     let place = tempfile::tempdir().unwrap();
     let absent = place.path().join("absent");
     let offline = [("HF_HUB_OFFLINE", "1"), ("HF_HOME", place.path().to_str().unwrap())];
-    for command in ["sft", "classifier", "reward", "ppo", "dpo", "eval"] {
+    for command in ["sft", "classifier", "reward", "ppo", "reinforce", "dpo", "eval"] {
         let file = place.path().join(format!("{command}.toml"));
         let model = "google/flan-t5-small";
         fs::write(&file, file_of_help(command, model)).unwrap();

@@ -11,6 +11,7 @@ mod generate;
 mod judge;
 mod memory;
 mod ppo;
+mod reinforce;
 mod support;
 mod tokens;
 mod train;

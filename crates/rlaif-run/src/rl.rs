@@ -1,0 +1,219 @@
+//! Parts of the run files of reinforcement learning.
+
+use rlaif_core::{PromptRecord, PromptRow, Rendering, TextKind};
+use rlaif_data::{ImportColumns, ImportOptions, RowForm};
+use rlaif_lm::{Joiner, LmSpec, Policy, Reference};
+use rlaif_models::{LanguageModel, LoadOptions, ModelFiles, ModelNames, PolicySetup};
+use rlaif_ppo::Prompt;
+use rlaif_text::HfTokenizer;
+use rlaif_train::{FitConfig, Trainable};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    columns::dropped,
+    error::RunError,
+    fetch::{FetchError, model_files},
+    model::ModelSection,
+    prompt::{PromptSection, of_rows, rendered},
+    rows::{RowReader, read_as},
+    skipped::SkippedRows,
+    vocabulary::{same_vocabulary, tokenizer_if_present},
+};
+
+/// Prompts: files of JSON Lines, CSV or Parquet, in any form of docs/data.md that has prompts.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PromptData {
+    /// A file, or a pattern such as `shards/*.jsonl`.
+    pub prompts: String,
+    /// The column of prompts.
+    #[serde(default = "PromptData::column")]
+    pub column: String,
+    /// The column of reference responses, for rewards that compare.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// Prompts of more tokens are left out; 0 for those that do not fit the context alone.
+    #[serde(default)]
+    pub max_tokens: usize,
+    /// Choices that data sets leave open.
+    #[serde(default)]
+    pub import: ImportOptions,
+}
+
+impl PromptData {
+    fn column() -> String {
+        "prompt".to_owned()
+    }
+
+    /// The way to read the rows.
+    fn reader(&self) -> RowReader {
+        let named = ImportColumns {
+            reference: self.reference.clone(),
+            ..ImportColumns::default().rename(&self.column, "prompt")
+        };
+        // A column that is named holds the prompts, of whichever form the rows are.
+        let form = (self.column != Self::column()).then_some(RowForm::Prompt);
+        RowReader {
+            form,
+            usual: RowForm::Prompt,
+            preferred: &[],
+            columns: named,
+            options: self.import,
+        }
+    }
+
+    /// Reads the prompts that fit, and counts those that do not.
+    ///
+    /// # Errors
+    /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if fewer than needed fit.
+    pub(crate) fn read(
+        &self,
+        prompt: &PromptSection,
+        codec: &HfTokenizer,
+        spec: &LmSpec,
+        needed: Needed,
+    ) -> Result<RlPrompts, RunError> {
+        let (rows, form) = self.reader().read::<PromptRow>(&self.prompts)?;
+        let mut skipped = dropped(&rows);
+        let how = prompt.rendering();
+        let mut rows = rows.into_records();
+        if self.reference.is_none() {
+            // Responses of the rows are references only if the run file says so.
+            rows.iter_mut().for_each(|row| row.reference = None);
+        }
+        let records = rendered(&rows, &mut skipped, |row| row.render(codec, &how))?;
+        let records: Vec<PromptRecord> = records.into_iter().flatten().collect();
+        let texts: Vec<_> =
+            records.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
+        let ids = Joiner::new(codec, spec).open(&texts)?;
+        let conversations = records.iter().any(|record| record.kind == TextKind::Rendered);
+        let rendering = of_rows(prompt, conversations);
+        let new = if spec.decoder_start_id.is_some() { 0 } else { needed.new_tokens };
+        let context = spec.context.map_or(usize::MAX, |context| context.saturating_sub(new));
+        let limit = match self.max_tokens {
+            0 => context,
+            limit => limit.min(context),
+        };
+        let all = records.len();
+        let mut prompts = Vec::with_capacity(all);
+        for (record, ids) in records.into_iter().zip(ids) {
+            if ids.is_empty() {
+                skipped.leave_out("no prompt");
+            } else if ids.len() > limit {
+                skipped.leave_out("too long");
+            } else {
+                prompts.push(Prompt::new(record, ids));
+            }
+        }
+        if prompts.len() < needed.rows {
+            let fit = match limit {
+                usize::MAX => format!("there are {all} prompts"),
+                limit => {
+                    format!("{} of {all} prompts have at most {limit} tokens", prompts.len())
+                }
+            };
+            let problem = format!("{fit}, fewer than {}, which is {}", needed.because, needed.rows);
+            return Err(RunError::Setting { key: "data.prompts", problem });
+        }
+        let notes = vec![read_as(&self.prompts, form)];
+        Ok(RlPrompts { prompts, skipped, notes, rendering })
+    }
+}
+
+/// The prompts of a run.
+#[derive(Debug)]
+pub struct RlPrompts {
+    /// Those that fit.
+    pub prompts: Vec<Prompt>,
+    /// Counts of the others.
+    pub skipped: SkippedRows,
+    /// Sentences on the form of the rows, for the log.
+    pub notes: Vec<String>,
+    /// The rendering of the prompts.
+    pub rendering: Rendering,
+}
+
+/// The number of prompts that a step takes, and the room that responses need.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needed {
+    /// Most tokens of a response.
+    pub(crate) new_tokens: usize,
+    /// Prompts of a step.
+    pub(crate) rows: usize,
+    /// The key with that number, for the error.
+    pub(crate) because: &'static str,
+}
+
+/// Checkpoints and samples of reinforcement learning, whose length is in the section of the
+/// algorithm.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RlTrainSection {
+    /// Steps between two checkpoints; 0 saves at the end alone, and when the run is interrupted.
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept, the newest.
+    pub keep: usize,
+    /// Responses of each step that go into samples.jsonl.
+    pub samples: usize,
+}
+
+impl RlTrainSection {
+    /// The same for the loop that trainings share.
+    #[must_use]
+    pub fn fit(&self, steps: u64) -> FitConfig {
+        FitConfig {
+            steps,
+            checkpoint_every: self.checkpoint_every,
+            keep: self.keep,
+            ..FitConfig::default()
+        }
+    }
+}
+
+impl Default for RlTrainSection {
+    fn default() -> Self {
+        Self { checkpoint_every: 10, keep: 2, samples: 4 }
+    }
+}
+
+/// Loads the policy and its reference: a model of its own, a copy of the policy, or with LoRA the
+/// policy without its adapter. Fresh weights are drawn from libtorch's generator.
+pub(crate) fn policy_and_reference(
+    model: &ModelSection,
+    trainable: &Trainable,
+    reference: Option<&String>,
+    options: LoadOptions,
+) -> Result<(LanguageModel, Reference), RunError> {
+    let use_ = ("the reference reads the ids of the policy", "name one of the policy's vocabulary");
+    check_vocabulary(model, reference, use_)?;
+    let reference = reference.map(files_of).transpose()?;
+    let setup = PolicySetup { reference, ..model.setup(options)? };
+    let policy = model.language_model(options)?;
+    trainable.select(policy.parameters())?;
+    let reference = match setup.reference_of(policy.parameters())? {
+        Some(reference) => Reference::Frozen(Box::new(reference)),
+        None => Reference::AdaptersOff,
+    };
+    Ok((policy, reference))
+}
+
+/// Refuses another model that reads the policy's ids as other tokens; `use_` has its use of them, and
+/// the way out.
+pub(crate) fn check_vocabulary(
+    model: &ModelSection,
+    other: Option<&String>,
+    use_: (&'static str, &'static str),
+) -> Result<(), RunError> {
+    let Some(other) = other else { return Ok(()) };
+    let policy = tokenizer_if_present(&model.files()?)?;
+    let others = tokenizer_if_present(&files_of(other)?)?;
+    let (Some(policy), Some(others)) = (policy, others) else { return Ok(()) };
+    let policy = (model.path.as_str(), &policy);
+    Ok(same_vocabulary(policy, (other.as_str(), &others), use_)?)
+}
+
+/// The files of a reference or of a value function: a model's, or an adapter's and its base's.
+pub(crate) fn files_of(location: impl AsRef<str>) -> Result<ModelFiles, FetchError> {
+    model_files(&ModelNames { model: location.as_ref(), ..ModelNames::default() })
+}

@@ -1,0 +1,143 @@
+//! `rlaif reinforce`, as a program.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use rlaif::models::{LanguageModel, LoadOptions};
+use serde_json::json;
+
+use crate::support::{language_model, length, metrics, succeeded, tokenizer, wait_for_progress};
+
+/// A folder with a tiny T5, prompts, and a run file of `steps` steps.
+fn prepare(root: &Path, steps: u64) -> PathBuf {
+    let config = json!({
+        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 16,
+        "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": false, "pad_token_id": 0, "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+    });
+    language_model(&root.join("policy"), &tokenizer("t5"), 1, config);
+    let prompts: String =
+        (0..20).map(|i| format!("{{\"prompt\": \"Number {i} says\"}}\n")).collect();
+    fs::write(root.join("prompts.jsonl"), prompts).unwrap();
+    let path = root.join("run.toml");
+    let text = format!(
+        "[model]\npath = \"{root}/policy\"\n[data]\nprompts = \"{root}/prompts.jsonl\"\n\
+         [reward]\nkind = \"normalised\"\ncentring = \"centred\"\n\
+         of = {{ kind = \"length\", shortest = 3, longest = 4, per = 4.0 }}\n\
+         [reinforce]\nsteps = {steps}\nbatch_size = 8\ngroup_size = 4\nepochs = 2\n\
+         [reinforce.generation]\nmax_new_tokens = 6\n[reinforce.optimizer]\nlr = 1e-3\n\
+         [train]\ncheckpoint_every = 1\n[placement]\ndevice = \"cpu\"\nthreads = 1\n",
+        root = root.display(),
+    );
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+    command.args(arguments).env("OMP_NUM_THREADS", "1");
+    command
+}
+
+fn train(config: &Path, out: &Path, set: &[&str]) -> Output {
+    let mut arguments = vec!["reinforce", "--config", config.to_str().unwrap(), "--out"];
+    arguments.push(out.to_str().unwrap());
+    arguments.extend(set.iter().flat_map(|set| ["--set", set]));
+    command(&arguments).output().unwrap()
+}
+
+#[test]
+fn every_algorithm_leaves_a_folder_with_everything_and_a_model_that_loads() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 2);
+    for algorithm in [
+        "grpo",
+        "dr_grpo",
+        "dapo",
+        "rloo",
+        "reinforce_plus_plus",
+        "reinforce_plus_plus_baseline",
+        "gspo",
+        "cispo",
+        "sapo",
+        "dppo_tv",
+        "remax",
+    ] {
+        let out = root.path().join(algorithm);
+        let set = format!("reinforce.algorithm={algorithm}");
+        let once = matches!(algorithm, "rloo" | "remax");
+        let epochs = format!("reinforce.epochs={}", if once { 1 } else { 2 });
+        succeeded(&train(&config, &out, &[&set, &epochs]));
+        let rows = metrics(&out);
+        assert_eq!(rows.len(), 2, "{algorithm}");
+        for name in ["ppo/loss/total", "groups/equal", "env/reward_mean", "objective/mismatch_kl"] {
+            assert!(rows[1][name].is_number(), "{algorithm}, {name}: {}", rows[1]);
+        }
+        let log = fs::read_to_string(out.join("log.txt")).unwrap();
+        assert!(!log.contains("warning"), "{algorithm}: {log}");
+        LanguageModel::load(&out.join("model"), LoadOptions::default()).unwrap();
+    }
+}
+
+#[test]
+fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 2);
+    for (set, says) in [
+        ("reinforce.group_size=1", "`group_size` is 1"),
+        ("reinforce.batch_size=10", "`reinforce.batch_size` is 10"),
+        ("reinforce.batch_size=100", "`reinforce.batch_size` divided by `group_size`, which is 25"),
+        ("reinforce.surrogate={truncated={most=0.2}}", "`surrogate.truncated.most` is 0.2"),
+        ("reinforce.algorithm=grpp", "grpp"),
+        ("reinforce.generation.sampling={method='greedy'}", "`generation.sampling` is greedy"),
+    ] {
+        let out = root.path().join("refused");
+        let output = train(&config, &out, &[set]);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{set}: {told}");
+        assert!(told.contains(says), "{set}: {told}");
+        assert!(!out.exists(), "{set} leaves a folder");
+    }
+}
+
+/// Killed within a step and taken up, a run is the run that was never killed.
+#[test]
+fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 12);
+    let [whole, killed] = ["whole", "killed"].map(|name| root.path().join(name));
+    let dapo = ["--set", "reinforce.algorithm=dapo"];
+    succeeded(&train(&config, &whole, &dapo[1..]));
+    let begin = || {
+        let mut arguments = vec!["reinforce", "--out", killed.to_str().unwrap()];
+        if killed.join("run.toml").exists() {
+            arguments.push("--resume");
+        } else {
+            arguments.extend(["--config", config.to_str().unwrap()]);
+            arguments.extend(dapo);
+        }
+        command(&arguments)
+    };
+    for _ in 0..5 {
+        let file = killed.join("metrics.jsonl");
+        let before = length(&file);
+        let mut child = begin().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_for_progress(&mut child, &file, before);
+        // SIGKILL.
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    succeeded(&begin().output().unwrap());
+    assert_eq!(metrics(&whole), metrics(&killed));
+    for file in [
+        "samples.jsonl",
+        "model/model.safetensors",
+        "checkpoints/step-12/optimizer.safetensors",
+        "checkpoints/step-12/reinforce.json",
+    ] {
+        let [one, two] = [&whole, &killed].map(|out| fs::read(out.join(file)).unwrap());
+        assert!(one == two, "{file} differs");
+    }
+}
