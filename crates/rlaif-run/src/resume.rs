@@ -39,20 +39,26 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "learn.activations",
             "ppo.microbatch_size",
             "ppo.activations",
+            "reinforce.microbatch_size",
+            "reinforce.activations",
             "dpo.microbatch_size",
             "dpo.activations",
             "ppo.generation.batch_size",
             "ppo.generation.check_every",
+            "reinforce.generation.batch_size",
+            "reinforce.generation.check_every",
             "online.sampling.generation.batch_size",
             "online.sampling.generation.check_every",
             // What ends a run, and what ends it no more.
             "ppo.scores.missing",
+            "reinforce.scores.missing",
             "learn.optimizer.max_skipped",
             "ppo.optimizer.max_skipped",
+            "reinforce.optimizer.max_skipped",
             "dpo.optimizer.max_skipped",
         ],
     ),
-    (Longer, &["train.steps", "train.epochs", "ppo.steps"]),
+    (Longer, &["train.steps", "train.epochs", "ppo.steps", "reinforce.steps"]),
     (IfLast, &["data.held_out", "train.eval_every"]),
     (
         Fixed,
@@ -173,6 +179,47 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "ppo.stop.metric.window",
             "ppo.stop.metric.at_least",
             "ppo.stop.metric.at_most",
+            "reinforce.algorithm",
+            "reinforce.batch_size",
+            "reinforce.group_size",
+            "reinforce.minibatch_size",
+            "reinforce.epochs",
+            "reinforce.advantage",
+            "reinforce.ratio",
+            "reinforce.anchor",
+            "reinforce.surrogate",
+            "reinforce.average",
+            "reinforce.kl",
+            "reinforce.correction",
+            "reinforce.dropout",
+            "reinforce.generation.max_new_tokens",
+            "reinforce.generation.min_new_tokens",
+            "reinforce.generation.sampling",
+            "reinforce.generation.repetition_penalty",
+            "reinforce.generation.eos",
+            "reinforce.generation.stop_ids",
+            "reinforce.generation.stop_strings",
+            "reinforce.generation.bad_ids",
+            "reinforce.scores.missing_eos_penalty",
+            "reinforce.scores.scaling",
+            "reinforce.scores.clip",
+            "reinforce.off_policy.most_kl",
+            "reinforce.dynamic_sampling.rounds",
+            "reinforce.overlong.limit",
+            "reinforce.overlong.buffer",
+            "reinforce.optimizer.lr",
+            "reinforce.optimizer.value_head_lr",
+            "reinforce.optimizer.betas",
+            "reinforce.optimizer.eps",
+            "reinforce.optimizer.weight_decay",
+            "reinforce.optimizer.max_grad_norm",
+            "reinforce.optimizer.schedule",
+            "reinforce.optimizer.warmup_steps",
+            "reinforce.stop.max_kl",
+            "reinforce.stop.metric.name",
+            "reinforce.stop.metric.window",
+            "reinforce.stop.metric.at_least",
+            "reinforce.stop.metric.at_most",
             "dpo.objective",
             "dpo.temperature",
             "dpo.dropout",
@@ -395,7 +442,7 @@ fn refusal(answer: AtResume, change: &Change, now: &Table) -> Option<Option<Stri
             if !longer {
                 return Some(Some("a run may become longer, not shorter".to_owned()));
             }
-            let schedule = ["learn", "ppo", "dpo"]
+            let schedule = ["learn", "ppo", "reinforce", "dpo"]
                 .iter()
                 .map(|section| format!("{section}.optimizer.schedule"))
                 .find_map(|key| Some((value(&key)?.as_str()?.to_owned(), key)));
@@ -633,18 +680,20 @@ mod tests {
 
     #[test]
     fn a_run_may_become_longer_where_its_rates_stay_the_same() {
-        let file = |steps: u64, schedule: &str| {
-            format!("[ppo]\nsteps = {steps}\n[ppo.optimizer]\nschedule = '{schedule}'")
-        };
-        let (allowed, refused) = changes(&file(4, "constant"), &file(6, "constant"));
-        assert_eq!(
-            (allowed.as_slice(), refused.len()),
-            (&["`ppo.steps`: 4 -> 6".to_owned()][..], 0)
-        );
-        let (_, refused) = changes(&file(4, "constant"), &file(3, "constant"));
-        assert_eq!(refused, ["`ppo.steps`: 4 -> 3 (a run may become longer, not shorter)"]);
-        let (_, refused) = changes(&file(4, "linear"), &file(6, "linear"));
-        assert!(refused[0].contains("`ppo.optimizer.schedule` is \"linear\""), "{refused:?}");
+        for of in ["ppo", "reinforce"] {
+            let file = |steps: u64, schedule: &str| {
+                format!("[{of}]\nsteps = {steps}\n[{of}.optimizer]\nschedule = '{schedule}'")
+            };
+            let (allowed, refused) = changes(&file(4, "constant"), &file(6, "constant"));
+            assert_eq!(allowed, [format!("`{of}.steps`: 4 -> 6")]);
+            assert_eq!(refused, [""; 0]);
+            let (_, refused) = changes(&file(4, "constant"), &file(3, "constant"));
+            let shorter = "4 -> 3 (a run may become longer, not shorter)";
+            assert_eq!(refused, [format!("`{of}.steps`: {shorter}")]);
+            let (_, refused) = changes(&file(4, "linear"), &file(6, "linear"));
+            let rates = format!("`{of}.optimizer.schedule` is \"linear\"");
+            assert!(refused[0].contains(&rates), "{refused:?}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ const PROGRAMS: [&str; 22] = [
 ];
 
 /// What no page says but in a command.
-const SIGNS: [&str; 24] = [
+const SIGNS: [&str; 25] = [
     "cargo bench ",
     "cargo build ",
     "cargo doc ",
