@@ -1,4 +1,4 @@
-//! What the server's threads share.
+//! State shared by the server's threads.
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;

@@ -12,7 +12,7 @@ use crate::{
     spec::LmSpec,
 };
 
-/// What decoder-only and encoder-decoder language models have in common. Implement it beside
+/// The common part of decoder-only and encoder-decoder language models. Implement it beside
 /// [`CausalLm`](crate::CausalLm) or [`Seq2SeqLm`](crate::Seq2SeqLm).
 pub trait DecoderLm: Send {
     /// Sizes, limits and special tokens; of an encoder-decoder model `decoder_start_id` is set.

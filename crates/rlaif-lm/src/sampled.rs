@@ -1,4 +1,4 @@
-//! What goes into a call of a sampler beside the asks, and what comes out of it.
+//! The input of a sampler's call beside the asks, and its output.
 
 use rlaif_core::Seed;
 use serde::{Deserialize, Serialize};

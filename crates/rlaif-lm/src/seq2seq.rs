@@ -26,7 +26,7 @@ pub struct EncoderStates {
     pub tokens: EncodedTokens,
 }
 
-/// How the hidden states of [`EncoderStates`] lie.
+/// The layout of the hidden states of [`EncoderStates`].
 #[derive(Debug)]
 pub enum EncodedTokens {
     /// All of them are of real tokens.

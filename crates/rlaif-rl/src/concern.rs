@@ -1,4 +1,4 @@
-//! What is known to be wrong with a combination.
+//! Known faults of combinations.
 
 use rlaif_train::KlEstimator;
 

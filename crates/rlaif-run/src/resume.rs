@@ -390,7 +390,7 @@ impl fmt::Display for Change {
 /// Differences between a run's file and the one that it is to go on with.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Changes {
-    /// Those that are no obstacle.
+    /// Those that may be made.
     pub(crate) allowed: Vec<Change>,
     /// Those that make another run of it.
     pub(crate) refused: Vec<Change>,

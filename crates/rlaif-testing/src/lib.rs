@@ -1,4 +1,4 @@
-//! What tests of several crates share: comparisons of numbers, a tokenizer, small models.
+//! Parts shared by the tests of several crates: comparisons of numbers, a tokenizer, small models.
 
 use std::fs;
 use std::path::Path;

@@ -30,7 +30,7 @@ pub(super) struct RawConfig {
     dropout_rate: f64,
     layer_norm_epsilon: f64,
     feed_forward_proj: String,
-    /// What `feed_forward_proj` means; where they are given, they count.
+    /// The meaning of `feed_forward_proj`; where they are given, they count.
     dense_act_fn: Option<String>,
     is_gated_act: Option<bool>,
     tie_word_embeddings: Option<bool>,

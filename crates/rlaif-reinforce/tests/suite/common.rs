@@ -1,6 +1,6 @@
 //! Helpers of the tests of this folder.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rlaif_core::{Exchange, PromptRecord, Seed, Specials, TextCodec};
 use rlaif_lm::{LocalSampler, Policy};
@@ -23,19 +23,17 @@ pub(crate) enum Family {
 
 pub(crate) const FAMILIES: [Family; 2] = [Family::T5, Family::Llama];
 
-/// Held by who needs libtorch's generator: there is one for the process, and tests run side by side.
-pub(crate) static GENERATOR: Mutex<()> = Mutex::new(());
+/// One test at a time: libtorch's generator is one for all threads, dropout draws from it, and what is
+/// computed again in a backward pass sets it back.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static TESTS: Mutex<()> = Mutex::new(());
+    // A second thread costs these models more than it gives.
+    rlaif_torch::set_intra_op_threads(1).unwrap();
+    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A policy of random weights, the same for the same seed, trained as a whole.
 pub(crate) fn policy(family: Family, seed: i64) -> LanguageModel {
-    // A second thread costs these models more than it gives.
-    rlaif_torch::set_intra_op_threads(1).unwrap();
-    let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-    draw_policy(family, seed)
-}
-
-/// [`policy`], for who holds the generator.
-pub(crate) fn draw_policy(family: Family, seed: i64) -> LanguageModel {
     let config = match family {
         Family::T5 => rlaif_testing::T5,
         Family::Llama => rlaif_testing::LLAMA,

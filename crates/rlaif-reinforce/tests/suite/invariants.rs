@@ -9,12 +9,11 @@ use rlaif_reinforce::{
     rl::{PolicyObjective, RlError, Stats, Surrogate},
     train::{Checkpoints, Keep, OptimizerConfig, SftRow, sft_loss},
 };
-use std::sync::PoisonError;
 use tch::{Device, Kind, Tensor};
 
 use crate::common::{
-    FAMILIES, Family, GENERATOR, Letters, config, distance, draw_policy, host, policy, prompts,
-    step, trainer, vowels, weights,
+    FAMILIES, Family, Letters, alone, config, distance, host, policy, prompts, step, trainer,
+    vowels, weights,
 };
 
 /// Those that take several responses to a prompt and several steps on a rollout.
@@ -34,6 +33,7 @@ fn ratios(stats: &Stats) -> &[f64] {
 
 #[test]
 fn the_first_ratio_is_exactly_1_with_every_algorithm() {
+    let _alone = alone();
     for family in FAMILIES {
         for algorithm in NamedAlgorithm::ALL {
             for microbatch_size in [0, 4, 2] {
@@ -72,6 +72,7 @@ fn after_two_steps(
 
 #[test]
 fn the_size_of_a_pass_changes_nothing() {
+    let _alone = alone();
     for family in FAMILIES {
         for algorithm in REUSED {
             let of = |microbatch_size| {
@@ -92,6 +93,7 @@ fn the_size_of_a_pass_changes_nothing() {
 /// In a pass of several groups each prompt is read once, in one of single responses each time.
 #[test]
 fn a_prompt_that_is_read_once_gives_the_numbers_of_one_read_each_time() {
+    let _alone = alone();
     for family in FAMILIES {
         let config = config(NamedAlgorithm::Grpo);
         let (mut one, mut two) = (trainer(family, config.clone()), trainer(family, config));
@@ -119,6 +121,7 @@ fn a_prompt_that_is_read_once_gives_the_numbers_of_one_read_each_time() {
 
 #[test]
 fn recomputed_activations_change_nothing() {
+    let _alone = alone();
     for family in FAMILIES {
         let of = |activations| {
             let config = ReinforceConfig { activations, ..config(NamedAlgorithm::Grpo) };
@@ -131,6 +134,7 @@ fn recomputed_activations_change_nothing() {
 
 #[test]
 fn masked_tokens_do_not_matter() {
+    let _alone = alone();
     for family in FAMILIES {
         for algorithm in REUSED {
             let clean = after_two_steps(trainer(family, config(algorithm)), |_| {});
@@ -152,6 +156,7 @@ fn masked_tokens_do_not_matter() {
 
 #[test]
 fn the_order_of_groups_changes_nothing() {
+    let _alone = alone();
     for family in FAMILIES {
         for algorithm in REUSED {
             let of = |turned: usize| {
@@ -195,6 +200,7 @@ impl RewardModel for Undecided {
 /// A response without a score is as if it had not been sampled: in no mean, deviation or loss.
 #[test]
 fn a_response_without_a_score_counts_nowhere() {
+    let _alone = alone();
     for family in FAMILIES {
         for algorithm in REUSED {
             let of = |garble: bool| {
@@ -234,14 +240,14 @@ fn a_response_without_a_score_counts_nowhere() {
 
 #[test]
 fn a_restored_trainer_goes_on_bit_by_bit() {
+    let _alone = alone();
     // Dropout draws from libtorch's generator.
-    let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     for family in FAMILIES {
         for algorithm in [NamedAlgorithm::Grpo, NamedAlgorithm::Dapo, NamedAlgorithm::ReMax] {
             let trainer = || {
                 let config = ReinforceConfig { dropout: Dropout::On, ..config(algorithm) };
-                let reference = Reference::Frozen(Box::new(draw_policy(family, 5)));
-                ReinforceTrainer::new(draw_policy(family, 5), reference, config).unwrap()
+                let reference = Reference::Frozen(Box::new(policy(family, 5)));
+                ReinforceTrainer::new(policy(family, 5), reference, config).unwrap()
             };
             let folder = tempfile::tempdir().unwrap();
             let mut checkpoints =
@@ -293,6 +299,7 @@ impl Algorithm for Imitation {
 /// The trainer knows no algorithm: one whose only component is the likelihood is fine-tuning.
 #[test]
 fn the_likelihood_of_all_tokens_is_supervised_fine_tuning() {
+    let _alone = alone();
     for family in FAMILIES {
         let config = ReinforceConfig {
             minibatch_size: None,
@@ -353,6 +360,7 @@ impl RewardModel for Blind {
 
 #[test]
 fn dynamic_sampling_takes_other_prompts_in_place_of_groups_that_teach_nothing() {
+    let _alone = alone();
     for family in FAMILIES {
         let mut trainer = trainer(family, config(NamedAlgorithm::Dapo));
         let mut sampler = LocalSampler::new(&Letters);
@@ -380,6 +388,7 @@ fn dynamic_sampling_takes_other_prompts_in_place_of_groups_that_teach_nothing() 
 
 #[test]
 fn equal_scores_move_nothing_without_a_penalty() {
+    let _alone = alone();
     for family in [Family::Llama] {
         for algorithm in [NamedAlgorithm::DrGrpo, NamedAlgorithm::Gspo, NamedAlgorithm::Cispo] {
             let mut trainer = trainer(family, config(algorithm));

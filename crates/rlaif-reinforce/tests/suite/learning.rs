@@ -9,7 +9,7 @@ use rlaif_reinforce::{
     train::OptimizerConfig,
 };
 
-use crate::common::{Family, Letters, policy};
+use crate::common::{Family, Letters, alone, policy};
 
 /// The first digit in the alphabet of [`Letters`]: `D` is 0.
 const ZERO: u32 = 4;
@@ -74,6 +74,7 @@ fn run(algorithm: NamedAlgorithm, family: Family, seed: u64, lr: f64) -> (f64, f
 
 #[test]
 fn it_learns_sums_of_digits() {
+    let _alone = alone();
     for (algorithm, gain) in [
         (NamedAlgorithm::Grpo, 0.3),
         (NamedAlgorithm::Rloo, 0.3),

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::common::host;
+use crate::common::{alone, host};
 
 #[derive(Deserialize)]
 struct Given {
@@ -208,6 +208,7 @@ fn check_case(name: &str, case: &Case, given: &[Given]) {
 
 #[test]
 fn twenty_steps_equal_trl() {
+    let _alone = alone();
     rlaif_torch::set_intra_op_threads(1).unwrap();
     let given: Vec<Given> = read("rollouts.json");
     let cases: BTreeMap<String, Case> = read("cases.json");

@@ -6,7 +6,7 @@ use rlaif_reinforce::{
     rl::{RlError, ScoreScaling, Surrogate},
 };
 
-use crate::common::{Family, Letters, config, policy, prompts, trainer, vowels};
+use crate::common::{Family, Letters, alone, config, policy, prompts, trainer, vowels};
 
 fn refused(change: impl FnOnce(&mut ReinforceConfig)) -> String {
     let mut config = config(NamedAlgorithm::Dapo);
@@ -16,6 +16,7 @@ fn refused(change: impl FnOnce(&mut ReinforceConfig)) -> String {
 
 #[test]
 fn sizes_that_split_groups_are_refused() {
+    let _alone = alone();
     for (message, field) in [
         (refused(|c| c.group_size = Some(1)), "`group_size` is 1"),
         (refused(|c| c.group_size = Some(3)), "`batch_size` is 16"),
@@ -32,6 +33,7 @@ fn sizes_that_split_groups_are_refused() {
 
 #[test]
 fn wrong_combinations_are_refused_with_the_reason() {
+    let _alone = alone();
     let narrow = Surrogate::Truncated { least: 0., most: 0.2 };
     let message = refused(|c| c.surrogate = Some(narrow));
     assert!(message.contains("surrogate.truncated.most` is 0.2") && message.contains("cut"));
@@ -51,6 +53,7 @@ fn wrong_combinations_are_refused_with_the_reason() {
 
 #[test]
 fn doubtful_combinations_are_warned_about() {
+    let _alone = alone();
     let wide = ReinforceConfig {
         surrogate: Some(Surrogate::Clipped { low: 0.2, high: 0.2, dual: None }),
         ..config(NamedAlgorithm::Gspo)
@@ -71,6 +74,7 @@ fn doubtful_combinations_are_warned_about() {
 
 #[test]
 fn a_penalty_needs_a_reference() {
+    let _alone = alone();
     let config = config(NamedAlgorithm::Grpo);
     let error = ReinforceTrainer::new(policy(Family::Llama, 5), Reference::Given, config.clone());
     assert!(error.unwrap_err().to_string().contains("`reference` is none"));
@@ -80,6 +84,7 @@ fn a_penalty_needs_a_reference() {
 
 #[test]
 fn a_batch_of_another_size_and_a_stale_rollout_are_refused() {
+    let _alone = alone();
     let mut trainer = trainer(Family::Llama, config(NamedAlgorithm::DrGrpo));
     let mut sampler = LocalSampler::new(&Letters);
     let mut spare = std::iter::empty();
@@ -97,6 +102,7 @@ fn a_batch_of_another_size_and_a_stale_rollout_are_refused() {
 /// A key of a table leaves the others of that table as they are by default.
 #[test]
 fn absent_keys_of_a_table_keep_their_defaults() {
+    let _alone = alone();
     let text = r#"{"optimizer": {"weight_decay": 0.1}, "scores": {"clip": 1.0},
         "generation": {"max_new_tokens": 7}}"#;
     let found: ReinforceConfig = serde_json::from_str(text).unwrap();

@@ -21,7 +21,7 @@ use crate::cli::{
     print::print,
 };
 
-/// What a bench of optimizer steps on rows of ids is told.
+/// The settings of a bench of optimizer steps on rows of ids.
 #[derive(Debug, Args)]
 pub(super) struct TimedSteps {
     /// The policy: a folder in Hugging Face's layout, or a hub id.
