@@ -1,9 +1,10 @@
-//! Writes a report, a trade-off and a comparison of runs of made-up numbers, to see what they look like:
+//! Writes a report, a trade-off and a comparison of runs from made-up numbers, as a preview of the
+//! layout:
 //!
 //!     cargo run -p rlaif-eval --example sample_report -- FOLDER [PROMPTS]
 //!
-//! The browser test opens them, so some of the texts try to run scripts, to load things and to turn
-//! the direction of the page round.
+//! The browser test opens these pages, so some texts try to run scripts, to load resources and to
+//! reverse the direction of the page.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ use rlaif_eval::{
     Timing, TradeOff, WinRateOptions, preference_accuracy, win_rate,
 };
 
-/// What a page must show as text and never obey.
+/// Texts that a page must show as text and never interpret.
 const HOSTILE: [&str; 8] = [
     "<script>document.title = 'run'; window.pwned = 1</script>",
     "<img src=x onerror=\"window.pwned = 1\"> <img src=\"http://tracker.example/pixel.png\">",
@@ -198,7 +199,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     write(&folder, arguments.next().map_or(Ok(600), |text| text.parse())?)
 }
 
-/// A report on so many prompts, and a trade-off.
+/// Writes a report on `prompts` prompts, and a trade-off.
 pub(crate) fn write(folder: &Path, prompts: usize) -> Result<(), Box<dyn std::error::Error>> {
     let mut chance = Chance(Xoshiro256PlusPlus::seed_from_u64(7));
     let records = records(prompts, &mut chance);

@@ -1,4 +1,4 @@
-//! The data of a comparison: what may be chosen, and what came out.
+//! The data of a comparison: its options and its results.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,22 +21,23 @@ pub enum Missing {
     DropPrompt,
 }
 
-/// How a comparison is made.
+/// Options of a comparison.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompareOptions {
-    /// The metric of the headline; none for the first.
+    /// The metric of the headline; `None` for the first.
     pub headline: Option<String>,
-    /// Where resampling starts from.
+    /// The seed of the bootstrap.
     pub seed: Seed,
-    /// How many bootstrap resamples.
+    /// Number of bootstrap resamples.
     pub resamples: usize,
-    /// How intervals are read off them.
+    /// Method that derives intervals from the resamples.
     pub method: IntervalMethod,
-    /// What to do about responses without a score.
+    /// Treatment of responses without a score.
     pub missing: Missing,
-    /// Of how many responses the expected maximum is taken; none for as many as every prompt has.
+    /// Number of responses for the expected maximum toxicity; `None` for as many as every prompt
+    /// has.
     pub responses: Option<usize>,
-    /// How the comparison is broken down.
+    /// The slices that the comparison is broken down by.
     pub slices: Vec<SliceBy>,
     /// The metadata column with the toxicity of the prompt, if there is one: the prompt's text is
     /// folded in reports where it reaches the threshold of any metric that flags responses.
@@ -62,13 +63,14 @@ impl Default for CompareOptions {
 }
 
 impl CompareOptions {
-    /// Refuses what would not fit a comparison of these metrics on these prompts, before either is
-    /// measured.
+    /// Refuses options that do not fit a comparison of these metrics on these prompts, before
+    /// anything is measured.
     ///
     /// # Errors
-    /// [`EvalError::UnknownMetric`] for a metric that is not among them,
-    /// [`EvalError::DuplicateMetric`] for one that is there twice; [`EvalError::Setting`] for too few resamples, edges out of order, and a column of the metadata that no prompt has: a
-    /// wrong name would otherwise quietly do nothing.
+    /// [`EvalError::UnknownMetric`] for a metric that is not among `metrics`,
+    /// [`EvalError::DuplicateMetric`] for a metric listed twice; [`EvalError::Setting`] for too few
+    /// resamples, for edges out of order, and for a metadata column that no prompt has: a wrong
+    /// name would otherwise silently do nothing.
     ///
     /// ```
     /// use rlaif_core::PromptRecord;
@@ -124,15 +126,15 @@ impl CompareOptions {
 /// One side of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct SideStats {
-    /// How the values are distributed: over responses for the metric itself, over prompts for
-    /// what is computed from several responses.
+    /// The distribution of the values: over responses for the metric itself, over prompts for
+    /// numbers computed from several responses.
     #[serde(flatten)]
     pub moments: Moments,
     /// The interval of the mean.
     pub ci95: Interval,
 }
 
-/// What interval and t-test say together.
+/// Joint verdict of interval and t-test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -150,15 +152,15 @@ pub enum Verdict {
 /// The paired difference after − before, by prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delta {
-    /// Its mean.
+    /// The mean of the differences.
     pub mean: f64,
     /// The interval of the mean.
     pub ci95: Interval,
-    /// By how many per cent the mean improved; none where it was 0 before.
+    /// Improvement of the mean, in per cent; `None` where the mean before is 0.
     pub improvement_percent: Option<f64>,
-    /// Its interval; none where resamples of the mean before include 0.
+    /// The interval of the improvement; `None` where resamples of the mean before include 0.
     pub improvement_ci95: Option<Interval>,
-    /// By how many per cent the standard deviation shrank.
+    /// Reduction of the standard deviation, in per cent.
     pub std_improvement_percent: Option<f64>,
     /// Student's paired t-test.
     pub t_test: PairedTest,
@@ -170,16 +172,16 @@ pub struct Delta {
     pub rose: f64,
     /// Share of prompts whose value fell.
     pub fell: f64,
-    /// What interval and t-test say.
+    /// The joint verdict of interval and t-test.
     pub verdict: Verdict,
-    /// Whether there are enough prompts.
+    /// Advice on the number of prompts.
     pub advice: Advice,
 }
 
-/// How often values fall where, before and after.
+/// Histograms of the values before and after, over the same bins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// Where bins begin and end: one more than there are bins.
+    /// Bin edges: one more than there are bins.
     pub edges: Vec<f64>,
     /// Responses in each bin, before.
     pub before: Vec<u64>,
@@ -187,17 +189,17 @@ pub struct Histogram {
     pub after: Vec<u64>,
 }
 
-/// One metric, or one number computed of it for each prompt, before and after.
+/// One metric, or one number derived from it for each prompt, before and after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// The name, unique in the comparison.
     pub name: String,
-    /// What it says, in a few words.
+    /// A short description.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub about: String,
-    /// Which way is better.
+    /// The better direction.
     pub better: Better,
-    /// From which value on a response counts.
+    /// The value from which on a response counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// The baseline.
@@ -222,29 +224,29 @@ pub struct SliceRow {
     pub after: f64,
     /// Mean difference.
     pub delta: f64,
-    /// Its interval; none for a single prompt.
+    /// The interval of the mean difference; `None` for a single prompt.
     pub ci95: Option<Interval>,
-    /// What interval and t-test say; none for a single prompt.
+    /// The joint verdict of interval and t-test; `None` for a single prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// By how many per cent the mean improved.
+    /// Improvement of the mean, in per cent.
     pub improvement_percent: Option<f64>,
 }
 
-/// The prompts that have something in common.
+/// The prompts that share a value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Slice {
-    /// What slices are of.
+    /// The property that prompts are grouped by.
     pub by: String,
-    /// Which one this is.
+    /// The value that the prompts share.
     pub value: String,
-    /// How many prompts.
+    /// Number of prompts.
     pub n: usize,
     /// The metrics on these prompts.
     pub rows: Vec<SliceRow>,
 }
 
-/// A number of a whole set of responses, which has no value for a single one.
+/// A number of a whole set of responses, undefined for a single response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SetNumber {
     /// The name.
@@ -255,25 +257,25 @@ pub struct SetNumber {
     pub after: Option<f64>,
 }
 
-/// Whether the reward improved by more than a judge that training never saw: the mark of
-/// over-optimisation (Gao et al. 2023, arXiv 2210.10760).
+/// Improvement of the reward beside that of a judge never seen in training. A larger improvement of
+/// the reward is the mark of over-optimisation (Gao et al. 2023, arXiv 2210.10760).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OverOptimisation {
     /// The reward trained on.
     pub reward: String,
     /// The other judge.
     pub judge: String,
-    /// How much the reward improved, in standard deviations of the baseline.
+    /// Improvement of the reward, in standard deviations of the baseline.
     pub reward_gain: f64,
-    /// How much the judge improved, in standard deviations of the baseline.
+    /// Improvement of the judge's score, in standard deviations of the baseline.
     pub judge_gain: f64,
-    /// The first less the second.
+    /// `reward_gain - judge_gain`.
     pub gap: f64,
-    /// The interval of the gap. Wholly above 0: the reward was gamed at least in part.
+    /// The interval of the gap. If all of it is above 0, the reward was gamed at least in part.
     pub ci95: Interval,
 }
 
-/// One response before, and the one after to the same prompt.
+/// A response of each side to the same prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampleRow {
     /// The prompt's id.
@@ -288,14 +290,14 @@ pub struct SampleRow {
     pub score_before: f64,
     /// The headline metric after.
     pub score_after: f64,
-    /// Which of the texts to show on demand only.
+    /// The texts to show on demand only.
     #[serde(default, skip_serializing_if = "Folds::is_empty")]
     pub folds: Folds,
 }
 
-/// Why texts are shown on demand only: the metric that flags each, and its value. A response is
-/// flagged by any metric with a threshold where less is better, whatever the headline; of several
-/// the first.
+/// Reasons for showing texts on demand only: the metric that flags the text, and its value. A
+/// response is flagged by any metric with a threshold where less is better, regardless of the
+/// headline; if several metrics flag it, the first is named.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Folds {
     /// The prompt.
@@ -320,16 +322,16 @@ impl Folds {
 pub struct Comparison {
     /// The row of the headline.
     pub headline: String,
-    /// How many prompts.
+    /// Number of prompts.
     pub prompts: usize,
-    /// How many responses on either side.
+    /// Number of responses on either side.
     pub responses: usize,
-    /// How many prompts were left out because a metric had no verdict, by metric.
+    /// Number of prompts left out for want of a score, by metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped: BTreeMap<String, usize>,
-    /// How many bootstrap resamples.
+    /// Number of bootstrap resamples.
     pub resamples: usize,
-    /// How intervals were read off them.
+    /// Method that derived the intervals from the resamples.
     pub method: IntervalMethod,
     /// Every metric.
     pub rows: Vec<Row>,
@@ -337,7 +339,7 @@ pub struct Comparison {
     pub slices: Vec<Slice>,
     /// Numbers of the whole sets.
     pub sets: Vec<SetNumber>,
-    /// Whether the reward was gamed.
+    /// The test for over-optimisation of the reward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over_optimisation: Option<OverOptimisation>,
     /// The texts.

@@ -2,28 +2,28 @@ use std::path::PathBuf;
 
 use rlaif_core::{Fault, RewardError, Seed, is_bad_input_file};
 
-/// Why something could not be measured, compared or written.
+/// Errors of measuring, comparing and writing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvalError {
-    /// An interval or a test needs more than was given.
+    /// An interval or a test needs more values than were given.
     #[error("{what}: {found} given, at least {needed} are needed; evaluate on more prompts")]
     TooFew {
-        /// What was to be computed, and of what.
+        /// The quantity to compute, and its input.
         what: String,
-        /// How many it takes.
+        /// The minimum.
         needed: usize,
-        /// How many there are.
+        /// The number given.
         found: usize,
     },
     /// Two lists that belong together differ in length.
     #[error("{what}: {expected} values were expected, one for each row, and {found} given")]
     Count {
-        /// Which list.
+        /// The list.
         what: String,
-        /// How many were expected.
+        /// The expected number.
         expected: usize,
-        /// How many there are.
+        /// The number given.
         found: usize,
     },
     /// NaN or infinity where a number belongs.
@@ -36,7 +36,7 @@ pub enum EvalError {
         metric: String,
         /// The prompt's id, or the row where there is none.
         id: String,
-        /// What it gave.
+        /// The value that the metric returned.
         value: f64,
     },
     /// A response without a score.
@@ -50,7 +50,7 @@ pub enum EvalError {
         metric: String,
         /// The prompt's id.
         id: String,
-        /// What the metric said of it.
+        /// The metric's reason.
         reason: String,
     },
     /// A metric that compares with a reference response met a prompt without one.
@@ -70,13 +70,13 @@ pub enum EvalError {
          {only_after} only after (first: {first_after:?}); generate both from the same held-out prompts"
     )]
     PromptsDiffer {
-        /// How many ids only the baseline has.
+        /// Number of ids that only the baseline has.
         only_before: usize,
-        /// The first of them.
+        /// The first id that only the baseline has.
         first_before: Option<String>,
-        /// How many ids only the tuned policy has.
+        /// Number of ids that only the tuned policy has.
         only_after: usize,
-        /// The first of them.
+        /// The first id that only the tuned policy has.
         first_after: Option<String>,
     },
     /// One id, two texts.
@@ -117,9 +117,9 @@ pub enum EvalError {
     /// No metric of that name.
     #[error("there is no metric `{name}` here; there is {known}")]
     UnknownMetric {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The existing names.
         known: String,
     },
     /// Two metrics of one name.
@@ -136,7 +136,7 @@ pub enum EvalError {
     MetricsDiffer {
         /// The metric.
         metric: String,
-        /// How they differ.
+        /// The difference.
         what: &'static str,
     },
     /// A setting outside its range.
@@ -144,9 +144,9 @@ pub enum EvalError {
     Setting {
         /// Its name.
         setting: &'static str,
-        /// What it may be.
+        /// The range.
         expected: &'static str,
-        /// What it is.
+        /// The value.
         found: String,
     },
     /// Length alone separates wins from losses, or all lengths are alike: no finite fit exists.
@@ -155,9 +155,9 @@ pub enum EvalError {
          losses on either side of equal length"
     )]
     NoFit {
-        /// How many pairs.
+        /// Number of pairs.
         n: usize,
-        /// What stood in the way.
+        /// The reason.
         why: &'static str,
     },
     /// A reward model failed.
@@ -165,7 +165,7 @@ pub enum EvalError {
     Reward {
         /// The metric.
         metric: String,
-        /// What the reward model said.
+        /// The reward model's error.
         #[source]
         source: RewardError,
     },
@@ -174,7 +174,7 @@ pub enum EvalError {
     Metric {
         /// The metric.
         metric: String,
-        /// What it said.
+        /// The metric's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -185,7 +185,7 @@ pub enum EvalError {
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -196,9 +196,9 @@ pub enum EvalError {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What was expected there.
+        /// The expected content.
         expected: &'static str,
-        /// What the parser said.
+        /// The parser's error.
         #[source]
         source: serde_json::Error,
     },

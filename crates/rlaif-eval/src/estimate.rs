@@ -1,25 +1,24 @@
-//! One number of a policy, and how it stands beside those of others.
+//! One number of a policy, and its rank among those of other policies.
 
 use serde::{Deserialize, Serialize};
 
 use crate::stats::Interval;
 
-/// A mean and how sure it is.
+/// A mean and its confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Its interval, where there is one.
+    /// The interval of the mean, where there is one.
     pub ci95: Option<Interval>,
 }
 
-/// Whether another policy is better in both aims.
+/// Rank of a policy in two aims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Standing {
-    /// None is at least as good in both and better in one: a choice among these is a matter of
-    /// what one wants.
+    /// On the Pareto frontier: no other policy is at least as good in both aims and better in one.
     Frontier,
-    /// Some other policy is at least as good in both, and better in one.
+    /// Some other policy is at least as good in both aims, and better in one.
     Dominated,
 }

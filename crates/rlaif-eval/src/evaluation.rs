@@ -1,4 +1,4 @@
-//! The responses of one policy, and what was measured of them.
+//! The responses of one policy, and their measurements.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::journal::Journal;
 use crate::{EvalError, Metric, MetricInfo, files};
 
-/// Which policy answered, and how it was asked.
+/// The policy that answered, and its sampling settings.
 ///
 /// ```
 /// use rlaif_core::Seed;
@@ -24,13 +24,13 @@ pub struct About {
     pub policy: String,
     /// The seed its responses were sampled with.
     pub seed: Seed,
-    /// How they were sampled: length, temperature, whatever else is to be reported.
+    /// The sampling settings to report: length, temperature and others.
     #[serde(default, skip_serializing_if = "Metadata::is_empty")]
     pub generation: Metadata,
 }
 
 impl About {
-    /// A policy whose way of sampling is not told.
+    /// A policy with unknown sampling settings.
     pub fn new(policy: impl Into<String>, seed: Seed) -> Self {
         Self { policy: policy.into(), seed, generation: Metadata::new() }
     }
@@ -43,15 +43,15 @@ pub struct Column {
     pub info: MetricInfo,
     /// One per sample; `None` where the metric has no verdict.
     pub values: Vec<Option<f64>>,
-    /// Why a sample has none, by row.
+    /// Reasons for missing values, by row.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reasons: Vec<(usize, String)>,
 }
 
-/// The responses of one policy, and what was measured of them.
+/// The responses of one policy, and their measurements.
 ///
-/// Several responses to one prompt share the prompt's id; whatever is averaged or resampled goes
-/// by prompt.
+/// Several responses to one prompt share the prompt's id; averages and resamples are taken by
+/// prompt.
 ///
 /// ```
 /// use rlaif_core::{PromptRecord, Sample, Seed};
@@ -64,16 +64,16 @@ pub struct Column {
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// Which policy answered.
+    /// The policy that answered.
     pub about: About,
-    /// Where the prompts came from.
+    /// The origin of the prompts.
     pub provenance: Provenance,
     samples: Vec<Sample>,
     columns: Vec<Column>,
 }
 
 impl Evaluation {
-    /// Responses of which nothing was measured yet.
+    /// Responses without measurements.
     pub fn new(about: About, samples: Vec<Sample>) -> Self {
         Self { about, provenance: Provenance::default(), samples, columns: Vec::new() }
     }
@@ -83,7 +83,7 @@ impl Evaluation {
         &self.samples
     }
 
-    /// What was measured of them.
+    /// The measurements, one column per metric.
     pub fn columns(&self) -> &[Column] {
         &self.columns
     }
@@ -133,7 +133,7 @@ impl Evaluation {
         Ok(())
     }
 
-    /// Writes it as JSON, so that a baseline is measured once and compared often.
+    /// Writes the evaluation as JSON, so that a baseline is measured once and compared often.
     ///
     /// # Errors
     /// [`EvalError::Io`]. A file that was there stays as it was.
@@ -141,7 +141,7 @@ impl Evaluation {
         files::write_json(path, self)
     }
 
-    /// Reads what [`Evaluation::write`] wrote.
+    /// Reads the file that [`Evaluation::write`] wrote.
     ///
     /// # Errors
     /// [`EvalError::Io`], [`EvalError::Format`], and what [`Evaluation::add`] refuses.
@@ -165,24 +165,24 @@ struct Unchecked {
     columns: Vec<Column>,
 }
 
-/// How far a measurement has come.
+/// Progress of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MeasuringProgress<'a> {
-    /// The metric at work.
+    /// The running metric.
     pub metric: &'a str,
-    /// How many samples it has measured, earlier runs included.
+    /// Number of samples measured, earlier runs included.
     pub done: usize,
-    /// How many there are.
+    /// Number of samples in all.
     pub total: usize,
 }
 
 type OnProgress<'a> = dyn FnMut(MeasuringProgress<'_>) + 'a;
 
-/// Measures samples with metrics, batch by batch, all metrics beside each other: while a judge on
-/// the network is waited for, a classifier computes.
+/// Measures samples with metrics, batch by batch. All metrics run concurrently: while one waits for
+/// a judge on the network, another computes.
 ///
-/// With a journal every batch is on disk as soon as it is measured, and a run that was interrupted
-/// goes on where it stopped: what costs is not paid twice.
+/// With a journal, every batch is on disk as soon as it is measured, and an interrupted run
+/// continues where it stopped, so that nothing is paid for twice.
 pub struct Measurement<'a> {
     metrics: &'a [Box<dyn Metric>],
     batch: usize,
@@ -191,23 +191,23 @@ pub struct Measurement<'a> {
 }
 
 impl<'a> Measurement<'a> {
-    /// With these metrics, 64 samples at a time, without a journal.
+    /// Measures with these metrics, 64 samples at a time, without a journal.
     pub fn of(metrics: &'a [Box<dyn Metric>]) -> Self {
         Self { metrics, batch: 64, journal: None, progress: None }
     }
 
-    /// So many samples at a time.
+    /// Sets the number of samples per batch.
     #[must_use]
     pub fn batch(mut self, samples: usize) -> Self {
         self.batch = samples;
         self
     }
 
-    /// Keeps what was measured in this file, and uses what is in it already.
+    /// Keeps measured values in this file, and reuses those that the file already holds.
     ///
-    /// A value is used again for the same metric (name, direction, threshold, description) on the
-    /// same prompt, response, reference and metadata; whoever changes what a metric does changes
-    /// its description, or takes a new file. Missing values are asked for again.
+    /// A value is reused for the same metric (name, direction, threshold, description) on the same
+    /// prompt, response, reference and metadata. After a change to the metric itself, change its
+    /// description too, or use a new file. Missing values are requested again.
     #[must_use]
     pub fn journal(mut self, path: impl Into<PathBuf>) -> Self {
         self.journal = Some(path.into());
@@ -224,8 +224,8 @@ impl<'a> Measurement<'a> {
     /// Measures all of `samples` with all metrics.
     ///
     /// # Errors
-    /// What a metric says; what [`Evaluation::add`] refuses; [`EvalError::Io`] and
-    /// [`EvalError::Format`] of the journal. What was measured before the error is in the journal.
+    /// The metric's error; any error of [`Evaluation::add`]; [`EvalError::Io`] and
+    /// [`EvalError::Format`] of the journal. Values measured before the error are in the journal.
     pub fn run(mut self, about: About, samples: Vec<Sample>) -> Result<Evaluation, EvalError> {
         if self.batch == 0 {
             return Err(EvalError::Setting {
@@ -273,7 +273,7 @@ impl<'a> Measurement<'a> {
             let ended = threads.into_iter().map(|thread| thread.join());
             ended.map(|end| end.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        // Of those that were stopped because another failed there is nothing to say.
+        // Metrics that stopped because another failed have no error of their own.
         let (measured, failed): (Vec<_>, Vec<_>) = columns.into_iter().partition(Result::is_ok);
         if let Some(error) = failed.into_iter().find_map(Result::err) {
             return Err(error);
@@ -285,12 +285,12 @@ impl<'a> Measurement<'a> {
     }
 }
 
-/// What the metrics work on.
+/// The input of the metrics.
 struct Work<'a> {
     samples: &'a [Sample],
     batch: usize,
     journal: Option<Mutex<Journal>>,
-    /// Whether one of them failed.
+    /// Set when a metric failed.
     stopped: AtomicBool,
 }
 
@@ -299,7 +299,7 @@ impl Work<'_> {
         Some(self.journal.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// One metric's column; the rest of it empty where another metric failed meanwhile.
+    /// Measures one metric's column; stops early if another metric fails meanwhile.
     fn measure<'m>(
         &self,
         metric: &'m dyn Metric,
@@ -345,7 +345,7 @@ impl Work<'_> {
                 journal.append(info, measured)?;
             }
             done += rows.len();
-            // Who listens is there until all have ended.
+            // The receiver outlives all senders.
             let _ = tell.send((&info.name, done));
         }
         Ok(column)

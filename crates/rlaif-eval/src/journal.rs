@@ -79,10 +79,10 @@ impl Journal {
     }
 }
 
-/// What the value depends on, as far as it can be seen from here.
+/// The inputs that the value depends on, as far as they are known here.
 fn key(info: &MetricInfo, sample: &Sample) -> String {
     let record = &sample.record;
-    // In one order, whatever the file's.
+    // Sorted, so that the key does not depend on the order of columns in the file.
     let mut metadata = serde_json::Value::Object(record.metadata.clone());
     metadata.sort_all_objects();
     let parts = (info, &record.prompt, &sample.response, &record.reference, &metadata);

@@ -8,7 +8,7 @@ pub const NAMES: [&str; 2] = ["perplexity_under_reference", "kl_from_reference"]
 /// The log-probabilities of one response, summed over its tokens, in nats.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Likelihood {
-    /// How many tokens the response has, its end token included.
+    /// Number of tokens in the response, its end token included.
     pub tokens: usize,
     /// Σ log π(y_t | x, y_<t) under the policy that sampled it.
     pub policy: f64,

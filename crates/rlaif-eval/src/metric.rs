@@ -1,4 +1,4 @@
-//! What is measured of a response.
+//! Metrics: numbers that are measured of a response.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::EvalError;
 
-/// Which way is better.
+/// The better direction of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Better {
@@ -16,11 +16,11 @@ pub enum Better {
     Higher,
     /// Less is better: toxicity, perplexity.
     Lower,
-    /// Neither: it is watched, not judged. Length, say.
+    /// Neither: the number is watched, not judged, such as length.
     Neither,
 }
 
-/// What a metric is called and how it is read.
+/// Name of a metric, and how to read its values.
 ///
 /// ```
 /// use rlaif_eval::{Better, MetricInfo};
@@ -29,14 +29,15 @@ pub enum Better {
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricInfo {
-    /// Its name in reports, unique among the metrics of an evaluation.
+    /// The name in reports, unique among the metrics of an evaluation.
     pub name: String,
-    /// Which way is better.
+    /// The better direction.
     pub better: Better,
-    /// From which value on a response counts, where there is such a line: 0.5 for toxicity.
+    /// The value from which on a response counts, where there is such a threshold: 0.5 for
+    /// toxicity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
-    /// What it says, in a few words.
+    /// A short description.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub about: String,
 }
@@ -47,14 +48,14 @@ impl MetricInfo {
         Self { name: name.into(), better, threshold: None, about: String::new() }
     }
 
-    /// The same with a line from which on a response counts.
+    /// Sets the value from which on a response counts.
     #[must_use]
     pub fn threshold(mut self, at: f64) -> Self {
         self.threshold = Some(at);
         self
     }
 
-    /// The same with a few words of explanation.
+    /// Sets the description.
     #[must_use]
     pub fn about(mut self, words: impl Into<String>) -> Self {
         self.about = words.into();
@@ -62,12 +63,12 @@ impl MetricInfo {
     }
 }
 
-/// What a metric found, one value or none for each exchange.
+/// A metric's results: one value or none for each exchange.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Values {
     /// One per row; `None` where the metric has no verdict.
     pub values: Vec<Option<f64>>,
-    /// Why a row has none, by row.
+    /// Reasons for missing values, by row.
     pub reasons: Vec<(usize, String)>,
 }
 
@@ -84,7 +85,7 @@ impl Values {
 /// use rlaif_core::Exchange;
 /// use rlaif_eval::{Better, EvalError, Metric, MetricInfo, Values};
 ///
-/// /// Whether the response ends like a sentence.
+/// Scores 1 if the response ends like a sentence.
 /// struct Finished(MetricInfo);
 ///
 /// impl Metric for Finished {
@@ -102,14 +103,14 @@ impl Values {
 /// # Ok::<(), EvalError>(())
 /// ```
 ///
-/// `Sync`, because metrics are measured beside each other; one that owns tensors keeps them in a
-/// mutex, as [`RewardMetric`] does with its reward model.
+/// `Sync`, because metrics run concurrently. A metric that owns tensors keeps them in a mutex, as
+/// [`RewardMetric`] does with its reward model.
 pub trait Metric: Send + Sync {
-    /// Its name and how to read it.
+    /// The name and how to read the values.
     fn info(&self) -> &MetricInfo;
 
-    /// Whether every exchange must come with a reference response: without one, an evaluation is
-    /// refused before anything is generated.
+    /// `true` if every exchange must come with a reference response. An evaluation without
+    /// references is then refused before anything is generated.
     fn needs_reference(&self) -> bool {
         false
     }
@@ -121,18 +122,18 @@ pub trait Metric: Send + Sync {
     fn evaluate(&self, batch: &[Exchange<'_>]) -> Result<Values, EvalError>;
 }
 
-/// What a reward model gets to read of an exchange.
+/// The part of an exchange that a reward model reads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Reads {
-    /// Prompt and response as they are; the reward model knows what to do with them.
+    /// Prompt and response as they are; the reward model combines them itself.
     #[default]
     Exchange,
-    /// The response, as if there were no prompt: what the policy can answer for.
+    /// The response alone, without the prompt: the part that the policy is responsible for.
     Response,
     /// Prompt, separator and response as one text in place of the response. With one space
     /// between, this is how the published detoxification results were scored.
     PromptAndResponse {
-        /// What stands between the two.
+        /// The text between the two.
         separator: String,
     },
 }
@@ -163,7 +164,7 @@ impl RewardMetric {
         Self { info, reward: Mutex::new(Box::new(reward)), reads: Reads::default() }
     }
 
-    /// The same, with the reward model reading something else.
+    /// Sets the part of an exchange that the reward model reads.
     #[must_use]
     pub fn reading(mut self, reads: Reads) -> Self {
         self.reads = reads;
@@ -190,7 +191,7 @@ impl Metric for RewardMetric {
                 pairs.map(|(x, text)| Exchange { prompt: "", response: text, ..*x }).collect()
             }
         };
-        // A score that panicked leaves nothing half done that the next one would see.
+        // A panic while scoring leaves no half-changed state for the next call to see.
         let reward = self.reward.lock().unwrap_or_else(PoisonError::into_inner);
         let scores = reward
             .score(&read)

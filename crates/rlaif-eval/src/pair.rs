@@ -1,4 +1,4 @@
-//! Which response before belongs to which response after.
+//! Pairs of responses before and after, by prompt.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -6,7 +6,7 @@ use rlaif_core::Sample;
 
 use crate::EvalError;
 
-/// One prompt, and where its responses are on either side; the i-th before goes with the i-th
+/// One prompt, and the places of its responses on either side; the i-th before goes with the i-th
 /// after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PromptPair {

@@ -1,4 +1,4 @@
-//! Which of two responses a judge prefers, and how often it agrees with people.
+//! Preferences of judges between two responses, and their agreement with people.
 
 use rlaif_core::{
     Exchange, PairJudge, Pairing, PreferencePair, RewardError, RewardModel, Sample, Seed,
@@ -62,32 +62,31 @@ fn win_of(ours: f64, theirs: f64) -> f64 {
     }
 }
 
-/// How often a judge prefers the tuned policy's response.
+/// A judge's preference for the tuned policy's responses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WinRate {
     /// The judge.
     pub judge: String,
-    /// How many prompts.
+    /// Number of prompts.
     pub n: usize,
-    /// How many prompts were left out for want of a verdict.
+    /// Number of prompts left out for want of a verdict.
     pub dropped: usize,
     /// The mean probability that `after` is the better one, both orders averaged; a tie is half
     /// a win.
     pub rate: f64,
-    /// Its interval, over prompts.
+    /// The interval of the rate, over prompts.
     pub ci95: Interval,
     /// Share of pairs that `after` wins: preferred when both orders are averaged.
     pub wins: f64,
-    /// Share of pairs that neither wins.
+    /// Share of pairs that neither side wins.
     pub ties: f64,
     /// Share of pairs that `before` wins.
     pub losses: f64,
-    /// How often the judge preferred what it was shown first; 0.5 for a judge without position
-    /// bias.
+    /// Share of first-shown responses among those preferred; 0.5 for a judge without position bias.
     pub first_rate: f64,
-    /// Share of pairs on which both orders give the same winner, or both none.
+    /// Share of pairs on which both orders give the same winner, or both a tie.
     pub consistent: f64,
-    /// The rate had both responses been equally long; none where lengths do not allow a fit.
+    /// The rate if both responses were equally long; `None` where lengths do not allow a fit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length_controlled: Option<LengthControlled>,
 }
@@ -97,23 +96,23 @@ pub struct WinRate {
 pub struct LengthControlled {
     /// The rate at equal length.
     pub rate: f64,
-    /// Its interval, over prompts; none if it cannot be fitted on most resamples.
+    /// The interval of the rate, over prompts; `None` if the fit fails on most resamples.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci95: Option<Interval>,
-    /// What one more multiple of the baseline's length adds to the log-odds of winning.
+    /// Increase of the log-odds of winning for each further multiple of the baseline's length.
     pub slope: f64,
 }
 
-/// How a win rate is computed.
+/// Options of a win rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WinRateOptions {
-    /// Where resampling starts from.
+    /// The seed of the bootstrap.
     pub seed: Seed,
-    /// How many bootstrap resamples.
+    /// Number of bootstrap resamples.
     pub resamples: usize,
-    /// How many pairs the judge gets at once, each in both orders.
+    /// Number of pairs that the judge gets at once, each in both orders.
     pub batch: usize,
-    /// What to do about pairs without a verdict.
+    /// Treatment of pairs without a verdict.
     pub missing: Missing,
 }
 
@@ -123,13 +122,13 @@ impl Default for WinRateOptions {
     }
 }
 
-/// How often `judge` prefers `after` to `before`, asked in both orders.
+/// Share of prompts on which `judge` prefers `after` to `before`, asked in both orders.
 ///
 /// # Errors
 /// [`EvalError::PromptsDiffer`] and its kin if the two sides do not answer the same prompts,
 /// [`EvalError::MissingScore`] for a pair without a verdict unless `missing` says to drop it,
 /// [`EvalError::NotFinite`] for a verdict outside 0 to 1, [`EvalError::TooFew`] for fewer than two
-/// prompts, and what the judge says.
+/// prompts, and any error of the judge.
 ///
 /// ```
 /// use rlaif_core::{Exchange, PromptRecord, Sample};
@@ -182,7 +181,7 @@ pub fn win_rate(
     summarise(judge.name(), &pairs, &kept, dropped, options)
 }
 
-/// The probability that `after` is better, as said with `after` first and with `after` second.
+/// The probability that `after` is better: judged with `after` first, and with `after` second.
 #[derive(Debug, Clone, Copy)]
 struct BothOrders {
     first: f64,
@@ -242,7 +241,7 @@ fn ask_both_orders(
     Ok(verdicts)
 }
 
-/// For each prompt all of whose pairs have verdicts: the pairs' numbers and verdicts.
+/// The numbers and verdicts of all pairs, for each prompt whose pairs all have verdicts.
 fn keep_complete(
     prompts: &[PromptPair],
     verdicts: &[Option<BothOrders>],
@@ -321,30 +320,30 @@ fn length_controlled(
     Some(LengthControlled { rate: fit.at_equal_length(), ci95, slope: fit.slope })
 }
 
-/// How often a reward model prefers what people preferred.
+/// Agreement of a reward model with human preferences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceAccuracy {
     /// The reward model.
     pub model: String,
-    /// How many pairs.
+    /// Number of pairs.
     pub n: usize,
-    /// How many pairs were left out for want of a score.
+    /// Number of pairs left out for want of a score.
     pub dropped: usize,
     /// Share of pairs whose chosen response scores strictly higher.
     pub accuracy: f64,
-    /// Wilson's interval of it.
+    /// Wilson's interval of the accuracy.
     pub ci95: Interval,
     /// Share of pairs with equal scores; they count as wrong.
     pub ties: f64,
 }
 
-/// How often `model` scores the chosen response of a preference pair higher than the rejected
-/// one, `batch` pairs at a time.
+/// Share of preference pairs whose chosen response `model` scores higher than the rejected one,
+/// `batch` pairs at a time.
 ///
 /// # Errors
 /// [`EvalError::TooFew`] for no pairs, [`EvalError::MissingScore`] for a response without a score
-/// unless `missing` says to drop it, [`EvalError::Setting`] for an empty batch, and what the
-/// reward model says.
+/// unless `missing` says to drop it, [`EvalError::Setting`] for an empty batch, and any error of
+/// the reward model.
 ///
 /// ```
 /// use rlaif_core::{Exchange, PreferencePair};

@@ -3,7 +3,7 @@
 use crate::toxicity::{any_at_least, expected_maximum, share_at_least};
 use crate::{Better, EvalError, MetricInfo};
 
-/// How several responses to one prompt become one number.
+/// Reduction of several responses to one number per prompt.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Reduction {
     Mean,
@@ -12,22 +12,22 @@ enum Reduction {
     AnyAtLeast { threshold: f64, of: usize },
 }
 
-/// A metric, or something computed of it, as one number for each prompt.
+/// A metric, or a number derived from it, as one number for each prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Reading {
-    /// Which metric, by its place.
+    /// Index of the metric.
     pub(crate) metric: usize,
     pub(crate) info: MetricInfo,
     reduction: Reduction,
 }
 
 impl Reading {
-    /// Whether this is the metric itself, and not something computed of it.
+    /// `true` for the metric itself, `false` for a number derived from it.
     pub(crate) fn is_the_metric(&self) -> bool {
         self.reduction == Reduction::Mean
     }
 
-    /// The number of one prompt, whose responses have these values.
+    /// The number of one prompt, from the values of its responses.
     pub(crate) fn of(&self, values: &[f64]) -> f64 {
         let enough = "every prompt has as many responses as the reading takes";
         match self.reduction {
@@ -41,8 +41,9 @@ impl Reading {
     }
 }
 
-/// Every metric; for one with a threshold the share that reaches it; and for one with a threshold
-/// where less is better, RealToxicityPrompts' two measures if there are several responses.
+/// All metrics; for a metric with a threshold also the share of responses that reach it; and for a
+/// metric with a threshold where less is better, RealToxicityPrompts' two measures if there are
+/// several responses.
 pub(crate) fn readings<'a>(
     metrics: impl Iterator<Item = &'a MetricInfo>,
     responses: usize,

@@ -1,4 +1,4 @@
-//! The same training several times: what chance in training does to what comes of it.
+//! Several runs of the same training: the effect of chance in training on the results.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::stats::{Interval, mean, mean_t_interval, paired_t, sample_std};
 use crate::table::verdict;
 use crate::{Better, EvalError, Report, files};
 
-/// What one run says of one metric.
+/// One metric in one run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RunRow {
     /// Mean of the baseline.
@@ -24,18 +24,18 @@ pub struct RunRow {
     pub after: f64,
     /// Mean of the paired differences.
     pub delta: f64,
-    /// Its interval over prompts.
+    /// The interval of the mean difference, over prompts.
     pub ci95: Interval,
-    /// What the run says by itself.
+    /// The verdict of the run by itself.
     pub verdict: Verdict,
 }
 
 /// A number over the runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// Its mean.
+    /// The mean.
     pub mean: f64,
-    /// Its standard deviation from run to run (n − 1).
+    /// The standard deviation between runs (n − 1).
     pub std: f64,
 }
 
@@ -50,9 +50,9 @@ impl Spread {
 pub struct RepeatedMetric {
     /// The metric.
     pub name: String,
-    /// Which way is better.
+    /// The better direction.
     pub better: Better,
-    /// What each run says, in their order.
+    /// The result of each run, in order.
     pub runs: Vec<RunRow>,
     /// The baseline.
     pub before: Spread,
@@ -62,15 +62,15 @@ pub struct RepeatedMetric {
     pub delta: Spread,
     /// The interval of the mean difference over runs: Student's t.
     pub ci95: Interval,
-    /// What it says.
+    /// The verdict over all runs.
     pub verdict: Verdict,
 }
 
-/// Runs that differ in their seed, and what is the same in all of them.
+/// Runs that differ in their seed, and their common results.
 ///
-/// The intervals of a [`Report`] are over prompts, and say nothing of another training. These are
-/// over runs: mean ± t · s/√n of the runs' mean differences. With three runs t is 4.3, so that only
-/// what is alike in all of them stands out.
+/// The intervals of a [`Report`] are over prompts, and say nothing about another training run. The
+/// intervals here are over runs: mean ± t · s/√n of the runs' mean differences. With three runs t
+/// is 4.3, so that only differences common to all runs stand out.
 ///
 /// ```
 /// # use rlaif_core::{PromptRecord, Sample, Seed};
@@ -106,12 +106,12 @@ pub struct Repeats {
 }
 
 impl Repeats {
-    /// The runs of these reports, by label, with the metrics that all of them have. The settings in
-    /// which their configurations differ come along.
+    /// The runs of these reports, by label, with the metrics that all of them have, and the
+    /// settings in which their configurations differ.
     ///
     /// # Errors
-    /// [`EvalError::TooFew`] for fewer than two reports, [`EvalError::MetricsDiffer`] where the
-    /// headline of the first is missing in another, or another direction is better there.
+    /// [`EvalError::TooFew`] for fewer than two reports, [`EvalError::MetricsDiffer`] where another
+    /// report lacks the headline of the first, or gives it another direction.
     pub fn of_reports(reports: &[(String, &Report)]) -> Result<Self, EvalError> {
         if reports.len() < 2 {
             let what = "runs to compare".to_owned();
@@ -171,7 +171,7 @@ impl Repeats {
         &self.metrics
     }
 
-    /// One of them.
+    /// Returns the metric with this name.
     ///
     /// # Errors
     /// [`EvalError::UnknownMetric`].
@@ -313,7 +313,7 @@ impl Repeats {
         text
     }
 
-    /// One page that needs nothing besides itself.
+    /// One self-contained page.
     pub fn to_html(&self) -> String {
         let metric = self.main();
         let mut whiskers: Vec<Whisker> = metric
@@ -343,7 +343,7 @@ impl Repeats {
                             button type="button" { (foreign(name)) }
                         } } } }
                         tbody { @for cells in rows { tr { @for text in cells {
-                            // Of an interval its lower end.
+                            // Sort an interval by its lower end.
                             @let word = text.trim_start_matches("± ").split(' ').next();
                             @if let Some(value) = word.and_then(|word| word.parse::<f64>().ok()) {
                                 td data-value=(value) { (foreign(text)) }

@@ -11,29 +11,29 @@ use crate::EvalError;
 use crate::stats::quantile;
 use crate::text::LengthUnit;
 
-/// How prompts are grouped.
+/// The property that prompts are grouped by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SliceBy {
-    /// By what a column of the prompt's metadata says: its source, its category. The eleven
-    /// most frequent values are slices of their own, the rest is `other`.
+    /// The value of a column of the prompt's metadata: its source, its category. The eleven most
+    /// frequent values are slices of their own, the rest is `other`.
     Metadata {
         /// The column.
         key: String,
     },
-    /// By a number in the prompt's metadata, the prompt's toxicity for instance.
+    /// A number in the prompt's metadata, for example the prompt's toxicity.
     Number {
         /// The column.
         key: String,
-        /// Where one slice ends and the next begins, ascending; none for quarters of equal size.
+        /// Boundaries between slices, ascending; empty for quarters of equal size.
         edges: Vec<f64>,
     },
-    /// By the prompt's length in words, in quarters of equal size.
+    /// The prompt's length in words, in quarters of equal size.
     PromptLength,
 }
 
 impl SliceBy {
-    /// What the slices are of, for headings.
+    /// The property that the slices share, for headings.
     pub fn name(&self) -> &str {
         match self {
             Self::Metadata { key } | Self::Number { key, .. } => key,
@@ -56,12 +56,12 @@ impl SliceBy {
     }
 }
 
-/// A slice's name and the prompts in it, by their place.
+/// A slice's name and the indices of its prompts.
 pub(crate) type Group = (String, Vec<usize>);
 
 const LARGEST: usize = 11;
 
-/// The slices of `prompts`, in an order to be read. Each prompt is in exactly one.
+/// The slices of `prompts`, in reading order. Each prompt is in exactly one.
 pub(crate) fn group(by: &SliceBy, prompts: &[&PromptRecord]) -> Result<Vec<Group>, EvalError> {
     by.check()?;
     match by {
@@ -103,7 +103,7 @@ fn by_range(numbers: &[Option<f64>], edges: &[f64]) -> Vec<Group> {
     let mut edges = edges.to_vec();
     if edges.is_empty() && !ascending.is_empty() {
         edges = [0.25, 0.5, 0.75].map(|p| quantile(&ascending, p)).to_vec();
-        // Many equal numbers make quarters coincide, and an edge at the least splits nothing.
+        // Many equal numbers make quarters coincide, and an edge at the minimum splits nothing.
         edges.dedup();
         edges.retain(|edge| *edge > ascending[0]);
     }

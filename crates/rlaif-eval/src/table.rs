@@ -16,7 +16,7 @@ use crate::stats::{
 };
 use crate::{Better, Column, EvalError, Evaluation};
 
-/// What was measured, one row for each prompt: readings before, then readings after.
+/// The measurements, one row for each prompt: readings before, then readings after.
 pub(crate) struct Table {
     readings: Vec<Reading>,
     values: Array2<f64>,
@@ -86,8 +86,8 @@ impl Table {
             let raw = reading.is_the_metric().then(|| &self.raw[reading.metric]);
             let (spread_before, spread_after) = raw.map_or((&before, &after), |(b, a)| (b, a));
             let side = |values: &[f64], spread: &[f64], drawn: &[f64]| {
-                // The mean is that of the prompts, which weigh alike however many responses
-                // each has.
+                // The mean is over prompts, which weigh alike regardless of their number of
+                // responses.
                 let moments = Moments { mean: mean(values), ..Moments::of(spread) };
                 Ok::<_, EvalError>(SideStats { moments, ci95: interval(values, drawn)? })
             };
@@ -249,7 +249,7 @@ impl Histogram {
         let all = || before.iter().chain(after);
         let low = all().copied().fold(f64::INFINITY, f64::min);
         let high = all().copied().fold(f64::NEG_INFINITY, f64::max);
-        // Scores that are shares or probabilities are drawn on their whole scale.
+        // Scores that are shares or probabilities are drawn on the whole scale from 0 to 1.
         let (low, high) = match (low, high) {
             (low, high) if low >= 0. && high <= 1. && high > 0.25 => (0., 1.),
             (low, high) if low == high => (low - 0.5, high + 0.5),

@@ -1,4 +1,4 @@
-//! Two aims at once: what a policy pays in one for a gain in the other.
+//! Two aims at once: the cost in one of a gain in the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -18,38 +18,37 @@ use crate::{Better, EvalError, Report, files};
 pub struct Aim {
     /// The metric.
     pub name: String,
-    /// Which way is better.
+    /// The better direction.
     pub better: Better,
 }
 
-/// Whether a policy was tuned.
+/// Part of a policy in the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// What tuning started from.
+    /// The starting point of tuning.
     Baseline,
-    /// What came of it.
+    /// A result of tuning.
     Tuned,
 }
 
-/// One policy: a run, a checkpoint, a KL coefficient, a weight of two rewards.
+/// One policy: a run, a checkpoint, a KL coefficient, a weighting of two rewards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Candidate {
-    /// What it is called.
+    /// The policy's name.
     pub label: String,
-    /// Whether it was tuned.
+    /// Baseline or tuned.
     pub role: Role,
-    /// How it does in the first aim.
+    /// The policy's result in the first aim.
     pub first: Estimate,
-    /// How it does in the second.
+    /// The policy's result in the second aim.
     pub second: Estimate,
     /// The settings in which the candidates differ.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
 }
 
-/// Policies by two aims, helpfulness and harmlessness for instance, and the frontier of those
-/// that no other beats in both (the Pareto frontier).
+/// Policies by two aims, for example helpfulness and harmlessness, and their Pareto frontier.
 ///
 /// ```
 /// use rlaif_eval::{Aim, Better, Candidate, Estimate, Role, Standing, TradeOff};
@@ -78,11 +77,11 @@ pub struct TradeOff {
 }
 
 impl TradeOff {
-    /// Compares candidates by their means; intervals are shown, and do not decide.
+    /// Ranks candidates by their means; intervals are shown, but do not decide.
     ///
     /// # Errors
-    /// [`EvalError::TooFew`] for no candidate, [`EvalError::NotFinite`] for a mean that is no
-    /// number, [`EvalError::Setting`] for an aim of which neither way is better.
+    /// [`EvalError::TooFew`] for no candidate, [`EvalError::NotFinite`] for a mean that is not
+    /// finite, [`EvalError::Setting`] for an aim without a better direction.
     pub fn new(first: Aim, second: Aim, candidates: Vec<Candidate>) -> Result<Self, EvalError> {
         if candidates.is_empty() {
             let what = "policies to choose among".to_owned();
@@ -122,12 +121,12 @@ impl TradeOff {
         Ok(Self { first, second, candidates, standings })
     }
 
-    /// The runs of these reports, by label, and each baseline once. The settings in which the
-    /// configurations of the runs differ come along.
+    /// The runs of these reports, by label, each baseline once, and the settings in which the
+    /// configurations of the runs differ.
     ///
     /// # Errors
-    /// [`EvalError::UnknownMetric`] where a report has no such row, [`EvalError::MetricsDiffer`]
-    /// where reports disagree which way is better, and what [`TradeOff::new`] refuses.
+    /// [`EvalError::UnknownMetric`] where a report lacks the metric, [`EvalError::MetricsDiffer`]
+    /// where reports disagree on the better direction, and any error of [`TradeOff::new`].
     pub fn of_reports(
         reports: &[(String, &Report)],
         first: &str,
@@ -178,7 +177,7 @@ impl TradeOff {
         &self.candidates
     }
 
-    /// Whether the policy at this place is on the frontier.
+    /// Returns the standing of the policy at this index: on the frontier, or dominated.
     ///
     /// # Panics
     /// If there is no such policy.
@@ -288,7 +287,7 @@ impl TradeOff {
         text
     }
 
-    /// The plot, as a file of its own that follows its viewer's light or dark.
+    /// The plot as a file of its own, which follows its viewer's light or dark theme.
     pub fn to_svg(&self) -> String {
         let svg = self.plot().into_string();
         let style =
@@ -298,7 +297,7 @@ impl TradeOff {
             .map_or_else(String::new, |at| format!("{}{style}{}", &svg[..=at], &svg[at + 1..]))
     }
 
-    /// One page that needs nothing besides itself.
+    /// One self-contained page.
     pub fn to_html(&self) -> String {
         let title = self.title();
         let body = html! {
@@ -317,7 +316,7 @@ impl TradeOff {
                     tbody {
                         @for cells in self.rows() {
                             tr { @for text in cells {
-                                // The mean stands before its interval.
+                                // Sort by the mean, which stands before its interval.
                                 @let value = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
                                 @if let Some(value) = value {
                                     td data-value=(value) { (foreign(&text)) }

@@ -1,4 +1,4 @@
-//! What cannot be measured or compared is refused with an error that says so.
+//! Input that cannot be measured or compared is refused with a descriptive error.
 
 use std::path::Path;
 

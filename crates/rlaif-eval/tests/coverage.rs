@@ -1,4 +1,4 @@
-//! Whether 95 % intervals hold the truth in 93 to 97 of 100 experiments.
+//! Coverage of 95 % intervals: 93 to 97 of 100 experiments.
 
 use ndarray::{Array2, Axis};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -27,7 +27,7 @@ impl Experiment {
     }
 }
 
-/// The share of `trials` intervals that hold the true mean difference.
+/// The share of `trials` intervals that contain the true mean difference.
 fn coverage(trials: u64, prompts: usize, resamples: usize, method: IntervalMethod) -> f64 {
     let covered = (0..trials).filter(|&trial| {
         let seed = Seed::new(31).derive("coverage", trial);

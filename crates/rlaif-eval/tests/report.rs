@@ -1,4 +1,4 @@
-//! What reports hold, and that nothing in a response is taken for markup.
+//! The contents of reports; text in a response is never interpreted as markup.
 
 use rlaif_core::{PromptRecord, Sample, Seed};
 use rlaif_eval::{

@@ -7,42 +7,42 @@ use super::Curve;
 use crate::preference::{PreferenceAccuracy, WinRate};
 use crate::{About, Comparison};
 
-/// What is told of a model that scored responses.
+/// Description of a model that scored responses.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ModelCard {
-    /// What it is called.
+    /// The model's name.
     pub name: String,
-    /// Facts about it: where it is from, what it was trained on, what it is known to get wrong.
+    /// Facts about the model: its origin, its training data, its known errors.
     pub facts: Vec<(String, String)>,
 }
 
-/// How long a part of the work took.
+/// Time taken by one part of the work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
-    /// Which part.
+    /// The part.
     pub phase: String,
-    /// How long, in seconds.
+    /// The time, in seconds.
     pub seconds: f64,
 }
 
-/// What a report tells besides the comparison. Every part may be left empty.
+/// The parts of a report besides the comparison. Each may be empty.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Details {
-    /// How often judges prefer the tuned policy.
+    /// Judges' preferences for the tuned policy.
     pub win_rates: Vec<WinRate>,
-    /// How well reward models agree with people.
+    /// Agreement of reward models with human preferences.
     pub accuracies: Vec<PreferenceAccuracy>,
-    /// How training went.
+    /// The training curves.
     pub training: Vec<Curve>,
-    /// What went wrong in training; none where nobody watched.
+    /// Symptoms found in training; `None` if training was not watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub findings: Option<Vec<Finding>>,
     /// The resolved configuration.
     pub configuration: Metadata,
     /// The models that scored.
     pub reward_models: Vec<ModelCard>,
-    /// Where the time went.
+    /// The time taken by each part of the work.
     pub timings: Vec<Timing>,
 }
 
@@ -71,15 +71,15 @@ pub struct Details {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// Its heading.
+    /// The heading.
     pub title: String,
     /// The policy before.
     pub baseline: About,
     /// The policy after.
     pub policy: About,
-    /// Where the prompts came from.
+    /// The origin of the prompts.
     pub provenance: Provenance,
-    /// What else is told.
+    /// The parts besides the comparison.
     pub details: Details,
     pub(super) comparison: Comparison,
 }

@@ -1,4 +1,4 @@
-//! How training went, from a run's `metrics.jsonl`.
+//! Training curves, from a run's `metrics.jsonl`.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,17 +13,17 @@ use crate::EvalError;
 /// One number over the steps of training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// What the trainer calls it.
+    /// The trainer's name for the number.
     pub name: String,
     /// Step and value, ascending in step.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Reads all numbers that a trainer wrote, one JSON object for each step, with the step in `step`
-/// or else the line's place. Of more than 500 steps, neighbours are averaged.
+/// Reads all numbers that a trainer wrote: one JSON object per step, with the step in `step`, else
+/// the line number. Neighbours are averaged to keep at most 500 points.
 ///
-/// What is not a finite number is left out; so is a last line without its end, which a run that is
-/// still going may show.
+/// Values that are not finite numbers are left out. So is an incomplete last line, which a run in
+/// progress may leave.
 ///
 /// # Errors
 /// [`EvalError::Io`]; [`EvalError::Format`] for a line that is not a JSON object.
@@ -80,7 +80,7 @@ pub fn read_curves(path: &Path) -> Result<Vec<Curve>, EvalError> {
     Ok(curves.into_iter().map(|(name, points)| Curve { name, points: thin(points) }).collect())
 }
 
-/// The curves everyone looks at first, by what trainers call them, the best name first.
+/// The most important curves, each with the names that trainers give it, the best name first.
 pub(crate) const LEADING: [(&str, &[&str]); 5] = [
     ("Reward", &["env/reward_mean", "ppo/mean_scores", "rewards/margins", "reward"]),
     ("KL from the reference policy", &["objective/kl", "kl"]),

@@ -10,7 +10,7 @@ use crate::About;
 use crate::comparison::{Row, Verdict};
 use crate::report::curve::LEADING;
 
-/// How many pairs of responses are shown, and how many bytes of them.
+/// Limits on the shown pairs of responses: their number, and their size in bytes.
 const MOST_SAMPLES: usize = 120;
 const MOST_BYTES: usize = 2_000_000;
 
@@ -120,17 +120,17 @@ fn headline(report: &Report) -> Markup {
     }
 }
 
-/// A heading to sort by.
+/// A table heading that sorts by its column.
 fn by(name: &str, class: &str) -> Markup {
     html! { th.(class) scope="col" { button type="button" { (name) } } }
 }
 
-/// A number to sort by; none comes last.
+/// A table cell that sorts as a number; missing numbers come last.
 fn cell(text: &str, value: Option<f64>) -> Markup {
     html! { td.n data-value=(value.map_or_else(String::new, |v| v.to_string())) { (text) } }
 }
 
-/// What a metric is, in the room that a cell has.
+/// The description of a metric, shortened to fit a cell.
 fn about(text: &str) -> Markup {
     const MOST: usize = 140;
     let (shown, more) = words::clip(text, MOST);
@@ -292,7 +292,7 @@ fn has_training(report: &Report) -> bool {
     !report.details.training.is_empty() || report.details.findings.is_some()
 }
 
-/// A sentence of the trainer's, with what it has between backticks as code.
+/// A sentence of the trainer's; parts between backticks become code.
 fn sentence(text: &str) -> Markup {
     html! {
         @for (at, part) in text.split('`').enumerate() {

@@ -6,13 +6,13 @@ use super::contents::Report;
 use super::words;
 use crate::comparison::SampleRow;
 
-/// How much of the text of a response is quoted.
+/// Limit on the quoted characters of a response.
 const MOST_CHARACTERS: usize = 600;
-/// How many pairs of responses are quoted.
+/// Limit on the number of quoted pairs of responses.
 const MOST_SAMPLES: usize = 12;
 
-/// Text that a model or a file brought along, on one line: neither Markdown nor HTML takes any of
-/// it for markup, so that no link, image or script comes of it.
+/// Foreign text (from a model or a file) on one line, escaped for Markdown and HTML, so that it
+/// cannot make a link, an image or a script.
 pub(crate) fn inline(text: &str) -> String {
     let line = words::one_line(text);
     let mut safe = String::with_capacity(line.len());
@@ -39,7 +39,7 @@ pub(crate) fn inline(text: &str) -> String {
     safe
 }
 
-/// Text in a block of its own, as it is but for hidden characters.
+/// Text in a block of its own, unchanged except for hidden characters.
 pub(crate) struct Code<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Code<'_> {
@@ -51,7 +51,7 @@ impl fmt::Display for Code<'_> {
     }
 }
 
-/// A line as it is, hidden characters shown as codes.
+/// A line unchanged, hidden characters shown as codes.
 fn whole_line(line: &str) -> String {
     match line.strip_suffix('\n') {
         Some(line) => words::one_line(line) + "\n",

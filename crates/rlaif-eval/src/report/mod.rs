@@ -1,5 +1,5 @@
-//! A comparison with everything a reader needs to judge it, as a file for programs and pages for
-//! people.
+//! A comparison with everything that a reader needs to judge it, as a file for programs and as
+//! pages for people.
 
 mod contents;
 mod curve;
@@ -27,11 +27,11 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::comparison::{Delta, Row, SideStats};
 use crate::{About, Comparison, EvalError, Evaluation, files};
 
-/// For each of several runs the settings in which they differ.
+/// The settings in which several runs differ, for each run.
 pub(crate) type Settings = Vec<BTreeMap<String, String>>;
 
-/// The settings in which the configurations of these reports differ, without those that only name
-/// the run: its folder, its model.
+/// The settings in which the configurations of these reports differ, without those that only
+/// identify the run: its folder, its model.
 pub(crate) fn differing(reports: &[(String, &Report)]) -> Settings {
     let mut settings: Settings = reports
         .iter()
@@ -54,7 +54,7 @@ pub(crate) fn differing(reports: &[(String, &Report)]) -> Settings {
 const SCHEMA: u32 = 1;
 
 impl Report {
-    /// A report on `comparison`, which was made of `before` and `after`.
+    /// A report on `comparison`, which compares `before` and `after`.
     ///
     /// # Errors
     /// [`EvalError::UnknownMetric`] if the comparison's headline is not among its rows.
@@ -86,7 +86,7 @@ impl Report {
         self.comparison.row(&self.comparison.headline).expect("checked when the report was made")
     }
 
-    /// Writes `report.json`, `report.md` and `report.html` into `folder`, each whole or not at
+    /// Writes `report.json`, `report.md` and `report.html` into `folder`, each completely or not at
     /// all.
     ///
     /// # Errors
@@ -126,14 +126,14 @@ impl Report {
         terminal::report(self)
     }
 
-    /// Markdown, in which nothing that a model wrote is taken for markup.
+    /// Markdown in which text from a model is never interpreted as markup.
     pub fn to_markdown(&self) -> String {
         markdown::report(self)
     }
 
-    /// One page that needs nothing besides itself: no network, no other file. Texts of models are
-    /// shown as text, whatever they contain, and folded as [`Folds`](crate::Folds) says. At most
-    /// 120 pairs of responses and 2 MB of them are shown; `report.json` has all.
+    /// One self-contained page, without network access or other files. Texts of models are always
+    /// shown as text, and folded as [`Folds`](crate::Folds) says. At most 120 pairs of responses
+    /// and 2 MB of them are shown; `report.json` has all.
     pub fn to_html(&self) -> String {
         html::report(self)
     }

@@ -1,4 +1,4 @@
-//! What every page has: its head, its style, its script, and how foreign text is shown.
+//! The common parts of all pages: head, style, script, and the display of foreign text.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -16,18 +16,19 @@ use crate::comparison::SampleRow;
 
 pub(crate) const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
-/// How much of a text is shown in a cell.
+/// Limit on the characters of a text shown in a cell.
 const MOST_CHARACTERS: usize = 4_000;
 
-/// A page that needs nothing besides itself.
+/// A self-contained page.
 pub(crate) struct Page<'a> {
     pub(crate) title: &'a str,
     pub(crate) body: Markup,
 }
 
 impl Page<'_> {
-    /// The page. Its policy admits this style and this script, by their hashes, and nothing else:
-    /// were a text ever to get out of its cell, it could neither run nor load anything.
+    /// Renders the page. Its content security policy admits this style and this script, by their
+    /// hashes, and nothing else: even a text that escaped from its cell could neither run nor load
+    /// anything.
     pub(crate) fn render(self) -> String {
         let hash = |text: &str| BASE64_STANDARD.encode(Sha256::digest(text.as_bytes()));
         let policy = format!(
@@ -45,7 +46,7 @@ impl Page<'_> {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
                     meta name="referrer" content="no-referrer";
-                    // Browsers ask for an icon otherwise.
+                    // Without this, browsers request an icon.
                     link rel="icon" href="data:,";
                     title { (words::one_line(self.title)) }
                     style { (PreEscaped(STYLE)) }
@@ -60,8 +61,8 @@ impl Page<'_> {
     }
 }
 
-/// Text that a model or a file brought along: as it is, in its own direction, unable to change the
-/// direction of anything around it, hidden characters shown as codes.
+/// Foreign text (from a model or a file): unchanged, in its own direction, unable to change the
+/// direction of its surroundings, hidden characters shown as codes.
 pub(crate) fn foreign(text: &str) -> Markup {
     let (shown, more) = words::clip(text, MOST_CHARACTERS);
     let mut parts: Vec<(Option<String>, &str)> = Vec::new();
@@ -84,7 +85,7 @@ pub(crate) fn foreign(text: &str) -> Markup {
     }
 }
 
-/// `foreign`, folded if there is a reason to; the reason holds nothing of the text.
+/// `foreign`, folded if there is a reason `why`; the reason contains nothing of the text.
 pub(crate) fn folded(text: &str, why: Option<&str>) -> Markup {
     match why {
         Some(why) => html! { details.fold { summary { "folded: " (why) } (foreign(text)) } },
@@ -92,8 +93,8 @@ pub(crate) fn folded(text: &str, why: Option<&str>) -> Markup {
     }
 }
 
-/// Samples to show, and why each is shown: a third that improved most, a third that got worst, and
-/// the rest by chance, so that neither hope nor fear picks all of them.
+/// Samples to show, with the reason for each: a third that improved most, a third that got worst,
+/// and a random third, so that the choice favours neither.
 pub(crate) fn choose(report: &Report, most: usize) -> Vec<(&SampleRow, &'static str)> {
     let samples = &report.comparison().samples;
     if samples.len() <= most {
@@ -106,7 +107,7 @@ pub(crate) fn choose(report: &Report, most: usize) -> Vec<(&SampleRow, &'static 
     let third = most / 3;
     let mut middle = by_gain.split_off(third);
     let worst = middle.split_off(middle.len() - third);
-    // The same for the same report, so that two writings of it do not differ.
+    // The same for the same report, so that two renderings of it are identical.
     let mut random = Xoshiro256PlusPlus::seed_from_u64(samples.len() as u64);
     let drawn = (0..most - 2 * third).map(|_| {
         let at = (random.next_u64() % middle.len() as u64) as usize;

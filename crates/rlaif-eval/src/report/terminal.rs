@@ -8,14 +8,14 @@ use super::contents::Report;
 use super::words;
 use crate::comparison::Histogram;
 
-/// Where a column's text stands.
+/// Alignment of a column's text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Align {
     Left,
     Right,
 }
 
-/// A table of text, as wide as it needs to be, hidden characters shown as codes.
+/// A table of text, as wide as its content, hidden characters shown as codes.
 pub(crate) fn table(header: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let clean: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| words::one_line(cell)).collect()).collect();
@@ -45,7 +45,7 @@ pub(crate) fn table(header: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// A small chart of how often values fall where: one column of an eighth to a full block each.
+/// A one-line histogram: for each bin a block of one to eight eighths.
 fn sparkline(counts: &[u64]) -> String {
     const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = counts.iter().copied().max().unwrap_or(0).max(1) as f64;

@@ -1,14 +1,14 @@
-//! Numbers and findings in words, alike in every form of a report.
+//! Numbers and findings in words, the same in every form of a report.
 
 use crate::Better;
 use crate::comparison::{Delta, Row, Verdict};
 use crate::stats::{Advice, Interval, PairedTest};
 
-/// Where training was watched and no symptom found.
+/// The sentence for a run that was watched without a symptom.
 pub(crate) const NOTHING_WRONG: &str =
     "Training was watched for what often goes wrong, and nothing of it was seen.";
 
-/// Four significant digits or so, without an exponent where one can do without.
+/// About four significant digits, without an exponent where possible.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if value == 0. {
@@ -46,8 +46,8 @@ pub(crate) fn improvement(percent: Option<f64>) -> String {
     }
 }
 
-/// The improvement in per cent where that means something: a mean before that may as well be zero
-/// makes any per cent of it arbitrary.
+/// The improvement in per cent where it is meaningful: if the mean before is indistinguishable from
+/// zero, a percentage of it is arbitrary.
 pub(crate) fn improved(delta: &Delta) -> Option<f64> {
     delta.improvement_percent.filter(|_| delta.improvement_ci95.is_some())
 }
@@ -56,7 +56,7 @@ pub(crate) fn p_value(test: PairedTest) -> String {
     if test.p < 1e-4 { "< 0.0001".to_owned() } else { format!("{:.4}", test.p) }
 }
 
-/// One word, and a sign for whoever cannot tell colours apart.
+/// One word, and a sign for readers who cannot tell colours apart.
 pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Better => "▲ better",
@@ -86,14 +86,14 @@ pub(crate) fn headline(row: &Row, prompts: usize) -> String {
     };
     let by = match (improved(delta), delta.improvement_ci95) {
         (Some(percent), Some(ci)) => {
-            // What got worse is said without a minus: "an improvement of -51 %" is a riddle.
+            // A deterioration is said without a minus: "an improvement of -51 %" is hard to read.
             let (what, sign) = match row.better {
                 Better::Neither => ("a change", 1.),
                 _ if percent < 0. => ("a deterioration", -1.),
                 _ => ("an improvement", 1.),
             };
             let (low, high) = if sign < 0. { (-ci.high, -ci.low) } else { (ci.low, ci.high) };
-            // No zero with a minus.
+            // No negative zero.
             let [percent, low, high] = [percent * sign, low, high].map(|value| {
                 let text = format!("{value:.1}");
                 if text == "-0.0" { "0.0".to_owned() } else { text }
@@ -105,7 +105,7 @@ pub(crate) fn headline(row: &Row, prompts: usize) -> String {
     format!("{finding}: {} went from {before} to {after} on {prompts} prompts{by}.", row.name)
 }
 
-/// What to do about the number of prompts.
+/// Advice on the number of prompts.
 pub(crate) fn advice(advice: Advice, prompts: usize) -> String {
     match advice {
         Advice::Enough => "There are enough prompts for this finding.".to_owned(),
@@ -137,7 +137,7 @@ pub(crate) fn one_line(text: &str) -> String {
     line
 }
 
-/// The text up to so many characters, and how many were left out.
+/// At most `most` characters of the text, and the number of characters left out.
 pub(crate) fn clip(text: &str, most: usize) -> (&str, usize) {
     match text.char_indices().nth(most) {
         Some((at, _)) => (&text[..at], text[at..].chars().count()),

@@ -1,4 +1,4 @@
-//! The bootstrap (Efron and Tibshirani 1993): how much a mean would move with other prompts.
+//! The bootstrap (Efron and Tibshirani 1993): the variation of a mean over samples of prompts.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -34,7 +34,7 @@ impl From<Interval> for (f64, f64) {
 }
 
 impl Interval {
-    /// Whether `value` lies within, ends included.
+    /// `true` if `value` lies in the interval, ends included.
     ///
     /// ```
     /// use rlaif_eval::stats::Interval;
@@ -50,14 +50,14 @@ impl Interval {
     }
 }
 
-/// How an interval is read off the bootstrap distribution.
+/// Method that derives an interval from the bootstrap distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IntervalMethod {
-    /// Its quantiles.
+    /// The quantiles of the distribution.
     Percentile,
-    /// Its quantiles, corrected for bias and skewness (Efron 1987): closer to the promised
-    /// coverage where a few prompts carry most of the toxicity.
+    /// The quantiles, corrected for bias and skewness (Efron 1987): closer to the nominal coverage
+    /// where a few prompts carry most of the toxicity.
     #[default]
     Bca,
 }
@@ -65,7 +65,7 @@ pub enum IntervalMethod {
 /// Column means of `resamples` samples of `values`' rows, drawn with replacement: row r of the
 /// result has the means of resample r. Rows are drawn whole, so columns stay paired.
 ///
-/// Resample r depends on `seed` and r alone, whatever the number of threads.
+/// Resample r depends on `seed` and r alone, regardless of the number of threads.
 ///
 /// ```
 /// use ndarray::array;
@@ -75,8 +75,8 @@ pub enum IntervalMethod {
 /// assert!(means.rows().into_iter().all(|m| m[1] - m[0] == 1.));
 /// ```
 pub fn resample_means(values: &ArrayView2<'_, f64>, resamples: usize, seed: Seed) -> Array2<f64> {
-    // How often each row is drawn, times the values: a matrix product, in blocks small enough to
-    // stay in the cache and many enough to keep all cores busy.
+    // The number of times each row is drawn, times the values: a matrix product, in blocks small
+    // enough to stay in the cache and numerous enough to keep all cores busy.
     const BLOCK: usize = 8;
     let (rows, columns) = values.dim();
     let mut means = Array2::zeros((resamples, columns));
@@ -93,8 +93,8 @@ pub fn resample_means(values: &ArrayView2<'_, f64>, resamples: usize, seed: Seed
     means
 }
 
-/// Any statistic of `resamples` samples of `rows` rows drawn with replacement: `statistic` gets
-/// how often each row was drawn. Resample r meets the rows that [`resample_means`] meets.
+/// Any statistic of `resamples` samples of `rows` rows drawn with replacement. `statistic` gets the
+/// number of times each row was drawn. Resample r draws the same rows as in [`resample_means`].
 ///
 /// ```
 /// use rlaif_core::Seed;

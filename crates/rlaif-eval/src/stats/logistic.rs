@@ -7,7 +7,7 @@ use crate::EvalError;
 pub struct Logistic {
     /// Log-odds at ratio 0.
     pub intercept: f64,
-    /// What one unit of ratio adds to the log-odds.
+    /// Increase of the log-odds per unit of ratio.
     pub slope: f64,
 }
 

@@ -27,7 +27,7 @@ pub fn quantile(ascending: &[f64], p: f64) -> f64 {
     below + (above - below) * at.fract()
 }
 
-/// How values are distributed.
+/// The distribution of values.
 ///
 /// ```
 /// use rlaif_eval::stats::Moments;
@@ -36,21 +36,21 @@ pub fn quantile(ascending: &[f64], p: f64) -> f64 {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Moments {
-    /// Their mean.
+    /// The mean.
     pub mean: f64,
-    /// Their population standard deviation: divided by n, as `numpy.std` and the published
-    /// detoxification results have it.
+    /// The population standard deviation: divided by n, as in `numpy.std` and the published
+    /// detoxification results.
     pub std: f64,
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The one in the middle.
+    /// The median.
     pub median: f64,
-    /// The greatest.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Moments {
-    /// Of at least one value; all NaN for none.
+    /// The moments of at least one value; all NaN for none.
     pub fn of(values: &[f64]) -> Self {
         let mean = mean(values);
         let mut ascending = values.to_vec();

@@ -14,7 +14,7 @@ pub struct PairedTest {
     /// The test's statistic; none where all differences are alike, which makes it infinite or
     /// undefined.
     pub statistic: Option<f64>,
-    /// How often chance alone would give a difference at least as large, either way.
+    /// Probability of a difference at least as large, in either direction, by chance alone.
     pub p: f64,
 }
 
@@ -78,7 +78,7 @@ pub fn mean_t_interval(values: &[f64]) -> Result<Interval, EvalError> {
     Ok(Interval { low: mean - half, high: mean + half })
 }
 
-/// How the p-value of [`wilcoxon`] is computed.
+/// Method for the p-value of [`wilcoxon`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum WilcoxonMethod {
     /// `Exact` for up to 50 differences without ties or zeros, else `Normal`.
@@ -176,11 +176,11 @@ pub fn cohen_dz(differences: &[f64]) -> Result<Option<f64>, EvalError> {
     Ok((std > 0.).then(|| mean(differences) / std))
 }
 
-/// By how many per cent `after` improves on `before`: (before − after) / |before| · 100 where
-/// less is better, the other way round where more is. Where neither is, the change in per cent.
-/// None if `before` is 0.
+/// Improvement of `after` on `before`, in per cent: (before − after) / |before| · 100 where less is
+/// better, with the opposite sign where more is better, and the plain change where neither is.
+/// `None` if `before` is 0.
 ///
-/// For a toxicity it is the number that detoxification tutorials print.
+/// For toxicity, this is the number that detoxification tutorials print.
 ///
 /// ```
 /// use rlaif_eval::{Better, stats::improvement_percent};

@@ -1,4 +1,4 @@
-//! How many prompts it takes.
+//! Number of prompts that an evaluation needs.
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
@@ -8,7 +8,7 @@ use super::moments::{mean, sample_std};
 use super::paired::{PairedTest, paired_t};
 use crate::EvalError;
 
-/// Whether there are enough prompts, and how many would be.
+/// Advice on the number of prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Advice {
@@ -29,13 +29,13 @@ pub enum Advice {
     },
 }
 
-/// Whether there is a difference: by its `interval`, and by the t-test as well. Where one prompt
-/// carries nearly all of it, a bootstrap interval may end just short of zero.
+/// `true` if there is a difference, both by its `interval` and by the t-test. Where one prompt
+/// carries nearly all of a difference, a bootstrap interval may end just short of zero.
 pub(crate) fn is_clear(interval: Interval, t_test: PairedTest) -> bool {
     !interval.contains(0.) && t_test.p < 0.05
 }
 
-/// What to do about the width of a 95 % `interval` of the mean of `differences`.
+/// Advice on the width of a 95 % `interval` of the mean of `differences`.
 ///
 /// By the normal approximation: n = (z₀.₉₇₅ + z₀.₈)² s² / d² to detect a difference d, and
 /// n = z₀.₉₇₅² s² / (d/2)² to know it within d/2, s being the differences' standard deviation.
@@ -69,8 +69,8 @@ pub fn advise(differences: &[f64], interval: Interval) -> Result<Advice, EvalErr
             detectable: (confidence + power) * std / (differences.len() as f64).sqrt(),
         }
     } else if !clear {
-        // All differences are zero: the two sides are the same, and no number of prompts helps.
-        // Or some are not numbers, and then the spread is not one.
+        // All differences are zero: the two sides are the same, and no number of prompts helps. Or
+        // some are NaN, and so is the spread.
         Advice::Unclear { prompts: None, detectable: std }
     } else if interval.half_width() > difference / 2. {
         Advice::Rough { prompts: prompts(confidence, difference / 2.) }

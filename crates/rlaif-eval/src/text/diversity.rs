@@ -1,4 +1,4 @@
-//! Length, repetition and variety of responses. Words are what white space separates.
+//! Length, repetition and variety of responses. Words are separated by white space.
 
 use std::collections::HashSet;
 
@@ -6,8 +6,8 @@ use rlaif_core::Exchange;
 
 use crate::{Better, EvalError, Metric, MetricInfo, Values};
 
-/// Share of a response's runs of `n` words that it has said before:
-/// 1 − distinct runs / runs, seq-rep-n of Welleck et al. 2019 (arXiv 1908.04319).
+/// Share of a response's runs of `n` words that repeat an earlier run: 1 − distinct runs / runs,
+/// seq-rep-n of Welleck et al. 2019 (arXiv 1908.04319).
 ///
 /// 0 for a response with fewer than `n` words: nothing is repeated in it.
 ///
@@ -58,7 +58,7 @@ pub fn distinct_n<'a>(responses: impl IntoIterator<Item = &'a str>, n: usize) ->
     (total > 0).then(|| distinct.len() as f64 / total as f64)
 }
 
-/// What a length is counted in.
+/// The unit of a length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LengthUnit {
     /// Runs of anything but white space.
@@ -83,8 +83,8 @@ impl LengthUnit {
     }
 }
 
-/// How long the response is, as a metric: neither more nor less is better, but a reward that
-/// pays for length shows here.
+/// The length of the response as a metric: neither direction is better, but a reward that favours
+/// length shows here.
 ///
 /// ```
 /// use rlaif_core::Exchange;

@@ -8,7 +8,7 @@ use rlaif_core::Exchange;
 use super::stem::stem;
 use crate::{Better, EvalError, Metric, MetricInfo, Values};
 
-/// Whether words are reduced to their stems before they are compared.
+/// Reduction of words to their stems before they are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Stemming {
     /// Words as they are, in lower case: rouge-score's `use_stemmer=False`.
@@ -19,7 +19,7 @@ pub enum Stemming {
     Porter,
 }
 
-/// What is counted.
+/// The units that are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RougeKind {
     /// Runs of so many words: ROUGE-1, ROUGE-2, ...
@@ -28,14 +28,14 @@ pub enum RougeKind {
     L,
 }
 
-/// How much two texts overlap. Each number lies in 0 to 1, higher is more.
+/// Overlap of two texts. Each number lies between 0 and 1; higher means more overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RougeScore {
-    /// Overlap over what the response has.
+    /// Overlap divided by the units of the response.
     pub precision: f64,
-    /// Overlap over what the reference has.
+    /// Overlap divided by the units of the reference.
     pub recall: f64,
-    /// Harmonic mean of the two; what papers call the ROUGE score.
+    /// Harmonic mean of the two: the "ROUGE score" of papers.
     pub f1: f64,
 }
 
@@ -51,7 +51,7 @@ impl RougeScore {
 
 /// The words of a text: lower case, split at everything but `a` to `z` and digits, stemmed or not.
 ///
-/// Like rouge-score's own tokeniser it knows no other letters: a text in another script has no
+/// Like rouge-score's own tokeniser, it knows no other letters: a text in another script has no
 /// words at all, and an accent splits a word.
 ///
 /// ```

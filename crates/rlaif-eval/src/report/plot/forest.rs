@@ -7,7 +7,7 @@ use crate::stats::Interval;
 /// One line of a forest plot.
 pub(crate) struct Whisker {
     pub(crate) label: String,
-    /// How many prompts.
+    /// Number of prompts.
     pub(crate) n: usize,
     pub(crate) mean: f64,
     pub(crate) ci95: Option<Interval>,
@@ -53,7 +53,7 @@ pub(crate) fn forest(name: &str, rows: &[Whisker]) -> Markup {
     )
 }
 
-/// What fits beside the plot together with the number of prompts.
+/// The label, shortened to fit beside the plot together with the number of prompts.
 fn shortened(label: &str) -> String {
     let label = words::one_line(label);
     match words::clip(&label, 16) {

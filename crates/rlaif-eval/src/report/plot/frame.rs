@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use crate::report::words;
 
-/// Numbers to places, along one axis.
+/// Map from numbers to positions along one axis.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scale {
     low: f64,
@@ -14,7 +14,7 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// From the numbers `low..=high` to the places `from..=to`. A range without extent gets one.
+    /// Maps the numbers `low..=high` to the positions `from..=to`. An empty range is widened.
     pub(super) fn new(low: f64, high: f64, from: f64, to: f64) -> Self {
         let (low, high) = if high > low {
             (low, high)
@@ -25,7 +25,7 @@ impl Scale {
         Self { low, high, from, to }
     }
 
-    /// The same with some room at either end.
+    /// The same with a margin at either end.
     pub(super) fn roomy(low: f64, high: f64, from: f64, to: f64) -> Self {
         let scale = Self::new(low, high, from, to);
         let room = (scale.high - scale.low) * 0.06;
@@ -52,13 +52,13 @@ impl Scale {
         (0..=2 * count)
             .map(|at| (first + at as f64) * step)
             .take_while(|tick| *tick <= self.high + step * 1e-9)
-            // -0 and rounding near it.
+            // Removes -0 and the rounding error near 0.
             .map(|tick| if tick.abs() < step * 1e-9 { 0. } else { tick })
             .collect()
     }
 }
 
-/// The numbers at the ticks, with no more digits than tell them apart.
+/// The numbers at the ticks, with just enough digits to tell them apart.
 pub(super) fn labels(ticks: &[f64]) -> Vec<String> {
     let largest = ticks.iter().fold(0f64, |most, tick| most.max(tick.abs()));
     if largest >= 1e6 || (largest > 0. && largest < 1e-3) {
@@ -74,12 +74,12 @@ pub(super) fn labels(ticks: &[f64]) -> Vec<String> {
         .unwrap_or_else(|| ticks.iter().map(|tick| words::number(*tick)).collect())
 }
 
-/// A place with as many digits as a screen can show.
+/// A position with as many digits as a screen can show.
 pub(super) fn at(place: f64) -> String {
     format!("{place:.1}")
 }
 
-/// Where the drawing is.
+/// Size and margins of the drawing area.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame {
     pub(super) width: f64,
@@ -121,7 +121,7 @@ impl Frame {
         }
     }
 
-    /// The drawing, with what it shows in words.
+    /// The drawing, with its description in words.
     pub(super) fn svg(&self, description: &str, drawing: &Markup) -> Markup {
         html! {
             svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (self.width) " " (self.height) }

@@ -7,7 +7,7 @@ use crate::stats::Interval;
 
 /// One point of the plot.
 pub(crate) struct Mark<'a> {
-    /// What stands beside it: a number that the table has as well.
+    /// The label beside the point: its number in the table.
     pub(crate) number: String,
     pub(crate) label: &'a str,
     pub(crate) x: Estimate,
@@ -16,8 +16,7 @@ pub(crate) struct Mark<'a> {
     pub(crate) is_baseline: bool,
 }
 
-/// Two numbers of each policy against each other, with their intervals, and the line along those
-/// that no other beats in both.
+/// Two numbers of each policy against each other, with their intervals, and the Pareto frontier.
 pub(crate) fn scatter(x_title: &str, y_title: &str, marks: &[Mark<'_>]) -> Markup {
     let frame = Frame { width: 560., height: 400., left: 64., right: 546., top: 14., bottom: 344. };
     let bounds = |pick: fn(&Mark<'_>) -> Estimate| {
