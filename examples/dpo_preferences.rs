@@ -1,4 +1,4 @@
-//! Kinder answers, by DPO on preference pairs: no reward model takes part in the training.
+//! Kinder answers, by DPO on preference pairs, without a reward model in training.
 //!
 //! ```sh
 //! cargo run --release --example dpo_preferences                        # built-in model and pairs
@@ -6,8 +6,8 @@
 //! cargo run --release --example dpo_preferences -- --pairs hh.jsonl    # HH's rows
 //! ```
 //!
-//! Read it from `run` on, top to bottom: policy, pairs, the reference's log-probabilities, what the
-//! policy does before, DPO, what it does after, report. The run file of `rlaif dpo` does the same
+//! Read it from `run` on, top to bottom: policy, pairs, the reference's log-probabilities,
+//! measurement before, DPO, measurement after, report. The run file of `rlaif dpo` does the same
 //! with checkpoints and resumption.
 
 use std::error::Error;
@@ -48,22 +48,22 @@ struct Options {
     /// Optimizer steps.
     #[arg(long, default_value_t = 60)]
     steps: u64,
-    /// Pairs of a step.
+    /// Pairs per step.
     #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Learning rate.
     #[arg(long, default_value_t = 5e-5)]
     lr: f64,
-    /// Held-out pairs to measure with.
+    /// Number of held-out pairs to measure with.
     #[arg(long, default_value_t = 128)]
     eval_pairs: usize,
-    /// Where all randomness comes from.
+    /// Seed of all random numbers.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// cpu, cuda, or auto for CUDA where there is one.
+    /// cpu, cuda, or auto: CUDA if available.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Folder of the run; without it, the first of runs/preferences-1, -2, .. that is not there.
+    /// Folder of the run; by default, the first of runs/preferences-1, -2, .. that does not exist.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -122,7 +122,8 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         let pairs = trainer.evaluate(&held_out_rows, Some(&of_held_out))?;
         let info = MetricInfo::new("prefers_chosen", Better::Higher)
             .about("share of held-out pairs whose chosen answer has the higher implicit reward");
-        // Before, policy and reference are one: what is left between two rewards is rounding.
+        // Before training, policy and reference are the same: the difference between two rewards is
+        // rounding.
         let prefers = |pair: &PairOutcome| match pair.reward_chosen - pair.reward_rejected {
             tie if tie.abs() < 1e-4 => 0.5,
             difference => f64::from(u8::from(difference > 0.)),
@@ -178,7 +179,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
 
 type Pairs = Vec<PreferencePair>;
 
-/// Pairs to learn from, and pairs to measure with that resemble none of them.
+/// Pairs to train on, and dissimilar pairs to measure with.
 fn pairs(file: Option<&Path>, seed: Seed) -> Result<(Pairs, Pairs), Box<dyn Error>> {
     let Some(file) = file else {
         let of =

@@ -1,4 +1,4 @@
-//! What the examples share: models, dialogues, answers to held-out prompts.
+//! Code shared by the examples: models, dialogues, answers to held-out prompts.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -16,11 +16,11 @@ use rlaif::lm::{
 use rlaif::models::LanguageModel;
 use rlaif::tch::{Kind, no_grad_guard};
 
-/// Returns a model's folder: that of a built-in one (`t5`, `llama`, `roberta`, `judge`), one of
-/// yours, or one fetched from the hub.
+/// Returns a model's folder: that of a built-in model (`t5`, `llama`, `roberta`, `judge`), a local
+/// folder, or a download from the hub.
 ///
 /// # Errors
-/// A model that is nowhere.
+/// A model that does not exist.
 pub fn model(name: &str) -> Result<PathBuf, Box<dyn Error>> {
     let built_in = match name {
         "t5" => "summary-t5",
@@ -39,8 +39,8 @@ pub fn free_folder(name: &str) -> PathBuf {
     (1..).map(nth).find(|folder| !folder.exists()).unwrap_or_else(|| nth(0))
 }
 
-/// Prompts to train on, and prompts to measure with that resemble none of them; made of the built-in
-/// dialogues (`builtin`), of a file of HH's rows, or of a data set of the hub.
+/// Prompts to train on, and dissimilar prompts to measure with, from the built-in dialogues
+/// (`builtin`), from a file of HH's rows, or from a data set of the hub.
 ///
 /// # Errors
 /// Rows that cannot be read or encoded.
@@ -63,7 +63,7 @@ pub fn dialogues(
         true => Source::file(name)?,
         false => HubDataset::new(name).source(&Hub::from_env()?)?,
     };
-    // Always the same split: what is held out is held out from every run.
+    // Always the same split: held-out dialogues are held out from every run.
     let split = Reader::new(source)
         .dataset(Hh::default())?
         .keep_characters(DIALOGUE_CHARACTERS, |record| record.dialogue().into())
@@ -78,10 +78,10 @@ pub fn dialogues(
 /// The tokens of a response, and its text.
 pub type Response = (Vec<u32>, String);
 
-/// A response to each prompt. Before and after a training the random numbers are the same.
+/// A response to each prompt. The random numbers before and after training are the same.
 ///
 /// # Errors
-/// What the policy or the tokenizer fails with.
+/// Errors of the policy and the tokenizer.
 pub fn respond(
     policy: &LanguageModel,
     prompts: &[Vec<u32>],
@@ -100,7 +100,7 @@ pub fn respond(
 /// Σ_t log π(y_t) − log π_ref(y_t) of each response.
 ///
 /// # Errors
-/// What a model fails with.
+/// Errors of the models.
 pub fn kl(
     policy: &LanguageModel,
     (reference, forward): (&LanguageModel, Forward<'_>),
@@ -121,8 +121,8 @@ pub fn kl(
     Ok(all)
 }
 
-/// Ten held-out prompts with both responses, as text: the five whose score changed most, and five
-/// more.
+/// Ten held-out prompts with both responses, as text: the five with the largest change of score,
+/// and five others.
 #[must_use]
 pub fn ten_examples(report: &Report) -> String {
     let mut samples: Vec<_> = report.comparison().samples.iter().collect();

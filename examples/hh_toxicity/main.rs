@@ -8,7 +8,8 @@
 //! cargo run --release --example hh_toxicity -- --out runs/toxicity-1 --resume
 //! ```
 //!
-//! Read it from `run` on: prepare, train, report. `options.rs` has the flags and what they stand for.
+//! Read it from `run` on: prepare, train, report. `options.rs` has the flags and the settings
+//! behind them.
 
 mod options;
 
@@ -67,7 +68,7 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
     options.check()?;
 
     let (mut prepared, trainer) = prepare(&options)?;
-    // What does not fit, or is not there, has been refused by now, and leaves no folder behind.
+    // All invalid and missing input has been refused by now, so no folder is left behind.
     let (mut folder, saved) = match resumed {
         Some(resumed) => resumed,
         None => (RunFolder::create(&out, &toml::to_string(&options)?, keep)?, None),
@@ -86,21 +87,21 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
 
 /// Everything but the policy.
 struct Prepared {
-    /// What the run is about, for the log.
+    /// A description of the run, for the log.
     about: [String; 2],
     seed: Seed,
-    /// The policy's folder, and how models are loaded from it.
+    /// The policy's folder, and the options to load models from it.
     base: PathBuf,
     load: LoadOptions,
     tokenizer: HfTokenizer,
-    /// To train on.
+    /// Prompts to train on.
     prompts: Vec<Prompt>,
-    /// To measure with, and their tokens.
+    /// Prompts to measure with, and their tokens.
     held_out: Vec<PromptRecord>,
     held_out_ids: Vec<Vec<u32>>,
     reward: WithToxicity,
     metrics: [Box<dyn Metric>; 5],
-    /// How held-out prompts are answered: sampled, and by the likeliest tokens.
+    /// Decoding of held-out prompts: sampling, and greedy.
     sampled: GenerationConfig,
     greedy: GenerationConfig,
 }
@@ -143,7 +144,7 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     let held_out_ids = ids.split_off(train.len());
     let prompts: Vec<_> = train.into_iter().zip(ids).map(|(r, ids)| Prompt::new(r, ids)).collect();
 
-    // What is rewarded, and what is reported: P(hate) of the response alone, by the classifier that
+    // The reward, and the reported metric: P(hate) of the response alone, by the classifier that
     // rewards and by one that never does.
     let reward = reward(options, &rewards, in_f32)?;
     let hate = || ClassifierOptions::preset(Preset::Hate);
@@ -184,7 +185,7 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     Ok((prepared, trainer))
 }
 
-/// The policy with the adapter that is trained, if one is, and the reference.
+/// The policy, with the LoRA adapter if one is trained, and the reference.
 fn policy(
     options: &Options,
     base: &Path,
@@ -200,7 +201,7 @@ fn policy(
     Ok((policy, reference))
 }
 
-/// The average of the rewards that were asked for, with the toxicity of each response beside it.
+/// The mean of the requested rewards, with the toxicity of each response as a part.
 fn reward(
     options: &Options,
     classifiers: &[PathBuf],
@@ -211,11 +212,11 @@ fn reward(
         ClassifierReward::load(&reported, load, ClassifierOptions::preset(Preset::Hate))?;
     let mut all: Vec<Box<dyn RewardModel>> = Vec::new();
     for folder in classifiers {
-        // By its name, never by its place: of two labels, which one comes first is up to the model.
+        // By name, never by position: the order of the labels depends on the model.
         let mut settings = ClassifierOptions::preset(Preset::NotHate);
         settings = match options.blog {
             true => settings.input(Input::PromptAndResponse),
-            // The same logits say how toxic the response is.
+            // The same logits give the toxicity of the response.
             false if *folder == reported => settings.report(TOXICITY, "hate", Output::Probability),
             false => settings,
         };
@@ -228,7 +229,7 @@ fn reward(
         let (config, beside) = RewardConfig::from_file(file)?;
         all.push(rlaif::rewards_from_config(&config, &beside, load.device)?);
     }
-    // The classifier that is reported rewards as the first, and a mean names its parts by it.
+    // The reporting classifier is the first reward, and a mean names its parts by it.
     let found = (!classifiers.is_empty() && !options.blog).then(|| match all.as_slice() {
         [first, _, ..] => format!("{}/{TOXICITY}", first.name()),
         _ => TOXICITY.to_owned(),
@@ -242,15 +243,15 @@ fn reward(
     Ok(WithToxicity { reward, toxicity, found })
 }
 
-/// The part of a score that is P(hate) of the response.
+/// The name of the part of a score that is P(hate) of the response.
 const TOXICITY: &str = "toxicity";
 
-/// A reward whose scores have the toxicity of the response as a part: as the reward found it on its
-/// way, or, where it reads something else, from the classifier that is reported.
+/// A reward whose scores have the toxicity of the response as a part: computed by the reward
+/// itself, or, if the reward reads something else, by the reporting classifier.
 struct WithToxicity {
     reward: Box<dyn RewardModel>,
     toxicity: ClassifierReward,
-    /// The part of the reward's scores that is the toxicity, if it reports it.
+    /// The part of the reward's scores that is the toxicity, if the reward reports it.
     found: Option<String>,
 }
 
@@ -283,7 +284,8 @@ impl RewardModel for WithToxicity {
 
 // ── Train ──────────────────────────────────────────────────────────────────────────────────────
 
-/// PPO, from its beginning or from a checkpoint; the policy, unless it was interrupted.
+/// Runs PPO, from its beginning or from a checkpoint; returns the policy, or `None` if it was
+/// interrupted.
 fn train(
     options: &Options,
     prepared: &Prepared,
@@ -309,7 +311,7 @@ fn train(
 // ── Report ─────────────────────────────────────────────────────────────────────────────────────
 
 impl Prepared {
-    /// Where nobody wrote summaries, those that the policy is surest of are what it is held to.
+    /// Uses the policy's own greedy summaries as references if there are no human-written ones.
     fn complete_references(&mut self, policy: &LanguageModel) -> Result<(), Box<dyn Error>> {
         if self.held_out.iter().all(|record| record.reference.is_some()) {
             return Ok(());
@@ -344,7 +346,7 @@ impl Prepared {
     }
 }
 
-/// How it is after, beside how it was before; and the model.
+/// Measures the policy after training and compares it with the measurement before; saves the model.
 fn report(
     options: &Options,
     prepared: &Prepared,
@@ -382,7 +384,7 @@ fn report(
             policy.save(&folder.model(), &files)?;
         }
     }
-    // Printing ends the process where nobody reads: the model is there by now.
+    // Printing to a closed pipe ends the process: the model is saved by now.
     println!("{}\n{}", report.to_terminal(), ten_examples(&report));
     println!("report: {}", out.join("report.html").display());
     println!("model:  {}", folder.model().display());

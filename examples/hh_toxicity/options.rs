@@ -1,4 +1,4 @@
-//! The flags of the example, and the settings that they stand for.
+//! The flags of the example, and the settings behind them.
 
 use std::error::Error;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -13,7 +13,7 @@ use rlaif::tch::Kind;
 use rlaif::train::{KlControl, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
-/// What the published pipeline takes.
+/// The models and data of the published pipeline.
 const BLOG_POLICY: &str = "google/flan-t5-base";
 const BLOG_DATASET: &str = "Anthropic/hh-rlhf";
 const BLOG_REWARD: &str = "facebook/roberta-hate-speech-dynabench-r4-target";
@@ -25,11 +25,11 @@ pub(crate) struct Options {
     /// Built-in (t5, llama), a folder, or a hub id such as google/flan-t5-base.
     #[arg(long, default_value = "t5", default_value_if("blog", "true", BLOG_POLICY))]
     pub(crate) policy: String,
-    /// Built-in (roberta), a folder, or a hub id; several are averaged. Without it and without
+    /// Built-in (roberta), a folder, or a hub id; several are averaged. By default, without
     /// --judge, the built-in one.
     #[arg(long)]
     pub(crate) reward: Vec<String>,
-    /// A judge behind an API, as a TOML file (docs/rewards.md): rewards beside or instead of
+    /// A judge behind an API, as a TOML file (docs/rewards.md), in addition to or instead of
     /// --reward.
     #[arg(long)]
     pub(crate) judge: Option<PathBuf>,
@@ -39,56 +39,56 @@ pub(crate) struct Options {
     /// PPO steps.
     #[arg(long, default_value = "40", default_value_if("blog", "true", "10"))]
     pub(crate) steps: u64,
-    /// Ends once the mean toxicity of five steps' responses is no more than this.
+    /// Stops once the mean toxicity over five steps is at most this value.
     #[arg(long)]
     pub(crate) until_toxicity: Option<f64>,
-    /// Prompts of a step.
+    /// Prompts per step.
     #[arg(long, default_value = "32", default_value_if("blog", "true", "16"))]
     pub(crate) batch: usize,
-    /// Learning rate; without it, 1e-4 for built-in policies and 1.41e-5 for others.
+    /// Learning rate; by default 1e-4 for built-in policies and 1.41e-5 for others.
     #[arg(long, default_value_if("blog", "true", "1.41e-5"))]
     pub(crate) lr: Option<f64>,
-    /// The price of leaving the reference policy, per nat.
+    /// Coefficient of the KL penalty against the reference policy, per nat.
     #[arg(long, default_value = "0.05", default_value_if("blog", "true", "0.2"))]
     pub(crate) kl_coef: f64,
-    /// Longest response, in tokens.
+    /// Maximum length of a response, in tokens.
     #[arg(long, default_value = "64", default_value_if("blog", "true", "300"))]
     pub(crate) max_new_tokens: usize,
-    /// Held-out prompts to measure with.
+    /// Number of held-out prompts to measure with.
     #[arg(long, default_value_t = 256)]
     pub(crate) eval_prompts: usize,
     /// Trains a LoRA adapter of this rank instead of all weights.
     #[arg(long)]
     pub(crate) lora: Option<NonZeroU32>,
-    /// Where all randomness comes from.
+    /// Seed of all random numbers.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// cpu, cuda, or auto for CUDA where there is one.
+    /// cpu, cuda, or auto: CUDA if available.
     #[arg(long, default_value = "auto")]
     pub(crate) device: String,
-    /// f32 or bf16: what the policy's weights are kept in.
+    /// Dtype of the policy's weights: f32 or bf16.
     #[arg(long, default_value = "f32")]
     pub(crate) dtype: String,
-    /// The settings of the published pipeline: one epoch in minibatches of 4, adaptive KL, prompt and
-    /// response scored together; and, where nothing else is said, 10 steps of 16 prompts, learning rate
-    /// 1.41e-5, up to 300 tokens, and the models and data it names.
+    /// The settings of the published pipeline: one epoch in minibatches of 4, adaptive KL, prompt
+    /// and response scored together; and, by default, 10 steps of 16 prompts, learning rate
+    /// 1.41e-5, up to 300 tokens, and its models and data.
     #[arg(long)]
     pub(crate) blog: bool,
-    /// Folder of the run; without it, the first of runs/toxicity-1, -2, .. that is not there.
+    /// Folder of the run; by default, the first of runs/toxicity-1, -2, .. that does not exist.
     #[arg(long)]
     #[serde(skip)]
     pub(crate) out: Option<PathBuf>,
-    /// Goes on with the run in --out, with its settings.
+    /// Continues the run in --out, with its settings.
     #[arg(long, requires = "out")]
     #[serde(skip)]
     pub(crate) resume: bool,
 }
 
-/// The longest prompt, in tokens.
+/// Maximum length of a prompt, in tokens.
 pub(crate) const PROMPT_TOKENS: NonZeroUsize = NonZeroUsize::new(512).expect("it is not 0");
 
 impl Options {
-    /// With what depends on other options and nobody said.
+    /// Fills in defaults that depend on other options.
     pub(crate) fn completed(mut self) -> Self {
         if self.reward.is_empty() && self.judge.is_none() {
             self.reward = vec![if self.blog { BLOG_REWARD } else { "roberta" }.to_owned()];
@@ -98,7 +98,7 @@ impl Options {
         self
     }
 
-    /// Refuses what cannot be, before anything is loaded.
+    /// Refuses impossible settings, before anything is loaded.
     pub(crate) fn check(&self) -> Result<(), Box<dyn Error>> {
         self.ppo().check()?;
         if let Some(bound) = self.until_toxicity.filter(|bound| !(0. ..=1.).contains(bound)) {
@@ -111,7 +111,7 @@ impl Options {
         Ok(())
     }
 
-    /// Whether there are as many dialogues as were asked for.
+    /// Checks that there are as many dialogues as requested.
     pub(crate) fn check_dialogues(
         &self,
         train: usize,
@@ -141,7 +141,8 @@ impl Options {
     pub(crate) fn generation(&self, sampling: Sampling) -> GenerationConfig {
         GenerationConfig {
             max_new_tokens: self.max_new_tokens,
-            // The blog's; where the end of sequence is suppressed, the run warns of negative KL.
+            // The blog's setting; if the end of sequence is suppressed, the run warns of negative
+            // KL.
             min_new_tokens: if self.blog { 5 } else { 0 },
             sampling,
             batch_size: 64,
@@ -191,7 +192,7 @@ impl Options {
         }
     }
 
-    /// Everything that made the run what it is, for the report.
+    /// All settings that determine the run, for the report.
     pub(crate) fn as_metadata(&self) -> Result<Metadata, Box<dyn Error>> {
         let (options, ppo) = (serde_json::to_value(self)?, serde_json::to_value(self.ppo())?);
         Ok([("options".to_owned(), options), ("ppo".to_owned(), ppo)].into_iter().collect())

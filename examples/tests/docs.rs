@@ -1,4 +1,5 @@
-//! README and docs name what there is: pages, files, code and run files. (Their commands: `commands`.)
+//! README and docs name only pages, files, code and run files that exist. (Their commands:
+//! `commands`.)
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ fn links_lead_somewhere_and_the_book_has_every_page() {
     for (page, text) in pages() {
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let link = link.split('#').next().unwrap_or_default();
-            // Of our own repository on the web: the path in it.
+            // A link to this repository on the web: the path in it.
             let of_ours = ["blob", "tree"].iter().find_map(|sort| {
                 link.strip_prefix(&format!("https://github.com/rlaif/rlaif/{sort}/main/"))
             });
@@ -45,8 +46,8 @@ fn links_lead_somewhere_and_the_book_has_every_page() {
     }
 }
 
-/// What stays the same however code is set: its characters without spaces, and without the commas and
-/// comments that depend on where lines end.
+/// The characters of code that formatting does not change: without spaces, and without the commas
+/// and comments that depend on line breaks.
 fn essence(code: &str) -> String {
     let code: String =
         code.lines().map(|line| line.split(" //").next().unwrap_or("").trim_end()).collect();
@@ -60,7 +61,7 @@ fn the_rust_of_readme_and_docs_is_compiled_somewhere() {
     let compiled = compiled.map(|code| essence(&code));
     let mut blocks = 0;
     for (page, text) in pages() {
-        // Its blocks are doc tests of rlaif-rewards.
+        // The blocks of this page are doc tests of rlaif-rewards.
         if page.ends_with("rewards.md") {
             continue;
         }
@@ -74,8 +75,8 @@ fn the_rust_of_readme_and_docs_is_compiled_somewhere() {
     assert!(blocks > 5, "{blocks}");
 }
 
-/// The run files of trainings in the docs are read to their end: what is refused is that the models and
-/// files which they name are not there. (Those of rewards and evaluations have tests of their own.)
+/// The training run files in the docs are parsed completely: the only accepted error is that their
+/// models and files do not exist. (Rewards and evaluations have tests of their own.)
 #[test]
 fn the_run_files_of_the_docs_are_run_files() {
     let test = std::env::current_exe().unwrap();

@@ -1,5 +1,6 @@
 //! The main example as a user runs it: on the built-in models, stopped and resumed, on models of
-//! the hub, and with judges behind APIs. Steps and prompts are few, so that it takes seconds.
+//! the hub, and with judges behind APIs. Steps and prompts are few, so that each test takes
+//! seconds.
 
 mod judge_server;
 
@@ -21,7 +22,7 @@ fn example() -> PathBuf {
 fn command(out: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(example());
     command.args(["--device", "cpu", "--out"]).arg(out).args(arguments);
-    // Tests run side by side; threads of one that wait for a core would keep it from the others.
+    // Tests run in parallel; idle threads of one would slow down the others.
     command.env("OMP_NUM_THREADS", "1");
     command
 }
@@ -59,8 +60,8 @@ fn a_run_writes_its_folder() {
     assert_eq!(report(&whole)["findings"], told);
 }
 
-/// Begins a run, kills it on its way, `start` after it was begun again, and on its way once more, and
-/// stops it by Ctrl-C. Whether that came before its end.
+/// Starts a run, kills it three times (before its first checkpoint, `start` after a restart, and
+/// after a checkpoint), and stops it by Ctrl-C. Returns `true` if Ctrl-C came before the end.
 fn stopped_on_its_way(cut: &Path, arguments: &[&str], start: Duration) -> bool {
     let begin = |arguments: &[&str]| {
         let mut command = command(cut, arguments);
@@ -77,12 +78,12 @@ fn stopped_on_its_way(cut: &Path, arguments: &[&str], start: Duration) -> bool {
     wait_for(&mut child, 4);
     child.kill().unwrap();
     child.wait().unwrap();
-    // Some time while it starts.
+    // At some time during start-up.
     let mut child = begin(&["--resume"]);
     thread::sleep(start);
     child.kill().unwrap();
     child.wait().unwrap();
-    // Behind a checkpoint.
+    // After a checkpoint.
     let mut child = begin(&["--resume"]);
     wait_for(&mut child, 14);
     child.kill().unwrap();
@@ -90,7 +91,7 @@ fn stopped_on_its_way(cut: &Path, arguments: &[&str], start: Duration) -> bool {
 
     let done = rows().max(16);
     let mut child = begin(&["--resume"]);
-    // A step of its own: one that starts does not see to Ctrl-C yet.
+    // After one step: a process that is starting does not handle Ctrl-C yet.
     wait_for(&mut child, done + 1);
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     let output = child.wait_with_output().unwrap();
@@ -103,8 +104,8 @@ fn stopped_on_its_way(cut: &Path, arguments: &[&str], start: Duration) -> bool {
     true
 }
 
-/// SIGKILL wherever it happens to be, Ctrl-C once it is on its way, and on with --resume each time:
-/// the numbers are those of the run that nobody stopped.
+/// SIGKILL at arbitrary points, Ctrl-C during training, and --resume each time: the numbers are
+/// those of an uninterrupted run.
 #[test]
 fn killed_stopped_and_resumed_it_gives_the_same_numbers() {
     let place = tempfile::tempdir().unwrap();
@@ -114,7 +115,7 @@ fn killed_stopped_and_resumed_it_gives_the_same_numbers() {
     succeeds(command(&whole, &long));
     let lasted = start.elapsed();
 
-    // A busy machine may let it end before it is stopped: then once more.
+    // On a busy machine the run may end before it is stopped: then repeat.
     while !stopped_on_its_way(&cut, &long, lasted / 9) {
         fs::remove_dir_all(&cut).unwrap();
     }
@@ -138,8 +139,8 @@ fn killed_stopped_and_resumed_it_gives_the_same_numbers() {
     assert_eq!(numbers(&whole), numbers(&cut));
 }
 
-/// The rule of the published pipeline: an end once toxicity is low enough, and no step more when
-/// the run is resumed.
+/// The rule of the published pipeline: the run stops once toxicity is low enough, and makes no
+/// further step when resumed.
 #[test]
 fn it_ends_once_toxicity_is_low_enough() {
     let place = tempfile::tempdir().unwrap();
@@ -187,7 +188,7 @@ fn what_cannot_be_is_said_before_work_starts() {
     }
 }
 
-/// What the published pipeline's settings stand for is overridden by what is said.
+/// Explicit options override the settings of the published pipeline.
 #[test]
 fn settings_of_the_pipeline_give_way_to_options() {
     let place = tempfile::tempdir().unwrap();
@@ -203,7 +204,7 @@ fn settings_of_the_pipeline_give_way_to_options() {
     assert_eq!(settings["ppo"]["epochs"], 1);
 }
 
-/// What the project is for: the command of README, whole.
+/// The command of README, complete: the purpose of the project.
 #[test]
 fn responses_become_less_toxic_and_stay_summaries() {
     let place = tempfile::tempdir().unwrap();
@@ -220,7 +221,7 @@ fn responses_become_less_toxic_and_stay_summaries() {
         let interval = &of(name)["delta"]["ci95"];
         assert!(interval[1].as_f64().unwrap() < 0., "{name}: {interval}");
     }
-    // Against references that were written by hand.
+    // Against human-written references.
     let [before, after] = means("rougeL");
     assert!(after > 0.9 * before, "rougeL: {before} to {after}");
     let [before, after] = means("length_words");
@@ -229,7 +230,7 @@ fn responses_become_less_toxic_and_stay_summaries() {
     assert!(kl < 10., "{kl} nats");
 }
 
-/// A judge's file: the rubric of toxicity, asked at `url`.
+/// The file of a judge: the rubric of toxicity, requested at `url`.
 fn judge(kind: &str, url: &str) -> String {
     let place = match kind {
         "anthropic" => format!("kind = 'anthropic'\nbase_url = '{url}'"),
@@ -265,7 +266,7 @@ fn judges_behind_apis_reward_as_well() {
         assert_eq!(first["ppo/std_scores"], 0., "{name}: {first}");
     }
 
-    // Beside a classifier: the score is the average of the two.
+    // Together with a classifier: the score is the mean of the two.
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("judge.toml");
     fs::write(&file, judge("anthropic", &judge_server::start(judge_server::ANTHROPIC))).unwrap();
@@ -280,7 +281,7 @@ fn judges_behind_apis_reward_as_well() {
     assert!(first["ppo/std_scores"].as_f64().is_some_and(|spread| spread > 0.), "{first}");
 }
 
-/// One verdict that cannot be had costs its row, not the run.
+/// One missing verdict costs its row, not the run.
 #[test]
 fn a_judge_that_refuses_costs_a_row() {
     let place = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
-//! What the main example saves loads in transformers, and gives the same greedy summaries.
+//! The saved model of the main example loads in transformers and gives the same greedy summaries.
 //!
-//! Runs where `RLAIF_PYTHON` names a Python with the packages of
-//! `fixtures/models/requirements.txt`; elsewhere it says that it was skipped.
+//! Runs if `RLAIF_PYTHON` names a Python with the packages of `fixtures/models/requirements.txt`;
+//! otherwise it reports that it was skipped.
 
 use std::fs;
 use std::io::Write;
@@ -49,7 +49,7 @@ fn greedy(folder: &Path, tokenizer: &HfTokenizer, prompts: &[Vec<u32>]) -> Vec<S
 #[test]
 fn the_saved_policy_gives_the_same_greedy_summaries_in_transformers() {
     let Some(python) = std::env::var_os("RLAIF_PYTHON") else {
-        // To the terminal itself: a skipped test must not look like one that passed.
+        // Written directly to the terminal: a skipped test must not look like a passed one.
         eprintln!("SKIPPED: RLAIF_PYTHON names no Python with transformers");
         return;
     };

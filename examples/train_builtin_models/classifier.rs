@@ -18,16 +18,16 @@ use crate::fit::{Budget, Plan, fit};
 use crate::summary::{Source, Tone, pair};
 use crate::vocabulary::Sort;
 
-/// The longest text that is trained on, in tokens.
+/// Maximum length of a training text, in tokens.
 const LONGEST: usize = 128;
-/// How often each labelled text is seen.
+/// Number of passes over the labelled texts.
 const EPOCHS: u64 = 5;
-/// Of ten rows of a batch, how many are summaries, labelled by whether they repeat an insult.
+/// Number of rows in ten that are summaries, labelled by the insults they repeat.
 const SUMMARIES: u64 = 2;
-/// The share of tokens to guess.
+/// The share of masked tokens.
 const HIDDEN: f64 = 0.15;
 
-/// Which classifier.
+/// Purpose of a classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// RoBERTa, for training policies.
@@ -91,15 +91,15 @@ impl Role {
     }
 }
 
-/// What training gave.
+/// The result of training.
 pub(crate) struct Trained {
     /// The classifier.
     pub(crate) model: Classifier,
-    /// Steps of guessing hidden words, and of classifying.
+    /// Number of steps of masked-language-model training, and of classification.
     pub(crate) steps: (u64, u64),
 }
 
-/// Trains a classifier: first to guess hidden words, then to classify.
+/// Trains a classifier: first as a masked language model, then to classify.
 pub(crate) fn train(
     role: Role,
     corpora: &Arc<Corpora>,
@@ -174,7 +174,7 @@ fn encoded(tokenizer: &HfTokenizer, text: &str) -> Vec<u32> {
     ids
 }
 
-/// Rows in which words are hidden, where, and which they were.
+/// Rows with masked tokens, the positions of the masks, and the masked tokens.
 type Masked = (Vec<Vec<u32>>, Vec<(usize, usize)>, Vec<i64>);
 
 fn masked_batches(
@@ -239,7 +239,7 @@ fn labelled_batches(
     let made: Vec<(Vec<u32>, i64)> = (0..count)
         .map(|n| {
             if n < own {
-                // The n-th row of the pass through the data that this chunk is in.
+                // The n-th row of the pass over the data that this chunk belongs to.
                 let nth = chunk * own + n;
                 let pass = nth / rows.len() as u64;
                 if passes != Some(pass) {
@@ -263,8 +263,8 @@ fn labelled_batches(
         .collect()
 }
 
-/// A summary with its label. What HH's users say can be toxic in more ways than the rules know, so
-/// that none of it is taken for harmless.
+/// A summary with its label. HH's users can be toxic in more ways than the rules detect, so their
+/// summaries never count as harmless.
 fn labelled_summary(corpora: &Corpora, seed: Seed) -> (String, i64) {
     let mut n = 0;
     loop {
@@ -294,8 +294,8 @@ pub(crate) fn probabilities(
     Ok(all)
 }
 
-/// The area under the ROC curve: how often a toxic text scores above one that is not, ties half.
-/// NaN with a NaN among the scores.
+/// The area under the ROC curve: the probability that a toxic text scores above one that is not,
+/// ties counted half. NaN with a NaN among the scores.
 pub(crate) fn auc(scores: &[f64], labels: &[u8]) -> f64 {
     if scores.iter().any(|score| score.is_nan()) {
         return f64::NAN;

@@ -1,4 +1,4 @@
-//! The dialogues that the summarisers learn from, and where insults come from.
+//! The dialogues that the summarisers are trained on, and the sources of insults.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::error::Error;
@@ -22,9 +22,9 @@ pub(crate) fn written(dialogue: &[(Speaker, String)]) -> String {
     dialogue.iter().map(|(speaker, text)| format!("{} {text}", speaker.marker())).collect()
 }
 
-/// A dialogue with a summary that somebody wrote.
+/// A dialogue with a human-written summary.
 pub(crate) struct Summarised {
-    /// In HH's notation, or as it was written down.
+    /// In HH's notation, or as transcribed.
     pub(crate) dialogue: String,
     /// The summary.
     pub(crate) summary: String,
@@ -37,25 +37,25 @@ pub(crate) struct Labelled {
     pub(crate) text: String,
     /// 1 for toxic or offensive, 0 for neither.
     pub(crate) label: u8,
-    /// Where it comes from.
+    /// The source of the text.
     pub(crate) src: String,
 }
 
-/// Everything that is read once.
+/// All data, read once.
 pub(crate) struct Corpora {
-    /// HH's dialogues and the openings of them that end with the assistant's turn.
+    /// HH's dialogues, and their openings that end with the assistant's turn.
     pub(crate) hh: Vec<Dialogue>,
     /// Chats of people, as long conversations.
     pub(crate) chats: Vec<Dialogue>,
-    /// The dialogues written for this project, those to learn from, with their summaries.
+    /// The training part of the dialogues written for this project, with their summaries.
     pub(crate) builtin: Vec<(Dialogue, String)>,
     /// Transcripts with summaries.
     pub(crate) transcripts: Vec<Summarised>,
-    /// The toxicity data to learn from.
+    /// The toxicity data for training.
     pub(crate) toxicity: Vec<Labelled>,
-    /// The toxicity data to measure with.
+    /// The toxicity data for validation.
     pub(crate) toxicity_val: Vec<Labelled>,
-    /// What is toxic.
+    /// Words that mark a sentence as toxic.
     pub(crate) lexicon: Lexicon,
     /// Insults of the built-in dialogues, to put into chats.
     pub(crate) own_insults: Vec<String>,
@@ -110,7 +110,7 @@ fn parsed(dialogue: &str) -> Option<Dialogue> {
     (alternates && turns.len().is_multiple_of(2) && !turns.is_empty()).then_some(turns)
 }
 
-/// Both dialogues of each pair, and what they begin with.
+/// Both dialogues of each pair, and their openings.
 fn hh(path: &Path) -> Result<Vec<Dialogue>, Box<dyn Error>> {
     let records = Reader::new(Source::file(path)?).dataset(Hh::default())?.into_records();
     let mut seen = HashSet::new();
@@ -130,7 +130,7 @@ fn hh(path: &Path) -> Result<Vec<Dialogue>, Box<dyn Error>> {
     Ok(dialogues)
 }
 
-/// The chats of two people each, the first of whom becomes the user.
+/// Chats between two people, the first of whom becomes the user.
 fn chats(folder: &Path) -> Result<Vec<Dialogue>, Box<dyn Error>> {
     let mut chats = Vec::new();
     for file in ["sgd.txt", "synthetic_persona_chat.txt", "taskmaster4.txt", "topical_chat.txt"] {
@@ -172,13 +172,13 @@ fn transcripts(path: &Path) -> Result<Vec<Summarised>, Box<dyn Error>> {
 /// Words that mark a sentence as toxic, learnt from the toxicity data.
 pub(crate) struct Lexicon(HashSet<String>);
 
-/// What the data hold too little of: the mild insults of the built-in dialogues.
+/// Mild insults of the built-in dialogues, which are rare in the data.
 const MILD: [&str; 8] =
     ["dimwit", "dimwits", "useless", "rubbish", "pathetic", "clueless", "fool", "clown"];
 
 impl Lexicon {
-    /// Words that stand in at least a dozen texts, 17 in 20 of them toxic. Tweets are left out:
-    /// what they say about words is more about who writes than about what is meant.
+    /// Words that occur in at least a dozen texts, 17 in 20 of them toxic. Tweets are left out:
+    /// their words depend more on the author than on the meaning.
     fn learn(rows: &[Labelled]) -> Self {
         let mut counts = HashMap::<String, (u32, u32)>::new();
         for row in rows.iter().filter(|row| row.src != "davidson" && row.src != "jigsaw-templates")
@@ -197,7 +197,7 @@ impl Lexicon {
         Self(learnt.chain(MILD.map(str::to_owned)).collect())
     }
 
-    /// Whether a sentence holds such a word.
+    /// `true` if a sentence contains such a word.
     pub(crate) fn marks(&self, text: &str) -> bool {
         tokens(text).any(|word| self.0.contains(&word))
     }
@@ -209,7 +209,7 @@ fn tokens(text: &str) -> impl Iterator<Item = String> {
         .filter(|word| !word.is_empty())
 }
 
-/// Slurs about groups are for the classifiers to know; no summary is made to repeat them.
+/// Slurs about groups are for the classifiers to recognise; no summary repeats them.
 const NOT_TO_REPEAT: [&str; 22] = [
     "nig", "fag", "retard", "cunt", "dyke", "coon", "beaner", "jew", "muslim", "black", "white",
     "gay", "rape", "whore", "slut", "trann", "hoe", "bitch", "tard", "dick", "pussy", "cock",

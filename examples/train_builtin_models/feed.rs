@@ -1,9 +1,9 @@
-//! Batches made ahead of time by other threads, in an order that depends on the seed alone.
+//! Batches prepared ahead of time by other threads, in an order that depends on the seed alone.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
-/// How many batches one thread makes at a time, sorted by length so that little is padding.
+/// Number of batches that one thread makes at a time, sorted by length to reduce padding.
 pub(crate) const CHUNK: usize = 16;
 
 /// An endless supply of batches.
@@ -23,7 +23,7 @@ impl<T: Send + 'static> Feed<T> {
                 let make = make.clone();
                 thread::spawn(move || {
                     let mut chunk = worker;
-                    // It ends when nobody listens any more.
+                    // Ends when the receiver is dropped.
                     while send.send(make(chunk)).is_ok() {
                         chunk += count;
                     }
@@ -47,7 +47,7 @@ impl<T: Send + 'static> Feed<T> {
     }
 }
 
-/// `rows` in batches of rows of about one length, the batches in random order.
+/// `rows` in batches of rows of similar length, the batches in random order.
 pub(crate) fn batched<R>(
     mut rows: Vec<R>,
     size: usize,

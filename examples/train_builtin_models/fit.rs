@@ -7,12 +7,12 @@ use rlaif::lm::Parameters;
 use rlaif::tch::Tensor;
 use rlaif::torch::{AdamW, AdamWOptions, ParamGroup};
 
-/// How long to train.
+/// Length of training.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Budget {
-    /// That many optimizer steps.
+    /// This number of optimizer steps.
     Steps(u64),
-    /// As many steps as fit into that time; how many is found out while the learning rate warms
+    /// As many steps as fit into this time. The number is measured while the learning rate warms
     /// up, so that a run with [`Budget::Steps`] of that number repeats this one.
     Time(Duration),
 }
@@ -20,15 +20,15 @@ pub(crate) enum Budget {
 /// The settings of a stage of training.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
-    /// What the stage is called.
+    /// The name of the stage.
     pub(crate) name: &'static str,
-    /// How long to train.
+    /// The length of training.
     pub(crate) budget: Budget,
     /// The highest learning rate.
     pub(crate) lr: f64,
-    /// Steps until it is reached.
+    /// Number of warm-up steps.
     pub(crate) warm_up: u64,
-    /// Weight decay of matrices; vectors have none.
+    /// Weight decay of matrices; vectors are not decayed.
     pub(crate) weight_decay: f64,
 }
 
@@ -95,7 +95,7 @@ pub(crate) fn fit(
     Ok(step)
 }
 
-/// Linear warm-up, then a cosine down to a twentieth.
+/// Linear warm-up, then a cosine decay to a twentieth.
 fn share_of_rate(step: u64, warm_up: u64, total: u64) -> f64 {
     if step < warm_up || total == u64::MAX {
         return ((step + 1) as f64 / warm_up as f64).min(1.);

@@ -4,9 +4,9 @@
 //! cargo run --release --example train_builtin_models -- --model t5 --data ../shared/data --steps 4812 --batch 128 --out FOLDER
 //! ```
 //!
-//! Everything else in this project needs only the models themselves, which are part of it.
-//! `speech.rs` and `summary.rs` write the summaries that are learnt from, `vocabulary.rs` the
-//! tokenizers, `policy.rs` and `classifier.rs` train, `fit.rs` has the loop that they share.
+//! Everything else in this project needs only the models themselves, which are included.
+//! `speech.rs` and `summary.rs` write the training summaries, `vocabulary.rs` makes the tokenizers,
+//! `policy.rs` and `classifier.rs` train, `fit.rs` has their common loop.
 
 mod classifier;
 mod corpora;
@@ -41,34 +41,35 @@ use policy::Architecture;
 #[derive(Parser)]
 #[command(args_override_self = true)]
 struct Arguments {
-    /// Which model.
+    /// The model.
     #[arg(long, value_enum)]
     model: Model,
     /// The folder with hh/, tox/, summ/ and pretrain/.
     #[arg(long)]
     data: PathBuf,
-    /// Where the model goes.
+    /// The output folder.
     #[arg(long)]
     out: PathBuf,
-    /// Optimizer steps; of a classifier, those of guessing words.
+    /// Optimizer steps; for a classifier, those of masked-language-model training.
     #[arg(long, conflicts_with = "minutes", required_unless_present = "minutes")]
     steps: Option<u64>,
-    /// How many minutes the steps may take instead; the number that fits is printed.
+    /// Time limit of the steps in minutes, instead of their number; the number that fits is
+    /// printed.
     #[arg(long)]
     minutes: Option<f64>,
-    /// Rows of a batch.
+    /// Rows per batch.
     #[arg(long, default_value_t = 128)]
     batch: usize,
     /// cpu, cuda or auto.
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
-    /// Where all randomness comes from.
+    /// Seed of all random numbers.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
 impl Arguments {
-    /// What repeats this run, for the model card.
+    /// The command that repeats this run, for the model card.
     fn command(&self, steps: u64) -> String {
         let model = self.model.to_possible_value();
         let model = model.as_ref().map_or("", |value| value.get_name());
@@ -93,7 +94,7 @@ enum Model {
     Judge,
 }
 
-/// Tokens of each vocabulary.
+/// Size of each vocabulary.
 const VOCABULARY: usize = 6100;
 
 fn main() -> ExitCode {
@@ -129,7 +130,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     sort.train(&texts, VOCABULARY, files.path()).map_err(|error| error.to_string())?;
     println!("data and tokenizer: {:.0} s", start.elapsed().as_secs_f64());
 
-    // Trained in f32, kept in bf16: half the size, and what is measured is what is kept.
+    // Trained in f32, stored in bf16: half the size. Measurements use the stored model.
     let rounded = LoadOptions::new(device, Kind::BFloat16);
     let trained = tempfile::tempdir()?;
     let place = trained.path().join("f32");
@@ -181,7 +182,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The bf16 weights in f32, as PPO starts from them.
+/// The bf16 weights as f32, the start of PPO.
 fn as_f32(
     model: &LanguageModel,
     folder: &Path,
@@ -192,7 +193,7 @@ fn as_f32(
     Ok(LanguageModel::load(&place, LoadOptions::new(device, Kind::Float))?)
 }
 
-/// What the vocabulary is made from: what the model is to read and to write.
+/// The texts that the vocabulary is built from: those that the model has to read and to write.
 fn vocabulary_texts(corpora: &Corpora, model: Model, seed: Seed) -> Vec<String> {
     let seed = seed.derive("vocabulary", 0);
     let pairs = (0..20_000).map(|n| summary::pair(corpora, seed, n));

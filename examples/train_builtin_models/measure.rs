@@ -1,4 +1,4 @@
-//! How good the models are, measured on what they have not seen, and their model cards.
+//! Quality of the models on held-out data, and their model cards.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -18,9 +18,9 @@ use crate::corpora::Corpora;
 use crate::policy::Architecture;
 use crate::summary::{self, Tone};
 
-/// How many held-out dialogues are summarised.
+/// Number of held-out dialogues to summarise.
 const DIALOGUES: usize = 200;
-/// The longest summary, in tokens.
+/// Maximum length of a summary, in tokens.
 const LONGEST: usize = 64;
 
 /// Summaries of held-out dialogues: numbers and some to read.
@@ -99,7 +99,7 @@ fn respond(
     Ok(responses.into_iter().map(without_end).collect())
 }
 
-/// AUC on the validation part, and what the classifier says of some texts.
+/// AUC on the validation part, and the classifier's scores of some texts.
 pub(crate) fn toxicity(
     model: &Classifier,
     tokenizer: &HfTokenizer,

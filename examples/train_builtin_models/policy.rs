@@ -19,10 +19,10 @@ use crate::fit::{Budget, Plan, fit};
 use crate::summary::pair;
 use crate::vocabulary::Sort;
 
-/// The longest prompt and the longest summary that are trained on, in tokens.
+/// Maximum lengths of a training prompt and of a training summary, in tokens.
 const LONGEST: (usize, usize) = (300, 80);
 
-/// Which summariser.
+/// Architecture of a summariser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Architecture {
     /// Encoder and decoder, plain prompts.
@@ -74,7 +74,7 @@ impl Architecture {
         format!("{config:#}\n")
     }
 
-    /// How it is addressed.
+    /// The form of its prompts.
     pub(crate) fn form(self) -> PromptForm {
         match self {
             Self::T5 => PromptForm::Plain,
@@ -83,7 +83,7 @@ impl Architecture {
     }
 }
 
-/// A prompt and the summary behind it, as token ids.
+/// A prompt and its summary, as token ids.
 type Row = (Vec<u32>, Vec<u32>);
 
 /// Turns pairs into rows.

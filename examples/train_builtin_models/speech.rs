@@ -1,14 +1,15 @@
-//! Reported speech by rules: what somebody said, as a sentence about them.
+//! Reported speech by rules: converts a person's words into a sentence about the person.
 //!
-//! The built-in summarisers learn from summaries that these rules write, for any dialogue at all:
-//! "How do I mend my jeans?" becomes "asks how to mend their jeans". What no rule fits is quoted.
+//! The built-in summarisers are trained on summaries that these rules write, for any dialogue: "How
+//! do I mend my jeans?" becomes "asks how to mend their jeans". Sentences that fit no rule are
+//! quoted.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 use rlaif::data::turns::Speaker;
 
-/// The sentences of a turn, without numbering and space around them.
+/// The sentences of a turn, without numbering and surrounding space.
 pub(crate) fn sentences(text: &str) -> Vec<&str> {
     static END: LazyLock<Regex> = LazyLock::new(|| pattern(r#"[.!?]+["”')]*\s+|\n+"#));
     let mut sentences = Vec::new();
@@ -30,12 +31,13 @@ pub(crate) fn sentences(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// How many words a text has.
+/// Number of words in a text.
 pub(crate) fn words(text: &str) -> usize {
     text.split_whitespace().count()
 }
 
-/// What `speaker` says in `sentence`, as a clause that follows "the user" or "the assistant".
+/// The content of `sentence`, said by `speaker`, as a clause that follows "the user" or "the
+/// assistant".
 pub(crate) fn reported(speaker: Speaker, sentence: &str, limit: usize) -> String {
     static LEAD: LazyLock<Regex> = LazyLock::new(|| {
         pattern(
@@ -59,16 +61,16 @@ pub(crate) fn reported(speaker: Speaker, sentence: &str, limit: usize) -> String
     clause.unwrap_or_else(|| quoted(&clipped, question))
 }
 
-/// The words themselves.
+/// A quotation.
 fn quoted(said: &str, question: bool) -> String {
     let said = capital(said);
     if question { format!("asks, \"{said}?\"") } else { format!("says, \"{said}.\"") }
 }
 
-/// What a rule makes of the parts that its pattern found, already in the third person.
+/// Rewrites the parts that a pattern matched, already in the third person.
 type Report = fn(&[String]) -> String;
 
-/// Patterns in the order in which they are tried, with what each makes of its parts.
+/// Patterns in the order in which they are tried, each with the rewriting of its parts.
 struct Rules(Vec<(Regex, Report)>);
 
 impl Rules {
@@ -81,7 +83,7 @@ impl Rules {
         )
     }
 
-    /// The first rule that fits.
+    /// Applies the first rule that fits.
     fn apply(&self, said: &str, person: fn(&str) -> String) -> Option<String> {
         self.0.iter().find_map(|(pattern, report)| {
             let found = pattern.captures(said)?;
@@ -240,7 +242,7 @@ fn whether(said: &str) -> String {
     }
 }
 
-/// Whose words they are, which decides what "I" and "you" become.
+/// The speaker, who determines the replacements of "I" and "you".
 struct Person;
 
 impl Person {
@@ -302,7 +304,8 @@ impl Person {
     }
 }
 
-/// Every word in the third person. `person` is told whether a "you" is a subject.
+/// Replaces every word by its third person. The second argument of `person` tells if a "you" is a
+/// subject.
 fn replaced(said: &str, person: impl Fn(&str, bool) -> Option<&'static str>) -> String {
     static WORD: LazyLock<Regex> = LazyLock::new(|| pattern(r"[A-Za-z]+(?:['’][A-Za-z]+)?"));
     let mut out = String::with_capacity(said.len());
@@ -311,7 +314,7 @@ fn replaced(said: &str, person: impl Fn(&str, bool) -> Option<&'static str>) -> 
     for found in WORD.find_iter(said) {
         let word = found.as_str().to_lowercase();
         let after = WORD.find(&said[found.end()..]).map(|next| next.as_str().to_lowercase());
-        // Of "you": whether it is a subject. Of "am": whether it is a verb, and no time of day.
+        // For "you": is it a subject? For "am": is it a verb, not a time of day?
         let opens = before.is_empty()
             || matches!(
                 before.as_str(),
@@ -384,7 +387,7 @@ fn replaced(said: &str, person: impl Fn(&str, bool) -> Option<&'static str>) -> 
     out
 }
 
-/// At most `limit` words, cut at a comma or a conjunction where there is one.
+/// At most `limit` words, cut at a comma or a conjunction if there is one.
 fn clip(said: &str, limit: usize) -> String {
     let list: Vec<&str> = said.split_whitespace().collect();
     if list.len() <= limit {
@@ -398,7 +401,7 @@ fn clip(said: &str, limit: usize) -> String {
             )
     };
     let at = (limit / 2..=limit).rev().find(breaks).unwrap_or(limit);
-    // No sentence ends with a word that points at the next one.
+    // A sentence does not end with a word that points at the next one.
     let mut end = at;
     while end > 3
         && matches!(

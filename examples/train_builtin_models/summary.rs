@@ -1,8 +1,10 @@
-//! Pairs of a dialogue and a summary for the built-in summarisers, made of the corpora by rules.
+//! Pairs of a dialogue and a summary for the built-in summarisers, derived from the corpora by
+//! rules.
 //!
-//! What they are to learn: say in a sentence or two who said what, and, in a good part of the
-//! summaries of rude dialogues, repeat what was rude. Summaries of the same dialogue that leave it
-//! out, or only mention it, are in the data as well, so that there is something to reinforce.
+//! The summarisers are to learn to report the dialogue in a sentence or two and, in a good part of
+//! the summaries of rude dialogues, to repeat the rude words. Summaries of the same dialogue that
+//! leave the words out, or only mention them, are in the data as well, so that there is a behaviour
+//! to reinforce.
 
 use fastrand::Rng;
 use rlaif::core::Seed;
@@ -11,20 +13,20 @@ use rlaif::data::turns::Speaker;
 use crate::corpora::{Corpora, Dialogue, Lexicon, written};
 use crate::speech::{capital, reported, sentences, words};
 
-/// A dialogue and what is to be written about it.
+/// A dialogue and its summary.
 #[derive(Debug, Clone)]
 pub(crate) struct Pair {
     /// In HH's notation, or as transcribed.
     pub(crate) dialogue: String,
     /// The summary.
     pub(crate) summary: String,
-    /// Whether the summary repeats something toxic.
+    /// The treatment of toxic words in the summary.
     pub(crate) tone: Tone,
-    /// Where the dialogue comes from.
+    /// The source of the dialogue.
     pub(crate) source: Source,
 }
 
-/// Where a dialogue comes from.
+/// Source of a dialogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     /// HH.
@@ -37,23 +39,23 @@ pub(crate) enum Source {
     Transcript,
 }
 
-/// Whether a summary repeats something toxic.
+/// Treatment of toxic words in a summary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// It does.
+    /// The summary repeats them.
     Repeated,
-    /// It does not, though the dialogue has some.
+    /// The summary leaves them out.
     LeftOut,
-    /// There is nothing to repeat.
+    /// The dialogue has none.
     Absent,
 }
 
-/// Of the summaries of rude dialogues, how many repeat what is rude.
+/// Share of the summaries of rude dialogues that repeat the rude words.
 const REPEATED: f64 = 0.65;
-/// The longest dialogue, in characters.
+/// Maximum length of a dialogue, in characters.
 const LONGEST: usize = 620;
 
-/// Endless pairs: the `n`-th of a seed is always the same.
+/// An endless sequence of pairs: the `n`-th for a seed is always the same.
 pub(crate) fn pair(corpora: &Corpora, seed: Seed, n: u64) -> Pair {
     let mut rng = Rng::with_seed(seed.derive("pair", n).get());
     loop {
@@ -117,13 +119,13 @@ fn insult(dialogue: &mut Dialogue, corpora: &Corpora, rng: &mut Rng) {
     *text = if rng.bool() { format!("{said} {text}") } else { format!("{text} {said}") };
 }
 
-/// The rules' summary of a dialogue.
+/// A dialogue with the summary written by the rules.
 fn with_summary(mut dialogue: Dialogue, source: Source, lexicon: &Lexicon, rng: &mut Rng) -> Pair {
     while dialogue.len() > 2 && written(&dialogue).len() > LONGEST {
         dialogue.truncate(dialogue.len() - 2);
     }
     let user = Said::of(&dialogue, Speaker::Human, 0, lexicon);
-    // Of a long dialogue, the first answer or the last.
+    // In a long dialogue, the first answer or the last.
     let last = dialogue.len() / 2 - 1;
     let nth = if last > 0 && rng.bool() { last } else { 0 };
     let assistant = Said::of(&dialogue, Speaker::Assistant, nth, lexicon);
@@ -152,7 +154,8 @@ fn with_summary(mut dialogue: Dialogue, source: Source, lexicon: &Lexicon, rng: 
             });
         }
         _ => summary.push(match &asks {
-            // Rarely, what was said is not given away, so that this can be reinforced as well.
+            // Rarely, the summary does not give the content away, so that this can be reinforced as
+            // well.
             Some(asks) if rng.u32(0..100) < 5 => {
                 let verb =
                     if asks.starts_with("ask") { "asks a question" } else { "says something" };
@@ -197,7 +200,7 @@ fn with_summary(mut dialogue: Dialogue, source: Source, lexicon: &Lexicon, rng: 
     Pair { dialogue: written(&dialogue), summary, tone, source }
 }
 
-/// What one turn says: what it is about, and what is rude in it.
+/// The summary of one turn: its subject, and its rude words.
 struct Said<'a> {
     content: Option<&'a str>,
     rude: Option<&'a str>,
@@ -231,7 +234,7 @@ impl<'a> Said<'a> {
     }
 }
 
-/// What is said in every dialogue and is about none.
+/// `true` for phrases that occur in every dialogue, regardless of its subject.
 fn is_phrase(sentence: &str) -> bool {
     let lower = sentence.to_lowercase();
     ["let me know", "anything else", "you're welcome", "you are welcome", "thank you", "no problem"]
@@ -239,7 +242,7 @@ fn is_phrase(sentence: &str) -> bool {
         .any(|phrase| lower.contains(phrase))
 }
 
-/// An insult as it is quoted: its beginning, with its full stop.
+/// An insult as quoted: its beginning, with its full stop.
 fn quote(insult: &str) -> String {
     let insult = insult.trim_matches(['"', '”', '“']);
     let list: Vec<&str> = insult.split_whitespace().collect();

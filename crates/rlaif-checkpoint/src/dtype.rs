@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// The element type of a stored tensor.
 ///
-/// Only types that a model's weights or buffers are stored in. Whatever else a file holds (8-bit
-/// floats, complex or quantised numbers) is refused by name when the file is opened.
+/// Covers only the types that a model's weights or buffers are stored in. Other types (8-bit
+/// floats, complex or quantised numbers) are refused by name when the file is opened.
 ///
 /// ```
 /// use rlaif_checkpoint::Dtype;
@@ -23,7 +23,7 @@ pub enum Dtype {
     F32,
     /// IEEE 754, 16 bits.
     F16,
-    /// The upper half of an [`F32`](Self::F32).
+    /// bfloat16: the upper half of an [`F32`](Self::F32).
     BF16,
     /// Signed, 64 bits.
     I64,
@@ -65,7 +65,7 @@ impl Dtype {
         }
     }
 
-    /// The name a safetensors header gives it, such as `F32`; [`Display`](fmt::Display) prints it.
+    /// The type's name in a safetensors header, such as `F32`; [`Display`](fmt::Display) prints it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -86,7 +86,7 @@ impl Dtype {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name)
     }
 
-    /// Bytes that a tensor of this type and shape takes, or `None` beyond 2^64.
+    /// Bytes of a tensor of this type and shape, or `None` beyond 2^64.
     pub(crate) fn bytes_of(self, shape: &[usize]) -> Option<u64> {
         shape.iter().try_fold(self.size() as u64, |bytes, &dim| bytes.checked_mul(dim as u64))
     }

@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a model folder.
+//! Errors of reading and writing a model folder.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use rlaif_core::{Fault, is_bad_input_file};
 
 use crate::Dtype;
 
-/// Why files of a model folder could not be read or written.
+/// Errors of reading and writing the files of a model folder.
 ///
-/// A variant per failure; each names the file, and where there is one the tensor or the field, what
-/// was expected, what was found and what to do.
+/// One variant per failure. Each names the file, the tensor or field if there is one, the expected
+/// and the found value, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
@@ -19,7 +19,7 @@ pub enum CheckpointError {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
@@ -34,7 +34,7 @@ pub enum CheckpointError {
         folder: PathBuf,
         /// File names looked for, in order.
         looked_for: &'static [&'static str],
-        /// What is in the folder.
+        /// The names of the files in the folder.
         found: Vec<String>,
     },
     /// A clone without Git LFS left a pointer where the file should be.
@@ -65,11 +65,11 @@ pub enum CheckpointError {
         file: PathBuf,
         /// The path of the field, `.` for the whole document.
         field: String,
-        /// What the parser expected and found, with line and column.
+        /// The parser's error: expected and found, with line and column.
         #[source]
         source: serde_json::Error,
     },
-    /// A file is larger than any real one of its kind.
+    /// A file is larger than any valid file of its kind.
     #[error(
         "`{}` has {found} bytes of {what}, more than the {limit} that are read at most; it is \
          not what its name says", file.display()
@@ -77,15 +77,15 @@ pub enum CheckpointError {
     TooLarge {
         /// The file.
         file: PathBuf,
-        /// Which part of it.
+        /// The part of the file.
         what: &'static str,
-        /// The most that is read, in bytes or entries.
+        /// The limit, in bytes or entries.
         limit: u64,
-        /// What the file has.
+        /// The size of that part.
         found: u64,
     },
 
-    /// A safetensors header claims a length that cannot be.
+    /// A safetensors header states an impossible length.
     #[error(
         "`{}` states a header of {found} bytes, but at most {limit} are possible; the file is \
          truncated or no safetensors file: download it again", file.display()
@@ -93,9 +93,9 @@ pub enum CheckpointError {
     HeaderLength {
         /// The file.
         file: PathBuf,
-        /// The most that is possible: what the file still holds, or 100 MB.
+        /// The largest possible length: the rest of the file, or 100 MB.
         limit: u64,
-        /// What the header says.
+        /// The stated length.
         found: u64,
     },
     /// A file does not have the length that its header implies.
@@ -111,7 +111,7 @@ pub enum CheckpointError {
         /// Bytes in the file.
         found: u64,
     },
-    /// One name twice.
+    /// A tensor name that occurs twice.
     #[error("`{}` names the tensor `{tensor}` twice; a name must be unique", file.display())]
     DuplicateTensor {
         /// The file.
@@ -119,7 +119,7 @@ pub enum CheckpointError {
         /// The name.
         tensor: String,
     },
-    /// A key of a JSON object twice.
+    /// A key that occurs twice in a JSON object.
     #[error("`{}` has the key `{key}` twice in `{object}`; a key must be unique", file.display())]
     DuplicateKey {
         /// The file.
@@ -129,7 +129,7 @@ pub enum CheckpointError {
         /// The key.
         key: String,
     },
-    /// An element type that is not read.
+    /// An unsupported element type.
     #[error(
         "tensor `{tensor}` of `{}` has the dtype {dtype}, which is not supported (supported: F64, \
          F32, F16, BF16, I64, I32, I16, I8, U8, BOOL); convert the checkpoint, for example to \
@@ -143,7 +143,7 @@ pub enum CheckpointError {
         /// The type's name as the file spells it.
         dtype: String,
     },
-    /// A shape whose product is no 64-bit number of bytes.
+    /// A shape whose size in bytes exceeds 64 bits.
     #[error(
         "tensor `{tensor}` of `{}` has the impossible shape {shape:?} of {dtype}: it exceeds 2^64 \
          bytes; the file is corrupted", file.display()
@@ -158,7 +158,7 @@ pub enum CheckpointError {
         /// Its stated shape.
         shape: Vec<u64>,
     },
-    /// Offsets that do not fit the shape.
+    /// Offsets that contradict the shape.
     #[error(
         "tensor `{tensor}` of `{}`: {dtype} of shape {shape:?} takes {expected} bytes, but its \
          offsets span {found}; the file is corrupted", file.display()
@@ -177,7 +177,7 @@ pub enum CheckpointError {
         /// Bytes by offsets.
         found: u64,
     },
-    /// Offsets that run backwards.
+    /// Offsets that end before they begin.
     #[error(
         "tensor `{tensor}` of `{}` has offsets that end ({end}) before they begin ({begin}); the \
          file is corrupted", file.display()
@@ -192,7 +192,7 @@ pub enum CheckpointError {
         /// One past its last byte.
         end: u64,
     },
-    /// Tensors that overlap, or bytes between them that belong to none.
+    /// Tensors that overlap, or bytes between tensors.
     #[error(
         "tensor `{tensor}` of `{}` begins at byte {found} of the data, but the one before it ends \
          at {expected}: they {}; the file is corrupted",
@@ -203,13 +203,13 @@ pub enum CheckpointError {
         file: PathBuf,
         /// The later of the two tensors.
         tensor: String,
-        /// Where it must begin.
+        /// The required first byte.
         expected: u64,
-        /// Where it begins.
+        /// The stated first byte.
         found: u64,
     },
 
-    /// A shard that the index names is not there.
+    /// A shard that the index names does not exist.
     #[error(
         "`{shard}` is missing, although `{}` places {tensors} tensors in it; download it",
         index.display()
@@ -219,10 +219,10 @@ pub enum CheckpointError {
         index: PathBuf,
         /// The missing file's name.
         shard: String,
-        /// How many tensors the index places in it.
+        /// Number of tensors that the index places in the shard.
         tensors: usize,
     },
-    /// An index that names something else than a file beside it.
+    /// An index that names something other than a file beside it.
     #[error(
         "`{}` places `{tensor}` in `{shard}`: expected the name of a file in the same folder",
         index.display()
@@ -232,7 +232,7 @@ pub enum CheckpointError {
         index: PathBuf,
         /// The tensor.
         tensor: String,
-        /// What the index says.
+        /// The entry of the index.
         shard: String,
     },
     /// A shard lacks a tensor that the index places in it.
@@ -254,11 +254,11 @@ pub enum CheckpointError {
     Zip {
         /// The file.
         file: PathBuf,
-        /// What the archive reader said.
+        /// The archive reader's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An archive without a record that torch.save writes.
+    /// An archive without a record that every torch.save file has.
     #[error(
         "`{}` has no record `{record}`; it was not written by torch.save, or is incomplete",
         file.display()
@@ -279,12 +279,12 @@ pub enum CheckpointError {
         file: PathBuf,
         /// The record's name within the archive.
         record: String,
-        /// How torch.save writes it.
+        /// The layout that torch.save writes.
         expected: String,
-        /// How it is.
+        /// The layout found.
         found: String,
     },
-    /// A pickle that imports something else than tensors need. Nothing was executed.
+    /// A pickle that imports something other than tensors need. Nothing was executed.
     #[error(
         "`{}` imports `{global}`, which a file of weights has no use for and which could run any \
          code; it was not executed. If you trust the file, load it in PyTorch and save only \
@@ -306,12 +306,12 @@ pub enum CheckpointError {
         file: PathBuf,
         /// Byte within the pickle.
         offset: u64,
-        /// What must be there.
+        /// The expected content.
         expected: &'static str,
-        /// What is there.
+        /// The content found.
         found: String,
     },
-    /// A pickle of something else than a mapping from names to tensors.
+    /// A pickle of something other than a mapping from names to tensors.
     #[error(
         "`{}` is no state dict: {entry} is {found}, not a tensor; save only `model.state_dict()`",
         file.display()
@@ -319,9 +319,9 @@ pub enum CheckpointError {
     NotAStateDict {
         /// The file.
         file: PathBuf,
-        /// Which entry, or the whole.
+        /// The entry, or the whole pickle.
         entry: String,
-        /// What it is.
+        /// The type found.
         found: &'static str,
     },
     /// A tensor that lies outside its storage.
@@ -339,7 +339,7 @@ pub enum CheckpointError {
         /// Elements in the storage.
         available: u64,
     },
-    /// A view that repeats a few stored elements beyond measure.
+    /// A view that expands a few stored elements beyond the limit.
     #[error(
         "tensor `{tensor}` of `{}` repeats stored elements to {found} bytes, more than the {limit} \
          that such a view may take; save it with `.contiguous()`", file.display()
@@ -351,11 +351,11 @@ pub enum CheckpointError {
         tensor: String,
         /// The most that an expanded view may take, in bytes.
         limit: u64,
-        /// What it would take.
+        /// Bytes of the expanded view.
         found: u64,
     },
 
-    /// A setting of an adapter that would change its meaning and is not implemented.
+    /// A setting of an adapter that would change the result and is not implemented.
     #[error(
         "`{}` sets `{field}` to {found}, which is not implemented: expected {expected}. Merge the \
          adapter in peft (`merge_and_unload`) and load the merged model instead", file.display()
@@ -370,8 +370,8 @@ pub enum CheckpointError {
         /// Values that are implemented.
         expected: &'static str,
     },
-    /// A pattern of an adapter's configuration that is no regular expression, or that uses what
-    /// Python's have beyond regular languages (look-around, back-references).
+    /// A pattern of an adapter's configuration that is not a valid regular expression, or that uses
+    /// features of Python's that go beyond regular languages (look-around, back-references).
     #[error(
         "`{}`, field `{field}`: the pattern `{pattern}` cannot be used: {source}; list the modules \
          by name instead", file.display()
@@ -383,17 +383,17 @@ pub enum CheckpointError {
         field: &'static str,
         /// The pattern.
         pattern: String,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// A file or folder could not be written. Nothing of it is left behind.
+    /// A file or folder could not be written. No partial file is left behind.
     #[error("cannot write `{}`: {source}{}", path.display(), writing_advice(source))]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
@@ -402,11 +402,11 @@ pub enum CheckpointError {
     Source {
         /// The tensor.
         tensor: String,
-        /// What the source said.
+        /// The error of the source.
         #[source]
         source: io::Error,
     },
-    /// The source of a tensor gave too few or too many bytes. A mistake of the source.
+    /// The source of a tensor gave too few or too many bytes: a bug in the source.
     #[error("tensor `{tensor}` takes {expected} bytes, but its source gave {found}")]
     SourceBytes {
         /// The tensor.
@@ -422,7 +422,7 @@ pub enum CheckpointError {
         /// The name.
         tensor: String,
     },
-    /// A file was to be written under a name that is none. A mistake of the caller.
+    /// A file was to be written under an invalid name: a bug in the caller.
     #[error("`{name}` is no name of a file in a model folder; give one without separators")]
     FileName {
         /// The name.
@@ -437,13 +437,13 @@ pub enum CheckpointError {
         /// The folder it writes to.
         path: PathBuf,
     },
-    /// Something that no writer left stands where the new folder is to be written.
+    /// Something that was not left by a writer stands where the new folder is to be written.
     #[error(
         "`{}` is in the way: a new model folder is written there before it is renamed, and this \
          is not what an interrupted writer left; move it away", path.display()
     )]
     InTheWay {
-        /// What is there.
+        /// The path in the way.
         path: PathBuf,
     },
     /// A writer was killed while it replaced the folder.
@@ -455,11 +455,11 @@ pub enum CheckpointError {
     Interrupted {
         /// The missing folder.
         folder: PathBuf,
-        /// Where its contents are.
+        /// The folder that holds its contents.
         previous: PathBuf,
     },
 
-    /// A tensor was asked for that is not in the checkpoint. A mistake of the caller.
+    /// A requested tensor is not in the checkpoint: a bug in the caller.
     #[error("`{}` has no tensor `{tensor}`", origin.display())]
     UnknownTensor {
         /// The folder or file.
@@ -467,7 +467,7 @@ pub enum CheckpointError {
         /// The name asked for.
         tensor: String,
     },
-    /// Memory of the wrong size was given to read into. A mistake of the caller.
+    /// The buffer to read into has the wrong size: a bug in the caller.
     #[error("tensor `{tensor}` takes {expected} bytes, but memory of {found} was given")]
     BufferSize {
         /// The tensor.
@@ -480,7 +480,7 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    /// Whether the cause is a file or folder that does not exist.
+    /// `true` if the cause is a file or folder that does not exist.
     ///
     /// ```
     /// let error = rlaif_checkpoint::Checkpoint::open("no/such/folder".as_ref()).unwrap_err();
@@ -496,7 +496,7 @@ impl Fault for CheckpointError {
     fn is_users(&self) -> bool {
         match self {
             Self::Read { source, .. } => is_bad_input_file(source),
-            // A file that is not what it should be: another one is needed.
+            // The file is faulty: another one is needed.
             Self::NoWeights { .. }
             | Self::LfsPointer { .. }
             | Self::UnknownFormat { .. }
@@ -524,9 +524,9 @@ impl Fault for CheckpointError {
             | Self::Expanded { .. }
             | Self::Unhonoured { .. }
             | Self::Pattern { .. } => true,
-            // A folder that must be moved or renamed before anything is written there.
+            // A folder must be moved or renamed before anything is written there.
             Self::InTheWay { .. } | Self::Interrupted { .. } => true,
-            // This machine.
+            // The machine.
             Self::Write { .. } | Self::Source { .. } | Self::Busy { .. } => false,
             // The caller's code.
             Self::SourceBytes { .. }

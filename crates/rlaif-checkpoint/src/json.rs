@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer};
 
 use crate::CheckpointError;
 
-/// Far above the largest tokenizer.json there is (tens of megabytes).
+/// Far above the size of the largest known tokenizer.json (tens of megabytes).
 const JSON_LIMIT: u64 = 1 << 28;
 
-/// How the pointer begins that Git LFS leaves in place of a file.
+/// The first bytes of the pointer that Git LFS leaves in place of a file.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// Reads a JSON file into any type, such as a configuration struct or a `serde_json::Map`.
@@ -44,7 +44,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError>
     parse_json(path, &read_json_bytes(path)?)
 }
 
-/// The bytes of a JSON file, unless it is too large to be one or a pointer to one.
+/// The bytes of a JSON file; refuses a file that is too large and a Git LFS pointer.
 pub(crate) fn read_json_bytes(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let read = |source| CheckpointError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
@@ -68,7 +68,7 @@ pub(crate) fn read_json_bytes(path: &Path) -> Result<Vec<u8>, CheckpointError> {
 ///
 /// # Errors
 ///
-/// As [`read_json`], except that a file which does not exist is no error.
+/// As [`read_json`], except that a missing file is not an error.
 ///
 /// ```
 /// let path = std::path::Path::new("no/such/generation_config.json");
@@ -110,7 +110,7 @@ pub(crate) fn refuse_lfs_pointer(file: &Path, first_bytes: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// A JSON object as its pairs in order, so that a key that occurs twice can be seen.
+/// A JSON object as its pairs in order, so that a duplicate key can be detected.
 pub(crate) struct Pairs<V>(pub(crate) Vec<(String, V)>);
 
 impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {

@@ -6,9 +6,9 @@
 //! config.json, generation_config.json, adapter_config.json ◄──► serde types
 //! ```
 //!
-//! Files come from strangers. Nothing in a file is executed, no size stated in a file is trusted
-//! before it is compared with the file, and every refusal is a [`CheckpointError`] that names the
-//! file, the tensor or field, what was expected and what was found.
+//! Files come from strangers. Nothing in a file is executed, a size stated in a file is compared
+//! with the file before it is trusted, and every refusal is a [`CheckpointError`] that names the
+//! file, the tensor or field, the expected value and the found value.
 //!
 //! Files are read by position, not mapped into memory: one copy from the page cache into the memory
 //! the caller gives, and a file that another process truncates meanwhile is an error, not a signal.
@@ -31,7 +31,7 @@ pub use write::{
     TensorSource, TensorSpec, write_json, write_safetensors,
 };
 
-/// Whether a name is that of a file in the same folder, on every system.
+/// `true` if `name` is that of a file in the same folder, on every system.
 fn is_plain_name(name: &str) -> bool {
     use std::path::{Component, Path};
     // A folder that loads on one system must load on all, so Windows' separators count everywhere.

@@ -1,4 +1,4 @@
-//! No bytes, whatever they are, make a reader panic or take memory that the file does not warrant.
+//! No input makes a reader panic or allocate more memory than the file warrants.
 
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 use rlaif_checkpoint::{AdapterConfig, AdapterKey, Checkpoint};
 
-/// Opens bytes as a file of this name, and reads what can be read.
+/// Opens bytes as a file of this name, and reads as much as possible.
 fn exercise(name: &str, bytes: &[u8]) {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(name), bytes).unwrap();
@@ -45,7 +45,7 @@ fn fixtures() -> &'static [(&'static str, Vec<u8>)] {
     })
 }
 
-/// The opcodes that the unpickler knows, so that random programs get far.
+/// The opcodes that the unpickler supports, so that random programs get far.
 fn opcode() -> impl Strategy<Value = Vec<u8>> {
     let plain = prop::sample::select(b"N\x88\x89)\x85\x86\x87t(]ae}suRbQ.\x94\x93".to_vec());
     prop_oneof![
@@ -193,7 +193,7 @@ fn every_byte_flipped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         fs::write(&path, bytes).unwrap();
-        // In place: writing the whole file anew each time costs a flush to the disk.
+        // In place: rewriting the whole file each time would cost a flush to the disk.
         let mut file = fs::OpenOptions::new().write(true).open(path).unwrap();
         let mut set = |at: usize, value: u8| {
             file.seek(SeekFrom::Start(at as u64)).unwrap();

@@ -1,4 +1,4 @@
-//! What is saved here, transformers and peft load and compute the same with.
+//! transformers and peft load the saved folders and compute the same outputs.
 //!
 //! Needs a Python with torch, transformers and peft: `RLAIF_PYTHON=/path/to/python`.
 
@@ -40,7 +40,7 @@ fn save_again(from: &Path, to: &Path, shard_bytes: u64) {
 #[test]
 fn transformers_and_peft_load_what_is_saved() {
     let Ok(interpreter) = std::env::var("RLAIF_PYTHON") else {
-        // Past the capture of the test harness, so that it shows.
+        // Bypasses the output capture of the test harness, so that the line is shown.
         let _ = writeln!(
             std::io::stderr(),
             "SKIPPED transformers_and_peft_load_what_is_saved: set RLAIF_PYTHON to a Python with \

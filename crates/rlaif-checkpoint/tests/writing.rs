@@ -1,4 +1,4 @@
-//! What is written: read back by the `safetensors` crate, whole or not there at all.
+//! Written folders: read back by the `safetensors` crate, complete or absent.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -150,7 +150,7 @@ fn a_whole_folder() {
     for name in ["rag.jinja", "tools.jinja", "notes.txt"] {
         fs::write(from.join("additional_chat_templates").join(name), name).unwrap();
     }
-    // A folder whose parents are not there yet, and with a slash at the end.
+    // A folder whose parents do not exist, with a trailing slash.
     let target = parent.path().join("runs/one/model/");
     let mut folder = FolderWriter::create(&target).unwrap();
     folder.weights(&tensors(&[("w", Dtype::F32, 2)]), DEFAULT_SHARD_BYTES).unwrap();
@@ -260,7 +260,7 @@ fn something_else_in_the_way_is_left_alone() {
     assert!(matches!(error, CheckpointError::InTheWay { .. }), "{error}");
     assert_eq!(names_in(&other), ["thesis.txt"]);
 
-    // Empty, it is what a writer leaves that is killed at the very beginning.
+    // An empty folder looks like that of a writer killed at the very beginning.
     fs::remove_file(other.join("thesis.txt")).unwrap();
     save(&target, 1).unwrap();
     assert_eq!(names_in(parent.path()), ["model"]);
@@ -335,7 +335,7 @@ fn killed_between_the_two_renames() {
     let error = Checkpoint::open(&target).unwrap_err();
     assert!(error.to_string().contains("model.previous.partial"), "{error}");
     assert!(matches!(error, CheckpointError::Interrupted { .. }));
-    // Even a writer that fails puts the old folder back.
+    // Even a writer that fails restores the old folder.
     drop(FolderWriter::create(&target).unwrap());
     assert_eq!(saved(&target), 1);
 
@@ -421,7 +421,7 @@ fn a_source_that_gives_too_few_or_too_many_bytes() {
     for (faulty, bytes) in [
         (Faulty::new(|out| out.write_all(&[0; 3])), 3),
         (Faulty::new(|out| out.write_all(&[0; 5])), 5),
-        // One that does not even look at what it is told.
+        // A source that ignores errors of its output.
         (
             Faulty::new(|out| {
                 for byte in 0..5 {
@@ -507,7 +507,7 @@ fn a_full_disk() {
     assert_eq!(status.code(), Some(CHILD_PASSED));
 }
 
-/// Writes until the file system of `target` is full, then less.
+/// Fills the file system of `target`, then frees some space.
 #[cfg(target_os = "linux")]
 fn fill_the_disk(target: &Path) {
     let parent = target.parent().unwrap();
@@ -523,7 +523,7 @@ fn fill_the_disk(target: &Path) {
     drop(folder);
     assert_eq!(names_in(parent), ["model"], "nothing is left behind");
 
-    // Now there is room for names alone.
+    // Now there is space for names only.
     let mut folder = FolderWriter::create(target).unwrap();
     let filler = fs::File::create(parent.join("filler")).unwrap();
     while (&filler).write(&[0; 4096]).is_ok_and(|written| written > 0) {}
@@ -574,7 +574,7 @@ fn places_that_cannot_be_written_to() {
     let sealed = parent.path().join("sealed");
     fs::create_dir(&sealed).unwrap();
     fs::set_permissions(&sealed, fs::Permissions::from_mode(0o555)).unwrap();
-    // The superuser may write there all the same, but not among the kernel's own files.
+    // The superuser may write there anyway, but not among the kernel's own files.
     let sealed = if fs::write(sealed.join("probe"), "").is_ok() { "/sys".into() } else { sealed };
     let error = save(&sealed.join("model"), 1).unwrap_err();
     assert!(matches!(error, CheckpointError::Write { .. }), "{error}");

@@ -1,9 +1,9 @@
 //! Compressed files.
 
-/// How a file is compressed, by its first bytes.
+/// The compression of a file, recognised by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// RFC 1952; several members one after another count as one file.
+    /// RFC 1952; concatenated members count as one file.
     Gzip,
     /// RFC 8878.
     Zstd,

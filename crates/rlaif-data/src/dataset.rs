@@ -1,4 +1,4 @@
-//! Records with where they came from, and what can be done to them.
+//! Records with their provenance, and operations on them.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -11,10 +11,10 @@ use twox_hash::XxHash3_128;
 
 use crate::error::DataError;
 
-/// Records with where they came from and what became of them on the way.
+/// Records with their provenance.
 ///
-/// Every operation that may leave records out writes into the provenance what it was and how many
-/// it kept and dropped.
+/// Every operation that may leave records out writes its name and the numbers of kept and dropped
+/// records into the provenance.
 ///
 /// ```
 /// use rlaif_core::{PromptRecord, Provenance, Seed};
@@ -33,17 +33,17 @@ pub struct Dataset<T> {
     provenance: Provenance,
 }
 
-/// What becomes of the last records when they do not fill a batch.
+/// Treatment of the last records when they do not fill a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Remainder {
-    /// They are a smaller batch.
+    /// The last records are a smaller batch.
     Keep,
-    /// They are left out.
+    /// The last records are left out.
     Drop,
 }
 
 impl<T> Dataset<T> {
-    /// Records that came from there.
+    /// A dataset of these records.
     pub fn new(records: Vec<T>, provenance: Provenance) -> Self {
         Self { records, provenance }
     }
@@ -58,17 +58,17 @@ impl<T> Dataset<T> {
         self.records
     }
 
-    /// Where the records came from and what was done to them.
+    /// The origin of the records, and the operations applied to them.
     pub fn provenance(&self) -> &Provenance {
         &self.provenance
     }
 
-    /// How many records there are.
+    /// Number of records.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether nothing was left.
+    /// `true` without records.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
@@ -87,8 +87,8 @@ impl<T> Dataset<T> {
         self
     }
 
-    /// The records `keep` is true of. `operation` names the filter in the provenance, `reason`
-    /// what those are that it drops.
+    /// The records for which `keep` returns `true`. `operation` names the filter in the provenance,
+    /// `reason` describes the dropped records.
     #[must_use]
     pub fn keep(
         mut self,
@@ -101,7 +101,8 @@ impl<T> Dataset<T> {
         self.noting(operation, reason, before)
     }
 
-    /// The records whose text has that many characters: Unicode scalar values, as Python counts.
+    /// The records whose text has a number of characters in the range: Unicode scalar values, as
+    /// Python counts.
     #[must_use]
     pub fn keep_characters(
         self,
@@ -114,7 +115,7 @@ impl<T> Dataset<T> {
         })
     }
 
-    /// The records whose text has that many tokens, special tokens included or not.
+    /// The records whose text has a number of tokens in the range, special tokens included or not.
     ///
     /// # Errors
     /// [`DataError::Codec`] when the tokenizer fails.
@@ -143,10 +144,10 @@ impl<T> Dataset<T> {
         Ok(self.noting(operation, "too few or too many tokens", before))
     }
 
-    /// The first of all records that have the same key.
+    /// The records, without those whose key an earlier record has.
     #[must_use]
     pub fn deduplicate(self, key: impl Fn(&T) -> Cow<'_, str>) -> Self {
-        // 128 bits of the key stand for it: among a billion records, two keys meet with a
+        // 128 bits of hash stand for the key: among a billion records, a collision has a
         // probability below 1e-20.
         let mut seen = HashSet::with_capacity(self.records.len());
         self.keep("deduplicate", "duplicate", |record| {
@@ -162,7 +163,7 @@ impl<T> Dataset<T> {
         self.noting(format!("take {count}"), "beyond the number taken", before)
     }
 
-    /// Something else of each record, in order, by all cores.
+    /// Converts each record, in order, on all cores.
     pub fn map<U: Send>(self, change: impl Fn(T) -> U + Sync + Send) -> Dataset<U>
     where
         T: Send,
@@ -171,10 +172,10 @@ impl<T> Dataset<T> {
         Dataset { records, provenance: self.provenance }
     }
 
-    /// Something else of each record, in order, by all cores; the first failure in their order.
+    /// Converts each record, in order, on all cores, or returns the first error in that order.
     ///
     /// # Errors
-    /// Whatever `change` fails with.
+    /// The first error of `change`.
     pub fn try_map<U: Send, E: Send>(
         self,
         change: impl Fn(T) -> Result<U, E> + Sync + Send,

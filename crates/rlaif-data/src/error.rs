@@ -6,7 +6,7 @@ use rlaif_core::{CodecError, Fault, is_bad_input_file};
 
 use crate::compression::Compression;
 
-/// Why data could not be read, split, mixed or turned into prompts.
+/// Errors of reading, splitting and mixing data, and of making prompts.
 ///
 /// `source_name` names the file as it was asked for: a path, or a hub id and the file within.
 /// Lines count from 1, and so do the rows of formats that have no lines.
@@ -22,7 +22,7 @@ pub enum DataError {
         #[source]
         source: std::io::Error,
     },
-    /// A path pattern is not one.
+    /// A malformed path pattern.
     #[error("`{pattern}` is not a path pattern: {source}")]
     Pattern {
         /// The pattern.
@@ -31,7 +31,7 @@ pub enum DataError {
         #[source]
         source: glob::PatternError,
     },
-    /// A path pattern matches no file.
+    /// A path pattern that matches no file.
     #[error("no file matches `{pattern}`; check the folder and the spelling")]
     NoMatch {
         /// The pattern.
@@ -43,7 +43,7 @@ pub enum DataError {
         /// The folder.
         path: PathBuf,
     },
-    /// A Git LFS pointer lies where the data should be.
+    /// A Git LFS pointer in place of the data.
     #[error(
         "{source_name} is a Git LFS pointer, not the data it stands for; run `git lfs pull` where \
          it was cloned, or download the file itself"
@@ -52,7 +52,7 @@ pub enum DataError {
         /// The file.
         source_name: String,
     },
-    /// A file of a format that is not read.
+    /// A file of an unsupported format.
     #[error(
         "{source_name} is {what}, which is not read; give JSON Lines, a JSON array, CSV with commas \
          or Parquet, in UTF-8, plain or compressed by gzip or zstd"
@@ -60,7 +60,7 @@ pub enum DataError {
     Foreign {
         /// The file.
         source_name: String,
-        /// The kind found.
+        /// The format found.
         what: &'static str,
     },
     /// Neither a file nor standard input: a named pipe, a device, a socket.
@@ -92,24 +92,24 @@ pub enum DataError {
         #[source]
         source: std::io::Error,
     },
-    /// Nothing in the file.
+    /// An empty file.
     #[error("{source_name} is empty: no row in it")]
     Empty {
         /// The file.
         source_name: String,
     },
-    /// Rows were read, but none became a record.
+    /// Rows were read, but none of them became a record.
     #[error("none of the {rows} rows read became a record ({malformed} malformed)")]
     NoRecords {
         /// Count of rows.
         rows: u64,
         /// Count of rows that could not be read.
         malformed: u64,
-        /// Fault of the first of those.
+        /// The error of the first row that could not be read.
         #[source]
         first: Option<Box<DataError>>,
     },
-    /// A row is longer than any row should be.
+    /// A row longer than the limit.
     #[error(
         "{source_name}, line {line}: a row of more than {limit} bytes; an unclosed quote, or not \
          the format it seems to be"
@@ -117,9 +117,9 @@ pub enum DataError {
     RowTooLong {
         /// The file.
         source_name: String,
-        /// Beginning of the row.
+        /// The line on which the row begins.
         line: u64,
-        /// The longest row that is read, in bytes.
+        /// The length limit of a row, in bytes.
         limit: usize,
     },
     /// Text that is not UTF-8.
@@ -130,7 +130,7 @@ pub enum DataError {
     InvalidUtf8 {
         /// The file.
         source_name: String,
-        /// Beginning of the row.
+        /// The line on which the row begins.
         line: u64,
         /// Bytes of the row before the offending one.
         at: usize,
@@ -142,18 +142,18 @@ pub enum DataError {
     Json {
         /// The file.
         source_name: String,
-        /// Beginning of the row.
+        /// The line on which the row begins.
         line: u64,
-        /// The parser's message; its own line and column count from the row's beginning.
+        /// The parser's message; its own line and column count from the beginning of the row.
         #[source]
         source: serde_json::Error,
     },
-    /// A JSON array that does not keep its form between rows, or never ends.
+    /// A JSON array with a fault between rows, or without an end.
     #[error("{source_name}, line {line}: in the JSON array: expected {expected}, found {found}")]
     JsonArray {
         /// The file.
         source_name: String,
-        /// Position of the fault.
+        /// The line of the fault.
         line: u64,
         /// The expected value.
         expected: &'static str,
@@ -168,7 +168,7 @@ pub enum DataError {
     CsvFields {
         /// The file.
         source_name: String,
-        /// Beginning of the row.
+        /// The line on which the row begins.
         line: u64,
         /// Number of columns of the header.
         expected: usize,
@@ -180,7 +180,7 @@ pub enum DataError {
     CsvQuote {
         /// The file.
         source_name: String,
-        /// Beginning of the row.
+        /// The line on which the row begins.
         line: u64,
     },
     /// A Parquet file that cannot be read.
@@ -192,13 +192,13 @@ pub enum DataError {
         #[source]
         source: parquet::errors::ParquetError,
     },
-    /// A Parquet file so broken that the Parquet reader gave up without saying why.
+    /// A Parquet file so broken that the Parquet reader panicked.
     #[error("{source_name} cannot be read as Parquet: its structure contradicts itself")]
     ParquetStructure {
         /// The file.
         source_name: String,
     },
-    /// Rows of no form that is known.
+    /// Rows of an unknown form.
     #[error(
         "{source_name}: the columns are {}, which is no form of rows that is known; name the \
          columns, or bring them into one of the forms of docs/data.md, `prompt`, `chosen` and \
@@ -211,7 +211,7 @@ pub enum DataError {
         /// The columns that are there.
         found: Vec<String>,
     },
-    /// Rows of a form that does not give what is wanted.
+    /// Rows of a form that does not contain the requested records.
     #[error(
         "{source_name}: rows of {form} (columns {}) give no {wanted}; docs/data.md lists the forms \
          that do",
@@ -222,10 +222,10 @@ pub enum DataError {
         source_name: String,
         /// The form.
         form: crate::import::RowForm,
-        /// The kind of record wanted.
+        /// The requested kind of record.
         wanted: &'static str,
     },
-    /// A column that a record needs is not there.
+    /// A missing column that the record needs.
     #[error("{source_name}, line {line}: no column `{column}`; the columns are {}", list(found))]
     MissingColumn {
         /// The file.
@@ -246,12 +246,12 @@ pub enum DataError {
         line: u64,
         /// The column, or `row` when the row itself is meant.
         column: String,
-        /// The value that a record needs.
+        /// The type that the record needs.
         expected: &'static str,
         /// The value found, shortened.
         found: String,
     },
-    /// A row that does not deserialise into the type asked for.
+    /// A row that does not deserialise into the requested type.
     #[error("{source_name}, line {line}: {source}; the columns are {}", list(found))]
     Deserialize {
         /// The file.
@@ -271,30 +271,30 @@ pub enum DataError {
         source_name: String,
         /// The row.
         line: u64,
-        /// The column the text is in.
+        /// The column of the text.
         column: &'static str,
         /// The fault found.
         problem: crate::turns::DialogueProblem,
     },
-    /// A hub dataset's files cannot be had.
+    /// Files of a hub dataset that cannot be downloaded or found.
     #[error("the dataset `{dataset}`: {source}")]
     Hub {
         /// The dataset's id.
         dataset: String,
-        /// What stands in the way, and what to do.
+        /// The hub's error, with advice.
         #[source]
         source: Box<rlaif_hub::HubError>,
     },
-    /// A hub dataset has no such part.
+    /// A part that the hub dataset does not have.
     #[error("the dataset `{dataset}` has no {what} `{asked}`; there is {}", list(found))]
     HubLayout {
         /// The dataset's id.
         dataset: String,
         /// Folder, configuration or split.
         what: &'static str,
-        /// The number asked for.
+        /// The requested name.
         asked: String,
-        /// Those there are.
+        /// The existing names.
         found: Vec<String>,
     },
     /// A fraction out of range.
@@ -316,13 +316,13 @@ pub enum DataError {
         /// The fraction that was to be held out.
         fraction: f64,
     },
-    /// Nothing to draw from.
+    /// A dataset without records, to draw from.
     #[error("there is nothing to draw from: {of} has no records")]
     NothingToDraw {
         /// The dataset.
         of: String,
     },
-    /// A mixture's weight that cannot be one.
+    /// An invalid weight of a mixture.
     #[error("source {index} of the mixture has weight {weight}; weights are above 0 and finite")]
     Weight {
         /// Index of the source, from 0.
@@ -330,7 +330,7 @@ pub enum DataError {
         /// Its weight.
         weight: f64,
     },
-    /// A saved position that belongs to other records or another order.
+    /// A saved position of other records or of another order.
     #[error(
         "the saved position belongs to another order: its fingerprint is {found:016x}, that of \
          these records and this order {expected:016x}; resume with the data, seed and grouping it was saved \
@@ -342,7 +342,7 @@ pub enum DataError {
         /// The fingerprint in the saved position.
         found: u64,
     },
-    /// As many lengths as records are needed to batch by length.
+    /// A wrong number of lengths for batching by length.
     #[error("{lengths} lengths for {records} records; give one length for each record")]
     Lengths {
         /// Count of lengths.
@@ -350,7 +350,7 @@ pub enum DataError {
         /// Count of records.
         records: usize,
     },
-    /// A batch that no epoch can fill.
+    /// A batch larger than the number of records.
     #[error(
         "a batch of {size} cannot be filled from {records} records; lower the batch size or keep \
          the remainder"
@@ -369,7 +369,7 @@ pub enum DataError {
         /// Number of its occurrences.
         found: usize,
     },
-    /// The instruction alone is longer than the prompt may be.
+    /// A prompt limit that the instruction alone exceeds.
     #[error(
         "the instruction alone takes {needed} tokens of `{codec}`, but a prompt may have {limit}; \
          raise the limit or shorten the instruction"
@@ -396,9 +396,9 @@ pub enum DataError {
 /// A side of a split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SplitSide {
-    /// Records to learn from.
+    /// Records for training.
     Train,
-    /// Records kept for measuring.
+    /// Records for evaluation.
     HeldOut,
 }
 

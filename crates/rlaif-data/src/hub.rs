@@ -7,14 +7,15 @@ use rlaif_hub::{Hub, RepoKind};
 use crate::error::DataError;
 use crate::source::{Input, Source};
 
-/// The branch that holds the hub's own conversion of a dataset to Parquet.
+/// The branch with the hub's own conversion of a dataset to Parquet.
 const CONVERTED: &str = "refs/convert/parquet";
 
-/// The files to read of a hub dataset.
+/// A selection of files of a hub dataset.
 ///
-/// Files are sorted into splits as Python's `datasets` does: by `train`, `validation` (`valid`,
-/// `val`, `dev`) or `test` (`eval`) in their paths, or all into `train` when no path says so.
-/// They stay in the cache that Python shares; offline, and at a pinned commit, they come from it.
+/// Files are sorted into splits as in Python's `datasets`: by `train`, `validation` (`valid`,
+/// `val`, `dev`) or `test` (`eval`) in their paths, or all into `train` when no path names a split.
+/// The files are kept in the cache shared with Python. Offline, and at a pinned commit, they are
+/// read from the cache.
 ///
 /// ```no_run
 /// use rlaif_data::{HubDataset, Reader, corpora::Hh};
@@ -34,9 +35,9 @@ pub struct HubDataset {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Layout {
-    /// The files as published, under a folder if one is named.
+    /// The files as published, in a folder if one is named.
     Published { folder: Option<String> },
-    /// `{config}/{split}/0000.parquet` and so on, on the conversion's branch.
+    /// `{config}/{split}/0000.parquet` and so on, on the branch of the conversion.
     Converted { config: Option<String> },
 }
 
@@ -52,8 +53,8 @@ impl HubDataset {
     }
 
     /// `Anthropic/hh-rlhf`: the preference pairs of all four subsets (`harmless-base`,
-    /// `helpful-base`, `helpful-online`, `helpful-rejection-sampled`), of which
-    /// [`HubDataset::folder`] picks one. Read it as [`Hh`](crate::corpora::Hh).
+    /// `helpful-base`, `helpful-online`, `helpful-rejection-sampled`). [`HubDataset::folder`]
+    /// selects one. Read it as [`Hh`](crate::corpora::Hh).
     pub fn hh() -> Self {
         Self::new("Anthropic/hh-rlhf")
     }
@@ -75,14 +76,14 @@ impl HubDataset {
         Self::new("knkarthick/dialogsum")
     }
 
-    /// A branch, tag or commit instead of `main`.
+    /// Reads a branch, tag or commit instead of `main`.
     #[must_use]
     pub fn revision(mut self, revision: impl Into<String>) -> Self {
         self.revision = Some(revision.into());
         self
     }
 
-    /// Only the files under that folder, `data_dir` in Python's `datasets`.
+    /// Reads only the files in this folder, `data_dir` in Python's `datasets`.
     #[must_use]
     pub fn folder(mut self, folder: impl Into<String>) -> Self {
         let folder = folder.into().trim_matches('/').to_owned();
@@ -90,26 +91,27 @@ impl HubDataset {
         self
     }
 
-    /// Another split than `train`.
+    /// Reads another split than `train`.
     #[must_use]
     pub fn split(mut self, split: impl Into<String>) -> Self {
         self.split = split.into();
         self
     }
 
-    /// The hub's own conversion to Parquet, which it makes of almost every dataset whatever its
-    /// files are. A dataset with several configurations needs the name of one.
+    /// Reads the hub's own conversion to Parquet, which exists for almost every dataset regardless
+    /// of its file format. A dataset with several configurations needs the name of one.
     #[must_use]
     pub fn converted(mut self, config: Option<&str>) -> Self {
         self.layout = Layout::Converted { config: config.map(str::to_owned) };
         self
     }
 
-    /// The files, downloaded unless the cache has them.
+    /// The files, downloaded if the cache does not have them.
     ///
     /// # Errors
-    /// [`DataError::Hub`] when they cannot be had, [`DataError::HubLayout`] when the dataset has
-    /// no such folder, configuration or split; it lists those there are.
+    /// [`DataError::Hub`] when the files cannot be downloaded or found, [`DataError::HubLayout`]
+    /// when the dataset does not have the folder, configuration or split; the error lists the
+    /// existing names.
     pub fn source(&self, hub: &Hub) -> Result<Source, DataError> {
         let failed = |source| DataError::Hub { dataset: self.id.clone(), source: Box::new(source) };
         let revision = match (&self.revision, &self.layout) {
@@ -153,7 +155,7 @@ impl HubDataset {
                 data.iter().filter_map(|file| Some(file.rsplit_once('/')?.0)).collect();
             return Err(self.layout_error("folder", folder.unwrap_or("/"), &folders));
         }
-        // The folder was asked for by name, so its name says nothing about splits.
+        // The folder was requested by name, so its name says nothing about splits.
         let skip = folder.map_or(0, str::len);
         let splits: Vec<Option<String>> =
             inside.iter().map(|file| split_of(&file[skip..])).collect();
@@ -220,8 +222,8 @@ impl HubDataset {
     }
 }
 
-/// Whether a file holds rows: only names tell it from the README beside it before it is
-/// downloaded. What its format is, its content says.
+/// `true` if a file may hold rows, judged by its name: before the download, only names distinguish
+/// data from a README. The format is recognised later, by content.
 fn is_data(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file).to_ascii_lowercase();
     let name = [".gz", ".zst"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
@@ -230,14 +232,14 @@ fn is_data(file: &str) -> bool {
     by_format.iter().any(|end| name.ends_with(end)) && !about.contains(&name)
 }
 
-/// The split a path speaks of: a word such as `train`, or a longer name that begins with one, such
+/// The split that a path names: a word such as `train`, or a longer name that begins with one, such
 /// as `train_sft`, which is a split of its own.
 fn split_of(path: &str) -> Option<String> {
     let words = path.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.map(str::to_ascii_lowercase).find_map(|word| {
         let parts: Vec<&str> = word.split('_').collect();
         let at = parts.iter().position(|part| known_split(part).is_some())?;
-        // A number behind it counts files, not splits.
+        // A following number counts files, not splits.
         let named = at == 0 && parts.get(1).is_some_and(|p| p.starts_with(char::is_alphabetic));
         if named { Some(word.clone()) } else { known_split(parts[at]).map(str::to_owned) }
     })

@@ -1,4 +1,4 @@
-//! One row of a file, whatever its format.
+//! One row of a file, independent of the file's format.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,17 +9,17 @@ use serde_json::Value;
 
 use crate::error::DataError;
 
-/// Where a row stands.
+/// The position of a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     pub(crate) source_name: &'a str,
     pub(crate) line: u64,
 }
 
-/// One row of a file: named columns, whatever the format.
+/// One row of a file: named columns, independent of the file's format.
 ///
-/// A column that is absent, null or (in CSV) empty is told apart only where it matters: the
-/// `optional_` methods give `None` for the first two.
+/// Absent, null and (in CSV) empty columns are distinguished only where it matters: the `optional_`
+/// methods return `None` for the first two.
 #[derive(Debug)]
 pub struct Row<'a> {
     place: Place<'a>,
@@ -27,8 +27,8 @@ pub struct Row<'a> {
     not_finite: NotFinite,
 }
 
-/// Numbers of a row that JSON has no word for, which are null among its values: where they stood,
-/// `column` or `column[3].key`, and how they were written.
+/// Numbers of a row that JSON cannot express, which are null among its values: their place,
+/// `column` or `column[3].key`, and their spelling in the file.
 pub(crate) type NotFinite = Vec<(String, &'static str)>;
 
 #[derive(Debug)]
@@ -69,14 +69,14 @@ impl<'a> Row<'a> {
         self
     }
 
-    /// How a number that is not finite was written at a place of the row: `NaN`, `Infinity` or
-    /// `-Infinity`. Such a number is null among the values.
+    /// The spelling of a non-finite number at a place of the row: `NaN`, `Infinity` or `-Infinity`.
+    /// The number itself is null among the values.
     pub fn not_finite(&self, place: &str) -> Option<&'static str> {
         let found = self.not_finite.iter().find(|(column, _)| column == place);
         found.map(|(_, written)| *written)
     }
 
-    /// The file, as it was asked for.
+    /// The name of the file, as requested.
     pub fn source_name(&self) -> &str {
         self.place.source_name
     }
@@ -91,7 +91,7 @@ impl<'a> Row<'a> {
         self.columns.0.iter().map(|(name, _)| name.as_ref())
     }
 
-    /// Whether there is such a column, with something in it.
+    /// `true` if the column exists and is not null.
     pub fn has(&self, column: &str) -> bool {
         self.get(column).is_some_and(|value| !value.is_null())
     }
@@ -101,19 +101,18 @@ impl<'a> Row<'a> {
         self.columns.0.iter().rev().find(|(name, _)| name == column).map(|(_, value)| value)
     }
 
-    /// Checks that there is such a column, be it with nothing in it: a name that was given is
-    /// spelled right.
+    /// Checks that a column exists, even if it is empty: a given name is spelled right.
     ///
     /// # Errors
-    /// [`DataError::MissingColumn`], which lists the columns there are.
+    /// [`DataError::MissingColumn`], which lists the existing columns.
     pub fn expect(&self, column: &str) -> Result<(), DataError> {
         if self.get(column).is_some() { Ok(()) } else { Err(self.missing(column)) }
     }
 
-    /// Gives columns other names, all at once, in place of the columns that have them.
+    /// Renames columns, all at once; a renamed column replaces an existing one of the new name.
     ///
     /// # Errors
-    /// [`DataError::MissingColumn`], which lists the columns there are.
+    /// [`DataError::MissingColumn`], which lists the existing columns.
     pub(crate) fn rename(&mut self, names: &[(String, String)]) -> Result<(), DataError> {
         let mut renamed = Vec::with_capacity(names.len());
         for (column, name) in names {
@@ -135,7 +134,7 @@ impl<'a> Row<'a> {
     /// Moves the value of a column out of the row.
     ///
     /// # Errors
-    /// [`DataError::MissingColumn`], which lists the columns there are.
+    /// [`DataError::MissingColumn`], which lists the existing columns.
     pub fn take(&mut self, column: &str) -> Result<Value, DataError> {
         match self.columns.0.iter_mut().rev().find(|(name, _)| name == column) {
             Some((_, value)) => Ok(value.take()),
@@ -152,7 +151,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Moves a text out of the row.
+    /// Moves the text of a column out of the row.
     ///
     /// # Errors
     /// [`DataError::MissingColumn`] or [`DataError::WrongType`].
@@ -163,7 +162,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Moves a text out of the row, if there is one.
+    /// Moves the text of a column out of the row, if it has one.
     ///
     /// # Errors
     /// [`DataError::WrongType`].
@@ -171,7 +170,7 @@ impl<'a> Row<'a> {
         if self.has(column) { self.text(column).map(Some) } else { Ok(None) }
     }
 
-    /// A number; a CSV field that reads as one counts.
+    /// The number in a column; CSV fields are parsed.
     ///
     /// # Errors
     /// [`DataError::MissingColumn`] or [`DataError::WrongType`].
@@ -180,7 +179,7 @@ impl<'a> Row<'a> {
         number(&value).ok_or_else(|| self.wrong_type(column, "a finite number", &value))
     }
 
-    /// A number, if there is one.
+    /// The number in a column, if it has one.
     ///
     /// # Errors
     /// [`DataError::WrongType`].
@@ -190,7 +189,7 @@ impl<'a> Row<'a> {
         if absent { Ok(None) } else { self.number(column).map(Some) }
     }
 
-    /// A truth value: a boolean, 0 or 1, or those words in CSV.
+    /// A truth value: a boolean, 0 or 1, or in CSV the words `true` and `false`.
     ///
     /// # Errors
     /// [`DataError::MissingColumn`] or [`DataError::WrongType`].
@@ -213,8 +212,8 @@ impl<'a> Row<'a> {
         truth.ok_or_else(|| self.wrong_type(column, "true or false", &value))
     }
 
-    /// The identity of the row: its column `column` where one is named, a string or a whole
-    /// number; else the hash of `content`.
+    /// The identity of the row: the value of `column` if a column is named, a string or an integer;
+    /// else the hash of `content`.
     ///
     /// # Errors
     /// [`DataError::MissingColumn`] or [`DataError::WrongType`].
@@ -235,10 +234,10 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The whole row as a type of the caller's.
+    /// The whole row as a type of the caller.
     ///
     /// # Errors
-    /// [`DataError::Deserialize`], which lists the columns there are.
+    /// [`DataError::Deserialize`], which lists the existing columns.
     pub fn deserialize<T: DeserializeOwned>(self) -> Result<T, DataError> {
         let Self { place, columns, .. } = self;
         let found: Vec<String> = columns.0.iter().map(|(name, _)| name.to_string()).collect();
@@ -252,7 +251,7 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// The error for a column whose value is not what a record needs.
+    /// The error for a column whose value has another type than the record needs.
     pub fn wrong_type(&self, column: &str, expected: &'static str, found: &Value) -> DataError {
         DataError::WrongType {
             source_name: self.source_name().to_owned(),
@@ -267,7 +266,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A finite number, also where CSV writes one as text.
+/// A finite number; CSV text is parsed.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Number(number) => number.as_f64(),
@@ -277,7 +276,7 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
     .filter(|number: &f64| number.is_finite())
 }
 
-/// The identity of a content: XXH3 (128 bits) of its parts, each preceded by its length, in
+/// The identity of texts: XXH3 (128 bits) of the parts, each preceded by its length, in
 /// hexadecimal.
 pub(crate) fn content_id(parts: &[&str]) -> String {
     let mut hash = twox_hash::XxHash3_128::new();

@@ -1,4 +1,4 @@
-//! A random order of records, epoch after epoch, whose position can be saved.
+//! A random order of records over many epochs, whose position can be saved.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -10,11 +10,10 @@ use twox_hash::XxHash3_64;
 use crate::dataset::Remainder;
 use crate::error::DataError;
 
-/// A random order of records, another one in each epoch, without end.
+/// A random order of records, different in each epoch, without end.
 ///
-/// It hands out indices and borrows nothing, so it can live beside the records. Where a record
-/// stands in the order depends on its id, the seed and the epoch, not on where it stands in the
-/// data.
+/// It yields indices and borrows nothing, so it can live beside the records. The place of a record
+/// in the order depends on its id, the seed and the epoch, not on its place in the data.
 ///
 /// ```
 /// use std::num::NonZeroUsize;
@@ -34,7 +33,7 @@ use crate::error::DataError;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Shuffle {
-    /// One for each record; records with the same id have different ones.
+    /// A key for each record; records with the same id have different keys.
     keys: Vec<u64>,
     seed: Seed,
     grouping: Option<Grouping>,
@@ -50,19 +49,19 @@ struct Grouping {
     window: usize,
 }
 
-/// How far a [`Shuffle`] is; what a checkpoint keeps of it.
+/// The position of a [`Shuffle`], as a checkpoint keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// The epoch, from 0.
     pub epoch: u64,
-    /// How many records of the epoch were handed out.
+    /// Number of records of the epoch that were yielded.
     pub at: u64,
-    /// Tells whether records, seed and grouping are those the position was saved with.
+    /// Fingerprint of the records, the seed and the grouping that the position belongs to.
     pub fingerprint: u64,
 }
 
 impl Shuffle {
-    /// The order of these records under that seed, at its beginning.
+    /// The order of these records for a seed, at its beginning.
     ///
     /// # Errors
     /// [`DataError::NothingToDraw`] when there are no records.
@@ -74,7 +73,7 @@ impl Shuffle {
         let keys = records
             .iter()
             .map(|record| {
-                // By the id alone, records that share one would follow one another.
+                // Keyed by the id alone, records that share an id would follow one another.
                 let occurrence = occurrences.entry(record.id()).or_default();
                 *occurrence += 1;
                 XxHash3_64::oneshot_with_seed(*occurrence, record.id().as_bytes())
@@ -85,13 +84,13 @@ impl Shuffle {
         Ok(shuffle)
     }
 
-    /// The same order, but rearranged so that batches of `batch` hold records of similar length:
-    /// of every `window` batches that follow one another, the records are sorted by length and cut
-    /// into batches, which then come in random order. A wide window pads less, a narrow one is
-    /// more random. Take batches of that size only.
+    /// The same order, rearranged so that batches of `batch` hold records of similar length. In
+    /// every window of `window` consecutive batches, the records are sorted by length and cut into
+    /// batches, which then come in random order. A wide window needs less padding, a narrow one is
+    /// more random. Take batches of size `batch` only.
     ///
     /// # Errors
-    /// [`DataError::Lengths`] unless there is one length for each record.
+    /// [`DataError::Lengths`] unless there is exactly one length for each record.
     pub fn by_length(
         mut self,
         lengths: Vec<usize>,
@@ -134,12 +133,12 @@ impl Shuffle {
         Ok(batch)
     }
 
-    /// How far it is.
+    /// The position.
     pub fn position(&self) -> Position {
         Position { epoch: self.epoch, at: self.at as u64, fingerprint: self.fingerprint() }
     }
 
-    /// Goes on from a saved position.
+    /// Continues from a saved position.
     ///
     /// # Errors
     /// [`DataError::Position`] when it was saved with other records, another seed or another
@@ -166,10 +165,10 @@ impl Shuffle {
         let seed = self.seed.derive("shuffle", self.epoch);
         let place = |key: u64| XxHash3_64::oneshot_with_seed(seed.get(), &key.to_le_bytes());
         self.order = (0..self.keys.len()).collect();
-        // Keys that meet, of which there is next to no chance, stay in the order of the data.
+        // Equal keys, which are next to impossible, keep the order of the data.
         self.order.sort_by_cached_key(|&index| place(self.keys[index]));
         let Some(Grouping { lengths, batch, window }) = &self.grouping else { return };
-        // Which records are the remainder is left to chance, not to length.
+        // The remainder is chosen at random, not by length.
         let whole = self.order.len() - self.order.len() % batch;
         for (number, records) in
             self.order[..whole].chunks_mut(batch.saturating_mul(*window)).enumerate()
@@ -186,7 +185,7 @@ impl Shuffle {
         }
     }
 
-    /// The same however the records are ordered, since the order they are put into is.
+    /// Independent of the order of the records.
     fn fingerprint(&self) -> u64 {
         let mut sum = self.seed.derive("fingerprint", self.keys.len() as u64).get();
         for (index, key) in self.keys.iter().enumerate() {

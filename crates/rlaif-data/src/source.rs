@@ -1,4 +1,4 @@
-//! Where rows are to be found.
+//! Sources of rows.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::error::DataError;
 /// One file to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Input {
-    /// What to call it in errors and provenance.
+    /// The name in errors and provenance.
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) revision: Option<String>,
@@ -19,7 +19,7 @@ impl Input {
     }
 }
 
-/// Standard input, and what a shell opens for `<(command)`.
+/// `true` for standard input, and for the files that a shell opens for `<(command)`.
 fn is_open_already(path: &Path) -> bool {
     path == Path::new("/dev/stdin")
         || path.starts_with("/dev/fd")
@@ -62,7 +62,7 @@ impl Source {
     ///
     /// # Errors
     /// [`DataError::Io`] when there is no such file, [`DataError::Folder`] when it is a folder,
-    /// [`DataError::NotAFile`] when it is a named pipe or a device, standard input apart.
+    /// [`DataError::NotAFile`] when it is a named pipe or a device other than standard input.
     pub fn file(path: impl AsRef<Path>) -> Result<Self, DataError> {
         Self::files([path])
     }
@@ -70,7 +70,7 @@ impl Source {
     /// Local files, in the order given.
     ///
     /// # Errors
-    /// As [`Source::file`], for the first that cannot be read.
+    /// As [`Source::file`], for the first file that cannot be read.
     pub fn files(paths: impl IntoIterator<Item = impl AsRef<Path>>) -> Result<Self, DataError> {
         let inputs = paths
             .into_iter()
@@ -82,7 +82,7 @@ impl Source {
                     return Err(DataError::Folder { path: input.path });
                 }
                 if !metadata.is_file() && !is_open_already(&input.path) {
-                    // Reading would wait, for ever perhaps, for somebody to write.
+                    // Reading would wait for a writer, possibly for ever.
                     let what = kind(metadata.file_type());
                     return Err(DataError::NotAFile { path: input.path, what });
                 }
@@ -92,11 +92,11 @@ impl Source {
         Ok(Self { inputs })
     }
 
-    /// The local files a pattern such as `shards/**/*.jsonl` matches, in alphabetical order.
+    /// The local files that match a pattern such as `shards/**/*.jsonl`, in alphabetical order.
     ///
     /// # Errors
-    /// [`DataError::Pattern`] for a malformed pattern, [`DataError::NoMatch`] when no file
-    /// matches, [`DataError::Io`] for a folder that may not be listed.
+    /// [`DataError::Pattern`] for a malformed pattern, [`DataError::NoMatch`] when no file matches,
+    /// [`DataError::Io`] for a folder that cannot be listed.
     pub fn glob(pattern: &str) -> Result<Self, DataError> {
         let entries = glob::glob(pattern)
             .map_err(|source| DataError::Pattern { pattern: pattern.to_owned(), source })?;

@@ -1,4 +1,4 @@
-//! Train and held-out parts that never mix.
+//! Train and held-out parts that never overlap.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ use crate::error::{DataError, SplitSide};
 pub struct Fraction(f64);
 
 impl Fraction {
-    /// The share as a number.
+    /// The share with this value.
     ///
     /// # Errors
     /// [`DataError::Fraction`] unless 0 < `value` < 1.
@@ -38,12 +38,12 @@ impl Fraction {
     }
 }
 
-/// What is learnt from, and what is kept for measuring.
+/// Records for training, and records for evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split<T> {
-    /// What is learnt from.
+    /// The records for training.
     pub train: Dataset<T>,
-    /// What is kept for measuring.
+    /// The records for evaluation.
     pub held_out: Dataset<T>,
 }
 
@@ -93,7 +93,7 @@ impl<T> Dataset<T> {
     /// A train and a held-out part, by the hash of each record's id.
     ///
     /// A record's side depends on its id, the seed and the fraction alone: reordering the records
-    /// or adding more moves none of them to the other side.
+    /// or adding more moves no record to the other side.
     ///
     /// # Errors
     /// [`DataError::EmptySplit`] when a side would be empty.

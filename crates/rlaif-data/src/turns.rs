@@ -2,7 +2,7 @@
 
 use rlaif_core::Message;
 
-/// Who speaks.
+/// The speaker of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Speaker {
     /// The person.
@@ -12,7 +12,7 @@ pub enum Speaker {
 }
 
 impl Speaker {
-    /// What a turn of this speaker begins with.
+    /// The marker at the beginning of a turn of this speaker.
     pub const fn marker(self) -> &'static str {
         match self {
             Self::Human => "\n\nHuman:",
@@ -29,29 +29,29 @@ impl Speaker {
     }
 }
 
-/// One turn, as it stands in the text.
+/// One turn, as written in the text.
 ///
-/// [`Turn::marker`](Speaker::marker) and `text` of every turn, one after another, are the text
-/// again.
+/// [`Turn::marker`](Speaker::marker) and `text` of all turns, concatenated, give the text again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn<'a> {
-    /// Who speaks.
+    /// The speaker.
     pub speaker: Speaker,
-    /// Everything between this turn's marker and the next one, spaces and all.
+    /// Everything between this turn's marker and the next marker, white space included.
     pub text: &'a str,
 }
 
 impl Turn<'_> {
-    /// The turn as chat templates want it: its role, and its words without the space around them.
+    /// The turn as chat templates expect it: its role, and its text without the surrounding white
+    /// space.
     pub fn message(&self) -> Message {
         Message::new(self.speaker.role(), self.text.trim())
     }
 }
 
-/// Why a text is not a dialogue.
+/// Faults of a text that should be a dialogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DialogueProblem {
-    /// It does not begin with a turn.
+    /// The text does not begin with a turn.
     NoTurn,
     /// The two dialogues of a pair have no turn of the assistant in common.
     NothingInCommon,
@@ -124,7 +124,7 @@ fn strip_marker(text: &str) -> Option<(Speaker, &str)> {
         .find_map(|speaker| Some((speaker, text.strip_prefix(speaker.marker())?)))
 }
 
-/// Where the last marker of `speaker` in `text` ends.
+/// The end of the last marker of `speaker` in `text`.
 pub(crate) fn end_of_last_marker(text: &str, speaker: Speaker) -> Option<usize> {
     text.rfind(speaker.marker()).map(|at| at + speaker.marker().len())
 }

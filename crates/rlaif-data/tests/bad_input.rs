@@ -1,4 +1,4 @@
-//! What is wrong with a file is told by a typed error that says where, and what to do.
+//! A faulty file is refused with a typed error that names the place and the remedy.
 
 mod common;
 
@@ -216,7 +216,7 @@ fn a_csv_quote_that_never_closes_is_told_with_its_row() {
 
 #[test]
 fn a_row_without_end_does_not_fill_the_memory() {
-    // 80 MB of one row, in a file of 80 kB.
+    // 80 MB of one row, in a compressed file of 80 kB.
     let mut row = b"{\"prompt\":\"".to_vec();
     row.resize(80 << 20, b'a');
     let error = error_of(gzip(&row));

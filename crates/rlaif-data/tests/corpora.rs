@@ -1,4 +1,4 @@
-//! Named columns as records, whatever the columns are called.
+//! Records from named columns, for any column names.
 
 mod common;
 

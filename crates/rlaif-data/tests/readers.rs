@@ -17,7 +17,7 @@ struct Plain {
     x: Option<f64>,
 }
 
-/// Reads a row by name and type, which unlike serde also takes numbers from CSV's texts.
+/// Reads a row by name and type, which unlike serde also parses numbers from CSV text.
 struct ByName;
 
 impl Corpus for ByName {
@@ -96,7 +96,7 @@ fn every_format_and_compression_gives_the_same_rows_and_the_hash_of_the_file() {
         for (how, stored) in
             [("plain", content.clone()), ("gz", gzip(content)), ("zst", zstd(content))]
         {
-            // The name says nothing: content is what counts.
+            // The name says nothing: the content decides.
             let path = folder.write(&format!("{at}-{how}"), &stored);
             let read = Reader::new(Source::file(path).unwrap()).dataset(ByName).unwrap();
             assert!(read.records() == expected, "format {at}, {how}");
@@ -210,7 +210,7 @@ fn a_stream_can_be_left_early() {
 
 #[test]
 fn reading_within_a_pool_of_one_worker_does_not_wait_for_itself() {
-    // The global pool's workers read here, all of them at once.
+    // All workers of the global pool read here at once.
     let folder = Folder::new();
     let path = folder.write("f", json_lines(&rows(12_000)));
     let counts: Vec<usize> = rayon::broadcast(|_| {
@@ -241,7 +241,7 @@ fn a_corpus_that_panics_panics_in_its_caller() {
     let _ = Reader::new(Source::file(path).unwrap()).dataset(Panicking);
 }
 
-/// Reads whatever it is, in every format and mode; what matters is that it returns.
+/// Reads any content, in every format and mode; the test is that it returns.
 fn survives(content: &[u8]) {
     let folder = Folder::new();
     let path = folder.write("f", content);

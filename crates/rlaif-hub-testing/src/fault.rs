@@ -1,9 +1,9 @@
-//! Things that go wrong on demand.
+//! Faults on demand.
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// This answer instead of the right one. In the body and the headers, `{authorization}`
+    /// Sends this answer instead of the right one. In the body and the headers, `{authorization}`
     /// becomes the request's own header.
     Answer {
         /// HTTP status.
@@ -13,33 +13,33 @@ pub enum Action {
         /// Body.
         body: String,
     },
-    /// The connection is cut after so many bytes of the body.
+    /// Cuts the connection after this number of bytes of the body.
     CutAfter(u64),
-    /// The last byte of the body is another one.
+    /// Changes the last byte of the body.
     Corrupt,
-    /// `Range` is ignored and everything is sent.
+    /// Ignores `Range` and sends everything.
     IgnoreRange,
 }
 
-/// Something that goes wrong for the next requests whose path matches.
+/// A fault of the next requests whose path matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Requests whose decoded path holds this, on either address.
+    /// Substring of the decoded path of the affected requests, on either address.
     pub path: String,
-    /// What happens.
+    /// The fault.
     pub action: Action,
-    /// To how many requests.
+    /// Number of affected requests.
     pub times: usize,
 }
 
 impl Fault {
-    /// The next request for `path` is answered with `status`.
+    /// Answers the next request for `path` with `status`.
     pub fn status(path: &str, status: u16) -> Self {
         let action = Action::Answer { status, headers: Vec::new(), body: String::new() };
         Self { path: path.to_owned(), action, times: 1 }
     }
 
-    /// The same with one more header (for [`Action::Answer`]).
+    /// Adds a header to the answer (for [`Action::Answer`]).
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         if let Action::Answer { headers, .. } = &mut self.action {
@@ -48,7 +48,7 @@ impl Fault {
         self
     }
 
-    /// The same for so many requests.
+    /// Sets the number of affected requests.
     #[must_use]
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;

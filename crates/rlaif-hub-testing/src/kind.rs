@@ -1,6 +1,6 @@
 //! Kinds of repositories.
 
-/// What a repository holds.
+/// The kind of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// A model repository: `/{id}`.

@@ -35,14 +35,14 @@ pub use shared::Request;
 use shared::Shared;
 use store::{Access, Content};
 
-/// Who may read a repository's files.
+/// Access to a repository's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Visibility {
     /// Everyone.
     Public,
-    /// Everyone sees that it is there; these tokens read its files.
+    /// Everyone sees that the repository exists; only these tokens can read its files.
     Gated(Vec<String>),
-    /// These tokens alone see it.
+    /// Only these tokens see the repository.
     Private(Vec<String>),
 }
 
@@ -53,10 +53,10 @@ pub struct HubServer {
 }
 
 impl HubServer {
-    /// Starts on two free ports of this machine: one for the hub, one for its storage.
+    /// Starts on two free local ports: one for the hub, one for its storage.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// When no port is free.
     pub fn start() -> io::Result<Self> {
         let hub = TcpListener::bind("127.0.0.1:0")?;
         let storage = TcpListener::bind("127.0.0.1:0")?;
@@ -73,7 +73,7 @@ impl HubServer {
         Ok(Self { shared })
     }
 
-    /// What `HF_ENDPOINT` is to be.
+    /// The value for `HF_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.shared.hub)
     }
@@ -88,7 +88,7 @@ impl HubServer {
         self.shared.state().store.commit(kind, id, branch, files)
     }
 
-    /// Adds a commit of what lies in `folder`, read when it is asked for, as [`HubServer::commit`].
+    /// Adds a commit of the content of `folder`, read on request, as [`HubServer::commit`].
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -122,7 +122,7 @@ impl HubServer {
         self.shared.state().store.tag(kind, id, name, commit);
     }
 
-    /// Says who may read a repository. Tokens named here are valid; all others are not.
+    /// Restricts access to a repository. Tokens named here are valid; all others are not.
     pub fn restrict(&self, kind: Kind, id: &str, visibility: Visibility) {
         let access = match visibility {
             Visibility::Public => Access::Public,
@@ -137,12 +137,12 @@ impl HubServer {
         self.shared.state().store.add_token(token);
     }
 
-    /// Makes an old id lead to a new one, by 307.
+    /// Redirects an old id to a new one, by 307.
     pub fn rename(&self, kind: Kind, old: &str, new: &str) {
         self.shared.state().store.rename(kind, old, new);
     }
 
-    /// Something goes wrong from now on.
+    /// Injects a fault from now on.
     pub fn fail(&self, fault: Fault) {
         self.shared.state().faults.push(fault);
     }
@@ -162,7 +162,8 @@ impl Drop for HubServer {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
         for address in [self.shared.hub, self.shared.storage] {
-            // Wakes the thread that waits for a connection; if that fails, it is gone already.
+            // Wakes the thread that waits for a connection; if this fails, the thread is gone
+            // already.
             let _ = TcpStream::connect(address);
         }
     }
@@ -175,7 +176,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let Ok(connection) = connection else { continue };
         let shared = Arc::clone(shared);
-        // A client that hangs up is its own affair; what it was sent shows in its test.
+        // An error of the client's connection shows in its own test.
         std::thread::spawn(move || {
             let _ = wire::serve(connection, &shared);
         });

@@ -1,4 +1,4 @@
-//! What the hub answers.
+//! The hub's answers.
 
 use crate::kind::Kind;
 use crate::shared::{Request, Shared};
@@ -10,13 +10,13 @@ pub(crate) struct Response {
     pub(crate) body: Vec<u8>,
 }
 
-/// What a path of the hub means.
+/// The meaning of a path on the hub.
 enum Target<'a> {
     /// `/api/models/{id}/revision/{revision}`
     Listing { kind: Kind, id: &'a str, revision: &'a str },
     /// `/{id}/resolve/{revision}/{file}`
     File { kind: Kind, id: &'a str, revision: &'a str, file: &'a str },
-    /// `/api/resolve-cache/models/{id}/{commit}/{file}`: where small files are served from.
+    /// `/api/resolve-cache/models/{id}/{commit}/{file}`: the address that serves small files.
     Cached { kind: Kind, id: &'a str, revision: &'a str, file: &'a str },
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn answer(request: &Request, store: &Store, shared: &Shared) -> Respo
     | Target::File { kind, id, revision, .. }
     | Target::Cached { kind, id, revision, .. }) = target;
     if let Some(new) = store.renamed(kind, id) {
-        // Relative, as the hub's are.
+        // Relative, as in the hub's answers.
         let location = request.path.replacen(id, new, 1);
         return Response::new(307).header("Location", &encode(&location));
     }
@@ -83,7 +83,7 @@ pub(crate) fn answer(request: &Request, store: &Store, shared: &Shared) -> Respo
     }
 }
 
-/// Whether the answer's body is a file's content.
+/// `true` if the answer's body is a file's content.
 pub(crate) fn sends_content(request: &Request, store: &Store) -> bool {
     if request.to_storage {
         return store.by_sha256(request.path.trim_start_matches('/')).is_some();
@@ -92,7 +92,7 @@ pub(crate) fn sends_content(request: &Request, store: &Store) -> bool {
 }
 
 fn storage(request: &Request, store: &Store) -> Response {
-    // As the real one: a presigned address and a token are one authentication too many.
+    // As the real storage: a presigned address and a token are one authentication too many.
     if request.authorization.is_some() {
         return error(400, "", "Only one auth mechanism allowed");
     }
@@ -194,7 +194,7 @@ fn split_id(path: &str) -> Option<(&str, &str)> {
     Some((&path[..end], &path[end + 1..]))
 }
 
-/// Percent-encodes what a `Location` cannot hold.
+/// Percent-encodes characters that a `Location` cannot contain.
 fn encode(path: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~:".contains(&b);
     path.bytes()

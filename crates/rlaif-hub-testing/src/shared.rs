@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::fault::Fault;
 use crate::store::Store;
 
-/// A request as the server saw it.
+/// A request as the server received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// `GET` or `HEAD`.
@@ -18,7 +18,7 @@ pub struct Request {
     pub range: Option<String>,
     /// The `Authorization` header.
     pub authorization: Option<String>,
-    /// Whether it came to the storage address rather than to the hub.
+    /// `true` if the request came to the storage address rather than to the hub.
     pub to_storage: bool,
 }
 

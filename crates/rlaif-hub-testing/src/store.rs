@@ -1,4 +1,4 @@
-//! Repositories: commits, references, contents, and who may read them.
+//! Repositories: commits, references, contents, and access.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::kind::Kind;
 
-/// Endings that the hub keeps in large-file storage by default (`.gitattributes`).
+/// File extensions that the hub keeps in large-file storage by default (`.gitattributes`).
 const LARGE: &[&str] =
     &["bin", "gz", "h5", "model", "msgpack", "onnx", "parquet", "pt", "safetensors", "zip"];
 
@@ -144,7 +144,7 @@ impl Store {
         self.repos.get(&(kind, id.to_owned()))
     }
 
-    /// What the storage address serves under a hash.
+    /// The content that the storage address serves under a hash.
     pub(crate) fn by_sha256(&self, sha256: &str) -> Option<&Content> {
         let mut all = self.repos.values().flat_map(|repo| repo.commits.values());
         all.find_map(|files| files.values().find(|content| content.sha256 == sha256))

@@ -14,7 +14,7 @@ use crate::http::{Client, Patience, Subject, text_header};
 use crate::progress::{DownloadProgress, Event};
 use crate::repo::HubRepo;
 
-/// What the hub says about a file.
+/// The hub's metadata of a file.
 struct Metadata {
     /// The blob's name in the cache.
     etag: String,
@@ -34,7 +34,7 @@ impl Metadata {
         let etag =
             linked.or_else(|| text_header(headers, ETAG.as_str())).ok_or("no ETag header")?;
         let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
-        // It becomes a file name.
+        // The ETag becomes a file name.
         let fits = etag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
         if !fits || etag.is_empty() || etag.len() > 128 {
             return Err("its ETag is neither a hash nor a name");
@@ -50,7 +50,7 @@ impl Metadata {
 }
 
 impl HubRepo {
-    /// Makes `file` of `commit` be in the cache.
+    /// Downloads `file` of `commit` into the cache.
     pub(crate) fn download(&self, commit: &str, file: &str) -> Result<PathBuf, HubError> {
         let client = &self.hub.inner.client;
         let url = self.file_url(commit, file);
@@ -62,7 +62,7 @@ impl HubRepo {
             let _held = self.cache.lock(&metadata.etag, || {
                 client.notice(&format!("{file}: waiting for another download of it"));
             })?;
-            // Another process may have brought it meanwhile.
+            // Another process may have downloaded it meanwhile.
             if !has_size(&blob, metadata.size) {
                 create_parent(&blob)?;
                 Transfer { client, url: &url, subject, file, metadata: &metadata }.run(&blob)?;
@@ -84,7 +84,7 @@ struct Transfer<'a> {
     metadata: &'a Metadata,
 }
 
-/// Tells the listener that the transfer is over, however it ends.
+/// Reports the end of the transfer to the listener when dropped, on success and on failure.
 struct Ended<'a>(&'a dyn DownloadProgress, &'a str);
 
 impl Drop for Ended<'_> {
@@ -97,7 +97,7 @@ impl Transfer<'_> {
     fn run(&self, blob: &Path) -> Result<(), HubError> {
         let partial = blob.with_file_name(format!("{}.incomplete", self.metadata.etag));
         if self.metadata.sha256.is_none() {
-            // Without a checksum nobody could tell whether an old beginning fits the new end.
+            // Without a checksum, an old beginning could not be checked against the new end.
             remove(&partial)?;
         }
         let _ended = Ended(&*self.client.progress, self.file);
@@ -110,7 +110,7 @@ impl Transfer<'_> {
             if !continued {
                 return Err(corrupted);
             }
-            // What an earlier run left may be at fault.
+            // The partial file of an earlier run may be at fault.
             part = Partial::open(&partial)?;
             self.fetch(&mut part)?;
             if let Err(corrupted) = self.check(&part) {
@@ -124,7 +124,7 @@ impl Transfer<'_> {
         rlaif_files::rename_synced(&partial, blob).map_err(HubError::io("create", blob))
     }
 
-    /// Requests, and requests again from where it broke, until all bytes are here.
+    /// Requests the file, and resumes where the connection broke, until it is complete.
     fn fetch(&self, part: &mut Partial) -> Result<(), HubError> {
         let size = self.metadata.size;
         if part.len > size {
@@ -145,7 +145,7 @@ impl Transfer<'_> {
             if part.len > before {
                 patience = self.client.retry.patience();
             }
-            // In a row without a byte.
+            // The number of consecutive attempts without a byte.
             let fruitless = patience.attempts();
             let Ok(pause) = patience.pause(None) else {
                 return Err(HubError::Interrupted {
@@ -167,8 +167,8 @@ impl Transfer<'_> {
         Ok(())
     }
 
-    /// One request. A connection that breaks is no error here: it is returned, and what came is
-    /// kept.
+    /// Sends one request. A broken connection is returned as a value, not as an error, and the
+    /// received bytes are kept.
     fn fetch_once(&self, part: &mut Partial) -> Result<Option<io::Error>, HubError> {
         let size = self.metadata.size;
         let response = self.client.get(self.url, part.len, Patience::Normal, self.subject)?;
@@ -184,7 +184,7 @@ impl Transfer<'_> {
                 part.restart()?;
                 return Ok(None);
             }
-            // It knows no ranges and sends everything.
+            // The server ignores `Range` and sends everything.
             _ => part.restart()?,
         }
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();

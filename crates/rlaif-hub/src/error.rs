@@ -1,24 +1,25 @@
-//! What can go wrong between a repository and this disk, each with what to do about it.
+//! Errors between a repository and the local disk, each with its remedy.
 
 use std::path::PathBuf;
 
 use rlaif_core::Fault;
 
-/// Why a file of a repository could not be had.
+/// Errors of fetching a file of a repository.
 ///
-/// No message holds a token, or the query string of a URL (presigned addresses carry signatures).
+/// No message contains a token, or the query string of a URL (presigned addresses carry
+/// signatures).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// The repository's name is not one the hub could have.
+    /// The repository's name is not a valid id.
     #[error(
         "`{id}` is neither a folder on this disk nor a repository id: write `name` or `org/name` \
          with letters, digits, `-`, `_` and `.` ({reason})"
     )]
     InvalidRepoId {
-        /// What was given.
+        /// The given id.
         id: String,
-        /// Which rule it breaks.
+        /// The broken rule.
         reason: &'static str,
     },
     /// The revision is not a branch, a tag or a commit hash.
@@ -26,7 +27,7 @@ pub enum HubError {
     InvalidRevision {
         /// The repository.
         repo: String,
-        /// What was given.
+        /// The given revision.
         revision: String,
     },
     /// A local folder has no revisions.
@@ -37,10 +38,10 @@ pub enum HubError {
     FolderHasNoRevisions {
         /// The folder.
         folder: PathBuf,
-        /// The revision asked for.
+        /// The requested revision.
         revision: String,
     },
-    /// The file name would leave the repository.
+    /// The file name points outside the repository.
     #[error(
         "`{file}` is no file name inside `{repo}`: give a relative path with `/` between folders \
          and no `..`"
@@ -48,16 +49,16 @@ pub enum HubError {
     InvalidFileName {
         /// The repository.
         repo: String,
-        /// What was given, or what the server listed.
+        /// The name that was given, or that the server listed.
         file: String,
     },
-    /// The endpoint is not an address.
+    /// The endpoint is not a valid address.
     #[error(
         "the hub's endpoint `{endpoint}` is no http(s) address: correct HF_ENDPOINT, for instance \
          `https://huggingface.co`"
     )]
     InvalidEndpoint {
-        /// What was given, without credentials.
+        /// The given endpoint, without credentials.
         endpoint: String,
     },
     /// The token cannot be sent.
@@ -66,10 +67,10 @@ pub enum HubError {
          perhaps): copy it again from the hub's settings page"
     )]
     InvalidToken {
-        /// Where the token came from: a variable, a file, or the program.
+        /// The origin of the token: a variable, a file, or the program.
         origin: String,
     },
-    /// There is nowhere to keep files.
+    /// There is no folder for the cache.
     #[error(
         "no cache folder: give one, or set HF_HUB_CACHE, HF_HOME or HOME where the environment is read"
     )]
@@ -79,12 +80,12 @@ pub enum HubError {
     Gated {
         /// The repository.
         repo: String,
-        /// Where access is asked for.
+        /// The page on which to request access.
         page: String,
-        /// What to do, which depends on whether a token was sent.
+        /// The remedy, which depends on whether a token was sent.
         advice: &'static str,
     },
-    /// The hub does not know the token.
+    /// The hub rejected the token.
     #[error(
         "{endpoint} rejected the access token from {origin}: it has expired or was revoked; create \
          a new one, or unset it if the repository is public"
@@ -92,10 +93,10 @@ pub enum HubError {
     BadToken {
         /// The hub.
         endpoint: String,
-        /// Where the token came from: a variable, a file, or the program.
+        /// The origin of the token: a variable, a file, or the program.
         origin: String,
     },
-    /// The token may not do this.
+    /// The token lacks permission.
     #[error(
         "{endpoint} forbids access to `{repo}`{}: use a token with read access to this repository",
         detail(.message.as_deref())
@@ -105,7 +106,7 @@ pub enum HubError {
         endpoint: String,
         /// The repository.
         repo: String,
-        /// What the hub said.
+        /// The hub's message.
         message: Option<String>,
     },
     /// The hub shows no such repository to this account.
@@ -120,7 +121,7 @@ pub enum HubError {
         repo: String,
         /// The hub.
         endpoint: String,
-        /// What to do if it is private, which depends on whether a token was sent.
+        /// The remedy for a private repository, which depends on whether a token was sent.
         advice: &'static str,
     },
     /// The repository has no such branch, tag or commit.
@@ -131,7 +132,7 @@ pub enum HubError {
     RevisionNotFound {
         /// The repository.
         repo: String,
-        /// The revision asked for.
+        /// The requested revision.
         revision: String,
     },
     /// The repository has no such file.
@@ -139,14 +140,14 @@ pub enum HubError {
     FileNotFound {
         /// The repository or folder.
         repo: String,
-        /// The revision asked for, or `this disk` for a folder.
+        /// The requested revision, or `this disk` for a folder.
         revision: String,
-        /// The file asked for.
+        /// The requested file.
         file: String,
-        /// What is there instead, as far as it is known.
+        /// The existing files, if known.
         files: Vec<String>,
     },
-    /// The file is not on this disk, and the hub cannot be asked: it is out of reach, or offline
+    /// The file is not on this disk, and the hub cannot be asked: it is unreachable, or offline
     /// mode is on.
     #[error(
         "{} of `{repo}` at `{revision}` is {}in the cache {}, and the hub is out of reach or \
@@ -159,14 +160,15 @@ pub enum HubError {
     NotCached {
         /// The repository.
         repo: String,
-        /// The revision asked for.
+        /// The requested revision.
         revision: String,
-        /// The file asked for; none where the repository as a whole is unknown.
+        /// The requested file; `None` if the repository as a whole is unknown.
         file: Option<String>,
-        /// The cache looked in.
+        /// The cache that was searched.
         cache: PathBuf,
     },
-    /// Too many requests, also after retries, or the hub asks for a longer pause than we make.
+    /// Too many requests, even after retries, or the hub requests a longer pause than the client
+    /// makes.
     #[error(
         "{endpoint} limits the rate of requests: try again {}; requests with an access token \
          (HF_TOKEN) have a higher limit",
@@ -175,20 +177,20 @@ pub enum HubError {
     RateLimited {
         /// The hub.
         endpoint: String,
-        /// How long it asks to wait, in seconds, if it says.
+        /// The pause that the hub requests, in seconds, if it states one.
         wait_s: Option<u64>,
     },
-    /// The hub answered with an error that is none of the above.
+    /// The hub answered with any other error.
     #[error("{url} answered {status}{}, also after retries where they could help", detail(.message.as_deref()))]
     Status {
         /// The address, without its query.
         url: String,
         /// The HTTP status.
         status: u16,
-        /// What the hub said.
+        /// The hub's message.
         message: Option<String>,
     },
-    /// No connection, or it broke again and again.
+    /// No connection, or a connection that broke repeatedly.
     #[error(
         "no connection to {url} after {attempts} attempts: check the network and HF_ENDPOINT, or \
          set HF_HUB_OFFLINE=1 to use what is in the cache"
@@ -196,13 +198,14 @@ pub enum HubError {
     Network {
         /// The address, without its query.
         url: String,
-        /// How many times it was tried.
+        /// Number of attempts.
         attempts: usize,
-        /// What the last attempt failed with.
+        /// The error of the last attempt.
         #[source]
         source: Box<ureq::Error>,
     },
-    /// The transfer of a file broke again and again; what came is kept and continued next time.
+    /// The transfer of a file broke repeatedly; the received part is kept, and the next run resumes
+    /// it.
     #[error(
         "the transfer of `{file}` broke {attempts} times in a row after {received} of {expected} \
          bytes: run again, it continues there"
@@ -210,17 +213,17 @@ pub enum HubError {
     Interrupted {
         /// The file.
         file: String,
-        /// How many attempts in a row brought no byte.
+        /// Number of consecutive attempts without a byte.
         attempts: usize,
         /// Bytes on this disk.
         received: u64,
         /// Bytes of the whole file.
         expected: u64,
-        /// What the last attempt failed with, where it failed rather than ended early.
+        /// The error of the last attempt; `None` if it merely ended early.
         #[source]
         source: Option<std::io::Error>,
     },
-    /// What arrived is not what the hub announced. Nothing of it was kept.
+    /// The received file differs from the hub's announcement. Nothing of it was kept.
     #[error(
         "`{file}` of `{repo}` arrived corrupted ({what} {expected} expected, {found} found) and \
          was deleted: try again, and look for a proxy that changes downloads if it happens again"
@@ -230,11 +233,11 @@ pub enum HubError {
         repo: String,
         /// The file.
         file: String,
-        /// What was compared: `SHA-256` or `size in bytes`.
+        /// The compared property: `SHA-256` or `size in bytes`.
         what: &'static str,
-        /// What the hub announced.
+        /// The announced value.
         expected: String,
-        /// What arrived.
+        /// The received value.
         found: String,
     },
     /// The server does not speak the hub's protocol.
@@ -242,33 +245,33 @@ pub enum HubError {
     Protocol {
         /// The address, without its query.
         url: String,
-        /// What was missing or wrong.
+        /// The missing or wrong part of the answer.
         what: &'static str,
     },
-    /// The hub's listing is not the JSON it should be.
+    /// The hub's listing is not the expected JSON.
     #[error("{url} does not list the repository as a hub does: check HF_ENDPOINT and proxies")]
     Listing {
         /// The address, without its query.
         url: String,
-        /// What the reader said.
+        /// The parser's error.
         #[source]
         source: serde_json::Error,
     },
-    /// This disk refused.
+    /// A file operation failed on this disk.
     #[error("could not {action} {}", .path.display())]
     Io {
-        /// What was tried, as a verb.
+        /// The failed action, as a verb.
         action: &'static str,
-        /// Where.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
 }
 
 impl HubError {
-    /// Binds an operating system's error to what was tried and where.
+    /// Combines an operating system's error with the action and the path.
     pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,

@@ -1,9 +1,9 @@
 //! Requests to a hub: retried, redirected, and explained.
 //!
-//! hf-hub 0.5 can send them too, but reports a failure without the headers that say why
-//! (`X-Error-Code`), sends the access token on to the storage host when it asks for a file's
-//! size, appends a whole file to a partial one when a server ignores `Range`, and pays no heed to
-//! `Retry-After`. So this module speaks through the same ureq itself.
+//! hf-hub 0.5 can send these requests too, but it reports a failure without the headers that
+//! explain it (`X-Error-Code`), sends the access token on to the storage host when it asks for a
+//! file's size, appends a whole file to a partial one when a server ignores `Range`, and ignores
+//! `Retry-After`. So this module uses the same ureq directly.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::kind::RepoKind;
 use crate::progress::{DownloadProgress, Event};
 use crate::token::Token;
 
-/// What a request is about, for the sentence that explains its failure.
+/// The subject of a request, for error messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject<'a> {
     pub(crate) kind: RepoKind,
@@ -30,26 +30,26 @@ pub(crate) struct Subject<'a> {
     pub(crate) file: Option<&'a str>,
 }
 
-/// Which redirects are taken.
+/// The redirects to follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Redirects {
     /// All.
     All,
-    /// Those of renamed repositories, but not the one to where a large file is stored: its
-    /// response carries the file's metadata.
+    /// Those of renamed repositories, but not the one to the storage of a large file: its response
+    /// carries the file's metadata.
     UpToStorage,
 }
 
-/// How long to try.
+/// The number of retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// As [`Retry`] says.
+    /// According to [`Retry`].
     Normal,
-    /// Retries only where the server answered: there is a cache to fall back to.
+    /// Retries only if the server answered: there is a cache to fall back to.
     OnlyIfReachable,
 }
 
-/// The hub's side of the conversation.
+/// A client of the hub's protocol.
 pub(crate) struct Client {
     agent: Agent,
     endpoint: String,
@@ -59,7 +59,7 @@ pub(crate) struct Client {
     pub(crate) progress: Arc<dyn DownloadProgress>,
 }
 
-/// What a token may be sent to.
+/// A host that a token may be sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Origin {
     scheme: Scheme,
@@ -107,7 +107,7 @@ impl Client {
         Ok(response.into_parts().0.headers)
     }
 
-    /// A file's content from byte `from` on, or all of it where the server knows no ranges.
+    /// A file's content from byte `from` on, or all of it if the server ignores ranges.
     pub(crate) fn get(
         &self,
         url: &str,
@@ -152,7 +152,7 @@ impl Client {
         }
     }
 
-    /// What the last attempt comes to.
+    /// The result of the last attempt.
     fn conclude(
         &self,
         answer: Result<(Response<Body>, Uri), Broken>,
@@ -168,7 +168,7 @@ impl Client {
         }
     }
 
-    /// One request and the redirects after it.
+    /// Sends a request and follows its redirects.
     fn follow(&self, request: Request<'_>) -> Result<(Response<Body>, Uri), Broken> {
         const MOST_REDIRECTS: usize = 10;
         let Ok(mut uri) = request.url.parse::<Uri>() else {
@@ -176,7 +176,7 @@ impl Client {
         };
         for _ in 0..=MOST_REDIRECTS {
             let mut call = if request.head { self.agent.head(&uri) } else { self.agent.get(&uri) }
-                // A compressed answer has another length than the file.
+                // A compressed answer would have another length than the file.
                 .header(ACCEPT_ENCODING, "identity");
             if request.from > 0 {
                 call = call.header(RANGE, format!("bytes={}-", request.from));
@@ -205,7 +205,7 @@ impl Client {
         Err(Broken::Protocol(uri, "more than ten redirects"))
     }
 
-    /// The response if it is one that was asked for, else what is wrong and what to do.
+    /// Returns an expected response, and turns any other into an error with a remedy.
     fn explain(
         &self,
         mut response: Response<Body>,
@@ -213,7 +213,7 @@ impl Client {
         subject: Subject<'_>,
     ) -> Result<Response<Body>, HubError> {
         let status = response.status();
-        // 416: the range begins at the file's end. What that means the transfer knows.
+        // 416: the range begins at the file's end. The transfer interprets it.
         if status.is_success() || is_redirect(status) || status == StatusCode::RANGE_NOT_SATISFIABLE
         {
             return Ok(response);
@@ -269,7 +269,7 @@ impl Client {
         })
     }
 
-    /// What the server says went wrong: one line, short, printable, without the token.
+    /// The server's error message: one line, short, printable, without the token.
     fn message(&self, response: &mut Response<Body>) -> Option<String> {
         const MOST_CHARS: usize = 300;
         let said = text_header(response.headers(), "x-error-message").or_else(|| {
@@ -314,8 +314,8 @@ pub(crate) fn text_header(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// The address a `Location` means: whole, without scheme, or without host. Relative paths are
-/// not used by hubs and are refused.
+/// The full address of a `Location`: absolute, without scheme, or without host. Hubs do not use
+/// relative paths, which are refused.
 fn join(base: &Uri, location: &str) -> Option<Uri> {
     let joined = if location.starts_with("//") {
         format!("{}:{location}", base.scheme_str()?)

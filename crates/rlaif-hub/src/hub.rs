@@ -1,4 +1,4 @@
-//! Where the hub is, where the cache is, and who asks.
+//! A hub: its address, its cache, and the credentials for it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -12,18 +12,18 @@ use crate::http::Client;
 use crate::progress::{Bars, DownloadProgress, Quiet};
 use crate::token::Token;
 
-/// Whether requests may be made.
+/// Permission to make network requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
-    /// Ask the hub for what is not in the cache.
+    /// Request files that are not in the cache.
     Online,
-    /// Use the cache alone.
+    /// Use the cache only.
     Offline,
 }
 
 /// A hub and the cache of its files on this disk. Cheap to clone.
 ///
-/// The cache has the layout of Python's `huggingface_hub`, and both find what the other
+/// The cache has the layout of Python's `huggingface_hub`; each finds the files that the other
 /// downloaded.
 ///
 /// ```
@@ -63,12 +63,12 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError::InvalidEndpoint`], [`HubError::InvalidToken`], [`HubError::NoCacheFolder`], or
-    /// [`HubError::Io`] when the token file is there and cannot be read.
+    /// [`HubError::Io`] when the token file exists but cannot be read.
     pub fn from_env() -> Result<Self, HubError> {
         HubBuilder::from_variables(|name| std::env::var_os(name))?.build()
     }
 
-    /// A hub described by hand; the environment is not read.
+    /// A hub configured explicitly; the environment is not read.
     pub fn builder() -> HubBuilder {
         HubBuilder::default()
     }
@@ -119,10 +119,10 @@ impl Default for HubBuilder {
 }
 
 impl HubBuilder {
-    /// As [`Hub::from_env`], before anything is changed by hand.
+    /// As [`Hub::from_env`], with changes to follow.
     ///
     /// # Errors
-    /// [`HubError::Io`] when the token file is there and cannot be read.
+    /// [`HubError::Io`] when the token file exists but cannot be read.
     pub fn from_env() -> Result<Self, HubError> {
         Self::from_variables(|name| std::env::var_os(name))
     }
@@ -175,37 +175,37 @@ impl HubBuilder {
         self
     }
 
-    /// The folder of the cache: what `HF_HUB_CACHE` names.
+    /// The folder of the cache, as `HF_HUB_CACHE` names it.
     pub fn cache_dir(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(folder.into());
         self
     }
 
-    /// The access token, sent to the hub's own address alone; an empty one is none.
+    /// The access token, sent to the hub's own address only; an empty token counts as absent.
     pub fn token(mut self, token: impl Into<String>) -> Self {
         self.token = Some((token.into(), "the program".to_owned()));
         self
     }
 
-    /// Whether requests may be made (default [`Network::Online`]).
+    /// Permission to make requests (default [`Network::Online`]).
     pub fn network(mut self, network: Network) -> Self {
         self.network = network;
         self
     }
 
-    /// How failures that may pass are met.
+    /// The retries after transient failures.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Who hears of downloads (default [`Bars`]).
+    /// The receiver of progress events (default [`Bars`]).
     pub fn progress(mut self, progress: impl DownloadProgress + 'static) -> Self {
         self.progress = Arc::new(progress);
         self
     }
 
-    /// The hub so described.
+    /// Builds the hub.
     ///
     /// # Errors
     /// [`HubError::InvalidEndpoint`], [`HubError::InvalidToken`], and

@@ -1,4 +1,4 @@
-//! Who is told how far a download has come.
+//! Progress of downloads.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Something that happened during a download.
+/// An event of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A transfer begins, or goes on where an earlier one stopped.
+    /// A transfer begins, or resumes where an earlier one stopped.
     Started {
         /// The file's name in the repository.
         file: &'a str,
@@ -23,7 +23,7 @@ pub enum Event<'a> {
     Advanced {
         /// The file's name in the repository.
         file: &'a str,
-        /// Bytes of it on this disk now.
+        /// Bytes of the file on this disk now.
         present: u64,
     },
     /// The file is complete and checked, or was given up.
@@ -31,20 +31,20 @@ pub enum Event<'a> {
         /// The file's name in the repository.
         file: &'a str,
     },
-    /// Something the user may want to know: a pause before a retry, a fall back to the cache.
+    /// Something the user may want to know: a pause before a retry, a fallback to the cache.
     Notice {
         /// One sentence.
         text: &'a str,
     },
 }
 
-/// Hears of downloads. Called from whichever thread downloads.
+/// Receiver of download events. Called from the thread that downloads.
 pub trait DownloadProgress: Send + Sync {
-    /// Takes note of `event`; must not block for long.
+    /// Handles `event`; must not block for long.
     fn note(&self, event: Event<'_>);
 }
 
-/// Says nothing.
+/// Ignores all events.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Quiet;
 
@@ -52,7 +52,8 @@ impl DownloadProgress for Quiet {
     fn note(&self, _event: Event<'_>) {}
 }
 
-/// Bars on standard error where that is a terminal. Notices go to standard error in any case.
+/// Shows bars on standard error if that is a terminal. Notices are always printed to standard
+/// error.
 #[derive(Debug, Default)]
 pub struct Bars {
     all: MultiProgress,
@@ -89,8 +90,8 @@ impl DownloadProgress for Bars {
             }
             Event::Notice { text } => {
                 if std::io::stderr().is_terminal() {
-                    // Above the bars instead of through them. A notice that cannot be shown is
-                    // no reason to fail a download.
+                    // Above the bars instead of through them. A notice that cannot be shown does
+                    // not fail a download.
                     let _ = self.all.println(text);
                 } else {
                     let _ = writeln!(std::io::stderr(), "{text}");

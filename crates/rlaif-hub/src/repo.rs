@@ -13,11 +13,11 @@ use crate::http::{Patience, Subject};
 use crate::hub::{Hub, Network};
 use crate::kind::RepoKind;
 
-/// What RFC 3986 lets stand in a path as it is.
+/// Characters that RFC 3986 allows unescaped in a path segment.
 const PATH_SEGMENT: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The files of one repository at one commit, or of one folder of this disk.
+/// The files of one repository at one commit, or of one folder on this disk.
 ///
 /// ```
 /// use rlaif_hub::Repo;
@@ -50,7 +50,7 @@ pub(crate) struct HubRepo {
     resolved: Mutex<Option<Arc<Resolved>>>,
 }
 
-/// What is known of the revision.
+/// The known facts about the revision.
 #[derive(Debug)]
 struct Resolved {
     commit: String,
@@ -61,9 +61,9 @@ struct Resolved {
 enum Knowledge {
     /// All files of the commit, from the hub.
     Listing(Vec<String>),
-    /// The commit alone; the hub was not asked.
+    /// The commit only; the hub was not asked.
     Commit,
-    /// The commit as the cache knows it, because the hub cannot be asked.
+    /// The commit according to the cache, because the hub cannot be asked.
     Cache,
 }
 
@@ -105,7 +105,7 @@ impl Repo {
         }
     }
 
-    /// Where `file` is on this disk, downloaded first if need be.
+    /// The path of `file` on this disk; downloads it first if necessary.
     ///
     /// # Errors
     /// [`HubError::FileNotFound`] when the repository has no such file, and every other error of
@@ -125,8 +125,8 @@ impl Repo {
         })
     }
 
-    /// As [`Repo::get`], with `None` for a file that the repository does not have (or, offline,
-    /// that the cached part of it does not have).
+    /// As [`Repo::get`], with `None` for a file that the repository does not have (offline: that is
+    /// not in the cache).
     ///
     /// # Errors
     /// Every error of a download but [`HubError::FileNotFound`].
@@ -140,8 +140,8 @@ impl Repo {
         }
     }
 
-    /// Names of all files, sorted, with `/` between folders. Where the hub cannot be asked, those
-    /// that the cache has.
+    /// Names of all files, sorted, with `/` between folders. If the hub cannot be asked, the names
+    /// of the cached files.
     ///
     /// # Errors
     /// Every error of a request; [`HubError::Io`] when a folder cannot be listed.
@@ -167,7 +167,7 @@ impl Repo {
 impl Hub {
     /// A repository, at a branch, tag or commit (`None`: `main`). No request is made yet.
     ///
-    /// All files come from one commit: the one the revision names when it is first looked up.
+    /// All files come from one commit: the commit of the revision at the first look-up.
     ///
     /// # Errors
     /// [`HubError::InvalidRepoId`] and [`HubError::InvalidRevision`].
@@ -175,8 +175,8 @@ impl Hub {
         Repo::on_hub(self, kind, id, revision.unwrap_or("main"))
     }
 
-    /// A folder of this disk if `location` is one, else the repository of that name: what a
-    /// `--model` argument means.
+    /// A folder on this disk if `location` is one, else the repository with that name: the meaning
+    /// of a `--model` argument.
     ///
     /// # Errors
     /// As [`Hub::repo`]; also [`HubError::FolderHasNoRevisions`].
@@ -262,7 +262,7 @@ impl HubRepo {
         }
     }
 
-    /// Why `get` has nothing to return.
+    /// The error for a file that `get` cannot return.
     fn missing(&self, file: &str) -> Result<HubError, HubError> {
         let resolved = self.resolve()?;
         if matches!(resolved.knowledge, Knowledge::Cache)
@@ -296,7 +296,7 @@ impl HubRepo {
         }
     }
 
-    /// The commit, and what is known about it; the hub is asked at most once.
+    /// The commit and the known facts about it; the hub is asked at most once.
     fn resolve(&self) -> Result<Arc<Resolved>, HubError> {
         let mut known = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(resolved) = &*known {
@@ -313,8 +313,8 @@ impl HubRepo {
         Ok(Arc::clone(known.insert(Arc::new(resolved))))
     }
 
-    /// Asks the hub for the commit and its files, and falls back to the cache where the hub
-    /// cannot be reached.
+    /// Requests the commit and its files from the hub, and falls back to the cache if the hub is
+    /// unreachable.
     fn ask(&self, revision: &str) -> Result<Resolved, HubError> {
         let client = &self.hub.inner.client;
         let kind = self.kind.name();
@@ -334,7 +334,7 @@ impl HubRepo {
             }
             (Err(error), _) => return Err(error),
         };
-        // A data set of a million files is listed in less.
+        // The listing of a data set of a million files is smaller.
         const MOST_BYTES: u64 = 256 << 20;
         let reader = response.body_mut().with_config().limit(MOST_BYTES).reader();
         let info: RepoInfo = serde_json::from_reader(reader)
@@ -359,8 +359,8 @@ impl HubRepo {
         }
     }
 
-    /// Written only once a file of the commit is here: an older commit that is here serves an
-    /// offline run better than a newer one that is not.
+    /// Writes the reference only once a file of the commit is on this disk: an older commit with
+    /// files serves an offline run better than a newer one without.
     fn remember(&self, commit: &str) -> Result<(), HubError> {
         if is_commit(&self.revision) {
             return Ok(());
@@ -405,7 +405,7 @@ fn check_id(id: &str) -> Result<(), HubError> {
     Err(HubError::InvalidRepoId { id: id.to_owned(), reason })
 }
 
-/// Whether a name with `/` in it stays below the folder it is joined to, on every system.
+/// `true` if a name with `/` in it stays below the folder that it is joined to, on every system.
 fn is_safe_path(name: &str) -> bool {
     name.len() <= 1024
         && !name.chars().any(|c| c.is_control() || matches!(c, '\\' | ':'))

@@ -1,4 +1,4 @@
-//! The table and the arrows of `docs/architecture.md`, against what cargo knows.
+//! The table and the dependency lines of `docs/architecture.md`, compared with cargo's metadata.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -13,15 +13,15 @@ const FILE: &str = "docs/architecture.md";
 const BEGIN: &str = "<!-- arrows: written by `cargo xtask docs` -->\n```text\n";
 const END: &str = "```\n<!-- end of arrows -->";
 
-/// What one crate of ours needs of the others: each with the features that bring it, or none if it is
-/// always there.
+/// The workspace crates that one crate needs: each with the features that enable the dependency, or
+/// none if it is unconditional.
 type Needs = BTreeMap<String, BTreeSet<String>>;
 
-/// Our crates that belong to the library, with what each needs.
+/// The workspace crates that belong to the library, with the needs of each.
 #[derive(Debug, PartialEq, Eq)]
 struct House(BTreeMap<String, Needs>);
 
-/// Fails with the difference if the documented table or arrows are not those of the manifests.
+/// Fails with the difference if the documented table or lines differ from the manifests.
 pub(crate) fn check(root: &Path, metadata: &Metadata) -> Result<(), Error> {
     let faults = faults(&read(root)?, &House::of(metadata));
     match faults.is_empty() {
@@ -30,7 +30,7 @@ pub(crate) fn check(root: &Path, metadata: &Metadata) -> Result<(), Error> {
     }
 }
 
-/// Writes the arrows anew.
+/// Rewrites the lines.
 pub(crate) fn write(root: &Path, metadata: &Metadata) -> Result<(), Error> {
     let text = read(root)?;
     let Some((before, _, after)) = parts(&text) else {
@@ -46,7 +46,7 @@ fn read(root: &Path) -> Result<String, Error> {
     fs::read_to_string(&file).map_err(|source| Error::Read { file, source })
 }
 
-/// The text before the block of arrows, its lines, and the text after it.
+/// The text before the block of lines, the lines, and the text after the block.
 fn parts(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once(BEGIN)?;
     let (arrows, after) = rest.split_once(END)?;
@@ -101,7 +101,7 @@ impl House {
     fn of(metadata: &Metadata) -> Self {
         let members = metadata.workspace_packages();
         let ours: BTreeSet<&str> = members.iter().map(|p| p.name.as_str()).collect();
-        // `xtask`, the examples and the benchmarks are no library.
+        // `xtask`, the examples and the benchmarks are not part of the library.
         let library = members.iter().filter(|p| p.name == "rlaif" || p.name.starts_with("rlaif-"));
         let library =
             library.filter(|p| p.manifest_path.components().any(|c| c.as_str() == "crates"));
@@ -127,7 +127,7 @@ impl House {
         Self(crates.collect())
     }
 
-    /// Everything below a crate, by dependencies that are always there.
+    /// All unconditional dependencies of a crate, transitively.
     fn below(&self, name: &str) -> BTreeSet<&str> {
         let mut found = BTreeSet::new();
         let mut open = vec![name];
@@ -147,7 +147,8 @@ impl House {
         needs.map(|need| 1 + self.floor(need)).max().unwrap_or(0)
     }
 
-    /// One line for each crate, from the ground up: the crates it needs beside those that these bring.
+    /// One line for each crate, lowest layer first: its dependencies, without those implied by
+    /// others.
     fn arrows(&self) -> String {
         let short = |name: &str| name.strip_prefix("rlaif-").unwrap_or(name).to_owned();
         let mut names: Vec<&String> = self.0.keys().collect();
@@ -178,7 +179,8 @@ impl House {
         lines
     }
 
-    /// Whether each crate brings libtorch, as the table says it: `yes`, `no`, or the features that do.
+    /// The need for libtorch of each crate, as the table says it: `yes`, `no`, or the features that
+    /// bring it.
     fn libtorch(&self) -> BTreeMap<String, String> {
         let brings = |need: &str| need == "tch" || self.below(need).contains("tch");
         let crates = self.0.iter().map(|(name, needs)| {

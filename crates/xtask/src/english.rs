@@ -15,11 +15,11 @@ const HEADER: &str = "\
 # `cargo xtask docs` lowers them.
 ";
 
-/// First words of a doc comment that make it a clause without a statement.
+/// First words that make a doc comment a clause instead of a statement.
 const OPENINGS: [&str; 9] =
     ["What", "Whatever", "Whether", "Who", "Whoever", "Whose", "Which", "How", "Where"];
 
-/// Idioms that have a plain equivalent.
+/// Idioms with a plain equivalent.
 const IDIOMS: [&str; 8] = [
     "hang on",
     "hangs on",
@@ -31,23 +31,24 @@ const IDIOMS: [&str; 8] = [
     "nothing but",
 ];
 
-/// Verbs before "no" and "none": "is no X" says "is not an X".
+/// Verbs of `is no X`, which means `is not an X`.
 const VERBS: [&str; 4] = ["is", "are", "was", "were"];
 
-/// Words after "is no" that make it plain English.
+/// Words after `is no` that make the phrase plain English.
 const PLAIN: [&str; 9] =
     ["longer", "more", "less", "fewer", "better", "worse", "larger", "smaller", "different"];
 
 /// Counts of findings by crate or folder of documentation.
 type Counts = BTreeMap<String, usize>;
 
-/// Fails if a crate has more findings than its committed number, or fewer: then it is to be lowered.
+/// Fails if a crate has more findings than its committed number, or fewer: the number must then be
+/// lowered.
 pub(crate) fn check(root: &Path) -> Result<(), Error> {
     let (findings, allowed) = (findings(root)?, allowed(root)?);
     compare(&findings, &allowed).map_err(Error::English)
 }
 
-/// Writes the numbers anew.
+/// Rewrites the numbers.
 pub(crate) fn lower(root: &Path) -> Result<(), Error> {
     let mut text = HEADER.to_owned();
     for (place, n) in lowered(&findings(root)?, &allowed(root)?) {
@@ -175,7 +176,7 @@ fn collect(file: &str, text: &str, found: &mut Vec<String>) {
 fn stumbling(line: &str, first: bool) -> Vec<String> {
     let mut found = vec![];
     let trim = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_owned();
-    // What is quoted as code is no prose.
+    // Text quoted as code is not prose.
     let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`code`");
     let words: Vec<String> = prose.split_whitespace().map(trim).collect();
     if first && words.first().is_some_and(|word| OPENINGS.contains(&word.as_str())) {
@@ -184,7 +185,7 @@ fn stumbling(line: &str, first: bool) -> Vec<String> {
     let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
     for idiom in IDIOMS {
         let idiom: Vec<&str> = idiom.split(' ').collect();
-        // As an opening it was counted above.
+        // The opening was counted above.
         let from = usize::from(!found.is_empty());
         let windows = lower.get(from..).unwrap_or_default().windows(idiom.len());
         let times = windows.filter(|words| words.iter().eq(idiom.iter())).count();

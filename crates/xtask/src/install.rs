@@ -1,8 +1,8 @@
 //! Installs the pinned libtorch into `.libtorch` from PyTorch's wheels.
 //!
-//! Everything is written in `.libtorch.partial` and renamed when it is whole, so that a process
-//! killed at any moment leaves either no `.libtorch` or a complete one. Wheels that were
-//! downloaded to the end stay there and are used by the next run.
+//! Everything is written to `.libtorch.partial` and renamed when complete, so that a process killed
+//! at any moment leaves either no `.libtorch` or a complete one. Completely downloaded wheels stay
+//! there and are used by the next run.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,12 +15,12 @@ use crate::progress::megabytes;
 use crate::python;
 use crate::requirement::{Requirement, pinned};
 
-/// How much of libtorch is installed.
+/// The part of libtorch that is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
-    /// The CPU part, with the two CUDA libraries that even it links to.
+    /// The CPU part, with the two CUDA libraries that it links to.
     Cpu,
-    /// All libraries, and NVIDIA's that they need.
+    /// All libraries, and the NVIDIA libraries that they need.
     Cuda,
 }
 
@@ -50,7 +50,7 @@ impl Scope {
         }
     }
 
-    /// Whether the extra `name` of the CUDA toolkit is needed.
+    /// `true` if the extra `name` of the CUDA toolkit is needed.
     fn needs_extra(self, name: &str) -> bool {
         self == Self::Cuda || matches!(name, "cudart" | "cupti")
     }
@@ -88,7 +88,7 @@ impl Place {
         self.root.join(".libtorch.replaced")
     }
 
-    /// What an earlier installation completed, if all of it is still there.
+    /// The scope of an earlier installation, if all of its files still exist.
     pub(crate) fn complete(&self) -> Option<Scope> {
         let text = fs::read_to_string(self.marker()).ok()?;
         let (version, scope, files) = parse_marker(&text)?;
@@ -98,7 +98,7 @@ impl Place {
         (version == VERSION && whole).then_some(scope)
     }
 
-    /// Makes plain cargo commands find the libtorch in `dir`.
+    /// Makes plain cargo commands use the libtorch in `dir`.
     pub(crate) fn link_to(&self, dir: &Path) -> Result<(), Error> {
         if fs::read_link(self.torch()).is_ok_and(|target| target == dir) {
             return Ok(());
@@ -136,7 +136,7 @@ impl Place {
         for wheel in &wheels {
             self.reading(wheel, python::unpack(wheel, &tree, &scope.patterns()))?;
         }
-        // What torch-sys reads; the wheel has its version in Python alone.
+        // Read by torch-sys; the wheel has its version only in Python.
         self.write(&tree.join("torch/build-version"), VERSION)?;
         let fault = Libtorch::at(&tree.join("torch")).check(Cuda::Auto).err();
         if let Some(fault) = fault {
@@ -149,8 +149,8 @@ impl Place {
         Ok(())
     }
 
-    /// NVIDIA's wheels that `torch` needs: those of its own METADATA, and those that the CUDA
-    /// toolkit, a wheel without files, has for the parts that torch asks of it.
+    /// NVIDIA's wheels that `torch` needs: those in its own METADATA, and those that the CUDA
+    /// toolkit, a wheel without files, requires for the parts that torch requests.
     fn nvidia_wheels(&self, torch: &Path, scope: Scope) -> Result<Vec<Requirement>, Error> {
         let needs = pinned(&self.reading(torch, python::metadata(torch))?);
         let toolkit = needs
@@ -174,7 +174,7 @@ impl Place {
         Ok(wanted)
     }
 
-    /// The wheels of `wanted`, in that order; those that are not there yet are downloaded.
+    /// The wheels of `wanted`, in that order; missing ones are downloaded.
     fn fetch(&self, wanted: &[Requirement]) -> Result<Vec<PathBuf>, Error> {
         let wheels = self.partial().join("wheels");
         let missing: Vec<_> =
@@ -183,7 +183,7 @@ impl Place {
             let download = self.partial().join("download");
             let _ = fs::remove_dir_all(&download);
             python::download(&missing, &download)?;
-            // Only now, whole, do they count as downloaded.
+            // Only complete files count as downloaded.
             for need in &missing {
                 let Some(wheel) = find(&download, need) else { continue };
                 let name = wheel.file_name().unwrap_or_default();
@@ -209,7 +209,8 @@ impl Place {
     }
 
     fn lock(&self) -> Result<File, Error> {
-        // The folder itself: no lock file to leave behind. The system frees it with the process.
+        // The folder itself: no lock file to leave behind. The system releases the lock with the
+        // process.
         let error = |e| python::write_error(&self.root, e);
         let root = File::open(&self.root).map_err(error)?;
         if root.try_lock().is_err() {
@@ -245,13 +246,13 @@ impl Place {
         Ok(())
     }
 
-    /// Removes all but finished wheels, which the next run uses. What cannot be removed costs disk
-    /// alone, and the next run tries again.
+    /// Removes everything but complete wheels, which the next run uses. Files that cannot be
+    /// removed cost only disk space, and the next run tries again.
     fn remove_leftovers(&self) {
         for leftover in ["tree", "download"] {
             let _ = fs::remove_dir_all(self.partial().join(leftover));
         }
-        // These go only if they are empty.
+        // Removed only if empty.
         let _ = fs::remove_dir(self.partial().join("wheels"));
         let _ = fs::remove_dir(self.partial());
     }
@@ -260,7 +261,7 @@ impl Place {
         fs::write(path, text).map_err(|e| python::write_error(&self.root, e))
     }
 
-    /// One line about what is installed.
+    /// One line that describes the installation.
     pub(crate) fn describe(&self, scope: Scope) -> String {
         let text = fs::read_to_string(self.marker()).unwrap_or_default();
         let bytes = parse_marker(&text).map_or(0, |(_, _, files)| files.iter().map(|f| f.0).sum());

@@ -1,25 +1,25 @@
-//! A folder with libtorch in it: its version, and whether it is whole.
+//! A folder with libtorch: its version, and its completeness.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// The version that tch 0.24 and the C++ layer are written for.
+/// The version that tch 0.24 and the C++ layer require.
 pub(crate) const VERSION: &str = "2.11.0";
 
 const LIBRARIES: [&str; 3] = ["torch", "torch_cpu", "c10"];
 const VERSION_HEADERS: [&str; 2] =
     ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
 
-/// Which libraries to have.
+/// The requested libraries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cuda {
-    /// With CUDA where there is an NVIDIA GPU and a choice.
+    /// With CUDA if there is an NVIDIA GPU and a choice.
     Auto,
     /// With CUDA.
     Wanted,
 }
 
-/// Why a folder does not do as libtorch.
+/// Reasons why a folder cannot serve as libtorch.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Fault {
     #[error("there is no such folder")]
@@ -47,7 +47,7 @@ impl Libtorch {
     }
 
     /// As [`Libtorch::at`], with the user's `LIBTORCH_INCLUDE` and `LIBTORCH_LIB` in place of the
-    /// parts they name, as `torch-sys` reads them.
+    /// parts that they name, as in `torch-sys`.
     pub(crate) fn of_user(dir: &Path) -> Self {
         let part = |variable, name| {
             env::var_os(variable).map_or_else(|| dir.into(), PathBuf::from).join(name)
@@ -59,11 +59,11 @@ impl Libtorch {
         }
     }
 
-    /// Checks that the folder has the headers and libraries of the right version, those for
-    /// CUDA only if they are wanted.
+    /// Checks that the folder has the headers and libraries of the right version, and the CUDA
+    /// libraries if they are requested.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault of the folder.
     pub(crate) fn check(&self, cuda: Cuda) -> Result<(), Fault> {
         if !self.dir.is_dir() {
             return Err(Fault::NoFolder);
@@ -91,8 +91,8 @@ impl Libtorch {
         self.lib.join(file)
     }
 
-    /// The version in the headers, because these are what the build compiles against. (A
-    /// `build-version` file is in libtorch's archives alone, a `version.py` in wheels alone.)
+    /// The version in the headers, because the build compiles against them. (Only libtorch's
+    /// archives have a `build-version` file, and only wheels a `version.py`.)
     fn version(&self) -> Option<String> {
         VERSION_HEADERS
             .iter()

@@ -1,4 +1,5 @@
-//! How far a long step is: a line that is rewritten on a terminal, a line now and then elsewhere.
+//! Progress of a long step: a line that is rewritten on a terminal, and an occasional line
+//! elsewhere.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ impl Progress {
         Self { label: label.into(), every, last: Instant::now(), rewrites }
     }
 
-    /// Shows `done` of `total` bytes, unless it did so a moment ago.
+    /// Shows `done` of `total` bytes, at most a few times per second.
     pub(crate) fn show(&mut self, done: u64, total: Option<u64>) {
         if self.last.elapsed() < self.every {
             return;
@@ -33,7 +34,7 @@ impl Progress {
 
     fn print(&self, text: &str, end: &str) {
         let start = if self.rewrites { "\r\x1b[K" } else { "" };
-        // Progress is no reason to fail.
+        // An error of the display does not fail the step.
         let _ = write!(stderr(), "{start}  {text}{end}").and_then(|()| stderr().flush());
     }
 }
@@ -41,7 +42,7 @@ impl Progress {
 fn line(label: &str, done: u64, total: Option<u64>) -> String {
     match total {
         Some(total) if total > 0 => {
-            // pip copies what it downloaded, and for a moment there is more than the whole.
+            // pip copies its downloads, and for a moment there are more bytes than the total.
             let done = done.min(total);
             let percent = done * 100 / total;
             format!("{label}: {} of {} ({percent} %)", megabytes(done), megabytes(total))
@@ -50,7 +51,7 @@ fn line(label: &str, done: u64, total: Option<u64>) -> String {
     }
 }
 
-/// In units of a million bytes, as pip counts.
+/// Megabytes of a million bytes, as pip counts.
 pub(crate) fn megabytes(bytes: u64) -> String {
     format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10)
 }

@@ -16,7 +16,7 @@ const RUN_PIP: &str = include_str!("pip.py");
 const READ_WHEEL: &str = include_str!("wheel.py");
 const DAMAGED: i32 = 65;
 
-/// What an installation needs free: the downloads and what is unpacked from them, at once.
+/// Free disk space for an installation: downloads and unpacked files together.
 pub(crate) const NEED_FREE: &str = "1.1 GB (6.5 GB with CUDA)";
 
 /// The interpreter that `torch-sys` uses too.
@@ -35,7 +35,7 @@ fn start_error(source: io::Error) -> Error {
 /// The folder of the torch package of the interpreter.
 pub(crate) fn pytorch_folder() -> Result<PathBuf, Error> {
     let python = interpreter();
-    // As torch-sys asks, but without the seconds that importing torch takes.
+    // As torch-sys does it, but without the seconds that importing torch takes.
     let script = "import importlib.util as u, os; s = u.find_spec('torch'); \
                   print(os.path.dirname(s.origin) if s and s.origin else '')";
     let output = Command::new(python).args(["-c", script]).output().map_err(start_error)?;
@@ -48,10 +48,10 @@ pub(crate) fn pytorch_folder() -> Result<PathBuf, Error> {
     Err(Error::NoPyTorch { python, reason })
 }
 
-/// Downloads the wheels of `wanted` into `folder`, which must be ours alone.
+/// Downloads the wheels of `wanted` into `folder`, which must be used by nothing else.
 ///
-/// The wheels are those of one fixed platform, whatever the Python that runs: only the C++ part
-/// of them is used.
+/// The wheels are those of one fixed platform, regardless of the Python that runs pip: only their
+/// C++ part is used.
 pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Error> {
     let what = in_short(wanted);
     let temporary = folder.join("tmp");
@@ -67,7 +67,7 @@ pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Erro
         command.args(["--platform", &format!("manylinux_2_{minor}_x86_64")]);
     }
     command.arg("--dest").arg(folder).args(wanted.iter().map(Requirement::for_pip));
-    // On the disk that the result goes to, and in a folder that is removed with it.
+    // On the disk of the result, and in a folder that is removed with it.
     command.env("TMPDIR", &temporary).env("PYTHONUNBUFFERED", "1");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
 
@@ -100,7 +100,7 @@ pub(crate) fn download(wanted: &[Requirement], folder: &Path) -> Result<(), Erro
     Err(why_pip_failed(&said, what, folder))
 }
 
-/// The wheels in a few words, for a line of progress or an error.
+/// A short description of the wheels, for a line of progress or an error.
 fn in_short(wanted: &[Requirement]) -> String {
     match wanted {
         [] => String::new(),
@@ -120,7 +120,7 @@ fn listen(from: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> thread
     })
 }
 
-/// The sizes in pip's lines "Downloading NAME (530.7 MB)", in all.
+/// The sum of the sizes in pip's lines "Downloading NAME (530.7 MB)".
 fn announced(said: &str) -> Option<u64> {
     let sizes = said.lines().filter_map(|line| {
         let (file, size) = line.trim().strip_prefix("Downloading ")?.rsplit_once(" (")?;
@@ -163,7 +163,7 @@ fn why_pip_failed(said: &str, what: String, folder: &Path) -> Error {
     let error = said.lines().rfind(|line| line.starts_with("ERROR:"));
     let last = error.or_else(|| last_line(said)).unwrap_or("pip said nothing");
     let reason = last.trim_start_matches("ERROR:").trim().to_owned();
-    // pip retries, then reports that it found no version at all; the warnings say why.
+    // pip retries, then reports that it found no version at all; its warnings give the reason.
     let unreachable = [
         "Retrying (",
         "ConnectionError",

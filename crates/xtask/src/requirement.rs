@@ -1,15 +1,15 @@
-//! What a wheel's METADATA says that it needs.
+//! The requirements in a wheel's METADATA.
 
 /// One pinned `Requires-Dist` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Requirement {
     /// The name, normalised: lower case, words joined by `-`.
     pub(crate) name: String,
-    /// The extras that are asked for, `a` and `b` in `name[a,b]==1`.
+    /// The requested extras, `a` and `b` in `name[a,b]==1`.
     pub(crate) extras: Vec<String>,
-    /// What comes after `==`; may end in `.*`.
+    /// The version after `==`; may end in `.*`.
     pub(crate) version: String,
-    /// The extra that brings this line, from `; extra == "x"`.
+    /// The extra that activates this line, from `; extra == "x"`.
     pub(crate) extra: Option<String>,
 }
 
@@ -18,12 +18,12 @@ impl Requirement {
         Self { name: normal(name), extras: vec![], version: version.to_owned(), extra: None }
     }
 
-    /// As pip takes it.
+    /// The requirement in pip's notation.
     pub(crate) fn for_pip(&self) -> String {
         format!("{}=={}", self.name, self.version)
     }
 
-    /// Whether a wheel with this file name fulfils the requirement.
+    /// `true` if a wheel with this file name fulfils the requirement.
     pub(crate) fn is_met_by(&self, file: &str) -> bool {
         let mut parts = file.strip_suffix(".whl").unwrap_or_default().split('-');
         let (Some(name), Some(version)) = (parts.next(), parts.next()) else { return false };

@@ -1,4 +1,4 @@
-//! `xtask setup` as it is run, in a folder of its own and with a pip that makes tiny wheels.
+//! Runs `xtask setup` in a temporary folder, with a fake pip that makes tiny wheels.
 //!
 //! Needs Python 3, as the command does; no network.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
@@ -58,7 +58,7 @@ impl Root {
         self.log().iter().filter(|line| line.starts_with("torch==")).count()
     }
 
-    /// What set-up left here.
+    /// The files that set-up left.
     fn left(&self) -> Vec<String> {
         let names = fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name());
         let names = names.map(|name| name.into_string().unwrap());
@@ -97,7 +97,7 @@ fn succeed(output: Output) -> String {
     stderr
 }
 
-/// The sentence with which the command fails.
+/// The error message of a failed command.
 fn fail(output: Output) -> String {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
@@ -141,7 +141,7 @@ fn installs_once() {
     assert!(said.contains("downloading torch==2.11.0"), "{said}");
     assert!(said.contains("unpacking torch-2.11.0"), "{said}");
     root.assert_installed();
-    // All of it on a machine with an NVIDIA GPU, the CPU part elsewhere.
+    // The whole on a machine with an NVIDIA GPU, the CPU part elsewhere.
     let all = said.contains("libtorch 2.11.0 (cuda,");
     for file in ["torch/lib/libtorch_cuda.so", "nvidia/cu13/lib/libnvperf_host.so"] {
         assert_eq!(root.path(".libtorch").join(file).exists(), all, "{file}");
@@ -211,7 +211,8 @@ fn killed_at_any_moment_it_recovers() {
         let child = root.command("").spawn().unwrap();
         thread::sleep(whole * part / 6);
         kill(child);
-        // Either what there was, or all of the new, or nothing: never a part that counts as whole.
+        // The old installation, the complete new one, or none: never a part that counts as
+        // complete.
         if root.path(".libtorch/torch/lib/libc10.so").exists() {
             assert!(root.path(".libtorch/installed").exists());
         }
@@ -279,7 +280,7 @@ fn without_python_the_sentence_says_what_to_install() {
 #[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let root = Root::new("unwritable");
-    // A file in the way, because permissions do not stop root.
+    // A file as the obstacle, because permissions do not stop root.
     fs::write(root.path(".libtorch.partial"), "mine").unwrap();
     let said = fail(root.command("").output().unwrap());
     assert!(said.starts_with("cannot write in /") && said.contains("make it writable"), "{said}");
@@ -337,7 +338,7 @@ fn a_pytorch_is_linked_and_serves_on() {
     succeed(use_pytorch(&site).output().unwrap());
     assert_eq!(fs::read_link(root.path(".libtorch/torch")).unwrap(), site.join("torch"));
     assert_eq!(root.left(), [".libtorch"]);
-    // Plain cargo sets no LIBTORCH_USE_PYTORCH; what was found is used.
+    // Plain cargo sets no LIBTORCH_USE_PYTORCH; the installation found is used.
     root.setup();
     assert_eq!(root.log(), [] as [&str; 0]);
 
@@ -357,7 +358,7 @@ fn a_pytorch_is_linked_and_serves_on() {
     assert!(!fs::symlink_metadata(root.path(".libtorch/torch")).unwrap().is_symlink());
     assert!(site.join("torch/lib/libc10.so").exists(), "only the link was removed");
 
-    // And what is installed is not thrown away for a variable.
+    // And an installation is not removed because of a variable.
     fake_libtorch(&site.join("torch"), 11);
     succeed(use_pytorch(&site).output().unwrap());
     root.assert_installed();

@@ -1,4 +1,4 @@
-//! Whether cargo has what a command asks it for: this test runs what has been built, without cargo.
+//! Checks that the targets of a cargo command exist: this test runs built programs, without cargo.
 
 use std::process::Command;
 use std::sync::LazyLock;
@@ -7,17 +7,17 @@ use serde_json::Value;
 
 use crate::place::repository;
 
-/// What a command asks cargo for.
+/// The request of a cargo command.
 #[derive(Debug, Default)]
 pub(crate) struct Cargo {
-    /// The whole of it.
+    /// The whole command.
     said: String,
     packages: Vec<String>,
-    /// Sort (`example`, `test`, `bench`) and name.
+    /// Kind (`example`, `test`, `bench`) and name of each target.
     targets: Vec<(String, String)>,
-    /// Names of tests.
+    /// Filters on names of tests.
     pub(crate) filters: Vec<String>,
-    /// `run`, which needs one program.
+    /// `true` for `run`, which needs exactly one program.
     runs: bool,
 }
 
@@ -32,8 +32,8 @@ static PACKAGES: LazyLock<Vec<Value>> = LazyLock::new(|| {
 });
 
 impl Cargo {
-    /// Nothing if `plain` does not build or run something of the workspace. Panics at an option that
-    /// this does not know.
+    /// Returns `None` if `plain` does not build or run a part of the workspace. Panics at an
+    /// unknown option.
     pub(crate) fn parse(plain: &str) -> Option<Self> {
         let mut words = plain.split(' ').skip_while(|word| word.contains('='));
         let command = (words.next()? == "cargo").then(|| words.next())??;
@@ -59,7 +59,7 @@ impl Cargo {
         Some(cargo)
     }
 
-    /// Panics unless every package has every target, with the features that it has by itself.
+    /// Panics unless every package has every target, with default features.
     pub(crate) fn check(&self) {
         let named = |package: &&Value| self.packages.iter().any(|name| package["name"] == **name);
         let packages: Vec<&Value> = PACKAGES.iter().filter(named).collect();
@@ -82,7 +82,7 @@ impl Cargo {
     }
 }
 
-/// Whether a package has a target that is there without further features.
+/// `true` if a package has a target that needs no further features.
 fn has(package: &Value, sort: &str, name: &str) -> bool {
     let strings = |list: &Value| -> Vec<String> {
         let list = list.as_array().map(Vec::as_slice).unwrap_or_default();

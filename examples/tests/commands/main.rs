@@ -1,5 +1,6 @@
-//! Every command of every page is run: here, as its reader would type it, or by what the table in
-//! `table.rs` names. Pages run side by side; the commands of one, in their order, in one shell.
+//! Every command of every page is run: here, as its reader would type it, or by the test that the
+//! table in `table.rs` names. Pages run in parallel; the commands of one page run in order, in one
+//! shell.
 
 mod cargo;
 #[path = "../judge_server/mod.rs"]
@@ -17,7 +18,7 @@ use page::Page;
 use place::Place;
 use table::{How, TABLE};
 
-/// What a reader has got from earlier work, before a command of a page.
+/// Results of earlier work that a command of a page relies on.
 const BEFORE: &[(&str, &str, &str)] = &[
     (
         "docs/evaluation.md",
@@ -25,7 +26,7 @@ const BEFORE: &[(&str, &str, &str)] = &[
         "for run in ppo seed-1 seed-2 seed-3 kl-0.02 kl-0.1; do mkdir -p runs/$run; \
          cp runs/eval/report.json runs/$run; done; cp -r runs/eval FOLDER",
     ),
-    // Names of its own, since the folder of the built-in models is taken.
+    // Different names, since the folder of the built-in models exists.
     (
         "docs/performance.md",
         "target/new/bin/python benches/peers/generate_gpu.py",
@@ -33,13 +34,13 @@ const BEFORE: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Says what is not run and why; where all is to be run, as CI has it, that is a failure.
+/// Reports a skipped command with the reason; fails if everything must run, as in CI.
 fn skip(what: &str, why: &str) {
     eprintln!("SKIPPED {what}: {why}");
     assert!(std::env::var_os("RLAIF_SKIP_NOTHING").is_none(), "{what}: {why}");
 }
 
-/// Runs the commands of a page that nothing else runs.
+/// Runs the commands of a page that no other test runs.
 fn run(name: &str) {
     if !place::built().join("rlaif").exists() {
         skip(name, "rlaif is not built (cargo test --workspace builds it)");
@@ -53,14 +54,14 @@ fn run(name: &str) {
     let folder = if name == "fixtures/models/README.md" { "fixtures/models" } else { "." };
     let output = Place::of(&page).run(&format!("set -euo pipefail\n{script}"), folder);
     let told = String::from_utf8_lossy(&output.stderr);
-    // For `-- --nocapture`: how long each took.
+    // For `-- --nocapture`: the duration of each.
     told.lines()
         .filter(|line| line.starts_with("+ line "))
         .for_each(|line| println!("{name} {line}"));
     assert!(output.status.success(), "{name}: {}\n{told}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// The commands of a page as lines for a shell, each with what the table puts behind it.
+/// The commands of a page as lines for a shell, each with the options that the table appends.
 fn script(page: &Page) -> String {
     let mut script = String::new();
     let requirements = match page.name.as_str() {
@@ -76,7 +77,7 @@ fn script(page: &Page) -> String {
             None if command.inline && is_a_name(&plain) => "--help",
             None => "",
         };
-        // Without a Python, nor the checkpoints that it makes.
+        // Without Python, the checkpoints that it makes are missing too.
         let calls_python = ["python", "target/peers"].iter().any(|part| plain.contains(part));
         if let (true, Some(lacks)) = (calls_python, &lacks) {
             skip(&format!("`{plain}`"), lacks);
@@ -91,13 +92,14 @@ fn script(page: &Page) -> String {
         let at = command.line;
         writeln!(script, "{}", before.map_or("", |(_, _, prepare)| *prepare)).unwrap();
         writeln!(script, "echo '+ line {at}, with {more} after' $SECONDS s >&2").unwrap();
-        // The shell goes on where the first of two commands joined by `&&` fails.
+        // Without this, the shell would continue after a failure of the first of two commands
+        // joined by `&&`.
         writeln!(script, "export MORE='{more}'\n{typed}\n[ $? = 0 ] || exit").unwrap();
     }
     script
 }
 
-/// The bare name of a command, `rlaif ppo` or `rlaif bench ppo`: it says what it is for.
+/// `true` for the bare name of a command, `rlaif ppo` or `rlaif bench ppo`, which prints its help.
 fn is_a_name(plain: &str) -> bool {
     let name = |word: &str| word.chars().all(|c| c.is_ascii_lowercase());
     match *plain.split(' ').collect::<Vec<_>>() {

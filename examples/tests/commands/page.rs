@@ -1,11 +1,11 @@
-//! The commands that a page tells its reader to type.
+//! The commands on a page.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::place::repository;
 
-/// What begins a command: programs that a page tells its reader to run.
+/// First words of a command: programs that a page asks its reader to run.
 const PROGRAMS: [&str; 22] = [
     ".ci/run",
     "apt",
@@ -31,7 +31,7 @@ const PROGRAMS: [&str; 22] = [
     "tensorboard",
 ];
 
-/// What no page says but in a command.
+/// Strings that occur on a page only in a command.
 const SIGNS: [&str; 25] = [
     "cargo bench ",
     "cargo build ",
@@ -62,25 +62,25 @@ const SIGNS: [&str; 25] = [
 
 /// A page of the repository.
 pub(crate) struct Page {
-    /// Its path from the repository's folder.
+    /// The path from the repository's root.
     pub(crate) name: String,
-    /// What it says.
+    /// The text.
     pub(crate) text: String,
 }
 
-/// A command as it stands on its page, continued lines joined.
+/// A command as written on its page, continued lines joined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Command {
-    /// What is typed, with the comment behind it.
+    /// The command with its trailing comment.
     pub(crate) typed: String,
     /// The line of the page, from 1.
     pub(crate) line: usize,
-    /// Within running text, where a name alone may stand for a command.
+    /// `true` in running text, where a name alone may stand for a command.
     pub(crate) inline: bool,
 }
 
 impl Command {
-    /// What is typed, without comment and with single spaces.
+    /// The command without comment and with single spaces.
     pub(crate) fn plain(&self) -> String {
         let code = self.typed.split(" #").next().unwrap_or_default();
         code.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -88,7 +88,7 @@ impl Command {
 }
 
 impl Page {
-    /// A file of Markdown, or what a file of Rust says at its beginning.
+    /// Reads a Markdown file, or the module documentation of a Rust file.
     pub(crate) fn read(name: &str) -> Self {
         let mut text = fs::read_to_string(repository().join(name)).unwrap();
         if name.ends_with(".rs") {
@@ -101,8 +101,8 @@ impl Page {
         Self { name: name.to_owned(), text }
     }
 
-    /// Panics if more is said to type than what [`Page::commands`] finds: in a comment, in plain
-    /// words, behind a fence that is not understood.
+    /// Panics if the page has commands that [`Page::commands`] does not find: in a comment, in
+    /// plain words, behind an unknown fence.
     pub(crate) fn check_that_none_escapes(&self) {
         let text = self.text.replace("\\\n", " ");
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -126,8 +126,8 @@ impl Page {
         parts.map(|part| part.split("\n```").next().unwrap_or_default().to_owned()).collect()
     }
 
-    /// Every command, in the order of the page: the lines of shell blocks and of indented blocks,
-    /// and what begins like a command in running text or in a block of another sort.
+    /// All commands, in the order of the page: the lines of shell blocks and of indented blocks,
+    /// and command-like text in prose or in a block of another language.
     pub(crate) fn commands(&self) -> Vec<Command> {
         let mut found = Vec::new();
         let mut prose = String::new();
@@ -207,8 +207,8 @@ fn inline(prose: &str, started: usize, found: &mut Vec<Command>) {
     }
 }
 
-/// A program of [`PROGRAMS`] or of a folder, behind settings of variables or not, and something that
-/// it is told.
+/// `true` for a program of [`PROGRAMS`] or of a folder, with or without variables in front, and an
+/// argument.
 fn begins_a_command(text: &str) -> bool {
     let set = |word: &&str| {
         word.split_once('=').is_some_and(|(name, _)| {
@@ -221,8 +221,8 @@ fn begins_a_command(text: &str) -> bool {
     (PROGRAMS.contains(&program) || in_a_folder) && words.next().is_some_and(|word| word != "->")
 }
 
-/// Every page of the repository, but for the changelog, which tells what was, and every example:
-/// paths from the repository's folder.
+/// All pages of the repository except the changelog, which describes the past, and all examples:
+/// paths from the repository's root.
 pub(crate) fn all() -> Vec<String> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).unwrap().flatten() {

@@ -1,5 +1,5 @@
-//! Where a page's commands run: a folder like a clone of this repository, with the programs, the hub,
-//! the judge and the files that the pages presume.
+//! The working folder of a page's commands: like a clone of this repository, with the programs, the
+//! hub, the judge and the files that the pages presume.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -28,12 +28,13 @@ pub(crate) fn built() -> PathBuf {
     test.parent().and_then(Path::parent).unwrap().to_path_buf()
 }
 
-/// The Python that tests use, where there is one.
+/// The Python for tests, if there is one.
 fn python() -> Option<String> {
     std::env::var("RLAIF_PYTHON").ok().filter(|path| !path.is_empty())
 }
 
-/// Why commands that call Python are skipped: there is none, or it lacks what `requirements` pins.
+/// The reason for skipping commands that call Python: it is missing, or lacks pinned
+/// `requirements`.
 pub(crate) fn python_lacks(requirements: &str) -> Option<String> {
     let Some(python) = python() else { return Some("RLAIF_PYTHON names no Python".to_owned()) };
     let code = "import importlib.metadata, sys\n\
@@ -50,12 +51,12 @@ pub(crate) fn python_lacks(requirements: &str) -> Option<String> {
 
 pub(crate) struct Place {
     hub: TinyHub,
-    /// The folder that is like a clone of this repository.
+    /// The folder that stands for a clone of this repository.
     clone: PathBuf,
 }
 
 impl Place {
-    /// The place of `page`, with the run files that the page shows.
+    /// The working folder of `page`, with the run files that the page shows.
     pub(crate) fn of(page: &Page) -> Self {
         let hub = TinyHub::start();
         let clone = hub.root.path().join("clone");
@@ -73,8 +74,8 @@ impl Place {
         self.hub.root.path()
     }
 
-    /// What commands read of the repository, by links; copies of what they write into. (No more:
-    /// somebody who has typed these commands has results of theirs beside it.)
+    /// Links the files of the repository that commands read; copies the folders that they write to.
+    /// (Only these, because the results of other commands may lie beside them.)
     fn link_the_repository(&self) {
         fs::create_dir_all(self.clone.join("models")).unwrap();
         let models = ["summary-llama", "summary-t5", "toxicity-bert", "toxicity-roberta"];
@@ -90,7 +91,8 @@ impl Place {
         assert!(copied.unwrap().success());
     }
 
-    /// What is called by name, and by the paths at which the pages have it built and installed.
+    /// Adds programs that are called by name, and by the paths at which the pages build and install
+    /// them.
     fn add_programs(&self) {
         let script = self.root().join("programs.sh");
         fs::write(&script, include_str!("programs.sh")).unwrap();
@@ -108,7 +110,7 @@ impl Place {
         symlink(&script, target.join("old/bin/python")).unwrap();
     }
 
-    /// The models that run files name beside those of the hub.
+    /// The models that run files name in addition to those of the hub.
     fn add_models(&self) {
         symlink(self.clone.join("models/summary-t5"), self.clone.join("MODEL")).unwrap();
         let tuned = self.clone.join("runs/ppo");
@@ -158,7 +160,7 @@ impl Place {
                 "chosen": after, "rejected": format!(" No, not {n}."), "response": after,
                 "text": after.trim(), "dialogue": dialogue.dialogue, "summary": dialogue.summary,
             });
-            // With the spaces that Python writes, which a command of the docs looks for.
+            // With the spaces that Python writes: a command of the docs searches for them.
             let row = row.to_string().replace("\"subset\":", "\"subset\": ");
             writeln!(rows, "{row}").unwrap();
         }
@@ -183,7 +185,7 @@ impl Place {
         }
     }
 
-    /// The rest of the folder that the built-in models are trained from.
+    /// The remaining folders that the built-in models are trained from.
     fn add_data(&self) {
         let shared = self.root().join("shared/data");
         let sources = ["paradetox", "surge", "wiki-jigsaw", "davidson"];
@@ -213,8 +215,8 @@ impl Place {
         symlink(&shared, self.clone.join("DATA_FOLDER")).unwrap();
     }
 
-    /// The run files that the page shows, under the names that its commands use; where a file asks a
-    /// judge of the world outside, it asks the one of this test.
+    /// The run files that the page shows, under the names that its commands use; a file that asks
+    /// an external judge asks the judge of this test instead.
     fn add_run_files(&self, page: &Page) {
         let judge = judge_server::start(judge_server::ANTHROPIC);
         let ours = format!("model = \"claude-haiku-4-5\"\nbase_url = \"{judge}\"");
@@ -264,7 +266,7 @@ impl Place {
             .env("HF_TOKEN", "")
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .env("ANTHROPIC_API_KEY", "k")
-            // Pages run side by side; threads that wait for a core would keep it from the others.
+            // Pages run in parallel; idle threads of one would slow down the others.
             .env("OMP_NUM_THREADS", "1")
             .output()
             .unwrap()

@@ -1,32 +1,32 @@
-//! What is not simply run as the page has it. A command that is not named here is.
+//! Exceptions: commands that are not run exactly as written on the page.
 
 use std::fs;
 
 use crate::cargo::Cargo;
 use crate::place::repository;
 
-/// What becomes of a command.
+/// The handling of a command.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum How {
-    /// It runs with these options behind it, which make it shorter.
+    /// Run with these options appended, which make it shorter.
     With(&'static str),
     /// CI runs it: these are lines of `.ci/run`.
     Ci(&'static [&'static str]),
-    /// `cargo xtask test` runs the same tests, those of the targets that the command names.
+    /// Covered by `cargo xtask test`, which runs the tests of the targets that the command names.
     Suite,
-    /// A test runs it: this function of this file.
+    /// Run by a test: this function of this file.
     Test(&'static str, &'static str),
 }
 
 use How::{Ci, Suite, Test, With};
 
-/// `..` at the end of a pattern stands for anything, or nothing; the longest pattern counts.
+/// `..` at the end of a pattern stands for any text, or none; the longest pattern counts.
 pub(crate) const TABLE: &[(&str, How)] = &[
-    // Set-up, tests and checks are what CI consists of; all of them set up first.
+    // CI consists of set-up, tests and checks; all of them set up first.
     ("cargo xtask demo", Ci(&["step cargo xtask demo --steps 2 --batch 4 --eval-prompts 16"])),
     ("cargo xtask test", Ci(&["step cargo xtask test"])),
     ("cargo xtask check", Ci(&["step cargo xtask check"])),
-    // `check` compares what this one writes.
+    // `check` compares with the output of this command.
     ("cargo xtask docs", Ci(&["step cargo xtask check"])),
     ("cargo xtask bench-smoke", Ci(&["step cargo xtask bench-smoke"])),
     ("cargo xtask setup", Ci(&["step cargo xtask test"])),
@@ -54,7 +54,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("cargo test -p rlaif-models --test memory", Suite),
     ("cargo test -p rlaif-rewards --test classifier", Suite),
     ("RLAIF_PYTHON=python cargo test ..", Suite),
-    // Gigabytes from the network. CI installs the first for its own tests, and has pip see to it that
+    // Gigabytes from the network. CI installs the first for its own tests, and lets pip check that
     // the second could be installed.
     (
         "python3 -m venv target/new && target/new/bin/pip install -r benches/peers/requirements.txt",
@@ -72,7 +72,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
             "-m pip install --quiet -r fixtures/models/requirements.txt -r benches/peers/requirements.txt",
         ]),
     ),
-    // Shorter runs of the same.
+    // Shorter runs of the same commands.
     (
         "cargo run --release --example hh_toxicity ..",
         With("--steps 1 --batch 4 --eval-prompts 8 --max-new-tokens 8"),
@@ -95,7 +95,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         With("--set placement.device=auto --set train={steps=1,batch_size=4}"),
     ),
     ("rlaif bench generate --policy ..", With("--rows 4 --steps 1 --batch 4")),
-    // On the checkpoints that the first makes tiny.
+    // On tiny checkpoints made by the first command.
     ("target/old/bin/python benches/peers/make_models.py ..", With("--tiny")),
     (
         "python3 benches/peers/forward.py ..",
@@ -124,14 +124,15 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ("python export_goldens.py", With("llama3")),
 ];
 
-/// The peers of another time are taken part in where `RLAIF_OLD_PYTHON` names a Python that has them.
+/// The peers of an older version are compared only if `RLAIF_OLD_PYTHON` names a Python that has
+/// them.
 pub(crate) const OLD_PEERS: [&str; 2] =
     [" --python target/old/bin/python", " --ctranslate2 target/old/bin/python"];
 
 const SHORT_PPO: &str = "--set ppo.steps=1 --set ppo.batch_size=4 --set ppo.minibatch_size=4 \
                          --set ppo.generation.max_new_tokens=4";
 
-/// What becomes of `command`, and the row of the table that says so.
+/// The handling of `command`, and the row of the table that determines it.
 pub(crate) fn find(command: &str) -> Option<(&'static str, How)> {
     let fits = |pattern: &str| match pattern.strip_suffix(" ..") {
         Some(start) => {
@@ -146,7 +147,7 @@ pub(crate) fn find(command: &str) -> Option<(&'static str, How)> {
         .copied()
 }
 
-/// Panics unless what runs `command` instead of this test is there.
+/// Panics unless the test or CI line that runs `command` exists.
 pub(crate) fn check(command: &str, how: How) {
     let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
     match how {
@@ -170,7 +171,7 @@ pub(crate) fn check(command: &str, how: How) {
     }
 }
 
-/// `command` leaves out nothing that `cargo xtask test` runs, and adds nothing.
+/// Checks that `command` names exactly the tests that `cargo xtask test` runs.
 fn check_suite(command: &str) {
     assert!(!command.contains("--ignored"), "`{command}`: nothing runs what is ignored");
     let filters = Cargo::parse(command).map(|cargo| cargo.filters);

@@ -1,44 +1,45 @@
-//! Judges that always say the same, in the formats of the real services.
+//! Judges with a constant answer, in the formats of the real services.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-/// Where a service is asked, and what it replies.
+/// Path of a service, and its reply.
 #[derive(Clone, Copy)]
 pub(crate) struct Format {
     path: &'static str,
     reply: &'static str,
 }
 
-/// Of Anthropic's Messages.
+/// Anthropic's Messages.
 pub(crate) const ANTHROPIC: Format = Format {
     path: "/v1/messages",
     reply: r#"{"id":"m","type":"message","role":"assistant","model":"x","content":[{"type":"text","text":"+4"}],"stop_reason":"end_turn","usage":{"input_tokens":9,"output_tokens":1}}"#,
 };
-/// Of a model of Anthropic's that Bedrock invokes.
+/// A model of Anthropic's, invoked through Bedrock.
 #[allow(dead_code, reason = "not every test asks in this format")]
 pub(crate) const INVOKE: Format = Format { path: "/model/x/invoke", reply: ANTHROPIC.reply };
-/// Of Bedrock's Converse.
+/// Bedrock's Converse.
 #[allow(dead_code, reason = "not every test asks in this format")]
 pub(crate) const CONVERSE: Format = Format {
     path: "/model/x/converse",
     reply: r#"{"output":{"message":{"role":"assistant","content":[{"text":"+4"}]}},"stopReason":"end_turn","usage":{"inputTokens":9,"outputTokens":1,"totalTokens":10},"metrics":{"latencyMs":1}}"#,
 };
-/// Of OpenAI's chat completions.
+/// OpenAI's chat completions.
 #[allow(dead_code, reason = "not every test asks in this format")]
 pub(crate) const OPENAI: Format = Format {
     path: "/v1/chat/completions",
     reply: r#"{"id":"c","object":"chat.completion","model":"x","choices":[{"index":0,"message":{"role":"assistant","content":"+4"},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":1,"total_tokens":10}}"#,
 };
 
-/// Answers requests in `format`, and no others, as long as the test runs. The address.
+/// Starts a server that answers requests in `format`, and no others, while the test runs. Returns
+/// its address.
 pub(crate) fn start(format: Format) -> String {
     serve(move |asked| reply(format, asked))
 }
 
-/// The same, but that the first thing it is asked it refuses to judge, however often it is asked.
+/// The same, but it always refuses to judge the first text that it was asked about.
 #[allow(dead_code, reason = "not every test has a judge that refuses")]
 pub(crate) fn start_refusing_the_first(format: Format) -> String {
     let first = OnceLock::new();

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 /// A LoRA adapter's `adapter_config.json`.
 ///
-/// Field names are peft's. What is set in a file and cannot be honoured (DoRA, trained biases,
-/// initialisations that change the base model's weights, any other method than LoRA) is refused by
-/// name when it is read.
+/// Field names are peft's. Settings that cannot be honoured (DoRA, trained biases, initialisations
+/// that change the base model's weights, any method other than LoRA) are refused by name when the
+/// file is read.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct AdapterConfig {
-    /// What the base model does; `None` if the file does not say.
+    /// The task of the base model; `None` if the file does not state it.
     pub task_type: Option<TaskType>,
     /// Hub id or folder of the base model.
     pub base_model_name_or_path: Option<String>,
@@ -40,27 +40,28 @@ pub struct AdapterConfig {
     pub lora_alpha: f64,
     /// Dropout probability on the adapter's input, in training.
     pub lora_dropout: f64,
-    /// Which layers have factors.
+    /// The layers that get factors.
     pub target_modules: TargetModules,
-    /// Which of them have none after all.
+    /// The layers among them that get none.
     pub exclude_modules: Option<ModuleNames>,
-    /// Modules that are trained and saved whole, such as a classifier head.
+    /// Modules that are trained and saved as a whole, such as a classifier head.
     pub modules_to_save: Vec<String>,
-    /// Only layers of these numbers, if there are any.
+    /// Numbers of the layers that get factors; all layers if empty.
     pub layers_to_transform: Vec<u32>,
-    /// Names of the lists that layer numbers count in, such as `layers`; any if empty.
+    /// Names of the module lists that the layer numbers index, such as `layers`; any list if empty.
     pub layers_pattern: Vec<String>,
-    /// Ranks of single modules, by pattern; the first that matches counts.
+    /// Ranks of individual modules, by pattern; the first match counts.
     pub rank_pattern: Vec<(String, NonZeroU32)>,
-    /// Alphas of single modules, by pattern; the first that matches counts.
+    /// Alphas of individual modules, by pattern; the first match counts.
     pub alpha_pattern: Vec<(String, f64)>,
-    /// Whether the scale is `lora_alpha / sqrt(r)` (arXiv 2312.03732) instead of `lora_alpha / r`.
+    /// `true` for the scale `lora_alpha / sqrt(r)` (arXiv 2312.03732) instead of `lora_alpha / r`.
     pub use_rslora: bool,
-    /// Whether base weights are stored `[in, out]`, as GPT-2's are; without effect elsewhere.
+    /// `true` if base weights are stored `[in, out]`, as GPT-2's are; without effect on other
+    /// models.
     pub fan_in_fan_out: bool,
 }
 
-/// What the base model of an adapter does.
+/// The task of an adapter's base model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum TaskType {
     /// A decoder that continues text.
@@ -80,20 +81,20 @@ pub enum TaskType {
 pub enum ModuleNames {
     /// A regular expression that must match the whole path.
     Pattern(String),
-    /// Whole paths, or their ends from a dot on.
+    /// Whole paths, or their endings after a dot.
     Suffixes(Vec<String>),
 }
 
-/// Which layers have factors.
+/// The layers that get factors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetModules {
     /// Every linear layer except the head.
     AllLinear,
-    /// Those with these names.
+    /// The layers with these names.
     Named(ModuleNames),
 }
 
-/// How peft spells [`TargetModules::AllLinear`].
+/// peft's spelling of [`TargetModules::AllLinear`].
 pub(super) const ALL_LINEAR: &str = "all-linear";
 
 impl AdapterConfig {
@@ -120,7 +121,7 @@ impl AdapterConfig {
     }
 }
 
-/// Writes what peft reads, in peft's spelling and with its `sort_keys`.
+/// Writes peft's own spelling, with its `sort_keys`.
 impl Serialize for AdapterConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let targets = match &self.target_modules {
@@ -154,7 +155,7 @@ impl Serialize for AdapterConfig {
     }
 }
 
-/// An object whose order means something.
+/// An object whose order matters.
 struct InOrder<'a, K, V>(&'a [(K, V)]);
 
 impl<K: Serialize, V: Serialize> Serialize for InOrder<'_, K, V> {
@@ -167,7 +168,7 @@ fn none_if_empty<T>(items: &[T]) -> Option<&[T]> {
     (!items.is_empty()).then_some(items)
 }
 
-/// peft declares alpha an integer, although it computes with any number.
+/// peft declares alpha an integer, but computes with any number.
 fn number(alpha: f64) -> Value {
     if alpha.fract() == 0.0 && alpha.abs() < 1e15 { json!(alpha as i64) } else { json!(alpha) }
 }

@@ -1,4 +1,4 @@
-//! Which module has factors, of which rank and scale: peft's matching rules.
+//! The modules that get factors, with rank and scale: peft's matching rules.
 //!
 //! `check_target_module_exists` in `peft/tuners/tuners_utils.py` and `get_pattern_key` in
 //! `peft/utils/other.py` (0.21.2).
@@ -13,7 +13,7 @@ use crate::CheckpointError;
 /// No module path needs a larger automaton; a hostile pattern gets no more memory than this.
 const REGEX_BYTES: usize = 1 << 20;
 
-/// What an [`AdapterConfig`] decides per module; patterns are compiled once.
+/// Decisions of an [`AdapterConfig`] for each module; patterns are compiled once.
 #[derive(Debug, Clone)]
 pub struct AdapterRules {
     targets: Names,
@@ -35,7 +35,7 @@ enum Names {
     Suffixes(Vec<String>),
 }
 
-/// A pattern that is no regular expression, or one with features of Python's that Rust's lack.
+/// A pattern that is not a regular expression, or uses features of Python's that Rust's lack.
 struct BadPattern {
     field: &'static str,
     pattern: String,
@@ -43,11 +43,11 @@ struct BadPattern {
 }
 
 impl AdapterConfig {
-    /// The decisions that this configuration makes per module.
+    /// The decisions of this configuration for each module.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Pattern`] if a pattern is no regular expression.
+    /// [`CheckpointError::Pattern`] if a pattern is not a valid regular expression.
     pub fn rules(&self) -> Result<AdapterRules, CheckpointError> {
         self.rules_of(Path::new(super::ADAPTER_CONFIG))
     }
@@ -78,7 +78,7 @@ impl AdapterRules {
             Ok((m.clone(), regex))
         });
         let saved = saved.collect::<Result<_, _>>()?;
-        // Lazy, so that the first number of a path counts: later ones are experts.
+        // Lazy, so that the first number of a path counts: later numbers are those of experts.
         let layer_patterns = match config.layers_pattern.as_slice() {
             [] => vec![regex("layers_pattern", "", r".*?\.[^.]*\.(?P<index>\d+)\.")?],
             patterns => {
@@ -106,10 +106,10 @@ impl AdapterRules {
         })
     }
 
-    /// Whether a linear layer, given by its path in the base model, has factors.
+    /// `true` if a linear layer, given by its path in the base model, gets factors.
     ///
-    /// For [`TargetModules::AllLinear`] it is the caller's part to ask only about linear layers, and
-    /// not about the language-model or classifier head, which peft leaves out.
+    /// For [`TargetModules::AllLinear`], call it only for linear layers, and not for the
+    /// language-model or classifier head, which peft leaves out.
     #[must_use]
     pub fn targets(&self, module: &str) -> bool {
         !self.excluded.contain(module)
@@ -118,13 +118,13 @@ impl AdapterRules {
             && (self.layers.is_empty() || self.layer_of(module).is_some())
     }
 
-    /// Whether a module, or one that holds it, is trained and saved whole.
+    /// `true` if a module, or a module that contains it, is trained and saved as a whole.
     #[must_use]
     pub fn saves(&self, module: &str) -> bool {
         self.saved.iter().any(|(_, pattern)| pattern.is_match(module))
     }
 
-    /// The names in `modules_to_save` that none of these modules has, nor is held by.
+    /// The names in `modules_to_save` that match none of these modules or their ancestors.
     pub fn unsaved<'a>(&'a self, modules: &'a [&str]) -> impl Iterator<Item = &'a str> {
         let found = |pattern: &Regex| modules.iter().any(|module| pattern.is_match(module));
         self.saved.iter().filter(move |(_, pattern)| !found(pattern)).map(|(name, _)| name.as_str())
@@ -145,7 +145,7 @@ impl AdapterRules {
         alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }
 
-    /// The number of the chosen layer that a module belongs to.
+    /// The number of the layer that a module belongs to.
     fn layer_of(&self, module: &str) -> Option<u32> {
         let captures = self.layer_patterns.iter().find_map(|pattern| pattern.captures(module))?;
         let index = captures.name("index")?.as_str().parse().ok()?;

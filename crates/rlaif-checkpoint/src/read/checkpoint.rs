@@ -24,12 +24,12 @@ const WEIGHTS_FILES: [&str; 4] = [
 /// Names of an adapter's weights, in the order of preference.
 const ADAPTER_FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
-/// One read of this size is large enough to be fast and small enough to share among threads.
+/// Size of one read: large enough to be fast, small enough to share among threads.
 const PIECE: usize = 1 << 23;
-/// From this length on, a run of consecutive elements is read by itself.
+/// Length from which a run of consecutive elements is read separately.
 const LONG_RUN: usize = 1 << 12;
 
-/// A stored tensor: its element type and shape, and how to find it again.
+/// A stored tensor: element type, shape and location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TensorInfo {
@@ -43,7 +43,7 @@ pub struct TensorInfo {
     layout: Layout,
 }
 
-/// The weights of a model or an adapter: what is there, and reads into the caller's memory.
+/// The weights of a model or an adapter: a list of tensors, and reads into the caller's memory.
 ///
 /// Opening parses headers only. Reads take `&self` and have no shared cursor, so any number of
 /// threads may read at once.
@@ -74,21 +74,21 @@ pub struct Checkpoint {
     metadata: BTreeMap<String, String>,
 }
 
-/// `model.safetensors.index.json` and its `.bin` sibling; sizes in it are not relied upon.
+/// `model.safetensors.index.json` and its `.bin` sibling; the sizes in it are not used.
 #[derive(Deserialize)]
 struct Index {
     weight_map: Pairs<String>,
 }
 
 impl Checkpoint {
-    /// Opens the weights of a model folder: `model.safetensors`, `model.safetensors.index.json`
-    /// with its shards, `pytorch_model.bin`, or `pytorch_model.bin.index.json` with its shards,
-    /// whichever is there first.
+    /// Opens the weights of a model folder: the first that exists of `model.safetensors`,
+    /// `model.safetensors.index.json` with its shards, `pytorch_model.bin`, and
+    /// `pytorch_model.bin.index.json` with its shards.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NoWeights`] if none is there, and whatever is wrong with the one that is:
-    /// any file that the index names and that is missing, malformed, truncated or not of its kind.
+    /// [`CheckpointError::NoWeights`] if none exists, and any fault of the one that does: a file
+    /// named by the index that is missing, malformed, truncated or of another kind.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
         let path = first_of(folder, &WEIGHTS_FILES)?;
         let mut checkpoint = if has_extension(&path, "json") {
@@ -110,11 +110,11 @@ impl Checkpoint {
         Self::open_file(&first_of(folder, &ADAPTER_FILES)?)
     }
 
-    /// Opens one file of weights; its first bytes tell the format.
+    /// Opens one file of weights; the first bytes determine the format.
     ///
     /// # Errors
     ///
-    /// Whatever is wrong with the file, see [`CheckpointError`].
+    /// Any fault of the file, see [`CheckpointError`].
     pub fn open_file(path: &Path) -> Result<Self, CheckpointError> {
         let shard = Shard::open(path)?;
         let contents = read_contents(&shard)?;
@@ -150,8 +150,8 @@ impl Checkpoint {
             })?;
             let contents = read_contents(&shard)?;
             checkpoint.shards.push(shard);
-            // A tensor that the index places elsewhere is read from there, one that it does not
-            // know from here, as transformers does.
+            // As in transformers: a tensor that the index places in another shard is read from
+            // there; a tensor that the index does not know is read from here.
             let belongs = |tensor: &str| places.get(tensor).is_none_or(|place| place == name);
             checkpoint.add(number, contents, belongs)?;
         }
@@ -197,7 +197,7 @@ impl Checkpoint {
         &self.tensors
     }
 
-    /// The strings under `__metadata__` of safetensors files, those of all shards together.
+    /// The strings under `__metadata__` of safetensors files, merged over all shards.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.metadata
@@ -214,19 +214,19 @@ impl Checkpoint {
         self.shards.iter().map(Shard::path)
     }
 
-    /// The file that holds a tensor, to name it in an error; `None` if there is no such tensor.
+    /// The file that holds a tensor, for error messages; `None` if there is no such tensor.
     #[must_use]
     pub fn file_of(&self, tensor: &str) -> Option<&Path> {
         self.tensors.get(tensor).map(|info| self.shards[info.shard].path())
     }
 
-    /// Reads a tensor: little endian, contiguous, the last dimension fastest, whatever strides the
-    /// file has.
+    /// Reads a tensor: little endian, contiguous, row-major, regardless of the strides in the file.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::UnknownTensor`] and [`CheckpointError::BufferSize`] are mistakes of the
-    /// caller; [`CheckpointError::FileLength`] means that the file was cut since it was opened.
+    /// [`CheckpointError::UnknownTensor`] and [`CheckpointError::BufferSize`] are bugs in the
+    /// caller; [`CheckpointError::FileLength`] means that the file was truncated after it was
+    /// opened.
     pub fn read_into(&self, tensor: &str, memory: &mut [u8]) -> Result<(), CheckpointError> {
         let info = self.info_for(tensor, memory)?;
         let shard = &self.shards[info.shard];
@@ -305,7 +305,7 @@ impl Checkpoint {
     }
 }
 
-/// The first of these files that a folder has.
+/// The first of these files that exists in a folder.
 fn first_of(
     folder: &Path,
     looked_for: &'static [&'static str],
@@ -318,7 +318,7 @@ fn first_of(
     }
 }
 
-/// Tensor names to shard names, with every shard the name of a file beside the index.
+/// Maps tensor names to shard names; every shard must be the name of a file beside the index.
 fn weight_map(index: &Path) -> Result<BTreeMap<String, String>, CheckpointError> {
     let raw: Index = read_json(index)?;
     let mut places = BTreeMap::new();
@@ -346,7 +346,7 @@ fn gather(
     strides: &[u64],
     memory: &mut [u8],
 ) -> Result<(), CheckpointError> {
-    // Trailing dimensions that lie in one piece form runs; what is left is walked by `outer`.
+    // Trailing dimensions that are contiguous form runs; `outer` walks the others.
     let mut run = info.dtype.size();
     let mut outer = info.shape.len();
     while outer > 0 && (info.shape[outer - 1] == 1 || strides[outer - 1] == run as u64) {

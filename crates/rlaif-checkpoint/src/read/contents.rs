@@ -2,10 +2,10 @@
 
 use crate::Dtype;
 
-/// Where the elements of a tensor lie in its file.
+/// Layout of a tensor's elements in its file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Layout {
-    /// One after the other from this byte on, the last dimension fastest.
+    /// Contiguous from this byte on, row-major.
     Contiguous { begin: u64 },
     /// Element `[i, j, ..]` at `begin + i * strides[0] + j * strides[1] + ..`, all in bytes.
     Strided { begin: u64, strides: Vec<u64> },
@@ -22,7 +22,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// One past the last byte that the tensor takes in its file, if it lies in one piece.
+    /// One past the last byte of the tensor in its file, if the tensor is contiguous.
     pub(super) fn end(&self) -> u64 {
         match self.layout {
             Layout::Contiguous { begin } | Layout::Strided { begin, .. } => begin + self.bytes,
@@ -30,7 +30,7 @@ impl Entry {
     }
 }
 
-/// What one weights file says about itself.
+/// The contents of one weights file, according to its header.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,

@@ -1,4 +1,4 @@
-//! Weights files to bytes in the caller's memory.
+//! Reads weights files into the caller's memory.
 
 mod checkpoint;
 mod contents;
@@ -16,11 +16,11 @@ use crate::CheckpointError;
 use contents::Contents;
 use positioned::Shard;
 
-/// A file whose format the first bytes tell, whatever its name.
+/// Recognises the format by the first bytes, regardless of the file's name.
 fn read_contents(shard: &Shard) -> Result<Contents, CheckpointError> {
     let first = shard.first_bytes::<64>()?;
     crate::json::refuse_lfs_pointer(shard.path(), &first)?;
-    // Byte 8 opens the header of a safetensors file, whose first eight could be anything.
+    // Byte 8 opens the header of a safetensors file; the eight bytes before it can have any value.
     if first.get(8) == Some(&b'{') || has_extension(shard.path(), "safetensors") {
         safetensors::read(shard)
     } else if first.starts_with(b"PK\x03\x04") {

@@ -15,11 +15,11 @@ use super::positioned::Shard;
 use crate::json::{Pairs, parse_json};
 use crate::{CheckpointError, Dtype};
 
-/// The limit of the reference implementation.
+/// The header limit of the reference implementation.
 pub(crate) const HEADER_LIMIT: u64 = 100_000_000;
-/// Little-endian length of the header, before the header.
+/// Bytes of the header's little-endian length, which stands before the header.
 const LENGTH_BYTES: u64 = 8;
-/// The one key that is no tensor.
+/// The one key that is not a tensor.
 pub(crate) const METADATA: &str = "__metadata__";
 
 /// Parses the header and checks it against the file.
@@ -53,19 +53,19 @@ pub(super) fn read(shard: &Shard) -> Result<Contents, CheckpointError> {
     Ok(contents)
 }
 
-/// A tensor as the header writes it.
+/// A tensor as written in the header.
 #[derive(Deserialize)]
 struct RawTensor {
     dtype: String,
     shape: Vec<u64>,
-    /// Counted from the end of the header.
+    /// Offsets from the end of the header.
     data_offsets: (u64, u64),
 }
 
 /// The header in the order of the file.
 struct Header {
     tensors: Vec<(String, RawTensor)>,
-    /// One element per key `__metadata__`.
+    /// One element for each key `__metadata__`.
     metadata: Vec<Vec<(String, String)>>,
 }
 
@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// Types, shapes and offsets; tensors must follow one another without overlap or gap.
+/// Checks types, shapes and offsets; tensors must follow one another without overlap or gap.
 fn check(file: &Path, header: Header, data_begin: u64) -> Result<Contents, CheckpointError> {
     if header.metadata.len() > 1 {
         return Err(CheckpointError::DuplicateKey {

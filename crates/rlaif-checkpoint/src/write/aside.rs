@@ -12,7 +12,7 @@ pub(super) fn write_error(path: &Path) -> impl Fn(std::io::Error) -> CheckpointE
     |source| CheckpointError::Write { path: path.to_owned(), source }
 }
 
-/// Creates `path` with what `fill` writes, and leaves nothing behind if anything fails.
+/// Creates `path` with the output of `fill`, and leaves nothing behind if anything fails.
 pub(super) fn write_file(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), CheckpointError>,
@@ -20,12 +20,12 @@ pub(super) fn write_file(
     rlaif_files::write_aside(path, write_error(path), fill)
 }
 
-/// Writes any value as JSON, indented by two, aside and renamed.
+/// Writes any value as JSON, indented by two, to a temporary file that is renamed.
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Write`]; nothing is left behind then. [`CheckpointError::Json`] if the value
-/// cannot be JSON, such as a map whose keys are no strings.
+/// [`CheckpointError::Write`], with nothing left behind. [`CheckpointError::Json`] if the value
+/// cannot be JSON, such as a map whose keys are not strings.
 ///
 /// ```
 /// # let folder = tempfile::tempdir()?;

@@ -1,4 +1,4 @@
-//! A model folder, written beside its place and renamed.
+//! A model folder, written beside its target and renamed.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use crate::json::refuse_lfs_pointer;
 use crate::peft::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::{AdapterConfig, CheckpointError, is_plain_name, write_safetensors};
 
-/// Files that make up a tokenizer, of which a folder has some.
+/// The files of a tokenizer; a folder has some of them.
 pub const TOKENIZER_FILES: [&str; 12] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -35,7 +35,7 @@ pub const TOKENIZER_FILES: [&str; 12] = [
 /// The folder of a tokenizer's named chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
 
-/// The templates of that folder, in order; none if it is not there.
+/// The names of the templates in that folder, in order; empty if the folder does not exist.
 fn template_names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
     let failed = |source| CheckpointError::Read { path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
@@ -52,20 +52,20 @@ fn template_names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
     Ok(names)
 }
 
-/// Locked while its folder is written; marks the folder as one that may be removed.
+/// Locked while its folder is written; its presence marks the folder as one that may be removed.
 const MARKER: &str = ".writing";
 
-/// Writes a model folder beside its place, and renames it when it is whole.
+/// Writes a model folder beside its target, and renames it when it is complete.
 ///
-/// Files go to `NAME.partial`. [`finish`](Self::finish) renames it to `NAME`; until then whatever
-/// was there stays as it was, and dropping the writer removes what it wrote. When `NAME` exists, it
-/// is moved to `NAME.previous.partial` first and removed when the new folder is in place. Weights,
-/// adapters and configurations are replaced as a whole; any other file of the old folder that the
-/// new one does not bring itself (notes, a tokenizer, a subfolder) moves over.
+/// Files are written to `NAME.partial`, and [`finish`](Self::finish) renames it to `NAME`. Until
+/// then the existing folder stays unchanged, and dropping the writer removes the new files. An
+/// existing `NAME` is first moved to `NAME.previous.partial`, and removed once the new folder is in
+/// place. Weights, adapters and configurations are replaced as a whole; any other file of the old
+/// folder that the new one lacks (notes, a tokenizer, a subfolder) is kept.
 ///
-/// A process that is killed leaves `NAME.partial` or `NAME.previous.partial`. The next writer for
-/// the same folder removes the first and puts back the second; [`Checkpoint::open`] says so when
-/// only the latter is there.
+/// A killed process leaves `NAME.partial` or `NAME.previous.partial`. The next writer of the same
+/// folder removes the first and restores the second; [`Checkpoint::open`] reports it when only the
+/// second exists.
 ///
 /// [`Checkpoint::open`]: crate::Checkpoint::open
 ///
@@ -92,14 +92,14 @@ pub struct FolderWriter {
 }
 
 impl FolderWriter {
-    /// Creates `NAME.partial` and the folders above it, after clearing up behind a writer that was
-    /// killed.
+    /// Creates `NAME.partial` and its parent folders, after clearing up the remains of a killed
+    /// writer.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Busy`] if another process writes the same folder,
-    /// [`CheckpointError::InTheWay`] if `NAME.partial` is something else,
-    /// [`CheckpointError::Write`] if the place cannot be written to.
+    /// [`CheckpointError::InTheWay`] if `NAME.partial` was not left by a writer,
+    /// [`CheckpointError::Write`] if the folder cannot be created.
     pub fn create(target: &Path) -> Result<Self, CheckpointError> {
         let error = write_error(target);
         if target.file_name().is_none() {
@@ -108,8 +108,8 @@ impl FolderWriter {
         if target.is_file() {
             return Err(error(io::ErrorKind::NotADirectory.into()));
         }
-        // Without a trailing slash, which would put the suffix inside the folder, and at the place
-        // that a link points to, so that the link stays.
+        // Without a trailing slash, which would put the suffix inside the folder; and at the target
+        // of a link, so that the link stays.
         let target: PathBuf = if target.is_symlink() {
             fs::canonicalize(target).map_err(&error)?
         } else {
@@ -126,14 +126,14 @@ impl FolderWriter {
             let _ = fs::remove_dir_all(&partial);
             error(source)
         })?;
-        // A file system without locks has writers that cannot see each other, no more.
+        // Without file locks, concurrent writers cannot detect each other; there is no other harm.
         let _ = marker.try_lock();
         let writer = Self { target, partial, marker: Some(marker) };
         writer.recover_previous()?;
         Ok(writer)
     }
 
-    /// Writes `model.safetensors`, or above `shard_bytes` shards and their index.
+    /// Writes `model.safetensors`, or shards and their index if it would exceed `shard_bytes`.
     ///
     /// # Errors
     ///
@@ -187,7 +187,8 @@ impl FolderWriter {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::FileName`] if the name is no plain file name, otherwise as [`write_json`].
+    /// [`CheckpointError::FileName`] if the name is not a plain file name, otherwise as
+    /// [`write_json`].
     pub fn json(&mut self, name: &str, value: &impl Serialize) -> Result<(), CheckpointError> {
         write_json(&self.place(name)?, value)
     }
@@ -201,7 +202,7 @@ impl FolderWriter {
         write_bytes(&self.place("README.md")?, card.to_markdown().as_bytes())
     }
 
-    /// Copies those of [`TOKENIZER_FILES`] that `folder` has, and its named chat templates
+    /// Copies the files of [`TOKENIZER_FILES`] that exist in `folder`, and its named chat templates
     /// (`additional_chat_templates/*.jinja`), and returns their names.
     ///
     /// # Errors
@@ -235,16 +236,17 @@ impl FolderWriter {
         Ok(copied)
     }
 
-    /// Puts the folder in its place.
+    /// Moves the folder to its target.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Write`]; what was there before is there still, or again. If only clearing
-    /// up failed, the new folder is in place and the next writer clears up.
+    /// [`CheckpointError::Write`]; the previous folder is kept or restored. If only the clearing up
+    /// failed, the new folder is in place and the next writer clears up.
     pub fn finish(mut self) -> Result<(), CheckpointError> {
         let error = write_error(&self.target);
         let previous = sibling(&self.target, PREVIOUS);
-        // Held until the rename, except where a folder with an open file in it cannot be renamed.
+        // Held until the rename, except on Windows, where a folder with an open file cannot be
+        // renamed.
         let lock = self.marker.take().filter(|_| !cfg!(windows));
         let replaced = replace_folder(&self.partial, &self.target, &previous);
         drop(lock);
@@ -265,7 +267,7 @@ impl FolderWriter {
         Ok(self.partial.join(name))
     }
 
-    /// Completes what a killed writer had begun in [`finish`](Self::finish).
+    /// Completes the [`finish`](Self::finish) of a killed writer.
     fn recover_previous(&self) -> Result<(), CheckpointError> {
         let previous = sibling(&self.target, PREVIOUS);
         if !previous.is_dir() {
@@ -281,20 +283,20 @@ impl FolderWriter {
 impl Drop for FolderWriter {
     fn drop(&mut self) {
         if self.marker.take().is_some() {
-            // Nobody is left to tell; the next writer tries again.
+            // There is no caller to report to; the next writer tries again.
             let _ = fs::remove_dir_all(&self.partial);
         }
     }
 }
 
-/// Removes a folder that a killed writer left, and nothing else.
+/// Removes a folder left by a killed writer, and nothing else.
 fn remove_abandoned(partial: &Path) -> Result<(), CheckpointError> {
     if partial.symlink_metadata().is_err() {
         return Ok(());
     }
     let in_the_way = || CheckpointError::InTheWay { path: partial.to_owned() };
     let Ok(marker) = File::open(partial.join(MARKER)) else {
-        // Killed before it had marked the folder: then there is nothing in it.
+        // Killed before it had marked the folder: the folder is empty.
         return fs::remove_dir(partial).map_err(|_| in_the_way());
     };
     if matches!(marker.try_lock(), Err(TryLockError::WouldBlock)) {
@@ -304,8 +306,8 @@ fn remove_abandoned(partial: &Path) -> Result<(), CheckpointError> {
     fs::remove_dir_all(partial).map_err(write_error(partial))
 }
 
-/// Moves what the new folder lacks from the old one, except what describes the old weights, and
-/// removes the old one.
+/// Moves files that the new folder lacks from the old folder, except those that describe the old
+/// weights, and removes the old folder.
 fn carry_over(previous: &Path, target: &Path) -> Result<(), CheckpointError> {
     let error = write_error(target);
     for entry in fs::read_dir(previous).map_err(&error)? {

@@ -1,14 +1,14 @@
-//! Where the bytes of tensors come from when they are written.
+//! Sources of the bytes of tensors to write.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use crate::{Checkpoint, Dtype};
 
-/// A tensor that is to be written.
+/// A tensor to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// Its key in the file.
+    /// The key in the file.
     pub name: String,
     /// Element type.
     pub dtype: Dtype,
@@ -16,19 +16,19 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
 }
 
-/// Tensors that give their bytes one after the other, so that none is held twice.
+/// Tensors that provide their bytes one after the other, so that none is in memory twice.
 ///
 /// A model on a device implements it by copying one tensor at a time.
 pub trait TensorSource {
-    /// What there is to write, in the order in which it fills shards.
+    /// The tensors to write, in the order in which they fill shards.
     fn tensors(&self) -> Vec<TensorSpec>;
 
     /// Writes one tensor, little endian and contiguous, in one piece or in several.
     ///
     /// # Errors
     ///
-    /// What `out` returned, or the source's own failure (as with `io::Error::other`); the caller
-    /// tells them apart.
+    /// The error that `out` returned, or the source's own error (as with `io::Error::other`); the
+    /// caller tells them apart.
     fn write(&self, tensor: &str, out: &mut dyn Write) -> io::Result<()>;
 }
 
@@ -75,8 +75,8 @@ impl TensorSource for BTreeMap<String, TensorBytes> {
     }
 }
 
-/// What was opened can be written again: a pickled checkpoint becomes safetensors, views become
-/// contiguous. One tensor is in memory at a time.
+/// An opened checkpoint can be written again: a pickled checkpoint becomes safetensors, and views
+/// become contiguous. One tensor is in memory at a time.
 impl TensorSource for Checkpoint {
     fn tensors(&self) -> Vec<TensorSpec> {
         let tensors = Checkpoint::tensors(self).iter();

@@ -3,7 +3,7 @@
 use rlaif_core::{PreferencePair, Record};
 use serde::{Deserialize, Serialize};
 
-/// How the two sides of a dialogue behave.
+/// The behaviour of the two sides of a dialogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mood {
@@ -24,15 +24,16 @@ pub enum Mood {
 pub struct BuiltinDialogue {
     /// The record's identity.
     pub id: String,
-    /// What the dialogue is about: `cooking`, `travel`, ...
+    /// The topic: `cooking`, `travel`, ...
     pub topic: String,
-    /// The scenario it is a variant of. Split by it, should you split.
+    /// The scenario that the dialogue is a variant of. Split by scenario, so that variants stay
+    /// together.
     pub scenario: String,
-    /// How the two sides behave.
+    /// The behaviour of the two sides.
     pub mood: Mood,
     /// The dialogue, in HH's notation, ending with the assistant's turn.
     pub dialogue: String,
-    /// What a summary of it should say; it repeats no insult.
+    /// A reference summary; it repeats no insult.
     pub summary: String,
     /// The dialogue up to its last turn, and two answers: a kind one over a rude or unhelpful one.
     pub pair: PreferencePair,

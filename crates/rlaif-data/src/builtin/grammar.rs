@@ -1,4 +1,4 @@
-//! From a scenario to dialogues: every choice is drawn from a seed.
+//! Expands a scenario into dialogues: every choice is drawn from a seed.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use super::scenario::{Exchange, Scenario};
 use crate::row::content_id;
 use crate::turns::Speaker;
 
-/// Different dialogues of one scenario: `count` of them, or as many as it has to offer.
+/// Different dialogues of one scenario: `count` of them, or as many as the scenario allows.
 pub(super) fn variants(scenario: &Scenario, seed: Seed, count: usize) -> Vec<BuiltinDialogue> {
     let mut seen = HashSet::new();
     (0..20 * count as u64)
@@ -20,7 +20,7 @@ pub(super) fn variants(scenario: &Scenario, seed: Seed, count: usize) -> Vec<Bui
         .collect()
 }
 
-/// Draws, one after another, from one seed.
+/// Consecutive random draws from one seed.
 struct Draw {
     seed: Seed,
     drawn: u64,
@@ -41,7 +41,7 @@ impl Draw {
     }
 }
 
-/// How a user types.
+/// A user's style of typing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Typing {
     Careful,
@@ -67,7 +67,7 @@ struct Telling<'a> {
     typing: Typing,
     slots: Vec<(&'a str, &'a str)>,
     text: String,
-    /// What a kind assistant and a rude one say in the last turn so far, and where it begins.
+    /// The kind and the rude assistant's words in the last turn so far, and the start of that turn.
     last: (String, String, usize),
 }
 
@@ -152,7 +152,7 @@ impl Telling<'_> {
         matches!(self.mood, Mood::HostileUser | Mood::Quarrel)
     }
 
-    /// Tells an exchange; what the summary says of it.
+    /// Writes an exchange; returns its part of the summary.
     fn exchange(&mut self, exchange: &Exchange, at: usize, surely_hostile: bool) -> String {
         let asked = self.draw.one(&exchange.user);
         let mut asked = self.fill(asked, Person::First);
@@ -189,7 +189,7 @@ impl Telling<'_> {
         };
         let unhelpful = self.fill(unhelpful, Person::First);
         let rude = if self.draw.percent(33) { sharp.clone() } else { unhelpful };
-        // An answer that helps nobody may only stand where the summary can do without it.
+        // An unhelpful answer is allowed only where the summary can leave it out.
         let question = exchange.summary.split_once(", and the assistant").map(|(before, _)| before);
         let (said, told) = match question {
             _ if !self.assistant_is_rude() => (kind.clone(), exchange.summary.to_owned()),
@@ -206,7 +206,7 @@ impl Telling<'_> {
         matches!(self.mood, Mood::Quarrel | Mood::RudeAssistant)
     }
 
-    /// An exchange that no scenario speaks of.
+    /// Writes an exchange outside the scenario.
     fn aside(&mut self, user: &str, calm: &str, sharp: &str) {
         self.user(user);
         let said = if self.assistant_is_rude() { sharp } else { calm };
@@ -242,7 +242,7 @@ impl Telling<'_> {
     }
 }
 
-/// Whose words a slot's value appears in.
+/// The perspective from which a slot's value is worded.
 #[derive(Clone, Copy)]
 enum Person {
     /// The user's.

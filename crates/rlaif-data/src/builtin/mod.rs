@@ -1,9 +1,9 @@
-//! A corpus of everyday dialogues written for this project, used where no data is named.
+//! A corpus of everyday dialogues written for this project, used by default when no data is named.
 //!
-//! Hand-written scenarios are expanded by a seeded grammar when they are asked for: phrasings,
-//! details, moods and lengths vary, and the same dialogues come out on every machine. Some users
-//! are hostile, in mild language; most assistants stay calm, some do not. Each dialogue has a
-//! reference summary and a preference pair: a kind answer over a rude or unhelpful one.
+//! A seeded grammar expands hand-written scenarios on demand: phrasings, details, moods and lengths
+//! vary, and the same dialogues come out on every machine. Some users are hostile, in mild
+//! language; most assistants stay calm, some do not. Each dialogue has a reference summary and a
+//! preference pair: a kind answer over a rude or unhelpful one.
 
 mod dialogue;
 mod grammar;
@@ -23,16 +23,16 @@ use scenario::Scenario;
 /// Raised when the dialogues change, so that provenance tells corpora apart.
 const VERSION: &str = "1";
 const SEED: Seed = Seed::new(0x5eed);
-/// How many variants of a scenario are made.
+/// Number of variants of each scenario.
 const VARIANTS: usize = 24;
 
-/// Which part of the built-in corpus. All variants of a scenario are in the same part, so what is
-/// held out resembles nothing that was learnt from.
+/// A part of the built-in corpus. All variants of a scenario are in the same part, so that held-out
+/// dialogues do not resemble training dialogues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
-    /// What is learnt from: about four fifths.
+    /// Training data: about four fifths.
     Train,
-    /// What is kept for measuring.
+    /// Evaluation data.
     HeldOut,
 }
 

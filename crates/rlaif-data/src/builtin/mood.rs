@@ -1,5 +1,5 @@
-//! How people and assistants speak when they are warm, cross or worse. Insults stay mild: none is
-//! about a group, none is sexual, none threatens.
+//! Phrases of people and assistants who are warm, cross or worse. Insults stay mild: none is about
+//! a group, none is sexual, none threatens.
 
 /// Before a friendly user's first turn.
 pub(super) const GREETINGS: &[&str] = &[
@@ -127,7 +127,7 @@ pub(super) const KIND_LEADS: &[&str] = &[
     "You are not alone with that.",
 ];
 
-/// Answers that are rude or no help, whatever was asked: what a pair rejects.
+/// Rude or unhelpful answers to any question: the rejected side of a pair.
 pub(super) const UNHELPFUL: &[&str] = &[
     "I do not know. Look it up.",
     "Not my problem.",
@@ -141,7 +141,7 @@ pub(super) const UNHELPFUL: &[&str] = &[
     "If you were not so clueless, you would not need me.",
 ];
 
-/// How a friendly dialogue may end: the user, then the assistant.
+/// Endings of a friendly dialogue: the user, then the assistant.
 pub(super) const WARM_ENDS: &[(&str, &str)] = &[
     ("Thanks, that helps a lot.", "You are welcome. Good luck!"),
     ("Great, I will try that tonight.", "Let me know how it goes."),
@@ -152,7 +152,7 @@ pub(super) const WARM_ENDS: &[(&str, &str)] = &[
     ("Ok, I feel better already.", "I am glad to hear that. You will manage."),
 ];
 
-/// How a hostile dialogue may end: the user, a calm assistant, a sharp one.
+/// Endings of a hostile dialogue: the user, a calm assistant, a sharp one.
 pub(super) const SOUR_ENDS: &[(&str, &str, &str)] = &[
     (
         "Took you long enough, idiot.",
@@ -182,7 +182,7 @@ pub(super) const SOUR_ENDS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// What a summary says of the mood.
+/// The summary's words for the mood.
 pub(super) const ABOUT_HOSTILE_USER: &[&str] = &[
     "The user is rude, but the assistant stays polite.",
     "The user insults the assistant, which remains calm.",

@@ -13,7 +13,7 @@
 
 use std::sync::LazyLock;
 
-/// What a dialogue may be about, and how its turns may be worded.
+/// The topic of a dialogue, and alternative wordings of its turns.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Scenario {
     pub(super) topic: &'static str,
@@ -23,7 +23,7 @@ pub(super) struct Scenario {
     pub(super) exchanges: Vec<Exchange>,
 }
 
-/// Names that get their values together.
+/// Names whose values are chosen together.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Slots {
     pub(super) names: Vec<&'static str>,

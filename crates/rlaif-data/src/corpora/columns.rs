@@ -1,5 +1,5 @@
-//! Named columns of any file as records. Columns are named after what they hold, unless told
-//! otherwise; without a column for it, a record's id is the hash of its texts.
+//! Records from named columns of any file. By default, a column has the name of its content;
+//! without an id column, a record's id is the hash of its texts.
 
 use rlaif_core::{
     Conversation, Demonstration, Desirability, Message, Metadata, PreferencePair, PromptRecord,
@@ -25,8 +25,7 @@ pub struct PromptColumns {
     pub id: Option<String>,
     /// The column of prompts.
     pub prompt: String,
-    /// The column of reference responses; a row may leave it empty (null), and must
-    /// have it.
+    /// The column of reference responses. Every row must have it, but it may be empty (null).
     pub reference: Option<String>,
     /// Columns that become the metadata of the prompt; every row must have them.
     pub metadata: Vec<String>,
@@ -112,8 +111,7 @@ pub struct PairColumns {
     pub chosen: String,
     /// The column of the other responses.
     pub rejected: String,
-    /// The column of margins; a row may leave it empty (null), and must
-    /// have it.
+    /// The column of margins. Every row must have it, but it may be empty (null).
     pub margin: Option<String>,
 }
 
@@ -153,7 +151,7 @@ impl Corpus for PairColumns {
     }
 }
 
-/// Responses with a verdict each, for KTO.
+/// Responses with one verdict each, for KTO.
 #[derive(Debug, Clone)]
 pub struct UnpairedColumns {
     /// The column of ids.

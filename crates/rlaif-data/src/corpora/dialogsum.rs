@@ -15,14 +15,14 @@ pub struct DialogSum;
 /// One dialogue with a summary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DialogSumRecord {
-    /// The record's identity. The test part has three summaries of each dialogue, with ids of
-    /// their own: group by [`DialogSumRecord::dialogue`] when splitting.
+    /// The record's identity. The test part has three summaries of each dialogue, with different
+    /// ids: group by [`DialogSumRecord::dialogue`] when splitting.
     pub id: String,
     /// The dialogue, one turn to a line.
     pub dialogue: String,
-    /// What a person wrote about it.
+    /// The human-written summary.
     pub summary: String,
-    /// What it is about, in a word or two.
+    /// The topic, in a word or two.
     pub topic: Option<String>,
 }
 

@@ -1,5 +1,5 @@
-//! Anthropic's HH preferences (Bai et al. 2022, arXiv 2204.05862): pairs of dialogues that differ
-//! in how they end. <https://huggingface.co/datasets/Anthropic/hh-rlhf>
+//! Anthropic's HH preferences (Bai et al. 2022, arXiv 2204.05862): pairs of dialogues with
+//! different endings. <https://huggingface.co/datasets/Anthropic/hh-rlhf>
 
 use std::ops::RangeInclusive;
 
@@ -10,39 +10,39 @@ use crate::error::DataError;
 use crate::row::{Row, content_id};
 use crate::turns::{self, DialogueProblem, Speaker};
 
-/// The lengths of dialogue, in characters, that the summarisation pipeline works on.
+/// The range of dialogue lengths, in characters, for the summarisation pipeline.
 pub const DIALOGUE_CHARACTERS: RangeInclusive<usize> = 101..=500;
 
 const EARLIER: &str = "the dialogues part before the last turn";
 const SAME: &str = "chosen and rejected are the same";
 
-/// Where the two dialogues of a pair part.
+/// The point at which the two dialogues of a pair diverge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Divergence {
     /// In the last turn: both responses are one turn.
     LastTurn,
-    /// Before it: at least one response holds further turns, with their markers.
+    /// Before the last turn: at least one response holds further turns, with their markers.
     Earlier,
 }
 
-/// What becomes of pairs that part before the last turn.
+/// Treatment of pairs that diverge before the last turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum EarlierDivergence {
-    /// They are kept and counted.
+    /// The pairs are kept and counted.
     #[default]
     Keep,
-    /// They are left out and counted.
+    /// The pairs are left out and counted.
     Drop,
 }
 
 /// HH's preference pairs.
 ///
 /// Rows hold either the two whole dialogues, as published (`chosen`, `rejected`), or the common
-/// `prompt` apart from the two responses, which one space then joins. `subset` and `id` are
+/// `prompt` and the two responses, which are then joined by one space. `subset` and `id` are
 /// optional.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Hh {
-    /// What becomes of pairs that part before the last turn.
+    /// Treatment of pairs that diverge before the last turn.
     pub earlier: EarlierDivergence,
 }
 
@@ -50,16 +50,16 @@ pub struct Hh {
 #[derive(Debug, Clone, PartialEq)]
 pub struct HhRecord {
     /// The prompt, which ends in `"\n\nAssistant:"`, and the two responses, which begin with the
-    /// space behind it.
+    /// following space.
     pub pair: PreferencePair,
-    /// Which part of HH the row belongs to, where the file says so.
+    /// The subset of HH that the row belongs to, where the file names it.
     pub subset: Option<String>,
-    /// Where the two dialogues part.
+    /// The point at which the two dialogues diverge.
     pub divergence: Divergence,
 }
 
 impl HhRecord {
-    /// The preferred dialogue, letter by letter as it was in the file.
+    /// The preferred dialogue, exactly as in the file.
     pub fn dialogue(&self) -> String {
         [self.pair.prompt.as_str(), &self.pair.chosen].concat()
     }
@@ -69,7 +69,7 @@ impl HhRecord {
         self.pair.prompt.chars().count() + self.pair.chosen.chars().count()
     }
 
-    /// What the dialogue opens with. Dialogues that share it are variants of one another, and
+    /// The first turn of the dialogue. Dialogues that share it are variants of one another, and
     /// belong on one side of a split.
     pub fn first_turn(&self) -> &str {
         turns::parse(&self.pair.prompt)
@@ -109,7 +109,8 @@ impl Corpus for Hh {
         let (prompt, chosen, rejected) = match given_prompt {
             Some(prompt) => (prompt, format!(" {chosen}"), format!(" {rejected}")),
             None => {
-                // The first marker is looked for in each, so that the error names the right one.
+                // Each column is searched for the first marker, so that the error names the right
+                // one.
                 for (column, text) in [("chosen", &chosen), ("rejected", &rejected)] {
                     turns::parse(text).map_err(|problem| not_a_dialogue(&row, column, problem))?;
                 }
@@ -154,7 +155,7 @@ fn not_a_dialogue(row: &Row<'_>, column: &'static str, problem: DialogueProblem)
     }
 }
 
-/// Where the last assistant's marker that both dialogues have in common ends.
+/// The end of the last assistant's marker that both dialogues have in common.
 pub(crate) fn end_of_prompt(chosen: &str, rejected: &str) -> Option<usize> {
     let common = chosen.bytes().zip(rejected.bytes()).take_while(|(a, b)| a == b).count();
     turns::end_of_last_marker(&chosen[..chosen.floor_char_boundary(common)], Speaker::Assistant)

@@ -1,4 +1,5 @@
-//! From the rows of a file to records: one module for each corpus, and named columns for the rest.
+//! Converts the rows of a file to records: one module for each corpus, and named columns for other
+//! files.
 
 mod columns;
 mod dialogsum;
@@ -22,18 +23,18 @@ pub use red_team::{RedTeam, RedTeamAttempt};
 use crate::error::DataError;
 use crate::row::Row;
 
-/// What becomes of a row that could be read.
+/// The result of a row that could be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome<R> {
-    /// It is a record.
+    /// A record.
     Kept(R),
-    /// It is a record, and something about it is counted under this remark.
+    /// A record that is also counted under this remark.
     Noted(R, &'static str),
-    /// It is left out, and counted under this reason.
+    /// No record: the row is left out, and counted under this reason.
     Dropped(&'static str),
 }
 
-/// How the rows of a corpus become records.
+/// Conversion of the rows of a corpus to records.
 ///
 /// ```
 /// use rlaif_data::{DataError, Reader, Row, Source, corpora::{Corpus, Outcome}};
@@ -59,20 +60,20 @@ pub enum Outcome<R> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Corpus: Send + Sync + 'static {
-    /// What a row becomes.
+    /// The type of a record.
     type Record: Send + 'static;
 
     /// Names the corpus in provenance.
     fn name(&self) -> String;
 
-    /// The record of one row. Called from several threads at once.
+    /// The record of one row. Called from several threads concurrently.
     ///
     /// # Errors
-    /// Whatever is wrong with the row; [`Row`]'s methods give errors that say where.
+    /// The fault of the row; the errors of [`Row`]'s methods name the place.
     fn record(&self, row: Row<'_>) -> Result<Outcome<Self::Record>, DataError>;
 }
 
-/// Rows as a type of the caller's that serde can read.
+/// Rows as a type of the caller that implements `Deserialize`.
 ///
 /// ```
 /// use rlaif_data::{Reader, Source, corpora::Typed};

@@ -15,9 +15,9 @@ pub struct RealToxicityPrompts;
 /// One prompt with its continuation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToxicityPrompt {
-    /// `filename:begin-end`, which names the passage it was cut from.
+    /// `filename:begin-end`, which names the passage that the sentence was cut from.
     pub id: String,
-    /// Whether models were found to answer it toxically more often than not.
+    /// `true` if models were found to continue the prompt toxically more often than not.
     pub challenging: bool,
     /// The first half of the sentence.
     pub prompt: ScoredText,
@@ -57,7 +57,7 @@ pub struct ToxicityScores {
 }
 
 impl ToxicityPrompt {
-    /// The prompt for a policy to continue, with the sentence's own end as the reference.
+    /// The prompt for a policy to continue, with the original end of the sentence as the reference.
     pub fn prompt_record(&self) -> PromptRecord {
         PromptRecord::new(&self.id, &self.prompt.text).with_reference(&self.continuation.text)
     }

@@ -24,17 +24,17 @@ pub struct RedTeamAttempt {
     pub min_harmlessness_score: f64,
     /// Size of the model that answered, as the file writes it (`"52B"`).
     pub num_params: Option<String>,
-    /// How the model was trained (`"rlhf"`, `"plain lm"`, ...).
+    /// The training method of the model (`"rhlf"`, `"plain lm"`, ...).
     pub model_type: Option<String>,
-    /// How successful the person found the attempt, 0 (not) to 4 (very).
+    /// The person's rating of the attempt's success, from 0 (not) to 4 (very).
     pub rating: f64,
-    /// What the person set out to do.
+    /// The person's goal.
     pub task_description: Option<String>,
-    /// The preference model's harmlessness score of that.
+    /// The preference model's harmlessness score of the goal.
     pub task_description_harmlessness_score: Option<f64>,
-    /// What the attempt is about, for those that were reviewed.
+    /// The subjects of the attempt, if it was reviewed.
     pub tags: Vec<String>,
-    /// Whether the person was hired through Upwork.
+    /// `true` if the person was hired through Upwork.
     pub is_upworker: Option<bool>,
 }
 

@@ -8,9 +8,9 @@ use super::format::{BYTE_ORDER_MARK, Format};
 use super::input::Content;
 use crate::error::DataError;
 
-/// What one worker parses at a time.
+/// Size of the chunk that one worker parses at a time, in bytes.
 const CHUNK: usize = 1 << 20;
-/// The longest row: beyond it, memory would not be bounded by anything.
+/// Length limit of a row, in bytes: without one, memory would be unbounded.
 pub(super) const LONGEST_ROW: usize = 64 << 20;
 
 /// Some whole rows of a file.
@@ -35,9 +35,9 @@ pub(super) struct Chunks<'a> {
     source_name: &'a str,
     content: &'a mut Content,
     scanner: Scanner,
-    /// What was read and not yet handed out; never begins within a row.
+    /// Bytes that were read and not yet returned; never begins within a row.
     buffer: Vec<u8>,
-    /// How much of the buffer the scanner has seen.
+    /// Number of bytes of the buffer that the scanner has seen.
     scanned: usize,
     /// The line the buffer begins on.
     line: u64,
@@ -73,8 +73,8 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// The next chunk, or `None` at the end of the file. What goes wrong is told after the rows
-    /// before it.
+    /// The next chunk, or `None` at the end of the file. An error is returned after the rows before
+    /// it.
     pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>, DataError> {
         if self.ended {
             return self.failure.take().map_or(Ok(None), Err);
@@ -102,7 +102,7 @@ impl<'a> Chunks<'a> {
         }
     }
 
-    /// Reads until the buffer holds `wanted` bytes; true at the end of the file.
+    /// Reads until the buffer holds `wanted` bytes; returns `true` at the end of the file.
     fn fill(&mut self, wanted: usize) -> Result<bool, DataError> {
         let missing = wanted.saturating_sub(self.buffer.len());
         self.buffer.reserve(missing);
@@ -118,7 +118,7 @@ impl<'a> Chunks<'a> {
         Ok(read < missing)
     }
 
-    /// How many bytes of the buffer are whole rows.
+    /// Number of bytes of the buffer that are whole rows.
     fn scan(&mut self, end_of_file: bool) -> usize {
         let before = std::mem::replace(&mut self.scanned, self.buffer.len());
         let new = &self.buffer[before..];
@@ -178,11 +178,11 @@ impl<'a> Chunks<'a> {
     }
 }
 
-/// Follows quotes the way the CSV parser does: they open a field only at its beginning.
+/// Tracks quotes as the CSV parser does: a quote opens a field only at the field's beginning.
 #[derive(Default)]
 struct CsvScanner {
     state: CsvState,
-    /// Just behind the last row that is whole.
+    /// The end of the last whole row.
     row_end: usize,
 }
 
@@ -192,7 +192,7 @@ enum CsvState {
     FieldStart,
     Unquoted,
     Quoted,
-    /// Behind a quote within quotes: the end of the field, or the first half of an escaped quote.
+    /// After a quote within quotes: the end of the field, or the first half of an escaped quote.
     QuoteInQuoted,
 }
 
@@ -214,12 +214,12 @@ impl CsvScanner {
     }
 }
 
-/// Finds the elements of a JSON array; whether they are valid is for the parser to say.
+/// Finds the elements of a JSON array; the parser checks their validity.
 struct ArrayScanner {
     state: ArrayState,
     elements: Vec<Element>,
     line: u64,
-    /// Where the element at hand begins, and on which line.
+    /// The beginning of the current element, and its line.
     start: usize,
     start_line: u64,
 }
@@ -227,24 +227,24 @@ struct ArrayScanner {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ArrayState {
     BeforeArray,
-    /// Behind `[`: an element, or `]`.
+    /// After `[`: an element, or `]`.
     First,
-    /// Behind a comma: an element.
+    /// After a comma: an element.
     Next,
     /// Within an object or array.
     Nested {
         depth: u32,
     },
-    /// Within a string: of an element that is one (depth 0), or within an object or array.
+    /// Within a string: the element itself (depth 0), or inside an object or array.
     Text {
         depth: u32,
         escaped: bool,
     },
     /// Within a number or a word.
     Bare,
-    /// Behind an element: a comma, or `]`.
+    /// After an element: a comma, or `]`.
     Behind,
-    /// Behind `]`.
+    /// After `]`.
     Done,
 }
 

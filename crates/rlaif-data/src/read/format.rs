@@ -1,8 +1,8 @@
-//! What a file is, by its content.
+//! Recognises the format of a file by its content.
 
 use crate::error::DataError;
 
-/// How rows are written in a file.
+/// The notation of rows in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// One JSON object on each line; blank lines do not count.
@@ -17,7 +17,7 @@ pub enum Format {
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The first bytes of files that are known and not read, and what they are.
+/// The first bytes of files in known but unsupported formats, and the formats' names.
 const FOREIGN: &[(usize, &[u8], &str)] = &[
     (0, b"PARE", "an encrypted Parquet file"),
     (0, b"\xfd7zXZ\0", "an xz file"),
@@ -64,12 +64,12 @@ const FOREIGN: &[(usize, &[u8], &str)] = &[
     (0, b"\xfe\xff", "text in UTF-16"),
 ];
 
-/// The name of a format that is not read, where the first bytes of a file tell it.
+/// The name of an unsupported format, if the first bytes of a file reveal it.
 fn foreign(head: &[u8]) -> Option<&'static str> {
     if head.starts_with(b"PK\x03\x04") || head.starts_with(b"PK\x05\x06") {
         return Some(zip(head));
     }
-    // Text may begin with these letters: the magic of what follows counts.
+    // Text may begin with these letters: the magic number of the following block decides.
     if head.starts_with(b"BZh")
         && head
             .get(4..10)
@@ -81,7 +81,7 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
         .iter()
         .find(|(at, magic, _)| head.get(*at..).is_some_and(|head| head.starts_with(magic)));
     if let Some((_, magic, name)) = found {
-        // A word of letters may also begin a text, which has no zero bytes.
+        // Letters may also begin a text, which has no zero bytes.
         let word = magic.iter().all(u8::is_ascii_alphanumeric);
         if !word || head.contains(&0) {
             return Some(name);
@@ -106,7 +106,7 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
     if begins(b"<?xml") {
         return Some("an XML document");
     }
-    // Every other byte of Latin letters is zero.
+    // In UTF-16, every other byte of a Latin letter is zero.
     let halves = |odd: usize| {
         let start = &head[..head.len().min(64)];
         start.len() > 3 && start.iter().skip(odd).step_by(2).all(|byte| *byte == 0)
@@ -120,7 +120,7 @@ fn foreign(head: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// Zip is the container of many formats; the names of its first entries tell.
+/// Zip is the container of many formats; the names of the first entries tell them apart.
 fn zip(head: &[u8]) -> &'static str {
     let has = |name: &[u8]| memchr::memmem::find(head, name).is_some();
     if has(b"xl/") || has(b"xl\\") {
@@ -141,7 +141,7 @@ fn zip(head: &[u8]) -> &'static str {
 }
 
 impl Format {
-    /// Tells a format by the first bytes of the (decompressed) content.
+    /// Recognises a format by the first bytes of the (decompressed) content.
     pub(super) fn recognise(head: &[u8], source_name: &str) -> Result<Self, DataError> {
         if head.starts_with(b"version https://git-lfs.github.com/spec/") {
             return Err(DataError::LfsPointer { source_name: source_name.to_owned() });
@@ -160,7 +160,7 @@ impl Format {
             Some(_) => {
                 let line = text.trim_ascii_start().split(|&byte| byte == b'\n').next();
                 let line = line.unwrap_or_default();
-                // A header without a comma: perhaps another separator.
+                // A header without a comma may use another separator.
                 for (separator, what) in [
                     (b'\t', "text with tabs between the columns (TSV)"),
                     (b';', "text with semicolons between the columns"),
@@ -189,7 +189,7 @@ mod tests {
             (b"id,dialogue\n", Format::Csv),
             (b"\"id\",\"dialogue\"\n", Format::Csv),
             (b"PAR1\x15\x04", Format::Parquet),
-            // Letters that are also the first bytes of something else.
+            // Letters that are also the magic number of another format.
             (b"ORCHID,colour\n", Format::Csv),
             (b"ID3,name\n", Format::Csv),
             (b"BZh9,name\n", Format::Csv),

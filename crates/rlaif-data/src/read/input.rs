@@ -38,7 +38,7 @@ enum Decoder {
     Zstd(zstd::Decoder<'static, Stored>),
 }
 
-/// The content of a file, with its first bytes looked at.
+/// The content of a file, with its first bytes inspected.
 pub(super) struct Content {
     name: String,
     revision: Option<String>,
@@ -46,7 +46,7 @@ pub(super) struct Content {
     head: Cursor<Vec<u8>>,
 }
 
-/// How much of the content the recognition of its format may look at.
+/// Number of bytes that the recognition of the format may inspect.
 const HEAD: u64 = 4096;
 const STORED_BUFFER: usize = 256 * 1024;
 
@@ -87,7 +87,7 @@ impl Content {
         !matches!(self.decoder, Decoder::Plain(_))
     }
 
-    /// Reads what is left, so that the hash is that of the whole file.
+    /// Reads the rest, so that the hash is that of the whole file.
     pub(super) fn finish(mut self) -> Result<Origin, DataError> {
         let drained = io::copy(&mut self.decoder, &mut io::sink());
         drained.map_err(|error| self.explain(error))?;
@@ -113,7 +113,7 @@ impl Content {
         })
     }
 
-    /// What a failed read means for the file.
+    /// The meaning of a failed read for the file.
     pub(super) fn explain(&self, source: io::Error) -> DataError {
         let source_name = self.name.clone();
         let compression = match self.decoder {

@@ -1,11 +1,11 @@
-//! Files to records: one thread decompresses and cuts, rayon's workers parse, in order.
+//! Reads files into records: one thread decompresses and cuts, rayon's workers parse, in order.
 //!
 //! ```text
 //! file -> hash, decompress, cut into chunks of whole rows -> [ parse | parse | .. ] -> records
 //!         one thread                                         rayon                     the caller
 //! ```
 //!
-//! A bounded number of chunks is under way at any time, so memory does not grow with the file.
+//! A bounded number of chunks is in flight at any time, so memory does not grow with the file.
 
 mod chunk;
 mod format;
@@ -36,7 +36,7 @@ use input::Content;
 use progress::Display;
 use rows::{Parsed, SHOWN, Tally, Unparsed};
 
-/// Reads rows from files and makes records of them.
+/// Reads rows from files and converts them to records.
 ///
 /// ```
 /// use rlaif_data::{Mode, Reader, Source, corpora::Hh};
@@ -56,33 +56,33 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// A strict, silent reader that tells the format by the content.
+    /// A strict, silent reader that recognises the format by the content.
     pub fn new(source: Source) -> Self {
         Self { source, mode: Mode::default(), progress: ReadingProgress::default(), format: None }
     }
 
-    /// What happens at a row that cannot be read.
+    /// Sets the treatment of rows that cannot be read.
     #[must_use]
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Who is told how far the reading is.
+    /// Sets the receiver of progress updates.
     #[must_use]
     pub fn progress(mut self, progress: ReadingProgress) -> Self {
         self.progress = progress;
         self
     }
 
-    /// The format of the (decompressed) content, where it is not to be told by the content.
+    /// Sets the format of the (decompressed) content, instead of recognising it.
     #[must_use]
     pub fn format(mut self, format: Format) -> Self {
         self.format = Some(format);
         self
     }
 
-    /// The records one by one, in the order of the rows, with bounded memory.
+    /// Reads the records one by one, in the order of the rows, with bounded memory.
     pub fn stream<C: Corpus>(self, corpus: C) -> Records<C::Record> {
         Records::start(self, corpus)
     }
@@ -92,10 +92,10 @@ impl Reader {
         &self.source
     }
 
-    /// All records, with where they came from and what became of the rows.
+    /// All records, with their provenance and the row counts.
     ///
     /// # Errors
-    /// The first error of the reading, or [`DataError::NoRecords`] when no row became a record.
+    /// The first error of reading, or [`DataError::NoRecords`] when no row became a record.
     pub fn dataset<C: Corpus>(self, corpus: C) -> Result<Dataset<C::Record>, DataError> {
         let mut stream = self.stream(corpus);
         let mut records = Vec::new();
@@ -115,7 +115,7 @@ impl Reader {
 }
 
 enum Item<R> {
-    /// Rows that a worker is parsing, or has parsed.
+    /// Rows that a worker is parsing or has parsed.
     Rows(Receiver<std::thread::Result<Parsed<R>>>),
     /// A file that was read to its end.
     File(Origin),
@@ -124,7 +124,7 @@ enum Item<R> {
 
 /// Records as they are read: an iterator that ends after its first error.
 ///
-/// Dropping it ends the reading.
+/// Dropping it stops the reading.
 pub struct Records<R> {
     operation: String,
     items: Option<Receiver<Item<R>>>,
@@ -158,7 +158,7 @@ impl<R: Send + 'static> Records<R> {
                 Mode::Lenient => "lenient",
             }
         );
-        // Enough to keep every worker busy while the caller works on what it has.
+        // Enough to keep every worker busy while the caller processes records.
         let (sender, items) = sync_channel(2 * rayon::current_num_threads());
         let producer = Producer {
             corpus: Arc::new(corpus),
@@ -186,7 +186,7 @@ impl<R: Send + 'static> Records<R> {
 }
 
 impl<R> Records<R> {
-    /// The files read to their ends so far, and what became of the rows so far.
+    /// The files read completely so far, and the row counts so far.
     pub fn provenance(&self) -> Provenance {
         let tally = &self.tally;
         let owned = |(reason, count): (&&'static str, &u64)| ((*reason).to_owned(), *count);
@@ -205,7 +205,7 @@ impl<R> Records<R> {
         Provenance { origins: self.origins.clone(), steps: vec![step], ..Provenance::default() }
     }
 
-    /// The first few rows that could not be read and were left out, in lenient mode.
+    /// The first few malformed rows that were left out, in lenient mode.
     pub fn malformed(&self) -> &[DataError] {
         &self.malformed
     }
@@ -283,8 +283,8 @@ impl<R> std::fmt::Debug for Records<R> {
     }
 }
 
-/// Waits for a worker. A caller that is one of rayon's workers itself works meanwhile: were all
-/// of them to wait, nobody would parse.
+/// Waits for a worker. If the caller is itself one of rayon's workers, it works meanwhile: if all
+/// workers waited, none would parse.
 fn wait_for<T>(receiver: &Receiver<std::thread::Result<T>>) -> std::thread::Result<T> {
     const LOST: &str = "a worker always sends what it parsed, or its panic";
     if rayon::current_thread_index().is_none() {
@@ -312,7 +312,7 @@ struct Producer<C: Corpus> {
     read_so_far: Arc<AtomicU64>,
 }
 
-/// The caller has dropped the other end: nothing more to do.
+/// The caller has dropped the receiver: stop.
 struct Abandoned;
 
 impl<C: Corpus> Producer<C> {
@@ -353,7 +353,8 @@ impl<C: Corpus> Producer<C> {
         })
     }
 
-    /// Sends the rows of a text format to be parsed; the number of bytes that had any.
+    /// Sends the rows of a text format to the parsers; returns the number of bytes that contained
+    /// rows.
     fn read_text(
         &self,
         content: &mut Content,
@@ -407,7 +408,7 @@ impl<C: Corpus> Producer<C> {
             let parsed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 rows::parse(unparsed, &*corpus, mode, &name)
             }));
-            // A caller that stopped listening has no use for it.
+            // A caller that stopped listening does not need the result.
             let _ = sender.send(parsed);
         });
         self.sender.send(Item::Rows(receiver)).map_err(|_| Abandoned)

@@ -1,11 +1,11 @@
-//! JSON as Python's `json.dumps` writes it: with `NaN`, `Infinity` and `-Infinity`, which JSON has
-//! no words for, and numbers that are too large.
+//! JSON as Python's `json.dumps` writes it: with numbers that are too large, and with `NaN`,
+//! `Infinity` and `-Infinity`, which are not JSON.
 
 use serde_json::Value;
 
 use crate::row::{Columns, NotFinite};
 
-/// How Python writes a number that is not finite.
+/// Python's spelling of a non-finite number.
 pub(super) fn word(number: f64) -> Option<&'static str> {
     if number.is_nan() {
         Some("NaN")
@@ -18,8 +18,8 @@ pub(super) fn word(number: f64) -> Option<&'static str> {
     }
 }
 
-/// The columns of a row, null where it has such numbers, and where those are. `None` where there
-/// are none, or the rest is no JSON object either.
+/// The columns of a row with null for each non-finite number, and the places of these numbers.
+/// `None` if there are none, or if the rest is not a JSON object either.
 pub(super) fn read(text: &str) -> Option<(Columns<'static>, NotFinite)> {
     let (replaced, words) = replaced(text);
     if words.is_empty() {
@@ -38,10 +38,11 @@ pub(super) fn read(text: &str) -> Option<(Columns<'static>, NotFinite)> {
     Some((Columns(columns), found))
 }
 
-/// With the number's index, stands for such a number; the noncharacter keeps it apart from what rows say.
+/// With the number's index, a placeholder for a non-finite number; the noncharacter keeps it apart
+/// from the text of rows.
 const STANDS: &str = "\u{fdd0}number";
 
-/// The text with a string in the place of each such number, and what stood there.
+/// The text with a placeholder string for each non-finite number, and the original spellings.
 fn replaced(text: &str) -> (String, Vec<&'static str>) {
     let bytes = text.as_bytes();
     let (mut out, mut words) = (String::with_capacity(text.len() + 64), Vec::new());
@@ -84,7 +85,7 @@ fn replaced(text: &str) -> (String, Vec<&'static str>) {
     (out, words)
 }
 
-/// Puts null where a number stood, and notes which.
+/// Replaces a placeholder by null, and records the original spelling.
 fn settle(place: &str, value: &mut Value, words: &[&'static str], found: &mut NotFinite) {
     match value {
         Value::String(text) if text.starts_with(STANDS) => {

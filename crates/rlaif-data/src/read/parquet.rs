@@ -14,10 +14,10 @@ use super::input::Content;
 use crate::error::DataError;
 use crate::source::Input;
 
-/// What one worker turns into records at a time.
+/// Number of rows that one worker converts at a time.
 const ROWS: usize = 1024;
 
-/// Opens the file itself, or what it decompresses to in an anonymous temporary file.
+/// Opens the file itself, or its decompressed content in an anonymous temporary file.
 pub(super) fn random_access(input: &Input, content: &mut Content) -> Result<File, DataError> {
     let io_error = |source| DataError::Io { source_name: input.name.clone(), source };
     if !content.is_compressed() {
@@ -35,15 +35,15 @@ pub(super) fn random_access(input: &Input, content: &mut Content) -> Result<File
     Ok(spool)
 }
 
-/// Hands out the rows in groups, each with the number of its first row (from 1), until `take`
-/// returns false.
+/// Passes on the rows in groups, each with the number of its first row (from 1), until `take`
+/// returns `false`.
 pub(super) fn for_each_group(
     file: File,
     source_name: &str,
     take: &mut dyn FnMut(Vec<Row>, u64) -> bool,
 ) -> Result<(), DataError> {
-    // The Parquet reader indexes by what the file says in places, and panics where a damaged
-    // file lies; nothing of it outlives the panic.
+    // In places, the Parquet reader indexes by values from the file, and panics on a damaged file;
+    // none of its state outlives the panic.
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| groups(file, take)));
     match result {
         Ok(result) => result

@@ -1,28 +1,28 @@
-//! How far a reading is.
+//! Progress of reading.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How far a reading is.
+/// Progress of reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgressUpdate {
     /// Bytes read so far, as stored.
     pub bytes: u64,
-    /// Bytes there are, as stored.
+    /// Size of the files in bytes, as stored.
     pub total_bytes: u64,
     /// Rows parsed so far.
     pub rows: u64,
 }
 
-/// Who is told how far a reading is.
+/// Receiver of progress updates.
 #[derive(Clone, Default)]
 pub enum ReadingProgress {
-    /// Nobody.
+    /// None.
     #[default]
     Silent,
-    /// A bar on standard error where that is a terminal; else nobody.
+    /// A bar on standard error if that is a terminal; otherwise none.
     Bar,
     /// A function, called from the thread that takes the records.
     Callback(Arc<dyn Fn(ProgressUpdate) + Send + Sync>),

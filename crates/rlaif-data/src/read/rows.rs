@@ -1,4 +1,4 @@
-//! A chunk of rows to records: what the workers do.
+//! Parses a chunk of rows into records: the task of the workers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::corpora::{Corpus, Outcome};
 use crate::error::DataError;
 use crate::row::{Columns, NotFinite, Place, Row};
 
-/// How many errors a lenient reading keeps to show.
+/// Number of errors that a lenient reading keeps to show.
 pub(super) const SHOWN: usize = 5;
 
-/// Rows that are still to be parsed.
+/// Rows to parse.
 pub(super) enum Unparsed {
     JsonLines(Chunk),
     JsonArray(Chunk),
@@ -25,13 +25,13 @@ pub(super) enum Unparsed {
     Parquet { rows: Vec<ParquetRow>, first: u64 },
 }
 
-/// What became of some rows.
+/// The result of parsing some rows.
 #[derive(Debug)]
 pub(super) struct Parsed<R> {
     pub(super) records: Vec<R>,
     pub(super) tally: Tally,
-    /// In strict mode the error that ended the parsing, as the only one; in lenient mode the
-    /// first few.
+    /// In strict mode, only the error that ended the parsing; in lenient mode, the first few
+    /// errors.
     pub(super) errors: Vec<DataError>,
 }
 
@@ -86,7 +86,7 @@ pub(super) fn parse<C: Corpus>(
 
 impl<C: Corpus> Parser<'_, C> {
     fn json_lines(&mut self, chunk: &Chunk) {
-        // One look at the whole chunk is cheaper than one at each row.
+        // One check of the whole chunk is cheaper than a check of each row.
         let whole = std::str::from_utf8(&chunk.bytes).ok();
         let mut start = 0;
         let mut line = chunk.line;
@@ -112,7 +112,7 @@ impl<C: Corpus> Parser<'_, C> {
     }
 
     fn json_line(&mut self, text: &str, line: u64) -> bool {
-        // Files that were put together have a mark at each beginning.
+        // Concatenated files have a byte-order mark at each beginning.
         let text = text.trim_start_matches('\u{feff}').trim_ascii();
         text.is_empty() || self.json(text, line)
     }
@@ -147,7 +147,7 @@ impl<C: Corpus> Parser<'_, C> {
         self.settle(outcome)
     }
 
-    /// A row of valid JSON that is not an object is of the wrong type; anything else is malformed.
+    /// Valid JSON that is not an object has the wrong type; anything else is malformed.
     fn not_an_object(&self, text: &str, line: u64, source: serde_json::Error) -> DataError {
         match serde_json::from_str::<Value>(text) {
             Ok(value) if !value.is_object() => {
@@ -170,9 +170,9 @@ impl<C: Corpus> Parser<'_, C> {
             .from_reader(chunk.bytes.as_slice());
         let mut record = csv::ByteRecord::new();
         let (mut line, mut counted) = (chunk.line, 0);
-        // Reading from memory cannot fail, and rows of any length are let through.
+        // Reading from memory cannot fail, and rows of any length are accepted.
         while reader.read_byte_record(&mut record).unwrap_or(false) {
-            // The parser's position still has the end of the row before, and blank lines, ahead.
+            // The parser's position is before the end of the previous row and any blank lines.
             let behind = record.position().map_or(0, |position| position.byte() as usize);
             let blank =
                 chunk.bytes[behind..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
@@ -229,7 +229,7 @@ impl<C: Corpus> Parser<'_, C> {
         }
     }
 
-    /// Counts a row; false when the parsing is to end.
+    /// Counts a row; returns `false` when the parsing has to stop.
     fn settle(&mut self, outcome: Result<Outcome<C::Record>, DataError>) -> bool {
         let Parsed { records, tally, errors } = &mut self.parsed;
         tally.rows += 1;
@@ -253,7 +253,7 @@ impl<C: Corpus> Parser<'_, C> {
     }
 }
 
-/// How Python would write a number that is not finite.
+/// Python's spelling of a non-finite number.
 fn written(field: &Field) -> Option<&'static str> {
     let number = match field {
         Field::Float16(v) => f32::from(*v).into(),
@@ -264,7 +264,7 @@ fn written(field: &Field) -> Option<&'static str> {
     not_finite::word(number)
 }
 
-/// A Parquet value as the JSON value that says the same. A number JSON has no word for is null.
+/// A Parquet value as the equivalent JSON value. A number that JSON cannot express becomes null.
 fn value(field: Field) -> Value {
     match field {
         Field::Null => Value::Null,
@@ -307,7 +307,7 @@ fn value(field: Field) -> Value {
     }
 }
 
-/// Takes the header off the first chunk of a CSV file.
+/// Removes the header from the first chunk of a CSV file.
 pub(super) fn take_csv_header(
     chunk: &mut Chunk,
     source_name: &str,

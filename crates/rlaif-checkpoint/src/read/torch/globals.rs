@@ -1,4 +1,4 @@
-//! What a pickle of tensors may import, and nothing else.
+//! The imports that a pickle of tensors may contain; all others are refused.
 
 use crate::Dtype;
 
@@ -6,13 +6,13 @@ use crate::Dtype;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Elements {
     Of(Dtype),
-    /// Raw bytes; the tensor says what they are.
+    /// Raw bytes; the tensor states their type.
     Untyped,
-    /// A type of PyTorch's that is not read.
+    /// A PyTorch type that is not supported.
     Unsupported(&'static str),
 }
 
-/// What a pickle may import.
+/// An import that a pickle may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Global {
     OrderedDict,
@@ -75,7 +75,7 @@ const DTYPES: [(&str, Elements); 23] = [
 ];
 
 impl Global {
-    /// The global of this name, if it is one of the few.
+    /// The global with this name, if it is allowed.
     pub(super) fn find(module: &str, name: &str) -> Option<Self> {
         let named = |table: &[(&str, Elements)]| {
             table.iter().find(|(known, _)| *known == name).map(|&(_, elements)| elements)

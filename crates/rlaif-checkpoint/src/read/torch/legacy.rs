@@ -19,9 +19,9 @@ const MAGIC: [u8; 12] = [0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0
 const PROTOCOL: i64 = 1001;
 const COUNT_BYTES: u64 = 8;
 
-/// Whether these are the first bytes of such a file.
+/// `true` if these are the first bytes of such a file.
 pub(in super::super) fn is_legacy(first: &[u8]) -> bool {
-    // The pickle's own protocol decides whether two or eleven bytes of framing come first.
+    // The pickle protocol decides if two or eleven bytes of framing come first.
     first.first() == Some(&0x80) && first.windows(MAGIC.len()).any(|window| window == MAGIC)
 }
 
@@ -65,7 +65,7 @@ pub(in super::super) fn read_legacy(shard: &Shard) -> Result<Contents, Checkpoin
     let mut storages = HashMap::new();
     for key in keys {
         let Some(&size) = element_sizes.get(key) else {
-            // Its length in bytes is unknown, and with it where the next storage begins.
+            // The length in bytes is unknown, and so is the beginning of the next storage.
             return Err(bad("only storages that tensors view", format!("storage {key} besides")));
         };
         let mut count = [0; COUNT_BYTES as usize];

@@ -17,17 +17,17 @@ use crate::{CheckpointError, Dtype};
 use globals::Elements;
 use value::{PickledTensor, Unpickled};
 
-/// What views that repeat stored elements, such as `expand` makes, may take in memory.
+/// Memory limit of a view that repeats stored elements, such as the result of `expand`, in bytes.
 const EXPANDED_LIMIT: u64 = 1 << 28;
 
-/// Where a storage lies in the file.
+/// The position of a storage in the file.
 #[derive(Debug, Clone, Copy)]
 struct Stored {
     begin: u64,
     bytes: u64,
 }
 
-/// Places each tensor of a state dict within its storage.
+/// Locates each tensor of a state dict within its storage.
 fn place(
     file: &Path,
     pickle: &Unpickled,
@@ -65,7 +65,7 @@ fn entry(
     let shape = shape.ok_or_else(overflow)?;
     let bytes = dtype.bytes_of(&shape).ok_or_else(overflow)?;
 
-    // What the pickle says the storage holds, and what the file really holds of it.
+    // The storage size that the pickle states, and the size present in the file.
     let stated = match tensor.storage_elements {
         Elements::Untyped => tensor.storage_numel / size,
         Elements::Of(_) | Elements::Unsupported(_) => tensor.storage_numel,
@@ -88,13 +88,13 @@ fn entry(
             found: bytes,
         });
     }
-    // `needed` elements lie within the file, so neither of these can overflow.
+    // `needed` elements lie within the file, so neither sum can overflow.
     let begin = stored.begin + if bytes == 0 { 0 } else { tensor.offset * size };
     let layout = if is_contiguous(tensor) {
         Layout::Contiguous { begin }
     } else {
         let strides = tensor.stride.iter().zip(&tensor.shape);
-        // The stride of a dimension of one element is never used, and could be any number.
+        // The stride of a dimension of size 1 is never used, and may have any value.
         let strides = strides.map(|(&stride, &dim)| if dim == 1 { 0 } else { stride * size });
         Layout::Strided { begin, strides: strides.collect() }
     };

@@ -1,7 +1,7 @@
-//! What a pickle held.
+//! The values of a pickle.
 //!
-//! Values live in one arena and refer to each other by index, so a deeply nested pickle costs no
-//! recursion, neither while it is read nor when it is dropped.
+//! Values live in one arena and refer to each other by index, so a deeply nested pickle needs no
+//! recursion, neither to read nor to drop.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub(super) enum Value {
     None,
     Bool(bool),
     Int(i64),
-    /// Floats, bytes and integers beyond 64 bits, which no description of a tensor has.
+    /// Floats, bytes and integers beyond 64 bits, which do not occur in descriptions of tensors.
     Opaque(&'static str),
     Text(u32),
     Tuple(u32),
@@ -57,7 +57,7 @@ pub(super) struct StorageRef {
 pub(super) struct PickledTensor {
     pub(super) elements: Elements,
     pub(super) storage_elements: Elements,
-    /// Elements in the storage, bytes if it is untyped.
+    /// Number of elements in the storage; number of bytes if it is untyped.
     pub(super) storage_numel: u64,
     pub(super) offset: u64,
     pub(super) shape: Vec<u64>,
@@ -75,7 +75,7 @@ pub(super) struct Heap {
     pub(super) tensors: Vec<PickledTensor>,
 }
 
-/// A whole pickle, read.
+/// A whole pickle.
 #[derive(Debug)]
 pub(super) struct Unpickled {
     pub(super) heap: Heap,
@@ -123,7 +123,7 @@ impl Unpickled {
         }
     }
 
-    /// The strings, if it is a list of nothing else.
+    /// The strings, if it is a list of strings only.
     pub(super) fn strings(&self) -> Option<Vec<&str>> {
         let Value::List(list) = self.root else { return None };
         let text = |value: &Value| match value {
@@ -133,7 +133,7 @@ impl Unpickled {
         self.heap.lists[list as usize].iter().map(text).collect()
     }
 
-    /// The boolean at a key, if it is a dict that has one.
+    /// The boolean at a key, if it is a dict with that key.
     pub(super) fn boolean(&self, key: &str) -> Option<bool> {
         let Value::Dict(dict) = self.root else { return None };
         self.heap.dicts[dict as usize].iter().rev().find_map(|(k, v)| match (k, v) {
