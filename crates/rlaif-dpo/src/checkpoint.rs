@@ -1,5 +1,5 @@
-//! What a checkpoint keeps of a trainer, so that a resumed run equals an uninterrupted one bit by
-//! bit.
+//! Saves and restores the state of a trainer, so that a resumed run equals an uninterrupted one bit
+//! by bit.
 
 use rlaif_lm::{Parameters, Policy};
 use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, restore_parameters};
@@ -16,8 +16,8 @@ struct TrainerState {
 }
 
 impl<P: Policy> DpoTrainer<P> {
-    /// Writes the weights that are trained, the optimizer, the running mean of BCO, and a reference
-    /// that moves.
+    /// Writes the trained weights, the optimizer, the running mean of BCO, and a reference that
+    /// moves.
     ///
     /// # Errors
     /// [`DpoError::Train`] if a file cannot be written.
@@ -32,10 +32,10 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(files.json("trainer", &state)?)
     }
 
-    /// Goes on from a checkpoint of a trainer of the same model and settings.
+    /// Continues from a checkpoint of a trainer with the same model and settings.
     ///
     /// # Errors
-    /// [`DpoError::Train`] if the checkpoint lacks something, or has another model's tensors.
+    /// [`DpoError::Train`] if the checkpoint is incomplete, or has another model's tensors.
     pub fn restore(&mut self, saved: &Saved) -> Result<(), DpoError> {
         let state: TrainerState = saved.json("trainer")?;
         self.restore_weights(saved)?;
@@ -48,7 +48,7 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(())
     }
 
-    /// Takes the policy's weights alone from a checkpoint.
+    /// Takes only the policy's weights from a checkpoint.
     ///
     /// # Errors
     /// As [`Self::restore`].

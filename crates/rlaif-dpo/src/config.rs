@@ -13,18 +13,18 @@ use crate::{
     reference::ReferenceUpdate,
 };
 
-/// What is learnt from, and by which loss.
+/// Kind of the training rows, and the loss on them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// Preference pairs.
     Pairs(PairObjective),
-    /// Single responses with a verdict each.
+    /// Single responses with one verdict each.
     Unpaired(UnpairedLoss),
 }
 
 impl Objective {
-    /// Whether a reference policy takes part.
+    /// `true` if the loss needs a reference policy.
     pub fn needs_reference(&self) -> bool {
         match self {
             Self::Pairs(objective) => objective.needs_reference(),
@@ -51,17 +51,17 @@ impl Default for Objective {
     }
 }
 
-/// Where the reference's log-probabilities come from; a loss without a reference ignores it.
+/// Source of the reference's log-probabilities; a loss without a reference ignores it.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ReferenceConfig {
     /// Computed once, before the first step, and kept on disk: no second model, no second pass.
     #[default]
     Cached,
-    /// Computed at every step, by a frozen copy of the policy; of a policy with adapters, by the
+    /// Computed at every step by a frozen copy of the policy or, for a policy with adapters, by the
     /// policy without them.
     Live {
-        /// How the reference follows the policy.
+        /// Updates of the reference towards the policy.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         update: Option<ReferenceUpdate>,
     },
@@ -83,20 +83,19 @@ pub enum ReferenceConfig {
 pub struct DpoConfig {
     /// The loss.
     pub objective: Objective,
-    /// Rows of one backward pass; 0: all of the batch. Memory follows it, the result does not.
+    /// Rows per backward pass; 0 for the whole batch. It changes memory, not the result.
     pub microbatch_size: usize,
-    /// What logits are divided by before the softmax.
+    /// Divisor of the logits before the softmax.
     pub temperature: f64,
-    /// Whether the policy's dropout acts in the update.
+    /// Use of the policy's dropout in the update.
     pub dropout: Dropout,
-    /// Activations that the backward pass computes again: `recompute` takes less memory and a third
-    /// more time.
+    /// Gradient checkpointing: `recompute` needs less memory and a third more time.
     pub activations: Activations,
-    /// Whether both responses share the computation of their prompt.
+    /// Sharing of the prompt's computation between the two responses.
     pub prompts: Prompts,
-    /// Where the reference's log-probabilities come from.
+    /// Source of the reference's log-probabilities.
     pub reference: ReferenceConfig,
-    /// How weights are updated.
+    /// The optimizer's settings.
     #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
 }
@@ -156,14 +155,14 @@ impl DpoConfig {
         }
     }
 
-    /// Rows of one backward pass.
+    /// Rows per backward pass.
     pub(crate) fn microbatch(&self, rows: usize) -> usize {
         if self.microbatch_size == 0 { rows.max(1) } else { self.microbatch_size }
     }
 
-    /// Rows of a pass without a backward one.
+    /// Rows per forward pass without a backward pass.
     pub(crate) fn evaluation_batch(&self) -> usize {
-        /// Where the settings do not say.
+        /// Used by default.
         const ROWS: usize = 16;
         self.microbatch(ROWS)
     }

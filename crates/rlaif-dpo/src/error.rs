@@ -1,4 +1,4 @@
-//! What can go wrong in preference training.
+//! Errors of preference training.
 
 use std::path::PathBuf;
 
@@ -7,27 +7,27 @@ use rlaif_lm::LmError;
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
-/// Why preference training cannot go on.
+/// Errors that stop preference training.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DpoError {
     /// A setting out of bounds.
     #[error(transparent)]
     Setting(#[from] BadSetting),
-    /// A pair that cannot be learnt from, where the settings make that an error.
+    /// A pair that cannot be used, if the settings make that an error.
     #[error("pair `{id}`: {problem}")]
     Pair {
         /// The pair's id.
         id: String,
-        /// What is wrong with it.
+        /// The fault of the pair.
         problem: PairProblem,
     },
-    /// Nothing is left to learn from.
+    /// No usable row is left.
     #[error("no row is left to learn from: {read} were read{skipped}")]
     NoRows {
         /// Rows read.
         read: usize,
-        /// What became of them, beginning with a comma, or nothing.
+        /// Counts of skipped rows, beginning with a comma; empty if there are none.
         skipped: String,
     },
     /// The cache of the reference's log-probabilities cannot be written.
@@ -35,7 +35,7 @@ pub enum DpoError {
     Cache {
         /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: std::io::Error,
     },
@@ -62,7 +62,7 @@ impl From<tch::TchError> for DpoError {
     }
 }
 
-/// For the loop that trainers share.
+/// For the training loop that all trainers share.
 impl From<DpoError> for TrainError {
     fn from(error: DpoError) -> Self {
         match error {
@@ -76,7 +76,7 @@ impl From<DpoError> for TrainError {
 }
 
 impl DpoError {
-    /// The same error with `section` before the setting's name, if it is one of a setting.
+    /// Prefixes the setting's name with `section`, if this is the error of a setting.
     #[must_use]
     pub fn within(self, section: &str) -> Self {
         match self {
@@ -109,7 +109,7 @@ impl Fault for PairProblem {
     }
 }
 
-/// Why a pair, or a single response, cannot be learnt from.
+/// Reasons why a pair, or a single response, cannot be used for training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum PairProblem {
@@ -122,28 +122,28 @@ pub enum PairProblem {
     /// A prompt without a token.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// Longer than it may be.
+    /// More tokens than the limit.
     #[error(
         "{length} tokens where {limit} fit; raise the limit, or set too_long = \"truncate\" or \
          \"skip\""
     )]
     TooLong {
-        /// Tokens of prompt and longer response, or of the one that is too long alone.
+        /// Tokens of prompt and longer response, or of the part that is too long by itself.
         length: usize,
-        /// Tokens there is room for.
+        /// The limit, in tokens.
         limit: usize,
     },
-    /// The tokens of the prompt are not those with which prompt and response begin.
+    /// The tokens of the prompt are not the first tokens of prompt and response.
     #[error(
         "the prompt's tokens are not a prefix of the tokens of prompt and response: tokens merge \
          across the boundary; end the prompt where a token ends, or set boundary = \"apart\" or \
          \"skip\""
     )]
     NotAPrefix,
-    /// A loss needs a margin that the pair does not have.
+    /// A missing margin that the loss needs.
     #[error("the loss needs a margin, and this pair has none; name the column of margins")]
     NoMargin,
-    /// KTO needs a mismatched response that the row does not have.
+    /// A missing mismatched response that KTO needs.
     #[error("the loss needs a response to another prompt beside this one")]
     NoMismatch,
 }

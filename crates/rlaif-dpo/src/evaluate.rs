@@ -1,4 +1,4 @@
-//! How well a policy tells chosen responses from rejected ones.
+//! Accuracy of a policy's preferences on held-out pairs.
 
 use rlaif_core::{Interrupted, Metrics, stats::wilson};
 use rlaif_lm::{LmError, Policy};
@@ -13,7 +13,7 @@ use crate::{
     trainer::DpoTrainer,
 };
 
-/// What a policy makes of one pair.
+/// A policy's numbers on one pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PairOutcome {
     /// The pair's id.
@@ -33,14 +33,14 @@ pub struct PairOutcome {
 }
 
 impl PairOutcome {
-    /// 1 if the chosen response has the higher implicit reward, ½ if both have the same, else 0;
-    /// NaN if one of them is.
+    /// 1 if the chosen response has the higher implicit reward, ½ for equal rewards, else 0; NaN if
+    /// a reward is NaN.
     pub fn reward_accuracy(&self) -> f64 {
         verdict(self.reward_chosen, self.reward_rejected)
     }
 
-    /// 1 if the chosen response is the likelier one per token, ½ if both are alike, else 0. Needs
-    /// no reference, so it can be compared before and after training.
+    /// 1 if the chosen response has the higher likelihood per token, ½ if both are equal, else 0.
+    /// Needs no reference, so it can be compared before and after training.
     pub fn likelihood_accuracy(&self) -> f64 {
         verdict(
             self.log_prob_chosen / self.tokens_chosen as f64,
@@ -54,17 +54,17 @@ fn verdict(chosen: f64, rejected: f64) -> f64 {
         Some(std::cmp::Ordering::Greater) => 1.,
         Some(std::cmp::Ordering::Equal) => 0.5,
         Some(std::cmp::Ordering::Less) => 0.,
-        // Numbers that went wrong are no verdict against the policy: the share becomes NaN.
+        // NaN is not a verdict against the policy: the share becomes NaN.
         None => f64::NAN,
     }
 }
 
-/// What a policy makes of held-out pairs.
+/// A policy's numbers on held-out pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PairEvaluation {
-    /// The loss over all of them as one batch.
+    /// The loss over all pairs as one batch.
     pub loss: f64,
-    /// Each pair, in order.
+    /// The outcome of each pair, in order.
     pub outcomes: Vec<PairOutcome>,
 }
 
@@ -99,17 +99,17 @@ impl PairEvaluation {
         Share::wilson(self.mean(PairOutcome::reward_accuracy), self.outcomes.len())
     }
 
-    /// Share of pairs whose chosen response is the likelier one per token; a tie counts half.
+    /// Share of pairs whose chosen response has the higher likelihood per token; a tie counts half.
     pub fn likelihood_accuracy(&self) -> Share {
         Share::wilson(self.mean(PairOutcome::likelihood_accuracy), self.outcomes.len())
     }
 
-    /// Mean implicit reward of chosen less rejected.
+    /// Mean difference of implicit rewards, chosen minus rejected.
     pub fn margin(&self) -> f64 {
         self.mean(|pair| pair.reward_chosen - pair.reward_rejected)
     }
 
-    /// The numbers by TRL's names. `eval/rewards/accuracies` counts a tie as wrong, as there;
+    /// The numbers under TRL's names. As in TRL, `eval/rewards/accuracies` counts a tie as wrong;
     /// `eval/logps/accuracies` is [`Self::likelihood_accuracy`].
     pub fn metrics(&self) -> Metrics {
         [
@@ -131,8 +131,8 @@ impl PairEvaluation {
 }
 
 impl<P: Policy> DpoTrainer<P> {
-    /// What the policy makes of pairs it does not learn from, a micro-batch at a time. `reference`
-    /// are their reference sums; without them the reference runs.
+    /// Evaluates the policy on held-out pairs, one microbatch at a time. `reference` are their
+    /// reference sums; by default, the reference model runs.
     ///
     /// # Errors
     /// [`DpoError::NoRows`] without pairs; else as [`DpoTrainer::update_pairs`].
@@ -145,7 +145,7 @@ impl<P: Policy> DpoTrainer<P> {
             return Err(DpoError::NoRows { read: 0, skipped: String::new() });
         }
         let objective = self.pairs()?;
-        // Rows of like length together, and back in order at the end.
+        // Batched by length, and returned in the original order.
         let order = crate::trainer::by_length(rows.iter().map(PairRow::len));
         let size = self.config().evaluation_batch();
         let mut parts = Vec::new();

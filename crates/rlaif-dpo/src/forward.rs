@@ -1,4 +1,4 @@
-//! Rows of token ids to log-probabilities of responses.
+//! Computes log-probabilities of responses from rows of token ids.
 
 use rlaif_lm::{
     Activations, Adapters, Dropout, Forward, Padding, Policy, TokenBatch, TokenLogProbs, VocabHead,
@@ -10,19 +10,19 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::{error::DpoError, rows::PairRow};
 
-/// Whether the two responses of a pair share the computation of their prompt.
+/// Sharing of the prompt's computation between the two responses of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Prompts {
-    /// Computed once for both. The same numbers to rounding, because no token of a prompt sees a
-    /// response; with dropout on, the two would share their noise, so then it is [`Self::Twice`].
+    /// Computed once for both. Equal up to rounding, because no token of a prompt attends to a
+    /// response; with dropout on, the two would share their noise, so [`Self::Twice`] is used then.
     #[default]
     Shared,
     /// Computed for each response.
     Twice,
 }
 
-/// How log-probabilities are taken.
+/// Settings of a forward pass.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Pass {
     pub(crate) temperature: f64,
@@ -37,13 +37,13 @@ impl Pass {
         Forward { dropout, adapters, activations, ..Forward::default() }
     }
 
-    /// The same without dropout and without a thought for the backward pass.
+    /// The same without dropout and without activations kept for a backward pass.
     pub(crate) fn evaluating(self) -> Self {
         Self { dropout: Dropout::Off, activations: Activations::Keep, ..self }
     }
 }
 
-/// Prompts, and as many rounds of responses to them: all first responses before all second ones.
+/// Prompts with several rounds of responses: all first responses before all second responses.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) prompts: TokenBatch,
@@ -64,7 +64,7 @@ impl Batch {
         })
     }
 
-    /// Chosen responses first.
+    /// Pairs, chosen responses first.
     pub(crate) fn pairs(policy: &dyn Policy, rows: &[&PairRow]) -> Result<Self, DpoError> {
         let column =
             |of: fn(&PairRow) -> &Vec<u32>| rows.iter().map(|row| of(row).clone()).collect();
@@ -75,13 +75,13 @@ impl Batch {
         )
     }
 
-    /// Tokens of each response, f32 `[R]`.
+    /// Number of tokens of each response, f32 `[R]`.
     pub(crate) fn lengths(&self) -> Tensor {
         let lengths: Vec<f32> = self.responses.rows().iter().map(|row| row.len() as f32).collect();
         Tensor::from_slice(&lengths).to_device(self.responses.ids().device())
     }
 
-    /// Tokens the model reads: prompts as often as they are computed.
+    /// Tokens that the model reads, with each prompt counted as often as it is computed.
     pub(crate) fn tokens(&self, prompts: Prompts) -> usize {
         let sum = |batch: &TokenBatch| batch.rows().iter().map(Vec::len).sum::<usize>();
         let times = match prompts {
@@ -92,9 +92,9 @@ impl Batch {
     }
 }
 
-/// What one pass over a batch gives.
+/// Result of a forward pass over a batch.
 pub(crate) struct Passed {
-    /// Of every response token.
+    /// The log-probability of each response token.
     pub(crate) tokens: TokenLogProbs,
     hidden: Tensor,
     head: VocabHead,
@@ -121,8 +121,8 @@ pub(crate) fn pass(
 }
 
 impl Passed {
-    /// Sums over each response's tokens, `[R]`. With `tail_weight` other than 1, the tokens of one
-    /// of two responses that the other is too short to have count that much.
+    /// Sums over each response's tokens, `[R]`. The tokens of the longer response beyond the length
+    /// of the shorter one are weighted by `tail_weight`.
     pub(crate) fn sums(&self, batch: &Batch, tail_weight: f64) -> Tensor {
         let log_probs = &self.tokens.log_probs;
         if tail_weight == 1. {
@@ -137,7 +137,7 @@ impl Passed {
         (log_probs * weights).sum_dim_intlist(-1, false, Kind::Float)
     }
 
-    /// WPO's weight of each pair, `[B]`: see [`crate::Weighting::Wpo`].
+    /// WPO's weight for each pair, `[B]`: see [`crate::Weighting::Wpo`].
     pub(crate) fn policy_weights(&self, batch: &Batch, temperature: f64) -> Tensor {
         no_grad(|| {
             let mask = batch.responses.mask();
@@ -149,7 +149,7 @@ impl Passed {
         })
     }
 
-    /// Sums over the tokens of chosen and of rejected responses of the mean logit over the
+    /// Sums, over the tokens of chosen and of rejected responses, of the mean logit over the
     /// vocabulary, `[2]`. The head is linear, so one vector goes through it for all tokens.
     pub(crate) fn logit_sums(&self, batch: &Batch) -> Tensor {
         no_grad(|| {
@@ -164,7 +164,7 @@ impl Passed {
     }
 }
 
-/// log Σ_v π_v² of every position, `[R, T]`, a few positions at a time.
+/// log Σ_v π_v² at every position, `[R, T]`, computed in chunks of positions.
 fn log_sum_squares(head: &VocabHead, hidden: &Tensor, temperature: f64) -> Tensor {
     let size = hidden.size();
     let flat = hidden.reshape([size[0] * size[1], size[2]]);
@@ -182,7 +182,7 @@ pub(crate) fn halves(x: &Tensor) -> [Tensor; 2] {
     [x.narrow(0, 0, half), x.narrow(0, half, half)]
 }
 
-/// The reference's sums of the pairs, f32 `[2B]`, chosen first, no gradient.
+/// The reference's sums of the pairs, f32 `[2B]`, chosen first, without gradient.
 pub(crate) fn reference_sums(
     policy: &dyn Policy,
     batch: &Batch,

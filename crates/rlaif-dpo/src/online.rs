@@ -1,4 +1,4 @@
-//! Online DPO: the policy answers twice, a reward model picks, the update follows.
+//! Online DPO: the policy gives two responses, a reward model selects one, the update follows.
 
 use rlaif_core::{Exchange, PromptRecord, RewardModel, Seed, TextCodec};
 use rlaif_lm::{
@@ -10,37 +10,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error::DpoError, rows::PairRow, trainer::DpoTrainer};
 
-/// How pairs are made of the policy's own responses (Guo et al. 2024, online AI feedback,
+/// Making of pairs from the policy's own responses (Guo et al. 2024, online AI feedback,
 /// [arXiv:2402.04792](https://arxiv.org/abs/2402.04792)).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OnlineConfig {
-    /// How responses are sampled.
+    /// The sampling settings.
     pub generation: GenerationConfig,
-    /// What is taken off the score of a response that does not end by itself.
+    /// Amount subtracted from the score of a response without an end of sequence.
     pub unfinished_penalty: f64,
-    /// Pairs whose scores differ by no more than this teach nothing, and are left out.
+    /// Minimum difference of scores: pairs with a smaller or equal one are left out.
     pub least_difference: f64,
 }
 
-/// What became of the prompts of one online batch.
+/// Counts of the prompts of one online batch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct OnlineReport {
     /// Prompts answered.
     pub prompts: usize,
-    /// Pairs made of them.
+    /// Pairs made from the prompts.
     pub pairs: usize,
-    /// Prompts whose two responses are the same, token by token.
+    /// Prompts with two identical responses, token by token.
     pub identical: usize,
-    /// Prompts whose responses have the same score, to the least difference.
+    /// Prompts whose scores differ by no more than the minimum difference.
     pub ties: usize,
-    /// Prompts with a response that the reward model gave no verdict on.
+    /// Prompts with a response without a verdict of the reward model.
     pub unscored: usize,
     /// Mean score of all responses with a verdict, before any penalty.
     pub mean_score: f64,
-    /// Mean number of tokens of a response.
+    /// Mean length of a response, in tokens.
     pub mean_length: f64,
-    /// Share of the responses that ended by themselves.
+    /// Share of responses with an end of sequence.
     pub finished: f64,
 }
 
@@ -51,30 +51,30 @@ pub struct Contest {
     pub id: String,
     /// The responses.
     pub responses: [String; 2],
-    /// Their scores; `None` without a verdict.
+    /// The scores of the responses; `None` without a verdict.
     pub scores: [Option<f64>; 2],
 }
 
 /// The pairs of one online batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnlineBatch {
-    /// The pairs, in the order of the prompts, with the difference of scores as margin.
+    /// The pairs, in the order of the prompts, with the difference of scores as the margin.
     pub rows: Vec<PairRow>,
-    /// Every prompt's two responses.
+    /// The two responses to every prompt.
     pub contests: Vec<Contest>,
-    /// What became of the prompts.
+    /// The counts of the prompts.
     pub report: OnlineReport,
 }
 
 impl<P: Policy> DpoTrainer<P> {
-    /// Has the policy answer each prompt twice and `reward` pick the better answer. `step` decides,
-    /// with `seed` and the record's id, the random numbers: a batch that is sampled again is the
-    /// same, in any order.
+    /// Samples two responses to each prompt and lets `reward` select the better one. The random
+    /// numbers depend on `step`, `seed` and the record's id only: a batch that is sampled again is
+    /// the same, in any order.
     ///
-    /// The pairs may be none: then there is nothing to learn from this batch.
+    /// There may be no pairs: then this batch teaches nothing.
     ///
     /// # Errors
-    /// What generation, tokenizer and reward model refuse.
+    /// Errors of generation, tokenizer and reward model.
     pub fn sample_pairs(
         &self,
         prompts: &[PromptRecord],
@@ -88,10 +88,10 @@ impl<P: Policy> DpoTrainer<P> {
         self.sample_pairs_from(&mut LocalSampler::new(codec), prompts, codec, reward, config, draw)
     }
 
-    /// As [`Self::sample_pairs`], with responses of another sampler.
+    /// As [`Self::sample_pairs`], with the responses of another sampler.
     ///
     /// # Errors
-    /// As [`Self::sample_pairs`], and what the sampler refuses.
+    /// As [`Self::sample_pairs`], and any error of the sampler.
     pub fn sample_pairs_from(
         &self,
         sampler: &mut dyn Sampler,
@@ -117,7 +117,7 @@ impl<P: Policy> DpoTrainer<P> {
             .collect();
         let weights = Weights { version: self.steps(), ..Weights::of(self.policy()) };
         let sampled = sampler.sample(weights, &asks, &config.generation, draw)?;
-        // Two responses to each prompt, side by side.
+        // Two responses to each prompt, adjacent.
         let (groups, []) = sampled.as_chunks::<2>() else { return Err(odd(&sampled, &asks)) };
         if groups.len() != prompts.len() {
             return Err(odd(&sampled, &asks));
@@ -168,22 +168,22 @@ impl<P: Policy> DpoTrainer<P> {
     }
 }
 
-/// The error of a sampler that answers another number of asks than it was given.
+/// The error for a sampler that returns another number of responses than it was asked for.
 fn odd(sampled: &[Sampled], asks: &[Ask]) -> DpoError {
     let what = "responses of the sampler";
     DpoError::Lm(LmError::BatchMismatch { what, expected: asks.len(), found: sampled.len() })
 }
 
-/// Outcome of two responses to one prompt: a pair to learn from, or the reason for none.
+/// The outcome of two responses to one prompt: a training pair, or the reason for none.
 #[derive(Debug, PartialEq)]
 enum Pick {
-    /// Places of the better and of the other response, and the difference of their scores.
+    /// Indices of the better and the other response, and the difference of their scores.
     Pair { chosen: usize, rejected: usize, margin: f64 },
     /// A response has no score.
     Unscored,
-    /// Both have the same tokens.
+    /// Both responses have the same tokens.
     Identical,
-    /// Their scores are too close.
+    /// The scores are too close.
     Tie,
 }
 

@@ -12,13 +12,13 @@ use twox_hash::XxHash3_128;
 
 use crate::{error::DpoError, forward::Prompts};
 
-/// Moving the reference towards the policy as training goes on (Gorbatovski et al. 2024, TR-DPO,
-/// [arXiv:2404.09656](https://arxiv.org/abs/2404.09656)): every so many steps
-/// `θ_ref ← α θ + (1 - α) θ_ref`. Needs a [`rlaif_lm::Reference::Frozen`].
+/// Moves the reference towards the policy during training (Gorbatovski et al. 2024, TR-DPO,
+/// [arXiv:2404.09656](https://arxiv.org/abs/2404.09656)): every `every` steps, `θ_ref ← α θ + (1 -
+/// α) θ_ref`. Needs a [`rlaif_lm::Reference::Frozen`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceUpdate {
-    /// Optimizer steps from one update to the next.
+    /// Optimizer steps between two updates.
     pub every: u64,
     /// α; 1 replaces the reference.
     #[serde(default = "ReferenceUpdate::mixup")]
@@ -56,8 +56,8 @@ impl ReferenceUpdate {
     }
 }
 
-/// What the log-probabilities of a reference depend on, as 128 bits: every weight, every token, the
-/// temperature, and how the numbers were computed.
+/// A 128-bit key of everything that the log-probabilities of a reference depend on: every weight,
+/// every token, the temperature, and the method of computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CacheKey(u128);
 
@@ -67,10 +67,10 @@ impl std::fmt::Display for CacheKey {
     }
 }
 
-/// Raised when the numbers in a cache come to mean something else.
+/// Raised when the meaning of the numbers in a cache changes.
 const VERSION: u32 = 1;
 
-/// What a key is made of, beside the weights.
+/// The inputs of a key, besides the weights.
 #[derive(Debug)]
 pub(crate) struct CacheInputs<'a> {
     pub(crate) model_type: &'a str,
@@ -83,7 +83,7 @@ pub(crate) struct CacheInputs<'a> {
 }
 
 impl CacheInputs<'_> {
-    /// The key of these weights and settings over `rows`, each a prompt and its two responses.
+    /// The key for these weights and settings over `rows`, each a prompt and its two responses.
     pub(crate) fn key<'r>(
         &self,
         rows: impl Iterator<Item = [&'r [u32]; 3]>,
@@ -122,18 +122,18 @@ impl CacheInputs<'_> {
 pub struct ReferenceSums(pub(crate) Vec<[f32; 2]>);
 
 impl ReferenceSums {
-    /// Both sums of each row: of the chosen and the rejected response; of an unpaired row, of its
-    /// response and of the mismatched one (0 where the loss needs none).
+    /// Both sums of each row: of the chosen and the rejected response or, for an unpaired row, of
+    /// its response and of the mismatched response (0 if the loss does not need it).
     pub fn rows(&self) -> &[[f32; 2]] {
         &self.0
     }
 }
 
-/// What a cache file begins with, before its key, the number of rows and the sums.
+/// First bytes of a cache file, before its key, the number of rows and the sums.
 const MAGIC: &[u8; 8] = b"rlaifref";
 
-/// The sums under this key, if the folder has them whole. A file that is damaged, or of another
-/// number of rows, counts as none: what it held is computed again.
+/// The sums under this key, if the folder has all of them. A file that is damaged, or has another
+/// number of rows, is ignored and its content computed again.
 pub(crate) fn read_cache(folder: &Path, key: CacheKey, rows: usize) -> Option<ReferenceSums> {
     let bytes = fs::read(file(folder, key)).ok()?;
     let (body, checksum) = bytes.split_last_chunk::<16>()?;
@@ -153,7 +153,7 @@ pub(crate) fn read_cache(folder: &Path, key: CacheKey, rows: usize) -> Option<Re
     (sums.len() == rows && body.len() == 8 * rows).then_some(ReferenceSums(sums))
 }
 
-/// Writes the sums under this key: aside, then renamed.
+/// Writes the sums under this key to a temporary file, which is then renamed.
 pub(crate) fn write_cache(
     folder: &Path,
     key: CacheKey,

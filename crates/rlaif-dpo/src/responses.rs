@@ -1,4 +1,4 @@
-//! Learning from single responses with a verdict each, and evaluation on such.
+//! Training and evaluation on single responses with one verdict each.
 
 use rlaif_core::{Interrupted, Metrics};
 use rlaif_lm::{Adapters, LmError, Policy};
@@ -17,32 +17,32 @@ use crate::{
     trainer::{DpoTrainer, by_length, wrong_rows},
 };
 
-/// What a policy makes of one response.
+/// A policy's numbers on one response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResponseOutcome {
     /// The row's id.
     pub id: String,
     /// 1 for a desirable response, -1 for an undesirable one.
     pub sign: f64,
-    /// Its implicit reward.
+    /// The implicit reward.
     pub reward: f64,
-    /// Σ_t log π of it.
+    /// Σ_t log π of the response.
     pub log_prob: f64,
 }
 
-/// What a policy makes of held-out responses.
+/// A policy's numbers on held-out responses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ResponseEvaluation {
-    /// The loss over all of them as one batch.
+    /// The loss over all responses as one batch.
     pub loss: f64,
-    /// KTO's baseline of them, or BCO's δ; `None` for other losses.
+    /// KTO's baseline over the responses, or BCO's δ; `None` for other losses.
     pub baseline: Option<f64>,
-    /// Each response, in order.
+    /// The outcome of each response, in order.
     pub outcomes: Vec<ResponseOutcome>,
 }
 
 impl ResponseEvaluation {
-    /// Share of responses whose implicit reward is on the right side of 0; 0 itself counts half.
+    /// Share of responses whose implicit reward has the right sign; 0 counts half.
     pub fn accuracy(&self) -> Share {
         let verdict = |outcome: &ResponseOutcome| match outcome.sign * outcome.reward {
             right if right > 0. => 1.,
@@ -53,8 +53,8 @@ impl ResponseEvaluation {
         Share::wilson(self.outcomes.iter().map(verdict).sum::<f64>() / n as f64, n)
     }
 
-    /// The numbers by the names that those of pairs have: desirable responses stand for chosen
-    /// ones. Those of a kind that no response is of are left out.
+    /// The numbers under the names used for pairs: desirable responses stand for chosen ones.
+    /// Numbers of a kind without responses are left out.
     pub fn metrics(&self) -> Metrics {
         let mean = |sign: f64, of: fn(&ResponseOutcome) -> f64| {
             let of_sign = self.outcomes.iter().filter(|outcome| outcome.sign == sign);
@@ -77,18 +77,18 @@ impl ResponseEvaluation {
     }
 }
 
-/// The responses of a row.
+/// The choice between the two responses of a row.
 #[derive(Debug, Clone, Copy)]
 enum Which {
     Own,
     Mismatched,
 }
 
-/// A batch of responses, in the parts that it is computed in.
+/// A batch of responses, in the microbatches that it is computed in.
 struct Parts<'a, P> {
     trainer: &'a DpoTrainer<P>,
     rows: &'a [&'a ResponseRow],
-    /// The reference's two sums of each row.
+    /// The reference's two sums for each row.
     given: Option<&'a [[f32; 2]]>,
     places: Vec<Vec<usize>>,
 }
@@ -105,7 +105,7 @@ impl<P: Policy> Parts<'_, P> {
         Batch::new(self.trainer.policy(), column(&|row| &row.prompt), &[responses])
     }
 
-    /// The reference's sums `[N]` of a part.
+    /// The reference's sums `[N]` for a part.
     fn reference(
         &self,
         places: &[usize],
@@ -121,7 +121,7 @@ impl<P: Policy> Parts<'_, P> {
         self.trainer.sums_of_reference(batch, true, given, 1., like)
     }
 
-    /// log π - log π_ref of every row, without a gradient.
+    /// log π - log π_ref of every row, without gradient.
     fn log_ratios(&self, which: Which, how: Pass) -> Result<Vec<f64>, DpoError> {
         let mut ratios = Vec::with_capacity(self.rows.len());
         for places in &self.places {
@@ -134,7 +134,7 @@ impl<P: Policy> Parts<'_, P> {
         Ok(ratios)
     }
 
-    /// What the loss needs of one part, with the policy's graph, and its entropy summed up.
+    /// The inputs of the loss for one part, with the policy's graph, and its entropy summed up.
     fn sums(
         &self,
         places: &[usize],
@@ -170,8 +170,8 @@ impl<P: Policy> DpoTrainer<P> {
         Parts { trainer: self, rows, given, places }
     }
 
-    /// One update from a batch of single responses. `given` are the reference's two sums of each
-    /// row, as [`Self::reference_of_responses`] gives them.
+    /// Updates the policy from a batch of single responses. `given` are the reference's two sums
+    /// for each row, as returned by [`Self::reference_of_responses`].
     ///
     /// # Errors
     /// As [`Self::update_pairs`].
@@ -186,7 +186,7 @@ impl<P: Policy> DpoTrainer<P> {
         let parts = self.parts(rows, given, self.config().microbatch(rows.len()));
         let count = rows.len() as f64;
 
-        // The shift is a mean over the whole batch without a gradient: it comes first.
+        // The shift is a mean over the whole batch without gradient, so it is computed first.
         let mut reward_shift = self.reward_shift();
         let shift = if loss.needs_baseline() {
             unpaired::kto_baseline(&parts.log_ratios(Which::Mismatched, how)?)
@@ -217,8 +217,8 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(stats)
     }
 
-    /// What the policy makes of responses it does not learn from, a micro-batch at a time.
-    /// `reference` are their reference sums; without them the reference runs.
+    /// Evaluates the policy on held-out responses, one microbatch at a time. `reference` are their
+    /// reference sums; by default, the reference model runs.
     ///
     /// # Errors
     /// [`DpoError::NoRows`] without responses; else as [`Self::update_responses`].
@@ -266,8 +266,8 @@ impl<P: Policy> DpoTrainer<P> {
     }
 }
 
-/// What is kept of the parts of a batch for its numbers: tensors on their device, so that the
-/// device is waited for once.
+/// Tensors kept for the batch's metrics, on their device, so that the host waits for the device
+/// only once.
 #[derive(Default)]
 struct Seen {
     rows: Vec<[Tensor; 3]>,

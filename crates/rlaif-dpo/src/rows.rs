@@ -14,13 +14,13 @@ use crate::error::{DpoError, PairProblem};
 pub struct PairRow {
     /// The pair's id.
     pub id: String,
-    /// The prompt both responses answer.
+    /// The prompt of both responses.
     pub prompt: Vec<u32>,
     /// The preferred response.
     pub chosen: Vec<u32>,
     /// The other response.
     pub rejected: Vec<u32>,
-    /// By how much the chosen response is better, where the data say.
+    /// Strength of the preference, if the data state it.
     pub margin: Option<f64>,
 }
 
@@ -43,7 +43,7 @@ pub struct ResponseRow {
     pub response: Vec<u32>,
     /// The verdict.
     pub desirability: Desirability,
-    /// A response to another prompt, from which KTO takes its baseline.
+    /// A response to another prompt, for KTO's baseline.
     pub mismatched: Vec<u32>,
 }
 
@@ -69,79 +69,80 @@ impl Record for ResponseRow {
     }
 }
 
-/// What becomes of a row that cannot be used.
+/// Treatment of a row that cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnProblem {
-    /// It ends the run.
+    /// Stops the run.
     Error,
-    /// It is left out and counted.
+    /// Leaves the row out and counts it.
     #[default]
     Skip,
 }
 
-/// What becomes of a row that is too long.
+/// Treatment of a row that is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TooLong {
-    /// It ends the run.
+    /// Stops the run.
     Error,
-    /// It is left out and counted.
+    /// Leaves the row out and counts it.
     Skip,
-    /// It is cut, and counted. In this order: a prompt longer than `max_prompt_length` loses its
-    /// beginning (a BOS stays); responses longer than `max_response_length` lose their end, and
-    /// with it their EOS; if prompt and longer response still do not fit together, the prompt
-    /// loses its beginning, down to one token (beside a BOS), and then the responses their end. Both
-    /// responses keep one and the same prompt.
+    /// Truncates the row and counts it. In this order: a prompt longer than `max_prompt_length`
+    /// loses its beginning (a BOS stays); responses longer than `max_response_length` lose their
+    /// end, and with it their EOS; if prompt and longer response still do not fit together, the
+    /// prompt loses its beginning, down to one token (besides a BOS), and then the responses lose
+    /// their end. Both responses keep the same prompt.
     #[default]
     Truncate,
 }
 
-/// What becomes of a row whose prompt's tokens are not the first tokens of prompt and response.
+/// Treatment of a row in which the prompt's tokens are not the first tokens of prompt and response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Boundary {
-    /// It ends the run.
+    /// Stops the run.
     Error,
-    /// It is left out and counted.
+    /// Leaves the row out and counts it.
     Skip,
-    /// Prompt and response are encoded apart, and counted: what the policy reads when it generates.
+    /// Encodes prompt and response separately and counts the row: the same tokens that the policy
+    /// reads when it generates.
     #[default]
     Apart,
 }
 
-/// What ends a response.
+/// The end of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RowEnd {
-    /// The tokenizer's EOS, unless the response has it: the policy learns to stop. Responses of a
-    /// chat template end as the template says.
+    /// The tokenizer's EOS, appended if the response lacks it, so that the policy learns to stop.
+    /// Responses of a chat template end as the template says.
     #[default]
     Eos,
-    /// Its last token.
+    /// The last token of the response.
     Open,
 }
 
-/// How rows become token ids.
+/// Conversion of rows to token ids.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RowConfig {
-    /// Most tokens of a prompt; none: as many as fit.
+    /// Maximum length of a prompt, in tokens; by default, as many as fit.
     pub max_prompt_length: Option<usize>,
-    /// Most tokens of a response, EOS included; none: as many as fit.
+    /// Maximum length of a response, in tokens, EOS included; by default, as many as fit.
     pub max_response_length: Option<usize>,
-    /// Most tokens of prompt and response together; none: the model's context. An encoder-decoder
-    /// model reads them apart, and this does not bound it.
+    /// Maximum length of prompt and response together, in tokens; by default, the model's context.
+    /// Ignored for encoder-decoder models, which read the two separately.
     pub max_length: Option<usize>,
-    /// What becomes of a row that is too long.
+    /// Treatment of a row that is too long.
     pub too_long: TooLong,
-    /// What becomes of a pair of equal responses.
+    /// Treatment of a pair of equal responses.
     pub identical: OnProblem,
-    /// What becomes of a row with an empty prompt or response.
+    /// Treatment of a row with an empty prompt or response.
     pub empty: OnProblem,
-    /// What becomes of a row whose tokens merge across the boundary.
+    /// Treatment of a row whose tokens merge across the boundary.
     pub boundary: Boundary,
-    /// What ends a response.
+    /// The end of a response.
     pub ending: RowEnd,
 }
 
@@ -151,7 +152,7 @@ impl RowConfig {
     /// # Errors
     /// [`DpoError::Setting`] names the field.
     pub fn check(&self) -> Result<(), DpoError> {
-        // A prompt has a token, and so has a response beside its EOS.
+        // A prompt needs at least one token, and so does a response besides its EOS.
         for (field, limit, least, expected) in [
             ("max_prompt_length", self.max_prompt_length, 1, "at least 1"),
             ("max_response_length", self.max_response_length, 1, "at least 1"),
@@ -165,23 +166,23 @@ impl RowConfig {
     }
 }
 
-/// What was made of rows.
+/// Counts of the converted rows.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RowReport {
     /// Rows read.
     pub read: usize,
-    /// Rows that can be learnt from.
+    /// Usable rows.
     pub kept: usize,
-    /// Of these, those that were cut to fit.
+    /// Usable rows that were truncated.
     pub truncated: usize,
-    /// Of these, those whose prompt and response were encoded apart.
+    /// Usable rows whose prompt and response were encoded separately.
     pub apart: usize,
-    /// Rows left out, by why.
+    /// Skipped rows, by reason.
     pub skipped: BTreeMap<String, usize>,
 }
 
 impl RowReport {
-    /// Counts a row that is left out.
+    /// Counts a skipped row.
     pub fn skip(&mut self, problem: PairProblem) {
         let name = match problem {
             PairProblem::Identical => "identical responses",
@@ -195,7 +196,7 @@ impl RowReport {
         *self.skipped.entry(name.to_owned()).or_default() += 1;
     }
 
-    /// `, 3 were left out (empty response), ..`; nothing if none was.
+    /// `, 3 were left out (empty response), ..`; empty if no row was left out.
     fn left_out(&self) -> String {
         self.skipped.iter().map(|(why, n)| format!(", {n} were left out ({why})")).collect()
     }
@@ -214,15 +215,15 @@ impl std::fmt::Display for RowReport {
     }
 }
 
-/// Makes rows of a model's token ids.
+/// Converts preference pairs to token ids.
 ///
-/// A decoder-only model's rows are the tokens of prompt and response encoded as one text, so that
-/// the tokenizer sees what the model will see; an encoder-decoder model's two texts are encoded
-/// apart, each with the special tokens that its tokenizer adds.
+/// For a decoder-only model, prompt and response are encoded as one text, so that the tokens are
+/// those that the model will see. For an encoder-decoder model, the two texts are encoded
+/// separately, each with the special tokens that its tokenizer adds.
 ///
 /// # Errors
-/// [`DpoError::Setting`], [`DpoError::Pair`] where the settings make a bad row an error,
-/// [`DpoError::NoRows`] if none is left, [`DpoError::Codec`].
+/// [`DpoError::Setting`], [`DpoError::Pair`] if the settings make a bad row an error,
+/// [`DpoError::NoRows`] if no row is left, [`DpoError::Codec`].
 pub fn pair_rows(
     pairs: &[PreferencePair],
     codec: &dyn TextCodec,
@@ -256,8 +257,8 @@ pub fn pair_rows(
     Ok((kept, report))
 }
 
-/// Single responses as rows; see [`pair_rows`]. The mismatched response of a row is that of the
-/// row before it, of the first one that of the last.
+/// Converts single responses to token ids; see [`pair_rows`]. The mismatched response of a row is
+/// that of the previous row; for the first row, that of the last.
 ///
 /// # Errors
 /// As [`pair_rows`].
@@ -292,7 +293,7 @@ pub fn response_rows(
 }
 
 impl RowReport {
-    /// A row that cannot be used: an error, or one more that is left out.
+    /// Refuses a row that cannot be used: returns an error, or counts it as skipped.
     fn refuse(&mut self, what: OnProblem, id: &str, problem: PairProblem) -> Result<(), DpoError> {
         match what {
             OnProblem::Error => Err(DpoError::Pair { id: id.to_owned(), problem }),
@@ -303,7 +304,7 @@ impl RowReport {
         }
     }
 
-    /// Takes back what was counted of a row that is left out after all.
+    /// Reverts the counts of a row that is skipped after all.
     fn uncount(&mut self, truncated: bool, apart: bool) {
         self.truncated -= usize::from(truncated);
         self.apart -= usize::from(apart);
@@ -318,7 +319,7 @@ impl RowReport {
     }
 }
 
-/// The rows that can be used, by their place among the texts, with whether they were shortened.
+/// The usable rows: the index of each text, its tokens, and `true` if it was truncated.
 type Usable = Vec<(usize, Joined, bool)>;
 
 struct Maker<'a> {
@@ -331,7 +332,7 @@ impl<'a> Maker<'a> {
         Self { joiner: Joiner::new(codec, spec), config }
     }
 
-    /// The usable rows of texts, with the ids of their records.
+    /// The usable rows of texts that come with the ids of their records.
     fn rows(&self, texts: Vec<(&str, Texts<'_>)>) -> Result<(Usable, RowReport), DpoError> {
         let mut report = RowReport { read: texts.len(), ..RowReport::default() };
         let (mut places, mut good) = (Vec::new(), Vec::new());
@@ -376,7 +377,7 @@ impl<'a> Maker<'a> {
         Ok((rows, report))
     }
 
-    /// True for a row that is kept although prompt and response were encoded apart.
+    /// `true` for a row that is kept although prompt and response were encoded separately.
     fn apart(&self, id: &str, report: &mut RowReport) -> Result<bool, DpoError> {
         match self.config.boundary {
             Boundary::Error => {
@@ -390,7 +391,8 @@ impl<'a> Maker<'a> {
         }
     }
 
-    /// Makes a row fit, and says whether it was shortened; `None` for one that is left out.
+    /// Fits a row into the limits, and returns it with `true` if it was truncated; `None` for a
+    /// skipped row.
     fn fit(
         &self,
         row: &mut Joined,

@@ -3,7 +3,7 @@
 use rlaif_core::Metrics;
 use serde::{Deserialize, Serialize};
 
-/// What one update was like. Means are over the rows of the batch unless they say otherwise.
+/// Numbers of one update. By default, means are over the rows of the batch.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct DpoStats {
     /// The loss that was minimised.
@@ -12,10 +12,10 @@ pub struct DpoStats {
     pub reward_chosen: f64,
     /// Implicit reward of the rejected (undesirable) responses; NaN if the batch has none.
     pub reward_rejected: f64,
-    /// Share of pairs whose chosen response has the higher implicit reward; a tie is none. Of
-    /// unpaired rows, the share whose implicit reward is on the right side of 0.
+    /// Share of pairs whose chosen response has the higher implicit reward; a tie does not count.
+    /// For unpaired rows, the share of rows whose implicit reward has the right sign.
     pub accuracy: f64,
-    /// Implicit reward of chosen less that of rejected.
+    /// Difference of the implicit rewards, chosen minus rejected.
     pub margin: f64,
     /// Σ_t log π of the chosen responses.
     pub log_prob_chosen: f64,
@@ -25,24 +25,24 @@ pub struct DpoStats {
     pub logit_chosen: f64,
     /// Mean logit over vocabulary and tokens of the rejected responses.
     pub logit_rejected: f64,
-    /// Entropy of the policy, a mean over all response tokens.
+    /// Mean entropy of the policy over all response tokens.
     pub entropy: f64,
-    /// Negative log-likelihood of the chosen responses, a mean over their tokens.
+    /// Mean negative log-likelihood of the chosen responses over their tokens.
     pub nll: f64,
     /// KTO's baseline, or BCO's δ; `None` for other losses.
     pub baseline: Option<f64>,
-    /// Tokens the policy read.
+    /// Tokens that the policy read.
     pub tokens: u64,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Learning rate of the step.
     pub lr: f64,
-    /// The parameter in whose gradient NaN or infinity stood, if the step was skipped for that.
+    /// If the step was skipped: the parameter whose gradient had NaN or infinity.
     pub skipped: Option<String>,
 }
 
 impl DpoStats {
-    /// The numbers by name; those that are NaN are left out.
+    /// The numbers by name; NaN values are left out.
     ///
     /// ```
     /// let stats = rlaif_dpo::DpoStats { loss: 0.5, reward_chosen: f64::NAN, ..Default::default() };

@@ -1,5 +1,5 @@
-//! The trainer: one update is 1 the policy's log-probabilities, 2 the reference's, 3 the loss and
-//! its gradient, 4 the optimizer's step, 5 the reference's.
+//! The trainer. One update: 1 the policy's log-probabilities, 2 the reference's, 3 the loss and its
+//! gradient, 4 the optimizer step, 5 the update of the reference.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ use crate::{
 
 /// Fine-tunes a policy from preferences, without a reward model.
 ///
-/// The loop is the caller's:
+/// The caller writes the loop:
 ///
 /// ```
 /// use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Reference};
@@ -58,12 +58,12 @@ pub struct DpoTrainer<P> {
 }
 
 impl<P: Policy> DpoTrainer<P> {
-    /// Takes the policy, for a run of `total_steps` updates. Of a policy with adapters the adapters
-    /// are trained, of another one everything.
+    /// Creates a trainer for a run of `total_steps` updates. For a policy with adapters only the
+    /// adapters are trained, otherwise all weights.
     ///
     /// # Errors
-    /// [`DpoError::Setting`] for settings out of bounds, or a reference that cannot do what they
-    /// ask for; [`DpoError::Train`] if nothing is to be trained.
+    /// [`DpoError::Setting`] for settings out of range, or for a reference that does not support
+    /// them; [`DpoError::Train`] if there is nothing to train.
     pub fn new(
         policy: P,
         reference: Reference,
@@ -81,12 +81,12 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(Self { policy, reference, config, optimizer, reward_shift: RunningMean::default() })
     }
 
-    /// The policy as it stands.
+    /// The current policy.
     pub fn policy(&self) -> &P {
         &self.policy
     }
 
-    /// The policy.
+    /// Returns the policy.
     pub fn into_policy(self) -> P {
         self.policy
     }
@@ -101,12 +101,12 @@ impl<P: Policy> DpoTrainer<P> {
         self.optimizer.progress().step
     }
 
-    /// The reference's sums for rows of pairs, from the cache in `folder` if it has them: computed
-    /// by the reference model, by the policy without adapters, or ([`Reference::Given`]) by the
-    /// policy as it stands, so before the first update.
+    /// The reference's sums for rows of pairs, from the cache in `folder` if it has them. Otherwise
+    /// they are computed: by the reference model, by the policy without adapters, or
+    /// ([`Reference::Given`]) by the current policy, which must not have been updated yet.
     ///
     /// # Errors
-    /// [`DpoError::Cache`] if the folder cannot be written; what the model refuses.
+    /// [`DpoError::Cache`] if the folder cannot be written; any error of the model.
     pub fn reference_of_pairs(
         &self,
         rows: &[PairRow],
@@ -117,8 +117,8 @@ impl<P: Policy> DpoTrainer<P> {
         self.cached(&parts.collect::<Vec<_>>(), tail_weight, folder)
     }
 
-    /// The reference's sums for single responses, and for the mismatched ones of a loss that needs
-    /// them; see [`Self::reference_of_pairs`].
+    /// The reference's sums for single responses, and for the mismatched responses if the loss
+    /// needs them; see [`Self::reference_of_pairs`].
     ///
     /// # Errors
     /// As [`Self::reference_of_pairs`].
@@ -143,7 +143,7 @@ impl<P: Policy> DpoTrainer<P> {
         }
         let (model, adapters) = self.reference_or_policy();
         let mut sums = vec![[0.; 2]; rows.len()];
-        // Rows of like length together; each row's sum goes to its own place.
+        // Batched by length; each sum is stored at the row's own index.
         let order = by_length(rows.iter().map(|row| row.iter().map(|ids| ids.len()).sum()));
         for places in order.chunks(self.config.evaluation_batch()) {
             Interrupted::check().map_err(LmError::from)?;
@@ -176,7 +176,7 @@ impl<P: Policy> DpoTrainer<P> {
         inputs.key(rows.iter().copied())
     }
 
-    /// The reference to run, and with which adapters.
+    /// The reference model to run, and its adapters.
     fn reference_model(&self) -> Option<(&dyn Policy, Adapters<'static>)> {
         self.reference.resolve(&self.policy).map(|(model, forward)| (model, forward.adapters))
     }
@@ -186,8 +186,8 @@ impl<P: Policy> DpoTrainer<P> {
         self.reference_model().unwrap_or(fallback)
     }
 
-    /// The reference's sums `[2B]` of a part of the batch: given, computed, or zeros where no loss
-    /// needs them.
+    /// The reference's sums `[2B]` for a part of the batch: given, computed, or zeros if the loss
+    /// does not need them.
     pub(crate) fn sums_of_reference(
         &self,
         batch: &Batch,
@@ -216,17 +216,17 @@ impl<P: Policy> DpoTrainer<P> {
         }
     }
 
-    /// One update from a batch of pairs. `given` are the reference's two sums of each row; without
-    /// them the reference runs.
+    /// Updates the policy from a batch of pairs. `given` are the reference's two sums for each row;
+    /// by default, the reference model runs.
     ///
-    /// The result does not depend on `microbatch_size`, to rounding: losses are means over the
-    /// whole batch, and one that sorts or averages the batch sees all of it before anything is
-    /// differentiated.
+    /// Up to rounding, the result does not depend on `microbatch_size`: losses are means over the
+    /// whole batch, and a loss that sorts or averages the batch sees all of it before the backward
+    /// pass.
     ///
     /// # Errors
-    /// [`DpoError::Pair`] for a row that cannot be learnt from, [`DpoError::Setting`] if there is
-    /// no reference or the loss is not one of pairs, [`DpoError::Train`] after too many steps
-    /// without finite gradients in a row; what the model refuses. The policy is unchanged.
+    /// [`DpoError::Pair`] for a row that cannot be used, [`DpoError::Setting`] if there is no
+    /// reference or the loss is not one of pairs, [`DpoError::Train`] after too many consecutive
+    /// steps with non-finite gradients; any error of the model. The policy is unchanged.
     pub fn update_pairs(
         &mut self,
         rows: &[&PairRow],
@@ -268,7 +268,7 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(stats)
     }
 
-    /// The policy's and the reference's sums of a part, with the policy's graph.
+    /// The policy's and the reference's sums for a part, with the policy's graph.
     fn pair_sums(
         &self,
         objective: &PairObjective,
@@ -307,10 +307,10 @@ impl<P: Policy> DpoTrainer<P> {
         Ok((sums, measured))
     }
 
-    /// The gradient of a loss that sorts or averages the batch. Its parts are computed without a
-    /// graph first; then the loss of the whole, its gradient with respect to the log-probabilities,
-    /// and for each part once more forward and, with its share of that gradient, back. A batch in
-    /// one part takes one pass.
+    /// The gradient of a loss that sorts or averages the batch. First all parts are computed
+    /// without a graph; then the loss of the whole and its gradient with respect to the
+    /// log-probabilities; then each part again, forward and, with its share of that gradient,
+    /// backward. A batch of one part needs only one pass.
     fn backward_coupled(
         &self,
         objective: &PairObjective,
@@ -361,7 +361,7 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(shift)
     }
 
-    /// δ after this batch: of the mean implicit reward of all its responses, as TRL has it.
+    /// δ after this batch: the mean implicit reward of all its responses, as in TRL.
     fn shifted(&self, objective: &PairObjective, x: &PairSums) -> Result<RunningMean, DpoError> {
         let mut shift = self.reward_shift;
         if objective.tracks_reward_shift() {
@@ -372,7 +372,7 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(shift)
     }
 
-    /// The optimizer's step, and the reference's.
+    /// Makes the optimizer step, and the update of the reference.
     pub(crate) fn finish(&mut self, stats: &mut DpoStats) -> Result<(), DpoError> {
         let report = self.optimizer.step()?;
         stats.grad_norm = report.grad_norm;
@@ -387,7 +387,7 @@ impl<P: Policy> DpoTrainer<P> {
         Ok(())
     }
 
-    /// The parameters of a reference that moves: a checkpoint has to keep them.
+    /// The parameters of a reference that moves: a checkpoint has to store them.
     pub(crate) fn moving_reference(&self) -> Option<&Parameters> {
         match &self.reference {
             Reference::Frozen(model) if self.config.update_of_reference().is_some() => {
@@ -409,14 +409,14 @@ impl<P: Policy> DpoTrainer<P> {
         self.reward_shift
     }
 
-    /// Takes a new δ; not one of a batch without numbers, whose step was skipped.
+    /// Stores a new δ, unless the batch gave NaN and its step was skipped.
     pub(crate) fn set_reward_shift(&mut self, shift: RunningMean) {
         if shift.mean.is_finite() {
             self.reward_shift = shift;
         }
     }
 
-    /// The sums of pairs under the policy as it stands, without a graph.
+    /// The sums for pairs under the current policy, without a graph.
     pub(crate) fn evaluated(
         &self,
         rows: &[&PairRow],
@@ -444,15 +444,15 @@ struct PairPart<'a> {
     given: Option<Tensor>,
 }
 
-/// What a pass gives beside the sums, still on its device.
+/// Results of a pass besides the sums, still on their device.
 struct Measured {
     entropy: Tensor,
     /// Sums over tokens of the mean logit, chosen and rejected, `[2]`.
     logits: Tensor,
 }
 
-/// What is kept of the parts of a batch for its numbers: tensors on their device, so that the
-/// device is waited for once.
+/// Tensors kept for the batch's metrics, on their device, so that the host waits for the device
+/// only once.
 #[derive(Default)]
 struct Seen {
     sums: Vec<PairSums>,
@@ -524,7 +524,7 @@ impl Seen {
     }
 }
 
-/// Places of rows, the longest first; of equal ones the first first.
+/// Indices of rows, longest first; rows of equal length keep their order.
 pub(crate) fn by_length(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
     let lengths: Vec<usize> = lengths.collect();
     let mut places: Vec<usize> = (0..lengths.len()).collect();
@@ -532,7 +532,7 @@ pub(crate) fn by_length(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
     places
 }
 
-/// The two sums of the rows with these places: all first ones before all second ones, `[2B]`.
+/// The two sums of the rows at these indices: all first sums before all second sums, `[2B]`.
 fn column_major(places: &[usize], sums: &[[f32; 2]]) -> Tensor {
     let column = |k: usize| places.iter().map(move |&place| sums[place][k]);
     Tensor::from_slice(&column(0).chain(column(1)).collect::<Vec<f32>>())

@@ -1,4 +1,5 @@
-//! Losses against TRL's own numbers, the published vectors, and the equations in plain f64.
+//! Losses compared with TRL's own numbers, with published vectors, and with the equations in plain
+//! f64.
 
 use std::{f64::consts::LN_2, path::Path};
 
@@ -40,7 +41,7 @@ fn close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     }
 }
 
-/// What the exporter drew: two responses of up to T tokens for each of B pairs, chosen first.
+/// The exporter's inputs: two responses of up to T tokens for each of B pairs, chosen first.
 struct Inputs {
     tokens: Tensor,
     lengths: Vec<f64>,
@@ -66,7 +67,7 @@ impl Inputs {
         self.lengths.len() / 2
     }
 
-    /// Sums over tokens, those beyond the shorter response counting `tail_weight`.
+    /// Sums over tokens; tokens beyond the shorter response are weighted by `tail_weight`.
     fn sums(&self, tail_weight: f64) -> PairSums {
         let pairs = self.pairs();
         let width = self.tokens.size()[1] as usize;
@@ -99,7 +100,7 @@ impl Inputs {
         }
     }
 
-    /// WPO's weights, number by number.
+    /// WPO's weights, computed number by number.
     fn wpo(&self) -> Tensor {
         let tokens = values(&self.tokens);
         let width = self.tokens.size()[1] as usize;
@@ -117,7 +118,7 @@ impl Inputs {
 
 const B: f64 = 0.1;
 
-/// Every objective that TRL 1 has under one of its names.
+/// All objectives that TRL 1 has a name for.
 fn objectives_of_trl_1() -> Vec<(&'static str, PairObjective)> {
     let one = |loss: PairLoss| PairObjective::from(loss);
     let sigmoid = PairLoss::Sigmoid { beta: B, label_smoothing: 0. };
@@ -177,7 +178,7 @@ fn losses_gradients_and_rewards_are_those_of_trl_1() {
         let tolerance = if single { 2e-6 } else { 1e-12 };
         close(name, &[loss.double_value(&[])], &[cases[name]["loss"].as_f64().unwrap()], tolerance);
         let gradient = Tensor::run_backward(&[&loss], &[&inputs.tokens], false, false);
-        // What TRL gives beyond a response's end is multiplied by nothing.
+        // TRL's values beyond a response's end are multiplied by zero.
         let want = numbers(&cases[name]["gradient"]);
         let width = inputs.tokens.size()[1] as usize;
         let real = |x: &[f64]| -> Vec<f64> {
@@ -196,7 +197,7 @@ fn losses_gradients_and_rewards_are_those_of_trl_1() {
             let got = [mean(&chosen), mean(&rejected), mean(&accuracy)];
             let want =
                 ["chosen", "rejected", "accuracies"].map(|name| rewards[name].as_f64().unwrap());
-            // It counts right pairs in f32.
+            // TRL counts correct pairs in f32.
             close(name, &got, &want, 1e-6);
         }
     }
@@ -233,7 +234,7 @@ fn losses_of_each_pair_are_those_of_trl_0_11() {
     assert_eq!(cases.len(), goldens["paired"].as_object().unwrap().len());
     for (name, loss, divergence) in cases {
         let got = values(&loss.losses(&sums, divergence, scale));
-        // Its running mean is f32.
+        // TRL's running mean is f32.
         let tolerance = if name == "bco_pair" { 1e-7 } else { 1e-12 };
         close(name, &got, &numbers(&goldens["paired"][name]), tolerance);
     }
@@ -416,7 +417,7 @@ proptest! {
         }
     }
 
-    /// Sorting makes AOT blind to which response stands in which pair.
+    /// Sorting makes AOT independent of the pairing of responses.
     #[test]
     fn aot_does_not_depend_on_the_order_of_its_samples(
         a in prop::collection::vec(-9f64..9., 6), b in prop::collection::vec(-9f64..9., 6),

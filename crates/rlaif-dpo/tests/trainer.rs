@@ -1,5 +1,5 @@
-//! What must not change the result: parts, padding, prompts computed once, a cached reference,
-//! recomputed activations, an interruption.
+//! Properties that must not change the result: microbatches, padding, shared prompts, a cached
+//! reference, recomputed activations, an interruption.
 
 mod common;
 
@@ -47,7 +47,7 @@ fn weights(policy: &LanguageModel) -> Vec<Tensor> {
     policy.parameters().iter().map(|(_, tensor)| tensor.copy()).collect()
 }
 
-/// Three updates over the same pairs, the reference a copy of the start.
+/// Three updates over the same pairs; the reference is a copy of the initial policy.
 fn run(json: &str, config: DpoConfig) -> (Vec<DpoStats>, Vec<Tensor>) {
     let mut trainer =
         DpoTrainer::new(model(json), Reference::frozen(model(json)), config, 3).unwrap();
@@ -60,7 +60,7 @@ fn run(json: &str, config: DpoConfig) -> (Vec<DpoStats>, Vec<Tensor>) {
 #[track_caller]
 fn same(what: &str, a: &(Vec<DpoStats>, Vec<Tensor>), b: &(Vec<DpoStats>, Vec<Tensor>)) {
     for (a, b) in a.0.iter().zip(&b.0) {
-        // Where policy and reference are the same, which reward is the higher one is rounding.
+        // If policy and reference are equal, the order of the rewards is decided by rounding.
         let tied = a.margin.abs() < 1e-6;
         for ((name, a), (_, b)) in a.metrics().iter().zip(b.metrics().iter()) {
             if name != "num_tokens" && !(tied && name == "rewards/accuracies") {
@@ -74,7 +74,7 @@ fn same(what: &str, a: &(Vec<DpoStats>, Vec<Tensor>), b: &(Vec<DpoStats>, Vec<Te
         off += (a - b).abs().gt(1e-4).sum(Kind::Int64).int64_value(&[]);
         all += a.numel() as i64;
     }
-    // Adam divides by the root of the squared gradient: where that is rounding alone, so is the
+    // Adam divides by the root of the squared gradient: if the gradient is only rounding, so is the
     // step.
     assert!(off * 500 < all, "{what}: {off} of {all} weights differ");
 }
@@ -150,7 +150,7 @@ fn a_cached_reference_gives_what_a_live_one_gives_and_notices_every_change() {
     same("cached", &(stats, weights(trainer.policy())), &live);
     assert_eq!(files(), 1);
 
-    // Once more: read, not computed, and bit for bit the same.
+    // Again: read, not computed, and bit for bit the same.
     let again = start(LLAMA, &settings).reference_of_pairs(&rows, Some(folder.path())).unwrap();
     assert_eq!((again, files()), (sums.clone(), 1));
     // A damaged file is computed again.
@@ -161,7 +161,7 @@ fn a_cached_reference_gives_what_a_live_one_gives_and_notices_every_change() {
     let again = start(LLAMA, &settings).reference_of_pairs(&rows, Some(folder.path())).unwrap();
     assert_eq!((again, files()), (sums, 1));
 
-    // Any change makes another file: a weight, a token, the temperature, the tail's weight.
+    // Any change makes another file: a weight, a token, the temperature, the weight of the tail.
     let mut known = 1;
     let mut changed = |what: &str, trainer: &DpoTrainer<LanguageModel>, rows: &[PairRow]| {
         trainer.reference_of_pairs(rows, Some(folder.path())).unwrap();
@@ -447,7 +447,7 @@ fn gradients_without_a_number_stop_the_run_in_the_end() {
     let error = trainer.update_pairs(&batch, Some(&given)).unwrap_err();
     assert!(matches!(error, DpoError::Train(TrainError::NonFinite { .. })), "{error}");
 
-    // A batch without numbers leaves no mark on BCO's running mean.
+    // A batch with NaN does not change BCO's running mean.
     let bco = PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean };
     let mut trainer = DpoTrainer::new(model(LLAMA), Reference::Given, config(bco), 3).unwrap();
     trainer.update_pairs(&batch, Some(&given)).unwrap();

@@ -24,20 +24,20 @@ use crate::{
 pub struct ClassifierRow {
     /// The text, special tokens included.
     pub ids: Vec<u32>,
-    /// From where on tokens belong to the second text of a pair; the length if there is none.
+    /// First token of the second text of a pair; the length if there is no second text.
     pub second_start: usize,
     /// The label's index.
     pub label: usize,
 }
 
-/// What the rows of a class count.
+/// Weights of the rows of each class.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClassWeights {
-    /// All rows count alike.
+    /// All rows have the same weight.
     #[default]
     Equal,
-    /// All classes count alike: n / (k · rows of the class), as scikit-learn balances.
+    /// All classes have the same total weight: n / (k · rows of the class), as in scikit-learn.
     Balanced,
     /// One weight for each label.
     Given(Vec<f64>),
@@ -48,7 +48,7 @@ impl ClassWeights {
     ///
     /// # Errors
     /// [`TrainError::Setting`] for weights that do not fit, [`TrainError::Data`] for a label
-    /// without a row that is to be balanced.
+    /// without a row, which cannot be balanced.
     ///
     /// ```
     /// use rlaif_train::{ClassWeights, ClassifierRow};
@@ -83,7 +83,7 @@ impl ClassWeights {
     }
 }
 
-/// Fits a classifier whose labels exclude each other.
+/// Fits a classifier with mutually exclusive labels.
 ///
 /// ```
 /// use rlaif_lm::SequenceClassifier;
@@ -126,14 +126,14 @@ impl std::fmt::Debug for ClassifierTrainer<'_> {
     }
 }
 
-/// What one step did.
+/// Numbers of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassifierStats {
     /// The weighted mean of −log p before the step, in nats.
     pub loss: f64,
     /// Tokens read.
     pub tokens: u64,
-    /// What the optimizer did.
+    /// The optimizer's report.
     pub optimizer: StepReport,
 }
 
@@ -164,8 +164,8 @@ impl<'m> ClassifierTrainer<'m> {
     /// One optimizer step on the weighted mean over `rows`.
     ///
     /// # Errors
-    /// [`TrainError::Data`] for a label that the classifier has not, or no row at all;
-    /// [`TrainError::Lm`] for rows that the model cannot take, [`TrainError::NonFinite`].
+    /// [`TrainError::Data`] for an unknown label, or for no rows; [`TrainError::Lm`] for rows that
+    /// the model cannot take, [`TrainError::NonFinite`].
     pub fn step(&mut self, rows: &[&ClassifierRow]) -> Result<ClassifierStats, TrainError> {
         check_labels(rows.iter().copied(), self.weights.len())?;
         let total: f64 = rows.iter().map(|row| self.weights[row.label]).sum();
@@ -192,7 +192,7 @@ impl<'m> ClassifierTrainer<'m> {
         Ok(ClassifierStats { loss: loss.double_value(&[]), tokens, optimizer })
     }
 
-    /// How well the labels of `rows` are met, without dropout and without weights.
+    /// Measures the classifier on labelled rows, without dropout and without class weights.
     ///
     /// # Errors
     /// As [`ClassifierTrainer::step`].
@@ -218,7 +218,8 @@ impl<'m> ClassifierTrainer<'m> {
     }
 }
 
-/// Packed rows need attention that stays within each, which the trunks of classifiers lack.
+/// Packed rows need attention restricted to each sequence, which the trunks of classifiers do not
+/// support.
 pub(crate) fn refuse_packing(config: &LearnConfig) -> Result<(), TrainError> {
     if config.batching == crate::Batching::Packed {
         let expected = "padded or length, for a classifier";

@@ -10,20 +10,20 @@ use rlaif_core::{BadSetting, Fault, MetricError, is_bad_input_file};
 use rlaif_lm::LmError;
 use rlaif_torch::TorchError;
 
-/// Why a run stopped, or did not start.
+/// Reasons why a run stopped or did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
     /// A setting outside its range.
     #[error(transparent)]
     Setting(#[from] BadSetting),
-    /// Nothing to train.
+    /// There is nothing to train.
     #[error("no parameter is trained: {why}")]
     NothingTrained {
         /// The reason.
         why: &'static str,
     },
-    /// Too many steps in a row had gradients with NaN or infinity.
+    /// Too many consecutive steps had gradients with NaN or infinity.
     #[error(
         "step {step}: NaN or infinity in the gradient of {}; {skipped} steps in a row were \
          skipped. Lower the learning rate, clip gradients, or train in f32; the weights are those \
@@ -33,12 +33,12 @@ pub enum TrainError {
     NonFinite {
         /// The step at which the run gave up.
         step: u64,
-        /// Steps skipped in a row.
+        /// Number of consecutive skipped steps.
         skipped: u64,
         /// The parameters with such gradients, in name order.
         tensors: Vec<String>,
     },
-    /// A folder that holds a run already.
+    /// The folder already holds a run.
     #[error(
         "{} holds a run already; go on with it (--resume), or choose another folder (--out)",
         .folder.display()
@@ -47,19 +47,19 @@ pub enum TrainError {
         /// The folder.
         folder: PathBuf,
     },
-    /// A folder without a run, where one is to be resumed.
+    /// The folder holds no run to resume.
     #[error("{} holds no run to resume: there is no run.toml in it", .folder.display())]
     NoRun {
         /// The folder.
         folder: PathBuf,
     },
-    /// A folder that another process is writing to.
+    /// Another process is writing to the folder.
     #[error("{} is in use: another process runs in it; wait for it or stop it", .folder.display())]
     RunBusy {
         /// The folder.
         folder: PathBuf,
     },
-    /// Something of a run could not be written.
+    /// A file of a run could not be written.
     #[error("{}: {source}; {}", .path.display(), advice(.source))]
     Write {
         /// The file to write.
@@ -68,7 +68,7 @@ pub enum TrainError {
         #[source]
         source: io::Error,
     },
-    /// A checkpoint could not be written; those before it are as they were.
+    /// A checkpoint could not be written; the earlier ones are unchanged.
     #[error(
         "checkpoint {} could not be written: {source}; {}. {}",
         .path.display(), .advice, describe_last(.last_good.as_deref())
@@ -78,13 +78,13 @@ pub enum TrainError {
         path: PathBuf,
         /// Advice to the user.
         advice: &'static str,
-        /// The checkpoint that a resumed run goes on from.
+        /// The checkpoint that a resumed run continues from.
         last_good: Option<PathBuf>,
         /// The failure.
         #[source]
         source: Box<TrainError>,
     },
-    /// Something of a run could not be read.
+    /// A file of a run could not be read.
     #[error("{}: {source}", .path.display())]
     Read {
         /// The file to read.
@@ -113,16 +113,16 @@ pub enum TrainError {
         /// The fault of each.
         problems: Vec<String>,
     },
-    /// A saved value that is not what this program expects.
+    /// A saved value that this program does not expect.
     #[error("{}: {source}", .path.display())]
     Json {
         /// The file.
         path: PathBuf,
-        /// Place and cause.
+        /// The position and the cause.
         #[source]
         source: serde_json::Error,
     },
-    /// Data that a run cannot learn from.
+    /// Data that a run cannot be trained on.
     #[error("{what}: {problem}")]
     Data {
         /// Name of the data.
@@ -148,7 +148,7 @@ pub enum TrainError {
         /// The error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
-        /// True if the user's input is at fault, see [`Fault`].
+        /// `true` if the user's input is at fault, see [`Fault`].
         users: bool,
     },
 }
@@ -186,7 +186,7 @@ impl Fault for TrainError {
 }
 
 impl TrainError {
-    /// Returns the error of a task of one's own, which is shown as it is.
+    /// Wraps the error of a custom task, which is shown unchanged.
     ///
     /// ```
     /// use rlaif_core::{BadSetting, Fault};
@@ -198,7 +198,7 @@ impl TrainError {
         Self::Task { users: error.is_users(), source: Box::new(error) }
     }
 
-    /// The same error with `section` before the setting's name, if it is one of a setting.
+    /// Prefixes the setting's name with `section`, if this is the error of a setting.
     #[must_use]
     pub fn within(self, section: &str) -> Self {
         match self {
@@ -225,7 +225,7 @@ impl TrainError {
         BadSetting::new(field, found, expected).into()
     }
 
-    /// What the file system said, where it did.
+    /// The file system's error, if there was one.
     pub(crate) fn io(&self) -> Option<&io::Error> {
         let mut source: &(dyn std::error::Error + 'static) = self;
         loop {
@@ -237,7 +237,7 @@ impl TrainError {
     }
 }
 
-/// What to do about a failure to write.
+/// Advice after a failed write.
 pub(crate) fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {

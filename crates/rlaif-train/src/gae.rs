@@ -3,12 +3,12 @@
 use rlaif_lm::Mask;
 use tch::Tensor;
 
-/// What an update learns from, f32 `[B, T]` each, 0 where masked.
+/// The targets of an update, f32 `[B, T]` each, 0 where masked.
 #[derive(Debug)]
 pub struct Advantages {
-    /// Â_t: how much better token t was than what the value function expected.
+    /// Â_t: the advantage of token t over the value function's expectation.
     pub advantages: Tensor,
-    /// R_t = Â_t + V_t, what the value function should have said; taken before any whitening.
+    /// R_t = Â_t + V_t: the target of the value function; taken before any whitening.
     pub returns: Tensor,
 }
 
@@ -20,8 +20,8 @@ pub struct Advantages {
 /// Â_t = δ_t + γ λ Â_{t+1}              R_t = Â_t + V_t
 /// ```
 ///
-/// `rewards` and `values` are `[B, T]`; what they hold where masked does not matter. A response's
-/// tokens stand side by side.
+/// `rewards` and `values` are `[B, T]`; their masked elements are ignored. A response's tokens must
+/// be contiguous.
 ///
 /// # Panics
 /// If the shapes differ.
@@ -53,7 +53,7 @@ pub fn gae(rewards: &Tensor, values: &Tensor, mask: &Mask, gamma: f64, lambda: f
     if reversed.is_empty() {
         return Advantages { advantages: rewards.shallow_clone(), returns: rewards };
     }
-    // Where a response begins after column 0, what lies before it has gathered advantage.
+    // If a response begins after column 0, the columns before it have accumulated advantage.
     let advantages = mask.apply(&Tensor::stack(&reversed, 1));
     let returns = &advantages + values;
     Advantages { advantages, returns }

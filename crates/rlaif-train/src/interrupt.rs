@@ -9,10 +9,10 @@ use rlaif_core::{Interrupted, say};
 
 use crate::error::TrainError;
 
-/// The process's own: a handler can be set once.
+/// The process's own interrupt: a handler can be set only once.
 static PROCESS: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Whether the run was asked to stop: it then finishes its step, writes a checkpoint and ends.
+/// A request to stop the run: it then finishes its step, writes a checkpoint and ends.
 ///
 /// ```
 /// let interrupt = rlaif_train::Interrupt::manual();
@@ -24,9 +24,10 @@ static PROCESS: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens to Ctrl-C (SIGINT) and SIGTERM. The first asks the run to stop after its step, or
-    /// within it where nothing has been learnt yet: in generation, judging and evaluation, which ask
-    /// [`Interrupted::check`]. The second ends the process at once, as without a handler.
+    /// Listens to Ctrl-C (SIGINT) and SIGTERM. The first signal asks the run to stop after its
+    /// step. During generation, judging and evaluation, which teach the policy nothing yet, the run
+    /// stops at the next [`Interrupted::check`]. The second signal ends the process at once, as
+    /// without a handler.
     ///
     /// # Errors
     /// [`TrainError::Write`] if the system refuses the handler.
@@ -50,7 +51,7 @@ impl Interrupt {
         Ok(Self(flag))
     }
 
-    /// One that nothing but [`Interrupt::request`] sets.
+    /// An interrupt that only [`Interrupt::request`] sets.
     #[must_use]
     pub fn manual() -> Self {
         Self(Arc::default())
@@ -61,7 +62,7 @@ impl Interrupt {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it was asked to.
+    /// `true` once a stop was requested.
     #[must_use]
     pub fn requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)

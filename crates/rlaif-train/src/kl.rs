@@ -1,4 +1,5 @@
-//! How far the policy is from the reference: estimators per token, and control of the coefficient.
+//! KL divergence of the policy from the reference: estimators per token, and control of the
+//! coefficient.
 
 use rlaif_lm::{LmError, TokenBatch, VocabHead};
 use schemars::JsonSchema;
@@ -28,17 +29,17 @@ pub enum KlEstimator {
     K2,
     /// `e^(−x) − 1 + x`: unbiased, never negative.
     K3,
-    /// `Σ_v π_v (log π_v − log π_ref,v)` over the whole vocabulary: no estimate but the divergence
-    /// itself. It costs both distributions; see [`full_kl`].
+    /// `Σ_v π_v (log π_v − log π_ref,v)` over the whole vocabulary: the divergence itself instead
+    /// of an estimate. It needs both distributions; see [`full_kl`].
     Full,
 }
 
 impl KlEstimator {
-    /// The estimate at each token, from the log-probabilities of the sampled tokens; any shape,
-    /// the same for both.
+    /// The estimate at each token, from the log-probabilities of the sampled tokens, which may have
+    /// any shape.
     ///
     /// # Panics
-    /// For [`KlEstimator::Full`], which the log-probabilities of single tokens cannot tell
+    /// For [`KlEstimator::Full`], which needs more than the log-probabilities of single tokens
     /// ([`full_kl`] computes it), and if the shapes differ.
     pub fn estimate(self, log_probs: &Tensor, reference: &Tensor) -> Tensor {
         assert_eq!(log_probs.size(), reference.size(), "log-probabilities of the same tokens");
@@ -53,14 +54,15 @@ impl KlEstimator {
     }
 }
 
-/// Elements of f32 logits that [`full_kl`] holds of either model at one time: 64 MiB.
+/// Limit on the elements of f32 logits that [`full_kl`] holds of each model at a time: 64 MiB.
 const CHUNK_ELEMENTS: i64 = 16 << 20;
 
 /// KL(π ‖ π_ref) at each response token over the whole vocabulary, f32 `[B, T]`, 0 where masked:
 /// `Σ_v π_v (log π_v − log π_ref,v)`, both at the sampling temperature.
 ///
-/// `hidden` and `reference_hidden` are `[B, T, H]` as [`rlaif_lm::Policy::response_hidden`] gave
-/// them for `responses`. Logits exist for one chunk of tokens at a time. No gradient flows.
+/// `hidden` and `reference_hidden` are `[B, T, H]` as [`rlaif_lm::Policy::response_hidden`]
+/// returned them for `responses`. Logits are computed for one chunk of tokens at a time, without
+/// gradient.
 ///
 /// # Errors
 /// [`LmError::Torch`], out of memory among them.
@@ -98,37 +100,37 @@ pub fn full_kl(
     Ok(responses.mask().apply(&kl))
 }
 
-/// How the KL coefficient β moves.
+/// Control of the KL coefficient β.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum KlControl {
-    /// It stays.
+    /// β is constant.
     Fixed {
         /// β.
         coef: f64,
     },
-    /// It follows the KL that was measured, towards a target
-    /// ([Ziegler et al. 2019](https://arxiv.org/abs/1909.08593), section 2.2):
-    /// `β ← β · (1 + clip(KL / target − 1, ±0.2) · n / horizon)` after each batch of n responses,
-    /// n taken to be `horizon` where there are more, so that β stays positive.
+    /// β follows the measured KL towards a target ([Ziegler et al.
+    /// 2019](https://arxiv.org/abs/1909.08593), section 2.2): `β ← β · (1 + clip(KL / target − 1,
+    /// ±0.2) · n / horizon)` after each batch of n responses, where n is capped at `horizon`, so
+    /// that β stays positive.
     Adaptive {
         /// β at the start.
         init: f64,
         /// KL per response, in nats, summed over its tokens.
         target: f64,
-        /// Responses over which β may move by at most a fifth.
+        /// Number of responses over which β may change by at most a fifth.
         horizon: f64,
     },
 }
 
 impl Default for KlControl {
-    /// TRL 0.11's: adaptive from 0.2 towards 6 nats over 10,000 responses.
+    /// TRL 0.11's default: adaptive from 0.2 towards 6 nats over 10,000 responses.
     fn default() -> Self {
         Self::Adaptive { init: 0.2, target: 6., horizon: 10_000. }
     }
 }
 
-/// The KL coefficient β of a run, as it moves.
+/// The current KL coefficient β of a run.
 ///
 /// ```
 /// use rlaif_train::{KlControl, KlController};
@@ -144,7 +146,7 @@ pub struct KlController {
 }
 
 impl KlController {
-    /// β at its start.
+    /// Starts at the initial β.
     pub fn new(control: KlControl) -> Self {
         let coef = match control {
             KlControl::Fixed { coef } => coef,
@@ -158,8 +160,8 @@ impl KlController {
         self.coef
     }
 
-    /// Takes notice of the mean KL per response, in nats, that a batch of `responses` had. A KL
-    /// that is not a number moves nothing.
+    /// Updates β from the mean KL per response, in nats, of a batch of `responses`. A NaN leaves β
+    /// unchanged.
     pub fn observe(&mut self, kl: f64, responses: usize) {
         if let KlControl::Adaptive { target, horizon, .. } = self.control
             && !kl.is_nan()
@@ -169,7 +171,7 @@ impl KlController {
         }
     }
 
-    /// Takes up a β that [`Self::coef`] gave, from a checkpoint. A fixed β stays what it is.
+    /// Restores a β from [`Self::coef`], saved in a checkpoint. A fixed β is not changed.
     pub fn restore(&mut self, coef: f64) {
         if matches!(self.control, KlControl::Adaptive { .. }) {
             self.coef = coef;
@@ -207,7 +209,7 @@ mod tests {
         close(&of(KlEstimator::K3), &[0.018_731, 0.148_721], 1e-6);
     }
 
-    /// A head that gives the logits themselves: hidden states are logits, W the identity.
+    /// A head with the identity as W, so that hidden states are logits.
     fn identity(vocab: i64) -> VocabHead {
         VocabHead {
             weight: Tensor::eye(vocab, (Kind::Float, Device::Cpu)),
@@ -239,7 +241,7 @@ mod tests {
         let q = Tensor::from_slice2(&[[0.01f32, 0.01, 0.98], [0.01, 0.98, 0.01]]).log();
         let pad = Tensor::full([1, 3], f64::NAN, (Kind::Float, Device::Cpu));
         let stack = |x: &Tensor| {
-            // Row 0 has both tokens, row 1 only the second: its other place is padding.
+            // Row 0 has both tokens, row 1 only the second: the first is padding.
             Tensor::stack(
                 &[x.shallow_clone(), Tensor::cat(&[x.narrow(0, 1, 1), pad.shallow_clone()], 0)],
                 0,
@@ -289,7 +291,7 @@ mod tests {
                     prop_assert!(estimator == KlEstimator::K1 || *g >= -1e-12);
                 }
             }
-            // What is masked must not matter.
+            // Masked elements must not matter.
             let real: Vec<bool> = pairs.iter().map(|(p, _)| *p > -10.).collect();
             let mask = Mask::new(Tensor::from_slice(&real));
             let kl = mask.apply(&KlEstimator::K1.estimate(&p, &q));

@@ -1,4 +1,4 @@
-//! What every trainer here has: parameters, an optimizer, an average, and how they are saved.
+//! The common parts of all trainers: parameters, optimizer, weight average, and their checkpoints.
 
 use rlaif_lm::{Activations, Dropout, Forward, Layout, Parameters};
 use schemars::JsonSchema;
@@ -14,33 +14,32 @@ use crate::{
     trainable::{Trainable, restore_parameters},
 };
 
-/// Tokens of a packed row, unless one sequence has more: attention costs their square.
+/// Tokens per packed row, if no sequence is longer: the cost of attention grows with their square.
 const PACKED: usize = 512;
 
-/// How a model is trained, whatever it learns.
+/// Training settings common to all objectives.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LearnConfig {
-    /// How rows go together in a forward pass.
+    /// Grouping of rows into forward passes.
     pub batching: Batching,
-    /// Rows of a forward pass at most; 0 for the whole optimizer batch.
+    /// Maximum number of rows per forward pass; 0 for the whole optimizer batch.
     pub microbatch_size: usize,
-    /// Dropout of the model's configuration, and of adapters.
+    /// Use of dropout in the model and its adapters.
     pub dropout: Dropout,
-    /// Activations that the backward pass computes again: `recompute` takes less memory and a third
-    /// more time.
+    /// Gradient checkpointing: `recompute` needs less memory and a third more time.
     pub activations: Activations,
-    /// Decay of a moving average of the weights, which evaluation and the result then use; 0 for
-    /// none.
+    /// Decay of an exponential moving average of the weights, which evaluation and the result then
+    /// use; 0 to disable it.
     pub ema_decay: f64,
-    /// Which parameters are trained.
+    /// The trained parameters.
     pub trainable: Trainable,
-    /// How they are updated.
+    /// The optimizer's settings.
     pub optimizer: OptimizerConfig,
 }
 
 impl LearnConfig {
-    /// Checks every setting that needs no model to be checked.
+    /// Checks every setting that can be checked without a model.
     ///
     /// # Errors
     /// [`TrainError::Setting`] names the field.
@@ -74,14 +73,14 @@ impl LearnConfig {
         passes.map(|pass| pass.into_iter().map(|i| rows[i]).collect()).collect()
     }
 
-    /// The rows of each forward pass without a backward one, with their places: by length, whatever
-    /// the training does.
+    /// The rows of each forward pass in evaluation, with their indices: by length, regardless of
+    /// the setting for training.
     pub(crate) fn divide_for_evaluation<'r, R>(
         &self,
         rows: impl IntoIterator<Item = &'r R>,
         length: impl Fn(&R) -> usize,
     ) -> Vec<(Vec<usize>, Vec<&'r R>)> {
-        /// Rows of a forward pass where the configuration does not say.
+        /// The default number of rows per forward pass.
         const ROWS: usize = 16;
         let most = if self.microbatch_size == 0 { ROWS } else { self.microbatch_size };
         let mut rows: Vec<(usize, &R)> = rows.into_iter().enumerate().collect();
@@ -90,8 +89,8 @@ impl LearnConfig {
     }
 }
 
-/// The trained parameters of one model with their optimizer and their average: what every supervised
-/// trainer has, and one of your own may.
+/// The trained parameters of one model with their optimizer and their average, for every supervised
+/// trainer, including custom ones.
 #[derive(Debug)]
 pub struct Learner {
     trained: Vec<(String, Tensor)>,
@@ -100,7 +99,7 @@ pub struct Learner {
 }
 
 impl Learner {
-    /// Selects what is trained of a model, for a run of `total_steps` steps.
+    /// Selects the trained parameters of a model, for a run of `total_steps` steps.
     ///
     /// # Errors
     /// [`TrainError::Setting`], [`TrainError::NothingTrained`].
@@ -131,12 +130,12 @@ impl Learner {
         Ok(report)
     }
 
-    /// How far the optimizer is.
+    /// Progress of the optimizer.
     pub fn progress(&self) -> OptimizerProgress {
         self.optimizer.progress()
     }
 
-    /// Runs `f` while the parameters are those of the result: the averages, if there are some.
+    /// Runs `f` with the weights of the result: the averages, if there are any.
     pub fn with_result<R>(&self, f: impl FnOnce() -> R) -> R {
         match &self.ema {
             Some(ema) => ema.with_averages(f),
@@ -144,17 +143,17 @@ impl Learner {
         }
     }
 
-    /// Gives the parameters the weights that are the result, for good.
+    /// Sets the parameters to the weights of the result, permanently.
     pub fn finish(&mut self) {
         if let Some(ema) = self.ema.take() {
             ema.install();
         }
     }
 
-    /// Writes everything that a later step depends on.
+    /// Writes all state that a later step depends on.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// Errors of writing.
     pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
         files.tensors("model", &self.trained)?;
         files.tensors("optimizer", &self.optimizer.state())?;
@@ -165,17 +164,17 @@ impl Learner {
         }
     }
 
-    /// Goes on from what [`Learner::save`] wrote.
+    /// Continues from the state that [`Learner::save`] wrote.
     ///
-    /// # Errors
-    /// [`TrainError::Torch`] or [`TrainError::BadCheckpoint`] if it is of another model or another
+    /// [`TrainError::Torch`] or [`TrainError::BadCheckpoint`] if the state belongs to another model
+    /// or another configuration.
     /// configuration.
     pub fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
         self.restore_weights(saved)?;
         self.optimizer.restore(&saved.tensors("optimizer")?, saved.json("progress")?)
     }
 
-    /// Takes the parameters, and their averages, from what [`Learner::save`] wrote.
+    /// Takes the parameters and their averages from the state that [`Learner::save`] wrote.
     ///
     /// # Errors
     /// As [`Learner::restore`].

@@ -1,25 +1,25 @@
-//! How the rows of an optimizer batch are divided among forward passes.
+//! Division of an optimizer batch into forward passes.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How rows of an optimizer batch go together in one forward pass. It changes time and memory, and
-/// nothing else: losses are means over the whole batch.
+/// Grouping of the rows of an optimizer batch into forward passes. It changes time and memory only:
+/// losses are means over the whole batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Batching {
-    /// As they come, filled up to the longest.
+    /// In order, padded to the longest row.
     Padded,
-    /// Sorted by length, and divided where that saves padding worth another pass.
+    /// Sorted by length, and divided where the saved padding is worth another pass.
     #[default]
     Length,
-    /// As with `length`, but rows stand one after the other instead of being filled up; attention
-    /// stays within each. Decoder-only models.
+    /// As with `length`, but rows are concatenated instead of padded; attention stays within each
+    /// row. Decoder-only models.
     Packed,
 }
 
-/// What an additional pass costs beside its tokens (gradients are added up, kernels are started),
-/// in tokens.
+/// Cost of an additional pass besides its tokens (accumulating gradients, launching kernels), in
+/// tokens.
 const PASS: usize = 24;
 
 impl Batching {
@@ -48,10 +48,11 @@ impl Batching {
     }
 }
 
-/// The division of sorted rows into runs whose padded sizes and passes cost least.
+/// The division of sorted rows into consecutive groups with the lowest total cost of padded tokens
+/// and passes.
 fn cheapest(order: &[usize], lengths: &[usize], rows: usize) -> Vec<Vec<usize>> {
     let n = order.len();
-    // best[i]: the least cost of the first i rows, and where their last group begins.
+    // best[i]: the lowest cost of the first i rows, and the start of their last group.
     let mut best: Vec<(usize, usize)> = vec![(0, 0)];
     for end in 1..=n {
         let longest = lengths[order[end - 1]];
@@ -83,7 +84,7 @@ mod tests {
             .sum()
     }
 
-    /// Every way to cut a sorted list.
+    /// The lowest cost over all divisions of a sorted list.
     fn least(order: &[usize], lengths: &[usize], rows: usize) -> usize {
         let n = order.len();
         (0u32..1 << (n - 1))

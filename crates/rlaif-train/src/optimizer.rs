@@ -1,4 +1,4 @@
-//! One optimizer step: norm, guard, clip, schedule, AdamW.
+//! One optimizer step: gradient norm, check for NaN, clipping, schedule, AdamW.
 
 use rlaif_torch::{AdamW, AdamWOptions, ParamGroup, non_finite_grads};
 use schemars::JsonSchema;
@@ -7,29 +7,30 @@ use tch::Tensor;
 
 use crate::{error::TrainError, schedule::Schedule};
 
-/// How weights are updated. The default is AdamW as PyTorch has it, without weight decay, at a
-/// constant rate of 1e-5, with gradients clipped to a norm of 1.
+/// The optimizer's settings. The default is PyTorch's AdamW without weight decay, at a constant
+/// rate of 1e-5, with gradients clipped to a norm of 1.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimizerConfig {
-    /// Learning rate η at its highest.
+    /// Peak learning rate η.
     pub lr: f64,
-    /// Learning rate of value heads (parameters named `v_head.…`); without it, `lr`.
+    /// Learning rate of value heads (parameters named `v_head.…`); by default, `lr`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value_head_lr: Option<f64>,
     /// Decay rates β₁ and β₂ of the two moments, each in [0, 1).
     pub betas: (f64, f64),
-    /// ε, added to the root of the second moment.
+    /// ε, added to the square root of the second moment.
     pub eps: f64,
-    /// Weight decay λ of matrices; norms and biases have none.
+    /// Weight decay λ of matrices; norms and biases are not decayed.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this global norm; 0 leaves them as they are.
+    /// Maximum global norm of the gradients, which are scaled down to it; 0 disables clipping.
     pub max_grad_norm: f64,
-    /// How the rate goes after warm-up.
+    /// Schedule of the rate after warm-up.
     pub schedule: Schedule,
-    /// Steps in which the rate rises.
+    /// Number of warm-up steps.
     pub warmup_steps: u64,
-    /// A step whose gradients hold NaN or infinity is skipped; this many in a row end the run.
+    /// Steps whose gradients have NaN or infinity are skipped; this many consecutive ones stop the
+    /// run.
     pub max_skipped: u64,
 }
 
@@ -53,8 +54,8 @@ impl OptimizerConfig {
     /// Checks every setting.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] with the field as `optimizer.lr`: by what every configuration calls
-    /// its optimizer.
+    /// [`TrainError::Setting`] with the field as `optimizer.lr`, the section's name in every
+    /// configuration.
     pub fn check(&self) -> Result<(), TrainError> {
         let amounts = [
             ("optimizer.lr", self.lr),
@@ -68,7 +69,7 @@ impl OptimizerConfig {
                 return Err(TrainError::setting(field, value, "a finite number of at least 0"));
             }
         }
-        // Of a weight whose gradient was always 0, the step would be 0 / 0.
+        // With ε = 0, a weight whose gradient was always 0 would make a step of 0 / 0.
         if self.eps == 0. {
             return Err(TrainError::setting("optimizer.eps", 0, "a number above 0"));
         }
@@ -86,7 +87,7 @@ impl OptimizerConfig {
     }
 }
 
-/// What one step did.
+/// Numbers of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Steps so far, this one included.
@@ -95,11 +96,11 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// The learning rate of this step.
     pub lr: f64,
-    /// The parameter for whose gradient the step was skipped.
+    /// If the step was skipped: the parameter whose gradient had NaN or infinity.
     pub skipped: Option<String>,
 }
 
-/// What of an [`Optimizer`] is not a tensor.
+/// The state of an [`Optimizer`] that is not a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OptimizerProgress {
@@ -107,14 +108,14 @@ pub struct OptimizerProgress {
     pub step: u64,
     /// Steps skipped so far.
     pub skipped: u64,
-    /// Steps skipped since the last that was not.
+    /// Number of steps skipped since the last step that was made.
     pub skipped_in_a_row: u64,
 }
 
-/// AdamW with parameter groups, a schedule, clipping and a guard against NaN and infinity.
+/// AdamW with parameter groups, a schedule, clipping and a check for NaN and infinity.
 ///
 /// Groups: norms and biases (one dimension, or `bias` in the name) are not decayed; value heads
-/// (`v_head.…`) have a rate of their own.
+/// (`v_head.…`) have a separate rate.
 ///
 /// ```
 /// use rlaif_train::{Optimizer, OptimizerConfig};
@@ -130,7 +131,7 @@ pub struct OptimizerProgress {
 #[derive(Debug)]
 pub struct Optimizer {
     adamw: AdamW,
-    /// Highest rate of each of AdamW's groups.
+    /// Peak rate of each of AdamW's groups.
     rates: Vec<f64>,
     config: OptimizerConfig,
     total_steps: u64,
@@ -138,11 +139,11 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Takes the parameters that are to be trained, for a run of `total_steps` steps.
+    /// An optimizer of `parameters`, for a run of `total_steps` steps.
     ///
     /// # Errors
-    /// [`TrainError::NothingTrained`] without parameters, [`TrainError::Setting`], and what
-    /// [`AdamW::new`] refuses.
+    /// [`TrainError::NothingTrained`] without parameters, [`TrainError::Setting`], and any error of
+    /// [`AdamW::new`].
     pub fn new(
         params: Vec<(String, Tensor)>,
         config: &OptimizerConfig,
@@ -176,12 +177,12 @@ impl Optimizer {
         })
     }
 
-    /// One step with the gradients there are, which are dropped afterwards.
+    /// Makes one step with the accumulated gradients, and clears them.
     ///
-    /// A step whose gradients hold NaN or infinity changes nothing but the count of steps.
+    /// A step whose gradients have NaN or infinity changes only the number of steps.
     ///
     /// # Errors
-    /// [`TrainError::NonFinite`] after [`OptimizerConfig::max_skipped`] such steps in a row;
+    /// [`TrainError::NonFinite`] after [`OptimizerConfig::max_skipped`] consecutive such steps;
     /// [`TrainError::Torch`].
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
         let factor = self.config.schedule.factor(
@@ -217,7 +218,7 @@ impl Optimizer {
         Ok(StepReport { step: self.progress.step, grad_norm, lr, skipped })
     }
 
-    /// How far it is.
+    /// The progress: numbers of steps and of skipped steps.
     pub fn progress(&self) -> OptimizerProgress {
         self.progress
     }
@@ -227,16 +228,16 @@ impl Optimizer {
         self.adamw.parameters()
     }
 
-    /// The tensors that a checkpoint needs, as [`AdamW::state`] names them: moments, step counts
-    /// and, for weights in low precision, the f32 master copies. They are the optimizer's own.
+    /// The tensors that a checkpoint needs, named as in [`AdamW::state`]: moments, step counts and,
+    /// for weights in low precision, the f32 master copies. They share memory with the optimizer.
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.adamw.state()
     }
 
-    /// Goes on from a saved state.
+    /// Continues from a saved state.
     ///
     /// # Errors
-    /// [`TrainError::Torch`] if the tensors do not fit; nothing is changed then.
+    /// [`TrainError::Torch`] if the tensors do not fit; the state is then unchanged.
     pub fn restore(
         &mut self,
         state: &[(String, Tensor)],
@@ -283,7 +284,7 @@ mod tests {
         let sum: Tensor = handles.iter().map(|t| t.sum(Kind::Float) * 0.).sum();
         sum.backward();
         optimizer.step().unwrap();
-        // With zero gradients AdamW does nothing but decay: w (1 - lr λ).
+        // With zero gradients, AdamW only decays: w (1 - lr λ).
         let now: Vec<f64> = handles.iter().map(|t| t.view([-1]).double_value(&[0])).collect();
         for (now, want) in now.iter().zip([0.95, 1., 1., 0.9]) {
             assert!((now - want).abs() < 1e-6, "{now} {want}");

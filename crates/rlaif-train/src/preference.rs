@@ -1,4 +1,4 @@
-//! Fitting a preference model: a scalar score that is higher for the response that was preferred.
+//! Fitting a preference model: a scalar score that is higher for the preferred response.
 //!
 //! Bradley and Terry 1952, as in [Ouyang et al. 2022](https://arxiv.org/abs/2203.02155), eq. 1;
 //! margins as in [Touvron et al. 2023](https://arxiv.org/abs/2307.09288), eq. 2; centring as in
@@ -28,10 +28,10 @@ pub struct PreferenceRow {
     pub chosen: Vec<u32>,
     /// Prompt and the other response.
     pub rejected: Vec<u32>,
-    /// m, by how much the score should be higher; 0 for no margin.
+    /// m, the required difference of scores; 0 for none.
     pub margin: f64,
-    /// q, the probability that `chosen` is the better one: 1 for a plain preference, less for a
-    /// soft label.
+    /// q, the probability that `chosen` is the better response: 1 for a plain preference, less for
+    /// a soft label.
     pub probability: f64,
 }
 
@@ -42,7 +42,7 @@ impl PreferenceRow {
     }
 }
 
-/// What a preference model makes of pairs.
+/// Evaluation of a preference model on pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PreferenceEvaluation {
     /// Mean of ℓ without centring, in nats.
@@ -53,13 +53,13 @@ pub struct PreferenceEvaluation {
     pub margin: f64,
     /// Mean of all scores.
     pub mean_score: f64,
-    /// Pairs.
+    /// Number of pairs.
     pub pairs: usize,
 }
 
 impl PreferenceEvaluation {
-    /// The interval of [Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953) that covers
-    /// the accuracy on all such pairs with 95 %.
+    /// The 95 % interval of [Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953) for the
+    /// accuracy on the population of pairs.
     ///
     /// ```
     /// use rlaif_train::PreferenceEvaluation;
@@ -116,22 +116,22 @@ impl std::fmt::Debug for PreferenceTrainer<'_> {
     }
 }
 
-/// What one step did.
+/// Numbers of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PreferenceStats {
-    /// What the step was made on, and what the scores were before it.
+    /// The pairs of the step, evaluated before it.
     pub batch: PreferenceEvaluation,
     /// Mean of ℓ with centring before the step, in nats.
     pub loss: f64,
     /// Tokens read.
     pub tokens: u64,
-    /// What the optimizer did.
+    /// The optimizer's report.
     pub optimizer: StepReport,
 }
 
 impl<'m> PreferenceTrainer<'m> {
-    /// A trainer for a run of `total_steps` optimizer steps, with c for centring (0 for none; 0.01
-    /// is common).
+    /// A trainer for a run of `total_steps` optimizer steps, with centring coefficient c (0 to
+    /// disable it; 0.01 is common).
     ///
     /// # Errors
     /// [`TrainError::Setting`] for a model with several labels, or a setting out of range;
@@ -158,8 +158,8 @@ impl<'m> PreferenceTrainer<'m> {
     /// One optimizer step on the mean over the pairs of `rows`.
     ///
     /// # Errors
-    /// [`TrainError::Data`] for a row that is no preference, or no row at all;
-    /// [`TrainError::Lm`] for rows that the model cannot take, [`TrainError::NonFinite`].
+    /// [`TrainError::Data`] for a row that is not a preference, or for no rows; [`TrainError::Lm`]
+    /// for rows that the model cannot take, [`TrainError::NonFinite`].
     pub fn step(&mut self, rows: &[&PreferenceRow]) -> Result<PreferenceStats, TrainError> {
         check(rows.iter().copied())?;
         let forward = self.config.training();
@@ -184,7 +184,7 @@ impl<'m> PreferenceTrainer<'m> {
         })
     }
 
-    /// What the model makes of `rows`, without dropout.
+    /// Evaluates the model on `rows`, without dropout.
     ///
     /// # Errors
     /// As [`PreferenceTrainer::step`].

@@ -1,4 +1,4 @@
-//! The folder of one run, and everything that is written into it as the run goes on.
+//! The folder of one run, and all files that the run writes into it.
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +17,8 @@ use crate::{
     metrics::{JsonLines, JsonlMetrics, TensorBoard, Terminal},
 };
 
-/// How far the growing files of a run are: a checkpoint keeps it, and a resumed run cuts them back
-/// to it, so that they are what they would be without the interruption.
+/// The lengths of the growing files of a run. A checkpoint stores them, and a resumed run truncates
+/// the files to them, so that they are the same as without the interruption.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Marks {
@@ -69,16 +69,16 @@ pub struct RunFolder {
     samples: JsonLines,
     board: TensorBoard,
     terminal: Option<Terminal>,
-    /// Open and locked as long as the run has the folder.
+    /// Open and locked while the run uses the folder.
     log: File,
     sinks: Sinks,
-    /// Metrics that were not finite, and in how many steps.
+    /// Metrics that were not finite, with the number of steps.
     not_finite: BTreeMap<String, u64>,
-    /// The run file to go on with, and the settings that it changes.
+    /// The run file to continue with, and the settings that it changes.
     next_run_file: Option<(String, Vec<String>)>,
 }
 
-/// Sinks of the user's.
+/// Custom sinks.
 #[derive(Default)]
 struct Sinks(Vec<Box<dyn MetricSink>>);
 
@@ -89,11 +89,11 @@ impl std::fmt::Debug for Sinks {
 }
 
 impl RunFolder {
-    /// Makes the folder and writes `run.toml` into it.
+    /// Creates the folder and writes `run.toml` into it.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] if no checkpoint is to be kept, [`TrainError::RunExists`] if there is
-    /// a run already, [`TrainError::RunBusy`], [`TrainError::Write`].
+    /// [`TrainError::Setting`] if no checkpoint is to be kept, [`TrainError::RunExists`] if the
+    /// folder already holds a run, [`TrainError::RunBusy`], [`TrainError::Write`].
     pub fn create(root: &Path, run_file: &str, keep: Keep) -> Result<Self, TrainError> {
         // Before anything is written.
         keep.check()?;
@@ -103,13 +103,14 @@ impl RunFolder {
             return Err(TrainError::RunExists { folder: root.to_owned() });
         }
         let run = Self::open(root, keep)?;
-        // Last, and whole: a folder with a run.toml is a run.
+        // Last, and complete: a folder with a run.toml is a run.
         rlaif_files::write_bytes(&path, run_file.as_bytes()).map_err(TrainError::write(&path))?;
         Ok(run)
     }
 
-    /// Takes up a run, and finds the newest checkpoint that is whole; what it skipped, and why, is
-    /// said and logged. `None` if the run had not come to its first: then it begins anew.
+    /// Opens a run to resume, and finds its newest intact checkpoint; damaged ones are reported and
+    /// logged with the reason. `None` if the run had not written a checkpoint: then it starts from
+    /// the beginning.
     ///
     /// # Errors
     /// [`TrainError::NoRun`], [`TrainError::RunBusy`], [`TrainError::NoGoodCheckpoint`],
@@ -141,7 +142,7 @@ impl RunFolder {
             Err(TryLockError::WouldBlock) => {
                 return Err(TrainError::RunBusy { folder: root.to_owned() });
             }
-            // A file system without locks has runs that cannot see each other, no more.
+            // Without file locks, concurrent runs cannot detect each other; there is no other harm.
             Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         Ok(Self {
@@ -158,13 +159,13 @@ impl RunFolder {
         })
     }
 
-    /// Has the run go on with another run file, which does not decide about its result. It is written,
-    /// and its `changes` are said, once the checkpoint is known to fit it.
+    /// Makes the run continue with another run file, which must not affect the result. It is
+    /// written, and its `changes` are reported, once the checkpoint is known to fit it.
     pub fn go_on_with(&mut self, run_file: String, changes: Vec<String>) {
         self.next_run_file = Some((run_file, changes));
     }
 
-    /// Writes the run file to go on with, if there is one: the run was taken up.
+    /// Writes the run file to continue with, if there is one: the run was resumed.
     ///
     /// # Errors
     /// [`TrainError::Write`].
@@ -180,22 +181,22 @@ impl RunFolder {
         &self.root
     }
 
-    /// Where the result goes: `model/`.
+    /// The folder of the result: `model/`.
     pub fn model(&self) -> PathBuf {
         self.root.join("model")
     }
 
-    /// Shows progress as well.
+    /// Also shows progress on a terminal.
     pub fn show(&mut self, terminal: Terminal) {
         self.terminal = Some(terminal);
     }
 
-    /// Passes metrics on to another sink as well.
+    /// Also passes metrics on to this sink.
     pub fn add_sink(&mut self, sink: Box<dyn MetricSink>) {
         self.sinks.0.push(sink);
     }
 
-    /// Writes the numbers of a step to every sink. Those that are not finite are told.
+    /// Writes the numbers of a step to every sink. Non-finite numbers are reported.
     ///
     /// # Errors
     /// [`TrainError::Metric`].
@@ -216,7 +217,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Says which metrics were not finite since the folder was opened, and how often.
+    /// Reports the metrics that were not finite since the folder was opened, with counts.
     ///
     /// # Errors
     /// [`TrainError::Write`].
@@ -235,7 +236,7 @@ impl RunFolder {
         self.samples.append(row)
     }
 
-    /// Writes `findings.json`: what went wrong so far, for the report.
+    /// Writes `findings.json`: the symptoms found so far, for the report.
     ///
     /// # Errors
     /// [`TrainError::Files`].
@@ -243,7 +244,7 @@ impl RunFolder {
         Ok(rlaif_checkpoint::write_json(&self.root.join("findings.json"), &findings)?)
     }
 
-    /// Says something on standard error, and in `log.txt`.
+    /// Prints a message on standard error, and writes it to `log.txt`.
     ///
     /// # Errors
     /// [`TrainError::Write`].
@@ -255,7 +256,7 @@ impl RunFolder {
         self.note(text)
     }
 
-    /// Writes something to `log.txt` alone.
+    /// Writes a message to `log.txt` only.
     ///
     /// # Errors
     /// [`TrainError::Write`].
@@ -264,7 +265,7 @@ impl RunFolder {
         self.log.write_all(line.as_bytes()).map_err(TrainError::write(&self.root.join("log.txt")))
     }
 
-    /// Brings everything written to the disk, and returns how far it is: for a checkpoint.
+    /// Flushes all files to the disk, and returns their lengths, for a checkpoint.
     ///
     /// # Errors
     /// [`TrainError::Write`].
@@ -277,10 +278,11 @@ impl RunFolder {
         })
     }
 
-    /// Cuts everything back to where a checkpoint was.
+    /// Truncates all files to the lengths stored in a checkpoint.
     ///
     /// # Errors
-    /// [`TrainError::BadCheckpoint`] if a file is shorter than it was, [`TrainError::Write`].
+    /// [`TrainError::BadCheckpoint`] if a file is shorter than the stored length,
+    /// [`TrainError::Write`].
     pub fn rewind(&mut self, marks: Marks) -> Result<(), TrainError> {
         self.metrics.lines().cut(marks.metrics)?;
         self.samples.cut(marks.samples)?;
@@ -288,7 +290,7 @@ impl RunFolder {
     }
 }
 
-/// A moment as `2026-03-01 12:00:00Z`.
+/// A time as `2026-03-01 12:00:00Z`.
 fn date(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }

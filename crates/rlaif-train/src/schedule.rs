@@ -1,32 +1,32 @@
-//! Learning rates over a run.
+//! Learning-rate schedules.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How the learning rate goes after warm-up.
+/// Schedule of the learning rate after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
-    /// It stays.
+    /// Constant.
     #[default]
     Constant,
-    /// In a straight line to 0 at the end of the run.
+    /// Linear decay to 0 at the end of the run.
     Linear,
-    /// Along half a cosine to 0 at the end of the run.
+    /// Cosine decay to 0 at the end of the run.
     Cosine,
 }
 
 impl Schedule {
-    /// What the learning rate is multiplied by in `step` of `total`, both counted from 0, after
-    /// `warmup` steps of rising:
+    /// The factor of the learning rate in `step` of `total`, both counted from 0, after `warmup`
+    /// steps of linear increase:
     ///
     /// ```text
     /// s < w:  (s + 1) / w
     /// else:   1,   1 − u,   or   (1 + cos πu) / 2     with u = (s − w) / (total − w)
     /// ```
     ///
-    /// After warm-up these are transformers' schedules. Its warm-up is `s / w`, so that its first
-    /// step changes nothing; ours begins at `1 / w`.
+    /// After warm-up these are transformers' schedules. Their warm-up is `s / w`, so that the first
+    /// step changes nothing; this one begins at `1 / w`.
     ///
     /// ```
     /// use rlaif_train::Schedule;

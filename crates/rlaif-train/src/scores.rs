@@ -1,28 +1,28 @@
-//! How well probabilities meet labels.
+//! Measures of a classifier's probabilities against labels.
 
-/// What a classifier's probabilities are worth on labelled rows.
+/// Quality of a classifier's probabilities on labelled rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Classification {
     /// Mean of −log p of the label, in nats.
     pub loss: f64,
     /// Share of rows whose label has the highest probability.
     pub accuracy: f64,
-    /// 2 precision · recall / (precision + recall): of label 1 where there are two labels, else the
-    /// mean over the labels. 0 where nothing is right.
+    /// 2 precision · recall / (precision + recall): for two labels that of label 1, else the mean
+    /// over the labels. 0 without a correct prediction.
     pub f1: f64,
-    /// Area under the receiver operating characteristic: the probability that a row of a label
-    /// gets a higher probability of it than a row of another; equal ones count half. Of label 1
-    /// where there are two labels, else the mean over the labels. NaN if a label has no row or
-    /// all of them.
+    /// Area under the receiver operating characteristic: the probability that a row with a label
+    /// gets a higher probability of the label than a row without it; ties count half. For two
+    /// labels that of label 1, else the mean over the labels. NaN if a label has no row, or all of
+    /// them.
     pub auc: f64,
-    /// Expected calibration error: |confidence − accuracy| in 15 equal bins of confidence,
-    /// weighted by their rows ([Guo et al. 2017](https://arxiv.org/abs/1706.04599), eq. 3).
+    /// Expected calibration error: |confidence − accuracy| in 15 equal bins of confidence, weighted
+    /// by their number of rows ([Guo et al. 2017](https://arxiv.org/abs/1706.04599), eq. 3).
     pub calibration_error: f64,
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
 }
 
-/// Measures probabilities, one row of them per label, against labels.
+/// Compares probabilities, one row per example, with labels.
 ///
 /// ```
 /// use rlaif_train::classification;
@@ -33,7 +33,7 @@ pub struct Classification {
 /// ```
 ///
 /// # Panics
-/// If there is not one row of probabilities for each label, or a label is out of range.
+/// If the numbers of rows and labels differ, or a label is out of range.
 #[must_use]
 pub fn classification(probabilities: &[Vec<f64>], labels: &[usize]) -> Classification {
     assert_eq!(probabilities.len(), labels.len(), "one row of probabilities for each label");
@@ -42,7 +42,7 @@ pub fn classification(probabilities: &[Vec<f64>], labels: &[usize]) -> Classific
     let best: Vec<Option<usize>> = probabilities.iter().map(|row| argmax(row)).collect();
     let right = best.iter().zip(labels).filter(|(best, label)| **best == Some(**label)).count();
     let rows = || probabilities.iter().zip(labels);
-    // NaN stays NaN: `max` alone would make it the least probability.
+    // NaN stays NaN: `max` alone would turn it into the smallest probability.
     let surprise = |p: f64| if p.is_nan() { p } else { -p.max(f64::MIN_POSITIVE).ln() };
     let loss = rows().map(|(row, &label)| surprise(row[label])).sum::<f64>() / n;
     let of_labels = |of: &dyn Fn(usize) -> f64| match k {
@@ -63,7 +63,7 @@ pub fn classification(probabilities: &[Vec<f64>], labels: &[usize]) -> Classific
     }
 }
 
-/// The first of the highest; `None` with a NaN, of which no label is the prediction.
+/// The first index of the maximum; `None` with a NaN, which predicts no label.
 fn argmax(row: &[f64]) -> Option<usize> {
     if row.iter().any(|p| p.is_nan()) {
         return None;
@@ -78,8 +78,8 @@ fn f1(best: &[Option<usize>], labels: &[usize], label: usize) -> f64 {
     if hit == 0 { 0. } else { 2. * hit as f64 / (2 * hit + missed) as f64 }
 }
 
-/// Mann and Whitney's U by ranks, divided by the number of pairs. NaN with a NaN among the scores,
-/// which has no rank.
+/// The rank-based U of Mann and Whitney, divided by the number of pairs. NaN with a NaN among the
+/// scores, which has no rank.
 fn auc(mut scored: Vec<(f64, bool)>) -> f64 {
     if scored.iter().any(|(score, _)| score.is_nan()) {
         return f64::NAN;
@@ -90,7 +90,7 @@ fn auc(mut scored: Vec<(f64, bool)>) -> f64 {
     let mut ranks = 0.;
     let mut start = 0.;
     for ties in scored.chunk_by(|(a, _), (b, _)| a == b) {
-        // Ranks from 1; equal scores share the mean of theirs.
+        // Ranks from 1; equal scores share the mean of their ranks.
         let rank = start + (ties.len() as f64 + 1.) / 2.;
         ranks += rank * ties.iter().filter(|(_, is)| *is).count() as f64;
         start += ties.len() as f64;
@@ -151,13 +151,13 @@ mod tests {
             assert!(scores.loss.is_nan() && scores.auc.is_nan(), "{scores:?}");
             assert!(scores.calibration_error.is_nan(), "{scores:?}");
         }
-        // A row without numbers is a prediction of no label, not of the first.
+        // A row of NaN predicts no label, not the first one.
         assert_eq!(classification(&vec![vec![nan, nan]; 2], &[0, 0]).accuracy, 0.);
         // Infinities have ranks.
         let scored = [(f64::NEG_INFINITY, false), (0., true), (f64::INFINITY, true)];
         assert_eq!(auc(scored.to_vec()), 1.);
         assert_eq!(auc([scored.to_vec(), scored.to_vec()].concat()), 1.);
-        // Zeros of either sign are one score.
+        // Zeros of either sign are the same score.
         assert_eq!(auc(vec![(-0., false), (0., true)]), 0.5);
     }
 

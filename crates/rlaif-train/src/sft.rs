@@ -1,4 +1,4 @@
-//! Supervised fine-tuning: the policy learns to give the responses that it is shown.
+//! Supervised fine-tuning: the policy learns to produce the given responses.
 //!
 //! ```text
 //! L = − (1/n) Σ log π(y_t | x, y_<t)      over the n learned response tokens of the optimizer batch
@@ -20,12 +20,13 @@ use crate::{
 /// A prompt and a response to learn, as token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SftRow {
-    /// The prompt x, at least one token. For a conversation, all up to the first token to learn.
+    /// The prompt x, at least one token. For a conversation, everything before the first learned
+    /// token.
     pub prompt: Vec<u32>,
     /// The response y, with its end-of-sequence token.
     pub response: Vec<u32>,
-    /// Which response tokens are learned, one for each; `None` for all. What is not learned (later
-    /// turns of a user) is read all the same.
+    /// One flag per response token, `true` if it is learned; `None` if all are. Tokens that are not
+    /// learned (a user's later turns) are read all the same.
     pub learned: Option<Vec<bool>>,
 }
 
@@ -35,17 +36,17 @@ impl SftRow {
         Self { prompt, response, learned: None }
     }
 
-    /// Tokens in all.
+    /// Total number of tokens.
     pub fn len(&self) -> usize {
         self.prompt.len() + self.response.len()
     }
 
-    /// True without any token.
+    /// `true` without tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Tokens that are learned.
+    /// Number of learned tokens.
     pub fn learned_tokens(&self) -> usize {
         match &self.learned {
             Some(learned) => learned.iter().filter(|l| **l).count(),
@@ -54,12 +55,12 @@ impl SftRow {
     }
 }
 
-/// What a policy gives rows that it does not learn from.
+/// Evaluation of a policy on held-out rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SftEvaluation {
     /// Mean of −log π over the learned tokens, in nats.
     pub loss: f64,
-    /// Learned tokens.
+    /// Number of learned tokens.
     pub tokens: u64,
 }
 
@@ -110,22 +111,22 @@ impl std::fmt::Debug for SftTrainer<'_> {
     }
 }
 
-/// What one step did.
+/// Numbers of one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SftStats {
     /// Mean of −log π over the learned tokens before the step, in nats.
     pub loss: f64,
-    /// Learned tokens.
+    /// Number of learned tokens.
     pub learned: u64,
-    /// Tokens read, prompts included.
+    /// Number of tokens read, prompts included.
     pub tokens: u64,
-    /// What the optimizer did.
+    /// The optimizer's report.
     pub optimizer: StepReport,
 }
 
 impl<'p> SftTrainer<'p> {
-    /// A trainer for a run of `total_steps` optimizer steps. Parameters that are not to be trained
-    /// are frozen.
+    /// A trainer for a run of `total_steps` optimizer steps. Parameters that are not trained are
+    /// frozen.
     ///
     /// # Errors
     /// [`TrainError::Setting`], [`TrainError::NothingTrained`].
@@ -145,7 +146,7 @@ impl<'p> SftTrainer<'p> {
     /// One optimizer step on the mean over all learned tokens of `rows`.
     ///
     /// # Errors
-    /// [`TrainError::Data`] if none is to be learned, [`TrainError::Lm`] for rows that the model
+    /// [`TrainError::Data`] if no token is learned, [`TrainError::Lm`] for rows that the model
     /// cannot take, [`TrainError::NonFinite`].
     pub fn step(&mut self, rows: &[&SftRow]) -> Result<SftStats, TrainError> {
         let learned: usize = rows.iter().map(|row| row.learned_tokens()).sum();
@@ -168,7 +169,7 @@ impl<'p> SftTrainer<'p> {
         })
     }
 
-    /// The loss on `rows`, without dropout; with the averaged weights, if there are some.
+    /// The loss on `rows`, without dropout; with the averaged weights, if there are any.
     ///
     /// # Errors
     /// [`TrainError::Lm`] for rows that the model cannot take.
@@ -183,7 +184,8 @@ fn evaluate(
     config: &LearnConfig,
 ) -> Result<SftEvaluation, TrainError> {
     let tokens: u64 = rows.iter().map(|row| row.learned_tokens() as u64).sum();
-    // In f64 and on the device: a sum of millions, and no wait for any of them.
+    // In f64 and on the device: a sum of millions of terms, without waiting for the device in
+    // between.
     let mut sum = Tensor::zeros([], (Kind::Double, policy.spec().device));
     let rows = rows.iter().filter(|row| row.learned_tokens() > 0);
     for (_, rows) in config.divide_for_evaluation(rows, SftRow::len) {
@@ -236,8 +238,8 @@ pub fn sft_loss(
     Ok(-log_probs.sum(Kind::Float))
 }
 
-/// The hidden states and ids of learned tokens as one row, if some are not learned: the head is
-/// not run for the others.
+/// The hidden states and ids of the learned tokens as one row, if some are not learned: the head
+/// then skips the others.
 fn learned_only(
     rows: &[&SftRow],
     responses: &TokenBatch,

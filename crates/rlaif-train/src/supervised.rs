@@ -1,4 +1,4 @@
-//! Trainings on rows whose answers are known, as tasks of the loop that trainers share.
+//! Training on rows with known answers, as tasks of the common training loop.
 
 use rlaif_core::Metrics;
 
@@ -10,21 +10,21 @@ use crate::{
     optimizer::StepReport,
 };
 
-/// A trainer that learns from rows whose answers are known, such as
-/// [`SftTrainer`](crate::SftTrainer), [`ClassifierTrainer`](crate::ClassifierTrainer) and
+/// A trainer on rows with known answers, such as [`SftTrainer`](crate::SftTrainer),
+/// [`ClassifierTrainer`](crate::ClassifierTrainer) and
 /// [`PreferenceTrainer`](crate::PreferenceTrainer).
 pub trait Supervised {
-    /// What it learns from.
+    /// The type of a training row.
     type Row;
 
-    /// One optimizer step on the mean over `rows`, with its numbers.
+    /// Makes one optimizer step on the mean over `rows`, and returns its numbers.
     ///
     /// # Errors
     /// Those of the trainer's own `step`.
     fn learn(&mut self, rows: &[&Self::Row]) -> Result<Metrics, TrainError>;
 
-    /// Numbers on rows that it does not learn from, `eval/loss` among them: without dropout, and
-    /// with the averaged weights, if there are some.
+    /// Numbers on held-out rows, among them `eval/loss`: without dropout, and with the averaged
+    /// weights, if there are any.
     ///
     /// # Errors
     /// Those of the trainer's own `evaluate`.
@@ -36,8 +36,7 @@ pub trait Supervised {
     /// The trained weights with their optimizer.
     fn learner_mut(&mut self) -> &mut Learner;
 
-    /// Runs `f` while the model has the weights that are the result: the averaged ones, if there
-    /// are some.
+    /// Runs `f` with the weights of the result in the model: the averaged ones, if there are any.
     fn with_result<R>(&self, f: impl FnOnce() -> R) -> R
     where
         Self: Sized,
@@ -45,7 +44,7 @@ pub trait Supervised {
         self.learner().with_result(f)
     }
 
-    /// Gives the model the weights that are the result, for good.
+    /// Sets the model to the weights of the result, permanently.
     fn finish(mut self)
     where
         Self: Sized,
@@ -53,24 +52,24 @@ pub trait Supervised {
         self.learner_mut().finish();
     }
 
-    /// Writes everything that a later step depends on.
+    /// Writes all state that a later step depends on.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// Errors of writing.
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
         self.learner().save(files)
     }
 
-    /// Goes on from what [`Supervised::save`] wrote.
+    /// Continues from the state that [`Supervised::save`] wrote.
     ///
     /// # Errors
-    /// [`TrainError::Torch`] or [`TrainError::BadCheckpoint`] if it is of another model or another
-    /// configuration.
+    /// [`TrainError::Torch`] or [`TrainError::BadCheckpoint`] if the state belongs to another model
+    /// or another configuration.
     fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
         self.learner_mut().restore(saved)
     }
 
-    /// Takes the weights, and their averages, from what [`Supervised::save`] wrote.
+    /// Takes the weights and their averages from the state that [`Supervised::save`] wrote.
     ///
     /// # Errors
     /// As [`Supervised::restore`].
@@ -79,8 +78,8 @@ pub trait Supervised {
     }
 }
 
-/// A trainer with its rows, as [`drive`](crate::drive()) takes it; `eval/loss` says which weights
-/// are best.
+/// A trainer with its rows, as [`drive`](crate::drive()) takes it; the best weights are those with
+/// the lowest `eval/loss`.
 #[derive(Debug)]
 pub struct SupervisedTask<T: Supervised> {
     trainer: T,
@@ -99,8 +98,8 @@ impl<T: Supervised> SupervisedTask<T> {
         &self.trainer
     }
 
-    /// Gives the model the weights that are the result, for good: the averaged ones, if there are
-    /// some.
+    /// Sets the model to the weights of the result, permanently: the averaged ones, if there are
+    /// any.
     pub fn finish(self) {
         self.trainer.finish();
     }
@@ -132,7 +131,7 @@ impl<T: Supervised> Fit for SupervisedTask<T> {
     }
 }
 
-/// Refuses the first row that there is a problem with, and a batch without any.
+/// Refuses the first faulty row, and an empty batch.
 pub(crate) fn check_rows<'r, R: 'r>(
     rows: impl IntoIterator<Item = &'r R>,
     problem: impl Fn(&R) -> Option<String>,
@@ -148,7 +147,7 @@ pub(crate) fn check_rows<'r, R: 'r>(
     }
 }
 
-/// The numbers of a step: its own, and those of the optimizer.
+/// The numbers of a step: those of the trainer, and those of the optimizer.
 pub(crate) fn step_metrics(
     own: impl IntoIterator<Item = (&'static str, f64)>,
     tokens: u64,

@@ -1,4 +1,4 @@
-//! Which parameters are trained, and in which kind.
+//! Selection of the trained parameters, and their dtype.
 
 use rlaif_lm::{Parameters, is_adapter};
 use schemars::JsonSchema;
@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::error::TrainError;
 
-/// The kind that weights are held and computed in.
+/// The dtype that weights are stored and computed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -20,7 +20,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The kind to load weights in.
+    /// The dtype to load weights in.
     pub fn kind(self) -> Kind {
         match self {
             Self::F32 => Kind::Float,
@@ -29,25 +29,25 @@ impl Precision {
     }
 }
 
-/// Which parameters are trained.
+/// Selection of the trained parameters.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Trainable {
-    /// All weights of the model; of a model with adapters, the adapters alone.
+    /// All weights of the model; for a model with adapters, only the adapters.
     #[default]
     Auto,
-    /// All weights but those whose name contains one of these, such as `embed_tokens`.
+    /// All weights except those whose name contains one of these strings, such as `embed_tokens`.
     AllBut(Vec<String>),
-    /// Only the weights whose name contains one of these.
+    /// Only the weights whose name contains one of these strings.
     Only(Vec<String>),
 }
 
 impl Trainable {
-    /// Freezes what is not to be trained, and returns the rest in name order.
+    /// Freezes the other parameters, and returns the trained ones in name order.
     ///
     /// # Errors
-    /// [`TrainError::NothingTrained`], and [`TrainError::Setting`] for a name that fits no
-    /// parameter, or a choice of weights beside those of an adapter.
+    /// [`TrainError::NothingTrained`], and [`TrainError::Setting`] for a string that matches no
+    /// parameter, or for a selection of base weights in a model with an adapter.
     ///
     /// ```
     /// use rlaif_lm::Parameters;
@@ -82,8 +82,8 @@ impl Trainable {
         if trained.is_empty() {
             return Err(TrainError::NothingTrained { why: "`trainable` leaves none" });
         }
-        // Beside an adapter the base stays what it was: it is what the adapter is saved without, and
-        // what a reference with adapters off is.
+        // With an adapter, the base must not change: the adapter is saved without it, and a
+        // reference with adapters off consists of it.
         let adapted = parameters.iter().any(|(name, _)| is_adapter(name));
         if let Some(base) = parameters.trained_base().filter(|_| adapted) {
             return Err(TrainError::setting(
@@ -110,9 +110,8 @@ fn check_patterns(parameters: &Parameters, patterns: &[String]) -> Result<(), Tr
 
 /// Copies saved tensors into parameters of the same names, bit by bit.
 ///
-/// # Errors
-/// [`TrainError::Torch`] if any is missing, unknown or of another shape or kind; all of them are
-/// named, and nothing is changed.
+/// [`TrainError::Torch`] if any tensor is missing, unknown or of another shape or dtype; the error
+/// names all of them, and nothing is changed.
 ///
 /// ```
 /// use rlaif_train::restore_parameters;

@@ -1,5 +1,5 @@
-//! What must not matter does not: how a batch is divided, padded or packed, what is recomputed,
-//! whether an adapter is merged. And what transformers does with torch's AdamW is what we do.
+//! Settings that must not change the result: division of a batch, padding, packing, recomputation,
+//! merging of an adapter. And the numbers equal those of transformers with torch's AdamW.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use tch::{Device, Kind, Tensor, manual_seed};
 
 const STEPS: usize = 50;
 
-/// One test at a time: libtorch's generator is one for all threads, and trainers seed it too.
+/// Runs one test at a time: all threads share libtorch's generator, and trainers seed it too.
 fn alone() -> MutexGuard<'static, ()> {
     static TESTS: Mutex<()> = Mutex::new(());
     TESTS.lock().unwrap_or_else(PoisonError::into_inner)
@@ -53,7 +53,7 @@ fn random(config: Value) -> LanguageModel {
     seeded(3, || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap())
 }
 
-/// 64 rows of 3 to 40 tokens; of every third not all of the response is learned.
+/// 64 rows of 3 to 40 tokens; in every third, part of the response is not learned.
 fn rows() -> Vec<SftRow> {
     let draw = |high: i64, n: i64| -> Vec<u32> {
         let ids = Tensor::randint_low(5, high, [n], (Kind::Int64, Device::Cpu));

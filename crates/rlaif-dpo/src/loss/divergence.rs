@@ -1,4 +1,4 @@
-//! What stands between the policy and its reference: the f-divergences of f-DPO.
+//! The f-divergences of f-DPO between the policy and its reference.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ pub enum Divergence {
     },
 }
 
-/// `e^80` is finite in f32: beyond it, the α-divergence no longer grows.
+/// `e^80` is finite in f32: beyond this exponent, the α-divergence no longer grows.
 const EXPONENT: f64 = 80.;
 
 impl Divergence {

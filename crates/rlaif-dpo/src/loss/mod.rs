@@ -1,4 +1,4 @@
-//! The family of losses: what each is, what it needs, and how several make one objective.
+//! The family of losses: their definitions, their inputs, and their combination into one objective.
 
 mod divergence;
 pub mod paired;
@@ -11,25 +11,25 @@ use tch::Tensor;
 
 pub use divergence::Divergence;
 
-/// How the log-probabilities of a response's tokens become one number.
+/// Reduction of the log-probabilities of a response's tokens to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Lengths {
-    /// Divided by the number of tokens.
+    /// The mean over tokens.
     #[default]
     Averaged,
-    /// Added up.
+    /// The sum over tokens.
     Summed,
 }
 
-/// What the reward shift δ of BCO is.
+/// Definition of BCO's reward shift δ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardShift {
-    /// The mean implicit reward of all responses of all batches so far, as the paper has it.
+    /// The mean implicit reward of all responses of all batches so far, as in the paper.
     #[default]
     RunningMean,
-    /// 0, as TRL 1 has it.
+    /// 0, as in TRL 1.
     None,
 }
 
@@ -54,19 +54,19 @@ pub enum PairLoss {
         #[serde(default)]
         label_smoothing: f64,
     },
-    /// DPO against soft labels, which the pairs' margins give: q = σ(scale · margin).
+    /// DPO with soft labels, derived from the pairs' margins: q = σ(scale · margin).
     /// [`paired::soft_sigmoid`].
     SoftSigmoid {
         /// β.
         #[serde(default = "settings::beta")]
         beta: f64,
-        /// What a margin is multiplied by: 1 if margins are differences of Bradley-Terry rewards.
+        /// Factor of the margin: 1 if margins are differences of Bradley-Terry rewards.
         #[serde(default = "settings::one")]
         scale: f64,
     },
     /// DPO on length-normalised log-ratios (Lambert et al. 2024, Tülu 3,
-    /// [arXiv:2411.15124](https://arxiv.org/abs/2411.15124)): [`paired::sigmoid`] of
-    /// scores that are divided by the number of tokens.
+    /// [arXiv:2411.15124](https://arxiv.org/abs/2411.15124)): [`paired::sigmoid`] of scores divided
+    /// by the number of tokens.
     SigmoidNorm {
         /// β, about fifty times that of [`PairLoss::Sigmoid`].
         #[serde(default = "settings::beta_per_token")]
@@ -94,7 +94,7 @@ pub enum PairLoss {
         /// β, the paper's τ.
         #[serde(default = "settings::beta")]
         beta: f64,
-        /// Whether scores are means over tokens (its authors' choice) or sums (as printed).
+        /// Reduction of scores over tokens: means (its authors' choice) or sums (as printed).
         #[serde(default)]
         lengths: Lengths,
     },
@@ -118,7 +118,7 @@ pub enum PairLoss {
         /// β.
         #[serde(default = "settings::beta")]
         beta: f64,
-        /// What δ is.
+        /// Definition of δ.
         #[serde(default)]
         shift: RewardShift,
     },
@@ -139,7 +139,7 @@ pub enum PairLoss {
         label_smoothing: f64,
     },
     /// [`paired::aot`] of responses: the log-ratios of the chosen over those of the rejected,
-    /// whichever pair they come from; `aot_pair` in TRL 0.11.
+    /// regardless of their pairs; `aot_pair` in TRL 0.11.
     AotUnpaired {
         /// β.
         #[serde(default = "settings::beta")]
@@ -169,11 +169,11 @@ pub enum PairLoss {
         #[serde(default = "settings::discopop_tau")]
         tau: f64,
     },
-    /// Negative log-likelihood of the chosen response, a mean over all tokens of the batch: beside
-    /// another loss it makes RPO (Pang et al. 2024,
-    /// [arXiv:2404.19733](https://arxiv.org/abs/2404.19733); TRL's `rpo_alpha` is its weight).
+    /// Negative log-likelihood of the chosen response, a mean over all tokens of the batch. Added
+    /// to another loss, it makes RPO (Pang et al. 2024,
+    /// [arXiv:2404.19733](https://arxiv.org/abs/2404.19733)); TRL's `rpo_alpha` is its weight.
     Nll {},
-    /// [`paired::simpo`]: no reference.
+    /// [`paired::simpo`], without a reference.
     Simpo {
         /// β.
         #[serde(default = "settings::simpo_beta")]
@@ -185,16 +185,16 @@ pub enum PairLoss {
         #[serde(default)]
         label_smoothing: f64,
     },
-    /// Odds-ratio preference optimization: negative log-likelihood of the chosen response plus
-    /// `-λ log σ` of [`paired::log_odds_ratio`]. No reference.
+    /// Odds-ratio preference optimization: negative log-likelihood of the chosen response plus `-λ
+    /// log σ` of [`paired::log_odds_ratio`], without a reference.
     Orpo {
         /// λ.
         #[serde(default = "settings::beta")]
         lambda: f64,
     },
     /// Contrastive preference optimization (Xu et al. 2024,
-    /// [arXiv:2401.08417](https://arxiv.org/abs/2401.08417)): [`paired::sigmoid`] of
-    /// the log-probabilities themselves plus the chosen response's negative log-likelihood. No
+    /// [arXiv:2401.08417](https://arxiv.org/abs/2401.08417)): [`paired::sigmoid`] of the
+    /// log-probabilities themselves plus the chosen response's negative log-likelihood, without a
     /// reference.
     Cpo {
         /// β.
@@ -209,7 +209,7 @@ pub enum PairLoss {
     },
 }
 
-/// A loss of single responses with a verdict each; equations and sources in [`unpaired`].
+/// A loss of single responses with one verdict each; equations and sources in [`unpaired`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum UnpairedLoss {
@@ -230,7 +230,7 @@ pub enum UnpairedLoss {
         /// β.
         #[serde(default = "settings::beta")]
         beta: f64,
-        /// What δ is.
+        /// Definition of δ.
         #[serde(default)]
         shift: RewardShift,
     },
@@ -245,7 +245,7 @@ pub enum UnpairedLoss {
 /// One term of a weighted sum of losses.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Term {
-    /// What the loss is multiplied by.
+    /// The factor of the loss.
     #[serde(default = "settings::one")]
     pub weight: f64,
     /// The loss.
@@ -253,40 +253,40 @@ pub struct Term {
     pub loss: PairLoss,
 }
 
-/// What a pair is weighted by.
+/// Weight of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Weighting {
-    /// All alike.
+    /// All pairs have the same weight.
     #[default]
     Uniform,
-    /// By how likely the policy itself is to give both responses (Zhou et al. 2024, WPO,
+    /// The policy's own probability of both responses (Zhou et al. 2024, WPO,
     /// [arXiv:2406.11827](https://arxiv.org/abs/2406.11827), equation 2): the product over the two
-    /// of `exp(mean over tokens of log π(y_t) - log Σ_v π_v²)`, no gradient.
+    /// of `exp(mean over tokens of log π(y_t) - log Σ_v π_v²)`, without gradient.
     Wpo,
 }
 
-/// What is minimised over preference pairs.
+/// The objective that is minimised over preference pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PairObjective {
     /// The terms of the sum.
     pub terms: Vec<Term>,
-    /// What stands between policy and reference in the losses of the score difference d: sigmoid,
-    /// soft_sigmoid, sigmoid_norm, robust, hinge, ipo, exo_pair and discopop.
+    /// The divergence in the losses of the score difference d: sigmoid, soft_sigmoid, sigmoid_norm,
+    /// robust, hinge, ipo, exo_pair and discopop.
     #[serde(default)]
     pub divergence: Divergence,
     /// α of length-desensitised DPO (Liu et al. 2024, LD-DPO,
-    /// [arXiv:2409.06411](https://arxiv.org/abs/2409.06411)): tokens beyond the
-    /// shorter response's length count α in the sums of log-probabilities. 1 is DPO.
+    /// [arXiv:2409.06411](https://arxiv.org/abs/2409.06411)): tokens beyond the shorter response's
+    /// length have weight α in the sums of log-probabilities. 1 is DPO.
     #[serde(default = "settings::one")]
     pub tail_weight: f64,
-    /// What a pair is weighted by.
+    /// The weight of each pair.
     #[serde(default)]
     pub weighting: Weighting,
 }
 
-/// One loss alone.
+/// An objective with a single loss.
 impl From<PairLoss> for PairObjective {
     fn from(loss: PairLoss) -> Self {
         Self {
@@ -298,30 +298,30 @@ impl From<PairLoss> for PairObjective {
     }
 }
 
-/// What the losses of a batch of pairs are computed from. All tensors are `[B]`, of one kind.
+/// Inputs of the losses of a batch of pairs. All tensors are `[B]`, of the same dtype.
 #[derive(Debug)]
 pub struct PairSums {
     /// Σ_t log π(y_t | x, y_<t) of the chosen responses.
     pub chosen: Tensor,
-    /// The same of the rejected responses.
+    /// Σ_t log π(y_t | x, y_<t) of the rejected responses.
     pub rejected: Tensor,
-    /// The reference's of the chosen responses; zeros without a reference.
+    /// The reference's sums for the chosen responses; zeros without a reference.
     pub reference_chosen: Tensor,
-    /// The reference's of the rejected responses; zeros without a reference.
+    /// The reference's sums for the rejected responses; zeros without a reference.
     pub reference_rejected: Tensor,
-    /// Tokens of the chosen responses.
+    /// Number of tokens of the chosen responses.
     pub chosen_lengths: Tensor,
-    /// Tokens of the rejected responses.
+    /// Number of tokens of the rejected responses.
     pub rejected_lengths: Tensor,
-    /// How much better each chosen response is; NaN where the data do not say. Needed by
-    /// [`PairLoss::SoftSigmoid`] alone.
+    /// The margin of each pair; NaN if the data do not state it. Needed by
+    /// [`PairLoss::SoftSigmoid`] only.
     pub margins: Tensor,
-    /// What [`Weighting`] gives each pair; `None`: all alike.
+    /// The weights of [`Weighting`]; `None` for equal weights.
     pub weights: Option<Tensor>,
 }
 
 impl PairSums {
-    /// The parts of a batch as one.
+    /// Concatenates the parts of a batch.
     pub(crate) fn concatenate<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let parts: Vec<&Self> = parts.into_iter().collect();
         let join = |of: fn(&Self) -> &Tensor| {
@@ -341,7 +341,7 @@ impl PairSums {
         }
     }
 
-    /// The same numbers without the graph behind them.
+    /// The same numbers, detached from the graph.
     pub(crate) fn detached(&self) -> Self {
         Self {
             chosen: self.chosen.detach(),
@@ -356,28 +356,29 @@ impl PairSums {
     }
 }
 
-/// What a loss must know of the whole optimizer batch beyond the pairs at hand.
+/// Numbers of the whole optimizer batch that a loss needs besides its own pairs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatchScale {
-    /// Pairs of the optimizer batch.
+    /// Number of pairs in the optimizer batch.
     pub pairs: f64,
-    /// Tokens of its chosen responses.
+    /// Number of tokens of the chosen responses in the optimizer batch.
     pub chosen_tokens: f64,
     /// δ of BCO.
     pub reward_shift: f64,
 }
 
-/// How a loss treats the pairs of a batch.
+/// Dependence of a loss on the other pairs of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coupling {
-    /// Each pair's loss is its own.
+    /// The loss of each pair is independent of the others.
     Separate,
-    /// The loss sorts or averages over the batch: accumulation has to see all of it first.
+    /// The loss sorts or averages over the batch, so gradient accumulation has to see all of it
+    /// first.
     WholeBatch,
 }
 
 impl PairLoss {
-    /// β, by which log-ratios become implicit rewards.
+    /// β, the factor between log-ratios and implicit rewards.
     pub fn beta(&self) -> Option<f64> {
         match *self {
             Self::Sigmoid { beta, .. }
@@ -402,17 +403,17 @@ impl PairLoss {
         }
     }
 
-    /// Whether a reference policy takes part.
+    /// `true` if the loss needs a reference policy.
     pub fn needs_reference(&self) -> bool {
         !matches!(self, Self::Nll {} | Self::Simpo { .. } | Self::Orpo { .. } | Self::Cpo { .. })
     }
 
-    /// Whether implicit rewards are means over a response's tokens.
+    /// `true` if implicit rewards are means over a response's tokens.
     fn averages(&self) -> bool {
         matches!(self, Self::Simpo { .. } | Self::Orpo { .. })
     }
 
-    /// Whether [`Divergence`] acts on it.
+    /// `true` if the loss depends on [`Divergence`].
     fn uses_scores(&self) -> bool {
         matches!(
             self,
@@ -427,7 +428,7 @@ impl PairLoss {
         )
     }
 
-    /// Whether pairs can be taken apart.
+    /// Returns the dependence of the loss on the other pairs of the batch.
     pub fn coupling(&self) -> Coupling {
         match self {
             Self::Aot { .. }
@@ -437,8 +438,8 @@ impl PairLoss {
         }
     }
 
-    /// The loss of each pair, `[B]`, with the scores that `divergence` gives. Their sum over the
-    /// optimizer batch, divided by `scale.pairs`, is the loss of the batch.
+    /// The loss of each pair, `[B]`, with scores from `divergence`. The sum over the optimizer
+    /// batch, divided by `scale.pairs`, is the loss of the batch.
     ///
     /// ```
     /// use rlaif_dpo::{BatchScale, Divergence, PairLoss, PairSums};
@@ -468,7 +469,7 @@ impl PairLoss {
             chosen / &x.chosen_lengths - rejected / &x.rejected_lengths
         };
         let means = || (&x.chosen / &x.chosen_lengths, &x.rejected / &x.rejected_lengths);
-        // Its sum over the batch is `pairs` times the mean over the batch's tokens.
+        // The sum over the batch is `pairs` times the mean over the batch's tokens.
         let nll = || -&x.chosen * (scale.pairs / scale.chosen_tokens);
         match *self {
             Self::Sigmoid { beta, label_smoothing } => {
@@ -541,9 +542,9 @@ impl PairObjective {
         }
     }
 
-    /// Implicit rewards of chosen and rejected responses, `[B]` each, without gradient:
-    /// `β (log π - log π_ref)` with the β of the first term that has one; of a loss without a
-    /// reference, `β log π`, per token where the loss is.
+    /// Implicit rewards of chosen and rejected responses, `[B]` each, without gradient: `β (log π -
+    /// log π_ref)` with the β of the first term that has one. For a loss without a reference, `β
+    /// log π`, per token if the loss is per token.
     pub fn rewards(&self, x: &PairSums) -> (Tensor, Tensor) {
         let first = self.terms.iter().find_map(|term| Some((&term.loss, term.loss.beta()?)));
         let (averages, beta) = first.map_or((false, 1.), |(loss, beta)| (loss.averages(), beta));
@@ -557,24 +558,24 @@ impl PairObjective {
         )
     }
 
-    /// Whether a reference policy takes part.
+    /// `true` if the objective needs a reference policy.
     pub fn needs_reference(&self) -> bool {
         self.terms.iter().any(|term| term.loss.needs_reference())
     }
 
-    /// Whether every pair must come with a margin.
+    /// `true` if every pair must come with a margin.
     pub fn needs_margins(&self) -> bool {
         self.terms.iter().any(|term| matches!(term.loss, PairLoss::SoftSigmoid { .. }))
     }
 
-    /// Whether δ of BCO is to be kept up to date.
+    /// `true` if BCO's δ has to be updated.
     pub fn tracks_reward_shift(&self) -> bool {
         let tracks =
             |loss| matches!(loss, PairLoss::BcoPair { shift: RewardShift::RunningMean, .. });
         self.terms.iter().any(|term| tracks(term.loss))
     }
 
-    /// Whether pairs can be taken apart.
+    /// Returns the dependence of the objective on the other pairs of the batch.
     pub fn coupling(&self) -> Coupling {
         if self.terms.iter().any(|term| term.loss.coupling() == Coupling::WholeBatch) {
             Coupling::WholeBatch
@@ -584,12 +585,12 @@ impl PairObjective {
     }
 }
 
-/// What the losses of single responses are computed from. All tensors are `[N]`, of one kind.
+/// Inputs of the losses of single responses. All tensors are `[N]`, of the same dtype.
 #[derive(Debug)]
 pub struct ResponseSums {
     /// Σ_t log π(y_t | x, y_<t).
     pub policy: Tensor,
-    /// The reference's.
+    /// The reference's sums.
     pub reference: Tensor,
     /// 1 for a desirable response, -1 for an undesirable one.
     pub signs: Tensor,
@@ -603,12 +604,12 @@ impl UnpairedLoss {
         }
     }
 
-    /// Whether the KL baseline of mismatched responses is needed.
+    /// `true` if the KL baseline of mismatched responses is needed.
     pub fn needs_baseline(&self) -> bool {
         matches!(self, Self::Kto { .. })
     }
 
-    /// Whether δ of BCO is to be kept up to date.
+    /// `true` if BCO's δ has to be updated.
     pub fn tracks_reward_shift(&self) -> bool {
         matches!(self, Self::Bco { shift: RewardShift::RunningMean, .. })
     }
@@ -641,8 +642,8 @@ impl UnpairedLoss {
     }
 }
 
-/// The running mean that is δ of BCO: of the batches' mean implicit rewards, each batch counting
-/// once, as TRL has it.
+/// The running mean that is BCO's δ: the mean over batches of their mean implicit rewards, each
+/// batch counted once, as in TRL.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct RunningMean {
     /// The mean so far; 0 before the first batch.
@@ -652,7 +653,7 @@ pub struct RunningMean {
 }
 
 impl RunningMean {
-    /// Takes in one more batch.
+    /// Adds the value of a batch.
     pub fn update(&mut self, value: f64) {
         self.count += 1;
         self.mean += (value - self.mean) / self.count as f64;

@@ -1,12 +1,12 @@
-//! What tests of whole trainings share.
+//! Code shared by the tests of whole trainings.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rlaif_models::{Config, LanguageModel};
 use tch::{Device, Kind};
 
-/// One test at a time: libtorch's generator is one for all threads, and what is computed again in a
-/// backward pass sets it back.
+/// Runs one test at a time: all threads share libtorch's generator, and recomputation in a backward
+/// pass resets it.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static TESTS: Mutex<()> = Mutex::new(());
     // Tiny tensors gain nothing from a second thread.
@@ -14,7 +14,7 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     TESTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A model of random weights, always the same.
+/// A model with random weights, always the same.
 pub(crate) fn model(json: &str) -> LanguageModel {
     tch::manual_seed(4);
     let config = Config::from_value(serde_json::from_str(json).unwrap());

@@ -1,4 +1,4 @@
-//! Checkpoints that are whole or not there.
+//! Checkpoints that are complete or absent.
 //!
 //! ```text
 //! checkpoints/
@@ -33,13 +33,13 @@ const SCORE: &str = "score";
 const SCORE_FILE: &str = "score.json";
 const FORMAT: u32 = 1;
 
-/// Which way a score is better.
+/// The better direction of a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Goal {
-    /// Losses.
+    /// Lower is better: losses.
     Lowest,
-    /// Rewards, accuracies.
+    /// Higher is better: rewards, accuracies.
     Highest,
 }
 
@@ -54,18 +54,18 @@ impl Goal {
     }
 }
 
-/// Which checkpoints stay.
+/// The checkpoints to keep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
-    /// How many of the newest, at least 1.
+    /// Number of newest checkpoints to keep, at least 1.
     pub newest: usize,
-    /// Beside them the one with the best score.
+    /// Goal that selects a best checkpoint, kept in addition.
     pub best: Option<Goal>,
 }
 
 impl Keep {
     /// # Errors
-    /// [`TrainError::Setting`] if none is to be kept.
+    /// [`TrainError::Setting`] if no checkpoint is to be kept.
     pub(crate) fn check(self) -> Result<(), TrainError> {
         match self.newest {
             0 => Err(TrainError::setting("checkpoints.keep", 0, "at least 1")),
@@ -76,9 +76,9 @@ impl Keep {
 
 /// The checkpoints of one run.
 ///
-/// A checkpoint is a set of files: named tensors and JSON values. It is written beside its place,
-/// synced to the disk and renamed, so that a process killed at any moment, or a disk that fills up,
-/// leaves the ones before it as they were.
+/// A checkpoint is a set of files: named tensors and JSON values. It is written to a temporary
+/// folder, synced to the disk and renamed, so that a killed process or a full disk leaves the
+/// earlier checkpoints unchanged.
 ///
 /// ```
 /// use rlaif_train::{Checkpoints, Keep};
@@ -102,25 +102,25 @@ impl Keep {
 pub struct Checkpoints {
     folder: PathBuf,
     keep: Keep,
-    /// The newest that is known to be whole.
+    /// The newest checkpoint known to be intact.
     last_good: Option<PathBuf>,
 }
 
-/// What [`Checkpoints::newest_valid`] found.
+/// Result of [`Checkpoints::newest_valid`].
 #[derive(Debug)]
 pub struct Found {
-    /// The newest checkpoint that is whole; `None` if there is none at all.
+    /// The newest intact checkpoint; `None` if there is none at all.
     pub saved: Option<Saved>,
-    /// Newer ones, with what is wrong with each.
+    /// Newer checkpoints that are damaged, each with the fault.
     pub skipped: Vec<(PathBuf, String)>,
 }
 
 impl Checkpoints {
-    /// The checkpoints in `folder`, which is made if it is not there. What a killed process left
-    /// half-written is removed.
+    /// The checkpoints in `folder`, which is created if it does not exist. Incomplete files of a
+    /// killed process are removed.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] if none is to be kept; [`TrainError::Write`].
+    /// [`TrainError::Setting`] if no checkpoint is to be kept; [`TrainError::Write`].
     pub fn open(folder: &Path, keep: Keep) -> Result<Self, TrainError> {
         keep.check()?;
         let error = TrainError::write(folder);
@@ -135,18 +135,19 @@ impl Checkpoints {
         Ok(Self { folder: folder.to_owned(), keep, last_good: None })
     }
 
-    /// Gives [`Keep::best`], if it is set, the goal of the training, which is not known when the folder is
-    /// opened.
+    /// Sets the goal of [`Keep::best`], if that is enabled, to the goal of the training, which is
+    /// not known when the folder is opened.
     pub(crate) fn go_by(&mut self, goal: Goal) {
         self.keep.best = self.keep.best.map(|_| goal);
     }
 
-    /// Writes the checkpoint of `step`, then removes those that need not be kept. One of the same
-    /// step is replaced.
+    /// Writes the checkpoint of `step`, replacing one of the same step, then removes those that
+    /// need not be kept.
     ///
     /// # Errors
-    /// [`TrainError::CheckpointWrite`] if it cannot be written; nothing of it is left behind, and
-    /// the error names the checkpoint to go on from. Errors of `fill` come as they are.
+    /// [`TrainError::CheckpointWrite`] if it cannot be written; no partial checkpoint is left
+    /// behind, and the error names the checkpoint to continue from. Errors of `fill` are returned
+    /// unchanged.
     pub fn write(
         &mut self,
         step: u64,
@@ -157,7 +158,7 @@ impl Checkpoints {
         let partial = self.folder.join(format!("step-{step}{PARTIAL}"));
         let written = self.write_aside(step, score, &partial, &target, fill);
         if let Err(error) = written {
-            // The first failure is what the caller needs to know.
+            // The caller needs to know the first error.
             let _ = fs::remove_dir_all(&partial);
             return Err(match error.io() {
                 Some(source) => TrainError::CheckpointWrite {
@@ -174,10 +175,10 @@ impl Checkpoints {
         Ok(target)
     }
 
-    /// The newest checkpoint whose files are all there with the checksums they were written with.
+    /// The newest checkpoint whose files all exist with the checksums they were written with.
     ///
     /// # Errors
-    /// [`TrainError::NoGoodCheckpoint`] if there are some and all are damaged;
+    /// [`TrainError::NoGoodCheckpoint`] if there are checkpoints and all are damaged;
     /// [`TrainError::Read`].
     pub fn newest_valid(&mut self) -> Result<Found, TrainError> {
         let mut skipped = Vec::new();
@@ -198,7 +199,7 @@ impl Checkpoints {
         Err(TrainError::NoGoodCheckpoint { folder: self.folder.clone(), problems })
     }
 
-    /// The checkpoint with the best score, if scores were given and [`Keep::best`] says which way.
+    /// The checkpoint with the best score, if there are scores and [`Keep::best`] is set.
     ///
     /// # Errors
     /// [`TrainError::Read`].
@@ -229,15 +230,15 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Removes what is older than the newest few up to `step`. Later ones are of a run that went
-    /// on from an earlier checkpoint because they were damaged; they are no one's newest.
+    /// Removes checkpoints older than the newest few up to `step`. Checkpoints after `step` are
+    /// damaged remains of a run that continued from an earlier one; they do not count as newest.
     fn prune(&self, step: u64) -> Result<(), TrainError> {
         let steps = self.steps()?;
         let until = steps.partition_point(|&known| known <= step);
         let old = &steps[..until.saturating_sub(self.keep.newest)];
         let best = self.best_step()?;
         for &known in old.iter().filter(|known| best != Some(**known)) {
-            // Renamed first: half a checkpoint must not look like one.
+            // Renamed first: half a checkpoint must not look like a complete one.
             let path = self.path(known);
             let doomed = self.folder.join(format!("step-{known}.old{PARTIAL}"));
             fs::rename(&path, &doomed)
@@ -251,7 +252,7 @@ impl Checkpoints {
         let Some(goal) = self.keep.best else { return Ok(None) };
         let mut best: Option<(u64, f64)> = None;
         for step in self.steps()? {
-            // A damaged one has no score; that it is damaged is for `newest_valid` to say.
+            // A damaged checkpoint has no score; `newest_valid` reports the damage.
             let Ok(score) = read_json::<Option<f64>>(&self.path(step).join(SCORE_FILE)) else {
                 continue;
             };
@@ -264,7 +265,7 @@ impl Checkpoints {
         Ok(best.map(|(step, _)| step))
     }
 
-    /// Steps with a checkpoint, whole or not, in order.
+    /// Steps with a checkpoint, intact or not, in order.
     fn steps(&self) -> Result<Vec<u64>, TrainError> {
         let error = TrainError::read(&self.folder);
         let mut steps = Vec::new();
@@ -281,7 +282,7 @@ impl Checkpoints {
     }
 }
 
-/// The step of `step-N` and of `step-N.old`.
+/// The step in the names `step-N` and `step-N.old`.
 fn step_of(name: &str) -> Option<u64> {
     exact_step_of(name.strip_suffix(".old").unwrap_or(name))
 }
@@ -290,7 +291,7 @@ fn exact_step_of(name: &str) -> Option<u64> {
     name.strip_prefix("step-")?.parse().ok()
 }
 
-/// The files of a checkpoint that is being written.
+/// The files of a checkpoint in writing.
 #[derive(Debug)]
 pub struct CheckpointFiles {
     folder: PathBuf,
@@ -298,7 +299,7 @@ pub struct CheckpointFiles {
 }
 
 impl CheckpointFiles {
-    /// Writes `NAME.safetensors`. The tensors are brought to the host one at a time.
+    /// Writes `NAME.safetensors`. The tensors are copied to the host one at a time.
     ///
     /// # Errors
     /// [`TrainError::Files`] if it cannot be written.
@@ -389,7 +390,7 @@ impl Sum {
     }
 }
 
-/// A checkpoint that is whole.
+/// An intact checkpoint.
 #[derive(Debug)]
 pub struct Saved {
     folder: PathBuf,
@@ -401,7 +402,7 @@ impl Saved {
     /// Opens a checkpoint after comparing every file with its checksum.
     ///
     /// # Errors
-    /// [`TrainError::BadCheckpoint`] names the first file that is not what was written;
+    /// [`TrainError::BadCheckpoint`] names the first file that differs from its checksum;
     /// [`TrainError::Read`].
     pub fn open(folder: &Path) -> Result<Self, TrainError> {
         let manifest = Manifest::read(folder)?;
@@ -421,17 +422,17 @@ impl Saved {
         Ok(Self { folder: folder.to_owned(), manifest, score })
     }
 
-    /// The step after which it was written.
+    /// The step after which the checkpoint was written.
     pub fn step(&self) -> u64 {
         self.manifest.step
     }
 
-    /// Its score, if it was given one.
+    /// The score, if one was given.
     pub fn score(&self) -> Option<f64> {
         self.score
     }
 
-    /// Its folder.
+    /// The checkpoint's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }

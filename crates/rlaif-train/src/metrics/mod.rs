@@ -1,4 +1,4 @@
-//! Where the numbers of a run go.
+//! Destinations of the numbers of a run.
 
 mod jsonl;
 mod tensorboard;

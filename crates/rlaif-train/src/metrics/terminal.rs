@@ -1,4 +1,4 @@
-//! Progress for whoever watches.
+//! Progress on a terminal.
 
 use std::{
     io::{self, IsTerminal},
@@ -8,11 +8,11 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 use rlaif_core::{MetricError, MetricSink, Metrics, say};
 
-/// Between two plain lines, unless it is the first or the last step.
+/// Pause between two plain lines, except before the first and the last step.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Progress on standard error: a bar with the numbers that matter, steps per second and the time
-/// left; where that is no terminal, a plain line now and then.
+/// Progress on standard error: a bar with the main numbers, steps per second and the remaining
+/// time; without a terminal, an occasional plain line.
 ///
 /// ```
 /// use rlaif_core::{MetricSink, Metrics};
@@ -33,7 +33,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Progress of a run of `total` steps, of which `done` were made before; it shows the metrics
-    /// of these names, in this order.
+    /// with these names, in this order.
     pub fn new<N: Into<String>>(total: u64, done: u64, shown: impl IntoIterator<Item = N>) -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let style =
@@ -41,7 +41,7 @@ impl Terminal {
             let bar = ProgressBar::new(total)
                 .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
                 .with_position(done);
-            // Else the steps made before would count as fast ones.
+            // Otherwise the earlier steps would count as very fast ones.
             bar.reset_eta();
             bar
         });
@@ -55,7 +55,7 @@ impl Terminal {
         }
     }
 
-    /// Says something beside the progress.
+    /// Prints a message beside the progress.
     pub fn say(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| say(text)),
@@ -66,7 +66,7 @@ impl Terminal {
     fn numbers(&self, metrics: &Metrics) -> String {
         let last = |name: &'_ str| name.rsplit('/').next().map(str::to_owned);
         let number = |name: &String| {
-            // Two names with one end (`loss` and `eval/loss`) are told apart by the whole.
+            // Two names with the same last part (`loss` and `eval/loss`) are shown in full.
             let alike = self.shown.iter().filter(|other| last(other) == last(name)).count();
             let short = last(name).filter(|_| alike == 1);
             Some(format!("{} {}", short.as_ref().unwrap_or(name), compact(metrics.get(name)?)))
@@ -107,7 +107,7 @@ impl Drop for Terminal {
     }
 }
 
-/// Four digits, whatever the size.
+/// Four significant digits, for numbers of any size.
 fn compact(value: f64) -> String {
     match value.abs() {
         0. => "0".to_owned(),
