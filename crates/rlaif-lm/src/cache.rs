@@ -4,25 +4,25 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{batch::int, error::LmError};
 
-/// Upper bounds of the state that decoding keeps, known before it starts.
+/// Upper bounds on the state that decoding keeps, known before it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Rows that decode together.
+    /// Number of rows decoded together.
     pub rows: usize,
-    /// Tokens of the longest prompt.
+    /// Length of the longest prompt, in tokens.
     pub prompt: usize,
-    /// Tokens of the longest response.
+    /// Length of the longest response, in tokens.
     pub response: usize,
-    /// Tokens of prompt and response together, of the row where that is most.
+    /// Length of prompt and response together, in tokens: the maximum over rows.
     pub total: usize,
 }
 
 /// Sizes of the keys and values of a [`KvCache`] or [`Memory`].
 #[derive(Debug, Clone, Copy)]
 pub struct CacheShape {
-    /// Layers that keep some.
+    /// Number of layers with a cache.
     pub layers: usize,
-    /// Key-value heads of each.
+    /// Number of key-value heads per layer.
     pub heads: i64,
     /// Width of a head.
     pub head_dim: i64,
@@ -63,31 +63,31 @@ impl Layers {
         }
         let size = [int(rows), shape.heads, int(capacity), shape.head_dim];
         let options = (shape.kind, shape.device);
-        // Zeros, because what is beyond a row's length is multiplied by a weight of 0.
+        // Zeros, because columns beyond a row's length are multiplied by a weight of 0.
         let tensors = (0..shape.layers)
             .map(|_| Ok((Tensor::f_zeros(size, options)?, Tensor::f_zeros(size, options)?)))
             .collect::<Result<_, LmError>>()?;
         Ok(Self { tensors, lengths: Vec::with_capacity(rows), rows, capacity })
     }
 
-    /// Tokens of each row in use.
+    /// Number of tokens in each row in use.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
 
-    /// A layer's keys and values as they are held, `[rows, heads, capacity, head_dim]` each; the
-    /// rows in use are the first.
+    /// A layer's keys and values as stored, `[rows, heads, capacity, head_dim]` each; the rows in
+    /// use come first.
     pub fn held(&self, layer: usize) -> (&Tensor, &Tensor) {
         let (keys, values) = &self.tensors[layer];
         (keys, values)
     }
 
-    /// Puts the keys and values `[n, T, heads, head_dim]` of right-padded prompts into a layer,
-    /// beside the rows in use. `enter` of the [`KvCache`] or [`Memory`] ends it.
+    /// Writes the keys and values `[n, T, heads, head_dim]` of right-padded prompts into a layer,
+    /// after the rows in use. `enter` of the [`KvCache`] or [`Memory`] completes the operation.
     ///
     /// # Errors
-    /// [`LmError::BatchMismatch`] without room for so many rows, [`LmError::CacheFull`] without
-    /// room for so many tokens.
+    /// [`LmError::BatchMismatch`] without space for the rows, [`LmError::CacheFull`] without space
+    /// for the tokens.
     pub fn fill(&self, layer: usize, k: &Tensor, v: &Tensor) -> Result<(), LmError> {
         let size = k.size();
         let count = |n: i64| usize::try_from(n).expect("a size is not negative");
@@ -101,8 +101,8 @@ impl Layers {
         Ok(())
     }
 
-    /// The same for keys and values `[N, heads · head_dim]` of rows of these lengths, which follow
-    /// one another without padding.
+    /// The same for keys and values `[N, heads · head_dim]` of rows with these lengths,
+    /// concatenated without padding.
     ///
     /// # Errors
     /// As [`Layers::fill`].
@@ -127,7 +127,7 @@ impl Layers {
         Ok(())
     }
 
-    /// Takes new rows into use, which hold this many tokens each.
+    /// Adds rows with these numbers of tokens to the rows in use.
     fn enter(&mut self, lengths: &[usize]) -> Result<(), LmError> {
         self.check(lengths)?;
         self.lengths.extend(lengths);
@@ -152,7 +152,7 @@ impl Layers {
         }
     }
 
-    /// Row `row` is dropped, and the last row takes its place.
+    /// Drops row `row`; the last row takes its place.
     fn swap_remove(&mut self, row: usize) {
         let last = self.lengths.len() - 1;
         if row != last {
@@ -165,7 +165,7 @@ impl Layers {
         self.lengths.swap_remove(row);
     }
 
-    /// Takes new rows into use, which hold the first `lengths[i]` tokens of row `sources[i]`.
+    /// Adds rows with the first `lengths[i]` tokens of row `sources[i]` to the rows in use.
     fn repeat(&mut self, sources: &[usize], lengths: &[usize]) -> Result<(), LmError> {
         self.check(lengths)?;
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -192,8 +192,7 @@ impl Layers {
     }
 }
 
-/// Bytes that a device could still give, what libtorch keeps of freed tensors included; `None` where
-/// that is not known.
+/// Bytes of free memory on a device, including memory that libtorch caches; `None` if unknown.
 fn available(device: Device) -> Option<u64> {
     match device {
         Device::Cpu => rlaif_torch::host_memory_available(),
@@ -210,10 +209,10 @@ fn sizes(held: &Tensor) -> [i64; 4] {
     <[i64; 4]>::try_from(held.size()).expect("keys are [rows, heads, capacity, head_dim]")
 }
 
-/// Keys and values of the tokens seen so far, preallocated, each row at its own length.
+/// Keys and values of the tokens so far, preallocated, each row at its own length.
 ///
 /// Rows of different lengths share a batch, so a finished row can be replaced by a new prompt while
-/// the others go on.
+/// the others continue.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Layers,
@@ -221,10 +220,10 @@ pub struct KvCache {
     step: Step,
 }
 
-/// What every layer needs of the step in progress; made once per step, not once per layer.
+/// Data of the current step that all layers need; computed once per step, not once per layer.
 ///
-/// The tensors stay the same as long as the number of rows does, and what is read and written stays
-/// the same for [`STRIDE`] steps on a GPU, so that a recorded step can be replayed.
+/// The tensors stay the same while the number of rows does not change, and on a GPU the memory read
+/// and written stays the same for [`STRIDE`] steps, so that a recorded step can be replayed.
 #[derive(Debug)]
 struct Step {
     positions: Tensor,
@@ -233,7 +232,7 @@ struct Step {
     ragged: bool,
 }
 
-/// On a GPU columns are read in multiples of this many.
+/// On a GPU, the number of columns read is a multiple of this.
 const STRIDE: usize = 64;
 
 impl Step {
@@ -255,7 +254,7 @@ impl Step {
         step
     }
 
-    /// Takes the columns to be read from the lengths.
+    /// Computes the number of columns to read from the lengths.
     fn measure(&mut self, held: &Layers) {
         let longest = held.longest() + 1;
         let wide = match self.positions.device() {
@@ -268,10 +267,10 @@ impl Step {
 }
 
 impl KvCache {
-    /// Room for `capacity` tokens in each of `rows` rows, none of which is in use yet.
+    /// An empty cache for `rows` rows of `capacity` tokens.
     ///
     /// # Errors
-    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
+    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] if there is not enough memory.
     pub fn new(shape: CacheShape, rows: usize, capacity: usize) -> Result<Self, LmError> {
         let layers = Layers::new(shape, rows, capacity)?;
         let step = Step::new(&layers, shape.heads, shape.device);
@@ -283,17 +282,17 @@ impl KvCache {
         &self.layers
     }
 
-    /// Positions of the tokens that the step in progress adds, int64 `[B]`.
+    /// Positions of the tokens that the current step adds, int64 `[B]`.
     pub fn positions(&self) -> &Tensor {
         &self.step.positions
     }
 
-    /// Columns that the step in progress reads: the longest row and its new token.
+    /// Number of columns that the current step reads: the longest row and its new token.
     pub fn width(&self) -> i64 {
         self.step.width
     }
 
-    /// Takes new rows into use, which hold this many tokens each.
+    /// Adds rows with these numbers of tokens to the rows in use.
     ///
     /// # Errors
     /// As [`Layers::fill`].
@@ -303,8 +302,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// Puts one token's keys and values `[B, 1, heads, head_dim]` into a layer and returns all of
-    /// that layer, `[B, heads, width, head_dim]` each, as views.
+    /// Writes one token's keys and values `[B, 1, heads, head_dim]` into a layer and returns all
+    /// keys and values of that layer, `[B, heads, width, head_dim]` each, as views.
     pub fn append(&mut self, layer: usize, k: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
         let (keys, values) = self.layers.held(layer);
         for (held, new) in [(keys, k), (values, v)] {
@@ -315,8 +314,8 @@ impl KvCache {
         self.layers.views(layer, self.step.width)
     }
 
-    /// Which columns a new token sees, bool `[B, 1, 1, width]`; `None` if every row sees all.
-    /// With a sliding window, only the last `window` columns.
+    /// Mask of the columns visible to a new token, bool `[B, 1, 1, width]`; `None` if every row
+    /// sees all. With a sliding window, only the last `window` columns are visible.
     pub fn visible(&self, window: Option<i64>) -> Option<Tensor> {
         let positions = self.step.positions.view([-1, 1, 1, 1]);
         let windowed = window.is_some_and(|window| self.step.width > window);
@@ -331,7 +330,7 @@ impl KvCache {
         })
     }
 
-    /// Checks that every row has room for one more token.
+    /// Checks that every row has space for one more token.
     ///
     /// # Errors
     /// [`LmError::CacheFull`] names the row.
@@ -347,7 +346,7 @@ impl KvCache {
         for length in &mut self.layers.lengths {
             *length += 1;
         }
-        // Where they are: nothing is copied from the host.
+        // In place on the device: nothing is copied from the host.
         let _ = self.step.positions.g_add_scalar_(1);
         let _ = self.step.slots.g_add_scalar_(1);
         self.step.measure(&self.layers);
@@ -370,16 +369,16 @@ impl KvCache {
 #[derive(Debug)]
 pub struct Memory {
     layers: Layers,
-    /// Of the rows in use, bool `[B, 1, 1, width]`; `None` if every row sees all.
+    /// Mask of the rows in use, bool `[B, 1, 1, width]`; `None` if every row sees all.
     visible: Option<Tensor>,
     device: Device,
 }
 
 impl Memory {
-    /// Room for prompts of `capacity` tokens in each of `rows` rows.
+    /// An empty memory for `rows` prompts of `capacity` tokens.
     ///
     /// # Errors
-    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
+    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] if there is not enough memory.
     pub fn new(shape: CacheShape, rows: usize, capacity: usize) -> Result<Self, LmError> {
         let layers = Layers::new(shape, rows, capacity)?;
         Ok(Self { layers, visible: None, device: shape.device })
@@ -390,7 +389,7 @@ impl Memory {
         &self.layers
     }
 
-    /// Takes new rows into use, with prompts of these lengths.
+    /// Adds rows with prompts of these lengths to the rows in use.
     ///
     /// # Errors
     /// As [`Layers::fill`].
@@ -400,8 +399,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Keys and values of a layer, `[B, heads, S, head_dim]` each, as views; S is the longest
-    /// prompt in use, or on a GPU the longest there is room for.
+    /// Keys and values of a layer, `[B, heads, S, head_dim]` each, as views; S is the length of the
+    /// longest prompt in use, or on a GPU the capacity.
     pub fn layer(&self, layer: usize) -> (Tensor, Tensor) {
         self.layers.views(layer, int(self.width()))
     }
@@ -409,12 +408,12 @@ impl Memory {
     fn width(&self) -> usize {
         match self.device {
             Device::Cpu => self.layers.longest(),
-            // So that a recorded step can be replayed when rows have changed.
+            // A constant width, so that a recorded step can be replayed after rows have changed.
             _ => self.layers.capacity,
         }
     }
 
-    /// Mask of the real positions, bool `[B, 1, 1, S]`; `None` if all are.
+    /// Mask of the real positions, bool `[B, 1, 1, S]`; `None` if all are real.
     pub fn visible(&self) -> Option<&Tensor> {
         self.visible.as_ref()
     }
@@ -444,7 +443,7 @@ pub struct DecodeState {
 }
 
 impl DecodeState {
-    /// Rows in use.
+    /// Number of rows in use.
     pub fn rows(&self) -> usize {
         self.cache.layers.lengths.len()
     }
@@ -454,21 +453,21 @@ impl DecodeState {
         self.cache.advance();
     }
 
-    /// What a recorded step was recorded for: as long as it stays the same, the step reads and
+    /// The layout that a recorded step is valid for: while it does not change, the step reads and
     /// writes the same memory.
     pub(crate) fn layout(&self) -> (usize, i64, bool) {
         let seen = self.memory.as_ref().is_none_or(|memory| memory.visible.is_some());
         (self.rows(), self.cache.step.width, self.cache.step.ragged == seen)
     }
 
-    /// Takes new rows into use, which hold the first `tokens[i]` tokens of row `rows[i]` and what
-    /// the encoder gave for it: several responses to a prompt that is read once.
+    /// Adds rows with the first `tokens[i]` tokens of row `rows[i]` and its encoder output: several
+    /// responses to a prompt that is read once.
     ///
     /// # Errors
-    /// [`LmError::BatchMismatch`] without room for so many rows.
+    /// [`LmError::BatchMismatch`] without space for the rows.
     ///
     /// # Panics
-    /// If there is no such row, or it holds fewer tokens.
+    /// If a row does not exist, or has fewer tokens.
     pub fn repeat(&mut self, rows: &[usize], tokens: &[usize]) -> Result<(), LmError> {
         let held = &self.cache.layers.lengths;
         assert!(rows.iter().zip(tokens).all(|(&row, &tokens)| tokens <= held[row]));
@@ -482,10 +481,10 @@ impl DecodeState {
         Ok(())
     }
 
-    /// Forgets all but the first `tokens` tokens of a row; what the encoder gave for it stays.
+    /// Truncates a row to its first `tokens` tokens; its encoder output stays.
     ///
     /// # Panics
-    /// If there is no such row, or it holds fewer tokens.
+    /// If the row does not exist, or has fewer tokens.
     pub fn rewind(&mut self, row: usize, tokens: usize) {
         let length = &mut self.cache.layers.lengths[row];
         assert!(tokens <= *length, "row {row} holds {length} tokens, fewer than {tokens}");
@@ -493,10 +492,10 @@ impl DecodeState {
         self.cache.renew();
     }
 
-    /// Drops a row; the last row takes its place, as [`Vec::swap_remove`] does it.
+    /// Drops a row; the last row takes its place, as in [`Vec::swap_remove`].
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If the row does not exist.
     pub fn swap_remove(&mut self, row: usize) {
         assert!(row < self.rows(), "row {row} of {}", self.rows());
         self.cache.layers.swap_remove(row);

@@ -6,12 +6,12 @@ use crate::{
     batch::TokenBatch, error::LmError, forward::Forward, params::Parameters, spec::LmSpec,
 };
 
-/// How the labels of a classifier stand to each other.
+/// Relation between the labels of a classifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LabelScheme {
-    /// Exactly one holds: probabilities are a softmax over the labels.
+    /// Exactly one label applies: probabilities are a softmax over the labels.
     Exclusive,
-    /// Each holds or not: probabilities are sigmoids. Also said of a single label.
+    /// Labels apply independently: probabilities are sigmoids. Also used for a single label.
     Independent,
 }
 
@@ -30,14 +30,14 @@ pub trait SequenceClassifier: Send {
     /// Sizes, limits and special tokens.
     fn spec(&self) -> &LmSpec;
 
-    /// The labels in the order of the logits, by the names that config.json gives them.
+    /// The labels in the order of the logits, under their names in config.json.
     fn labels(&self) -> &[String];
 
-    /// How they stand to each other.
+    /// The relation between the labels.
     fn scheme(&self) -> LabelScheme;
 
-    /// Logits `[B, labels]`, f32. `second_start` holds, per row, the position from which tokens
-    /// belong to the second text of a pair, for models that tell the two apart; others ignore it.
+    /// Logits `[B, labels]`, f32. `second_start` has, for each row, the position of the first token
+    /// of the second text of a pair, for models with token types; other models ignore it.
     ///
     /// # Errors
     /// [`LmError::TooLong`], [`LmError::BatchMismatch`], [`LmError::UnknownAdapter`].

@@ -1,19 +1,19 @@
-//! The vocabulary head as a value, so that log-probabilities can be taken chunk by chunk.
+//! The vocabulary head as a value, so that log-probabilities can be computed chunk by chunk.
 
 use rlaif_torch::{RowKind, RowLinear};
 use tch::{Kind, Tensor};
 
-/// What turns hidden states into logits: `(scale · x) Wᵀ + bias + s (x Aᵀ) Bᵀ`.
+/// Maps hidden states to logits: `(scale · x) Wᵀ + bias + s (x Aᵀ) Bᵀ`.
 ///
-/// A value of shallow handles rather than a method, so that a backward pass can recompute a chunk
-/// of logits without the model.
+/// A value of shallow handles instead of a method, so that a backward pass can recompute a chunk of
+/// logits without the model.
 #[derive(Debug)]
 pub struct VocabHead {
     /// W, `[V, H]`.
     pub weight: Tensor,
     /// `[V]`.
     pub bias: Option<Tensor>,
-    /// What hidden states are multiplied by first: `d_model^-0.5` for T5 with tied embeddings.
+    /// Factor of the hidden states: `d_model^-0.5` for T5 with tied embeddings.
     pub scale: f64,
     /// A LoRA adapter on the head.
     pub adapter: Option<HeadAdapter>,
@@ -31,7 +31,7 @@ pub struct HeadAdapter {
 }
 
 impl VocabHead {
-    /// Logits `[.., V]` of hidden states `[.., H]`, in the kind of the weights.
+    /// Logits `[.., V]` of hidden states `[.., H]`, in the dtype of the weights.
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
         let hidden = if self.scale == 1. { hidden.shallow_clone() } else { hidden * self.scale };
         let logits = hidden.linear(&self.weight, self.bias.as_ref());
@@ -44,8 +44,8 @@ impl VocabHead {
         }
     }
 
-    /// [`VocabHead::logits`] of the rows `[B, H]` of a step of decoding, in f32 where that costs
-    /// nothing. On the CPU a row's logits do not depend on the others, not in one bit.
+    /// [`VocabHead::logits`] of the rows `[B, H]` of a decoding step, in f32 where that costs
+    /// nothing. On the CPU, a row's logits are bitwise independent of the other rows.
     pub(crate) fn row_logits(&self, hidden: &Tensor) -> Tensor {
         if !rlaif_torch::rows_serve(self.weight.kind(), self.weight.device()) {
             return self.logits(hidden);

@@ -1,4 +1,4 @@
-//! Log-probabilities of response tokens, taken chunk by chunk over the vocabulary head.
+//! Log-probabilities of response tokens, computed chunk by chunk.
 
 use tch::{Kind, Tensor};
 
@@ -10,7 +10,7 @@ use crate::{
     policy::Policy,
 };
 
-/// Bytes of f32 logits that are held at one time.
+/// Size limit of the f32 logits in memory at a time, in bytes.
 const CHUNK_BYTES: i64 = 64 << 20;
 
 /// Log-probabilities and entropies of response tokens, f32 `[B, T]`, 0 where masked.
@@ -22,20 +22,20 @@ pub struct TokenLogProbs {
     pub entropy: Tensor,
 }
 
-/// Log-probabilities and entropies of `responses` from the hidden states `[B, T, H]` that
-/// [`crate::Policy::response_hidden`] gave for them.
+/// Log-probabilities and entropies of `responses` from their hidden states `[B, T, H]`, as returned
+/// by [`crate::Policy::response_hidden`].
 ///
 /// `log π(y_t) = z_{y_t} / τ - log Σ_v exp(z_v / τ)` with z the logits and τ the temperature.
 ///
-/// Only real tokens cost anything. Logits live for one chunk of tokens, of at most 64 MiB, and the
-/// backward pass computes a chunk again rather than keep it: memory for logits is that of one chunk,
-/// whatever B, T and V are.
+/// Only real tokens are computed. Logits exist for one chunk of tokens at a time, of at most 64
+/// MiB, and the backward pass recomputes each chunk instead of keeping it: the memory for logits is
+/// that of one chunk, for any B, T and V.
 ///
 /// # Errors
-/// [`LmError::Torch`], out of memory among them.
+/// [`LmError::Torch`], for example out of memory.
 ///
 /// # Panics
-/// If `hidden` is not `[B, T, H]` of this batch, or the temperature is not positive.
+/// If `hidden` is not `[B, T, H]` for this batch, or the temperature is not positive.
 pub fn token_log_probs(
     head: &VocabHead,
     hidden: &Tensor,
@@ -89,7 +89,7 @@ pub fn token_log_probs(
 pub struct PolicyLogProbs {
     /// Hidden states `[B, T, H]` from which the tokens are predicted.
     pub hidden: Tensor,
-    /// The head that turned them into logits.
+    /// The head that mapped them to logits.
     pub head: VocabHead,
     /// log π(y_t | x, y_<t) at the sampling temperature, f32 `[B, T]`, 0 where masked.
     pub log_probs: Tensor,
@@ -98,8 +98,8 @@ pub struct PolicyLogProbs {
 }
 
 /// Log-probabilities of `responses` to `prompts` under a policy: [`Policy::response_hidden`],
-/// [`Policy::head`] and [`token_log_probs`] in turn. Prompts that come in rounds (all of them, then
-/// all of them again) are read once each ([`Policy::branch_hidden`]).
+/// [`Policy::head`] and [`token_log_probs`] in turn. If the prompts come in rounds (all prompts,
+/// then all prompts again), each is read once ([`Policy::branch_hidden`]).
 ///
 /// # Errors
 /// Those of the three.
@@ -135,7 +135,7 @@ pub fn policy_log_probs(
 /// The rows of the first round, if the prompts come in rounds: row r has the prompt of row r % n.
 fn rounds(prompts: &TokenBatch) -> Option<Vec<usize>> {
     let rows = prompts.rows();
-    // The first prompt comes again where the second round begins.
+    // The second round begins where the first prompt occurs again.
     let first = rows.first()?;
     let n = 1 + rows.iter().skip(1).position(|row| row == first)?;
     let whole = rows.len().is_multiple_of(n);
@@ -143,7 +143,7 @@ fn rounds(prompts: &TokenBatch) -> Option<Vec<usize>> {
     (whole && again()).then(|| (0..n).collect())
 }
 
-/// Places of the real tokens in the flattened `[B, T]`.
+/// Indices of the real tokens in the flattened `[B, T]`.
 fn real_positions(responses: &TokenBatch) -> Vec<i64> {
     let width = responses.width();
     let real = responses.rows().iter().enumerate().flat_map(|(row, ids)| {

@@ -1,20 +1,19 @@
-//! The one mask convention, and every statistic over real tokens.
+//! The only mask convention, and all statistics over real tokens.
 
 use tch::{Kind, Tensor};
 
-/// Which tokens are real: a `bool` tensor `[B, T]`, true = real token (an EOS is real).
+/// A mask of real tokens: a `bool` tensor `[B, T]`, `true` = real token (an EOS is real).
 ///
-/// Every mean, variance or whitening over tokens goes through it, so that padding cannot leak into
-/// a number.
+/// All means, variances and whitening over tokens use it, so that padding cannot affect a number.
 #[derive(Debug)]
 pub struct Mask(Tensor);
 
-/// What [`Mask::whiten`] does with the mean.
+/// Treatment of the mean by [`Mask::whiten`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whiten {
     /// Mean 0 and variance 1.
     Centered,
-    /// Variance 1, the mean stays.
+    /// Variance 1, the mean is kept.
     KeepMean,
 }
 
@@ -28,7 +27,7 @@ impl Mask {
         Self(real)
     }
 
-    /// True where the token is real, `[B, T]`.
+    /// `true` where the token is real, `[B, T]`.
     pub fn tensor(&self) -> &Tensor {
         &self.0
     }
@@ -43,7 +42,8 @@ impl Mask {
         self.0.sum(Kind::Float)
     }
 
-    /// `x` where real, 0 elsewhere. By selection, so that NaN in padding does not survive.
+    /// `x` where real, 0 elsewhere. Selects instead of multiplying, so that NaN in padding is
+    /// removed.
     ///
     /// # Panics
     /// If the shapes differ.
@@ -60,7 +60,7 @@ impl Mask {
         self.apply(x).sum(x.kind())
     }
 
-    /// Mean of `x` over real tokens, a scalar; NaN without any.
+    /// Mean of `x` over real tokens, a scalar; NaN without real tokens.
     ///
     /// # Panics
     /// If the shapes differ.
@@ -76,8 +76,8 @@ impl Mask {
         self.sum(x) / self.count()
     }
 
-    /// Variance of `x` over real tokens with Bessel's correction (n - 1), a scalar, as TRL 0.11
-    /// computes it; NaN with fewer than two.
+    /// Variance of `x` over real tokens with Bessel's correction (n - 1), a scalar, as in TRL 0.11;
+    /// NaN with fewer than two real tokens.
     ///
     /// # Panics
     /// If the shapes differ.
@@ -165,7 +165,7 @@ mod tests {
             let n = real.len() as f64;
             let mean = real.iter().sum::<f64>() / n;
             let variance = real.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.);
-            // What is masked must not matter, NaN least of all.
+            // Masked elements must not matter, NaN least of all.
             let x: Vec<f64> = rows.iter().map(|r| if r.1 { r.0 } else { f64::NAN }).collect();
             let keep: Vec<bool> = rows.iter().map(|r| r.1).collect();
             let (x, mask) = case(&x, &keep);

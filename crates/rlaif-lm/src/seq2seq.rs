@@ -17,28 +17,28 @@ use crate::{
     spec::LmSpec,
 };
 
-/// What an encoder made of a batch of prompts.
+/// An encoder's output for a batch of prompts.
 #[derive(Debug)]
 pub struct EncoderStates {
-    /// Hidden states `[B, S, H]`; unpadded, `[1, N, H]`, row after row.
+    /// Hidden states `[B, S, H]`; unpadded, `[1, N, H]`, with the rows concatenated.
     pub hidden: Tensor,
-    /// Which tokens they belong to.
+    /// The tokens that the hidden states belong to.
     pub tokens: EncodedTokens,
 }
 
 /// The layout of the hidden states of [`EncoderStates`].
 #[derive(Debug)]
 pub enum EncodedTokens {
-    /// All of them are of real tokens.
+    /// All tokens are real.
     Full,
-    /// True where the token is real.
+    /// The mask of the real tokens.
     Padded(Mask),
-    /// There are none of padding: the lengths of the rows, B numbers of sum N.
+    /// Without padding: the lengths of the rows, B numbers with sum N.
     Unpadded(Vec<i64>),
 }
 
 impl EncoderStates {
-    /// All rows, that many times in turn.
+    /// All rows, repeated `times` times in turn.
     fn repeated(&self, times: i64) -> Self {
         let whole = [times, 1, 1];
         let (size, tokens) = match &self.tokens {
@@ -55,10 +55,10 @@ impl EncoderStates {
     }
 }
 
-/// An encoder-decoder language model. Implement it to add one; [`Seq2SeqPolicy`] makes it a
-/// [`Policy`].
+/// An encoder-decoder language model. To add one, implement this trait; [`Seq2SeqPolicy`] turns it
+/// into a [`Policy`].
 pub trait Seq2SeqLm: DecoderLm {
-    /// Runs the encoder. Padding on either side changes no real token's row.
+    /// Runs the encoder. Padding on either side does not change the rows of real tokens.
     ///
     /// # Errors
     /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
@@ -77,7 +77,7 @@ pub trait Seq2SeqLm: DecoderLm {
     ) -> Result<Tensor, LmError>;
 }
 
-/// An encoder-decoder model as a policy: the decoder reads the start token and the response but
+/// An encoder-decoder model as a policy: the decoder reads the start token and the response without
 /// its last token, so that row t predicts response token t.
 #[derive(Debug)]
 pub struct Seq2SeqPolicy<M>(pub M);
@@ -103,7 +103,7 @@ impl<M: Seq2SeqLm> Seq2SeqPolicy<M> {
             .collect();
         let inputs = TokenBatch::pad(inputs, spec.pad_id, Padding::Right, spec.device)?;
         let hidden = self.0.decode(inputs.ids(), encoded, forward)?;
-        // Without any response token the start token's row predicts nothing that is asked for.
+        // Without response tokens, the prediction of the start token's row is not needed.
         Ok(hidden.narrow(1, 0, int(responses.width())))
     }
 }

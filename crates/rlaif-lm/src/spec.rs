@@ -1,10 +1,10 @@
-//! What an algorithm must know of a language model: sizes, limits and special tokens.
+//! Facts about a language model that algorithms need: sizes, limits and special tokens.
 
 use tch::{Device, Kind};
 
 use crate::error::LmError;
 
-/// What an algorithm must know of a language model.
+/// Facts about a language model that algorithms need.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LmSpec {
     /// `model_type` of config.json: `t5`, `llama`, `qwen2`, ...
@@ -13,24 +13,24 @@ pub struct LmSpec {
     pub hidden_size: i64,
     /// Rows of the vocabulary head: valid token ids are `0..vocab_size`.
     pub vocab_size: i64,
-    /// Longest sequence the position encoding allows; `None` where there is no limit (T5).
+    /// Maximum sequence length of the position encoding; `None` without a limit (T5).
     pub context: Option<usize>,
-    /// What fills a batch beside the real tokens. Masked everywhere, so its value changes nothing.
+    /// The padding token. It is masked everywhere, so its value changes nothing.
     pub pad_id: u32,
     /// Any of these ends a response. Empty if config.json names none.
     pub eos_ids: Vec<u32>,
     /// Beginning of sequence, if the model has one.
     pub bos_id: Option<u32>,
-    /// What the decoder of an encoder-decoder model starts from; `None` for decoder-only models.
+    /// The first token of the decoder of an encoder-decoder model; `None` for decoder-only models.
     pub decoder_start_id: Option<u32>,
     /// Data type of the weights.
     pub kind: Kind,
-    /// Where the weights are.
+    /// The device of the weights.
     pub device: Device,
 }
 
 impl LmSpec {
-    /// Checks token ids and length of one sequence of `row` before anything is computed.
+    /// Checks the token ids and the length of the sequence `row` before anything is computed.
     ///
     /// # Errors
     /// [`LmError::EmptyInput`], [`LmError::IdOutOfRange`] or [`LmError::TooLong`].
@@ -69,7 +69,7 @@ impl LmSpec {
         }
     }
 
-    /// True if `id` ends a response.
+    /// `true` if `id` ends a response.
     pub fn is_eos(&self, id: u32) -> bool {
         self.eos_ids.contains(&id)
     }

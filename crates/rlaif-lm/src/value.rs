@@ -4,12 +4,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{batch::TokenBatch, error::LmError, params::Parameters};
 
-/// Anything that gives V(s_t), the value *before* response token t is emitted.
+/// A value function V(s_t): the value *before* response token t is emitted.
 pub trait ValueFunction: Send {
     /// Values `[B, T]`, f32, from the policy's hidden states `[B, T, H]` of the same rows.
     ///
     /// # Errors
-    /// [`LmError`] if a value model of its own fails; a head on the policy's trunk does not.
+    /// [`LmError`] if a separate value model fails; a head on the policy's trunk does not fail.
     fn values(
         &self,
         prompts: &TokenBatch,
@@ -17,17 +17,17 @@ pub trait ValueFunction: Send {
         hidden: &Tensor,
     ) -> Result<Tensor, LmError>;
 
-    /// The parameters that a critic adds to the policy's.
+    /// The critic's parameters besides the policy's.
     fn parameters(&self) -> &Parameters;
 
-    /// The width H that the policy's hidden states must have; `None` where any will do, as for a
-    /// model of its own, which does not read them.
+    /// The width H that the policy's hidden states must have; `None` for any width, as for a
+    /// separate model, which does not read them.
     fn hidden_size(&self) -> Option<i64> {
         None
     }
 }
 
-/// How a [`ValueHead`] starts.
+/// Initialisation of a [`ValueHead`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ValueInit {
     /// Weight and bias 0: every value starts at 0.
@@ -37,12 +37,12 @@ pub enum ValueInit {
         /// Standard deviation of the weights; TRL 0.11's option uses 0.2.
         std: f64,
     },
-    /// As `torch.nn.Linear` starts, which is what TRL 0.11 does: weight and bias uniform in
-    /// ±1/√H.
+    /// As `torch.nn.Linear`, and so TRL 0.11: weight and bias uniform in ±1/√H.
     PyTorch,
 }
 
-/// A linear value head H → 1 on the policy's last hidden state, in f32 whatever the trunk's kind.
+/// A linear value head H → 1 on the policy's last hidden state, in f32 regardless of the trunk's
+/// dtype.
 #[derive(Debug)]
 pub struct ValueHead {
     weight: Tensor,
@@ -51,8 +51,8 @@ pub struct ValueHead {
 }
 
 impl ValueHead {
-    /// A head for hidden states of width `hidden_size`; random starts draw from libtorch's
-    /// generator of `device`.
+    /// A head for hidden states of width `hidden_size`; random initial weights are drawn from
+    /// libtorch's generator of `device`.
     ///
     /// ```
     /// use rlaif_lm::{ValueHead, ValueInit};
@@ -81,7 +81,7 @@ impl ValueHead {
     /// A head with given weight `[1, H]` and bias `[1]`, f32.
     ///
     /// # Panics
-    /// If the shapes or kinds are others.
+    /// If the shapes or dtypes differ.
     pub fn from_tensors(weight: &Tensor, bias: &Tensor) -> Self {
         assert!(
             weight.dim() == 2 && weight.size()[0] == 1 && bias.size() == [1],

@@ -1,5 +1,5 @@
-//! How much memory token log-probabilities take, forward and backward. A test binary of its own: it
-//! reads the most that the process ever had.
+//! Memory of token log-probabilities, forward and backward. A separate test binary, because it
+//! reads the peak memory of the process.
 
 use rlaif_lm::{LmSpec, TokenBatch, VocabHead, token_log_probs};
 use tch::{Device, Kind, Tensor};
@@ -33,14 +33,14 @@ fn memory_for_logits_is_that_of_a_chunk_whatever_the_batch() {
         (got.log_probs.sum(Kind::Float) + got.entropy.sum(Kind::Float)).backward();
         assert!(hidden.grad().abs().sum(Kind::Float).double_value(&[]) > 0.);
     };
-    // Threads, code and one token's logits are there.
+    // Allocates threads, code and one token's logits.
     pass(1, 1);
     let start = peak();
-    // 128 KiB of logits a token: these are one chunk of 64 MiB, and not kept beside it.
+    // 128 KiB of logits per token: together one chunk of 64 MiB, without a second copy.
     pass(4, 128);
     let chunk = peak() - start;
     assert!((60 * MIB..100 * MIB).contains(&chunk), "{} MiB", chunk / MIB);
-    // 256 MiB, if they were kept.
+    // 256 MiB, if the logits were kept.
     pass(8, 256);
     let more = peak() - start - chunk;
     println!("a chunk: {} MiB; four of them: {} MiB more", chunk / MIB, more / MIB);

@@ -1,4 +1,5 @@
-//! Adapters as data: one on a layer, the named ones of a model, and the one that a forward pass picks.
+//! Adapters as data: one on a layer, the named ones of a model, and the one selected by a forward
+//! pass.
 
 use rlaif_checkpoint::{AdapterConfig, AdapterKey};
 use rlaif_lm::{Activations, Adapters, Dropout, Forward, LmError};
@@ -10,21 +11,21 @@ use crate::{error::ModelError, recompute::Shallow};
 #[derive(Debug)]
 pub(crate) struct Adapter {
     pub(crate) form: Form,
-    /// Weight and bias of the layer before this adapter was merged into them.
+    /// Weight and bias of the layer before this adapter was merged.
     pub(crate) merged_over: Option<(Tensor, Option<Tensor>)>,
 }
 
-/// What an adapter does to its layer.
+/// The effect of an adapter on its layer.
 #[derive(Debug)]
 pub(crate) enum Form {
     /// Adds `scale · x Aᵀ Bᵀ`.
     Lora { a: Tensor, b: Tensor, scale: f64, dropout: f64 },
-    /// Stands in for the layer: peft's `modules_to_save`, for heads that are trained whole.
+    /// Replaces the layer: peft's `modules_to_save`, for heads that are trained as a whole.
     Replacement { weight: Tensor, bias: Option<Tensor> },
 }
 
 impl Adapter {
-    /// The tensors, by the end of their name in memory and by their key in peft's files.
+    /// The tensors, with the endings of their names in memory and their keys in peft's files.
     pub(crate) fn tensors(&self, name: &str, path: &str) -> Vec<(String, AdapterKey, &Tensor)> {
         let module = || path.to_owned();
         let saved = |key: &str| AdapterKey::Saved { parameter: format!("{path}.{key}") };
@@ -69,7 +70,7 @@ impl Shallow for Adapter {
     }
 }
 
-/// The named adapters of one model. An adapter keeps its slot as long as it is loaded.
+/// The named adapters of one model. An adapter keeps its slot while it is loaded.
 #[derive(Debug, Default)]
 pub(crate) struct AdapterSet {
     slots: Vec<Option<Entry>>,
@@ -96,7 +97,7 @@ impl AdapterSet {
     }
 
     /// # Panics
-    /// If the slot is empty: it comes from [`Self::find`].
+    /// If the slot is empty: slots come from [`Self::find`].
     pub(crate) fn config(&self, slot: usize) -> &AdapterConfig {
         &self.slots[slot].as_ref().expect("a slot that was found is taken").config
     }
@@ -105,7 +106,7 @@ impl AdapterSet {
         self.slots.get(self.active?)?.as_ref().map(|entry| entry.name.as_str())
     }
 
-    /// The slot that the next adapter will have; it becomes the active one if it is the first.
+    /// The slot for the next adapter; the first adapter becomes the active one.
     pub(crate) fn vacant(&self, name: &str) -> Result<usize, ModelError> {
         match self.position(name) {
             Some(_) => Err(ModelError::AdapterExists { name: name.to_owned() }),
@@ -141,7 +142,7 @@ impl AdapterSet {
         self.slots.iter().position(|slot| slot.as_ref().is_some_and(|entry| entry.name == name))
     }
 
-    /// What a forward pass means for this model.
+    /// The settings of a forward pass, with the adapter's name resolved for this model.
     pub(crate) fn resolve(&self, forward: Forward<'_>) -> Result<Pass, LmError> {
         let adapter = match forward.adapters {
             Adapters::Active => self.active,
@@ -157,7 +158,7 @@ impl AdapterSet {
     }
 }
 
-/// A forward pass whose adapter is looked up: it can be kept by a layer that is recomputed.
+/// Settings of a forward pass with the adapter resolved, so that a recomputed layer can keep them.
 #[derive(Debug, Clone, Copy)]
 pub struct Pass {
     pub(crate) dropout: Dropout,
@@ -166,7 +167,7 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// How much of the activations is kept for the backward pass.
+    /// The activations kept for the backward pass.
     pub fn activations(self) -> Activations {
         self.activations
     }

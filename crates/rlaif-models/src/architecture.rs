@@ -1,4 +1,4 @@
-//! What a model file implements, so that the rest of this crate can load, adapt and save it.
+//! Traits that a model file implements, so that this crate can load, adapt and save the model.
 
 use std::fmt;
 
@@ -15,10 +15,10 @@ use crate::{
     layers::Linear,
 };
 
-/// The frame of a language model, and the linear layers that adapters go on.
+/// The common state of a language model, and the linear layers that adapters can be put on.
 ///
-/// A model file implements this beside [`CausalLm`] or [`Seq2SeqLm`]; [`CausalPolicy`] or
-/// [`Seq2SeqPolicy`] around it then are [`LanguageLayers`].
+/// A model file implements this in addition to [`CausalLm`] or [`Seq2SeqLm`]; then [`CausalPolicy`]
+/// or [`Seq2SeqPolicy`] around the model is [`LanguageLayers`].
 pub trait Framed {
     /// Description, parameters and adapters.
     fn frame(&self) -> &Frame;
@@ -27,17 +27,17 @@ pub trait Framed {
     fn parts(&mut self) -> Parts<'_>;
 }
 
-/// A language model by the contract that it implements.
+/// A language model as the contract that it implements.
 #[derive(Clone, Copy)]
 pub enum Architecture<'a> {
-    /// One stack that continues its input.
+    /// A decoder that continues its input.
     DecoderOnly(&'a dyn CausalLm),
     /// An encoder for the prompt, a decoder for the response.
     EncoderDecoder(&'a dyn Seq2SeqLm),
 }
 
 impl Architecture<'_> {
-    /// The name that peft has for it.
+    /// The task's name in peft.
     pub fn task(self) -> TaskType {
         match self {
             Self::DecoderOnly(_) => TaskType::CausalLm,
@@ -57,10 +57,10 @@ impl fmt::Debug for Architecture<'_> {
 
 /// The layers of a [`crate::LanguageModel`].
 pub trait LanguageLayers: Framed + fmt::Debug + Send {
-    /// The model as algorithms see it.
+    /// The model as a policy.
     fn policy(&self) -> &dyn Policy;
 
-    /// The model by its contract.
+    /// The model as the contract that it implements.
     fn architecture(&self) -> Architecture<'_>;
 }
 
@@ -106,8 +106,8 @@ impl<M: Seq2SeqLm + Framed + fmt::Debug> LanguageLayers for Seq2SeqPolicy<M> {
 
 /// The layers of a [`crate::Classifier`].
 pub trait ClassifierLayers: fmt::Debug + Send {
-    /// Last hidden states `[B, T, H]`. In a batch of pairs, `second_start` has the token of each row
-    /// that begins the second text.
+    /// Last hidden states `[B, T, H]`. In a batch of pairs, `second_start` has the index of each
+    /// row's first token of the second text.
     ///
     /// # Errors
     /// [`LmError::BatchMismatch`] if `second_start` has another number of rows, [`LmError::Torch`].
@@ -118,7 +118,7 @@ pub trait ClassifierLayers: fmt::Debug + Send {
         pass: Pass,
     ) -> Result<Tensor, LmError>;
 
-    /// The token of a row whose hidden state is classified.
+    /// Index of the token whose hidden state is classified.
     fn read_token(&self, row: &[u32]) -> usize;
 
     /// Logits `[B, labels]` of hidden states `[B, H]`.
@@ -128,5 +128,5 @@ pub trait ClassifierLayers: fmt::Debug + Send {
     fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>);
 }
 
-/// A classifier as a family builds it: its layers, description and parameters.
+/// A classifier as built by its family: its layers, description and parameters.
 pub type BuiltClassifier = (Box<dyn ClassifierLayers>, LmSpec, Parameters);

@@ -1,4 +1,4 @@
-//! Why a model could not be read, built, adapted or written.
+//! Errors of reading, building, adapting and writing models.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use rlaif_checkpoint::CheckpointError;
 use rlaif_core::Fault;
 use rlaif_torch::TorchError;
 
-/// Why a model could not be read, built, adapted or written.
+/// Errors of reading, building, adapting and writing models.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// config.json names an architecture that is not built here.
+    /// config.json names an unsupported architecture.
     #[error(
         "{}: unknown architecture `{found}` (field `{field}`); known: {known}",
         .file.display()
@@ -20,42 +20,42 @@ pub enum ModelError {
         file: PathBuf,
         /// `model_type` or `architectures`.
         field: &'static str,
-        /// What it says.
+        /// The value of the field.
         found: String,
-        /// The classes and model types that are known.
+        /// The supported classes and model types.
         known: String,
     },
-    /// The folder holds another sort of model than was asked for.
+    /// The folder holds another sort of model than requested.
     #[error("{}: `{architecture}` is not {wanted}", .file.display())]
     WrongSort {
         /// The configuration file.
         file: PathBuf,
         /// The architecture found.
         architecture: String,
-        /// What was asked for.
+        /// The requested sort.
         wanted: &'static str,
     },
-    /// A field of config.json has a value that this library cannot honour.
+    /// A field of config.json has an unsupported value.
     #[error("config.json: `{field}` is `{found}`, which is not supported; supported: {supported}")]
     UnsupportedField {
         /// The field.
         field: &'static str,
         /// Its value.
         found: String,
-        /// Values that are.
+        /// The supported values.
         supported: &'static str,
     },
-    /// Fields of config.json contradict each other or cannot be.
+    /// Fields of config.json are invalid or contradict each other.
     #[error("config.json: `{field}` is {found}, expected {expected}")]
     BadField {
         /// The field.
         field: &'static str,
         /// Its value.
         found: String,
-        /// What it should be.
+        /// The expected value.
         expected: String,
     },
-    /// Tensors are missing, unexpected or mis-shaped: all of them.
+    /// Tensors are missing, unexpected or mis-shaped; the error lists all of them.
     #[error("{} does not fit its config.json:{}", .file.display(), bullets(.problems))]
     Tensors {
         /// The weights.
@@ -63,7 +63,7 @@ pub enum ModelError {
         /// Every tensor that does not fit.
         problems: Vec<TensorProblem>,
     },
-    /// The weights have several kinds, and none was asked for.
+    /// The weights have several dtypes, and none was requested.
     #[error(
         "{}: weights of several kinds ({}); ask for one (`--dtype`, or `LoadOptions::kind`)",
         .file.display(), .kinds.join(", ")
@@ -71,10 +71,10 @@ pub enum ModelError {
     MixedKinds {
         /// The weights.
         file: PathBuf,
-        /// The kinds found.
+        /// The dtypes found.
         kinds: Vec<String>,
     },
-    /// A weight is of a type that weights cannot have.
+    /// A weight has an unsupported dtype.
     #[error("{}: tensor `{tensor}` is of type {dtype}; weights are f32, bf16, f16 or f64", .file.display())]
     Dtype {
         /// The weights.
@@ -103,13 +103,14 @@ pub enum ModelError {
     NoTarget {
         /// `target_modules` or `modules_to_save`.
         field: &'static str,
-        /// What was asked for.
+        /// The requested names.
         targets: String,
         /// Last parts of the names of the model's linear layers.
         layers: Vec<String>,
     },
-    /// An adapter's file has more than factors of the model's linear layers and layers that stand in for
-    /// one: adapters on embeddings, say, or embeddings of a resized vocabulary.
+    /// An adapter's file has tensors other than factors of the model's linear layers and
+    /// replacements of them: for example adapters on embeddings, or embeddings of a resized
+    /// vocabulary.
     #[error(
         "{} has weights that cannot be put on this base: {}; merge the adapter with peft \
          (`merge_and_unload`), and name the merged model", .file.display(), few(.others)
@@ -127,32 +128,32 @@ pub enum ModelError {
         file: PathBuf,
         /// The path of the field, `.` for the whole document.
         field: String,
-        /// What is wrong with it.
+        /// The parser's error.
         #[source]
         source: serde_json::Error,
     },
-    /// An adapter of this name is there already.
+    /// An adapter with this name is already loaded.
     #[error("an adapter named `{name}` is loaded already; remove it first or choose another name")]
     AdapterExists {
         /// The name.
         name: String,
     },
-    /// No adapter of this name.
+    /// No adapter has this name.
     #[error("no adapter named `{name}` is loaded; loaded: {}", .loaded.join(", "))]
     UnknownAdapter {
-        /// The name asked for.
+        /// The requested name.
         name: String,
-        /// The names there are.
+        /// The existing names.
         loaded: Vec<String>,
     },
-    /// Merging twice, or unmerging what is not merged.
+    /// An adapter is merged twice, or unmerged without being merged.
     #[error("adapter `{name}` cannot be {what}: {why}")]
     Merge {
         /// The adapter.
         name: String,
         /// Merged or unmerged.
         what: &'static str,
-        /// Why not.
+        /// The reason.
         why: String,
     },
     /// A file could not be read or written.
@@ -167,7 +168,7 @@ pub enum ModelError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TensorProblem {
-    /// The model needs it, the checkpoint lacks it.
+    /// The model needs the tensor, the checkpoint lacks it.
     #[error("missing `{name}` {shape:?}")]
     Missing {
         /// Name of the tensor.
@@ -175,13 +176,14 @@ pub enum TensorProblem {
         /// The shape it should have.
         shape: Vec<i64>,
     },
-    /// An adapter's configuration says that a module is saved whole, and its weights are not there.
+    /// An adapter's configuration says that a module is saved as a whole, and its weights are
+    /// missing.
     #[error("missing the weights of `{module}`, which modules_to_save names")]
     NotSaved {
-        /// The module, as the configuration names it.
+        /// The module's name in the configuration.
         module: String,
     },
-    /// The checkpoint has it, the model has no place for it.
+    /// The checkpoint has the tensor, but the model has no place for it.
     #[error("unexpected `{name}` {shape:?}")]
     Unexpected {
         /// Name of the tensor.
@@ -189,7 +191,7 @@ pub enum TensorProblem {
         /// The shape it has.
         shape: Vec<usize>,
     },
-    /// Its shape is not the one config.json implies.
+    /// The tensor's shape differs from the one that config.json implies.
     #[error("`{name}` is {found:?}, config.json implies {expected:?}")]
     Shape {
         /// Name of the tensor.
@@ -199,7 +201,7 @@ pub enum TensorProblem {
         /// The shape it has.
         found: Vec<usize>,
     },
-    /// config.json says that two names are one tensor, but the checkpoint has two.
+    /// config.json ties two names to one tensor, but the checkpoint has two different tensors.
     #[error(
         "`{alias}` differs from `{name}`, to which config.json ties it; set `tie_word_embeddings` \
          to false if it is a tensor of its own"
@@ -210,12 +212,12 @@ pub enum TensorProblem {
         /// The tensor it should be.
         name: String,
     },
-    /// It could not be read.
+    /// The tensor could not be read.
     #[error("`{name}`: {source}")]
     Unreadable {
         /// Name of the tensor.
         name: String,
-        /// Why.
+        /// The error.
         #[source]
         source: Box<ModelError>,
     },

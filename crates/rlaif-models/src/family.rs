@@ -1,8 +1,8 @@
-//! The families of models: the one place that knows their names.
+//! The families of models: the only place with their names.
 //!
-//! A family is a row of [`Families`]. Everything that depends on the family (which class builds it,
-//! what its head is called, how large its layers are, how its config.json is written) is in the row;
-//! nothing else in rlaif compares a `model_type`.
+//! A family is a row of [`Families`]. The row contains everything that depends on the family: the
+//! class that builds it, the name of its head, the sizes of its layers, the spelling of its
+//! config.json. No other code in rlaif compares a `model_type`.
 
 use std::fmt;
 
@@ -22,56 +22,56 @@ use crate::{
     weights::Source,
 };
 
-/// A family of models: what its `model_type` in config.json means.
+/// A family of models: the meaning of its `model_type` in config.json.
 #[derive(Debug, Clone, Copy)]
 pub struct Family {
     /// `model_type` in config.json.
     pub model_type: &'static str,
-    /// How it generates text, if it does.
+    /// Text generation by the family, if supported.
     pub generates: Option<Generates>,
-    /// How it classifies texts, if it does.
+    /// Classification by the family, if supported.
     pub classifies: Option<Classifies>,
-    /// Sizes of the layers that config.json describes.
+    /// Sizes of the layers, computed from config.json.
     pub dimensions: fn(&Config) -> Result<Dimensions, ModelError>,
-    /// Changes config.json before it is written beside these parameters; [`as_read`] where it is
-    /// written as it was read.
+    /// Changes config.json before it is written beside these parameters; [`as_read`] writes it
+    /// unchanged.
     pub written: fn(&mut Map<String, Value>, &Parameters),
 }
 
-/// How a family generates text.
+/// Text generation by a family.
 #[derive(Debug, Clone, Copy)]
 pub struct Generates {
-    /// The class of transformers, as `architectures` in config.json has it.
+    /// The class in transformers, as `architectures` in config.json names it.
     pub class: &'static str,
     /// Builds the layers that config.json describes from the tensors of a source.
     pub build: fn(Config, Source<'_>) -> Result<Box<dyn LanguageLayers>, ModelError>,
 }
 
-/// How a family classifies texts.
+/// Classification by a family.
 #[derive(Debug, Clone, Copy)]
 pub struct Classifies {
-    /// The class of transformers, as `architectures` in config.json has it.
+    /// The class in transformers, as `architectures` in config.json names it.
     pub class: &'static str,
-    /// Beginnings of the names of the head's tensors. Those of the first are in every checkpoint of
-    /// a classifier and in no other; a trunk may lack the others as well.
+    /// Prefixes of the names of the head's tensors. Every checkpoint of a classifier has tensors
+    /// with the first prefix, and no other checkpoint does; a trunk may also lack the others.
     pub head: &'static [&'static str],
-    /// The weight of a head that is one linear layer on the last token, without a bias: what a value
-    /// function can begin from.
+    /// The weight of a head that is one linear layer on the last token, without a bias: a possible
+    /// start of a value function.
     pub linear_head: Option<&'static str>,
     /// Builds the layers that config.json describes from the tensors of a source.
     pub build: fn(&Config, &Labels, Source<'_>) -> Result<BuiltClassifier, ModelError>,
 }
 
-/// Writes config.json as it was read.
+/// Writes config.json unchanged.
 pub fn as_read(_: &mut Map<String, Value>, _: &Parameters) {}
 
 impl Family {
-    /// The sort of model that a class of this family is; that of a missing class, and of a trunk, is what
-    /// the family has, a language model first.
+    /// The sort of model that a class of this family is. For a missing class, and for a trunk, the
+    /// sort that the family supports, a language model first.
     fn sort(&self, class: &str) -> Option<ModelSort> {
         let generates = self.generates.map(|generates| generates.class);
         let classifies = self.classifies.map(|classifies| classifies.class);
-        // The class of a trunk without a head says no more than a missing one.
+        // The class of a trunk without a head says as little as a missing class.
         let sort = if class.is_empty() || class.ends_with("Model") {
             Some(if generates.is_some() { ModelSort::LanguageModel } else { ModelSort::Classifier })
         } else if generates == Some(class) {
@@ -98,9 +98,9 @@ impl fmt::Display for Family {
     }
 }
 
-/// The table of families: those built in, and a program's own before them.
+/// The table of families: the built-in ones, preceded by those of the program.
 ///
-/// It goes into [`crate::LoadOptions`], and from there wherever a model is loaded.
+/// It is part of [`crate::LoadOptions`], which is passed to all code that loads a model.
 ///
 /// ```
 /// use rlaif_models::{Families, LoadOptions};
@@ -118,18 +118,18 @@ impl Families {
     /// The families of this crate.
     pub const BUILT_IN: Self = Self { own: &[] };
 
-    /// The families of this crate and a program's own. A row of one's own replaces the built-in row
-    /// of the same `model_type`.
+    /// The families of this crate and those of the program. A program's row replaces the built-in
+    /// row with the same `model_type`.
     pub const fn with(own: &'static [Family]) -> Self {
         Self { own }
     }
 
-    /// Every row, one's own first.
+    /// All rows, those of the program first.
     pub fn iter(self) -> impl Iterator<Item = &'static Family> {
         self.own.iter().chain(&TABLE)
     }
 
-    /// The row of this `model_type`.
+    /// The row with this `model_type`.
     pub fn find(self, model_type: &str) -> Option<&'static Family> {
         self.iter().find(|family| family.model_type == model_type)
     }
@@ -146,7 +146,7 @@ impl Families {
         }
     }
 
-    /// The row of a config.json, whatever class it names.
+    /// The row for a config.json, regardless of its class.
     ///
     /// # Errors
     /// [`ModelError::UnknownArchitecture`] lists the rows.
@@ -155,7 +155,7 @@ impl Families {
         self.find(model_type).ok_or_else(|| self.unknown(config, "model_type", model_type))
     }
 
-    /// The `model_type`s of the rows that `which` accepts, joined for a message.
+    /// The `model_type`s of the rows for which `which` returns `true`, joined for a message.
     pub(crate) fn named(self, which: impl Fn(&Family) -> bool) -> String {
         let names: Vec<&str> =
             self.iter().filter(|family| which(family)).map(|family| family.model_type).collect();
@@ -178,10 +178,11 @@ impl Families {
 }
 
 impl ModelSort {
-    /// The sort that `config` describes, by the families built in; [`Families::of`] knows others.
+    /// The sort that `config` describes, for built-in families only; see [`Families::of`] for
+    /// others.
     ///
     /// # Errors
-    /// [`ModelError::UnknownArchitecture`] lists what is known.
+    /// [`ModelError::UnknownArchitecture`] lists the known families.
     pub fn of(config: &Config) -> Result<Self, ModelError> {
         Ok(Families::BUILT_IN.of(config)?.1)
     }
@@ -194,7 +195,7 @@ impl Default for Families {
 }
 
 impl PartialEq for Families {
-    /// Whether both name the same rows of a program's own.
+    /// `true` if both contain the same rows of the program.
     fn eq(&self, other: &Self) -> bool {
         let names = |families: &Self| families.own.iter().map(|family| family.model_type);
         names(self).eq(names(other))
@@ -207,7 +208,7 @@ impl fmt::Debug for Families {
     }
 }
 
-/// A row of the Llama family: `model_type`, beginning of the classes' names, variant.
+/// A row of the Llama family: `model_type`, prefix of the class names, variant.
 macro_rules! llama {
     ($model_type:literal, $class:literal, $variant:expr) => {
         Family {
@@ -232,7 +233,7 @@ macro_rules! llama {
     };
 }
 
-/// A row of RoBERTa: `model_type`, beginning of the class's name.
+/// A row of RoBERTa: `model_type`, prefix of the class name.
 macro_rules! roberta {
     ($model_type:literal, $class:literal) => {
         Family {
@@ -252,7 +253,7 @@ macro_rules! roberta {
     };
 }
 
-/// The families built in.
+/// The built-in families.
 static TABLE: [Family; 9] = [
     Family {
         model_type: "t5",

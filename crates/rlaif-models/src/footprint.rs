@@ -1,4 +1,4 @@
-//! The memory that a run needs, from config.json and the headers of its weights, before it starts.
+//! Estimates the memory of a run from config.json and the headers of its weights, before it starts.
 
 use std::{
     fmt,
@@ -12,17 +12,17 @@ use tch::{Device, Kind};
 
 use crate::{config::Config, error::ModelError, family::Families, inspect::inspect_of};
 
-/// The weights of a model that are trained.
+/// The trained weights of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainedWeights {
     /// Every weight.
     All,
-    /// A LoRA adapter of this rank on the attention's projections; a reference is the model without
-    /// it.
+    /// A LoRA adapter of this rank on the projections of attention; the reference is the model
+    /// without the adapter.
     Lora(usize),
 }
 
-/// A training run, as far as memory is concerned.
+/// The memory-relevant settings of a training run.
 ///
 /// ```
 /// use rlaif_models::{MemoryPlan, TrainedWeights};
@@ -41,54 +41,55 @@ pub enum TrainedWeights {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct MemoryPlan {
-    /// Folder of the model that is trained.
+    /// Folder of the trained model.
     pub model: PathBuf,
-    /// The families that are known.
+    /// The known families.
     pub families: Families,
-    /// The kind of its weights.
+    /// The dtype of the weights.
     pub kind: Kind,
     /// The device of the run.
     pub device: Device,
-    /// The weights that are trained.
+    /// The trained weights.
     pub trained: TrainedWeights,
-    /// Whether a copy of the model stays in memory as the reference, if all weights are trained.
+    /// `true` if a copy of the model stays in memory as the reference, if all weights are trained.
     pub copy: bool,
-    /// Folder of a value function that has a trunk of its own, all of which is trained.
+    /// Folder of a value function with its own trunk, all of which is trained.
     pub value: Option<PathBuf>,
-    /// Folders of a reference that is another model.
+    /// Folders of separate reference models.
     pub frozen: Vec<PathBuf>,
-    /// Folders of the classifiers that reward.
+    /// Folders of the classifiers used as rewards.
     pub rewards: Vec<PathBuf>,
-    /// Sequences of one forward and backward pass.
+    /// Sequences per forward and backward pass.
     pub microbatch: usize,
-    /// The activations that are kept for the backward pass.
+    /// The activations kept for the backward pass.
     pub activations: Activations,
-    /// Responses that are generated together; 0 if none are.
+    /// Responses generated together; 0 without generation.
     pub batch: usize,
-    /// Tokens of the longest sequence: prompt and response together.
+    /// Length of the longest sequence, prompt and response together, in tokens.
     pub tokens: usize,
 }
 
-/// What a run needs, in bytes.
+/// Memory needs of a run, in bytes.
 ///
-/// Weights, gradients, optimizer state and caches are exact for the architectures built here;
-/// activations are estimated from above by what a transformer block keeps for its backward pass.
+/// Weights, gradients, optimizer state and caches are exact for the built-in architectures; the
+/// activations that a transformer block keeps for its backward pass are estimated from above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryNeeded {
-    /// The policy's weights, and the reference's where it is a copy.
+    /// The policy's weights, and those of a reference that is a copy.
     pub weights: u64,
-    /// Gradients, both moments and, of weights below 32 bits, the master copy or what they lack to it.
+    /// Gradients and both Adam moments; for 16-bit weights also the f32 master copy or, for bf16 on
+    /// the CPU, the 16 missing bits of each weight.
     pub optimizer: u64,
-    /// What the backward pass of a microbatch keeps, and one chunk of logits.
+    /// Activations kept for the backward pass of a microbatch, and one chunk of logits.
     pub activations: u64,
-    /// Keys and values while a batch is generated.
+    /// Keys and values during the generation of a batch.
     pub cache: u64,
     /// The reward models.
     pub rewards: u64,
 }
 
 impl MemoryNeeded {
-    /// All of it: activations and cache are not needed at the same time.
+    /// The total: activations and cache are not needed at the same time.
     pub fn total(&self) -> u64 {
         self.weights + self.optimizer + self.rewards + self.activations.max(self.cache)
     }
@@ -106,23 +107,23 @@ impl fmt::Display for MemoryNeeded {
     }
 }
 
-/// Why a run cannot start.
+/// Reasons why a run cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// It would not fit.
+    /// The run would exceed the free memory.
     #[error(
         "the run needs about {}, and {device:?} has {} free ({needed}). {suggestion}",
         gib(needed.total()), gib(*free)
     )]
     TooLarge {
-        /// What it needs.
+        /// The needed memory.
         needed: Box<MemoryNeeded>,
-        /// What is there.
+        /// The free memory.
         free: u64,
-        /// Where.
+        /// The device.
         device: Device,
-        /// What would help.
+        /// Advice to the user.
         suggestion: String,
     },
     /// A model's folder cannot be read.
@@ -140,16 +141,15 @@ impl Fault for MemoryError {
     }
 }
 
-/// Bytes of logits that are held at one time, see [`rlaif_lm::token_log_probs`], forward and
-/// backward.
+/// Bytes of logits in memory at a time, forward and backward, see [`rlaif_lm::token_log_probs`].
 const LOGITS: u64 = 3 * (64 << 20);
-/// Numbers that a block keeps per token and hidden unit: Korthikanti et al. 2022,
+/// Number of elements that a block keeps per token and hidden unit: Korthikanti et al. 2022,
 /// arXiv:2205.05198, equation 1, in elements rather than bytes.
 const PER_UNIT: u64 = 17;
 
 impl MemoryPlan {
     /// A run that trains all weights of a model on one token at a time, and keeps nothing else in
-    /// memory: what any run of it needs at least.
+    /// memory: the lower bound for any run.
     pub fn new(model: impl Into<PathBuf>, kind: Kind, device: Device) -> Self {
         Self {
             model: model.into(),
@@ -168,7 +168,8 @@ impl MemoryPlan {
         }
     }
 
-    /// What the run needs. Configurations and headers are read, no weight.
+    /// Computes the memory that the run needs, from configurations and headers, without reading
+    /// weights.
     ///
     /// # Errors
     /// [`ModelError`] when a folder cannot be read.
@@ -184,7 +185,7 @@ impl MemoryPlan {
 
         let (mut trained, copies) = match self.trained {
             TrainedWeights::All => (count, 1 + u64::from(self.copy)),
-            // Four projections of a block, two factors each.
+            // Four projections per block, two factors each.
             TrainedWeights::Lora(rank) => (blocks * 8 * hidden * rank as u64, 1),
         };
         let mut weights = copies * count;
@@ -195,7 +196,7 @@ impl MemoryPlan {
         for folder in &self.frozen {
             weights += parameters(self.families, folder)?;
         }
-        // What weights in low precision lack to f32, as `rlaif_torch::AdamW` keeps it.
+        // The missing bits of weights in low precision, as `rlaif_torch::AdamW` keeps them.
         let master = match (self.kind, self.device) {
             (Kind::BFloat16, Device::Cpu) => 2,
             _ if width < 4 => 4,
@@ -203,13 +204,13 @@ impl MemoryPlan {
         };
         let tokens = self.tokens as u64;
         let microbatch = self.microbatch as u64;
-        // Attention of our own keeps no scores.
+        // rlaif's own attention keeps no scores.
         let own = rlaif_torch::attends_rows(self.kind, self.device, shape.head_dim);
         let scores = if own { 0 } else { heads * tokens.min(4096) * 2 };
         let in_block = PER_UNIT * hidden + scores;
         let per_token = match self.activations {
             Activations::Keep => blocks * in_block,
-            // The input of each block, and all of the one that is computed again.
+            // The input of each block, and all activations of the block being recomputed.
             Activations::Recompute => blocks * hidden + in_block,
         };
         let mut rewards = 0;
@@ -225,12 +226,12 @@ impl MemoryPlan {
         })
     }
 
-    /// Compares the memory that the run needs with what its device has free.
+    /// Compares the memory that the run needs with the free memory of its device.
     ///
     /// # Errors
-    /// [`MemoryError::TooLarge`] with a change that would help: of a smaller batch, bf16 and LoRA the
-    /// first that fits, or all three. Where the free memory is unknown (the CPU on systems other than
-    /// Linux), nothing is refused.
+    /// [`MemoryError::TooLarge`] with the first change among a smaller batch, bf16 and LoRA that
+    /// would make the run fit, or with all three. If the free memory is unknown (the CPU on systems
+    /// other than Linux), nothing is refused.
     pub fn check(&self) -> Result<MemoryNeeded, MemoryError> {
         match free_memory(self.device) {
             Some(free) => self.check_within(free),
@@ -238,8 +239,8 @@ impl MemoryPlan {
         }
     }
 
-    /// The same with the batch halved, and its microbatches with it, until it fits, and what it needs
-    /// then; `None` if a batch of one does not.
+    /// The plan with the batch, and its microbatches, halved until it fits, and the memory it then
+    /// needs; `None` if even a batch of one does not fit.
     fn halved_to_fit(&self, free: u64) -> Result<Option<(Self, u64)>, ModelError> {
         let mut plan = self.clone();
         loop {
@@ -250,13 +251,13 @@ impl MemoryPlan {
             if plan.batch <= 1 && plan.microbatch <= 1 {
                 return Ok(None);
             }
-            // A run that generates nothing has no batch to halve.
+            // A run without generation has no batch to halve.
             plan.batch = (plan.batch / 2).max(plan.batch.min(1));
             plan.microbatch = (plan.microbatch / 2).max(1);
         }
     }
 
-    /// Compares the memory that the run needs with this many bytes.
+    /// Compares the memory that the run needs with this number of bytes.
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -301,7 +302,7 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes that are free on a device, where that is known.
+/// Number of free bytes on a device, if known.
 pub fn free_memory(device: Device) -> Option<u64> {
     match device {
         Device::Cpu => rlaif_torch::host_memory_available(),
@@ -310,7 +311,7 @@ pub fn free_memory(device: Device) -> Option<u64> {
     }
 }
 
-/// Scalars of the weights in a folder. Of a trunk without the head that its family knows, those of
+/// Number of weights in a folder, in scalars. For a trunk without its family's head, the number in
 /// the checkpoint.
 fn parameters(families: Families, folder: &Path) -> Result<u64, ModelError> {
     match inspect_of(families, folder) {
@@ -363,10 +364,11 @@ mod tests {
         assert_eq!(needed.optimizer, 3 * parameters * 4);
         let narrow = MemoryPlan { kind: Kind::BFloat16, ..plan() }.needed().unwrap();
         assert_eq!(narrow.weights, 2 * parameters * 2);
-        // A gradient in bf16, two moments in f32, and the 16 bits that the weights lack to f32.
+        // A gradient in bf16, two moments in f32, and the 16 bits that the weights lack compared
+        // with f32.
         assert_eq!(narrow.optimizer, parameters * (2 + 8 + 2));
         let cuda = MemoryPlan { kind: Kind::BFloat16, device: Device::Cuda(0), ..plan() };
-        // There it is a master copy in f32.
+        // On CUDA, a master copy in f32.
         assert_eq!(cuda.needed().unwrap().optimizer, parameters * (2 + 8 + 4));
     }
 
@@ -380,7 +382,7 @@ mod tests {
         assert!(error.contains("smaller model"), "{error}");
     }
 
-    /// The numbers that were read from config.json by their keys before there were families.
+    /// The numbers that were read by their keys in config.json before there were families.
     #[test]
     fn every_family_says_its_dimensions() {
         let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/models");

@@ -1,4 +1,4 @@
-//! What more than one architecture uses: linear layers, norms, attention, activations.
+//! Layers shared by several architectures: linear layers, norms, attention, activations.
 
 use std::collections::BTreeMap;
 
@@ -20,11 +20,11 @@ pub struct Linear {
     pub(crate) path: String,
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,
-    /// By their place in the model's [`crate::adapter::AdapterSet`].
+    /// By index in the model's [`crate::adapter::AdapterSet`].
     pub(crate) adapters: BTreeMap<usize, Adapter>,
 }
 
-/// Whether a linear layer has a bias.
+/// Bias of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bias {
     /// It has one.
@@ -40,7 +40,7 @@ impl From<bool> for Bias {
 }
 
 impl Linear {
-    /// The layer at this place of a model; without a checkpoint its weight is normal with this
+    /// The layer at this path of a model; without a checkpoint, its weight is normal with this
     /// standard deviation.
     pub fn load(weights: &TensorTree<'_>, inputs: i64, outputs: i64, bias: Bias, std: f64) -> Self {
         Self {
@@ -51,12 +51,12 @@ impl Linear {
         }
     }
 
-    /// The adapter that takes part in this pass; `None` without one, and while it is merged.
+    /// The adapter active in this pass; `None` without one, and while it is merged.
     fn adapter(&self, pass: Pass) -> Option<&Adapter> {
         self.adapters.get(&pass.adapter?).filter(|adapter| adapter.merged_over.is_none())
     }
 
-    /// `[.., inputs]` to `[.., outputs]`.
+    /// Maps `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
         let [y] = Self::project([self], x, pass);
         y
@@ -69,7 +69,7 @@ impl Linear {
         adapted(sum, lora.as_ref(), x, pass)
     }
 
-    /// Weight, bias and LoRA adapter of this pass.
+    /// Weight, bias and LoRA adapter for this pass.
     pub(crate) fn acting(&self, pass: Pass) -> (RowWeight<'_>, Option<Lora<'_>>) {
         let own = (&self.weight, self.bias.as_ref());
         match self.adapter(pass).map(|adapter| &adapter.form) {
@@ -81,7 +81,7 @@ impl Linear {
         }
     }
 
-    /// Several layers on one input, `[.., inputs]` to `[.., outputs]` each.
+    /// Applies several layers to one input, `[.., inputs]` to `[.., outputs]` each.
     pub(crate) fn project<const N: usize>(
         layers: [&Self; N],
         x: &Tensor,
@@ -95,7 +95,7 @@ impl Linear {
         })
     }
 
-    /// This layer as a vocabulary head, hidden states multiplied by `scale` first.
+    /// This layer as a vocabulary head that first multiplies hidden states by `scale`.
     pub fn vocab_head(&self, scale: f64, pass: Pass) -> VocabHead {
         let mut head = VocabHead {
             weight: self.weight.shallow_clone(),
@@ -129,7 +129,7 @@ impl Shallow for Linear {
     }
 }
 
-/// Layers without what adapters add, in one operation if all have a bias or none has.
+/// The layers without their adapters, in one operation if all or none have a bias.
 fn linears<const N: usize>(x: &Tensor, layers: [RowWeight<'_>; N]) -> [Tensor; N] {
     let (weights, biases) = (layers.map(|(weight, _)| weight), layers.map(|(_, bias)| bias));
     if biases.iter().all(Option::is_none) {
@@ -150,8 +150,8 @@ pub(crate) struct Lora<'a> {
     pub(crate) dropout: f64,
 }
 
-/// `y` of a layer on `x`, and what its adapter adds. `y` is the same with an adapter and without, to
-/// the last bit, so that one that adds 0 changes nothing.
+/// `y`, a layer's output for `x`, plus the output of its adapter. `y` is bitwise the same with and
+/// without an adapter, so that an adapter with output 0 changes nothing.
 fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor {
     let Some(Lora { a, b, scale, dropout: p }) = lora else { return y };
     let x = dropout(x.to_kind(a.kind()), *p, pass.dropout);
@@ -167,7 +167,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// The norm at this place of a model.
+    /// The norm at this path of a model.
     pub fn load(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
         Self { weight: weights.tensor("weight", &[size], Init::Ones), epsilon }
     }
@@ -177,7 +177,7 @@ impl RmsNorm {
         rlaif_torch::rms_norm(x, &self.weight, self.epsilon)
     }
 
-    /// The norm of `x`, and `x` for the residual around what follows.
+    /// The norm of `x`, and `x` itself for the residual connection.
     pub(crate) fn before(&self, x: &Tensor) -> (Tensor, Tensor) {
         rlaif_torch::rms_norm_beside(x, &self.weight, self.epsilon)
     }
@@ -203,7 +203,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// The norm at this place of a model.
+    /// The norm at this path of a model.
     pub fn load(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
         Self {
             weight: weights.tensor("weight", &[size], Init::Ones),
@@ -240,18 +240,18 @@ impl Embedding {
         &self.weight
     }
 
-    /// The table at this place of a model; without a checkpoint normal with this standard deviation.
+    /// The table at this path of a model; without a checkpoint normal with this standard deviation.
     pub fn load(weights: &TensorTree<'_>, rows: i64, size: i64, std: f64) -> Self {
         Self { weight: weights.tensor("weight", &[rows, size], Init::Normal { std }) }
     }
 
-    /// Ids `[..]` to `[.., size]`.
+    /// Maps ids `[..]` to `[.., size]`.
     pub fn forward(&self, ids: &Tensor) -> Tensor {
         Tensor::embedding(&self.weight, ids, -1, false, false)
     }
 }
 
-/// Dropout of probability `p` where the forward pass asks for it.
+/// Dropout with probability `p` if the forward pass enables it.
 pub(crate) fn dropout(x: Tensor, p: f64, switch: Dropout) -> Tensor {
     match switch {
         Dropout::On if p > 0. => x.dropout(p, true),
@@ -306,14 +306,14 @@ impl Activation {
     }
 }
 
-/// Which keys a query sees, beyond what padding hides.
+/// Keys visible to a query, apart from padding.
 #[derive(Debug)]
 pub(crate) enum Visible<'a> {
     /// All of them.
     All,
-    /// Those up to its own position.
+    /// Keys up to the query's own position.
     Causal,
-    /// As an additive bias says, broadcast to `[B, heads, T, S]`.
+    /// An additive bias, broadcast to `[B, heads, T, S]`.
     Bias(&'a Tensor),
 }
 
@@ -327,8 +327,8 @@ impl Visible<'_> {
     }
 }
 
-/// Scaled dot-product attention of `[B, heads, T, D]` with `[B, heads, S, D]`, for decoding: keys and
-/// values are read where the cache has them.
+/// Scaled dot-product attention of `[B, heads, T, D]` with `[B, heads, S, D]`, for decoding: keys
+/// and values are read in place from the cache.
 pub(crate) fn attend(
     q: &Tensor,
     k: &Tensor,
@@ -370,14 +370,14 @@ pub(crate) fn in_heads(x: &Tensor, heads: i64, head_dim: i64) -> Tensor {
     x.view([size[0], size[1], heads, head_dim])
 }
 
-/// What hides a key: the lowest finite number rather than -∞, so that a padded query that sees
-/// nothing gives a finite row.
+/// The bias of a hidden key: the lowest finite number rather than -∞, so that a padded query
+/// without visible keys gives a finite row.
 pub(crate) fn hide(visible: &Tensor, kind: Kind) -> Tensor {
     let zeros = Tensor::zeros(visible.size(), (kind, visible.device()));
     zeros.masked_fill(&visible.logical_not(), lowest(kind))
 }
 
-/// Half of the lowest finite number of a kind: a bias can be added without overflow.
+/// Half of the lowest finite number of a dtype: a bias can be added without overflow.
 pub(crate) fn lowest(kind: Kind) -> f64 {
     match kind {
         Kind::Half => -32_752.,

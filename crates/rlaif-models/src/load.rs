@@ -1,4 +1,4 @@
-//! How a folder is read.
+//! Loading of a model folder.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use tch::{Device, Kind};
 
 use crate::{config::Config, error::ModelError, family::Families, weights::Source};
 
-/// How weights are to be loaded.
+/// Options for loading weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoadOptions {
-    /// The device they go to.
+    /// The device of the weights.
     pub device: Device,
-    /// The kind they become; `None` leaves them as the checkpoint has them.
+    /// The dtype of the weights; `None` for that of the checkpoint.
     pub kind: Option<Kind>,
-    /// The families that are known.
+    /// The known families.
     pub families: Families,
 }
 
@@ -25,18 +25,18 @@ impl Default for LoadOptions {
 }
 
 impl LoadOptions {
-    /// Weights on this device in this kind, or in the checkpoint's own.
+    /// Loads weights to this device with this dtype, or with that of the checkpoint.
     pub fn new(device: Device, kind: impl Into<Option<Kind>>) -> Self {
         Self { device, kind: kind.into(), families: Families::BUILT_IN }
     }
 
-    /// Where random weights come from: f32 in the absence of a kind.
+    /// The source of random weights, in f32 by default.
     pub(crate) fn random(self) -> Source<'static> {
         Source::random(self.kind.unwrap_or(Kind::Float), self.device)
     }
 }
 
-/// Reads a folder for the function that builds a model of it, and says which tensors that left.
+/// Reads a folder for the function that builds its model, and returns the names of unused tensors.
 pub(crate) fn from_folder<M>(
     folder: &Path,
     options: LoadOptions,
@@ -49,7 +49,7 @@ pub(crate) fn from_folder<M>(
     Ok((model, unread.take()))
 }
 
-/// The configuration and the weights of a folder, once they are known to be of a kind that is read.
+/// The configuration and the weights of a folder, after checking that their format is supported.
 pub(crate) fn open(folder: &Path) -> Result<(Config, Checkpoint), ModelError> {
     let config = Config::read(folder)?;
     config.check_weights()?;

@@ -1,4 +1,4 @@
-//! LoRA adapters: several by name, switched per forward pass, in peft's files.
+//! LoRA adapters: several per model, selected by name per forward pass, in peft's file format.
 //!
 //! [Hu et al. 2021](https://arxiv.org/abs/2106.09685): `y = W x + s B A x` with A `[r, inputs]`,
 //! B `[outputs, r]` and s = α/r, or α/√r with rank-stabilised scaling
@@ -24,17 +24,17 @@ use crate::{
     weights::{read_checked, read_if_present},
 };
 
-/// Where the tensors of a new adapter come from.
+/// Source of the tensors of a new adapter.
 enum Origin<'a> {
-    /// A drawn from libtorch's generator as peft draws it, B zero: the adapter starts as nothing.
+    /// A drawn from libtorch's generator as in peft, B zero: at first, the adapter has no effect.
     Fresh,
     File(&'a Checkpoint),
 }
 
-/// The adapters of a model, to be added, switched, merged and saved.
+/// The adapters of a model: add, switch, merge and save them.
 ///
-/// An adapter takes part in a forward pass as [`rlaif_lm::Forward::adapters`] says: the same weights
-/// serve as policy with the adapter and as reference without.
+/// [`rlaif_lm::Forward::adapters`] selects the adapter of a forward pass: the same weights serve as
+/// the policy with the adapter and as the reference without.
 pub struct ModelAdapters<'a> {
     parts: Parts<'a>,
 }
@@ -44,12 +44,12 @@ impl<'a> ModelAdapters<'a> {
         Self { parts }
     }
 
-    /// The names of the adapters that are loaded.
+    /// The names of the loaded adapters.
     pub fn names(&self) -> Vec<String> {
         self.parts.adapters.names()
     }
 
-    /// The adapter that [`rlaif_lm::Adapters::Active`] means.
+    /// The adapter that [`rlaif_lm::Adapters::Active`] selects.
     pub fn active(&self) -> Option<&str> {
         self.parts.adapters.active()
     }
@@ -64,12 +64,12 @@ impl<'a> ModelAdapters<'a> {
         Ok(())
     }
 
-    /// Adds a fresh adapter that changes nothing yet, and trains it alone: every other parameter
-    /// is frozen, as peft does. A is drawn from libtorch's generator: seed it before.
+    /// Adds a fresh adapter without effect, and trains only it: all other parameters are frozen, as
+    /// in peft. A is drawn from libtorch's generator: seed it before.
     ///
     /// # Errors
     /// [`ModelError::AdapterExists`]; [`ModelError::NoTarget`] if `target_modules` matches nothing,
-    /// or a name in `modules_to_save` something else than linear layers.
+    /// or a name in `modules_to_save` matches something other than linear layers.
     pub fn add(&mut self, name: &str, config: AdapterConfig) -> Result<(), ModelError> {
         self.attach(name, config, &Origin::Fresh)?;
         self.train(name)
@@ -78,16 +78,16 @@ impl<'a> ModelAdapters<'a> {
     /// Loads an adapter from a folder in peft's layout. It is frozen; [`Self::train`] changes that.
     ///
     /// # Errors
-    /// [`ModelError::Checkpoint`] if the files cannot be read or ask for something that is not
-    /// supported, [`ModelError::Tensors`] with everything that is missing, unexpected or
-    /// mis-shaped, and as [`Self::add`].
+    /// [`ModelError::Checkpoint`] if the files cannot be read or need an unsupported feature,
+    /// [`ModelError::Tensors`] with all missing, unexpected and mis-shaped tensors, and as
+    /// [`Self::add`].
     pub fn load(&mut self, name: &str, folder: &Path) -> Result<(), ModelError> {
         let config = AdapterConfig::read(folder)?;
         let weights = Checkpoint::open_adapter(folder)?;
         self.attach(name, config, &Origin::File(&weights))
     }
 
-    /// Trains this adapter alone, and freezes every other parameter.
+    /// Trains only this adapter, and freezes all other parameters.
     ///
     /// # Errors
     /// [`ModelError::UnknownAdapter`].
@@ -102,11 +102,11 @@ impl<'a> ModelAdapters<'a> {
         Ok(())
     }
 
-    /// Adds the adapter into the weights, so that a forward pass costs no more than without. What
-    /// was there is kept for [`Self::unmerge`].
+    /// Adds the adapter to the weights, so that a forward pass costs no more than without. The
+    /// original weights are kept for [`Self::unmerge`].
     ///
     /// # Errors
-    /// [`ModelError::UnknownAdapter`], [`ModelError::Merge`] if one is merged already.
+    /// [`ModelError::UnknownAdapter`], [`ModelError::Merge`] if another adapter is merged.
     pub fn merge(&mut self, name: &str) -> Result<(), ModelError> {
         let slot = self.parts.adapters.find(name)?;
         if self.parts.adapters.merged().is_some() {
@@ -125,10 +125,10 @@ impl<'a> ModelAdapters<'a> {
         Ok(())
     }
 
-    /// Puts the weights back, bit by bit, as they were before [`Self::merge`].
+    /// Restores the weights, bit by bit, to their state before [`Self::merge`].
     ///
     /// # Errors
-    /// [`ModelError::Merge`] if none is merged.
+    /// [`ModelError::Merge`] if no adapter is merged.
     pub fn unmerge(&mut self) -> Result<(), ModelError> {
         let Some(slot) = self.parts.adapters.merged() else {
             return Err(ModelError::Merge {
@@ -152,7 +152,7 @@ impl<'a> ModelAdapters<'a> {
         Ok(())
     }
 
-    /// Takes an adapter off the model. A merged one stays in the weights for good.
+    /// Removes an adapter from the model. A merged adapter stays in the weights permanently.
     ///
     /// # Errors
     /// [`ModelError::UnknownAdapter`].
@@ -177,13 +177,13 @@ impl<'a> ModelAdapters<'a> {
     /// `adapter_model.safetensors`.
     ///
     /// # Errors
-    /// [`ModelError::UnknownAdapter`], [`ModelError::Checkpoint`] if it cannot be written; nothing
-    /// is left behind then.
+    /// [`ModelError::UnknownAdapter`], [`ModelError::Checkpoint`] if it cannot be written; no
+    /// partial folder is left behind.
     pub fn save(&self, name: &str, folder: &Path) -> Result<(), ModelError> {
         self.write(name, folder, None, None)
     }
 
-    /// As [`Self::save`], with a config.json and the tokenizer of a folder beside it.
+    /// As [`Self::save`], with a config.json and with the tokenizer of a folder.
     pub(crate) fn write(
         &self,
         name: &str,
@@ -274,8 +274,8 @@ impl<'a> ModelAdapters<'a> {
     }
 }
 
-/// The modules that `modules_to_save` names and that no linear layer is or is part of, by that name
-/// or, if the model has them, by their own.
+/// The modules that `modules_to_save` names and that contain no linear layer, under that name or,
+/// if the model has them, under their own.
 fn unsaved(
     config: &AdapterConfig,
     rules: &AdapterRules,
@@ -291,7 +291,8 @@ fn unsaved(
         .collect();
     let mut all: Vec<&str> = layers.to_vec();
     all.extend(others.iter().map(String::as_str));
-    // peft gives every adapter of a classifier both names that heads have; a model has one.
+    // peft lists both names of heads for every adapter of a classifier; a model has only one of
+    // them.
     let head = |name: &str| HEADS.contains(&name);
     let of_classifier = config.task_type == Some(TaskType::SequenceClassification);
     let unknown = rules.unsaved(&all).filter(|name| !(of_classifier && head(name)));
@@ -328,7 +329,7 @@ fn merge_layer(layer: &mut Linear, slot: usize) {
 /// Names of the heads of classifiers.
 const HEADS: [&str; 2] = ["classifier", "score"];
 
-/// True of a tensor of a classifier's head that the model has not.
+/// `true` for a tensor of a classifier's head that the model does not have.
 fn of_classifier(parameter: &str, parameters: &Parameters) -> bool {
     let first = parameter.split('.').next().unwrap_or(parameter);
     let beginning = format!("{first}.");
@@ -341,7 +342,7 @@ fn unwrapped(name: &str) -> String {
     name.split('.').filter(wrapper).collect::<Vec<_>>().join(".")
 }
 
-/// True of a tensor of an adapter's file that is the base's parameter of this name.
+/// `true` for a tensor of an adapter's file that is a copy of the base's parameter with this name.
 fn is_copy(
     file: &Checkpoint,
     name: &str,
@@ -355,16 +356,16 @@ fn is_copy(
     Ok(copy.size() == own.size() && own.equal(&copy))
 }
 
-/// Makes the tensors of one adapter, and collects what is wrong with its file.
+/// Creates the tensors of one adapter, and collects the faults of its file.
 struct Maker<'a> {
     rules: &'a AdapterRules,
     dropout: f64,
     origin: &'a Origin<'a>,
     used: BTreeSet<String>,
     problems: Vec<TensorProblem>,
-    /// Tensors of the file that are not factors of linear layers, nor stand in for one.
+    /// Tensors of the file that are neither factors nor replacements of linear layers.
     others: Vec<String>,
-    /// True if the file has the head of a classifier, and the model none.
+    /// `true` if the file has the head of a classifier, and the model has none.
     without_head: bool,
 }
 
@@ -377,10 +378,10 @@ impl Maker<'_> {
         let (shape_a, shape_b) = ([rank, size[1]], [size[0], rank]);
         let (a, b) = match self.origin {
             Origin::Fresh => {
-                // What peft's kaiming_uniform_(a = sqrt(5)) comes to.
+                // Equivalent to peft's kaiming_uniform_(a = sqrt(5)).
                 let bound = 1. / (size[1] as f64).sqrt();
                 let options = (Kind::Float, device);
-                // Its rank is the user's: what does not fit is refused and no panic.
+                // The rank is user input: a faulty one is an error, not a panic.
                 (
                     Tensor::f_zeros(shape_a, options)?.uniform_(-bound, bound),
                     Tensor::f_zeros(shape_b, options)?,
@@ -408,7 +409,7 @@ impl Maker<'_> {
                     let key = AdapterKey::Saved { parameter: format!("{}.{key}", layer.path) };
                     let problems = self.problems.len();
                     let tensor = self.read(&key, &like.size(), device);
-                    // A head of another size, of a vocabulary that was resized.
+                    // A head of another size, from a resized vocabulary.
                     if let Some(TensorProblem::Shape { name, found, .. }) =
                         self.problems.get(problems)
                     {
@@ -423,7 +424,7 @@ impl Maker<'_> {
         Adapter { form: Form::Replacement { weight, bias }, merged_over: None }
     }
 
-    /// Notes the modules of which the file has no weights; those it has are noted as unexpected.
+    /// Records the modules whose weights the file lacks; those it has are recorded as unexpected.
     fn not_saved(&mut self, modules: Vec<String>) {
         let Origin::File(file) = self.origin else { return };
         for module in modules {
@@ -434,7 +435,7 @@ impl Maker<'_> {
         }
     }
 
-    /// Refuses tensors of the file that this model has no place for, apart from copies of its weights.
+    /// Refuses tensors of the file that this model has no place for, except copies of its weights.
     fn check_others(&mut self, parameters: &Parameters) -> Result<(), ModelError> {
         let Origin::File(file) = self.origin else { return Ok(()) };
         for name in file.tensors().keys() {
@@ -456,7 +457,7 @@ impl Maker<'_> {
                 Some(AdapterKey::Saved { parameter }) => {
                     !is_copy(file, name, &parameter, parameters)?
                 }
-                // peft's wrappers of a layer, which hold the layer itself as well.
+                // peft's wrappers of a layer, which contain the layer itself as well.
                 None => match AdapterKey::parse(&unwrapped(name)) {
                     Some(AdapterKey::Saved { parameter }) if unwrapped(name) != *name => {
                         !is_copy(file, name, &parameter, parameters)?
@@ -480,7 +481,7 @@ impl Maker<'_> {
         Err(ModelError::AdapterParts { file: file.origin().to_owned(), others })
     }
 
-    /// A tensor of the file in f32, or an empty one and a problem noted.
+    /// A tensor of the file in f32; or an empty tensor, with the problem recorded.
     fn read(&mut self, key: &AdapterKey, shape: &[i64], device: Device) -> Tensor {
         let Origin::File(file) = self.origin else { unreachable!("a fresh adapter has no file") };
         let name = key.to_string();

@@ -1,10 +1,9 @@
 //! BERT and RoBERTa with a sequence-classification head.
 //!
-//! Papers: [Devlin et al. 2018](https://arxiv.org/abs/1810.04805),
-//! [Liu et al. 2019](https://arxiv.org/abs/1907.11692). The trunk is one; RoBERTa counts positions
-//! from `pad_token_id + 1`, has no segments, and classifies the first token by a head of its own,
-//! where BERT has a pooler. Among the checkpoints:
-//! `facebook/roberta-hate-speech-dynabench-r4-target`.
+//! Papers: [Devlin et al. 2018](https://arxiv.org/abs/1810.04805), [Liu et al.
+//! 2019](https://arxiv.org/abs/1907.11692). Both have the same trunk; RoBERTa counts positions from
+//! `pad_token_id + 1`, has no segments, and classifies the first token by its own head, where BERT
+//! has a pooler. Among the checkpoints: `facebook/roberta-hate-speech-dynabench-r4-target`.
 
 use rlaif_lm::{Activations, LmError, LmSpec, TokenBatch};
 use serde::Deserialize;
@@ -24,7 +23,7 @@ use crate::{
     weights::{Source, TensorTree},
 };
 
-/// The fields of config.json that matter here. [`Config::parse`] adds those that the file lacks.
+/// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
 #[derive(Debug, Deserialize)]
 struct RawConfig {
     model_type: String,
@@ -74,7 +73,7 @@ impl RawConfig {
     }
 }
 
-/// Sizes of the layers, for an estimate of what they need.
+/// Sizes of the layers, for memory estimates.
 pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
     let raw = RawConfig::read(config)?;
     raw.check()?;
@@ -103,7 +102,7 @@ struct Embeddings {
     norm: LayerNorm,
     /// Position of the first token.
     first: i64,
-    /// The id that takes no position, where there is one.
+    /// The id that occupies no position, if there is one.
     pad_id: Option<i64>,
 }
 
@@ -123,8 +122,8 @@ impl Embeddings {
     }
 
     fn forward(&self, input: &TokenBatch, segments: &Tensor) -> Tensor {
-        // The n-th token stands at `first + n`, wherever the padding is. RoBERTa does not count a
-        // pad id even inside a text.
+        // The n-th token is at position `first + n`, wherever the padding is. RoBERTa does not
+        // count a pad id even inside a text.
         let counted = match self.pad_id {
             Some(pad_id) => input.ids().ne(pad_id),
             None => input.mask().tensor().shallow_clone(),
@@ -139,7 +138,7 @@ impl Embeddings {
     }
 }
 
-/// One layer: attention, then feed-forward, a residual around and a norm after each.
+/// One layer: attention, then feed-forward, each with a residual connection and a norm after it.
 #[derive(Debug)]
 struct Block {
     query: Linear,
@@ -231,7 +230,7 @@ impl Shallow for Block {
     }
 }
 
-/// What makes logits of the first token's hidden state.
+/// Maps the first token's hidden state to logits.
 #[derive(Debug)]
 struct Head {
     /// RoBERTa's `classifier.dense`, BERT's `pooler.dense`: a tanh layer either way.
@@ -336,7 +335,7 @@ impl Roberta {
         Ok((Box::new(model), spec, parameters))
     }
 
-    /// The segment of each token, int64 `[B, T]`: 1 from where a second text starts.
+    /// The segment of each token, int64 `[B, T]`: 1 from the start of the second text.
     fn segments(
         &self,
         input: &TokenBatch,

@@ -1,4 +1,4 @@
-//! Layers as decoding runs them: over rows without padding, each by itself to the last bit.
+//! Layers in decoding: over rows without padding, each bitwise independent of the others.
 
 use rlaif_lm::{Dropout, TokenBatch};
 use rlaif_torch::{RowActivation, RowCount, RowLinear};
@@ -9,12 +9,12 @@ use crate::{
     layers::{Activation, Linear, RmsNorm},
 };
 
-/// Whether this pass can run over rows: on the CPU, in f32 or bf16, without gradients or dropout.
+/// `true` if this pass can run over rows: on the CPU, in f32 or bf16, without gradients or dropout.
 pub(crate) fn serve(kind: Kind, device: Device, pass: Pass) -> bool {
     pass.dropout == Dropout::Off && rlaif_torch::rows_serve(kind, device)
 }
 
-/// Layers on the normed rows `x` `[M, K]`, `[M, N_i]` each.
+/// Applies layers to the normed rows `x` `[M, K]`, `[M, N_i]` each.
 pub(crate) fn project<const N: usize>(
     x: &Tensor,
     norm: Option<&RmsNorm>,
@@ -30,7 +30,7 @@ pub(crate) fn project<const N: usize>(
         let y = results.next().expect("one result for each layer");
         let Some(lora) = lora else { return y };
         let kind = y.kind();
-        // Adapters may be of another kind than the layer.
+        // Adapters may have another dtype than the layer.
         let (a, b) = (lora.a.to_kind(kind), lora.b.to_kind(kind));
         let low = rows.apply(x, &[(&a, None)]).remove(0) * lora.scale;
         let layer = RowLinear { residual: Some(&y), count, ..RowLinear::default() };
@@ -89,11 +89,11 @@ pub(crate) fn gated(
     }
 }
 
-/// Rows of tokens that follow one another without padding.
+/// Rows of tokens, concatenated without padding.
 pub(crate) struct PackedRows {
     /// int64 `[N]`.
     pub(crate) ids: Tensor,
-    /// Tokens of each row.
+    /// Number of tokens in each row.
     pub(crate) lengths: Vec<usize>,
 }
 
@@ -104,7 +104,7 @@ impl PackedRows {
         Self { ids: Tensor::from_slice(&ids).to_device(batch.ids().device()), lengths }
     }
 
-    /// First token and number of tokens of each row that has any.
+    /// First token and number of tokens of each row that is not empty.
     fn spans(&self) -> impl Iterator<Item = (i64, i64)> + '_ {
         let mut end = 0;
         self.lengths.iter().filter(|&&length| length > 0).map(move |&length| {
@@ -119,9 +119,9 @@ impl PackedRows {
         Tensor::from_slice(&positions).to_device(self.ids.device())
     }
 
-    /// Attention within each row: `attend` has queries, keys and values `[1, heads, T, D]` of a row
-    /// of T tokens, from `[N, heads, D]`, and gives `[1, heads, T, D]`; the result is
-    /// `[N, heads · D]`.
+    /// Attention within each row: `attend` takes queries, keys and values `[1, heads, T, D]` of a
+    /// row of T tokens, from `[N, heads, D]`, and returns `[1, heads, T, D]`; the result is `[N,
+    /// heads · D]`.
     pub(crate) fn attention(
         &self,
         qkv: [&Tensor; 3],

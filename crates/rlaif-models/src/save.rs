@@ -1,4 +1,4 @@
-//! Models to folders that transformers and peft load.
+//! Writes models as folders that transformers and peft load.
 
 use std::{
     io::{self, Write},
@@ -14,14 +14,14 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{config::Config, error::ModelError, family::Family, frame::Frame, weights::kind_name};
 
-/// What goes into a model folder beside the weights.
+/// Contents of a model folder besides the weights.
 #[derive(Debug, Clone)]
 pub struct SaveOptions<'a> {
-    /// Folder whose tokenizer files come along.
+    /// Folder whose tokenizer files are copied.
     pub source: Option<&'a Path>,
     /// The model card.
     pub card: Option<&'a ModelCard>,
-    /// Weights above this size, in bytes, are split into shards.
+    /// Size from which weights are split into shards, in bytes.
     pub shard_bytes: u64,
 }
 
@@ -31,12 +31,12 @@ impl Default for SaveOptions<'_> {
     }
 }
 
-/// Whether a parameter is part of an adapter.
+/// `true` if a parameter is part of an adapter.
 pub(crate) fn of_adapter(name: &str) -> bool {
     [".lora_A.", ".lora_B.", ".modules_to_save."].iter().any(|part| name.contains(part))
 }
 
-/// Writes config.json, the weights and what `options` add. Adapters are left out.
+/// Writes config.json, the weights and the contents in `options`. Adapters are left out.
 pub(crate) fn write_model(
     folder: &Path,
     frame: &Frame,
@@ -65,8 +65,8 @@ pub(crate) fn write_model(
     Ok(writer.finish()?)
 }
 
-/// config.json as it was read, with the kind the weights now have, in the spelling that older and
-/// newer versions of transformers both read.
+/// config.json as it was read, with the current dtype of the weights, spelled so that older and
+/// newer versions of transformers can read it.
 fn written_config(config: &Config, parameters: &Parameters, family: &Family) -> Map<String, Value> {
     let mut fields = config.fields().clone();
     if let Some((_, tensor)) = parameters.iter().next() {
@@ -83,7 +83,7 @@ fn written_config(config: &Config, parameters: &Parameters, family: &Family) -> 
     fields
 }
 
-/// Tensors to be written, one at a time brought to the host.
+/// Tensors to write; they are copied to the host one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct TensorList(Vec<(String, Tensor, Dtype)>);
 

@@ -13,10 +13,10 @@ use crate::{
     load::LoadOptions,
 };
 
-/// A LoRA adapter to be trained.
+/// A LoRA adapter to train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lora {
-    /// The name that the adapter has in the model.
+    /// The adapter's name in the model.
     pub name: String,
     /// r.
     pub rank: NonZeroU32,
@@ -24,14 +24,14 @@ pub struct Lora {
     pub alpha: f64,
     /// Dropout of the adapter's input.
     pub dropout: f64,
-    /// The layers it is on.
+    /// The layers with the adapter.
     pub targets: TargetModules,
     /// The base model's hub id or folder, for the adapter's files.
     pub base: Option<String>,
 }
 
 impl Lora {
-    /// An adapter with peft's defaults: α = 8, no dropout, on every linear layer but the head.
+    /// An adapter with peft's defaults: α = 8, no dropout, on every linear layer except the head.
     pub fn new(name: impl Into<String>, rank: NonZeroU32) -> Self {
         let (name, targets) = (name.into(), TargetModules::AllLinear);
         Self { name, rank, alpha: 8., dropout: 0., targets, base: None }
@@ -50,7 +50,7 @@ impl Lora {
         config
     }
 
-    /// Puts the adapter on a language model, and trains it alone.
+    /// Adds the adapter to a language model, and trains only it.
     ///
     /// # Errors
     /// As [`crate::ModelAdapters::add`].
@@ -59,7 +59,7 @@ impl Lora {
         model.adapters().add(&self.name, config)
     }
 
-    /// Puts the adapter on a classifier, and trains it and the head alone.
+    /// Adds the adapter to a classifier, and trains only it and the head.
     ///
     /// # Errors
     /// As [`crate::ModelAdapters::add`].
@@ -68,7 +68,7 @@ impl Lora {
     }
 }
 
-/// The policy of a run and the reference that it is held to.
+/// The policy of a run and its reference.
 ///
 /// ```
 /// use rlaif_lm::Policy;
@@ -86,25 +86,25 @@ impl Lora {
 /// ```
 #[derive(Debug, Clone)]
 pub struct PolicySetup {
-    /// The policy. An adapter of it is what is trained.
+    /// The policy. If it has an adapter, only the adapter is trained.
     pub files: ModelFiles,
-    /// How its weights are loaded.
+    /// Options for loading the weights.
     pub options: LoadOptions,
-    /// The fresh adapter to be trained, on files without one; `None` trains the weights, or the adapter
-    /// of the files.
+    /// A fresh adapter to train, for files without one; `None` trains the weights, or the files'
+    /// adapter.
     pub lora: Option<Lora>,
-    /// A reference that is another model.
+    /// A separate model as the reference.
     pub reference: Option<ModelFiles>,
 }
 
 impl PolicySetup {
-    /// A policy all of whose weights are trained, held to a copy of itself.
+    /// A policy with all weights trained, and a copy of it as the reference.
     pub fn new(files: impl Into<ModelFiles>, options: LoadOptions) -> Self {
         Self { files: files.into(), options, lora: None, reference: None }
     }
 
     /// Loads the policy, with its adapter if it has one. A fresh adapter is drawn from libtorch's
-    /// generator. Without an adapter, every weight is trained.
+    /// generator. Without an adapter, all weights are trained.
     ///
     /// # Errors
     /// As [`LanguageModel::load`] and [`crate::ModelAdapters::add`].
@@ -118,9 +118,9 @@ impl PolicySetup {
         Ok(policy)
     }
 
-    /// Loads the reference; `None` if it is the policy without its fresh adapter. A policy whose adapter
-    /// is trained further is held to what it was at the start, adapter included. The reference shares
-    /// the memory of the policy's frozen layers: freeze them first.
+    /// Loads the reference; `None` if it is the policy without its fresh adapter. For a policy
+    /// whose existing adapter is trained further, the reference is its initial state, adapter
+    /// included. The reference shares the memory of the policy's frozen layers: freeze them first.
     ///
     /// # Errors
     /// As [`LanguageModel::load`].
@@ -136,8 +136,8 @@ impl PolicySetup {
         }
     }
 
-    /// Loads both. To freeze some of the policy's weights, call [`Self::policy`] and
-    /// [`Self::reference_of`] around it.
+    /// Loads both. To freeze some of the policy's weights, call [`Self::policy`] before and
+    /// [`Self::reference_of`] after.
     ///
     /// # Errors
     /// As [`Self::policy`] and [`Self::reference_of`].

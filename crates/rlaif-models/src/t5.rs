@@ -2,9 +2,9 @@
 //!
 //! Paper: [Raffel et al. 2020](https://arxiv.org/abs/1910.10683); v1.1 and Flan replace ReLU by a
 //! gated GELU and untie the head. Checkpoints: `google-t5/t5-*` (v1.0), `google/t5-v1_1-*`,
-//! `google/flan-t5-*`. What is particular: RMS norms before each layer, no biases anywhere, no
-//! scaling by 1/√d in attention, the relative position bias of block 0 serves the whole stack, and
-//! tied embeddings come with logits scaled by `d_model^-0.5`.
+//! `google/flan-t5-*`. Particularities: RMS norms before each layer, no biases anywhere, no scaling
+//! by 1/√d in attention, one relative position bias (of block 0) for the whole stack, and, with
+//! tied embeddings, logits scaled by `d_model^-0.5`.
 
 mod config;
 mod decode;
@@ -33,10 +33,10 @@ use crate::{
 use config::{Head, RawConfig, Shape};
 pub(crate) use config::{dimensions, written};
 
-/// Which way a relative position bias looks.
+/// Direction of a relative position bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
-    /// Encoder: keys before and after the query have buckets of their own.
+    /// Encoder: keys before and after the query have separate buckets.
     Both,
     /// Decoder: all buckets for keys before the query.
     Back,
@@ -47,8 +47,8 @@ enum Direction {
 struct RelativeBias {
     /// `[buckets, heads]`.
     weight: Tensor,
-    /// Bucket of each distance from `-max_distance` to `max_distance` (key minus query); beyond,
-    /// the outermost. int64.
+    /// Bucket of each distance from `-max_distance` to `max_distance` (key minus query), int64;
+    /// larger distances use the outermost buckets.
     buckets: Tensor,
     max_distance: i64,
 }
@@ -87,8 +87,8 @@ impl RelativeBias {
 }
 
 /// The bucket of each distance (key minus query) from `-max_distance` to `max_distance`: one per
-/// distance at first, then logarithmically wider. Computed by libtorch in f32, operation by
-/// operation as transformers does, so that rounding at the edges agrees.
+/// distance at first, then logarithmically wider. Computed by libtorch in f32, with the same
+/// operations as in transformers, so that rounding at the edges agrees.
 fn buckets(buckets: i64, max_distance: i64, direction: Direction) -> Tensor {
     let distance =
         Tensor::arange_start(-max_distance, max_distance + 1, (Kind::Int64, Device::Cpu));
@@ -178,8 +178,8 @@ impl Attention {
         rlaif_torch::attention(q, k, v, &options)
     }
 
-    /// Attention of one query per row, `x` `[B, 1, d_model]`, to keys and values
-    /// `[B, heads, S, d_kv]` where the cache has them; what the output layer reads.
+    /// Attention of one query per row, `x` `[B, 1, d_model]`, to keys and values `[B, heads, S,
+    /// d_kv]` in the cache; returns the input of the output layer.
     fn step(
         &self,
         x: &Tensor,
@@ -211,7 +211,7 @@ impl Shallow for Attention {
     }
 }
 
-/// The bias that an attention adds to its scores, and the keys it sees.
+/// The bias added to the scores of an attention, and the visible keys.
 #[derive(Clone, Copy)]
 struct AttentionBias<'a> {
     /// `[1, heads, T, S]`.
@@ -220,14 +220,14 @@ struct AttentionBias<'a> {
     keys: Keys,
 }
 
-/// How padding is kept out of an attention.
+/// Exclusion of padding from an attention.
 #[derive(Debug)]
 enum Cover {
     /// There is no padding.
     Full,
     /// An additive mask `[B, 1, 1, S]` hides it.
     Mask(Tensor),
-    /// The tokens lie row after row without padding: queries and keys of each row.
+    /// The rows are concatenated without padding: numbers of queries and keys of each row.
     Unpadded { queries: Vec<i64>, keys: Vec<i64> },
 }
 
@@ -303,7 +303,7 @@ impl FeedForward {
         };
         let (wi, gate) =
             if shape.gated { (inward("wi_1"), Some(inward("wi_0"))) } else { (inward("wi"), None) };
-        // The widest sums of the model overflow f16, so this layer stays in f32 then.
+        // The widest sums of the model overflow f16, so this layer then stays in f32.
         let out = weights.at("wo");
         let out = if wi.weight.kind() == Kind::Half { out.in_kind(Kind::Float) } else { out };
         Self {
@@ -321,7 +321,7 @@ impl FeedForward {
         }
     }
 
-    /// What the output layer reads.
+    /// The input of the output layer.
     fn inner(&self, x: &Tensor, pass: Pass) -> Tensor {
         let inner = match &self.gate {
             Some(gate) => {
@@ -345,8 +345,8 @@ impl Shallow for FeedForward {
     }
 }
 
-/// One layer of a stack: self-attention, in the decoder cross-attention, feed-forward; a norm
-/// before and a residual around each.
+/// One layer of a stack: self-attention, in the decoder cross-attention, feed-forward; each with a
+/// norm before it and a residual connection around it.
 #[derive(Debug)]
 struct Block {
     attention: Attention,
@@ -357,11 +357,11 @@ struct Block {
     dropout: f64,
 }
 
-/// The tensors that a block reads beside its input.
+/// The tensors that a block reads besides its input.
 struct Context<'a> {
     /// Self-attention.
     scores: AttentionBias<'a>,
-    /// Cross-attention: hidden states of the encoder, and what keeps from its padding.
+    /// Cross-attention: hidden states of the encoder, and the exclusion of its padding.
     encoded: Option<(&'a Tensor, &'a Cover)>,
 }
 
@@ -395,7 +395,7 @@ impl Block {
         self.finish(&x, pass)
     }
 
-    /// As [`Self::forward`], computed again in the backward pass.
+    /// As [`Self::forward`], recomputed in the backward pass.
     fn recomputed(&self, x: &Tensor, context: &Context<'_>, pass: Pass) -> Result<Tensor, LmError> {
         let AttentionBias { bias, cover, keys } = context.scores;
         let cover = cover.handle();
@@ -418,15 +418,15 @@ impl Block {
         })
     }
 
-    /// The feed-forward layer, which decoding shares with training.
+    /// The feed-forward layer, shared by decoding and training.
     fn finish(&self, x: &Tensor, pass: Pass) -> Tensor {
         let (normed, x) = self.feed_forward_norm.before(x);
         let inner = self.feed_forward.inner(&normed, pass);
         self.add(&x, &self.feed_forward.wo, &inner, pass)
     }
 
-    /// The residual around what ends in `layer`. In f16 it is kept within range, as transformers
-    /// keeps it.
+    /// The residual connection around the part that ends in `layer`. In f16, the sum is clamped as
+    /// in transformers.
     fn add(&self, x: &Tensor, layer: &Linear, inner: &Tensor, pass: Pass) -> Tensor {
         let half = x.kind() == Kind::Half;
         if !half && pass.dropout_p(self.dropout) == 0. {
@@ -510,7 +510,7 @@ pub(crate) struct T5 {
     shared: Embedding,
     encoder: Stack,
     decoder: Stack,
-    /// `None` if the embeddings serve as the head.
+    /// `None` if the embeddings are used as the head.
     lm_head: Option<Linear>,
 }
 
@@ -549,7 +549,7 @@ impl T5 {
                 None
             }
         };
-        // Old checkpoints hold a cross-attention position bias that nothing ever used.
+        // Old checkpoints contain an unused cross-attention position bias.
         let parameters = source
             .finish(|name| name.ends_with("EncDecAttention.relative_attention_bias.weight"))?;
         let spec = raw.spec(&shared.weight, config.ends()?);
@@ -562,13 +562,13 @@ impl T5 {
         self.shared.forward(ids)
     }
 
-    /// Whether attention takes rows of different lengths without padding.
+    /// `true` if attention supports rows of different lengths without padding.
     fn attends_rows(&self, pass: Pass) -> bool {
         let LmSpec { kind, device, .. } = self.frame.spec;
         attends_rows(kind, device, self.shape.d_kv) && pass.dropout_p(self.shape.dropout) == 0.
     }
 
-    /// Runs the encoder over the tokens as they are to lie.
+    /// Runs the encoder over the tokens in the given layout.
     fn encode_as(
         &self,
         tokens: EncodedTokens,
@@ -666,7 +666,7 @@ impl DecoderLm for T5 {
             return self.prefill_rows(state, prompts, pass);
         }
         let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
-        // The state holds rows from their first column on.
+        // The state stores rows left-aligned.
         let right = match prompts.padding() {
             Padding::Right => None,
             Padding::Left => Some(TokenBatch::collate(
@@ -743,7 +743,7 @@ impl DecoderLm for T5 {
     }
 }
 
-/// Tokens where the batch has them, padding between them.
+/// Tokens in the layout of the batch, with padding between them.
 fn as_collated(prompts: &TokenBatch) -> EncodedTokens {
     if prompts.is_full() {
         EncodedTokens::Full
@@ -752,14 +752,14 @@ fn as_collated(prompts: &TokenBatch) -> EncodedTokens {
     }
 }
 
-/// Hidden states `[1, N, H]` of rows of these lengths, filled up on the right.
+/// Hidden states `[1, N, H]` of rows with these lengths, padded on the right.
 fn padded(hidden: &Tensor, lengths: &[i64]) -> EncoderStates {
     let (tokens, size) = (hidden.size()[1], hidden.size()[2]);
     let width = lengths.iter().copied().max().unwrap_or(0);
     let mut begin = 0;
     let mut places = Vec::new();
     for &length in lengths {
-        // Behind the last token there is a row of zeros.
+        // The last token is followed by a row of zeros.
         places.extend((0..width).map(|t| if t < length { begin + t } else { tokens }));
         begin += length;
     }

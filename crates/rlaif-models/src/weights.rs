@@ -1,8 +1,8 @@
-//! Where a model's tensors come from: a checkpoint, or a seeded random start.
+//! Sources of a model's tensors: a checkpoint, or seeded random weights.
 //!
-//! A model asks for its tensors by the path that its code has, which is the checkpoint's key:
-//! `weights.at("encoder").at("block").at(0)`. What is missing or mis-shaped is collected, and all of
-//! it is reported at once when the model is complete.
+//! A model requests its tensors by the path that its code has, which is the checkpoint's key:
+//! `weights.at("encoder").at("block").at(0)`. Missing and mis-shaped tensors are collected, and all
+//! of them are reported at once when the model is complete.
 
 use std::{cell::RefCell, collections::BTreeSet, fmt::Display, rc::Rc};
 
@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::{ModelError, TensorProblem};
 
-/// How a tensor starts where there is no checkpoint.
+/// Initialisation of a tensor without a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// All ones: the scale of a norm.
@@ -21,7 +21,7 @@ pub enum Init {
     Zeros,
     /// Normal around 0.
     Normal {
-        /// Its standard deviation.
+        /// The standard deviation.
         std: f64,
     },
 }
@@ -41,14 +41,14 @@ impl std::fmt::Debug for TensorTree<'_> {
 
 enum Origin<'a> {
     Checkpoint(&'a Checkpoint),
-    /// A checkpoint of which shapes are checked and no weight is read: the tensors have their
-    /// shapes and no memory of their own, and are of no use beyond that.
+    /// A checkpoint whose shapes are checked while no weight is read: the tensors have shapes but
+    /// no memory, and serve no other purpose.
     Headers(&'a Checkpoint),
-    /// Draws from libtorch's generator: seed it first.
+    /// Random numbers from libtorch's generator: seed it first.
     Random,
 }
 
-/// The tensors of one model as it asks for them: those of a checkpoint, or random ones.
+/// The tensors that a model requests: those of a checkpoint, or random ones.
 pub struct Source<'a> {
     origin: Origin<'a>,
     device: Device,
@@ -58,7 +58,7 @@ pub struct Source<'a> {
     unread: Unread,
 }
 
-/// The names of a checkpoint's tensors that its model has no use for.
+/// The names of a checkpoint's tensors that its model does not use.
 pub(crate) type Unread = Rc<RefCell<Vec<String>>>;
 
 #[derive(Default)]
@@ -67,14 +67,14 @@ struct State {
     problems: Vec<TensorProblem>,
     /// Names in the checkpoint.
     used: BTreeSet<String>,
-    /// Beginnings of names that are of no use.
+    /// Prefixes of names of unused tensors.
     left: Vec<String>,
-    /// Kinds of the tensors that the model does not want in one of its own choice.
+    /// Dtypes of the tensors for which the model does not choose a dtype.
     kinds: BTreeSet<&'static str>,
 }
 
 impl<'a> Source<'a> {
-    /// Tensors of a checkpoint; in the checkpoint's own kind unless `kind` asks for another.
+    /// Tensors of a checkpoint; with the checkpoint's dtype, or with `kind` if given.
     pub(crate) fn checkpoint(
         checkpoint: &'a Checkpoint,
         kind: Option<Kind>,
@@ -87,7 +87,7 @@ impl<'a> Source<'a> {
         Self { origin, device, kind, state: RefCell::default(), unread: Unread::default() }
     }
 
-    /// The names of the tensors without a use, once [`Self::finish`] has returned.
+    /// The names of the unused tensors, once [`Self::finish`] has returned.
     pub(crate) fn unread(&self) -> Unread {
         Rc::clone(&self.unread)
     }
@@ -105,12 +105,12 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Fresh tensors.
+    /// Random tensors.
     pub(crate) fn random(kind: Kind, device: Device) -> Source<'static> {
         Source::new(Origin::Random, device, Some(kind))
     }
 
-    /// The top of the tree of tensors.
+    /// The root of the tree of tensors.
     pub fn root(&self) -> TensorTree<'_> {
         TensorTree { source: self, path: String::new(), kind: self.kind }
     }
@@ -120,40 +120,41 @@ impl<'a> Source<'a> {
         self.device
     }
 
-    /// Whether the checkpoint holds this tensor. A random start holds every tensor.
+    /// `true` if the checkpoint contains this tensor. Random weights contain every tensor.
     pub fn has(&self, name: &str) -> bool {
         self.file().is_none_or(|checkpoint| stored(checkpoint, name).is_some())
     }
 
-    /// The first of `names` that the checkpoint holds, or the first of them all.
+    /// The first of `names` in the checkpoint, or the first of all if it contains none.
     pub fn first_of<'n>(&self, names: &[&'n str]) -> &'n str {
         names.iter().copied().find(|name| self.has(name)).unwrap_or(names[0])
     }
 
-    /// Says that `alias` is another name of the parameter `name`: it need not be in the
-    /// checkpoint, and is no surprise there.
+    /// Declares `alias` as another name of the parameter `name`: it may be missing in the
+    /// checkpoint, and is not reported as unexpected.
     pub fn tie(&self, alias: &str, name: &str) {
         let mut state = self.state.borrow_mut();
         state.parameters.tie(alias, name);
         state.used.insert(self.stored(alias).to_owned());
     }
 
-    /// Says that the tensors whose names begin so are of no use to the model, although they are in a
-    /// part that it reads: a pooler, say.
+    /// Declares tensors with this prefix as unused, although they are in a part that the model
+    /// reads, for example a pooler.
     pub fn leave(&self, beginning: &str) {
         self.state.borrow_mut().left.push(beginning.to_owned());
     }
 
-    /// The name of a tensor in the checkpoint, or `name` where it is not there.
+    /// The name of a tensor in the checkpoint, or `name` if the checkpoint lacks it.
     fn stored<'n>(&'n self, name: &'n str) -> &'n str {
         self.file().and_then(|file| stored(file, name)).map_or(name, |(stored, _)| stored)
     }
 
-    /// The parameters, once the model has asked for all of them.
+    /// The parameters, once the model has requested all of them.
     ///
-    /// `harmless` accepts names that may be in a checkpoint without being asked for. Other tensors that
-    /// no one asked for are an error in a part of the checkpoint that the model reads, because its
-    /// config.json then describes another computation; heads of other models are left aside.
+    /// `harmless` returns `true` for names that may be in a checkpoint without being used. Other
+    /// unused tensors are an error if they are in a part of the checkpoint that the model reads,
+    /// because its config.json then describes another computation; heads of other models are
+    /// ignored.
     ///
     /// # Errors
     /// [`ModelError::Tensors`] with every tensor that does not fit, [`ModelError::MixedKinds`].
@@ -235,8 +236,8 @@ impl<'a> Source<'a> {
         tensor
     }
 
-    /// The tensor on its device in its kind; where it could not be read, notes why and gives an
-    /// empty one, so that the model can go on asking and every problem is found.
+    /// The tensor on its device with its dtype. If it could not be read, records the reason and
+    /// returns an empty tensor, so that the model continues and every problem is found.
     fn placed(&self, read: Result<Tensor, TensorProblem>, kind: Option<Kind>) -> Tensor {
         match read {
             Ok(tensor) => {
@@ -251,7 +252,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// A place in a model's tree of tensors.
+/// A node in a model's tree of tensors.
 #[derive(Clone)]
 pub struct TensorTree<'a> {
     source: &'a Source<'a>,
@@ -260,7 +261,7 @@ pub struct TensorTree<'a> {
 }
 
 impl<'a> TensorTree<'a> {
-    /// One step down.
+    /// The child node `key`.
     #[must_use]
     pub fn at(&self, key: impl Display) -> Self {
         let path =
@@ -268,19 +269,19 @@ impl<'a> TensorTree<'a> {
         Self { source: self.source, path, kind: self.kind }
     }
 
-    /// The same place with its tensors in another kind than the rest of the model.
+    /// The same node, with its tensors in another dtype than the rest of the model.
     #[must_use]
     pub fn in_kind(&self, kind: Kind) -> Self {
         Self { kind: Some(kind), ..self.clone() }
     }
 
-    /// The tensor `key` of this shape at this place. One that is missing or has another shape is
-    /// reported by [`Source::finish`].
+    /// The tensor `key` with this shape at this node. [`Source::finish`] reports it if it is
+    /// missing or has another shape.
     pub fn tensor(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
         self.source.tensor(self.at(key).path, shape, init, self.kind)
     }
 
-    /// The path from the top, as it is in the checkpoint.
+    /// The path from the root, as in the checkpoint.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -291,7 +292,7 @@ impl<'a> TensorTree<'a> {
     }
 }
 
-/// Reads a tensor that should have this shape.
+/// Reads a tensor with an expected shape.
 pub(crate) fn read_checked(
     checkpoint: &Checkpoint,
     name: &str,
@@ -304,7 +305,7 @@ pub(crate) fn read_checked(
     })
 }
 
-/// Reads a tensor of any shape on the CPU; `None` if there is none of this name, or of integers.
+/// Reads a tensor of any shape to the CPU; `None` if it does not exist, or has integers.
 pub(crate) fn read_if_present(
     checkpoint: &Checkpoint,
     name: &str,
@@ -317,10 +318,10 @@ pub(crate) fn read_if_present(
     read_tensor(checkpoint, stored, &shape, info.dtype).map(Some)
 }
 
-/// The tensor of a checkpoint that a model calls `name`, by its name there.
+/// A tensor of a checkpoint, with the name it has there, for the model's name `name`.
 ///
-/// Old BERTs call the weight and bias of a LayerNorm gamma and beta, and a trunk that was saved by
-/// itself lacks the first part of its names.
+/// Old BERTs call the weight and bias of a LayerNorm gamma and beta, and the tensor names of a
+/// separately saved trunk lack the first part.
 pub(crate) fn stored<'c>(
     checkpoint: &'c Checkpoint,
     name: &str,
@@ -344,12 +345,12 @@ pub(crate) fn stored<'c>(
     })
 }
 
-/// The first part of a tensor's name, by which trunks and heads are told apart.
+/// The first part of a tensor's name, which distinguishes trunks and heads.
 fn part(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
-/// Whether two tensors of a checkpoint are one, or the first is not there at all.
+/// `true` if two tensors of a checkpoint are equal, or the first does not exist.
 fn same_bytes(checkpoint: &Checkpoint, alias: &str, name: &str) -> bool {
     let pair = (stored(checkpoint, alias), stored(checkpoint, name));
     let (Some((alias, one)), Some((name, other))) = pair else { return true };
@@ -361,11 +362,11 @@ fn same_bytes(checkpoint: &Checkpoint, alias: &str, name: &str) -> bool {
         checkpoint.read_into(name, &mut bytes).ok()?;
         Some(bytes)
     };
-    // What cannot be read is reported where it is read for itself.
+    // A read error is reported when the tensor itself is read.
     read(alias) == read(name)
 }
 
-/// The header of a tensor that should have this shape, and its name in the checkpoint.
+/// The header of a tensor with an expected shape, and its name in the checkpoint.
 fn checked<'c>(
     checkpoint: &'c Checkpoint,
     name: &str,
@@ -384,7 +385,7 @@ fn checked<'c>(
     Ok((stored, info))
 }
 
-/// Reads one tensor of a checkpoint into memory of its own, in the checkpoint's kind.
+/// Reads one tensor of a checkpoint into new memory, with the checkpoint's dtype.
 fn read_tensor(
     checkpoint: &Checkpoint,
     name: &str,
@@ -410,7 +411,7 @@ fn same_shape(found: &[usize], expected: &[i64]) -> bool {
             .all(|(&found, &expected)| i64::try_from(found) == Ok(expected))
 }
 
-/// Kinds that weights can have.
+/// Dtypes that weights can have.
 fn kind_of(dtype: Dtype) -> Option<Kind> {
     Some(match dtype {
         Dtype::F64 => Kind::Double,
@@ -421,12 +422,12 @@ fn kind_of(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-/// The name of a weight's type; `None` for types that only buffers have.
+/// The name of a weight's dtype; `None` for dtypes that only buffers have.
 pub(crate) fn dtype_name(dtype: Dtype) -> Option<&'static str> {
     kind_of(dtype).map(kind_name)
 }
 
-/// The name of a kind as configuration files and the command line spell it.
+/// The name of a dtype in configuration files and on the command line.
 pub(crate) fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Float => "f32",

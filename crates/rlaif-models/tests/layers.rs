@@ -1,8 +1,8 @@
-//! The output of every layer against transformers.
+//! The output of every layer, compared with transformers.
 //!
-//! A model tells its last hidden states alone; so for each depth the checkpoint is cut down to its first
-//! layers, whose last hidden states are then the norm of what the goldens hold for that layer.
-//! Run with `--nocapture` to see the largest differences.
+//! A model returns only its last hidden states; so for each depth the checkpoint is cut to its
+//! first layers, whose last hidden states are then the norm of the goldens for that layer. Run with
+//! `--nocapture` to see the largest differences.
 
 mod common;
 
@@ -24,7 +24,7 @@ struct Cut {
 }
 
 impl Cut {
-    /// Keeps the weights that `kept` names, and changes fields of config.json.
+    /// Keeps the weights that `kept` selects, and changes fields of config.json.
     fn new(name: &str, fields: &[(&str, Value)], kept: impl Fn(&str) -> bool) -> Self {
         let config = std::fs::read_to_string(model(name).join("config.json")).unwrap();
         let mut config: Value = serde_json::from_str(&config).unwrap();
@@ -58,7 +58,7 @@ fn layer(name: &str, before: &str) -> Option<usize> {
     rest.split('.').next()?.parse().ok()
 }
 
-/// How many layers the goldens of `prefix` hold: one less than there are outputs.
+/// Number of layers in the goldens of `prefix`: one less than the number of outputs.
 fn depth(goldens: &Goldens, prefix: &str) -> usize {
     goldens.starting(prefix).len() - 1
 }
@@ -70,7 +70,7 @@ fn decoder_only() {
         for layers in 0..=depth(&goldens, "hidden.") {
             let mut fields = vec![("num_hidden_layers", layers.into())];
             if goldens.find("response_ids").is_none() {
-                // A classifier's trunk, under a head that is not asked for.
+                // A classifier's trunk, under an unused head.
                 fields.push(("architectures", vec!["LlamaForCausalLM"].into()));
                 fields.push(("tie_word_embeddings", true.into()));
             }
@@ -98,13 +98,13 @@ fn encoder_decoder() {
     for name in T5 {
         let goldens = Goldens::read(&model(name));
         let (encoder, decoder) = (depth(&goldens, "encoder.hidden."), depth(&goldens, "hidden."));
-        // All depths of one stack, under or over the other as it is.
+        // All depths of one stack, with the other stack complete.
         let depths = (0..=encoder).map(|layers| (layers, decoder));
         for (encoder, decoder) in depths.chain((0..decoder).map(|layers| (encoder, layers))) {
             let fields = [("num_layers", encoder.into()), ("num_decoder_layers", decoder.into())];
             let whole = encoder == depth(&goldens, "encoder.hidden.");
             let cut = Cut::new(name, &fields, |weight| {
-                // The first block has the bias of all.
+                // The first block has the bias for all.
                 weight.contains("relative_attention_bias")
                     || (layer(weight, "encoder.block.").is_none_or(|layer| layer < encoder)
                         && layer(weight, "decoder.block.").is_none_or(|layer| layer < decoder))

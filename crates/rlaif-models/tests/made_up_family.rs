@@ -1,5 +1,5 @@
-//! A family that this crate does not know, added by one row: `glimmer` is a Llama with other names of
-//! tensors and scaled embeddings.
+//! A family that this crate does not know, added by one row: `glimmer` is a Llama with other tensor
+//! names and scaled embeddings.
 
 mod common;
 
@@ -24,7 +24,7 @@ use rlaif_models::{
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// What distinguishes it from Llama.
+/// Its differences from Llama.
 const VARIANT: LlamaVariant = LlamaVariant {
     embedding_scale: |hidden| hidden as f64 / 8.,
     names: LlamaNames {
@@ -43,7 +43,7 @@ const VARIANT: LlamaVariant = LlamaVariant {
     ..LlamaVariant::LLAMA
 };
 
-/// The row.
+/// Its row in the table.
 const GLIMMER: Family = Family {
     model_type: "glimmer",
     generates: Some(Generates {
@@ -66,7 +66,7 @@ fn options() -> LoadOptions {
     LoadOptions { families: FAMILIES, ..LoadOptions::new(Device::Cpu, Kind::Float) }
 }
 
-/// A Llama with a head of its own, as that of the fixture without.
+/// A Llama with a separate head; the fixture's is tied.
 fn llama(folder: &Path) -> Vec<(String, Tensor)> {
     let mut tensors = Tensor::read_safetensors(model("llama3").join("model.safetensors")).unwrap();
     let embeddings = tensors.iter().find(|(name, _)| name == "model.embed_tokens.weight");
@@ -76,7 +76,7 @@ fn llama(folder: &Path) -> Vec<(String, Tensor)> {
     tensors
 }
 
-/// The same weights as a Glimmer, whose embeddings are smaller by the scale.
+/// The same weights as a Glimmer, whose embeddings are smaller by the scale factor.
 fn glimmer(folder: &Path, llama: &[(String, Tensor)]) {
     const NAMES: [(&str, &str); 14] = [
         ("model.embed_tokens", "glimmer.tokens"),
@@ -109,7 +109,7 @@ fn glimmer(folder: &Path, llama: &[(String, Tensor)]) {
     write(folder, &changes, &tensors);
 }
 
-/// A folder with these tensors and the fixture's config.json but for some fields.
+/// A folder with these tensors and the fixture's config.json with some fields changed.
 fn write(folder: &Path, changes: &Value, tensors: &[(String, Tensor)]) {
     fs::create_dir_all(folder).unwrap();
     let mut config = Config::read(&model("llama3")).unwrap();
@@ -138,7 +138,7 @@ fn log_probs(policy: &LanguageModel, forward: Forward<'_>) -> Tensor {
     token_log_probs(&head, &hidden, &responses, 1.).unwrap().log_probs
 }
 
-/// One step of gradient descent on the log-probabilities; before and after, their sum.
+/// One step of gradient descent on the log-probabilities; returns their sums before and after.
 fn learn(policy: &LanguageModel) -> (f64, f64) {
     let before = log_probs(policy, Forward::default()).sum(Kind::Float);
     before.backward();
@@ -159,7 +159,7 @@ fn without_its_row_it_is_unknown() {
     let folder = root.path().join("glimmer");
     let error = LanguageModel::load(&folder, LoadOptions::default()).unwrap_err().to_string();
     assert!(error.contains("unknown architecture `glimmer` (field `model_type`)"), "{error}");
-    // With it, it is among those that are known.
+    // With it, the row is among the known families.
     let config = Config::from_value(json!({ "model_type": "gpt2" }));
     let error = FAMILIES.of(&config).unwrap_err().to_string();
     assert!(error.contains("known: GlimmerWriter, GlimmerJudge (glimmer); T5For"), "{error}");

@@ -1,4 +1,5 @@
-//! How much memory loading takes. A test binary of its own: it reads the most that the process ever had.
+//! Memory needed for loading. A separate test binary, because it reads the peak memory of the
+//! process.
 
 mod common;
 
@@ -12,7 +13,7 @@ use tch::Tensor;
 
 #[test]
 fn loading_takes_the_weights_once() {
-    // The tiny RoBERTa with a vocabulary that makes up 120 MiB; zeros, which take no disk.
+    // The tiny RoBERTa with a vocabulary of 120 MiB; zeros, which take no disk space.
     let vocab = 1_000_000u64;
     let folder = tempfile::tempdir().unwrap();
     let config = std::fs::read_to_string(model("roberta").join("config.json")).unwrap();
@@ -38,7 +39,7 @@ fn loading_takes_the_weights_once() {
     file.write_all(header.as_bytes()).unwrap();
     file.set_len(8 + header.len() as u64 + end).unwrap();
 
-    // Code and threads are there.
+    // Allocates code and threads.
     drop(Classifier::load(&model("roberta"), LoadOptions::default()).unwrap());
     let peak = || rlaif_torch::host_memory().resident_peak.unwrap();
     let before = peak();

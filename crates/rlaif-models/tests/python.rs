@@ -1,7 +1,7 @@
-//! What is saved here loads in transformers and peft with the same numbers, and back again.
+//! Saved models load in transformers and peft with the same numbers, and back again.
 //!
-//! Runs where `RLAIF_PYTHON` names a Python with the packages of
-//! `fixtures/models/requirements.txt`; elsewhere it says that it was skipped.
+//! Runs if `RLAIF_PYTHON` names a Python with the packages of `fixtures/models/requirements.txt`;
+//! otherwise it reports that it was skipped.
 
 mod common;
 
@@ -19,7 +19,7 @@ const RESPONSES: [&[u32]; 2] = [&[3, 17, 11, 4], &[22, 9, 9, 30]];
 /// again as Python does.
 fn python(sort: &str, folder: &Path, adapter: Option<&Path>, resaved: &Path) -> Option<Tensor> {
     let Some(python) = std::env::var_os("RLAIF_PYTHON") else {
-        // To the terminal itself: a skipped test must not look like one that passed.
+        // Written directly to the terminal: a skipped test must not look like a passed one.
         eprintln!("SKIPPED {sort}: RLAIF_PYTHON names no Python with transformers and peft");
         return None;
     };

@@ -1,4 +1,4 @@
-//! The settings of PPO, and which of them go together.
+//! The settings of PPO, and the checks of their combinations.
 
 use std::borrow::Cow;
 
@@ -17,8 +17,8 @@ use rlaif_rl::{
 
 use crate::error::PpoError;
 
-/// The settings of PPO. The defaults are TRL 0.11.4's but for smaller minibatches and gradients that
-/// are clipped to a norm of 1, and without its defects; [`PpoConfig::trl`] is TRL's whole.
+/// The settings of PPO. The defaults are TRL 0.11.4's, except for smaller minibatches and gradients
+/// clipped to a norm of 1, and without its defects; [`PpoConfig::trl`] has all of TRL's.
 ///
 /// ```
 /// let mut config = rlaif_ppo::PpoConfig { batch_size: 16, minibatch_size: 4, ..Default::default() };
@@ -31,28 +31,29 @@ use crate::error::PpoError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PpoConfig {
-    /// Rollouts, and the updates on them, in the whole run: what a learning-rate schedule ends with.
+    /// Number of steps in the run, each a rollout and the updates on it; the end of a learning-rate
+    /// schedule.
     pub steps: u64,
-    /// Responses of one rollout.
+    /// Responses per rollout.
     pub batch_size: usize,
-    /// Responses of one optimizer step; divides `batch_size`.
+    /// Responses per optimizer step; divides `batch_size`.
     pub minibatch_size: usize,
-    /// Responses of one forward and backward pass, a divisor of `minibatch_size`; 0 for the whole
+    /// Responses per forward and backward pass, a divisor of `minibatch_size`; 0 for the whole
     /// minibatch. It saves memory and changes nothing else.
     pub microbatch_size: usize,
-    /// How often an update goes over the rollout, each time in a new order.
+    /// Passes of an update over the rollout, each in a new order.
     pub epochs: usize,
-    /// How responses are sampled. PPO takes a temperature alone: top-k, top-p and min-p sample from
+    /// The sampling settings. PPO accepts a temperature only: top-k, top-p and min-p sample from
     /// another distribution than the one whose log-probabilities are trained.
     #[serde(deserialize_with = "generation")]
     pub generation: GenerationConfig,
     /// The KL penalty against the reference.
     pub kl: KlConfig,
-    /// What is done to scores.
+    /// Transformations of scores.
     pub scores: ScoreConfig,
-    /// Whether rewards are scaled to variance 1 before advantages are estimated.
+    /// Scaling of rewards to variance 1 before advantages are estimated.
     pub reward_whitening: Whitening,
-    /// Whether advantages are whitened over the tokens of the whole batch.
+    /// Whitening of advantages over the tokens of the whole batch.
     pub advantage_whitening: Whitening,
     /// Discount γ.
     pub gamma: f64,
@@ -60,39 +61,40 @@ pub struct PpoConfig {
     pub gae_lambda: f64,
     /// ε of the clipped surrogate.
     pub clip: f64,
-    /// c of the dual clip: the most that a negative advantage may cost, in multiples of itself.
+    /// c of the dual clip: the maximum loss of a negative advantage, in multiples of the advantage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dual_clip: Option<f64>,
-    /// ε of the clipped value loss; `inf` for a loss that is not clipped.
+    /// ε of the clipped value loss; `inf` to disable clipping.
     pub value_clip: f64,
     /// Weight of the value loss.
     pub value_coef: f64,
-    /// Weight of the entropy that is rewarded; 0 for none.
+    /// Weight of the entropy bonus; 0 to disable it.
     pub entropy_coef: f64,
-    /// A minibatch with a larger mean ratio is left out; `inf` for none.
+    /// Minibatches with a larger mean ratio are skipped; `inf` to disable the check.
     pub ratio_threshold: f64,
-    /// An update ends where the policy is 1.5 times this far from the one that sampled, in nats
-    /// per token.
+    /// An update stops once the KL divergence between the policy and the sampling policy exceeds
+    /// 1.5 times this value, in nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_kl: Option<f64>,
-    /// In so many first steps the value head alone learns.
+    /// Number of first steps in which only the value head is trained.
     pub value_warmup_steps: u64,
     /// The mix of pre-training data (PPO-ptx), if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretraining: Option<PretrainingConfig>,
-    /// Mode of dropout in updates. Rollouts, references and scoring never have it.
+    /// Mode of dropout in updates. Rollouts, references and scoring never use it.
     pub dropout: Dropout,
-    /// What is kept of a forward pass for its backward pass.
+    /// Activations that the forward pass keeps for the backward pass (gradient checkpointing).
     pub activations: Activations,
     /// Learning rate, schedule, clipping.
     #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
-    /// Whether TRL 0.11.4's numbers are wanted where they differ from the correct ones.
+    /// Use of TRL 0.11.4's numbers where they differ from the correct ones.
     pub compatibility: Compatibility,
-    /// The seed of sampling, of the order of minibatches and of dropout. A run file has it at the top.
+    /// The seed of sampling, of the order of minibatches and of dropout. In a run file it is a
+    /// top-level key.
     #[serde(skip)]
     pub seed: Seed,
-    /// When a run ends before its steps are done.
+    /// Conditions under which a run ends before its steps are done.
     pub stop: StopConfig,
 }
 
@@ -100,9 +102,9 @@ pub struct PpoConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct KlConfig {
-    /// How the divergence at a token is estimated.
+    /// Estimator of the divergence at a token.
     pub estimator: KlEstimator,
-    /// The coefficient β, and how it moves.
+    /// The coefficient β, and its control.
     pub control: KlControl,
 }
 
@@ -111,32 +113,32 @@ pub struct KlConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainingConfig {
-    /// Its weight beside the policy's loss.
+    /// The weight relative to the policy's loss.
     pub coef: f64,
-    /// Rows that are drawn for each optimizer step.
+    /// Number of rows drawn for each optimizer step.
     pub rows: usize,
 }
 
-/// Whether TRL 0.11.4's numbers are wanted where they differ from the correct ones.
+/// Use of TRL 0.11.4's numbers where they differ from the correct ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Compatibility {
-    /// The correct ones.
+    /// The correct numbers.
     #[default]
     None,
-    /// TRL 0.11.4's, for runs that are to be compared with it:
+    /// TRL 0.11.4's numbers, for runs that are compared with it:
     ///
-    /// - the first token of an encoder-decoder model's response counts nowhere;
-    /// - a loss is the mean of each micro-batch, and then of those means;
+    /// - the first token of an encoder-decoder model's response is ignored everywhere;
+    /// - a loss is the mean of each microbatch, and then of those means;
     /// - a minibatch beyond `ratio_threshold` still moves the weights by Adam's momentum;
-    /// - `target_kl` is looked at after each epoch, in its last minibatch alone;
+    /// - `target_kl` is checked after each epoch, in its last minibatch only;
     /// - with whitened rewards, padding has a reward as well, which reaches the tokens before it;
-    /// - the lengths of an encoder-decoder model's responses count the decoder's start token.
+    /// - the lengths of an encoder-decoder model's responses include the decoder's start token.
     #[serde(rename = "trl-0.11")]
     Trl011,
 }
 
-/// Most times that one update may take a row: orders of this many numbers are held at once.
+/// Limit on rows times epochs of one update: the orders of all epochs are in memory at once.
 const MOST_PASSES: usize = 1 << 24;
 
 fn generation<'de, D: Deserializer<'de>>(table: D) -> Result<GenerationConfig, D::Error> {
@@ -202,21 +204,21 @@ impl PpoConfig {
         }
     }
 
-    /// Responses of one forward and backward pass.
+    /// Responses per forward and backward pass.
     pub fn microbatch(&self) -> usize {
         if self.microbatch_size == 0 { self.minibatch_size } else { self.microbatch_size }
     }
 
-    /// Optimizer steps of one update.
+    /// Optimizer steps per update.
     pub fn updates_per_step(&self) -> u64 {
         (self.epochs * (self.batch_size / self.minibatch_size)) as u64
     }
 
-    /// Checks every setting, and those that have to go together.
+    /// Checks every setting, and combinations of settings.
     ///
     /// # Errors
-    /// [`PpoError::Setting`] names the first field that is out of range, and what it may be;
-    /// [`PpoError::Rollout`] a setting of generation that breaks training.
+    /// [`PpoError::Setting`] names the first field that is out of range, and its range;
+    /// [`PpoError::Rollout`] a generation setting that breaks training.
     pub fn check(&self) -> Result<(), PpoError> {
         self.check_sizes()?;
         check_sampling(&self.generation)?;
@@ -250,7 +252,7 @@ impl PpoConfig {
             let expected = "fewer: the optimizer's steps do not fit 64 bits";
             return Err(setting("steps", self.steps, expected));
         }
-        // A rollout holds the order of rows of each epoch.
+        // A rollout holds the order of rows for each epoch.
         if self.epochs.saturating_mul(self.batch_size) > MOST_PASSES {
             let most = (MOST_PASSES / self.batch_size).max(1);
             return Err(setting(
@@ -331,7 +333,7 @@ impl PpoConfig {
         Ok(())
     }
 
-    /// Checks the settings against the policy they are for, and returns what may do harm.
+    /// Checks the settings against the policy, and returns warnings of settings that may do harm.
     pub(crate) fn check_policy(&self, spec: &LmSpec) -> Result<Vec<RolloutConcern>, PpoError> {
         check_policy(&self.generation, spec)
     }
@@ -345,7 +347,7 @@ pub(crate) fn setting(
     BadSetting::new(field, found, expected).into()
 }
 
-/// What tensors of f32 can hold.
+/// `true` if f32 can represent the value.
 fn is_finite(value: f64) -> bool {
     (value as f32).is_finite()
 }

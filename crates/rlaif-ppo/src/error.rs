@@ -1,4 +1,4 @@
-//! What can go wrong in PPO.
+//! Errors of PPO.
 
-/// Why a step could not be made.
+/// Reasons why a step could not be made.
 pub use rlaif_rl::RlError as PpoError;

@@ -1,9 +1,9 @@
-//! The loss of the value function, per token, `[B, T]`: the caller takes the mean over the tokens
-//! that count.
+//! The loss of the value function, per token, `[B, T]`: the caller takes the mean over the unmasked
+//! tokens.
 
 use tch::Tensor;
 
-/// What became of the value function's loss, `[B, T]` each.
+/// The value function's loss, `[B, T]` each.
 #[derive(Debug)]
 pub struct ValueLoss {
     /// The loss to minimise.
@@ -12,7 +12,7 @@ pub struct ValueLoss {
     pub clipped: Tensor,
 }
 
-/// The squared error of the values, which does not reward leaving `old ± ε`
+/// The squared error of the values, clipped so that values gain nothing by leaving `old ± ε`
 /// (OpenAI baselines' `ppo2`; TRL 0.11.4's `PPOTrainer.loss`):
 ///
 /// ```text
@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_clipped_value_has_no_gradient_away_from_its_return_bound() {
-        // Value 1 came from 0 and should be 1: within the clip it must not be pushed further.
+        // Value 1 came from 0 and should be 1: outside the clip range, it must not be pushed
+        // further.
         let v = Tensor::from_slice(&[1f64]).set_requires_grad(true);
         let [old, returns] = [0f64, 2.].map(|x| Tensor::from_slice(&[x]));
         value_loss(&v, &old, &returns, Some(0.2)).loss.sum(Kind::Double).backward();

@@ -1,21 +1,21 @@
-//! What an update comes to while it goes on.
+//! Statistics collected during an update.
 
 use rlaif_lm::Mask;
 use rlaif_rl::{Rollout, host, pick};
 use rlaif_train::Advantages;
 use tch::{Kind, Tensor};
 
-/// The course of an update, from which its statistics are made.
+/// The course of an update, from which its statistics are computed.
 #[derive(Debug, Default)]
 pub(crate) struct UpdateProgress {
     pub(crate) units: Vec<Unit>,
-    /// Ratios and advantages of every token that was trained on.
+    /// Ratios and advantages of all trained tokens.
     pub(crate) tokens: Vec<[Tensor; 2]>,
-    /// Which of them count.
+    /// The masks of these tokens.
     pub(crate) masks: Vec<Mask>,
-    /// Optimizer steps that were left out for their ratio, or by the optimizer.
+    /// Optimizer steps skipped because of their ratio, or by the optimizer.
     pub(crate) skipped: usize,
-    /// Those by the optimizer, for gradients that hold NaN or infinity.
+    /// Steps skipped by the optimizer, because of gradients with NaN or infinity.
     pub(crate) not_finite: usize,
     pub(crate) grad_norms: Vec<f64>,
     pub(crate) learning_rate: f64,
@@ -23,8 +23,8 @@ pub(crate) struct UpdateProgress {
     pub(crate) stopped_early: bool,
 }
 
-/// Numbers of one minibatch (in compatibility mode of one micro-batch): means over its tokens.
-/// [`Tensor`]s where they are computed.
+/// Numbers of one minibatch (in compatibility mode, of one microbatch): means over its tokens.
+/// [`Tensor`]s while on the device.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Means<T> {
     pub(crate) policy_loss: T,
@@ -44,7 +44,7 @@ pub(crate) struct Means<T> {
 }
 
 impl<T> Means<T> {
-    /// The same numbers in another form.
+    /// Converts each number.
     fn map<U>(self, mut f: impl FnMut(T) -> U) -> Means<U> {
         Means {
             policy_loss: f(self.policy_loss),
@@ -80,15 +80,15 @@ pub(crate) struct BatchNumbers {
     pub(crate) values_variance: f64,
 }
 
-/// The numbers of a [`Unit`] where they are computed.
+/// The numbers of a [`Unit`] on the device.
 pub(crate) struct UnitTensors {
     pub(crate) means: Means<Tensor>,
-    /// Those of [`batch_numbers`], where they are wanted of each pass.
+    /// Results of [`batch_numbers`], if they are computed for each pass.
     pub(crate) batch: Option<[Tensor; 5]>,
 }
 
 impl UnitTensors {
-    /// The numbers on the host, in one copy from the device.
+    /// Moves the numbers to the host, in one copy.
     pub(crate) fn into_unit(self) -> Unit {
         let mut all = Vec::new();
         let places = self.means.map(|x| {
@@ -103,7 +103,7 @@ impl UnitTensors {
 }
 
 impl BatchNumbers {
-    /// Of the numbers of [`batch_numbers`]; zeros without them.
+    /// The numbers of [`batch_numbers`]; zeros without them.
     pub(crate) fn of(numbers: &[f64]) -> Self {
         let [advantages, returns, returns_variance, values, values_variance] =
             numbers.first_chunk().copied().unwrap_or_default();
@@ -111,8 +111,8 @@ impl BatchNumbers {
     }
 }
 
-/// Mean of the advantages; mean and variance of the returns and of the old values, over the tokens
-/// of some rows.
+/// Mean of the advantages, and mean and variance of the returns and of the old values, over the
+/// tokens of some rows.
 pub(crate) fn batch_numbers(
     rollout: &Rollout,
     values: &Tensor,
@@ -133,7 +133,7 @@ pub(crate) fn batch_numbers(
 }
 
 impl Unit {
-    /// The numbers by name: TRL 0.11's where it has the number.
+    /// The numbers by name, TRL 0.11's name if it has the number.
     pub(crate) fn named(&self) -> [(&'static str, f64); 16] {
         let Self { means, batch } = self;
         [
@@ -156,7 +156,8 @@ impl Unit {
         ]
     }
 
-    /// Adds another's numbers, by its share of the whole; those of the batch are not sums.
+    /// Adds the numbers of another part, weighted by its share; numbers of the batch are not
+    /// summed.
     pub(crate) fn add(&mut self, other: &Self, share: f64) {
         let (own, other) = (&mut self.means, &other.means);
         own.policy_loss += share * other.policy_loss;

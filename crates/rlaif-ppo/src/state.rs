@@ -1,4 +1,4 @@
-//! What a checkpoint keeps of a trainer.
+//! The state of a trainer in a checkpoint.
 
 use rlaif_core::stats::RunningMoments;
 use rlaif_lm::{Policy, generate::GenerationConfig};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error::PpoError, trainer::PpoTrainer};
 
-/// What of a trainer is not a tensor.
+/// The state of a trainer that is not a tensor.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TrainerState {
@@ -16,16 +16,16 @@ struct TrainerState {
     kl_coef: f64,
     moments: RunningMoments,
     optimizer: OptimizerProgress,
-    /// What else a run resumed with other settings would silently not reproduce.
+    /// Further settings that a resumed run must share to reproduce the original.
     seed: u64,
     generation: GenerationConfig,
 }
 
 impl<P: Policy> PpoTrainer<P> {
-    /// Writes everything that an uninterrupted run would have into a checkpoint: the weights that
-    /// are trained, the value function, the optimizer, β, the running moments and the step.
+    /// Writes a trainer's whole state into a checkpoint: the trained weights, the value function,
+    /// the optimizer, β, the running moments and the step.
     ///
-    /// The state of the reward model and of whatever gives the prompts is the caller's to keep.
+    /// The caller has to save the state of the reward model and of the source of prompts.
     ///
     /// # Errors
     /// [`TrainError`] if a file cannot be written.
@@ -54,8 +54,8 @@ impl<P: Policy> PpoTrainer<P> {
         files.json("ppo", &state)
     }
 
-    /// Goes on from a checkpoint, as if the run had never stopped. The trainer must be made as it
-    /// was made for that run: from the same weights, with the same settings.
+    /// Continues from a checkpoint, as if the run had never stopped. The trainer must be created as
+    /// for that run: from the same weights, with the same settings.
     ///
     /// # Errors
     /// [`PpoError::State`] for another seed or other sampling, [`PpoError::Train`] if a file is

@@ -1,4 +1,4 @@
-//! PPO as the loop that trainings share takes it.
+//! PPO as a task of the common training loop.
 
 use rlaif_core::{RewardModel, TextCodec, undone_if_interrupted};
 use rlaif_lm::Policy;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::{Prompt, Watch, error::PpoError, trainer::PpoTrainer};
 
-/// A trainer with its prompts and its reward, for [`rlaif_train::drive`]: a step is a rollout and an
-/// update. What goes wrong is found by a [`Watch`], which also knows when the run may end.
+/// A trainer with its prompts and its reward, for [`rlaif_train::drive`]: a step is a rollout and
+/// an update. A [`Watch`] detects symptoms of failure, and decides if the run may stop early.
 ///
-/// The batches name `batch_size` prompts for each step.
+/// Each batch consists of `batch_size` prompts.
 ///
 /// ```no_run
 /// use rlaif_ppo::{PpoTask, PpoTrainer, Prompt};
@@ -80,7 +80,7 @@ impl<'a, P: Policy> PpoTask<'a, P> {
     }
 }
 
-/// What the task has to remember beside its trainer.
+/// The state of the task besides its trainer.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct State {
@@ -94,7 +94,7 @@ impl<P: Policy> Fit for PpoTask<'_, P> {
         let (rollout, mut stats) = undone_if_interrupted(self.reward, || {
             self.trainer.step(&prompts, self.codec, self.reward)
         })?;
-        // The stopping rule may name a number of the reward's.
+        // The stopping rule may refer to a metric of the reward.
         stats.metrics.extend(self.reward.metrics().into_iter().collect());
         let config = self.trainer.config();
         Ok(Stepped {

@@ -21,7 +21,7 @@ use crate::{
     trl::Accounting,
 };
 
-/// Proximal policy optimization of a language model, in a loop of your own:
+/// Proximal policy optimization of a language model. The caller writes the loop:
 ///
 /// ```text
 /// for batch in prompts {
@@ -31,8 +31,8 @@ use crate::{
 /// }
 /// ```
 ///
-/// [`PpoTrainer::step`] is the three in one. Between them, everything can be looked at, and
-/// replaced: fields of [`Rollout`] and [`Advantages`] are public.
+/// [`PpoTrainer::step`] combines the three. Between them, everything can be inspected and replaced:
+/// the fields of [`Rollout`] and [`Advantages`] are public.
 #[derive(Debug)]
 pub struct PpoTrainer<P> {
     pub(crate) policy: P,
@@ -45,7 +45,7 @@ pub struct PpoTrainer<P> {
     pub(crate) pretraining: Vec<SftRow>,
     warnings: Vec<RolloutConcern>,
     pub(crate) step: u64,
-    /// Seconds that the last call of [`Self::advantages`] took for rewards, and for the rest.
+    /// Seconds that the last call of [`Self::advantages`] took: for rewards, and for the rest.
     pub(crate) seconds: Cell<[f64; 2]>,
 }
 
@@ -59,16 +59,16 @@ impl std::fmt::Debug for Critic {
 }
 
 impl<P: Policy> PpoTrainer<P> {
-    /// A trainer at its first step. What is trained of `policy` is what requires a gradient: freeze
-    /// the rest before, or add an adapter.
+    /// A trainer before its first step. The parameters of `policy` that require a gradient are
+    /// trained: freeze the others before, or add an adapter.
     ///
-    /// `value` is a [`rlaif_lm::ValueHead`] on the policy's trunk, or a model of its own
+    /// `value` is a [`rlaif_lm::ValueHead`] on the policy's trunk, or a separate model
     /// ([`crate::ValueModel`]).
     ///
     /// # Errors
     /// [`PpoError::Setting`] names the first field that is out of range or does not fit the policy;
-    /// [`PpoError::Rollout`] a setting of generation that breaks training, where
-    /// [`PpoTrainer::warnings`] has those that may; [`PpoError::Train`] for the optimizer's.
+    /// [`PpoError::Rollout`] a generation setting that breaks training ([`PpoTrainer::warnings`]
+    /// lists those that may); [`PpoError::Train`] for the optimizer's settings.
     pub fn new(
         policy: P,
         value: impl ValueFunction + 'static,
@@ -116,11 +116,11 @@ impl<P: Policy> PpoTrainer<P> {
         })
     }
 
-    /// Gives the pre-training data that `pretraining` mixes in.
+    /// Sets the data for the pre-training mix.
     ///
     /// # Errors
-    /// [`PpoError::Setting`] if the configuration has no `pretraining`, there are no rows, or one has
-    /// nothing to learn; [`PpoError::Lm`] for a row that the policy cannot take.
+    /// [`PpoError::Setting`] if the configuration has no `pretraining`, there are no rows, or a row
+    /// has no token to learn; [`PpoError::Lm`] for a row that the policy cannot take.
     pub fn with_pretraining(mut self, rows: Vec<SftRow>) -> Result<Self, PpoError> {
         if self.config.pretraining.is_none() {
             return Err(setting("pretraining", "absent", "a table with `coef` and `rows`"));
@@ -154,7 +154,7 @@ impl<P: Policy> PpoTrainer<P> {
         &self.config
     }
 
-    /// What in the settings of generation, or in the policy's special ids, may do harm.
+    /// Warnings about generation settings, or the policy's special ids, that may do harm.
     pub fn warnings(&self) -> &[RolloutConcern] {
         &self.warnings
     }
@@ -164,7 +164,7 @@ impl<P: Policy> PpoTrainer<P> {
         &self.policy
     }
 
-    /// The policy, for adapters to be saved or merged. Parameters stay the trainer's.
+    /// The policy, to save or merge its adapters. The trainer keeps its parameters.
     pub fn policy_mut(&mut self) -> &mut P {
         &mut self.policy
     }
@@ -174,17 +174,17 @@ impl<P: Policy> PpoTrainer<P> {
         &*self.critic.0
     }
 
-    /// How many updates there have been.
+    /// Number of updates made.
     pub fn steps_done(&self) -> u64 {
         self.step
     }
 
-    /// β, the KL coefficient of the next step.
+    /// β, the KL coefficient for the next step.
     pub fn kl_coef(&self) -> f64 {
         self.controller.coef()
     }
 
-    /// The policy, trained.
+    /// Returns the trained policy.
     pub fn into_policy(self) -> P {
         self.policy
     }
@@ -192,7 +192,7 @@ impl<P: Policy> PpoTrainer<P> {
     /// One step: rollout, advantages, update.
     ///
     /// # Errors
-    /// Those of the three.
+    /// Those of the three stages.
     pub fn step(
         &mut self,
         prompts: &[Prompt],
@@ -205,10 +205,10 @@ impl<P: Policy> PpoTrainer<P> {
         Ok((rollout, stats))
     }
 
-    /// Samples a response to each prompt, has it scored, and asks policy, value function and
-    /// reference about its tokens.
+    /// Samples a response to each prompt, scores it, and runs policy, value function and reference
+    /// on its tokens.
     ///
-    /// What a row samples depends on the seed, the step and the record's id, not on its batch.
+    /// The samples of a row depend on the seed, the step and the record's id, not on its batch.
     ///
     /// # Errors
     /// [`PpoError::Rows`] unless there are `batch_size` prompts; [`PpoError::Lm`] for a prompt that
@@ -223,10 +223,10 @@ impl<P: Policy> PpoTrainer<P> {
         self.rollout_from(&mut LocalSampler::new(codec), prompts, reward)
     }
 
-    /// As [`Self::rollout`], with responses of another sampler.
+    /// As [`Self::rollout`], with the responses of another sampler.
     ///
     /// # Errors
-    /// As [`Self::rollout`], and what the sampler refuses.
+    /// As [`Self::rollout`], and any error of the sampler.
     pub fn rollout_from(
         &mut self,
         sampler: &mut dyn Sampler,
@@ -247,9 +247,9 @@ impl<P: Policy> PpoTrainer<P> {
         self.ask(prompts, sampled, (reward.name(), &scores), seconds)
     }
 
-    /// A rollout of responses that come from elsewhere, as TRL 0.11's `step` takes them: token ids
-    /// of queries, of responses (with EOS or one of `generation.stop_ids` where they end, without a
-    /// decoder's start token), and a score for each.
+    /// A rollout of given responses, as TRL 0.11's `step` takes them: token ids of queries, of
+    /// responses (with EOS or one of `generation.stop_ids` at the end, without a decoder's start
+    /// token), and a score for each.
     ///
     /// # Errors
     /// [`PpoError::Rows`] unless there are `batch_size` of each; [`PpoError::Score`],
@@ -296,7 +296,7 @@ impl<P: Policy> PpoTrainer<P> {
         self.ask(&prompts, sampled, ("scores", &scores), Vec::new())
     }
 
-    /// Settings that only make sense with something given after [`Self::new`].
+    /// Checks settings that need an input given after [`Self::new`].
     fn check_ready(&self) -> Result<(), PpoError> {
         if self.config.pretraining.is_some() && self.pretraining.is_empty() {
             let expected = "texts to mix in (`PpoTrainer::with_pretraining`), or nothing";
@@ -321,7 +321,7 @@ impl<P: Policy> PpoTrainer<P> {
         Ok(())
     }
 
-    /// Asks the models about the tokens of responses with the scores that a reward gave them.
+    /// Runs the models on the tokens of scored responses.
     fn ask(
         &mut self,
         prompts: &[Prompt],
@@ -358,11 +358,11 @@ impl<P: Policy> PpoTrainer<P> {
         Ok(rollout)
     }
 
-    /// Rewards per token, and from them advantages and returns.
+    /// Rewards per token, and the advantages and returns computed from them.
     ///
     /// # Errors
-    /// [`PpoError::StaleRollout`], [`PpoError::Rows`], [`PpoError::Shape`] for a rollout that is not
-    /// of this step and of this size.
+    /// [`PpoError::StaleRollout`], [`PpoError::Rows`], [`PpoError::Shape`] for a rollout of another
+    /// step or another size.
     pub fn advantages(&self, rollout: &Rollout) -> Result<Advantages, PpoError> {
         rollout.check(self.step, self.config.batch_size)?;
         let start = Instant::now();
@@ -371,7 +371,7 @@ impl<P: Policy> PpoTrainer<P> {
         let scores = score_tensor(&rollout.shaped_scores, rollout.kl.device());
         let mut rewards = token_rewards(&scores, &rollout.kl, self.controller.coef(), mask);
         let (gamma, lambda) = (self.config.gamma, self.config.gae_lambda);
-        // With fewer than two tokens there is no variance to divide by.
+        // With fewer than two tokens, the variance is undefined.
         let tokens: usize = (0..rollout.len()).map(|row| rollout.tokens(row)).sum();
         if self.config.reward_whitening == Whitening::Batch && tokens > 1 {
             let (accounting, spec) = (self.accounting(), self.policy.spec());
@@ -387,12 +387,12 @@ impl<P: Policy> PpoTrainer<P> {
         Ok(Advantages { advantages, returns })
     }
 
-    /// How tokens, losses and steps are accounted for.
+    /// The accounting of tokens, losses and steps.
     pub(crate) fn accounting(&self) -> Accounting {
         self.config.compatibility.into()
     }
 
-    /// The order of each epoch at this step.
+    /// The orders of all epochs at this step.
     fn orders(&self) -> Vec<Vec<usize>> {
         let seed = self.config.seed.derive("minibatches", self.step);
         (0..self.config.epochs as u64)
@@ -400,7 +400,7 @@ impl<P: Policy> PpoTrainer<P> {
             .collect()
     }
 
-    /// The passes over one minibatch.
+    /// Splits a minibatch into passes.
     pub(crate) fn split(
         &self,
         minibatch: &[usize],
@@ -409,7 +409,7 @@ impl<P: Policy> PpoTrainer<P> {
         self.accounting().passes(minibatch, length, self.config.microbatch())
     }
 
-    /// How a training pass is done.
+    /// The settings of a training pass.
     pub(crate) fn training_forward(&self) -> Forward<'static> {
         let PpoConfig { dropout, activations, .. } = self.config;
         Forward { dropout, adapters: Adapters::Active, activations, ..Forward::default() }

@@ -1,5 +1,5 @@
 //! All of TRL 0.11.4's numbers where they differ from the correct ones, see
-//! [`Compatibility::Trl011`]: no other file knows of them.
+//! [`Compatibility::Trl011`]. No other file contains them.
 
 use rlaif_lm::{LmSpec, Whiten};
 use rlaif_rl::{Rollout, passes, score_tensor, token_rewards};
@@ -12,13 +12,13 @@ use crate::{
     progress::{BatchNumbers, Unit, UpdateProgress},
 };
 
-/// How tokens, losses and steps are accounted for.
+/// Accounting of tokens, losses and steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Accounting {
-    /// Every token of a minibatch weighs the same, and an update ends after the minibatch that goes
-    /// too far.
+    /// Every token of a minibatch has the same weight, and an update stops after the minibatch that
+    /// goes too far.
     Tokens,
-    /// TRL 0.11.4's.
+    /// As in TRL 0.11.4.
     Trl011,
 }
 
@@ -32,7 +32,7 @@ impl From<Compatibility> for Accounting {
 }
 
 impl Accounting {
-    /// How many first tokens of a response do not count. TRL takes the first token of an
+    /// Number of first tokens of a response that are ignored. TRL mistakes the first token of an
     /// encoder-decoder model's response for the decoder's start token.
     pub(crate) fn skipped(self, spec: &LmSpec) -> usize {
         match self {
@@ -41,7 +41,7 @@ impl Accounting {
         }
     }
 
-    /// The passes over one minibatch. TRL takes the rows in their order.
+    /// The passes over one minibatch. In TRL, the rows in order.
     pub(crate) fn passes(
         self,
         minibatch: &[usize],
@@ -54,8 +54,8 @@ impl Accounting {
         }
     }
 
-    /// What the loss of a pass with so many of the minibatch's tokens counts for. In TRL each of
-    /// the passes has its own mean; here every token weighs the same.
+    /// Weight of the loss of a pass with `of_pass` of the minibatch's tokens. In TRL, each pass has
+    /// its own mean; otherwise every token has the same weight.
     pub(crate) fn share(self, of_pass: f64, of_minibatch: f64, passes: usize) -> f64 {
         match self {
             Self::Tokens => of_pass / of_minibatch,
@@ -63,13 +63,13 @@ impl Accounting {
         }
     }
 
-    /// True where the numbers of the batch are wanted of each pass.
+    /// `true` if the numbers of the batch are computed for each pass.
     pub(crate) fn counts_passes(self) -> bool {
         self == Self::Trl011
     }
 
-    /// What is counted of a minibatch: its passes, each with its share, as one; or, in TRL, each
-    /// by itself. `batch` are the numbers of the batch over the whole minibatch.
+    /// The statistics of a minibatch: all passes combined, each weighted by its share or, in TRL,
+    /// each pass by itself. `batch` are the numbers of the whole minibatch.
     pub(crate) fn units(
         self,
         passes: Vec<(Unit, f64)>,
@@ -87,14 +87,13 @@ impl Accounting {
         }
     }
 
-    /// True if the policy is too far from the one that sampled to go on after a minibatch. TRL looks
-    /// after each epoch, [`Self::is_far_after_epoch`].
+    /// `true` if, after a minibatch, the policy is too far from the sampling policy to continue.
+    /// TRL checks after each epoch, see [`Self::is_far_after_epoch`].
     pub(crate) fn is_far(self, unit: &Unit, target_kl: Option<f64>) -> bool {
         self == Self::Tokens && target_kl.is_some_and(|target| unit.means.k3 > 1.5 * target)
     }
 
-    /// TRL's early stopping: the KL of the epoch's last micro-batch, without the mean of the
-    /// others.
+    /// TRL's early stopping: checks the KL of the epoch's last microbatch, not the mean over all.
     pub(crate) fn is_far_after_epoch(self, units: &[Unit], target_kl: Option<f64>) -> bool {
         match (self, target_kl, units.last()) {
             (Self::Trl011, Some(target), Some(unit)) => unit.means.policy_kl > 1.5 * target,
@@ -102,8 +101,8 @@ impl Accounting {
         }
     }
 
-    /// Leaves a minibatch out for its ratio. TRL multiplies the loss by 0, and its optimizer steps
-    /// nevertheless: Adam's momentum moves the weights.
+    /// Skips a minibatch because of its ratio. TRL multiplies the loss by 0, and its optimizer
+    /// still steps: Adam's momentum moves the weights.
     pub(crate) fn leave_out(
         self,
         optimizer: &mut Optimizer,
@@ -126,11 +125,11 @@ impl Accounting {
         Ok(())
     }
 
-    /// Rewards scaled to variance 1 over the tokens that count.
+    /// Rewards scaled to variance 1 over the unmasked tokens.
     ///
-    /// TRL whitens padding along with them, so that every padded position has the reward
-    /// `c = μ − μ / √(σ² + 1e-8)`. With n of them behind a response, generalized advantage
-    /// estimation brings `γλ c (1 + γλ + … + (γλ)ⁿ⁻¹)` to its last token.
+    /// TRL whitens padding too, so that every padded position has the reward `c = μ − μ / √(σ² +
+    /// 1e-8)`. With n padded positions after a response, generalized advantage estimation adds `γλ
+    /// c (1 + γλ + … + (γλ)ⁿ⁻¹)` to its last token.
     pub(crate) fn whiten_rewards(
         self,
         rewards: &Tensor,

@@ -16,21 +16,21 @@ use crate::{
     trainer::PpoTrainer,
 };
 
-/// How the losses of tokens become that of a minibatch.
+/// Averaging of token losses within a minibatch.
 const AVERAGE: Average = Average::Tokens;
 
-/// How an update goes on after a minibatch.
+/// The continuation of an update after a minibatch.
 enum Next {
     Continue,
     Stop,
 }
 
 impl<P: Policy> PpoTrainer<P> {
-    /// Trains on a rollout, and moves on to the next step.
+    /// Trains on a rollout, and advances to the next step.
     ///
     /// # Errors
-    /// [`PpoError::StaleRollout`], [`PpoError::Rows`], [`PpoError::Shape`], [`PpoError::Order`] for a
-    /// rollout or advantages that are not of this step and of this size; [`PpoError::Lm`] and
+    /// [`PpoError::StaleRollout`], [`PpoError::Rows`], [`PpoError::Shape`], [`PpoError::Order`] for
+    /// a rollout or advantages of another step or another size; [`PpoError::Lm`] and
     /// [`PpoError::Train`] if a model or the optimizer fails.
     pub fn update(
         &mut self,
@@ -122,7 +122,8 @@ impl<P: Policy> PpoTrainer<P> {
         self.make_step(progress)
     }
 
-    /// Forward and backward over some rows; their loss counts for `share` of the minibatch's.
+    /// Forward and backward pass over some rows; their loss has the weight `share` in the
+    /// minibatch.
     fn pass(
         &mut self,
         rollout: &Rollout,
@@ -140,7 +141,7 @@ impl<P: Policy> PpoTrainer<P> {
         let forward = self.training_forward();
         let temperature = config.generation.sampling.temperature();
         let ask = || policy_log_probs(&self.policy, &x, &y, forward, temperature);
-        // While the value head warms up, nothing flows into the policy.
+        // During the warm-up of the value head, no gradient flows into the policy.
         let PolicyLogProbs { hidden, log_probs, entropy, .. } =
             if warmup { no_grad(ask)? } else { ask()? };
         let values = self.critic.0.values(&x, &y, &hidden)?;
@@ -203,7 +204,7 @@ impl<P: Policy> PpoTrainer<P> {
         if self.step < self.config.value_warmup_steps {
             return Ok(None);
         }
-        // Draws without replacement until the data are used up, then again in another order.
+        // Draws without replacement until all data are used, then again in another order.
         let drawn = progress.pretraining.len() as u64;
         let first = (self.step * self.config.updates_per_step() + drawn) * mix.rows as u64;
         let n = self.pretraining.len();
@@ -232,7 +233,7 @@ impl<P: Policy> PpoTrainer<P> {
         Ok(rlaif_torch::drop_grads(&parameters)?)
     }
 
-    /// The optimizer's step, unless the policy has gone too far.
+    /// Makes the optimizer step, unless the policy has gone too far.
     fn make_step(&mut self, progress: &mut UpdateProgress) -> Result<Next, PpoError> {
         let config = &self.config;
         let Some(last) = progress.units.last() else { return Ok(Next::Continue) };

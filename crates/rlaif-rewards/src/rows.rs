@@ -1,4 +1,4 @@
-//! JSON Lines in, verdicts out, for any reward.
+//! Reads JSON Lines and writes verdicts, for any reward.
 
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::ProviderError;
 
-/// Rows scored together: a reward that tells nothing before its end tells so many at once.
+/// Number of rows scored together, for rewards that return nothing before the end of a batch.
 const AT_ONCE: usize = 4_096;
 
 /// Counts of rows by their outcome.
@@ -19,7 +19,7 @@ const AT_ONCE: usize = 4_096;
 pub struct Counted {
     /// Rows with a score.
     pub scored: usize,
-    /// Rows without one.
+    /// Rows without a score.
     pub missing: usize,
 }
 
@@ -33,28 +33,29 @@ impl Counted {
     }
 }
 
-/// The verdict on a row, as it is written: `{"score", "parts"}` or `{"score": null, "reason"}`.
+/// The verdict on a row, as written: `{"score", "parts"}` or `{"score": null, "reason"}`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum RowVerdict {
-    /// A score and its parts, null where a part has none.
+    /// A score and its parts; a part without a score is null.
     Scored {
         /// The score.
         #[serde(serialize_with = "shortest")]
         score: Score,
-        /// Its parts by name.
+        /// The parts by name.
         parts: Map<String, Value>,
     },
     /// No score.
     Missing {
         /// Always null.
         score: (),
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// Through the shortest decimal of the f32, so that 4.2 is not written 4.199999809265137.
+/// Converts through the shortest decimal of the f32, so that 4.2 is not written as
+/// 4.199999809265137.
 fn number(score: Score) -> f64 {
     score.get().to_string().parse().unwrap_or_else(|_| f64::from(score.get()))
 }
@@ -88,7 +89,7 @@ struct Row {
     metadata: Metadata,
 }
 
-/// A row as files have it: texts, messages, or a conversation whose last turn is the response.
+/// A row in files: texts, messages, or a conversation whose last turn is the response.
 #[derive(Deserialize)]
 struct ReadRow {
     prompt: Option<TextOrMessages>,
@@ -114,7 +115,7 @@ impl TryFrom<ReadRow> for Row {
             (None, _, _) => return Err("missing field `prompt`"),
             (Some(_), None, _) => return Err("missing field `response`"),
         };
-        // A judge reads text, not the special tokens of a chat template.
+        // A judge reads text, without the special tokens of a chat template.
         let (prompt, response) = (prompt.readable(), response.readable());
         Ok(Self { prompt, response, reference, metadata })
     }
@@ -123,19 +124,19 @@ impl TryFrom<ReadRow> for Row {
 impl From<Row> for Sample {
     fn from(row: Row) -> Self {
         let Row { prompt, response, reference, metadata } = row;
-        // Nothing asks for the id: verdicts are in the order of the rows.
+        // The id is not needed: verdicts are in the order of the rows.
         let record = PromptRecord { reference, metadata, ..PromptRecord::new("", prompt) };
         Self { record, response }
     }
 }
 
-/// Scores rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any,
-/// or `{"messages"}`, whose last turn is the response; prompts and responses may be messages. It writes a
-/// row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in their order: as soon as it and all
-/// before it are there.
+/// Scores rows `{"prompt", "response"}`, optionally with `"reference"` and `"metadata"`, or
+/// `{"messages"}`, whose last turn is the response; prompts and responses may be messages. Writes
+/// one row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in order, as soon as the
+/// verdicts up to this row exist.
 ///
-/// Blank lines and a byte-order mark are passed over; other keys are ignored. All rows are read before the first one is
-/// scored, so that a broken one costs nothing.
+/// Blank lines and a byte-order mark are skipped; other keys are ignored. All rows are read before
+/// the first one is scored, so that a faulty row costs nothing.
 ///
 /// ```
 /// use rlaif_rewards::{Length, score_rows};
@@ -148,9 +149,8 @@ impl From<Row> for Sample {
 /// ```
 ///
 /// # Errors
-/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a row that is none;
-/// [`ProviderError::Reward`] when no
-/// row can be scored; [`ProviderError::Stream`].
+/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a faulty row;
+/// [`ProviderError::Reward`] when no row can be scored; [`ProviderError::Stream`].
 pub fn score_rows(
     reward: &dyn RewardModel,
     reader: impl BufRead,
@@ -159,7 +159,7 @@ pub fn score_rows(
     score_in_order(reward, &read_rows(reader)?, writer)
 }
 
-/// The same of rows that were read.
+/// The same for rows that were already read.
 ///
 /// # Errors
 /// [`ProviderError::Reward`] when no row can be scored; [`ProviderError::Stream`].
@@ -187,11 +187,11 @@ pub fn score_in_order(
     Ok(counted)
 }
 
-/// Scores the rows of these places, and passes each verdict on as soon as it is there, in any order.
-/// An error of `tell` ends the work.
+/// Scores the rows at these indices, and passes each verdict on as soon as it exists, in any order.
+/// An error of `tell` stops the work.
 ///
 /// # Errors
-/// [`ProviderError::Reward`] when no row can be scored; that of `tell`.
+/// [`ProviderError::Reward`] when no row can be scored; the error of `tell`.
 pub fn score_each_row(
     reward: &dyn RewardModel,
     rows: &[Sample],
@@ -217,11 +217,11 @@ pub fn score_each_row(
     Ok(())
 }
 
-/// Reads rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any. Blank
-/// lines and a byte-order mark are passed over.
+/// Reads rows `{"prompt", "response"}`, optionally with `"reference"` and `"metadata"`. Blank lines
+/// and a byte-order mark are skipped.
 ///
 /// # Errors
-/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a row that is none;
+/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a faulty row;
 /// [`ProviderError::Stream`].
 pub fn read_rows(reader: impl BufRead) -> Result<Vec<Sample>, ProviderError> {
     let mut rows = Vec::new();
@@ -230,7 +230,7 @@ pub fn read_rows(reader: impl BufRead) -> Result<Vec<Sample>, ProviderError> {
             bytes.map_err(|source| ProviderError::Stream { action: "read the rows", source })?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|source| ProviderError::NotUtf8 { line: at + 1, source })?;
-        // A byte-order mark says that the file is UTF-8, and is no part of its first row.
+        // A byte-order mark is not part of the first row.
         let text = if at == 0 { text.trim_start_matches('\u{feff}') } else { text };
         if text.trim().is_empty() {
             continue;

@@ -11,7 +11,7 @@ use rlaif_rewards::{
     Repetition, RewardExt, WeightedSum, Words,
 };
 
-/// Scores that are the response as a number, and none where it is no number.
+/// Scores a response that is a number with that number; others get no score.
 #[derive(Debug)]
 struct Numbers(&'static str);
 
@@ -48,7 +48,7 @@ fn a_sum_has_a_column_for_each_term_and_passes_on_why_a_row_has_none() {
     assert_eq!(totals(&WeightedSum::new("empty").score(&batch(&["1"])).unwrap()), [Some(0.)]);
 }
 
-/// Whoever calls it goes on when `count` callers are there.
+/// Blocks until `count` callers have arrived.
 fn meet(there: &(Mutex<usize>, Condvar), count: usize) {
     let (arrived, changed) = there;
     let mut arrived = arrived.lock().unwrap();
@@ -156,7 +156,7 @@ fn a_cache_takes_metadata_without_entries_for_none() {
     assert_eq!(*asked.lock().unwrap(), 1);
 }
 
-/// As [`Numbers`], with a part that every row has, the response's length.
+/// As [`Numbers`], with the response's length as a part of every row.
 struct WithLength(&'static str);
 
 impl RewardModel for WithLength {
@@ -183,7 +183,7 @@ fn no_combinator_loses_a_part_or_a_reason() {
     let all = [Some(1.), Some(2.), Some(3.), Some(2.)];
     let why = |reason: &str| vec![(1, reason.to_owned()), (3, reason.to_owned())];
 
-    // Rows without a verdict have parts, and equal rows have the same.
+    // Rows without a verdict have parts, and equal rows have the same parts.
     let cached = WithLength("a").cached(9);
     for _ in 0..2 {
         let scores = cached.score(&rows).unwrap();
@@ -191,7 +191,7 @@ fn no_combinator_loses_a_part_or_a_reason() {
         assert_eq!(part(&scores, "length a"), all);
         assert_eq!(scores.reasons, why("no number"));
     }
-    // The one who had the last word shows what it is made of.
+    // The model with the last word reports its parts.
     let scores = WithLength("a").or_else(WithLength("b")).score(&rows).unwrap();
     assert_eq!(part(&scores, "length a"), all);
     assert_eq!(part(&scores, "length b"), [None, Some(2.), None, Some(2.)]);
@@ -215,7 +215,7 @@ fn two_gates_of_one_name_are_two_columns_around_an_outer_gate_too() {
     assert_eq!(names, ["gate h", "gate g", "gate g"]);
 }
 
-/// Mean and sample deviation over everything, in the schoolbook's two passes.
+/// Mean and sample deviation of all values, computed in two passes.
 fn schoolbook(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;

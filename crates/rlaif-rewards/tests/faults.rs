@@ -1,4 +1,4 @@
-//! A thousand rows and a server that fails in every way it can.
+//! A thousand rows and a server with every kind of failure.
 
 mod support;
 
@@ -27,7 +27,7 @@ fn good(row: usize) -> Reply {
     Reply::Json(200, openai(&format!("{:+}", expected(row))))
 }
 
-/// A number that looks random and is always the same.
+/// A pseudo-random number, always the same for the same input.
 fn mixed(a: usize, b: usize) -> u64 {
     let mut z = (a as u64 * 1_000 + b as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -102,8 +102,8 @@ fn with_three_answers_in_ten_bad_every_row_ends_scored_or_missing_with_the_reaso
     assert!(requests.len() > 1_200, "{} requests: no faults?", requests.len());
     assert_eq!(judge.usage().requests, requests.len() as u64);
 
-    // In no second more than a second's share, and one more for the two ends of the second. Of
-    // earlier ones a busy machine may note the arrival late: one for each that is under way.
+    // At most one second's share of requests in any second, plus one for the two ends of the
+    // second. A busy machine may record earlier arrivals late: one for each request in flight.
     let mut times: Vec<Instant> = requests.iter().map(|request| request.at).collect();
     times.sort();
     for (first, time) in times.iter().enumerate() {
@@ -154,8 +154,8 @@ fn after_429_everyone_waits() {
     assert!(judge.score(&batch(&texts)).unwrap().total.iter().all(Option::is_some));
     let mut times: Vec<Instant> = server.requests().iter().map(|request| request.at).collect();
     times.sort();
-    // From the last one before the pause on, however late that began, there are no more than the
-    // three that were on their way, for a second.
+    // From the last request before the pause on, however late it began, at most the three requests
+    // in flight arrive within a second.
     let waited = times.windows(5).any(|five| five[4] - five[0] >= Duration::from_secs(1));
     assert!(waited, "no pause in {times:?}");
 }
@@ -169,8 +169,8 @@ fn tokens_per_minute_are_kept_to() {
     let start = Instant::now();
     let texts = texts(12);
     assert!(judge.score(&batch(&texts)).unwrap().total.iter().all(Option::is_some));
-    // The last one goes when the eleven before it are paid off. (That none waits for more than what
-    // it costs, the tests of the pace itself show.)
+    // The last request starts when the eleven before it are paid off. (The tests of the pace itself
+    // show that none waits for more than its own cost.)
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(1_140), "{took:?}");
 }
@@ -194,7 +194,7 @@ fn a_wait_that_is_too_long_ends_the_row_and_says_so() {
 const URL: &str = "RLAIF_TEST_URL";
 const CACHE: &str = "RLAIF_TEST_CACHE";
 
-/// What the test below starts and kills.
+/// The child process that the test below starts and kills.
 #[test]
 #[ignore = "a child process of `killed_and_started_again_it_asks_only_for_what_is_missing`"]
 fn child() {
@@ -212,7 +212,7 @@ fn killed_and_started_again_it_asks_only_for_what_is_missing() {
     let killed = Arc::new(AtomicBool::new(false));
     let arrived = AtomicUsize::new(0);
     let over = Arc::clone(&killed);
-    // Four hundred rows are answered; those after them wait until nobody waits for them.
+    // Four hundred rows are answered; the rows after them wait until the test ends.
     let server = Server::start(move |request| {
         let number = arrived.fetch_add(1, Ordering::SeqCst);
         while number >= 400 && !over.load(Ordering::SeqCst) {
@@ -229,7 +229,7 @@ fn killed_and_started_again_it_asks_only_for_what_is_missing() {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    // All eight are under way, so that all answers before them are used.
+    // All eight are in flight, so that all answers before them are stored.
     while server.requests().len() < 408 {
         assert!(child.try_wait().unwrap().is_none(), "the child ended before it was killed");
         std::thread::sleep(Duration::from_millis(5));
@@ -245,7 +245,7 @@ fn killed_and_started_again_it_asks_only_for_what_is_missing() {
         assert_eq!(score.unwrap().get(), expected(row));
     }
     assert_eq!(judge.usage().cached, 400);
-    // Those that were under way when it was killed are asked again, and none besides.
+    // Requests in flight at the time of the kill are sent again, and no others.
     assert_eq!(server.requests().len(), 1_008);
 }
 

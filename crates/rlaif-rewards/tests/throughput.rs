@@ -1,4 +1,4 @@
-//! How many requests a thousand rows have under way. (How long they take, `benches/judge.rs` shows.)
+//! Number of requests in flight for a thousand rows. (`benches/judge.rs` measures the time.)
 
 mod support;
 
@@ -11,7 +11,7 @@ use support::{Reply, Server, judge, local, openai, row, user};
 const ROWS: usize = 1_000;
 const CONCURRENCY: usize = 64;
 
-/// Lets requests go on in rounds: none before as many are there as may be under way.
+/// Releases requests in rounds: none before the maximum number in flight has arrived.
 #[derive(Default)]
 struct Rounds {
     arrived: Mutex<usize>,
@@ -19,13 +19,13 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// Whether the round became full.
+    /// Waits for the round to fill; returns `true` if it did.
     fn wait(&self) -> bool {
         let mut arrived = self.arrived.lock().unwrap();
         let full = ((*arrived / CONCURRENCY + 1) * CONCURRENCY).min(ROWS);
         *arrived += 1;
         self.changed.notify_all();
-        // Against hanging alone.
+        // Only to prevent a hanging test.
         let long = Duration::from_secs(60);
         let (arrived, _) = self.changed.wait_timeout_while(arrived, long, |n| *n < full).unwrap();
         *arrived >= full

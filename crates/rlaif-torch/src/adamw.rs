@@ -1,4 +1,4 @@
-//! AdamW whose state is ours: named, readable, restorable.
+//! AdamW with an accessible state: named, readable, restorable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr;
@@ -21,7 +21,7 @@ pub struct AdamWOptions {
     pub lr: f64,
     /// Decay rates β₁ and β₂ of the two moments, each in [0, 1).
     pub betas: (f64, f64),
-    /// ε, added to the root of the second moment.
+    /// ε, added to the square root of the second moment.
     pub eps: f64,
     /// Weight decay λ, applied to the parameter and not to the gradient.
     pub weight_decay: f64,
@@ -58,7 +58,7 @@ impl AdamWOptions {
 pub struct ParamGroup {
     /// Name and tensor of each parameter: a leaf that requires a gradient, in f32, bf16 or f16.
     pub params: Vec<(String, Tensor)>,
-    /// Their settings.
+    /// The settings of these parameters.
     pub options: AdamWOptions,
 }
 
@@ -72,13 +72,13 @@ pub struct ParamGroup {
 /// θ ← θ − η · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)
 /// ```
 ///
-/// - Moments are f32 whatever the parameter's kind. A parameter in bf16 or f16 is stepped on an f32
-///   master, and is the master rounded. The master is taken when the optimizer is built, so load
-///   weights before. For bf16 on the CPU it takes no copy: kept is the remainder, the 16 bits that
-///   the parameter lacks.
+/// - Moments are f32, regardless of the parameter's dtype. A parameter in bf16 or f16 is the
+///   rounded value of an f32 master weight, which the step updates. The master weight is
+///   initialised when the optimizer is built, so load weights before. For bf16 on the CPU, no
+///   master copy is stored, only the remainder: the 16 bits that the parameter lacks.
 /// - A parameter without a gradient is skipped, and its step count t stands still.
-/// - Parameters of a group are kept in the order of their names, whatever order they came in, so
-///   that the same model gives the same state on every run.
+/// - Parameters of a group are kept in the order of their names, regardless of the order in which
+///   they were given, so that the same model gives the same state on every run.
 ///
 /// ```
 /// use rlaif_torch::{AdamW, AdamWOptions, ParamGroup};
@@ -116,27 +116,27 @@ struct Entry {
     low: Option<LowPrecision>,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    /// t, 0-dim f32 beside the parameter, as the fused kernels take it.
+    /// t, 0-dim f32 on the parameter's device, as the fused kernels need it.
     step: Tensor,
 }
 
-/// What a parameter in low precision lacks to f32.
+/// The missing bits of a parameter in low precision.
 #[derive(Debug)]
 enum LowPrecision {
-    /// The f32 weight itself, of which the parameter is a rounded copy.
+    /// The f32 weight itself; the parameter is its rounded copy.
     Master(Tensor),
-    /// The f32 weight's bits less those of the parameter, which are its upper half, rounded: i16.
-    /// Only for bf16 on the CPU.
+    /// The bits of the f32 weight minus those of the parameter, which is its rounded upper half:
+    /// i16. Only for bf16 on the CPU.
     Remainder(Tensor),
 }
 
 impl AdamW {
-    /// Takes the parameters, and allocates their state.
+    /// Creates an optimizer of these parameters, and allocates its state.
     ///
     /// # Errors
     /// [`TorchError::Setting`] for settings out of range; [`TorchError::Tensor`] for a parameter
-    /// that is no leaf, requires no gradient, has another kind, shares memory between its elements
-    /// or has a name twice; [`TorchError::OutOfMemory`].
+    /// that is not a leaf, requires no gradient, has another dtype, shares memory between its
+    /// elements or has the name of another one; [`TorchError::OutOfMemory`].
     pub fn new(groups: Vec<ParamGroup>) -> Result<Self, TorchError> {
         let mut names = BTreeSet::new();
         let mut built = Vec::with_capacity(groups.len());
@@ -180,7 +180,7 @@ impl AdamW {
         self.entries().map(|entry| (entry.name.as_str(), &entry.param))
     }
 
-    /// One step with the gradients there are.
+    /// Makes one step with the current gradients.
     ///
     /// # Errors
     /// [`TorchError::Libtorch`] if a gradient is sparse, or if a parameter changed its shape, kind
@@ -189,15 +189,15 @@ impl AdamW {
         self.step_scaled(1.)
     }
 
-    /// Clips the gradients of all parameters by their global norm, takes a step with them, and returns
-    /// the norm they had: [`AdamW::clip_grad_norm`] and [`AdamW::step`] in one pass less over memory,
-    /// for it scales gradients where it reads them. What is left in the parameters' gradients after it
-    /// is not defined.
+    /// Clips the gradients of all parameters by their global norm, makes a step with them, and
+    /// returns the norm before clipping: [`AdamW::clip_grad_norm`] and [`AdamW::step`] with one
+    /// pass less over memory, because gradients are scaled as they are read. The values left in the
+    /// parameters' gradients are unspecified.
     ///
-    /// A norm that is not finite takes no step.
+    /// If the norm is not finite, no step is made.
     ///
     /// # Errors
-    /// As of the two.
+    /// Those of the two functions.
     ///
     /// ```
     /// use rlaif_torch::{AdamW, AdamWOptions, ParamGroup};
@@ -222,8 +222,8 @@ impl AdamW {
             let slots: Vec<ffi::AdamWSlot> = group.entries.iter().map(Entry::slot).collect();
             let AdamWOptions { lr, betas: (beta1, beta2), eps, weight_decay } = group.options;
             let options = ffi::AdamWOptions { lr, beta1, beta2, eps, weight_decay, gradient };
-            // SAFETY: the slots point to tensors that `self` keeps alive. That their layouts agree,
-            // which the kernels rely on, is checked there for every parameter.
+            // SAFETY: the slots point to tensors that `self` keeps alive. The kernels check for
+            // every parameter that the layouts agree.
             let status =
                 unsafe { ffi::rlaif_adamw_step(slots.as_ptr(), slots.len(), &raw const options) };
             ffi::check("AdamW step", status)?;
@@ -234,7 +234,7 @@ impl AdamW {
     /// Drops the gradients of all parameters; see [`drop_grads`](crate::drop_grads).
     ///
     /// # Errors
-    /// As there.
+    /// Those of the function.
     pub fn zero_grad(&mut self) -> Result<(), TorchError> {
         grad::drop_grads(&self.tensors())
     }
@@ -243,7 +243,7 @@ impl AdamW {
     /// [`clip_grad_norm`](crate::clip_grad_norm).
     ///
     /// # Errors
-    /// As there.
+    /// Those of the function.
     pub fn clip_grad_norm(&mut self, max_norm: Option<f64>) -> Result<f64, TorchError> {
         grad::clip_grad_norm(&self.tensors(), max_norm)
     }
@@ -251,8 +251,8 @@ impl AdamW {
     /// The state as named tensors: `NAME.exp_avg`, `NAME.exp_avg_sq`, `NAME.step`, and for
     /// parameters in low precision `NAME.master`, or `NAME.remainder` for bf16 on the CPU.
     ///
-    /// The tensors are the optimizer's own, not copies: save them before the next step. Learning
-    /// rates and other settings are not among them.
+    /// The tensors share memory with the optimizer: save them before the next step. Learning rates
+    /// and other settings are not included.
     #[must_use]
     pub fn state(&self) -> Vec<(String, Tensor)> {
         self.entries()
@@ -263,11 +263,11 @@ impl AdamW {
     }
 
     /// Copies a saved [`state`](AdamW::state) into this optimizer, bit by bit. Parameters are not
-    /// touched.
+    /// changed.
     ///
     /// # Errors
-    /// [`TorchError::State`] if any tensor is missing, unknown or of another shape or kind; all of
-    /// them are named, and nothing is changed.
+    /// [`TorchError::State`] if any tensor is missing, unknown or of another shape or dtype; the
+    /// error names all of them, and nothing is changed.
     pub fn load_state(&mut self, state: &[(String, Tensor)]) -> Result<(), TorchError> {
         let mut saved: BTreeMap<&str, &Tensor> =
             state.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
@@ -321,7 +321,7 @@ impl Entry {
             return Err(unfit(&name, expected, format!("strides {:?}", param.stride())));
         }
         let _guard = tch::no_grad_guard();
-        // Laid out in memory like the parameter.
+        // With the parameter's memory layout.
         let zeros = |kind| param.detach().f_to_kind(kind)?.f_zeros_like();
         let low = match kind {
             Kind::Float => None,
@@ -371,7 +371,7 @@ fn unfit(name: &str, expected: &str, found: String) -> TorchError {
     TorchError::Tensor { name: name.to_owned(), expected: expected.to_owned(), found }
 }
 
-/// Kind and shape; an undefined tensor has neither.
+/// Dtype and shape; an undefined tensor has neither.
 fn describe(tensor: &Tensor) -> String {
     match tensor.f_kind() {
         Ok(kind) if tensor.defined() => format!("{kind:?} {:?}", tensor.size()),

@@ -1,51 +1,53 @@
-//! Scaled dot-product attention as training needs it.
+//! Scaled dot-product attention for training.
 
 use tch::{Device, Kind, Tensor};
 
 use crate::{ffi, fused::finish};
 
-/// Which keys a query may see, beyond what a mask hides.
+/// Keys visible to a query, apart from those that a mask hides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
     /// All of them.
     All,
-    /// Those up to its own position; there are as many keys as queries.
+    /// Keys up to the query's own position; the numbers of keys and queries must be equal.
     Causal,
 }
 
-/// What [`attention`] does beside its three operands.
+/// Options of [`attention`] besides its three operands.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionOptions<'a> {
-    /// D, to be given where the heads lie side by side in one dimension.
+    /// D; needed if the heads are concatenated in one dimension.
     pub head_dim: Option<i64>,
-    /// What scores are multiplied by.
+    /// Factor of the scores.
     pub scale: f64,
-    /// Which keys a query sees.
+    /// The keys visible to a query.
     pub keys: Keys,
-    /// Added to the scores, `[1, heads, T, S]`; it may have a gradient.
+    /// Bias added to the scores, `[1, heads, T, S]`; it may require a gradient.
     pub bias: Option<&'a Tensor>,
-    /// Added to the scores, of any size that broadcasts to `[B, heads, T, S]`; no gradient reaches
-    /// it. What hides a key is a large negative number.
+    /// Mask added to the scores, of any size that broadcasts to `[B, heads, T, S]`; it gets no
+    /// gradient. A large negative number hides a key.
     pub mask: Option<&'a Tensor>,
-    /// How the tokens fall into rows, where rows differ in length: there is no padding then, and no
-    /// mask, and a bias is as large as the longest rows ask. To be given where [`attends_rows`].
+    /// The lengths of the rows, if rows differ in length. Then there is no padding and no mask, and
+    /// the size of a bias is that of the longest rows. Allowed only if [`attends_rows`].
     pub rows: Option<RowLengths<'a>>,
-    /// Probability with which a weight is dropped.
+    /// Dropout probability of an attention weight.
     pub dropout: f64,
 }
 
-/// Rows of different lengths, their tokens one after another: over the first two dimensions of what
-/// [`attention`] is given, row by row. There is one at least, and a row with queries has keys.
+/// Rows of different lengths with their tokens concatenated: over the first two dimensions of the
+/// operands of [`attention`], row by row. There is at least one row, and a row with queries has
+/// keys.
 #[derive(Clone, Copy, Debug)]
 pub struct RowLengths<'a> {
-    /// Queries of each row.
+    /// Number of queries in each row.
     pub queries: &'a [i64],
-    /// Keys of each row.
+    /// Number of keys in each row.
     pub keys: &'a [i64],
 }
 
-/// Whether [`attention`] takes [`RowLengths`] of tensors of this kind, with heads of this size, on this
-/// device: f32 on a CPU with AVX-512, bf16 on one with its instructions for bf16, if the size is even.
+/// `true` if [`attention`] supports [`RowLengths`] for tensors of this dtype, with heads of this
+/// size, on this device: f32 on a CPU with AVX-512, and bf16, with an even size, on one with
+/// AVX-512's bf16 instructions.
 ///
 /// ```
 /// use tch::{Device, Kind};
@@ -53,7 +55,7 @@ pub struct RowLengths<'a> {
 /// ```
 pub fn attends_rows(kind: Kind, device: Device, head_dim: i64) -> bool {
     let known = device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16);
-    // SAFETY: it asks what processor this is.
+    // SAFETY: it only queries the processor.
     known && unsafe { ffi::rlaif_attends_rows(i32::from(kind == Kind::BFloat16), head_dim) } != 0
 }
 
@@ -61,14 +63,14 @@ pub fn attends_rows(kind: Kind, device: Device, head_dim: i64) -> bool {
 /// `softmax(q kᵀ · scale + bias + mask) v`. With [`AttentionOptions::head_dim`], queries may be
 /// `[B, T, heads · D]` and keys and values `[B, S, kv · D]`.
 ///
-/// With fewer key heads than query heads, which they must divide, consecutive query heads share
-/// one. On the CPU in f32 and bf16 (if D is even), without dropout, where the processor has AVX-512, no scores are kept: the
-/// backward pass computes them again from their normalisers
-/// ([Dao et al. 2022](https://arxiv.org/abs/2205.14135)), sums and softmax in f32. Everything else runs
+/// The number of key heads must divide that of query heads; consecutive query heads share a key
+/// head. On the CPU in f32 and bf16 (if D is even), without dropout, if the processor has AVX-512,
+/// no scores are kept: the backward pass recomputes them from their normalisers ([Dao et al.
+/// 2022](https://arxiv.org/abs/2205.14135)), with sums and softmax in f32. All other cases run
 /// libtorch's own operations.
 ///
 /// # Panics
-/// If the shapes do not fit, as libtorch's operators do.
+/// If the shapes do not fit, as in libtorch's operators.
 ///
 /// ```
 /// use rlaif_torch::{AttentionOptions, Keys, attention};
@@ -117,7 +119,8 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, options: &AttentionOptions<
         None => ([std::ptr::null(); 2], 0),
     };
     let mut out = std::ptr::null_mut();
-    // SAFETY: there are `rows` lengths of each sort; the tensors live through the call, null means none; `out` is written on success alone.
+    // SAFETY: there are `rows` lengths of each kind; the tensors outlive the call, null means
+    // absent; `out` is written only on success.
     let status = unsafe {
         ffi::rlaif_attention(
             q.as_ptr(),
@@ -202,7 +205,7 @@ mod tests {
     #[test]
     fn attention_and_its_gradients_equal_the_definition() {
         tch::manual_seed(21);
-        // One of each, shared heads, more than one block of queries, remainders.
+        // Single elements, shared heads, more than one block of queries, remainders.
         for sizes in [
             [1, 1, 1, 1, 1, 1],
             [2, 5, 7, 3, 3, 4],
@@ -306,7 +309,7 @@ mod tests {
         if !attends_rows(Kind::Float, Device::Cpu, 8) {
             return eprintln!("SKIPPED: no AVX-512");
         }
-        // One longer than a block of queries, one of a single token.
+        // One row longer than a block of queries, one of a single token.
         let (own, other) = ([3i64, 140, 1, 20], [7i64, 2, 150, 20]);
         let total = |lengths: &[i64]| lengths.iter().sum::<i64>();
         for (keys, lengths) in [(Keys::All, &other), (Keys::All, &own), (Keys::Causal, &own)] {

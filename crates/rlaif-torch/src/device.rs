@@ -1,4 +1,4 @@
-//! CUDA seen without linker flags, and devices by name.
+//! CUDA without linker flags, and devices by name.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,27 +8,26 @@ use tch::{Cuda, Device};
 use crate::error::TorchError;
 use crate::ffi;
 
-/// What became of libtorch's CUDA part.
+/// State of libtorch's CUDA part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CudaLibraries {
-    /// It is loaded. Whether there is a GPU to use is another matter: see
-    /// [`tch::Cuda::is_available`].
+    /// Loaded. [`tch::Cuda::is_available`] tells if there is a usable GPU.
     Loaded,
-    /// This libtorch comes without one.
+    /// This libtorch has no CUDA part.
     NotShipped,
-    /// There is no NVIDIA driver, so it was left alone: loading it takes seconds.
+    /// There is no NVIDIA driver, so the CUDA part was not loaded, which would take seconds.
     NoDriver,
 }
 
-/// Loads `libtorch_cuda`, which lies beside `libtorch_cpu`, so that CUDA is there without any
-/// linker flag.
+/// Loads `libtorch_cuda`, which lies beside `libtorch_cpu`, so that CUDA works without linker
+/// flags.
 ///
-/// A linker drops a library that no symbol is taken from, and libtorch finds its CUDA part only
-/// once it is loaded. [`init`](crate::init) calls this; it does nothing the second time.
+/// A linker drops a library whose symbols are not used, and libtorch finds its CUDA part only once
+/// it is loaded. [`init`](crate::init) calls this function; a second call does nothing.
 ///
 /// # Errors
-/// [`TorchError::Libtorch`] if the library is there and cannot be loaded, or if libtorch was asked
+/// [`TorchError::Libtorch`] if the library exists but cannot be loaded, or if libtorch was queried
 /// about CUDA before: it remembers the answer.
 ///
 /// ```
@@ -51,7 +50,7 @@ pub fn load_cuda() -> Result<CudaLibraries, TorchError> {
 }
 
 /// A device as a user names it: `cpu`, `cuda` (the first), `cuda:N`, or `auto`, which is the first
-/// CUDA device if there is one and the CPU if not.
+/// CUDA device if there is one, and otherwise the CPU.
 ///
 /// ```
 /// use rlaif_torch::DeviceChoice;
@@ -77,8 +76,8 @@ impl DeviceChoice {
     /// The device itself.
     ///
     /// # Errors
-    /// [`TorchError::NoDevice`] if it is not there, telling which are. Errors of [`load_cuda`]
-    /// unless the choice is the CPU: a CUDA that is there and broken is not passed over.
+    /// [`TorchError::NoDevice`] if it does not exist, with a list of those that do. Errors of
+    /// [`load_cuda`], except for the CPU: a broken CUDA installation is not ignored.
     pub fn resolve(self) -> Result<Device, TorchError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -118,7 +117,7 @@ impl FromStr for DeviceChoice {
             "cuda" => Ok(Self::Cuda(0)),
             _ => {
                 let index = name.strip_prefix("cuda:").ok_or_else(unknown)?;
-                // `parse` alone would take "+1".
+                // `parse` alone would accept "+1".
                 let digits = !index.is_empty() && index.bytes().all(|b| b.is_ascii_digit());
                 let index = digits.then(|| index.parse().ok()).flatten();
                 index.map(Self::Cuda).ok_or_else(unknown)
@@ -127,7 +126,7 @@ impl FromStr for DeviceChoice {
     }
 }
 
-/// The error of a device that is not there, with those that are.
+/// The error for a device that does not exist, with the existing ones.
 pub(crate) fn no_device(wanted: String) -> TorchError {
     let count = Cuda::device_count();
     let available = match (count, load_cuda()) {

@@ -1,12 +1,12 @@
-//! What can go wrong between Rust and libtorch.
+//! Errors between Rust and libtorch.
 
 use rlaif_core::{BadSetting, Fault};
 use tch::TchError;
 
-/// An error of libtorch, or of a call that libtorch would not survive.
+/// An error of libtorch, or of a call that would crash libtorch.
 ///
-/// A [`TchError`] converts with `?`; running out of memory then becomes
-/// [`TorchError::OutOfMemory`], whichever call met it.
+/// A [`TchError`] converts with `?`; running out of memory becomes [`TorchError::OutOfMemory`] in
+/// any call.
 ///
 /// ```
 /// use rlaif_torch::TorchError;
@@ -24,25 +24,26 @@ pub enum TorchError {
     /// A device or the host had too little memory.
     #[error("out of memory{}: {message}", wanted(*.requested))]
     OutOfMemory {
-        /// Bytes asked for, where libtorch says so. For CUDA it rounds to a hundredth of its unit.
+        /// Requested bytes, if libtorch states them. For CUDA, they are rounded to a hundredth of
+        /// the unit.
         requested: Option<u64>,
-        /// What libtorch said, without its C++ backtrace.
+        /// libtorch's message, without its C++ backtrace.
         message: String,
     },
     /// libtorch refused or failed.
     #[error("{operation}: {message}")]
     Libtorch {
-        /// What was being done.
+        /// The operation.
         operation: &'static str,
-        /// What libtorch said, without its C++ backtrace.
+        /// libtorch's message, without its C++ backtrace.
         message: String,
     },
-    /// A tensor of an element type that an operation does not take.
+    /// A tensor of a dtype that an operation does not support.
     #[error("{operation}: {message}")]
     Kind {
         /// The operation.
         operation: &'static str,
-        /// The kinds that it takes, and the tensor's.
+        /// The supported dtypes, and the tensor's.
         message: String,
     },
     /// An error of tch other than running out of memory.
@@ -52,7 +53,7 @@ pub enum TorchError {
         #[source]
         source: TchError,
     },
-    /// A device name that is none.
+    /// An invalid device name.
     #[error("`{found}` is no device; expected `cpu`, `cuda`, `cuda:N` or `auto`")]
     DeviceName {
         /// The name as given.
@@ -61,37 +62,37 @@ pub enum TorchError {
     /// A device that this process cannot use.
     #[error("device `{wanted}` is not available; there is {available}")]
     NoDevice {
-        /// The device asked for.
+        /// The requested device.
         wanted: String,
-        /// The devices there are, and why there is no CUDA where there is none.
+        /// The existing devices, and the reason if there is no CUDA.
         available: String,
     },
     /// A setting outside its range.
     #[error(transparent)]
     Setting(#[from] BadSetting),
-    /// A tensor that an operation cannot take.
+    /// A tensor that an operation does not support.
     #[error("tensor `{name}`: expected {expected}, found {found}")]
     Tensor {
         /// The tensor's name, or the argument's.
         name: String,
-        /// What is needed.
+        /// The requirement.
         expected: String,
-        /// What it is.
+        /// The tensor's property.
         found: String,
     },
-    /// A saved state that does not fit what it is restored into. Nothing was changed.
+    /// A saved state that does not fit its target. Nothing was changed.
     #[error(
         "saved state of {what} does not fit: missing {missing:?}, unexpected {unexpected:?}, \
          of another shape or kind {mismatched:?}"
     )]
     State {
-        /// What was to be restored.
+        /// The target.
         what: &'static str,
-        /// Tensors that are needed and not there.
+        /// Tensors that are needed but do not exist.
         missing: Vec<String>,
-        /// Tensors that are there and not needed.
+        /// Tensors that exist but are not needed.
         unexpected: Vec<String>,
-        /// Tensors whose shape or kind differs: name, expected and found.
+        /// Tensors with another shape or dtype: name, expected and found.
         mismatched: Vec<String>,
     },
 }
@@ -137,7 +138,7 @@ fn wanted(requested: Option<u64>) -> String {
     requested.map_or_else(String::new, |bytes| format!(" asking for {bytes} bytes"))
 }
 
-/// libtorch appends where the exception was raised, and often a stack of C++ frames.
+/// libtorch appends the place of the exception, and often a stack of C++ frames.
 fn without_backtrace(mut message: String) -> String {
     for start in ["\nException raised from", "\nframe #0:"] {
         if let Some(at) = message.find(start) {
@@ -148,7 +149,7 @@ fn without_backtrace(mut message: String) -> String {
     message
 }
 
-/// Whether the message is one of the allocators', and the bytes it names.
+/// If the message comes from an allocator: the bytes that it states.
 fn out_of_memory(message: &str) -> Option<Option<u64>> {
     const CPU: &str = "DefaultCPUAllocator: can't allocate memory: you tried to allocate ";
     const CUDA: &str = "CUDA out of memory. Tried to allocate ";
@@ -158,7 +159,7 @@ fn out_of_memory(message: &str) -> Option<Option<u64>> {
     if let Some((_, rest)) = message.split_once(CUDA) {
         return Some(bytes_with_unit(rest));
     }
-    // The CUDA driver's, cuBLAS's and the C++ allocator's own words.
+    // The messages of the CUDA driver, of cuBLAS and of the C++ allocator.
     let unnamed = ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc"];
     unnamed.iter().any(|words| message.contains(words)).then_some(None)
 }

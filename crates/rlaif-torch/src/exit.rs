@@ -2,11 +2,11 @@
 
 use crate::ffi;
 
-/// Ends the process with this exit code, from whichever thread, whatever the others do.
+/// Ends the process with this exit code at once, from any thread, while others run.
 ///
-/// [`std::process::exit`] runs the destructors of libtorch's statics; a thread that is inside
-/// libtorch meanwhile then crashes on them. Nothing runs here, and buffers of standard output are
-/// not written.
+/// [`std::process::exit`] runs the destructors of libtorch's static objects, on which a thread
+/// inside libtorch then crashes. This function runs no destructors, and does not flush standard
+/// output.
 ///
 /// ```no_run
 /// rlaif_torch::exit_at_once(130)

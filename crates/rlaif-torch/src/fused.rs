@@ -1,5 +1,5 @@
-//! Operations of language models that libtorch has only as chains of smaller ones, fused, each with
-//! its own backward.
+//! Fused operations of language models, for which libtorch has only chains of smaller ones. Each
+//! has its own backward pass.
 
 use tch::Tensor;
 
@@ -11,12 +11,12 @@ use crate::{
 /// RMS norm over the last dimension, `w · x / sqrt(mean(x²) + ε)`
 /// ([Zhang and Sennrich 2019](https://arxiv.org/abs/1910.07467)).
 ///
-/// `x` is `[.., H]`, `weight` `[H]`; the result has the shape of `x` and the kind of `weight`. The
-/// mean is taken in f32. On the CPU in f32 and bf16 it is one pass over memory each way; other kinds
-/// and devices run libtorch's own operations.
+/// `x` is `[.., H]`, `weight` `[H]`; the result has the shape of `x` and the dtype of `weight`. The
+/// mean is computed in f32. On the CPU in f32 and bf16, forward and backward are one pass over
+/// memory each; other dtypes and devices run libtorch's own operations.
 ///
 /// # Panics
-/// If the shapes do not fit, as libtorch's operators do, or if the weight's kind is an integer.
+/// If the shapes do not fit, as in libtorch's operators, or if the weight's dtype is an integer.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -29,12 +29,12 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, epsilon: f64) -> Tensor {
     rms_norm_beside(x, weight, epsilon).0
 }
 
-/// [`rms_norm`] of `x`, and `x` for the residual beside it: `y = x + f(norm(x))` is
-/// `let (normed, x) = rms_norm_beside(x, ..)` and `x + f(normed)`. On the CPU the gradients that come
-/// back over the two are added in the pass over memory that computes the norm's.
+/// [`rms_norm`] of `x`, and `x` itself for the residual connection: `y = x + f(norm(x))` is `let
+/// (normed, x) = rms_norm_beside(x, ..)` and `x + f(normed)`. On the CPU, the gradients of the two
+/// results are added in the pass over memory that computes the norm's.
 ///
 /// # Panics
-/// If the shapes do not fit, as libtorch's operators do, or if the weight's kind is an integer.
+/// If the shapes do not fit, as in libtorch's operators, or if the weight's dtype is an integer.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -50,26 +50,26 @@ pub fn rms_norm_beside(x: &Tensor, weight: &Tensor, epsilon: f64) -> (Tensor, Te
         weight.size().last(),
         "the weight of an RMS norm is as wide as what it scales"
     );
-    // The result has the weight's kind, and would be cut to whole numbers.
+    // The result has the weight's dtype, and would be truncated to integers.
     assert!(weight.is_floating_point(), "the weight of an RMS norm is {:?}", weight.kind());
     let mut out = [std::ptr::null_mut(); 2];
-    // SAFETY: both tensors live through the call; both outputs are written on success alone.
+    // SAFETY: both tensors outlive the call; both outputs are written only on success.
     let status =
         unsafe { ffi::rlaif_rms_norm(x.as_ptr(), weight.as_ptr(), epsilon, out.as_mut_ptr()) };
     let [normed, beside] = out.map(|out| finish("rms_norm", status, out));
     (normed, beside)
 }
 
-/// Linear layers on one input, `y_i = x W_iᵀ + b_i`.
+/// Linear layers with the same input, `y_i = x W_iᵀ + b_i`.
 ///
-/// `x` is `[.., K]`, each weight `[N_i, K]`, each bias `[N_i]`; all layers have a bias or none has.
-/// The layers share the gradient of `x`, which is summed as it is computed. On the CPU in f32 and bf16
-/// they are one operation each way; in f32 the products are this crate's own where the processor has
-/// AVX-512, and the same bits whatever the number of threads. Other kinds and devices run libtorch's
-/// operators.
+/// `x` is `[.., K]`, each weight `[N_i, K]`, each bias `[N_i]`; either all layers have a bias or
+/// none. The layers share the gradient of `x`, which is summed as it is computed. On the CPU in f32
+/// and bf16, forward and backward are one operation each. In f32 on a processor with AVX-512, the
+/// products are this crate's own, with bitwise the same results for any number of threads. Other
+/// dtypes and devices run libtorch's operators.
 ///
 /// # Panics
-/// If the shapes do not fit, as libtorch's operators do.
+/// If the shapes do not fit, as in libtorch's operators.
 ///
 /// ```
 /// use tch::Tensor;
@@ -88,7 +88,7 @@ pub fn linears<const N: usize>(
     project(x, weights, biases, None)
 }
 
-/// Layers on one input, a residual added to what the first one makes.
+/// Layers with the same input, and a residual added to the output of the first one.
 fn project<const N: usize>(
     x: &Tensor,
     weights: [&Tensor; N],
@@ -98,8 +98,8 @@ fn project<const N: usize>(
     let weights = weights.map(Tensor::as_ptr);
     let biases = biases.map(|biases| biases.map(Tensor::as_ptr));
     let mut out = [std::ptr::null_mut(); N];
-    // SAFETY: the tensors live through the call, null biases and a null residual mean none, and all
-    // N outputs are written on success alone.
+    // SAFETY: the tensors outlive the call, null biases and a null residual mean absent, and all N
+    // outputs are written only on success.
     let status = unsafe {
         ffi::rlaif_linear(
             x.as_ptr(),
@@ -120,7 +120,7 @@ fn project<const N: usize>(
 /// One linear layer: [`linears`] with one weight.
 ///
 /// # Panics
-/// If the shapes do not fit, as libtorch's operators do.
+/// If the shapes do not fit, as in libtorch's operators.
 ///
 /// ```
 /// use tch::{Device, Kind, Tensor};
@@ -133,9 +133,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
     y
 }
 
-/// A linear layer and the residual around it, `y = residual + x Wᵀ + b`, the sum rounded once.
+/// A linear layer and its residual connection, `y = residual + x Wᵀ + b`, with the sum rounded
+/// once.
 ///
-/// `residual` is `[.., N]` for a weight `[N, K]`. Runs as [`linears`] does.
+/// `residual` is `[.., N]` for a weight `[N, K]`. Runs as [`linears`].
 ///
 /// # Panics
 /// If the shapes do not fit.
@@ -174,11 +175,11 @@ pub enum Gate {
 /// A gated activation, `act(gate) · up`
 /// ([Shazeer 2020](https://arxiv.org/abs/2002.05202)), of two tensors of one size and kind.
 ///
-/// On the CPU in f32 and bf16 it is one pass over memory each way, computed in f32; other kinds and
-/// devices run libtorch's own operations.
+/// On the CPU in f32 and bf16, forward and backward are one pass over memory each, computed in f32;
+/// other dtypes and devices run libtorch's own operations.
 ///
 /// # Panics
-/// If the sizes differ, as libtorch's operators do.
+/// If the sizes differ, as in libtorch's operators.
 ///
 /// ```
 /// use rlaif_torch::Gate;
@@ -193,21 +194,22 @@ pub fn gated(gate: &Tensor, up: &Tensor, activation: Gate) -> Tensor {
         Gate::GeluTanh => 1,
     };
     let mut out = std::ptr::null_mut();
-    // SAFETY: both tensors live through the call; `out` is written on success alone.
+    // SAFETY: both tensors outlive the call; `out` is written only on success.
     let status = unsafe { ffi::rlaif_gated(gate.as_ptr(), up.as_ptr(), sort, &raw mut out) };
     finish("gated", status, out)
 }
 
-/// Turns `x` `[.., heads, D]` by angles given as cosines and sines `[P, 1, D]` or `[.., 1, D]`, the
-/// two halves of a head being the pairs: `y = x · cos + rotate_half(x) · sin`
-/// (RoFormer, [Su et al. 2021](https://arxiv.org/abs/2104.09864), as the Llama checkpoints lay
-/// it out). The result is contiguous.
+/// Rotates `x` `[.., heads, D]` by angles given as cosines and sines `[P, 1, D]` or `[.., 1, D]`; a
+/// pair consists of corresponding elements of a head's two halves: `y = x · cos + rotate_half(x) ·
+/// sin` (RoFormer, [Su et al. 2021](https://arxiv.org/abs/2104.09864), in the layout of Llama
+/// checkpoints). The result is contiguous.
 ///
-/// With fewer rows of angles than `x` has, they repeat: row r of `x`, counted over all leading
-/// dimensions, has the angles of row r modulo P. The two halves of each row of angles are equal.
+/// If there are fewer rows of angles than rows of `x`, they repeat: row r of `x`, counted over all
+/// leading dimensions, has the angles of row r modulo P. The two halves of each row of angles are
+/// equal.
 ///
 /// # Panics
-/// If the shapes do not fit, as libtorch's operators do.
+/// If the shapes do not fit, as in libtorch's operators.
 ///
 /// ```
 /// use tch::Tensor;
@@ -232,7 +234,7 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
         sin.size(),
     );
     let mut out = std::ptr::null_mut();
-    // SAFETY: the tensors live through the call; `out` is written on success alone.
+    // SAFETY: the tensors outlive the call; `out` is written only on success.
     let status = unsafe { ffi::rlaif_rope(x.as_ptr(), cos.as_ptr(), sin.as_ptr(), &raw mut out) };
     finish("rope", status, out)
 }
@@ -241,13 +243,14 @@ pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
 /// `(hidden Wᵀ + b) / temperature`.
 ///
 /// `hidden` is `[N, H]`, `weight` `[V, H]`, `bias` `[V]`, `targets` int64 `[N]`. Logits exist for
-/// `chunk` rows at a time only: forward they are reduced, and backward computes each chunk again, unless
-/// all of them and their gradient take no more than a chunk, and are kept.
+/// `chunk` rows at a time only: the forward pass reduces them, and the backward pass recomputes
+/// each chunk. If all logits and their gradient need no more memory than a chunk, they are kept
+/// instead.
 /// With p the softmax and H its entropy, the gradients are those of
 /// `d log p_y / d z_v = [v = y] - p_v` and `d H / d z_v = -p_v (log p_v + H)`.
 ///
 /// # Errors
-/// [`TorchError`] if libtorch fails, out of memory among it, or if the shapes do not fit.
+/// [`TorchError`] if libtorch fails, for example out of memory, or if the shapes do not fit.
 ///
 /// # Panics
 /// If `chunk` or `temperature` is not positive.
@@ -273,8 +276,8 @@ pub fn linear_log_probs(
 ) -> Result<(Tensor, Tensor), TorchError> {
     assert!(chunk > 0 && temperature > 0., "chunk and temperature are positive");
     let mut out = [std::ptr::null_mut(); 2];
-    // SAFETY: the tensors live through the call, a null bias means none, and both outputs are
-    // written on success alone.
+    // SAFETY: the tensors outlive the call, a null bias means absent, and both outputs are written
+    // only on success.
     let status = unsafe {
         ffi::rlaif_linear_log_probs(
             hidden.as_ptr(),
@@ -287,11 +290,11 @@ pub fn linear_log_probs(
         )
     };
     check("linear_log_probs", status)?;
-    // SAFETY: written by the call that succeeded, and taken once.
+    // SAFETY: written by the successful call, and taken once.
     Ok(unsafe { (ffi::take(out[0]), ffi::take(out[1])) })
 }
 
-/// The result of an operator, or the panic that tch's own operators have for theirs.
+/// The result of an operator, or a panic as in tch's own operators.
 pub(crate) fn finish(
     operation: &'static str,
     status: i32,
@@ -300,7 +303,7 @@ pub(crate) fn finish(
     if let Err(error) = check(operation, status) {
         panic!("{error}");
     }
-    // SAFETY: written by the call that succeeded, and taken once.
+    // SAFETY: written by the successful call, and taken once.
     unsafe { ffi::take(out) }
 }
 
@@ -330,7 +333,7 @@ mod tests {
     #[test]
     fn rms_norm_and_its_gradients_equal_the_definition() {
         tch::manual_seed(1);
-        // Odd widths, one row, more rows than one task takes.
+        // Odd widths, one row, more rows than one task handles.
         for size in [&[1, 1][..], &[3, 5, 7], &[2, 512], &[700, 33]] {
             let (x, weight) = (randn(size), randn(&size[size.len() - 1..]));
             let pull = randn(size).detach();
@@ -358,7 +361,7 @@ mod tests {
         let want = grads((&want * &pull + &x * &beside).sum(None));
         close(&got[0], &want[0], 1e-5);
         close(&got[1], &want[1], 1e-3);
-        // One of the two alone.
+        // With only one of the two results used.
         let (_, same) = rms_norm_beside(&x, &weight, 1e-3);
         close(
             &Tensor::run_backward(&[(&same * &beside).sum(None)], &[&x], false, false)[0],
@@ -460,7 +463,8 @@ mod tests {
         let low =
             |size: &[i64]| randn(size).detach().to_kind(Kind::BFloat16).set_requires_grad(true);
         let wide = |t: &Tensor| t.detach().to_kind(Kind::Double).set_requires_grad(true);
-        // Elsewhere libtorch multiplies, and rounds the product, the bias and the residual apart.
+        // Other processors use libtorch's products, and round the product, the bias and the
+        // residual separately.
         let ours = crate::attends_rows(Kind::BFloat16, Device::Cpu, 64);
         // Odd numbers of rows and widths, many columns and few, an odd inner dimension.
         for (rows, inner, outputs) in [
@@ -488,13 +492,13 @@ mod tests {
                     &inputs[2] + inputs[0].linear(&inputs[1], biased.then(|| wide(&bias)).as_ref());
                 assert_eq!(got.kind(), Kind::BFloat16);
                 let close = |got: &Tensor, want: &Tensor| {
-                    // Half a unit in the last place of 8 bits, and what sums in f32 lose.
+                    // Half a unit in the last place of 8 bits, and the error of sums in f32.
                     let room =
                         want.abs() / 256. + 1e-4 * (inner.max(rows).max(outputs) as f64).sqrt();
                     let off = (got.to_kind(Kind::Double) - want).abs() - room;
                     assert!(off.max().double_value(&[]) < 0., "{rows} {inner} {outputs}");
                 };
-                // A bias that libtorch adds is rounded apart.
+                // A bias that libtorch adds is rounded separately.
                 if ours && (!biased || rows >= 8 && inner % 2 == 0) {
                     close(&got, &want);
                 }
@@ -514,7 +518,7 @@ mod tests {
         let _ = tch::no_grad(|| x.shallow_clone().f_add_scalar_(1.).unwrap());
         assert!(loss.f_backward().is_err());
 
-        // A weight that another layer made, under an output that nothing depends on.
+        // A weight computed by another layer, below an unused output.
         let (x, a, b) = (randn(&[64, 64]), randn(&[64, 64]), randn(&[64, 64]));
         let [y, _] = linears(&x, [&b, &linear(&a, &b, None)], None);
         y.sum(None).backward();
@@ -585,7 +589,7 @@ mod tests {
                     }
                 }
             };
-            // Far enough out for either end of the sigmoid.
+            // Wide enough to reach both ends of the sigmoid.
             let gate = (randn(&[40, 1003]).detach() * 6.).set_requires_grad(true);
             let up = randn(&[40, 1003]);
             let pull = randn(&[40, 1003]).detach();
@@ -706,8 +710,8 @@ mod tests {
             let want = rope_reference(&flat(&x), &flat(&angles), heads as usize, width as usize);
             close(&y.view([-1]), &Tensor::from_slice(&want), 1e-5);
 
-            // Turning keeps inner products, so <y, turned g> = <x, g>: the gradient of <y, h> with
-            // h = rope(g) is g.
+            // Rotations preserve inner products, so <y, rotated g> = <x, g>: the gradient of <y, h>
+            // with h = rope(g) is g.
             let g = randn(&[batch, length, heads, width]).detach();
             let h = rope(&g, &both.cos(), &both.sin());
             let grad = Tensor::run_backward(&[(y * h).sum(None)], &[&x], false, false);

@@ -1,4 +1,4 @@
-//! What libtorch has and [`tch`] lacks, as safe Rust over a thin layer of C++.
+//! Functions of libtorch that [`tch`] lacks, as safe Rust over a thin layer of C++.
 //!
 //! ```
 //! use rlaif_torch::{AdamW, AdamWOptions, DeviceChoice, ParamGroup, TorchError, checkpoint};
@@ -35,7 +35,7 @@
 //! | runs that resume bit by bit | [`seeded`], [`RngState`], [`AdamW::state`], [`set_determinism`] |
 //! | devices and threads | [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
 //! | memory | [`host_memory`], [`host_memory_available`], [`cuda_memory`], [`cuda_memory_free`], [`keep_large_blocks`], [`with_bytes_mut`] |
-//! | what went wrong | [`TorchError`], which knows running out of memory from the rest |
+//! | errors | [`TorchError`], which distinguishes running out of memory from the rest |
 //!
 //! # Building on this crate
 //!

@@ -3,16 +3,16 @@
 use crate::error::TorchError;
 use crate::ffi;
 
-/// Whether f32 products on CUDA may round their factors to TensorFloat-32 (10 bits of mantissa).
+/// Rounding of the factors of f32 products on CUDA to TensorFloat-32 (10 bits of mantissa).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tf32 {
     /// Full f32, in matrix products and in cuDNN.
     Off,
-    /// TensorFloat-32 in both: several times faster on the GPUs that have it.
+    /// TensorFloat-32 in both: several times faster on GPUs that support it.
     On,
 }
 
-/// Sets TF32 for matrix products and cuDNN on CUDA; nothing changes on the CPU.
+/// Sets TF32 for matrix products and cuDNN on CUDA; it has no effect on the CPU.
 ///
 /// # Errors
 /// [`TorchError::Libtorch`] if libtorch refuses.
@@ -30,10 +30,10 @@ pub fn set_tf32(tf32: Tf32) -> Result<(), TorchError> {
     ffi::check("setting TF32", unsafe { ffi::rlaif_set_tf32(i32::from(tf32 == Tf32::On)) })
 }
 
-/// Whether TF32 is on for both matrix products and cuDNN.
+/// Returns [`Tf32::On`] if TF32 is on for both matrix products and cuDNN.
 ///
 /// # Errors
-/// [`TorchError::Libtorch`] if the two were set apart by other means, and libtorch cannot tell.
+/// [`TorchError::Libtorch`] if other code set the two differently, so that libtorch has no answer.
 pub fn tf32() -> Result<Tf32, TorchError> {
     let mut on = 0;
     // SAFETY: `on` outlives the call.
@@ -41,22 +41,23 @@ pub fn tf32() -> Result<Tf32, TorchError> {
     Ok(if on == 0 { Tf32::Off } else { Tf32::On })
 }
 
-/// Whether operations must give the same bits on every run.
+/// Requirement of bitwise reproducible operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Determinism {
     /// Any algorithm.
     Any,
-    /// Deterministic ones; where an operation has none, libtorch warns once on standard error.
+    /// Deterministic algorithms; for an operation without one, libtorch warns once on standard
+    /// error.
     Warn,
-    /// Deterministic ones; where an operation has none, it fails.
+    /// Deterministic algorithms; an operation without one fails.
     Require,
 }
 
 /// Chooses between deterministic and other algorithms (`torch.use_deterministic_algorithms`).
 ///
 /// On CUDA, cuBLAS also needs `CUBLAS_WORKSPACE_CONFIG=:4096:8` in the environment from the start;
-/// libtorch says so where it matters. Tensors are not filled when they are made, as Python's
-/// switch does by default: that only helps programs that read memory they never wrote.
+/// libtorch reports it where it matters. New tensors are not filled, unlike with Python's switch by
+/// default: that only helps programs that read uninitialised memory.
 ///
 /// # Errors
 /// [`TorchError::Libtorch`] if libtorch refuses.
@@ -79,7 +80,7 @@ pub fn set_determinism(determinism: Determinism) -> Result<(), TorchError> {
     ffi::check("setting determinism", unsafe { ffi::rlaif_set_determinism(level) })
 }
 
-/// The choice in force.
+/// Returns the current setting.
 #[must_use]
 pub fn determinism() -> Determinism {
     // SAFETY: no arguments; it reads two flags.

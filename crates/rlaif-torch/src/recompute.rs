@@ -1,4 +1,4 @@
-//! Segment recomputation (gradient checkpointing): memory for time.
+//! Gradient checkpointing: recomputes segments in the backward pass, to trade time for memory.
 
 use std::any::Any;
 use std::ffi::{c_char, c_void};
@@ -12,25 +12,25 @@ use crate::error::TorchError;
 use crate::ffi;
 use crate::rng::RngState;
 
-/// Runs a segment of a model without keeping what its backward pass needs; the backward pass runs
-/// the segment again instead (Chen et al. 2016,
+/// Runs a segment of a model without keeping the activations for its backward pass; the backward
+/// pass runs the segment again instead (Chen et al. 2016,
 /// [arXiv:1604.06174](https://arxiv.org/abs/1604.06174)).
 ///
-/// Gradients are those of a plain run: for `inputs`, and for parameters that `segment` captures.
-/// Where the segment draws random numbers (dropout), the second run draws the same: the state of
-/// the CPU generator and of the inputs' CUDA devices is replayed, and put back afterwards.
+/// Gradients are those of a plain run: for `inputs`, and for parameters that `segment` captures. If
+/// the segment draws random numbers (dropout), the second run draws the same ones: the state of the
+/// CPU generator and of the inputs' CUDA devices is replayed, and restored afterwards.
 ///
 /// The segment must compute the same both times, and must get every tensor whose gradient flows
-/// *through* it in `inputs`: a captured tensor that is the result of an operation would have its
-/// graph used twice. Where gradients are off, the segment simply runs.
+/// *through* it in `inputs`: the graph of a captured tensor that is the result of an operation
+/// would be used twice. If gradients are off, the segment simply runs.
 ///
 /// Limits: no second derivative (`create_graph`); the gradients of captured parameters are
-/// accumulated by `backward`, and are not seen by [`Tensor::run_backward`] with chosen inputs; a
-/// setting of autocast is not replayed.
+/// accumulated by `backward`, but [`Tensor::run_backward`] with chosen inputs does not see them;
+/// autocast settings are not replayed.
 ///
 /// # Errors
-/// Whatever `segment` returns; [`TorchError::Libtorch`] if libtorch refuses. If the second run
-/// fails or panics, the backward pass fails with its message.
+/// The error of `segment`; [`TorchError::Libtorch`] if libtorch refuses. If the second run fails or
+/// panics, the backward pass fails with its message.
 ///
 /// ```
 /// use rlaif_torch::{TorchError, checkpoint};
@@ -55,7 +55,7 @@ where
     Ok(outputs.swap_remove(0))
 }
 
-/// [`checkpoint`] for a segment with several outputs. Outputs of an integer kind have no gradient.
+/// [`checkpoint`] for a segment with several outputs. Outputs of an integer dtype have no gradient.
 ///
 /// # Errors
 /// As [`checkpoint`].
@@ -90,7 +90,7 @@ where
     Ok(adopt(inputs, segment, &rng, &outputs)?)
 }
 
-/// Ties outputs without a graph to a second run of the segment.
+/// Connects outputs without a graph to a second run of the segment.
 fn adopt<F, E>(
     inputs: &[&Tensor],
     segment: F,
@@ -111,8 +111,8 @@ where
     let (rng_devices, rng_states) = rng.parts();
     let rng_states = ffi::list(rng_states);
     let mut adopted = vec![ptr::null_mut(); outputs.len()];
-    // SAFETY: every list has the length given with it, and points to live tensors. C++ takes the
-    // segment over, calls it from one thread at a time (`F` is `Send`), and drops it once.
+    // SAFETY: every list has the given length, and points to live tensors. C++ takes ownership of
+    // the segment, calls it from one thread at a time (`F` is `Send`), and drops it once.
     let status = unsafe {
         ffi::rlaif_recompute(
             segment,
@@ -134,7 +134,7 @@ where
 /// Runs the segment for C++.
 ///
 /// # Safety
-/// `data` must be the box of an `F`, `inputs` a list of `len` tensors, `answer` C++'s own.
+/// `data` must be the box of an `F`, `inputs` a list of `len` tensors, `answer` an object of C++.
 unsafe extern "C" fn call<F, E>(
     data: *mut c_void,
     inputs: ffi::List,
@@ -145,26 +145,26 @@ where
     F: Fn(&[Tensor]) -> Result<Vec<Tensor>, E>,
     E: Display,
 {
-    // Unwinding must not reach C++. The closure is not looked into after a panic.
+    // Unwinding must not reach C++. The closure is not used after a panic.
     let result = panic::catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: as the caller promises; an empty list may be null.
         let (segment, inputs) = unsafe {
             let inputs = if len == 0 { &[] } else { slice::from_raw_parts(inputs, len) };
             (&*data.cast::<F>(), inputs)
         };
-        // SAFETY: each is a live tensor; the copy of the handle is tch's to free.
+        // SAFETY: each is a live tensor; tch frees its copy of the handle.
         let inputs: Vec<Tensor> =
             inputs.iter().map(|t| unsafe { Tensor::clone_from_ptr(t.cast_mut()) }).collect();
         segment(&inputs).map_err(|error| error.to_string())
     }));
     match result.unwrap_or_else(|panic| Err(format!("panic: {}", panic_message(&*panic)))) {
         Ok(outputs) => {
-            // SAFETY: `answer` is C++'s, and it copies the handle.
+            // SAFETY: `answer` belongs to C++, which copies the handle.
             let push = |t: &Tensor| unsafe { ffi::rlaif_answer_output(answer, t.as_ptr()) };
             i32::from(outputs.iter().any(|t| push(t) != 0))
         }
         Err(message) => {
-            // SAFETY: `answer` is C++'s, and it copies the bytes.
+            // SAFETY: `answer` belongs to C++, which copies the bytes.
             unsafe {
                 ffi::rlaif_answer_error(answer, message.as_ptr().cast::<c_char>(), message.len())
             };
@@ -174,7 +174,7 @@ where
 }
 
 /// # Safety
-/// `data` must be the box of an `F`, and not be used again.
+/// `data` must be the box of an `F`, and must not be used again.
 unsafe extern "C" fn drop_segment<F>(data: *mut c_void) {
     // A destructor that panics must not unwind into C++ either.
     let dropped = panic::catch_unwind(AssertUnwindSafe(|| {

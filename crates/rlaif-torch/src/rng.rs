@@ -8,10 +8,10 @@ use tch::{Cuda, Device, Tensor};
 use crate::error::TorchError;
 use crate::ffi;
 
-/// What `cpp/rng.hpp` calls the CPU.
+/// The CPU's index in `cpp/rng.hpp`.
 const CPU: i32 = -1;
 
-/// The state of the default generators: the CPU's, and that of each CUDA device.
+/// The state of the default generators: that of the CPU, and that of each CUDA device.
 ///
 /// ```
 /// use rlaif_torch::RngState;
@@ -39,7 +39,7 @@ impl RngState {
         Self::save_for([Device::Cpu].into_iter().chain(devices))
     }
 
-    /// Reads the generators of some devices; those without a generator are passed over.
+    /// Reads the generators of some devices; devices without a generator are skipped.
     pub(crate) fn save_for(devices: impl IntoIterator<Item = Device>) -> Result<Self, TorchError> {
         let mut generators = BTreeMap::new();
         for device in devices {
@@ -53,17 +53,17 @@ impl RngState {
                 // SAFETY: `state` outlives the call.
                 let status = unsafe { ffi::rlaif_rng_state(index, &raw mut state) };
                 ffi::check("reading a generator's state", status)?;
-                // SAFETY: the call succeeded, so it handed a tensor over.
+                // SAFETY: the call succeeded, so it handed over a tensor.
                 entry.insert(unsafe { ffi::take(state) });
             }
         }
         Ok(Self { generators })
     }
 
-    /// Puts the generators back. Generators that were not saved are left as they are.
+    /// Restores the generators. Generators that were not saved are not changed.
     ///
     /// # Errors
-    /// [`TorchError::NoDevice`] if the state of a CUDA device was saved that this process does not
+    /// [`TorchError::NoDevice`] if the state includes a CUDA device that this process does not
     /// have, [`TorchError::Libtorch`] if libtorch refuses the bytes.
     pub fn restore(&self) -> Result<(), TorchError> {
         for index in self.generators.keys() {
@@ -92,10 +92,10 @@ impl RngState {
         self.generators.iter().map(|(i, state)| (name(*i), state.shallow_clone())).collect()
     }
 
-    /// The state from what [`to_named`](RngState::to_named) gave.
+    /// The state from the result of [`to_named`](RngState::to_named).
     ///
     /// # Errors
-    /// [`TorchError::State`] if a name is none of a generator's, or the CPU's is missing.
+    /// [`TorchError::State`] if a name is not that of a generator, or the CPU's is missing.
     pub fn from_named(named: &[(String, Tensor)]) -> Result<Self, TorchError> {
         let mut generators = BTreeMap::new();
         let mut unexpected = Vec::new();
@@ -120,17 +120,17 @@ impl RngState {
         Err(TorchError::State { what: "the generators", missing, unexpected, mismatched: vec![] })
     }
 
-    /// Index and state of each generator, as C++ takes them.
+    /// Index and state of each generator, as C++ needs them.
     pub(crate) fn parts(&self) -> (Vec<i32>, Vec<&Tensor>) {
         self.generators.iter().map(|(index, state)| (*index, state)).unzip()
     }
 }
 
-/// Runs `f` with libtorch's default generators seeded, and puts them back as they were.
+/// Runs `f` with libtorch's default generators seeded, and restores them afterwards.
 ///
-/// What `f` draws, such as the weights of new layers, then depends on `seed` alone, and what is
-/// drawn afterwards does not depend on `f`. The generators are put back after a panic of `f` too.
-/// They belong to the process: other threads must not draw from them meanwhile.
+/// The draws of `f`, such as the weights of new layers, then depend on `seed` alone, and later
+/// draws do not depend on `f`. The generators are restored even after a panic of `f`. They belong
+/// to the process: other threads must not draw from them meanwhile.
 ///
 /// # Errors
 /// [`TorchError::Libtorch`] if libtorch refuses to read or to restore a generator.
@@ -152,7 +152,7 @@ pub fn seeded<T>(seed: i64, f: impl FnOnce() -> T) -> Result<T, TorchError> {
     Ok(result)
 }
 
-/// A state that is restored when dropped, which a panic does.
+/// A state that is restored when dropped, also by a panic.
 struct PutBack(Option<RngState>);
 
 impl PutBack {
@@ -164,7 +164,7 @@ impl PutBack {
 impl Drop for PutBack {
     fn drop(&mut self) {
         if let Some(state) = self.0.take() {
-            // Only while unwinding, where nobody is left to tell.
+            // Only while unwinding, where an error cannot be returned.
             let _ = state.restore();
         }
     }

@@ -1,8 +1,8 @@
-//! What decoding does to the rows of a batch, on the CPU in f32 and bf16, without gradients.
+//! Operations of decoding on the rows of a batch, on the CPU in f32 and bf16, without gradients.
 //!
-//! A row's result does not depend, not in one bit, on the other rows: libtorch's matrix products
-//! choose their way of summing by the size of the batch, these do not. They read weights as they
-//! are, and are made for few rows: what counts is that each weight is fetched once.
+//! A row's result is bitwise independent of the other rows: libtorch's matrix products choose the
+//! order of summation by the size of the batch, these do not. They read weights without repacking,
+//! and are optimised for few rows, where fetching each weight once dominates the time.
 
 use std::ptr;
 
@@ -22,7 +22,7 @@ pub enum RowActivation {
     Silu,
     /// x Φ(x).
     Gelu,
-    /// Its approximation by tanh.
+    /// The tanh approximation of GELU.
     GeluTanh,
 }
 
@@ -32,41 +32,41 @@ pub type RowWeight<'a> = (&'a Tensor, Option<&'a Tensor>);
 /// A linear layer over rows `[M, K]`: [`RowLinear::apply`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RowLinear<'a> {
-    /// An RMS norm before it: weight `[K]` and ε.
+    /// An RMS norm before the layer: weight `[K]` and ε.
     pub norm: Option<(&'a Tensor, f64)>,
-    /// What its result is added to, `[M, N]`.
+    /// The residual added to the result, `[M, N]`.
     pub residual: Option<&'a Tensor>,
     /// The activation after the first weight.
     pub activation: Option<RowActivation>,
-    /// The kind of the results.
+    /// The dtype of the results.
     pub results: RowKind,
-    /// How many rows it is made for.
+    /// The expected number of rows.
     pub count: RowCount,
 }
 
-/// The kind of results.
+/// Dtype of results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RowKind {
-    /// That of the rows.
+    /// The dtype of the rows.
     #[default]
     Same,
-    /// f32, in which sums are taken anyway.
+    /// f32, in which sums are computed anyway.
     Float,
 }
 
-/// What a product of rows is made for. A row's result is the same to the last bit whatever the other
-/// rows and however many there are; that of the one and of the other agree to rounding.
+/// Expected number of rows of a product. A row's result is bitwise independent of the number and
+/// content of the other rows; the results of the two variants agree up to rounding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RowCount {
-    /// A row for each response, in decoding: weights are read as they are.
+    /// One row per response, in decoding: weights are read without repacking.
     #[default]
     Few,
-    /// A row for each token of the prompts: weights are packed first, for this call.
+    /// One row per token of the prompts: weights are packed first, for this call.
     Many,
 }
 
-/// Whether the functions of this module serve tensors of this kind and device now: they do not
-/// while gradients are recorded, which they would lose.
+/// `true` if the functions of this module can be used for tensors of this dtype and device now:
+/// they cannot while gradients are recorded, because they have no backward pass.
 pub fn rows_serve(kind: Kind, device: Device) -> bool {
     // SAFETY: no arguments; it reads a flag.
     is_supported(kind, device) && unsafe { ffi::rlaif_grad_enabled() } == 0
@@ -80,7 +80,7 @@ impl RowLinear<'_> {
     /// `act(norm(x) Wᵀ + b) + residual` for each weight, `[M, N_i]` each.
     ///
     /// # Panics
-    /// If shapes, kinds or devices do not fit, or if there is a residual for several weights.
+    /// If shapes, dtypes or devices do not fit, or if there is a residual for several weights.
     ///
     /// ```
     /// use rlaif_torch::{RowLinear, tch::Tensor};
@@ -149,43 +149,42 @@ impl RowLinear<'_> {
             many: (self.count == RowCount::Many).into(),
         };
         let mut out = vec![ptr::null_mut(); if gated { 1 } else { held.len() }];
-        // SAFETY: every tensor lives through the call, contiguous, of one kind and of shapes that
-        // fit; `out` has a place for each result and is written on success alone.
+        // SAFETY: every tensor outlives the call, is contiguous, of the same dtype and of a fitting
+        // shape; `out` has a place for each result and is written only on success.
         let status = unsafe { ffi::rlaif_rows_linear(&raw const call, out.as_mut_ptr()) };
         if let Err(error) = check("a linear layer over rows", status) {
             panic!("{error}");
         }
-        // SAFETY: written by the call that succeeded, and each is taken once.
+        // SAFETY: written by the successful call, and each is taken once.
         out.into_iter().map(|t| unsafe { take(t) }).collect()
     }
 }
 
-/// One query per row against keys and values that are kept, `[rows, kv, capacity, D]` each:
+/// Attention of one query per row to cached keys and values, `[rows, kv, capacity, D]` each:
 /// [`RowAttention::apply`].
 #[derive(Clone, Copy, Debug)]
 pub struct RowAttention<'a> {
-    /// Keys; row b of the queries sees row b.
+    /// Keys; row b of the queries attends to row b.
     pub keys: &'a Tensor,
     /// Values.
     pub values: &'a Tensor,
-    /// How many of them each row sees, from the first on.
+    /// Number of keys visible to each row, from the first on.
     pub lengths: &'a [i64],
-    /// What queries are multiplied by.
+    /// Factor of the queries.
     pub scale: f64,
-    /// Only the last so many are seen.
+    /// If set, only this many of the last keys are visible.
     pub window: Option<i64>,
-    /// Added to the scores, f32 `[heads, distances]`: by distance from the last key seen; beyond
-    /// the largest distance, that one's.
+    /// Bias of the scores, f32 `[heads, distances]`, by distance from the last visible key; larger
+    /// distances use the last column.
     pub bias: Option<&'a Tensor>,
 }
 
 impl RowAttention<'_> {
-    /// `softmax(q Kᵀ · scale + bias) V` for queries `[B, heads · D]`, of the same shape. With new
-    /// keys and values `[B, kv · D]`, these are first put where the last of each row's `lengths`
-    /// is.
+    /// `softmax(q Kᵀ · scale + bias) V` for queries `[B, heads · D]`, with the same shape. New keys
+    /// and values `[B, kv · D]` are first written at the last position of each row's `lengths`.
     ///
     /// # Panics
-    /// If shapes, kinds, devices or lengths do not fit.
+    /// If shapes, dtypes, devices or lengths do not fit.
     pub fn apply(&self, q: &Tensor, new: Option<(&Tensor, &Tensor)>) -> Tensor {
         let kind = q.kind();
         let [rows, kv, capacity, width] =
@@ -239,13 +238,13 @@ impl RowAttention<'_> {
             window: self.window.unwrap_or(0),
         };
         let mut out = ptr::null_mut();
-        // SAFETY: every tensor lives through the call, contiguous and of shapes that fit; lengths
-        // are within the capacity, so that what is put lies in its row.
+        // SAFETY: every tensor outlives the call, is contiguous and of a fitting shape; lengths are
+        // within the capacity, so that writes stay in their row.
         let status = unsafe { ffi::rlaif_rows_attention(&raw const call, &raw mut out) };
         if let Err(error) = check("attention over rows", status) {
             panic!("{error}");
         }
-        // SAFETY: written by the call that succeeded, and taken once.
+        // SAFETY: written by the successful call, and taken once.
         unsafe { take(out) }
     }
 }
@@ -253,36 +252,37 @@ impl RowAttention<'_> {
 /// A token chosen for a row of logits: [`choose_tokens`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowChoice {
-    /// Its id.
+    /// The token's id.
     pub id: i64,
-    /// log softmax(logits / temperature) of it, over all tokens, whatever was cut off.
+    /// The token's log softmax(logits / temperature) over all tokens, cut off or not.
     pub log_prob: f32,
     /// log Σ exp(logits / temperature).
     pub normaliser: f64,
 }
 
-/// What is cut off before a draw, in this order: [`choose_tokens`].
+/// Truncation of the distribution before a draw, in this order: [`choose_tokens`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TokenCut {
-    /// Keeps the k most probable tokens, and those equal to the last of them. At least 1.
+    /// Keeps the k most probable tokens, and those as probable as the k-th. At least 1.
     pub top_k: Option<usize>,
-    /// Keeps the most probable tokens, of equals the first ones, until their sum reaches p of what
-    /// is there. Above 0.
+    /// Keeps the most probable tokens, of equal ones the first, until their sum reaches the share p
+    /// of the remaining probability. Above 0.
     pub top_p: Option<f64>,
     /// Keeps tokens at least this fraction as probable as the most probable one, at most 1.
     pub min_p: Option<f64>,
 }
 
-/// Chooses a token for each row of logits, f32 `[B, V]` on the CPU: the one on which the row's
-/// number of `uniforms`, in [0, 1), falls when the probabilities of softmax(logits / temperature),
-/// of the tokens that `cut` keeps, are laid side by side in order of ids; without `uniforms` the
-/// most probable one, of equals the first. `None` for a row with NaN or +∞, or with nothing but -∞.
+/// Chooses a token for each row of logits, f32 `[B, V]` on the CPU. With `uniforms`, one number in
+/// [0, 1) per row, it is the token whose interval contains the number, if the probabilities of
+/// softmax(logits / temperature), for the tokens that `cut` keeps, are laid side by side in order
+/// of ids. Without `uniforms` it is the most probable token, of equal ones the first. `None` for a
+/// row with NaN or +∞, or with only -∞.
 ///
 /// # Errors
-/// [`TorchError`] when memory runs out.
+/// [`TorchError`] if memory runs out.
 ///
 /// # Panics
-/// If shapes or kinds do not fit, or a setting of `cut` is out of range.
+/// If shapes or dtypes do not fit, or a setting of `cut` is out of range.
 ///
 /// ```
 /// use rlaif_torch::{TokenCut, choose_tokens, tch::Tensor};
@@ -316,7 +316,7 @@ pub fn choose_tokens(
         "{cut:?} keeps nothing"
     );
     let cut = RowsCut {
-        // More than there are is all of them.
+        // A larger k keeps all tokens.
         top_k: cut.top_k.map_or(0, |k| i64::try_from(k).unwrap_or(i64::MAX)),
         top_p: cut.top_p.unwrap_or(1.),
         min_p: cut.min_p.unwrap_or(0.),
@@ -325,7 +325,7 @@ pub fn choose_tokens(
     let mut ids = vec![-1i64; rows];
     let mut log_probs = vec![0f32; rows];
     let mut normalisers = vec![0f64; rows];
-    // SAFETY: the logits live through the call, contiguous; the lists have an entry for each row.
+    // SAFETY: the logits outlive the call and are contiguous; the lists have an entry for each row.
     let status = unsafe {
         ffi::rlaif_rows_choose(
             logits.as_ptr(),
@@ -474,7 +474,7 @@ mod tests {
                 };
                 let got = attention.apply(&q, Some((&k, &v)));
                 for (row, &length) in (0i64..).zip(&lengths) {
-                    // What was put lies at the end.
+                    // New keys are at the end.
                     let end = keys.get(row).narrow(1, length - 1, 1).reshape([-1]);
                     assert_eq!(end, k.get(row));
                     let first = window.map_or(0, |w: i64| (length - w).max(0));
@@ -524,7 +524,7 @@ mod tests {
         }
     }
 
-    /// What is kept, by the definitions, in f64: probabilities of a row, 0 where cut off.
+    /// The kept tokens, by the definitions, in f64: probabilities of a row, 0 where cut off.
     fn kept(logits: &[f32], temperature: f64, cut: &TokenCut) -> Vec<f64> {
         let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let weight = |id: usize| ((f64::from(logits[id]) - largest) / temperature).exp();
@@ -560,7 +560,7 @@ mod tests {
             [(1, 1., 1.), (40, 2., 0.7), (3000, 3., 1.), (3000, 0.01, 1.3), (2500, 30., 1.)]
         {
             let logits = Tensor::randn([width], (Kind::Float, Device::Cpu)) * spread;
-            // Equals, and a forbidden one.
+            // Equal logits, and a forbidden token.
             let mut logits = Vec::<f32>::try_from(&logits).unwrap();
             for at in (3..logits.len()).step_by(7) {
                 logits[at] = logits[at - 2];

@@ -1,4 +1,4 @@
-//! The one call at a program's start.
+//! Initialisation at a program's start.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -8,7 +8,7 @@ use crate::error::TorchError;
 use crate::memory::keep_large_blocks;
 use crate::threads::{Denormals, Support, set_denormals};
 
-/// What [`init`] found and did.
+/// Result of [`init`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Setup {
@@ -20,17 +20,17 @@ pub struct Setup {
     pub denormals: Support,
 }
 
-/// What is done once for the process.
+/// The part that is done once per process.
 static PROCESS: Mutex<Option<(CudaLibraries, Support)>> = Mutex::new(None);
 
 /// Prepares libtorch for training: call it first in `main`, before any tensor is made.
 ///
 /// 1. The allocator keeps large blocks ([`keep_large_blocks`]).
-/// 2. libtorch's CUDA part is loaded where there is a driver ([`load_cuda`]).
+/// 2. libtorch's CUDA part is loaded if there is a driver ([`load_cuda`]).
 /// 3. Denormals are flushed to zero in the calling thread and its pool ([`set_denormals`]); threads
-///    made later inherit that.
+///   created later inherit the mode.
 ///
-/// The second call repeats only the third step, for the thread it comes from.
+/// A second call repeats only the third step, for its own thread.
 ///
 /// # Errors
 /// Those of the three functions.

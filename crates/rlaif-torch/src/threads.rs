@@ -1,4 +1,4 @@
-//! Threads that compute, and their floating-point mode.
+//! Compute threads, and their floating-point mode.
 
 use rlaif_core::BadSetting;
 
@@ -19,12 +19,12 @@ pub fn inter_op_threads() -> usize {
     usize::try_from(unsafe { ffi::rlaif_inter_threads() }).unwrap_or(1)
 }
 
-/// Sets how many threads one operation may use, for operations called from this thread on.
+/// Sets the number of threads that one operation may use, for operations called from this thread.
 ///
-/// The same seed gives the same bits only with the same number.
+/// The same seed gives bitwise the same results only with the same number of threads.
 ///
 /// # Errors
-/// [`TorchError::Setting`] for 0 or more than libtorch can count.
+/// [`TorchError::Setting`] for 0 or for a number beyond libtorch's range.
 ///
 /// ```
 /// let before = rlaif_torch::intra_op_threads();
@@ -39,11 +39,11 @@ pub fn set_intra_op_threads(threads: usize) -> Result<(), TorchError> {
     ffi::check("setting the intra-op threads", unsafe { ffi::rlaif_set_intra_threads(n) })
 }
 
-/// Sets how many operations may run at the same time. Once, before the first of them.
+/// Sets the number of operations that may run at the same time. Once, before the first of them.
 ///
 /// # Errors
-/// [`TorchError::Setting`] for 0 or more than libtorch can count, [`TorchError::Libtorch`] when it
-/// is too late.
+/// [`TorchError::Setting`] for 0 or for a number beyond libtorch's range, [`TorchError::Libtorch`]
+/// if it is too late.
 pub fn set_inter_op_threads(threads: usize) -> Result<(), TorchError> {
     let n = count("inter_op_threads", threads)?;
     // SAFETY: plain values.
@@ -56,21 +56,21 @@ fn count(setting: &'static str, threads: usize) -> Result<i32, TorchError> {
     count.ok_or_else(|| BadSetting::new(setting, threads, expected).into())
 }
 
-/// What becomes of numbers too small for a normal floating-point number (f32: below 1.2e-38).
+/// Treatment of numbers too small for a normal floating-point number (f32: below 1.2e-38).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denormals {
-    /// They are kept, as IEEE 754 wants; arithmetic on them is tens of times slower.
+    /// Denormals are kept, as in IEEE 754; arithmetic on them is tens of times slower.
     Keep,
-    /// They are zero, as operands and as results.
+    /// Denormals are zero, as operands and as results.
     Flush,
 }
 
-/// Whether the processor knows a mode.
+/// Support of the processor for a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Support {
-    /// It does, and the mode is set.
+    /// Supported, and the mode is set.
     Set,
-    /// It does not; nothing changed.
+    /// Not supported; nothing changed.
     Unsupported,
 }
 
@@ -78,10 +78,10 @@ pub enum Support {
 /// computes for it.
 ///
 /// The softmax of sharp logits fills gradients with denormals, and a matrix product over them is
-/// tens of times slower. The mode belongs to a thread. A new thread inherits it from the one that
-/// makes it, so calling this (or [`init`](crate::init)) once, early in the main thread, covers
-/// pools that grow later, the threads of the program, and autograd's threads. A thread that was
-/// there before must call it itself.
+/// tens of times slower. The mode belongs to a thread. A new thread inherits it from its creator,
+/// so one call of this function (or of [`init`](crate::init)), early in the main thread, covers
+/// pools that grow later, the threads of the program, and autograd's threads. A thread that already
+/// exists must call it itself.
 ///
 /// # Errors
 /// [`TorchError::Libtorch`] if libtorch refuses.
@@ -103,7 +103,7 @@ pub fn set_denormals(denormals: Denormals) -> Result<Support, TorchError> {
     Ok(if supported == 0 { Support::Unsupported } else { Support::Set })
 }
 
-/// In how many of the threads that compute for the calling one a denormal product survives: found
+/// Number of compute threads of the calling thread in which a denormal product survives, measured
 /// by multiplying in each.
 ///
 /// # Errors

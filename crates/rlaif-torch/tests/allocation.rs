@@ -1,12 +1,12 @@
 //! Large blocks stay with the process after `keep_large_blocks`. Without the test harness, which
-//! would run the test in a thread: the main thread allocates from an arena of its own.
+//! would run the test in a thread: the main thread allocates from a separate arena.
 
 use rlaif_torch::{Support, host_memory, keep_large_blocks};
 use tch::{Device, Kind, Tensor};
 
 const BYTES: u64 = 48 << 20;
 
-/// What stays resident of a tensor that was used and dropped.
+/// Bytes that stay resident after a tensor was used and dropped.
 fn kept() -> Option<u64> {
     let before = host_memory().resident?;
     drop(Tensor::ones([(BYTES / 4) as i64], (Kind::Float, Device::Cpu)));
@@ -14,7 +14,7 @@ fn kept() -> Option<u64> {
 }
 
 fn main() {
-    // libtorch allocates for itself at its first operation.
+    // libtorch allocates memory for itself at its first operation.
     drop(Tensor::ones([1 << 16], (Kind::Float, Device::Cpu)));
     let Some(by_default) = kept() else {
         println!("skipped: this system does not tell the resident set");

@@ -1,5 +1,5 @@
-//! Flush-to-zero in every thread that computes. One test: the mode belongs to threads and their
-//! pool, and a neighbour would share them.
+//! Flush-to-zero in every compute thread. Only one test: the mode belongs to threads and their
+//! pool, which another test would share.
 
 use rlaif_torch::{
     Denormals, Support, init, set_denormals, set_intra_op_threads, threads_keeping_denormals,
@@ -8,14 +8,14 @@ use tch::{Device, Kind, Tensor};
 
 const N: i64 = 1 << 20;
 
-/// How many of N products of 1e-20 by 1e-20 (1e-40, a denormal of f32) are not zero: computed by
-/// the forward pass, and by the backward pass.
+/// Number of products of 1e-20 by 1e-20 (1e-40, a denormal of f32) that are not zero, out of N: in
+/// the forward pass, and in the backward pass.
 fn survivors() -> [i64; 2] {
     let tiny = || Tensor::full([N], 1e-20, (Kind::Float, Device::Cpu));
     let x = tiny().set_requires_grad(true);
     let product = &x * tiny();
     (&product * 1e-20).sum(Kind::Float).backward();
-    // As integers: a comparison of floats would take a denormal for zero itself.
+    // As integers: a comparison of floats would treat a denormal as zero.
     let count = |t: &Tensor| {
         t.detach().view_dtype(Kind::Int).count_nonzero_dim_intlist([0i64]).int64_value(&[])
     };
@@ -24,7 +24,7 @@ fn survivors() -> [i64; 2] {
 
 #[test]
 fn denormals_are_zero_in_every_thread() {
-    // More threads than most test machines have cores, so that each has little to do.
+    // More threads than cores on most test machines, so that each has little to do.
     set_intra_op_threads(4).unwrap();
     assert_eq!(threads_keeping_denormals().unwrap(), 4, "libtorch keeps them unless told");
     assert_eq!(survivors(), [N, N]);

@@ -1,4 +1,4 @@
-//! The choice of a token for each row: what the settings make of its logits, and the draw.
+//! The choice of a token for each row: processing of its logits, and the draw.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use tch::Tensor;
 use super::config::{GenerationConfig, Sampling};
 use crate::error::LmError;
 
-/// What the choice depends on beside the logits.
+/// Inputs of the choice besides the logits.
 pub(super) struct Situation<'a> {
-    /// Place of the row in the input, for errors.
+    /// Index of the row in the input, for errors.
     pub(super) row: usize,
-    /// Ids that count for the repetition penalty before the response: the prompt of a decoder-only
+    /// Ids before the response that the repetition penalty includes: the prompt of a decoder-only
     /// model, the start token of an encoder-decoder model.
     pub(super) before: &'a [u32],
     /// The response so far.
     pub(super) response: &'a [u32],
-    /// Ids that would end it.
+    /// Ids that would end the response.
     pub(super) ends: &'a [u32],
-    /// The random number of the token.
+    /// The token's random number.
     pub(super) uniform: f64,
 }
 
@@ -27,11 +27,12 @@ pub(super) struct Situation<'a> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Choice {
     pub(super) id: i64,
-    /// log softmax(logits / temperature), of the model's logits and all tokens.
+    /// log softmax(logits / temperature), over the model's logits and all tokens.
     pub(super) log_prob: f32,
 }
 
-/// Chooses a token for each row of logits, f32 `[B, V]` on the CPU, contiguous. The logits are lost.
+/// Chooses a token for each row of logits, f32 `[B, V]` on the CPU, contiguous. The logits are
+/// overwritten.
 pub(super) fn choose(
     mut logits: Tensor,
     situations: &[Situation<'_>],
@@ -46,8 +47,8 @@ pub(super) fn choose(
     };
     let temperature = config.sampling.temperature();
     let edits = situations.iter().any(|row| row.edits(config));
-    // Edited logits are used for the draw, those of the model for its log-probability: what is not
-    // edited needs one pass for both.
+    // The draw uses edited logits, the log-probability those of the model: without edits, one pass
+    // gives both.
     let first = if edits { TokenCut::default() } else { cut };
     let raw = rlaif_torch::choose_tokens(&logits, temperature, uniforms, &first)?;
     let raw: Vec<RowChoice> = raw
@@ -83,26 +84,27 @@ pub(super) fn choose(
         .collect()
 }
 
-/// A row of f32 logits as it lies in memory.
+/// A row of f32 logits as stored in memory.
 struct RowLogits<'a>(&'a mut [u8]);
 
 impl RowLogits<'_> {
-    /// The place of an id; `None` outside the vocabulary.
+    /// The position of an id; `None` outside the vocabulary.
     fn place(&mut self, id: u32) -> Option<&mut [u8; 4]> {
         self.0.as_chunks_mut().0.get_mut(id as usize)
     }
 }
 
 impl Situation<'_> {
-    /// True if logits are changed before the draw.
+    /// `true` if logits are changed before the draw.
     fn edits(&self, config: &GenerationConfig) -> bool {
         config.repetition_penalty != 1.
             || !config.bad_ids.is_empty()
             || self.response.len() < config.min_new_tokens
     }
 
-    /// What depends on the tokens so far: repetition penalty, bad sequences, least length. What must
-    /// not be chosen becomes -∞. Returns what was there, of the logits that are changed.
+    /// Applies the settings that depend on the tokens so far: repetition penalty, bad sequences,
+    /// minimum length. Forbidden tokens become -∞. Returns the original values of the changed
+    /// logits.
     fn edit(&self, logits: &mut RowLogits<'_>, config: &GenerationConfig) -> BTreeMap<u32, f32> {
         let mut originals = BTreeMap::new();
         let mut change = |id: u32, change: &dyn Fn(f32) -> f32| {
@@ -124,7 +126,7 @@ impl Situation<'_> {
         }
         for sequence in &config.bad_ids {
             let (&last, start) = sequence.split_last().expect("a bad sequence has an id");
-            // transformers looks at the prompt of a decoder-only model, too.
+            // transformers includes the prompt of a decoder-only model, too.
             let so_far = || self.before.iter().chain(self.response);
             let length = self.before.len() + self.response.len();
             if start.len() <= length && so_far().skip(length - start.len()).eq(start) {
@@ -166,13 +168,13 @@ mod tests {
         }
     }
 
-    /// A row of logits as often as there are situations.
+    /// A row of logits, repeated.
     fn repeated(logits: &[f32], rows: usize) -> Tensor {
         Tensor::from_slice(logits).repeat([rows as i64, 1])
     }
 
-    /// Each token's share of the unit interval, which is where the draw looks, begins and ends
-    /// where the probabilities that transformers leaves sum to, within 1e-6.
+    /// The probabilities that transformers leaves, summed up, are the bounds of each token's share
+    /// of the unit interval, from which the draw selects, within 1e-6.
     #[test]
     fn distributions_after_processing_are_those_of_transformers() {
         let path =
@@ -220,7 +222,8 @@ mod tests {
     fn frequencies_match_the_softmax() {
         let logits: Vec<f32> = (0..50).map(|i| ((i * 37) % 50) as f32 / 12. - 2.).collect();
         let draws = 100_000;
-        // What is kept of these, which are 1/12 apart: the most probable ones.
+        // The tokens kept out of twelve, whose probabilities are 1/12 apart: the most probable
+        // ones.
         for (sampling, kept) in [
             (Sampling::at(1.), 50),
             (Sampling::at(0.6), 50),

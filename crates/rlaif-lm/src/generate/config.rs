@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error::LmError, spec::LmSpec};
 
-/// How responses are generated.
+/// The settings of generation.
 ///
 /// ```
 /// use rlaif_lm::generate::{GenerationConfig, Sampling};
@@ -20,31 +20,32 @@ use crate::{error::LmError, spec::LmSpec};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerationConfig {
-    /// Most tokens of a response, the ending one included. A row may have a limit of its own.
+    /// Maximum length of a response, in tokens, the ending token included. A row may have its own
+    /// limit.
     pub max_new_tokens: usize,
-    /// As long as a response has fewer tokens, nothing that would end it is chosen: no
-    /// end-of-sequence id and no id of `stop_ids`.
+    /// Minimum length of a response, in tokens: before, no token that would end it (an
+    /// end-of-sequence id or an id of `stop_ids`) is chosen.
     pub min_new_tokens: usize,
-    /// How the next token is chosen.
+    /// The choice of the next token.
     pub sampling: Sampling,
-    /// 1 is off. Logits of tokens that occurred are divided by it where positive and multiplied by
-    /// it where negative ([CTRL](https://arxiv.org/abs/1909.05858)); the prompt counts for
-    /// decoder-only models, the start token for encoder-decoder models.
+    /// 1 to disable it. Logits of tokens that occurred are divided by it if positive and multiplied
+    /// by it if negative ([CTRL](https://arxiv.org/abs/1909.05858)). For decoder-only models the
+    /// prompt is included, for encoder-decoder models the start token.
     pub repetition_penalty: f64,
-    /// What the model's end-of-sequence ids do.
+    /// The effect of the model's end-of-sequence ids.
     pub eos: Eos,
-    /// Ids that end a response beside the model's own.
+    /// Ids that end a response, besides the model's own.
     pub stop_ids: Vec<u32>,
     /// Texts that end a response; they need a tokenizer.
     pub stop_strings: Vec<String>,
-    /// Sequences of ids that must not occur in a response; one of a single id forbids that token.
+    /// Sequences of ids that must not occur in a response; a sequence of one id forbids that token.
     pub bad_ids: Vec<Vec<u32>>,
-    /// Rows decoded together. A row that ends makes room for the next prompt at once.
+    /// Rows decoded together. A finished row is replaced by the next prompt at once.
     pub batch_size: usize,
-    /// After how many tokens it is looked whether rows have ended. Not set, that is each token on
-    /// the CPU, and 8 on a GPU, which need not wait for the host in between: what a row that has
-    /// ended decodes until then is dropped. Settings that depend on the tokens so far (stop
-    /// strings, repetition penalty, ...) and listeners make it each token.
+    /// Number of tokens between two checks for finished rows. By default, 1 on the CPU, and 8 on a
+    /// GPU, which then need not wait for the host in between; tokens after the end of a row are
+    /// dropped. Settings that depend on the tokens so far (stop strings, repetition penalty, ...)
+    /// and listeners require 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check_every: Option<usize>,
 }
@@ -66,29 +67,29 @@ impl Default for GenerationConfig {
     }
 }
 
-/// What an end-of-sequence id does.
+/// Effect of an end-of-sequence id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Eos {
-    /// It ends the response.
+    /// The response ends.
     #[default]
     Ends,
-    /// It is a token like any other: every response has its full length.
+    /// The id is a token like any other: every response has its full length.
     Ignored,
 }
 
-/// How the next token is chosen.
+/// The choice of the next token.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Sampling {
-    /// The most probable token; of equals the one with the lowest id.
+    /// The most probable token; of equal ones, the one with the lowest id.
     Greedy,
-    /// A draw from softmax(logits / temperature), cut down by what is set below, in this order.
+    /// A draw from softmax(logits / temperature), truncated by the settings below, in this order.
     Sample {
         /// Above 0.
         #[serde(default = "one")]
         temperature: f64,
-        /// Keeps the k most probable tokens, and those equal to the last of them.
+        /// Keeps the k most probable tokens, and those as probable as the k-th.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         top_k: Option<usize>,
         /// Keeps the most probable tokens until their sum reaches p.
@@ -111,12 +112,12 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// Sampling from the whole vocabulary at a temperature: what a rollout uses.
+    /// Sampling from the whole vocabulary at a temperature, as in a rollout.
     pub fn at(temperature: f64) -> Self {
         Self::Sample { temperature, top_k: None, top_p: None, min_p: None }
     }
 
-    /// What logits are divided by; 1 for greedy decoding.
+    /// The divisor of the logits; 1 for greedy decoding.
     pub fn temperature(&self) -> f64 {
         match self {
             Self::Greedy => 1.,
@@ -124,7 +125,7 @@ impl Sampling {
         }
     }
 
-    /// True if some tokens are cut off before the draw.
+    /// `true` if some tokens are cut off before the draw.
     pub(super) fn truncates(&self) -> bool {
         match self {
             Self::Greedy => false,
@@ -136,10 +137,10 @@ impl Sampling {
 }
 
 impl GenerationConfig {
-    /// Checks every setting by itself and against the model.
+    /// Checks every setting by itself, and against the model.
     ///
     /// # Errors
-    /// [`LmError::Setting`] names the setting, what it is and what it may be.
+    /// [`LmError::Setting`] names the setting, its value and its range.
     pub fn check(&self, spec: &LmSpec) -> Result<(), LmError> {
         let bad = |field: &'static str, found: &dyn std::fmt::Display, expected: &'static str| {
             Err(BadSetting::new(field, found, expected).into())

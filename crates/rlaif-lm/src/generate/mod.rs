@@ -7,12 +7,13 @@
 //!                            └────────────────────┘
 //! ```
 //!
-//! A row that ends leaves the batch, and the next prompt takes its place at once, so that a few
-//! long rows do not hold up the rest. Rows with the same prompt are several responses to it: the
-//! model reads the prompt once, and its keys and values are copied from row to row. A token is decided by the logits and one random number, which
-//! is a function of (seed, step, row id, token index) alone; so the tokens of a row do not depend
-//! on the rows beside it, on the batch size or on the order of the rows. Logits do not either, to
-//! the last bit where the model computes each row by itself and to rounding elsewhere.
+//! A finished row leaves the batch, and the next prompt takes its place at once, so that a few long
+//! rows do not hold up the rest. Rows with the same prompt are several responses to it: the model
+//! reads the prompt once, and its keys and values are copied from row to row. A token is determined
+//! by the logits and one random number, which is a function of (seed, step, row id, token index)
+//! alone. So the tokens of a row do not depend on the other rows, on the batch size or on the order
+//! of the rows. Neither do the logits: exactly if the model computes each row by itself, otherwise
+//! up to rounding.
 
 mod choose;
 mod config;
@@ -47,11 +48,11 @@ use step::Stepper;
 /// A prompt to be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
-    /// Decides the row's random numbers; rows of one call have different ids.
+    /// Determines the row's random numbers; rows of one call have different ids.
     pub id: u64,
     /// Token ids of the prompt, at least one.
     pub prompt: Vec<u32>,
-    /// Most new tokens of this row; `None` for [`GenerationConfig::max_new_tokens`].
+    /// Maximum number of new tokens for this row; `None` for [`GenerationConfig::max_new_tokens`].
     pub max_new_tokens: Option<usize>,
 }
 
@@ -60,7 +61,7 @@ impl Ask {
         self.max_new_tokens.unwrap_or(config.max_new_tokens)
     }
 
-    /// Checks that a model can answer this row; `row` is its place in the input, for the error.
+    /// Checks that a model can answer this row; `row` is its index in the input, for the error.
     ///
     /// # Errors
     /// [`LmError::EmptyInput`], [`LmError::IdOutOfRange`], [`LmError::Setting`] for a limit of 0,
@@ -80,7 +81,7 @@ impl Ask {
             let found = format!("0 for row {row}");
             return Err(BadSetting::new("max_new_tokens", found, "at least 1").into());
         }
-        // An encoder-decoder model counts prompt and response apart.
+        // For an encoder-decoder model, prompt and response are limited separately.
         let length = match spec.decoder_start_id {
             None => self.prompt.len().saturating_add(limit),
             Some(_) => self.prompt.len().max(limit),
@@ -92,37 +93,37 @@ impl Ask {
 /// A response.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generated {
-    /// Its token ids, the one that ended it included. [`TokenBatch::responses`] makes a batch of
-    /// them, whose mask is true through that one.
+    /// The token ids, the ending one included. [`TokenBatch::responses`] makes a batch of them,
+    /// with a mask that is `true` up to and including the ending token.
     pub ids: Vec<u32>,
-    /// log π(y_t | x, y_<t) of each of them, from softmax(logits / temperature) over the whole
-    /// vocabulary, which is what [`crate::token_log_probs`] gives; temperature 1 where greedy.
+    /// log π(y_t | x, y_<t) of each token, from softmax(logits / temperature) over the whole
+    /// vocabulary, as in [`crate::token_log_probs`]; temperature 1 for greedy decoding.
     ///
-    /// Repetition penalty, bad ids, least length, top-k, top-p and min-p change what is chosen and
-    /// not this number: with one of them on, it is not the log-probability of the draw.
+    /// Repetition penalty, bad ids, minimum length, top-k, top-p and min-p change the choice but
+    /// not this number: with one of them enabled, it is not the log-probability of the draw.
     pub log_probs: Vec<f32>,
-    /// Why it ended.
+    /// The reason why the response ended.
     pub finish: FinishReason,
 }
 
-/// Why a response ended.
+/// Reasons why a response ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
-    /// With an end-of-sequence id of the model.
+    /// An end-of-sequence id of the model.
     Eos,
-    /// With one of the stop ids or stop strings.
+    /// One of the stop ids or stop strings.
     Stop,
-    /// At the most tokens that were asked for.
+    /// The maximum number of tokens.
     Length,
 }
 
-/// A token that was chosen just now.
+/// A token that was just chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NewToken {
-    /// Place of its row in the input.
+    /// Index of the row in the input.
     pub row: usize,
-    /// Place in the response, from 0.
+    /// Index of the token in the response, from 0.
     pub index: usize,
     /// The token.
     pub id: u32,
@@ -132,13 +133,13 @@ pub struct NewToken {
     pub finish: Option<FinishReason>,
 }
 
-/// What a caller may take part with.
+/// Callbacks and helpers of the caller.
 #[derive(Default)]
 pub struct Hooks<'a> {
-    /// Makes text of ids; needed for stop strings.
+    /// Decodes ids to text; needed for stop strings.
     pub codec: Option<&'a dyn TextCodec>,
-    /// Hears every token as it is chosen: streaming, progress. `Break` ends the call with
-    /// [`LmError::Interrupted`].
+    /// Called with every token as it is chosen, for streaming and progress. `Break` ends the call
+    /// with [`LmError::Interrupted`].
     pub on_token: Option<&'a mut dyn FnMut(NewToken) -> ControlFlow<()>>,
 }
 
@@ -151,16 +152,16 @@ impl std::fmt::Debug for Hooks<'_> {
     }
 }
 
-/// Answers every row; the results are in the order of `rows`.
+/// Generates a response to every row; the results are in the order of `rows`.
 ///
-/// Row i's token t is decided by the random number of (`seed`, `step`, `rows[i].id`, t). No
-/// gradient is recorded, and the weights are used as they are, adapters as `forward` says.
+/// Row i's token t is determined by the random number of (`seed`, `step`, `rows[i].id`, t). No
+/// gradient is recorded. The weights are used unchanged, with the adapters of `forward`.
 ///
 /// # Errors
-/// Before anything is computed: [`LmError::Setting`], [`LmError::NoCodec`], and for a row's
-/// prompt [`LmError::EmptyInput`], [`LmError::IdOutOfRange`], or [`LmError::TooLong`] if it does
-/// not fit the context together with its response. [`LmError::BatchTooLarge`] if the keys and
-/// values exceed the memory. On the way: [`LmError::NotFinite`], [`LmError::NothingAllowed`],
+/// Before anything is computed: [`LmError::Setting`], [`LmError::NoCodec`], and for a row's prompt
+/// [`LmError::EmptyInput`], [`LmError::IdOutOfRange`], or [`LmError::TooLong`] if it does not fit
+/// the context together with its response. [`LmError::BatchTooLarge`] if the keys and values exceed
+/// the memory. During generation: [`LmError::NotFinite`], [`LmError::NothingAllowed`],
 /// [`LmError::Codec`], [`LmError::Interrupted`], [`LmError::Torch`].
 pub fn generate(
     policy: &dyn Policy,
@@ -183,7 +184,7 @@ pub fn generate(
     no_grad(|| job.run(room, hooks))
 }
 
-/// The text before the first of `stops` in it; all of it without one.
+/// The text before the first occurrence of any of `stops`; the whole text without one.
 ///
 /// ```
 /// use rlaif_lm::generate::before_stop;
@@ -204,33 +205,33 @@ struct Job<'a> {
     key: u64,
 }
 
-/// A row that is being decoded.
+/// A row in decoding.
 struct Active {
     row: usize,
-    /// How it was when its prompt had been read.
+    /// The state after the prompt was read.
     start: Start,
-    /// The token that the next step takes.
+    /// The input token of the next step.
     input: u32,
     ids: Vec<u32>,
     log_probs: Vec<f32>,
 }
 
-/// What a row starts from: rows with the same prompt start from the same.
+/// Initial state of a row, common to all rows with the same prompt.
 #[derive(Clone, Copy)]
 struct Start {
-    /// Tokens of the prompt that the cache holds.
+    /// Number of the prompt's tokens in the cache.
     held: usize,
-    /// The token that the first step takes.
+    /// The input token of the first step.
     input: u32,
 }
 
 impl Job<'_> {
-    /// The most new tokens of a row.
+    /// Maximum number of new tokens of a row.
     fn limit(&self, row: usize) -> usize {
         self.rows[row].limit(self.config)
     }
 
-    /// Checks every row, and says how much has to be kept at most.
+    /// Checks every row, and returns the upper bounds of the state.
     fn room(&self) -> Result<Room, LmError> {
         let mut room = Room { rows: 0, prompt: 0, response: 0, total: 0 };
         for (i, row) in self.rows.iter().enumerate() {
@@ -253,7 +254,7 @@ impl Job<'_> {
         [eos, &self.config.stop_ids].concat()
     }
 
-    /// Tokens after which it is looked whether rows have ended.
+    /// Number of tokens between two checks for finished rows.
     fn stride(&self, hooks: &Hooks<'_>) -> usize {
         let config = self.config;
         let each = hooks.on_token.is_some()
@@ -274,7 +275,7 @@ impl Job<'_> {
     }
 
     /// The order in which rows enter: those that may take longest first, so that the batch stays
-    /// full to the end, and those with the same prompt one after another.
+    /// full to the end, and rows with the same prompt consecutively.
     fn queue(&self, prompts: &[usize]) -> VecDeque<usize> {
         let mut limits = vec![0; self.rows.len()];
         for (row, &prompt) in prompts.iter().enumerate() {
@@ -293,7 +294,7 @@ impl Job<'_> {
         let mut queue = self.queue(&prompts);
         let ends = self.ends();
         let stride = self.stride(&hooks);
-        // What is decoded of a row between its end and the next look.
+        // Tokens decoded between a row's end and the next check.
         room.response = room.response.saturating_add(stride - 1);
         room.total = room.total.saturating_add(stride - 1);
         let mut state = self.policy.open(room)?;
@@ -319,13 +320,14 @@ impl Job<'_> {
             } else {
                 self.stretch(&mut stepper, &mut state, &mut active, stride, &mut hooks)?
             };
-            // From the last on: what takes the place of a dropped row has been looked at.
+            // Iterates backwards: `swap_remove` fills the gap with the last row, which has then
+            // already been handled.
             for (place, finish) in finishes.into_iter().enumerate().rev() {
                 let Some(finish) = finish else { continue };
                 let prompt = prompts[active[place].row];
-                // The next response to the same prompt goes on from where this one started. Its
-                // turn is now, because such rows follow one another in the queue: whatever the
-                // batch size, a prompt is read once.
+                // The next response to the same prompt starts from the same state. It must start
+                // now: such rows are consecutive in the queue, so a prompt is read only once, for
+                // any batch size.
                 let ended = match queue.pop_front_if(|next| prompts[*next] == prompt) {
                     Some(next) => {
                         let start = active[place].start;
@@ -344,14 +346,14 @@ impl Job<'_> {
         Ok(done.into_iter().map(|row| row.expect("every row is decoded to its end")).collect())
     }
 
-    /// The tokens that the next step takes, int64 `[B]`.
+    /// The input tokens of the next step, int64 `[B]`.
     fn inputs(&self, active: &[Active]) -> Tensor {
         let inputs: Vec<i64> = active.iter().map(|row| i64::from(row.input)).collect();
         Tensor::from_slice(&inputs).to_device(self.policy.spec().device)
     }
 
-    /// Decodes `stride` tokens for each row without a look at them, and then takes those up to each
-    /// row's end.
+    /// Decodes `stride` tokens for each row without waiting for them, and then accepts those up to
+    /// each row's end.
     fn stretch(
         &self,
         stepper: &mut Stepper<'_>,
@@ -377,7 +379,7 @@ impl Job<'_> {
             ids.push(drawn.ids);
             log_probs.push(drawn.log_probs);
         }
-        // The one place where the host waits.
+        // The only place where the host waits.
         let ids = Vec::<Vec<i64>>::try_from(&Tensor::stack(&ids, 0).to_device(Device::Cpu))?;
         let log_probs =
             Vec::<Vec<f32>>::try_from(&Tensor::stack(&log_probs, 0).to_device(Device::Cpu))?;
@@ -396,12 +398,12 @@ impl Job<'_> {
         Ok(finishes)
     }
 
-    /// The random number of a row's next token, or of one further ahead.
+    /// The random number of a row's next token, or of a later one.
     fn uniform(&self, row: &Active, ahead: usize) -> f64 {
         philox::uniform(self.key, self.rows[row.row].id, (row.ids.len() + ahead) as u64)
     }
 
-    /// Reads the prompts of rows that no row in use has, and copies those that one has.
+    /// Reads the prompts that no row in use has, and copies those that one has.
     fn enter(
         &self,
         entering: &[usize],
@@ -476,7 +478,7 @@ impl Job<'_> {
         choose::choose(logits, &situations, self.config)
     }
 
-    /// Takes a token for each row, and says which rows ended with it.
+    /// Accepts a token for each row, and returns the rows that ended with it.
     fn accept(
         &self,
         active: &mut [Active],
@@ -487,7 +489,7 @@ impl Job<'_> {
         rows.map(|(row, choice)| self.take(row, *choice, hooks)).collect()
     }
 
-    /// Takes a row's next token, and says why the row ended with it, if it did.
+    /// Accepts a row's next token, and returns the reason if the row ended with it.
     fn take(
         &self,
         row: &mut Active,
@@ -509,7 +511,7 @@ impl Job<'_> {
         Ok(finish)
     }
 
-    /// Why the row ends with its last token, if it does.
+    /// The reason if the row ends with its last token.
     fn finish(
         &self,
         active: &Active,
@@ -526,13 +528,14 @@ impl Job<'_> {
         Ok(full.then_some(FinishReason::Length))
     }
 
-    /// True if the text ends, or nearly ends, with a stop string: its last token may hold more.
+    /// `true` if the text ends, or nearly ends, with a stop string: its last token may hold more
+    /// text.
     fn stops(&self, ids: &[u32], codec: Option<&dyn TextCodec>) -> Result<bool, LmError> {
         let stops = &self.config.stop_strings;
         let (Some(longest), Some(codec)) = (stops.iter().map(String::len).max(), codec) else {
             return Ok(false);
         };
-        // A token is a byte or more of text, but for special ones, of which there are few.
+        // A token is at least one byte of text, except for special tokens, of which there are few.
         const SPARE: usize = 16;
         let tail = &ids[ids.len().saturating_sub(longest + SPARE)..];
         let text = codec.decode(tail, Specials::Exclude)?;

@@ -1,4 +1,4 @@
-//! Steps on a GPU: recorded and replayed, and the draw where the logits are.
+//! Steps on a GPU: recorded and replayed, with the draw on the device.
 
 use rlaif_torch::CudaGraph;
 use tch::{Device, Kind, Tensor};
@@ -6,15 +6,15 @@ use tch::{Device, Kind, Tensor};
 use super::config::Sampling;
 use crate::{cache::DecodeState, error::LmError, forward::Forward, policy::Policy};
 
-/// How often a step must have the same layout before it is recorded.
+/// Number of steps with the same layout before a step is recorded.
 const REPEATS: usize = 3;
 
-/// Runs steps of decoding. On a CUDA device, a step that has had the same layout a few times is
-/// recorded as a graph and replayed from then on; what cannot be recorded is run as it is.
+/// Runs decoding steps. On a CUDA device, a step is recorded as a graph once its layout has
+/// occurred a few times, and replayed from then on; steps that cannot be recorded run directly.
 pub(super) struct Stepper<'a> {
     policy: &'a dyn Policy,
     forward: Forward<'a>,
-    /// Rows, columns read, and whether some are hidden.
+    /// Number of rows, number of columns read, and `true` if some columns are masked.
     layout: (usize, i64, bool),
     seen: usize,
     recorded: Option<Recorded>,
@@ -33,8 +33,7 @@ impl<'a> Stepper<'a> {
         Self { policy, forward, layout: (0, 0, false), seen: 0, recorded: None, records }
     }
 
-    /// Logits `[B, V]` after the tokens `inputs`, int64 `[B]`; they are overwritten by the next
-    /// step.
+    /// Logits `[B, V]` after the tokens `inputs`, int64 `[B]`; the next step overwrites them.
     pub(super) fn step(
         &mut self,
         state: &mut DecodeState,
@@ -56,7 +55,7 @@ impl<'a> Stepper<'a> {
             let device = policy.spec().device;
             match CudaGraph::record(device, || policy.step(state, &inputs, forward)) {
                 Ok((graph, logits)) => self.recorded = Some(Recorded { graph, inputs, logits }),
-                // An operation that cannot be recorded: none will be in this call.
+                // An operation that cannot be recorded: stop recording in this call.
                 Err(_) => self.records = false,
             }
         }
@@ -72,7 +71,7 @@ impl<'a> Stepper<'a> {
     }
 }
 
-/// Tokens chosen where the logits are.
+/// Tokens chosen on the device.
 pub(super) struct Drawn {
     /// int64 `[B]`.
     pub(super) ids: Tensor,
@@ -80,8 +79,8 @@ pub(super) struct Drawn {
     pub(super) log_probs: Tensor,
 }
 
-/// Chooses for each row of logits `[B, V]` the token on which its number of `uniforms`, f64 `[B]`,
-/// falls when the probabilities are laid side by side in order of ids.
+/// Chooses a token for each row of logits `[B, V]`: the one whose interval contains the row's
+/// number in `uniforms`, f64 `[B]`, with the probabilities laid side by side in order of ids.
 pub(super) fn draw(logits: &Tensor, sampling: &Sampling, uniforms: &Tensor) -> Drawn {
     let mut logits = logits.to_kind(Kind::Float);
     let temperature = sampling.temperature();

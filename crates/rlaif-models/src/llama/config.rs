@@ -12,8 +12,8 @@ use crate::{
     layers::Bias,
 };
 
-/// The fields of config.json that matter here. [`Config::parse`] adds those that the file lacks; an
-/// optional one is null, or absent from a family.
+/// The used fields of config.json. [`Config::parse`] adds those that the file lacks; an optional
+/// field is null, or does not exist in a family.
 #[derive(Debug, Deserialize)]
 pub(super) struct RawConfig {
     model_type: String,
@@ -27,10 +27,10 @@ pub(super) struct RawConfig {
     pub(super) hidden_act: String,
     max_position_embeddings: usize,
     pub(super) rms_norm_eps: f64,
-    /// Older spelling: beside `rope_scaling`.
+    /// Older spelling: separate from `rope_scaling`.
     rope_theta: f64,
     rope_scaling: Option<RawRope>,
-    /// Newer spelling: both in one.
+    /// Newer spelling: both in one section.
     rope_parameters: Option<RawRope>,
     #[serde(default)]
     attention_bias: bool,
@@ -50,9 +50,9 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
-    /// Base of the rotary frequencies, and how they are scaled.
+    /// Base of the rotary frequencies, and their scaling.
     pub(super) fn rope(&self) -> Result<(f64, RopeScaling), ModelError> {
-        // transformers takes the older name first, and an empty section for none.
+        // transformers prefers the older name, and treats an empty section as absent.
         let given =
             |rope: &Option<RawRope>| rope.clone().filter(|rope| *rope != RawRope::default());
         let rope = given(&self.rope_scaling).or_else(|| given(&self.rope_parameters));
@@ -60,7 +60,7 @@ impl RawConfig {
         Ok((theta, RopeScaling::resolve(rope.as_ref(), self.max_position_embeddings)?))
     }
 
-    /// The model with these embeddings, as algorithms see it; `eos_ids` end a response.
+    /// Facts about the model with these embeddings; `eos_ids` end a response.
     pub(super) fn spec(&self, embeddings: &Tensor, eos_ids: Vec<u32>) -> LmSpec {
         LmSpec {
             model_type: self.model_type.clone(),
@@ -87,7 +87,7 @@ enum LayerType {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 struct RawRope {
     rope_type: Option<String>,
-    /// Of checkpoints of before mid-2024; later ones may have both.
+    /// In checkpoints from before mid-2024; later ones may have both.
     #[serde(rename = "type")]
     old_type: Option<String>,
     rope_theta: Option<f64>,
@@ -97,7 +97,7 @@ struct RawRope {
     original_max_position_embeddings: Option<f64>,
 }
 
-/// How rotary frequencies are scaled for contexts longer than the model was first trained on.
+/// Scaling of rotary frequencies for contexts longer than that of the initial training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum RopeScaling {
     None,
@@ -105,7 +105,7 @@ pub(super) enum RopeScaling {
     Linear {
         factor: f64,
     },
-    /// Low frequencies divided by `factor`, high ones kept, a smooth passage between.
+    /// Low frequencies divided by `factor`, high ones kept, a smooth transition between.
     Llama3 {
         factor: f64,
         low: f64,
@@ -115,7 +115,7 @@ pub(super) enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// `trained` is the context where the section does not give one.
+    /// `trained` is the context by default, if the section does not give one.
     fn resolve(rope: Option<&RawRope>, trained: usize) -> Result<Self, ModelError> {
         let Some(rope) = rope else { return Ok(Self::None) };
         let need = |field: &'static str, value: Option<f64>| {
@@ -148,10 +148,11 @@ impl RopeScaling {
     }
 }
 
-/// Far above any model's: rotary frequencies are made before the weights are compared with it.
+/// Far above that of any model: rotary frequencies are computed before the weights are compared
+/// with it.
 const MAX_HEAD_DIM: i64 = 1 << 16;
 
-/// What the trunk uses; nothing is optional any more.
+/// The resolved configuration of the trunk, without optional fields.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) hidden: i64,
@@ -159,7 +160,7 @@ pub(super) struct Shape {
     pub(super) kv_heads: i64,
     pub(super) head_dim: i64,
     pub(super) layers: usize,
-    /// The sliding window of each layer that has one.
+    /// The sliding window of each layer, if it has one.
     pub(super) windows: Vec<Option<i64>>,
     pub(super) attention_dropout: f64,
     pub(super) qkv_bias: Bias,
@@ -172,7 +173,7 @@ pub(super) struct Shape {
 /// Sizes of the layers, for [`crate::Family::dimensions`].
 ///
 /// # Errors
-/// [`ModelError::Config`] and [`ModelError::BadField`] for a configuration that cannot be honoured.
+/// [`ModelError::Config`] and [`ModelError::BadField`] for an unsupported configuration.
 pub fn dimensions(config: &Config, variant: &LlamaVariant) -> Result<Dimensions, ModelError> {
     let shape = Shape::resolve(&config.parse(variant.defaults)?, variant)?;
     Ok(Dimensions {

@@ -1,4 +1,4 @@
-//! The Llama family as it decodes on the CPU: rows without padding, few and fused operations.
+//! Decoding of the Llama family on the CPU: rows without padding, few and fused operations.
 
 use rlaif_lm::{KvCache, LmError, TokenBatch};
 use rlaif_torch::{RowAttention, RowCount};
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl Attention {
-    /// Turned queries, turned keys and values of the normed rows, each `[M, heads, D]`.
+    /// Rotated queries, rotated keys and values of the normed rows, each `[M, heads, D]`.
     fn project_rows(
         &self,
         x: &Tensor,
@@ -35,7 +35,7 @@ impl Attention {
 }
 
 impl Block {
-    /// Output projection and feed-forward layer, with their residuals.
+    /// Output projection and feed-forward layer, with their residual connections.
     fn finish_rows(&self, x: &Tensor, mixed: &Tensor, count: RowCount, pass: Pass) -> Tensor {
         let x = rows::add(x, mixed, &self.attention.o, count, pass);
         let layer = &self.feed_forward;
@@ -46,7 +46,7 @@ impl Block {
     }
 }
 
-/// What hides all but the last `window` keys up to each query, `[1, 1, T, T]`.
+/// The bias that hides all but the last `window` keys up to each query, `[1, 1, T, T]`.
 fn window_bias(length: i64, window: i64, like: &Tensor) -> Tensor {
     let columns = Tensor::arange(length, (Kind::Int64, like.device()));
     let distance = columns.unsqueeze(1) - &columns;
@@ -75,7 +75,7 @@ impl Trunk {
                     &packed.lengths,
                 )?;
                 if i + 1 == self.blocks.len() {
-                    // Nothing is predicted here: the last layer leaves its keys, and that is all.
+                    // No prediction is needed here: the last layer only stores its keys and values.
                     break;
                 }
                 let grouped = layer.heads != layer.kv_heads;

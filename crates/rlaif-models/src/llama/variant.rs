@@ -1,7 +1,8 @@
-//! What distinguishes the members of the Llama family, as data.
+//! Differences between the members of the Llama family, as data.
 
-/// A member of the Llama family: the parts of the trunk that config.json does not name, and the
-/// names of the tensors. Another member is a constant of this type and a row of the family table:
+/// A member of the Llama family: the properties of the trunk that config.json does not state, and
+/// the names of the tensors. Another member is a constant of this type and a row of the family
+/// table:
 ///
 /// ```
 /// use rlaif_models::extend::{LlamaNames, LlamaVariant};
@@ -15,7 +16,8 @@
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct LlamaVariant {
-    /// `model_type` whose configuration class in transformers gives the fields that config.json lacks.
+    /// `model_type` of the configuration class in transformers that provides defaults for missing
+    /// fields of config.json.
     pub defaults: &'static str,
     /// Biases on queries, keys and values.
     pub qkv_bias: BiasRule,
@@ -23,22 +25,22 @@ pub struct LlamaVariant {
     pub output_bias: BiasRule,
     /// Biases in the feed-forward layer.
     pub mlp_bias: BiasRule,
-    /// Whether queries and keys are normed by head.
+    /// `true` if queries and keys are normed per head.
     pub norm_queries_and_keys: bool,
-    /// When attention has a sliding window.
+    /// The rule for the sliding window of attention.
     pub window: WindowRule,
-    /// Size of a head where config.json does not have it; `None` divides the hidden size.
+    /// Size of a head if config.json does not state it; `None` divides the hidden size.
     pub head_dim: Option<i64>,
-    /// Factor on the embeddings, by the hidden size.
+    /// Factor of the embeddings, as a function of the hidden size.
     pub embedding_scale: fn(i64) -> f64,
     /// Names of the tensors.
     pub names: LlamaNames,
 }
 
-/// Where a bias is.
+/// Presence of a bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BiasRule {
-    /// Where `attention_bias` or `mlp_bias` in config.json says so.
+    /// As `attention_bias` or `mlp_bias` in config.json says.
     Config,
     /// Always.
     Present,
@@ -46,14 +48,14 @@ pub enum BiasRule {
     Absent,
 }
 
-/// When attention has a sliding window of `sliding_window` tokens.
+/// Rule for the sliding window of attention, `sliding_window` tokens wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowRule {
     /// Never.
     Never,
-    /// Where config.json gives one, in each layer that `layer_types` does not exempt.
+    /// If config.json gives one, in each layer that `layer_types` does not exempt.
     Given,
-    /// Where `use_sliding_window` is true, from the layer `max_window_layers` on.
+    /// If `use_sliding_window` is true, from the layer `max_window_layers` on.
     Switched,
 }
 
@@ -78,9 +80,9 @@ pub struct LlamaNames {
     pub feed_forward_norm: &'static str,
     /// The feed-forward layer.
     pub feed_forward: &'static str,
-    /// Its gate, its other way in, and its way out.
+    /// Its gate, up and down projections.
     pub feed_forward_layers: [&'static str; 3],
-    /// The vocabulary head, where it has a tensor of its own.
+    /// The vocabulary head, if it has its own tensor.
     pub head: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! config.json of T5: what it says, and what it means.
+//! config.json of T5, and its meaning.
 
 use rlaif_lm::{LmSpec, Parameters};
 use serde::Deserialize;
@@ -12,10 +12,10 @@ use crate::{
     layers::Activation,
 };
 
-/// Its `model_type`.
+/// The family's `model_type`.
 pub(super) const MODEL_TYPE: &str = "t5";
 
-/// The fields of config.json that matter here. [`Config::parse`] adds those that the file lacks.
+/// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
 #[derive(Debug, Deserialize)]
 pub(super) struct RawConfig {
     vocab_size: i64,
@@ -30,7 +30,7 @@ pub(super) struct RawConfig {
     dropout_rate: f64,
     layer_norm_epsilon: f64,
     feed_forward_proj: String,
-    /// The meaning of `feed_forward_proj`; where they are given, they count.
+    /// The expanded form of `feed_forward_proj`, which takes precedence.
     dense_act_fn: Option<String>,
     is_gated_act: Option<bool>,
     tie_word_embeddings: Option<bool>,
@@ -44,7 +44,7 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
-    /// The model with these embeddings, as algorithms see it; `eos_ids` end a response.
+    /// Facts about the model with these embeddings; `eos_ids` end a response.
     pub(super) fn spec(&self, embeddings: &Tensor, eos_ids: Vec<u32>) -> LmSpec {
         LmSpec {
             model_type: MODEL_TYPE.to_owned(),
@@ -61,16 +61,16 @@ impl RawConfig {
     }
 }
 
-/// How the head stands to the embeddings.
+/// Relation of the head to the embeddings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Head {
-    /// Its own tensor (v1.1, Flan).
+    /// A separate tensor (v1.1, Flan).
     Own,
     /// The embeddings (v1.0).
     Tied,
 }
 
-/// What the model uses; nothing is optional any more.
+/// The resolved configuration, without optional fields.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) vocab_size: i64,
@@ -87,18 +87,18 @@ pub(super) struct Shape {
     pub(super) activation: Activation,
     pub(super) gated: bool,
     pub(super) head: Head,
-    /// What the decoder's hidden states are multiplied by before the head.
+    /// The factor of the decoder's hidden states before the head.
     pub(super) head_scale: f64,
 }
 
 impl Shape {
-    /// `has` tells whether a tensor is in the checkpoint.
+    /// `has` returns `true` for a tensor in the checkpoint.
     pub(super) fn resolve(raw: &RawConfig, has: impl Fn(&str) -> bool) -> Result<Self, ModelError> {
         let (gated, name) = match raw.feed_forward_proj.strip_prefix("gated-") {
             Some(name) => (true, name),
             None => (false, raw.feed_forward_proj.as_str()),
         };
-        // transformers reads "gated-gelu" as the tanh approximation, and "gelu" alone as exact.
+        // transformers reads "gated-gelu" as the tanh approximation, but "gelu" alone as exact.
         let activation = match (&raw.dense_act_fn, gated, name) {
             (Some(name), ..) => Activation::parse("dense_act_fn", name)?,
             (None, true, "gelu") => Activation::GeluTanh,
@@ -147,7 +147,7 @@ impl Shape {
     }
 }
 
-/// Sizes of the layers, for an estimate of what they need.
+/// Sizes of the layers, for memory estimates.
 pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
     let shape = Shape::resolve(&config.parse(MODEL_TYPE)?, |_| true)?;
     Ok(Dimensions {
@@ -159,12 +159,12 @@ pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
     })
 }
 
-/// Says whether the head is the embeddings in the spelling that every version of transformers reads.
-/// Version 5 says it by a field that version 4 does not know.
+/// Writes the tying of head and embeddings so that every version of transformers can read it.
+/// Version 5 uses a field that version 4 does not know.
 pub(crate) fn written(fields: &mut Map<String, Value>, parameters: &Parameters) {
     let tied = parameters.tied().any(|(alias, _)| alias == "lm_head.weight");
     let scaled = fields.get("scale_decoder_outputs").and_then(Value::as_bool);
-    // Tied but unscaled, or the reverse: only the new spelling can say it.
+    // Tied but unscaled, or the reverse: only the new spelling can express it.
     if scaled.is_some_and(|scaled| scaled != tied) {
         return;
     }

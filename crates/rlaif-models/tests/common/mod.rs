@@ -33,7 +33,7 @@ pub(crate) fn model(name: &str) -> PathBuf {
     fixtures().join("models").join(name)
 }
 
-/// The spellings of config.json that a folder has.
+/// The spellings of config.json in a folder.
 pub(crate) fn spellings(name: &str) -> Vec<&'static str> {
     ["config.json", "config.hub.json", "config.old.json"]
         .into_iter()
@@ -41,7 +41,7 @@ pub(crate) fn spellings(name: &str) -> Vec<&'static str> {
         .collect()
 }
 
-/// The folder with one of its spellings as config.json.
+/// The folder with one of these spellings as its config.json.
 pub(crate) fn spelled(name: &str, config: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::copy(model(name).join(config), folder.path().join("config.json")).unwrap();
@@ -95,7 +95,7 @@ impl Goldens {
             .collect()
     }
 
-    /// Where the second text of each row starts, for pairs of texts.
+    /// Start of the second text in each row, for pairs of texts.
     pub(crate) fn second_starts(&self) -> Option<Vec<usize>> {
         let types = Vec::<Vec<i64>>::try_from(self.find("right.token_type_ids")?).unwrap();
         let starts = types.iter().zip(self.rows("right")).map(|(types, row)| {
@@ -132,7 +132,7 @@ pub(crate) fn real(x: &Tensor, batch: &TokenBatch) -> Tensor {
     x.flatten(0, 1).index_select(0, &Tensor::from_slice(&places))
 }
 
-/// The hidden states of real tokens, whether there are others between them.
+/// The hidden states of real tokens, with or without padding between them.
 pub(crate) fn real_encoded(encoded: &EncoderStates, prompts: &TokenBatch) -> Tensor {
     match encoded.tokens {
         EncodedTokens::Unpadded(_) => encoded.hidden.squeeze_dim(0),

@@ -1,4 +1,4 @@
-//! What the tests of this folder share.
+//! Code shared by the tests of this folder.
 
 use std::{
     path::Path,
@@ -25,7 +25,7 @@ pub(crate) fn value_head(path: &Path) -> ValueHead {
     ValueHead::from_tensors(of("weight"), of("bias"))
 }
 
-/// The two families.
+/// The two architectures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Family {
     T5,
@@ -33,27 +33,27 @@ pub(crate) enum Family {
 }
 
 pub(crate) const VOCAB: u32 = 32;
-/// Ends a response.
+/// The end-of-sequence id.
 pub(crate) const EOS: u32 = 1;
 
-/// Held by whoever needs libtorch's generator for itself: there is one for the process, and tests
-/// run side by side.
+/// Held by tests that need libtorch's generator for themselves: there is one per process, and tests
+/// run in parallel.
 pub(crate) static GENERATOR: Mutex<()> = Mutex::new(());
 
-/// A policy of random weights, the same for the same seed, trained as a whole.
+/// A policy with random weights, the same for the same seed, all of which are trained.
 pub(crate) fn policy(family: Family, seed: i64) -> LanguageModel {
-    // A second thread costs these models more than it gives.
+    // A second thread slows these models down.
     rlaif_torch::set_intra_op_threads(1).unwrap();
     let _held = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     draw_policy(family, seed)
 }
 
-/// [`policy`], for those who hold the generator.
+/// [`policy`], for tests that hold the generator.
 pub(crate) fn draw_policy(family: Family, seed: i64) -> LanguageModel {
     draw_policy_in(family, seed, Kind::Float)
 }
 
-/// [`draw_policy`] in another kind.
+/// [`draw_policy`] with another dtype.
 pub(crate) fn draw_policy_in(family: Family, seed: i64, kind: Kind) -> LanguageModel {
     let config = match family {
         Family::T5 => json!({
@@ -76,7 +76,7 @@ pub(crate) fn draw_policy_in(family: Family, seed: i64, kind: Kind) -> LanguageM
     policy
 }
 
-/// A value head at zero.
+/// A value head with zero weights.
 pub(crate) fn zero_head(policy: &LanguageModel) -> ValueHead {
     ValueHead::new(policy.spec().hidden_size, ValueInit::Zero, Device::Cpu)
 }

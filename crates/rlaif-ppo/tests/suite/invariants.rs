@@ -1,4 +1,4 @@
-//! What must not change a number, and what must be exact.
+//! Settings that must not change a number, and numbers that must be exact.
 
 use std::num::NonZeroU32;
 
@@ -24,7 +24,7 @@ fn config() -> PpoConfig {
         batch_size: 8,
         minibatch_size: 4,
         epochs: 2,
-        // With the usual ε, rounding decides which way a weight goes whose gradient is all but 0.
+        // With the usual ε, rounding decides the direction of weights with near-zero gradients.
         optimizer: OptimizerConfig { lr: 1e-2, eps: 1e-2, ..OptimizerConfig::default() },
         seed: Seed::new(9),
         ..PpoConfig::default()
@@ -33,7 +33,7 @@ fn config() -> PpoConfig {
     config
 }
 
-/// Rewards vowels: enough for scores to differ.
+/// Rewards vowels: sufficient for different scores.
 fn vowels(batch: &[Exchange<'_>]) -> Vec<f32> {
     batch
         .iter()
@@ -176,7 +176,7 @@ fn companions_and_their_padding_change_no_row() {
         let config = PpoConfig { minibatch_size: 8, ..config() };
         let mut given = prompts(0, 8);
         let rollout = trainer(family, config.clone()).rollout(&given, &Letters, &vowels).unwrap();
-        // Another prompt in place of the last, much longer than any, and the rest in another order.
+        // A much longer prompt in place of the last one, and the other prompts in another order.
         given[7].ids = (0..40).map(|i| 3 + i % 20).collect();
         std::sync::Arc::make_mut(&mut given[7].record).id = "long".into();
         given.rotate_right(3);
@@ -240,7 +240,7 @@ fn adapters_off_is_the_copied_reference() {
         assert_eq!(distance(&one, &two), 0., "{family:?}");
         assert_eq!(kl, copied_kl);
         assert!(kl[0].abs() < 1e-5 && kl[2].abs() > 1e-4, "{kl:?}");
-        // The adapter alone has learnt.
+        // Only the adapter was trained.
         let start = policy(family, 5);
         for (name, tensor) in start.parameters().iter() {
             let now = one.iter().find(|(n, _)| n == name).unwrap();
@@ -319,7 +319,7 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
             want.push((rollout.texts, without_times(&stats)));
         }
         let mut resumed = trainer(family, config);
-        // Whatever was drawn before must not matter.
+        // Earlier draws must not matter.
         tch::manual_seed(4711);
         resumed.restore(&checkpoints.newest_valid().unwrap().saved.unwrap()).unwrap();
         assert_eq!(resumed.steps_done(), 2);
@@ -366,7 +366,7 @@ fn a_huge_penalty_keeps_the_policy_where_it_is() {
             config.kl.estimator = KlEstimator::Full;
             config.kl.control = KlControl::Fixed { coef };
             config.advantage_whitening = Whitening::None;
-            // Small steps: large ones overshoot, whatever holds them back.
+            // Small steps: large ones overshoot despite the penalty.
             config.optimizer.lr = 2e-3;
             config.steps = 30;
             let mut trainer = trainer(family, config);
@@ -463,7 +463,7 @@ fn the_pretraining_mix_pulls_towards_its_text() {
     }
 }
 
-/// Beside a reward that makes the policy sure of itself.
+/// With a reward that would otherwise make the policy deterministic.
 #[test]
 fn the_entropy_bonus_keeps_the_policy_open() {
     for family in FAMILIES {
@@ -521,7 +521,7 @@ fn a_dropped_response_counts_nowhere() {
     }
 }
 
-/// A prompt that comes twice in a batch is answered twice, not the same way twice.
+/// A prompt that occurs twice in a batch gets two different responses.
 #[test]
 fn the_same_prompt_twice_has_two_responses() {
     let mut given = prompts(0, 8);

@@ -1,4 +1,4 @@
-//! It learns: three tasks, two families, three seeds each, from random weights that are fixed; and
+//! PPO learns: three tasks, two architectures, three seeds each, from fixed random weights; and
 //! with a learning rate of 0 it does not.
 
 use rlaif_core::{Exchange, PromptRecord, Seed, Specials, TextCodec};
@@ -10,7 +10,7 @@ use rlaif_ppo::{
 
 use crate::common::{Family, Letters, policy, zero_head};
 
-/// What a policy is to learn.
+/// A task to learn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Task {
     /// Responses of six letters.
@@ -21,7 +21,7 @@ enum Task {
     Digits,
 }
 
-/// Where the digits are in the alphabet of [`Letters`]: `D` is 0.
+/// The id of the digit 0 in the alphabet of [`Letters`], written `D`.
 const ZERO: u32 = 4;
 
 impl Task {
@@ -53,8 +53,9 @@ impl Task {
             .collect()
     }
 
-    /// Longest response, steps at most, and the mean score over five steps that counts as learnt. Who
-    /// does not look at the prompt gets at most 0.1 in [`Self::Digits`].
+    /// Maximum length of a response, maximum number of steps, and the mean score over five steps
+    /// that counts as learned. A policy that ignores the prompt gets at most 0.1 in
+    /// [`Self::Digits`].
     fn terms(self) -> (usize, u64, f64) {
         match self {
             Self::Length => (12, 80, -0.1),
@@ -64,13 +65,13 @@ impl Task {
     }
 }
 
-/// KL against the reference, in nats per response, that adaptive control aims at. Four digits, told
-/// without any doubt, are 14 nats away from random weights.
+/// Target of adaptive KL control, in nats per response. Four digits given with certainty are 14
+/// nats away from random weights.
 const KL_TARGET: f64 = 20.;
 const SEEDS: [u64; 3] = [1, 2, 3];
 const RATE: f64 = 1e-3;
-/// With 32 responses a step, too few are right by chance: the policy becomes certain before it has
-/// seen why.
+/// With 32 responses per step, too few are right by chance: the policy becomes deterministic before
+/// it has found the rule.
 const BATCH: usize = 128;
 
 #[derive(Default)]
@@ -80,7 +81,7 @@ struct Curve {
 }
 
 impl Curve {
-    /// The mean score of the last five steps.
+    /// The mean score over the last five steps.
     fn recent(&self) -> f64 {
         let from = self.scores.len().saturating_sub(5);
         let last = &self.scores[from..];
@@ -88,14 +89,14 @@ impl Curve {
     }
 }
 
-/// Runs until `enough`, or to the last step.
+/// Runs until `enough` returns `true`, or to the last step.
 fn run(task: Task, family: Family, seed: u64, lr: f64, enough: impl Fn(&Curve) -> bool) -> Curve {
     let (longest, steps, _) = task.terms();
     let mut config = PpoConfig {
         steps,
         batch_size: BATCH,
         minibatch_size: BATCH / 4,
-        // Without learning, going over a batch again changes nothing.
+        // Without training, further epochs change nothing.
         epochs: if lr > 0. { 4 } else { 1 },
         value_coef: 0.5,
         optimizer: OptimizerConfig { lr, ..OptimizerConfig::default() },
@@ -157,8 +158,8 @@ fn it_learns_to_count_on() {
     check(Task::Digits);
 }
 
-/// Draws docs/ppo-learning.svg: every run to its last step, and one without learning. A build that is
-/// not optimised tries it with five steps of one run each, and leaves the picture of the docs alone.
+/// Draws docs/ppo-learning.svg: every run to its last step, and one without training. A debug build
+/// tests the code with five steps of one run each, and does not change the picture.
 #[test]
 #[ignore = "writes a file of the documentation"]
 fn draw_the_curves() {
@@ -197,7 +198,7 @@ fn draw_the_curves() {
             let runs = runs.take(if TRIAL { 1 } else { 4 });
             for ((seed, lr), color) in runs.zip(["#0072b2", "#e69f00", "#009e73", "#777"]) {
                 let curve = run(task, family, seed, lr, |_| TRIAL);
-                // To the last step, not only to the level.
+                // Up to the last step, not only until the level is reached.
                 assert!(curve.kl.iter().all(|kl| *kl < KL_TARGET), "{task:?}, {family:?}, {seed}");
                 let points: Vec<String> = curve
                     .scores

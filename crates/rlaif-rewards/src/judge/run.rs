@@ -1,4 +1,4 @@
-//! JSON Lines in, verdicts out.
+//! Reads JSON Lines and writes verdicts.
 
 use std::io::{BufRead, Write};
 
@@ -12,15 +12,15 @@ use super::remote::RemoteReward;
 use super::spending::Usage;
 use crate::{Counted, ProviderError, score_rows};
 
-/// What [`run`] did.
+/// Result of [`run`].
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Summary {
     /// Rows with a score.
     pub scored: usize,
-    /// Rows without one.
+    /// Rows without a score.
     pub missing: usize,
-    /// What it took.
+    /// The usage of the judge.
     pub usage: Usage,
 }
 
@@ -29,15 +29,15 @@ enum Judge {
     Remote(Box<RemoteReward>),
 }
 
-/// Judges rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any,
-/// and writes a row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in their order.
+/// Judges rows `{"prompt", "response"}`, optionally with `"reference"` and `"metadata"`, and writes
+/// one row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in order.
 ///
-/// Blank lines are passed over; other keys are ignored. All rows are read before the first one is
-/// judged, so that a broken one costs nothing.
+/// Blank lines are skipped; other keys are ignored. All rows are read before the first one is
+/// judged, so that a faulty row costs nothing.
 ///
 /// # Errors
-/// [`ProviderError::Row`] with the line of a row that is none; [`ProviderError::Reward`] when no
-/// row can be judged; [`ProviderError::Stream`]; and as [`LlmJudge::new`].
+/// [`ProviderError::Row`] with the line of a faulty row; [`ProviderError::Reward`] when no row can
+/// be judged; [`ProviderError::Stream`]; and as [`LlmJudge::new`].
 pub fn run(
     config: &JudgeConfig,
     reader: impl BufRead,
@@ -46,7 +46,7 @@ pub fn run(
     run_with_environment(config, reader, writer, &process_environment)
 }
 
-/// [`run`], with keys from elsewhere than the environment of the process.
+/// [`run`], with API keys from a source other than the environment of the process.
 ///
 /// # Errors
 /// As [`run`].

@@ -1,29 +1,29 @@
-//! What was used, what it cost, and when to stop.
+//! Usage, cost and budget of a judge.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::config::{BudgetConfig, PriceConfig};
 use crate::sync::lock;
 
-/// What a judge used since it was made.
+/// Usage of a judge since it was created.
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct Usage {
     /// Requests sent, repetitions included.
     pub requests: u64,
-    /// Of these, repetitions after an error.
+    /// Number of these requests that repeat one after an error.
     pub retries: u64,
-    /// Of these, repetitions after an answer without a verdict.
+    /// Number of these requests that repeat one after an answer without a verdict.
     pub reasks: u64,
     /// Answers taken from the cache.
     pub cached: u64,
-    /// Tokens of questions, as the server counted them.
+    /// Tokens of questions, as counted by the server.
     pub input_tokens: u64,
-    /// Tokens of answers, as the server counted them.
+    /// Tokens of answers, as counted by the server.
     pub output_tokens: u64,
-    /// Tokens of questions whose answers were lost, estimated: they may have been billed.
+    /// Estimated tokens of questions whose answers were lost: they may have been billed.
     pub lost_tokens: u64,
-    /// The cost, where prices are configured; lost tokens count as input.
+    /// The cost, if prices are configured; lost tokens count as input.
     pub cost: Option<f64>,
 }
 
@@ -34,20 +34,20 @@ pub(super) struct Tokens {
     pub(super) output: u64,
 }
 
-/// How a request ended, for the books.
+/// Outcome of a request, for accounting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
-    /// Answered, with the server's count.
+    /// Answered, with the server's token counts.
     Used(Tokens),
-    /// Refused: nothing was used.
+    /// Refused: no tokens were used.
     Nothing,
     /// Never sent.
     Unsent,
-    /// No answer came: the question may have been billed.
+    /// No answer was received: the question may have been billed.
     Lost,
 }
 
-/// The books: usage, and what is reserved for requests under way.
+/// The accounts: usage, and reservations for requests in flight.
 #[derive(Debug)]
 pub(super) struct Ledger {
     price: Option<PriceConfig>,
@@ -78,9 +78,9 @@ impl Ledger {
         what(&mut lock(&self.open).usage);
     }
 
-    /// Sets tokens aside for a request, or says which limit it would break.
+    /// Reserves tokens for a request, or returns the limit that it would exceed.
     ///
-    /// Where requests under way have set aside what this one needs, waits for what they leave.
+    /// If requests in flight have reserved the tokens that this one needs, waits for their release.
     pub(super) fn reserve(&self, tokens: Tokens) -> Result<(), String> {
         let mut open = lock(&self.open);
         loop {

@@ -21,13 +21,13 @@ use crate::ProviderError;
 /// whose not-hate logit is the usual reward for detoxification.
 pub const NOT_HATE_MODEL: &str = "facebook/roberta-hate-speech-dynabench-r4-target";
 
-/// Which of a classifier's labels counts.
+/// Label of a classifier that is used for the score.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Label {
-    /// By its place among the logits, from 0.
+    /// The label's index among the logits, from 0.
     Index(usize),
-    /// By the name that config.json gives it.
+    /// The label's name in config.json.
     Name(String),
 }
 
@@ -43,35 +43,35 @@ impl From<usize> for Label {
     }
 }
 
-/// What of the chosen label is the score; z are the logits.
+/// Score of the chosen label l; z are the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Output {
     /// z_l.
     #[default]
     Logit,
-    /// p_l, which is softmax(z)_l, or σ(z_l) where labels do not exclude each other.
+    /// p_l, which is softmax(z)_l, or σ(z_l) for independent labels.
     Probability,
-    /// log p_l − log (1 − p_l): z_l − log Σ_{k≠l} exp z_k, or z_l where labels do not exclude
-    /// each other.
+    /// log p_l − log (1 − p_l): z_l − log Σ_{k≠l} exp z_k, or z_l for independent labels.
     LogOdds,
 }
 
-/// What the classifier reads of an exchange.
+/// The part of an exchange that the classifier reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Input {
-    /// The response alone: what the policy can answer for. Too long a response loses its end.
+    /// The response alone: the part that the policy is responsible for. A response that is too long
+    /// loses its end.
     #[default]
     Response,
-    /// Prompt, separator and response as one text. Where that is too long, its beginning goes:
-    /// what is judged stands at the end.
+    /// Prompt, separator and response as one text. A text that is too long loses its beginning: the
+    /// response stands at the end.
     PromptAndResponse,
-    /// Prompt and response as the two texts of a pair, the longer of which is shortened first.
+    /// Prompt and response as the two texts of a pair; the longer one is truncated first.
     Pair,
     /// The prompt as a user's turn, the response as the assistant's, in the chat template of the
-    /// model's folder. A list of turns `messages` in the metadata takes the prompt's place. Where
-    /// that is too long, its beginning goes, but for the first token.
+    /// model's folder. A list of turns `messages` in the metadata replaces the prompt. A text that
+    /// is too long loses its beginning, except for the first token.
     Chat,
 }
 
@@ -81,11 +81,11 @@ pub enum Input {
 pub enum Preset {
     /// The logit of `nothate` of [`NOT_HATE_MODEL`].
     NotHate,
-    /// The probability of `hate` of [`NOT_HATE_MODEL`]: toxicity, as it is reported.
+    /// The probability of `hate` of [`NOT_HATE_MODEL`]: toxicity, as reported.
     Hate,
 }
 
-/// How a classifier becomes a reward.
+/// Options of a classifier as a reward.
 ///
 /// ```
 /// use rlaif_rewards::{ClassifierOptions, Output};
@@ -103,7 +103,7 @@ pub struct ClassifierOptions {
     report: Option<Reading>,
 }
 
-/// A part that is read from the same logits.
+/// A part of the score that is read from the same logits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Reading {
     part: String,
@@ -118,7 +118,7 @@ impl Default for ClassifierOptions {
 }
 
 impl ClassifierOptions {
-    /// The logit of the only label, of the response alone, 32 rows at a time.
+    /// The logit of the only label, for the response alone, 32 rows at a time.
     pub fn new() -> Self {
         Self {
             name: None,
@@ -132,7 +132,7 @@ impl ClassifierOptions {
         }
     }
 
-    /// Settings that belong together.
+    /// The settings of a preset.
     pub fn preset(preset: Preset) -> Self {
         match preset {
             Preset::NotHate => Self::new().name("not-hate").label("nothate"),
@@ -140,50 +140,51 @@ impl ClassifierOptions {
         }
     }
 
-    /// What metrics and errors call the reward; the label's name unless told.
+    /// Sets the reward's name in metrics and errors; by default, the label's name.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Which label counts. Needed unless there is only one.
+    /// Sets the label. Needed if there are several.
     #[must_use]
     pub fn label(mut self, label: impl Into<Label>) -> Self {
         self.label = Some(label.into());
         self
     }
 
-    /// What of it is the score.
+    /// Sets the score of the label.
     #[must_use]
     pub fn output(mut self, output: Output) -> Self {
         self.output = output;
         self
     }
 
-    /// What the classifier reads.
+    /// Sets the part of an exchange that the classifier reads.
     #[must_use]
     pub fn input(mut self, input: Input) -> Self {
         self.input = input;
         self
     }
 
-    /// What stands between prompt and response where they are one text; nothing unless told.
+    /// Sets the text between prompt and response where they are one text; empty by default.
     #[must_use]
     pub fn separator(mut self, separator: impl Into<String>) -> Self {
         self.separator = separator.into();
         self
     }
 
-    /// The most tokens of a row, special tokens included; unless told the model's limit.
+    /// Sets the maximum length of a row, in tokens, special tokens included; by default, the
+    /// model's limit.
     #[must_use]
     pub fn max_length(mut self, tokens: usize) -> Self {
         self.max_length = Some(tokens);
         self
     }
 
-    /// Reports another reading of the same logits as a part of each score, under this name; nothing
-    /// by default.
+    /// Reports another score from the same logits as a part of each score, under this name; none by
+    /// default.
     #[must_use]
     pub fn report(
         mut self,
@@ -195,7 +196,7 @@ impl ClassifierOptions {
         self
     }
 
-    /// The most rows that are computed together.
+    /// Sets the maximum number of rows that are computed together.
     #[must_use]
     pub fn batch_size(mut self, rows: usize) -> Self {
         self.batch_size = rows;
@@ -212,9 +213,9 @@ struct Model {
 
 /// A sequence classifier, or a reward model with a scalar head, as a reward.
 ///
-/// Rows are computed in batches of similar length, so that little is padding; a row's score does
-/// not depend on which rows it shares a batch with, but for rounding. What is longer than the model
-/// can read is shortened as [`Input`] says, and counted in the metrics.
+/// Rows are computed in batches of similar length, to reduce padding; up to rounding, a row's score
+/// does not depend on the other rows of its batch. Texts longer than the model's limit are
+/// truncated as [`Input`] says, and counted in the metrics.
 ///
 /// ```
 /// # use rlaif_models::{Classifier, Config, SaveOptions};
@@ -259,18 +260,18 @@ struct Model {
 #[derive(Debug)]
 pub struct ClassifierReward {
     name: String,
-    /// Shared by the rewards that read the same weights differently. The mutex is what lets one
-    /// of them be asked from another thread: tensors are not `Sync`.
+    /// Shared by the rewards that read the same weights differently. The mutex allows calls from
+    /// several threads: tensors are not `Sync`.
     model: Arc<Mutex<Model>>,
     label: usize,
-    /// The label of the part that is reported, if there is one.
+    /// The label of the reported part, if there is one.
     reported: Option<usize>,
     limit: usize,
     options: ClassifierOptions,
     shortened: AtomicU64,
 }
 
-/// One row as the model reads it.
+/// One row as the model's input.
 struct Sequence {
     ids: Vec<u32>,
     second_start: usize,
@@ -278,8 +279,8 @@ struct Sequence {
 }
 
 impl ClassifierReward {
-    /// The classifier of a folder in Hugging Face's layout, or of an adapter on one, with the tokenizer
-    /// beside it.
+    /// Loads the classifier of a folder in Hugging Face's layout, or of an adapter on one, with the
+    /// tokenizer in the folder.
     ///
     /// # Errors
     /// [`ProviderError::Model`] and [`ProviderError::Text`] when the folder cannot be read, and as
@@ -294,11 +295,11 @@ impl ClassifierReward {
         Self::new(files.classifier(load)?, tokenizer, options)
     }
 
-    /// A classifier that is in memory.
+    /// Wraps a classifier in memory.
     ///
     /// # Errors
     /// [`ProviderError::Label`], which lists the labels; [`ProviderError::Setting`] for a setting
-    /// that the model cannot honour; [`ProviderError::Vocabulary`] when the tokenizer is of
+    /// that the model does not support; [`ProviderError::Vocabulary`] when the tokenizer belongs to
     /// another model.
     pub fn new(
         classifier: Classifier,
@@ -316,7 +317,7 @@ impl ClassifierReward {
         Self::of(Arc::new(Mutex::new(Model { classifier, tokenizer })), options)
     }
 
-    /// Another reward of the same weights, in the same memory.
+    /// Creates another reward of the same weights, which stay in memory once.
     ///
     /// # Errors
     /// As [`ClassifierReward::new`].
@@ -333,7 +334,7 @@ impl ClassifierReward {
                 reported.map(|reading| chosen(&model, Some(&reading.label))).transpose()?;
             let limit = limit(&model, options.max_length)?;
             if options.input == Input::Chat {
-                // A template that cannot be used is better known now than at the first batch.
+                // A faulty template is reported now instead of at the first batch.
                 render(&model.tokenizer, &Exchange::new("a", "b")).map_err(ProviderError::Codec)?;
             }
             (label, reported, limit, model.classifier.labels()[label].clone())
@@ -395,8 +396,8 @@ impl ClassifierReward {
                 };
                 let texts: Vec<String> = batch.iter().map(joined).collect();
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-                // A model of one label is a reward model, and trained on texts that end in the end of
-                // sequence, here as by TRL.
+                // A model with one label is a reward model, and was trained on texts with an end of
+                // sequence, here and in TRL.
                 let eos = tokenizer.eos_id().filter(|_| model.classifier.labels().len() == 1);
                 let ended = |mut ids: Vec<u32>| {
                     ids.extend(eos.filter(|eos| ids.last() != Some(eos)));
@@ -436,7 +437,7 @@ impl ClassifierReward {
         }
     }
 
-    /// Logits to the score of each row, and what is reported beside it, f32 `[B, 1 or 2]`.
+    /// The score of each row, and its reported part, from logits, f32 `[B, 1 or 2]`.
     fn outputs(&self, scheme: LabelScheme, logits: &Tensor) -> Tensor {
         let mut columns = vec![self.options.output.of(self.label, scheme, logits)];
         if let (Some(label), Some(reading)) = (self.reported, &self.options.report) {
@@ -447,7 +448,7 @@ impl ClassifierReward {
 }
 
 impl Output {
-    /// Logits to one number a row, f32 `[B]`.
+    /// One number per row, from logits, f32 `[B]`.
     fn of(self, label: usize, scheme: LabelScheme, logits: &Tensor) -> Tensor {
         let label = label as i64;
         let column = |x: &Tensor| x.select(1, label);
@@ -469,8 +470,8 @@ impl Sequence {
         Self { second_start: ids.len(), ids, shortened: false }
     }
 
-    /// `ids`, which are `bare` between special tokens, cut at the beginning of `bare`. `frame` are
-    /// the special tokens alone.
+    /// Removes the beginning of `bare` from `ids`, which are `bare` between special tokens. `frame`
+    /// are the special tokens alone.
     fn without_beginning(ids: &[u32], bare: &[u32], frame: &[u32], limit: usize) -> Self {
         let before = ids.len().saturating_sub(bare.len()).min(frame.len());
         let before = (0..=before)
@@ -500,11 +501,11 @@ fn chosen(model: &Model, label: Option<&Label>) -> Result<usize, ProviderError> 
     })
 }
 
-/// How many tokens a row may have.
+/// The maximum length of a row, in tokens.
 fn limit(model: &Model, asked: Option<usize>) -> Result<usize, ProviderError> {
     let of_model =
         model.classifier.spec().context.into_iter().chain(model.tokenizer.max_length()).min();
-    // Two special tokens and one of text.
+    // Two special tokens and one token of text.
     let (least, most) = (3, of_model.unwrap_or(usize::MAX));
     match asked {
         Some(asked) if !(least..=most).contains(&asked) => Err(ProviderError::Setting {
@@ -554,7 +555,7 @@ impl RewardModel for ClassifierReward {
         });
         order.sort_by_key(|&row| sequences[row].ids.len());
         let spec = model.classifier.spec();
-        // Results stay on the device until all are there: one wait, not one for each batch.
+        // Results stay on the device until the end: one wait instead of one per batch.
         let mut outputs = Vec::new();
         for rows in order.chunks(self.options.batch_size) {
             Interrupted::check().map_err(|source| {

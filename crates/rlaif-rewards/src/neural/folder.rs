@@ -1,11 +1,11 @@
-//! Where the tokenizer of a model is.
+//! The folder of a model's tokenizer.
 
 use std::path::{Path, PathBuf};
 
 use rlaif_models::ModelFiles;
 use rlaif_text::{HfTokenizer, TextError};
 
-/// The folder of an adapter that has a tokenizer of its own, or else of its base.
+/// The folder of an adapter if it has a tokenizer, else that of its base.
 pub fn tokenizer_folder(files: &ModelFiles) -> &Path {
     let own = |folder: &&PathBuf| {
         !matches!(HfTokenizer::from_folder(folder), Err(TextError::NoTokenizer { .. }))

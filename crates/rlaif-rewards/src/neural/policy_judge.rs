@@ -19,15 +19,16 @@ use crate::rubric::{
     Answer, AnswerForm, Finish, Judged, Question, Rubric, TokenAlternatives, scores,
 };
 
-/// A policy as the judge: it is asked by a rubric, and its answer read for a number; or, where the
-/// rubric asks for an expectation, its probabilities of the numbers of the scale are read (direct
-/// RLAIF, [Lee et al. 2023](https://arxiv.org/abs/2309.00267)).
+/// A policy as the judge: it answers a rubric, and the number is read from its answer. If the
+/// rubric asks for an expectation, its probabilities of the numbers of the scale are read instead
+/// (direct RLAIF, [Lee et al. 2023](https://arxiv.org/abs/2309.00267)).
 ///
-/// For an expectation every token of the vocabulary that writes a number counts, with any space
+/// For an expectation, every token of the vocabulary that spells a number counts, with any space
 /// around it, so the coverage is exact. Instructions and question are a system's and a user's
-/// message where the tokenizer has a chat template, and one text elsewhere. Equal rows are asked
-/// about once; a row that is too long for the policy has no verdict. Text that the tokenizer reads
-/// as a special token is broken up in the judged texts, as control tokens of other judges are.
+/// message if the tokenizer has a chat template, and one text otherwise. Equal rows are asked about
+/// once; a row that is too long for the policy has no verdict. In the judged texts, strings that
+/// the tokenizer would read as special tokens are broken up, as are the control tokens of other
+/// judges.
 ///
 /// ```
 /// # use rlaif_models::{Config, LanguageModel};
@@ -62,22 +63,22 @@ pub struct PolicyJudge {
     numbers: Numbers,
 }
 
-/// The tokens that write a number.
+/// The tokens that spell a number.
 struct Numbers {
     ids: Vec<u32>,
     texts: Vec<String>,
 }
 
-/// One question, as the policy reads it.
+/// One question as the policy's input.
 struct Prompt {
     ids: Vec<u32>,
-    /// Depends on the question and the sample alone, so that a row is answered alike with any rows
-    /// beside it.
+    /// A function of the question and the sample only, so that a row's answer does not depend on
+    /// the other rows.
     row: u64,
 }
 
 impl PolicyJudge {
-    /// The judge `policy`, which reads and writes by `codec`; its likeliest answer counts.
+    /// Wraps `policy`, whose text `codec` encodes and decodes; decoding is greedy by default.
     ///
     /// # Errors
     /// [`ProviderError::Codec`] when the tokenizer fails.
@@ -115,21 +116,21 @@ impl PolicyJudge {
         self
     }
 
-    /// Sets how it writes its answers, and how many at a time.
+    /// Sets the generation settings of its answers, including the batch size.
     ///
     /// # Errors
-    /// [`ProviderError::Lm`] for settings that the policy cannot honour.
+    /// [`ProviderError::Lm`] for settings that the policy does not support.
     pub fn writing(mut self, generation: GenerationConfig) -> Result<Self, ProviderError> {
         generation.check(self.policy.spec())?;
         self.generation = generation;
         Ok(self)
     }
 
-    /// The mean of so many sampled verdicts.
+    /// Uses the mean of this number of sampled verdicts.
     ///
     /// # Errors
-    /// [`ProviderError::Setting`] for none, or for several of a judge whose answers are not
-    /// sampled, or are an expectation already.
+    /// [`ProviderError::Setting`] for 0, or for several samples of a judge whose answers are
+    /// greedy, or are already an expectation.
     pub fn samples(mut self, samples: u32, seed: Seed) -> Result<Self, ProviderError> {
         let alike = self.generation.sampling == Sampling::Greedy
             || self.rubric.form() == AnswerForm::Expectation;
@@ -145,7 +146,7 @@ impl PolicyJudge {
         Ok(self)
     }
 
-    /// Settings of its answers so far.
+    /// The current generation settings of its answers.
     #[cfg(feature = "judge")]
     pub(crate) fn generation(&self) -> &GenerationConfig {
         &self.generation
@@ -165,7 +166,7 @@ impl PolicyJudge {
         let apart = [Message::new("system", system), Message::new("user", user)];
         let rendered = self.codec.render_chat(&apart, GenerationPrompt::Add).or_else(|error| {
             match error {
-                // Some templates know no system.
+                // Some templates have no system role.
                 CodecError::ChatTemplate { .. } => {
                     self.codec.render_chat(&[Message::new("user", &both)], GenerationPrompt::Add)
                 }
@@ -180,7 +181,7 @@ impl PolicyJudge {
         }
     }
 
-    /// Tells whether a question fits the policy beside its answer.
+    /// Checks that a question fits the policy's context together with its answer.
     fn fits(&self, prompt: &[u32]) -> Result<(), String> {
         let spec = self.policy.spec();
         let answer = match spec.decoder_start_id {
@@ -221,7 +222,7 @@ impl PolicyJudge {
         Ok(answers.collect())
     }
 
-    /// For each token of each answer, how probable it and every number was in its place.
+    /// For each token of each answer, its probability and that of every number at its position.
     fn alternatives(
         &self,
         prompts: &[Prompt],
@@ -257,7 +258,7 @@ impl PolicyJudge {
     }
 
     fn token(&self, id: u32, log_prob: f32, of_numbers: &[f32]) -> TokenAlternatives {
-        // Several tokens may write one text, " 7" and "7" in the eyes of some tokenizers.
+        // For some tokenizers, several tokens spell the same text, such as " 7" and "7".
         let mut mass: HashMap<&str, f64> = HashMap::new();
         for (text, log_prob) in self.numbers.texts.iter().zip(of_numbers) {
             *mass.entry(text).or_default() += f64::from(*log_prob).exp();
@@ -276,7 +277,7 @@ impl PolicyJudge {
     }
 }
 
-/// What the tokenizer writes its special tokens as: what is left out when they are.
+/// The tokenizer's spellings of its special tokens: the text that vanishes when they are excluded.
 fn special_tokens(codec: &dyn TextCodec, vocab_size: i64) -> Vec<String> {
     let text = |id: u32, specials| codec.decode(&[id], specials).unwrap_or_default();
     (0..u32::try_from(vocab_size).unwrap_or(u32::MAX))
@@ -288,12 +289,12 @@ fn special_tokens(codec: &dyn TextCodec, vocab_size: i64) -> Vec<String> {
 }
 
 impl Numbers {
-    /// Every token of the vocabulary that writes a whole number of at most three digits, with
-    /// with any space around it.
+    /// Every token of the vocabulary that spells an integer of at most three digits, with any space
+    /// around it.
     fn of(codec: &dyn TextCodec, vocab_size: i64) -> Result<Self, ProviderError> {
         let (mut ids, mut texts) = (Vec::new(), Vec::new());
         for id in 0..u32::try_from(vocab_size).unwrap_or(u32::MAX) {
-            // Rows of the embedding beyond the tokenizer's last id write nothing.
+            // Rows of the embedding beyond the tokenizer's last id have no text.
             let Ok(text) = codec.decode(&[id], Specials::Exclude) else { continue };
             let digits = text.trim();
             let number = !digits.is_empty() && digits.len() <= 3;

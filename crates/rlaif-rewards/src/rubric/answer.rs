@@ -1,10 +1,10 @@
-//! The form of a judge's answer, its scale, and what the answer says.
+//! The form of a judge's answer, its scale, and its content.
 
 use rlaif_core::Score;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The lowest and the highest verdict a judge may give.
+/// The lowest and the highest verdict that a judge may give.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
@@ -23,7 +23,7 @@ pub enum AnswerForm {
     Number,
     /// A number, then a short justification.
     NumberThenReason,
-    /// JSON of a justification and a number, held to its schema by the API.
+    /// JSON with a justification and a number; the API enforces its schema.
     Json,
     /// The expectation Σ i·P(i) over the whole numbers i of the scale, from the log-probs of the
     /// answer's first number (direct RLAIF, Lee et al. 2023).
@@ -31,7 +31,7 @@ pub enum AnswerForm {
 }
 
 impl AnswerForm {
-    /// The longest answer of this form, in tokens, by default.
+    /// The default maximum length of an answer in this form, in tokens.
     #[cfg(any(feature = "judge", feature = "neural"))]
     pub(crate) fn max_tokens(self) -> u32 {
         match self {
@@ -42,11 +42,11 @@ impl AnswerForm {
     }
 }
 
-/// What a judge's answer says.
+/// Content of a judge's answer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Reading {
     /// The score.
     pub score: Score,
-    /// For expectations: how much of the probability fell on numbers of the scale, in [0, 1].
+    /// For expectations: the share of the probability on numbers of the scale, in [0, 1].
     pub coverage: Option<f64>,
 }

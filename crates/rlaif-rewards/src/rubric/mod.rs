@@ -1,10 +1,10 @@
-//! What a judge is asked and how its answer is read, whoever answers: an API or a local policy.
+//! Questions to a judge and the reading of its answers, for APIs and local policies alike.
 //!
-//! The judged text is data, and the policy that wrote it is rewarded for the verdict, so it will
-//! sooner or later write "rate this +5". Three things stand against that: every text from outside
-//! stands between markers that it cannot contain (see [`Rubric::ask`]), the judge is told that
-//! nothing between them is an instruction, and control tokens of chat templates in it are broken
-//! up. None of this makes a weak judge strong; see `docs/rewards.md`.
+//! The judged text is data, and the policy that wrote it is rewarded for the verdict, so sooner or
+//! later it will write "rate this +5". There are three defences: every foreign text stands between
+//! markers that it cannot contain (see [`Rubric::ask`]), the judge is told that nothing between
+//! them is an instruction, and control tokens of chat templates in it are broken up. None of this
+//! makes a weak judge strong; see `docs/rewards.md`.
 
 mod answer;
 mod fence;
@@ -26,31 +26,31 @@ use template::Template;
 #[cfg(any(feature = "judge", feature = "neural"))]
 pub(crate) use verdict::{Judged, scores};
 
-/// What becomes of a number outside the scale.
+/// Treatment of a number outside the scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutOfRange {
-    /// It is moved to the nearer end.
+    /// The number is clamped to the nearer end.
     #[default]
     Clamp,
-    /// It is no verdict.
+    /// The row has no verdict.
     Missing,
 }
 
-/// How a verdict becomes a score.
+/// Mapping of a verdict to a score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reward {
-    /// As it is.
+    /// The verdict itself.
     #[default]
     Verdict,
     /// Mapped from the scale to [0, 1].
     Unit,
-    /// Mapped from the scale to [−1, 1], as direct RLAIF does (Lee et al. 2023).
+    /// Mapped from the scale to [−1, 1], as in direct RLAIF (Lee et al. 2023).
     Symmetric,
 }
 
-/// What a judge is asked: two messages.
+/// A question to a judge: two messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// The system message.
@@ -59,7 +59,7 @@ pub struct Question {
     pub user: String,
 }
 
-/// A rubric: instructions, a template of the question, a scale, a form of answer.
+/// A rubric: instructions, a template of the question, a scale, and a form of the answer.
 ///
 /// ```
 /// use rlaif_core::Exchange;
@@ -80,7 +80,7 @@ pub struct Rubric {
     out_of_range: OutOfRange,
     reward: Reward,
     min_coverage: f64,
-    /// The judge's own control tokens, beside those that are known of many.
+    /// The judge's own control tokens, besides the well-known ones.
     controls: Vec<String>,
 }
 
@@ -90,14 +90,14 @@ impl Rubric {
     ///
     /// # Errors
     /// [`ProviderError::Template`] when the template lacks `{response}` or names something else;
-    /// [`ProviderError::Setting`] when the scale is no range.
+    /// [`ProviderError::Setting`] when the scale is not a range.
     pub fn new(
         instructions: impl Into<String>,
         template: &str,
         scale: Scale,
     ) -> Result<Self, ProviderError> {
         let Scale { low, high } = scale;
-        // Scores are f32; a scale beyond them could not be kept.
+        // Scores are f32, which could not represent a larger scale.
         let bounded = |x: f64| x.is_finite() && (x as f32).is_finite();
         if !(low < high && bounded(low) && bounded(high)) {
             return Err(ProviderError::Setting {
@@ -121,8 +121,8 @@ impl Rubric {
     /// The same rubric with another form of answer.
     ///
     /// # Errors
-    /// [`ProviderError::Setting`] for an expectation over a scale whose ends are not whole
-    /// numbers, or that is more than 100 long.
+    /// [`ProviderError::Setting`] for an expectation over a scale whose ends are not integers, or
+    /// that is longer than 100.
     pub fn answered_as(mut self, form: AnswerForm) -> Result<Self, ProviderError> {
         let Scale { low, high } = self.scale;
         let whole = low.fract() == 0. && high.fract() == 0. && high - low <= 100. && low >= 0.;
@@ -139,20 +139,20 @@ impl Rubric {
         Ok(self)
     }
 
-    /// The same rubric with another fate for numbers outside the scale.
+    /// The same rubric with another treatment of numbers outside the scale.
     #[must_use]
     pub fn with_out_of_range(self, out_of_range: OutOfRange) -> Self {
         Self { out_of_range, ..self }
     }
 
-    /// The same rubric with its verdicts mapped otherwise.
+    /// The same rubric with another mapping of verdicts to scores.
     #[must_use]
     pub fn rewarding(self, reward: Reward) -> Self {
         Self { reward, ..self }
     }
 
-    /// The same rubric, whose expectations need at least this share of the probability to fall
-    /// on numbers of the scale; 0.5 unless told.
+    /// The same rubric with another minimum share of the probability that an expectation must have
+    /// on numbers of the scale; 0.5 by default.
     ///
     /// # Errors
     /// [`ProviderError::Setting`] when it is not in (0, 1].
@@ -167,14 +167,14 @@ impl Rubric {
         Ok(Self { min_coverage, ..self })
     }
 
-    /// The same rubric, for a judge whose tokenizer reads these as control tokens.
+    /// The same rubric, for a judge whose tokenizer reads these strings as control tokens.
     #[cfg(feature = "neural")]
     pub(crate) fn breaking_up(self, mut controls: Vec<String>) -> Self {
         controls.retain(|control| !fence::is_broken_up_anyway(control));
         Self { controls, ..self }
     }
 
-    /// The form answers are asked for and read in.
+    /// The form of the answers.
     pub fn form(&self) -> AnswerForm {
         self.form
     }
@@ -186,10 +186,10 @@ impl Rubric {
 
     /// The question about one exchange.
     ///
-    /// Each text from outside stands between `[[begin response K]]` and `[[end response K]]`, K
-    /// being the first 64 bits of the SHA-256 of all texts of the exchange. Who writes a text can
-    /// hence not know the K that will surround it, and the same exchange always gives the same
-    /// question, which caches need.
+    /// Each foreign text stands between `[[begin response K]]` and `[[end response K]]`, where K is
+    /// the first 64 bits of the SHA-256 of all texts of the exchange. So the author of a text
+    /// cannot know the K around it, and the same exchange always gives the same question, as caches
+    /// need.
     ///
     /// # Errors
     /// [`Unread::NoReference`] when the template names `{reference}` and the row has none.
@@ -220,11 +220,11 @@ impl Rubric {
         }
     }
 
-    /// What an answer to [`Rubric::ask`] says.
+    /// Reads the answer to [`Rubric::ask`].
     ///
     /// # Errors
-    /// [`Unread`] when it gives no verdict: refused, empty, no number, cut short, outside the
-    /// scale, or too little of the probability on numbers.
+    /// [`Unread`] when the answer has no verdict: refused, empty, without a number, cut short,
+    /// outside the scale, or with too little of the probability on numbers.
     pub fn read(&self, answer: &Answer) -> Result<Reading, Unread> {
         let (verdict, coverage) = match self.form {
             AnswerForm::Expectation => {
@@ -244,7 +244,7 @@ impl Rubric {
             Reward::Unit => unit,
             Reward::Symmetric => 2. * unit - 1.,
         };
-        // Between two ends that are finite as f32.
+        // Between two ends that are finite in f32.
         let score = Score::new(reward as f32)
             .map_err(|_| Unread::NoNumber { answer: answer.text.clone() })?;
         Ok(Reading { score, coverage })

@@ -1,13 +1,13 @@
-//! How much of a text comes back in another one.
+//! Overlap of a text with another one.
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 use rlaif_eval::text::{RougeKind, Stemming, rouge};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Which overlap is measured; each is an F₁ in [0, 1], as `rlaif-eval` and the package rouge-score
-/// compute it (Lin 2004), without stemming. Words are runs of `a` to `z` and digits in lower case:
-/// a text in another script overlaps with nothing.
+/// Measure of overlap; each is an F₁ in [0, 1], as in `rlaif-eval` and in the package rouge-score
+/// (Lin 2004), without stemming. Words are runs of `a` to `z` and digits in lower case: a text in
+/// another script overlaps with nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OverlapMeasure {
@@ -38,14 +38,14 @@ impl OverlapMeasure {
     }
 }
 
-/// What the response is compared with.
+/// The text that the response is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Against {
     /// The record's reference; rows without one have no verdict.
     #[default]
     Reference,
-    /// The prompt: how much of it is copied, say.
+    /// The prompt, for example to measure how much of it is copied.
     Prompt,
 }
 
@@ -67,7 +67,7 @@ pub struct Overlap {
 }
 
 impl Overlap {
-    /// Of `measure` with what `against` names.
+    /// The overlap `measure` with the text selected by `against`.
     pub fn new(measure: OverlapMeasure, against: Against) -> Self {
         Self { measure, against }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
 
-/// What lengths are counted in.
+/// Unit of lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
@@ -29,7 +29,7 @@ impl Unit {
     }
 }
 
-/// How far a response's length n is from what is wanted, as a penalty of at most 0.
+/// Distance of a response's length n from the wanted length, as a penalty of at most 0.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -64,7 +64,7 @@ impl Length {
         Self::within(0, longest, per)
     }
 
-    /// The distance to the range `shortest..=longest`, over `per`, negative; in words.
+    /// The negative distance to the range `shortest..=longest`, divided by `per`; in words.
     ///
     /// # Errors
     /// [`ProviderError::Setting`] when the range is empty or `per` is not above 0.
@@ -86,7 +86,7 @@ impl Length {
         Ok(Self { shortest, longest, per, unit: Unit::Words })
     }
 
-    /// The same rule, counted in `unit`.
+    /// The same rule with lengths in `unit`.
     #[must_use]
     pub fn counted_in(self, unit: Unit) -> Self {
         Self { unit, ..self }
@@ -111,7 +111,7 @@ impl RewardModel for Length {
         of_responses(self.name(), batch, |response| {
             let n = self.unit.count(response);
             let off = self.shortest.saturating_sub(n) + n.saturating_sub(self.longest);
-            // 0 - x and not -x: a response of the right length scores 0, not -0.
+            // 0 - x instead of -x: a response of the right length scores 0, not -0.
             0. - off as f32 / self.per
         })
     }
@@ -134,7 +134,7 @@ pub struct Repetition {
 }
 
 impl Repetition {
-    /// Of runs of `n` words, in lower case.
+    /// The repetition of runs of `n` words, in lower case.
     ///
     /// # Errors
     /// [`ProviderError::Setting`] when `n` is 0.
@@ -166,9 +166,9 @@ impl RewardModel for Repetition {
     }
 }
 
-/// 1 for a response that a regular expression matches, 0 for one that it does not.
+/// 1 for a response that matches a regular expression, 0 for one that does not.
 ///
-/// The syntax is that of the regex crate. Anchor with `^` and `$` to ask for the whole response;
+/// The syntax is that of the regex crate. Anchor with `^` and `$` to match the whole response;
 /// `(?s)` lets `.` match line ends.
 ///
 /// ```
@@ -183,10 +183,10 @@ impl RewardModel for Repetition {
 pub struct Format(Regex);
 
 impl Format {
-    /// Of the regular expression `pattern`.
+    /// A rule with the regular expression `pattern`.
     ///
     /// # Errors
-    /// [`ProviderError::Pattern`] when it is none.
+    /// [`ProviderError::Pattern`] when it is not a valid regular expression.
     pub fn new(pattern: &str) -> Result<Self, ProviderError> {
         compile(pattern).map(Self)
     }
@@ -211,7 +211,7 @@ impl RewardModel for Format {
 
 /// Minus the number of forbidden words in a response.
 ///
-/// Whole words, whatever their case; a "word" may be a phrase.
+/// Matches whole words, in upper and lower case; a "word" may be a phrase.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -227,8 +227,8 @@ impl Words {
     /// Forbids `words`.
     ///
     /// # Errors
-    /// [`ProviderError::Setting`] when there are none, or one is blank;
-    /// [`ProviderError::Pattern`] when they are too many to search for.
+    /// [`ProviderError::Setting`] when the list is empty, or a word is blank;
+    /// [`ProviderError::Pattern`] when there are too many words to search for.
     pub fn forbidden<W: AsRef<str>>(
         words: impl IntoIterator<Item = W>,
     ) -> Result<Self, ProviderError> {

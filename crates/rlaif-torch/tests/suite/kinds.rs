@@ -1,4 +1,4 @@
-//! Tensors of kinds that a kernel of ours does not have: refused, or computed as what they are.
+//! Tensors of dtypes that a kernel does not support: refused, or computed correctly.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -10,23 +10,23 @@ use tch::{Device, Kind, Tensor};
 
 const OTHERS: [Kind; 4] = [Kind::Half, Kind::Double, Kind::Int64, Kind::Int];
 
-/// Whole numbers, which every kind has.
+/// Integers, which every dtype can represent.
 fn whole(size: &[i64], kind: Kind) -> Tensor {
     let count = size.iter().product::<i64>();
     (Tensor::arange(count, (Kind::Float, Device::Cpu)).remainder(5.) - 1).view(size).to_kind(kind)
 }
 
-/// One call with tensors of whole numbers, whose kinds `of` tells by position.
+/// One call with tensors of integers, whose dtypes `of` returns by position.
 type Call = fn(of: &dyn Fn(usize) -> Kind) -> Tensor;
 
-/// The kernels, and how many tensors they take.
+/// The kernels, and their numbers of tensors.
 const KERNELS: [(&str, usize, Call); 9] = [
     ("rms_norm", 2, |of| rms_norm(&whole(&[3, 4], of(0)), &whole(&[4], of(1)), 0.5)),
     ("rms_norm_beside", 2, |of| {
         rms_norm_beside(&whole(&[3, 4], of(0)), &whole(&[4], of(1)), 0.5).1
     }),
     ("rope", 3, |of| {
-        // Angles stand twice, for both halves of the width.
+        // Angles are repeated, for both halves of the width.
         let angles = |at| whole(&[2, 1, 2], of(at)).repeat([1, 1, 2]);
         rope(&whole(&[1, 2, 1, 4], of(0)), &angles(1), &angles(2))
     }),
@@ -64,7 +64,7 @@ const KERNELS: [(&str, usize, Call); 9] = [
     }),
 ];
 
-/// What is refused, is refused by a panic or an error, which the calls unwrap.
+/// Runs a call that may be refused by a panic or an unwrapped error, without its message.
 fn quiet(call: impl FnOnce() -> Tensor) -> Option<Tensor> {
     catch_unwind(AssertUnwindSafe(call)).ok()
 }
@@ -75,7 +75,7 @@ fn kernels_refuse_other_kinds_or_compute_what_they_hold() {
         let expected = call(&|_| Kind::Float).to_kind(Kind::Double);
         assert!(expected.abs().max().double_value(&[]) > 0.1, "{name} says something");
         for other in OTHERS {
-            // All of that kind, and each alone.
+            // All of that dtype, and each alone.
             for at in std::iter::once(None).chain((0..tensors).map(Some)) {
                 let of = |i: usize| if at.is_none_or(|at| at == i) { other } else { Kind::Float };
                 let Some(got) = quiet(|| call(&of)) else { continue };

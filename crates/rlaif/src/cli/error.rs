@@ -1,4 +1,4 @@
-//! What the command says when it fails, and with which exit code.
+//! Error messages of the command, and its exit codes.
 
 use std::{io, path::PathBuf};
 
@@ -14,20 +14,20 @@ use rlaif_torch::TorchError;
 
 use rlaif_run::{EvaluateError, FetchError, RunError};
 
-/// Why a command failed.
+/// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
-    /// A row of the input is not what the command reads.
+    /// A row of the input that the command cannot read.
     #[error("{source_name}, line {line}: {problem}")]
     Row {
         /// File, or `standard input`.
         source_name: String,
-        /// Counted from 1.
+        /// The line, from 1.
         line: usize,
-        /// What is wrong, and what was expected.
+        /// The fault, and the expected content.
         problem: Box<RowProblem>,
     },
-    /// A row with a result that is not a number.
+    /// A row whose result is NaN or infinite.
     #[error(
         "{source_name}, line {line}: the result of {model}: {source}; its weights hold such numbers, \
          or its activations overflow (f16 above all: try `--dtype bf16` or `--dtype f32`)"
@@ -35,14 +35,14 @@ pub(crate) enum CliError {
     NotFinite {
         /// File, or `standard input`.
         source_name: String,
-        /// Counted from 1.
+        /// The line, from 1.
         line: usize,
-        /// The model, as it was named.
+        /// The model as the user named it.
         model: String,
         #[source]
         source: NotFinite,
     },
-    /// A measurement that is not a number.
+    /// A measurement that is NaN or infinite.
     #[error("the measurement {source}; measure more than this")]
     Unmeasured {
         #[source]
@@ -65,7 +65,7 @@ pub(crate) enum CliError {
         #[source]
         source: io::Error,
     },
-    /// A flag has a value that cannot be.
+    /// A flag with an invalid value.
     #[error("--{flag} is {found}; expected {expected}")]
     Flag { flag: &'static str, found: String, expected: &'static str },
     /// A folder without a report.
@@ -74,7 +74,7 @@ pub(crate) enum CliError {
          write one", .folder.display()
     )]
     NoReport { folder: PathBuf },
-    /// One run in place of two.
+    /// The same run given twice.
     #[error("{} is given twice; name each run once", .folder.display())]
     SameRun { folder: PathBuf },
     #[error(transparent)]
@@ -120,7 +120,7 @@ impl From<EvaluateError> for CliError {
     }
 }
 
-/// What is wrong with one row.
+/// Fault of one row.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RowProblem {
     #[error("not a JSON object of the expected fields ({expected}): {source}")]
@@ -152,7 +152,7 @@ pub(crate) enum RowProblem {
     NoTokenizer { problem: &'static str, reason: String },
 }
 
-/// The way out where prompt and response do not fit the context.
+/// The remedy if prompt and response do not fit the context.
 fn room(prompt: usize, context: usize, key: &str) -> String {
     match context.saturating_sub(prompt) {
         0 => "shorten the prompt".to_owned(),
@@ -161,7 +161,7 @@ fn room(prompt: usize, context: usize, key: &str) -> String {
 }
 
 impl CliError {
-    /// The message, with those of the causes that it does not repeat.
+    /// The message, followed by those of its causes that it does not repeat.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.to_string();
         let mut cause = std::error::Error::source(self);
@@ -177,7 +177,7 @@ impl CliError {
 
     pub(crate) fn code(&self) -> u8 {
         match self {
-            // As a shell counts SIGINT.
+            // 128 + SIGINT, as in shells.
             Self::Run(RunError::Interrupted { .. }) => 130,
             error if Interrupted::ended(error) => 130,
             error if error.is_users() => 2,
@@ -262,7 +262,7 @@ mod tests {
         RewardError::Failed { model: "judge".to_owned(), source: "no connection".into() }
     }
 
-    /// Errors with their exit codes, for each kind of reason and each way that errors nest.
+    /// Errors with their exit codes, for each kind of reason and each nesting of errors.
     #[test]
     fn exit_codes() {
         let path = || PathBuf::from("file");
@@ -281,7 +281,7 @@ mod tests {
         };
         let table: Vec<(CliError, u8)> = vec![
             (RunError::Interrupted { how: String::new() }.into(), 130),
-            // Settings, wherever they are found.
+            // Settings, in any place.
             (RunError::from(setting()).into(), 2),
             (RunError::from(TrainError::from(setting())).into(), 2),
             (RunError::from(PpoError::Train(TrainError::Torch(setting().into()))).into(), 2),
@@ -290,7 +290,7 @@ mod tests {
             (RunError::from(PpoError::Rollout(RolloutConcern::Greedy)).into(), 2),
             (CliError::Lm(setting().into()), 2),
             (CliError::Torch(TorchError::DeviceName { found: "gpu".to_owned() }), 2),
-            // Inputs that are not there or not what they should be, and a disk that fails.
+            // Inputs that do not exist or are faulty, and a disk that fails.
             (CliError::Open { path: path(), source: ErrorKind::NotFound.into() }, 2),
             (CliError::Open { path: path(), source: ErrorKind::PermissionDenied.into() }, 1),
             (CliError::Model(read(ErrorKind::NotFound).into()), 2),
@@ -339,7 +339,7 @@ mod tests {
             // Issue 25: a judge's cache on a full or read-only disk.
             (CliError::Reward(cache(false)), 1),
             (CliError::Reward(cache(true)), 2),
-            // The machine.
+            // Errors of the machine.
             (CliError::Torch(out_of_memory()), 1),
             (CliError::Lm(out_of_memory().into()), 1),
             (CliError::Model(out_of_memory().into()), 1),

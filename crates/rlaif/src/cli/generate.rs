@@ -51,13 +51,13 @@ pub(crate) struct Generate {
     settings: Settings,
 }
 
-/// How tokens are chosen.
+/// The choice of tokens.
 #[derive(Debug, Args)]
 pub(super) struct SamplingArguments {
-    /// The most probable token each time.
+    /// Always chooses the most probable token.
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     greedy: bool,
-    /// What logits are divided by before the draw.
+    /// Divisor of the logits before the draw.
     #[arg(long, default_value_t = 1.)]
     temperature: f64,
     /// Draws from the K most probable tokens.
@@ -69,7 +69,7 @@ pub(super) struct SamplingArguments {
     /// Draws from tokens at least P times as probable as the most probable one.
     #[arg(long)]
     min_p: Option<f64>,
-    /// Divides the logits of tokens that occurred; 1 is off.
+    /// Penalty on the logits of tokens that occurred; 1 disables it.
     #[arg(long, default_value_t = 1.)]
     pub(super) repetition_penalty: f64,
 }
@@ -88,7 +88,7 @@ impl SamplingArguments {
     }
 }
 
-/// Ids that follow one another.
+/// Consecutive ids.
 #[derive(Debug, Clone)]
 struct Sequence(Vec<u32>);
 
@@ -102,29 +102,29 @@ impl FromStr for Sequence {
 
 #[derive(Debug, Args)]
 struct Settings {
-    /// Most tokens of a response; a row may have a `max_new_tokens` of its own.
+    /// Maximum length of a response, in tokens; a row may have its own `max_new_tokens`.
     #[arg(long, default_value_t = 128)]
     max_new_tokens: usize,
-    /// No end of sequence before so many tokens.
+    /// Minimum length of a response, in tokens, before an end of sequence.
     #[arg(long, default_value_t = 0)]
     min_new_tokens: usize,
     #[command(flatten)]
     sampling: SamplingArguments,
-    /// A text that ends a response, and is left out of it; may be given several times. Special
-    /// tokens are no text: they end a response by --stop-id.
+    /// A text that ends a response, and is left out of it; may be given several times. For special
+    /// tokens, which are not text, use --stop-id.
     #[arg(long, allow_hyphen_values = true)]
     stop: Vec<String>,
-    /// A token id that ends a response, a special token's as well; may be given several times.
+    /// A token id that ends a response, also of a special token; may be given several times.
     #[arg(long)]
     stop_id: Vec<u32>,
-    /// Ids, as in 5,6,7, that must not follow one another in a response; may be given several
+    /// Consecutive ids that must not occur in a response, such as 5,6,7; may be given several
     /// times.
     #[arg(long, value_name = "ID,ID,..")]
     bad_ids: Vec<Sequence>,
-    /// Goes on after an end of sequence, to the full length.
+    /// Continues after an end of sequence, to the full length.
     #[arg(long)]
     ignore_eos: bool,
-    /// Seed of the draws. A row's tokens depend on it and on the row's number alone.
+    /// Seed of the draws. A row's tokens depend on the seed and the row's number only.
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
@@ -170,7 +170,7 @@ impl Generate {
                 stream(&policy, &tokenizer, prompt, &config, seed)
             }
             (None, Some(input)) => {
-                // Stop strings are found in text.
+                // Stop strings need decoded text.
                 let tokenizer =
                     if config.stop_strings.is_empty() { tokenizer } else { Ok(tokenizer?) };
                 let model = self.model.model.clone();
@@ -185,14 +185,14 @@ impl Generate {
     }
 }
 
-/// Checks that a prompt leaves room for the most tokens of its response.
+/// Checks that a prompt leaves room for a response of the maximum length.
 fn fits(
     prompt: &[u32],
     own: Option<usize>,
     config: &GenerationConfig,
     spec: &LmSpec,
 ) -> Result<(), RowProblem> {
-    // What an encoder reads does not shorten the response.
+    // The encoder's input does not shorten the response.
     let (None, Some(context)) = (spec.decoder_start_id, spec.context) else { return Ok(()) };
     let new = own.unwrap_or(config.max_new_tokens);
     if prompt.len() + new <= context {
@@ -202,14 +202,14 @@ fn fits(
     Err(RowProblem::NoRoom { prompt: prompt.len(), new, key, context })
 }
 
-/// Shows what a tokenizer has to tell, on standard error.
+/// Prints the notices of a tokenizer on standard error.
 pub(super) fn tell_notices(tokenizer: &HfTokenizer) {
     for notice in tokenizer.take_notices() {
         say(format_args!("{notice}"));
     }
 }
 
-/// Writes one response to standard output as it comes.
+/// Writes one response to standard output during generation.
 fn stream(
     policy: &LanguageModel,
     tokenizer: &HfTokenizer,
@@ -244,8 +244,8 @@ fn stream(
     output.write_all(b"\n").map_err(unwritable)
 }
 
-/// The part of the text so far that later tokens cannot change: not the beginning of a stop string,
-/// nor of a character.
+/// The part of the text so far that later tokens cannot change: without a possible beginning of a
+/// stop string, or of a character.
 fn ready<'t>(text: &'t str, stops: &[String], finish: Option<FinishReason>) -> &'t str {
     let text = before_stop(text, stops);
     if finish.is_some() {
@@ -275,7 +275,7 @@ struct Row {
 
 #[derive(Debug, Serialize)]
 struct Answer {
-    /// Left out where the folder has no tokenizer.
+    /// Left out if the folder has no tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     response: Option<String>,
     response_ids: Vec<u32>,
@@ -287,7 +287,7 @@ struct GenerateJob {
     /// As the user named it.
     model: String,
     policy: LanguageModel,
-    /// Needed by rows of text alone.
+    /// Needed only for rows of text.
     tokenizer: Result<HfTokenizer, CliError>,
     config: GenerationConfig,
     seed: Seed,

@@ -1,4 +1,4 @@
-//! `--model` and what goes with it.
+//! `--model` and the related flags.
 
 use std::path::PathBuf;
 
@@ -12,11 +12,11 @@ use tch::Kind;
 
 use super::error::CliError;
 
-/// Which model, and how it is loaded.
+/// The model, and how to load it.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
-    /// Folder in Hugging Face's layout, or hub id such as google/flan-t5-small; that of a LoRA adapter
-    /// stands for its base with the adapter on it.
+    /// Folder in Hugging Face's layout, or hub id such as google/flan-t5-small. A LoRA adapter
+    /// stands for its base model with the adapter.
     #[arg(long)]
     pub(crate) model: String,
     /// Branch, tag or commit of a hub id.
@@ -25,7 +25,7 @@ pub(crate) struct ModelArguments {
     /// Folder or hub id of a LoRA adapter on the model.
     #[arg(long)]
     adapter: Option<String>,
-    /// Base of the adapter that --model names; by default the one that its configuration names.
+    /// Base of the adapter named by --model; by default, the base named in its configuration.
     #[arg(long)]
     base: Option<String>,
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub(crate) struct ModelArguments {
 }
 
 impl ModelArguments {
-    /// The files on this disk; from the hub, every one that loading needs is fetched first.
+    /// The local files; from the hub, all files that loading needs are downloaded first.
     pub(crate) fn files(&self) -> Result<ModelFiles, CliError> {
         let Self { model, revision, adapter, base, .. } = self;
         let names = ModelNames {
@@ -60,16 +60,16 @@ impl ModelArguments {
     }
 }
 
-/// Where a model runs, and in which kind.
+/// Device and dtype of a model.
 #[derive(Debug, Args)]
 pub(crate) struct Placement {
-    /// cpu, cuda, cuda:N, or auto for CUDA where there is one.
+    /// cpu, cuda, cuda:N, or auto: CUDA if available.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
-    /// Converts the weights; without it they stay as the checkpoint has them.
+    /// Dtype of the weights; by default, that of the checkpoint.
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// Threads to compute with; libtorch's own choice if not given.
+    /// Number of threads; by default, libtorch's own choice.
     #[arg(long)]
     threads: Option<usize>,
 }
@@ -82,7 +82,7 @@ enum Dtype {
 }
 
 impl Placement {
-    /// Sets the threads, and says how to load.
+    /// Sets the number of threads, and returns the options for loading.
     pub(crate) fn options(&self) -> Result<LoadOptions, CliError> {
         if let Some(threads) = self.threads {
             rlaif_torch::set_intra_op_threads(threads).map_err(|error| match error {
@@ -102,12 +102,12 @@ impl Placement {
     }
 }
 
-/// A model's folder on this disk; from the hub, every file that loading needs is fetched first.
+/// The local folder of a model; from the hub, all files that loading needs are downloaded first.
 pub(crate) fn folder(location: &str) -> Result<PathBuf, CliError> {
     Ok(rlaif_run::model_folder(location, None)?)
 }
 
-/// The tokenizer of a model, once it is known to fit.
+/// The tokenizer of a model, after checking that it fits.
 pub(crate) fn tokenizer(files: &ModelFiles, vocab_size: i64) -> Result<HfTokenizer, CliError> {
     Ok(rlaif_run::tokenizer(files, vocab_size)?)
 }

@@ -1,4 +1,4 @@
-//! JSON Lines in, JSON Lines out, in the same order, batched by length on the way.
+//! Reads JSON Lines and writes JSON Lines in the same order; rows are batched by length in between.
 
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use super::{
     progress::bar,
 };
 
-/// Where rows come from, and how many go together.
+/// The input rows, and the batch size.
 #[derive(Debug, Args)]
 pub(crate) struct RowArguments {
     /// JSON Lines; `-` reads standard input.
@@ -27,27 +27,27 @@ pub(crate) struct RowArguments {
     batch_size: usize,
 }
 
-/// Rows read ahead, in batches: enough to bring rows of one length together.
+/// Number of batches read ahead: enough to group rows of similar length.
 const WINDOW: usize = 64;
 
-/// What a command does with rows.
+/// A command's computation on rows.
 pub(crate) trait Job {
-    /// A row as it is read.
+    /// A row of the input.
     type Input: DeserializeOwned;
-    /// A row ready to be computed.
+    /// A row prepared for the computation.
     type Prepared;
-    /// A row as it is written.
+    /// A row of the output.
     type Output: Serialize;
-    /// The fields of a row, for messages.
+    /// The fields of a row, for error messages.
     const FIELDS: &'static str;
 
-    /// Makes rows ready; the result has one entry for each.
+    /// Prepares rows; the result has one entry for each.
     fn prepare(&self, rows: Vec<Self::Input>) -> Vec<Result<Self::Prepared, RowProblem>>;
-    /// The model, for messages.
+    /// The model, for error messages.
     fn model(&self) -> &str;
-    /// Tokens of a row: rows of similar length are computed together.
+    /// Length of a row in tokens: rows of similar length are computed together.
     fn length(row: &Self::Prepared) -> usize;
-    /// How many rows [`Job::compute`] takes at a time.
+    /// Number of rows that [`Job::compute`] takes at a time.
     fn together(&self, batch_size: usize) -> usize {
         batch_size
     }
@@ -80,7 +80,7 @@ impl RowArguments {
             }
             for (line, row) in self.window(job, rows, &lines.name)? {
                 if let Err(source) = check_finite(&row) {
-                    // What was computed before is the user's.
+                    // Results computed before an error are written.
                     output.flush().map_err(unwritable)?;
                     let (source_name, model) = (lines.name, job.model().to_owned());
                     return Err(CliError::NotFinite { source_name, line, model, source });
@@ -146,7 +146,7 @@ pub(crate) fn open(path: &Path) -> Result<(File, u64), CliError> {
     let failed = |source| CliError::Open { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let about = file.metadata().map_err(failed)?;
-    // It can be opened all the same, and not be read.
+    // A folder can be opened, but not read.
     if about.is_dir() {
         return Err(CliError::Folder { path: path.to_owned() });
     }
@@ -163,12 +163,12 @@ struct Lines {
     line: usize,
     /// Bytes read so far.
     read: u64,
-    /// Bytes there are, where that is known.
+    /// Size of the input in bytes, if known.
     bytes: Option<u64>,
 }
 
 impl Lines {
-    /// Up to `count` rows. Blank lines are none.
+    /// Up to `count` rows. Blank lines do not count.
     fn take<J: Job>(&mut self, count: usize) -> Result<Vec<Numbered<J::Input>>, CliError> {
         let mut rows = Vec::new();
         let mut bytes = Vec::new();
@@ -196,7 +196,7 @@ impl Lines {
 /// The row on a line; `None` on a blank one.
 fn row<J: Job>(bytes: &[u8], line: usize) -> Result<Option<J::Input>, RowProblem> {
     let text = std::str::from_utf8(bytes)?;
-    // A byte-order mark says that the file is UTF-8, and is no part of its first row.
+    // A byte-order mark is not part of the first row.
     let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
     if text.trim().is_empty() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The flags of every command that trains.
+//! The flags of all training commands.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use rlaif_run::{Recipe, RunRequest, train};
 
 use super::error::CliError;
 
-/// Which run, and where.
+/// The run file, and the folder of the run.
 #[derive(Debug, Args)]
 pub(crate) struct RunArguments {
-    /// The run file, TOML; with --resume that of the run is taken.
+    /// The run file, TOML; with --resume, the run's own by default.
     #[arg(long)]
     config: Option<PathBuf>,
-    /// The run folder; runs/NAME for a run file NAME.toml if not given.
+    /// The run folder; by default runs/NAME for a run file NAME.toml.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Goes on with the run in the folder, from its newest checkpoint that is whole.
+    /// Continues the run in the folder, from its newest intact checkpoint.
     #[arg(long)]
     resume: bool,
     /// Sets a key of the run file: `--set train.steps=100`. May be given several times.
@@ -25,7 +25,7 @@ pub(crate) struct RunArguments {
 }
 
 impl RunArguments {
-    /// Trains as the run file says.
+    /// Runs the training that the run file describes.
     pub(crate) fn train<R: Recipe>(&self) -> Result<(), CliError> {
         let request = RunRequest {
             config: self.config.clone(),

@@ -1,4 +1,4 @@
-//! Which tokens are learned: of conversations the assistant's turns, of demonstrations the responses.
+//! The learned tokens: in conversations the assistant's turns, in demonstrations the responses.
 
 use rlaif::{
     core::{ChatOptions, ConversationRow, Demonstration, Message, Rendering, Specials, TextCodec},
@@ -37,7 +37,7 @@ fn conversation(turns: &[(&str, &str)]) -> ConversationRow {
     ConversationRow { id, conversation: messages.into(), chat }
 }
 
-/// What is learned of a row and what is only read, as text, in the order of the row.
+/// The text of a row in order, split into learned parts (`true`) and parts that are only read.
 fn told_apart(row: &SftRow, tokenizer: &HfTokenizer) -> Vec<(bool, String)> {
     let learned: Vec<bool> = match &row.learned {
         Some(learned) => learned.clone(),
@@ -82,7 +82,7 @@ fn of_a_conversation_every_turn_of_the_assistant_is_learned_and_nothing_else() {
             "<|im_start|>system\nYou answer briefly.<|im_end|>\n<|im_start|>user\nHello there.\
              <|im_end|>\n<|im_start|>assistant\n",
         ),
-        // The template marks what is learned.
+        // The template marks the learned parts.
         part(true, "Hello.<|im_end|>"),
         part(false, "\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"),
         part(true, "Bye.<|im_end|>"),
@@ -90,7 +90,7 @@ fn of_a_conversation_every_turn_of_the_assistant_is_learned_and_nothing_else() {
     ];
     assert_eq!(parts, want);
 
-    // Of one that is too long the end goes, and what is left of a turn is learned.
+    // A conversation that is too long loses its end, and the rest of a cut turn is learned.
     let whole = encoded[0].as_ref().unwrap().len();
     let encoder = Encoder::new(&tokenizer, &spec_of_model, whole - 2);
     let (cut, left) = encoder.conversations(&rows[..1], &how).unwrap();
@@ -116,7 +116,7 @@ fn of_a_demonstration_the_response_and_its_end_are_learned() {
     let told = "1 left out (an empty response), 1 left out (nothing to learn fits)";
     assert_eq!(left.to_string(), told);
     let got = encoded[0].as_ref().unwrap();
-    // As one text, so that its tokens are those of the text that is read.
+    // Encoded as one text, so that the tokens are those of the text that is read.
     let whole = tokenizer.encode("Bears eat honey.", Specials::Include).unwrap();
     assert_eq!(
         [&got.prompt[..], &got.response].concat(),
@@ -134,7 +134,7 @@ fn an_encoder_reads_the_prompt_and_its_decoder_learns_the_response() {
     let row = Demonstration::new("1", "Bears eat honey and much more than that.", "Yes.");
     let (encoded, left) = encoder.demonstrations(std::slice::from_ref(&row)).unwrap();
     let got = encoded[0].as_ref().unwrap();
-    // The prompt was cut before its end of sequence; the row counts once.
+    // The prompt was truncated before its end of sequence; the row counts once.
     let eos = spec.eos_ids[0];
     let whole = tokenizer.encode(&row.prompt, Specials::Include).unwrap();
     assert!(whole.len() > 6 && left.cut == 1);

@@ -1,5 +1,4 @@
-//! Classifiers and preference models that the commands fitted, loaded by whom they are for: our
-//! rewards, and transformers.
+//! Fitted classifiers and preference models, loaded by rlaif's rewards and by transformers.
 
 use std::{
     fs,
@@ -30,8 +29,8 @@ const PROMPT: &str = "Human: What do bears eat?\n\nAssistant:";
 const RESPONSES: [&str; 3] =
     [" Honey, you idiot.", " Berries.", " I do not know; what do you think?"];
 
-/// What a fitted model makes of each prompt with its response, by `rlaif score`, `rlaif judge` and,
-/// where there is a Python, transformers; all logits.
+/// The logits of a fitted model for each prompt with its response, by `rlaif score`, `rlaif judge`
+/// and, if Python is available, transformers.
 fn scores_everywhere(folder: &Path, run: &str, labels: usize) {
     let model = folder.join(run).join("model");
     let model = model.to_str().unwrap();
@@ -65,7 +64,7 @@ fn scores_everywhere(folder: &Path, run: &str, labels: usize) {
         folder,
         &["judge", "--config", "reward.toml", "--input", "exchanges.jsonl", "--device", "cpu"],
     );
-    // A reward model reads the end of sequence behind a response, as it was trained.
+    // A reward model reads the end of sequence after a response, as in training.
     let scored = ["score", "--model", model, "--input", "exchanges.jsonl", "--device", "cpu"];
     let of_exchanges: Vec<Vec<f64>> = parsed(&rlaif(folder, &scored))
         .iter()
@@ -126,7 +125,7 @@ fn preference_models_score_alike_wherever_they_are_loaded() {
     };
     let rows: Vec<String> = (0..12).map(row).collect();
     fs::write(place.path().join("reward.jsonl"), rows.join("\n")).unwrap();
-    // A language model, and two classifiers whose heads are for two labels.
+    // A language model, and two classifiers with two labels.
     for model in ["summary-llama", "toxicity-roberta", "toxicity-bert"] {
         let run = fit(place.path(), "reward", "", model);
         scores_everywhere(place.path(), &run, 1);

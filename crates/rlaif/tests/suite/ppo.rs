@@ -93,14 +93,14 @@ fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
     succeeded(&train(&config, &out, &["--set", "model.lora.rank=2", "--set", rule]));
     assert_eq!(metrics(&out).len(), 2);
     assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("stopped after step 2"));
-    // It has ended: resumed, it takes no further step.
+    // The run has ended: resumed, it makes no further step.
     fs::remove_dir_all(out.join("model")).unwrap();
     succeeded(&command(&["ppo", "--out", out.to_str().unwrap(), "--resume"]).output().unwrap());
     assert_eq!(metrics(&out).len(), 2);
     let mut policy =
         LanguageModel::load(&root.path().join("policy"), LoadOptions::default()).unwrap();
     policy.adapters().load("ppo", &out.join("model")).unwrap();
-    // A rule may go by a number of the reward's; one that no step has is told.
+    // A rule may use a metric of the reward; one that no step has is reported.
     let recorded = metrics(&out)[0].as_object().unwrap().clone();
     let name = recorded.keys().find(|name| name.ends_with("/running_mean")).unwrap();
     for (name, steps) in [(name.as_str(), 2), ("env/reward_meen", 5)] {
@@ -113,7 +113,7 @@ fn lora_gives_an_adapter_and_a_rule_ends_the_run() {
     }
 }
 
-/// What each setting of a run file does shows in the run's numbers.
+/// The effect of each setting of a run file shows in the run's numbers.
 #[test]
 fn settings_of_a_run_file_reach_the_algorithm() {
     let root = tempfile::tempdir().unwrap();
@@ -125,7 +125,7 @@ fn settings_of_a_run_file_reach_the_algorithm() {
         (metrics(&out), out)
     };
     let number = |rows: &[Value], name: &str| rows.last().unwrap()[name].as_f64().unwrap();
-    // A rate at which ratios move away from 1 within a step.
+    // A learning rate at which ratios move away from 1 within a step.
     let fast = "ppo.optimizer.lr=0.02";
     let (plain, plain_out) = run("plain", &[fast]);
 
@@ -154,7 +154,7 @@ fn settings_of_a_run_file_reach_the_algorithm() {
         assert_eq!(number(&rows, "objective/kl_coef"), 0.1);
     }
 
-    // Frozen lower layers, which the reference shares; and a trunk for the value function.
+    // Frozen lower layers, which the reference shares; and a separate trunk for the value function.
     let frozen = "trainable={all_but=['shared', 'encoder']}";
     let policy = format!("value.model='{}'", root.path().join("policy").display());
     let (_, out) = run("frozen", &[fast, frozen, &policy]);
@@ -171,7 +171,7 @@ fn settings_of_a_run_file_reach_the_algorithm() {
     assert!(of_value.iter().all(|(name, _)| name.starts_with("v_head.")));
 }
 
-/// PPO-ptx from a run file: texts are mixed in, and half of what that takes is refused.
+/// PPO-ptx from a run file: texts are mixed in, and incomplete settings are refused.
 #[test]
 fn pretraining_texts_are_mixed_in() {
     let root = tempfile::tempdir().unwrap();
@@ -188,7 +188,7 @@ fn pretraining_texts_are_mixed_in() {
     succeeded(&train(&config, &out, &["--set", weights, "--set", "ppo.optimizer.lr=0.01"]));
     let losses: Vec<f64> =
         metrics(&out).iter().map(|row| row["ppo/loss/pretraining"].as_f64().unwrap()).collect();
-    // Twice the surprise, which random weights begin with at the logarithm of the vocabulary.
+    // Twice the loss, which starts near the logarithm of the vocabulary size for random weights.
     assert!(losses[2] < losses[0] && losses[0] > 2., "{losses:?}");
     assert!(fs::read_to_string(out.join("log.txt")).unwrap().contains("5 rows of pre-training"));
 
@@ -209,7 +209,8 @@ fn pretraining_texts_are_mixed_in() {
     refused(&config, &["--set", weights], "`[pretraining]`, `path`");
 }
 
-/// A value function that starts as a reward model says at its first step what the reward model says.
+/// At its first step, a value function initialised from a reward model returns the reward model's
+/// scores.
 #[test]
 fn a_value_function_starts_from_a_reward_model() {
     let root = tempfile::tempdir().unwrap();
@@ -261,7 +262,7 @@ fn a_value_function_starts_from_a_reward_model() {
     }
 }
 
-/// What goes wrong is in the log and in findings.json while the run goes on, with what to change.
+/// Symptoms are written to the log and to findings.json during the run, with advice.
 #[test]
 fn what_goes_wrong_is_told_with_what_to_change() {
     let root = tempfile::tempdir().unwrap();
@@ -280,7 +281,7 @@ fn what_goes_wrong_is_told_with_what_to_change() {
     assert!(found["advice"].as_str().unwrap().contains("`scores.clip`"));
 }
 
-/// Killed at twenty random moments and taken up each time, a run is the run that was never killed.
+/// Killed at twenty random moments and resumed each time, a run equals an uninterrupted one.
 #[test]
 fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();
@@ -306,7 +307,7 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
         let file = killed.join("metrics.jsonl");
         let before = length(&file);
         let mut child = begin().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Every third while it starts, the others within a step or a checkpoint.
+        // Every third during start-up, the others within a step or a checkpoint.
         if at % 3 < 2 {
             wait_for_progress(&mut child, &file, before);
         }
@@ -315,7 +316,7 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
         // SIGKILL.
         child.kill().unwrap();
         on_the_way += usize::from(!child.wait().unwrap().success());
-        // A busy machine may let it end first: then once more from the start.
+        // On a busy machine it may end first: then repeat from the start.
         if killed.join("model").exists() {
             fs::remove_dir_all(&killed).unwrap();
         }
@@ -370,7 +371,7 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused("ppo.epochs=1000000000", "`ppo.epochs` is 1000000000");
     let cold = "ppo.generation.sampling={method='sample', temperature=1e-30}";
     refused(cold, "`ppo.generation.sampling.temperature` is");
-    // What would be trained and then not written.
+    // Weights that would be trained but not saved.
     let out = root.path().join("refused");
     let both = ["--set", "model.lora.rank=2", "--set", "trainable={all_but=['norm']}"];
     let told = String::from_utf8_lossy(&train(&config, &out, &both).stderr).into_owned();
@@ -407,7 +408,7 @@ fn bench_ppo_times_the_phases_of_a_step() {
     }
 }
 
-/// Issue 25: Ctrl-C waited for the judge, as long as that took.
+/// Issue 25: Ctrl-C waited for the judge, for as long as its answer took.
 #[test]
 fn ctrl_c_is_heard_while_a_judge_is_waited_for_and_nothing_is_lost() {
     let root = tempfile::tempdir().unwrap();
@@ -415,7 +416,7 @@ fn ctrl_c_is_heard_while_a_judge_is_waited_for_and_nothing_is_lost() {
     let hanging = hangs.clone();
     let asked = Arc::new(AtomicUsize::new(0));
     let counted = asked.clone();
-    // The same verdict for the same text, and after some of them none for a minute.
+    // The same verdict for the same text, and after a few of them none for a minute.
     let url = chat_completions(move |body| {
         if counted.fetch_add(1, Ordering::SeqCst) >= 6 && hanging.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_secs(60));
@@ -442,7 +443,7 @@ fn ctrl_c_is_heard_while_a_judge_is_waited_for_and_nothing_is_lost() {
     hangs.store(true, Ordering::SeqCst);
     asked.store(0, Ordering::SeqCst);
     let mut child = begin(&first, &cut);
-    // The first step is there, and the second waits for its judge.
+    // The first step is done, and the second waits for its judge.
     while asked.load(Ordering::SeqCst) < 7 && child.try_wait().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -455,7 +456,8 @@ fn ctrl_c_is_heard_while_a_judge_is_waited_for_and_nothing_is_lost() {
     assert!(said.contains("go on with: rlaif ppo --resume"), "{said}");
 
     hangs.store(false, Ordering::SeqCst);
-    // Another time-out and another key's variable, as one does after such an end.
+    // With another time-out and another variable for the key, as a user might do after such a
+    // failure.
     let again = ["ppo", "--resume", "--set", "reward.limits.timeout_s=60.0"];
     succeeded(&begin(&again, &cut).wait_with_output().unwrap());
     let scores = |run: &Path| -> Vec<Value> {

@@ -1,4 +1,4 @@
-//! What tests of several commands share.
+//! Code shared by the tests of several commands.
 
 use std::{
     fs,
@@ -23,19 +23,20 @@ pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
-/// The folder of a tokenizer of a few hundred tokens.
+/// The folder of a tokenizer with a few hundred tokens.
 pub(crate) fn tokenizer(name: &str) -> PathBuf {
     repository("crates/rlaif-text/tests/fixtures").join(name)
 }
 
-/// Writes a language model of random weights with a tokenizer, by whose size `vocab_size` goes.
+/// Writes a language model with random weights and with a tokenizer, whose size is its
+/// `vocab_size`.
 pub(crate) fn language_model(folder: &Path, tokenizer: &Path, seed: i64, config: Value) {
     let config = with_vocabulary(config, tokenizer);
     let model = drawn(seed, || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap());
     model.save(folder, &SaveOptions { source: Some(tokenizer), ..Default::default() }).unwrap();
 }
 
-/// The same of a classifier.
+/// The same for a classifier.
 pub(crate) fn classifier(folder: &Path, tokenizer: &Path, seed: i64, config: Value) -> Classifier {
     let config = with_vocabulary(config, tokenizer);
     let model = drawn(seed, || Classifier::random(config, Kind::Float, Device::Cpu).unwrap());
@@ -50,7 +51,7 @@ fn with_vocabulary(mut config: Value, tokenizer: &Path) -> Config {
     Config::from_value(Value::Object(config.clone()))
 }
 
-/// What `draw` takes from libtorch's generator, which the threads of this program share.
+/// The result of `draw` with libtorch's generator, which all threads of this program share.
 fn drawn<T>(seed: i64, draw: impl FnOnce() -> T) -> T {
     static GENERATOR: Mutex<()> = Mutex::new(());
     let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,12 +95,12 @@ pub(crate) fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(row).collect()
 }
 
-/// Bytes of a file that may not be there yet.
+/// The size of a file that may not exist yet, in bytes.
 pub(crate) fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-/// Waits until the run has got on, or ended.
+/// Waits until the run has made progress or ended.
 pub(crate) fn wait_for_progress(child: &mut Child, metrics: &Path, before: u64) {
     let start = Instant::now();
     while child.try_wait().unwrap().is_none() {
@@ -111,7 +112,7 @@ pub(crate) fn wait_for_progress(child: &mut Child, metrics: &Path, before: u64) 
     }
 }
 
-/// A server of OpenAI's chat completions, whose key is `sk-secret`: `answer` is asked with the body
+/// A server of OpenAI's chat completions with the key `sk-secret`: `answer` is called with the body
 /// of each request. Returns its base URL.
 pub(crate) fn chat_completions(answer: impl Fn(&str) -> String + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

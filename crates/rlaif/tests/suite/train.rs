@@ -1,4 +1,4 @@
-//! The commands that train, as their user runs them: killed, interrupted, on a full disk.
+//! The training commands as a user runs them: killed, interrupted, on a full disk.
 
 use std::{
     fs,
@@ -44,7 +44,7 @@ schedule = 'cosine'
 warmup_steps = 5
 ";
 
-/// A folder with a tiny model, rows to learn and `run.toml`.
+/// A folder with a tiny model, training rows and `run.toml`.
 fn workplace(shape: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let (text, config) = match shape {
@@ -95,7 +95,8 @@ fn succeeds(folder: &Path, arguments: &[&str]) -> String {
     succeeded(&rlaif(folder, arguments).output().unwrap())
 }
 
-/// What two runs of one seed share: the weights' bytes, and the metrics without times.
+/// The part of a run that two runs with one seed share: the bytes of the weights, and the metrics
+/// without times.
 fn outcome(run: &Path) -> (Vec<u8>, Vec<Value>) {
     (fs::read(run.join("model/model.safetensors")).unwrap(), metrics(run))
 }
@@ -107,7 +108,7 @@ fn same_outcome(one: &Path, other: &Path) {
     assert!(weights == other_weights, "the weights differ");
 }
 
-/// Nobody listens any more (`2>&1 | head -1`, `2> /dev/full`): the run goes on to its result.
+/// The reader of standard error is gone (`2>&1 | head -1`, `2> /dev/full`): the run continues.
 #[test]
 fn a_standard_error_that_is_full_or_closed_ends_no_run() {
     let place = workplace("llama");
@@ -133,7 +134,7 @@ fn a_standard_error_that_is_full_or_closed_ends_no_run() {
     }
 }
 
-/// A standard output that is closed has had enough; one that is full is told of.
+/// A closed standard output ends the output silently; a full one is reported.
 #[test]
 fn a_standard_output_that_is_full_or_closed_is_no_panic() {
     let place = workplace("llama");
@@ -165,7 +166,7 @@ fn begin(folder: &Path, out: &str) -> Child {
     rlaif(folder, arguments).spawn().unwrap()
 }
 
-/// Whether a checkpoint is being written, or was when its process died.
+/// `true` if a checkpoint is being written, or was when its process died.
 fn half_a_checkpoint(run: &Path) -> bool {
     let Ok(entries) = fs::read_dir(run.join("checkpoints")) else { return false };
     entries.flatten().any(|entry| entry.file_name().to_string_lossy().ends_with(".partial"))
@@ -174,7 +175,7 @@ fn half_a_checkpoint(run: &Path) -> bool {
 fn killed_and_resumed(shape: &str) {
     let place = workplace(shape);
     let folder = place.path();
-    // Long enough that the last kill still finds something to kill.
+    // Long enough that the run is still active at the last kill.
     let longer = fs::read_to_string(folder.join("run.toml")).unwrap().replace("= 60", "= 150");
     fs::write(folder.join("run.toml"), longer).unwrap();
     succeeds(folder, &["sft", "--config", "run.toml", "--out", "whole"]);
@@ -189,9 +190,9 @@ fn killed_and_resumed(shape: &str) {
         let mut child = begin(folder, "killed");
         let random = Seed::new(std::process::id().into()).derive(shape, kill).get();
         match kill % 5 {
-            // While it starts.
+            // During start-up.
             4 => sleep(Duration::from_micros(random % 25_000)),
-            // While it writes a checkpoint.
+            // During the writing of a checkpoint.
             1 | 3 => {
                 wait_for_progress(&mut child, &metrics, before);
                 while child.try_wait().unwrap().is_none() && !half_a_checkpoint(&killed) {}
@@ -205,7 +206,7 @@ fn killed_and_resumed(shape: &str) {
         child.kill().unwrap();
         child.wait().unwrap();
         within_a_checkpoint += u32::from(half_a_checkpoint(&killed));
-        // A busy machine may let it end first: then once more from the start.
+        // On a busy machine it may end first: then repeat from the start.
         if killed.join("model").exists() {
             fs::remove_dir_all(&killed).unwrap();
         }
@@ -239,7 +240,7 @@ fn ctrl_c_saves_and_says_how_to_go_on_and_a_flipped_byte_or_a_full_disk_costs_a_
         child.wait_with_output().unwrap()
     };
     let mut output = interrupted();
-    // A busy machine may let it end first.
+    // On a busy machine it may end first.
     while output.status.success() {
         fs::remove_dir_all(folder.join("cut")).unwrap();
         output = interrupted();
@@ -272,7 +273,7 @@ fn ctrl_c_saves_and_says_how_to_go_on_and_a_flipped_byte_or_a_full_disk_costs_a_
     assert!(said.contains(&format!("skipped checkpoint step-{newest}")), "{said}");
     assert!(said.contains("the checksum differs"), "{said}");
     same_outcome(&folder.join("whole"), &folder.join("cut"));
-    // What is finished can be resumed as well: nothing is left to do.
+    // A finished run can be resumed as well: nothing is left to do.
     succeeds(folder, &["sft", "--resume", "--out", "cut"]);
     same_outcome(&folder.join("whole"), &folder.join("cut"));
 }
@@ -289,7 +290,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         ("learn.optimizer.schedule=cosin", "unknown value `cosin`; did you mean `cosine`?"),
         ("train.steps=many", "train.steps"),
         ("learn.trainable={ only = ['nothing'] }", "`learn.trainable` is `nothing`"),
-        // Neither a folder nor a repository id: the hub is not asked.
+        // Neither a folder nor a repository id: no request is made to the hub.
         ("model.path=absent/model/here", "absent/model/here"),
         ("data.train=absent.jsonl", "absent.jsonl"),
         ("columns.response=answer", "answer"),
@@ -325,7 +326,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
         assert!(!folder.join("no").exists(), "{set}");
     }
     assert!(refusal(&run(&["sft"]), 2).contains("--config"), "");
-    // What would be trained and then not written.
+    // Weights that would be trained but not saved.
     let both = ["--set", "model.lora={ rank = 2 }", "--set", "learn.trainable={ only = ['norm'] }"];
     let said =
         refusal(&run(&[&["sft", "--config", "run.toml", "--out", "no"][..], &both].concat()), 2);
@@ -344,7 +345,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     assert!(said.contains("holds no run to resume"), "{said}");
 
     succeeds(folder, &["sft", "--config", "run.toml", "--out", "out", "--set", "train.steps=2"]);
-    // A run is its command's, and says whose.
+    // A run belongs to its command; others are refused with its name.
     for command in ["dpo", "ppo", "reward", "classifier"] {
         for arguments in [&["--resume", "--out", "out"][..], &["--config", "out/run.toml"]] {
             let said = refusal(&run(&[&[command][..], arguments].concat()), 2);
@@ -356,7 +357,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
     assert!(said.contains("--resume"), "{said}");
     let said = refusal(&run(&["sft", "--config", "run.toml", "--out", "out", "--resume"]), 2);
     assert!(said.contains("train.steps"), "{said}");
-    // The resolved file has every default, and is a run file itself.
+    // The resolved file has every default, and is itself a valid run file.
     let resolved = fs::read_to_string(folder.join("out/run.toml")).unwrap();
     assert!(resolved.contains("weight_decay = 0.0") && resolved.contains("keep = 2"), "{resolved}");
     fs::copy(folder.join("out/run.toml"), folder.join("again.toml")).unwrap();
@@ -369,7 +370,7 @@ fn what_cannot_be_done_is_refused_before_anything_is_written() {
 fn a_resumed_run_takes_other_settings_where_the_result_does_not_depend_on_them() {
     let place = workplace("llama");
     let folder = place.path();
-    // Without evaluations, of which each end of a run makes one.
+    // Without evaluations, since every end of a run makes one.
     let constant =
         ["--set", "learn.optimizer.schedule=constant", "--set", "data.held_out_fraction=0.0"];
     let run = |out: &str, steps: &str| {
@@ -382,12 +383,12 @@ fn a_resumed_run_takes_other_settings_where_the_result_does_not_depend_on_them()
         let arguments = [&["sft", "--resume", "--out", "longer"][..], more].concat();
         rlaif(folder, &arguments).output().unwrap()
     };
-    // What decides about the result is refused, with both values, and so is less than was asked for.
+    // Settings that affect the result are refused, with both values, and so are fewer steps.
     let said = refusal(&resume(&["--set", "learn.optimizer.lr=1.0", "--set", "seed=6"]), 2);
     assert!(said.contains("`learn.optimizer.lr`: 0.001 -> 1.0, `seed`: 5 -> 6"), "{said}");
     let said = refusal(&resume(&["--set", "train.steps=3"]), 2);
     assert!(said.contains("`train.steps`: 4 -> 3 (a run may become longer"), "{said}");
-    // The oracle is the run that was begun with so many steps.
+    // The oracle is a run that was started with this number of steps.
     let more = ["--set", "train.steps=6", "--set", "train.checkpoint_every=1", "--set"];
     let said = succeeded(&resume(&[&more[..], &["placement.memory_gib=64.0"]].concat()));
     assert!(said.contains("from here on, `train.steps`: 4 -> 6"), "{said}");
@@ -396,7 +397,7 @@ fn a_resumed_run_takes_other_settings_where_the_result_does_not_depend_on_them()
     assert!(written.contains("steps = 6\n") && written.contains("memory_gib = 64.0"), "{written}");
     let log = fs::read_to_string(folder.join("longer/log.txt")).unwrap();
     assert!(log.contains("`train.checkpoint_every`: 2 -> 1"), "{log}");
-    // A link in place of a file that grows is refused, and what it leads to is left alone.
+    // A link in place of a growing file is refused, and its target is not changed.
     #[cfg(unix)]
     {
         fs::write(folder.join("precious"), "as it was").unwrap();
@@ -414,7 +415,7 @@ fn a_second_ctrl_c_ends_at_once() {
     let folder = place.path();
     for round in 0..4 {
         let out = format!("at-once-{round}");
-        // Long steps, so that it comes within one.
+        // Long steps, so that the interrupt comes within one.
         let big = ["--set", "train.steps=5000", "--set", "train.batch_size=24"];
         let arguments = ["sft", "--config", "run.toml", "--out", &out];
         let mut child = rlaif(folder, &[&arguments[..], &big].concat()).spawn().unwrap();
@@ -429,7 +430,7 @@ fn a_second_ctrl_c_ends_at_once() {
     }
 }
 
-// The kernel's own files, among which nobody may make a folder, root included.
+// The kernel's own files, where not even root may create a folder.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_place_where_nobody_may_write_is_named() {
@@ -442,7 +443,7 @@ fn a_place_where_nobody_may_write_is_named() {
     assert!(said.contains("there is a file where a folder is to be"), "{said}");
 }
 
-// Permissions do not bind root, as which containers often run.
+// Permissions do not bind root, the usual user of containers.
 #[cfg(unix)]
 #[test]
 fn a_folder_that_may_not_be_written_to_is_named() {
@@ -479,7 +480,7 @@ fn packed_and_lora_runs_write_what_loads() {
     run("bf16", &["model.precision=bf16"]);
     let model = LanguageModel::load(&folder.join("bf16/model"), LoadOptions::default()).unwrap();
     assert_eq!(rlaif::lm::Policy::spec(&model).kind, Kind::BFloat16);
-    // Its last checkpoint lost, the run comes to the same bits from the one before.
+    // With its last checkpoint lost, the run reaches the same bits from the one before.
     let before = outcome(&folder.join("bf16"));
     fs::remove_dir_all(folder.join("bf16/checkpoints/step-4")).unwrap();
     assert!(
@@ -561,7 +562,7 @@ fn a_run_ends_early_when_it_gets_no_better() {
     );
     assert!(said.contains("has not become better"), "{said}");
     assert!(said.contains("the result is that of step"), "{said}");
-    // Resumed, it has ended: no further step, and the same result.
+    // Resumed, the run has ended: no further step, and the same result.
     let early = folder.join("early");
     let before = outcome(&early);
     assert!(before.1.len() < 60);
@@ -583,7 +584,7 @@ fn pairs_that_cannot_teach_are_counted_and_a_head_keeps_its_labels() {
         row("a:", " good", " bad"),
         row("b:", " good", " bad"),
         row("c:", " same", " same"),
-        // Of a prompt that is too long the beginning goes.
+        // A prompt that is too long loses its beginning.
         row(&long, " good", " bad"),
         row("d:", &format!(" good {long}"), &format!(" bad {long}")),
     ];
@@ -611,7 +612,7 @@ fn pairs_that_cannot_teach_are_counted_and_a_head_keeps_its_labels() {
     assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
     let said = refusal(&classifier("c/model", "['bad', 'fine']", "turned"), 2);
     assert!(said.contains("has the labels [\"fine\", \"bad\"]"), "{said}");
-    // Without names of its own, a head takes those that it is given.
+    // A head without label names takes the given ones.
     let config = folder.join("c/model/config.json");
     let mut json: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
     json["id2label"] = json!({ "0": "LABEL_0", "1": "LABEL_1" });
@@ -665,7 +666,7 @@ fn a_row_that_cannot_be_learned_from_is_named_by_its_file_and_line() {
     let said =
         refused("sft", "columns = { format = 'conversations' }", &["tool", "tool"].map(turns));
     assert!(said.contains("rows.jsonl, line 1: ") && said.contains("no tools here"), "{said}");
-    // One among others is left out.
+    // One bad row among good ones is left out.
     let rows = ["user", "tool"].map(|role| turns(role).to_string()).join("\n");
     fs::write(folder.join("rows.jsonl"), rows).unwrap();
     let short = ["--config", "rows.toml", "--out", "out", "--set", "train.steps=1"];

@@ -1,4 +1,4 @@
-//! What the benches share: random input, checks of flags, and how results are printed.
+//! Code shared by the benches: random input, checks of flags, and printing of results.
 
 use std::{
     collections::BTreeMap,
@@ -29,36 +29,36 @@ pub(super) struct TimedSteps {
     policy: String,
     #[command(flatten)]
     placement: Placement,
-    /// Rows of one optimizer step.
+    /// Rows per optimizer step.
     #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
     pub(super) batch: usize,
-    /// Rows of one forward and backward pass; 0 for the whole batch.
+    /// Rows per forward and backward pass; 0 for the whole batch.
     #[arg(long, alias = "minibatch", default_value_t = 0)]
     pub(super) microbatch_size: usize,
-    /// Timed steps, after one that is not counted.
+    /// Number of timed steps, after one untimed step.
     #[arg(long, default_value_t = 5)]
     pub(super) steps: usize,
     /// Seed of the token ids.
     #[arg(long, default_value_t = 1)]
     seed: i64,
-    /// One JSON object instead of text.
+    /// Prints one JSON object instead of text.
     #[arg(long)]
     pub(super) json: bool,
 }
 
 impl TimedSteps {
-    /// The folder of the policy, and how to load it.
+    /// The folder of the policy, and the options to load it.
     pub(super) fn check(&self) -> Result<(PathBuf, LoadOptions), CliError> {
         at_least_one(&[("batch-size", self.batch), ("steps", self.steps)])?;
         Ok((model::folder(&self.policy)?, self.placement.options()?))
     }
 
-    /// Rows of all steps, the one that is not counted included.
+    /// Rows of all steps, including the untimed one.
     pub(super) fn rows(&self) -> usize {
         self.batch * (self.steps + 1)
     }
 
-    /// Random ids of these lengths for each row.
+    /// Random ids with these lengths for each row.
     pub(super) fn random<const N: usize>(
         &self,
         lengths: [usize; N],
@@ -69,7 +69,7 @@ impl TimedSteps {
     }
 }
 
-/// Rows of random ids, clear of the first few, which are special in most vocabularies.
+/// Rows of random ids, without the first few ids, which are special in most vocabularies.
 pub(super) fn random_rows(rows: usize, length: usize, vocab_size: i64) -> Vec<Vec<u32>> {
     let first = if vocab_size > 20 { 10 } else { 0 };
     (0..rows)
@@ -128,8 +128,7 @@ pub(super) fn median(mut numbers: Vec<f64>) -> f64 {
     (numbers[(numbers.len() - 1) / 2] + numbers[numbers.len() / 2]) / 2.
 }
 
-/// The most memory that was held so far, where the system says, in bytes: of the device, if that
-/// is a GPU.
+/// The peak memory so far, in bytes, if the system reports it: that of the device for a GPU.
 fn peak_memory(device: Device) -> Result<Option<u64>, CliError> {
     Ok(match device {
         Device::Cuda(device) => Some(rlaif_torch::cuda_memory(device)?.allocated_peak),
@@ -142,25 +141,25 @@ fn peak_memory(device: Device) -> Result<Option<u64>, CliError> {
 pub(super) struct Measured {
     object: Map<String, Value>,
     lines: Vec<(String, String)>,
-    /// The first number that JSON cannot hold.
+    /// The first number that JSON cannot represent.
     unfit: Option<NotFinite>,
 }
 
 impl Measured {
-    /// A result for programs.
+    /// A result in the JSON object.
     pub(super) fn value(mut self, key: &str, value: impl Into<Value> + Serialize) -> Self {
         self.unfit = self.unfit.or(check_finite(&BTreeMap::from([(key, &value)])).err());
         self.object.insert(key.to_owned(), value.into());
         self
     }
 
-    /// A result for people.
+    /// A result in the text.
     pub(super) fn line(mut self, label: impl Into<String>, value: String) -> Self {
         self.lines.push((label.into(), value));
         self
     }
 
-    /// Prints it as one JSON object or as text, with the peak of the device's memory.
+    /// Prints one JSON object or text, with the peak of the device's memory.
     pub(super) fn print(self, json: bool, device: Device) -> Result<(), CliError> {
         let peak = peak_memory(device)?;
         if let Some(source) = self.unfit {

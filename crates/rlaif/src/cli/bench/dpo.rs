@@ -1,4 +1,4 @@
-//! `rlaif bench dpo`: seconds of one optimizer step of DPO.
+//! `rlaif bench dpo`: seconds per optimizer step of DPO.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -12,16 +12,16 @@ use serde_json::json;
 use super::common::{Measured, TimedSteps, at_least_one, rows_of_ids};
 use crate::cli::error::CliError;
 
-/// Where the reference's log-probabilities come from.
+/// Source of the reference's log-probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ReferenceFrom {
     /// Computed in every step by a second model.
     Live,
-    /// Computed before, not counted, and no second model held.
+    /// Computed before the timed steps, without a second model in memory.
     Cached,
 }
 
-/// How often a pair's prompt is computed.
+/// Sharing of a pair's prompt computation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PromptsComputed {
     Shared,
@@ -32,23 +32,23 @@ enum PromptsComputed {
 pub(crate) struct DpoBench {
     #[command(flatten)]
     timed: TimedSteps,
-    /// Tokens of each prompt.
+    /// Tokens per prompt.
     #[arg(long, default_value_t = 64)]
     prompt_len: usize,
-    /// Tokens of each response.
+    /// Tokens per response.
     #[arg(long, default_value_t = 64)]
     new_tokens: usize,
-    /// Pairs in the order of training instead of random ones: JSON Lines of prompt_ids,
-    /// chosen_ids and rejected_ids.
+    /// Pairs in the order of training, instead of random ones: JSON Lines of prompt_ids, chosen_ids
+    /// and rejected_ids.
     #[arg(long)]
     input: Option<PathBuf>,
-    /// Where the reference's log-probabilities come from.
+    /// Source of the reference's log-probabilities.
     #[arg(long, value_enum, default_value_t = ReferenceFrom::Live)]
     reference: ReferenceFrom,
-    /// How often a pair's prompt is computed.
+    /// Sharing of a pair's prompt computation.
     #[arg(long, value_enum, default_value_t = PromptsComputed::Shared)]
     prompts: PromptsComputed,
-    /// Activations are computed again in the backward pass.
+    /// Recomputes activations in the backward pass (gradient checkpointing).
     #[arg(long)]
     recompute: bool,
 }
@@ -105,7 +105,7 @@ impl DpoBench {
         self.report(of_reference, of_update, tokens, options)
     }
 
-    /// The pairs of the warm-up step and of the timed ones.
+    /// The pairs of the warm-up step and of the timed steps.
     fn rows(&self, policy: &LanguageModel) -> Result<Vec<PairRow>, CliError> {
         let count = self.timed.rows();
         let row = |prompt, chosen, rejected| PairRow {

@@ -17,17 +17,17 @@ use crate::cli::error::CliError;
 pub(crate) struct SftBench {
     #[command(flatten)]
     timed: TimedSteps,
-    /// Tokens of each prompt.
+    /// Tokens per prompt.
     #[arg(long, default_value_t = 1)]
     prompt_len: usize,
-    /// Tokens of each response, all of which are learned.
+    /// Tokens per response, all of which are learned.
     #[arg(long, default_value_t = 127)]
     new_tokens: usize,
-    /// Rows of given ids instead: JSON Lines of {"prompt_ids": [..], "response_ids": [..]}, a
-    /// batch for each step.
+    /// Given rows instead of random ones: JSON Lines of {"prompt_ids": [..], "response_ids": [..]},
+    /// one batch per step.
     #[arg(long)]
     input: Option<PathBuf>,
-    /// How rows go together in a forward pass.
+    /// Grouping of rows into forward passes.
     #[arg(long, default_value = "length", value_parser = parse_batching)]
     batching: Batching,
     /// Learning rate.
@@ -86,7 +86,7 @@ impl SftBench {
             .print(self.timed.json, options.device)
     }
 
-    /// A batch for each step and one to warm up.
+    /// One batch for each step, and one for the warm-up.
     fn rows(&self, spec: &LmSpec) -> Result<Vec<SftRow>, CliError> {
         let Some(path) = &self.input else {
             let lengths = [self.prompt_len, self.new_tokens];
