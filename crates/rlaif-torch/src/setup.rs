@@ -28,7 +28,7 @@ static PROCESS: Mutex<Option<(CudaLibraries, Support)>> = Mutex::new(None);
 /// 1. The allocator keeps large blocks ([`keep_large_blocks`]).
 /// 2. libtorch's CUDA part is loaded if there is a driver ([`load_cuda`]).
 /// 3. Denormals are flushed to zero in the calling thread and its pool ([`set_denormals`]); threads
-///   created later inherit the mode.
+///    created later inherit the mode.
 ///
 /// A second call repeats only the third step, for its own thread.
 ///
