@@ -163,7 +163,7 @@ impl Branches {
     }
 
     /// The rows themselves, right-padded, for models that know rows alone.
-    pub(crate) fn rows(&self, spec: &LmSpec) -> Result<TokenBatch, LmError> {
+    pub fn rows(&self, spec: &LmSpec) -> Result<TokenBatch, LmError> {
         TokenBatch::pad(self.joined.clone(), spec.pad_id, Padding::Right, spec.device)
     }
 }

@@ -3,7 +3,8 @@
 use rlaif_torch::{RowKind, RowLinear};
 use tch::{Kind, Tensor};
 
-/// Maps hidden states to logits: `(scale · x) Wᵀ + bias + s (x Aᵀ) Bᵀ`.
+/// Maps hidden states to logits: `z = (scale · x) Wᵀ + bias + s (x Aᵀ) Bᵀ`, and with a cap
+/// `cap · tanh(z / cap)`.
 ///
 /// A value of shallow handles instead of a method, so that a backward pass can recompute a chunk of
 /// logits without the model.
@@ -15,6 +16,8 @@ pub struct VocabHead {
     pub bias: Option<Tensor>,
     /// Factor of the hidden states: `d_model^-0.5` for T5 with tied embeddings.
     pub scale: f64,
+    /// Soft bound of the logits (Gemma 2).
+    pub cap: Option<f64>,
     /// A LoRA adapter on the head.
     pub adapter: Option<HeadAdapter>,
 }
@@ -35,11 +38,18 @@ impl VocabHead {
     pub fn logits(&self, hidden: &Tensor) -> Tensor {
         let hidden = if self.scale == 1. { hidden.shallow_clone() } else { hidden * self.scale };
         let logits = hidden.linear(&self.weight, self.bias.as_ref());
-        match &self.adapter {
+        self.capped(match &self.adapter {
             Some(adapter) => {
                 let low = hidden.linear(&adapter.a, None::<&Tensor>);
                 logits + low.linear(&adapter.b, None::<&Tensor>) * adapter.scale
             }
+            None => logits,
+        })
+    }
+
+    fn capped(&self, logits: Tensor) -> Tensor {
+        match self.cap {
+            Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
         }
     }
@@ -59,7 +69,7 @@ impl VocabHead {
             let low = low.to_kind(b.kind());
             logits += layer.apply(&low, &[(b, None)]).remove(0);
         }
-        logits
+        self.capped(logits)
     }
 
     /// Log-probabilities over the vocabulary, f32 `[.., V]`, at a sampling temperature.

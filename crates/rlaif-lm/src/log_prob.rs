@@ -65,14 +65,12 @@ pub fn token_log_probs(
     };
     let targets = pick(&responses.ids().reshape([batch * width]));
     let chunk = (CHUNK_BYTES / (4 * weight.size()[0])).max(1);
-    let (log_probs, entropy) = rlaif_torch::linear_log_probs(
-        &rows.to_kind(weight.kind()),
-        &weight,
-        head.bias.as_ref(),
-        &targets,
-        temperature,
-        chunk,
-    )?;
+    let rows = rows.to_kind(weight.kind());
+    let bias = head.bias.as_ref();
+    let (log_probs, entropy) = match head.cap {
+        None => rlaif_torch::linear_log_probs(&rows, &weight, bias, &targets, temperature, chunk)?,
+        Some(cap) => capped_log_probs(&rows, (&weight, bias), cap, &targets, temperature, chunk)?,
+    };
     let spread = |x: Tensor| {
         let flat = if everything {
             x
@@ -82,6 +80,44 @@ pub fn token_log_probs(
         flat.view([batch, width])
     };
     Ok(TokenLogProbs { log_probs: spread(log_probs), entropy: spread(entropy) })
+}
+
+/// [`rlaif_torch::linear_log_probs`] of logits under a cap: libtorch's operations on a chunk,
+/// which the backward pass computes again.
+fn capped_log_probs(
+    rows: &Tensor,
+    (weight, bias): (&Tensor, Option<&Tensor>),
+    cap: f64,
+    targets: &Tensor,
+    temperature: f64,
+    chunk: i64,
+) -> Result<(Tensor, Tensor), LmError> {
+    let mut parts = (Vec::new(), Vec::new());
+    let count = rows.size()[0];
+    for start in (0..count).step_by(usize::try_from(chunk).unwrap_or(usize::MAX)) {
+        let length = chunk.min(count - start);
+        let (rows, targets) = (rows.narrow(0, start, length), targets.narrow(0, start, length));
+        let mut inputs = vec![&rows, weight];
+        inputs.extend(bias);
+        let segment = move |inputs: &[Tensor]| -> Result<Vec<Tensor>, LmError> {
+            let logits = inputs[0].linear(&inputs[1], inputs.get(2)).to_kind(Kind::Float);
+            let logits = (logits / cap).tanh() * (cap / temperature);
+            let log_p = logits.log_softmax(-1, Kind::Float);
+            let picked = log_p.gather(1, &targets.unsqueeze(1), false).squeeze_dim(1);
+            let entropy = -(log_p.exp() * log_p).sum_dim_intlist(1, false, Kind::Float);
+            Ok(vec![picked, entropy])
+        };
+        let mut made = rlaif_torch::checkpoint_many(&inputs, segment)?.into_iter();
+        if let (Some(log_probs), Some(entropy)) = (made.next(), made.next()) {
+            parts.0.push(log_probs);
+            parts.1.push(entropy);
+        }
+    }
+    if count == 0 {
+        let none = || Tensor::zeros([0], (Kind::Float, rows.device()));
+        return Ok((none(), none()));
+    }
+    Ok((Tensor::cat(&parts.0, 0), Tensor::cat(&parts.1, 0)))
 }
 
 /// One forward pass of a policy over responses.
@@ -172,6 +208,7 @@ mod tests {
             weight: tensor(&[vocab, hidden]),
             bias: with_bias.then(|| tensor(&[vocab])),
             scale: 0.7,
+            cap: None,
             adapter: None,
         }
     }
@@ -181,6 +218,7 @@ mod tests {
         let wide = |x: &Tensor| x.to_kind(Kind::Double);
         let logits = (wide(hidden) * head.scale)
             .linear(&wide(&head.weight), head.bias.as_ref().map(wide).as_ref());
+        let logits = head.cap.map_or(logits.shallow_clone(), |cap| (logits / cap).tanh() * cap);
         let log_p = (logits / t).log_softmax(-1, Kind::Double);
         let picked = log_p.gather(2, &y.ids().unsqueeze(2), false).squeeze_dim(2);
         let entropy = -(log_p.exp() * &log_p).sum_dim_intlist(2, false, Kind::Double);
@@ -194,12 +232,16 @@ mod tests {
     #[test]
     fn values_and_gradients_equal_the_definition_in_f64() {
         tch::manual_seed(3);
-        for (padding, with_bias, temperature) in
-            [(Padding::Right, false, 1.), (Padding::Left, true, 0.7), (Padding::Right, true, 1.3)]
-        {
+        for (padding, with_bias, temperature, cap) in [
+            (Padding::Right, false, 1., None),
+            (Padding::Left, true, 0.7, None),
+            (Padding::Right, true, 1.3, None),
+            (Padding::Right, false, 0.7, Some(1.5)),
+            (Padding::Left, true, 1., Some(0.8)),
+        ] {
             let rows = vec![vec![1, 2, 3, 4], vec![5], vec![6, 0, 2]];
             let y = TokenBatch::pad(rows, 0, padding, Device::Cpu).unwrap();
-            let head = head(11, 6, with_bias);
+            let head = VocabHead { cap, ..head(11, 6, with_bias) };
             let hidden =
                 Tensor::randn([3, 4, 6], (Kind::Float, Device::Cpu)).set_requires_grad(true);
             let (want_log, want_entropy) = reference(&head, &hidden, &y, temperature);

@@ -1,6 +1,6 @@
 //! The parameters of a model, by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tch::Tensor;
 
@@ -24,6 +24,7 @@ pub fn is_adapter(name: &str) -> bool {
 pub struct Parameters {
     tensors: BTreeMap<String, Tensor>,
     tied: BTreeMap<String, String>,
+    transposed: BTreeSet<String>,
 }
 
 impl Parameters {
@@ -46,6 +47,16 @@ impl Parameters {
     /// Says that `alias` is the same tensor as the parameter `name`.
     pub fn tie(&mut self, alias: impl Into<String>, name: impl Into<String>) {
         self.tied.insert(alias.into(), name.into());
+    }
+
+    /// Says that checkpoints have the matrix of this name transposed.
+    pub fn transpose(&mut self, name: impl Into<String>) {
+        self.transposed.insert(name.into());
+    }
+
+    /// True of a matrix that checkpoints have transposed.
+    pub fn is_transposed(&self, name: &str) -> bool {
+        self.transposed.contains(name)
     }
 
     /// The parameter of this name, or the one it is tied to.

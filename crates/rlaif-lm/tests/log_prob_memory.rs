@@ -22,8 +22,13 @@ fn memory_for_logits_is_that_of_a_chunk_whatever_the_batch() {
     };
     let parameter =
         |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu)).set_requires_grad(true);
-    let head =
-        VocabHead { weight: parameter(&[vocab, width]), bias: None, scale: 1., adapter: None };
+    let head = VocabHead {
+        weight: parameter(&[vocab, width]),
+        bias: None,
+        scale: 1.,
+        cap: None,
+        adapter: None,
+    };
     let peak = || rlaif_torch::host_memory().resident_peak.unwrap();
     let pass = |rows: usize, length: usize| {
         let ids = (0..rows).map(|row| (0..length as u32).map(|t| t + row as u32).collect());

@@ -104,19 +104,49 @@ impl Config {
     /// The fields that a model reads, in its own type. A field that the file lacks has the default of
     /// transformers' configuration class of `model_type`.
     pub(crate) fn parse<T: DeserializeOwned>(&self, model_type: &str) -> Result<T, ModelError> {
-        parse(&self.path, self.with_defaults(model_type))
+        self.parse_renamed(model_type, &[])
     }
 
-    fn with_defaults(&self, model_type: &str) -> Map<String, Value> {
-        let Some(class) = DEFAULTS.get(model_type) else { return self.fields.clone() };
+    /// The same where the class has other names for some fields than `T` has: (its name, that of `T`).
+    ///
+    /// A field that the class has and `T` has not is refused if it is set to something else than the
+    /// class's default.
+    pub(crate) fn parse_renamed<T: DeserializeOwned>(
+        &self,
+        model_type: &str,
+        names: &[(&str, &str)],
+    ) -> Result<T, ModelError> {
+        let Some(class) = DEFAULTS.get(model_type) else {
+            return parse(&self.path, self.fields.clone());
+        };
         let mut fields = class.defaults.clone();
         fields.extend(self.fields.clone());
         for (other, name) in &class.other_names {
-            if let Some(value) = self.fields.get(other) {
-                fields.insert(name.clone(), value.clone());
+            if let Some(value) = fields.remove(other) {
+                fields.insert(name.clone(), value);
             }
         }
-        fields
+        let of_class = |name: &str| class.defaults.contains_key(name);
+        let names = names.iter().filter(|(theirs, _)| of_class(theirs));
+        let read = field_names::<T>();
+        for (field, default) in &class.defaults {
+            let renamed = names.clone().find(|(theirs, _)| theirs == field).map(|(_, ours)| *ours);
+            let unread = !read.contains(&renamed.unwrap_or(field))
+                && !WITHOUT_EFFECT.contains(&field.as_str())
+                // Of GPT-2's head for multiple choice.
+                && !field.starts_with("summary_");
+            if let Some(found) = fields.get(field).filter(|found| unread && !same(found, default)) {
+                let found = found.to_string();
+                let supported = "what transformers has where the field is absent";
+                return Err(ModelError::UnsupportedField { field, found, supported });
+            }
+        }
+        for (theirs, ours) in names {
+            if let Some(value) = fields.remove(*theirs) {
+                fields.insert((*ours).to_owned(), value);
+            }
+        }
+        parse(&self.path, fields)
     }
 
     /// Refuses weights that a method of quantisation has replaced by others.
@@ -150,6 +180,64 @@ struct ClassDefaults {
 static DEFAULTS: LazyLock<BTreeMap<String, ClassDefaults>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("defaults.json")).expect("the exported table is valid")
 });
+
+/// Fields of transformers' configuration classes that change no number which is computed here.
+const WITHOUT_EFFECT: [&str; 12] = [
+    "use_cache",
+    "eos_token_id",
+    "bos_token_id",
+    "pad_token_id",
+    "tie_word_embeddings",
+    "initializer_range",
+    "initializer_factor",
+    "is_encoder_decoder",
+    // Of how tensors were split in Llama's first training.
+    "pretraining_tp",
+    // The order of roundings in f16.
+    "reorder_and_upcast_attn",
+    // Of heads for other tasks.
+    "classifier_dropout",
+    "qa_dropout",
+];
+
+/// Compares two values of a field by meaning: null equals false, and 1 equals 1.0.
+fn same(a: &Value, b: &Value) -> bool {
+    let off = |value: &Value| matches!(value, Value::Null | Value::Bool(false));
+    a == b || (off(a) && off(b)) || a.as_f64().is_some_and(|a| Some(a) == b.as_f64())
+}
+
+/// The names of the fields of a struct that derives `Deserialize`.
+fn field_names<T: DeserializeOwned>() -> &'static [&'static str] {
+    struct Asks<'a>(&'a mut &'static [&'static str]);
+
+    impl<'de> Deserializer<'de> for Asks<'_> {
+        type Error = serde::de::value::Error;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(serde::de::Error::custom("not a struct"))
+        }
+
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            _: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            Err(serde::de::Error::custom("the names are known"))
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option
+            unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+
+    let mut names: &'static [&'static str] = &[];
+    // The value is never made; what counts is what was asked for.
+    drop(T::deserialize(Asks(&mut names)));
+    names
+}
 
 /// Fields in a type of ours, with an error that names the file and the field.
 fn parse<T: DeserializeOwned>(file: &Path, fields: Map<String, Value>) -> Result<T, ModelError> {

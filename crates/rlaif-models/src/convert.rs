@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rlaif_checkpoint::Checkpoint;
 use rlaif_core::Fault;
 use rlaif_lm::{Parameters, Policy, SequenceClassifier, ValueHead};
 use serde_json::Value;
@@ -181,8 +182,8 @@ pub fn classifier_with_labels(
     }
     let config = with_labels(config, classifies.class, labels);
     let model = Classifier::fresh(config, options)?;
-    let read = |name: &str| read_if_present(&checkpoint, name);
-    fill(model.parameters(), classifies.head, read, folder)?;
+    let parameters = model.parameters();
+    fill(parameters, classifies.head, |name| read_as(parameters, &checkpoint, name), folder)?;
     Ok(model)
 }
 
@@ -227,10 +228,6 @@ pub fn value_function(
         Some(_) => Some(files.merged_classifier(options)?),
         None => None,
     };
-    let read = |name: &str| match &merged {
-        Some(model) => Ok(model.parameters().get(name).map(Tensor::detach)),
-        None => read_if_present(&checkpoint, name),
-    };
     let model_type = config.text("model_type").unwrap_or("").to_owned();
     let family = options.families.find(&model_type);
     let generates = family.and_then(|family| family.generates);
@@ -243,7 +240,11 @@ pub fn value_function(
         let (folder, known) = (folder.to_owned(), options.families.named(with));
         return Err(ConvertError::NoValueFunction { folder, model_type, known });
     };
-    let Some(layer) = read(weight)? else {
+    let head = match &merged {
+        Some(model) => model.parameters().get(weight).map(Tensor::detach),
+        None => read_if_present(&checkpoint, weight)?,
+    };
+    let Some(layer) = head else {
         return Err(ConvertError::NoHead { folder: folder.to_owned(), weight });
     };
     if layer.dim() != 2 || layer.size()[0] != 1 {
@@ -253,10 +254,26 @@ pub fn value_function(
     config.set("architectures", serde_json::json!([generates.class]));
     config.set("tie_word_embeddings", true.into());
     let trunk = LanguageModel::fresh(config, options)?;
-    fill(trunk.parameters(), &[], read, folder)?;
+    let parameters = trunk.parameters();
+    let read = |name: &str| match &merged {
+        Some(model) => Ok(model.parameters().get(name).map(Tensor::detach)),
+        None => read_as(parameters, &checkpoint, name),
+    };
+    fill(parameters, &[], read, folder)?;
     let weight = layer.to_kind(Kind::Float).to_device(options.device);
     let bias = Tensor::zeros([1], (Kind::Float, options.device));
     Ok((trunk, ValueHead::from_tensors(&weight, &bias)))
+}
+
+/// A tensor of a checkpoint as a model with these parameters holds it.
+fn read_as(
+    parameters: &Parameters,
+    checkpoint: &Checkpoint,
+    name: &str,
+) -> Result<Option<Tensor>, ModelError> {
+    let tensor = read_if_present(checkpoint, name)?;
+    let transposed = parameters.is_transposed(name);
+    Ok(tensor.map(|tensor| if transposed && tensor.dim() == 2 { tensor.tr() } else { tensor }))
 }
 
 /// Copies the trunk's tensors, which `read` finds by name, into the model's parameters; those of `heads`

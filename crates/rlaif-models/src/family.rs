@@ -208,19 +208,27 @@ impl fmt::Debug for Families {
     }
 }
 
-/// A row of the Llama family: `model_type`, prefix of the class names, variant.
+/// A row of the Llama family: `model_type`, beginning of the classes' names (or the names), variant.
 macro_rules! llama {
     ($model_type:literal, $class:literal, $variant:expr) => {
+        llama!(
+            $model_type,
+            concat!($class, "ForCausalLM"),
+            concat!($class, "ForSequenceClassification"),
+            $variant
+        )
+    };
+    ($model_type:literal, $generates:expr, $classifies:expr, $variant:expr) => {
         Family {
             model_type: $model_type,
             generates: Some(Generates {
-                class: concat!($class, "ForCausalLM"),
+                class: $generates,
                 build: |config, source| {
                     Ok(Box::new(CausalPolicy(Llama::build(config, source, &$variant)?)))
                 },
             }),
             classifies: Some(Classifies {
-                class: concat!($class, "ForSequenceClassification"),
+                class: $classifies,
                 head: &["score."],
                 linear_head: Some("score.weight"),
                 build: |config, labels, source| {
@@ -253,8 +261,8 @@ macro_rules! roberta {
     };
 }
 
-/// The built-in families.
-static TABLE: [Family; 9] = [
+/// The families built in.
+static TABLE: [Family; 17] = [
     Family {
         model_type: "t5",
         generates: Some(Generates {
@@ -269,6 +277,19 @@ static TABLE: [Family; 9] = [
     llama!("mistral", "Mistral", LlamaVariant::MISTRAL),
     llama!("qwen2", "Qwen2", LlamaVariant::QWEN2),
     llama!("qwen3", "Qwen3", LlamaVariant::QWEN3),
+    llama!("gpt2", "GPT2LMHeadModel", "GPT2ForSequenceClassification", LlamaVariant::GPT2),
+    llama!("gpt_neox", "GPTNeoX", LlamaVariant::GPT_NEOX),
+    llama!("gemma2", "Gemma2", LlamaVariant::GEMMA2),
+    llama!(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        "Gemma3TextForSequenceClassification",
+        LlamaVariant::GEMMA3
+    ),
+    llama!("phi3", "Phi3", LlamaVariant::PHI3),
+    llama!("olmo2", "Olmo2", LlamaVariant::OLMO2),
+    llama!("smollm3", "SmolLM3", LlamaVariant::SMOLLM3),
+    llama!("granite", "Granite", LlamaVariant::GRANITE),
     roberta!("roberta", "Roberta"),
     // RoBERTa's computation under other names, down to the names of the tensors.
     roberta!("xlm-roberta", "XLMRoberta"),
@@ -297,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_message_lists_the_table() {
-        let config = Config::from_value(json!({ "model_type": "gpt2" }));
+        let config = Config::from_value(json!({ "model_type": "mamba" }));
         let error = Families::BUILT_IN.of(&config).unwrap_err().to_string();
         for family in &TABLE {
             assert!(error.contains(&family.to_string()), "{error}");

@@ -20,6 +20,8 @@ pub struct Linear {
     pub(crate) path: String,
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,
+    /// The checkpoint has the weight as `[inputs, outputs]`.
+    pub(crate) transposed: bool,
     /// By index in the model's [`crate::adapter::AdapterSet`].
     pub(crate) adapters: BTreeMap<usize, Adapter>,
 }
@@ -43,10 +45,35 @@ impl Linear {
     /// The layer at this path of a model; without a checkpoint, its weight is normal with this
     /// standard deviation.
     pub fn load(weights: &TensorTree<'_>, inputs: i64, outputs: i64, bias: Bias, std: f64) -> Self {
+        let weight = weights.tensor("weight", &[outputs, inputs], Init::Normal { std });
+        Self::of(weights, weight, outputs, bias, false)
+    }
+
+    /// The same where the checkpoint has the weight as `[inputs, outputs]`, as GPT-2's do. In memory it is
+    /// `[outputs, inputs]`.
+    pub fn load_transposed(
+        weights: &TensorTree<'_>,
+        inputs: i64,
+        outputs: i64,
+        bias: Bias,
+        std: f64,
+    ) -> Self {
+        let weight = weights.transposed("weight", &[outputs, inputs], Init::Normal { std });
+        Self::of(weights, weight, outputs, bias, true)
+    }
+
+    fn of(
+        weights: &TensorTree<'_>,
+        weight: Tensor,
+        outputs: i64,
+        bias: Bias,
+        transposed: bool,
+    ) -> Self {
         Self {
             path: weights.path().to_owned(),
-            weight: weights.tensor("weight", &[outputs, inputs], Init::Normal { std }),
+            weight,
             bias: (bias == Bias::Present).then(|| weights.tensor("bias", &[outputs], Init::Zeros)),
+            transposed,
             adapters: BTreeMap::new(),
         }
     }
@@ -101,6 +128,7 @@ impl Linear {
             weight: self.weight.shallow_clone(),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             scale,
+            cap: None,
             adapter: None,
         };
         match self.adapter(pass).map(|adapter| &adapter.form) {
@@ -124,6 +152,7 @@ impl Shallow for Linear {
             path: self.path.clone(),
             weight: self.weight.shallow_clone(),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            transposed: self.transposed,
             adapters: self.adapters.iter().map(|(&slot, a)| (slot, a.handle())).collect(),
         }
     }
@@ -164,33 +193,46 @@ fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor
 pub struct RmsNorm {
     weight: Tensor,
     epsilon: f64,
+    /// The factor is 1 + w.
+    plus_one: bool,
 }
 
 impl RmsNorm {
     /// The norm at this path of a model.
     pub fn load(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
-        Self { weight: weights.tensor("weight", &[size], Init::Ones), epsilon }
+        let weight = weights.tensor("weight", &[size], Init::Ones);
+        Self { weight, epsilon, plus_one: false }
+    }
+
+    /// The norm `(1 + w) · x / sqrt(mean(x²) + ε)` at this place of a model, as Gemma has it.
+    pub fn load_plus_one(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
+        let weight = weights.tensor("weight", &[size], Init::Zeros);
+        Self { weight, epsilon, plus_one: true }
     }
 
     /// The norm of `x`, `[.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        rlaif_torch::rms_norm(x, &self.weight, self.epsilon)
+        rlaif_torch::rms_norm(x, &self.factor(), self.epsilon)
     }
 
     /// The norm of `x`, and `x` itself for the residual connection.
     pub(crate) fn before(&self, x: &Tensor) -> (Tensor, Tensor) {
-        rlaif_torch::rms_norm_beside(x, &self.weight, self.epsilon)
+        rlaif_torch::rms_norm_beside(x, &self.factor(), self.epsilon)
     }
 
-    /// Weight and ε.
-    pub(crate) fn parts(&self) -> (&Tensor, f64) {
-        (&self.weight, self.epsilon)
+    /// The factor, and ε.
+    pub(crate) fn parts(&self) -> (Tensor, f64) {
+        (self.factor(), self.epsilon)
+    }
+
+    fn factor(&self) -> Tensor {
+        if self.plus_one { &self.weight + 1. } else { self.weight.shallow_clone() }
     }
 }
 
 impl Shallow for RmsNorm {
     fn handle(&self) -> Self {
-        Self { weight: self.weight.shallow_clone(), epsilon: self.epsilon }
+        Self { weight: self.weight.shallow_clone(), ..*self }
     }
 }
 
@@ -224,6 +266,40 @@ impl Shallow for LayerNorm {
             weight: self.weight.shallow_clone(),
             bias: self.bias.shallow_clone(),
             epsilon: self.epsilon,
+        }
+    }
+}
+
+/// A norm of either sort.
+#[derive(Debug)]
+pub(crate) enum Norm {
+    Rms(RmsNorm),
+    Layer(LayerNorm),
+}
+
+impl Norm {
+    /// The norm of `x`, `[.., size]`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Rms(norm) => norm.forward(x),
+            Self::Layer(norm) => norm.forward(x),
+        }
+    }
+
+    /// The norm of `x`, and `x` for the residual around what follows.
+    pub(crate) fn before(&self, x: &Tensor) -> (Tensor, Tensor) {
+        match self {
+            Self::Rms(norm) => norm.before(x),
+            Self::Layer(norm) => (norm.forward(x), x.shallow_clone()),
+        }
+    }
+}
+
+impl Shallow for Norm {
+    fn handle(&self) -> Self {
+        match self {
+            Self::Rms(norm) => Self::Rms(norm.handle()),
+            Self::Layer(norm) => Self::Layer(norm.handle()),
         }
     }
 }
@@ -364,10 +440,12 @@ pub(crate) fn attention(
     rlaif_torch::attention(q, k, v, &options)
 }
 
-/// `[B, T, heads · D]` to `[B, T, heads, D]`.
+/// `[.., heads · D]` to `[.., heads, D]`.
 pub(crate) fn in_heads(x: &Tensor, heads: i64, head_dim: i64) -> Tensor {
-    let size = x.size();
-    x.view([size[0], size[1], heads, head_dim])
+    let mut size = x.size();
+    size.pop();
+    size.extend([heads, head_dim]);
+    x.view(size.as_slice())
 }
 
 /// The bias of a hidden key: the lowest finite number rather than -∞, so that a padded query

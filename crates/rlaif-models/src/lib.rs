@@ -3,7 +3,7 @@
 //! | architecture | file | checkpoints |
 //! |---|---|---|
 //! | T5, Flan-T5 | `t5.rs` | `google-t5/t5-*`, `google/flan-t5-*` |
-//! | Llama 2 and 3, Mistral, Qwen2, Qwen3 | `llama.rs` | `meta-llama/Llama-3.*`, `Qwen/Qwen2.5-*`, ... |
+//! | Llama 2 and 3, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX, Gemma 2 and 3, Phi-3, OLMo 2, SmolLM3, Granite | `llama.rs` | `meta-llama/Llama-3.*`, `Qwen/Qwen2.5-*`, `openai-community/gpt2`, ... |
 //! | the same with a classification head | `llama.rs` | most LLM reward models |
 //! | BERT, RoBERTa, XLM-RoBERTa, CamemBERT with a classification head | `roberta.rs` | `facebook/roberta-hate-speech-dynabench-r4-target` |
 //!
@@ -32,6 +32,7 @@ mod load_files;
 mod lora;
 mod recompute;
 mod roberta;
+mod rope;
 mod rows;
 mod save;
 mod setup;
@@ -74,7 +75,8 @@ pub mod extend {
         labels::Labels,
         layers::{Bias, Embedding, LayerNorm, Linear, RmsNorm},
         llama::{
-            BiasRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant, WindowRule,
+            BiasRule, GateRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant, NormPlaces,
+            NormRule, Positions, Projections, QueryKeyNorm, ScalingRule, WindowRule,
             dimensions as llama_dimensions,
         },
         weights::{Init, Source, TensorTree},

@@ -1,15 +1,20 @@
-//! The Llama family: Llama 2 and 3, Mistral, Qwen2 and Qwen3, as language models and as classifiers.
+//! The Llama family: decoder-only transformers, as language models and as classifiers.
 //!
 //! Papers: [Touvron et al. 2023](https://arxiv.org/abs/2307.09288),
 //! [Llama 3, 2024](https://arxiv.org/abs/2407.21783),
 //! [Mistral, 2023](https://arxiv.org/abs/2310.06825), [Qwen2, 2024](https://arxiv.org/abs/2407.10671),
-//! [Qwen3, 2025](https://arxiv.org/abs/2505.09388). One trunk: RMS norms, rotary positions, grouped
-//! key-value heads, a gated feed-forward. The members differ by [`LlamaVariant`]: biases on q, k and v
-//! (Qwen2), norms on queries and keys (Qwen3), a sliding window (Mistral). Scaled rotary frequencies
-//! (Llama 3.1) are in config.json.
+//! [Qwen3, 2025](https://arxiv.org/abs/2505.09388), [Gemma 2, 2024](https://arxiv.org/abs/2408.00118),
+//! [Gemma 3, 2025](https://arxiv.org/abs/2503.19786), [Phi-3, 2024](https://arxiv.org/abs/2404.14219),
+//! [OLMo 2, 2024](https://arxiv.org/abs/2501.00656), [GPT-NeoX, 2022](https://arxiv.org/abs/2204.06745), GPT-2
+//! (Radford et al. 2019), SmolLM3 and Granite. One trunk: norms, positions, grouped key-value heads, a
+//! feed-forward layer. The members differ by [`LlamaVariant`]: sort and places of the norms, biases, fused tensors,
+//! windows, positions, factors. Scaled rotary frequencies (Llama 3.1) are in config.json.
 
+mod attention;
+mod block;
 mod config;
 mod decode;
+mod feed_forward;
 mod run;
 mod variant;
 
@@ -26,249 +31,26 @@ use crate::{
     error::ModelError,
     frame::{Frame, Parts},
     labels::Labels,
-    layers::{
-        Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, attention, hide, in_heads,
-    },
+    layers::{Bias, Embedding, LayerNorm, Linear, Norm, RmsNorm, Visible, dropout, hide},
     recompute::{Shallow, recompute},
+    rope::{Angles, Rope},
     rows,
     weights::{Source, TensorTree},
 };
+use block::{Block, before};
 pub use config::dimensions;
-use config::{RawConfig, RopeScaling, Shape};
-pub use variant::{BiasRule, LlamaNames, LlamaVariant, WindowRule};
+use config::{RawConfig, Shape};
+pub use variant::{
+    BiasRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions, Projections,
+    QueryKeyNorm, ScalingRule, WindowRule,
+};
 
-/// Rotary position embedding.
-#[derive(Debug)]
-struct Rope {
-    /// Angle per position, f32 `[D / 2]`.
-    frequencies: Tensor,
-}
-
-impl Rope {
-    fn new(head_dim: i64, theta: f64, scaling: RopeScaling, device: Device) -> Self {
-        let exponent =
-            Tensor::arange_start_step(0, head_dim, 2, (Kind::Float, Device::Cpu)) / head_dim as f64;
-        let frequencies = Tensor::pow_scalar(theta, &exponent).reciprocal();
-        let frequencies = match scaling {
-            RopeScaling::None => frequencies,
-            RopeScaling::Linear { factor } => frequencies / factor,
-            RopeScaling::Llama3 { factor, low, high, context } => {
-                let length = frequencies.reciprocal() * (2. * std::f64::consts::PI);
-                let smooth = (length.reciprocal() * context - low) / (high - low);
-                let scaled = &frequencies / factor;
-                let between = (1. - &smooth) * &scaled + &smooth * &frequencies;
-                let long = length.gt(context / low);
-                let short = length.lt(context / high);
-                let frequencies = frequencies.where_self(&short, &between);
-                scaled.where_self(&long, &frequencies)
-            }
-        };
-        Self { frequencies: frequencies.to_device(device) }
-    }
-
-    /// Cosines and sines `[.., 1, D]` for positions `[..]`, so that they broadcast over heads.
-    fn angles(&self, positions: &Tensor, kind: Kind) -> (Tensor, Tensor) {
-        let angles = positions.to_kind(Kind::Float).unsqueeze(-1) * &self.frequencies;
-        let angles = Tensor::cat(&[&angles, &angles], -1).unsqueeze(-2);
-        (angles.cos().to_kind(kind), angles.sin().to_kind(kind))
-    }
-}
-
-/// Self-attention with rotary positions and grouped key-value heads.
-#[derive(Debug)]
-struct Attention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    o: Linear,
-    norms: Option<(RmsNorm, RmsNorm)>,
-    heads: i64,
-    kv_heads: i64,
-    head_dim: i64,
-    dropout: f64,
-}
-
-impl Attention {
-    fn load(weights: &TensorTree<'_>, raw: &RawConfig, shape: &Shape, names: &LlamaNames) -> Self {
-        let std = raw.initializer_range;
-        let [q, k, v, o] = names.projections;
-        let (queries, keys) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
-        let qkv =
-            |key, width| Linear::load(&weights.at(key), shape.hidden, width, shape.qkv_bias, std);
-        Self {
-            q: qkv(q, queries),
-            k: qkv(k, keys),
-            v: qkv(v, keys),
-            o: Linear::load(&weights.at(o), queries, shape.hidden, shape.output_bias, std),
-            norms: shape.norm_queries_and_keys.then(|| {
-                let norm = |key| RmsNorm::load(&weights.at(key), shape.head_dim, raw.rms_norm_eps);
-                (norm("q_norm"), norm("k_norm"))
-            }),
-            heads: shape.heads,
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            dropout: shape.attention_dropout,
-        }
-    }
-
-    /// Turned queries, turned keys and values, each `[B, T, heads, D]`.
-    fn project(&self, x: &Tensor, angles: &(Tensor, Tensor), pass: Pass) -> [Tensor; 3] {
-        let [q, k, v] = Linear::project([&self.q, &self.k, &self.v], x, pass);
-        let mut q = in_heads(&q, self.heads, self.head_dim);
-        let mut k = in_heads(&k, self.kv_heads, self.head_dim);
-        if let Some((q_norm, k_norm)) = &self.norms {
-            q = q_norm.forward(&q);
-            k = k_norm.forward(&k);
-        }
-        let (cos, sin) = angles;
-        let turn = |x: &Tensor| rlaif_torch::rope(x, cos, sin);
-        [turn(&q), turn(&k), in_heads(&v, self.kv_heads, self.head_dim)]
-    }
-
-    fn scale(&self) -> f64 {
-        (self.head_dim as f64).powf(-0.5)
-    }
-
-    fn forward(
-        &self,
-        x: &Tensor,
-        angles: &(Tensor, Tensor),
-        visible: &Visible<'_>,
-        pass: Pass,
-    ) -> (Tensor, [Tensor; 2]) {
-        let [q, k, v] = self.project(x, angles, pass);
-        let p = pass.dropout_p(self.dropout);
-        let mixed = attention(&q, &k, &v, visible, self.scale(), p);
-        (mixed, [k, v])
-    }
-
-    /// One query per row against a cache. The queries of a group see the same keys, so they stand
-    /// as rows of one attention and no key is repeated.
-    fn step(
-        &self,
-        x: &Tensor,
-        angles: &(Tensor, Tensor),
-        cache: &mut KvCache,
-        layer: usize,
-        bias: Option<&Tensor>,
-        pass: Pass,
-    ) -> Tensor {
-        let [q, k, v] = self.project(x, angles, pass);
-        let (k, v) = cache.append(layer, &k, &v);
-        let b = q.size()[0];
-        let q = q.view([b, self.kv_heads, self.heads / self.kv_heads, self.head_dim]);
-        let visible = bias.map_or(Visible::All, Visible::Bias);
-        let p = pass.dropout_p(self.dropout);
-        let mixed = attend(&q, &k, &v, &visible, self.scale(), p);
-        // [B, kv, group, D]: the heads of the query, in order.
-        mixed.reshape([b, 1, self.heads * self.head_dim])
-    }
-}
-
-impl Shallow for Attention {
-    fn handle(&self) -> Self {
-        Self {
-            q: self.q.handle(),
-            k: self.k.handle(),
-            v: self.v.handle(),
-            o: self.o.handle(),
-            norms: self.norms.handle(),
-            ..*self
-        }
-    }
-}
-
-/// The gated feed-forward: `down (act(gate x) · up x)`.
-#[derive(Debug)]
-struct FeedForward {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
-    activation: Activation,
-}
-
-impl FeedForward {
-    fn load(
-        weights: &TensorTree<'_>,
-        raw: &RawConfig,
-        shape: &Shape,
-        names: &LlamaNames,
-    ) -> Result<Self, ModelError> {
-        let [gate, up, down] = names.feed_forward_layers;
-        let (hidden, inner) = (raw.hidden_size, raw.intermediate_size);
-        let layer = |key, inputs, outputs| {
-            let bias = shape.mlp_bias;
-            Linear::load(&weights.at(key), inputs, outputs, bias, raw.initializer_range)
-        };
-        Ok(Self {
-            gate: layer(gate, hidden, inner),
-            up: layer(up, hidden, inner),
-            down: layer(down, inner, hidden),
-            activation: Activation::parse("hidden_act", &raw.hidden_act)?,
-        })
-    }
-
-    /// `residual + down (act(gate x) · up x)`.
-    fn onto(&self, residual: &Tensor, x: &Tensor, pass: Pass) -> Tensor {
-        let [gate, up] = Linear::project([&self.gate, &self.up], x, pass);
-        self.down.onto(residual, &self.activation.gated(&gate, &up), pass)
-    }
-}
-
-impl Shallow for FeedForward {
-    fn handle(&self) -> Self {
-        Self {
-            gate: self.gate.handle(),
-            up: self.up.handle(),
-            down: self.down.handle(),
-            activation: self.activation,
-        }
-    }
-}
-
-/// One layer: attention, then feed-forward, a norm before and a residual around each.
-#[derive(Debug)]
-struct Block {
-    attention_norm: RmsNorm,
-    attention: Attention,
-    feed_forward_norm: RmsNorm,
-    feed_forward: FeedForward,
-}
-
-impl Block {
-    fn forward(
-        &self,
-        x: &Tensor,
-        angles: &(Tensor, Tensor),
-        visible: &Visible<'_>,
-        pass: Pass,
-    ) -> (Tensor, [Tensor; 2]) {
-        let (normed, x) = self.attention_norm.before(x);
-        let (mixed, kv) = self.attention.forward(&normed, angles, visible, pass);
-        (self.finish(&self.attention.o.onto(&x, &mixed, pass), pass), kv)
-    }
-
-    /// The feed-forward layer, which decoding shares with training.
-    fn finish(&self, x: &Tensor, pass: Pass) -> Tensor {
-        let (normed, x) = self.feed_forward_norm.before(x);
-        self.feed_forward.onto(&x, &normed, pass)
-    }
-
-    fn linears(&mut self) -> [&mut Linear; 7] {
-        let Attention { q, k, v, o, .. } = &mut self.attention;
-        let FeedForward { gate, up, down, .. } = &mut self.feed_forward;
-        [q, k, v, o, gate, up, down]
-    }
-}
-
-impl Shallow for Block {
-    fn handle(&self) -> Self {
-        Self {
-            attention_norm: self.attention_norm.handle(),
-            attention: self.attention.handle(),
-            feed_forward_norm: self.feed_forward_norm.handle(),
-            feed_forward: self.feed_forward.handle(),
-        }
+/// A norm at a place of a model.
+fn norm(weights: &TensorTree<'_>, size: i64, epsilon: f64, rule: NormRule) -> Norm {
+    match rule {
+        NormRule::Rms => Norm::Rms(RmsNorm::load(weights, size, epsilon)),
+        NormRule::RmsPlusOne => Norm::Rms(RmsNorm::load_plus_one(weights, size, epsilon)),
+        NormRule::Layer => Norm::Layer(LayerNorm::load(weights, size, epsilon)),
     }
 }
 
@@ -277,9 +59,12 @@ impl Shallow for Block {
 struct Trunk {
     shape: Shape,
     embeddings: Embedding,
+    /// Factor on the embeddings.
+    embedding_scale: f64,
+    positions: Option<Embedding>,
     blocks: Vec<Block>,
-    norm: RmsNorm,
-    rope: Rope,
+    norm: Norm,
+    ropes: Vec<Rope>,
 }
 
 /// Positions and segments of the tokens of packed rows, int64 `[B, T]` each.
@@ -288,23 +73,27 @@ struct Segments {
     positions: Tensor,
     /// The segment's number in its row; padding has one of its own.
     segment: Tensor,
+    /// Tokens of the segment.
+    lengths: Tensor,
 }
 
 impl Segments {
     fn new(rows: &[Vec<usize>], width: i64, device: Device) -> Self {
-        let (mut positions, mut segment) = (Vec::new(), Vec::new());
+        let (mut positions, mut segment, mut lengths) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
             let end = positions.len() + width as usize;
             for (number, &length) in (0..).zip(row) {
                 positions.extend(0..length as i64);
                 segment.extend(std::iter::repeat_n(number, length));
+                lengths.extend(std::iter::repeat_n(length as i64, length));
             }
             positions.resize(end, 0);
+            lengths.resize(end, 0);
             segment.resize(end, -1i64);
         }
         let tensor =
             |values: &[i64]| Tensor::from_slice(values).view([-1, width]).to_device(device);
-        Self { positions: tensor(&positions), segment: tensor(&segment) }
+        Self { positions: tensor(&positions), segment: tensor(&segment), lengths: tensor(&lengths) }
     }
 }
 
@@ -317,43 +106,46 @@ impl Trunk {
         let names = &variant.names;
         let weights = root.at(names.trunk);
         let shape = Shape::resolve(raw, variant)?;
-        let (theta, scaling) = raw.rope()?;
-        let epsilon = raw.rms_norm_eps;
+        let layers = weights.at(names.layers);
         let blocks = (0..shape.layers)
-            .map(|i| {
-                let layer = weights.at(names.layers).at(i);
-                let norm = |key| RmsNorm::load(&layer.at(key), shape.hidden, epsilon);
-                Ok(Block {
-                    attention_norm: norm(names.attention_norm),
-                    attention: Attention::load(&layer.at(names.attention), raw, &shape, names),
-                    feed_forward_norm: norm(names.feed_forward_norm),
-                    feed_forward: FeedForward::load(
-                        &layer.at(names.feed_forward),
-                        raw,
-                        &shape,
-                        names,
-                    )?,
-                })
-            })
+            .map(|i| Block::load(&layers.at(i), raw, &shape, names, i))
             .collect::<Result<_, ModelError>>()?;
+        let table = |key, rows| {
+            Embedding::load(&weights.at(key), rows, shape.hidden, raw.initializer_range)
+        };
+        let embeddings = table(names.embeddings, raw.vocab_size);
+        let device = weights.source().device();
         Ok(Self {
-            embeddings: Embedding::load(
-                &weights.at(names.embeddings),
-                raw.vocab_size,
-                shape.hidden,
-                raw.initializer_range,
-            ),
+            embedding_scale: shape.embedding_scale_in(embeddings.weight.kind()),
+            embeddings,
+            positions: shape.learned_positions.map(|rows| table(names.positions, rows)),
             blocks,
-            norm: RmsNorm::load(&weights.at(names.norm), shape.hidden, epsilon),
-            rope: Rope::new(shape.head_dim, theta, scaling, weights.source().device()),
+            norm: norm(&weights.at(names.norm), shape.hidden, raw.norm_eps, shape.norm),
+            ropes: shape.ropes.iter().map(|spec| Rope::new(spec, device)).collect(),
             shape,
         })
     }
 
-    /// Embeddings `[.., H]` of ids `[..]`.
-    fn embed(&self, ids: &Tensor) -> Tensor {
-        let x = self.embeddings.forward(ids);
-        if self.shape.embedding_scale == 1. { x } else { x * self.shape.embedding_scale }
+    /// Embeddings `[.., H]` of ids `[..]` at positions of the same size, or of a size that broadcasts.
+    fn embed(&self, ids: &Tensor, positions: &Tensor, pass: Pass) -> Tensor {
+        let mut x = self.embeddings.forward(ids);
+        if self.embedding_scale != 1. {
+            x *= self.embedding_scale;
+        }
+        if let Some(table) = &self.positions {
+            x += table.forward(positions);
+        }
+        dropout(x, self.shape.embedding_dropout, pass.dropout)
+    }
+
+    /// The angles of each rotary embedding at positions in sequences of these lengths.
+    fn angles(&self, positions: &Tensor, lengths: &Tensor, kind: Kind) -> Vec<Angles> {
+        self.ropes.iter().map(|rope| rope.angles(positions, lengths, kind)).collect()
+    }
+
+    /// True if a position's angles depend on the length of its sequence.
+    fn by_length(&self) -> bool {
+        self.ropes.iter().any(Rope::by_length)
     }
 
     /// Last hidden states `[B, T, H]`; `keep` is given each layer's keys and values.
@@ -363,8 +155,7 @@ impl Trunk {
         pass: Pass,
         mut keep: impl FnMut(usize, &[Tensor; 2]),
     ) -> Result<Tensor, LmError> {
-        let mut x = self.embed(input.ids());
-        let (kind, device) = (x.kind(), x.device());
+        let (kind, device) = (self.embeddings.weight.kind(), input.ids().device());
         let width = input.ids().size()[1];
         // Right padding is never seen by what precedes it, so causality alone is enough and all
         // rows count alike. Left padding shifts the rows and has to be hidden.
@@ -378,7 +169,15 @@ impl Trunk {
         } else {
             columns.shallow_clone()
         };
-        let angles = self.rope.angles(&positions, kind);
+        let mut x = self.embed(input.ids(), &positions, pass);
+        let lengths = match &packed {
+            Some(packed) => packed.lengths.shallow_clone(),
+            None if self.by_length() => {
+                input.mask().to_kind(Kind::Int64).sum_dim_intlist(1, true, Kind::Int64)
+            }
+            None => positions.shallow_clone(),
+        };
+        let all = self.angles(&positions, &lengths, kind);
         let bias = |window: Option<i64>| {
             let distance = columns.unsqueeze(1) - &columns;
             let mut seen = distance.ge(0);
@@ -408,17 +207,19 @@ impl Trunk {
                 }
                 None => plain.as_ref().map_or(Visible::Causal, Visible::Bias),
             };
+            let angles = block.angles(&all);
             x = match pass.activations {
                 Activations::Keep => {
-                    let (x, kv) = block.forward(&x, &angles, &visible, pass);
+                    let (x, kv) = block.forward(&x, angles, &visible, pass);
                     keep(i, &kv);
                     x
                 }
                 Activations::Recompute => {
-                    let (angles, bias) = (angles.handle(), visible.bias().map(Tensor::handle));
+                    let angles = angles.map(Shallow::handle);
+                    let bias = visible.bias().map(Tensor::handle);
                     recompute(block, &[&x], move |block, inputs| {
                         let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
-                        block.forward(&inputs[0], &angles, &visible, pass).0
+                        block.forward(&inputs[0], angles.as_ref(), &visible, pass).0
                     })?
                 }
             };
@@ -459,8 +260,9 @@ impl Trunk {
         if rows::serve(self.embeddings.weight.kind(), self.embeddings.weight.device(), pass) {
             return Ok(self.step_rows(cache, tokens, pass));
         }
-        let mut x = self.embed(&tokens.unsqueeze(1));
-        let angles = self.rope.angles(&cache.positions().unsqueeze(1), x.kind());
+        let positions = cache.positions().unsqueeze(1);
+        let mut x = self.embed(&tokens.unsqueeze(1), &positions, pass);
+        let all = self.angles(&positions, &(&positions + 1), x.kind());
         let mut biases: Vec<(Option<i64>, Option<Tensor>)> = Vec::new();
         for (i, block) in self.blocks.iter().enumerate() {
             let window = self.shape.windows[i];
@@ -469,9 +271,10 @@ impl Trunk {
                 biases.push((window, bias));
             }
             let bias = biases.iter().find(|(of, _)| *of == window).and_then(|(_, b)| b.as_ref());
-            let normed = block.attention_norm.forward(&x);
-            let mixed = block.attention.step(&normed, &angles, cache, i, bias, pass);
-            x = block.finish(&block.attention.o.onto(&x, &mixed, pass), pass);
+            let (normed, residual) = before(block.attention_norm.as_ref(), &x);
+            let angles = block.angles(&all);
+            let mixed = block.attention.step(&normed, angles, cache, i, bias, pass);
+            x = block.finish(&residual, &mixed, pass);
         }
         Ok(self.norm.forward(&x).squeeze_dim(1))
     }
@@ -502,7 +305,7 @@ impl Llama {
         source: Source<'_>,
         variant: &LlamaVariant,
     ) -> Result<Self, ModelError> {
-        let raw: RawConfig = config.parse(variant.defaults)?;
+        let raw = RawConfig::read(&config, variant)?;
         let trunk = Trunk::load(&source.root(), &raw, variant)?;
         let LlamaNames { trunk: path, embeddings, head, .. } = variant.names;
         let lm_head = if raw.tie_word_embeddings {
@@ -510,11 +313,14 @@ impl Llama {
             None
         } else {
             let std = raw.initializer_range;
-            let head = source.root().at(head);
+            // transformers 5 has one name for the heads of all.
+            let weights = [format!("{head}.weight"), "lm_head.weight".to_owned()];
+            let found = source.first_of(&[&weights[0], &weights[1]]);
+            let head = source.root().at(found.trim_end_matches(".weight"));
             Some(Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std))
         };
         let parameters = source.finish(harmless)?;
-        let spec = raw.spec(&trunk.embeddings.weight, config.ends()?);
+        let spec = raw.spec(&trunk.shape, &trunk.embeddings.weight, config.ends()?);
         check_ids(&spec)?;
         let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, trunk, lm_head })
@@ -531,9 +337,10 @@ impl Framed for Llama {
     }
 }
 
-/// Old checkpoints hold the rotary frequencies, which follow from the configuration.
+/// Old checkpoints hold the rotary frequencies, and masks of what is visible.
 fn harmless(name: &str) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
+    let buffers = ["rotary_emb.inv_freq", ".attn.bias", ".masked_bias", ".attention.bias"];
+    buffers.iter().any(|buffer| name.ends_with(buffer))
 }
 
 impl CausalLm for Llama {
@@ -542,6 +349,10 @@ impl CausalLm for Llama {
     }
 
     fn run_hidden(&self, run: &Branches, forward: Forward<'_>) -> Result<Tensor, LmError> {
+        if self.trunk.by_length() {
+            // A shared prompt's angles would depend on the response.
+            return Ok(run.from_rows(&self.hidden(&run.rows(self.spec())?, forward)?));
+        }
         self.trunk.forward_run(run, self.frame.adapters.resolve(forward)?)
     }
 }
@@ -576,12 +387,14 @@ impl DecoderLm for Llama {
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
+        let Shape { head_scale: scale, head_cap: cap, .. } = self.trunk.shape;
         Ok(match &self.lm_head {
-            Some(head) => head.vocab_head(1., pass),
+            Some(head) => VocabHead { cap, ..head.vocab_head(scale, pass) },
             None => VocabHead {
                 weight: self.trunk.embeddings.weight.shallow_clone(),
                 bias: None,
-                scale: 1.,
+                scale,
+                cap,
                 adapter: None,
             },
         })
@@ -613,7 +426,7 @@ impl LlamaClassifier {
         source: Source<'_>,
         variant: &LlamaVariant,
     ) -> Result<BuiltClassifier, ModelError> {
-        let raw: RawConfig = config.parse(variant.defaults)?;
+        let raw = RawConfig::read(config, variant)?;
         let trunk = Trunk::load(&source.root(), &raw, variant)?;
         let score = Linear::load(
             &source.root().at("score"),
@@ -622,7 +435,7 @@ impl LlamaClassifier {
             Bias::Absent,
             raw.initializer_range,
         );
-        let spec = raw.spec(&trunk.embeddings.weight, config.ends()?);
+        let spec = raw.spec(&trunk.shape, &trunk.embeddings.weight, config.ends()?);
         let parameters = source.finish(harmless)?;
         check_ids(&spec)?;
         let layers = Self { trunk, score, pad_id: raw.pad_token_id };

@@ -22,7 +22,9 @@ pub(crate) fn project<const N: usize>(
     count: RowCount,
     pass: Pass,
 ) -> [Tensor; N] {
-    let rows = RowLinear { norm: norm.map(RmsNorm::parts), count, ..RowLinear::default() };
+    let norm = norm.map(RmsNorm::parts);
+    let norm = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
+    let rows = RowLinear { norm, count, ..RowLinear::default() };
     let acting = layers.map(|layer| layer.acting(pass));
     let results = rows.apply(x, &acting.each_ref().map(|(weight, _)| *weight));
     let mut results = results.into_iter();
@@ -58,7 +60,7 @@ pub(crate) fn add(
 /// `act(gate(norm x)) · up(norm x)`; without a gate, `act(up(norm x))`.
 pub(crate) fn gated(
     x: &Tensor,
-    norm: &RmsNorm,
+    norm: Option<&RmsNorm>,
     gate: Option<&Linear>,
     up: &Linear,
     activation: Activation,
@@ -69,10 +71,10 @@ pub(crate) fn gated(
     if acting.iter().any(|(_, lora)| lora.is_some()) {
         return match gate {
             Some(gate) => {
-                let [gate, up] = project(x, Some(norm), [gate, up], count, pass);
+                let [gate, up] = project(x, norm, [gate, up], count, pass);
                 activation.apply(&gate) * up
             }
-            None => activation.apply(&project(x, Some(norm), [up], count, pass)[0]),
+            None => activation.apply(&project(x, norm, [up], count, pass)[0]),
         };
     }
     let [(first, _), (second, _)] = acting;
@@ -82,7 +84,9 @@ pub(crate) fn gated(
         Activation::Gelu => RowActivation::Gelu,
         Activation::GeluTanh => RowActivation::GeluTanh,
     });
-    let rows = RowLinear { norm: Some(norm.parts()), activation, count, ..RowLinear::default() };
+    let norm = norm.map(RmsNorm::parts);
+    let norm = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
+    let rows = RowLinear { norm, activation, count, ..RowLinear::default() };
     match gate {
         Some(_) => rows.gated(x, first, second),
         None => rows.apply(x, &[second]).remove(0),
@@ -119,9 +123,16 @@ impl PackedRows {
         Tensor::from_slice(&positions).to_device(self.ids.device())
     }
 
-    /// Attention within each row: `attend` takes queries, keys and values `[1, heads, T, D]` of a
-    /// row of T tokens, from `[N, heads, D]`, and returns `[1, heads, T, D]`; the result is `[N,
-    /// heads · D]`.
+    /// Tokens of the row of each token, int64 `[N]`.
+    pub(crate) fn row_lengths(&self) -> Tensor {
+        let each =
+            self.spans().flat_map(|(_, length)| std::iter::repeat_n(length, length as usize));
+        Tensor::from_slice(&each.collect::<Vec<i64>>()).to_device(self.ids.device())
+    }
+
+    /// Attention within each row: `attend` has queries, keys and values `[1, heads, T, D]` of a row
+    /// of T tokens, from `[N, heads, D]`, and gives `[1, heads, T, D]`; the result is
+    /// `[N, heads · D]`.
     pub(crate) fn attention(
         &self,
         qkv: [&Tensor; 3],

@@ -47,7 +47,8 @@ pub(crate) fn write_model(
     let mut tensors = TensorList::default();
     for (name, tensor) in parameters.iter() {
         if !of_adapter(name) {
-            tensors.push(name.to_owned(), tensor)?;
+            let transposed = parameters.is_transposed(name).then(|| tensor.tr());
+            tensors.push(name.to_owned(), transposed.as_ref().unwrap_or(tensor))?;
         }
     }
     let mut writer = FolderWriter::create(folder)?;

@@ -733,6 +733,7 @@ impl DecoderLm for T5 {
                 weight: self.shared.weight.shallow_clone(),
                 bias: None,
                 scale: self.shape.head_scale,
+                cap: None,
                 adapter: None,
             },
         })

@@ -205,13 +205,26 @@ impl<'a> Source<'a> {
         Ok(state.parameters)
     }
 
-    fn tensor(&self, name: String, shape: &[i64], init: Init, kind: Option<Kind>) -> Tensor {
+    fn tensor(
+        &self,
+        name: String,
+        shape: &[i64],
+        init: Init,
+        kind: Option<Kind>,
+        transposed: bool,
+    ) -> Tensor {
+        let reversed: Vec<i64> = shape.iter().rev().copied().collect();
+        let stored = if transposed { &reversed } else { shape };
         let tensor = match self.origin {
             Origin::Checkpoint(checkpoint) => {
-                self.placed(read_checked(checkpoint, &name, shape), kind)
+                let read = read_checked(checkpoint, &name, stored);
+                self.placed(
+                    read.map(|read| if transposed { read.tr().contiguous() } else { read }),
+                    kind,
+                )
             }
             Origin::Headers(checkpoint) => self.placed(
-                checked(checkpoint, &name, shape)
+                checked(checkpoint, &name, stored)
                     .map(|_| Tensor::zeros([], (Kind::Float, Device::Cpu)).expand(shape, false)),
                 None,
             ),
@@ -231,6 +244,9 @@ impl<'a> Source<'a> {
         state.used.insert(self.stored(&name).to_owned());
         if kind.is_none() {
             state.kinds.insert(kind_name(tensor.kind()));
+        }
+        if transposed {
+            state.parameters.transpose(&name);
         }
         state.parameters.insert(name, tensor.shallow_clone());
         tensor
@@ -278,7 +294,12 @@ impl<'a> TensorTree<'a> {
     /// The tensor `key` with this shape at this node. [`Source::finish`] reports it if it is
     /// missing or has another shape.
     pub fn tensor(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
-        self.source.tensor(self.at(key).path, shape, init, self.kind)
+        self.source.tensor(self.at(key).path, shape, init, self.kind, false)
+    }
+
+    /// The same of a matrix that the checkpoint has transposed.
+    pub(crate) fn transposed(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
+        self.source.tensor(self.at(key).path, shape, init, self.kind, true)
     }
 
     /// The path from the root, as in the checkpoint.

@@ -206,12 +206,37 @@ fn dropout_acts_when_asked() {
 #[test]
 fn configurations_that_cannot_be_honoured_are_refused() {
     for (name, field, value, want) in [
-        ("llama3", "model_type", json!("gpt2"), "unknown architecture `gpt2`"),
-        ("llama3", "model_type", json!("gpt2"), "LlamaForCausalLM"),
+        ("llama3", "model_type", json!("mamba"), "unknown architecture `mamba`"),
+        ("llama3", "model_type", json!("mamba"), "LlamaForCausalLM"),
         ("llama3", "architectures", json!(["LlamaForTokenClassification"]), "unknown architecture"),
         ("llama3", "architectures", json!(["LlamaForSequenceClassification"]), "is not a language"),
         ("llama3", "hidden_act", json!("tanhshrink"), "`hidden_act` is `tanhshrink`"),
-        ("llama31", "rope_scaling", json!({ "type": "yarn" }), "`yarn`, which is not supported"),
+        (
+            "llama31",
+            "rope_scaling",
+            json!({ "type": "spiral" }),
+            "`spiral`, which is not supported",
+        ),
+        (
+            "llama31",
+            "rope_scaling",
+            json!({ "type": "longrope" }),
+            "`rope_scaling.short_factor` is missing, expected 4 numbers",
+        ),
+        (
+            "gemma2",
+            "use_bidirectional_attention",
+            json!(true),
+            "`use_bidirectional_attention` is `true`",
+        ),
+        ("gpt2", "add_cross_attention", json!(true), "`add_cross_attention` is `true`"),
+        (
+            "smollm3",
+            "no_rope_layers",
+            json!([1]),
+            "`no_rope_layers` is 1, expected at least as many",
+        ),
+        ("phi3", "partial_rotary_factor", json!(0.9), "`head_dim` is 8 of which 0.9 is turned"),
         ("llama31", "rope_scaling", json!({ "type": "linear" }), "rope_scaling.factor"),
         ("llama3", "num_key_value_heads", json!(3), "a divisor of num_attention_heads"),
         ("llama3", "num_attention_heads", json!(0), "`num_attention_heads` is 0"),

@@ -10,8 +10,8 @@ use common::{
     spelled, spellings, split,
 };
 use rlaif_lm::{
-    Activations, CausalLm, Dropout, Forward, LmError, Padding, Policy, Room, SequenceClassifier,
-    TokenBatch, token_log_probs,
+    Activations, CausalLm, Dropout, Forward, Layout, LmError, Padding, Parameters, Policy, Room,
+    SequenceClassifier, TokenBatch, token_log_probs,
 };
 use rlaif_models::{Architecture, Classifier, LanguageModel, LoadOptions};
 use tch::{Kind, Tensor, no_grad};
@@ -47,16 +47,26 @@ fn causal_logits_and_hidden_states() {
             let d = close(name, &hidden, goldens.get("final_hidden"), TOLERANCE);
             let right = close(name, &logits, goldens.get("logits"), TOLERANCE);
             let left = no_grad(|| head.logits(&run(rows.clone(), Padding::Left)));
-            let left = close(name, &left, goldens.get("left.logits"), TOLERANCE);
+            let left = close(name, &left, goldens.logits("left"), TOLERANCE);
             let alone: Vec<_> =
                 rows.into_iter().map(|row| run(vec![row], Padding::Right)).collect();
             let alone = no_grad(|| head.logits(&Tensor::cat(&alone, 0)));
-            let alone = close(name, &alone, goldens.get("alone.logits"), TOLERANCE);
+            let alone = close(name, &alone, goldens.logits("alone"), TOLERANCE);
             println!(
                 "{name} {spelling}: hidden {d:.1e} right {right:.1e} left {left:.1e} alone {alone:.1e}"
             );
         }
     }
+}
+
+/// The gradient of a parameter as the checkpoint has it, which may be transposed.
+fn gradient(parameters: &Parameters, name: &str) -> Tensor {
+    // transformers 5 calls every head so.
+    let own = parameters
+        .get(name)
+        .map_or_else(|| name.replace("lm_head", "embed_out"), |_| name.to_owned());
+    let grad = parameters.get(&own).unwrap().grad();
+    if parameters.is_transposed(&own) { grad.tr() } else { grad }
 }
 
 /// Prompts and responses as a policy takes them.
@@ -109,9 +119,9 @@ fn response_log_probs_entropies_and_gradients() {
                 loss.backward();
                 let mut largest = 0f64;
                 for (parameter, want) in goldens.starting("grad.") {
-                    let tensor = policy.parameters().get(parameter).unwrap();
+                    let grad = gradient(policy.parameters(), parameter);
                     let what = format!("{name} {parameter} {activations:?}");
-                    largest = largest.max(close(&what, &tensor.grad(), want, TOLERANCE));
+                    largest = largest.max(close(&what, &grad, want, TOLERANCE));
                 }
                 for (_, tensor) in policy.parameters().iter() {
                     tensor.shallow_clone().zero_grad();
@@ -122,6 +132,34 @@ fn response_log_probs_entropies_and_gradients() {
                 );
             }
         }
+    }
+}
+
+/// Several sequences in one row see themselves alone; a prompt that is read once for several responses
+/// gives each what it gives it alone.
+#[test]
+fn packed_rows_and_shared_prompts() {
+    for name in CAUSAL {
+        let goldens = Goldens::read(&model(name));
+        let policy = load(&model(name));
+        let (prompts, responses) = batches(name, &policy, Padding::Right);
+        let want = goldens.get("response.log_probs");
+        let log_probs = |hidden: Tensor, responses: &TokenBatch, forward| {
+            let head = policy.head(forward).unwrap();
+            real(&token_log_probs(&head, &hidden, responses, 1.).unwrap().log_probs, responses)
+        };
+        no_grad(|| {
+            let forward = Forward { layout: Layout::Packed(40), ..Forward::default() };
+            let hidden = policy.response_hidden(&prompts, &responses, forward).unwrap();
+            let packed = close(name, &log_probs(hidden, &responses, forward), want, TOLERANCE);
+            let forward = Forward::default();
+            let twice = [responses.rows(), responses.rows()].concat();
+            let twice = TokenBatch::responses(twice, policy.spec()).unwrap();
+            let hidden = policy.branch_hidden(&prompts, &twice, forward).unwrap();
+            let want = Tensor::cat(&[want, want], 0);
+            let shared = close(name, &log_probs(hidden, &twice, forward), &want, TOLERANCE);
+            println!("{name}: packed {packed:.1e} shared {shared:.1e}");
+        });
     }
 }
 
@@ -158,7 +196,7 @@ fn t5_logits_and_hidden_states() {
                 .map(|(prompt, input)| run(vec![prompt], vec![input], Padding::Right).1)
                 .collect();
             let alone = no_grad(|| head.logits(&Tensor::cat(&alone, 0)));
-            let alone = close(name, &alone, goldens.get("alone.logits"), TOLERANCE);
+            let alone = close(name, &alone, goldens.logits("alone"), TOLERANCE);
             println!(
                 "{name} {spelling}: encoder {e:.1e} hidden {d:.1e} logits {right:.1e} alone {alone:.1e}"
             );
@@ -187,9 +225,9 @@ fn classifier_logits_and_gradients() {
                 loss(&logits, &goldens).backward();
                 let mut largest = 0f64;
                 for (parameter, want) in goldens.starting("grad.") {
-                    let tensor = classifier.parameters().get(parameter).unwrap();
+                    let grad = gradient(classifier.parameters(), parameter);
                     let what = format!("{name} {parameter} {activations:?}");
-                    largest = largest.max(close(&what, &tensor.grad(), want, TOLERANCE));
+                    largest = largest.max(close(&what, &grad, want, TOLERANCE));
                 }
                 for (_, tensor) in classifier.parameters().iter() {
                     tensor.shallow_clone().zero_grad();
@@ -205,7 +243,7 @@ fn classifier_logits_and_gradients() {
                     no_grad(|| run(&rows[i..=i], start, Padding::Right, keep))
                 })
                 .collect();
-            close(name, &Tensor::cat(&alone, 0), goldens.get("alone.logits"), TOLERANCE);
+            close(name, &Tensor::cat(&alone, 0), goldens.logits("alone"), TOLERANCE);
             if let Some(want) = goldens.find("probabilities").filter(|p| p.size()[1] > 1) {
                 let got = classifier.scheme().probabilities(goldens.get("logits"));
                 close(name, &got, want, 1e-6);

@@ -67,21 +67,29 @@ fn depth(goldens: &Goldens, prefix: &str) -> usize {
 fn decoder_only() {
     for name in CAUSAL.into_iter().chain(CAUSAL_CLASSIFIERS) {
         let goldens = Goldens::read(&model(name));
-        for layers in 0..=depth(&goldens, "hidden.") {
-            let mut fields = vec![("num_hidden_layers", layers.into())];
+        let normed = goldens.find("normed.0").is_some();
+        for layers in 0..=depth(&goldens, if normed { "normed." } else { "hidden." }) {
+            let field = if name.starts_with("gpt2") { "n_layer" } else { "num_hidden_layers" };
+            let mut fields = vec![(field, layers.into())];
             if goldens.find("response_ids").is_none() {
-                // A classifier's trunk, under an unused head.
-                fields.push(("architectures", vec!["LlamaForCausalLM"].into()));
+                // A classifier's trunk, under a head that is not asked for.
+                fields.push(("architectures", Value::Null));
                 fields.push(("tie_word_embeddings", true.into()));
             }
             let cut = Cut::new(name, &fields, |weight| {
                 weight != "score.weight"
                     && layer(weight, "layers.").is_none_or(|layer| layer < layers)
+                    && layer(weight, "transformer.h.").is_none_or(|layer| layer < layers)
             });
             let policy = cut.language_model();
             let Architecture::DecoderOnly(causal) = policy.architecture() else { panic!("{name}") };
-            let want = goldens.get(&format!("hidden.{layers}"));
-            let want = cut.rms_norm(want, "model.norm.weight", "rms_norm_eps");
+            let want = match goldens.find(&format!("normed.{layers}")) {
+                Some(normed) => normed.shallow_clone(),
+                None => {
+                    let want = goldens.get(&format!("hidden.{layers}"));
+                    cut.rms_norm(want, "model.norm.weight", "rms_norm_eps")
+                }
+            };
             for padding in [Padding::Right, Padding::Left] {
                 let rows = goldens.rows("right");
                 let batch = TokenBatch::collate(rows, policy.spec(), padding).unwrap();

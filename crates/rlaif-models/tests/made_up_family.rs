@@ -39,6 +39,7 @@ const VARIANT: LlamaVariant = LlamaVariant {
         feed_forward: "wide",
         feed_forward_layers: ["gate", "up", "down"],
         head: "readout",
+        ..LlamaNames::HUGGING_FACE
     },
     ..LlamaVariant::LLAMA
 };
@@ -159,8 +160,8 @@ fn without_its_row_it_is_unknown() {
     let folder = root.path().join("glimmer");
     let error = LanguageModel::load(&folder, LoadOptions::default()).unwrap_err().to_string();
     assert!(error.contains("unknown architecture `glimmer` (field `model_type`)"), "{error}");
-    // With it, the row is among the known families.
-    let config = Config::from_value(json!({ "model_type": "gpt2" }));
+    // With it, it is among those that are known.
+    let config = Config::from_value(json!({ "model_type": "mamba" }));
     let error = FAMILIES.of(&config).unwrap_err().to_string();
     assert!(error.contains("known: GlimmerWriter, GlimmerJudge (glimmer); T5For"), "{error}");
     let error = Classifier::load(&folder, options()).unwrap_err();

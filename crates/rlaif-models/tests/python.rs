@@ -68,6 +68,7 @@ fn language_models_go_to_transformers_and_back() {
         ("mistral", "causal"),
         ("qwen2-window", "causal"),
         ("qwen3", "causal"),
+        ("gpt2", "causal"),
         ("flan", "seq2seq"),
         ("t5-v1.0", "seq2seq"),
     ] {
@@ -102,7 +103,9 @@ fn classifiers_go_to_transformers_and_back() {
 
 #[test]
 fn adapters_go_to_peft_and_back() {
-    for (base, name, sort) in [("llama3", "llama3-b", "causal"), ("flan", "flan", "seq2seq")] {
+    for (base, name, sort) in
+        [("llama3", "llama3-b", "causal"), ("gpt2", "gpt2", "causal"), ("flan", "flan", "seq2seq")]
+    {
         let mut policy = load(&model(base));
         policy.adapters().load("default", &fixtures().join("adapters").join(name)).unwrap();
         let folder = tempfile::tempdir().unwrap();

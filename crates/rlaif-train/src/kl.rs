@@ -215,6 +215,7 @@ mod tests {
             weight: Tensor::eye(vocab, (Kind::Float, Device::Cpu)),
             bias: None,
             scale: 1.,
+            cap: None,
             adapter: None,
         }
     }

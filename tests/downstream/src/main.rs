@@ -87,7 +87,7 @@ impl DecoderLm for Bigrams {
 
     fn head(&self, _: Forward<'_>) -> Result<VocabHead, LmError> {
         let weight = self.head.shallow_clone();
-        Ok(VocabHead { weight, bias: None, scale: 1., adapter: None })
+        Ok(VocabHead { weight, bias: None, scale: 1., cap: None, adapter: None })
     }
 
     fn parameters(&self) -> &Parameters {

@@ -2,14 +2,18 @@
 
 use rlaif_lm::LmSpec;
 use serde::Deserialize;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::variant::{LlamaVariant, WindowRule};
+use super::variant::{
+    GateRule, LlamaVariant, NormPlaces, NormRule, Positions, Projections, QueryKeyNorm,
+    ScalingRule, WindowRule,
+};
 use crate::{
     config::{Config, check_layers, check_sizes, token_id},
     dimensions::Dimensions,
     error::ModelError,
     layers::Bias,
+    rope::{RawRope, RopeContext, RopeSpec},
 };
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks; an optional
@@ -19,28 +23,49 @@ pub(super) struct RawConfig {
     model_type: String,
     pub(super) vocab_size: i64,
     pub(super) hidden_size: i64,
-    pub(super) intermediate_size: i64,
+    intermediate_size: Option<i64>,
     num_hidden_layers: usize,
     num_attention_heads: i64,
     num_key_value_heads: Option<i64>,
     head_dim: Option<i64>,
     pub(super) hidden_act: String,
     max_position_embeddings: usize,
-    pub(super) rms_norm_eps: f64,
-    /// Older spelling: separate from `rope_scaling`.
-    rope_theta: f64,
+    pub(super) norm_eps: f64,
+    /// Older spelling: beside `rope_scaling`.
+    rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
+    rope_local_base_freq: Option<f64>,
+    /// Those of GPT-NeoX.
+    rotary_emb_base: Option<f64>,
+    rotary_pct: Option<f64>,
     rope_scaling: Option<RawRope>,
     /// Newer spelling: both in one section.
     rope_parameters: Option<RawRope>,
+    original_max_position_embeddings: Option<f64>,
+    no_rope_layers: Option<Vec<u8>>,
+    no_rope_layer_interval: Option<usize>,
     #[serde(default)]
     attention_bias: bool,
     #[serde(default)]
     mlp_bias: bool,
     attention_dropout: Option<f64>,
+    residual_dropout: Option<f64>,
+    embedding_dropout: Option<f64>,
     sliding_window: Option<i64>,
     use_sliding_window: Option<bool>,
     max_window_layers: Option<usize>,
+    sliding_window_pattern: Option<usize>,
     layer_types: Option<Vec<LayerType>>,
+    use_parallel_residual: Option<bool>,
+    scale_attn_weights: Option<bool>,
+    scale_attn_by_inverse_layer_idx: Option<bool>,
+    query_pre_attn_scalar: Option<f64>,
+    attn_logit_softcapping: Option<f64>,
+    final_logit_softcapping: Option<f64>,
+    embedding_multiplier: Option<f64>,
+    attention_multiplier: Option<f64>,
+    residual_multiplier: Option<f64>,
+    logits_scaling: Option<f64>,
     pub(super) tie_word_embeddings: bool,
     pub(super) initializer_range: f64,
     #[serde(default, deserialize_with = "token_id")]
@@ -49,24 +74,84 @@ pub(super) struct RawConfig {
     bos_token_id: Option<u32>,
 }
 
+/// Names that classes of transformers have for a field, and its name here.
+const NAMES: [(&str, &str); 14] = [
+    ("n_embd", "hidden_size"),
+    ("n_inner", "intermediate_size"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_head", "num_attention_heads"),
+    ("n_positions", "max_position_embeddings"),
+    ("activation_function", "hidden_act"),
+    ("hidden_activation", "hidden_act"),
+    ("layer_norm_epsilon", "norm_eps"),
+    ("layer_norm_eps", "norm_eps"),
+    ("rms_norm_eps", "norm_eps"),
+    ("attn_pdrop", "attention_dropout"),
+    ("resid_pdrop", "residual_dropout"),
+    ("hidden_dropout", "residual_dropout"),
+    ("embd_pdrop", "embedding_dropout"),
+];
+
 impl RawConfig {
-    /// Base of the rotary frequencies, and their scaling.
-    pub(super) fn rope(&self) -> Result<(f64, RopeScaling), ModelError> {
-        // transformers prefers the older name, and treats an empty section as absent.
+    pub(super) fn read(config: &Config, variant: &LlamaVariant) -> Result<Self, ModelError> {
+        let mut raw: Self = config.parse_renamed(variant.defaults, &NAMES)?;
+        if variant.norms == NormPlaces::BeforeParallel {
+            // GPT-NeoX has one field for both.
+            raw.embedding_dropout = raw.residual_dropout;
+        }
+        Ok(raw)
+    }
+
+    pub(super) fn intermediate_size(&self) -> i64 {
+        self.intermediate_size.unwrap_or(self.hidden_size.saturating_mul(4))
+    }
+
+    /// The rotary embeddings of layers with full and with sliding attention.
+    fn ropes(&self, variant: &LlamaVariant, head_dim: i64) -> Result<[RopeSpec; 2], ModelError> {
+        // transformers takes the older name first, and an empty section for none.
         let given =
             |rope: &Option<RawRope>| rope.clone().filter(|rope| *rope != RawRope::default());
         let rope = given(&self.rope_scaling).or_else(|| given(&self.rope_parameters));
-        let theta = rope.as_ref().and_then(|rope| rope.rope_theta).unwrap_or(self.rope_theta);
-        Ok((theta, RopeScaling::resolve(rope.as_ref(), self.max_position_embeddings)?))
+        let theta = self.rotary_emb_base.or(self.rope_theta).unwrap_or(10_000.);
+        let partial = match variant.positions {
+            Positions::Rotary { partial } => partial,
+            _ => 1.,
+        };
+        let context = RopeContext {
+            head_dim,
+            theta,
+            partial: self.rotary_pct.or(self.partial_rotary_factor).unwrap_or(partial),
+            positions: self.max_position_embeddings,
+            trained: self.original_max_position_embeddings,
+            old_longrope: variant.defaults == LlamaVariant::PHI3.defaults,
+        };
+        let local = self.rope_local_base_freq.unwrap_or(theta);
+        let by_type = self.rope_local_base_freq.is_some()
+            || rope.as_ref().is_some_and(|rope| {
+                rope.full_attention.is_some() || rope.sliding_attention.is_some()
+            });
+        let nested = |section: fn(&RawRope) -> &Option<Box<RawRope>>| {
+            rope.as_ref().and_then(|rope| section(rope).as_deref())
+        };
+        let full = nested(|rope| &rope.full_attention);
+        let whole = rope.as_ref().filter(|_| full.is_none());
+        let full = RopeSpec::resolve(full.or(whole), &context)?;
+        let sliding = if by_type {
+            let sliding = nested(|rope| &rope.sliding_attention);
+            RopeSpec::resolve(sliding, &RopeContext { theta: local, ..context })?
+        } else {
+            full.clone()
+        };
+        Ok([full, sliding])
     }
 
-    /// Facts about the model with these embeddings; `eos_ids` end a response.
-    pub(super) fn spec(&self, embeddings: &Tensor, eos_ids: Vec<u32>) -> LmSpec {
+    /// The model with these embeddings, as algorithms see it; `eos_ids` end a response.
+    pub(super) fn spec(&self, shape: &Shape, embeddings: &Tensor, eos_ids: Vec<u32>) -> LmSpec {
         LmSpec {
             model_type: self.model_type.clone(),
             hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
-            context: Some(self.max_position_embeddings),
+            context: Some(shape.context),
             pad_id: self.pad_token_id.or(eos_ids.first().copied()).unwrap_or(0),
             eos_ids,
             bos_id: self.bos_token_id,
@@ -84,90 +169,48 @@ enum LayerType {
     SlidingAttention,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-struct RawRope {
-    rope_type: Option<String>,
-    /// In checkpoints from before mid-2024; later ones may have both.
-    #[serde(rename = "type")]
-    old_type: Option<String>,
-    rope_theta: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
-}
-
-/// Scaling of rotary frequencies for contexts longer than that of the initial training.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum RopeScaling {
-    None,
-    /// All frequencies divided by `factor`.
-    Linear {
-        factor: f64,
-    },
-    /// Low frequencies divided by `factor`, high ones kept, a smooth transition between.
-    Llama3 {
-        factor: f64,
-        low: f64,
-        high: f64,
-        context: f64,
-    },
-}
-
-impl RopeScaling {
-    /// `trained` is the context by default, if the section does not give one.
-    fn resolve(rope: Option<&RawRope>, trained: usize) -> Result<Self, ModelError> {
-        let Some(rope) = rope else { return Ok(Self::None) };
-        let need = |field: &'static str, value: Option<f64>| {
-            value.filter(|value| *value > 0.).ok_or_else(|| ModelError::BadField {
-                field,
-                found: value.map_or("missing".to_owned(), |v| v.to_string()),
-                expected: "a positive number beside this rope_type".to_owned(),
-            })
-        };
-        Ok(match rope.rope_type.as_deref().or(rope.old_type.as_deref()) {
-            None | Some("default") => Self::None,
-            Some("linear") => Self::Linear { factor: need("rope_scaling.factor", rope.factor)? },
-            Some("llama3") => Self::Llama3 {
-                factor: need("rope_scaling.factor", rope.factor)?,
-                low: need("rope_scaling.low_freq_factor", rope.low_freq_factor)?,
-                high: need("rope_scaling.high_freq_factor", rope.high_freq_factor)?,
-                context: need(
-                    "rope_scaling.original_max_position_embeddings",
-                    rope.original_max_position_embeddings.or(Some(trained as f64)),
-                )?,
-            },
-            Some(other) => {
-                return Err(ModelError::UnsupportedField {
-                    field: "rope_scaling.rope_type",
-                    found: other.to_owned(),
-                    supported: "default, linear, llama3",
-                });
-            }
-        })
-    }
-}
-
-/// Far above that of any model: rotary frequencies are computed before the weights are compared
-/// with it.
-const MAX_HEAD_DIM: i64 = 1 << 16;
-
-/// The resolved configuration of the trunk, without optional fields.
+/// The resolved settings of the trunk; nothing is optional any more.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) hidden: i64,
+    pub(super) inner: i64,
     pub(super) heads: i64,
     pub(super) kv_heads: i64,
     pub(super) head_dim: i64,
     pub(super) layers: usize,
-    /// The sliding window of each layer, if it has one.
+    /// Tokens of the longest sequence.
+    pub(super) context: usize,
+    /// The sliding window of each layer that has one.
     pub(super) windows: Vec<Option<i64>>,
+    /// The different rotary embeddings, and that of each layer that has one.
+    pub(super) ropes: Vec<RopeSpec>,
+    pub(super) rope_of: Vec<Option<usize>>,
+    /// Rows of the embeddings of positions, if there are some.
+    pub(super) learned_positions: Option<i64>,
+    /// Factor of the attention scores, for each layer.
+    pub(super) attention_scales: Vec<f64>,
+    /// Scores s become cap · tanh(s / cap).
+    pub(super) attention_cap: Option<f64>,
     pub(super) attention_dropout: f64,
+    pub(super) residual_dropout: f64,
+    pub(super) embedding_dropout: f64,
     pub(super) qkv_bias: Bias,
     pub(super) output_bias: Bias,
     pub(super) mlp_bias: Bias,
-    pub(super) norm_queries_and_keys: bool,
+    pub(super) norm: NormRule,
+    pub(super) norms: NormPlaces,
+    /// Attention and feed-forward layer read the same.
+    pub(super) parallel: bool,
+    pub(super) query_key_norm: QueryKeyNorm,
+    pub(super) projections: Projections,
+    pub(super) gate: GateRule,
+    pub(super) transposed: bool,
     pub(super) embedding_scale: f64,
+    pub(super) residual_scale: f64,
+    /// Factor of the hidden states before the head.
+    pub(super) head_scale: f64,
+    /// Logits l become cap · tanh(l / cap).
+    pub(super) head_cap: Option<f64>,
 }
 
 /// Sizes of the layers, for [`crate::Family::dimensions`].
@@ -175,7 +218,7 @@ pub(super) struct Shape {
 /// # Errors
 /// [`ModelError::Config`] and [`ModelError::BadField`] for an unsupported configuration.
 pub fn dimensions(config: &Config, variant: &LlamaVariant) -> Result<Dimensions, ModelError> {
-    let shape = Shape::resolve(&config.parse(variant.defaults)?, variant)?;
+    let shape = Shape::resolve(&RawConfig::read(config, variant)?, variant)?;
     Ok(Dimensions {
         hidden: shape.hidden,
         blocks: shape.layers,
@@ -187,61 +230,181 @@ pub fn dimensions(config: &Config, variant: &LlamaVariant) -> Result<Dimensions,
 
 impl Shape {
     pub(super) fn resolve(raw: &RawConfig, variant: &LlamaVariant) -> Result<Self, ModelError> {
-        let kv_heads = raw.num_key_value_heads.unwrap_or(raw.num_attention_heads);
+        let (hidden, layers) = (raw.hidden_size, raw.num_hidden_layers);
+        let heads = raw.num_attention_heads;
+        let kv_heads = raw.num_key_value_heads.unwrap_or(heads);
         check_sizes([
             ("vocab_size", raw.vocab_size),
-            ("hidden_size", raw.hidden_size),
-            ("intermediate_size", raw.intermediate_size),
-            ("num_attention_heads", raw.num_attention_heads),
+            ("hidden_size", hidden),
+            ("intermediate_size", raw.intermediate_size()),
+            ("num_attention_heads", heads),
             ("num_key_value_heads", kv_heads),
             ("head_dim", raw.head_dim.unwrap_or(1)),
+            (
+                "max_position_embeddings",
+                i64::try_from(raw.max_position_embeddings).unwrap_or(i64::MAX),
+            ),
         ])?;
-        check_layers("num_hidden_layers", raw.num_hidden_layers)?;
-        if raw.num_attention_heads % kv_heads != 0 {
+        check_layers("num_hidden_layers", layers)?;
+        if heads % kv_heads != 0 {
             return Err(bad("num_key_value_heads", kv_heads, "a divisor of num_attention_heads"));
         }
         let head_dim = match raw.head_dim.or(variant.head_dim) {
             Some(head_dim) => head_dim,
-            None if raw.hidden_size % raw.num_attention_heads == 0 => {
-                raw.hidden_size / raw.num_attention_heads
-            }
-            None => return Err(bad("hidden_size", raw.hidden_size, "a multiple of the heads")),
+            None if hidden % heads == 0 => hidden / heads,
+            None => return Err(bad("hidden_size", hidden, "a multiple of the heads")),
         };
-        if head_dim % 2 != 0 || head_dim > MAX_HEAD_DIM {
-            let expected = format!("even, for rotary positions, and at most {MAX_HEAD_DIM}");
-            return Err(bad("head_dim", head_dim, &expected));
+        if let Some(types) = &raw.layer_types
+            && types.len() < layers
+        {
+            let expected = format!("at least as many as num_hidden_layers, {layers}");
+            return Err(bad("layer_types", types.len() as i64, &expected));
         }
-        let window = match variant.window {
-            WindowRule::Never => None,
-            WindowRule::Given => raw.sliding_window,
-            WindowRule::Switched => {
-                raw.sliding_window.filter(|_| raw.use_sliding_window == Some(true))
+        let turned = raw.turned(variant)?;
+        let windows = raw.windows(variant, &turned);
+        let rotary = turned.iter().any(|turned| *turned);
+        let (mut ropes, mut context) = (Vec::new(), raw.max_position_embeddings);
+        if rotary {
+            let [full, sliding] = raw.ropes(variant, head_dim)?;
+            context = full.context(context);
+            if sliding == full {
+                ropes = vec![full];
+            } else {
+                ropes = vec![full, sliding];
             }
-        };
-        let windows = (0..raw.num_hidden_layers)
-            .map(|layer| {
-                let slides = match (&raw.layer_types, raw.max_window_layers) {
-                    (Some(types), _) => types.get(layer) == Some(&LayerType::SlidingAttention),
-                    (None, Some(first)) if variant.window != WindowRule::Given => layer >= first,
-                    _ => true,
-                };
-                window.filter(|_| slides)
-            })
+        }
+        let slides = raw.slides(variant, &turned);
+        let rope_of = turned
+            .iter()
+            .zip(&slides)
+            .map(|(turned, slides)| turned.then_some(usize::from(*slides && ropes.len() > 1)))
             .collect();
+        let root = |size: f64| size.powf(-0.5);
+        let mut attention_scales = vec![root(head_dim as f64); layers];
+        let (mut embedding_scale, mut residual_scale, mut head_scale) =
+            ((variant.embedding_scale)(hidden), 1., 1.);
+        let (mut attention_cap, mut head_cap) = (None, None);
+        match variant.scaling {
+            ScalingRule::Plain => {}
+            ScalingRule::Gpt2 => {
+                for (i, scale) in attention_scales.iter_mut().enumerate() {
+                    if raw.scale_attn_weights == Some(false) {
+                        *scale = 1.;
+                    }
+                    if raw.scale_attn_by_inverse_layer_idx == Some(true) {
+                        *scale /= (i + 1) as f64;
+                    }
+                }
+            }
+            ScalingRule::Gemma { attention_cap: capped } => {
+                if let Some(size) = raw.query_pre_attn_scalar {
+                    attention_scales.fill(root(size));
+                }
+                attention_cap = raw.attn_logit_softcapping.filter(|_| capped);
+                head_cap = raw.final_logit_softcapping;
+            }
+            ScalingRule::Granite => {
+                attention_scales.fill(raw.attention_multiplier.unwrap_or(1.));
+                embedding_scale = raw.embedding_multiplier.unwrap_or(1.);
+                residual_scale = raw.residual_multiplier.unwrap_or(1.);
+                head_scale = raw.logits_scaling.unwrap_or(1.).recip();
+            }
+        }
         Ok(Self {
-            hidden: raw.hidden_size,
-            heads: raw.num_attention_heads,
+            hidden,
+            inner: raw.intermediate_size(),
+            heads,
             kv_heads,
             head_dim,
-            layers: raw.num_hidden_layers,
+            layers,
+            context,
             windows,
+            ropes,
+            rope_of,
+            learned_positions: (variant.positions == Positions::Learned)
+                .then_some(raw.max_position_embeddings as i64),
+            attention_scales,
+            attention_cap,
             attention_dropout: raw.attention_dropout.unwrap_or(0.),
+            residual_dropout: raw.residual_dropout.unwrap_or(0.),
+            embedding_dropout: raw.embedding_dropout.unwrap_or(0.),
             qkv_bias: variant.qkv_bias.resolve(raw.attention_bias),
             output_bias: variant.output_bias.resolve(raw.attention_bias),
             mlp_bias: variant.mlp_bias.resolve(raw.mlp_bias),
-            norm_queries_and_keys: variant.norm_queries_and_keys,
-            embedding_scale: (variant.embedding_scale)(raw.hidden_size),
+            norm: variant.norm,
+            norms: variant.norms,
+            parallel: variant.norms == NormPlaces::BeforeParallel
+                && raw.use_parallel_residual != Some(false),
+            query_key_norm: variant.query_key_norm,
+            projections: variant.projections,
+            gate: variant.gate,
+            transposed: variant.transposed,
+            embedding_scale,
+            residual_scale,
+            head_scale,
+            head_cap,
         })
+    }
+
+    /// The factor on embeddings of this kind: transformers holds Gemma's as a number of the kind.
+    pub(super) fn embedding_scale_in(&self, kind: Kind) -> f64 {
+        Tensor::from(self.embedding_scale).to_kind(kind).double_value(&[])
+    }
+}
+
+impl RawConfig {
+    /// The layers that turn queries and keys.
+    fn turned(&self, variant: &LlamaVariant) -> Result<Vec<bool>, ModelError> {
+        let layers = self.num_hidden_layers;
+        Ok(match (variant.positions, &self.no_rope_layers) {
+            (Positions::Learned, _) => vec![false; layers],
+            (Positions::Rotary { .. }, _) => vec![true; layers],
+            (Positions::RotaryInSome, Some(list)) if list.len() >= layers => {
+                list[..layers].iter().map(|turned| *turned != 0).collect()
+            }
+            (Positions::RotaryInSome, Some(list)) => {
+                let expected = format!("at least as many as num_hidden_layers, {layers}");
+                return Err(bad("no_rope_layers", list.len() as i64, &expected));
+            }
+            (Positions::RotaryInSome, None) => {
+                let interval = self.no_rope_layer_interval.unwrap_or(4);
+                if interval == 0 {
+                    return Err(bad("no_rope_layer_interval", 0, "at least 1"));
+                }
+                (1..=layers).map(|layer| layer % interval != 0).collect()
+            }
+        })
+    }
+
+    /// The layers whose attention is called sliding, in a window or not.
+    fn slides(&self, variant: &LlamaVariant, turned: &[bool]) -> Vec<bool> {
+        (0..self.num_hidden_layers)
+            .map(|layer| match (&self.layer_types, variant.window) {
+                (_, WindowRule::Never) => false,
+                (Some(types), _) => types.get(layer) == Some(&LayerType::SlidingAttention),
+                (None, WindowRule::Switched) => {
+                    self.max_window_layers.is_none_or(|first| layer >= first)
+                }
+                (None, WindowRule::Pattern(pattern)) => {
+                    let pattern = self.sliding_window_pattern.unwrap_or(pattern);
+                    pattern == 0 || (layer + 1) % pattern != 0
+                }
+                (None, WindowRule::WithoutRotary) => turned.get(layer) == Some(&false),
+                (None, WindowRule::Given) => true,
+            })
+            .collect()
+    }
+
+    fn windows(&self, variant: &LlamaVariant, turned: &[bool]) -> Vec<Option<i64>> {
+        let window = match variant.window {
+            WindowRule::Never => None,
+            WindowRule::Given | WindowRule::Pattern(_) => self.sliding_window,
+            WindowRule::Switched | WindowRule::WithoutRotary => {
+                self.sliding_window.filter(|_| self.use_sliding_window == Some(true))
+            }
+        };
+        let slides = self.slides(variant, turned);
+        slides.into_iter().map(|slides| window.filter(|_| slides)).collect()
     }
 }
 

@@ -2,56 +2,93 @@
 
 use rlaif_lm::{KvCache, LmError, TokenBatch};
 use rlaif_torch::{RowAttention, RowCount};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
-use super::{Attention, Block, Trunk};
+use super::{
+    Trunk,
+    attention::{Attention, Inputs, Made},
+    block::Block,
+    feed_forward::Gate,
+};
 use crate::{
     adapter::Pass,
-    layers::hide,
+    layers::{Linear, Norm, RmsNorm},
+    rope::Angles,
     rows::{self, PackedRows},
 };
 
+/// The rows that a layer behind this norm reads, and the norm if the layer takes it in.
+fn before<'a>(norm: Option<&'a Norm>, x: &Tensor) -> (Tensor, Option<&'a RmsNorm>) {
+    match norm {
+        None => (x.shallow_clone(), None),
+        Some(Norm::Rms(norm)) => (x.shallow_clone(), Some(norm)),
+        Some(Norm::Layer(norm)) => (norm.forward(x), None),
+    }
+}
+
 impl Attention {
-    /// Rotated queries, rotated keys and values of the normed rows, each `[M, heads, D]`.
+    /// Turned queries, turned keys and values of the rows `x` before their norm, each `[M, heads, D]`.
     fn project_rows(
         &self,
         x: &Tensor,
-        block: &Block,
-        angles: &(Tensor, Tensor),
+        norm: Option<&Norm>,
+        angles: Option<&Angles>,
         count: RowCount,
         pass: Pass,
     ) -> [Tensor; 3] {
-        let qkv = [&self.q, &self.k, &self.v];
-        let [q, k, v] = rows::project(x, Some(&block.attention_norm), qkv, count, pass);
-        let heads = |x: &Tensor, heads| x.view([-1, heads, self.head_dim]);
-        let (mut q, mut k) = (heads(&q, self.heads), heads(&k, self.kv_heads));
-        if let Some((q_norm, k_norm)) = &self.norms {
-            q = q_norm.forward(&q);
-            k = k_norm.forward(&k);
-        }
-        let turn = |x: &Tensor| rlaif_torch::rope(x, &angles.0, &angles.1);
-        [turn(&q), turn(&k), heads(&v, self.kv_heads)]
+        let (x, norm) = before(norm, x);
+        let made = match &self.inputs {
+            Inputs::Apart([q, k, v]) => {
+                Made::Apart(rows::project(&x, norm, [q, k, v], count, pass))
+            }
+            Inputs::Fused { layer, by_head } => {
+                let [all] = rows::project(&x, norm, [layer], count, pass);
+                Made::Fused { all, by_head: *by_head }
+            }
+        };
+        self.heads_of(made, angles)
     }
 }
 
 impl Block {
-    /// Output projection and feed-forward layer, with their residual connections.
-    fn finish_rows(&self, x: &Tensor, mixed: &Tensor, count: RowCount, pass: Pass) -> Tensor {
-        let x = rows::add(x, mixed, &self.attention.o, count, pass);
-        let layer = &self.feed_forward;
-        let norm = &self.feed_forward_norm;
-        let (gate, activation) = (Some(&layer.gate), layer.activation);
-        let inner = rows::gated(&x, norm, gate, &layer.up, activation, count, pass);
-        rows::add(&x, &inner, &layer.down, count, pass)
+    /// `x` and what `layer` makes of `inner`.
+    fn add_rows(
+        &self,
+        x: &Tensor,
+        layer: &Linear,
+        inner: &Tensor,
+        post: Option<&Norm>,
+        count: RowCount,
+        pass: Pass,
+    ) -> Tensor {
+        if post.is_none() && self.residual_scale == 1. {
+            return rows::add(x, inner, layer, count, pass);
+        }
+        let [y] = rows::project(inner, None, [layer], count, pass);
+        x + self.scaled(post.map_or(y.shallow_clone(), |norm| norm.forward(&y)))
     }
-}
 
-/// The bias that hides all but the last `window` keys up to each query, `[1, 1, T, T]`.
-fn window_bias(length: i64, window: i64, like: &Tensor) -> Tensor {
-    let columns = Tensor::arange(length, (Kind::Int64, like.device()));
-    let distance = columns.unsqueeze(1) - &columns;
-    let seen = distance.ge(0).logical_and(&distance.lt(window));
-    hide(&seen, like.kind()).view([1, 1, length, length])
+    /// Output projection and feed-forward layer, with their residuals.
+    fn finish_rows(&self, x: &Tensor, mixed: &Tensor, count: RowCount, pass: Pass) -> Tensor {
+        let post = self.attention_post_norm.as_ref();
+        let mid = self.add_rows(x, &self.attention.o, mixed, post, count, pass);
+        let layer = &self.feed_forward;
+        let read = if self.parallel { x } else { &mid };
+        let (read, norm) = before(self.feed_forward_norm.as_ref(), read);
+        let activation = layer.activation;
+        let inner = match &layer.gate {
+            Gate::Apart(gate) => {
+                rows::gated(&read, norm, Some(gate), &layer.up, activation, count, pass)
+            }
+            Gate::Absent => rows::gated(&read, norm, None, &layer.up, activation, count, pass),
+            Gate::Fused => {
+                let [both] = rows::project(&read, norm, [&layer.up], count, pass);
+                layer.gated(&both)
+            }
+        };
+        let post = self.feed_forward_post_norm.as_ref();
+        self.add_rows(&mid, &layer.down, &inner, post, count, pass)
+    }
 }
 
 impl Trunk {
@@ -63,11 +100,15 @@ impl Trunk {
     ) -> Result<(), LmError> {
         let packed = PackedRows::new(tokens);
         if packed.ids.numel() > 0 {
-            let mut x = self.embed(&packed.ids);
-            let angles = self.rope.angles(&packed.positions(), x.kind());
+            let positions = packed.positions();
+            let mut x = self.embed(&packed.ids, &positions, pass);
+            // A token follows, at the least.
+            let lengths = packed.row_lengths() + 1;
+            let angles = self.angles(&positions, &lengths, x.kind());
             for (i, block) in self.blocks.iter().enumerate() {
-                let layer = &block.attention;
-                let [q, k, v] = layer.project_rows(&x, block, &angles, RowCount::Many, pass);
+                let (layer, norm) = (&block.attention, block.attention_norm.as_ref());
+                let angles = block.angles(&angles);
+                let [q, k, v] = layer.project_rows(&x, norm, angles, RowCount::Many, pass);
                 cache.layers().fill_packed(
                     i,
                     &k.flatten(1, 2),
@@ -78,20 +119,8 @@ impl Trunk {
                     // No prediction is needed here: the last layer only stores its keys and values.
                     break;
                 }
-                let grouped = layer.heads != layer.kv_heads;
-                let mixed = packed.attention([&q, &k, &v], |[q, k, v], length| {
-                    let window = self.shape.windows[i].filter(|&window| window < length);
-                    let bias = window.map(|window| window_bias(length, window, &q));
-                    Tensor::scaled_dot_product_attention(
-                        &q,
-                        &k,
-                        &v,
-                        bias.as_ref(),
-                        0.,
-                        bias.is_none(),
-                        layer.scale(),
-                        grouped,
-                    )
+                let mixed = packed.attention([&q, &k, &v], |[q, k, v], _| {
+                    layer.mix_row([&q, &k, &v], self.shape.windows[i])
                 });
                 x = block.finish_rows(&x, &mixed, RowCount::Many, pass);
             }
@@ -103,24 +132,56 @@ impl Trunk {
     pub(super) fn step_rows(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Tensor {
         let lengths: Vec<i64> =
             cache.layers().lengths().iter().map(|&length| length as i64 + 1).collect();
-        let mut x = self.embed(tokens);
-        let angles = self.rope.angles(cache.positions(), x.kind());
+        let mut x = self.embed(tokens, cache.positions(), pass);
+        let angles = self.angles(cache.positions(), &(cache.positions() + 1), x.kind());
         for (i, block) in self.blocks.iter().enumerate() {
-            let layer = &block.attention;
-            let [q, k, v] = layer.project_rows(&x, block, &angles, RowCount::Few, pass);
-            let (keys, values) = cache.layers().held(i);
-            let attention = RowAttention {
-                keys,
-                values,
-                lengths: &lengths,
-                scale: layer.scale(),
-                window: self.shape.windows[i],
-                bias: None,
+            let (layer, norm) = (&block.attention, block.attention_norm.as_ref());
+            let angles = block.angles(&angles);
+            let [q, k, v] = layer.project_rows(&x, norm, angles, RowCount::Few, pass);
+            let window = self.shape.windows[i];
+            let mixed = if layer.scores.cap.is_some() {
+                layer.step_capped(cache, i, [&q, &k, &v], &lengths, window)
+            } else {
+                let (keys, values) = cache.layers().held(i);
+                let attention = RowAttention {
+                    keys,
+                    values,
+                    lengths: &lengths,
+                    scale: layer.scores.scale,
+                    window,
+                    bias: None,
+                };
+                let new = (k.flatten(1, 2), v.flatten(1, 2));
+                attention.apply(&q.flatten(1, 2), Some((&new.0, &new.1)))
             };
-            let new = (k.flatten(1, 2), v.flatten(1, 2));
-            let mixed = attention.apply(&q.flatten(1, 2), Some((&new.0, &new.1)));
             x = block.finish_rows(&x, &mixed, RowCount::Few, pass);
         }
         self.norm.forward(&x)
+    }
+}
+
+impl Attention {
+    /// Attention of one more token per row where scores have a cap, which the fused operation has not: each
+    /// row by itself, so that it does not depend on the others.
+    fn step_capped(
+        &self,
+        cache: &mut KvCache,
+        layer: usize,
+        [q, k, v]: [&Tensor; 3],
+        lengths: &[i64],
+        window: Option<i64>,
+    ) -> Tensor {
+        let (keys, values) = cache.append(layer, &k.unsqueeze(1), &v.unsqueeze(1));
+        let rows: Vec<Tensor> = (0i64..)
+            .zip(lengths)
+            .map(|(row, &length)| {
+                let seen = window.map_or(length, |window| window.min(length));
+                let part = |x: &Tensor| x.narrow(0, row, 1).narrow(2, length - seen, seen);
+                let q = q.narrow(0, row, 1).transpose(0, 1).unsqueeze(0);
+                let mixed = self.mix_row([&q, &part(&keys), &part(&values)], None);
+                mixed.reshape([1, self.heads * self.head_dim])
+            })
+            .collect();
+        Tensor::cat(&rows, 0)
     }
 }

@@ -25,9 +25,23 @@ pub struct LlamaVariant {
     pub output_bias: BiasRule,
     /// Biases in the feed-forward layer.
     pub mlp_bias: BiasRule,
-    /// `true` if queries and keys are normed per head.
-    pub norm_queries_and_keys: bool,
-    /// The rule for the sliding window of attention.
+    /// The norms.
+    pub norm: NormRule,
+    /// Places of the norms of a block.
+    pub norms: NormPlaces,
+    /// Norms of queries and keys.
+    pub query_key_norm: QueryKeyNorm,
+    /// Tensors of queries, keys and values.
+    pub projections: Projections,
+    /// The feed-forward layer.
+    pub gate: GateRule,
+    /// True if checkpoints hold the weights of blocks as `[inputs, outputs]`.
+    pub transposed: bool,
+    /// Positional information.
+    pub positions: Positions,
+    /// Factors and caps that config.json names.
+    pub scaling: ScalingRule,
+    /// When attention has a sliding window.
     pub window: WindowRule,
     /// Size of a head if config.json does not state it; `None` divides the hidden size.
     pub head_dim: Option<i64>,
@@ -48,7 +62,95 @@ pub enum BiasRule {
     Absent,
 }
 
-/// Rule for the sliding window of attention, `sliding_window` tokens wide.
+/// The sort of the norms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormRule {
+    /// RMS norm, `w · x̂`.
+    Rms,
+    /// RMS norm, `(1 + w) · x̂`.
+    RmsPlusOne,
+    /// Layer norm with scale and shift.
+    Layer,
+}
+
+/// Places of the norms of a block, and the order of its two layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormPlaces {
+    /// Before attention and before the feed-forward layer.
+    Before,
+    /// After each of them, before the residual is added.
+    After,
+    /// Before and after.
+    Around,
+    /// Before; where `use_parallel_residual` in config.json is true, both layers read the block's input.
+    BeforeParallel,
+}
+
+/// Norms of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    /// There are none.
+    Absent,
+    /// Each head by itself.
+    Heads,
+    /// All heads together.
+    Width,
+}
+
+/// Tensors of queries, keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projections {
+    /// A tensor for each.
+    Apart,
+    /// One tensor, first all queries, then keys, then values.
+    Fused,
+    /// One tensor, each head's query, key and value together.
+    FusedByHead,
+}
+
+/// The feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GateRule {
+    /// `down (act(gate x) · up x)`.
+    Apart,
+    /// The same, gate and up in one tensor.
+    Fused,
+    /// `down act(up x)`.
+    Absent,
+}
+
+/// Positional information.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Positions {
+    /// Queries and keys are turned, the part `partial` of each head where config.json does not say.
+    Rotary {
+        /// Part of a head.
+        partial: f64,
+    },
+    /// Queries and keys are turned, except in each `no_rope_layer_interval`-th layer (or as
+    /// `no_rope_layers` says).
+    RotaryInSome,
+    /// Embeddings of positions.
+    Learned,
+}
+
+/// Factors and caps that config.json names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScalingRule {
+    /// Attention divides by the root of the head's size.
+    Plain,
+    /// `scale_attn_weights` and `scale_attn_by_inverse_layer_idx`.
+    Gpt2,
+    /// `query_pre_attn_scalar`, `final_logit_softcapping`, and if it is so `attn_logit_softcapping`.
+    Gemma {
+        /// Attention has a cap.
+        attention_cap: bool,
+    },
+    /// `embedding_multiplier`, `attention_multiplier`, `residual_multiplier` and `logits_scaling`.
+    Granite,
+}
+
+/// When attention has a sliding window of `sliding_window` tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowRule {
     /// Never.
@@ -57,6 +159,11 @@ pub enum WindowRule {
     Given,
     /// If `use_sliding_window` is true, from the layer `max_window_layers` on.
     Switched,
+    /// In every layer but each so-manieth (`sliding_window_pattern` in config.json counts before this
+    /// number), where `layer_types` does not say.
+    Pattern(usize),
+    /// If `use_sliding_window` is true, in the layers without rotary positions.
+    WithoutRotary,
 }
 
 /// Names of the tensors of a trunk.
@@ -66,6 +173,8 @@ pub struct LlamaNames {
     pub trunk: &'static str,
     /// The embeddings.
     pub embeddings: &'static str,
+    /// The embeddings of positions, where there are some.
+    pub positions: &'static str,
     /// The list of layers.
     pub layers: &'static str,
     /// The norm after the last layer.
@@ -74,15 +183,20 @@ pub struct LlamaNames {
     pub attention_norm: &'static str,
     /// Attention.
     pub attention: &'static str,
-    /// Projections of attention to queries, keys and values, and of its output.
+    /// Projections of attention to queries, keys and values, and of its output. Where the first three are one
+    /// tensor, the first name is its name.
     pub projections: [&'static str; 4],
+    /// The norm after attention, where there is one.
+    pub attention_post_norm: &'static str,
     /// The norm before the feed-forward layer.
     pub feed_forward_norm: &'static str,
     /// The feed-forward layer.
     pub feed_forward: &'static str,
-    /// Its gate, up and down projections.
+    /// Its gate, its other way in, and its way out. The second name is that of gate and way in together.
     pub feed_forward_layers: [&'static str; 3],
-    /// The vocabulary head, if it has its own tensor.
+    /// The norm after the feed-forward layer, where there is one.
+    pub feed_forward_post_norm: &'static str,
+    /// The vocabulary head, where it has a tensor of its own.
     pub head: &'static str,
 }
 
@@ -91,16 +205,51 @@ impl LlamaNames {
     pub const HUGGING_FACE: Self = Self {
         trunk: "model",
         embeddings: "embed_tokens",
+        positions: "embed_positions",
         layers: "layers",
         norm: "norm",
         attention_norm: "input_layernorm",
         attention: "self_attn",
         projections: ["q_proj", "k_proj", "v_proj", "o_proj"],
+        attention_post_norm: "post_attention_layernorm",
         feed_forward_norm: "post_attention_layernorm",
         feed_forward: "mlp",
         feed_forward_layers: ["gate_proj", "up_proj", "down_proj"],
+        feed_forward_post_norm: "post_feedforward_layernorm",
         head: "lm_head",
     };
+
+    /// Those of GPT-2.
+    const GPT2: Self = Self {
+        trunk: "transformer",
+        embeddings: "wte",
+        positions: "wpe",
+        layers: "h",
+        norm: "ln_f",
+        attention_norm: "ln_1",
+        attention: "attn",
+        projections: ["c_attn", "", "", "c_proj"],
+        feed_forward_norm: "ln_2",
+        feed_forward: "mlp",
+        feed_forward_layers: ["", "c_fc", "c_proj"],
+        ..Self::HUGGING_FACE
+    };
+
+    /// Those of GPT-NeoX.
+    const GPT_NEOX: Self = Self {
+        trunk: "gpt_neox",
+        embeddings: "embed_in",
+        norm: "final_layer_norm",
+        attention: "attention",
+        projections: ["query_key_value", "", "", "dense"],
+        feed_forward_layers: ["", "dense_h_to_4h", "dense_4h_to_h"],
+        head: "embed_out",
+        ..Self::HUGGING_FACE
+    };
+
+    /// Those of models with norms around each layer.
+    const AROUND: Self =
+        Self { feed_forward_norm: "pre_feedforward_layernorm", ..Self::HUGGING_FACE };
 }
 
 impl LlamaVariant {
@@ -110,7 +259,14 @@ impl LlamaVariant {
         qkv_bias: BiasRule::Config,
         output_bias: BiasRule::Config,
         mlp_bias: BiasRule::Config,
-        norm_queries_and_keys: false,
+        norm: NormRule::Rms,
+        norms: NormPlaces::Before,
+        query_key_norm: QueryKeyNorm::Absent,
+        projections: Projections::Apart,
+        gate: GateRule::Apart,
+        transposed: false,
+        positions: Positions::Rotary { partial: 1. },
+        scaling: ScalingRule::Plain,
         window: WindowRule::Never,
         head_dim: None,
         embedding_scale: |_| 1.,
@@ -141,11 +297,102 @@ impl LlamaVariant {
     pub const QWEN3: Self = Self {
         defaults: "qwen3",
         mlp_bias: BiasRule::Absent,
-        norm_queries_and_keys: true,
+        query_key_norm: QueryKeyNorm::Heads,
         window: WindowRule::Switched,
         head_dim: Some(128),
         ..Self::LLAMA
     };
+
+    /// GPT-2 and DistilGPT-2.
+    pub const GPT2: Self = Self {
+        defaults: "gpt2",
+        qkv_bias: BiasRule::Present,
+        output_bias: BiasRule::Present,
+        mlp_bias: BiasRule::Present,
+        norm: NormRule::Layer,
+        projections: Projections::Fused,
+        gate: GateRule::Absent,
+        transposed: true,
+        positions: Positions::Learned,
+        scaling: ScalingRule::Gpt2,
+        names: LlamaNames::GPT2,
+        ..Self::LLAMA
+    };
+
+    /// GPT-NeoX and Pythia.
+    pub const GPT_NEOX: Self = Self {
+        defaults: "gpt_neox",
+        mlp_bias: BiasRule::Present,
+        norm: NormRule::Layer,
+        norms: NormPlaces::BeforeParallel,
+        projections: Projections::FusedByHead,
+        gate: GateRule::Absent,
+        positions: Positions::Rotary { partial: 0.25 },
+        names: LlamaNames::GPT_NEOX,
+        ..Self::LLAMA
+    };
+
+    /// Gemma 2.
+    pub const GEMMA2: Self = Self {
+        defaults: "gemma2",
+        mlp_bias: BiasRule::Absent,
+        norm: NormRule::RmsPlusOne,
+        norms: NormPlaces::Around,
+        scaling: ScalingRule::Gemma { attention_cap: true },
+        window: WindowRule::Pattern(2),
+        head_dim: Some(256),
+        embedding_scale: |hidden| (hidden as f64).sqrt(),
+        names: LlamaNames::AROUND,
+        ..Self::LLAMA
+    };
+
+    /// Gemma 3, its text model.
+    pub const GEMMA3: Self = Self {
+        defaults: "gemma3_text",
+        query_key_norm: QueryKeyNorm::Heads,
+        // transformers reads the field, and does not apply it.
+        scaling: ScalingRule::Gemma { attention_cap: false },
+        window: WindowRule::Pattern(6),
+        ..Self::GEMMA2
+    };
+
+    /// Phi-3, Phi-3.5 and Phi-4.
+    pub const PHI3: Self = Self {
+        defaults: "phi3",
+        qkv_bias: BiasRule::Absent,
+        output_bias: BiasRule::Absent,
+        mlp_bias: BiasRule::Absent,
+        projections: Projections::Fused,
+        gate: GateRule::Fused,
+        window: WindowRule::Given,
+        names: LlamaNames {
+            projections: ["qkv_proj", "", "", "o_proj"],
+            feed_forward_layers: ["", "gate_up_proj", "down_proj"],
+            ..LlamaNames::HUGGING_FACE
+        },
+        ..Self::LLAMA
+    };
+
+    /// OLMo 2.
+    pub const OLMO2: Self = Self {
+        defaults: "olmo2",
+        mlp_bias: BiasRule::Absent,
+        norms: NormPlaces::After,
+        query_key_norm: QueryKeyNorm::Width,
+        ..Self::LLAMA
+    };
+
+    /// SmolLM3.
+    pub const SMOLLM3: Self = Self {
+        defaults: "smollm3",
+        positions: Positions::RotaryInSome,
+        window: WindowRule::WithoutRotary,
+        ..Self::LLAMA
+    };
+
+    /// Granite.
+    pub const GRANITE: Self =
+        Self { defaults: "granite", scaling: ScalingRule::Granite, ..Self::LLAMA };
 }
 
 impl BiasRule {

@@ -24,7 +24,7 @@ impl Block {
         let layer = &self.feed_forward;
         let norm = &self.feed_forward_norm;
         let (gate, activation) = (layer.gate.as_ref(), layer.activation);
-        let inner = rows::gated(x, norm, gate, &layer.wi, activation, count, pass);
+        let inner = rows::gated(x, Some(norm), gate, &layer.wi, activation, count, pass);
         rows::add(x, &inner, &layer.wo, count, pass)
     }
 }

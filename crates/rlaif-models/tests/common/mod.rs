@@ -10,7 +10,7 @@ use std::{
 use rlaif_lm::{EncodedTokens, EncoderStates, Padding, TokenBatch};
 use tch::{Kind, Tensor};
 
-pub(crate) const CAUSAL: [&str; 9] = [
+pub(crate) const CAUSAL: [&str; 17] = [
     "llama2",
     "llama3",
     "llama31",
@@ -20,9 +20,18 @@ pub(crate) const CAUSAL: [&str; 9] = [
     "qwen2",
     "qwen2-window",
     "qwen3",
+    "gpt2",
+    "gpt-neox",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "olmo2",
+    "smollm3",
+    "granite",
 ];
 pub(crate) const T5: [&str; 3] = ["t5-v1.0", "flan", "flan-tied"];
-pub(crate) const CAUSAL_CLASSIFIERS: [&str; 2] = ["llama-reward", "llama-classifier"];
+pub(crate) const CAUSAL_CLASSIFIERS: [&str; 3] =
+    ["llama-reward", "llama-classifier", "gpt2-reward"];
 pub(crate) const ENCODER_CLASSIFIERS: [&str; 3] = ["roberta", "roberta-reward", "bert"];
 
 pub(crate) fn fixtures() -> PathBuf {
@@ -71,13 +80,20 @@ impl Goldens {
         self.tensors.get(name)
     }
 
+    /// `NAME.logits`; the script has compared those it leaves out with `logits`.
+    pub(crate) fn logits(&self, name: &str) -> &Tensor {
+        self.find(&format!("{name}.logits")).unwrap_or_else(|| self.get("logits"))
+    }
+
+    /// Every golden whose name starts with `prefix`, without it; there may be none.
+    pub(crate) fn all(&self, prefix: &str) -> Vec<(&str, &Tensor)> {
+        let all = self.tensors.iter();
+        all.filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor))).collect()
+    }
+
     /// Every golden whose name starts with `prefix`, without it.
     pub(crate) fn starting(&self, prefix: &str) -> Vec<(&str, &Tensor)> {
-        let all: Vec<_> = self
-            .tensors
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?, tensor)))
-            .collect();
+        let all = self.all(prefix);
         assert!(!all.is_empty(), "no golden starts with `{prefix}`");
         all
     }

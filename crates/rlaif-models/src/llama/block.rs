@@ -1,0 +1,158 @@
+//! One layer of the Llama family: attention and feed-forward, their norms and residuals.
+
+use tch::Tensor;
+
+use super::{
+    attention::Attention,
+    config::{RawConfig, Shape},
+    feed_forward::FeedForward,
+    norm,
+    variant::{LlamaNames, NormPlaces},
+};
+use crate::{
+    adapter::Pass,
+    error::ModelError,
+    layers::{Linear, Norm, Visible, dropout},
+    recompute::Shallow,
+    rope::Angles,
+    weights::TensorTree,
+};
+
+/// One layer: attention, then feed-forward, a residual around each.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) attention_norm: Option<Norm>,
+    pub(super) attention: Attention,
+    pub(super) attention_post_norm: Option<Norm>,
+    pub(super) feed_forward_norm: Option<Norm>,
+    pub(super) feed_forward: FeedForward,
+    pub(super) feed_forward_post_norm: Option<Norm>,
+    /// Its rotary embedding, of those of the trunk.
+    rope: Option<usize>,
+    /// The feed-forward layer reads what attention reads.
+    pub(super) parallel: bool,
+    /// Factor on what is added to the residual.
+    pub(super) residual_scale: f64,
+    dropout: f64,
+}
+
+impl Block {
+    pub(super) fn load(
+        weights: &TensorTree<'_>,
+        raw: &RawConfig,
+        shape: &Shape,
+        names: &LlamaNames,
+        layer: usize,
+    ) -> Result<Self, ModelError> {
+        let norm = |key, there: bool| {
+            there.then(|| norm(&weights.at(key), shape.hidden, raw.norm_eps, shape.norm))
+        };
+        let before = shape.norms != NormPlaces::After;
+        let after = matches!(shape.norms, NormPlaces::After | NormPlaces::Around);
+        let attention = weights.at(names.attention);
+        let feed_forward = weights.at(names.feed_forward);
+        Ok(Self {
+            attention_norm: norm(names.attention_norm, before),
+            attention: Attention::load(&attention, raw, shape, names, layer),
+            attention_post_norm: norm(names.attention_post_norm, after),
+            feed_forward_norm: norm(names.feed_forward_norm, before),
+            feed_forward: FeedForward::load(&feed_forward, raw, shape, names)?,
+            feed_forward_post_norm: norm(names.feed_forward_post_norm, after),
+            rope: shape.rope_of[layer],
+            parallel: shape.parallel,
+            residual_scale: shape.residual_scale,
+            dropout: shape.residual_dropout,
+        })
+    }
+
+    /// Its angles, of those of the trunk.
+    pub(super) fn angles<'a>(&self, all: &'a [Angles]) -> Option<&'a Angles> {
+        all.get(self.rope?)
+    }
+
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        angles: Option<&Angles>,
+        visible: &Visible<'_>,
+        pass: Pass,
+    ) -> (Tensor, [Tensor; 2]) {
+        let (normed, x) = before(self.attention_norm.as_ref(), x);
+        let (mixed, kv) = self.attention.forward(&normed, angles, visible, pass);
+        (self.finish(&x, &mixed, pass), kv)
+    }
+
+    pub(super) fn forward_run(
+        &self,
+        x: &Tensor,
+        angles: Option<&Angles>,
+        visible: &Visible<'_>,
+        run: &rlaif_lm::Branches,
+        pass: Pass,
+    ) -> Tensor {
+        let (normed, x) = before(self.attention_norm.as_ref(), x);
+        let mixed = self.attention.forward_run(&normed, angles, visible, run, pass);
+        self.finish(&x, &mixed, pass)
+    }
+
+    /// Output projection and feed-forward layer, with their residuals.
+    pub(super) fn finish(&self, x: &Tensor, mixed: &Tensor, pass: Pass) -> Tensor {
+        let (norm, post) = (self.feed_forward_norm.as_ref(), self.attention_post_norm.as_ref());
+        let (normed, mid) = if self.parallel {
+            let (normed, x) = before(norm, x);
+            (normed, self.add(&x, &self.attention.o, mixed, post, pass))
+        } else {
+            before(norm, &self.add(x, &self.attention.o, mixed, post, pass))
+        };
+        let layer = &self.feed_forward;
+        let post = self.feed_forward_post_norm.as_ref();
+        self.add(&mid, &layer.down, &layer.inner(&normed, pass), post, pass)
+    }
+
+    /// `x` and what `layer` makes of `inner`.
+    fn add(
+        &self,
+        x: &Tensor,
+        layer: &Linear,
+        inner: &Tensor,
+        post: Option<&Norm>,
+        pass: Pass,
+    ) -> Tensor {
+        let p = pass.dropout_p(self.dropout);
+        if post.is_none() && self.residual_scale == 1. && p == 0. {
+            return layer.onto(x, inner, pass);
+        }
+        let y = layer.forward(inner, pass);
+        let y = post.map_or(y.shallow_clone(), |norm| norm.forward(&y));
+        x + self.scaled(dropout(y, p, pass.dropout))
+    }
+
+    pub(super) fn scaled(&self, y: Tensor) -> Tensor {
+        if self.residual_scale == 1. { y } else { y * self.residual_scale }
+    }
+
+    pub(super) fn linears(&mut self) -> Vec<&mut Linear> {
+        let mut all = self.attention.linears();
+        all.extend(self.feed_forward.linears());
+        all
+    }
+}
+
+/// The norm of `x`, where there is one, and `x` for the residual around what follows.
+pub(super) fn before(norm: Option<&Norm>, x: &Tensor) -> (Tensor, Tensor) {
+    norm.map_or_else(|| (x.shallow_clone(), x.shallow_clone()), |norm| norm.before(x))
+}
+
+impl Shallow for Block {
+    fn handle(&self) -> Self {
+        Self {
+            attention_norm: self.attention_norm.handle(),
+            attention: self.attention.handle(),
+            attention_post_norm: self.attention_post_norm.handle(),
+            feed_forward_norm: self.feed_forward_norm.handle(),
+            feed_forward: self.feed_forward.handle(),
+            feed_forward_post_norm: self.feed_forward_post_norm.handle(),
+            ..*self
+        }
+    }
+}

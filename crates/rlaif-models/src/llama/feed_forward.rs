@@ -1,0 +1,106 @@
+//! The feed-forward layer of the Llama family.
+
+use tch::Tensor;
+
+use super::{
+    attention::linear,
+    config::{RawConfig, Shape},
+    variant::{GateRule, LlamaNames},
+};
+use crate::{
+    adapter::Pass,
+    error::ModelError,
+    layers::{Activation, Linear},
+    recompute::Shallow,
+    weights::TensorTree,
+};
+
+/// `down (act(gate x) · up x)`, or `down act(up x)`.
+#[derive(Debug)]
+pub(super) struct FeedForward {
+    pub(super) gate: Gate,
+    /// With [`Gate::Fused`] gate and up together.
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    pub(super) activation: Activation,
+}
+
+/// Location of the gate.
+#[derive(Debug)]
+pub(super) enum Gate {
+    Apart(Linear),
+    /// The first half of what `up` gives.
+    Fused,
+    Absent,
+}
+
+impl FeedForward {
+    pub(super) fn load(
+        weights: &TensorTree<'_>,
+        raw: &RawConfig,
+        shape: &Shape,
+        names: &LlamaNames,
+    ) -> Result<Self, ModelError> {
+        let [gate, up, down] = names.feed_forward_layers;
+        let (hidden, inner) = (shape.hidden, shape.inner);
+        let layer = |key, size| {
+            let std = raw.initializer_range;
+            linear(&weights.at(key), size, shape.mlp_bias, std, shape.transposed)
+        };
+        Ok(Self {
+            gate: match shape.gate {
+                GateRule::Apart => Gate::Apart(layer(gate, [hidden, inner])),
+                GateRule::Fused => Gate::Fused,
+                GateRule::Absent => Gate::Absent,
+            },
+            up: match shape.gate {
+                GateRule::Fused => layer(up, [hidden, 2 * inner]),
+                GateRule::Apart | GateRule::Absent => layer(up, [hidden, inner]),
+            },
+            down: layer(down, [inner, hidden]),
+            activation: Activation::parse("hidden_act", &raw.hidden_act)?,
+        })
+    }
+
+    /// The input of `down`.
+    pub(super) fn inner(&self, x: &Tensor, pass: Pass) -> Tensor {
+        match &self.gate {
+            Gate::Apart(gate) => {
+                let [gate, up] = Linear::project([gate, &self.up], x, pass);
+                self.activation.gated(&gate, &up)
+            }
+            Gate::Fused => self.gated(&self.up.forward(x, pass)),
+            Gate::Absent => self.activation.apply(&self.up.forward(x, pass)),
+        }
+    }
+
+    /// `act(gate) · up` of both in one tensor.
+    pub(super) fn gated(&self, both: &Tensor) -> Tensor {
+        let half = both.size()[both.dim() - 1] / 2;
+        self.activation.gated(&both.narrow(-1, 0, half), &both.narrow(-1, half, half))
+    }
+
+    pub(super) fn linears(&mut self) -> Vec<&mut Linear> {
+        let mut all: Vec<&mut Linear> = match &mut self.gate {
+            Gate::Apart(gate) => vec![gate],
+            Gate::Fused | Gate::Absent => Vec::new(),
+        };
+        all.extend([&mut self.up, &mut self.down]);
+        all
+    }
+}
+
+impl Shallow for FeedForward {
+    fn handle(&self) -> Self {
+        Self {
+            gate: match &self.gate {
+                Gate::Apart(gate) => Gate::Apart(gate.handle()),
+                Gate::Fused => Gate::Fused,
+                Gate::Absent => Gate::Absent,
+            },
+            up: self.up.handle(),
+            down: self.down.handle(),
+            activation: self.activation,
+        }
+    }
+}
