@@ -13,7 +13,7 @@ use rlaif_lm::Activations;
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
 use rlaif_train::OptimizerConfig;
 
-use common::{alone, model};
+use common::model;
 
 const STEPS: usize = 50;
 const BATCH: usize = 8;

@@ -13,11 +13,11 @@ use rlaif_dpo::{
 };
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
-use rlaif_testing::{LLAMA, T5};
+use rlaif_testing::{LLAMA, T5, alone};
 use rlaif_train::{Checkpoints, Keep, OptimizerConfig, TrainError};
 use tch::{Kind, Tensor};
 
-use common::{alone, model};
+use common::model;
 
 /// Seven pairs of different lengths.
 fn rows() -> Vec<PairRow> {

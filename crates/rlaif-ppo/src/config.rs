@@ -12,7 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use rlaif_rl::{
-    MissingScore, ScoreConfig, StopConfig, Watched, Whitening, check_policy, check_sampling,
+    AdviceKeys, MissingScore, ScoreConfig, StopConfig, Watched, Whitening, check_policy,
+    check_sampling,
 };
 
 use crate::error::PpoError;
@@ -189,6 +190,13 @@ impl<'a> From<&'a PpoConfig> for Watched<'a> {
             kl: config.kl.control,
             batch_size: config.batch_size,
             generation: &config.generation,
+            keys: AdviceKeys {
+                kl_coef: Some("kl.control"),
+                kl_estimator: Some("kl.estimator"),
+                entropy_coef: Some("entropy_coef"),
+                value_coef: Some("value_coef"),
+                update_limit: Some("target_kl"),
+            },
         }
     }
 }

@@ -9,8 +9,8 @@ use rlaif_lm::{
     generate::{FinishReason, RolloutConcern},
 };
 use rlaif_rl::{
-    Advantage, Asking, Gae, Plan, Prompt, Rollout, RunningMoments, Whitening, permutation, sample,
-    score, score_tensor, token_rewards,
+    Advantage, Asking, Gae, Plan, Prompt, Rollout, RunningMoments, Whitening, check_prompts,
+    permutation, sample, score, score_tensor, token_rewards,
 };
 use rlaif_train::{Advantages, KlController, Optimizer, SftRow};
 
@@ -199,7 +199,20 @@ impl<P: Policy> PpoTrainer<P> {
         codec: &dyn TextCodec,
         reward: &dyn RewardModel,
     ) -> Result<(Rollout, PpoStats), PpoError> {
-        let rollout = self.rollout(prompts, codec, reward)?;
+        self.step_from(&mut LocalSampler::new(codec), prompts, reward)
+    }
+
+    /// As [`Self::step`], with responses of another sampler.
+    ///
+    /// # Errors
+    /// As [`Self::step`], and what the sampler refuses.
+    pub fn step_from(
+        &mut self,
+        sampler: &mut dyn Sampler,
+        prompts: &[Prompt],
+        reward: &dyn RewardModel,
+    ) -> Result<(Rollout, PpoStats), PpoError> {
+        let rollout = self.rollout_from(sampler, prompts, reward)?;
         let advantages = self.advantages(&rollout)?;
         let stats = self.update(&rollout, &advantages)?;
         Ok((rollout, stats))
@@ -234,7 +247,8 @@ impl<P: Policy> PpoTrainer<P> {
         reward: &dyn RewardModel,
     ) -> Result<Rollout, PpoError> {
         self.check_ready()?;
-        self.check_prompts(prompts)?;
+        let (config, spec) = (&self.config, self.policy.spec());
+        check_prompts(prompts, config.batch_size, &config.generation, spec)?;
         let start = Instant::now();
         let weights = Weights { version: self.step, ..Weights::of(&self.policy) };
         let draw = Draw { seed: self.config.seed.derive("rollout", 0), step: self.step };
@@ -301,22 +315,6 @@ impl<P: Policy> PpoTrainer<P> {
         if self.config.pretraining.is_some() && self.pretraining.is_empty() {
             let expected = "texts to mix in (`PpoTrainer::with_pretraining`), or nothing";
             return Err(setting("pretraining", "set, without texts", expected));
-        }
-        Ok(())
-    }
-
-    fn check_prompts(&self, prompts: &[Prompt]) -> Result<(), PpoError> {
-        let expected = self.config.batch_size;
-        if prompts.len() != expected {
-            return Err(PpoError::Rows { what: "prompts", expected, found: prompts.len() });
-        }
-        let spec = self.policy.spec();
-        for (row, prompt) in prompts.iter().enumerate() {
-            spec.check(row, &prompt.ids)?;
-            if spec.decoder_start_id.is_none() {
-                let length = prompt.ids.len() + self.config.generation.max_new_tokens;
-                spec.check_length(row, length)?;
-            }
         }
         Ok(())
     }

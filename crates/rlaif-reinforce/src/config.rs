@@ -3,9 +3,9 @@
 use rlaif_core::{BadSetting, Seed, filled};
 use rlaif_lm::{Activations, Dropout, LmSpec, generate::GenerationConfig};
 use rlaif_rl::{
-    AdvantageEstimator, Anchor, Average, Combination, CombinationConcern, Correction, KlForm,
-    MissingScore, OffPolicyMask, Overlong, PolicyObjective, RatioLevel, RlError, ScoreConfig,
-    ScoreScaling, StopConfig, Surrogate, Usage, Watched, check_policy, check_sampling,
+    AdvantageEstimator, AdviceKeys, Anchor, Average, Combination, CombinationConcern, Correction,
+    KlForm, MissingScore, OffPolicyMask, Overlong, PolicyObjective, RatioLevel, RlError,
+    ScoreConfig, ScoreScaling, StopConfig, Surrogate, Usage, Watched, check_policy, check_sampling,
 };
 use rlaif_train::{KlControl, OptimizerConfig};
 use schemars::JsonSchema;
@@ -151,6 +151,11 @@ impl<'a> From<&'a ReinforceConfig> for Watched<'a> {
             kl: KlControl::Fixed { coef },
             batch_size: config.batch_size,
             generation: &config.generation,
+            keys: AdviceKeys {
+                kl_coef: Some("kl"),
+                kl_estimator: Some("kl"),
+                ..AdviceKeys::default()
+            },
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Algorithms by name, with the settings of their papers.
 
+use std::num::NonZeroUsize;
+
 use rlaif_rl::{
     AdvantageEstimator, Anchor, Average, Combination, KlForm, Overlong, PolicyObjective,
     RatioLevel, Scale, Surrogate,
@@ -105,7 +107,7 @@ impl NamedAlgorithm {
         let with = |average, surrogate| PolicyObjective { average, ..tokens(surrogate) };
         let whole = |coef| PolicyObjective {
             kl: KlForm::Reward { coef, estimator: KlEstimator::K1 },
-            ..with(Average::Constant(1), Surrogate::Reinforce)
+            ..with(Average::Constant(NonZeroUsize::MIN), Surrogate::Reinforce)
         };
         match self {
             Self::Grpo => {
@@ -114,7 +116,9 @@ impl NamedAlgorithm {
                 of(NORMALISED, PolicyObjective { kl, ..objective }, 64)
             }
             Self::DrGrpo => {
-                let average = Average::Constant(max_new_tokens);
+                // A limit of 0 is refused with the generation's settings.
+                let limit = NonZeroUsize::new(max_new_tokens).unwrap_or(NonZeroUsize::MIN);
+                let average = Average::Constant(limit);
                 of(CENTRED, with(average, clipped(0.2, 0.2)), 8)
             }
             Self::Dapo => Settings {

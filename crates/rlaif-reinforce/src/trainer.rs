@@ -2,7 +2,9 @@
 
 use rlaif_core::{BadSetting, RewardModel};
 use rlaif_lm::{Adapters, Dropout, Forward, Policy, Reference, Sampled, Sampler};
-use rlaif_rl::{Asking, Groups, Mismatch, Plan, Prompt, RlError, Rollout, RunningMoments, Stats};
+use rlaif_rl::{
+    Asking, Groups, Mismatch, Plan, Prompt, RlError, Rollout, RunningMoments, Stats, check_prompts,
+};
 use rlaif_train::{KlEstimator, Optimizer};
 
 use crate::{
@@ -171,18 +173,8 @@ impl<P: Policy> ReinforceTrainer<P> {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<Option<Experience>, RlError> {
-        let (expected, found) = (self.config.prompts_per_step(), prompts.len());
-        if found != expected {
-            return Err(RlError::Rows { what: "prompts", expected, found });
-        }
-        let spec = self.policy.spec();
-        for (row, prompt) in prompts.iter().enumerate() {
-            spec.check(row, &prompt.ids)?;
-            if spec.decoder_start_id.is_none() {
-                let length = prompt.ids.len() + self.config.generation.max_new_tokens;
-                spec.check_length(row, length)?;
-            }
-        }
+        let (config, spec) = (&self.config, self.policy.spec());
+        check_prompts(prompts, config.prompts_per_step(), &config.generation, spec)?;
         let mut source =
             Source { sampler, reward, policy: &self.policy, config: &self.config, step: self.step };
         let collected = source.collect(prompts, spare)?;

@@ -79,7 +79,7 @@ impl Advantage for Gae {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{num::NonZeroUsize, sync::Arc};
 
     use rlaif_core::PromptRecord;
     use rlaif_lm::{LmSpec, Padding, TokenBatch, generate::FinishReason};
@@ -167,10 +167,11 @@ mod tests {
 
     #[test]
     fn the_mean_of_parts_by_their_weights_is_the_mean_of_all() {
+        const FOUR: NonZeroUsize = NonZeroUsize::new(4).unwrap();
         let rollout =
             rollout(&[("a", 2, Some(1.)), ("b", 1, None), ("c", 3, Some(0.)), ("d", 1, Some(2.))]);
         let x = Tensor::arange(12, (Kind::Float, Device::Cpu)).view([4, 3]);
-        for average in [Average::Tokens, Average::Responses, Average::Constant(4)] {
+        for average in [Average::Tokens, Average::Responses, Average::Constant(FOUR)] {
             let all: Vec<usize> = (0..4).collect();
             let whole = average.of(&x, &rollout.mask).double_value(&[]);
             let parts: f64 = [[0, 1], [2, 3]]

@@ -176,9 +176,6 @@ impl PolicyObjective {
                 not_negative("surrogate.total_variation.penalty", penalty)?;
             }
         }
-        if self.average == Average::Constant(0) {
-            return Err(BadSetting::new("average.constant", 0, "at least 1 token"));
-        }
         if self.kl != KlForm::None {
             not_negative("kl.coef", self.kl.coef())?;
         }
@@ -300,8 +297,8 @@ mod tests {
         assert!(clipped(0., 0.2, None).contains("surrogate.clipped.low"));
         assert!(clipped(0.2, f64::NAN, None).contains("surrogate.clipped.high"));
         assert!(clipped(0.2, 0.2, Some(1.)).contains("surrogate.clipped.dual"));
-        let constant = PolicyObjective { average: Average::Constant(0), ..plain };
-        assert!(error(constant).contains("average.constant"));
+        let zero = serde_json::from_str::<Average>(r#"{"constant": 0}"#).unwrap_err();
+        assert!(zero.to_string().contains("expected a nonzero usize"), "{zero}");
         let kl = KlForm::Reward { coef: -1., estimator: KlEstimator::K1 };
         assert!(error(PolicyObjective { kl, ..plain }).contains("kl.coef"));
         let gamma =

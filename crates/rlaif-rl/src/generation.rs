@@ -6,7 +6,7 @@ use rlaif_lm::{
     generate::{GenerationConfig, RolloutConcern, check_rollout, rollout_concerns},
 };
 
-use crate::error::RlError;
+use crate::{error::RlError, rollout::Prompt};
 
 /// Below it a difference of 1 between logits is one of 100, and gradients overflow.
 const LEAST_TEMPERATURE: f64 = 0.01;
@@ -56,4 +56,28 @@ pub fn check_policy(
         return Err(BadSetting::new(field, found, expected).into());
     }
     Ok(warnings)
+}
+
+/// Checks that there are as many prompts as a step takes, and that the policy can read each of them
+/// and answer it.
+///
+/// # Errors
+/// [`RlError::Rows`] for another number; [`RlError::Lm`] for an id that the policy does not have, and
+/// for a prompt that does not fit its context with `max_new_tokens`.
+pub fn check_prompts(
+    prompts: &[Prompt],
+    expected: usize,
+    generation: &GenerationConfig,
+    spec: &LmSpec,
+) -> Result<(), RlError> {
+    if prompts.len() != expected {
+        return Err(RlError::Rows { what: "prompts", expected, found: prompts.len() });
+    }
+    for (row, prompt) in prompts.iter().enumerate() {
+        spec.check(row, &prompt.ids)?;
+        if spec.decoder_start_id.is_none() {
+            spec.check_length(row, prompt.ids.len() + generation.max_new_tokens)?;
+        }
+    }
+    Ok(())
 }

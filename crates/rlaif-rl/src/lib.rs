@@ -21,6 +21,7 @@
 //! | what is known to be wrong with a choice | [`Combination`], [`CombinationConcern`] |
 //! | statistics | [`Stats`] |
 //! | what goes wrong, and when to end | [`Watch`] |
+//! | the loop, with checkpoints, samples and findings | [`RlTrainer`], [`RlTask`] |
 
 mod advantage;
 mod ask;
@@ -44,6 +45,8 @@ mod sample;
 mod scores;
 mod stats;
 mod stop;
+mod task;
+mod trainer;
 mod watch;
 
 pub use advantage::{Advantage, Gae, Whitening};
@@ -54,7 +57,7 @@ pub use concern::CombinationConcern;
 pub use correction::{Correction, Mismatch, OffPolicyMask};
 pub use error::RlError;
 pub use estimator::{AdvantageEstimator, Rewarded, Scale, returns_to_go};
-pub use generation::{check_policy, check_sampling};
+pub use generation::{check_policy, check_prompts, check_sampling};
 pub use groups::Groups;
 pub use kl_form::KlForm;
 pub use objective::{Average, PolicyLoss, Surrogate, policy_loss};
@@ -69,5 +72,7 @@ pub use sample::{sample, score};
 pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
 pub use stats::{Stats, real, rollout_statistics};
 pub use stop::{MetricStop, StopConfig, StopReason};
-pub use watch::{Symptom, Watch, Watched};
+pub use task::RlTask;
+pub use trainer::{RlStep, RlTrainer};
+pub use watch::{AdviceKeys, Symptom, Watch, Watched};
 pub use {rlaif_core as core, rlaif_lm as lm, rlaif_torch as torch, rlaif_train as train, tch};

@@ -1,5 +1,7 @@
 //! The loss of a token, and the mean over tokens that is minimised.
 
+use std::num::NonZeroUsize;
+
 use rlaif_lm::Mask;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -207,7 +209,7 @@ pub enum Average {
     Responses,
     /// The sum over the tokens of a response divided by this constant, and the mean over responses
     /// ([Liu et al. 2025](https://arxiv.org/abs/2503.20783), Dr. GRPO).
-    Constant(usize),
+    Constant(NonZeroUsize),
 }
 
 impl Average {
@@ -222,7 +224,8 @@ impl Average {
     /// let mean = |average: Average| average.of(&x, &mask).double_value(&[]);
     /// assert_eq!(mean(Average::Tokens), 4.);
     /// assert_eq!(mean(Average::Responses), 6.);
-    /// assert_eq!(mean(Average::Constant(4)), 2.);
+    /// assert_eq!(mean(Average::Constant(4.try_into()?)), 2.);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn of(self, x: &Tensor, mask: &Mask) -> Tensor {
         match self {
@@ -242,7 +245,7 @@ impl Average {
                 let lengths = mask.tensor().sum_dim_intlist(1, false, x.kind());
                 mask.row_sums(x) / lengths.clamp_min(1.)
             }
-            Self::Constant(n) => mask.row_sums(x) / n as f64,
+            Self::Constant(n) => mask.row_sums(x) / n.get() as f64,
         };
         of_rows.sum(x.kind())
     }

@@ -1,7 +1,7 @@
 //! Losses, gradients, advantages and weights are those of TRL 1.16, verl 0.9 and prime-rl, in f64. The
 //! numbers are in `fixtures/rl`, with the script that exported them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
 use rlaif_lm::Mask;
 use rlaif_rl::{
@@ -169,9 +169,11 @@ fn case(name: &str) -> (AdvantageEstimator, f64, PolicyObjective) {
         "dapo_delta" => trl(tokens(dual(0.2, 1.28))),
         "dapo_delta_wide" => trl(tokens(dual(0.28, 1.35))),
         "bnpo" => trl(tokens(clipped(0.2, 0.2))),
-        "dr_grpo" | "verl_constant_length" => {
-            (CENTRED, 0., with(Average::Constant(16), clipped(0.2, 0.2)))
-        }
+        "dr_grpo" | "verl_constant_length" => (
+            CENTRED,
+            0.,
+            with(Average::Constant(const { NonZeroUsize::new(16).unwrap() }), clipped(0.2, 0.2)),
+        ),
         "gspo" => trl(sequence(clipped(3e-4, 4e-4))),
         "gspo_wide" => trl(sequence(clipped(0.2, 0.2))),
         "cispo" => trl(cispo(0., 5.)),
@@ -179,9 +181,10 @@ fn case(name: &str) -> (AdvantageEstimator, f64, PolicyObjective) {
         "sapo" => {
             trl(with(Average::Responses, Surrogate::SoftGate { positive: 1., negative: 1.05 }))
         }
-        "luspo" => {
-            trl(PolicyObjective { average: Average::Constant(1), ..sequence(clipped(0.2, 0.2)) })
-        }
+        "luspo" => trl(PolicyObjective {
+            average: Average::Constant(NonZeroUsize::MIN),
+            ..sequence(clipped(0.2, 0.2))
+        }),
         "vespo" => trl(PolicyObjective {
             ratio: RatioLevel::Product,
             ..tokens(Surrogate::Gamma { positive: (2., 3.), negative: (3., 2.) })
@@ -209,7 +212,7 @@ fn case(name: &str) -> (AdvantageEstimator, f64, PolicyObjective) {
         }
         "verl_clip_higher" => verl(tokens(clipped(0.2, 0.28))),
         "verl_sequence_mean" => verl(responses),
-        "verl_sequence_sum" => verl(with(Average::Constant(1), clipped(0.2, 0.2))),
+        "verl_sequence_sum" => verl(with(Average::Constant(NonZeroUsize::MIN), clipped(0.2, 0.2))),
         "verl_dual_clip" => verl(tokens(dual(0.2, 1.3))),
         "verl_gspo" => verl(sequence(clipped(3e-4, 4e-4))),
         "verl_cispo_narrow" => verl(cispo(0.8, 1.2)),

@@ -1,31 +1,28 @@
 //! PPO from a run file.
 
-use rlaif_core::{BadSetting, Seed, TextCodec};
-use rlaif_lm::{Policy, ValueFunction, ValueHead, ValueInit};
-use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan, value_function};
-use rlaif_ppo::{PpoConfig, PpoError, PpoTask, PpoTrainer, Prompt, Reference, ValueModel};
+use rlaif_core::Seed;
+use rlaif_lm::{Policy, Reference, ValueFunction, ValueHead, ValueInit};
+use rlaif_models::{LanguageModel, LoadOptions, value_function};
+use rlaif_ppo::{PpoConfig, PpoTrainer, ValueModel};
 use rlaif_rewards::RewardConfig;
+use rlaif_rl::RlError;
 use rlaif_text::HfTokenizer;
-use rlaif_torch::{TorchError, seeded};
-use rlaif_train::{SftRow, Trainable};
+use rlaif_torch::TorchError;
+use rlaif_train::{RunFolder, SftRow, Trainable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use crate::{
     columns::ColumnSection,
-    data::ShuffledBatches,
     encode::Encoder,
     error::RunError,
     file::RunFile,
-    memory::{WeightsInMemory, longest},
-    model::{ModelSection, Placement, converted, tokenizer},
+    model::{ModelSection, Placement, converted},
     prompt::PromptSection,
-    recipe::{Basics, Outline, Recipe, Start},
-    rewards::rewards_from_config,
     rl::{
-        Needed, PromptData, RlPrompts, RlTrainSection, check_vocabulary, files_of,
-        policy_and_reference,
+        PromptData, RlFile, RlSections, RlSettings, RlTrainSection, check_vocabulary, files_of,
+        in_section, policy_and_reference,
     },
     skipped::SkippedRows,
 };
@@ -129,111 +126,43 @@ impl RunFile for PpoFile {
     }
 }
 
-impl Recipe for PpoFile {
+impl RlFile for PpoFile {
     const SHOWN: &'static [&'static str] =
         &["env/reward_mean", "objective/kl", "ppo/policy/entropy", "time/samples_per_second"];
 
-    fn basics(&self) -> Basics<'_> {
-        Basics { seed: self.seed, placement: &self.placement, model: &self.model }
-    }
+    type Trainer = PpoTrainer<LanguageModel>;
 
-    fn check(&self) -> Result<(), RunError> {
-        Self::check(self)
-    }
-
-    fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
-        let mut trainer = self.trainer(start.options)?;
-        let tokenizer = tokenizer(&self.model.files()?, trainer.policy().spec().vocab_size)?;
-        let mut mixed_in = String::new();
-        if let Some((rows, skipped)) = self.pretraining(&tokenizer, trainer.policy())? {
-            mixed_in = format!(", {} rows of pre-training data ({skipped})", rows.len());
-            trainer = trainer
-                .with_pretraining(rows)
-                .map_err(|error| RunError::from(error).within("ppo"))?;
+    fn sections(&self) -> RlSections<'_> {
+        RlSections {
+            seed: self.seed,
+            model: &self.model,
+            trainable: &self.trainable,
+            placement: &self.placement,
+            data: &self.data,
+            prompt: &self.prompt,
+            reward: &self.reward,
+            reference: self.reference.as_ref(),
+            needs_reference: true,
+            value: self.value.model.as_ref(),
+            train: &self.train,
         }
-        let RlPrompts { prompts, skipped, mut notes, rendering } =
-            self.prompts(&tokenizer, trainer.policy())?;
-        notes.extend(tokenizer.take_notices());
-        let mut batches =
-            ShuffledBatches::new(&prompts, self.ppo.batch_size, start.seed)?.whole()?;
-        // Before anything is written.
-        let reward = rewards_from_config(&self.reward, start.folder(), start.options.device)?;
-
-        let memory = self.memory(start.options, &prompts)?;
-        self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
-
-        let total_steps = self.ppo.steps;
-        let about = format!(
-            "{} prompts ({skipped}), {} trained weights, {total_steps} steps of {} responses{mixed_in}",
-            prompts.len(),
-            trainer.policy().parameters().count_trainable(),
-            self.ppo.batch_size
-        );
-        let fit = &self.train.fit(total_steps);
-        let mut run = start.begin(&Outline { about, fit, total_steps })?;
-        run.tell(&notes)?;
-        run.keep_rendering(&rendering)?;
-        let mut task =
-            PpoTask::new(trainer, &prompts, &tokenizer, &*reward).samples(self.train.samples);
-        run.drive(&mut task, &mut batches)?;
-        let trainer = task.into_trainer();
-        let heads: Vec<(&str, &Tensor)> = trainer.value().parameters().iter().collect();
-        Tensor::write_safetensors(&heads, run.folder.path().join("value_head.safetensors"))
-            .map_err(TorchError::from)?;
-        run.write(&mut trainer.into_policy())
-    }
-}
-
-impl PpoFile {
-    /// Checks what contradicts itself, before anything is loaded.
-    ///
-    /// # Errors
-    /// [`RunError::Field`], [`RunError::Ppo`].
-    pub fn check(&self) -> Result<(), RunError> {
-        self.ppo.check().map_err(|error| RunError::from(error).within("ppo"))?;
-        self.prompt.check()?;
-        self.model.check_trainable("trainable", &self.trainable)?;
-        if self.train.keep == 0 {
-            return Err(BadSetting::new("train.keep", 0, "at least 1").into());
-        }
-        Ok(())
     }
 
-    /// Memory for these prompts, rewards aside; without prompts, the least that the run needs.
-    ///
-    /// # Errors
-    /// [`RunError::Fetch`].
-    pub fn memory(&self, options: LoadOptions, prompts: &[Prompt]) -> Result<MemoryPlan, RunError> {
-        let folder = |location: &String| files_of(location).map(|files| files.folder);
-        let mut plan = MemoryPlan {
-            copy: self.reference.is_none(),
-            value: self.value.model.as_ref().map(folder).transpose()?,
-            frozen: self.reference.iter().map(folder).collect::<Result<_, _>>()?,
+    fn settings(&self) -> RlSettings<'_> {
+        RlSettings {
+            steps: self.ppo.steps,
+            responses: self.ppo.batch_size,
+            prompts: (self.ppo.batch_size, "`ppo.batch_size`"),
+            microbatch: self.ppo.microbatch(),
+            generation: &self.ppo.generation,
             activations: self.ppo.activations,
-            ..self.model.memory(options)?
-        };
-        if !prompts.is_empty() {
-            let generation = &self.ppo.generation;
-            plan.microbatch = self.ppo.microbatch();
-            plan.batch = generation.batch_size.min(self.ppo.batch_size);
-            plan.tokens =
-                longest(prompts.iter().map(|prompt| prompt.ids.len())) + generation.max_new_tokens;
         }
-        Ok(plan)
     }
 
-    /// Loads policy, reference and value function, and makes the trainer of them. Fresh weights depend
-    /// on the seed alone.
-    ///
-    /// # Errors
-    /// [`RunError`] for a model that cannot be loaded, settings that do not fit it, or a run that does
-    /// not fit into memory.
-    pub fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
-        self.placement.check_memory(&self.memory(options, &[])?, WeightsInMemory::NotLoaded)?;
-        seeded(Seed::new(self.seed).for_libtorch("init"), || self.fresh_trainer(options))?
+    fn check_settings(&self) -> Result<(), RlError> {
+        self.ppo.check()
     }
 
-    /// As [`Self::trainer`], drawing from libtorch's generator.
     fn fresh_trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, RunError> {
         let value = (
             "the value function reads the ids of the policy",
@@ -282,6 +211,31 @@ impl PpoFile {
         self.trainer_of(policy, value, reference)
     }
 
+    fn policy(trainer: &Self::Trainer) -> &LanguageModel {
+        trainer.policy()
+    }
+
+    fn complete(
+        &self,
+        trainer: Self::Trainer,
+        codec: &HfTokenizer,
+    ) -> Result<(Self::Trainer, String), RunError> {
+        let Some((rows, skipped)) = self.pretraining(codec, trainer.policy())? else {
+            return Ok((trainer, String::new()));
+        };
+        let more = format!(", {} rows of pre-training data ({skipped})", rows.len());
+        Ok((trainer.with_pretraining(rows).map_err(in_section::<Self>)?, more))
+    }
+
+    fn finish(trainer: Self::Trainer, folder: &RunFolder) -> Result<LanguageModel, RunError> {
+        let heads: Vec<(&str, &Tensor)> = trainer.value().parameters().iter().collect();
+        Tensor::write_safetensors(&heads, folder.path().join("value_head.safetensors"))
+            .map_err(TorchError::from)?;
+        Ok(trainer.into_policy())
+    }
+}
+
+impl PpoFile {
     fn trainer_of(
         &self,
         policy: LanguageModel,
@@ -289,15 +243,7 @@ impl PpoFile {
         reference: Reference,
     ) -> Result<PpoTrainer<LanguageModel>, RunError> {
         let config = PpoConfig { seed: Seed::new(self.seed), ..self.ppo.clone() };
-        PpoTrainer::new(policy, value, reference, config).map_err(|error| match error {
-            // Models, which are in sections of their own.
-            PpoError::Setting(BadSetting { ref field, .. })
-                if matches!(&**field, "policy" | "reference" | "value") =>
-            {
-                error.into()
-            }
-            _ => RunError::from(error).within("ppo"),
-        })
+        PpoTrainer::new(policy, value, reference, config).map_err(in_section::<Self>)
     }
 
     /// Reads the texts of the pre-training mix, if there is one, and counts the rows that were left
@@ -337,18 +283,5 @@ impl PpoFile {
             return Err(RunError::Setting { key: "pretraining.path", problem });
         }
         Ok(Some((rows, left)))
-    }
-
-    /// Reads the prompts that fit, and counts those that do not.
-    ///
-    /// # Errors
-    /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if fewer than a batch fit.
-    pub fn prompts(&self, codec: &HfTokenizer, policy: &dyn Policy) -> Result<RlPrompts, RunError> {
-        let needed = Needed {
-            new_tokens: self.ppo.generation.max_new_tokens,
-            rows: self.ppo.batch_size,
-            because: "`ppo.batch_size`",
-        };
-        self.data.read(&self.prompt, codec, policy.spec(), needed)
     }
 }

@@ -1,26 +1,25 @@
 //! Policy gradients without a value function from a run file.
 
-use rlaif_core::{BadSetting, Seed, TextCodec};
+use rlaif_core::Seed;
 use rlaif_lm::{Policy, Reference};
-use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
-use rlaif_ppo::{PpoError, Prompt};
-use rlaif_reinforce::{ReinforceConfig, ReinforceTask, ReinforceTrainer};
+use rlaif_models::{LanguageModel, LoadOptions};
+use rlaif_reinforce::{ReinforceConfig, ReinforceTrainer};
 use rlaif_rewards::RewardConfig;
-use rlaif_torch::seeded;
-use rlaif_train::Trainable;
+use rlaif_rl::RlError;
+use rlaif_text::HfTokenizer;
+use rlaif_train::{RunFolder, Trainable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    data::ShuffledBatches,
     error::RunError,
     file::RunFile,
-    memory::{WeightsInMemory, longest},
-    model::{ModelSection, Placement, tokenizer},
+    model::{ModelSection, Placement},
     prompt::PromptSection,
-    recipe::{Basics, Outline, Recipe, Start},
-    rewards::rewards_from_config,
-    rl::{Needed, PromptData, RlPrompts, RlTrainSection, files_of, policy_and_reference},
+    rl::{
+        PromptData, RlFile, RlSections, RlSettings, RlTrainSection, in_section,
+        policy_and_reference,
+    },
 };
 
 /// The run file of `rlaif reinforce`.
@@ -69,123 +68,70 @@ impl RunFile for ReinforceFile {
     }
 }
 
-impl Recipe for ReinforceFile {
+impl RlFile for ReinforceFile {
     const SHOWN: &'static [&'static str] =
         &["env/reward_mean", "groups/equal", "ppo/policy/entropy", "time/samples_per_second"];
 
-    fn basics(&self) -> Basics<'_> {
-        Basics { seed: self.seed, placement: &self.placement, model: &self.model }
-    }
+    type Trainer = ReinforceTrainer<LanguageModel>;
 
-    fn check(&self) -> Result<(), RunError> {
-        self.reinforce.check().map_err(|error| RunError::from(error).within("reinforce"))?;
-        self.prompt.check()?;
-        self.model.check_trainable("trainable", &self.trainable)?;
-        if self.train.keep == 0 {
-            return Err(BadSetting::new("train.keep", 0, "at least 1").into());
+    fn sections(&self) -> RlSections<'_> {
+        RlSections {
+            seed: self.seed,
+            model: &self.model,
+            trainable: &self.trainable,
+            placement: &self.placement,
+            data: &self.data,
+            prompt: &self.prompt,
+            reward: &self.reward,
+            reference: self.reference.as_ref(),
+            needs_reference: self.reinforce.settings().combination.objective.needs_reference(),
+            value: None,
+            train: &self.train,
         }
-        Ok(())
     }
 
-    fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
-        let config = &self.reinforce;
-        let trainer = self.trainer(start.options)?;
-        let spec = trainer.policy().spec();
-        let tokenizer = tokenizer(&self.model.files()?, spec.vocab_size)?;
-        let size = config.prompts_per_step();
-        let needed = Needed {
-            new_tokens: config.generation.max_new_tokens,
-            rows: size,
-            because: "`reinforce.batch_size` divided by `group_size`",
-        };
-        let RlPrompts { prompts, skipped, mut notes, rendering } =
-            self.data.read(&self.prompt, &tokenizer, spec, needed)?;
-        notes.extend(tokenizer.take_notices());
-        let mut batches = ShuffledBatches::new(&prompts, size, start.seed)?.whole()?;
-        // Before anything is written.
-        let reward = rewards_from_config(&self.reward, start.folder(), start.options.device)?;
-        let memory = self.memory(start.options, &prompts)?;
-        self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
-
-        let total_steps = config.steps;
-        let about = format!(
-            "{} prompts ({skipped}), {} trained weights, {total_steps} steps of {} responses, {} to a \
-             prompt",
-            prompts.len(),
-            trainer.policy().parameters().count_trainable(),
-            config.batch_size,
-            config.group()
-        );
-        let fit = &self.train.fit(total_steps);
-        let mut run = start.begin(&Outline { about, fit, total_steps })?;
-        run.tell(&notes)?;
-        run.keep_rendering(&rendering)?;
-        let task = ReinforceTask::new(trainer, &prompts, &tokenizer, &*reward);
-        let mut task = task.samples(self.train.samples);
-        run.drive(&mut task, &mut batches)?;
-        run.write(&mut task.into_trainer().into_policy())
-    }
-}
-
-impl ReinforceFile {
-    /// True if a reference is loaded, or the policy asked without its adapter.
-    fn has_reference(&self) -> bool {
-        let needed = self.reinforce.settings().combination.objective.needs_reference();
-        needed || self.reference.is_some()
-    }
-
-    /// Memory for these prompts, rewards aside; without prompts, the least that the run needs.
-    ///
-    /// # Errors
-    /// [`RunError::Fetch`].
-    pub fn memory(&self, options: LoadOptions, prompts: &[Prompt]) -> Result<MemoryPlan, RunError> {
-        let folder = |location: &String| files_of(location).map(|files| files.folder);
-        let config = &self.reinforce;
-        let mut plan = MemoryPlan {
-            copy: self.has_reference() && self.reference.is_none(),
-            frozen: self.reference.iter().map(folder).collect::<Result<_, _>>()?,
-            activations: config.activations,
-            ..self.model.memory(options)?
-        };
-        if !prompts.is_empty() {
-            plan.microbatch = config.microbatch();
-            plan.batch = config.generation.batch_size.min(config.batch_size);
-            plan.tokens = longest(prompts.iter().map(|prompt| prompt.ids.len()))
-                + config.generation.max_new_tokens;
+    fn settings(&self) -> RlSettings<'_> {
+        let because = "`reinforce.batch_size` divided by `group_size`";
+        RlSettings {
+            steps: self.reinforce.steps,
+            responses: self.reinforce.batch_size,
+            prompts: (self.reinforce.prompts_per_step(), because),
+            microbatch: self.reinforce.microbatch(),
+            generation: &self.reinforce.generation,
+            activations: self.reinforce.activations,
         }
-        Ok(plan)
     }
 
-    /// Loads policy and reference, and makes the trainer of them. Fresh weights depend on the seed
-    /// alone.
-    ///
-    /// # Errors
-    /// [`RunError`] for a model that cannot be loaded, settings that do not fit it, or a run that does
-    /// not fit into memory.
-    pub fn trainer(
-        &self,
-        options: LoadOptions,
-    ) -> Result<ReinforceTrainer<LanguageModel>, RunError> {
-        self.placement.check_memory(&self.memory(options, &[])?, WeightsInMemory::NotLoaded)?;
-        let fresh = || -> Result<_, RunError> {
-            if self.has_reference() {
-                let reference = self.reference.as_ref();
-                return policy_and_reference(&self.model, &self.trainable, reference, options);
-            }
+    fn check_settings(&self) -> Result<(), RlError> {
+        self.reinforce.check()
+    }
+
+    fn fresh_trainer(&self, options: LoadOptions) -> Result<Self::Trainer, RunError> {
+        let RlSections { reference, needs_reference, .. } = self.sections();
+        let (policy, reference) = if needs_reference || reference.is_some() {
+            policy_and_reference(&self.model, &self.trainable, reference, options)?
+        } else {
             let policy = self.model.language_model(options)?;
             self.trainable.select(policy.parameters())?;
-            Ok((policy, Reference::Given))
+            (policy, Reference::Given)
         };
-        let (policy, reference) = seeded(Seed::new(self.seed).for_libtorch("init"), fresh)??;
         let config = ReinforceConfig { seed: Seed::new(self.seed), ..self.reinforce.clone() };
-        ReinforceTrainer::new(policy, reference, config).map_err(|error| match error {
-            // Models, which are in sections of their own.
-            PpoError::Setting(BadSetting { ref field, .. })
-                if matches!(&**field, "policy" | "reference") =>
-            {
-                error.into()
-            }
-            _ => RunError::from(error).within("reinforce"),
-        })
+        ReinforceTrainer::new(policy, reference, config).map_err(in_section::<Self>)
+    }
+
+    fn policy(trainer: &Self::Trainer) -> &LanguageModel {
+        trainer.policy()
+    }
+
+    fn complete(
+        &self,
+        trainer: Self::Trainer,
+        _: &HfTokenizer,
+    ) -> Result<(Self::Trainer, String), RunError> {
+        Ok((trainer, format!(", {} to a prompt", self.reinforce.group())))
+    }
+
+    fn finish(trainer: Self::Trainer, _: &RunFolder) -> Result<LanguageModel, RunError> {
+        Ok(trainer.into_policy())
     }
 }

@@ -4,13 +4,16 @@ use std::fmt;
 
 use toml::{Table, Value};
 
-use AtResume::{Always, Fixed, IfLast, Longer};
+use AtResume::{Always, Fixed, FromHere, IfLast, Longer};
 
 /// Answer to the question whether a key may have another value at `--resume`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtResume {
     /// It may: the result does not depend on it, or for its rounding alone.
     Always,
+    /// It may, though the result may depend on it: it decides about the steps from there on, and the
+    /// log says so.
+    FromHere,
     /// It may become larger where the learning rate does not depend on the length of the run.
     Longer,
     /// It may where no evaluation decides about the result (`train.result = "last"` and no
@@ -50,14 +53,14 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "online.sampling.generation.batch_size",
             "online.sampling.generation.check_every",
             // What ends a run, and what ends it no more.
-            "ppo.scores.missing",
-            "reinforce.scores.missing",
             "learn.optimizer.max_skipped",
             "ppo.optimizer.max_skipped",
             "reinforce.optimizer.max_skipped",
             "dpo.optimizer.max_skipped",
         ],
     ),
+    // A run that ended for want of a score goes on.
+    (FromHere, &["ppo.scores.missing", "reinforce.scores.missing"]),
     (Longer, &["train.steps", "train.epochs", "ppo.steps", "reinforce.steps"]),
     (IfLast, &["data.held_out", "train.eval_every"]),
     (
@@ -363,7 +366,7 @@ pub struct Change {
     pub before: Option<Value>,
     /// The value that is asked for.
     pub now: Option<Value>,
-    /// The reason of a refusal, where it is not plain.
+    /// The reason of a refusal, where it is not plain, or the extent of a change.
     because: Option<String>,
 }
 
@@ -409,7 +412,12 @@ pub(crate) fn compare(
     for (mut change, answer) in all {
         let answer = answer.or_else(|| own(&change.key)).unwrap_or(Fixed);
         match refusal(answer, &change, now) {
-            None => changes.allowed.push(change),
+            None => {
+                if answer == FromHere {
+                    change.because = Some("for the steps from here on".to_owned());
+                }
+                changes.allowed.push(change);
+            }
             Some(because) => {
                 change.because = because;
                 changes.refused.push(change);
@@ -426,7 +434,7 @@ fn refusal(answer: AtResume, change: &Change, now: &Table) -> Option<Option<Stri
         lookup(now, table)?.get(key)
     };
     match answer {
-        Always => None,
+        Always | FromHere => None,
         Fixed => Some(None),
         IfLast => {
             let decides = value("train.result").is_some_and(|v| v.as_str() == Some("best"))
@@ -676,6 +684,18 @@ mod tests {
             ]
         );
         assert_eq!(refused, ["`echo.louder`: true -> false", "`seed`: 1 -> not set"]);
+    }
+
+    #[test]
+    fn what_becomes_of_missing_scores_may_change_for_the_steps_to_come() {
+        for algorithm in ["ppo", "reinforce"] {
+            let before = format!("[{algorithm}.scores]\nmissing = 'error'");
+            let now = format!("[{algorithm}.scores]\nmissing = 'drop'");
+            let told = format!(
+                "`{algorithm}.scores.missing`: \"error\" -> \"drop\" (for the steps from here on)"
+            );
+            assert_eq!(changes(&before, &now), (vec![told], Vec::new()));
+        }
     }
 
     #[test]

@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     columns::dropped,
     data::DataSection,
-    dpo::PairFormat,
     error::RunError,
     file::RunFile,
     model::{ModelSection, Placement, tokenizer},
+    pair_columns::PairFormat,
     prompt::{PromptSection, of_rows, rendered},
     recipe::{Basics, Recipe, Start},
     rows::{PairNames, RowReader},

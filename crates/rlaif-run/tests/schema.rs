@@ -275,3 +275,55 @@ fn the_tables_of_keys_are_those_of_the_schemas() {
     }
     assert!(tables >= 5, "{tables} tables");
 }
+
+/// Everything that may go wrong in a run of `T` goes wrong, and the advice names keys that its run
+/// file has.
+fn advice_names_keys_of<'a>(command: &str, watched: rlaif_rl::Watched<'a>) {
+    let keys = rlaif_run::keys(command);
+    let known = |key: &str| {
+        let path = format!("{command}.{key}");
+        // A key may be a table of keys, or a part of a value that is one key.
+        let mut parents = path.match_indices('.').map(|(at, _)| &path[..at]).skip(1);
+        keys.iter().any(|known| known.path == path || known.path.starts_with(&format!("{path}.")))
+            || parents.any(|parent| keys.iter().any(|known| known.path == parent))
+    };
+    let wrong = [
+        ("objective/kl", -3.),
+        ("ppo/policy/entropy", 2.),
+        ("ppo/updates_not_finite", 1.),
+        ("ppo/policy/ratio", 3.),
+        ("env/reward_std", 0.),
+        ("tokens/responses_ended", 0.),
+        ("objective/sampler_gap", 1.),
+    ];
+    let later = [("objective/kl", 1e4), ("ppo/policy/entropy", 0.01)];
+    let ceiling = [("env/reward_std", 1.), ("env/reward_mean", 0.5)];
+    let top = [("env/reward_std", 0.01), ("env/reward_mean", 1.)];
+    let steps: [&[(&str, f64)]; 8] = [&wrong, &wrong, &wrong, &later, &ceiling, &top, &top, &top];
+    let mut symptoms = BTreeSet::new();
+    let mut watch = rlaif_rl::Watch::default();
+    let mut other = rlaif_rl::Watch::default();
+    for (at, numbers) in steps.into_iter().enumerate() {
+        let mut stats = rlaif_rl::Stats { step: at as u64 + 1, ..Default::default() };
+        for (name, number) in [("env/reward_mean", 0.)].iter().chain(numbers) {
+            stats.push(*name, *number);
+        }
+        // A ceiling is one of scores that were apart.
+        let watch = if at < 4 { &mut watch } else { &mut other };
+        for finding in watch.observe(&stats, watched) {
+            let quoted = finding.advice.split('`').skip(1).step_by(2);
+            for key in quoted.filter(|quoted| !quoted.contains("::")) {
+                assert!(known(key), "`rlaif {command}` has no `{key}`: {}", finding.advice);
+            }
+            symptoms.insert(finding.symptom);
+        }
+    }
+    let all = rlaif_rl::Symptom::ALL.map(|symptom| symptom.name().to_owned());
+    assert_eq!(symptoms, BTreeSet::from(all), "{command}");
+}
+
+#[test]
+fn advice_names_keys_that_the_run_file_has() {
+    advice_names_keys_of("ppo", (&rlaif_ppo::PpoConfig::default()).into());
+    advice_names_keys_of("reinforce", (&rlaif_reinforce::ReinforceConfig::default()).into());
+}

@@ -11,7 +11,9 @@ use rlaif_core::{PlainText, Seed, TextKind};
 use rlaif_dpo::{HeldOutRows, TrainRows};
 use rlaif_lm::{Joiner, LmSpec, Policy};
 use rlaif_models::{Config, LanguageModel};
-use rlaif_run::{ColumnSection, DpoFile, Encoder, EvalFile, PpoFile, PromptSection, RewardFile};
+use rlaif_run::{
+    ColumnSection, DpoFile, Encoder, EvalFile, PpoFile, PromptSection, RewardFile, RlFile,
+};
 use rlaif_text::HfTokenizer;
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -1,7 +1,10 @@
 //! Parts shared by the tests of several crates: comparisons of numbers, a tokenizer, small models.
 
-use std::fs;
-use std::path::Path;
+use std::{
+    fs,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
 use tch::{Kind, Tensor};
@@ -16,6 +19,15 @@ pub const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 40, "hidden_siz
 pub const T5: &str = r#"{"model_type": "t5", "vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24,
     "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "feed_forward_proj": "gated-gelu",
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}"#;
+
+/// Holds up the other tests of a program until the guard is dropped, and has libtorch use one thread:
+/// its generator is one for all threads, trainers and dropout draw from it, and what is computed again in
+/// a backward pass sets it back. Tiny tensors gain nothing from a second thread.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static TESTS: Mutex<()> = Mutex::new(());
+    tch::set_num_threads(1);
+    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The numbers of a tensor, row after row.
 pub fn numbers(tensor: &Tensor) -> Vec<f64> {

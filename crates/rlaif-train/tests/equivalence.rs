@@ -1,16 +1,12 @@
 //! Settings that must not change the result: division of a batch, padding, packing, recomputation,
 //! merging of an adapter. And the numbers equal those of transformers with torch's AdamW.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use rlaif_checkpoint::{AdapterConfig, TaskType};
 use rlaif_lm::{Activations, Policy};
 use rlaif_models::{Config, LanguageModel, LoadOptions};
+use rlaif_testing::alone;
 use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -18,15 +14,7 @@ use tch::{Device, Kind, Tensor, manual_seed};
 
 const STEPS: usize = 50;
 
-/// Runs one test at a time: all threads share libtorch's generator, and trainers seed it too.
-fn alone() -> MutexGuard<'static, ()> {
-    static TESTS: Mutex<()> = Mutex::new(());
-    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn seeded<R>(seed: i64, draw: impl FnOnce() -> R) -> R {
-    // Tiny tensors gain nothing from a second thread.
-    rlaif_torch::set_intra_op_threads(1).unwrap();
     manual_seed(seed);
     draw()
 }

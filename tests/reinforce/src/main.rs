@@ -1,23 +1,24 @@
 //! REINFORCE with the mean of the batch as its baseline, an algorithm of one's own: `rlaif-rl` has
-//! the rollout, the rewards and the loss, `rlaif-train` the loop with its checkpoints, metrics and
-//! samples.
+//! the rollout, the rewards, the loss and the task, `rlaif-train` the loop with its checkpoints,
+//! metrics and samples.
 
 mod letters;
 mod tried;
 
-use rlaif_rl::core::{Metrics, RewardModel, Seed, TextCodec};
+use rlaif_rl::core::{RewardModel, Seed};
 use rlaif_rl::lm::{
-    Draw, Forward, LocalSampler, Policy, Reference, Weights, generate::GenerationConfig,
+    Draw, Forward, Policy, Reference, Sampler, Weights, generate::GenerationConfig,
     policy_log_probs,
 };
 use rlaif_rl::tch::{Tensor, no_grad};
 use rlaif_rl::train::{
-    Advantages, CheckpointFiles, Fit, KlEstimator, Optimizer, Saved, Stepped, TrainError,
+    Advantages, CheckpointFiles, KlControl, KlEstimator, Optimizer, Saved, TrainError,
     restore_parameters,
 };
 use rlaif_rl::{
-    Advantage, Asking, Average, Plan, Prompt, RlError, Rollout, RunningMoments, ScoreConfig,
-    Surrogate, passes, permutation, rollout_statistics, sample, score, score_tensor, token_rewards,
+    Advantage, AdviceKeys, Asking, Average, Plan, Prompt, RlError, RlStep, RlTrainer, Rollout, RunningMoments,
+    ScoreConfig, StopConfig, Surrogate, Watched, passes, permutation, rollout_statistics, sample,
+    score, score_tensor, token_rewards,
 };
 
 /// The return of a response less the mean of the batch, at each of its tokens.
@@ -33,27 +34,28 @@ impl Advantage for BatchBaseline {
 }
 
 /// REINFORCE of a policy, without a reference: one gradient step on each batch of responses.
-struct Reinforce<'a, P> {
+struct Reinforce<P> {
     policy: P,
     optimizer: Optimizer,
-    prompts: &'a [Prompt],
-    codec: &'a dyn TextCodec,
-    reward: &'a dyn RewardModel,
     generation: GenerationConfig,
+    stop: StopConfig,
     seed: Seed,
     step: u64,
 }
 
-impl<P: Policy> Reinforce<'_, P> {
+impl<P: Policy> Reinforce<P> {
     /// Responses to some prompts, with their scores and log-probabilities.
-    fn rollout(&self, rows: &[usize]) -> Result<Rollout, RlError> {
-        let prompts: Vec<Prompt> = rows.iter().map(|&row| self.prompts[row].clone()).collect();
+    fn rollout(
+        &self,
+        prompts: &[Prompt],
+        sampler: &mut dyn Sampler,
+        reward: &dyn RewardModel,
+    ) -> Result<Rollout, RlError> {
         let weights = Weights { version: self.step, ..Weights::of(&self.policy) };
         let draw = Draw { seed: self.seed, step: self.step };
-        let mut sampler = LocalSampler::new(self.codec);
-        let sampled = sample(&mut sampler, weights, &prompts, &self.generation, draw)?;
-        let scores = score(&prompts, &sampled, self.reward)?;
-        let order = permutation(rows.len(), self.seed.derive("order", self.step));
+        let sampled = sample(sampler, weights, prompts, &self.generation, draw)?;
+        let scores = score(prompts, &sampled, reward)?;
+        let order = permutation(prompts.len(), self.seed.derive("order", self.step));
         let plan = Plan {
             step: self.step,
             scores: &ScoreConfig::default(),
@@ -71,15 +73,14 @@ impl<P: Policy> Reinforce<'_, P> {
             estimator: KlEstimator::K1,
             temperature: self.generation.sampling.temperature(),
         };
-        Rollout::ask(&asking, &prompts, sampled, (self.reward.name(), &scores), plan)
+        Rollout::ask(&asking, prompts, sampled, (reward.name(), &scores), plan)
     }
 
-    /// One gradient step, in passes of 16 responses.
-    fn learn(&mut self, rows: &[usize]) -> Result<Stepped, RlError> {
-        let rollout = self.rollout(rows)?;
+    /// One gradient step, in passes of 16 responses; the norm of the gradient.
+    fn learn(&mut self, rollout: &Rollout) -> Result<f64, RlError> {
         let scores = score_tensor(&rollout.shaped_scores, rollout.kl.device());
         let rewards = token_rewards(&scores, &rollout.kl, 0., &rollout.mask);
-        let advantages = BatchBaseline.of(&rollout, &rewards)?;
+        let advantages = BatchBaseline.of(rollout, &rewards)?;
         let all = &rollout.orders[0];
         for rows in passes(all, |row| rollout.responses.rows()[row].len(), 16) {
             let part = rollout.part(&advantages, &rows)?;
@@ -88,23 +89,40 @@ impl<P: Policy> Reinforce<'_, P> {
             let loss =
                 Surrogate::Reinforce.loss(&found.log_probs, &part.log_probs, &part.advantages);
             let average = Average::Responses;
-            let share = average.weight(&rollout, &rows) / average.weight(&rollout, all);
+            let share = average.weight(rollout, &rows) / average.weight(rollout, all);
             (average.of(&loss.loss, &part.mask) * share).backward();
         }
-        let report = self.optimizer.step()?;
         self.step += 1;
-        let mut metrics: Metrics = no_grad(|| rollout_statistics(&rollout, 0., 0)).metrics;
-        metrics.set("grad_norm", report.grad_norm);
-        let samples = vec![serde_json::json!({
-            "step": self.step, "prompt": rollout.records[0].prompt, "response": rollout.texts[0],
-        })];
-        Ok(Stepped { metrics, samples, ..Stepped::default() })
+        Ok(self.optimizer.step()?.grad_norm)
     }
 }
 
-impl<P: Policy> Fit for Reinforce<'_, P> {
-    fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
-        Ok(self.learn(rows)?)
+impl<P: Policy> RlTrainer for Reinforce<P> {
+    const SECTION: &'static str = "reinforce";
+
+    fn step_on(
+        &mut self,
+        prompts: &[Prompt],
+        rows: &[usize],
+        sampler: &mut dyn Sampler,
+        reward: &dyn RewardModel,
+    ) -> Result<RlStep, RlError> {
+        let prompts: Vec<Prompt> = rows.iter().map(|&row| prompts[row].clone()).collect();
+        let rollout = self.rollout(&prompts, sampler, reward)?;
+        let grad_norm = self.learn(&rollout)?;
+        let mut stats = no_grad(|| rollout_statistics(&rollout, 0., 0));
+        stats.step = self.step;
+        stats.push("grad_norm", grad_norm);
+        Ok(RlStep { rollout: Some(rollout), stats, notes: Vec::new() })
+    }
+
+    fn watched(&self) -> Watched<'_> {
+        let (kl, generation) = (KlControl::Fixed { coef: 0. }, &self.generation);
+        Watched { kl, batch_size: 32, generation, keys: AdviceKeys::default() }
+    }
+
+    fn stop_rules(&self) -> &StopConfig {
+        &self.stop
     }
 
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
@@ -113,12 +131,12 @@ impl<P: Policy> Fit for Reinforce<'_, P> {
         files.json("reinforce", &(self.step, self.optimizer.progress()))
     }
 
-    fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
+    fn restore(&mut self, saved: &Saved) -> Result<(), RlError> {
         let policy = self.policy.parameters().trainable();
         restore_parameters(&policy, &saved.tensors("policy")?, "the policy")?;
         let (step, progress) = saved.json("reinforce")?;
         self.step = step;
-        self.optimizer.restore(&saved.tensors("optimizer")?, progress)
+        Ok(self.optimizer.restore(&saved.tensors("optimizer")?, progress)?)
     }
 }
 

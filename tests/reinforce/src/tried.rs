@@ -8,6 +8,7 @@ use rlaif_rl::train::{
     Batches, Ending, FitConfig, FitPlan, Interrupt, Keep, Optimizer, OptimizerConfig, RunFolder,
     TrainError, drive,
 };
+use rlaif_rl::{RlTask, StopConfig};
 use serde_json::Value;
 
 use crate::{Reinforce, letters};
@@ -63,16 +64,9 @@ fn train(folder: &Path, steps: u64, interrupt: &Interrupt) -> Result<String, Box
     let generation = GenerationConfig { max_new_tokens: 8, ..GenerationConfig::default() };
     let (prompts, seed) = (letters::prompts(), Seed::new(4));
     let (codec, reward): (_, &dyn RewardModel) = (&letters::Letters, &letters::vowels);
-    let mut task = Reinforce {
-        policy,
-        optimizer,
-        prompts: &prompts,
-        codec,
-        reward,
-        generation,
-        seed,
-        step: 0,
-    };
+    let stop = StopConfig::default();
+    let trainer = Reinforce { policy, optimizer, generation, stop, seed, step: 0 };
+    let mut task = RlTask::new(trainer, &prompts, codec, reward).samples(1);
     let plan = FitPlan { config: &FitConfig::default(), total_steps: steps, seed, interrupt };
     let ending = drive(&mut task, &mut All(prompts.len()), &mut run, saved.as_ref(), &plan)?;
     assert_eq!(ending, Ending::Finished);

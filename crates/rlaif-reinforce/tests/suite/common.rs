@@ -1,7 +1,5 @@
 //! Helpers of the tests of this folder.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use rlaif_core::{Exchange, PromptRecord, Seed, Specials, TextCodec};
 use rlaif_lm::{LocalSampler, Policy};
 use rlaif_models::{Config, LanguageModel};
@@ -10,7 +8,7 @@ use rlaif_reinforce::{
     rl::{Prompt, Stats},
     train::OptimizerConfig,
 };
-pub(crate) use rlaif_testing::Letters;
+pub(crate) use rlaif_testing::{Letters, alone};
 use rlaif_torch::seeded;
 use tch::{Device, Kind, Tensor};
 
@@ -22,15 +20,6 @@ pub(crate) enum Family {
 }
 
 pub(crate) const FAMILIES: [Family; 2] = [Family::T5, Family::Llama];
-
-/// One test at a time: libtorch's generator is one for all threads, dropout draws from it, and what is
-/// computed again in a backward pass sets it back.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static TESTS: Mutex<()> = Mutex::new(());
-    // A second thread costs these models more than it gives.
-    rlaif_torch::set_intra_op_threads(1).unwrap();
-    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A policy of random weights, the same for the same seed, trained as a whole.
 pub(crate) fn policy(family: Family, seed: i64) -> LanguageModel {

@@ -4,10 +4,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use rlaif_core::Exchange;
-use rlaif_lm::{
-    Draw, LmError, Policy, Sampled, Sampler, Weights,
-    generate::{Ask, FinishReason, GenerationConfig},
-};
+use rlaif_lm::{Policy, RecordedSampler, Sampled, generate::FinishReason};
 use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_reinforce::{
     NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer,
@@ -81,7 +78,7 @@ fn settings(name: &str, trl: &Value) -> ReinforceConfig {
     let (surrogate, average) = match kind {
         "grpo" | "rloo" => (clipped, Average::Responses),
         "dapo" | "bnpo" => (clipped, Average::Tokens),
-        "dr_grpo" => (clipped, Average::Constant(LONGEST)),
+        "dr_grpo" => (clipped, Average::Constant(LONGEST.try_into().unwrap())),
         "cispo" => (Surrogate::Truncated { least: 0., most: high }, Average::Tokens),
         "sapo" => (Surrogate::SoftGate { positive: 1., negative: 1.05 }, Average::Responses),
         "vespo" => (Surrogate::Gamma { positive: (2., 3.), negative: (3., 2.) }, Average::Tokens),
@@ -116,29 +113,17 @@ fn settings(name: &str, trl: &Value) -> ReinforceConfig {
     config
 }
 
-/// Gives the completions of a rollout, each with its reward as its text.
-struct Replay<'a>(&'a Given);
-
-impl Sampler for Replay<'_> {
-    fn sample(
-        &mut self,
-        weights: Weights<'_>,
-        asks: &[Ask],
-        _: &GenerationConfig,
-        _: Draw,
-    ) -> Result<Vec<Sampled>, LmError> {
-        let prompts = self.0.prompts.iter().flat_map(|prompt| vec![prompt; GROUP]);
-        assert!(asks.iter().map(|ask| &ask.prompt).eq(prompts));
-        let rows = self.0.completions.iter().zip(&self.0.rewards);
-        let sampled = rows.map(|(ids, reward)| Sampled {
-            finish: if ids.last() == Some(&1) { FinishReason::Eos } else { FinishReason::Length },
-            ids: ids.clone(),
-            log_probs: None,
-            text: reward.to_string(),
-            version: weights.version,
-        });
-        Ok(sampled.collect())
-    }
+/// The completions of a rollout, each with its reward as its text.
+fn recorded(given: &Given) -> RecordedSampler {
+    let rows = given.completions.iter().zip(&given.rewards);
+    let sampled = rows.map(|(ids, reward)| Sampled {
+        finish: if ids.last() == Some(&1) { FinishReason::Eos } else { FinishReason::Length },
+        ids: ids.clone(),
+        log_probs: None,
+        text: reward.to_string(),
+        version: 0,
+    });
+    RecordedSampler::new(sampled.collect())
 }
 
 fn check_case(name: &str, case: &Case, given: &[Given]) {
@@ -158,8 +143,11 @@ fn check_case(name: &str, case: &Case, given: &[Given]) {
         let prompts: Vec<Prompt> = (given.prompts.iter().enumerate())
             .map(|(row, ids)| Prompt::new(PromptRecord::new(row.to_string(), ""), ids.clone()))
             .collect();
-        let (_, stats) =
-            trainer.step(&prompts, &mut std::iter::empty(), &mut Replay(given), &reward).unwrap();
+        let mut recorded = recorded(given);
+        let (experience, stats) =
+            trainer.step(&prompts, &mut std::iter::empty(), &mut recorded, &reward).unwrap();
+        let asked = given.prompts.iter().flat_map(|prompt| vec![prompt; GROUP]);
+        assert!(experience.unwrap().rollout.prompts.rows().iter().eq(asked));
         // Two optimizer steps to a rollout; what belongs to the rollout, TRL tells in the first.
         let mean = |key: &str| steps.iter().map(|step| step[key]).sum::<f64>() / 2.;
         let mut compare = |key: &str, got: f64, want: f64| {

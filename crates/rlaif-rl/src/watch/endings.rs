@@ -19,7 +19,8 @@ impl Watch {
             cause: "The policy never gives EOS: it was not trained to, it was trained on texts \
                     without one, or the limit is too short for it",
             advice: "Raise `generation.max_new_tokens`, set `scores.missing_eos_penalty`, or name \
-                     the ids that end a response in `generation.stop_ids`",
+                     the ids that end a response in `generation.stop_ids`"
+                .to_owned(),
         })
     }
 }

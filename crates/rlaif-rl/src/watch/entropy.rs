@@ -1,23 +1,27 @@
 //! Symptoms in the policy's entropy.
 
-use super::{Sign, Symptom, Watch};
+use super::{AdviceKeys, Sign, Symptom, Watch, listed};
 use crate::stats::Stats;
 
 impl Watch {
     /// An entropy that has fallen to a tenth of the first.
-    pub(super) fn entropy_collapse(&mut self, stats: &Stats) -> Option<Sign> {
+    pub(super) fn entropy_collapse(&mut self, stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
         let entropy = stats.get("ppo/policy/entropy");
         if entropy.is_nan() {
             return None;
         }
         let first = *self.first_entropy.get_or_insert(entropy);
+        let ways = [
+            keys.entropy_coef.map(|key| format!("set `{key}` (0.01, say)")),
+            keys.kl_coef.map(|key| format!("raise the KL coefficient (`{key}`)")),
+            Some("lower `optimizer.lr`".to_owned()),
+        ];
         (entropy < 0.1 * first).then(|| Sign {
             symptom: Symptom::EntropyCollapse,
             seen: format!("the entropy per token fell from {first:.2} to {entropy:.3} nats"),
             cause: "The policy gives nearly the same response every time, and has stopped \
                     exploring",
-            advice: "Go back to an earlier checkpoint; set `entropy_coef` (0.01, say), raise the \
-                     KL coefficient (`kl.control`), or lower `optimizer.lr`",
+            advice: format!("Go back to an earlier checkpoint; {}", listed(ways)),
         })
     }
 }

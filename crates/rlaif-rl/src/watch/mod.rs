@@ -33,10 +33,39 @@ pub struct Watched<'a> {
     pub batch_size: usize,
     /// Sampling of responses.
     pub generation: &'a GenerationConfig,
+    /// The settings that advice may name.
+    pub keys: AdviceKeys,
+}
+
+/// Keys of settings that only some algorithms have, below their section of a run file. Advice names
+/// no other key than these and those that every algorithm has: of `generation`, `scores`,
+/// `optimizer` and `stop`, with `epochs` and `minibatch_size`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AdviceKeys {
+    /// The KL penalty's coefficient.
+    pub kl_coef: Option<&'static str>,
+    /// The estimator of the KL.
+    pub kl_estimator: Option<&'static str>,
+    /// The weight of an entropy that is rewarded.
+    pub entropy_coef: Option<&'static str>,
+    /// The weight of the value loss.
+    pub value_coef: Option<&'static str>,
+    /// The KL at which an update ends.
+    pub update_limit: Option<&'static str>,
 }
 
 /// Steps in a row that make a symptom of what a single step may show by chance.
 const PERSISTENT: usize = 3;
+
+/// The ways out that an algorithm has, as `a, b or c`.
+fn listed(ways: impl IntoIterator<Item = Option<String>>) -> String {
+    let mut ways: Vec<String> = ways.into_iter().flatten().collect();
+    match (ways.pop(), ways.is_empty()) {
+        (None, _) => String::new(),
+        (Some(only), true) => only,
+        (Some(last), false) => format!("{} or {last}", ways.join(", ")),
+    }
+}
 
 /// Follows a run: finds what goes wrong, and says when it may end.
 ///
@@ -47,8 +76,12 @@ const PERSISTENT: usize = 3;
 /// use rlaif_lm::generate::GenerationConfig;
 /// use rlaif_rl::{Stats, Symptom, Watch, Watched, train::KlControl};
 /// let generation = GenerationConfig::default();
-/// let run =
-///     Watched { kl: KlControl::Fixed { coef: 0.1 }, batch_size: 8, generation: &generation };
+/// let run = Watched {
+///     kl: KlControl::Fixed { coef: 0.1 },
+///     batch_size: 8,
+///     generation: &generation,
+///     keys: Default::default(),
+/// };
 /// let mut watch = Watch::default();
 /// let mut stats = Stats::default();
 /// stats.metrics.set("objective/kl", -3.);
@@ -81,7 +114,7 @@ impl Watch {
             symptom: symptom.name().to_owned(),
             seen,
             cause: cause.to_owned(),
-            advice: advice.to_owned(),
+            advice,
         });
         let new = new.collect();
         self.present = seen;
@@ -92,11 +125,11 @@ impl Watch {
         // A single response is always equal to itself.
         let [equal, saturated] = if run.batch_size > 1 { self.scores(stats) } else { [None, None] };
         [
-            kl::negative(stats),
-            kl::runaway(stats, run.kl),
-            self.entropy_collapse(stats),
-            update::not_finite(stats),
-            update::large_ratio(stats),
+            kl::negative(stats, run.keys),
+            kl::runaway(stats, run.kl, run.keys),
+            self.entropy_collapse(stats, run.keys),
+            update::not_finite(stats, run.keys),
+            update::large_ratio(stats, run.keys),
             equal,
             saturated,
             self.never_ends(stats, run.generation),
@@ -145,6 +178,7 @@ mod tests {
             kl: KlControl::Adaptive { init: 0.2, target: 6., horizon: 10_000. },
             batch_size: 128,
             generation: &generation,
+            keys: AdviceKeys::default(),
         };
         let mut all = Vec::new();
         for (at, numbers) in steps.iter().enumerate() {

@@ -12,6 +12,7 @@ pub(super) fn gap(stats: &Stats) -> Option<Sign> {
         cause: "They do not compute the same model: low precision, or a policy of your own whose \
                 cached decoding differs from its forward pass",
         advice: "Load the policy in f32 to tell the two apart; a policy of your own must give the \
-                 same logits in `Policy::step` and `Policy::response_hidden`",
+                 same logits in `Policy::step` and `Policy::response_hidden`"
+            .to_owned(),
     })
 }

@@ -26,11 +26,13 @@ impl Watch {
         (self.equal >= PERSISTENT).then(|| Sign {
             symptom: Symptom::EqualScores,
             seen: format!("every response of {} steps in a row scored the same", self.equal),
-            cause: "The reward does not tell responses apart, so that advantages are only noise of \
-                    the value function",
-            advice: "Look at samples.jsonl: if responses differ, the reward reads the wrong text or \
+            cause: "The reward does not tell responses apart: advantages are 0, or the noise of a \
+                    value function",
+            advice:
+                "Look at samples.jsonl: if responses differ, the reward reads the wrong text or \
                      label, or clips everything (`scores.clip`); if they do not, raise the \
-                     temperature (`generation.sampling`)",
+                     temperature (`generation.sampling`)"
+                    .to_owned(),
         })
     }
 
@@ -44,8 +46,10 @@ impl Watch {
             ),
             cause: "The reward is at its ceiling: what it can tell apart has been learnt, and the \
                     rest is noise or exploitation",
-            advice: "End here (`stop.metric`), compare with a second judge, or use logits in place \
-                     of probabilities as the reward",
+            advice:
+                "End here (`stop.metric`), compare with a second judge, or use logits in place \
+                     of probabilities as the reward"
+                    .to_owned(),
         })
     }
 }

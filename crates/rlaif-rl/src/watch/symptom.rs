@@ -28,6 +28,19 @@ pub enum Symptom {
 }
 
 impl Symptom {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::NegativeKl,
+        Self::RunawayKl,
+        Self::EntropyCollapse,
+        Self::LargeRatio,
+        Self::EqualScores,
+        Self::NeverEnds,
+        Self::SaturatedScores,
+        Self::SamplerGap,
+        Self::NotFinite,
+    ];
+
     /// The name that `findings.json` has for it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -49,5 +62,5 @@ pub(super) struct Sign {
     pub(super) symptom: Symptom,
     pub(super) seen: String,
     pub(super) cause: &'static str,
-    pub(super) advice: &'static str,
+    pub(super) advice: String,
 }

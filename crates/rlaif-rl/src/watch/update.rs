@@ -1,6 +1,6 @@
 //! Symptoms in the distance that an update moves the policy.
 
-use super::{Sign, Symptom};
+use super::{AdviceKeys, Sign, Symptom, listed};
 use crate::stats::Stats;
 
 /// Optimizer steps left out because of NaN or infinity.
@@ -9,23 +9,32 @@ fn not_finite_steps(stats: &Stats) -> f64 {
 }
 
 /// Gradients with NaN or infinity.
-pub(super) fn not_finite(stats: &Stats) -> Option<Sign> {
+pub(super) fn not_finite(stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
     let steps = not_finite_steps(stats);
+    let weights = [keys.value_coef, keys.kl_coef].into_iter().flatten();
+    let weights: String = weights.map(|key| format!("`{key}`, ")).collect();
     (steps > 0.).then(|| Sign {
         symptom: Symptom::NotFinite,
         seen: format!("the gradients of {steps:.0} optimizer steps hold NaN or infinity"),
         cause: "Something overflows: the policy has diverged, a loss has a weight out of all \
                 proportion, or the kind of the weights is too narrow",
-        advice: "Lower `optimizer.lr`; look at `value_coef`, `kl.control` and the size of the \
-                 scores (`scores.clip`); load the policy in f32 to tell the last apart",
+        advice: format!(
+            "Lower `optimizer.lr`; look at {weights}the size of the scores (`scores.clip`); load \
+             the policy in f32 to tell the last apart"
+        ),
     })
 }
 
 /// An update that goes too far from the policy that sampled.
-pub(super) fn large_ratio(stats: &Stats) -> Option<Sign> {
+pub(super) fn large_ratio(stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
     // NaN where there was no update.
     let (ratio, clipped) = (stats.get("ppo/policy/ratio"), stats.get("ppo/policy/clipfrac"));
     let skipped = stats.get("ppo/updates_skipped") - not_finite_steps(stats);
+    let ways = [
+        Some("lower `optimizer.lr` or `epochs`".to_owned()),
+        Some("raise `minibatch_size`".to_owned()),
+        keys.update_limit.map(|key| format!("set `{key}` to end an update in time")),
+    ];
     (ratio > 2. || clipped > 0.5 || skipped > 0.).then(|| Sign {
         symptom: Symptom::LargeRatio,
         seen: format!(
@@ -34,7 +43,6 @@ pub(super) fn large_ratio(stats: &Stats) -> Option<Sign> {
             100. * clipped
         ),
         cause: "An update moves the policy too far from the one that sampled",
-        advice: "Lower `optimizer.lr` or `epochs`, raise `minibatch_size`, or set `target_kl` to \
-                 end an update in time",
+        advice: format!("To move it less, {}", listed(ways)),
     })
 }

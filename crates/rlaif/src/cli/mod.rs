@@ -58,6 +58,21 @@ macro_rules! run_file {
     };
 }
 
+/// As [`run_file`], of a command that trains on prompts and a reward.
+macro_rules! rl_file {
+    ($docs:literal) => {
+        run_file!($docs,
+            "[model]"
+            "path = \"MODEL\""
+            "[data]"
+            "prompts = \"rows.jsonl\"  # {\"prompt\": \"..\"}"
+            "[reward]"
+            "kind = \"classifier\"     # docs/rewards.md has the others"
+            "preset = \"not-hate\""
+        )
+    };
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Prints one JSON object on a model: architecture, sizes, special tokens, files.
@@ -127,27 +142,11 @@ enum Command {
     /// The report of a run again, or the trade-off between two metrics over several runs.
     Report(report::ReportCommand),
     /// Trains a language model by PPO on the scores of any reward; writes a run folder.
-    #[command(after_help = run_file!("ppo",
-        "[model]"
-        "path = \"MODEL\""
-        "[data]"
-        "prompts = \"rows.jsonl\"  # {\"prompt\": \"..\"}"
-        "[reward]"
-        "kind = \"classifier\"     # docs/rewards.md has the others"
-        "preset = \"not-hate\""
-    ))]
+    #[command(after_help = rl_file!("ppo"))]
     Ppo(RunArguments),
     /// Trains a language model by GRPO or another algorithm without a value function; writes a run
     /// folder.
-    #[command(after_help = run_file!("reinforce",
-        "[model]"
-        "path = \"MODEL\""
-        "[data]"
-        "prompts = \"rows.jsonl\"  # {\"prompt\": \"..\"}"
-        "[reward]"
-        "kind = \"classifier\"     # docs/rewards.md has the others"
-        "preset = \"not-hate\""
-    ))]
+    #[command(after_help = rl_file!("reinforce"))]
     Reinforce(RunArguments),
     /// Trains a language model on preferences without a reward model; writes a run folder.
     #[command(after_help = run_file!("dpo",

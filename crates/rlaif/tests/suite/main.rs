@@ -12,6 +12,7 @@ mod judge;
 mod memory;
 mod ppo;
 mod reinforce;
+mod rl;
 mod support;
 mod tokens;
 mod train;

@@ -42,12 +42,14 @@ fn workplace() -> tempfile::TempDir {
                [reward]\nkind = 'length'\nshortest = 3\nlongest = 4\nper = 4.0\n\
                [ppo]\nsteps = 1\nbatch_size = 4\nminibatch_size = 2\n\
                [ppo.generation]\nmax_new_tokens = 6\n";
+    let reinforce = ppo.replace("[ppo", "[reinforce").replace("minibatch_size = 2", "group_size = 2");
     for (command, text) in [
         ("sft", supervised("t5", "")),
         ("reward", supervised("llama", "")),
         ("classifier", supervised("llama", "labels = ['no', 'yes']\n")),
         ("dpo", supervised("llama", "")),
         ("ppo", ppo.to_owned()),
+        ("reinforce", reinforce),
     ] {
         let file = root.join(format!("{command}.toml"));
         fs::write(file, format!("{text}[placement]\ndevice = 'cpu'\nthreads = 1\n")).unwrap();
@@ -74,7 +76,7 @@ fn refused(root: &Path, command: &str, code: i32, set: &[&str]) -> String {
 #[test]
 fn every_command_that_trains_refuses_a_run_that_does_not_fit() {
     let place = workplace();
-    for command in ["sft", "reward", "classifier", "dpo", "ppo"] {
+    for command in ["sft", "reward", "classifier", "dpo", "ppo", "reinforce"] {
         let said = refused(place.path(), command, 1, &["placement.memory_gib=0.01"]);
         assert!(said.contains("error: the run needs about"), "{command}: {said}");
         assert!(said.contains("gradients and optimizer"), "{command}: {said}");

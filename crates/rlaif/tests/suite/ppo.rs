@@ -14,49 +14,23 @@ use rlaif::tch::Tensor;
 use rlaif::text::HfTokenizer;
 use serde_json::{Value, json};
 
+use crate::rl::{self, command};
 use crate::support::{
     chat_completions, classifier, language_model, length, metrics, succeeded, tokenizer,
     wait_for_progress,
 };
 
-/// A folder with a tiny T5, prompts, and a run file of `steps` steps.
+/// A place for runs of `steps` steps.
 fn prepare(root: &Path, steps: u64, more: &str) -> PathBuf {
-    let config = json!({
-        "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 16,
-        "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "feed_forward_proj": "gated-gelu",
-        "tie_word_embeddings": false, "pad_token_id": 0, "eos_token_id": 1,
-        "decoder_start_token_id": 0,
-    });
-    language_model(&root.join("policy"), &tokenizer("t5"), 1, config);
-    let prompts: String =
-        (0..20).map(|i| format!("{{\"prompt\": \"Number {i} says\"}}\n")).collect();
-    fs::write(root.join("prompts.jsonl"), prompts).unwrap();
-    let path = root.join("run.toml");
-    let text = format!(
-        "{more}\n[model]\npath = \"{root}/policy\"\n[data]\nprompts = \"{root}/prompts.jsonl\"\n\
-         [reward]\nkind = \"normalised\"\ncentring = \"centred\"\n\
-         of = {{ kind = \"length\", shortest = 3, longest = 4, per = 4.0 }}\n\
-         [ppo]\nsteps = {steps}\nbatch_size = 4\nminibatch_size = 2\nepochs = 2\n\
-         scores = {{ scaling = \"scale\" }}\n\
-         [ppo.generation]\nmax_new_tokens = 6\n[ppo.optimizer]\nlr = 1e-3\n\
-         [train]\ncheckpoint_every = 1\n[placement]\ndevice = \"cpu\"\nthreads = 1\n",
-        root = root.display(),
+    let section = format!(
+        "steps = {steps}\nbatch_size = 4\nminibatch_size = 2\nepochs = 2\n\
+         scores = {{ scaling = \"scale\" }}"
     );
-    fs::write(&path, text).unwrap();
-    path
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
-    command.args(arguments).env("OMP_NUM_THREADS", "1");
-    command
+    rl::place(root, "ppo", &section, more)
 }
 
 fn train(config: &Path, out: &Path, more: &[&str]) -> Output {
-    let mut arguments = vec!["ppo", "--config", config.to_str().unwrap(), "--out"];
-    arguments.push(out.to_str().unwrap());
-    arguments.extend(more);
-    command(&arguments).output().unwrap()
+    rl::train("ppo", config, out, more)
 }
 
 #[test]

@@ -1,24 +1,19 @@
-//! Parts of the run files of reinforcement learning.
+//! The prompts of reinforcement learning.
 
 use rlaif_core::{PromptRecord, PromptRow, Rendering, TextKind};
 use rlaif_data::{ImportColumns, ImportOptions, RowForm};
-use rlaif_lm::{Joiner, LmSpec, Policy, Reference};
-use rlaif_models::{LanguageModel, LoadOptions, ModelFiles, ModelNames, PolicySetup};
-use rlaif_ppo::Prompt;
+use rlaif_lm::{Joiner, LmSpec};
+use rlaif_rl::Prompt;
 use rlaif_text::HfTokenizer;
-use rlaif_train::{FitConfig, Trainable};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     columns::dropped,
     error::RunError,
-    fetch::{FetchError, model_files},
-    model::ModelSection,
     prompt::{PromptSection, of_rows, rendered},
     rows::{RowReader, read_as},
     skipped::SkippedRows,
-    vocabulary::{same_vocabulary, tokenizer_if_present},
 };
 
 /// Prompts: files of JSON Lines, CSV or Parquet, in any form of docs/data.md that has prompts.
@@ -143,77 +138,4 @@ pub(crate) struct Needed {
     pub(crate) rows: usize,
     /// The key with that number, for the error.
     pub(crate) because: &'static str,
-}
-
-/// Checkpoints and samples of reinforcement learning, whose length is in the section of the
-/// algorithm.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct RlTrainSection {
-    /// Steps between two checkpoints; 0 saves at the end alone, and when the run is interrupted.
-    pub checkpoint_every: u64,
-    /// Checkpoints that are kept, the newest.
-    pub keep: usize,
-    /// Responses of each step that go into samples.jsonl.
-    pub samples: usize,
-}
-
-impl RlTrainSection {
-    /// The same for the loop that trainings share.
-    #[must_use]
-    pub fn fit(&self, steps: u64) -> FitConfig {
-        FitConfig {
-            steps,
-            checkpoint_every: self.checkpoint_every,
-            keep: self.keep,
-            ..FitConfig::default()
-        }
-    }
-}
-
-impl Default for RlTrainSection {
-    fn default() -> Self {
-        Self { checkpoint_every: 10, keep: 2, samples: 4 }
-    }
-}
-
-/// Loads the policy and its reference: a model of its own, a copy of the policy, or with LoRA the
-/// policy without its adapter. Fresh weights are drawn from libtorch's generator.
-pub(crate) fn policy_and_reference(
-    model: &ModelSection,
-    trainable: &Trainable,
-    reference: Option<&String>,
-    options: LoadOptions,
-) -> Result<(LanguageModel, Reference), RunError> {
-    let use_ = ("the reference reads the ids of the policy", "name one of the policy's vocabulary");
-    check_vocabulary(model, reference, use_)?;
-    let reference = reference.map(files_of).transpose()?;
-    let setup = PolicySetup { reference, ..model.setup(options)? };
-    let policy = model.language_model(options)?;
-    trainable.select(policy.parameters())?;
-    let reference = match setup.reference_of(policy.parameters())? {
-        Some(reference) => Reference::Frozen(Box::new(reference)),
-        None => Reference::AdaptersOff,
-    };
-    Ok((policy, reference))
-}
-
-/// Refuses another model that reads the policy's ids as other tokens; `use_` has its use of them, and
-/// the way out.
-pub(crate) fn check_vocabulary(
-    model: &ModelSection,
-    other: Option<&String>,
-    use_: (&'static str, &'static str),
-) -> Result<(), RunError> {
-    let Some(other) = other else { return Ok(()) };
-    let policy = tokenizer_if_present(&model.files()?)?;
-    let others = tokenizer_if_present(&files_of(other)?)?;
-    let (Some(policy), Some(others)) = (policy, others) else { return Ok(()) };
-    let policy = (model.path.as_str(), &policy);
-    Ok(same_vocabulary(policy, (other.as_str(), &others), use_)?)
-}
-
-/// The files of a reference or of a value function: a model's, or an adapter's and its base's.
-pub(crate) fn files_of(location: impl AsRef<str>) -> Result<ModelFiles, FetchError> {
-    model_files(&ModelNames { model: location.as_ref(), ..ModelNames::default() })
 }

@@ -1,0 +1,7 @@
+//! Preferences without a reward model: the run file, and its rows.
+
+mod file;
+mod rows;
+
+pub use file::{DpoFile, OnlineSection};
+pub use rows::DpoRows;

@@ -1,0 +1,233 @@
+//! One recipe for the run files of reinforcement learning.
+
+use rlaif_core::{BadSetting, Seed, TextCodec};
+use rlaif_lm::{Activations, Policy, generate::GenerationConfig};
+use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
+use rlaif_rewards::RewardConfig;
+use rlaif_rl::{Prompt, RlError, RlTask, RlTrainer};
+use rlaif_text::HfTokenizer;
+use rlaif_torch::seeded;
+use rlaif_train::{RunFolder, Trainable};
+
+use crate::{
+    data::ShuffledBatches,
+    error::RunError,
+    file::RunFile,
+    memory::{WeightsInMemory, longest},
+    model::{ModelSection, Placement, tokenizer},
+    prompt::PromptSection,
+    recipe::{Basics, Outline, Recipe, Start},
+    rewards::rewards_from_config,
+    rl::{
+        models::files_of,
+        prompts::{Needed, PromptData, RlPrompts},
+        section::RlTrainSection,
+    },
+};
+
+/// A run file of reinforcement learning: the parts in which algorithms differ. It is a [`Recipe`]
+/// with this: models and prompts are loaded, memory is checked, and a [`RlTask`] is driven, the same
+/// for every algorithm.
+pub trait RlFile: RunFile {
+    /// Metrics that the terminal shows.
+    const SHOWN: &'static [&'static str];
+
+    /// The algorithm.
+    type Trainer: RlTrainer;
+
+    /// The sections that every run file of reinforcement learning has.
+    fn sections(&self) -> RlSections<'_>;
+
+    /// Numbers of the algorithm's own section.
+    fn settings(&self) -> RlSettings<'_>;
+
+    /// Checks the algorithm's own section.
+    ///
+    /// # Errors
+    /// [`RlError`] names the first field that is wrong, or the fields that contradict each other.
+    fn check_settings(&self) -> Result<(), RlError>;
+
+    /// Loads the models, and makes the trainer of them. Fresh weights are drawn from libtorch's
+    /// generator; [`RlFile::trainer`] seeds it.
+    ///
+    /// # Errors
+    /// [`RunError`] for a model that cannot be loaded, and settings that do not fit it.
+    fn fresh_trainer(&self, options: LoadOptions) -> Result<Self::Trainer, RunError>;
+
+    /// The policy that is trained.
+    fn policy(trainer: &Self::Trainer) -> &LanguageModel;
+
+    /// Gives the trainer what it needs beside models and prompts. The text goes on with the line
+    /// that describes the run.
+    ///
+    /// # Errors
+    /// [`RunError`] of what the file names.
+    fn complete(
+        &self,
+        trainer: Self::Trainer,
+        codec: &HfTokenizer,
+    ) -> Result<(Self::Trainer, String), RunError>;
+
+    /// Writes results beside the policy into the run's folder, and returns the policy.
+    ///
+    /// # Errors
+    /// [`RunError`] of what cannot be written.
+    fn finish(trainer: Self::Trainer, folder: &RunFolder) -> Result<LanguageModel, RunError>;
+
+    /// Memory for these prompts, rewards aside; without prompts, the least that the run needs.
+    ///
+    /// # Errors
+    /// [`RunError::Fetch`].
+    fn memory(&self, options: LoadOptions, prompts: &[Prompt]) -> Result<MemoryPlan, RunError> {
+        let folder = |location: &String| files_of(location).map(|files| files.folder);
+        let (sections, settings) = (self.sections(), self.settings());
+        let mut plan = MemoryPlan {
+            copy: sections.needs_reference && sections.reference.is_none(),
+            value: sections.value.map(folder).transpose()?,
+            frozen: sections.reference.into_iter().map(folder).collect::<Result<_, _>>()?,
+            activations: settings.activations,
+            ..sections.model.memory(options)?
+        };
+        if !prompts.is_empty() {
+            let generation = settings.generation;
+            plan.microbatch = settings.microbatch;
+            plan.batch = generation.batch_size.min(settings.responses);
+            plan.tokens =
+                longest(prompts.iter().map(|prompt| prompt.ids.len())) + generation.max_new_tokens;
+        }
+        Ok(plan)
+    }
+
+    /// Loads the models, and makes the trainer of them. Fresh weights depend on the seed alone.
+    ///
+    /// # Errors
+    /// [`RunError`] for a model that cannot be loaded, settings that do not fit it, or a run that does
+    /// not fit into memory.
+    fn trainer(&self, options: LoadOptions) -> Result<Self::Trainer, RunError> {
+        let RlSections { seed, placement, .. } = self.sections();
+        placement.check_memory(&self.memory(options, &[])?, WeightsInMemory::NotLoaded)?;
+        seeded(Seed::new(seed).for_libtorch("init"), || self.fresh_trainer(options))?
+    }
+
+    /// Reads the prompts that fit, and counts those that do not.
+    ///
+    /// # Errors
+    /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if fewer than a step takes fit.
+    fn prompts(&self, codec: &HfTokenizer, policy: &dyn Policy) -> Result<RlPrompts, RunError> {
+        let (sections, settings) = (self.sections(), self.settings());
+        let (rows, because) = settings.prompts;
+        let needed = Needed { new_tokens: settings.generation.max_new_tokens, rows, because };
+        sections.data.read(sections.prompt, codec, policy.spec(), needed)
+    }
+}
+
+/// The sections that every run file of reinforcement learning has.
+#[derive(Debug, Clone, Copy)]
+pub struct RlSections<'a> {
+    /// The seed of all random numbers.
+    pub seed: u64,
+    /// The policy.
+    pub model: &'a ModelSection,
+    /// The weights that are trained.
+    pub trainable: &'a Trainable,
+    /// Device, threads and memory.
+    pub placement: &'a Placement,
+    /// The prompts.
+    pub data: &'a PromptData,
+    /// The text of a prompt.
+    pub prompt: &'a PromptSection,
+    /// The reward.
+    pub reward: &'a RewardConfig,
+    /// A reference that is another model than the policy at its start.
+    pub reference: Option<&'a String>,
+    /// True if the algorithm asks a reference: without one of its own, the policy at its start.
+    pub needs_reference: bool,
+    /// A model for the value function.
+    pub value: Option<&'a String>,
+    /// Checkpoints and samples.
+    pub train: &'a RlTrainSection,
+}
+
+/// Numbers of an algorithm's own section.
+#[derive(Debug, Clone, Copy)]
+pub struct RlSettings<'a> {
+    /// Rollouts, and the updates on them, in the whole run.
+    pub steps: u64,
+    /// Responses of a rollout.
+    pub responses: usize,
+    /// Prompts of a rollout, and the setting that says so.
+    pub prompts: (usize, &'static str),
+    /// Responses of one forward and backward pass.
+    pub microbatch: usize,
+    /// Sampling of responses.
+    pub generation: &'a GenerationConfig,
+    /// Activations that a forward pass keeps.
+    pub activations: Activations,
+}
+
+impl<F: RlFile> Recipe for F {
+    const SHOWN: &'static [&'static str] = F::SHOWN;
+
+    fn basics(&self) -> Basics<'_> {
+        let RlSections { seed, placement, model, .. } = self.sections();
+        Basics { seed, placement, model }
+    }
+
+    fn check(&self) -> Result<(), RunError> {
+        let RlSections { model, trainable, prompt, train, .. } = self.sections();
+        self.check_settings().map_err(in_section::<F>)?;
+        prompt.check()?;
+        model.check_trainable("trainable", trainable)?;
+        if train.keep == 0 {
+            return Err(BadSetting::new("train.keep", 0, "at least 1").into());
+        }
+        Ok(())
+    }
+
+    fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
+        let (sections, settings) = (self.sections(), self.settings());
+        let trainer = self.trainer(start.options)?;
+        let spec = F::policy(&trainer).spec();
+        let tokenizer = tokenizer(&sections.model.files()?, spec.vocab_size)?;
+        let (trainer, more) = self.complete(trainer, &tokenizer)?;
+        let RlPrompts { prompts, skipped, mut notes, rendering } =
+            self.prompts(&tokenizer, F::policy(&trainer))?;
+        notes.extend(tokenizer.take_notices());
+        let mut batches =
+            ShuffledBatches::new(&prompts, settings.prompts.0, start.seed)?.whole()?;
+        // Before anything is written.
+        let reward = rewards_from_config(sections.reward, start.folder(), start.options.device)?;
+        let memory = self.memory(start.options, &prompts)?;
+        sections.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
+
+        let total_steps = settings.steps;
+        let about = format!(
+            "{} prompts ({skipped}), {} trained weights, {total_steps} steps of {} responses{more}",
+            prompts.len(),
+            F::policy(&trainer).parameters().count_trainable(),
+            settings.responses
+        );
+        let fit = &sections.train.fit(total_steps);
+        let mut run = start.begin(&Outline { about, fit, total_steps })?;
+        run.tell(&notes)?;
+        run.keep_rendering(&rendering)?;
+        let task = RlTask::new(trainer, &prompts, &tokenizer, &*reward);
+        let mut task = task.samples(sections.train.samples);
+        run.drive(&mut task, &mut batches)?;
+        let mut policy = F::finish(task.into_trainer(), &run.folder)?;
+        run.write(&mut policy)
+    }
+}
+
+/// The error of a trainer, with the section that its field is in.
+pub(crate) fn in_section<F: RlFile>(error: RlError) -> RunError {
+    match error {
+        // Models, which are in sections of their own.
+        RlError::Setting(BadSetting { ref field, .. })
+            if matches!(&**field, "policy" | "reference" | "value") =>
+        {
+            error.into()
+        }
+        _ => RunError::from(error).within(F::Trainer::SECTION),
+    }
+}

@@ -1,0 +1,37 @@
+//! Checkpoints and samples of reinforcement learning.
+
+use rlaif_train::FitConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Checkpoints and samples of reinforcement learning, whose length is in the section of the
+/// algorithm.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RlTrainSection {
+    /// Steps between two checkpoints; 0 saves at the end alone, and when the run is interrupted.
+    pub checkpoint_every: u64,
+    /// Checkpoints that are kept, the newest.
+    pub keep: usize,
+    /// Responses of each step that go into samples.jsonl.
+    pub samples: usize,
+}
+
+impl RlTrainSection {
+    /// The same for the loop that trainings share.
+    #[must_use]
+    pub fn fit(&self, steps: u64) -> FitConfig {
+        FitConfig {
+            steps,
+            checkpoint_every: self.checkpoint_every,
+            keep: self.keep,
+            ..FitConfig::default()
+        }
+    }
+}
+
+impl Default for RlTrainSection {
+    fn default() -> Self {
+        Self { checkpoint_every: 10, keep: 2, samples: 4 }
+    }
+}
