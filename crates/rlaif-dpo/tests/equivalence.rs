@@ -11,6 +11,7 @@ use rlaif_dpo::{
 };
 use rlaif_lm::Activations;
 use rlaif_models::{AdapterConfig, LanguageModel, TaskType};
+use rlaif_testing::alone;
 use rlaif_train::OptimizerConfig;
 
 use common::model;

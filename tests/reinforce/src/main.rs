@@ -16,9 +16,9 @@ use rlaif_rl::train::{
     restore_parameters,
 };
 use rlaif_rl::{
-    Advantage, AdviceKeys, Asking, Average, Plan, Prompt, RlError, RlStep, RlTrainer, Rollout, RunningMoments,
-    ScoreConfig, StopConfig, Surrogate, Watched, passes, permutation, rollout_statistics, sample,
-    score, score_tensor, token_rewards,
+    Advantage, AdviceKeys, Asking, Average, Plan, Prompt, RlError, RlStep, RlTrainer, Rollout,
+    RunningMoments, ScoreConfig, StopConfig, Surrogate, Watched, passes, permutation,
+    rollout_statistics, sample, score, score_tensor, token_rewards,
 };
 
 /// The return of a response less the mean of the batch, at each of its tokens.

@@ -42,7 +42,8 @@ fn workplace() -> tempfile::TempDir {
                [reward]\nkind = 'length'\nshortest = 3\nlongest = 4\nper = 4.0\n\
                [ppo]\nsteps = 1\nbatch_size = 4\nminibatch_size = 2\n\
                [ppo.generation]\nmax_new_tokens = 6\n";
-    let reinforce = ppo.replace("[ppo", "[reinforce").replace("minibatch_size = 2", "group_size = 2");
+    let reinforce =
+        ppo.replace("[ppo", "[reinforce").replace("minibatch_size = 2", "group_size = 2");
     for (command, text) in [
         ("sft", supervised("t5", "")),
         ("reward", supervised("llama", "")),
