@@ -182,7 +182,7 @@ static DEFAULTS: LazyLock<BTreeMap<String, ClassDefaults>> = LazyLock::new(|| {
 });
 
 /// Fields of transformers' configuration classes that change no number which is computed here.
-const WITHOUT_EFFECT: [&str; 12] = [
+const WITHOUT_EFFECT: [&str; 13] = [
     "use_cache",
     "eos_token_id",
     "bos_token_id",
@@ -195,6 +195,8 @@ const WITHOUT_EFFECT: [&str; 12] = [
     "pretraining_tp",
     // The order of roundings in f16.
     "reorder_and_upcast_attn",
+    // Initial values of learned positions.
+    "sinusoidal_pos_embds",
     // Of heads for other tasks.
     "classifier_dropout",
     "qa_dropout",

@@ -241,18 +241,18 @@ macro_rules! llama {
     };
 }
 
-/// A row of RoBERTa: `model_type`, prefix of the class name.
-macro_rules! roberta {
-    ($model_type:literal, $class:literal) => {
+/// A row of BERT's kin: `model_type`, prefix of the class name, style, prefixes of the head's tensors.
+macro_rules! encoder {
+    ($model_type:literal, $class:literal, $style:ident, $head:expr) => {
         Family {
             model_type: $model_type,
             generates: None,
             classifies: Some(Classifies {
                 class: concat!($class, "ForSequenceClassification"),
-                head: &["classifier."],
+                head: $head,
                 linear_head: None,
                 build: |config, labels, source| {
-                    Roberta::build(config, labels, source, roberta::Style::Roberta)
+                    Roberta::build(config, labels, source, roberta::Style::$style)
                 },
             }),
             dimensions: roberta::dimensions,
@@ -262,7 +262,7 @@ macro_rules! roberta {
 }
 
 /// The families built in.
-static TABLE: [Family; 17] = [
+static TABLE: [Family; 20] = [
     Family {
         model_type: "t5",
         generates: Some(Generates {
@@ -290,24 +290,14 @@ static TABLE: [Family; 17] = [
     llama!("olmo2", "Olmo2", LlamaVariant::OLMO2),
     llama!("smollm3", "SmolLM3", LlamaVariant::SMOLLM3),
     llama!("granite", "Granite", LlamaVariant::GRANITE),
-    roberta!("roberta", "Roberta"),
+    encoder!("roberta", "Roberta", Roberta, &["classifier."]),
     // RoBERTa's computation under other names, down to the names of the tensors.
-    roberta!("xlm-roberta", "XLMRoberta"),
-    roberta!("camembert", "Camembert"),
-    Family {
-        model_type: "bert",
-        generates: None,
-        classifies: Some(Classifies {
-            class: "BertForSequenceClassification",
-            head: &["classifier.", "bert.pooler."],
-            linear_head: None,
-            build: |config, labels, source| {
-                Roberta::build(config, labels, source, roberta::Style::Bert)
-            },
-        }),
-        dimensions: roberta::dimensions,
-        written: as_read,
-    },
+    encoder!("xlm-roberta", "XLMRoberta", Roberta, &["classifier."]),
+    encoder!("camembert", "Camembert", Roberta, &["classifier."]),
+    encoder!("bert", "Bert", Bert, &["classifier.", "bert.pooler."]),
+    encoder!("distilbert", "DistilBert", DistilBert, &["classifier.", "pre_classifier."]),
+    encoder!("electra", "Electra", Electra, &["classifier."]),
+    encoder!("albert", "Albert", Albert, &["classifier.", "albert.pooler."]),
 ];
 
 #[cfg(test)]

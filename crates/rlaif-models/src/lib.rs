@@ -5,7 +5,7 @@
 //! | T5, Flan-T5 | `t5.rs` | `google-t5/t5-*`, `google/flan-t5-*` |
 //! | Llama 2 and 3, Mistral, Qwen2, Qwen3, GPT-2, GPT-NeoX, Gemma 2 and 3, Phi-3, OLMo 2, SmolLM3, Granite | `llama.rs` | `meta-llama/Llama-3.*`, `Qwen/Qwen2.5-*`, `openai-community/gpt2`, ... |
 //! | the same with a classification head | `llama.rs` | most LLM reward models |
-//! | BERT, RoBERTa, XLM-RoBERTa, CamemBERT with a classification head | `roberta.rs` | `facebook/roberta-hate-speech-dynabench-r4-target` |
+//! | BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA, ALBERT with a classification head | `roberta.rs` | `facebook/roberta-hate-speech-dynabench-r4-target` |
 //!
 //! [`LanguageModel`] and [`Classifier`] load any of them by config.json. The families are a table,
 //! [`Families`]: a model is one file, one row and its goldens. A program adds a family of its own by

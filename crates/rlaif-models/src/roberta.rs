@@ -1,9 +1,11 @@
-//! BERT and RoBERTa with a sequence-classification head.
+//! BERT and its kin with a sequence-classification head.
 //!
-//! Papers: [Devlin et al. 2018](https://arxiv.org/abs/1810.04805), [Liu et al.
-//! 2019](https://arxiv.org/abs/1907.11692). Both have the same trunk; RoBERTa counts positions from
-//! `pad_token_id + 1`, has no segments, and classifies the first token by its own head, where BERT
-//! has a pooler. Among the checkpoints: `facebook/roberta-hate-speech-dynabench-r4-target`.
+//! Papers: [BERT, 2018](https://arxiv.org/abs/1810.04805), [RoBERTa, 2019](https://arxiv.org/abs/1907.11692),
+//! [DistilBERT, 2019](https://arxiv.org/abs/1910.01108), [ALBERT, 2019](https://arxiv.org/abs/1909.11942),
+//! [ELECTRA, 2020](https://arxiv.org/abs/2003.10555). They have the same trunk; RoBERTa counts positions
+//! from `pad_token_id + 1`, DistilBERT and RoBERTa have no segments, ELECTRA and ALBERT may have narrower
+//! embeddings, and ALBERT uses the same weights in many layers. All classify the first token, by different
+//! heads. Among the checkpoints: `facebook/roberta-hate-speech-dynabench-r4-target`, `lvwerra/distilbert-imdb`.
 
 use rlaif_lm::{Activations, LmError, LmSpec, TokenBatch};
 use serde::Deserialize;
@@ -34,8 +36,13 @@ struct RawConfig {
     intermediate_size: i64,
     hidden_act: String,
     max_position_embeddings: i64,
-    type_vocab_size: i64,
-    layer_norm_eps: f64,
+    type_vocab_size: Option<i64>,
+    layer_norm_eps: Option<f64>,
+    /// Width of the embeddings, where it is not that of the hidden states.
+    embedding_size: Option<i64>,
+    /// ALBERT's groups of layers with the same weights, and the layers of each.
+    num_hidden_groups: Option<usize>,
+    inner_group_num: Option<usize>,
     hidden_dropout_prob: f64,
     attention_probs_dropout_prob: f64,
     classifier_dropout: Option<f64>,
@@ -47,9 +54,30 @@ struct RawConfig {
     bos_token_id: Option<u32>,
 }
 
+/// Names that classes of transformers have for a field, and its name here.
+const NAMES: [(&str, &str); 9] = [
+    ("dim", "hidden_size"),
+    ("n_layers", "num_hidden_layers"),
+    ("n_heads", "num_attention_heads"),
+    ("hidden_dim", "intermediate_size"),
+    ("activation", "hidden_act"),
+    ("dropout", "hidden_dropout_prob"),
+    ("attention_dropout", "attention_probs_dropout_prob"),
+    ("seq_classif_dropout", "classifier_dropout"),
+    ("classifier_dropout_prob", "classifier_dropout"),
+];
+
 impl RawConfig {
     fn read(config: &Config) -> Result<Self, ModelError> {
-        config.parse(config.text("model_type").unwrap_or_default())
+        config.parse_renamed(config.text("model_type").unwrap_or_default(), &NAMES)
+    }
+
+    fn embedding_size(&self) -> i64 {
+        self.embedding_size.unwrap_or(self.hidden_size)
+    }
+
+    fn epsilon(&self) -> f64 {
+        self.layer_norm_eps.unwrap_or(1e-12)
     }
 
     fn check(&self) -> Result<(), ModelError> {
@@ -59,8 +87,22 @@ impl RawConfig {
             ("intermediate_size", self.intermediate_size),
             ("num_attention_heads", self.num_attention_heads),
             ("max_position_embeddings", self.max_position_embeddings),
-            ("type_vocab_size", self.type_vocab_size),
+            ("type_vocab_size", self.type_vocab_size.unwrap_or(1)),
+            ("embedding_size", self.embedding_size()),
         ])?;
+        for (field, count) in [
+            ("num_hidden_groups", self.num_hidden_groups),
+            ("inner_group_num", self.inner_group_num),
+        ] {
+            check_layers(field, count.unwrap_or(1))?;
+            if count == Some(0) {
+                return Err(ModelError::BadField {
+                    field,
+                    found: "0".to_owned(),
+                    expected: "at least 1".to_owned(),
+                });
+            }
+        }
         check_layers("num_hidden_layers", self.num_hidden_layers)?;
         if self.hidden_size % self.num_attention_heads != 0 {
             return Err(ModelError::BadField {
@@ -86,11 +128,93 @@ pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
     })
 }
 
-/// The two encoders that differ in positions, segments and head.
+/// The encoders, which differ in names, positions, segments and head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
     Bert,
     Roberta,
+    DistilBert,
+    Electra,
+    Albert,
+}
+
+/// Names of the tensors of a trunk.
+struct TensorNames {
+    trunk: &'static str,
+    layers: &'static str,
+    projections: [&'static str; 3],
+    mixed: &'static str,
+    mixed_norm: &'static str,
+    inner: &'static str,
+    outer: &'static str,
+    outer_norm: &'static str,
+    /// Dropout after the output of attention, and after the feed-forward layer.
+    mixed_dropout: bool,
+    outer_dropout: bool,
+}
+
+impl Style {
+    fn names(self) -> TensorNames {
+        let bert = TensorNames {
+            trunk: "bert",
+            layers: "encoder.layer",
+            projections: ["attention.self.query", "attention.self.key", "attention.self.value"],
+            mixed: "attention.output.dense",
+            mixed_norm: "attention.output.LayerNorm",
+            inner: "intermediate.dense",
+            outer: "output.dense",
+            outer_norm: "output.LayerNorm",
+            mixed_dropout: true,
+            outer_dropout: true,
+        };
+        match self {
+            Self::Bert => bert,
+            Self::Roberta => TensorNames { trunk: "roberta", ..bert },
+            Self::Electra => TensorNames { trunk: "electra", ..bert },
+            Self::DistilBert => TensorNames {
+                trunk: "distilbert",
+                layers: "transformer.layer",
+                projections: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+                mixed: "attention.out_lin",
+                mixed_norm: "sa_layer_norm",
+                inner: "ffn.lin1",
+                outer: "ffn.lin2",
+                outer_norm: "output_layer_norm",
+                mixed_dropout: false,
+                outer_dropout: true,
+            },
+            Self::Albert => TensorNames {
+                trunk: "albert",
+                layers: "encoder.albert_layer_groups",
+                projections: ["attention.query", "attention.key", "attention.value"],
+                mixed: "attention.dense",
+                mixed_norm: "attention.LayerNorm",
+                inner: "ffn",
+                outer: "ffn_output",
+                outer_norm: "full_layer_layer_norm",
+                mixed_dropout: true,
+                outer_dropout: false,
+            },
+        }
+    }
+
+    /// The layer from embeddings to wider hidden states, where widths differ or it is always there.
+    fn projection(self, raw: &RawConfig) -> Option<&'static str> {
+        match self {
+            Self::Albert => Some("encoder.embedding_hidden_mapping_in"),
+            _ => (raw.embedding_size() != raw.hidden_size).then_some("embeddings_project"),
+        }
+    }
+
+    /// The two layers of the head.
+    fn head(self) -> [&'static str; 2] {
+        match self {
+            Self::Bert => ["bert.pooler.dense", "classifier"],
+            Self::Albert => ["albert.pooler", "classifier"],
+            Self::DistilBert => ["pre_classifier", "classifier"],
+            Self::Roberta | Self::Electra => ["classifier.dense", "classifier.out_proj"],
+        }
+    }
 }
 
 /// The sum of word, position and segment embeddings.
@@ -98,7 +222,7 @@ pub(crate) enum Style {
 struct Embeddings {
     words: Embedding,
     positions: Embedding,
-    segments: Embedding,
+    segments: Option<Embedding>,
     norm: LayerNorm,
     /// Position of the first token.
     first: i64,
@@ -108,14 +232,14 @@ struct Embeddings {
 
 impl Embeddings {
     fn load(weights: &TensorTree<'_>, raw: &RawConfig, first: i64, pad_id: Option<i64>) -> Self {
-        let table = |key, rows| {
-            Embedding::load(&weights.at(key), rows, raw.hidden_size, raw.initializer_range)
-        };
+        let size = raw.embedding_size();
+        let table =
+            |key, rows| Embedding::load(&weights.at(key), rows, size, raw.initializer_range);
         Self {
             words: table("word_embeddings", raw.vocab_size),
             positions: table("position_embeddings", raw.max_position_embeddings),
-            segments: table("token_type_embeddings", raw.type_vocab_size),
-            norm: LayerNorm::load(&weights.at("LayerNorm"), raw.hidden_size, raw.layer_norm_eps),
+            segments: raw.type_vocab_size.map(|rows| table("token_type_embeddings", rows)),
+            norm: LayerNorm::load(&weights.at("LayerNorm"), size, raw.epsilon()),
             first,
             pad_id,
         }
@@ -131,10 +255,11 @@ impl Embeddings {
         let counted = counted.to_kind(Kind::Int64);
         let positions = counted.cumsum(1, Kind::Int64) * &counted - 1 + self.first;
         let positions = positions.clamp_min(0);
-        let sum = self.words.forward(input.ids())
-            + self.positions.forward(&positions)
-            + self.segments.forward(segments);
-        self.norm.forward(&sum)
+        let sum = self.words.forward(input.ids()) + self.positions.forward(&positions);
+        self.norm.forward(&match &self.segments {
+            Some(table) => sum + table.forward(segments),
+            None => sum,
+        })
     }
 }
 
@@ -152,34 +277,38 @@ struct Block {
     heads: i64,
     head_dim: i64,
     activation: Activation,
-    dropout: f64,
+    /// After the output of attention, and after the feed-forward layer.
+    dropouts: [f64; 2],
     attention_dropout: f64,
 }
 
 impl Block {
-    fn load(weights: &TensorTree<'_>, raw: &RawConfig) -> Result<Self, ModelError> {
-        let linear = |place: &TensorTree<'_>, inputs, outputs| {
-            Linear::load(place, inputs, outputs, Bias::Present, raw.initializer_range)
-        };
-        let norm = |place: &TensorTree<'_>| {
-            LayerNorm::load(&place.at("LayerNorm"), raw.hidden_size, raw.layer_norm_eps)
-        };
+    fn load(
+        weights: &TensorTree<'_>,
+        raw: &RawConfig,
+        names: &TensorNames,
+    ) -> Result<Self, ModelError> {
         let (hidden, wide) = (raw.hidden_size, raw.intermediate_size);
-        let attention = weights.at("attention");
-        let project = |key| linear(&attention.at("self").at(key), hidden, hidden);
+        let linear = |key, inputs, outputs| {
+            let std = raw.initializer_range;
+            Linear::load(&weights.at(key), inputs, outputs, Bias::Present, std)
+        };
+        let norm = |key| LayerNorm::load(&weights.at(key), hidden, raw.epsilon());
+        let [query, key, value] = names.projections.map(|key| linear(key, hidden, hidden));
         Ok(Self {
-            query: project("query"),
-            key: project("key"),
-            value: project("value"),
-            mixed: linear(&attention.at("output").at("dense"), hidden, hidden),
-            mixed_norm: norm(&attention.at("output")),
-            inner: linear(&weights.at("intermediate").at("dense"), hidden, wide),
-            outer: linear(&weights.at("output").at("dense"), wide, hidden),
-            outer_norm: norm(&weights.at("output")),
+            query,
+            key,
+            value,
+            mixed: linear(names.mixed, hidden, hidden),
+            mixed_norm: norm(names.mixed_norm),
+            inner: linear(names.inner, hidden, wide),
+            outer: linear(names.outer, wide, hidden),
+            outer_norm: norm(names.outer_norm),
             heads: raw.num_attention_heads,
             head_dim: hidden / raw.num_attention_heads,
             activation: Activation::parse("hidden_act", &raw.hidden_act)?,
-            dropout: raw.hidden_dropout_prob,
+            dropouts: [names.mixed_dropout, names.outer_dropout]
+                .map(|there| if there { raw.hidden_dropout_prob } else { 0. }),
             attention_dropout: raw.attention_probs_dropout_prob,
         })
     }
@@ -195,10 +324,10 @@ impl Block {
             (self.head_dim as f64).powf(-0.5),
             pass.dropout_p(self.attention_dropout),
         );
-        let mixed = dropout(self.mixed.forward(&mixed, pass), self.dropout, pass.dropout);
+        let mixed = dropout(self.mixed.forward(&mixed, pass), self.dropouts[0], pass.dropout);
         let x = self.mixed_norm.forward(&(x + mixed));
         let inner = self.activation.apply(&self.inner.forward(&x, pass));
-        let outer = dropout(self.outer.forward(&inner, pass), self.dropout, pass.dropout);
+        let outer = dropout(self.outer.forward(&inner, pass), self.dropouts[1], pass.dropout);
         self.outer_norm.forward(&(x + outer))
     }
 
@@ -242,12 +371,18 @@ struct Head {
 
 impl Head {
     fn forward(&self, first: Tensor, pass: Pass) -> Tensor {
+        let drop = |x| dropout(x, self.dropout, pass.dropout);
         let first = match self.style {
-            Style::Roberta => dropout(first, self.dropout, pass.dropout),
-            Style::Bert => first,
+            Style::Roberta | Style::Electra => drop(first),
+            Style::Bert | Style::DistilBert | Style::Albert => first,
         };
-        let pooled = self.dense.forward(&first, pass).tanh();
-        self.out.forward(&dropout(pooled, self.dropout, pass.dropout), pass)
+        let dense = self.dense.forward(&first, pass);
+        let pooled = match self.style {
+            Style::Bert | Style::Roberta | Style::Albert => dense.tanh(),
+            Style::DistilBert => dense.relu(),
+            Style::Electra => Activation::Gelu.apply(&dense),
+        };
+        self.out.forward(&drop(pooled), pass)
     }
 }
 
@@ -255,7 +390,11 @@ impl Head {
 #[derive(Debug)]
 pub(crate) struct Roberta {
     embeddings: Embeddings,
+    /// From embeddings to hidden states.
+    projection: Option<Linear>,
     blocks: Vec<Block>,
+    /// The block of each layer.
+    order: Vec<usize>,
     head: Head,
     segments: i64,
     dropout: f64,
@@ -278,32 +417,45 @@ impl Roberta {
                 supported: "absolute",
             });
         }
-        let pad_id = raw.pad_token_id.unwrap_or(match style {
-            Style::Bert => 0,
-            Style::Roberta => 1,
-        });
-        let (prefix, first, uncounted) = match style {
-            Style::Bert => ("bert", 0, None),
-            Style::Roberta => ("roberta", i64::from(pad_id) + 1, Some(i64::from(pad_id))),
+        let pad_id = raw.pad_token_id.unwrap_or(u32::from(style == Style::Roberta));
+        let (first, uncounted) = match style {
+            Style::Roberta => (i64::from(pad_id) + 1, Some(i64::from(pad_id))),
+            _ => (0, None),
         };
-        let trunk = source.root().at(prefix);
+        let names = style.names();
+        let trunk = source.root().at(names.trunk);
         let embeddings = Embeddings::load(&trunk.at("embeddings"), &raw, first, uncounted);
-        let layers = trunk.at("encoder").at("layer");
-        let blocks = (0..raw.num_hidden_layers)
-            .map(|i| Block::load(&layers.at(i), &raw))
+        let linear = |place: &TensorTree<'_>, inputs, outputs| {
+            Linear::load(place, inputs, outputs, Bias::Present, raw.initializer_range)
+        };
+        let projection = style
+            .projection(&raw)
+            .map(|key| linear(&trunk.at(key), raw.embedding_size(), raw.hidden_size));
+        let layers = trunk.at(names.layers);
+        let (mut places, mut order) = (Vec::new(), Vec::new());
+        if style == Style::Albert {
+            let (groups, inner) =
+                (raw.num_hidden_groups.unwrap_or(1), raw.inner_group_num.unwrap_or(1));
+            for group in 0..groups {
+                let group = layers.at(group).at("albert_layers");
+                places.extend((0..inner).map(|i| group.at(i)));
+            }
+            for layer in 0..raw.num_hidden_layers {
+                let group = layer * groups / raw.num_hidden_layers;
+                order.extend(group * inner..(group + 1) * inner);
+            }
+        } else {
+            places.extend((0..raw.num_hidden_layers).map(|i| layers.at(i)));
+            order.extend(0..raw.num_hidden_layers);
+        }
+        let blocks = places
+            .iter()
+            .map(|place| Block::load(place, &raw, &names))
             .collect::<Result<_, _>>()?;
-        let classifier = source.root().at("classifier");
-        let linear = |place: &TensorTree<'_>, outputs| {
-            let std = raw.initializer_range;
-            Linear::load(place, raw.hidden_size, outputs, Bias::Present, std)
-        };
-        let (dense, out) = match style {
-            Style::Bert => (trunk.at("pooler").at("dense"), classifier),
-            Style::Roberta => (classifier.at("dense"), classifier.at("out_proj")),
-        };
+        let [dense, out] = style.head().map(|path| source.root().at(path));
         let head = Head {
-            dense: linear(&dense, raw.hidden_size),
-            out: linear(&out, labels.count()),
+            dense: linear(&dense, raw.hidden_size, raw.hidden_size),
+            out: linear(&out, raw.hidden_size, labels.count()),
             style,
             dropout: raw.classifier_dropout.unwrap_or(raw.hidden_dropout_prob),
         };
@@ -331,7 +483,8 @@ impl Roberta {
         };
         check_ids(&spec)?;
         let dropout = raw.hidden_dropout_prob;
-        let model = Self { embeddings, blocks, head, segments: raw.type_vocab_size, dropout };
+        let segments = raw.type_vocab_size.unwrap_or(0);
+        let model = Self { embeddings, projection, blocks, order, head, segments, dropout };
         Ok((Box::new(model), spec, parameters))
     }
 
@@ -372,7 +525,10 @@ impl ClassifierLayers for Roberta {
         let mut x = dropout(embedded, self.dropout, pass.dropout);
         let bias = (!input.is_full())
             .then(|| hide(&input.mask().tensor().unsqueeze(1).unsqueeze(1), kind));
-        for block in &self.blocks {
+        if let Some(projection) = &self.projection {
+            x = projection.forward(&x, pass);
+        }
+        for block in self.order.iter().map(|&block| &self.blocks[block]) {
             x = match pass.activations {
                 Activations::Keep => {
                     block.forward(&x, &bias.as_ref().map_or(Visible::All, Visible::Bias), pass)
@@ -390,7 +546,8 @@ impl ClassifierLayers for Roberta {
     }
 
     fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
-        let trunk = self.blocks.iter_mut().flat_map(Block::linears).collect();
+        let blocks = self.blocks.iter_mut().flat_map(Block::linears);
+        let trunk = self.projection.iter_mut().chain(blocks).collect();
         (trunk, vec![&mut self.head.dense, &mut self.head.out])
     }
 

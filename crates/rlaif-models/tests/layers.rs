@@ -158,8 +158,20 @@ fn encoder_only() {
     for name in ENCODER_CLASSIFIERS {
         let goldens = Goldens::read(&model(name));
         for layers in 0..=depth(&goldens, "hidden.") {
-            let cut = Cut::new(name, &[("num_hidden_layers", layers.into())], |weight| {
-                layer(weight, "encoder.layer.").is_none_or(|layer| layer < layers)
+            if name == "albert" && layers % 2 == 1 {
+                // Its layers fall into groups of two.
+                continue;
+            }
+            let groups = (layers / 2).max(1);
+            let field = if name == "distilbert" { "n_layers" } else { "num_hidden_layers" };
+            let mut fields = vec![(field, layers.into())];
+            if name == "albert" {
+                fields.push(("num_hidden_groups", groups.into()));
+            }
+            let cut = Cut::new(name, &fields, |weight| {
+                layer(weight, "layer_groups.").is_none_or(|group| group < groups)
+                    && layer(weight, "encoder.layer.").is_none_or(|layer| layer < layers)
+                    && layer(weight, "transformer.layer.").is_none_or(|layer| layer < layers)
             });
             let classifier = Classifier::load(cut.folder.path(), LoadOptions::default()).unwrap();
             let rows = goldens.rows("right");

@@ -103,7 +103,8 @@ impl Case {
     }
 
     fn classifies(&self) -> bool {
-        ["bert", "roberta", "llama-reward"].contains(&self.base.as_str())
+        let all = ["bert", "roberta", "llama-reward", "distilbert", "electra", "albert"];
+        all.contains(&self.base.as_str())
     }
 
     /// The logits, and the tensors that were not read.

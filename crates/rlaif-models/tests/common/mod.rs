@@ -32,7 +32,8 @@ pub(crate) const CAUSAL: [&str; 17] = [
 pub(crate) const T5: [&str; 3] = ["t5-v1.0", "flan", "flan-tied"];
 pub(crate) const CAUSAL_CLASSIFIERS: [&str; 3] =
     ["llama-reward", "llama-classifier", "gpt2-reward"];
-pub(crate) const ENCODER_CLASSIFIERS: [&str; 3] = ["roberta", "roberta-reward", "bert"];
+pub(crate) const ENCODER_CLASSIFIERS: [&str; 6] =
+    ["roberta", "roberta-reward", "bert", "distilbert", "electra", "albert"];
 
 pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
