@@ -180,8 +180,7 @@ impl CliError {
             // 128 + SIGINT, as in shells.
             Self::Run(RunError::Interrupted { .. }) => 130,
             error if Interrupted::ended(error) => 130,
-            error if error.is_users() => 2,
-            _ => 1,
+            error => 1 + u8::from(error.is_users()),
         }
     }
 
