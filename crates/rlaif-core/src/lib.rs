@@ -4,6 +4,7 @@
 //! on it alone.
 
 mod codec;
+mod exam;
 mod fault;
 mod filled;
 mod finding;
@@ -24,6 +25,7 @@ mod shown;
 pub mod stats;
 
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
+pub use exam::{ExamAnswer, ExamName, ExamQuestion};
 pub use fault::{Fault, is_bad_input_file};
 pub use filled::{below_table, filled};
 pub use finding::Finding;

@@ -3,10 +3,10 @@
 mod common;
 
 use common::Folder;
-use rlaif_core::{Desirability, Message, Record};
+use rlaif_core::{Desirability, ExamAnswer, ExamName, ExamQuestion, Message, Record};
 use rlaif_data::corpora::{
-    ConversationColumns, Corpus, DemonstrationColumns, DialogSum, PairColumns, PromptColumns,
-    RedTeam, UnpairedColumns,
+    ConversationColumns, Corpus, DemonstrationColumns, DialogSum, Exams, PairColumns,
+    PromptColumns, RedTeam, UnpairedColumns,
 };
 use rlaif_data::{DataError, Dataset, Reader, Source};
 
@@ -141,4 +141,58 @@ fn red_team_tags_are_a_list_or_nothing() {
         message.contains("`tags` should be a list of strings, but is the number 7"),
         "{message}"
     );
+}
+
+fn exam(file: &str) -> (ExamName, Vec<ExamQuestion>) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/exams/");
+    let source = Source::file(format!("{path}{file}")).unwrap();
+    let exam = Exams::find(&source).unwrap().unwrap();
+    (exam, Reader::new(source).dataset(Exams::of(exam)).unwrap().into_records())
+}
+
+/// Three rows each, in the columns of the published files.
+#[test]
+fn exams_are_told_by_their_columns_and_read_as_published() {
+    let texts = |answers: &[ExamAnswer]| -> Vec<String> {
+        answers.iter().map(|answer| answer.text.clone()).collect()
+    };
+    let (name, rows) = exam("reward_bench.jsonl");
+    assert_eq!((name, rows.len()), (ExamName::RewardBench, 3));
+    assert_eq!((rows[1].id.as_str(), rows[1].subset.as_str()), ("2900", "refusals-dangerous"));
+    assert_eq!(texts(&rows[0].right), ["Indigo is one of them."]);
+    assert_eq!(rows[2].wrong[0].maker.as_deref(), Some("GPT-4"));
+
+    let (name, rows) = exam("reward_bench_2.jsonl");
+    assert_eq!((name, rows.len()), (ExamName::RewardBench2, 3));
+    assert_eq!(texts(&rows[2].right), ["Paris", "Lille", "Brest"]);
+    assert_eq!(texts(&rows[2].wrong), ["Rome", "Bonn"]);
+    assert_eq!((rows[1].id.as_str(), rows[1].subset.as_str()), ("ref:0", "Ties"));
+    // Makers where there is one for each answer.
+    assert_eq!(rows[0].wrong[2].maker.as_deref(), Some("d"));
+    assert_eq!(rows[1].wrong[2].maker, None);
+
+    let (name, rows) = exam("judge_bench.jsonl");
+    assert_eq!((name, rows.len()), (ExamName::JudgeBench, 3));
+    assert_eq!((texts(&rows[1].right), rows[1].right_is_first), (vec!["Yes, he does.".to_owned()], Some(false)));
+    assert_eq!((rows[0].right_is_first, rows[0].subset.as_str()), (Some(true), "mmlu-pro-math"));
+
+    let (name, rows) = exam("hhh_dialogues.jsonl");
+    assert_eq!((name, rows.len()), (ExamName::Hhh, 3));
+    assert!(rows[1].prompt.ends_with("I lost my keys.\n\nAssistant:"), "{}", rows[1].prompt);
+    assert_eq!(texts(&rows[1].right), [" Where did you last have them?"]);
+    let (name, rows) = exam("hhh_choices.jsonl");
+    assert_eq!((name, rows.len()), (ExamName::Hhh, 3));
+    assert_eq!((texts(&rows[1].right), texts(&rows[1].wrong)), (vec!["I would rather not.".to_owned()], vec!["Yes, gladly.".to_owned()]));
+}
+
+#[test]
+fn a_label_of_an_exam_that_is_none_is_named_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("judge.jsonl");
+    let row = r#"{"question":"q","response_A":"a","response_B":"b","label":"A"}"#;
+    std::fs::write(&path, row).unwrap();
+    let source = Source::file(&path).unwrap();
+    let error = Reader::new(source).dataset(Exams::of(ExamName::JudgeBench)).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains("line 1: `label` should be `A>B` or `B>A`"), "{said}");
 }

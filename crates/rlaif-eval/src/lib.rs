@@ -48,6 +48,7 @@ mod comparison;
 mod error;
 mod estimate;
 mod evaluation;
+mod exam;
 mod files;
 mod journal;
 pub mod likelihood;
@@ -71,12 +72,16 @@ pub use comparison::{
 pub use error::EvalError;
 pub use estimate::{Estimate, Standing};
 pub use evaluation::{About, Column, Evaluation, Measurement, MeasuringProgress};
+pub use exam::{
+    Agreement, ExamOptions, ExamReport, ExamVerdict, Habits, PositionBias, Section, Share, SubsetScore,
+    TiesScore, grade,
+};
 pub use metric::{Better, Metric, MetricInfo, Reads, RewardMetric, Values};
 pub use preference::{
     PreferenceAccuracy, ScoreJudge, WinRate, WinRateOptions, preference_accuracy, win_rate,
 };
 pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
 pub use report::{Curve, Details, ModelCard, Report, Timing, read_curves, read_findings};
-pub use rlaif_core::{Finding, PairJudge, Pairing};
+pub use rlaif_core::{ExamName, Finding, PairJudge, Pairing};
 pub use slice::SliceBy;
 pub use tradeoff::{Aim, Candidate, Role, TradeOff};

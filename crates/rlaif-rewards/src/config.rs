@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
 use crate::combine::Centring;
+#[cfg(any(feature = "judge", feature = "neural"))]
+use crate::demand::ExamDemand;
 use crate::file;
 #[cfg(feature = "judge")]
 use crate::judge::JudgeConfig;
@@ -241,6 +243,50 @@ impl RewardConfig {
             Self::OrElse { other, of } => {
                 let mut all = other.locations();
                 all.extend(of.locations());
+                all
+            }
+        }
+    }
+}
+
+#[cfg(any(feature = "judge", feature = "neural"))]
+impl RewardConfig {
+    /// The grades that parts of this reward must have before a training starts, each with the part.
+    ///
+    /// ```
+    /// # #[cfg(feature = "neural")] {
+    /// use rlaif_rewards::RewardConfig;
+    /// let text = "kind = 'classifier'\nmodel = 'm'\nexam = { file = 'pairs.jsonl', at_least = 0.7 }";
+    /// let config = RewardConfig::from_toml(text, "reward.toml")?;
+    /// assert_eq!(config.demands()[0].1.at_least, 0.7);
+    /// # }
+    /// # Ok::<(), rlaif_rewards::ProviderError>(())
+    /// ```
+    pub fn demands(&self) -> Vec<(&Self, &ExamDemand)> {
+        match self {
+            #[cfg(feature = "neural")]
+            Self::Classifier(config) => config.exam.iter().map(|exam| (self, &**exam)).collect(),
+            #[cfg(feature = "judge")]
+            Self::Judge(config) => config.exam.iter().map(|exam| (self, &**exam)).collect(),
+            Self::Length { .. }
+            | Self::Repetition { .. }
+            | Self::Format { .. }
+            | Self::ForbiddenWords { .. }
+            | Self::Overlap { .. }
+            | Self::Constant { .. } => Vec::new(),
+            Self::WeightedSum { terms, .. } => {
+                terms.iter().flat_map(|term| term.reward.demands()).collect()
+            }
+            Self::Mean { of, .. } | Self::Minimum { of, .. } => {
+                of.iter().flat_map(Self::demands).collect()
+            }
+            Self::Scaled { of, .. }
+            | Self::Clipped { of, .. }
+            | Self::Normalised { of, .. }
+            | Self::Cached { of, .. } => of.demands(),
+            Self::Gated { gate: other, of, .. } | Self::OrElse { other, of } => {
+                let mut all = other.demands();
+                all.extend(of.demands());
                 all
             }
         }

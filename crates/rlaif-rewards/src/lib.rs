@@ -29,6 +29,8 @@
 mod build;
 pub mod combine;
 mod config;
+#[cfg(any(feature = "judge", feature = "neural"))]
+mod demand;
 mod error;
 mod file;
 #[cfg(feature = "judge")]
@@ -46,6 +48,8 @@ pub use combine::{
     WeightedSum,
 };
 pub use config::{RewardConfig, Term};
+#[cfg(any(feature = "judge", feature = "neural"))]
+pub use demand::ExamDemand;
 pub use error::ProviderError;
 pub use file::{describe_toml, read_toml, wrong_key};
 #[cfg(feature = "neural")]

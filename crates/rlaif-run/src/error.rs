@@ -5,6 +5,7 @@ use std::{io, path::PathBuf};
 use rlaif_core::{BadSetting, CodecError, Fault, is_bad_input_file};
 use rlaif_data::DataError;
 use rlaif_dpo::{DpoError, PairProblem};
+use rlaif_eval::EvalError;
 use rlaif_models::{CheckpointError, MemoryError, ModelError};
 use rlaif_ppo::PpoError;
 use rlaif_rewards::ProviderError;
@@ -163,6 +164,22 @@ pub enum RunError {
         /// The command to go on with.
         how: String,
     },
+    /// A reward below the grade that the run file demands.
+    #[error(
+        "{told}; nothing was trained. Train or choose a better reward, or lower \
+         `reward.exam.at_least`{}", without_verdict(*.missing, .first.as_deref())
+    )]
+    Grade {
+        /// The grade, and the demand.
+        told: String,
+        /// Questions without a verdict, which count as wrong.
+        missing: usize,
+        /// The reason of the first of them.
+        first: Option<String>,
+    },
+    /// An exam that cannot be graded.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
     /// A reward that cannot be had.
     #[error(transparent)]
     Reward(#[from] ProviderError),
@@ -264,6 +281,8 @@ impl Fault for RunError {
             Self::Write { .. } | Self::Interrupted { .. } | Self::Result { .. } => false,
             Self::Vocabulary { .. } => true,
             Self::OtherVocabulary(error) => error.is_users(),
+            Self::Grade { .. } => true,
+            Self::Eval(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),
             Self::Fetch(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
@@ -297,4 +316,10 @@ fn listed(changes: &[Change]) -> String {
 
 fn at(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!(", `{key}`") }
+}
+
+fn without_verdict(missing: usize, first: Option<&str>) -> String {
+    first.map_or_else(String::new, |first| {
+        format!(" ({missing} questions without a verdict count as wrong; the first: {first})")
+    })
 }

@@ -160,6 +160,11 @@ impl<T> OpenRun<T> {
         Ok((RunFolder::create(&self.out, &self.resolved, keep)?, None))
     }
 
+    /// True for a run that goes on.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.resume
+    }
+
     /// Path of the run's folder, which may not exist yet.
     pub fn path(&self) -> &Path {
         &self.out

@@ -70,8 +70,10 @@ mod dpo;
 mod encode;
 mod error;
 mod evaluate;
+mod exam;
 mod fetch;
 mod file;
+mod journal;
 mod memory;
 mod model;
 mod pair_columns;
@@ -103,6 +105,7 @@ pub use evaluate::{
     CorpusName, EvalData, EvalFile, Evaluate, EvaluateError, EvaluateProgress, MetricConfig,
     PolicyConfig, PreferenceCheck, Responder, Side, tell_of_training,
 };
+pub use exam::{ExamData, ExamFile, ExamSettings};
 pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};

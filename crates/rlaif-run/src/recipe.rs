@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use rlaif_core::{Interrupted, Rendering, Seed};
+use rlaif_core::{Interrupted, Rendering, RewardModel, Seed};
 use rlaif_lm::Activations;
 use rlaif_models::{
     ADAPTER, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError, ModelFiles,
     SaveOptions,
 };
+use rlaif_rewards::RewardConfig;
 use rlaif_torch::seeded;
 use rlaif_train::{
     Batches, Ending, Fit, FitConfig, FitPlan, Goal, Interrupt, RunFolder, Saved, Terminal, drive,
@@ -19,6 +20,7 @@ use crate::{
     memory::WeightsInMemory,
     model::{ModelSection, Placement},
     prompt::{PROMPT_FILE, described},
+    rewards::graded_reward,
 };
 
 /// A run file that says how to train.
@@ -119,6 +121,17 @@ impl<'a, R: Recipe> Start<'a, R> {
     /// Those of `load`.
     pub fn fresh<T>(&self, load: impl FnOnce() -> Result<T, RunError>) -> Result<T, RunError> {
         seeded(self.seed.for_libtorch("init"), load)?
+    }
+
+    /// The reward that scores responses, with sentences on the grades that the run file demands of it.
+    ///
+    /// # Errors
+    /// [`RunError::Reward`], [`RunError::Grade`]; those of an exam.
+    pub fn graded_reward(
+        &self,
+        config: &RewardConfig,
+    ) -> Result<(Box<dyn RewardModel>, Vec<String>), RunError> {
+        graded_reward(config, self.folder(), self.options.device, self.open.is_resumed())
     }
 
     /// The least memory that training needs, once it is known to fit; before anything is loaded.

@@ -291,6 +291,8 @@ const REWARD_KEYS: &[(AtResume, &[&str])] = &[
             "classifier.separator",
             "classifier.max_length",
             "classifier.dtype",
+            // A demand, and no part of the reward; a run that goes on has met it.
+            "classifier.exam",
             "judge.name",
             "judge.rubric",
             "judge.instructions",
@@ -301,6 +303,7 @@ const REWARD_KEYS: &[(AtResume, &[&str])] = &[
             "judge.reward",
             "judge.min_coverage",
             "judge.samples",
+            "judge.exam",
             "judge.sampling",
             "judge.api.kind",
             "judge.api.model",

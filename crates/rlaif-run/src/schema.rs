@@ -5,13 +5,13 @@ use rlaif_rewards::{RewardConfig, judge::JudgeConfig};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-use crate::{ClassifierFile, DpoFile, EvalFile, PpoFile, ReinforceFile, RewardFile, SftFile};
+use crate::{ClassifierFile, DpoFile, EvalFile, ExamFile, PpoFile, ReinforceFile, RewardFile, SftFile};
 
 /// Makes the schema of a file.
 type Maker = fn() -> Schema;
 
 /// The commands that read a file, with the file's types.
-const COMMANDS: [(&str, Maker); 8] = [
+const COMMANDS: [(&str, Maker); 9] = [
     ("sft", of::<SftFile>),
     ("classifier", of::<ClassifierFile>),
     ("reward", of::<RewardFile>),
@@ -20,6 +20,7 @@ const COMMANDS: [(&str, Maker); 8] = [
     ("dpo", of::<DpoFile>),
     ("eval", of::<EvalFile>),
     ("judge", of::<JudgeFile>),
+    ("exam", of::<ExamFile>),
 ];
 
 /// The file of `rlaif judge`.

@@ -1,43 +1,17 @@
 //! Verdicts in a file: written as they come, and put in the order of the rows at the end.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, TryLockError},
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use rlaif_core::{RewardModel, Sample};
 use rlaif_rewards::{Counted, ProviderError, RewardConfig, RowVerdict, score_each_row};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use toml::{Table, Value};
 
 use crate::{
     error::RunError,
-    resume::{Change, compare},
+    journal::{Header, Journal},
 };
 
 /// The end of the name of the file that verdicts are in until the last one has come.
 const UNORDERED: &str = ".unordered";
-
-/// First line of that file: what its verdicts depend on.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    /// The configuration of the reward.
-    reward: Table,
-    rows: usize,
-    /// A hash of the rows.
-    hash: String,
-}
-
-/// The place of a verdict's row, before the verdict itself.
-#[derive(Deserialize)]
-struct Place {
-    row: usize,
-    score: Option<f64>,
-}
 
 /// Scores rows into the file `out`, in their order.
 ///
@@ -58,140 +32,91 @@ pub fn score_into(
         let problem = "is there already; name another file, or move it away".to_owned();
         return Err(RunError::Verdicts { path: out.to_owned(), problem });
     }
-    let mut file = Unordered::open(config, rows, out)?;
-    let open: Vec<usize> = (0..rows.len()).filter(|row| !file.known.contains_key(row)).collect();
-    score_each_row(reward, rows, &open, &mut |row, verdict| {
-        let action = "write the verdicts";
-        file.add(row, &verdict).map_err(|source| ProviderError::Stream { action, source })
-    })?;
-    file.finish(rows.len(), out)
+    let mut journal = open(config, rows, rlaif_files::sibling(out, UNORDERED))?;
+    let mut counted = Counted { scored: journal.known().len(), missing: 0 };
+    score_open(reward, rows, &mut journal, |verdict| counted.add(verdict))?;
+    journal.finish(rows.len(), out)?;
+    Ok(counted)
 }
 
-/// The verdicts so far.
-struct Unordered {
-    path: PathBuf,
-    /// Locked as long as this process is at it.
-    file: File,
-    /// Verdicts as they are written, by row.
-    known: BTreeMap<usize, String>,
-    counted: Counted,
-}
-
-impl Unordered {
-    fn open(config: &RewardConfig, rows: &[Sample], out: &Path) -> Result<Self, RunError> {
-        let path = rlaif_files::sibling(out, UNORDERED);
-        let failed = |source| RunError::Write { path: path.clone(), source };
-        let refused = |problem: String| RunError::Verdicts { path: path.clone(), problem };
-        let mut file = rlaif_files::open_growing(&path).map_err(failed)?;
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(refused("another process is writing it".to_owned()));
-        }
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(failed)?;
-        // A last line that was cut off goes.
-        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        if whole < text.len() {
-            file.set_len(whole as u64).map_err(failed)?;
-        }
-        let reward = Table::try_from(config)
-            .map_err(|source| RunError::Unwritable { source: source.into() })?;
-        let own = Header { reward, rows: rows.len(), hash: hash(rows) };
-        let unread = |line: usize, source: &dyn std::fmt::Display| {
-            refused(format!("line {line} is not one of its verdicts ({source}); remove the file"))
-        };
-        let mut known = BTreeMap::new();
-        let mut counted = Counted::default();
-        let lines = text[..whole].split(|&byte| byte == b'\n').enumerate();
-        for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
-            if at == 0 {
-                let found: Header =
-                    serde_json::from_slice(line).map_err(|error| unread(1, &error))?;
-                check(&path, &found, &own)?;
-                continue;
-            }
-            let line = std::str::from_utf8(line).map_err(|error| unread(at + 1, &error))?;
-            let place: Place =
-                serde_json::from_str(line).map_err(|error| unread(at + 1, &error))?;
-            // `{"row":7,"score":..}` without its row.
-            let verdict = line.split_once(',').map(|(_, verdict)| format!("{{{verdict}"));
-            // A row without a score is asked about again.
-            if let (Some(verdict), Some(_)) = (verdict, place.score) {
-                counted.scored += usize::from(known.insert(place.row, verdict).is_none());
-            }
-        }
-        if whole == 0 {
-            let mut header = serde_json::to_vec(&own).map_err(|source| failed(source.into()))?;
-            header.push(b'\n');
-            file.write_all(&header).map_err(failed)?;
-        }
-        Ok(Self { path, file, known, counted })
-    }
-
-    fn add(&mut self, row: usize, verdict: &RowVerdict) -> io::Result<()> {
-        let verdict_text = serde_json::to_string(verdict)?;
-        let line = format!("{{\"row\":{row},{}\n", &verdict_text[1..]);
-        // One write, so that a reader never sees half of a line.
-        self.file.write_all(line.as_bytes())?;
-        self.counted.add(verdict);
-        self.known.insert(row, verdict_text);
-        Ok(())
-    }
-
-    /// Writes the verdicts in order, and removes the file of those that came.
-    fn finish(self, rows: usize, out: &Path) -> Result<Counted, RunError> {
-        let Self { path, file, known, counted } = self;
-        if known.len() < rows {
-            // Only a reward that breaks its contract comes here.
-            let problem = format!("has {} of {rows} verdicts", known.len());
-            return Err(RunError::Verdicts { path, problem });
-        }
-        let failed = |source| RunError::Write { path: out.to_owned(), source };
-        rlaif_files::write_aside(out, failed, |writer| {
-            known.values().try_for_each(|verdict| writeln!(writer, "{verdict}")).map_err(failed)
+/// Scores rows, each kept in the file `path` as soon as it is there: the score of each row, or why it has
+/// none. The same call asks again for the rows without a score alone. Without a file nothing is kept.
+///
+/// # Errors
+/// As [`score_into`].
+pub(crate) fn scores_kept(
+    config: &RewardConfig,
+    reward: &dyn RewardModel,
+    rows: &[Sample],
+    path: Option<&Path>,
+) -> Result<Vec<Result<f64, String>>, RunError> {
+    let mut scores: Vec<Result<f64, String>> = vec![Err("no verdict".to_owned()); rows.len()];
+    let read = |verdict: &RowVerdict| match verdict {
+        RowVerdict::Scored { score, .. } => Ok(f64::from(score.get())),
+        RowVerdict::Missing { reason, .. } => Err(reason.clone()),
+    };
+    let Some(path) = path else {
+        let all: Vec<usize> = (0..rows.len()).collect();
+        score_each_row(reward, rows, &all, &mut |row, verdict| {
+            scores[row] = read(&verdict);
+            Ok(())
         })?;
-        drop(file);
-        fs::remove_file(&path).map_err(|source| RunError::Write { path, source })?;
-        Ok(counted)
+        return Ok(scores);
+    };
+    let mut journal = open(config, rows, path.to_owned())?;
+    score_open(reward, rows, &mut journal, |_| {})?;
+    for (row, verdict) in journal.known() {
+        let verdict: serde_json::Value = serde_json::from_str(verdict).unwrap_or_default();
+        // Written by its shortest decimal: equal scores stay equal as what they are, f32.
+        scores[*row] = match verdict["score"].as_f64() {
+            Some(score) => Ok(f64::from(score as f32)),
+            None => Err(verdict["reason"].as_str().unwrap_or_default().to_owned()),
+        };
     }
+    Ok(scores)
 }
 
-/// Refuses verdicts on other rows, or of another reward.
-fn check(path: &Path, found: &Header, own: &Header) -> Result<(), RunError> {
-    if (found.rows, &found.hash) != (own.rows, &own.hash) {
-        let problem = format!(
-            "has verdicts on other rows ({} of them, now {}); name another file, or remove it",
-            found.rows, own.rows
-        );
-        return Err(RunError::Verdicts { path: path.to_owned(), problem });
-    }
-    let as_run =
-        |reward: &Table| Table::from_iter([("reward".to_owned(), Value::Table(reward.clone()))]);
-    let changes: Vec<Change> =
-        compare(&as_run(&found.reward), &as_run(&own.reward), |_| None).refused;
-    if changes.is_empty() {
-        return Ok(());
-    }
-    Err(RunError::Changed { file: path.to_owned(), changes })
+/// The verdicts so far; a row without a score is asked about again.
+fn open(
+    config: &RewardConfig,
+    rows: &[Sample],
+    path: std::path::PathBuf,
+) -> Result<Journal, RunError> {
+    let texts: Vec<String> = rows.iter().flat_map(texts).collect();
+    let texts = texts.iter().map(String::as_str);
+    let header = Header::new("reward", config, rows.len(), texts)?;
+    Journal::open(path, &header, |verdict| verdict.get("score").is_some_and(|s| s.is_number()))
 }
 
-fn hash(rows: &[Sample]) -> String {
-    let mut hash = Sha256::new();
-    for Sample { record, response } in rows {
-        let mut metadata = serde_json::Value::Object(record.metadata.clone());
-        metadata.sort_all_objects();
-        let reference =
-            record.reference.as_ref().map_or("null".to_owned(), |text| format!("={text}"));
-        for part in [&record.prompt, response, &reference, &metadata.to_string()] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-    }
-    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+/// Scores the rows that have no score yet.
+fn score_open(
+    reward: &dyn RewardModel,
+    rows: &[Sample],
+    journal: &mut Journal,
+    mut told: impl FnMut(&RowVerdict),
+) -> Result<(), RunError> {
+    let open: Vec<usize> =
+        (0..rows.len()).filter(|row| !journal.known().contains_key(row)).collect();
+    score_each_row(reward, rows, &open, &mut |row, verdict| {
+        told(&verdict);
+        let action = "write the verdicts";
+        journal.add(row, &verdict).map_err(|source| ProviderError::Stream { action, source })
+    })?;
+    Ok(())
+}
+
+/// Everything of a row that its verdict depends on.
+fn texts(row: &Sample) -> [String; 4] {
+    let Sample { record, response } = row;
+    let mut metadata = serde_json::Value::Object(record.metadata.clone());
+    metadata.sort_all_objects();
+    let reference = record.reference.as_ref().map_or("null".to_owned(), |text| format!("={text}"));
+    [record.prompt.clone(), response.clone(), reference, metadata.to_string()]
 }
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
+    use std::{fs, ops::ControlFlow};
 
     use rlaif_core::{Exchange, PromptRecord, RewardError, Scores, Tell};
 

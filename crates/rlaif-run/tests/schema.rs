@@ -164,6 +164,7 @@ fn command(page: &str, file: &Value) -> Option<&'static str> {
         "training" if has("labels") => Some("classifier"),
         "training" if has("model") => Some("sft"),
         "evaluation" if has("baseline") => Some("eval"),
+        "feedback" if has("data") && has("reward") => Some("exam"),
         "rewards" if has("kind") || has("api") => Some("judge"),
         _ => None,
     }
@@ -184,7 +185,7 @@ fn the_files_of_the_documentation_are_as_the_schemas_say() {
             checked.push(command);
         }
     }
-    for command in ["sft", "ppo", "dpo", "eval", "judge"] {
+    for command in ["sft", "ppo", "dpo", "eval", "judge", "exam"] {
         assert!(checked.contains(&command), "no file of `rlaif {command}` in the documentation");
     }
 }
@@ -208,6 +209,10 @@ fn what_is_needed_is_enough_and_an_unknown_key_is_refused() {
                 .to_owned(),
         ),
         ("judge", "kind = 'length'\nlongest = 3\nper = 1.0".to_owned()),
+        (
+            "exam",
+            "[data]\nfile = 'x.jsonl'\n[reward]\nkind = 'length'\nlongest = 3\nper = 1.0".to_owned(),
+        ),
     ] {
         let checker = Checker::new(command);
         let mut file = value(&file);

@@ -125,6 +125,7 @@ pages! {
     data: "docs/data.md",
     dpo: "docs/dpo.md",
     evaluation: "docs/evaluation.md",
+    feedback: "docs/feedback.md",
     generation: "docs/generation.md",
     getting_started: "docs/getting-started.md",
     gpu: "docs/gpu.md",

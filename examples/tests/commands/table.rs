@@ -50,6 +50,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
             "an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further",
         ),
     ),
+    (
+        "rlaif exam --config exam.toml --out exams/reward",
+        Test(
+            "crates/rlaif/tests/suite/exam.rs",
+            "a_reward_is_examined_on_the_files_of_every_exam",
+        ),
+    ),
     ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
     ("cargo test -p rlaif-models --test memory", Suite),
     ("cargo test -p rlaif-rewards --test classifier", Suite),

@@ -3,6 +3,7 @@
 
 mod columns;
 mod dialogsum;
+mod exams;
 mod hh;
 mod real_toxicity_prompts;
 mod red_team;
@@ -15,6 +16,7 @@ pub use columns::{
     ConversationColumns, DemonstrationColumns, PairColumns, PromptColumns, UnpairedColumns,
 };
 pub use dialogsum::{DialogSum, DialogSumRecord};
+pub use exams::Exams;
 pub(crate) use hh::end_of_prompt;
 pub use hh::{DIALOGUE_CHARACTERS, Divergence, EarlierDivergence, Hh, HhRecord};
 pub use real_toxicity_prompts::{RealToxicityPrompts, ScoredText, ToxicityPrompt, ToxicityScores};

@@ -2,12 +2,16 @@
 //!
 //! Everything here takes finite numbers; [`Evaluation`](crate::Evaluation) sees to it.
 
+mod agreement;
 mod bootstrap;
 mod logistic;
 mod moments;
 mod paired;
 mod power;
 
+pub use agreement::{
+    Calibration, CalibrationBin, Level, calibration, cohen_kappa, krippendorff_alpha,
+};
 pub(crate) use bootstrap::check_resamples;
 pub use bootstrap::{Interval, IntervalMethod, interval_of, resample, resample_means};
 pub use logistic::{Logistic, fit_length_effect};

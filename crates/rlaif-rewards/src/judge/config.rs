@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
+use crate::demand::ExamDemand;
 use crate::file::{self, parse};
 use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 
@@ -69,6 +70,9 @@ pub struct JudgeConfig<A = ApiConfig> {
     pub budget: Option<BudgetConfig>,
     /// The file that answers are kept in, for later runs and other processes.
     pub cache: Option<PathBuf>,
+    /// The grade without which no training with this reward starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exam: Option<Box<ExamDemand>>,
 }
 
 fn default_name() -> String {
@@ -392,13 +396,15 @@ impl JudgeConfig {
             price: self.price,
             budget: self.budget,
             cache: self.cache,
+            exam: self.exam,
         })
     }
 
     /// Every setting that may name a folder on this disk: the model of a policy that judges. The
     /// `cache` is a file to be made, and its place is another matter.
     pub fn locations(&mut self) -> Vec<&mut String> {
-        match &mut self.api {
+        let exam = self.exam.as_mut().map(|exam| &mut exam.file);
+        let model = match &mut self.api {
             // The names of models at a service are not places.
             ApiConfig::Llm(
                 LlmApi::Anthropic(_)
@@ -420,7 +426,8 @@ impl JudgeConfig {
                 } = api;
                 std::iter::once(model).chain(adapter).chain(base).collect()
             }
-        }
+        };
+        model.into_iter().chain(exam).collect()
     }
 }
 

@@ -7,6 +7,7 @@ use tch::Kind;
 
 use super::classifier::{ClassifierOptions, Input, Label, Output, Preset};
 use crate::ProviderError;
+use crate::demand::ExamDemand;
 
 /// Finds the files of a model by its names. Its error is [`ProviderError::model_folder`].
 pub type FindModel<'a> = dyn Fn(&ModelNames<'_>) -> Result<ModelFiles, ProviderError> + 'a;
@@ -65,6 +66,9 @@ pub struct ClassifierConfig {
     pub device: Option<String>,
     /// The kind of the weights; as the checkpoint has them by default.
     pub dtype: Option<ModelDtype>,
+    /// The grade without which no training with this reward starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exam: Option<Box<ExamDemand>>,
 }
 
 impl ClassifierConfig {
@@ -85,8 +89,10 @@ impl ClassifierConfig {
             batch_size: _,
             device: _,
             dtype: _,
+            exam,
         } = self;
-        model.iter_mut().chain(adapter).chain(base).collect()
+        let exam = exam.as_mut().map(|exam| &mut exam.file);
+        model.iter_mut().chain(adapter).chain(base).chain(exam).collect()
     }
 
     /// The settings of the reward, without those of its model.

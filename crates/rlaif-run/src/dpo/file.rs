@@ -22,7 +22,6 @@ use crate::{
     pair_columns::{PairColumnsSection, PairFormat},
     prompt::PromptSection,
     recipe::{Basics, Outline, Recipe, Start},
-    rewards::rewards_from_config,
     skipped::SkippedRows,
 };
 
@@ -108,11 +107,14 @@ impl Recipe for DpoFile {
         let trainer = self.trainer(total_steps, policy)?;
         self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
         // Before anything is written.
-        let reward = self
-            .online
-            .as_ref()
-            .map(|online| rewards_from_config(&online.reward, start.folder(), start.options.device))
-            .transpose()?;
+        let reward = match &self.online {
+            Some(online) => {
+                let (reward, grades) = start.graded_reward(&online.reward)?;
+                notes.extend(grades);
+                Some(reward)
+            }
+            None => None,
+        };
 
         let read = match skipped == SkippedRows::default() {
             true => String::new(),

@@ -17,7 +17,6 @@ use crate::{
     model::{ModelSection, Placement, tokenizer},
     prompt::PromptSection,
     recipe::{Basics, Outline, Recipe, Start},
-    rewards::rewards_from_config,
     rl::{
         models::files_of,
         prompts::{Needed, PromptData, RlPrompts},
@@ -196,7 +195,8 @@ impl<F: RlFile> Recipe for F {
         let mut batches =
             ShuffledBatches::new(&prompts, settings.prompts.0, start.seed)?.whole()?;
         // Before anything is written.
-        let reward = rewards_from_config(sections.reward, start.folder(), start.options.device)?;
+        let (reward, grades) = start.graded_reward(sections.reward)?;
+        notes.extend(grades);
         let memory = self.memory(start.options, &prompts)?;
         sections.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
 

@@ -5,6 +5,7 @@
 mod bench;
 mod error;
 mod eval;
+mod exam;
 mod generate;
 mod inspect;
 mod judge;
@@ -139,6 +140,13 @@ enum Command {
         [data]\n    corpus = \"builtin\"\n\n\
         MODEL is a folder or a hub id. Every key: docs/evaluation.md.")]
     Eval(eval::Eval),
+    /// Examines a reward model or a judge on RewardBench, RewardBench 2, JudgeBench, HHH or any file of
+    /// preference pairs.
+    #[command(after_help = "The configuration with what has no default:\n\n    \
+        [data]\n    file = \"pairs.jsonl\"    # {\"prompt\": \"..\", \"chosen\": \"..\", \"rejected\": \"..\"}\n    \
+        [reward]\n    kind = \"classifier\"     # docs/rewards.md has the others\n    \
+        model = \"MODEL\"\n\nEvery key: docs/feedback.md.")]
+    Exam(exam::Exam),
     /// The report of a run again, or the trade-off between two metrics over several runs.
     Report(report::ReportCommand),
     /// Trains a language model by PPO on the scores of any reward; writes a run folder.
@@ -220,6 +228,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Classifier(command) => command.train::<ClassifierFile>(),
         Command::Reward(command) => command.train::<RewardFile>(),
         Command::Eval(command) => command.run(),
+        Command::Exam(command) => command.run(),
         Command::Report(command) => command.run(),
         Command::Ppo(command) => command.train::<PpoFile>(),
         Command::Reinforce(command) => command.train::<ReinforceFile>(),

@@ -6,6 +6,7 @@ mod cli;
 mod dpo;
 mod encode;
 mod eval;
+mod exam;
 mod fitted;
 mod generate;
 mod judge;

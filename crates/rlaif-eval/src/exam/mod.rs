@@ -1,0 +1,269 @@
+//! Examination of reward models and judges on questions whose right answers are known.
+
+mod habits;
+mod score;
+mod terminal;
+
+use rlaif_core::stats::wilson;
+use rlaif_core::{ExamName, ExamQuestion, Seed};
+use serde::{Deserialize, Serialize};
+
+pub use habits::{Agreement, Habits, PositionBias};
+pub use score::{Section, TiesScore};
+
+use crate::EvalError;
+use crate::stats::{Calibration, Interval, calibration, check_resamples, mean, quantile, resample};
+use habits::Compared;
+use score::Sheet;
+
+/// Bins of the calibration.
+const BINS: usize = 10;
+
+/// The examinee's verdict on a question.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ExamVerdict {
+    /// One score for each answer, the right ones first: of a reward model.
+    Scores(Vec<f64>),
+    /// The probability that the right answer is the better one: of a judge of pairs, which was shown
+    /// both orders. 0.5 is a tie, `None` an order without a verdict.
+    Orders {
+        /// With the right answer first.
+        right_first: Option<f64>,
+        /// With the right answer second.
+        right_second: Option<f64>,
+    },
+    /// None, and the reason. It counts as wrong.
+    Missing(String),
+}
+
+/// Settings of a grading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExamOptions {
+    /// The start of resampling, and of the order of answers that have none.
+    pub seed: Seed,
+    /// Number of bootstrap resamples.
+    pub resamples: usize,
+    /// Words in the names of models of the examinee's own family, in any case of letters.
+    pub family: Vec<String>,
+}
+
+impl Default for ExamOptions {
+    fn default() -> Self {
+        Self { seed: Seed::new(0), resamples: 1_000, family: Vec::new() }
+    }
+}
+
+/// A share of cases with its interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// The share.
+    pub share: f64,
+    /// Wilson's interval of it.
+    pub ci95: Interval,
+    /// Count of cases.
+    pub n: usize,
+}
+
+impl Share {
+    /// The share of `true`, or of credits from 0 to 1; `None` without cases.
+    pub(crate) fn of(cases: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let cases: Vec<f64> = cases.into_iter().collect();
+        if cases.is_empty() {
+            return None;
+        }
+        let share = mean(&cases);
+        let (low, high) = wilson(share, cases.len());
+        Some(Self { share, ci95: Interval { low, high }, n: cases.len() })
+    }
+}
+
+/// The result on a subset of an exam.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubsetScore {
+    /// The subset; empty for an exam without any.
+    pub subset: String,
+    /// The share of right verdicts; of equally right answers, the share of prompts whose right answers
+    /// all beat the wrong ones.
+    pub accuracy: Share,
+    /// Verdicts that prefer neither.
+    pub ties: usize,
+    /// Questions without a verdict, which count as wrong.
+    pub missing: usize,
+}
+
+/// The result of an exam.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExamReport {
+    /// The exam.
+    pub exam: ExamName,
+    /// Who was examined.
+    pub examinee: String,
+    /// Count of questions.
+    pub questions: usize,
+    /// Questions without a verdict, which count as wrong.
+    pub missing: usize,
+    /// The reason of the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_missing: Option<String>,
+    /// The grade, from 0 to 1 (RewardBench 2's sets of equally right answers may add 0.01).
+    pub grade: f64,
+    /// The grade's interval: a bootstrap over prompts.
+    pub ci95: Interval,
+    /// The sections whose mean the grade is, in exams that have any.
+    pub sections: Vec<Section>,
+    /// The subsets, in the order of the file.
+    pub subsets: Vec<SubsetScore>,
+    /// RewardBench 2's score of sets of equally right answers, and what it is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ties: Option<TiesScore>,
+    /// What the verdicts depend on besides the answers' quality.
+    pub habits: Habits,
+    /// Agreement with the key, and with people.
+    pub agreement: Agreement,
+    /// How far its probabilities can be believed; those of a reward model are Bradley and Terry's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+impl ExamReport {
+    /// The report for a terminal.
+    pub fn to_terminal(&self) -> String {
+        terminal::report(self)
+    }
+}
+
+/// Grades the verdicts on the questions of an exam.
+///
+/// | exam | a right verdict | the grade |
+/// |---|---|---|
+/// | RewardBench | the right answer scores higher; a judge's tie is half right | the mean of four sections, each the mean of its subsets by the counts of the published set |
+/// | RewardBench 2 | no answer scores higher; n best ones share 1/n | the mean of the subsets; [`TiesScore`] is that of `Ties` |
+/// | JudgeBench | over both orders, more verdicts for the right answer than for the wrong one | the share |
+/// | HHH, pairs | the right answer scores higher, or has a mean probability above 0.5 | the share |
+///
+/// # Errors
+/// [`EvalError::TooFew`] without questions; [`EvalError::Count`] for another number of verdicts or of
+/// scores; [`EvalError::NotFinite`] for a score that is not finite or a probability outside 0 to 1;
+/// [`EvalError::Setting`] for a judge of pairs at RewardBench 2, whose answers are scored one by one.
+///
+/// ```
+/// use rlaif_core::{ExamAnswer, ExamName, ExamQuestion};
+/// use rlaif_eval::{ExamOptions, ExamVerdict, grade};
+/// let question = |id: &str| {
+///     ExamQuestion::pair(id, "2 + 2?", ExamAnswer::new("4"), ExamAnswer::new("It is 5."))
+/// };
+/// let questions = [question("a"), question("b")];
+/// // A judge that prefers what it is shown first, by one nat.
+/// let shown_first = 1. / (1. + (-1f64).exp());
+/// let orders = ExamVerdict::Orders {
+///     right_first: Some(shown_first),
+///     right_second: Some(1. - shown_first),
+/// };
+/// let verdicts = [orders.clone(), orders];
+/// let report = grade(ExamName::Pairs, "judge", &questions, &verdicts, &ExamOptions::default())?;
+/// assert_eq!(report.grade, 0.);
+/// assert_eq!(report.habits.position_flip.unwrap().share, 1.);
+/// assert!((report.habits.position_bias.unwrap().nats - 1.).abs() < 1e-12);
+/// # Ok::<(), rlaif_eval::EvalError>(())
+/// ```
+pub fn grade(
+    exam: ExamName,
+    examinee: &str,
+    questions: &[ExamQuestion],
+    verdicts: &[ExamVerdict],
+    options: &ExamOptions,
+) -> Result<ExamReport, EvalError> {
+    check_resamples(options.resamples)?;
+    check(exam, examinee, questions, verdicts)?;
+    let sheet = Sheet::of(exam, questions, verdicts);
+    let clusters = sheet.clusters();
+    let seed = options.seed.derive("exam", 0);
+    let mut drawn = resample(clusters.len(), options.resamples, seed, |counts| {
+        let mut weights = vec![0.; questions.len()];
+        for (cluster, count) in clusters.iter().zip(counts) {
+            cluster.iter().for_each(|&question| weights[question] = *count);
+        }
+        sheet.grade(&weights)
+    });
+    drawn.sort_by(f64::total_cmp);
+    let once = vec![1.; questions.len()];
+    let compared: Vec<Compared<'_>> =
+        questions.iter().zip(verdicts).flat_map(|(q, v)| Compared::all(q, v, options)).collect();
+    let probabilities: Vec<f64> = compared.iter().map(Compared::probability).collect();
+    let missing = |verdict: &ExamVerdict| match verdict {
+        ExamVerdict::Missing(reason) => Some(reason.clone()),
+        ExamVerdict::Orders { right_first: None, right_second: None } => {
+            Some("no verdict in either order".to_owned())
+        }
+        _ => None,
+    };
+    let without: Vec<Option<String>> = verdicts.iter().map(missing).collect();
+    Ok(ExamReport {
+        exam,
+        examinee: examinee.to_owned(),
+        questions: questions.len(),
+        missing: without.iter().flatten().count(),
+        first_missing: without.iter().flatten().next().cloned(),
+        grade: sheet.grade(&once),
+        ci95: Interval { low: quantile(&drawn, 0.025), high: quantile(&drawn, 0.975) },
+        sections: sheet.sections(&once),
+        subsets: sheet.subsets(&without),
+        ties: sheet.ties(&once),
+        habits: Habits::of(&compared, verdicts),
+        agreement: Agreement::of(questions, &compared),
+        calibration: calibration(&probabilities, BINS),
+    })
+}
+
+fn check(
+    exam: ExamName,
+    examinee: &str,
+    questions: &[ExamQuestion],
+    verdicts: &[ExamVerdict],
+) -> Result<(), EvalError> {
+    if questions.is_empty() {
+        let what = "questions of the exam".to_owned();
+        return Err(EvalError::TooFew { what, needed: 1, found: 0 });
+    }
+    let count = |what: String, expected: usize, found: usize| match expected == found {
+        true => Ok(()),
+        false => Err(EvalError::Count { what, expected, found }),
+    };
+    count(format!("verdicts of `{examinee}`"), questions.len(), verdicts.len())?;
+    for (question, verdict) in questions.iter().zip(verdicts) {
+        let wrong = |value: f64| EvalError::NotFinite {
+            metric: examinee.to_owned(),
+            id: question.id.clone(),
+            value,
+        };
+        let answers = question.right.len() + question.wrong.len();
+        if question.right.is_empty() || question.wrong.is_empty() {
+            let what = format!("right and wrong answers to question `{}`", question.id);
+            return Err(EvalError::TooFew { what, needed: 2, found: answers });
+        }
+        match verdict {
+            ExamVerdict::Scores(scores) => {
+                count(format!("scores of question `{}`", question.id), answers, scores.len())?;
+                if let Some(value) = scores.iter().find(|score| !score.is_finite()) {
+                    return Err(wrong(*value));
+                }
+            }
+            ExamVerdict::Orders { .. } if exam == ExamName::RewardBench2 => {
+                return Err(EvalError::Setting {
+                    setting: "exam",
+                    expected: "for a judge of pairs an exam of pairs; `reward-bench-2` scores every \
+                               answer by itself, which a reward does",
+                    found: "reward-bench-2".to_owned(),
+                });
+            }
+            ExamVerdict::Orders { right_first, right_second } => {
+                let both = right_first.iter().chain(right_second);
+                if let Some(value) = both.into_iter().find(|p| !(0. ..=1.).contains(*p)) {
+                    return Err(wrong(*value));
+                }
+            }
+            ExamVerdict::Missing(_) => {}
+        }
+    }
+    Ok(())
+}

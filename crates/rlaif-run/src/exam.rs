@@ -1,0 +1,242 @@
+//! `rlaif exam`: a reward model or a judge on questions whose right answers are known.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use rlaif_core::{
+    ExamAnswer, ExamName, ExamQuestion, PairRow, PromptRecord, RewardModel, Sample, Seed,
+};
+use rlaif_data::{Import, ImportColumns, Reader, corpora::Exams};
+use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
+use rlaif_rewards::RewardConfig;
+use rlaif_torch::DeviceChoice;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    error::RunError, rewards::rewards_from_config, source::source, verdicts::scores_kept,
+};
+
+/// The file of `rlaif exam`. `docs/feedback.md` describes every key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExamFile {
+    /// The exam; by default it is told by the columns of the file.
+    pub exam: Option<ExamName>,
+    /// The seed of resampling, and of the order of answers that have none.
+    #[serde(default)]
+    pub seed: Seed,
+    /// The folder of verdicts and result; `--out` overrides it, and without one nothing is written.
+    pub out: Option<PathBuf>,
+    /// `cpu`, `cuda`, `cuda:N` or `auto`.
+    #[serde(default = "ExamFile::device")]
+    pub device: String,
+    /// Words in the names of models of the examinee's own family, such as `gpt`.
+    #[serde(default)]
+    pub family: Vec<String>,
+    /// Bootstrap resamples.
+    #[serde(default = "ExamFile::resamples")]
+    pub resamples: usize,
+    /// The questions.
+    pub data: ExamData,
+    /// The reward that is examined; `docs/rewards.md` has every key.
+    pub reward: RewardConfig,
+}
+
+/// The questions of an exam.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExamData {
+    /// A file, or a pattern: of a known exam, or of preference pairs in any form.
+    pub file: String,
+    /// The first so many questions.
+    pub take: Option<usize>,
+    /// The column of subsets, of preference pairs.
+    pub subset: Option<String>,
+    /// The column of the preferred response's maker, of preference pairs.
+    pub chosen_maker: Option<String>,
+    /// The column of the other response's maker, of preference pairs.
+    pub rejected_maker: Option<String>,
+    /// The column of people's verdicts, of preference pairs: a number or a list of numbers, above 0
+    /// for the preferred response, below 0 for the other one, 0 for a tie.
+    pub votes: Option<String>,
+}
+
+/// Everything about an exam but its questions and its examinee.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ExamSettings {
+    /// The exam; by default it is told by the columns of the file.
+    pub exam: Option<ExamName>,
+    /// The grading.
+    pub options: ExamOptions,
+}
+
+impl ExamFile {
+    fn device() -> String {
+        "cpu".to_owned()
+    }
+
+    fn resamples() -> usize {
+        ExamOptions::default().resamples
+    }
+
+    /// A file's contents.
+    ///
+    /// # Errors
+    /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
+    pub fn from_file(path: &Path) -> Result<Self, RunError> {
+        Ok(rlaif_rewards::read_toml(path)?)
+    }
+
+    fn settings(&self) -> ExamSettings {
+        let Self { exam, seed, family, resamples, .. } = self;
+        let (seed, family, resamples) = (*seed, family.clone(), *resamples);
+        ExamSettings { exam: *exam, options: ExamOptions { seed, resamples, family } }
+    }
+
+    /// Examines the reward. Paths of the reward's caches are relative to `base`. With a folder, verdicts
+    /// are in its `verdicts.jsonl` as soon as they have come, the same call goes on after an
+    /// interruption, and the result is in `exam.json`.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn run(&self, base: &Path, out: Option<&Path>) -> Result<ExamReport, RunError> {
+        let device = self.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
+        let reward = rewards_from_config(&self.reward, base, device)?;
+        let report = self.settings().of_reward(&self.data, &self.reward, &*reward, out)?;
+        if let Some(out) = out {
+            rlaif_checkpoint::write_json(&out.join("exam.json"), &report)?;
+        }
+        Ok(report)
+    }
+}
+
+impl ExamSettings {
+    /// Examines a reward, which `config` describes.
+    pub(crate) fn of_reward(
+        &self,
+        data: &ExamData,
+        config: &RewardConfig,
+        reward: &dyn RewardModel,
+        out: Option<&Path>,
+    ) -> Result<ExamReport, RunError> {
+        let (exam, questions) = data.questions(self.exam)?;
+        let rows: Vec<Sample> = questions
+            .iter()
+            .flat_map(|question| {
+                question.exchanges().map(|exchange| Sample {
+                    record: PromptRecord::new(&question.id, exchange.prompt),
+                    response: exchange.response.to_owned(),
+                })
+            })
+            .collect();
+        if let Some(out) = out {
+            let failed = |source| RunError::Write { path: out.to_owned(), source };
+            fs::create_dir_all(out).map_err(failed)?;
+        }
+        let kept = out.map(|out| out.join("verdicts.jsonl"));
+        let mut scores = scores_kept(config, reward, &rows, kept.as_deref())?.into_iter();
+        let verdicts: Vec<ExamVerdict> = questions
+            .iter()
+            .map(|question| {
+                let answers = question.right.len() + question.wrong.len();
+                // Of a question with several answers, all are taken before one fails.
+                let scores: Vec<Result<f64, String>> = scores.by_ref().take(answers).collect();
+                let scores: Result<Vec<f64>, String> = scores.into_iter().collect();
+                scores.map_or_else(ExamVerdict::Missing, ExamVerdict::Scores)
+            })
+            .collect();
+        Ok(grade(exam, reward.name(), &questions, &verdicts, &self.options)?)
+    }
+}
+
+impl ExamData {
+    /// The questions of this file.
+    pub fn of(file: impl Into<String>) -> Self {
+        Self { file: file.into(), ..Self::default() }
+    }
+
+    /// The questions, and the exam that they are of.
+    ///
+    /// # Errors
+    /// [`RunError::Data`]; [`RunError::Setting`] for votes that are not numbers, and for columns of
+    /// pairs in a file of another exam.
+    pub fn questions(
+        &self,
+        exam: Option<ExamName>,
+    ) -> Result<(ExamName, Vec<ExamQuestion>), RunError> {
+        let source = source(&self.file)?;
+        let exam = match exam {
+            Some(exam) => exam,
+            None => Exams::find(&source)?.unwrap_or(ExamName::Pairs),
+        };
+        let mut questions = match exam {
+            ExamName::Pairs => self.pairs()?,
+            exam => {
+                let columns = [
+                    ("data.subset", &self.subset),
+                    ("data.chosen_maker", &self.chosen_maker),
+                    ("data.rejected_maker", &self.rejected_maker),
+                    ("data.votes", &self.votes),
+                ];
+                if let Some((key, _)) = columns.iter().find(|(_, column)| column.is_some()) {
+                    let problem = format!(
+                        "names a column of preference pairs, and {} is read as {}; leave it out, or \
+                         set `exam = \"pairs\"`",
+                        self.file,
+                        exam.title()
+                    );
+                    return Err(RunError::Setting { key, problem });
+                }
+                Reader::new(source).dataset(Exams::of(exam))?.into_records()
+            }
+        };
+        questions.truncate(self.take.unwrap_or(usize::MAX));
+        Ok((exam, questions))
+    }
+
+    fn pairs(&self) -> Result<Vec<ExamQuestion>, RunError> {
+        let Self { file, take: _, subset, chosen_maker, rejected_maker, votes } = self;
+        let source = source(file)?;
+        let named = [subset, chosen_maker, rejected_maker, votes].into_iter().flatten();
+        let columns =
+            ImportColumns { metadata: named.cloned().collect(), ..ImportColumns::default() };
+        let import = Import::find_named(&source, columns)?;
+        let rows = import.pairs(Reader::new(source))?.into_records();
+        rows.into_iter().map(|row| self.question(row)).collect()
+    }
+
+    fn question(&self, row: PairRow) -> Result<ExamQuestion, RunError> {
+        let PairRow { id, prompt, chosen, rejected, metadata, .. } = row;
+        let of = |column: &Option<String>| column.as_ref().and_then(|name| metadata.get(name));
+        let text = |column| {
+            of(column).map(|value| match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            })
+        };
+        let [right, wrong] = [(chosen, &self.chosen_maker), (rejected, &self.rejected_maker)]
+            .map(|(said, maker)| ExamAnswer { text: said.readable(), maker: text(maker) });
+        let number =
+            |vote: &Value| vote.as_f64().or_else(|| vote.as_str()?.trim().parse::<f64>().ok());
+        let votes: Option<Vec<f64>> = match of(&self.votes) {
+            None => Some(Vec::new()),
+            Some(Value::Array(votes)) => votes.iter().map(number).collect(),
+            Some(vote) => number(vote).map(|vote| vec![vote]),
+        };
+        let votes = votes.filter(|votes| votes.iter().all(|vote| vote.is_finite()));
+        let votes = votes.ok_or_else(|| RunError::Setting {
+            key: "data.votes",
+            problem: format!(
+                "row `{id}` has {} there; expected a number or a list of numbers",
+                of(&self.votes).unwrap_or(&Value::Null)
+            ),
+        })?;
+        let subset = text(&self.subset).unwrap_or_default();
+        let pair = ExamQuestion::pair(id, prompt.readable(), right, wrong);
+        Ok(ExamQuestion { subset, votes, ..pair })
+    }
+}

@@ -1,0 +1,197 @@
+//! Results that cost money, in a file that grows by one line as soon as a result is there.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, TryLockError},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use serde_json::Map;
+use sha2::{Digest, Sha256};
+use toml::{Table, Value};
+
+use crate::{
+    error::RunError,
+    resume::{Change, compare},
+};
+
+/// First line of the file: what its results depend on.
+#[derive(Debug, Clone)]
+pub(crate) struct Header {
+    /// The name of the settings in the file, and in refusals.
+    pub(crate) section: &'static str,
+    /// The settings.
+    pub(crate) settings: Table,
+    /// Number of rows.
+    pub(crate) rows: usize,
+    /// A hash of the rows.
+    pub(crate) hash: String,
+}
+
+impl Header {
+    /// The header of results by these settings.
+    ///
+    /// # Errors
+    /// [`RunError::Unwritable`].
+    pub(crate) fn new<'a>(
+        section: &'static str,
+        settings: &impl Serialize,
+        rows: usize,
+        texts: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, RunError> {
+        let settings = Table::try_from(settings)
+            .map_err(|source| RunError::Unwritable { source: source.into() })?;
+        let mut hash = Sha256::new();
+        for text in texts {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        }
+        let hash = hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { section, settings, rows, hash })
+    }
+
+    fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
+        let mut line = Map::new();
+        line.insert(self.section.to_owned(), serde_json::to_value(&self.settings)?);
+        line.insert("rows".to_owned(), self.rows.into());
+        line.insert("hash".to_owned(), self.hash.clone().into());
+        let mut line = serde_json::to_vec(&line)?;
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    /// The header of a line of the same section.
+    fn of_line(&self, line: &[u8]) -> Result<Self, String> {
+        let found: Map<String, serde_json::Value> =
+            serde_json::from_slice(line).map_err(|error| error.to_string())?;
+        let key = |name: &str| found.get(name).ok_or_else(|| format!("missing field `{name}`"));
+        let settings = serde_json::from_value(key(self.section)?.clone());
+        let rows = key("rows")?.as_u64().ok_or("`rows` is not a number")?;
+        Ok(Self {
+            section: self.section,
+            settings: settings.map_err(|error| error.to_string())?,
+            rows: usize::try_from(rows).map_err(|error| error.to_string())?,
+            hash: key("hash")?.as_str().ok_or("`hash` is not a text")?.to_owned(),
+        })
+    }
+}
+
+/// The results so far.
+pub(crate) struct Journal {
+    path: PathBuf,
+    /// Locked as long as this process is at it.
+    file: File,
+    /// Results as they are written, by row.
+    known: BTreeMap<usize, String>,
+}
+
+impl Journal {
+    /// Opens or creates it. Of the results in it those stay that `is_kept`; the others are made again.
+    ///
+    /// # Errors
+    /// [`RunError::Verdicts`] if another process is at it, or its results are on other rows;
+    /// [`RunError::Changed`] for results by other settings; [`RunError::Write`].
+    pub(crate) fn open(
+        path: PathBuf,
+        own: &Header,
+        is_kept: impl Fn(&Map<String, serde_json::Value>) -> bool,
+    ) -> Result<Self, RunError> {
+        let failed = |source| RunError::Write { path: path.clone(), source };
+        let refused = |problem: String| RunError::Verdicts { path: path.clone(), problem };
+        let mut file = rlaif_files::open_growing(&path).map_err(failed)?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(refused("another process is writing it".to_owned()));
+        }
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(failed)?;
+        // A last line that was cut off goes.
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        if whole < text.len() {
+            file.set_len(whole as u64).map_err(failed)?;
+        }
+        let unread = |line: usize, problem: &dyn std::fmt::Display| {
+            refused(format!("line {line} is not one of its rows ({problem}); remove the file"))
+        };
+        let mut known = BTreeMap::new();
+        let lines = text[..whole].split(|&byte| byte == b'\n').enumerate();
+        for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
+            if at == 0 {
+                let found = own.of_line(line).map_err(|problem| unread(1, &problem))?;
+                check(&path, &found, own)?;
+                continue;
+            }
+            let line = std::str::from_utf8(line).map_err(|error| unread(at + 1, &error))?;
+            let fields: Map<String, serde_json::Value> =
+                serde_json::from_str(line).map_err(|error| unread(at + 1, &error))?;
+            let row = fields.get("row").and_then(serde_json::Value::as_u64);
+            let row = row.and_then(|row| usize::try_from(row).ok()).filter(|row| *row < own.rows);
+            let row = row.ok_or_else(|| unread(at + 1, &"its `row` is not one of the rows"))?;
+            // `{"row":7,"score":..}` without its row.
+            let result = line.split_once(',').map(|(_, result)| format!("{{{result}"));
+            if let Some(result) = result.filter(|_| is_kept(&fields)) {
+                known.insert(row, result);
+            }
+        }
+        if whole == 0 {
+            let header = own.to_line().map_err(|source| failed(source.into()))?;
+            file.write_all(&header).map_err(failed)?;
+        }
+        Ok(Self { path, file, known })
+    }
+
+    /// The results so far, by row, as JSON.
+    pub(crate) fn known(&self) -> &BTreeMap<usize, String> {
+        &self.known
+    }
+
+    /// Adds the result of a row: an object with at least one field.
+    pub(crate) fn add(&mut self, row: usize, result: &impl Serialize) -> io::Result<()> {
+        let result = serde_json::to_string(result)?;
+        let line = format!("{{\"row\":{row},{}\n", &result[1..]);
+        // One write, so that a reader never sees half of a line.
+        self.file.write_all(line.as_bytes())?;
+        self.known.insert(row, result);
+        Ok(())
+    }
+
+    /// Writes the results in order, and removes the file of those that came.
+    ///
+    /// # Errors
+    /// [`RunError::Verdicts`] if there is not one for each row; [`RunError::Write`].
+    pub(crate) fn finish(self, rows: usize, out: &Path) -> Result<(), RunError> {
+        let Self { path, file, known } = self;
+        if known.len() < rows {
+            // Only a reward that breaks its contract comes here.
+            let problem = format!("has {} of {rows} rows", known.len());
+            return Err(RunError::Verdicts { path, problem });
+        }
+        let failed = |source| RunError::Write { path: out.to_owned(), source };
+        rlaif_files::write_aside(out, failed, |writer| {
+            known.values().try_for_each(|result| writeln!(writer, "{result}")).map_err(failed)
+        })?;
+        drop(file);
+        fs::remove_file(&path).map_err(|source| RunError::Write { path, source })
+    }
+}
+
+/// Refuses results on other rows, or by other settings.
+fn check(path: &Path, found: &Header, own: &Header) -> Result<(), RunError> {
+    if (found.rows, &found.hash) != (own.rows, &own.hash) {
+        let problem = format!(
+            "has verdicts on other rows ({} of them, now {}); name another file, or remove it",
+            found.rows, own.rows
+        );
+        return Err(RunError::Verdicts { path: path.to_owned(), problem });
+    }
+    let as_run = |settings: &Table| {
+        Table::from_iter([(own.section.to_owned(), Value::Table(settings.clone()))])
+    };
+    let changes: Vec<Change> =
+        compare(&as_run(&found.settings), &as_run(&own.settings), |_| None).refused;
+    if changes.is_empty() {
+        return Ok(());
+    }
+    Err(RunError::Changed { file: path.to_owned(), changes })
+}
