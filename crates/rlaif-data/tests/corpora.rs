@@ -173,7 +173,10 @@ fn exams_are_told_by_their_columns_and_read_as_published() {
 
     let (name, rows) = exam("judge_bench.jsonl");
     assert_eq!((name, rows.len()), (ExamName::JudgeBench, 3));
-    assert_eq!((texts(&rows[1].right), rows[1].right_is_first), (vec!["Yes, he does.".to_owned()], Some(false)));
+    assert_eq!(
+        (texts(&rows[1].right), rows[1].right_is_first),
+        (vec!["Yes, he does.".to_owned()], Some(false))
+    );
     assert_eq!((rows[0].right_is_first, rows[0].subset.as_str()), (Some(true), "mmlu-pro-math"));
 
     let (name, rows) = exam("hhh_dialogues.jsonl");
@@ -182,7 +185,10 @@ fn exams_are_told_by_their_columns_and_read_as_published() {
     assert_eq!(texts(&rows[1].right), [" Where did you last have them?"]);
     let (name, rows) = exam("hhh_choices.jsonl");
     assert_eq!((name, rows.len()), (ExamName::Hhh, 3));
-    assert_eq!((texts(&rows[1].right), texts(&rows[1].wrong)), (vec!["I would rather not.".to_owned()], vec!["Yes, gladly.".to_owned()]));
+    assert_eq!(
+        (texts(&rows[1].right), texts(&rows[1].wrong)),
+        (vec!["I would rather not.".to_owned()], vec!["Yes, gladly.".to_owned()])
+    );
 }
 
 #[test]

@@ -73,8 +73,8 @@ pub use error::EvalError;
 pub use estimate::{Estimate, Standing};
 pub use evaluation::{About, Column, Evaluation, Measurement, MeasuringProgress};
 pub use exam::{
-    Agreement, ExamOptions, ExamReport, ExamVerdict, Habits, PositionBias, Section, Share, SubsetScore,
-    TiesScore, grade,
+    Agreement, ExamOptions, ExamReport, ExamVerdict, Habits, PositionBias, Section, Share,
+    SubsetScore, TiesScore, grade,
 };
 pub use metric::{Better, Metric, MetricInfo, Reads, RewardMetric, Values};
 pub use preference::{

@@ -96,12 +96,7 @@ fn answers(n: usize) -> Vec<ExamAnswer> {
 
 fn question(id: &str, subset: &str, right: usize, wrong: usize) -> ExamQuestion {
     let pair = ExamQuestion::pair(id, "?", ExamAnswer::new(""), ExamAnswer::new(""));
-    ExamQuestion {
-        subset: subset.to_owned(),
-        right: answers(right),
-        wrong: answers(wrong),
-        ..pair
-    }
+    ExamQuestion { subset: subset.to_owned(), right: answers(right), wrong: answers(wrong), ..pair }
 }
 
 fn graded(exam: ExamName, questions: &[ExamQuestion], verdicts: &[ExamVerdict]) -> ExamReport {
@@ -141,12 +136,8 @@ fn best_of_four_shares_a_tie_and_the_grade_is_the_mean_of_subsets() {
         question("c", "Safety", 1, 3),
         question("d", "Safety", 1, 3),
     ];
-    let scores = [
-        vec![2., 1., 1., 0.],
-        vec![2., 2., 1., 0.],
-        vec![2., 3., 1., 0.],
-        vec![1., 1., 1., 1.],
-    ];
+    let scores =
+        [vec![2., 1., 1., 0.], vec![2., 2., 1., 0.], vec![2., 3., 1., 0.], vec![1., 1., 1., 1.]];
     let verdicts = scores.map(ExamVerdict::Scores);
     let report = graded(ExamName::RewardBench2, &questions, &verdicts);
     let subsets: Vec<f64> = report.subsets.iter().map(|s| s.accuracy.share).collect();
@@ -214,7 +205,9 @@ fn a_planted_position_bias_is_found_with_its_interval() {
     assert_eq!(report.grade, right);
     let flips = qualities.iter().filter(|q| q.abs() < 1.).count() as f64 / 40.;
     near(report.habits.position_flip.unwrap().share, flips);
-    let first = qualities.iter().map(|q| f64::from(u8::from(q + 1. > 0.)) + f64::from(u8::from(q - 1. < 0.)));
+    let first = qualities
+        .iter()
+        .map(|q| f64::from(u8::from(q + 1. > 0.)) + f64::from(u8::from(q - 1. < 0.)));
     near(report.habits.first_wins.unwrap().share, first.sum::<f64>() / 80.);
     assert!(!report.habits.always_one_position);
 }
@@ -277,12 +270,8 @@ fn agreement_with_people_is_with_their_majority_and_with_each_of_them() {
     // First, second, tie as 1, −1, 0; people: 1, −1, −1, 0; the judge: 1, −1, −1, −1.
     let pairs = [(1, 1), (-1, -1), (-1, -1), (0, -1)];
     assert_eq!(report.agreement.people_kappa, cohen_kappa(&pairs));
-    let all = [
-        vec![1., 1., -1., 1.],
-        vec![-1., -1., -1.],
-        vec![-1., -1., 0., -1.],
-        vec![-1., 1., -1.],
-    ];
+    let all =
+        [vec![1., 1., -1., 1.], vec![-1., -1., -1.], vec![-1., -1., 0., -1.], vec![-1., 1., -1.]];
     assert_eq!(report.agreement.people_alpha, krippendorff_alpha(&all, Level::Nominal));
 }
 

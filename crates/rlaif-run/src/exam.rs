@@ -16,9 +16,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
-    error::RunError, rewards::rewards_from_config, source::source, verdicts::scores_kept,
-};
+use crate::{error::RunError, rewards::rewards_from_config, source::source, verdicts::scores_kept};
 
 /// The file of `rlaif exam`. `docs/feedback.md` describes every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

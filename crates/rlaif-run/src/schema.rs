@@ -5,7 +5,9 @@ use rlaif_rewards::{RewardConfig, judge::JudgeConfig};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-use crate::{ClassifierFile, DpoFile, EvalFile, ExamFile, PpoFile, ReinforceFile, RewardFile, SftFile};
+use crate::{
+    ClassifierFile, DpoFile, EvalFile, ExamFile, PpoFile, ReinforceFile, RewardFile, SftFile,
+};
 
 /// Makes the schema of a file.
 type Maker = fn() -> Schema;

@@ -211,7 +211,8 @@ fn what_is_needed_is_enough_and_an_unknown_key_is_refused() {
         ("judge", "kind = 'length'\nlongest = 3\nper = 1.0".to_owned()),
         (
             "exam",
-            "[data]\nfile = 'x.jsonl'\n[reward]\nkind = 'length'\nlongest = 3\nper = 1.0".to_owned(),
+            "[data]\nfile = 'x.jsonl'\n[reward]\nkind = 'length'\nlongest = 3\nper = 1.0"
+                .to_owned(),
         ),
     ] {
         let checker = Checker::new(command);

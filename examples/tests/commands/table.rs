@@ -52,10 +52,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ),
     (
         "rlaif exam --config exam.toml --out exams/reward",
-        Test(
-            "crates/rlaif/tests/suite/exam.rs",
-            "a_reward_is_examined_on_the_files_of_every_exam",
-        ),
+        Test("crates/rlaif/tests/suite/exam.rs", "a_reward_is_examined_on_the_files_of_every_exam"),
     ),
     ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
     ("cargo test -p rlaif-models --test memory", Suite),

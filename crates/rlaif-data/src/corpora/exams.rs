@@ -57,9 +57,9 @@ impl Exams {
             let row = row?;
             let all = |columns: &[&str]| columns.iter().all(|column| row.contains_key(*column));
             let lists = ["chosen", "rejected"].iter().all(|column| {
-                row.get(*column).and_then(Value::as_array).is_some_and(|answers| {
-                    answers.first().is_some_and(|answer| answer.is_string())
-                })
+                row.get(*column)
+                    .and_then(Value::as_array)
+                    .is_some_and(|answers| answers.first().is_some_and(|answer| answer.is_string()))
             });
             let found = if all(&["prompt", "chosen", "rejected", "subset"]) && lists {
                 ExamName::RewardBench2

@@ -4,9 +4,7 @@ use rlaif_core::ExamQuestion;
 use serde::{Deserialize, Serialize};
 
 use super::{ExamOptions, ExamVerdict, Share};
-use crate::stats::{
-    Interval, Level, cohen_kappa, krippendorff_alpha, mean, mean_t_interval,
-};
+use crate::stats::{Interval, Level, cohen_kappa, krippendorff_alpha, mean, mean_t_interval};
 use crate::text::LengthUnit;
 
 /// A right and a wrong answer with the verdict between them.
@@ -142,10 +140,8 @@ impl Habits {
         let orders = || compared.iter().filter_map(|x| x.orders);
         let flips = orders().filter_map(|(a, b)| Some(yes(won(a)? != won(b)?)));
         // With the right one second, the first wins where the right one loses.
-        let firsts: Vec<bool> = orders()
-            .flat_map(|(a, b)| [won(a), won(b).map(|right| !right)])
-            .flatten()
-            .collect();
+        let firsts: Vec<bool> =
+            orders().flat_map(|(a, b)| [won(a), won(b).map(|right| !right)]).flatten().collect();
         let logit = |p: f64| (p / (1. - p)).ln();
         let inner = |p: f64| p > 0. && p < 1.;
         let biases: Vec<f64> = orders()

@@ -130,11 +130,7 @@ pub(super) struct Sheet {
 }
 
 impl Sheet {
-    pub(super) fn of(
-        exam: ExamName,
-        questions: &[ExamQuestion],
-        verdicts: &[ExamVerdict],
-    ) -> Self {
+    pub(super) fn of(exam: ExamName, questions: &[ExamQuestion], verdicts: &[ExamVerdict]) -> Self {
         let mut sheet = Self {
             exam,
             credits: Vec::with_capacity(questions.len()),
@@ -220,11 +216,10 @@ impl Sheet {
             let subsets = (0..self.names.len()).filter_map(|at| self.accuracy(at, weights));
             return mean(subsets.collect());
         }
-        let (sum, weight) = self
-            .credits
-            .iter()
-            .zip(weights)
-            .fold((0., 0.), |(sum, all), (credit, weight)| (sum + credit * weight, all + weight));
+        let (sum, weight) =
+            self.credits.iter().zip(weights).fold((0., 0.), |(sum, all), (credit, weight)| {
+                (sum + credit * weight, all + weight)
+            });
         if weight > 0. { sum / weight } else { 0. }
     }
 

@@ -48,8 +48,13 @@ pub(super) fn report(report: &ExamReport) -> String {
         let ci = interval(ci95.low, ci95.high);
         rows.push(row(name, percent(share), ci, n.to_string(), subset.ties.to_string()));
     }
-    let header =
-        [("subset", Left), ("right", Right), ("95 % interval", Right), ("n", Right), ("ties", Right)];
+    let header = [
+        ("subset", Left),
+        ("right", Right),
+        ("95 % interval", Right),
+        ("n", Right),
+        ("ties", Right),
+    ];
     say(&table(&header, &rows));
 
     let habits = &report.habits;
@@ -57,7 +62,8 @@ pub(super) fn report(report: &ExamReport) -> String {
     let mut share = |name: &str, share: &Option<Share>, beside: Option<(&str, &Option<Share>)>| {
         let Some(Share { share, ci95, n }) = share else { return };
         let beside = beside.and_then(|(what, share)| Some((what, share.as_ref()?)));
-        let beside = beside.map_or(String::new(), |(what, s)| format!("{what} {}", percent(s.share)));
+        let beside =
+            beside.map_or(String::new(), |(what, s)| format!("{what} {}", percent(s.share)));
         let ci = interval(ci95.low, ci95.high);
         rows.push(vec![name.to_owned(), percent(*share), ci, n.to_string(), beside]);
     };

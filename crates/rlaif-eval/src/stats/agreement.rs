@@ -141,7 +141,8 @@ pub fn calibration(right: &[f64], bins: usize) -> Option<Calibration> {
         sums[at].1 += confidence;
         sums[at].2 += correct;
     }
-    let error = sums.iter().map(|(_, confidence, correct)| (confidence - correct).abs()).sum::<f64>();
+    let error =
+        sums.iter().map(|(_, confidence, correct)| (confidence - correct).abs()).sum::<f64>();
     let bins = sums.into_iter().enumerate().map(|(at, (count, confidence, correct))| {
         let mean = |sum: f64| if count == 0 { 0. } else { sum / count as f64 };
         CalibrationBin {

@@ -12,9 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{
-    chat_completions, language_model, refusal, repository, succeeded, tokenizer,
-};
+use crate::support::{chat_completions, language_model, refusal, repository, succeeded, tokenizer};
 
 /// The shorter one wins.
 const SHORTER: &str = "[reward]\nkind = 'length'\nlongest = 1\nper = 1.0\n";
@@ -50,7 +48,7 @@ fn a_reward_is_examined_on_the_files_of_every_exam() {
         ("reward_bench_2.jsonl", "reward-bench-2", -0.01 / 2.),
         ("judge_bench.jsonl", "judge-bench", 2. / 3.),
         ("hhh_dialogues.jsonl", "hhh", 0.),
-        ("hhh_choices.jsonl", "hhh", 0.),
+        ("hhh_choices.jsonl", "hhh", 1. / 3.),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let config = format!("family = ['gpt']\n[data]\nfile = '{}'\n{SHORTER}", fixture(file));
@@ -69,16 +67,17 @@ fn a_reward_is_examined_on_the_files_of_every_exam() {
 #[test]
 fn pairs_of_any_form_with_subsets_makers_and_votes() {
     let folder = tempfile::tempdir().unwrap();
-    let rows: String = [("x", "long one", 1), ("y", "z", -1), ("one two", "no", 1), ("a b", "c d", 0)]
-        .iter()
-        .map(|(chosen, rejected, vote)| {
-            let row = json!({
-                "prompt": "?", "chosen": chosen, "rejected": rejected, "topic": "t",
-                "by": "gpt-4", "other": "llama", "people": [vote, vote],
-            });
-            format!("{row}\n")
-        })
-        .collect();
+    let rows: String =
+        [("x", "long one", 1), ("y", "z", -1), ("one two", "no", 1), ("a b", "c d", 0)]
+            .iter()
+            .map(|(chosen, rejected, vote)| {
+                let row = json!({
+                    "prompt": "?", "chosen": chosen, "rejected": rejected, "topic": "t",
+                    "by": "gpt-4", "other": "llama", "people": [vote, vote],
+                });
+                format!("{row}\n")
+            })
+            .collect();
     let file = folder.path().join("pairs.jsonl");
     fs::write(&file, rows).unwrap();
     let config = format!(
@@ -91,16 +90,20 @@ fn pairs_of_any_form_with_subsets_makers_and_votes() {
     assert_eq!((&found["exam"], &found["subsets"][0]["subset"]), (&json!("pairs"), &json!("t")));
     assert_eq!((&found["grade"], &found["subsets"][0]["ties"]), (&json!(0.25), &json!(2)));
     assert_eq!(found["habits"]["longer_wins"]["share"], 0.);
-    assert_eq!(found["habits"]["own_family_wins"], json!({"share": 0.5, "ci95": found["habits"]["own_family_wins"]["ci95"], "n": 2}));
+    assert_eq!(
+        found["habits"]["own_family_wins"],
+        json!({"share": 0.5, "ci95": found["habits"]["own_family_wins"]["ci95"], "n": 2})
+    );
     assert_eq!(found["agreement"]["voted"], 4);
     let refused = exam(folder.path(), &config.replace("'topic'", "'topics'"));
     assert!(refusal(&refused, 2).contains("no column `topics`"));
-    let known = format!("[data]\nfile = '{}'\nsubset = 's'\n{SHORTER}", fixture("judge_bench.jsonl"));
+    let known =
+        format!("[data]\nfile = '{}'\nsubset = 's'\n{SHORTER}", fixture("judge_bench.jsonl"));
     let said = refusal(&exam(folder.path(), &known), 2);
     assert!(said.contains("data.subset: names a column of preference pairs"), "{said}");
 }
 
-/// A judge that counts its questions and likes what has an `e` in it.
+/// A judge that counts its questions and rates all alike.
 fn judge(asked: &Arc<AtomicUsize>) -> String {
     let asked = asked.clone();
     let url = chat_completions(move |_| {
@@ -154,7 +157,9 @@ fn a_training_does_not_start_below_the_grade_that_it_demands() {
         format!(
             "[model]\npath = '{root}/policy'\n[data]\nprompts = '{root}/prompts.jsonl'\n\
              [reward]\n{judge}[reward.exam]\nfile = '{file}'\nat_least = {at_least:?}\n\
-             [{algorithm}]\nsteps = 1\nbatch_size = 4\n[{algorithm}.generation]\nmax_new_tokens = 2\n",
+             [{algorithm}]\nsteps = 1\nbatch_size = 4\n{more}[{algorithm}.generation]\n\
+             max_new_tokens = 2\n",
+            more = if algorithm == "ppo" { "minibatch_size = 4\n" } else { "group_size = 2\n" },
             root = root.display(),
             judge = judge(&asked),
             file = fixture("judge_bench.jsonl"),
@@ -182,8 +187,7 @@ fn a_training_does_not_start_below_the_grade_that_it_demands() {
     assert!(said.contains("reward.exam.at_least: is 70; expected a grade from 0 to 1"), "{said}");
     // A grade that it has: the training says it and starts.
     let before = asked.load(Ordering::SeqCst);
-    let config = demand(0., "ppo").replace("batch_size = 4\n", "batch_size = 4\nminibatch_size = 4\n");
-    let said = succeeded(&run(config, "ppo"));
+    let said = succeeded(&run(demand(0., "ppo"), "ppo"));
     assert!(said.contains("reward `judge` has a grade of 0.000"), "{said}");
     assert!(asked.load(Ordering::SeqCst) > before + 6);
 }
