@@ -73,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "id2label": { "0": "reward" }, "pad_token_id": end, "tie_word_embeddings": false,
     }));
     let model = seeded(1, || Classifier::random(config, Kind::Float, Device::Cpu))??;
-    println!("{} parameters, {} pairs to learn from", model.parameters().count(), train.len());
+    println!("{} parameters, {} pairs to train on", model.parameters().count(), train.len());
 
     // 3. Fit.
     let rows = |pairs: &[PreferencePair]| -> Result<Vec<PreferenceRow>, Box<dyn Error>> {
@@ -114,7 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
     }
 
-    // 4. What it has learnt.
+    // 4. What it has learned.
     let evaluation = trainer.evaluate(&held_out_rows)?;
     let (low, high) = evaluation.accuracy_interval();
     println!(

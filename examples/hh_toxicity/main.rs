@@ -79,7 +79,9 @@ fn run(options: Options) -> Result<(), Box<dyn Error>> {
 
     match train(&options, &prepared, trainer, &mut folder, saved.as_ref())? {
         Some(policy) => report(&options, &prepared, &before, policy, &folder),
-        None => Ok(folder.say(&format!("stopped; go on with --out {} --resume", out.display()))?),
+        None => {
+            Ok(folder.say(&format!("stopped; continue with --out {} --resume", out.display()))?)
+        }
     }
 }
 

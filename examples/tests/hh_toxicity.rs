@@ -100,7 +100,7 @@ fn stopped_on_its_way(cut: &Path, arguments: &[&str], start: Duration) -> bool {
         return false;
     }
     let log = fs::read_to_string(cut.join("log.txt")).unwrap();
-    assert!(log.contains("stopped; go on with --out"), "{log}");
+    assert!(log.contains("stopped; continue with --out"), "{log}");
     true
 }
 

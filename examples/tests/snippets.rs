@@ -1,4 +1,4 @@
-//! The Rust of README and docs, letter by letter but for spaces (`docs.rs` compares them), compiled,
+//! The Rust of README and docs, letter by letter except for spaces (`docs.rs` compares them), compiled,
 //! and run on built-in models.
 
 use std::error::Error;

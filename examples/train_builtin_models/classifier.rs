@@ -37,7 +37,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// Its tokenizer.
+    /// The tokenizer.
     pub(crate) fn sort(self) -> Sort {
         match self {
             Self::Reward => Sort::Roberta,

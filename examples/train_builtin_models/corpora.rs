@@ -169,7 +169,7 @@ fn transcripts(path: &Path) -> Result<Vec<Summarised>, Box<dyn Error>> {
         .collect())
 }
 
-/// Words that mark a sentence as toxic, learnt from the toxicity data.
+/// Words that mark a sentence as toxic, learned from the toxicity data.
 pub(crate) struct Lexicon(HashSet<String>);
 
 /// Mild insults of the built-in dialogues, which are rare in the data.

@@ -32,7 +32,7 @@ pub(crate) enum Architecture {
 }
 
 impl Architecture {
-    /// Its tokenizer.
+    /// The tokenizer.
     pub(crate) fn sort(self) -> Sort {
         match self {
             Self::T5 => Sort::T5,

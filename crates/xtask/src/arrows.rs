@@ -179,7 +179,7 @@ impl House {
         lines
     }
 
-    /// The need for libtorch of each crate, as the table says it: `yes`, `no`, or the features that
+    /// The need for libtorch of each crate, as in the table: `yes`, `no`, or the features that
     /// bring it.
     fn libtorch(&self) -> BTreeMap<String, String> {
         let brings = |need: &str| need == "tch" || self.below(need).contains("tch");

@@ -14,7 +14,8 @@ use crate::{arrows, circles, deny, english};
 /// one's own.
 const DOWNSTREAM: [&str; 2] = ["downstream", "reinforce"];
 
-/// The workspace and its dependencies, for all platforms, so that checks say the same everywhere.
+/// The workspace and its dependencies, for all platforms, so that checks have the same result
+/// everywhere.
 fn metadata(root: &Path) -> Result<Metadata, Error> {
     Run::new(root, "cargo metadata --format-version 1 --locked").metadata()
 }

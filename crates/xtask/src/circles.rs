@@ -21,7 +21,7 @@ type Modules = BTreeMap<Vec<String>, Module>;
 /// The modules that a module uses, each with the name that it uses first.
 type Edges = BTreeMap<Vec<String>, BTreeMap<Vec<String>, String>>;
 
-/// One circle: its modules, and sentences that say who uses whom.
+/// One circle: its modules, and sentences on their uses of each other.
 #[derive(Debug, PartialEq, Eq)]
 struct Circle {
     modules: BTreeSet<String>,

@@ -13,8 +13,8 @@ const VERSION: &str = "0.20.2";
 
 /// Applies `deny.toml` to the dependencies of the workspace.
 ///
-/// Advisories are in a database of their own, which is fetched each time. Where that fails, the
-/// check says so and goes on: the code is no worse for a network that is down.
+/// Advisories are in a separate database, which is fetched each time. If that fails, the check
+/// reports it and continues: a network failure does not make the code worse.
 pub(crate) fn check(root: &Path, metadata: &Metadata) -> Result<(), Error> {
     let deny = cargo_deny(root, metadata.target_directory.as_std_path())?;
     let deny = |args: &str| Run::of(root, &deny, &format!("--locked {args}"));
@@ -34,7 +34,8 @@ warning: NOT CHECKED: security advisories (RustSec), whose database could not be
          Licences, versions and sources of the dependencies were checked. With a way to the database:
          cargo xtask check";
 
-/// The program: one on PATH of our version, or one that is installed for this workspace alone.
+/// The program: one on PATH of the required version, or one that is installed only for this
+/// workspace.
 fn cargo_deny(root: &Path, target: &Path) -> Result<PathBuf, Error> {
     let on_path = PathBuf::from("cargo-deny");
     if is_ours(&on_path) {

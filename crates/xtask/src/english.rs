@@ -1,4 +1,5 @@
-//! Turns of phrase that readers stumble over, counted in doc comments and in the documentation.
+//! Turns of phrase that readers stumble over, and misspellings: counted in comments, in error texts and
+//! in the documentation.
 //!
 //! The counts are a ratchet: `english.txt` has one for each crate, and it may only fall.
 
@@ -16,20 +17,43 @@ const HEADER: &str = "\
 ";
 
 /// First words that make a doc comment a clause instead of a statement.
-const OPENINGS: [&str; 9] =
-    ["What", "Whatever", "Whether", "Who", "Whoever", "Whose", "Which", "How", "Where"];
+const CLAUSES: [&str; 11] = [
+    "What", "Whatever", "Whether", "Who", "Whoever", "Whose", "Which", "How", "Where", "When",
+    "Why",
+];
 
-/// Idioms with a plain equivalent.
-const IDIOMS: [&str; 8] = [
+/// First words that refer to a noun which a reader of this comment does not see, and the preposition of
+/// inverted phrases.
+const PRONOUNS: [&str; 8] = ["It", "Its", "They", "Their", "That", "Those", "These", "Of"];
+
+/// Idioms, and prose for standard terms, that have a plain equivalent.
+const IDIOMS: [&str; 22] = [
     "hang on",
     "hangs on",
     "whatever",
     "whichever",
+    "whoever",
     "unless told",
     "goes by",
     "go by",
+    "goes on",
+    "go on",
+    "went on",
     "nothing but",
+    "but for",
+    "of one's own",
+    "what became of",
+    "what becomes of",
+    "be had",
+    "as it stands",
+    "anew",
+    "learnt",
+    "likeliest",
+    "filled up",
 ];
+
+/// Common misspellings, and spellings other than this project's.
+const MISSPELLINGS: &str = include_str!("misspellings.txt");
 
 /// Verbs of `is no X`, which means `is not an X`.
 const VERBS: [&str; 4] = ["is", "are", "was", "were"];
@@ -37,6 +61,9 @@ const VERBS: [&str; 4] = ["is", "are", "was", "were"];
 /// Words after `is no` that make the phrase plain English.
 const PLAIN: [&str; 9] =
     ["longer", "more", "less", "fewer", "better", "worse", "larger", "smaller", "different"];
+
+/// Endings of files with comments or prose.
+const PROSE: [&str; 5] = [".rs", ".md", ".cpp", ".hpp", ".h"];
 
 /// Counts of findings by crate or folder of documentation.
 type Counts = BTreeMap<String, usize>;
@@ -111,7 +138,7 @@ fn findings(root: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
         let name = crates.rsplit('/').next().unwrap_or_default().to_owned();
         walk(root, &crates, places.entry(name).or_default())?;
     }
-    for name in ["benches", "docs", "examples"] {
+    for name in ["benches", "docs", "examples", "tests"] {
         walk(root, &root.join(name).to_string_lossy(), places.entry(name.to_owned()).or_default())?;
     }
     let top = places.entry("README".to_owned()).or_default();
@@ -138,7 +165,7 @@ fn walk(root: &Path, folder: &str, found: &mut Vec<String>) -> Result<(), Error>
         let file = Path::new(&path);
         if file.is_dir() {
             walk(root, &path, found)?;
-        } else if path.ends_with(".rs") || path.ends_with(".md") {
+        } else if PROSE.iter().any(|ending| path.ends_with(ending)) {
             let shown = file.strip_prefix(root).unwrap_or(file).to_string_lossy();
             collect(&shown, &read(file)?, found);
         }
@@ -148,39 +175,49 @@ fn walk(root: &Path, folder: &str, found: &mut Vec<String>) -> Result<(), Error>
 
 /// Adds the findings of one file, as `file:line: the words`.
 fn collect(file: &str, text: &str, found: &mut Vec<String>) {
-    let rust = file.ends_with(".rs");
-    let (mut code, mut inside) = (false, false);
+    let page = file.ends_with(".md");
+    let (mut code, mut inside, mut error) = (false, false, false);
     for (number, line) in text.lines().enumerate() {
         let line = line.trim_start();
         let doc = line.strip_prefix("///").or_else(|| line.strip_prefix("//!"));
-        let prose = match (rust, doc) {
-            (true, None) => {
-                (code, inside) = (false, false);
-                continue;
+        let (prose, first) = match doc {
+            _ if page => (line, false),
+            Some(doc) => (doc.trim_start(), !inside),
+            None => {
+                error |= line.starts_with("#[error(");
+                let prose = if error {
+                    line.trim_start_matches("#[error(")
+                } else {
+                    line.strip_prefix("//").unwrap_or_default()
+                };
+                error &= !line.ends_with(")]");
+                code = false;
+                (prose, false)
             }
-            (true, Some(doc)) => doc.trim_start(),
-            (false, _) => line,
         };
         if prose.starts_with("```") {
             code = !code;
         } else if !code {
-            let first = rust && !inside;
             let words = stumbling(prose, first);
             found.extend(words.iter().map(|words| format!("{file}:{}: {words}", number + 1)));
         }
-        inside = true;
+        inside = doc.is_some();
     }
 }
 
-/// The turns of phrase in one line of prose; `first` if it opens a doc comment.
+/// The turns of phrase and misspellings in one line of prose; `first` if it opens a doc comment.
 fn stumbling(line: &str, first: bool) -> Vec<String> {
     let mut found = vec![];
     let trim = |word: &str| word.trim_matches(|c: char| !c.is_alphanumeric()).to_owned();
     // Text quoted as code is not prose.
     let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`code`");
     let words: Vec<String> = prose.split_whitespace().map(trim).collect();
-    if first && words.first().is_some_and(|word| OPENINGS.contains(&word.as_str())) {
-        found.push(format!("a comment that begins with \"{}\"", words[0]));
+    if let Some(opening) = words.first().filter(|_| first).map(String::as_str) {
+        if CLAUSES.contains(&opening) {
+            found.push(format!("a comment that begins with \"{opening}\""));
+        } else if PRONOUNS.contains(&opening) {
+            found.push(format!("a comment that begins with \"{opening}\" instead of a noun"));
+        }
     }
     let lower: Vec<String> = words.iter().map(|word| word.to_lowercase()).collect();
     for idiom in IDIOMS {
@@ -199,6 +236,11 @@ fn stumbling(line: &str, first: bool) -> Vec<String> {
             found.push(format!("\"{} {}\"", pair[0], pair[1]));
         }
     }
+    let misspelled = MISSPELLINGS.lines().filter_map(|line| line.split_once(' '));
+    for (wrong, right) in misspelled {
+        let times = lower.iter().filter(|word| *word == wrong).count();
+        found.extend((0..times).map(|_| format!("\"{wrong}\" instead of \"{right}\"")));
+    }
     found
 }
 
@@ -208,21 +250,22 @@ mod tests {
 
     #[test]
     fn phrases_are_found_where_they_stand() {
-        let text = "\
-//! Whatever a folder holds.
-
-/// What it hangs on; a row goes by its id,
-/// whatever it is, and is no sum unless told.
-///
-/// What a second paragraph says. There is no other, and it is no longer one.
-/// ```
-/// // whatever is code
-/// ```
-/// `whatever` is code as well.
-fn f() { /* hangs on */ }
-// Whatever: not documentation.
-/// Counts of rows.
-";
+        let text = concat!(
+            "//! Whatever a folder holds.\n\n",
+            "/// What it hangs on; a row goes by its id,\n",
+            "/// whatever it is, and is no sum unless told.\n",
+            "///\n",
+            "/// What a second paragraph says. There is no other, and it is no longer one.\n",
+            "/// ```\n/// // whatever is code\n/// ```\n",
+            "/// `whatever` is code as well.\n",
+            "fn f() { /* hangs on */ }\n",
+            "// Whatever: a comment.\n",
+            "/// Counts of rows.\n",
+            "#[error(\n    \"{file} is no folder, \\\n     and recieved nothing\"\n)]\n",
+            "let text = \"it is no error text\";\n",
+            "/// Its name.\n",
+            "/// A word.\n",
+        );
         let mut found = vec![];
         collect("a.rs", text, &mut found);
         assert_eq!(
@@ -235,11 +278,30 @@ fn f() { /* hangs on */ }
                 "a.rs:4: \"whatever\"",
                 "a.rs:4: \"unless told\"",
                 "a.rs:4: \"is no\"",
+                "a.rs:12: \"whatever\"",
+                "a.rs:15: \"is no\"",
+                "a.rs:16: \"recieved\" instead of \"received\"",
+                "a.rs:19: a comment that begins with \"Its\" instead of a noun",
             ]
         );
         let mut page = vec![];
         collect("a.md", "What it is.\n\n```text\nwhatever\n```\nIt hangs on that.\n", &mut page);
         assert_eq!(page, ["a.md:6: \"hangs on\""]);
+        let mut native = vec![];
+        collect(
+            "a.cpp",
+            "// The same, whatever the size.\nauto text = \"whatever\";\n",
+            &mut native,
+        );
+        assert_eq!(native, ["a.cpp:1: \"whatever\""]);
+    }
+
+    #[test]
+    fn misspellings_are_pairs_of_words() {
+        for line in MISSPELLINGS.lines() {
+            let (wrong, right) = line.split_once(' ').unwrap();
+            assert!(wrong != right && wrong == wrong.to_lowercase() && !right.is_empty(), "{line}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Why a command ended: one sentence each, with the way out.
+//! Reasons why a command ended: one sentence each, with the remedy.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,15 +13,16 @@ pub(crate) enum Error {
     Usage(String),
 
     #[error(
-        "{variable} leads to {}, but {fault}; let it lead to a libtorch {VERSION}, a folder with \
-         `lib` and `include` in it, or unset it and `cargo xtask setup` installs one",
+        "{variable} points to {}, but {fault}; point it to a libtorch {VERSION}, a folder with \
+         `lib` and `include` in it, or unset it and run `cargo xtask setup`, which installs one",
         dir.display()
     )]
     BadLibtorch { variable: &'static str, dir: PathBuf, fault: Fault },
 
     #[error(
-        "LIBTORCH is {}, a relative path, which each package would read from its own folder; \
-         make it absolute", dir.display()
+        "LIBTORCH is {}, a relative path, which each package would resolve from its own folder; \
+         make it absolute",
+        dir.display()
     )]
     RelativePath { dir: PathBuf },
 
@@ -32,8 +33,9 @@ pub(crate) enum Error {
     NoPyTorch { python: &'static str, reason: String },
 
     #[error(
-        "LIBTORCH is {} and LIBTORCH_USE_PYTORCH leads to {}; the build would follow the second \
-         alone, so unset one of them", libtorch.display(), pytorch.display()
+        "LIBTORCH is {} and LIBTORCH_USE_PYTORCH points to {}; the build would use only the \
+         second, so unset one of them",
+        libtorch.display(), pytorch.display()
     )]
     TwoLibtorches { libtorch: PathBuf, pytorch: PathBuf },
 
@@ -64,12 +66,12 @@ pub(crate) enum Error {
     NoNetwork { what: String, reason: String },
 
     #[error(
-        "pip did not find {what} ({reason}); see that pip's package index has it \
-         (`pip config list`), or set LIBTORCH to a libtorch {VERSION}"
+        "pip did not find {what} ({reason}); check that pip's package index has it (`pip config \
+         list`), or set LIBTORCH to a libtorch {VERSION}"
     )]
     NoSuchWheel { what: String, reason: String },
 
-    #[error("pip could not download {what} ({reason}); mend that and run the same command again")]
+    #[error("pip could not download {what} ({reason}); fix this and run the same command again")]
     Pip { what: String, reason: String },
 
     #[error(
@@ -93,12 +95,12 @@ pub(crate) enum Error {
     Wheel { wheel: PathBuf, reason: String },
 
     #[error(
-        "the wheel {wheel} is not the one that this set-up knows ({reason}); see where pip got it \
-         (`pip config list`), or set LIBTORCH to a libtorch {VERSION}"
+        "the wheel {wheel} is not the one that this set-up knows ({reason}); check where pip got \
+         it (`pip config list`), or set LIBTORCH to a libtorch {VERSION}"
     )]
     UnknownWheel { wheel: String, reason: String },
 
-    #[error("cannot start `{program}` ({source}); see that it is installed and on PATH")]
+    #[error("cannot start `{program}` ({source}); check that it is installed and on PATH")]
     Start { program: String, source: io::Error },
 
     #[error("`{command}` failed ({status}); its own messages are above")]
@@ -120,7 +122,7 @@ pub(crate) enum Error {
     Documented { file: &'static str, faults: String },
 
     #[error(
-        "modules use each other in a circle; move what both need to a file of its own, below them, or list \
+        "modules use each other in a circle; move the common part to a separate file, below them, or list \
          the circle with its reason in docs/architecture.md, \"Circles of modules that stay\":\n{0}"
     )]
     Circles(String),

@@ -28,7 +28,7 @@ pub(crate) enum Fault {
     Missing(PathBuf),
     #[error("it has no CUDA, and --cuda asks for it")]
     NoCuda,
-    #[error("that is libtorch {0}, and rlaif needs libtorch {VERSION}")]
+    #[error("it is libtorch {0}, and rlaif needs libtorch {VERSION}")]
     Version(String),
 }
 

@@ -32,8 +32,8 @@ pub(crate) fn run(root: &Path, cuda: Cuda) -> Result<(), Error> {
     }
     if let Some(dir) = pytorch {
         check(&Libtorch::at(&dir), cuda, "LIBTORCH_USE_PYTORCH")?;
-        // An installation is not thrown away for what a variable says today; torch-sys reads the
-        // variable itself.
+        // An installation is kept regardless of the current value of a variable; torch-sys reads
+        // the variable itself.
         if place.complete().is_none() {
             place.link_to(&dir)?;
         }

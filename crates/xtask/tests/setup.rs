@@ -265,7 +265,7 @@ fn each_failure_of_a_download_is_one_sentence_and_leaves_nothing() {
 fn a_wheel_with_another_version_inside_is_refused() {
     let root = Root::new("other-version");
     let said = fail(root.command("other version").output().unwrap());
-    assert!(said.contains("that is libtorch 2.10.0, and rlaif needs libtorch 2.11.0"), "{said}");
+    assert!(said.contains("it is libtorch 2.10.0, and rlaif needs libtorch 2.11.0"), "{said}");
     assert!(!root.path(".libtorch").exists());
 }
 
@@ -300,8 +300,8 @@ fn the_users_libtorch_is_checked_and_nothing_is_written() {
     let said = succeed(with(&right));
     assert!(said.contains("(LIBTORCH)"), "{said}");
     for (dir, sentence) in [
-        (Path::new("/nonexistent"), "LIBTORCH leads to /nonexistent, but there is no such folder"),
-        (&wrong, "but that is libtorch 2.10.0, and rlaif needs libtorch 2.11.0"),
+        (Path::new("/nonexistent"), "LIBTORCH points to /nonexistent, but there is no such folder"),
+        (&wrong, "but it is libtorch 2.10.0, and rlaif needs libtorch 2.11.0"),
         (&part, "/lib/libc10.so is missing"),
         (Path::new("right"), "LIBTORCH is right, a relative path"),
     ] {
@@ -350,7 +350,7 @@ fn a_pytorch_is_linked_and_serves_on() {
     assert!(said.contains("cannot import torch (it has no package torch)"), "{said}");
     fake_libtorch(&site.join("torch"), 10);
     let said = fail(use_pytorch(&site).output().unwrap());
-    assert!(said.starts_with("LIBTORCH_USE_PYTORCH leads to"), "{said}");
+    assert!(said.starts_with("LIBTORCH_USE_PYTORCH points to"), "{said}");
 
     // The link leads to the wrong version now, so that set-up installs the right one.
     root.setup();

@@ -135,6 +135,7 @@ pages! {
     readme: "README.md",
     reinforce: "docs/reinforce.md",
     results: "docs/results.md",
+    style: "docs/style.md",
     rewards: "docs/rewards.md",
     models: "docs/models.md",
     the_fixtures: "fixtures/models/README.md",
