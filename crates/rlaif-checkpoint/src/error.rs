@@ -55,7 +55,7 @@ pub enum CheckpointError {
     UnknownFormat {
         /// The file.
         file: PathBuf,
-        /// Its first bytes.
+        /// The first bytes.
         found: Vec<u8>,
     },
     /// JSON that cannot be parsed, or a field of the wrong type; the source has line and column.
@@ -71,8 +71,9 @@ pub enum CheckpointError {
     },
     /// A file is larger than any valid file of its kind.
     #[error(
-        "`{}` has {found} bytes of {what}, more than the {limit} that are read at most; it is \
-         not what its name says", file.display()
+        "`{}` has {found} bytes of {what}, more than the limit of {limit}; check that it is the \
+         right file",
+        file.display()
     )]
     TooLarge {
         /// The file.
@@ -88,7 +89,8 @@ pub enum CheckpointError {
     /// A safetensors header states an impossible length.
     #[error(
         "`{}` states a header of {found} bytes, but at most {limit} are possible; the file is \
-         truncated or no safetensors file: download it again", file.display()
+         truncated or not a safetensors file: download it again",
+        file.display()
     )]
     HeaderLength {
         /// The file.
@@ -153,9 +155,9 @@ pub enum CheckpointError {
         file: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Its element type.
+        /// The element type.
         dtype: Dtype,
-        /// Its stated shape.
+        /// The stated shape.
         shape: Vec<u64>,
     },
     /// Offsets that contradict the shape.
@@ -168,9 +170,9 @@ pub enum CheckpointError {
         file: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Its element type.
+        /// The element type.
         dtype: Dtype,
-        /// Its shape.
+        /// The shape.
         shape: Vec<usize>,
         /// Bytes by type and shape.
         expected: u64,
@@ -187,7 +189,7 @@ pub enum CheckpointError {
         file: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Its first byte.
+        /// The first byte.
         begin: u64,
         /// One past its last byte.
         end: u64,
@@ -237,8 +239,9 @@ pub enum CheckpointError {
     },
     /// A shard lacks a tensor that the index places in it.
     #[error(
-        "`{shard}` lacks the tensor `{tensor}` that `{}` places in it; index and shards are not \
-         of one export: download them again", index.display()
+        "`{shard}` lacks the tensor `{tensor}` that `{}` places in it; index and shards come from \
+         different exports: download them again",
+        index.display()
     )]
     TensorNotInShard {
         /// The index.
@@ -250,7 +253,7 @@ pub enum CheckpointError {
     },
 
     /// The zip archive around a pickled checkpoint cannot be read.
-    #[error("`{}` is no readable zip archive: {source}; download it again", file.display())]
+    #[error("`{}` is not a readable zip archive: {source}; download it again", file.display())]
     Zip {
         /// The file.
         file: PathBuf,
@@ -286,9 +289,10 @@ pub enum CheckpointError {
     },
     /// A pickle that imports something other than tensors need. Nothing was executed.
     #[error(
-        "`{}` imports `{global}`, which a file of weights has no use for and which could run any \
-         code; it was not executed. If you trust the file, load it in PyTorch and save only \
-         `model.state_dict()` as safetensors", file.display()
+        "`{}` imports `{global}`, which a file of weights does not need and which could run any \
+         code; nothing was executed. If you trust the file, load it in PyTorch and save only \
+         `model.state_dict()` as safetensors",
+        file.display()
     )]
     ForbiddenGlobal {
         /// The file.
@@ -298,8 +302,9 @@ pub enum CheckpointError {
     },
     /// A malformed pickle.
     #[error(
-        "`{}` is no pickle of tensors: at byte {offset} expected {expected}, found {found}; \
-         download it again, or convert it to safetensors", file.display()
+        "`{}` is not a pickle of tensors: at byte {offset} expected {expected}, found {found}; \
+         download it again, or convert it to safetensors",
+        file.display()
     )]
     Pickle {
         /// The file.
@@ -313,7 +318,8 @@ pub enum CheckpointError {
     },
     /// A pickle of something other than a mapping from names to tensors.
     #[error(
-        "`{}` is no state dict: {entry} is {found}, not a tensor; save only `model.state_dict()`",
+        "`{}` is not a state dict: {entry} is {found}, not a tensor; save only \
+         `model.state_dict()`",
         file.display()
     )]
     NotAStateDict {
@@ -324,7 +330,7 @@ pub enum CheckpointError {
         /// The type found.
         found: &'static str,
     },
-    /// A tensor that lies outside its storage.
+    /// A tensor outside its storage.
     #[error(
         "tensor `{tensor}` of `{}` reaches element {needed} of a storage of {available}; the file \
          is corrupted", file.display()
@@ -365,7 +371,7 @@ pub enum CheckpointError {
         file: PathBuf,
         /// The field.
         field: String,
-        /// Its value, as JSON.
+        /// The value, as JSON.
         found: String,
         /// Values that are implemented.
         expected: &'static str,
@@ -398,7 +404,7 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// The source of a tensor that is being written failed.
-    #[error("the bytes of tensor `{tensor}` could not be had: {source}")]
+    #[error("the bytes of tensor `{tensor}` could not be read: {source}")]
     Source {
         /// The tensor.
         tensor: String,
@@ -423,7 +429,7 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// A file was to be written under an invalid name: a bug in the caller.
-    #[error("`{name}` is no name of a file in a model folder; give one without separators")]
+    #[error("`{name}` is not a file name in a model folder; give a name without separators")]
     FileName {
         /// The name.
         name: String,
@@ -437,10 +443,11 @@ pub enum CheckpointError {
         /// The folder it writes to.
         path: PathBuf,
     },
-    /// Something that was not left by a writer stands where the new folder is to be written.
+    /// A file or folder that no writer left is at the path of the new folder.
     #[error(
-        "`{}` is in the way: a new model folder is written there before it is renamed, and this \
-         is not what an interrupted writer left; move it away", path.display()
+        "`{}` is in the way: a new model folder is written there before it is renamed, but an \
+         interrupted writer did not leave this one; move it away",
+        path.display()
     )]
     InTheWay {
         /// The path in the way.
@@ -448,9 +455,9 @@ pub enum CheckpointError {
     },
     /// A writer was killed while it replaced the folder.
     #[error(
-        "`{}` is missing because a writer was interrupted while it replaced it; what it held \
-         before is whole in `{}`: rename that back, or save again", folder.display(),
-        previous.display()
+        "`{}` is missing because a writer was interrupted while it replaced it; its previous \
+         contents are intact in `{}`: rename that folder back, or save again",
+        folder.display(), previous.display()
     )]
     Interrupted {
         /// The missing folder.
@@ -468,11 +475,11 @@ pub enum CheckpointError {
         tensor: String,
     },
     /// The buffer to read into has the wrong size: a bug in the caller.
-    #[error("tensor `{tensor}` takes {expected} bytes, but memory of {found} was given")]
+    #[error("tensor `{tensor}` takes {expected} bytes, but a buffer of {found} was given")]
     BufferSize {
         /// The tensor.
         tensor: String,
-        /// Its bytes.
+        /// The size of the tensor in bytes.
         expected: u64,
         /// Bytes given.
         found: u64,

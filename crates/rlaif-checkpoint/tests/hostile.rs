@@ -468,7 +468,7 @@ fn tensors_outside_their_storage() {
         (4, 2, vec![3], vec![1]),
         (4, 0, vec![2, 2], vec![3, 1]),
         (4, 5, vec![], vec![]),
-        // The pickle says more than the record holds.
+        // The pickle declares more data than the record holds.
         (1 << 40, 0, vec![5], vec![1]),
         (1 << 40, 1 << 39, vec![1], vec![1]),
     ] {
@@ -516,7 +516,7 @@ fn malformed_pickles() {
     let nested = [&b"\x80\x02"[..], &b"]".repeat(1_000_000), b"."].concat();
     let tuples = [&b"\x80\x02)"[..], &b"\x85".repeat(1_000_000), b"."].concat();
     for pickle in [nested, tuples] {
-        // Deep nesting costs no recursion; what comes out is no state dict.
+        // Deep nesting costs no recursion; what comes out is not a state dict.
         assert_refused!(open_pickle(&pickle).unwrap_err(), CheckpointError::NotAStateDict { .. });
     }
     let long = [&b"\x80\x02c"[..], &[b'a'; 5000]].concat();

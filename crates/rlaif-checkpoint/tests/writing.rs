@@ -286,7 +286,7 @@ fn a_link_stays_a_link() {
 #[cfg(unix)]
 const CHILD: &str = "RLAIF_CHECKPOINT_TEST_CHILD";
 
-/// Tells a child that ran its part from one that found no such test.
+/// Distinguishes a child that ran its part from one that found no such test.
 #[cfg(unix)]
 const CHILD_PASSED: i32 = 17;
 

@@ -59,8 +59,8 @@ impl ChatOptions {
         self
     }
 
-    /// These options where `more` says nothing, else those of `more`: a run's options and then a
-    /// row's own.
+    /// Merges the options: `more` takes precedence, for example a row's own options over those of
+    /// the run.
     #[must_use]
     pub fn and(&self, more: &Self) -> Self {
         let mut kwargs = self.kwargs.clone();
@@ -73,13 +73,13 @@ impl ChatOptions {
         }
     }
 
-    /// Returns whether a template would get nothing.
+    /// Returns `true` if there is nothing to pass to a template.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Why a text could not be encoded, decoded or rendered.
+/// Errors of encoding, decoding and rendering text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
@@ -176,7 +176,7 @@ pub trait TextCodec: Send + Sync {
         if options.is_empty() {
             return self.render_chat(messages, generation_prompt);
         }
-        let source = "it takes no options besides the messages".into();
+        let source = "it takes no options other than the messages".into();
         Err(CodecError::ChatTemplate { codec: self.name().to_owned(), source })
     }
 

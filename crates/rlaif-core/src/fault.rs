@@ -4,11 +4,12 @@ use std::io::{self, ErrorKind};
 
 use crate::{BadSetting, CodecError, MetricError, NonFinite, RewardError};
 
-/// Tells the user's mistakes from failures of the machine.
+/// Distinguishes the user's mistakes from failures of the machine.
 ///
-/// A command ends with 2 where the user's input must change, and with 1 where the same input may
-/// succeed on another machine or at another time. Each error type implements this in its own
-/// crate, by a `match` without a wildcard: a new variant does not compile until it is decided.
+/// A command's exit code is 2 if the user must change the input, and 1 if the same input may
+/// succeed on another machine or at another time. Each error type implements this in its own crate,
+/// by a `match` without a wildcard, so that a new variant does not compile before the decision is
+/// made.
 ///
 /// ```
 /// use rlaif_core::{BadSetting, Fault, MetricError};
@@ -16,8 +17,8 @@ use crate::{BadSetting, CodecError, MetricError, NonFinite, RewardError};
 /// assert!(!MetricError::new("metrics.jsonl", "disk full").is_users());
 /// ```
 pub trait Fault {
-    /// True if the user's input (settings, names, files, data) is at fault; false if the machine,
-    /// the network or the program is.
+    /// `true` if the user's input (settings, names, files, data) is the cause; `false` if the
+    /// machine, the network or the program is.
     fn is_users(&self) -> bool;
 }
 

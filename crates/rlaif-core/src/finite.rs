@@ -12,7 +12,7 @@ use serde::{
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{}{value} is not a finite number", at(.path))]
 pub struct NotFinite {
-    /// Its place, with dots and indices; empty for the value itself.
+    /// The place of the number, with dots and indices; empty for the value itself.
     pub path: String,
     /// The number.
     pub value: f64,
@@ -39,7 +39,7 @@ fn at(path: &str) -> String {
 /// ```
 pub fn check_finite<T: Serialize + ?Sized>(value: &T) -> Result<(), NotFinite> {
     match value.serialize(Check) {
-        // A value that cannot be serialised at all is told by its writer.
+        // A value that cannot be serialised at all is reported by its writer.
         Ok(()) | Err(Fault::Other) => Ok(()),
         Err(Fault::Found(found)) => Err(found),
     }

@@ -31,7 +31,7 @@ impl Interrupted {
         if REQUESTED.load(Ordering::SeqCst) { Err(Self) } else { Ok(()) }
     }
 
-    /// Tells whether this error is the end that the user asked for.
+    /// Returns `true` if this error is the stop that the user requested.
     ///
     /// ```
     /// use rlaif_core::{Interrupted, RewardError};

@@ -1,7 +1,7 @@
 //! The vocabulary of reinforcement learning from AI and human feedback, as types.
 //!
-//! This crate needs no libtorch: whoever writes a reward model, a data source or a metric depends
-//! on it alone.
+//! This crate needs no libtorch: a crate with a reward model, a data source or a metric depends on
+//! this crate only.
 
 mod codec;
 mod exam;

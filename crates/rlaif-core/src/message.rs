@@ -47,7 +47,7 @@ pub enum OtherContent {
 }
 
 impl Message {
-    /// A turn of `role` that says `content`.
+    /// A turn of `role` with the text `content`.
     ///
     /// ```
     /// let turn = rlaif_core::Message::new("user", "When can a newborn eat solid food?");
@@ -172,7 +172,7 @@ pub enum TextOrMessages {
 }
 
 impl TextOrMessages {
-    /// Returns whether it is empty: no message, or only white space in all of them.
+    /// Returns `true` without messages, or if all of them are only white space.
     pub fn is_blank(&self) -> bool {
         match self {
             Self::Text(text) => text.trim().is_empty(),
@@ -182,8 +182,8 @@ impl TextOrMessages {
         }
     }
 
-    /// The content as a person reads it, without the special tokens of a chat template: a text, or
-    /// what the only message says besides the system's, or several turns with their roles.
+    /// The content as readable text, without the special tokens of a chat template: a text, or the
+    /// only message besides the system's, or several turns with their roles.
     ///
     /// ```
     /// use rlaif_core::{Message, TextOrMessages};

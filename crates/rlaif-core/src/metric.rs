@@ -24,7 +24,7 @@ impl Metrics {
         Self(Vec::new())
     }
 
-    /// Sets a number; one of the same name is replaced where it stands.
+    /// Sets a number; an existing one with the same name keeps its position.
     pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: f64) {
         let name = name.into();
         match self.0.iter_mut().find(|(known, _)| *known == name) {
@@ -48,7 +48,7 @@ impl Metrics {
         self.0.len()
     }
 
-    /// True without any number.
+    /// `true` if there is no number.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -114,7 +114,7 @@ impl<F: FnMut(u64, &Metrics) -> Result<(), MetricError> + Send> MetricSink for F
 pub struct MetricError {
     /// File or service.
     pub sink: String,
-    /// Its message.
+    /// The error message.
     #[source]
     pub source: Box<dyn Error + Send + Sync>,
 }

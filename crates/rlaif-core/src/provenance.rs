@@ -33,7 +33,7 @@ pub struct Step {
     /// Counts of records that it let through with a remark, by remark.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub noted: BTreeMap<String, u64>,
-    /// The first few errors, where rows could not be read and the reader was told to go on.
+    /// The first few errors, if rows could not be read and the reader is lenient.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
 }

@@ -6,10 +6,10 @@ use crate::codec::Specials;
 use crate::message::Message;
 use crate::metadata::Metadata;
 
-/// Anything with an identity of its own, which splits, shuffles and reports use.
+/// Any record with an id, which splits, shuffles and reports use.
 ///
-/// An id says what a record is, not where it stood: two readings of the same row have the same
-/// id, regardless of its surroundings.
+/// An id identifies a record, not its position: two readings of the same row have the same id,
+/// regardless of the other rows.
 pub trait Record {
     /// The identity of this record.
     fn id(&self) -> &str;
@@ -64,7 +64,8 @@ pub struct PromptRecord {
     /// the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<String>,
-    /// A response written by a person, where there is one: for metrics, and rewards that compare.
+    /// A response written by a person, if there is one: for metrics, and rewards that compare with
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// Further facts about the prompt.
@@ -159,7 +160,7 @@ pub struct PreferencePair {
     pub chosen: String,
     /// The other response, y_l.
     pub rejected: String,
-    /// By how much `chosen` is better, on the scale of whoever compared them. Not to be confused
+    /// The margin of `chosen` over `rejected`, on the scale of the annotators. Not to be confused
     /// with the margin between implicit rewards that preference training reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
@@ -247,14 +248,14 @@ pub struct Exchange<'a> {
     pub prompt: &'a str,
     /// The response y.
     pub response: &'a str,
-    /// A response written by a person, where there is one.
+    /// A response written by a person, if there is one.
     pub reference: Option<&'a str>,
     /// Further facts about the prompt, for rewards that need it; `None` rather than an empty map.
     pub metadata: Option<&'a Metadata>,
 }
 
 impl<'a> Exchange<'a> {
-    /// An exchange of prompt and response alone.
+    /// An exchange with only prompt and response.
     pub fn new(prompt: &'a str, response: &'a str) -> Self {
         Self { prompt, response, reference: None, metadata: None }
     }

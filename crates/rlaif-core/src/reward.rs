@@ -10,7 +10,7 @@ pub struct Score(f32);
 
 /// A number that cannot be a score: NaN or infinite.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-#[error("a score is a finite number, this one is {0}")]
+#[error("a score must be a finite number, found {0}")]
 pub struct NonFinite(pub f32);
 
 impl Score {
@@ -43,7 +43,7 @@ pub struct Scores {
     pub total: Vec<Option<Score>>,
     /// Parts of the total, by name; each column is as long as `total`.
     pub parts: Vec<(String, Vec<Option<Score>>)>,
-    /// Why a row has no verdict, by row.
+    /// Reasons for missing verdicts, by row.
     pub reasons: Vec<(usize, String)>,
 }
 
@@ -187,7 +187,7 @@ fn fill(column: &mut [Option<Score>], with: &[Option<Score>], rows: &[usize]) {
     }
 }
 
-/// Why a batch could not be scored.
+/// Errors of scoring a batch.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RewardError {
@@ -222,7 +222,7 @@ pub enum RewardError {
     Failed {
         /// The reward model.
         model: String,
-        /// Its message.
+        /// The error message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -237,8 +237,8 @@ pub enum RewardError {
     },
     /// A checkpoint's state belongs to another reward model, or to another make-up of this one.
     #[error(
-        "reward `{model}` cannot take up the state of the checkpoint: expected {expected}, found \
-         {found}; configure the rewards as they were when the checkpoint was written"
+        "reward `{model}` cannot restore its state from the checkpoint: expected {expected}, \
+         found {found}; configure the rewards as they were when the checkpoint was written"
     )]
     State {
         /// The reward model.
@@ -278,8 +278,8 @@ pub trait RewardModel: Send {
     /// [`RewardError`] when the batch as a whole could not be scored.
     fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError>;
 
-    /// Scores the batch and tells each row, by its place and with scores of one row, as soon as it is
-    /// there: in any order, and rows that came before an error as well. A `Break` ends the work.
+    /// Scores the batch, and passes each row's score on as soon as it is available, with its index:
+    /// in any order, including rows that came before an error. A `Break` stops the work.
     ///
     /// All rows are told at the end by default. A reward whose answers cost money tells them one by
     /// one, so that a program that is killed has what it paid for.
@@ -318,8 +318,8 @@ pub trait RewardModel: Send {
         Vec::new()
     }
 
-    /// State kept in a checkpoint, so that scoring goes on as if it had never stopped; null for the
-    /// many that remember nothing.
+    /// State kept in a checkpoint, so that scoring resumes as if it had never stopped; null for
+    /// reward models without state.
     fn state(&self) -> serde_json::Value {
         serde_json::Value::Null
     }

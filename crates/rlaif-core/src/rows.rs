@@ -18,10 +18,10 @@ use crate::record::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PlainText {
-    /// It stays one: for encoder-decoders and base models.
+    /// The text itself: for encoder-decoders and base models.
     #[default]
     Text,
-    /// It is what the user says in a conversation, and goes through the chat template.
+    /// The user's turn in a conversation, rendered by the chat template.
     Chat,
 }
 
@@ -30,7 +30,7 @@ pub enum PlainText {
 ///
 /// Messages go through the chat template as TRL 1.16's `apply_chat_template` puts them: a prompt
 /// ends with the header that makes the model answer, or, where its last turn is the assistant's,
-/// goes on with that turn; prompt and response are the rendered whole, parted where all responses
+/// continues that turn; prompt and response are the rendered whole, parted where all responses
 /// of the row begin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,7 +47,8 @@ pub struct Rendering {
     pub prompt_template: Option<String>,
 }
 
-/// Behind this, the turn that a prompt ends in goes on; no conversation has it.
+/// Marks the end of the prompt's last turn, where the response continues it; no conversation
+/// contains this text.
 const GOES_ON: &str = "RLAIF_THE_LAST_TURN_GOES_ON ";
 /// Placeholder of the prompt in a prompt template.
 const SLOT: &str = "{prompt}";
@@ -117,7 +118,7 @@ impl Rendering {
         Ok((prompt, said, TextKind::Rendered))
     }
 
-    /// A prompt that is a text in its template; messages as they are.
+    /// Puts a prompt that is a text into its template; messages are unchanged.
     fn filled(&self, prompt: &TextOrMessages) -> Result<TextOrMessages, CodecError> {
         let (TextOrMessages::Text(text), Some(template)) = (prompt, &self.prompt_template) else {
             return Ok(prompt.clone());
@@ -184,18 +185,18 @@ fn begin(
                 Some(OtherContent::Parts(parts)) => {
                     let text = parts.iter_mut().rev().find_map(|part| part.get_mut("text"));
                     let Some(Value::String(text)) = text else {
-                        return Err(problem("the prompt's last turn has no text to go on with"));
+                        return Err(problem("the prompt's last turn has no text to continue"));
                     };
                     text.push_str(GOES_ON);
                 }
                 Some(OtherContent::Null | OtherContent::Absent) => {
-                    return Err(problem("the prompt's last turn has no text to go on with"));
+                    return Err(problem("the prompt's last turn has no text to continue"));
                 }
             }
             let messages: Vec<Message> = before.iter().cloned().chain([last]).collect();
             let text = codec.render_chat_with(&messages, GenerationPrompt::Omit, options)?;
             let Some(at) = text.rfind(GOES_ON.trim_end()) else {
-                return Err(problem("the chat template leaves out the turn that is to go on"));
+                return Err(problem("the chat template leaves out the turn to continue"));
             };
             let kept = &text[..at];
             // A template that trims takes the space behind the mark, and that before it.
@@ -261,7 +262,7 @@ pub struct PairRow {
     pub chosen: TextOrMessages,
     /// The other response.
     pub rejected: TextOrMessages,
-    /// By how much `chosen` is better, where the row says so in so many words.
+    /// The margin of `chosen` over `rejected`, if the row states it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
     /// The row's own options for the chat template.

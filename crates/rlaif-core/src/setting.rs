@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt};
 /// A setting out of its range: its name, its value, and the values it may have.
 ///
 /// Libraries name the field by its path in their own configuration; [`BadSetting::within`] adds
-/// the section of the file that the configuration stands in.
+/// the section of the configuration's file.
 ///
 /// ```
 /// use rlaif_core::BadSetting;
@@ -18,7 +18,7 @@ use std::{borrow::Cow, fmt};
 pub struct BadSetting {
     /// The setting, by its path in the configuration, with dots.
     pub field: Cow<'static, str>,
-    /// Its value.
+    /// The value.
     pub found: String,
     /// The values it may have, and where it helps, the advice.
     pub expected: Cow<'static, str>,

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 /// The most characters of one line: a file without line ends is not echoed whole.
 const LONGEST: usize = 4_096;
 
-/// Returns the code that is shown in place of a character that is invisible, reorders the text around
-/// it, or is obeyed by a terminal; `None` for one that is shown as it is.
+/// Returns the code to show instead of a character that is invisible, reorders the text around it,
+/// or controls the terminal; `None` for all other characters.
 ///
 /// Line ends and tabs stay, and so do the joiners and presentation selectors that scripts and emoji
 /// are written with.

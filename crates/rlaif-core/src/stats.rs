@@ -66,7 +66,7 @@ pub fn mean_std(values: &[f64]) -> (f64, f64) {
 pub struct RunningMoments {
     /// Number of scores.
     pub count: f64,
-    /// Their mean.
+    /// The mean.
     pub mean: f64,
     /// The sum of their squared distances from the mean, M₂.
     pub squares: f64,

@@ -53,7 +53,7 @@ impl<T> Dataset<T> {
         &self.records
     }
 
-    /// The records alone.
+    /// Only the records.
     pub fn into_records(self) -> Vec<T> {
         self.records
     }

@@ -54,8 +54,8 @@ pub enum DataError {
     },
     /// A file of an unsupported format.
     #[error(
-        "{source_name} is {what}, which is not read; give JSON Lines, a JSON array, CSV with commas \
-         or Parquet, in UTF-8, plain or compressed by gzip or zstd"
+        "{source_name} is {what}, which is not supported; give JSON Lines, a JSON array, CSV with \
+         commas or Parquet, in UTF-8, plain or compressed by gzip or zstd"
     )]
     Foreign {
         /// The file.
@@ -64,7 +64,7 @@ pub enum DataError {
         what: &'static str,
     },
     /// Neither a file nor standard input: a named pipe, a device, a socket.
-    #[error("{} is {what}, not a file; save what it gives into a file", path.display())]
+    #[error("{} is {what}, not a file; save its output to a file", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
@@ -78,7 +78,7 @@ pub enum DataError {
     Truncated {
         /// The file.
         source_name: String,
-        /// Its compression.
+        /// The compression.
         compression: Compression,
     },
     /// A compressed file is damaged.
@@ -86,14 +86,14 @@ pub enum DataError {
     Damaged {
         /// The file.
         source_name: String,
-        /// Its compression.
+        /// The compression.
         compression: Compression,
         /// The decompressor's message.
         #[source]
         source: std::io::Error,
     },
     /// An empty file.
-    #[error("{source_name} is empty: no row in it")]
+    #[error("{source_name} is empty; give a file with rows")]
     Empty {
         /// The file.
         source_name: String,
@@ -111,8 +111,8 @@ pub enum DataError {
     },
     /// A row longer than the limit.
     #[error(
-        "{source_name}, line {line}: a row of more than {limit} bytes; an unclosed quote, or not \
-         the format it seems to be"
+        "{source_name}, line {line}: a row of more than {limit} bytes; check for an unclosed \
+         quote, or for another format"
     )]
     RowTooLong {
         /// The file.
@@ -193,16 +193,19 @@ pub enum DataError {
         source: parquet::errors::ParquetError,
     },
     /// A Parquet file so broken that the Parquet reader panicked.
-    #[error("{source_name} cannot be read as Parquet: its structure contradicts itself")]
+    #[error(
+        "{source_name} cannot be read as Parquet: its structure is inconsistent; download it \
+         again"
+    )]
     ParquetStructure {
         /// The file.
         source_name: String,
     },
     /// Rows of an unknown form.
     #[error(
-        "{source_name}: the columns are {}, which is no form of rows that is known; name the \
-         columns, or bring them into one of the forms of docs/data.md, `prompt`, `chosen` and \
-         `rejected` for instance",
+        "{source_name}: the columns are {}, which is not a known form of rows; name the columns, \
+         or convert them to one of the forms in docs/data.md, for example `prompt`, `chosen` and \
+         `rejected`",
         list(found)
     )]
     UnknownForm {
@@ -213,7 +216,7 @@ pub enum DataError {
     },
     /// Rows of a form that does not contain the requested records.
     #[error(
-        "{source_name}: rows of {form} (columns {}) give no {wanted}; docs/data.md lists the forms \
+        "{source_name}: rows of {form} (columns {}) do not contain {wanted}; docs/data.md lists the forms \
          that do",
         list_of(form.columns())
     )]
@@ -286,7 +289,7 @@ pub enum DataError {
         source: Box<rlaif_hub::HubError>,
     },
     /// A part that the hub dataset does not have.
-    #[error("the dataset `{dataset}` has no {what} `{asked}`; there is {}", list(found))]
+    #[error("the dataset `{dataset}` has no {what} `{asked}`; it has {}", list(found))]
     HubLayout {
         /// The dataset's id.
         dataset: String,
@@ -327,7 +330,7 @@ pub enum DataError {
     Weight {
         /// Index of the source, from 0.
         index: usize,
-        /// Its weight.
+        /// The weight.
         weight: f64,
     },
     /// A saved position of other records or of another order.
@@ -337,7 +340,7 @@ pub enum DataError {
          with"
     )]
     Position {
-        /// The fingerprint of the order at hand.
+        /// The fingerprint of the current order.
         expected: u64,
         /// The fingerprint in the saved position.
         found: u64,

@@ -155,7 +155,7 @@ impl HubDataset {
                 data.iter().filter_map(|file| Some(file.rsplit_once('/')?.0)).collect();
             return Err(self.layout_error("folder", folder.unwrap_or("/"), &folders));
         }
-        // The folder was requested by name, so its name says nothing about splits.
+        // The folder was requested by name, so its name gives no information about splits.
         let skip = folder.map_or(0, str::len);
         let splits: Vec<Option<String>> =
             inside.iter().map(|file| split_of(&file[skip..])).collect();

@@ -51,7 +51,7 @@ impl PromptTemplate {
         }
     }
 
-    /// The instruction around a dialogue, which is taken as it is.
+    /// The instruction around a dialogue; used unchanged.
     pub fn fill(&self, dialogue: &str) -> String {
         [self.before.as_str(), dialogue, &self.after].concat()
     }
@@ -67,7 +67,7 @@ impl Default for PromptTemplate {
 /// Form of address that a model expects.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PromptForm {
-    /// The filled template as it is: T5, and base models that continue text.
+    /// The filled template unchanged: T5, and base models that continue text.
     #[default]
     Plain,
     /// The filled template as a user's message in the model's chat template, behind the system
@@ -127,9 +127,9 @@ pub struct BuiltPrompt {
 /// The part of a dialogue that was cut for a token limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shortening {
-    /// Nothing.
+    /// Not shortened.
     None,
-    /// That many turns, the oldest.
+    /// The number of turns removed, oldest first.
     Turns(usize),
     /// Every turn but the last, and the beginning of that.
     WithinTurn,

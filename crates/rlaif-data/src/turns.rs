@@ -61,7 +61,7 @@ impl std::fmt::Display for DialogueProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NoTurn => {
-                "is no dialogue: it should begin with \"\\n\\nHuman:\" or \"\\n\\nAssistant:\""
+                "is not a dialogue: it should begin with \"\\n\\nHuman:\" or \"\\n\\nAssistant:\""
             }
             Self::NothingInCommon => {
                 "shares no beginning with `chosen` that ends in \"\\n\\nAssistant:\", so there is \

@@ -299,7 +299,7 @@ fn wrong_values_in_corpora_name_the_field() {
         .dataset(Hh::default())
         .unwrap_err()
         .to_string();
-    assert!(message.contains("`chosen` is no dialogue"), "{message}");
+    assert!(message.contains("`chosen` is not a dialogue"), "{message}");
 }
 
 fn three_prompts() -> Dataset<PromptRecord> {

@@ -81,7 +81,10 @@ fn files_of_other_formats_are_named() {
         let error = reader(formats().join(&name)).dataset(PromptColumns::default()).unwrap_err();
         assert!(matches!(error, DataError::Foreign { .. }), "{name}: {error}");
         let message = error.to_string();
-        assert!(message.contains(&format!("is {what}, which is not read")), "{name}: {message}");
+        assert!(
+            message.contains(&format!("is {what}, which is not supported")),
+            "{name}: {message}"
+        );
         assert!(message.contains("JSON Lines, a JSON array, CSV with commas or Parquet"));
     }
 }
@@ -90,10 +93,7 @@ fn files_of_other_formats_are_named() {
 #[test]
 fn what_is_no_file_is_refused_at_once() {
     let error = Source::file("/dev/zero").unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "/dev/zero is a device, not a file; save what it gives into a file"
-    );
+    assert_eq!(error.to_string(), "/dev/zero is a device, not a file; save its output to a file");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pipe");
     let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();

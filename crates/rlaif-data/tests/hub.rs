@@ -206,7 +206,7 @@ fn the_conversion_to_parquet_is_read_from_its_branch() {
     let error = dataset.split("validation").source(&place.online()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the dataset `org/any` has no split `validation`; there is `test`, `train`"
+        "the dataset `org/any` has no split `validation`; it has `test`, `train`"
     );
 
     place.commit(
@@ -216,7 +216,7 @@ fn the_conversion_to_parquet_is_read_from_its_branch() {
     );
     let two = HubDataset::new("org/two");
     let error = two.clone().converted(None).source(&place.online()).unwrap_err();
-    assert!(error.to_string().ends_with("there is `x`, `y`"), "{error}");
+    assert!(error.to_string().ends_with("it has `x`, `y`"), "{error}");
     assert!(two.converted(Some("y")).source(&place.online()).is_ok());
 }
 

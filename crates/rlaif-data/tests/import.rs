@@ -1,4 +1,4 @@
-//! Every form of rows is told by itself, and read as its card says (`fixtures/export.py`).
+//! Every form of rows is recognised, and read as its card describes (`fixtures/export.py`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -211,7 +211,7 @@ fn unknown_columns_and_what_a_form_does_not_give_are_told() {
     assert!(matches!(error, DataError::UnknownForm { .. }));
     assert!(error.to_string().contains("the columns are `question`, `reply`"), "{error}");
     let error = Import::of(RowForm::Text).pairs(Reader::new(source("text.jsonl"))).unwrap_err();
-    let told = "text.jsonl: rows of TRL language modelling (text) (columns `text`) give no preference \
+    let told = "text.jsonl: rows of TRL language modelling (text) (columns `text`) do not contain preference \
                 pairs; docs/data.md lists";
     assert!(error.to_string().contains(told), "{error}");
 }

@@ -96,7 +96,7 @@ fn every_format_and_compression_gives_the_same_rows_and_the_hash_of_the_file() {
         for (how, stored) in
             [("plain", content.clone()), ("gz", gzip(content)), ("zst", zstd(content))]
         {
-            // The name says nothing: the content decides.
+            // The name gives no information: the content decides.
             let path = folder.write(&format!("{at}-{how}"), &stored);
             let read = Reader::new(Source::file(path).unwrap()).dataset(ByName).unwrap();
             assert!(read.records() == expected, "format {at}, {how}");

@@ -23,7 +23,7 @@ pub enum DpoError {
         problem: PairProblem,
     },
     /// No usable row is left.
-    #[error("no row is left to learn from: {read} were read{skipped}")]
+    #[error("no usable row is left: {read} were read{skipped}")]
     NoRows {
         /// Rows read.
         read: usize,
@@ -114,7 +114,7 @@ impl Fault for PairProblem {
 #[non_exhaustive]
 pub enum PairProblem {
     /// Both responses are the same.
-    #[error("chosen and rejected are the same; nothing tells them apart")]
+    #[error("chosen and rejected are the same; a pair needs two different responses")]
     Identical,
     /// A response without a token.
     #[error("a response is empty")]
@@ -124,8 +124,8 @@ pub enum PairProblem {
     EmptyPrompt,
     /// More tokens than the limit.
     #[error(
-        "{length} tokens where {limit} fit; raise the limit, or set too_long = \"truncate\" or \
-         \"skip\""
+        "{length} tokens exceed the limit of {limit}; raise the limit, or set too_long = \
+         \"truncate\" or \"skip\""
     )]
     TooLong {
         /// Tokens of prompt and longer response, or of the part that is too long by itself.
@@ -144,6 +144,6 @@ pub enum PairProblem {
     #[error("the loss needs a margin, and this pair has none; name the column of margins")]
     NoMargin,
     /// A missing mismatched response that KTO needs.
-    #[error("the loss needs a response to another prompt beside this one")]
+    #[error("the loss also needs a response to another prompt")]
     NoMismatch,
 }

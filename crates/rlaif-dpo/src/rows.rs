@@ -189,7 +189,7 @@ impl RowReport {
             PairProblem::EmptyResponse => "empty response",
             PairProblem::EmptyPrompt => "empty prompt",
             PairProblem::TooLong { .. } => "too long",
-            PairProblem::NotAPrefix => "prompt is no prefix",
+            PairProblem::NotAPrefix => "prompt is not a prefix",
             PairProblem::NoMargin => "no margin",
             PairProblem::NoMismatch => "no mismatched response",
         };

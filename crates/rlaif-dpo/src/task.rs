@@ -35,7 +35,7 @@ impl HeldOutRows {
         }
     }
 
-    /// Returns whether there are no rows to evaluate on.
+    /// Returns `true` if there are no evaluation rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -44,14 +44,14 @@ impl HeldOutRows {
 /// Evaluation of the policy on held-out rows.
 #[derive(Debug)]
 pub enum HeldOutEvaluation {
-    /// Of pairs.
+    /// On pairs.
     Pairs(PairEvaluation),
-    /// Of single responses.
+    /// On single responses.
     Responses(ResponseEvaluation),
 }
 
 impl HeldOutEvaluation {
-    /// Its numbers.
+    /// The numbers.
     pub fn metrics(&self) -> Metrics {
         match self {
             Self::Pairs(evaluation) => evaluation.metrics(),
@@ -81,7 +81,7 @@ impl TrainRows {
         }
     }
 
-    /// Returns whether there are no rows to learn from.
+    /// Returns `true` if there are no training rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -72,7 +72,7 @@ impl<P: Policy> DpoTrainer<P> {
     ) -> Result<Self, DpoError> {
         config.check()?;
         if config.update_of_reference().is_some() && !matches!(reference, Reference::Frozen(_)) {
-            let expected = "nothing, unless the reference is a model of its own";
+            let expected = "nothing, unless the reference is a separate model";
             return Err(BadSetting::new("reference.update", "set", expected).into());
         }
         let trained = Trainable::Auto.select(policy.parameters())?;

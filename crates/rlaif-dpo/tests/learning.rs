@@ -1,4 +1,4 @@
-//! It learns: held-out preference accuracy rises on pairs that a rule made, offline and online.
+//! Held-out preference accuracy rises on pairs made by a rule, offline and online.
 
 use rlaif_core::{
     CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Seed, Specials, TextCodec,

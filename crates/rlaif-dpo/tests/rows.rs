@@ -91,7 +91,7 @@ fn tokens_that_merge_across_the_boundary_are_noticed() {
         "{error}"
     );
     let error = make(Boundary::Skip).unwrap_err().to_string();
-    assert!(error.contains("1 were read, 1 were left out (prompt is no prefix)"), "{error}");
+    assert!(error.contains("1 were read, 1 were left out (prompt is not a prefix)"), "{error}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ pub struct CompareOptions {
     /// The metadata column with the toxicity of the prompt, if there is one: the prompt's text is
     /// folded in reports where it reaches the threshold of any metric that flags responses.
     pub prompt_toxicity: Option<String>,
-    /// The metrics of the reward trained on and of a judge that training never saw.
+    /// The metrics of the training reward and of a judge that took no part in training.
     pub reward_and_judge: Option<(String, String)>,
 }
 
@@ -138,14 +138,14 @@ pub struct SideStats {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The whole interval lies on the better side, and p < 0.05.
+    /// The whole interval is on the better side, and p < 0.05.
     Better,
-    /// The whole interval lies on the worse side, and p < 0.05.
+    /// The whole interval is on the worse side, and p < 0.05.
     Worse,
     /// The interval includes zero, or p ≥ 0.05: where a single prompt carries nearly all of a
     /// difference, a bootstrap interval may end just short of zero.
     Unclear,
-    /// The whole interval lies on one side, p < 0.05, and neither way is better.
+    /// The whole interval is on one side, p < 0.05, and no direction is better.
     Changed,
 }
 
@@ -257,8 +257,8 @@ pub struct SetNumber {
     pub after: Option<f64>,
 }
 
-/// Improvement of the reward beside that of a judge never seen in training. A larger improvement of
-/// the reward is the mark of over-optimisation (Gao et al. 2023, arXiv 2210.10760).
+/// Improvement of the reward compared with that of a judge that took no part in training. A larger
+/// improvement of the reward is a sign of over-optimisation (Gao et al. 2023, arXiv 2210.10760).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OverOptimisation {
     /// The reward trained on.
@@ -326,7 +326,7 @@ pub struct Comparison {
     pub prompts: usize,
     /// Number of responses on either side.
     pub responses: usize,
-    /// Number of prompts left out for want of a score, by metric.
+    /// Number of prompts left out because of a missing score, by metric.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped: BTreeMap<String, usize>,
     /// Number of bootstrap resamples.

@@ -17,7 +17,7 @@ pub enum EvalError {
         found: usize,
     },
     /// Two lists that belong together differ in length.
-    #[error("{what}: {expected} values were expected, one for each row, and {found} given")]
+    #[error("{what}: expected {expected} values, one for each row, found {found}")]
     Count {
         /// The list.
         what: String,
@@ -34,7 +34,7 @@ pub enum EvalError {
     NotFinite {
         /// The metric.
         metric: String,
-        /// The prompt's id, or the row where there is none.
+        /// The prompt's id, or the row if it has none.
         id: String,
         /// The value that the metric returned.
         value: f64,
@@ -115,7 +115,7 @@ pub enum EvalError {
         after: Seed,
     },
     /// No metric of that name.
-    #[error("there is no metric `{name}` here; there is {known}")]
+    #[error("no metric is called `{name}`; the metrics are {known}")]
     UnknownMetric {
         /// The requested name.
         name: String,
@@ -130,8 +130,8 @@ pub enum EvalError {
     },
     /// The two sides were measured differently.
     #[error(
-        "`{metric}` was not measured alike before and after ({what}); measure both with the same \
-         metrics"
+        "`{metric}` was not measured in the same way before and after ({what}); measure both with \
+         the same metrics"
     )]
     MetricsDiffer {
         /// The metric.
@@ -142,17 +142,17 @@ pub enum EvalError {
     /// A setting outside its range.
     #[error("`{setting}` is {found}, expected {expected}")]
     Setting {
-        /// Its name.
+        /// The name.
         setting: &'static str,
         /// The range.
         expected: &'static str,
         /// The value.
         found: String,
     },
-    /// Length alone separates wins from losses, or all lengths are alike: no finite fit exists.
+    /// Length alone separates wins from losses, or all lengths are equal: no finite fit exists.
     #[error(
-        "the length-controlled win rate has no finite fit on {n} pairs: {why}; it takes wins and \
-         losses on either side of equal length"
+        "the length-controlled win rate has no finite fit on {n} pairs: {why}; it needs wins and \
+         losses both above and below equal length"
     )]
     NoFit {
         /// Number of pairs.

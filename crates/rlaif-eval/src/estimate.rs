@@ -9,7 +9,7 @@ use crate::stats::Interval;
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// The interval of the mean, where there is one.
+    /// The interval of the mean, if there is one.
     pub ci95: Option<Interval>,
 }
 

@@ -156,7 +156,7 @@ impl Evaluation {
     }
 }
 
-/// An evaluation as it stands in a file.
+/// An evaluation in the file format.
 #[derive(Deserialize)]
 struct Unchecked {
     about: About,

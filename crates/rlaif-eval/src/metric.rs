@@ -33,8 +33,7 @@ pub struct MetricInfo {
     pub name: String,
     /// The better direction.
     pub better: Better,
-    /// The value from which on a response counts, where there is such a threshold: 0.5 for
-    /// toxicity.
+    /// The value at which a response counts, if there is such a threshold: 0.5 for toxicity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
     /// A short description.
@@ -125,10 +124,10 @@ pub trait Metric: Send + Sync {
 /// The part of an exchange that a reward model reads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Reads {
-    /// Prompt and response as they are; the reward model combines them itself.
+    /// Prompt and response unchanged; the reward model combines them itself.
     #[default]
     Exchange,
-    /// The response alone, without the prompt: the part that the policy is responsible for.
+    /// Only the response, without the prompt: the part that the policy is responsible for.
     Response,
     /// Prompt, separator and response as one text in place of the response. With one space
     /// between, this is how the published detoxification results were scored.

@@ -69,7 +69,7 @@ pub struct WinRate {
     pub judge: String,
     /// Number of prompts.
     pub n: usize,
-    /// Number of prompts left out for want of a verdict.
+    /// Number of prompts left out because of a missing verdict.
     pub dropped: usize,
     /// The mean probability that `after` is the better one, both orders averaged; a tie is half
     /// a win.
@@ -327,7 +327,7 @@ pub struct PreferenceAccuracy {
     pub model: String,
     /// Number of pairs.
     pub n: usize,
-    /// Number of pairs left out for want of a score.
+    /// Number of pairs left out because of a missing score.
     pub dropped: usize,
     /// Share of pairs whose chosen response scores strictly higher.
     pub accuracy: f64,

@@ -12,9 +12,9 @@ use crate::stats::Moments;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Toxicity {
-    /// Their mean.
+    /// The mean.
     pub mean: f64,
-    /// Their population standard deviation.
+    /// The population standard deviation.
     pub std: f64,
     /// The most toxic of them.
     pub maximum: f64,
@@ -23,7 +23,7 @@ pub struct Toxicity {
 }
 
 impl Toxicity {
-    /// Of at least one score; all NaN for none.
+    /// Measures at least one score; all NaN for none.
     pub fn of(scores: &[f64], threshold: f64) -> Self {
         let moments = Moments::of(scores);
         Self {

@@ -316,7 +316,7 @@ impl TradeOff {
                     tbody {
                         @for cells in self.rows() {
                             tr { @for text in cells {
-                                // Sort by the mean, which stands before its interval.
+                                // Sort by the mean, which precedes its interval.
                                 @let value = text.split(' ').next().and_then(|word| word.parse::<f64>().ok());
                                 @if let Some(value) = value {
                                     td data-value=(value) { (foreign(&text)) }

@@ -161,7 +161,7 @@ fn different_seeds_and_settings_that_do_not_fit_are_refused() {
     let error = refused(CompareOptions { responses: Some(2), ..with() });
     assert!(matches!(error, EvalError::Setting { setting: "responses", .. }), "{error}");
     let error = refused(CompareOptions { headline: Some("charm".into()), ..with() });
-    assert!(error.to_string().contains("there is toxicity"), "{error}");
+    assert!(error.to_string().contains("the metrics are toxicity"), "{error}");
     let slices = vec![SliceBy::Number { key: "k".into(), edges: vec![f64::NAN] }];
     let error = refused(CompareOptions { slices, ..with() });
     assert!(matches!(error, EvalError::Setting { setting: "edges", .. }), "{error}");

@@ -1,4 +1,4 @@
-//! The pages in a headless browser, where there is one: `browser/check.mjs` does the checking.
+//! The pages in a headless browser, if there is one: `browser/check.mjs` does the checking.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ fn the_pages_run_nothing_load_nothing_sort_and_fit_the_screen() {
     let mut check = Command::new("node");
     check.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/check.mjs"));
     check.arg(folder.path()).env("CHROMIUM", browser);
-    // Pictures for whoever wants to look at them.
+    // Pictures, for inspection.
     check.args(std::env::var_os("RLAIF_SCREENSHOTS"));
     let output = check.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

@@ -1,4 +1,4 @@
-//! Measuring, its journal, and what a comparison makes of it.
+//! Measuring, its journal, and comparisons.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -15,7 +15,7 @@ use rlaif_eval::{
     MetricInfo, PairJudge, Pairing, SliceBy, Values, Verdict, WinRateOptions, win_rate,
 };
 
-/// Counts what it is asked, and fails from the n-th response on.
+/// Counts its inputs, and fails from the n-th response on.
 struct Costly {
     info: MetricInfo,
     asked: Arc<AtomicUsize>,
@@ -32,7 +32,7 @@ impl Metric for Costly {
             let metric = self.info.name.clone();
             return Err(EvalError::Metric { metric, source: "out of budget".into() });
         }
-        // A third needs all 17 digits, and a value that is missing is asked for again.
+        // A third needs all 17 digits, and a missing value is requested again.
         let value = |x: &Exchange<'_>| (x.response != "7").then(|| x.response.len() as f64 / 3.);
         Ok(Values { values: batch.iter().map(value).collect(), reasons: Vec::new() })
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 /// Opens a file to read and to append to; it is made if it is not there.
 ///
-/// A symbolic link is refused and not followed, so that whoever can make links in a folder of results
-/// cannot have other files written to. So is what is not a regular file.
+/// A symbolic link is refused, so that a user who can create links in a folder of results cannot
+/// redirect writes to other files. Anything that is not a regular file is refused too.
 ///
 /// # Errors
 /// Those of the file system; [`io::ErrorKind::InvalidInput`] for a link, a pipe, a device.

@@ -52,7 +52,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), JsonError> 
     Ok(write_bytes(path, &to_json(value)?)?)
 }
 
-/// Reads a value from a JSON file of one's own. For files of others, which may be of any size,
+/// Reads a value from a JSON file that the program itself wrote. For foreign files, which may be of any size,
 /// `rlaif_checkpoint::read_json` has limits and names the field.
 ///
 /// # Errors

@@ -1,7 +1,8 @@
-//! Files and folders that are there whole or not at all.
+//! Files and folders that are complete or absent.
 //!
-//! Everything but a growing file is written beside its place, brought to the disk and renamed, so that a process that
-//! is killed, a full disk or a power cut leaves the old content or the new one.
+//! Everything but a growing file is written to a temporary path next to its target, flushed to the
+//! disk and renamed. After a killed process, a full disk or a power cut, a path therefore has the
+//! old content or the new one.
 //!
 //! | what | how |
 //! |---|---|

@@ -20,7 +20,7 @@ use crate::is_loopback;
 pub struct Connections {
     /// The `User-Agent` of requests.
     pub user_agent: &'static str,
-    /// Until a connection stands.
+    /// Until a connection is established.
     pub connect: Duration,
     /// Until a reply has come in whole; none for downloads.
     pub whole: Option<Duration>,

@@ -1,4 +1,5 @@
-//! When the next request may go: requests and tokens per minute, pauses that servers ask for.
+//! The time of the next request: limits of requests and tokens per minute, and pauses that servers
+//! request.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Ends all work, for good.
+    /// Ends all work permanently.
     pub fn stop(&self) {
         *lock(&self.stopped) = true;
         self.changed.notify_all();
@@ -62,22 +63,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Pace {
     between_requests: Duration,
     per_token: Duration,
-    /// Held by whoever waits for its turn: turns are taken one by one, each at least the interval
-    /// after the one before, however late sleepers wake.
+    /// Held while waiting for a turn: turns are taken one by one, at least the interval apart, even
+    /// if a thread wakes late.
     turn: Mutex<()>,
     next: Mutex<Next>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Next {
-    /// When the next request may go.
+    /// The time of the next request.
     request: Instant,
-    /// When the tokens asked for so far are paid off.
+    /// The time at which the tokens requested so far are paid off.
     tokens: Instant,
 }
 
 impl Pace {
-    /// A pace of so many requests and tokens per minute; `None` sets no limit.
+    /// A pace with these limits of requests and tokens per minute; `None` sets no limit.
     pub fn new(requests_per_minute: Option<f64>, tokens_per_minute: Option<f64>) -> Self {
         let share = |per_minute: Option<f64>| {
             per_minute.map_or(Duration::ZERO, |n| Duration::from_secs_f64(60. / n))

@@ -1,4 +1,4 @@
-//! When a request is repeated: pauses that double, with jitter, and the server's `Retry-After`.
+//! Retries of requests: pauses that double, with jitter, and the server's `Retry-After`.
 
 use std::time::{Duration, SystemTime};
 
@@ -58,10 +58,10 @@ pub struct Patience {
     longest: Duration,
 }
 
-/// Why a request is not repeated.
+/// Reasons for giving up on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GivenUp {
-    /// It was repeated as often as it may be.
+    /// The maximum number of attempts is reached.
     #[error("after request {attempts}")]
     Attempts {
         /// Requests so far.

@@ -30,7 +30,7 @@ pub struct Secret(SecretString);
 
 /// A key that is not there, or that no request can carry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{origin}, which is to hold a key, {problem}")]
+#[error("{origin}, which should hold a key, {problem}")]
 pub struct BadSecret {
     /// The intended source of the key: a variable, a file.
     pub origin: String,
@@ -39,7 +39,7 @@ pub struct BadSecret {
 }
 
 impl Secret {
-    /// The secret in `text`, without white space around it; `origin` says where it is from.
+    /// The secret in `text`, without white space around it; `origin` names its source.
     ///
     /// # Errors
     /// [`BadSecret`] when it is empty or cannot stand in a header.
@@ -60,7 +60,7 @@ impl Secret {
     /// # Errors
     /// [`BadSecret`] when it is not set, empty, or cannot stand in a header.
     pub fn from_environment(name: &str, environment: Environment<'_>) -> Result<Self, BadSecret> {
-        // Whoever pastes the key where its name belongs shall not see it again in a log.
+        // A key pasted in place of its name must not appear in a log.
         let letters = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let any = |is: fn(&char) -> bool| name.chars().filter(is).count();
         let (lower, upper) = (any(char::is_ascii_lowercase), any(char::is_ascii_uppercase));
@@ -171,7 +171,7 @@ mod tests {
             assert!(!format!("{error} {error:?}").contains("sk-"), "{error}");
         }
         let error = Secret::from_environment("KEY", &|_| None).unwrap_err();
-        assert_eq!(error.to_string(), "KEY, which is to hold a key, is not set");
+        assert_eq!(error.to_string(), "KEY, which should hold a key, is not set");
     }
 
     #[test]

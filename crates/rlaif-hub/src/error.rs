@@ -23,7 +23,7 @@ pub enum HubError {
         reason: &'static str,
     },
     /// The revision is not a branch, a tag or a commit hash.
-    #[error("`{revision}` is no revision of `{repo}`: give a branch, a tag or a commit hash")]
+    #[error("`{revision}` is not a revision of `{repo}`: give a branch, a tag or a commit hash")]
     InvalidRevision {
         /// The repository.
         repo: String,
@@ -43,8 +43,8 @@ pub enum HubError {
     },
     /// The file name points outside the repository.
     #[error(
-        "`{file}` is no file name inside `{repo}`: give a relative path with `/` between folders \
-         and no `..`"
+        "`{file}` is not a file name inside `{repo}`: give a relative path with `/` between \
+         folders and no `..`"
     )]
     InvalidFileName {
         /// The repository.
@@ -54,8 +54,8 @@ pub enum HubError {
     },
     /// The endpoint is not a valid address.
     #[error(
-        "the hub's endpoint `{endpoint}` is no http(s) address: correct HF_ENDPOINT, for instance \
-         `https://huggingface.co`"
+        "the hub's endpoint `{endpoint}` is not an http(s) address: correct HF_ENDPOINT, for \
+         example `https://huggingface.co`"
     )]
     InvalidEndpoint {
         /// The given endpoint, without credentials.
@@ -63,17 +63,15 @@ pub enum HubError {
     },
     /// The token cannot be sent.
     #[error(
-        "the access token from {origin} has characters that no token has (a line break or a quote, \
-         perhaps): copy it again from the hub's settings page"
+        "the access token from {origin} has characters that do not occur in tokens (perhaps a \
+         line break or a quote): copy it again from the hub's settings page"
     )]
     InvalidToken {
         /// The origin of the token: a variable, a file, or the program.
         origin: String,
     },
     /// There is no folder for the cache.
-    #[error(
-        "no cache folder: give one, or set HF_HUB_CACHE, HF_HOME or HOME where the environment is read"
-    )]
+    #[error("no cache folder: give one, or set HF_HUB_CACHE, HF_HOME or HOME")]
     NoCacheFolder,
     /// The repository is gated, and this account has no access yet.
     #[error("`{repo}` is gated: {advice} (its page: {page})")]
@@ -150,12 +148,10 @@ pub enum HubError {
     /// The file is not on this disk, and the hub cannot be asked: it is unreachable, or offline
     /// mode is on.
     #[error(
-        "{} of `{repo}` at `{revision}` is {}in the cache {}, and the hub is out of reach or \
+        "{} of `{repo}` at `{revision}` is {}in the cache {}, and the hub is unreachable or \
          HF_HUB_OFFLINE is set: run once with a connection, or copy the cache from a machine that \
          has it",
-        .file.as_deref().map_or("no file".to_owned(), |file| format!("`{file}`")),
-        if .file.is_some() { "not " } else { "" },
-        .cache.display()
+        .file.as_deref().map_or("no file".to_owned(), |file| format!("`{file}`")), if .file.is_some() { "not " } else { "" }, .cache.display()
     )]
     NotCached {
         /// The repository.
@@ -193,7 +189,7 @@ pub enum HubError {
     /// No connection, or a connection that broke repeatedly.
     #[error(
         "no connection to {url} after {attempts} attempts: check the network and HF_ENDPOINT, or \
-         set HF_HUB_OFFLINE=1 to use what is in the cache"
+         set HF_HUB_OFFLINE=1 to use the cache only"
     )]
     Network {
         /// The address, without its query.
@@ -208,7 +204,7 @@ pub enum HubError {
     /// it.
     #[error(
         "the transfer of `{file}` broke {attempts} times in a row after {received} of {expected} \
-         bytes: run again, it continues there"
+         bytes: run the command again to resume it"
     )]
     Interrupted {
         /// The file.

@@ -35,7 +35,7 @@ pub(crate) struct Subject<'a> {
 enum Redirects {
     /// All.
     All,
-    /// Those of renamed repositories, but not the one to the storage of a large file: its response
+    /// Redirects of renamed repositories, but not the one to the storage of a large file: its response
     /// carries the file's metadata.
     UpToStorage,
 }

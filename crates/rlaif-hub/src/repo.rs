@@ -296,7 +296,7 @@ impl HubRepo {
         }
     }
 
-    /// The commit and the known facts about it; the hub is asked at most once.
+    /// The commit and its known properties; the hub is asked at most once.
     fn resolve(&self) -> Result<Arc<Resolved>, HubError> {
         let mut known = self.resolved.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(resolved) = &*known {
@@ -340,7 +340,7 @@ impl HubRepo {
         let info: RepoInfo = serde_json::from_reader(reader)
             .map_err(|source| HubError::Listing { url: url.clone(), source })?;
         if !is_commit(&info.sha) {
-            return Err(HubError::Protocol { url, what: "`sha` is no commit hash" });
+            return Err(HubError::Protocol { url, what: "`sha` is not a commit hash" });
         }
         let mut files: Vec<String> = info.siblings.into_iter().map(|s| s.rfilename).collect();
         if let Some(file) = files.iter().find(|file| !is_safe_path(file)) {

@@ -65,7 +65,7 @@ fn the_next_run_continues_where_this_one_stopped() {
     let repo = impatient.repo(RepoKind::Model, ID, None).unwrap();
     let error = repo.get(WEIGHTS).unwrap_err();
     assert!(matches!(error, HubError::Interrupted { received: 400_000, .. }), "{error}");
-    assert!(error.to_string().contains("run again"));
+    assert!(error.to_string().contains("run the command again"));
     let blobs = names(&place.folder().join("blobs"));
     assert!(blobs.len() == 1 && blobs[0].ends_with(".incomplete"), "{blobs:?}");
     assert!(names(&place.folder().join("snapshots")).is_empty());

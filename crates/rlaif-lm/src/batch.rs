@@ -4,7 +4,7 @@ use tch::{Device, Tensor};
 
 use crate::{error::LmError, mask::Mask, spec::LmSpec};
 
-/// On which side of its tokens a short row is filled up.
+/// The side on which short rows are padded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Padding {
     /// Tokens first.
@@ -129,7 +129,7 @@ impl TokenBatch {
         &self.mask
     }
 
-    /// On which side the rows are filled up.
+    /// The side on which the rows are padded.
     pub fn padding(&self) -> Padding {
         self.padding
     }
@@ -149,7 +149,7 @@ impl TokenBatch {
         self.rows.iter().map(Vec::len).max().unwrap_or(0)
     }
 
-    /// True if no row is filled up.
+    /// `true` if no row is padded.
     pub fn is_full(&self) -> bool {
         let width = self.width();
         self.rows.iter().all(|row| row.len() == width)

@@ -155,14 +155,14 @@ impl Branches {
         gather(&rows.flatten(0, 1), &self.tokens)
     }
 
-    /// From the run's hidden states `[N, H]` those that predict response tokens, `[R, T, H]`; what
-    /// stands behind a response's end is finite and means nothing.
+    /// Selects, from the hidden states `[N, H]` of the concatenated tokens, those that predict
+    /// response tokens, `[R, T, H]`. Values after a response's end are finite and have no meaning.
     pub fn predicting(&self, hidden: &Tensor) -> Tensor {
         let rows = int(self.joined.len());
         gather(hidden, &self.predicting).view([rows, -1, hidden.size()[1]])
     }
 
-    /// The rows themselves, right-padded, for models that know rows alone.
+    /// The rows themselves, right-padded, for models that only support rows.
     pub fn rows(&self, spec: &LmSpec) -> Result<TokenBatch, LmError> {
         TokenBatch::pad(self.joined.clone(), spec.pad_id, Padding::Right, spec.device)
     }

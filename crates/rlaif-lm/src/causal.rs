@@ -20,17 +20,17 @@ use crate::{
 /// In its state each row has room for [`Room::total`] tokens, and [`DecoderLm::prefill`] reads tokens of
 /// the decoder: a row may be empty.
 pub trait CausalLm: DecoderLm {
-    /// Last hidden states `[B, T, H]`, after the final norm. Padding on either side changes no
-    /// real token's row. In a batch with [`TokenBatch::segments`], positions restart at each
-    /// segment, and a token sees its own alone.
+    /// Last hidden states `[B, T, H]`, after the final norm. Padding on either side does not affect
+    /// the rows of real tokens. In a batch with [`TokenBatch::segments`], positions restart at each
+    /// segment, and tokens attend only within their segment.
     ///
     /// # Errors
     /// [`LmError::Torch`], [`LmError::UnknownAdapter`].
     fn hidden(&self, input: &TokenBatch, forward: Forward<'_>) -> Result<Tensor, LmError>;
 
-    /// Last hidden states `[N, H]` of a run of tokens, after the final norm. The default computes
-    /// its rows one by one, padding and repeated prompts included; a model that can work on the run
-    /// itself overrides it.
+    /// Last hidden states `[N, H]` of concatenated tokens, after the final norm. The default
+    /// computes every row separately, including padding and repeated prompts; a model that can work
+    /// on the concatenated tokens overrides it.
     ///
     /// # Errors
     /// As [`CausalLm::hidden`].
@@ -76,7 +76,7 @@ impl<M: CausalLm> Policy for CausalPolicy<M> {
             .collect();
         let offsets = Tensor::arange(int(responses.width()), (tch::Kind::Int64, spec.device));
         let flat = hidden.reshape([-1, size]);
-        // Beyond a response's end, whatever is there will do, but not beyond the states' end.
+        // Beyond a response's end any value will do, but the index must not exceed the states.
         let picked = (Tensor::from_slice(&starts).to_device(spec.device).unsqueeze(1) + offsets)
             .clamp_max(flat.size()[0] - 1);
         let picked = flat.index_select(0, &picked.view([-1]));

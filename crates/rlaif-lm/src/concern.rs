@@ -1,7 +1,7 @@
 //! Settings of generation that harm training on the responses.
 
-/// A setting of generation that does harm in a rollout: [`RolloutConcern::setting`] is its name, and
-/// what is displayed says what is wrong with it.
+/// A setting of generation that does harm in a rollout: [`RolloutConcern::setting`] is its name,
+/// and the message gives the reason.
 ///
 /// Policy gradients compare log-probabilities of the sampled tokens under the old and the new
 /// policy. Both are taken from the whole softmax, so the tokens must have been drawn from it.
@@ -10,8 +10,8 @@
 pub enum RolloutConcern {
     /// Refused: greedy responses.
     #[error(
-        "is greedy: nothing is explored, and the responses are no sample of the policy; use the \
-         method `sample`"
+        "is greedy: nothing is explored, and the responses are not a sample of the policy; use \
+         the method `sample`"
     )]
     Greedy,
     /// Refused: a cut distribution.
@@ -38,8 +38,8 @@ pub enum RolloutConcern {
     /// Refused: only the limit ends a response, and that was not asked for.
     #[error(
         "is empty, and the policy's config.json names no end of sequence that the vocabulary has, \
-         so that nothing but `max_new_tokens` ends a response: name the ids that do; or set `eos` \
-         to `ignored`, for responses of full length"
+         so that only `max_new_tokens` ends a response: name the ids that end one, or set `eos` \
+         to `ignored` for responses of full length"
     )]
     Endless,
     /// A warning: end of sequence suppressed.
@@ -54,8 +54,8 @@ pub enum RolloutConcern {
     },
     /// A warning: the pad id ends responses.
     #[error(
-        "is {pad}, which is an end-of-sequence id as well. Nothing here finds the end of a response \
-         by it, but programs that do will not see the end of sequence trained; give the model \
+        "is {pad}, which is an end-of-sequence id as well. rlaif does not find the end of a \
+         response by it, but programs that do will not train the end of sequence; give the model \
          another pad id"
     )]
     PadEndsSequence {
@@ -78,7 +78,7 @@ impl RolloutConcern {
         }
     }
 
-    /// True if a rollout must not be made with it; the others are warnings.
+    /// `true` if the setting is refused; the others are warnings.
     pub fn is_refused(&self) -> bool {
         !matches!(self, Self::PadEndsSequence { .. } | Self::LeastLength { .. })
     }

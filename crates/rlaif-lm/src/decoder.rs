@@ -23,7 +23,7 @@ pub trait DecoderLm: Send {
     /// [`Room::response`] of the decoder.
     ///
     /// # Errors
-    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
+    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] if there is not enough memory.
     fn open(&self, room: Room) -> Result<DecodeState, LmError>;
 
     /// Reads tokens, which become rows after those that the state holds: right-padded tokens of a

@@ -7,7 +7,7 @@ use rlaif_torch::TorchError;
 
 use crate::concern::RolloutConcern;
 
-/// Why a model could not be run.
+/// Errors of running a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LmError {
@@ -43,7 +43,7 @@ pub enum LmError {
     TooLong {
         /// Row of the batch.
         row: usize,
-        /// Its tokens, prompt and response together where both count.
+        /// The number of tokens, of prompt and response together where the limit includes both.
         length: usize,
         /// The model's limit.
         context: usize,
@@ -73,11 +73,11 @@ pub enum LmError {
          another"
     )]
     AdapterMerged,
-    /// An encoder-decoder model was asked to go on with a state that no encoder made.
-    #[error("the decode state holds no encoder memory; it belongs to a decoder-only model")]
+    /// An encoder-decoder model was called with a decode state without encoder memory.
+    #[error("the decode state has no encoder memory; it belongs to a decoder-only model")]
     NoMemory,
     /// A row has more tokens than the cache was made for.
-    #[error("row {row} has no room for another token: its cache was opened for {capacity}")]
+    #[error("row {row} has no room for another token: its cache has a capacity of {capacity}")]
     CacheFull {
         /// Row of the batch.
         row: usize,
@@ -132,7 +132,7 @@ pub enum LmError {
     Sampler {
         /// The sampler.
         sampler: String,
-        /// Its message.
+        /// The error message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -145,7 +145,7 @@ pub enum LmError {
         problem: String,
     },
     /// More responses were asked for than were recorded.
-    #[error("{recorded} responses were recorded, and response {asked} is asked for")]
+    #[error("{recorded} responses were recorded, but response {asked} is requested")]
     RecordingEnded {
         /// Responses recorded.
         recorded: usize,

@@ -42,7 +42,7 @@ pub enum Activations {
 /// Layout of the rows of a batch. It changes time and memory, and no number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Layout {
-    /// One below the other, filled up to the longest.
+    /// As separate rows, padded to the longest.
     #[default]
     Padded,
     /// Several one after the other in rows of about this many tokens; attention stays within each.

@@ -16,7 +16,7 @@ pub struct VocabHead {
     pub bias: Option<Tensor>,
     /// Factor of the hidden states: `d_model^-0.5` for T5 with tied embeddings.
     pub scale: f64,
-    /// Soft bound of the logits (Gemma 2).
+    /// Soft cap of the logits (Gemma 2).
     pub cap: Option<f64>,
     /// A LoRA adapter on the head.
     pub adapter: Option<HeadAdapter>,

@@ -76,8 +76,8 @@ pub struct Joined {
     pub prompt: Vec<u32>,
     /// The responses, in the order of their texts.
     pub responses: Vec<Vec<u32>>,
-    /// True if the responses were encoded by themselves, because the prompt's tokens are not the
-    /// first tokens of prompt and response encoded as one text.
+    /// `true` if the responses were encoded separately, because the prompt's tokens are not a
+    /// prefix of those of prompt and response as one text.
     pub apart: bool,
     /// The origin of the texts.
     pub kind: TextKind,
@@ -86,24 +86,24 @@ pub struct Joined {
 /// End at which a sequence loses tokens that do not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Shorten {
-    /// The prompt at its beginning, down to one token (and a BOS, which stays); then the responses
-    /// at their ends.
+    /// The prompt loses its beginning, down to one token (and a BOS, which stays); then the
+    /// responses lose their ends.
     #[default]
     PromptStart,
-    /// The responses at their ends. Only a prompt beyond the limit of its own is shortened: at its
-    /// end, before its last token, which is the end of sequence of an encoder's input.
+    /// The responses lose their ends. A prompt is only shortened if it exceeds its own limit:
+    /// before its last token, which is the end of sequence of an encoder's input.
     ResponseEnd,
 }
 
-/// The most tokens that fit.
+/// Maximum numbers of tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Limits {
     /// Tokens of a prompt.
     pub prompt: Option<usize>,
     /// Tokens of a response.
     pub response: Option<usize>,
-    /// Tokens of prompt and response together. The context of a decoder-only model bounds them as
-    /// well; an encoder-decoder model reads the two apart, and this does not apply.
+    /// Tokens of prompt and response together. The context of a decoder-only model is a further
+    /// limit. For an encoder-decoder model, which reads them separately, this does not apply.
     pub together: Option<usize>,
     /// The part that is shortened.
     pub shorten: Shorten,
@@ -121,12 +121,12 @@ impl<'a> Joiner<'a> {
         self.codec.eos_id().or(self.spec.eos_ids.first().copied())
     }
 
-    /// True if `id` ends a sequence.
+    /// `true` if `id` ends a sequence.
     pub fn is_eos(&self, id: u32) -> bool {
         self.spec.is_eos(id) || self.eos() == Some(id)
     }
 
-    /// True for a model that reads prompts with an encoder.
+    /// `true` for a model that reads prompts with an encoder.
     pub fn is_encoder_decoder(&self) -> bool {
         self.spec.decoder_start_id.is_some()
     }
@@ -186,11 +186,11 @@ impl<'a> Joiner<'a> {
 
     /// Prompts with their responses.
     ///
-    /// A decoder-only model's rows are the tokens of prompt and response encoded as one text, as
-    /// the model will read them, split where the prompt's tokens end; where those are not the first
-    /// tokens of the whole, the responses are encoded by themselves ([`Joined::apart`]), and those
-    /// of a chat template begin where the two part. An encoder-decoder model's texts are encoded one by one, each with the special tokens that the
-    /// tokenizer adds.
+    /// For a decoder-only model, prompt and response are encoded as one text, as the model reads
+    /// them, and split after the prompt's tokens. If those are not a prefix of the whole, the
+    /// responses are encoded separately ([`Joined::apart`]), and those of a chat template begin at
+    /// the first different token. For an encoder-decoder model, each text is encoded separately,
+    /// with the special tokens that the tokenizer adds.
     ///
     /// # Errors
     /// [`CodecError`] if a text cannot be encoded.

@@ -82,8 +82,8 @@ pub fn token_log_probs(
     Ok(TokenLogProbs { log_probs: spread(log_probs), entropy: spread(entropy) })
 }
 
-/// [`rlaif_torch::linear_log_probs`] of logits under a cap: libtorch's operations on a chunk,
-/// which the backward pass computes again.
+/// [`rlaif_torch::linear_log_probs`] for capped logits: libtorch's operations on a chunk, which the
+/// backward pass recomputes.
 fn capped_log_probs(
     rows: &Tensor,
     (weight, bias): (&Tensor, Option<&Tensor>),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tch::Tensor;
 
-/// Tells a parameter of an adapter by its name, as `rlaif-models` and peft name them:
+/// `true` for a parameter of an adapter, by its name as in `rlaif-models` and peft:
 /// `….lora_A.…`, `….lora_B.…`, `….modules_to_save.…`.
 ///
 /// ```
@@ -49,12 +49,12 @@ impl Parameters {
         self.tied.insert(alias.into(), name.into());
     }
 
-    /// Says that checkpoints have the matrix of this name transposed.
+    /// Declares that checkpoints store the matrix with this name transposed.
     pub fn transpose(&mut self, name: impl Into<String>) {
         self.transposed.insert(name.into());
     }
 
-    /// True of a matrix that checkpoints have transposed.
+    /// `true` for a matrix that checkpoints store transposed.
     pub fn is_transposed(&self, name: &str) -> bool {
         self.transposed.contains(name)
     }

@@ -59,11 +59,11 @@ pub trait Policy: Send {
     /// [`LmError::UnknownAdapter`].
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError>;
 
-    /// An empty state with this much room. A decoder-only model needs room for
-    /// [`Room::total`] tokens per row, an encoder-decoder model for prompt and response apart.
+    /// Creates an empty state with this much room. A decoder-only model needs room for
+    /// [`Room::total`] tokens per row, an encoder-decoder model for prompt and response separately.
     ///
     /// # Errors
-    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] when the memory cannot be had.
+    /// [`LmError::BatchTooLarge`] or [`LmError::Torch`] if there is not enough memory.
     fn open(&self, room: Room) -> Result<DecodeState, LmError>;
 
     /// Reads prompts, which become rows after those that the state holds, and returns the token

@@ -7,16 +7,16 @@ use crate::{
     policy::Policy,
 };
 
-/// The reference policy π_ref: where training started, frozen.
+/// The reference policy π_ref: the frozen policy from before training.
 pub enum Reference {
-    /// A model of its own, which is never trained: any that shares the policy's vocabulary. Usually
-    /// a second copy of the policy; [`crate::Parameters::share_frozen`] lets it hold the frozen
-    /// layers only once.
+    /// A separate model, which is never trained, with the policy's vocabulary. Usually this is a
+    /// second copy of the policy; [`crate::Parameters::share_frozen`] makes the copy share the
+    /// memory of frozen layers.
     Frozen(Box<dyn Policy>),
-    /// The policy without its adapters, which alone are trained ([`crate::is_adapter`] knows them
-    /// by name): no second copy of anything.
+    /// The policy without its adapters, if only they are trained ([`crate::is_adapter`] recognises
+    /// them by name). This needs no second copy.
     AdaptersOff,
-    /// No model: every row comes with the reference's log-probabilities, or the loss needs none.
+    /// No model: every row has the reference's log-probabilities, or the loss needs none.
     Given,
 }
 
@@ -33,17 +33,17 @@ impl std::fmt::Debug for Reference {
 }
 
 impl Reference {
-    /// A model of its own.
+    /// A separate model as the reference.
     pub fn frozen(model: impl Policy + 'static) -> Self {
         Self::Frozen(Box::new(model))
     }
 
-    /// Freezes a reference that is a model of its own, and checks that it can be compared with the
+    /// Freezes a reference that is a separate model, and checks that it is comparable with the
     /// policy.
     ///
     /// # Errors
-    /// [`BadSetting`] of the field `reference` for another vocabulary, or a policy without adapters
-    /// as the reference of a policy of which more than adapters is trained.
+    /// [`BadSetting`] of the field `reference` for another vocabulary, or for `AdaptersOff` with a
+    /// policy in which more than adapters is trained.
     pub fn freeze(&self, policy: &dyn Policy) -> Result<(), BadSetting> {
         match self {
             Self::Frozen(model) => {

@@ -18,7 +18,7 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// The weights of a policy as it stands, with its active adapter, at version 0.
+    /// The current weights of a policy, with its active adapter, at version 0.
     pub fn of(policy: &'a dyn Policy) -> Self {
         Self { policy, forward: Forward::default(), version: 0 }
     }
@@ -47,7 +47,7 @@ pub struct Draw {
 /// A sampled response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sampled {
-    /// Its token ids, the one that ended it included.
+    /// The token ids, the ending one included.
     pub ids: Vec<u32>,
     /// log π(y_t | x, y_<t) of each id, from the whole softmax at the sampling temperature
     /// ([`crate::generate::Generated::log_probs`]), where the sampler knows them.
@@ -57,7 +57,7 @@ pub struct Sampled {
     /// tokenizer.
     #[serde(default)]
     pub text: String,
-    /// Why the response ended.
+    /// The reason why the response ended.
     pub finish: FinishReason,
     /// The version of the weights that it was sampled from.
     #[serde(default)]
@@ -65,7 +65,7 @@ pub struct Sampled {
 }
 
 impl Sampled {
-    /// True if the response ended by itself, rather than at the most tokens allowed.
+    /// `true` if the response ended by itself, not at the length limit.
     pub fn is_finished(&self) -> bool {
         self.finish != FinishReason::Length
     }

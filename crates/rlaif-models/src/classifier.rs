@@ -52,7 +52,7 @@ impl Classifier {
         Self::fresh(config, LoadOptions::new(device, kind))
     }
 
-    /// As [`Self::random`], with families of one's own; f32 in the absence of a kind.
+    /// As [`Self::random`], with custom families; f32 in the absence of a kind.
     ///
     /// # Errors
     /// As [`Self::load`], for the configuration.

@@ -107,10 +107,10 @@ impl Config {
         self.parse_renamed(model_type, &[])
     }
 
-    /// The same where the class has other names for some fields than `T` has: (its name, that of `T`).
+    /// The same for a class whose names of some fields differ from those of `T`: (the class's name,
+    /// the name in `T`).
     ///
-    /// A field that the class has and `T` has not is refused if it is set to something else than the
-    /// class's default.
+    /// A field that the class has but `T` lacks is refused unless it has the class's default.
     pub(crate) fn parse_renamed<T: DeserializeOwned>(
         &self,
         model_type: &str,
@@ -133,7 +133,7 @@ impl Config {
             let renamed = names.clone().find(|(theirs, _)| theirs == field).map(|(_, ours)| *ours);
             let unread = !read.contains(&renamed.unwrap_or(field))
                 && !WITHOUT_EFFECT.contains(&field.as_str())
-                // Of GPT-2's head for multiple choice.
+                // For GPT-2's multiple-choice head.
                 && !field.starts_with("summary_");
             if let Some(found) = fields.get(field).filter(|found| unread && !same(found, default)) {
                 let found = found.to_string();
@@ -181,7 +181,7 @@ static DEFAULTS: LazyLock<BTreeMap<String, ClassDefaults>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("defaults.json")).expect("the exported table is valid")
 });
 
-/// Fields of transformers' configuration classes that change no number which is computed here.
+/// Fields of transformers' configuration classes that affect no number computed here.
 const WITHOUT_EFFECT: [&str; 13] = [
     "use_cache",
     "eos_token_id",
@@ -191,13 +191,13 @@ const WITHOUT_EFFECT: [&str; 13] = [
     "initializer_range",
     "initializer_factor",
     "is_encoder_decoder",
-    // Of how tensors were split in Llama's first training.
+    // The split of tensors in Llama's first training.
     "pretraining_tp",
     // The order of roundings in f16.
     "reorder_and_upcast_attn",
     // Initial values of learned positions.
     "sinusoidal_pos_embds",
-    // Of heads for other tasks.
+    // For heads of other tasks.
     "classifier_dropout",
     "qa_dropout",
 ];
@@ -236,7 +236,7 @@ fn field_names<T: DeserializeOwned>() -> &'static [&'static str] {
     }
 
     let mut names: &'static [&'static str] = &[];
-    // The value is never made; what counts is what was asked for.
+    // The value is never created; only the requested fields count.
     drop(T::deserialize(Asks(&mut names)));
     names
 }
@@ -295,7 +295,7 @@ pub(crate) fn check_ids(spec: &LmSpec) -> Result<(), ModelError> {
     }
 }
 
-/// Token ids of a field that has one, a list of them, or null. A negative id stands for none.
+/// Token ids of a field that holds one, a list of them, or null. A negative id means none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct TokenIds(pub(crate) Vec<u32>);
 

@@ -24,14 +24,15 @@ use crate::{
     weights::read_if_present,
 };
 
-/// Why a folder's trunk cannot have another head.
+/// Errors of putting another head on a folder's trunk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
     /// The folder holds a classifier with as many labels of other names.
     #[error(
-        "the classifier in {} has the labels {labels:?}; name the same in the same order, or begin \
-         from a model without a head", .folder.display()
+        "the classifier in {} has the labels {labels:?}; name the same labels in the same order, \
+         or start from a model without a head",
+        .folder.display()
     )]
     Labels {
         /// The folder.
@@ -39,7 +40,7 @@ pub enum ConvertError {
         /// The labels it has.
         labels: Vec<String>,
     },
-    /// Its family has no classifier.
+    /// The family has no classifier.
     #[error("the trunk of `{model_type}` cannot become a classifier; {known} can")]
     NoClassifier {
         /// The family.
@@ -47,7 +48,7 @@ pub enum ConvertError {
         /// The families that have one.
         known: String,
     },
-    /// Its family has no classifier whose head is one layer on a language model's trunk.
+    /// The family has no classifier whose head is one layer on a language model's trunk.
     #[error(
         "the reward model in {} is a `{model_type}`; value functions start from those of {known}",
         .folder.display()
@@ -62,7 +63,8 @@ pub enum ConvertError {
     },
     /// The checkpoint has no such head.
     #[error(
-        "{} has no `{weight}`, so it is no reward model; start the head at `zero` (`value.init`)",
+        "{} has no `{weight}`, so it is not a reward model; start the head at `zero` \
+         (`value.init`)",
         .folder.display()
     )]
     NoHead {
@@ -81,7 +83,7 @@ pub enum ConvertError {
         folder: PathBuf,
         /// The tensor.
         weight: &'static str,
-        /// Its shape.
+        /// The shape found.
         shape: Vec<i64>,
     },
     /// The checkpoint has not the whole trunk.
@@ -105,8 +107,9 @@ pub enum ConvertError {
     },
     /// An adapter of a language model where a classifier is to be trained.
     #[error(
-        "the adapter in {} has no head (`modules_to_save`), which is to be trained; merge it first \
-         (`rlaif merge`), and begin from the merged model", .adapter.display()
+        "the adapter in {} has no head (`modules_to_save`), which is to be trained; merge it \
+         first (`rlaif merge`), and start from the merged model",
+        .adapter.display()
     )]
     AdapterWithoutHead {
         /// The adapter's folder.
@@ -173,8 +176,9 @@ pub fn classifier_with_labels(
         if own == labels {
             return Ok(loaded);
         }
-        // A head for as many labels is kept below, under the new names; so the old ones must mean
-        // nothing (a single score, or `LABEL_0`, which transformers writes for want of a name).
+        // A head with the right number of labels is kept below, under the new names, so the old
+        // names must have no meaning (a single score, or transformers' default names `LABEL_0`,
+        // ..).
         let nameless = own.len() == 1 || own.iter().all(|label| label.starts_with("LABEL_"));
         if own.len() == labels.len() && !nameless {
             return Err(ConvertError::Labels { folder: folder.to_owned(), labels: own.to_vec() });
@@ -201,7 +205,7 @@ fn with_labels(mut config: Config, class: &str, labels: &[String]) -> Config {
     let several = "single_label_classification";
     config.set("problem_type", if labels.len() == 1 { Value::Null } else { several.into() });
     if config.fields().get("pad_token_id").is_none_or(Value::is_null) {
-        // transformers reads the last token that is no padding, and must know which is.
+        // transformers reads the last token that is not padding, and must know the padding id.
         let eos = config.fields().get("eos_token_id").cloned().unwrap_or_default();
         let eos = eos.as_array().and_then(|ids| ids.first().cloned()).unwrap_or(eos);
         if !eos.is_null() {
@@ -265,7 +269,7 @@ pub fn value_function(
     Ok((trunk, ValueHead::from_tensors(&weight, &bias)))
 }
 
-/// A tensor of a checkpoint as a model with these parameters holds it.
+/// A tensor of a checkpoint in the layout of a model with these parameters.
 fn read_as(
     parameters: &Parameters,
     checkpoint: &Checkpoint,

@@ -40,7 +40,7 @@ pub enum ModelError {
     UnsupportedField {
         /// The field.
         field: &'static str,
-        /// Its value.
+        /// The value.
         found: String,
         /// The supported values.
         supported: &'static str,
@@ -50,7 +50,7 @@ pub enum ModelError {
     BadField {
         /// The field.
         field: &'static str,
-        /// Its value.
+        /// The value.
         found: String,
         /// The expected value.
         expected: String,
@@ -65,7 +65,7 @@ pub enum ModelError {
     },
     /// The weights have several dtypes, and none was requested.
     #[error(
-        "{}: weights of several kinds ({}); ask for one (`--dtype`, or `LoadOptions::kind`)",
+        "{}: weights of several dtypes ({}); choose one (`--dtype`, or `LoadOptions::kind`)",
         .file.display(), .kinds.join(", ")
     )]
     MixedKinds {
@@ -75,19 +75,23 @@ pub enum ModelError {
         kinds: Vec<String>,
     },
     /// A weight has an unsupported dtype.
-    #[error("{}: tensor `{tensor}` is of type {dtype}; weights are f32, bf16, f16 or f64", .file.display())]
+    #[error(
+        "{}: tensor `{tensor}` has the dtype {dtype}; expected f32, bf16, f16 or f64",
+        .file.display()
+    )]
     Dtype {
         /// The weights.
         file: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Its type.
+        /// The tensor's dtype.
         dtype: String,
     },
     /// The weights are quantised.
     #[error(
-        "{}: the weights are quantised by {method}, and rlaif reads weights in f32, bf16 and f16; \
-         name the model that they were made of, or write them out in bf16 with Python", .file.display()
+        "{}: the weights are quantised by {method}, but rlaif reads weights in f32, bf16 and f16; \
+         name the original model, or convert the weights to bf16 in Python",
+        .file.display()
     )]
     Quantised {
         /// The configuration file.
@@ -97,7 +101,8 @@ pub enum ModelError {
     },
     /// An adapter names layers that the model does not have.
     #[error(
-        "{field} {targets} matches no linear layer of this model; its layers end in: {}",
+        "{field} {targets} matches no linear layer of this model; the names of its layers end in: \
+         {}",
         .layers.join(", ")
     )]
     NoTarget {
@@ -112,8 +117,9 @@ pub enum ModelError {
     /// replacements of them: for example adapters on embeddings, or embeddings of a resized
     /// vocabulary.
     #[error(
-        "{} has weights that cannot be put on this base: {}; merge the adapter with peft \
-         (`merge_and_unload`), and name the merged model", .file.display(), few(.others)
+        "{} has weights that do not fit this base: {}; merge the adapter with peft \
+         (`merge_and_unload`), and name the merged model",
+        .file.display(), few(.others)
     )]
     AdapterParts {
         /// The adapter's weights.
@@ -176,8 +182,7 @@ pub enum TensorProblem {
         /// The shape it should have.
         shape: Vec<i64>,
     },
-    /// An adapter's configuration says that a module is saved as a whole, and its weights are
-    /// missing.
+    /// The weights of a module that an adapter's `modules_to_save` names are missing.
     #[error("missing the weights of `{module}`, which modules_to_save names")]
     NotSaved {
         /// The module's name in the configuration.
@@ -204,7 +209,7 @@ pub enum TensorProblem {
     /// config.json ties two names to one tensor, but the checkpoint has two different tensors.
     #[error(
         "`{alias}` differs from `{name}`, to which config.json ties it; set `tie_word_embeddings` \
-         to false if it is a tensor of its own"
+         to false if it is a separate tensor"
     )]
     NotTied {
         /// The name that should be an alias.

@@ -71,7 +71,7 @@ impl Family {
     fn sort(&self, class: &str) -> Option<ModelSort> {
         let generates = self.generates.map(|generates| generates.class);
         let classifies = self.classifies.map(|classifies| classifies.class);
-        // The class of a trunk without a head says as little as a missing class.
+        // The class of a trunk without a head gives no more information than a missing class.
         let sort = if class.is_empty() || class.ends_with("Model") {
             Some(if generates.is_some() { ModelSort::LanguageModel } else { ModelSort::Classifier })
         } else if generates == Some(class) {
@@ -208,7 +208,7 @@ impl fmt::Debug for Families {
     }
 }
 
-/// A row of the Llama family: `model_type`, beginning of the classes' names (or the names), variant.
+/// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant.
 macro_rules! llama {
     ($model_type:literal, $class:literal, $variant:expr) => {
         llama!(
@@ -261,7 +261,7 @@ macro_rules! encoder {
     };
 }
 
-/// The families built in.
+/// The built-in families.
 static TABLE: [Family; 20] = [
     Family {
         model_type: "t5",

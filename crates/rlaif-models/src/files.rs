@@ -15,7 +15,7 @@ pub const ADAPTER: &str = "default";
 pub struct ModelNames<'a> {
     /// Folder or hub id of a model or of an adapter.
     pub model: &'a str,
-    /// Its branch, tag or commit.
+    /// The branch, tag or commit.
     pub revision: Option<&'a str>,
     /// Folder or hub id of an adapter on the model.
     pub adapter: Option<&'a str>,
@@ -70,7 +70,7 @@ impl From<&str> for ModelFiles {
 }
 
 impl ModelFiles {
-    /// True of a folder that holds an adapter and no weights of a whole model.
+    /// `true` for a folder with an adapter and without the weights of a complete model.
     pub fn is_adapter(folder: &Path) -> bool {
         folder.join("adapter_config.json").is_file()
             && matches!(Checkpoint::open(folder), Err(CheckpointError::NoWeights { .. }))

@@ -40,7 +40,7 @@ pub fn inspect(folder: &Path) -> Result<Summary, ModelError> {
     inspect_of(Families::BUILT_IN, folder)
 }
 
-/// As [`inspect`], with families of one's own.
+/// As [`inspect`], with custom families.
 ///
 /// # Errors
 /// As [`LanguageModel::load`].

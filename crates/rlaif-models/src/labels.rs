@@ -64,7 +64,7 @@ impl Labels {
             return Err(ModelError::BadField {
                 field: "id2label",
                 found: format!("`{}` for both {first} and {at}", names[at]),
-                expected: "a name of its own for each label".to_owned(),
+                expected: "a unique name for each label".to_owned(),
             });
         }
         if names.is_empty() {
@@ -84,7 +84,7 @@ impl Labels {
         self.scheme
     }
 
-    /// Their names.
+    /// The names of the labels.
     pub fn names(&self) -> &[String] {
         &self.names
     }

@@ -20,7 +20,7 @@ pub struct Linear {
     pub(crate) path: String,
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,
-    /// The checkpoint has the weight as `[inputs, outputs]`.
+    /// `true` if the checkpoint stores the weight as `[inputs, outputs]`.
     pub(crate) transposed: bool,
     /// By index in the model's [`crate::adapter::AdapterSet`].
     pub(crate) adapters: BTreeMap<usize, Adapter>,
@@ -29,9 +29,9 @@ pub struct Linear {
 /// Bias of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bias {
-    /// It has one.
+    /// With a bias.
     Present,
-    /// It has none.
+    /// Without a bias.
     Absent,
 }
 
@@ -49,8 +49,8 @@ impl Linear {
         Self::of(weights, weight, outputs, bias, false)
     }
 
-    /// The same where the checkpoint has the weight as `[inputs, outputs]`, as GPT-2's do. In memory it is
-    /// `[outputs, inputs]`.
+    /// The same for checkpoints that store the weight as `[inputs, outputs]`, as GPT-2's do. In
+    /// memory, the weight is `[outputs, inputs]`.
     pub fn load_transposed(
         weights: &TensorTree<'_>,
         inputs: i64,
@@ -204,7 +204,7 @@ impl RmsNorm {
         Self { weight, epsilon, plus_one: false }
     }
 
-    /// The norm `(1 + w) · x / sqrt(mean(x²) + ε)` at this place of a model, as Gemma has it.
+    /// The norm `(1 + w) · x / sqrt(mean(x²) + ε)` at this path of a model, as in Gemma.
     pub fn load_plus_one(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
         let weight = weights.tensor("weight", &[size], Init::Zeros);
         Self { weight, epsilon, plus_one: true }
@@ -270,7 +270,7 @@ impl Shallow for LayerNorm {
     }
 }
 
-/// A norm of either sort.
+/// A norm of either kind.
 #[derive(Debug)]
 pub(crate) enum Norm {
     Rms(RmsNorm),
@@ -286,7 +286,7 @@ impl Norm {
         }
     }
 
-    /// The norm of `x`, and `x` for the residual around what follows.
+    /// The norm of `x`, and `x` itself for the residual connection.
     pub(crate) fn before(&self, x: &Tensor) -> (Tensor, Tensor) {
         match self {
             Self::Rms(norm) => norm.before(x),

@@ -59,8 +59,8 @@ pub use save::SaveOptions;
 pub use setup::{Lora, PolicySetup};
 pub use sort::ModelSort;
 
-/// Building blocks for a family of one's own: the row, the contracts that its layers implement, and
-/// the layers that adapters go on.
+/// Building blocks for a custom family: the row, the contracts that its layers implement, and the
+/// layers that adapters can be put on.
 ///
 /// A variant of Llama is data: a [`LlamaVariant`](extend::LlamaVariant) and a row. Any other model
 /// implements [`CausalLm`](rlaif_lm::CausalLm) or [`Seq2SeqLm`](rlaif_lm::Seq2SeqLm) on layers that

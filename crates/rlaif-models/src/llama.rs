@@ -45,7 +45,7 @@ pub use variant::{
     QueryKeyNorm, ScalingRule, WindowRule,
 };
 
-/// A norm at a place of a model.
+/// A norm at a path of a model.
 fn norm(weights: &TensorTree<'_>, size: i64, epsilon: f64, rule: NormRule) -> Norm {
     match rule {
         NormRule::Rms => Norm::Rms(RmsNorm::load(weights, size, epsilon)),
@@ -59,7 +59,7 @@ fn norm(weights: &TensorTree<'_>, size: i64, epsilon: f64, rule: NormRule) -> No
 struct Trunk {
     shape: Shape,
     embeddings: Embedding,
-    /// Factor on the embeddings.
+    /// Factor of the embeddings.
     embedding_scale: f64,
     positions: Option<Embedding>,
     blocks: Vec<Block>,
@@ -143,7 +143,7 @@ impl Trunk {
         self.ropes.iter().map(|rope| rope.angles(positions, lengths, kind)).collect()
     }
 
-    /// True if a position's angles depend on the length of its sequence.
+    /// `true` if a position's angles depend on the length of its sequence.
     fn by_length(&self) -> bool {
         self.ropes.iter().any(Rope::by_length)
     }
@@ -313,7 +313,7 @@ impl Llama {
             None
         } else {
             let std = raw.initializer_range;
-            // transformers 5 has one name for the heads of all.
+            // transformers 5 uses one name for the heads of all models.
             let weights = [format!("{head}.weight"), "lm_head.weight".to_owned()];
             let found = source.first_of(&[&weights[0], &weights[1]]);
             let head = source.root().at(found.trim_end_matches(".weight"));
@@ -337,7 +337,7 @@ impl Framed for Llama {
     }
 }
 
-/// Old checkpoints hold the rotary frequencies, and masks of what is visible.
+/// Old checkpoints contain the rotary frequencies, and causal masks.
 fn harmless(name: &str) -> bool {
     let buffers = ["rotary_emb.inv_freq", ".attn.bias", ".masked_bias", ".attention.bias"];
     buffers.iter().any(|buffer| name.ends_with(buffer))
@@ -350,7 +350,7 @@ impl CausalLm for Llama {
 
     fn run_hidden(&self, run: &Branches, forward: Forward<'_>) -> Result<Tensor, LmError> {
         if self.trunk.by_length() {
-            // A shared prompt's angles would depend on the response.
+            // The angles of a shared prompt would depend on the response.
             return Ok(run.from_rows(&self.hidden(&run.rows(self.spec())?, forward)?));
         }
         self.trunk.forward_run(run, self.frame.adapters.resolve(forward)?)

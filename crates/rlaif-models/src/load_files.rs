@@ -17,7 +17,7 @@ use crate::{
 };
 
 impl ModelFiles {
-    /// The sort of model. An adapter says it itself, where it does.
+    /// The sort of model: an adapter's own, if its configuration has one.
     ///
     /// # Errors
     /// As [`LanguageModel::load`], for the configuration.
@@ -120,8 +120,8 @@ impl ModelFiles {
         Ok(model)
     }
 
-    /// The labels of a classifier's adapter: those of the config.json beside it, or as many as its head
-    /// has rows. `None` if the base has a head of so many labels itself.
+    /// The labels of a classifier's adapter: those of the config.json beside it, or as many as its
+    /// head has rows. `None` if the base already has a head with this number of labels.
     fn labels_of(
         &self,
         adapter: &Path,

@@ -16,7 +16,7 @@ use crate::error::ModelError;
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 pub(crate) struct RawRope {
     rope_type: Option<String>,
-    /// Of checkpoints of before mid-2024; later ones may have both.
+    /// In checkpoints from before mid-2024; later ones may have both.
     #[serde(rename = "type")]
     old_type: Option<String>,
     pub(crate) rope_theta: Option<f64>,
@@ -33,7 +33,7 @@ pub(crate) struct RawRope {
     truncate: Option<bool>,
     short_factor: Option<Vec<f64>>,
     long_factor: Option<Vec<f64>>,
-    /// Sections of their own for the layers of each type.
+    /// Separate sections for the layers of each type.
     pub(crate) full_attention: Option<Box<RawRope>>,
     pub(crate) sliding_attention: Option<Box<RawRope>>,
 }
@@ -42,13 +42,14 @@ pub(crate) struct RawRope {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RopeContext {
     pub(crate) head_dim: i64,
-    /// Base of the frequencies where the section has none.
+    /// Base of the frequencies, if the section has none.
     pub(crate) theta: f64,
-    /// Part of a head that is turned, where the section does not say.
+    /// Part of a head that is rotated, by default.
     pub(crate) partial: f64,
     /// `max_position_embeddings`.
     pub(crate) positions: usize,
-    /// `original_max_position_embeddings` beside the section, which counts before the section's own.
+    /// `original_max_position_embeddings` outside the section, which takes precedence over the
+    /// section's own.
     pub(crate) trained: Option<f64>,
     /// Phi-3's older names of `longrope`: `su` and `yarn`.
     pub(crate) old_longrope: bool,
@@ -57,13 +58,13 @@ pub(crate) struct RopeContext {
 /// A rotary embedding as config.json describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RopeSpec {
-    /// Numbers of a head that are turned, the first ones.
+    /// Number of rotated elements of a head, from the first on.
     dim: i64,
     theta: f64,
     scaling: Scaling,
 }
 
-/// Scaling of rotary frequencies for contexts longer than the model was first trained on.
+/// Scaling of rotary frequencies for contexts longer than that of the initial training.
 #[derive(Debug, Clone, PartialEq)]
 enum Scaling {
     None,
@@ -71,28 +72,28 @@ enum Scaling {
     Linear {
         factor: f64,
     },
-    /// A larger base, the longer a sequence is beyond `trained` tokens.
+    /// A base that grows with the length of a sequence beyond `trained` tokens.
     Dynamic {
         factor: f64,
         trained: f64,
     },
-    /// Low frequencies divided by `factor`, high ones kept, a ramp between; cosines and sines times
-    /// `attention`.
+    /// Low frequencies divided by `factor`, high ones kept, a ramp in between; cosines and sines
+    /// multiplied by `attention`.
     Yarn {
         factor: f64,
         low: f64,
         high: f64,
         attention: f64,
     },
-    /// Each frequency divided by a factor of its own: `short` up to `trained` tokens of a sequence, `long`
-    /// beyond; cosines and sines times `attention`.
+    /// Each frequency divided by its own factor: `short` up to `trained` tokens of a sequence,
+    /// `long` beyond; cosines and sines multiplied by `attention`.
     Long {
         short: Vec<f64>,
         long: Vec<f64>,
         trained: f64,
         attention: f64,
     },
-    /// Low frequencies divided by `factor`, high ones kept, a smooth passage between.
+    /// Low frequencies divided by `factor`, high ones kept, a smooth transition between.
     Llama3 {
         factor: f64,
         low: f64,
@@ -101,12 +102,13 @@ enum Scaling {
     },
 }
 
-/// Far above any model's: rotary frequencies are made before the weights are compared with it.
+/// Far above that of any model: rotary frequencies are computed before the weights are compared
+/// with it.
 const MAX_HEAD_DIM: i64 = 1 << 16;
 
 impl RopeSpec {
     /// # Errors
-    /// [`ModelError::BadField`], [`ModelError::UnsupportedField`] for a section that cannot be honoured.
+    /// [`ModelError::BadField`], [`ModelError::UnsupportedField`] for an unsupported section.
     pub(crate) fn resolve(
         rope: Option<&RawRope>,
         context: &RopeContext,
@@ -136,7 +138,7 @@ impl RopeSpec {
             let value = context.trained.or(own).or(Some(context.positions as f64));
             need("rope_scaling.original_max_position_embeddings", value)
         };
-        // As transformers has it where the factor is not given.
+        // The default of transformers.
         let ratio = |trained: f64| rope.factor.unwrap_or(context.positions as f64 / trained);
         let scaling = match rope.rope_type.as_deref().or(rope.old_type.as_deref()) {
             None | Some("default") => Scaling::None,
@@ -182,7 +184,7 @@ impl RopeSpec {
                 _ => scale(1.),
             }
         });
-        // The pair of numbers that turns so often within the context.
+        // The pair of elements with this number of rotations within the context.
         let place =
             |turns: f64| dim as f64 * (trained / (turns * 2. * PI)).ln() / (2. * theta.ln());
         let (mut low, mut high) = (
@@ -228,7 +230,7 @@ impl RopeSpec {
         })
     }
 
-    /// The tokens for which positions are made, where scaling adds to those of config.json.
+    /// Maximum sequence length after scaling, if it exceeds that of config.json.
     pub(crate) fn context(&self, positions: usize) -> usize {
         match self.scaling {
             Scaling::Dynamic { factor, .. } => (positions as f64 * factor.max(1.)) as usize,
@@ -241,7 +243,7 @@ impl RopeSpec {
 #[derive(Debug)]
 pub(crate) struct Rope {
     frequencies: Frequencies,
-    /// Factor on cosines and sines.
+    /// Factor of cosines and sines.
     attention: f64,
 }
 
@@ -249,9 +251,9 @@ pub(crate) struct Rope {
 #[derive(Debug)]
 enum Frequencies {
     Fixed(Tensor),
-    /// The first up to `trained` tokens of a sequence, the second beyond.
+    /// The first angles up to `trained` tokens of a sequence, the second beyond.
     Switched([Tensor; 2], f64),
-    /// By the length of a sequence beyond `trained`.
+    /// Angles that depend on the length of a sequence beyond `trained`.
     Dynamic {
         exponents: Tensor,
         theta: f64,
@@ -308,13 +310,13 @@ impl Rope {
         Self { frequencies, attention }
     }
 
-    /// True if the angles of a position depend on the length of its sequence.
+    /// `true` if the angles of a position depend on the length of its sequence.
     pub(crate) fn by_length(&self) -> bool {
         !matches!(self.frequencies, Frequencies::Fixed(_))
     }
 
-    /// Cosines and sines `[.., 1, dim]` for positions `[..]` in sequences of so many tokens (broadcast to
-    /// `[..]`), so that they broadcast over heads.
+    /// Cosines and sines `[.., 1, dim]`, which broadcast over heads, for positions `[..]` in
+    /// sequences of these lengths (broadcast to `[..]`).
     pub(crate) fn angles(&self, positions: &Tensor, lengths: &Tensor, kind: Kind) -> Angles {
         let positions = positions.to_kind(Kind::Float).unsqueeze(-1);
         let angles = match &self.frequencies {
@@ -342,7 +344,8 @@ impl Rope {
 /// Cosines and sines.
 pub(crate) type Angles = (Tensor, Tensor);
 
-/// `x` `[.., heads, D]` with its first numbers turned, as many as the angles are for.
+/// Rotates the first elements of each head of `x` `[.., heads, D]`, as many as there are angles
+/// for.
 pub(crate) fn turn(x: &Tensor, (cos, sin): &Angles) -> Tensor {
     let (whole, turned) = (x.size()[x.dim() - 1], cos.size()[cos.dim() - 1]);
     if whole == turned {

@@ -123,7 +123,7 @@ impl PackedRows {
         Tensor::from_slice(&positions).to_device(self.ids.device())
     }
 
-    /// Tokens of the row of each token, int64 `[N]`.
+    /// Length of each token's row, int64 `[N]`.
     pub(crate) fn row_lengths(&self) -> Tensor {
         let each =
             self.spans().flat_map(|(_, length)| std::iter::repeat_n(length, length as usize));

@@ -18,7 +18,7 @@ use crate::{
 pub struct Lora {
     /// The adapter's name in the model.
     pub name: String,
-    /// r.
+    /// Rank r of the adapter.
     pub rank: NonZeroU32,
     /// α; the adapter's output is scaled by α / r.
     pub alpha: f64,

@@ -297,7 +297,7 @@ impl<'a> TensorTree<'a> {
         self.source.tensor(self.at(key).path, shape, init, self.kind, false)
     }
 
-    /// The same of a matrix that the checkpoint has transposed.
+    /// The same for a matrix that the checkpoint stores transposed.
     pub(crate) fn transposed(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
         self.source.tensor(self.at(key).path, shape, init, self.kind, true)
     }

@@ -271,7 +271,7 @@ fn configurations_that_cannot_be_honoured_are_refused() {
             "roberta",
             "id2label",
             json!({ "0": "hate", "1": "fine", "2": "hate" }),
-            "`id2label` is `hate` for both 0 and 2, expected a name of its own for each label",
+            "`id2label` is `hate` for both 0 and 2, expected a unique name for each label",
         ),
     ] {
         let folder = spelled(name, "config.json");

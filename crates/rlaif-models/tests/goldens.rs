@@ -135,8 +135,8 @@ fn response_log_probs_entropies_and_gradients() {
     }
 }
 
-/// Several sequences in one row see themselves alone; a prompt that is read once for several responses
-/// gives each what it gives it alone.
+/// Several sequences in one row attend only to themselves. A prompt that is computed once for
+/// several responses gives each of them the same numbers as separate computation.
 #[test]
 fn packed_rows_and_shared_prompts() {
     for name in CAUSAL {

@@ -202,7 +202,7 @@ fn a_fresh_adapter_changes_nothing_until_it_learns() {
     let learnt = logits(&policy, &base, Forward::default());
     assert!((&learnt - &plain).abs().max().double_value(&[]) > 1e-3);
     assert_eq!(logits(&policy, &base, with(Adapters::Off)), plain);
-    // Its dropout acts when it is asked to.
+    // The adapter's dropout takes effect when it is switched on.
     let dropped = Forward { dropout: Dropout::On, ..Forward::default() };
     assert_ne!(logits(&policy, &base, dropped), learnt);
 }
@@ -250,7 +250,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     assert!(problems.iter().any(|p| matches!(p, TensorProblem::Shape { .. })), "{error}");
     assert_eq!(other.adapters().names(), Vec::<String>::new());
 
-    // What stands in for something else than a linear layer would be left out.
+    // A module that replaces something other than a linear layer would be left out.
     for module in ["embed_tokens", "lm_hat"] {
         let mut config = config(&["q_proj"]);
         config.modules_to_save = vec![module.to_owned()];

@@ -24,7 +24,7 @@ use rlaif_models::{
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
 
-/// Its differences from Llama.
+/// Differences between Glimmer and Llama.
 const VARIANT: LlamaVariant = LlamaVariant {
     embedding_scale: |hidden| hidden as f64 / 8.,
     names: LlamaNames {
@@ -44,7 +44,7 @@ const VARIANT: LlamaVariant = LlamaVariant {
     ..LlamaVariant::LLAMA
 };
 
-/// Its row in the table.
+/// The row of the family table.
 const GLIMMER: Family = Family {
     model_type: "glimmer",
     generates: Some(Generates {

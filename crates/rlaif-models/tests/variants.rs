@@ -161,7 +161,8 @@ impl Case {
         // transformers drops tensors of layers that it reads; here that is another computation than
         // the checkpoint's, and refused.
         let of_layers = self.unread.iter().any(|name| name.contains("layers."));
-        // A model that is said to be tied and has two matrices: the error says what to set.
+        // A model that is declared as tied but has two matrices: the error names the setting to
+        // change.
         let tied = self.set.get("tie_word_embeddings") == Some(&Value::Bool(true));
         let untied = tied || self.name == "flan without tie_word_embeddings";
         if self.refused || of_layers || untied {

@@ -77,19 +77,19 @@ pub struct PpoConfig {
     /// 1.5 times this value, in nats per token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_kl: Option<f64>,
-    /// Number of first steps in which only the value head is trained.
+    /// Number of initial steps in which only the value head is trained.
     pub value_warmup_steps: u64,
     /// The mix of pre-training data (PPO-ptx), if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pretraining: Option<PretrainingConfig>,
     /// Mode of dropout in updates. Rollouts, references and scoring never use it.
     pub dropout: Dropout,
-    /// Activations that the forward pass keeps for the backward pass (gradient checkpointing).
+    /// Gradient checkpointing: `recompute` needs less memory and a third more time.
     pub activations: Activations,
     /// Learning rate, schedule, clipping.
     #[serde(deserialize_with = "optimizer")]
     pub optimizer: OptimizerConfig,
-    /// Use of TRL 0.11.4's numbers where they differ from the correct ones.
+    /// Use of TRL 0.11.4's formulas where they differ from the correct ones.
     pub compatibility: Compatibility,
     /// The seed of sampling, of the order of minibatches and of dropout. In a run file it is a
     /// top-level key.

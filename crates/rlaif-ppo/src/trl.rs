@@ -68,8 +68,8 @@ impl Accounting {
         self == Self::Trl011
     }
 
-    /// The statistics of a minibatch: all passes combined, each weighted by its share or, in TRL,
-    /// each pass by itself. `batch` are the numbers of the whole minibatch.
+    /// The statistics of a minibatch: all passes combined, each weighted by its share; or, as in
+    /// TRL, each pass separately. `batch` has the numbers of the whole minibatch.
     pub(crate) fn units(
         self,
         passes: Vec<(Unit, f64)>,

@@ -1,10 +1,10 @@
-//! A value function with a trunk of its own.
+//! A value function with a separate trunk.
 
 use rlaif_lm::{Forward, LmError, Parameters, Policy, TokenBatch, ValueFunction, ValueHead};
 use tch::Tensor;
 
-/// A value head on a trunk of its own: more memory and time than a head on the policy's trunk, and
-/// nothing that the value loss could do to the policy.
+/// A value head on a separate trunk. It needs more memory and time than a head on the policy's
+/// trunk, but the value loss cannot affect the policy.
 ///
 /// Its parameters are called `v_head.…` for the head and `value.…` for the trunk.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! From a rollout to weights of tokens.
+//! Algorithms: from a rollout to token weights.
 
 use rlaif_lm::Mask;
 use rlaif_rl::{
@@ -9,7 +9,7 @@ use tch::Tensor;
 
 use crate::experience::Experience;
 
-/// A weight for each token of a rollout.
+/// One weight for each token of a rollout.
 #[derive(Debug)]
 pub struct Weighted {
     /// The weights, `[B, T]`.
@@ -18,8 +18,8 @@ pub struct Weighted {
     pub mask: Mask,
 }
 
-/// Weights of tokens for the components of the loss; absent components cost nothing. The loss of an
-/// optimizer batch is the sum of their means, each over its own tokens.
+/// Token weights for the components of the loss; an absent component costs nothing. The loss of
+/// an optimizer batch is the sum of the components' means, each over its own tokens.
 #[derive(Debug, Default)]
 pub struct TokenWeights {
     /// Advantages Â_t, for the surrogate of [`Algorithm::objective`].
@@ -30,7 +30,7 @@ pub struct TokenWeights {
     pub kl: Option<Weighted>,
 }
 
-/// An algorithm without a value function: weights of tokens, and the loss that they are for.
+/// An algorithm without a value function: it defines token weights, and the loss that uses them.
 ///
 /// ```
 /// use rlaif_reinforce::{Algorithm, Experience, TokenWeights, Weighted};
@@ -55,16 +55,17 @@ pub struct TokenWeights {
 /// }
 /// ```
 pub trait Algorithm {
-    /// The loss of a token, and the mean over tokens.
+    /// The loss of a token, and its mean over tokens.
     fn objective(&self) -> PolicyObjective;
 
-    /// The weights of the tokens of a rollout.
+    /// Computes the token weights of a rollout.
     ///
     /// # Errors
     /// [`RlError`] for a rollout that lacks what the algorithm needs.
     fn weigh(&self, experience: &Experience) -> Result<TokenWeights, RlError>;
 
-    /// True if the rollout needs the score of a greedy response to each prompt. None by default.
+    /// `true` if the rollout needs the score of a greedy response to each prompt; `false` by
+    /// default.
     fn needs_greedy(&self) -> bool {
         false
     }

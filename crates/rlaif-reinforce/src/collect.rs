@@ -1,4 +1,4 @@
-//! Groups of responses with scores, and other prompts in place of groups that teach nothing.
+//! Collects groups of responses with scores, and replaces groups without a learning signal.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use rlaif_rl::{Prompt, RlError, ScoreConfig, sample, score};
 
 use crate::{config::ReinforceConfig, named::Settings};
 
-/// Sampled groups, the rows of each one after the other.
+/// Sampled groups; the rows of a group are consecutive.
 #[derive(Debug)]
 pub(crate) struct Collected {
     pub(crate) prompts: Vec<Prompt>,
@@ -31,8 +31,8 @@ pub(crate) struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// Groups for prompts; with dynamic sampling those that teach something, filled up with groups
-    /// for prompts of `spare`.
+    /// Samples a group for each prompt. With dynamic sampling, groups without a learning signal
+    /// are replaced by groups for prompts of `spare`.
     pub(crate) fn collect(
         &mut self,
         prompts: &[Prompt],
@@ -99,7 +99,7 @@ impl Source<'_> {
         Ok((sampled, scores))
     }
 
-    /// The score of the greedy response to the prompt of each row, whose prompts are in groups.
+    /// The score of the greedy response to each row's prompt. The prompts come in groups.
     pub(crate) fn greedy(
         &mut self,
         rows: &[Prompt],
@@ -141,14 +141,14 @@ impl Collected {
     }
 }
 
-/// True if two of the scores differ.
+/// `true` if at least two of the scores differ.
 fn differ(scores: &[Option<Score>]) -> bool {
     let mut given = scores.iter().flatten();
     let first = given.next();
     given.any(|score| Some(score) != first)
 }
 
-/// Adds a number to each score, and notes it as a part of the score.
+/// Adds a number to each score, and records it as a part of the score.
 fn add_part(scores: &mut Scores, name: &str, numbers: &[f64]) {
     for (score, number) in scores.total.iter_mut().zip(numbers) {
         *score = score.and_then(|score| Score::new(score.get() + *number as f32).ok());

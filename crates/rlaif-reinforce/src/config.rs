@@ -1,4 +1,4 @@
-//! The settings of a run, and which of them go together.
+//! The settings of a run, and their allowed combinations.
 
 use rlaif_core::{BadSetting, Seed, filled};
 use rlaif_lm::{Activations, Dropout, LmSpec, generate::GenerationConfig};
@@ -30,24 +30,25 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReinforceConfig {
-    /// The algorithm, whose paper has the settings that are absent here.
+    /// The algorithm; settings that are absent here have the values of its paper.
     pub algorithm: NamedAlgorithm,
-    /// Rollouts, and the updates on them, in the whole run: what a learning-rate schedule ends with.
+    /// Number of steps in the run, each a rollout and the updates on it; the end of a learning-rate
+    /// schedule.
     pub steps: u64,
-    /// Responses of one rollout, a multiple of `group_size`.
+    /// Responses per rollout, a multiple of `group_size`.
     pub batch_size: usize,
     /// Responses to each prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group_size: Option<usize>,
-    /// Responses of one optimizer step, a multiple of `group_size` that divides `batch_size`, which
-    /// it is by default.
+    /// Responses per optimizer step: a multiple of `group_size` that divides `batch_size`; by
+    /// default, `batch_size`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub minibatch_size: Option<usize>,
-    /// Responses of one forward and backward pass, a divisor of `minibatch_size`, and a multiple of
-    /// `group_size` or a divisor of it; 0 for the whole minibatch. It saves memory and changes nothing
+    /// Responses per forward and backward pass: a divisor of `minibatch_size` that is a multiple or
+    /// a divisor of `group_size`; 0 for the whole minibatch. It saves memory and changes nothing
     /// else.
     pub microbatch_size: usize,
-    /// Number of times that an update goes over the rollout, each time in a new order.
+    /// Passes of an update over the rollout, each in a new order.
     pub epochs: usize,
     /// Sampling of responses, from the whole distribution: top-k, top-p and min-p sample from
     /// another one than the one whose log-probabilities are trained.
@@ -60,7 +61,7 @@ pub struct ReinforceConfig {
     /// Estimator of advantages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advantage: Option<AdvantageEstimator>,
-    /// The probability that the ratio is of.
+    /// The level of the ratio: token or response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<RatioLevel>,
     /// The policy that the ratio is relative to.
@@ -75,7 +76,7 @@ pub struct ReinforceConfig {
     /// The KL penalty against the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kl: Option<KlForm>,
-    /// Weight by the ratio of the training pass to the sampler.
+    /// Importance weight: the ratio of the training pass to the sampler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correction: Option<Correction>,
     /// Off-policy sequence masking.
@@ -89,7 +90,7 @@ pub struct ReinforceConfig {
     pub overlong: Option<Overlong>,
     /// Mode of dropout in updates. Rollouts, references and scoring never have it.
     pub dropout: Dropout,
-    /// Activations that a forward pass keeps for its backward pass.
+    /// Gradient checkpointing: `recompute` needs less memory and a third more time.
     pub activations: Activations,
     /// Learning rate, schedule, clipping.
     #[serde(deserialize_with = "optimizer")]
@@ -97,7 +98,7 @@ pub struct ReinforceConfig {
     /// The seed of sampling, of the order of minibatches and of dropout. A run file has it at the top.
     #[serde(skip)]
     pub seed: Seed,
-    /// When a run ends before its steps are done.
+    /// Rules for ending a run before its steps are done.
     pub stop: StopConfig,
 }
 
@@ -208,7 +209,7 @@ impl ReinforceConfig {
         (self.epochs * (self.batch_size / self.minibatch())) as u64
     }
 
-    /// Checks every setting, and those that have to go together.
+    /// Checks every setting, and the combinations of settings.
     ///
     /// # Errors
     /// [`RlError::Setting`] names the first field that is out of range, and what it may be;

@@ -1,14 +1,14 @@
-//! Sampling of other prompts in place of those that teach nothing.
+//! Sampling of other prompts in place of groups without a learning signal.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Dynamic sampling: groups whose scores are all equal teach nothing, and other prompts are sampled
-/// in their place.
+/// Dynamic sampling: a group whose scores are all equal has no learning signal, so another
+/// prompt is sampled in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DynamicSampling {
-    /// Most further rounds of sampling in a step; 0 keeps all groups. What is not full after the
-    /// last round is trained on as it is.
+    /// Maximum number of further sampling rounds in a step; 0 keeps all groups. If the batch is
+    /// still incomplete after the last round, the step trains on the smaller batch.
     pub rounds: usize,
 }

@@ -2,12 +2,12 @@
 
 use rlaif_rl::{Groups, Mismatch, Rollout};
 
-/// A rollout with its groups. The log-probabilities of the four policies are kept apart: those of
-/// the sampler in `rollout.sampler_log_probs`, of the weights that sampled in `rollout.log_probs`, of
-/// the reference in `rollout.ref_log_probs`; those of the present weights belong to the update.
+/// A rollout with its groups. It keeps the log-probabilities of three policies apart: the sampler's
+/// in `rollout.sampler_log_probs`, those of the weights that sampled in `rollout.log_probs`, and
+/// the reference's in `rollout.ref_log_probs`. The update computes those of the current weights.
 #[derive(Debug)]
 pub struct Experience {
-    /// Responses, scores, log-probabilities. The rows of a group are neighbours.
+    /// Responses, scores, log-probabilities. The rows of a group are adjacent.
     pub rollout: Rollout,
     /// The rows of each prompt.
     pub groups: Groups,
@@ -15,15 +15,15 @@ pub struct Experience {
     pub greedy: Option<Vec<Option<f64>>>,
     /// The distance between the sampler's policy and that of the training pass.
     pub mismatch: Mismatch,
-    /// Groups that were sampled and left out because their scores are all equal.
+    /// Number of sampled groups that were left out because all their scores are equal.
     pub left_out: usize,
-    /// Passes of each optimizer step of each epoch: epochs, minibatches, passes, rows. Groups are
-    /// whole in a minibatch.
+    /// The passes of each optimizer step: epochs, minibatches, passes, rows. A minibatch holds
+    /// only complete groups.
     pub schedule: Vec<Vec<Vec<Vec<usize>>>>,
 }
 
 impl Experience {
-    /// Share of groups whose scores are all equal, or that have fewer than two.
+    /// Share of groups whose scores are all equal, or that have fewer than two scores.
     pub fn equal_groups(&self) -> f64 {
         let scores = &self.rollout.shaped_scores;
         let equal = |rows: &&Vec<usize>| {

@@ -1,6 +1,6 @@
-//! Policy gradients of language models without a value function, from the scores of any reward:
-//! GRPO, Dr. GRPO, DAPO, RLOO, REINFORCE++, GSPO, CISPO, SAPO, DPPO-TV, ReMax, and combinations of
-//! one's own.
+//! Policy gradients for language models without a value function, with the scores of any
+//! reward: GRPO, Dr. GRPO, DAPO, RLOO, REINFORCE++, GSPO, CISPO, SAPO, DPPO-TV, ReMax, and custom
+//! combinations.
 //!
 //! ```text
 //! prompts ─► rollout ─► Experience ─► weigh ─► TokenWeights ─► update ─► Stats
@@ -8,15 +8,15 @@
 //!             │ scores, log-probs      │                      │ components, optimizer
 //! ```
 //!
-//! An [`Algorithm`] turns an [`Experience`] into weights of tokens for a few components of the loss
-//! ([`TokenWeights`]): policy gradient, likelihood, KL to the reference. Each component is divided by
-//! its own count over the whole optimizer batch, so that neither the size of a pass nor padding nor
-//! the order of groups changes a number. The trainer does not know which algorithm it runs: a
-//! [`NamedAlgorithm`] has the settings of its paper, a [`rl::Combination`] any others, and an
-//! implementation of the trait is one of your own.
+//! An [`Algorithm`] turns an [`Experience`] into token weights for up to three components of
+//! the loss ([`TokenWeights`]): policy gradient, likelihood, KL to the reference. Each component is
+//! divided by its own count over the whole optimizer batch, so that the size of a pass, padding and
+//! the order of groups do not change the result. The trainer is independent of the algorithm: a
+//! [`NamedAlgorithm`] has the settings of its paper, a [`rl::Combination`] any others, and a custom
+//! algorithm implements the trait.
 //!
-//! The loop is yours, see [`ReinforceTrainer`]; [`ReinforceTask`] gives it to [`train::drive`]
-//! instead, with checkpoints, samples and findings.
+//! [`ReinforceTrainer`] is for a training loop of your own; [`ReinforceTask`] runs it in
+//! [`train::drive`] instead, with checkpoints, samples and findings.
 
 mod algorithm;
 mod collect;

@@ -1,12 +1,12 @@
-//! Passes of an update: groups whole in each minibatch, equal prompts together in each pass.
+//! Schedule of an update: complete groups in each minibatch, equal prompts together in each pass.
 
 use rlaif_core::Seed;
 use rlaif_rl::{Groups, permutation};
 
-/// The passes of each minibatch of each epoch, groups in a new order in each epoch.
+/// The passes of each minibatch of each epoch. The order of groups changes with every epoch.
 ///
-/// Within a pass, first come the first responses to all its prompts, then the second ones: a policy
-/// then reads each prompt once ([`rlaif_lm::Policy::branch_hidden`]).
+/// A pass holds the first responses to all its prompts, then the second responses, and so on,
+/// so that a policy can compute each prompt once ([`rlaif_lm::Policy::branch_hidden`]).
 pub(crate) fn schedule(
     groups: &Groups,
     length: impl Fn(usize) -> usize,
@@ -45,7 +45,7 @@ fn passes(
     let together = microbatch / size;
     let mut of = of.to_vec();
     if of.len() > together {
-        // Short responses are not padded to long ones.
+        // Groups of similar length share a minibatch, so that short responses need little padding.
         let longest = |group: usize| groups.rows()[group].iter().map(|&row| length(row)).max();
         of.sort_by_key(|&group| (longest(group), group));
     }

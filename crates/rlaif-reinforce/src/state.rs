@@ -1,4 +1,4 @@
-//! The parts of a trainer that a checkpoint keeps.
+//! The parts of a trainer that a checkpoint stores.
 
 use rlaif_core::stats::RunningMoments;
 use rlaif_lm::{Policy, generate::GenerationConfig};
@@ -15,16 +15,16 @@ struct TrainerState {
     step: u64,
     moments: RunningMoments,
     optimizer: OptimizerProgress,
-    /// Settings that a resumed run would silently not reproduce.
+    /// Settings that would change the result of a resumed run without an error.
     seed: u64,
     generation: GenerationConfig,
 }
 
 impl<P: Policy> ReinforceTrainer<P> {
-    /// Writes everything that an uninterrupted run would have into a checkpoint: the weights that
-    /// are trained, the optimizer, the running moments and the step.
+    /// Writes the state of the trainer to a checkpoint: the trained weights, the optimizer, the
+    /// running moments and the step.
     ///
-    /// The state of the reward model and of the source of prompts is the caller's to keep.
+    /// The caller saves the state of the reward model and of the source of prompts.
     ///
     /// # Errors
     /// [`TrainError`] if a file cannot be written.
@@ -41,8 +41,8 @@ impl<P: Policy> ReinforceTrainer<P> {
         files.json("reinforce", &state)
     }
 
-    /// Goes on from a checkpoint, as if the run had never stopped. The trainer must be made as it
-    /// was made for that run: from the same weights, with the same settings.
+    /// Continues from a checkpoint as if the run had not stopped. Create the trainer as for
+    /// that run: from the same weights, with the same settings.
     ///
     /// # Errors
     /// [`RlError::State`] for another seed or other sampling, [`RlError::Train`] if a file is

@@ -25,7 +25,7 @@ impl<P: Policy> RlTrainer for ReinforceTrainer<P> {
         let own: Vec<Prompt> = rows.iter().map(|&row| prompts[row].clone()).collect();
         let seed = self.config().seed.derive("spare", self.steps_done());
         let dynamic = self.config().settings().dynamic_sampling.rounds > 0;
-        // The order is drawn where it is needed alone: data may be large.
+        // The order is drawn only if needed: data may be large.
         let order = if dynamic { permutation(prompts.len(), seed) } else { Vec::new() };
         let others = order.into_iter().filter(|row| !rows.contains(row));
         let mut spare = others.map(|row| prompts[row].clone());

@@ -63,7 +63,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         Self::with_algorithm(policy, reference, config, algorithm)
     }
 
-    /// As [`Self::new`], with an algorithm of one's own in place of the one that the settings name.
+    /// As [`Self::new`], with a custom algorithm in place of the one that the settings name.
     ///
     /// # Errors
     /// As [`Self::new`].

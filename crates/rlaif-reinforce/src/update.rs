@@ -1,4 +1,4 @@
-//! The third part of a step: epochs of minibatches over a rollout.
+//! Stage 3 of a step: epochs of minibatches over a rollout.
 
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use crate::{
     trainer::ReinforceTrainer,
 };
 
-/// The course of an update.
+/// Progress of an update.
 #[derive(Debug, Default)]
 struct Progress {
     /// Numbers of each optimizer step.
@@ -27,7 +27,7 @@ struct Progress {
     learning_rate: f64,
 }
 
-/// Numbers of an optimizer step, whose passes are added up.
+/// Metrics of an optimizer step, summed over its passes.
 #[derive(Debug, Clone, Copy, Default)]
 struct Numbers {
     total: f64,
@@ -73,7 +73,7 @@ struct Share<'a> {
 }
 
 impl<'a> Share<'a> {
-    /// `None` for a component that is absent, or has nothing that counts in these rows.
+    /// `None` if the component is absent, or no token of these rows counts.
     fn of(component: Option<&'a Weighted>, average: Average, rows: &[usize]) -> Option<Self> {
         let of = component?;
         let mask = rows_of_mask(&of.mask, rows);
@@ -81,7 +81,7 @@ impl<'a> Share<'a> {
         (count > 0.).then_some(Self { of, count })
     }
 
-    /// The share of a pass in the component's mean.
+    /// The contribution of a pass to the component's mean.
     fn loss(&self, average: Average, x: &Tensor, mask: &Mask) -> Tensor {
         average.sum(x, mask) / self.count
     }
@@ -102,12 +102,12 @@ struct Shares<'a> {
     policy_gradient: Option<Share<'a>>,
     likelihood: Option<Share<'a>>,
     kl: Option<Share<'a>>,
-    /// Tokens that count, for the means of numbers.
+    /// Number of tokens that count, for the means of metrics.
     tokens: f64,
 }
 
 impl<P: Policy> ReinforceTrainer<P> {
-    /// Trains on a rollout, and moves on to the next step.
+    /// Trains on a rollout, and advances to the next step.
     ///
     /// # Errors
     /// [`RlError::StaleRollout`], [`RlError::Rows`], [`RlError::Shape`], [`RlError::Order`] for a
@@ -181,7 +181,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         Ok(())
     }
 
-    /// Forward and backward over some rows.
+    /// Forward and backward pass over some rows.
     fn pass(
         &self,
         rollout: &Rollout,

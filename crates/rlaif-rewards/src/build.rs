@@ -304,7 +304,7 @@ fn policy_judge<A>(
         _ if top_p.is_some() || top_k.is_some() => {
             return Err(ProviderError::Setting {
                 setting: "sampling.temperature",
-                expected: "given beside `top_p` or `top_k`".to_owned(),
+                expected: "given together with `top_p` or `top_k`".to_owned(),
                 found: "nothing".to_owned(),
             });
         }

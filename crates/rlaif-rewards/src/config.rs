@@ -98,14 +98,14 @@ pub enum RewardConfig {
     Mean {
         /// Name in metrics.
         name: String,
-        /// Of which rewards.
+        /// The combined rewards.
         of: Vec<Self>,
     },
     /// [`crate::Minimum`].
     Minimum {
         /// Name in metrics.
         name: String,
-        /// Of which rewards.
+        /// The combined rewards.
         of: Vec<Self>,
     },
     /// [`crate::Scaled`].
@@ -165,7 +165,7 @@ pub enum RewardConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Term {
-    /// Its weight.
+    /// The weight.
     pub weight: f32,
     /// The reward.
     pub reward: RewardConfig,

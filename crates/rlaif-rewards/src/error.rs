@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use rlaif_core::{Fault, is_bad_input_file};
 
-/// Why a reward provider could not be made, or gave nothing.
+/// Errors of reward providers, on creation and on scoring.
 ///
-/// No variant holds an API key: texts of servers are cleared of it before they get here.
+/// No variant holds an API key: keys are removed from a server's texts before they get here.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProviderError {
-    /// A setting has a value that it cannot have.
+    /// A setting has an invalid value.
     #[error("`{setting}` must be {expected}, found {found}")]
     Setting {
         /// The setting.
@@ -21,7 +21,7 @@ pub enum ProviderError {
         found: String,
     },
     /// A regular expression is invalid.
-    #[error("the pattern `{pattern}` is no regular expression")]
+    #[error("the pattern `{pattern}` is not a valid regular expression")]
     Pattern {
         /// The pattern.
         pattern: String,
@@ -39,16 +39,17 @@ pub enum ProviderError {
     },
     /// There is no rubric of that name.
     #[error(
-        "there is no rubric `{name}`; there are {}, or write `instructions`, `template` and \
-         `scale` of your own", .known.join(", ")
+        "no rubric is called `{name}`; choose one of {}, or write your own `instructions`, \
+         `template` and `scale`",
+        .known.join(", ")
     )]
     Rubric {
         /// The name.
         name: String,
-        /// Those that there are.
+        /// The known names.
         known: Vec<&'static str>,
     },
-    /// A configuration cannot be read.
+    /// A configuration is invalid.
     #[error("{origin}{}: {problem}", Line(*.line))]
     Config {
         /// The file.
@@ -76,13 +77,13 @@ pub enum ProviderError {
         /// SQLite's message.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
-        /// True if another file must be named: this one is in a folder that does not exist, or
-        /// is not a database.
+        /// `true` if the user must name another file: the folder does not exist, or the file is not
+        /// a database.
         misnamed: bool,
     },
-    /// An API key is missing or cannot be one.
+    /// An API key is missing or malformed.
     #[cfg(feature = "judge")]
-    #[error("the environment variable `{variable}`, which is to hold the API key, {problem}")]
+    #[error("the environment variable `{variable}`, which should hold the API key, {problem}")]
     Key {
         /// The environment variable.
         variable: String,
@@ -92,8 +93,8 @@ pub enum ProviderError {
     /// The server does not accept the key.
     #[cfg(feature = "judge")]
     #[error(
-        "{api} does not accept the key of {key} ({status}: {message}); check that it is the key of \
-         this service, has not expired, and came over whole"
+        "{api} does not accept the key of {key} ({status}: {message}); check that it is the key \
+         of this service, has not expired, and was copied completely"
     )]
     Unauthorised {
         /// The service.
@@ -105,11 +106,11 @@ pub enum ProviderError {
         /// The server's message.
         message: String,
     },
-    /// The key is good and may not do this.
+    /// The key is valid, but has no permission for this.
     #[cfg(feature = "judge")]
     #[error(
-        "{api} does not let the key of {key} use `{model}` ({status}: {message}); ask for access to \
-         the model, or for the permission, where the key was made"
+        "{api} does not let the key of {key} use `{model}` ({status}: {message}); request access \
+         to the model, or the permission, where the key was created"
     )]
     Forbidden {
         /// The service.
@@ -123,11 +124,11 @@ pub enum ProviderError {
         /// The server's message.
         message: String,
     },
-    /// There is nothing at that address.
+    /// The server has no such API.
     #[cfg(feature = "judge")]
     #[error(
-        "there is no {api} at {url} ({status}: {message}); check `base_url`, which most servers \
-         want to end in /v1"
+        "there is no {api} at {url} ({status}: {message}); check `base_url`, which ends in /v1 \
+         for most servers"
     )]
     NoSuchPath {
         /// The service.
@@ -139,11 +140,11 @@ pub enum ProviderError {
         /// The server's message.
         message: String,
     },
-    /// There is no such model.
+    /// The server does not have the model.
     #[cfg(feature = "judge")]
     #[error(
-        "{api} at {url} knows no model `{model}` ({status}: {message}); check `model`, `region` \
-         and `base_url`"
+        "{api} at {url} does not know the model `{model}` ({status}: {message}); check `model`, \
+         `region` and `base_url`"
     )]
     UnknownModel {
         /// The service.
@@ -157,7 +158,7 @@ pub enum ProviderError {
         /// The server's message.
         message: String,
     },
-    /// The account has nothing left to spend.
+    /// The account's quota or budget is exhausted.
     #[cfg(feature = "judge")]
     #[error(
         "{api}: the account's quota or spend limit is reached ({status}: {message}); waiting does \
@@ -171,11 +172,11 @@ pub enum ProviderError {
         /// The server's message.
         message: String,
     },
-    /// The server refuses the requests as such.
+    /// The server refuses every request.
     #[cfg(feature = "judge")]
     #[error(
-        "{api} at {url} refuses every request ({status}: {message}); check the address and what \
-         the message names"
+        "{api} at {url} refuses every request ({status}: {message}); check the address, and \
+         follow the message"
     )]
     Refused {
         /// The service.
@@ -214,16 +215,16 @@ pub enum ProviderError {
         #[source]
         source: std::io::Error,
     },
-    /// A model that a configuration names is not to be found.
+    /// A model that a configuration names was not found.
     #[cfg(feature = "neural")]
-    #[error("the model `{location}` cannot be had")]
+    #[error("the model `{location}` could not be loaded")]
     ModelFolder {
         /// The folder or hub id.
         location: String,
-        /// Why.
+        /// The error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
-        /// True if the user's input is at fault, see [`Fault`].
+        /// `true` if the user's input is the cause, see [`Fault`].
         users: bool,
     },
     /// A model cannot be read or built.
@@ -238,21 +239,21 @@ pub enum ProviderError {
     #[cfg(feature = "neural")]
     #[error(transparent)]
     Text(#[from] rlaif_text::TextError),
-    /// A tokenizer, or its chat template, does not do what is asked of it.
+    /// A tokenizer, or its chat template, fails or is missing.
     #[cfg(feature = "neural")]
     #[error(transparent)]
     Codec(#[from] rlaif_core::CodecError),
-    /// A model does not take a setting.
+    /// A model does not support a setting.
     #[cfg(feature = "neural")]
     #[error(transparent)]
     Lm(#[from] rlaif_lm::LmError),
-    /// A device is not there.
+    /// A device is unavailable.
     #[cfg(feature = "neural")]
     #[error(transparent)]
     Torch(#[from] rlaif_torch::TorchError),
     /// A classifier lacks the label.
     #[cfg(feature = "neural")]
-    #[error("the classifier {model} needs a `label` of its own: {found}; its labels are {}", Labels(.known))]
+    #[error("the classifier {model} needs a `label`: {found}; its labels are {}", Labels(.known))]
     Label {
         /// The classifier.
         model: String,
@@ -261,16 +262,16 @@ pub enum ProviderError {
         /// The labels there are, in the order of the logits.
         known: Vec<String>,
     },
-    /// Model and tokenizer do not belong together.
+    /// Model and tokenizer do not match.
     #[cfg(feature = "neural")]
     #[error(
-        "the tokenizer {tokenizer} has ids up to {largest}, the model's embedding {rows} rows; \
-         they do not belong together"
+        "the tokenizer {tokenizer} has ids up to {largest}, but the model's embedding has {rows} \
+         rows; they do not belong together"
     )]
     Vocabulary {
         /// The tokenizer.
         tokenizer: String,
-        /// Its largest id.
+        /// The largest id.
         largest: usize,
         /// Rows of the model's embedding.
         rows: i64,
@@ -281,7 +282,7 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
-    /// Returns the error of a model whose folder cannot be had.
+    /// Returns the error of a model whose folder is unavailable.
     #[cfg(feature = "neural")]
     pub fn model_folder<E>(location: impl Into<String>, error: E) -> Self
     where

@@ -1,4 +1,4 @@
-//! Configuration files: TOML as types, with errors that help and show no key.
+//! Configuration files: TOML as Rust types, with errors that help and never show a key.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ pub(crate) fn read(path: &Path) -> Result<String, ProviderError> {
         .map_err(|source| ProviderError::File { path: path.to_owned(), source })
 }
 
-/// The TOML of a file as a type of the caller's: configurations that hold rewards, and are to be
-/// as helpful about a wrong key.
+/// Reads a TOML file as a type of the caller's, for configurations that contain rewards and need
+/// the same detail about a wrong key.
 ///
 /// # Errors
 /// [`ProviderError::File`]; [`ProviderError::Config`] names the line, the unknown key and the
@@ -23,7 +23,7 @@ pub fn read_toml<T: DeserializeOwned + Serialize>(path: &Path) -> Result<T, Prov
     parse(&read(path)?, &path.display().to_string())
 }
 
-/// TOML as a type. The error has the line's number and never its text, which might be a key.
+/// Parses TOML. The error has the line's number and never its text, which might be a key.
 pub(crate) fn parse<T>(text: &str, origin: &str) -> Result<T, ProviderError>
 where
     T: DeserializeOwned + Serialize,
@@ -37,7 +37,7 @@ where
     };
     let table: toml::Table = toml::from_str(text).map_err(|error| failed(error, None))?;
     let parsed = toml::from_str(text).map_err(|error| failed(error, Some(&table)))?;
-    // As it is written, and as the type has it: 1e39 is too much for an f32.
+    // Checked as written and as parsed: 1e39 is too large for an f32.
     check_finite(&table).and_then(|()| check_finite(&parsed)).map_err(|source| {
         let (origin, line) = (origin.to_owned(), None);
         ProviderError::Config { origin, line, problem: source.to_string() }
@@ -45,8 +45,8 @@ where
     Ok(parsed)
 }
 
-/// serde's message on TOML in words: with the nearest known key where one is unknown, and without
-/// texts of the file, of which one might be an API key in the wrong place.
+/// Rewords serde's message on TOML: with the nearest known key for an unknown one, and without
+/// texts of the file, one of which might be an API key in the wrong place.
 ///
 /// ```
 /// let said = "unknown field `modle`, expected one of `kind`, `model`";
@@ -83,8 +83,8 @@ pub fn describe_toml(message: &str) -> String {
     format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
 }
 
-/// The key of a value that serde refuses for its type, where its message does not name one: in a table
-/// of one kind or another. The value that the message describes is looked for; `None` if it is there
+/// Finds the key of a value of the wrong type if serde's message does not name it, as in a table of
+/// one of several kinds. It looks for the value that the message describes; `None` if it occurs
 /// more than once.
 ///
 /// ```
@@ -129,7 +129,8 @@ pub fn wrong_key(message: &str, table: &toml::Table) -> Option<String> {
     if found.len() == 1 { found.pop() } else { None }
 }
 
-/// "invalid type: string "x", expected u64" without the text of strings and with words for types.
+/// "invalid type: string "x", expected u64" without the text of strings, and with the usual names
+/// of types.
 fn wrong_type(message: &str) -> String {
     let Some((before, expected)) = message.rsplit_once(", expected ") else {
         return "the value is invalid".to_owned();
@@ -202,7 +203,7 @@ mod tests {
             assert!(error.starts_with("r.toml: `terms[0].weight` = "), "{weight}: {error}");
         }
         RewardConfig::from_toml(&sum("1e38"), "r.toml").unwrap();
-        // Where a type would make null of it.
+        // For values that a type would convert to null.
         #[cfg(feature = "judge")]
         {
             let judge = "rubric = 'quality'\n[api]\nkind = 'openai'\nmodel = 'm'\n\

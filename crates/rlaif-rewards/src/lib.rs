@@ -19,7 +19,7 @@
 //! |---|---|
 //! | [`combine`] | sums, minimum, scaling, clipping, running normalisation, gate, fallback, cache |
 //! | [`rules`] | length, repetition, format, forbidden words, overlap with a reference |
-//! | [`rubric`] | what a judge is asked and how its answer is read, whoever answers |
+//! | [`rubric`] | questions to judges, and the reading of their answers |
 //! | `judge` (feature `judge`) | LLM judges over HTTP APIs, reward servers, `judge::run` |
 //! | `neural` (feature `neural`) | classifiers, reward models with a scalar head, local policies as judges |
 //!

@@ -277,7 +277,7 @@ fn sampling_parameters_that_a_model_refuses_are_left_out() {
     let judge = keyed(&toml);
     assert_eq!(score(&judge), 2.);
     assert_eq!(server.requests().len(), 4);
-    // Learnt once: the next question goes through at once.
+    // Learned once: the next question goes through at once.
     assert_eq!(judge.score(&[Exchange::new("p", "other")]).unwrap().total[0].unwrap().get(), 2.);
     assert_eq!(server.requests().len(), 5);
 }
@@ -308,7 +308,7 @@ fn what_concerns_every_row_stops_at_once() {
     );
     let (error, asked) = failure(404, message("The model `m` does not exist."));
     assert!(matches!(error, ProviderError::UnknownModel { .. }) && asked == 1, "{error}");
-    assert!(error.to_string().contains("knows no model `m`"), "{error}");
+    assert!(error.to_string().contains("does not know the model `m`"), "{error}");
     let (error, asked) =
         failure(429, json!({"error": {"message": "m", "code": "insufficient_quota"}}));
     assert!(matches!(error, ProviderError::SpendLimit { .. }) && asked == 1, "{error}");

@@ -98,7 +98,7 @@ fn pairs_and_joined_texts_are_read_as_the_pipeline_reads_them() {
     let reward = not_hate();
     let options = || ClassifierOptions::preset(Preset::NotHate);
     let pair = reward.with(options().input(Input::Pair)).unwrap();
-    // A single pair with an empty second text is no pair to transformers, in a batch it is.
+    // A single pair with an empty second text is not a pair for transformers, but in a batch it is.
     let (rows, want): (Vec<Exchange<'_>>, Vec<f64>) = batch
         .iter()
         .zip(&goldens.pair)

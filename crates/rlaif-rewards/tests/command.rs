@@ -105,7 +105,7 @@ fn a_configuration_that_says_something_wrong_is_refused_with_advice() {
         ),
         (
             "rubric = \"toxicity\"\n[api]\nkind = \"anthropic\"\nmodel = \"m\"".to_owned(),
-            "`ANTHROPIC_API_KEY`, which is to hold the API key, is not set",
+            "`ANTHROPIC_API_KEY`, which should hold the API key, is not set",
         ),
         (
             "rubric = \"summary\"\n[api]\nkind = \"anthropic\"\nmodel = \"m\"\napi_key_env = \"K\""

@@ -105,7 +105,7 @@ fn no_key_reaches_an_output_an_error_or_the_cache() {
     ];
     let mut sent_with_key = 0;
     for (at, api) in apis.iter().enumerate() {
-        // Everything that the request had, back in whatever is answered.
+        // Echoes everything in the request in its answer.
         let status = Arc::new(Mutex::new(200));
         let now = status.clone();
         let server = Server::start(move |request| {

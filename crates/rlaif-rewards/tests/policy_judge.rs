@@ -59,7 +59,7 @@ fn batch() -> Vec<Exchange<'static>> {
 #[test]
 fn an_expectation_is_that_of_the_policys_own_probabilities() {
     let (policy, codec) = (policy(), codec());
-    // The tokens that write the numbers 0 to 9, with whatever space around them.
+    // The tokens that write the numbers 0 to 9, with any space around them.
     let digits: Vec<(u32, f64)> = (0..codec.embedding_rows() as u32)
         .filter_map(|id| {
             let text = codec.decode(&[id], Specials::Exclude).unwrap();
@@ -89,7 +89,7 @@ fn an_expectation_is_that_of_the_policys_own_probabilities() {
         })
         .collect();
     let judge = PolicyJudge::new(rubric, policy, codec).unwrap();
-    // One token: then it is the first that counts, whatever is written.
+    // One token: then the first counts, regardless of the text.
     let judge = judge.writing(one_token()).unwrap();
     let scores = judge.score(&batch()).unwrap();
     let (name, coverage) = &scores.parts[0];
@@ -190,7 +190,7 @@ impl TextCodec for Recording {
     }
 }
 
-/// A judge whose tokenizer is the fixture of that name, and what its policy is asked.
+/// A judge whose tokenizer is the fixture of that name, and its policy's input.
 fn recorded(tokenizer: &str) -> (PolicyJudge, HfTokenizer, Arc<Mutex<Vec<Vec<u32>>>>) {
     let read = || HfTokenizer::from_folder(text_fixture(tokenizer)).unwrap();
     let config = Config::from_value(serde_json::json!({
@@ -204,7 +204,7 @@ fn recorded(tokenizer: &str) -> (PolicyJudge, HfTokenizer, Arc<Mutex<Vec<Vec<u32
     let seen = Arc::<Mutex<Vec<Vec<u32>>>>::default();
     let codec = Recording { codec: read(), seen: seen.clone() };
     let judge = PolicyJudge::new(rubric(AnswerForm::Number), policy, codec).unwrap();
-    // What it is asked is all that counts here.
+    // Only the policy's input counts here.
     let judge = judge.writing(one_token()).unwrap();
     (judge, read(), seen)
 }

@@ -1,4 +1,4 @@
-//! Rewards of tokens to advantages.
+//! From token rewards to advantages.
 
 use rlaif_lm::{Mask, Whiten};
 use rlaif_train::{Advantages, gae};
@@ -12,22 +12,22 @@ use crate::{error::RlError, rollout::Rollout};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Whitening {
-    /// It stays.
+    /// Unchanged.
     None,
     /// Over the tokens of the whole batch. Rewards keep their mean, advantages have mean 0.
     Batch,
 }
 
 impl Whitening {
-    /// The tensor as it is, or whitened over the tokens that count. With fewer than two of them,
-    /// there is no variance to divide by, and it stays.
+    /// Returns the tensor unchanged, or whitened over the tokens that count. With fewer than two
+    /// such tokens there is no variance to divide by, and the tensor is unchanged.
     pub fn of(self, x: Tensor, mask: &Mask, tokens: usize, how: Whiten) -> Tensor {
         if self == Self::Batch && tokens > 1 { mask.whiten(&x, how) } else { x }
     }
 }
 
-/// Estimates advantages from the rewards of tokens. The estimator tells PPO, RLOO, REINFORCE++ and
-/// GRPO apart before the loss.
+/// Estimates advantages from token rewards. Up to the loss, PPO, RLOO, REINFORCE++ and GRPO differ
+/// only in this estimator.
 ///
 /// ```
 /// use rlaif_rl::{Advantage, RlError, Rollout, train::Advantages};
@@ -45,13 +45,13 @@ impl Whitening {
 /// }
 /// ```
 pub trait Advantage {
-    /// Advantages and returns, `[B, T]` each, of rewards `[B, T]`.
+    /// Advantages and returns, `[B, T]` each, from rewards `[B, T]`.
     ///
     /// # Errors
     /// [`RlError`] for a rollout that lacks what the estimate needs.
     fn of(&self, rollout: &Rollout, rewards: &Tensor) -> Result<Advantages, RlError>;
 
-    /// True if the rollout needs the values of a value function.
+    /// `true` if the rollout needs the values of a value function.
     fn needs_values(&self) -> bool {
         false
     }
@@ -91,7 +91,8 @@ mod tests {
     const LEAVE_ONE_OUT: AdvantageEstimator =
         AdvantageEstimator::LeaveOneOut { scale: Scale::None };
 
-    /// Responses of these lengths to records of these ids; those without a score do not count.
+    /// Responses of the given lengths to records with the given ids; those without a score do not
+    /// count.
     fn rollout(rows: &[(&str, usize, Option<f64>)]) -> Rollout {
         let spec = LmSpec {
             model_type: "llama".to_owned(),

@@ -6,12 +6,13 @@ use tch::Tensor;
 
 use crate::{batch::gather, error::RlError};
 
-/// The models that are asked about the tokens of responses, and how.
+/// The models that compute quantities for the tokens of responses, and their settings.
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
-    /// The policy that is trained.
+    /// The trained policy.
     pub policy: &'a dyn Policy,
-    /// Mode of the policy: as in training, so that the first ratio of an update is exactly 1.
+    /// Mode of the policy's forward pass: the same as in training, so that the first ratio of an
+    /// update is exactly 1.
     pub forward: Forward<'a>,
     /// The value function, for algorithms that have one.
     pub critic: Option<&'a dyn ValueFunction>,
@@ -35,7 +36,7 @@ impl std::fmt::Debug for Asking<'_> {
     }
 }
 
-/// Values that the models give each token, f32 `[B, T]`; unspecified where there is no token.
+/// Quantities of each token, f32 `[B, T]`; unspecified where there is no token.
 #[derive(Debug)]
 pub struct Asked {
     /// log π(y_t).
@@ -49,7 +50,7 @@ pub struct Asked {
 }
 
 impl Asking<'_> {
-    /// Asks about the responses, computed in the batches of `chunks`, which together are all rows.
+    /// Computes the quantities in the batches of `chunks`, which together contain every row.
     ///
     /// # Errors
     /// [`RlError::Lm`] if a model refuses its input or fails.
@@ -63,15 +64,15 @@ impl Asking<'_> {
         let mut pieces: [Vec<Tensor>; 4] = Default::default();
         for rows in chunks {
             let (x, y) = (prompts.select(rows)?, responses.select(rows)?);
-            // With gradients recorded, though none is wanted: libtorch chooses other kernels
-            // without, and the ratio of the first minibatch would be 1 but for rounding.
+            // Gradients are recorded although none is needed: without them libtorch chooses other
+            // kernels, and the ratio of the first minibatch would be 1 only up to rounding.
             let (hidden, head, log_probs, values) = {
                 let found = policy_log_probs(self.policy, &x, &y, self.forward, temperature)?;
                 let values = match self.critic {
                     Some(critic) => Some(critic.values(&x, &y, &found.hidden)?.detach()),
                     None => None,
                 };
-                // The graph is gone before the reference's pass.
+                // The graph is freed before the reference's pass.
                 (found.hidden.detach(), found.head, found.log_probs.detach(), values)
             };
 

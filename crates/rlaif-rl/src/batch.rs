@@ -1,10 +1,11 @@
-//! Rows of a batch: which tokens count, orders, pieces.
+//! Rows of a batch: the tokens that count, orders, chunks.
 
 use rlaif_core::Seed;
 use rlaif_lm::{LmError, Mask, TokenBatch};
 use tch::{Device, Kind, Tensor};
 
-/// The mask of tokens that count: those of responses with a score, less the first `skipped`.
+/// The mask of tokens that count: those of responses with a score, without the first `skipped`
+/// tokens.
 pub fn counted(responses: &TokenBatch, scores: &[Option<f64>], skipped: usize) -> Mask {
     let width = responses.width();
     let real: Vec<bool> = responses
@@ -19,19 +20,19 @@ pub fn counted(responses: &TokenBatch, scores: &[Option<f64>], skipped: usize) -
     Mask::new(Tensor::from_slice(&real).view(shape).to_device(responses.ids().device()))
 }
 
-/// An order of `n` rows: Fisher and Yates, with numbers derived from the seed.
+/// A random order of `n` rows: a Fisher–Yates shuffle with numbers derived from the seed.
 pub fn permutation(n: usize, seed: Seed) -> Vec<usize> {
     let mut order: Vec<usize> = (0..n).collect();
     for i in (1..n).rev() {
-        // The bias of a 64-bit remainder is beyond measure at these sizes.
+        // The bias of a 64-bit remainder is negligible at these sizes.
         let j = seed.derive("swap", i as u64).get() % (i as u64 + 1);
         order.swap(i, usize::try_from(j).expect("below n"));
     }
     order
 }
 
-/// The passes over one minibatch: its rows in their order if one pass takes them all, else sorted
-/// by the lengths of their responses, so that short ones are not padded to long ones.
+/// The passes over one minibatch. If one pass takes all rows, they keep their order; otherwise they
+/// are sorted by the lengths of their responses, which reduces padding.
 ///
 /// ```
 /// let lengths = [3, 1, 2, 1];
@@ -51,8 +52,8 @@ pub fn passes(
     rows.chunks(size).map(<[usize]>::to_vec).collect()
 }
 
-/// Rows that were computed in pieces, in the order of the batch and at its width: `pieces` are
-/// `[b, t]` with t at most `width`, for the rows of `chunks` in turn.
+/// Joins rows that were computed in chunks, in the order of the batch and at its width: `pieces`
+/// are `[b, t]` with t at most `width`, for the rows of each of `chunks`.
 pub(crate) fn gather(
     pieces: &[Tensor],
     chunks: &[Vec<usize>],
@@ -74,7 +75,7 @@ pub(crate) fn gather(
     Ok(all.f_index_select(0, &Tensor::from_slice(&places).to_device(all.device()))?)
 }
 
-/// The rows of a tensor `[B, T]`, at width `width`.
+/// Selects rows of a tensor `[B, T]`, at width `width`.
 pub fn pick(x: &Tensor, rows: &[usize], width: usize) -> Tensor {
     let index: Vec<i64> = rows.iter().copied().map(int).collect();
     x.narrow(1, 0, int(width)).index_select(0, &Tensor::from_slice(&index).to_device(x.device()))
@@ -90,7 +91,7 @@ pub(crate) fn int(n: usize) -> i64 {
     i64::try_from(n).expect("a size fits 63 bits")
 }
 
-/// Scores as a tensor f32 `[B]`, 0 where there is none.
+/// Scores as a tensor f32 `[B]`, 0 for a missing score.
 pub fn score_tensor(scores: &[Option<f64>], device: Device) -> Tensor {
     let values: Vec<f64> = scores.iter().map(|score| score.unwrap_or(0.)).collect();
     Tensor::from_slice(&values).to_kind(Kind::Float).to_device(device)

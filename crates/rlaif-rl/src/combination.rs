@@ -34,7 +34,7 @@ pub struct Usage {
 }
 
 impl Combination {
-    /// Everything that is known to be wrong: what is refused, and what is a warning.
+    /// Returns every known fault of the combination: errors and warnings.
     ///
     /// ```
     /// use rlaif_rl::{
@@ -71,10 +71,10 @@ impl Combination {
         found
     }
 
-    /// Checks every number by itself.
+    /// Checks every number on its own.
     ///
     /// # Errors
-    /// [`BadSetting`] names the first that is out of range.
+    /// [`BadSetting`] names the first number that is out of range.
     pub fn check(&self) -> Result<(), BadSetting> {
         for (name, value) in self.advantage.numbers() {
             let field = match name {
@@ -91,7 +91,7 @@ impl Combination {
 }
 
 impl PolicyObjective {
-    /// The mean over tokens of this surrogate with the ratio of tokens, without KL and corrections.
+    /// The token mean of this surrogate with token ratios, without KL and corrections.
     pub fn new(surrogate: Surrogate) -> Self {
         Self {
             ratio: RatioLevel::Token,

@@ -2,30 +2,31 @@
 
 use rlaif_train::KlEstimator;
 
-/// Something known to be wrong with a combination: [`CombinationConcern::setting`] names the
-/// setting, and what is displayed says why.
+/// A known fault of a combination: [`CombinationConcern::setting`] names the setting, and the
+/// message gives the reason.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CombinationConcern {
-    /// Refused: a group of one where responses of a group are compared.
+    /// Refused: a group of one response in an algorithm that compares the responses of a group.
     #[error(
-        "is {found}: the advantages compare the responses to one prompt, and a response alone has \
-         nothing to be compared with; take at least 2, or the advantage `to_go` or `greedy`"
+        "is {found}: the advantages compare the responses to one prompt, and a single response \
+         has none to be compared with; take at least 2, or the advantage `to_go` or `greedy`"
     )]
     GroupOfOne {
         /// Responses to a prompt.
         found: usize,
     },
-    /// Refused: CISPO that scales the loss down where nothing has moved.
+    /// Refused: bounds of CISPO that scale the loss down even for an unchanged policy.
     #[error(
-        "is {most}: the ratio is 1 where the policy has not moved, and would be cut to {most}, which \
-         only scales the learning rate; this is a bound of the ratio itself, so take 5, say"
+        "is {most}: the ratio is 1 where the policy has not moved, and would be cut to {most}, \
+         which only scales the learning rate; this is a bound of the ratio itself, so take 5, for \
+         example"
     )]
     TruncatedBelowOne {
         /// The largest weight.
         most: f64,
     },
-    /// Refused: bounds of a correction without 1 between them.
+    /// Refused: bounds of a correction that do not include 1.
     #[error(
         "is {least} to {most}: the ratio is 1 where sampler and training pass agree, and these bounds \
          leave it out"
@@ -36,7 +37,7 @@ pub enum CombinationConcern {
         /// The largest.
         most: f64,
     },
-    /// Refused: the sampler's difference counted twice.
+    /// Refused: the difference of the sampler would count twice.
     #[error(
         "is set, while the anchor is the sampler: the ratio holds the difference between sampler and \
          training pass already, and the weight would count it twice; take the anchor `trainer`, or no \
@@ -60,7 +61,7 @@ pub enum CombinationConcern {
          soon as the policy has moved; set `weighted` to true"
     )]
     UnweightedK3,
-    /// A warning: a clip that never acts.
+    /// A warning: a clip that never takes effect.
     #[error(
         "is {low} and {high} with the ratio of a sequence, a mean over tokens that stays far closer to 1 \
          than the ratio of a token: it never clips; the paper has 0.0003 and 0.0004"
@@ -71,13 +72,13 @@ pub enum CombinationConcern {
         /// ε above.
         high: f64,
     },
-    /// A warning: a ratio of responses under a mean over tokens.
+    /// A warning: the ratio of a response together with a mean over tokens.
     #[error(
         "is `tokens`, while the ratio is that of a response: its loss then counts once for each of its \
          tokens, so that long responses weigh more; take `responses`"
     )]
     SequenceRatioOverTokens,
-    /// A warning: several steps on a rollout without a ratio.
+    /// A warning: several optimizer steps on a rollout without a ratio.
     #[error(
         "is `reinforce`, while {updates} optimizer steps are made on a rollout: after the first of them \
          the responses are those of another policy, and nothing corrects for it; make one step, or take \
@@ -87,13 +88,13 @@ pub enum CombinationConcern {
         /// Optimizer steps on a rollout.
         updates: u64,
     },
-    /// A warning: a value in place of missing scores.
+    /// A warning: a fixed value for missing scores.
     #[error(
         "is a value: a response that no judge could score would move the baseline of its whole group; \
          take `drop`"
     )]
     PlaceholderScore,
-    /// A warning: the deviation of a group of two.
+    /// A warning: the standard deviation of a group of two.
     #[error(
         "is 2, and advantages are divided by the deviation of the group: of two different scores the \
          advantages are then always ±0.71, however far apart they are; take more responses, or the scale \
@@ -103,7 +104,7 @@ pub enum CombinationConcern {
 }
 
 impl CombinationConcern {
-    /// The setting by its path.
+    /// The setting's path.
     pub fn setting(&self) -> &'static str {
         match self {
             Self::GroupOfOne { .. } | Self::DeviationOfTwo => "group_size",
@@ -117,7 +118,7 @@ impl CombinationConcern {
         }
     }
 
-    /// True if training must not be done with it; the others are warnings.
+    /// `true` if the combination is an error; the others are warnings.
     pub fn is_refused(&self) -> bool {
         matches!(
             self,

@@ -7,10 +7,10 @@ use tch::{Kind, Tensor};
 
 use crate::{batch::host, ratio::RatioLevel};
 
-/// Weight of the policy's loss by `w = π_old(y) / π_sampler(y)`, where π_old is computed by the
-/// training pass with the weights that sampled: 1 if sampler and training pass compute the same.
+/// Weights the policy's loss by `w = π_old(y) / π_sampler(y)`. The training pass computes π_old
+/// with the weights that sampled, so w is 1 if sampler and training pass agree.
 ///
-/// Tokens of which the sampler does not tell the probability (NaN) have a ratio of 1.
+/// A token for which the sampler gives no probability (NaN) has a ratio of 1.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Correction {
@@ -28,7 +28,7 @@ pub enum Correction {
         /// The largest weight.
         most: f64,
     },
-    /// `w` within the bounds and 0 beyond them: masked importance sampling; at the level of tokens
+    /// `w` within the bounds and 0 outside: masked importance sampling; with token ratios this is
     /// IcePop ([Zhao et al. 2025](https://arxiv.org/abs/2510.18855)).
     Mask {
         /// The ratio w.
@@ -42,7 +42,7 @@ pub enum Correction {
 }
 
 impl Correction {
-    /// IcePop: tokens whose ratio is outside the bounds have no gradient.
+    /// IcePop: tokens with a ratio outside the bounds have no gradient.
     pub const fn ice_pop(least: f64, most: f64) -> Self {
         Self::Mask { level: RatioLevel::Token, least, most }
     }
@@ -75,7 +75,7 @@ impl Correction {
         }
     }
 
-    /// The bounds, by their names.
+    /// The bounds, with their names.
     pub(crate) fn bounds(self) -> Option<(f64, f64)> {
         match self {
             Self::None => None,
@@ -86,7 +86,7 @@ impl Correction {
     }
 }
 
-/// `old − sampler`, 0 where the sampler does not tell.
+/// `old − sampler`, 0 where the sampler gives no probability.
 fn differences(old: &Tensor, sampler: &Tensor) -> Tensor {
     let difference = old - sampler;
     let known = difference.isnan().logical_not();
@@ -94,7 +94,7 @@ fn differences(old: &Tensor, sampler: &Tensor) -> Tensor {
 }
 
 /// Distance between the sampler's policy and that of the training pass, over the tokens that count
-/// and of which the sampler tells the probability.
+/// and for which the sampler gives a probability.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Mismatch {
     /// Mean of `ρ − log ρ − 1` with ρ = π_old / π_sampler: an estimate of KL(π_sampler ‖ π_old),
@@ -121,8 +121,8 @@ impl Mismatch {
 }
 
 /// Off-policy sequence masking ([DeepSeek-V3.2](https://arxiv.org/abs/2512.02556), equation 9): a
-/// response with a negative advantage has no loss where the policy has moved further than
-/// `most_kl` from the sampler, in nats per token: `mean_t (log π_sampler − log π) > most_kl`.
+/// response with a negative advantage has no loss if the policy is further than `most_kl` from the
+/// sampler, in nats per token: `mean_t (log π_sampler − log π) > most_kl`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OffPolicyMask {
@@ -131,7 +131,7 @@ pub struct OffPolicyMask {
 }
 
 impl OffPolicyMask {
-    /// 1 where a token's loss counts and 0 where it does not, `[B, T]`, without gradient.
+    /// 1 for a token whose loss counts, else 0, `[B, T]`, without gradient.
     pub fn of(
         self,
         advantages: &Tensor,

@@ -7,17 +7,17 @@ use rlaif_train::TrainError;
 
 use crate::concern::CombinationConcern;
 
-/// Why a step could not be made.
+/// Reasons why a step failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RlError {
-    /// A setting out of range, or two that do not go together.
+    /// A setting out of range, or two incompatible settings.
     #[error(transparent)]
     Setting(#[from] BadSetting),
-    /// A setting of generation with which responses cannot be trained on.
+    /// A setting of generation that is not suitable for training on the responses.
     #[error("`generation.{setting}` {0}", setting = .0.setting())]
     Rollout(#[source] RolloutConcern),
-    /// Settings that are known to be wrong together.
+    /// A combination of settings that is known to be wrong.
     #[error("`{setting}` {0}", setting = .0.setting())]
     Combination(#[source] CombinationConcern),
     /// A batch of another size than `batch_size`.
@@ -26,14 +26,14 @@ pub enum RlError {
          row of the batch"
     )]
     Rows {
-        /// Of what there are too few or too many.
+        /// The rows whose number is wrong.
         what: &'static str,
         /// `batch_size`.
         expected: usize,
         /// The number found.
         found: usize,
     },
-    /// A response without a token: there is nothing to learn from, and nowhere to put its score.
+    /// A response without a token: no token could carry its score.
     #[error("response {row} has no token; a response has at least one, EOS included")]
     EmptyResponse {
         /// Row of the batch, from 0.
@@ -49,26 +49,27 @@ pub enum RlError {
     },
     /// A response without a score, where `scores.missing` is `error`.
     #[error(
-        "reward `{reward}` gave response {row} no score: {reason}; set `scores.missing` (in a run file \
-         `ppo.scores.missing`, with --resume as well) to `drop` or to a value to go on without one"
+        "reward `{reward}` gave response {row} no score: {reason}; set `scores.missing` (in a run \
+         file `ppo.scores.missing`, with --resume as well) to `drop` or to a value to continue \
+         without one"
     )]
     NoScore {
         /// The reward model.
         reward: String,
         /// Row of the batch, from 0.
         row: usize,
-        /// Why there is none.
+        /// The reason for the missing score.
         reason: String,
     },
     /// No response of the batch has a score.
     #[error(
-        "reward `{reward}` gave none of the batch's responses a score, so there is nothing to learn from; \
+        "reward `{reward}` gave none of the batch's responses a score, so there is nothing to train on; \
          the first reason: {reason}"
     )]
     NothingScored {
         /// The reward model.
         reward: String,
-        /// Why the first response has none.
+        /// The reason for the first missing score.
         reason: String,
     },
     /// Log-probabilities of a sampler that are not one for each token of its response.
@@ -104,7 +105,7 @@ pub enum RlError {
         /// The rollout's.
         found: u64,
     },
-    /// A tensor of a rollout, or of its advantages, that is not one number for each token.
+    /// A tensor of a rollout, or of its advantages, that does not have one number per token.
     #[error(
         "`{what}` has shape {found:?}; expected {expected:?}, a number for each token of the \
          rollout's responses"
@@ -114,10 +115,10 @@ pub enum RlError {
         what: &'static str,
         /// `[B, T]`.
         expected: [i64; 2],
-        /// Its shape.
+        /// The shape found.
         found: Vec<i64>,
     },
-    /// An order of rows with one that the rollout does not have.
+    /// An order that names a row which the rollout does not have.
     #[error("`orders` of the rollout: epoch {epoch} takes row {row}; expected rows below {rows}")]
     Order {
         /// The epoch, from 0.
@@ -174,9 +175,10 @@ impl Fault for RlError {
             Self::Combination(_) => true,
             // A reward without scores where settings demand them, or another run's checkpoint.
             Self::NoScore { .. } | Self::State { .. } => true,
-            // A whole batch without a verdict: the service behind the reward, not the input.
+            // A whole batch without a score is a fault of the service behind the reward, not of the
+            // input.
             Self::NothingScored { .. } => false,
-            // The caller's own loop.
+            // Faults of the caller's own loop.
             Self::Rows { .. }
             | Self::EmptyResponse { .. }
             | Self::Score { .. }

@@ -1,4 +1,4 @@
-//! Advantages without a value function: a response compared with others.
+//! Advantages without a value function: comparison of a response with others.
 
 use rlaif_lm::{Mask, Whiten};
 use rlaif_train::Advantages;
@@ -8,11 +8,12 @@ use tch::{Kind, Tensor};
 
 use crate::{advantage::Advantage, batch::host, error::RlError, groups::Groups, rollout::Rollout};
 
-/// Estimator of advantages that needs no value function.
+/// An estimator of advantages without a value function.
 ///
 /// `r_i` is the sum of the rewards of response i, `k` the number of responses to its prompt that
-/// have a score. A response without a score (without a token that counts) has the advantage 0, and
-/// is in no mean and no deviation; where no other response has a score, the advantage is 0 as well.
+/// have a score. A response without a score (and so without a token that counts) has the advantage
+/// 0 and enters no mean and no deviation. If no other response has a score, the advantage is 0 as
+/// well.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum AdvantageEstimator {
@@ -45,7 +46,7 @@ pub enum AdvantageEstimator {
     WhitenedGroupMean,
 }
 
-/// Divisor of the advantages of responses. Deviations have Bessel's correction (n − 1).
+/// Divisor of a response's advantage. Standard deviations have Bessel's correction (n − 1).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Scale {
@@ -70,12 +71,12 @@ pub enum Scale {
     },
 }
 
-/// The rewards of a batch, as an [`AdvantageEstimator`] reads them.
+/// The rewards of a batch, as the input of an [`AdvantageEstimator`].
 #[derive(Debug, Clone, Copy)]
 pub struct Rewarded<'a> {
     /// The reward of each token, `[B, T]` ([`crate::token_rewards`]).
     pub rewards: &'a Tensor,
-    /// The tokens that count; of a response without a score, none.
+    /// The tokens that count; a response without a score has none.
     pub mask: &'a Mask,
     /// The rows of each prompt.
     pub groups: &'a Groups,
@@ -85,7 +86,7 @@ pub struct Rewarded<'a> {
 }
 
 impl AdvantageEstimator {
-    /// The advantage of each token, `[B, T]` in the kind of the rewards, 0 where masked.
+    /// The advantage of each token, `[B, T]` in the dtype of the rewards, 0 where masked.
     ///
     /// # Errors
     /// [`RlError::NoGreedy`] if the scores of greedy responses are needed and absent.
@@ -138,12 +139,13 @@ impl AdvantageEstimator {
         })
     }
 
-    /// True if responses are compared within a group, so that a group of one teaches nothing.
+    /// `true` if the estimator compares responses within a group: then a group of one has no
+    /// learning signal.
     pub fn compares_groups(self) -> bool {
         !matches!(self, Self::Greedy | Self::ToGo { .. })
     }
 
-    /// True if advantages are divided by the deviation of a group.
+    /// `true` if advantages are divided by the standard deviation of a group.
     pub(crate) fn divides_by_group(self) -> bool {
         matches!(
             self,
@@ -152,7 +154,7 @@ impl AdvantageEstimator {
         )
     }
 
-    /// The numbers that the settings name, by their names.
+    /// The numbers among the settings, with their names.
     pub(crate) fn numbers(self) -> Vec<(&'static str, f64)> {
         let of_scale = |scale| match scale {
             Scale::None => Vec::new(),
@@ -169,7 +171,7 @@ impl AdvantageEstimator {
 }
 
 impl Advantage for AdvantageEstimator {
-    /// The estimate with groups by the ids of the rollout's records.
+    /// The estimate, with groups by the ids of the rollout's records.
     fn of(&self, rollout: &Rollout, rewards: &Tensor) -> Result<Advantages, RlError> {
         let groups = Groups::of_records(&rollout.records);
         let mask = &rollout.mask;
@@ -180,8 +182,8 @@ impl Advantage for AdvantageEstimator {
     }
 }
 
-/// `Σ_{s≥t} γ^{s−t} r_s` over the tokens that count, `[B, T]`, 0 elsewhere: the sum passes over
-/// tokens that do not count, without a discount for them.
+/// `Σ_{s≥t} γ^{s−t} r_s` over the tokens that count, `[B, T]`, 0 elsewhere. Tokens that do not
+/// count add nothing and no discount.
 pub fn returns_to_go(rewards: &Tensor, mask: &Mask, gamma: f64) -> Tensor {
     let rewards = mask.apply(rewards);
     let width = rewards.size()[1];
@@ -197,7 +199,7 @@ pub fn returns_to_go(rewards: &Tensor, mask: &Mask, gamma: f64) -> Tensor {
     mask.apply(&Tensor::stack(&columns, 1))
 }
 
-/// Whitened over tokens; without two of them there is no variance, and advantages are 0.
+/// Whitens over tokens. With fewer than two tokens there is no variance, and advantages are 0.
 fn whitened(x: &Tensor, mask: &Mask, rows: &Rows) -> Tensor {
     let tokens: usize = rows.lengths.iter().sum();
     if tokens < 2 { x.zeros_like() } else { mask.whiten(x, Whiten::Centered) }
@@ -221,8 +223,8 @@ impl Rows {
         self.lengths[row] > 0
     }
 
-    /// The sum of each row less a baseline, which is computed from the rows of its group that count.
-    /// Exactly 0 where those are one alone, or all equal.
+    /// Subtracts a baseline from the sum of each row. The baseline is computed from the rows of its
+    /// group that count. The result is exactly 0 if there is only one such row, or all are equal.
     fn less(&self, groups: &Groups, baseline: fn(&Self, &[usize], usize) -> f64) -> Vec<f64> {
         let mut out = vec![0.; self.sums.len()];
         for group in groups.rows() {
@@ -254,13 +256,13 @@ impl Rows {
         weighed.sum::<f64>() / tokens as f64
     }
 
-    /// The standard deviation of the rewards of some rows; `None` below two.
+    /// The standard deviation of the rewards of some rows; `None` for fewer than two.
     fn deviation(&self, rows: &[usize]) -> Option<f64> {
         deviation(rows.iter().map(|&row| self.sums[row]))
     }
 }
 
-/// The standard deviation with Bessel's correction; `None` below two values.
+/// The standard deviation with Bessel's correction; `None` for fewer than two values.
 fn deviation(values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
     let n = values.clone().count();
     if n < 2 {
@@ -276,7 +278,7 @@ impl Scale {
         let all: Vec<usize> = (0..rows.sums.len()).filter(|&row| rows.counts(row)).collect();
         let mut divide = |rows: &[usize], by: Option<f64>| {
             for &row in rows {
-                // An advantage of 0 stays 0, also where there is no deviation.
+                // An advantage of 0 stays 0, even without a deviation.
                 if advantages[row] != 0. {
                     advantages[row] = by.map_or(0., |by| advantages[row] / by);
                 }
@@ -335,7 +337,7 @@ mod tests {
     #[test]
     fn equal_scores_teach_exactly_nothing() {
         for estimator in &ALL[..5] {
-            // 0.1 has no exact half, so that a mean by division is not 0.1.
+            // 0.1 has no exact half, so a mean by division would differ from 0.1.
             let found = estimate(*estimator, &[0.1, 0.1, 0.1, 1., 3., 2.], &[true; 6], 3);
             let whitened = matches!(
                 estimator,

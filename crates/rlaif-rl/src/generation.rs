@@ -1,4 +1,4 @@
-//! Settings of generation that responses can be trained on.
+//! Settings of generation that are suitable for training on the responses.
 
 use rlaif_core::BadSetting;
 use rlaif_lm::{
@@ -8,10 +8,11 @@ use rlaif_lm::{
 
 use crate::{error::RlError, rollout::Prompt};
 
-/// Below it a difference of 1 between logits is one of 100, and gradients overflow.
+/// Below this temperature a difference of 1 between logits becomes more than 100, and gradients
+/// overflow.
 const LEAST_TEMPERATURE: f64 = 0.01;
 
-/// Checks settings of generation for training on the responses, with any model.
+/// Checks settings of generation for training on the responses, for any model.
 ///
 /// # Errors
 /// [`RlError::Rollout`] for a setting that breaks training, [`RlError::Setting`] for a number that is
@@ -33,7 +34,7 @@ pub fn check_sampling(generation: &GenerationConfig) -> Result<(), RlError> {
     Ok(())
 }
 
-/// Checks settings of generation against the policy that is trained, and returns what may do harm.
+/// Checks settings of generation against the trained policy, and returns warnings.
 ///
 /// # Errors
 /// [`RlError::Rollout`], [`RlError::Lm`]; [`RlError::Setting`] for responses that leave no room for
@@ -58,8 +59,8 @@ pub fn check_policy(
     Ok(warnings)
 }
 
-/// Checks that there are as many prompts as a step takes, and that the policy can read each of them
-/// and answer it.
+/// Checks that the number of prompts is that of a step, and that each prompt and its response fit
+/// the policy.
 ///
 /// # Errors
 /// [`RlError::Rows`] for another number; [`RlError::Lm`] for an id that the policy does not have, and

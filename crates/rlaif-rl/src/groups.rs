@@ -1,10 +1,10 @@
-//! The responses to one prompt, as a group.
+//! Groups: the responses to one prompt.
 
 use std::{collections::HashMap, sync::Arc};
 
 use rlaif_core::PromptRecord;
 
-/// Rows of a batch by the prompt that they answer.
+/// Rows of a batch, grouped by prompt.
 ///
 /// ```
 /// let groups = rlaif_rl::Groups::of(["a", "b", "a"]);
@@ -15,7 +15,7 @@ use rlaif_core::PromptRecord;
 pub struct Groups(Vec<Vec<usize>>);
 
 impl Groups {
-    /// Groups of the rows whose prompts have these ids, in the order of their first rows.
+    /// Groups the rows by the ids of their prompts, in the order of each id's first row.
     pub fn of<'a>(ids: impl IntoIterator<Item = &'a str>) -> Self {
         let mut places: HashMap<&str, usize> = HashMap::new();
         let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -29,12 +29,12 @@ impl Groups {
         Self(groups)
     }
 
-    /// Groups of rows by the ids of their records.
+    /// Groups rows by the ids of their records.
     pub fn of_records(records: &[Arc<PromptRecord>]) -> Self {
         Self::of(records.iter().map(|record| record.id.as_str()))
     }
 
-    /// Groups of `size` rows each, one after the other; the last may be smaller.
+    /// Groups of `size` consecutive rows each; the last group may be smaller.
     pub fn of_size(rows: usize, size: usize) -> Self {
         let all: Vec<usize> = (0..rows).collect();
         Self(all.chunks(size.max(1)).map(<[usize]>::to_vec).collect())
@@ -50,12 +50,12 @@ impl Groups {
         self.0.len()
     }
 
-    /// True without any row.
+    /// `true` without any row.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Rows of the smallest group; 0 without any.
+    /// Rows of the smallest group; 0 without groups.
     pub fn smallest(&self) -> usize {
         self.0.iter().map(Vec::len).min().unwrap_or(0)
     }

@@ -12,7 +12,7 @@ pub enum KlForm {
     /// None: no reference is needed.
     #[default]
     None,
-    /// `−β k_t` in the reward of each token, as PPO has it.
+    /// `−β k_t` in the reward of each token, as in PPO.
     Reward {
         /// β.
         coef: f64,
@@ -26,7 +26,7 @@ pub enum KlForm {
         coef: f64,
         /// Estimator k.
         estimator: KlEstimator,
-        /// True if k is multiplied by the ratio of the policy to the one that sampled, with the
+        /// `true` to multiply k by the ratio of the policy to the one that sampled, with the
         /// gradient of both. The gradient of `ρ k3` is that of the KL divergence; the gradient of
         /// k3 alone is not.
         #[serde(default)]
@@ -51,13 +51,13 @@ impl KlForm {
         }
     }
 
-    /// β of the penalty in the rewards of tokens; 0 elsewhere.
+    /// β of a penalty in the token rewards; 0 for other forms.
     pub fn reward_coef(self) -> f64 {
         if let Self::Reward { coef, .. } = self { coef } else { 0. }
     }
 
-    /// The loss `β k_t` of each token, where the penalty is in the loss: `ratio` is that of the
-    /// policy to the one that sampled.
+    /// The loss `β k_t` of each token, for a penalty in the loss. `ratio` is that of the policy to
+    /// the one that sampled.
     pub(crate) fn loss(
         self,
         log_probs: &Tensor,

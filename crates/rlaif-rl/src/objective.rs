@@ -1,4 +1,4 @@
-//! The loss of a token, and the mean over tokens that is minimised.
+//! The loss of a token, and the mean over tokens.
 
 use std::num::NonZeroUsize;
 
@@ -16,8 +16,8 @@ pub struct PolicyLoss {
     pub loss: Tensor,
     /// ρ_t = π(y_t) / π_old(y_t).
     pub ratio: Tensor,
-    /// 1 where a bound acts, else 0: with [`Surrogate::Clipped`] where the clipped branch is the
-    /// larger one.
+    /// 1 where a bound takes effect, else 0; with [`Surrogate::Clipped`], where the clipped branch
+    /// is the larger one.
     pub clipped: Tensor,
 }
 
@@ -29,11 +29,10 @@ pub struct PolicyLoss {
 /// L_t = max(−Â_t ρ_t, −Â_t clip(ρ_t, 1 − ε, 1 + ε))
 /// ```
 ///
-/// With `dual_clip` c > 1, a negative advantage costs no more than c times itself
-/// ([Ye et al. 2020](https://arxiv.org/abs/1912.09729), equation 5): `L_t ← min(L_t, −c Â_t)`
-/// where `Â_t < 0`.
+/// With `dual_clip` c > 1, the loss of a negative advantage is bounded ([Ye et al.
+/// 2020](https://arxiv.org/abs/1912.09729), equation 5): `L_t ← min(L_t, −c Â_t)` where `Â_t < 0`.
 ///
-/// TRL 0.11.4 is `PPOTrainer.loss`; it has no dual clip.
+/// TRL 0.11.4's equivalent is `PPOTrainer.loss`, without the dual clip.
 ///
 /// ```
 /// use tch::Tensor;
@@ -59,8 +58,8 @@ pub fn policy_loss(
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Surrogate {
-    /// PPO's, see [`policy_loss`], with a range of its own on each side of 1: clip-higher
-    /// ([Yu et al. 2025](https://arxiv.org/abs/2503.14476), DAPO) where `high` is the larger one.
+    /// PPO's loss, see [`policy_loss`], with separate bounds below and above 1. A larger `high` is
+    /// clip-higher ([Yu et al. 2025](https://arxiv.org/abs/2503.14476), DAPO).
     Clipped {
         /// The ratio is clipped below 1 minus this.
         low: f64,
@@ -70,9 +69,9 @@ pub enum Surrogate {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dual: Option<f64>,
     },
-    /// `−Â_t log π(y_t)`, the plain policy gradient
-    /// ([Williams 1992](https://doi.org/10.1007/BF00992696)): for one optimizer step on responses
-    /// of the present policy.
+    /// `−Â_t log π(y_t)`, the plain policy gradient ([Williams
+    /// 1992](https://doi.org/10.1007/BF00992696)), for one optimizer step on responses of the
+    /// current policy.
     Reinforce,
     /// `−sg(clip(ρ_t, least, most)) Â_t log π(y_t)`: CISPO
     /// ([MiniMax 2025](https://arxiv.org/abs/2506.13585)). Every token keeps a gradient. The bounds
@@ -85,36 +84,35 @@ pub enum Surrogate {
         /// The largest weight.
         most: f64,
     },
-    /// `−(4 / τ) σ(τ (ρ_t − 1)) Â_t`, a gate in place of a clip, with a τ for either sign of the
-    /// advantage: SAPO ([Gao et al. 2025](https://arxiv.org/abs/2511.20347)).
+    /// `−(4 / τ) σ(τ (ρ_t − 1)) Â_t`, a soft gate instead of a clip, with one τ for each sign of
+    /// the advantage: SAPO ([Gao et al. 2025](https://arxiv.org/abs/2511.20347)).
     SoftGate {
-        /// τ where the advantage is positive.
+        /// τ for positive advantages.
         positive: f64,
-        /// τ elsewhere: larger, so that negative advantages fade sooner.
+        /// τ for the others: a larger value, so that negative advantages fade sooner.
         negative: f64,
     },
     /// `−sg(φ(ρ)) Â_t log π(y_t)` with `φ(ρ) = e^λ ρ^k e^(−λρ)`, which is 1 at 1: VESPO
     /// ([Shen et al. 2026](https://arxiv.org/abs/2602.10693)), with the ratio of the response as a
     /// whole.
     Gamma {
-        /// k and λ where the advantage is not negative.
+        /// k and λ for advantages that are not negative.
         positive: (f64, f64),
-        /// k and λ where it is negative.
+        /// k and λ for negative advantages.
         negative: (f64, f64),
     },
     /// `−keep_t Â_t ρ_t + penalty (log ρ_t)²`, where `keep_t` is 0 if the probability of the token
-    /// has moved by more than `bound` in the direction of the advantage, and else 1: DPPO
-    /// ([Qi et al. 2026](https://arxiv.org/abs/2602.04879)) with binary total variation, as prime-rl
-    /// has it.
+    /// has changed by more than `bound` in the direction of the advantage, and else 1: DPPO ([Qi et
+    /// al. 2026](https://arxiv.org/abs/2602.04879)) with binary total variation, as in prime-rl.
     TotalVariation {
-        /// Most that the probability of a token may move.
+        /// Maximum change of a token's probability.
         bound: f64,
         /// Weight of the squared logarithm of the ratio.
         penalty: f64,
     },
 }
 
-/// Bounds of the logarithm of a response's ratio in [`Surrogate::Gamma`], those of TRL.
+/// Bounds of the logarithm of a response's ratio in [`Surrogate::Gamma`], as in TRL.
 const LOG_RATIO: (f64, f64) = (-18.420_680_743_952_367, 20.);
 
 impl Surrogate {
@@ -197,11 +195,11 @@ impl Surrogate {
     }
 }
 
-/// Reduction of the losses of tokens to one number.
+/// Reduction of token losses to one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Average {
-    /// The mean over all tokens that count: long responses weigh more.
+    /// The mean over all tokens that count: long responses have more weight.
     #[default]
     Tokens,
     /// The mean over responses of the mean over their tokens
@@ -259,8 +257,8 @@ impl Average {
         }
     }
 
-    /// The weight of some rows of a rollout beside others: the mean over a minibatch is the mean
-    /// of its parts' means by these weights.
+    /// The weight of some rows among those of a rollout: the mean over a minibatch is the mean of
+    /// its parts' means with these weights.
     pub fn weight(self, rollout: &Rollout, rows: &[usize]) -> f64 {
         match self {
             Self::Tokens => rollout.tokens_of(rows) as f64,
@@ -307,7 +305,7 @@ mod tests {
                     })
                     .collect();
                 close_to_scale(&found.loss, &want, 1e-9);
-                // Clipped: moving on in the direction of the advantage changes nothing.
+                // Clipped: a further change in the direction of the advantage has no effect.
                 let clipped: Vec<f64> = tokens
                     .iter()
                     .map(|&(_, x, a)| {

@@ -1,4 +1,4 @@
-//! The penalty for responses that come close to their limit.
+//! The penalty for responses near the length limit.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Overlong {
-    /// The length from which on the penalty is whole, in tokens: 20,480 in the paper.
+    /// The length at which the penalty reaches its maximum, in tokens: 20,480 in the paper.
     pub limit: usize,
-    /// The tokens before the limit over which the penalty grows: 4,096 in the paper.
+    /// The number of tokens before the limit over which the penalty grows: 4,096 in the paper.
     pub buffer: usize,
 }
 

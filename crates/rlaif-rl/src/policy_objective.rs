@@ -16,11 +16,11 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Anchor {
-    /// The weights that sampled, by the training pass: the first ratio is exactly 1.
+    /// The weights that sampled, computed by the training pass: the first ratio is exactly 1.
     #[default]
     Trainer,
-    /// The sampler, by the log-probabilities that it tells: the ratio then holds the difference
-    /// between sampler and training pass as well, and no [`Correction`] goes with it.
+    /// The sampler, with its own log-probabilities: the ratio then includes the difference between
+    /// sampler and training pass, so a [`Correction`] is not allowed.
     Sampler,
 }
 
@@ -36,7 +36,7 @@ pub enum Anchor {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyObjective {
-    /// The probability that the ratio is of.
+    /// The level of the ratio: token or response.
     pub ratio: RatioLevel,
     /// The policy that the ratio is relative to.
     pub anchor: Anchor,
@@ -46,7 +46,7 @@ pub struct PolicyObjective {
     pub average: Average,
     /// The KL penalty.
     pub kl: KlForm,
-    /// Weight by the ratio of the training pass to the sampler.
+    /// Importance weight: the ratio of the training pass to the sampler.
     pub correction: Correction,
     /// Responses that are left out because the policy has moved away from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ pub struct PolicyObjective {
 /// The tokens of some rows, `[B, T]` each.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyTokens<'a> {
-    /// log π(y_t) of the weights as they are, with its gradient.
+    /// log π(y_t) of the current weights, with its gradient.
     pub log_probs: &'a Tensor,
     /// log π(y_t) of the weights that sampled, by the training pass.
     pub old: &'a Tensor,
@@ -79,7 +79,7 @@ pub struct PolicyLosses {
     pub kl: Option<Tensor>,
     /// The ratio, without gradient.
     pub ratio: Tensor,
-    /// 1 where a bound of the surrogate acts.
+    /// 1 where a bound of the surrogate takes effect.
     pub clipped: Tensor,
 }
 
@@ -94,7 +94,7 @@ impl PolicyLosses {
 }
 
 impl PolicyObjective {
-    /// The losses of tokens. What is masked of any input has no influence, NaN included.
+    /// Computes the losses of tokens. Masked values have no influence, not even NaN.
     pub fn losses(&self, tokens: PolicyTokens<'_>) -> PolicyLosses {
         let PolicyTokens { mask, .. } = tokens;
         let clean = |x: &Tensor| mask.apply(x);
@@ -103,7 +103,7 @@ impl PolicyObjective {
         let sampler = tokens.sampler.map_or_else(|| old.shallow_clone(), clean);
         let anchor = match self.anchor {
             Anchor::Trainer => old.shallow_clone(),
-            // What the sampler does not tell is taken from the training pass.
+            // Missing log-probabilities of the sampler are taken from the training pass.
             Anchor::Sampler => old.where_self(&sampler.isnan(), &sampler),
         };
         let ratio = self.ratio.log(&(&log_probs - &anchor), mask).exp();
@@ -126,7 +126,7 @@ impl PolicyObjective {
         }
     }
 
-    /// True if the loss reads the log-probabilities of a reference.
+    /// `true` if the loss uses the log-probabilities of a reference.
     pub fn needs_reference(&self) -> bool {
         self.kl != KlForm::None
     }

@@ -5,23 +5,24 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// The probability that a ratio π(y) / π_old(y) is of.
+/// The probability in the ratio π(y) / π_old(y).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RatioLevel {
-    /// `ρ_t`, of each token.
+    /// `ρ_t` of each token.
     #[default]
     Token,
-    /// `(Π_t ρ_t)^(1/|y|)`, the geometric mean over the tokens of a response: GSPO
-    /// ([Zheng et al. 2025](https://arxiv.org/abs/2507.18071)). It is far closer to 1 than ρ_t.
+    /// `(Π_t ρ_t)^(1/|y|)`, the geometric mean over the tokens of a response: GSPO ([Zheng et al.
+    /// 2025](https://arxiv.org/abs/2507.18071)). This is much closer to 1 than ρ_t.
     Sequence,
-    /// `Π_t ρ_t`, of the response as a whole: far from 1 for long responses.
+    /// `Π_t ρ_t`, of the whole response: far from 1 for long responses.
     Product,
 }
 
 impl RatioLevel {
-    /// The logarithm of the ratio from that of each token `[B, T]`: `[B, T]`, or `[B, 1]` for the
-    /// levels of a response. Gradients flow to every token of the response.
+    /// The logarithm of the ratio, computed from that of each token `[B, T]`. The result is `[B,
+    /// T]`, or `[B, 1]` for the levels of a response. Gradients flow to every token of the
+    /// response.
     ///
     /// ```
     /// use rlaif_lm::Mask;

@@ -1,12 +1,12 @@
-//! Settings that a resumed run would silently not reproduce.
+//! Settings that would change the result of a resumed run without an error.
 
 use rlaif_core::Seed;
 use rlaif_lm::generate::GenerationConfig;
 
 use crate::error::RlError;
 
-/// Checks that a run goes on with the seed and the sampling that its checkpoint was written with. How many rows
-/// are decoded together may change: it decides about rounding alone.
+/// Checks that a run continues with the seed and the sampling settings of its checkpoint. The
+/// number of rows decoded together may change: it affects only rounding.
 ///
 /// # Errors
 /// [`RlError::State`] with both values.

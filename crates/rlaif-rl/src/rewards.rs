@@ -30,7 +30,7 @@ pub fn token_rewards(scores: &Tensor, kl: &Tensor, coef: f64, mask: &Mask) -> Te
     penalty + last_token(mask).to_kind(kl.kind()) * scores.to_kind(kl.kind()).unsqueeze(1)
 }
 
-/// True at the last token of each row that counts, `[B, T]`.
+/// `true` at the last token of each row that counts, `[B, T]`.
 fn last_token(mask: &Mask) -> Tensor {
     let counted = mask.tensor().to_kind(tch::Kind::Int64).cumsum(1, tch::Kind::Int64);
     let total = counted.amax([1i64], true);

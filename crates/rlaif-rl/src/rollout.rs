@@ -1,4 +1,4 @@
-//! One batch of experience: responses, scores, and what the models say of them.
+//! One batch of experience: responses, scores, and the models' quantities for their tokens.
 
 use std::{sync::Arc, time::Instant};
 
@@ -15,17 +15,17 @@ use crate::{
     scores::ScoreConfig,
 };
 
-/// A prompt as text and as token ids. Copies share both.
+/// A prompt as text and as token ids. Clones share both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
-    /// The texts that rewards and reports read.
+    /// The texts for rewards and reports.
     pub record: Arc<PromptRecord>,
     /// The policy's input: the tokens of `record.prompt`, special tokens included.
     pub ids: Arc<[u32]>,
 }
 
 impl Prompt {
-    /// A prompt with the tokens that the policy reads ([`rlaif_lm::Joiner::open`]).
+    /// Creates a prompt with the tokens that the policy reads ([`rlaif_lm::Joiner::open`]).
     pub fn new(record: impl Into<Arc<PromptRecord>>, ids: impl Into<Arc<[u32]>>) -> Self {
         Self { record: record.into(), ids: ids.into() }
     }
@@ -40,7 +40,7 @@ impl Record for Prompt {
 /// One batch of experience. Tensors are f32 `[B, T]`, 0 where masked; T is the longest response.
 #[derive(Debug)]
 pub struct Rollout {
-    /// The trainer's step it was sampled at.
+    /// The trainer's step in which the batch was sampled.
     pub step: u64,
     /// The records of the prompts.
     pub records: Vec<Arc<PromptRecord>>,
@@ -48,39 +48,39 @@ pub struct Rollout {
     pub prompts: TokenBatch,
     /// Token ids of the responses, EOS included.
     pub responses: TokenBatch,
-    /// The responses as text, as reward models read them; empty texts if ids alone were given.
+    /// The responses as text, for reward models; empty texts if only ids were given.
     pub texts: Vec<String>,
-    /// Why each response ended.
+    /// The reasons why the responses ended.
     pub finish: Vec<FinishReason>,
     /// The tokens that count in rewards, advantages, losses and statistics.
     pub mask: Mask,
     /// Number of first tokens of each response that do not count.
     pub skipped: usize,
-    /// log π(y_t), by the weights that sampled.
+    /// log π(y_t) under the weights that sampled.
     pub log_probs: Tensor,
     /// log π_ref(y_t).
     pub ref_log_probs: Tensor,
     /// The KL penalty's estimate at each token.
     pub kl: Tensor,
-    /// V(s_t), by the weights that sampled; for algorithms with a value function.
+    /// V(s_t) under the weights that sampled; for algorithms with a value function.
     pub values: Option<Tensor>,
-    /// The score of each response as the reward model gave it, less the penalty for a missing EOS;
-    /// `None` where the response is dropped.
+    /// The score of each response from the reward model, minus the penalty for a missing EOS;
+    /// `None` if the response is dropped.
     pub scores: Vec<Option<f64>>,
     /// Parts of the scores, by name.
     pub parts: Vec<(String, Vec<Option<f64>>)>,
-    /// The scores after scaling and clipping, which are trained on.
+    /// The scores after scaling and clipping, used for training.
     pub shaped_scores: Vec<Option<f64>>,
-    /// The order in which each epoch of an update takes the rows. Drawn with the rollout, because
-    /// its log-probabilities are computed in the batches of the first epoch: the first ratio is
-    /// exactly 1 for that.
+    /// The order of the rows in each epoch of an update. It is drawn with the rollout, whose
+    /// log-probabilities are computed in the batches of the first epoch, so that the first ratio is
+    /// exactly 1.
     pub orders: Vec<Vec<usize>>,
-    /// log π(y_t) as the sampler computed it, where it tells; 0 beyond a response's end.
+    /// log π(y_t) from the sampler, if it gives them; 0 after a response's end.
     pub sampler_log_probs: Option<Tensor>,
     /// Mean absolute difference between the log-probabilities of the sampler and of the training
-    /// pass, in nats, where the sampler tells its own.
+    /// pass, in nats, if the sampler gives its own.
     pub sampler_gap: Option<f64>,
-    /// Seconds of each phase so far, by the names of `time/ppo/`.
+    /// Seconds of each phase so far, with the names in `time/ppo/`.
     pub seconds: Vec<(&'static str, f64)>,
 }
 
@@ -91,20 +91,20 @@ pub struct Plan<'a> {
     pub step: u64,
     /// Transformations of scores.
     pub scores: &'a ScoreConfig,
-    /// The moments of all scores so far.
+    /// The statistics of all scores so far.
     pub moments: &'a mut RunningMoments,
     /// The order of the rows in each epoch of the update.
     pub orders: Vec<Vec<usize>>,
-    /// The rows that are computed together; all of them once. Those of the first epoch's passes
-    /// ([`crate::passes`]), for a first ratio of exactly 1.
+    /// The rows of each pass; every row occurs once. Use the passes of the first epoch
+    /// ([`crate::passes`]) for a first ratio of exactly 1.
     pub chunks: Vec<Vec<usize>>,
     /// Number of first tokens of each response that do not count.
     pub skipped: usize,
-    /// Seconds of the phases before, by the names of `time/ppo/`.
+    /// Seconds of earlier phases, with the names in `time/ppo/`.
     pub seconds: Vec<(&'static str, f64)>,
 }
 
-/// The rows of a rollout that one pass takes.
+/// The rows of a rollout in one pass.
 #[derive(Debug)]
 pub struct Part {
     /// Token ids of the prompts.
@@ -113,19 +113,19 @@ pub struct Part {
     pub responses: TokenBatch,
     /// The tokens that count.
     pub mask: Mask,
-    /// log π(y_t), by the weights that sampled.
+    /// log π(y_t) under the weights that sampled.
     pub log_probs: Tensor,
-    /// Their advantages.
+    /// The advantages of these rows.
     pub advantages: Tensor,
     /// Targets of the value function.
     pub returns: Tensor,
-    /// V(s_t), by the weights that sampled.
+    /// V(s_t) under the weights that sampled.
     pub values: Option<Tensor>,
 }
 
 impl Rollout {
-    /// Shapes the scores of sampled responses, and asks the models about their tokens. The moments of
-    /// `plan` are updated if all goes well.
+    /// Shapes the scores of sampled responses, and computes the models' quantities for their
+    /// tokens. The moments of `plan` are updated only on success.
     ///
     /// # Errors
     /// [`RlError::Rows`] unless there is a response and a score for each prompt;
@@ -219,7 +219,7 @@ impl Rollout {
         self.responses.len()
     }
 
-    /// Never true: a batch has rows.
+    /// Always `false`: a batch has rows.
     pub fn is_empty(&self) -> bool {
         self.responses.is_empty()
     }
@@ -236,8 +236,8 @@ impl Rollout {
         Err(RlError::Shape { what, expected, found: found.size() })
     }
 
-    /// Checks a rollout, whose fields may have been replaced: it is of this step, of `rows` rows,
-    /// and every tensor has a number for each token.
+    /// Checks a rollout, whose fields may have been replaced: its step, its number of rows, and
+    /// that every tensor has a number for each token.
     ///
     /// # Errors
     /// [`RlError::StaleRollout`], [`RlError::Rows`], [`RlError::Shape`], [`RlError::Order`].
@@ -268,7 +268,7 @@ impl Rollout {
         Ok(())
     }
 
-    /// Checks that the orders name rows that there are.
+    /// Checks that the orders name only existing rows.
     ///
     /// # Errors
     /// [`RlError::Order`].
@@ -282,7 +282,7 @@ impl Rollout {
         Ok(())
     }
 
-    /// True for a row that counts: one with a score.
+    /// `true` if a row counts, which means that it has a score.
     pub fn counts(&self, row: usize) -> bool {
         self.scores[row].is_some()
     }
@@ -300,7 +300,7 @@ impl Rollout {
         rows.iter().map(|&row| self.tokens(row)).sum()
     }
 
-    /// A row of samples.jsonl: prompt, response and score of a row.
+    /// A row of samples.jsonl: prompt, response and score.
     pub fn sample(&self, step: u64, row: usize) -> Value {
         let mut sample = json!({
             "step": step,
@@ -317,7 +317,7 @@ impl Rollout {
         sample
     }
 
-    /// The rows of one pass, with their advantages, as wide as the longest response among them.
+    /// The rows of one pass, with their advantages, padded to the longest response among them.
     ///
     /// # Errors
     /// [`RlError::Lm`] without rows.
@@ -337,7 +337,8 @@ impl Rollout {
     }
 }
 
-/// The sampler's numbers, one for each token of each response, as `[B, T]` beside another tensor.
+/// The sampler's numbers, one for each token of each response, as `[B, T]` with the shape of
+/// another tensor.
 fn spread(rows: &[Vec<f32>], responses: &TokenBatch, like: &Tensor) -> Result<Tensor, RlError> {
     let width = responses.width();
     let mut flat = vec![0f32; rows.len() * width];

@@ -1,4 +1,4 @@
-//! Prompts to responses, and responses to scores.
+//! From prompts to responses, and from responses to scores.
 
 use rlaif_core::{Exchange, RewardModel, Scores};
 use rlaif_lm::{
@@ -8,14 +8,14 @@ use rlaif_lm::{
 
 use crate::{error::RlError, rollout::Prompt};
 
-/// Samples a response to each prompt. Several responses to one prompt are several equal prompts:
-/// the policy reads such a prompt once.
+/// Samples a response to each prompt. For several responses to one prompt, repeat the prompt: the
+/// policy computes it only once.
 ///
-/// The tokens of a row depend on the random numbers of `draw` and on the id of the prompt's
-/// record, not on the rows beside it.
+/// The tokens of a row depend on the random numbers of `draw` and on the id of the prompt's record,
+/// not on the other rows.
 ///
 /// # Errors
-/// What the sampler refuses; [`RlError::Rows`] if it answers another number of prompts.
+/// The sampler's errors; [`RlError::Rows`] for a wrong number of responses.
 pub fn sample(
     sampler: &mut dyn Sampler,
     weights: Weights<'_>,
@@ -40,11 +40,10 @@ pub fn sample(
     Ok(sampled)
 }
 
-/// Scores the responses to prompts, by their texts.
+/// Scores the texts of responses to prompts.
 ///
 /// # Errors
-/// [`RlError::Reward`] for what the reward model fails with, or scores that are not one for each
-/// response.
+/// [`RlError::Reward`] if the reward model fails, or returns a wrong number of scores.
 pub fn score(
     prompts: &[Prompt],
     sampled: &[Sampled],

@@ -1,4 +1,4 @@
-//! From what a reward model said to the score that a response is trained on.
+//! From the output of a reward model to the score used for training.
 
 use rlaif_core::{RewardError, Scores, stats::RunningMoments};
 use schemars::JsonSchema;
@@ -13,11 +13,11 @@ use crate::error::RlError;
 pub struct ScoreConfig {
     /// Treatment of a response that has no score.
     pub missing: MissingScore,
-    /// Subtracted from the score of a response that ends without EOS; 0 for nothing.
+    /// Amount subtracted from the score of a response that ends without EOS.
     pub missing_eos_penalty: f64,
-    /// Division of scores by their running spread.
+    /// Division of scores by their running standard deviation.
     pub scaling: ScoreScaling,
-    /// Moves every score into ±this, after scaling.
+    /// Clips every score to ±this, after scaling.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip: Option<f64>,
 }
@@ -26,35 +26,35 @@ pub struct ScoreConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MissingScore {
-    /// The step ends with an error that says why there is none.
+    /// The step fails with an error that gives the reason.
     #[default]
     Error,
-    /// The response counts nowhere: not in rewards, advantages or losses.
+    /// The response is dropped from rewards, advantages and losses.
     Drop,
-    /// It has this score.
+    /// The response gets this score.
     Value(f64),
 }
 
-/// Division of scores by their running spread.
+/// Division of scores by their running standard deviation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScoreScaling {
-    /// They stay.
+    /// The scores are unchanged.
     #[default]
     None,
     /// `s / (σ + ε)`: TRL 0.11's `use_score_scaling`.
     Scale,
-    /// `(s − μ) / (σ + ε)`: TRL 0.11's `use_score_norm` on top.
+    /// `(s − μ) / (σ + ε)`: TRL 0.11's `use_score_norm` in addition.
     Normalize,
 }
 
 impl ScoreConfig {
-    /// One score per response, `None` where the response is to be dropped; `ended` says which
-    /// responses end with EOS.
+    /// One score per response, `None` for a dropped response; `ended` marks the responses that end
+    /// with EOS.
     ///
     /// # Errors
-    /// [`RlError::Reward`] for another number of scores than of responses, [`RlError::NoScore`] for
-    /// a missing one where the settings make that an error.
+    /// [`RlError::Reward`] if the numbers of scores and responses differ; [`RlError::NoScore`] for
+    /// a missing score, if the settings make that an error.
     pub fn resolve(
         &self,
         reward: &str,
@@ -97,12 +97,12 @@ impl ScoreConfig {
             .collect()
     }
 
-    /// Scales and clips scores, and lets the moments take them in first.
+    /// Updates the moments, then scales and clips the scores.
     pub fn shape(&self, scores: &mut [Option<f64>], moments: &mut RunningMoments) {
         if self.scaling != ScoreScaling::None {
             moments.update(&scores.iter().flatten().copied().collect::<Vec<_>>());
         }
-        // f32's, which is what TRL adds.
+        // f32's ε, as in TRL.
         let spread = moments.std() + f64::from(f32::EPSILON);
         for score in scores.iter_mut().flatten() {
             *score = match self.scaling {

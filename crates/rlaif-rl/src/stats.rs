@@ -9,17 +9,17 @@ use crate::{batch::host, rollout::Rollout};
 /// Statistics of a step.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stats {
-    /// The step, from 1: how many updates there have been.
+    /// The step, from 1: the number of updates.
     pub step: u64,
-    /// Numbers by name: TRL 0.11's where it has the number; `docs/ppo.md` lists all. What differs
-    /// between two runs of the same seed is under `time/`.
+    /// Numbers by name, with TRL 0.11's names where it has them; `docs/ppo.md` lists all. Numbers
+    /// that differ between two runs with the same seed are under `time/`.
     pub metrics: Metrics,
-    /// Numbers of each row or token, for histograms, by name.
+    /// Numbers of each row or token, by name, for histograms.
     pub distributions: Vec<(&'static str, Vec<f64>)>,
 }
 
 impl Stats {
-    /// The number of this name; NaN if there is none.
+    /// The number with this name; NaN if there is none.
     ///
     /// ```
     /// let mut stats = rlaif_rl::Stats::default();
@@ -31,7 +31,7 @@ impl Stats {
         self.metrics.get(name).unwrap_or(f64::NAN)
     }
 
-    /// Sets the number of this name.
+    /// Sets the number with this name.
     pub fn push(&mut self, name: impl Into<std::borrow::Cow<'static, str>>, value: f64) {
         self.metrics.set(name, value);
     }
@@ -44,8 +44,8 @@ pub fn real(x: &Tensor, mask: &Mask) -> Vec<f64> {
     host(x).into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(x, _)| x).collect()
 }
 
-/// The statistics of a rollout: KL (with its coefficient β), scores and lengths.
-/// `start_tokens` are added to the length of each response.
+/// The statistics of a rollout: KL (with its coefficient β), scores and lengths. `start_tokens` is
+/// added to the length of each response.
 pub fn rollout_statistics(rollout: &Rollout, kl_coef: f64, start_tokens: usize) -> Stats {
     let mut stats = Stats::default();
     let rows: Vec<usize> = (0..rollout.len()).filter(|&row| rollout.counts(row)).collect();
@@ -130,7 +130,7 @@ impl Stats {
     }
 }
 
-/// The most memory that this process has held so far, where its models are.
+/// The peak memory of this process, on the device of its models.
 fn peak_bytes(device: Device) -> Option<u64> {
     match device {
         Device::Cuda(index) => rlaif_torch::cuda_memory(index).ok().map(|m| m.allocated_peak),

@@ -1,4 +1,4 @@
-//! When a run ends before its steps are done.
+//! Rules for ending a run before its steps are done.
 
 use rlaif_core::BadSetting;
 use schemars::JsonSchema;
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::stats::Stats;
 
-/// When a run ends before its steps are done: at the first rule that holds.
+/// Rules for ending a run before its steps are done; the first rule that holds ends it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StopConfig {
-    /// A metric has come far enough.
+    /// A metric has reached its threshold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metric: Option<MetricStop>,
-    /// The policy is so far from the reference, in nats per response (`objective/kl`).
+    /// The KL against the reference has reached this limit, in nats per response (`objective/kl`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_kl: Option<f64>,
 }
@@ -22,7 +22,8 @@ impl StopConfig {
     /// Checks the rules.
     ///
     /// # Errors
-    /// [`BadSetting`] of a field as `stop.max_kl`: by what every configuration calls its rules.
+    /// [`BadSetting`] names a field as `stop.max_kl`, because every configuration has its rules in
+    /// `stop`.
     pub fn check(&self) -> Result<(), BadSetting> {
         if let Some(max_kl) = self.max_kl.filter(|kl| !(*kl > 0. && kl.is_finite())) {
             return Err(BadSetting::new("stop.max_kl", max_kl, "a finite number above 0"));
@@ -51,8 +52,8 @@ impl StopConfig {
         }
     }
 
-    /// A message at step 1 if the rule names a metric that this step does not have; `section` is the
-    /// section of the run file with the rules.
+    /// A message at step 1 if the rule names a metric that this step does not have. `section` is
+    /// the run file's section with the rules.
     pub fn unknown_metric(&self, stats: &Stats, section: &str) -> Option<String> {
         let name = &self.metric.as_ref()?.name;
         (stats.step == 1 && stats.metrics.get(name).is_none()).then(|| {
@@ -64,13 +65,13 @@ impl StopConfig {
     }
 }
 
-/// Ends a run where the moving average of a metric has come far enough.
+/// Ends a run when the moving average of a metric reaches a threshold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MetricStop {
-    /// Its name in metrics.jsonl, such as `ppo/mean_scores`.
+    /// The metric's name in metrics.jsonl, such as `ppo/mean_scores`.
     pub name: String,
-    /// Over how many of the last steps the average goes; there is no verdict before so many.
+    /// Number of steps in the average; the rule does not apply before that many steps.
     pub window: usize,
     /// Ends the run at or above this.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,13 +81,13 @@ pub struct MetricStop {
     pub at_most: Option<f64>,
 }
 
-/// Why a run ends before its steps are done.
+/// Reasons why a run ended before its steps were done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// The moving average of a metric has come far enough.
+    /// The moving average of a metric has reached its threshold.
     Metric {
-        /// Its name.
+        /// The metric's name.
         name: String,
         /// The average.
         average: f64,

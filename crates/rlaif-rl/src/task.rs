@@ -1,4 +1,4 @@
-//! Reinforcement learning as the loop that trainings share takes it.
+//! Reinforcement learning as a task of the shared training loop.
 
 use rlaif_core::{RewardModel, TextCodec, undone_if_interrupted};
 use rlaif_lm::{LocalSampler, Sampler};
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A trainer with its prompts, its sampler and its reward, for [`rlaif_train::drive`]: a step is a
-/// rollout and an update. Symptoms are found by a [`Watch`], which also knows when the run may end.
+/// rollout and an update. A [`Watch`] recognises symptoms and decides on early stopping.
 ///
 /// The batches name the prompts of each step.
 ///
@@ -57,7 +57,8 @@ impl<T> std::fmt::Debug for RlTask<'_, T> {
 }
 
 impl<'a, T: RlTrainer> RlTask<'a, T> {
-    /// Trains on the scores that `reward` gives to responses to `prompts`, sampled in this process.
+    /// Trains on the scores that `reward` gives to responses to `prompts`. The responses are
+    /// sampled in this process.
     pub fn new(
         trainer: T,
         prompts: &'a [Prompt],
@@ -68,7 +69,7 @@ impl<'a, T: RlTrainer> RlTask<'a, T> {
         Self { trainer, prompts, sampler, reward, samples: 0, watch: Watch::default() }
     }
 
-    /// Takes responses from another sampler.
+    /// Uses another sampler.
     #[must_use]
     pub fn sampler(mut self, sampler: impl Sampler + 'a) -> Self {
         self.sampler = Box::new(sampler);
@@ -87,7 +88,7 @@ impl<'a, T: RlTrainer> RlTask<'a, T> {
         &self.trainer
     }
 
-    /// The trainer, for its policy.
+    /// Returns the trainer, for example for its policy.
     pub fn into_trainer(self) -> T {
         self.trainer
     }
@@ -106,12 +107,12 @@ impl<T: RlTrainer> Fit for RlTask<'_, T> {
         let RlStep { rollout, mut stats, mut notes } = undone_if_interrupted(self.reward, || {
             self.trainer.step_on(self.prompts, rows, &mut *self.sampler, self.reward)
         })?;
-        // The stopping rule may name a number of the reward's.
+        // The stopping rule may name a metric of the reward.
         stats.metrics.extend(self.reward.metrics().into_iter().collect());
         let rules = self.trainer.stop_rules();
         notes.extend(rules.unknown_metric(&stats, T::SECTION));
         let mut stepped = Stepped { notes, ..Stepped::default() };
-        // Without an update there are no numbers to judge by.
+        // Without an update there are no statistics to check.
         if let Some(rollout) = &rollout {
             let shown = 0..self.samples.min(rollout.len());
             stepped.samples = shown.map(|row| rollout.sample(stats.step, row)).collect();

@@ -1,4 +1,4 @@
-//! The seam between an algorithm and its task.
+//! The interface between an algorithm and its task.
 
 use rlaif_core::RewardModel;
 use rlaif_lm::Sampler;
@@ -12,21 +12,21 @@ use crate::{
     watch::Watched,
 };
 
-/// An algorithm that learns from scored responses. With a [`crate::RlTask`] around it,
-/// [`rlaif_train::drive`] gives it the loop: checkpoints, metrics, samples, findings, interrupts and
-/// resuming.
+/// An algorithm that learns from scored responses. [`crate::RlTask`] wraps it for
+/// [`rlaif_train::drive`], which adds the loop: checkpoints, metrics, samples, findings, interrupts
+/// and resuming.
 ///
-/// `rlaif_ppo::PpoTrainer` and `rlaif_reinforce::ReinforceTrainer` implement it. Their stages are
-/// public methods as well, for a loop of your own.
+/// `rlaif_ppo::PpoTrainer` and `rlaif_reinforce::ReinforceTrainer` implement this trait. Their
+/// stages are also public methods, for a loop of your own.
 pub trait RlTrainer {
-    /// The section of a run file that has the settings, such as `ppo`: messages name it.
+    /// The section of a run file with the settings, such as `ppo`; messages name it.
     const SECTION: &'static str;
 
-    /// One step: samples responses to the prompts with these indices, has them scored, and learns
-    /// from them. An algorithm that samples further prompts takes them from the others.
+    /// One step: samples responses to the prompts with these indices, scores them, and trains on
+    /// them. An algorithm that samples further prompts takes them from the others.
     ///
     /// # Errors
-    /// What stops the run.
+    /// The errors that stop the run.
     fn step_on(
         &mut self,
         prompts: &[Prompt],
@@ -35,10 +35,10 @@ pub trait RlTrainer {
         reward: &dyn RewardModel,
     ) -> Result<RlStep, RlError>;
 
-    /// The settings by which symptoms are recognised.
+    /// The settings that recognise symptoms.
     fn watched(&self) -> Watched<'_>;
 
-    /// The rules by which a run ends before its steps are done.
+    /// The rules for ending a run before its steps are done.
     fn stop_rules(&self) -> &StopConfig;
 
     /// Messages before the first step; none by default.
@@ -46,26 +46,26 @@ pub trait RlTrainer {
         Vec::new()
     }
 
-    /// Writes everything that a later step depends on, prompts and reward aside.
+    /// Writes everything that a later step depends on, except for prompts and reward.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// An error of writing.
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError>;
 
-    /// Goes on from what [`RlTrainer::save`] wrote.
+    /// Continues from the state that [`RlTrainer::save`] wrote.
     ///
     /// # Errors
-    /// What does not fit.
+    /// The saved state does not fit this trainer.
     fn restore(&mut self, saved: &Saved) -> Result<(), RlError>;
 }
 
 /// Outcome of a step of an [`RlTrainer`].
 #[derive(Debug)]
 pub struct RlStep {
-    /// The responses that were learned from; `None` if the step changed nothing, and its numbers
-    /// are then not judged.
+    /// The responses of the update; `None` if the step changed nothing, and then its statistics are
+    /// not checked.
     pub rollout: Option<Rollout>,
-    /// Numbers of the step.
+    /// Statistics of the step.
     pub stats: Stats,
     /// Messages about the step.
     pub notes: Vec<String>,

@@ -1,4 +1,4 @@
-//! `rlaif classifier`: fitting a classifier to labelled texts.
+//! `rlaif classifier`: training of a classifier on labelled texts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ pub struct ClassifierFile {
     /// Columns of the rows.
     #[serde(default)]
     pub columns: ClassifierColumns,
-    /// Names of the labels; a row's label is one of them, or its index.
+    /// Names of the labels; a row has the name or the index of its label.
     pub labels: Vec<String>,
     /// Weights of the labels.
     #[serde(default)]
@@ -132,7 +132,7 @@ impl ClassifierFile {
         let mut known = BTreeSet::new();
         match self.labels.iter().find(|label| !known.insert(*label)) {
             Some(twice) => {
-                refuse(format!("`{twice}` is there twice; a label has a name of its own"))
+                refuse(format!("`{twice}` occurs twice; each label needs a unique name"))
             }
             None if self.labels.len() < 2 => {
                 refuse(format!("{:?} leaves nothing to tell apart; name two or more", self.labels))

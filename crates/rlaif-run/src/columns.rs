@@ -1,4 +1,4 @@
-//! `[columns]`: what the rows of a file are made of.
+//! `[columns]`: the format of the rows of a file.
 
 use rlaif_data::{Dataset, ImportColumns, ImportOptions, RowForm};
 use rlaif_train::SftRow;
@@ -13,30 +13,30 @@ use crate::{
     skipped::SkippedRows,
 };
 
-/// Contents of rows.
+/// Format of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DataFormat {
-    /// Found by the columns: every form of docs/data.md.
+    /// Recognised by the columns: every form in docs/data.md.
     #[default]
     Auto,
     /// A prompt and the response to learn, in two columns.
     Demonstrations,
     /// A column of messages; every turn of the assistant is learned.
     Conversations,
-    /// A column of text, all of which is learned.
+    /// A column of texts, learned completely.
     Texts,
 }
 
-/// Contents of the rows to learn from, and their columns.
+/// Format of the training rows, and their columns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ColumnSection {
-    /// Contents of a row.
+    /// Format of a row.
     pub format: DataFormat,
     /// The column of prompts.
     pub prompt: String,
-    /// The column of responses; `completion` is read as well.
+    /// The column of responses; `completion` works as well.
     pub response: String,
     /// The column of conversations.
     pub messages: String,
@@ -57,13 +57,13 @@ impl Default for ColumnSection {
 }
 
 impl ColumnSection {
-    /// The way to read the rows.
+    /// The reader of the rows.
     pub(crate) fn reader(&self, options: ImportOptions) -> RowReader {
         let columns = ImportColumns::default();
         let prompt = |columns: ImportColumns| {
             let columns = columns.rename(&self.prompt, "prompt");
             match self.response.as_str() {
-                // Either name is read.
+                // Either name is accepted.
                 "response" => columns,
                 other => columns.rename(other, "completion"),
             }
@@ -79,15 +79,14 @@ impl ColumnSection {
             }
             DataFormat::Texts => (Some(RowForm::Text), columns.rename(&self.text, "text")),
         };
-        // A response that is named as such is learned, also beside a preference.
+        // A column with the name of a response is learned, even beside a preference.
         let preferred = &[RowForm::Unpaired, RowForm::HelpSteer2, RowForm::PromptCompletion];
         RowReader { form, usual: RowForm::PromptCompletion, preferred, columns, options }
     }
 
-    /// Every row of the files at `path` that there is something to learn from, and what became of the
-    /// others.
+    /// Every usable row of the files at `path`, and counts of the others.
     ///
-    /// # Errors
+    /// Reads every usable row of the files at `path`, and counts the others.
     /// [`RunError::Data`], [`RunError::Codec`], and what [`Encoder`] refuses.
     pub fn read(
         &self,

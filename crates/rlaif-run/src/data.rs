@@ -1,4 +1,4 @@
-//! `[data]`: which rows, and in which order they come.
+//! `[data]`: the rows, and their order.
 
 use std::num::NonZeroUsize;
 
@@ -21,7 +21,7 @@ use crate::{
     source::source,
 };
 
-/// Rows to train and to evaluate on: files of JSON Lines, CSV or Parquet.
+/// Training and evaluation rows: files of JSON Lines, CSV or Parquet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSection {
@@ -30,35 +30,35 @@ pub struct DataSection {
     /// The same for evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<String>,
-    /// Without `held_out`: this share of the training rows is kept for evaluation; 0 for none.
+    /// Without `held_out`: the share of the training rows to use for evaluation; 0 for none.
     #[serde(default)]
     pub held_out_fraction: f64,
-    /// At most this many held-out rows are used; 0 for all.
+    /// Maximum number of held-out rows; 0 for all.
     #[serde(default)]
     pub held_out_rows: usize,
-    /// Rows are cut to this many tokens.
+    /// Rows are truncated to this many tokens.
     #[serde(default = "DataSection::max_tokens")]
     pub max_tokens: usize,
-    /// Choices that data sets leave open.
+    /// Choices that the data sets leave open.
     #[serde(default)]
     pub import: ImportOptions,
 }
 
-/// Rows as [`DataSection::read`] finds them.
+/// The rows that [`DataSection::read`] found.
 #[derive(Debug)]
 pub struct DataRows<R> {
-    /// Rows to learn from.
+    /// Training rows.
     pub train: Vec<R>,
-    /// Rows to evaluate on.
+    /// Evaluation rows.
     pub held_out: Vec<R>,
-    /// Counts of the other rows of the file to train on.
+    /// Counts of the other rows of the training file.
     pub skipped: SkippedRows,
     /// Sentences on the form of the rows, for the log.
     pub read_as: Vec<String>,
 }
 
 impl<R> DataRows<R> {
-    /// The rows made something else of, one by one.
+    /// Converts each row.
     #[must_use]
     pub fn map<S>(self, mut of: impl FnMut(R) -> S) -> DataRows<S> {
         DataRows {
@@ -75,7 +75,7 @@ impl DataSection {
         512
     }
 
-    /// Reads the training rows and the held-out ones.
+    /// Reads the training rows and the held-out rows.
     ///
     /// # Errors
     /// [`RunError::Data`].
@@ -92,7 +92,7 @@ impl DataSection {
         self.split(seed, of_corpus)
     }
 
-    /// Reads rows by their form. Sentences on the form are in [`DataRows::read_as`].
+    /// Reads rows by their form. [`DataRows::read_as`] has sentences on the form.
     ///
     /// # Errors
     /// [`RunError::Data`].
@@ -107,8 +107,8 @@ impl DataSection {
         })
     }
 
-    /// The training rows and the held-out ones. `read` gives those of a file, with a sentence on
-    /// their form.
+    /// Reads the training rows and the held-out rows. `read` returns the rows of a file, with a
+    /// sentence on their form.
     ///
     /// # Errors
     /// Those of `read`; [`RunError::Setting`].
@@ -152,8 +152,8 @@ impl DataSection {
         std::iter::once(&self.train).chain(&self.held_out).map(String::as_str).collect()
     }
 
-    /// `FILE, line N` of the row that became the record of this id, or the id where the files no
-    /// longer say.
+    /// `FILE, line N` of the row that became the record with this id, or the id if the files have
+    /// changed.
     pub(crate) fn place<C: Corpus + Clone>(&self, corpus: &C, id: &str) -> String
     where
         C::Record: Record,
@@ -161,7 +161,7 @@ impl DataSection {
         place::of(&self.files(), corpus, id)
     }
 
-    /// Most tokens of a row for this model.
+    /// Maximum number of tokens of a row for this model.
     pub fn limit(&self, spec: &LmSpec) -> usize {
         spec.context.map_or(self.max_tokens, |context| context.min(self.max_tokens))
     }
@@ -172,7 +172,7 @@ impl DataSection {
     }
 }
 
-/// Batches of shuffled rows, another order in each epoch.
+/// Batches of shuffled rows, in a new order in each epoch.
 ///
 /// ```
 /// use rlaif_core::{PromptRecord, Seed};
@@ -207,10 +207,10 @@ impl ShuffledBatches {
         Ok(Self { shuffle, rows, size, remainder: Remainder::Keep })
     }
 
-    /// Leaves out of each epoch the rows that do not fill a batch.
+    /// Leaves out the rows of each epoch that do not fill a batch.
     ///
     /// # Errors
-    /// [`RunError::Data`] if there are fewer rows than a batch has.
+    /// [`RunError::Data`] if there are fewer rows than in a batch.
     pub fn whole(mut self) -> Result<Self, RunError> {
         let (size, records) = (self.size.get(), self.rows);
         if size > records {
@@ -240,7 +240,7 @@ impl Batches for ShuffledBatches {
         };
         let now = self.shuffle.position();
         let (epoch, at) = (step / per_epoch, step % per_epoch * self.size.get() as u64);
-        // At the end of an epoch the shuffle turns by itself.
+        // The shuffle starts a new epoch by itself.
         let follows = (now.epoch, now.at) == (epoch, at)
             || (at == 0 && now.epoch + 1 == epoch && now.at == rows);
         if !follows {
@@ -261,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    /// Batches of one size come in the order of the shuffle itself, from any step on.
+    /// Batches of equal size follow the order of the shuffle, from any step.
     #[test]
     fn whole_batches_are_those_of_the_shuffle() {
         let rows: Vec<_> = (0..10).map(|n| PromptRecord::new(n.to_string(), "?")).collect();

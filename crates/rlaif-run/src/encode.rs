@@ -1,4 +1,4 @@
-//! Texts to the token ids that are learned from.
+//! From texts to token ids for training.
 
 use rayon::prelude::*;
 use rlaif_core::{
@@ -26,8 +26,8 @@ pub struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    /// An encoder for the model that `spec` describes, with rows of at most `max_tokens` tokens
-    /// (and the model's context).
+    /// An encoder for the model of `spec`, with rows of at most `max_tokens` tokens (and at most
+    /// the model's context).
     pub fn new(tokenizer: &'a HfTokenizer, spec: &'a LmSpec, max_tokens: usize) -> Self {
         Self {
             tokenizer,
@@ -37,12 +37,12 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Prompts and responses.
+    /// Encodes prompts and responses.
     ///
-    /// The response's ids are what follows the prompt's in the ids of both texts together, where
-    /// those begin with the prompt's; else the response is encoded by itself. The tokenizer's
-    /// end-of-sequence token is added, except to texts of a chat template and those that end in it.
-    /// Of rows that are too long the response's end is cut off. An empty response is left out.
+    /// If the ids of both texts together begin with the ids of the prompt, the response's ids are
+    /// the rest; otherwise the response is encoded separately. The tokenizer's end-of-sequence
+    /// token is appended, except for texts from a chat template and texts that already end in it.
+    /// If a row is too long, the response loses its end. A row with an empty response is left out.
     ///
     /// # Errors
     /// [`RunError::Codec`].
@@ -56,8 +56,8 @@ impl<'a> Encoder<'a> {
         Ok((rows, skipped))
     }
 
-    /// Texts, and conversations through the chat template: every turn of the assistant is learned,
-    /// with what the template writes to end it. Encoder-decoder models learn the last turn.
+    /// Encodes texts, and conversations by the chat template: every turn of the assistant is
+    /// learned, including the template's end of turn. Encoder-decoder models learn the last turn.
     ///
     /// A conversation without a mask ([`MaskError::is_of_the_row`]) is left out and counted.
     ///
@@ -75,7 +75,7 @@ impl<'a> Encoder<'a> {
         Ok((rows, skipped))
     }
 
-    /// Rows of both kinds, in their order.
+    /// Encodes rows of both kinds, and keeps their order.
     pub(crate) fn learned(
         &self,
         rows: &[LearnedRow],
@@ -108,7 +108,7 @@ impl<'a> Encoder<'a> {
         Ok(all)
     }
 
-    /// Prompts and responses, `None` where there is none or nothing to learn of it.
+    /// Prompts and responses; `None` for a missing row, or one without anything to learn.
     fn joined(
         &self,
         rows: &[Option<&Demonstration>],
@@ -137,7 +137,7 @@ impl<'a> Encoder<'a> {
         Ok(all)
     }
 
-    /// Texts and conversations, `None` where there is nothing to learn of one.
+    /// Texts and conversations; `None` for a row without anything to learn.
     fn wholes(
         &self,
         rows: &[&ConversationRow],
@@ -183,17 +183,18 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// A text, all of which is learned but the first token, which decoder-only models begin from.
+    /// A text that is learned completely, except for the first token, from which decoder-only
+    /// models start.
     fn text(&self, text: &str) -> Result<SftRow, RowProblem> {
         let mut ids = self.tokenizer.encode(text, Specials::Include)?;
         let rest = ids.split_off(1.min(ids.len()));
         Ok(SftRow::new(ids, self.ended(rest, TextKind::Plain)))
     }
 
-    /// The row within the limit; `None` where nothing is left to learn.
+    /// The row within the limit; `None` if nothing is left to learn.
     fn fitted(&self, mut row: SftRow, skipped: &mut SkippedRows) -> Option<SftRow> {
         let whole = row.len();
-        // An encoder-decoder model reads the two apart, each within the limit.
+        // An encoder-decoder model reads prompt and response separately, each with its own limit.
         let apart = self.joiner.is_encoder_decoder().then_some(self.max_tokens);
         let limits = Limits {
             prompt: apart,
@@ -254,7 +255,7 @@ impl<'a> Encoder<'a> {
         }
         let masked = self.tokenizer.mask_chat(&messages, &options, LearnedTurns::All)?;
         let (mut prompt, mut learned) = self.tokenizer.encode_masked(&masked)?;
-        // A decoder begins from a token at least.
+        // A decoder needs at least one token to start from.
         let start = learned.iter().position(|&learns| learns).unwrap_or(0).max(1);
         let start = start.min(prompt.len());
         let response = prompt.split_off(start);
@@ -263,13 +264,13 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Why a row is left out; `None` where the run cannot go on.
+/// The reason for leaving a row out; `None` if the run cannot continue.
 fn left_out(problem: &RowProblem) -> Option<&'static str> {
     use rlaif_core::CodecError;
     match problem {
         RowProblem::Mask(MaskError::NothingSaid) => Some("the assistant says nothing"),
         RowProblem::Mask(MaskError::Turn { .. }) => {
-            Some("a turn of the assistant cannot be told apart in the text of the chat template")
+            Some("a turn of the assistant cannot be located in the text of the chat template")
         }
         RowProblem::Mask(error) if error.is_of_the_row() => Some(REFUSED),
         RowProblem::Codec(CodecError::ChatTemplate { .. }) => Some(REFUSED),

@@ -15,14 +15,14 @@ use rlaif_train::TrainError;
 
 use crate::{fetch::FetchError, resume::Change, vocabulary::OtherVocabulary};
 
-/// Why a run did not start, or stopped.
+/// Reasons why a run did not start, or stopped early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// Neither a run file nor a run to resume.
+    /// Neither a run file nor a run to resume was given.
     #[error(
-        "which run? Give --config FILE, or --resume --out DIR to go on with one (rlaif {command} \
-         --help)"
+        "no run is named; give --config FILE, or --resume --out DIR to continue one (rlaif \
+         {command} --help)"
     )]
     NoConfig {
         /// The command.
@@ -55,20 +55,21 @@ pub enum RunError {
         /// The fault found.
         problem: String,
     },
-    /// The file of a run that another command began.
+    /// The run file of another command.
     #[error(
-        "{} is of a run of `rlaif {writer}`, not of `rlaif {command}`; go on with it by `rlaif \
-         {writer} --resume`, or give `rlaif {command}` a run file of its own", .file.display()
+        "{} is of a run of `rlaif {writer}`, not of `rlaif {command}`; continue it with `rlaif \
+         {writer} --resume`, or give `rlaif {command}` another run file",
+        .file.display()
     )]
     OtherCommand {
         /// The file.
         file: PathBuf,
         /// The command that wrote it.
         writer: String,
-        /// The command that was asked to read it.
+        /// The command that read it.
         command: &'static str,
     },
-    /// `--set` with something else than an assignment.
+    /// A value of `--set` that is not an assignment.
     #[error("--set {assignment}: {problem}")]
     Set {
         /// The value given.
@@ -76,10 +77,10 @@ pub enum RunError {
         /// The fault found.
         problem: &'static str,
     },
-    /// A run that is to go on with other settings.
+    /// A resumed run with other settings.
     #[error(
-        "these settings decide about the result, and {} was begun with others: {}; go on with those, \
-         or begin anew with another --out",
+        "these settings affect the result, and {} was started with others: {}; continue with \
+         those, or start a new run with another --out",
         .file.display(), listed(.changes)
     )]
     Changed {
@@ -88,7 +89,7 @@ pub enum RunError {
         /// The keys, with both values.
         changes: Vec<Change>,
     },
-    /// A file of verdicts that cannot be taken up.
+    /// A file of verdicts that cannot be continued.
     #[error("{} {problem}", .path.display())]
     Verdicts {
         /// The file.
@@ -108,7 +109,7 @@ pub enum RunError {
     /// A run file that cannot be written as TOML.
     #[error("the run file cannot be written as TOML: {source}")]
     Unwritable {
-        /// Why.
+        /// The error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
@@ -120,21 +121,21 @@ pub enum RunError {
         /// The fault, and the remedy.
         problem: String,
     },
-    /// A setting out of its range.
+    /// A setting out of range.
     #[error(transparent)]
     Field(#[from] BadSetting),
-    /// A row that was read and cannot be learnt from.
+    /// A row that was read but cannot be used for training.
     #[error("{row}: {problem}")]
     Row {
-        /// `FILE, line N`, or its id.
+        /// `FILE, line N`, or the row's id.
         row: String,
         /// The fault found.
         problem: RowProblem,
     },
-    /// Model and tokenizer do not belong together.
+    /// Model and tokenizer do not match.
     #[error(
-        "{folder}: the tokenizer has ids up to {largest}, the model's embedding {rows} rows; they \
-         do not belong together"
+        "{folder}: the tokenizer has ids up to {largest}, but the model's embedding has {rows} \
+         rows; they do not belong together"
     )]
     Vocabulary {
         /// The model's folder.
@@ -144,24 +145,25 @@ pub enum RunError {
         /// Rows of the embedding.
         rows: i64,
     },
-    /// A reference or value function that reads other ids than the policy.
+    /// A reference or value function whose token ids differ from the policy's.
     #[error(transparent)]
     OtherVocabulary(#[from] Box<OtherVocabulary>),
-    /// A run that was asked to stop, by Ctrl-C.
+    /// A run stopped by Ctrl-C.
     #[error("interrupted, and every whole step is saved; {how}")]
     Interrupted {
-        /// The command to go on with.
+        /// The command that continues the run.
         how: String,
     },
-    /// The model that a run came to could not be written.
+    /// The resulting model could not be written.
     #[error(
-        "the result could not be written: {source}; the last checkpoint holds it: mend that and {how}"
+        "the result could not be written: {source}; the last checkpoint contains it: fix the \
+         problem and {how}"
     )]
     Result {
-        /// Why.
+        /// The error.
         #[source]
         source: Box<ModelError>,
-        /// The command to go on with.
+        /// The command that continues the run.
         how: String,
     },
     /// A reward below the grade that the run file demands.
@@ -180,7 +182,7 @@ pub enum RunError {
     /// An exam that cannot be graded.
     #[error(transparent)]
     Eval(#[from] EvalError),
-    /// A reward that cannot be had.
+    /// A reward that is unavailable.
     #[error(transparent)]
     Reward(#[from] ProviderError),
     /// A model that cannot be found.
@@ -204,7 +206,7 @@ pub enum RunError {
     /// Data that cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The training itself.
+    /// Training failed.
     #[error(transparent)]
     Train(#[from] TrainError),
     /// PPO.
@@ -213,22 +215,22 @@ pub enum RunError {
     /// DPO.
     #[error(transparent)]
     Dpo(#[from] DpoError),
-    /// A device that is not there.
+    /// A device that is unavailable.
     #[error(transparent)]
     Torch(#[from] TorchError),
 }
 
-/// Why a row cannot be learnt from.
+/// Reasons why a row cannot be used for training.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowProblem {
     /// A preference.
     #[error(transparent)]
     Preference(#[from] PairProblem),
-    /// A conversation of which it is not known what to learn.
+    /// A conversation without a turn to learn.
     #[error(transparent)]
     Mask(#[from] MaskError),
-    /// A conversation that the chat template, or a text that the tokenizer refuses.
+    /// A conversation that the chat template refuses, or a text that the tokenizer refuses.
     #[error(transparent)]
     Codec(#[from] CodecError),
     /// A label that the classifier does not have.
@@ -236,14 +238,14 @@ pub enum RowProblem {
     Label {
         /// The label.
         label: String,
-        /// Those of the classifier.
+        /// The labels of the classifier.
         known: Vec<String>,
     },
 }
 
 impl RunError {
-    /// The same error with `section` before the setting's name, if it is one of a setting: the
-    /// configurations of the libraries do not know where they stand in a run file.
+    /// The same error with `section` before the name of the setting, if it is about a setting: the
+    /// library's configurations do not know their place in a run file.
     pub(crate) fn within(self, section: &str) -> Self {
         match self {
             Self::Field(error) => Self::Field(error.within(section)),
@@ -254,7 +256,7 @@ impl RunError {
         }
     }
 
-    /// The same of a row, with the place of the row that has this id.
+    /// The same error for a row, with the place of the row with this id.
     pub(crate) fn placed(self, place: impl FnOnce(&str) -> String) -> Self {
         match self {
             Self::Row { row, problem } => Self::Row { row: place(&row), problem },

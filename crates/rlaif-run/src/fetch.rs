@@ -9,46 +9,48 @@ use rlaif_models::{ModelError, ModelFiles, ModelNames};
 use rlaif_text::HfTokenizer;
 use serde::Deserialize;
 
-/// Why the files of a model could not be had.
+/// Errors of locating or downloading the files of a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// The hub, or the cache of it on this disk.
+    /// The hub, or its local cache, failed.
     #[error(transparent)]
     Hub(#[from] HubError),
-    /// A file in the place of a folder.
+    /// A file instead of a folder.
     #[error("{location} is a file; a model is a folder with a config.json in it, or a hub id")]
     File {
         /// The file.
         location: String,
     },
-    /// Neither a folder nor a repository without an owner.
-    #[error("there is no folder {location} here; taken for a hub id: {source}")]
+    /// A name that is neither a folder nor a repository with an owner.
+    #[error("there is no folder {location}, so it was taken for a hub id: {source}")]
     Nowhere {
         /// The requested model.
         location: String,
-        /// Why the hub does not have it.
+        /// The hub's error.
         #[source]
         source: Box<HubError>,
     },
-    /// An adapter whose base cannot be had.
+    /// An adapter whose base is unavailable.
     #[error(
-        "{} is an adapter on `{base}`, which cannot be had: {source}; name its base yourself (`--base`, or \
-         `base` beside the model in a run file)", .adapter.display()
+        "{} is an adapter on `{base}`, which could not be fetched: {source}; name its base \
+         yourself (`--base`, or `base` beside the model in a run file)",
+        .adapter.display()
     )]
     Base {
         /// The adapter's folder.
         adapter: PathBuf,
         /// The base that it names.
         base: String,
-        /// Why that cannot be had.
+        /// The error for the base.
         #[source]
         source: Box<FetchError>,
     },
     /// An adapter that names no base.
     #[error(
-        "{} is an adapter that does not say what it is on; name its base (`--base`, or `base` beside the \
-         model in a run file)", .adapter.display()
+        "{} is an adapter that does not name its base; give the base (`--base`, or `base` beside \
+         the model in a run file)",
+        .adapter.display()
     )]
     NoBase {
         /// The adapter's folder.
@@ -56,22 +58,23 @@ pub enum FetchError {
     },
     /// An adapter on an adapter.
     #[error(
-        "{} is an adapter, and {} is one as well; merge the latter first (`rlaif merge`), and name the \
-         merged model", .adapter.display(), .base.display()
+        "{} is an adapter, and so is {}; merge the latter first (`rlaif merge`), and name the \
+         merged model",
+        .adapter.display(), .base.display()
     )]
     Stacked {
         /// The adapter's folder.
         adapter: PathBuf,
-        /// The folder of the model that it is to be on.
+        /// The folder of the adapter's base.
         base: PathBuf,
     },
-    /// A folder that was named as an adapter and is not one.
+    /// A folder that is not an adapter, although it was named as one.
     #[error("{} holds no adapter: there is no adapter_config.json", .folder.display())]
     NoAdapter {
         /// The folder.
         folder: PathBuf,
     },
-    /// A base beside a model that is not an adapter.
+    /// A base for a model that is not an adapter.
     #[error("{} is a whole model, not an adapter; leave its base (`{base}`) out", .folder.display())]
     NoUseForBase {
         /// The model's folder.
@@ -79,16 +82,16 @@ pub enum FetchError {
         /// The base.
         base: String,
     },
-    /// Quantised weights in one file, which are not a model folder.
+    /// Quantised weights in one file, instead of a model folder.
     #[error(
-        "{location} is a GGUF file, whose weights are quantised or in a layout of their own; name the folder \
-         or the hub id of the model that it was made of"
+        "{location} is a GGUF file, whose weights are quantised or in a layout of their own; name \
+         the folder or the hub id of the original model"
     )]
     Gguf {
         /// The file.
         location: String,
     },
-    /// The list of the files that hold the weights.
+    /// The file that lists the files of weights.
     #[error(transparent)]
     Model(#[from] ModelError),
 }
@@ -97,7 +100,7 @@ impl Fault for FetchError {
     fn is_users(&self) -> bool {
         match self {
             Self::Hub(error) => error.is_users(),
-            // The folder that was named is not there; the hub's answer does not matter.
+            // The named folder does not exist; the hub's answer does not matter.
             Self::File { .. }
             | Self::Nowhere { .. }
             | Self::NoBase { .. }
@@ -111,11 +114,11 @@ impl Fault for FetchError {
     }
 }
 
-/// A model's folder on this disk: `location` where that is a folder, else the files of the hub's
-/// repository of that id, every one that loading needs, fetched into the cache first.
+/// A local model folder: `location` if that is a folder; otherwise the files of the hub's
+/// repository with that id that loading needs, downloaded to the cache.
 ///
 /// # Errors
-/// [`FetchError`] when the repository, its revision or one of its files cannot be had.
+/// [`FetchError`] when the repository, its revision or one of its files is unavailable.
 ///
 /// ```
 /// let folder = std::env::temp_dir();
@@ -138,14 +141,14 @@ pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, F
     let open = || {
         let repo = Hub::from_env()?.open(RepoKind::Model, location, revision)?;
         let config = match repo.try_get(ADAPTER_CONFIG)? {
-            // Of a repository that holds an adapter alone.
+            // A repository that holds only an adapter.
             Some(adapter) => repo.try_get("config.json")?.unwrap_or(adapter),
             None => repo.get("config.json")?,
         };
         Ok::<_, HubError>((repo, config))
     };
     let nowhere = |source| FetchError::Nowhere { location: location.to_owned(), source };
-    // Few repositories have no owner in their id: more likely it is a folder that is misspelt.
+    // Few repositories have no owner in their id, so this is probably a misspelt folder.
     let (repo, config) = open().map_err(|error| {
         if location.contains('/') { error.into() } else { nowhere(Box::new(error)) }
     })?;
@@ -156,15 +159,15 @@ pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, F
     for file in HfTokenizer::FILES.iter().copied().chain(["generation_config.json"]) {
         repo.try_get(file)?;
     }
-    // Every file of a repository lies in one folder.
+    // All files of a repository are in one folder.
     Ok(config.parent().map_or_else(|| PathBuf::from("."), PathBuf::from))
 }
 
-/// The files of a model on this disk; from the hub, every one that loading needs is fetched first.
+/// The local files of a model; the files of a hub repository are downloaded first.
 ///
 /// # Errors
-/// As [`model_folder`]; [`FetchError::Base`] and [`FetchError::NoBase`] of an adapter whose base cannot be
-/// had, [`FetchError::Stacked`] of an adapter on an adapter.
+/// As [`model_folder`]; [`FetchError::Base`] and [`FetchError::NoBase`] for an adapter whose base is
+/// unavailable, [`FetchError::Stacked`] for an adapter on an adapter.
 pub fn model_files(names: &ModelNames<'_>) -> Result<ModelFiles, FetchError> {
     let folder = model_folder(names.model, names.revision)?;
     if ModelFiles::is_adapter(&folder) {
@@ -188,7 +191,7 @@ pub fn model_files(names: &ModelNames<'_>) -> Result<ModelFiles, FetchError> {
     }
 }
 
-/// An adapter's folder, and that of its base.
+/// The folder of an adapter, and that of its base.
 fn on_base(adapter: PathBuf, base: Option<&str>) -> Result<ModelFiles, FetchError> {
     let (named, revision) = match base {
         Some(base) => (Some(base.to_owned()), None),
@@ -197,7 +200,7 @@ fn on_base(adapter: PathBuf, base: Option<&str>) -> Result<ModelFiles, FetchErro
     let Some(base) = named else { return Err(FetchError::NoBase { adapter }) };
     let beside = adapter.join(&base);
     let folder = match Path::new(&base) {
-        // As peft has it, from the current folder; or else from the adapter's.
+        // As in peft, relative to the current folder; or else to the adapter's.
         path if !path.is_dir() && path.is_relative() && beside.is_dir() => beside,
         path => {
             let revision = revision.filter(|_| !path.is_dir());
@@ -214,12 +217,12 @@ fn on_base(adapter: PathBuf, base: Option<&str>) -> Result<ModelFiles, FetchErro
     Ok(ModelFiles { folder, adapter: Some(adapter) })
 }
 
-/// An adapter's configuration, as peft calls it.
+/// peft's name of an adapter's configuration.
 const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// Its weights, in the order of preference.
+/// File names of weights, in the order of preference.
 const ADAPTER_WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
-/// The GGUF file of a folder that has no other weights.
+/// The GGUF file in a folder without other weights.
 fn gguf_alone(folder: &Path) -> Option<String> {
     let files: Vec<PathBuf> = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).collect();
     let ends = |file: &Path, end: &str| file.extension().is_some_and(|extension| extension == end);
@@ -229,13 +232,13 @@ fn gguf_alone(folder: &Path) -> Option<String> {
     Some(files.iter().find(|file| ends(file, "gguf"))?.display().to_string())
 }
 
-/// The index of sharded weights: which file holds which tensor.
+/// The index of sharded weights, which maps tensors to files.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Fetches the first of the forms that weights come in, shards included.
+/// Downloads the first available form of weights, including shards.
 fn fetch_weights(repo: &Repo) -> Result<(), FetchError> {
     for whole in ["model.safetensors", "pytorch_model.bin"] {
         if repo.try_get(whole)?.is_some() {

@@ -1,4 +1,4 @@
-//! Reading run files: keys set on the command line, paths made absolute, runs taken up.
+//! Run files: reading, `--set`, absolute paths, resumed runs.
 
 use std::{
     env, fs,
@@ -21,7 +21,7 @@ pub(crate) const COMMANDS: [&str; 6] = ["sft", "classifier", "reward", "ppo", "r
 
 /// A command's run file.
 pub trait RunFile: Serialize + DeserializeOwned {
-    /// The command, as its user calls it.
+    /// The command's name on the command line.
     const COMMAND: &'static str;
 
     /// Returns the locations in the file that may be local files or folders.
@@ -29,8 +29,8 @@ pub trait RunFile: Serialize + DeserializeOwned {
         Vec::new()
     }
 
-    /// Decides about a key, with dots, that no command of this library has: whether it may be
-    /// another one at `--resume`. None may by default.
+    /// Decides about a key, with dots, of a command outside this library: may it change at
+    /// `--resume`? No key may by default.
     fn at_resume(_key: &str) -> Option<AtResume> {
         None
     }
@@ -43,30 +43,30 @@ pub struct RunRequest {
     pub config: Option<PathBuf>,
     /// The run folder; without it, `runs/NAME` for a run file `NAME.toml`.
     pub out: Option<PathBuf>,
-    /// Go on with the run in the folder.
+    /// Continues the run in the folder.
     pub resume: bool,
-    /// `a.b=v`: keys that are set over the file's, the value in TOML or a bare string.
+    /// `a.b=v`: overrides of the file's keys; the value is TOML or a bare string.
     pub set: Vec<String>,
 }
 
-/// A run whose file was read.
+/// A run whose file has been read.
 #[derive(Debug)]
 pub struct OpenRun<T> {
-    /// Its configuration.
+    /// The configuration.
     pub config: T,
     out: PathBuf,
     resolved: String,
     resume: bool,
-    /// Settings that are not as the run was begun, and need not be.
+    /// Settings that differ from those at the start of the run, and may.
     changed: Vec<Change>,
 }
 
 impl RunRequest {
-    /// Reads the run file; nothing is written yet.
+    /// Reads the run file, without writing anything.
     ///
     /// # Errors
-    /// [`RunError`] for a file that cannot be read or does not say what is needed, and for a run
-    /// that was begun with other settings.
+    /// [`RunError`] for a file that cannot be read or lacks a key, and for a run that began with
+    /// other settings.
     pub fn open<T: RunFile>(&self) -> Result<OpenRun<T>, RunError> {
         let out = match (&self.out, &self.config) {
             (Some(out), _) => out.clone(),
@@ -86,7 +86,7 @@ impl RunRequest {
                 let config: T = parse(&begun, &read_table(&begun, T::COMMAND)?)?;
                 let asked = match asked {
                     Some(asked) => asked,
-                    // Without a file, what is set is compared with what was.
+                    // Without a file, the overrides are compared with the run's settings.
                     None => self.read(&begun)?,
                 };
                 let Changes { allowed, refused } =
@@ -125,11 +125,11 @@ impl RunRequest {
     }
 }
 
-/// A location as another folder finds it. A hub id, which is not a file in the folder `here`, stays
-/// as it is.
+/// Makes a location independent of the current folder. A hub id that is not a file in the folder
+/// `here` is unchanged.
 fn absolute(location: &str, here: &Path) -> String {
     let local = here.join(location);
-    // No hub id has these characters, and no file need have the name of a pattern.
+    // No hub id has these characters, and a pattern need not name an existing file.
     if location.contains(['*', '?', '[']) && Path::new(location).is_relative() {
         let mut pattern = String::new();
         for c in here.display().to_string().chars() {
@@ -144,7 +144,7 @@ fn absolute(location: &str, here: &Path) -> String {
 }
 
 impl<T> OpenRun<T> {
-    /// Makes the run folder, or takes it up with the newest checkpoint that is whole.
+    /// Creates the run folder, or resumes the run in it from the newest complete checkpoint.
     ///
     /// # Errors
     /// Those of [`RunFolder::create`] and [`RunFolder::resume`].
@@ -170,16 +170,16 @@ impl<T> OpenRun<T> {
         &self.out
     }
 
-    /// Tells the user how to go on with it.
+    /// Prints the command that continues the run.
     pub fn how_to_go_on(&self, command: &str) -> String {
-        format!("go on with: rlaif {command} --resume --out {}", self.out.display())
+        format!("continue with: rlaif {command} --resume --out {}", self.out.display())
     }
 }
 
-/// Beginning of the file of a run, before the command that wrote it.
+/// First line of a run's file, before the command that wrote it.
 const WRITTEN_BY: &str = "# rlaif ";
 
-/// A run file of this command: the user's, or the one that a run wrote.
+/// A run file of this command: the user's file, or one that a run wrote.
 fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
     let text = fs::read_to_string(path)
         .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
@@ -196,13 +196,13 @@ fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
         let before = text.as_bytes()[..start].iter().rev();
         let column = 1 + before.take_while(|&&byte| byte != b'\n').count();
         let line = 1 + text.as_bytes()[..start].iter().filter(|&&byte| byte == b'\n').count();
-        // Without the line itself, which may be of any length and hold a key.
+        // The error does not contain the line, which may be long or contain a key.
         let problem = format!("line {line}, column {column}: {}", source.message());
         RunError::Syntax { path: path.to_owned(), problem }
     })
 }
 
-/// Keys of earlier versions, by their path, and what stands in their place.
+/// Keys of earlier versions, by their path, and their replacements.
 const RENAMED: [(&str, &str); 8] = [
     ("learn.microbatch", "`learn.microbatch_size`"),
     ("learn.recompute", "`learn.activations`, which is `keep` or `recompute`"),
@@ -214,7 +214,7 @@ const RENAMED: [(&str, &str); 8] = [
     ("output.samples", "`train.samples`"),
 ];
 
-/// Refuses a key of an earlier version, with its name of today.
+/// Refuses a key of an earlier version, with its current name.
 fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
     let find = |key: &str| {
         let (parts, last) = key.rsplit_once('.')?;
@@ -241,7 +241,7 @@ fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: &Table) -> Resul
     let whole = Value::Table(written.clone());
     let parsed = serde_path_to_error::deserialize(whole).map_err(|error| {
         let message = error.inner().message();
-        // serde says `.` at the top, and stops at a table of one kind or another.
+        // serde says `.` at the top level, and stops at a table of one of several kinds.
         let key = error.path().to_string();
         let key = if key == "." { String::new() } else { key };
         let (key, message) = match below_table(message) {
@@ -256,7 +256,7 @@ fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: &Table) -> Resul
         };
         RunError::Content { path: path.to_owned(), key, problem: describe_toml(message) }
     })?;
-    // As the type has them: 1e39 is too much for an f32.
+    // As parsed: 1e39 is too large for an f32.
     check_numbers(path, &table(&parsed)?)?;
     Ok(parsed)
 }
@@ -264,7 +264,7 @@ fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: &Table) -> Resul
 /// Keys that may be infinite.
 const UNBOUNDED: [&str; 2] = ["ppo.value_clip", "ppo.ratio_threshold"];
 
-/// Refuses NaN, and infinity where it means nothing.
+/// Refuses NaN, and infinity where it has no meaning.
 fn check_numbers(path: &Path, table: &Table) -> Result<(), RunError> {
     let mut bounded = table.clone();
     for key in UNBOUNDED {
@@ -294,7 +294,7 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), RunError> {
     let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("v"));
     let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
     let parts: Vec<&str> = key.trim().split('.').collect();
-    // Before anything is changed: a refusal leaves the table as it was.
+    // Checked before any change, so that a refusal leaves the table unchanged.
     if parts.iter().any(|part| part.is_empty()) {
         return Err(refuse("a part of the key is empty"));
     }
@@ -354,7 +354,7 @@ mod tests {
             assert!(said.contains(&format!("`{key}`: is ")), "{said}");
         }
         parse("[ppo]\nvalue_clip = inf\nratio_threshold = inf").unwrap();
-        // In the type an f32.
+        // The type has an f32.
         let long = "[model]\npath = 'm'\n[data]\nprompts = 'p'\n\
                     [reward]\nkind = 'length'\nlongest = 1\nper = 1e39\n";
         let error = super::parse::<crate::PpoFile>("run.toml".as_ref(), &long.parse().unwrap());

@@ -1,4 +1,4 @@
-//! Run files, and what they start.
+//! Run files, and the runs that they describe.
 //!
 //! ```toml
 //! seed = 7
@@ -10,16 +10,17 @@
 //! lr = 1e-4
 //! ```
 //!
-//! A command has one type for its run file: a serde struct with `deny_unknown_fields` and a default
-//! for everything that can have one, made of sections that commands share ([`ModelSection`],
-//! [`DataSection`]) and of the configurations of the library. It implements [`RunFile`], and
+//! Each command has one type for its run file: a serde struct with `deny_unknown_fields` and
+//! defaults wherever possible, composed of sections that commands share ([`ModelSection`],
+//! [`DataSection`]) and of the library's configurations. The type implements [`RunFile`], and
 //! [`RunRequest::open`] does the rest:
 //!
 //! 1. reads the file, sets the keys of `--set a.b=v`, and refuses unknown keys with the nearest
 //!    known one;
 //! 2. makes local paths absolute, so that the run can be resumed from anywhere;
 //! 3. with `--resume`, takes `run.toml` of the run folder instead, and refuses settings that differ;
-//! 4. [`OpenRun::folder`] then makes or takes up the folder, with the resolved file in it.
+//! 4. [`OpenRun::folder`] then creates the folder, or continues in it, and writes the resolved
+//!    file.
 //!
 //! ```
 //! use rlaif_run::{RunFile, RunRequest};

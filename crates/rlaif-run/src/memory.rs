@@ -19,7 +19,7 @@ pub enum WeightsInMemory {
     Loaded,
 }
 
-/// Rows of one forward and backward pass, from the setting in which 0 stands for the whole batch.
+/// Rows of one forward and backward pass, from a setting whose 0 means the whole batch.
 pub fn rows_of_pass(microbatch: usize, batch: usize) -> usize {
     if microbatch == 0 { batch } else { microbatch.min(batch) }
 }

@@ -1,4 +1,4 @@
-//! `[model]`: which model, where it runs, and with which adapter it is trained.
+//! `[model]`: the model, its device, and its adapter.
 
 use std::num::NonZeroU32;
 
@@ -20,13 +20,13 @@ use crate::{error::RunError, fetch::model_files, vocabulary::tokenizer_of};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placement {
-    /// `cpu`, `cuda`, `cuda:N`, or `auto` for CUDA where there is one.
+    /// `cpu`, `cuda`, `cuda:N`, or `auto` for CUDA if available.
     pub device: String,
-    /// Threads to compute with; 0 for libtorch's own choice. A run is the same bit by bit only
-    /// with the same number.
+    /// Number of threads; 0 for libtorch's default. Two runs are bitwise equal only with the same
+    /// number.
     pub threads: usize,
-    /// Memory that the run may use, in GiB; by default what the device has free. A run that needs
-    /// more is refused before it starts.
+    /// Memory limit of the run, in GiB; by default, the free memory of the device. A run that needs
+    /// more is refused at the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_gib: Option<f64>,
 }
@@ -41,18 +41,19 @@ impl Default for Placement {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelSection {
-    /// Folder in Hugging Face's layout, or hub id. That of a LoRA adapter is trained further.
+    /// Folder in Hugging Face's layout, or hub id. If it is a LoRA adapter, training continues with
+    /// it.
     pub path: String,
     /// Branch, tag or commit of a hub id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Folder or hub id of a LoRA adapter on the model, which is trained further.
+    /// Folder or hub id of a LoRA adapter on the model; training continues with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// Base of the adapter that `path` names; by default the one that its configuration names.
+    /// Base of the adapter in `path`; by default, the base in its configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// The kind of its weights while it is trained.
+    /// The dtype of the weights during training.
     #[serde(default)]
     pub precision: Precision,
     /// Trains a LoRA adapter instead of the weights.
@@ -64,13 +65,13 @@ pub struct ModelSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LoraSection {
-    /// r.
+    /// Rank r of the adapter.
     pub rank: u32,
     /// α; the adapter's output is scaled by α / r.
     pub alpha: f64,
-    /// Dropout of the adapter's input, where `learn.dropout` is on.
+    /// Dropout of the adapter's input, if `learn.dropout` is on.
     pub dropout: f64,
-    /// The layers it is on.
+    /// The layers with an adapter.
     pub targets: LoraTargets,
 }
 
@@ -80,7 +81,7 @@ pub struct LoraSection {
 pub enum LoraTargets {
     /// `all-linear`, or a regular expression over module paths.
     Pattern(String),
-    /// Ends of module paths, such as `q_proj`.
+    /// Suffixes of module paths, such as `q_proj`.
     Names(Vec<String>),
 }
 
@@ -96,9 +97,9 @@ impl Default for LoraSection {
 }
 
 impl LoraSection {
-    /// The rank, once every number is known to be in its range.
+    /// The rank, after a check of every number's range.
     pub(crate) fn check(&self) -> Result<NonZeroU32, RunError> {
-        /// Wider than any layer, and small enough to count its weights.
+        /// Larger than any layer, and small enough to count its weights.
         const MOST: u32 = 65_536;
         if self.rank > MOST {
             let problem = format!("{} is too large; expected at most {MOST}", self.rank);
@@ -138,7 +139,7 @@ impl LoraSection {
         })
     }
 
-    /// Error of the adapter's configuration, by the key that it comes from.
+    /// Converts an error of the adapter's configuration to one of its key.
     fn named(&self, error: ModelError) -> RunError {
         let setting = |key, problem| RunError::Setting { key, problem };
         match error {
@@ -149,7 +150,7 @@ impl LoraSection {
             ModelError::NoTarget { targets, layers, .. } => setting(
                 "model.lora.targets",
                 format!(
-                    "{targets} matches no linear layer of this model; its layers end in: {}",
+                    "{targets} matches no linear layer of this model; the names of its layers end in: {}",
                     layers.join(", ")
                 ),
             ),
@@ -184,7 +185,7 @@ impl Placement {
     }
 }
 
-/// A conversion that is refused, by the key that it comes from.
+/// Converts a refused conversion to an error of its key.
 pub(crate) fn converted(key: &'static str, error: ConvertError) -> RunError {
     match error {
         ConvertError::Model(error) => error.into(),
@@ -195,10 +196,10 @@ pub(crate) fn converted(key: &'static str, error: ConvertError) -> RunError {
     }
 }
 
-/// The tokenizer of a model, once it is known to fit: the adapter's, where there is one beside it.
+/// The tokenizer of a model, after a check that it fits: the adapter's, if the adapter has one.
 ///
 /// # Errors
-/// [`RunError::Text`]; [`RunError::Vocabulary`] if it has ids that the model has no row for.
+/// [`RunError::Text`]; [`RunError::Vocabulary`] if it has ids beyond the model's embedding.
 pub fn tokenizer(files: &ModelFiles, vocab_size: i64) -> Result<HfTokenizer, RunError> {
     let tokenizer = tokenizer_of(files)?;
     let rows = tokenizer.embedding_rows();
@@ -212,9 +213,9 @@ pub fn tokenizer(files: &ModelFiles, vocab_size: i64) -> Result<HfTokenizer, Run
     Ok(tokenizer)
 }
 
-/// Says which tensors of a model's files are not read.
+/// Reports the tensors of a model's files that are not used.
 pub fn tell_of_unread(name: &str, unread: &[String]) {
-    /// More of them say no more.
+    /// A longer list would not help.
     const NAMED: usize = 5;
     if unread.is_empty() {
         return;
@@ -229,7 +230,7 @@ pub fn tell_of_unread(name: &str, unread: &[String]) {
 }
 
 impl ModelSection {
-    /// The model's files, fetched from the hub if it is an id.
+    /// The model's files, downloaded from the hub for a hub id.
     ///
     /// # Errors
     /// [`RunError::Fetch`]; [`RunError::Setting`] for a new adapter on an adapter.
@@ -261,8 +262,8 @@ impl ModelSection {
         Ok(PolicySetup { lora, ..PolicySetup::new(self.files()?, options) })
     }
 
-    /// Loads a language model with its adapter, if it has one. A fresh adapter is drawn from libtorch's
-    /// generator.
+    /// Loads a language model with its adapter, if it has one. A new adapter is drawn from
+    /// libtorch's generator.
     ///
     /// # Errors
     /// [`RunError::Model`], [`RunError::Setting`].
@@ -272,9 +273,9 @@ impl ModelSection {
         Ok(policy)
     }
 
-    /// Loads a classifier with these labels, with its adapter, if it has one. A folder with a
-    /// language model or a bare encoder lends its trunk; the head is then drawn from
-    /// libtorch's generator, as is a fresh adapter.
+    /// Loads a classifier with these labels, and with its adapter, if it has one. From a folder
+    /// with a language model or a bare encoder, only the trunk is used; the head is then drawn from
+    /// libtorch's generator, like a new adapter.
     ///
     /// # Errors
     /// [`RunError::Model`], [`RunError::Setting`].
@@ -298,7 +299,7 @@ impl ModelSection {
         Ok(model)
     }
 
-    /// Error of a model or its adapter.
+    /// Converts an error of a model or its adapter.
     fn named(&self, error: ModelError) -> RunError {
         match &self.lora {
             Some(lora) => lora.named(error),
@@ -306,7 +307,7 @@ impl ModelSection {
         }
     }
 
-    /// Checks how the model is to be trained (`[learn]`), and that what is trained is what is
+    /// Checks the settings of training (`[learn]`), and that the trained weights are those that are
     /// written.
     ///
     /// # Errors
@@ -316,7 +317,7 @@ impl ModelSection {
         self.check_trainable("learn.trainable", &learn.trainable)
     }
 
-    /// Checks that what is trained is what is written.
+    /// Checks that the trained weights are those that are written.
     ///
     /// # Errors
     /// [`RunError::Setting`] of `key`.

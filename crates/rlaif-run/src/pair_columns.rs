@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::rows::{PairNames, RowReader};
 
-/// Contents of the rows of the data.
+/// Format of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PairFormat {
-    /// Found by the columns: every form of docs/data.md.
+    /// Recognised by the columns: every form in docs/data.md.
     #[default]
     Auto,
-    /// Prompt, chosen and rejected response in columns of their own.
+    /// Prompt, chosen and rejected response in separate columns.
     Pairs,
-    /// HH: two whole dialogues, or their prompt apart.
+    /// HH: two complete dialogues, or their prompt separately.
     Hh,
-    /// Prompt, response, and whether it is a good one.
+    /// Prompt, response, and a verdict on it: good or not.
     Unpaired,
 }
 
 impl PairFormat {
-    /// The form of rows; `None` where it is found by the columns.
+    /// The form of rows; `None` if it is recognised by the columns.
     pub(crate) fn form(self) -> Option<RowForm> {
         match self {
             Self::Auto => None,
@@ -33,11 +33,11 @@ impl PairFormat {
     }
 }
 
-/// Contents of rows, and their columns.
+/// Format of the rows, and their columns.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PairColumnsSection {
-    /// Contents of the rows.
+    /// Format of the rows.
     pub format: PairFormat,
     /// Column of prompts.
     pub prompt: String,
@@ -45,12 +45,12 @@ pub struct PairColumnsSection {
     pub chosen: String,
     /// Column of the other responses.
     pub rejected: String,
-    /// Column of margins, which soft labels are made of.
+    /// Column of margins, for soft labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<String>,
     /// Column of single responses.
     pub response: String,
-    /// Column of verdicts on them.
+    /// Column of verdicts on single responses.
     pub label: String,
 }
 
@@ -69,9 +69,9 @@ impl Default for PairColumnsSection {
 }
 
 impl PairColumnsSection {
-    /// The way to read the rows.
+    /// The reader of the rows.
     pub(crate) fn reader(&self, options: ImportOptions) -> RowReader {
-        // `RowConfig` says what becomes of empty and of equal responses.
+        // `RowConfig` decides about empty and equal responses.
         let options = ImportOptions { unusable: Unusable::Read, ..options };
         let names = PairNames {
             prompt: &self.prompt,

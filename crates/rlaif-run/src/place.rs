@@ -1,4 +1,4 @@
-//! The file and line of a row that cannot be learnt from.
+//! The file and line of a row that cannot be used for training.
 
 use rlaif_core::Record;
 use rlaif_data::{

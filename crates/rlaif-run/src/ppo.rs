@@ -36,7 +36,7 @@ pub struct PpoFile {
     pub seed: u64,
     /// The policy.
     pub model: ModelSection,
-    /// The weights that are trained.
+    /// The trained weights.
     #[serde(default)]
     pub trainable: Trainable,
     /// Device, threads and memory.
@@ -49,7 +49,7 @@ pub struct PpoFile {
     pub prompt: PromptSection,
     /// The reward that scores responses; `docs/rewards.md` has every key.
     pub reward: RewardConfig,
-    /// The reference, if it is another model than the policy at its start.
+    /// The reference, if it is not the initial policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// The value function.
@@ -66,17 +66,16 @@ pub struct PpoFile {
     pub train: RlTrainSection,
 }
 
-/// Texts that the policy goes on learning while it is trained on scores: files of JSON Lines, CSV or
-/// Parquet.
+/// Texts that the policy continues to learn during PPO: files of JSON Lines, CSV or Parquet.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainingSection {
     /// A file, or a pattern such as `shards/*.jsonl`.
     pub path: String,
-    /// Contents of its rows.
+    /// Format of its rows.
     #[serde(default)]
     pub columns: ColumnSection,
-    /// Rows are cut to this many tokens.
+    /// Rows are truncated to this many tokens.
     #[serde(default = "PretrainingSection::max_tokens")]
     pub max_tokens: usize,
 }
@@ -91,8 +90,8 @@ impl PretrainingSection {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ValueSection {
-    /// A model whose trunk the value head is on: a language model, or with `init = "reward_model"` a
-    /// reward model. Without it, the trunk is that of the policy.
+    /// The model whose trunk carries the value head: a language model, or with `init =
+    /// "reward_model"` a reward model. By default, the policy's trunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Initialisation of the head.
@@ -106,9 +105,9 @@ pub enum ValueStart {
     /// Every value is 0.
     #[default]
     Zero,
-    /// Uniform in ±1/√H, as TRL 0.11's.
+    /// Uniform in ±1/√H, as in TRL 0.11.
     Pytorch,
-    /// As the score layer of `value.model`, which is a reward model with the policy's vocabulary.
+    /// The score layer of `value.model`, which is a reward model with the policy's vocabulary.
     RewardModel,
 }
 
@@ -247,11 +246,11 @@ impl PpoFile {
     }
 
     /// Reads the texts of the pre-training mix, if there is one, and counts the rows that were left
-    /// out or cut.
+    /// out or truncated.
     ///
     /// # Errors
-    /// [`RunError::Setting`] if only one of `[pretraining]` and `ppo.pretraining` is there, or no row
-    /// has anything to learn; [`RunError::Data`], [`RunError::Codec`].
+    /// [`RunError::Setting`] if only one of `[pretraining]` and `ppo.pretraining` is present, or no
+    /// row has anything to learn; [`RunError::Data`], [`RunError::Codec`].
     pub fn pretraining(
         &self,
         codec: &HfTokenizer,

@@ -1,4 +1,4 @@
-//! `[prompt]`: the text that a model reads of a prompt, one for training and measuring.
+//! `[prompt]`: the rendering of prompts, the same for training and evaluation.
 
 use std::path::Path;
 
@@ -9,13 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{error::RunError, skipped::SkippedRows};
 
-/// The text that a model reads of a prompt. Prompts that are messages go through the chat template
-/// of the model in any case.
+/// The rendering of prompts. Prompts that are messages always use the model's chat template.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptSection {
-    /// Prompts that are texts: `text` leaves them as they are, `chat` makes each what the user says,
-    /// and puts it through the chat template.
+    /// Rendering of prompts that are texts: `text` leaves them unchanged, `chat` renders each as a
+    /// user's message by the chat template.
     pub plain: PlainText,
     /// Text around prompts that are texts, with `{prompt}` in place of the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -23,19 +22,20 @@ pub struct PromptSection {
     /// The system message of conversations that have none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// The name of the chat template, where the tokenizer has several.
+    /// The name of the chat template, if the tokenizer has several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
-    /// Variables of the chat template, such as `enable_thinking`. A row's own come on top.
+    /// Variables of the chat template, such as `enable_thinking`. A row's own variables override
+    /// them.
     #[serde(skip_serializing_if = "Metadata::is_empty")]
     pub chat_template_kwargs: Metadata,
 }
 
-/// The file of a run's folder that says how its prompts were rendered.
+/// The file of a run's folder with the rendering of its prompts.
 pub(crate) const PROMPT_FILE: &str = "prompt.json";
 
 impl PromptSection {
-    /// Checks what needs no row to be checked.
+    /// Checks everything that needs no row.
     ///
     /// # Errors
     /// [`RunError::Setting`].
@@ -65,7 +65,7 @@ impl PromptSection {
     }
 }
 
-/// Tells how prompts are read, in one sentence.
+/// Describes the rendering of prompts, in one sentence.
 pub(crate) fn described(how: &Rendering) -> String {
     let mut said = match (how.plain, &how.prompt_template) {
         (PlainText::Chat, _) => "prompts go through the chat template".to_owned(),
@@ -88,7 +88,7 @@ pub(crate) fn described(how: &Rendering) -> String {
     said
 }
 
-/// The rendering of a run: where it learned from conversations, a text is what the user says.
+/// The rendering of a run: after training on conversations, a text is a user's message.
 pub(crate) fn of_rows(section: &PromptSection, conversations: bool) -> Rendering {
     let mut how = section.rendering();
     if conversations {
@@ -97,12 +97,12 @@ pub(crate) fn of_rows(section: &PromptSection, conversations: bool) -> Rendering
     how
 }
 
-/// The rendering that the run in this folder had; `None` in a folder without such a run.
+/// The rendering of the run in this folder; `None` if the folder has none.
 pub(crate) fn of_run(folder: &Path) -> Option<Rendering> {
     rlaif_checkpoint::read_json_if_present(&folder.join(PROMPT_FILE)).ok().flatten()
 }
 
-/// Renders rows, and counts those that the chat template refuses, which are `None`.
+/// Renders rows. A row that the chat template refuses becomes `None` and is counted.
 ///
 /// # Errors
 /// [`RunError::Codec`] where no row can be rendered.
@@ -134,5 +134,5 @@ pub(crate) fn rendered<R: Sync, T: Send>(
     }
 }
 
-/// Why a conversation is left out that the chat template refuses.
+/// The reason for leaving out a conversation that the chat template refuses.
 pub(crate) const REFUSED: &str = "the chat template refuses the conversation";

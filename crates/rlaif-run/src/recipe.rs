@@ -1,4 +1,4 @@
-//! From a run file to its result: what every command that trains has in common.
+//! From a run file to its result: the code that all training commands share.
 
 use std::path::Path;
 
@@ -23,20 +23,20 @@ use crate::{
     rewards::graded_reward,
 };
 
-/// A run file that says how to train.
+/// A run file for training.
 ///
-/// [`train`] opens it, checks it, and resolves the device. The recipe then loads models and reads data,
-/// begins the run ([`Start::begin`]), from when on Ctrl-C is listened to, has the loop train
-/// ([`OngoingRun::drive`]) and writes the result ([`OngoingRun::write`]). Any refusal comes
-/// before the run begins, so that a refusal leaves no folder behind.
+/// [`train`] opens and checks the file, and resolves the device. The recipe then loads models,
+/// reads data, and begins the run ([`Start::begin`]); from then on Ctrl-C saves a checkpoint.
+/// [`OngoingRun::drive`] trains, and [`OngoingRun::write`] writes the result. Every check precedes
+/// the beginning of the run, so that a refused run leaves no folder behind.
 pub trait Recipe: RunFile {
-    /// Metrics that the terminal shows.
+    /// Metrics for the terminal.
     const SHOWN: &'static [&'static str];
 
-    /// The keys that every run file has.
+    /// The keys of every run file.
     fn basics(&self) -> Basics<'_>;
 
-    /// Checks what needs no model and no data to be checked.
+    /// Checks everything that needs no model and no data.
     ///
     /// # Errors
     /// [`RunError`] names the key.
@@ -51,7 +51,7 @@ pub trait Recipe: RunFile {
         Self: Sized;
 }
 
-/// The keys that every run file has.
+/// The keys of every run file.
 #[derive(Debug, Clone, Copy)]
 pub struct Basics<'a> {
     /// The seed of all random numbers.
@@ -62,11 +62,11 @@ pub struct Basics<'a> {
     pub model: &'a ModelSection,
 }
 
-/// Trains as a run file says, to the result in its folder: the whole of a command.
+/// Runs a training command: from its run file to the result in the run's folder.
 ///
 /// # Errors
-/// [`RunError`] of the file, of what it names, or of the training;
-/// [`RunError::Interrupted`] after Ctrl-C, with how to go on.
+/// [`RunError`] of the file, of the files that it names, or of the training;
+/// [`RunError::Interrupted`] after Ctrl-C, with the command that continues the run.
 ///
 /// ```no_run
 /// use rlaif_run::{PpoFile, RunRequest, train};
@@ -88,7 +88,7 @@ pub fn train<R: Recipe>(request: &RunRequest) -> Result<(), RunError> {
     })
 }
 
-/// A run that has not begun: its folder is not made yet.
+/// A run that has not begun: its folder does not exist yet.
 #[derive(Debug)]
 pub struct Start<'a, R> {
     open: &'a OpenRun<R>,
@@ -98,14 +98,14 @@ pub struct Start<'a, R> {
     pub options: LoadOptions,
 }
 
-/// Outline of a run, once its data are read.
+/// Outline of a run, available after its data are read.
 #[derive(Debug)]
 pub struct Outline<'a> {
     /// Description for the user.
     pub about: String,
-    /// When to evaluate, to save and to stop.
+    /// The schedule of evaluation and saving, and the rules for stopping.
     pub fit: &'a FitConfig,
-    /// Its length.
+    /// The number of steps.
     pub total_steps: u64,
 }
 
@@ -115,7 +115,7 @@ impl<'a, R: Recipe> Start<'a, R> {
         self.open.path()
     }
 
-    /// Loads models whose fresh weights depend on the seed alone.
+    /// Loads models; new weights depend only on the seed.
     ///
     /// # Errors
     /// Those of `load`.
@@ -134,7 +134,7 @@ impl<'a, R: Recipe> Start<'a, R> {
         graded_reward(config, self.folder(), self.options.device, self.open.is_resumed())
     }
 
-    /// The least memory that training needs, once it is known to fit; before anything is loaded.
+    /// Checks the minimum memory for training before anything is loaded, and returns it.
     ///
     /// # Errors
     /// [`RunError::Fetch`], [`RunError::Memory`].
@@ -154,12 +154,12 @@ impl<'a, R: Recipe> Start<'a, R> {
         self.open.config.basics().placement.check_memory(memory, weights).map(|_| ())
     }
 
-    /// Makes the folder, or takes it up: nothing was written before.
+    /// Creates the folder, or continues in it; nothing is written before this.
     ///
     /// # Errors
     /// Those of [`OpenRun::folder`].
     pub fn begin(self, outline: &Outline<'a>) -> Result<OngoingRun<'a>, RunError> {
-        // Until here Ctrl-C ends the process at once: there is nothing to save.
+        // Before this point Ctrl-C ends the process at once: there is nothing to save.
         let interrupt = Interrupt::install()?;
         let (mut folder, saved) = self.open.folder(outline.fit.keep(Goal::Lowest))?;
         folder.say(&outline.about)?;
@@ -178,7 +178,7 @@ impl<'a, R: Recipe> Start<'a, R> {
     }
 }
 
-/// A run that writes into its folder, from here to the model that is its result.
+/// A run that writes to its folder, until the resulting model.
 #[derive(Debug)]
 pub struct OngoingRun<'a> {
     /// The folder.
@@ -193,7 +193,7 @@ pub struct OngoingRun<'a> {
 }
 
 impl OngoingRun<'_> {
-    /// Tells the user sentences, each once.
+    /// Prints sentences for the user, without duplicates.
     ///
     /// # Errors
     /// [`RunError::Train`].
@@ -204,8 +204,8 @@ impl OngoingRun<'_> {
         Ok(())
     }
 
-    /// Keeps in the folder how prompts were rendered, so that an evaluation does the same, and tells
-    /// it.
+    /// Stores the rendering of prompts in the folder, so that an evaluation uses the same, and
+    /// prints it.
     ///
     /// # Errors
     /// [`RunError::Train`], [`RunError::Files`].
@@ -214,7 +214,7 @@ impl OngoingRun<'_> {
         Ok(self.folder.say(&described(rendering))?)
     }
 
-    /// Has the loop train to the end, from the beginning or from the newest checkpoint.
+    /// Runs the training loop to its end, from the beginning or from the newest checkpoint.
     ///
     /// # Errors
     /// [`RunError::Train`]; [`RunError::Interrupted`].
@@ -234,7 +234,7 @@ impl OngoingRun<'_> {
         }
     }
 
-    /// Writes the result: the adapter, if that is what was trained, else the model.
+    /// Writes the result: the adapter if an adapter was trained, else the model.
     ///
     /// # Errors
     /// [`RunError::Result`].
@@ -254,15 +254,15 @@ impl OngoingRun<'_> {
     }
 }
 
-/// A model that a run may have trained.
+/// A model that a run can train.
 pub trait TrainedModel {
-    /// Writes the adapter that was trained, and the files beside it with which it is loaded again.
+    /// Writes the trained adapter, and the files needed to load it.
     ///
     /// # Errors
     /// [`ModelError`].
     fn save_adapter(&mut self, target: &Path, files: &ModelFiles) -> Result<(), ModelError>;
 
-    /// Writes all weights, with the files beside them that `source` has.
+    /// Writes all weights, and the other files of `source`.
     ///
     /// # Errors
     /// [`ModelError`].

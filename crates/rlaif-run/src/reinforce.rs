@@ -31,7 +31,7 @@ pub struct ReinforceFile {
     pub seed: u64,
     /// The policy.
     pub model: ModelSection,
-    /// The weights that are trained.
+    /// The trained weights.
     #[serde(default)]
     pub trainable: Trainable,
     /// Device, threads and memory.
@@ -44,8 +44,8 @@ pub struct ReinforceFile {
     pub prompt: PromptSection,
     /// The reward that scores responses; `docs/rewards.md` has every key.
     pub reward: RewardConfig,
-    /// The reference, if it is another model than the policy at its start. Without a KL penalty,
-    /// none is loaded but this one, whose distance is then told.
+    /// The reference, if it is another model than the initial policy. Without a KL penalty, a
+    /// reference is only loaded if it is set here, and only to report the distance from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// The algorithm.

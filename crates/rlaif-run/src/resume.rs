@@ -1,4 +1,4 @@
-//! Keys of a run file that may be others when a run is resumed: one table for every command.
+//! Keys of a run file that may change when a run is resumed: one table for all commands.
 
 use std::fmt;
 
@@ -6,20 +6,20 @@ use toml::{Table, Value};
 
 use AtResume::{Always, Fixed, FromHere, IfLast, Longer};
 
-/// Answer to the question whether a key may have another value at `--resume`.
+/// Answer to the question: may a key change at `--resume`?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AtResume {
-    /// It may: the result does not depend on it, or for its rounding alone.
+    /// The key may change: the result does not depend on it, or only up to rounding.
     Always,
-    /// It may, though the result may depend on it: it decides about the steps from there on, and the
-    /// log says so.
+    /// The key may change, although the result may depend on it: the new value applies to later steps,
+    /// and the log reports it.
     FromHere,
-    /// It may become larger where the learning rate does not depend on the length of the run.
+    /// The number may grow, if the learning rate does not depend on the length of the run.
     Longer,
-    /// It may where no evaluation decides about the result (`train.result = "last"` and no
+    /// The key may change if no evaluation affects the result (`train.result = "last"` and no
     /// `train.patience`).
     IfLast,
-    /// It may not: the run would be another one.
+    /// The key may not change: it would be another run.
     Fixed,
 }
 
@@ -31,13 +31,13 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "placement.device",
             "placement.threads",
             "placement.memory_gib",
-            // Where the rows are: what they are is compared with the checkpoint.
+            // The path of the rows may change; their content is compared with the checkpoint.
             "data.train",
             "data.prompts",
             "train.checkpoint_every",
             "train.keep",
             "train.samples",
-            // Parts of a step, and memory for time.
+            // Division of a step, which trades memory for time.
             "learn.microbatch_size",
             "learn.activations",
             "ppo.microbatch_size",
@@ -52,14 +52,14 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "reinforce.generation.check_every",
             "online.sampling.generation.batch_size",
             "online.sampling.generation.check_every",
-            // What ends a run, and what ends it no more.
+            // Conditions that stop a run.
             "learn.optimizer.max_skipped",
             "ppo.optimizer.max_skipped",
             "reinforce.optimizer.max_skipped",
             "dpo.optimizer.max_skipped",
         ],
     ),
-    // A run that ended for want of a score goes on.
+    // A run that stopped because of a missing score can continue.
     (FromHere, &["ppo.scores.missing", "reinforce.scores.missing"]),
     (Longer, &["train.steps", "train.epochs", "ppo.steps", "reinforce.steps"]),
     (IfLast, &["data.held_out", "train.eval_every"]),
@@ -253,7 +253,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
 /// Tables that hold a reward.
 const REWARDS: [&str; 2] = ["reward", "online.reward"];
 
-/// Every key of a reward, after its kind. Rewards that a reward is made of are looked at one by one.
+/// Every key of a reward, after its kind. Inner rewards are checked one by one.
 const REWARD_KEYS: &[(AtResume, &[&str])] = &[
     (
         Always,
@@ -261,7 +261,7 @@ const REWARD_KEYS: &[(AtResume, &[&str])] = &[
             "cached.capacity",
             "classifier.batch_size",
             "classifier.device",
-            // The address, and who asks.
+            // The address and the authentication.
             "judge.api.base_url",
             "judge.api.url",
             "judge.api.region",
@@ -348,7 +348,7 @@ const REWARD_KEYS: &[(AtResume, &[&str])] = &[
     ),
 ];
 
-/// Finds a key, or the table that it is in, in a table of keys.
+/// Finds a key, or its table, in a table of keys.
 fn found(keys: &[(AtResume, &[&str])], path: &str) -> Option<AtResume> {
     let mut path = path;
     loop {
@@ -360,16 +360,16 @@ fn found(keys: &[(AtResume, &[&str])], path: &str) -> Option<AtResume> {
     }
 }
 
-/// A key that has another value than when the run was begun.
+/// A key whose value differs from that at the start of the run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// Its path, with dots; elements of lists by their index.
+    /// The path, with dots; elements of lists by their index.
     pub key: String,
     /// The value of the run; `None` where the key was absent.
     pub before: Option<Value>,
-    /// The value that is asked for.
+    /// The requested value.
     pub now: Option<Value>,
-    /// The reason of a refusal, where it is not plain, or the extent of a change.
+    /// The reason for a refusal, if it is not obvious, or the extent of a change.
     because: Option<String>,
 }
 
@@ -393,17 +393,17 @@ impl fmt::Display for Change {
     }
 }
 
-/// Differences between a run's file and the one that it is to go on with.
+/// Differences between a run's file and the file given at `--resume`.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Changes {
-    /// Those that may be made.
+    /// Allowed changes.
     pub(crate) allowed: Vec<Change>,
-    /// Those that make another run of it.
+    /// Changes that would make it a different run.
     pub(crate) refused: Vec<Change>,
 }
 
-/// Compares the file of a run with the one to go on with; `own` decides about keys that no command
-/// of this library has.
+/// Compares the file of a run with the file given at `--resume`; `own` decides about keys of
+/// commands outside this library.
 pub(crate) fn compare(
     before: &Table,
     now: &Table,
@@ -430,7 +430,7 @@ pub(crate) fn compare(
     changes
 }
 
-/// Tells whether a change is refused, and why where that is not plain.
+/// Returns whether a change is refused, with the reason if it is not obvious.
 fn refusal(answer: AtResume, change: &Change, now: &Table) -> Option<Option<String>> {
     let value = |path: &str| {
         let (table, key) = path.rsplit_once('.')?;
@@ -466,7 +466,7 @@ fn refusal(answer: AtResume, change: &Change, now: &Table) -> Option<Option<Stri
     }
 }
 
-/// The table at a path, which is empty for the table itself.
+/// The table at a path; an empty path is the table itself.
 pub(crate) fn lookup<'t>(table: &'t Table, path: &str) -> Option<&'t Table> {
     let mut parts = path.split('.').filter(|part| !part.is_empty());
     parts.try_fold(table, |table, part| table.get(part)?.as_table())
@@ -478,7 +478,7 @@ fn joined(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// The keys of two tables, each once.
+/// The keys of two tables, without duplicates.
 fn keys_of<'t>(before: &'t Table, now: &'t Table) -> Vec<&'t String> {
     let mut keys: Vec<&String> = before.keys().chain(now.keys()).collect();
     keys.sort();
@@ -516,7 +516,7 @@ fn add(
     all.push((change, answer));
 }
 
-/// Compares two rewards, and those that they are made of.
+/// Compares two rewards, including their inner rewards.
 fn rewards(path: &str, before: &Table, now: &Table, all: &mut Found) {
     let kind = |table: &Table| table.get("kind").and_then(Value::as_str).map(str::to_owned);
     let Some(kind) = kind(before).filter(|before| Some(before) == kind(now).as_ref()) else {
@@ -527,7 +527,7 @@ fn rewards(path: &str, before: &Table, now: &Table, all: &mut Found) {
     }
 }
 
-/// Compares one key of a reward: a reward, a list or a table that holds some, or a value.
+/// Compares one key of a reward: a reward, a list or a table of rewards, or a value.
 fn parts(path: &str, name: &str, before: Option<&Value>, now: Option<&Value>, all: &mut Found) {
     match (before, now) {
         (Some(Value::Table(before)), Some(Value::Table(now))) if is_reward(name) => {
@@ -553,7 +553,7 @@ fn parts(path: &str, name: &str, before: Option<&Value>, now: Option<&Value>, al
     }
 }
 
-/// Tells whether a key of a reward holds a reward.
+/// `true` if the value of this key of a reward is a reward.
 fn is_reward(name: &str) -> bool {
     let part = name.rsplit_once('.').map_or(name, |(_, part)| part);
     name == "weighted-sum.terms.reward"
@@ -572,8 +572,8 @@ mod tests {
         keys.iter().flat_map(|(_, paths)| paths.iter().copied()).collect()
     }
 
-    /// The schemas are the oracle: a key that is in a run file and not in the table, or the other
-    /// way round, fails.
+    /// The schemas are the reference: the test fails for a key that is in a run file but not in the
+    /// table, or the other way round.
     #[test]
     fn every_key_of_every_run_file_is_classified() {
         let known: BTreeSet<String> = crate::file::COMMANDS

@@ -1,4 +1,4 @@
-//! `rlaif reward`: fitting a preference model.
+//! `rlaif reward`: training of a preference model.
 
 use std::cell::Cell;
 
@@ -39,13 +39,13 @@ pub struct RewardFile {
     pub model: ModelSection,
     /// The rows.
     pub data: DataSection,
-    /// Contents of the rows.
+    /// Format of the rows.
     #[serde(default)]
     pub columns: RewardColumns,
     /// The text of a prompt.
     #[serde(default)]
     pub prompt: PromptSection,
-    /// The price c of the square of a pair's summed scores; keeps scores around 0.
+    /// The coefficient c of the squared sum of a pair's scores; keeps scores near 0.
     #[serde(default)]
     pub centring: f64,
     /// Steps, evaluations, checkpoints.
@@ -60,7 +60,7 @@ pub struct RewardFile {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RewardColumns {
-    /// Contents of the rows.
+    /// Format of the rows.
     pub format: PairFormat,
     /// Column of prompts.
     pub prompt: String,
@@ -68,10 +68,10 @@ pub struct RewardColumns {
     pub chosen: String,
     /// Column of the other responses.
     pub rejected: String,
-    /// Column of margins, by which the chosen response should score higher; a null means no margin.
+    /// Column of margins by which the chosen response should score higher; null means no margin.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub margin: Option<String>,
-    /// Column of probabilities that the chosen response is the better one; a null is 1.
+    /// Column of probabilities that the chosen response is the better one; null means 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probability: Option<String>,
 }
@@ -99,7 +99,7 @@ impl RunFile for RewardFile {
     }
 }
 
-/// A preference as whole texts, with what may be known of its strength.
+/// A preference as complete texts, with its strength if known.
 #[derive(Debug)]
 struct Pair {
     id: String,
@@ -135,7 +135,7 @@ impl RewardColumns {
         else {
             return Ok(1.);
         };
-        // CSV has numbers as text.
+        // In CSV, numbers are text.
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
         number.filter(|number| number.is_finite()).ok_or_else(|| RunError::Setting {
             key: "columns.probability",
@@ -153,9 +153,9 @@ impl EncodedRow for PreferenceRow {
     }
 }
 
-/// A text of at most `limit` tokens, which loses its beginning if need be, and whether it did. A
-/// plain text ends in the tokenizer's end of sequence, as for TRL's reward trainer; one of a chat
-/// template ends as the template says.
+/// Encodes a text as at most `limit` tokens, without its beginning if necessary, and returns
+/// whether it was truncated. A plain text ends in the tokenizer's end of sequence, as in TRL's
+/// reward trainer; a text from a chat template ends as in the template.
 ///
 /// # Errors
 /// [`RunError::Text`], [`RunError::Codec`].
@@ -183,8 +183,8 @@ pub fn encode_judged(
     Ok((whole.ids, whole.dropped > 0))
 }
 
-/// Pairs as token ids, with their records. Those whose responses are the same within `limit` teach
-/// nothing and are left out.
+/// Pairs as token ids, with their records. Pairs whose responses are equal within `limit` have no
+/// learning signal and are left out.
 fn rows(
     pairs: Vec<Pair>,
     tokenizer: &HfTokenizer,
@@ -230,7 +230,7 @@ impl RewardFile {
         Ok((rows, skipped))
     }
 
-    /// Pairs as whole texts.
+    /// Pairs as complete texts.
     fn texts(
         &self,
         pairs: &[PairRow],
@@ -279,7 +279,8 @@ impl Recipe for RewardFile {
         let memory = start.memory_of(self.learn.activations)?;
         let labels = ["reward".to_owned()];
         let mut model = start.fresh(|| self.model.classifier(&labels, start.options))?;
-        // What is judged stands at the end; a classifier that rewards cuts there as well.
+        // The judged part is at the end; a classifier as a reward truncates at the beginning as
+        // well.
         let tokenizer = tokenizer(&self.model.files()?, model.spec().vocab_size)?
             .truncating(SequenceSide::Left);
         let limit = self.data.limit(model.spec());

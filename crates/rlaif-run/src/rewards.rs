@@ -16,12 +16,12 @@ use crate::{
 /// The reward that a run file's `[reward]` table, or a file of its own, describes: rules, sums of
 /// others, classifiers, judges, reward servers. `docs/rewards.md` has every key.
 ///
-/// Models are folders or hub ids, and run on `device` unless their table says otherwise; rewards of
-/// the same weights share them. Caches are relative to `folder`, keys come from the environment.
+/// Models are folders or hub ids, and run on `device` unless their table has another one; rewards
+/// of the same weights share them. Caches are relative to `folder`, keys come from the environment.
 ///
 /// # Errors
-/// [`ProviderError`] of a reward that cannot be built: a model that is not to be had, a label that does
-/// not exist, a key that is not set.
+/// [`ProviderError`] of a reward that cannot be built: an unavailable model, a label that does not
+/// exist, a key that is not set.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};

@@ -1,5 +1,5 @@
-//! Keys of run files, from the types they are read into: JSON Schema for editors, tables of
-//! keys for the documentation and for `--help`.
+//! Keys of run files, from their types: JSON Schema for editors, tables of keys for the
+//! documentation and for `--help`.
 
 use rlaif_rewards::{RewardConfig, judge::JudgeConfig};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
@@ -9,10 +9,10 @@ use crate::{
     ClassifierFile, DpoFile, EvalFile, ExamFile, PpoFile, ReinforceFile, RewardFile, SftFile,
 };
 
-/// Makes the schema of a file.
+/// Creates the schema of a file.
 type Maker = fn() -> Schema;
 
-/// The commands that read a file, with the file's types.
+/// The commands that read a file, with the file's type.
 const COMMANDS: [(&str, Maker); 9] = [
     ("sft", of::<SftFile>),
     ("classifier", of::<ClassifierFile>),
@@ -41,8 +41,8 @@ pub fn commands_with_files() -> impl Iterator<Item = &'static str> {
     COMMANDS.iter().map(|(name, _)| *name)
 }
 
-/// The JSON Schema (draft 2020-12) of the file that a command reads, by which editors complete and
-/// check TOML; `None` for a command that reads none.
+/// The JSON Schema (draft 2020-12) of a command's file, with which editors complete and check TOML;
+/// `None` for a command without a file.
 ///
 /// ```
 /// let schema = rlaif_run::schema("ppo").unwrap();
@@ -61,7 +61,7 @@ fn of<T: JsonSchema>() -> Schema {
     SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>()
 }
 
-/// Takes rustdoc's links and line ends out of descriptions.
+/// Removes rustdoc's links and line breaks from descriptions.
 fn plain(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
@@ -77,7 +77,8 @@ fn plain(schema: &mut Value) {
     }
 }
 
-/// `` [`name`] `` and `` [`name`](path) `` as `` `name` ``, on one line for each paragraph.
+/// `` [`name`] `` and `` [`name`](path) `` become `` `name` ``, and each paragraph becomes one
+/// line.
 fn without_links(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
@@ -101,18 +102,18 @@ fn without_links(text: &str) -> String {
 /// A key of a run file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Its path, with dots.
+    /// The path, with dots.
     pub path: String,
-    /// Its values: a type, or the words to choose from.
+    /// The values: a type, or a list of words.
     pub value: String,
-    /// Its default, as TOML has it; `None` if there is none. An empty text is an absent key.
+    /// The default, as TOML; `None` if there is none. An empty text means that the key is absent.
     pub default: Option<String>,
-    /// Its meaning in one sentence.
+    /// The meaning in one sentence.
     pub meaning: String,
 }
 
-/// The keys of a command's file, in the order of their paths; those of a table that is of one kind
-/// or another (a reward, a loss) are not among them.
+/// The keys of a command's file, in the order of their paths, without those of a table that is of
+/// one of several kinds (a reward, a loss).
 ///
 /// ```
 /// let keys = rlaif_run::keys("ppo");
@@ -122,7 +123,7 @@ pub struct Key {
 pub fn keys(command: &str) -> Vec<Key> {
     let Some(schema) = schema(command) else { return Vec::new() };
     let mut all = Vec::new();
-    // A judge's file may be of any reward; its keys are a judge's.
+    // A judge's file may hold any reward; its keys are those of a judge.
     let table = if command == "judge" { &schema["$defs"]["JudgeConfig"] } else { &schema };
     Walk { root: &schema, all: &mut all }.table("", table, None);
     all
@@ -150,8 +151,8 @@ pub fn reward_table() -> String {
     table
 }
 
-/// The keys of a command's file, as a table in Markdown: all of them, or those below the paths that
-/// `below` lists, separated by spaces.
+/// The keys of a command's file, as a table in Markdown: all keys, or those below the paths in
+/// `below`, which are separated by spaces.
 ///
 /// ```
 /// let table = rlaif_run::key_table("sft", "placement");
@@ -179,7 +180,7 @@ pub fn key_table(command: &str, below: &str) -> String {
     table
 }
 
-/// The keys as `--help` prints them: path, default and meaning, a line each.
+/// The keys for `--help`: path, default and meaning, one key per line.
 pub fn key_lines(command: &str) -> String {
     keys(command)
         .iter()
@@ -194,14 +195,14 @@ pub fn key_lines(command: &str) -> String {
         .collect()
 }
 
-/// A walk through the tables of a schema.
+/// Traversal of a schema's tables.
 struct Walk<'a> {
     root: &'a Value,
     all: &'a mut Vec<Key>,
 }
 
 impl<'a> Walk<'a> {
-    /// Collects the keys of a table, whose default is `default` where the table above has one.
+    /// Collects the keys of a table; `default` is its default, if the table above has one.
     fn table(&mut self, path: &str, schema: &'a Value, default: Option<&Value>) {
         let needed: Vec<&str> = schema["required"]
             .as_array()
@@ -228,7 +229,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The schema behind a reference, or behind the one form of an optional value.
+    /// Resolves a reference, or the one form of an optional value.
     fn resolved(&self, schema: &'a Value) -> &'a Value {
         if let Some(name) = schema["$ref"].as_str() {
             let name = name.trim_start_matches("#/$defs/");
@@ -247,7 +248,7 @@ impl<'a> Walk<'a> {
         resolved["properties"].is_object().then_some(resolved)
     }
 
-    /// The type of a value, or the words to choose from.
+    /// The type of a value, or the list of words.
     fn value(&self, schema: &'a Value) -> String {
         let resolved = self.resolved(schema);
         if let Some(words) = resolved["enum"].as_array() {
@@ -278,7 +279,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// One of several forms: a word, or a table by the key that tells it apart.
+    /// One of several forms: a word, or a table with the key that distinguishes it.
     fn form(&self, form: &'a Value) -> String {
         if let Some(word) = form.get("const") {
             return quoted(word);
@@ -291,7 +292,7 @@ impl<'a> Walk<'a> {
             .unwrap_or_else(|| "table".to_owned())
     }
 
-    /// The first sentence of what is said of a key, or else of its type.
+    /// The first sentence of the description of a key, or else of its type.
     fn meaning(&self, schema: &'a Value) -> String {
         let said = |schema: &'a Value| schema["description"].as_str();
         let text = said(schema).or_else(|| said(self.resolved(schema))).unwrap_or_default();
@@ -305,7 +306,7 @@ fn quoted(word: &Value) -> String {
     format!("`{}`", word.as_str().map_or_else(|| word.to_string(), str::to_owned))
 }
 
-/// A value as TOML has it, on one line.
+/// A value as TOML, on one line.
 fn toml_value(value: &Value) -> String {
     let table = |object: &Map<String, Value>| {
         let entries = object.iter().filter(|(_, value)| !value.is_null());

@@ -34,7 +34,7 @@ pub struct SftFile {
     pub model: ModelSection,
     /// The rows.
     pub data: DataSection,
-    /// Contents of rows.
+    /// Format of the rows.
     #[serde(default)]
     pub columns: ColumnSection,
     /// The text of a prompt.

@@ -21,7 +21,7 @@ pub(crate) trait EncodedRow {
     fn tokens(&self) -> usize;
 }
 
-/// The sections of a run file that say what is learned, and how.
+/// The sections of a run file for supervised training.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SupervisedSections<'a> {
     pub(crate) train: &'a FitConfig,
@@ -98,7 +98,7 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
         let trainer =
             trainer(total_steps).map_err(|error| RunError::from(error).within("learn"))?;
         let about = format!(
-            "{} rows to learn from ({skipped}), {} held out, {total_steps} steps",
+            "{} rows to train on ({skipped}), {} held out, {total_steps} steps",
             train.len(),
             held_out.len()
         );

@@ -15,12 +15,13 @@ const UNORDERED: &str = ".unordered";
 
 /// Scores rows into the file `out`, in their order.
 ///
-/// Until the last verdict has come, they are in `OUT.unordered`, each as soon as it is there. The same
-/// call after an interruption takes up what is there, and asks for the rows without a score alone.
+/// Until the end, verdicts are in `OUT.unordered`, where each is written as it arrives. After an
+/// interruption, the same call continues from that file, and requests only the rows without a
+/// score.
 ///
 /// # Errors
-/// [`RunError::Verdicts`] if `out` exists, or another process is at it, or the verdicts so far are on
-/// other rows; [`RunError::Changed`] for those of another reward; [`RunError::Write`];
+/// [`RunError::Verdicts`] if `out` exists, or another process uses it, or the verdicts so far are
+/// on other rows; [`RunError::Changed`] for those of another reward; [`RunError::Write`];
 /// [`RunError::Reward`].
 pub fn score_into(
     config: &RewardConfig,
@@ -134,7 +135,7 @@ mod tests {
         }
 
         fn score(&self, _: &[Exchange<'_>]) -> Result<Scores, RewardError> {
-            unreachable!("rows are told one by one")
+            unreachable!("rows are passed on one by one")
         }
 
         fn score_each(

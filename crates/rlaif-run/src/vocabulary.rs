@@ -46,7 +46,7 @@ pub(crate) fn same_vocabulary(
     }
 }
 
-/// The tokenizer of a model; `None` of one without, which has weights alone.
+/// The tokenizer of a model; `None` for a folder that has only weights.
 pub(crate) fn tokenizer_if_present(files: &ModelFiles) -> Result<Option<HfTokenizer>, TextError> {
     match tokenizer_of(files) {
         Ok(tokenizer) => Ok(Some(tokenizer)),

@@ -1,4 +1,4 @@
-//! A command of one's own, as `docs/extending.md` tells it: a run file, a recipe, and nothing else.
+//! A custom command, as in `docs/extending.md`: a run file, a recipe, and nothing else.
 
 use std::fs;
 

@@ -76,7 +76,7 @@ impl Chat {
         self.render_as(messages, generation_prompt, options, Marks::Off)
     }
 
-    /// Returns whether the template itself marks what is learned.
+    /// Returns `true` if the template itself marks the learned parts.
     pub(crate) fn marks(&self, options: &ChatOptions) -> bool {
         let template = self.templates.get(self.name_of(options));
         template.is_some_and(|t| generation_blocks(&t.source, Marks::On) != t.source)
@@ -301,7 +301,7 @@ fn raise_exception(message: &str) -> Result<String, Error> {
 fn strftime(now: &OnceLock<DateTime>, format: &str) -> Result<String, Error> {
     let now = now.get().copied().unwrap_or_else(|| ZonedDateTime::now().datetime());
     jiff::fmt::strtime::format(format, now).map_err(|source| {
-        let message = format!("strftime_now: `{format}` is no format of a date and time");
+        let message = format!("strftime_now: `{format}` is not a format of a date and time");
         Error::new(ErrorKind::InvalidOperation, message).with_source(source)
     })
 }
@@ -325,7 +325,7 @@ fn generation_blocks(source: &str, marks: Marks) -> String {
     while let Some(start) = rest.find("{%") {
         let (before, block) = rest.split_at(start);
         out.push_str(before);
-        // Not from the start: `{%}` is no block.
+        // Not from the start: `{%}` is not a block.
         let Some(end) = block[2..].find("%}").map(|end| end + 2) else {
             rest = block;
             break;

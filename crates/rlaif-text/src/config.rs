@@ -202,7 +202,7 @@ impl Config {
         self.rest.get(key)?.as_bool()
     }
 
-    /// Returns whether the configuration has a key, even if it is null.
+    /// Returns `true` if the configuration has a key, even with the value null.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.rest.contains_key(key)
     }
@@ -275,7 +275,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, TextError> {
     fs::read(path).map_err(failed)
 }
 
-/// `None` where there is no such file.
+/// `None` if there is no such file.
 pub(crate) fn read_text(path: &Path) -> Result<Option<String>, TextError> {
     let bytes = match read_file(path) {
         Ok(bytes) => bytes,
@@ -290,7 +290,7 @@ pub(crate) fn read_text(path: &Path) -> Result<Option<String>, TextError> {
     })
 }
 
-/// `None` where there is no such file.
+/// `None` if there is no such file.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, TextError> {
     let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_str(&text)

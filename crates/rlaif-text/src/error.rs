@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rlaif_core::{Fault, is_bad_input_file};
 
-/// Why a tokenizer could not be read, or could not do what was asked.
+/// Errors of reading and using a tokenizer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TextError {
@@ -22,8 +22,9 @@ pub enum TextError {
     },
     /// A vocabulary is there, but not of a tokenizer that can be built from it.
     #[error(
-        "{} has {found} and no tokenizer.json, but its tokenizer class is {}, and the ones known \
-         here without are {known}: save a tokenizer.json with a fast tokenizer in Python",
+        "{} has {found} and no tokenizer.json, but its tokenizer class is {}, and the classes \
+         supported without one are {known}: save a tokenizer.json with a fast tokenizer in \
+         Python",
         .folder.display(), .class.as_deref().map_or("not named".to_owned(), |c| format!("`{c}`"))
     )]
     UnknownClass {
@@ -47,7 +48,8 @@ pub enum TextError {
     },
     /// A file is not the JSON it should be.
     #[error(
-        "{} is not what transformers writes there: download or save it again, or correct it",
+        "{} is not in the format that transformers writes: download or save it again, or correct \
+         it",
         .path.display()
     )]
     Json {
@@ -95,7 +97,7 @@ pub enum TextError {
         added: usize,
     },
     /// A date for templates is invalid.
-    #[error("`{given}` is no date and time: write it as 2024-07-26 or 2024-07-26T12:00:00")]
+    #[error("`{given}` is not a date and time: write it as 2024-07-26 or 2024-07-26T12:00:00")]
     Date {
         /// The text given.
         given: String,

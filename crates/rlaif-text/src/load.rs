@@ -163,7 +163,7 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
         let refused = |source| TextError::Build { path: json.clone(), source };
         bound::tokenizer(&bytes).map_err(refused)?;
         let mut tokenizer = guarded(|| Tokenizer::from_bytes(bytes)).map_err(refused)?;
-        // Whoever encodes says how long and how wide.
+        // The caller sets the maximum length and the padding.
         tokenizer.with_padding(None);
         // Taking a limit away cannot fail; setting one can.
         let _ = tokenizer.with_truncation(None);
@@ -195,7 +195,7 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
     let file = kind.files().iter().map(|name| folder.join(name)).find(|file| file.is_file());
     let file = file.ok_or_else(unknown)?;
     for (role, text) in kind.roles() {
-        // `null` says that there is none.
+        // `null` means that there is none.
         if !config.has(role) {
             config.named.entry((*role).to_owned()).or_insert_with(|| AddedToken::from(*text, true));
         }
@@ -480,7 +480,7 @@ fn byte_level(folder: &Path, kind: Kind, config: &mut Config) -> Result<Tokenize
     if kind == Kind::Roberta
         && let Some(mask) = config.named.get_mut("mask_token")
     {
-        // It stands for a word and the space before it.
+        // The character stands for a word and the space before it.
         mask.lstrip = true;
     }
     let (model, vocab) = bpe(folder)?;

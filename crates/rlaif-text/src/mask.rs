@@ -24,7 +24,7 @@ pub struct MaskedChat {
     pub learned: Vec<Range<usize>>,
 }
 
-/// Why a conversation has no mask.
+/// Reasons why a conversation has no mask.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MaskError {
@@ -39,8 +39,8 @@ pub enum MaskError {
     NothingSaid,
     /// A turn that cannot be found in the whole.
     #[error(
-        "turn {turn} (of role `assistant`) cannot be masked: the chat template writes the \
-         conversation up to there otherwise than in the whole; mark what is learned in the \
+        "turn {turn} (of role `assistant`) cannot be masked: the chat template renders the \
+         conversation up to this turn differently from the whole; mark the learned parts in the \
          template with {{% generation %}} and {{% endgeneration %}}"
     )]
     Turn {
@@ -50,7 +50,8 @@ pub enum MaskError {
 }
 
 impl MaskError {
-    /// Returns whether this conversation is at fault: a run leaves it out, counts it and goes on.
+    /// Returns `true` if this conversation is at fault: a run then leaves it out, counts it and
+    /// continues.
     pub fn is_of_the_row(&self) -> bool {
         !matches!(self, Self::Codec(_))
     }
@@ -93,7 +94,7 @@ pub(crate) fn turns(messages: &[Message], which: LearnedTurns) -> Result<Vec<usi
 /// A template may write a turn otherwise when it is the last (Qwen3 drops earlier thoughts), and
 /// may open what the whole does not keep (`<think>`). A turn begins where the conversation before
 /// it, with the header that makes the assistant answer, parts from the whole; and ends where the
-/// conversation up to it ends, or else where the whole with another text in its place goes on.
+/// conversation up to it ends, or else where the whole with another text in its place continues.
 pub(crate) fn by_comparison(
     codec: &dyn TextCodec,
     messages: &[Message],
@@ -183,7 +184,7 @@ fn range(
         return Ok(Some(start..whole.len()));
     }
     if let Some(with) = part(&messages[..=turn], GenerationPrompt::Omit)? {
-        // Some templates end whatever they write with the end of sequence.
+        // Some templates end every output with the end of sequence.
         let without = eos.and_then(|eos| with.strip_suffix(eos));
         for with in [Some(with.as_str()), without].into_iter().flatten() {
             if whole.starts_with(with) {

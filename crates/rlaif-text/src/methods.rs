@@ -45,7 +45,7 @@ fn tuple(parts: [&str; 3]) -> Value {
     Value::from_object(Tuple::from(parts.map(Value::from).to_vec()))
 }
 
-/// At most so many splits, from the end; at white space where no separator is given.
+/// Splits at most this number of times, from the end; by default at white space.
 fn rsplit(text: &str, args: &[Value]) -> Result<Value, Error> {
     let (separator, most): (Option<&str>, Option<i64>) = from_args(args)?;
     // Negative means all.

@@ -39,7 +39,7 @@ pub(crate) struct Notices(Mutex<BTreeMap<Notice, Option<String>>>);
 
 impl Notices {
     pub(crate) fn add(&self, notice: Notice, tokenizer: &str) {
-        // Keys of messages are data: many different ones are no news any more.
+        // Keys of messages are data: many different ones are not worth a notice.
         const MOST: usize = 64;
         let mut notices = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if notices.len() < MOST && !notices.contains_key(&notice) {

@@ -27,7 +27,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// Reads a model; the phrase says what is wrong.
+    /// Reads a model; the error is a phrase that says what is wrong.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, &'static str> {
         let mut model =
             Self { pieces: Vec::new(), algorithm: Algorithm::Unigram, charsmap: Vec::new() };

@@ -27,7 +27,7 @@ use crate::surround::Surround;
 pub struct SpecialToken {
     /// Text of the token.
     pub text: String,
-    /// Its id.
+    /// The id.
     pub id: u32,
 }
 
@@ -99,9 +99,9 @@ pub struct HfTokenizer {
 pub struct VocabularyDifference {
     /// The id.
     pub id: u32,
-    /// Its token in the first vocabulary.
+    /// The token in the first vocabulary.
     pub token: String,
-    /// Its token in the other.
+    /// The token in the other vocabulary.
     pub other: String,
 }
 
@@ -111,7 +111,7 @@ fn by_id(tokenizer: &Tokenizer) -> BTreeMap<u32, String> {
 }
 
 impl HfTokenizer {
-    /// The files that [`HfTokenizer::from_folder`] reads, for whoever has to fetch them first.
+    /// The files that [`HfTokenizer::from_folder`] reads, for code that has to fetch them first.
     /// Templates in an `additional_chat_templates` folder come on top.
     pub const FILES: &[&str] = &[
         "tokenizer.json",
@@ -316,8 +316,8 @@ impl HfTokenizer {
         rows.par_iter().map(|(text, pair)| self.encode_truncated(text, *pair, max_length)).collect()
     }
 
-    /// A text's tokens without the special ones that it begins or ends with and that are added
-    /// anyway. `alone` says that nothing follows the text.
+    /// A text's tokens without those special tokens at its start or end that are added anyway.
+    /// `alone` means that nothing follows the text.
     fn without_repeated(&self, mut bare: Encoding, alone: bool) -> Encoding {
         let repeated = self.surround.repeated(bare.get_ids());
         let ends = if alone { repeated.end } else { 0 };
@@ -347,9 +347,9 @@ impl HfTokenizer {
         self.encode(&self.render_chat(messages, generation_prompt)?, Specials::Exclude)
     }
 
-    /// A conversation with what the assistant says in it: what `{% generation %}` marks in the
-    /// chat template, as transformers' `return_assistant_tokens_mask`; else each of its turns as
-    /// the template writes them in the whole.
+    /// A conversation with the parts that the assistant wrote: those that `{% generation %}` marks
+    /// in the chat template, as in transformers' `return_assistant_tokens_mask`, or else each of
+    /// the assistant's turns as the template renders them.
     ///
     /// # Errors
     /// [`MaskError`]; where it [is of the row](MaskError::is_of_the_row), the conversation is to be
@@ -394,8 +394,8 @@ impl HfTokenizer {
         }
     }
 
-    /// The ids of a masked conversation, and for each whether it is learned, as it is when
-    /// any of its text is learned. No special tokens are added.
+    /// The ids of a masked conversation, and for each of them whether it is learned: an id counts
+    /// as learned if any of its text does. No special tokens are added.
     ///
     /// # Errors
     /// [`CodecError::Tokenizer`].

@@ -98,7 +98,7 @@ fn once(ids: &[u32], bare: &[u32]) -> Vec<u32> {
     [before, rest, behind].concat()
 }
 
-/// Compares everything, and says everything that differs.
+/// Compares all results, and reports every difference.
 fn check(name: &str) {
     let folder = fixtures().join(name);
     let golden: Golden = read(&folder.join("golden.json"));

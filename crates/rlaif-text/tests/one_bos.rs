@@ -1,4 +1,4 @@
-//! A special token that a text has already is not added again, whoever wrote it there.
+//! A special token that a text already has is not added again, regardless of its author.
 
 use std::path::Path;
 

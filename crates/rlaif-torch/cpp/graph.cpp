@@ -51,7 +51,7 @@ const Api& api() {
   return *found;
 }
 
-// Mirrors cudaStreamCaptureModeThreadLocal: other threads may go on with what they do.
+// Mirrors cudaStreamCaptureModeThreadLocal: other threads may continue their work.
 constexpr int kThreadLocal = 1;
 
 class Graph {

@@ -6,10 +6,10 @@
 // them up; where there are tile registers (AMX), which these do not use, it is left to oneDNN.
 //
 // The scheme is that of Goto and van de Geijn (2008, "Anatomy of high-performance matrix
-// multiplication"): both operands are copied into panels that are read in order, whatever their
+// multiplication"): both operands are copied into panels that are read in order, regardless of their
 // strides, so that a transposed operand costs nothing more; the innermost kernel keeps a tile of the
 // result in registers. Each element of the result is summed by one thread in an order that depends
-// on the sizes alone: the same bits, whatever the number of threads. Sums of bf16 are f32, and rounded
+// on the sizes alone: the same bits for any number of threads. Sums of bf16 are f32, and rounded
 // once.
 #include "matmul.hpp"
 #include "parallel.hpp"

@@ -195,7 +195,7 @@ void adamw_step(const std::vector<AdamWStep>& steps, double beta1, double beta2,
 
 double sum_of_squares(const std::vector<Elements>& all) {
   const auto work = pieces(all);
-  // Added in the order of the pieces, whichever thread summed them.
+  // Added in the order of the pieces, regardless of the thread that summed them.
   std::vector<double> sums(work.size());
   parallel_tasks(static_cast<int64_t>(work.size()), [&](int64_t task) {
     double sum = 0;

@@ -234,7 +234,7 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
                               : at::empty({m, call.weights[i]->size(0)}, x.options()));
   }
 
-  // Whether weights are packed hangs on what is asked for, not on how many rows there are.
+  // Packing of weights depends on the request, not on the number of rows.
   const bool packs = call.many && rlaif::rows::has_panels(T{}, k);
   std::vector<at::Tensor> panels;
   for (size_t i = 0; packs && i < call.count; ++i) panels.push_back(panels_of<T>(*call.weights[i]));

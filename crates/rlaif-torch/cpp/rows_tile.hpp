@@ -1,5 +1,5 @@
 // Products of rows with a weight matrix, y = x Wᵀ, whose every element is summed in one order,
-// whatever the other rows: a row's result does not depend on the batch it is in. There are two ways,
+// regardless of the other rows: a row's result does not depend on the batch it is in. There are two ways,
 // each with an order of its own:
 //
 // Few rows. W is read as a checkpoint has it, [N, K] row by row, so nothing is packed or copied. A

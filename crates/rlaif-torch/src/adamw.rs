@@ -76,7 +76,7 @@ pub struct ParamGroup {
 ///   rounded value of an f32 master weight, which the step updates. The master weight is
 ///   initialised when the optimizer is built, so load weights before. For bf16 on the CPU, no
 ///   master copy is stored, only the remainder: the 16 bits that the parameter lacks.
-/// - A parameter without a gradient is skipped, and its step count t stands still.
+/// - A parameter without a gradient is skipped, and its step count t does not advance.
 /// - Parameters of a group are kept in the order of their names, regardless of the order in which
 ///   they were given, so that the same model gives the same state on every run.
 ///
@@ -146,7 +146,7 @@ impl AdamW {
             let mut entries = Vec::with_capacity(params.len());
             for (name, param) in params {
                 if !names.insert(name.clone()) {
-                    return Err(unfit(&name, "a name of its own", "the name twice".to_owned()));
+                    return Err(unfit(&name, "a unique name", "the name twice".to_owned()));
                 }
                 entries.push(Entry::new(name, param)?);
             }

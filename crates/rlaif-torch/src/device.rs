@@ -20,8 +20,7 @@ pub enum CudaLibraries {
     NoDriver,
 }
 
-/// Loads `libtorch_cuda`, which lies beside `libtorch_cpu`, so that CUDA works without linker
-/// flags.
+/// Loads `libtorch_cuda`, which is next to `libtorch_cpu`, so that CUDA works without linker flags.
 ///
 /// A linker drops a library whose symbols are not used, and libtorch finds its CUDA part only once
 /// it is loaded. [`init`](crate::init) calls this function; a second call does nothing.

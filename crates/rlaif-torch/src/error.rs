@@ -54,7 +54,7 @@ pub enum TorchError {
         source: TchError,
     },
     /// An invalid device name.
-    #[error("`{found}` is no device; expected `cpu`, `cuda`, `cuda:N` or `auto`")]
+    #[error("`{found}` is not a device; expected `cpu`, `cuda`, `cuda:N` or `auto`")]
     DeviceName {
         /// The name as given.
         found: String,
@@ -82,8 +82,8 @@ pub enum TorchError {
     },
     /// A saved state that does not fit its target. Nothing was changed.
     #[error(
-        "saved state of {what} does not fit: missing {missing:?}, unexpected {unexpected:?}, \
-         of another shape or kind {mismatched:?}"
+        "saved state of {what} does not fit: missing {missing:?}, unexpected {unexpected:?}, of \
+         another shape or dtype {mismatched:?}"
     )]
     State {
         /// The target.

@@ -20,9 +20,9 @@ const WRONG_KIND: i32 = 3;
 #[repr(C)]
 pub(crate) struct AdamWSlot {
     pub(crate) param: *const C_tensor,
-    /// Null where the parameter is stepped on itself, or on what its remainder makes of it.
+    /// Null if the step updates the parameter itself, or the parameter combined with its remainder.
     pub(crate) master: *const C_tensor,
-    /// Null, too, but for bf16 on the CPU.
+    /// Null, except for bf16 on the CPU.
     pub(crate) remainder: *const C_tensor,
     pub(crate) exp_avg: *const C_tensor,
     pub(crate) exp_avg_sq: *const C_tensor,

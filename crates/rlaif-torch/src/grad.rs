@@ -51,7 +51,8 @@ pub fn clip_grad_norm<T: Borrow<Tensor>>(
     Ok(norm)
 }
 
-/// The norm of the gradients, which stay as they are, and what [`clip_grad_norm`] would multiply them by.
+/// The norm of the gradients, which are not changed, and the factor by which [`clip_grad_norm`]
+/// would multiply them.
 pub(crate) fn clip_factor<T: Borrow<Tensor>>(
     params: &[T],
     max_norm: Option<f64>,

@@ -62,7 +62,7 @@ impl CudaGraph {
             }
         };
         let mut handle = ptr::null_mut();
-        // SAFETY: `handle` outlives the call, which writes it on success alone.
+        // SAFETY: `handle` outlives the call, which only writes it on success.
         check("a CUDA graph", unsafe { ffi::rlaif_graph_new(index, &raw mut handle) })?;
         let graph = Self { handle };
         // SAFETY: the handle is a live graph.

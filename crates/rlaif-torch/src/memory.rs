@@ -97,8 +97,8 @@ pub fn cuda_memory(device: usize) -> Result<CudaMemory, TorchError> {
     })
 }
 
-/// Bytes that new tensors could have on a CUDA device: what is free there, whoever uses the rest, and
-/// what libtorch's cache holds without using it.
+/// Bytes available to new tensors on a CUDA device: the free memory, regardless of who uses the
+/// rest, and the unused part of libtorch's cache.
 ///
 /// # Errors
 /// [`TorchError::NoDevice`] if there is no such device; [`TorchError::Libtorch`] if CUDA fails.
@@ -120,7 +120,7 @@ pub fn cuda_memory_free(device: usize) -> Result<u64, TorchError> {
     Ok(free)
 }
 
-/// Starts the peaks of a CUDA device anew from what is in use.
+/// Resets the peaks of a CUDA device to the memory in use.
 ///
 /// # Errors
 /// [`TorchError::NoDevice`] if there is no such device.

@@ -234,7 +234,7 @@ fn check_labels<'r>(
 ) -> Result<(), TrainError> {
     check_rows(rows, |row| {
         (row.label >= labels).then(|| {
-            format!("label {} is none of the classifier's {labels}, counted from 0", row.label)
+            format!("label {} is not one of the classifier's {labels}, counted from 0", row.label)
         })
     })
 }

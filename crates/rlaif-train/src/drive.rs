@@ -1,6 +1,7 @@
-//! The loop of every training: batches, steps, evaluation, checkpoints, findings, the end.
+//! The training loop shared by all algorithms: batches, steps, evaluation, checkpoints,
+//! findings, end of the run.
 //!
-//! A training implements [`Fit`], and [`drive`] does the rest. A loop of one's own over the stages of
+//! A training implements [`Fit`], and [`drive`] does the rest. A custom loop over the stages of
 //! a trainer (`rollout`, `advantages`, `update`) needs none of this.
 
 use std::time::Instant;
@@ -16,25 +17,27 @@ use crate::{
     run_folder::{Marks, RunFolder},
 };
 
-/// When to evaluate, to save and to stop. Counts are in optimizer steps.
+/// The schedule of evaluation and saving, and the rules for stopping. Counts are in optimizer
+/// steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FitConfig {
-    /// Passes over the data, unless `steps` says otherwise.
+    /// Passes over the data, if `steps` is 0.
     pub epochs: u64,
     /// Length of the run; 0 means `epochs` passes over the data.
     pub steps: u64,
     /// Rows of an optimizer step.
     pub batch_size: usize,
-    /// Between two evaluations; 0 evaluates at the end alone.
+    /// Steps between two evaluations; 0 evaluates only at the end.
     pub eval_every: u64,
-    /// Between two checkpoints; 0 saves at the end alone, and when the run is interrupted.
+    /// Steps between two checkpoints; 0 saves only at the end, and when the run is interrupted.
     pub checkpoint_every: u64,
-    /// Checkpoints that are kept, the newest.
+    /// Number of checkpoints to keep: the newest.
     pub keep: usize,
-    /// Evaluations in a row without a better score after which the run ends; 0 never ends it.
+    /// Number of consecutive evaluations without a better score that ends the run; 0 to disable the
+    /// rule.
     pub patience: u64,
-    /// The weights that are the result.
+    /// The weights to keep as the result.
     pub result: FitResult,
 }
 
@@ -57,16 +60,16 @@ impl Default for FitConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FitResult {
-    /// Those after the last step.
+    /// The weights after the last step.
     #[default]
     Last,
-    /// Those of the evaluation with the best score; its checkpoint is kept as well.
+    /// The weights of the evaluation with the best score; its checkpoint is kept as well.
     Best,
 }
 
 impl FitConfig {
-    /// Returns the checkpoints to keep with this configuration, by a score of which `goal` says the
-    /// better end.
+    /// Returns which checkpoints to keep under this configuration. `goal` tells whether a high
+    /// or a low score is better.
     #[must_use]
     pub fn keep(&self, goal: Goal) -> Keep {
         Keep { newest: self.keep, best: (self.result == FitResult::Best).then_some(goal) }
@@ -75,7 +78,7 @@ impl FitConfig {
     /// Number of steps with `rows` rows of data; the last step of an epoch takes what is left.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] if it comes to nothing, or no checkpoint is to be kept.
+    /// [`TrainError::Setting`] if the number is 0, or no checkpoint is to be kept.
     pub fn total_steps(&self, rows: usize) -> Result<u64, TrainError> {
         if self.batch_size == 0 {
             return Err(TrainError::setting("train.batch_size", 0, "at least 1"));
@@ -109,7 +112,7 @@ impl FitConfig {
 /// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stepped {
-    /// Its numbers, for `metrics.jsonl` and every other sink.
+    /// The numbers, for `metrics.jsonl` and every other sink.
     pub metrics: Metrics,
     /// Rows for `samples.jsonl`.
     pub samples: Vec<serde_json::Value>,
@@ -117,7 +120,7 @@ pub struct Stepped {
     pub notes: Vec<String>,
     /// Symptoms that have begun: shown, and kept in `findings.json`.
     pub findings: Vec<Finding>,
-    /// Why the run ends with this step, if it does.
+    /// The reason why the run ends with this step, if it does.
     pub stop: Option<String>,
 }
 
@@ -155,40 +158,39 @@ pub trait Fit {
     /// One step over the rows with these indices.
     ///
     /// # Errors
-    /// What stops the run.
+    /// The errors that stop the run.
     fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError>;
 
     /// Everything that a later step depends on.
     ///
     /// # Errors
-    /// What cannot be written.
+    /// An error of writing.
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError>;
 
-    /// Goes on from what [`Fit::save`] wrote.
+    /// Continues from the state that [`Fit::save`] wrote.
     ///
     /// # Errors
-    /// What does not fit.
+    /// The saved state does not fit this training.
     fn restore(&mut self, saved: &Saved) -> Result<(), TrainError>;
 
-    /// Takes the weights alone from what [`Fit::save`] wrote; needed for [`FitResult::Best`]. All of
-    /// it by default.
+    /// Restores only the weights from the state that [`Fit::save`] wrote; needed for
     ///
     /// # Errors
-    /// What does not fit.
+    /// The saved state does not fit this training.
     fn restore_weights(&mut self, saved: &Saved) -> Result<(), TrainError> {
         self.restore(saved)
     }
 
-    /// Numbers on held-out rows; `None`, the default, without any.
+    /// Metrics on held-out rows; `None`, the default, where there are no such rows.
     ///
     /// # Errors
-    /// What stops the run.
+    /// The errors that stop the run.
     fn evaluate(&mut self) -> Result<Option<Metrics>, TrainError> {
         Ok(None)
     }
 
-    /// The metric of [`Fit::evaluate`] that says which weights are best, and which way: the lowest
-    /// `eval/loss` by default.
+    /// The metric of [`Fit::evaluate`] that decides which weights are best, and its direction:
+    /// the lowest `eval/loss` by default.
     fn score(&self) -> (&'static str, Goal) {
         ("eval/loss", Goal::Lowest)
     }
@@ -199,15 +201,16 @@ pub trait Fit {
     }
 }
 
-/// Returns the rows of a step: a function of the step, so that a resumed run needs no position.
+/// Source of the rows of each step: a function of the step, so that a resumed run needs no
+/// position.
 pub trait Batches {
     /// Indices of the rows of `step`, counted from 0.
     ///
     /// # Errors
-    /// What stops the run.
+    /// The errors that stop the run.
     fn batch(&mut self, step: u64) -> Result<Vec<usize>, TrainError>;
 
-    /// Differs for other rows, another order or another batch size.
+    /// A number that differs for other rows, another order or another batch size.
     fn fingerprint(&self) -> u64;
 }
 
@@ -219,16 +222,17 @@ pub enum Ending {
     /// Before its last step: its score had not become better for a while, or the task asked for
     /// the end ([`Stepped::stop`]).
     Stopped,
-    /// By [`Interrupt`], with a checkpoint to go on from.
+    /// By [`Interrupt`], with a checkpoint to continue from.
     Interrupted,
 }
 
-/// A run as it was decided on.
+/// The plan of a run, decided before its first step.
 #[derive(Debug, Clone, Copy)]
 pub struct FitPlan<'a> {
-    /// When to evaluate, to save and to stop.
+    /// The schedule of evaluation and saving, and the rules for stopping.
     pub config: &'a FitConfig,
-    /// Its length, by [`FitConfig::total_steps`]; the optimizer's schedule is computed from it.
+    /// The number of steps, from [`FitConfig::total_steps`]; the optimizer's schedule is computed
+    /// from it.
     pub total_steps: u64,
     /// Seed of dropout.
     pub seed: Seed,
@@ -246,7 +250,7 @@ struct State {
     since_best: u64,
     #[serde(default)]
     findings: Vec<Finding>,
-    /// Why the run has ended before its steps were done, if it has.
+    /// The reason why the run ended before its steps were done, if it did.
     #[serde(default)]
     stopped: Option<String>,
     /// The step whose evaluation was interrupted, if this is the checkpoint before it.
@@ -273,7 +277,7 @@ impl Unevaluated {
     }
 }
 
-/// Why a checkpoint is written after a step: no reason, no checkpoint.
+/// Reasons for writing a checkpoint after a step: without a reason, none is written.
 #[derive(Debug, Clone, Copy)]
 struct Due {
     last: bool,
@@ -340,7 +344,7 @@ pub fn drive(
             let rows = batches.batch(done)?;
             tch::manual_seed(seed.derive("fit", done).get() as i64);
             let stepped = match task.step(&rows) {
-                // Nothing was learnt in this step: everything is as it was before.
+                // This step changed nothing: the state is that before it.
                 Err(error) if Interrupted::ended(&error) => {
                     if kept < done {
                         write_checkpoint(run, task, &mut state, done, None)?;
@@ -381,7 +385,7 @@ pub fn drive(
         if let Some(evaluated) = evaluated {
             score = evaluated.get(metric);
             metrics.extend(evaluated);
-            // A score that is not a number is no better than any, the first included.
+            // A score that is not finite never counts as an improvement, not even the first one.
             improved = score.is_some_and(|s| {
                 s.is_finite() && state.best.is_none_or(|best| goal.better(s, best))
             });
@@ -437,7 +441,7 @@ fn write_checkpoint(
     Ok(())
 }
 
-/// The state of the loop in a checkpoint that was written with the same batches.
+/// The loop's state from a checkpoint that was written with the same batches.
 fn taken_up(saved: &Saved, fingerprint: u64) -> Result<State, TrainError> {
     let state: State = saved.json("loop")?;
     if state.fingerprint == fingerprint {
@@ -451,7 +455,7 @@ fn taken_up(saved: &Saved, fingerprint: u64) -> Result<State, TrainError> {
     })
 }
 
-/// The reason to stop for want of a better score, if patience is at its end.
+/// The reason to stop because the score has not improved for `patience` evaluations.
 fn no_better(state: &State, config: &FitConfig, metric: &str) -> Option<String> {
     (config.patience > 0 && state.since_best >= config.patience).then(|| {
         let best = state.best.unwrap_or(f64::NAN);

@@ -25,7 +25,7 @@ pub struct Ema {
 }
 
 impl Ema {
-    /// An average that starts from the parameters as they are.
+    /// An average that starts from the current parameters.
     ///
     /// # Errors
     /// [`TrainError::Setting`] unless 0 ≤ `decay` < 1.
@@ -78,7 +78,7 @@ impl Ema {
         result
     }
 
-    /// Gives the parameters the averages, for good.
+    /// Sets the parameters to the averages, permanently.
     pub fn install(self) {
         tch::no_grad(|| {
             for (_, param, average) in &self.entries {
@@ -92,7 +92,7 @@ impl Ema {
         self.entries.iter().map(|(n, _, average)| (n.clone(), average.shallow_clone())).collect()
     }
 
-    /// Goes on from saved averages.
+    /// Continues from saved averages.
     ///
     /// # Errors
     /// As [`restore_parameters`](crate::restore_parameters).

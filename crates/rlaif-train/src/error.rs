@@ -40,7 +40,7 @@ pub enum TrainError {
     },
     /// The folder already holds a run.
     #[error(
-        "{} holds a run already; go on with it (--resume), or choose another folder (--out)",
+        "{} already holds a run; continue it (--resume), or choose another folder (--out)",
         .folder.display()
     )]
     RunExists {
@@ -54,7 +54,10 @@ pub enum TrainError {
         folder: PathBuf,
     },
     /// Another process is writing to the folder.
-    #[error("{} is in use: another process runs in it; wait for it or stop it", .folder.display())]
+    #[error(
+        "{} is in use: another process is running in it; wait for it or stop it",
+        .folder.display()
+    )]
     RunBusy {
         /// The folder.
         folder: PathBuf,
@@ -103,8 +106,8 @@ pub enum TrainError {
     },
     /// Every checkpoint of a run is damaged.
     #[error(
-        "no checkpoint of {} can be used, so the run cannot go on: {}. Start it anew in another \
-         folder",
+        "no checkpoint of {} can be used, so the run cannot continue: {}. Start a new run in \
+         another folder",
         .folder.display(), .problems.join("; ")
     )]
     NoGoodCheckpoint {
@@ -241,20 +244,20 @@ impl TrainError {
 pub(crate) fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free some space there, or keep fewer checkpoints, and go on with --resume"
+            "free some space there, or keep fewer checkpoints, and continue with --resume"
         }
         io::ErrorKind::FileTooLarge => {
             "the file is larger than this system or its limits (ulimit -f) allow; raise the limit \
-             and go on with --resume"
+             and continue with --resume"
         }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "make the folder writable for this user and go on with --resume, or choose another with \
+            "make the folder writable for this user and continue with --resume, or choose another with \
              --out"
         }
         io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
             "there is a file where a folder is to be; choose another folder with --out"
         }
-        _ => "see that the folder can be written to, and go on with --resume",
+        _ => "check that the folder is writable, and continue with --resume",
     }
 }
 

@@ -29,8 +29,8 @@ pub struct LearnConfig {
     pub dropout: Dropout,
     /// Gradient checkpointing: `recompute` needs less memory and a third more time.
     pub activations: Activations,
-    /// Decay of an exponential moving average of the weights, which evaluation and the result then
-    /// use; 0 to disable it.
+    /// Decay of an exponential moving average of the weights, for evaluation and the result; 0 to
+    /// disable it.
     pub ema_decay: f64,
     /// The trained parameters.
     pub trainable: Trainable,

@@ -128,7 +128,7 @@ impl RunFolder {
         match &found.saved {
             Some(saved) => run.say(&format!("going on from step {}", saved.step()))?,
             None => {
-                run.say("there is no checkpoint yet; beginning anew")?;
+                run.say("there is no checkpoint yet; starting from the beginning")?;
                 run.rewind(Marks::default())?;
             }
         }

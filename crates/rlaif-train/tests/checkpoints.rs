@@ -60,7 +60,7 @@ fn a_flipped_byte_anywhere_sends_the_run_back_to_the_one_before() {
         let found = checkpoints.newest_valid().unwrap();
         assert_eq!(found.saved.unwrap().step(), 1, "{file}");
         assert_eq!(found.skipped.len(), 1);
-        // A checksum that is off says so of the file it is of.
+        // A wrong checksum is reported with the file's name.
         let problem = &found.skipped[0].1;
         assert!(file == "checkpoint.json" || problem.contains(file), "{problem}");
     }

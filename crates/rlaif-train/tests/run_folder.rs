@@ -43,7 +43,7 @@ fn interrupted_and_resumed_it_equals_the_uninterrupted() {
     let mut run = RunFolder::create(&cut, "seed = 1\n", KEEP).unwrap();
     steps(&mut run, 1..=2);
     drop(run);
-    // Before its first checkpoint it begins anew.
+    // Before its first checkpoint it starts from the beginning.
     let (mut run, saved) = RunFolder::resume(&cut, KEEP).unwrap();
     assert!(saved.is_none());
     steps(&mut run, 1..=8);

@@ -1,6 +1,7 @@
 //! Reinforcement learning from AI and human feedback for language models.
 //!
-//! This crate only gathers the others and holds the `rlaif` command; depend on the one you need.
+//! This crate re-exports the others and contains the `rlaif` command; depend on the crates that you
+//! need.
 
 // Printing never ends a run: `rlaif_core::say`, and the command's own `print`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]

@@ -1,4 +1,4 @@
-//! A language model of one's own, trained by PPO: `rlaif-ppo` is the only dependency.
+//! A custom language model, trained by PPO: `rlaif-ppo` is the only dependency.
 //!
 //! The model is a table of which letter follows which. It learns to write vowels.
 
@@ -16,7 +16,7 @@ use rlaif_ppo::{PpoConfig, PpoTrainer, Prompt, Reference};
 /// Token 0 ends a response, the others are letters.
 const VOCAB: i64 = 27;
 
-/// What follows a letter depends on that letter alone: logits are `W e(letter)`.
+/// A model whose prediction depends on the last letter only: logits are `W e(letter)`.
 struct Bigrams {
     spec: LmSpec,
     embedding: Tensor,

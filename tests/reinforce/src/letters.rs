@@ -1,4 +1,4 @@
-//! What the algorithm is tried on: a small policy that learns to write vowels.
+//! The test case of the algorithm: a small policy that learns to write vowels.
 
 use rlaif_models::{Config, LanguageModel};
 use rlaif_rl::Prompt;

@@ -1,4 +1,4 @@
-//! REINFORCE with the mean of the batch as its baseline, an algorithm of one's own: `rlaif-rl` has
+//! REINFORCE with the mean of the batch as its baseline, a custom algorithm: `rlaif-rl` has
 //! the rollout, the rewards, the loss and the task, `rlaif-train` the loop with its checkpoints,
 //! metrics and samples.
 

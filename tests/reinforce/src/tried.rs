@@ -1,4 +1,4 @@
-//! It learns, and a run that is resumed is the run that was not interrupted.
+//! The policy learns, and a resumed run equals an uninterrupted one.
 
 use std::{error::Error, fs, path::Path};
 

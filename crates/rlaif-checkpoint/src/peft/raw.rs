@@ -48,11 +48,11 @@ const READ: [&str; 16] = [
     "inference_mode",
 ];
 
-/// Initialisations that leave the base model's weights as they are.
+/// Initialisations that do not change the base model's weights.
 const HARMLESS_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
 
-/// Refuses every setting that would change the adapter's meaning and is not implemented, known to
-/// this reader or not: a setting of a later peft that is off has a value that says so.
+/// Refuses every setting that would change the adapter's meaning and is not implemented, including
+/// unknown ones: a setting of a later peft is only accepted if its value means "off".
 fn refuse_foreign(file: &Path, fields: &[(String, Value)]) -> Result<(), CheckpointError> {
     let mut names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
@@ -252,7 +252,7 @@ impl<'de, V: Deserialize<'de>> Deserialize<'de> for Unique<V> {
     }
 }
 
-/// A value by itself stands for a list of one.
+/// A single value means a list of one.
 struct OneOrMany<T>(Vec<T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {

@@ -53,9 +53,9 @@ pub struct ModelCard {
 /// A headed part of a [`ModelCard`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CardSection {
-    /// Its heading.
+    /// The heading.
     pub title: String,
-    /// Its Markdown.
+    /// The Markdown text.
     pub text: String,
 }
 

@@ -203,7 +203,7 @@ fn write_tensor(
         return Err(write_error(path)(failure));
     }
     if written != tensor.bytes {
-        // Too many bytes show as an error of the meter, which is no failure of the source.
+        // Too many bytes show as an error of the meter, not as one of the source.
         if written > tensor.bytes || outcome.is_ok() {
             return Err(CheckpointError::SourceBytes {
                 tensor: name.clone(),

@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn texts_that_are_no_dialogues_are_refused_with_the_column() {
         let error = read(&[("chosen", "Hi"), ("rejected", "Ho")]).unwrap_err().to_string();
-        assert!(error.starts_with("hh.jsonl, line 1: `chosen` is no dialogue"), "{error}");
+        assert!(error.starts_with("hh.jsonl, line 1: `chosen` is not a dialogue"), "{error}");
         let error = read(&[
             ("chosen", "\n\nHuman: a\n\nAssistant: b"),
             ("rejected", "\n\nHuman: c\n\nAssistant: d"),

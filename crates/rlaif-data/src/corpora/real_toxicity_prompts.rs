@@ -30,7 +30,7 @@ pub struct ToxicityPrompt {
 pub struct ScoredText {
     /// The text.
     pub text: String,
-    /// Its scores.
+    /// The scores.
     pub scores: ToxicityScores,
 }
 

@@ -1,4 +1,4 @@
-//! From what rows give to what algorithms learn from.
+//! Conversion of parsed rows to the records that algorithms learn from.
 
 use std::marker::PhantomData;
 
@@ -19,7 +19,7 @@ use crate::row::{Row, content_id};
 const EMPTY: &str = "an empty response";
 const NO_PROMPT: &str = "no prompt";
 
-/// Rows of a form as `T`s, several of each perhaps.
+/// Rows of a form as records of type `T`, possibly several of each.
 pub(super) struct Making<T> {
     import: Import,
     made: PhantomData<fn() -> T>,
@@ -47,7 +47,7 @@ impl<T: Made> Corpus for Making<T> {
             .and_then(|content| T::make(content, &self.import).map_err(Nothing::Dropped));
         match made {
             Ok(mut made) => {
-                // Of several records of a row, each has an id of its own.
+                // If a row gives several records, each has an id of its own.
                 if let (Some(id), [only]) = (id, made.as_mut_slice()) {
                     only.set_id(id);
                 }
@@ -61,13 +61,13 @@ impl<T: Made> Corpus for Making<T> {
 
 /// Kinds of records that rows can become.
 pub trait Made: Sized + Send + 'static {
-    /// Returns whether rows of a form give this kind.
+    /// `true` if rows of a form give this kind.
     #[doc(hidden)]
     fn of_form(form: RowForm) -> bool;
-    /// Those of one row, or why there is none.
+    /// Makes the records of one row, or gives the reason for none.
     #[doc(hidden)]
     fn make(content: Content, import: &Import) -> Result<Vec<Self>, &'static str>;
-    /// Gives a record the id of its row.
+    /// Sets a record's id to that of its row.
     #[doc(hidden)]
     fn set_id(&mut self, id: String);
     /// Reads the rows of a file.
@@ -103,7 +103,7 @@ fn checked(
     Ok(())
 }
 
-/// The best and the rest of the answers, best first.
+/// The answers sorted, best first.
 fn sorted(mut answers: Vec<(TextOrMessages, f64)>) -> Vec<(TextOrMessages, f64)> {
     answers.retain(|(answer, _)| !answer.is_blank());
     answers.sort_by(|(_, a), (_, b)| b.total_cmp(a));
@@ -235,7 +235,7 @@ impl Made for DemonstrationRow {
     }
 }
 
-/// A conversation up to the assistant's last turn, and from there.
+/// Splits a conversation before the assistant's last turn.
 fn last_answer(messages: &[Message]) -> Result<(Vec<Message>, Vec<Message>), &'static str> {
     let at = messages.iter().rposition(|message| message.role == "assistant");
     match at {
@@ -411,7 +411,7 @@ impl Made for StepsRow {
     }
 }
 
-/// Pairs of rows that stand side by side and answer one prompt: the more helpful one is chosen.
+/// Pairs of adjacent rows that answer one prompt; the more helpful one is chosen.
 fn neighbours(rows: Dataset<LabelledRow>) -> Dataset<PairRow> {
     let mut provenance = rows.provenance().clone();
     let mut step = Step {

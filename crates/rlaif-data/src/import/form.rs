@@ -1,4 +1,4 @@
-//! Recognition of a row's data set by its columns.
+//! Recognition of a data set by the columns of its rows.
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,7 @@ use super::value::{is_messages, objects};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RowForm {
-    /// Anthropic's HH: two whole dialogues.
+    /// Anthropic's HH: two complete dialogues.
     Hh,
     /// UltraFeedback as published: completions with annotations.
     UltraFeedback,
@@ -23,7 +23,7 @@ pub enum RowForm {
     HelpSteer3,
     /// PKU-SafeRLHF.
     SafeRlhf,
-    /// Arena's CSV of Kaggle: JSON within CSV.
+    /// Arena's CSV from Kaggle: JSON within CSV.
     ArenaCsv,
     /// Arena's conversations (33k, 100k, 140k).
     Arena,
@@ -59,11 +59,11 @@ pub enum RowForm {
     Alpaca,
     /// TRL: language modelling on `text`.
     Text,
-    /// TRL: prompts alone.
+    /// TRL: only prompts.
     Prompt,
 }
 
-/// Every form, the more particular before the more general.
+/// Every form, the more specific before the more general.
 pub(super) const FORMS: [RowForm; 26] = [
     RowForm::SafeRlhf,
     RowForm::HelpSteer3,
@@ -126,7 +126,7 @@ impl RowForm {
         }
     }
 
-    /// The columns by which the form is told.
+    /// The columns by which the form is recognised.
     pub fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Hh | Self::ImplicitPreference => &["chosen", "rejected"],
@@ -159,7 +159,7 @@ impl RowForm {
         }
     }
 
-    /// The form of rows.
+    /// Finds the form of rows.
     ///
     /// ```
     /// use rlaif_data::RowForm;
@@ -171,14 +171,14 @@ impl RowForm {
         FORMS.into_iter().find(|form| form.fits(first, rows))
     }
 
-    /// Returns whether rows have this form, among others perhaps.
+    /// `true` if the rows have this form, possibly among others.
     pub(super) fn is_of(self, rows: &[Map<String, Value>]) -> bool {
         rows.first().is_some_and(|first| self.fits(first, rows))
     }
 
     fn fits(self, first: &Map<String, Value>, rows: &[Map<String, Value>]) -> bool {
         let has = |column: &str| first.contains_key(column);
-        // Of several rows, some may be null in a column.
+        // One row of several may have null in a column.
         let value =
             |column: &str| rows.iter().filter_map(|row| row.get(column)).find(|v| !v.is_null());
         let dialogue = |column: &str| {

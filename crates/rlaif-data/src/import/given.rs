@@ -19,7 +19,7 @@ pub(super) enum Given {
         chosen: TextOrMessages,
         rejected: TextOrMessages,
     },
-    /// Answers with scores, of which more is better.
+    /// Answers with scores; a higher score is better.
     Ranked {
         prompt: TextOrMessages,
         answers: Vec<(TextOrMessages, f64)>,
@@ -47,7 +47,7 @@ pub(super) enum Given {
     Prompt(TextOrMessages),
 }
 
-/// A row's content with what else it says.
+/// The content of a row together with its metadata.
 pub struct Content {
     pub(super) given: Given,
     pub(super) chat: ChatOptions,
@@ -57,7 +57,7 @@ pub struct Content {
     pub(super) reference: Option<String>,
 }
 
-/// Why a row gives nothing.
+/// Reasons why a row gives no record.
 pub(super) enum Nothing {
     Dropped(&'static str),
     Failed(DataError),
@@ -74,7 +74,7 @@ pub(super) const TIE: &str = "a tie";
 pub(super) const NO_ANSWER: &str = "no answer";
 const NOT_VALID: &str = "neither response is valid";
 
-/// Reads of a row by the names of its columns, with errors that say where.
+/// Reads a row by the names of its columns; its errors name the place.
 struct Reading<'r, 'a> {
     row: &'r mut Row<'a>,
 }
@@ -178,13 +178,13 @@ pub(super) fn content(import: &Import, row: &mut Row<'_>) -> Result<Content, Not
     Ok(Content { given, chat, margin, metadata, reference })
 }
 
-/// The columns that TRL hands to the chat template.
+/// The columns that TRL passes to the chat template.
 fn chat(row: &mut Row<'_>) -> Result<ChatOptions, DataError> {
     let mut chat = ChatOptions::default();
     if row.has("tools") {
         let value = row.take("tools")?;
         let wrong = |row: &Row<'_>| row.wrong_type("tools", "a list of JSON schemas", &value);
-        // Some data sets have an empty text where there are no tools.
+        // Some data sets have an empty text in rows without tools.
         if value.as_str().is_none_or(|text| !text.trim().is_empty()) {
             let Value::Array(tools) = parsed(&value).into_owned() else { return Err(wrong(row)) };
             chat.tools = (!tools.is_empty()).then_some(tools);
@@ -329,7 +329,7 @@ fn given(
             let prompt = row.text("prompt")?;
             let answers = row.objects("answers", "a list of answers with a `rank` each")?;
             let text = import.options.dialogues == Dialogues::Text;
-            // Nectar's prompt ends in the space that the answer lacks.
+            // In Nectar the prompt ends in the space that the answer lacks.
             let space = if text && prompt.ends_with("Assistant: ") { " " } else { "" };
             let answers = answers
                 .iter()
@@ -477,7 +477,8 @@ fn compared(prompt: TextOrMessages, [a, b]: [TextOrMessages; 2], first: bool) ->
     Given::Compared { prompt, chosen, rejected }
 }
 
-/// HelpSteer's strengths: below zero, the first response is better; -100 means no preference.
+/// HelpSteer's preference strength: negative if the first response is better; -100 means no
+/// preference.
 fn signed(
     prompt: TextOrMessages,
     responses: [TextOrMessages; 2],
@@ -492,7 +493,7 @@ fn signed(
     Ok(compared(prompt, responses, strength < 0.0))
 }
 
-/// Two conversations, of which one won.
+/// Two conversations, one of them preferred.
 fn won([a, b]: [Vec<Message>; 2], first: bool) -> Result<Given, Nothing> {
     let common = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
     let (asked, a, b) = (a[..common].to_vec(), a[common..].to_vec(), b[common..].to_vec());
@@ -505,7 +506,8 @@ fn won([a, b]: [Vec<Message>; 2], first: bool) -> Result<Given, Nothing> {
     Ok(compared(asked.into(), [a.into(), b.into()], first))
 }
 
-/// The mean of the aspects, which `fine-grained_score` is; `overall_score` has 10 for 1 in places.
+/// The mean of the aspects, which is `fine-grained_score`; some rows have 10 for 1 in
+/// `overall_score`.
 fn ultra_feedback_score(completion: &Map<String, Value>) -> Option<f64> {
     let named = |name: &str| completion.get(name).and_then(number);
     named("fine-grained_score")
@@ -518,7 +520,7 @@ fn ultra_feedback_score(completion: &Map<String, Value>) -> Option<f64> {
         .or_else(|| named("overall_score"))
 }
 
-/// HelpSteer2 parts turns by `<extra_id_1>` and the speaker's name.
+/// HelpSteer2 separates turns by `<extra_id_1>` and the speaker's name.
 fn help_steer_prompt(prompt: String) -> TextOrMessages {
     const MARK: &str = "<extra_id_1>";
     if !prompt.contains(MARK) {
@@ -532,7 +534,7 @@ fn help_steer_prompt(prompt: String) -> TextOrMessages {
         let role = match speaker.trim() {
             "Assistant" => "assistant",
             "User" => "user",
-            // Not that notation after all.
+            // The text does not follow that notation after all.
             _ => return prompt.into(),
         };
         said.push(Message::new(role, text.trim_end_matches('\n')));
@@ -572,10 +574,10 @@ fn scores(row: &mut Reading<'_, '_>, metadata: &mut Metadata) -> Result<(), Data
     Ok(())
 }
 
-/// HH's notation as messages.
+/// Parses HH's notation into messages.
 fn of_dialogue(text: &str) -> Option<Vec<Message>> {
     let mut messages: Vec<Message> = turns::parse(text).ok()?.map(|turn| turn.message()).collect();
-    // The prompt's end is the marker of who answers.
+    // The prompt ends in the marker of the role that answers.
     if messages.last().is_some_and(|m| m.role == "assistant" && m.content.is_empty()) {
         messages.pop();
     }
@@ -603,24 +605,24 @@ fn hh(import: &Import, row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
             rejected: rejected.into(),
         });
     }
-    // What is said behind the prompt's marker may go on with further turns.
+    // The text after the prompt's marker may contain further turns.
     let said = |text: &str| {
         let messages = of_dialogue(&format!("\n\nAssistant:{text}"));
         messages.unwrap_or_default()
     };
-    let asked = of_dialogue(&prompt).ok_or(Nothing::Dropped("the prompt is no dialogue"))?;
+    let asked = of_dialogue(&prompt).ok_or(Nothing::Dropped("the prompt is not a dialogue"))?;
     let (chosen, rejected) = (said(&chosen).into(), said(&rejected).into());
     Ok(Given::Compared { prompt: asked.into(), chosen, rejected })
 }
 
-/// TRL's preference, with its prompt or without: `extract_prompt` of TRL 1.16.
+/// TRL's preference format, with or without a prompt column: `extract_prompt` of TRL 1.16.
 fn preference(row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
     let (chosen, rejected) = (row.either("chosen")?, row.either("rejected")?);
     let prompt = if row.has("prompt") { Some(row.either("prompt")?) } else { None };
     Ok(match (prompt, chosen, rejected) {
         (Some(TextOrMessages::Messages(asked)), chosen, rejected) => {
             let mut said = [chosen, rejected].map(|said| said.into_messages("assistant"));
-            // Some have the whole conversation in both.
+            // In some rows both columns hold the whole conversation.
             if said.iter().all(|said| said.len() > asked.len() && said.starts_with(&asked)) {
                 said = said.map(|said| said[asked.len()..].to_vec());
             }
@@ -642,7 +644,7 @@ fn preference(row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
             let (prompt, chosen, rejected) = (&chosen[..at], &chosen[at..], &rejected[at..]);
             compared(prompt.into(), [chosen.into(), rejected.into()], true)
         }
-        // The conversations hold the prompt, as they do where it is a text beside them.
+        // The conversations include the prompt, even where it also has a column of its own.
         (prompt, chosen, rejected) => {
             let [a, b] = [chosen, rejected].map(|said| said.into_messages("assistant"));
             match (won([a.clone(), b.clone()], true), prompt) {

@@ -1,4 +1,4 @@
-//! Rows of known data sets, and of TRL's types, as the rows that algorithms learn from.
+//! Converts rows of known data sets, and of TRL's types, to the rows that algorithms learn from.
 
 mod convert;
 mod form;
@@ -26,7 +26,7 @@ use crate::read::Reader;
 use crate::row::Row;
 use crate::source::Source;
 
-/// Kinds of rows that [`Import`] makes of the rows of a file.
+/// Kinds of records that [`Import`] converts the rows of a file to.
 pub trait ImportedRow: Made + Record {
     /// The kind in words, for messages.
     const NAME: &'static str;
@@ -50,7 +50,7 @@ imported!(
     StepsRow: "solutions in steps",
 );
 
-/// Number of rows that the form is recognised by.
+/// Number of rows that are read to recognise the form.
 const LOOKED_AT: usize = 8;
 
 struct Whole(ImportColumns);
@@ -98,16 +98,16 @@ impl Import {
         Self { form, options: ImportOptions::default(), columns: ImportColumns::default() }
     }
 
-    /// Tells the form of a file's rows by the first few. The source is read twice: not for
-    /// standard input.
+    /// Recognises the form of a file by its first rows. The source is read twice, so standard
+    /// input does not work.
     ///
     /// # Errors
-    /// [`DataError::UnknownForm`] with the columns there are; the errors of reading.
+    /// [`DataError::UnknownForm`] with the columns that were found; the errors of reading.
     pub fn find(source: &Source) -> Result<Self, DataError> {
         Self::find_named(source, ImportColumns::default())
     }
 
-    /// As [`Import::find`], of rows some of whose columns have other names.
+    /// As [`Import::find`], for rows some of whose columns have other names.
     ///
     /// # Errors
     /// As [`Import::find`].
@@ -115,8 +115,8 @@ impl Import {
         Self::find_preferring(source, columns, &[])
     }
 
-    /// As [`Import::find_named`], of rows that may have the columns of several forms: the first of
-    /// `preferred` that fits is taken.
+    /// As [`Import::find_named`], for rows that may have the columns of several forms: the
+    /// first form in `preferred` that fits is taken.
     ///
     /// # Errors
     /// As [`Import::find`].
@@ -146,19 +146,20 @@ impl Import {
         self
     }
 
-    /// The same import of columns by other names, and of further columns.
+    /// The same import with renamed columns, and with further columns.
     #[must_use]
     pub fn named(mut self, columns: ImportColumns) -> Self {
         self.columns = columns;
         self
     }
 
-    /// Returns whether rows of the form give this kind.
+    /// `true` if rows of this form give this kind of record.
     pub fn gives<T: ImportedRow>(&self) -> bool {
         T::of_form(self.form)
     }
 
-    /// Rows of a kind: what [`Import::pairs`] and its like read, for code that is generic over it.
+    /// Rows of a kind, for code that is generic over it; [`Import::pairs`] and its siblings
+    /// call this.
     ///
     /// # Errors
     /// [`DataError::WrongForm`] where the form has none; the errors of reading.
@@ -166,14 +167,14 @@ impl Import {
         T::read(self, reader, T::NAME)
     }
 
-    /// `FILE, line N` of the row that becomes the record of this id; `None` where there is none.
+    /// `FILE, line N` of the row that becomes the record with this id; `None` if there is none.
     /// The file is read again.
     pub fn place<T: ImportedRow>(&self, reader: Reader, id: &str) -> Option<String> {
         let sought = Sought::<T> { making: Making::new(self.clone()), id: id.to_owned() };
         reader.stream(sought).next()?.ok()
     }
 
-    /// Preference pairs.
+    /// Reads preference pairs.
     ///
     /// # Errors
     /// [`DataError::WrongForm`] where the form has none; the errors of reading.
@@ -181,7 +182,7 @@ impl Import {
         self.rows(reader)
     }
 
-    /// Prompts with a response to imitate: of a preference, the preferred one.
+    /// Reads prompts with a response to imitate; of a preference, the preferred response.
     ///
     /// # Errors
     /// As [`Import::pairs`].
@@ -189,8 +190,8 @@ impl Import {
         self.rows(reader)
     }
 
-    /// Texts or conversations to learn from as a whole; what has a prompt and a response is one
-    /// conversation, or one text.
+    /// Reads texts or conversations to learn from as a whole. A prompt with a response becomes
+    /// one conversation, or one text.
     ///
     /// # Errors
     /// As [`Import::pairs`].
@@ -198,7 +199,7 @@ impl Import {
         self.rows(reader)
     }
 
-    /// Prompts, with the (preferred) response for reference where there is one.
+    /// Reads prompts, each with its (preferred) response as the reference if it has one.
     ///
     /// # Errors
     /// As [`Import::pairs`].
@@ -206,7 +207,7 @@ impl Import {
         self.rows(reader)
     }
 
-    /// Responses with a verdict each; a pair is two of them.
+    /// Reads responses with one verdict each; a pair gives two.
     ///
     /// # Errors
     /// As [`Import::pairs`].
@@ -214,7 +215,7 @@ impl Import {
         self.rows(reader)
     }
 
-    /// Responses with scores.
+    /// Reads responses with scores.
     ///
     /// # Errors
     /// As [`Import::pairs`].
@@ -222,7 +223,7 @@ impl Import {
         self.rows(reader)
     }
 
-    /// Solutions whose steps have labels.
+    /// Reads solutions whose steps have labels.
     ///
     /// # Errors
     /// As [`Import::pairs`].

@@ -1,11 +1,11 @@
-//! An import: the form of the rows, and the choices that the data sets leave open.
+//! Options of an import: the form of the rows, and the choices that the data sets leave open.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::form::RowForm;
 
-/// The pairs made of more than two ranked answers to one prompt.
+/// The pairs made from more than two ranked answers to one prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ranked {
@@ -14,7 +14,7 @@ pub enum Ranked {
     BestAndWorst,
     /// The best and each of the others.
     BestAndOthers,
-    /// Every two.
+    /// Every pair of answers.
     All,
 }
 
@@ -33,7 +33,7 @@ pub enum SafeRlhfVerdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Dialogues {
-    /// It stays text: `"\n\nHuman: ..\n\nAssistant:"`.
+    /// As text: `"\n\nHuman: ..\n\nAssistant:"`.
     #[default]
     Text,
     /// Messages, for the chat template.
@@ -50,7 +50,7 @@ pub struct ImportOptions {
     pub safe_rlhf: SafeRlhfVerdict,
     /// HH's notation.
     pub dialogues: Dialogues,
-    /// Texts that nothing can be learned from: empty responses, and two equal ones.
+    /// Texts that nothing can be learned from: empty responses, and pairs of equal responses.
     #[serde(skip)]
     pub unusable: Unusable,
 }
@@ -58,10 +58,11 @@ pub struct ImportOptions {
 /// Treatment of texts that nothing can be learned from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Unusable {
-    /// They are left out and counted.
+    /// Unusable rows are left out and counted.
     #[default]
     LeftOut,
-    /// They are read, for an algorithm that counts them itself. Empty messages are left out anyway.
+    /// Unusable rows are read, for an algorithm that counts them itself. Empty messages are left
+    /// out anyway.
     Read,
 }
 
@@ -76,12 +77,12 @@ pub struct ImportColumns {
     pub reference: Option<String>,
     /// Columns that become metadata of prompts and pairs; every row must have them.
     pub metadata: Vec<String>,
-    /// Further columns that every row must have, be it with nothing in them.
+    /// Further columns that every row must have; a value may be empty.
     pub needed: Vec<String>,
 }
 
 impl ImportColumns {
-    /// The same with a name of a column, and the form's name for it.
+    /// The same with one column renamed to the form's name for it.
     #[must_use]
     pub fn rename(mut self, column: &str, of_the_form: &str) -> Self {
         if column != of_the_form {
@@ -91,11 +92,12 @@ impl ImportColumns {
     }
 }
 
-/// Reads rows of a form that is known.
+/// Reads rows of a known form.
 ///
-/// Every reading leaves out what cannot be learned from, a tie, an empty response, two equal
-/// responses, a row without an answer, and counts it in the provenance. Preferences always have the
-/// preferred response in `chosen`, regardless of the sign, number or letter in the data set.
+/// Each reader leaves out rows that nothing can be learned from (a tie, an empty response, two
+/// equal responses, a row without an answer) and counts them in the provenance. In a preference,
+/// `chosen` always holds the preferred response, regardless of the sign, number or letter that the
+/// data set uses.
 ///
 /// ```
 /// use rlaif_data::{Import, Reader, RowForm, Source};

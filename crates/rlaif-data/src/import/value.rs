@@ -1,11 +1,11 @@
-//! Values of rows as texts and messages, also where CSV has JSON as text.
+//! Conversion of a row's values to texts and messages, including JSON that a CSV holds as text.
 
 use std::borrow::Cow;
 
 use rlaif_core::{Message, TextOrMessages};
 use serde_json::{Map, Value};
 
-/// The value itself, or what it says as JSON text where that is a list or an object.
+/// The value itself; or the parsed value, if it is a list or an object written as JSON text.
 pub(super) fn parsed(value: &Value) -> Cow<'_, Value> {
     let nested = value.as_str().map(str::trim_start).filter(|text| text.starts_with(['[', '{']));
     match nested.and_then(|text| serde_json::from_str(text).ok()) {
@@ -22,18 +22,18 @@ pub(super) fn objects(value: &Value) -> Option<Vec<Map<String, Value>>> {
     }
 }
 
-/// Returns whether a value is a list of messages.
+/// `true` if a value is a list of messages.
 pub(super) fn is_messages(value: &Value) -> bool {
     objects(value).is_some_and(|objects| objects.iter().all(|object| object.contains_key("role")))
 }
 
-/// A list of messages; the phrase says what is wrong.
+/// Parses a list of messages; the error is a phrase that says what is wrong.
 pub(super) fn messages(value: &Value) -> Result<Vec<Message>, String> {
     let objects = objects(value).ok_or_else(|| "a message is not an object".to_owned())?;
     objects.into_iter().map(share_gpt).map(Message::from_object).collect()
 }
 
-/// An object of ShareGPT's keys and roles as a message's; others as they are.
+/// Converts an object with ShareGPT's keys and roles to a message's; others are unchanged.
 fn share_gpt(mut object: Map<String, Value>) -> Map<String, Value> {
     let (Some(Value::String(from)), Some(_)) = (object.get("from"), object.get("value")) else {
         return object;
@@ -59,7 +59,8 @@ fn share_gpt(mut object: Map<String, Value>) -> Map<String, Value> {
     message
 }
 
-/// Messages whose parts are all text have that text for content: templates of text models want it.
+/// Joins the parts of messages that are all text into one text: templates of text models expect
+/// that.
 pub(super) fn flattened(mut messages: Vec<Message>) -> Vec<Message> {
     for message in &mut messages {
         if let Some(rlaif_core::OtherContent::Parts(parts)) = &message.other_content
@@ -77,7 +78,7 @@ pub(super) fn flattened(mut messages: Vec<Message>) -> Vec<Message> {
 pub(super) fn text_or_messages(value: &Value) -> Result<TextOrMessages, String> {
     match value {
         Value::String(text) => {
-            // In CSV, messages are JSON text; a text that only begins like it stays one.
+            // In CSV, messages are JSON text; a text that only starts like JSON remains a text.
             let nested = text.trim_start().starts_with('[').then(|| messages(value));
             match nested {
                 Some(Ok(messages)) if !messages.is_empty() => Ok(messages.into()),

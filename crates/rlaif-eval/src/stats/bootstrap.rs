@@ -15,9 +15,9 @@ use crate::EvalError;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "(f64, f64)", into = "(f64, f64)")]
 pub struct Interval {
-    /// Its lower end.
+    /// The lower end.
     pub low: f64,
-    /// Its upper end.
+    /// The upper end.
     pub high: f64,
 }
 
@@ -169,7 +169,7 @@ pub fn interval_of(
     if !(level > 0. && level < 1.) {
         return Err(EvalError::Setting {
             setting: "level",
-            expected: "between 0 and 1, 0.95 for instance",
+            expected: "between 0 and 1, for example 0.95",
             found: level.to_string(),
         });
     }

@@ -40,7 +40,7 @@ pub(super) fn stem(word: &str) -> String {
     step_5(&word)
 }
 
-/// True for a consonant: not a, e, i, o, u, and not a y that follows a consonant.
+/// `true` for a consonant: not a, e, i, o, u, and not a y that follows a consonant.
 fn consonants(word: &str) -> Vec<bool> {
     let mut flags: Vec<bool> = Vec::with_capacity(word.len());
     for letter in word.bytes() {

@@ -23,14 +23,15 @@ pub struct GenerationConfig {
     /// Maximum length of a response, in tokens, the ending token included. A row may have its own
     /// limit.
     pub max_new_tokens: usize,
-    /// Minimum length of a response, in tokens: before, no token that would end it (an
-    /// end-of-sequence id or an id of `stop_ids`) is chosen.
+    /// Minimum length of a response, in tokens; until then, ids that end a response (end of
+    /// sequence, `stop_ids`) are excluded.
     pub min_new_tokens: usize,
     /// The choice of the next token.
     pub sampling: Sampling,
-    /// 1 to disable it. Logits of tokens that occurred are divided by it if positive and multiplied
-    /// by it if negative ([CTRL](https://arxiv.org/abs/1909.05858)). For decoder-only models the
-    /// prompt is included, for encoder-decoder models the start token.
+    /// Penalty for tokens that occurred before; 1 to disable it. Logits of tokens that occurred are
+    /// divided by it if positive and multiplied by it if negative
+    /// ([CTRL](https://arxiv.org/abs/1909.05858)). For decoder-only models the prompt is included,
+    /// for encoder-decoder models the start token.
     pub repetition_penalty: f64,
     /// The effect of the model's end-of-sequence ids.
     pub eos: Eos,
@@ -42,10 +43,10 @@ pub struct GenerationConfig {
     pub bad_ids: Vec<Vec<u32>>,
     /// Rows decoded together. A finished row is replaced by the next prompt at once.
     pub batch_size: usize,
-    /// Number of tokens between two checks for finished rows. By default, 1 on the CPU, and 8 on a
-    /// GPU, which then need not wait for the host in between; tokens after the end of a row are
-    /// dropped. Settings that depend on the tokens so far (stop strings, repetition penalty, ...)
-    /// and listeners require 1.
+    /// Tokens between two checks for finished rows. By default, 1 on the CPU, and 8 on a GPU, which
+    /// then need not wait for the host in between; tokens after the end of a row are dropped.
+    /// Settings that depend on the tokens so far (stop strings, repetition penalty, ...) and
+    /// listeners require 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check_every: Option<usize>,
 }
@@ -137,7 +138,7 @@ impl Sampling {
 }
 
 impl GenerationConfig {
-    /// Checks every setting by itself, and against the model.
+    /// Checks every setting, and that the model supports it.
     ///
     /// # Errors
     /// [`LmError::Setting`] names the setting, its value and its range.

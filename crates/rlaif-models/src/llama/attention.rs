@@ -21,9 +21,9 @@ use crate::{
 pub(super) struct Attention {
     pub(super) inputs: Inputs,
     pub(super) o: Linear,
-    /// Of queries and of keys.
+    /// The norms of queries and of keys.
     norms: Option<(Norm, Norm)>,
-    /// The norms take all heads together.
+    /// `true` if the norms are over all heads together.
     norm_width: bool,
     pub(super) heads: i64,
     pub(super) kv_heads: i64,
@@ -35,17 +35,17 @@ pub(super) struct Attention {
 /// Scaling of attention scores before the softmax.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scores {
-    /// Their factor.
+    /// The factor of the scores.
     pub(super) scale: f64,
-    /// They become cap · tanh(s / cap).
+    /// The cap: scores s become cap · tanh(s / cap).
     pub(super) cap: Option<f64>,
 }
 
-/// The layers that make queries, keys and values.
+/// The layers for queries, keys and values.
 #[derive(Debug)]
 pub(super) enum Inputs {
     Apart([Linear; 3]),
-    /// One layer; by head, or first all queries, then keys, then values.
+    /// One layer; grouped by head, or all queries, then all keys, then all values.
     Fused {
         layer: Linear,
         by_head: bool,
@@ -110,7 +110,7 @@ impl Attention {
         }
     }
 
-    /// Queries, keys and values `[.., heads, D]` as the layers make them, normed and turned.
+    /// Queries, keys and values `[.., heads, D]`, normed and rotated.
     pub(super) fn heads_of(&self, made: Made, angles: Option<&Angles>) -> [Tensor; 3] {
         let d = self.head_dim;
         let [mut q, mut k, v] = match made {
@@ -147,7 +147,7 @@ impl Attention {
         }
     }
 
-    /// Turned queries, turned keys and values, each `[B, T, heads, D]`.
+    /// Rotated queries, rotated keys and values, each `[B, T, heads, D]`.
     fn project(&self, x: &Tensor, angles: Option<&Angles>, pass: Pass) -> [Tensor; 3] {
         let made = match &self.inputs {
             Inputs::Apart([q, k, v]) => Made::Apart(Linear::project([q, k, v], x, pass)),
@@ -169,7 +169,7 @@ impl Attention {
         (self.mix([&q, &k, &v], visible, pass), [k, v])
     }
 
-    /// `[B, T, heads · D]` of queries, keys and values.
+    /// Attention `[B, T, heads · D]` of queries, keys and values.
     fn mix(&self, [q, k, v]: [&Tensor; 3], visible: &Visible<'_>, pass: Pass) -> Tensor {
         let p = pass.dropout_p(self.dropout);
         let Some(cap) = self.scores.cap else {
@@ -188,7 +188,7 @@ impl Attention {
         across(&weights.matmul(&v)).flatten(2, 3)
     }
 
-    /// Heads of keys or values `[B, kv, S, D]`, one for each head of queries.
+    /// Keys or values `[B, kv, S, D]`, repeated to one head per query head.
     fn repeated(&self, x: &Tensor) -> Tensor {
         match self.heads / self.kv_heads {
             1 => x.shallow_clone(),
@@ -207,9 +207,8 @@ impl Attention {
         scores.softmax(-1, Kind::Float).to_kind(q.kind())
     }
 
-    /// Attention of one row of tokens by itself, queries `[1, heads, T, D]`, keys and values
-    /// `[1, kv, S, D]`: each query sees the keys up to its own place, of which there are S - T before the
-    /// first. `[1, heads, T, D]`.
+    /// Causal attention of a single row of tokens, `[1, heads, T, D]`: queries `[1, heads, T, D]`,
+    /// keys and values `[1, kv, S, D]`; S - T keys precede the first query.
     pub(super) fn mix_row(&self, [q, k, v]: [&Tensor; 3], window: Option<i64>) -> Tensor {
         let (length, keys) = (q.size()[2], k.size()[2]);
         let window = window.filter(|&window| window < keys);
@@ -242,8 +241,8 @@ impl Attention {
         }
     }
 
-    /// One query per row against a cache. The queries of a group see the same keys, so they stand
-    /// as rows of one attention and no key is repeated.
+    /// Attention of one query per row to a cache. The queries of a group attend to the same keys,
+    /// so they are the rows of one attention, and keys are not repeated.
     pub(super) fn step(
         &self,
         x: &Tensor,
@@ -265,11 +264,11 @@ impl Attention {
                 attend(&q, &k, &v, &visible, self.scores.scale, p)
             }
         };
-        // [B, kv, group, D]: the heads of the query, in order.
+        // [B, kv, group, D]: the query heads, in order.
         mixed.reshape([b, 1, self.heads * self.head_dim])
     }
 
-    /// Projections on a run `[N, H]`, attention on its rows.
+    /// Projections of concatenated rows `[N, H]`, and attention within each row.
     pub(super) fn forward_run(
         &self,
         x: &Tensor,
@@ -278,7 +277,7 @@ impl Attention {
         run: &rlaif_lm::Branches,
         pass: Pass,
     ) -> Tensor {
-        // The run stands as one row of a batch, [1, N, H]: angles are the run's, [N, 1, D].
+        // The concatenation is one row of a batch, [1, N, H]; its angles are [N, 1, D].
         let [q, k, v] = self.project(&x.unsqueeze(0), angles, pass);
         let rows = |x: &Tensor, heads: i64| {
             let rows = run.to_rows(&x.reshape([-1, heads * self.head_dim]));
@@ -305,7 +304,7 @@ pub(super) enum Made {
     Fused { all: Tensor, by_head: bool },
 }
 
-/// The bias that hides the keys after each query, `[T, T]`.
+/// The causal bias, `[T, T]`.
 fn causal(length: i64, like: &Tensor) -> Tensor {
     let columns = Tensor::arange(length, (Kind::Int64, like.device()));
     hide(&(columns.unsqueeze(1) - &columns).ge(0), like.kind())

@@ -18,7 +18,7 @@ use crate::{
     weights::TensorTree,
 };
 
-/// One layer: attention, then feed-forward, a residual around each.
+/// One layer: attention, then feed-forward, each with a residual connection.
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) attention_norm: Option<Norm>,
@@ -27,11 +27,11 @@ pub(super) struct Block {
     pub(super) feed_forward_norm: Option<Norm>,
     pub(super) feed_forward: FeedForward,
     pub(super) feed_forward_post_norm: Option<Norm>,
-    /// Its rotary embedding, of those of the trunk.
+    /// Index of the layer's rotary embedding in the trunk.
     rope: Option<usize>,
-    /// The feed-forward layer reads what attention reads.
+    /// `true` if the feed-forward layer reads the input of attention.
     pub(super) parallel: bool,
-    /// Factor on what is added to the residual.
+    /// Factor of the summand added to the residual.
     pub(super) residual_scale: f64,
     dropout: f64,
 }
@@ -65,7 +65,7 @@ impl Block {
         })
     }
 
-    /// Its angles, of those of the trunk.
+    /// The layer's angles, out of those of the trunk.
     pub(super) fn angles<'a>(&self, all: &'a [Angles]) -> Option<&'a Angles> {
         all.get(self.rope?)
     }
@@ -95,7 +95,7 @@ impl Block {
         self.finish(&x, &mixed, pass)
     }
 
-    /// Output projection and feed-forward layer, with their residuals.
+    /// Output projection and feed-forward layer, with their residual connections.
     pub(super) fn finish(&self, x: &Tensor, mixed: &Tensor, pass: Pass) -> Tensor {
         let (norm, post) = (self.feed_forward_norm.as_ref(), self.attention_post_norm.as_ref());
         let (normed, mid) = if self.parallel {
@@ -109,7 +109,7 @@ impl Block {
         self.add(&mid, &layer.down, &layer.inner(&normed, pass), post, pass)
     }
 
-    /// `x` and what `layer` makes of `inner`.
+    /// The sum of `x` and `layer(inner)`.
     fn add(
         &self,
         x: &Tensor,
@@ -138,7 +138,7 @@ impl Block {
     }
 }
 
-/// The norm of `x`, where there is one, and `x` for the residual around what follows.
+/// The norm of `x`, if there is one, and `x` itself for the residual connection.
 pub(super) fn before(norm: Option<&Norm>, x: &Tensor) -> (Tensor, Tensor) {
     norm.map_or_else(|| (x.shallow_clone(), x.shallow_clone()), |norm| norm.before(x))
 }

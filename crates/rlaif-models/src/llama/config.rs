@@ -35,7 +35,7 @@ pub(super) struct RawConfig {
     rope_theta: Option<f64>,
     partial_rotary_factor: Option<f64>,
     rope_local_base_freq: Option<f64>,
-    /// Those of GPT-NeoX.
+    /// The fields of GPT-NeoX.
     rotary_emb_base: Option<f64>,
     rotary_pct: Option<f64>,
     rope_scaling: Option<RawRope>,
@@ -74,7 +74,7 @@ pub(super) struct RawConfig {
     bos_token_id: Option<u32>,
 }
 
-/// Names that classes of transformers have for a field, and its name here.
+/// Names of fields in transformers' classes, and the names here.
 const NAMES: [(&str, &str); 14] = [
     ("n_embd", "hidden_size"),
     ("n_inner", "intermediate_size"),
@@ -169,7 +169,7 @@ enum LayerType {
     SlidingAttention,
 }
 
-/// The resolved settings of the trunk; nothing is optional any more.
+/// The resolved configuration of the trunk, without optional fields.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) hidden: i64,
@@ -178,18 +178,18 @@ pub(super) struct Shape {
     pub(super) kv_heads: i64,
     pub(super) head_dim: i64,
     pub(super) layers: usize,
-    /// Tokens of the longest sequence.
+    /// Maximum sequence length, in tokens.
     pub(super) context: usize,
     /// The sliding window of each layer that has one.
     pub(super) windows: Vec<Option<i64>>,
-    /// The different rotary embeddings, and that of each layer that has one.
+    /// The distinct rotary embeddings, and the index for each layer that has one.
     pub(super) ropes: Vec<RopeSpec>,
     pub(super) rope_of: Vec<Option<usize>>,
-    /// Rows of the embeddings of positions, if there are some.
+    /// Number of position embeddings, if there are any.
     pub(super) learned_positions: Option<i64>,
-    /// Factor of the attention scores, for each layer.
+    /// Factor of the attention scores in each layer.
     pub(super) attention_scales: Vec<f64>,
-    /// Scores s become cap · tanh(s / cap).
+    /// Cap of the scores: s becomes cap · tanh(s / cap).
     pub(super) attention_cap: Option<f64>,
     pub(super) attention_dropout: f64,
     pub(super) residual_dropout: f64,
@@ -199,7 +199,7 @@ pub(super) struct Shape {
     pub(super) mlp_bias: Bias,
     pub(super) norm: NormRule,
     pub(super) norms: NormPlaces,
-    /// Attention and feed-forward layer read the same.
+    /// `true` if attention and feed-forward layer read the same input.
     pub(super) parallel: bool,
     pub(super) query_key_norm: QueryKeyNorm,
     pub(super) projections: Projections,
@@ -209,7 +209,7 @@ pub(super) struct Shape {
     pub(super) residual_scale: f64,
     /// Factor of the hidden states before the head.
     pub(super) head_scale: f64,
-    /// Logits l become cap · tanh(l / cap).
+    /// Cap of the logits: l becomes cap · tanh(l / cap).
     pub(super) head_cap: Option<f64>,
 }
 
@@ -346,14 +346,14 @@ impl Shape {
         })
     }
 
-    /// The factor on embeddings of this kind: transformers holds Gemma's as a number of the kind.
+    /// The factor of embeddings of this dtype: transformers rounds Gemma's to the dtype.
     pub(super) fn embedding_scale_in(&self, kind: Kind) -> f64 {
         Tensor::from(self.embedding_scale).to_kind(kind).double_value(&[])
     }
 }
 
 impl RawConfig {
-    /// The layers that turn queries and keys.
+    /// The layers with rotary embeddings.
     fn turned(&self, variant: &LlamaVariant) -> Result<Vec<bool>, ModelError> {
         let layers = self.num_hidden_layers;
         Ok(match (variant.positions, &self.no_rope_layers) {
@@ -376,7 +376,7 @@ impl RawConfig {
         })
     }
 
-    /// The layers whose attention is called sliding, in a window or not.
+    /// The layers whose attention is named sliding, with a window or without.
     fn slides(&self, variant: &LlamaVariant, turned: &[bool]) -> Vec<bool> {
         (0..self.num_hidden_layers)
             .map(|layer| match (&self.layer_types, variant.window) {

@@ -17,7 +17,7 @@ use crate::{
     rows::{self, PackedRows},
 };
 
-/// The rows that a layer behind this norm reads, and the norm if the layer takes it in.
+/// The input rows of a layer after this norm, and the norm if the layer fuses it.
 fn before<'a>(norm: Option<&'a Norm>, x: &Tensor) -> (Tensor, Option<&'a RmsNorm>) {
     match norm {
         None => (x.shallow_clone(), None),
@@ -27,7 +27,7 @@ fn before<'a>(norm: Option<&'a Norm>, x: &Tensor) -> (Tensor, Option<&'a RmsNorm
 }
 
 impl Attention {
-    /// Turned queries, turned keys and values of the rows `x` before their norm, each `[M, heads, D]`.
+    /// Rotated queries, rotated keys and values of the unnormed rows `x`, each `[M, heads, D]`.
     fn project_rows(
         &self,
         x: &Tensor,
@@ -51,7 +51,7 @@ impl Attention {
 }
 
 impl Block {
-    /// `x` and what `layer` makes of `inner`.
+    /// The sum of `x` and `layer(inner)`.
     fn add_rows(
         &self,
         x: &Tensor,
@@ -68,7 +68,7 @@ impl Block {
         x + self.scaled(post.map_or(y.shallow_clone(), |norm| norm.forward(&y)))
     }
 
-    /// Output projection and feed-forward layer, with their residuals.
+    /// Output projection and feed-forward layer, with their residual connections.
     fn finish_rows(&self, x: &Tensor, mixed: &Tensor, count: RowCount, pass: Pass) -> Tensor {
         let post = self.attention_post_norm.as_ref();
         let mid = self.add_rows(x, &self.attention.o, mixed, post, count, pass);
@@ -102,7 +102,7 @@ impl Trunk {
         if packed.ids.numel() > 0 {
             let positions = packed.positions();
             let mut x = self.embed(&packed.ids, &positions, pass);
-            // A token follows, at the least.
+            // At least one token follows.
             let lengths = packed.row_lengths() + 1;
             let angles = self.angles(&positions, &lengths, x.kind());
             for (i, block) in self.blocks.iter().enumerate() {
@@ -161,8 +161,8 @@ impl Trunk {
 }
 
 impl Attention {
-    /// Attention of one more token per row where scores have a cap, which the fused operation has not: each
-    /// row by itself, so that it does not depend on the others.
+    /// Attention of one more token per row with capped scores, which the fused operation does not
+    /// support: each row separately, so that it does not depend on the others.
     fn step_capped(
         &self,
         cache: &mut KvCache,

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct FeedForward {
     pub(super) gate: Gate,
-    /// With [`Gate::Fused`] gate and up together.
+    /// The up projection; with [`Gate::Fused`], gate and up together.
     pub(super) up: Linear,
     pub(super) down: Linear,
     pub(super) activation: Activation,
@@ -29,7 +29,7 @@ pub(super) struct FeedForward {
 #[derive(Debug)]
 pub(super) enum Gate {
     Apart(Linear),
-    /// The first half of what `up` gives.
+    /// The first half of the output of `up`.
     Fused,
     Absent,
 }

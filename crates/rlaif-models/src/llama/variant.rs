@@ -25,7 +25,7 @@ pub struct LlamaVariant {
     pub output_bias: BiasRule,
     /// Biases in the feed-forward layer.
     pub mlp_bias: BiasRule,
-    /// The norms.
+    /// The kind of the norms.
     pub norm: NormRule,
     /// Places of the norms of a block.
     pub norms: NormPlaces,
@@ -35,13 +35,13 @@ pub struct LlamaVariant {
     pub projections: Projections,
     /// The feed-forward layer.
     pub gate: GateRule,
-    /// True if checkpoints hold the weights of blocks as `[inputs, outputs]`.
+    /// `true` if checkpoints store the weights of blocks as `[inputs, outputs]`.
     pub transposed: bool,
     /// Positional information.
     pub positions: Positions,
     /// Factors and caps that config.json names.
     pub scaling: ScalingRule,
-    /// When attention has a sliding window.
+    /// The rule for the sliding window of attention.
     pub window: WindowRule,
     /// Size of a head if config.json does not state it; `None` divides the hidden size.
     pub head_dim: Option<i64>,
@@ -62,7 +62,7 @@ pub enum BiasRule {
     Absent,
 }
 
-/// The sort of the norms.
+/// Kind of the norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormRule {
     /// RMS norm, `w · x̂`.
@@ -76,35 +76,36 @@ pub enum NormRule {
 /// Places of the norms of a block, and the order of its two layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormPlaces {
-    /// Before attention and before the feed-forward layer.
+    /// Before attention, and before the feed-forward layer.
     Before,
-    /// After each of them, before the residual is added.
+    /// After each layer, before the residual is added.
     After,
-    /// Before and after.
+    /// Before and after each layer.
     Around,
-    /// Before; where `use_parallel_residual` in config.json is true, both layers read the block's input.
+    /// Before each layer; if `use_parallel_residual` in config.json is true, both layers read the
+    /// block's input.
     BeforeParallel,
 }
 
 /// Norms of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryKeyNorm {
-    /// There are none.
+    /// No norms.
     Absent,
-    /// Each head by itself.
+    /// One norm per head.
     Heads,
-    /// All heads together.
+    /// One norm over all heads.
     Width,
 }
 
 /// Tensors of queries, keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Projections {
-    /// A tensor for each.
+    /// Three tensors.
     Apart,
-    /// One tensor, first all queries, then keys, then values.
+    /// One tensor: all queries, then all keys, then all values.
     Fused,
-    /// One tensor, each head's query, key and value together.
+    /// One tensor, grouped by head: query, key and value.
     FusedByHead,
 }
 
@@ -113,7 +114,7 @@ pub enum Projections {
 pub enum GateRule {
     /// `down (act(gate x) · up x)`.
     Apart,
-    /// The same, gate and up in one tensor.
+    /// The same, with gate and up in one tensor.
     Fused,
     /// `down act(up x)`.
     Absent,
@@ -122,35 +123,36 @@ pub enum GateRule {
 /// Positional information.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Positions {
-    /// Queries and keys are turned, the part `partial` of each head where config.json does not say.
+    /// Rotary embedding of queries and keys; by default, of the part `partial` of each head.
     Rotary {
         /// Part of a head.
         partial: f64,
     },
-    /// Queries and keys are turned, except in each `no_rope_layer_interval`-th layer (or as
-    /// `no_rope_layers` says).
+    /// Rotary embedding of queries and keys, except in each `no_rope_layer_interval`-th layer (or
+    /// in those of `no_rope_layers`).
     RotaryInSome,
-    /// Embeddings of positions.
+    /// Position embeddings.
     Learned,
 }
 
 /// Factors and caps that config.json names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalingRule {
-    /// Attention divides by the root of the head's size.
+    /// Attention divides by the square root of the head's size.
     Plain,
     /// `scale_attn_weights` and `scale_attn_by_inverse_layer_idx`.
     Gpt2,
-    /// `query_pre_attn_scalar`, `final_logit_softcapping`, and if it is so `attn_logit_softcapping`.
+    /// `query_pre_attn_scalar`, `final_logit_softcapping` and, if enabled,
+    /// `attn_logit_softcapping`.
     Gemma {
-        /// Attention has a cap.
+        /// `true` to use `attn_logit_softcapping`.
         attention_cap: bool,
     },
     /// `embedding_multiplier`, `attention_multiplier`, `residual_multiplier` and `logits_scaling`.
     Granite,
 }
 
-/// When attention has a sliding window of `sliding_window` tokens.
+/// Rule for the sliding window of attention, `sliding_window` tokens wide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowRule {
     /// Never.
@@ -159,8 +161,8 @@ pub enum WindowRule {
     Given,
     /// If `use_sliding_window` is true, from the layer `max_window_layers` on.
     Switched,
-    /// In every layer but each so-manieth (`sliding_window_pattern` in config.json counts before this
-    /// number), where `layer_types` does not say.
+    /// By default, in every layer except each n-th, where n is this number, or
+    /// `sliding_window_pattern` in config.json; `layer_types` takes precedence.
     Pattern(usize),
     /// If `use_sliding_window` is true, in the layers without rotary positions.
     WithoutRotary,
@@ -173,7 +175,7 @@ pub struct LlamaNames {
     pub trunk: &'static str,
     /// The embeddings.
     pub embeddings: &'static str,
-    /// The embeddings of positions, where there are some.
+    /// The position embeddings, if there are any.
     pub positions: &'static str,
     /// The list of layers.
     pub layers: &'static str,
@@ -183,20 +185,21 @@ pub struct LlamaNames {
     pub attention_norm: &'static str,
     /// Attention.
     pub attention: &'static str,
-    /// Projections of attention to queries, keys and values, and of its output. Where the first three are one
-    /// tensor, the first name is its name.
+    /// Projections of attention to queries, keys and values, and of its output. If the first three
+    /// are one tensor, its name is the first one.
     pub projections: [&'static str; 4],
-    /// The norm after attention, where there is one.
+    /// The norm after attention, if there is one.
     pub attention_post_norm: &'static str,
     /// The norm before the feed-forward layer.
     pub feed_forward_norm: &'static str,
     /// The feed-forward layer.
     pub feed_forward: &'static str,
-    /// Its gate, its other way in, and its way out. The second name is that of gate and way in together.
+    /// The gate, up and down projections. The second name is also that of a tensor with gate and up
+    /// together.
     pub feed_forward_layers: [&'static str; 3],
-    /// The norm after the feed-forward layer, where there is one.
+    /// The norm after the feed-forward layer, if there is one.
     pub feed_forward_post_norm: &'static str,
-    /// The vocabulary head, where it has a tensor of its own.
+    /// The vocabulary head, if it has its own tensor.
     pub head: &'static str,
 }
 
@@ -219,7 +222,7 @@ impl LlamaNames {
         head: "lm_head",
     };
 
-    /// Those of GPT-2.
+    /// The names of GPT-2.
     const GPT2: Self = Self {
         trunk: "transformer",
         embeddings: "wte",
@@ -235,7 +238,7 @@ impl LlamaNames {
         ..Self::HUGGING_FACE
     };
 
-    /// Those of GPT-NeoX.
+    /// The names of GPT-NeoX.
     const GPT_NEOX: Self = Self {
         trunk: "gpt_neox",
         embeddings: "embed_in",
@@ -247,7 +250,7 @@ impl LlamaNames {
         ..Self::HUGGING_FACE
     };
 
-    /// Those of models with norms around each layer.
+    /// The names of models with norms around each layer.
     const AROUND: Self =
         Self { feed_forward_norm: "pre_feedforward_layernorm", ..Self::HUGGING_FACE };
 }
@@ -350,7 +353,7 @@ impl LlamaVariant {
     pub const GEMMA3: Self = Self {
         defaults: "gemma3_text",
         query_key_norm: QueryKeyNorm::Heads,
-        // transformers reads the field, and does not apply it.
+        // transformers reads the field, but does not apply it.
         scaling: ScalingRule::Gemma { attention_cap: false },
         window: WindowRule::Pattern(6),
         ..Self::GEMMA2

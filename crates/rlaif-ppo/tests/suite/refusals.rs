@@ -125,7 +125,7 @@ fn settings_that_cannot_be_are_named() {
     }
 }
 
-/// They would fail in the first rollout otherwise, where a run has its folder already.
+/// Otherwise they would fail in the first rollout, when the run folder already exists.
 #[test]
 fn settings_of_generation_are_refused_before_the_first_rollout() {
     let refused = |change: &dyn Fn(&mut GenerationConfig)| {

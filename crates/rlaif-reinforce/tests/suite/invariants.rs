@@ -1,4 +1,4 @@
-//! Changes that must not change a number, and numbers that must be exact.
+//! Changes that must not affect any number, and numbers that must be exact.
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 use rlaif_lm::{Dropout, LocalSampler, Policy};
@@ -16,7 +16,7 @@ use crate::common::{
     vowels, weights,
 };
 
-/// Those that take several responses to a prompt and several steps on a rollout.
+/// Algorithms with several responses to a prompt and several steps on a rollout.
 const REUSED: [NamedAlgorithm; 7] = [
     NamedAlgorithm::Grpo,
     NamedAlgorithm::DrGrpo,
@@ -90,7 +90,8 @@ fn the_size_of_a_pass_changes_nothing() {
     }
 }
 
-/// In a pass of several groups each prompt is read once, in one of single responses each time.
+/// A pass of several groups computes each prompt once; a pass of single responses computes it
+/// each time.
 #[test]
 fn a_prompt_that_is_read_once_gives_the_numbers_of_one_read_each_time() {
     let _alone = alone();
@@ -179,7 +180,7 @@ fn the_order_of_groups_changes_nothing() {
     }
 }
 
-/// Scores vowels, but not those responses whose place in the batch is listed.
+/// Scores vowels, except for responses whose place in the batch is listed.
 struct Undecided(Vec<usize>);
 
 impl RewardModel for Undecided {
@@ -197,7 +198,7 @@ impl RewardModel for Undecided {
     }
 }
 
-/// A response without a score is as if it had not been sampled: in no mean, deviation or loss.
+/// A response without a score has no effect: it counts in no mean, deviation or loss.
 #[test]
 fn a_response_without_a_score_counts_nowhere() {
     let _alone = alone();
@@ -213,7 +214,7 @@ fn a_response_without_a_score_counts_nowhere() {
                 let mut experience = found.unwrap().unwrap();
                 assert!(!experience.rollout.counts(1) && experience.rollout.tokens(6) == 0);
                 if garble {
-                    // Numbers of a response that does not count may be anything.
+                    // The numbers of a response that does not count may have any value.
                     let rollout = &mut experience.rollout;
                     for x in [&mut rollout.log_probs, &mut rollout.ref_log_probs] {
                         let _ = x.get(1).fill_(f64::NAN);
@@ -273,14 +274,14 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
     }
 }
 
-/// As text, so that NaN equals NaN.
+/// As text, because NaN equals NaN there.
 fn told(stats: &Stats) -> String {
     let kept: Vec<_> =
         stats.metrics.iter().filter(|(name, _)| !name.starts_with("time/")).collect();
     format!("{kept:?}{:?}", stats.distributions)
 }
 
-/// Imitates every response: the likelihood alone, with weight 1.
+/// Imitates every response: only the likelihood, with weight 1.
 struct Imitation;
 
 impl Algorithm for Imitation {
@@ -296,7 +297,8 @@ impl Algorithm for Imitation {
     }
 }
 
-/// The trainer knows no algorithm: one whose only component is the likelihood is fine-tuning.
+/// The trainer does not depend on the algorithm: with likelihood as the only component, it is
+/// fine-tuning.
 #[test]
 fn the_likelihood_of_all_tokens_is_supervised_fine_tuning() {
     let _alone = alone();
@@ -340,7 +342,7 @@ fn the_likelihood_of_all_tokens_is_supervised_fine_tuning() {
     }
 }
 
-/// Responses to the first prompts are all scored alike.
+/// Gives equal scores to all responses to the first prompts.
 struct Blind;
 
 impl RewardModel for Blind {
@@ -373,7 +375,8 @@ fn dynamic_sampling_takes_other_prompts_in_place_of_groups_that_teach_nothing() 
         assert_eq!(stats.get("groups/equal"), 0.);
         let ids = experience.rollout.records.iter().map(|record| record.id.as_str());
         assert!(ids.clone().filter(|id| ["p-0", "p-1", "p-2"].contains(id)).count() == 0);
-        // Without other prompts the batch is smaller; with nothing to learn, the policy stays.
+        // Without other prompts the batch is smaller; without any learning signal the policy
+        // does not change.
         let (experience, _) =
             trainer.step(&prompts(0, 4), &mut std::iter::empty(), &mut sampler, &Blind).unwrap();
         assert!(experience.is_none_or(|experience| experience.groups.len() == 1));

@@ -1,5 +1,5 @@
-//! It learns, from random weights that are fixed, three seeds each; and with a learning rate of 0 it
-//! does not.
+//! The policy learns from fixed random weights, with three seeds each. With a learning rate of
+//! 0 it does not learn.
 
 use rlaif_core::{Exchange, PromptRecord, Seed, Specials, TextCodec};
 use rlaif_lm::{LocalSampler, generate::Eos};
@@ -61,7 +61,7 @@ fn run(algorithm: NamedAlgorithm, family: Family, seed: u64, lr: f64) -> (f64, f
         let mut sampler = LocalSampler::new(&Letters);
         let (experience, _) =
             trainer.step(&prompts(step, n), &mut spare, &mut sampler, &right).unwrap();
-        // Of all prompts, not of those that dynamic sampling kept.
+        // The mean is over all prompts, not over those that dynamic sampling kept.
         let scored = experience.map(|experience| {
             let kept = experience.rollout.scores.iter().flatten().sum::<f64>();
             kept / experience.rollout.len() as f64
@@ -79,7 +79,8 @@ fn it_learns_sums_of_digits() {
         (NamedAlgorithm::Grpo, 0.3),
         (NamedAlgorithm::Rloo, 0.3),
         (NamedAlgorithm::ReinforcePlusPlus, 0.3),
-        // What everyone gets right is left out, so that scores stay near a half.
+        // Dynamic sampling leaves out prompts that are always answered right, so scores stay
+        // near 0.5.
         (NamedAlgorithm::Dapo, 0.2),
     ] {
         for family in [Family::T5, Family::Llama] {

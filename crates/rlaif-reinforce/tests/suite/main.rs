@@ -1,5 +1,5 @@
-//! The trainer as a whole, on tiny models. One program, because linking libtorch takes longer than
-//! most of these tests.
+//! Tests of the whole trainer on tiny models. They share one program, because linking libtorch
+//! takes longer than most of them.
 
 mod common;
 mod invariants;

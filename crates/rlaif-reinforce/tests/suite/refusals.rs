@@ -99,7 +99,7 @@ fn a_batch_of_another_size_and_a_stale_rollout_are_refused() {
     assert!(matches!(trainer.weigh(&experience), Err(RlError::StaleRollout { .. })));
 }
 
-/// A key of a table leaves the others of that table as they are by default.
+/// A key of a table does not change the defaults of the table's other keys.
 #[test]
 fn absent_keys_of_a_table_keep_their_defaults() {
     let _alone = alone();

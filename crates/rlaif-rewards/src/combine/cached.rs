@@ -11,8 +11,8 @@ use crate::sync::lock;
 
 /// Remembers verdicts in memory, by prompt, response, reference and metadata.
 ///
-/// For a model that always says the same of the same text. The oldest verdict goes first; a row
-/// without a verdict is asked again. Judges have a store of their own, on disk.
+/// For a model that always gives the same verdict on the same text. The oldest verdict is dropped
+/// first; a row without a verdict is judged again. Judges have their own store, on disk.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -72,7 +72,7 @@ impl<R: RewardModel> Cached<R> {
 
 fn key(exchange: &Exchange<'_>) -> [u8; 32] {
     let mut hash = Sha256::new();
-    // A map without entries says as much as none.
+    // A map without entries is equivalent to none.
     let metadata = exchange.metadata.filter(|m| !m.is_empty());
     let metadata = metadata.map(|m| serde_json::Value::Object(m.clone()).to_string());
     let fields =

@@ -1,14 +1,14 @@
-//! Another model where one has no verdict.
+//! A second model where the first has no verdict.
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 
 use super::member::{checked, joined_state, restore_joined};
 use crate::ProviderError;
 
-/// The first model's verdicts, and the second's on what the first has none on.
+/// The first model's verdicts, and the second's for rows on which the first has none.
 ///
-/// A first model that fails as a whole (no network, wrong key) is an error: a training run must
-/// not change its reward unnoticed.
+/// If the first model fails for all rows (no network, wrong key), that is an error: a training
+/// run must not change its reward unnoticed.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -28,7 +28,7 @@ pub struct OrElse<R, O> {
 }
 
 impl<R: RewardModel, O: RewardModel> OrElse<R, O> {
-    /// `first`, and `other` where `first` has no verdict.
+    /// Uses `first`, and `other` for rows on which `first` has no verdict.
     pub fn new(first: R, other: O) -> Self {
         Self { first, other }
     }
@@ -68,12 +68,12 @@ impl<R: RewardModel, O: RewardModel> RewardModel for OrElse<R, O> {
     }
 }
 
-/// The same score for every response: the last resort of an [`OrElse`].
+/// The same score for every response, for example as the fallback of an [`OrElse`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Constant(Score);
 
 impl Constant {
-    /// A score of `value`, always.
+    /// Always gives a score of `value`.
     ///
     /// # Errors
     /// [`ProviderError::Setting`] when it is not finite.

@@ -1,14 +1,15 @@
-//! A score that counts only where another one is high enough.
+//! A score that counts only if another score is high enough.
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 
 use super::member::{checked, finite_setting, joined_state, restore_joined};
 use crate::ProviderError;
 
-/// A model's score where a gate's reaches a threshold, a fixed one elsewhere: helpfulness counts
-/// only when harmless.
+/// A model's score if the gate's score reaches a threshold, otherwise a fixed score. Example:
+/// helpfulness counts only if the response is harmless.
 ///
-/// The model is asked only about the responses that pass, so a cheap gate saves a dear judge.
+/// The model is asked only about responses that pass, so a cheap gate saves calls of an
+/// expensive judge.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -29,7 +30,7 @@ pub struct Gated<R, G> {
 }
 
 impl<R: RewardModel, G: RewardModel> Gated<R, G> {
-    /// `inner`'s score where `gate`'s is at least `threshold`, else `otherwise`.
+    /// `inner`'s score if `gate`'s is at least `threshold`, else `otherwise`.
     ///
     /// # Errors
     /// [`ProviderError::Setting`] when a number is not finite.
@@ -59,7 +60,7 @@ impl<R: RewardModel, G: RewardModel> RewardModel for Gated<R, G> {
         let mut scores = inner.scatter(&passed, batch.len());
         for (row, score) in gate.total.iter().enumerate() {
             if !passes(&row) {
-                // A row the gate cannot judge is neither good nor bad.
+                // A row without a gate score neither passes nor fails.
                 scores.total[row] = score.map(|_| self.otherwise);
             }
         }

@@ -1,4 +1,4 @@
-//! One score from several models', asked at the same time.
+//! One score from several models that run at the same time.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -7,8 +7,8 @@ use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
 use super::member::{checked, finite, joined_state, restore_joined};
 use crate::sync::lock;
 
-/// Members that are asked on a thread each. The mutex is what lets a model that is `Send` and not
-/// `Sync` be asked from another thread.
+/// Members, each asked on its own thread. A mutex makes a model that is `Send` but not `Sync`
+/// usable from another thread.
 struct Members(Vec<Mutex<Box<dyn RewardModel>>>);
 
 impl Members {
@@ -36,8 +36,8 @@ impl Members {
         })
     }
 
-    /// Joins the members' columns, and makes each row's total of its parts by `total`; a row that
-    /// a member has no verdict on has none.
+    /// Joins the members' columns, and computes each row's total from its parts by `total`. A
+    /// row on which a member has no verdict has no total.
     fn join(
         &self,
         name: &str,
@@ -73,7 +73,7 @@ fn missing(names: &[String], columns: &[Scores], row: usize) -> String {
     reasons.collect::<Vec<_>>().join("; ")
 }
 
-/// Names with a number after each that occurred before: columns must be told apart.
+/// Appends a number to names that occurred before, so that columns are distinguishable.
 fn distinct(mut names: Vec<String>) -> Vec<String> {
     for at in 1..names.len() {
         let base = names[at].clone();
@@ -126,7 +126,7 @@ macro_rules! a_model_of_members {
     };
 }
 
-/// Σ wᵢ·sᵢ over several models, which are asked at the same time; each is a part of the scores.
+/// Σ wᵢ·sᵢ over several models, which run at the same time; each sᵢ is a part of the scores.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -146,12 +146,12 @@ pub struct WeightedSum {
 }
 
 impl WeightedSum {
-    /// A sum without terms, which is 0.
+    /// A sum without terms, with value 0.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), weights: Vec::new(), members: Members(Vec::new()) }
     }
 
-    /// The sum with another term.
+    /// Adds a term to the sum.
     #[must_use]
     pub fn term(mut self, weight: f32, model: impl RewardModel + 'static) -> Self {
         self.weights.push(weight);
@@ -167,7 +167,7 @@ a_model_of_members!(WeightedSum, self, |parts| self
     .map(|(w, s)| w * s)
     .sum());
 
-/// The mean of several models' scores; they are asked at the same time.
+/// The mean of several models' scores; the models run at the same time.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -182,7 +182,7 @@ pub struct Mean {
     members: Members,
 }
 
-/// The lowest of several models' scores; they are asked at the same time.
+/// The lowest of several models' scores; the models run at the same time.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -200,12 +200,12 @@ pub struct Minimum {
 macro_rules! made_of_one_and_more {
     ($($model:ident),+) => {$(
         impl $model {
-            /// Of one model so far.
+            /// Begins a combination with one model.
             pub fn new(name: impl Into<String>, first: impl RewardModel + 'static) -> Self {
                 Self { name: name.into(), members: Members(Vec::new()) }.and(first)
             }
 
-            /// And of another one.
+            /// Adds another model.
             #[must_use]
             pub fn and(mut self, model: impl RewardModel + 'static) -> Self {
                 self.members.push(model);

@@ -1,4 +1,4 @@
-//! One score from one score.
+//! Functions of one score.
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
 
@@ -24,7 +24,7 @@ impl<R: RewardModel> Scaled<R> {
     }
 }
 
-/// Another model's score, moved into a range.
+/// Another model's score, clipped to a range.
 #[derive(Debug, Clone)]
 pub struct Clipped<R> {
     inner: R,

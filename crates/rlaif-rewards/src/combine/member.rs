@@ -1,10 +1,10 @@
-//! Asking the members of a combinator, and keeping their states.
+//! Calls of a combinator's members, and their states.
 
 use rlaif_core::{Exchange, NonFinite, RewardError, RewardModel, Score, Scores};
 
 use crate::ProviderError;
 
-/// Scores, checked for their number.
+/// Scores of a member, after a check of their number.
 pub(super) fn checked(
     model: &dyn RewardModel,
     batch: &[Exchange<'_>],
@@ -31,7 +31,7 @@ pub(super) fn finite_setting(setting: &'static str, value: f32) -> Result<f32, P
     })
 }
 
-/// The state of several members: an array in their order, or null when none has any.
+/// The states of several members: an array in their order, or null if none has a state.
 pub(super) fn joined_state<'a>(
     members: impl IntoIterator<Item = &'a dyn RewardModel>,
 ) -> serde_json::Value {

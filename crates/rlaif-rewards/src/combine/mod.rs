@@ -1,8 +1,8 @@
-//! Reward models made of reward models.
+//! Reward models composed of reward models.
 //!
-//! A row that an inner model leaves without a verdict stays without one, and its reason names the
-//! model, unless [`OrElse`] asks another model. Checkpoint states and metrics of inner
-//! models are kept and reported by the outer one.
+//! A row without a verdict from an inner model has no verdict from the outer model either, and
+//! its reason names the inner model; [`OrElse`] asks another model instead. The outer model saves
+//! and reports the checkpoint states and metrics of its inner models.
 
 mod cached;
 mod fallback;
@@ -23,7 +23,7 @@ use rlaif_core::RewardModel;
 
 use crate::ProviderError;
 
-/// Combinators as methods, on every reward model.
+/// Combinators as methods of every reward model.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -45,7 +45,7 @@ pub trait RewardExt: RewardModel + Sized {
         Scaled::new(self, factor, offset)
     }
 
-    /// Scores outside `low..=high` moved to the nearer end; see [`Clipped`].
+    /// Clips scores to `low..=high`; see [`Clipped`].
     ///
     /// # Errors
     /// [`ProviderError::Setting`] when `low` is above `high` or a number is not finite.
@@ -53,12 +53,12 @@ pub trait RewardExt: RewardModel + Sized {
         Clipped::new(self, low, high)
     }
 
-    /// Divided by their running standard deviation; see [`Normalised`].
+    /// Divides scores by their running standard deviation; see [`Normalised`].
     fn normalised(self, centring: Centring) -> Normalised<Self> {
         Normalised::new(self, centring)
     }
 
-    /// Counts only where `gate` scores at least `threshold`; see [`Gated`].
+    /// Counts only if `gate` scores at least `threshold`; see [`Gated`].
     ///
     /// # Errors
     /// [`ProviderError::Setting`] when a number is not finite.
@@ -71,12 +71,12 @@ pub trait RewardExt: RewardModel + Sized {
         Gated::new(self, gate, threshold, otherwise)
     }
 
-    /// Asks `other` where this one has no verdict; see [`OrElse`].
+    /// Asks `other` about rows without a verdict; see [`OrElse`].
     fn or_else<O: RewardModel>(self, other: O) -> OrElse<Self, O> {
         OrElse::new(self, other)
     }
 
-    /// Remembers up to `capacity` verdicts; see [`Cached`].
+    /// Keeps up to `capacity` verdicts in memory; see [`Cached`].
     fn cached(self, capacity: usize) -> Cached<Self> {
         Cached::new(self, capacity)
     }

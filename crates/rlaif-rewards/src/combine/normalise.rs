@@ -1,4 +1,4 @@
-//! Scores of unit variance, by moments that run along with the training.
+//! Scores of unit variance, by running moments.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -19,11 +19,11 @@ pub enum Centring {
     KeepMean,
 }
 
-/// Another model's scores over their running standard deviation, each batch counted before it is
-/// divided: TRL 0.11's score scaling.
+/// Another model's scores divided by their running standard deviation. The statistics include a
+/// batch before it is divided, like TRL 0.11's score scaling.
 ///
-/// σ is the sample deviation of all scores so far, this batch included; the divisor is σ + ε with
-/// ε = 2⁻²³. The moments are [`RewardModel::state`], so a resumed run goes on with them.
+/// σ is the sample deviation of all scores so far, this batch included; the divisor is σ + ε with ε
+/// = 2⁻²³. The moments are [`RewardModel::state`], so a resumed run continues with them.
 ///
 /// ```
 /// use rlaif_core::{Exchange, RewardModel};
@@ -45,7 +45,7 @@ pub struct Normalised<R> {
 }
 
 impl<R: RewardModel> Normalised<R> {
-    /// `inner`'s scores, normalised from now on.
+    /// Normalises `inner`'s scores, with empty statistics.
     pub fn new(inner: R, centring: Centring) -> Self {
         Self { inner, centring, moments: Mutex::default() }
     }
@@ -67,7 +67,7 @@ struct Moments {
 }
 
 impl Moments {
-    /// The moments, if they are some that scores can have.
+    /// The moments, if the values are possible.
     fn read(self) -> Option<RunningMoments> {
         let Self { count, mean, squares, variance } = self;
         let squares = match (squares, variance) {

@@ -1,9 +1,9 @@
-//! Answers kept on disk, for later runs and for other processes.
+//! Answers on disk, for later runs and for other processes.
 //!
-//! SQLite with a write-ahead log: every answer is a transaction of its own, so a kill loses none
-//! that was written and breaks nothing, and processes may share the file. The key is a hash of
-//! service, model, parameters and text; the value is the judge's answer, not the verdict, so that
-//! another reading of the scale needs no new question.
+//! The store is SQLite with a write-ahead log. Every answer is a transaction of its own, so a
+//! killed process loses no written answer and leaves the file intact, and processes may share the
+//! file. The key is a hash of service, model, parameters and text. The value is the judge's answer,
+//! not the verdict, so a change of the scale needs no new request.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -17,7 +17,7 @@ use crate::ProviderError;
 use crate::rubric::{Answer, Finish, TokenAlternatives};
 use crate::sync::lock;
 
-/// Names this kind of file (`rlaf` in ASCII) to SQLite and to us.
+/// SQLite's application id of this kind of file (`rlaf` in ASCII).
 const APPLICATION: i64 = 0x726c_6166;
 /// The layout of the table.
 const LAYOUT: i64 = 1;
@@ -30,9 +30,9 @@ pub(super) struct Cache {
     connection: Mutex<Connection>,
 }
 
-/// The key of a request: everything that decides about its answer.
+/// The key of a request: a hash of everything that affects its answer.
 pub(super) fn key(url: &str, body: &Value, sample: u32) -> Key {
-    // The same question has the same key in whatever order its parts were put together.
+    // The key does not depend on the order of the fields.
     let mut body = body.clone();
     body.sort_all_objects();
     let mut hash = Sha256::new();
@@ -61,7 +61,7 @@ impl Cache {
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }
 
-    /// The answers to these requests, where they are known.
+    /// The stored answers to these requests.
     pub(super) fn get(&self, keys: &[Key]) -> Result<Vec<Option<Answer>>, ProviderError> {
         let read = || {
             let mut connection = lock(&self.connection);
@@ -75,7 +75,7 @@ impl Cache {
         Ok(read().map_err(|e| self.failed(e))?.into_iter().map(Option::flatten).collect())
     }
 
-    /// Keeps an answer; the first one to a request stays.
+    /// Stores an answer; the first answer to a request is kept.
     pub(super) fn put(&self, key: &Key, answer: &Answer) -> Result<(), ProviderError> {
         let tokens = (!answer.tokens.is_empty()).then(|| {
             let token = |t: &TokenAlternatives| json!([t.token, t.alternatives]);
@@ -100,7 +100,7 @@ impl Cache {
     }
 }
 
-/// A disk that is full or read-only is the machine's fault, a wrong name is the user's.
+/// A full or read-only disk is an environment fault, a wrong name a user's.
 fn failed(path: &Path, source: rusqlite::Error) -> ProviderError {
     let misnamed = match source.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => true,
@@ -133,7 +133,7 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
         transaction.pragma_update(None, "user_version", LAYOUT)?;
     }
     transaction.commit()?;
-    // Another process that opens the file at this moment makes the switch fail, whatever the
+    // The switch fails if another process opens the file at this moment, regardless of the
     // timeout: SQLite does not wait for it.
     for attempt in 0.. {
         match connection.pragma_update(None, "journal_mode", "WAL") {
@@ -144,15 +144,15 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
-    // A power cut may lose the last answers and breaks nothing.
+    // A power cut may lose the last answers, but leaves the file intact.
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     Ok(connection)
 }
 
-/// A token and its alternatives, as they are written.
+/// A token and its alternatives, as stored.
 type Token = (String, Vec<(String, f64)>);
 
-/// Nothing where a row has been tampered with: the question is asked again.
+/// `None` if a row is damaged: the question is asked again.
 fn answer(row: &rusqlite::Row<'_>) -> Result<Option<Answer>, rusqlite::Error> {
     let finish = match row.get::<_, String>(1)?.as_str() {
         "complete" => Finish::Complete,

@@ -1,4 +1,4 @@
-//! The judge's configuration file.
+//! The judge's configuration.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 
 /// A judge's TOML file. `docs/rewards.md` describes every key.
 ///
-/// The parameter says who judges: anyone by default; [`LlmApi`] for what an [`super::LlmJudge`] is
-/// made of, [`RewardServerApi`] for a [`super::RemoteReward`], so that neither is given a
-/// configuration of the other.
+/// The type parameter is the kind of judge: any kind by default, [`LlmApi`] for an
+/// [`super::LlmJudge`], [`RewardServerApi`] for a [`super::RemoteReward`], so that neither can get
+/// a configuration of the other.
 ///
 /// ```
 /// use rlaif_rewards::judge::{JudgeConfig, LlmApi};
@@ -33,16 +33,16 @@ use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct JudgeConfig<A = ApiConfig> {
-    /// Name in metrics, errors and parts; `judge` by default.
+    /// Name in metrics, errors and parts; by default, `judge`.
     #[serde(default = "default_name")]
     pub name: String,
-    /// A rubric that comes with the library.
+    /// A built-in rubric.
     pub rubric: Option<String>,
-    /// Or the judge's instructions,
+    /// The judge's instructions, instead of a built-in rubric.
     pub instructions: Option<String>,
-    /// the question's template, with `{response}`,
+    /// The template of a question, with `{response}`.
     pub template: Option<String>,
-    /// and the scale of the verdicts.
+    /// The scale of the verdicts.
     pub scale: Option<Scale>,
     /// The form of the answer.
     pub answer: Option<AnswerForm>,
@@ -50,25 +50,25 @@ pub struct JudgeConfig<A = ApiConfig> {
     pub out_of_range: Option<OutOfRange>,
     /// Conversion of a verdict to a score.
     pub reward: Option<Reward>,
-    /// For expectations: the least probability on numbers of the scale.
+    /// For expectations: the minimum probability of the numbers of the scale.
     pub min_coverage: Option<f64>,
-    /// Number of verdicts for each row; the mean counts. 1 by default.
+    /// Number of verdicts for each row; their mean counts. 1 by default.
     pub samples: Option<u32>,
-    /// Number of times that an answer without a verdict is asked for again. 1 by default.
+    /// Number of repeated questions after an answer without a verdict. 1 by default.
     pub reasks: Option<u32>,
     /// The judge.
     pub api: A,
-    /// Sampling of its answers.
+    /// Sampling of the judge's answers.
     #[serde(default)]
     pub sampling: SamplingConfig,
     /// Limits of rate and time.
     #[serde(default)]
     pub limits: LimitsConfig,
-    /// Prices of tokens.
+    /// Prices of tokens, for the cost.
     pub price: Option<PriceConfig>,
     /// Limits of spending.
     pub budget: Option<BudgetConfig>,
-    /// The file that answers are kept in, for later runs and other processes.
+    /// The file of answers, for later runs and other processes.
     pub cache: Option<PathBuf>,
     /// The grade without which no training with this reward starts.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,26 +80,26 @@ fn default_name() -> String {
 }
 
 /// The judge: a language model behind an API, a reward server, or a policy of this library. In a
-/// file, one `kind` tells them all apart.
+/// file, `kind` selects one of them.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(from = "Written", into = "Written")]
 #[non_exhaustive]
 pub enum ApiConfig {
     /// A language model behind an API; [`super::LlmJudge`].
     Llm(LlmApi),
-    /// A reward server of OpenRLHF's `/get_reward` shape; [`super::RemoteReward`].
+    /// A reward server with OpenRLHF's `/get_reward` interface; [`super::RemoteReward`].
     RewardServer(RewardServerApi),
     /// A language model of this library; [`crate::neural::PolicyJudge`].
     #[cfg(feature = "neural")]
     Policy(PolicyApi),
 }
 
-/// Those whom a configuration may have judge: anyone, or one kind alone.
+/// The services that a configuration may use as the judge: any kind, or only one.
 pub trait JudgeApi: Sized {
-    /// The `[api]` of a file, as one of this kind.
+    /// Converts the `[api]` of a file to this kind.
     ///
     /// # Errors
-    /// [`ProviderError::Setting`] when it is of another.
+    /// [`ProviderError::Setting`] for another kind.
     fn of(api: ApiConfig) -> Result<Self, ProviderError>;
 }
 
@@ -151,7 +151,7 @@ pub enum LlmApi {
     BedrockInvoke(BedrockApi),
     /// Amazon Bedrock's Converse, for any model there.
     BedrockConverse(BedrockApi),
-    /// Any server of OpenAI's chat completions: vLLM, TGI, llama.cpp, Ollama, OpenAI.
+    /// Any server with OpenAI's chat completions: vLLM, TGI, llama.cpp, Ollama, OpenAI.
     OpenAi(OpenAiApi),
 }
 
@@ -182,24 +182,23 @@ pub struct BedrockApi {
     pub api_key_env: Option<String>,
 }
 
-/// A server of OpenAI's chat completions.
+/// A server with OpenAI's chat completions.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OpenAiApi {
     /// The model's name.
     pub model: String,
-    /// The address; `https://api.openai.com/v1` by default. Of Azure OpenAI the resource, the
-    /// deployment, or the whole target address.
+    /// The address; `https://api.openai.com/v1` by default. For Azure OpenAI, the address of the
+    /// resource, of the deployment, or the complete target address.
     pub base_url: Option<String>,
-    /// The version of Azure OpenAI's API, such as `2024-10-21`, where it is not in `base_url`.
+    /// The version of Azure OpenAI's API, such as `2024-10-21`, if it is not in `base_url`.
     pub api_version: Option<String>,
-    /// The environment variable of the key; `OPENAI_API_KEY` by default, and no key where that is
-    /// not set and `base_url` is; for Azure OpenAI `AZURE_OPENAI_API_KEY`, or else
-    /// `OPENAI_API_KEY`.
+    /// The environment variable of the key; `OPENAI_API_KEY` by default. If only `base_url` is set,
+    /// requests have no key. For Azure OpenAI, `AZURE_OPENAI_API_KEY`, or else `OPENAI_API_KEY`.
     pub api_key_env: Option<String>,
-    /// Number of likeliest tokens to ask for, for expectations; 20 by default.
+    /// Number of top log-probs to request, for expectations; 20 by default.
     pub top_log_probs: Option<u8>,
-    /// More keys of the request's body, such as `chat_template_kwargs`.
+    /// Further keys of the request's body, such as `chat_template_kwargs`.
     #[serde(default)]
     pub extra_body: serde_json::Map<String, serde_json::Value>,
 }
@@ -208,7 +207,7 @@ pub struct OpenAiApi {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RewardServerApi {
-    /// The whole address, `http://host:port/get_reward`.
+    /// The complete address, `http://host:port/get_reward`.
     pub url: String,
     /// The environment variable of a bearer token; none by default.
     pub api_key_env: Option<String>,
@@ -225,19 +224,19 @@ pub struct PolicyApi {
     pub model: String,
     /// Branch, tag or commit of a hub id.
     pub revision: Option<String>,
-    /// Folder or hub id of a LoRA adapter on the model; `model` may be an adapter itself.
+    /// Folder or hub id of a LoRA adapter on the model; `model` may also be an adapter itself.
     pub adapter: Option<String>,
-    /// Base of the adapter that `model` names; by default the one that its configuration names.
+    /// Base of the adapter in `model`; by default, the base in its configuration.
     pub base: Option<String>,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run by default.
+    /// `cpu`, `cuda`, `cuda:N` or `auto`; by default, that of the run.
     pub device: Option<String>,
-    /// The kind of the weights; as the checkpoint has them by default.
+    /// The dtype of the weights; by default, that of the checkpoint.
     pub dtype: Option<crate::neural::ModelDtype>,
-    /// Rows computed together; 16 by default.
+    /// Rows per batch; 16 by default.
     pub batch_size: Option<usize>,
 }
 
-/// [`ApiConfig`] as a file has it, with every kind in one list.
+/// [`ApiConfig`] as in a file, with all kinds in one list.
 #[derive(Deserialize, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 enum Written {
@@ -279,20 +278,21 @@ impl From<ApiConfig> for Written {
     }
 }
 
-/// Sampling of a judge. Keys that are not set are not sent.
+/// Sampling of a judge. Only keys that are set are sent.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SamplingConfig {
-    /// The longest answer, in tokens. By default: 16 for numbers, 4 for expectations, 300 with
-    /// a justification.
+    /// Maximum length of an answer, in tokens. By default: 16 for numbers, 4 for expectations, 300
+    /// with a justification.
     pub max_tokens: Option<u32>,
     /// The temperature.
     pub temperature: Option<f64>,
-    /// The nucleus.
+    /// The probability mass in top-p sampling.
     pub top_p: Option<f64>,
-    /// The number of likeliest tokens.
+    /// The number of tokens in top-k sampling.
     pub top_k: Option<u32>,
-    /// The seed of the first sample, for servers that take one; the next samples count on.
+    /// The seed of the first sample, for servers that accept one; further samples use the next
+    /// seeds.
     pub seed: Option<u64>,
 }
 
@@ -300,20 +300,20 @@ pub struct SamplingConfig {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
-    /// Requests at a time.
+    /// Maximum number of concurrent requests.
     pub concurrency: usize,
     /// Requests per minute, evenly spaced, retries included.
     pub requests_per_minute: Option<f64>,
     /// Tokens per minute, question and answer.
     pub tokens_per_minute: Option<f64>,
-    /// Seconds until an answer has come in whole.
+    /// Time limit for a complete answer, in seconds.
     pub timeout_s: f64,
-    /// Seconds until a connection stands.
+    /// Time limit for a connection, in seconds.
     pub connect_timeout_s: f64,
-    /// Number of repetitions of a request after errors that may pass.
+    /// Number of retries after transient errors.
     pub retries: u32,
-    /// The longest wait before a repetition, in seconds; a server that asks for more is not
-    /// asked again.
+    /// The longest wait before a retry, in seconds; if the server asks for a longer wait, there is
+    /// no retry.
     pub longest_wait_s: f64,
 }
 
@@ -331,7 +331,7 @@ impl Default for LimitsConfig {
     }
 }
 
-/// Prices of tokens, in any one currency.
+/// Prices of tokens, in any currency.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PriceConfig {
@@ -341,7 +341,7 @@ pub struct PriceConfig {
     pub output_per_million: f64,
 }
 
-/// Limits of spending for one process, counted from its start.
+/// Spending limits of one process, from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetConfig {
@@ -352,21 +352,21 @@ pub struct BudgetConfig {
 }
 
 impl<A: JudgeApi> JudgeConfig<A> {
-    /// A configuration of this text; `origin` names it in errors.
+    /// Parses a configuration; `origin` names it in errors.
     ///
     /// # Errors
     /// [`ProviderError::Config`] names the line, the unknown key and the nearest known one;
-    /// [`ProviderError::Setting`] for a value that cannot be, and for a judge of another kind.
+    /// [`ProviderError::Setting`] for an invalid value, and for a judge of another kind.
     pub fn from_toml(text: &str, origin: &str) -> Result<Self, ProviderError> {
         let config: JudgeConfig = parse(text, origin)?;
         config.check()?;
         config.narrowed()
     }
 
-    /// A configuration of this file. A relative `cache` is beside the file.
+    /// Reads a configuration file. A relative `cache` is relative to the file.
     ///
     /// # Errors
-    /// [`ProviderError::File`] when it cannot be read, else as [`JudgeConfig::from_toml`].
+    /// [`ProviderError::File`] if it cannot be read; otherwise as [`JudgeConfig::from_toml`].
     pub fn from_file(path: &Path) -> Result<Self, ProviderError> {
         let mut config = Self::from_toml(&file::read(path)?, &path.display().to_string())?;
         if let (Some(cache), Some(folder)) = (&mut config.cache, path.parent()) {
@@ -400,12 +400,12 @@ impl JudgeConfig {
         })
     }
 
-    /// Every setting that may name a folder on this disk: the model of a policy that judges. The
-    /// `cache` is a file to be made, and its place is another matter.
+    /// Every setting that may name a local folder: the model of a policy as the judge. The `cache`
+    /// is not among them: the file need not exist yet.
     pub fn locations(&mut self) -> Vec<&mut String> {
         let exam = self.exam.as_mut().map(|exam| &mut exam.file);
         let model = match &mut self.api {
-            // The names of models at a service are not places.
+            // A service's model names are not locations.
             ApiConfig::Llm(
                 LlmApi::Anthropic(_)
                 | LlmApi::BedrockInvoke(_)
@@ -432,7 +432,7 @@ impl JudgeConfig {
 }
 
 impl<A> JudgeConfig<A> {
-    /// The rubric that the settings describe.
+    /// The configured rubric.
     pub(crate) fn rubric(&self) -> Result<Rubric, ProviderError> {
         let mut rubric = match (&self.rubric, &self.instructions, &self.template, self.scale) {
             (Some(name), None, None, None) => Rubric::preset(name)?,
@@ -472,7 +472,7 @@ impl<A> JudgeConfig<A> {
         Ok(rubric)
     }
 
-    /// Checks what the types do not say; fields may have been set by hand.
+    /// Checks constraints that the types do not express; fields may have been set by code.
     pub(crate) fn check(&self) -> Result<(), ProviderError> {
         let LimitsConfig {
             concurrency,
@@ -542,7 +542,7 @@ impl<A> JudgeConfig<A> {
         }
     }
 
-    /// The keys that were given and say nothing to a policy on this machine.
+    /// The keys that have no effect on a policy on this machine, but are set.
     #[cfg(feature = "neural")]
     pub(crate) fn service_only(&self) -> Vec<&'static str> {
         let given = [
@@ -555,7 +555,7 @@ impl<A> JudgeConfig<A> {
         given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
     }
 
-    /// The keys that were given and say nothing to a reward server.
+    /// The keys that have no effect on a reward server, but are set.
     pub(super) fn judge_only(&self) -> Vec<&'static str> {
         let given = BTreeMap::from([
             ("rubric", self.rubric.is_some()),

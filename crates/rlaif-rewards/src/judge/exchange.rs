@@ -1,5 +1,5 @@
-//! Asking a service until there is an answer, a reason why there is none, or cause to stop
-//! altogether.
+//! Sends a question to a service until there is an answer, a reason for having none, or an
+//! error that ends all requests.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -17,10 +17,10 @@ use super::spending::{Ledger, Settled, Tokens};
 /// Headers by name, in lower case.
 pub(super) type Headers = Vec<(&'static str, String)>;
 
-/// The shortest pause before a first repetition.
+/// The shortest pause before the first retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// A service that is asked: connections, pace, patience and the books.
+/// A service: connections, rate limits, retries and the ledger.
 #[derive(Debug)]
 pub(super) struct Service {
     agent: rlaif_http::ureq::Agent,
@@ -31,62 +31,63 @@ pub(super) struct Service {
     refusals: Refusals,
 }
 
-/// One request, as it is sent now.
+/// One request in its current form.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) headers: Headers,
     pub(super) body: Vec<u8>,
-    /// The tokens that question and answer may take.
+    /// Estimated tokens of question and answer.
     pub(super) estimate: Tokens,
 }
 
-/// Contents of a reply of success.
+/// Content of a successful reply.
 pub(super) enum Read<T> {
-    /// An answer, of so many tokens; or the reason why it has no verdict.
+    /// An answer with its token counts, or the reason why it has no verdict.
     Done(Result<T, String>, Tokens),
-    /// An answer without a verdict, which is asked for once more.
+    /// An answer without a verdict; the question is asked once more.
     Again(Tokens),
-    /// Not an answer of such a service; why. The next one may be.
+    /// A reply that this kind of service never sends, with a description. The next reply may be
+    /// valid.
     Foreign(String),
 }
 
-/// One question: what is sent for it, and how a reply is read.
+/// One question: the request for it, and the parsing of a reply.
 pub(super) trait Asking {
     type Answer;
     type Error;
 
-    /// The party that was stopped, in reasons.
+    /// The name of the service, in reasons.
     const WHO: &'static str;
-    /// The thing that did not come, in reasons.
+    /// The name of the missing result, in reasons.
     const WHAT: &'static str;
 
     fn url(&self) -> &str;
 
     fn message(&mut self) -> Message;
 
-    /// Reads the body of a reply of success.
+    /// Parses the body of a successful reply.
     fn read(&mut self, body: &[u8]) -> Result<Read<Self::Answer>, Self::Error>;
 
-    /// The optional things of the last message.
+    /// The optional parts of the last message.
     fn sent(&self) -> Vec<Optional>;
 
-    /// Leaves this out of the messages to come.
+    /// Omits this part from later messages.
     fn leave_out(&mut self, optional: Optional);
 
     /// `text` without secrets.
     fn redact(&self, text: &str) -> String;
 
-    /// The error of a service that no row can ask.
+    /// The error for a refusal that affects every row.
     fn fatal(&self, fatal: Fatal, complaint: Complaint) -> Self::Error;
 }
 
-/// The next step for a question after a reply.
+/// The next action for a question after a reply.
 enum Next<T> {
-    /// There is nothing more to ask.
+    /// The question is finished.
     End(Result<T, String>),
-    /// It is asked once more at once.
+    /// Ask again immediately.
     Now,
-    /// It is asked once more after a pause, if there is patience left.
+    /// Ask again after a pause, if retries are left.
     Later { why: String, asked: Option<Duration>, whom: Whom },
 }
 
@@ -113,7 +114,7 @@ impl Service {
         }
     }
 
-    /// The answer to a question, or the reason why there is none.
+    /// Sends a question, and returns its answer or the reason for having none.
     pub(super) fn ask<A: Asking>(
         &self,
         mut asking: A,
@@ -140,7 +141,8 @@ impl Service {
         }
     }
 
-    /// Sets the tokens of a request aside and waits for its turn, or says why it is not sent.
+    /// Reserves the tokens of a request and waits for its turn, or returns the reason for not
+    /// sending it.
     fn reserve(&self, estimate: Tokens, who: &str, stop: &Stop) -> Result<(), String> {
         self.ledger.reserve(estimate)?;
         self.pace.wait(estimate.input + estimate.output, stop);
@@ -151,7 +153,7 @@ impl Service {
         Ok(())
     }
 
-    /// Decides the next step for a question by its reply; the books are settled.
+    /// Decides the next action for a question by its reply. The ledger is already up to date.
     fn react<A: Asking>(
         &self,
         reply: Result<Reply, Lost>,
@@ -190,7 +192,7 @@ impl Service {
         })
     }
 
-    /// Decides the next step for a question by a refusal.
+    /// Decides the next action for a question after a refusal.
     fn refused<A: Asking>(
         &self,
         reply: &Reply,
@@ -219,8 +221,8 @@ impl Service {
         })
     }
 
-    /// Waits before a repetition, or says why there is none: no patience left, or the server asks
-    /// for more than it is worth.
+    /// Waits before a retry, or returns the reason against one: no retries left, or the server
+    /// asks for a longer wait than the limit.
     fn wait(
         &self,
         patience: &mut Patience,
@@ -253,9 +255,9 @@ impl Service {
         self.pace.settle(estimate.input + estimate.output, actual);
     }
 
-    /// Does `work` on 0..jobs, at most `concurrency` at a time, and tells the result of each as it
-    /// comes. A stop, a `Break` of `tell` and Ctrl-C forestall what has not begun; what has is waited
-    /// for, as it is paid for.
+    /// Does `work` on 0..jobs, at most `concurrency` at a time, and passes each result to
+    /// `tell` as it arrives. A stop, a `Break` from `tell` and Ctrl-C prevent jobs that have not
+    /// begun; those that have are completed, because they are already paid for.
     pub(super) fn each<T: Send>(
         &self,
         jobs: usize,
@@ -263,14 +265,14 @@ impl Service {
         work: impl Fn(usize) -> T + Sync,
         mut tell: impl FnMut(usize, T) -> ControlFlow<()>,
     ) {
-        /// Between two looks at whether Ctrl-C was pressed.
+        /// Interval between two checks for Ctrl-C.
         const LOOK: Duration = Duration::from_millis(100);
         let next = AtomicUsize::new(0);
         let (sender, results) = mpsc::channel();
         let worker = |sender: mpsc::Sender<(usize, T)>| {
             while !stop.stopped() {
                 let job = next.fetch_add(1, Ordering::Relaxed);
-                // Nobody listens only where the listener panicked.
+                // The channel is closed only after the receiver has panicked.
                 if job >= jobs || sender.send((job, work(job))).is_err() {
                     break;
                 }
@@ -305,12 +307,13 @@ impl Service {
     }
 }
 
-/// The reason of a row that was not asked about because all was stopped.
+/// The reason for a row that was not sent because the run was stopped.
 pub(super) fn stopped(who: &str) -> String {
     format!("the {who} was stopped")
 }
 
-/// Requests that were refused before any was answered: with enough of them it is not the rows.
+/// Refusals before the first answer. After enough of them, the cause is the service and not the
+/// rows.
 #[derive(Debug, Default)]
 struct Refusals {
     refused: AtomicU64,
@@ -324,7 +327,7 @@ impl Refusals {
         self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a refusal; returns true when there were too many without an answer.
+    /// Counts a refusal; returns `true` if there were too many without an answer.
     fn refused(&self) -> bool {
         let refused = 1 + self.refused.fetch_add(1, Ordering::Relaxed);
         refused >= Self::TOO_MANY && self.answered.load(Ordering::Relaxed) == 0

@@ -19,16 +19,16 @@ use crate::ProviderError;
 use crate::rubric::{self, Answer, AnswerForm, Judged, Question, Reading, Rubric, Unread};
 use crate::sync::lock;
 
-/// The party that was stopped, in reasons.
+/// The name of the service, in reasons.
 const WHO: &str = "judge";
 
-/// A judge: a rubric, and a language model behind an API that is asked by it.
+/// A judge: a rubric, and a language model behind an API that applies it.
 ///
-/// Each row is asked for as often as `samples` says, and the mean of the verdicts is its score; a
-/// row without any verdict has none, and the reason. Equal rows are asked about once. What stops
-/// every row (a wrong key, an unknown model, an exhausted account) is an error of the batch; the
-/// answers until then are in the cache. Parts: `coverage` for expectations; `samples` and
-/// `spread`, the sample standard deviation, where there are several samples.
+/// Each row is judged `samples` times, and the mean of the verdicts is its score. A row without
+/// any verdict has no score, but a reason. Equal rows are judged once. An error that affects every
+/// row (a wrong key, an unknown model, an exhausted account) is an error of the batch; the answers
+/// until then are in the cache. Parts: `coverage` for expectations; with several samples, `samples`
+/// and `spread`, the sample standard deviation.
 ///
 /// ```no_run
 /// use rlaif_core::{Exchange, RewardModel};
@@ -54,11 +54,11 @@ pub struct LlmJudge {
     api: Api,
     service: Service,
     cache: Option<Cache>,
-    /// The optional things that this model turned out not to take; see [`Without`].
+    /// The optional parts that this model has refused; see [`Without`].
     without: AtomicU8,
 }
 
-/// One question to be asked.
+/// One question.
 struct Job {
     question: Question,
     sample: u32,
@@ -66,7 +66,7 @@ struct Job {
 }
 
 impl LlmJudge {
-    /// The judge of a configuration, with the keys of the environment.
+    /// Creates the judge of a configuration, with the keys of the environment.
     ///
     /// # Errors
     /// [`ProviderError`] when a setting does not fit the API, a key is missing, or the cache
@@ -75,7 +75,7 @@ impl LlmJudge {
         Self::with_environment(config, &process_environment)
     }
 
-    /// The judge of a configuration, with keys from elsewhere.
+    /// Creates the judge of a configuration, with keys from another source.
     ///
     /// # Errors
     /// As [`LlmJudge::new`].
@@ -86,7 +86,7 @@ impl LlmJudge {
         Self::of(config, &config.api, environment)
     }
 
-    /// The judge of a configuration whose `api` was looked at.
+    /// Creates the judge of a configuration whose `api` was already resolved.
     pub(crate) fn of<A>(
         config: &JudgeConfig<A>,
         api: &LlmApi,
@@ -118,8 +118,8 @@ impl LlmJudge {
         Ask { question, form: self.rubric.form(), sampling: &self.sampling, sample, without }
     }
 
-    /// Tells the verdicts on these questions as they come; an error stops those that are still to
-    /// come. What was not asked has no verdict.
+    /// Passes on the verdicts of these questions as they arrive. An error ends the questions
+    /// that are still open. A question that was not sent has no verdict.
     fn verdicts(
         &self,
         jobs: &[Job],
@@ -157,7 +157,8 @@ impl LlmJudge {
         lock(&failure).take().map_or(Ok(()), Err)
     }
 
-    /// Tells the verdicts of each row once all of them are there, or why it could not be asked about.
+    /// Passes on the verdicts of each row once all of them have arrived, or the reason why it
+    /// could not be judged.
     fn each_row(
         &self,
         batch: &[Exchange<'_>],
@@ -217,7 +218,7 @@ impl LlmJudge {
         })
     }
 
-    /// An answer as the cache may have it: a server that repeats a key gets it into no file.
+    /// An answer that may be stored: a key that a server repeats must not get into any file.
     fn keepable(&self, answer: Answer, reading: Reading) -> Option<Answer> {
         if !self.api.reveals(&answer.text) {
             return Some(answer);
@@ -227,7 +228,8 @@ impl LlmJudge {
         same.then_some(cleared)
     }
 
-    /// Why an answer has no verdict, without what the server may have hidden in it.
+    /// The reason why an answer has no verdict, without any secrets that the server may have
+    /// repeated in it.
     fn told(&self, unread: &Unread, answer: &Answer) -> String {
         if self.api.reveals(&answer.text) {
             return "the judge's answer gives no verdict and has the key in it: [redacted]"
@@ -240,7 +242,7 @@ impl LlmJudge {
         Without(self.without.load(Ordering::Relaxed))
     }
 
-    /// The questions of a batch, equal ones once, and for each row where its samples are.
+    /// The distinct questions of a batch, and for each row the indices of its samples.
     fn jobs(&self, batch: &[Exchange<'_>]) -> (Vec<Job>, Vec<Result<Vec<usize>, String>>) {
         let mut jobs: Vec<Job> = Vec::new();
         let mut known: HashMap<Key, usize> = HashMap::new();
@@ -261,11 +263,11 @@ impl LlmJudge {
     }
 }
 
-/// A question that is being asked.
+/// A question in progress.
 struct Asked<'a> {
     judge: &'a LlmJudge,
     job: &'a Job,
-    /// The optional things that its last message had not.
+    /// The optional parts that its last message omitted.
     without: Without,
     reasks: u32,
 }
@@ -277,7 +279,7 @@ impl Asked<'_> {
 
     fn estimate(&self) -> Tokens {
         let length = self.job.question.system.len() + self.job.question.user.len();
-        // Three bytes to a token is more tokens than most texts have.
+        // Three bytes per token overestimates the count for most texts.
         let output = u64::from(self.ask().max_tokens());
         Tokens { input: length as u64 / 3 + 16, output }
     }
@@ -363,7 +365,8 @@ impl Asking for Asked<'_> {
     }
 }
 
-/// The server's count, or an estimate where it gives none: a budget must not be blind.
+/// The server's count, or an estimate if it gives none: every request must count against the
+/// budget.
 fn counted(used: Tokens, answer: &Answer, estimate: Tokens) -> Tokens {
     if used != Tokens::default() {
         return used;

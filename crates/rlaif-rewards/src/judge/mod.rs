@@ -1,16 +1,19 @@
 //! Language models behind APIs, and reward servers, as reward models.
 //!
-//! A judge is a [`crate::rubric::Rubric`] and a service that is asked by it: Anthropic's Messages,
-//! Amazon Bedrock's InvokeModel and Converse, any server of OpenAI's chat completions
-//! ([`LlmJudge`]); or a server that gives rewards itself ([`RemoteReward`]). [`JudgeConfig`] says
-//! which, from a TOML file; [`run`] judges JSON Lines.
+//! A judge is a [`crate::rubric::Rubric`] together with a service that applies it: Anthropic's
+//! Messages API, Amazon Bedrock's InvokeModel and Converse, or any server with OpenAI's chat
+//! completions ([`LlmJudge`]). A reward server returns rewards itself ([`RemoteReward`]).
+//! [`JudgeConfig`] selects the service from a TOML file; [`run`] judges JSON Lines.
 //!
-//! Guarantees, with any behaviour of the service:
-//! - requests at a time, requests and tokens per minute, retries included;
-//! - a server's `Retry-After` is the least wait, spend limits and bad keys are never retried;
-//! - a budget ends the asking, not the program: the rest of the rows has no verdict, and why;
-//! - every answer is in the cache before the next question, and is not asked for again;
-//! - keys come from the environment and go nowhere but into the request.
+//! Guarantees, regardless of the behaviour of the service:
+//! - concurrent requests, and requests and tokens per minute, stay within their limits,
+//!   including retries;
+//! - a wait is at least the server's `Retry-After`; spend limits and bad keys are never
+//!   retried;
+//! - an exhausted budget ends the requests, not the program: the remaining rows have no
+//!   verdict, but a reason;
+//! - every answer is in the cache before the next question, and is not requested again;
+//! - keys come from the environment and are used only in requests.
 //!
 //! Calls block; `concurrency` threads live as long as a call of `score`.
 

@@ -1,6 +1,6 @@
 //! Parts of a request that a server may refuse.
 
-/// Parts that may be left out of a request when a server refuses them.
+/// Parts that can be omitted from a request after a server has refused them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Optional {
@@ -9,7 +9,7 @@ pub(super) enum Optional {
     TopK = 4,
     Seed = 8,
     Schema = 16,
-    /// Not left out, but called `max_completion_tokens`.
+    /// Not omitted, but renamed to `max_completion_tokens`.
     MaxTokensName = 32,
 }
 

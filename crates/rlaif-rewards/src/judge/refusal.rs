@@ -1,4 +1,5 @@
-//! Meaning of a server's errors: wait and repeat, ask otherwise, give up on the row, or stop.
+//! Classification of a server's errors: retry after a wait, change the request, give up on the
+//! row, or stop.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,24 +12,24 @@ use super::optional::Optional;
 /// Reaction to a reply that is not an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Refusal {
-    /// Repeat it, not before the server allows.
+    /// Retry, not before the server allows it.
     Passing { wait: Option<Duration>, all: Whom },
-    /// Repeat it once: Bedrock answers 424 for transient and for permanent errors of a model alike.
+    /// Retry once: Bedrock answers 424 for transient and for permanent errors of a model alike.
     PassingOnce,
-    /// Repeat it at once, without this.
+    /// Retry immediately, without this part.
     Without(Optional),
-    /// This row cannot be asked.
+    /// This row cannot be judged.
     Row,
-    /// No row can be asked.
+    /// No row can be judged.
     Fatal(Fatal),
 }
 
-/// Whom a wait concerns.
+/// The requests that a wait applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whom {
     /// This request.
     This,
-    /// All of them: the rate is too high.
+    /// All requests: the rate is too high.
     All,
 }
 
@@ -37,7 +38,7 @@ pub(super) enum Fatal {
     Unauthorised,
     Forbidden,
     UnknownModel,
-    /// There is nothing at this address.
+    /// The address does not exist.
     NoSuchPath,
     SpendLimit,
     Unexpected,
@@ -48,12 +49,12 @@ pub(super) enum Fatal {
 pub(super) struct Complaint {
     pub(super) status: u16,
     pub(super) message: String,
-    /// Everything that names the error, in lower case.
+    /// The names of the error, in lower case.
     names: String,
     wait: Option<Duration>,
 }
 
-/// The beginning of what a server said, on one line, as it may be printed.
+/// The beginning of a server's message, on one line and safe to print.
 pub(super) fn excerpt(text: &str) -> String {
     const LONGEST: usize = 500;
     let text = text.trim();
@@ -65,7 +66,7 @@ pub(super) fn excerpt(text: &str) -> String {
 }
 
 impl Complaint {
-    /// The complaint of a reply that came `now`.
+    /// The complaint in a reply that arrived at `now`.
     pub(super) fn of(reply: &Reply, now: SystemTime) -> Self {
         let body: Value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
         let error = if body["error"].is_object() { &body["error"] } else { &body };
@@ -81,7 +82,7 @@ impl Complaint {
         }
         let codes = ["type", "code", "error_code", "__type"].map(|key| text(&error[key]));
         let details = text(&error["details"]["error_code"]);
-        // Amazon's name of an error is followed by an address of no interest.
+        // Amazon's error name is followed by an irrelevant address.
         let header = reply.headers.get("x-amzn-errortype").and_then(|name| name.to_str().ok());
         let header = header.and_then(|name| name.split(':').next()).unwrap_or_default();
         let names = format!("{} {details} {header} {message}", codes.join(" ")).to_lowercase();
@@ -94,7 +95,7 @@ impl Complaint {
         any.iter().any(|words| self.names.contains(words))
     }
 
-    /// Returns the reaction; `sent` are the optional things of the request.
+    /// Returns the reaction; `sent` are the optional parts of the request.
     pub(super) fn refusal(&self, sent: &[Optional]) -> Refusal {
         const SPENT: [&str; 5] = [
             "insufficient_quota",
@@ -125,7 +126,7 @@ impl Complaint {
             401 => Refusal::Fatal(Fatal::Unauthorised),
             400 | 403 if self.says(&BAD_KEY) => Refusal::Fatal(Fatal::Unauthorised),
             403 => Refusal::Fatal(Fatal::Forbidden),
-            // Servers of models name the model that they do not have; others have no such path.
+            // Model servers name the unknown model in a 404; for other servers the path is wrong.
             404 if self.says(&["model", "deployment", "not_found_error"]) => {
                 Refusal::Fatal(Fatal::UnknownModel)
             }
@@ -184,8 +185,8 @@ impl Complaint {
                 Optional::MaxTokensName => &["max_completion_tokens"],
             }
         };
-        // The nucleus before the temperature: of the two that exclude each other, the temperature
-        // says more.
+        // Top-p is dropped before the temperature: where they exclude each other, the temperature
+        // is the more important one.
         const ORDER: [Optional; 6] = [
             Optional::TopP,
             Optional::TopK,
@@ -332,7 +333,7 @@ mod tests {
             ),
             (424, r#"{"message":"m"}"#, Some("ModelErrorException"), Refusal::PassingOnce),
             (408, r#"{"message":"m"}"#, Some("ModelTimeoutException"), passing(Whom::This)),
-            // OpenAI and its like.
+            // OpenAI and compatible servers.
             (
                 429,
                 r#"{"error":{"message":"You exceeded your current quota","type":"insufficient_quota","code":"insufficient_quota"}}"#,

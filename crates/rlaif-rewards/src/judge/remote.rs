@@ -1,4 +1,4 @@
-//! A reward server of OpenRLHF's `/get_reward` shape.
+//! A reward server with OpenRLHF's `/get_reward` interface.
 
 use std::ops::ControlFlow;
 use std::sync::Mutex;
@@ -17,16 +17,16 @@ use super::spending::{Ledger, Tokens, Usage};
 use crate::ProviderError;
 use crate::sync::lock;
 
-/// The party that was stopped, in reasons.
+/// The name of the service, in reasons.
 const WHO: &str = "reward server";
 
-/// A reward server: `POST {"query": [..], "prompts": [..], "labels": [..]}` gives
+/// A reward server: it answers `POST {"query": [..], "prompts": [..], "labels": [..]}` with
 /// `{"rewards": [..]}`.
 ///
-/// `query` has prompt and response in one, `prompts` the prompts, `labels` the references, null
-/// where there is none; OpenRLHF's servers take this shape. A null is not a verdict. A list
-/// of `extra_logs` with one number per row becomes a part. Requests that fail for good leave their
-/// rows without a verdict; a wrong number of rewards is an error.
+/// `query` holds prompt and response as one text, `prompts` the prompts, and `labels` the
+/// references, null where a row has none; OpenRLHF's servers expect this. A null reward means no
+/// verdict. A list in `extra_logs` with one number per row becomes a part. Rows of requests that
+/// fail permanently have no verdict; a wrong number of rewards is an error.
 #[derive(Debug)]
 pub struct RemoteReward {
     name: String,
@@ -44,7 +44,7 @@ struct Reply {
 }
 
 impl RemoteReward {
-    /// The reward server of a configuration, with the token of the environment.
+    /// Creates the reward server of a configuration, with the token of the environment.
     ///
     /// # Errors
     /// [`ProviderError::Setting`] for settings that only judges have; [`ProviderError::Key`].
@@ -52,7 +52,7 @@ impl RemoteReward {
         Self::with_environment(config, &process_environment)
     }
 
-    /// The reward server of a configuration, with the token from elsewhere.
+    /// Creates the reward server of a configuration, with the token from another source.
     ///
     /// # Errors
     /// As [`RemoteReward::new`].
@@ -63,7 +63,7 @@ impl RemoteReward {
         Self::of(config, &config.api, environment)
     }
 
-    /// The reward server of a configuration whose `api` was looked at.
+    /// Creates the reward server of a configuration whose `api` was already resolved.
     pub(crate) fn of<A>(
         config: &JudgeConfig<A>,
         api: &RewardServerApi,
@@ -108,7 +108,7 @@ impl RemoteReward {
         self.service.ledger.usage()
     }
 
-    /// Asks for the rows chunk by chunk, and tells the verdicts on each chunk as they come.
+    /// Requests rewards chunk by chunk, and passes on the verdicts of each chunk as they arrive.
     fn each_chunk(
         &self,
         batch: &[Exchange<'_>],
@@ -128,7 +128,7 @@ impl RemoteReward {
         self.service.each(chunks.len(), &stop, ask, |at, reply| {
             let rows: Vec<usize> = (at * self.batch_size..).take(chunks[at].len()).collect();
             let of_chunk = match reply {
-                // It was told already.
+                // This reason was already passed on.
                 Err(()) => return ControlFlow::Continue(()),
                 Ok(Err(reason)) if reason == stopped(WHO) => return ControlFlow::Continue(()),
                 Ok(Ok(reply)) => match self.scores(&reply, &rows) {
@@ -180,13 +180,13 @@ impl RemoteReward {
     }
 }
 
-/// Some rows that are being asked about.
+/// Rows of a request in progress.
 struct Asked<'a> {
     server: &'a RemoteReward,
     body: Vec<u8>,
-    /// Count of rows.
+    /// Number of rows.
     rows: usize,
-    /// The place of the first of them in the batch.
+    /// The index of the first of them in the batch.
     first: usize,
 }
 
@@ -248,7 +248,7 @@ impl Asking for Asked<'_> {
         }
     }
 
-    /// Its requests have nothing that could be left out.
+    /// Requests to a reward server have no optional fields.
     fn sent(&self) -> Vec<Optional> {
         Vec::new()
     }
@@ -277,8 +277,8 @@ impl Asking for Asked<'_> {
     }
 }
 
-/// The first reward that is written as Python writes NaN and infinity, though JSON has no word for
-/// them, and its place.
+/// The first reward that is written as Python writes NaN and infinity, which JSON does not have,
+/// and its index.
 fn no_number(body: &[u8]) -> Option<(usize, f32)> {
     let text = std::str::from_utf8(body).ok()?;
     let list = text.split_once("\"rewards\"")?.1.split_once('[')?.1.split(']').next()?;

@@ -32,8 +32,8 @@ enum Judge {
 /// Judges rows `{"prompt", "response"}`, optionally with `"reference"` and `"metadata"`, and writes
 /// one row `{"score", "parts"}` or `{"score": null, "reason"}` for each, in order.
 ///
-/// Blank lines are skipped; other keys are ignored. All rows are read before the first one is
-/// judged, so that a faulty row costs nothing.
+/// Blank lines are skipped, and other keys are ignored. All rows are read before the first one is
+/// judged, so that a faulty row is reported before any request.
 ///
 /// # Errors
 /// [`ProviderError::Row`] with the line of a faulty row; [`ProviderError::Reward`] when no row can

@@ -1,8 +1,8 @@
 //! AWS Signature Version 4, for requests without a query.
 //!
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>.
-//! A hundred lines instead of the SDK's signer, which brings an async runtime; checked against
-//! AWS's published vectors and botocore.
+//! This is a hundred lines instead of the SDK's signer, which needs an async runtime. Tests compare
+//! it with AWS's published vectors and botocore.
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ pub(super) struct Signed<'a> {
     pub(super) method: &'a str,
     pub(super) service: &'a str,
     pub(super) region: &'a str,
-    /// With the port, where it is not the scheme's own.
+    /// With the port, unless it is the scheme's default.
     pub(super) host: &'a str,
     /// As sent: percent-encoded once.
     pub(super) path: &'a str,
@@ -84,7 +84,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A path segment, percent-encoded: all but letters, digits and `-._~`.
+/// Percent-encodes a path segment: all but letters, digits and `-._~`.
 pub(super) fn encoded_segment(segment: &str) -> String {
     segment.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
@@ -96,12 +96,12 @@ pub(super) fn encoded_segment(segment: &str) -> String {
     })
 }
 
-/// The canonical path: what was sent, encoded once more.
+/// The canonical path: the path as sent, encoded once more.
 fn encoded_path(path: &str) -> String {
     path.split('/').map(encoded_segment).collect::<Vec<_>>().join("/")
 }
 
-/// `YYYYMMDD` and `HHMMSS` of a time in UTC; the first moment of 1970 for one that has none.
+/// `YYYYMMDD` and `HHMMSS` of a time in UTC; times before 1970 give the start of 1970.
 fn date_and_time(at: SystemTime) -> (String, String) {
     let at = jiff::Timestamp::try_from(at).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     (at.strftime("%Y%m%d").to_string(), at.strftime("%H%M%S").to_string())

@@ -9,11 +9,11 @@ use crate::sync::lock;
 #[derive(Debug, Clone, Copy, PartialEq, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Requests sent, repetitions included.
+    /// Requests sent, retries included.
     pub requests: u64,
-    /// Number of these requests that repeat one after an error.
+    /// Number of these requests that are retries after an error.
     pub retries: u64,
-    /// Number of these requests that repeat one after an answer without a verdict.
+    /// Number of these requests that repeat a question after an answer without a verdict.
     pub reasks: u64,
     /// Answers taken from the cache.
     pub cached: u64,

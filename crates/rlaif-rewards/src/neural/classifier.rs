@@ -60,7 +60,7 @@ pub enum Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Input {
-    /// The response alone: the part that the policy is responsible for. A response that is too long
+    /// Only the response: the part that the policy is responsible for. A response that is too long
     /// loses its end.
     #[default]
     Response,
@@ -118,7 +118,7 @@ impl Default for ClassifierOptions {
 }
 
 impl ClassifierOptions {
-    /// The logit of the only label, for the response alone, 32 rows at a time.
+    /// The logit of the only label, for the response without the prompt, 32 rows at a time.
     pub fn new() -> Self {
         Self {
             name: None,

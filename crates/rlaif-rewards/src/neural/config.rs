@@ -38,33 +38,33 @@ impl From<ModelDtype> for Kind {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClassifierConfig {
-    /// Folder or hub id; with a preset, its own by default.
+    /// Folder or hub id; by default, that of the preset.
     pub model: Option<String>,
     /// Branch, tag or commit of a hub id.
     pub revision: Option<String>,
-    /// Folder or hub id of a LoRA adapter on the model; `model` may be an adapter itself.
+    /// Folder or hub id of a LoRA adapter on the model; `model` may also be an adapter itself.
     pub adapter: Option<String>,
-    /// Base of the adapter that `model` names; by default the one that its configuration names.
+    /// Base of the adapter in `model`; by default, the base in its configuration.
     pub base: Option<String>,
-    /// Settings that belong together; the keys beside it change them.
+    /// A preset of settings; other keys override its values.
     pub preset: Option<Preset>,
-    /// Name in metrics and errors; the label's name by default.
+    /// Name in metrics and errors; by default, the label's name.
     pub name: Option<String>,
-    /// The label that counts, by name or index.
+    /// The label for the score, by name or index.
     pub label: Option<Label>,
     /// The form of the score.
     pub output: Option<Output>,
     /// Input of the classifier.
     pub input: Option<Input>,
-    /// Text between prompt and response where they are one text.
+    /// Text between prompt and response, if they form one text.
     pub separator: Option<String>,
-    /// The most tokens of a row; the model's limit by default.
+    /// Maximum length of a row, in tokens; by default, the model's limit.
     pub max_length: Option<usize>,
-    /// The most rows computed together; 32 by default.
+    /// Maximum number of rows per batch; 32 by default.
     pub batch_size: Option<usize>,
-    /// `cpu`, `cuda`, `cuda:N` or `auto`; that of the run by default.
+    /// `cpu`, `cuda`, `cuda:N` or `auto`; by default, that of the run.
     pub device: Option<String>,
-    /// The kind of the weights; as the checkpoint has them by default.
+    /// The dtype of the weights; by default, that of the checkpoint.
     pub dtype: Option<ModelDtype>,
     /// The grade without which no training with this reward starts.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -137,8 +137,9 @@ impl PolicyJudge {
         if samples == 0 || (samples > 1 && alike) {
             return Err(ProviderError::Setting {
                 setting: "samples",
-                expected: "1, or more where a temperature is set and the answer is no expectation"
-                    .to_owned(),
+                expected:
+                    "1, or more where a temperature is set and the answer is not an expectation"
+                        .to_owned(),
                 found: samples.to_string(),
             });
         }

@@ -1,4 +1,4 @@
-//! Verdicts from answers.
+//! Parsing of answers into verdicts.
 
 mod expectation;
 mod numbers;
@@ -12,7 +12,7 @@ pub(super) use expectation::expectation;
 use object::Object;
 use words::Miss;
 
-/// Why an answer stopped.
+/// Reasons why an answer stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Finish {
     /// The judge was done.
@@ -24,7 +24,7 @@ pub enum Finish {
     Refused,
 }
 
-/// One token of an answer, with the likeliest tokens at its place.
+/// One token of an answer, with the most probable tokens at its position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenAlternatives {
     /// The token that was written.
@@ -38,9 +38,9 @@ pub struct TokenAlternatives {
 pub struct Answer {
     /// The text.
     pub text: String,
-    /// Why it ended.
+    /// The reason why the answer ended.
     pub finish: Finish,
-    /// Its tokens, where the judge gives log-probs.
+    /// The tokens of the answer, if the judge returns log-probs.
     pub tokens: Vec<TokenAlternatives>,
 }
 
@@ -51,7 +51,7 @@ impl Answer {
     }
 }
 
-/// Why an answer, or a row, gives no verdict.
+/// Reasons why an answer, or a row, has no verdict.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unread {
@@ -61,7 +61,7 @@ pub enum Unread {
     /// The judge declined.
     #[error("the judge declined to answer")]
     Refused,
-    /// Nothing was answered.
+    /// The answer is empty.
     #[error("the judge's answer is empty")]
     Empty,
     /// The answer has no number.
@@ -70,13 +70,14 @@ pub enum Unread {
         /// The answer.
         answer: String,
     },
-    /// The answer has numbers, none of which is told to be the verdict: it counts, quotes, dates.
-    #[error("no number of the judge's answer is told to be the verdict: {}", Excerpt(.answer))]
+    /// The answer has numbers, none of which is marked as the verdict: for example counts,
+    /// quotations, dates.
+    #[error("no number in the judge's answer is marked as the verdict: {}", Excerpt(.answer))]
     Undecided {
         /// The answer.
         answer: String,
     },
-    /// The answer has several verdicts, none of which is told to be the final one.
+    /// The answer has several verdicts, none of which is marked as the final one.
     #[error("the judge's answer has two verdicts, {first} and {second}: {}", Excerpt(.answer))]
     Several {
         /// One of them.
@@ -87,7 +88,7 @@ pub enum Unread {
         answer: String,
     },
     /// The answer names a range, or alternatives.
-    #[error("the judge's answer is a range and no number: {}", Excerpt(.answer))]
+    #[error("the judge's answer is a range, not a number: {}", Excerpt(.answer))]
     Between {
         /// The answer.
         answer: String,
@@ -102,7 +103,7 @@ pub enum Unread {
         /// The answer.
         answer: String,
     },
-    /// The verdict is NaN, infinite, or more than a number can be.
+    /// The verdict is NaN, infinite, or too large.
     #[error("the judge's number is not finite: {}", Excerpt(.answer))]
     NotFinite {
         /// The answer.
@@ -115,7 +116,7 @@ pub enum Unread {
         answer: String,
     },
     /// The number of an expectation has decimals.
-    #[error("the judge answered {found}, and an expectation is over whole numbers")]
+    #[error("the judge answered {found}, but an expectation needs integers")]
     NotWhole {
         /// The number.
         found: f64,
@@ -137,7 +138,10 @@ pub enum Unread {
         high: f64,
     },
     /// An expectation was asked for and the answer came without log-probs.
-    #[error("the judge's answer has no log-probs; ask a server that gives them, or for a number")]
+    #[error(
+        "the judge's answer has no log-probs; use a server that returns them, or ask for a \
+         number"
+    )]
     NoLogProbs,
     /// Too little of the probability is on numbers of the scale.
     #[error(
@@ -164,7 +168,7 @@ impl std::fmt::Display for Excerpt<'_> {
     }
 }
 
-/// Why this answer has no verdict.
+/// The reason why this answer has no verdict.
 fn unread(miss: Miss, answer: &str, scale: Scale) -> Unread {
     let Scale { low, high } = scale;
     let answer = answer.to_owned();
@@ -182,8 +186,8 @@ fn unread(miss: Miss, answer: &str, scale: Scale) -> Unread {
 
 /// The verdict of an answer in words or JSON.
 ///
-/// A number counts where it stands alone, or is told to be the verdict; see the modules `words`
-/// and `object`. There is none rather than a wrong one.
+/// A number counts if it stands alone, or is marked as the verdict; see the modules `words` and
+/// `object`. In doubt there is no verdict rather than a wrong one.
 pub(super) fn number(answer: &Answer, form: AnswerForm, scale: Scale) -> Result<f64, Unread> {
     if answer.finish == Finish::Refused {
         return Err(Unread::Refused);
@@ -205,14 +209,14 @@ pub(super) fn number(answer: &Answer, form: AnswerForm, scale: Scale) -> Result<
             return if cut && at_end { Err(cut_short()) } else { Ok(value) };
         }
         Some(Object::Miss(miss)) => return Err(missed(miss)),
-        // In broken JSON a number may be of the justification.
+        // In broken JSON, a number may belong to the justification.
         None if form == AnswerForm::Json && outside.contains('{') => {
             return Err(missed(Miss::NoNumber));
         }
         None => {}
     }
     let found = words::verdict(text, scale).map_err(missed)?;
-    // What a judge says on its way to a verdict is none.
+    // Numbers in a judge's reasoning are not verdicts.
     if cut && (found.ends || !found.marked) {
         return Err(cut_short());
     }
@@ -245,7 +249,7 @@ mod tests {
             for form in [AnswerForm::Number, AnswerForm::NumberThenReason, AnswerForm::Json] {
                 let found = number(&Answer::text(&*text), form, scale);
                 let told = found.as_ref().map_or("none".to_owned(), f64::to_string);
-                // Braces are an object where one was asked for.
+                // Braces are an object only where JSON was asked for.
                 let brace = form == AnswerForm::Json && text.contains('{');
                 if told != expected && !brace {
                     wrong.push(format!("{expected} expected of {answer}, and {found:?}"));

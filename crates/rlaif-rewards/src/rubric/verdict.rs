@@ -4,11 +4,11 @@ use rlaif_core::{Score, Scores, stats::mean_std};
 
 use super::answer::{AnswerForm, Reading};
 
-/// Result of one question: a reading, or why there is none.
+/// Result of one question: a reading, or the reason for none.
 pub(crate) type Judged = Result<Reading, String>;
 
-/// The mean of each row's verdicts, with what is told of them in parts; a row without any has the
-/// reason of the first, or why it could not be asked about.
+/// The mean of each row's verdicts, with its parts. A row without a verdict has the reason of its
+/// first answer, or the reason why it could not be judged.
 pub(crate) fn scores(
     rows: impl Iterator<Item = Result<Vec<Judged>, String>>,
     form: AnswerForm,

@@ -33,7 +33,7 @@ pub enum Reply {
     Raw(u16, String),
     /// With headers.
     With(u16, Vec<(&'static str, String)>, Value),
-    /// Nothing for that long, then the connection closes.
+    /// No answer for this time, then the connection closes.
     Silence(Duration),
     /// Half an answer, then the connection closes.
     Cut,
@@ -141,14 +141,14 @@ pub fn user(request: &Request) -> String {
     request.body["messages"][1]["content"].as_str().unwrap().to_owned()
 }
 
-/// The number N of the `row-N` that is asked about.
+/// The number N of the `row-N` in the question.
 pub fn row(text: &str) -> usize {
     let at = text.find("row-").unwrap() + 4;
     let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap()
 }
 
-/// A configuration of whoever is asked for: of anyone, or of one kind alone.
+/// A configuration for the requested services: any, or one kind only.
 pub fn config<A: JudgeApi>(toml: &str) -> JudgeConfig<A> {
     JudgeConfig::from_toml(toml, "judge.toml").unwrap()
 }

@@ -6,7 +6,7 @@ use super::{PERSISTENT, Sign, Symptom, Watch};
 use crate::stats::Stats;
 
 impl Watch {
-    /// Responses of which none ends before its limit.
+    /// No response ends before the length limit.
     pub(super) fn never_ends(&mut self, stats: &Stats, how: &GenerationConfig) -> Option<Sign> {
         let endless = stats.get("tokens/responses_ended") == 0. && how.eos == Eos::Ends;
         self.endless = if endless { self.endless + 1 } else { 0 };

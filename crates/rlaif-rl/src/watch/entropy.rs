@@ -4,7 +4,7 @@ use super::{AdviceKeys, Sign, Symptom, Watch, listed};
 use crate::stats::Stats;
 
 impl Watch {
-    /// An entropy that has fallen to a tenth of the first.
+    /// The entropy has fallen to a tenth of its first value.
     pub(super) fn entropy_collapse(&mut self, stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
         let entropy = stats.get("ppo/policy/entropy");
         if entropy.is_nan() {

@@ -5,7 +5,7 @@ use rlaif_train::KlControl;
 use super::{AdviceKeys, Sign, Symptom, listed};
 use crate::stats::Stats;
 
-/// KL below 0, which a divergence is not.
+/// A negative KL, which is impossible for a divergence.
 pub(super) fn negative(stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
     let kl = stats.get("objective/kl");
     let estimator = match keys.kl_estimator {
@@ -25,7 +25,7 @@ pub(super) fn negative(stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
     })
 }
 
-/// KL far beyond its target.
+/// A KL far beyond its target.
 pub(super) fn runaway(stats: &Stats, control: KlControl, keys: AdviceKeys) -> Option<Sign> {
     let kl = stats.get("objective/kl");
     let limit = match control {

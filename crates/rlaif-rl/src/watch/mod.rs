@@ -24,10 +24,10 @@ use crate::{
 };
 use symptom::Sign;
 
-/// The settings of a run that tell what is wrong with its numbers.
+/// The settings of a run that recognise symptoms in its statistics.
 #[derive(Debug, Clone, Copy)]
 pub struct Watched<'a> {
-    /// The KL coefficient and how it moves.
+    /// The KL coefficient and its adaptation.
     pub kl: KlControl,
     /// Responses of one rollout.
     pub batch_size: usize,
@@ -37,16 +37,16 @@ pub struct Watched<'a> {
     pub keys: AdviceKeys,
 }
 
-/// Keys of settings that only some algorithms have, below their section of a run file. Advice names
-/// no other key than these and those that every algorithm has: of `generation`, `scores`,
-/// `optimizer` and `stop`, with `epochs` and `minibatch_size`.
+/// Keys of settings that only some algorithms have, relative to their section of a run file. Advice
+/// names only these keys and those that every algorithm has: `generation`, `scores`, `optimizer`,
+/// `stop`, `epochs` and `minibatch_size`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AdviceKeys {
     /// The KL penalty's coefficient.
     pub kl_coef: Option<&'static str>,
     /// The estimator of the KL.
     pub kl_estimator: Option<&'static str>,
-    /// The weight of an entropy that is rewarded.
+    /// The weight of the entropy bonus.
     pub entropy_coef: Option<&'static str>,
     /// The weight of the value loss.
     pub value_coef: Option<&'static str>,
@@ -54,10 +54,10 @@ pub struct AdviceKeys {
     pub update_limit: Option<&'static str>,
 }
 
-/// Steps in a row that make a symptom of what a single step may show by chance.
+/// Number of consecutive steps for a symptom that a single step may show by chance.
 const PERSISTENT: usize = 3;
 
-/// The ways out that an algorithm has, as `a, b or c`.
+/// The remedies that an algorithm has, as `a, b or c`.
 fn listed(ways: impl IntoIterator<Item = Option<String>>) -> String {
     let mut ways: Vec<String> = ways.into_iter().flatten().collect();
     match (ways.pop(), ways.is_empty()) {
@@ -67,10 +67,10 @@ fn listed(ways: impl IntoIterator<Item = Option<String>>) -> String {
     }
 }
 
-/// Follows a run: finds what goes wrong, and says when it may end.
+/// Observes a run: recognises symptoms, and decides on early stopping.
 ///
-/// A symptom is told when it comes, and again only if it had gone. The state can be saved and
-/// restored.
+/// A symptom is reported when it appears, and again only after it had disappeared. The state can be
+/// saved and restored.
 ///
 /// ```
 /// use rlaif_lm::generate::GenerationConfig;
@@ -104,7 +104,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Takes in the statistics of a step, and tells what has begun to go wrong.
+    /// Adds the statistics of a step, and returns the symptoms that appeared with it.
     pub fn observe<'a>(&mut self, stats: &Stats, run: impl Into<Watched<'a>>) -> Vec<Finding> {
         let signs = self.signs(stats, run.into());
         let seen: BTreeSet<Symptom> = signs.iter().map(|sign| sign.symptom).collect();
@@ -122,7 +122,7 @@ impl Watch {
     }
 
     fn signs(&mut self, stats: &Stats, run: Watched<'_>) -> Vec<Sign> {
-        // A single response is always equal to itself.
+        // A single response always equals itself.
         let [equal, saturated] = if run.batch_size > 1 { self.scores(stats) } else { [None, None] };
         [
             kl::negative(stats, run.keys),
@@ -140,7 +140,7 @@ impl Watch {
         .collect()
     }
 
-    /// The reason why the run may end after this step, if it may.
+    /// The reason to stop after this step, if there is one.
     pub fn stop(&mut self, stats: &Stats, rules: &StopConfig) -> Option<StopReason> {
         let kl = stats.get("objective/kl");
         if rules.max_kl.is_some_and(|limit| kl > limit) {
@@ -188,7 +188,7 @@ mod tests {
                 assert_eq!(Symptom::name(symptom), finding.symptom);
                 all.push((finding.step, symptom));
             }
-            // A run that is resumed goes on with what it knew.
+            // A resumed run continues with its saved state.
             let saved = serde_json::to_string(&watch).unwrap();
             watch = serde_json::from_str(&saved).unwrap();
         }
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(run(&[ratio(1., 0.1, 1.)]), [(1, Symptom::LargeRatio)]);
         let score = |mean, std| vec![("env/reward_mean", mean), ("env/reward_std", std)];
         assert_eq!(run(&vec![score(1., 0.); 3]), [(3, Symptom::EqualScores)]);
-        // A ceiling that all reach exactly; and a fall to one score below the best.
+        // A ceiling that all scores reach exactly; and one score that falls below the best.
         let cap = || score(1., 0.);
         assert_eq!(
             run(&[score(0.5, 0.5), score(0.8, 0.4), score(0.99, 0.1), cap(), cap(), cap()]),
@@ -275,7 +275,7 @@ mod tests {
         let mut stop = |reward, kl| {
             watch.stop(&stats(1, &[("env/reward_mean", reward), ("objective/kl", kl)]), &rules)
         };
-        assert_eq!(stop(5., 0.), None, "one step is no average");
+        assert_eq!(stop(5., 0.), None, "one step is not an average");
         assert_eq!(stop(-4., 0.), None);
         assert_eq!(stop(1., 0.), None);
         let reason = stop(1.5, 0.).unwrap();

@@ -1,9 +1,9 @@
-//! The sampler beside the training pass.
+//! Disagreement between the sampler and the training pass.
 
 use super::{Sign, Symptom};
 use crate::stats::Stats;
 
-/// Log-probabilities on which sampler and training pass disagree.
+/// Log-probabilities that differ between sampler and training pass.
 pub(super) fn gap(stats: &Stats) -> Option<Sign> {
     let gap = stats.get("objective/sampler_gap");
     (gap > 0.1).then(|| Sign {

@@ -4,17 +4,17 @@ use super::{PERSISTENT, Sign, Symptom, Watch};
 use crate::stats::Stats;
 
 impl Watch {
-    /// Scores that are all equal, and scores that have come together at a ceiling.
+    /// Scores that are all equal, and scores that have converged at a ceiling.
     pub(super) fn scores(&mut self, stats: &Stats) -> [Option<Sign>; 2] {
         let (mean, spread) = (stats.get("env/reward_mean"), stats.get("env/reward_std"));
         if mean.is_nan() {
             return [None, None];
         }
-        // What f32 makes of equal scores.
+        // The rounding error of equal scores in f32.
         let rounding = 1e-6 * (1. + mean.abs());
         let first = *self.first_spread.get_or_insert(spread);
         let best = *self.best_score.insert(self.best_score.map_or(mean, |best| best.max(mean)));
-        // Once apart, and now together at the top: there is a ceiling, which may be a sharp one.
+        // Formerly spread out, now equal at the top: there is a ceiling, possibly a hard one.
         let narrow =
             first > rounding && spread < 0.05 * first && mean >= best - (2. * spread).max(rounding);
         let equal = spread <= rounding && !narrow;

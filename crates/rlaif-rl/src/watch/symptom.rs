@@ -1,8 +1,8 @@
-//! Things that go wrong, and the signs by which they are seen.
+//! Symptoms of a failing run, and their signs.
 
 use serde::{Deserialize, Serialize};
 
-/// Something that goes wrong in a run.
+/// A symptom of a failing run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -11,24 +11,24 @@ pub enum Symptom {
     NegativeKl,
     /// KL against the reference far beyond its target.
     RunawayKl,
-    /// The policy has become all but deterministic.
+    /// The policy is nearly deterministic.
     EntropyCollapse,
-    /// The policy moves too far within an update.
+    /// An update changes the policy too much.
     LargeRatio,
     /// Every response has the same score.
     EqualScores,
     /// No response ends before its limit.
     NeverEnds,
-    /// Scores have lost their spread at the top of what was ever seen.
+    /// All scores are close to the highest score seen so far.
     SaturatedScores,
     /// The sampler and the training pass disagree on the same tokens.
     SamplerGap,
-    /// Gradients hold NaN or infinity.
+    /// Gradients contain NaN or infinity.
     NotFinite,
 }
 
 impl Symptom {
-    /// All of them.
+    /// All symptoms.
     pub const ALL: [Self; 9] = [
         Self::NegativeKl,
         Self::RunawayKl,
@@ -41,7 +41,7 @@ impl Symptom {
         Self::NotFinite,
     ];
 
-    /// The name that `findings.json` has for it.
+    /// The name in `findings.json`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::NegativeKl => "negative_kl",

@@ -1,9 +1,9 @@
-//! Symptoms in the distance that an update moves the policy.
+//! Symptoms in the size of a policy update.
 
 use super::{AdviceKeys, Sign, Symptom, listed};
 use crate::stats::Stats;
 
-/// Optimizer steps left out because of NaN or infinity.
+/// Optimizer steps that were skipped because of NaN or infinity.
 fn not_finite_steps(stats: &Stats) -> f64 {
     stats.metrics.get("ppo/updates_not_finite").unwrap_or(0.)
 }
@@ -25,9 +25,9 @@ pub(super) fn not_finite(stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
     })
 }
 
-/// An update that goes too far from the policy that sampled.
+/// An update that moves the policy too far from the one that sampled.
 pub(super) fn large_ratio(stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
-    // NaN where there was no update.
+    // NaN without an update.
     let (ratio, clipped) = (stats.get("ppo/policy/ratio"), stats.get("ppo/policy/clipfrac"));
     let skipped = stats.get("ppo/updates_skipped") - not_finite_steps(stats);
     let ways = [

@@ -37,10 +37,10 @@ pub struct DpoFile {
     pub placement: Placement,
     /// The policy.
     pub model: ModelSection,
-    /// The rows; without it, the built-in pairs.
+    /// The rows; by default, the built-in pairs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataSection>,
-    /// Contents of the rows.
+    /// Format of the rows.
     #[serde(default)]
     pub columns: PairColumnsSection,
     /// The text of a prompt.
@@ -52,7 +52,7 @@ pub struct DpoFile {
     /// The loss and the update.
     #[serde(default)]
     pub dpo: DpoConfig,
-    /// Pairs of the policy's own responses, to the prompts of the rows.
+    /// Sampling of pairs from the policy's own responses to the prompts of the rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub online: Option<OnlineSection>,
     /// Steps, evaluations, checkpoints.
@@ -106,7 +106,7 @@ impl Recipe for DpoFile {
         let total_steps = self.train.total_steps(train.len())?;
         let trainer = self.trainer(total_steps, policy)?;
         self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
-        // Before anything is written.
+        // Checked before anything is written.
         let reward = match &self.online {
             Some(online) => {
                 let (reward, grades) = start.graded_reward(&online.reward)?;
@@ -139,7 +139,7 @@ impl Recipe for DpoFile {
     }
 }
 
-/// Says how well held-out rows are told apart, before and after, with 95 % intervals.
+/// Reports the accuracy on held-out rows, before and after, with 95 % intervals.
 fn say_held_out(
     run: &mut RunFolder,
     before: &HeldOutEvaluation,
@@ -171,7 +171,7 @@ fn say_held_out(
 }
 
 impl DpoFile {
-    /// Checks what contradicts itself, before anything is loaded.
+    /// Checks for contradictory settings, before anything is loaded.
     ///
     /// # Errors
     /// [`RunError::Setting`], [`RunError::Dpo`].
@@ -212,10 +212,10 @@ impl DpoFile {
         Ok(())
     }
 
-    /// The policy, and the reference that the settings ask for.
+    /// The policy, and the reference of the settings.
     ///
     /// # Errors
-    /// [`RunError`] for a model that cannot be had, [`RunError::Dpo`].
+    /// [`RunError`] for an unavailable model, [`RunError::Dpo`].
     pub fn trainer(
         &self,
         total_steps: u64,
@@ -236,7 +236,7 @@ impl DpoFile {
         Ok(DpoTrainer::new(policy, reference, self.dpo.clone(), total_steps)?)
     }
 
-    /// Memory that the run needs for these rows; without rows, the least that it needs.
+    /// Memory that the run needs for these rows; without rows, the minimum.
     ///
     /// # Errors
     /// [`RunError::Fetch`].
@@ -261,7 +261,8 @@ impl DpoFile {
                 rows.iter()
                     .map(|row| row.prompt.len() + row.response.len().max(row.mismatched.len())),
             ),
-            // Prompts get their ids when they are answered: the answers alone are known.
+            // Prompts get their ids when they are answered: only the lengths of the answers are
+            // known.
             TrainRows::Prompts(_) => {
                 self.online.as_ref().map_or(0, |online| online.sampling.generation.max_new_tokens)
             }

@@ -1,4 +1,4 @@
-//! Preferences without a reward model: the run file, and its rows.
+//! Preference learning without a reward model: the run file, and its rows.
 
 mod file;
 mod rows;

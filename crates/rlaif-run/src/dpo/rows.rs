@@ -1,5 +1,5 @@
-//! The rows of `rlaif dpo`: preference pairs, single responses with a verdict each, or prompts that the
-//! policy answers itself.
+//! The rows of `rlaif dpo`: preference pairs, single responses with one verdict each, or prompts
+//! for which the policy samples responses.
 
 use std::collections::HashSet;
 
@@ -26,18 +26,18 @@ use crate::{
     skipped::SkippedRows,
 };
 
-/// Rows in token ids, and the order of the training rows.
+/// Rows as token ids, and the order of the training rows.
 #[derive(Debug)]
 pub struct DpoRows {
-    /// Rows to learn from.
+    /// Training rows.
     pub train: TrainRows,
-    /// Rows to evaluate on.
+    /// Evaluation rows.
     pub held_out: HeldOutRows,
     /// The rows of each step.
     pub batches: ShuffledBatches,
     /// Report on the training rows.
     pub report: RowReport,
-    /// Counts of rows that the reader had left out before.
+    /// Counts of rows that the reader has left out.
     pub skipped: SkippedRows,
     /// Sentences on the form of the rows, for the log.
     pub notes: Vec<String>,
@@ -46,11 +46,11 @@ pub struct DpoRows {
 }
 
 impl DpoFile {
-    /// Reads the rows and makes token ids of them.
+    /// Reads the rows and converts them to token ids.
     ///
     /// # Errors
-    /// [`RunError::Data`] for rows that cannot be read, [`RunError::Row`] for one that ends the
-    /// run, [`RunError::Dpo`] where none is left to learn from.
+    /// [`RunError::Data`] for rows that cannot be read, [`RunError::Row`] for an invalid row,
+    /// [`RunError::Dpo`] if no training row is left.
     pub fn read(
         &self,
         codec: &dyn TextCodec,
@@ -65,7 +65,7 @@ impl DpoFile {
         })
     }
 
-    /// Returns the place of the row with this id.
+    /// Returns the position of the row with this id.
     fn place(&self, data: &DataSection, id: &str) -> String {
         let reader = self.columns.reader(data.import);
         let files = data.files();
@@ -78,7 +78,7 @@ impl DpoFile {
         }
     }
 
-    /// Returns whether the rows are prompts alone, which the policy answers.
+    /// `true` if the rows are only prompts, for which the policy samples responses.
     fn answers_prompts(&self, reader: &RowReader, data: &DataSection) -> bool {
         let gives_none = |(_, import): (_, Import)| !import.gives::<PreferenceRow>();
         self.online.is_some() && reader.import(&data.train).is_ok_and(gives_none)
@@ -107,7 +107,7 @@ impl DpoFile {
         reading.pairs()
     }
 
-    /// Training pairs and held-out ones, as the rows have them.
+    /// Training pairs and held-out pairs, as in the rows.
     fn preferences(&self, seed: Seed) -> Result<DataRows<PreferenceRow>, RunError> {
         let mut rows = match &self.data {
             None => {
@@ -128,7 +128,7 @@ impl DpoFile {
     }
 }
 
-/// The rows of a run on their way to token ids.
+/// The rows of a run before tokenisation.
 struct Reading<'a> {
     file: &'a DpoFile,
     codec: &'a dyn TextCodec,
@@ -138,7 +138,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Single responses with a verdict each.
+    /// Single responses with one verdict each.
     fn responses(&self, data: &DataSection) -> Result<DpoRows, RunError> {
         let reader = self.file.columns.reader(data.import);
         let rows = data.import::<UnpairedRow>(&reader, self.seed)?;
@@ -163,7 +163,7 @@ impl Reading<'_> {
         })
     }
 
-    /// Prompts alone, which the policy answers.
+    /// Only prompts, for which the policy samples responses.
     fn prompts(
         &self,
         data: &DataSection,
@@ -178,7 +178,7 @@ impl Reading<'_> {
         self.answered(train, HeldOutRows::Pairs(Vec::new()), online, skipped, notes)
     }
 
-    /// Preference pairs, or their prompts, if the policy answers them.
+    /// Preference pairs, or their prompts if the policy samples the responses.
     fn pairs(&self) -> Result<DpoRows, RunError> {
         let DataRows { train, held_out, mut skipped, read_as: notes } =
             self.file.preferences(self.seed)?;
@@ -210,7 +210,7 @@ impl Reading<'_> {
         })
     }
 
-    /// Prompts that the policy answers, with pairs to evaluate on.
+    /// Prompts for which the policy samples responses, with pairs for evaluation.
     fn answered(
         &self,
         prompts: Vec<PromptRecord>,
@@ -232,8 +232,8 @@ impl Reading<'_> {
         })
     }
 
-    /// Pairs in token ids, if they have what the loss needs: the training would end at the first
-    /// without.
+    /// Pairs as token ids, after a check that they have the fields the loss needs: otherwise the
+    /// training would fail at the first pair without one.
     fn pair_rows(&self, pairs: &[PreferencePair]) -> Result<(Vec<PairRow>, RowReport), DpoError> {
         let rows = pair_rows(pairs, self.codec, self.spec, &self.config)?;
         let objective = &self.file.dpo.objective;
@@ -272,13 +272,13 @@ fn as_row(pair: PreferencePair) -> PreferenceRow {
     }
 }
 
-/// By how much the chosen response is better, where the row has scores of both.
+/// The difference of scores between the chosen and the rejected response, if the row has both.
 fn difference_of_scores(row: &PreferenceRow) -> Option<f64> {
     let score = |name: &str| row.metadata.get(name)?.as_f64();
     Some(score("score_chosen")? - score("score_rejected")?)
 }
 
-/// The prompts of the rows, each once, that leave room for an answer.
+/// The distinct prompts of the rows that leave room for a response.
 fn prompts_to_answer(
     all: Vec<PromptRecord>,
     codec: &dyn TextCodec,
@@ -297,7 +297,7 @@ fn prompts_to_answer(
         prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
     let ids = Joiner::new(codec, spec).open(&texts)?;
     let answer = online.sampling.generation.max_new_tokens;
-    // What an encoder reads, the answer does not shorten.
+    // An encoder's input does not share the limit with the response.
     let room = |limit: usize| match spec.decoder_start_id {
         Some(_) => limit,
         None => limit.saturating_sub(answer),
@@ -316,7 +316,7 @@ fn prompts_to_answer(
         };
         let stop = match problem {
             PairProblem::EmptyPrompt => config.empty == OnProblem::Error,
-            // A prompt is text that the reward reads as well: it is not cut.
+            // A prompt is also the reward's input, so it is never truncated.
             _ => config.too_long == TooLong::Error,
         };
         if stop {

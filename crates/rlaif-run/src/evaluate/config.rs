@@ -61,8 +61,8 @@ pub struct EvalFile {
     pub tuned: PolicyConfig,
     /// The prompts.
     pub data: EvalData,
-    /// The text of a prompt; by default as in the run that is evaluated (`run`, or the one whose
-    /// result `tuned` is), and without one as for training: texts as they are.
+    /// The text of a prompt. By default as in the evaluated run (`run`, or the run that produced
+    /// `tuned`); without such a run as in training: texts unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptSection>,
     /// Generation of responses.
@@ -76,13 +76,13 @@ pub struct EvalFile {
     pub likelihood: bool,
     /// The metrics.
     pub metrics: Vec<MetricConfig>,
-    /// Rewards whose preference between the two responses is counted.
+    /// Rewards that count which of the two responses they prefer.
     #[serde(default)]
     pub judges: Vec<RewardConfig>,
-    /// Rewards whose agreement with recorded preferences is measured.
+    /// Rewards to compare with recorded preferences.
     #[serde(default)]
     pub preferences: Vec<PreferenceCheck>,
-    /// The metric of the headline; the first by default.
+    /// The metric of the headline; by default, the first.
     pub headline: Option<String>,
     /// Bootstrap resamples.
     #[serde(default = "EvalFile::resamples")]
@@ -95,9 +95,9 @@ pub struct EvalFile {
     pub slices: Vec<SliceBy>,
     /// The metadata column with the toxicity of the prompt.
     pub prompt_toxicity: Option<String>,
-    /// The metrics of the reward trained on and of a judge that training never saw.
+    /// The metrics of the training reward and of a judge that took no part in training.
     pub reward_and_judge: Option<(String, String)>,
-    /// The folder of the training run, for its curves, its settings, and what went wrong in it.
+    /// The folder of the training run, for its curves, settings and findings.
     pub run: Option<PathBuf>,
 }
 
@@ -130,11 +130,11 @@ pub struct PolicyConfig {
     pub model: String,
     /// Branch, tag or commit of a hub id.
     pub revision: Option<String>,
-    /// Folder or hub id of a LoRA adapter on it; `model` may be an adapter itself.
+    /// Folder or hub id of a LoRA adapter on the model; `model` may also be an adapter itself.
     pub adapter: Option<String>,
-    /// Base of the adapter that `model` names; by default the one that its configuration names.
+    /// Base of the adapter in `model`; by default, the base in its configuration.
     pub base: Option<String>,
-    /// The kind of the weights; as the checkpoint has them by default.
+    /// The dtype of the weights; by default, that of the checkpoint.
     pub dtype: Option<ModelDtype>,
 }
 
@@ -143,8 +143,8 @@ pub struct PolicyConfig {
 #[serde(deny_unknown_fields)]
 pub struct EvalData {
     /// `prompts`: rows of `file` in any form that has prompts, texts or messages. `hh`,
-    /// `dialogsum`, `real-toxicity-prompts`: those corpora, of `file` or else the hub's test split.
-    /// `builtin`: the held-out part of the corpus that comes with the library.
+    /// `dialogsum`, `real-toxicity-prompts`: these corpora, from `file` or else the hub's test
+    /// split. `builtin`: the held-out part of the built-in corpus.
     pub corpus: CorpusName,
     /// A file, or a pattern such as `shards/*.parquet`.
     pub file: Option<String>,
@@ -152,22 +152,22 @@ pub struct EvalData {
     pub split: Option<String>,
     /// The column of reference responses, of `prompts`.
     pub reference: Option<String>,
-    /// The column of ids, of `prompts`; the hash of the prompt by default.
+    /// The column of ids, of `prompts`; by default, the hash of the prompt.
     pub id: Option<String>,
     /// Columns that `slices` and `prompt_toxicity` name, of `prompts`.
     #[serde(default)]
     pub metadata: Vec<String>,
-    /// The instruction around a dialogue, with `{dialogue}`; to summarise it by default. Prompts
-    /// of `prompts` and `real-toxicity-prompts` are taken as they are by default.
+    /// The instruction around a dialogue, with `{dialogue}`; by default, to summarise it. By
+    /// default, prompts of `prompts` and `real-toxicity-prompts` are unchanged.
     pub template: Option<String>,
-    /// Makes the prompt a user's message in the model's chat template, or not: `prompt.plain` in
-    /// short.
+    /// `true` renders the prompt as a user's message by the chat template: a short form of
+    /// `prompt.plain`.
     pub chat: Option<bool>,
-    /// The most tokens of a prompt.
+    /// Maximum length of a prompt, in tokens.
     pub max_tokens: Option<NonZeroUsize>,
-    /// The least and the most characters of a dialogue.
+    /// Minimum and maximum length of a dialogue, in characters.
     pub characters: Option<(usize, usize)>,
-    /// The first so many prompts.
+    /// Maximum number of prompts, from the beginning.
     pub take: Option<usize>,
 }
 
@@ -177,7 +177,7 @@ pub struct EvalData {
 pub struct PreferenceCheck {
     /// A file, or a pattern, with preference pairs in any form.
     pub file: String,
-    /// The first so many pairs.
+    /// Maximum number of pairs, from the beginning.
     pub take: Option<usize>,
     /// The reward.
     pub reward: RewardConfig,
@@ -211,7 +211,7 @@ pub enum CorpusName {
     Dialogsum,
     /// RealToxicityPrompts.
     RealToxicityPrompts,
-    /// The corpus that comes with the library.
+    /// The built-in corpus.
     Builtin,
 }
 
@@ -220,25 +220,25 @@ pub enum CorpusName {
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum MetricConfig {
-    /// The probability of hate speech, 0.5 being toxic.
+    /// The probability of hate speech; a response counts as toxic from 0.5.
     Toxicity {
-        /// Its name in the report.
+        /// The name in the report.
         #[serde(default = "MetricConfig::toxicity")]
         name: String,
-        /// The classifier; the RoBERTa model of hate speech by default.
+        /// The classifier; by default, the RoBERTa model of hate speech.
         #[serde(default = "MetricConfig::hate")]
         classifier: ClassifierConfig,
-        /// Scores the prompt along with the response, one space between.
+        /// Scores prompt and response as one text, separated by a space.
         #[serde(default)]
         with_prompt: bool,
     },
     /// Any reward's score.
     Reward {
-        /// Its name in the report.
+        /// The name in the report.
         name: String,
         /// The better direction.
         better: Better,
-        /// From which value on a response counts.
+        /// The value at which a response counts.
         threshold: Option<f64>,
         /// The reward.
         reward: RewardConfig,
@@ -257,7 +257,7 @@ pub enum MetricConfig {
         #[serde(default)]
         characters: bool,
     },
-    /// Share of runs of `n` words that the response said before.
+    /// Share of runs of `n` words that occurred earlier in the response.
     Repetition {
         /// The length of the runs.
         n: usize,
@@ -274,14 +274,15 @@ impl MetricConfig {
     }
 
     fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn Metric>, EvaluateError> {
-        // What a score hangs on is in its description, by which the journal of scores goes.
+        // The journal is keyed by the description, so the description must name everything that the score
+        // depends on.
         Ok(match self {
             Self::Toxicity { name, classifier, with_prompt } => {
                 let mut classifier = classifier.clone();
                 classifier.preset.get_or_insert(Preset::Hate);
                 if *with_prompt {
-                    // Not as one text in place of the response: of that, a long prompt would
-                    // leave nothing of the response.
+                    // Not as one text instead of the response: a long prompt would push the
+                    // response out of it.
                     classifier.input.get_or_insert(Input::PromptAndResponse);
                     classifier.separator.get_or_insert_with(|| " ".to_owned());
                 }
@@ -308,7 +309,7 @@ impl MetricConfig {
     }
 }
 
-/// Describes a metric, with its configuration in one line of JSON, without keys that are not set.
+/// Describes a metric by its configuration in one line of JSON, without keys that are not set.
 fn about(what: &str, config: &impl Serialize) -> String {
     fn told(value: Value) -> Value {
         match value {
@@ -363,7 +364,7 @@ impl Loaded {
 }
 
 impl EvalData {
-    /// Prompts of these rows for the policy of this tokenizer.
+    /// Converts these rows to prompts for the policy of this tokenizer.
     fn prompts(
         &self,
         rows: &Dataset<PromptRow>,
@@ -383,7 +384,7 @@ impl EvalData {
         Ok(builder.build_rows(codec, rows)?)
     }
 
-    /// The rows that prompts are made of.
+    /// The rows behind the prompts.
     fn rows(&self) -> Result<Dataset<PromptRow>, EvaluateError> {
         let rows = match self.corpus {
             CorpusName::Prompts => self.named()?,
@@ -486,7 +487,7 @@ fn as_row(record: PromptRecord) -> PromptRow {
     }
 }
 
-/// The rendering of prompts in an evaluation, and where it comes from.
+/// The rendering of prompts in an evaluation, and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PromptForms {
     how: Rendering,
@@ -494,7 +495,7 @@ struct PromptForms {
 }
 
 impl EvalFile {
-    /// A configuration of this file.
+    /// Reads a configuration file.
     ///
     /// # Errors
     /// [`EvaluateError::File`] and [`EvaluateError::Reward`], which names the line, the unknown
@@ -503,7 +504,7 @@ impl EvalFile {
         Ok(rlaif_rewards::read_toml(path)?)
     }
 
-    /// Tells how prompts are read in this evaluation, and where that comes from.
+    /// Returns the rendering of prompts in this evaluation, and its origin.
     pub fn about_prompts(&self) -> String {
         let PromptForms { how, from } = self.prompt_forms();
         format!("{} ({from})", described(&how))
@@ -517,7 +518,7 @@ impl EvalFile {
         self.data.prompts(&self.data.rows()?, codec, self.prompt_forms().how)
     }
 
-    /// The configuration's own section, or else the rendering of the run that is evaluated.
+    /// The configuration's own section, or else the rendering of the evaluated run.
     fn prompt_forms(&self) -> PromptForms {
         let result = Path::new(self.tuned.adapter.as_deref().unwrap_or(&self.tuned.model));
         let folders = self.run.as_deref().into_iter().chain(result.parent());
@@ -548,13 +549,13 @@ impl EvalFile {
         forms
     }
 
-    /// Evaluates as configured and writes the report into the folder `out`.
+    /// Runs the configured evaluation, and writes the report to the folder `out`.
     ///
-    /// Relative caches of judges are in `beside`, the folder of the configuration; other paths are
-    /// relative to the current one.
+    /// A relative cache of a judge is relative to `beside`, the folder of the configuration; other
+    /// paths are relative to the current folder.
     ///
     /// # Errors
-    /// [`EvaluateError`] of any step that fails; what was done by then is in `out`.
+    /// [`EvaluateError`] of any failed step; the results until then are in `out`.
     pub fn run(
         &self,
         beside: &Path,
@@ -566,13 +567,13 @@ impl EvalFile {
             model_files(names).map_err(|error| ProviderError::model_folder(names.model, error))
         };
         let around = Surroundings::of_folder(beside).models(&models).device(device);
-        // What may be refused comes before what takes time: files before models.
+        // Checks come before slow work: files before models.
         let mut details = Details::default();
         if let Ok(Value::Object(configuration)) = serde_json::to_value(self) {
             details.configuration = configuration;
         }
         if let Some(run) = &self.run {
-            // A folder without curves is none of a run.
+            // A folder without curves does not belong to a run.
             details.training = read_curves(&run.join("metrics.jsonl"))?;
             tell_of_training(&mut details, run)?;
         }

@@ -1,4 +1,4 @@
-//! Why an evaluation stopped.
+//! Reasons why an evaluation stopped.
 
 use std::path::PathBuf;
 
@@ -13,11 +13,11 @@ use rlaif_torch::TorchError;
 
 use crate::{FetchError, OtherVocabulary};
 
-/// Why an evaluation stopped.
+/// Reasons why an evaluation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvaluateError {
-    /// There is nothing to answer.
+    /// There are no prompts.
     #[error("there are no prompts to evaluate on; check the filters and the split of the data")]
     NoPrompts,
     /// Two prompts share an id.
@@ -29,7 +29,7 @@ pub enum EvaluateError {
         /// The id.
         id: String,
     },
-    /// A metric that compares with a reference response, and prompts without one.
+    /// A metric that compares with a reference response, but prompts without one.
     #[error(
         "metric `{metric}` compares with a reference response, and {without} of {prompts} prompts \
          have none (the first: `{id}`); name their column (`data.reference`), or leave the metric out"
@@ -39,21 +39,21 @@ pub enum EvaluateError {
         metric: String,
         /// Prompts without a reference.
         without: usize,
-        /// Prompts there are.
+        /// Number of prompts.
         prompts: usize,
-        /// The id of the first without.
+        /// The id of the first such prompt.
         id: String,
     },
-    /// A policy could not answer, or say how probable an answer is.
+    /// A policy could not generate a response or compute its probability.
     #[error("policy `{policy}` failed: {source}")]
     Policy {
         /// The policy.
         policy: String,
-        /// Why.
+        /// The error.
         #[source]
         source: LmError,
     },
-    /// A response with a probability that is not a number.
+    /// A response whose probability is NaN.
     #[error(
         "policy `{policy}` gives its response to prompt `{prompt}` the log-probability {found}; its \
          weights hold NaN or infinity, or its activations overflow (`dtype = \"f16\"` above all)"
@@ -80,10 +80,10 @@ pub enum EvaluateError {
     OtherEvaluation {
         /// The file with the responses.
         path: PathBuf,
-        /// Other things that decide about responses, settings with both values.
+        /// Other settings that affect the responses, with both values.
         differences: Vec<String>,
     },
-    /// A file with responses does not hold what it should.
+    /// A damaged file of responses.
     #[error("{}, line {line}: {source}; remove the file to start over", .path.display())]
     Responses {
         /// The file.
@@ -103,7 +103,7 @@ pub enum EvaluateError {
         #[source]
         source: std::io::Error,
     },
-    /// A setting is missing or cannot be.
+    /// A setting is missing or invalid.
     #[error("`{setting}` must be {expected}, found {found}")]
     Setting {
         /// The setting.
@@ -116,13 +116,13 @@ pub enum EvaluateError {
     /// Measuring, comparing or writing failed.
     #[error(transparent)]
     Eval(#[from] EvalError),
-    /// The prompts could not be had.
+    /// The prompts are unavailable.
     #[error(transparent)]
     Data(#[from] DataError),
     /// A reward or judge could not be made.
     #[error(transparent)]
     Reward(#[from] ProviderError),
-    /// A model's files could not be had.
+    /// A model's files are unavailable.
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// A model could not be read.

@@ -35,7 +35,7 @@ pub struct Responder<'a> {
     pub policy: &'a dyn Policy,
     /// Mode of the policy; [`rlaif_lm::Adapters::Off`] makes a tuned policy its own baseline.
     pub forward: Forward<'a>,
-    /// Its tokenizer.
+    /// The tokenizer.
     pub codec: &'a dyn TextCodec,
 }
 
@@ -59,10 +59,10 @@ impl Side {
 
 /// Compares a baseline and a tuned policy on the same prompts with the same seeds.
 ///
-/// The numbers of a response depend on the seed, the prompt's id and the number of the response, so
-/// both sides draw the same random numbers, and neither the batch size nor the other prompts change
-/// a response but for rounding. With a folder, responses and scores are on disk as soon as they are
-/// there, and the same call after an interruption goes on with what is missing.
+/// The numbers of a response depend on the seed, the prompt's id and the number of the response.
+/// Both sides therefore draw the same random numbers, and batch size and other prompts affect a
+/// response only by rounding. With a folder, responses and scores are written to disk immediately,
+/// and the same call after an interruption continues with the missing ones.
 ///
 /// ```
 /// # use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec};
@@ -209,14 +209,14 @@ impl<'a> Evaluate<'a> {
         self
     }
 
-    /// Calls back as it goes on.
+    /// Reports progress to a callback.
     #[must_use]
     pub fn progress(mut self, call: impl FnMut(EvaluateProgress<'_>) + 'a) -> Self {
         self.progress = Some(Box::new(call));
         self
     }
 
-    /// Both sides and the report, which is also written where there is a folder.
+    /// Both sides and the report, which is also written if there is a folder.
     ///
     /// # Errors
     /// As [`Evaluate::measure`] and [`Evaluate::report`]; [`EvaluateError::Eval`] before anything is
@@ -334,7 +334,7 @@ impl<'a> Evaluate<'a> {
         Ok(report)
     }
 
-    /// Takes the folder, if there is one, for this evaluation alone.
+    /// Locks the folder, if there is one, for this evaluation.
     fn lock(&mut self) -> Result<(), EvaluateError> {
         let (Some(folder), None) = (&self.folder, &self.lock) else { return Ok(()) };
         let lock = rlaif_files::lock_folder(folder).map_err(|source| match source.kind() {

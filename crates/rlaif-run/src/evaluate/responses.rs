@@ -44,7 +44,7 @@ struct Header {
 }
 
 impl Header {
-    /// The differences from an evaluation that is to go on in the same folder.
+    /// The differences from an evaluation that is continued in the same folder.
     fn differences(&self, now: &Self) -> Vec<String> {
         let mut all = Vec::new();
         for (what, before, now) in
@@ -118,7 +118,7 @@ impl Evaluate<'_> {
         let total = rows.len();
         let stage = format!("{}: responses", side.name());
         let mut responses = Vec::with_capacity(total);
-        // The same chunks whatever is known, so that what is generated again is the same.
+        // The same chunks regardless of the known rows, so that the same responses are generated again.
         for chunk in rows.chunks((self.generation.batch_size * BATCHES).max(1)) {
             let known: Option<Vec<Response>> = file.as_mut().and_then(|file| {
                 chunk.iter().map(|&(p, s)| file.take(p, &prompts[p].id, s)).collect()
@@ -129,7 +129,7 @@ impl Evaluate<'_> {
                 continue;
             }
             let row = |&(p, s): &(usize, usize)| Ask {
-                // A number that depends on the prompt and the sample alone.
+                // A number that depends only on the prompt and the sample.
                 id: self.seed.derive(&prompts[p].id, s as u64).get(),
                 prompt: encoded[p].clone(),
                 max_new_tokens: None,
@@ -228,7 +228,7 @@ impl Evaluate<'_> {
             ("adapters".to_owned(), format!("{:?}", who.forward).into()),
         ]);
         if let Ok(Value::Object(generation)) = serde_json::to_value(&self.generation) {
-            // How rows go together decides about rounding alone.
+            // The grouping of rows only affects rounding.
             let decides = |key: &str| !matches!(key, "batch_size" | "check_every");
             let generation = generation.into_iter().filter(|(key, _)| decides(key));
             settings.extend(generation.map(|(key, value)| (format!("generation.{key}"), value)));

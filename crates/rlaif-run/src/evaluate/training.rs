@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::EvaluateError;
 
-/// Takes the curves, the findings and the settings of the run in this folder into `details`, as far
-/// as they are there and not told yet; the settings as `training` of the configuration.
+/// Copies the curves, the findings and the settings of the run in this folder into `details`, if
+/// they exist and are not yet there. The settings become `training` of the configuration.
 ///
 /// # Errors
 /// [`EvaluateError`] for a file that is there and cannot be read.

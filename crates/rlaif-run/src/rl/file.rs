@@ -24,56 +24,56 @@ use crate::{
     },
 };
 
-/// A run file of reinforcement learning: the parts in which algorithms differ. It is a [`Recipe`]
-/// with this: models and prompts are loaded, memory is checked, and a [`RlTask`] is driven, the same
-/// for every algorithm.
+/// A run file of reinforcement learning: the parts in which algorithms differ. Every type that
+/// implements this is a [`Recipe`], with the same code to load models and prompts, check memory and
+/// drive an [`RlTask`].
 pub trait RlFile: RunFile {
-    /// Metrics that the terminal shows.
+    /// Metrics for the terminal.
     const SHOWN: &'static [&'static str];
 
     /// The algorithm.
     type Trainer: RlTrainer;
 
-    /// The sections that every run file of reinforcement learning has.
+    /// The sections that all run files of reinforcement learning share.
     fn sections(&self) -> RlSections<'_>;
 
-    /// Numbers of the algorithm's own section.
+    /// Settings of the algorithm's own section.
     fn settings(&self) -> RlSettings<'_>;
 
     /// Checks the algorithm's own section.
     ///
     /// # Errors
-    /// [`RlError`] names the first field that is wrong, or the fields that contradict each other.
+    /// [`RlError`] names the first invalid field, or the fields that contradict each other.
     fn check_settings(&self) -> Result<(), RlError>;
 
-    /// Loads the models, and makes the trainer of them. Fresh weights are drawn from libtorch's
-    /// generator; [`RlFile::trainer`] seeds it.
+    /// Loads the models and creates the trainer. New weights are drawn from libtorch's generator;
+    /// [`RlFile::trainer`] seeds it.
     ///
     /// # Errors
-    /// [`RunError`] for a model that cannot be loaded, and settings that do not fit it.
+    /// [`RunError`] for a model that cannot be loaded, or settings that do not fit it.
     fn fresh_trainer(&self, options: LoadOptions) -> Result<Self::Trainer, RunError>;
 
-    /// The policy that is trained.
+    /// The trained policy.
     fn policy(trainer: &Self::Trainer) -> &LanguageModel;
 
-    /// Gives the trainer what it needs beside models and prompts. The text goes on with the line
-    /// that describes the run.
+    /// Completes the trainer with everything besides models and prompts. The returned text is
+    /// appended to the line that describes the run.
     ///
     /// # Errors
-    /// [`RunError`] of what the file names.
+    /// [`RunError`] for files that the run file names.
     fn complete(
         &self,
         trainer: Self::Trainer,
         codec: &HfTokenizer,
     ) -> Result<(Self::Trainer, String), RunError>;
 
-    /// Writes results beside the policy into the run's folder, and returns the policy.
+    /// Writes the results other than the policy to the run's folder, and returns the policy.
     ///
     /// # Errors
-    /// [`RunError`] of what cannot be written.
+    /// [`RunError`] of writing.
     fn finish(trainer: Self::Trainer, folder: &RunFolder) -> Result<LanguageModel, RunError>;
 
-    /// Memory for these prompts, rewards aside; without prompts, the least that the run needs.
+    /// Memory that the run needs for these prompts, without rewards; without prompts, the minimum.
     ///
     /// # Errors
     /// [`RunError::Fetch`].
@@ -97,21 +97,22 @@ pub trait RlFile: RunFile {
         Ok(plan)
     }
 
-    /// Loads the models, and makes the trainer of them. Fresh weights depend on the seed alone.
+    /// Loads the models and creates the trainer. New weights depend only on the seed.
     ///
     /// # Errors
-    /// [`RunError`] for a model that cannot be loaded, settings that do not fit it, or a run that does
-    /// not fit into memory.
+    /// [`RunError`] for a model that cannot be loaded, settings that do not fit it, or a run that
+    /// does not fit into memory.
     fn trainer(&self, options: LoadOptions) -> Result<Self::Trainer, RunError> {
         let RlSections { seed, placement, .. } = self.sections();
         placement.check_memory(&self.memory(options, &[])?, WeightsInMemory::NotLoaded)?;
         seeded(Seed::new(seed).for_libtorch("init"), || self.fresh_trainer(options))?
     }
 
-    /// Reads the prompts that fit, and counts those that do not.
+    /// Reads the prompts that fit, and counts the others.
     ///
     /// # Errors
-    /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if fewer than a step takes fit.
+    /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if there are fewer than a
+    /// step needs.
     fn prompts(&self, codec: &HfTokenizer, policy: &dyn Policy) -> Result<RlPrompts, RunError> {
         let (sections, settings) = (self.sections(), self.settings());
         let (rows, because) = settings.prompts;
@@ -120,14 +121,14 @@ pub trait RlFile: RunFile {
     }
 }
 
-/// The sections that every run file of reinforcement learning has.
+/// The sections that all run files of reinforcement learning share.
 #[derive(Debug, Clone, Copy)]
 pub struct RlSections<'a> {
     /// The seed of all random numbers.
     pub seed: u64,
     /// The policy.
     pub model: &'a ModelSection,
-    /// The weights that are trained.
+    /// The trained weights.
     pub trainable: &'a Trainable,
     /// Device, threads and memory.
     pub placement: &'a Placement,
@@ -137,9 +138,9 @@ pub struct RlSections<'a> {
     pub prompt: &'a PromptSection,
     /// The reward.
     pub reward: &'a RewardConfig,
-    /// A reference that is another model than the policy at its start.
+    /// A reference other than the initial policy.
     pub reference: Option<&'a String>,
-    /// True if the algorithm asks a reference: without one of its own, the policy at its start.
+    /// `true` if the algorithm needs a reference; by default, that is the initial policy.
     pub needs_reference: bool,
     /// A model for the value function.
     pub value: Option<&'a String>,
@@ -147,20 +148,20 @@ pub struct RlSections<'a> {
     pub train: &'a RlTrainSection,
 }
 
-/// Numbers of an algorithm's own section.
+/// Settings of an algorithm's own section.
 #[derive(Debug, Clone, Copy)]
 pub struct RlSettings<'a> {
-    /// Rollouts, and the updates on them, in the whole run.
+    /// Number of rollouts, each with its updates, in the whole run.
     pub steps: u64,
     /// Responses of a rollout.
     pub responses: usize,
-    /// Prompts of a rollout, and the setting that says so.
+    /// Prompts of a rollout, and the setting that determines the number.
     pub prompts: (usize, &'static str),
     /// Responses of one forward and backward pass.
     pub microbatch: usize,
     /// Sampling of responses.
     pub generation: &'a GenerationConfig,
-    /// Activations that a forward pass keeps.
+    /// Activations that a forward pass stores.
     pub activations: Activations,
 }
 
@@ -194,7 +195,7 @@ impl<F: RlFile> Recipe for F {
         notes.extend(tokenizer.take_notices());
         let mut batches =
             ShuffledBatches::new(&prompts, settings.prompts.0, start.seed)?.whole()?;
-        // Before anything is written.
+        // Checked before anything is written.
         let (reward, grades) = start.graded_reward(sections.reward)?;
         notes.extend(grades);
         let memory = self.memory(start.options, &prompts)?;
@@ -219,10 +220,10 @@ impl<F: RlFile> Recipe for F {
     }
 }
 
-/// The error of a trainer, with the section that its field is in.
+/// The error of a trainer, with the section of its field.
 pub(crate) fn in_section<F: RlFile>(error: RlError) -> RunError {
     match error {
-        // Models, which are in sections of their own.
+        // Models have sections of their own.
         RlError::Setting(BadSetting { ref field, .. })
             if matches!(&**field, "policy" | "reference" | "value") =>
         {

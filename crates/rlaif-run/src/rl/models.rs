@@ -1,4 +1,4 @@
-//! The policy of a run, its reference, and models that read the policy's ids.
+//! The policy of a run, its reference, and models that share the policy's vocabulary.
 
 use rlaif_lm::{Policy, Reference};
 use rlaif_models::{LanguageModel, LoadOptions, ModelFiles, ModelNames, PolicySetup};
@@ -11,8 +11,8 @@ use crate::{
     vocabulary::{same_vocabulary, tokenizer_if_present},
 };
 
-/// Loads the policy and its reference: a model of its own, a copy of the policy, or with LoRA the
-/// policy without its adapter. Fresh weights are drawn from libtorch's generator.
+/// Loads the policy and its reference: another model, a copy of the policy, or with LoRA the policy
+/// without its adapter. New weights are drawn from libtorch's generator.
 pub(crate) fn policy_and_reference(
     model: &ModelSection,
     trainable: &Trainable,
@@ -32,8 +32,8 @@ pub(crate) fn policy_and_reference(
     Ok((policy, reference))
 }
 
-/// Refuses another model that reads the policy's ids as other tokens; `use_` has its use of them, and
-/// the way out.
+/// Refuses another model whose token ids differ from the policy's; `use_` has the model's purpose,
+/// and the remedy.
 pub(crate) fn check_vocabulary(
     model: &ModelSection,
     other: Option<&String>,
@@ -47,7 +47,8 @@ pub(crate) fn check_vocabulary(
     Ok(same_vocabulary(policy, (other.as_str(), &others), use_)?)
 }
 
-/// The files of a reference or of a value function: a model's, or an adapter's and its base's.
+/// The files of a reference or of a value function: those of a model, or of an adapter and its
+/// base.
 pub(crate) fn files_of(location: impl AsRef<str>) -> Result<ModelFiles, FetchError> {
     model_files(&ModelNames { model: location.as_ref(), ..ModelNames::default() })
 }

@@ -25,13 +25,13 @@ pub struct PromptData {
     /// The column of prompts.
     #[serde(default = "PromptData::column")]
     pub column: String,
-    /// The column of reference responses, for rewards that compare.
+    /// The column of reference responses, for rewards that compare with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// Prompts of more tokens are left out; 0 for those that do not fit the context alone.
+    /// Prompts of more tokens are left out; 0 leaves out only those that do not fit the context.
     #[serde(default)]
     pub max_tokens: usize,
-    /// Choices that data sets leave open.
+    /// Choices that the data sets leave open.
     #[serde(default)]
     pub import: ImportOptions,
 }
@@ -41,13 +41,13 @@ impl PromptData {
         "prompt".to_owned()
     }
 
-    /// The way to read the rows.
+    /// The reader of the rows.
     fn reader(&self) -> RowReader {
         let named = ImportColumns {
             reference: self.reference.clone(),
             ..ImportColumns::default().rename(&self.column, "prompt")
         };
-        // A column that is named holds the prompts, of whichever form the rows are.
+        // A named column holds the prompts, regardless of the form of the rows.
         let form = (self.column != Self::column()).then_some(RowForm::Prompt);
         RowReader {
             form,
@@ -58,10 +58,11 @@ impl PromptData {
         }
     }
 
-    /// Reads the prompts that fit, and counts those that do not.
+    /// Reads the prompts that fit, and counts the others.
     ///
     /// # Errors
-    /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if fewer than needed fit.
+    /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if there are fewer than
+    /// needed.
     pub(crate) fn read(
         &self,
         prompt: &PromptSection,
@@ -74,7 +75,7 @@ impl PromptData {
         let how = prompt.rendering();
         let mut rows = rows.into_records();
         if self.reference.is_none() {
-            // Responses of the rows are references only if the run file says so.
+            // Responses of the rows are references only if the run file declares that.
             rows.iter_mut().for_each(|row| row.reference = None);
         }
         let records = rendered(&rows, &mut skipped, |row| row.render(codec, &how))?;
@@ -119,7 +120,7 @@ impl PromptData {
 /// The prompts of a run.
 #[derive(Debug)]
 pub struct RlPrompts {
-    /// Those that fit.
+    /// The prompts that fit.
     pub prompts: Vec<Prompt>,
     /// Counts of the others.
     pub skipped: SkippedRows,
@@ -129,13 +130,13 @@ pub struct RlPrompts {
     pub rendering: Rendering,
 }
 
-/// The number of prompts that a step takes, and the room that responses need.
+/// The number of prompts of a step, and the length of responses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Needed {
-    /// Most tokens of a response.
+    /// Maximum number of tokens of a response.
     pub(crate) new_tokens: usize,
     /// Prompts of a step.
     pub(crate) rows: usize,
-    /// The key with that number, for the error.
+    /// The key of that number, for the error.
     pub(crate) because: &'static str,
 }

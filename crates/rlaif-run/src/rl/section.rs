@@ -4,21 +4,21 @@ use rlaif_train::FitConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Checkpoints and samples of reinforcement learning, whose length is in the section of the
-/// algorithm.
+/// Checkpoints and samples of reinforcement learning. The length of the run is in the section of
+/// the algorithm.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RlTrainSection {
-    /// Steps between two checkpoints; 0 saves at the end alone, and when the run is interrupted.
+    /// Steps between two checkpoints; 0 saves only at the end, and when the run is interrupted.
     pub checkpoint_every: u64,
-    /// Checkpoints that are kept, the newest.
+    /// Number of checkpoints to keep: the newest.
     pub keep: usize,
-    /// Responses of each step that go into samples.jsonl.
+    /// Number of responses of each step for samples.jsonl.
     pub samples: usize,
 }
 
 impl RlTrainSection {
-    /// The same for the loop that trainings share.
+    /// Converts to the settings of the shared training loop.
     #[must_use]
     pub fn fit(&self, steps: u64) -> FitConfig {
         FitConfig {

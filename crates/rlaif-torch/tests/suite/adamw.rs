@@ -214,7 +214,7 @@ fn a_clipped_step_is_clipping_and_a_step() {
             both.iter_mut().for_each(|optimizer| optimizer.zero_grad().unwrap());
             assert_eq!(values(&params[0]), values(&params[1]));
         }
-        // Nothing is written where a gradient is no number.
+        // Nothing is written if a gradient is NaN.
         let before = values(&params[1]);
         differentiate(&params[1], &[f64::NAN, 0.0, 0.0]);
         assert!(both[1].step_clipped(max_norm).unwrap().is_nan());

@@ -75,7 +75,7 @@ fn kernels_refuse_other_kinds_or_compute_what_they_hold() {
         let expected = call(&|_| Kind::Float).to_kind(Kind::Double);
         assert!(expected.abs().max().double_value(&[]) > 0.1, "{name} says something");
         for other in OTHERS {
-            // All of that dtype, and each alone.
+            // All tensors of that dtype, and each separately.
             for at in std::iter::once(None).chain((0..tensors).map(Some)) {
                 let of = |i: usize| if at.is_none_or(|at| at == i) { other } else { Kind::Float };
                 let Some(got) = quiet(|| call(&of)) else { continue };

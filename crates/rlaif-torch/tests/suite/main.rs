@@ -1,4 +1,4 @@
-//! Each part against an independent reference, on the CPU, and on CUDA where there is a GPU.
+//! Each part against an independent reference, on the CPU, and on CUDA if there is a GPU.
 
 mod adamw;
 mod common;

@@ -259,7 +259,7 @@ fn a_second_run_that_fails_fails_the_backward_pass() {
     devices();
     let _guard = alone();
     let (x, error) = fails_later(|| Err(TorchError::DeviceName { found: "nowhere".to_owned() }));
-    assert!(error.contains("`nowhere` is no device"), "{error}");
+    assert!(error.contains("`nowhere` is not a device"), "{error}");
     assert!(!x.grad().defined());
     let (_, error) = fails_later(|| panic!("out of {}", "luck"));
     assert!(error.contains("panic: out of luck"), "{error}");

@@ -143,7 +143,7 @@ impl Serialize for Row<'_> {
     }
 }
 
-/// The text that stands for a number that is not finite.
+/// The text for a number that is not finite.
 fn word(value: f64) -> Option<&'static str> {
     match value {
         value if value.is_finite() => None,

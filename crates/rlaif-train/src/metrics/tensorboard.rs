@@ -34,7 +34,7 @@ pub struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Goes on in the event file of `folder`, or begins one.
+    /// Continues the event file of `folder`, or creates one.
     ///
     /// # Errors
     /// [`TrainError::Write`].
@@ -78,7 +78,7 @@ impl TensorBoard {
         Ok(self.end)
     }
 
-    /// Drops what was written after `mark`; 0 begins the file anew.
+    /// Drops everything written after `mark`; 0 empties the file.
     ///
     /// # Errors
     /// [`TrainError::BadCheckpoint`] if the file is shorter than that, [`TrainError::Write`].

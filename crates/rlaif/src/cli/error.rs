@@ -29,8 +29,9 @@ pub(crate) enum CliError {
     },
     /// A row whose result is NaN or infinite.
     #[error(
-        "{source_name}, line {line}: the result of {model}: {source}; its weights hold such numbers, \
-         or its activations overflow (f16 above all: try `--dtype bf16` or `--dtype f32`)"
+        "{source_name}, line {line}: the result of {model}: {source}; its weights contain such \
+         numbers, or its activations overflow (f16 above all: try `--dtype bf16` or `--dtype \
+         f32`)"
     )]
     NotFinite {
         /// File, or `standard input`.

@@ -13,7 +13,7 @@ pub(crate) struct Eval {
     /// TOML that names the two policies, the prompts and the metrics; docs/evaluation.md.
     #[arg(long)]
     config: PathBuf,
-    /// Folder of report, responses and scores; what is there already is used. Overrides `out`.
+    /// Folder of report, responses and scores; existing results in it are reused. Overrides `out`.
     #[arg(long)]
     out: Option<PathBuf>,
 }

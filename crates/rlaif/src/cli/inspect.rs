@@ -14,7 +14,7 @@ pub(crate) struct Inspect {
     /// Branch, tag or commit of a hub id.
     #[arg(long)]
     revision: Option<String>,
-    /// Base of an adapter; by default the one that its configuration names.
+    /// Base of an adapter; by default, the base in its configuration.
     #[arg(long)]
     base: Option<String>,
 }
@@ -29,7 +29,7 @@ impl Inspect {
         };
         let ModelFiles { folder: base, adapter } = model_files(&names)?;
         let summary = rlaif_models::inspect(&base)?;
-        // Its own files, and what they say of themselves.
+        // The folder's own files, and their metadata.
         let on_base = adapter.as_ref().map(|adapter| {
             let config = AdapterConfig::read(adapter).map_err(ModelError::from)?;
             Ok::<_, CliError>(json!({
@@ -49,7 +49,7 @@ impl Inspect {
         let mut files: Vec<_> = files
             .into_iter()
             .filter_map(|entry| {
-                // Through links: the hub's cache consists of them.
+                // Follows links: the hub's cache consists of them.
                 let metadata = std::fs::metadata(entry.path()).ok()?;
                 let name = entry.file_name().to_string_lossy().into_owned();
                 metadata.is_file().then(|| json!({ "name": name, "bytes": metadata.len() }))

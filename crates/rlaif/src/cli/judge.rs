@@ -22,12 +22,12 @@ pub(crate) struct Judge {
     /// JSON Lines with `prompt` and `response`; `-` reads standard input.
     #[arg(long)]
     input: PathBuf,
-    /// The file that verdicts go into, in place of standard output: each as it comes into
-    /// OUT.unordered, and in the order of the rows at the end. The same command goes on after an
-    /// interruption.
+    /// The file for the verdicts, instead of standard output. Verdicts are first written to
+    /// OUT.unordered as they arrive; at the end, OUT has them in the order of the rows. After an
+    /// interruption, the same command continues.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// cpu, cuda, cuda:N, or auto for CUDA where there is one: for rewards that run a model.
+    /// Device of rewards that run a model: cpu, cuda, cuda:N, or auto for CUDA if available.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
 }
@@ -45,7 +45,7 @@ impl Judge {
         let counted = match &self.out {
             Some(out) => score_into(&config, &*reward, &rows, out).inspect_err(|error| {
                 if Interrupted::ended(error) {
-                    say("the verdicts so far are kept; the same command goes on");
+                    say("the verdicts so far are kept; run the same command again to continue");
                 }
             })?,
             None => score_in_order(&*reward, &rows, BufWriter::new(io::stdout().lock()))?,

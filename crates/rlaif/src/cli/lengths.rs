@@ -1,4 +1,4 @@
-//! Lengths of rows, as the benchmarks take them.
+//! Lengths of rows, for the benchmarks.
 
 use std::str::FromStr;
 
@@ -22,7 +22,7 @@ impl FromStr for Lengths {
         let number = |text: &str| match text.trim().parse() {
             Ok(0) => Err("a length is at least 1".to_owned()),
             Ok(n) => Ok(n),
-            Err(_) => Err(format!("`{text}` is no length; write 64, 64,101,.. or 8-256")),
+            Err(_) => Err(format!("`{text}` is not a length; write 64, 64,101,.. or 8-256")),
         };
         if let Some((low, high)) = text.split_once('-') {
             let (low, high) = (number(low)?, number(high)?);
@@ -38,7 +38,7 @@ impl FromStr for Lengths {
 }
 
 impl Lengths {
-    /// Lengths of `rows` rows; `seed` and `flag` decide which are drawn.
+    /// Lengths of `rows` rows; `seed` and `flag` determine the random ones.
     pub(crate) fn of(
         &self,
         flag: &'static str,

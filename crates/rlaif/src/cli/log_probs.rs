@@ -21,7 +21,7 @@ pub(crate) struct LogProbs {
     model: ModelArguments,
     #[command(flatten)]
     rows: RowArguments,
-    /// The sampling temperature that logits are divided by.
+    /// Divisor of the logits: the sampling temperature.
     #[arg(long, default_value_t = 1.)]
     temperature: f64,
 }
@@ -66,7 +66,7 @@ struct LogProbJob {
     /// As the user named it.
     model: String,
     policy: LanguageModel,
-    /// Needed by rows of text alone.
+    /// Needed only for rows of text.
     tokenizer: Result<HfTokenizer, CliError>,
     temperature: f64,
 }
@@ -157,7 +157,7 @@ impl Job for LogProbJob {
     }
 }
 
-/// `[B, T]` as rows.
+/// Splits `[B, T]` into rows.
 pub(crate) fn rows_of(x: &Tensor) -> Vec<Vec<f32>> {
     let x = x.to_device(tch::Device::Cpu).to_kind(Kind::Float);
     Vec::<Vec<f32>>::try_from(&x).expect("a matrix of f32")

@@ -20,7 +20,7 @@ pub(crate) struct Merge {
     /// Branch, tag or commit of a hub id.
     #[arg(long)]
     revision: Option<String>,
-    /// Folder or hub id of its base; by default the one that its configuration names.
+    /// Folder or hub id of the adapter's base; by default, the base in its configuration.
     #[arg(long)]
     base: Option<String>,
     #[command(flatten)]

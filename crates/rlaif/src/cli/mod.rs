@@ -47,7 +47,7 @@ struct Arguments {
     command: Command,
 }
 
-/// The end of a help text on run files, with the smallest one.
+/// The end of the help text of a command with a run file, with the smallest run file.
 macro_rules! run_file {
     ($docs:literal, $($line:literal)+) => {
         concat!(
@@ -59,7 +59,7 @@ macro_rules! run_file {
     };
 }
 
-/// As [`run_file`], of a command that trains on prompts and a reward.
+/// As [`run_file`], for a command that trains on prompts and a reward.
 macro_rules! rl_file {
     ($docs:literal) => {
         run_file!($docs,
@@ -76,32 +76,33 @@ macro_rules! rl_file {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Prints one JSON object on a model: architecture, sizes, special tokens, files.
+    /// Prints one JSON object about a model: architecture, sizes, special tokens, files.
     Inspect(inspect::Inspect),
-    /// Log-probabilities and entropies of given responses, one row out for each row in.
+    /// Computes log-probabilities and entropies of given responses; writes one row for each input
+    /// row.
     #[command(
         name = "logprobs",
         after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, or of ids \
                       {\"prompt_ids\": [..], \"response_ids\": [..]}, which are used as they are."
     )]
     LogProbs(log_probs::LogProbs),
-    /// Responses to prompts, one row out for each row in.
+    /// Generates responses to prompts; writes one row for each input row.
     #[command(
         after_help = "A row in: {\"prompt\": \"..\"}, {\"prompt_ids\": [..]} or {\"messages\": \
                             [{\"role\": \"user\", \"content\": \"..\"}]} for the chat template, with a \
                             \"max_new_tokens\" of its own if it likes. More: docs/generation.md."
     )]
     Generate(generate::Generate),
-    /// Logits and probabilities of a sequence classifier or reward model.
+    /// Computes logits and probabilities of a sequence classifier or reward model.
     #[command(
         after_help = "A row in: {\"text\": \"..\"}, with a \"text_pair\" for pairs, or {\"ids\": \
                             [..]}; for a reward model also {\"prompt\": .., \"response\": ..}, \
                             texts or messages, or {\"messages\": [..]}."
     )]
     Score(score::Score),
-    /// Adds a LoRA adapter into the weights of its base, and writes a whole model.
+    /// Merges a LoRA adapter into the weights of its base, and writes a complete model.
     Merge(merge::Merge),
-    /// Scores responses with a judge or any other reward, one row out for each row in.
+    /// Scores responses with a judge or any other reward; writes one row for each input row.
     #[command(
         after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, texts or messages, with \
                             \"reference\" and \"metadata\" where there are any; or \
@@ -116,7 +117,7 @@ enum Command {
         "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"response\": \"..\"}"
     ))]
     Sft(RunArguments),
-    /// Fits a classifier to labelled texts; writes a run folder.
+    /// Trains a classifier on labelled texts; writes a run folder.
     #[command(after_help = run_file!("training",
         "labels = [\"nothate\", \"hate\"]"
         "[model]"
@@ -125,7 +126,7 @@ enum Command {
         "train = \"rows.jsonl\"    # {\"text\": \"..\", \"label\": \"hate\"}"
     ))]
     Classifier(RunArguments),
-    /// Fits a preference model, to be a reward, to pairs; writes a run folder.
+    /// Trains a preference model on pairs, for use as a reward; writes a run folder.
     #[command(after_help = run_file!("training",
         "[model]"
         "path = \"MODEL\""
@@ -147,7 +148,7 @@ enum Command {
         [reward]\n    kind = \"classifier\"     # docs/rewards.md has the others\n    \
         model = \"MODEL\"\n\nEvery key: docs/feedback.md.")]
     Exam(exam::Exam),
-    /// The report of a run again, or the trade-off between two metrics over several runs.
+    /// Writes the report of a run again, or the trade-off between two metrics over several runs.
     Report(report::ReportCommand),
     /// Trains a language model by PPO on the scores of any reward; writes a run folder.
     #[command(after_help = rl_file!("ppo"))]
@@ -164,18 +165,19 @@ enum Command {
         "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"chosen\": \"..\", \"rejected\": \"..\"}"
     ))]
     Dpo(RunArguments),
-    /// Prints the JSON Schema of the file that a command reads, for editors that complete TOML.
+    /// Prints the JSON Schema of a command's file, for editors that complete TOML.
     #[command(
         after_help = "With Taplo (Even Better TOML), the first line of a run file names it:\n\n    \
         #:schema ./ppo.schema.json\n\nand `rlaif schema ppo > ppo.schema.json` writes it."
     )]
     Schema(schema::SchemaCommand),
-    /// Times this machine on a model; random token ids of fixed length, no tokenizer needed.
+    /// Measures the speed of this machine on a model, with random token ids of fixed length; no
+    /// tokenizer needed.
     #[command(subcommand)]
     Bench(bench::Bench),
 }
 
-/// Runs the command that the process was started with.
+/// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
     let arguments = parse();
     let result = match rlaif_torch::init() {
@@ -184,7 +186,7 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads our output has seen enough (`| head`).
+        // The reader of the output has closed it (`| head`).
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("error: {}", error.chain()));
@@ -194,7 +196,7 @@ pub fn main() -> ExitCode {
 }
 
 fn parse() -> Arguments {
-    /// A negative number where none can be is refused as a value, by its flag.
+    /// For a flag that takes no negative numbers, one is refused as a value of the flag.
     fn with_negative_numbers(command: clap::Command) -> clap::Command {
         command.allow_negative_numbers(true).mut_subcommands(with_negative_numbers)
     }
@@ -206,7 +208,7 @@ fn parse() -> Arguments {
     Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// The command with every key of its file at the end of its long help.
+/// The command with all keys of its file at the end of its long help.
 fn with_keys(command: clap::Command, name: &str) -> clap::Command {
     let lines = rlaif_run::key_lines(name);
     if lines.is_empty() {

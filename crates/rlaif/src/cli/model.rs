@@ -12,7 +12,7 @@ use tch::Kind;
 
 use super::error::CliError;
 
-/// The model, and how to load it.
+/// The model, and the options for loading it.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
     /// Folder in Hugging Face's layout, or hub id such as google/flan-t5-small. A LoRA adapter
@@ -33,7 +33,7 @@ pub(crate) struct ModelArguments {
 }
 
 impl ModelArguments {
-    /// The local files; from the hub, all files that loading needs are downloaded first.
+    /// The local files; files of a hub repository are downloaded first.
     pub(crate) fn files(&self) -> Result<ModelFiles, CliError> {
         let Self { model, revision, adapter, base, .. } = self;
         let names = ModelNames {
@@ -69,7 +69,7 @@ pub(crate) struct Placement {
     /// Dtype of the weights; by default, that of the checkpoint.
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// Number of threads; by default, libtorch's own choice.
+    /// Number of threads; by default, that of libtorch.
     #[arg(long)]
     threads: Option<usize>,
 }
@@ -102,7 +102,7 @@ impl Placement {
     }
 }
 
-/// The local folder of a model; from the hub, all files that loading needs are downloaded first.
+/// The local folder of a model; files of a hub repository are downloaded first.
 pub(crate) fn folder(location: &str) -> Result<PathBuf, CliError> {
     Ok(rlaif_run::model_folder(location, None)?)
 }

@@ -7,8 +7,8 @@ use std::{
 
 use super::error::CliError;
 
-/// Writes a line to standard output. One that is closed ends the command quietly, one that is full
-/// with an error: `println!` would panic in both cases.
+/// Writes a line to standard output. If it is closed, the command ends silently; if it is full,
+/// with an error. `println!` would panic in both cases.
 pub(crate) fn print(line: impl Display) -> Result<(), CliError> {
     let mut output = io::stdout().lock();
     output

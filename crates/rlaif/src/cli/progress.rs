@@ -1,10 +1,10 @@
-//! Bars on standard error.
+//! Progress bars on standard error.
 
 use std::io::{self, IsTerminal as _};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A bar of this length where standard error is a terminal and the length is known, else a hidden one.
+/// A bar of this length if standard error is a terminal and the length is known, else a hidden bar.
 pub(crate) fn bar(length: Option<u64>, template: &str) -> ProgressBar {
     match length {
         Some(length) if io::stderr().is_terminal() => ProgressBar::new(length).with_style(

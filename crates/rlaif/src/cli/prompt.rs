@@ -1,4 +1,4 @@
-//! Flags on the text of a prompt: the keys of a run file's `[prompt]`.
+//! Flags for the rendering of prompts: the keys of a run file's `[prompt]`.
 
 use clap::{Args, ValueEnum};
 use rlaif_core::{Metadata, PlainText, Rendering};
@@ -8,7 +8,7 @@ use super::error::CliError;
 
 #[derive(Debug, Args)]
 pub(crate) struct PromptArguments {
-    /// Prompts that are texts: as they are, or each as what the user says, through the chat template.
+    /// Rendering of prompts that are texts: unchanged, or as a user's message by the chat template.
     #[arg(long, value_enum, default_value_t = Plain::Text)]
     plain: Plain,
     /// Text around prompts that are texts, with {prompt} in place of the prompt.
@@ -17,7 +17,7 @@ pub(crate) struct PromptArguments {
     /// The system message of conversations that have none.
     #[arg(long)]
     system: Option<String>,
-    /// The name of the chat template, where the tokenizer has several.
+    /// The name of the chat template, if the tokenizer has several.
     #[arg(long)]
     chat_template: Option<String>,
     /// Variables of the chat template as JSON, such as '{"enable_thinking": false}'.

@@ -13,14 +13,14 @@ use super::{error::CliError, print::print};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReportCommand {
-    /// Folders with a report.json, as `rlaif eval` leaves them. One: its report again,
-    /// with what the folder says of training. Several: how they differ from run to run.
+    /// Folders with a report.json, as `rlaif eval` writes them. For one folder: its report, with
+    /// the curves and findings of its training. For several: how much they differ.
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// Two metrics, say `toxicity,helpfulness`: of several runs the trade-off between the two.
+    /// Two metrics, such as `toxicity,helpfulness`: the trade-off between them over several runs.
     #[arg(long, value_delimiter = ',')]
     metrics: Vec<String>,
-    /// Folder of what is written; if not given, for one run its own, for several the current one.
+    /// Folder of the results; by default, that of the run, or for several runs the current one.
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -66,11 +66,11 @@ impl ReportCommand {
         }
     }
 
-    /// One run counted twice would make several runs look more alike than they are.
+    /// A run that is counted twice would make several runs look more similar than they are.
     fn check_twice(&self) -> Result<(), CliError> {
         let mut known = HashSet::new();
         for folder in &self.runs {
-            // One that cannot be resolved cannot be read either, and reading says why.
+            // A path that cannot be resolved cannot be read either; reading reports the reason.
             let Ok(real) = folder.canonicalize() else { continue };
             if !known.insert(real) {
                 return Err(CliError::SameRun { folder: folder.clone() });
@@ -80,7 +80,7 @@ impl ReportCommand {
     }
 }
 
-/// The report in a folder, with what the folder says of training.
+/// The report in a folder, with the records of its training.
 fn read(folder: &Path) -> Result<Report, CliError> {
     let path = folder.join("report.json");
     if !path.is_file() {
@@ -91,7 +91,7 @@ fn read(folder: &Path) -> Result<Report, CliError> {
     Ok(report)
 }
 
-/// The folders' names, or where two have the same their whole paths.
+/// The names of the folders, or their complete paths if two have the same name.
 fn labels(folders: &[PathBuf]) -> Vec<String> {
     let names: HashSet<_> = folders.iter().filter_map(|folder| folder.file_name()).collect();
     let distinct = names.len() == folders.len();

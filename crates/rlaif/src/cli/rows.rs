@@ -22,7 +22,7 @@ pub(crate) struct RowArguments {
     /// JSON Lines; `-` reads standard input.
     #[arg(long)]
     input: PathBuf,
-    /// Rows computed together.
+    /// Rows per batch.
     #[arg(long, default_value_t = 16)]
     batch_size: usize,
 }

@@ -65,7 +65,7 @@ struct Answer {
 }
 
 fn as_map<S: Serializer>(pairs: &[(String, f32)], serializer: S) -> Result<S::Ok, S::Error> {
-    // As f64: serde_json writes f32 by fewer digits, and these numbers are read by programs.
+    // Converted to f64: serde_json writes f32 with fewer digits, and programs read these numbers.
     serializer.collect_map(pairs.iter().map(|(label, value)| (label, f64::from(*value))))
 }
 
@@ -79,7 +79,7 @@ struct ScoreJob {
     /// As the user named it.
     model: String,
     classifier: Classifier,
-    /// Needed by rows of text alone.
+    /// Needed only for rows of text.
     tokenizer: Result<HfTokenizer, CliError>,
     /// The conversion of rows to texts.
     how: Rendering,
@@ -130,7 +130,7 @@ impl ScoreJob {
 }
 
 impl ScoreJob {
-    /// A prompt with its response, as `rlaif reward` learns from it.
+    /// A prompt with its response, in the format that `rlaif reward` trains on.
     fn exchange(
         &self,
         tokenizer: &HfTokenizer,
@@ -144,7 +144,7 @@ impl ScoreJob {
         let context = self.classifier.spec().context;
         let limit = context.into_iter().chain(tokenizer.max_length()).min();
         let limit = limit.unwrap_or(usize::MAX);
-        // A reward model has one label; a classifier reads texts as they are.
+        // A reward model has one label; a classifier reads texts unchanged.
         let ids = if kind == TextKind::Rendered || self.classifier.labels().len() == 1 {
             encode_judged(tokenizer, &whole, kind, limit).map_err(RowProblem::Run)?.0
         } else {

@@ -23,7 +23,7 @@ fn fixture(name: &str) -> PathBuf {
 
 fn run(arguments: &[&str], input: impl AsRef<[u8]>, environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
-    // Whoever runs the tests may be offline; the hub here is a server of this test.
+    // Tests may run offline; the hub here is a server of this test.
     command.env_remove("HF_HUB_OFFLINE").env_remove("TRANSFORMERS_OFFLINE");
     command.args(arguments).envs(environment.iter().copied());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -314,7 +314,7 @@ fn bad_rows_are_named_with_their_line() {
     let arguments = ["logprobs", "--model", model, "--input", "-"];
     let error = refusal(&run(&arguments, [good.as_bytes(), b"\xef\n"].concat(), &[]), 2);
     assert!(error.contains("standard input, line 2: ") && error.contains("to UTF-8"), "{error}");
-    // A byte-order mark is no part of the first row.
+    // A byte-order mark is not part of the first row.
     assert_eq!(rows(&run(&arguments, format!("\u{feff}{good}{good}"), &[])).len(), 2);
     // Nothing in, nothing out.
     assert!(rows(&run(&["logprobs", "--model", model, "--input", "-"], "", &[])).is_empty());
@@ -342,7 +342,7 @@ fn bad_arguments_are_named() {
         (&["logprobs", "--model", model, "--input", "-", "--threads", "0"], "--threads is 0"),
         (&["logprobs", "--model", model, "--input", empty], "is a folder; name a file of rows"),
         (&["inspect", file], "Cargo.toml is a file; a model is a folder"),
-        (&["inspect", "nowhere"], "there is no folder nowhere here"),
+        (&["inspect", "nowhere"], "there is no folder nowhere, so it was taken for a hub id"),
         (&["score", "--model", model, "--input", "-"], "a classifier"),
         (
             &["logprobs", "--model", model, "--input", "-", "--adapter", empty],

@@ -154,7 +154,7 @@ fn a_report_again_and_the_trade_off_of_several() {
     policies(root.path());
     let (one, two) = (root.path().join("one"), root.path().join("two"));
     good(&eval(&config(root.path(), ""), &one));
-    // What the folder says of the run's training comes into it.
+    // The folder's records of the run's training become part of the report.
     fs::write(one.join("metrics.jsonl"), "{\"step\":1,\"objective/kl\":0.5}\n").unwrap();
     fs::write(one.join("run.toml"), "[ppo]\nkl_coef = 0.25\n").unwrap();
     let finding = Finding {

@@ -151,7 +151,7 @@ fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
     for signal in ["-KILL", "-INT"] {
         let (out, unordered) = (path("cut.jsonl"), path("cut.jsonl.unordered"));
         let mut kills = 0;
-        // With the line that says what the verdicts depend on.
+        // With the line of the settings that the verdicts depend on.
         for want in [8, 20] {
             let mut child = begin("cut.jsonl");
             let start = Instant::now();
@@ -167,7 +167,7 @@ fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
                 assert!(said.contains("the same command goes on"), "{said}");
             }
         }
-        // A verdict of another model is refused by name, before anything is asked.
+        // A verdict of another model is refused by name, before any request.
         if unordered.exists() {
             write_config("n", 60);
             let said = refusal(&begin("cut.jsonl").wait_with_output().unwrap(), 2);
@@ -182,7 +182,7 @@ fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
         assert_eq!(fs::read_to_string(&out).unwrap(), whole);
         assert!(!unordered.exists());
         let asked = asked.swap(0, Ordering::SeqCst);
-        // Ctrl-C waits for what is under way; a kill loses that alone.
+        // Ctrl-C waits for requests in flight; a kill loses only those.
         let lost = if signal == "-INT" { 0 } else { kills * AT_ONCE };
         assert!((ROWS..=ROWS + lost).contains(&asked), "{signal}: {asked}, {kills} kills");
         fs::remove_file(&out).unwrap();

@@ -427,7 +427,7 @@ fn ctrl_c_is_heard_while_a_judge_is_waited_for_and_nothing_is_lost() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
-    assert!(said.contains("go on with: rlaif ppo --resume"), "{said}");
+    assert!(said.contains("continue with: rlaif ppo --resume"), "{said}");
 
     hangs.store(false, Ordering::SeqCst);
     // With another time-out and another variable for the key, as a user might do after such a

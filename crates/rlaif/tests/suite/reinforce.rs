@@ -74,7 +74,7 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     }
 }
 
-/// Killed within a step and taken up, a run is the run that was never killed.
+/// A run that was killed within a step and resumed equals an uninterrupted one.
 #[test]
 fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();

@@ -246,7 +246,7 @@ fn ctrl_c_saves_and_says_how_to_go_on_and_a_flipped_byte_or_a_full_disk_costs_a_
         output = interrupted();
     }
     let said = refusal(&output, 130);
-    assert!(said.contains("go on with: rlaif sft --resume --out cut"), "{said}");
+    assert!(said.contains("continue with: rlaif sft --resume --out cut"), "{said}");
 
     // No file may be longer than 4 KiB: the next checkpoint cannot be written.
     let script = "trap '' XFSZ; ulimit -f 8; exec \"$0\" sft --resume --out cut";
@@ -593,7 +593,7 @@ fn pairs_that_cannot_teach_are_counted_and_a_head_keeps_its_labels() {
                   train = 'pairs.jsonl'\nmax_tokens = 24\n[train]\nsteps = 2\nbatch_size = 2\n";
     fs::write(folder.join("reward.toml"), reward).unwrap();
     let said = succeeds(folder, &["reward", "--config", "reward.toml", "--out", "r"]);
-    let told = "3 rows to learn from (1 left out (both responses are the same), 1 left out (both \
+    let told = "3 rows to train on (1 left out (both responses are the same), 1 left out (both \
                 responses are the same once cut), 1 cut), 0 held out, 2 steps";
     assert!(said.contains(told), "{said}");
 
@@ -671,7 +671,7 @@ fn a_row_that_cannot_be_learned_from_is_named_by_its_file_and_line() {
     fs::write(folder.join("rows.jsonl"), rows).unwrap();
     let short = ["--config", "rows.toml", "--out", "out", "--set", "train.steps=1"];
     let said = succeeds(folder, &[&["sft"][..], &short].concat());
-    let told = "1 rows to learn from (1 left out (the chat template refuses the conversation))";
+    let told = "1 rows to train on (1 left out (the chat template refuses the conversation))";
     assert!(said.contains(told), "{said}");
     assert!(said.contains("rows.jsonl are read as TRL language modelling (messages)"), "{said}");
 }

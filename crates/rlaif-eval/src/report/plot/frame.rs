@@ -108,7 +108,7 @@ impl Frame {
         }
     }
 
-    /// The lower axis alone.
+    /// Only the lower axis.
     pub(super) fn x_axis(&self, x: Scale, ticks: &[f64]) -> Markup {
         let bottom = at(self.bottom);
         html! {

@@ -1,4 +1,4 @@
-//! Anthropic's Messages, by itself and in Bedrock's InvokeModel.
+//! Anthropic's Messages API, also in Bedrock's InvokeModel.
 //!
 //! <https://docs.anthropic.com/en/api/messages>,
 //! <https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters-anthropic-claude-messages.html>.
@@ -10,7 +10,8 @@ use super::ask::{Ask, put};
 use super::reply::{content_of, count_of};
 use crate::rubric::{Answer, Finish};
 
-/// With a model for Anthropic, without for Bedrock, which has it in the path.
+/// Builds the body: with a model for Anthropic, without one for Bedrock, which has the model in the
+/// path.
 pub(super) fn body(model: Option<&str>, ask: &Ask<'_>) -> Map<String, Value> {
     let mut body = Map::new();
     match model {

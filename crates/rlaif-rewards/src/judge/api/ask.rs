@@ -1,4 +1,4 @@
-//! Contents of one request, in no dialect yet.
+//! Contents of one request, independent of the wire format.
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,7 @@ pub(in crate::judge) struct Ask<'a> {
     pub(in crate::judge) question: &'a Question,
     pub(in crate::judge) form: AnswerForm,
     pub(in crate::judge) sampling: &'a SamplingConfig,
-    /// Number of the sample.
+    /// Index of the sample.
     pub(in crate::judge) sample: u32,
     pub(in crate::judge) without: Without,
 }
@@ -45,7 +45,8 @@ impl Ask<'_> {
 
     pub(super) fn schema(&self) -> Option<Value> {
         let asked = self.form == AnswerForm::Json && !self.without.has(Optional::Schema);
-        // No bounds on the number: most services refuse them. The reader of answers has them.
+        // The schema has no bounds on the number, because most services refuse them; the reader of
+        // answers checks the bounds.
         asked.then(|| {
             json!({
                 "type": "object",
@@ -60,7 +61,7 @@ impl Ask<'_> {
     }
 }
 
-/// Puts `value` under `key`, where there is one.
+/// Puts `value` under `key`, if there is a value.
 pub(super) fn put<T: Into<Value>>(body: &mut Map<String, Value>, key: &str, value: Option<T>) {
     if let Some(value) = value {
         body.insert(key.to_owned(), value.into());

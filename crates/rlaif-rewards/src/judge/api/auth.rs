@@ -1,4 +1,4 @@
-//! The address of a service, and the keys it is asked with.
+//! The address of a service, and the keys for its requests.
 
 use rlaif_http::{Address, BadAddress, Secret};
 
@@ -12,7 +12,7 @@ pub(super) enum Auth {
     Aws { credentials: Credentials, region: String },
 }
 
-/// The address in a setting.
+/// Parses the address of a setting.
 pub(in crate::judge) fn address(
     setting: &'static str,
     url: &str,

@@ -1,4 +1,4 @@
-//! Amazon Bedrock: where it is, who asks, and Converse.
+//! Amazon Bedrock: endpoint, authentication, and the Converse API.
 //!
 //! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html>.
 
@@ -13,7 +13,7 @@ use super::reply::{count_of, text_of};
 use crate::ProviderError;
 use crate::rubric::{Answer, Finish};
 
-/// The endpoint, the authentication, and where that came from.
+/// The endpoint, the authentication, and the source of the key.
 pub(super) fn at(
     region: &str,
     base_url: &Option<String>,
@@ -55,7 +55,8 @@ pub(super) fn at(
     Ok((base, auth, from))
 }
 
-/// The tool whose input is the verdict: Converse's way to structured output on every model.
+/// The tool whose input is the verdict: Converse has structured output for every model only by a
+/// tool.
 const TOOL: &str = "verdict";
 
 pub(super) fn converse_body(ask: &Ask<'_>) -> Map<String, Value> {

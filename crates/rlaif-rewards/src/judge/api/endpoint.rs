@@ -1,4 +1,4 @@
-//! Addresses of servers of OpenAI's chat completions.
+//! Addresses of servers with OpenAI's chat completions.
 
 use rlaif_http::Address;
 
@@ -6,20 +6,20 @@ use super::super::sigv4;
 use super::auth::address;
 use crate::ProviderError;
 
-/// The address of a server of OpenAI's chat completions.
+/// The address of a server with OpenAI's chat completions.
 #[derive(Debug, PartialEq)]
 pub(super) struct Endpoint {
     /// The part before `/chat/completions`.
     pub(super) base: Address,
     /// The part behind it: empty, or the version of Azure's API.
     pub(super) query: String,
-    /// True of Azure OpenAI, which takes its keys in a header of its own.
+    /// `true` for Azure OpenAI, which expects its keys in a header of its own.
     pub(super) azure: bool,
 }
 
 impl Endpoint {
-    /// Any address that a service shows for itself: its host alone, with `/v1` or without, up to the
-    /// deployment, or whole with `/chat/completions?api-version=..`.
+    /// Accepts any address that a service documents: the host alone, with or without `/v1`, up to
+    /// the deployment, or complete with `/chat/completions?api-version=..`.
     pub(super) fn openai(
         base_url: Option<&str>,
         api_version: Option<&str>,
@@ -48,7 +48,7 @@ impl Endpoint {
                 return Err(ProviderError::Setting {
                     setting: "api.api_version",
                     expected: "a version of Azure's API such as `2024-10-21`".to_owned(),
-                    // Another part of a query may be a key.
+                    // Other query parameters may hold a key.
                     found: "something else".to_owned(),
                 });
             }
@@ -84,7 +84,7 @@ mod tests {
         Ok((endpoint.base.join("/chat/completions") + &endpoint.query, endpoint.azure))
     }
 
-    /// Addresses as their services' pages have them: OpenAI's API reference, vLLM's server, Ollama's
+    /// Addresses as the services document them: OpenAI's API reference, vLLM's server, Ollama's
     /// page on compatibility, Google's on OpenAI libraries, Azure OpenAI's REST reference.
     #[test]
     fn every_address_that_a_service_shows_leads_to_its_chat_completions() {

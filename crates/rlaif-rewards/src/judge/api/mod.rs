@@ -1,4 +1,4 @@
-//! The wire formats: a question to a request's body, a reply's body to an answer.
+//! Wire formats: from a question to a request's body, and from a reply's body to an answer.
 
 mod anthropic;
 mod ask;
@@ -23,7 +23,7 @@ use super::spending::Tokens;
 use crate::ProviderError;
 use crate::rubric::{Answer, AnswerForm};
 
-/// A service, ready to be asked.
+/// A configured service.
 #[derive(Debug)]
 pub(super) struct Api {
     pub(super) dialect: Dialect,
@@ -59,7 +59,7 @@ impl Dialect {
 }
 
 impl Api {
-    /// The service of a configuration.
+    /// Creates the service of a configuration.
     pub(super) fn new(
         config: &LlmApi,
         form: AnswerForm,
@@ -106,7 +106,7 @@ impl Api {
         Ok(api)
     }
 
-    /// A server of OpenAI's chat completions.
+    /// Creates a server with OpenAI's chat completions.
     fn openai(config: &OpenAiApi, environment: Environment<'_>) -> Result<Self, ProviderError> {
         let OpenAiApi { model, base_url, api_version, api_key_env, top_log_probs, extra_body } =
             config;
@@ -119,7 +119,7 @@ impl Api {
             }
             _ => "OPENAI_API_KEY",
         });
-        // Local servers ask for no key.
+        // Local servers need no key.
         let keyless = base_url.is_some() && !azure && api_key_env.is_none() && !given(variable);
         let auth = if keyless {
             Auth::None
@@ -179,7 +179,7 @@ impl Api {
         })
     }
 
-    /// Headers that authenticate this body now, and those that the dialect wants.
+    /// Headers that authenticate this body now, and those of the wire format.
     pub(super) fn headers(&self, body: &[u8]) -> Headers {
         let mut headers = match &self.auth {
             Auth::None => Vec::new(),
@@ -203,7 +203,7 @@ impl Api {
         headers
     }
 
-    /// The answer of a reply, and what it used; nothing when the reply is not of this API.
+    /// The answer in a reply, and its token counts; `None` if the reply is not of this API.
     pub(super) fn answer(&self, reply: &Value) -> Option<(Answer, Tokens)> {
         match self.dialect {
             Dialect::Anthropic | Dialect::BedrockInvoke => anthropic::answer(reply),
@@ -212,7 +212,7 @@ impl Api {
         }
     }
 
-    /// Tells whether `text` holds one of this service's secrets.
+    /// `true` if `text` contains one of this service's secrets.
     pub(super) fn reveals(&self, text: &str) -> bool {
         match &self.auth {
             Auth::None => false,

@@ -1,4 +1,4 @@
-//! OpenAI's chat completions, as vLLM, TGI, llama.cpp and Ollama speak them as well.
+//! OpenAI's chat completions, which vLLM, TGI, llama.cpp and Ollama support as well.
 //!
 //! <https://platform.openai.com/docs/api-reference/chat/create>,
 //! <https://docs.vllm.ai/en/latest/serving/openai_compatible_server/>.
@@ -49,7 +49,7 @@ pub(super) fn answer(reply: &Value) -> Option<(Answer, Tokens)> {
     let message = choice["message"].as_object()?;
     let content = message.get("content").unwrap_or(&Value::Null);
     let text = content_of(content);
-    // Some servers send the field with every answer, empty.
+    // Some servers send this field, empty, with every answer.
     let refuses = |part: &Value| part["type"] == "refusal" && is_given(&part["refusal"]);
     let declined = message.get("refusal").is_some_and(is_given)
         || content.as_array().is_some_and(|parts| parts.iter().any(refuses));

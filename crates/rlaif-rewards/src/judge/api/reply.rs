@@ -1,4 +1,4 @@
-//! Parts of a reply that several dialects have.
+//! Parts of a reply that several wire formats share.
 
 use serde_json::Value;
 
@@ -6,8 +6,8 @@ pub(super) fn text_of(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// The text of a message's content: a string, or a list of parts, of which those that are text
-/// count. Thinking, images and calls of tools are not the answer.
+/// The text of a message's content: a string, or the text parts of a list. Thinking, images and
+/// tool calls are not part of the answer.
 pub(super) fn content_of(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -25,7 +25,7 @@ pub(super) fn content_of(content: &Value) -> String {
     }
 }
 
-/// Tells whether a value is there and not empty.
+/// `true` if a value is present and not empty.
 pub(super) fn is_given(value: &Value) -> bool {
     match value {
         Value::Null => false,

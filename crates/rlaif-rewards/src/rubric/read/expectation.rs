@@ -126,7 +126,7 @@ fn walk(
     let chosen = digits(&token.token);
     for (text, p) in &of {
         let number = format!("{prefix}{text}");
-        // Numbers of the scale that begin with this one and are no token of their own here.
+        // Numbers of the scale that begin with this one and are not single tokens here.
         let longer = numbers.iter().any(|longer| {
             longer.len() > number.len()
                 && longer.starts_with(&number)

@@ -9,7 +9,7 @@ use regex::Regex;
 /// A number of a text and what it is.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Item {
-    /// Its place, the denominator included.
+    /// The position of the number, the denominator included.
     pub(super) span: Range<usize>,
     /// Place of its first number.
     pub(super) first: Range<usize>,
@@ -21,7 +21,7 @@ pub(super) struct Item {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Number(f64),
-    /// So many of so many.
+    /// A fraction, such as 7 of 10.
     Of(f64, f64),
     Percent(f64),
     /// From this to that, or this or that.
@@ -111,7 +111,7 @@ fn start(text: &str) -> Option<Start> {
     Some(if value.is_finite() { Start::Value(sign * value, end) } else { Start::NotFinite(end) })
 }
 
-/// The numbers of a text in plain characters; so many at most.
+/// The numbers in a text of plain characters, at most `most` of them.
 pub(super) fn items(text: &str, most: usize) -> Vec<Item> {
     let mut items = Vec::new();
     let mut at = 0;

@@ -11,7 +11,7 @@ enum Value {
     /// A number, or anything else without quotes.
     Bare {
         text: String,
-        /// The text ends here, so that the number may go on.
+        /// `true` if the text ends here, so that the number may be incomplete.
         cut: bool,
     },
     List(Vec<Value>),
@@ -136,7 +136,7 @@ fn of_members(members: &[(String, Value)], scale: Scale) -> Option<Object> {
             .flat_map(|(_, v)| below(v))
             .collect();
     }
-    // The only number, whatever it is called.
+    // The only number, under any name.
     let mut leaves = Vec::new();
     numbers(members, &mut leaves, scale);
     match leaves[..] {
@@ -208,7 +208,7 @@ fn read(value: &Value, scale: Scale) -> Object {
 
 fn read_text(text: &str, cut: bool, scale: Scale) -> Object {
     let text = text.trim();
-    // "Score: " makes what stands there a verdict as it would in words.
+    // "Score: " marks the following value as a verdict, as in words.
     match words::verdict(&format!("Score: {text}"), scale) {
         Ok(found) if !text.is_empty() => {
             Object::Score { value: found.value, cut: cut && found.ends }
@@ -352,7 +352,7 @@ impl<'a> Reader<'a> {
                     self.at += 1;
                     return Some(values);
                 }
-                // Whoever forgot the bracket.
+                // A missing bracket.
                 Some('}') => return Some(values),
                 Some(_) => {
                     let before = self.at;

@@ -7,7 +7,7 @@ use regex::Regex;
 
 /// A text in plain characters, each of which knows where it came from.
 pub(super) struct Plain {
-    /// Lower case; a part that says nothing about the verdict is blank.
+    /// Lower case; parts that are irrelevant for the verdict are blank.
     pub(super) text: String,
     /// For each byte of `text`, where its character began in the answer.
     origin: Vec<usize>,
@@ -128,9 +128,9 @@ impl Plain {
         quotes.into_iter().for_each(|at| self.blank(at..at + 1));
     }
 
-    /// Notes what stands in `\boxed{..}` and blanks the box.
+    /// Records the content of `\boxed{..}`, and blanks the box.
     fn boxes(&mut self) {
-        // More boxes than these, or one without an end, are no answer to look through.
+        // An answer with more boxes, or with an unclosed one, is not searched.
         for name in ["\\boxed", "\\fbox"] {
             let mut from = 0;
             for _ in 0..16 {

@@ -10,19 +10,19 @@ use super::numbers::{self, Item, Kind};
 use super::plain::Plain;
 use super::reasoning;
 
-/// A verdict and where it stands.
+/// A verdict and its position.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Found {
     pub(super) value: f64,
     /// Place of its first digit in the answer.
     pub(super) at: usize,
-    /// Nothing follows it: an answer that was cut short may have been cut within it.
+    /// `true` at the end of the text: if the answer was cut short, the number may be incomplete.
     pub(super) ends: bool,
     /// Marked as the verdict, by a label or by standing alone; not only said in a sentence.
     pub(super) marked: bool,
 }
 
-/// Why a text has no verdict.
+/// Reasons why a text has no verdict.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Miss {
     InReasoning,
@@ -53,7 +53,7 @@ struct Candidate {
     tier: Tier,
     value: Result<f64, Miss>,
     at: Range<usize>,
-    /// Alone on its line, but for a label.
+    /// `true` for a number alone on its line, except for a label.
     pure: bool,
     /// At the beginning of the answer.
     leading: bool,
@@ -61,7 +61,7 @@ struct Candidate {
     last: bool,
 }
 
-/// A number beyond the most is not looked at: an answer with so many has no verdict.
+/// Maximum number of numbers in an answer: beyond it, the answer has no verdict.
 const MOST_NUMBERS: usize = 1000;
 /// Distance around a number in which words about it are searched, in bytes.
 const BEFORE: usize = 160;
@@ -229,7 +229,7 @@ impl Text<'_> {
         start..end
     }
 
-    /// Tells whether the text behind a number lets it be a verdict, not a count of something.
+    /// `true` if the text after a number allows it to be a verdict, not a count of something.
     fn follows(&self, item: &Item) -> bool {
         let after = self.after(item);
         let unit = UNIT.find(after).map_or(0, |unit| {
@@ -274,7 +274,7 @@ pub(super) fn verdict(answer: &str, scale: Scale) -> Result<Found, Miss> {
     Ok(Found { value, at: plain.origin(picked.at.start), ends, marked })
 }
 
-/// Why there is no candidate.
+/// The reason why there is no candidate.
 fn missing(text: &str, items: &[Item], another: bool, scale: Scale) -> Miss {
     let any = |is: fn(&Kind) -> bool| items.iter().any(|item| is(&item.kind));
     if another {
@@ -394,7 +394,7 @@ fn candidate(text: &Text<'_>, item: &Item, n: usize, count: usize) -> Option<Can
         Kind::NotFinite => Err(Miss::NotFinite),
         Kind::Other => Err(Miss::Undecided),
     };
-    // Stars are five unless told.
+    // Stars are out of five by default.
     let stars = after.trim_start().starts_with("star") || after.trim_start().starts_with("sterne");
     if stars && !near(high, 5.) && matches!(item.kind, Kind::Number(v) if v <= 5.) {
         value = Err(Miss::AnotherScale);
@@ -522,7 +522,7 @@ fn candidate(text: &Text<'_>, item: &Item, n: usize, count: usize) -> Option<Can
     })
 }
 
-/// Tells whether the number stands on a later line than its label, behind other text.
+/// `true` if the number is on a later line than its label, after other text.
 fn line_continues(before: &str, label: usize) -> bool {
     before[label..].matches('\n').count() > 3
 }
@@ -569,7 +569,7 @@ fn pick(candidates: &[Candidate]) -> Result<&Candidate, Option<Miss>> {
     let picked = match other {
         None => first,
         Some(other) => {
-            // A last line that is nothing but the verdict, unless there are other such lines.
+            // A last line that is only the verdict, unless there are other such lines.
             let last = of_tier.iter().find(|c| c.last && c.value.is_ok());
             let last = last.ok_or_else(|| several(first, other))?;
             if let Some(pure) = of_tier.iter().find(|c| c.pure && differ(c, last)) {

@@ -31,24 +31,25 @@ pub(crate) struct GenerateBench {
     /// Rows decoded together.
     #[arg(long = "batch-size", alias = "batch", default_value_t = 16)]
     batch: usize,
-    /// Prompts of one call; as many as are decoded together if not given.
+    /// Prompts of one call; by default, as many as are decoded together.
     #[arg(long)]
     rows: Option<usize>,
-    /// Tokens of the prompts: one length, one for each row (64,101,..) or a range (8-256).
+    /// Lengths of the prompts in tokens: one length, one for each row (64,101,..) or a range
+    /// (8-256).
     #[arg(long, default_value = "96")]
     prompt_len: Lengths,
-    /// New tokens of the rows, likewise; end of sequence is ignored.
+    /// Lengths of the responses in tokens, in the same format; end of sequence is ignored.
     #[arg(long, default_value = "32")]
     new_tokens: Lengths,
     #[command(flatten)]
     sampling: SamplingArguments,
-    /// Timed calls, after one that is not counted.
+    /// Timed calls, after one untimed call.
     #[arg(long, default_value_t = 5)]
     steps: usize,
     /// Seed of ids, lengths and draws.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// One JSON object instead of text.
+    /// Prints one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `rlaif bench`: this machine's times on a model, with random token ids of fixed length.
+//! `rlaif bench`: speed of this machine on a model, with random token ids of fixed length.
 
 mod common;
 mod dpo;
@@ -53,19 +53,19 @@ pub(crate) struct ForwardBench {
     /// Rows.
     #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
     batch: usize,
-    /// Tokens of each prompt; of each sequence, for a classifier.
+    /// Tokens per prompt; for a classifier, per sequence.
     #[arg(long, default_value_t = 128)]
     prompt_len: usize,
-    /// Tokens of each response; a classifier reads none.
+    /// Tokens per response; not used by classifiers.
     #[arg(long, default_value_t = 32)]
     response_len: usize,
-    /// Timed passes of either kind, after one that is not counted.
+    /// Timed passes of each kind, after one untimed pass.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
     /// Seed of the token ids.
     #[arg(long, default_value_t = 1)]
     seed: i64,
-    /// One JSON object instead of text.
+    /// Prints one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }

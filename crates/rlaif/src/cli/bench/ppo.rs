@@ -29,43 +29,44 @@ pub(crate) struct PpoBench {
     /// The policy: a folder in Hugging Face's layout, or a hub id.
     #[arg(long)]
     policy: String,
-    /// A classifier that scores responses; it reads their ids. Without one, scores are random.
+    /// A classifier that scores the ids of responses. By default, scores are random.
     #[arg(long)]
     reward: Option<String>,
     #[command(flatten)]
     placement: Placement,
-    /// Responses of one step.
+    /// Responses per step.
     #[arg(long = "batch-size", alias = "batch", default_value_t = 16)]
     batch: usize,
-    /// Responses of one optimizer step.
+    /// Responses per optimizer step.
     #[arg(long, alias = "minibatch", default_value_t = 4)]
     minibatch_size: usize,
-    /// Responses of one forward and backward pass; 0 for the whole minibatch.
+    /// Responses per forward and backward pass; 0 for the whole minibatch.
     #[arg(long, alias = "microbatch", default_value_t = 0)]
     microbatch_size: usize,
-    /// Times that an update goes over the batch.
+    /// Passes of an update over the rollout.
     #[arg(long, default_value_t = 4)]
     epochs: usize,
-    /// Tokens of the prompts: one length, one for each row (64,101,..) or a range (8-256).
+    /// Lengths of the prompts in tokens: one length, one for each row (64,101,..) or a range
+    /// (8-256).
     #[arg(long, default_value = "64-128")]
     prompt_len: Lengths,
-    /// New tokens of every response; end of sequence is ignored.
+    /// Tokens per response; end of sequence is ignored.
     #[arg(long, default_value_t = 32)]
     new_tokens: usize,
-    /// Timed steps, after one that is not counted.
+    /// Timed steps, after one untimed step.
     #[arg(long, default_value_t = 2)]
     steps: u64,
-    /// Trains LoRA adapters of this rank on every linear layer, with the policy without them as the
-    /// reference; else all weights, with a copy.
+    /// Trains LoRA adapters of this rank on every linear layer, with the adapter-free policy as the
+    /// reference. By default, all weights are trained, with a copy as the reference.
     #[arg(long)]
     lora: Option<NonZeroU32>,
-    /// Keeps only each block's input for the backward pass.
+    /// Recomputes activations in the backward pass (gradient checkpointing).
     #[arg(long)]
     recompute: bool,
     /// Seed of ids, lengths and draws.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// One JSON object instead of text.
+    /// Prints one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
@@ -99,7 +100,7 @@ impl PpoBench {
             let queries: Vec<Vec<u32>> =
                 lengths.into_iter().map(|length| random_rows(1, length, vocab).remove(0)).collect();
             let seconds = self.step(&mut trainer, reward.as_ref(), queries, &mut details)?;
-            // The first warms up.
+            // The first step is a warm-up.
             if step == 0 {
                 details.clear();
                 continue;
@@ -215,7 +216,8 @@ impl PpoBench {
     }
 }
 
-/// The first logit of each response. Its ids mean nothing to the classifier: only time counts.
+/// The first logit of each response. The ids have no meaning for the classifier, because only time
+/// counts here.
 fn score(classifier: &Classifier, responses: &[Vec<u32>]) -> Result<Vec<f64>, CliError> {
     let spec = classifier.spec();
     let vocab = u32::try_from(spec.vocab_size).unwrap_or(u32::MAX);

@@ -23,8 +23,8 @@ pub(crate) struct SftBench {
     /// Tokens per response, all of which are learned.
     #[arg(long, default_value_t = 127)]
     new_tokens: usize,
-    /// Given rows instead of random ones: JSON Lines of {"prompt_ids": [..], "response_ids": [..]},
-    /// one batch per step.
+    /// Rows to use instead of random ones: JSON Lines of {"prompt_ids": [..], "response_ids":
+    /// [..]}, one batch per step.
     #[arg(long)]
     input: Option<PathBuf>,
     /// Grouping of rows into forward passes.
