@@ -168,7 +168,7 @@ fn judge_bench_counts_both_orders() {
     let questions: Vec<_> = (0..5).map(|n| question(&n.to_string(), "math", 1, 1)).collect();
     let verdicts = [
         orders(1., 1.),
-        // One for, one against: not right, by whatever margin.
+        // One for, one against: not right, regardless of the margin.
         orders(0.99, 0.4),
         orders(1., 0.5),
         ExamVerdict::Orders { right_first: Some(1.), right_second: None },
@@ -184,8 +184,8 @@ fn judge_bench_counts_both_orders() {
     assert_eq!(graded(ExamName::Pairs, &questions, &verdicts).grade, 4. / 5.);
 }
 
-/// A judge whose log-odds for the right answer are `quality` of the question, and which adds `bias`
-/// nats to whatever it is shown first.
+/// A judge whose log-odds for the right answer are the `quality` of the question, plus `bias` nats
+/// for the answer shown first.
 fn biased(qualities: &[f64], bias: f64) -> Vec<ExamVerdict> {
     let sigmoid = |x: f64| 1. / (1. + (-x).exp());
     qualities.iter().map(|q| orders(sigmoid(q + bias), sigmoid(q - bias))).collect()

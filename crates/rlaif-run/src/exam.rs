@@ -1,4 +1,4 @@
-//! `rlaif exam`: a reward model or a judge on questions whose right answers are known.
+//! `rlaif exam`: grades a reward model or a judge on questions with known right answers.
 
 use std::{
     fs,
@@ -22,17 +22,18 @@ use crate::{error::RunError, rewards::rewards_from_config, source::source, verdi
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExamFile {
-    /// The exam; by default it is told by the columns of the file.
+    /// The exam; by default, recognised by the columns of the file.
     pub exam: Option<ExamName>,
-    /// The seed of resampling, and of the order of answers that have none.
+    /// Seed of resampling, and of the order of answers without an order.
     #[serde(default)]
     pub seed: Seed,
-    /// The folder of verdicts and result; `--out` overrides it, and without one nothing is written.
+    /// The folder of verdicts and result; `--out` overrides it. Without a folder nothing is
+    /// written.
     pub out: Option<PathBuf>,
     /// `cpu`, `cuda`, `cuda:N` or `auto`.
     #[serde(default = "ExamFile::device")]
     pub device: String,
-    /// Words in the names of models of the examinee's own family, such as `gpt`.
+    /// Words in the names of models from the examinee's family, such as `gpt`.
     #[serde(default)]
     pub family: Vec<String>,
     /// Bootstrap resamples.
@@ -40,7 +41,7 @@ pub struct ExamFile {
     pub resamples: usize,
     /// The questions.
     pub data: ExamData,
-    /// The reward that is examined; `docs/rewards.md` has every key.
+    /// The examined reward; `docs/rewards.md` has every key.
     pub reward: RewardConfig,
 }
 
@@ -50,25 +51,25 @@ pub struct ExamFile {
 pub struct ExamData {
     /// A file, or a pattern: of a known exam, or of preference pairs in any form.
     pub file: String,
-    /// The first so many questions.
+    /// Maximum number of questions: the first ones.
     pub take: Option<usize>,
-    /// The column of subsets, of preference pairs.
+    /// The column of subsets, for preference pairs.
     pub subset: Option<String>,
-    /// The column of the preferred response's maker, of preference pairs.
+    /// The column of the model that wrote the preferred response, for preference pairs.
     pub chosen_maker: Option<String>,
-    /// The column of the other response's maker, of preference pairs.
+    /// The column of the model that wrote the other response, for preference pairs.
     pub rejected_maker: Option<String>,
-    /// The column of people's verdicts, of preference pairs: a number or a list of numbers, above 0
-    /// for the preferred response, below 0 for the other one, 0 for a tie.
+    /// The column of people's verdicts, for preference pairs: a number or a list of numbers, above
+    /// 0 for the preferred response, below 0 for the other one, 0 for a tie.
     pub votes: Option<String>,
 }
 
-/// Everything about an exam but its questions and its examinee.
+/// Settings of an exam, without its questions and its examinee.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ExamSettings {
-    /// The exam; by default it is told by the columns of the file.
+    /// The exam; by default, recognised by the columns of the file.
     pub exam: Option<ExamName>,
-    /// The grading.
+    /// Settings of the grading.
     pub options: ExamOptions,
 }
 
@@ -81,7 +82,7 @@ impl ExamFile {
         ExamOptions::default().resamples
     }
 
-    /// A file's contents.
+    /// Reads a configuration file.
     ///
     /// # Errors
     /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
@@ -95,9 +96,9 @@ impl ExamFile {
         ExamSettings { exam: *exam, options: ExamOptions { seed, resamples, family } }
     }
 
-    /// Examines the reward. Paths of the reward's caches are relative to `base`. With a folder, verdicts
-    /// are in its `verdicts.jsonl` as soon as they have come, the same call goes on after an
-    /// interruption, and the result is in `exam.json`.
+    /// Examines the reward. Paths of the reward's caches are relative to `base`. With a folder,
+    /// each verdict is written to its `verdicts.jsonl` as it arrives, the same call after an
+    /// interruption continues, and the result is in `exam.json`.
     ///
     /// # Errors
     /// [`RunError`].
@@ -113,7 +114,7 @@ impl ExamFile {
 }
 
 impl ExamSettings {
-    /// Examines a reward, which `config` describes.
+    /// Examines the reward of `config`.
     pub(crate) fn of_reward(
         &self,
         data: &ExamData,
@@ -141,7 +142,7 @@ impl ExamSettings {
             .iter()
             .map(|question| {
                 let answers = question.right.len() + question.wrong.len();
-                // Of a question with several answers, all are taken before one fails.
+                // All answers of a question are taken before an error ends it.
                 let scores: Vec<Result<f64, String>> = scores.by_ref().take(answers).collect();
                 let scores: Result<Vec<f64>, String> = scores.into_iter().collect();
                 scores.map_or_else(ExamVerdict::Missing, ExamVerdict::Scores)
@@ -152,12 +153,12 @@ impl ExamSettings {
 }
 
 impl ExamData {
-    /// The questions of this file.
+    /// The questions of a file.
     pub fn of(file: impl Into<String>) -> Self {
         Self { file: file.into(), ..Self::default() }
     }
 
-    /// The questions, and the exam that they are of.
+    /// The questions, and their exam.
     ///
     /// # Errors
     /// [`RunError::Data`]; [`RunError::Setting`] for votes that are not numbers, and for columns of

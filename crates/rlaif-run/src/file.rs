@@ -160,7 +160,7 @@ impl<T> OpenRun<T> {
         Ok((RunFolder::create(&self.out, &self.resolved, keep)?, None))
     }
 
-    /// True for a run that goes on.
+    /// `true` for a resumed run.
     pub(crate) fn is_resumed(&self) -> bool {
         self.resume
     }

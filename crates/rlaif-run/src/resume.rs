@@ -291,7 +291,7 @@ const REWARD_KEYS: &[(AtResume, &[&str])] = &[
             "classifier.separator",
             "classifier.max_length",
             "classifier.dtype",
-            // A demand, and no part of the reward; a run that goes on has met it.
+            // A condition, not part of the reward; a resumed run has met it.
             "classifier.exam",
             "judge.name",
             "judge.rubric",

@@ -48,8 +48,8 @@ fn models() -> impl Fn(&ModelNames<'_>) -> Result<ModelFiles, ProviderError> {
     }
 }
 
-/// The reward of a training that begins, once its parts have the grades that are demanded of them, and
-/// sentences on those grades. A training that goes on has had them.
+/// The reward of a new training, after its parts have reached the grades that they need, with
+/// sentences on those grades. A resumed training has them already.
 ///
 /// # Errors
 /// [`RunError::Reward`]; [`RunError::Grade`] for a part below its grade; those of an exam.

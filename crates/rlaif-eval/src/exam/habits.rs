@@ -1,4 +1,4 @@
-//! What verdicts depend on besides the quality of answers, and with whom they agree.
+//! Biases of verdicts, and their agreement with the key and with people.
 
 use rlaif_core::ExamQuestion;
 use serde::{Deserialize, Serialize};
@@ -10,22 +10,22 @@ use crate::text::LengthUnit;
 /// A right and a wrong answer with the verdict between them.
 pub(super) struct Compared<'a> {
     question: &'a ExamQuestion,
-    /// The probability that the right one is better, over the orders that were shown.
+    /// The probability that the right answer is better, averaged over the orders shown.
     probability: f64,
-    /// The same in each order, where both were shown: right first, right second.
+    /// The same for each order, if both were shown: right answer first, right answer second.
     orders: Option<(f64, f64)>,
-    /// True if the verdict is on the question's first right and first wrong answer.
+    /// `true` if the verdict is on the question's first right and first wrong answer.
     is_first: bool,
-    /// True if the right answer is the longer one; nothing if both are equally long.
+    /// `true` if the right answer is longer; `None` if both are equally long.
     right_is_longer: Option<bool>,
-    /// True if the right answer is of the examinee's family and the wrong one is not.
+    /// `true` if the right answer is from the examinee's family and the wrong one is not.
     right_is_own: Option<bool>,
-    /// True if the key of the exam names the right answer first.
+    /// `true` if the exam's key names the right answer first.
     right_is_first: bool,
 }
 
 impl<'a> Compared<'a> {
-    /// Each wrong answer beside the first right one; nothing without a verdict.
+    /// Each wrong answer with the first right one; `None` without a verdict.
     pub(super) fn all(
         question: &'a ExamQuestion,
         verdict: &ExamVerdict,
@@ -77,7 +77,7 @@ impl<'a> Compared<'a> {
         self.probability
     }
 
-    /// True if the right answer won, false if the wrong one did, nothing for a tie.
+    /// `true` if the right answer won, `false` if the wrong one won, `None` for a tie.
     fn won(&self) -> Option<bool> {
         won(self.probability)
     }
@@ -91,47 +91,49 @@ fn yes(holds: bool) -> f64 {
     f64::from(u8::from(holds))
 }
 
-/// A preference for what is shown first.
+/// Preference for the answer shown first.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PositionBias {
-    /// The mean of ½ (logit p(first | one order) + logit p(first | the other)): what being shown first
-    /// adds to the log-odds of winning, in nats.
+    /// The mean of ½ (logit p(first | one order) + logit p(first | the other)): the increase of the
+    /// log-odds of winning for the answer shown first, in nats.
     pub nats: f64,
-    /// Student's interval of the mean; none for a single pair.
+    /// Student's interval of the mean; `None` for a single pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ci95: Option<Interval>,
-    /// Count of pairs: those whose probabilities are neither 0 nor 1.
+    /// Number of pairs: those whose probabilities are neither 0 nor 1.
     pub n: usize,
 }
 
-/// What verdicts depend on besides the quality of answers. Ties are left out of all shares.
+/// Biases of verdicts that do not depend on the quality of answers. Ties are left out of all
+/// shares.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Habits {
-    /// Share of pairs whose two orders have different winners, of a judge that is shown orders.
+    /// For a judge that sees orders: the share of pairs whose two orders have different winners.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_flip: Option<Share>,
-    /// Share of verdicts for the answer that was shown first.
+    /// Share of verdicts for the answer shown first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_wins: Option<Share>,
-    /// The preference for what is shown first.
+    /// Preference for the answer shown first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_bias: Option<PositionBias>,
-    /// Orders without a verdict, of a judge that is shown orders.
+    /// For a judge that sees orders: the number of orders without a verdict.
     pub orders_missing: usize,
     /// Share of verdicts for the longer answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longer_wins: Option<Share>,
-    /// Share of the same pairs whose longer answer is the right one: what `longer_wins` would be
-    /// without a mistake.
+    /// Share of these pairs whose longer answer is the right one: `longer_wins` of a faultless
+    /// judge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longer_is_right: Option<Share>,
-    /// Share of verdicts for the answer of the examinee's own family, where the other is of another.
+    /// Share of verdicts for the answer of the examinee's own family, if the other answer is not
+    /// from that family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_family_wins: Option<Share>,
-    /// Share of the same pairs whose right answer is the family's.
+    /// Share of these pairs whose right answer is from the family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_family_is_right: Option<Share>,
-    /// True if every order has one and the same position as its winner: verdicts that say nothing.
+    /// `true` if the same position wins in every order, so that the verdicts have no meaning.
     pub always_one_position: bool,
 }
 
@@ -139,7 +141,7 @@ impl Habits {
     pub(super) fn of(compared: &[Compared<'_>], verdicts: &[ExamVerdict]) -> Self {
         let orders = || compared.iter().filter_map(|x| x.orders);
         let flips = orders().filter_map(|(a, b)| Some(yes(won(a)? != won(b)?)));
-        // With the right one second, the first wins where the right one loses.
+        // With the right answer second, the first one wins where the right one loses.
         let firsts: Vec<bool> =
             orders().flat_map(|(a, b)| [won(a), won(b).map(|right| !right)]).flatten().collect();
         let logit = |p: f64| (p / (1. - p)).ln();
@@ -183,8 +185,8 @@ impl Habits {
     }
 }
 
-/// Agreement on which answer, the first or the second, is the better one, or on a tie. Answers that
-/// no file put in an order are put in one that is drawn by the seed.
+/// Agreement about the better answer, the first or the second, or a tie. Answers without an order
+/// in the file get a random order from the seed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// Cohen's κ with the key of the exam.
@@ -193,7 +195,7 @@ pub struct Agreement {
     /// Krippendorff's nominal α with the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_alpha: Option<f64>,
-    /// Questions that people voted on.
+    /// Number of questions with people's votes.
     pub voted: usize,
     /// Cohen's κ with the majority of people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,7 +203,7 @@ pub struct Agreement {
     /// Krippendorff's nominal α of the examinee and all people together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub people_alpha: Option<f64>,
-    /// The same of people alone: how far they agree with each other.
+    /// The same for people only: their agreement with each other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alpha_of_people_alone: Option<f64>,
 }

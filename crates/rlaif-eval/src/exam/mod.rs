@@ -1,4 +1,4 @@
-//! Examination of reward models and judges on questions whose right answers are known.
+//! Exams: reward models and judges on questions with known right answers.
 
 mod habits;
 mod score;
@@ -22,28 +22,28 @@ const BINS: usize = 10;
 /// The examinee's verdict on a question.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExamVerdict {
-    /// One score for each answer, the right ones first: of a reward model.
+    /// For a reward model: one score for each answer, the right answers first.
     Scores(Vec<f64>),
-    /// The probability that the right answer is the better one: of a judge of pairs, which was shown
-    /// both orders. 0.5 is a tie, `None` an order without a verdict.
+    /// For a judge of pairs, which saw both orders: the probability that the right answer is
+    /// better. 0.5 is a tie, `None` an order without a verdict.
     Orders {
         /// With the right answer first.
         right_first: Option<f64>,
         /// With the right answer second.
         right_second: Option<f64>,
     },
-    /// None, and the reason. It counts as wrong.
+    /// No verdict, with the reason. It counts as wrong.
     Missing(String),
 }
 
-/// Settings of a grading.
+/// Settings of the grading.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExamOptions {
-    /// The start of resampling, and of the order of answers that have none.
+    /// Seed of resampling, and of the order of answers without an order.
     pub seed: Seed,
     /// Number of bootstrap resamples.
     pub resamples: usize,
-    /// Words in the names of models of the examinee's own family, in any case of letters.
+    /// Words in the names of models from the examinee's family, in upper or lower case.
     pub family: Vec<String>,
 }
 
@@ -58,9 +58,9 @@ impl Default for ExamOptions {
 pub struct Share {
     /// The share.
     pub share: f64,
-    /// Wilson's interval of it.
+    /// Wilson's interval of the share.
     pub ci95: Interval,
-    /// Count of cases.
+    /// Number of cases.
     pub n: usize,
 }
 
@@ -80,14 +80,14 @@ impl Share {
 /// The result on a subset of an exam.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SubsetScore {
-    /// The subset; empty for an exam without any.
+    /// The subset; empty for an exam without subsets.
     pub subset: String,
-    /// The share of right verdicts; of equally right answers, the share of prompts whose right answers
+    /// Share of right verdicts; for equally right answers, the share of prompts whose right answers
     /// all beat the wrong ones.
     pub accuracy: Share,
-    /// Verdicts that prefer neither.
+    /// Number of verdicts that prefer neither answer.
     pub ties: usize,
-    /// Questions without a verdict, which count as wrong.
+    /// Number of questions without a verdict, which count as wrong.
     pub missing: usize,
 }
 
@@ -96,37 +96,37 @@ pub struct SubsetScore {
 pub struct ExamReport {
     /// The exam.
     pub exam: ExamName,
-    /// Who was examined.
+    /// The examinee.
     pub examinee: String,
-    /// Count of questions.
+    /// Number of questions.
     pub questions: usize,
-    /// Questions without a verdict, which count as wrong.
+    /// Number of questions without a verdict, which count as wrong.
     pub missing: usize,
-    /// The reason of the first of them.
+    /// The reason for the first missing verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_missing: Option<String>,
     /// The grade, from 0 to 1 (RewardBench 2's sets of equally right answers may add 0.01).
     pub grade: f64,
     /// The grade's interval: a bootstrap over prompts.
     pub ci95: Interval,
-    /// The sections whose mean the grade is, in exams that have any.
+    /// The sections whose mean is the grade; empty for exams without sections.
     pub sections: Vec<Section>,
     /// The subsets, in the order of the file.
     pub subsets: Vec<SubsetScore>,
-    /// RewardBench 2's score of sets of equally right answers, and what it is made of.
+    /// RewardBench 2's score of sets of equally right answers, with its components.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ties: Option<TiesScore>,
-    /// What the verdicts depend on besides the answers' quality.
+    /// Biases of the verdicts.
     pub habits: Habits,
     /// Agreement with the key, and with people.
     pub agreement: Agreement,
-    /// How far its probabilities can be believed; those of a reward model are Bradley and Terry's.
+    /// Calibration of the probabilities; those of a reward model follow the Bradley–Terry model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,
 }
 
 impl ExamReport {
-    /// The report for a terminal.
+    /// Formats the report for a terminal.
     pub fn to_terminal(&self) -> String {
         terminal::report(self)
     }

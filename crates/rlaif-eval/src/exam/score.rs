@@ -60,9 +60,9 @@ const TIES: &str = "Ties";
 /// A section of an exam.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Section {
-    /// Its name.
+    /// The section's name.
     pub section: String,
-    /// Its score.
+    /// The section's score.
     pub score: f64,
 }
 
@@ -76,7 +76,7 @@ pub struct Section {
 /// 0.3 ⟨m_t > 0⟩ + 0.3 ⟨m_r > 0⟩ + 0.2 ⟨m_t > s⟩ + 0.2 ⟨min(m_r, m_t) > s⟩ + 0.01 ⟨tanh(min(m_r, m_t)/s − 1)⟩
 /// ```
 ///
-/// A tanh of 0/0 is 0. A question without a verdict beats nothing.
+/// A tanh of 0/0 is 0. A question without a verdict counts as lost.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TiesScore {
     /// The score.
@@ -117,13 +117,13 @@ struct TiedPrompt {
     tied: Option<(usize, Option<Margins>)>,
 }
 
-/// What is known of each question.
+/// The results by question.
 pub(super) struct Sheet {
     exam: ExamName,
     credits: Vec<f64>,
-    /// True where the verdict prefers neither.
+    /// `true` if the verdict prefers neither answer.
     neither: Vec<bool>,
-    /// Subsets in the order of the file, and that of each question.
+    /// Subsets in the order of the file, and the subset of each question.
     names: Vec<String>,
     subset_of: Vec<usize>,
     tied_prompts: BTreeMap<String, TiedPrompt>,
@@ -166,7 +166,8 @@ impl Sheet {
         sheet
     }
 
-    /// Questions that are drawn together: the two of a prompt of `Ties`, else each by itself.
+    /// Clusters of questions for resampling: the two of a prompt of `Ties`; any other question is a
+    /// cluster of its own.
     pub(super) fn clusters(&self) -> Vec<Vec<usize>> {
         let mut tied: Vec<Vec<usize>> = Vec::new();
         for TiedPrompt { single, tied: several } in self.tied_prompts.values() {
@@ -179,7 +180,7 @@ impl Sheet {
         clusters
     }
 
-    /// The mean credit of a subset under these weights; `None` if none of its questions is drawn.
+    /// The weighted mean credit of a subset; `None` if none of its questions was drawn.
     fn accuracy(&self, subset: usize, weights: &[f64]) -> Option<f64> {
         if self.exam == ExamName::RewardBench2 && self.names[subset] == TIES {
             return self.ties(weights).map(|ties| ties.score);
@@ -281,7 +282,7 @@ impl Sheet {
     }
 }
 
-/// A weighted mean in the making.
+/// Accumulator of a weighted mean.
 #[derive(Debug, Clone, Copy, Default)]
 struct Means {
     sum: f64,
@@ -303,7 +304,7 @@ impl Means {
     }
 }
 
-/// The credit of a verdict from 0 to 1, and true if the verdict prefers neither.
+/// The credit of a verdict from 0 to 1, and `true` if the verdict prefers neither answer.
 fn credit(
     exam: ExamName,
     question: &ExamQuestion,

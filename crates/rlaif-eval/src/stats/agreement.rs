@@ -1,15 +1,15 @@
-//! Agreement between raters, and how far probabilities can be believed.
+//! Agreement between raters, and calibration of probabilities.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Cohen's κ ([Cohen 1960](https://doi.org/10.1177/001316446002000104)) of two raters:
-/// (p_o − p_e) / (1 − p_e), p_o being the share of items on which they agree and p_e the share that
-/// chance would give; `sklearn.metrics.cohen_kappa_score`.
+/// Cohen's κ ([Cohen 1960](https://doi.org/10.1177/001316446002000104)) of two raters: (p_o − p_e)
+/// / (1 − p_e), where p_o is the share of items on which they agree and p_e the share expected by
+/// chance; `sklearn.metrics.cohen_kappa_score`.
 ///
-/// `None` without items, and where both raters give all items one and the same category, so that
-/// chance explains everything.
+/// `None` without items, and if both raters give the same category to all items: then chance
+/// explains all agreement.
 ///
 /// ```
 /// use rlaif_eval::stats::cohen_kappa;
@@ -49,11 +49,11 @@ impl Level {
     }
 }
 
-/// Krippendorff's α ([Hayes and Krippendorff 2007](https://doi.org/10.1080/19312450709336664)):
-/// 1 − D_o / D_e, by coincidences of ratings within an item. `items` has the ratings of each item by
-/// any number of raters; an item with fewer than two says nothing.
+/// Krippendorff's α ([Hayes and Krippendorff 2007](https://doi.org/10.1080/19312450709336664)): 1 −
+/// D_o / D_e, from coincidences of ratings within an item. `items` has the ratings of each item by
+/// any number of raters; an item with fewer than two ratings is ignored.
 ///
-/// `None` where no item has two ratings, or all ratings are equal.
+/// `None` if no item has two ratings, or all ratings are equal.
 ///
 /// ```
 /// use rlaif_eval::stats::{Level, krippendorff_alpha};
@@ -65,7 +65,7 @@ impl Level {
 pub fn krippendorff_alpha(items: &[Vec<f64>], level: Level) -> Option<f64> {
     let items: Vec<&Vec<f64>> = items.iter().filter(|ratings| ratings.len() > 1).collect();
     let all: Vec<f64> = items.iter().flat_map(|ratings| ratings.iter().copied()).collect();
-    // Each value with its count, so that the expected disagreement is of the values, not of all pairs.
+    // Values with their counts, so that the cost depends on the number of values, not of pairs.
     let mut values: Vec<(f64, f64)> = Vec::new();
     let mut sorted = all.clone();
     sorted.sort_by(f64::total_cmp);
@@ -94,15 +94,15 @@ pub struct CalibrationBin {
     pub low: f64,
     /// The range's upper end.
     pub high: f64,
-    /// Count of verdicts.
+    /// Number of verdicts.
     pub n: usize,
-    /// Their mean confidence; 0 without verdicts.
+    /// Mean confidence of these verdicts; 0 without verdicts.
     pub confidence: f64,
-    /// The share of them that is right; 0 without verdicts.
+    /// Share of right verdicts among these; 0 without verdicts.
     pub accuracy: f64,
 }
 
-/// How far probabilities of being right can be believed.
+/// Calibration of the probabilities of being right.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
     /// Expected calibration error ([Guo et al. 2017](https://arxiv.org/abs/1706.04599), eq. 3): the mean
@@ -116,8 +116,8 @@ pub struct Calibration {
     pub bins: Vec<CalibrationBin>,
 }
 
-/// The calibration of the probabilities that were given to the right one of two answers; a
-/// probability of 0.5 is half right. `None` without probabilities.
+/// The calibration of the probabilities given to the right one of two answers. A probability of 0.5
+/// counts as half right. `None` without probabilities.
 ///
 /// ```
 /// use rlaif_eval::stats::calibration;

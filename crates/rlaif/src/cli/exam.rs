@@ -14,7 +14,7 @@ pub(crate) struct Exam {
     /// TOML that names the questions and the reward; docs/feedback.md.
     #[arg(long)]
     config: PathBuf,
-    /// Folder of verdicts and result; verdicts that are there already are used. Overrides `out`.
+    /// Folder of verdicts and result; existing verdicts in it are reused. Overrides `out`.
     #[arg(long)]
     out: Option<PathBuf>,
 }
