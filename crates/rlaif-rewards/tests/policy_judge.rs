@@ -156,7 +156,7 @@ fn a_configuration_builds_it_and_refuses_what_says_nothing_to_it() {
         Err(error) => error.to_string(),
     };
     assert!(refused("cache = 'x'", "").contains("`policy` with cache"));
-    assert!(refused("samples = 3", "").contains("no expectation"));
+    assert!(refused("samples = 3", "").contains("not an expectation"));
     assert!(refused("", "device = 'gpu'").contains("gpu"));
 }
 
