@@ -307,7 +307,7 @@ impl Numbers {
         if ids.is_empty() {
             return Err(ProviderError::Setting {
                 setting: "answer",
-                expected: "a form other than `expectation`, because no token of this judge is a number"
+                expected: "a form other than `expectation`: no token of this judge is a number"
                     .to_owned(),
                 found: format!("the tokenizer {}", codec.name()),
             });
