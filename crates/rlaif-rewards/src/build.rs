@@ -31,6 +31,7 @@ use crate::neural::{
 };
 #[cfg(all(feature = "judge", feature = "neural"))]
 use crate::neural::{PolicyJudge, tokenizer_folder};
+use crate::verify::{CodeTests, JsonSchemaCheck, MathAnswer, Sandbox, TextAnswer, Truth};
 use crate::{
     Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardConfig,
     RewardExt, WeightedSum, Words,
@@ -150,6 +151,37 @@ impl RewardConfig {
             Self::Format { pattern } => Box::new(Format::new(pattern)?),
             Self::ForbiddenWords { words } => Box::new(Words::forbidden(words)?),
             Self::Overlap { measure, against } => Box::new(Overlap::new(*measure, *against)),
+            Self::MathAnswer { answer, place } => {
+                Box::new(MathAnswer::new(Truth::named(answer.as_deref()), *place))
+            }
+            Self::TextAnswer { answer, pattern, comparison } => {
+                let reward = TextAnswer::new(Truth::named(answer.as_deref()), *comparison);
+                Box::new(match pattern {
+                    Some(pattern) => reward.found_by(pattern)?,
+                    None => reward,
+                })
+            }
+            Self::JsonSchema { schema, answer } => Box::new(match (schema, answer) {
+                (Some(schema), None) => JsonSchemaCheck::new(&schema.clone().into())?,
+                (None, Some(_)) => JsonSchemaCheck::of_rows(Truth::named(answer.as_deref())),
+                (schema, _) => {
+                    let found = if schema.is_some() { "both" } else { "neither" };
+                    return Err(ProviderError::Setting {
+                        setting: "schema",
+                        expected: "given, or `answer` in its place".to_owned(),
+                        found: found.to_owned(),
+                    });
+                }
+            }),
+            Self::CodeTests { answer, entry_point, score, python, limits, concurrency } => {
+                let sandbox = Sandbox::new(python, *limits)?;
+                let reward = CodeTests::new(sandbox, Truth::named(answer.as_deref()), *score)
+                    .concurrency(*concurrency)?;
+                Box::new(match entry_point {
+                    Some(name) => reward.checking(Truth::named(Some(name))),
+                    None => reward,
+                })
+            }
             Self::Constant { value } => Box::new(Constant::new(*value)?),
             Self::WeightedSum { name, terms } => {
                 some("terms", terms)?;

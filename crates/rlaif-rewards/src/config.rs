@@ -15,6 +15,7 @@ use crate::judge::JudgeConfig;
 #[cfg(feature = "neural")]
 use crate::neural::ClassifierConfig;
 use crate::rules::{Against, OverlapMeasure, Unit};
+use crate::verify::{AnswerPlace, SandboxLimits, TestScore, TextComparison, Truth};
 
 /// One reward, and those it is made of. `docs/rewards.md` describes every key.
 ///
@@ -81,6 +82,59 @@ pub enum RewardConfig {
         /// With what.
         #[serde(default)]
         against: Against,
+    },
+    /// 1 if the answer is the right one as mathematics.
+    MathAnswer {
+        /// The column with the right answer, or a path such as `reward_model.ground_truth`; by default the
+        /// reference.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
+        /// The part of a response that counts as its answer.
+        #[serde(default)]
+        place: AnswerPlace,
+    },
+    /// 1 if the answer is the right one as text.
+    TextAnswer {
+        /// The column with the right answer, or a path; by default the reference.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
+        /// A regular expression whose first group is the answer in a response; by default the whole
+        /// response is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pattern: Option<String>,
+        /// Differences that do not count.
+        #[serde(default)]
+        comparison: TextComparison,
+    },
+    /// 1 if the response is JSON of a schema.
+    JsonSchema {
+        /// The schema, as a table.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        schema: Option<serde_json::Map<String, serde_json::Value>>,
+        /// The column with the schema of each row, or a path, instead.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
+    },
+    /// Tests that the program in the response passes, in a sandbox.
+    CodeTests {
+        /// The column with the tests, or a path; by default the reference.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
+        /// The column with the name of the function that tests of HumanEval's form check.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        entry_point: Option<String>,
+        /// The score by the tests that pass.
+        #[serde(default)]
+        score: TestScore,
+        /// The interpreter: a name on the path, or a file.
+        #[serde(default = "python")]
+        python: String,
+        /// Limits of a program.
+        #[serde(default)]
+        limits: SandboxLimits,
+        /// Programs that run at a time.
+        #[serde(default = "concurrency")]
+        concurrency: usize,
     },
     /// [`crate::Constant`].
     Constant {
@@ -161,6 +215,14 @@ pub enum RewardConfig {
     },
 }
 
+fn python() -> String {
+    "python3".to_owned()
+}
+
+fn concurrency() -> usize {
+    2
+}
+
 /// One term of a weighted sum.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -224,6 +286,10 @@ impl RewardConfig {
             | Self::Format { .. }
             | Self::ForbiddenWords { .. }
             | Self::Overlap { .. }
+            | Self::MathAnswer { .. }
+            | Self::TextAnswer { .. }
+            | Self::JsonSchema { .. }
+            | Self::CodeTests { .. }
             | Self::Constant { .. } => Vec::new(),
             Self::WeightedSum { name: _, terms } => {
                 terms.iter_mut().flat_map(|term| term.reward.locations()).collect()
@@ -244,6 +310,63 @@ impl RewardConfig {
                 let mut all = other.locations();
                 all.extend(of.locations());
                 all
+            }
+        }
+    }
+
+    /// The columns of rows that it reads beside prompt, response and reference: a program that reads rows
+    /// for it makes them metadata.
+    ///
+    /// ```
+    /// use rlaif_rewards::RewardConfig;
+    /// let text = "kind = 'math-answer'\nanswer = 'reward_model.ground_truth'";
+    /// let config = RewardConfig::from_toml(text, "reward.toml")?;
+    /// assert_eq!(config.columns(), ["reward_model"]);
+    /// # Ok::<(), rlaif_rewards::ProviderError>(())
+    /// ```
+    pub fn columns(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.collect_columns(&mut found);
+        found.sort();
+        found.dedup();
+        found
+    }
+
+    fn collect_columns(&self, found: &mut Vec<String>) {
+        let mut named = |path: &Option<String>| {
+            found.extend(Truth::named(path.as_deref()).column().map(str::to_owned));
+        };
+        match self {
+            Self::MathAnswer { answer, .. }
+            | Self::TextAnswer { answer, .. }
+            | Self::JsonSchema { answer, .. } => named(answer),
+            Self::CodeTests { answer, entry_point, .. } => {
+                named(answer);
+                named(entry_point);
+            }
+            #[cfg(feature = "neural")]
+            Self::Classifier(_) => {}
+            #[cfg(feature = "judge")]
+            Self::Judge(_) => {}
+            Self::Length { .. }
+            | Self::Repetition { .. }
+            | Self::Format { .. }
+            | Self::ForbiddenWords { .. }
+            | Self::Overlap { .. }
+            | Self::Constant { .. } => {}
+            Self::WeightedSum { terms, .. } => {
+                terms.iter().for_each(|term| term.reward.collect_columns(found));
+            }
+            Self::Mean { of, .. } | Self::Minimum { of, .. } => {
+                of.iter().for_each(|reward| reward.collect_columns(found));
+            }
+            Self::Scaled { of, .. }
+            | Self::Clipped { of, .. }
+            | Self::Normalised { of, .. }
+            | Self::Cached { of, .. } => of.collect_columns(found),
+            Self::Gated { gate: other, of, .. } | Self::OrElse { other, of } => {
+                other.collect_columns(found);
+                of.collect_columns(found);
             }
         }
     }
@@ -273,6 +396,10 @@ impl RewardConfig {
             | Self::Format { .. }
             | Self::ForbiddenWords { .. }
             | Self::Overlap { .. }
+            | Self::MathAnswer { .. }
+            | Self::TextAnswer { .. }
+            | Self::JsonSchema { .. }
+            | Self::CodeTests { .. }
             | Self::Constant { .. } => Vec::new(),
             Self::WeightedSum { terms, .. } => {
                 terms.iter().flat_map(|term| term.reward.demands()).collect()

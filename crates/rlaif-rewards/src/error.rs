@@ -59,6 +59,12 @@ pub enum ProviderError {
         /// The fault found, without its text: that might be a key.
         problem: String,
     },
+    /// This machine cannot confine programs, or one could not be confined. None runs without.
+    #[error("programs cannot be run in a sandbox here: {problem}")]
+    Sandbox {
+        /// The fault found.
+        problem: String,
+    },
     /// A file cannot be read or written.
     #[error("{}: {source}", .path.display())]
     File {
@@ -302,6 +308,7 @@ impl Fault for ProviderError {
             | Self::Rubric { .. }
             | Self::Config { .. }
             | Self::Row { .. }
+            | Self::Sandbox { .. }
             | Self::NotUtf8 { .. } => true,
             Self::File { source, .. } => is_bad_input_file(source),
             Self::Stream { .. } => false,

@@ -17,7 +17,8 @@ use crate::{
 };
 
 /// The commands that write run files.
-pub(crate) const COMMANDS: [&str; 6] = ["sft", "classifier", "reward", "ppo", "reinforce", "dpo"];
+pub(crate) const COMMANDS: [&str; 7] =
+    ["sft", "classifier", "reward", "ppo", "reinforce", "distill", "dpo"];
 
 /// A command's run file.
 pub trait RunFile: Serialize + DeserializeOwned {

@@ -67,6 +67,7 @@
 mod classifier;
 mod columns;
 mod data;
+mod distill;
 mod dpo;
 mod encode;
 mod error;
@@ -99,6 +100,7 @@ mod vocabulary;
 pub use classifier::{ClassifierColumns, ClassifierFile};
 pub use columns::{ColumnSection, DataFormat};
 pub use data::{DataRows, DataSection, ShuffledBatches};
+pub use distill::DistillFile;
 pub use dpo::{DpoFile, DpoRows, OnlineSection};
 pub use encode::Encoder;
 pub use error::{RowProblem, RunError};

@@ -6,19 +6,21 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use crate::{
-    ClassifierFile, DpoFile, EvalFile, ExamFile, PpoFile, ReinforceFile, RewardFile, SftFile,
+    ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, PpoFile, ReinforceFile, RewardFile,
+    SftFile,
 };
 
 /// Creates the schema of a file.
 type Maker = fn() -> Schema;
 
 /// The commands that read a file, with the file's type.
-const COMMANDS: [(&str, Maker); 9] = [
+const COMMANDS: [(&str, Maker); 10] = [
     ("sft", of::<SftFile>),
     ("classifier", of::<ClassifierFile>),
     ("reward", of::<RewardFile>),
     ("ppo", of::<PpoFile>),
     ("reinforce", of::<ReinforceFile>),
+    ("distill", of::<DistillFile>),
     ("dpo", of::<DpoFile>),
     ("eval", of::<EvalFile>),
     ("judge", of::<JudgeFile>),

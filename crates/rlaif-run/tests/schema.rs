@@ -160,6 +160,7 @@ fn command(page: &str, file: &Value) -> Option<&'static str> {
     match page {
         "ppo" | "getting-started" if has("reward") && has("data") && has("model") => Some("ppo"),
         "reinforce" if has("model") => Some("reinforce"),
+        "distillation" if has("model") => Some("distill"),
         "dpo" if has("model") => Some("dpo"),
         "training" if has("labels") => Some("classifier"),
         "training" if has("model") => Some("sft"),

@@ -123,6 +123,7 @@ pages! {
     concepts: "docs/concepts.md",
     contributing: "CONTRIBUTING.md",
     data: "docs/data.md",
+    distillation: "docs/distillation.md",
     dpo: "docs/dpo.md",
     evaluation: "docs/evaluation.md",
     feedback: "docs/feedback.md",

@@ -95,6 +95,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     (
+        "rlaif distill --config ..",
+        With(
+            "--set distill.steps=1 --set distill.batch_size=4 \
+             --set distill.generation.max_new_tokens=4",
+        ),
+    ),
+    (
         "rlaif dpo --config hh.toml ..",
         With("--set placement.device=auto --set train={steps=1,batch_size=4}"),
     ),

@@ -116,7 +116,9 @@ pub trait RlFile: RunFile {
     fn prompts(&self, codec: &HfTokenizer, policy: &dyn Policy) -> Result<RlPrompts, RunError> {
         let (sections, settings) = (self.sections(), self.settings());
         let (rows, because) = settings.prompts;
-        let needed = Needed { new_tokens: settings.generation.max_new_tokens, rows, because };
+        let new_tokens = settings.generation.max_new_tokens;
+        let columns = sections.reward.columns();
+        let needed = Needed { new_tokens, columns, rows, because };
         sections.data.read(sections.prompt, codec, policy.spec(), needed)
     }
 }

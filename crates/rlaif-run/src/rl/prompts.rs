@@ -42,9 +42,10 @@ impl PromptData {
     }
 
     /// The reader of the rows.
-    fn reader(&self) -> RowReader {
+    fn reader(&self, metadata: Vec<String>) -> RowReader {
         let named = ImportColumns {
             reference: self.reference.clone(),
+            metadata,
             ..ImportColumns::default().rename(&self.column, "prompt")
         };
         // A named column holds the prompts, regardless of the form of the rows.
@@ -70,7 +71,7 @@ impl PromptData {
         spec: &LmSpec,
         needed: Needed,
     ) -> Result<RlPrompts, RunError> {
-        let (rows, form) = self.reader().read::<PromptRow>(&self.prompts)?;
+        let (rows, form) = self.reader(needed.columns).read::<PromptRow>(&self.prompts)?;
         let mut skipped = dropped(&rows);
         let how = prompt.rendering();
         let mut rows = rows.into_records();
@@ -130,11 +131,13 @@ pub struct RlPrompts {
     pub rendering: Rendering,
 }
 
-/// The number of prompts of a step, and the length of responses.
-#[derive(Debug, Clone, Copy)]
+/// The number of prompts of a step, the length of responses, and the columns of rewards.
+#[derive(Debug, Clone)]
 pub(crate) struct Needed {
     /// Maximum number of tokens of a response.
     pub(crate) new_tokens: usize,
+    /// Columns that the reward reads.
+    pub(crate) columns: Vec<String>,
     /// Prompts of a step.
     pub(crate) rows: usize,
     /// The key of that number, for the error.

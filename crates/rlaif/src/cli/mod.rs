@@ -27,7 +27,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use rlaif_core::say;
-use rlaif_run::{ClassifierFile, DpoFile, PpoFile, ReinforceFile, RewardFile, SftFile};
+use rlaif_run::{
+    ClassifierFile, DistillFile, DpoFile, PpoFile, ReinforceFile, RewardFile, SftFile,
+};
 
 use error::CliError;
 use run_arguments::RunArguments;
@@ -157,6 +159,16 @@ enum Command {
     /// folder.
     #[command(after_help = rl_file!("reinforce"))]
     Reinforce(RunArguments),
+    /// Trains a language model on its own responses towards a teacher's distributions; writes a run
+    /// folder.
+    #[command(after_help = run_file!("distill",
+        "teacher = \"TEACHER\"     # a model of the same tokenizer"
+        "[model]"
+        "path = \"MODEL\""
+        "[data]"
+        "prompts = \"rows.jsonl\"  # {\"prompt\": \"..\"}"
+    ))]
+    Distill(RunArguments),
     /// Trains a language model on preferences without a reward model; writes a run folder.
     #[command(after_help = run_file!("dpo",
         "[model]"
@@ -234,6 +246,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Report(command) => command.run(),
         Command::Ppo(command) => command.train::<PpoFile>(),
         Command::Reinforce(command) => command.train::<ReinforceFile>(),
+        Command::Distill(command) => command.train::<DistillFile>(),
         Command::Dpo(command) => command.train::<DpoFile>(),
         Command::Schema(command) => command.run(),
         Command::Bench(command) => command.run(),

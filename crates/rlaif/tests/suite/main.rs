@@ -3,6 +3,7 @@
 
 mod adapters;
 mod cli;
+mod distill;
 mod dpo;
 mod encode;
 mod eval;

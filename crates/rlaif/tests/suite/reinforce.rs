@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use rlaif::models::{LanguageModel, LoadOptions};
+use serde_json::json;
 
 use crate::rl::{self, command};
 use crate::support::{length, metrics, succeeded, wait_for_progress};
@@ -50,6 +51,52 @@ fn every_algorithm_leaves_a_folder_with_everything_and_a_model_that_loads() {
         let log = fs::read_to_string(out.join("log.txt")).unwrap();
         assert!(!log.contains("warning"), "{algorithm}: {log}");
         LanguageModel::load(&out.join("model"), LoadOptions::default()).unwrap();
+    }
+}
+
+#[test]
+fn right_answers_come_from_the_columns_of_public_files() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 1);
+    // As GSM8K and as DAPO-Math have them; the last row of each has no answer.
+    let rows = |row: fn(usize) -> serde_json::Value| -> String {
+        (0..8).map(|i| format!("{}\n", row(i))).collect()
+    };
+    let gsm8k = rows(|i| {
+        let answer = if i == 7 { json!(null) } else { json!(format!("{i} + 0 = {i}\n#### {i}")) };
+        json!({"question": format!("Number {i} says"), "answer": answer})
+    });
+    let dapo = rows(|i| {
+        let answer = if i == 7 { json!(null) } else { json!(i.to_string()) };
+        json!({"data_source": "math_dapo", "prompt": format!("Number {i} says"),
+            "reward_model": {"ground_truth": answer, "style": "rule"}})
+    });
+    for (name, text, set) in [
+        (
+            "gsm8k",
+            gsm8k,
+            ["data.column=question", "data.reference=answer", "reward={kind=\"math-answer\"}"],
+        ),
+        (
+            "dapo",
+            dapo,
+            [
+                "data.column=prompt",
+                "data.max_tokens=0",
+                "reward={kind=\"math-answer\",answer=\"reward_model.ground_truth\"}",
+            ],
+        ),
+    ] {
+        let file = root.path().join(format!("{name}.jsonl"));
+        fs::write(&file, text).unwrap();
+        let out = root.path().join(name);
+        let data = format!("data.prompts={}", file.display());
+        let set = [&[&*data, "reinforce.batch_size=32"], &set[..]].concat();
+        succeeded(&train(&config, &out, &set));
+        let row = &metrics(&out)[0];
+        // One prompt of eight, four responses to each.
+        assert_eq!(row["env/dropped"], 4.0, "{name}: {row}");
+        assert!(row["env/reward_mean"].as_f64().unwrap() < 0.5, "{name}: {row}");
     }
 }
 

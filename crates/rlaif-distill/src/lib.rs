@@ -1,0 +1,22 @@
+//! On-policy distillation: a student answers prompts, and learns from the distributions of a teacher at every token
+//! of its own responses ([Agarwal et al. 2023](https://arxiv.org/abs/2306.13649)).
+//!
+//! ```text
+//! prompts ─► sample (student) ─► responses ─► student's and teacher's logits ─► Divergence ─► update
+//! ```
+//!
+//! A [`Divergence`] says how far the student is from its teacher at a token: a generalised Jensen-Shannon
+//! divergence with the forward and the reverse KL at its ends, the forward KL over the teacher's likeliest
+//! tokens, or the reverse KL as a policy gradient. The loop is yours, see [`DistillTrainer`];
+//! [`DistillTask`] gives it to [`train::drive`] instead.
+
+mod config;
+mod divergence;
+mod task;
+mod trainer;
+
+pub use config::DistillConfig;
+pub use divergence::Divergence;
+pub use task::DistillTask;
+pub use trainer::{DistillStep, DistillTrainer};
+pub use {rlaif_core as core, rlaif_lm as lm, rlaif_rl as rl, rlaif_train as train, tch};

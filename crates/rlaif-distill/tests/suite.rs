@@ -1,0 +1,276 @@
+//! Distillation: numbers of TRL, a student that reaches its teacher, resuming, passes, bad input.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rlaif_core::{PromptRecord, Seed, Specials, TextCodec};
+use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer, Divergence};
+use rlaif_lm::{LocalSampler, Policy};
+use rlaif_models::{Config, LanguageModel};
+use rlaif_rl::Prompt;
+use rlaif_testing::{Letters, close, numbers};
+use rlaif_torch::seeded;
+use rlaif_train::{
+    Batches, Ending, FitConfig, FitPlan, Interrupt, Keep, LearnConfig, OptimizerConfig, RunFolder,
+    Schedule, SftRow, SftTrainer, TrainError, drive,
+};
+use serde_json::Value;
+use tch::{Device, Kind, Tensor};
+
+/// One test at a time, for libtorch's generator is one.
+fn alone() -> MutexGuard<'static, ()> {
+    static TESTS: Mutex<()> = Mutex::new(());
+    rlaif_torch::set_intra_op_threads(1).unwrap();
+    TESTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn policy(config: &str, seed: i64) -> LanguageModel {
+    let config = Config::from_value(serde_json::from_str(config).unwrap());
+    let draw = || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+    let policy = seeded(seed, draw).unwrap();
+    policy.parameters().train_where(|_| true);
+    policy
+}
+
+fn prompts(n: usize) -> Vec<Prompt> {
+    (0..n)
+        .map(|i| {
+            let ids: Vec<u32> = (0..2 + i % 4).map(|j| 3 + ((i * 7 + j * 5) as u32 % 30)).collect();
+            let text = Letters.decode(&ids, Specials::Exclude).unwrap();
+            Prompt::new(PromptRecord::new(format!("p-{i}"), text), ids)
+        })
+        .collect()
+}
+
+fn config(divergence: Divergence) -> DistillConfig {
+    let mut config = DistillConfig {
+        steps: 6,
+        batch_size: 4,
+        divergence,
+        optimizer: OptimizerConfig { lr: 1e-2, eps: 1e-2, ..OptimizerConfig::default() },
+        seed: Seed::new(9),
+        ..DistillConfig::default()
+    };
+    config.generation.max_new_tokens = 6;
+    config
+}
+
+fn trainer(family: &str, config: DistillConfig) -> DistillTrainer<LanguageModel> {
+    DistillTrainer::new(policy(family, 5), Box::new(policy(family, 6)), config).unwrap()
+}
+
+const DIVERGENCES: [Divergence; 5] = [
+    Divergence::Jsd { beta: 0. },
+    Divergence::Jsd { beta: 0.5 },
+    Divergence::Jsd { beta: 1. },
+    Divergence::TopK { k: 4 },
+    Divergence::PolicyGradient { clip: 5. },
+];
+
+#[test]
+fn values_and_gradients_are_those_of_trl() {
+    let text = include_str!("../../../fixtures/rl/distill.json");
+    let goldens: Value = serde_json::from_str(text).unwrap();
+    let list = |value: &Value| -> Vec<f64> { serde_json::from_value(value.clone()).unwrap() };
+    let shape = [goldens["tokens"].as_i64().unwrap(), goldens["vocabulary"].as_i64().unwrap()];
+    let tensor = |name: &str| Tensor::from_slice(&list(&goldens[name])).view(shape);
+    let sampled = Tensor::zeros([shape[0]], (Kind::Int64, Device::Cpu));
+    for case in goldens["cases"].as_array().unwrap() {
+        let number = |name: &str| case[name].as_f64().unwrap();
+        let (beta, temperature) = (number("beta"), number("temperature"));
+        let student = tensor("student").set_requires_grad(true);
+        let divergence = Divergence::Jsd { beta };
+        let of = |divergence: Divergence| {
+            let (student, teacher) = (&student / temperature, tensor("teacher") / temperature);
+            divergence.of_tokens(&student, &teacher, &sampled).mean(Kind::Double)
+        };
+        let loss = of(divergence);
+        close(&loss, &[number("loss")], 1e-12);
+        loss.backward();
+        close(&student.grad(), &list(&case["gradient"]), 1e-12);
+        if beta == 0. {
+            // The whole vocabulary is its likeliest tokens.
+            close(&of(Divergence::TopK { k: shape[1] }), &[number("loss")], 1e-12);
+        }
+    }
+}
+
+/// The mean of the policy gradient over all tokens, weighed by the student's probabilities, is the
+/// gradient of the reverse KL.
+#[test]
+fn the_policy_gradient_is_that_of_the_reverse_kl_on_average() {
+    let _alone = alone();
+    tch::manual_seed(3);
+    let vocabulary = 6;
+    let student =
+        Tensor::randn([1, vocabulary], (Kind::Double, Device::Cpu)).set_requires_grad(true);
+    let teacher = Tensor::randn([1, vocabulary], (Kind::Double, Device::Cpu));
+    let gradient =
+        |loss: &Tensor| numbers(&Tensor::run_backward(&[loss], &[&student], true, false)[0]);
+    let none = Tensor::from_slice(&[0i64]);
+    let exact = Divergence::Jsd { beta: 1. }.of_tokens(&student, &teacher, &none);
+    let wanted = gradient(&exact.sum(Kind::Double));
+    let probabilities = numbers(&student.softmax(-1, Kind::Double));
+    let mut mean = vec![0.; wanted.len()];
+    for token in 0..vocabulary {
+        let sampled = Tensor::from_slice(&[token]);
+        let loss = Divergence::PolicyGradient { clip: 1e9 }.of_tokens(&student, &teacher, &sampled);
+        for (mean, part) in mean.iter_mut().zip(gradient(&loss.sum(Kind::Double))) {
+            *mean += probabilities[token as usize] * part;
+        }
+    }
+    for (found, wanted) in mean.iter().zip(&wanted) {
+        assert!((found - wanted).abs() < 1e-12, "{mean:?} {wanted:?}");
+    }
+}
+
+fn weights(trainer: &DistillTrainer<LanguageModel>) -> Vec<Tensor> {
+    trainer.policy().parameters().iter().map(|(_, tensor)| tensor.detach().copy()).collect()
+}
+
+fn distance(one: &[Tensor], two: &[Tensor]) -> f64 {
+    let far = |(a, b): (&Tensor, &Tensor)| (a - b).abs().max().double_value(&[]);
+    one.iter().zip(two).map(far).fold(0., f64::max)
+}
+
+#[test]
+fn the_size_of_a_pass_changes_nothing_but_rounding() {
+    let _alone = alone();
+    for family in [rlaif_testing::LLAMA, rlaif_testing::T5] {
+        for divergence in DIVERGENCES {
+            let after = |microbatch_size| {
+                let mut trainer =
+                    trainer(family, DistillConfig { microbatch_size, ..config(divergence) });
+                let step = trainer.step(&prompts(4), &mut LocalSampler::new(&Letters)).unwrap();
+                (weights(&trainer), step.metrics.get("distill/loss").unwrap())
+            };
+            let (whole, loss) = after(0);
+            for microbatch in [1, 3] {
+                let (parts, of_parts) = after(microbatch);
+                assert!((loss - of_parts).abs() < 1e-5, "{divergence:?}: {loss} {of_parts}");
+                assert!(distance(&whole, &parts) < 1e-5, "{divergence:?}");
+            }
+        }
+    }
+}
+
+/// Batches in order, which ask for the end of the run before a step.
+struct InOrder {
+    rows: usize,
+    end: Option<(u64, Interrupt)>,
+}
+
+impl Batches for InOrder {
+    fn batch(&mut self, step: u64) -> Result<Vec<usize>, TrainError> {
+        if let Some((_, interrupt)) = self.end.as_ref().filter(|(end, _)| *end == step) {
+            interrupt.request();
+        }
+        Ok((0..4).map(|at| (step as usize * 4 + at) % self.rows).collect())
+    }
+
+    fn fingerprint(&self) -> u64 {
+        1
+    }
+}
+
+#[test]
+fn a_student_reaches_the_loss_of_its_teacher() {
+    let _alone = alone();
+    // The response to a prompt of one letter: the next three letters, and the end.
+    let rows: Vec<SftRow> =
+        (3..23).map(|a| SftRow::new(vec![a], vec![a + 1, a + 2, a + 3, 1])).collect();
+    let teacher = policy(rlaif_testing::LLAMA, 1);
+    let optimizer = OptimizerConfig { lr: 1e-2, ..OptimizerConfig::default() };
+    let learn = LearnConfig { optimizer: optimizer.clone(), ..LearnConfig::default() };
+    let mut sft = SftTrainer::new(&teacher, &learn, 60).unwrap();
+    let batch: Vec<&SftRow> = rows.iter().collect();
+    for _ in 0..60 {
+        sft.step(&batch).unwrap();
+    }
+    let wanted = sft.evaluate(&rows).unwrap().loss;
+    let prompts: Vec<Prompt> = rows
+        .iter()
+        .map(|row| {
+            Prompt::new(PromptRecord::new(format!("{:?}", row.prompt), "x"), row.prompt.clone())
+        })
+        .collect();
+    let mut config = DistillConfig {
+        steps: 250,
+        batch_size: prompts.len(),
+        optimizer: OptimizerConfig { schedule: Schedule::Linear, ..optimizer },
+        ..config(Divergence::Jsd { beta: 0. })
+    };
+    config.generation.max_new_tokens = 4;
+    let mut trainer =
+        DistillTrainer::new(policy(rlaif_testing::LLAMA, 2), Box::new(teacher), config).unwrap();
+    let evaluate = |policy: &LanguageModel| {
+        SftTrainer::new(policy, &LearnConfig::default(), 1).unwrap().evaluate(&rows).unwrap().loss
+    };
+    let before = evaluate(trainer.policy());
+    let mut sampler = LocalSampler::new(&Letters);
+    for _ in 0..250 {
+        trainer.step(&prompts, &mut sampler).unwrap();
+    }
+    let after = evaluate(trainer.policy());
+    assert!(
+        wanted < 0.3 && before > 2.,
+        "the teacher knows it, the student does not: {wanted} {before}"
+    );
+    assert!(after < wanted + 0.02, "student {after}, teacher {wanted}, at first {before}");
+}
+
+#[test]
+fn a_resumed_run_is_the_uninterrupted_one_to_the_bit() {
+    let _alone = alone();
+    let all = prompts(12);
+    let root = tempfile::tempdir().unwrap();
+    let keep = Keep { newest: 2, best: None };
+    let run = |name: &str, resume: bool, end: Option<u64>| {
+        let path = root.path().join(name);
+        let (mut folder, saved) = match resume {
+            true => RunFolder::resume(&path, keep).unwrap(),
+            false => (RunFolder::create(&path, "", keep).unwrap(), None),
+        };
+        assert_eq!(saved.is_some(), resume);
+        let trainer = trainer(rlaif_testing::LLAMA, config(DIVERGENCES[1]));
+        let mut task = DistillTask::new(trainer, &all, &Letters).samples(2);
+        let fit = FitConfig { checkpoint_every: 1, ..FitConfig::default() };
+        let interrupt = Interrupt::manual();
+        let mut batches =
+            InOrder { rows: all.len(), end: end.map(|step| (step, interrupt.clone())) };
+        let (total_steps, seed) = (6, Seed::new(9));
+        let plan = FitPlan { config: &fit, total_steps, seed, interrupt: &interrupt };
+        let ending = drive(&mut task, &mut batches, &mut folder, saved.as_ref(), &plan).unwrap();
+        assert_eq!(ending == Ending::Interrupted, end.is_some());
+        weights(&task.into_trainer())
+    };
+    let whole = run("whole", false, None);
+    let half = run("parts", false, Some(3));
+    let resumed = run("parts", true, None);
+    assert!(distance(&whole, &half) > 0.);
+    assert!(distance(&whole, &resumed) == 0.);
+    // Responses of both runs are the same as well.
+    let samples = |name: &str| std::fs::read(root.path().join(name).join("samples.jsonl")).unwrap();
+    assert_eq!(samples("whole"), samples("parts"));
+}
+
+#[test]
+fn bad_settings_are_refused_by_name() {
+    let _alone = alone();
+    for (set, says) in [
+        (Divergence::Jsd { beta: 1.5 }, "`divergence.jsd.beta` is 1.5"),
+        (Divergence::TopK { k: 0 }, "`divergence.top_k.k` is 0"),
+        (Divergence::PolicyGradient { clip: 0. }, "`divergence.policy_gradient.clip` is 0"),
+    ] {
+        let error = config(set).check().unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    let wide = rlaif_testing::LLAMA.replace("\"vocab_size\": 40", "\"vocab_size\": 48");
+    let teacher = Box::new(policy(&wide, 1));
+    let error =
+        DistillTrainer::new(policy(rlaif_testing::LLAMA, 1), teacher, config(DIVERGENCES[0]));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("`teacher` is a model of 48 tokens"), "{error}");
+    let mut trainer = trainer(rlaif_testing::LLAMA, config(DIVERGENCES[0]));
+    let error = trainer.step(&prompts(3), &mut LocalSampler::new(&Letters)).unwrap_err();
+    assert!(error.to_string().contains('4'), "{error}");
+}

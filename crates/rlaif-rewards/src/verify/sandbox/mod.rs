@@ -1,0 +1,484 @@
+//! Programs that nobody has read, run without rights.
+
+#[cfg(target_os = "linux")]
+mod seal;
+
+use std::{
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::ProviderError;
+
+/// The exit code of a child that could not give up its rights.
+const UNSEALED: i32 = 97;
+/// Open files of a program.
+const FILES: u64 = 64;
+/// Pause between two looks at a child.
+const LOOK: Duration = Duration::from_millis(3);
+const BOOTSTRAP: &str = include_str!("bootstrap.py");
+
+/// Limits of one program.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SandboxLimits {
+    /// Seconds that a program may run.
+    pub timeout_s: f64,
+    /// Memory that a program may have, in MiB.
+    pub memory_mib: u64,
+    /// Output that a program may write, in KiB.
+    pub output_kib: u64,
+}
+
+impl Default for SandboxLimits {
+    fn default() -> Self {
+        Self { timeout_s: 5., memory_mib: 512, output_kib: 256 }
+    }
+}
+
+/// The end of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ran {
+    /// It ended by itself.
+    Ended {
+        /// Its exit code; `None` if a signal ended it.
+        code: Option<i32>,
+        /// Its output.
+        output: String,
+    },
+    /// It was still running when its time was over.
+    TimedOut,
+    /// It wrote more than it may.
+    TooMuchOutput,
+}
+
+/// Runs Python programs that cannot write, reach the network, start processes, send signals, or read
+/// anything but the interpreter's own folders and the system's libraries.
+///
+/// It needs Linux 5.13 with Landlock and seccomp, which need no root, and Python with `ctypes`. A program is
+/// one process: nothing that it does is running once it has ended. It shares memory with the tests that
+/// run in the same process ([`Sandbox::run_tests`]), and may cheat them; it cannot cheat a comparison of its
+/// output ([`Sandbox::run`]).
+///
+/// ```no_run
+/// use rlaif_rewards::verify::{Ran, Sandbox, SandboxLimits};
+/// let sandbox = Sandbox::new("python3", SandboxLimits::default())?;
+/// let ran = sandbox.run("print(int(input()) + 1)", "41\n")?;
+/// assert_eq!(ran, Ran::Ended { code: Some(0), output: "42\n".to_owned() });
+/// let tests = ["assert add(1, 2) == 3".to_owned(), "assert add(1, 1) == 3".to_owned()];
+/// let passed = sandbox.run_tests("def add(a, b): return a + b", &tests)?;
+/// assert_eq!(passed, [true, false]);
+/// # Ok::<(), rlaif_rewards::ProviderError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    python: PathBuf,
+    readable: Vec<PathBuf>,
+    filters: Vec<String>,
+    limits: SandboxLimits,
+}
+
+/// The error of a machine that cannot confine programs.
+fn unable(problem: impl Into<String>) -> ProviderError {
+    ProviderError::Sandbox { problem: problem.into() }
+}
+
+impl Sandbox {
+    /// A sandbox for programs of the interpreter `python`, a name on the path or a file. A program that
+    /// tries what is forbidden is run first.
+    ///
+    /// # Errors
+    /// [`ProviderError::Sandbox`] where this machine cannot confine programs;
+    /// [`ProviderError::Setting`] for limits of 0.
+    pub fn new(python: &str, limits: SandboxLimits) -> Result<Self, ProviderError> {
+        let wrong = |setting, found: String| {
+            Err(ProviderError::Setting { setting, expected: "above 0".to_owned(), found })
+        };
+        if !(limits.timeout_s > 0. && limits.timeout_s.is_finite()) {
+            return wrong("timeout_s", limits.timeout_s.to_string());
+        }
+        if limits.memory_mib == 0 {
+            return wrong("memory_mib", "0".to_owned());
+        }
+        if limits.output_kib == 0 {
+            return wrong("output_kib", "0".to_owned());
+        }
+        let (python, readable) = interpreter(python)?;
+        let sandbox = Self { python, readable, filters: filters()?, limits };
+        sandbox.probe()?;
+        Ok(sandbox)
+    }
+
+    /// Runs a program that tries what is forbidden.
+    fn probe(&self) -> Result<(), ProviderError> {
+        const ATTEMPTS: &str = include_str!("probe.py");
+        let patient = Self {
+            limits: SandboxLimits { timeout_s: self.limits.timeout_s.max(30.), ..self.limits },
+            ..self.clone()
+        };
+        match patient.run(ATTEMPTS, "")? {
+            Ran::Ended { output, .. } if output.trim() == "confined" => Ok(()),
+            Ran::Ended { output, .. } if !output.trim().is_empty() => {
+                Err(unable(format!("a program in the sandbox could {}", output.trim())))
+            }
+            other => Err(unable(format!(
+                "a program in the sandbox did not end well ({other:?}); is `memory_mib` = {} enough for \
+                 {}?",
+                self.limits.memory_mib,
+                self.python.display()
+            ))),
+        }
+    }
+
+    /// Runs a program with `input` as its standard input.
+    ///
+    /// # Errors
+    /// [`ProviderError::Sandbox`] if the program could not be confined; it has not run then.
+    pub fn run(&self, code: &str, input: &str) -> Result<Ran, ProviderError> {
+        self.start(code, None, "", input)
+    }
+
+    /// Runs a program and then each test, a piece of Python that raises an exception if it fails. Tests see
+    /// the names of the program. A program that raises, ends the process, or exceeds a limit passes none.
+    ///
+    /// # Errors
+    /// As [`Sandbox::run`].
+    pub fn run_tests(&self, code: &str, tests: &[String]) -> Result<Vec<bool>, ProviderError> {
+        let marker = marker()?;
+        let ran = self.start(code, Some(tests), &marker, "")?;
+        let none = vec![false; tests.len()];
+        let Ran::Ended { output, .. } = ran else { return Ok(none) };
+        let told =
+            output.trim_end().rsplit('\n').next().and_then(|line| line.strip_prefix(&marker));
+        let Some(told) = told.map(str::trim).filter(|told| told.len() == tests.len()) else {
+            return Ok(none);
+        };
+        Ok(told.chars().map(|passed| passed == '1').collect())
+    }
+
+    fn start(
+        &self,
+        code: &str,
+        tests: Option<&[String]>,
+        marker: &str,
+        input: &str,
+    ) -> Result<Ran, ProviderError> {
+        let seconds = self.limits.timeout_s.ceil() as u64 + 1;
+        let job = json!({
+            "parent": std::process::id(),
+            "filters": self.filters,
+            "limits": {
+                "RLIMIT_AS": self.limits.memory_mib << 20, "RLIMIT_CPU": seconds, "RLIMIT_CORE": 0,
+                "RLIMIT_FSIZE": 0, "RLIMIT_NOFILE": FILES,
+            },
+            "code": code, "tests": tests, "marker": marker,
+        });
+        let job = job.to_string();
+        let message = format!("{}\n{job}{input}", job.len());
+        // A thread of its own gives up its rights, and its child has none to begin with. It lives as long
+        // as the child, which is killed when this thread ends.
+        std::thread::scope(|scope| {
+            let child = scope.spawn(|| {
+                confine(&self.readable)?;
+                let child = self.spawn()?;
+                self.attend(child, &message)
+            });
+            child.join().unwrap_or_else(|_| Err(unable("the thread of a program ended early")))
+        })
+    }
+
+    fn spawn(&self) -> Result<Child, ProviderError> {
+        let mut command = Command::new(&self.python);
+        command.args(["-I", "-B", "-c", BOOTSTRAP]).env_clear().current_dir("/");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        // Ctrl-C in a terminal is for the trainer.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        command.spawn().map_err(|error| unable(format!("{}: {error}", self.python.display())))
+    }
+
+    /// Feeds a child, reads its output, and ends it in time.
+    fn attend(&self, mut child: Child, message: &str) -> Result<Ran, ProviderError> {
+        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let most = self.limits.output_kib << 10;
+        let deadline = Instant::now() + Duration::from_secs_f64(self.limits.timeout_s.min(1e6));
+        let over = AtomicBool::new(false);
+        let over = &over;
+        std::thread::scope(|scope| {
+            // A program need not read its input.
+            let feeding = scope
+                .spawn(move || stdin.map(|mut stdin| stdin.write_all(message.as_bytes()).is_ok()));
+            let reading = scope.spawn(move || {
+                let mut output = Vec::new();
+                if let Some(stdout) = stdout {
+                    // An error ends the output.
+                    let _ = stdout.take(most + 1).read_to_end(&mut output);
+                }
+                over.store(output.len() as u64 > most, Ordering::Relaxed);
+                output
+            });
+            let ended = loop {
+                match child.try_wait() {
+                    Ok(Some(status)) => break Some(status),
+                    Ok(None) => {}
+                    Err(_) => break None,
+                }
+                if over.load(Ordering::Relaxed) || Instant::now() >= deadline {
+                    break None;
+                }
+                std::thread::sleep(LOOK);
+            };
+            // The only process: nothing is left when it is gone.
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = feeding.join();
+            let output = reading.join().unwrap_or_default();
+            if ended.and_then(|status| status.code()) == Some(UNSEALED) {
+                return Err(unable("the child process could not give up its rights"));
+            }
+            if output.len() as u64 > most {
+                return Ok(Ran::TooMuchOutput);
+            }
+            let Some(status) = ended else { return Ok(Ran::TimedOut) };
+            let output = String::from_utf8_lossy(&output).into_owned();
+            Ok(Ran::Ended { code: status.code(), output })
+        })
+    }
+}
+
+/// The interpreter's file, and the folders that it reads.
+fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), ProviderError> {
+    const ASK: &str = "import sys, json, ctypes, resource; print(json.dumps([sys.executable, sys.prefix, \
+                       sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]))";
+    let failed = |problem: String| unable(format!("the interpreter `{python}`: {problem}"));
+    let output = Command::new(python)
+        .args(["-I", "-c", ASK])
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(failed(said.lines().last().unwrap_or("it failed").to_owned()));
+    }
+    let paths: Vec<PathBuf> = serde_json::from_slice(&output.stdout)
+        .map_err(|_| failed("it does not tell its folders".to_owned()))?;
+    let (executable, prefixes) =
+        paths.split_first().ok_or_else(|| failed("it tells no folder".to_owned()))?;
+    // A prefix of `/usr` or `/` means its libraries, not all that is below.
+    let broad = ["/", "/usr", "/usr/local"].map(Path::new);
+    let mut readable: Vec<PathBuf> =
+        prefixes.iter().filter(|path| !broad.contains(&path.as_path())).cloned().collect();
+    readable.extend(
+        [
+            "/lib",
+            "/lib64",
+            "/usr/lib",
+            "/usr/lib64",
+            "/usr/local/lib",
+            "/usr/bin",
+            "/usr/local/bin",
+            "/usr/share/zoneinfo",
+            "/etc/ld.so.cache",
+            "/etc/localtime",
+            "/dev/urandom",
+        ]
+        .map(PathBuf::from),
+    );
+    Ok((executable.clone(), readable))
+}
+
+/// A text that a program cannot guess.
+fn marker() -> Result<String, ProviderError> {
+    let mut random = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .map_err(|error| unable(format!("/dev/urandom: {error}")))?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(target_os = "linux")]
+use seal::{confine, filters};
+
+#[cfg(not(target_os = "linux"))]
+fn confine(_: &[PathBuf]) -> Result<(), ProviderError> {
+    Err(unable("it needs Linux"))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn filters() -> Result<Vec<String>, ProviderError> {
+    Err(unable("it needs Linux"))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rlaif_core::{Exchange, RewardModel};
+
+    use super::*;
+    use crate::verify::{CodeTests, TestScore, Truth};
+
+    /// A sandbox, where there is a Python to run in it.
+    fn sandbox(limits: SandboxLimits) -> Option<Sandbox> {
+        let python = std::env::var("RLAIF_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+        match Sandbox::new(&python, limits) {
+            Ok(sandbox) => Some(sandbox),
+            Err(error) => {
+                eprintln!("SKIPPED the sandbox: {error}");
+                assert!(std::env::var_os("RLAIF_SKIP_NOTHING").is_none(), "{error}");
+                None
+            }
+        }
+    }
+
+    /// Children of this process that run in a sandbox.
+    fn left() -> usize {
+        let me = std::process::id().to_string();
+        let status = |entry: std::fs::DirEntry| {
+            let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+            let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
+            let status = String::from_utf8_lossy(&read("status")).into_owned();
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+            line.contains("gives up its rights") && parent.map(str::trim) == Some(&me)
+        };
+        std::fs::read_dir("/proc").unwrap().flatten().map(status).filter(|is| *is).count()
+    }
+
+    #[test]
+    fn hostile_programs_are_stopped_and_leave_nothing() {
+        let limits = SandboxLimits { timeout_s: 60., memory_mib: 256, output_kib: 64 };
+        let Some(sandbox) = sandbox(limits) else { return };
+        let home = tempfile::tempdir().unwrap();
+        let secret = home.path().join("secret");
+        std::fs::write(&secret, "secret").unwrap();
+        let secret = secret.display();
+        let attempts = [
+            "import os; os.fork()".to_owned(),
+            "import os; os.posix_spawn('/bin/sh', ['sh'], {})".to_owned(),
+            "import subprocess; subprocess.run(['/bin/true'])".to_owned(),
+            "import os; os.execv('/bin/true', ['true'])".to_owned(),
+            "import os; os.listdir(os.path.expanduser('~'))".to_owned(),
+            "import os; os.listdir('/root')".to_owned(),
+            "import os; os.listdir('/home')".to_owned(),
+            format!("open('{secret}').read()"),
+            format!("open('{secret}', 'w')"),
+            format!("import os; os.remove('{secret}')"),
+            format!("import os; os.rename('{secret}', '{secret}2')"),
+            format!("import os; os.truncate('{secret}', 0)"),
+            format!("import os; os.chmod('{secret}', 0)"),
+            "open('/tmp/rlaif-sandbox-test', 'w')".to_owned(),
+            "import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM)".to_owned(),
+            "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM)".to_owned(),
+            "import socket; socket.socketpair()".to_owned(),
+            "import socket; socket.create_connection(('127.0.0.1', 80))".to_owned(),
+            "import os; os.kill(os.getppid(), 9)".to_owned(),
+            "import os; os.kill(-1, 9)".to_owned(),
+            "import os; open(f'/proc/{os.getppid()}/environ').read()".to_owned(),
+            "import os; open(f'/proc/{os.getppid()}/mem', 'r+b')".to_owned(),
+            "import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))".to_owned(),
+            "import os; os.memfd_create('m')".to_owned(),
+            "import os; os.setuid(1)".to_owned(),
+            "import os; os.sched_setaffinity(os.getppid(), [0])".to_owned(),
+            "import os; os.unshare(os.CLONE_NEWUSER) if hasattr(os, 'unshare') else os.fork()"
+                .to_owned(),
+            "import ctypes; l = ctypes.CDLL(None, use_errno=True); r = l.syscall(425, 1, 0); \
+             (_ for _ in ()).throw(OSError(ctypes.get_errno())) if r < 0 else None"
+                .to_owned(),
+        ];
+        let trying = format!(
+            "for attempt in {}:\n    try:\n        exec(attempt, {{}})\n        print('done:', attempt)\n    \
+             except OSError:\n        pass",
+            serde_json::json!(attempts)
+        );
+        let expected = Ran::Ended { code: Some(0), output: String::new() };
+        assert_eq!(sandbox.run(&trying, "").unwrap(), expected);
+        assert_eq!(std::fs::read_to_string(home.path().join("secret")).unwrap(), "secret");
+        // Threads and memory come to an end by themselves, output by its limit.
+        let flood = "while True: print('x' * 1_000_000)";
+        assert_eq!(sandbox.run(flood, "").unwrap(), Ran::TooMuchOutput);
+        let hoard = "x = []\nwhile True: x.append(bytearray(1 << 24))";
+        let threads = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(9,), \
+                       daemon=True).start()";
+        for greedy in [hoard, threads] {
+            let ran = sandbox.run(greedy, "").unwrap();
+            assert!(matches!(ran, Ran::Ended { code: Some(1), .. }), "{greedy}: {ran:?}");
+        }
+        let limits = SandboxLimits { timeout_s: 1., ..limits };
+        let sandbox = Sandbox { limits, ..sandbox };
+        let fork_bomb = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass";
+        assert_eq!(sandbox.run(fork_bomb, "").unwrap(), Ran::TimedOut);
+        assert_eq!(sandbox.run("while True: pass", "").unwrap(), Ran::TimedOut);
+        assert_eq!(sandbox.run("import time; time.sleep(1000)", "").unwrap(), Ran::TimedOut);
+        let closed = "import os\nos.close(1)\nwhile True: pass";
+        assert_eq!(sandbox.run(closed, "").unwrap(), Ran::TimedOut);
+        assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn programs_are_scored_by_their_tests() {
+        let Some(sandbox) = sandbox(SandboxLimits { timeout_s: 10., ..Default::default() }) else {
+            return;
+        };
+        let add = "Here:\n```python\ndef add(a, b):\n    return a + b\n```";
+        let list = serde_json::json!({"tests": ["assert add(1, 2) == 3", "assert add(1, 1) == 3"]});
+        let check = serde_json::json!({"entry_point": "add", "tests":
+            "def check(candidate):\n    assert candidate(2, 2) == 4\n"});
+        let pairs = serde_json::json!({"tests":
+            "{\"inputs\": [\"1 2\\n\", \"5 6\\n\"], \"outputs\": [\"3\\n\", \"11\"]}"});
+        let none = serde_json::json!({"tests": []});
+        let score = |reward: &CodeTests, response: &str, row: &serde_json::Value| {
+            let exchange = Exchange { metadata: row.as_object(), ..Exchange::new("p", response) };
+            let scores = reward.score(&[exchange]).unwrap();
+            scores.total[0].map(|score| score.get()).ok_or_else(|| scores.reasons[0].1.clone())
+        };
+        let tests = || Truth::named(Some("tests"));
+        let all = CodeTests::new(sandbox.clone(), tests(), TestScore::All);
+        let share = CodeTests::new(sandbox.clone(), tests(), TestScore::Share);
+        let human_eval = CodeTests::new(sandbox.clone(), tests(), TestScore::All)
+            .checking(Truth::named(Some("entry_point")));
+        assert_eq!(score(&all, add, &list), Ok(0.));
+        assert_eq!(score(&share, add, &list), Ok(0.5));
+        assert_eq!(score(&human_eval, add, &check), Ok(1.));
+        assert_eq!(score(&human_eval, "def add(a, b): return 5", &check), Ok(0.));
+        let reads = "a, b = map(int, input().split())\nprint(a + b)";
+        assert_eq!(score(&all, reads, &pairs), Ok(1.));
+        assert_eq!(score(&share, "print(3)", &pairs), Ok(0.5));
+        // Ends without its tests.
+        for cheat in ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "("]
+        {
+            assert_eq!(score(&share, cheat, &list), Ok(0.), "{cheat}");
+        }
+        let error = score(&all, add, &none).unwrap_err();
+        assert_eq!(error, "`tests` has no test");
+        let error = score(&all, add, &serde_json::json!({"tests": 3})).unwrap_err();
+        assert!(error.contains("`tests` is a number; expected Python code"), "{error}");
+        // In the order of the batch, side by side.
+        let reward = CodeTests::new(sandbox, tests(), TestScore::All).concurrency(2).unwrap();
+        let one = serde_json::json!({"tests": "assert x % 2 == 0"});
+        let responses: Vec<String> = (0..6).map(|x| format!("x = {x}")).collect();
+        let batch: Vec<Exchange<'_>> = responses
+            .iter()
+            .map(|said| Exchange { metadata: one.as_object(), ..Exchange::new("p", said) })
+            .collect();
+        let scores = reward.score(&batch).unwrap();
+        let found: Vec<f32> = scores.total.iter().flatten().map(|score| score.get()).collect();
+        assert_eq!(found, [1., 0., 1., 0., 1., 0.]);
+    }
+
+    #[test]
+    fn what_cannot_be_confined_is_refused() {
+        let limits = SandboxLimits::default();
+        let error = Sandbox::new("/nowhere/python", limits).unwrap_err();
+        assert!(matches!(error, ProviderError::Sandbox { .. }), "{error}");
+        assert!(error.to_string().contains("/nowhere/python"), "{error}");
+        let error = Sandbox::new("true", limits).unwrap_err();
+        assert!(matches!(error, ProviderError::Sandbox { .. }), "{error}");
+        let error = Sandbox::new("python3", SandboxLimits { timeout_s: 0., ..limits }).unwrap_err();
+        assert!(error.to_string().contains("`timeout_s` must be above 0"), "{error}");
+    }
+}
