@@ -3,13 +3,14 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 13] = [
+const SOURCES: [&str; 14] = [
     "cpp/adamw.cpp",
     "cpp/allocator.cpp",
     "cpp/error.cpp",
     "cpp/device.cpp",
     "cpp/grad.cpp",
     "cpp/graph.cpp",
+    "cpp/isa.cpp",
     "cpp/linear.cpp",
     "cpp/log_prob.cpp",
     "cpp/memory.cpp",
@@ -78,12 +79,47 @@ fn main() {
         .flag_if_supported("-Wno-maybe-uninitialized")
         .compile("rlaif_torch_kernels");
     reordering().file("cpp/rows.cpp").compile("rlaif_torch_rows");
-    // Its sums are to keep their order.
-    build().file("cpp/rows_tile.cpp").compile("rlaif_torch_tiles");
 
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    compile_tiles(&out);
     if let Err(error) = offer_to_cargo(&lib, &out) {
         println!("cargo::warning=`cargo run` and doc tests may not find libtorch: {error}");
+    }
+}
+
+/// Compiles `cpp/tiles.cpp` once for each instruction set that is chosen among at run time.
+fn compile_tiles(out: &Path) {
+    const AVX2: &[&str] = &["-mavx2", "-mfma"];
+    const AVX512: &[&str] =
+        &["-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"];
+    const AVX512_BF16: &[&str] =
+        &["-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"];
+    let mut sets: Vec<(&str, &[&str])> = vec![("portable", &[])];
+    if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        sets.extend([("avx2", AVX2), ("avx512", AVX512), ("avx512bf16", AVX512_BF16)]);
+    }
+    for (name, flags) in sets {
+        // Objects have the name of their source, so each set has a folder of its own.
+        let folder = out.join(name);
+        std::fs::create_dir_all(&folder).expect("cargo lets build scripts write to OUT_DIR");
+        let mut build = cc::Build::new();
+        build
+            .cpp(true)
+            .std("c++17")
+            .pic(true)
+            .opt_level(3)
+            .debug(false)
+            .flag_if_supported("-g1")
+            .flag_if_supported("-ffp-contract=fast")
+            // Vectors of the compiler's are wider than registers of some sets; none crosses a call.
+            .flag_if_supported("-Wno-psabi")
+            .define("RLAIF_TILES", format!("tiles_{name}").as_str())
+            .file("cpp/tiles.cpp")
+            .out_dir(&folder);
+        for flag in flags {
+            build.flag(flag);
+        }
+        build.compile(&format!("rlaif_torch_tiles_{name}"));
     }
 }
 

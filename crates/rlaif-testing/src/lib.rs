@@ -1,8 +1,9 @@
 //! Parts shared by the tests of several crates: comparisons of numbers, a tokenizer, small models.
 
 use std::{
-    fs,
+    env, fs,
     path::Path,
+    process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -52,6 +53,33 @@ fn within(got: &Tensor, want: &[f64], tolerance: impl Fn(f64) -> f64) {
     assert_eq!(got.len(), want.len());
     let near = |(got, want): (&f64, &f64)| (got - want).abs() <= tolerance(*want);
     assert!(got.iter().zip(want).all(near), "{got:?} {want:?}");
+}
+
+/// Runs the tests of this binary whose names contain one of `filters` again, once for each value of the
+/// environment variable: what is read once in a process cannot be changed in this one. A process that was
+/// started like this starts no further one.
+///
+/// # Panics
+/// If a test fails, with what it printed, or none was run.
+pub fn run_again<'a>(
+    variable: &str,
+    values: impl IntoIterator<Item = &'a str>,
+    filters: &[&str],
+) {
+    if env::var_os(variable).is_some() {
+        return;
+    }
+    let program = env::current_exe().expect("a test binary");
+    for value in values {
+        let child = Command::new(&program).args(filters).env(variable, value).output();
+        let child = child.expect("a process");
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(
+            child.status.success() && !said.contains(" 0 passed"),
+            "with {variable}={value}: {said}{}",
+            String::from_utf8_lossy(&child.stderr)
+        );
+    }
 }
 
 /// Names in a folder, sorted.

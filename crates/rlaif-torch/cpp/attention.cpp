@@ -2,14 +2,15 @@
 //
 // libtorch's fused attention has no gradient for a bias, which T5 learns; without it the scores of
 // all heads go through memory half a dozen times. Here a block of queries meets all its keys while
-// the scores stay in the cache, and the backward pass computes them again from their normalisers
-// (Dao et al., 2022, arXiv:2205.14135). Queries and keys are read where the projections wrote them,
+// the scores stay in the cache, part by part if there are many, and the backward pass computes them again
+// from their normalisers (Dao et al., 2022, arXiv:2205.14135). Queries and keys are read where the projections wrote them,
 // and heads that share keys share them here.
 //
 // Compiled like kernels.cpp, so that sums vectorise.
 #include "common.hpp"
 #include "matmul.hpp"
 #include "parallel.hpp"
+#include "tiles.hpp"
 #include "vector.hpp"
 
 #include <ATen/core/Tensor.h>
@@ -46,6 +47,12 @@ using torch::autograd::variable_list;
 
 // Most queries of a block.
 constexpr int64_t kQueries = 128;
+// Most keys that a block of queries meets at once: their scores fit the second cache, with the panels of
+// the products. And how many of more keys it meets at a time.
+constexpr int64_t kMostKeys = 1024;
+constexpr int64_t kKeys = 512;
+// Rows of scores lie so much further apart, lest they all fall into the same places of the first cache.
+constexpr int64_t kApart = 16;
 
 // An additive bias `[B, heads, T, S]` whose last stride is 1; other strides may be 0.
 struct Bias {
@@ -68,8 +75,9 @@ struct Bias {
   int64_t place(int64_t h, int64_t t) const { return h * head + t * row; }
 };
 
-// Scores of a block of queries: `count` rows, `stride` apart, of which query `first + i` sees
-// `seen(i)` keys of the `width` that some query of the block sees.
+// Scores of a block of queries to some of the keys: `count` rows, `stride` apart, of which query
+// `first + i`, counted from the first of these keys, sees `seen(i)` of the `width` that some query of the
+// block sees.
 struct ScoreRows {
   float* x;
   int64_t stride, count, width, first, keys;
@@ -79,7 +87,7 @@ struct ScoreRows {
   int64_t bias_row, mask_row;
 
   RLAIF_INLINE int64_t seen(int64_t i) const {
-    return causal ? std::min(keys, first + i + 1) : keys;
+    return causal ? std::clamp<int64_t>(first + i + 1, 0, keys) : keys;
   }
   // x · scale + bias + mask of one row, in place.
   RLAIF_INLINE void shift(int64_t i, int64_t n) const {
@@ -97,7 +105,7 @@ struct ScoreRows {
 };
 
 // Products become weights, 0 for keys that a query does not see; and the rows' normalisers.
-RLAIF_VECTOR void softmax(const ScoreRows& s, float* normalisers) {
+RLAIF_INLINE void softmax_body(const ScoreRows& s, float* normalisers) {
   for (int64_t i = 0; i < s.count; ++i) {
     const int64_t n = s.seen(i);
     float* x = s.x + i * s.stride;
@@ -115,11 +123,46 @@ RLAIF_VECTOR void softmax(const ScoreRows& s, float* normalisers) {
     normalisers[i] = largest + std::log(sum);
   }
 }
+constexpr auto softmax = rlaif::AtWidth<softmax_body>::run;
+
+// Products become weights that are not divided by their sums yet: those of earlier keys are multiplied by
+// `factors` if the largest product has grown.
+RLAIF_INLINE void part_of_softmax_body(const ScoreRows& s, float* largest, float* sums,
+                                       float* factors) {
+  for (int64_t i = 0; i < s.count; ++i) {
+    const int64_t n = s.seen(i);
+    float* x = s.x + i * s.stride;
+    s.shift(i, n);
+    const float before = largest[i];
+    float most = before;
+    for (int64_t j = 0; j < n; ++j) most = x[j] > most ? x[j] : most;
+    float sum = 0;
+    for (int64_t j = 0; j < n; ++j) {
+      x[j] = rlaif::exponential(rlaif::floored(x[j] - most));
+      sum += x[j];
+    }
+    for (int64_t j = n; j < s.width; ++j) x[j] = 0;
+    // (Of nothing before, it multiplies zeros.)
+    factors[i] = rlaif::exponential(rlaif::floored(before - most));
+    largest[i] = most;
+    sums[i] = sums[i] * factors[i] + sum;
+  }
+}
+constexpr auto part_of_softmax = rlaif::AtWidth<part_of_softmax_body>::run;
+
+// Multiplies rows of `width` by a factor each.
+RLAIF_INLINE void scale_rows_body(float* rows, const float* factors, int64_t count, int64_t width) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float factor = factors[i];
+    for (int64_t j = 0; j < width; ++j) rows[i * width + j] *= factor;
+  }
+}
+constexpr auto scale_rows = rlaif::AtWidth<scale_rows_body>::run;
 
 // Products become weights again, by their normalisers, and `dp`, the gradient of weights, that of
 // products; that of scores is added to the bias's.
-RLAIF_VECTOR void softmax_backward(const ScoreRows& s, const float* normalisers,
-                                   const float* deltas, float* dp, float* dbias) {
+RLAIF_INLINE void softmax_backward_body(const ScoreRows& s, const float* normalisers,
+                                        const float* deltas, float* dp, float* dbias) {
   for (int64_t i = 0; i < s.count; ++i) {
     const int64_t n = s.seen(i);
     float *p = s.x + i * s.stride, *g = dp + i * s.stride;
@@ -137,9 +180,10 @@ RLAIF_VECTOR void softmax_backward(const ScoreRows& s, const float* normalisers,
     for (int64_t j = n; j < s.width; ++j) p[j] = g[j] = 0;
   }
 }
+constexpr auto softmax_backward = rlaif::AtWidth<softmax_backward_body>::run;
 
 // Products of rows `stride` apart.
-RLAIF_VECTOR void dots(const float* a, const float* b, int64_t stride, int64_t count, int64_t width,
+RLAIF_INLINE void float_dots_body(const float* a, const float* b, int64_t stride, int64_t count, int64_t width,
                        float* out) {
   for (int64_t i = 0; i < count; ++i) {
     float sum = 0;
@@ -147,8 +191,9 @@ RLAIF_VECTOR void dots(const float* a, const float* b, int64_t stride, int64_t c
     out[i] = sum;
   }
 }
+constexpr auto float_dots = rlaif::AtWidth<float_dots_body>::run;
 
-RLAIF_VECTOR void dots(const BFloat16* a, const BFloat16* b, int64_t stride, int64_t count,
+RLAIF_INLINE void half_dots_body(const BFloat16* a, const BFloat16* b, int64_t stride, int64_t count,
                        int64_t width, float* out) {
   constexpr int64_t kPart = 64;
   float x[kPart], y[kPart];
@@ -163,12 +208,32 @@ RLAIF_VECTOR void dots(const BFloat16* a, const BFloat16* b, int64_t stride, int
     out[i] = sum;
   }
 }
+constexpr auto half_dots = rlaif::AtWidth<half_dots_body>::run;
 
-RLAIF_VECTOR void narrow_rows(const float* from, int64_t stride, BFloat16* to, int64_t to_stride,
-                              int64_t count, int64_t width) {
+RLAIF_INLINE void narrow_rows_body(const float* from, int64_t stride, BFloat16* to, int64_t to_stride,
+                                   int64_t count, int64_t width) {
   for (int64_t i = 0; i < count; ++i) {
     rlaif::narrow_here(from + i * stride, to + i * to_stride, width);
   }
+}
+constexpr auto narrow_rows = rlaif::AtWidth<narrow_rows_body>::run;
+
+void dots(const float* a, const float* b, int64_t stride, int64_t count, int64_t width, float* out) {
+  float_dots(a, b, stride, count, width, out);
+}
+void dots(const BFloat16* a, const BFloat16* b, int64_t stride, int64_t count, int64_t width,
+          float* out) {
+  half_dots(a, b, stride, count, width, out);
+}
+
+// Rows of f32 to where they belong.
+void put_rows(const float* from, int64_t stride, float* to, int64_t to_stride, int64_t count,
+              int64_t width) {
+  for (int64_t i = 0; i < count; ++i) std::copy_n(from + i * stride, width, to + i * to_stride);
+}
+void put_rows(const float* from, int64_t stride, BFloat16* to, int64_t to_stride, int64_t count,
+              int64_t width) {
+  narrow_rows(from, stride, to, to_stride, count, width);
 }
 
 // Where the rows of a batch begin among its tokens: row b is `[begin[b], begin[b + 1])`.
@@ -272,14 +337,49 @@ class Sums {
   int64_t stride_ = 0;
 };
 
-// Products of queries [t0, t1) of one head with the keys that they see, and what is to become of them.
+// Products of queries [t0, t1) of one head with keys [s0, s1), and what is to become of them.
 template <typename T>
 ScoreRows scores(const Shape& s, const Block<T>& queries, const Block<T>& keys, const Bias& bias,
-                 const Bias& mask, int64_t b, int64_t h, int64_t t0, int64_t t1, float* out) {
-  const int64_t length = s.keys.length(b), seen = s.seen(b, t1);
-  rlaif::multiply_blocks(t1 - t0, seen, s.width, queries, keys.t(), out, length, Into::kOverwrite);
-  return {out,     length,  t1 - t0,           seen,              t0,       length,
-          s.causal, s.scale, bias.at(b, h, t0), mask.at(b, h, t0), bias.row, mask.row};
+                 const Bias& mask, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t s0,
+                 int64_t s1, float* out, int64_t stride) {
+  const Block<T> these{keys.data + s0 * keys.row, keys.row, keys.column};
+  rlaif::multiply_blocks(t1 - t0, s1 - s0, s.width, queries, these.t(), out, stride,
+                         Into::kOverwrite);
+  const auto from = [&](const Bias& x) { return x.data ? x.at(b, h, t0) + s0 : nullptr; };
+  return {out,      stride,  t1 - t0,    s1 - s0,    t0 - s0,  s1 - s0,
+          s.causal, s.scale, from(bias), from(mask), bias.row, mask.row};
+}
+
+// Part by part, in f32: sums of weighted values, rescaled whenever a larger score comes.
+template <typename T>
+void attend_in_parts(const Shape& s, const Block<T>& queries, const Block<T>& keys,
+                     const Block<T>& values, const Bias& bias, const Bias& mask, int64_t b,
+                     int64_t h, int64_t t0, int64_t t1, T* out, float* normalisers) {
+  static thread_local std::vector<float> p, sums, largest, totals, factors;
+  static thread_local Operand operand;
+  const int64_t rows = t1 - t0, seen = s.seen(b, t1);
+  constexpr int64_t stride = kKeys + kApart;
+  p.resize(rows * stride);
+  sums.resize(rows * s.width);
+  factors.resize(rows);
+  largest.assign(rows, -std::numeric_limits<float>::infinity());
+  totals.assign(rows, 0.0f);
+  for (int64_t s0 = 0; s0 < seen; s0 += kKeys) {
+    const int64_t s1 = std::min(seen, s0 + kKeys);
+    part_of_softmax(scores(s, queries, keys, bias, mask, b, h, t0, t1, s0, s1, p.data(), stride),
+                    largest.data(), totals.data(), factors.data());
+    if (s0 > 0) scale_rows(sums.data(), factors.data(), rows, s.width);
+    const Block<T> these{values.data + s0 * values.row, values.row, values.column};
+    rlaif::multiply_blocks(rows, s.width, s1 - s0,
+                           operand.of<T>(p.data(), stride, rows, s1 - s0), these, sums.data(),
+                           s.width, s0 > 0 ? Into::kAdd : Into::kOverwrite);
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    normalisers[i] = largest[i] + std::log(totals[i]);
+    factors[i] = 1.0f / totals[i];
+  }
+  scale_rows(sums.data(), factors.data(), rows, s.width);
+  put_rows(sums.data(), s.width, out, s.query_row(), rows, s.width);
 }
 
 template <typename T>
@@ -294,12 +394,17 @@ void attend(const Shape& s, const T* q, const T* k, const T* v, const Bias& bias
     static thread_local std::vector<float> p;
     static thread_local Operand operand;
     const int64_t rows = t1 - t0, seen = s.seen(b, t1), stride = s.keys.length(b);
-    p.resize(rows * stride);
     const Block<T> queries{q + s.query(b, t0, h), s.query_row(), 1};
     const Block<T> keys{k + s.key(b, h), s.key_row(), 1};
-    softmax(scores(s, queries, keys, bias, mask, b, h, t0, t1, p.data()),
-            normalisers + s.normaliser(b, t0, h));
     const Block<T> values{v + s.key(b, h), s.key_row(), 1};
+    float* to = normalisers + s.normaliser(b, t0, h);
+    if (seen > kMostKeys) {
+      attend_in_parts(s, queries, keys, values, bias, mask, b, h, t0, t1, out + s.query(b, t0, h),
+                      to);
+      return;
+    }
+    p.resize(rows * stride);
+    softmax(scores(s, queries, keys, bias, mask, b, h, t0, t1, 0, seen, p.data(), stride), to);
     rlaif::multiply_blocks(rows, s.width, seen, operand.of<T>(p.data(), stride, rows, seen), values,
                            out + s.query(b, t0, h), s.query_row(), Into::kOverwrite);
   });
@@ -320,12 +425,15 @@ void attend_backward(const Shape& s, const Gradient<T>& g, const Bias& bias, con
                      int64_t b, int64_t shared) {
   static thread_local std::vector<float> p, dp, deltas;
   static thread_local Operand operand_p, operand_dp;
-  static thread_local Sums sums_k, sums_v;
+  static thread_local Sums sums_q, sums_k, sums_v;
   const int64_t length = s.keys.length(b), queries = s.queries.length(b);
   const int64_t first = shared * s.group(), step = s.step(b);
   if (length == 0) return;
-  p.resize(step * length);
-  dp.resize(step * length);
+  // Keys that a block of queries meets at a time.
+  const int64_t most = length > kMostKeys ? kKeys : length;
+  const int64_t stride = length > kMostKeys ? kKeys + kApart : length;
+  p.resize(step * stride);
+  dp.resize(step * stride);
   const Block<T> keys{g.k + s.key(b, first), s.key_row(), 1};
   const Block<T> values{g.v + s.key(b, first), s.key_row(), 1};
   T *to_k = g.dk + s.key(b, first), *to_v = g.dv + s.key(b, first);
@@ -341,31 +449,49 @@ void attend_backward(const Shape& s, const Gradient<T>& g, const Bias& bias, con
         return Block<T>{of + s.query(b, t0, h), s.query_row(), 1};
       };
       const Block<T> query = block(g.q), out = block(g.out), gradient = block(g.dout);
-      const ScoreRows products =
-          scores(s, query, keys, bias, mask, b, h, t0, t1, p.data());
-      rlaif::multiply_blocks(rows, seen, s.width, gradient, values.t(), dp.data(), length,
-                             Into::kOverwrite);
       deltas.resize(rows);
       dots(gradient.data, out.data, s.query_row(), rows, s.width, deltas.data());
-      softmax_backward(products, g.normalisers + s.normaliser(b, t0, h), deltas.data(), dp.data(),
-                       g.dbias ? g.dbias + bias.place(h, t0) : nullptr);
-      const Block<T> weights = operand_p.of<T>(p.data(), length, rows, seen);
-      const Block<T> dscores = operand_dp.of<T>(dp.data(), length, rows, seen);
-      rlaif::multiply_blocks(rows, s.width, seen, dscores, keys, g.dq + s.query(b, t0, h),
-                             s.query_row(), Into::kOverwrite);
-      // What earlier blocks began is added to, the rest is written.
-      const auto spread = [&](const Block<T>& by, const Block<T>& rows_of, float* to,
-                              int64_t stride) {
-        const auto part = [&](int64_t from, int64_t until, Into into) {
-          if (from >= until) return;
-          rlaif::multiply_blocks(until - from, s.width, rows, Block<T>{by.data + from, 1, by.row},
-                                 rows_of, to + from * stride, stride, into);
+      T* to_q = g.dq + s.query(b, t0, h);
+      // Sums over parts of the keys are f32; that of one part is rounded where it belongs.
+      const bool parts = seen > most;
+      float* dqueries = parts ? sums_q.at(to_q, s.query_row(), rows, s.width) : nullptr;
+      for (int64_t s0 = 0; s0 < seen; s0 += most) {
+        const int64_t s1 = std::min(seen, s0 + most), part = s1 - s0;
+        const auto these = [&](const Block<T>& of) {
+          return Block<T>{of.data + s0 * of.row, of.row, of.column};
         };
-        part(0, std::min(begun, seen), Into::kAdd);
-        part(begun, seen, Into::kOverwrite);
-      };
-      spread(weights, gradient, dvalues, sums_v.stride());
-      spread(dscores, query, dkeys, sums_k.stride());
+        const ScoreRows products =
+            scores(s, query, keys, bias, mask, b, h, t0, t1, s0, s1, p.data(), stride);
+        rlaif::multiply_blocks(rows, part, s.width, gradient, these(values).t(), dp.data(), stride,
+                               Into::kOverwrite);
+        softmax_backward(products, g.normalisers + s.normaliser(b, t0, h), deltas.data(), dp.data(),
+                         g.dbias ? g.dbias + bias.place(h, t0) + s0 : nullptr);
+        const Block<T> weights = operand_p.of<T>(p.data(), stride, rows, part);
+        const Block<T> dscores = operand_dp.of<T>(dp.data(), stride, rows, part);
+        if (parts) {
+          rlaif::multiply_blocks(rows, s.width, part, dscores, these(keys), dqueries,
+                                 sums_q.stride(), s0 > 0 ? Into::kAdd : Into::kOverwrite);
+        } else {
+          rlaif::multiply_blocks(rows, s.width, part, dscores, these(keys), to_q, s.query_row(),
+                                 Into::kOverwrite);
+        }
+        // What earlier blocks began is added to, the rest is written.
+        const auto spread = [&](const Block<T>& by, const Block<T>& rows_of, float* to,
+                                int64_t to_stride) {
+          const auto keys_of = [&](int64_t from, int64_t until, Into into) {
+            if (from >= until) return;
+            rlaif::multiply_blocks(until - from, s.width, rows,
+                                   Block<T>{by.data + from - s0, 1, by.row}, rows_of,
+                                   to + from * to_stride, to_stride, into);
+          };
+          const int64_t old = std::clamp(begun, s0, s1);
+          keys_of(s0, old, Into::kAdd);
+          keys_of(old, s1, Into::kOverwrite);
+        };
+        spread(weights, gradient, dvalues, sums_v.stride());
+        spread(dscores, query, dkeys, sums_k.stride());
+      }
+      if (parts) sums_q.written(to_q, s.query_row(), rows, s.width);
       begun = std::max(begun, seen);
     }
   }
@@ -510,9 +636,7 @@ at::Tensor composed(const at::Tensor& q_in, const at::Tensor& k_in, const at::Te
 
 // Whether there are products of this kind with heads of this width.
 bool multiplies(at::ScalarType kind, int64_t width) {
-  if (!rlaif::multiplies_blocks()) return false;
-  return kind == at::kFloat ||
-         (kind == at::kBFloat16 && rlaif::multiplies_pairs() && width % 2 == 0);
+  return kind == at::kFloat || (kind == at::kBFloat16 && (width % 2 == 0 || !rlaif::tiles().pairs));
 }
 
 int64_t longest(at::IntArrayRef lengths) {

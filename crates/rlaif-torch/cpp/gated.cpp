@@ -46,17 +46,19 @@ RLAIF_INLINE float inner_slope(float x) {
 }
 
 template <int32_t G>
-RLAIF_VECTOR void forward_block(const float* gate, const float* up, float* out, int64_t n) {
+RLAIF_INLINE void forward_block_body(const float* gate, const float* up, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float x = gate[i];
     // An infinite gate: its sigmoid is that of the largest number, and no number stays none.
     out[i] = x * sigmoid(inner<G>(x)) * up[i];
   }
 }
+template <int32_t G>
+constexpr auto forward_block = rlaif::AtWidth<forward_block_body<G>>::run;
 
 template <int32_t G>
-RLAIF_VECTOR void backward_block(const float* dy, const float* gate, const float* up, float* dgate,
-                                 float* dup, int64_t n) {
+RLAIF_INLINE void backward_block_body(const float* dy, const float* gate, const float* up, float* dgate,
+                                      float* dup, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const float x = gate[i];
     const float g = dy[i];
@@ -65,6 +67,8 @@ RLAIF_VECTOR void backward_block(const float* dy, const float* gate, const float
     dgate[i] = g * up[i] * (s + x * inner_slope<G>(x) * s * (1.0f - s));
   }
 }
+template <int32_t G>
+constexpr auto backward_block = rlaif::AtWidth<backward_block_body<G>>::run;
 
 // Elements that are converted from bf16 at a time.
 constexpr int64_t kBlock = 256;

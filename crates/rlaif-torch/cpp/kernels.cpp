@@ -38,8 +38,8 @@ int64_t rows_per_task(int64_t width) {
 
 // What is scaled is rounded to T before the weight is applied, as transformers does.
 template <typename T>
-RLAIF_VECTOR void rms_forward(const T* x, const T* w, T* y, float* scale, int64_t begin,
-                              int64_t end, int64_t width, float epsilon) {
+RLAIF_INLINE void rms_forward_body(const T* x, const T* w, T* y, float* scale, int64_t begin,
+                                   int64_t end, int64_t width, float epsilon) {
   for (int64_t row = begin; row < end; ++row) {
     const T* in = x + row * width;
     T* out = y + row * width;
@@ -56,11 +56,13 @@ RLAIF_VECTOR void rms_forward(const T* x, const T* w, T* y, float* scale, int64_
     }
   }
 }
+template <typename T>
+constexpr auto rms_forward = rlaif::AtWidth<rms_forward_body<T>>::run;
 
 template <typename T>
-RLAIF_VECTOR void rms_backward(const T* dy, const T* x, const T* w, const float* scale,
-                               const T* beside, T* dx, float* dw, int64_t begin, int64_t end,
-                               int64_t width) {
+RLAIF_INLINE void rms_backward_body(const T* dy, const T* x, const T* w, const float* scale,
+                                    const T* beside, T* dx, float* dw, int64_t begin, int64_t end,
+                                    int64_t width) {
   for (int64_t row = begin; row < end; ++row) {
     const T* g = dy + row * width;
     const T* in = x + row * width;
@@ -81,6 +83,8 @@ RLAIF_VECTOR void rms_backward(const T* dy, const T* x, const T* w, const float*
     }
   }
 }
+template <typename T>
+constexpr auto rms_backward = rlaif::AtWidth<rms_backward_body<T>>::run;
 
 // The norm of x, and x itself for the residual beside it, whose gradient is added where the norm's
 // is computed.
@@ -158,9 +162,9 @@ at::Tensor rms_norm_composed(const at::Tensor& x, const at::Tensor& weight, doub
 
 // `sign` is 1 forward and -1 backward: turning back is the gradient of turning.
 template <typename T>
-RLAIF_VECTOR void rotate_rows(const T* x, const T* cos, const T* sin, T* y, int64_t begin,
-                              int64_t end, int64_t period, int64_t heads, int64_t width,
-                              float sign) {
+RLAIF_INLINE void rotate_rows_body(const T* x, const T* cos, const T* sin, T* y, int64_t begin,
+                                   int64_t end, int64_t period, int64_t heads, int64_t width,
+                                   float sign) {
   const int64_t half = width / 2;
   for (int64_t row = begin; row < end; ++row) {
     const T* c = cos + (row % period) * width;
@@ -179,6 +183,8 @@ RLAIF_VECTOR void rotate_rows(const T* x, const T* cos, const T* sin, T* y, int6
     }
   }
 }
+template <typename T>
+constexpr auto rotate_rows = rlaif::AtWidth<rotate_rows_body<T>>::run;
 
 at::Tensor rotated(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, float sign) {
   const auto in = x.contiguous();

@@ -15,10 +15,6 @@ void matmul_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b
 // a b, plus `bias` per row where there is one.
 at::Tensor matmul(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {});
 
-// Whether `multiply_blocks` can be called, and whether it can with bf16.
-bool multiplies_blocks();
-bool multiplies_pairs();
-
 // A matrix of f32 or bf16 where it lies; one of the strides is 1.
 template <typename T>
 struct Block {
@@ -29,16 +25,11 @@ struct Block {
 
 // out (+)= a b of sizes [m, k] and [k, n], rows of `out` being `stride` apart. In a parallel region
 // it stays in the calling thread. Of f32 to f32, and of bf16 to either. In bf16, lines along the inner
-// dimension begin at even strides, and of an odd k the element behind a line is read, which must be a
-// number, and is multiplied by the 0 that stands behind lines across.
+// dimension begin at even strides, and of an odd k the element behind a line may be read, which must
+// be a number: it is multiplied by the 0 that stands behind lines across.
 template <typename T, typename Out>
 void multiply_blocks(int64_t m, int64_t n, int64_t k, Block<T> a, Block<T> b, Out* out,
                      int64_t stride, Into into);
-
-// Copies `count` of `width` lines of `depth` elements, `stride` apart, side by side: `panel[p * width + i]`
-// is element p of line i, 0 where there is no line. To be called where `multiplies_blocks`.
-void copy_panel(float* panel, int64_t width, const float* lines, int64_t stride, int64_t count,
-                int64_t depth);
 
 // x with its rows contiguous and all leading dimensions as one.
 at::Tensor rows_of(const at::Tensor& x);

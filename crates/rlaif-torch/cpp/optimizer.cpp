@@ -20,8 +20,8 @@ struct Rates {
   float beta1, beta2, fresh1, fresh2, epsilon, gradient, decay, step_size, correction;
 };
 
-RLAIF_VECTOR void adamw_block(float* w, const float* g, float* m, float* v, int64_t n,
-                              const Rates& r) {
+RLAIF_INLINE void adamw_block_body(float* w, const float* g, float* m, float* v, int64_t n,
+                                   const Rates& r) {
   const Rates k = r;
   for (int64_t i = 0; i < n; ++i) {
     const float grad = k.gradient * g[i];
@@ -33,18 +33,20 @@ RLAIF_VECTOR void adamw_block(float* w, const float* g, float* m, float* v, int6
     w[i] = w[i] * k.decay - k.step_size * first / root;
   }
 }
+constexpr auto adamw_block = rlaif::AtWidth<adamw_block_body>::run;
 
 // A weight is its upper half, to the nearest, and what is missing to it, which may be negative.
 // Ties go up: to the even half they would leave a remainder that 16 bits cannot hold.
-RLAIF_VECTOR void join(const at::BFloat16* upper, const int16_t* remainder, float* w, int64_t n) {
+RLAIF_INLINE void join_body(const at::BFloat16* upper, const int16_t* remainder, float* w, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t bits = (static_cast<uint32_t>(upper[i].x) << 16) +
                           static_cast<uint32_t>(static_cast<int32_t>(remainder[i]));
     std::memcpy(w + i, &bits, sizeof bits);
   }
 }
+constexpr auto join = rlaif::AtWidth<join_body>::run;
 
-RLAIF_VECTOR void split(const float* w, at::BFloat16* upper, int16_t* remainder, int64_t n) {
+RLAIF_INLINE void split_body(const float* w, at::BFloat16* upper, int16_t* remainder, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     uint32_t bits;
     std::memcpy(&bits, w + i, sizeof bits);
@@ -54,22 +56,26 @@ RLAIF_VECTOR void split(const float* w, at::BFloat16* upper, int16_t* remainder,
     remainder[i] = static_cast<int16_t>(none ? 0 : bits - (half << 16));
   }
 }
+constexpr auto split = rlaif::AtWidth<split_body>::run;
 
-RLAIF_VECTOR void widen_half(const at::Half* from, float* to, int64_t n) {
+RLAIF_INLINE void widen_half_body(const at::Half* from, float* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(from[i]);
 }
+constexpr auto widen_half = rlaif::AtWidth<widen_half_body>::run;
 
-RLAIF_VECTOR void narrow_half(const float* from, at::Half* to, int64_t n) {
+RLAIF_INLINE void narrow_half_body(const float* from, at::Half* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] = static_cast<at::Half>(from[i]);
 }
+constexpr auto narrow_half = rlaif::AtWidth<narrow_half_body>::run;
 
 // Whether all bytes are zero.
-RLAIF_VECTOR bool none(const void* data, int64_t bytes) {
+RLAIF_INLINE bool none_body(const void* data, int64_t bytes) {
   const auto* x = static_cast<const uint8_t*>(data);
   uint8_t any = 0;
   for (int64_t i = 0; i < bytes; ++i) any |= x[i];
   return any == 0;
 }
+constexpr auto none = rlaif::AtWidth<none_body>::run;
 
 // Whether a step changes nothing: without gradient so far, as the embeddings of tokens that have not
 // been seen yet, most of a vocabulary. What is read to find out is a third of a step's memory.
@@ -107,7 +113,7 @@ void step_piece(const rlaif::AdamWStep& s, int64_t begin, int64_t end, const Rat
   }
 }
 
-RLAIF_VECTOR double exact_squares(const float* x, int64_t n) {
+RLAIF_INLINE double exact_squares_body(const float* x, int64_t n) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) {
     const double a = x[i];
@@ -115,12 +121,14 @@ RLAIF_VECTOR double exact_squares(const float* x, int64_t n) {
   }
   return sum;
 }
+constexpr auto exact_squares = rlaif::AtWidth<exact_squares_body>::run;
 
-RLAIF_VECTOR float fast_squares(const float* x, int64_t n) {
+RLAIF_INLINE float fast_squares_body(const float* x, int64_t n) {
   float sum = 0;
   for (int64_t i = 0; i < n; ++i) sum += x[i] * x[i];
   return sum;
 }
+constexpr auto fast_squares = rlaif::AtWidth<fast_squares_body>::run;
 
 // The sum of squares of a block. In f32, which is twice as fast, unless they are so small or so large
 // that f32 may have lost some.
@@ -130,9 +138,10 @@ double squares(const float* x, int64_t n) {
   return sum == 0 && none(x, n * 4) ? 0 : exact_squares(x, n);
 }
 
-RLAIF_VECTOR void multiply(const float* x, float* y, int64_t n, float factor) {
+RLAIF_INLINE void multiply_body(const float* x, float* y, int64_t n, float factor) {
   for (int64_t i = 0; i < n; ++i) y[i] = x[i] * factor;
 }
+constexpr auto multiply = rlaif::AtWidth<multiply_body>::run;
 
 // A part of a list of arrays: what one task works on.
 struct Piece {

@@ -119,6 +119,12 @@ int32_t rlaif_linear(const at::Tensor* x, const at::Tensor* const* weights,
 int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
                     at::Tensor** out) noexcept;
 
+// ---- isa.cpp -------------------------------------------------------------------------------------
+
+// Numbers of the instruction set that kernels use, and of the processor's best; fails, with the latter
+// written, if RLAIF_ISA names none of its own.
+int32_t rlaif_isa(int32_t* chosen, int32_t* best) noexcept;
+
 // ---- attention.cpp -------------------------------------------------------------------------------
 
 // Returns 1 if this processor has attention to rows of different lengths, for bf16 or else f32.

@@ -6,7 +6,7 @@
 #include "common.hpp"
 #include "matmul.hpp"
 #include "parallel.hpp"
-#include "rows_tile.hpp"
+#include "tiles.hpp"
 #include "vector.hpp"
 
 #include <ATen/Parallel.h>
@@ -23,13 +23,18 @@
 
 namespace {
 
-using rlaif::rows::bf16;
-using rlaif::rows::kPanelRows;
-using rlaif::rows::kPanelWeights;
-using rlaif::rows::kTileRows;
-using rlaif::rows::kTileWeights;
-using rlaif::rows::widen;
+using bf16 = rlaif::Half;
+using rlaif::kFewWeights;
+using rlaif::Tiles;
+using rlaif::tiles;
 
+inline float widen(float x) { return x; }
+inline float widen(bf16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float y;
+  std::memcpy(&y, &bits, sizeof y);
+  return y;
+}
 inline void narrow(float x, float* y) { *y = x; }
 // To the nearest, of two the even one.
 inline void narrow(float x, bf16* y) {
@@ -60,8 +65,8 @@ T* data(const at::Tensor& t) {
 
 // The product with the weight is that of two numbers of kind T, as training takes it.
 template <typename T>
-RLAIF_VECTOR void normalise(const T* x, const T* w, T* y, int64_t rows, int64_t width,
-                            float epsilon) {
+RLAIF_INLINE void normalise_body(const T* x, const T* w, T* y, int64_t rows, int64_t width,
+                                 float epsilon) {
   for (int64_t row = 0; row < rows; ++row) {
     const T* in = x + row * width;
     T* out = y + row * width;
@@ -75,13 +80,15 @@ RLAIF_VECTOR void normalise(const T* x, const T* w, T* y, int64_t rows, int64_t 
     }
   }
 }
+template <typename T>
+constexpr auto normalise = rlaif::AtWidth<normalise_body<T>>::run;
 
 // ---- Linear --------------------------------------------------------------------------------------
 
 // Mirrored by `Activation` in src/rows.rs.
 enum Act : int32_t { kNone = -1, kRelu = 0, kSilu = 1, kGelu = 2, kGeluTanh = 3 };
 
-RLAIF_VECTOR void activate(float* x, int64_t n, int32_t act) {
+RLAIF_INLINE void activate_body(float* x, int64_t n, int32_t act) {
   switch (act) {
     case kRelu:
       for (int64_t i = 0; i < n; ++i) x[i] = x[i] < 0 ? 0 : x[i];
@@ -103,106 +110,136 @@ RLAIF_VECTOR void activate(float* x, int64_t n, int32_t act) {
       break;
   }
 }
+constexpr auto activate = rlaif::AtWidth<activate_body>::run;
 
 template <typename T>
-RLAIF_VECTOR void put(const float* x, const T* bias, float* y, int64_t n) {
-  if (bias) {
-    for (int64_t i = 0; i < n; ++i) y[i] = x[i] + widen(bias[i]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) y[i] = x[i];
-  }
+RLAIF_INLINE void put_body(const float* x, const T* bias, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = x[i] + widen(bias[i]);
 }
+template <typename T>
+constexpr auto put = rlaif::AtWidth<put_body<T>>::run;
 
 template <typename T>
-RLAIF_VECTOR void add(const float* x, const T* residual, T* y, int64_t n) {
+RLAIF_INLINE void add_body(const float* x, const T* residual, T* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) narrow(x[i] + widen(residual[i]), &y[i]);
 }
+template <typename T>
+constexpr auto add = rlaif::AtWidth<add_body<T>>::run;
 
 template <typename T>
-RLAIF_VECTOR void multiply(const float* x, const float* by, T* y, int64_t n) {
+RLAIF_INLINE void multiply_body(const float* x, const float* by, T* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) narrow(x[i] * by[i], &y[i]);
 }
+template <typename T>
+constexpr auto multiply = rlaif::AtWidth<multiply_body<T>>::run;
 
 template <typename T>
-RLAIF_VECTOR void cast(const float* x, T* y, int64_t n) {
+RLAIF_INLINE void cast_body(const float* x, T* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) narrow(x[i], &y[i]);
 }
+template <typename T>
+constexpr auto cast = rlaif::AtWidth<cast_body<T>>::run;
 
-inline rlaif::rows::F32Tile tile_of(float) {
-  static const auto tile = rlaif::rows::f32_tile();
-  return tile;
+RLAIF_INLINE void widen_rows_body(const bf16* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) y[i] = widen(x[i]);
 }
-inline rlaif::rows::Bf16Tile tile_of(bf16) {
-  static const auto tile = rlaif::rows::bf16_tile();
-  return tile;
-}
+constexpr auto widen_rows = rlaif::AtWidth<widen_rows_body>::run;
+
+// How rows meet weights. A row's sums have one order, whatever the other rows:
+//
+// Few rows. Weights are read as a checkpoint has them, [N, K] row by row, so nothing is packed or copied.
+// A tile of a few rows of x and 3 weights is held in vector registers; a lane sums every so manieth
+// product, and the lanes are added in a fixed tree.
+//
+// Many rows. Weights are packed into panels, whose lanes sum a weight each from the first product to the
+// last: no lanes are added in the end, which pays for the packing from some dozen rows on.
+//
+// X is bf16 where two neighbours are multiplied at once; elsewhere rows of bf16 are widened before.
+inline auto few(const Tiles& t, float, float) { return t.few; }
+inline auto few(const Tiles& t, float, bf16) { return t.few_widened; }
+inline auto few(const Tiles& t, bf16, bf16) { return t.few_pairs; }
 
 // Bytes of weights that are gone through for one block of rows after the other. They and the next
 // as many stay in the second level of the cache, and the rows of a block in the first.
 constexpr int64_t kWeightBytes = 96 * 1024;
 
 // y[r, c] = x_r · w_c for rows [r0, r1) and weights [c0, c1); y has a row stride of `stride`.
-template <typename T>
-void product(const T* x, const T* w, int64_t k, float* y, int64_t stride, int64_t r0, int64_t r1,
+template <typename X, typename W>
+void product(const X* x, const W* w, int64_t k, float* y, int64_t stride, int64_t r0, int64_t r1,
              int64_t c0, int64_t c1) {
-  const auto tile = tile_of(T{});
-  const int64_t row_bytes = k * static_cast<int64_t>(sizeof(T)) * kTileWeights;
-  const int64_t step = std::max<int64_t>(1, kWeightBytes / row_bytes) * kTileWeights;
-  const int64_t blocks = (r1 - r0 + kTileRows - 1) / kTileRows;
-  float sums[kTileRows * kTileWeights];
+  const Tiles& t = tiles();
+  const auto tile = few(t, X{}, W{});
+  const int64_t row_bytes = k * static_cast<int64_t>(sizeof(W)) * kFewWeights;
+  const int64_t step = std::max<int64_t>(1, kWeightBytes / row_bytes) * kFewWeights;
+  const int64_t blocks = (r1 - r0 + t.few_rows - 1) / t.few_rows;
+  float sums[rlaif::kMostFewRows * kFewWeights];
   for (int64_t block = c0; block < c1; block += step) {
     const int64_t end = std::min(c1, block + step);
     for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t r = r0 + b * kTileRows;
-      const int64_t m = std::min<int64_t>(kTileRows, r1 - r);
+      const int64_t r = r0 + b * t.few_rows;
+      const int64_t m = std::min<int64_t>(t.few_rows, r1 - r);
       int64_t turn = 0;
-      for (int64_t c = block; c < end; c += kTileWeights, turn = turn + 1 == blocks ? 0 : turn + 1) {
-        const int64_t n = std::min<int64_t>(kTileWeights, end - c);
+      for (int64_t c = block; c < end; c += kFewWeights, turn = turn + 1 == blocks ? 0 : turn + 1) {
+        const int64_t n = std::min<int64_t>(kFewWeights, end - c);
         // Each block of rows fetches its share of the next weights, so that memory is never idle.
-        const bool ahead = turn == b && c + step + kTileWeights <= c1;
+        const bool ahead = turn == b && c + step + kFewWeights <= c1;
         tile(x + r * k, m, w + c * k, n, k, ahead ? w + (c + step) * k : nullptr, sums);
         for (int64_t i = 0; i < m; ++i)
-          for (int64_t j = 0; j < n; ++j) y[(r + i) * stride + c + j] = sums[i * kTileWeights + j];
+          for (int64_t j = 0; j < n; ++j) y[(r + i) * stride + c + j] = sums[i * kFewWeights + j];
       }
     }
   }
+}
+
+// The same from panels of the weights, of `steps` each; c0 is where one begins.
+template <typename X>
+void product_of_panels(const X* x, const float* panels, int64_t k, float* y, int64_t stride,
+                       int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+  const Tiles& t = tiles();
+  const auto& kernel = std::is_same_v<X, float> ? t.f32 : t.half;
+  const int64_t steps = k * static_cast<int64_t>(sizeof(X)) / static_cast<int64_t>(sizeof(float));
+  const auto* rows = reinterpret_cast<const float*>(x);
+  for (int64_t c = c0; c < c1; c += t.columns) {
+    for (int64_t r = r0; r < r1; r += t.rows) {
+      kernel.of[0][std::min(t.rows, r1 - r)](
+          steps, rows + r * steps, steps, panels + c * steps,
+          {y + r * stride + c, stride, std::min(t.columns, c1 - c), false, nullptr});
+    }
+  }
+}
+
+// The weights w [N, K] in panels, of steps that rows of X are multiplied by.
+template <typename X, typename W>
+at::Tensor panels_of(const at::Tensor& w) {
+  const Tiles& t = tiles();
+  const int64_t n = w.size(0), k = w.size(1);
+  const int64_t steps = k * static_cast<int64_t>(sizeof(X)) / static_cast<int64_t>(sizeof(float));
+  const int64_t count = (n + t.columns - 1) / t.columns;
+  const at::Tensor panels =
+      at::empty({count * t.columns, steps}, w.options().dtype(at::kFloat));
+  rlaif::parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    const W* from = data<W>(w);
+    auto* to = data<float>(panels);
+    for (int64_t c = begin * t.columns; c < std::min(n, end * t.columns); c += t.columns) {
+      const int64_t lines = std::min(t.columns, n - c);
+      if constexpr (std::is_same_v<W, float>) {
+        t.pack(to + c * steps, t.columns, from + c * k, k, 1, lines, k);
+      } else {
+        t.pack_half(to + c * steps, t.columns, from + c * k, k, 1, lines, k);
+      }
+    }
+  });
+  return panels;
 }
 
 }  // namespace
 
 namespace {
 
-// The same from panels of the weights; c0 is where one begins.
-template <typename T>
-void product_of_panels(const T* x, const T* panels, int64_t k, float* y, int64_t stride, int64_t r0,
-                       int64_t r1, int64_t c0, int64_t c1) {
-  for (int64_t c = c0; c < c1; c += kPanelWeights) {
-    for (int64_t r = r0; r < r1; r += kPanelRows) {
-      rlaif::rows::multiply_panel(x + r * k, std::min(kPanelRows, r1 - r), panels + c * k,
-                                  std::min(kPanelWeights, c1 - c), k, y + r * stride + c, stride);
-    }
-  }
-}
-
-template <typename T>
-at::Tensor panels_of(const at::Tensor& w) {
-  const int64_t n = w.size(0), k = w.size(1);
-  const int64_t count = (n + kPanelWeights - 1) / kPanelWeights;
-  const at::Tensor panels = at::empty({count * kPanelWeights, k}, w.options());
-  rlaif::parallel_for(count, 1, [&](int64_t begin, int64_t end) {
-    // Two neighbours in bf16 are moved as one f32, which changes no bit.
-    const int64_t words = k * static_cast<int64_t>(sizeof(T)) / static_cast<int64_t>(sizeof(float));
-    const auto* from = static_cast<const float*>(w.data_ptr());
-    auto* to = static_cast<float*>(panels.data_ptr());
-    for (int64_t c = begin * kPanelWeights; c < std::min(n, end * kPanelWeights); c += kPanelWeights)
-      rlaif::copy_panel(to + c * words, kPanelWeights, from + c * words, words,
-                        std::min(kPanelWeights, n - c), words);
-  });
-  return panels;
-}
-
-template <typename T>
+// `X` is what rows of T are multiplied as.
+template <typename T, typename X>
 void linear(const RlaifRowsLinear& call, at::Tensor** out) {
+  const Tiles& t = tiles();
   const at::Tensor& x = *call.x;
   const int64_t m = x.size(0);
   const int64_t k = x.size(1);
@@ -215,11 +252,23 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
     T* to = data<T>(normed);
     const T* weight = data<T>(*call.norm);
     const auto run = [&](int64_t begin, int64_t end) {
-      normalise(from + begin * k, weight, to + begin * k, end - begin, k,
-                static_cast<float>(call.epsilon));
+      normalise<T>(from + begin * k, weight, to + begin * k, end - begin, k,
+                   static_cast<float>(call.epsilon));
     };
     rlaif::parallel_for(m, std::max<int64_t>(1, 32768 / k), run);
     xp = to;
+  }
+  const X* rows;
+  at::Tensor widened;
+  if constexpr (std::is_same_v<T, X>) {
+    rows = xp;
+  } else {
+    widened = at::empty({m, k}, wide);
+    auto* to = data<float>(widened);
+    rlaif::parallel_for(m * k, 32768, [&](int64_t begin, int64_t end) {
+      widen_rows(xp + begin, to + begin, end - begin);
+    });
+    rows = to;
   }
 
   const size_t results = call.gated ? 1 : call.count;
@@ -234,16 +283,18 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
                               : at::empty({m, call.weights[i]->size(0)}, x.options()));
   }
 
-  // Packing of weights depends on the request, not on the number of rows.
-  const bool packs = call.many && rlaif::rows::has_panels(T{}, k);
+  // Packing of weights depends on the request, not on the number of rows. (Words of bf16 are whole.)
+  const bool packs = call.many && k > 0 && (std::is_same_v<X, float> || k % 2 == 0);
   std::vector<at::Tensor> panels;
-  for (size_t i = 0; packs && i < call.count; ++i) panels.push_back(panels_of<T>(*call.weights[i]));
+  for (size_t i = 0; packs && i < call.count; ++i) {
+    panels.push_back(panels_of<X, T>(*call.weights[i]));
+  }
 
   // Tasks: rows in chunks that stay in the cache, columns in one part per thread.
-  const int64_t tile_rows = packs ? kPanelRows : kTileRows;
-  const int64_t tile_weights = packs ? kPanelWeights : kTileWeights;
+  const int64_t tile_rows = packs ? t.rows : t.few_rows;
+  const int64_t tile_weights = packs ? t.columns : kFewWeights;
   const int64_t chunk =
-      std::max<int64_t>(tile_rows, (192 * 1024) / (k * static_cast<int64_t>(sizeof(T))) /
+      std::max<int64_t>(tile_rows, (192 * 1024) / (k * static_cast<int64_t>(sizeof(X))) /
                                        tile_rows * tile_rows);
   const int64_t chunks = (m + chunk - 1) / chunk;
   const int64_t threads = std::max<int64_t>(1, at::get_num_threads());
@@ -261,29 +312,29 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
       if (c0 >= c1) continue;
       float* y = data<float>(products[i]);
       if (packs) {
-        product_of_panels(xp, data<T>(panels[i]), k, y, n, r0, r1, c0, c1);
+        product_of_panels(rows, data<float>(panels[i]), k, y, n, r0, r1, c0, c1);
       } else {
-        product(xp, data<T>(*call.weights[i]), k, y, n, r0, r1, c0, c1);
+        product(rows, data<T>(*call.weights[i]), k, y, n, r0, r1, c0, c1);
       }
       const T* bias = call.biases[i] ? data<T>(*call.biases[i]) : nullptr;
       const bool last = i + 1 == call.count;
       for (int64_t r = r0; r < r1; ++r) {
         float* row = y + r * n + c0;
         const int64_t width = c1 - c0;
-        if (bias) put(row, bias + c0, row, width);
+        if (bias) put<T>(row, bias + c0, row, width);
         if (i == 0 && call.activation != kNone) activate(row, width, call.activation);
         if (call.gated) {
           if (!last) continue;
           const float* gate = data<float>(products[0]) + r * n + c0;
           if (in_place) {
-            multiply(gate, row, data<float>(finals[0]) + r * n + c0, width);
+            multiply<float>(gate, row, data<float>(finals[0]) + r * n + c0, width);
           } else {
-            multiply(gate, row, data<T>(finals[0]) + r * n + c0, width);
+            multiply<T>(gate, row, data<T>(finals[0]) + r * n + c0, width);
           }
         } else if (call.residual) {
-          add(row, data<T>(*call.residual) + r * n + c0, data<T>(finals[i]) + r * n + c0, width);
+          add<T>(row, data<T>(*call.residual) + r * n + c0, data<T>(finals[i]) + r * n + c0, width);
         } else if (!in_place) {
-          cast(row, data<T>(finals[i]) + r * n + c0, width);
+          cast<T>(row, data<T>(finals[i]) + r * n + c0, width);
         }
       }
     }
@@ -310,8 +361,8 @@ struct Attention {
 };
 
 template <typename T>
-RLAIF_VECTOR void attend(const Attention<T>& a, int64_t row, int64_t head, float* scores,
-                         float* wide) {
+RLAIF_INLINE void attend_body(const Attention<T>& a, int64_t row, int64_t head, float* scores,
+                              float* wide) {
   const int64_t d = a.width;
   const int64_t length = a.lengths[row];
   const int64_t first = a.window > 0 ? std::max<int64_t>(0, length - a.window) : 0;
@@ -350,20 +401,23 @@ RLAIF_VECTOR void attend(const Attention<T>& a, int64_t row, int64_t head, float
     for (int64_t i = 0; i < d; ++i) narrow(sum[i] / total, &out[i]);
   }
 }
+template <typename T>
+constexpr auto attend = rlaif::AtWidth<attend_body<T>>::run;
 
 // ---- Choice --------------------------------------------------------------------------------------
 
 // Tokens whose weights are summed together.
 constexpr int64_t kBlock = 1024;
 
-RLAIF_VECTOR float largest_of(const float* z, int64_t n) {
+RLAIF_INLINE float largest_of_body(const float* z, int64_t n) {
   float largest = -std::numeric_limits<float>::infinity();
   for (int64_t v = 0; v < n; ++v) largest = z[v] > largest ? z[v] : largest;
   return largest;
 }
+constexpr auto largest_of = rlaif::AtWidth<largest_of_body>::run;
 
-RLAIF_VECTOR float weights_of(const float* z, float largest, float inverse, float* weights,
-                              int64_t n) {
+RLAIF_INLINE float weights_of_body(const float* z, float largest, float inverse, float* weights,
+                                   int64_t n) {
   float sum = 0;
   for (int64_t v = 0; v < n; ++v) {
     weights[v] = exponential((z[v] - largest) * inverse);
@@ -371,6 +425,7 @@ RLAIF_VECTOR float weights_of(const float* z, float largest, float inverse, floa
   }
   return sum;
 }
+constexpr auto weights_of = rlaif::AtWidth<weights_of_body>::run;
 
 // How log-weights are put into bins, from the largest down: so many to a factor of e, that even flat
 // distributions leave few tokens in one.
@@ -378,8 +433,8 @@ constexpr float kBinsPerUnit = 128;
 constexpr int32_t kBins = 8192;
 
 // Bins and weights of logits; equal logits have one bin, and larger ones none further down.
-RLAIF_VECTOR void bins_of(const float* z, float largest, float inverse, int32_t* bins,
-                          float* weights, int64_t n) {
+RLAIF_INLINE void bins_of_body(const float* z, float largest, float inverse, int32_t* bins,
+                               float* weights, int64_t n) {
   for (int64_t v = 0; v < n; ++v) {
     const float below = (largest - z[v]) * inverse;
     const float bin = below * kBinsPerUnit;
@@ -388,6 +443,7 @@ RLAIF_VECTOR void bins_of(const float* z, float largest, float inverse, int32_t*
     weights[v] = below < 87.0f ? exponential(-below) : 0.0f;
   }
 }
+constexpr auto bins_of = rlaif::AtWidth<bins_of_body>::run;
 
 // A logit and its id. In the order in which top-p takes them: the larger first, of equals the first.
 struct Candidate {
@@ -501,8 +557,8 @@ class Boundary {
 };
 
 // Takes from `weights` those of logits behind `last`, the first id being `first`; returns the sum.
-RLAIF_VECTOR float drop_behind(const float* z, Candidate last, int64_t first, float* weights,
-                               int64_t n) {
+RLAIF_INLINE float drop_behind_body(const float* z, Candidate last, int64_t first, float* weights,
+                                    int64_t n) {
   const auto equals = static_cast<int32_t>(std::clamp<int64_t>(last.id - first + 1, 0, n));
   float sum = 0;
   for (int32_t v = 0; v < static_cast<int32_t>(n); ++v) {
@@ -512,6 +568,7 @@ RLAIF_VECTOR float drop_behind(const float* z, Candidate last, int64_t first, fl
   }
   return sum;
 }
+constexpr auto drop_behind = rlaif::AtWidth<drop_behind_body>::run;
 
 }  // namespace
 
@@ -523,7 +580,12 @@ int32_t rlaif_rows_linear(const RlaifRowsLinear* call, at::Tensor** out) noexcep
       for (size_t i = 0; i < call->count; ++i) {
         rlaif::check_kind<Kind>({call->weights[i], call->biases[i]});
       }
-      linear<Bits<Kind>>(*call, out);
+      using T = Bits<Kind>;
+      if (std::is_same_v<T, float> || !tiles().pairs) {
+        linear<T, float>(*call, out);
+      } else {
+        linear<T, T>(*call, out);
+      }
     });
   });
 }
@@ -558,7 +620,7 @@ int32_t rlaif_rows_attention(const RlaifRowsAttention* call, at::Tensor** out) n
             std::memcpy(a.keys + at, data<T>(*call->k) + task * d, d * sizeof(T));
             std::memcpy(a.values + at, data<T>(*call->v) + task * d, d * sizeof(T));
           }
-          attend(a, row, head, scores.data(), wide.data());
+          attend<T>(a, row, head, scores.data(), wide.data());
         }
       });
       *out = rlaif::give(result);

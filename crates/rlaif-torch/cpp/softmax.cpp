@@ -34,14 +34,15 @@ void back(const float* numbers, at::BFloat16* to, int64_t n) { rlaif::narrow(num
 float* place(float* out, float*) { return out; }
 float* place(at::BFloat16*, float* space) { return space; }
 
-RLAIF_VECTOR float largest_of(const float* f, int64_t n, float largest) {
+RLAIF_INLINE float largest_of_body(const float* f, int64_t n, float largest) {
   for (int64_t v = 0; v < n; ++v) largest = f[v] > largest ? f[v] : largest;
   return largest;
 }
+constexpr auto largest_of = rlaif::AtWidth<largest_of_body>::run;
 
 // With z = (f - largest) / t: adds the sums of e^z and of z e^z.
-RLAIF_VECTOR void sums_of(const float* f, int64_t n, float largest, float inverse, float* sum,
-                          float* weighted) {
+RLAIF_INLINE void sums_of_body(const float* f, int64_t n, float largest, float inverse, float* sum,
+                               float* weighted) {
   float s = 0;
   float w = 0;
   for (int64_t v = 0; v < n; ++v) {
@@ -53,15 +54,17 @@ RLAIF_VECTOR void sums_of(const float* f, int64_t n, float largest, float invers
   *sum += s;
   *weighted += w;
 }
+constexpr auto sums_of = rlaif::AtWidth<sums_of_body>::run;
 
-RLAIF_VECTOR void gradient_of(const float* f, float* df, int64_t n, float inverse,
-                              float normaliser, float entropy, float g_log, float g_entropy) {
+RLAIF_INLINE void gradient_of_body(const float* f, float* df, int64_t n, float inverse,
+                                   float normaliser, float entropy, float g_log, float g_entropy) {
   for (int64_t v = 0; v < n; ++v) {
     const float log_p = floored(f[v] * inverse - normaliser);
     const float p = exponential(log_p);
     df[v] = -p * (g_log + g_entropy * (log_p + entropy)) * inverse;
   }
 }
+constexpr auto gradient_of = rlaif::AtWidth<gradient_of_body>::run;
 
 template <typename T>
 void statistics(const T* logits, const int64_t* targets, float inverse, float* log_p,

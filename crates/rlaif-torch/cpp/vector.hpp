@@ -1,5 +1,8 @@
-// One build serves every x86-64 machine: the loader picks the version its vector units allow.
+// One build serves every processor: loops are compiled for each instruction set, and run for the one
+// that is in use (isa.hpp).
 #pragma once
+
+#include "isa.hpp"
 
 #include <c10/util/BFloat16.h>
 
@@ -7,14 +10,8 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__)
-#define RLAIF_VECTOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define RLAIF_VECTOR
-#endif
-
-// For what loops of RLAIF_VECTOR functions call: left to itself, the compiler may keep a function of
-// the plain instruction set, and then no loop around it is vectorised.
+// For loops that `AtWidth` runs, and for what they call: left to itself, the compiler may keep a function
+// of the plain instruction set, and then no loop around it is vectorised.
 #if defined(__GNUC__)
 #define RLAIF_INLINE inline __attribute__((always_inline))
 #else
@@ -22,6 +19,34 @@
 #endif
 
 namespace rlaif {
+
+// `AtWidth<body>::run` is the function `body`, which is RLAIF_INLINE, compiled for each instruction set.
+template <auto Body>
+struct AtWidth;
+
+template <class R, class... A, R (*Body)(A...)>
+struct AtWidth<Body> {
+  static R run(A... arguments) {
+#if RLAIF_X86
+    switch (isa()) {
+      case Isa::kPortable: break;
+      case Isa::kAvx2: return avx2(arguments...);
+      default: return avx512(arguments...);
+    }
+#endif
+    return Body(arguments...);
+  }
+
+ private:
+#if RLAIF_X86
+  __attribute__((target("arch=x86-64-v3"))) static R avx2(A... arguments) {
+    return Body(arguments...);
+  }
+  __attribute__((target("arch=x86-64-v4"))) static R avx512(A... arguments) {
+    return Body(arguments...);
+  }
+#endif
+};
 
 // A logarithm of a probability, not so low that its exponential is denormal, or infinite, which
 // times 0 would be no number. NaN passes.
@@ -66,12 +91,12 @@ RLAIF_INLINE void narrow_here(const float* from, c10::BFloat16* to, int64_t n) {
   }
 }
 
-RLAIF_VECTOR inline void widen(const c10::BFloat16* from, float* to, int64_t n) {
-  widen_here(from, to, n);
+inline void widen(const c10::BFloat16* from, float* to, int64_t n) {
+  AtWidth<widen_here>::run(from, to, n);
 }
 
-RLAIF_VECTOR inline void narrow(const float* from, c10::BFloat16* to, int64_t n) {
-  narrow_here(from, to, n);
+inline void narrow(const float* from, c10::BFloat16* to, int64_t n) {
+  AtWidth<narrow_here>::run(from, to, n);
 }
 
 }  // namespace rlaif

@@ -33,7 +33,7 @@
 //! | decoding | [`RowLinear`], [`RowAttention`], [`choose_tokens`]; on a GPU [`CudaGraph`] |
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
 //! | runs that resume bit by bit | [`seeded`], [`RngState`], [`AdamW::state`], [`set_determinism`] |
-//! | devices and threads | [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
+//! | devices and threads | [`isa`], [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
 //! | memory | [`host_memory`], [`host_memory_available`], [`cuda_memory`], [`cuda_memory_free`], [`keep_large_blocks`], [`with_bytes_mut`] |
 //! | errors | [`TorchError`], which distinguishes running out of memory from the rest |
 //!
@@ -53,6 +53,7 @@ mod ffi;
 mod fused;
 mod grad;
 mod graph;
+mod isa;
 mod memory;
 mod numerics;
 mod recompute;
@@ -72,6 +73,7 @@ pub use fused::{
 };
 pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grads};
 pub use graph::CudaGraph;
+pub use isa::{Isa, isa};
 pub use memory::{
     CudaMemory, HostMemory, cuda_memory, cuda_memory_free, host_memory, host_memory_available,
     keep_large_blocks, reset_cuda_peak,

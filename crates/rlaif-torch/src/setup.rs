@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 
 use crate::device::{CudaLibraries, load_cuda};
 use crate::error::TorchError;
+use crate::isa::{Isa, isa};
 use crate::memory::keep_large_blocks;
 use crate::threads::{Denormals, Support, set_denormals};
 
@@ -16,6 +17,8 @@ pub struct Setup {
     pub cuda: CudaLibraries,
     /// The allocator that keeps large blocks.
     pub allocation: Support,
+    /// The instruction set that kernels use.
+    pub isa: Isa,
     /// Denormals flushed to zero in every thread that computes.
     pub denormals: Support,
 }
@@ -33,7 +36,7 @@ static PROCESS: Mutex<Option<(CudaLibraries, Support)>> = Mutex::new(None);
 /// A second call repeats only the third step, for its own thread.
 ///
 /// # Errors
-/// Those of the three functions.
+/// Those of the three functions, and of [`isa`](crate::isa).
 ///
 /// ```
 /// let setup = rlaif_torch::init()?;
@@ -41,6 +44,7 @@ static PROCESS: Mutex<Option<(CudaLibraries, Support)>> = Mutex::new(None);
 /// # Ok::<(), rlaif_torch::TorchError>(())
 /// ```
 pub fn init() -> Result<Setup, TorchError> {
+    let isa = isa()?;
     let mut process = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
     let (cuda, allocation) = match *process {
         Some(done) => done,
@@ -50,5 +54,5 @@ pub fn init() -> Result<Setup, TorchError> {
         }
     };
     drop(process);
-    Ok(Setup { cuda, allocation, denormals: set_denormals(Denormals::Flush)? })
+    Ok(Setup { cuda, allocation, isa, denormals: set_denormals(Denormals::Flush)? })
 }

@@ -1,0 +1,112 @@
+//! The instruction set that kernels on the CPU use.
+
+use std::env;
+
+use rlaif_core::BadSetting;
+
+use crate::error::TorchError;
+use crate::ffi;
+
+/// An instruction set that kernels are compiled for, from the narrowest to the widest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// What each processor of the target has: SSE2 on x86-64, NEON on 64-bit Arm.
+    Portable,
+    /// AVX2 and FMA: 8 numbers in f32 at a time.
+    Avx2,
+    /// AVX-512 (F, BW, DQ, VL): 16 numbers in f32 at a time.
+    Avx512,
+    /// AVX-512 with products of bf16.
+    Avx512Bf16,
+}
+
+impl Isa {
+    const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
+    /// Its name, as the environment variable `RLAIF_ISA` takes it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Avx512Bf16 => "avx512bf16",
+        }
+    }
+
+    /// Those that this processor has.
+    #[must_use]
+    pub fn available() -> &'static [Self] {
+        let (mut chosen, mut best) = (0, 0);
+        // SAFETY: both outlive the call. That `RLAIF_ISA` may be wrong is of no matter here.
+        unsafe { ffi::rlaif_isa(&raw mut chosen, &raw mut best) };
+        &Self::ALL[..=usize::try_from(best).unwrap_or(0)]
+    }
+}
+
+/// The instruction set in use: the best one of this processor, or the one that the environment variable
+/// `RLAIF_ISA` names, for tests and comparisons. It does not change while a process runs.
+///
+/// libtorch's own kernels are not restricted by it, but by `ATEN_CPU_CAPABILITY`,
+/// `MKL_ENABLE_INSTRUCTIONS` and `ONEDNN_MAX_CPU_ISA`.
+///
+/// # Errors
+/// [`TorchError::Setting`] if `RLAIF_ISA` names none that this processor has.
+///
+/// ```
+/// use rlaif_torch::{Isa, isa};
+/// assert!(Isa::available().contains(&isa()?));
+/// # Ok::<(), rlaif_torch::TorchError>(())
+/// ```
+pub fn isa() -> Result<Isa, TorchError> {
+    let (mut chosen, mut best) = (0, 0);
+    // SAFETY: both outlive the call.
+    let status = unsafe { ffi::rlaif_isa(&raw mut chosen, &raw mut best) };
+    if ffi::check("choosing kernels", status).is_ok() {
+        return Ok(Isa::ALL[usize::try_from(chosen).unwrap_or(0)]);
+    }
+    let found = env::var_os("RLAIF_ISA").unwrap_or_default().to_string_lossy().into_owned();
+    let names: Vec<&str> = Isa::available().iter().map(|isa| isa.name()).collect();
+    let expected = format!("one of those that this processor has: {}", names.join(", "));
+    Err(BadSetting::new("RLAIF_ISA", found, expected).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn the_tests_of_kernels_pass_at_each_width() {
+        let lower = Isa::available().iter().filter(|&&other| isa().is_ok_and(|isa| other < isa));
+        let names = lower.map(|isa| isa.name());
+        let kernels = ["rows::", "fused::", "attention::", "adamw::"];
+        rlaif_testing::run_again("RLAIF_ISA", names, &kernels);
+    }
+
+    #[test]
+    fn an_unknown_width_is_refused_with_those_there_are() {
+        let name = "isa::tests::an_unknown_width_is_refused_with_those_there_are";
+        match env::var("RLAIF_ISA").as_deref() {
+            Ok("avx1024") => {
+                let error = crate::init().unwrap_err();
+                assert!(matches!(error, TorchError::Setting(_)), "{error:?}");
+                let said = error.to_string();
+                assert!(said.contains("avx1024") && said.contains("portable"), "{said}");
+                // A kernel that is called all the same says so, too.
+                let x = tch::Tensor::zeros([1, 2], (tch::Kind::Float, tch::Device::Cpu));
+                let error = crate::choose_tokens(&x, 1., None, &crate::TokenCut::default());
+                assert!(error.unwrap_err().to_string().contains("avx1024"));
+            }
+            _ => {
+                let program = env::current_exe().unwrap();
+                let child = Command::new(program)
+                    .args([name, "--exact"])
+                    .env("RLAIF_ISA", "avx1024")
+                    .output()
+                    .unwrap();
+                assert!(child.status.success(), "{child:?}");
+            }
+        }
+    }
+}
