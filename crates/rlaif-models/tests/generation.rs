@@ -15,6 +15,7 @@ use rlaif_lm::{
     token_log_probs,
 };
 use rlaif_models::{LanguageModel, LoadOptions};
+use rlaif_torch::{Isa, isa};
 use serde_json::Value;
 use tch::{Tensor, no_grad};
 
@@ -44,6 +45,13 @@ fn prompts(goldens: &Value) -> Vec<Vec<u32>> {
 
 fn ids(value: &Value) -> Vec<Vec<u32>> {
     serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn at_each_width_of_vectors() {
+    let lower = Isa::available().iter().filter(|&&other| isa().is_ok_and(|isa| other < isa));
+    let tests = ["several_responses_to_a_prompt", "log_probs_are_those_of_a_full_pass"];
+    rlaif_testing::run_again("RLAIF_ISA", lower.map(|isa| isa.name()), &tests);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use rlaif_lm::{
     SequenceClassifier, TokenBatch, token_log_probs,
 };
 use rlaif_models::{Architecture, Classifier, LanguageModel, LoadOptions};
+use rlaif_torch::{Isa, isa};
 use tch::{Kind, Tensor, no_grad};
 
 const TOLERANCE: f64 = 1e-4;
@@ -25,6 +26,12 @@ fn load(folder: &std::path::Path) -> LanguageModel {
 fn causal(policy: &LanguageModel) -> &dyn CausalLm {
     let Architecture::DecoderOnly(model) = policy.architecture() else { panic!("not causal") };
     model
+}
+
+#[test]
+fn at_each_width_of_vectors() {
+    let lower = Isa::available().iter().filter(|&&other| isa().is_ok_and(|isa| other < isa));
+    rlaif_testing::run_again("RLAIF_ISA", lower.map(|isa| isa.name()), &[]);
 }
 
 #[test]
