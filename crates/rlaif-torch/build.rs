@@ -90,8 +90,7 @@ fn main() {
 /// Compiles `cpp/tiles.cpp` once for each instruction set that is chosen among at run time.
 fn compile_tiles(out: &Path) {
     const AVX2: &[&str] = &["-mavx2", "-mfma"];
-    const AVX512: &[&str] =
-        &["-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"];
+    const AVX512: &[&str] = &["-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"];
     const AVX512_BF16: &[&str] =
         &["-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16"];
     let mut sets: Vec<(&str, &[&str])> = vec![("portable", &[])];

@@ -61,11 +61,7 @@ fn within(got: &Tensor, want: &[f64], tolerance: impl Fn(f64) -> f64) {
 ///
 /// # Panics
 /// If a test fails, with what it printed, or none was run.
-pub fn run_again<'a>(
-    variable: &str,
-    values: impl IntoIterator<Item = &'a str>,
-    filters: &[&str],
-) {
+pub fn run_again<'a>(variable: &str, values: impl IntoIterator<Item = &'a str>, filters: &[&str]) {
     if env::var_os(variable).is_some() {
         return;
     }
