@@ -109,8 +109,10 @@ def measure_transformers(arguments) -> dict:
 
 def compare(arguments) -> None:
     rows = []
-    for name in arguments.only or SHAPES:
-        prompt_len, response_len = SHAPES[name]
+    names = arguments.only or list(SHAPES)
+    # With lengths, prompts of so many ids, and as short a response as there is.
+    shapes = [(name, shape) for name in names for shape in ([(length, SHAPES[name][1] and 1) for length in arguments.lengths or []] or [SHAPES[name]])]
+    for name, (prompt_len, response_len) in shapes:
         for dtype in arguments.dtypes:
             folder = str(Path(arguments.models) / name)
             shape = [
@@ -124,6 +126,7 @@ def compare(arguments) -> None:
             for key, label in (("forward_s", "forward"), ("forward_backward_s", "forward+backward")):
                 theirs, ours = (results.get(who, {}).get(key) for who in ("transformers", "rlaif"))
                 memory = [round(results[who]["peak_memory_bytes"] / 2**20) if who in results else "-" for who in ("transformers", "rlaif")]
+                label = f"{label}, {prompt_len} ids" if arguments.lengths else label
                 rows.append([name, dtype, label, theirs, ours or "-", theirs / ours if ours else "-", *memory])
     side_by_side.print_table(
         ["model", "dtype", "pass", "transformers s", "rlaif s", "theirs / ours", "transformers MiB", "rlaif MiB"], rows,
@@ -137,6 +140,7 @@ def main() -> None:
     parser.add_argument("--rlaif", help="the rlaif binary, built with --release")
     parser.add_argument("--only", nargs="+", choices=SHAPES, help="these models only")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--lengths", nargs="+", type=int, help="prompts of so many ids each, instead of the table's")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5, help="timed passes of either kind in one process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of either program")

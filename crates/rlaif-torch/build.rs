@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 14] = [
+const SOURCES: [&str; 15] = [
     "cpp/adamw.cpp",
     "cpp/allocator.cpp",
     "cpp/error.cpp",
@@ -18,6 +18,7 @@ const SOURCES: [&str; 14] = [
     "cpp/recompute.cpp",
     "cpp/rng.cpp",
     "cpp/threads.cpp",
+    "cpp/work.cpp",
 ];
 
 const KERNELS: [&str; 6] = [

@@ -112,7 +112,10 @@ pub use exam::{ExamData, ExamFile, ExamSettings};
 pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};
-pub use model::{LoraSection, LoraTargets, ModelSection, Placement, tell_of_unread, tokenizer};
+pub use model::{
+    LoraSection, LoraTargets, ModelSection, Placement, tell_of_slow_dtype, tell_of_unread,
+    tokenizer,
+};
 pub use pair_columns::{PairColumnsSection, PairFormat};
 pub use ppo::{PpoFile, PretrainingSection, ValueSection, ValueStart};
 pub use prompt::PromptSection;

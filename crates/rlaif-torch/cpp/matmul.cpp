@@ -15,6 +15,7 @@
 #include "isa.hpp"
 #include "parallel.hpp"
 #include "tiles.hpp"
+#include "work.hpp"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/addmm.h>
@@ -225,6 +226,7 @@ template <typename T, typename Out>
 void product(int64_t m, int64_t n, int64_t k, const View<T>& a, const View<T>& b, Out* out,
              int64_t stride, const Out* bias, bool add) {
   static thread_local Panels left, right;
+  rlaif::count_product(m, n, k, sizeof(T));
   const Tiles& t = tiles();
   const int64_t rows = even(m, t.rows);
   const int64_t inner = sums_stay<T, Out>(t) ? k : even(k, kInner);
@@ -392,6 +394,7 @@ void matmul_into(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b
               "matrices of sizes ", a.sizes(), " and ", b.sizes(), " into ", out.sizes());
   const bool add = into == Into::kAdd;
   if (try_product(out, a, b, add, bias)) return;
+  if (a.device().is_cpu()) count_product(a.size(0), b.size(1), a.size(1), a.element_size());
   at::Tensor to = out;
   if (add) {
     to.addmm_(a, b);

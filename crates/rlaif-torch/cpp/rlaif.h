@@ -75,6 +75,9 @@ int32_t rlaif_set_inter_threads(int32_t n) noexcept;
 int32_t rlaif_intra_threads() noexcept;
 int32_t rlaif_inter_threads() noexcept;
 // `supported` is 0 where the processor has no such mode.
+// Lets threads of libtorch's OpenMP sleep soon after their work, where they would spin for milliseconds.
+// `done` is 0 where that is not known to work, or the environment asks for something else.
+int32_t rlaif_sleep_soon(int32_t* done) noexcept;
 int32_t rlaif_set_flush_denormals(int32_t on, int32_t* supported) noexcept;
 int32_t rlaif_threads_keeping_denormals(int32_t* count) noexcept;
 
@@ -124,6 +127,13 @@ int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
 // Numbers of the instruction set that kernels use, and of the processor's best; fails, with the latter
 // written, if RLAIF_ISA names none of its own.
 int32_t rlaif_isa(int32_t* chosen, int32_t* best) noexcept;
+
+// ---- work.cpp ------------------------------------------------------------------------------------
+
+// What products did in this process so far: operations, and bytes of operands and results. Returns nothing.
+void rlaif_work(int64_t* operations, int64_t* bytes) noexcept;
+// Measures operations and bytes in a second, of f32 or bf16.
+int32_t rlaif_limits(int32_t bf16, double* most_operations, double* most_bytes) noexcept;
 
 // ---- attention.cpp -------------------------------------------------------------------------------
 

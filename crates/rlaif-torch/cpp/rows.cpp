@@ -8,6 +8,7 @@
 #include "parallel.hpp"
 #include "tiles.hpp"
 #include "vector.hpp"
+#include "work.hpp"
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -276,6 +277,7 @@ void linear(const RlaifRowsLinear& call, at::Tensor** out) {
   std::vector<at::Tensor> products, finals;
   for (size_t i = 0; i < call.count; ++i) {
     products.push_back(at::empty({m, call.weights[i]->size(0)}, wide));
+    rlaif::count_product(m, call.weights[i]->size(0), k, sizeof(T));
   }
   const bool in_place = std::is_same_v<T, float> || call.wide;
   for (size_t i = 0; i < results; ++i) {

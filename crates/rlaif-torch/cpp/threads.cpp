@@ -6,8 +6,17 @@
 #include <ATen/TensorIterator.h>
 #include <ATen/ops/zeros.h>
 
+#include <condition_variable>
+#include <cstdlib>
 #include <cstring>
+#include <future>
 #include <limits>
+#include <mutex>
+#include <thread>
+
+#if defined(__linux__)
+#include <dlfcn.h>
+#endif
 
 namespace {
 
@@ -42,7 +51,58 @@ float keeps_denormals() {
   return bits != 0 ? 1.0F : 0.0F;
 }
 
+#if defined(__linux__)
+template <class F>
+F found(const char* name) {
+  return reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+}
+#endif
+
+// GCC's OpenMP runtime lets threads without work spin for some milliseconds, unless it manages more
+// threads than there are processors: then for microseconds. Beside another busy process spinning takes
+// the time that the program's own work needs. There is no call to change it, and the environment is read
+// before `main`; but a second team of threads, which sleeps for ever, makes the runtime careful.
+// LLVM's and Intel's runtimes have a call.
+bool sleep_soon() {
+#if defined(__linux__)
+  // Who sets these has a reason.
+  for (const char* name : {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"}) {
+    if (std::getenv(name)) return false;
+  }
+  if (const auto block_after = found<void (*)(int)>("kmp_set_blocktime")) {
+    block_after(0);  // milliseconds
+    return true;
+  }
+  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  const auto parallel = found<Parallel>("GOMP_parallel");
+  const auto processors = found<int (*)()>("omp_get_num_procs");
+  if (!parallel || !processors) return false;
+  std::promise<void> ready;
+  auto is_ready = ready.get_future();
+  std::thread([&ready, parallel, processors] {
+    parallel([](void*) {}, nullptr, static_cast<unsigned>(processors()) + 1, 0);
+    ready.set_value();
+    // The team lives as long as the thread that made it.
+    std::mutex mutex;
+    std::condition_variable never;
+    std::unique_lock<std::mutex> lock(mutex);
+    for (;;) never.wait(lock);
+  }).detach();
+  is_ready.get();
+  return true;
+#else
+  return false;
+#endif
+}
+
 }  // namespace
+
+int32_t rlaif_sleep_soon(int32_t* done) noexcept {
+  return rlaif::guarded([&] {
+    static const bool is_done = sleep_soon();
+    *done = is_done;
+  });
+}
 
 int32_t rlaif_set_intra_threads(int32_t n) noexcept {
   return rlaif::guarded([&] { at::set_num_threads(n); });

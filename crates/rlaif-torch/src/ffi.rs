@@ -192,6 +192,9 @@ unsafe extern "C" {
         sort: i32,
         out: *mut *mut C_tensor,
     ) -> i32;
+    pub(crate) fn rlaif_work(operations: *mut i64, bytes: *mut i64);
+    pub(crate) fn rlaif_limits(bf16: i32, most_operations: *mut f64, most_bytes: *mut f64) -> i32;
+    pub(crate) fn rlaif_sleep_soon(done: *mut i32) -> i32;
     pub(crate) fn rlaif_isa(chosen: *mut i32, best: *mut i32) -> i32;
     pub(crate) fn rlaif_attends_rows(bf16: i32, head_dim: i64) -> i32;
     pub(crate) fn rlaif_attention(
@@ -442,7 +445,7 @@ mod tests {
     #[test]
     fn both_sides_declare_the_same() {
         let (c, rust) = (of_c(), of_rust());
-        assert_eq!((c.0.len(), c.1.len()), (49, 7), "functions and structs in rlaif.h");
+        assert_eq!((c.0.len(), c.1.len()), (52, 7), "functions and structs in rlaif.h");
         for (c, rust) in [(c.0, rust.0), (c.1, rust.1)] {
             for (name, declared) in &c {
                 assert_eq!(rust.get(name), Some(declared), "{name} in ffi.rs, and in rlaif.h");

@@ -61,6 +61,7 @@ mod rng;
 mod rows;
 mod setup;
 mod threads;
+mod work;
 
 pub use adamw::{AdamW, AdamWOptions, ParamGroup};
 pub use attention::{AttentionOptions, Keys, RowLengths, attends_rows, attention};
@@ -91,3 +92,4 @@ pub use threads::{
     Denormals, Support, inter_op_threads, intra_op_threads, set_denormals, set_inter_op_threads,
     set_intra_op_threads, threads_keeping_denormals,
 };
+pub use work::{MachineLimits, Work};

@@ -50,6 +50,29 @@ pub fn set_inter_op_threads(threads: usize) -> Result<(), TorchError> {
     ffi::check("setting the inter-op threads", unsafe { ffi::rlaif_set_inter_threads(n) })
 }
 
+/// Keeps the threads of one operation to what the process may use, unless the environment names a number:
+/// libtorch knows the affinity, but not the quota of a cgroup.
+pub(crate) fn keep_to_available() -> Result<(), TorchError> {
+    let named = ["OMP_NUM_THREADS", "MKL_NUM_THREADS"].map(std::env::var_os);
+    if named.iter().any(Option::is_some) {
+        return Ok(());
+    }
+    match std::thread::available_parallelism() {
+        Ok(available) if available.get() < intra_op_threads() => {
+            set_intra_op_threads(available.get())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Lets threads of libtorch's pool sleep soon after their work.
+pub(crate) fn sleep_soon() -> Result<Support, TorchError> {
+    let mut done = 0;
+    // SAFETY: `done` outlives the call.
+    ffi::check("letting threads sleep", unsafe { ffi::rlaif_sleep_soon(&raw mut done) })?;
+    Ok(if done == 0 { Support::Unsupported } else { Support::Set })
+}
+
 fn count(setting: &'static str, threads: usize) -> Result<i32, TorchError> {
     let expected = "at least 1, and a number that fits 31 bits";
     let count = i32::try_from(threads).ok().filter(|n| *n > 0);

@@ -33,7 +33,7 @@ use super::responses::check_references;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
 use crate::{
     fetch::model_files,
-    model::tell_of_unread,
+    model::{tell_of_slow_dtype, tell_of_unread},
     prompt::{PromptSection, described, of_run},
     source::source,
     vocabulary::same_vocabulary,
@@ -346,6 +346,7 @@ impl Loaded {
         let kind = config.dtype.map(Into::into);
         let policy = files.language_model(LoadOptions::new(device, kind))?;
         tell_of_unread(&config.model, policy.unread());
+        tell_of_slow_dtype(&config.model, policy.spec().kind, device);
         let name = match &config.adapter {
             Some(adapter) => format!("{} with {adapter}", config.model),
             None => config.model.clone(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use rlaif_core::BadSetting;
 use rlaif_models::{Classifier, LanguageModel, LoadOptions, ModelFiles, ModelNames};
-use rlaif_run::{model_files, tell_of_unread};
+use rlaif_run::{model_files, tell_of_slow_dtype, tell_of_unread};
 use rlaif_text::HfTokenizer;
 use rlaif_torch::{DeviceChoice, TorchError};
 use tch::Kind;
@@ -49,6 +49,7 @@ impl ModelArguments {
     pub(crate) fn language_model(&self, files: &ModelFiles) -> Result<LanguageModel, CliError> {
         let policy = files.language_model(self.placement.options()?)?;
         tell_of_unread(&self.model, policy.unread());
+        tell_of_slow_dtype(&self.model, policy.spec().kind, policy.spec().device);
         Ok(policy)
     }
 
@@ -56,6 +57,7 @@ impl ModelArguments {
     pub(crate) fn classifier(&self, files: &ModelFiles) -> Result<Classifier, CliError> {
         let classifier = files.classifier(self.placement.options()?)?;
         tell_of_unread(&self.model, classifier.unread());
+        tell_of_slow_dtype(&self.model, classifier.spec().kind, classifier.spec().device);
         Ok(classifier)
     }
 }

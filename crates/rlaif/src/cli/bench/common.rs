@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use rlaif_core::{NotFinite, check_finite};
 use rlaif_models::LoadOptions;
-use rlaif_torch::seeded;
+use rlaif_torch::{MachineLimits, Work, seeded};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
@@ -136,6 +136,24 @@ fn peak_memory(device: Device) -> Result<Option<u64>, CliError> {
     })
 }
 
+/// Work of products, and the seconds in which it was done.
+#[derive(Debug, Default)]
+pub(super) struct Meter {
+    operations: u64,
+    bytes: u64,
+    seconds: f64,
+}
+
+impl Meter {
+    /// Adds the work since `before`, done in these seconds.
+    pub(super) fn add(&mut self, before: Work, seconds: f64) {
+        let work = Work::so_far().since(before);
+        self.operations += work.operations;
+        self.bytes += work.bytes;
+        self.seconds += seconds;
+    }
+}
+
 /// A bench's result: an object for programs, lines of label and value for people.
 #[derive(Default)]
 pub(super) struct Measured {
@@ -157,6 +175,34 @@ impl Measured {
     pub(super) fn line(mut self, label: impl Into<String>, value: String) -> Self {
         self.lines.push((label.into(), value));
         self
+    }
+
+    /// Rates of products beside the limits of this machine, if the model is on the CPU.
+    pub(super) fn shares(
+        self,
+        meter: &Meter,
+        kind: Kind,
+        device: Device,
+    ) -> Result<Self, CliError> {
+        if device != Device::Cpu {
+            return Ok(self);
+        }
+        const GIGA: f64 = 1e9;
+        let limits = MachineLimits::measure(kind)?;
+        let operations = meter.operations as f64 / meter.seconds / GIGA;
+        let bytes = meter.bytes as f64 / meter.seconds / GIGA;
+        let [most_operations, most_bytes] =
+            [limits.operations_per_s / GIGA, limits.bytes_per_s / GIGA];
+        let line = |rate: f64, unit: &str, most: f64| {
+            format!("{rate:.1} {unit}, {:.0} % of {most:.0}", 100. * rate / most)
+        };
+        Ok(self
+            .value("gflop_per_s", operations)
+            .value("gflop_per_s_limit", most_operations)
+            .value("gbyte_per_s", bytes)
+            .value("gbyte_per_s_limit", most_bytes)
+            .line("products", line(operations, "GFLOP/s", most_operations))
+            .line("their operands", line(bytes, "GB/s", most_bytes)))
     }
 
     /// Prints one JSON object or text, with the peak of the device's memory.

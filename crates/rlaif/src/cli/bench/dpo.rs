@@ -5,11 +5,12 @@ use std::{path::PathBuf, time::Instant};
 use clap::{Args, ValueEnum};
 use rlaif_dpo::{DpoConfig, DpoTrainer, PairRow, Prompts, Reference};
 use rlaif_lm::{Activations, Policy};
-use rlaif_models::{LanguageModel, LoadOptions};
+use rlaif_models::LanguageModel;
+use rlaif_torch::Work;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::common::{Measured, TimedSteps, at_least_one, rows_of_ids};
+use super::common::{Measured, Meter, TimedSteps, at_least_one, rows_of_ids};
 use crate::cli::error::CliError;
 
 /// Source of the reference's log-probabilities.
@@ -68,6 +69,7 @@ impl DpoBench {
         let load = || LanguageModel::load(&folder, options);
         let policy = load()?;
         let rows = self.rows(&policy)?;
+        let kind = policy.spec().kind;
         let reference = match self.reference {
             ReferenceFrom::Live => Reference::frozen(load()?),
             ReferenceFrom::Cached => Reference::Given,
@@ -87,8 +89,9 @@ impl DpoBench {
             .transpose()?;
 
         let (mut of_reference, mut of_update, mut tokens) = (0., 0., 0);
+        let mut meter = Meter::default();
         for (step, batch) in rows.chunks(self.timed.batch).enumerate() {
-            let start = Instant::now();
+            let (start, before) = (Instant::now(), Work::so_far());
             let sums = match &given {
                 Some(all) => all.rows()[step * self.timed.batch..][..batch.len()].to_vec(),
                 None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),
@@ -99,10 +102,12 @@ impl DpoBench {
             if step > 0 {
                 of_reference += (middle - start).as_secs_f64();
                 of_update += middle.elapsed().as_secs_f64();
+                meter.add(before, start.elapsed().as_secs_f64());
                 tokens += stats.tokens;
             }
         }
-        self.report(of_reference, of_update, tokens, options)
+        let measured = self.report(of_reference, of_update, tokens);
+        measured.shares(&meter, kind, options.device)?.print(self.timed.json, options.device)
     }
 
     /// The pairs of the warm-up step and of the timed steps.
@@ -132,13 +137,7 @@ impl DpoBench {
         Ok(rows.into_iter().map(pair).collect())
     }
 
-    fn report(
-        &self,
-        of_reference: f64,
-        of_update: f64,
-        tokens: u64,
-        options: LoadOptions,
-    ) -> Result<(), CliError> {
+    fn report(&self, of_reference: f64, of_update: f64, tokens: u64) -> Measured {
         let steps = self.timed.steps as f64;
         let sec_per_step = (of_reference + of_update) / steps;
         let (reference, update) = (of_reference / steps, of_update / steps);
@@ -152,6 +151,5 @@ impl DpoBench {
             .line("  reference", format!("{reference:.4} s"))
             .line("  update", format!("{update:.4} s"))
             .line("pairs", format!("{pairs:.2} /s"))
-            .print(self.timed.json, options.device)
     }
 }

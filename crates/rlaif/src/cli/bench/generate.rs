@@ -10,10 +10,10 @@ use rlaif_lm::{
     respond,
 };
 use rlaif_models::LanguageModel;
-use rlaif_torch::seeded;
+use rlaif_torch::{Work, seeded};
 use serde_json::json;
 
-use super::common::{Measured, at_least_one, median, random_rows};
+use super::common::{Measured, Meter, at_least_one, median, random_rows};
 use crate::cli::{
     error::CliError,
     generate::SamplingArguments,
@@ -79,11 +79,13 @@ impl GenerateBench {
         };
         let tokens: usize = limits.iter().sum();
         let mut seconds = Vec::with_capacity(self.steps);
+        let mut meter = Meter::default();
         for step in 0..=self.steps as u64 {
-            let start = Instant::now();
+            let (start, before) = (Instant::now(), Work::so_far());
             respond(Weights::of(&policy), &rows, &config, Draw { seed, step }, Hooks::default())?;
             if step > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
+                meter.add(before, start.elapsed().as_secs_f64());
             }
         }
         let second = median(seconds);
@@ -96,6 +98,7 @@ impl GenerateBench {
             .line("per call", format!("{second:.4} s"))
             .line("responses/s", format!("{rows:.1}"))
             .line("tokens/s", format!("{tokens:.0}"))
+            .shares(&meter, policy.spec().kind, options.device)?
             .print(self.json, options.device)
     }
 }

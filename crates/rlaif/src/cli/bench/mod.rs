@@ -13,11 +13,11 @@ use rlaif_lm::{
     Forward, Padding, Parameters, Policy, SequenceClassifier, TokenBatch, policy_log_probs,
 };
 use rlaif_models::{ModelFiles, ModelSort};
-use rlaif_torch::seeded;
+use rlaif_torch::{Work, seeded};
 use tch::{Kind, Tensor, no_grad};
 
 use super::{error::CliError, model::ModelArguments};
-use common::{Measured, at_least_one, median, random_rows};
+use common::{Measured, Meter, at_least_one, median, random_rows};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
@@ -70,6 +70,9 @@ pub(crate) struct ForwardBench {
     json: bool,
 }
 
+/// Seconds of a forward pass and of one with its backward pass, the work of both, and the model's dtype.
+type Timed = (f64, f64, Meter, Kind);
+
 impl ForwardBench {
     fn run(&self) -> Result<(), CliError> {
         at_least_one(&[
@@ -80,7 +83,7 @@ impl ForwardBench {
         let options = self.model.placement.options()?;
         let files = self.model.files()?;
         let sort = files.sort(options)?;
-        let (forward_s, forward_backward_s) = seeded(self.seed, || match sort {
+        let (forward_s, forward_backward_s, meter, kind) = seeded(self.seed, || match sort {
             ModelSort::LanguageModel => self.language_model(&files),
             ModelSort::Classifier => self.classifier(&files),
         })??;
@@ -89,10 +92,11 @@ impl ForwardBench {
             .value("forward_backward_s", forward_backward_s)
             .line("forward", format!("{forward_s:.4} s"))
             .line("forward + backward", format!("{forward_backward_s:.4} s"))
+            .shares(&meter, kind, options.device)?
             .print(self.json, options.device)
     }
 
-    fn language_model(&self, files: &ModelFiles) -> Result<(f64, f64), CliError> {
+    fn language_model(&self, files: &ModelFiles) -> Result<Timed, CliError> {
         if self.response_len == 0 {
             return Err(CliError::Flag {
                 flag: "response-len",
@@ -111,10 +115,10 @@ impl ForwardBench {
             let found = policy_log_probs(&policy, &prompts, &responses, forward, 1.)?;
             Ok(-found.log_probs.mean(Kind::Float))
         };
-        self.time(policy.parameters(), loss)
+        self.time(policy.parameters(), spec.kind, loss)
     }
 
-    fn classifier(&self, files: &ModelFiles) -> Result<(f64, f64), CliError> {
+    fn classifier(&self, files: &ModelFiles) -> Result<Timed, CliError> {
         let classifier = self.model.classifier(files)?;
         let spec = classifier.spec();
         let rows = random_rows(self.batch, self.prompt_len, spec.vocab_size);
@@ -126,37 +130,44 @@ impl ForwardBench {
             let logits = classifier.logits(&rows, None, Forward::default())?;
             Ok(logits.cross_entropy_for_logits(&labels))
         };
-        self.time(classifier.parameters(), loss)
+        self.time(classifier.parameters(), spec.kind, loss)
     }
 
-    /// Median seconds of a forward pass, and of a forward pass with its backward pass.
+    /// Medians, after one untimed pass of either kind.
     fn time(
         &self,
         parameters: &Parameters,
+        kind: Kind,
         loss: impl Fn() -> Result<Tensor, CliError>,
-    ) -> Result<(f64, f64), CliError> {
+    ) -> Result<Timed, CliError> {
+        let mut meter = Meter::default();
         let tensors: Vec<&Tensor> = parameters.iter().map(|(_, tensor)| tensor).collect();
-        let forward = self.seconds(|| {
+        let forward = self.seconds(&mut meter, || {
             no_grad(&loss)?.double_value(&[]);
             Ok(())
         })?;
-        let both = self.seconds(|| {
+        let both = self.seconds(&mut meter, || {
             rlaif_torch::drop_grads(&tensors)?;
             let loss = loss()?;
             loss.backward();
             loss.double_value(&[]);
             Ok(())
         })?;
-        Ok((forward, both))
+        Ok((forward, both, meter, kind))
     }
 
-    fn seconds(&self, pass: impl Fn() -> Result<(), CliError>) -> Result<f64, CliError> {
+    fn seconds(
+        &self,
+        meter: &mut Meter,
+        pass: impl Fn() -> Result<(), CliError>,
+    ) -> Result<f64, CliError> {
         pass()?;
         let mut seconds = Vec::with_capacity(self.repeats);
         for _ in 0..self.repeats {
-            let start = Instant::now();
+            let (start, before) = (Instant::now(), Work::so_far());
             pass()?;
             seconds.push(start.elapsed().as_secs_f64());
+            meter.add(before, start.elapsed().as_secs_f64());
         }
         Ok(median(seconds))
     }

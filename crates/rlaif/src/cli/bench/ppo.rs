@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU32, time::Instant};
 use clap::Args;
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Activations, Draw, Forward, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead,
+    Activations, Draw, Forward, LmSpec, Padding, Policy, SequenceClassifier, TokenBatch, ValueHead,
     ValueInit, Weights,
     generate::{Ask, Eos, GenerationConfig, Hooks},
     respond,
@@ -13,11 +13,11 @@ use rlaif_lm::{
 use rlaif_models::{Classifier, LanguageModel, LoadOptions, Lora, PolicySetup};
 use rlaif_ppo::{PpoConfig, PpoTrainer, Reference};
 use rlaif_run::RunError;
-use rlaif_torch::seeded;
+use rlaif_torch::{Work, seeded};
 use serde_json::json;
 use tch::{Device, no_grad};
 
-use super::common::{Measured, random_rows};
+use super::common::{Measured, Meter, random_rows};
 use crate::cli::{
     error::CliError,
     lengths::Lengths,
@@ -93,18 +93,21 @@ impl PpoBench {
 
         let mut phases: BTreeMap<&str, f64> = BTreeMap::new();
         let mut details: BTreeMap<String, f64> = BTreeMap::new();
+        let mut meter = Meter::default();
         for step in 0..=self.steps {
             let vocab = trainer.policy().spec().vocab_size;
             let seed = Seed::new(self.seed).derive("lengths", step);
             let lengths = self.prompt_len.of("prompt-len", self.batch, seed)?;
             let queries: Vec<Vec<u32>> =
                 lengths.into_iter().map(|length| random_rows(1, length, vocab).remove(0)).collect();
+            let before = Work::so_far();
             let seconds = self.step(&mut trainer, reward.as_ref(), queries, &mut details)?;
             // The first step is a warm-up.
             if step == 0 {
                 details.clear();
                 continue;
             }
+            meter.add(before, seconds.iter().sum());
             for (phase, second) in ["generate", "reward", "update"].into_iter().zip(seconds) {
                 *phases.entry(phase).or_default() += second / self.steps as f64;
             }
@@ -112,7 +115,7 @@ impl PpoBench {
         for second in details.values_mut() {
             *second /= self.steps as f64;
         }
-        self.report(&phases, &details, options)
+        self.report(&phases, &details, &meter, trainer.policy().spec())
     }
 
     fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, CliError> {
@@ -196,7 +199,8 @@ impl PpoBench {
         &self,
         phases: &BTreeMap<&str, f64>,
         details: &BTreeMap<String, f64>,
-        options: LoadOptions,
+        meter: &Meter,
+        spec: &LmSpec,
     ) -> Result<(), CliError> {
         let second: f64 = phases.values().sum();
         let samples = self.batch as f64 / second;
@@ -212,7 +216,11 @@ impl PpoBench {
         };
         let phases = phases.iter().map(|(phase, second)| ((*phase).to_owned(), second));
         let details = details.iter().map(|(phase, second)| (format!("  {phase}"), second));
-        phases.chain(details).fold(measured, line).print(self.json, options.device)
+        phases
+            .chain(details)
+            .fold(measured, line)
+            .shares(meter, spec.kind, spec.device)?
+            .print(self.json, spec.device)
     }
 }
 

@@ -6,11 +6,12 @@ use clap::Args;
 use rlaif_lm::{LmSpec, Policy};
 use rlaif_models::LanguageModel;
 use rlaif_run::RunError;
+use rlaif_torch::Work;
 use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::common::{Measured, TimedSteps, at_least_one, rows_of_ids};
+use super::common::{Measured, Meter, TimedSteps, at_least_one, rows_of_ids};
 use crate::cli::error::CliError;
 
 #[derive(Debug, Args)]
@@ -51,6 +52,7 @@ impl SftBench {
         at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
         let (folder, options) = self.timed.check()?;
         let policy = LanguageModel::load(&folder, options)?;
+        let kind = policy.spec().kind;
         let rows = self.rows(policy.spec())?;
         let config = LearnConfig {
             batching: self.batching,
@@ -63,12 +65,14 @@ impl SftBench {
         let mut seconds = 0.;
         let mut tokens = 0;
         let mut losses = Vec::new();
+        let mut meter = Meter::default();
         for (i, batch) in rows.chunks(self.timed.batch).take(self.timed.steps + 1).enumerate() {
-            let start = Instant::now();
+            let (start, before) = (Instant::now(), Work::so_far());
             let stats = trainer.step(&batch.iter().collect::<Vec<_>>()).map_err(RunError::from)?;
             losses.push(stats.loss);
             if i > 0 {
                 seconds += start.elapsed().as_secs_f64();
+                meter.add(before, start.elapsed().as_secs_f64());
                 tokens += stats.tokens;
             }
         }
@@ -83,6 +87,7 @@ impl SftBench {
             .value("loss", losses.first().copied())
             .line("step", format!("{step:.4} s"))
             .line("tokens", format!("{tokens_per_s:.0} per s"))
+            .shares(&meter, kind, options.device)?
             .print(self.timed.json, options.device)
     }
 
