@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use rlaif_core::{BadSetting, say};
+use rlaif_lm::Policy;
 use rlaif_models::{
     ADAPTER, CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions, Lora,
     ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
