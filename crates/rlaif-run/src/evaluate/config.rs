@@ -18,8 +18,8 @@ use rlaif_eval::{
     RewardMetric, ScoreJudge, SliceBy, preference_accuracy, read_curves,
 };
 use rlaif_hub::Hub;
-use rlaif_lm::Forward;
 use rlaif_lm::generate::GenerationConfig;
+use rlaif_lm::{Forward, Policy};
 use rlaif_models::{LanguageModel, LoadOptions, ModelNames};
 use rlaif_rewards::neural::{ModelDtype, tokenizer_folder};
 use rlaif_rewards::{ClassifierConfig, Input, Preset, ProviderError, RewardConfig, Surroundings};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use rlaif_core::BadSetting;
+use rlaif_lm::{Policy, SequenceClassifier};
 use rlaif_models::{Classifier, LanguageModel, LoadOptions, ModelFiles, ModelNames};
 use rlaif_run::{model_files, tell_of_slow_dtype, tell_of_unread};
 use rlaif_text::HfTokenizer;
