@@ -146,10 +146,10 @@ RLAIF_INLINE void widen_rows_body(const bf16* x, float* y, int64_t n) {
 }
 constexpr auto widen_rows = rlaif::AtWidth<widen_rows_body>::run;
 
-// How rows meet weights. A row's sums have one order, whatever the other rows:
+// How rows meet weights. The order of a row's sums does not depend on the other rows:
 //
 // Few rows. Weights are read as a checkpoint has them, [N, K] row by row, so nothing is packed or copied.
-// A tile of a few rows of x and 3 weights is held in vector registers; a lane sums every so manieth
+// A tile of a few rows of x and 3 weights is held in vector registers; a lane sums every n-th
 // product, and the lanes are added in a fixed tree.
 //
 // Many rows. Weights are packed into panels, whose lanes sum a weight each from the first product to the

@@ -1,7 +1,7 @@
 // Compiled once for each instruction set, with RLAIF_TILES as the name of its set of kernels and
 // flags that let the compiler use it: see build.rs and the note in tiles.hpp.
 //
-// A product's sums keep their order, whatever the number of rows: this file is compiled without the
+// A product's sums keep their order for any number of rows: this file is compiled without the
 // flags that let the compiler reorder.
 #include "tiles.hpp"
 

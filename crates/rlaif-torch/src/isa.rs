@@ -10,7 +10,7 @@ use crate::ffi;
 /// An instruction set that kernels are compiled for, from the narrowest to the widest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
-    /// What each processor of the target has: SSE2 on x86-64, NEON on 64-bit Arm.
+    /// The baseline of the target: SSE2 on x86-64, NEON on 64-bit Arm.
     Portable,
     /// AVX2 and FMA: 8 numbers in f32 at a time.
     Avx2,
@@ -23,7 +23,7 @@ pub enum Isa {
 impl Isa {
     const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
 
-    /// Its name, as the environment variable `RLAIF_ISA` takes it.
+    /// The name of the set, a value of the environment variable `RLAIF_ISA`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -34,7 +34,7 @@ impl Isa {
         }
     }
 
-    /// Those that this processor has.
+    /// The sets that this processor has, from the narrowest to the widest.
     #[must_use]
     pub fn available() -> &'static [Self] {
         let (mut chosen, mut best) = (0, 0);
