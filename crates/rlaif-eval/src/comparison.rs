@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rlaif_core::{PromptRecord, Seed};
+use rlaif_core::{BadSetting, PromptRecord, Seed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -113,11 +113,11 @@ impl CompareOptions {
             Some((setting, key)) => {
                 let known: Vec<&str> = known.into_iter().map(String::as_str).collect();
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                Err(EvalError::Setting {
+                Err(EvalError::Setting(BadSetting::new(
                     setting,
-                    expected: "a column of the prompts' metadata",
-                    found: format!("`{key}` (there are: {known})"),
-                })
+                    format!("`{key}` (there are: {known})"),
+                    "a column of the prompts' metadata",
+                )))
             }
         }
     }

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use rlaif_core::{Fault, RewardError, Seed, is_bad_input_file};
+use rlaif_core::{BadSetting, Fault, RewardError, Seed, is_bad_input_file};
 
 /// Errors of measuring, comparing and writing.
 #[derive(Debug, thiserror::Error)]
@@ -140,15 +140,8 @@ pub enum EvalError {
         what: &'static str,
     },
     /// A setting outside its range.
-    #[error("`{setting}` is {found}, expected {expected}")]
-    Setting {
-        /// The name.
-        setting: &'static str,
-        /// The range.
-        expected: &'static str,
-        /// The value.
-        found: String,
-    },
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// Length alone separates wins from losses, or all lengths are equal: no finite fit exists.
     #[error(
         "the length-controlled win rate has no finite fit on {n} pairs: {why}; it needs wins and \
@@ -236,7 +229,7 @@ impl Fault for EvalError {
             | Self::NoFit { .. }
             | Self::Format { .. }
             | Self::Version { .. } => true,
-            Self::Setting { .. } => true,
+            Self::Setting(error) => error.is_users(),
             // A metric that breaks its contract.
             Self::Count { .. } | Self::NotFinite { .. } => false,
             Self::Reward { source, .. } => source.is_users(),

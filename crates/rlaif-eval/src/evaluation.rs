@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 
-use rlaif_core::{Exchange, Metadata, Provenance, Sample, Seed};
+use rlaif_core::{BadSetting, Exchange, Metadata, Provenance, Sample, Seed};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Journal;
@@ -228,11 +228,7 @@ impl<'a> Measurement<'a> {
     /// [`EvalError::Format`] of the journal. Values measured before the error are in the journal.
     pub fn run(mut self, about: About, samples: Vec<Sample>) -> Result<Evaluation, EvalError> {
         if self.batch == 0 {
-            return Err(EvalError::Setting {
-                setting: "batch",
-                expected: "at least 1",
-                found: "0".into(),
-            });
+            return Err(EvalError::Setting(BadSetting::new("batch", "0", "at least 1")));
         }
         let mut names = BTreeSet::new();
         for metric in self.metrics {

@@ -1,8 +1,8 @@
 //! Preferences of judges between two responses, and their agreement with people.
 
 use rlaif_core::{
-    Exchange, PairJudge, Pairing, PreferencePair, RewardError, RewardModel, Sample, Seed,
-    stats::wilson,
+    BadSetting, Exchange, PairJudge, Pairing, PreferencePair, RewardError, RewardModel, Sample,
+    Seed, stats::wilson,
 };
 use serde::{Deserialize, Serialize};
 
@@ -156,11 +156,7 @@ pub fn win_rate(
 ) -> Result<WinRate, EvalError> {
     check_resamples(options.resamples)?;
     if options.batch == 0 {
-        return Err(EvalError::Setting {
-            setting: "batch",
-            expected: "at least 1",
-            found: "0".into(),
-        });
+        return Err(EvalError::Setting(BadSetting::new("batch", "0", "at least 1")));
     }
     let prompts = pair_up(before, after)?;
     let pairs: Vec<(&Sample, &Sample)> = prompts
@@ -364,11 +360,7 @@ pub fn preference_accuracy(
     missing: Missing,
 ) -> Result<PreferenceAccuracy, EvalError> {
     if batch == 0 {
-        return Err(EvalError::Setting {
-            setting: "batch",
-            expected: "at least 1",
-            found: "0".into(),
-        });
+        return Err(EvalError::Setting(BadSetting::new("batch", "0", "at least 1")));
     }
     let (mut correct, mut ties, mut n) = (0usize, 0usize, 0usize);
     for rows in pairs.chunks(batch) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rlaif_core::PromptRecord;
+use rlaif_core::{BadSetting, PromptRecord};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -46,11 +46,11 @@ impl SliceBy {
     pub(crate) fn check(&self) -> Result<(), EvalError> {
         let Self::Number { edges, .. } = self else { return Ok(()) };
         if edges.windows(2).any(|pair| pair[0] >= pair[1]) || edges.iter().any(|e| e.is_nan()) {
-            return Err(EvalError::Setting {
-                setting: "edges",
-                expected: "numbers in ascending order",
-                found: format!("{edges:?}"),
-            });
+            return Err(EvalError::Setting(BadSetting::new(
+                "edges",
+                format!("{edges:?}"),
+                "numbers in ascending order",
+            )));
         }
         Ok(())
     }
@@ -186,6 +186,6 @@ mod tests {
     fn edges_out_of_order_are_an_error() {
         let by = SliceBy::Number { key: "key".into(), edges: vec![0.5, 0.25] };
         let error = group(&by, &[]).unwrap_err();
-        assert!(matches!(error, EvalError::Setting { setting: "edges", .. }), "{error}");
+        assert!(matches!(&error, EvalError::Setting(bad) if bad.field == "edges"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The numbers of a comparison, from a table with one row for each prompt.
 
 use ndarray::{Array2, Axis};
-use rlaif_core::PromptRecord;
+use rlaif_core::{BadSetting, PromptRecord};
 
 use crate::comparison::{
     Columns, CompareOptions, Delta, Histogram, OverOptimisation, Row, SideStats, Slice, SliceRow,
@@ -33,11 +33,11 @@ impl Table {
         let fewest = pairs.iter().map(|pair| pair.before.len()).min().unwrap_or(0);
         let responses = options.responses.unwrap_or(fewest);
         if responses == 0 || responses > fewest {
-            return Err(EvalError::Setting {
-                setting: "responses",
-                expected: "at least 1 and at most as many as every prompt has responses",
-                found: responses.to_string(),
-            });
+            return Err(EvalError::Setting(BadSetting::new(
+                "responses",
+                responses,
+                "at least 1 and at most as many as every prompt has responses",
+            )));
         }
         let infos = columns.iter().map(|(column, _)| &column.info);
         let readings = readings(infos, responses)?;

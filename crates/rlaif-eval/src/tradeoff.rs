@@ -7,6 +7,8 @@ use std::path::Path;
 use maud::html;
 use serde::{Deserialize, Serialize};
 
+use rlaif_core::BadSetting;
+
 use crate::estimate::{Estimate, Standing};
 use crate::report::page::{Page, STYLE, foreign};
 use crate::report::plot::{Mark, scatter};
@@ -89,11 +91,11 @@ impl TradeOff {
         }
         for aim in [&first, &second] {
             if aim.better == Better::Neither {
-                return Err(EvalError::Setting {
-                    setting: "metric",
-                    expected: "a metric of which more or less is better, for a trade-off",
-                    found: aim.name.clone(),
-                });
+                return Err(EvalError::Setting(BadSetting::new(
+                    "metric",
+                    aim.name.clone(),
+                    "a metric of which more or less is better, for a trade-off",
+                )));
             }
         }
         let ends = |e: Estimate| {

@@ -387,10 +387,7 @@ fn aims_without_a_better_way_and_points_that_are_no_numbers_are_refused() {
     let (first, second) = aims();
     let neither = Aim { better: Better::Neither, ..first.clone() };
     let base = || vec![candidate("base", Role::Baseline, 0.2, 0.5)];
-    assert!(matches!(
-        TradeOff::new(neither, second.clone(), base()),
-        Err(EvalError::Setting { .. })
-    ));
+    assert!(matches!(TradeOff::new(neither, second.clone(), base()), Err(EvalError::Setting(_))));
     let broken = vec![candidate("x", Role::Tuned, f64::NAN, 0.5)];
     let error = TradeOff::new(first.clone(), second.clone(), broken).unwrap_err();
     assert!(matches!(&error, EvalError::NotFinite { id, .. } if id == "x"), "{error}");

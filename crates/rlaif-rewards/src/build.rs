@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::RewardModel;
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_core::Seed;
+use rlaif_core::{BadSetting, RewardModel};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_lm::generate::{GenerationConfig, Sampling};
 #[cfg(feature = "neural")]
@@ -166,11 +166,11 @@ impl RewardConfig {
                 (None, Some(_)) => JsonSchemaCheck::of_rows(Truth::named(answer.as_deref())),
                 (schema, _) => {
                     let found = if schema.is_some() { "both" } else { "neither" };
-                    return Err(ProviderError::Setting {
-                        setting: "schema",
-                        expected: "given, or `answer` in its place".to_owned(),
-                        found: found.to_owned(),
-                    });
+                    return Err(ProviderError::Setting(BadSetting::new(
+                        "schema",
+                        found,
+                        "given, or `answer` in its place",
+                    )));
                 }
             }),
             Self::CodeTests { answer, entry_point, score, python, limits, concurrency } => {
@@ -224,10 +224,8 @@ impl RewardConfig {
 
 /// At least one, apart from the others.
 fn some<'a, T>(setting: &'static str, list: &'a [T]) -> Result<(&'a T, &'a [T]), ProviderError> {
-    list.split_first().ok_or_else(|| ProviderError::Setting {
-        setting,
-        expected: "at least one reward".to_owned(),
-        found: "none".to_owned(),
+    list.split_first().ok_or_else(|| {
+        ProviderError::Setting(BadSetting::new(setting, "none", "at least one reward"))
     })
 }
 
@@ -275,11 +273,11 @@ fn classifier(
         (Some(model), _) => model.as_str(),
         (None, Some(Preset::NotHate | Preset::Hate)) => NOT_HATE_MODEL,
         (None, None) => {
-            return Err(ProviderError::Setting {
-                setting: "model",
-                expected: "a folder or a hub id, unless there is a `preset`".to_owned(),
-                found: "nothing".to_owned(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "model",
+                "nothing",
+                "a folder or a hub id, unless there is a `preset`",
+            )));
         }
     };
     let files = (around.models)(&ModelNames {
@@ -309,11 +307,11 @@ fn policy_judge<A>(
     let PolicyApi { model, revision, adapter, base, device, dtype, batch_size } = api;
     let strangers = config.service_only();
     if !strangers.is_empty() {
-        return Err(ProviderError::Setting {
-            setting: "api.kind",
-            expected: "that of a service, where those keys mean something".to_owned(),
-            found: format!("`policy` with {}", strangers.join(", ")),
-        });
+        return Err(ProviderError::Setting(BadSetting::new(
+            "api.kind",
+            format!("`policy` with {}", strangers.join(", ")),
+            "that of a service, where those keys mean something",
+        )));
     }
     let rubric = config.rubric()?;
     let files = (around.models)(&ModelNames {
@@ -334,11 +332,11 @@ fn policy_judge<A>(
             min_p: None,
         },
         _ if top_p.is_some() || top_k.is_some() => {
-            return Err(ProviderError::Setting {
-                setting: "sampling.temperature",
-                expected: "given together with `top_p` or `top_k`".to_owned(),
-                found: "nothing".to_owned(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "sampling.temperature",
+                "nothing",
+                "given together with `top_p` or `top_k`",
+            )));
         }
         _ => Sampling::Greedy,
     };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlaif_core::{Fault, is_bad_input_file};
+use rlaif_core::{BadSetting, Fault, is_bad_input_file};
 
 /// Errors of reward providers, on creation and on scoring.
 ///
@@ -11,15 +11,8 @@ use rlaif_core::{Fault, is_bad_input_file};
 #[non_exhaustive]
 pub enum ProviderError {
     /// A setting has an invalid value.
-    #[error("`{setting}` must be {expected}, found {found}")]
-    Setting {
-        /// The setting.
-        setting: &'static str,
-        /// The expected value.
-        expected: String,
-        /// The value found.
-        found: String,
-    },
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// A regular expression is invalid.
     #[error("the pattern `{pattern}` is not a valid regular expression")]
     Pattern {
@@ -302,7 +295,7 @@ impl ProviderError {
 impl Fault for ProviderError {
     fn is_users(&self) -> bool {
         match self {
-            Self::Setting { .. }
+            Self::Setting(_)
             | Self::Pattern { .. }
             | Self::Template { .. }
             | Self::Rubric { .. }

@@ -216,7 +216,10 @@ fn what_cannot_be_is_refused_with_advice() {
     assert!(matches!(missing, Err(ProviderError::Text(_))));
     let nothing = RewardConfig::from_toml("kind = 'classifier'", "r.toml").unwrap();
     let Err(nothing) = nothing.build(&Surroundings::default()) else { panic!("built of nothing") };
-    assert!(nothing.to_string().contains("`model` must be a folder or a hub id"), "{nothing}");
+    assert!(
+        nothing.to_string().contains("`model` is nothing; expected a folder or a hub id"),
+        "{nothing}"
+    );
 }
 
 #[test]

@@ -318,7 +318,7 @@ fn rules_take_odd_texts_and_refuse_odd_settings() {
     let plus = Words::forbidden(["c++"]).unwrap();
     assert_eq!(totals(&plus.score(&batch(&["I know C++.", "c"])).unwrap()), [Some(-1.), Some(0.)]);
     let setting =
-        |error: ProviderError| assert!(matches!(error, ProviderError::Setting { .. }), "{error}");
+        |error: ProviderError| assert!(matches!(error, ProviderError::Setting(_)), "{error}");
     setting(Length::target(1, 0.).unwrap_err());
     setting(Length::within(2, 1, 1.).unwrap_err());
     setting(Repetition::of_words(0).unwrap_err());

@@ -257,9 +257,9 @@ fn a_configuration_is_one_of_the_kind_that_is_asked_for() {
     let server = "[api]\nkind = \"reward-server\"\nurl = \"http://h/r\"";
     let judge = local("http://h", "", "");
     let told = JudgeConfig::<LlmApi>::from_toml(server, "judge.toml").unwrap_err().to_string();
-    assert!(told.contains("`api.kind` must be a language model behind an API"), "{told}");
+    assert!(told.contains("expected a language model behind an API"), "{told}");
     let told = JudgeConfig::<RewardServerApi>::from_toml(&judge, "judge.toml").unwrap_err();
-    assert!(told.to_string().contains("must be `reward-server`"), "{told}");
+    assert!(told.to_string().contains("expected `reward-server`"), "{told}");
     JudgeConfig::<RewardServerApi>::from_toml(server, "judge.toml").unwrap();
     for text in [server, &judge] {
         let any = <JudgeConfig>::from_toml(text, "judge.toml").unwrap();

@@ -5,7 +5,7 @@ mod score;
 mod terminal;
 
 use rlaif_core::stats::wilson;
-use rlaif_core::{ExamName, ExamQuestion, Seed};
+use rlaif_core::{BadSetting, ExamName, ExamQuestion, Seed};
 use serde::{Deserialize, Serialize};
 
 pub use habits::{Agreement, Habits, PositionBias};
@@ -249,12 +249,12 @@ fn check(
                 }
             }
             ExamVerdict::Orders { .. } if exam == ExamName::RewardBench2 => {
-                return Err(EvalError::Setting {
-                    setting: "exam",
-                    expected: "for a judge of pairs an exam of pairs; `reward-bench-2` scores every \
+                return Err(EvalError::Setting(BadSetting::new(
+                    "exam",
+                    "reward-bench-2",
+                    "for a judge of pairs an exam of pairs; `reward-bench-2` scores every \
                                answer by itself, which a reward does",
-                    found: "reward-bench-2".to_owned(),
-                });
+                )));
             }
             ExamVerdict::Orders { right_first, right_second } => {
                 let both = right_first.iter().chain(right_second);

@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
-use rlaif_core::Seed;
+use rlaif_core::{BadSetting, Seed};
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal};
 
@@ -167,11 +167,11 @@ pub fn interval_of(
         return Err(too_few("the bootstrap distribution", 1, 0));
     }
     if !(level > 0. && level < 1.) {
-        return Err(EvalError::Setting {
-            setting: "level",
-            expected: "between 0 and 1, for example 0.95",
-            found: level.to_string(),
-        });
+        return Err(EvalError::Setting(BadSetting::new(
+            "level",
+            level,
+            "between 0 and 1, for example 0.95",
+        )));
     }
     let alpha = (1. - level) / 2.;
     let (low, high) = match method {
@@ -213,11 +213,11 @@ fn too_few(what: &str, needed: usize, found: usize) -> EvalError {
 /// Refuses so few resamples that a 95 % interval would be read off single draws.
 pub(crate) fn check_resamples(resamples: usize) -> Result<(), EvalError> {
     if resamples < 100 {
-        return Err(EvalError::Setting {
-            setting: "resamples",
-            expected: "at least 100 (1,000 or more for a report)",
-            found: resamples.to_string(),
-        });
+        return Err(EvalError::Setting(BadSetting::new(
+            "resamples",
+            resamples,
+            "at least 100 (1,000 or more for a report)",
+        )));
     }
     Ok(())
 }

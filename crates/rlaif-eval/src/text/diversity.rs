@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use rlaif_core::Exchange;
+use rlaif_core::{BadSetting, Exchange};
 
 use crate::{Better, EvalError, Metric, MetricInfo, Values};
 
@@ -144,11 +144,7 @@ impl Repetition {
     /// [`EvalError::Setting`] if `n` is 0.
     pub fn new(n: usize) -> Result<Self, EvalError> {
         if n == 0 {
-            return Err(EvalError::Setting {
-                setting: "n",
-                expected: "1 or more words",
-                found: "0".into(),
-            });
+            return Err(EvalError::Setting(BadSetting::new("n", "0", "1 or more words")));
         }
         let info = MetricInfo::new(format!("repetition_{n}"), Better::Lower)
             .about(format!("share of runs of {n} words that the response said before"));

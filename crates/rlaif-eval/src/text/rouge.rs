@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rayon::prelude::*;
-use rlaif_core::Exchange;
+use rlaif_core::{BadSetting, Exchange};
 
 use super::stem::stem;
 use crate::{Better, EvalError, Metric, MetricInfo, Values};
@@ -150,11 +150,11 @@ impl Rouge {
     pub fn new(kind: RougeKind, stemming: Stemming) -> Result<Self, EvalError> {
         let name = match kind {
             RougeKind::N(0) => {
-                return Err(EvalError::Setting {
-                    setting: "n",
-                    expected: "1 or more words for ROUGE-n",
-                    found: "0".into(),
-                });
+                return Err(EvalError::Setting(BadSetting::new(
+                    "n",
+                    "0",
+                    "1 or more words for ROUGE-n",
+                )));
             }
             RougeKind::N(n) => format!("rouge{n}"),
             RougeKind::L => "rougeL".to_owned(),

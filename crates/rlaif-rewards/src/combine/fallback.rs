@@ -1,6 +1,6 @@
 //! A second model where the first has no verdict.
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores};
 
 use super::member::{checked, joined_state, restore_joined};
 use crate::ProviderError;
@@ -78,10 +78,8 @@ impl Constant {
     /// # Errors
     /// [`ProviderError::Setting`] when it is not finite.
     pub fn new(value: f32) -> Result<Self, ProviderError> {
-        Score::new(value).map(Self).map_err(|_| ProviderError::Setting {
-            setting: "constant",
-            expected: "a finite number".to_owned(),
-            found: value.to_string(),
+        Score::new(value).map(Self).map_err(|_| {
+            ProviderError::Setting(BadSetting::new("constant", value, "a finite number"))
         })
     }
 }

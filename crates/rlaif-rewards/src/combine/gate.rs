@@ -1,6 +1,6 @@
 //! A score that counts only if another score is high enough.
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores};
 
 use super::member::{checked, finite_setting, joined_state, restore_joined};
 use crate::ProviderError;
@@ -36,10 +36,8 @@ impl<R: RewardModel, G: RewardModel> Gated<R, G> {
     /// [`ProviderError::Setting`] when a number is not finite.
     pub fn new(inner: R, gate: G, threshold: f32, otherwise: f32) -> Result<Self, ProviderError> {
         let threshold = finite_setting("threshold", threshold)?;
-        let otherwise = Score::new(otherwise).map_err(|_| ProviderError::Setting {
-            setting: "otherwise",
-            expected: "a finite number".to_owned(),
-            found: otherwise.to_string(),
+        let otherwise = Score::new(otherwise).map_err(|_| {
+            ProviderError::Setting(BadSetting::new("otherwise", otherwise, "a finite number"))
         })?;
         Ok(Self { inner, gate, threshold, otherwise })
     }

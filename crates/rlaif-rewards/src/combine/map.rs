@@ -1,6 +1,6 @@
 //! Functions of one score.
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores};
 
 use super::member::{checked, finite, finite_setting};
 use crate::ProviderError;
@@ -41,11 +41,11 @@ impl<R: RewardModel> Clipped<R> {
         let low = finite_setting("low", low)?;
         let high = finite_setting("high", high)?;
         if low > high {
-            return Err(ProviderError::Setting {
-                setting: "low",
-                expected: format!("at most `high`, {high}"),
-                found: low.to_string(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "low",
+                low,
+                format!("at most `high`, {high}"),
+            )));
         }
         Ok(Self { inner, low, high })
     }

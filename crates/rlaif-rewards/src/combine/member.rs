@@ -1,6 +1,6 @@
 //! Calls of a combinator's members, and their states.
 
-use rlaif_core::{Exchange, NonFinite, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{BadSetting, Exchange, NonFinite, RewardError, RewardModel, Score, Scores};
 
 use crate::ProviderError;
 
@@ -24,11 +24,7 @@ pub(super) fn finite_setting(setting: &'static str, value: f32) -> Result<f32, P
     if value.is_finite() {
         return Ok(value);
     }
-    Err(ProviderError::Setting {
-        setting,
-        expected: "a finite number".to_owned(),
-        found: value.to_string(),
-    })
+    Err(ProviderError::Setting(BadSetting::new(setting, value, "a finite number")))
 }
 
 /// The states of several members: an array in their order, or null if none has a state.

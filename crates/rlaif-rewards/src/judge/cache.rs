@@ -13,6 +13,8 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use rlaif_core::BadSetting;
+
 use crate::ProviderError;
 use crate::rubric::{Answer, Finish, TokenAlternatives};
 use crate::sync::lock;
@@ -50,13 +52,11 @@ impl Cache {
         let found = pragma("application_id").and_then(|a| Ok((a, pragma("user_version")?)));
         let found = found.map_err(|source| failed(path, source))?;
         if found != (APPLICATION, LAYOUT) {
-            return Err(ProviderError::Setting {
-                setting: "cache",
-                expected: format!(
-                    "a file that does not exist yet, or a judge's cache of layout {LAYOUT}"
-                ),
-                found: format!("{}, some other database", path.display()),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "cache",
+                format!("{}, some other database", path.display()),
+                format!("a file that does not exist yet, or a judge's cache of layout {LAYOUT}"),
+            )));
         }
         Ok(Self { path: path.to_owned(), connection: Mutex::new(connection) })
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use rlaif_core::BadSetting;
+
 use crate::ProviderError;
 use crate::demand::ExamDemand;
 use crate::file::{self, parse};
@@ -117,11 +119,11 @@ impl JudgeApi for LlmApi {
             #[cfg(feature = "neural")]
             ApiConfig::Policy(_) => "`policy`",
         };
-        Err(ProviderError::Setting {
-            setting: "api.kind",
-            expected: "a language model behind an API; `RewardConfig` builds all kinds".to_owned(),
-            found: found.to_owned(),
-        })
+        Err(ProviderError::Setting(BadSetting::new(
+            "api.kind",
+            found,
+            "a language model behind an API; `RewardConfig` builds all kinds",
+        )))
     }
 }
 
@@ -133,11 +135,7 @@ impl JudgeApi for RewardServerApi {
             #[cfg(feature = "neural")]
             ApiConfig::Policy(_) => "`policy`, which is a `PolicyJudge`",
         };
-        Err(ProviderError::Setting {
-            setting: "api.kind",
-            expected: "`reward-server`".to_owned(),
-            found: found.to_owned(),
-        })
+        Err(ProviderError::Setting(BadSetting::new("api.kind", found, "`reward-server`")))
     }
 }
 
@@ -448,13 +446,12 @@ impl<A> JudgeConfig<A> {
                 ];
                 let found: Vec<_> =
                     found.iter().filter(|(_, there)| *there).map(|(key, _)| *key).collect();
-                return Err(ProviderError::Setting {
-                    setting: "rubric",
-                    expected: "the name of a rubric, or else `instructions`, `template` and \
-                               `scale`, all three"
-                        .to_owned(),
-                    found: if found.is_empty() { "none".to_owned() } else { found.join(", ") },
-                });
+                return Err(ProviderError::Setting(BadSetting::new(
+                    "rubric",
+                    if found.is_empty() { "none".to_owned() } else { found.join(", ") },
+                    "the name of a rubric, or else `instructions`, `template` and \
+                               `scale`, all three",
+                )));
             }
         };
         if let Some(form) = self.answer {
@@ -493,11 +490,11 @@ impl<A> JudgeConfig<A> {
             ("limits.longest_wait_s", Some(*longest_wait_s)),
         ] {
             if value.is_some_and(|value| !(1e-3..=1e9).contains(&value)) {
-                return Err(ProviderError::Setting {
+                return Err(ProviderError::Setting(BadSetting::new(
                     setting,
-                    expected: "a number from 0.001 to 1e9".to_owned(),
-                    found: value.unwrap_or(f64::NAN).to_string(),
-                });
+                    value.unwrap_or(f64::NAN),
+                    "a number from 0.001 to 1e9",
+                )));
             }
         }
         if let Some(samples) = self.samples {
@@ -510,34 +507,31 @@ impl<A> JudgeConfig<A> {
             let PriceConfig { input_per_million, output_per_million } = price;
             let sane = |price: f64| price >= 0. && price.is_finite();
             if !(sane(input_per_million) && sane(output_per_million)) {
-                return Err(ProviderError::Setting {
-                    setting: "price",
-                    expected: "two numbers of at least 0".to_owned(),
-                    found: format!("{input_per_million} and {output_per_million}"),
-                });
+                return Err(ProviderError::Setting(BadSetting::new(
+                    "price",
+                    format!("{input_per_million} and {output_per_million}"),
+                    "two numbers of at least 0",
+                )));
             }
         }
         match self.budget {
             Some(BudgetConfig { money: Some(money), .. }) if !(money > 0. && money.is_finite()) => {
-                Err(ProviderError::Setting {
-                    setting: "budget.money",
-                    expected: "a number above 0".to_owned(),
-                    found: money.to_string(),
-                })
+                Err(ProviderError::Setting(BadSetting::new(
+                    "budget.money",
+                    money,
+                    "a number above 0",
+                )))
             }
             Some(BudgetConfig { money: Some(_), .. }) if self.price.is_none() => {
-                Err(ProviderError::Setting {
-                    setting: "budget.money",
-                    expected: "used with `price.input_per_million` and `price.output_per_million`"
-                        .to_owned(),
-                    found: "no `price`".to_owned(),
-                })
+                Err(ProviderError::Setting(BadSetting::new(
+                    "budget.money",
+                    "no `price`",
+                    "used with `price.input_per_million` and `price.output_per_million`",
+                )))
             }
-            Some(BudgetConfig { money: None, tokens: None }) => Err(ProviderError::Setting {
-                setting: "budget",
-                expected: "`money`, `tokens` or both".to_owned(),
-                found: "neither".to_owned(),
-            }),
+            Some(BudgetConfig { money: None, tokens: None }) => Err(ProviderError::Setting(
+                BadSetting::new("budget", "neither", "`money`, `tokens` or both"),
+            )),
             _ => Ok(()),
         }
     }
@@ -582,9 +576,9 @@ fn at_least_one(setting: &'static str, value: usize, most: usize) -> Result<(), 
     if (1..=most).contains(&value) {
         return Ok(());
     }
-    Err(ProviderError::Setting {
+    Err(ProviderError::Setting(BadSetting::new(
         setting,
-        expected: format!("a whole number from 1 to {most}"),
-        found: value.to_string(),
-    })
+        value,
+        format!("a whole number from 1 to {most}"),
+    )))
 }

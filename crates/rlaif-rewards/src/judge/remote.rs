@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 
-use rlaif_core::{Exchange, Interrupted, NonFinite, RewardError, RewardModel, Score, Scores, Tell};
+use rlaif_core::{
+    BadSetting, Exchange, Interrupted, NonFinite, RewardError, RewardModel, Score, Scores, Tell,
+};
 use rlaif_http::{Environment, Secret, Stop, process_environment};
 use serde::Deserialize;
 use serde_json::json;
@@ -73,19 +75,19 @@ impl RemoteReward {
         let RewardServerApi { url, api_key_env, batch_size } = api;
         let strangers = config.judge_only();
         if !strangers.is_empty() {
-            return Err(ProviderError::Setting {
-                setting: "api.kind",
-                expected: "that of a language model, where those keys mean something".to_owned(),
-                found: format!("`reward-server` with {}", strangers.join(", ")),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "api.kind",
+                format!("`reward-server` with {}", strangers.join(", ")),
+                "that of a language model, where those keys mean something",
+            )));
         }
         let batch_size = batch_size.unwrap_or(16);
         if batch_size == 0 {
-            return Err(ProviderError::Setting {
-                setting: "api.batch_size",
-                expected: "at least 1".to_owned(),
-                found: "0".to_owned(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "api.batch_size",
+                "0",
+                "at least 1",
+            )));
         }
         let token = |variable: &String| {
             Ok::<_, ProviderError>((

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rlaif_core::{
-    Exchange, GenerationPrompt, Interrupted, Message, RewardError, RewardModel, Scores, Specials,
-    TextCodec,
+    BadSetting, Exchange, GenerationPrompt, Interrupted, Message, RewardError, RewardModel, Scores,
+    Specials, TextCodec,
 };
 use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::{Classifier, LoadOptions, ModelFiles};
@@ -340,18 +340,14 @@ impl ClassifierReward {
             (label, reported, limit, model.classifier.labels()[label].clone())
         };
         if options.batch_size == 0 {
-            return Err(ProviderError::Setting {
-                setting: "batch_size",
-                expected: "at least 1".to_owned(),
-                found: "0".to_owned(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new("batch_size", "0", "at least 1")));
         }
         if !options.separator.is_empty() && options.input != Input::PromptAndResponse {
-            return Err(ProviderError::Setting {
-                setting: "separator",
-                expected: "used with the input `prompt-and-response`".to_owned(),
-                found: format!("{:?} with another input", options.separator),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "separator",
+                format!("{:?} with another input", options.separator),
+                "used with the input `prompt-and-response`",
+            )));
         }
         let name = options.name.clone().unwrap_or(default_name);
         Ok(Self { name, model, label, reported, limit, options, shortened: AtomicU64::new(0) })
@@ -508,14 +504,16 @@ fn limit(model: &Model, asked: Option<usize>) -> Result<usize, ProviderError> {
     // Two special tokens and one token of text.
     let (least, most) = (3, of_model.unwrap_or(usize::MAX));
     match asked {
-        Some(asked) if !(least..=most).contains(&asked) => Err(ProviderError::Setting {
-            setting: "max_length",
-            expected: match of_model {
-                Some(most) => format!("from {least} to the model's limit, {most}"),
-                None => format!("at least {least}"),
-            },
-            found: asked.to_string(),
-        }),
+        Some(asked) if !(least..=most).contains(&asked) => {
+            Err(ProviderError::Setting(BadSetting::new(
+                "max_length",
+                asked,
+                match of_model {
+                    Some(most) => format!("from {least} to the model's limit, {most}"),
+                    None => format!("at least {least}"),
+                },
+            )))
+        }
         Some(asked) => Ok(asked),
         None => Ok(most),
     }

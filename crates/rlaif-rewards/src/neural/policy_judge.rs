@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use rlaif_core::{
-    CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores, Seed,
-    Specials, TextCodec, TextKind,
+    BadSetting, CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores,
+    Seed, Specials, TextCodec, TextKind,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
 use rlaif_lm::{
@@ -135,13 +135,11 @@ impl PolicyJudge {
         let alike = self.generation.sampling == Sampling::Greedy
             || self.rubric.form() == AnswerForm::Expectation;
         if samples == 0 || (samples > 1 && alike) {
-            return Err(ProviderError::Setting {
-                setting: "samples",
-                expected:
-                    "1, or more where a temperature is set and the answer is not an expectation"
-                        .to_owned(),
-                found: samples.to_string(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "samples",
+                samples,
+                "1, or more where a temperature is set and the answer is not an expectation",
+            )));
         }
         (self.samples, self.seed) = (samples, seed);
         Ok(self)
@@ -305,12 +303,11 @@ impl Numbers {
             }
         }
         if ids.is_empty() {
-            return Err(ProviderError::Setting {
-                setting: "answer",
-                expected: "a form other than `expectation`: no token of this judge is a number"
-                    .to_owned(),
-                found: format!("the tokenizer {}", codec.name()),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "answer",
+                format!("the tokenizer {}", codec.name()),
+                "a form other than `expectation`: no token of this judge is a number",
+            )));
         }
         Ok(Self { ids, texts })
     }

@@ -17,7 +17,7 @@ mod verdict;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use rlaif_core::{Exchange, Score};
+use rlaif_core::{BadSetting, Exchange, Score};
 
 use crate::ProviderError;
 pub use answer::{AnswerForm, Reading, Scale};
@@ -100,11 +100,11 @@ impl Rubric {
         // Scores are f32, which could not represent a larger scale.
         let bounded = |x: f64| x.is_finite() && (x as f32).is_finite();
         if !(low < high && bounded(low) && bounded(high)) {
-            return Err(ProviderError::Setting {
-                setting: "scale",
-                expected: "two finite numbers, `low` below `high`".to_owned(),
-                found: format!("low = {low}, high = {high}"),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "scale",
+                format!("low = {low}, high = {high}"),
+                "two finite numbers, `low` below `high`",
+            )));
         }
         Ok(Self {
             instructions: instructions.into(),
@@ -127,13 +127,12 @@ impl Rubric {
         let Scale { low, high } = self.scale;
         let whole = low.fract() == 0. && high.fract() == 0. && high - low <= 100. && low >= 0.;
         if form == AnswerForm::Expectation && !whole {
-            return Err(ProviderError::Setting {
-                setting: "answer",
-                expected: "for `expectation`, a scale between whole numbers from 0 on, at most \
-                           100 apart, such as 1 to 10"
-                    .to_owned(),
-                found: format!("the scale {low} to {high}"),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "answer",
+                format!("the scale {low} to {high}"),
+                "for `expectation`, a scale between whole numbers from 0 on, at most \
+                           100 apart, such as 1 to 10",
+            )));
         }
         self.form = form;
         Ok(self)
@@ -158,11 +157,11 @@ impl Rubric {
     /// [`ProviderError::Setting`] when it is not in (0, 1].
     pub fn with_min_coverage(self, min_coverage: f64) -> Result<Self, ProviderError> {
         if !(min_coverage > 0. && min_coverage <= 1.) {
-            return Err(ProviderError::Setting {
-                setting: "min_coverage",
-                expected: "a share above 0 and at most 1".to_owned(),
-                found: min_coverage.to_string(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "min_coverage",
+                min_coverage,
+                "a share above 0 and at most 1",
+            )));
         }
         Ok(Self { min_coverage, ..self })
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use regex::{Regex, RegexBuilder};
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -70,18 +70,18 @@ impl Length {
     /// [`ProviderError::Setting`] when the range is empty or `per` is not above 0.
     pub fn within(shortest: usize, longest: usize, per: f32) -> Result<Self, ProviderError> {
         if !(per > 0. && per.is_finite()) {
-            return Err(ProviderError::Setting {
-                setting: "per",
-                expected: "a finite number above 0".to_owned(),
-                found: per.to_string(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "per",
+                per,
+                "a finite number above 0",
+            )));
         }
         if shortest > longest {
-            return Err(ProviderError::Setting {
-                setting: "shortest",
-                expected: format!("at most `longest`, {longest}"),
-                found: shortest.to_string(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "shortest",
+                shortest,
+                format!("at most `longest`, {longest}"),
+            )));
         }
         Ok(Self { shortest, longest, per, unit: Unit::Words })
     }
@@ -140,11 +140,7 @@ impl Repetition {
     /// [`ProviderError::Setting`] when `n` is 0.
     pub fn of_words(n: usize) -> Result<Self, ProviderError> {
         if n == 0 {
-            return Err(ProviderError::Setting {
-                setting: "n",
-                expected: "at least 1 word".to_owned(),
-                found: "0".to_owned(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new("n", "0", "at least 1 word")));
         }
         Ok(Self { n })
     }
@@ -234,11 +230,11 @@ impl Words {
     ) -> Result<Self, ProviderError> {
         let words: Vec<W> = words.into_iter().collect();
         if words.is_empty() || words.iter().any(|word| word.as_ref().trim().is_empty()) {
-            return Err(ProviderError::Setting {
-                setting: "forbidden",
-                expected: "one word or more, none of them blank".to_owned(),
-                found: format!("{:?}", words.iter().map(AsRef::as_ref).collect::<Vec<_>>()),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "forbidden",
+                format!("{:?}", words.iter().map(AsRef::as_ref).collect::<Vec<_>>()),
+                "one word or more, none of them blank",
+            )));
         }
         let bounded = |word: &W| {
             let word = word.as_ref().trim();

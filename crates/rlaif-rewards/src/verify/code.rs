@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -68,11 +68,7 @@ impl CodeTests {
     /// [`ProviderError::Setting`] for 0.
     pub fn concurrency(mut self, programs: usize) -> Result<Self, ProviderError> {
         if programs == 0 {
-            return Err(ProviderError::Setting {
-                setting: "concurrency",
-                expected: "at least 1".to_owned(),
-                found: "0".to_owned(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new("concurrency", "0", "at least 1")));
         }
         self.concurrency = programs;
         Ok(self)

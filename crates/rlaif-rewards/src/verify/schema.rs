@@ -1,7 +1,7 @@
 //! JSON as a schema has it.
 
 use regex::Regex;
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores};
 use serde_json::{Map, Value};
 
 use super::truth::{Truth, kind, scored};
@@ -48,10 +48,8 @@ impl JsonSchemaCheck {
     /// # Errors
     /// [`ProviderError::Setting`] if it is not a schema, or has a keyword that is not known.
     pub fn new(schema: &Value) -> Result<Self, ProviderError> {
-        check(schema, schema, "").map_err(|found| ProviderError::Setting {
-            setting: "schema",
-            expected: "a JSON Schema".to_owned(),
-            found,
+        check(schema, schema, "").map_err(|found| {
+            ProviderError::Setting(BadSetting::new("schema", found, "a JSON Schema"))
         })?;
         Ok(Self { source: Source::One(schema.clone()) })
     }

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use rlaif_core::{
-    ChatOptions, PlainText, PreferencePair, PromptRecord, PromptRow, Rendering, RewardModel, Seed,
-    TextCodec, say,
+    BadSetting, ChatOptions, PlainText, PreferencePair, PromptRecord, PromptRow, Rendering,
+    RewardModel, Seed, TextCodec, say,
 };
 use rlaif_data::builtin::{self, Part};
 use rlaif_data::corpora::{Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, RealToxicityPrompts};
@@ -471,11 +471,11 @@ impl EvalData {
 }
 
 fn no_file() -> EvaluateError {
-    EvaluateError::Setting {
-        setting: "data.file",
-        expected: "a file, for the corpus `prompts`",
-        found: "nothing".to_owned(),
-    }
+    EvaluateError::Setting(BadSetting::new(
+        "data.file",
+        "nothing",
+        "a file, for the corpus `prompts`",
+    ))
 }
 
 fn as_row(record: PromptRecord) -> PromptRow {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlaif_core::{CodecError, Fault};
+use rlaif_core::{BadSetting, CodecError, Fault};
 use rlaif_data::DataError;
 use rlaif_eval::EvalError;
 use rlaif_lm::LmError;
@@ -104,15 +104,8 @@ pub enum EvaluateError {
         source: std::io::Error,
     },
     /// A setting is missing or invalid.
-    #[error("`{setting}` must be {expected}, found {found}")]
-    Setting {
-        /// The setting.
-        setting: &'static str,
-        /// The expected value.
-        expected: &'static str,
-        /// The value found.
-        found: String,
-    },
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// Measuring, comparing or writing failed.
     #[error(transparent)]
     Eval(#[from] EvalError),

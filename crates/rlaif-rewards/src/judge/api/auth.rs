@@ -3,6 +3,8 @@
 use rlaif_http::{Address, BadAddress, Secret};
 
 use super::super::sigv4::Credentials;
+use rlaif_core::BadSetting;
+
 use crate::ProviderError;
 
 #[derive(Debug)]
@@ -17,9 +19,7 @@ pub(in crate::judge) fn address(
     setting: &'static str,
     url: &str,
 ) -> Result<Address, ProviderError> {
-    Address::parse(url).map_err(|bad| ProviderError::Setting {
-        setting,
-        expected: BadAddress::EXPECTED.to_owned(),
-        found: bad.found,
+    Address::parse(url).map_err(|bad| {
+        ProviderError::Setting(BadSetting::new(setting, bad.found, BadAddress::EXPECTED))
     })
 }

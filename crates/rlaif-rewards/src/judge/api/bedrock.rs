@@ -10,6 +10,8 @@ use super::super::spending::Tokens;
 use super::ask::{Ask, put};
 use super::auth::{Auth, address};
 use super::reply::{count_of, text_of};
+use rlaif_core::BadSetting;
+
 use crate::ProviderError;
 use crate::rubric::{Answer, Finish};
 
@@ -22,11 +24,11 @@ pub(super) fn at(
 ) -> Result<(Address, Auth, String), ProviderError> {
     let sane = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if region.is_empty() || !region.chars().all(sane) {
-        return Err(ProviderError::Setting {
-            setting: "api.region",
-            expected: "an AWS region, such as `us-east-1`".to_owned(),
-            found: format!("{region:?}"),
-        });
+        return Err(ProviderError::Setting(BadSetting::new(
+            "api.region",
+            format!("{region:?}"),
+            "an AWS region, such as `us-east-1`",
+        )));
     }
     let endpoint = format!("https://bedrock-runtime.{region}.amazonaws.com");
     let base = address("api.base_url", base_url.as_deref().unwrap_or(&endpoint))?;

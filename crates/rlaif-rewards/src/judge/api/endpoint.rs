@@ -4,6 +4,8 @@ use rlaif_http::Address;
 
 use super::super::sigv4;
 use super::auth::address;
+use rlaif_core::BadSetting;
+
 use crate::ProviderError;
 
 /// The address of a server with OpenAI's chat completions.
@@ -45,21 +47,19 @@ impl Endpoint {
         if let Some(version) = version {
             let sane = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
             if version.is_empty() || !version.chars().all(sane) {
-                return Err(ProviderError::Setting {
-                    setting: "api.api_version",
-                    expected: "a version of Azure's API such as `2024-10-21`".to_owned(),
-                    // Other query parameters may hold a key.
-                    found: "something else".to_owned(),
-                });
+                return Err(ProviderError::Setting(BadSetting::new(
+                    "api.api_version", // Other query parameters may hold a key.
+                    "something else",
+                    "a version of Azure's API such as `2024-10-21`",
+                )));
             }
         } else if deployed {
-            return Err(ProviderError::Setting {
-                setting: "api.api_version",
-                expected: "the version of Azure's API that the deployment is asked by, such as \
-                           `2024-10-21` (or `?api-version=..` at the end of `api.base_url`)"
-                    .to_owned(),
-                found: "none".to_owned(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "api.api_version",
+                "none",
+                "the version of Azure's API that the deployment is asked by, such as \
+                           `2024-10-21` (or `?api-version=..` at the end of `api.base_url`)",
+            )));
         }
         if azure && matches!(base.path.as_str(), "" | "/openai") && !whole {
             base.path = match version {

@@ -20,6 +20,8 @@ use super::config::{AnthropicApi, BedrockApi, LlmApi, OpenAiApi, SamplingConfig}
 use super::exchange::Headers;
 use super::sigv4::{self, Signed};
 use super::spending::Tokens;
+use rlaif_core::BadSetting;
+
 use crate::ProviderError;
 use crate::rubric::{Answer, AnswerForm};
 
@@ -90,8 +92,8 @@ impl Api {
             LlmApi::OpenAi(config) => Self::openai(config, environment)?,
         };
         if api.dialect != Dialect::OpenAi {
-            let refused = |setting, expected: &str, found: String| {
-                Err(ProviderError::Setting { setting, expected: expected.to_owned(), found })
+            let refused = |setting, expected: &'static str, found: String| {
+                Err(ProviderError::Setting(BadSetting::new(setting, found, expected)))
             };
             if form == AnswerForm::Expectation {
                 let expected = "`number`, `number-then-reason` or `json`, since this API gives no \
@@ -140,11 +142,11 @@ impl Api {
         api.extra_body = extra_body.clone();
         api.top_log_probs = top_log_probs.unwrap_or(20);
         if !(1..=100).contains(&api.top_log_probs) {
-            return Err(ProviderError::Setting {
-                setting: "api.top_log_probs",
-                expected: "a whole number from 1 to 100 (most servers give at most 20)".to_owned(),
-                found: api.top_log_probs.to_string(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "api.top_log_probs",
+                api.top_log_probs,
+                "a whole number from 1 to 100 (most servers give at most 20)",
+            )));
         }
         Ok(api)
     }

@@ -15,6 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use rlaif_core::BadSetting;
+
 use crate::ProviderError;
 
 /// The exit code of a child that could not give up its rights.
@@ -99,7 +101,7 @@ impl Sandbox {
     /// [`ProviderError::Setting`] for limits of 0.
     pub fn new(python: &str, limits: SandboxLimits) -> Result<Self, ProviderError> {
         let wrong = |setting, found: String| {
-            Err(ProviderError::Setting { setting, expected: "above 0".to_owned(), found })
+            Err(ProviderError::Setting(BadSetting::new(setting, found, "above 0")))
         };
         if !(limits.timeout_s > 0. && limits.timeout_s.is_finite()) {
             return wrong("timeout_s", limits.timeout_s.to_string());
