@@ -31,7 +31,9 @@ use crate::neural::{
 };
 #[cfg(all(feature = "judge", feature = "neural"))]
 use crate::neural::{PolicyJudge, tokenizer_folder};
-use crate::verify::{CodeTests, JsonSchemaCheck, MathAnswer, Sandbox, TextAnswer, Truth};
+use crate::verify::{
+    CodeTests, Instructions, JsonSchemaCheck, MathAnswer, Sandbox, TextAnswer, Truth,
+};
 use crate::{
     Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardConfig,
     RewardExt, WeightedSum, Words,
@@ -181,6 +183,10 @@ impl RewardConfig {
                     Some(name) => reward.checking(Truth::named(Some(name))),
                     None => reward,
                 })
+            }
+            Self::Instructions { score, loose } => {
+                let reward = Instructions::new(*score);
+                Box::new(if *loose { reward.loose() } else { reward })
             }
             Self::Constant { value } => Box::new(Constant::new(*value)?),
             Self::WeightedSum { name, terms } => {

@@ -136,6 +136,15 @@ pub enum RewardConfig {
         #[serde(default = "concurrency")]
         concurrency: usize,
     },
+    /// Instructions of IFEval's list that the response follows.
+    Instructions {
+        /// The score by the instructions that are followed.
+        #[serde(default)]
+        score: TestScore,
+        /// Accept a response without its first line, its last line, or its asterisks as well.
+        #[serde(default)]
+        loose: bool,
+    },
     /// [`crate::Constant`].
     Constant {
         /// The score.
@@ -290,6 +299,7 @@ impl RewardConfig {
             | Self::TextAnswer { .. }
             | Self::JsonSchema { .. }
             | Self::CodeTests { .. }
+            | Self::Instructions { .. }
             | Self::Constant { .. } => Vec::new(),
             Self::WeightedSum { name: _, terms } => {
                 terms.iter_mut().flat_map(|term| term.reward.locations()).collect()
@@ -340,6 +350,9 @@ impl RewardConfig {
             Self::MathAnswer { answer, .. }
             | Self::TextAnswer { answer, .. }
             | Self::JsonSchema { answer, .. } => named(answer),
+            Self::Instructions { .. } => {
+                found.extend(["instruction_id_list", "kwargs"].map(str::to_owned));
+            }
             Self::CodeTests { answer, entry_point, .. } => {
                 named(answer);
                 named(entry_point);
@@ -400,6 +413,7 @@ impl RewardConfig {
             | Self::TextAnswer { .. }
             | Self::JsonSchema { .. }
             | Self::CodeTests { .. }
+            | Self::Instructions { .. }
             | Self::Constant { .. } => Vec::new(),
             Self::WeightedSum { terms, .. } => {
                 terms.iter().flat_map(|term| term.reward.demands()).collect()

@@ -19,7 +19,7 @@
 //! |---|---|
 //! | [`combine`] | sums, minimum, scaling, clipping, running normalisation, gate, fallback, cache |
 //! | [`rules`] | length, repetition, format, forbidden words, overlap with a reference |
-//! | [`verify`] | right answers: mathematics, texts, JSON of a schema, programs in a sandbox |
+//! | [`verify`] | right answers: mathematics, texts, JSON of a schema, instructions, programs in a sandbox |
 //! | [`rubric`] | questions to judges, and the reading of their answers |
 //! | `judge` (feature `judge`) | LLM judges over HTTP APIs, reward servers, `judge::run` |
 //! | `neural` (feature `neural`) | classifiers, reward models with a scalar head, local policies as judges |

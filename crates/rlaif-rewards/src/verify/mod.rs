@@ -3,6 +3,7 @@
 //! A row without an answer to compare with has no score, and the reason why.
 
 mod code;
+mod instructions;
 mod math;
 mod sandbox;
 mod schema;
@@ -10,6 +11,7 @@ mod text;
 mod truth;
 
 pub use code::{CodeTests, TestScore};
+pub use instructions::Instructions;
 pub use math::{AnswerPlace, MathAnswer, same_answer};
 pub use sandbox::{Ran, Sandbox, SandboxLimits};
 pub use schema::JsonSchemaCheck;
