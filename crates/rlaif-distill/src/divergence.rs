@@ -27,7 +27,7 @@ pub enum Divergence {
         /// β, in [0, 1].
         beta: f64,
     },
-    /// The forward KL over the k tokens that the teacher thinks likeliest: `Σ T (log T − log S)`.
+    /// The forward KL over the teacher's k most probable tokens: `Σ T (log T − log S)`.
     TopK {
         /// k.
         k: i64,
@@ -40,7 +40,7 @@ pub enum Divergence {
 }
 
 impl Default for Divergence {
-    /// The reverse KL, with which students of several sizes have learnt best on their own responses.
+    /// The reverse KL, with which students of several sizes learned best on their own responses.
     fn default() -> Self {
         Self::Jsd { beta: 1. }
     }

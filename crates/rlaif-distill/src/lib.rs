@@ -5,10 +5,10 @@
 //! prompts ─► sample (student) ─► responses ─► student's and teacher's logits ─► Divergence ─► update
 //! ```
 //!
-//! A [`Divergence`] says how far the student is from its teacher at a token: a generalised Jensen-Shannon
-//! divergence with the forward and the reverse KL at its ends, the forward KL over the teacher's likeliest
-//! tokens, or the reverse KL as a policy gradient. The loop is yours, see [`DistillTrainer`];
-//! [`DistillTask`] gives it to [`train::drive`] instead.
+//! A [`Divergence`] is the distance between student and teacher at a token: a generalised
+//! Jensen-Shannon divergence with the forward and the reverse KL at its ends, the forward KL over the
+//! teacher's most probable tokens, or the reverse KL as a policy gradient. [`DistillTrainer`] is for
+//! a training loop of your own; [`DistillTask`] runs it in [`train::drive`] instead.
 
 mod config;
 mod divergence;

@@ -278,7 +278,7 @@ impl<P: Policy> DistillTrainer<P> {
         files.json("distill", &state)
     }
 
-    /// Goes on from a checkpoint, as if the run had never stopped.
+    /// Continues from a checkpoint, as if the run had not stopped.
     ///
     /// # Errors
     /// [`RlError::State`] for another seed or other sampling, [`RlError::Train`] if a file is

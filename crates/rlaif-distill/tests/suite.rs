@@ -88,7 +88,7 @@ fn values_and_gradients_are_those_of_trl() {
         loss.backward();
         close(&student.grad(), &list(&case["gradient"]), 1e-12);
         if beta == 0. {
-            // The whole vocabulary is its likeliest tokens.
+            // The k most probable tokens are the whole vocabulary.
             close(&of(Divergence::TopK { k: shape[1] }), &[number("loss")], 1e-12);
         }
     }

@@ -260,7 +260,7 @@ impl Parser<'_> {
         Some(text)
     }
 
-    /// What a command or an exponent takes: a group, or one token; of a number, one digit.
+    /// The argument of a command or an exponent: a group, or one token; of a number, one digit.
     fn argument(&mut self) -> Option<Expr> {
         self.depth += 1;
         if self.depth > DEEPEST {

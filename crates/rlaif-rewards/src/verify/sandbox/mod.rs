@@ -48,16 +48,16 @@ impl Default for SandboxLimits {
 /// The end of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ran {
-    /// It ended by itself.
+    /// The program ended by itself.
     Ended {
-        /// Its exit code; `None` if a signal ended it.
+        /// The exit code; `None` if a signal ended the program.
         code: Option<i32>,
-        /// Its output.
+        /// The program's output.
         output: String,
     },
-    /// It was still running when its time was over.
+    /// The program was still running at the time limit.
     TimedOut,
-    /// It wrote more than it may.
+    /// The program wrote more than the output limit.
     TooMuchOutput,
 }
 

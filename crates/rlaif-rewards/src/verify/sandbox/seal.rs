@@ -15,7 +15,7 @@ use seccompiler::{
 use super::unable;
 use crate::ProviderError;
 
-/// Leaves this thread, and what it starts, nothing but reading below some paths.
+/// Restricts this thread, and everything that it starts, to reading below some paths.
 pub(super) fn confine(readable: &[PathBuf]) -> Result<(), ProviderError> {
     // The first version of Landlock: what later ones add, seccomp denies.
     let version = ABI::V1;
