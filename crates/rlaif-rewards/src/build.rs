@@ -10,6 +10,8 @@ use rlaif_core::Seed;
 use rlaif_core::{BadSetting, RewardModel};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_lm::generate::{GenerationConfig, Sampling};
+#[cfg(all(feature = "judge", feature = "neural"))]
+use rlaif_models::LanguageModel;
 #[cfg(feature = "neural")]
 use rlaif_models::{LoadOptions, ModelFiles, ModelNames};
 #[cfg(all(feature = "judge", feature = "neural"))]
@@ -35,8 +37,8 @@ use crate::verify::{
     CodeTests, Instructions, JsonSchemaCheck, MathAnswer, Sandbox, TextAnswer, Truth,
 };
 use crate::{
-    Constant, Format, Length, Mean, Minimum, Overlap, ProviderError, Repetition, RewardConfig,
-    RewardExt, WeightedSum, Words,
+    Constant, Format, Length, LowerBound, Mean, Minimum, Overlap, ProviderError, Repetition,
+    RewardConfig, RewardExt, WeightedSum, Words,
 };
 
 /// Everything that a configured reward needs besides its configuration: a folder, keys, models.
@@ -95,6 +97,12 @@ impl<'a> Surroundings<'a> {
     pub fn environment(mut self, environment: Environment<'a>) -> Self {
         self.environment = environment;
         self
+    }
+
+    /// The source of keys.
+    #[cfg(feature = "judge")]
+    pub(crate) fn keys(&self) -> Environment<'a> {
+        self.environment
     }
 
     /// Finds the files of a model by its names: hub ids, say.
@@ -213,6 +221,14 @@ impl RewardConfig {
                 }
                 Box::new(minimum)
             }
+            Self::LowerBound { name, deviations, of } => {
+                let (first, others) = some("of", of)?;
+                let mut bound = LowerBound::new(name, *deviations, first.build(around)?)?;
+                for other in others {
+                    bound = bound.and(other.build(around)?);
+                }
+                Box::new(bound)
+            }
             Self::Scaled { factor, offset, of } => {
                 Box::new(of.build(around)?.scaled(*factor, *offset)?)
             }
@@ -310,7 +326,6 @@ fn policy_judge<A>(
     around: &Surroundings<'_>,
 ) -> Result<PolicyJudge, ProviderError> {
     config.check()?;
-    let PolicyApi { model, revision, adapter, base, device, dtype, batch_size } = api;
     let strangers = config.service_only();
     if !strangers.is_empty() {
         return Err(ProviderError::Setting(BadSetting::new(
@@ -320,6 +335,27 @@ fn policy_judge<A>(
         )));
     }
     let rubric = config.rubric()?;
+    let (policy, codec) = policy_of(api, around)?;
+    let judge = PolicyJudge::new(rubric, policy, codec)?;
+    let sampling = sampling_of(&config.sampling)?.unwrap_or(Sampling::Greedy);
+    let SamplingConfig { max_tokens, seed, .. } = &config.sampling;
+    let default = judge.generation().clone();
+    let judge = judge.named(&config.name).writing(GenerationConfig {
+        max_new_tokens: max_tokens.map_or(default.max_new_tokens, |tokens| tokens as usize),
+        batch_size: api.batch_size.unwrap_or(default.batch_size),
+        sampling,
+        ..default
+    })?;
+    judge.samples(config.samples.unwrap_or(1), Seed::new(seed.unwrap_or(0)))
+}
+
+/// The policy that a configuration names, with its tokenizer.
+#[cfg(all(feature = "judge", feature = "neural"))]
+pub(crate) fn policy_of(
+    api: &PolicyApi,
+    around: &Surroundings<'_>,
+) -> Result<(LanguageModel, HfTokenizer), ProviderError> {
+    let PolicyApi { model, revision, adapter, base, device, dtype, batch_size: _ } = api;
     let files = (around.models)(&ModelNames {
         model,
         revision: revision.as_deref(),
@@ -328,30 +364,25 @@ fn policy_judge<A>(
     })?;
     let load = load_options(device.as_deref(), *dtype, around)?;
     let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;
-    let judge = PolicyJudge::new(rubric, files.language_model(load)?, codec)?;
-    let SamplingConfig { max_tokens, temperature, top_p, top_k, seed } = &config.sampling;
-    let sampling = match temperature {
-        Some(temperature) if *temperature != 0. => Sampling::Sample {
+    Ok((files.language_model(load)?, codec))
+}
+
+/// The sampling of a policy; nothing where no temperature is given.
+#[cfg(all(feature = "judge", feature = "neural"))]
+pub(crate) fn sampling_of(config: &SamplingConfig) -> Result<Option<Sampling>, ProviderError> {
+    let SamplingConfig { temperature, top_p, top_k, .. } = config;
+    match temperature {
+        Some(temperature) if *temperature != 0. => Ok(Some(Sampling::Sample {
             temperature: *temperature,
             top_k: top_k.map(|k| k as usize),
             top_p: *top_p,
             min_p: None,
-        },
-        _ if top_p.is_some() || top_k.is_some() => {
-            return Err(ProviderError::Setting(BadSetting::new(
-                "sampling.temperature",
-                "nothing",
-                "given together with `top_p` or `top_k`",
-            )));
-        }
-        _ => Sampling::Greedy,
-    };
-    let default = judge.generation().clone();
-    let judge = judge.named(&config.name).writing(GenerationConfig {
-        max_new_tokens: max_tokens.map_or(default.max_new_tokens, |tokens| tokens as usize),
-        batch_size: batch_size.unwrap_or(default.batch_size),
-        sampling,
-        ..default
-    })?;
-    judge.samples(config.samples.unwrap_or(1), Seed::new(seed.unwrap_or(0)))
+        })),
+        _ if top_p.is_some() || top_k.is_some() => Err(ProviderError::Setting(BadSetting::new(
+            "sampling.temperature",
+            "nothing",
+            "given together with `top_p` or `top_k`",
+        ))),
+        _ => Ok(None),
+    }
 }

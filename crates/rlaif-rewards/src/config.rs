@@ -171,6 +171,15 @@ pub enum RewardConfig {
         /// The combined rewards.
         of: Vec<Self>,
     },
+    /// [`crate::LowerBound`].
+    LowerBound {
+        /// Name in metrics.
+        name: String,
+        /// Number of standard deviations below the mean.
+        deviations: f32,
+        /// Of which rewards.
+        of: Vec<Self>,
+    },
     /// [`crate::Scaled`].
     Scaled {
         /// Factor of the score.
@@ -304,7 +313,9 @@ impl RewardConfig {
             Self::WeightedSum { name: _, terms } => {
                 terms.iter_mut().flat_map(|term| term.reward.locations()).collect()
             }
-            Self::Mean { name: _, of } | Self::Minimum { name: _, of } => {
+            Self::Mean { name: _, of }
+            | Self::Minimum { name: _, of }
+            | Self::LowerBound { name: _, deviations: _, of } => {
                 of.iter_mut().flat_map(Self::locations).collect()
             }
             Self::Scaled { of, factor: _, offset: _ }
@@ -418,7 +429,7 @@ impl RewardConfig {
             Self::WeightedSum { terms, .. } => {
                 terms.iter().flat_map(|term| term.reward.demands()).collect()
             }
-            Self::Mean { of, .. } | Self::Minimum { of, .. } => {
+            Self::Mean { of, .. } | Self::Minimum { of, .. } | Self::LowerBound { of, .. } => {
                 of.iter().flat_map(Self::demands).collect()
             }
             Self::Scaled { of, .. }

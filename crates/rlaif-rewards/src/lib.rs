@@ -46,8 +46,8 @@ pub mod verify;
 
 pub use build::Surroundings;
 pub use combine::{
-    Cached, Clipped, Constant, Gated, Mean, Minimum, Normalised, OrElse, RewardExt, Scaled,
-    WeightedSum,
+    Cached, Clipped, Constant, Gated, LowerBound, Mean, Minimum, Normalised, OrElse, RewardExt,
+    Scaled, WeightedSum,
 };
 pub use config::{RewardConfig, Term};
 #[cfg(any(feature = "judge", feature = "neural"))]

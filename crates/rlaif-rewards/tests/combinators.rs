@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use rlaif_core::{Exchange, Metadata, RewardError, RewardModel, Score, Scores};
 use rlaif_rewards::combine::Centring;
 use rlaif_rewards::{
-    Cached, Constant, Format, Gated, Length, Mean, Minimum, Overlap, OverlapMeasure, ProviderError,
-    Repetition, RewardExt, WeightedSum, Words,
+    Cached, Constant, Format, Gated, Length, LowerBound, Mean, Minimum, Overlap, OverlapMeasure,
+    ProviderError, Repetition, RewardExt, WeightedSum, Words,
 };
 
 /// Scores a response that is a number with that number; others get no score.
@@ -327,4 +327,36 @@ fn rules_take_odd_texts_and_refuse_odd_settings() {
     setting(Numbers("n").scaled(f32::NAN, 0.).unwrap_err());
     setting(Constant::new(f32::NAN).unwrap_err());
     assert!(matches!(Format::new("(").unwrap_err(), ProviderError::Pattern { .. }));
+}
+
+#[test]
+fn an_ensemble_is_the_mean_less_deviations_of_its_members() {
+    let of = |factor: f32| {
+        move |batch: &[Exchange<'_>]| -> Vec<f32> {
+            batch.iter().map(|x| factor * x.response.len() as f32).collect()
+        }
+    };
+    let bound = LowerBound::new("careful", 1.5, of(1.)).unwrap().and(of(2.)).and(of(4.));
+    let batch = [Exchange::new("p", "four"), Exchange::new("p", "a good many more")];
+    let scores = bound.score(&batch).unwrap();
+    for (row, exchange) in batch.iter().enumerate() {
+        let x = exchange.response.len() as f64;
+        let mean = 7. * x / 3.;
+        let squares: f64 = [1., 2., 4.].iter().map(|f: &f64| (f * x - mean).powi(2)).sum();
+        let expected = mean - 1.5 * (squares / 2.).sqrt();
+        assert!((f64::from(scores.total[row].unwrap().get()) - expected).abs() < 1e-5);
+    }
+    assert_eq!(scores.parts.len(), 3);
+    // A single model is certain of itself.
+    let alone = LowerBound::new("alone", 9., of(1.)).unwrap();
+    assert_eq!(alone.score(&batch).unwrap().total[0].unwrap().get(), 4.);
+    assert!(LowerBound::new("x", -1., of(1.)).is_err());
+    let config: rlaif_rewards::RewardConfig = toml::from_str(
+        "kind = 'lower-bound'\nname = 'e'\ndeviations = 1.0\n\
+         of = [{ kind = 'constant', value = 1.0 }, { kind = 'constant', value = 3.0 }]",
+    )
+    .unwrap();
+    let built = config.build(&rlaif_rewards::Surroundings::default()).unwrap();
+    let score = built.score(&batch).unwrap().total[0].unwrap().get();
+    assert!((score - (2. - 2f32.sqrt())).abs() < 1e-6);
 }

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rlaif_core::{Exchange, RewardModel};
+use rlaif_core::{Exchange, Pairing, RewardModel};
+use rlaif_rewards::Surroundings;
+use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict};
+use rlaif_rewards::rubric::PairRubric;
 use serde_json::{Value, json};
 use support::{Reply, Server, judge, local, openai, row, user};
 
@@ -294,4 +297,197 @@ fn equal_rows_are_asked_about_once_and_samples_are_averaged() {
     let part = |name: &str| scores.parts.iter().find(|(n, _)| n == name).unwrap().1[0].unwrap();
     assert_eq!(part("samples").get(), 4.);
     assert!((part("spread").get() - (4_f32 / 3.).sqrt()).abs() < 1e-6);
+}
+
+/// A judge of pairs that takes a response with a higher `row-N` for the better one.
+fn prefers_higher(text: &str) -> &'static str {
+    let at = |label: &str| row(text.split_once(label).unwrap().1);
+    if at("Response 1:") > at("Response 2:") { "1" } else { "2" }
+}
+
+fn asked(request: &support::Request) -> String {
+    match &request.body["messages"] {
+        Value::Array(messages) => match &messages[messages.len() - 1]["content"] {
+            Value::String(text) => text.clone(),
+            parts => parts[0]["text"].as_str().unwrap().to_owned(),
+        },
+        other => panic!("{other}"),
+    }
+}
+
+fn converse(text: &str) -> Value {
+    json!({
+        "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+        "stopReason": "end_turn",
+        "usage": {"inputTokens": 100, "outputTokens": 4, "totalTokens": 104},
+    })
+}
+
+fn comparer(toml: &str) -> Comparer {
+    let config: ComparerConfig = toml::from_str(toml).unwrap();
+    let key = |_: &str| Some("key".to_owned());
+    config.build(&Surroundings::default().environment(&key)).unwrap()
+}
+
+#[test]
+fn pairs_are_all_compared_or_missing_with_a_reason_in_every_api_and_none_asked_for_twice() {
+    type Form = (&'static str, &'static str, fn(&str) -> Value, usize);
+    let forms: [Form; 3] = [
+        ("openai", "model = 'm'\nbase_url = 'URL'", openai, 1_000),
+        ("anthropic", "model = 'm'\nbase_url = 'URL'", support::anthropic, 200),
+        ("bedrock-converse", "model = 'm'\nregion = 'us-east-1'\nbase_url = 'URL'", converse, 200),
+    ];
+    for (kind, api, reply, count) in forms {
+        let attempts: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+        let seen = attempts.clone();
+        let server = Server::start(move |request| {
+            let text = asked(request);
+            let attempt = {
+                let mut attempts = seen.lock().unwrap();
+                let attempt = attempts.entry(text.clone()).or_default();
+                *attempt += 1;
+                *attempt
+            };
+            let dice = mixed(row(&text), attempt);
+            if dice % 10 >= 3 {
+                return Reply::Json(200, reply(prefers_higher(&text)));
+            }
+            match dice / 10 % 6 {
+                0 => Reply::With(429, vec![("retry-after", "0".into())], json!({})),
+                1 => Reply::Json(500, json!({})),
+                2 => Reply::Json(529, json!({})),
+                3 => Reply::Cut,
+                4 => Reply::Json(200, reply("3")),
+                _ => Reply::Json(200, reply("I would rather not say.")),
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        let cache = folder.path().join("answers.sqlite");
+        let toml = format!(
+            "cache = '{}'\n[api]\nkind = '{kind}'\n{}\n[limits]\nconcurrency = 64\n\
+             longest_wait_s = 1\n[price]\ninput_per_million = 1.0\noutput_per_million = 5.0\n",
+            cache.display(),
+            api.replace("URL", &server.url)
+        );
+        let texts = texts(count + 1);
+        let pairs: Vec<Pairing<'_>> = (0..count)
+            .map(|n| {
+                let (a, b) = (texts[n].as_str(), texts[n + 1].as_str());
+                let (first, second) = if n % 2 == 0 { (a, b) } else { (b, a) };
+                Pairing { prompt: "p", first, second }
+            })
+            .collect();
+        let rubric = PairRubric::preset("helpful").unwrap();
+        let run = |judge: &Comparer| {
+            let mut told: Vec<Option<Result<PairVerdict, String>>> = vec![None; count];
+            judge
+                .compare_each(&rubric, &pairs, &mut |at, verdict| {
+                    assert!(told[at].replace(verdict).is_none(), "{at} is told twice");
+                    std::ops::ControlFlow::Continue(())
+                })
+                .unwrap();
+            told
+        };
+        let judge = comparer(&toml);
+        let told = run(&judge);
+        let mut compared = 0;
+        for (n, told) in told.iter().enumerate() {
+            match told.as_ref().unwrap() {
+                Ok(verdict) => {
+                    compared += 1;
+                    // The response with the higher number is the second of an even pair.
+                    assert_eq!(verdict.first, f64::from(u8::from(n % 2 == 1)), "{kind} {n}");
+                    assert!(verdict.is_estimate && verdict.cost.unwrap() >= 120e-6);
+                }
+                Err(reason) => assert!(!reason.is_empty(), "{kind} {n}"),
+            }
+        }
+        assert!(compared > count * 9 / 10, "{kind}: {compared} of {count}");
+        let usage = judge.usage().unwrap();
+        let paid: f64 = told.iter().flatten().flatten().filter_map(|verdict| verdict.cost).sum();
+        // What had no label in the end was paid for as well.
+        assert!(paid <= usage.cost.unwrap() + 1e-9, "{paid} {usage:?}");
+        // Another process asks for what has no answer yet, and for nothing else.
+        let before = server.requests().len();
+        let again = run(&comparer(&toml));
+        let (missing, asked) = (count - compared, server.requests().len() - before);
+        assert!(asked <= missing * 12, "{kind}: {asked} requests for {missing} pairs");
+        for (told, again) in told.iter().zip(&again) {
+            if let (Some(Ok(told)), Some(Ok(again))) = (told, again) {
+                assert_eq!((told.first, again.cost), (again.first, Some(0.)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_budget_of_comparisons_is_kept_to_the_cent() {
+    let server = Server::start(|_| Reply::Json(200, openai("1")));
+    // 100 tokens in and 4 out cost 0.012; up to 8 are set aside for an answer.
+    let judge = comparer(&format!(
+        "[api]\nkind = 'openai'\nmodel = 'm'\nbase_url = '{}'\n[limits]\nconcurrency = 8\n\
+         [price]\ninput_per_million = 100.0\noutput_per_million = 500.0\n[budget]\nmoney = 1.0\n",
+        server.url
+    ));
+    let texts = texts(200);
+    let pairs: Vec<Pairing<'_>> =
+        texts.iter().map(|text| Pairing { prompt: "p", first: text, second: "other" }).collect();
+    let (mut paid, mut reasons) = (0, Vec::new());
+    let rubric = PairRubric::preset("honest").unwrap();
+    judge
+        .compare_each(&rubric, &pairs, &mut |_, verdict| {
+            match verdict {
+                Ok(_) => paid += 1,
+                Err(reason) => reasons.push(reason),
+            }
+            std::ops::ControlFlow::Continue(())
+        })
+        .unwrap();
+    let cost = judge.usage().unwrap().cost.unwrap();
+    assert!(cost <= 1. && cost > 0.9, "{cost}");
+    assert!((cost - f64::from(paid) * 0.012).abs() < 1e-9, "{paid} answers for {cost}");
+    assert_eq!(paid as usize + reasons.len(), 200);
+    assert!(reasons.iter().all(|reason| reason.contains("the budget of 1 is used up")));
+}
+
+#[test]
+fn several_answers_are_averaged_and_are_an_estimate_and_probabilities_are_not() {
+    let server = Server::start(|request| {
+        let mut reply =
+            openai(["1", "2", "1", "1"][request.body["seed"].as_u64().unwrap_or(0) as usize % 4]);
+        if request.body["logprobs"] == true {
+            let top = json!([{"token": "1", "logprob": -0.3}, {"token": "2", "logprob": -1.6}]);
+            let token = json!({"token": "1", "logprob": -0.3, "top_logprobs": top});
+            reply["choices"][0]["logprobs"] = json!({"content": [token]});
+        }
+        Reply::Json(200, reply)
+    });
+    let one = |more: &str| {
+        let judge = comparer(&format!(
+            "{more}\n[api]\nkind = 'openai'\nmodel = 'm'\nbase_url = '{}'\n",
+            server.url
+        ));
+        let mut told = Vec::new();
+        let pair = Pairing { prompt: "p", first: "a", second: "b" };
+        let rubric = PairRubric::preset("helpful").unwrap();
+        judge
+            .compare_each(&rubric, &[pair], &mut |_, verdict| {
+                told.push(verdict.unwrap());
+                std::ops::ControlFlow::Continue(())
+            })
+            .unwrap();
+        told.remove(0)
+    };
+    let sampled = one("samples = 4\nsampling = { temperature = 1.0, seed = 0 }");
+    assert_eq!((sampled.first, sampled.is_estimate, sampled.coverage), (0.75, true, None));
+    let known = one("");
+    assert!((known.first - 0.785_835).abs() < 1e-6 && !known.is_estimate, "{known:?}");
+    let config: ComparerConfig =
+        toml::from_str("samples = 3\n[api]\nkind = 'openai'\nmodel = 'm'").unwrap();
+    let error = config.build(&Surroundings::default()).unwrap_err().to_string();
+    assert!(error.contains("`samples`") && error.contains("temperature"), "{error}");
+    let config: ComparerConfig =
+        toml::from_str("[api]\nkind = 'reward-server'\nurl = 'http://h/r'").unwrap();
+    let error = config.build(&Surroundings::default()).unwrap_err().to_string();
+    assert!(error.contains("`api.kind`") && error.contains("reward-server"), "{error}");
 }

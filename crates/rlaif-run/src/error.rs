@@ -2,10 +2,11 @@
 
 use std::{io, path::PathBuf};
 
-use rlaif_core::{BadSetting, CodecError, Fault, is_bad_input_file};
+use rlaif_core::{BadSetting, CodecError, Fault, Interrupted, is_bad_input_file};
 use rlaif_data::DataError;
 use rlaif_dpo::{DpoError, PairProblem};
 use rlaif_eval::EvalError;
+use rlaif_label::LabelError;
 use rlaif_models::{CheckpointError, MemoryError, ModelError};
 use rlaif_ppo::PpoError;
 use rlaif_rewards::ProviderError;
@@ -179,6 +180,12 @@ pub enum RunError {
         /// The reason of the first of them.
         first: Option<String>,
     },
+    /// Labels that cannot be made.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+    /// Work that was asked to stop, by Ctrl-C.
+    #[error("interrupted")]
+    Stopped(#[source] Interrupted),
     /// An exam that cannot be graded.
     #[error(transparent)]
     Eval(#[from] EvalError),
@@ -284,6 +291,8 @@ impl Fault for RunError {
             Self::Vocabulary { .. } => true,
             Self::OtherVocabulary(error) => error.is_users(),
             Self::Grade { .. } => true,
+            Self::Label(error) => error.is_users(),
+            Self::Stopped(_) => false,
             Self::Eval(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),
             Self::Fetch(error) => error.is_users(),

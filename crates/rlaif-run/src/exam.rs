@@ -10,13 +10,21 @@ use rlaif_core::{
 };
 use rlaif_data::{Import, ImportColumns, Reader, corpora::Exams};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
-use rlaif_rewards::RewardConfig;
+use rlaif_label::{Combination, FacetConfig, LabelPair, LabelSettings, Labeller, Orders};
+use rlaif_rewards::{RewardConfig, judge::ComparerConfig};
 use rlaif_torch::DeviceChoice;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tch::Device;
 
-use crate::{error::RunError, rewards::rewards_from_config, source::source, verdicts::scores_kept};
+use crate::{
+    error::RunError,
+    label::{opinions_kept, verdict},
+    rewards::{rewards_from_config, surroundings},
+    source::source,
+    verdicts::scores_kept,
+};
 
 /// The file of `rlaif exam`. `docs/feedback.md` describes every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,8 +49,15 @@ pub struct ExamFile {
     pub resamples: usize,
     /// The questions.
     pub data: ExamData,
-    /// The examined reward; `docs/rewards.md` has every key.
-    pub reward: RewardConfig,
+    /// The reward that is examined; `docs/rewards.md` has every key.
+    pub reward: Option<RewardConfig>,
+    /// Or the judge of pairs, which sees each pair in both orders.
+    pub judge: Option<ComparerConfig>,
+    /// The facet that a judge of pairs compares by: `helpful`, `honest`, `harmless` or `summary`;
+    /// `helpful` by default.
+    pub facet: Option<String>,
+    /// Or a facet of one's own: what makes a response the better one.
+    pub preamble: Option<String>,
 }
 
 /// The questions of an exam.
@@ -104,13 +119,100 @@ impl ExamFile {
     /// [`RunError`].
     pub fn run(&self, base: &Path, out: Option<&Path>) -> Result<ExamReport, RunError> {
         let device = self.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
-        let reward = rewards_from_config(&self.reward, base, device)?;
-        let report = self.settings().of_reward(&self.data, &self.reward, &*reward, out)?;
+        let report = match (&self.reward, &self.judge) {
+            (Some(config), None) => {
+                let facets =
+                    [("facet", self.facet.is_some()), ("preamble", self.preamble.is_some())];
+                if let Some((key, _)) = facets.iter().find(|(_, given)| *given) {
+                    let problem = "is of a judge of pairs, and a reward is examined".to_owned();
+                    return Err(RunError::Setting { key, problem });
+                }
+                let reward = rewards_from_config(config, base, device)?;
+                self.settings().of_reward(&self.data, config, &*reward, out)?
+            }
+            (None, Some(judge)) => self.of_judge(judge, base, device, out)?,
+            (found, _) => {
+                let found = if found.is_some() { "both" } else { "neither" };
+                let problem = format!("expected one of `reward` and `judge`; found {found}");
+                return Err(RunError::Setting { key: "reward", problem });
+            }
+        };
         if let Some(out) = out {
             rlaif_checkpoint::write_json(&out.join("exam.json"), &report)?;
         }
         Ok(report)
     }
+}
+
+impl ExamFile {
+    /// Examines a judge of pairs.
+    fn of_judge(
+        &self,
+        judge: &ComparerConfig,
+        base: &Path,
+        device: Device,
+        out: Option<&Path>,
+    ) -> Result<ExamReport, RunError> {
+        let settings = self.settings();
+        let (exam, questions) = self.data.questions(settings.exam)?;
+        if exam == ExamName::RewardBench2 {
+            let problem =
+                "scores every answer by itself, which a judge of pairs does not; examine a \
+                           `reward`"
+                    .to_owned();
+            return Err(RunError::Setting { key: "exam", problem });
+        }
+        let facet = match (&self.facet, &self.preamble) {
+            (None, None) => Some("helpful".to_owned()),
+            (facet, _) => facet.clone(),
+        };
+        let facet = FacetConfig {
+            name: self.preamble.as_ref().map(|_| "preamble".to_owned()),
+            facet,
+            preamble: self.preamble.clone(),
+            examples: Vec::new(),
+            weight: 1.,
+            judge: None,
+            reward: None,
+            temperature: 1.,
+        };
+        let label = LabelSettings {
+            judge: Some(judge.clone()),
+            facets: vec![facet],
+            combine: Combination::Mean,
+            orders: Orders::Both,
+            clamp: None,
+        };
+        let labeller = surroundings(base, device, |around| Labeller::new(&label, around))?;
+        let pairs: Vec<LabelPair> = questions
+            .iter()
+            .map(|question| {
+                let (right, wrong) = (&question.right[0].text, &question.wrong[0].text);
+                LabelPair::new(&question.id, &question.prompt, right, wrong)
+            })
+            .collect();
+        let kept = kept_in(out)?;
+        let opinions = opinions_kept("label", &label, &labeller, &pairs, kept.as_deref())?;
+        let verdicts: Vec<ExamVerdict> = (0..pairs.len())
+            .map(|pair| match labeller.shown_first(pair, 0, &opinions) {
+                [None, None] => ExamVerdict::Missing(
+                    labeller
+                        .label(pair, &opinions)
+                        .map_or_else(|reason| reason, |_| "no verdict in either order".to_owned()),
+                ),
+                shown => verdict(shown, true),
+            })
+            .collect();
+        let examinee = labeller.names().join(", ");
+        Ok(grade(exam, &examinee, &questions, &verdicts, &settings.options)?)
+    }
+}
+
+/// The file of verdicts in a folder, which is made if it is not there.
+fn kept_in(out: Option<&Path>) -> Result<Option<PathBuf>, RunError> {
+    let Some(out) = out else { return Ok(None) };
+    fs::create_dir_all(out).map_err(|source| RunError::Write { path: out.to_owned(), source })?;
+    Ok(Some(out.join("verdicts.jsonl")))
 }
 
 impl ExamSettings {
@@ -132,11 +234,7 @@ impl ExamSettings {
                 })
             })
             .collect();
-        if let Some(out) = out {
-            let failed = |source| RunError::Write { path: out.to_owned(), source };
-            fs::create_dir_all(out).map_err(failed)?;
-        }
-        let kept = out.map(|out| out.join("verdicts.jsonl"));
+        let kept = kept_in(out)?;
         let mut scores = scores_kept(config, reward, &rows, kept.as_deref())?.into_iter();
         let verdicts: Vec<ExamVerdict> = questions
             .iter()

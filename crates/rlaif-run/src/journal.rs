@@ -4,10 +4,12 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
     io::{self, Read, Write},
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use rlaif_core::Interrupted;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Map;
 use sha2::{Digest, Sha256};
 use toml::{Table, Value};
@@ -139,6 +141,56 @@ impl Journal {
             file.write_all(&header).map_err(failed)?;
         }
         Ok(Self { path, file, known })
+    }
+
+    /// The results of all rows: those that the file `path` has, and those that `ask` makes of the others,
+    /// each kept in the file as soon as it is there. Without a file nothing is kept.
+    ///
+    /// # Errors
+    /// Those of [`Journal::open`] and of `ask`; [`RunError::Write`]; [`RunError::Stopped`] after Ctrl-C.
+    pub(crate) fn kept<T, E>(
+        path: Option<&Path>,
+        own: &Header,
+        is_kept: impl Fn(&Map<String, serde_json::Value>) -> bool,
+        ask: impl FnOnce(
+            &BTreeMap<usize, T>,
+            &mut dyn FnMut(usize, T) -> ControlFlow<()>,
+        ) -> Result<(), E>,
+    ) -> Result<BTreeMap<usize, T>, RunError>
+    where
+        T: Serialize + DeserializeOwned,
+        RunError: From<E>,
+    {
+        let mut journal = match path {
+            Some(path) => Some(Self::open(path.to_owned(), own, is_kept)?),
+            None => None,
+        };
+        let mut known: BTreeMap<usize, T> = BTreeMap::new();
+        for (row, result) in journal.iter().flat_map(|journal| &journal.known) {
+            if let Ok(result) = serde_json::from_str(result) {
+                known.insert(*row, result);
+            }
+        }
+        let mut came = BTreeMap::new();
+        let mut failure = None;
+        let asked = ask(&known, &mut |row, result| {
+            let written = journal.as_mut().map_or(Ok(()), |journal| journal.add(row, &result));
+            came.insert(row, result);
+            match written {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        });
+        if let (Some(source), Some(path)) = (failure, path) {
+            return Err(RunError::Write { path: path.to_owned(), source });
+        }
+        asked?;
+        Interrupted::check().map_err(RunError::Stopped)?;
+        known.extend(came);
+        Ok(known)
     }
 
     /// The results so far, by row, as JSON.

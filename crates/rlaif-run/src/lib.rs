@@ -64,6 +64,7 @@
 // Printing never ends a run: `rlaif_core::say`.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod candidates;
 mod classifier;
 mod columns;
 mod data;
@@ -76,6 +77,7 @@ mod exam;
 mod fetch;
 mod file;
 mod journal;
+mod label;
 mod memory;
 mod model;
 mod pair_columns;
@@ -97,6 +99,7 @@ mod supervised;
 mod verdicts;
 mod vocabulary;
 
+pub use candidates::{CandidateData, CandidatesFile, CandidatesSummary, ResponseFile};
 pub use classifier::{ClassifierColumns, ClassifierFile};
 pub use columns::{ColumnSection, DataFormat};
 pub use data::{DataRows, DataSection, ShuffledBatches};
@@ -111,6 +114,7 @@ pub use evaluate::{
 pub use exam::{ExamData, ExamFile, ExamSettings};
 pub use fetch::{FetchError, model_files, model_folder};
 pub use file::{OpenRun, RunFile, RunRequest};
+pub use label::{LabelData, LabelFile, LabelSummary, Ties};
 pub use memory::{WeightsInMemory, longest, rows_of_pass};
 pub use model::{
     LoraSection, LoraTargets, ModelSection, Placement, tell_of_slow_dtype, tell_of_unread,

@@ -37,8 +37,18 @@ pub fn rewards_from_config(
     folder: &Path,
     device: Device,
 ) -> Result<Box<dyn RewardModel>, ProviderError> {
+    surroundings(folder, device, |around| config.build(around))
+}
+
+/// Does something with what configured rewards and judges need besides their configurations: caches
+/// relative to `folder`, models of this disk and the hub on `device`, keys of the environment.
+pub(crate) fn surroundings<T>(
+    folder: &Path,
+    device: Device,
+    make: impl FnOnce(&Surroundings<'_>) -> T,
+) -> T {
     let models = models();
-    config.build(&Surroundings::of_folder(folder).models(&models).device(device))
+    make(&Surroundings::of_folder(folder).models(&models).device(device))
 }
 
 /// Finds models on this disk and on the hub.

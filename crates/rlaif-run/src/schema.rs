@@ -6,15 +6,15 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use crate::{
-    ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, PpoFile, ReinforceFile, RewardFile,
-    SftFile,
+    CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
+    ReinforceFile, RewardFile, SftFile,
 };
 
 /// Creates the schema of a file.
 type Maker = fn() -> Schema;
 
 /// The commands that read a file, with the file's type.
-const COMMANDS: [(&str, Maker); 10] = [
+const COMMANDS: [(&str, Maker); 12] = [
     ("sft", of::<SftFile>),
     ("classifier", of::<ClassifierFile>),
     ("reward", of::<RewardFile>),
@@ -25,6 +25,8 @@ const COMMANDS: [(&str, Maker); 10] = [
     ("eval", of::<EvalFile>),
     ("judge", of::<JudgeFile>),
     ("exam", of::<ExamFile>),
+    ("label", of::<LabelFile>),
+    ("candidates", of::<CandidatesFile>),
 ];
 
 /// The file of `rlaif judge`.

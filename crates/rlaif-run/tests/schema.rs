@@ -165,7 +165,9 @@ fn command(page: &str, file: &Value) -> Option<&'static str> {
         "training" if has("labels") => Some("classifier"),
         "training" if has("model") => Some("sft"),
         "evaluation" if has("baseline") => Some("eval"),
-        "feedback" if has("data") && has("reward") => Some("exam"),
+        "feedback" if has("writers") => Some("candidates"),
+        "feedback" if has("data") && has("facets") => Some("label"),
+        "feedback" if has("data") && (has("reward") || has("judge")) => Some("exam"),
         "rewards" if has("kind") || has("api") => Some("judge"),
         _ => None,
     }
@@ -186,7 +188,7 @@ fn the_files_of_the_documentation_are_as_the_schemas_say() {
             checked.push(command);
         }
     }
-    for command in ["sft", "ppo", "dpo", "eval", "judge", "exam"] {
+    for command in ["sft", "ppo", "dpo", "eval", "judge", "exam", "label"] {
         assert!(checked.contains(&command), "no file of `rlaif {command}` in the documentation");
     }
 }
@@ -213,6 +215,11 @@ fn what_is_needed_is_enough_and_an_unknown_key_is_refused() {
         (
             "exam",
             "[data]\nfile = 'x.jsonl'\n[reward]\nkind = 'length'\nlongest = 3\nper = 1.0"
+                .to_owned(),
+        ),
+        (
+            "label",
+            "[data]\nfile = 'x.jsonl'\n[[facets]]\nfacet = 'helpful'\n[judge.api]\nkind = 'openai'\nmodel = 'm'"
                 .to_owned(),
         ),
     ] {

@@ -14,6 +14,7 @@ pub use rlaif_distill as distill;
 pub use rlaif_dpo as dpo;
 pub use rlaif_eval as eval;
 pub use rlaif_hub as hub;
+pub use rlaif_label as label;
 pub use rlaif_lm as lm;
 pub use rlaif_models as models;
 pub use rlaif_ppo as ppo;

@@ -54,6 +54,20 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         "rlaif exam --config exam.toml --out exams/reward",
         Test("crates/rlaif/tests/suite/exam.rs", "a_reward_is_examined_on_the_files_of_every_exam"),
     ),
+    (
+        "rlaif candidates --config candidates.toml --out candidates.jsonl",
+        Test(
+            "crates/rlaif/tests/suite/label.rs",
+            "candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled",
+        ),
+    ),
+    (
+        "rlaif label --config label.toml --out labels.jsonl",
+        Test(
+            "crates/rlaif/tests/suite/label.rs",
+            "pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart",
+        ),
+    ),
     ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
     ("cargo test -p rlaif-models --test memory", Suite),
     ("cargo test -p rlaif-rewards --test classifier", Suite),

@@ -2,9 +2,10 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores, stats::mean_std};
 
 use super::member::{checked, finite, joined_state, restore_joined};
+use crate::ProviderError;
 use crate::sync::lock;
 
 /// Members, each asked on its own thread. A mutex makes a model that is `Send` but not `Sync`
@@ -218,3 +219,57 @@ macro_rules! made_of_one_and_more {
 made_of_one_and_more!(Mean, Minimum);
 a_model_of_members!(Mean, self, |parts| parts.iter().sum::<f32>() / parts.len() as f32);
 a_model_of_members!(Minimum, self, |parts| parts.iter().copied().fold(f32::INFINITY, f32::min));
+
+/// The mean of several models' scores less `deviations` times their standard deviation (with Bessel's
+/// correction): where models of an ensemble disagree, a policy that is trained on one of them tends to
+/// exploit its mistakes ([Coste et al. 2023](https://arxiv.org/abs/2310.02743)). The models are asked at the
+/// same time.
+///
+/// ```
+/// use rlaif_core::{Exchange, RewardModel};
+/// use rlaif_rewards::LowerBound;
+/// let reward = LowerBound::new("careful", 2., |batch: &[Exchange<'_>]| vec![1.; batch.len()])?
+///     .and(|batch: &[Exchange<'_>]| vec![3.; batch.len()]);
+/// let score = reward.score(&[Exchange::new("p", "y")])?.total[0].unwrap().get();
+/// assert!((score - (2. - 2. * 2f32.sqrt())).abs() < 1e-6);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct LowerBound {
+    name: String,
+    deviations: f32,
+    members: Members,
+}
+
+impl LowerBound {
+    /// Of one model so far.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] for a negative number of deviations, or one that is not finite.
+    pub fn new(
+        name: impl Into<String>,
+        deviations: f32,
+        first: impl RewardModel + 'static,
+    ) -> Result<Self, ProviderError> {
+        if !(deviations >= 0. && deviations.is_finite()) {
+            return Err(ProviderError::Setting(BadSetting::new(
+                "deviations",
+                deviations,
+                "a finite number of at least 0",
+            )));
+        }
+        Ok(Self { name: name.into(), deviations, members: Members(Vec::new()) }.and(first))
+    }
+
+    /// And of another one.
+    #[must_use]
+    pub fn and(mut self, model: impl RewardModel + 'static) -> Self {
+        self.members.push(model);
+        self
+    }
+}
+
+a_model_of_members!(LowerBound, self, |parts| {
+    let parts: Vec<f64> = parts.iter().map(|score| f64::from(*score)).collect();
+    let (mean, deviation) = mean_std(&parts);
+    (mean - f64::from(self.deviations) * deviation) as f32
+});

@@ -15,7 +15,7 @@ mod normalise;
 pub use cached::Cached;
 pub use fallback::{Constant, OrElse};
 pub use gate::Gated;
-pub use many::{Mean, Minimum, WeightedSum};
+pub use many::{LowerBound, Mean, Minimum, WeightedSum};
 pub use map::{Clipped, Scaled};
 pub use normalise::{Centring, Normalised};
 

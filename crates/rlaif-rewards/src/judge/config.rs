@@ -402,17 +402,24 @@ impl JudgeConfig {
     /// is not among them: the file need not exist yet.
     pub fn locations(&mut self) -> Vec<&mut String> {
         let exam = self.exam.as_mut().map(|exam| &mut exam.file);
-        let model = match &mut self.api {
-            // A service's model names are not locations.
-            ApiConfig::Llm(
+        self.api.locations().into_iter().chain(exam).collect()
+    }
+}
+
+impl ApiConfig {
+    /// Every setting that may name a folder on this disk.
+    pub(crate) fn locations(&mut self) -> Vec<&mut String> {
+        match self {
+            // The names of models at a service are not places.
+            Self::Llm(
                 LlmApi::Anthropic(_)
                 | LlmApi::BedrockInvoke(_)
                 | LlmApi::BedrockConverse(_)
                 | LlmApi::OpenAi(_),
             )
-            | ApiConfig::RewardServer(_) => Vec::new(),
+            | Self::RewardServer(_) => Vec::new(),
             #[cfg(feature = "neural")]
-            ApiConfig::Policy(api) => {
+            Self::Policy(api) => {
                 let PolicyApi {
                     model,
                     revision: _,
@@ -424,8 +431,7 @@ impl JudgeConfig {
                 } = api;
                 std::iter::once(model).chain(adapter).chain(base).collect()
             }
-        };
-        model.into_iter().chain(exam).collect()
+        }
     }
 }
 

@@ -1,26 +1,16 @@
 //! A language model behind an API as a reward model.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use rlaif_core::{Exchange, Interrupted, RewardError, RewardModel, Scores, Tell};
-use rlaif_http::{Environment, Stop, process_environment};
+use rlaif_http::{Environment, process_environment};
 
-use super::api::{Api, Ask};
-use super::cache::{self, Cache, Key};
-use super::config::{JudgeConfig, LlmApi, SamplingConfig};
-use super::exchange::{Asking, Message, Read, Service, stopped};
-use super::optional::{Optional, Without};
-use super::refusal::{Complaint, Fatal, excerpt};
-use super::spending::{Ledger, Tokens, Usage};
+use super::client::{LlmAsk, LlmClient, WHO};
+use super::config::{JudgeConfig, LlmApi};
+use super::exchange::stopped;
+use super::spending::Usage;
 use crate::ProviderError;
-use crate::rubric::{self, Answer, AnswerForm, Judged, Question, Reading, Rubric, Unread};
-use crate::sync::lock;
-
-/// The name of the service, in reasons.
-const WHO: &str = "judge";
+use crate::rubric::{self, Answer, AnswerForm, Judged, Rubric};
 
 /// A judge: a rubric, and a language model behind an API that applies it.
 ///
@@ -49,20 +39,7 @@ pub struct LlmJudge {
     name: String,
     rubric: Rubric,
     samples: u32,
-    reasks: u32,
-    sampling: SamplingConfig,
-    api: Api,
-    service: Service,
-    cache: Option<Cache>,
-    /// The optional parts that this model has refused; see [`Without`].
-    without: AtomicU8,
-}
-
-/// One question.
-struct Job {
-    question: Question,
-    sample: u32,
-    key: Key,
+    client: LlmClient,
 }
 
 impl LlmJudge {
@@ -94,67 +71,18 @@ impl LlmJudge {
     ) -> Result<Self, ProviderError> {
         config.check()?;
         let rubric = config.rubric()?;
-        let api = Api::new(api, rubric.form(), &config.sampling, environment)?;
-        let ledger = Ledger::new(config.price, config.budget);
+        let log_probs = rubric.form() == AnswerForm::Expectation;
         Ok(Self {
             name: config.name.clone(),
+            client: LlmClient::of(config, api, log_probs, environment)?,
             rubric,
             samples: config.samples.unwrap_or(1),
-            reasks: config.reasks.unwrap_or(1),
-            sampling: config.sampling.clone(),
-            service: Service::new(&api.host, &config.limits, ledger),
-            api,
-            cache: config.cache.as_deref().map(Cache::open).transpose()?,
-            without: AtomicU8::new(0),
         })
     }
 
     /// Usage so far.
     pub fn usage(&self) -> Usage {
-        self.service.ledger.usage()
-    }
-
-    fn ask_for<'a>(&'a self, question: &'a Question, sample: u32, without: Without) -> Ask<'a> {
-        Ask { question, form: self.rubric.form(), sampling: &self.sampling, sample, without }
-    }
-
-    /// Passes on the verdicts of these questions as they arrive. An error ends the questions
-    /// that are still open. A question that was not sent has no verdict.
-    fn verdicts(
-        &self,
-        jobs: &[Job],
-        tell: &mut dyn FnMut(usize, Judged) -> ControlFlow<()>,
-    ) -> Result<(), ProviderError> {
-        let keys: Vec<Key> = jobs.iter().map(|job| job.key).collect();
-        let known = match &self.cache {
-            Some(cache) => cache.get(&keys)?,
-            None => vec![None; jobs.len()],
-        };
-        let read = |answer: Option<Answer>| self.rubric.read(&answer?).ok();
-        let mut open = Vec::new();
-        for (job, answer) in known.into_iter().enumerate() {
-            match read(answer) {
-                Some(reading) if tell(job, Ok(reading)).is_break() => return Ok(()),
-                Some(_) => {}
-                None => open.push(job),
-            }
-        }
-        self.service.ledger.count(|usage| usage.cached += (jobs.len() - open.len()) as u64);
-
-        let stop = Stop::default();
-        let failure = Mutex::new(None);
-        let ask = |at: usize| {
-            self.ask(&jobs[open[at]], &stop).map_err(|error| {
-                lock(&failure).get_or_insert(error);
-                stop.stop();
-            })
-        };
-        let unasked = Err(stopped(WHO));
-        self.service.each(open.len(), &stop, ask, |at, verdict| match verdict {
-            Ok(verdict) if verdict != unasked => tell(open[at], verdict),
-            _ => ControlFlow::Continue(()),
-        });
-        lock(&failure).take().map_or(Ok(()), Err)
+        self.client.usage()
     }
 
     /// Passes on the verdicts of each row once all of them have arrived, or the reason why it
@@ -164,214 +92,50 @@ impl LlmJudge {
         batch: &[Exchange<'_>],
         tell: &mut dyn FnMut(usize, Result<Vec<Judged>, String>) -> ControlFlow<()>,
     ) -> Result<(), RewardError> {
-        let (jobs, rows) = self.jobs(batch);
-        let mut rows_of: Vec<Vec<usize>> = vec![Vec::new(); jobs.len()];
-        let mut missing = vec![0; rows.len()];
-        let mut verdicts: Vec<Option<Judged>> = vec![None; jobs.len()];
-        for (row, samples) in rows.iter().enumerate() {
-            match samples {
-                Ok(samples) => {
-                    missing[row] = samples.len();
-                    samples.iter().for_each(|&job| rows_of[job].push(row));
+        let mut asks: Vec<LlmAsk> = Vec::new();
+        // The row of each question, and for each row the places of its own.
+        let (mut row_of, mut questions_of) = (Vec::new(), vec![0..0; batch.len()]);
+        for (row, exchange) in batch.iter().enumerate() {
+            match self.rubric.ask(exchange) {
+                Ok(question) => {
+                    let from = asks.len();
+                    asks.extend((0..self.samples).map(|sample| LlmAsk {
+                        question: question.clone(),
+                        shape: self.rubric.form().shape(),
+                        sample,
+                    }));
+                    row_of.resize(asks.len(), row);
+                    questions_of[row] = from..asks.len();
                 }
-                Err(reason) => {
-                    if tell(row, Err(reason.clone())).is_break() {
+                Err(unread) => {
+                    if tell(row, Err(unread.to_string())).is_break() {
                         return Ok(());
                     }
                 }
             }
         }
+        let mut missing: Vec<usize> = questions_of.iter().map(ExactSizeIterator::len).collect();
+        let mut verdicts: Vec<Option<Judged>> = vec![None; asks.len()];
         let failed =
             |source| RewardError::Failed { model: self.name.clone(), source: Box::new(source) };
-        self.verdicts(&jobs, &mut |job, verdict| {
-            verdicts[job] = Some(verdict);
-            for &row in &rows_of[job] {
+        let read = |answer: &Answer| self.rubric.read(answer);
+        self.client
+            .ask_each(&asks, &read, &mut |ask, told| {
+                verdicts[ask] = Some(told.map(|told| told.value));
+                let row = row_of[ask];
                 missing[row] -= 1;
                 if missing[row] == 0 {
-                    let of_row = rows[row].iter().flatten();
-                    let of_row = of_row.filter_map(|&job| verdicts[job].clone()).collect();
-                    tell(row, Ok(of_row))?;
+                    let of_row = verdicts[questions_of[row].clone()].iter().flatten().cloned();
+                    tell(row, Ok(of_row.collect()))?;
                 }
-            }
-            ControlFlow::Continue(())
-        })
-        .map_err(failed)?;
+                ControlFlow::Continue(())
+            })
+            .map_err(failed)?;
         Interrupted::check().map_err(|source| {
             let model = self.name.clone();
             RewardError::Interrupted { model, source }
         })
     }
-
-    fn ask(&self, job: &Job, stop: &Stop) -> Result<Judged, ProviderError> {
-        let asked = Asked { judge: self, job, without: self.without(), reasks: 0 };
-        let answered = self.service.ask(asked, stop)?;
-        Ok(match answered {
-            Ok((reading, answer)) => {
-                if let Some(cache) = &self.cache
-                    && let Some(answer) = self.keepable(answer, reading)
-                {
-                    cache.put(&job.key, &answer)?;
-                }
-                Ok(reading)
-            }
-            Err(reason) => Err(reason),
-        })
-    }
-
-    /// An answer that may be stored: a key that a server repeats must not get into any file.
-    fn keepable(&self, answer: Answer, reading: Reading) -> Option<Answer> {
-        if !self.api.reveals(&answer.text) {
-            return Some(answer);
-        }
-        let cleared = Answer { text: self.api.redact(&answer.text), ..answer };
-        let same = cleared.tokens.is_empty() && self.rubric.read(&cleared) == Ok(reading);
-        same.then_some(cleared)
-    }
-
-    /// The reason why an answer has no verdict, without any secrets that the server may have
-    /// repeated in it.
-    fn told(&self, unread: &Unread, answer: &Answer) -> String {
-        if self.api.reveals(&answer.text) {
-            return "the judge's answer gives no verdict and has the key in it: [redacted]"
-                .to_owned();
-        }
-        unread.to_string()
-    }
-
-    fn without(&self) -> Without {
-        Without(self.without.load(Ordering::Relaxed))
-    }
-
-    /// The distinct questions of a batch, and for each row the indices of its samples.
-    fn jobs(&self, batch: &[Exchange<'_>]) -> (Vec<Job>, Vec<Result<Vec<usize>, String>>) {
-        let mut jobs: Vec<Job> = Vec::new();
-        let mut known: HashMap<Key, usize> = HashMap::new();
-        let mut of_row = |exchange: &Exchange<'_>| {
-            let question = self.rubric.ask(exchange).map_err(|unread| unread.to_string())?;
-            let job = |sample| {
-                let body = self.api.body(&self.ask_for(&question, sample, Without::default()));
-                let key = cache::key(&self.api.url, &body, sample);
-                *known.entry(key).or_insert_with(|| {
-                    jobs.push(Job { question: question.clone(), sample, key });
-                    jobs.len() - 1
-                })
-            };
-            Ok((0..self.samples).map(job).collect())
-        };
-        let rows = batch.iter().map(&mut of_row).collect();
-        (jobs, rows)
-    }
-}
-
-/// A question in progress.
-struct Asked<'a> {
-    judge: &'a LlmJudge,
-    job: &'a Job,
-    /// The optional parts that its last message omitted.
-    without: Without,
-    reasks: u32,
-}
-
-impl Asked<'_> {
-    fn ask(&self) -> Ask<'_> {
-        self.judge.ask_for(&self.job.question, self.job.sample, self.without)
-    }
-
-    fn estimate(&self) -> Tokens {
-        let length = self.job.question.system.len() + self.job.question.user.len();
-        // Three bytes per token overestimates the count for most texts.
-        let output = u64::from(self.ask().max_tokens());
-        Tokens { input: length as u64 / 3 + 16, output }
-    }
-}
-
-impl Asking for Asked<'_> {
-    type Answer = (Reading, Answer);
-    type Error = ProviderError;
-
-    const WHO: &'static str = WHO;
-    const WHAT: &'static str = "answer";
-
-    fn url(&self) -> &str {
-        &self.judge.api.url
-    }
-
-    fn message(&mut self) -> Message {
-        self.without = self.judge.without();
-        let body = self.judge.api.body(&self.ask()).to_string().into_bytes();
-        Message { headers: self.judge.api.headers(&body), body, estimate: self.estimate() }
-    }
-
-    fn read(&mut self, body: &[u8]) -> Result<Read<Self::Answer>, ProviderError> {
-        let parsed = serde_json::from_slice(body).ok();
-        let Some((answer, used)) = parsed.and_then(|reply| self.judge.api.answer(&reply)) else {
-            let api = &self.judge.api;
-            return Ok(Read::Foreign(format!(
-                "200: the reply of {} is not one of {}, check `base_url`: {}",
-                api.url,
-                api.dialect.name(),
-                api.redact(&excerpt(&String::from_utf8_lossy(body)))
-            )));
-        };
-        let used = counted(used, &answer, self.estimate());
-        Ok(match self.judge.rubric.read(&answer) {
-            Ok(reading) => Read::Done(Ok((reading, answer)), used),
-            Err(unread) if self.reasks >= self.judge.reasks => {
-                Read::Done(Err(self.judge.told(&unread, &answer)), used)
-            }
-            Err(_) => {
-                self.reasks += 1;
-                Read::Again(used)
-            }
-        })
-    }
-
-    fn sent(&self) -> Vec<Optional> {
-        let SamplingConfig { temperature, top_p, top_k, seed, .. } = &self.judge.sampling;
-        let sent = [
-            (Optional::Temperature, temperature.is_some()),
-            (Optional::TopP, top_p.is_some()),
-            (Optional::TopK, top_k.is_some()),
-            (Optional::Seed, seed.is_some()),
-            (Optional::Schema, self.judge.rubric.form() == AnswerForm::Json),
-            (Optional::MaxTokensName, true),
-        ];
-        let still =
-            |(optional, there): &(Optional, bool)| *there && self.without.0 & *optional as u8 == 0;
-        sent.into_iter().filter(still).map(|(optional, _)| optional).collect()
-    }
-
-    fn leave_out(&mut self, optional: Optional) {
-        self.judge.without.fetch_or(optional as u8, Ordering::Relaxed);
-    }
-
-    fn redact(&self, text: &str) -> String {
-        self.judge.api.redact(text)
-    }
-
-    fn fatal(&self, fatal: Fatal, complaint: Complaint) -> ProviderError {
-        let Complaint { status, message, .. } = complaint;
-        let Api { dialect, key_from, model, url, .. } = &self.judge.api;
-        let api = dialect.name().to_owned();
-        let (key, model, url) = (key_from.clone(), model.clone(), url.clone());
-        match fatal {
-            Fatal::Unauthorised => ProviderError::Unauthorised { api, key, status, message },
-            Fatal::Forbidden => ProviderError::Forbidden { api, key, model, status, message },
-            Fatal::NoSuchPath => ProviderError::NoSuchPath { api, url, status, message },
-            Fatal::UnknownModel => ProviderError::UnknownModel { api, url, model, status, message },
-            Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
-            Fatal::Unexpected => ProviderError::Refused { api, url, status, message },
-        }
-    }
-}
-
-/// The server's count, or an estimate if it gives none: every request must count against the
-/// budget.
-fn counted(used: Tokens, answer: &Answer, estimate: Tokens) -> Tokens {
-    if used != Tokens::default() {
-        return used;
-    }
-    Tokens { input: estimate.input, output: 1 + answer.text.len() as u64 / 3 }
 }
 
 impl RewardModel for LlmJudge {

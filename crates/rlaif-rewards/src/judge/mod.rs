@@ -19,6 +19,8 @@
 
 mod api;
 mod cache;
+pub(crate) mod client;
+mod comparer;
 mod config;
 mod exchange;
 mod llm;
@@ -28,7 +30,9 @@ mod remote;
 mod run;
 mod sigv4;
 mod spending;
+mod writer;
 
+pub use comparer::{Comparer, ComparerConfig, PairVerdict, RubricJudge, TellVerdict};
 #[cfg(feature = "neural")]
 pub use config::PolicyApi;
 pub use config::{
@@ -40,3 +44,4 @@ pub use remote::RemoteReward;
 pub use rlaif_http::{Environment, process_environment};
 pub use run::{Summary, run, run_with_environment};
 pub use spending::Usage;
+pub use writer::{Commission, TellText, Writer, WriterConfig, WrittenText};

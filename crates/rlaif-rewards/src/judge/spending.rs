@@ -120,6 +120,11 @@ impl Ledger {
         self.settled.notify_all();
     }
 
+    /// The cost of tokens, where prices are configured.
+    pub(super) fn cost_of(&self, tokens: Tokens) -> Option<f64> {
+        self.price.map(|_| self.cost(tokens))
+    }
+
     fn cost(&self, tokens: Tokens) -> f64 {
         self.price.map_or(0., |price| {
             (tokens.input as f64 * price.input_per_million

@@ -1,6 +1,7 @@
 //! Rewards that run a model of this library: classifiers, reward models with a scalar head, and
 //! policies as judges.
 
+pub(crate) mod asker;
 mod classifier;
 mod config;
 mod folder;

@@ -3,21 +3,16 @@
 use std::collections::HashMap;
 
 use rlaif_core::{
-    BadSetting, CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores,
-    Seed, Specials, TextCodec, TextKind,
+    BadSetting, Exchange, RewardError, RewardModel, Scores, Seed, Specials, TextCodec,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
-use rlaif_lm::{
-    Draw, Forward, Joiner, LmError, LocalSampler, Padding, Policy, Sampled, Sampler, TokenBatch,
-    Weights,
-};
+use rlaif_lm::{Draw, Forward, LmError, Padding, Policy, Sampled, TokenBatch};
 use sha2::{Digest, Sha256};
 use tch::{Tensor, no_grad};
 
+use super::asker::PolicyAsker;
 use crate::ProviderError;
-use crate::rubric::{
-    Answer, AnswerForm, Finish, Judged, Question, Rubric, TokenAlternatives, scores,
-};
+use crate::rubric::{Answer, AnswerForm, Finish, Judged, Rubric, TokenAlternatives, scores};
 
 /// A policy as the judge: it answers a rubric, and the number is read from its answer. If the
 /// rubric asks for an expectation, its probabilities of the numbers of the scale are read instead
@@ -55,8 +50,7 @@ use crate::rubric::{
 pub struct PolicyJudge {
     name: String,
     rubric: Rubric,
-    policy: Box<dyn Policy>,
-    codec: Box<dyn TextCodec>,
+    asker: PolicyAsker,
     generation: GenerationConfig,
     samples: u32,
     seed: Seed,
@@ -88,7 +82,7 @@ impl PolicyJudge {
         codec: impl TextCodec + 'static,
     ) -> Result<Self, ProviderError> {
         let generation = GenerationConfig {
-            max_new_tokens: rubric.form().max_tokens() as usize,
+            max_new_tokens: rubric.form().shape().max_tokens as usize,
             sampling: Sampling::Greedy,
             ..GenerationConfig::default()
         };
@@ -96,12 +90,11 @@ impl PolicyJudge {
             AnswerForm::Expectation => Numbers::of(&codec, policy.spec().vocab_size)?,
             _ => Numbers { ids: Vec::new(), texts: Vec::new() },
         };
-        let controls = special_tokens(&codec, policy.spec().vocab_size);
+        let asker = PolicyAsker::new(policy, codec);
         Ok(Self {
             name: "judge".to_owned(),
-            rubric: rubric.breaking_up(controls),
-            policy: Box::new(policy),
-            codec: Box::new(codec),
+            rubric: rubric.breaking_up(asker.controls().to_vec()),
+            asker,
             generation,
             samples: 1,
             seed: Seed::new(0),
@@ -121,7 +114,7 @@ impl PolicyJudge {
     /// # Errors
     /// [`ProviderError::Lm`] for settings that the policy does not support.
     pub fn writing(mut self, generation: GenerationConfig) -> Result<Self, ProviderError> {
-        generation.check(self.policy.spec())?;
+        generation.check(self.asker.spec())?;
         self.generation = generation;
         Ok(self)
     }
@@ -159,44 +152,6 @@ impl PolicyJudge {
         move |source| RewardError::Failed { model: model.clone(), source: Box::new(source) }
     }
 
-    fn encode(&self, question: &Question) -> Result<Vec<u32>, CodecError> {
-        let Question { system, user } = question;
-        let both = [system.as_str(), user].join("\n\n");
-        let apart = [Message::new("system", system), Message::new("user", user)];
-        let rendered = self.codec.render_chat(&apart, GenerationPrompt::Add).or_else(|error| {
-            match error {
-                // Some templates have no system role.
-                CodecError::ChatTemplate { .. } => {
-                    self.codec.render_chat(&[Message::new("user", &both)], GenerationPrompt::Add)
-                }
-                error => Err(error),
-            }
-        });
-        match rendered {
-            Ok(text) => self.codec.encode(&text, Specials::Exclude),
-            Err(CodecError::NoChatTemplate { .. }) => Joiner::new(&*self.codec, self.policy.spec())
-                .open_one(&format!("{both}\n"), TextKind::Plain),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Checks that a question fits the policy's context together with its answer.
-    fn fits(&self, prompt: &[u32]) -> Result<(), String> {
-        let spec = self.policy.spec();
-        let answer = match spec.decoder_start_id {
-            None => self.generation.max_new_tokens,
-            Some(_) => 0,
-        };
-        match spec.context {
-            Some(context) if prompt.len() + answer > context => Err(format!(
-                "the question has {} tokens and the answer up to {answer}, more than the judge's \
-                 context of {context}",
-                prompt.len()
-            )),
-            _ => Ok(()),
-        }
-    }
-
     fn answers(&self, prompts: &[Prompt]) -> Result<Vec<Answer>, RewardError> {
         let row = |prompt: &Prompt| Ask {
             id: prompt.row,
@@ -205,9 +160,7 @@ impl PolicyJudge {
         };
         let rows: Vec<Ask> = prompts.iter().map(row).collect();
         let draw = Draw { seed: self.seed, step: 0 };
-        let sampled = LocalSampler::new(&*self.codec)
-            .sample(Weights::of(&*self.policy), &rows, &self.generation, draw)
-            .map_err(self.failed())?;
+        let sampled = self.asker.write(&rows, &self.generation, draw).map_err(self.failed())?;
         let tokens = match self.rubric.form() {
             AnswerForm::Expectation => {
                 no_grad(|| self.alternatives(prompts, &sampled)).map_err(self.failed())?
@@ -227,10 +180,10 @@ impl PolicyJudge {
         prompts: &[Prompt],
         sampled: &[Sampled],
     ) -> Result<Vec<Vec<TokenAlternatives>>, LmError> {
-        let spec = self.policy.spec();
+        let spec = self.asker.spec();
         let ids: Vec<i64> = self.numbers.ids.iter().map(|&id| i64::from(id)).collect();
         let ids = Tensor::from_slice(&ids).to_device(spec.device);
-        let head = self.policy.head(Forward::default())?;
+        let head = self.asker.policy().head(Forward::default())?;
         let mut all = Vec::with_capacity(prompts.len());
         let rows: Vec<(&Prompt, &Sampled)> = prompts.iter().zip(sampled).collect();
         for rows in rows.chunks(self.generation.batch_size) {
@@ -238,7 +191,7 @@ impl PolicyJudge {
             let x = TokenBatch::collate(x, spec, Padding::Right)?;
             let y = rows.iter().map(|(_, sampled)| sampled.ids.clone()).collect();
             let y = TokenBatch::responses(y, spec)?;
-            let hidden = self.policy.response_hidden(&x, &y, Forward::default())?;
+            let hidden = self.asker.policy().response_hidden(&x, &y, Forward::default())?;
             // [B, T, numbers] of [B, T, V]; T is four or so.
             let of_numbers = head.log_softmax(&hidden, 1.).index_select(2, &ids);
             let (width, count) = (y.width(), self.numbers.ids.len());
@@ -265,7 +218,7 @@ impl PolicyJudge {
         let written = self.numbers.ids.iter().position(|&number| number == id);
         let token = match written {
             Some(at) => self.numbers.texts[at].clone(),
-            None => self.codec.decode(&[id], Specials::Exclude).unwrap_or_default(),
+            None => self.asker.codec().decode(&[id], Specials::Exclude).unwrap_or_default(),
         };
         let mut alternatives: Vec<(String, f64)> =
             mass.into_iter().map(|(text, p)| (text.to_owned(), p.ln())).collect();
@@ -274,17 +227,6 @@ impl PolicyJudge {
         }
         TokenAlternatives { token, alternatives }
     }
-}
-
-/// The tokenizer's spellings of its special tokens: the text that vanishes when they are excluded.
-fn special_tokens(codec: &dyn TextCodec, vocab_size: i64) -> Vec<String> {
-    let text = |id: u32, specials| codec.decode(&[id], specials).unwrap_or_default();
-    (0..u32::try_from(vocab_size).unwrap_or(u32::MAX))
-        .filter(|&id| text(id, Specials::Exclude).is_empty())
-        .map(|id| text(id, Specials::Include).trim().to_owned())
-        // A single character cannot be broken up.
-        .filter(|token| token.chars().nth(1).is_some())
-        .collect()
 }
 
 impl Numbers {
@@ -330,8 +272,9 @@ impl RewardModel for PolicyJudge {
                     continue;
                 }
             };
-            let ids = self.encode(&question).map_err(self.failed())?;
-            rows.push(self.fits(&ids).map(|()| {
+            let ids = self.asker.encode(&question, "\n").map_err(self.failed())?;
+            let fits = self.asker.fits(&ids, self.generation.max_new_tokens);
+            rows.push(fits.map(|()| {
                 let mut of_sample = |sample: u32| {
                     let mut hash = Sha256::new();
                     hash.update(sample.to_le_bytes());
@@ -361,8 +304,8 @@ impl std::fmt::Debug for PolicyJudge {
         f.debug_struct("PolicyJudge")
             .field("name", &self.name)
             .field("rubric", &self.rubric)
-            .field("policy", self.policy.spec())
-            .field("codec", &self.codec.name())
+            .field("policy", self.asker.spec())
+            .field("codec", &self.asker.codec().name())
             .field("generation", &self.generation)
             .field("samples", &self.samples)
             .finish_non_exhaustive()

@@ -30,15 +30,29 @@ pub enum AnswerForm {
     Expectation,
 }
 
+/// The shape of an answer that is asked for, whatever it is about.
+#[cfg(any(feature = "judge", feature = "neural"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AnswerShape {
+    /// The longest answer, in tokens, by default.
+    pub(crate) max_tokens: u32,
+    /// It comes with the log-probabilities of its tokens.
+    pub(crate) log_probs: bool,
+    /// It is held to the schema of a justification and a score.
+    pub(crate) schema: bool,
+}
+
+#[cfg(any(feature = "judge", feature = "neural"))]
 impl AnswerForm {
-    /// The default maximum length of an answer in this form, in tokens.
-    #[cfg(any(feature = "judge", feature = "neural"))]
-    pub(crate) fn max_tokens(self) -> u32 {
-        match self {
+    /// The shape of answers of this form.
+    pub(crate) fn shape(self) -> AnswerShape {
+        let max_tokens = match self {
             Self::Number => 16,
             Self::Expectation => 4,
             Self::NumberThenReason | Self::Json => 300,
-        }
+        };
+        let (log_probs, schema) = (self == Self::Expectation, self == Self::Json);
+        AnswerShape { max_tokens, log_probs, schema }
     }
 }
 

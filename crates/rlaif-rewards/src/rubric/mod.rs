@@ -8,6 +8,8 @@
 
 mod answer;
 mod fence;
+#[cfg(any(feature = "judge", feature = "neural"))]
+mod pair;
 mod presets;
 mod read;
 mod template;
@@ -20,7 +22,11 @@ use serde::{Deserialize, Serialize};
 use rlaif_core::{BadSetting, Exchange, Score};
 
 use crate::ProviderError;
+#[cfg(any(feature = "judge", feature = "neural"))]
+pub(crate) use answer::AnswerShape;
 pub use answer::{AnswerForm, Reading, Scale};
+#[cfg(any(feature = "judge", feature = "neural"))]
+pub use pair::{PairChoice, PairExample, PairRubric};
 pub use read::{Answer, Finish, TokenAlternatives, Unread};
 use template::Template;
 #[cfg(any(feature = "judge", feature = "neural"))]

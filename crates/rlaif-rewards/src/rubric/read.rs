@@ -8,7 +8,7 @@ mod reasoning;
 mod words;
 
 use super::answer::{AnswerForm, Scale};
-pub(super) use expectation::expectation;
+pub(super) use expectation::{TokenText, expectation, written};
 use object::Object;
 use words::Miss;
 
@@ -156,6 +156,31 @@ pub enum Unread {
         /// The answer.
         answer: String,
     },
+    /// The answer of a judge of pairs names neither response.
+    #[error("the judge's answer is none of `{labels}`: {}", Excerpt(.answer))]
+    OtherLabel {
+        /// The labels of the two responses.
+        labels: String,
+        /// The answer.
+        answer: String,
+    },
+    /// Too little of the probability is on the labels of the two responses.
+    #[error("`{labels}` cover {covered:.3} of the probability, less than the {required} required")]
+    LabelCoverage {
+        /// The labels of the two responses.
+        labels: String,
+        /// The probability of both.
+        covered: f64,
+        /// The least that is enough.
+        required: f64,
+    },
+}
+
+/// The last part of an answer that is outside its reasoning; nothing when the answer ends within it.
+pub(super) fn outside_reasoning(text: &str) -> Option<std::ops::Range<usize>> {
+    let parts = reasoning::outside(text)?;
+    let blank = |part: &std::ops::Range<usize>| text[part.clone()].trim().is_empty();
+    parts.iter().rev().find(|part| !blank(part)).or(parts.last()).cloned()
 }
 
 struct Excerpt<'a>(&'a str);

@@ -3,12 +3,14 @@
 //! Exit code 2 means bad input (a flag, a row, a file), 1 any other failure.
 
 mod bench;
+mod candidates;
 mod error;
 mod eval;
 mod exam;
 mod generate;
 mod inspect;
 mod judge;
+mod label;
 mod lengths;
 mod log_probs;
 mod merge;
@@ -111,6 +113,18 @@ enum Command {
                             {\"messages\": [..]}, whose last turn is judged."
     )]
     Judge(judge::Judge),
+    /// Has policies and APIs write several responses to each prompt.
+    #[command(after_help = "The configuration with what has no default:\n\n    \
+        [data]\n    file = \"prompts.jsonl\"      # {\"prompt\": \"..\"}\n    \
+        [[writers]]\n    samples = 4\n    sampling = { temperature = 1.0 }\n    \
+        api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
+    Candidates(candidates::Candidates),
+    /// Labels pairs of responses by judges and rewards; writes preference pairs with soft labels.
+    #[command(after_help = "The configuration with what has no default:\n\n    \
+        [data]\n    file = \"candidates.jsonl\"   # {\"prompt\": \"..\", \"responses\": [\"..\", \"..\"]}\n    \
+        [judge.api]\n    kind = \"anthropic\"         # docs/feedback.md has the others\n    \
+        model = \"MODEL\"\n    [[facets]]\n    facet = \"helpful\"\n\nEvery key: docs/feedback.md.")]
+    Label(label::Label),
     /// Fine-tunes a language model on responses, conversations or texts; writes a run folder.
     #[command(after_help = run_file!("training",
         "[model]"
@@ -238,6 +252,8 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Score(command) => command.run(),
         Command::Merge(command) => command.run(),
         Command::Judge(command) => command.run(),
+        Command::Candidates(command) => command.run(),
+        Command::Label(command) => command.run(),
         Command::Sft(command) => command.train::<SftFile>(),
         Command::Classifier(command) => command.train::<ClassifierFile>(),
         Command::Reward(command) => command.train::<RewardFile>(),

@@ -11,6 +11,7 @@ mod exam;
 mod fitted;
 mod generate;
 mod judge;
+mod label;
 mod memory;
 mod ppo;
 mod reinforce;

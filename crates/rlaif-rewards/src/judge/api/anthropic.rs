@@ -19,7 +19,8 @@ pub(super) fn body(model: Option<&str>, ask: &Ask<'_>) -> Map<String, Value> {
         None => put(&mut body, "anthropic_version", Some("bedrock-2023-05-31")),
     }
     put(&mut body, "max_tokens", Some(ask.max_tokens()));
-    put(&mut body, "system", Some(ask.question.system.as_str()));
+    let system = ask.question.system.as_str();
+    put(&mut body, "system", Some(system).filter(|system| !system.is_empty()));
     let content = json!([{"type": "text", "text": ask.question.user}]);
     put(&mut body, "messages", Some(json!([{"role": "user", "content": content}])));
     put(&mut body, "temperature", ask.temperature());

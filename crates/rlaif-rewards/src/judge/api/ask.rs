@@ -4,13 +4,13 @@ use serde_json::{Map, Value, json};
 
 use super::super::config::SamplingConfig;
 use super::super::optional::{Optional, Without};
-use crate::rubric::{AnswerForm, Question};
+use crate::rubric::{AnswerShape, Question};
 
 /// Contents of one request.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::judge) struct Ask<'a> {
     pub(in crate::judge) question: &'a Question,
-    pub(in crate::judge) form: AnswerForm,
+    pub(in crate::judge) shape: AnswerShape,
     pub(in crate::judge) sampling: &'a SamplingConfig,
     /// Index of the sample.
     pub(in crate::judge) sample: u32,
@@ -19,7 +19,7 @@ pub(in crate::judge) struct Ask<'a> {
 
 impl Ask<'_> {
     pub(in crate::judge) fn max_tokens(&self) -> u32 {
-        self.sampling.max_tokens.unwrap_or(self.form.max_tokens())
+        self.sampling.max_tokens.unwrap_or(self.shape.max_tokens)
     }
 
     fn unless<T>(&self, dropped: Optional, value: Option<T>) -> Option<T> {
@@ -44,9 +44,8 @@ impl Ask<'_> {
     }
 
     pub(super) fn schema(&self) -> Option<Value> {
-        let asked = self.form == AnswerForm::Json && !self.without.has(Optional::Schema);
-        // The schema has no bounds on the number, because most services refuse them; the reader of
-        // answers checks the bounds.
+        let asked = self.shape.schema && !self.without.has(Optional::Schema);
+        // No bounds on the number: most services refuse them. The reader of answers has them.
         asked.then(|| {
             json!({
                 "type": "object",

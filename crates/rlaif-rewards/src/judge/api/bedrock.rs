@@ -63,7 +63,8 @@ const TOOL: &str = "verdict";
 
 pub(super) fn converse_body(ask: &Ask<'_>) -> Map<String, Value> {
     let mut body = Map::new();
-    put(&mut body, "system", Some(json!([{"text": ask.question.system}])));
+    let system = Some(ask.question.system.as_str()).filter(|system| !system.is_empty());
+    put(&mut body, "system", system.map(|system| json!([{"text": system}])));
     let content = json!([{"text": ask.question.user}]);
     put(&mut body, "messages", Some(json!([{"role": "user", "content": content}])));
     let mut inference = Map::new();

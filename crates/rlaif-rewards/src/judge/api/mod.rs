@@ -23,7 +23,7 @@ use super::spending::Tokens;
 use rlaif_core::BadSetting;
 
 use crate::ProviderError;
-use crate::rubric::{Answer, AnswerForm};
+use crate::rubric::Answer;
 
 /// A configured service.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Api {
     /// Creates the service of a configuration.
     pub(super) fn new(
         config: &LlmApi,
-        form: AnswerForm,
+        log_probs: bool,
         sampling: &SamplingConfig,
         environment: Environment<'_>,
     ) -> Result<Self, ProviderError> {
@@ -95,7 +95,7 @@ impl Api {
             let refused = |setting, expected: &'static str, found: String| {
                 Err(ProviderError::Setting(BadSetting::new(setting, found, expected)))
             };
-            if form == AnswerForm::Expectation {
+            if log_probs {
                 let expected = "`number`, `number-then-reason` or `json`, since this API gives no \
                                 log-probs; or an `openai` server, which may";
                 return refused("answer", expected, "expectation".to_owned());

@@ -9,7 +9,7 @@ use super::super::optional::Optional;
 use super::super::spending::Tokens;
 use super::ask::{Ask, put};
 use super::reply::{content_of, count_of, is_given, text_of};
-use crate::rubric::{Answer, AnswerForm, Finish, TokenAlternatives};
+use crate::rubric::{Answer, Finish, TokenAlternatives};
 
 pub(super) fn body(
     model: &str,
@@ -19,10 +19,12 @@ pub(super) fn body(
 ) -> Map<String, Value> {
     let mut body = Map::new();
     put(&mut body, "model", Some(model));
-    let messages = json!([
-        {"role": "system", "content": ask.question.system},
-        {"role": "user", "content": ask.question.user},
-    ]);
+    let user = json!({"role": "user", "content": ask.question.user});
+    let system = json!({"role": "system", "content": ask.question.system});
+    let messages = match ask.question.system.is_empty() {
+        true => json!([user]),
+        false => json!([system, user]),
+    };
     put(&mut body, "messages", Some(messages));
     let new_name = ask.without.has(Optional::MaxTokensName);
     let name = if new_name { "max_completion_tokens" } else { "max_tokens" };
@@ -31,7 +33,7 @@ pub(super) fn body(
     put(&mut body, "top_p", ask.top_p());
     put(&mut body, "top_k", ask.top_k());
     put(&mut body, "seed", ask.seed());
-    if ask.form == AnswerForm::Expectation {
+    if ask.shape.log_probs {
         put(&mut body, "logprobs", Some(true));
         put(&mut body, "top_logprobs", Some(top_log_probs));
     }

@@ -41,20 +41,8 @@ pub(in crate::rubric) fn expectation(
 
 /// The place of the token that begins the verdict.
 fn verdict_token(answer: &Answer, scale: Scale) -> Result<usize, Unread> {
-    let (mut text, mut starts) = (String::new(), Vec::new());
-    for token in &answer.tokens {
-        starts.push(text.len());
-        text.push_str(&written(&token.token));
-    }
-    // Servers that take the reasoning out of the text leave it in the tokens.
-    let visible = answer.text.trim();
-    let whole = text.trim_end();
-    let from = match whole.strip_suffix(visible) {
-        Some(before) if !visible.is_empty() => before.len(),
-        _ => 0,
-    };
-    let told = &text[from..];
-    let token_of = |byte: usize| starts.partition_point(|start| *start <= byte).max(1) - 1;
+    let tokens = TokenText::of(answer);
+    let told = tokens.visible();
     let missed = |miss| match answer.finish {
         Finish::Length if miss == Miss::InReasoning => {
             Unread::CutShort { answer: told.trim().to_owned() }
@@ -63,7 +51,7 @@ fn verdict_token(answer: &Answer, scale: Scale) -> Result<usize, Unread> {
     };
     match words::verdict(told, scale) {
         Ok(found) if found.value.fract() != 0. => Err(Unread::NotWhole { found: found.value }),
-        Ok(found) => Ok(token_of(from + found.at)),
+        Ok(found) => Ok(tokens.token_at(found.at)),
         // Where no verdict was begun, how probable the numbers were is known all the same.
         Err(miss @ (Miss::NoNumber | Miss::Undecided)) => {
             let kept = reasoning::outside(told).unwrap_or_default();
@@ -71,7 +59,7 @@ fn verdict_token(answer: &Answer, scale: Scale) -> Result<usize, Unread> {
                 let words = told[part.clone()].trim_start();
                 (!words.is_empty()).then(|| part.end - words.len())
             });
-            let at = first.map_or(0, |first| token_of(from + first));
+            let at = first.map_or(0, |first| tokens.token_at(first));
             let counts = written(&answer.tokens[at].token).contains(|c: char| c.is_ascii_digit());
             if counts { Err(missed(miss)) } else { Ok(at) }
         }
@@ -79,8 +67,45 @@ fn verdict_token(answer: &Answer, scale: Scale) -> Result<usize, Unread> {
     }
 }
 
+/// An answer as its tokens write it.
+pub(in crate::rubric) struct TokenText {
+    text: String,
+    /// The byte at which each token starts.
+    starts: Vec<usize>,
+    /// The beginning of what the answer shows: servers that take the reasoning out of the text leave it
+    /// in the tokens.
+    from: usize,
+}
+
+impl TokenText {
+    pub(in crate::rubric) fn of(answer: &Answer) -> Self {
+        let (mut text, mut starts) = (String::new(), Vec::new());
+        for token in &answer.tokens {
+            starts.push(text.len());
+            text.push_str(&written(&token.token));
+        }
+        let visible = answer.text.trim();
+        let from = match text.trim_end().strip_suffix(visible) {
+            Some(before) if !visible.is_empty() => before.len(),
+            _ => 0,
+        };
+        Self { text, starts, from }
+    }
+
+    /// What the answer shows.
+    pub(in crate::rubric) fn visible(&self) -> &str {
+        &self.text[self.from..]
+    }
+
+    /// The token that holds a byte of what the answer shows.
+    pub(in crate::rubric) fn token_at(&self, byte: usize) -> usize {
+        let byte = self.from + byte;
+        self.starts.partition_point(|start| *start <= byte).max(1) - 1
+    }
+}
+
 /// A token as text: vocabularies write spaces and line breaks as other characters.
-fn written(token: &str) -> String {
+pub(in crate::rubric) fn written(token: &str) -> String {
     match token {
         "<0x0A>" => "\n".to_owned(),
         "<0x20>" => " ".to_owned(),

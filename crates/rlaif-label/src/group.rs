@@ -1,0 +1,157 @@
+//! Pairs of several responses to one prompt.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::labeller::LabelPair;
+
+/// A response among several to one prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written")]
+pub struct Candidate {
+    /// The response.
+    pub text: String,
+    /// The model that wrote it, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maker: Option<String>,
+}
+
+/// A candidate as files have it: a text, or a table.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Text(String),
+    Table {
+        #[serde(alias = "response", alias = "answer", alias = "content")]
+        text: String,
+        #[serde(default, alias = "model")]
+        maker: Option<String>,
+    },
+}
+
+impl From<Written> for Candidate {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Text(text) => Self { text, maker: None },
+            Written::Table { text, maker } => Self { text, maker },
+        }
+    }
+}
+
+/// A prompt with several responses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The prompt's identity.
+    pub id: String,
+    /// The prompt.
+    pub prompt: String,
+    /// The responses. Equal ones count once, and a group of fewer than two gives no pair.
+    pub responses: Vec<Candidate>,
+}
+
+/// Pairs that are made of several responses to one prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pairing {
+    /// Every two of them.
+    #[default]
+    All,
+    /// Each with the next one.
+    Neighbours,
+    /// Of all pairs, that of the response with the highest mean probability against the others, and the
+    /// one with the lowest.
+    BestAndWorst,
+    /// Of all pairs, those of the best response with each other one.
+    BestAndOthers,
+}
+
+/// The pairs of groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupPairs {
+    /// The pairs that are asked about.
+    pub pairs: Vec<LabelPair>,
+    /// For each pair its group and the places of its two responses in it.
+    places: Vec<(usize, [usize; 2])>,
+    pairing: Pairing,
+}
+
+impl GroupPairs {
+    /// The pairs of these groups.
+    pub fn of(groups: &[Group], pairing: Pairing) -> Self {
+        let mut made = Self { pairs: Vec::new(), places: Vec::new(), pairing };
+        for (at, group) in groups.iter().enumerate() {
+            let mut distinct: Vec<&Candidate> = Vec::new();
+            for candidate in &group.responses {
+                if !distinct.iter().any(|known| known.text == candidate.text) {
+                    distinct.push(candidate);
+                }
+            }
+            let n = distinct.len();
+            let all = (0..n).flat_map(|one| (one + 1..n).map(move |other| [one, other]));
+            let neighbours = (1..n).map(|other| [other - 1, other]);
+            let places: Vec<[usize; 2]> = match pairing {
+                Pairing::Neighbours => neighbours.collect(),
+                Pairing::All | Pairing::BestAndWorst | Pairing::BestAndOthers => all.collect(),
+            };
+            for [one, other] in places {
+                let (first, second) = (distinct[one], distinct[other]);
+                made.pairs.push(LabelPair {
+                    id: format!("{}:{one}-{other}", group.id),
+                    prompt: group.prompt.clone(),
+                    responses: [first.text.clone(), second.text.clone()],
+                    makers: [first.maker.clone(), second.maker.clone()],
+                });
+                made.places.push((at, [one, other]));
+            }
+        }
+        made
+    }
+
+    /// The pairs that are kept, by their places, given the probability of each that its first response is
+    /// better. Where pairs of a group have none, the others decide.
+    ///
+    /// ```
+    /// use rlaif_label::{Candidate, Group, GroupPairs, Pairing};
+    /// let responses = ["a", "b", "c"];
+    /// let responses = responses.map(|text| Candidate { text: text.into(), maker: None }).to_vec();
+    /// let group = Group { id: "7".into(), prompt: "?".into(), responses };
+    /// let pairs = GroupPairs::of(&[group], Pairing::BestAndWorst);
+    /// // a-b, a-c, b-c: c beats both, and a loses to both.
+    /// assert_eq!(pairs.kept(&[Some(0.3), Some(0.1), Some(0.2)]), [1]);
+    /// ```
+    pub fn kept(&self, first: &[Option<f64>]) -> Vec<usize> {
+        let known = |pair: &usize| first.get(*pair).copied().flatten().is_some();
+        let all = 0..self.pairs.len();
+        if matches!(self.pairing, Pairing::All | Pairing::Neighbours) {
+            return all.filter(known).collect();
+        }
+        let mut kept = Vec::new();
+        let mut from = 0;
+        while from < self.places.len() {
+            let group = self.places[from].0;
+            let of_group = self.places[from..].iter().take_while(|(of, _)| *of == group).count();
+            let pairs: Vec<usize> = (from..from + of_group).filter(known).collect();
+            from += of_group;
+            let n = pairs.iter().flat_map(|&pair| self.places[pair].1).max().map_or(0, |at| at + 1);
+            let mut sums = vec![(0., 0usize); n];
+            for &pair in &pairs {
+                let [one, other] = self.places[pair].1;
+                let p = first[pair].unwrap_or(0.5);
+                sums[one] = (sums[one].0 + p, sums[one].1 + 1);
+                sums[other] = (sums[other].0 + 1. - p, sums[other].1 + 1);
+            }
+            let strength = |at: &usize| sums[*at].0 / sums[*at].1 as f64;
+            let met = || (0..n).filter(|&at| sums[at].1 > 0);
+            // Of equally good ones the first, of equally bad ones the last.
+            let best = met().reduce(|a, b| if strength(&b) > strength(&a) { b } else { a });
+            let worst = met().reduce(|a, b| if strength(&b) <= strength(&a) { b } else { a });
+            let (Some(best), Some(worst)) = (best, worst) else { continue };
+            kept.extend(pairs.into_iter().filter(|&pair| {
+                let of_best = self.places[pair].1.contains(&best);
+                let of_worst = self.places[pair].1.contains(&worst);
+                of_best && (of_worst || self.pairing == Pairing::BestAndOthers)
+            }));
+        }
+        kept
+    }
+}

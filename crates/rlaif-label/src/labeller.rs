@@ -1,0 +1,486 @@
+//! Questions about pairs, and the labels that their answers make.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+
+use rlaif_core::{Exchange, Interrupted, Pairing, RewardModel};
+use rlaif_rewards::Surroundings;
+use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict};
+use rlaif_rewards::rubric::PairRubric;
+use serde::{Deserialize, Serialize};
+
+use crate::error::LabelError;
+use crate::settings::{Combination, FacetConfig, LabelSettings, Orders};
+
+/// Questions that are asked in one call: a reward that tells nothing before its end tells so many at
+/// once.
+const AT_ONCE: usize = 4_096;
+
+/// Two responses to a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelPair {
+    /// The pair's identity.
+    pub id: String,
+    /// The prompt.
+    pub prompt: String,
+    /// The responses; with [`Orders::One`] shown in this order.
+    pub responses: [String; 2],
+    /// Their makers, where known.
+    pub makers: [Option<String>; 2],
+}
+
+impl LabelPair {
+    /// Two responses of unknown makers.
+    pub fn new(
+        id: impl Into<String>,
+        prompt: impl Into<String>,
+        first: impl Into<String>,
+        second: impl Into<String>,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            prompt: prompt.into(),
+            responses: [first.into(), second.into()],
+            makers: [None, None],
+        }
+    }
+}
+
+/// The answer to a question about a pair, or why there is none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Opinion {
+    /// Of a judge of pairs, the probability that the response it was shown first is the better one; of a
+    /// reward, the score of one response; nothing without a verdict.
+    pub value: Option<f64>,
+    /// How much of the probability was on the two labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<f64>,
+    /// True where the judge gives no probabilities.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimate: bool,
+    /// The judge's explanation; without a verdict, why there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The cost, where prices are configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+}
+
+impl Opinion {
+    fn of(verdict: Result<PairVerdict, String>) -> Self {
+        match verdict {
+            Ok(PairVerdict { first, coverage, is_estimate, reason, cost }) => {
+                Self { value: Some(first), coverage, estimate: is_estimate, reason, cost }
+            }
+            Err(reason) => Self::missing(reason),
+        }
+    }
+
+    fn missing(reason: String) -> Self {
+        Self { value: None, coverage: None, estimate: false, reason, cost: None }
+    }
+}
+
+/// A soft label.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Label {
+    /// The probability that the first response is the better one.
+    pub first: f64,
+    /// The same by facet.
+    pub facets: Vec<(String, f64)>,
+    /// True if any of it is an estimate of judges that give no probabilities.
+    pub estimate: bool,
+    /// The explanation of the first judge that gives one.
+    pub reason: String,
+    /// The cost of all its questions, where prices are configured.
+    pub cost: Option<f64>,
+}
+
+/// A question: which facet of which pair, and which of the facet's two questions about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The pair.
+    pub pair: usize,
+    /// The facet.
+    pub facet: usize,
+    /// Of a judge of pairs: false for the pair's own order, true for the other. Of a reward: false for
+    /// the first response, true for the second.
+    pub second: bool,
+}
+
+enum By {
+    /// A judge of pairs, by its place, and what it is asked.
+    Judge {
+        judge: usize,
+        rubric: PairRubric,
+    },
+    Reward {
+        reward: Box<dyn RewardModel>,
+        temperature: f64,
+    },
+}
+
+struct Facet {
+    name: String,
+    weight: f64,
+    by: By,
+}
+
+/// Labels pairs.
+pub struct Labeller {
+    judges: Vec<Comparer>,
+    facets: Vec<Facet>,
+    combine: Combination,
+    orders: Orders,
+    clamp: Option<(f64, f64)>,
+}
+
+impl Labeller {
+    /// The labeller of these settings. Facets with the same judge share it, its budget included.
+    ///
+    /// # Errors
+    /// [`LabelError::Setting`], [`LabelError::Provider`].
+    pub fn new(settings: &LabelSettings, around: &Surroundings<'_>) -> Result<Self, LabelError> {
+        settings.check()?;
+        let mut built: Vec<(&ComparerConfig, Comparer)> = Vec::new();
+        let mut facets = Vec::new();
+        for facet in &settings.facets {
+            let name = facet.name().to_owned();
+            let failed =
+                |source| LabelError::Provider { facet: name.clone(), source: Box::new(source) };
+            let config = facet.judge.as_deref().or(settings.judge.as_ref());
+            let by = match (&facet.reward, config) {
+                (Some(reward), _) => By::Reward {
+                    reward: reward.build(around).map_err(failed)?,
+                    temperature: facet.temperature,
+                },
+                (None, Some(config)) => {
+                    let known = built.iter().position(|(known, _)| *known == config);
+                    let judge = match known {
+                        Some(at) => at,
+                        None => {
+                            built.push((config, config.build(around).map_err(failed)?));
+                            built.len() - 1
+                        }
+                    };
+                    let rubric = rubric(facet).and_then(|rubric| config.rubric(rubric));
+                    By::Judge { judge, rubric: rubric.map_err(failed)? }
+                }
+                // `check` refuses it.
+                (None, None) => continue,
+            };
+            facets.push(Facet { name, weight: facet.weight, by });
+        }
+        Ok(Self {
+            judges: built.into_iter().map(|(_, judge)| judge).collect(),
+            facets,
+            combine: settings.combine,
+            orders: settings.orders,
+            clamp: settings.clamp,
+        })
+    }
+
+    /// A labeller by one facet and a judge at hand, in both orders.
+    pub fn of_judge(judge: Comparer, facet: impl Into<String>, rubric: PairRubric) -> Self {
+        let by = By::Judge { judge: 0, rubric };
+        Self {
+            judges: vec![judge],
+            facets: vec![Facet { name: facet.into(), weight: 1., by }],
+            combine: Combination::Mean,
+            orders: Orders::Both,
+            clamp: None,
+        }
+    }
+
+    /// The same labeller with other orders.
+    #[must_use]
+    pub fn shown_in(self, orders: Orders) -> Self {
+        Self { orders, ..self }
+    }
+
+    /// The names of the judges and rewards, in the order of the facets.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::new();
+        for facet in &self.facets {
+            let this = match &facet.by {
+                By::Judge { judge, .. } => self.judges[*judge].name(),
+                By::Reward { reward, .. } => reward.name(),
+            };
+            if !names.contains(&this) {
+                names.push(this);
+            }
+        }
+        names
+    }
+
+    /// The facets with true for those that a judge of pairs compares.
+    pub fn facets(&self) -> impl Iterator<Item = (&str, bool)> {
+        let compared = |facet: &Facet| matches!(facet.by, By::Judge { .. });
+        self.facets.iter().map(move |facet| (facet.name.as_str(), compared(facet)))
+    }
+
+    /// Numbers about judges and rewards: requests, tokens, cost.
+    pub fn metrics(&self) -> Vec<(String, f64)> {
+        let mut metrics = Vec::new();
+        for judge in &self.judges {
+            let Some(usage) = judge.usage() else { continue };
+            let numbers = [
+                ("requests", Some(usage.requests as f64)),
+                ("retries", Some(usage.retries as f64)),
+                ("cached", Some(usage.cached as f64)),
+                ("input_tokens", Some(usage.input_tokens as f64)),
+                ("output_tokens", Some(usage.output_tokens as f64)),
+                ("cost", usage.cost),
+            ];
+            metrics.extend(
+                numbers.into_iter().filter_map(|(name, number)| {
+                    Some((format!("{}/{name}", judge.name()), number?))
+                }),
+            );
+        }
+        for facet in &self.facets {
+            if let By::Reward { reward, .. } = &facet.by {
+                metrics.extend(reward.metrics());
+            }
+        }
+        metrics
+    }
+
+    /// Number of questions about one pair.
+    fn per_pair(&self) -> usize {
+        2 * self.facets.len()
+    }
+
+    /// The questions about these pairs, by their numbers. A number is the question's place with both orders,
+    /// so that it stays the same with one.
+    pub fn questions(&self, pairs: usize) -> impl Iterator<Item = (usize, Asked)> + '_ {
+        (0..pairs * self.per_pair()).filter_map(|number| {
+            let asked = self.asked(number);
+            let judged = matches!(self.facets[asked.facet].by, By::Judge { .. });
+            let left_out = judged && asked.second && self.orders == Orders::One;
+            (!left_out).then_some((number, asked))
+        })
+    }
+
+    fn asked(&self, number: usize) -> Asked {
+        let (pair, rest) = (number / self.per_pair(), number % self.per_pair());
+        Asked { pair, facet: rest / 2, second: rest % 2 == 1 }
+    }
+
+    fn number(&self, pair: usize, facet: usize, second: bool) -> usize {
+        pair * self.per_pair() + 2 * facet + usize::from(second)
+    }
+
+    /// Asks the questions about these pairs that have no answer among `known`, and tells each answer by
+    /// the number of its question as soon as it is there. Equal questions are asked once. A `Break` ends
+    /// the work.
+    ///
+    /// # Errors
+    /// [`LabelError::Judge`]; what was told before it holds.
+    pub fn ask(
+        &self,
+        pairs: &[LabelPair],
+        known: &BTreeMap<usize, Opinion>,
+        tell: &mut dyn FnMut(usize, Opinion) -> ControlFlow<()>,
+    ) -> Result<(), LabelError> {
+        for (at, facet) in self.facets.iter().enumerate() {
+            let of_facet: Vec<(usize, Asked)> =
+                self.questions(pairs.len()).filter(|(_, asked)| asked.facet == at).collect();
+            let mut answered: HashMap<Texts<'_>, &Opinion> = HashMap::new();
+            for (number, asked) in &of_facet {
+                if let Some(opinion) = known.get(number).filter(|o| o.value.is_some()) {
+                    answered.insert(self.texts(pairs, *asked), opinion);
+                }
+            }
+            // Questions that are open, equal ones together.
+            let mut open: Vec<(Texts<'_>, Vec<usize>)> = Vec::new();
+            let mut place: HashMap<Texts<'_>, usize> = HashMap::new();
+            for (number, asked) in &of_facet {
+                if known.get(number).is_some_and(|opinion| opinion.value.is_some()) {
+                    continue;
+                }
+                let texts = self.texts(pairs, *asked);
+                if let Some(opinion) = answered.get(&texts) {
+                    if tell(*number, (*opinion).clone()).is_break() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                let at = *place.entry(texts).or_insert_with(|| {
+                    open.push((texts, Vec::new()));
+                    open.len() - 1
+                });
+                open[at].1.push(*number);
+            }
+            for chunk in open.chunks(AT_ONCE) {
+                let mut ended = false;
+                let mut tell_all = |at: usize, opinion: Opinion| {
+                    for (nth, number) in chunk[at].1.iter().enumerate() {
+                        // It is paid for once.
+                        let cost = opinion.cost.map(|cost| if nth == 0 { cost } else { 0. });
+                        if tell(*number, Opinion { cost, ..opinion.clone() }).is_break() {
+                            ended = true;
+                            return ControlFlow::Break(());
+                        }
+                    }
+                    ControlFlow::Continue(())
+                };
+                let asked = match &facet.by {
+                    By::Judge { judge, rubric } => {
+                        let batch: Vec<Pairing<'_>> = chunk
+                            .iter()
+                            .map(|((prompt, first, second), _)| Pairing { prompt, first, second })
+                            .collect();
+                        self.judges[*judge].compare_each(rubric, &batch, &mut |at, verdict| {
+                            tell_all(at, Opinion::of(verdict))
+                        })
+                    }
+                    By::Reward { reward, .. } => {
+                        let batch: Vec<Exchange<'_>> = chunk
+                            .iter()
+                            .map(|((prompt, response, _), _)| Exchange::new(prompt, response))
+                            .collect();
+                        reward.score_each(&batch, &mut |at, scores| {
+                            let score = scores.total.first().copied().flatten();
+                            let reason = scores.reasons.first().map(|(_, reason)| reason.clone());
+                            let missing = Opinion::missing(reason.unwrap_or_default());
+                            let value = score.map(|score| f64::from(score.get()));
+                            let reason = if value.is_some() {
+                                String::new()
+                            } else {
+                                missing.reason.clone()
+                            };
+                            tell_all(at, Opinion { value, reason, ..missing })
+                        })
+                    }
+                };
+                let failed = |source| LabelError::Judge {
+                    facet: facet.name.clone(),
+                    source: Box::new(source),
+                };
+                asked.map_err(failed)?;
+                if ended || Interrupted::check().is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The texts that a question is about: prompt and both responses in their order, or one response.
+    fn texts<'a>(&self, pairs: &'a [LabelPair], asked: Asked) -> Texts<'a> {
+        let LabelPair { prompt, responses: [first, second], .. } = &pairs[asked.pair];
+        let (one, other) = if asked.second { (second, first) } else { (first, second) };
+        match self.facets[asked.facet].by {
+            By::Judge { .. } => (prompt, one, other),
+            By::Reward { .. } => (prompt, one, ""),
+        }
+    }
+
+    /// The probability that the first response is better by a facet, from the answers to both of its
+    /// questions, and those answers.
+    ///
+    /// # Errors
+    /// Why there is none, with the facet's name.
+    fn of_facet<'o>(
+        &self,
+        pair: usize,
+        facet: usize,
+        opinions: &'o BTreeMap<usize, Opinion>,
+    ) -> Result<(f64, Vec<&'o Opinion>), String> {
+        let Facet { name, by, .. } = &self.facets[facet];
+        let one = matches!(by, By::Judge { .. }) && self.orders == Orders::One;
+        let mut all = Vec::new();
+        let mut values = Vec::new();
+        for second in if one { &[false][..] } else { &[false, true] } {
+            let opinion = opinions.get(&self.number(pair, facet, *second));
+            let opinion = opinion.ok_or_else(|| format!("{name}: it was not asked"))?;
+            values.push(opinion.value.ok_or_else(|| format!("{name}: {}", opinion.reason))?);
+            all.push(opinion);
+        }
+        let first = match (by, values.as_slice()) {
+            (By::Judge { .. }, [first]) => *first,
+            // In the other order, what is shown first is the second response.
+            (By::Judge { .. }, values) => f64::midpoint(values[0], 1. - values[1]),
+            (By::Reward { temperature, .. }, values) => {
+                1. / (1. + ((values[1] - values[0]) / temperature).exp())
+            }
+        };
+        Ok((first, all))
+    }
+
+    /// The label of a pair, from the answers to all questions about it.
+    ///
+    /// # Errors
+    /// Why it has none: the facet, and the reason of its judge. A pair of which one order has no verdict
+    /// has no label, since the other would bring its position's bias.
+    pub fn label(&self, pair: usize, opinions: &BTreeMap<usize, Opinion>) -> Result<Label, String> {
+        let (mut sum, mut weights) = (0., 0.);
+        let mut label = Label {
+            first: 0.5,
+            facets: Vec::new(),
+            estimate: false,
+            reason: String::new(),
+            cost: None,
+        };
+        for (at, Facet { name, weight, .. }) in self.facets.iter().enumerate() {
+            let (first, answers) = self.of_facet(pair, at, opinions)?;
+            label.facets.push((name.clone(), first));
+            let vote = match self.combine {
+                Combination::Mean => first,
+                Combination::Vote if first == 0.5 => 0.5,
+                Combination::Vote => f64::from(u8::from(first > 0.5)),
+            };
+            sum += weight * vote;
+            weights += weight;
+            for answer in answers {
+                label.estimate |= answer.estimate;
+                if label.reason.is_empty() {
+                    label.reason.clone_from(&answer.reason);
+                }
+                label.cost = match (label.cost, answer.cost) {
+                    (None, None) => None,
+                    (a, b) => Some(a.unwrap_or(0.) + b.unwrap_or(0.)),
+                };
+            }
+        }
+        let (low, high) = self.clamp.unwrap_or((0., 1.));
+        label.first = (sum / weights).clamp(low, high);
+        Ok(label)
+    }
+
+    /// The probabilities that a judge of pairs gave the response it was shown first: in the pair's own
+    /// order, and in the other.
+    pub fn shown_first(
+        &self,
+        pair: usize,
+        facet: usize,
+        opinions: &BTreeMap<usize, Opinion>,
+    ) -> [Option<f64>; 2] {
+        [false, true].map(|second| opinions.get(&self.number(pair, facet, second))?.value)
+    }
+}
+
+/// Prompt, and one response or two.
+type Texts<'a> = (&'a str, &'a str, &'a str);
+
+fn rubric(facet: &FacetConfig) -> Result<PairRubric, rlaif_rewards::ProviderError> {
+    let rubric = match (&facet.facet, &facet.preamble) {
+        (Some(name), _) => PairRubric::preset(name)?,
+        (None, preamble) => PairRubric::new(preamble.clone().unwrap_or_default()),
+    };
+    Ok(rubric.with_examples(facet.examples.clone()))
+}
+
+impl std::fmt::Debug for Labeller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let facets: Vec<&str> = self.facets.iter().map(|facet| facet.name.as_str()).collect();
+        f.debug_struct("Labeller")
+            .field("judges", &self.judges)
+            .field("facets", &facets)
+            .field("combine", &self.combine)
+            .field("orders", &self.orders)
+            .field("clamp", &self.clamp)
+            .finish()
+    }
+}

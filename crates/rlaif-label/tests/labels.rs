@@ -1,0 +1,332 @@
+//! Labels by a policy whose position bias is planted: which are wrong is known beforehand.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use rlaif_core::{ExamAnswer, ExamName, ExamQuestion, Specials, TextCodec};
+use rlaif_eval::{ExamOptions, ExamVerdict, grade};
+use rlaif_label::{
+    Candidate, Combination, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings, Labeller,
+    Opinion, Orders, Pairing,
+};
+use rlaif_lm::{
+    DecodeState, Forward, LmError, LmSpec, Parameters, Policy, Room, TokenBatch, VocabHead,
+};
+use rlaif_models::{Config, LanguageModel};
+use rlaif_rewards::Surroundings;
+use rlaif_rewards::judge::Comparer;
+use rlaif_rewards::rubric::PairRubric;
+use rlaif_text::HfTokenizer;
+use tch::{Device, Kind, Tensor};
+
+fn codec() -> HfTokenizer {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rlaif-text/tests/fixtures/chatml");
+    HfTokenizer::from_folder(folder).unwrap()
+}
+
+/// A policy that reads its question: the log-odds of label 1 are the difference of the numbers of `!` in
+/// the two responses, times `scale`, and `bias` nats more for what is first.
+struct Planted {
+    inner: LanguageModel,
+    codec: HfTokenizer,
+    scale: f64,
+    bias: f64,
+}
+
+impl Planted {
+    fn new(scale: f64, bias: f64) -> Self {
+        let codec = codec();
+        let config = Config::from_value(serde_json::json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"],
+            "vocab_size": codec.embedding_rows(), "hidden_size": 4, "intermediate_size": 4,
+            "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 4096,
+        }));
+        let inner = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+        Self { inner, codec, scale, bias }
+    }
+
+    fn quality(&self, prompt: &[u32]) -> f64 {
+        let text = self.codec.decode(prompt, Specials::Include).unwrap();
+        let marks = |label: &str| {
+            let from = text.split(&format!("Response {label}:")).last().unwrap();
+            from.split("[[end").next().unwrap().matches('!').count() as f64
+        };
+        self.scale * (marks("1") - marks("2"))
+    }
+}
+
+impl Policy for Planted {
+    fn spec(&self) -> &LmSpec {
+        self.inner.spec()
+    }
+
+    fn response_hidden(
+        &self,
+        prompts: &TokenBatch,
+        responses: &TokenBatch,
+        _: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        let rows: Vec<f32> =
+            prompts.rows().iter().map(|ids| (self.quality(ids) + self.bias) as f32).collect();
+        let hidden = Tensor::from_slice(&rows).reshape([rows.len() as i64, 1, 1]);
+        Ok(hidden.repeat([1, responses.width() as i64, 1]))
+    }
+
+    fn head(&self, _: Forward<'_>) -> Result<VocabHead, LmError> {
+        let rows = self.codec.embedding_rows();
+        let of = |label: &str| -> Vec<usize> {
+            let writes = |id: &usize| {
+                self.codec.decode(&[*id as u32], Specials::Exclude).is_ok_and(|t| t.trim() == label)
+            };
+            (0..rows).filter(writes).collect()
+        };
+        let (one, two) = (of("1"), of("2"));
+        assert!(!one.is_empty() && !two.is_empty());
+        let (mut weight, mut bias) = (vec![0f32; rows], vec![-30f32; rows]);
+        // Several tokens write a label: together they have its probability.
+        for (label, is_first) in [(&one, true), (&two, false)] {
+            for &id in label {
+                weight[id] = f32::from(u8::from(is_first));
+                bias[id] = -(label.len() as f32).ln();
+            }
+        }
+        Ok(VocabHead {
+            weight: Tensor::from_slice(&weight).reshape([rows as i64, 1]),
+            bias: Some(Tensor::from_slice(&bias)),
+            scale: 1.,
+            cap: None,
+            adapter: None,
+        })
+    }
+
+    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
+        self.inner.open(room)
+    }
+
+    fn enter(
+        &self,
+        state: &mut DecodeState,
+        prompts: &TokenBatch,
+        forward: Forward<'_>,
+    ) -> Result<Vec<u32>, LmError> {
+        self.inner.enter(state, prompts, forward)
+    }
+
+    fn step(
+        &self,
+        state: &mut DecodeState,
+        tokens: &Tensor,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        self.inner.step(state, tokens, forward)
+    }
+
+    fn parameters(&self) -> &Parameters {
+        self.inner.parameters()
+    }
+}
+
+fn judge(scale: f64, bias: f64) -> Comparer {
+    Comparer::of_policy("planted", Planted::new(scale, bias), codec())
+}
+
+fn labeller(bias: f64) -> Labeller {
+    let rubric = PairRubric::preset("helpful").unwrap().with_min_coverage(0.9).unwrap();
+    Labeller::of_judge(judge(0.4, bias), "helpful", rubric)
+}
+
+/// Pairs whose first response has −4 to 4 more `!` than the second, none of them equal.
+fn pairs() -> Vec<(LabelPair, f64)> {
+    (0..32)
+        .map(|n| {
+            let more = [-4, -3, -2, -1, 1, 2, 3, 4][n % 8];
+            let (a, b) = ((4 + more.max(0)) as usize, (4 - more.min(0)) as usize);
+            let text = |marks: usize| format!("Well{} said {n}", "!".repeat(marks));
+            let pair = LabelPair::new(format!("p{n}"), "Say it.", text(a), text(b));
+            (pair, 0.4 * f64::from(more))
+        })
+        .collect()
+}
+
+fn opinions(labeller: &Labeller, pairs: &[LabelPair]) -> BTreeMap<usize, Opinion> {
+    let mut opinions = BTreeMap::new();
+    labeller
+        .ask(pairs, &BTreeMap::new(), &mut |number, opinion| {
+            assert!(opinions.insert(number, opinion).is_none(), "{number} is told twice");
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    opinions
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1. / (1. + (-x).exp())
+}
+
+#[test]
+fn one_order_is_wrong_as_the_planted_bias_predicts_and_both_orders_are_right() {
+    let pairs = pairs();
+    let shown: Vec<LabelPair> = pairs.iter().map(|(pair, _)| pair.clone()).collect();
+    let both = labeller(1.);
+    let found = opinions(&both, &shown);
+    assert_eq!(found.len(), 64);
+    let one = labeller(1.).shown_in(Orders::One);
+    let found_one = opinions(&one, &shown);
+    assert_eq!(found_one.len(), 32);
+    let mut wrong = 0;
+    for (n, (_, quality)) in pairs.iter().enumerate() {
+        let single = one.label(n, &found_one).unwrap().first;
+        assert!((single - sigmoid(quality + 1.)).abs() < 1e-5, "{n}: {single}");
+        let is_wrong = (single > 0.5) != (*quality > 0.);
+        // Where the first is the worse one by less than the bias.
+        assert_eq!(is_wrong, (-1. ..0.).contains(quality), "{n}");
+        wrong += usize::from(is_wrong);
+        let averaged = both.label(n, &found).unwrap().first;
+        let expected = (sigmoid(quality + 1.) + 1. - sigmoid(1. - quality)) / 2.;
+        assert!((averaged - expected).abs() < 1e-5, "{n}: {averaged} instead of {expected}");
+        assert_eq!(averaged > 0.5, *quality > 0., "{n}");
+    }
+    assert_eq!(wrong, 8);
+
+    // The exam finds the nat that was planted.
+    let questions: Vec<ExamQuestion> = shown
+        .iter()
+        .map(|pair| {
+            let [a, b] = pair.responses.clone().map(ExamAnswer::new);
+            ExamQuestion::pair(&pair.id, &pair.prompt, a, b)
+        })
+        .collect();
+    let verdicts: Vec<ExamVerdict> = (0..shown.len())
+        .map(|pair| {
+            let [own, other] = both.shown_first(pair, 0, &found);
+            ExamVerdict::Orders { right_first: own, right_second: other.map(|p| 1. - p) }
+        })
+        .collect();
+    let options = ExamOptions::default();
+    let report = grade(ExamName::Pairs, "planted", &questions, &verdicts, &options).unwrap();
+    let bias = report.habits.position_bias.unwrap();
+    let interval = bias.ci95.unwrap();
+    assert!((bias.nats - 1.).abs() < 1e-4, "{bias:?}");
+    assert!(interval.low > 0.99 && interval.high < 1.01, "{interval:?}");
+    // Half of the pairs differ by less than a nat.
+    assert_eq!(report.habits.position_flip.unwrap().share, 0.5);
+}
+
+#[test]
+fn what_is_known_is_not_asked_again_and_equal_questions_are_asked_once() {
+    let mut shown: Vec<LabelPair> = pairs().into_iter().map(|(pair, _)| pair).take(3).collect();
+    shown.push(LabelPair { id: "again".to_owned(), ..shown[0].clone() });
+    let labeller = labeller(0.);
+    let all = opinions(&labeller, &shown);
+    assert_eq!(all[&0], all[&6]);
+    // A kill after two answers: the rest is asked, the pair that stands twice is known.
+    let known: BTreeMap<usize, Opinion> = all.clone().into_iter().take(2).collect();
+    let mut told = Vec::new();
+    labeller
+        .ask(&shown, &known, &mut |number, opinion| {
+            assert_eq!(opinion.value, all[&number].value);
+            told.push(number);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    told.sort_unstable();
+    assert_eq!(told, [2, 3, 4, 5, 6, 7]);
+    let mut ended = 0;
+    labeller
+        .ask(&shown, &BTreeMap::new(), &mut |_, _| {
+            ended += 1;
+            ControlFlow::Break(())
+        })
+        .unwrap();
+    assert_eq!(ended, 1);
+}
+
+#[test]
+fn an_order_without_a_verdict_leaves_the_pair_without_a_label_and_says_why() {
+    let shown: Vec<LabelPair> = pairs().into_iter().map(|(pair, _)| pair).take(1).collect();
+    let labeller = labeller(0.);
+    let mut known = opinions(&labeller, &shown);
+    let missing = Opinion { value: None, reason: "it declined".to_owned(), ..known[&1].clone() };
+    known.insert(1, missing);
+    assert_eq!(labeller.label(0, &known).unwrap_err(), "helpful: it declined");
+    known.remove(&1);
+    assert_eq!(labeller.label(0, &known).unwrap_err(), "helpful: it was not asked");
+}
+
+fn scored(name: &str, weight: f64, reward: &str) -> FacetConfig {
+    toml::from_str(&format!("name = '{name}'\nweight = {weight:?}\nreward = {reward}")).unwrap()
+}
+
+fn settings(facets: Vec<FacetConfig>, combine: Combination) -> LabelSettings {
+    LabelSettings { judge: None, facets, combine, orders: Orders::Both, clamp: None }
+}
+
+#[test]
+fn facets_have_weights_or_votes_and_labels_may_be_clamped() {
+    let brief = scored("brief", 3., "{ kind = 'length', longest = 1, per = 1.0 }");
+    let polite = scored("polite", 1., "{ kind = 'forbidden-words', words = ['darn'] }");
+    let pair = [LabelPair::new("1", "?", "Darn.", "Yes it is.")];
+    // One word and a forbidden one against two words too many: 0 and 1 to 2.
+    let label = |settings: &LabelSettings| {
+        let labeller = Labeller::new(settings, &Surroundings::default()).unwrap();
+        labeller.label(0, &opinions(&labeller, &pair)).unwrap()
+    };
+    let (brief_first, polite_first) = (sigmoid(2.), sigmoid(-1.));
+    let mean = settings(vec![brief.clone(), polite.clone()], Combination::Mean);
+    let found = label(&mean);
+    assert!((found.first - (3. * brief_first + polite_first) / 4.).abs() < 1e-6, "{found:?}");
+    assert_eq!(found.facets[0].0, "brief");
+    let vote = settings(vec![brief, polite], Combination::Vote);
+    assert_eq!(label(&vote).first, 0.75);
+    assert_eq!(label(&LabelSettings { clamp: Some((0.4, 0.6)), ..vote }).first, 0.6);
+}
+
+#[test]
+fn the_best_and_the_worst_of_several_responses_make_the_pair() {
+    let responses = ["one two three", "one", "one two", "one"];
+    let candidate = |text: &str| Candidate { text: text.to_owned(), maker: Some("m".to_owned()) };
+    let group = Group {
+        id: "g".to_owned(),
+        prompt: "?".to_owned(),
+        responses: responses.into_iter().map(candidate).collect(),
+    };
+    let brief = scored("brief", 1., "{ kind = 'length', longest = 1, per = 1.0 }");
+    let labeller =
+        Labeller::new(&settings(vec![brief], Combination::Mean), &Surroundings::default()).unwrap();
+    let ids = |pairing: Pairing| -> Vec<String> {
+        let made = GroupPairs::of(std::slice::from_ref(&group), pairing);
+        let found = opinions(&labeller, &made.pairs);
+        let first: Vec<Option<f64>> = (0..made.pairs.len())
+            .map(|pair| labeller.label(pair, &found).ok().map(|label| label.first))
+            .collect();
+        made.kept(&first).into_iter().map(|pair| made.pairs[pair].id.clone()).collect()
+    };
+    // Equal responses count once: three are left.
+    assert_eq!(ids(Pairing::All), ["g:0-1", "g:0-2", "g:1-2"]);
+    assert_eq!(ids(Pairing::Neighbours), ["g:0-1", "g:1-2"]);
+    assert_eq!(ids(Pairing::BestAndWorst), ["g:0-1"]);
+    assert_eq!(ids(Pairing::BestAndOthers), ["g:0-1", "g:1-2"]);
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused_by_name() {
+    let judge =
+        "judge = { api = { kind = 'openai', model = 'm', base_url = 'http://127.0.0.1:1' } }";
+    for (text, says) in [
+        ("facets = []", "`facets` is empty"),
+        ("[[facets]]\nfacet = 'helpful'", "`judge` is missing"),
+        ("[[facets]]\nname = 'x'", "`facets[0]` is none of them"),
+        ("[[facets]]\npreamble = 'x'", "`facets[0].name` is missing"),
+        ("[[facets]]\nfacet = 'helpful'\nweight = 0.0", "`facets[0].weight` is 0"),
+        ("[[facets]]\nfacet = 'helpful'\n[[facets]]\nfacet = 'helpful'", "`helpful` twice"),
+        ("clamp = [0.6, 0.4]\n[[facets]]\nfacet = 'helpful'", "`clamp` is [0.6, 0.4]"),
+        ("[[facets]]\nfacet = 'funny'", "`helpful`, `honest`, `harmless`, `summary`"),
+    ] {
+        let text =
+            if says.contains("`judge`") { text.to_owned() } else { format!("{judge}\n{text}") };
+        let settings: LabelSettings = toml::from_str(&text).unwrap();
+        let error = Labeller::new(&settings, &Surroundings::default()).unwrap_err().to_string();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+}

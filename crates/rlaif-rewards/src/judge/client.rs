@@ -1,0 +1,333 @@
+//! Questions to a language model behind an API, and its answers: the one loop of judges and labellers.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rlaif_http::{Environment, Stop};
+
+use super::api::{Api, Ask};
+use super::cache::{self, Cache, Key};
+use super::config::{JudgeConfig, LlmApi, SamplingConfig};
+use super::exchange::{Asking, Message, Read, Service, stopped};
+use super::optional::{Optional, Without};
+use super::refusal::{Complaint, Fatal, excerpt};
+use super::spending::{Ledger, Tokens, Usage};
+use crate::ProviderError;
+use crate::rubric::{Answer, AnswerShape, Question, Unread};
+use crate::sync::lock;
+
+/// The party that was stopped, in reasons.
+pub(super) const WHO: &str = "judge";
+
+/// A question, and the shape of the answer that is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LlmAsk {
+    pub(crate) question: Question,
+    pub(crate) shape: AnswerShape,
+    /// Number of the sample: equal questions of different samples are asked each.
+    pub(crate) sample: u32,
+}
+
+/// What an answer says, and what it took.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Told<T> {
+    pub(crate) value: T,
+    /// The cost, where prices are configured; 0 for an answer of the cache.
+    pub(crate) cost: Option<f64>,
+}
+
+/// Reads an answer.
+pub(crate) type ReadAnswer<'a, T> = dyn Fn(&Answer) -> Result<T, Unread> + Sync + 'a;
+
+/// Takes what is known of a question, by its place.
+pub(crate) type TellAnswer<'a, T> =
+    dyn FnMut(usize, Result<Told<T>, String>) -> ControlFlow<()> + 'a;
+
+/// A language model behind an API.
+#[derive(Debug)]
+pub(crate) struct LlmClient {
+    reasks: u32,
+    sampling: SamplingConfig,
+    api: Api,
+    service: Service,
+    cache: Option<Cache>,
+    /// The optional things that this model turned out not to take; see [`Without`].
+    without: AtomicU8,
+}
+
+/// One question to be asked.
+struct Job<'a> {
+    ask: &'a LlmAsk,
+    key: Key,
+    /// The places of the asks that are this question.
+    places: Vec<usize>,
+}
+
+impl LlmClient {
+    /// The model of a configuration whose `api` was looked at, with keys from `environment`.
+    /// `log_probs` says that answers need them.
+    pub(crate) fn of<A>(
+        config: &JudgeConfig<A>,
+        api: &LlmApi,
+        log_probs: bool,
+        environment: Environment<'_>,
+    ) -> Result<Self, ProviderError> {
+        config.check()?;
+        let api = Api::new(api, log_probs, &config.sampling, environment)?;
+        let ledger = Ledger::new(config.price, config.budget);
+        Ok(Self {
+            reasks: config.reasks.unwrap_or(1),
+            sampling: config.sampling.clone(),
+            service: Service::new(&api.host, &config.limits, ledger),
+            api,
+            cache: config.cache.as_deref().map(Cache::open).transpose()?,
+            without: AtomicU8::new(0),
+        })
+    }
+
+    /// The name of the model.
+    pub(crate) fn model(&self) -> &str {
+        &self.api.model
+    }
+
+    /// Usage so far.
+    pub(crate) fn usage(&self) -> Usage {
+        self.service.ledger.usage()
+    }
+
+    /// Tells what the answers to these questions say as they come; an error stops those that are still
+    /// to come. Equal questions are asked once. What was not asked is not told.
+    pub(crate) fn ask_each<T: Clone + PartialEq + Send>(
+        &self,
+        asks: &[LlmAsk],
+        read: &ReadAnswer<'_, T>,
+        tell: &mut TellAnswer<'_, T>,
+    ) -> Result<(), ProviderError> {
+        let jobs = self.jobs(asks);
+        let keys: Vec<Key> = jobs.iter().map(|job| job.key).collect();
+        let known = match &self.cache {
+            Some(cache) => cache.get(&keys)?,
+            None => vec![None; jobs.len()],
+        };
+        let mut tell_all = |job: usize, told: Result<Told<T>, String>| {
+            jobs[job].places.iter().try_for_each(|&place| tell(place, told.clone()))
+        };
+        let free = self.service.ledger.cost_of(Tokens::default());
+        let mut open = Vec::new();
+        for (job, answer) in known.into_iter().enumerate() {
+            let Some(value) = answer.and_then(|answer| read(&answer).ok()) else {
+                open.push(job);
+                continue;
+            };
+            if tell_all(job, Ok(Told { value, cost: free })).is_break() {
+                return Ok(());
+            }
+        }
+        self.service.ledger.count(|usage| usage.cached += (jobs.len() - open.len()) as u64);
+
+        let stop = Stop::default();
+        let failure = Mutex::new(None);
+        let ask = |at: usize| {
+            self.ask(&jobs[open[at]], read, &stop).map_err(|error| {
+                lock(&failure).get_or_insert(error);
+                stop.stop();
+            })
+        };
+        let unasked = stopped(WHO);
+        self.service.each(open.len(), &stop, ask, |at, told| match told {
+            Ok(Err(reason)) if reason == unasked => ControlFlow::Continue(()),
+            Ok(told) => tell_all(open[at], told),
+            Err(()) => ControlFlow::Continue(()),
+        });
+        lock(&failure).take().map_or(Ok(()), Err)
+    }
+
+    fn ask<T: PartialEq>(
+        &self,
+        job: &Job<'_>,
+        read: &ReadAnswer<'_, T>,
+        stop: &Stop,
+    ) -> Result<Result<Told<T>, String>, ProviderError> {
+        let without = self.without();
+        let used = Tokens::default();
+        let asked = Asked { client: self, ask: job.ask, read, without, reasks: 0, used };
+        Ok(match self.service.ask(asked, stop)? {
+            Ok((value, answer, used)) => {
+                if let Some(cache) = &self.cache
+                    && let Some(answer) = self.keepable(answer, read, &value)
+                {
+                    cache.put(&job.key, &answer)?;
+                }
+                Ok(Told { value, cost: self.service.ledger.cost_of(used) })
+            }
+            Err(reason) => Err(reason),
+        })
+    }
+
+    /// An answer as the cache may have it: a server that repeats a key gets it into no file.
+    fn keepable<T: PartialEq>(
+        &self,
+        answer: Answer,
+        read: &ReadAnswer<'_, T>,
+        value: &T,
+    ) -> Option<Answer> {
+        if !self.api.reveals(&answer.text) {
+            return Some(answer);
+        }
+        let cleared = Answer { text: self.api.redact(&answer.text), ..answer };
+        let same =
+            cleared.tokens.is_empty() && read(&cleared).is_ok_and(|cleared| cleared == *value);
+        same.then_some(cleared)
+    }
+
+    /// Why an answer has no verdict, without what the server may have hidden in it.
+    fn told(&self, unread: &Unread, answer: &Answer) -> String {
+        if self.api.reveals(&answer.text) {
+            return "the judge's answer gives no verdict and has the key in it: [redacted]"
+                .to_owned();
+        }
+        unread.to_string()
+    }
+
+    fn without(&self) -> Without {
+        Without(self.without.load(Ordering::Relaxed))
+    }
+
+    fn message<'a>(&'a self, ask: &'a LlmAsk, without: Without) -> Ask<'a> {
+        let LlmAsk { question, shape, sample } = ask;
+        Ask { question, shape: *shape, sampling: &self.sampling, sample: *sample, without }
+    }
+
+    /// The questions, equal ones once.
+    fn jobs<'a>(&self, asks: &'a [LlmAsk]) -> Vec<Job<'a>> {
+        let mut jobs: Vec<Job<'_>> = Vec::new();
+        let mut known: HashMap<Key, usize> = HashMap::new();
+        for (place, ask) in asks.iter().enumerate() {
+            let body = self.api.body(&self.message(ask, Without::default()));
+            let key = cache::key(&self.api.url, &body, ask.sample);
+            let job = *known.entry(key).or_insert_with(|| {
+                jobs.push(Job { ask, key, places: Vec::new() });
+                jobs.len() - 1
+            });
+            jobs[job].places.push(place);
+        }
+        jobs
+    }
+}
+
+/// A question that is being asked.
+struct Asked<'a, T> {
+    client: &'a LlmClient,
+    ask: &'a LlmAsk,
+    read: &'a ReadAnswer<'a, T>,
+    /// The optional things that its last message had not.
+    without: Without,
+    reasks: u32,
+    /// Tokens of the answers so far.
+    used: Tokens,
+}
+
+impl<T> Asked<'_, T> {
+    fn ask(&self) -> Ask<'_> {
+        self.client.message(self.ask, self.without)
+    }
+
+    fn estimate(&self) -> Tokens {
+        let length = self.ask.question.system.len() + self.ask.question.user.len();
+        // Three bytes to a token is more tokens than most texts have.
+        let output = u64::from(self.ask().max_tokens());
+        Tokens { input: length as u64 / 3 + 16, output }
+    }
+}
+
+impl<T> Asking for Asked<'_, T> {
+    type Answer = (T, Answer, Tokens);
+    type Error = ProviderError;
+
+    const WHO: &'static str = WHO;
+    const WHAT: &'static str = "answer";
+
+    fn url(&self) -> &str {
+        &self.client.api.url
+    }
+
+    fn message(&mut self) -> Message {
+        self.without = self.client.without();
+        let body = self.client.api.body(&self.ask()).to_string().into_bytes();
+        Message { headers: self.client.api.headers(&body), body, estimate: self.estimate() }
+    }
+
+    fn read(&mut self, body: &[u8]) -> Result<Read<Self::Answer>, ProviderError> {
+        let api = &self.client.api;
+        let parsed = serde_json::from_slice(body).ok();
+        let Some((answer, used)) = parsed.and_then(|reply| api.answer(&reply)) else {
+            return Ok(Read::Foreign(format!(
+                "200: the reply of {} is not one of {}, check `base_url`: {}",
+                api.url,
+                api.dialect.name(),
+                api.redact(&excerpt(&String::from_utf8_lossy(body)))
+            )));
+        };
+        let used = counted(used, &answer, self.estimate());
+        self.used.input += used.input;
+        self.used.output += used.output;
+        Ok(match (self.read)(&answer) {
+            Ok(value) => Read::Done(Ok((value, answer, self.used)), used),
+            Err(unread) if self.reasks >= self.client.reasks => {
+                Read::Done(Err(self.client.told(&unread, &answer)), used)
+            }
+            Err(_) => {
+                self.reasks += 1;
+                Read::Again(used)
+            }
+        })
+    }
+
+    fn sent(&self) -> Vec<Optional> {
+        let SamplingConfig { temperature, top_p, top_k, seed, .. } = &self.client.sampling;
+        let sent = [
+            (Optional::Temperature, temperature.is_some()),
+            (Optional::TopP, top_p.is_some()),
+            (Optional::TopK, top_k.is_some()),
+            (Optional::Seed, seed.is_some()),
+            (Optional::Schema, self.ask.shape.schema),
+            (Optional::MaxTokensName, true),
+        ];
+        let still =
+            |(optional, there): &(Optional, bool)| *there && self.without.0 & *optional as u8 == 0;
+        sent.into_iter().filter(still).map(|(optional, _)| optional).collect()
+    }
+
+    fn leave_out(&mut self, optional: Optional) {
+        self.client.without.fetch_or(optional as u8, Ordering::Relaxed);
+    }
+
+    fn redact(&self, text: &str) -> String {
+        self.client.api.redact(text)
+    }
+
+    fn fatal(&self, fatal: Fatal, complaint: Complaint) -> ProviderError {
+        let Complaint { status, message, .. } = complaint;
+        let Api { dialect, key_from, model, url, .. } = &self.client.api;
+        let api = dialect.name().to_owned();
+        let (key, model, url) = (key_from.clone(), model.clone(), url.clone());
+        match fatal {
+            Fatal::Unauthorised => ProviderError::Unauthorised { api, key, status, message },
+            Fatal::Forbidden => ProviderError::Forbidden { api, key, model, status, message },
+            Fatal::NoSuchPath => ProviderError::NoSuchPath { api, url, status, message },
+            Fatal::UnknownModel => ProviderError::UnknownModel { api, url, model, status, message },
+            Fatal::SpendLimit => ProviderError::SpendLimit { api, status, message },
+            Fatal::Unexpected => ProviderError::Refused { api, url, status, message },
+        }
+    }
+}
+
+/// The server's count, or an estimate where it gives none: a budget must not be blind.
+fn counted(used: Tokens, answer: &Answer, estimate: Tokens) -> Tokens {
+    if used != Tokens::default() {
+        return used;
+    }
+    Tokens { input: estimate.input, output: 1 + answer.text.len() as u64 / 3 }
+}

@@ -1,0 +1,453 @@
+//! Judges of pairs: a language model that is shown two responses.
+
+use std::ops::ControlFlow;
+
+#[cfg(feature = "neural")]
+use rlaif_core::Seed;
+use rlaif_core::{BadSetting, Interrupted, PairJudge, Pairing, RewardError};
+#[cfg(feature = "neural")]
+use rlaif_lm::{
+    Draw,
+    generate::{Ask, GenerationConfig, Sampling},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+use super::client::{LlmAsk, LlmClient};
+use super::config::{
+    ApiConfig, BudgetConfig, JudgeConfig, LimitsConfig, LlmApi, PriceConfig, SamplingConfig,
+};
+use super::spending::Usage;
+#[cfg(feature = "neural")]
+use crate::neural::asker::{Labels, PolicyAsker};
+use crate::rubric::{Answer, PairChoice, PairRubric};
+use crate::{ProviderError, Surroundings};
+
+/// A judge of pairs: who judges, and how it is asked. What makes a response the better one is a
+/// [`PairRubric`].
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ComparerConfig {
+    /// Name in reports and rows; the model's by default.
+    pub name: Option<String>,
+    /// The judge explains which response is better before it says so.
+    #[serde(default)]
+    pub explains: bool,
+    /// The labels of the two responses; `1` and `2` by default.
+    pub labels: Option<[String; 2]>,
+    /// The least probability on the two labels, where the judge gives probabilities; 0.5 by default.
+    pub min_coverage: Option<f64>,
+    /// Number of answers to each question, whose mean counts, where the judge gives no probabilities;
+    /// 1 by default. Several need a temperature.
+    pub samples: Option<u32>,
+    /// Number of times that an answer without a label is asked for again; 1 by default.
+    pub reasks: Option<u32>,
+    /// The judge; not a reward server, which compares nothing.
+    pub api: ApiConfig,
+    /// Sampling of its answers.
+    #[serde(default)]
+    pub sampling: SamplingConfig,
+    /// Limits of rate and time.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Prices of tokens.
+    pub price: Option<PriceConfig>,
+    /// Limits of spending.
+    pub budget: Option<BudgetConfig>,
+    /// The file that answers are kept in, for later runs and other processes.
+    pub cache: Option<PathBuf>,
+}
+
+impl ComparerConfig {
+    /// The same as a judge's configuration, of which it has all that is not about a rubric.
+    fn as_judge(&self) -> JudgeConfig {
+        JudgeConfig {
+            name: self.name.clone().unwrap_or_else(|| "judge".to_owned()),
+            rubric: None,
+            instructions: None,
+            template: None,
+            scale: None,
+            answer: None,
+            out_of_range: None,
+            reward: None,
+            min_coverage: self.min_coverage,
+            samples: self.samples,
+            reasks: self.reasks,
+            api: self.api.clone(),
+            sampling: self.sampling.clone(),
+            limits: self.limits.clone(),
+            price: self.price,
+            budget: self.budget,
+            cache: self.cache.clone(),
+            exam: None,
+        }
+    }
+
+    /// Every setting that may name a folder on this disk.
+    pub fn locations(&mut self) -> Vec<&mut String> {
+        self.api.locations()
+    }
+
+    /// A rubric as this judge is asked by it.
+    ///
+    /// # Errors
+    /// [`ProviderError::Setting`] for labels or a coverage that cannot be.
+    pub fn rubric(&self, rubric: PairRubric) -> Result<PairRubric, ProviderError> {
+        let mut rubric = rubric.explained(self.explains);
+        if let Some(labels) = &self.labels {
+            rubric = rubric.labelled(labels.clone())?;
+        }
+        if let Some(least) = self.min_coverage {
+            rubric = rubric.with_min_coverage(least)?;
+        }
+        Ok(rubric)
+    }
+
+    /// The judge that this describes.
+    ///
+    /// # Errors
+    /// [`ProviderError`] of a judge that cannot be had, and of settings that say nothing to it.
+    pub fn build(&self, around: &Surroundings<'_>) -> Result<Comparer, ProviderError> {
+        let mut config = self.as_judge();
+        if let Some(cache) = &mut config.cache {
+            *cache = around.folder().join(&*cache);
+        }
+        config.check()?;
+        let samples = self.samples.unwrap_or(1);
+        let refused = |setting: &'static str, expected: &'static str, found: String| {
+            Err(ProviderError::Setting(BadSetting::new(setting, found, expected)))
+        };
+        if samples > 1 && self.sampling.temperature.is_none_or(|temperature| temperature == 0.) {
+            let expected = "1, or more where `sampling.temperature` is above 0";
+            return refused("samples", expected, samples.to_string());
+        }
+        let (backend, model) = match &self.api {
+            ApiConfig::Llm(api) => {
+                // Several samples are for judges without probabilities.
+                let log_probs = matches!(api, LlmApi::OpenAi(_)) && samples == 1;
+                let client = LlmClient::of(&config, api, log_probs, around.keys())?;
+                let model = client.model().to_owned();
+                (Backend::Llm { client: Box::new(client), log_probs }, model)
+            }
+            ApiConfig::RewardServer(_) => {
+                let expected = "a language model, which compares two responses";
+                return refused("api.kind", expected, "`reward-server`".to_owned());
+            }
+            #[cfg(feature = "neural")]
+            ApiConfig::Policy(api) => {
+                let strangers = config.service_only();
+                if !strangers.is_empty() {
+                    let expected = "that of a service, where those keys mean something";
+                    let found = format!("`policy` with {}", strangers.join(", "));
+                    return refused("api.kind", expected, found);
+                }
+                if samples > 1 {
+                    let expected = "1 for a policy, whose probabilities are known";
+                    return refused("samples", expected, samples.to_string());
+                }
+                let (policy, codec) = crate::build::policy_of(api, around)?;
+                let asker = PolicyAsker::new(policy, codec);
+                let default = GenerationConfig::default();
+                let how = GenerationConfig {
+                    max_new_tokens: self.sampling.max_tokens.map_or(128, |tokens| tokens as usize),
+                    batch_size: api.batch_size.unwrap_or(16),
+                    sampling: crate::build::sampling_of(&self.sampling)?
+                        .unwrap_or(Sampling::Greedy),
+                    ..default
+                };
+                let seed = Seed::new(self.sampling.seed.unwrap_or(0));
+                (Backend::Policy(Box::new(LocalComparer { asker, how, seed })), api.model.clone())
+            }
+        };
+        Ok(Comparer { name: self.name.clone().unwrap_or(model), samples, backend })
+    }
+}
+
+/// A verdict on a pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PairVerdict {
+    /// The probability that the response shown first is the better one.
+    pub first: f64,
+    /// How much of the probability was on the two labels; nothing for an estimate.
+    pub coverage: Option<f64>,
+    /// True where the judge gave no probabilities, and `first` is the share of its answers.
+    pub is_estimate: bool,
+    /// Why, in the judge's words, where it explains.
+    pub reason: String,
+    /// The cost, where prices are configured.
+    pub cost: Option<f64>,
+}
+
+/// Takes the verdict on a pair, by its place.
+pub type TellVerdict<'a> = dyn FnMut(usize, Result<PairVerdict, String>) -> ControlFlow<()> + 'a;
+
+/// A language model that compares two responses, behind an API or of this library.
+#[derive(Debug)]
+pub struct Comparer {
+    name: String,
+    samples: u32,
+    backend: Backend,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Llm {
+        client: Box<LlmClient>,
+        log_probs: bool,
+    },
+    #[cfg(feature = "neural")]
+    Policy(Box<LocalComparer>),
+}
+
+/// A policy of this library.
+#[cfg(feature = "neural")]
+#[derive(Debug)]
+struct LocalComparer {
+    asker: PolicyAsker,
+    how: GenerationConfig,
+    seed: Seed,
+}
+
+impl Comparer {
+    /// A policy of this library, which reads and writes by `codec`.
+    #[cfg(feature = "neural")]
+    pub fn of_policy(
+        name: impl Into<String>,
+        policy: impl rlaif_lm::Policy + 'static,
+        codec: impl rlaif_core::TextCodec + 'static,
+    ) -> Self {
+        let how = GenerationConfig {
+            max_new_tokens: 128,
+            sampling: Sampling::Greedy,
+            ..GenerationConfig::default()
+        };
+        let asker = PolicyAsker::new(policy, codec);
+        let local = LocalComparer { asker, how, seed: Seed::new(0) };
+        Self { name: name.into(), samples: 1, backend: Backend::Policy(Box::new(local)) }
+    }
+
+    /// The name in reports and rows.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Usage so far, of a judge behind an API.
+    pub fn usage(&self) -> Option<Usage> {
+        match &self.backend {
+            Backend::Llm { client, .. } => Some(client.usage()),
+            #[cfg(feature = "neural")]
+            Backend::Policy(_) => None,
+        }
+    }
+
+    /// Compares pairs, in the order in which each is given, and tells each verdict as soon as it is
+    /// there. A `Break` ends the work.
+    ///
+    /// # Errors
+    /// [`RewardError`] when no pair can be compared; what was told before it holds.
+    pub fn compare_each(
+        &self,
+        rubric: &PairRubric,
+        batch: &[Pairing<'_>],
+        tell: &mut TellVerdict<'_>,
+    ) -> Result<(), RewardError> {
+        match &self.backend {
+            Backend::Llm { client, log_probs } => {
+                self.ask_each(client, *log_probs, rubric, batch, tell)?;
+            }
+            #[cfg(feature = "neural")]
+            Backend::Policy(local) => local.compare_each(&self.name, rubric, batch, tell)?,
+        }
+        Interrupted::check().map_err(|source| {
+            let model = self.name.clone();
+            RewardError::Interrupted { model, source }
+        })
+    }
+
+    fn ask_each(
+        &self,
+        client: &LlmClient,
+        log_probs: bool,
+        rubric: &PairRubric,
+        batch: &[Pairing<'_>],
+        tell: &mut TellVerdict<'_>,
+    ) -> Result<(), RewardError> {
+        let samples = self.samples as usize;
+        let asks: Vec<LlmAsk> = batch
+            .iter()
+            .flat_map(|pair| {
+                let question = rubric.ask(pair);
+                let shape = rubric.shape(log_probs);
+                (0..self.samples).map(move |sample| LlmAsk {
+                    question: question.clone(),
+                    shape,
+                    sample,
+                })
+            })
+            .collect();
+        let mut told: Vec<Vec<Sampled>> = vec![Vec::new(); batch.len()];
+        let read = |answer: &Answer| rubric.read(answer);
+        client
+            .ask_each(&asks, &read, &mut |ask, answer| {
+                let pair = ask / samples;
+                told[pair].push(answer.map(|answer| (answer.value, answer.cost)));
+                if told[pair].len() < samples {
+                    return ControlFlow::Continue(());
+                }
+                tell(pair, verdict(&told[pair]))
+            })
+            .map_err(|source| RewardError::Failed {
+                model: self.name.clone(),
+                source: Box::new(source),
+            })
+    }
+}
+
+/// One answer of several to a question, with its cost.
+type Sampled = Result<(PairChoice, Option<f64>), String>;
+
+/// The mean of the answers that have a label, or why none has.
+fn verdict(answers: &[Sampled]) -> Result<PairVerdict, String> {
+    let choices: Vec<&(PairChoice, Option<f64>)> = answers.iter().flatten().collect();
+    let Some((some, _)) = choices.first() else {
+        let reason = answers.iter().find_map(|answer| answer.as_ref().err());
+        return Err(reason.cloned().unwrap_or_default());
+    };
+    let costs: Option<Vec<f64>> = choices.iter().map(|(_, cost)| *cost).collect();
+    Ok(PairVerdict {
+        first: choices.iter().map(|(choice, _)| choice.first).sum::<f64>() / choices.len() as f64,
+        coverage: some.coverage,
+        is_estimate: some.coverage.is_none(),
+        reason: some.reason.clone(),
+        cost: costs.map(|costs| costs.iter().sum()),
+    })
+}
+
+#[cfg(feature = "neural")]
+impl LocalComparer {
+    fn compare_each(
+        &self,
+        name: &str,
+        rubric: &PairRubric,
+        batch: &[Pairing<'_>],
+        tell: &mut TellVerdict<'_>,
+    ) -> Result<(), RewardError> {
+        fn failed<E>(name: &str) -> impl Fn(E) -> RewardError
+        where
+            E: std::error::Error + Send + Sync + 'static,
+        {
+            let model = name.to_owned();
+            move |source| RewardError::Failed { model: model.clone(), source: Box::new(source) }
+        }
+        let asker = &self.asker;
+        let rubric = rubric.breaking_up(asker.controls());
+        let labels = Labels::of(asker, rubric.labels()).map_err(failed(name))?;
+        if let Some(label) = labels.missing() {
+            return Err(failed(name)(ProviderError::Setting(BadSetting::new(
+                "labels",
+                format!("`{}`", rubric.labels()[label]),
+                "labels that the judge's tokenizer can write",
+            ))));
+        }
+        let new = if rubric.explains() { self.how.max_new_tokens } else { 0 };
+        let mut open: Vec<(usize, Vec<u32>)> = Vec::new();
+        for (at, pair) in batch.iter().enumerate() {
+            let ids = asker.encode(&rubric.ask(pair), "").map_err(failed(name))?;
+            // One token for the label.
+            match asker.fits(&ids, new + 1) {
+                Ok(()) => open.push((at, ids)),
+                Err(reason) => {
+                    if tell(at, Err(reason)).is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        for rows in open.chunks(self.how.batch_size) {
+            if Interrupted::check().is_err() {
+                return Ok(());
+            }
+            let prompts: Vec<Vec<u32>> = rows.iter().map(|(_, ids)| ids.clone()).collect();
+            let (prompts, reasons) = match rubric.explains() {
+                true => self.explained(&rubric, &prompts).map_err(failed(name))?,
+                false => (prompts, vec![String::new(); rows.len()]),
+            };
+            let masses = asker.label_masses(&prompts, &labels).map_err(failed(name))?;
+            for (((at, _), masses), reason) in rows.iter().zip(masses).zip(reasons) {
+                let verdict = rubric.choose(masses, reason).map(|choice| PairVerdict {
+                    first: choice.first,
+                    coverage: choice.coverage,
+                    is_estimate: false,
+                    reason: choice.reason,
+                    cost: None,
+                });
+                if tell(*at, verdict.map_err(|unread| unread.to_string())).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prompts with the policy's explanations and the words that a label follows, and the explanations.
+    fn explained(
+        &self,
+        rubric: &PairRubric,
+        prompts: &[Vec<u32>],
+    ) -> Result<(Vec<Vec<u32>>, Vec<String>), rlaif_lm::LmError> {
+        let rows: Vec<Ask> = prompts
+            .iter()
+            .map(|ids| Ask { id: row_of(ids, 0), prompt: ids.clone(), max_new_tokens: None })
+            .collect();
+        let draw = Draw { seed: self.seed, step: 0 };
+        let written = self.asker.write(&rows, &self.how, draw)?;
+        let mut longer = Vec::with_capacity(prompts.len());
+        let mut reasons = Vec::with_capacity(prompts.len());
+        for (ids, written) in prompts.iter().zip(written) {
+            // It may have given its verdict already: that is asked for by its probability.
+            let lower = written.text.to_ascii_lowercase();
+            let end = lower.find("preferred response").unwrap_or(written.text.len());
+            let reason = written.text[..end].trim().to_owned();
+            let more = format!(" {reason}\n{}", rubric.ending());
+            let more = self.asker.codec().encode(&more, rlaif_core::Specials::Exclude)?;
+            longer.push(ids.iter().copied().chain(more).collect());
+            reasons.push(reason);
+        }
+        Ok((longer, reasons))
+    }
+}
+
+/// Depends on the prompt and the sample alone, so that a row is written alike with any rows beside it.
+#[cfg(feature = "neural")]
+pub(super) fn row_of(ids: &[u32], sample: u32) -> u64 {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    hash.update(sample.to_le_bytes());
+    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
+    hash.finalize()[..8].iter().fold(0, |row, byte| row << 8 | u64::from(*byte))
+}
+
+/// A judge of pairs with what it is asked by, for evaluations.
+#[derive(Debug)]
+pub struct RubricJudge {
+    /// The judge.
+    pub judge: Comparer,
+    /// The comparison.
+    pub rubric: PairRubric,
+}
+
+impl PairJudge for RubricJudge {
+    fn name(&self) -> &str {
+        self.judge.name()
+    }
+
+    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+        let mut all = vec![None; batch.len()];
+        self.judge.compare_each(&self.rubric, batch, &mut |at, verdict| {
+            all[at] = verdict.ok().map(|verdict| verdict.first);
+            ControlFlow::Continue(())
+        })?;
+        Ok(all)
+    }
+}

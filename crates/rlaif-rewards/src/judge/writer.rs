@@ -1,0 +1,327 @@
+//! Language models that write: responses, critiques, revisions.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+#[cfg(feature = "neural")]
+use rlaif_core::Seed;
+use rlaif_core::{BadSetting, Interrupted, RewardError};
+#[cfg(feature = "neural")]
+use rlaif_lm::{
+    Draw,
+    generate::{Ask, GenerationConfig, Sampling},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::client::{LlmAsk, LlmClient};
+use super::config::{
+    ApiConfig, BudgetConfig, JudgeConfig, LimitsConfig, PriceConfig, SamplingConfig,
+};
+use super::spending::Usage;
+#[cfg(feature = "neural")]
+use crate::neural::asker::PolicyAsker;
+use crate::rubric::{Answer, AnswerShape, Finish, Question, Unread};
+use crate::{ProviderError, Surroundings};
+
+/// The longest text, in tokens, by default.
+const MAX_TOKENS: u32 = 512;
+
+/// A language model that writes: a policy of this library, or one behind an API.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WriterConfig {
+    /// Name of the maker in rows; the model's by default.
+    pub name: Option<String>,
+    /// A system message for it.
+    pub system: Option<String>,
+    /// Texts for each prompt; several need a temperature.
+    #[serde(default = "one")]
+    pub samples: u32,
+    /// Number of times that an empty answer is asked for again; 1 by default.
+    pub reasks: Option<u32>,
+    /// The model; not a reward server, which writes nothing.
+    pub api: ApiConfig,
+    /// Sampling; 512 tokens at most by default.
+    #[serde(default)]
+    pub sampling: SamplingConfig,
+    /// Limits of rate and time.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Prices of tokens.
+    pub price: Option<PriceConfig>,
+    /// Limits of spending.
+    pub budget: Option<BudgetConfig>,
+    /// The file that answers are kept in, for later runs and other processes.
+    pub cache: Option<PathBuf>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl WriterConfig {
+    /// Every setting that may name a folder on this disk.
+    pub fn locations(&mut self) -> Vec<&mut String> {
+        self.api.locations()
+    }
+
+    /// The same as a judge's configuration, of which it has all that is not about a rubric.
+    fn as_judge(&self, around: &Surroundings<'_>) -> JudgeConfig {
+        JudgeConfig {
+            name: self.name.clone().unwrap_or_else(|| "writer".to_owned()),
+            rubric: None,
+            instructions: None,
+            template: None,
+            scale: None,
+            answer: None,
+            out_of_range: None,
+            reward: None,
+            min_coverage: None,
+            samples: Some(self.samples),
+            reasks: self.reasks,
+            api: self.api.clone(),
+            sampling: self.sampling.clone(),
+            limits: self.limits.clone(),
+            price: self.price,
+            budget: self.budget,
+            cache: self.cache.as_ref().map(|cache| around.folder().join(cache)),
+            exam: None,
+        }
+    }
+
+    /// The writer that this describes.
+    ///
+    /// # Errors
+    /// [`ProviderError`] of a model that cannot be had, and of settings that say nothing to it.
+    pub fn build(&self, around: &Surroundings<'_>) -> Result<Writer, ProviderError> {
+        let config = self.as_judge(around);
+        config.check()?;
+        let refused = |setting: &'static str, expected: &'static str, found: String| {
+            Err(ProviderError::Setting(BadSetting::new(setting, found, expected)))
+        };
+        let greedy = self.sampling.temperature == Some(0.);
+        let (backend, model) = match &self.api {
+            ApiConfig::Llm(api) => {
+                if self.samples > 1 && greedy {
+                    let expected = "above 0 for several texts to a prompt";
+                    return refused("sampling.temperature", expected, "0".to_owned());
+                }
+                let client = LlmClient::of(&config, api, false, around.keys())?;
+                let model = client.model().to_owned();
+                (Backend::Llm(Box::new(client)), model)
+            }
+            ApiConfig::RewardServer(_) => {
+                return refused(
+                    "api.kind",
+                    "a language model, which writes",
+                    "`reward-server`".to_owned(),
+                );
+            }
+            #[cfg(feature = "neural")]
+            ApiConfig::Policy(api) => {
+                let strangers = config.service_only();
+                if !strangers.is_empty() {
+                    let expected = "that of a service, where those keys mean something";
+                    let found = format!("`policy` with {}", strangers.join(", "));
+                    return refused("api.kind", expected, found);
+                }
+                let sampling = crate::build::sampling_of(&self.sampling)?;
+                if self.samples > 1 && sampling.is_none() {
+                    let expected = "above 0 for several texts to a prompt";
+                    return refused("sampling.temperature", expected, "nothing".to_owned());
+                }
+                let (policy, codec) = crate::build::policy_of(api, around)?;
+                let how = GenerationConfig {
+                    max_new_tokens: self.sampling.max_tokens.unwrap_or(MAX_TOKENS) as usize,
+                    batch_size: api.batch_size.unwrap_or(16),
+                    sampling: sampling.unwrap_or(Sampling::Greedy),
+                    ..GenerationConfig::default()
+                };
+                let asker = PolicyAsker::new(policy, codec);
+                how.check(asker.spec())?;
+                let seed = Seed::new(self.sampling.seed.unwrap_or(0));
+                (Backend::Policy(Box::new(LocalWriter { asker, how, seed })), api.model.clone())
+            }
+        };
+        Ok(Writer {
+            name: self.name.clone().unwrap_or(model),
+            system: self.system.clone().unwrap_or_default(),
+            backend,
+        })
+    }
+}
+
+/// Something to write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commission {
+    /// The prompt, or instructions.
+    pub prompt: String,
+    /// Number of the sample: equal prompts of different samples are written to each.
+    pub sample: u32,
+}
+
+/// A text that was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WrittenText {
+    /// The text.
+    pub text: String,
+    /// True if the limit on its length ended it.
+    pub is_cut: bool,
+    /// The cost, where prices are configured.
+    pub cost: Option<f64>,
+}
+
+/// Takes the text of a commission, by its place.
+pub type TellText<'a> = dyn FnMut(usize, Result<WrittenText, String>) -> ControlFlow<()> + 'a;
+
+/// A language model that writes.
+#[derive(Debug)]
+pub struct Writer {
+    name: String,
+    system: String,
+    backend: Backend,
+}
+
+#[derive(Debug)]
+enum Backend {
+    Llm(Box<LlmClient>),
+    #[cfg(feature = "neural")]
+    Policy(Box<LocalWriter>),
+}
+
+/// A policy of this library.
+#[cfg(feature = "neural")]
+#[derive(Debug)]
+struct LocalWriter {
+    asker: PolicyAsker,
+    how: GenerationConfig,
+    seed: Seed,
+}
+
+impl Writer {
+    /// The name of the maker in rows.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Usage so far, of a model behind an API.
+    pub fn usage(&self) -> Option<Usage> {
+        match &self.backend {
+            Backend::Llm(client) => Some(client.usage()),
+            #[cfg(feature = "neural")]
+            Backend::Policy(_) => None,
+        }
+    }
+
+    /// Writes what is commissioned, and tells each text as soon as it is there. A `Break` ends the work.
+    ///
+    /// # Errors
+    /// [`RewardError`] when nothing can be written; what was told before it holds.
+    pub fn write_each(
+        &self,
+        commissions: &[Commission],
+        tell: &mut TellText<'_>,
+    ) -> Result<(), RewardError> {
+        let question =
+            |prompt: &String| Question { system: self.system.clone(), user: prompt.clone() };
+        match &self.backend {
+            Backend::Llm(client) => {
+                let shape = AnswerShape { max_tokens: MAX_TOKENS, log_probs: false, schema: false };
+                let asks: Vec<LlmAsk> = commissions
+                    .iter()
+                    .map(|Commission { prompt, sample }| LlmAsk {
+                        question: question(prompt),
+                        shape,
+                        sample: *sample,
+                    })
+                    .collect();
+                client
+                    .ask_each(&asks, &read, &mut |at, told| {
+                        let text = told.map(|told| WrittenText {
+                            text: told.value.0,
+                            is_cut: told.value.1,
+                            cost: told.cost,
+                        });
+                        tell(at, text)
+                    })
+                    .map_err(|source| RewardError::Failed {
+                        model: self.name.clone(),
+                        source: Box::new(source),
+                    })?;
+            }
+            #[cfg(feature = "neural")]
+            Backend::Policy(local) => {
+                let questions: Vec<(Question, u32)> =
+                    commissions.iter().map(|c| (question(&c.prompt), c.sample)).collect();
+                local.write_each(&self.name, &questions, tell)?;
+            }
+        }
+        Interrupted::check().map_err(|source| {
+            let model = self.name.clone();
+            RewardError::Interrupted { model, source }
+        })
+    }
+}
+
+/// A text, and true if the limit on its length ended it.
+fn read(answer: &Answer) -> Result<(String, bool), Unread> {
+    let text = answer.text.trim();
+    match answer.finish {
+        Finish::Refused => Err(Unread::Refused),
+        _ if text.is_empty() => Err(Unread::Empty),
+        finish => Ok((text.to_owned(), finish == Finish::Length)),
+    }
+}
+
+#[cfg(feature = "neural")]
+impl LocalWriter {
+    fn write_each(
+        &self,
+        name: &str,
+        questions: &[(Question, u32)],
+        tell: &mut TellText<'_>,
+    ) -> Result<(), RewardError> {
+        fn failed<E>(name: &str) -> impl Fn(E) -> RewardError
+        where
+            E: std::error::Error + Send + Sync + 'static,
+        {
+            let model = name.to_owned();
+            move |source| RewardError::Failed { model: model.clone(), source: Box::new(source) }
+        }
+        let mut open: Vec<(usize, Ask)> = Vec::new();
+        for (at, (question, sample)) in questions.iter().enumerate() {
+            let prompt = self.asker.encode(question, "").map_err(failed(name))?;
+            match self.asker.fits(&prompt, self.how.max_new_tokens) {
+                Ok(()) => {
+                    let id = super::comparer::row_of(&prompt, *sample);
+                    open.push((at, Ask { id, prompt, max_new_tokens: None }));
+                }
+                Err(reason) => {
+                    if tell(at, Err(reason)).is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        for rows in open.chunks(self.how.batch_size) {
+            if Interrupted::check().is_err() {
+                return Ok(());
+            }
+            let asks: Vec<Ask> = rows.iter().map(|(_, ask)| ask.clone()).collect();
+            let draw = Draw { seed: self.seed, step: 0 };
+            let written = self.asker.write(&asks, &self.how, draw).map_err(failed(name))?;
+            for ((at, _), written) in rows.iter().zip(written) {
+                let is_cut = !written.is_finished();
+                let text = match written.text.trim() {
+                    "" => Err(Unread::Empty.to_string()),
+                    text => Ok(WrittenText { text: text.to_owned(), is_cut, cost: None }),
+                };
+                if tell(*at, text).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,346 @@
+//! `rlaif candidates`: several responses to each prompt, from policies, APIs and files.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    io::Write,
+    ops::ControlFlow,
+    path::Path,
+};
+
+use rlaif_core::{DemonstrationRow, PromptRow, RewardError, TextOrMessages};
+use rlaif_data::{Import, Reader};
+use rlaif_label::Candidate;
+use rlaif_rewards::{
+    ProviderError,
+    judge::{Commission, Writer, WriterConfig, WrittenText},
+};
+use rlaif_torch::DeviceChoice;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    error::RunError,
+    journal::{Header, Journal},
+    label::settled,
+    rewards::surroundings,
+    source::source,
+};
+
+/// The end of the name of the file that responses are in until the last one has come.
+const UNORDERED: &str = ".unordered";
+/// The end of the name of the file of responses that did not come.
+const MISSING: &str = ".missing";
+
+/// The file of `rlaif candidates`. `docs/feedback.md` describes every key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CandidatesFile {
+    /// `cpu`, `cuda`, `cuda:N` or `auto`: for policies.
+    #[serde(default = "CandidatesFile::device")]
+    pub device: String,
+    /// The prompts.
+    pub data: CandidateData,
+    /// The models that write.
+    #[serde(default)]
+    pub writers: Vec<WriterConfig>,
+}
+
+/// The prompts, and responses that are there already.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CandidateData {
+    /// A file, or a pattern, with prompts in any form.
+    pub file: String,
+    /// The first so many prompts.
+    pub take: Option<usize>,
+    /// Files of responses to the same prompts.
+    #[serde(default)]
+    pub responses: Vec<ResponseFile>,
+}
+
+/// A file of responses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResponseFile {
+    /// A file, or a pattern, of prompts with responses in any form.
+    pub file: String,
+    /// Who wrote them.
+    pub maker: Option<String>,
+}
+
+/// What the responses of a file of candidates depend on besides the prompts.
+#[derive(Serialize)]
+struct Writers<'a> {
+    writers: &'a [WriterConfig],
+}
+
+/// What became of the prompts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct CandidatesSummary {
+    /// Prompts in the file of candidates.
+    pub prompts: usize,
+    /// Their responses, equal ones to a prompt once.
+    pub responses: usize,
+    /// Responses that were equal to another one to their prompt.
+    pub equal: usize,
+    /// Responses that the limit on their length ended.
+    pub cut: usize,
+    /// Responses that did not come; `OUT.missing` has their reasons.
+    pub missing: usize,
+    /// The reason of the first of them.
+    pub first_missing: Option<String>,
+    /// The cost of all responses, those of earlier runs included, where prices are configured.
+    pub cost: Option<f64>,
+}
+
+/// A text that came, or why it did not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Came {
+    pub(crate) text: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) cut: bool,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cost: Option<f64>,
+}
+
+impl From<Result<WrittenText, String>> for Came {
+    fn from(written: Result<WrittenText, String>) -> Self {
+        match written {
+            Ok(WrittenText { text, is_cut, cost }) => {
+                Self { text: Some(text), cut: is_cut, reason: String::new(), cost }
+            }
+            Err(reason) => Self { text: None, cut: false, reason, cost: None },
+        }
+    }
+}
+
+impl Came {
+    /// True for a line of a journal that need not be asked for again.
+    pub(crate) fn is_kept(line: &Map<String, Value>) -> bool {
+        line.get("text").is_some_and(Value::is_string)
+    }
+}
+
+/// Makes writers.
+pub(crate) fn writers(
+    configs: &[WriterConfig],
+    base: &Path,
+    device: &str,
+) -> Result<Vec<Writer>, RunError> {
+    let device = device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
+    let built: Result<_, _> =
+        surroundings(base, device, |around| configs.iter().map(|c| c.build(around)).collect());
+    Ok(built?)
+}
+
+/// Has a writer write what is open, and tells each text by its number.
+pub(crate) fn write_open(
+    writer: &Writer,
+    open: &[(usize, Commission)],
+    tell: &mut dyn FnMut(usize, Came) -> ControlFlow<()>,
+) -> Result<(), RewardError> {
+    let commissions: Vec<Commission> = open.iter().map(|(_, asked)| asked.clone()).collect();
+    writer.write_each(&commissions, &mut |at, written| tell(open[at].0, written.into()))
+}
+
+/// The text of a prompt for a model that writes: of a conversation, its only message.
+pub(crate) fn prompt_text(
+    file: &str,
+    id: &str,
+    prompt: &TextOrMessages,
+) -> Result<String, RunError> {
+    match prompt {
+        TextOrMessages::Text(text) => Ok(text.clone()),
+        TextOrMessages::Messages(messages) => match messages.as_slice() {
+            [only] => Ok(only.content.clone()),
+            _ => Err(RunError::Setting {
+                key: "data.file",
+                problem: format!(
+                    "row `{id}` of {file} has {} messages; writers take prompts of one message, or \
+                     texts",
+                    messages.len()
+                ),
+            }),
+        },
+    }
+}
+
+/// Refuses a file that is there.
+pub(crate) fn refuse_existing(out: &Path) -> Result<(), RunError> {
+    if !out.exists() {
+        return Ok(());
+    }
+    let problem = "is there already; name another file, or move it away".to_owned();
+    Err(RunError::Verdicts { path: out.to_owned(), problem })
+}
+
+/// Writes rows as JSON Lines; no file for no rows.
+pub(crate) fn write_rows(path: &Path, rows: &[Value]) -> Result<(), RunError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let failed = |source| RunError::Write { path: path.to_owned(), source };
+    rlaif_files::write_aside(path, failed, |writer| {
+        rows.iter().try_for_each(|row| writeln!(writer, "{row}").map_err(failed))
+    })
+}
+
+impl CandidatesFile {
+    fn device() -> String {
+        "cpu".to_owned()
+    }
+
+    /// A file's contents.
+    ///
+    /// # Errors
+    /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
+    pub fn from_file(path: &Path) -> Result<Self, RunError> {
+        Ok(rlaif_rewards::read_toml(path)?)
+    }
+
+    /// Has responses written into the file `out`. Paths of caches are relative to `base`.
+    ///
+    /// Until the last response has come, responses are in `OUT.unordered`, each as soon as it is there. The
+    /// same call after an interruption takes up what is there, and asks for the others alone.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn run(&self, base: &Path, out: &Path) -> Result<CandidatesSummary, RunError> {
+        refuse_existing(out)?;
+        if self.writers.is_empty() && self.data.responses.is_empty() {
+            let problem = "is empty, and so is `data.responses`; name who responds".to_owned();
+            return Err(RunError::Setting { key: "writers", problem });
+        }
+        let source = source(&self.data.file)?;
+        let mut prompts = Import::find(&source)?.prompts(Reader::new(source))?.into_records();
+        prompts.truncate(self.data.take.unwrap_or(usize::MAX));
+        let texts: Vec<String> = prompts
+            .iter()
+            .map(|row| prompt_text(&self.data.file, &row.id, &row.prompt))
+            .collect::<Result<_, _>>()?;
+        let given = self.data.given()?;
+        let writers = writers(&self.writers, base, &self.device)?;
+        // For each number below the samples of all writers, whose and which.
+        let slots: Vec<(usize, u32)> = self
+            .writers
+            .iter()
+            .enumerate()
+            .flat_map(|(writer, config)| (0..config.samples).map(move |sample| (writer, sample)))
+            .collect();
+        let settings = Writers { writers: &self.writers };
+        let rows = texts.len() * slots.len();
+        let header = Header::new(
+            "candidates",
+            &settled(&settings)?,
+            rows,
+            texts.iter().map(String::as_str),
+        )?;
+        let journal = rlaif_files::sibling(out, UNORDERED);
+        let came: BTreeMap<usize, Came> =
+            Journal::kept(Some(&journal), &header, Came::is_kept, |known, tell| {
+                for (at, writer) in writers.iter().enumerate() {
+                    let is_open = |number: &usize| {
+                        slots[number % slots.len()].0 == at
+                            && known.get(number).is_none_or(|came: &Came| came.text.is_none())
+                    };
+                    let open: Vec<(usize, Commission)> = (0..rows)
+                        .filter(is_open)
+                        .map(|number| {
+                            let prompt = texts[number / slots.len()].clone();
+                            let (_, sample) = slots[number % slots.len()];
+                            (number, Commission { prompt, sample })
+                        })
+                        .collect();
+                    write_open(writer, &open, tell)?;
+                }
+                Ok::<(), ProviderError>(())
+            })?;
+        let summary = self.write(&prompts, &texts, &given, &writers, &slots, &came, out)?;
+        fs::remove_file(&journal).map_err(|source| RunError::Write { path: journal, source })?;
+        Ok(summary)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one table")]
+    fn write(
+        &self,
+        prompts: &[PromptRow],
+        texts: &[String],
+        given: &HashMap<String, Vec<Candidate>>,
+        writers: &[Writer],
+        slots: &[(usize, u32)],
+        came: &BTreeMap<usize, Came>,
+        out: &Path,
+    ) -> Result<CandidatesSummary, RunError> {
+        let (mut rows, mut missing) = (Vec::new(), Vec::new());
+        let (mut count, mut equal, mut cut) = (0, 0, 0);
+        for (at, (row, text)) in prompts.iter().zip(texts).enumerate() {
+            let mut all: Vec<Candidate> = given.get(text).cloned().unwrap_or_default();
+            for (slot, (writer, _)) in slots.iter().enumerate() {
+                let Some(came) = came.get(&(at * slots.len() + slot)) else { continue };
+                let maker = writers[*writer].name().to_owned();
+                match &came.text {
+                    Some(text) => {
+                        cut += usize::from(came.cut);
+                        all.push(Candidate { text: text.clone(), maker: Some(maker) });
+                    }
+                    None => {
+                        missing.push(json!({"id": row.id, "maker": maker, "reason": came.reason}))
+                    }
+                }
+            }
+            let mut distinct: Vec<Candidate> = Vec::new();
+            for candidate in all {
+                if distinct.iter().any(|known| known.text == candidate.text) {
+                    equal += 1;
+                } else {
+                    distinct.push(candidate);
+                }
+            }
+            count += distinct.len();
+            if !distinct.is_empty() {
+                rows.push(json!({"id": row.id, "prompt": row.prompt, "responses": distinct}));
+            }
+        }
+        let first_missing =
+            missing.first().map(|row| row["reason"].as_str().unwrap_or("").to_owned());
+        if rows.is_empty() {
+            let why =
+                first_missing.unwrap_or_else(|| "no response is to one of its prompts".to_owned());
+            let problem = format!("none of {} prompts has a response: {why}", prompts.len());
+            return Err(RunError::Setting { key: "writers", problem });
+        }
+        write_rows(out, &rows)?;
+        write_rows(&rlaif_files::sibling(out, MISSING), &missing)?;
+        Ok(CandidatesSummary {
+            prompts: rows.len(),
+            responses: count,
+            equal,
+            cut,
+            missing: missing.len(),
+            first_missing,
+            cost: came.values().filter_map(|came| came.cost).reduce(|a, b| a + b),
+        })
+    }
+}
+
+impl CandidateData {
+    /// Responses of files, by the text of their prompt.
+    fn given(&self) -> Result<HashMap<String, Vec<Candidate>>, RunError> {
+        let mut given: HashMap<String, Vec<Candidate>> = HashMap::new();
+        for ResponseFile { file, maker } in &self.responses {
+            let source = source(file)?;
+            let rows = Import::find(&source)?.demonstrations(Reader::new(source))?.into_records();
+            for DemonstrationRow { id, prompt, response, .. } in rows {
+                let prompt = prompt_text(file, &id, &prompt)?;
+                let candidate = Candidate { text: response.readable(), maker: maker.clone() };
+                given.entry(prompt).or_default().push(candidate);
+            }
+        }
+        Ok(given)
+    }
+}

@@ -1,0 +1,500 @@
+//! `rlaif label`: preference pairs labelled by judges and rewards.
+
+use std::{collections::BTreeMap, fs, io::Write, path::Path};
+
+use rlaif_core::{ExamAnswer, ExamName, ExamQuestion, PairRow, Seed, TextOrMessages};
+use rlaif_data::{Import, Reader, corpora::Typed};
+use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
+use rlaif_label::{
+    Candidate, Combination, FacetConfig, Group, GroupPairs, Label, LabelPair, LabelSettings,
+    Labeller, Opinion, Orders, Pairing,
+};
+use rlaif_rewards::judge::ComparerConfig;
+use rlaif_torch::DeviceChoice;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{
+    error::RunError,
+    journal::{Header, Journal},
+    rewards::surroundings,
+    source::source,
+};
+
+/// The end of the name of the file that answers are in until the last one has come.
+const UNORDERED: &str = ".unordered";
+/// The end of the name of the file of pairs without a label.
+const MISSING: &str = ".missing";
+
+/// The file of `rlaif label`. `docs/feedback.md` describes every key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LabelFile {
+    /// The seed of the order in which the responses of a file's preferences are shown.
+    #[serde(default)]
+    pub seed: Seed,
+    /// `cpu`, `cuda`, `cuda:N` or `auto`: for judges and rewards that run a model.
+    #[serde(default = "LabelFile::device")]
+    pub device: String,
+    /// The pairs.
+    pub data: LabelData,
+    /// The judge of pairs, for facets without one of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<ComparerConfig>,
+    /// The facets, at least one.
+    pub facets: Vec<FacetConfig>,
+    /// The way from facets to a label.
+    #[serde(default)]
+    pub combine: Combination,
+    /// The orders in which responses are shown.
+    #[serde(default)]
+    pub orders: Orders,
+    /// The least and the greatest probability of a label, such as `[0.4, 0.6]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clamp: Option<(f64, f64)>,
+    /// Treatment of pairs of which neither response is better.
+    #[serde(default)]
+    pub ties: Ties,
+}
+
+/// Treatment of pairs of which neither response is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ties {
+    /// They are left out.
+    #[default]
+    Drop,
+    /// They are kept, with a probability of 0.5.
+    Keep,
+}
+
+/// The pairs to be labelled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LabelData {
+    /// A file, or a pattern: rows of `prompt` and `responses` (texts, or tables of `text` and `maker`),
+    /// or preference pairs in any form, whose own preferences are compared with the labels.
+    pub file: String,
+    /// The first so many rows.
+    pub take: Option<usize>,
+    /// The pairs that are made of several responses.
+    #[serde(default)]
+    pub pairing: Pairing,
+}
+
+/// What became of the pairs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct LabelSummary {
+    /// Pairs that were asked about.
+    pub pairs: usize,
+    /// Pairs in the file of labels.
+    pub labelled: usize,
+    /// Pairs of which neither response is better.
+    pub ties: usize,
+    /// Pairs without a label; `OUT.missing` has their reasons.
+    pub missing: usize,
+    /// The reason of the first of them.
+    pub first_missing: Option<String>,
+    /// True if any label is an estimate of judges that give no probabilities.
+    pub estimate: bool,
+    /// The cost of all questions, those of earlier runs included, where prices are configured.
+    pub cost: Option<f64>,
+    /// True where the file has preferences of its own.
+    pub has_preferences: bool,
+    /// For each facet that a judge of pairs compares, its habits; where the file has preferences, its
+    /// agreement with them.
+    pub facets: BTreeMap<String, ExamReport>,
+    /// Requests, tokens and cost of this run.
+    pub usage: Vec<(String, f64)>,
+}
+
+/// A row of the file of labels.
+#[derive(Serialize)]
+struct LabelRow<'a> {
+    id: &'a str,
+    prompt: &'a TextOrMessages,
+    chosen: &'a TextOrMessages,
+    rejected: &'a TextOrMessages,
+    /// That the chosen response is the better one.
+    probability: f64,
+    /// By how much it is more probable than the other.
+    margin: f64,
+    facets: Map<String, Value>,
+    labeller: String,
+    order: Orders,
+    estimate: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chosen_maker: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected_maker: Option<&'a str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cost: Option<f64>,
+}
+
+/// The pairs of a file.
+struct Pairs {
+    pairs: Vec<LabelPair>,
+    /// Prompt and responses of each pair as the file has them.
+    texts: Vec<(TextOrMessages, [TextOrMessages; 2])>,
+    /// For preference pairs, true where the first response is the preferred one.
+    preferred: Option<Vec<bool>>,
+    groups: Option<GroupPairs>,
+}
+
+#[derive(Deserialize)]
+struct GroupRow {
+    id: Option<Value>,
+    prompt: TextOrMessages,
+    #[serde(alias = "candidates", alias = "completions")]
+    responses: Vec<Candidate>,
+}
+
+impl LabelFile {
+    fn device() -> String {
+        "cpu".to_owned()
+    }
+
+    /// A file's contents.
+    ///
+    /// # Errors
+    /// [`RunError::Reward`] names the line, the unknown key and the nearest known one.
+    pub fn from_file(path: &Path) -> Result<Self, RunError> {
+        Ok(rlaif_rewards::read_toml(path)?)
+    }
+
+    fn settings(&self) -> LabelSettings {
+        let Self { judge, facets, combine, orders, clamp, .. } = self.clone();
+        LabelSettings { judge, facets, combine, orders, clamp }
+    }
+
+    /// Labels the pairs into the file `out`. Paths of caches are relative to `base`.
+    ///
+    /// Until the last answer has come, answers are in `OUT.unordered`, each as soon as it is there. The
+    /// same call after an interruption takes up what is there, and asks what has no answer alone.
+    ///
+    /// # Errors
+    /// [`RunError`].
+    pub fn run(&self, base: &Path, out: &Path) -> Result<LabelSummary, RunError> {
+        if out.exists() {
+            let problem = "is there already; name another file, or move it away".to_owned();
+            return Err(RunError::Verdicts { path: out.to_owned(), problem });
+        }
+        let settings = self.settings();
+        settings.check()?;
+        let device = self.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
+        let data = self.data.pairs(self.seed)?;
+        let labeller = surroundings(base, device, |around| Labeller::new(&settings, around))?;
+        let journal = rlaif_files::sibling(out, UNORDERED);
+        let opinions = opinions_kept("label", &settings, &labeller, &data.pairs, Some(&journal))?;
+        let summary = self.write(&labeller, &data, &opinions, out)?;
+        fs::remove_file(&journal).map_err(|source| RunError::Write { path: journal, source })?;
+        Ok(summary)
+    }
+
+    fn write(
+        &self,
+        labeller: &Labeller,
+        data: &Pairs,
+        opinions: &BTreeMap<usize, Opinion>,
+        out: &Path,
+    ) -> Result<LabelSummary, RunError> {
+        let labels: Vec<Result<Label, String>> =
+            (0..data.pairs.len()).map(|pair| labeller.label(pair, opinions)).collect();
+        let first: Vec<Option<f64>> =
+            labels.iter().map(|label| Some(label.as_ref().ok()?.first)).collect();
+        let kept = match &data.groups {
+            Some(groups) => groups.kept(&first),
+            None => (0..labels.len()).filter(|&pair| first[pair].is_some()).collect(),
+        };
+        let ties = kept.iter().filter(|&&pair| first[pair] == Some(0.5)).count();
+        let facets = facet_reports(labeller, data, opinions)?;
+        let rows: Vec<usize> = kept
+            .into_iter()
+            .filter(|&pair| self.ties == Ties::Keep || first[pair] != Some(0.5))
+            .collect();
+        let missing: Vec<(&str, &String)> = data
+            .pairs
+            .iter()
+            .zip(&labels)
+            .filter_map(|(pair, label)| Some((pair.id.as_str(), label.as_ref().err()?)))
+            .collect();
+        if rows.is_empty() {
+            return Err(nothing(labeller, data, &facets, missing.first().map(|(_, why)| *why)));
+        }
+        let named = labeller.names().join(", ");
+        let failed = |source| RunError::Write { path: out.to_owned(), source };
+        rlaif_files::write_aside(out, failed, |writer| {
+            for &pair in &rows {
+                let Ok(label) = &labels[pair] else { continue };
+                let row = self.row(&data.pairs[pair], &data.texts[pair], label, &named);
+                serde_json::to_writer(&mut *writer, &row).map_err(|error| failed(error.into()))?;
+                writer.write_all(b"\n").map_err(failed)?;
+            }
+            Ok(())
+        })?;
+        let path = rlaif_files::sibling(out, MISSING);
+        if !missing.is_empty() {
+            let failed = |source| RunError::Write { path: path.clone(), source };
+            rlaif_files::write_aside(&path, failed, |writer| {
+                missing.iter().try_for_each(|(id, reason)| {
+                    let row = serde_json::json!({"id": id, "reason": reason});
+                    writeln!(writer, "{row}").map_err(failed)
+                })
+            })?;
+        }
+        let costs = opinions.values().filter_map(|opinion| opinion.cost);
+        Ok(LabelSummary {
+            pairs: data.pairs.len(),
+            labelled: rows.len(),
+            ties,
+            missing: missing.len(),
+            first_missing: missing.first().map(|(_, reason)| (*reason).clone()),
+            estimate: opinions.values().any(|opinion| opinion.estimate),
+            cost: costs.reduce(|a, b| a + b),
+            has_preferences: data.preferred.is_some(),
+            facets,
+            usage: labeller.metrics(),
+        })
+    }
+
+    fn row<'a>(
+        &self,
+        pair: &'a LabelPair,
+        (prompt, responses): &'a (TextOrMessages, [TextOrMessages; 2]),
+        label: &'a Label,
+        labeller: &str,
+    ) -> LabelRow<'a> {
+        let chosen = usize::from(label.first < 0.5);
+        let of_chosen = |first: f64| if chosen == 0 { first } else { 1. - first };
+        let probability = of_chosen(label.first);
+        let facets = label.facets.iter().map(|(name, p)| (name.clone(), of_chosen(*p).into()));
+        LabelRow {
+            id: &pair.id,
+            prompt,
+            chosen: &responses[chosen],
+            rejected: &responses[1 - chosen],
+            probability,
+            margin: 2. * probability - 1.,
+            facets: facets.collect(),
+            labeller: labeller.to_owned(),
+            order: self.orders,
+            estimate: label.estimate,
+            chosen_maker: pair.makers[chosen].as_deref(),
+            rejected_maker: pair.makers[1 - chosen].as_deref(),
+            reason: &label.reason,
+            cost: label.cost,
+        }
+    }
+}
+
+/// Why no pair has a label, with the judge that always names one position, if one does.
+fn nothing(
+    labeller: &Labeller,
+    data: &Pairs,
+    facets: &BTreeMap<String, ExamReport>,
+    first: Option<&String>,
+) -> RunError {
+    let names = labeller.names().join(", ");
+    let one_position = facets.iter().find(|(_, report)| report.habits.always_one_position);
+    let problem = match (one_position, first) {
+        (Some((facet, report)), _) => {
+            let which = match report.habits.first_wins {
+                Some(share) if share.share > 0.5 => "first",
+                _ => "second",
+            };
+            format!(
+                "`{names}` always prefers the response that it is shown {which} (facet `{facet}`), so \
+                 that none of {} pairs has a better one; take another judge, or have it explain first \
+                 (`judge.explains`)",
+                data.pairs.len()
+            )
+        }
+        (None, Some(first)) => {
+            format!("`{names}` gives no label to any of {} pairs: {first}", data.pairs.len())
+        }
+        (None, None) => format!(
+            "`{names}` prefers neither response of any of {} pairs; `ties = \"keep\"` keeps them",
+            data.pairs.len()
+        ),
+    };
+    RunError::Setting { key: "judge", problem }
+}
+
+/// Habits of the facets that a judge of pairs compares, and agreement with the file's preferences.
+fn facet_reports(
+    labeller: &Labeller,
+    data: &Pairs,
+    opinions: &BTreeMap<usize, Opinion>,
+) -> Result<BTreeMap<String, ExamReport>, RunError> {
+    let mut reports = BTreeMap::new();
+    for (at, (name, compared)) in labeller.facets().enumerate() {
+        if !compared || data.pairs.is_empty() {
+            continue;
+        }
+        let (mut questions, mut verdicts) = (Vec::new(), Vec::new());
+        for (n, pair) in data.pairs.iter().enumerate() {
+            let right = data.preferred.as_ref().is_none_or(|preferred| preferred[n]);
+            let (one, other) = if right { (0, 1) } else { (1, 0) };
+            let answer = |at: usize| ExamAnswer {
+                text: pair.responses[at].clone(),
+                maker: pair.makers[at].clone(),
+            };
+            let question = ExamQuestion::pair(&pair.id, &pair.prompt, answer(one), answer(other));
+            questions.push(ExamQuestion { right_is_first: Some(right), ..question });
+            verdicts.push(verdict(labeller.shown_first(n, at, opinions), right));
+        }
+        let report = grade(ExamName::Pairs, name, &questions, &verdicts, &ExamOptions::default())?;
+        reports.insert(name.to_owned(), report);
+    }
+    Ok(reports)
+}
+
+/// The verdict of a judge that gave these probabilities to what it was shown first, in the pair's own
+/// order and in the other, where the first response of the pair is the right one or the second is.
+pub(crate) fn verdict(shown_first: [Option<f64>; 2], first_is_right: bool) -> ExamVerdict {
+    let [own, other] = shown_first;
+    let lost = |p: Option<f64>| p.map(|p| 1. - p);
+    match first_is_right {
+        true => ExamVerdict::Orders { right_first: own, right_second: lost(other) },
+        false => ExamVerdict::Orders { right_first: other, right_second: lost(own) },
+    }
+}
+
+/// The answers to all questions about pairs, each kept in the file `path` as soon as it is there. The same
+/// call asks again for the questions without an answer alone.
+///
+/// # Errors
+/// Those of [`Journal::kept`], and [`RunError::Label`].
+pub(crate) fn opinions_kept(
+    section: &'static str,
+    settings: &impl Serialize,
+    labeller: &Labeller,
+    pairs: &[LabelPair],
+    path: Option<&Path>,
+) -> Result<BTreeMap<usize, Opinion>, RunError> {
+    let rows = labeller.questions(pairs.len()).map(|(number, _)| number + 1).max().unwrap_or(0);
+    let texts = pairs.iter().flat_map(|pair| {
+        [pair.prompt.as_str(), pair.responses[0].as_str(), pair.responses[1].as_str()]
+    });
+    let header = Header::new(section, &settled(settings)?, rows, texts)?;
+    let is_kept = |row: &Map<String, Value>| row.get("value").is_some_and(Value::is_number);
+    Journal::kept(path, &header, is_kept, |known, tell| labeller.ask(pairs, known, tell))
+}
+
+/// Settings without what decides about no answer.
+pub(crate) fn settled(settings: &impl Serialize) -> Result<toml::Table, RunError> {
+    let mut table = toml::Table::try_from(settings)
+        .map_err(|source| RunError::Unwritable { source: source.into() })?;
+    settle(&mut table);
+    Ok(table)
+}
+
+/// Takes out what decides about no answer: where a service is, who asks it, how fast and for how much.
+fn settle(table: &mut toml::Table) {
+    const KEYS: [&str; 12] = [
+        "limits",
+        "price",
+        "budget",
+        "cache",
+        "reasks",
+        "base_url",
+        "api_key_env",
+        "url",
+        "region",
+        "api_version",
+        "batch_size",
+        "device",
+    ];
+    table.retain(|key, _| !KEYS.contains(&key));
+    for (_, value) in table.iter_mut() {
+        match value {
+            toml::Value::Table(table) => settle(table),
+            toml::Value::Array(all) => {
+                all.iter_mut().filter_map(toml::Value::as_table_mut).for_each(settle);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl LabelData {
+    fn pairs(&self, seed: Seed) -> Result<Pairs, RunError> {
+        let source = source(&self.file)?;
+        let rows = Reader::new(source.clone()).stream(Typed::<Map<String, Value>>::new());
+        let mut has_groups = false;
+        for row in rows.take(1) {
+            let row = row?;
+            let lists = ["responses", "candidates", "completions"].iter();
+            has_groups = row.contains_key("prompt")
+                && !row.contains_key("labels")
+                && lists.filter_map(|name| row.get(*name)).any(Value::is_array);
+        }
+        let most = self.take.unwrap_or(usize::MAX);
+        if has_groups {
+            let rows = Reader::new(source).dataset(Typed::<GroupRow>::new())?.into_records();
+            let groups: Vec<(Group, TextOrMessages)> = rows
+                .into_iter()
+                .take(most)
+                .enumerate()
+                .map(|(at, GroupRow { id, prompt, responses })| {
+                    let id = match id {
+                        Some(Value::String(id)) => id,
+                        Some(other) => other.to_string(),
+                        None => at.to_string(),
+                    };
+                    (Group { id, prompt: prompt.readable(), responses }, prompt)
+                })
+                .collect();
+            let prompts: BTreeMap<String, TextOrMessages> = groups
+                .iter()
+                .map(|(group, prompt)| (group.prompt.clone(), prompt.clone()))
+                .collect();
+            let groups: Vec<Group> = groups.into_iter().map(|(group, _)| group).collect();
+            let made = GroupPairs::of(&groups, self.pairing);
+            let texts = made.pairs.iter().map(|pair| {
+                let prompt = prompts.get(&pair.prompt).cloned();
+                let prompt = prompt.unwrap_or_else(|| pair.prompt.clone().into());
+                (prompt, pair.responses.clone().map(TextOrMessages::from))
+            });
+            let texts = texts.collect();
+            if made.pairs.is_empty() {
+                let problem = format!("{} has no prompt with two different responses", self.file);
+                return Err(RunError::Setting { key: "data.file", problem });
+            }
+            return Ok(Pairs {
+                pairs: made.pairs.clone(),
+                texts,
+                preferred: None,
+                groups: Some(made),
+            });
+        }
+        if self.pairing != Pairing::default() {
+            let problem = format!(
+                "is for rows of `prompt` and `responses`, and {} has preference pairs",
+                self.file
+            );
+            return Err(RunError::Setting { key: "data.pairing", problem });
+        }
+        let rows = Import::find(&source)?.pairs(Reader::new(source))?.into_records();
+        let mut data = Pairs {
+            pairs: Vec::new(),
+            texts: Vec::new(),
+            preferred: Some(Vec::new()),
+            groups: None,
+        };
+        for PairRow { id, prompt, chosen, rejected, .. } in rows.into_iter().take(most) {
+            // The place of the preferred response says nothing about it.
+            let first = seed.derive(&id, 0).get() & 1 == 0;
+            let responses = if first { [chosen, rejected] } else { [rejected, chosen] };
+            let [one, other] = [responses[0].readable(), responses[1].readable()];
+            data.pairs.push(LabelPair::new(id, prompt.readable(), one, other));
+            data.texts.push((prompt, responses));
+            data.preferred.get_or_insert_default().push(first);
+        }
+        Ok(data)
+    }
+}

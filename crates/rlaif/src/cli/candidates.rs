@@ -1,0 +1,46 @@
+//! `rlaif candidates`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use rlaif_core::{Interrupted, say};
+use rlaif_run::{CandidatesFile, CandidatesSummary, RunError};
+use rlaif_train::Interrupt;
+
+use super::{error::CliError, print::print};
+
+#[derive(Debug, Args)]
+pub(crate) struct Candidates {
+    /// TOML that names the prompts and who writes; docs/feedback.md.
+    #[arg(long)]
+    config: PathBuf,
+    /// The file of prompts with their responses. Responses are in OUT.unordered as they come, and the
+    /// same command goes on after an interruption; reasons of those that did not come are in OUT.missing.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Candidates {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        let config = CandidatesFile::from_file(&self.config)?;
+        Interrupt::install().map_err(RunError::from)?;
+        let folder = self.config.parent().unwrap_or(Path::new(""));
+        let summary = config.run(folder, &self.out).inspect_err(|error| {
+            if Interrupted::ended(error) {
+                say("the responses so far are kept; the same command goes on");
+            }
+        })?;
+        let CandidatesSummary { prompts, responses, equal, cut, missing, .. } = summary;
+        say(format_args!(
+            "{responses} responses to {prompts} prompts, {equal} more equal to others, {cut} cut short, \
+             {missing} missing"
+        ));
+        if let Some(reason) = &summary.first_missing {
+            say(format_args!("the first missing one: {reason}"));
+        }
+        if let Some(cost) = summary.cost {
+            say(format_args!("cost of all responses {cost}"));
+        }
+        print(format_args!("{}", self.out.display()))
+    }
+}

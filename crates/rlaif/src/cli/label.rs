@@ -1,0 +1,82 @@
+//! `rlaif label`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use rlaif_core::{Interrupted, say};
+use rlaif_run::{LabelFile, LabelSummary, RunError};
+use rlaif_train::Interrupt;
+
+use super::{error::CliError, print::print};
+
+#[derive(Debug, Args)]
+pub(crate) struct Label {
+    /// TOML that names the pairs, the judge and the facets; docs/feedback.md.
+    #[arg(long)]
+    config: PathBuf,
+    /// The file of labelled pairs. Answers are in OUT.unordered as they come, and the same command goes
+    /// on after an interruption; pairs without a label are in OUT.missing.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+impl Label {
+    pub(crate) fn run(&self) -> Result<(), CliError> {
+        let config = LabelFile::from_file(&self.config)?;
+        Interrupt::install().map_err(RunError::from)?;
+        let folder = self.config.parent().unwrap_or(Path::new(""));
+        let summary = config.run(folder, &self.out).inspect_err(|error| {
+            if Interrupted::ended(error) {
+                say("the answers so far are kept; the same command goes on");
+            }
+        })?;
+        tell(&summary);
+        print(format_args!("{}", self.out.display()))
+    }
+}
+
+fn tell(summary: &LabelSummary) {
+    let LabelSummary { pairs, labelled, ties, missing, first_missing, estimate, .. } = summary;
+    say(format_args!("{labelled} labels of {pairs} pairs, {ties} ties, {missing} without a label"));
+    if let Some(reason) = first_missing {
+        say(format_args!("the first without a label: {reason}"));
+    }
+    if *estimate {
+        say("labels are estimates: the judge gives no probabilities");
+    }
+    for (facet, report) in &summary.facets {
+        let habits = &report.habits;
+        if let Some(bias) = habits.position_bias {
+            let interval = bias.ci95.map_or_else(String::new, |ci| {
+                format!(" (95 % interval {:+.3} to {:+.3})", ci.low, ci.high)
+            });
+            say(format_args!("{facet}: position bias {:+.3} nats{interval}", bias.nats));
+        }
+        if let (Some(flip), Some(first)) = (habits.position_flip, habits.first_wins) {
+            say(format_args!(
+                "{facet}: {:.1} % of pairs flip with the order, the first wins {:.1} %",
+                100. * flip.share,
+                100. * first.share
+            ));
+        }
+        if summary.has_preferences {
+            let (low, high) = (100. * report.ci95.low, 100. * report.ci95.high);
+            say(format_args!(
+                "{facet}: agrees with {:.1} % of the file's preferences (95 % interval {low:.1} to \
+                 {high:.1} %)",
+                100. * report.grade
+            ));
+        }
+        if habits.always_one_position {
+            say(format_args!(
+                "{facet}: every verdict of the judge is for one and the same position: they say nothing"
+            ));
+        }
+    }
+    if let Some(cost) = summary.cost {
+        say(format_args!("cost of all answers {cost}"));
+    }
+    for (name, value) in &summary.usage {
+        say(format_args!("{name} {value}"));
+    }
+}

@@ -1,0 +1,260 @@
+//! `rlaif label`, and `rlaif exam` of a judge of pairs.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{chat_completions, refusal, repository, succeeded};
+
+fn run(command: &str, folder: &Path, config: &str, out: &str) -> Output {
+    let file = folder.join(format!("{command}.toml"));
+    fs::write(&file, config).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_rlaif"))
+        .args([command, "--config"])
+        .arg(file)
+        .arg("--out")
+        .arg(folder.join(out))
+        .env("TEST_KEY", "sk-secret")
+        .output()
+        .unwrap()
+}
+
+fn rows(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A judge that prefers the shorter response, and the first of equally long ones; it counts its questions.
+fn judge(asked: &Arc<AtomicUsize>, seen: &Arc<Mutex<Vec<String>>>) -> String {
+    let (asked, seen) = (asked.clone(), seen.clone());
+    let url = chat_completions(move |body| {
+        asked.fetch_add(1, Ordering::SeqCst);
+        let body: Value = serde_json::from_str(body).unwrap();
+        let text = body["messages"][1]["content"].as_str().unwrap().to_owned();
+        seen.lock().unwrap().push(text.clone());
+        let part = |label: &str| {
+            let from = text.rsplit(&format!("Response {label}:\n")).next().unwrap();
+            let inside = from.split_once("]]\n").unwrap().1;
+            inside.split("\n[[end").next().unwrap().len()
+        };
+        if text.contains("declines") {
+            return "I would rather not.".to_owned();
+        }
+        let verdict = if part("1") <= part("2") { "1" } else { "2" };
+        match text.ends_with("Explanation:") {
+            true => format!("It is brief.\nPreferred response={verdict}"),
+            false => verdict.to_owned(),
+        }
+    });
+    format!(
+        "[judge]\nreasks = 0\nname = 'brief judge'\n[judge.api]\nkind = 'openai'\nmodel = 'm'\n\
+         base_url = '{url}'\napi_key_env = 'TEST_KEY'\n[judge.price]\ninput_per_million = 1.0\n\
+         output_per_million = 1.0\n"
+    )
+}
+
+fn pairs(folder: &Path) -> String {
+    let pair = |chosen: &str, rejected: &str| {
+        format!("{}\n", json!({"prompt": "Why?", "chosen": chosen, "rejected": rejected}))
+    };
+    let text = [
+        pair("So.", "Because of that."),
+        pair("Because it is so.", "No."),
+        pair("Yes", "But"),
+        pair("This one declines.", "x"),
+    ]
+    .concat();
+    let file = folder.join("pairs.jsonl");
+    fs::write(&file, text).unwrap();
+    format!("[data]\nfile = '{}'\n", file.display())
+}
+
+#[test]
+fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (asked, seen) = (Arc::default(), Arc::default());
+    let config = format!(
+        "{}{}[[facets]]\nname = 'brief'\npreamble = 'The shorter response is better.'\n",
+        pairs(folder),
+        judge(&asked, &seen)
+    );
+    let output = run("label", folder, &config, "labels.jsonl");
+    let said = succeeded(&output);
+    assert!(said.contains("2 labels of 4 pairs, 1 ties, 1 without a label"), "{said}");
+    assert!(said.contains("brief: the judge's answer is none of `1` and `2`"), "{said}");
+    assert!(said.contains("labels are estimates"), "{said}");
+    assert!(!said.contains("sk-secret"));
+    let found = rows(&folder.join("labels.jsonl"));
+    let chosen: Vec<&str> = found.iter().map(|row| row["chosen"].as_str().unwrap()).collect();
+    assert_eq!(chosen, ["So.", "No."]);
+    for row in &found {
+        assert_eq!((&row["probability"], &row["margin"]), (&json!(1.0), &json!(1.0)));
+        assert_eq!((&row["order"], &row["estimate"]), (&json!("both"), &json!(true)));
+        assert_eq!(row["labeller"], "brief judge");
+        assert_eq!(row["facets"], json!({"brief": 1.0}));
+        // Two questions of 52 tokens each.
+        assert!((row["cost"].as_f64().unwrap() - 104e-6).abs() < 1e-12, "{row}");
+    }
+    assert_eq!(rows(&folder.join("labels.jsonl.missing")).len(), 1);
+    assert_eq!(asked.load(Ordering::SeqCst), 8);
+    assert!(!folder.join("labels.jsonl.unordered").exists());
+    // A reward model learns from the soft labels as they are.
+    let again = refusal(&run("label", folder, &config, "labels.jsonl"), 2);
+    assert!(again.contains("is there already"), "{again}");
+    let explained = config.replace("reasks = 0", "reasks = 0\nexplains = true");
+    succeeded(&run("label", folder, &explained, "explained.jsonl"));
+    assert_eq!(rows(&folder.join("explained.jsonl"))[0]["reason"], "It is brief.");
+}
+
+#[test]
+fn an_interrupted_labelling_goes_on_and_asks_nothing_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let (asked, seen): (Arc<AtomicUsize>, Arc<Mutex<Vec<String>>>) =
+        (Arc::default(), Arc::default());
+    let text: String = (0..30)
+        .map(|n| format!("{}\n", json!({"prompt": format!("Question {n}?"), "responses": ["a", {"text": format!("b{}", "c".repeat(n)), "maker": "m"}]})))
+        .collect();
+    fs::write(folder.join("candidates.jsonl"), text).unwrap();
+    let judge = judge(&asked, &seen);
+    let config = format!(
+        "[data]\nfile = '{}'\n{judge}[judge.budget]\ntokens = 1400\n[[facets]]\nfacet = 'helpful'\n",
+        folder.join("candidates.jsonl").display()
+    );
+    // The budget ends the asking; what was paid for is kept in the file of labels' neighbour.
+    let said = succeeded(&run("label", folder, &config, "first.jsonl"));
+    assert!(said.contains("the budget of 1400 tokens is used up"), "{said}");
+    let first = asked.load(Ordering::SeqCst);
+    assert!((10..60).contains(&first), "{first}");
+
+    // A kill in the middle: the header, and the answers that had come.
+    let config = config.replace("[judge.budget]\ntokens = 1400\n", "");
+    asked.store(0, Ordering::SeqCst);
+    seen.lock().unwrap().clear();
+    succeeded(&run("label", folder, &config, "whole.jsonl"));
+    assert_eq!(asked.load(Ordering::SeqCst), 60);
+    let whole = fs::read(folder.join("whole.jsonl")).unwrap();
+    // The same answers as a killed process leaves them: by a labelling of the file's first rows.
+    let unordered = folder.join("killed.jsonl.unordered");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_rlaif"))
+        .args(["label", "--config"])
+        .arg(folder.join("label.toml"))
+        .arg("--out")
+        .arg(folder.join("killed.jsonl"))
+        .env("TEST_KEY", "sk-secret")
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = || fs::read_to_string(&unordered).map_or(0, |text| text.lines().count());
+    while lines() < 12 && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = lines().saturating_sub(1);
+    let before = asked.load(Ordering::SeqCst);
+    if unordered.exists() {
+        succeeded(&run("label", folder, &config, "killed.jsonl"));
+        // Those under way at the kill are not known; a line may have been cut off.
+        let after = asked.load(Ordering::SeqCst) - before;
+        assert!(after <= 60 - kept + 1, "{after} questions after {kept} were answered");
+    }
+    assert_eq!(fs::read(folder.join("killed.jsonl")).unwrap(), whole);
+    let found = rows(&folder.join("whole.jsonl"));
+    assert_eq!(
+        (found[0]["chosen"].as_str(), found[0]["rejected_maker"].as_str()),
+        (Some("a"), Some("m"))
+    );
+}
+
+#[test]
+fn a_judge_that_always_answers_one_label_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let url = chat_completions(|_| "1".to_owned());
+    let judge = format!(
+        "[judge.api]\nkind = 'openai'\nmodel = 'stubborn'\nbase_url = '{url}'\napi_key_env = 'TEST_KEY'\n"
+    );
+    let config = format!("{}{judge}[[facets]]\nfacet = 'honest'\n", pairs(folder));
+    let said = refusal(&run("label", folder, &config, "labels.jsonl"), 2);
+    assert!(
+        said.contains(
+            "`stubborn` always prefers the response that it is shown first (facet `honest`)"
+        ),
+        "{said}"
+    );
+    let file = repository("crates/rlaif-data/tests/fixtures/exams/judge_bench.jsonl");
+    let config = format!("[data]\nfile = '{}'\n{judge}", file.display());
+    let output = run("exam", folder, &config, "exam");
+    succeeded(&output);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("Every verdict is for one and the same position"), "{shown}");
+    let found: Value =
+        serde_json::from_slice(&fs::read(folder.join("exam/exam.json")).unwrap()).unwrap();
+    assert_eq!((&found["grade"], &found["examinee"]), (&json!(0.0), &json!("stubborn")));
+    assert_eq!(found["habits"]["position_flip"]["share"], 1.0);
+    assert_eq!(found["habits"]["first_wins"]["n"], 6);
+    let both = format!("{config}[reward]\nkind = 'constant'\nvalue = 1.0\n");
+    let said = refusal(&run("exam", folder, &both, "both"), 2);
+    assert!(said.contains("one of `reward` and `judge`"), "{said}");
+}
+
+#[test]
+fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    // Three answers in turn, the second of them twice.
+    let url = chat_completions(move |_| {
+        let n = count.fetch_add(1, Ordering::SeqCst);
+        ["a b c", "a b", "a b", "a b c d"][n % 4].to_owned()
+    });
+    let prompt = |n: usize| format!("{}\n", json!({"prompt": format!("Question {n}?")}));
+    fs::write(folder.join("prompts.jsonl"), (0..3).map(prompt).collect::<String>()).unwrap();
+    let given = json!({"prompt": "Question 1?", "completion": "short"});
+    fs::write(folder.join("people.jsonl"), format!("{given}\n")).unwrap();
+    let config = format!(
+        "[data]\nfile = '{at}/prompts.jsonl'\nresponses = [{{ file = '{at}/people.jsonl', maker = \
+         'people' }}]\n[[writers]]\nname = 'served'\nsamples = 4\nlimits = {{ concurrency = 1 }}\n\
+         api = {{ kind = 'openai', model = 'm', base_url = '{url}', api_key_env = 'TEST_KEY' }}\n",
+        at = folder.display()
+    );
+    let said = succeeded(&run("candidates", folder, &config, "candidates.jsonl"));
+    assert!(said.contains("10 responses to 3 prompts, 3 more equal to others"), "{said}");
+    assert_eq!(asked.load(Ordering::SeqCst), 12);
+    let found = rows(&folder.join("candidates.jsonl"));
+    assert_eq!(found[1]["responses"][0], json!({"text": "short", "maker": "people"}));
+    assert_eq!(found[1]["responses"][1], json!({"text": "a b c", "maker": "served"}));
+    assert_eq!(found[0]["responses"].as_array().unwrap().len(), 3);
+
+    let label = format!(
+        "[data]\nfile = '{}/candidates.jsonl'\npairing = 'best-and-worst'\n[[facets]]\nname = 'brief'\n\
+         reward = {{ kind = 'length', longest = 1, per = 1.0 }}\n",
+        folder.display()
+    );
+    succeeded(&run("label", folder, &label, "labels.jsonl"));
+    let labels = rows(&folder.join("labels.jsonl"));
+    let pairs: Vec<(&str, &str)> = labels
+        .iter()
+        .map(|row| (row["chosen"].as_str().unwrap(), row["rejected"].as_str().unwrap()))
+        .collect();
+    assert_eq!(pairs, [("a b", "a b c d"), ("short", "a b c d"), ("a b", "a b c d")]);
+    assert_eq!(labels[1]["chosen_maker"], "people");
+    // Two words more: σ(2).
+    let p = labels[0]["probability"].as_f64().unwrap();
+    assert!((p - 1. / (1. + (-2f64).exp())).abs() < 1e-6, "{p}");
+    let nobody = format!("[data]\nfile = '{}/prompts.jsonl'\n", folder.display());
+    let said = refusal(&run("candidates", folder, &nobody, "none.jsonl"), 2);
+    assert!(said.contains("writers: is empty"), "{said}");
+}
