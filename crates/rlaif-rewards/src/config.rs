@@ -381,7 +381,7 @@ impl RewardConfig {
             Self::WeightedSum { terms, .. } => {
                 terms.iter().for_each(|term| term.reward.collect_columns(found));
             }
-            Self::Mean { of, .. } | Self::Minimum { of, .. } => {
+            Self::Mean { of, .. } | Self::Minimum { of, .. } | Self::LowerBound { of, .. } => {
                 of.iter().for_each(|reward| reward.collect_columns(found));
             }
             Self::Scaled { of, .. }
