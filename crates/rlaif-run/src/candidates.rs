@@ -260,72 +260,70 @@ impl CandidatesFile {
                 }
                 Ok::<(), ProviderError>(())
             })?;
-        let summary = self.write(&prompts, &texts, &given, &writers, &slots, &came, out)?;
+        let summary = write(&prompts, &texts, &given, &writers, &slots, &came, out)?;
         fs::remove_file(&journal).map_err(|source| RunError::Write { path: journal, source })?;
         Ok(summary)
     }
+}
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one table")]
-    fn write(
-        &self,
-        prompts: &[PromptRow],
-        texts: &[String],
-        given: &HashMap<String, Vec<Candidate>>,
-        writers: &[Writer],
-        slots: &[(usize, u32)],
-        came: &BTreeMap<usize, Came>,
-        out: &Path,
-    ) -> Result<CandidatesSummary, RunError> {
-        let (mut rows, mut missing) = (Vec::new(), Vec::new());
-        let (mut count, mut equal, mut cut) = (0, 0, 0);
-        for (at, (row, text)) in prompts.iter().zip(texts).enumerate() {
-            let mut all: Vec<Candidate> = given.get(text).cloned().unwrap_or_default();
-            for (slot, (writer, _)) in slots.iter().enumerate() {
-                let Some(came) = came.get(&(at * slots.len() + slot)) else { continue };
-                let maker = writers[*writer].name().to_owned();
-                match &came.text {
-                    Some(text) => {
-                        cut += usize::from(came.cut);
-                        all.push(Candidate { text: text.clone(), maker: Some(maker) });
-                    }
-                    None => {
-                        missing.push(json!({"id": row.id, "maker": maker, "reason": came.reason}))
-                    }
+/// Writes the candidates of each prompt, and the reasons of those that did not come.
+fn write(
+    prompts: &[PromptRow],
+    texts: &[String],
+    given: &HashMap<String, Vec<Candidate>>,
+    writers: &[Writer],
+    slots: &[(usize, u32)],
+    came: &BTreeMap<usize, Came>,
+    out: &Path,
+) -> Result<CandidatesSummary, RunError> {
+    let (mut rows, mut missing) = (Vec::new(), Vec::new());
+    let (mut count, mut equal, mut cut) = (0, 0, 0);
+    for (at, (row, text)) in prompts.iter().zip(texts).enumerate() {
+        let mut all: Vec<Candidate> = given.get(text).cloned().unwrap_or_default();
+        for (slot, (writer, _)) in slots.iter().enumerate() {
+            let Some(came) = came.get(&(at * slots.len() + slot)) else { continue };
+            let maker = writers[*writer].name().to_owned();
+            match &came.text {
+                Some(text) => {
+                    cut += usize::from(came.cut);
+                    all.push(Candidate { text: text.clone(), maker: Some(maker) });
+                }
+                None => {
+                    missing.push(json!({"id": row.id, "maker": maker, "reason": came.reason}));
                 }
             }
-            let mut distinct: Vec<Candidate> = Vec::new();
-            for candidate in all {
-                if distinct.iter().any(|known| known.text == candidate.text) {
-                    equal += 1;
-                } else {
-                    distinct.push(candidate);
-                }
-            }
-            count += distinct.len();
-            if !distinct.is_empty() {
-                rows.push(json!({"id": row.id, "prompt": row.prompt, "responses": distinct}));
+        }
+        let mut distinct: Vec<Candidate> = Vec::new();
+        for candidate in all {
+            if distinct.iter().any(|known| known.text == candidate.text) {
+                equal += 1;
+            } else {
+                distinct.push(candidate);
             }
         }
-        let first_missing =
-            missing.first().map(|row| row["reason"].as_str().unwrap_or("").to_owned());
-        if rows.is_empty() {
-            let why =
-                first_missing.unwrap_or_else(|| "no response is to one of its prompts".to_owned());
-            let problem = format!("none of {} prompts has a response: {why}", prompts.len());
-            return Err(RunError::Setting { key: "writers", problem });
+        count += distinct.len();
+        if !distinct.is_empty() {
+            rows.push(json!({"id": row.id, "prompt": row.prompt, "responses": distinct}));
         }
-        write_rows(out, &rows)?;
-        write_rows(&rlaif_files::sibling(out, MISSING), &missing)?;
-        Ok(CandidatesSummary {
-            prompts: rows.len(),
-            responses: count,
-            equal,
-            cut,
-            missing: missing.len(),
-            first_missing,
-            cost: came.values().filter_map(|came| came.cost).reduce(|a, b| a + b),
-        })
     }
+    let first_missing = missing.first().map(|row| row["reason"].as_str().unwrap_or("").to_owned());
+    if rows.is_empty() {
+        let why =
+            first_missing.unwrap_or_else(|| "no response is to one of its prompts".to_owned());
+        let problem = format!("none of {} prompts has a response: {why}", prompts.len());
+        return Err(RunError::Setting { key: "writers", problem });
+    }
+    write_rows(out, &rows)?;
+    write_rows(&rlaif_files::sibling(out, MISSING), &missing)?;
+    Ok(CandidatesSummary {
+        prompts: rows.len(),
+        responses: count,
+        equal,
+        cut,
+        missing: missing.len(),
+        first_missing,
+        cost: came.values().filter_map(|came| came.cost).reduce(|a, b| a + b),
+    })
 }
 
 impl CandidateData {
