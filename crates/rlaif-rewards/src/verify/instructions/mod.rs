@@ -17,7 +17,7 @@ use super::{
 ///
 /// Rows are as IFEval's ([Zhou et al. 2023](https://arxiv.org/abs/2311.07911)): `instruction_id_list` has the
 /// names of the instructions, `kwargs` an object of arguments for each, in which null is as absent. All 25
-/// instructions are known. Verdicts are those of the published code but for two that need models in
+/// instructions are known. Verdicts are those of the published code, except for two that need models in
 /// Python: sentences are counted by rules, and languages are told by their scripts and most frequent words.
 ///
 /// ```

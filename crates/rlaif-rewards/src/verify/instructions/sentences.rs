@@ -7,7 +7,7 @@ const ABBREVIATIONS: [&str; 30] = [
     "nov", "dec", "e.g",
 ];
 
-/// Number of sentences, as Punkt's English model counts them but for rare abbreviations: a sentence ends at `.`, `!` or
+/// Number of sentences, as counted by Punkt's English model, except for rare abbreviations: a sentence ends at `.`, `!` or
 /// `?`, with closing quotes and brackets, before white space. No sentence ends behind an abbreviation or an
 /// initial.
 pub(super) fn count_sentences(text: &str) -> usize {
