@@ -6,8 +6,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 #[cfg(all(feature = "judge", feature = "neural"))]
-use rlaif_core::Seed;
-use rlaif_core::{BadSetting, RewardModel};
+use rlaif_core::{ChatOptions, Seed};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_lm::generate::{GenerationConfig, Sampling};
 #[cfg(feature = "neural")]
@@ -310,7 +309,17 @@ fn policy_judge<A>(
     around: &Surroundings<'_>,
 ) -> Result<PolicyJudge, ProviderError> {
     config.check()?;
-    let PolicyApi { model, revision, adapter, base, device, dtype, batch_size } = api;
+    let PolicyApi {
+        model,
+        revision,
+        adapter,
+        base,
+        device,
+        dtype,
+        batch_size,
+        chat_template,
+        chat_template_kwargs,
+    } = api;
     let strangers = config.service_only();
     if !strangers.is_empty() {
         return Err(ProviderError::Setting(BadSetting::new(
@@ -328,7 +337,12 @@ fn policy_judge<A>(
     })?;
     let load = load_options(device.as_deref(), *dtype, around)?;
     let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;
-    let judge = PolicyJudge::new(rubric, files.language_model(load)?, codec)?;
+    let chat = ChatOptions {
+        template: chat_template.clone(),
+        kwargs: chat_template_kwargs.clone(),
+        ..ChatOptions::default()
+    };
+    let judge = PolicyJudge::new(rubric, files.language_model(load)?, codec)?.asked_with(chat)?;
     let SamplingConfig { max_tokens, temperature, top_p, top_k, seed } = &config.sampling;
     let sampling = match temperature {
         Some(temperature) if *temperature != 0. => Sampling::Sample {

@@ -4,12 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
 use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::member::checked;
 use crate::sync::lock;
 
-/// Remembers verdicts in memory, by prompt, response, reference and metadata.
+/// Remembers verdicts in memory, by prompt, response, reference, metadata and messages.
 ///
 /// For a model that always gives the same verdict on the same text. The oldest verdict is dropped
 /// first; a row without a verdict is judged again. Judges have their own store, on disk.
@@ -75,8 +76,14 @@ fn key(exchange: &Exchange<'_>) -> [u8; 32] {
     // A map without entries is equivalent to none.
     let metadata = exchange.metadata.filter(|m| !m.is_empty());
     let metadata = metadata.map(|m| serde_json::Value::Object(m.clone()).to_string());
-    let fields =
-        [Some(exchange.prompt), Some(exchange.response), exchange.reference, metadata.as_deref()];
+    let messages = exchange.messages.map(|messages| json!(messages).to_string());
+    let fields = [
+        Some(exchange.prompt),
+        Some(exchange.response),
+        exchange.reference,
+        metadata.as_deref(),
+        messages.as_deref(),
+    ];
     for field in fields {
         // The length before the text, so that no two rows run together into the same bytes.
         let field = field.map(str::as_bytes);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rlaif_core::{
-    BadSetting, CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores,
+    ChatOptions, CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores,
     Seed, Specials, TextCodec, TextKind,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
@@ -57,6 +57,7 @@ pub struct PolicyJudge {
     rubric: Rubric,
     policy: Box<dyn Policy>,
     codec: Box<dyn TextCodec>,
+    chat: ChatOptions,
     generation: GenerationConfig,
     samples: u32,
     seed: Seed,
@@ -102,6 +103,7 @@ impl PolicyJudge {
             rubric: rubric.breaking_up(controls),
             policy: Box::new(policy),
             codec: Box::new(codec),
+            chat: ChatOptions::default(),
             generation,
             samples: 1,
             seed: Seed::new(0),
@@ -114,6 +116,19 @@ impl PolicyJudge {
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// Sets what its chat template gets besides the messages, `enable_thinking` for instance.
+    ///
+    /// # Errors
+    /// [`ProviderError::Codec`] for options without a chat template, or that it cannot take.
+    pub fn asked_with(mut self, chat: ChatOptions) -> Result<Self, ProviderError> {
+        self.chat = chat;
+        if !self.chat.is_empty() {
+            // A faulty template is reported now instead of at the first batch.
+            self.rendered("a", "b")?;
+        }
+        Ok(self)
     }
 
     /// Sets the generation settings of its answers, including the batch size.
@@ -161,23 +176,26 @@ impl PolicyJudge {
 
     fn encode(&self, question: &Question) -> Result<Vec<u32>, CodecError> {
         let Question { system, user } = question;
-        let both = [system.as_str(), user].join("\n\n");
-        let apart = [Message::new("system", system), Message::new("user", user)];
-        let rendered = self.codec.render_chat(&apart, GenerationPrompt::Add).or_else(|error| {
-            match error {
-                // Some templates have no system role.
-                CodecError::ChatTemplate { .. } => {
-                    self.codec.render_chat(&[Message::new("user", &both)], GenerationPrompt::Add)
-                }
-                error => Err(error),
-            }
-        });
-        match rendered {
+        match self.rendered(system, user) {
             Ok(text) => self.codec.encode(&text, Specials::Exclude),
             Err(CodecError::NoChatTemplate { .. }) => Joiner::new(&*self.codec, self.policy.spec())
-                .open_one(&format!("{both}\n"), TextKind::Plain),
+                .open_one(&format!("{system}\n\n{user}\n"), TextKind::Plain),
             Err(error) => Err(error),
         }
+    }
+
+    fn rendered(&self, system: &str, user: &str) -> Result<String, CodecError> {
+        let render = |messages: &[Message]| {
+            self.codec.render_chat_with(messages, GenerationPrompt::Add, &self.chat)
+        };
+        let apart = [Message::new("system", system), Message::new("user", user)];
+        render(&apart).or_else(|error| match error {
+            // Some templates have no system role.
+            CodecError::ChatTemplate { .. } => {
+                render(&[Message::new("user", format!("{system}\n\n{user}"))])
+            }
+            error => Err(error),
+        })
     }
 
     /// Checks that a question fits the policy's context together with its answer.

@@ -186,16 +186,14 @@ pub struct PreferenceCheck {
 impl PreferenceCheck {
     fn pairs(&self) -> Result<Vec<PreferencePair>, EvaluateError> {
         let source = source(&self.file)?;
-        let pairs = Import::find(&source)?.pairs(Reader::new(source))?.map(|row| {
-            let [prompt, chosen, rejected] =
-                [row.prompt, row.chosen, row.rejected].map(|said| said.readable());
-            PreferencePair::new(row.id, prompt, chosen, rejected)
-        });
+        let pairs = Import::find(&source)?.pairs(Reader::new(source))?;
         let pairs = match self.take {
             Some(count) => pairs.take(count),
             None => pairs,
         };
-        Ok(pairs.into_records())
+        let how = Rendering::default();
+        let pairs = pairs.records().iter().map(|row| row.asked(&how));
+        Ok(pairs.collect::<Result<_, _>>()?)
     }
 }
 
