@@ -255,3 +255,31 @@ fn columns_have_the_names_that_they_are_given_and_rows_their_places() {
     let error = Import::find_named(&source, wrong).unwrap_err().to_string();
     assert!(error.contains("no column `title`"), "{error}");
 }
+
+/// A list that Python wrote by `str` would otherwise be learned as text.
+#[test]
+fn python_lists_are_refused_by_the_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pairs.csv");
+    let said = |role: &str, text: &str| format!("\"[{{'role': '{role}', 'content': '{text}'}}]\"");
+    let row = [said("user", "Hi"), said("assistant", "Yo"), said("assistant", "No")].join(",");
+    std::fs::write(&path, format!("prompt,chosen,rejected\n{row}\n")).unwrap();
+    let source = Source::file(&path).unwrap();
+    let import = Import::find(&source).unwrap();
+    let error = import.pairs(Reader::new(source)).unwrap_err().to_string();
+    assert!(
+        error.contains("line 2: `chosen` should be") && error.contains("json.dumps"),
+        "{error}"
+    );
+    // What became of rows none of which can be read.
+    let path = folder.path().join("bad.jsonl");
+    let row = r#"{"prompt": "p", "completion": "c", "label": false}"#;
+    std::fs::write(&path, format!("{row}\n{row}\n")).unwrap();
+    let source = Source::file(&path).unwrap();
+    let import = Import::find(&source).unwrap();
+    let error = import.demonstrations(Reader::new(source)).unwrap_err().to_string();
+    assert!(
+        error.contains("none of the 2 rows") && error.contains("undesirable response: 2"),
+        "{error}"
+    );
+}
