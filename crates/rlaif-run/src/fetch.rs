@@ -159,7 +159,10 @@ pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, F
     for file in HfTokenizer::FILES.iter().copied().chain(["generation_config.json"]) {
         repo.try_get(file)?;
     }
-    // All files of a repository are in one folder.
+    for file in repo.files()?.iter().filter(|file| HfTokenizer::is_named_template(file)) {
+        repo.get(file)?;
+    }
+    // Every file of a repository lies in one folder.
     Ok(config.parent().map_or_else(|| PathBuf::from("."), PathBuf::from))
 }
 

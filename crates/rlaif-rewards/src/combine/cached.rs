@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_core::{Exchange, RewardError, RewardModel, Scores, Tell};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -137,6 +137,43 @@ impl<R: RewardModel> RewardModel for Cached<R> {
         }
         let of_rows: Vec<usize> = keys.iter().map(|key| places[key]).collect();
         Ok(scores.gather(&of_rows))
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        // Equal rows are one.
+        let mut places: HashMap<[u8; 32], usize> = HashMap::new();
+        let mut distinct: Vec<([u8; 32], Vec<usize>)> = Vec::new();
+        for (row, exchange) in batch.iter().enumerate() {
+            let key = key(exchange);
+            let place = *places.entry(key).or_insert_with(|| {
+                distinct.push((key, Vec::new()));
+                distinct.len() - 1
+            });
+            distinct[place].1.push(row);
+        }
+        let mut all = |rows: &[usize], verdict: &Scores| {
+            rows.iter().try_for_each(|&row| tell(row, verdict.clone()))
+        };
+        let mut open = Vec::new();
+        for (key, rows) in distinct {
+            let known = self.memory().known.get(&key).cloned();
+            match known {
+                Some(verdict) if all(&rows, &verdict).is_break() => return Ok(()),
+                Some(_) => {}
+                None => open.push((key, rows)),
+            }
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<Exchange<'_>> = open.iter().map(|(_, rows)| batch[rows[0]]).collect();
+        self.inner.score_each(&asked, &mut |at, verdict| {
+            let (key, rows) = &open[at];
+            if verdict.total.first().copied().flatten().is_some() {
+                self.memory().insert(*key, verdict.clone());
+            }
+            all(rows, &verdict)
+        })
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {
