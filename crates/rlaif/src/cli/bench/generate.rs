@@ -9,8 +9,7 @@ use rlaif_lm::{
     generate::{Ask, Eos, GenerationConfig, Hooks},
     respond,
 };
-use rlaif_models::LanguageModel;
-use rlaif_torch::{Work, seeded};
+use rlaif_torch::seeded;
 use serde_json::json;
 
 use super::common::{Measured, Meter, at_least_one, median, random_rows};
@@ -23,7 +22,7 @@ use crate::cli::{
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateBench {
-    /// Folder in Hugging Face's layout, or hub id.
+    /// Folder in Hugging Face's layout or hub id, that of a LoRA adapter as well.
     #[arg(long)]
     policy: String,
     #[command(flatten)]
@@ -59,8 +58,7 @@ impl GenerateBench {
         let count = self.rows.unwrap_or(self.batch);
         at_least_one(&[("batch-size", self.batch), ("rows", count), ("steps", self.steps)])?;
         let options = self.placement.options()?;
-        let folder = model::folder(&self.policy)?;
-        let policy = LanguageModel::load(&folder, options)?;
+        let policy = model::files(&self.policy)?.language_model(options)?;
         let seed = Seed::new(self.seed);
         let prompts = self.prompt_len.of("prompt-len", count, seed)?;
         let limits = self.new_tokens.of("new-tokens", count, seed)?;
