@@ -89,24 +89,34 @@ fn open(
     Journal::open(path, &header, |verdict| verdict.get("score").is_some_and(|s| s.is_number()))
 }
 
-fn hash(rows: &[Sample]) -> String {
-    let mut hash = Sha256::new();
-    for Sample { record, response } in rows {
-        let mut metadata = serde_json::Value::Object(record.metadata.clone());
-        metadata.sort_all_objects();
-        let reference =
-            record.reference.as_ref().map_or("null".to_owned(), |text| format!("={text}"));
-        let mut parts =
-            vec![record.prompt.clone(), response.clone(), reference, metadata.to_string()];
-        if !record.messages.is_empty() {
-            parts.push(serde_json::json!(record.messages).to_string());
-        }
-        for part in parts {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
+/// Scores the rows that have no score yet.
+fn score_open(
+    reward: &dyn RewardModel,
+    rows: &[Sample],
+    journal: &mut Journal,
+    mut told: impl FnMut(&RowVerdict),
+) -> Result<(), RunError> {
+    let open: Vec<usize> =
+        (0..rows.len()).filter(|row| !journal.known().contains_key(row)).collect();
+    score_each_row(reward, rows, &open, &mut |row, verdict| {
+        told(&verdict);
+        let action = "write the verdicts";
+        journal.add(row, &verdict).map_err(|source| ProviderError::Stream { action, source })
+    })?;
+    Ok(())
+}
+
+/// Everything of a row that its verdict depends on.
+fn texts(row: &Sample) -> Vec<String> {
+    let Sample { record, response } = row;
+    let mut metadata = serde_json::Value::Object(record.metadata.clone());
+    metadata.sort_all_objects();
+    let reference = record.reference.as_ref().map_or("null".to_owned(), |text| format!("={text}"));
+    let mut all = vec![record.prompt.clone(), response.clone(), reference, metadata.to_string()];
+    if !record.messages.is_empty() {
+        all.push(serde_json::json!(record.messages).to_string());
     }
-    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    all
 }
 
 #[cfg(test)]

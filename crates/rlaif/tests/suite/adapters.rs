@@ -143,7 +143,17 @@ fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
         &["generate", "--prompt-len", "4", "--steps", "1"][..],
         &["sft", "--prompt-len", "4", "--steps", "1"],
         &["dpo", "--prompt-len", "4", "--steps", "1"],
-        &["ppo", "--prompt-len", "4", "--steps", "1", "--minibatch-size", "2", "--reward", "rm/model"],
+        &[
+            "ppo",
+            "--prompt-len",
+            "4",
+            "--steps",
+            "1",
+            "--minibatch-size",
+            "2",
+            "--reward",
+            "rm/model",
+        ],
     ] {
         let sizes = ["--batch-size", "2", "--new-tokens", "3", "--policy", "dpo/model", "--json"];
         let arguments = [&["bench"][..], bench, &sizes].concat();
@@ -172,7 +182,8 @@ fn adapters_and_named_templates_come_from_the_hub() {
     language_model(&folder.join("base"), &tokenizer("chatml"), 5, config);
     let templates = folder.join("base/additional_chat_templates");
     fs::create_dir(&templates).unwrap();
-    fs::write(templates.join("rag.jinja"), "{% for m in messages %}~{{ m.content }}{% endfor %}").unwrap();
+    fs::write(templates.join("rag.jinja"), "{% for m in messages %}~{{ m.content }}{% endfor %}")
+        .unwrap();
     let mut model = LanguageModel::load(&folder.join("base"), LoadOptions::default()).unwrap();
     let mut config = AdapterConfig::new(TaskType::CausalLm, 2.try_into().unwrap());
     config.base_model_name_or_path = Some("org/base".to_owned());

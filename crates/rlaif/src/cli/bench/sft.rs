@@ -49,7 +49,8 @@ struct Row {
 impl SftBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
-        let policy = self.timed.check()?.policy()?;
+        let setup = self.timed.check()?;
+        let (policy, options) = (setup.policy()?, setup.options);
         let rows = self.rows(policy.spec())?;
         let config = LearnConfig {
             batching: self.batching,
