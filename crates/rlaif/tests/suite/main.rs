@@ -18,3 +18,4 @@ mod rl;
 mod support;
 mod tokens;
 mod train;
+mod vocabulary;
