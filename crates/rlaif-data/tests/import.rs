@@ -258,7 +258,7 @@ fn columns_have_the_names_that_they_are_given_and_rows_their_places() {
 
 /// A list that Python wrote by `str` would otherwise be learned as text.
 #[test]
-fn python_lists_are_refused_by_the_column() {
+fn python_lists_are_refused_and_rows_without_a_response_counted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pairs.csv");
     let said = |role: &str, text: &str| format!("\"[{{'role': '{role}', 'content': '{text}'}}]\"");
@@ -271,6 +271,14 @@ fn python_lists_are_refused_by_the_column() {
         error.contains("line 2: `chosen` should be") && error.contains("json.dumps"),
         "{error}"
     );
+    // A response that is null is an empty one.
+    let path = folder.path().join("null.jsonl");
+    let row = |chosen: &str| format!(r#"{{"prompt":"p","chosen":{chosen},"rejected":"r"}}"#);
+    std::fs::write(&path, format!("{}\n{}\n", row("\"c\""), row("null"))).unwrap();
+    let source = Source::file(&path).unwrap();
+    let pairs = Import::find(&source).unwrap().pairs(Reader::new(source)).unwrap();
+    assert_eq!(pairs.records().len(), 1);
+    assert_eq!(pairs.provenance().steps[0].dropped["an empty response"], 1);
     // What became of rows none of which can be read.
     let path = folder.path().join("bad.jsonl");
     let row = r#"{"prompt": "p", "completion": "c", "label": false}"#;

@@ -101,6 +101,14 @@ impl Reading<'_, '_> {
         })
     }
 
+    /// A response; null is an empty one.
+    fn said(&mut self, column: &str) -> Result<TextOrMessages, DataError> {
+        match self.row.get(column) {
+            Some(Value::Null) => Ok(String::new().into()),
+            _ => self.either(column),
+        }
+    }
+
     fn messages(&mut self, column: &str) -> Result<Vec<Message>, DataError> {
         let value = self.row.take(column)?;
         messages(&value).map_err(|_| {
@@ -419,13 +427,13 @@ fn given(
         RowForm::AlpacaPairs => {
             let prompt = alpaca_prompt(row)?;
             scores(row, metadata)?;
-            let (chosen, rejected) = (row.either("chosen")?, row.either("rejected")?);
+            let (chosen, rejected) = (row.said("chosen")?, row.said("rejected")?);
             return paired(Some(prompt), chosen, rejected);
         }
         RowForm::ShareGptPairs => {
             let prompt = share_gpt(row)?.into();
             scores(row, metadata)?;
-            let (chosen, rejected) = (row.either("chosen")?, row.either("rejected")?);
+            let (chosen, rejected) = (row.said("chosen")?, row.said("rejected")?);
             return paired(Some(prompt), chosen, rejected);
         }
         RowForm::OrcaPairs => {
@@ -435,7 +443,7 @@ fn given(
             }
             let column = if row.has("question") { "question" } else { "input" };
             asked.push(Message::new("user", row.text(column)?));
-            let [chosen, rejected] = [row.either("chosen")?, row.either("rejected")?]
+            let [chosen, rejected] = [row.said("chosen")?, row.said("rejected")?]
                 .map(|said| said.into_messages("assistant").into());
             Given::Compared { prompt: asked.into(), chosen, rejected }
         }
@@ -464,7 +472,7 @@ fn given(
         RowForm::Unpaired => {
             let desirable = row.row.truth("label")?;
             let (prompt, response) = if row.has("prompt") {
-                (row.either("prompt")?, row.either("completion")?)
+                (row.either("prompt")?, row.said("completion")?)
             } else {
                 let said = row.messages("messages")?;
                 let (asked, said) = last_answer(&said).ok_or(Nothing::Dropped(NO_ANSWER))?;
@@ -473,8 +481,9 @@ fn given(
             Given::Unpaired { prompt, response, desirable }
         }
         RowForm::PromptCompletion => {
-            let column = if row.has("completion") { "completion" } else { "response" };
-            Given::Answered { prompt: row.either("prompt")?, response: row.either(column)? }
+            let named = row.row.get("completion").is_some();
+            let column = if named { "completion" } else { "response" };
+            Given::Answered { prompt: row.either("prompt")?, response: row.said(column)? }
         }
         RowForm::ShareGpt => Given::Whole(share_gpt(row)?.into()),
         RowForm::Messages => Given::Whole(row.messages("messages")?.into()),
@@ -686,7 +695,7 @@ fn hh(import: &Import, row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
 
 /// TRL's preference format, with or without a prompt column: `extract_prompt` of TRL 1.16.
 fn preference(row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
-    let (chosen, rejected) = (row.either("chosen")?, row.either("rejected")?);
+    let (chosen, rejected) = (row.said("chosen")?, row.said("rejected")?);
     let prompt = if row.has("prompt") { Some(row.either("prompt")?) } else { None };
     paired(prompt, chosen, rejected)
 }
