@@ -279,6 +279,19 @@ fn python_lists_are_refused_and_rows_without_a_response_counted() {
     let pairs = Import::find(&source).unwrap().pairs(Reader::new(source)).unwrap();
     assert_eq!(pairs.records().len(), 1);
     assert_eq!(pairs.provenance().steps[0].dropped["an empty response"], 1);
+    // So is a conversation in which the assistant's turn is.
+    let path = folder.path().join("said.jsonl");
+    let row = |said: &str| {
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"u"}},{{"role":"assistant","content":"{said}"}}]}}"#
+        )
+    };
+    std::fs::write(&path, format!("{}\n{}\n", row("a"), row(" "))).unwrap();
+    let source = Source::file(&path).unwrap();
+    let import = Import::find(&source).unwrap();
+    let rows = import.conversations(Reader::new(source)).unwrap();
+    assert_eq!(rows.records().len(), 1);
+    assert_eq!(rows.provenance().steps[0].dropped["the assistant says nothing"], 1);
     // What became of rows none of which can be read.
     let path = folder.path().join("bad.jsonl");
     let row = r#"{"prompt": "p", "completion": "c", "label": false}"#;

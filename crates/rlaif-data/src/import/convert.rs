@@ -253,7 +253,10 @@ impl Made for ConversationRow {
                 return Err("an empty text");
             }
             if let TextOrMessages::Messages(messages) = &conversation
-                && !messages.iter().any(|message| message.role == "assistant")
+                && !messages.iter().any(|message| {
+                    let empty = message.content.trim().is_empty() && message.more.is_empty();
+                    message.role == "assistant" && !empty
+                })
             {
                 return Err("the assistant says nothing");
             }
