@@ -83,7 +83,8 @@ fn another_vocabulary_is_refused_by_name_wherever_ids_are_read() {
         );
         fs::write(&file, text).unwrap();
         let out = at(out);
-        let arguments = ["eval", "--config", file.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        let arguments =
+            ["eval", "--config", file.to_str().unwrap(), "--out", out.to_str().unwrap()];
         command(&arguments).output().unwrap()
     };
     for (baseline, tuned) in [("policy", "other"), ("other", "policy")] {
