@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
+use rlaif_core::{BadSetting, RewardModel};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_core::{ChatOptions, Seed};
 #[cfg(all(feature = "judge", feature = "neural"))]

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores, Tell};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores, Tell};
 
 use super::member::{checked, finite_setting, joined_state, restore_joined};
 use crate::ProviderError;

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores, Tell};
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores, Tell};
 
 use super::member::{checked, finite, finite_setting};
 use crate::ProviderError;

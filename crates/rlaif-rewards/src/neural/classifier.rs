@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rlaif_core::{
-    ChatOptions, CodecError, Exchange, GenerationPrompt, Interrupted, Message, RewardError,
-    RewardModel, Scores, Specials, TextCodec,
+    BadSetting, ChatOptions, CodecError, Exchange, GenerationPrompt, Interrupted, Message,
+    RewardError, RewardModel, Scores, Specials, TextCodec,
 };
 use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::{Classifier, LoadOptions, ModelFiles};
@@ -365,12 +365,11 @@ impl ClassifierReward {
         if !options.chat.is_empty()
             && !matches!(options.input, Input::Chat | Input::PromptAndResponse)
         {
-            return Err(ProviderError::Setting {
-                setting: "chat_template",
-                expected: "used with the input `chat` or `prompt-and-response`, as                            `chat_template_kwargs` is"
-                    .to_owned(),
-                found: "another input".to_owned(),
-            });
+            return Err(ProviderError::Setting(BadSetting::new(
+                "chat_template",
+                "another input",
+                "used with the input `chat` or `prompt-and-response`, as `chat_template_kwargs` is",
+            )));
         }
         let name = options.name.clone().unwrap_or(default_name);
         Ok(Self { name, model, label, reported, limit, options, shortened: AtomicU64::new(0) })

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use rlaif_core::{
-    ChatOptions, CodecError, Exchange, GenerationPrompt, Message, RewardError, RewardModel, Scores,
-    Seed, Specials, TextCodec, TextKind,
+    BadSetting, ChatOptions, CodecError, Exchange, GenerationPrompt, Message, RewardError,
+    RewardModel, Scores, Seed, Specials, TextCodec, TextKind,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
 use rlaif_lm::{
