@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use rlaif_core::{NotFinite, check_finite};
 use rlaif_models::PolicySetup;
-use rlaif_torch::seeded;
+use rlaif_torch::{MachineLimits, Work, seeded};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};

@@ -66,8 +66,7 @@ impl DpoBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
         let setup = self.timed.check()?;
-        let options = setup.options;
-        let policy = setup.policy()?;
+        let (policy, options) = (setup.policy()?, setup.options);
         let rows = self.rows(&policy)?;
         let kind = policy.spec().kind;
         let reference = match self.reference {

@@ -9,7 +9,7 @@ use rlaif_lm::{
     generate::{Ask, Eos, GenerationConfig, Hooks},
     respond,
 };
-use rlaif_torch::seeded;
+use rlaif_torch::{Work, seeded};
 use serde_json::json;
 
 use super::common::{Measured, Meter, at_least_one, median, random_rows};
@@ -22,7 +22,7 @@ use crate::cli::{
 
 #[derive(Debug, Args)]
 pub(crate) struct GenerateBench {
-    /// Folder in Hugging Face's layout or hub id, that of a LoRA adapter as well.
+    /// Folder in Hugging Face's layout, or hub id.
     #[arg(long)]
     policy: String,
     #[command(flatten)]

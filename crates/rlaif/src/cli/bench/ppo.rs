@@ -26,7 +26,7 @@ use crate::cli::{
 
 #[derive(Debug, Args)]
 pub(crate) struct PpoBench {
-    /// The policy: a folder in Hugging Face's layout or a hub id, that of a LoRA adapter as well.
+    /// The policy: a folder in Hugging Face's layout, or a hub id.
     #[arg(long)]
     policy: String,
     /// A classifier that scores the ids of responses. By default, scores are random.

@@ -51,6 +51,7 @@ impl SftBench {
         at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
         let setup = self.timed.check()?;
         let (policy, options) = (setup.policy()?, setup.options);
+        let kind = policy.spec().kind;
         let rows = self.rows(policy.spec())?;
         let config = LearnConfig {
             batching: self.batching,
