@@ -1,12 +1,14 @@
 //! Judges of pairs: which of two responses is the better one.
 
-use crate::RewardError;
+use crate::{RewardError, message::Message};
 
 /// A prompt and two responses, in the order in which the judge is to see them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pairing<'a> {
     /// The prompt x.
     pub prompt: &'a str,
+    /// The prompt as a conversation; `None` where it is a text.
+    pub messages: Option<&'a [Message]>,
     /// The response shown first.
     pub first: &'a str,
     /// The response shown second.

@@ -64,8 +64,11 @@ pub struct PromptRecord {
     /// the policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<String>,
-    /// A response written by a person, if there is one: for metrics, and rewards that compare with
-    /// it.
+    /// The prompt as a conversation, where it is one: for rewards that have a chat template of their
+    /// own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<Message>,
+    /// A response written by a person, where there is one: for metrics, and rewards that compare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// Further facts about the prompt.
@@ -83,6 +86,7 @@ impl PromptRecord {
             id: id.into(),
             prompt: prompt.into(),
             asked: None,
+            messages: Vec::new(),
             reference: None,
             metadata: Metadata::new(),
             kind: TextKind::Plain,
@@ -110,6 +114,7 @@ impl PromptRecord {
         Exchange {
             prompt: self.asked.as_deref().unwrap_or(&self.prompt),
             response,
+            messages: (!self.messages.is_empty()).then_some(&self.messages),
             reference: self.reference.as_deref(),
             metadata: (!self.metadata.is_empty()).then_some(&self.metadata),
         }
@@ -164,12 +169,22 @@ pub struct PreferencePair {
     /// with the margin between implicit rewards that preference training reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
+    /// The prompt as a conversation, of pairs that rewards read ([`crate::PairRow::asked`]).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<Message>,
     /// The origin of the texts.
     #[serde(default, skip_serializing_if = "TextKind::is_plain")]
     pub kind: TextKind,
 }
 
 impl PreferencePair {
+    /// The two exchanges, the preferred one first.
+    pub fn exchanges(&self) -> [Exchange<'_>; 2] {
+        let messages = (!self.messages.is_empty()).then_some(self.messages.as_slice());
+        [&self.chosen, &self.rejected]
+            .map(|response| Exchange { messages, ..Exchange::new(&self.prompt, response) })
+    }
+
     /// A pair of plain texts without a margin.
     pub fn new(
         id: impl Into<String>,
@@ -183,6 +198,7 @@ impl PreferencePair {
             chosen: chosen.into(),
             rejected: rejected.into(),
             margin: None,
+            messages: Vec::new(),
             kind: TextKind::Plain,
         }
     }
@@ -248,7 +264,10 @@ pub struct Exchange<'a> {
     pub prompt: &'a str,
     /// The response y.
     pub response: &'a str,
-    /// A response written by a person, if there is one.
+    /// The prompt as a conversation, for rewards that have a chat template of their own; `None` where
+    /// it is a text.
+    pub messages: Option<&'a [Message]>,
+    /// A response written by a person, where there is one.
     pub reference: Option<&'a str>,
     /// Further facts about the prompt, for rewards that need it; `None` rather than an empty map.
     pub metadata: Option<&'a Metadata>,
@@ -257,7 +276,7 @@ pub struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// An exchange with only prompt and response.
     pub fn new(prompt: &'a str, response: &'a str) -> Self {
-        Self { prompt, response, reference: None, metadata: None }
+        Self { prompt, response, messages: None, reference: None, metadata: None }
     }
 }
 

@@ -118,7 +118,27 @@ impl Rendering {
         Ok((prompt, said, TextKind::Rendered))
     }
 
-    /// Puts a prompt that is a text into its template; messages are unchanged.
+    /// A prompt as rewards and reports read it: its text, and the conversation if it is one.
+    ///
+    /// # Errors
+    /// [`CodecError::Conversation`] for a prompt template without its slot, and for a system message
+    /// without a conversation.
+    ///
+    /// ```
+    /// use rlaif_core::{Message, PlainText, Rendering};
+    /// let how = Rendering { plain: PlainText::Chat, ..Rendering::default() };
+    /// let (text, messages) = how.asked(&"Name a prime.".into())?;
+    /// assert_eq!((text.as_str(), messages), ("Name a prime.", vec![Message::new("user", "Name a prime.")]));
+    /// # Ok::<(), rlaif_core::CodecError>(())
+    /// ```
+    pub fn asked(&self, prompt: &TextOrMessages) -> Result<(String, Vec<Message>), CodecError> {
+        Ok(match self.messages(prompt)? {
+            Ok(text) => (text, Vec::new()),
+            Err(messages) => (self.filled(prompt)?.readable(), messages),
+        })
+    }
+
+    /// A prompt that is a text in its template; messages as they are.
     fn filled(&self, prompt: &TextOrMessages) -> Result<TextOrMessages, CodecError> {
         let (TextOrMessages::Text(text), Some(template)) = (prompt, &self.prompt_template) else {
             return Ok(prompt.clone());
@@ -329,14 +349,13 @@ impl PromptRow {
         how: &Rendering,
     ) -> Result<PromptRecord, CodecError> {
         let (prompt, kind) = how.prompt(codec, &self.prompt, &self.chat)?;
-        let asked = match kind {
-            TextKind::Plain => None,
-            TextKind::Rendered => Some(how.filled(&self.prompt)?.readable()),
-        };
+        let (asked, messages) = how.asked(&self.prompt)?;
+        let asked = (kind == TextKind::Rendered).then_some(asked);
         Ok(PromptRecord {
             id: self.id.clone(),
             prompt,
             asked,
+            messages,
             reference: self.reference.clone(),
             metadata: self.metadata.clone(),
             kind,
@@ -381,8 +400,22 @@ impl PairRow {
             chosen,
             rejected,
             margin: self.margin,
+            messages: Vec::new(),
             kind,
         })
+    }
+
+    /// The pair as rewards read it: without the special tokens of a chat template, and with the
+    /// prompt's conversation if it is one.
+    ///
+    /// # Errors
+    /// As [`Rendering::asked`].
+    pub fn asked(&self, how: &Rendering) -> Result<PreferencePair, CodecError> {
+        let (prompt, messages) = how.asked(&self.prompt)?;
+        let (chosen, rejected) = (self.chosen.readable(), self.rejected.readable());
+        let mut pair = PreferencePair::new(&self.id, prompt, chosen, rejected);
+        (pair.margin, pair.messages) = (self.margin, messages);
+        Ok(pair)
     }
 
     /// The preferred response as one to imitate.

@@ -99,12 +99,14 @@ pub enum DataError {
         source_name: String,
     },
     /// Rows were read, but none of them became a record.
-    #[error("none of the {rows} rows read became a record ({malformed} malformed)")]
+    #[error("none of the {rows} rows read became a record ({})", reasons(dropped, *malformed))]
     NoRecords {
         /// Count of rows.
         rows: u64,
         /// Count of rows that could not be read.
         malformed: u64,
+        /// Counts of rows that were left out, by reason.
+        dropped: Vec<(&'static str, u64)>,
         /// The error of the first row that could not be read.
         #[source]
         first: Option<Box<DataError>>,
@@ -459,6 +461,13 @@ impl Fault for DataError {
             Self::Lengths { .. } => false,
         }
     }
+}
+
+/// Why rows were left out, with their counts.
+fn reasons(dropped: &[(&'static str, u64)], malformed: u64) -> String {
+    let malformed = (malformed > 0 || dropped.is_empty()).then_some(("malformed", malformed));
+    let all = dropped.iter().copied().chain(malformed);
+    all.map(|(why, n)| format!("{why}: {n}")).collect::<Vec<_>>().join(", ")
 }
 
 fn list(columns: &[String]) -> String {

@@ -40,6 +40,7 @@ mod row;
 mod shuffle;
 mod source;
 mod split;
+mod surrogates;
 
 pub use compression::Compression;
 pub use dataset::{Dataset, Remainder};

@@ -305,18 +305,17 @@ impl PromptBuilder {
             let built = self.build(codec, &row.id, dialogue)?;
             let mut record = PromptRecord::new(&row.id, built.text);
             record.kind = self.kind();
-            record.asked = (record.kind == TextKind::Rendered).then_some(built.asked);
+            if record.kind == TextKind::Rendered {
+                let failed = |source| DataError::Codec { id: row.id.clone(), source };
+                let (asked, messages) =
+                    self.rendering().asked(&built.asked.into()).map_err(failed)?;
+                (record.asked, record.messages) = (Some(asked), messages);
+            }
             record.reference.clone_from(&row.reference);
             record.metadata.clone_from(&row.metadata);
             return Ok(Ok((record, built.shortening)));
         }
-        let how = match &self.form {
-            PromptForm::Rendered(how) => how.clone(),
-            PromptForm::Plain => Rendering::default(),
-            PromptForm::Chat { system } => {
-                Rendering { system: system.clone(), ..Rendering::default() }
-            }
-        };
+        let how = self.rendering();
         let failed = |source| DataError::Codec { id: row.id.clone(), source };
         let record = match row.render(codec, &how) {
             Ok(record) => record,
@@ -330,6 +329,17 @@ impl PromptBuilder {
             return Ok(Err("messages of too many tokens"));
         }
         Ok(Ok((record, Shortening::None)))
+    }
+
+    /// The conversion of rows to texts.
+    fn rendering(&self) -> Rendering {
+        match &self.form {
+            PromptForm::Rendered(how) => how.clone(),
+            PromptForm::Plain => Rendering::default(),
+            PromptForm::Chat { system } => {
+                Rendering { system: system.clone(), plain: PlainText::Chat, ..Rendering::default() }
+            }
+        }
     }
 
     fn step(&self, codec: &dyn TextCodec) -> Step {

@@ -240,7 +240,7 @@ fn rows_of_which_none_becomes_a_record_are_told_with_the_first_reason() {
     let path = folder.write("f", "{\"question\":1}\n".repeat(7));
     let reader = Reader::new(Source::file(path).unwrap()).mode(Mode::Lenient);
     let error = reader.dataset(PromptColumns::default()).unwrap_err();
-    let DataError::NoRecords { rows: 7, malformed: 7, first: Some(first) } = error else {
+    let DataError::NoRecords { rows: 7, malformed: 7, first: Some(first), .. } = error else {
         panic!("{error}")
     };
     assert!(matches!(*first, DataError::MissingColumn { .. }));

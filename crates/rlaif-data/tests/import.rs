@@ -255,3 +255,52 @@ fn columns_have_the_names_that_they_are_given_and_rows_their_places() {
     let error = Import::find_named(&source, wrong).unwrap_err().to_string();
     assert!(error.contains("no column `title`"), "{error}");
 }
+
+/// A list that Python wrote by `str` would otherwise be learned as text.
+#[test]
+fn python_lists_are_refused_and_rows_without_a_response_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pairs.csv");
+    let said = |role: &str, text: &str| format!("\"[{{'role': '{role}', 'content': '{text}'}}]\"");
+    let row = [said("user", "Hi"), said("assistant", "Yo"), said("assistant", "No")].join(",");
+    std::fs::write(&path, format!("prompt,chosen,rejected\n{row}\n")).unwrap();
+    let source = Source::file(&path).unwrap();
+    let import = Import::find(&source).unwrap();
+    let error = import.pairs(Reader::new(source)).unwrap_err().to_string();
+    assert!(
+        error.contains("line 2: `chosen` should be") && error.contains("json.dumps"),
+        "{error}"
+    );
+    // A response that is null is an empty one.
+    let path = folder.path().join("null.jsonl");
+    let row = |chosen: &str| format!(r#"{{"prompt":"p","chosen":{chosen},"rejected":"r"}}"#);
+    std::fs::write(&path, format!("{}\n{}\n", row("\"c\""), row("null"))).unwrap();
+    let source = Source::file(&path).unwrap();
+    let pairs = Import::find(&source).unwrap().pairs(Reader::new(source)).unwrap();
+    assert_eq!(pairs.records().len(), 1);
+    assert_eq!(pairs.provenance().steps[0].dropped["an empty response"], 1);
+    // So is a conversation in which the assistant's turn is.
+    let path = folder.path().join("said.jsonl");
+    let row = |said: &str| {
+        format!(
+            r#"{{"messages":[{{"role":"user","content":"u"}},{{"role":"assistant","content":"{said}"}}]}}"#
+        )
+    };
+    std::fs::write(&path, format!("{}\n{}\n", row("a"), row(" "))).unwrap();
+    let source = Source::file(&path).unwrap();
+    let import = Import::find(&source).unwrap();
+    let rows = import.conversations(Reader::new(source)).unwrap();
+    assert_eq!(rows.records().len(), 1);
+    assert_eq!(rows.provenance().steps[0].dropped["the assistant says nothing"], 1);
+    // What became of rows none of which can be read.
+    let path = folder.path().join("bad.jsonl");
+    let row = r#"{"prompt": "p", "completion": "c", "label": false}"#;
+    std::fs::write(&path, format!("{row}\n{row}\n")).unwrap();
+    let source = Source::file(&path).unwrap();
+    let import = Import::find(&source).unwrap();
+    let error = import.demonstrations(Reader::new(source)).unwrap_err().to_string();
+    assert!(
+        error.contains("none of the 2 rows") && error.contains("undesirable response: 2"),
+        "{error}"
+    );
+}

@@ -32,12 +32,8 @@ fn spec(codec: &Bytes, context: usize) -> LmSpec {
 
 fn pair(prompt: &str, chosen: &str, rejected: &str) -> PreferencePair {
     PreferencePair {
-        id: format!("{prompt}|{chosen}"),
-        prompt: prompt.into(),
-        chosen: chosen.into(),
-        rejected: rejected.into(),
         margin: Some(0.5),
-        kind: rlaif_core::TextKind::Plain,
+        ..PreferencePair::new(format!("{prompt}|{chosen}"), prompt, chosen, rejected)
     }
 }
 

@@ -156,13 +156,9 @@ fn training(chance: &mut Chance) -> Vec<Curve> {
 }
 
 fn pairs(records: &[PromptRecord]) -> Vec<PreferencePair> {
-    let pair = |record: &PromptRecord| PreferencePair {
-        id: record.id.clone(),
-        prompt: record.prompt.clone(),
-        chosen: record.reference.clone().unwrap_or_default(),
-        rejected: record.prompt.clone(),
-        margin: None,
-        kind: rlaif_core::TextKind::Plain,
+    let pair = |record: &PromptRecord| {
+        let chosen = record.reference.clone().unwrap_or_default();
+        PreferencePair::new(&record.id, &record.prompt, chosen, &record.prompt)
     };
     records.iter().map(pair).collect()
 }

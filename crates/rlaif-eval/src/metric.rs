@@ -180,14 +180,18 @@ impl Metric for RewardMetric {
         let joined: Vec<String>;
         let read: Vec<Exchange<'_>> = match &self.reads {
             Reads::Exchange => batch.to_vec(),
-            Reads::Response => batch.iter().map(|x| Exchange { prompt: "", ..*x }).collect(),
+            Reads::Response => {
+                batch.iter().map(|x| Exchange { prompt: "", messages: None, ..*x }).collect()
+            }
             Reads::PromptAndResponse { separator } => {
                 joined = batch
                     .iter()
                     .map(|x| [x.prompt, separator.as_str(), x.response].concat())
                     .collect();
                 let pairs = batch.iter().zip(&joined);
-                pairs.map(|(x, text)| Exchange { prompt: "", response: text, ..*x }).collect()
+                pairs
+                    .map(|(x, text)| Exchange { prompt: "", response: text, messages: None, ..*x })
+                    .collect()
             }
         };
         // A panic while scoring leaves no half-changed state for the next call to see.

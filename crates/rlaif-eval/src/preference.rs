@@ -22,7 +22,7 @@ use crate::{EvalError, Missing};
 /// let judge = ScoreJudge(|batch: &[Exchange<'_>]| -> Vec<f32> {
 ///     batch.iter().map(|x| x.response.len() as f32).collect()
 /// });
-/// let pair = Pairing { prompt: "Why?", first: "Because.", second: "No." };
+/// let pair = Pairing { prompt: "Why?", messages: None, first: "Because.", second: "No." };
 /// assert_eq!(judge.prefer(&[pair])?, [Some(1.)]);
 /// # Ok::<(), rlaif_core::RewardError>(())
 /// ```
@@ -36,7 +36,12 @@ impl<R: RewardModel> PairJudge for ScoreJudge<R> {
     fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         let exchanges: Vec<Exchange<'_>> = batch
             .iter()
-            .flat_map(|x| [Exchange::new(x.prompt, x.first), Exchange::new(x.prompt, x.second)])
+            .flat_map(|x| {
+                [x.first, x.second].map(|response| Exchange {
+                    messages: x.messages,
+                    ..Exchange::new(x.prompt, response)
+                })
+            })
             .collect();
         let scores = score(&self.0, &exchanges)?;
         Ok(scores.chunks_exact(2).map(|pair| Some(win_of(pair[0]?, pair[1]?))).collect())
@@ -200,11 +205,9 @@ fn ask_both_orders(
         let shown: Vec<Pairing<'_>> = batch
             .iter()
             .flat_map(|(b, a)| {
-                let (prompt, before, after) = (&b.record.prompt, &b.response, &a.response);
-                [
-                    Pairing { prompt, first: after, second: before },
-                    Pairing { prompt, first: before, second: after },
-                ]
+                let Exchange { prompt, messages, response: before, .. } = b.exchange();
+                let pairing = |first, second| Pairing { prompt, messages, first, second };
+                [pairing(&a.response, before), pairing(before, &a.response)]
             })
             .collect();
         let said = judge.prefer(&shown).map_err(|source| failed(judge.name(), source))?;
@@ -364,12 +367,8 @@ pub fn preference_accuracy(
     }
     let (mut correct, mut ties, mut n) = (0usize, 0usize, 0usize);
     for rows in pairs.chunks(batch) {
-        let exchanges: Vec<Exchange<'_>> = rows
-            .iter()
-            .flat_map(|x| {
-                [Exchange::new(&x.prompt, &x.chosen), Exchange::new(&x.prompt, &x.rejected)]
-            })
-            .collect();
+        let exchanges: Vec<Exchange<'_>> =
+            rows.iter().flat_map(PreferencePair::exchanges).collect();
         let scores = score(model, &exchanges).map_err(|source| failed(model.name(), source))?;
         for (row, pair) in rows.iter().zip(scores.chunks_exact(2)) {
             match (pair[0], pair[1], missing) {

@@ -282,14 +282,7 @@ fn the_interval_of_an_accuracy_is_wilsons() {
         let pair = |at: usize| {
             let (chosen, rejected) =
                 if (at as f64) < correct { ("right", "wrong") } else { ("wrong", "right") };
-            PreferencePair {
-                id: at.to_string(),
-                prompt: "p".into(),
-                chosen: chosen.into(),
-                rejected: rejected.into(),
-                margin: None,
-                kind: rlaif_core::TextKind::Plain,
-            }
+            PreferencePair::new(at.to_string(), "p", chosen, rejected)
         };
         let pairs: Vec<PreferencePair> = (0..n as usize).map(pair).collect();
         let found = preference_accuracy(&model, &pairs, 3, Missing::Refuse).unwrap();

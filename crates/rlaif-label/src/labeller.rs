@@ -329,7 +329,12 @@ impl Labeller {
                     By::Judge { judge, rubric } => {
                         let batch: Vec<Pairing<'_>> = chunk
                             .iter()
-                            .map(|((prompt, first, second), _)| Pairing { prompt, first, second })
+                            .map(|((prompt, first, second), _)| Pairing {
+                                prompt,
+                                messages: None,
+                                first,
+                                second,
+                            })
                             .collect();
                         self.judges[*judge].compare_each(rubric, &batch, &mut |at, verdict| {
                             tell_all(at, Opinion::of(verdict))

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     error::ModelError,
     family::{Families, Family},
-    files::ModelFiles,
+    files::{AdapterBase, ModelFiles},
     frame::Frame,
     labels::Labels,
     load::{LoadOptions, from_folder},
@@ -106,9 +106,10 @@ impl Classifier {
         name: &str,
         folder: &Path,
         files: &ModelFiles,
+        base: &AdapterBase,
     ) -> Result<(), ModelError> {
         let config = self.frame.config.fields().clone();
-        self.adapters().write(name, folder, Some(&config), files.adapter.as_deref())
+        self.adapters().write(name, folder, Some(base), Some(&config), files.adapter.as_deref())
     }
 
     /// Writes a folder that transformers loads; as [`crate::LanguageModel::save`].

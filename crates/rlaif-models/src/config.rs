@@ -81,6 +81,16 @@ impl Config {
         self.generation.as_ref()
     }
 
+    /// The name of the family; empty if there is none.
+    pub(crate) fn model_type(&self) -> Result<String, ModelError> {
+        #[derive(Deserialize)]
+        struct Named {
+            model_type: Option<String>,
+        }
+        let Named { model_type } = parse(&self.path, self.fields.clone())?;
+        Ok(model_type.unwrap_or_default())
+    }
+
     /// The ids that end a response, as transformers' `generate` has them: those of
     /// generation_config.json, or in their absence those of config.json. The default of a
     /// configuration class does not count.

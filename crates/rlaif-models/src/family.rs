@@ -149,10 +149,11 @@ impl Families {
     /// The row for a config.json, regardless of its class.
     ///
     /// # Errors
-    /// [`ModelError::UnknownArchitecture`] lists the rows.
+    /// [`ModelError::UnknownArchitecture`] lists the rows; [`ModelError::Config`] for a `model_type`
+    /// that is not a string.
     pub fn family(self, config: &Config) -> Result<&'static Family, ModelError> {
-        let model_type = config.text("model_type").unwrap_or("");
-        self.find(model_type).ok_or_else(|| self.unknown(config, "model_type", model_type))
+        let model_type = config.model_type()?;
+        self.find(&model_type).ok_or_else(|| self.unknown(config, "model_type", &model_type))
     }
 
     /// The `model_type`s of the rows for which `which` returns `true`, joined for a message.

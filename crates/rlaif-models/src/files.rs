@@ -23,6 +23,15 @@ pub struct ModelNames<'a> {
     pub base: Option<&'a str>,
 }
 
+/// The base of an adapter, as its configuration names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterBase {
+    /// Folder or hub id.
+    pub model: String,
+    /// Branch, tag or commit of a hub id.
+    pub revision: Option<String>,
+}
+
 /// A model on this disk: a folder in Hugging Face's layout, and perhaps the folder of a LoRA adapter
 /// on it.
 ///
@@ -76,13 +85,14 @@ impl ModelFiles {
             && matches!(Checkpoint::open(folder), Err(CheckpointError::NoWeights { .. }))
     }
 
-    /// The base that an adapter's configuration names: a folder or a hub id, with its revision.
+    /// The base that an adapter's configuration names; `None` if it names none.
     ///
     /// # Errors
     /// [`ModelError::Checkpoint`] if `adapter_config.json` cannot be read.
-    pub fn base_of(adapter: &Path) -> Result<(Option<String>, Option<String>), ModelError> {
+    pub fn base_of(adapter: &Path) -> Result<Option<AdapterBase>, ModelError> {
         let config = AdapterConfig::read(adapter)?;
         let named = |text: Option<String>| text.filter(|text| !text.is_empty());
-        Ok((named(config.base_model_name_or_path), named(config.revision)))
+        let revision = named(config.revision);
+        Ok(named(config.base_model_name_or_path).map(|model| AdapterBase { model, revision }))
     }
 }

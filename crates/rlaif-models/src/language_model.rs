@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     error::ModelError,
     family::{Families, Family},
-    files::ModelFiles,
+    files::{AdapterBase, ModelFiles},
     load::{LoadOptions, from_folder},
     lora::ModelAdapters,
     save::{self, SaveOptions},
@@ -119,8 +119,9 @@ impl LanguageModel {
         name: &str,
         folder: &Path,
         files: &ModelFiles,
+        base: &AdapterBase,
     ) -> Result<(), ModelError> {
-        self.adapters().write(name, folder, None, files.adapter.as_deref())
+        self.adapters().write(name, folder, Some(base), None, files.adapter.as_deref())
     }
 
     /// Writes a folder that transformers loads. Adapters are not in it: merge them first, or save

@@ -18,6 +18,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     adapter::{Adapter, Form},
     error::{ModelError, TensorProblem},
+    files::AdapterBase,
     frame::Parts,
     layers::Linear,
     save::{TensorList, of_adapter},
@@ -180,14 +181,16 @@ impl<'a> ModelAdapters<'a> {
     /// [`ModelError::UnknownAdapter`], [`ModelError::Checkpoint`] if it cannot be written; no
     /// partial folder is left behind.
     pub fn save(&self, name: &str, folder: &Path) -> Result<(), ModelError> {
-        self.write(name, folder, None, None)
+        self.write(name, folder, None, None, None)
     }
 
-    /// As [`Self::save`], with a config.json and with the tokenizer of a folder.
+    /// As [`Self::save`], with the base that its configuration is to name, and a config.json and the
+    /// tokenizer of a folder beside it.
     pub(crate) fn write(
         &self,
         name: &str,
         folder: &Path,
+        base: Option<&AdapterBase>,
         config: Option<&Map<String, Value>>,
         tokenizer: Option<&Path>,
     ) -> Result<(), ModelError> {
@@ -200,7 +203,12 @@ impl<'a> ModelAdapters<'a> {
             }
         }
         let mut writer = FolderWriter::create(folder)?;
-        writer.adapter(self.parts.adapters.config(slot), &tensors)?;
+        let mut own = self.parts.adapters.config(slot).clone();
+        if let Some(AdapterBase { model, revision }) = base {
+            own.base_model_name_or_path = Some(model.clone());
+            own.revision.clone_from(revision);
+        }
+        writer.adapter(&own, &tensors)?;
         if let Some(config) = config {
             writer.json("config.json", config)?;
         }

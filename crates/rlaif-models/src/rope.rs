@@ -14,6 +14,7 @@ use crate::error::ModelError;
 
 /// The section `rope_scaling` or `rope_parameters` of config.json.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(expecting = "an object with `rope_type`")]
 pub(crate) struct RawRope {
     rope_type: Option<String>,
     /// In checkpoints from before mid-2024; later ones may have both.

@@ -247,6 +247,8 @@ fn configurations_that_cannot_be_honoured_are_refused() {
             "config.json, field `vocab_size`: invalid type: string \"many\"",
         ),
         ("llama3", "hidden_size", Value::Null, "field `hidden_size`: invalid type: null"),
+        ("llama3", "model_type", 5.into(), "field `model_type`: invalid type: integer `5`"),
+        ("llama3", "rope_parameters", "linear".into(), "expected an object with `rope_type`"),
         ("flan", "dense_act_fn", json!("swoosh"), "`dense_act_fn` is `swoosh`"),
         ("flan", "relative_attention_num_buckets", json!(2), "at least 4"),
         ("flan", "d_kv", json!(-1), "`d_kv` is -1"),

@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-#[cfg(all(feature = "judge", feature = "neural"))]
-use rlaif_core::Seed;
 use rlaif_core::{BadSetting, RewardModel};
+#[cfg(all(feature = "judge", feature = "neural"))]
+use rlaif_core::{ChatOptions, Seed};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_lm::generate::{GenerationConfig, Sampling};
 #[cfg(all(feature = "judge", feature = "neural"))]
@@ -336,7 +336,7 @@ fn policy_judge<A>(
     }
     let rubric = config.rubric()?;
     let (policy, codec) = policy_of(api, around)?;
-    let judge = PolicyJudge::new(rubric, policy, codec)?;
+    let judge = PolicyJudge::new(rubric, policy, codec)?.asked_with(chat_of(api))?;
     let sampling = sampling_of(&config.sampling)?.unwrap_or(Sampling::Greedy);
     let SamplingConfig { max_tokens, seed, .. } = &config.sampling;
     let default = judge.generation().clone();
@@ -355,7 +355,7 @@ pub(crate) fn policy_of(
     api: &PolicyApi,
     around: &Surroundings<'_>,
 ) -> Result<(LanguageModel, HfTokenizer), ProviderError> {
-    let PolicyApi { model, revision, adapter, base, device, dtype, batch_size: _ } = api;
+    let PolicyApi { model, revision, adapter, base, device, dtype, .. } = api;
     let files = (around.models)(&ModelNames {
         model,
         revision: revision.as_deref(),
@@ -365,6 +365,16 @@ pub(crate) fn policy_of(
     let load = load_options(device.as_deref(), *dtype, around)?;
     let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;
     Ok((files.language_model(load)?, codec))
+}
+
+/// The options of a policy's chat template.
+#[cfg(all(feature = "judge", feature = "neural"))]
+pub(crate) fn chat_of(api: &PolicyApi) -> ChatOptions {
+    ChatOptions {
+        template: api.chat_template.clone(),
+        kwargs: api.chat_template_kwargs.clone(),
+        ..ChatOptions::default()
+    }
 }
 
 /// The sampling of a policy; nothing where no temperature is given.

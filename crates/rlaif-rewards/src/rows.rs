@@ -4,7 +4,8 @@ use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 
 use rlaif_core::{
-    Exchange, Message, Metadata, PromptRecord, RewardModel, Sample, Score, Scores, TextOrMessages,
+    CodecError, Exchange, Message, Metadata, PromptRecord, Rendering, RewardModel, Sample, Score,
+    Scores, TextOrMessages,
 };
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -83,8 +84,8 @@ impl RowVerdict {
 #[derive(Deserialize)]
 #[serde(try_from = "ReadRow")]
 struct Row {
-    prompt: String,
-    response: String,
+    prompt: TextOrMessages,
+    response: TextOrMessages,
     reference: Option<String>,
     metadata: Metadata,
 }
@@ -115,18 +116,19 @@ impl TryFrom<ReadRow> for Row {
             (None, _, _) => return Err("missing field `prompt`"),
             (Some(_), None, _) => return Err("missing field `response`"),
         };
-        // A judge reads text, without the special tokens of a chat template.
-        let (prompt, response) = (prompt.readable(), response.readable());
         Ok(Self { prompt, response, reference, metadata })
     }
 }
 
-impl From<Row> for Sample {
-    fn from(row: Row) -> Self {
-        let Row { prompt, response, reference, metadata } = row;
+impl Row {
+    /// The row as rewards read it: a judge reads text, not the special tokens of a chat template.
+    fn sample(self, how: &Rendering) -> Result<Sample, CodecError> {
+        let Self { prompt, response, reference, metadata } = self;
+        let (prompt, messages) = how.asked(&prompt)?;
         // The id is not needed: verdicts are in the order of the rows.
-        let record = PromptRecord { reference, metadata, ..PromptRecord::new("", prompt) };
-        Self { record, response }
+        let record =
+            PromptRecord { messages, reference, metadata, ..PromptRecord::new("", prompt) };
+        Ok(Sample { record, response: response.readable() })
     }
 }
 
@@ -156,7 +158,7 @@ pub fn score_rows(
     reader: impl BufRead,
     writer: impl Write,
 ) -> Result<Counted, ProviderError> {
-    score_in_order(reward, &read_rows(reader)?, writer)
+    score_in_order(reward, &read_rows(reader, &Rendering::default())?, writer)
 }
 
 /// The same for rows that were already read.
@@ -217,13 +219,14 @@ pub fn score_each_row(
     Ok(())
 }
 
-/// Reads rows `{"prompt", "response"}`, optionally with `"reference"` and `"metadata"`. Blank lines
-/// and a byte-order mark are skipped.
+/// Reads rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any. Blank
+/// lines and a byte-order mark are passed over. `how` says whether a prompt that is a text is put into a
+/// template or is what the user says, and which system message conversations without one get.
 ///
 /// # Errors
-/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a faulty row;
-/// [`ProviderError::Stream`].
-pub fn read_rows(reader: impl BufRead) -> Result<Vec<Sample>, ProviderError> {
+/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a row that is none;
+/// [`ProviderError::Codec`] for a rendering that contradicts itself; [`ProviderError::Stream`].
+pub fn read_rows(reader: impl BufRead, how: &Rendering) -> Result<Vec<Sample>, ProviderError> {
     let mut rows = Vec::new();
     for (at, bytes) in reader.split(b'\n').enumerate() {
         let bytes =
@@ -237,7 +240,7 @@ pub fn read_rows(reader: impl BufRead) -> Result<Vec<Sample>, ProviderError> {
         }
         let row: Row = serde_json::from_str(text)
             .map_err(|source| ProviderError::Row { line: at + 1, source })?;
-        rows.push(row.into());
+        rows.push(row.sample(how)?);
     }
     Ok(rows)
 }

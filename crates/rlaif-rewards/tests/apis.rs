@@ -10,8 +10,13 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use support::{Reply, Request, Server, anthropic, config, judge, local, openai};
 
-const ROW: Exchange<'static> =
-    Exchange { prompt: "p", response: "I like you.", reference: None, metadata: None };
+const ROW: Exchange<'static> = Exchange {
+    prompt: "p",
+    response: "I like you.",
+    messages: None,
+    reference: None,
+    metadata: None,
+};
 
 fn environment(name: &str) -> Option<String> {
     let value = match name {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::{Exchange, RewardError, RewardModel};
+use rlaif_core::{ChatOptions, Exchange, Message, RewardError, RewardModel};
 use rlaif_eval::{Better, Metric, MetricInfo, RewardMetric};
 use rlaif_hub::{HubBuilder, Network, RepoKind};
 use rlaif_models::{LoadOptions, ModelNames};
@@ -141,6 +141,29 @@ fn a_scalar_head_reads_the_chat_template() {
     let metadata = turns.as_object().unwrap();
     let told = Exchange { metadata: Some(metadata), ..Exchange::new("not read", "I like you.") };
     close(&score(&reward, &[told]), [goldens.chat[0]], 2e-5);
+
+    // A conversation is read as one, by the input for texts as well; a turn that the prompt begins is gone on
+    // with.
+    let asked = [Message::new("user", "Say something kind.")];
+    let begun = [&asked[..], &[Message::new("assistant", "I like")]].concat();
+    let joined = load("reward", ClassifierOptions::new().input(Input::PromptAndResponse)).unwrap();
+    for reward in [&reward, &joined] {
+        let rows = [
+            Exchange { messages: Some(&asked), ..Exchange::new("not read", "I like you.") },
+            Exchange { messages: Some(&begun), ..Exchange::new("not read", " you.") },
+        ];
+        close(&score(reward, &rows), [goldens.chat[0]; 2], 2e-5);
+    }
+    let text = [Exchange::new("Say something kind.", "I like you.")];
+    assert!((score(&joined, &text)[0] - goldens.chat[0]).abs() > 1e-3);
+
+    // What its template gets besides: here the name of one that it has not.
+    let other = ChatOptions { template: Some("rag".to_owned()), ..ChatOptions::default() };
+    let chat = ClassifierOptions::new().chat(other);
+    let error = load("reward", chat.clone().input(Input::Chat)).unwrap_err().to_string();
+    assert!(error.contains("rag"), "{error}");
+    let error = load("reward", chat).unwrap_err().to_string();
+    assert!(error.contains("chat_template"), "{error}");
 }
 
 #[test]

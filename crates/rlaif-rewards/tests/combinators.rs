@@ -1,10 +1,11 @@
 //! Combinators and rules.
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use rlaif_core::{Exchange, Metadata, RewardError, RewardModel, Score, Scores};
+use rlaif_core::{Exchange, Metadata, RewardError, RewardModel, Score, Scores, Tell};
 use rlaif_rewards::combine::Centring;
 use rlaif_rewards::{
     Cached, Constant, Format, Gated, Length, LowerBound, Mean, Minimum, Overlap, OverlapMeasure,
@@ -46,6 +47,95 @@ fn a_sum_has_a_column_for_each_term_and_passes_on_why_a_row_has_none() {
     assert_eq!(names, ["a", "a 2"]);
     assert_eq!(scores.reasons, [(1, "a: no number; a 2: no number".to_owned())]);
     assert_eq!(totals(&WeightedSum::new("empty").score(&batch(&["1"])).unwrap()), [Some(0.)]);
+}
+
+/// As [`Numbers`], from the last row to the first, one by one, and the count of rows so far.
+#[derive(Debug, Clone)]
+struct OneByOne(&'static str, Arc<Mutex<usize>>);
+
+impl RewardModel for OneByOne {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        Numbers(self.0).score(batch)
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        for (row, exchange) in batch.iter().enumerate().rev() {
+            *self.1.lock().unwrap() += 1;
+            if exchange.response == "broken" {
+                let source = "the connection broke".into();
+                return Err(RewardError::Failed { model: self.0.to_owned(), source });
+            }
+            if tell(row, Numbers(self.0).score(&[*exchange])?).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn combinators_tell_rows_as_their_members_do() {
+    let count = Arc::new(Mutex::new(0));
+    let one = |name| OneByOne(name, Arc::clone(&count));
+    let make = |kind: usize| -> Box<dyn RewardModel> {
+        match kind {
+            0 => Box::new(WeightedSum::new("s").term(2., one("a")).term(1., one("a"))),
+            1 => Box::new(Mean::new("m", one("a")).and(Numbers("b"))),
+            2 => Box::new(Minimum::new("n", one("a")).and(one("b").scaled(-1., 0.).unwrap())),
+            3 => Box::new(one("a").scaled(3., 1.).unwrap().clipped(-5., 9.).unwrap()),
+            4 => Box::new(Gated::new(one("a"), one("g"), 2., -1.).unwrap()),
+            5 => Box::new(one("a").or_else(Constant::new(7.).unwrap())),
+            6 => Box::new(Cached::new(one("a"), 8)),
+            _ => Box::new(WeightedSum::new("empty")),
+        }
+    };
+    let rows = batch(&["1", "x", "3", "1", "-4"]);
+    for kind in 0..8 {
+        let whole = make(kind).score(&rows).unwrap();
+        let reward = make(kind);
+        // A second time, for what is remembered.
+        for _ in 0..2 {
+            let mut told = vec![Scores::default(); rows.len()];
+            let mut tell = |row: usize, scores: Scores| {
+                told[row] = scores;
+                ControlFlow::Continue(())
+            };
+            reward.score_each(&rows, &mut tell).unwrap();
+            for (row, told) in told.into_iter().enumerate() {
+                let expected = whole.gather(&[row]);
+                assert_eq!((&told.total, &told.reasons), (&expected.total, &expected.reasons));
+                // What a gate keeps back has no parts of the model behind it.
+                assert!(kind == 4 || told.parts == expected.parts, "{kind}, {row}: {told:?}");
+            }
+        }
+        if kind == 7 {
+            continue;
+        }
+        // Whoever has heard enough is not told more, and what came before an error is.
+        *count.lock().unwrap() = 0;
+        let mut heard = 0;
+        let many = batch(&["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]);
+        let mut tell = |_: usize, _: Scores| {
+            heard += 1;
+            ControlFlow::Break(())
+        };
+        make(kind).score_each(&many, &mut tell).unwrap();
+        assert_eq!(heard, 1, "{kind}");
+        let broken = batch(&["1", "broken", "3", "4"]);
+        let mut heard = Vec::new();
+        let mut tell = |row: usize, _: Scores| {
+            heard.push(row);
+            ControlFlow::Continue(())
+        };
+        let error = make(kind).score_each(&broken, &mut tell).unwrap_err().to_string();
+        assert!(error.contains("the connection broke"), "{error}");
+        // Of several members, the error of one may come before a row of another.
+        assert!(![3, 5, 6].contains(&kind) || heard == [3, 2], "{kind}: {heard:?}");
+    }
 }
 
 /// Blocks until `count` callers have arrived.

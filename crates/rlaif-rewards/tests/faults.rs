@@ -374,7 +374,7 @@ fn pairs_are_all_compared_or_missing_with_a_reason_in_every_api_and_none_asked_f
             .map(|n| {
                 let (a, b) = (texts[n].as_str(), texts[n + 1].as_str());
                 let (first, second) = if n % 2 == 0 { (a, b) } else { (b, a) };
-                Pairing { prompt: "p", first, second }
+                Pairing { prompt: "p", messages: None, first, second }
             })
             .collect();
         let rubric = PairRubric::preset("helpful").unwrap();
@@ -430,8 +430,10 @@ fn a_budget_of_comparisons_is_kept_to_the_cent() {
         server.url
     ));
     let texts = texts(200);
-    let pairs: Vec<Pairing<'_>> =
-        texts.iter().map(|text| Pairing { prompt: "p", first: text, second: "other" }).collect();
+    let pairs: Vec<Pairing<'_>> = texts
+        .iter()
+        .map(|text| Pairing { prompt: "p", messages: None, first: text, second: "other" })
+        .collect();
     let (mut paid, mut reasons) = (0, Vec::new());
     let rubric = PairRubric::preset("honest").unwrap();
     judge
@@ -468,7 +470,7 @@ fn several_answers_are_averaged_and_are_an_estimate_and_probabilities_are_not() 
             server.url
         ));
         let mut told = Vec::new();
-        let pair = Pairing { prompt: "p", first: "a", second: "b" };
+        let pair = Pairing { prompt: "p", messages: None, first: "a", second: "b" };
         let rubric = PairRubric::preset("helpful").unwrap();
         judge
             .compare_each(&rubric, &[pair], &mut |_, verdict| {

@@ -210,6 +210,34 @@ fn recorded(tokenizer: &str) -> (PolicyJudge, HfTokenizer, Arc<Mutex<Vec<Vec<u32
 }
 
 #[test]
+fn the_judges_template_gets_its_options() {
+    let place = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(text_fixture("chatml").join(file), place.path().join(file)).unwrap();
+    }
+    let template = "{% if enable_thinking is defined %}{{ raise_exception('told ' + \
+                    enable_thinking|string) }}{% endif %}{{ messages[0].content }}";
+    std::fs::write(place.path().join("chat_template.jinja"), template).unwrap();
+    policy().save(&place.path().join("model"), &SaveOptions::default()).unwrap();
+    let model = place.path().join("model");
+    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        std::fs::copy(place.path().join(file), model.join(file)).unwrap();
+    }
+    let build = |more: &str| {
+        let text = format!(
+            "kind = 'judge'\nrubric = 'summary'\nmin_coverage = 1e-9\n[api]\nkind = 'policy'\n\
+             model = '{}'\n{more}",
+            model.display()
+        );
+        let config = RewardConfig::from_toml(&text, "judge.toml").unwrap();
+        config.build(&Surroundings::default()).map(|_| ())
+    };
+    build("").unwrap();
+    let error = build("chat_template_kwargs = { enable_thinking = false }").unwrap_err();
+    assert!(format!("{error}").to_lowercase().contains("told false"), "{error}");
+}
+
+#[test]
 fn no_attack_gets_out_of_its_fence_or_becomes_a_special_token() {
     let mut fenced = 0;
     // With a chat template and without one; with special tokens of every spelling.

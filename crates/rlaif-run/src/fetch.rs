@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rlaif_core::Fault;
 use rlaif_hub::{Hub, HubError, Repo, RepoKind};
-use rlaif_models::{ModelError, ModelFiles, ModelNames};
+use rlaif_models::{AdapterBase, ModelError, ModelFiles, ModelNames};
 use rlaif_text::HfTokenizer;
 use serde::Deserialize;
 
@@ -159,7 +159,10 @@ pub fn model_folder(location: &str, revision: Option<&str>) -> Result<PathBuf, F
     for file in HfTokenizer::FILES.iter().copied().chain(["generation_config.json"]) {
         repo.try_get(file)?;
     }
-    // All files of a repository are in one folder.
+    for file in repo.files()?.iter().filter(|file| HfTokenizer::is_named_template(file)) {
+        repo.get(file)?;
+    }
+    // Every file of a repository lies in one folder.
     Ok(config.parent().map_or_else(|| PathBuf::from("."), PathBuf::from))
 }
 
@@ -193,11 +196,13 @@ pub fn model_files(names: &ModelNames<'_>) -> Result<ModelFiles, FetchError> {
 
 /// The folder of an adapter, and that of its base.
 fn on_base(adapter: PathBuf, base: Option<&str>) -> Result<ModelFiles, FetchError> {
-    let (named, revision) = match base {
-        Some(base) => (Some(base.to_owned()), None),
+    let named = match base {
+        Some(base) => Some(AdapterBase { model: base.to_owned(), revision: None }),
         None => ModelFiles::base_of(&adapter)?,
     };
-    let Some(base) = named else { return Err(FetchError::NoBase { adapter }) };
+    let Some(AdapterBase { model: base, revision }) = named else {
+        return Err(FetchError::NoBase { adapter });
+    };
     let beside = adapter.join(&base);
     let folder = match Path::new(&base) {
         // As in peft, relative to the current folder; or else to the adapter's.

@@ -1,12 +1,12 @@
 //! `[model]`: the model, its device, and its adapter.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, path::Path};
 
 use rlaif_core::{BadSetting, say};
 use rlaif_lm::Policy;
 use rlaif_models::{
-    ADAPTER, CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions, Lora,
-    ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
+    ADAPTER, AdapterBase, CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions,
+    Lora, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
 };
 use rlaif_rewards::neural::tokenizer_folder;
 use rlaif_text::HfTokenizer;
@@ -262,6 +262,31 @@ impl ModelSection {
             return Err(RunError::Setting { key: "model.lora", problem });
         }
         Ok(files)
+    }
+
+    /// The base that the adapter of this section is to name, as another folder finds it.
+    pub(crate) fn adapter_base(&self, files: &ModelFiles) -> Result<AdapterBase, RunError> {
+        let Self { path, revision, adapter, base, lora, .. } = self;
+        if lora.is_some() || adapter.is_some() {
+            return Ok(AdapterBase { model: path.clone(), revision: revision.clone() });
+        }
+        if let Some(base) = base {
+            return Ok(AdapterBase { model: base.clone(), revision: None });
+        }
+        let named = files.adapter.as_deref().map(ModelFiles::base_of).transpose()?.flatten();
+        // As `model_files` finds it: from the current folder, or else from the adapter's.
+        let of_adapter = |name: &str| match (&files.adapter, Path::new(name)) {
+            (Some(adapter), path) if !path.is_dir() => adapter.join(path),
+            (_, path) => path.to_owned(),
+        };
+        let here = || files.folder.canonicalize().unwrap_or_else(|_| files.folder.clone());
+        Ok(match named {
+            Some(named) if of_adapter(&named.model).is_dir() => {
+                AdapterBase { model: here().display().to_string(), revision: None }
+            }
+            Some(named) => named,
+            None => AdapterBase { model: here().display().to_string(), revision: None },
+        })
     }
 
     /// Policy, adapter and reference of a run.

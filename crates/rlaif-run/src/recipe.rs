@@ -5,8 +5,8 @@ use std::path::Path;
 use rlaif_core::{Interrupted, Rendering, RewardModel, Seed};
 use rlaif_lm::Activations;
 use rlaif_models::{
-    ADAPTER, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError, ModelFiles,
-    SaveOptions,
+    ADAPTER, AdapterBase, Classifier, LanguageModel, LoadOptions, MemoryPlan, ModelError,
+    ModelFiles, SaveOptions,
 };
 use rlaif_rewards::RewardConfig;
 use rlaif_torch::seeded;
@@ -242,7 +242,7 @@ impl OngoingRun<'_> {
         let files = self.section.files()?;
         let target = self.folder.model();
         let written = if self.section.lora.is_some() || files.adapter.is_some() {
-            model.save_adapter(&target, &files)
+            model.save_adapter(&target, &files, &self.section.adapter_base(&files)?)
         } else {
             model.save(&target, &files.folder)
         };
@@ -256,11 +256,17 @@ impl OngoingRun<'_> {
 
 /// A model that a run can train.
 pub trait TrainedModel {
-    /// Writes the trained adapter, and the files needed to load it.
+    /// Writes the adapter that was trained on this base, and the files beside it with which it is
+    /// loaded again.
     ///
     /// # Errors
     /// [`ModelError`].
-    fn save_adapter(&mut self, target: &Path, files: &ModelFiles) -> Result<(), ModelError>;
+    fn save_adapter(
+        &mut self,
+        target: &Path,
+        files: &ModelFiles,
+        base: &AdapterBase,
+    ) -> Result<(), ModelError>;
 
     /// Writes all weights, and the other files of `source`.
     ///
@@ -270,8 +276,13 @@ pub trait TrainedModel {
 }
 
 impl TrainedModel for LanguageModel {
-    fn save_adapter(&mut self, target: &Path, files: &ModelFiles) -> Result<(), ModelError> {
-        self.save_adapter(ADAPTER, target, files)
+    fn save_adapter(
+        &mut self,
+        target: &Path,
+        files: &ModelFiles,
+        base: &AdapterBase,
+    ) -> Result<(), ModelError> {
+        self.save_adapter(ADAPTER, target, files, base)
     }
 
     fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {
@@ -280,8 +291,13 @@ impl TrainedModel for LanguageModel {
 }
 
 impl TrainedModel for Classifier {
-    fn save_adapter(&mut self, target: &Path, files: &ModelFiles) -> Result<(), ModelError> {
-        self.save_adapter(ADAPTER, target, files)
+    fn save_adapter(
+        &mut self,
+        target: &Path,
+        files: &ModelFiles,
+        base: &AdapterBase,
+    ) -> Result<(), ModelError> {
+        self.save_adapter(ADAPTER, target, files, base)
     }
 
     fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {

@@ -107,12 +107,16 @@ fn score_open(
 }
 
 /// Everything of a row that its verdict depends on.
-fn texts(row: &Sample) -> [String; 4] {
+fn texts(row: &Sample) -> Vec<String> {
     let Sample { record, response } = row;
     let mut metadata = serde_json::Value::Object(record.metadata.clone());
     metadata.sort_all_objects();
     let reference = record.reference.as_ref().map_or("null".to_owned(), |text| format!("={text}"));
-    [record.prompt.clone(), response.clone(), reference, metadata.to_string()]
+    let mut all = vec![record.prompt.clone(), response.clone(), reference, metadata.to_string()];
+    if !record.messages.is_empty() {
+        all.push(serde_json::json!(record.messages).to_string());
+    }
+    all
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! One conversation as plain text, as messages and as text that was rendered before, in each place
-//! where a command makes token ids of it, against the ids of TRL and transformers
+//! where a command makes token ids of it, of a model and of an adapter's folder, against the ids of TRL and transformers
 //! (`fixtures/tokens/export.py`).
 
 use std::{
@@ -10,9 +10,12 @@ use std::{
 use rlaif_core::{PlainText, Seed, TextKind};
 use rlaif_dpo::{HeldOutRows, TrainRows};
 use rlaif_lm::{Joiner, LmSpec, Policy};
-use rlaif_models::{Config, LanguageModel};
+use rlaif_models::{
+    AdapterConfig, Config, LanguageModel, LoadOptions, ModelNames, SaveOptions, TaskType,
+};
 use rlaif_run::{
     ColumnSection, DpoFile, Encoder, EvalFile, PpoFile, PromptSection, RewardFile, RlFile,
+    model_files,
 };
 use rlaif_text::HfTokenizer;
 use serde::Deserialize;
@@ -22,9 +25,14 @@ use serde_json::{Value, json};
 struct Golden {
     bos: String,
     eos: String,
-    template: String,
-    post_processors: std::collections::BTreeMap<String, Value>,
+    tokenizers: std::collections::BTreeMap<String, Tokenizer>,
     rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Tokenizer {
+    template: String,
+    post_processor: Value,
 }
 
 #[derive(Deserialize)]
@@ -55,11 +63,12 @@ fn tokenizer(golden: &Golden, name: &str, folder: &Path) -> HfTokenizer {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../rlaif-text/tests/fixtures/chatml/tokenizer.json");
     let mut whole: Value = serde_json::from_slice(&fs::read(fixture).unwrap()).unwrap();
-    whole["post_processor"] = golden.post_processors[name].clone();
+    let Tokenizer { template, post_processor } = &golden.tokenizers[name];
+    whole["post_processor"] = post_processor.clone();
     fs::write(folder.join("tokenizer.json"), whole.to_string()).unwrap();
     let config = json!({"bos_token": golden.bos, "eos_token": golden.eos});
     fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
-    fs::write(folder.join("chat_template.jinja"), &golden.template).unwrap();
+    fs::write(folder.join("chat_template.jinja"), template).unwrap();
     HfTokenizer::from_folder(folder).unwrap()
 }
 
@@ -72,6 +81,41 @@ fn policy() -> LanguageModel {
         "bos_token_id": 380, "eos_token_id": [383, 382],
     }));
     LanguageModel::random(config, tch::Kind::Float, tch::Device::Cpu).unwrap()
+}
+
+/// The tokenizers of a model and of an adapter's folder, whose tokenizer is that of its base, or its
+/// own beside a base with another one.
+fn of_each_model(golden: &Golden, name: &str, place: &Path) -> Vec<(&'static str, HfTokenizer)> {
+    let mut policy = policy();
+    let other = if name == "adds nothing" { "adds an end" } else { "adds nothing" };
+    let folder = |end: &str| place.join(format!("{name}, {end}"));
+    let base = |own: &str, end: &str| {
+        let folder = folder(end);
+        self::policy().save(&folder, &SaveOptions::default()).unwrap();
+        tokenizer(golden, own, &folder);
+        folder
+    };
+    let whole = base(name, "whole");
+    let mut adapter = |base: PathBuf, end: &str| {
+        let folder = folder(end);
+        let mut config = AdapterConfig::new(TaskType::CausalLm, 2.try_into().unwrap());
+        config.base_model_name_or_path = Some(base.display().to_string());
+        policy.adapters().add(end, config).unwrap();
+        policy.adapters().save(end, &folder).unwrap();
+        folder
+    };
+    let plain = adapter(whole.clone(), "an adapter");
+    let own = adapter(base(other, "another base"), "an adapter with a tokenizer");
+    tokenizer(golden, name, &own);
+    [("a model", whole), ("an adapter", plain), ("an adapter with a tokenizer", own)]
+        .map(|(what, folder)| {
+            let model = folder.to_str().unwrap();
+            let files = model_files(&ModelNames { model, ..ModelNames::default() }).unwrap();
+            assert_eq!(files.adapter.is_some(), what != "a model", "{what}");
+            let model = files.language_model(LoadOptions::default()).unwrap();
+            (what, rlaif_run::tokenizer(&files, model.spec().vocab_size).unwrap())
+        })
+        .into()
 }
 
 fn written(folder: &Path, name: &str, row: &Value) -> PathBuf {
@@ -92,21 +136,31 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
     let spec = policy.spec();
     let place = tempfile::tempdir().unwrap();
     let mut of_messages = Vec::new();
-    for row in &golden.rows {
-        let folder = place.path().join(&row.tokenizer).join(&row.form);
+    let models: std::collections::BTreeMap<&str, _> = golden
+        .tokenizers
+        .keys()
+        .map(|name| (name.as_str(), of_each_model(&golden, name, place.path())))
+        .collect();
+    let rows = golden.rows.iter().flat_map(|row| {
+        models[row.tokenizer.as_str()].iter().map(move |(model, codec)| (row, *model, codec))
+    });
+    for (row, model, codec) in rows {
+        let at = format!("{}, {}, {model}", row.tokenizer, row.form);
+        let folder = place.path().join(&at);
         fs::create_dir_all(&folder).unwrap();
-        let codec = tokenizer(&golden, &row.tokenizer, &folder);
-        let at = format!("{}, {}", row.tokenizer, row.form);
         let Pair { prompt, chosen, rejected } = &row.row;
 
         // SFT.
         let answer = json!({"prompt": prompt, "completion": chosen});
         let answers = written(&folder, "sft.jsonl", &answer).display().to_string();
-        let encoder = Encoder::new(&codec, spec, 512);
+        let encoder = Encoder::new(codec, spec, 512);
         let (rows, _) =
             ColumnSection::default().read(&answers, &PromptSection::default(), &encoder).unwrap();
         assert_eq!([&rows[0].prompt[..], &rows[0].response].concat(), row.sft, "sft: {at}");
-        assert_eq!(rows[0].prompt, row.prompt, "sft: {at}");
+        // Where tokens merge, the response begins with the one that is not the prompt's alone.
+        let merges = row.tokenizer == "merges across the header";
+        let begin = &row.prompt[..row.prompt.len() - usize::from(merges)];
+        assert_eq!(rows[0].prompt, begin, "sft: {at}");
 
         if let (Value::Array(asked), Value::Array(said)) = (prompt, chosen) {
             let whole: Vec<&Value> = asked.iter().chain(said).collect();
@@ -122,7 +176,7 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
         let pairs = written(&folder, "pairs.jsonl", &pair).display().to_string();
         let file = format!("[model]\npath = 'm'\n[data]\ntrain = '{pairs}'\n");
         let dpo: DpoFile = toml::from_str(&file).unwrap();
-        let rows = dpo.read(&codec, spec, Seed::new(1)).unwrap();
+        let rows = dpo.read(codec, spec, Seed::new(1)).unwrap();
         let TrainRows::Pairs(train) = &rows.train else { panic!("{at}") };
         assert!(matches!(&rows.held_out, HeldOutRows::Pairs(rows) if rows.is_empty()));
         let whole = |response: &[u32]| [&train[0].prompt[..], response].concat();
@@ -130,16 +184,16 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
 
         // The reward model.
         let reward: RewardFile = toml::from_str(&file).unwrap();
-        let (rows, _) = reward.read(&pairs, &codec, 512).unwrap();
+        let (rows, _) = reward.read(&pairs, codec, 512).unwrap();
         let sides = [rows[0].chosen.clone(), rows[0].rejected.clone()];
         assert_eq!(sides, row.reward, "reward: {at}");
 
         // Online DPO, by its prompts.
         let online = "[online]\nreward = { kind = 'length', longest = 3, per = 1.0 }\n";
         let dpo: DpoFile = toml::from_str(&format!("{file}{online}")).unwrap();
-        let rows = dpo.read(&codec, spec, Seed::new(1)).unwrap();
+        let rows = dpo.read(codec, spec, Seed::new(1)).unwrap();
         let TrainRows::Prompts(prompts) = &rows.train else { panic!("{at}") };
-        let ids = opened(&codec, spec, &prompts[0].prompt, prompts[0].kind);
+        let ids = opened(codec, spec, &prompts[0].prompt, prompts[0].kind);
         assert_eq!(ids, row.prompt, "online: {at}");
 
         // PPO.
@@ -151,7 +205,7 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
              [ppo]\nbatch_size = 1\nminibatch_size = 1\n"
         );
         let ppo: PpoFile = toml::from_str(&file).unwrap();
-        let prompts = ppo.prompts(&codec, &policy).unwrap().prompts;
+        let prompts = ppo.prompts(codec, &policy).unwrap().prompts;
         assert_eq!(&*prompts[0].ids, row.prompt, "ppo: {at}");
 
         // Evaluation.
@@ -160,9 +214,9 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
              tuned = {{ model = 'm' }}\n[data]\ncorpus = 'prompts'\nfile = '{asked}'\n"
         );
         let eval: EvalFile = toml::from_str(&file).unwrap();
-        let prompts = eval.prompts(&codec).unwrap();
+        let prompts = eval.prompts(codec).unwrap();
         let record = &prompts.records()[0];
-        let ids = opened(&codec, spec, &record.prompt, record.kind);
+        let ids = opened(codec, spec, &record.prompt, record.kind);
         assert_eq!(ids, row.prompt, "eval: {at}");
 
         match row.form.as_str() {
@@ -171,7 +225,7 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
             _ => {}
         }
     }
-    assert_eq!(golden.rows.len(), 9);
+    assert_eq!(golden.rows.len(), 10);
 }
 
 /// With `[prompt]`, a plain text is what messages say.

@@ -128,6 +128,19 @@ impl HfTokenizer {
         "config.json",
     ];
 
+    /// True of a file, relative to its folder, that holds a chat template with a name of its own:
+    /// `additional_chat_templates/NAME.jinja`.
+    ///
+    /// ```
+    /// use rlaif_text::HfTokenizer;
+    /// assert!(HfTokenizer::is_named_template("additional_chat_templates/rag.jinja"));
+    /// assert!(!HfTokenizer::is_named_template("chat_template.jinja"));
+    /// ```
+    pub fn is_named_template(file: &str) -> bool {
+        let named = file.strip_prefix("additional_chat_templates/");
+        named.and_then(|name| name.strip_suffix(".jinja")).is_some_and(|name| !name.contains('/'))
+    }
+
     /// Reads `tokenizer.json`, or else a vocabulary from which transformers 5 builds the same
     /// tokenizer: `vocab.json` and `merges.txt` (RoBERTa, GPT-2, Qwen2), `vocab.txt` (BERT),
     /// `tokenizer.model` (Llama, Mistral), `spiece.model` (T5), `sentencepiece.bpe.model`

@@ -3,13 +3,14 @@
 use std::marker::PhantomData;
 
 use rlaif_core::{
-    ConversationRow, DemonstrationRow, Desirability, LabelledRow, Message, PairRow, PromptRow,
-    Step, StepsRow, TextOrMessages, UnpairedRow,
+    ConversationRow, DemonstrationRow, Desirability, LabelledRow, PairRow, PromptRow, Step,
+    StepsRow, TextOrMessages, UnpairedRow,
 };
 
 use super::form::RowForm;
 use super::given::{Content, Given, NO_ANSWER, Nothing, SAME, TIE, content};
 use super::options::{Import, Ranked, Unusable};
+use super::value::last_answer;
 use crate::corpora::{Corpus, Outcome};
 use crate::dataset::Dataset;
 use crate::error::DataError;
@@ -143,6 +144,8 @@ impl Made for PairRow {
             | F::SummaryComparison
             | F::PrometheusPreference
             | F::OrcaPairs
+            | F::AlpacaPairs
+            | F::ShareGptPairs
             | F::Preference
             | F::ImplicitPreference => true,
             F::SummaryAxes
@@ -224,7 +227,7 @@ impl Made for DemonstrationRow {
             Given::Unpaired { desirable: false, .. } => return Err("an undesirable response"),
             Given::Unpaired { prompt, response, .. } => (prompt, response),
             Given::Whole(TextOrMessages::Messages(messages)) => {
-                let (asked, said) = last_answer(&messages)?;
+                let (asked, said) = last_answer(&messages).ok_or(NO_ANSWER)?;
                 (asked.into(), said.into())
             }
             Given::Whole(_) | Given::Steps { .. } | Given::Prompt(_) => return Err(NO_ANSWER),
@@ -232,15 +235,6 @@ impl Made for DemonstrationRow {
         checked(import, &prompt, &[&response])?;
         let id = id(&[&prompt, &response]);
         Ok(vec![Self { id, prompt, response, chat: content.chat }])
-    }
-}
-
-/// Splits a conversation before the assistant's last turn.
-fn last_answer(messages: &[Message]) -> Result<(Vec<Message>, Vec<Message>), &'static str> {
-    let at = messages.iter().rposition(|message| message.role == "assistant");
-    match at {
-        Some(at) if at > 0 => Ok((messages[..at].to_vec(), messages[at..].to_vec())),
-        _ => Err(NO_ANSWER),
     }
 }
 
@@ -259,7 +253,10 @@ impl Made for ConversationRow {
                 return Err("an empty text");
             }
             if let TextOrMessages::Messages(messages) = &conversation
-                && !messages.iter().any(|message| message.role == "assistant")
+                && !messages.iter().any(|message| {
+                    let empty = message.content.trim().is_empty() && message.more.is_empty();
+                    message.role == "assistant" && !empty
+                })
             {
                 return Err("the assistant says nothing");
             }
@@ -310,7 +307,7 @@ impl Made for PromptRow {
                 (prompt, desirable.then_some(response))
             }
             Given::Whole(TextOrMessages::Messages(messages)) => {
-                let (asked, said) = last_answer(&messages)?;
+                let (asked, said) = last_answer(&messages).ok_or(NO_ANSWER)?;
                 (asked.into(), Some(said.into()))
             }
             Given::Whole(TextOrMessages::Text(_)) => return Err(NO_PROMPT),

@@ -1,8 +1,9 @@
 //! Recognition of a data set by the columns of its rows.
 
+use rlaif_core::TextOrMessages;
 use serde_json::{Map, Value};
 
-use super::value::{is_messages, objects};
+use super::value::{is_messages, objects, text_or_messages};
 
 /// A known form of rows. [`Import::find`](crate::Import::find) tells it by the columns, and the
 /// first values where columns are not enough.
@@ -39,11 +40,15 @@ pub enum RowForm {
     PrometheusPreference,
     /// Prometheus' Feedback-Collection.
     PrometheusFeedback,
-    /// Intel's Orca pairs: `system`, `question`, `chosen`, `rejected`.
+    /// Intel's Orca pairs: `system`, `question` (or `input`), `chosen`, `rejected`.
     OrcaPairs,
+    /// Alpaca's `instruction` and `input` with `chosen` and `rejected`.
+    AlpacaPairs,
+    /// ShareGPT's `conversations` with `chosen` and `rejected`, the next turn each.
+    ShareGptPairs,
     /// TRL: steps with labels.
     Steps,
-    /// TRL: a response with a verdict.
+    /// TRL: a response with a verdict; also `messages` with a `label`.
     Unpaired,
     /// TRL: a preference with its prompt; also UltraFeedback as binarized by others, with scores.
     Preference,
@@ -63,8 +68,8 @@ pub enum RowForm {
     Prompt,
 }
 
-/// Every form, the more specific before the more general.
-pub(super) const FORMS: [RowForm; 26] = [
+/// Every form, the more particular before the more general.
+pub(super) const FORMS: [RowForm; 28] = [
     RowForm::SafeRlhf,
     RowForm::HelpSteer3,
     RowForm::HelpSteer2Preference,
@@ -79,6 +84,8 @@ pub(super) const FORMS: [RowForm; 26] = [
     RowForm::UltraFeedbackResponses,
     RowForm::PrometheusPreference,
     RowForm::PrometheusFeedback,
+    RowForm::AlpacaPairs,
+    RowForm::ShareGptPairs,
     RowForm::OrcaPairs,
     RowForm::Hh,
     RowForm::Steps,
@@ -113,6 +120,8 @@ impl RowForm {
             Self::PrometheusPreference => "Prometheus Preference-Collection",
             Self::PrometheusFeedback => "Prometheus Feedback-Collection",
             Self::OrcaPairs => "Orca pairs",
+            Self::AlpacaPairs => "Alpaca preference",
+            Self::ShareGptPairs => "ShareGPT preference",
             Self::Steps => "TRL stepwise supervision",
             Self::Unpaired => "TRL unpaired preference",
             Self::Preference => "TRL preference",
@@ -147,6 +156,8 @@ impl RowForm {
             }
             Self::PrometheusFeedback => &["orig_instruction", "orig_response", "orig_score"],
             Self::OrcaPairs => &["question", "chosen", "rejected"],
+            Self::AlpacaPairs => &["instruction", "chosen", "rejected"],
+            Self::ShareGptPairs => &["conversations", "chosen", "rejected"],
             Self::Steps => &["prompt", "completions", "labels"],
             Self::Unpaired => &["prompt", "completion", "label"],
             Self::Preference => &["prompt", "chosen", "rejected"],
@@ -186,6 +197,7 @@ impl RowForm {
                 crate::turns::parse(text).is_ok() && text.contains("\n\nAssistant:")
             })
         };
+        let pair = has("chosen") && has("rejected") && !has("prompt");
         match self {
             Self::PromptCompletion => has("prompt") && (has("completion") || has("response")),
             Self::Hh => {
@@ -197,7 +209,23 @@ impl RowForm {
                         dialogue("chosen") && dialogue("rejected")
                     })
             }
-            Self::OrcaPairs => self.all(first) && !has("prompt"),
+            Self::OrcaPairs => pair && (has("question") || has("input") && !has("instruction")),
+            Self::AlpacaPairs => pair && has("instruction"),
+            Self::ShareGptPairs => {
+                let answer = |column: &str| {
+                    value(column).is_some_and(|said| match text_or_messages(said) {
+                        Ok(TextOrMessages::Messages(said)) => {
+                            said.first().is_some_and(|first| first.role == "assistant")
+                        }
+                        Ok(TextOrMessages::Text(_)) => true,
+                        Err(_) => false,
+                    })
+                };
+                let conversation = value("conversations").or_else(|| value("conversation"));
+                pair && conversation.is_some_and(is_messages)
+                    && answer("chosen")
+                    && answer("rejected")
+            }
             Self::Nectar => {
                 self.all(first)
                     && value("answers").and_then(objects).is_some_and(|answers| {
@@ -211,6 +239,10 @@ impl RowForm {
                     })
             }
             Self::ShareGpt => value("conversations").or_else(|| value("conversation")).is_some(),
+            Self::Unpaired => {
+                let said = has("prompt") && has("completion");
+                has("label") && (said || value("messages").is_some_and(is_messages))
+            }
             Self::Messages => value("messages").is_some_and(is_messages),
             _ => self.all(first),
         }

@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 
 use super::form::RowForm;
 use super::options::{Dialogues, Import, SafeRlhfVerdict};
-use super::value::{flattened, messages, objects, parsed, text_or_messages};
+use super::value::{
+    flattened, is_python, last_answer, messages, objects, parsed, text_or_messages,
+};
 use crate::error::DataError;
 use crate::row::{Row, number};
 use crate::turns;
@@ -91,9 +93,20 @@ impl Reading<'_, '_> {
     fn either(&mut self, column: &str) -> Result<TextOrMessages, DataError> {
         let value = self.row.take(column)?;
         text_or_messages(&value).map_err(|_| {
-            let expected = "a text, or a list of messages with `role` and `content`";
+            let expected = match value.as_str().is_some_and(is_python) {
+                true => "a text, or a list of messages as JSON (`json.dumps`, not Python's `str`)",
+                false => "a text, or a list of messages with `role` and `content`",
+            };
             self.row.wrong_type(column, expected, &value)
         })
+    }
+
+    /// A response; null is an empty one.
+    fn said(&mut self, column: &str) -> Result<TextOrMessages, DataError> {
+        match self.row.get(column) {
+            Some(Value::Null) => Ok(String::new().into()),
+            _ => self.either(column),
+        }
     }
 
     fn messages(&mut self, column: &str) -> Result<Vec<Message>, DataError> {
@@ -169,7 +182,10 @@ pub(super) fn content(import: &Import, row: &mut Row<'_>) -> Result<Content, Not
     let given = given(import, &mut reading, &mut metadata)?;
     let chat = chat(reading.row)?;
     let margin = match import.form {
-        RowForm::Preference | RowForm::ImplicitPreference => row.optional_number("margin")?,
+        RowForm::Preference
+        | RowForm::ImplicitPreference
+        | RowForm::AlpacaPairs
+        | RowForm::ShareGptPairs => row.optional_number("margin")?,
         _ if import.columns.needed.iter().any(|column| column == "margin") => {
             row.optional_number("margin")?
         }
@@ -408,13 +424,26 @@ fn given(
             let scores = [("score".to_owned(), row.row.number("orig_score")?)].into();
             Given::Labelled { prompt, response: row.text("orig_response")?.into(), scores }
         }
+        RowForm::AlpacaPairs => {
+            let prompt = alpaca_prompt(row)?;
+            scores(row, metadata)?;
+            let (chosen, rejected) = (row.said("chosen")?, row.said("rejected")?);
+            return paired(Some(prompt), chosen, rejected);
+        }
+        RowForm::ShareGptPairs => {
+            let prompt = share_gpt(row)?.into();
+            scores(row, metadata)?;
+            let (chosen, rejected) = (row.said("chosen")?, row.said("rejected")?);
+            return paired(Some(prompt), chosen, rejected);
+        }
         RowForm::OrcaPairs => {
             let mut asked = Vec::new();
             if let Some(system) = row.row.optional_text("system")?.filter(|text| !text.is_empty()) {
                 asked.push(Message::new("system", system));
             }
-            asked.push(Message::new("user", row.text("question")?));
-            let [chosen, rejected] = [row.either("chosen")?, row.either("rejected")?]
+            let column = if row.has("question") { "question" } else { "input" };
+            asked.push(Message::new("user", row.text(column)?));
+            let [chosen, rejected] = [row.said("chosen")?, row.said("rejected")?]
                 .map(|said| said.into_messages("assistant").into());
             Given::Compared { prompt: asked.into(), chosen, rejected }
         }
@@ -440,32 +469,32 @@ fn given(
                 }
             }
         }
-        RowForm::Unpaired => Given::Unpaired {
-            desirable: row.row.truth("label")?,
-            prompt: row.either("prompt")?,
-            response: row.either("completion")?,
-        },
+        RowForm::Unpaired => {
+            let desirable = row.row.truth("label")?;
+            let (prompt, response) = if row.has("prompt") {
+                (row.either("prompt")?, row.said("completion")?)
+            } else {
+                let said = row.messages("messages")?;
+                let (asked, said) = last_answer(&said).ok_or(Nothing::Dropped(NO_ANSWER))?;
+                (asked.into(), said.into())
+            };
+            Given::Unpaired { prompt, response, desirable }
+        }
         RowForm::PromptCompletion => {
-            let column = if row.has("completion") { "completion" } else { "response" };
-            Given::Answered { prompt: row.either("prompt")?, response: row.either(column)? }
+            let named = row.row.get("completion").is_some();
+            let column = if named { "completion" } else { "response" };
+            Given::Answered { prompt: row.either("prompt")?, response: row.said(column)? }
         }
-        RowForm::ShareGpt => {
-            let column = if row.has("conversations") { "conversations" } else { "conversation" };
-            let mut said = row.messages(column)?;
-            if let Some(system) = row.row.optional_text("system")?.filter(|text| !text.is_empty())
-                && said.first().is_some_and(|first| first.role != "system")
-            {
-                said.insert(0, Message::new("system", system));
-            }
-            Given::Whole(said.into())
-        }
+        RowForm::ShareGpt => Given::Whole(share_gpt(row)?.into()),
         RowForm::Messages => Given::Whole(row.messages("messages")?.into()),
         RowForm::Alpaca => {
-            let mut prompt = row.text("instruction")?;
-            if let Some(input) = row.row.optional_text("input")?.filter(|text| !text.is_empty()) {
-                prompt = format!("{prompt}\n\n{input}");
-            }
-            Given::Answered { prompt: prompt.into(), response: row.text("output")?.into() }
+            let (prompt, response) = (alpaca_prompt(row)?, row.text("output")?);
+            // A text that is answered in a conversation is what the assistant says.
+            let response = match &prompt {
+                TextOrMessages::Text(_) => response.into(),
+                TextOrMessages::Messages(_) => vec![Message::new("assistant", response)].into(),
+            };
+            Given::Answered { prompt, response }
         }
         RowForm::Text => Given::Whole(row.text("text")?.into()),
         RowForm::Prompt => Given::Prompt(row.either("prompt")?),
@@ -477,8 +506,57 @@ fn compared(prompt: TextOrMessages, [a, b]: [TextOrMessages; 2], first: bool) ->
     Given::Compared { prompt, chosen, rejected }
 }
 
-/// HelpSteer's preference strength: negative if the first response is better; -100 means no
-/// preference.
+/// A conversation in ShareGPT's columns, with the system message that stands beside it.
+fn share_gpt(row: &mut Reading<'_, '_>) -> Result<Vec<Message>, DataError> {
+    let column = if row.has("conversations") { "conversations" } else { "conversation" };
+    let mut said = row.messages(column)?;
+    if let Some(system) = row.row.optional_text("system")?.filter(|text| !text.is_empty())
+        && said.first().is_some_and(|first| first.role != "system")
+    {
+        said.insert(0, Message::new("system", system));
+    }
+    Ok(said)
+}
+
+/// Instruction and input, a text; or a conversation, with a system message or earlier turns beside
+/// them.
+fn alpaca_prompt(row: &mut Reading<'_, '_>) -> Result<TextOrMessages, DataError> {
+    let mut prompt = row.text("instruction")?;
+    if let Some(input) = row.row.optional_text("input")?.filter(|text| !text.is_empty()) {
+        prompt = format!("{prompt}\n\n{input}");
+    }
+    let mut said: Vec<Message> = row
+        .row
+        .optional_text("system")?
+        .filter(|text| !text.is_empty())
+        .map(|system| Message::new("system", system))
+        .into_iter()
+        .collect();
+    if row.has("history") {
+        let value = row.row.take("history")?;
+        let wrong =
+            || row.wrong("history", "a list of pairs, each an instruction and its answer", &value);
+        let turns = parsed(&value);
+        let turns = match turns.as_array() {
+            Some(turns) => turns.as_slice(),
+            None if value.as_str().is_some_and(|text| text.trim().is_empty()) => &[],
+            None => return Err(wrong()),
+        };
+        for turn in turns {
+            let turn: Option<Vec<&str>> =
+                turn.as_array().and_then(|turn| turn.iter().map(Value::as_str).collect());
+            let Some([asked, answered]) = turn.as_deref() else { return Err(wrong()) };
+            said.extend([Message::new("user", *asked), Message::new("assistant", *answered)]);
+        }
+    }
+    if said.is_empty() {
+        return Ok(prompt.into());
+    }
+    said.push(Message::new("user", prompt));
+    Ok(said.into())
+}
+
+/// HelpSteer's strengths: below zero, the first response is better; -100 means no preference.
 fn signed(
     prompt: TextOrMessages,
     responses: [TextOrMessages; 2],
@@ -617,8 +695,17 @@ fn hh(import: &Import, row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
 
 /// TRL's preference format, with or without a prompt column: `extract_prompt` of TRL 1.16.
 fn preference(row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
-    let (chosen, rejected) = (row.either("chosen")?, row.either("rejected")?);
+    let (chosen, rejected) = (row.said("chosen")?, row.said("rejected")?);
     let prompt = if row.has("prompt") { Some(row.either("prompt")?) } else { None };
+    paired(prompt, chosen, rejected)
+}
+
+/// A preference of responses, or of conversations that hold the prompt.
+fn paired(
+    prompt: Option<TextOrMessages>,
+    chosen: TextOrMessages,
+    rejected: TextOrMessages,
+) -> Result<Given, Nothing> {
     Ok(match (prompt, chosen, rejected) {
         (Some(TextOrMessages::Messages(asked)), chosen, rejected) => {
             let mut said = [chosen, rejected].map(|said| said.into_messages("assistant"));

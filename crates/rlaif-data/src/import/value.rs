@@ -5,26 +5,51 @@ use std::borrow::Cow;
 use rlaif_core::{Message, TextOrMessages};
 use serde_json::{Map, Value};
 
-/// The value itself; or the parsed value, if it is a list or an object written as JSON text.
+use crate::surrogates::mended;
+
+/// The value itself, or what it says as JSON text where that is a list or an object.
 pub(super) fn parsed(value: &Value) -> Cow<'_, Value> {
     let nested = value.as_str().map(str::trim_start).filter(|text| text.starts_with(['[', '{']));
-    match nested.and_then(|text| serde_json::from_str(text).ok()) {
+    match nested.and_then(|text| serde_json::from_str(&mended(text)).ok()) {
         Some(value) => Cow::Owned(value),
         None => Cow::Borrowed(value),
     }
 }
 
-/// A list of objects.
+/// A list of objects, or an object of lists of one length, as `datasets` writes a `Sequence` of
+/// objects.
 pub(super) fn objects(value: &Value) -> Option<Vec<Map<String, Value>>> {
     match &*parsed(value) {
         Value::Array(items) => items.iter().map(|item| item.as_object().cloned()).collect(),
+        Value::Object(columns) => {
+            let columns: Option<Vec<(&String, &Vec<Value>)>> =
+                columns.iter().map(|(key, column)| Some((key, column.as_array()?))).collect();
+            let columns = columns?;
+            let rows = columns.first()?.1.len();
+            columns.iter().all(|(_, column)| column.len() == rows).then_some(())?;
+            let row = |at: usize| {
+                columns.iter().map(|(key, column)| ((*key).clone(), column[at].clone())).collect()
+            };
+            Some((0..rows).map(row).collect())
+        }
         _ => None,
     }
 }
 
-/// `true` if a value is a list of messages.
+/// Returns whether a value is a list of messages, in either notation.
 pub(super) fn is_messages(value: &Value) -> bool {
-    objects(value).is_some_and(|objects| objects.iter().all(|object| object.contains_key("role")))
+    let message = |object: &Map<String, Value>| {
+        object.contains_key("role") || object.contains_key("from") && object.contains_key("value")
+    };
+    objects(value).is_some_and(|objects| objects.iter().all(message))
+}
+
+/// True of messages as Python writes them (`repr`), which is not JSON.
+pub(super) fn is_python(text: &str) -> bool {
+    let text = text.trim_start();
+    let begins = ["[{'", "{'", "[['"].iter().any(|start| text.starts_with(start));
+    let keys = |keys: [&str; 2]| keys.iter().all(|key| text.contains(&format!("'{key}':")));
+    begins && (keys(["role", "content"]) || keys(["from", "value"]))
 }
 
 /// Parses a list of messages; the error is a phrase that says what is wrong.
@@ -77,6 +102,9 @@ pub(super) fn flattened(mut messages: Vec<Message>) -> Vec<Message> {
 /// A text, or messages.
 pub(super) fn text_or_messages(value: &Value) -> Result<TextOrMessages, String> {
     match value {
+        Value::String(text) if is_python(text) => {
+            Err("a list as Python writes it, not JSON".to_owned())
+        }
         Value::String(text) => {
             // In CSV, messages are JSON text; a text that only starts like JSON remains a text.
             let nested = text.trim_start().starts_with('[').then(|| messages(value));
@@ -86,7 +114,14 @@ pub(super) fn text_or_messages(value: &Value) -> Result<TextOrMessages, String> 
             }
         }
         Value::Array(_) => messages(value).map(TextOrMessages::from),
+        Value::Object(_) if objects(value).is_some() => messages(value).map(TextOrMessages::from),
         Value::Object(object) => Ok(vec![Message::from_object(share_gpt(object.clone()))?].into()),
         _ => Err("neither a text nor a list of messages".to_owned()),
     }
+}
+
+/// A conversation up to the assistant's last turn, and from there.
+pub(super) fn last_answer(messages: &[Message]) -> Option<(Vec<Message>, Vec<Message>)> {
+    let at = messages.iter().rposition(|message| message.role == "assistant")?;
+    (at > 0).then(|| (messages[..at].to_vec(), messages[at..].to_vec()))
 }

@@ -106,6 +106,7 @@ impl Reader {
             return Err(DataError::NoRecords {
                 rows: stream.tally.rows,
                 malformed: stream.tally.malformed,
+                dropped: stream.tally.dropped.iter().map(|(why, n)| (*why, *n)).collect(),
                 first: stream.malformed.drain(..).next().map(Box::new),
             });
         }

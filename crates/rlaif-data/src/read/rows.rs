@@ -13,6 +13,7 @@ use super::not_finite;
 use crate::corpora::{Corpus, Outcome};
 use crate::error::DataError;
 use crate::row::{Columns, NotFinite, Place, Row};
+use crate::surrogates;
 
 /// Number of errors that a lenient reading keeps to show.
 pub(super) const SHOWN: usize = 5;
@@ -137,12 +138,16 @@ impl<C: Corpus> Parser<'_, C> {
         let place = Place { source_name: self.source_name, line };
         let outcome = match serde_json::from_str::<Columns<'_>>(text) {
             Ok(columns) => self.corpus.record(Row::new(place, columns)),
-            Err(source) => match not_finite::read(text) {
-                Some((columns, not_finite)) => {
-                    self.corpus.record(Row::new(place, columns).with_not_finite(not_finite))
+            Err(source) => {
+                let mended = surrogates::mended(text);
+                match (serde_json::from_str::<Columns<'_>>(&mended), not_finite::read(&mended)) {
+                    (Ok(columns), _) => self.corpus.record(Row::new(place, columns)),
+                    (_, Some((columns, not_finite))) => {
+                        self.corpus.record(Row::new(place, columns).with_not_finite(not_finite))
+                    }
+                    (Err(_), None) => Err(self.not_an_object(text, line, source)),
                 }
-                None => Err(self.not_an_object(text, line, source)),
-            },
+            }
         };
         self.settle(outcome)
     }

@@ -3,13 +3,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Scores};
+use rlaif_core::{Exchange, RewardError, RewardModel, Scores, Tell};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::member::checked;
 use crate::sync::lock;
 
-/// Remembers verdicts in memory, by prompt, response, reference and metadata.
+/// Remembers verdicts in memory, by prompt, response, reference, metadata and messages.
 ///
 /// For a model that always gives the same verdict on the same text. The oldest verdict is dropped
 /// first; a row without a verdict is judged again. Judges have their own store, on disk.
@@ -75,8 +76,14 @@ fn key(exchange: &Exchange<'_>) -> [u8; 32] {
     // A map without entries is equivalent to none.
     let metadata = exchange.metadata.filter(|m| !m.is_empty());
     let metadata = metadata.map(|m| serde_json::Value::Object(m.clone()).to_string());
-    let fields =
-        [Some(exchange.prompt), Some(exchange.response), exchange.reference, metadata.as_deref()];
+    let messages = exchange.messages.map(|messages| json!(messages).to_string());
+    let fields = [
+        Some(exchange.prompt),
+        Some(exchange.response),
+        exchange.reference,
+        metadata.as_deref(),
+        messages.as_deref(),
+    ];
     for field in fields {
         // The length before the text, so that no two rows run together into the same bytes.
         let field = field.map(str::as_bytes);
@@ -130,6 +137,43 @@ impl<R: RewardModel> RewardModel for Cached<R> {
         }
         let of_rows: Vec<usize> = keys.iter().map(|key| places[key]).collect();
         Ok(scores.gather(&of_rows))
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        // Equal rows are one.
+        let mut places: HashMap<[u8; 32], usize> = HashMap::new();
+        let mut distinct: Vec<([u8; 32], Vec<usize>)> = Vec::new();
+        for (row, exchange) in batch.iter().enumerate() {
+            let key = key(exchange);
+            let place = *places.entry(key).or_insert_with(|| {
+                distinct.push((key, Vec::new()));
+                distinct.len() - 1
+            });
+            distinct[place].1.push(row);
+        }
+        let mut all = |rows: &[usize], verdict: &Scores| {
+            rows.iter().try_for_each(|&row| tell(row, verdict.clone()))
+        };
+        let mut open = Vec::new();
+        for (key, rows) in distinct {
+            let known = self.memory().known.get(&key).cloned();
+            match known {
+                Some(verdict) if all(&rows, &verdict).is_break() => return Ok(()),
+                Some(_) => {}
+                None => open.push((key, rows)),
+            }
+        }
+        if open.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<Exchange<'_>> = open.iter().map(|(_, rows)| batch[rows[0]]).collect();
+        self.inner.score_each(&asked, &mut |at, verdict| {
+            let (key, rows) = &open[at];
+            if verdict.total.first().copied().flatten().is_some() {
+                self.memory().insert(*key, verdict.clone());
+            }
+            all(rows, &verdict)
+        })
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

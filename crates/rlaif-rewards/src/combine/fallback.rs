@@ -1,6 +1,8 @@
 //! A second model where the first has no verdict.
 
-use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores};
+use std::ops::ControlFlow;
+
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores, Tell};
 
 use super::member::{checked, joined_state, restore_joined};
 use crate::ProviderError;
@@ -53,6 +55,33 @@ impl<R: RewardModel, O: RewardModel> RewardModel for OrElse<R, O> {
         }
         scores.fill_from(other, &open);
         Ok(scores)
+    }
+
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        let mut open = Vec::new();
+        let mut ended = false;
+        self.first.score_each(batch, &mut |row, scores| {
+            if scores.total.first().copied().flatten().is_none() {
+                open.push((row, scores));
+                return ControlFlow::Continue(());
+            }
+            let step = tell(row, scores);
+            ended |= step.is_break();
+            step
+        })?;
+        if ended || open.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<Exchange<'_>> = open.iter().map(|(row, _)| batch[*row]).collect();
+        self.other.score_each(&asked, &mut |at, mut other| {
+            for (_, reason) in &mut other.reasons {
+                *reason = format!("{}: {reason}", self.other.name());
+            }
+            let (row, first) = &open[at];
+            let mut scores = first.clone();
+            scores.fill_from(other, &[0]);
+            tell(*row, scores)
+        })
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {

@@ -1,6 +1,8 @@
 //! A score that counts only if another score is high enough.
 
-use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores};
+use std::ops::ControlFlow;
+
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores, Tell};
 
 use super::member::{checked, finite_setting, joined_state, restore_joined};
 use crate::ProviderError;
@@ -54,22 +56,30 @@ impl<R: RewardModel, G: RewardModel> RewardModel for Gated<R, G> {
         let passed: Vec<usize> = (0..batch.len()).filter(passes).collect();
         let asked: Vec<Exchange<'_>> = passed.iter().map(|&row| batch[row]).collect();
         let inner = checked(&self.inner, &asked)?;
+        Ok(self.joined(gate, inner, &passed))
+    }
 
-        let mut scores = inner.scatter(&passed, batch.len());
-        for (row, score) in gate.total.iter().enumerate() {
-            if !passes(&row) {
-                // A row without a gate score neither passes nor fails.
-                scores.total[row] = score.map(|_| self.otherwise);
+    fn score_each(&self, batch: &[Exchange<'_>], tell: &mut Tell<'_>) -> Result<(), RewardError> {
+        let mut passed = Vec::new();
+        let mut ended = false;
+        self.gate.score_each(batch, &mut |row, gate| {
+            let score = gate.total.first().copied().flatten();
+            if score.is_some_and(|score| score.get() >= self.threshold) {
+                passed.push((row, gate));
+                return ControlFlow::Continue(());
             }
+            let step = tell(row, self.joined(gate, Scores::default(), &[]));
+            ended |= step.is_break();
+            step
+        })?;
+        if ended || passed.is_empty() {
+            return Ok(());
         }
-        let name = self.gate.name();
-        let named = |(row, reason)| (row, format!("{name}: {reason}"));
-        scores.reasons.extend(gate.reasons.into_iter().map(named));
-        scores.reasons.sort();
-        let inside = gate.parts.into_iter().map(|(part, c)| (format!("gate {name}/{part}"), c));
-        let of_gate = std::iter::once((format!("gate {name}"), gate.total)).chain(inside);
-        scores.parts.splice(..0, of_gate);
-        Ok(scores)
+        let asked: Vec<Exchange<'_>> = passed.iter().map(|(row, _)| batch[*row]).collect();
+        self.inner.score_each(&asked, &mut |at, inner| {
+            let (row, gate) = &passed[at];
+            tell(*row, self.joined(gate.clone(), inner, &[0]))
+        })
     }
 
     fn metrics(&self) -> Vec<(String, f64)> {
@@ -82,5 +92,26 @@ impl<R: RewardModel, G: RewardModel> RewardModel for Gated<R, G> {
 
     fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
         restore_joined(self.name(), &[&self.inner, &self.gate], state)
+    }
+}
+
+impl<R: RewardModel, G: RewardModel> Gated<R, G> {
+    /// The scores of rows that the gate judged, and of those that passed.
+    fn joined(&self, gate: Scores, inner: Scores, passed: &[usize]) -> Scores {
+        let mut scores = inner.scatter(passed, gate.total.len());
+        for (row, score) in gate.total.iter().enumerate() {
+            if passed.binary_search(&row).is_err() {
+                // A row the gate cannot judge is neither good nor bad.
+                scores.total[row] = score.map(|_| self.otherwise);
+            }
+        }
+        let name = self.gate.name();
+        let named = |(row, reason)| (row, format!("{name}: {reason}"));
+        scores.reasons.extend(gate.reasons.into_iter().map(named));
+        scores.reasons.sort();
+        let inside = gate.parts.into_iter().map(|(part, c)| (format!("gate {name}/{part}"), c));
+        let of_gate = std::iter::once((format!("gate {name}"), gate.total)).chain(inside);
+        scores.parts.splice(..0, of_gate);
+        scores
     }
 }

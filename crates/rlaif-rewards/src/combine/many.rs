@@ -1,8 +1,12 @@
 //! One score from several models that run at the same time.
 
+use std::ops::ControlFlow;
+use std::sync::mpsc;
 use std::sync::{Mutex, MutexGuard};
 
-use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Score, Scores, stats::mean_std};
+use rlaif_core::{
+    BadSetting, Exchange, RewardError, RewardModel, Score, Scores, Tell, stats::mean_std,
+};
 
 use super::member::{checked, finite, joined_state, restore_joined};
 use crate::ProviderError;
@@ -37,8 +41,7 @@ impl Members {
         })
     }
 
-    /// Joins the members' columns, and computes each row's total from its parts by `total`. A
-    /// row on which a member has no verdict has no total.
+    /// Scores of the whole batch at once.
     fn join(
         &self,
         name: &str,
@@ -46,23 +49,94 @@ impl Members {
         total: impl Fn(&[f32]) -> f32,
     ) -> Result<Scores, RewardError> {
         let columns = self.score(batch)?;
-        let names = distinct(self.lock().iter().map(|m| m.name().to_owned()).collect());
-        let mut scores = Scores::default();
-        for row in 0..batch.len() {
-            let parts: Option<Vec<f32>> =
-                columns.iter().map(|column| column.total[row].map(Score::get)).collect();
-            let sum = parts.map(|parts| finite(total(&parts), name, row)).transpose()?;
-            if sum.is_none() {
-                scores.reasons.push((row, missing(&names, &columns, row)));
-            }
-            scores.total.push(sum);
-        }
-        for (name, column) in names.into_iter().zip(columns) {
-            let inner = column.parts.into_iter().map(|(part, c)| (format!("{name}/{part}"), c));
-            scores.parts.extend(std::iter::once((name.clone(), column.total)).chain(inner));
-        }
-        Ok(scores)
+        joined(name, &self.names(), columns, batch.len(), 0, total)
     }
+
+    /// Scores of each row as soon as every member has told it. The first error ends the others at
+    /// their next row.
+    fn join_each(
+        &self,
+        name: &str,
+        batch: &[Exchange<'_>],
+        total: impl Fn(&[f32]) -> f32,
+        tell: &mut Tell<'_>,
+    ) -> Result<(), RewardError> {
+        let names = self.names();
+        if names.is_empty() {
+            // Nobody tells a row.
+            for row in 0..batch.len() {
+                if tell(row, joined(name, &names, Vec::new(), 1, row, &total)?).is_break() {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let mut waiting: Vec<Vec<Option<Scores>>> = vec![vec![None; names.len()]; batch.len()];
+        std::thread::scope(|scope| {
+            let (sender, told) = mpsc::channel();
+            for (at, member) in self.0.iter().enumerate() {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    let asked = lock(member).score_each(batch, &mut |row, scores| {
+                        match sender.send(Ok((at, row, scores))) {
+                            Ok(()) => ControlFlow::Continue(()),
+                            // Nobody listens any more.
+                            Err(_) => ControlFlow::Break(()),
+                        }
+                    });
+                    if let Err(error) = asked {
+                        let _ = sender.send(Err(error));
+                    }
+                });
+            }
+            drop(sender);
+            for told in told {
+                let (at, row, scores) = told?;
+                let of_row = &mut waiting[row];
+                let Some(place) = of_row.get_mut(at) else { continue };
+                *place = Some(scores);
+                if of_row.iter().any(Option::is_none) {
+                    continue;
+                }
+                let columns = of_row.drain(..).flatten().collect();
+                if tell(row, joined(name, &names, columns, 1, row, &total)?).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn names(&self) -> Vec<String> {
+        distinct(self.lock().iter().map(|m| m.name().to_owned()).collect())
+    }
+}
+
+/// Joins the members' columns, and makes each row's total of its parts by `total`; a row that a
+/// member has no verdict on has none. `first` is the place of the first row in its batch.
+fn joined(
+    name: &str,
+    names: &[String],
+    columns: Vec<Scores>,
+    rows: usize,
+    first: usize,
+    total: impl Fn(&[f32]) -> f32,
+) -> Result<Scores, RewardError> {
+    let mut scores = Scores::default();
+    for row in 0..rows {
+        let parts: Option<Vec<f32>> =
+            columns.iter().map(|column| column.total[row].map(Score::get)).collect();
+        let sum = parts.map(|parts| finite(total(&parts), name, first + row)).transpose()?;
+        if sum.is_none() {
+            scores.reasons.push((row, missing(names, &columns, row)));
+        }
+        scores.total.push(sum);
+    }
+    for (name, column) in names.iter().zip(columns) {
+        let inner = column.parts.into_iter().map(|(part, c)| (format!("{name}/{part}"), c));
+        scores.parts.extend(std::iter::once((name.clone(), column.total)).chain(inner));
+    }
+    Ok(scores)
 }
 
 fn missing(names: &[String], columns: &[Scores], row: usize) -> String {
@@ -96,6 +170,14 @@ macro_rules! a_model_of_members {
 
             fn score(&$self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
                 $self.members.join(&$self.name, batch, $total)
+            }
+
+            fn score_each(
+                &$self,
+                batch: &[Exchange<'_>],
+                tell: &mut Tell<'_>,
+            ) -> Result<(), RewardError> {
+                $self.members.join_each(&$self.name, batch, $total, tell)
             }
 
             fn metrics(&self) -> Vec<(String, f64)> {

@@ -1,6 +1,8 @@
 //! Functions of one score.
 
-use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores};
+use std::ops::ControlFlow;
+
+use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores, Tell};
 
 use super::member::{checked, finite, finite_setting};
 use crate::ProviderError;
@@ -51,15 +53,16 @@ impl<R: RewardModel> Clipped<R> {
     }
 }
 
+/// Scores with `f` of each total; `first` is the place of the first row in its batch.
 fn map(
-    inner: &dyn RewardModel,
-    batch: &[Exchange<'_>],
+    mut scores: Scores,
+    first: usize,
+    name: &str,
     f: impl Fn(f32) -> f32,
 ) -> Result<Scores, RewardError> {
-    let mut scores = checked(inner, batch)?;
     for (row, score) in scores.total.iter_mut().enumerate() {
         if let Some(score) = score {
-            *score = finite(f(score.get()), inner.name(), row)?;
+            *score = finite(f(score.get()), name, first + row)?;
         }
     }
     Ok(scores)
@@ -73,7 +76,26 @@ macro_rules! a_model_that_maps {
             }
 
             fn score(&$self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
-                map(&$self.inner, batch, $f)
+                map(checked(&$self.inner, batch)?, 0, $self.inner.name(), $f)
+            }
+
+            fn score_each(
+                &$self,
+                batch: &[Exchange<'_>],
+                tell: &mut Tell<'_>,
+            ) -> Result<(), RewardError> {
+                let mut failed = None;
+                let name = $self.inner.name();
+                $self.inner.score_each(batch, &mut |row, scores| {
+                    match map(scores, row, name, $f) {
+                        Ok(scores) => tell(row, scores),
+                        Err(error) => {
+                            failed = Some(error);
+                            ControlFlow::Break(())
+                        }
+                    }
+                })?;
+                failed.map_or(Ok(()), Err)
             }
 
             fn metrics(&self) -> Vec<(String, f64)> {

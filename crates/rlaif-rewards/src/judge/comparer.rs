@@ -147,7 +147,8 @@ impl ComparerConfig {
                     return refused("samples", expected, samples.to_string());
                 }
                 let (policy, codec) = crate::build::policy_of(api, around)?;
-                let asker = PolicyAsker::new(policy, codec);
+                let asker =
+                    PolicyAsker::new(policy, codec).with_chat(crate::build::chat_of(api))?;
                 let default = GenerationConfig::default();
                 let how = GenerationConfig {
                     max_new_tokens: self.sampling.max_tokens.map_or(128, |tokens| tokens as usize),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+#[cfg(feature = "neural")]
+use rlaif_core::Metadata;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -232,6 +234,11 @@ pub struct PolicyApi {
     pub dtype: Option<crate::neural::ModelDtype>,
     /// Rows per batch; 16 by default.
     pub batch_size: Option<usize>,
+    /// The name of the model's chat template, where its tokenizer has several.
+    pub chat_template: Option<String>,
+    /// Variables of the model's chat template, such as `enable_thinking`.
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub chat_template_kwargs: Metadata,
 }
 
 /// [`ApiConfig`] as in a file, with all kinds in one list.
@@ -428,6 +435,8 @@ impl ApiConfig {
                     device: _,
                     dtype: _,
                     batch_size: _,
+                    chat_template: _,
+                    chat_template_kwargs: _,
                 } = api;
                 std::iter::once(model).chain(adapter).chain(base).collect()
             }

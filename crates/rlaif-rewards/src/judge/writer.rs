@@ -138,7 +138,8 @@ impl WriterConfig {
                     sampling: sampling.unwrap_or(Sampling::Greedy),
                     ..GenerationConfig::default()
                 };
-                let asker = PolicyAsker::new(policy, codec);
+                let asker =
+                    PolicyAsker::new(policy, codec).with_chat(crate::build::chat_of(api))?;
                 how.check(asker.spec())?;
                 let seed = Seed::new(self.sampling.seed.unwrap_or(0));
                 (Backend::Policy(Box::new(LocalWriter { asker, how, seed })), api.model.clone())

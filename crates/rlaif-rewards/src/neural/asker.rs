@@ -1,6 +1,8 @@
 //! A policy of this library that is asked questions: what judges and labellers share.
 
-use rlaif_core::{CodecError, GenerationPrompt, Message, Specials, TextCodec, TextKind};
+use rlaif_core::{
+    ChatOptions, CodecError, GenerationPrompt, Message, Specials, TextCodec, TextKind,
+};
 use rlaif_lm::generate::{Ask, GenerationConfig};
 use rlaif_lm::{
     Draw, Forward, Joiner, LmError, LmSpec, LocalSampler, Padding, Policy, Sampled, Sampler,
@@ -15,6 +17,15 @@ pub(crate) struct PolicyAsker {
     policy: Box<dyn Policy>,
     codec: Box<dyn TextCodec>,
     controls: Vec<String>,
+    chat: ChatOptions,
+}
+
+/// Both parts of a question in one text.
+fn joined(system: &str, user: &str) -> String {
+    match system.is_empty() {
+        true => user.to_owned(),
+        false => format!("{system}\n\n{user}"),
+    }
 }
 
 /// The token sequences that write each of two labels.
@@ -29,7 +40,21 @@ pub(crate) struct Labels {
 impl PolicyAsker {
     pub(crate) fn new(policy: impl Policy + 'static, codec: impl TextCodec + 'static) -> Self {
         let controls = special_tokens(&codec, policy.spec().vocab_size);
-        Self { policy: Box::new(policy), codec: Box::new(codec), controls }
+        let chat = ChatOptions::default();
+        Self { policy: Box::new(policy), codec: Box::new(codec), controls, chat }
+    }
+
+    /// Sets what the chat template gets besides the messages, `enable_thinking` for instance.
+    ///
+    /// # Errors
+    /// [`CodecError`] for options without a chat template, or that the template cannot take: at
+    /// once, not at the first batch.
+    pub(crate) fn with_chat(mut self, chat: ChatOptions) -> Result<Self, CodecError> {
+        self.chat = chat;
+        if !self.chat.is_empty() {
+            self.rendered("a", "b")?;
+        }
+        Ok(self)
     }
 
     pub(crate) fn policy(&self) -> &dyn Policy {
@@ -53,27 +78,28 @@ impl PolicyAsker {
     /// template, and one text elsewhere, which `ending` closes.
     pub(crate) fn encode(&self, question: &Question, ending: &str) -> Result<Vec<u32>, CodecError> {
         let Question { system, user } = question;
-        let both = match system.is_empty() {
-            true => user.clone(),
-            false => [system.as_str(), user].join("\n\n"),
-        };
-        let apart = [Message::new("system", system), Message::new("user", user)];
-        let apart = &apart[usize::from(system.is_empty())..];
-        let rendered = self.codec.render_chat(apart, GenerationPrompt::Add).or_else(|error| {
-            match error {
-                // Some templates know no system.
-                CodecError::ChatTemplate { .. } => {
-                    self.codec.render_chat(&[Message::new("user", &both)], GenerationPrompt::Add)
-                }
-                error => Err(error),
-            }
-        });
-        match rendered {
+        let both = joined(system, user);
+        match self.rendered(system, user) {
             Ok(text) => self.codec.encode(&text, Specials::Exclude),
             Err(CodecError::NoChatTemplate { .. }) => Joiner::new(&*self.codec, self.policy.spec())
                 .open_one(&format!("{both}{ending}"), TextKind::Plain),
             Err(error) => Err(error),
         }
+    }
+
+    /// The text of a question by the chat template.
+    fn rendered(&self, system: &str, user: &str) -> Result<String, CodecError> {
+        let render = |messages: &[Message]| {
+            self.codec.render_chat_with(messages, GenerationPrompt::Add, &self.chat)
+        };
+        let apart = [Message::new("system", system), Message::new("user", user)];
+        render(&apart[usize::from(system.is_empty())..]).or_else(|error| match error {
+            // Some templates have no system role.
+            CodecError::ChatTemplate { .. } => {
+                render(&[Message::new("user", joined(system, user))])
+            }
+            error => Err(error),
+        })
     }
 
     /// Tells if a question does not fit the policy beside an answer of up to `new` tokens.

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rlaif_core::{
-    BadSetting, Exchange, GenerationPrompt, Interrupted, Message, RewardError, RewardModel, Scores,
-    Specials, TextCodec,
+    BadSetting, ChatOptions, CodecError, Exchange, GenerationPrompt, Interrupted, Message,
+    RewardError, RewardModel, Scores, Specials, TextCodec,
 };
 use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::{Classifier, LoadOptions, ModelFiles};
@@ -65,13 +65,14 @@ pub enum Input {
     #[default]
     Response,
     /// Prompt, separator and response as one text. A text that is too long loses its beginning: the
-    /// response stands at the end.
+    /// response stands at the end. A reward model with a chat template reads a conversation as
+    /// [`Input::Chat`], which is how it was trained on one.
     PromptAndResponse,
     /// Prompt and response as the two texts of a pair; the longer one is truncated first.
     Pair,
-    /// The prompt as a user's turn, the response as the assistant's, in the chat template of the
-    /// model's folder. A list of turns `messages` in the metadata replaces the prompt. A text that
-    /// is too long loses its beginning, except for the first token.
+    /// The prompt's conversation, or the prompt as a user's turn, and the response as the assistant's,
+    /// in the chat template of the model's folder. A list of turns `messages` in the metadata
+    /// replaces the prompt. A text that is too long loses its beginning, except for the first token.
     Chat,
 }
 
@@ -98,6 +99,7 @@ pub struct ClassifierOptions {
     output: Output,
     input: Input,
     separator: String,
+    chat: ChatOptions,
     max_length: Option<usize>,
     batch_size: usize,
     report: Option<Reading>,
@@ -126,6 +128,7 @@ impl ClassifierOptions {
             output: Output::default(),
             input: Input::default(),
             separator: String::new(),
+            chat: ChatOptions::default(),
             max_length: None,
             batch_size: 32,
             report: None,
@@ -172,6 +175,13 @@ impl ClassifierOptions {
     #[must_use]
     pub fn separator(mut self, separator: impl Into<String>) -> Self {
         self.separator = separator.into();
+        self
+    }
+
+    /// Sets what the model's chat template gets besides the messages.
+    #[must_use]
+    pub fn chat(mut self, chat: ChatOptions) -> Self {
+        self.chat = chat;
         self
     }
 
@@ -276,6 +286,8 @@ struct Sequence {
     ids: Vec<u32>,
     second_start: usize,
     shortened: bool,
+    /// Why the chat template refuses the row.
+    refused: Option<String>,
 }
 
 impl ClassifierReward {
@@ -335,7 +347,8 @@ impl ClassifierReward {
             let limit = limit(&model, options.max_length)?;
             if options.input == Input::Chat {
                 // A faulty template is reported now instead of at the first batch.
-                render(&model.tokenizer, &Exchange::new("a", "b")).map_err(ProviderError::Codec)?;
+                render(&model.tokenizer, &Exchange::new("a", "b"), &options.chat)
+                    .map_err(ProviderError::Codec)?;
             }
             (label, reported, limit, model.classifier.labels()[label].clone())
         };
@@ -347,6 +360,15 @@ impl ClassifierReward {
                 "separator",
                 format!("{:?} with another input", options.separator),
                 "used with the input `prompt-and-response`",
+            )));
+        }
+        if !options.chat.is_empty()
+            && !matches!(options.input, Input::Chat | Input::PromptAndResponse)
+        {
+            return Err(ProviderError::Setting(BadSetting::new(
+                "chat_template",
+                "another input",
+                "used with the input `chat` or `prompt-and-response`, as `chat_template_kwargs` is",
             )));
         }
         let name = options.name.clone().unwrap_or(default_name);
@@ -382,6 +404,7 @@ impl ClassifierReward {
                         second_start: second.unwrap_or(row.ids.len()),
                         ids: row.ids,
                         shortened: row.dropped > 0,
+                        refused: None,
                     }
                 };
                 Ok(encoded.into_iter().map(sequence).collect())
@@ -394,7 +417,11 @@ impl ClassifierReward {
                 let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
                 // A model with one label is a reward model, and was trained on texts with an end of
                 // sequence, here and in TRL.
-                let eos = tokenizer.eos_id().filter(|_| model.classifier.labels().len() == 1);
+                let reward_model = model.classifier.labels().len() == 1;
+                let chat = reward_model
+                    && self.options.separator.is_empty()
+                    && tokenizer.chat_templates().next().is_some();
+                let eos = tokenizer.eos_id().filter(|_| reward_model);
                 let ended = |mut ids: Vec<u32>| {
                     ids.extend(eos.filter(|eos| ids.last() != Some(eos)));
                     ids
@@ -407,7 +434,11 @@ impl ClassifierReward {
                 whole
                     .into_iter()
                     .zip(texts)
-                    .map(|(ids, text)| {
+                    .zip(batch)
+                    .map(|((ids, text), exchange)| {
+                        if chat && exchange.messages.is_some() {
+                            return self.chat(tokenizer, exchange);
+                        }
                         if ids.len() <= self.limit {
                             return Ok(Sequence::whole(ids));
                         }
@@ -417,20 +448,29 @@ impl ClassifierReward {
                     })
                     .collect()
             }
-            Input::Chat => batch
-                .iter()
-                .map(|exchange| {
-                    let text = render(tokenizer, exchange).map_err(self.failed())?;
-                    let ids = tokenizer.encode(&text, Specials::Exclude).map_err(self.failed())?;
-                    Ok(match ids.len() <= self.limit {
-                        true => Sequence::whole(ids),
-                        false => {
-                            Sequence::without_beginning(&ids, &ids[1..], &ids[..1], self.limit)
-                        }
-                    })
-                })
-                .collect(),
+            Input::Chat => batch.iter().map(|exchange| self.chat(tokenizer, exchange)).collect(),
         }
+    }
+
+    /// An exchange as the chat template has it.
+    fn chat(
+        &self,
+        tokenizer: &HfTokenizer,
+        exchange: &Exchange<'_>,
+    ) -> Result<Sequence, RewardError> {
+        let text = match render(tokenizer, exchange, &self.options.chat) {
+            Ok(text) => text,
+            Err(error @ CodecError::ChatTemplate { .. }) => {
+                let refused = Some(error.to_string());
+                return Ok(Sequence { refused, ..Sequence::whole(Vec::new()) });
+            }
+            Err(error) => return Err(self.failed()(error)),
+        };
+        let ids = tokenizer.encode(&text, Specials::Exclude).map_err(self.failed())?;
+        Ok(match ids.len() <= self.limit {
+            true => Sequence::whole(ids),
+            false => Sequence::without_beginning(&ids, &ids[1..], &ids[..1], self.limit),
+        })
     }
 
     /// The score of each row, and its reported part, from logits, f32 `[B, 1 or 2]`.
@@ -463,7 +503,7 @@ impl Output {
 
 impl Sequence {
     fn whole(ids: Vec<u32>) -> Self {
-        Self { second_start: ids.len(), ids, shortened: false }
+        Self { second_start: ids.len(), ids, shortened: false, refused: None }
     }
 
     /// Removes the beginning of `bare` from `ids`, which are `bare` between special tokens. `frame`
@@ -475,7 +515,7 @@ impl Sequence {
             .unwrap_or(0);
         let keep = limit.saturating_sub(frame.len()).min(bare.len());
         let cut = [&frame[..before], &bare[bare.len() - keep..], &frame[before..]].concat();
-        Self { second_start: cut.len(), ids: cut, shortened: true }
+        Self { second_start: cut.len(), ids: cut, shortened: true, refused: None }
     }
 }
 
@@ -522,13 +562,22 @@ fn limit(model: &Model, asked: Option<usize>) -> Result<usize, ProviderError> {
 fn render(
     tokenizer: &HfTokenizer,
     exchange: &Exchange<'_>,
-) -> Result<String, rlaif_core::CodecError> {
+    chat: &ChatOptions,
+) -> Result<String, CodecError> {
     let earlier = exchange.metadata.and_then(|metadata| metadata.get("messages"));
     let earlier: Option<Vec<Message>> =
         earlier.and_then(|messages| serde_json::from_value(messages.clone()).ok());
-    let mut messages = earlier.unwrap_or_else(|| vec![Message::new("user", exchange.prompt)]);
-    messages.push(Message::new("assistant", exchange.response));
-    tokenizer.render_chat(&messages, GenerationPrompt::Omit)
+    let mut messages = earlier
+        .or_else(|| exchange.messages.map(<[Message]>::to_vec))
+        .unwrap_or_else(|| vec![Message::new("user", exchange.prompt)]);
+    match messages.last_mut() {
+        // The response went on with the turn that the prompt ends in.
+        Some(Message { role, content, other_content: None, .. }) if role == "assistant" => {
+            content.push_str(exchange.response);
+        }
+        _ => messages.push(Message::new("assistant", exchange.response)),
+    }
+    tokenizer.render_chat_with(&messages, GenerationPrompt::Omit, chat)
 }
 
 impl RewardModel for ClassifierReward {
@@ -547,7 +596,9 @@ impl RewardModel for ClassifierReward {
         order.retain(|&row| {
             let empty = sequences[row].ids.is_empty();
             if empty {
-                scores.reasons.push((row, "there is no token to read".to_owned()));
+                let refused = sequences[row].refused.clone();
+                let why = refused.unwrap_or_else(|| "there is no token to read".to_owned());
+                scores.reasons.push((row, why));
             }
             !empty
         });

@@ -1,5 +1,6 @@
 //! Models that a configuration names.
 
+use rlaif_core::{ChatOptions, Metadata};
 use rlaif_models::{ModelFiles, ModelNames};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -58,7 +59,12 @@ pub struct ClassifierConfig {
     pub input: Option<Input>,
     /// Text between prompt and response, if they form one text.
     pub separator: Option<String>,
-    /// Maximum length of a row, in tokens; by default, the model's limit.
+    /// The name of the model's chat template, where its tokenizer has several.
+    pub chat_template: Option<String>,
+    /// Variables of the model's chat template.
+    #[serde(skip_serializing_if = "Metadata::is_empty")]
+    pub chat_template_kwargs: Metadata,
+    /// The most tokens of a row; the model's limit by default.
     pub max_length: Option<usize>,
     /// Maximum number of rows per batch; 32 by default.
     pub batch_size: Option<usize>,
@@ -85,6 +91,8 @@ impl ClassifierConfig {
             output: _,
             input: _,
             separator: _,
+            chat_template: _,
+            chat_template_kwargs: _,
             max_length: _,
             batch_size: _,
             device: _,
@@ -114,6 +122,8 @@ impl ClassifierConfig {
         if let Some(separator) = &self.separator {
             options = options.separator(separator);
         }
+        let (template, kwargs) = (self.chat_template.clone(), self.chat_template_kwargs.clone());
+        options = options.chat(ChatOptions { template, kwargs, ..ChatOptions::default() });
         if let Some(tokens) = self.max_length {
             options = options.max_length(tokens);
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use rlaif_core::{
-    BadSetting, Exchange, RewardError, RewardModel, Scores, Seed, Specials, TextCodec,
+    BadSetting, ChatOptions, Exchange, RewardError, RewardModel, Scores, Seed, Specials, TextCodec,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
 use rlaif_lm::{Draw, Forward, LmError, Padding, Policy, Sampled, TokenBatch};
@@ -107,6 +107,15 @@ impl PolicyJudge {
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// Sets what its chat template gets besides the messages, `enable_thinking` for instance.
+    ///
+    /// # Errors
+    /// [`ProviderError::Codec`] for options without a chat template, or that it cannot take.
+    pub fn asked_with(mut self, chat: ChatOptions) -> Result<Self, ProviderError> {
+        self.asker = self.asker.with_chat(chat)?;
+        Ok(self)
     }
 
     /// Sets the generation settings of its answers, including the batch size.

@@ -82,7 +82,7 @@ pub struct PairChoice {
 /// use rlaif_core::Pairing;
 /// use rlaif_rewards::rubric::{Answer, PairRubric};
 /// let rubric = PairRubric::preset("helpful")?;
-/// let question = rubric.ask(&Pairing { prompt: "2 + 2?", first: "4", second: "Why?" });
+/// let question = rubric.ask(&Pairing { prompt: "2 + 2?", messages: None, first: "4", second: "Why?" });
 /// assert!(question.user.ends_with("Preferred response="));
 /// assert_eq!(rubric.read(&Answer::text("**1**"))?.first, 1.);
 /// assert!(rubric.read(&Answer::text("3")).is_err());
@@ -226,7 +226,7 @@ impl PairRubric {
         for example in &self.examples {
             let PairExample { prompt, first, second, reason, first_is_better } = example;
             let label = if *first_is_better { one } else { two };
-            user.push_str(&self.sample(&Pairing { prompt, first, second }));
+            user.push_str(&self.sample(&Pairing { prompt, messages: None, first, second }));
             if let Some(reason) = reason.as_ref().filter(|_| self.explains) {
                 user.push_str(&format!("Explanation: {}\n", reason.trim()));
             }
@@ -239,7 +239,7 @@ impl PairRubric {
     }
 
     fn sample(&self, pair: &Pairing<'_>) -> String {
-        let Pairing { prompt, first, second } = *pair;
+        let Pairing { prompt, messages: _, first, second } = *pair;
         let (low, high) = if first <= second { (first, second) } else { (second, first) };
         let key = fence::key(&[Some(prompt), Some(low), Some(high)]);
         let fenced = |name: &str, text: &str| fence::fenced(name, &key, text, &self.controls);
@@ -528,14 +528,20 @@ mod tests {
             first_is_better: false,
         };
         let rubric = rubric().with_examples(vec![example]);
-        let ask = |first, second| rubric.ask(&Pairing { prompt: "Why?", first, second }).user;
+        let ask = |first, second| {
+            rubric.ask(&Pairing { prompt: "Why?", messages: None, first, second }).user
+        };
         let (one, two) = (ask("So.", "No."), ask("No.", "So."));
         let key = |text: &str| text.rsplit("[[end response ").next().unwrap()[..16].to_owned();
         assert_eq!(key(&one), key(&two));
         assert_ne!(one, two);
         assert!(one.contains("Preferred response=2\n\nThe request:") && !one.contains("Because."));
-        let explained =
-            rubric.explained(true).ask(&Pairing { prompt: "?", first: "a", second: "b" });
+        let explained = rubric.explained(true).ask(&Pairing {
+            prompt: "?",
+            messages: None,
+            first: "a",
+            second: "b",
+        });
         assert!(explained.user.contains("Explanation: Because.\nPreferred response=2"));
         assert!(explained.user.ends_with("Explanation:"));
     }

@@ -186,16 +186,14 @@ pub struct PreferenceCheck {
 impl PreferenceCheck {
     fn pairs(&self) -> Result<Vec<PreferencePair>, EvaluateError> {
         let source = source(&self.file)?;
-        let pairs = Import::find(&source)?.pairs(Reader::new(source))?.map(|row| {
-            let [prompt, chosen, rejected] =
-                [row.prompt, row.chosen, row.rejected].map(|said| said.readable());
-            PreferencePair::new(row.id, prompt, chosen, rejected)
-        });
+        let pairs = Import::find(&source)?.pairs(Reader::new(source))?;
         let pairs = match self.take {
             Some(count) => pairs.take(count),
             None => pairs,
         };
-        Ok(pairs.into_records())
+        let how = Rendering::default();
+        let pairs = pairs.records().iter().map(|row| row.asked(&how));
+        Ok(pairs.collect::<Result<_, _>>()?)
     }
 }
 
@@ -227,8 +225,8 @@ pub enum MetricConfig {
         name: String,
         /// The classifier; by default, the RoBERTa model of hate speech.
         #[serde(default = "MetricConfig::hate")]
-        classifier: ClassifierConfig,
-        /// Scores prompt and response as one text, separated by a space.
+        classifier: Box<ClassifierConfig>,
+        /// Scores the prompt along with the response, one space between.
         #[serde(default)]
         with_prompt: bool,
     },
@@ -269,8 +267,8 @@ impl MetricConfig {
         "toxicity".to_owned()
     }
 
-    fn hate() -> ClassifierConfig {
-        ClassifierConfig { preset: Some(Preset::Hate), ..ClassifierConfig::default() }
+    fn hate() -> Box<ClassifierConfig> {
+        Box::new(ClassifierConfig { preset: Some(Preset::Hate), ..ClassifierConfig::default() })
     }
 
     fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn Metric>, EvaluateError> {
@@ -288,7 +286,7 @@ impl MetricConfig {
                 }
                 let about = about("P(hate)", &classifier);
                 let info = MetricInfo::new(name, Better::Lower).threshold(0.5).about(about);
-                let reward = RewardConfig::Classifier(Box::new(classifier)).build(around)?;
+                let reward = RewardConfig::Classifier(classifier).build(around)?;
                 Box::new(RewardMetric::new(info, reward))
             }
             Self::Reward { name, better, threshold, reward } => {

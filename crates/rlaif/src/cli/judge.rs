@@ -12,7 +12,7 @@ use rlaif_run::{RunError, rewards_from_config, score_into};
 use rlaif_torch::DeviceChoice;
 use rlaif_train::Interrupt;
 
-use super::{error::CliError, rows::open};
+use super::{error::CliError, prompt::AskedArguments, rows::open};
 
 #[derive(Debug, Args)]
 pub(crate) struct Judge {
@@ -30,16 +30,19 @@ pub(crate) struct Judge {
     /// Device of rewards that run a model: cpu, cuda, cuda:N, or auto for CUDA if available.
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
+    #[command(flatten)]
+    asked: AskedArguments,
 }
 
 impl Judge {
     pub(crate) fn run(&self) -> Result<(), CliError> {
+        let how = self.asked.rendering()?;
         let (config, folder) = RewardConfig::from_file(&self.config)?;
         let reward = rewards_from_config(&config, &folder, self.device.resolve()?)?;
         let rows = if self.input == Path::new("-") {
-            read_rows(io::stdin().lock())?
+            read_rows(io::stdin().lock(), &how)?
         } else {
-            read_rows(BufReader::new(open(&self.input)?.0))?
+            read_rows(BufReader::new(open(&self.input)?.0), &how)?
         };
         Interrupt::install().map_err(RunError::from)?;
         let counted = match &self.out {

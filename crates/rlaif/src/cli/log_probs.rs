@@ -1,17 +1,21 @@
 //! `rlaif logprobs`.
 
 use clap::Args;
-use rlaif_core::{Specials, TextCodec, TextKind};
-use rlaif_lm::{Forward, Joiner, Padding, Policy, TokenBatch, policy_log_probs};
+use rlaif_core::{
+    ChatOptions, Message, Metadata, Rendering, Specials, TextCodec, TextKind, TextOrMessages,
+};
+use rlaif_lm::{Forward, Joined, Joiner, Padding, Policy, Texts, TokenBatch, policy_log_probs};
 use rlaif_models::LanguageModel;
 use rlaif_text::HfTokenizer;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tch::{Kind, Tensor, no_grad};
 
 use super::{
     error::{CliError, RowProblem},
     generate::tell_notices,
     model::{self, ModelArguments},
+    prompt::PromptArguments,
     rows::{Job, RowArguments},
 };
 
@@ -21,7 +25,9 @@ pub(crate) struct LogProbs {
     model: ModelArguments,
     #[command(flatten)]
     rows: RowArguments,
-    /// Divisor of the logits: the sampling temperature.
+    #[command(flatten)]
+    form: PromptArguments,
+    /// The sampling temperature that logits are divided by.
     #[arg(long, default_value_t = 1.)]
     temperature: f64,
 }
@@ -39,7 +45,8 @@ impl LogProbs {
         let policy = self.model.language_model(&files)?;
         let tokenizer = model::tokenizer(&files, policy.spec().vocab_size);
         let model = self.model.model.clone();
-        let job = LogProbJob { model, policy, tokenizer, temperature: self.temperature };
+        let how = self.form.rendering()?;
+        let job = LogProbJob { model, policy, tokenizer, how, temperature: self.temperature };
         self.rows.run(&job)?;
         job.tokenizer.iter().for_each(tell_notices);
         Ok(())
@@ -49,10 +56,15 @@ impl LogProbs {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Row {
-    prompt: Option<String>,
-    response: Option<String>,
+    prompt: Option<TextOrMessages>,
+    #[serde(alias = "completion")]
+    response: Option<TextOrMessages>,
+    messages: Option<Vec<Message>>,
     prompt_ids: Option<Vec<u32>>,
     response_ids: Option<Vec<u32>>,
+    #[serde(default)]
+    chat_template_kwargs: Metadata,
+    tools: Option<Vec<Value>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,36 +80,41 @@ struct LogProbJob {
     policy: LanguageModel,
     /// Needed only for rows of text.
     tokenizer: Result<HfTokenizer, CliError>,
+    /// The conversion of rows to texts.
+    how: Rendering,
     temperature: f64,
 }
 
 impl LogProbJob {
     fn ids(&self, row: Row) -> Result<(Vec<u32>, Vec<u32>), RowProblem> {
-        match row {
-            Row {
-                prompt_ids: Some(prompt),
-                response_ids: Some(response),
-                prompt: None,
-                response: None,
-            } => Ok((prompt, response)),
-            Row {
-                prompt: Some(prompt),
-                response: Some(response),
-                prompt_ids: None,
-                response_ids: None,
-            } => {
-                let tokenizer =
-                    self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
-                        problem: "the row holds text",
-                        reason: reason.to_string(),
-                    })?;
-                let prompt =
-                    Joiner::new(tokenizer, self.policy.spec()).open_one(&prompt, TextKind::Plain);
-                let response = tokenizer.encode(&response, Specials::Exclude);
-                Ok((prompt.map_err(RowProblem::Codec)?, response.map_err(RowProblem::Codec)?))
+        let Row { prompt, response, messages, prompt_ids, response_ids, tools, .. } = row;
+        let (prompt, response) = match (prompt_ids, response_ids, prompt, response, messages) {
+            (Some(prompt), Some(response), None, None, None) => return Ok((prompt, response)),
+            (None, None, Some(prompt), Some(response), None) => (prompt, response),
+            (None, None, None, None, Some(mut messages)) => {
+                let last = messages.split_off(messages.len().saturating_sub(1));
+                (messages.into(), last.into())
             }
-            _ => Err(RowProblem::Fields { expected: Self::FIELDS }),
+            _ => return Err(RowProblem::Fields { expected: Self::FIELDS }),
+        };
+        let tokenizer = self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
+            problem: "the row holds text",
+            reason: reason.to_string(),
+        })?;
+        let own = ChatOptions { kwargs: row.chat_template_kwargs, tools, ..ChatOptions::default() };
+        let rendered = self.how.exchange(tokenizer, &prompt, &[&response], &own);
+        let (prompt, said, kind) = rendered.map_err(RowProblem::Codec)?;
+        let said = said.first().map_or("", String::as_str);
+        let joiner = Joiner::new(tokenizer, self.policy.spec());
+        if kind == TextKind::Rendered && !joiner.is_encoder_decoder() {
+            let texts = Texts { prompt: &prompt, responses: vec![said], kind };
+            let joined = joiner.join(&[texts]).map_err(RowProblem::Codec)?.pop();
+            let Joined { prompt, mut responses, .. } = joined.unwrap_or_default();
+            return Ok((prompt, responses.pop().unwrap_or_default()));
         }
+        let prompt = joiner.open_one(&prompt, kind).map_err(RowProblem::Codec)?;
+        let response = tokenizer.encode(said, Specials::Exclude).map_err(RowProblem::Codec)?;
+        Ok((prompt, response))
     }
 
     fn check(&self, prompt: &[u32], response: &[u32]) -> Result<(), RowProblem> {
@@ -113,7 +130,8 @@ impl Job for LogProbJob {
     type Input = Row;
     type Prepared = (Vec<u32>, Vec<u32>);
     type Output = Answer;
-    const FIELDS: &'static str = "`prompt` and `response`, or `prompt_ids` and `response_ids`";
+    const FIELDS: &'static str =
+        "`prompt` and `response`, `prompt_ids` and `response_ids`, or `messages`";
 
     fn prepare(&self, rows: Vec<Row>) -> Vec<Result<Self::Prepared, RowProblem>> {
         rows.into_iter()

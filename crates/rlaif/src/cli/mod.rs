@@ -86,7 +86,8 @@ enum Command {
     /// row.
     #[command(
         name = "logprobs",
-        after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, or of ids \
+        after_help = "A row in: {\"prompt\": \"..\", \"response\": \"..\"}, texts or messages, \
+                      {\"messages\": [..]}, whose last turn is the response, or of ids \
                       {\"prompt_ids\": [..], \"response_ids\": [..]}, which are used as they are."
     )]
     LogProbs(log_probs::LogProbs),

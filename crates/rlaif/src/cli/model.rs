@@ -1,7 +1,5 @@
 //! `--model` and the related flags.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 use rlaif_core::BadSetting;
 use rlaif_lm::{Policy, SequenceClassifier};
@@ -105,9 +103,9 @@ impl Placement {
     }
 }
 
-/// The local folder of a model; files of a hub repository are downloaded first.
-pub(crate) fn folder(location: &str) -> Result<PathBuf, CliError> {
-    Ok(rlaif_run::model_folder(location, None)?)
+/// The local folder of a model; from the hub, all files that loading needs are downloaded first.
+pub(crate) fn files(location: &str) -> Result<ModelFiles, CliError> {
+    Ok(model_files(&ModelNames { model: location, ..ModelNames::default() })?)
 }
 
 /// The tokenizer of a model, after checking that it fits.

@@ -6,9 +6,10 @@ use rlaif_run::PromptSection;
 
 use super::error::CliError;
 
+/// What is asked, before any chat template.
 #[derive(Debug, Args)]
-pub(crate) struct PromptArguments {
-    /// Rendering of prompts that are texts: unchanged, or as a user's message by the chat template.
+pub(crate) struct AskedArguments {
+    /// Prompts that are texts: as they are, or each as what the user says, through the chat template.
     #[arg(long, value_enum, default_value_t = Plain::Text)]
     plain: Plain,
     /// Text around prompts that are texts, with {prompt} in place of the prompt.
@@ -17,7 +18,13 @@ pub(crate) struct PromptArguments {
     /// The system message of conversations that have none.
     #[arg(long)]
     system: Option<String>,
-    /// The name of the chat template, if the tokenizer has several.
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PromptArguments {
+    #[command(flatten)]
+    asked: AskedArguments,
+    /// The name of the chat template, where the tokenizer has several.
     #[arg(long)]
     chat_template: Option<String>,
     /// Variables of the chat template as JSON, such as '{"enable_thinking": false}'.
@@ -29,6 +36,31 @@ pub(crate) struct PromptArguments {
 enum Plain {
     Text,
     Chat,
+}
+
+impl AskedArguments {
+    fn section(&self) -> Result<PromptSection, CliError> {
+        let section = PromptSection {
+            plain: match self.plain {
+                Plain::Text => PlainText::Text,
+                Plain::Chat => PlainText::Chat,
+            },
+            template: self.prompt_template.clone(),
+            system: self.system.clone(),
+            ..PromptSection::default()
+        };
+        section.check().map_err(|_| CliError::Flag {
+            flag: "prompt-template",
+            found: section.template.clone().unwrap_or_default(),
+            expected: "a text with {prompt} in it, once",
+        })?;
+        Ok(section)
+    }
+
+    /// The conversion of prompts to what is asked.
+    pub(crate) fn rendering(&self) -> Result<Rendering, CliError> {
+        Ok(self.section()?.rendering())
+    }
 }
 
 impl PromptArguments {
@@ -45,20 +77,10 @@ impl PromptArguments {
             })
             .transpose()?;
         let section = PromptSection {
-            plain: match self.plain {
-                Plain::Text => PlainText::Text,
-                Plain::Chat => PlainText::Chat,
-            },
-            template: self.prompt_template.clone(),
-            system: self.system.clone(),
             chat_template: self.chat_template.clone(),
             chat_template_kwargs: kwargs.unwrap_or_default(),
+            ..self.asked.section()?
         };
-        section.check().map_err(|_| CliError::Flag {
-            flag: "prompt-template",
-            found: section.template.clone().unwrap_or_default(),
-            expected: "a text with {prompt} in it, once",
-        })?;
         Ok(section.rendering())
     }
 }

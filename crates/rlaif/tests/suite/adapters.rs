@@ -7,6 +7,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use rlaif::models::{AdapterConfig, LanguageModel, LoadOptions, TaskType};
+use rlaif_hub_testing::{HubServer, Kind};
 use serde_json::{Value, json};
 
 use crate::support::{language_model, refusal, repository, rows, succeeded, tokenizer};
@@ -123,6 +125,40 @@ fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
     let weights = |run: &str| fs::read(folder.join(run).join("model/adapter_model.safetensors"));
     assert_eq!(weights("dpo-2").unwrap(), weights("dpo-3").unwrap());
     assert_ne!(weights("dpo").unwrap(), weights("dpo-2").unwrap());
+    // It names the base that it was trained on, by a name that holds anywhere.
+    fs::rename(folder.join("model"), folder.join("moved")).unwrap();
+    trained("dpo", "path = 'dpo/model'\nbase = 'moved'", "dpo-5");
+    let moved = folder.join("moved").canonicalize().unwrap();
+    let config = fs::read(folder.join("dpo-5/model/adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    let named = Path::new(config["base_model_name_or_path"].as_str().unwrap());
+    assert_eq!(named.canonicalize().unwrap(), moved);
+    assert!(named.is_absolute());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let adapter = folder.join("dpo-5/model");
+    succeeded(&run(elsewhere.path(), &["inspect", adapter.to_str().unwrap()], ""));
+    fs::rename(folder.join("moved"), folder.join("model")).unwrap();
+    // The benches take it as well.
+    for bench in [
+        &["generate", "--prompt-len", "4", "--steps", "1"][..],
+        &["sft", "--prompt-len", "4", "--steps", "1"],
+        &["dpo", "--prompt-len", "4", "--steps", "1"],
+        &[
+            "ppo",
+            "--prompt-len",
+            "4",
+            "--steps",
+            "1",
+            "--minibatch-size",
+            "2",
+            "--reward",
+            "rm/model",
+        ],
+    ] {
+        let sizes = ["--batch-size", "2", "--new-tokens", "3", "--policy", "dpo/model", "--json"];
+        let arguments = [&["bench"][..], bench, &sizes].concat();
+        succeeded(&run(folder, &arguments, ""));
+    }
     // The head of a reward model's adapter is of no use to a policy.
     trained("dpo", "path = 'model'\nadapter = 'rm/model'", "dpo-4");
     trained("sft", "path = 'dpo-4/model'", "sft");
@@ -131,4 +167,50 @@ fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
     assert!(refused.contains("rlaif merge"), "{refused}");
     let refused = refusal(&train("reward", "path = 'dpo/model'", "no"), 2);
     assert!(refused.contains("rlaif merge"), "{refused}");
+}
+
+/// An adapter of the hub on a base of the hub, and the base's named chat template, which lies in a
+/// folder of the repository.
+#[test]
+fn adapters_and_named_templates_come_from_the_hub() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
+    let config = json!({
+        "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 64, "eos_token_id": 2, "pad_token_id": 0,
+    });
+    language_model(&folder.join("base"), &tokenizer("chatml"), 5, config);
+    let templates = folder.join("base/additional_chat_templates");
+    fs::create_dir(&templates).unwrap();
+    fs::write(templates.join("rag.jinja"), "{% for m in messages %}~{{ m.content }}{% endfor %}")
+        .unwrap();
+    let mut model = LanguageModel::load(&folder.join("base"), LoadOptions::default()).unwrap();
+    let mut config = AdapterConfig::new(TaskType::CausalLm, 2.try_into().unwrap());
+    config.base_model_name_or_path = Some("org/base".to_owned());
+    model.adapters().add("default", config).unwrap();
+    model.adapters().save("default", &folder.join("adapter")).unwrap();
+
+    let server = HubServer::start().unwrap();
+    for name in ["base", "adapter"] {
+        let id = format!("org/{name}");
+        server.commit_folder(Kind::Model, &id, "main", &folder.join(name)).unwrap();
+    }
+    let home = folder.join("cache");
+    let ask = |model: &[&str], offline: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+        command.args(["generate", "--greedy", "--max-new-tokens", "3", "--input", "-"]).args(model);
+        command.args(["--chat-template", "rag"]).current_dir(folder);
+        command.env("HF_ENDPOINT", server.endpoint()).env("HF_HOME", &home);
+        command.env("HF_TOKEN", "").env("HF_HUB_OFFLINE", offline);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let row = json!({ "messages": [{ "role": "user", "content": "Hi" }] }).to_string();
+        let _ = child.stdin.take().unwrap().write_all(row.as_bytes());
+        rows(&child.wait_with_output().unwrap())
+    };
+    let local = ask(&["--model", "base", "--adapter", "adapter"], "1");
+    assert_eq!(ask(&["--model", "org/adapter"], "0"), local);
+    assert_eq!(ask(&["--model", "org/base", "--adapter", "org/adapter"], "0"), local);
+    // What was fetched is there without a network.
+    assert_eq!(ask(&["--model", "org/adapter"], "1"), local);
 }

@@ -19,3 +19,4 @@ mod rl;
 mod support;
 mod tokens;
 mod train;
+mod vocabulary;

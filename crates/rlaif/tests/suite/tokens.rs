@@ -1,4 +1,5 @@
-//! `rlaif generate` and `rlaif score` read a conversation as TRL's trainers do, in any form: the
+//! `rlaif generate`, `score`, `logprobs` and `judge` read a conversation as TRL's trainers do, in any
+//! form, of a model and of an adapter's folder: the
 //! goldens of `crates/rlaif-run/tests/fixtures/tokens`.
 
 use std::{
@@ -8,6 +9,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rlaif::models::{AdapterConfig, Classifier, LanguageModel, LoadOptions, TaskType};
 use serde_json::{Value, json};
 
 use crate::support::{classifier, language_model, refusal, repository, rows, tokenizer};
@@ -21,11 +23,12 @@ fn golden() -> Value {
 fn tokenizer_of(golden: &Value, name: &str, folder: &Path) {
     let file = tokenizer("chatml").join("tokenizer.json");
     let mut whole: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
-    whole["post_processor"] = golden["post_processors"][name].clone();
+    let tokenizer = &golden["tokenizers"][name];
+    whole["post_processor"] = tokenizer["post_processor"].clone();
     fs::write(folder.join("tokenizer.json"), whole.to_string()).unwrap();
     let config = json!({ "bos_token": golden["bos"], "eos_token": golden["eos"] });
     fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
-    fs::write(folder.join("chat_template.jinja"), golden["template"].as_str().unwrap()).unwrap();
+    fs::write(folder.join("chat_template.jinja"), tokenizer["template"].as_str().unwrap()).unwrap();
 }
 
 fn run(arguments: &[&str], input: &[Value]) -> std::process::Output {
@@ -42,60 +45,58 @@ fn run(arguments: &[&str], input: &[Value]) -> std::process::Output {
     child.wait_with_output().unwrap()
 }
 
+/// The folder of an adapter that does not change the base it names.
+fn adapter(base: &Path, folder: &Path, task: TaskType) {
+    let mut config = AdapterConfig::new(task, 2.try_into().unwrap());
+    config.base_model_name_or_path = Some(base.display().to_string());
+    if task == TaskType::SequenceClassification {
+        config.modules_to_save = vec!["score".to_owned()];
+        let mut model = Classifier::load(base, LoadOptions::default()).unwrap();
+        model.adapters().add("default", config).unwrap();
+        model.adapters().save("default", folder).unwrap();
+    } else {
+        let mut model = LanguageModel::load(base, LoadOptions::default()).unwrap();
+        model.adapters().add("default", config).unwrap();
+        model.adapters().save("default", folder).unwrap();
+    }
+}
+
 #[test]
-fn generate_and_score_read_a_conversation_alike_in_any_form() {
+fn generate_score_logprobs_and_judge_read_a_conversation_alike_in_any_form() {
     let golden = golden();
     let sizes = json!({
         "model_type": "llama", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
         "num_attention_heads": 2, "max_position_embeddings": 64, "bos_token_id": 380,
         "eos_token_id": 382, "pad_token_id": 380, "initializer_range": 0.3,
     });
-    for name in ["adds a beginning", "adds an end", "adds nothing"] {
+    for name in golden["tokenizers"].as_object().unwrap().keys() {
         let place = tempfile::tempdir().unwrap();
         let source = place.path().join("tokenizer");
         fs::create_dir(&source).unwrap();
         tokenizer_of(&golden, name, &source);
-        let (policy, judge) = (place.path().join("policy"), place.path().join("judge"));
+        let folder = |name: &str| place.path().join(name);
         let mut config = sizes.clone();
         config["architectures"] = json!(["LlamaForCausalLM"]);
-        language_model(&policy, &source, 3, config);
+        language_model(&folder("policy"), &source, 3, config);
         let mut config = sizes.clone();
         config["architectures"] = json!(["LlamaForSequenceClassification"]);
         config["id2label"] = json!({ "0": "reward" });
-        classifier(&judge, &source, 3, config);
+        classifier(&folder("judge"), &source, 3, config);
+        adapter(&folder("policy"), &folder("policy-adapter"), TaskType::CausalLm);
+        adapter(&folder("judge"), &folder("judge-adapter"), TaskType::SequenceClassification);
+        for end in ["", "-adapter"] {
+            let at = format!("{name}{end}");
+            let [policy, judge] = ["policy", "judge"].map(|model| folder(&format!("{model}{end}")));
+            in_any_form(&golden, name, &at, &policy, &judge);
+        }
+        let policy = folder("policy");
         let policy = ["generate", "--model", policy.to_str().unwrap(), "--input", "-"];
         let policy = [&policy[..], &["--greedy", "--max-new-tokens", "2"]].concat();
-        let judge = ["score", "--model", judge.to_str().unwrap(), "--input", "-"];
-
-        let of_tokenizer = golden["rows"].as_array().unwrap().iter();
-        for row in of_tokenizer.filter(|row| row["tokenizer"] == name) {
-            let (pair, form) = (&row["row"], &row["form"]);
-            let mut asked =
-                vec![json!({ "prompt": pair["prompt"] }), json!({ "prompt_ids": row["prompt"] })];
-            let said = json!({ "prompt": pair["prompt"], "response": pair["chosen"] });
-            let mut judged = vec![said, json!({ "ids": row["reward"][0] })];
-            if let (Some(prompt), Some(said)) =
-                (pair["prompt"].as_array(), pair["chosen"].as_array())
-            {
-                asked.push(json!({ "messages": prompt }));
-                let whole: Vec<&Value> = prompt.iter().chain(said).collect();
-                judged.push(json!({ "messages": whole }));
-            }
-            let answers = rows(&run(&policy, &asked));
-            let scores = rows(&run(&judge, &judged));
-            for (answer, score) in answers.iter().zip(&scores) {
-                assert_eq!(
-                    answer["log_probs"], answers[1]["log_probs"],
-                    "generate: {name}, {form}"
-                );
-                assert_eq!(score["logits"], scores[1]["logits"], "score: {name}, {form}");
-            }
-        }
         // The flags have the names of a run file's `[prompt]`.
         let flags =
             ["--plain", "chat", "--system", "Be brief.", "--prompt-template", "Name {prompt}"];
         let chat = golden["rows"].as_array().unwrap().iter();
-        let chat = chat.filter(|row| row["tokenizer"] == name && row["form"] == "messages");
+        let chat = chat.filter(|row| row["tokenizer"] == *name && row["form"] == "messages");
         for row in chat {
             let asked = [json!({ "prompt": "a prime." }), json!({ "prompt_ids": row["prompt"] })];
             let answers = rows(&run(&[&policy[..], &flags].concat(), &asked));
@@ -107,5 +108,61 @@ fn generate_and_score_read_a_conversation_alike_in_any_form() {
         let flags = ["--chat-template-kwargs", "{enable_thinking}"];
         let said = refusal(&run(&[&policy[..], &flags].concat(), &[]), 2);
         assert!(said.contains("--chat-template-kwargs is {enable_thinking}"), "{said}");
+    }
+}
+
+/// Each command on the rows of one tokenizer, beside the ids that they become.
+fn in_any_form(golden: &Value, name: &str, at: &str, policy: &Path, judge: &Path) {
+    let on = |command: &'static str, model: &Path| {
+        [command, "--input", "-", "--model", model.to_str().unwrap()].map(str::to_owned)
+    };
+    let call = |arguments: &[String], more: &[&str], input: &[Value]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        rows(&run(&[&arguments[..], more].concat(), input))
+    };
+    let reward = judge.with_extension("toml");
+    let read = "prompt-and-response";
+    fs::write(
+        &reward,
+        format!("kind = 'classifier'\nmodel = '{}'\ninput = '{read}'\n", judge.display()),
+    )
+    .unwrap();
+    let reward = ["judge", "--input", "-", "--config", reward.to_str().unwrap()];
+    let reward = reward.map(str::to_owned);
+    for row in golden["rows"].as_array().unwrap().iter().filter(|row| row["tokenizer"] == name) {
+        let (pair, form) = (&row["row"], &row["form"]);
+        let mut asked =
+            vec![json!({ "prompt_ids": row["prompt"] }), json!({ "prompt": pair["prompt"] })];
+        let said = json!({ "prompt": pair["prompt"], "response": pair["chosen"] });
+        let mut judged = vec![said.clone()];
+        if let (Some(prompt), Some(said)) = (pair["prompt"].as_array(), pair["chosen"].as_array()) {
+            asked.push(json!({ "messages": prompt }));
+            let whole: Vec<&Value> = prompt.iter().chain(said).collect();
+            judged.push(json!({ "messages": whole }));
+        }
+        let at = format!("{at}, {form}");
+        let answers = call(&on("generate", policy), &["--greedy", "--max-new-tokens", "2"], &asked);
+        for answer in &answers {
+            assert_eq!(answer["log_probs"], answers[0]["log_probs"], "generate: {at}");
+        }
+        let ids = json!({ "ids": row["reward"][0] });
+        let scores = call(&on("score", judge), &[], &[&[ids][..], &judged].concat());
+        for score in &scores {
+            assert_eq!(score["logits"], scores[0]["logits"], "score: {at}");
+        }
+        let logit = scores[0]["logits"][0].as_f64().unwrap();
+        for verdict in call(&reward, &[], &judged) {
+            assert!((verdict["score"].as_f64().unwrap() - logit).abs() < 1e-6, "judge: {at}");
+        }
+        // The prompt as far as it has tokens of its own, and the rest of the whole.
+        let (whole, prompt) = (row["sft"].as_array().unwrap(), row["prompt"].as_array().unwrap());
+        let common = whole.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        // A response that is a text gets no end of sequence here.
+        let ends = whole.len() - usize::from(form == "plain text");
+        let ids = json!({ "prompt_ids": whole[..common], "response_ids": whole[common..ends] });
+        let answers = call(&on("logprobs", policy), &[], &[&[ids][..], &judged].concat());
+        for answer in &answers {
+            assert_eq!(answer["log_probs"], answers[0]["log_probs"], "logprobs: {at}");
+        }
     }
 }

@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use clap::Args;
 use rlaif_core::{NotFinite, check_finite};
-use rlaif_models::LoadOptions;
+use rlaif_models::PolicySetup;
 use rlaif_torch::{MachineLimits, Work, seeded};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -24,7 +24,7 @@ use crate::cli::{
 /// The settings of a bench of optimizer steps on rows of ids.
 #[derive(Debug, Args)]
 pub(super) struct TimedSteps {
-    /// The policy: a folder in Hugging Face's layout, or a hub id.
+    /// The policy: a folder in Hugging Face's layout or a hub id, that of a LoRA adapter as well.
     #[arg(long)]
     policy: String,
     #[command(flatten)]
@@ -47,10 +47,10 @@ pub(super) struct TimedSteps {
 }
 
 impl TimedSteps {
-    /// The folder of the policy, and the options to load it.
-    pub(super) fn check(&self) -> Result<(PathBuf, LoadOptions), CliError> {
+    /// The policy to train: its weights, or the adapter whose folder was named.
+    pub(super) fn check(&self) -> Result<PolicySetup, CliError> {
         at_least_one(&[("batch-size", self.batch), ("steps", self.steps)])?;
-        Ok((model::folder(&self.policy)?, self.placement.options()?))
+        Ok(PolicySetup::new(model::files(&self.policy)?, self.placement.options()?))
     }
 
     /// Rows of all steps, including the untimed one.

@@ -65,13 +65,12 @@ struct IdRow {
 impl DpoBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
-        let (folder, options) = self.timed.check()?;
-        let load = || LanguageModel::load(&folder, options);
-        let policy = load()?;
+        let setup = self.timed.check()?;
+        let (policy, options) = (setup.policy()?, setup.options);
         let rows = self.rows(&policy)?;
         let kind = policy.spec().kind;
         let reference = match self.reference {
-            ReferenceFrom::Live => Reference::frozen(load()?),
+            ReferenceFrom::Live => Reference::frozen(setup.files.language_model(options)?),
             ReferenceFrom::Cached => Reference::Given,
         };
         let config = DpoConfig {

@@ -9,7 +9,6 @@ use rlaif_lm::{
     generate::{Ask, Eos, GenerationConfig, Hooks},
     respond,
 };
-use rlaif_models::LanguageModel;
 use rlaif_torch::{Work, seeded};
 use serde_json::json;
 
@@ -59,8 +58,7 @@ impl GenerateBench {
         let count = self.rows.unwrap_or(self.batch);
         at_least_one(&[("batch-size", self.batch), ("rows", count), ("steps", self.steps)])?;
         let options = self.placement.options()?;
-        let folder = model::folder(&self.policy)?;
-        let policy = LanguageModel::load(&folder, options)?;
+        let policy = model::files(&self.policy)?.language_model(options)?;
         let seed = Seed::new(self.seed);
         let prompts = self.prompt_len.of("prompt-len", count, seed)?;
         let limits = self.new_tokens.of("new-tokens", count, seed)?;

@@ -86,7 +86,7 @@ impl PpoBench {
 
     fn timed(&self, options: LoadOptions) -> Result<(), CliError> {
         let reward = match &self.reward {
-            Some(location) => Some(Classifier::load(&model::folder(location)?, options)?),
+            Some(location) => Some(model::files(location)?.classifier(options)?),
             None => None,
         };
         let mut trainer = self.trainer(options)?;
@@ -120,8 +120,15 @@ impl PpoBench {
 
     fn trainer(&self, options: LoadOptions) -> Result<PpoTrainer<LanguageModel>, CliError> {
         let lora = self.lora.map(|rank| Lora::new("ppo", rank));
-        let folder = model::folder(&self.policy)?;
-        let setup = PolicySetup { lora, ..PolicySetup::new(folder, options) };
+        let files = model::files(&self.policy)?;
+        if let (Some(adapter), Some(_)) = (&files.adapter, &lora) {
+            return Err(CliError::Flag {
+                flag: "lora",
+                found: format!("a new adapter on the adapter {}", adapter.display()),
+                expected: "a whole model (`rlaif merge` makes one), or no --lora: the adapter is trained",
+            });
+        }
+        let setup = PolicySetup { lora, ..PolicySetup::new(files, options) };
         let (policy, reference) = setup.load()?;
         let reference = match reference {
             Some(reference) => Reference::Frozen(Box::new(reference)),

@@ -4,7 +4,6 @@ use std::{path::PathBuf, time::Instant};
 
 use clap::Args;
 use rlaif_lm::{LmSpec, Policy};
-use rlaif_models::LanguageModel;
 use rlaif_run::RunError;
 use rlaif_torch::Work;
 use rlaif_train::{Batching, LearnConfig, OptimizerConfig, SftRow, SftTrainer};
@@ -50,8 +49,8 @@ struct Row {
 impl SftBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         at_least_one(&[("prompt-len", self.prompt_len), ("new-tokens", self.new_tokens)])?;
-        let (folder, options) = self.timed.check()?;
-        let policy = LanguageModel::load(&folder, options)?;
+        let setup = self.timed.check()?;
+        let (policy, options) = (setup.policy()?, setup.options);
         let kind = policy.spec().kind;
         let rows = self.rows(policy.spec())?;
         let config = LearnConfig {
