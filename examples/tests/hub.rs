@@ -9,17 +9,29 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tiny_hub::{FLAN, HH, LLAMA, ROBERTA, TinyHub};
+use tiny_hub::{DISTILBERT, FLAN, GPT2, HH, LLAMA, ROBERTA, TinyHub};
 
 impl TinyHub {
-    /// Runs the example, with a few small steps on top.
+    /// Runs the main example, with a few small steps on top.
     fn run(&self, name: &str, arguments: &[&str], environment: &[(&str, &str)]) -> PathBuf {
+        self.run_example("hh_toxicity", name, arguments, environment)
+    }
+
+    fn run_example(
+        &self,
+        example: &str,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> PathBuf {
         let test = std::env::current_exe().unwrap();
         let profile = test.parent().and_then(Path::parent).unwrap();
         let out = self.root.path().join(name);
-        let mut command = Command::new(profile.join("examples").join("hh_toxicity"));
+        let mut command = Command::new(profile.join("examples").join(example));
         command.args(arguments).arg("--out").arg(&out).args(["--device", "cpu"]);
-        command.args(["--eval-prompts", "8"]);
+        if example == "hh_toxicity" {
+            command.args(["--eval-prompts", "8"]);
+        }
         // Tests run side by side; threads of one that wait for a core would keep it from the others.
         command.env("OMP_NUM_THREADS", "1");
         command.env("HF_ENDPOINT", self.server.endpoint()).env("HF_TOKEN", "");
@@ -70,6 +82,26 @@ fn the_published_models_and_data_are_fetched_from_the_hub_and_trained() {
     assert!(prompt.contains("<|start_header_id|>user<|end_header_id|>"), "{prompt}");
     let fetched = place.server.requests();
     assert!(!fetched.iter().any(|request| request.path.contains("consolidated")));
+}
+
+/// TRL's first example, by the hub ids that it names.
+#[test]
+fn gpt2_and_its_sentiment_come_from_the_hub() {
+    let place = TinyHub::start();
+    let command =
+        ["--policy", GPT2, "--reward", DISTILBERT, "--steps", "2", "--batch", "4", "--lr", "1e-3"];
+    let out = place.run_example("sentiment_gpt2", "gpt2", &command, &[]);
+    assert!(out.join("model.safetensors").is_file());
+    let read =
+        |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let config = read(out.join("config.json"));
+    assert_eq!((&config["model_type"], &config["n_embd"]), (&json!("gpt2"), &json!(32)));
+    let fetched: Vec<String> =
+        place.server.requests().into_iter().map(|request| request.path).collect();
+    for (id, file) in [(GPT2, "merges.txt"), (DISTILBERT, "vocab.txt")] {
+        let fits = |path: &String| path.contains(id) && path.ends_with(file);
+        assert!(fetched.iter().any(fits), "{id} {file}: {fetched:?}");
+    }
 }
 
 /// The settings of the published pipeline, which name their models and data themselves.

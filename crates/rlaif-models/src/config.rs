@@ -159,6 +159,59 @@ impl Config {
         parse(&self.path, fields)
     }
 
+    /// The accepted `model_type` whose configuration class has the most fields in common with this file,
+    /// and the fields of the file that the class does not have, as the end of a sentence. `None` if less
+    /// than half of the fields are common.
+    pub(crate) fn nearest(&self, accept: impl Fn(&str) -> bool) -> Option<String> {
+        const SHOWN: usize = 6;
+        // Fields of every class of transformers.
+        let general = |field: &str| {
+            let names =
+                ["architectures", "model_type", "torch_dtype", "dtype", "auto_map", "use_cache"];
+            names.contains(&field)
+                || field.ends_with("transformers_version")
+                || field.starts_with('_')
+                || field.ends_with("_token_id")
+                || field.contains("label")
+        };
+        let own: Vec<&str> =
+            self.fields.keys().map(String::as_str).filter(|field| !general(field)).collect();
+        let missing = |class: &ClassDefaults| -> Vec<&str> {
+            let has = |field: &str| {
+                class.defaults.contains_key(field)
+                    || class.other_names.contains_key(field)
+                    || (field == "rope_scaling" && class.defaults.contains_key("rope_parameters"))
+            };
+            own.iter().copied().filter(|field| !has(field)).collect()
+        };
+        let classes = DEFAULTS.iter().filter(|(model_type, _)| accept(model_type));
+        let (model_type, lacks, _) = classes
+            .map(|(model_type, class)| {
+                let lacks = missing(class);
+                let absent = class
+                    .defaults
+                    .keys()
+                    .filter(|field| !general(field) && !self.fields.contains_key(*field));
+                let distance = lacks.len() + absent.count();
+                (model_type, lacks, distance)
+            })
+            .min_by_key(|(_, lacks, distance)| (lacks.len(), *distance))?;
+        if lacks.len() * 2 > own.len() || own.len() < 4 {
+            return None;
+        }
+        let more = lacks.len().saturating_sub(SHOWN);
+        let mut list: Vec<String> =
+            lacks.iter().take(SHOWN).map(|field| format!("`{field}`")).collect();
+        if more > 0 {
+            list.push(format!("{more} more"));
+        }
+        Some(match lacks.len() {
+            0 => format!("; most similar: `{model_type}`, which has all of its fields"),
+            1 => format!("; most similar: `{model_type}`, which has no field {}", list.join(", ")),
+            _ => format!("; most similar: `{model_type}`, which has no fields {}", list.join(", ")),
+        })
+    }
+
     /// Refuses weights that a method of quantisation has replaced by others.
     pub(crate) fn check_weights(&self) -> Result<(), ModelError> {
         let section = ["quantization_config", "compression_config"]

@@ -22,7 +22,8 @@ pub enum ModelError {
         field: &'static str,
         /// The value of the field.
         found: String,
-        /// The supported classes and model types.
+        /// The supported classes and model types; of an unknown model type also the known one with the most
+        /// similar config.json, and the differences.
         known: String,
     },
     /// The folder holds another sort of model than requested.

@@ -169,11 +169,15 @@ impl Families {
 
     fn unknown(self, config: &Config, field: &'static str, found: &str) -> ModelError {
         let known: Vec<String> = self.iter().map(Family::to_string).collect();
+        let nearest = match field {
+            "model_type" => config.nearest(|name| self.find(name).is_some()),
+            _ => None,
+        };
         ModelError::UnknownArchitecture {
             file: config.path().to_owned(),
             field,
             found: found.to_owned(),
-            known: known.join("; "),
+            known: known.join("; ") + &nearest.unwrap_or_default(),
         }
     }
 }
@@ -207,6 +211,22 @@ impl fmt::Debug for Families {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.iter().map(|family| family.model_type)).finish()
     }
+}
+
+/// A row of T5's kin: `model_type`, class.
+macro_rules! t5 {
+    ($model_type:literal, $class:literal) => {
+        Family {
+            model_type: $model_type,
+            generates: Some(Generates {
+                class: $class,
+                build: |config, source| Ok(Box::new(Seq2SeqPolicy(T5::build(config, source)?))),
+            }),
+            classifies: None,
+            dimensions: t5::dimensions,
+            written: t5::written,
+        }
+    };
 }
 
 /// A row of the Llama family: `model_type`, prefix of the class names (or the names), variant.
@@ -263,17 +283,9 @@ macro_rules! encoder {
 }
 
 /// The built-in families.
-static TABLE: [Family; 20] = [
-    Family {
-        model_type: "t5",
-        generates: Some(Generates {
-            class: "T5ForConditionalGeneration",
-            build: |config, source| Ok(Box::new(Seq2SeqPolicy(T5::build(config, source)?))),
-        }),
-        classifies: None,
-        dimensions: t5::dimensions,
-        written: t5::written,
-    },
+static TABLE: [Family; 21] = [
+    t5!("t5", "T5ForConditionalGeneration"),
+    t5!("mt5", "MT5ForConditionalGeneration"),
     llama!("llama", "Llama", LlamaVariant::LLAMA),
     llama!("mistral", "Mistral", LlamaVariant::MISTRAL),
     llama!("qwen2", "Qwen2", LlamaVariant::QWEN2),
@@ -317,6 +329,23 @@ mod tests {
         let config = json!({ "model_type": "llama", "architectures": ["LlamaForTokens"] });
         let error = Families::BUILT_IN.of(&Config::from_value(config)).unwrap_err().to_string();
         assert!(error.contains("`LlamaForTokens` (field `architectures`)"), "{error}");
+    }
+
+    #[test]
+    fn the_nearest_family_is_named_with_what_differs() {
+        let config = json!({
+            "model_type": "newllama", "hidden_size": 8, "intermediate_size": 8, "rms_norm_eps": 1e-6,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "mlp_bias": false,
+            "attention_bias": false, "vocab_size": 8, "hidden_act": "silu", "rope_theta": 1e4,
+            "max_position_embeddings": 16, "attention_dropout": 0., "sink_tokens": 4,
+            "architectures": ["NewLlamaForCausalLM"], "torch_dtype": "bfloat16",
+        });
+        let error = Families::BUILT_IN.of(&Config::from_value(config)).unwrap_err().to_string();
+        let wanted = "; most similar: `llama`, which has no field `sink_tokens`";
+        assert!(error.ends_with(wanted), "{error}");
+        let config = json!({ "model_type": "mamba", "state_size": 16 });
+        let error = Families::BUILT_IN.of(&Config::from_value(config)).unwrap_err().to_string();
+        assert!(!error.contains("most similar"), "{error}");
     }
 
     #[test]

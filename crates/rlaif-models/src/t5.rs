@@ -517,7 +517,7 @@ pub(crate) struct T5 {
 impl T5 {
     /// Builds the model that `config` describes from the tensors of `source`.
     pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
-        let raw: RawConfig = config.parse(config::MODEL_TYPE)?;
+        let raw = RawConfig::read(&config)?;
         let shape = Shape::resolve(&raw, |name| source.has(name))?;
         const SHARED: [&str; 3] =
             ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];

@@ -151,6 +151,7 @@ pages! {
     example_of_less_toxicity: "examples/hh_toxicity/main.rs",
     example_of_grpo: "examples/grpo_digits.rs",
     example_of_ppo: "examples/ppo_minimal.rs",
+    example_of_sentiment: "examples/sentiment_gpt2.rs",
     example_of_the_models: "examples/train_builtin_models/main.rs",
     example_of_a_reward_model: "examples/train_reward_model.rs",
 }

@@ -99,6 +99,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         "cargo run --release --example dpo_preferences ..",
         With("--steps 1 --batch 4 --eval-pairs 8"),
     ),
+    ("cargo run --release --example sentiment_gpt2 ..", With("--steps 1 --batch 4")),
     ("cargo run --release --example train_builtin_models ..", With("--steps 1 --batch 2")),
     ("rlaif ppo --config ..", With(SHORT_PPO)),
     (

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rlaif::core::Record;
 use rlaif::data::builtin::{self, Part};
 use rlaif::models::{Classifier, Config, LanguageModel, SaveOptions};
-use rlaif::tch::{Device, Kind, manual_seed};
+use rlaif::tch::{Device, Kind, Tensor, manual_seed};
 use rlaif::text::HfTokenizer;
 use rlaif_hub_testing::{HubServer, Kind as RepoKind};
 use serde_json::json;
@@ -18,6 +18,10 @@ pub(crate) const FLAN: &str = "google/flan-t5-base";
 const FLAN_SMALL: &str = "google/flan-t5-small";
 pub(crate) const LLAMA: &str = "meta-llama/Llama-3.1-8B-Instruct";
 pub(crate) const ROBERTA: &str = "facebook/roberta-hate-speech-dynabench-r4-target";
+/// The old name, which the hub answers by a redirect to the new one.
+pub(crate) const GPT2: &str = "gpt2";
+const NEW_GPT2: &str = "openai-community/gpt2";
+pub(crate) const DISTILBERT: &str = "lvwerra/distilbert-imdb";
 pub(crate) const HH: &str = "Anthropic/hh-rlhf";
 
 /// Tokenizers of a few hundred tokens, with everything else that the real ones have.
@@ -112,6 +116,55 @@ fn roberta(root: &Path) {
     assert!(folder.join("vocab.json").exists() && !folder.join("tokenizer.json").exists());
 }
 
+/// vocab.json and merges.txt, names without `transformer.`, matrices as `[inputs, outputs]`, masks among
+/// the weights, no padding token.
+fn gpt2(root: &Path) {
+    let source = tempfile::tempdir().unwrap();
+    for file in ["vocab.json", "merges.txt"] {
+        fs::copy(tokenizer("roberta").join(file), source.path().join(file)).unwrap();
+    }
+    fs::write(source.path().join("config.json"), r#"{"model_type": "gpt2"}"#).unwrap();
+    let rows = HfTokenizer::from_folder(source.path()).unwrap().embedding_rows();
+    let config = Config::from_value(json!({
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": rows,
+        "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_ctx": 64,
+        "activation_function": "gelu_new", "initializer_range": 0.1,
+        "bos_token_id": rows - 1, "eos_token_id": rows - 1,
+    }));
+    manual_seed(4);
+    let model = LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+    repository(root, NEW_GPT2, source.path(), |folder| {
+        model.save(folder, &SaveOptions::default()).unwrap();
+        let file = folder.join("model.safetensors");
+        let named = Tensor::read_safetensors(&file)
+            .unwrap()
+            .into_iter()
+            .map(|(name, tensor)| (name.trim_start_matches("transformer.").to_owned(), tensor));
+        let mask = Tensor::ones([1, 1, 64, 64], (Kind::Float, Device::Cpu)).tril(0);
+        let masks = (0..2).map(|layer| (format!("h.{layer}.attn.bias"), mask.copy()));
+        Tensor::write_safetensors(&named.chain(masks).collect::<Vec<_>>(), &file).unwrap();
+    });
+}
+
+/// vocab.txt alone.
+fn distilbert(root: &Path) {
+    let text = tokenizer("bert_vocab");
+    let rows = HfTokenizer::from_folder(&text).unwrap().embedding_rows();
+    let config = Config::from_value(json!({
+        "model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"],
+        "vocab_size": rows, "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4,
+        "max_position_embeddings": 512, "pad_token_id": 0, "sinusoidal_pos_embds": false,
+        "tie_weights_": true, "initializer_range": 0.3,
+        "id2label": { "0": "NEGATIVE", "1": "POSITIVE" },
+        "label2id": { "NEGATIVE": 0, "POSITIVE": 1 },
+    }));
+    manual_seed(5);
+    let model = Classifier::random(config, Kind::Float, Device::Cpu).unwrap();
+    repository(root, DISTILBERT, &text, |folder| {
+        model.save(folder, &SaveOptions::default()).unwrap();
+    });
+}
+
 /// HH's four subsets and its red team's attempts, gzipped.
 fn hh(root: &Path) {
     let folder = root.join(HH);
@@ -164,10 +217,13 @@ impl TinyHub {
         flan(&models, FLAN_SMALL);
         llama(&models);
         roberta(&models);
+        gpt2(&models);
+        distilbert(&models);
         hh(&datasets);
         let server = HubServer::start().unwrap();
         server.serve_tree(RepoKind::Model, &models).unwrap();
         server.serve_tree(RepoKind::Dataset, &datasets).unwrap();
+        server.rename(RepoKind::Model, GPT2, NEW_GPT2);
         Self { root, server }
     }
 }

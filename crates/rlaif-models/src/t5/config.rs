@@ -12,12 +12,13 @@ use crate::{
     layers::Activation,
 };
 
-/// The family's `model_type`.
-pub(super) const MODEL_TYPE: &str = "t5";
+/// The `model_type` of the multilingual T5.
+const MT5: &str = "mt5";
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
 #[derive(Debug, Deserialize)]
 pub(super) struct RawConfig {
+    model_type: String,
     vocab_size: i64,
     d_model: i64,
     d_kv: i64,
@@ -44,10 +45,14 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
+    pub(super) fn read(config: &Config) -> Result<Self, ModelError> {
+        config.parse(config.text("model_type").filter(|found| *found == MT5).unwrap_or("t5"))
+    }
+
     /// Facts about the model with these embeddings; `eos_ids` end a response.
     pub(super) fn spec(&self, embeddings: &Tensor, eos_ids: Vec<u32>) -> LmSpec {
         LmSpec {
-            model_type: MODEL_TYPE.to_owned(),
+            model_type: self.model_type.clone(),
             hidden_size: self.d_model,
             vocab_size: self.vocab_size,
             context: None,
@@ -126,7 +131,12 @@ impl Shape {
         }
         let tied = raw.tie_word_embeddings != Some(false);
         let scaled = raw.scale_decoder_outputs.unwrap_or(tied);
-        let own_head = !tied || (raw.scale_decoder_outputs == Some(false) && has("lm_head.weight"));
+        let (own_head, scaled) = if raw.model_type == MT5 {
+            // transformers ties the head in any case, except if there are two matrices.
+            (has("lm_head.weight"), false)
+        } else {
+            (!tied || (raw.scale_decoder_outputs == Some(false) && has("lm_head.weight")), scaled)
+        };
         Ok(Self {
             vocab_size: raw.vocab_size,
             d_model: raw.d_model,
@@ -149,7 +159,7 @@ impl Shape {
 
 /// Sizes of the layers, for memory estimates.
 pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
-    let shape = Shape::resolve(&config.parse(MODEL_TYPE)?, |_| true)?;
+    let shape = Shape::resolve(&RawConfig::read(config)?, |_| true)?;
     Ok(Dimensions {
         hidden: shape.d_model,
         blocks: shape.encoder_layers + shape.decoder_layers,

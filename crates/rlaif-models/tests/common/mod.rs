@@ -29,7 +29,7 @@ pub(crate) const CAUSAL: [&str; 17] = [
     "smollm3",
     "granite",
 ];
-pub(crate) const T5: [&str; 3] = ["t5-v1.0", "flan", "flan-tied"];
+pub(crate) const T5: [&str; 4] = ["t5-v1.0", "flan", "flan-tied", "mt5"];
 pub(crate) const CAUSAL_CLASSIFIERS: [&str; 3] =
     ["llama-reward", "llama-classifier", "gpt2-reward"];
 pub(crate) const ENCODER_CLASSIFIERS: [&str; 6] =
