@@ -12,6 +12,7 @@ namespace {
 // Runs `body(part)` for each part in [0, parts), at most one per thread: a TensorIterator over
 // that many bytes, whose places in memory tell the parts apart.
 void in_parts(int64_t parts, c10::function_ref<void(int64_t)> body) {
+  rlaif::before_parallel_work();
   at::Tensor places = at::empty({parts}, at::kByte);
   const char* first = static_cast<const char*>(places.const_data_ptr());
   auto iterator = at::TensorIterator::nullary_op(places);

@@ -17,4 +17,7 @@ void parallel_for(int64_t n, int64_t grain, c10::function_ref<void(int64_t, int6
 // Runs `body(task)` for each task in [0, n); a thread that is done takes the next.
 void parallel_tasks(int64_t n, c10::function_ref<void(int64_t)> body);
 
+// Looks from time to time how busy the machine is, and how long threads may spin (threads.cpp).
+void before_parallel_work();
+
 }  // namespace rlaif

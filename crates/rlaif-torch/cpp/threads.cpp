@@ -1,11 +1,14 @@
 // Thread counts, and the floating-point mode of every thread that computes.
 #include "common.hpp"
+#include "parallel.hpp"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/ops/zeros.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -16,6 +19,7 @@
 
 #if defined(__linux__)
 #include <dlfcn.h>
+#include <sys/resource.h>
 #endif
 
 namespace {
@@ -58,38 +62,113 @@ F found(const char* name) {
 }
 #endif
 
+#if defined(__linux__)
 // GCC's OpenMP runtime lets threads without work spin for some milliseconds, unless it manages more
-// threads than there are processors: then for microseconds. Beside another busy process spinning takes
-// the time that the program's own work needs. There is no call to change it, and the environment is read
-// before `main`; but a second team of threads, which sleeps for ever, makes the runtime careful.
-// LLVM's and Intel's runtimes have a call.
+// threads than there are processors: then for microseconds. On an idle machine spinning is faster than
+// sleeping; beside another busy process it takes the time that the program's own work needs. There is no
+// call to change it, and the environment is read before `main`. But as long as a second team of threads
+// exists, which sleeps, the runtime is careful. So a team is kept while the process is interrupted often.
+class Caution {
+ public:
+  bool enable() {
+    // A user who sets these has a reason.
+    for (const char* name : {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}) {
+      if (std::getenv(name)) return false;
+    }
+    parallel_ = found<Parallel>("GOMP_parallel");
+    processors_ = found<int (*)()>("omp_get_num_procs");
+    last_ = now();
+    interrupted_ = interruptions();
+    enabled_.store(parallel_ && processors_);
+    return enabled_.load();
+  }
+
+  // To be called before parallel work; cheap.
+  void look() {
+    if (!enabled_.load(std::memory_order_relaxed)) return;
+    const int64_t time = now();
+    int64_t next = next_.load(std::memory_order_relaxed);
+    if (time < next || !next_.compare_exchange_strong(next, time + kPeriod)) return;
+    const std::lock_guard<std::mutex> lock(looking_);
+    const int64_t count = interruptions();
+    if ((count - interrupted_) * kSecond > kMany * (time - last_)) careful_until_ = time + kCareful;
+    interrupted_ = count;
+    last_ = time;
+    const bool careful = time < careful_until_;
+    if (careful != team_.joinable()) careful ? start() : stop();
+  }
+
+ private:
+  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+  static constexpr int64_t kSecond = 1'000'000'000;
+  // How often it looks, how many interruptions in a second are many, and how long it stays careful: then
+  // it tries again how things are, which costs a period.
+  static constexpr int64_t kPeriod = kSecond / 20;
+  static constexpr int64_t kMany = 40;
+  static constexpr int64_t kCareful = 2 * kSecond;
+
+  static int64_t now() {
+    return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+  }
+
+  // How often a thread of this process had to leave a processor to another one.
+  static int64_t interruptions() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_nivcsw;
+  }
+
+  void start() {
+    is_wanted_ = true;
+    std::promise<void> ready;
+    auto is_ready = ready.get_future();
+    team_ = std::thread([this, &ready] {
+      parallel_([](void*) {}, nullptr, static_cast<unsigned>(processors_()) + 1, 0);
+      ready.set_value();
+      // The team lives as long as the thread that made it.
+      std::unique_lock<std::mutex> lock(wanting_);
+      unwanted_.wait(lock, [this] { return !is_wanted_; });
+    });
+    is_ready.get();
+  }
+
+  void stop() {
+    {
+      const std::lock_guard<std::mutex> lock(wanting_);
+      is_wanted_ = false;
+    }
+    unwanted_.notify_one();
+    team_.join();
+  }
+
+  Parallel parallel_ = nullptr;
+  int (*processors_)() = nullptr;
+  std::atomic<bool> enabled_{false};
+  std::atomic<int64_t> next_{0};
+  std::mutex looking_;
+  int64_t last_ = 0, interrupted_ = 0, careful_until_ = 0;
+  std::thread team_;
+  std::mutex wanting_;
+  std::condition_variable unwanted_;
+  bool is_wanted_ = false;
+};
+
+// Never destroyed: a thread may still be in it when the process ends.
+Caution& caution() {
+  static Caution& one = *new Caution;
+  return one;
+}
+#endif
+
 bool sleep_soon() {
 #if defined(__linux__)
-  // Who sets these has a reason.
-  for (const char* name : {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME"}) {
-    if (std::getenv(name)) return false;
-  }
+  // LLVM's and Intel's runtimes have a call, in milliseconds.
   if (const auto block_after = found<void (*)(int)>("kmp_set_blocktime")) {
-    block_after(0);  // milliseconds
+    if (std::getenv("KMP_BLOCKTIME") || std::getenv("OMP_WAIT_POLICY")) return false;
+    block_after(1);
     return true;
   }
-  using Parallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
-  const auto parallel = found<Parallel>("GOMP_parallel");
-  const auto processors = found<int (*)()>("omp_get_num_procs");
-  if (!parallel || !processors) return false;
-  std::promise<void> ready;
-  auto is_ready = ready.get_future();
-  std::thread([&ready, parallel, processors] {
-    parallel([](void*) {}, nullptr, static_cast<unsigned>(processors()) + 1, 0);
-    ready.set_value();
-    // The team lives as long as the thread that made it.
-    std::mutex mutex;
-    std::condition_variable never;
-    std::unique_lock<std::mutex> lock(mutex);
-    for (;;) never.wait(lock);
-  }).detach();
-  is_ready.get();
-  return true;
+  return caution().enable();
 #else
   return false;
 #endif
@@ -102,6 +181,12 @@ int32_t rlaif_sleep_soon(int32_t* done) noexcept {
     static const bool is_done = sleep_soon();
     *done = is_done;
   });
+}
+
+void rlaif::before_parallel_work() {
+#if defined(__linux__)
+  caution().look();
+#endif
 }
 
 int32_t rlaif_set_intra_threads(int32_t n) noexcept {
