@@ -1,9 +1,9 @@
-//! Why labels could not be made.
+//! Errors of labelling.
 
 use rlaif_core::{Fault, RewardError};
 use rlaif_rewards::ProviderError;
 
-/// Why labels could not be made.
+/// Reasons why labelling failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabelError {
@@ -12,17 +12,17 @@ pub enum LabelError {
     Setting {
         /// The setting, with dots.
         setting: String,
-        /// Its value.
+        /// The value found.
         found: String,
         /// The values it may have.
         expected: String,
     },
-    /// A judge or a reward that cannot be had.
+    /// An unavailable judge or reward.
     #[error("facet `{facet}`: {source}")]
     Provider {
         /// The facet.
         facet: String,
-        /// Why.
+        /// The error.
         #[source]
         source: Box<ProviderError>,
     },
@@ -31,7 +31,7 @@ pub enum LabelError {
     Judge {
         /// The facet.
         facet: String,
-        /// Why.
+        /// The error.
         #[source]
         source: Box<RewardError>,
     },

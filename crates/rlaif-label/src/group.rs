@@ -58,10 +58,10 @@ pub enum Pairing {
     All,
     /// Each with the next one.
     Neighbours,
-    /// Of all pairs, that of the response with the highest mean probability against the others, and the
-    /// one with the lowest.
+    /// The pair of the response with the highest mean probability against the others, and the one
+    /// with the lowest.
     BestAndWorst,
-    /// Of all pairs, those of the best response with each other one.
+    /// The pairs of the best response with each of the others.
     BestAndOthers,
 }
 

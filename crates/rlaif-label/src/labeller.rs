@@ -25,7 +25,7 @@ pub struct LabelPair {
     pub prompt: String,
     /// The responses; with [`Orders::One`] shown in this order.
     pub responses: [String; 2],
-    /// Their makers, where known.
+    /// The models that wrote the responses, if known.
     pub makers: [Option<String>; 2],
 }
 
@@ -49,10 +49,10 @@ impl LabelPair {
 /// The answer to a question about a pair, or why there is none.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Opinion {
-    /// Of a judge of pairs, the probability that the response it was shown first is the better one; of a
-    /// reward, the score of one response; nothing without a verdict.
+    /// For a judge of pairs, the probability that the response shown first is the better one; for a
+    /// reward, the score of one response; `None` without a verdict.
     pub value: Option<f64>,
-    /// How much of the probability was on the two labels.
+    /// The total probability of the two labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coverage: Option<f64>,
     /// True where the judge gives no probabilities.
@@ -103,8 +103,8 @@ pub struct Asked {
     pub pair: usize,
     /// The facet.
     pub facet: usize,
-    /// Of a judge of pairs: false for the pair's own order, true for the other. Of a reward: false for
-    /// the first response, true for the second.
+    /// For a judge of pairs: `false` for the pair's own order, `true` for the other one. For a reward:
+    /// `false` for the first response, `true` for the second.
     pub second: bool,
 }
 

@@ -33,7 +33,7 @@ pub struct LabelSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Combination {
-    /// Their weighted mean.
+    /// The weighted mean of the facets.
     #[default]
     Mean,
     /// The weighted share of facets that prefer the response; one that prefers neither is half a vote.
@@ -47,7 +47,7 @@ pub enum Orders {
     /// Both, whose probabilities are averaged: what a judge prefers for its position cancels out.
     #[default]
     Both,
-    /// That of the pair: half the cost, and labels with the judge's position bias.
+    /// The order of the pair: half the cost, but labels with the judge's position bias.
     One,
 }
 
@@ -61,13 +61,13 @@ pub struct FacetConfig {
     /// Name in rows and reports; that of `facet` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// A facet of one's own: what makes a response the better one.
+    /// A custom facet: a description of the better response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preamble: Option<String>,
     /// Examples that the judge is shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<PairExample>,
-    /// Its weight among the facets.
+    /// The facet's weight.
     #[serde(default = "one")]
     pub weight: f64,
     /// A judge of its own.

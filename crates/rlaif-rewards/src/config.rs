@@ -177,7 +177,7 @@ pub enum RewardConfig {
         name: String,
         /// Number of standard deviations below the mean.
         deviations: f32,
-        /// Of which rewards.
+        /// The combined rewards.
         of: Vec<Self>,
     },
     /// [`crate::Scaled`].

@@ -66,23 +66,23 @@ pub struct CandidateData {
 pub struct ResponseFile {
     /// A file, or a pattern, of prompts with responses in any form.
     pub file: String,
-    /// Who wrote them.
+    /// The model that wrote the responses.
     pub maker: Option<String>,
 }
 
-/// What the responses of a file of candidates depend on besides the prompts.
+/// Everything except for the prompts that the responses of a file of candidates depend on.
 #[derive(Serialize)]
 struct Writers<'a> {
     writers: &'a [WriterConfig],
 }
 
-/// What became of the prompts.
+/// Counts of prompts and responses, by outcome.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct CandidatesSummary {
     /// Prompts in the file of candidates.
     pub prompts: usize,
-    /// Their responses, equal ones to a prompt once.
+    /// Responses to these prompts; equal responses to a prompt count once.
     pub responses: usize,
     /// Responses that were equal to another one to their prompt.
     pub equal: usize,

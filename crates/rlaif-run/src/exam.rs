@@ -56,7 +56,7 @@ pub struct ExamFile {
     /// The facet that a judge of pairs compares by: `helpful`, `honest`, `harmless` or `summary`;
     /// `helpful` by default.
     pub facet: Option<String>,
-    /// Or a facet of one's own: what makes a response the better one.
+    /// A custom facet instead: a description of the better response.
     pub preamble: Option<String>,
 }
 

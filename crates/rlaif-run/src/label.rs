@@ -62,10 +62,10 @@ pub struct LabelFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Ties {
-    /// They are left out.
+    /// Ties are left out.
     #[default]
     Drop,
-    /// They are kept, with a probability of 0.5.
+    /// Ties are kept, with a probability of 0.5.
     Keep,
 }
 
@@ -83,7 +83,7 @@ pub struct LabelData {
     pub pairing: Pairing,
 }
 
-/// What became of the pairs.
+/// Counts of pairs, by outcome.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LabelSummary {
@@ -117,7 +117,7 @@ struct LabelRow<'a> {
     prompt: &'a TextOrMessages,
     chosen: &'a TextOrMessages,
     rejected: &'a TextOrMessages,
-    /// That the chosen response is the better one.
+    /// The probability that the chosen response is the better one.
     probability: f64,
     /// By how much it is more probable than the other.
     margin: f64,
@@ -291,7 +291,7 @@ impl LabelFile {
     }
 }
 
-/// Why no pair has a label, with the judge that always names one position, if one does.
+/// The reason why no pair has a label, with the judge that always names one position, if there is one.
 fn nothing(
     labeller: &Labeller,
     data: &Pairs,

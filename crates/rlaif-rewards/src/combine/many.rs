@@ -323,7 +323,7 @@ pub struct LowerBound {
 }
 
 impl LowerBound {
-    /// Of one model so far.
+    /// Begins a combination with one model.
     ///
     /// # Errors
     /// [`ProviderError::Setting`] for a negative number of deviations, or one that is not finite.

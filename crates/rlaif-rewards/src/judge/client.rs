@@ -30,7 +30,7 @@ pub(crate) struct LlmAsk {
     pub(crate) sample: u32,
 }
 
-/// What an answer says, and what it took.
+/// Content of an answer, and its cost.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Told<T> {
     pub(crate) value: T,
@@ -182,7 +182,7 @@ impl LlmClient {
         same.then_some(cleared)
     }
 
-    /// Why an answer has no verdict, without what the server may have hidden in it.
+    /// The reason why an answer has no verdict, without secrets that the server may have repeated in it.
     fn told(&self, unread: &Unread, answer: &Answer) -> String {
         if self.api.reveals(&answer.text) {
             return "the judge's answer gives no verdict and has the key in it: [redacted]"

@@ -107,7 +107,7 @@ impl ComparerConfig {
     /// The judge that this describes.
     ///
     /// # Errors
-    /// [`ProviderError`] of a judge that cannot be had, and of settings that say nothing to it.
+    /// [`ProviderError`] for an unavailable judge, and for settings without effect on it.
     pub fn build(&self, around: &Surroundings<'_>) -> Result<Comparer, ProviderError> {
         let mut config = self.as_judge();
         if let Some(cache) = &mut config.cache {
@@ -170,11 +170,11 @@ impl ComparerConfig {
 pub struct PairVerdict {
     /// The probability that the response shown first is the better one.
     pub first: f64,
-    /// How much of the probability was on the two labels; nothing for an estimate.
+    /// The total probability of the two labels; `None` for an estimate.
     pub coverage: Option<f64>,
     /// True where the judge gave no probabilities, and `first` is the share of its answers.
     pub is_estimate: bool,
-    /// Why, in the judge's words, where it explains.
+    /// The judge's explanation, if it gives one.
     pub reason: String,
     /// The cost, where prices are configured.
     pub cost: Option<f64>,

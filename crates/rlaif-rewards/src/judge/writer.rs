@@ -93,7 +93,7 @@ impl WriterConfig {
     /// The writer that this describes.
     ///
     /// # Errors
-    /// [`ProviderError`] of a model that cannot be had, and of settings that say nothing to it.
+    /// [`ProviderError`] for an unavailable model, and for settings without effect on it.
     pub fn build(&self, around: &Surroundings<'_>) -> Result<Writer, ProviderError> {
         let config = self.as_judge(around);
         config.check()?;

@@ -129,7 +129,7 @@ impl PolicyAsker {
         LocalSampler::new(&*self.codec).sample(Weights::of(&*self.policy), rows, how, draw)
     }
 
-    /// The probability that a prompt goes on with each label, in any of its tokenisations.
+    /// The probability that a prompt continues with each label, in any of its tokenisations.
     #[cfg(feature = "judge")]
     pub(crate) fn label_masses(
         &self,
@@ -212,7 +212,7 @@ impl std::fmt::Debug for PolicyAsker {
     }
 }
 
-/// What the tokenizer writes its special tokens as: what is left out when they are.
+/// The tokenizer's spellings of its special tokens: the text that vanishes when they are excluded.
 fn special_tokens(codec: &dyn TextCodec, vocab_size: i64) -> Vec<String> {
     let text = |id: u32, specials| codec.decode(&[id], specials).unwrap_or_default();
     (0..u32::try_from(vocab_size).unwrap_or(u32::MAX))

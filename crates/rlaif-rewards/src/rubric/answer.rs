@@ -30,15 +30,15 @@ pub enum AnswerForm {
     Expectation,
 }
 
-/// The shape of an answer that is asked for, whatever it is about.
+/// The shape of a requested answer, regardless of its subject.
 #[cfg(any(feature = "judge", feature = "neural"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AnswerShape {
     /// The longest answer, in tokens, by default.
     pub(crate) max_tokens: u32,
-    /// It comes with the log-probabilities of its tokens.
+    /// `true` if the answer needs the log-probabilities of its tokens.
     pub(crate) log_probs: bool,
-    /// It is held to the schema of a justification and a score.
+    /// `true` if the answer must follow the schema of a justification and a score.
     pub(crate) schema: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a judge of pairs is asked, and how its answer is read, regardless of who answers.
+//! Questions to a judge of pairs, and the reading of its answers, for any judge.
 
 use std::ops::Range;
 
@@ -55,20 +55,20 @@ pub struct PairExample {
     pub first: String,
     /// The second response.
     pub second: String,
-    /// Why one is better, for judges that explain first.
+    /// The reason for the preference, for judges that explain first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// True if the first is the better one.
     pub first_is_better: bool,
 }
 
-/// What a judge of pairs says of one.
+/// A judge's verdict on a pair.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairChoice {
     /// The probability that the response shown first is the better one.
     pub first: f64,
-    /// How much of the probability was on the two labels; nothing where the judge gave no
-    /// probabilities, and `first` is 0 or 1.
+    /// The total probability of the two labels; `None` if the judge gave no probabilities, and then
+    /// `first` is 0 or 1.
     pub coverage: Option<f64>,
     /// The text before the verdict, of a judge that explains first.
     pub reason: String,
@@ -122,7 +122,7 @@ impl PairRubric {
         }
     }
 
-    /// A comparison with a preamble of one's own: what makes a response the better one.
+    /// A comparison with a custom preamble, which describes the better response.
     pub fn new(preamble: impl Into<String>) -> Self {
         Self {
             preamble: preamble.into(),
@@ -266,7 +266,7 @@ impl PairRubric {
         Ok(PairChoice { first: first / covered, coverage: Some(covered.min(1.)), reason })
     }
 
-    /// What an answer to [`PairRubric::ask`] says.
+    /// Reads an answer to [`PairRubric::ask`].
     ///
     /// # Errors
     /// [`Unread`] when it names neither label, is refused, empty or cut short, or has too little

@@ -157,7 +157,7 @@ pub enum Unread {
         answer: String,
     },
     /// The answer of a judge of pairs names neither response.
-    #[error("the judge's answer is none of `{labels}`: {}", Excerpt(.answer))]
+    #[error("the judge's answer should be one of `{labels}`, but is: {}", Excerpt(.answer))]
     OtherLabel {
         /// The labels of the two responses.
         labels: String,

@@ -14,8 +14,9 @@ pub(crate) struct Candidates {
     /// TOML that names the prompts and who writes; docs/feedback.md.
     #[arg(long)]
     config: PathBuf,
-    /// The file of prompts with their responses. Responses are in OUT.unordered as they come, and the
-    /// same command goes on after an interruption; reasons of those that did not come are in OUT.missing.
+    /// The file of prompts with their responses. Responses are first written to OUT.unordered as
+    /// they arrive; after an interruption, the same command continues. Failed ones are in OUT.missing,
+    /// with the reasons.
     #[arg(long)]
     out: PathBuf,
 }

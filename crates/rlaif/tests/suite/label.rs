@@ -90,7 +90,7 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     let output = run("label", folder, &config, "labels.jsonl");
     let said = succeeded(&output);
     assert!(said.contains("2 labels of 4 pairs, 1 ties, 1 without a label"), "{said}");
-    assert!(said.contains("brief: the judge's answer is none of `1` and `2`"), "{said}");
+    assert!(said.contains("brief: the judge's answer should be one of `1` and `2`"), "{said}");
     assert!(said.contains("labels are estimates"), "{said}");
     assert!(!said.contains("sk-secret"));
     let found = rows(&folder.join("labels.jsonl"));

@@ -92,7 +92,7 @@ impl TokenText {
         Self { text, starts, from }
     }
 
-    /// What the answer shows.
+    /// The visible part of the answer.
     pub(in crate::rubric) fn visible(&self) -> &str {
         &self.text[self.from..]
     }
