@@ -463,7 +463,7 @@ impl Fault for DataError {
     }
 }
 
-/// Why rows were left out, with their counts.
+/// Reasons for leaving out rows, with their counts.
 fn reasons(dropped: &[(&'static str, u64)], malformed: u64) -> String {
     let malformed = (malformed > 0 || dropped.is_empty()).then_some(("malformed", malformed));
     let all = dropped.iter().copied().chain(malformed);

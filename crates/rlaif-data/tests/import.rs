@@ -292,7 +292,7 @@ fn python_lists_are_refused_and_rows_without_a_response_counted() {
     let rows = import.conversations(Reader::new(source)).unwrap();
     assert_eq!(rows.records().len(), 1);
     assert_eq!(rows.provenance().steps[0].dropped["the assistant says nothing"], 1);
-    // What became of rows none of which can be read.
+    // Counts of rows, none of which can be read.
     let path = folder.path().join("bad.jsonl");
     let row = r#"{"prompt": "p", "completion": "c", "label": false}"#;
     std::fs::write(&path, format!("{row}\n{row}\n")).unwrap();

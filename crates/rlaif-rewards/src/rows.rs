@@ -224,7 +224,7 @@ pub fn score_each_row(
 /// template or is what the user says, and which system message conversations without one get.
 ///
 /// # Errors
-/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a row that is none;
+/// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a faulty row;
 /// [`ProviderError::Codec`] for a rendering that contradicts itself; [`ProviderError::Stream`].
 pub fn read_rows(reader: impl BufRead, how: &Rendering) -> Result<Vec<Sample>, ProviderError> {
     let mut rows = Vec::new();

@@ -115,7 +115,7 @@ fn combinators_tell_rows_as_their_members_do() {
         if kind == 7 {
             continue;
         }
-        // Whoever has heard enough is not told more, and what came before an error is.
+        // After a `Break` no row is passed on; rows that came before an error are.
         *count.lock().unwrap() = 0;
         let mut heard = 0;
         let many = batch(&["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"]);

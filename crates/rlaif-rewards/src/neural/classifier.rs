@@ -286,7 +286,7 @@ struct Sequence {
     ids: Vec<u32>,
     second_start: usize,
     shortened: bool,
-    /// Why the chat template refuses the row.
+    /// The reason why the chat template refuses the row.
     refused: Option<String>,
 }
 
@@ -571,7 +571,7 @@ fn render(
         .or_else(|| exchange.messages.map(<[Message]>::to_vec))
         .unwrap_or_else(|| vec![Message::new("user", exchange.prompt)]);
     match messages.last_mut() {
-        // The response went on with the turn that the prompt ends in.
+        // The response continued the turn that the prompt ends in.
         Some(Message { role, content, other_content: None, .. }) if role == "assistant" => {
             content.push_str(exchange.response);
         }

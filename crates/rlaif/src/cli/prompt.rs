@@ -6,7 +6,7 @@ use rlaif_run::PromptSection;
 
 use super::error::CliError;
 
-/// What is asked, before any chat template.
+/// Rendering of prompts, before any chat template.
 #[derive(Debug, Args)]
 pub(crate) struct AskedArguments {
     /// Prompts that are texts: as they are, or each as what the user says, through the chat template.
