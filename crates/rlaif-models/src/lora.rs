@@ -199,7 +199,8 @@ impl<'a> ModelAdapters<'a> {
         for layer in self.parts.linears.iter().chain(&self.parts.head) {
             let Some(adapter) = layer.adapters.get(&slot) else { continue };
             for (_, key, tensor) in adapter.tensors(name, &layer.path) {
-                tensors.push(key.to_string(), tensor)?;
+                let stored = stored_transposed(layer, &key).then(|| tensor.tr());
+                tensors.push(key.to_string(), stored.as_ref().unwrap_or(tensor))?;
             }
         }
         let mut writer = FolderWriter::create(folder)?;
@@ -361,7 +362,18 @@ fn is_copy(
     let Some(own) = parameters.get(tied.unwrap_or(parameter)) else { return Ok(false) };
     let Some(copy) = read_if_present(file, name)? else { return Ok(false) };
     let copy = copy.to_device(own.device()).to_kind(own.kind());
+    let copy = match parameters.is_transposed(parameter) {
+        true if copy.dim() == 2 => copy.tr(),
+        _ => copy,
+    };
     Ok(copy.size() == own.size() && own.equal(&copy))
+}
+
+/// `true` for the matrix of a layer that is kept as a whole, where the base's checkpoint stores that
+/// matrix as `[inputs, outputs]`: peft stores the copy alike.
+fn stored_transposed(layer: &Linear, key: &AdapterKey) -> bool {
+    let matrix = |parameter: &str| parameter.ends_with(".weight");
+    layer.transposed && matches!(key, AdapterKey::Saved { parameter } if matrix(parameter))
 }
 
 /// Creates the tensors of one adapter, and collects the faults of its file.
@@ -416,7 +428,17 @@ impl Maker<'_> {
                 let mut read = |key, like: &Tensor| {
                     let key = AdapterKey::Saved { parameter: format!("{}.{key}", layer.path) };
                     let problems = self.problems.len();
-                    let tensor = self.read(&key, &like.size(), device);
+                    let transposed = stored_transposed(layer, &key);
+                    let mut shape = like.size();
+                    if transposed {
+                        shape.reverse();
+                    }
+                    let tensor = self.read(&key, &shape, device);
+                    let tensor = if transposed && tensor.dim() == 2 {
+                        tensor.tr().contiguous()
+                    } else {
+                        tensor
+                    };
                     // A head of another size, from a resized vocabulary.
                     if let Some(TensorProblem::Shape { name, found, .. }) =
                         self.problems.get(problems)

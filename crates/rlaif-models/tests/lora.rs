@@ -312,6 +312,41 @@ fn a_module_that_is_to_be_saved_whole_and_is_not_is_named() {
     assert!(error.to_string().contains("missing the weights of `pooler`"), "{error}");
 }
 
+/// peft copies a layer of GPT-2 as its base stores it, `[inputs, outputs]`, square ones included.
+#[test]
+fn a_layer_that_is_saved_whole_has_the_layout_of_its_base() {
+    let (folder, mut policy) = (tempfile::tempdir().unwrap(), language_model("gpt2"));
+    let attention = ModuleNames::Suffixes(vec!["c_attn".to_owned()]);
+    let config = AdapterConfig {
+        target_modules: TargetModules::Named(attention),
+        modules_to_save: vec!["c_proj".to_owned(), "c_fc".to_owned()],
+        ..AdapterConfig::new(TaskType::CausalLm, NonZeroU32::MIN)
+    };
+    policy.adapters().add("x", config).unwrap();
+    let path = folder.path().join("adapter");
+    policy.adapters().save("x", &path).unwrap();
+
+    let read = |path: std::path::PathBuf| Tensor::read_safetensors(path).unwrap();
+    let base = read(model("gpt2").join("model.safetensors"));
+    let copies = read(path.join("adapter_model.safetensors"));
+    let mut compared = 0;
+    for (name, stored) in &base {
+        let key = format!("base_model.model.{name}");
+        let Some((_, copy)) = copies.iter().find(|(name, _)| *name == key) else { continue };
+        assert_eq!(copy.size(), stored.size(), "{name}");
+        assert!(copy.equal(stored), "{name}");
+        compared += 1;
+    }
+    // Weight and bias of three layers in each of two blocks.
+    assert_eq!(compared, 12);
+
+    let goldens = Goldens::read(&model("gpt2"));
+    let mut again = language_model("gpt2");
+    again.adapters().load("y", &path).unwrap();
+    let plain = logits(&again, &goldens, with(Adapters::Off));
+    assert!(logits(&again, &goldens, with(Adapters::Active)).equal(&plain));
+}
+
 /// A copy of the base in an adapter's file is the base's, or the adapter was made on another one.
 #[test]
 fn weights_that_cannot_be_put_on_the_base_are_named_with_the_way_out() {

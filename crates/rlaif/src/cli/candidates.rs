@@ -28,7 +28,7 @@ impl Candidates {
         let folder = self.config.parent().unwrap_or(Path::new(""));
         let summary = config.run(folder, &self.out).inspect_err(|error| {
             if Interrupted::ended(error) {
-                say("the responses so far are kept; the same command goes on");
+                say("the responses so far are kept; run the same command again to continue");
             }
         })?;
         let CandidatesSummary { prompts, responses, equal, cut, missing, .. } = summary;

@@ -27,7 +27,7 @@ impl Exam {
         let folder = self.config.parent().unwrap_or(Path::new(""));
         let report = config.run(folder, out.map(PathBuf::as_path)).inspect_err(|error| {
             if out.is_some() && Interrupted::ended(error) {
-                say("the verdicts so far are kept; the same command goes on");
+                say("the verdicts so far are kept; run the same command again to continue");
             }
         })?;
         print(format_args!("{}", report.to_terminal().trim_end()))?;

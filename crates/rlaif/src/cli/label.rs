@@ -27,7 +27,7 @@ impl Label {
         let folder = self.config.parent().unwrap_or(Path::new(""));
         let summary = config.run(folder, &self.out).inspect_err(|error| {
             if Interrupted::ended(error) {
-                say("the answers so far are kept; the same command goes on");
+                say("the answers so far are kept; run the same command again to continue");
             }
         })?;
         tell(&summary);

@@ -181,7 +181,7 @@ fn adapters_and_named_templates_come_from_the_hub() {
     });
     language_model(&folder.join("base"), &tokenizer("chatml"), 5, config);
     let templates = folder.join("base/additional_chat_templates");
-    fs::create_dir(&templates).unwrap();
+    fs::create_dir_all(&templates).unwrap();
     fs::write(templates.join("rag.jinja"), "{% for m in messages %}~{{ m.content }}{% endfor %}")
         .unwrap();
     let mut model = LanguageModel::load(&folder.join("base"), LoadOptions::default()).unwrap();

@@ -261,7 +261,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     let error = refuse("cached", "[online.reward]\nkind = 'length'\nlongest = 3\nper = 1.0\n");
     assert!(error.contains("dpo.reference") && error.contains("live"), "{error}");
     let long = refuse("long", "[rows]\nmax_length = 8\ntoo_long = 'error'\n");
-    assert!(long.contains("8 fit") && long.contains(".jsonl, line 1: "), "{long}");
+    assert!(long.contains("the limit of 8") && long.contains(".jsonl, line 1: "), "{long}");
 
     let none = refuse("none", "[rows]\nmax_length = 0\n");
     assert!(none.contains("`rows.max_length` is 0; expected at least 2"), "{none}");
@@ -277,7 +277,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     let error = refuse("no-room", &online(250));
     assert!(error.contains("24 were left out (too long)"), "{error}");
     let error = refuse("no-cut", &format!("[rows]\ntoo_long = 'error'\n{}", online(250)));
-    assert!(error.contains("6 fit"), "{error}");
+    assert!(error.contains("the limit of 6"), "{error}");
 
     let row = |chosen: &str| json!({ "prompt": "a", "chosen": chosen, "rejected": " same" });
     place.write("pairs.jsonl", [row(" same"), row(""), row(" other")].into_iter());

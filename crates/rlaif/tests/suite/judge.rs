@@ -164,7 +164,7 @@ fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
             kills += usize::from(!output.status.success());
             if signal == "-INT" && !output.status.success() {
                 let said = refusal(&output, 130);
-                assert!(said.contains("the same command goes on"), "{said}");
+                assert!(said.contains("run the same command again"), "{said}");
             }
         }
         // A verdict of another model is refused by name, before any request.

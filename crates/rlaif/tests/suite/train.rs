@@ -648,7 +648,7 @@ fn a_row_that_cannot_be_learned_from_is_named_by_its_file_and_line() {
     };
     let labelled = |label: &str| json!({ "text": format!("This is {label}."), "label": label });
     let said = refused("classifier", "labels = ['good', 'good']", &[labelled("good")]);
-    assert!(said.contains("labels: `good` is there twice"), "{said}");
+    assert!(said.contains("labels: `good` occurs twice"), "{said}");
     let said = refused("reward", "centring = -1.0", &[labelled("good")]);
     assert!(said.contains("centring: is -1"), "{said}");
     let said =
