@@ -227,6 +227,7 @@ impl Place {
         let files: HashMap<&str, &str> = [
             ("docs/ppo.md", "ppo.toml"),
             ("docs/reinforce.md", "grpo.toml"),
+            ("docs/distillation.md", "distill.toml"),
             ("docs/evaluation.md", "eval.toml"),
             ("docs/training.md", "run.toml"),
             ("docs/dpo.md", "run.toml"),
