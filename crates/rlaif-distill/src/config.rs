@@ -80,7 +80,7 @@ impl DistillConfig {
     /// use rlaif_distill::{DistillConfig, Divergence};
     /// let divergence = Divergence::Jsd { beta: 2. };
     /// let error = DistillConfig { divergence, ..Default::default() }.check().unwrap_err();
-    /// assert_eq!(error.to_string(), "`divergence.jsd.beta` is 2, expected from 0 to 1");
+    /// assert_eq!(error.to_string(), "`divergence.jsd.beta` is 2; expected from 0 to 1");
     /// ```
     pub fn check(&self) -> Result<(), RlError> {
         let steps = usize::try_from(self.steps).unwrap_or(usize::MAX);

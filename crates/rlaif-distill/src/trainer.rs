@@ -258,7 +258,10 @@ impl<P: Policy> DistillTrainer<P> {
             (loss / total).backward();
             start += length;
         }
-        (hidden * leaf.grad().detach()).sum(Kind::Float).backward();
+        // Not if the head alone is trained.
+        if hidden.requires_grad() {
+            (hidden * leaf.grad().detach()).sum(Kind::Float).backward();
+        }
         Ok(sums)
     }
 

@@ -84,7 +84,7 @@ impl Values {
 /// use rlaif_core::Exchange;
 /// use rlaif_eval::{Better, EvalError, Metric, MetricInfo, Values};
 ///
-/// Scores 1 if the response ends like a sentence.
+/// /// Scores 1 if the response ends like a sentence.
 /// struct Finished(MetricInfo);
 ///
 /// impl Metric for Finished {

@@ -126,6 +126,10 @@ impl LabelSettings {
             if !(*temperature > 0. && temperature.is_finite()) {
                 return refuse(key("temperature"), temperature.to_string(), "a number above 0");
             }
+            if reward.is_none() && *temperature != 1. {
+                let expected = "left out beside a judge of pairs: it belongs to a `reward`";
+                return refuse(key("temperature"), temperature.to_string(), expected);
+            }
             let given = [
                 ("facet", preset.is_some()),
                 ("preamble", preamble.is_some()),
@@ -161,6 +165,11 @@ impl LabelSettings {
                 let found = format!("`{}` twice", facet.name());
                 return refuse("facets".to_owned(), found, "a name of its own for each facet");
             }
+        }
+        let uses = |facet: &FacetConfig| facet.judge.is_none() && facet.reward.is_none();
+        if self.judge.is_some() && !self.facets.iter().any(uses) {
+            let expected = "left out where every facet has a judge or a reward of its own";
+            return refuse("judge".to_owned(), "given".to_owned(), expected);
         }
         match self.clamp {
             Some((low, high)) if !(0. ..=0.5).contains(&low) || !(0.5..=1.).contains(&high) => {

@@ -261,7 +261,11 @@ impl CandidatesFile {
                 Ok::<(), ProviderError>(())
             })?;
         let summary = write(&prompts, &texts, &given, &writers, &slots, &came, out)?;
-        fs::remove_file(&journal).map_err(|source| RunError::Write { path: journal, source })?;
+        // What is missing can be asked for again, beside the answers that were paid for.
+        if summary.missing == 0 {
+            fs::remove_file(&journal)
+                .map_err(|source| RunError::Write { path: journal, source })?;
+        }
         Ok(summary)
     }
 }
@@ -313,8 +317,13 @@ fn write(
         let problem = format!("none of {} prompts has a response: {why}", prompts.len());
         return Err(RunError::Setting { key: "writers", problem });
     }
+    // Before the rows: a file of rows tells that the command has ended.
+    let path = rlaif_files::sibling(out, MISSING);
+    if missing.is_empty() && path.exists() {
+        fs::remove_file(&path).map_err(|source| RunError::Write { path: path.clone(), source })?;
+    }
+    write_rows(&path, &missing)?;
     write_rows(out, &rows)?;
-    write_rows(&rlaif_files::sibling(out, MISSING), &missing)?;
     Ok(CandidatesSummary {
         prompts: rows.len(),
         responses: count,

@@ -118,6 +118,11 @@ impl ExamFile {
     /// # Errors
     /// [`RunError`].
     pub fn run(&self, base: &Path, out: Option<&Path>) -> Result<ExamReport, RunError> {
+        // Before any question is paid for.
+        if self.resamples < 100 {
+            let problem = format!("is {}; expected at least 100", self.resamples);
+            return Err(RunError::Setting { key: "resamples", problem });
+        }
         let device = self.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
         let report = match (&self.reward, &self.judge) {
             (Some(config), None) => {

@@ -191,7 +191,11 @@ impl LabelFile {
         let journal = rlaif_files::sibling(out, UNORDERED);
         let opinions = opinions_kept("label", &settings, &labeller, &data.pairs, Some(&journal))?;
         let summary = self.write(&labeller, &data, &opinions, out)?;
-        fs::remove_file(&journal).map_err(|source| RunError::Write { path: journal, source })?;
+        // What is missing can be asked for again, beside the answers that were paid for.
+        if summary.missing == 0 {
+            fs::remove_file(&journal)
+                .map_err(|source| RunError::Write { path: journal, source })?;
+        }
         Ok(summary)
     }
 
@@ -225,6 +229,21 @@ impl LabelFile {
         if rows.is_empty() {
             return Err(nothing(labeller, data, &facets, missing.first().map(|(_, why)| *why)));
         }
+        // Before the rows: a file of rows tells that the command has ended.
+        let path = rlaif_files::sibling(out, MISSING);
+        if missing.is_empty() && path.exists() {
+            fs::remove_file(&path)
+                .map_err(|source| RunError::Write { path: path.clone(), source })?;
+        }
+        if !missing.is_empty() {
+            let failed = |source| RunError::Write { path: path.clone(), source };
+            rlaif_files::write_aside(&path, failed, |writer| {
+                missing.iter().try_for_each(|(id, reason)| {
+                    let row = serde_json::json!({"id": id, "reason": reason});
+                    writeln!(writer, "{row}").map_err(failed)
+                })
+            })?;
+        }
         let named = labeller.names().join(", ");
         let failed = |source| RunError::Write { path: out.to_owned(), source };
         rlaif_files::write_aside(out, failed, |writer| {
@@ -236,16 +255,6 @@ impl LabelFile {
             }
             Ok(())
         })?;
-        let path = rlaif_files::sibling(out, MISSING);
-        if !missing.is_empty() {
-            let failed = |source| RunError::Write { path: path.clone(), source };
-            rlaif_files::write_aside(&path, failed, |writer| {
-                missing.iter().try_for_each(|(id, reason)| {
-                    let row = serde_json::json!({"id": id, "reason": reason});
-                    writeln!(writer, "{row}").map_err(failed)
-                })
-            })?;
-        }
         let costs = opinions.values().filter_map(|opinion| opinion.cost);
         Ok(LabelSummary {
             pairs: data.pairs.len(),

@@ -112,7 +112,16 @@ impl LlmClient {
             None => vec![None; jobs.len()],
         };
         let mut tell_all = |job: usize, told: Result<Told<T>, String>| {
-            jobs[job].places.iter().try_for_each(|&place| tell(place, told.clone()))
+            jobs[job].places.iter().enumerate().try_for_each(|(nth, &place)| {
+                let mut told = told.clone();
+                // Equal questions are paid for once.
+                if nth > 0
+                    && let Ok(told) = &mut told
+                {
+                    told.cost = told.cost.map(|_| 0.);
+                }
+                tell(place, told)
+            })
         };
         let free = self.service.ledger.cost_of(Tokens::default());
         let mut open = Vec::new();

@@ -157,6 +157,7 @@ impl ComparerConfig {
                         .unwrap_or(Sampling::Greedy),
                     ..default
                 };
+                how.check(asker.spec())?;
                 let seed = Seed::new(self.sampling.seed.unwrap_or(0));
                 (Backend::Policy(Box::new(LocalComparer { asker, how, seed })), api.model.clone())
             }
@@ -355,8 +356,7 @@ impl LocalComparer {
         let mut open: Vec<(usize, Vec<u32>)> = Vec::new();
         for (at, pair) in batch.iter().enumerate() {
             let ids = asker.encode(&rubric.ask(pair), "").map_err(failed(name))?;
-            // One token for the label.
-            match asker.fits(&ids, new + 1) {
+            match asker.fits(&ids, new + labels.longest()) {
                 Ok(()) => open.push((at, ids)),
                 Err(reason) => {
                     if tell(at, Err(reason)).is_break() {
@@ -374,8 +374,27 @@ impl LocalComparer {
                 true => self.explained(&rubric, &prompts).map_err(failed(name))?,
                 false => (prompts, vec![String::new(); rows.len()]),
             };
-            let masses = asker.label_masses(&prompts, &labels).map_err(failed(name))?;
-            for (((at, _), masses), reason) in rows.iter().zip(masses).zip(reasons) {
+            let mut asked = Vec::with_capacity(rows.len());
+            let mut fitting = Vec::with_capacity(rows.len());
+            for (((at, _), ids), reason) in rows.iter().zip(prompts).zip(reasons) {
+                // An explanation may have more tokens when it is encoded again.
+                match asker.fits(&ids, labels.longest()) {
+                    Ok(()) => {
+                        asked.push((at, reason));
+                        fitting.push(ids);
+                    }
+                    Err(why) => {
+                        if tell(*at, Err(why)).is_break() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            if fitting.is_empty() {
+                continue;
+            }
+            let masses = asker.label_masses(&fitting, &labels).map_err(failed(name))?;
+            for ((at, reason), masses) in asked.into_iter().zip(masses) {
                 let verdict = rubric.choose(masses, reason).map(|choice| PairVerdict {
                     first: choice.first,
                     coverage: choice.coverage,
@@ -408,7 +427,9 @@ impl LocalComparer {
         for (ids, written) in prompts.iter().zip(written) {
             // It may have given its verdict already: that is asked for by its probability.
             let lower = written.text.to_ascii_lowercase();
-            let end = lower.find("preferred response").unwrap_or(written.text.len());
+            let end = lower.find("preferred response=");
+            let end = end.or_else(|| lower.rfind("preferred response"));
+            let end = end.unwrap_or(written.text.len());
             let reason = written.text[..end].trim().to_owned();
             let more = format!(" {reason}\n{}", rubric.ending());
             let more = self.asker.codec().encode(&more, rlaif_core::Specials::Exclude)?;

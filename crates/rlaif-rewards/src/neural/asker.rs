@@ -197,6 +197,11 @@ impl Labels {
         Ok(all)
     }
 
+    /// The length of the longest token sequence that writes a label.
+    pub(crate) fn longest(&self) -> usize {
+        self.longer.iter().flatten().map(Vec::len).max().unwrap_or(1)
+    }
+
     /// The label that no token sequence writes.
     pub(crate) fn missing(&self) -> Option<usize> {
         (0..2).find(|&label| self.single[label].is_empty() && self.longer[label].is_empty())

@@ -154,7 +154,9 @@ impl PairRubric {
     pub fn labelled(self, labels: [String; 2]) -> Result<Self, ProviderError> {
         let [a, b] = &labels;
         let plain = |label: &str| !label.is_empty() && label.chars().all(char::is_alphanumeric);
-        if !plain(a) || !plain(b) || a.starts_with(b.as_str()) || b.starts_with(a.as_str()) {
+        // Answers are read without regard to case.
+        let (low_a, low_b) = (a.to_ascii_lowercase(), b.to_ascii_lowercase());
+        if !plain(a) || !plain(b) || low_a.starts_with(&low_b) || low_b.starts_with(&low_a) {
             return Err(ProviderError::Setting(BadSetting::new(
                 "labels",
                 format!("`{a}` and `{b}`"),
@@ -461,7 +463,7 @@ mod tests {
         {
             let error = rubric().read(&Answer::text(answer)).unwrap_err();
             assert!(matches!(error, Unread::OtherLabel { .. }), "{answer:?}: {error}");
-            assert!(error.to_string().contains("none of `1` and `2`"), "{error}");
+            assert!(error.to_string().contains("one of `1` and `2`"), "{error}");
         }
         let cut = Answer { finish: Finish::Length, ..Answer::text("It seems that") };
         assert!(matches!(rubric().read(&cut), Err(Unread::CutShort { .. })));

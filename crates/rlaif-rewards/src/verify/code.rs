@@ -137,8 +137,8 @@ impl CodeTests {
                 let mut passed = 0;
                 for (input, expected) in &pairs {
                     let right = match self.sandbox.run(code, input)? {
-                        Ran::Ended { output, .. } => same_output(&output, expected),
-                        Ran::TimedOut | Ran::TooMuchOutput => false,
+                        Ran::Ended { code: Some(0), output } => same_output(&output, expected),
+                        Ran::Ended { .. } | Ran::TimedOut | Ran::TooMuchOutput => false,
                     };
                     passed += usize::from(right);
                     if !right && self.score == TestScore::All {

@@ -1,5 +1,7 @@
 //! JSON as a schema has it.
 
+use std::cell::Cell;
+
 use regex::Regex;
 use rlaif_core::{BadSetting, Exchange, RewardError, RewardModel, Scores};
 use serde_json::{Map, Value};
@@ -9,6 +11,8 @@ use crate::ProviderError;
 
 /// References followed and schemas entered on the way to one value.
 const DEEPEST: usize = 100;
+/// Schemas entered for one response: alternatives that refer to each other multiply.
+const MOST: u32 = 1_000_000;
 
 /// 1 for a response that is JSON of a schema, 0 for any other. Code fences around it do not count.
 ///
@@ -81,8 +85,10 @@ impl RewardModel for JsonSchemaCheck {
         scored(self.name(), batch, |exchange| {
             let value: Option<Value> = serde_json::from_str(unfenced(exchange.response)).ok();
             let score = |schema: &Value| {
-                let checking = Checking { root: schema };
-                f32::from(value.is_some_and(|value| checking.valid(schema, &value, 0)))
+                let checking = Checking { root: schema, left: Cell::new(MOST) };
+                let valid = value.is_some_and(|value| checking.valid(schema, &value, 0));
+                // An unfinished check is a failed one, below a `not` too.
+                f32::from(valid && checking.left.get() > 0)
             };
             match &self.source {
                 Source::One(schema) => Ok(score(schema)),
@@ -235,6 +241,7 @@ fn count(value: &Value) -> Option<usize> {
 /// A validation by a schema that was checked.
 struct Checking<'a> {
     root: &'a Value,
+    left: Cell<u32>,
 }
 
 impl Checking<'_> {
@@ -242,9 +249,11 @@ impl Checking<'_> {
         let Some(schema) = schema.as_object() else { return schema.as_bool() == Some(true) };
         let depth = depth + 1;
         // Schemas that refer to themselves about the same value.
-        if depth > DEEPEST {
+        let left = self.left.get();
+        if depth > DEEPEST || left == 0 {
             return false;
         }
+        self.left.set(left - 1);
         let own = schema.iter().all(|(key, rule)| match key.as_str() {
             "$ref" => {
                 let target = rule.as_str().and_then(|target| referred(self.root, target));
@@ -381,7 +390,7 @@ fn of_number(schema: &Map<String, Value>, number: f64) -> bool {
         && bound("exclusiveMaximum", |number, bound| number < bound)
         && bound("multipleOf", |number, of| {
             let times = number / of;
-            (times - times.round()).abs() <= 1e-9 * times.abs().max(1.)
+            (times - times.round()).abs() <= 4. * f64::EPSILON * times.abs().max(1.)
         })
 }
 
@@ -469,5 +478,20 @@ mod tests {
         // Forever the same value.
         let circle = JsonSchemaCheck::new(&json!({"$ref": "#"})).unwrap();
         assert_eq!(score(&circle, "1", &json!({})), Ok(0.));
+        // Twice as many ways at each of the levels, and no verdict by a `not` on the way.
+        let doubling = json!({"anyOf": [{"$ref": "#"}, {"$ref": "#"}]});
+        for schema in [doubling.clone(), json!({"not": doubling})] {
+            let schema = JsonSchemaCheck::new(&schema).unwrap();
+            assert_eq!(score(&schema, "1", &json!({})), Ok(0.));
+        }
+    }
+
+    #[test]
+    fn large_numbers_are_multiples_or_are_not() {
+        let even = JsonSchemaCheck::new(&json!({"multipleOf": 2})).unwrap();
+        assert_eq!(score(&even, "1000000001", &json!({})), Ok(0.));
+        assert_eq!(score(&even, "1000000002", &json!({})), Ok(1.));
+        let cents = JsonSchemaCheck::new(&json!({"multipleOf": 0.01})).unwrap();
+        assert_eq!(score(&cents, "19.99", &json!({})), Ok(1.));
     }
 }

@@ -106,7 +106,7 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     }
     assert_eq!(rows(&folder.join("labels.jsonl.missing")).len(), 1);
     assert_eq!(asked.load(Ordering::SeqCst), 8);
-    assert!(!folder.join("labels.jsonl.unordered").exists());
+    assert!(folder.join("labels.jsonl.unordered").exists());
     // A reward model learns from the soft labels as they are.
     let again = refusal(&run("label", folder, &config, "labels.jsonl"), 2);
     assert!(again.contains("is there already"), "{again}");

@@ -75,7 +75,7 @@ pub(super) fn tokens(text: &str) -> Option<Vec<Token>> {
     let mut found = Vec::new();
     let mut at = 0;
     while at < chars.len() {
-        if found.len() > 2_000 {
+        if found.len() > 500 {
             return None;
         }
         at = token(&chars, at, &mut found)?;

@@ -24,7 +24,8 @@ impl Rational {
         }
         let divisor = i128::try_from(gcd(over.unsigned_abs(), under.unsigned_abs())).ok()?;
         let sign = under.signum();
-        Some(Self { over: over.checked_div(divisor)? * sign, under: (under / divisor) * sign })
+        let signed = |part: i128| part.checked_div(divisor)?.checked_mul(sign);
+        Some(Self { over: signed(over)?, under: signed(under)? })
     }
 
     /// A number of digits with a point among them; `None` for more digits than are exact.
@@ -107,8 +108,9 @@ impl Complex {
             return false;
         }
         let off = Self { re: self.re - other.re, im: self.im - other.im }.size();
-        // Relative alone: 1e-12 is not 2e-12.
-        off <= tolerance * self.size().max(other.size()) || off <= f64::EPSILON
+        // Relative, but for 0: 1e-34 is not 1e-19, and the sine of pi is 0.
+        off <= tolerance * self.size().max(other.size())
+            || (self.is_zero() || other.is_zero()) && off <= f64::EPSILON
     }
 
     pub(super) fn plus(self, other: Self) -> Self {

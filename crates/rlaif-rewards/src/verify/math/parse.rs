@@ -7,7 +7,7 @@ use super::{
 };
 
 /// Brackets within brackets.
-const DEEPEST: usize = 40;
+const DEEPEST: usize = 120;
 /// Longer texts are not an answer, but a solution.
 const LONGEST: usize = 2_000;
 
@@ -272,6 +272,13 @@ impl Parser<'_> {
     }
 
     fn atom(&mut self) -> Option<Expr> {
+        self.depth += 1;
+        let atom = if self.depth > DEEPEST { None } else { self.atom_within() };
+        self.depth -= 1;
+        atom
+    }
+
+    fn atom_within(&mut self) -> Option<Expr> {
         let token = self.peek()?.clone();
         self.at += 1;
         Some(match token {

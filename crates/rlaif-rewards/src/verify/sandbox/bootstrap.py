@@ -44,8 +44,12 @@ def seal(job):
 
 
 def run():
+    # What the trainer inherited is not for the program.
+    os.closerange(3, 1 << 16)
     job = json.loads(read(int(line())))
     seal(job)
+    # From here on, the exit code is the program's.
+    os.write(1, b"s")
     marker, code, tests = job["marker"], job["code"], job["tests"]
     del job
     world = {"__name__": "__main__", "__builtins__": builtins}

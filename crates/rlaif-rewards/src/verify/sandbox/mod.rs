@@ -209,7 +209,8 @@ impl Sandbox {
     /// Feeds a child, reads its output, and ends it in time.
     fn attend(&self, mut child: Child, message: &str) -> Result<Ran, ProviderError> {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let most = self.limits.output_kib << 10;
+        // With the byte that tells that the child is sealed.
+        let most = (self.limits.output_kib << 10) + 1;
         let deadline = Instant::now() + Duration::from_secs_f64(self.limits.timeout_s.min(1e6));
         let over = AtomicBool::new(false);
         let over = &over;
@@ -242,14 +243,16 @@ impl Sandbox {
             let _ = child.wait();
             let _ = feeding.join();
             let output = reading.join().unwrap_or_default();
-            if ended.and_then(|status| status.code()) == Some(UNSEALED) {
+            // From that byte on, the exit code is the program's.
+            if output.is_empty() && ended.and_then(|status| status.code()) == Some(UNSEALED) {
                 return Err(unable("the child process could not give up its rights"));
             }
             if output.len() as u64 > most {
                 return Ok(Ran::TooMuchOutput);
             }
             let Some(status) = ended else { return Ok(Ran::TimedOut) };
-            let output = String::from_utf8_lossy(&output).into_owned();
+            let output = output.get(1..).unwrap_or_default();
+            let output = String::from_utf8_lossy(output).into_owned();
             Ok(Ran::Ended { code: status.code(), output })
         })
     }
@@ -380,6 +383,11 @@ mod tests {
             "import socket; socket.create_connection(('127.0.0.1', 80))".to_owned(),
             "import os; os.kill(os.getppid(), 9)".to_owned(),
             "import os; os.kill(-1, 9)".to_owned(),
+            "import os, fcntl; r, w = os.pipe(); fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())"
+                .to_owned(),
+            "import resource as r; r.setrlimit(r.RLIMIT_CPU, (r.RLIM_INFINITY, r.RLIM_INFINITY))"
+                .to_owned(),
+            "import os; os.fstat(9)".to_owned(),
             "import os; open(f'/proc/{os.getppid()}/environ').read()".to_owned(),
             "import os; open(f'/proc/{os.getppid()}/mem', 'r+b')".to_owned(),
             "import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))".to_owned(),
@@ -394,12 +402,15 @@ mod tests {
         ];
         let trying = format!(
             "for attempt in {}:\n    try:\n        exec(attempt, {{}})\n        print('done:', attempt)\n    \
-             except OSError:\n        pass",
+             except (OSError, ValueError):\n        pass",
             serde_json::json!(attempts)
         );
         let expected = Ran::Ended { code: Some(0), output: String::new() };
         assert_eq!(sandbox.run(&trying, "").unwrap(), expected);
         assert_eq!(std::fs::read_to_string(home.path().join("secret")).unwrap(), "secret");
+        // An exit code of its own is not that of a child that could not be sealed.
+        let exits = sandbox.run("import sys; sys.exit(97)", "").unwrap();
+        assert_eq!(exits, Ran::Ended { code: Some(97), output: String::new() });
         // Threads and memory come to an end by themselves, output by its limit.
         let flood = "while True: print('x' * 1_000_000)";
         assert_eq!(sandbox.run(flood, "").unwrap(), Ran::TooMuchOutput);
@@ -481,6 +492,6 @@ mod tests {
         let error = Sandbox::new("true", limits).unwrap_err();
         assert!(matches!(error, ProviderError::Sandbox { .. }), "{error}");
         let error = Sandbox::new("python3", SandboxLimits { timeout_s: 0., ..limits }).unwrap_err();
-        assert!(error.to_string().contains("`timeout_s` must be above 0"), "{error}");
+        assert!(error.to_string().contains("`timeout_s` is 0; expected above 0"), "{error}");
     }
 }

@@ -143,9 +143,27 @@ pub(super) fn filters() -> Result<Vec<String>, ProviderError> {
     let thread = libc::CLONE_THREAD as u64;
     let is_thread = when(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread);
     rules.insert(libc::SYS_clone, vec![is_thread.map_err(failed)?]);
-    // Limits of its own.
-    let own = when(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, 0);
-    rules.insert(libc::SYS_prlimit64, vec![own.map_err(failed)?]);
+    // Not `F_SETOWN`, by which the kernel signals other processes.
+    let commands = [
+        libc::F_DUPFD,
+        libc::F_GETFD,
+        libc::F_SETFD,
+        libc::F_GETFL,
+        libc::F_SETFL,
+        libc::F_DUPFD_CLOEXEC,
+    ];
+    let of_files: Result<Vec<_>, _> = commands
+        .into_iter()
+        .map(|command| when(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, command as u64))
+        .collect();
+    rules.insert(libc::SYS_fcntl, of_files.map_err(failed)?);
+    // Reads its own limits, and sets none.
+    let is_zero = |argument, length| SeccompCondition::new(argument, length, SeccompCmpOp::Eq, 0);
+    let reads = SeccompRule::new(vec![
+        is_zero(0, SeccompCmpArgLen::Dword).map_err(failed)?,
+        is_zero(2, SeccompCmpArgLen::Qword).map_err(failed)?,
+    ]);
+    rules.insert(libc::SYS_prlimit64, vec![reads.map_err(failed)?]);
     let denied = SeccompAction::Errno(libc::EPERM as u32);
     let computing = SeccompFilter::new(rules, denied, SeccompAction::Allow, arch);
     // glibc makes threads by `clone` then, whose flags a filter can read.
