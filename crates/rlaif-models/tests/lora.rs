@@ -317,11 +317,9 @@ fn a_module_that_is_to_be_saved_whole_and_is_not_is_named() {
 fn a_layer_that_is_saved_whole_has_the_layout_of_its_base() {
     let (folder, mut policy) = (tempfile::tempdir().unwrap(), language_model("gpt2"));
     let attention = ModuleNames::Suffixes(vec!["c_attn".to_owned()]);
-    let config = AdapterConfig {
-        target_modules: TargetModules::Named(attention),
-        modules_to_save: vec!["c_proj".to_owned(), "c_fc".to_owned()],
-        ..AdapterConfig::new(TaskType::CausalLm, NonZeroU32::MIN)
-    };
+    let mut config = AdapterConfig::new(TaskType::CausalLm, NonZeroU32::MIN);
+    config.target_modules = TargetModules::Named(attention);
+    config.modules_to_save = vec!["c_proj".to_owned(), "c_fc".to_owned()];
     policy.adapters().add("x", config).unwrap();
     let path = folder.path().join("adapter");
     policy.adapters().save("x", &path).unwrap();
