@@ -281,6 +281,11 @@ pub enum ProviderError {
 }
 
 impl ProviderError {
+    /// The error of a machine that cannot confine programs.
+    pub(crate) fn sandbox(problem: impl Into<String>) -> Self {
+        Self::Sandbox { problem: problem.into() }
+    }
+
     /// Returns the error of a model whose folder is unavailable.
     #[cfg(feature = "neural")]
     pub fn model_folder<E>(location: impl Into<String>, error: E) -> Self

@@ -24,7 +24,7 @@ impl TextComparison {
         match self {
             Self::Exact => a.trim() == b.trim(),
             Self::Folded => match (folded(a), folded(b)) {
-                // A text of nothing but articles and punctuation is compared as it stands.
+                // A text that consists of articles and punctuation is compared unfolded.
                 (x, y) if x.is_empty() || y.is_empty() => {
                     a.trim().to_lowercase() == b.trim().to_lowercase()
                 }

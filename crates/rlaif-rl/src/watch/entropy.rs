@@ -1,6 +1,9 @@
 //! Symptoms in the policy's entropy.
 
-use super::{AdviceKeys, Sign, Symptom, Watch, listed};
+use super::{
+    Sign, Symptom, Watch,
+    keys::{AdviceKeys, listed},
+};
 use crate::stats::Stats;
 
 impl Watch {

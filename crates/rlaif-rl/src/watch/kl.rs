@@ -2,7 +2,10 @@
 
 use rlaif_train::KlControl;
 
-use super::{AdviceKeys, Sign, Symptom, listed};
+use super::{
+    Sign, Symptom,
+    keys::{AdviceKeys, listed},
+};
 use crate::stats::Stats;
 
 /// A negative KL, which is impossible for a divergence.

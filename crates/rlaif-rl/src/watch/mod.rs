@@ -3,12 +3,14 @@
 
 mod endings;
 mod entropy;
+mod keys;
 mod kl;
 mod sampler;
 mod scores;
 mod symptom;
 mod update;
 
+pub use keys::AdviceKeys;
 pub use symptom::Symptom;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -37,35 +39,8 @@ pub struct Watched<'a> {
     pub keys: AdviceKeys,
 }
 
-/// Keys of settings that only some algorithms have, relative to their section of a run file. Advice
-/// names only these keys and those that every algorithm has: `generation`, `scores`, `optimizer`,
-/// `stop`, `epochs` and `minibatch_size`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AdviceKeys {
-    /// The KL penalty's coefficient.
-    pub kl_coef: Option<&'static str>,
-    /// The estimator of the KL.
-    pub kl_estimator: Option<&'static str>,
-    /// The weight of the entropy bonus.
-    pub entropy_coef: Option<&'static str>,
-    /// The weight of the value loss.
-    pub value_coef: Option<&'static str>,
-    /// The KL at which an update ends.
-    pub update_limit: Option<&'static str>,
-}
-
 /// Number of consecutive steps for a symptom that a single step may show by chance.
 const PERSISTENT: usize = 3;
-
-/// The remedies that an algorithm has, as `a, b or c`.
-fn listed(ways: impl IntoIterator<Item = Option<String>>) -> String {
-    let mut ways: Vec<String> = ways.into_iter().flatten().collect();
-    match (ways.pop(), ways.is_empty()) {
-        (None, _) => String::new(),
-        (Some(only), true) => only,
-        (Some(last), false) => format!("{} or {last}", ways.join(", ")),
-    }
-}
 
 /// Observes a run: recognises symptoms, and decides on early stopping.
 ///

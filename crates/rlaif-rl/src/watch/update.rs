@@ -1,6 +1,9 @@
 //! Symptoms in the size of a policy update.
 
-use super::{AdviceKeys, Sign, Symptom, listed};
+use super::{
+    Sign, Symptom,
+    keys::{AdviceKeys, listed},
+};
 use crate::stats::Stats;
 
 /// Optimizer steps that were skipped because of NaN or infinity.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::number::{Complex, Rational};
+use super::number::{Complex, Function, Rational};
 
 /// A relation between two sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,29 +30,6 @@ impl Relation {
             other => other,
         }
     }
-}
-
-/// Functions of one argument.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Function {
-    Sin,
-    Cos,
-    Tan,
-    Cot,
-    Sec,
-    Csc,
-    Arcsin,
-    Arccos,
-    Arctan,
-    Sinh,
-    Cosh,
-    Tanh,
-    Ln,
-    Exp,
-    Abs,
-    Factorial,
-    Floor,
-    Ceil,
 }
 
 /// An expression.

@@ -1,6 +1,27 @@
 //! Exact fractions, and complex numbers.
 
-use super::expr::Function;
+/// Functions of one argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Function {
+    Sin,
+    Cos,
+    Tan,
+    Cot,
+    Sec,
+    Csc,
+    Arcsin,
+    Arccos,
+    Arctan,
+    Sinh,
+    Cosh,
+    Tanh,
+    Ln,
+    Exp,
+    Abs,
+    Factorial,
+    Floor,
+    Ceil,
+}
 
 /// A fraction in lowest terms, whose denominator is above 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +129,7 @@ impl Complex {
             return false;
         }
         let off = Self { re: self.re - other.re, im: self.im - other.im }.size();
-        // Relative, but for 0: 1e-34 is not 1e-19, and the sine of pi is 0.
+        // Relative, except at 0: 1e-34 is not 1e-19, and the sine of pi is 0.
         off <= tolerance * self.size().max(other.size())
             || (self.is_zero() || other.is_zero()) && off <= f64::EPSILON
     }

@@ -1,9 +1,9 @@
 //! From tokens to an expression.
 
 use super::{
-    expr::{Expr, Function},
+    expr::Expr,
     lex::{Token, tokens},
-    number::Rational,
+    number::{Function, Rational},
 };
 
 /// Brackets within brackets.

@@ -87,11 +87,6 @@ pub struct Sandbox {
     limits: SandboxLimits,
 }
 
-/// The error of a machine that cannot confine programs.
-fn unable(problem: impl Into<String>) -> ProviderError {
-    ProviderError::Sandbox { problem: problem.into() }
-}
-
 impl Sandbox {
     /// A sandbox for programs of the interpreter `python`, a name on the path or a file. A program that
     /// tries what is forbidden is run first.
@@ -127,10 +122,10 @@ impl Sandbox {
         };
         match patient.run(ATTEMPTS, "")? {
             Ran::Ended { output, .. } if output.trim() == "confined" => Ok(()),
-            Ran::Ended { output, .. } if !output.trim().is_empty() => {
-                Err(unable(format!("a program in the sandbox could {}", output.trim())))
-            }
-            other => Err(unable(format!(
+            Ran::Ended { output, .. } if !output.trim().is_empty() => Err(ProviderError::sandbox(
+                format!("a program in the sandbox could {}", output.trim()),
+            )),
+            other => Err(ProviderError::sandbox(format!(
                 "a program in the sandbox did not end well ({other:?}); is `memory_mib` = {} enough for \
                  {}?",
                 self.limits.memory_mib,
@@ -192,7 +187,9 @@ impl Sandbox {
                 let child = self.spawn()?;
                 self.attend(child, &message)
             });
-            child.join().unwrap_or_else(|_| Err(unable("the thread of a program ended early")))
+            child.join().unwrap_or_else(|_| {
+                Err(ProviderError::sandbox("the thread of a program ended early"))
+            })
         })
     }
 
@@ -203,7 +200,9 @@ impl Sandbox {
         // Ctrl-C in a terminal is for the trainer.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command.spawn().map_err(|error| unable(format!("{}: {error}", self.python.display())))
+        command
+            .spawn()
+            .map_err(|error| ProviderError::sandbox(format!("{}: {error}", self.python.display())))
     }
 
     /// Feeds a child, reads its output, and ends it in time.
@@ -245,7 +244,9 @@ impl Sandbox {
             let output = reading.join().unwrap_or_default();
             // From that byte on, the exit code is the program's.
             if output.is_empty() && ended.and_then(|status| status.code()) == Some(UNSEALED) {
-                return Err(unable("the child process could not give up its rights"));
+                return Err(ProviderError::sandbox(
+                    "the child process could not give up its rights",
+                ));
             }
             if output.len() as u64 > most {
                 return Ok(Ran::TooMuchOutput);
@@ -262,7 +263,8 @@ impl Sandbox {
 fn interpreter(python: &str) -> Result<(PathBuf, Vec<PathBuf>), ProviderError> {
     const ASK: &str = "import sys, json, ctypes, resource; print(json.dumps([sys.executable, sys.prefix, \
                        sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]))";
-    let failed = |problem: String| unable(format!("the interpreter `{python}`: {problem}"));
+    let failed =
+        |problem: String| ProviderError::sandbox(format!("the interpreter `{python}`: {problem}"));
     let output = Command::new(python)
         .args(["-I", "-c", ASK])
         .stdin(Stdio::null())
@@ -304,7 +306,7 @@ fn marker() -> Result<String, ProviderError> {
     let mut random = [0; 16];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut random))
-        .map_err(|error| unable(format!("/dev/urandom: {error}")))?;
+        .map_err(|error| ProviderError::sandbox(format!("/dev/urandom: {error}")))?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -313,12 +315,12 @@ use seal::{confine, filters};
 
 #[cfg(not(target_os = "linux"))]
 fn confine(_: &[PathBuf]) -> Result<(), ProviderError> {
-    Err(unable("it needs Linux"))
+    Err(ProviderError::sandbox("it needs Linux"))
 }
 
 #[cfg(not(target_os = "linux"))]
 fn filters() -> Result<Vec<String>, ProviderError> {
-    Err(unable("it needs Linux"))
+    Err(ProviderError::sandbox("it needs Linux"))
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -12,7 +12,6 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use super::unable;
 use crate::ProviderError;
 
 /// Restricts this thread, and everything that it starts, to reading below some paths.
@@ -30,10 +29,10 @@ pub(super) fn confine(readable: &[PathBuf]) -> Result<(), ProviderError> {
     };
     match confined() {
         Ok(status) if status.ruleset == RulesetStatus::FullyEnforced => Ok(()),
-        Ok(_) => Err(unable("Landlock is not fully enforced by this kernel")),
-        Err(error) => {
-            Err(unable(format!("{error}; it needs Linux 5.13 or later with Landlock enabled")))
-        }
+        Ok(_) => Err(ProviderError::sandbox("Landlock is not fully enforced by this kernel")),
+        Err(error) => Err(ProviderError::sandbox(format!(
+            "{error}; it needs Linux 5.13 or later with Landlock enabled"
+        ))),
     }
 }
 
@@ -131,7 +130,8 @@ fn allowed() -> Vec<c_long> {
 
 /// The filters as the kernel reads them, in hexadecimal digits.
 pub(super) fn filters() -> Result<Vec<String>, ProviderError> {
-    let failed = |error: seccompiler::BackendError| unable(format!("seccomp: {error}"));
+    let failed =
+        |error: seccompiler::BackendError| ProviderError::sandbox(format!("seccomp: {error}"));
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(failed)?;
     let when = |argument, length, operator, value| {
         let condition = SeccompCondition::new(argument, length, operator, value)?;
