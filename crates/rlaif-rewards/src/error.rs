@@ -239,7 +239,6 @@ pub enum ProviderError {
     #[error(transparent)]
     Text(#[from] rlaif_text::TextError),
     /// A tokenizer, or its chat template, fails or is missing.
-    #[cfg(feature = "neural")]
     #[error(transparent)]
     Codec(#[from] rlaif_core::CodecError),
     /// A model does not support a setting.
@@ -330,7 +329,6 @@ impl Fault for ProviderError {
             Self::Convert(error) => error.is_users(),
             #[cfg(feature = "neural")]
             Self::Text(error) => error.is_users(),
-            #[cfg(feature = "neural")]
             Self::Codec(error) => error.is_users(),
             #[cfg(feature = "neural")]
             Self::Lm(error) => error.is_users(),

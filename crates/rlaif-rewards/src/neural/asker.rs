@@ -4,10 +4,10 @@ use rlaif_core::{
     ChatOptions, CodecError, GenerationPrompt, Message, Specials, TextCodec, TextKind,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig};
-use rlaif_lm::{
-    Draw, Forward, Joiner, LmError, LmSpec, LocalSampler, Padding, Policy, Sampled, Sampler,
-    TokenBatch, Weights, policy_log_probs,
-};
+use rlaif_lm::{Draw, Joiner, LmError, LmSpec, LocalSampler, Policy, Sampled, Sampler, Weights};
+#[cfg(feature = "judge")]
+use rlaif_lm::{Forward, Padding, TokenBatch, policy_log_probs};
+#[cfg(feature = "judge")]
 use tch::{Kind, Tensor, no_grad};
 
 use crate::rubric::Question;

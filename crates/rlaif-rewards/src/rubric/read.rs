@@ -8,7 +8,9 @@ mod reasoning;
 mod words;
 
 use super::answer::{AnswerForm, Scale};
-pub(super) use expectation::{TokenText, expectation, written};
+pub(super) use expectation::expectation;
+#[cfg(any(feature = "judge", feature = "neural"))]
+pub(super) use expectation::{TokenText, written};
 use object::Object;
 use words::Miss;
 
@@ -176,6 +178,7 @@ pub enum Unread {
     },
 }
 
+#[cfg(any(feature = "judge", feature = "neural"))]
 /// The last part of an answer that is outside its reasoning; nothing when the answer ends within it.
 pub(super) fn outside_reasoning(text: &str) -> Option<std::ops::Range<usize>> {
     let parts = reasoning::outside(text)?;
