@@ -31,7 +31,7 @@ pub(crate) fn mended(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
-/// The number of an escape `\uXXXX` that these bytes begin with.
+/// The number of an escape, `\u` and four hexadecimal digits, that these bytes begin with.
 fn unit(bytes: &[u8]) -> Option<u16> {
     let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
     let digits = std::str::from_utf8(digits).ok()?;
