@@ -143,6 +143,10 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         "python3 benches/peers/dpo.py ..",
         With("--dtypes f32 --rounds 1 --steps 1 --batch 2 --only TRL like"),
     ),
+    (
+        "python3 benches/peers/grpo.py ..",
+        With("--only rlaif --dtypes f32 --algorithms grpo --rounds 1 --steps 1 --new-tokens 4"),
+    ),
     ("python3 benches/peers/classifier.py ..", With("--rows 4 --rounds 1 --batch-size 4")),
     ("target/new/bin/python benches/peers/data_hh.py ..", With("--rows 400 --repeat 1")),
     ("target/new/bin/python benches/peers/generate_gpu.py ..", With("--batches 1 --device cuda")),

@@ -154,6 +154,7 @@ fn an_adapter_that_a_run_wrote_is_scored_by_rewards_and_trained_further() {
             "--reward",
             "rm/model",
         ],
+        &["reinforce", "--prompt-len", "4", "--steps", "1", "--group-size", "2"],
     ] {
         let sizes = ["--batch-size", "2", "--new-tokens", "3", "--policy", "dpo/model", "--json"];
         let arguments = [&["bench"][..], bench, &sizes].concat();

@@ -4,6 +4,8 @@ mod common;
 mod dpo;
 mod generate;
 mod ppo;
+mod reinforce;
+mod rl;
 mod sft;
 
 use std::time::Instant;
@@ -30,6 +32,8 @@ pub(crate) enum Bench {
     Sft(sft::SftBench),
     /// Steps of PPO: generation, scoring, and the update.
     Ppo(ppo::PpoBench),
+    /// Steps of GRPO and its family: generation of groups, scoring, and the update.
+    Reinforce(reinforce::ReinforceBench),
     /// Generation: responses of fixed length to random prompts, sampled from the whole vocabulary.
     Generate(generate::GenerateBench),
 }
@@ -41,6 +45,7 @@ impl Bench {
             Self::Dpo(bench) => bench.run(),
             Self::Sft(bench) => bench.run(),
             Self::Ppo(bench) => bench.run(),
+            Self::Reinforce(bench) => bench.run(),
             Self::Generate(bench) => bench.run(),
         }
     }
