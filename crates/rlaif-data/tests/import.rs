@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rlaif_core::{DemonstrationRow, Desirability, PairRow, TextOrMessages};
+use rlaif_core::{DemonstrationRow, Desirability, PairRow, PromptRow, TextOrMessages};
 use rlaif_data::{
     DataError, Dialogues, Import, ImportColumns, ImportOptions, Ranked, Reader, RowForm,
     SafeRlhfVerdict, Source, Unusable,
@@ -100,6 +100,11 @@ fn every_form_is_told_and_read() {
                 let rows = import.prompts(reader).unwrap();
                 rows.records().iter().map(|r| texts(&[("prompt", &r.prompt)])).collect()
             }
+            "problems" => {
+                let rows = import.prompts(reader).unwrap();
+                let row = |r: &PromptRow| json!({"prompt": r.prompt, "reference": r.reference});
+                rows.records().iter().map(row).collect()
+            }
             other => panic!("{other}"),
         };
         if found != expected.rows {
@@ -108,6 +113,22 @@ fn every_form_is_told_and_read() {
         }
     }
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Solutions are learned as a whole, and columns of the row are metadata of the prompt.
+#[test]
+fn problems_have_solutions_and_metadata() {
+    let import = |name: &str| Import::find(&source(name)).unwrap();
+    let reader = |name: &str| Reader::new(source(name));
+    let learned = import("gsm8k.jsonl").demonstrations(reader("gsm8k.jsonl")).unwrap();
+    assert_eq!(learned.records()[1].response, "A dozen dozens.\n#### 1,440".into());
+    assert_eq!(learned.len(), 3);
+    let prompts = import("dapo.parquet").prompts(reader("dapo.parquet")).unwrap();
+    let metadata = &prompts.records()[1].metadata;
+    assert_eq!(metadata["extra_info"]["index"], "b426d104");
+    assert_eq!(metadata["data_source"], "math_dapo");
+    let error = import("dapo.parquet").demonstrations(reader("dapo.parquet")).unwrap_err();
+    assert!(matches!(error, DataError::WrongForm { form: RowForm::Dapo, .. }), "{error}");
 }
 
 #[test]

@@ -155,6 +155,9 @@ impl Made for PairRow {
             | F::PromptCompletion
             | F::ShareGpt
             | F::Messages
+            | F::Dapo
+            | F::Gsm8k
+            | F::Math
             | F::Alpaca
             | F::Text
             | F::Prompt => false,
@@ -211,7 +214,7 @@ impl Made for DemonstrationRow {
     }
 
     fn of_form(form: RowForm) -> bool {
-        !matches!(form, RowForm::Steps | RowForm::Prompt | RowForm::Text)
+        !matches!(form, RowForm::Steps | RowForm::Prompt | RowForm::Text | RowForm::Dapo)
     }
 
     fn make(content: Content, import: &Import) -> Result<Vec<Self>, &'static str> {
@@ -230,7 +233,11 @@ impl Made for DemonstrationRow {
                 let (asked, said) = last_answer(&messages).ok_or(NO_ANSWER)?;
                 (asked.into(), said.into())
             }
-            Given::Whole(_) | Given::Steps { .. } | Given::Prompt(_) => return Err(NO_ANSWER),
+            Given::Problem { prompt, solution: Some(solution), .. } => (prompt, solution.into()),
+            Given::Problem { solution: None, .. }
+            | Given::Whole(_)
+            | Given::Steps { .. }
+            | Given::Prompt(_) => return Err(NO_ANSWER),
         };
         checked(import, &prompt, &[&response])?;
         let id = id(&[&prompt, &response]);
@@ -244,7 +251,7 @@ impl Made for ConversationRow {
     }
 
     fn of_form(form: RowForm) -> bool {
-        !matches!(form, RowForm::Steps | RowForm::Prompt)
+        !matches!(form, RowForm::Steps | RowForm::Prompt | RowForm::Dapo)
     }
 
     fn make(content: Content, import: &Import) -> Result<Vec<Self>, &'static str> {
@@ -305,6 +312,10 @@ impl Made for PromptRow {
             }
             Given::Unpaired { prompt, response, desirable } => {
                 (prompt, desirable.then_some(response))
+            }
+            Given::Problem { prompt, answer, .. } => {
+                let answer = answer.filter(|answer| !answer.trim().is_empty());
+                (prompt, answer.map(Into::into))
             }
             Given::Whole(TextOrMessages::Messages(messages)) => {
                 let (asked, said) = last_answer(&messages).ok_or(NO_ANSWER)?;

@@ -3,7 +3,7 @@
 use rlaif_core::TextOrMessages;
 use serde_json::{Map, Value};
 
-use super::value::{is_messages, objects, text_or_messages};
+use super::value::{HASHES, is_messages, objects, parsed, text_or_messages};
 
 /// A known form of rows. [`Import::find`](crate::Import::find) tells it by the columns, and the
 /// first values where columns are not enough.
@@ -60,6 +60,12 @@ pub enum RowForm {
     ShareGpt,
     /// TRL: language modelling on `messages`.
     Messages,
+    /// DAPO-Math-17k, and other data in verl's columns: the answer is in `reward_model`.
+    Dapo,
+    /// GSM8K: the answer is behind `####`.
+    Gsm8k,
+    /// MATH, MATH-500, AIME: `problem` with a `solution`, an `answer` or both.
+    Math,
     /// Alpaca: `instruction`, `input`, `output`.
     Alpaca,
     /// TRL: language modelling on `text`.
@@ -69,7 +75,7 @@ pub enum RowForm {
 }
 
 /// Every form, the more particular before the more general.
-pub(super) const FORMS: [RowForm; 28] = [
+pub(super) const FORMS: [RowForm; 31] = [
     RowForm::SafeRlhf,
     RowForm::HelpSteer3,
     RowForm::HelpSteer2Preference,
@@ -95,6 +101,9 @@ pub(super) const FORMS: [RowForm; 28] = [
     RowForm::PromptCompletion,
     RowForm::ShareGpt,
     RowForm::Messages,
+    RowForm::Dapo,
+    RowForm::Gsm8k,
+    RowForm::Math,
     RowForm::Alpaca,
     RowForm::Text,
     RowForm::Prompt,
@@ -129,6 +138,9 @@ impl RowForm {
             Self::PromptCompletion => "TRL prompt-completion",
             Self::ShareGpt => "ShareGPT",
             Self::Messages => "TRL language modelling (messages)",
+            Self::Dapo => "DAPO",
+            Self::Gsm8k => "GSM8K",
+            Self::Math => "MATH",
             Self::Alpaca => "Alpaca",
             Self::Text => "TRL language modelling (text)",
             Self::Prompt => "TRL prompt-only",
@@ -164,11 +176,17 @@ impl RowForm {
             Self::PromptCompletion => &["prompt", "completion"],
             Self::ShareGpt => &["conversations"],
             Self::Messages => &["messages"],
+            Self::Dapo => &["prompt", "reward_model"],
+            Self::Gsm8k => &["question", "answer"],
+            Self::Math => &["problem"],
             Self::Alpaca => &["instruction", "output"],
             Self::Text => &["text"],
             Self::Prompt => &["prompt"],
         }
     }
+
+    /// Forms whose rows have a right answer, which becomes the reference of a prompt.
+    pub const PROBLEMS: [Self; 3] = [Self::Dapo, Self::Gsm8k, Self::Math];
 
     /// Finds the form of rows.
     ///
@@ -244,6 +262,20 @@ impl RowForm {
                 has("label") && (said || value("messages").is_some_and(is_messages))
             }
             Self::Messages => value("messages").is_some_and(is_messages),
+            Self::Dapo => {
+                let truth = value("reward_model").map(parsed);
+                let truth = truth.as_deref().and_then(Value::as_object);
+                has("prompt") && truth.is_some_and(|truth| truth.contains_key("ground_truth"))
+            }
+            Self::Gsm8k => {
+                let marked = |answer: &Value| answer.as_str().is_some_and(|a| a.contains(HASHES));
+                let answers = rows.iter().filter_map(|row| row.get("answer"));
+                has("question") && answers.into_iter().any(marked)
+            }
+            Self::Math => {
+                let text = value("problem").is_some_and(Value::is_string);
+                text && (has("solution") || has("answer"))
+            }
             _ => self.all(first),
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::form::RowForm;
 use super::options::{Dialogues, Import, SafeRlhfVerdict};
 use super::value::{
-    flattened, is_python, last_answer, messages, objects, parsed, text_or_messages,
+    HASHES, flattened, is_python, last_answer, messages, objects, parsed, text_or_messages,
 };
 use crate::error::DataError;
 use crate::row::{Row, number};
@@ -39,6 +39,12 @@ pub(super) enum Given {
     Answered {
         prompt: TextOrMessages,
         response: TextOrMessages,
+    },
+    /// A problem with its right answer, and a worked solution if there is one.
+    Problem {
+        prompt: TextOrMessages,
+        solution: Option<String>,
+        answer: Option<String>,
     },
     Whole(TextOrMessages),
     Steps {
@@ -487,6 +493,30 @@ fn given(
         }
         RowForm::ShareGpt => Given::Whole(share_gpt(row)?.into()),
         RowForm::Messages => Given::Whole(row.messages("messages")?.into()),
+        RowForm::Dapo => {
+            let mut truth = row.object("reward_model")?;
+            for column in ["data_source", "ability", "extra_info"] {
+                if let Some(value) = row.row.get(column).filter(|value| !value.is_null()) {
+                    metadata.insert(column.to_owned(), value.clone());
+                }
+            }
+            let answer = truth.shift_remove("ground_truth").as_ref().and_then(plain);
+            Given::Problem { prompt: row.either("prompt")?, solution: None, answer }
+        }
+        RowForm::Gsm8k => {
+            let prompt = row.text("question")?.into();
+            let solution = row.row.optional_text("answer")?;
+            let marked = solution.as_deref().and_then(|solution| solution.rsplit_once(HASHES));
+            let answer = marked.map(|(_, answer)| answer.trim().to_owned());
+            Given::Problem { prompt, solution, answer }
+        }
+        RowForm::Math => {
+            let prompt = row.text("problem")?.into();
+            let solution = row.row.optional_text("solution")?;
+            // Without a column of answers, a reward finds the answer in the solution.
+            let answer = row.row.get("answer").and_then(plain).or_else(|| solution.clone());
+            Given::Problem { prompt, solution, answer }
+        }
         RowForm::Alpaca => {
             let (prompt, response) = (alpaca_prompt(row)?, row.text("output")?);
             // A text that is answered in a conversation is what the assistant says.
@@ -499,6 +529,15 @@ fn given(
         RowForm::Text => Given::Whole(row.text("text")?.into()),
         RowForm::Prompt => Given::Prompt(row.either("prompt")?),
     })
+}
+
+/// A text or a number as text; a list or an object as JSON.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
 }
 
 fn compared(prompt: TextOrMessages, [a, b]: [TextOrMessages; 2], first: bool) -> Given {

@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::surrogates::mended;
 
+/// The mark before the answer of a solution in GSM8K.
+pub(super) const HASHES: &str = "####";
+
 /// The value itself, or what it says as JSON text where that is a list or an object.
 pub(super) fn parsed(value: &Value) -> Cow<'_, Value> {
     let nested = value.as_str().map(str::trim_start).filter(|text| text.starts_with(['[', '{']));

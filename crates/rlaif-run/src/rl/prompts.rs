@@ -25,7 +25,8 @@ pub struct PromptData {
     /// The column of prompts.
     #[serde(default = "PromptData::column")]
     pub column: String,
-    /// The column of reference responses, for rewards that compare with them.
+    /// The column of reference responses, for rewards that compare with them; by default, the right
+    /// answer of rows in the columns of GSM8K, MATH and DAPO.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// Prompts of more tokens are left out; 0 leaves out only those that do not fit the context.
@@ -53,7 +54,7 @@ impl PromptData {
         RowReader {
             form,
             usual: RowForm::Prompt,
-            preferred: &[],
+            preferred: &RowForm::PROBLEMS,
             columns: named,
             options: self.import,
         }
@@ -75,8 +76,8 @@ impl PromptData {
         let mut skipped = dropped(&rows);
         let how = prompt.rendering();
         let mut rows = rows.into_records();
-        if self.reference.is_none() {
-            // Responses of the rows are references only if the run file declares that.
+        if self.reference.is_none() && !RowForm::PROBLEMS.contains(&form) {
+            // Right answers are references. Responses are so only if the run file declares that.
             rows.iter_mut().for_each(|row| row.reference = None);
         }
         let records = rendered(&rows, &mut skipped, |row| row.render(codec, &how))?;
