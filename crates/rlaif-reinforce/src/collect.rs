@@ -9,7 +9,7 @@ use rlaif_lm::{
 };
 use rlaif_rl::{Prompt, RlError, ScoreConfig, sample, score};
 
-use crate::{config::ReinforceConfig, named::Settings};
+use crate::{config::ReinforceConfig, curriculum::Solved, named::Settings};
 
 /// Sampled groups; the rows of a group are consecutive.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct Collected {
     pub(crate) sampled: Vec<Sampled>,
     pub(crate) scores: Scores,
     pub(crate) left_out: usize,
+    /// Solved responses of each sampled group, with a curriculum.
+    pub(crate) solved: Vec<Solved>,
     pub(crate) seconds: Vec<(&'static str, f64)>,
 }
 
@@ -45,6 +47,7 @@ impl Source<'_> {
             sampled: Vec::new(),
             scores: Scores::default(),
             left_out: 0,
+            solved: Vec::new(),
             seconds: vec![("generate", 0.), ("reward", 0.)],
         };
         let mut asked = prompts.to_vec();
@@ -52,6 +55,12 @@ impl Source<'_> {
             let rows = asked.iter().flat_map(|prompt| vec![prompt.clone(); group_size]);
             let rows: Vec<Prompt> = rows.collect();
             let (sampled, scores) = self.answers(&rows, round as u64, &mut all.seconds)?;
+            if let Some(curriculum) = &self.config.curriculum {
+                let groups = asked.iter().zip(scores.total.chunks(group_size));
+                all.solved.extend(groups.map(|(prompt, scores)| {
+                    Solved::count(&prompt.record.id, scores, curriculum.solved_at)
+                }));
+            }
             let keep: Vec<usize> = (0..asked.len())
                 .filter(|&group| {
                     let of = group * group_size..(group + 1) * group_size;
@@ -125,6 +134,13 @@ impl Source<'_> {
 }
 
 impl Collected {
+    /// Share of solved responses among those with a score.
+    pub(crate) fn pass_rate(&self) -> Option<f64> {
+        let sum = |of: fn(&Solved) -> usize| self.solved.iter().map(of).sum::<usize>();
+        let scored = sum(|group| group.scored);
+        (scored > 0).then(|| sum(|group| group.solved) as f64 / scored as f64)
+    }
+
     fn add(&mut self, rows: &[Prompt], sampled: Vec<Sampled>, scores: &Scores, keep: &[usize]) {
         let known = self.prompts.len();
         self.prompts.extend(keep.iter().map(|&row| rows[row].clone()));

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{
+    curriculum::Curriculum,
     dynamic::DynamicSampling,
     named::{NamedAlgorithm, Settings},
 };
@@ -85,6 +86,9 @@ pub struct ReinforceConfig {
     /// Sampling in place of groups whose scores are all equal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dynamic_sampling: Option<DynamicSampling>,
+    /// Prompts by their measured difficulty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curriculum: Option<Curriculum>,
     /// The penalty for long responses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlong: Option<Overlong>,
@@ -123,6 +127,7 @@ impl Default for ReinforceConfig {
             correction: None,
             off_policy: None,
             dynamic_sampling: None,
+            curriculum: None,
             overlong: None,
             dropout: Dropout::Off,
             activations: Activations::Keep,
@@ -224,6 +229,7 @@ impl ReinforceConfig {
             return Err(RlError::Combination(refused));
         }
         self.check_scores(&settings)?;
+        self.curriculum.as_ref().map_or(Ok(()), Curriculum::check)?;
         self.optimizer.check()?;
         Ok(self.stop.check()?)
     }

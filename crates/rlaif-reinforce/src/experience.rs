@@ -17,6 +17,9 @@ pub struct Experience {
     pub mismatch: Mismatch,
     /// Number of sampled groups that were left out because all their scores are equal.
     pub left_out: usize,
+    /// Share of solved responses among all that were sampled, those of groups that were left out
+    /// included; with a [`crate::Curriculum`].
+    pub pass_rate: Option<f64>,
     /// The passes of each optimizer step: epochs, minibatches, passes, rows. A minibatch holds
     /// only complete groups.
     pub schedule: Vec<Vec<Vec<Vec<usize>>>>,

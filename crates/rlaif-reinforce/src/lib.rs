@@ -21,6 +21,7 @@
 mod algorithm;
 mod collect;
 mod config;
+mod curriculum;
 mod dynamic;
 mod experience;
 mod named;
@@ -32,12 +33,13 @@ mod update;
 
 pub use algorithm::{Algorithm, TokenWeights, Weighted};
 pub use config::ReinforceConfig;
+pub use curriculum::Curriculum;
 pub use dynamic::DynamicSampling;
 pub use experience::Experience;
 pub use named::{NamedAlgorithm, Settings};
 pub use rlaif_lm::Reference;
 pub use task::ReinforceTask;
-pub use trainer::ReinforceTrainer;
+pub use trainer::{Choice, ReinforceTrainer};
 pub use {
     rlaif_core as core, rlaif_lm as lm, rlaif_rl as rl, rlaif_torch as torch, rlaif_train as train,
     tch,

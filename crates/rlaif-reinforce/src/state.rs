@@ -6,7 +6,7 @@ use rlaif_rl::{RlError, check_resumed};
 use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError, restore_parameters};
 use serde::{Deserialize, Serialize};
 
-use crate::trainer::ReinforceTrainer;
+use crate::{curriculum::PassRates, trainer::ReinforceTrainer};
 
 /// The parts of a trainer that are not tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ struct TrainerState {
     /// Settings that would change the result of a resumed run without an error.
     seed: u64,
     generation: GenerationConfig,
+    /// Measured in the run, with a curriculum.
+    #[serde(default, skip_serializing_if = "PassRates::is_empty")]
+    pass_rates: PassRates,
 }
 
 impl<P: Policy> ReinforceTrainer<P> {
@@ -37,6 +40,7 @@ impl<P: Policy> ReinforceTrainer<P> {
             optimizer: self.optimizer.progress(),
             seed: self.config.seed.get(),
             generation: self.config.generation.clone(),
+            pass_rates: self.pass_rates.clone(),
         };
         files.json("reinforce", &state)
     }
@@ -55,6 +59,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;
         self.optimizer.restore(&saved.tensors("optimizer")?, state.optimizer)?;
         self.moments = state.moments;
+        self.pass_rates = state.pass_rates;
         self.step = state.step;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use rlaif_core::RewardModel;
 use rlaif_lm::{Policy, Sampler};
-use rlaif_rl::{Prompt, RlError, RlStep, RlTask, RlTrainer, StopConfig, Watched, permutation};
+use rlaif_rl::{Prompt, RlError, RlStep, RlTask, RlTrainer, StopConfig, Watched};
 use rlaif_train::{CheckpointFiles, Saved, TrainError};
 
 use crate::trainer::ReinforceTrainer;
@@ -22,14 +22,11 @@ impl<P: Policy> RlTrainer for ReinforceTrainer<P> {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<RlStep, RlError> {
-        let own: Vec<Prompt> = rows.iter().map(|&row| prompts[row].clone()).collect();
-        let seed = self.config().seed.derive("spare", self.steps_done());
-        let dynamic = self.config().settings().dynamic_sampling.rounds > 0;
-        // The order is drawn only if needed: data may be large.
-        let order = if dynamic { permutation(prompts.len(), seed) } else { Vec::new() };
-        let others = order.into_iter().filter(|row| !rows.contains(row));
-        let mut spare = others.map(|row| prompts[row].clone());
-        let (experience, stats) = self.step(&own, &mut spare, sampler, reward)?;
+        let choice = self.choose(prompts, rows);
+        let own: Vec<Prompt> = choice.rows.iter().map(|&row| prompts[row].clone()).collect();
+        let mut spare = choice.spare.iter().map(|&row| prompts[row].clone());
+        let (experience, mut stats) = self.step(&own, &mut spare, sampler, reward)?;
+        stats.metrics.extend(choice.metrics);
         let mut notes = Vec::new();
         if experience.is_none() {
             notes.push(format!(

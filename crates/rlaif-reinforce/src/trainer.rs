@@ -1,9 +1,10 @@
 //! The algorithm's stages: 1 rollout, 2 weights of tokens, 3 update.
 
-use rlaif_core::{BadSetting, RewardModel};
+use rlaif_core::{BadSetting, Metrics, RewardModel};
 use rlaif_lm::{Adapters, Dropout, Forward, Policy, Reference, Sampled, Sampler};
 use rlaif_rl::{
     Asking, Groups, Mismatch, Plan, Prompt, RlError, Rollout, RunningMoments, Stats, check_prompts,
+    permutation,
 };
 use rlaif_train::{KlEstimator, Optimizer};
 
@@ -11,6 +12,7 @@ use crate::{
     algorithm::{Algorithm, TokenWeights},
     collect::{Collected, Source},
     config::ReinforceConfig,
+    curriculum::PassRates,
     experience::Experience,
     schedule::{Sizes, schedule},
 };
@@ -34,8 +36,38 @@ pub struct ReinforceTrainer<P> {
     pub(crate) config: ReinforceConfig,
     pub(crate) optimizer: Optimizer,
     pub(crate) moments: RunningMoments,
+    pub(crate) pass_rates: PassRates,
     warnings: Vec<String>,
     pub(crate) step: u64,
+}
+
+/// Outcome of sampling.
+enum Gathered {
+    Experience(Box<Experience>),
+    /// No group teaches anything.
+    Nothing {
+        left_out: usize,
+        pass_rate: Option<f64>,
+    },
+}
+
+/// The prompts of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// Indices of the prompts of the batch.
+    pub rows: Vec<usize>,
+    /// Indices of further prompts, for dynamic sampling.
+    pub spare: Vec<usize>,
+    /// Statistics of the choice.
+    pub metrics: Metrics,
+}
+
+/// Adds the statistics of sampled groups.
+pub(crate) fn count_groups(stats: &mut Stats, left_out: usize, pass_rate: Option<f64>) {
+    stats.push("groups/left_out", left_out as f64);
+    if let Some(pass_rate) = pass_rate {
+        stats.push("curriculum/pass_rate", pass_rate);
+    }
 }
 
 impl<P: Policy> std::fmt::Debug for ReinforceTrainer<P> {
@@ -97,6 +129,7 @@ impl<P: Policy> ReinforceTrainer<P> {
             config,
             optimizer,
             moments: RunningMoments::default(),
+            pass_rates: PassRates::default(),
             warnings,
             step: 0,
         })
@@ -144,11 +177,14 @@ impl<P: Policy> ReinforceTrainer<P> {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<(Option<Experience>, Stats), RlError> {
-        let Some(experience) = self.rollout(prompts, spare, sampler, reward)? else {
-            self.step += 1;
-            let mut stats = Stats { step: self.step, ..Stats::default() };
-            stats.push("groups/left_out", self.config.prompts_per_step() as f64);
-            return Ok((None, stats));
+        let experience = match self.gather(prompts, spare, sampler, reward)? {
+            Gathered::Experience(experience) => *experience,
+            Gathered::Nothing { left_out, pass_rate } => {
+                self.step += 1;
+                let mut stats = Stats { step: self.step, ..Stats::default() };
+                count_groups(&mut stats, left_out, pass_rate);
+                return Ok((None, stats));
+            }
         };
         let weights = self.weigh(&experience)?;
         let stats = self.update(&experience, &weights)?;
@@ -173,19 +209,74 @@ impl<P: Policy> ReinforceTrainer<P> {
         sampler: &mut dyn Sampler,
         reward: &dyn RewardModel,
     ) -> Result<Option<Experience>, RlError> {
+        Ok(match self.gather(prompts, spare, sampler, reward)? {
+            Gathered::Experience(experience) => Some(*experience),
+            Gathered::Nothing { .. } => None,
+        })
+    }
+
+    fn gather(
+        &mut self,
+        prompts: &[Prompt],
+        spare: &mut dyn Iterator<Item = Prompt>,
+        sampler: &mut dyn Sampler,
+        reward: &dyn RewardModel,
+    ) -> Result<Gathered, RlError> {
         let (config, spec) = (&self.config, self.policy.spec());
         check_prompts(prompts, config.prompts_per_step(), &config.generation, spec)?;
         let mut source =
             Source { sampler, reward, policy: &self.policy, config: &self.config, step: self.step };
         let collected = source.collect(prompts, spare)?;
+        let (left_out, solved, pass_rate) =
+            (collected.left_out, collected.solved.clone(), collected.pass_rate());
         if collected.prompts.is_empty() {
-            return Ok(None);
+            self.pass_rates.observe(self.step, &solved);
+            return Ok(Gathered::Nothing { left_out, pass_rate });
         }
         let greedy = match self.algorithm.needs_greedy() {
             true => Some(source.greedy(&collected.prompts, self.config.group())?),
             false => None,
         };
-        Ok(Some(self.experience(collected, greedy, reward.name())?))
+        let experience = self.experience(collected, greedy, reward.name())?;
+        self.pass_rates.observe(self.step, &solved);
+        Ok(Gathered::Experience(Box::new(experience)))
+    }
+
+    /// The prompts of the next step: with a [`crate::Curriculum`], others in place of those of `rows`
+    /// that it does not use yet or any more; and further prompts for dynamic sampling. Statistics of
+    /// the choice are metrics.
+    ///
+    /// ```no_run
+    /// # use rlaif_reinforce::{ReinforceTrainer, lm::{Policy, Sampler}, core::RewardModel, rl::{Prompt, RlError}};
+    /// # fn step<P: Policy>(trainer: &mut ReinforceTrainer<P>, prompts: &[Prompt], rows: &[usize],
+    /// #     sampler: &mut dyn Sampler, reward: &dyn RewardModel) -> Result<(), RlError> {
+    /// let choice = trainer.choose(prompts, rows);
+    /// let own: Vec<Prompt> = choice.rows.iter().map(|&row| prompts[row].clone()).collect();
+    /// let mut spare = choice.spare.iter().map(|&row| prompts[row].clone());
+    /// let (experience, mut stats) = trainer.step(&own, &mut spare, sampler, reward)?;
+    /// stats.metrics.extend(choice.metrics);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn choose(&self, prompts: &[Prompt], rows: &[usize]) -> Choice {
+        let seed = self.config.seed;
+        let Some(curriculum) = &self.config.curriculum else {
+            // The order is drawn only if needed: data may be large.
+            let dynamic = self.config.settings().dynamic_sampling.rounds > 0;
+            let order = match dynamic {
+                true => permutation(prompts.len(), seed.derive("spare", self.step)),
+                false => Vec::new(),
+            };
+            let spare = order.into_iter().filter(|row| !rows.contains(row)).collect();
+            return Choice { rows: rows.to_vec(), spare, metrics: Metrics::default() };
+        };
+        let chosen = self.pass_rates.choose(curriculum, prompts, rows, self.step, seed);
+        let mut metrics = Metrics::default();
+        metrics.set("curriculum/prompts", chosen.pool as f64);
+        let [always, never] = chosen.left_out;
+        metrics.set("curriculum/always_solved", always as f64);
+        metrics.set("curriculum/never_solved", never as f64);
+        Choice { rows: chosen.rows, spare: chosen.spare, metrics }
     }
 
     /// Asks the models about the tokens of responses.
@@ -195,7 +286,8 @@ impl<P: Policy> ReinforceTrainer<P> {
         greedy: Option<Vec<Option<f64>>>,
         reward: &str,
     ) -> Result<Experience, RlError> {
-        let Collected { prompts, sampled, scores, left_out, seconds } = collected;
+        let pass_rate = collected.pass_rate();
+        let Collected { prompts, sampled, scores, left_out, seconds, .. } = collected;
         let groups = Groups::of_size(prompts.len(), self.config.group());
         let schedule = self.schedule(&groups, &sampled);
         let mut moments = self.moments;
@@ -223,7 +315,7 @@ impl<P: Policy> ReinforceTrainer<P> {
             Some(sampler) => Mismatch::of(&rollout.log_probs, sampler, &rollout.mask),
             None => Mismatch::default(),
         };
-        Ok(Experience { rollout, groups, greedy, mismatch, left_out, schedule })
+        Ok(Experience { rollout, groups, greedy, mismatch, left_out, pass_rate, schedule })
     }
 
     fn schedule(&self, groups: &Groups, sampled: &[Sampled]) -> Vec<Vec<Vec<Vec<usize>>>> {

@@ -13,7 +13,7 @@ use tch::{Kind, Tensor, no_grad};
 use crate::{
     algorithm::{TokenWeights, Weighted},
     experience::Experience,
-    trainer::ReinforceTrainer,
+    trainer::{ReinforceTrainer, count_groups},
 };
 
 /// Progress of an update.
@@ -275,7 +275,7 @@ fn statistics(experience: &Experience, objective: &PolicyObjective, progress: &P
     stats.push("ppo/updates_skipped", progress.not_finite as f64);
     stats.push("ppo/updates_not_finite", progress.not_finite as f64);
     stats.push("groups/equal", experience.equal_groups());
-    stats.push("groups/left_out", experience.left_out as f64);
+    count_groups(&mut stats, experience.left_out, experience.pass_rate);
     if experience.rollout.sampler_log_probs.is_some() {
         stats.push("objective/mismatch_kl", experience.mismatch.kl);
         stats.push("objective/mismatch_max", experience.mismatch.largest);

@@ -151,6 +151,7 @@ impl RlFile for PpoFile {
         RlSettings {
             steps: self.ppo.steps,
             responses: self.ppo.batch_size,
+            pass_rates: None,
             prompts: (self.ppo.batch_size, "`ppo.batch_size`"),
             microbatch: self.ppo.microbatch(),
             generation: &self.ppo.generation,

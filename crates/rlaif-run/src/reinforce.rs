@@ -96,6 +96,9 @@ impl RlFile for ReinforceFile {
             steps: self.reinforce.steps,
             responses: self.reinforce.batch_size,
             prompts: (self.reinforce.prompts_per_step(), because),
+            pass_rates: (self.reinforce.curriculum.as_ref())
+                .and_then(|curriculum| curriculum.column.as_deref())
+                .map(|column| ("reinforce.curriculum.column", column)),
             microbatch: self.reinforce.microbatch(),
             generation: &self.reinforce.generation,
             activations: self.reinforce.activations,

@@ -1,12 +1,12 @@
 //! Changes that must not affect any number, and numbers that must be exact.
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores};
-use rlaif_lm::{Dropout, LocalSampler, Policy};
+use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores, Specials, TextCodec};
+use rlaif_lm::{Dropout, LocalSampler, Policy, RecordedSampler, Sampled, generate::FinishReason};
 use rlaif_models::LanguageModel;
 use rlaif_reinforce::{
-    Algorithm, Experience, NamedAlgorithm, Reference, ReinforceConfig, ReinforceTrainer,
-    TokenWeights, Weighted,
-    rl::{PolicyObjective, RlError, Stats, Surrogate},
+    Algorithm, Curriculum, Experience, NamedAlgorithm, Reference, ReinforceConfig,
+    ReinforceTrainer, TokenWeights, Weighted,
+    rl::{PolicyObjective, Prompt, RlError, Stats, Surrogate},
     train::{Checkpoints, Keep, OptimizerConfig, SftRow, sft_loss},
 };
 use tch::{Device, Kind, Tensor};
@@ -15,17 +15,6 @@ use crate::common::{
     FAMILIES, Family, Letters, alone, config, distance, host, policy, prompts, step, trainer,
     vowels, weights,
 };
-
-/// Algorithms with several responses to a prompt and several steps on a rollout.
-const REUSED: [NamedAlgorithm; 7] = [
-    NamedAlgorithm::Grpo,
-    NamedAlgorithm::DrGrpo,
-    NamedAlgorithm::Dapo,
-    NamedAlgorithm::ReinforcePlusPlusBaseline,
-    NamedAlgorithm::Gspo,
-    NamedAlgorithm::Cispo,
-    NamedAlgorithm::DppoTv,
-];
 
 fn ratios(stats: &Stats) -> &[f64] {
     &stats.distributions.iter().find(|(name, _)| *name == "ppo/policy/ratio").unwrap().1
@@ -74,7 +63,7 @@ fn after_two_steps(
 fn the_size_of_a_pass_changes_nothing() {
     let _alone = alone();
     for family in FAMILIES {
-        for algorithm in REUSED {
+        for algorithm in NamedAlgorithm::ALL {
             let of = |microbatch_size| {
                 let config = ReinforceConfig { microbatch_size, ..config(algorithm) };
                 after_two_steps(trainer(family, config), |_| {})
@@ -120,6 +109,62 @@ fn a_prompt_that_is_read_once_gives_the_numbers_of_one_read_each_time() {
     }
 }
 
+/// Several responses to each prompt are computed as one run of tokens without padding. In another
+/// order they are rows, padded to the longest.
+#[test]
+fn packed_and_padded_rows_give_the_same_numbers() {
+    let _alone = alone();
+    for family in FAMILIES {
+        for algorithm in NamedAlgorithm::ALL {
+            let of = |rows: fn(&mut Vec<usize>)| {
+                after_two_steps(trainer(family, config(algorithm)), |experience| {
+                    experience.schedule.iter_mut().flatten().flatten().for_each(rows);
+                })
+            };
+            // Sorted, the responses to a prompt are neighbours, and no round of prompts repeats.
+            let far = distance(&of(|_| {}), &of(|rows| rows.sort_unstable()));
+            assert!(far < 2e-5, "{family:?} {algorithm:?}: {far}");
+        }
+    }
+}
+
+/// A long prompt with long responses pads all others. Without scores it has no effect.
+#[test]
+fn padding_changes_nothing() {
+    let _alone = alone();
+    for family in FAMILIES {
+        for algorithm in NamedAlgorithm::ALL {
+            let of = |prompt: usize, response: usize| {
+                let config = ReinforceConfig {
+                    minibatch_size: None,
+                    dynamic_sampling: Some(rlaif_reinforce::DynamicSampling { rounds: 0 }),
+                    ..config(algorithm)
+                };
+                let mut trainer = trainer(family, config);
+                let mut given = prompts(0, 4);
+                given[3].ids = vec![7; prompt].into();
+                // Sixteen responses, and those that ReMax compares them with.
+                let sampled = (0..20).map(|row| {
+                    let own = (2..5 + row % 3).map(|at| 3 + (row * 5 + at) as u32 % 30);
+                    let ids =
+                        if (12..16).contains(&row) { vec![9; response] } else { own.collect() };
+                    let text = Letters.decode(&ids, Specials::Exclude).unwrap();
+                    Sampled { ids, log_probs: None, text, finish: FinishReason::Length, version: 0 }
+                });
+                let mut sampler = RecordedSampler::new(sampled.collect());
+                let reward = Undecided((12..16).collect());
+                trainer.step(&given, &mut std::iter::empty(), &mut sampler, &reward).unwrap();
+                weights(&trainer)
+            };
+            let narrow = of(2, 1);
+            let start = weights(&trainer(family, config(algorithm)));
+            assert!(distance(&narrow, &start) > 1e-3, "{family:?} {algorithm:?}");
+            let far = distance(&narrow, &of(20, 8));
+            assert!(far < 2e-5, "{family:?} {algorithm:?}: {far}");
+        }
+    }
+}
+
 #[test]
 fn recomputed_activations_change_nothing() {
     let _alone = alone();
@@ -137,7 +182,7 @@ fn recomputed_activations_change_nothing() {
 fn masked_tokens_do_not_matter() {
     let _alone = alone();
     for family in FAMILIES {
-        for algorithm in REUSED {
+        for algorithm in NamedAlgorithm::ALL {
             let clean = after_two_steps(trainer(family, config(algorithm)), |_| {});
             let garbage = after_two_steps(trainer(family, config(algorithm)), |experience| {
                 let rollout = &mut experience.rollout;
@@ -159,7 +204,7 @@ fn masked_tokens_do_not_matter() {
 fn the_order_of_groups_changes_nothing() {
     let _alone = alone();
     for family in FAMILIES {
-        for algorithm in REUSED {
+        for algorithm in NamedAlgorithm::ALL {
             let of = |turned: usize| {
                 let config = ReinforceConfig {
                     minibatch_size: None,
@@ -203,7 +248,7 @@ impl RewardModel for Undecided {
 fn a_response_without_a_score_counts_nowhere() {
     let _alone = alone();
     for family in FAMILIES {
-        for algorithm in REUSED {
+        for algorithm in NamedAlgorithm::ALL {
             let of = |garble: bool| {
                 let config = ReinforceConfig { minibatch_size: None, ..config(algorithm) };
                 let mut trainer = trainer(family, config);
@@ -246,9 +291,32 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
     for family in FAMILIES {
         for algorithm in [NamedAlgorithm::Grpo, NamedAlgorithm::Dapo, NamedAlgorithm::ReMax] {
             let trainer = || {
-                let config = ReinforceConfig { dropout: Dropout::On, ..config(algorithm) };
+                let curriculum = Curriculum {
+                    start: 0.3,
+                    steps: 5,
+                    leave_out_after: 1,
+                    ..Curriculum::default()
+                };
+                let config = ReinforceConfig {
+                    dropout: Dropout::On,
+                    curriculum: Some(curriculum),
+                    ..config(algorithm)
+                };
                 let reference = Reference::Frozen(Box::new(policy(family, 5)));
                 ReinforceTrainer::new(policy(family, 5), reference, config).unwrap()
+            };
+            let all = prompts(0, 30);
+            let step = |trainer: &mut ReinforceTrainer<LanguageModel>, at: usize| {
+                let rows: Vec<usize> = (4 * at..4 * at + 4).collect();
+                let choice = trainer.choose(&all, &rows);
+                let of = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect();
+                let (own, spare): (Vec<Prompt>, Vec<Prompt>) =
+                    (of(&choice.rows), of(&choice.spare));
+                let mut sampler = LocalSampler::new(&Letters);
+                let found = trainer.step(&own, &mut spare.into_iter(), &mut sampler, &vowels);
+                let mut stats = found.unwrap().1;
+                stats.metrics.extend(choice.metrics);
+                told(&stats)
             };
             let folder = tempfile::tempdir().unwrap();
             let mut checkpoints =
@@ -259,7 +327,7 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
                 if at == 2 {
                     checkpoints.write(2, None, |files| whole.save(files)).unwrap();
                 }
-                want.push(told(&step(&mut whole, &prompts(4 * at, 4)).1));
+                want.push(step(&mut whole, at));
             }
             let mut resumed = trainer();
             // Earlier draws must not matter.
@@ -267,7 +335,7 @@ fn a_restored_trainer_goes_on_bit_by_bit() {
             resumed.restore(&checkpoints.newest_valid().unwrap().saved.unwrap()).unwrap();
             assert_eq!(resumed.steps_done(), 2);
             for (at, want) in want.iter().enumerate().skip(2) {
-                assert_eq!(&told(&step(&mut resumed, &prompts(4 * at, 4)).1), want);
+                assert_eq!(&step(&mut resumed, at), want);
             }
             assert_eq!(distance(&weights(&whole), &weights(&resumed)), 0.);
         }

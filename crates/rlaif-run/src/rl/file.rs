@@ -117,9 +117,14 @@ pub trait RlFile: RunFile {
         let (sections, settings) = (self.sections(), self.settings());
         let (rows, because) = settings.prompts;
         let new_tokens = settings.generation.max_new_tokens;
-        let columns = sections.reward.columns();
+        let mut columns = sections.reward.columns();
+        columns.extend(settings.pass_rates.map(|(_, column)| column.to_owned()));
         let needed = Needed { new_tokens, columns, rows, because };
-        sections.data.read(sections.prompt, codec, policy.spec(), needed)
+        let read = sections.data.read(sections.prompt, codec, policy.spec(), needed)?;
+        if let Some((key, column)) = settings.pass_rates {
+            check_pass_rates(&read.prompts, key, column)?;
+        }
+        Ok(read)
     }
 }
 
@@ -159,6 +164,8 @@ pub struct RlSettings<'a> {
     pub responses: usize,
     /// Prompts of a rollout, and the setting that determines the number.
     pub prompts: (usize, &'static str),
+    /// The setting that names the column of the prompts' pass rates, and the column.
+    pub pass_rates: Option<(&'static str, &'a str)>,
     /// Responses of one forward and backward pass.
     pub microbatch: usize,
     /// Sampling of responses.
@@ -219,6 +226,25 @@ impl<F: RlFile> Recipe for F {
         run.drive(&mut task, &mut batches)?;
         let mut policy = F::finish(task.into_trainer(), &run.folder)?;
         run.write(&mut policy)
+    }
+}
+
+/// Refuses prompts whose pass rate is not a number from 0 to 1; null is none.
+fn check_pass_rates(prompts: &[Prompt], key: &'static str, column: &str) -> Result<(), RunError> {
+    let record = |prompt: &Prompt| {
+        let value = prompt.record.metadata.get(column)?;
+        let valid = value.as_f64().is_some_and(|rate| (0. ..=1.).contains(&rate));
+        (!valid).then(|| format!("{value} in the row of prompt `{}`", prompt.record.id))
+    };
+    match prompts.iter().find_map(record) {
+        Some(found) => {
+            let problem = format!(
+                "column `{column}` has {found}; expected a pass rate from 0 to 1, or null: divide \
+                 percentages by 100"
+            );
+            Err(RunError::Setting { key, problem })
+        }
+        None => Ok(()),
     }
 }
 

@@ -72,26 +72,20 @@ fn right_answers_come_from_the_columns_of_public_files() {
             "reward_model": {"ground_truth": answer, "style": "rule"}})
     });
     for (name, text, set) in [
+        ("gsm8k", gsm8k.clone(), &["reward={kind=\"math-answer\"}"][..]),
+        ("dapo", dapo.clone(), &["reward={kind=\"math-answer\"}"]),
         (
-            "gsm8k",
+            "named columns",
             gsm8k,
-            ["data.column=question", "data.reference=answer", "reward={kind=\"math-answer\"}"],
+            &["data.column=question", "data.reference=answer", "reward={kind=\"math-answer\"}"],
         ),
-        (
-            "dapo",
-            dapo,
-            [
-                "data.column=prompt",
-                "data.max_tokens=0",
-                "reward={kind=\"math-answer\",answer=\"reward_model.ground_truth\"}",
-            ],
-        ),
+        ("a path", dapo, &["reward={kind=\"math-answer\",answer=\"reward_model.ground_truth\"}"]),
     ] {
         let file = root.path().join(format!("{name}.jsonl"));
         fs::write(&file, text).unwrap();
         let out = root.path().join(name);
         let data = format!("data.prompts={}", file.display());
-        let set = [&[&*data, "reinforce.batch_size=32"], &set[..]].concat();
+        let set = [&[&*data, "reinforce.batch_size=32"], set].concat();
         succeeded(&train(&config, &out, &set));
         let row = &metrics(&out)[0];
         // One prompt of eight, four responses to each.
@@ -111,6 +105,9 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
         ("reinforce.surrogate={truncated={most=0.2}}", "`surrogate.truncated.most` is 0.2"),
         ("reinforce.algorithm=grpp", "grpp"),
         ("reinforce.generation.sampling={method='greedy'}", "`generation.sampling` is greedy"),
+        ("reinforce.curriculum={start=0.5}", "`reinforce.curriculum.steps` is 0"),
+        ("reinforce.curriculum={return_after=5}", "`reinforce.curriculum.return_after` is 5"),
+        ("reinforce.curriculum={column='solved'}", "`solved`"),
     ] {
         let out = root.path().join("refused");
         let output = train(&config, &out, &[set]);
@@ -121,14 +118,49 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     }
 }
 
+/// A column of pass rates says where a curriculum begins.
+#[test]
+fn prompts_come_from_easy_to_hard() {
+    let root = tempfile::tempdir().unwrap();
+    let config = prepare(root.path(), 4);
+    let write = |rate: &dyn Fn(usize) -> serde_json::Value| {
+        let row = |i| json!({"prompt": format!("Number {i} says"), "rate": rate(i)});
+        let rows: String = (0..20).map(|i| format!("{}\n", row(i))).collect();
+        fs::write(root.path().join("prompts.jsonl"), rows).unwrap();
+    };
+    write(&|i| json!(f64::from(i as u32) / 20.));
+    let set = [
+        "reinforce.curriculum={column=\"rate\",start=0.1,steps=3,solved_at=9.0}",
+        "train.samples=8",
+        "reinforce.algorithm=dr_grpo",
+    ];
+    let out = root.path().join("curriculum");
+    succeeded(&train(&config, &out, &set));
+    let used: Vec<f64> =
+        metrics(&out).iter().map(|row| row["curriculum/prompts"].as_f64().unwrap()).collect();
+    assert_eq!(used, [2., 8., 14., 20.]);
+    assert_eq!(metrics(&out)[0]["curriculum/pass_rate"], 0.);
+    let samples = fs::read_to_string(out.join("samples.jsonl")).unwrap();
+    let first = samples.lines().filter(|line| line.contains("\"step\":1,"));
+    let easy = |line: &str| line.contains("Number 18 says") || line.contains("Number 19 says");
+    assert!(first.clone().count() == 8 && first.clone().all(easy), "{samples}");
+
+    write(&|i| if i == 5 { json!(40) } else { json!(null) });
+    let output = train(&config, &root.path().join("percent"), &set);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && told.contains("`rate` has 40 in the row"), "{told}");
+}
+
 /// A run that was killed within a step and resumed equals an uninterrupted one.
 #[test]
 fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path(), 12);
     let [whole, killed] = ["whole", "killed"].map(|name| root.path().join(name));
-    let dapo = ["--set", "reinforce.algorithm=dapo"];
-    succeeded(&train(&config, &whole, &dapo[1..]));
+    let curriculum = "reinforce.curriculum={start=0.5,steps=9,leave_out_after=1,return_after=2,\
+                      solved_at=0.0}";
+    let dapo = ["--set", "reinforce.algorithm=dapo", "--set", curriculum];
+    succeeded(&train(&config, &whole, &[dapo[1], curriculum]));
     let begin = || {
         let mut arguments = vec!["reinforce", "--out", killed.to_str().unwrap()];
         if killed.join("run.toml").exists() {
