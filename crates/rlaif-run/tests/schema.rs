@@ -193,6 +193,31 @@ fn the_files_of_the_documentation_are_as_the_schemas_say() {
     }
 }
 
+/// The sections `[reinforce]` on the page, in the run file at its top: each is a run of the algorithm
+/// of its heading.
+#[test]
+fn every_algorithm_has_a_run_file_to_copy() {
+    let pages = pages();
+    let (_, _, text) = pages.iter().find(|(page, ..)| page == "reinforce").unwrap();
+    let blocks = |text: &str| -> Vec<toml::Table> {
+        let blocks = text.split("```toml\n").skip(1);
+        blocks.map(|block| block.split("```").next().unwrap().parse().unwrap()).collect()
+    };
+    let mut seen = BTreeSet::new();
+    for section in text.split("\n### ").skip(1) {
+        let (heading, rest) = section.split_once('\n').unwrap();
+        let rest = rest.split("\n## ").next().unwrap();
+        let Some(own) = blocks(rest).into_iter().next() else { continue };
+        let mut file = blocks(text).swap_remove(0);
+        file.extend(own);
+        let file: rlaif_run::ReinforceFile = file.try_into().unwrap();
+        file.reinforce.check().unwrap_or_else(|error| panic!("{heading}: {error}"));
+        assert_eq!(json!(file.reinforce.algorithm), heading);
+        seen.insert(heading);
+    }
+    assert_eq!(seen.len(), rlaif_reinforce::NamedAlgorithm::ALL.len(), "{seen:?}");
+}
+
 #[test]
 fn what_is_needed_is_enough_and_an_unknown_key_is_refused() {
     let model = "[model]\npath = 'm'\n";

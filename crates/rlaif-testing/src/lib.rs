@@ -1,5 +1,7 @@
 //! Parts shared by the tests of several crates: comparisons of numbers, a tokenizer, small models.
 
+pub mod curves;
+
 use std::{
     env, fs,
     path::Path,

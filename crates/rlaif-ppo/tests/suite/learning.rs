@@ -8,6 +8,8 @@ use rlaif_ppo::{
     train::{KlControl, OptimizerConfig},
 };
 
+use rlaif_testing::curves::{self, Panel};
+
 use crate::common::{Family, Letters, policy, zero_head};
 
 /// A task to learn.
@@ -164,57 +166,23 @@ fn it_learns_to_count_on() {
 #[ignore = "writes a file of the documentation"]
 fn draw_the_curves() {
     const TRIAL: bool = cfg!(debug_assertions);
-    const WIDTH: f64 = 250.;
-    const HEIGHT: f64 = 130.;
-    let mut svg = String::from(
-        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 900 400' font-family='sans-serif' \
-         font-size='11'>\n<rect width='900' height='400' fill='white'/>\n",
-    );
-    for (column, task) in [Task::Length, Task::Keyword, Task::Digits].into_iter().enumerate() {
-        let (_, steps, level) = task.terms();
-        let (low, high) = if task == Task::Length { (-1., 0.) } else { (0., 1.) };
-        for (line, family) in [Family::T5, Family::Llama].into_iter().enumerate() {
-            let (left, top) = (40. + 290. * column as f64, 40. + 185. * line as f64);
-            let y = |value: f64| top + HEIGHT * (high - value) / (high - low);
-            svg += &format!(
-                "<text x='{left}' y='{}'>{task:?}, {family:?}</text>\n\
-                 <rect x='{left}' y='{top}' width='{WIDTH}' height='{HEIGHT}' fill='none' stroke='#999'/>\n\
-                 <line x1='{left}' x2='{}' y1='{}' y2='{}' stroke='#999' stroke-dasharray='4'/>\n\
-                 <text x='{}' y='{}'>{steps} steps</text>\n\
-                 <text x='{}' y='{}' text-anchor='end'>{high}</text>\n\
-                 <text x='{}' y='{}' text-anchor='end'>{low}</text>\n",
-                top - 8.,
-                left + WIDTH,
-                y(level),
-                y(level),
-                left + WIDTH - 48.,
-                top + HEIGHT + 13.,
-                left - 4.,
-                top + 9.,
-                left - 4.,
-                top + HEIGHT,
-            );
-            let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(1, 0.)]);
-            let runs = runs.take(if TRIAL { 1 } else { 4 });
-            for ((seed, lr), color) in runs.zip(["#0072b2", "#e69f00", "#009e73", "#777"]) {
-                let curve = run(task, family, seed, lr, |_| TRIAL);
-                // Up to the last step, not only until the level is reached.
-                assert!(curve.kl.iter().all(|kl| *kl < KL_TARGET), "{task:?}, {family:?}, {seed}");
-                let points: Vec<String> = curve
-                    .scores
-                    .iter()
-                    .enumerate()
-                    .map(|(step, score)| {
-                        let x = left + WIDTH * step as f64 / (steps - 1) as f64;
-                        format!("{x:.1},{:.1}", y(*score))
-                    })
-                    .collect();
-                let points = points.join(" ");
-                svg += &format!("<polyline points='{points}' fill='none' stroke='{color}'/>\n");
-            }
-        }
-    }
-    svg += "</svg>\n";
+    let panel = |task: Task, family: Family| {
+        let (_, _, level) = task.terms();
+        let range = if task == Task::Length { (-1., 0.) } else { (0., 1.) };
+        let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(1, 0.)]);
+        let runs = runs.take(if TRIAL { 1 } else { 4 }).map(|(seed, lr)| {
+            let curve = run(task, family, seed, lr, |_| TRIAL);
+            // Up to the last step, not only until the level is reached.
+            assert!(curve.kl.iter().all(|kl| *kl < KL_TARGET), "{task:?}, {family:?}, {seed}");
+            curve.scores
+        });
+        let title = format!("{task:?}, {family:?}");
+        Panel { title, range, level: Some(level), runs: runs.collect() }
+    };
+    let tasks = [Task::Length, Task::Keyword, Task::Digits];
+    let rows =
+        [Family::T5, Family::Llama].map(|family| tasks.map(|task| panel(task, family)).to_vec());
+    let svg = curves::svg(&rows);
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
     let trial = tempfile::tempdir().unwrap();
     let folder = if TRIAL { trial.path() } else { std::path::Path::new(docs) };
