@@ -160,7 +160,7 @@ fn sections_of_reward_bench_weigh_subsets_by_the_published_counts() {
 }
 
 fn orders(right_first: f64, right_second: f64) -> ExamVerdict {
-    ExamVerdict::Orders { right_first: Some(right_first), right_second: Some(right_second) }
+    ExamVerdict::Orders { right_first, right_second }
 }
 
 #[test]
@@ -171,17 +171,32 @@ fn judge_bench_counts_both_orders() {
         // One for, one against: not right, regardless of the margin.
         orders(0.99, 0.4),
         orders(1., 0.5),
-        ExamVerdict::Orders { right_first: Some(1.), right_second: None },
+        ExamVerdict::OneOrder { probability: 1., missing: Some("it was cut".to_owned()) },
         ExamVerdict::Missing("it declined".to_owned()),
     ];
     let report = graded(ExamName::JudgeBench, &questions, &verdicts);
     assert_eq!(report.grade, 3. / 5.);
-    assert_eq!((report.missing, report.habits.orders_missing), (1, 1));
-    assert_eq!(report.first_missing.as_deref(), Some("it declined"));
+    assert_eq!((report.missing, report.one_order), (1, 1));
+    assert_eq!(report.first_missing.as_deref(), Some("it was cut"));
+    let told = report.to_terminal();
+    assert!(told.contains("1 questions have no verdict and count as wrong\n"), "{told}");
+    assert!(told.contains("1 pairs have a verdict in one order only: the other order"), "{told}");
+    assert!(told.contains("the first missing verdict: it was cut\n"), "{told}");
     let flip = report.habits.position_flip.unwrap();
     assert_eq!((flip.share, flip.n), (0.5, 2));
-    // The same as preference pairs: the mean probability decides.
-    assert_eq!(graded(ExamName::Pairs, &questions, &verdicts).grade, 4. / 5.);
+    // The same as preference pairs: the mean probability of both orders decides, and one order alone is
+    // no verdict.
+    let pairs = graded(ExamName::Pairs, &questions, &verdicts);
+    assert_eq!((pairs.grade, pairs.missing, pairs.one_order), (3. / 5., 2, 1));
+    assert_eq!(pairs.subsets[0].missing, 2);
+    let told = pairs.to_terminal();
+    assert!(told.contains("in one order only: they are among those without"), "{told}");
+    let one = graded(ExamName::RewardBench, &questions[3..], &verdicts[3..]);
+    assert_eq!((one.grade, one.missing), (0., 2));
+    // Where only one order was asked, it decides.
+    let asked_once = [0.9, 0.4].map(|probability| ExamVerdict::OneOrder { probability, missing: None });
+    let once = graded(ExamName::Pairs, &questions[..2], &asked_once);
+    assert_eq!((once.grade, once.missing, once.one_order), (0.5, 0, 0));
 }
 
 /// A judge whose log-odds for the right answer are the `quality` of the question, plus `bias` nats

@@ -16,6 +16,9 @@ use crate::settings::{Combination, FacetConfig, LabelSettings, Orders};
 /// once.
 const AT_ONCE: usize = 4_096;
 
+/// The reason for a question that the work ended before.
+const NOT_ASKED: &str = "it was not asked";
+
 /// Two responses to a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelPair {
@@ -401,7 +404,7 @@ impl Labeller {
         let mut values = Vec::new();
         for second in if one { &[false][..] } else { &[false, true] } {
             let opinion = opinions.get(&self.number(pair, facet, *second));
-            let opinion = opinion.ok_or_else(|| format!("{name}: it was not asked"))?;
+            let opinion = opinion.ok_or_else(|| format!("{name}: {NOT_ASKED}"))?;
             values.push(opinion.value.ok_or_else(|| format!("{name}: {}", opinion.reason))?);
             all.push(opinion);
         }
@@ -456,15 +459,19 @@ impl Labeller {
         Ok(label)
     }
 
-    /// The probabilities that a judge of pairs gave the response it was shown first: in the pair's own
-    /// order, and in the other.
-    pub fn shown_first(
+    /// The probabilities that a judge of pairs gave the response it was shown first, or the reasons why
+    /// it gave none: in the pair's own order, and in the other.
+    pub fn shown_first<'o>(
         &self,
         pair: usize,
         facet: usize,
-        opinions: &BTreeMap<usize, Opinion>,
-    ) -> [Option<f64>; 2] {
-        [false, true].map(|second| opinions.get(&self.number(pair, facet, second))?.value)
+        opinions: &'o BTreeMap<usize, Opinion>,
+    ) -> [Result<f64, &'o str>; 2] {
+        [false, true].map(|second| {
+            let opinion = opinions.get(&self.number(pair, facet, second));
+            let opinion = opinion.ok_or(NOT_ASKED)?;
+            opinion.value.ok_or(&opinion.reason)
+        })
     }
 }
 

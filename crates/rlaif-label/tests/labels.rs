@@ -199,8 +199,8 @@ fn one_order_is_wrong_as_the_planted_bias_predicts_and_both_orders_are_right() {
         .collect();
     let verdicts: Vec<ExamVerdict> = (0..shown.len())
         .map(|pair| {
-            let [own, other] = both.shown_first(pair, 0, &found);
-            ExamVerdict::Orders { right_first: own, right_second: other.map(|p| 1. - p) }
+            let [own, other] = both.shown_first(pair, 0, &found).map(Result::unwrap);
+            ExamVerdict::Orders { right_first: own, right_second: 1. - other }
         })
         .collect();
     let options = ExamOptions::default();

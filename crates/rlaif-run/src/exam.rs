@@ -199,14 +199,7 @@ impl ExamFile {
         let kept = kept_in(out)?;
         let opinions = opinions_kept("label", &label, &labeller, &pairs, kept.as_deref())?;
         let verdicts: Vec<ExamVerdict> = (0..pairs.len())
-            .map(|pair| match labeller.shown_first(pair, 0, &opinions) {
-                [None, None] => ExamVerdict::Missing(
-                    labeller
-                        .label(pair, &opinions)
-                        .map_or_else(|reason| reason, |_| "no verdict in either order".to_owned()),
-                ),
-                shown => verdict(shown, true),
-            })
+            .map(|pair| verdict(labeller.shown_first(pair, 0, &opinions), true, Orders::Both))
             .collect();
         let examinee = labeller.names().join(", ");
         Ok(grade(exam, &examinee, &questions, &verdicts, &settings.options)?)

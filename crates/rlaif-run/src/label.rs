@@ -215,7 +215,7 @@ impl LabelFile {
             None => (0..labels.len()).filter(|&pair| first[pair].is_some()).collect(),
         };
         let ties = kept.iter().filter(|&&pair| first[pair] == Some(0.5)).count();
-        let facets = facet_reports(labeller, data, opinions)?;
+        let facets = facet_reports(labeller, data, opinions, self.orders)?;
         let rows: Vec<usize> = kept
             .into_iter()
             .filter(|&pair| self.ties == Ties::Keep || first[pair] != Some(0.5))
@@ -338,6 +338,7 @@ fn facet_reports(
     labeller: &Labeller,
     data: &Pairs,
     opinions: &BTreeMap<usize, Opinion>,
+    orders: Orders,
 ) -> Result<BTreeMap<String, ExamReport>, RunError> {
     let mut reports = BTreeMap::new();
     for (at, (name, compared)) in labeller.facets().enumerate() {
@@ -354,7 +355,7 @@ fn facet_reports(
             };
             let question = ExamQuestion::pair(&pair.id, &pair.prompt, answer(one), answer(other));
             questions.push(ExamQuestion { right_is_first: Some(right), ..question });
-            verdicts.push(verdict(labeller.shown_first(n, at, opinions), right));
+            verdicts.push(verdict(labeller.shown_first(n, at, opinions), right, orders));
         }
         let report = grade(ExamName::Pairs, name, &questions, &verdicts, &ExamOptions::default())?;
         reports.insert(name.to_owned(), report);
@@ -362,14 +363,23 @@ fn facet_reports(
     Ok(reports)
 }
 
-/// The verdict of a judge that gave these probabilities to what it was shown first, in the pair's own
-/// order and in the other, where the first response of the pair is the right one or the second is.
-pub(crate) fn verdict(shown_first: [Option<f64>; 2], first_is_right: bool) -> ExamVerdict {
+/// The verdict of a judge that gave these probabilities to what it was shown first, or none for these
+/// reasons, in the pair's own order and in the other. The right response is the pair's first one, or its
+/// second.
+pub(crate) fn verdict(
+    shown_first: [Result<f64, &str>; 2],
+    first_is_right: bool,
+    orders: Orders,
+) -> ExamVerdict {
     let [own, other] = shown_first;
-    let lost = |p: Option<f64>| p.map(|p| 1. - p);
-    match first_is_right {
-        true => ExamVerdict::Orders { right_first: own, right_second: lost(other) },
-        false => ExamVerdict::Orders { right_first: other, right_second: lost(own) },
+    let (right_first, right_second) = if first_is_right { (own, other) } else { (other, own) };
+    match (right_first, right_second.map(|p| 1. - p)) {
+        (Ok(right_first), Ok(right_second)) => ExamVerdict::Orders { right_first, right_second },
+        (Ok(probability), Err(missing)) | (Err(missing), Ok(probability)) => {
+            let missing = (orders == Orders::Both).then(|| missing.to_owned());
+            ExamVerdict::OneOrder { probability, missing }
+        }
+        (Err(reason), Err(_)) => ExamVerdict::Missing(reason.to_owned()),
     }
 }
 

@@ -57,18 +57,18 @@ impl<'a> Compared<'a> {
             }
         };
         match verdict {
-            ExamVerdict::Missing(_) => Vec::new(),
+            // One order alone has the bias of its position.
+            ExamVerdict::Missing(_) | ExamVerdict::OneOrder { missing: Some(_), .. } => Vec::new(),
+            ExamVerdict::OneOrder { probability, missing: None } => {
+                vec![one(0, *probability, None)]
+            }
             ExamVerdict::Scores(scores) => {
                 let (ours, theirs) = scores.split_at(question.right.len());
                 let sigmoid = |wrong: &f64| 1. / (1. + (wrong - ours[0]).exp());
                 theirs.iter().enumerate().map(|(at, s)| one(at, sigmoid(s), None)).collect()
             }
-            ExamVerdict::Orders { right_first, right_second } => {
-                match (*right_first, *right_second) {
-                    (None, None) => Vec::new(),
-                    (Some(p), None) | (None, Some(p)) => vec![one(0, p, None)],
-                    (Some(a), Some(b)) => vec![one(0, f64::midpoint(a, b), Some((a, b)))],
-                }
+            ExamVerdict::Orders { right_first: a, right_second: b } => {
+                vec![one(0, f64::midpoint(*a, *b), Some((*a, *b)))]
             }
         }
     }
@@ -117,8 +117,6 @@ pub struct Habits {
     /// Preference for the answer shown first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position_bias: Option<PositionBias>,
-    /// For a judge that sees orders: the number of orders without a verdict.
-    pub orders_missing: usize,
     /// Share of verdicts for the longer answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub longer_wins: Option<Share>,
@@ -138,7 +136,7 @@ pub struct Habits {
 }
 
 impl Habits {
-    pub(super) fn of(compared: &[Compared<'_>], verdicts: &[ExamVerdict]) -> Self {
+    pub(super) fn of(compared: &[Compared<'_>]) -> Self {
         let orders = || compared.iter().filter_map(|x| x.orders);
         let flips = orders().filter_map(|(a, b)| Some(yes(won(a)? != won(b)?)));
         // With the right answer second, the first one wins where the right one loses.
@@ -165,18 +163,11 @@ impl Habits {
         };
         let (longer_wins, longer_is_right) = rate(&|x| x.right_is_longer);
         let (own_family_wins, own_family_is_right) = rate(&|x| x.right_is_own);
-        let orders_missing = verdicts.iter().map(|verdict| match verdict {
-            ExamVerdict::Orders { right_first, right_second } => {
-                usize::from(right_first.is_none()) + usize::from(right_second.is_none())
-            }
-            _ => 0,
-        });
         Self {
             position_flip: Share::of(flips),
             always_one_position: firsts.len() > 1 && firsts.iter().all(|first| *first == firsts[0]),
             first_wins: Share::of(firsts.into_iter().map(yes)),
             position_bias,
-            orders_missing: orders_missing.sum(),
             longer_wins,
             longer_is_right,
             own_family_wins,

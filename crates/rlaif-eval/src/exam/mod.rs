@@ -25,12 +25,21 @@ pub enum ExamVerdict {
     /// For a reward model: one score for each answer, the right answers first.
     Scores(Vec<f64>),
     /// For a judge of pairs, which saw both orders: the probability that the right answer is
-    /// better. 0.5 is a tie, `None` an order without a verdict.
+    /// better. 0.5 is a tie.
     Orders {
         /// With the right answer first.
-        right_first: Option<f64>,
+        right_first: f64,
         /// With the right answer second.
-        right_second: Option<f64>,
+        right_second: f64,
+    },
+    /// For a judge of pairs: a verdict in one order only.
+    OneOrder {
+        /// The probability that the right answer is better, in the order with a verdict.
+        probability: f64,
+        /// The reason why the other order has no verdict. JudgeBench counts that order as a tie; in
+        /// other exams the pair counts as wrong, because one order has the bias of its position.
+        /// `None` if only one order was asked: its verdict decides.
+        missing: Option<String>,
     },
     /// No verdict, with the reason. It counts as wrong.
     Missing(String),
@@ -102,7 +111,11 @@ pub struct ExamReport {
     pub questions: usize,
     /// Number of questions without a verdict, which count as wrong.
     pub missing: usize,
-    /// The reason for the first missing verdict.
+    /// Number of pairs that were asked in both orders and have a verdict in one: in JudgeBench they are
+    /// graded, in other exams they are among `missing`.
+    #[serde(default)]
+    pub one_order: usize,
+    /// The reason for the first missing verdict, of a question or of one order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_missing: Option<String>,
     /// The grade, from 0 to 1 (RewardBench 2's sets of equally right answers may add 0.01).
@@ -155,10 +168,7 @@ impl ExamReport {
 /// let questions = [question("a"), question("b")];
 /// // A judge that prefers what it is shown first, by one nat.
 /// let shown_first = 1. / (1. + (-1f64).exp());
-/// let orders = ExamVerdict::Orders {
-///     right_first: Some(shown_first),
-///     right_second: Some(1. - shown_first),
-/// };
+/// let orders = ExamVerdict::Orders { right_first: shown_first, right_second: 1. - shown_first };
 /// let verdicts = [orders.clone(), orders];
 /// let report = grade(ExamName::Pairs, "judge", &questions, &verdicts, &ExamOptions::default())?;
 /// assert_eq!(report.grade, 0.);
@@ -190,26 +200,33 @@ pub fn grade(
     let compared: Vec<Compared<'_>> =
         questions.iter().zip(verdicts).flat_map(|(q, v)| Compared::all(q, v, options)).collect();
     let probabilities: Vec<f64> = compared.iter().map(Compared::probability).collect();
-    let missing = |verdict: &ExamVerdict| match verdict {
-        ExamVerdict::Missing(reason) => Some(reason.clone()),
-        ExamVerdict::Orders { right_first: None, right_second: None } => {
-            Some("no verdict in either order".to_owned())
-        }
-        _ => None,
+    let is_missing = |verdict: &ExamVerdict| match verdict {
+        ExamVerdict::Missing(_) => true,
+        ExamVerdict::OneOrder { missing: Some(_), .. } => exam != ExamName::JudgeBench,
+        ExamVerdict::OneOrder { missing: None, .. }
+        | ExamVerdict::Scores(_) | ExamVerdict::Orders { .. } => false,
     };
-    let without: Vec<Option<String>> = verdicts.iter().map(missing).collect();
+    let missing: Vec<bool> = verdicts.iter().map(is_missing).collect();
+    let reasons = verdicts.iter().filter_map(|verdict| match verdict {
+        ExamVerdict::Missing(reason) => Some(reason),
+        ExamVerdict::OneOrder { missing, .. } => missing.as_ref(),
+        ExamVerdict::Scores(_) | ExamVerdict::Orders { .. } => None,
+    });
+    let one_order =
+        |verdict: &&ExamVerdict| matches!(verdict, ExamVerdict::OneOrder { missing: Some(_), .. });
     Ok(ExamReport {
         exam,
         examinee: examinee.to_owned(),
         questions: questions.len(),
-        missing: without.iter().flatten().count(),
-        first_missing: without.iter().flatten().next().cloned(),
+        missing: missing.iter().filter(|missing| **missing).count(),
+        one_order: verdicts.iter().filter(one_order).count(),
+        first_missing: reasons.cloned().next(),
         grade: sheet.grade(&once),
         ci95: Interval { low: quantile(&drawn, 0.025), high: quantile(&drawn, 0.975) },
         sections: sheet.sections(&once),
-        subsets: sheet.subsets(&without),
+        subsets: sheet.subsets(&missing),
         ties: sheet.ties(&once),
-        habits: Habits::of(&compared, verdicts),
+        habits: Habits::of(&compared),
         agreement: Agreement::of(questions, &compared),
         calibration: calibration(&probabilities, BINS),
     })
@@ -248,7 +265,9 @@ fn check(
                     return Err(wrong(*value));
                 }
             }
-            ExamVerdict::Orders { .. } if exam == ExamName::RewardBench2 => {
+            ExamVerdict::Orders { .. } | ExamVerdict::OneOrder { .. }
+                if exam == ExamName::RewardBench2 =>
+            {
                 return Err(EvalError::Setting(BadSetting::new(
                     "exam",
                     "reward-bench-2",
@@ -257,11 +276,15 @@ fn check(
                 )));
             }
             ExamVerdict::Orders { right_first, right_second } => {
-                let both = right_first.iter().chain(right_second);
-                if let Some(value) = both.into_iter().find(|p| !(0. ..=1.).contains(*p)) {
-                    return Err(wrong(*value));
+                let mut both = [*right_first, *right_second].into_iter();
+                if let Some(value) = both.find(|p| !(0. ..=1.).contains(p)) {
+                    return Err(wrong(value));
                 }
             }
+            ExamVerdict::OneOrder { probability, .. } if !(0. ..=1.).contains(probability) => {
+                return Err(wrong(*probability));
+            }
+            ExamVerdict::OneOrder { .. } => {}
             ExamVerdict::Missing(_) => {}
         }
     }

@@ -224,14 +224,14 @@ impl Sheet {
         if weight > 0. { sum / weight } else { 0. }
     }
 
-    pub(super) fn subsets(&self, missing: &[Option<String>]) -> Vec<SubsetScore> {
+    pub(super) fn subsets(&self, missing: &[bool]) -> Vec<SubsetScore> {
         let of = |(subset, name): (usize, &String)| {
             let rows = || (0..self.credits.len()).filter(move |&at| self.subset_of[at] == subset);
             Some(SubsetScore {
                 subset: name.clone(),
                 accuracy: Share::of(rows().map(|at| self.credits[at]))?,
                 ties: rows().filter(|&at| self.neither[at]).count(),
-                missing: rows().filter(|&at| missing[at].is_some()).count(),
+                missing: rows().filter(|&at| missing[at]).count(),
             })
         };
         self.names.iter().enumerate().filter_map(of).collect()
@@ -312,6 +312,11 @@ fn credit(
     is_tied: bool,
 ) -> (f64, bool) {
     let yes = |holds: bool| f64::from(u8::from(holds));
+    let vote = |p: f64| i8::from(p > 0.5) - i8::from(p < 0.5);
+    let mean = |p: f64| match p == 0.5 {
+        true => (if exam == ExamName::RewardBench { 0.5 } else { 0. }, true),
+        false => (yes(p > 0.5), false),
+    };
     match verdict {
         ExamVerdict::Missing(_) => (0., false),
         ExamVerdict::Scores(scores) => {
@@ -329,24 +334,18 @@ fn credit(
                 _ => (yes(margins.margin > 0.), margins.margin == 0.),
             }
         }
-        ExamVerdict::Orders { right_first, right_second } => {
-            let votes = |p: &Option<f64>| p.map_or(0, |p| i8::from(p > 0.5) - i8::from(p < 0.5));
-            match exam {
-                ExamName::JudgeBench => {
-                    let sum = votes(right_first) + votes(right_second);
-                    (yes(sum > 0), sum == 0)
-                }
-                _ => {
-                    let all: Vec<f64> = right_first.iter().chain(right_second).copied().collect();
-                    if all.is_empty() {
-                        return (0., false);
-                    }
-                    let mean = all.iter().sum::<f64>() / all.len() as f64;
-                    let tie = mean == 0.5;
-                    let half = tie && exam == ExamName::RewardBench;
-                    (if half { 0.5 } else { yes(mean > 0.5) }, tie)
-                }
-            }
+        ExamVerdict::Orders { right_first, right_second } if exam == ExamName::JudgeBench => {
+            let sum = vote(*right_first) + vote(*right_second);
+            (yes(sum > 0), sum == 0)
         }
+        ExamVerdict::Orders { right_first, right_second } => {
+            mean(f64::midpoint(*right_first, *right_second))
+        }
+        // JudgeBench adds +1, -1 or 0 for each order, and 0 for one without a verdict.
+        ExamVerdict::OneOrder { probability, .. } if exam == ExamName::JudgeBench => {
+            (yes(vote(*probability) > 0), *probability == 0.5)
+        }
+        ExamVerdict::OneOrder { missing: Some(_), .. } => (0., false),
+        ExamVerdict::OneOrder { probability, missing: None } => mean(*probability),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use rlaif_core::ExamName;
+
 use super::{ExamReport, Share};
 use crate::report::{Align, table, words};
 
@@ -19,12 +21,18 @@ pub(super) fn report(report: &ExamReport) -> String {
         report.questions,
         interval(report.ci95.low, report.ci95.high),
     ));
+    if report.missing > 0 {
+        say(&format!("{} questions have no verdict and count as wrong", report.missing));
+    }
+    if report.one_order > 0 {
+        let then = match report.exam {
+            ExamName::JudgeBench => "the other order counts as a tie, as in JudgeBench",
+            _ => "they are among those without a verdict",
+        };
+        say(&format!("{} pairs have a verdict in one order only: {then}", report.one_order));
+    }
     if let Some(reason) = &report.first_missing {
-        say(&format!(
-            "{} questions have no verdict and count as wrong; the first: {}",
-            report.missing,
-            words::one_line(reason)
-        ));
+        say(&format!("the first missing verdict: {}", words::one_line(reason)));
     }
     say("");
     let row = |name: &str, score: String, ci: String, n: String, ties: String| {

@@ -210,6 +210,36 @@ fn a_judge_that_always_answers_one_label_is_named() {
 }
 
 #[test]
+fn a_pair_with_one_order_missing_is_not_graded_on_the_other_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let url = chat_completions(|body| {
+        let body: Value = serde_json::from_str(body).unwrap();
+        let text = body["messages"][1]["content"].as_str().unwrap();
+        let first = text.rsplit("Response 1:").next().unwrap();
+        let shown = first.split("Response 2:").next().unwrap();
+        if shown.contains("x") { "I would rather not." } else { "1" }.to_owned()
+    });
+    let pair = json!({"prompt": "Why?", "chosen": "Because.", "rejected": "x"});
+    let file = folder.join("pairs.jsonl");
+    fs::write(&file, format!("{pair}\n")).unwrap();
+    let config = format!(
+        "[data]\nfile = '{}'\n[judge]\nreasks = 0\n[judge.api]\nkind = 'openai'\nmodel = 'm'\n\
+         base_url = '{url}'\napi_key_env = 'TEST_KEY'\n",
+        file.display()
+    );
+    let output = run("exam", folder, &config, "exam");
+    succeeded(&output);
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("1 pairs have a verdict in one order only"), "{shown}");
+    assert!(shown.contains("the first missing verdict: the judge's answer should be"), "{shown}");
+    let found: Value =
+        serde_json::from_slice(&fs::read(folder.join("exam/exam.json")).unwrap()).unwrap();
+    assert_eq!((&found["grade"], &found["missing"]), (&json!(0.0), &json!(1)));
+    assert_eq!(found["one_order"], 1);
+}
+
+#[test]
 fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
