@@ -194,7 +194,8 @@ fn judge_bench_counts_both_orders() {
     let one = graded(ExamName::RewardBench, &questions[3..], &verdicts[3..]);
     assert_eq!((one.grade, one.missing), (0., 2));
     // Where only one order was asked, it decides.
-    let asked_once = [0.9, 0.4].map(|probability| ExamVerdict::OneOrder { probability, missing: None });
+    let asked_once =
+        [0.9, 0.4].map(|probability| ExamVerdict::OneOrder { probability, missing: None });
     let once = graded(ExamName::Pairs, &questions[..2], &asked_once);
     assert_eq!((once.grade, once.missing, once.one_order), (0.5, 0, 0));
 }

@@ -1,22 +1,15 @@
 //! Errors of labelling.
 
-use rlaif_core::{Fault, RewardError};
+use rlaif_core::{BadSetting, Fault, RewardError};
 use rlaif_rewards::ProviderError;
 
 /// Reasons why labelling failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabelError {
-    /// A setting that cannot be.
-    #[error("`{setting}` is {found}; expected {expected}")]
-    Setting {
-        /// The setting, with dots.
-        setting: String,
-        /// The value found.
-        found: String,
-        /// The values it may have.
-        expected: String,
-    },
+    /// A setting out of range, or one that contradicts another.
+    #[error(transparent)]
+    Setting(#[from] BadSetting),
     /// An unavailable judge or reward.
     #[error("facet `{facet}`: {source}")]
     Provider {
@@ -40,7 +33,7 @@ pub enum LabelError {
 impl Fault for LabelError {
     fn is_users(&self) -> bool {
         match self {
-            Self::Setting { .. } => true,
+            Self::Setting(error) => error.is_users(),
             Self::Provider { source, .. } => source.is_users(),
             Self::Judge { source, .. } => source.is_users(),
         }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 
 use rlaif_core::{Exchange, Interrupted, Pairing, RewardModel};
 use rlaif_rewards::Surroundings;
-use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict};
+use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
 use rlaif_rewards::rubric::PairRubric;
 use serde::{Deserialize, Serialize};
 
@@ -64,18 +64,18 @@ pub struct Opinion {
     /// The judge's explanation; without a verdict, why there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// The cost, where prices are configured.
+    /// The cost, where prices are configured; that of answers without a verdict as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
 }
 
 impl Opinion {
-    fn of(verdict: Result<PairVerdict, String>) -> Self {
+    fn of(verdict: Result<PairVerdict, Unanswered>) -> Self {
         match verdict {
             Ok(PairVerdict { first, coverage, is_estimate, reason, cost }) => {
                 Self { value: Some(first), coverage, estimate: is_estimate, reason, cost }
             }
-            Err(reason) => Self::missing(reason),
+            Err(Unanswered { reason, cost }) => Self { cost, ..Self::missing(reason) },
         }
     }
 
@@ -470,7 +470,7 @@ impl Labeller {
         [false, true].map(|second| {
             let opinion = opinions.get(&self.number(pair, facet, second));
             let opinion = opinion.ok_or(NOT_ASKED)?;
-            opinion.value.ok_or(&opinion.reason)
+            opinion.value.ok_or(opinion.reason.as_str())
         })
     }
 }

@@ -1,5 +1,6 @@
 //! Settings of labels.
 
+use rlaif_core::BadSetting;
 use rlaif_rewards::RewardConfig;
 use rlaif_rewards::judge::ComparerConfig;
 use rlaif_rewards::rubric::PairExample;
@@ -110,8 +111,8 @@ impl LabelSettings {
     /// # Errors
     /// [`LabelError::Setting`].
     pub fn check(&self) -> Result<(), LabelError> {
-        let refuse = |setting: String, found: String, expected: &str| {
-            Err(LabelError::Setting { setting, found, expected: expected.to_owned() })
+        let refuse = |setting: String, found: String, expected: &'static str| {
+            Err(BadSetting::new(setting, found, expected).into())
         };
         if self.facets.is_empty() {
             return refuse("facets".to_owned(), "empty".to_owned(), "at least one facet");

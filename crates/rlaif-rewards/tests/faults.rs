@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rlaif_core::{Exchange, Pairing, RewardModel};
 use rlaif_rewards::Surroundings;
-use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict};
+use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
 use rlaif_rewards::rubric::PairRubric;
 use serde_json::{Value, json};
 use support::{Reply, Server, judge, local, openai, row, user};
@@ -379,7 +379,7 @@ fn pairs_are_all_compared_or_missing_with_a_reason_in_every_api_and_none_asked_f
             .collect();
         let rubric = PairRubric::preset("helpful").unwrap();
         let run = |judge: &Comparer| {
-            let mut told: Vec<Option<Result<PairVerdict, String>>> = vec![None; count];
+            let mut told: Vec<Option<Result<PairVerdict, Unanswered>>> = vec![None; count];
             judge
                 .compare_each(&rubric, &pairs, &mut |at, verdict| {
                     assert!(told[at].replace(verdict).is_none(), "{at} is told twice");
@@ -399,14 +399,18 @@ fn pairs_are_all_compared_or_missing_with_a_reason_in_every_api_and_none_asked_f
                     assert_eq!(verdict.first, f64::from(u8::from(n % 2 == 1)), "{kind} {n}");
                     assert!(verdict.is_estimate && verdict.cost.unwrap() >= 120e-6);
                 }
-                Err(reason) => assert!(!reason.is_empty(), "{kind} {n}"),
+                Err(unanswered) => assert!(!unanswered.reason.is_empty(), "{kind} {n}"),
             }
         }
         assert!(compared > count * 9 / 10, "{kind}: {compared} of {count}");
         let usage = judge.usage().unwrap();
-        let paid: f64 = told.iter().flatten().flatten().filter_map(|verdict| verdict.cost).sum();
         // What had no label in the end was paid for as well.
-        assert!(paid <= usage.cost.unwrap() + 1e-9, "{paid} {usage:?}");
+        let cost = |told: &Result<PairVerdict, Unanswered>| match told {
+            Ok(verdict) => verdict.cost.unwrap(),
+            Err(unanswered) => unanswered.cost.unwrap(),
+        };
+        let paid: f64 = told.iter().flatten().map(cost).sum();
+        assert!((paid - usage.cost.unwrap()).abs() < 1e-9, "{paid} {usage:?}");
         // Another process asks for what has no answer yet, and for nothing else.
         let before = server.requests().len();
         let again = run(&comparer(&toml));
@@ -440,7 +444,7 @@ fn a_budget_of_comparisons_is_kept_to_the_cent() {
         .compare_each(&rubric, &pairs, &mut |_, verdict| {
             match verdict {
                 Ok(_) => paid += 1,
-                Err(reason) => reasons.push(reason),
+                Err(unanswered) => reasons.push(unanswered.reason),
             }
             std::ops::ControlFlow::Continue(())
         })

@@ -1,19 +1,13 @@
 //! `rlaif candidates`: several responses to each prompt, from policies, APIs and files.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fs,
-    io::Write,
-    ops::ControlFlow,
-    path::Path,
-};
+use std::{collections::HashMap, fs, io::Write, ops::ControlFlow, path::Path};
 
-use rlaif_core::{DemonstrationRow, PromptRow, RewardError, TextOrMessages};
+use rlaif_core::{BadSetting, DemonstrationRow, PromptRow, RewardError, TextOrMessages};
 use rlaif_data::{Import, Reader};
 use rlaif_label::Candidate;
 use rlaif_rewards::{
     ProviderError,
-    judge::{Commission, Writer, WriterConfig, WrittenText},
+    judge::{Commission, Unanswered, Writer, WriterConfig, WrittenText},
 };
 use rlaif_torch::DeviceChoice;
 use schemars::JsonSchema;
@@ -22,8 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::RunError,
-    journal::{Header, Journal},
-    label::settled,
+    journal::{Costed, Header, Journal, Kept},
     rewards::surroundings,
     source::source,
 };
@@ -108,14 +101,20 @@ pub(crate) struct Came {
     pub(crate) cost: Option<f64>,
 }
 
-impl From<Result<WrittenText, String>> for Came {
-    fn from(written: Result<WrittenText, String>) -> Self {
+impl From<Result<WrittenText, Unanswered>> for Came {
+    fn from(written: Result<WrittenText, Unanswered>) -> Self {
         match written {
             Ok(WrittenText { text, is_cut, cost }) => {
                 Self { text: Some(text), cut: is_cut, reason: String::new(), cost }
             }
-            Err(reason) => Self { text: None, cut: false, reason, cost: None },
+            Err(Unanswered { reason, cost }) => Self { text: None, cut: false, reason, cost },
         }
+    }
+}
+
+impl Costed for Came {
+    fn cost(&self) -> Option<f64> {
+        self.cost
     }
 }
 
@@ -158,14 +157,11 @@ pub(crate) fn prompt_text(
         TextOrMessages::Text(text) => Ok(text.clone()),
         TextOrMessages::Messages(messages) => match messages.as_slice() {
             [only] => Ok(only.content.clone()),
-            _ => Err(RunError::Setting {
-                key: "data.file",
-                problem: format!(
-                    "row `{id}` of {file} has {} messages; writers take prompts of one message, or \
-                     texts",
-                    messages.len()
-                ),
-            }),
+            _ => {
+                let found = format!("{file}, whose row `{id}` has {} messages", messages.len());
+                let expected = "prompts of one message, or texts, for models that write";
+                Err(BadSetting::new("data.file", found, expected).into())
+            }
         },
     }
 }
@@ -213,8 +209,8 @@ impl CandidatesFile {
     pub fn run(&self, base: &Path, out: &Path) -> Result<CandidatesSummary, RunError> {
         refuse_existing(out)?;
         if self.writers.is_empty() && self.data.responses.is_empty() {
-            let problem = "is empty, and so is `data.responses`; name who responds".to_owned();
-            return Err(RunError::Setting { key: "writers", problem });
+            let found = "empty, and so is `data.responses`";
+            return Err(BadSetting::new("writers", found, "at least one that responds").into());
         }
         let source = source(&self.data.file)?;
         let mut prompts = Import::find(&source)?.prompts(Reader::new(source))?.into_records();
@@ -234,14 +230,9 @@ impl CandidatesFile {
             .collect();
         let settings = Writers { writers: &self.writers };
         let rows = texts.len() * slots.len();
-        let header = Header::new(
-            "candidates",
-            &settled(&settings)?,
-            rows,
-            texts.iter().map(String::as_str),
-        )?;
+        let header = Header::new("candidates", &settings, rows, texts.iter().map(String::as_str))?;
         let journal = rlaif_files::sibling(out, UNORDERED);
-        let came: BTreeMap<usize, Came> =
+        let came: Kept<Came> =
             Journal::kept(Some(&journal), &header, Came::is_kept, |known, tell| {
                 for (at, writer) in writers.iter().enumerate() {
                     let is_open = |number: &usize| {
@@ -277,7 +268,7 @@ fn write(
     given: &HashMap<String, Vec<Candidate>>,
     writers: &[Writer],
     slots: &[(usize, u32)],
-    came: &BTreeMap<usize, Came>,
+    came: &Kept<Came>,
     out: &Path,
 ) -> Result<CandidatesSummary, RunError> {
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
@@ -285,7 +276,7 @@ fn write(
     for (at, (row, text)) in prompts.iter().zip(texts).enumerate() {
         let mut all: Vec<Candidate> = given.get(text).cloned().unwrap_or_default();
         for (slot, (writer, _)) in slots.iter().enumerate() {
-            let Some(came) = came.get(&(at * slots.len() + slot)) else { continue };
+            let Some(came) = came.results.get(&(at * slots.len() + slot)) else { continue };
             let maker = writers[*writer].name().to_owned();
             match &came.text {
                 Some(text) => {
@@ -314,8 +305,7 @@ fn write(
     if rows.is_empty() {
         let why =
             first_missing.unwrap_or_else(|| "no response is to one of its prompts".to_owned());
-        let problem = format!("none of {} prompts has a response: {why}", prompts.len());
-        return Err(RunError::Setting { key: "writers", problem });
+        return Err(RunError::NoResponses { prompts: prompts.len(), why });
     }
     // Before the rows: a file of rows tells that the command has ended.
     let path = rlaif_files::sibling(out, MISSING);
@@ -331,7 +321,7 @@ fn write(
         cut,
         missing: missing.len(),
         first_missing,
-        cost: came.values().filter_map(|came| came.cost).reduce(|a, b| a + b),
+        cost: came.cost,
     })
 }
 

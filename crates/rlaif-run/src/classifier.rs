@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rlaif_core::{Record, TextCodec};
+use rlaif_core::{BadSetting, Record, TextCodec};
 use rlaif_data::{
     DataError, Row,
     corpora::{Corpus, Outcome},
@@ -128,14 +128,15 @@ impl EncodedRow for ClassifierRow {
 impl ClassifierFile {
     fn check_labels(&self) -> Result<(), RunError> {
         self.model.check_learn(&self.learn)?;
-        let refuse = |problem| Err(RunError::Setting { key: "labels", problem });
+        let refuse =
+            |found: String, expected| Err(BadSetting::new("labels", found, expected).into());
         let mut known = BTreeSet::new();
         match self.labels.iter().find(|label| !known.insert(*label)) {
             Some(twice) => {
-                refuse(format!("`{twice}` occurs twice; each label needs a unique name"))
+                refuse(format!("a list with `{twice}` twice"), "a unique name for each label")
             }
             None if self.labels.len() < 2 => {
-                refuse(format!("{:?} leaves nothing to tell apart; name two or more", self.labels))
+                refuse(format!("{:?}", self.labels), "at least two labels to tell apart")
             }
             None => Ok(()),
         }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use rlaif_core::{Record, Seed};
+use rlaif_core::{BadSetting, Record, Seed};
 use rlaif_data::{
     DataError, Dataset, Fraction, ImportOptions, ImportedRow, Position, Reader, Remainder, Shuffle,
     corpora::Corpus,
@@ -118,8 +118,7 @@ impl DataSection {
         read: impl Fn(&str) -> Result<(Dataset<R>, String), RunError>,
     ) -> Result<DataRows<R>, RunError> {
         if self.max_tokens == 0 {
-            let problem = "is 0; expected at least 1".to_owned();
-            return Err(RunError::Setting { key: "data.max_tokens", problem });
+            return Err(BadSetting::new("data.max_tokens", 0, "at least 1").into());
         }
         let (all, form) = read(&self.train)?;
         let mut read_as = vec![form];
@@ -140,8 +139,8 @@ impl DataSection {
             held_out.truncate(self.held_out_rows);
         }
         if train.is_empty() {
-            let problem = format!("`{}` has no row", self.train);
-            return Err(RunError::Setting { key: "data.train", problem });
+            let found = format!("`{}`, which has no row", self.train);
+            return Err(BadSetting::new("data.train", found, "at least one row").into());
         }
         read_as.retain(|said| !said.is_empty());
         Ok(DataRows { train, held_out, skipped, read_as })
@@ -199,10 +198,8 @@ impl ShuffledBatches {
     /// # Errors
     /// [`RunError::Data`] without records, [`RunError::Setting`] for batches of 0.
     pub fn new<T: Record>(records: &[T], size: usize, seed: Seed) -> Result<Self, RunError> {
-        let size = NonZeroUsize::new(size).ok_or_else(|| RunError::Setting {
-            key: "train.batch_size",
-            problem: "is 0; expected at least 1".to_owned(),
-        })?;
+        let size = NonZeroUsize::new(size)
+            .ok_or_else(|| BadSetting::new("train.batch_size", 0, "at least 1"))?;
         let (shuffle, rows) = (Shuffle::new(records, seed)?, records.len());
         Ok(Self { shuffle, rows, size, remainder: Remainder::Keep })
     }

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 use rlaif_core::{
-    ConversationRow, Demonstration, DemonstrationRow, GenerationPrompt, Message, Rendering,
-    Specials, TextCodec, TextKind, TextOrMessages,
+    BadSetting, ConversationRow, Demonstration, DemonstrationRow, GenerationPrompt, Message,
+    Rendering, Specials, TextCodec, TextKind, TextOrMessages,
 };
 use rlaif_lm::{Joined, Joiner, Limits, LmSpec, Shorten, Texts};
 use rlaif_text::{HfTokenizer, LearnedTurns, MaskError};
@@ -146,12 +146,12 @@ impl<'a> Encoder<'a> {
     ) -> Result<Vec<Option<SftRow>>, RunError> {
         let text = |row: &&ConversationRow| matches!(row.conversation, TextOrMessages::Text(_));
         if self.joiner.is_encoder_decoder() && rows.iter().any(text) {
-            return Err(RunError::Setting {
-                key: "columns.format",
-                problem: "an encoder-decoder model cannot learn from texts alone; give it prompts \
-                          and responses"
-                    .to_owned(),
-            });
+            return Err(BadSetting::new(
+                "columns.format",
+                "that of texts alone",
+                "prompts and responses, or conversations, for an encoder-decoder model",
+            )
+            .into());
         }
         let encoded: Vec<Result<SftRow, RowProblem>> = rows
             .par_iter()

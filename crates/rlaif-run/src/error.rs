@@ -7,7 +7,7 @@ use rlaif_data::DataError;
 use rlaif_dpo::{DpoError, PairProblem};
 use rlaif_eval::EvalError;
 use rlaif_label::LabelError;
-use rlaif_models::{CheckpointError, MemoryError, ModelError};
+use rlaif_models::{CheckpointError, ConvertError, MemoryError, ModelError};
 use rlaif_ppo::PpoError;
 use rlaif_rewards::ProviderError;
 use rlaif_text::{MaskError, TextError};
@@ -114,17 +114,18 @@ pub enum RunError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Settings that contradict each other or the data.
-    #[error("{key}: {problem}")]
-    Setting {
-        /// The key, with dots.
-        key: &'static str,
-        /// The fault, and the remedy.
-        problem: String,
-    },
-    /// A setting out of range.
+    /// A setting out of range, or one that contradicts another setting or the data.
     #[error(transparent)]
-    Field(#[from] BadSetting),
+    Setting(#[from] BadSetting),
+    /// A model that cannot become the one that is trained.
+    #[error("`{key}`: {source}")]
+    Convert {
+        /// The setting that names the model, or its labels.
+        key: &'static str,
+        /// The error.
+        #[source]
+        source: ConvertError,
+    },
     /// A row that was read but cannot be used for training.
     #[error("{row}: {problem}")]
     Row {
@@ -179,6 +180,22 @@ pub enum RunError {
         missing: usize,
         /// The reason of the first of them.
         first: Option<String>,
+    },
+    /// Pairs of which none has a label.
+    #[error("none of {pairs} pairs has a label: {why}")]
+    NoLabels {
+        /// Number of pairs.
+        pairs: usize,
+        /// The judge and its reason, or its habit, and the remedy.
+        why: String,
+    },
+    /// Prompts of which none has a response.
+    #[error("none of {prompts} prompts has a response: {why}")]
+    NoResponses {
+        /// Number of prompts.
+        prompts: usize,
+        /// The reason.
+        why: String,
     },
     /// Labels that cannot be made.
     #[error(transparent)]
@@ -255,7 +272,7 @@ impl RunError {
     /// library's configurations do not know their place in a run file.
     pub(crate) fn within(self, section: &str) -> Self {
         match self {
-            Self::Field(error) => Self::Field(error.within(section)),
+            Self::Setting(error) => Self::Setting(error.within(section)),
             Self::Train(error) => Self::Train(error.within(section)),
             Self::Ppo(error) => Self::Ppo(error.within(section)),
             Self::Dpo(error) => Self::Dpo(error.within(section)),
@@ -283,8 +300,10 @@ impl Fault for RunError {
             | Self::Set { .. }
             | Self::Changed { .. }
             | Self::Unwritable { .. }
-            | Self::Setting { .. } => true,
-            Self::Field(error) => error.is_users(),
+            | Self::NoLabels { .. }
+            | Self::NoResponses { .. } => true,
+            Self::Setting(error) => error.is_users(),
+            Self::Convert { source, .. } => source.is_users(),
             Self::Row { problem, .. } => problem.is_users(),
             Self::Verdicts { .. } => true,
             Self::Write { .. } | Self::Interrupted { .. } | Self::Result { .. } => false,

@@ -6,7 +6,8 @@ use std::{
 };
 
 use rlaif_core::{
-    ExamAnswer, ExamName, ExamQuestion, PairRow, PromptRecord, RewardModel, Sample, Seed,
+    BadSetting, ExamAnswer, ExamName, ExamQuestion, PairRow, PromptRecord, RewardModel, Sample,
+    Seed,
 };
 use rlaif_data::{Import, ImportColumns, Reader, corpora::Exams};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
@@ -120,8 +121,7 @@ impl ExamFile {
     pub fn run(&self, base: &Path, out: Option<&Path>) -> Result<ExamReport, RunError> {
         // Before any question is paid for.
         if self.resamples < 100 {
-            let problem = format!("is {}; expected at least 100", self.resamples);
-            return Err(RunError::Setting { key: "resamples", problem });
+            return Err(BadSetting::new("resamples", self.resamples, "at least 100").into());
         }
         let device = self.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
         let report = match (&self.reward, &self.judge) {
@@ -129,17 +129,19 @@ impl ExamFile {
                 let facets =
                     [("facet", self.facet.is_some()), ("preamble", self.preamble.is_some())];
                 if let Some((key, _)) = facets.iter().find(|(_, given)| *given) {
-                    let problem = "is of a judge of pairs, and a reward is examined".to_owned();
-                    return Err(RunError::Setting { key, problem });
+                    let expected = "no value: only a judge of pairs compares by it";
+                    return Err(BadSetting::new(*key, "given beside `reward`", expected).into());
                 }
                 let reward = rewards_from_config(config, base, device)?;
                 self.settings().of_reward(&self.data, config, &*reward, out)?
             }
             (None, Some(judge)) => self.of_judge(judge, base, device, out)?,
             (found, _) => {
-                let found = if found.is_some() { "both" } else { "neither" };
-                let problem = format!("expected one of `reward` and `judge`; found {found}");
-                return Err(RunError::Setting { key: "reward", problem });
+                let found = match found {
+                    Some(_) => "given together with `judge`",
+                    None => "missing, and so is `judge`",
+                };
+                return Err(BadSetting::new("reward", found, "one of `reward` and `judge`").into());
             }
         };
         if let Some(out) = out {
@@ -161,11 +163,12 @@ impl ExamFile {
         let settings = self.settings();
         let (exam, questions) = self.data.questions(settings.exam)?;
         if exam == ExamName::RewardBench2 {
-            let problem =
-                "scores every answer by itself, which a judge of pairs does not; examine a \
-                           `reward`"
-                    .to_owned();
-            return Err(RunError::Setting { key: "exam", problem });
+            return Err(BadSetting::new(
+                "exam",
+                "`reward-bench-2` for a judge of pairs",
+                "an exam of pairs, or a `reward`: RewardBench 2 scores every answer by itself",
+            )
+            .into());
         }
         let facet = match (&self.facet, &self.preamble) {
             (None, None) => Some("helpful".to_owned()),
@@ -197,7 +200,7 @@ impl ExamFile {
             })
             .collect();
         let kept = kept_in(out)?;
-        let opinions = opinions_kept("label", &label, &labeller, &pairs, kept.as_deref())?;
+        let opinions = opinions_kept("label", &label, &labeller, &pairs, kept.as_deref())?.results;
         let verdicts: Vec<ExamVerdict> = (0..pairs.len())
             .map(|pair| verdict(labeller.shown_first(pair, 0, &opinions), true, Orders::Both))
             .collect();
@@ -278,13 +281,10 @@ impl ExamData {
                     ("data.votes", &self.votes),
                 ];
                 if let Some((key, _)) = columns.iter().find(|(_, column)| column.is_some()) {
-                    let problem = format!(
-                        "names a column of preference pairs, and {} is read as {}; leave it out, or \
-                         set `exam = \"pairs\"`",
-                        self.file,
-                        exam.title()
-                    );
-                    return Err(RunError::Setting { key, problem });
+                    let found = format!("given for {}, read as {}", self.file, exam.title());
+                    let expected = "no value: it names a column of preference pairs (or set \
+                                    `exam = \"pairs\"`)";
+                    return Err(BadSetting::new(*key, found, expected).into());
                 }
                 Reader::new(source).dataset(Exams::of(exam))?.into_records()
             }
@@ -323,12 +323,10 @@ impl ExamData {
             Some(vote) => number(vote).map(|vote| vec![vote]),
         };
         let votes = votes.filter(|votes| votes.iter().all(|vote| vote.is_finite()));
-        let votes = votes.ok_or_else(|| RunError::Setting {
-            key: "data.votes",
-            problem: format!(
-                "row `{id}` has {} there; expected a number or a list of numbers",
-                of(&self.votes).unwrap_or(&Value::Null)
-            ),
+        let votes = votes.ok_or_else(|| {
+            let vote = of(&self.votes).unwrap_or(&Value::Null);
+            let found = format!("a column with {vote} in row `{id}`");
+            BadSetting::new("data.votes", found, "a number or a list of numbers in each row")
         })?;
         let subset = text(&self.subset).unwrap_or_default();
         let pair = ExamQuestion::pair(id, prompt.readable(), right, wrong);

@@ -16,10 +16,6 @@ use crate::{
     resume::{AtResume, Change, Changes, compare, lookup},
 };
 
-/// The commands that write run files.
-pub(crate) const COMMANDS: [&str; 7] =
-    ["sft", "classifier", "reward", "ppo", "reinforce", "distill", "dpo"];
-
 /// A command's run file.
 pub trait RunFile: Serialize + DeserializeOwned {
     /// The command's name on the command line.
@@ -102,7 +98,7 @@ impl RunRequest {
             (false, None) => return Err(RunError::NoConfig { command: T::COMMAND }),
         };
         let resolved = format!(
-            "{WRITTEN_BY}{} {}, with every default.\n\n{}",
+            "{WRITTEN_BY}{} {}{WITH_DEFAULTS}\n\n{}",
             T::COMMAND,
             env!("CARGO_PKG_VERSION"),
             toml::to_string(&table(&config)?)
@@ -177,15 +173,22 @@ impl<T> OpenRun<T> {
     }
 }
 
-/// First line of a run's file, before the command that wrote it.
+/// The first line of a run's file, before the command that wrote it and its version.
 const WRITTEN_BY: &str = "# rlaif ";
+/// The rest of that line.
+const WITH_DEFAULTS: &str = ", with every default.";
+
+/// The command that wrote a run's file; `None` for other files.
+fn writer(text: &str) -> Option<&str> {
+    let line = text.lines().next()?.strip_prefix(WRITTEN_BY)?.strip_suffix(WITH_DEFAULTS)?;
+    line.split_once(' ').map(|(command, _)| command)
+}
 
 /// A run file of this command: the user's file, or one that a run wrote.
 fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
     let text = fs::read_to_string(path)
         .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
-    let writer = text.strip_prefix(WRITTEN_BY).and_then(|rest| rest.split_whitespace().next());
-    if let Some(writer) = writer.filter(|writer| COMMANDS.contains(writer) && *writer != command) {
+    if let Some(writer) = writer(&text).filter(|writer| *writer != command) {
         return Err(RunError::OtherCommand {
             file: path.to_owned(),
             writer: writer.to_owned(),

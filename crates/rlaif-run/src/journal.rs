@@ -80,6 +80,19 @@ impl Header {
     }
 }
 
+/// A result whose cost is known.
+pub(crate) trait Costed {
+    /// The cost, where prices are configured.
+    fn cost(&self) -> Option<f64>;
+}
+
+/// Results by row, and the cost of all of them.
+pub(crate) struct Kept<T> {
+    pub(crate) results: BTreeMap<usize, T>,
+    /// The cost, with that of results that were made again; `None` without prices.
+    pub(crate) cost: Option<f64>,
+}
+
 /// The results so far.
 pub(crate) struct Journal {
     path: PathBuf,
@@ -87,6 +100,8 @@ pub(crate) struct Journal {
     file: File,
     /// Results as they are written, by row.
     known: BTreeMap<usize, String>,
+    /// The cost of all results that the file had, those that are made again included.
+    cost: Option<f64>,
 }
 
 impl Journal {
@@ -117,6 +132,7 @@ impl Journal {
             refused(format!("line {line} is not one of its rows ({problem}); remove the file"))
         };
         let mut known = BTreeMap::new();
+        let mut cost = None;
         let lines = text[..whole].split(|&byte| byte == b'\n').enumerate();
         for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
             if at == 0 {
@@ -130,6 +146,8 @@ impl Journal {
             let row = fields.get("row").and_then(serde_json::Value::as_u64);
             let row = row.and_then(|row| usize::try_from(row).ok()).filter(|row| *row < own.rows);
             let row = row.ok_or_else(|| unread(at + 1, &"its `row` is not one of the rows"))?;
+            let own_cost = fields.get("cost").and_then(serde_json::Value::as_f64);
+            cost = own_cost.map(|own| cost.unwrap_or(0.) + own).or(cost);
             // `{"row":7,"score":..}` without its row.
             let result = line.split_once(',').map(|(_, result)| format!("{{{result}"));
             if let Some(result) = result.filter(|_| is_kept(&fields)) {
@@ -140,7 +158,7 @@ impl Journal {
             let header = own.to_line().map_err(|source| failed(source.into()))?;
             file.write_all(&header).map_err(failed)?;
         }
-        Ok(Self { path, file, known })
+        Ok(Self { path, file, known, cost })
     }
 
     /// The results of all rows: those that the file `path` has, and those that `ask` makes of the others,
@@ -156,9 +174,9 @@ impl Journal {
             &BTreeMap<usize, T>,
             &mut dyn FnMut(usize, T) -> ControlFlow<()>,
         ) -> Result<(), E>,
-    ) -> Result<BTreeMap<usize, T>, RunError>
+    ) -> Result<Kept<T>, RunError>
     where
-        T: Serialize + DeserializeOwned,
+        T: Serialize + DeserializeOwned + Costed,
         RunError: From<E>,
     {
         let mut journal = match path {
@@ -172,9 +190,11 @@ impl Journal {
             }
         }
         let mut came = BTreeMap::new();
+        let mut cost = journal.as_ref().and_then(|journal| journal.cost);
         let mut failure = None;
         let asked = ask(&known, &mut |row, result| {
             let written = journal.as_mut().map_or(Ok(()), |journal| journal.add(row, &result));
+            cost = result.cost().map(|own| cost.unwrap_or(0.) + own).or(cost);
             came.insert(row, result);
             match written {
                 Ok(()) => ControlFlow::Continue(()),
@@ -190,7 +210,7 @@ impl Journal {
         asked?;
         Interrupted::check().map_err(RunError::Stopped)?;
         known.extend(came);
-        Ok(known)
+        Ok(Kept { results: known, cost })
     }
 
     /// The results so far, by row, as JSON.
@@ -213,7 +233,7 @@ impl Journal {
     /// # Errors
     /// [`RunError::Verdicts`] if there is not one for each row; [`RunError::Write`].
     pub(crate) fn finish(self, rows: usize, out: &Path) -> Result<(), RunError> {
-        let Self { path, file, known } = self;
+        let Self { path, file, known, cost: _ } = self;
         if known.len() < rows {
             // Only a reward that breaks its contract comes here.
             let problem = format!("has {} of {rows} rows", known.len());

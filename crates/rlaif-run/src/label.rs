@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
-use rlaif_core::{ExamAnswer, ExamName, ExamQuestion, PairRow, Seed, TextOrMessages};
+use rlaif_core::{BadSetting, ExamAnswer, ExamName, ExamQuestion, PairRow, Seed, TextOrMessages};
 use rlaif_data::{Import, Reader, corpora::Typed};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{
@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     error::RunError,
-    journal::{Header, Journal},
+    journal::{Costed, Header, Journal, Kept},
     rewards::surroundings,
     source::source,
 };
@@ -99,7 +99,8 @@ pub struct LabelSummary {
     pub first_missing: Option<String>,
     /// True if any label is an estimate of judges that give no probabilities.
     pub estimate: bool,
-    /// The cost of all questions, those of earlier runs included, where prices are configured.
+    /// The cost of all questions to judges of pairs, with prices: those of earlier runs and those without
+    /// an answer included.
     pub cost: Option<f64>,
     /// True where the file has preferences of its own.
     pub has_preferences: bool,
@@ -203,7 +204,7 @@ impl LabelFile {
         &self,
         labeller: &Labeller,
         data: &Pairs,
-        opinions: &BTreeMap<usize, Opinion>,
+        Kept { results: opinions, cost }: &Kept<Opinion>,
         out: &Path,
     ) -> Result<LabelSummary, RunError> {
         let labels: Vec<Result<Label, String>> =
@@ -255,7 +256,6 @@ impl LabelFile {
             }
             Ok(())
         })?;
-        let costs = opinions.values().filter_map(|opinion| opinion.cost);
         Ok(LabelSummary {
             pairs: data.pairs.len(),
             labelled: rows.len(),
@@ -263,7 +263,7 @@ impl LabelFile {
             missing: missing.len(),
             first_missing: missing.first().map(|(_, reason)| (*reason).clone()),
             estimate: opinions.values().any(|opinion| opinion.estimate),
-            cost: costs.reduce(|a, b| a + b),
+            cost: *cost,
             has_preferences: data.preferred.is_some(),
             facets,
             usage: labeller.metrics(),
@@ -309,28 +309,23 @@ fn nothing(
 ) -> RunError {
     let names = labeller.names().join(", ");
     let one_position = facets.iter().find(|(_, report)| report.habits.always_one_position);
-    let problem = match (one_position, first) {
+    let why = match (one_position, first) {
         (Some((facet, report)), _) => {
             let which = match report.habits.first_wins {
                 Some(share) if share.share > 0.5 => "first",
                 _ => "second",
             };
             format!(
-                "`{names}` always prefers the response that it is shown {which} (facet `{facet}`), so \
-                 that none of {} pairs has a better one; take another judge, or have it explain first \
-                 (`judge.explains`)",
-                data.pairs.len()
+                "`{names}` always prefers the response that it is shown {which} (facet `{facet}`); \
+                 choose another judge, or let it explain first (`judge.explains`)"
             )
         }
-        (None, Some(first)) => {
-            format!("`{names}` gives no label to any of {} pairs: {first}", data.pairs.len())
+        (None, Some(first)) => format!("`{names}` gives none: {first}"),
+        (None, None) => {
+            format!("`{names}` prefers neither response; `ties = \"keep\"` keeps these pairs")
         }
-        (None, None) => format!(
-            "`{names}` prefers neither response of any of {} pairs; `ties = \"keep\"` keeps them",
-            data.pairs.len()
-        ),
     };
-    RunError::Setting { key: "judge", problem }
+    RunError::NoLabels { pairs: data.pairs.len(), why }
 }
 
 /// Habits of the facets that a judge of pairs compares, and agreement with the file's preferences.
@@ -394,49 +389,19 @@ pub(crate) fn opinions_kept(
     labeller: &Labeller,
     pairs: &[LabelPair],
     path: Option<&Path>,
-) -> Result<BTreeMap<usize, Opinion>, RunError> {
+) -> Result<Kept<Opinion>, RunError> {
     let rows = labeller.questions(pairs.len()).map(|(number, _)| number + 1).max().unwrap_or(0);
     let texts = pairs.iter().flat_map(|pair| {
         [pair.prompt.as_str(), pair.responses[0].as_str(), pair.responses[1].as_str()]
     });
-    let header = Header::new(section, &settled(settings)?, rows, texts)?;
+    let header = Header::new(section, settings, rows, texts)?;
     let is_kept = |row: &Map<String, Value>| row.get("value").is_some_and(Value::is_number);
     Journal::kept(path, &header, is_kept, |known, tell| labeller.ask(pairs, known, tell))
 }
 
-/// Settings without what decides about no answer.
-pub(crate) fn settled(settings: &impl Serialize) -> Result<toml::Table, RunError> {
-    let mut table = toml::Table::try_from(settings)
-        .map_err(|source| RunError::Unwritable { source: source.into() })?;
-    settle(&mut table);
-    Ok(table)
-}
-
-/// Takes out what decides about no answer: where a service is, who asks it, how fast and for how much.
-fn settle(table: &mut toml::Table) {
-    const KEYS: [&str; 12] = [
-        "limits",
-        "price",
-        "budget",
-        "cache",
-        "reasks",
-        "base_url",
-        "api_key_env",
-        "url",
-        "region",
-        "api_version",
-        "batch_size",
-        "device",
-    ];
-    table.retain(|key, _| !KEYS.contains(&key));
-    for (_, value) in table.iter_mut() {
-        match value {
-            toml::Value::Table(table) => settle(table),
-            toml::Value::Array(all) => {
-                all.iter_mut().filter_map(toml::Value::as_table_mut).for_each(settle);
-            }
-            _ => {}
-        }
+impl Costed for Opinion {
+    fn cost(&self) -> Option<f64> {
+        self.cost
     }
 }
 
@@ -481,8 +446,8 @@ impl LabelData {
             });
             let texts = texts.collect();
             if made.pairs.is_empty() {
-                let problem = format!("{} has no prompt with two different responses", self.file);
-                return Err(RunError::Setting { key: "data.file", problem });
+                let found = format!("`{}`, without two different responses to a prompt", self.file);
+                return Err(BadSetting::new("data.file", found, "pairs to label").into());
             }
             return Ok(Pairs {
                 pairs: made.pairs.clone(),
@@ -492,11 +457,9 @@ impl LabelData {
             });
         }
         if self.pairing != Pairing::default() {
-            let problem = format!(
-                "is for rows of `prompt` and `responses`, and {} has preference pairs",
-                self.file
-            );
-            return Err(RunError::Setting { key: "data.pairing", problem });
+            let found = format!("given for the preference pairs of {}", self.file);
+            let expected = "no value: it is for rows of `prompt` and `responses`";
+            return Err(BadSetting::new("data.pairing", found, expected).into());
         }
         let rows = Import::find(&source)?.pairs(Reader::new(source))?.into_records();
         let mut data = Pairs {

@@ -76,6 +76,7 @@ mod evaluate;
 mod exam;
 mod fetch;
 mod file;
+mod grade;
 mod journal;
 mod label;
 mod memory;
@@ -129,7 +130,9 @@ pub use resume::{AtResume, Change};
 pub use reward::{RewardColumns, RewardFile, encode_judged};
 pub use rewards::rewards_from_config;
 pub use rl::{PromptData, RlFile, RlPrompts, RlSections, RlSettings, RlTrainSection};
-pub use schema::{Key, commands_with_files, key_lines, key_table, keys, reward_table, schema};
+pub use schema::{
+    Key, commands_with_files, commands_with_runs, key_lines, key_table, keys, reward_table, schema,
+};
 pub use sft::SftFile;
 pub use skipped::SkippedRows;
 pub use verdicts::score_into;

@@ -34,7 +34,7 @@ impl ModelSection {
     /// reference, rows and batches.
     ///
     /// # Errors
-    /// [`RunError::Fetch`]; [`RunError::Setting`], [`RunError::Field`] for the adapter.
+    /// [`RunError::Fetch`]; [`RunError::Setting`] for the adapter.
     pub fn memory(&self, options: LoadOptions) -> Result<MemoryPlan, RunError> {
         let files = self.files()?;
         let rank = match &files.adapter {

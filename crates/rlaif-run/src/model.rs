@@ -104,8 +104,8 @@ impl LoraSection {
         /// Larger than any layer, and small enough to count its weights.
         const MOST: u32 = 65_536;
         if self.rank > MOST {
-            let problem = format!("{} is too large; expected at most {MOST}", self.rank);
-            return Err(RunError::Setting { key: "model.lora.rank", problem });
+            let expected = format!("at most {MOST}");
+            return Err(BadSetting::new("model.lora.rank", self.rank, expected).into());
         }
         let refuse = |field: &'static str, found: String, expected: &'static str| {
             RunError::from(BadSetting::new(field, found, expected).within("model.lora"))
@@ -143,21 +143,22 @@ impl LoraSection {
 
     /// Converts an error of the adapter's configuration to one of its key.
     fn named(&self, error: ModelError) -> RunError {
-        let setting = |key, problem| RunError::Setting { key, problem };
+        let setting = |key: &'static str, found: String, expected: String| {
+            RunError::from(BadSetting::new(key, found, expected).within("model.lora"))
+        };
         match error {
             ModelError::Checkpoint(CheckpointError::Pattern { pattern, source, .. }) => setting(
-                "model.lora.targets",
-                format!("the pattern `{pattern}` cannot be used: {source}"),
+                "targets",
+                format!("the pattern `{pattern}`"),
+                format!("a regular expression that can be used ({source})"),
             ),
             ModelError::NoTarget { targets, layers, .. } => setting(
-                "model.lora.targets",
-                format!(
-                    "{targets} matches no linear layer of this model; the names of its layers end in: {}",
-                    layers.join(", ")
-                ),
+                "targets",
+                format!("{targets}, which matches no linear layer of this model"),
+                format!("names of its layers, which end in: {}", layers.join(", ")),
             ),
             ModelError::Torch(source) => {
-                setting("model.lora.rank", format!("{} is too large: {source}", self.rank))
+                setting("rank", self.rank.to_string(), format!("a smaller rank ({source})"))
             }
             other => other.into(),
         }
@@ -168,18 +169,20 @@ impl Placement {
     /// Sets the threads, and resolves the device.
     ///
     /// # Errors
-    /// [`RunError::Torch`], [`RunError::Field`].
+    /// [`RunError::Torch`], [`RunError::Setting`].
     pub fn options(&self, precision: Precision) -> Result<LoadOptions, RunError> {
         if let Some(gib) = self.memory_gib.filter(|gib| !(gib.is_finite() && *gib > 0.)) {
             let expected = "a positive number";
             return Err(BadSetting::new("placement.memory_gib", gib, expected).into());
         }
         if self.threads > 0 {
-            rlaif_torch::set_intra_op_threads(self.threads).map_err(|error| match error {
-                TorchError::Setting(BadSetting { found, expected, .. }) => {
-                    RunError::Field(BadSetting::new("placement.threads", found, expected))
+            rlaif_torch::set_intra_op_threads(self.threads).map_err(|error| -> RunError {
+                match error {
+                    TorchError::Setting(BadSetting { found, expected, .. }) => {
+                        BadSetting::new("placement.threads", found, expected).into()
+                    }
+                    other => other.into(),
                 }
-                other => other.into(),
             })?;
         }
         let device = self.device.parse::<DeviceChoice>()?.resolve()?;
@@ -191,10 +194,8 @@ impl Placement {
 pub(crate) fn converted(key: &'static str, error: ConvertError) -> RunError {
     match error {
         ConvertError::Model(error) => error.into(),
-        ConvertError::Labels { .. } => {
-            RunError::Setting { key: "labels", problem: error.to_string() }
-        }
-        _ => RunError::Setting { key, problem: error.to_string() },
+        ConvertError::Labels { .. } => RunError::Convert { key: "labels", source: error },
+        source => RunError::Convert { key, source },
     }
 }
 
@@ -255,11 +256,12 @@ impl ModelSection {
         })?;
         if let (Some(adapter), Some(_)) = (&files.adapter, &self.lora) {
             let adapter = adapter.display();
-            let problem = format!(
-                "{adapter} is an adapter, which is trained further; leave `model.lora` out. For a new one \
-                 on top, merge it first (`rlaif merge {adapter} --out DIR`)"
+            let expected = format!(
+                "no table, because this adapter is trained further; for a new one on top, merge it \
+                 first (`rlaif merge {adapter} --out DIR`)"
             );
-            return Err(RunError::Setting { key: "model.lora", problem });
+            let found = format!("given beside the adapter {adapter}");
+            return Err(BadSetting::new("model.lora", found, expected).into());
         }
         Ok(files)
     }
@@ -292,7 +294,7 @@ impl ModelSection {
     /// Policy, adapter and reference of a run.
     ///
     /// # Errors
-    /// [`RunError::Fetch`]; [`RunError::Field`] for the adapter.
+    /// [`RunError::Fetch`]; [`RunError::Setting`] for the adapter.
     pub fn setup(&self, options: LoadOptions) -> Result<PolicySetup, RunError> {
         let lora = self.lora.as_ref().map(|lora| lora.adapter(&self.path)).transpose()?;
         Ok(PolicySetup { lora, ..PolicySetup::new(self.files()?, options) })
@@ -348,7 +350,7 @@ impl ModelSection {
     /// written.
     ///
     /// # Errors
-    /// [`RunError::Field`], [`RunError::Setting`].
+    /// [`RunError::Train`], [`RunError::Setting`].
     pub fn check_learn(&self, learn: &LearnConfig) -> Result<(), RunError> {
         learn.check().map_err(|error| RunError::from(error).within("learn"))?;
         self.check_trainable("learn.trainable", &learn.trainable)
@@ -371,9 +373,8 @@ impl ModelSection {
         if *trainable == Trainable::Auto {
             return Ok(());
         }
-        let problem =
-            format!("with {adapter} the adapter is what is trained and written; leave it out");
-        Err(RunError::Setting { key, problem })
+        let expected = "no value, because the adapter is trained and written";
+        Err(BadSetting::new(key, format!("given beside `{adapter}`"), expected).into())
     }
 
     /// Locations that may be local files or folders.

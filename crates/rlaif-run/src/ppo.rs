@@ -1,6 +1,6 @@
 //! PPO from a run file.
 
-use rlaif_core::Seed;
+use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{Policy, Reference, ValueFunction, ValueHead, ValueInit};
 use rlaif_models::{LanguageModel, LoadOptions, value_function};
 use rlaif_ppo::{PpoConfig, PpoTrainer, ValueModel};
@@ -183,8 +183,9 @@ impl RlFile for PpoFile {
         };
         let Some(location) = &self.value.model else {
             if self.value.init == ValueStart::RewardModel {
-                let problem = "is `reward_model`; name that model in `value.model`".to_owned();
-                return Err(RunError::Setting { key: "value.init", problem });
+                let found = "`reward_model` without `value.model`";
+                let expected = "another start, or the name of that model in `value.model`";
+                return Err(BadSetting::new("value.init", found, expected).into());
             }
             let head = head(policy.spec().hidden_size);
             return self.trainer_of(policy, head, reference);
@@ -200,11 +201,10 @@ impl RlFile for PpoFile {
         };
         let (own, other) = (policy.spec().vocab_size, trunk.spec().vocab_size);
         if own != other {
-            let problem = format!(
-                "{location} has a vocabulary of {other}; expected that of the policy, {own}, whose \
-                 tokens it reads"
-            );
-            return Err(RunError::Setting { key: "value.model", problem });
+            let found = format!("{location}, with a vocabulary of {other}");
+            let expected =
+                format!("a model with the policy's vocabulary, {own}, whose tokens it reads");
+            return Err(BadSetting::new("value.model", found, expected).into());
         }
         trunk.parameters().train_where(|_| true);
         let value = ValueModel::new(trunk, head);
@@ -261,26 +261,25 @@ impl PpoFile {
             (None, None) => return Ok(None),
             (Some(section), Some(_)) => section,
             (None, Some(_)) => {
-                let problem = "gives weights, and there is nothing to weigh; name the texts in \
-                               `[pretraining]`, `path`"
-                    .to_owned();
-                return Err(RunError::Setting { key: "ppo.pretraining", problem });
+                let found = "given without `[pretraining]`";
+                let expected = "given together with `pretraining.path`, the texts that it weighs";
+                return Err(BadSetting::new("ppo.pretraining", found, expected).into());
             }
             (Some(_), None) => {
-                let problem = "names texts, and nothing says how much they count; set \
-                               `ppo.pretraining = { coef = .., rows = .. }`"
-                    .to_owned();
-                return Err(RunError::Setting { key: "pretraining", problem });
+                let found = "given without `ppo.pretraining`";
+                let expected = "given together with `ppo.pretraining = { coef = .., rows = .. }`, the \
+                                weight of the texts";
+                return Err(BadSetting::new("pretraining", found, expected).into());
             }
         };
         let encoder = Encoder::new(codec, policy.spec(), section.max_tokens);
         let (rows, left) = section.columns.read(&section.path, &self.prompt, &encoder)?;
         if rows.is_empty() {
-            let problem = format!(
-                "no row of {} has anything to learn within `pretraining.max_tokens`",
+            let found = format!(
+                "`{}`, in which no row has anything to learn within `pretraining.max_tokens`",
                 section.path
             );
-            return Err(RunError::Setting { key: "pretraining.path", problem });
+            return Err(BadSetting::new("pretraining.path", found, "rows to learn from").into());
         }
         Ok(Some((rows, left)))
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rayon::prelude::*;
-use rlaif_core::{ChatOptions, CodecError, Metadata, PlainText, Rendering};
+use rlaif_core::{BadSetting, ChatOptions, CodecError, Metadata, PlainText, Rendering};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -43,10 +43,10 @@ impl PromptSection {
         let Some(template) = &self.template else { return Ok(()) };
         match template.matches("{prompt}").count() {
             1 => Ok(()),
-            count => Err(RunError::Setting {
-                key: "prompt.template",
-                problem: format!("has `{{prompt}}` {count} times; expected exactly once"),
-            }),
+            count => {
+                let found = format!("a text with `{{prompt}}` {count} times");
+                Err(BadSetting::new("prompt.template", found, "a text with it once").into())
+            }
         }
     }
 

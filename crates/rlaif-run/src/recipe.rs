@@ -17,10 +17,10 @@ use rlaif_train::{
 use crate::{
     error::RunError,
     file::{OpenRun, RunFile, RunRequest},
+    grade::graded_reward,
     memory::WeightsInMemory,
     model::{ModelSection, Placement},
     prompt::{PROMPT_FILE, described},
-    rewards::graded_reward,
 };
 
 /// A run file for training.

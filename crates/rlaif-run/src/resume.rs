@@ -283,7 +283,13 @@ const KEYS: &[(AtResume, &[&str])] = &[
 ];
 
 /// Tables that hold a reward.
-const REWARDS: [&str; 2] = ["reward", "online.reward"];
+const REWARDS: [&str; 3] = ["reward", "online.reward", "label.facets.reward"];
+
+/// Tables with the keys of a judge: a judge of pairs, a model that writes.
+const SERVICES: [&str; 3] = ["label.judge", "label.facets.judge", "candidates.writers"];
+
+/// Lists of tables that are compared key by key.
+const LISTS: [&str; 2] = ["label.facets", "candidates.writers"];
 
 /// Every key of a reward, after its kind. Inner rewards are checked one by one.
 const REWARD_KEYS: &[(AtResume, &[&str])] = &[
@@ -464,7 +470,7 @@ pub(crate) fn compare(
     own: impl Fn(&str) -> Option<AtResume>,
 ) -> Changes {
     let mut all = Vec::new();
-    tables("", before, now, &mut all);
+    tables(["", ""], before, now, &mut all);
     let mut changes = Changes::default();
     for (mut change, answer) in all {
         let answer = answer.or_else(|| own(&change.key)).unwrap_or(Fixed);
@@ -507,14 +513,13 @@ fn refusal(answer: AtResume, change: &Change, now: &Table) -> Option<Option<Stri
             if !longer {
                 return Some(Some("a run may become longer, not shorter".to_owned()));
             }
-            let schedule = ["learn", "ppo", "reinforce", "dpo"]
-                .iter()
-                .map(|section| format!("{section}.optimizer.schedule"))
-                .find_map(|key| Some((value(&key)?.as_str()?.to_owned(), key)));
-            let (schedule, key) = schedule.filter(|(schedule, _)| schedule != "constant")?;
+            let schedule = now.iter().find_map(|(section, table)| {
+                Some((section, table.get("optimizer")?.get("schedule")?.as_str()?))
+            });
+            let (section, schedule) = schedule.filter(|(_, schedule)| *schedule != "constant")?;
             Some(Some(format!(
-                "`{key}` is \"{schedule}\": a longer run has other learning rates from its \
-                 beginning"
+                "`{section}.optimizer.schedule` is \"{schedule}\": a longer run has other learning \
+                 rates from its beginning"
             )))
         }
     }
@@ -540,23 +545,42 @@ fn keys_of<'t>(before: &'t Table, now: &'t Table) -> Vec<&'t String> {
     keys
 }
 
-fn tables(path: &str, before: &Table, now: &Table, all: &mut Found) {
+/// Compares two tables at a path, whose name is the path without the indices of lists.
+fn tables([path, name]: [&str; 2], before: &Table, now: &Table, all: &mut Found) {
     for key in keys_of(before, now) {
-        let path = joined(path, key);
-        match (before.get(key), now.get(key)) {
-            (Some(Value::Table(before)), Some(Value::Table(now))) => {
-                if REWARDS.contains(&path.as_str()) {
-                    rewards(&path, before, now, all);
-                } else {
-                    tables(&path, before, now, all);
-                }
-            }
-            (before, now) if before != now => {
-                add(path.clone(), before, now, found(KEYS, &path), all);
-            }
-            _ => {}
-        }
+        let (path, name) = (joined(path, key), joined(name, key));
+        values([&path, &name], before.get(key), now.get(key), all);
     }
+}
+
+fn values([path, name]: [&str; 2], before: Option<&Value>, now: Option<&Value>, all: &mut Found) {
+    match (before, now) {
+        (Some(Value::Table(before)), Some(Value::Table(now))) if REWARDS.contains(&name) => {
+            rewards(path, before, now, all);
+        }
+        (Some(Value::Table(_)), Some(Value::Table(_))) if SERVICES.contains(&name) => {
+            parts(path, "judge", before, now, all);
+        }
+        (Some(Value::Table(before)), Some(Value::Table(now))) => {
+            tables([path, name], before, now, all);
+        }
+        (Some(Value::Array(before)), Some(Value::Array(now)))
+            if LISTS.contains(&name) && are_alike(before, now) =>
+        {
+            for (at, (before, now)) in before.iter().zip(now).enumerate() {
+                values([&format!("{path}[{at}]"), name], Some(before), Some(now), all);
+            }
+        }
+        (before, now) if before != now => {
+            add(path.to_owned(), before, now, found(KEYS, name), all);
+        }
+        _ => {}
+    }
+}
+
+/// `true` for two lists of equally many tables.
+fn are_alike(before: &[Value], now: &[Value]) -> bool {
+    before.len() == now.len() && before.iter().chain(now).all(Value::is_table)
 }
 
 fn add(
@@ -593,9 +617,7 @@ fn parts(path: &str, name: &str, before: Option<&Value>, now: Option<&Value>, al
                 parts(&joined(path, key), &name, before.get(key), now.get(key), all);
             }
         }
-        (Some(Value::Array(before)), Some(Value::Array(now)))
-            if before.len() == now.len() && before.iter().chain(now).all(Value::is_table) =>
-        {
+        (Some(Value::Array(before)), Some(Value::Array(now))) if are_alike(before, now) => {
             for (at, (before, now)) in before.iter().zip(now).enumerate() {
                 parts(&format!("{path}[{at}]"), name, Some(before), Some(now), all);
             }
@@ -609,9 +631,9 @@ fn parts(path: &str, name: &str, before: Option<&Value>, now: Option<&Value>, al
 
 /// `true` if the value of this key of a reward is a reward.
 fn is_reward(name: &str) -> bool {
-    let part = name.rsplit_once('.').map_or(name, |(_, part)| part);
-    name == "weighted-sum.terms.reward"
-        || (matches!(part, "of" | "gate" | "other") && !name.starts_with("judge."))
+    // Not below: a JSON schema or variables of a chat template may have keys of these names.
+    let of_kind = |(_, part)| matches!(part, "of" | "gate" | "other");
+    name == "weighted-sum.terms.reward" || name.split_once('.').is_some_and(of_kind)
 }
 
 #[cfg(test)]
@@ -630,9 +652,8 @@ mod tests {
     /// table, or the other way round.
     #[test]
     fn every_key_of_every_run_file_is_classified() {
-        let known: BTreeSet<String> = crate::file::COMMANDS
-            .iter()
-            .flat_map(|command| crate::keys(command))
+        let known: BTreeSet<String> = crate::commands_with_runs()
+            .flat_map(crate::keys)
             .map(|key| key.path)
             .filter(|path| !REWARDS.contains(&path.as_str()))
             .collect();
@@ -744,6 +765,56 @@ mod tests {
     }
 
     #[test]
+    fn labels_and_candidates_take_another_address_but_not_another_model() {
+        let judge = |url: &str, extra: u64| {
+            format!(
+                "api = {{ kind = 'openai', model = 'm', base_url = '{url}', extra_body = {{ \
+                 price = {extra}, chat_template_kwargs = {{ limits = {extra} }} }} }}\n\
+                 price = {{ input_per_million = {extra}.0, output_per_million = 1.0 }}\n\
+                 limits = {{ retries = {extra} }}\n"
+            )
+        };
+        let schema = |extra: u64| {
+            format!(
+                "kind = 'json-schema'\nschema = {{ properties = {{ price = {{ minimum = {extra} }}, \
+                 of = {{ minimum = {extra} }} }} }}\n"
+            )
+        };
+        let file = |url: &str, extra: u64| {
+            format!(
+                "[label.judge]\n{}[[label.facets]]\nfacet = 'helpful'\n[label.facets.judge]\n{}\
+                 [[label.facets]]\nname = 'json'\n[label.facets.reward]\n{}\
+                 [[candidates.writers]]\n{}",
+                judge(url, extra),
+                judge(url, extra),
+                schema(extra),
+                judge(url, extra),
+            )
+        };
+        let (allowed, refused) = changes(&file("a", 1), &file("b", 1));
+        assert_eq!(refused, [""; 0]);
+        let of = ["candidates.writers[0]", "label.facets[0].judge", "label.judge"];
+        assert_eq!(allowed, of.map(|at| format!("`{at}.api.base_url`: \"a\" -> \"b\"")));
+
+        let (allowed, refused) = changes(&file("a", 1), &file("a", 2));
+        assert_eq!(allowed.len(), 6, "the price and the limits of each service: {allowed:?}");
+        let mut below: Vec<String> = of
+            .iter()
+            .flat_map(|at| {
+                let at = format!("`{at}.api.extra_body");
+                [
+                    format!("{at}.chat_template_kwargs.limits`: 1 -> 2"),
+                    format!("{at}.price`: 1 -> 2"),
+                ]
+            })
+            .collect();
+        let schema = "`label.facets[1].reward.schema.properties";
+        below.insert(4, format!("{schema}.of.minimum`: 1 -> 2"));
+        below.insert(5, format!("{schema}.price.minimum`: 1 -> 2"));
+        assert_eq!(refused, below);
+    }
+
+    #[test]
     fn what_becomes_of_missing_scores_may_change_for_the_steps_to_come() {
         for algorithm in ["ppo", "reinforce"] {
             let before = format!("[{algorithm}.scores]\nmissing = 'error'");
@@ -757,7 +828,7 @@ mod tests {
 
     #[test]
     fn a_run_may_become_longer_where_its_rates_stay_the_same() {
-        for of in ["ppo", "reinforce"] {
+        for of in ["ppo", "reinforce", "distill"] {
             let file = |steps: u64, schedule: &str| {
                 format!("[{of}]\nsteps = {steps}\n[{of}.optimizer]\nschedule = '{schedule}'")
             };

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use rayon::prelude::*;
-use rlaif_core::{PairRow, Record, Specials, TextCodec, TextKind};
+use rlaif_core::{BadSetting, PairRow, Record, Specials, TextCodec, TextKind};
 use rlaif_data::ImportOptions;
 use rlaif_lm::SequenceClassifier;
 use rlaif_text::{HfTokenizer, SequenceSide};
@@ -137,9 +137,9 @@ impl RewardColumns {
         };
         // In CSV, numbers are text.
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
-        number.filter(|number| number.is_finite()).ok_or_else(|| RunError::Setting {
-            key: "columns.probability",
-            problem: format!("a row has {value} there; expected a number or null"),
+        number.filter(|number| number.is_finite()).ok_or_else(|| {
+            let found = format!("a column with {value} in row `{}`", row.id);
+            BadSetting::new("columns.probability", found, "a number or null in each row").into()
         })
     }
 }
@@ -265,12 +265,12 @@ impl Recipe for RewardFile {
         self.model.check_learn(&self.learn)?;
         self.prompt.check()?;
         if self.columns.format == PairFormat::Unpaired {
-            let problem = "is `unpaired`; a preference model learns from pairs".to_owned();
-            return Err(RunError::Setting { key: "columns.format", problem });
+            let expected = "pairs, from which a preference model learns";
+            return Err(BadSetting::new("columns.format", "`unpaired`", expected).into());
         }
         if !(self.centring.is_finite() && self.centring >= 0.) {
-            let problem = format!("is {}; expected a finite number of at least 0", self.centring);
-            return Err(RunError::Setting { key: "centring", problem });
+            let expected = "a finite number of at least 0";
+            return Err(BadSetting::new("centring", self.centring, expected).into());
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Rewards as run files describe them, and the grades that they must have.
+//! Rewards as run files describe them.
 
 use std::path::Path;
 
@@ -7,11 +7,7 @@ use rlaif_models::{ModelFiles, ModelNames};
 use rlaif_rewards::{ProviderError, RewardConfig, Surroundings};
 use tch::Device;
 
-use crate::{
-    error::RunError,
-    exam::{ExamData, ExamSettings},
-    fetch::model_files,
-};
+use crate::fetch::model_files;
 
 /// The reward that a run file's `[reward]` table, or a file of its own, describes: rules, sums of
 /// others, classifiers, judges, reward servers. `docs/rewards.md` has every key.
@@ -56,51 +52,4 @@ fn models() -> impl Fn(&ModelNames<'_>) -> Result<ModelFiles, ProviderError> {
     |names: &ModelNames<'_>| {
         model_files(names).map_err(|error| ProviderError::model_folder(names.model, error))
     }
-}
-
-/// The reward of a new training, after its parts have reached the grades that they need, with
-/// sentences on those grades. A resumed training has them already.
-///
-/// # Errors
-/// [`RunError::Reward`]; [`RunError::Grade`] for a part below its grade; those of an exam.
-pub(crate) fn graded_reward(
-    config: &RewardConfig,
-    folder: &Path,
-    device: Device,
-    is_resumed: bool,
-) -> Result<(Box<dyn RewardModel>, Vec<String>), RunError> {
-    let models = models();
-    let around = Surroundings::of_folder(folder).models(&models).device(device);
-    let reward = config.build(&around)?;
-    let mut told = Vec::new();
-    for (part, demand) in config.demands() {
-        if !(0. ..=1.).contains(&demand.at_least) {
-            let problem = format!("is {}; expected a grade from 0 to 1", demand.at_least);
-            return Err(RunError::Setting { key: "reward.exam.at_least", problem });
-        }
-        if is_resumed {
-            continue;
-        }
-        let data = ExamData { take: demand.take, ..ExamData::of(&demand.file) };
-        let exam = ExamSettings { exam: demand.exam, ..ExamSettings::default() };
-        let report = exam.of_reward(&data, part, &*part.build(&around)?, None)?;
-        told.push(format!(
-            "reward `{}` has a grade of {:.3} at {} ({}, 95 % interval {:.3} to {:.3}); {} is demanded",
-            report.examinee,
-            report.grade,
-            report.exam.title(),
-            demand.file,
-            report.ci95.low,
-            report.ci95.high,
-            demand.at_least
-        ));
-        if report.grade < demand.at_least {
-            return Err(RunError::Grade {
-                told: told.pop().unwrap_or_default(),
-                missing: report.missing,
-                first: report.first_missing,
-            });
-        }
-    }
-    Ok((reward, told))
 }

@@ -7,21 +7,29 @@ use serde_json::{Map, Value};
 
 use crate::{
     CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
-    ReinforceFile, RewardFile, SftFile,
+    ReinforceFile, RewardFile, SftFile, file::RunFile,
 };
 
 /// Creates the schema of a file.
 type Maker = fn() -> Schema;
 
-/// The commands that read a file, with the file's type.
-const COMMANDS: [(&str, Maker); 12] = [
-    ("sft", of::<SftFile>),
-    ("classifier", of::<ClassifierFile>),
-    ("reward", of::<RewardFile>),
-    ("ppo", of::<PpoFile>),
-    ("reinforce", of::<ReinforceFile>),
-    ("distill", of::<DistillFile>),
-    ("dpo", of::<DpoFile>),
+/// The commands that read a run file, with the file's type.
+const RUNS: [(&str, Maker); 7] = [
+    run::<SftFile>(),
+    run::<ClassifierFile>(),
+    run::<RewardFile>(),
+    run::<PpoFile>(),
+    run::<ReinforceFile>(),
+    run::<DistillFile>(),
+    run::<DpoFile>(),
+];
+
+const fn run<T: RunFile + JsonSchema>() -> (&'static str, Maker) {
+    (T::COMMAND, of::<T>)
+}
+
+/// The other commands that read a file, with the file's type.
+const OTHERS: [(&str, Maker); 5] = [
     ("eval", of::<EvalFile>),
     ("judge", of::<JudgeFile>),
     ("exam", of::<ExamFile>),
@@ -42,7 +50,12 @@ enum JudgeFile {
 
 /// The names of the commands that [`schema`] knows.
 pub fn commands_with_files() -> impl Iterator<Item = &'static str> {
-    COMMANDS.iter().map(|(name, _)| *name)
+    RUNS.iter().chain(&OTHERS).map(|(name, _)| *name)
+}
+
+/// The names of the commands that train, by a run file.
+pub fn commands_with_runs() -> impl Iterator<Item = &'static str> {
+    RUNS.iter().map(|(name, _)| *name)
 }
 
 /// The JSON Schema (draft 2020-12) of a command's file, with which editors complete and check TOML;
@@ -55,7 +68,7 @@ pub fn commands_with_files() -> impl Iterator<Item = &'static str> {
 /// assert!(rlaif_run::schema("inspect").is_none());
 /// ```
 pub fn schema(command: &str) -> Option<Value> {
-    let (_, make) = COMMANDS.iter().find(|(name, _)| *name == command)?;
+    let (_, make) = RUNS.iter().chain(&OTHERS).find(|(name, _)| *name == command)?;
     let mut schema = make().to_value();
     plain(&mut schema);
     Some(schema)

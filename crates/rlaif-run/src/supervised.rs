@@ -1,6 +1,6 @@
 //! From rows to a trained model: what the recipes of supervised training have in common.
 
-use rlaif_core::{Record, Rendering, Seed};
+use rlaif_core::{BadSetting, Record, Rendering, Seed};
 use rlaif_models::MemoryPlan;
 use rlaif_train::{FitConfig, LearnConfig, Supervised, SupervisedTask, TrainError};
 
@@ -117,10 +117,10 @@ impl<T: EncodedRow> SupervisedRows<'_, T> {
 /// The length of a run over `rows` rows.
 fn total_steps(train: &FitConfig, rows: usize, skipped: &SkippedRows) -> Result<u64, RunError> {
     if rows == 0 {
-        return Err(RunError::Setting {
-            key: "data.train",
-            problem: format!("no row has anything to learn within data.max_tokens: {skipped}"),
-        });
+        let found = format!(
+            "a file in which no row has anything to learn within `data.max_tokens`: {skipped}"
+        );
+        return Err(BadSetting::new("data.train", found, "rows to learn from").into());
     }
     Ok(train.total_steps(rows)?)
 }

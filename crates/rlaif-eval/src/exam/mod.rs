@@ -204,10 +204,11 @@ pub fn grade(
         ExamVerdict::Missing(_) => true,
         ExamVerdict::OneOrder { missing: Some(_), .. } => exam != ExamName::JudgeBench,
         ExamVerdict::OneOrder { missing: None, .. }
-        | ExamVerdict::Scores(_) | ExamVerdict::Orders { .. } => false,
+        | ExamVerdict::Scores(_)
+        | ExamVerdict::Orders { .. } => false,
     };
     let missing: Vec<bool> = verdicts.iter().map(is_missing).collect();
-    let reasons = verdicts.iter().filter_map(|verdict| match verdict {
+    let mut reasons = verdicts.iter().filter_map(|verdict| match verdict {
         ExamVerdict::Missing(reason) => Some(reason),
         ExamVerdict::OneOrder { missing, .. } => missing.as_ref(),
         ExamVerdict::Scores(_) | ExamVerdict::Orders { .. } => None,
@@ -220,7 +221,7 @@ pub fn grade(
         questions: questions.len(),
         missing: missing.iter().filter(|missing| **missing).count(),
         one_order: verdicts.iter().filter(one_order).count(),
-        first_missing: reasons.cloned().next(),
+        first_missing: reasons.next().cloned(),
         grade: sheet.grade(&once),
         ci95: Interval { low: quantile(&drawn, 0.025), high: quantile(&drawn, 0.975) },
         sections: sheet.sections(&once),

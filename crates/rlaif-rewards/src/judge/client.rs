@@ -10,7 +10,7 @@ use rlaif_http::{Environment, Stop};
 use super::api::{Api, Ask};
 use super::cache::{self, Cache, Key};
 use super::config::{JudgeConfig, LlmApi, SamplingConfig};
-use super::exchange::{Asking, Message, Read, Service, stopped};
+use super::exchange::{Answered, Asking, Message, Read, Service, stopped};
 use super::optional::{Optional, Without};
 use super::refusal::{Complaint, Fatal, excerpt};
 use super::spending::{Ledger, Tokens, Usage};
@@ -38,12 +38,28 @@ pub(crate) struct Told<T> {
     pub(crate) cost: Option<f64>,
 }
 
+/// The reason why a question has no answer, and the cost of the answers that gave none.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unanswered {
+    /// The reason.
+    pub reason: String,
+    /// The cost, where prices are configured: answers without a verdict are billed as well.
+    pub cost: Option<f64>,
+}
+
+impl From<String> for Unanswered {
+    /// A question that nothing was billed for.
+    fn from(reason: String) -> Self {
+        Self { reason, cost: None }
+    }
+}
+
 /// Reads an answer.
 pub(crate) type ReadAnswer<'a, T> = dyn Fn(&Answer) -> Result<T, Unread> + Sync + 'a;
 
 /// Takes what is known of a question, by its place.
 pub(crate) type TellAnswer<'a, T> =
-    dyn FnMut(usize, Result<Told<T>, String>) -> ControlFlow<()> + 'a;
+    dyn FnMut(usize, Result<Told<T>, Unanswered>) -> ControlFlow<()> + 'a;
 
 /// A language model behind an API.
 #[derive(Debug)]
@@ -111,15 +127,15 @@ impl LlmClient {
             Some(cache) => cache.get(&keys)?,
             None => vec![None; jobs.len()],
         };
-        let mut tell_all = |job: usize, told: Result<Told<T>, String>| {
+        let mut tell_all = |job: usize, told: Result<Told<T>, Unanswered>| {
             jobs[job].places.iter().enumerate().try_for_each(|(nth, &place)| {
                 let mut told = told.clone();
+                let cost = match &mut told {
+                    Ok(told) => &mut told.cost,
+                    Err(unanswered) => &mut unanswered.cost,
+                };
                 // Equal questions are paid for once.
-                if nth > 0
-                    && let Ok(told) = &mut told
-                {
-                    told.cost = told.cost.map(|_| 0.);
-                }
+                *cost = cost.map(|cost| if nth == 0 { cost } else { 0. });
                 tell(place, told)
             })
         };
@@ -146,7 +162,9 @@ impl LlmClient {
         };
         let unasked = stopped(WHO);
         self.service.each(open.len(), &stop, ask, |at, told| match told {
-            Ok(Err(reason)) if reason == unasked => ControlFlow::Continue(()),
+            Ok(Err(Unanswered { reason, cost: None | Some(0.) })) if reason == unasked => {
+                ControlFlow::Continue(())
+            }
             Ok(told) => tell_all(open[at], told),
             Err(()) => ControlFlow::Continue(()),
         });
@@ -158,20 +176,21 @@ impl LlmClient {
         job: &Job<'_>,
         read: &ReadAnswer<'_, T>,
         stop: &Stop,
-    ) -> Result<Result<Told<T>, String>, ProviderError> {
+    ) -> Result<Result<Told<T>, Unanswered>, ProviderError> {
         let without = self.without();
-        let used = Tokens::default();
-        let asked = Asked { client: self, ask: job.ask, read, without, reasks: 0, used };
-        Ok(match self.service.ask(asked, stop)? {
-            Ok((value, answer, used)) => {
+        let asked = Asked { client: self, ask: job.ask, read, without, reasks: 0 };
+        let Answered { end, spent } = self.service.ask(asked, stop)?;
+        let cost = self.service.ledger.cost_of(spent);
+        Ok(match end {
+            Ok((value, answer)) => {
                 if let Some(cache) = &self.cache
                     && let Some(answer) = self.keepable(answer, read, &value)
                 {
                     cache.put(&job.key, &answer)?;
                 }
-                Ok(Told { value, cost: self.service.ledger.cost_of(used) })
+                Ok(Told { value, cost })
             }
-            Err(reason) => Err(reason),
+            Err(reason) => Err(Unanswered { reason, cost }),
         })
     }
 
@@ -234,8 +253,6 @@ struct Asked<'a, T> {
     /// The optional things that its last message had not.
     without: Without,
     reasks: u32,
-    /// Tokens of the answers so far.
-    used: Tokens,
 }
 
 impl<T> Asked<'_, T> {
@@ -252,7 +269,7 @@ impl<T> Asked<'_, T> {
 }
 
 impl<T> Asking for Asked<'_, T> {
-    type Answer = (T, Answer, Tokens);
+    type Answer = (T, Answer);
     type Error = ProviderError;
 
     const WHO: &'static str = WHO;
@@ -280,10 +297,8 @@ impl<T> Asking for Asked<'_, T> {
             )));
         };
         let used = counted(used, &answer, self.estimate());
-        self.used.input += used.input;
-        self.used.output += used.output;
         Ok(match (self.read)(&answer) {
-            Ok(value) => Read::Done(Ok((value, answer, self.used)), used),
+            Ok(value) => Read::Done(Ok((value, answer)), used),
             Err(unread) if self.reasks >= self.client.reasks => {
                 Read::Done(Err(self.client.told(&unread, &answer)), used)
             }

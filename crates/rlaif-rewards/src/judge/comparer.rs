@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-use super::client::{LlmAsk, LlmClient};
+use super::client::{LlmAsk, LlmClient, Unanswered};
 use super::config::{
     ApiConfig, BudgetConfig, JudgeConfig, LimitsConfig, LlmApi, PriceConfig, SamplingConfig,
 };
@@ -182,7 +182,8 @@ pub struct PairVerdict {
 }
 
 /// Takes the verdict on a pair, by its place.
-pub type TellVerdict<'a> = dyn FnMut(usize, Result<PairVerdict, String>) -> ControlFlow<()> + 'a;
+pub type TellVerdict<'a> =
+    dyn FnMut(usize, Result<PairVerdict, Unanswered>) -> ControlFlow<()> + 'a;
 
 /// A language model that compares two responses, behind an API or of this library.
 #[derive(Debug)]
@@ -293,7 +294,10 @@ impl Comparer {
         client
             .ask_each(&asks, &read, &mut |ask, answer| {
                 let pair = ask / samples;
-                told[pair].push(answer.map(|answer| (answer.value, answer.cost)));
+                told[pair].push(match answer {
+                    Ok(answer) => Sampled { choice: Ok(answer.value), cost: answer.cost },
+                    Err(Unanswered { reason, cost }) => Sampled { choice: Err(reason), cost },
+                });
                 if told[pair].len() < samples {
                     return ControlFlow::Continue(());
                 }
@@ -306,23 +310,28 @@ impl Comparer {
     }
 }
 
-/// One answer of several to a question, with its cost.
-type Sampled = Result<(PairChoice, Option<f64>), String>;
+/// One answer of several to a question.
+#[derive(Debug, Clone)]
+struct Sampled {
+    choice: Result<PairChoice, String>,
+    cost: Option<f64>,
+}
 
-/// The mean of the answers that have a label, or why none has.
-fn verdict(answers: &[Sampled]) -> Result<PairVerdict, String> {
-    let choices: Vec<&(PairChoice, Option<f64>)> = answers.iter().flatten().collect();
-    let Some((some, _)) = choices.first() else {
-        let reason = answers.iter().find_map(|answer| answer.as_ref().err());
-        return Err(reason.cloned().unwrap_or_default());
+/// The mean of the answers that have a label, or why none has; the cost is that of all answers.
+fn verdict(answers: &[Sampled]) -> Result<PairVerdict, Unanswered> {
+    let cost = answers.iter().filter_map(|answer| answer.cost).reduce(|a, b| a + b);
+    let choices: Vec<&PairChoice> =
+        answers.iter().filter_map(|answer| answer.choice.as_ref().ok()).collect();
+    let Some(some) = choices.first() else {
+        let reason = answers.iter().find_map(|answer| answer.choice.as_ref().err());
+        return Err(Unanswered { reason: reason.cloned().unwrap_or_default(), cost });
     };
-    let costs: Option<Vec<f64>> = choices.iter().map(|(_, cost)| *cost).collect();
     Ok(PairVerdict {
-        first: choices.iter().map(|(choice, _)| choice.first).sum::<f64>() / choices.len() as f64,
+        first: choices.iter().map(|choice| choice.first).sum::<f64>() / choices.len() as f64,
         coverage: some.coverage,
         is_estimate: some.coverage.is_none(),
         reason: some.reason.clone(),
-        cost: costs.map(|costs| costs.iter().sum()),
+        cost,
     })
 }
 
@@ -359,7 +368,7 @@ impl LocalComparer {
             match asker.fits(&ids, new + labels.longest()) {
                 Ok(()) => open.push((at, ids)),
                 Err(reason) => {
-                    if tell(at, Err(reason)).is_break() {
+                    if tell(at, Err(reason.into())).is_break() {
                         return Ok(());
                     }
                 }
@@ -384,7 +393,7 @@ impl LocalComparer {
                         fitting.push(ids);
                     }
                     Err(why) => {
-                        if tell(*at, Err(why)).is_break() {
+                        if tell(*at, Err(why.into())).is_break() {
                             return Ok(());
                         }
                     }
@@ -402,7 +411,7 @@ impl LocalComparer {
                     reason: choice.reason,
                     cost: None,
                 });
-                if tell(*at, verdict.map_err(|unread| unread.to_string())).is_break() {
+                if tell(*at, verdict.map_err(|unread| unread.to_string().into())).is_break() {
                     return Ok(());
                 }
             }

@@ -81,6 +81,21 @@ pub(super) trait Asking {
     fn fatal(&self, fatal: Fatal, complaint: Complaint) -> Self::Error;
 }
 
+/// The end of a question.
+pub(super) struct Answered<T> {
+    /// The answer, or the reason for having none.
+    pub(super) end: Result<T, String>,
+    /// The tokens of all its requests, those included that gave no answer.
+    pub(super) spent: Tokens,
+}
+
+/// A question between its requests.
+#[derive(Default)]
+struct Course {
+    failed_once: bool,
+    spent: Tokens,
+}
+
 /// The next action for a question after a reply.
 enum Next<T> {
     /// The question is finished.
@@ -119,26 +134,27 @@ impl Service {
         &self,
         mut asking: A,
         stop: &Stop,
-    ) -> Result<Result<A::Answer, String>, A::Error> {
+    ) -> Result<Answered<A::Answer>, A::Error> {
         let mut patience = self.retry.patience();
-        let mut failed_once = false;
-        loop {
+        let mut course = Course::default();
+        let end = loop {
             let message = asking.message();
             if let Err(reason) = self.reserve(message.estimate, A::WHO, stop) {
-                return Ok(Err(reason));
+                break Err(reason);
             }
             let reply = post(&self.agent, asking.url(), &message.headers, &message.body);
-            match self.react(reply, &mut asking, message.estimate, &mut failed_once)? {
-                Next::End(end) => return Ok(end),
+            match self.react(reply, &mut asking, message.estimate, &mut course)? {
+                Next::End(end) => break end,
                 Next::Now => {}
                 Next::Later { why, asked, whom } => {
                     if let Err(end) = self.wait(&mut patience, asked, whom, stop) {
-                        return Ok(Err(format!("no {} {end}: {why}", A::WHAT)));
+                        break Err(format!("no {} {end}: {why}", A::WHAT));
                     }
                     self.ledger.count(|usage| usage.retries += 1);
                 }
             }
-        }
+        };
+        Ok(Answered { end, spent: course.spent })
     }
 
     /// Reserves the tokens of a request and waits for its turn, or returns the reason for not
@@ -159,19 +175,23 @@ impl Service {
         reply: Result<Reply, Lost>,
         asking: &mut A,
         estimate: Tokens,
-        failed_once: &mut bool,
+        course: &mut Course,
     ) -> Result<Next<A::Answer>, A::Error> {
+        let mut settle = |how: Settled| {
+            course.spent += how.spent(estimate);
+            self.settle(estimate, how);
+        };
         let later = |why| Next::Later { why, asked: None, whom: Whom::This };
         let reply = match reply {
             Ok(reply) => reply,
             Err(lost) => {
-                self.settle(estimate, Settled::Lost);
+                settle(Settled::Lost);
                 return Ok(later(asking.redact(&lost.why)));
             }
         };
         if !(200..300).contains(&reply.status) {
-            self.settle(estimate, Settled::Nothing);
-            return self.refused(&reply, asking, failed_once);
+            settle(Settled::Nothing);
+            return self.refused(&reply, asking, &mut course.failed_once);
         }
         let read = asking.read(&reply.body);
         let used = match &read {
@@ -181,7 +201,7 @@ impl Service {
         if let Settled::Used(_) = used {
             self.refusals.answered();
         }
-        self.settle(estimate, used);
+        settle(used);
         Ok(match read? {
             Read::Done(end, _) => Next::End(end),
             Read::Again(_) => {

@@ -121,7 +121,8 @@ impl LlmJudge {
         let read = |answer: &Answer| self.rubric.read(answer);
         self.client
             .ask_each(&asks, &read, &mut |ask, told| {
-                verdicts[ask] = Some(told.map(|told| told.value));
+                verdicts[ask] =
+                    Some(told.map(|told| told.value).map_err(|unanswered| unanswered.reason));
                 let row = row_of[ask];
                 missing[row] -= 1;
                 if missing[row] == 0 {

@@ -32,6 +32,7 @@ mod sigv4;
 mod spending;
 mod writer;
 
+pub use client::Unanswered;
 pub use comparer::{Comparer, ComparerConfig, PairVerdict, RubricJudge, TellVerdict};
 #[cfg(feature = "neural")]
 pub use config::PolicyApi;

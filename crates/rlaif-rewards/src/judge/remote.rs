@@ -125,7 +125,7 @@ impl RemoteReward {
         };
         let ask = |at: usize| {
             let asked = Asked::new(self, chunks[at], at * self.batch_size);
-            self.service.ask(asked, &stop).map_err(fail)
+            self.service.ask(asked, &stop).map(|answered| answered.end).map_err(fail)
         };
         self.service.each(chunks.len(), &stop, ask, |at, reply| {
             let rows: Vec<usize> = (at * self.batch_size..).take(chunks[at].len()).collect();

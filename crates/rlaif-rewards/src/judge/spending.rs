@@ -1,5 +1,6 @@
 //! Usage, cost and budget of a judge.
 
+use std::ops::AddAssign;
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::config::{BudgetConfig, PriceConfig};
@@ -45,6 +46,24 @@ pub(super) enum Settled {
     Unsent,
     /// No answer was received: the question may have been billed.
     Lost,
+}
+
+impl Settled {
+    /// The tokens that the request used, or may have used, of those that were reserved for it.
+    pub(super) fn spent(self, reserved: Tokens) -> Tokens {
+        match self {
+            Self::Used(tokens) => tokens,
+            Self::Nothing | Self::Unsent => Tokens::default(),
+            Self::Lost => Tokens { input: reserved.input, output: 0 },
+        }
+    }
+}
+
+impl AddAssign for Tokens {
+    fn add_assign(&mut self, more: Self) {
+        self.input += more.input;
+        self.output += more.output;
+    }
 }
 
 /// The accounts: usage, and reservations for requests in flight.

@@ -14,7 +14,7 @@ use rlaif_lm::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::client::{LlmAsk, LlmClient};
+use super::client::{LlmAsk, LlmClient, Unanswered};
 use super::config::{
     ApiConfig, BudgetConfig, JudgeConfig, LimitsConfig, PriceConfig, SamplingConfig,
 };
@@ -174,7 +174,7 @@ pub struct WrittenText {
 }
 
 /// Takes the text of a commission, by its place.
-pub type TellText<'a> = dyn FnMut(usize, Result<WrittenText, String>) -> ControlFlow<()> + 'a;
+pub type TellText<'a> = dyn FnMut(usize, Result<WrittenText, Unanswered>) -> ControlFlow<()> + 'a;
 
 /// A language model that writes.
 #[derive(Debug)]
@@ -299,7 +299,7 @@ impl LocalWriter {
                     open.push((at, Ask { id, prompt, max_new_tokens: None }));
                 }
                 Err(reason) => {
-                    if tell(at, Err(reason)).is_break() {
+                    if tell(at, Err(reason.into())).is_break() {
                         return Ok(());
                     }
                 }
@@ -315,7 +315,7 @@ impl LocalWriter {
             for ((at, _), written) in rows.iter().zip(written) {
                 let is_cut = !written.is_finished();
                 let text = match written.text.trim() {
-                    "" => Err(Unread::Empty.to_string()),
+                    "" => Err(Unread::Empty.to_string().into()),
                     text => Ok(WrittenText { text: text.to_owned(), is_cut, cost: None }),
                 };
                 if tell(*at, text).is_break() {

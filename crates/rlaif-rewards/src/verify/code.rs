@@ -240,4 +240,58 @@ mod tests {
         assert!(!same_output("1\n\n2", "1\n2"));
         assert!(!same_output(" 1", "1"));
     }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn programs_are_scored_by_their_tests() {
+        use crate::verify::{SandboxLimits, sandbox::tests::sandbox};
+
+        let Some(sandbox) = sandbox(SandboxLimits { timeout_s: 10., ..Default::default() }) else {
+            return;
+        };
+        let add = "Here:\n```python\ndef add(a, b):\n    return a + b\n```";
+        let list = serde_json::json!({"tests": ["assert add(1, 2) == 3", "assert add(1, 1) == 3"]});
+        let check = serde_json::json!({"entry_point": "add", "tests":
+            "def check(candidate):\n    assert candidate(2, 2) == 4\n"});
+        let pairs = serde_json::json!({"tests":
+            "{\"inputs\": [\"1 2\\n\", \"5 6\\n\"], \"outputs\": [\"3\\n\", \"11\"]}"});
+        let none = serde_json::json!({"tests": []});
+        let score = |reward: &CodeTests, response: &str, row: &Value| {
+            let exchange = Exchange { metadata: row.as_object(), ..Exchange::new("p", response) };
+            let scores = reward.score(&[exchange]).unwrap();
+            scores.total[0].map(|score| score.get()).ok_or_else(|| scores.reasons[0].1.clone())
+        };
+        let tests = || Truth::named(Some("tests"));
+        let all = CodeTests::new(sandbox.clone(), tests(), TestScore::All);
+        let share = CodeTests::new(sandbox.clone(), tests(), TestScore::Share);
+        let human_eval = CodeTests::new(sandbox.clone(), tests(), TestScore::All)
+            .checking(Truth::named(Some("entry_point")));
+        assert_eq!(score(&all, add, &list), Ok(0.));
+        assert_eq!(score(&share, add, &list), Ok(0.5));
+        assert_eq!(score(&human_eval, add, &check), Ok(1.));
+        assert_eq!(score(&human_eval, "def add(a, b): return 5", &check), Ok(0.));
+        let reads = "a, b = map(int, input().split())\nprint(a + b)";
+        assert_eq!(score(&all, reads, &pairs), Ok(1.));
+        assert_eq!(score(&share, "print(3)", &pairs), Ok(0.5));
+        // Ends without its tests.
+        for cheat in ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "("]
+        {
+            assert_eq!(score(&share, cheat, &list), Ok(0.), "{cheat}");
+        }
+        let error = score(&all, add, &none).unwrap_err();
+        assert_eq!(error, "`tests` has no test");
+        let error = score(&all, add, &serde_json::json!({"tests": 3})).unwrap_err();
+        assert!(error.contains("`tests` is a number; expected Python code"), "{error}");
+        // In the order of the batch, side by side.
+        let reward = CodeTests::new(sandbox, tests(), TestScore::All).concurrency(2).unwrap();
+        let one = serde_json::json!({"tests": "assert x % 2 == 0"});
+        let responses: Vec<String> = (0..6).map(|x| format!("x = {x}")).collect();
+        let batch: Vec<Exchange<'_>> = responses
+            .iter()
+            .map(|said| Exchange { metadata: one.as_object(), ..Exchange::new("p", said) })
+            .collect();
+        let scores = reward.score(&batch).unwrap();
+        let found: Vec<f32> = scores.total.iter().flatten().map(|score| score.get()).collect();
+        assert_eq!(found, [1., 0., 1., 0., 1., 0.]);
+    }
 }

@@ -1,6 +1,6 @@
 //! The prompts of reinforcement learning.
 
-use rlaif_core::{PromptRecord, PromptRow, Rendering, TextKind};
+use rlaif_core::{BadSetting, PromptRecord, PromptRow, Rendering, TextKind};
 use rlaif_data::{ImportColumns, ImportOptions, RowForm};
 use rlaif_lm::{Joiner, LmSpec};
 use rlaif_rl::Prompt;
@@ -105,14 +105,15 @@ impl PromptData {
             }
         }
         if prompts.len() < needed.rows {
-            let fit = match limit {
-                usize::MAX => format!("there are {all} prompts"),
+            let found = match limit {
+                usize::MAX => format!("a file of {all} prompts"),
                 limit => {
-                    format!("{} of {all} prompts have at most {limit} tokens", prompts.len())
+                    let fit = prompts.len();
+                    format!("a file with {fit} of {all} prompts of at most {limit} tokens")
                 }
             };
-            let problem = format!("{fit}, fewer than {}, which is {}", needed.because, needed.rows);
-            return Err(RunError::Setting { key: "data.prompts", problem });
+            let expected = format!("at least {} of them ({})", needed.rows, needed.because);
+            return Err(BadSetting::new("data.prompts", found, expected).into());
         }
         let notes = vec![read_as(&self.prompts, form)];
         Ok(RlPrompts { prompts, skipped, notes, rendering })

@@ -60,7 +60,10 @@ fn tell(summary: &LabelSummary) {
             ));
         }
         if report.one_order > 0 {
-            say(format_args!("{facet}: {} pairs have an answer in one order only", report.one_order));
+            say(format_args!(
+                "{facet}: {} pairs have an answer in one order only",
+                report.one_order
+            ));
         }
         if summary.has_preferences {
             let (low, high) = (100. * report.ci95.low, 100. * report.ci95.high);

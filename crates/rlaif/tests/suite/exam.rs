@@ -100,7 +100,7 @@ fn pairs_of_any_form_with_subsets_makers_and_votes() {
     let known =
         format!("[data]\nfile = '{}'\nsubset = 's'\n{SHORTER}", fixture("judge_bench.jsonl"));
     let said = refusal(&exam(folder.path(), &known), 2);
-    assert!(said.contains("data.subset: names a column of preference pairs"), "{said}");
+    assert!(said.contains("expected no value: it names a column of preference pairs"), "{said}");
 }
 
 /// A judge that counts its questions and rates all alike.
@@ -184,7 +184,7 @@ fn a_training_does_not_start_below_the_grade_that_it_demands() {
         assert!(!root.join("run").exists());
     }
     let said = refusal(&run(demand(70., "ppo"), "ppo"), 2);
-    assert!(said.contains("reward.exam.at_least: is 70; expected a grade from 0 to 1"), "{said}");
+    assert!(said.contains("`reward.exam.at_least` is 70; expected a grade from 0 to 1"), "{said}");
     // A grade that it has: the training says it and starts.
     let before = asked.load(Ordering::SeqCst);
     let said = succeeded(&run(demand(0., "ppo"), "ppo"));

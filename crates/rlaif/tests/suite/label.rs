@@ -93,6 +93,8 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     assert!(said.contains("brief: the judge's answer should be one of `1` and `2`"), "{said}");
     assert!(said.contains("labels are estimates"), "{said}");
     assert!(!said.contains("sk-secret"));
+    // All eight answers are billed, those without a label included.
+    assert!(said.contains("cost of all answers 0.000416\n"), "{said}");
     let found = rows(&folder.join("labels.jsonl"));
     let chosen: Vec<&str> = found.iter().map(|row| row["chosen"].as_str().unwrap()).collect();
     assert_eq!(chosen, ["So.", "No."]);
@@ -110,6 +112,11 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     // A reward model learns from the soft labels as they are.
     let again = refusal(&run("label", folder, &config, "labels.jsonl"), 2);
     assert!(again.contains("is there already"), "{again}");
+    // The two missing answers are asked for again, and the first ones were paid for as well.
+    fs::rename(folder.join("labels.jsonl"), folder.join("before.jsonl")).unwrap();
+    let said = succeeded(&run("label", folder, &config, "labels.jsonl"));
+    assert_eq!(asked.load(Ordering::SeqCst), 10);
+    assert!(said.contains("cost of all answers 0.00052\n"), "{said}");
     let explained = config.replace("reasks = 0", "reasks = 0\nexplains = true");
     succeeded(&run("label", folder, &explained, "explained.jsonl"));
     assert_eq!(rows(&folder.join("explained.jsonl"))[0]["reason"], "It is brief.");
@@ -286,5 +293,5 @@ fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled
     assert!((p - 1. / (1. + (-2f64).exp())).abs() < 1e-6, "{p}");
     let nobody = format!("[data]\nfile = '{}/prompts.jsonl'\n", folder.display());
     let said = refusal(&run("candidates", folder, &nobody, "none.jsonl"), 2);
-    assert!(said.contains("writers: is empty"), "{said}");
+    assert!(said.contains("`writers` is empty, and so is `data.responses`; expected"), "{said}");
 }

@@ -224,7 +224,7 @@ fn a_value_function_starts_from_a_reward_model() {
     assert!(metrics(&out)[0]["ppo/val/vpred"].as_f64().unwrap() != 0.);
 
     for (set, says) in [
-        (vec![start.to_owned()], "name that model in `value.model`"),
+        (vec![start.to_owned()], "or the name of that model in `value.model`"),
         (vec![start.to_owned(), model(&policy)], "no `score.weight`"),
         (vec![start.to_owned(), model(&other)], "expected that of the policy"),
     ] {
@@ -349,7 +349,11 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     let out = root.path().join("refused");
     let both = ["--set", "model.lora.rank=2", "--set", "trainable={all_but=['norm']}"];
     let told = String::from_utf8_lossy(&train(&config, &out, &both).stderr).into_owned();
-    assert!(told.contains("trainable: with model.lora") && !out.exists(), "{told}");
+    assert!(
+        told.contains("`trainable` is given beside `model.lora`; expected no value")
+            && !out.exists(),
+        "{told}"
+    );
 }
 
 #[test]
