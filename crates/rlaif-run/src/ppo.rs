@@ -262,12 +262,12 @@ impl PpoFile {
             (Some(section), Some(_)) => section,
             (None, Some(_)) => {
                 let found = "given without `[pretraining]`";
-                let expected = "given together with `pretraining.path`, the texts that it weighs";
+                let expected = "used with `pretraining.path`, the texts that it weighs";
                 return Err(BadSetting::new("ppo.pretraining", found, expected).into());
             }
             (Some(_), None) => {
                 let found = "given without `ppo.pretraining`";
-                let expected = "given together with `ppo.pretraining = { coef = .., rows = .. }`, the \
+                let expected = "used with `ppo.pretraining = { coef = .., rows = .. }`, the \
                                 weight of the texts";
                 return Err(BadSetting::new("pretraining", found, expected).into());
             }

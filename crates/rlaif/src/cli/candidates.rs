@@ -40,7 +40,7 @@ impl Candidates {
             say(format_args!("the first missing one: {reason}"));
         }
         if let Some(cost) = summary.cost {
-            say(format_args!("cost of all responses {cost}"));
+            say(format_args!("cost of all responses {cost:.6}"));
         }
         print(format_args!("{}", self.out.display()))
     }

@@ -80,7 +80,7 @@ fn tell(summary: &LabelSummary) {
         }
     }
     if let Some(cost) = summary.cost {
-        say(format_args!("cost of all answers {cost}"));
+        say(format_args!("cost of all answers {cost:.6}"));
     }
     for (name, value) in &summary.usage {
         say(format_args!("{name} {value}"));

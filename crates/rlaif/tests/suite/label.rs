@@ -116,7 +116,7 @@ fn pairs_are_labelled_in_both_orders_with_ties_and_missing_ones_told_apart() {
     fs::rename(folder.join("labels.jsonl"), folder.join("before.jsonl")).unwrap();
     let said = succeeded(&run("label", folder, &config, "labels.jsonl"));
     assert_eq!(asked.load(Ordering::SeqCst), 10);
-    assert!(said.contains("cost of all answers 0.00052\n"), "{said}");
+    assert!(said.contains("cost of all answers 0.000520\n"), "{said}");
     let explained = config.replace("reasks = 0", "reasks = 0\nexplains = true");
     succeeded(&run("label", folder, &explained, "explained.jsonl"));
     assert_eq!(rows(&folder.join("explained.jsonl"))[0]["reason"], "It is brief.");

@@ -173,14 +173,18 @@ fn pretraining_texts_are_mixed_in() {
         assert!(told.contains(says), "{told}");
         assert!(!root.path().join("refused").exists());
     };
-    refused(&config, &[], "set `ppo.pretraining = { coef = .., rows = .. }`");
+    refused(&config, &[], "expected used with `ppo.pretraining = { coef = .., rows = .. }`");
     let columns = ["--set", weights, "--set", "pretraining.columns.response='answer'"];
     refused(&config, &columns, "answer");
     let texts = "pretraining.columns={format='texts', text='response'}";
     let texts = ["--set", weights, "--set", texts];
     refused(&config, &texts, "columns.format");
     let config = prepare(root.path(), 3, "");
-    refused(&config, &["--set", weights], "`[pretraining]`, `path`");
+    refused(
+        &config,
+        &["--set", weights],
+        "`ppo.pretraining` is given without `[pretraining]`; expected used with `pretraining.path`",
+    );
 }
 
 /// At its first step, a value function initialised from a reward model returns the reward model's
@@ -226,7 +230,10 @@ fn a_value_function_starts_from_a_reward_model() {
     for (set, says) in [
         (vec![start.to_owned()], "or the name of that model in `value.model`"),
         (vec![start.to_owned(), model(&policy)], "no `score.weight`"),
-        (vec![start.to_owned(), model(&other)], "expected that of the policy"),
+        (
+            vec![start.to_owned(), model(&other)],
+            "expected a model with the policy's vocabulary, 426",
+        ),
     ] {
         let more: Vec<&str> = set.iter().flat_map(|one| ["--set", one.as_str()]).collect();
         let output = train(&config, &root.path().join("refused"), &more);

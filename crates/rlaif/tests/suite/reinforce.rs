@@ -101,7 +101,10 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     for (set, says) in [
         ("reinforce.group_size=1", "`group_size` is 1"),
         ("reinforce.batch_size=10", "`reinforce.batch_size` is 10"),
-        ("reinforce.batch_size=100", "`reinforce.batch_size` divided by `group_size`, which is 25"),
+        (
+            "reinforce.batch_size=100",
+            "at least 25 of them (`reinforce.batch_size` divided by `group_size`)",
+        ),
         ("reinforce.surrogate={truncated={most=0.2}}", "`surrogate.truncated.most` is 0.2"),
         ("reinforce.algorithm=grpp", "grpp"),
         ("reinforce.generation.sampling={method='greedy'}", "`generation.sampling` is greedy"),
