@@ -238,11 +238,9 @@ fn check_pass_rates(prompts: &[Prompt], key: &'static str, column: &str) -> Resu
     };
     match prompts.iter().find_map(record) {
         Some(found) => {
-            let problem = format!(
-                "column `{column}` has {found}; expected a pass rate from 0 to 1, or null: divide \
-                 percentages by 100"
-            );
-            Err(RunError::Setting { key, problem })
+            let found = format!("the column `{column}`, which has {found}");
+            let expected = "a column of pass rates from 0 to 1, or null: divide percentages by 100";
+            Err(BadSetting::new(key, found, expected).into())
         }
         None => Ok(()),
     }
