@@ -15,6 +15,7 @@ mod message;
 mod metadata;
 mod metric;
 mod provenance;
+pub mod python_json;
 mod record;
 mod reward;
 mod rows;

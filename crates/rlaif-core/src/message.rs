@@ -110,6 +110,41 @@ impl Message {
         Ok(Self { role, content, other_content, more })
     }
 
+    /// What the turn says, with its calls of tools as JSON.
+    fn readable(&self) -> Cow<'_, str> {
+        let calls: Metadata = CALLS
+            .iter()
+            .filter_map(|key| Some(((*key).to_owned(), self.more.get(*key)?.clone())))
+            .filter(|(_, value)| !says_nothing(value))
+            .collect();
+        if calls.is_empty() {
+            return Cow::from(&self.content);
+        }
+        let calls = Value::Object(calls);
+        Cow::from(match self.content.trim_end() {
+            "" => calls.to_string(),
+            content => format!("{content}\n{calls}"),
+        })
+    }
+
+    /// What the message says and [`TextOrMessages::readable`] leaves out: keys such as
+    /// `reasoning_content`, and kinds of parts such as `image`.
+    pub fn not_in_text(&self) -> Vec<String> {
+        let keys = self.more.iter().filter(|(key, value)| {
+            let known = ["name", "tool_call_id"].contains(&key.as_str());
+            !known && !CALLS.contains(&key.as_str()) && !says_nothing(value)
+        });
+        let mut found: Vec<String> = keys.map(|(key, _)| format!("`{key}`")).collect();
+        if let Some(OtherContent::Parts(parts)) = &self.other_content {
+            let other = parts.iter().filter(|part| part_text(part).is_none());
+            found.extend(other.map(|part| match part.get("type").and_then(Value::as_str) {
+                Some(kind) => format!("parts of type `{kind}`"),
+                None => "parts without a type".to_owned(),
+            }));
+        }
+        found
+    }
+
     /// The keys of the message, in the order in which it is written.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         let content = (self.other_content != Some(OtherContent::Absent)).then_some("content");
@@ -133,10 +168,25 @@ impl Message {
 
 /// The texts of the parts of a content, one after another; other parts have none.
 fn parts_text(parts: &[Value]) -> String {
-    parts
-        .iter()
-        .filter_map(|part| part.as_str().or_else(|| part.get("text").and_then(Value::as_str)))
-        .collect()
+    parts.iter().filter_map(part_text).collect()
+}
+
+fn part_text(part: &Value) -> Option<&str> {
+    part.as_str().or_else(|| part.get("text").and_then(Value::as_str))
+}
+
+/// Keys of a message that are part of what it says: calls of tools, in new and old notation.
+const CALLS: [&str; 2] = ["tool_calls", "function_call"];
+
+/// Returns `true` for null, and for a text, a list or an object without content.
+fn says_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(entries) => entries.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
 }
 
 impl Serialize for Message {
@@ -183,7 +233,8 @@ impl TextOrMessages {
     }
 
     /// The content as readable text, without the special tokens of a chat template: a text, or the
-    /// only message besides the system's, or several turns with their roles.
+    /// only message besides the system's, or several turns with their roles and names. Calls of tools
+    /// follow what a turn says, as JSON. [`Message::not_in_text`] names what is left out.
     ///
     /// ```
     /// use rlaif_core::{Message, TextOrMessages};
@@ -198,9 +249,13 @@ impl TextOrMessages {
         let turns: Vec<&Message> =
             messages.iter().filter(|m| !["system", "developer"].contains(&&*m.role)).collect();
         match turns.as_slice() {
-            [only] => only.content.clone(),
+            [only] => only.readable().into_owned(),
             turns => {
-                let turn = |m: &&Message| format!("{}: {}", m.role, m.content);
+                let turn = |m: &&Message| {
+                    let name = m.more.get("name").and_then(Value::as_str);
+                    let name = name.map_or(String::new(), |name| format!(" ({name})"));
+                    format!("{}{name}: {}", m.role, m.readable())
+                };
                 turns.iter().map(turn).collect::<Vec<_>>().join("\n\n")
             }
         }
@@ -272,6 +327,33 @@ mod tests {
         )
         .unwrap();
         assert_eq!(parts.content, "ab");
+    }
+
+    #[test]
+    fn calls_of_tools_are_in_the_text_and_what_is_not_is_named() {
+        let read = |json: &str| serde_json::from_str::<Message>(json).unwrap();
+        let call = r#"{"role":"assistant","content":null,"tool_calls":[{"name":"clock"}]}"#;
+        let said = TextOrMessages::from(vec![read(call)]);
+        assert_eq!(said.readable(), r#"{"tool_calls":[{"name":"clock"}]}"#);
+        let turns = vec![
+            read(r#"{"role":"user","content":"Time?"}"#),
+            read(r#"{"role":"assistant","content":"Wait.\n","function_call":{"name":"clock"}}"#),
+            read(r#"{"role":"tool","name":"clock","tool_call_id":"1","content":"12"}"#),
+            read(r#"{"role":"assistant","content":"Noon.","tool_calls":[],"thinking":""}"#),
+        ];
+        assert!(turns.iter().all(|turn| turn.not_in_text().is_empty()));
+        assert_eq!(
+            TextOrMessages::from(turns).readable(),
+            "user: Time?\n\nassistant: Wait.\n{\"function_call\":{\"name\":\"clock\"}}\n\n\
+             tool (clock): 12\n\nassistant: Noon."
+        );
+        let other = read(
+            r#"{"role":"user","content":["a",{"type":"image_url"},{}],"reasoning_content":"b"}"#,
+        );
+        assert_eq!(
+            other.not_in_text(),
+            ["`reasoning_content`", "parts of type `image_url`", "parts without a type"]
+        );
     }
 
     #[test]

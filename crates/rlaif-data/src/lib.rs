@@ -40,7 +40,6 @@ mod row;
 mod shuffle;
 mod source;
 mod split;
-mod surrogates;
 
 pub use compression::Compression;
 pub use dataset::{Dataset, Remainder};

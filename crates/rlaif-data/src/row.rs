@@ -29,7 +29,7 @@ pub struct Row<'a> {
 
 /// Numbers of a row that JSON cannot express, which are null among its values: their place,
 /// `column` or `column[3].key`, and their spelling in the file.
-pub(crate) type NotFinite = Vec<(String, &'static str)>;
+pub(crate) type NotFinite = rlaif_core::python_json::Places;
 
 #[derive(Debug)]
 pub(crate) struct Columns<'a>(pub(crate) Vec<(Cow<'a, str>, Value)>);

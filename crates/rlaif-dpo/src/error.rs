@@ -136,8 +136,8 @@ pub enum PairProblem {
     /// The tokens of the prompt are not the first tokens of prompt and response.
     #[error(
         "the prompt's tokens are not a prefix of the tokens of prompt and response: tokens merge \
-         across the boundary; end the prompt where a token ends, or set boundary = \"apart\" or \
-         \"skip\""
+         across the boundary; end the prompt where a token ends, or set boundary = \"merge\", \
+         \"apart\" or \"skip\""
     )]
     NotAPrefix,
     /// A missing margin that the loss needs.

@@ -105,9 +105,12 @@ pub enum Boundary {
     Error,
     /// Leaves the row out and counts it.
     Skip,
+    /// Begins the response with the first token that is not the prompt's, and counts the row: the
+    /// tokens of the text as a whole, as in TRL.
+    #[default]
+    Merge,
     /// Encodes prompt and response separately and counts the row: the same tokens that the policy
     /// reads when it generates.
-    #[default]
     Apart,
 }
 
@@ -175,8 +178,9 @@ pub struct RowReport {
     pub kept: usize,
     /// Usable rows that were truncated.
     pub truncated: usize,
-    /// Usable rows whose prompt and response were encoded separately.
-    pub apart: usize,
+    /// Usable rows in which tokens merge across the boundary.
+    #[serde(default)]
+    pub merged: usize,
     /// Skipped rows, by reason.
     pub skipped: BTreeMap<String, usize>,
 }
@@ -208,8 +212,8 @@ impl std::fmt::Display for RowReport {
         if self.truncated > 0 {
             write!(f, ", {} cut to fit", self.truncated)?;
         }
-        if self.apart > 0 {
-            write!(f, ", {} with prompt and response encoded apart", self.apart)?;
+        if self.merged > 0 {
+            write!(f, ", {} with tokens that merge across the boundary", self.merged)?;
         }
         f.write_str(&self.left_out())
     }
@@ -242,7 +246,7 @@ pub fn pair_rows(
             <[Vec<u32>; 2]>::try_from(row.responses).expect("a pair has two responses");
         if chosen == rejected {
             report.refuse(config.identical, &pairs[at].id, PairProblem::Identical)?;
-            report.uncount(shortened, row.apart);
+            report.uncount(shortened, row.merged);
             continue;
         }
         kept.push(PairRow {
@@ -305,9 +309,9 @@ impl RowReport {
     }
 
     /// Reverts the counts of a row that is skipped after all.
-    fn uncount(&mut self, truncated: bool, apart: bool) {
+    fn uncount(&mut self, truncated: bool, merged: bool) {
         self.truncated -= usize::from(truncated);
-        self.apart -= usize::from(apart);
+        self.merged -= usize::from(merged);
     }
 
     fn finish(&mut self, kept: usize) -> Result<(), DpoError> {
@@ -353,12 +357,14 @@ impl<'a> Maker<'a> {
             }
         }
         let mut rows = Vec::with_capacity(good.len());
-        for ((at, id), mut row) in places.into_iter().zip(self.joiner.join(&good)?) {
-            if row.prompt.is_empty() {
-                report.refuse(self.config.empty, id, PairProblem::EmptyPrompt)?;
+        let joined = self.joiner.join(&good)?;
+        for (((at, id), text), mut row) in places.into_iter().zip(&good).zip(joined) {
+            let merged = row.merged;
+            if merged && !self.merged(id, text, &mut row, &mut report)? {
                 continue;
             }
-            if row.apart && !self.apart(id, &mut report)? {
+            if row.prompt.is_empty() {
+                report.refuse(self.config.empty, id, PairProblem::EmptyPrompt)?;
                 continue;
             }
             if row.responses.iter().any(|r| r.iter().all(|&id| self.joiner.is_eos(id))) {
@@ -371,14 +377,21 @@ impl<'a> Maker<'a> {
             }
             let Some(shortened) = self.fit(&mut row, id, &mut report)? else { continue };
             report.truncated += usize::from(shortened);
-            report.apart += usize::from(row.apart);
+            report.merged += usize::from(merged);
+            row.merged = merged;
             rows.push((at, row, shortened));
         }
         Ok((rows, report))
     }
 
-    /// `true` for a row that is kept although prompt and response were encoded separately.
-    fn apart(&self, id: &str, report: &mut RowReport) -> Result<bool, DpoError> {
+    /// Treats a row in which tokens merge, and returns `true` if it is kept.
+    fn merged(
+        &self,
+        id: &str,
+        text: &Texts<'_>,
+        row: &mut Joined,
+        report: &mut RowReport,
+    ) -> Result<bool, DpoError> {
         match self.config.boundary {
             Boundary::Error => {
                 Err(DpoError::Pair { id: id.to_owned(), problem: PairProblem::NotAPrefix })
@@ -387,7 +400,12 @@ impl<'a> Maker<'a> {
                 report.skip(PairProblem::NotAPrefix);
                 Ok(false)
             }
-            Boundary::Apart => Ok(true),
+            // A response needs a token before it: a prompt without one of its own is kept whole.
+            Boundary::Merge if !row.prompt.is_empty() => Ok(true),
+            Boundary::Merge | Boundary::Apart => {
+                *row = self.joiner.apart(text)?;
+                Ok(true)
+            }
         }
     }
 

@@ -67,7 +67,7 @@ fn prompt_and_responses_are_what_the_model_will_read() {
     let both = Bytes { bos: true, eos: true };
     let (rows, report) = pair_rows(&pairs, &both, &spec(&both, 64), &config).unwrap();
     assert_eq!(rows[0].prompt, with(&[BOS], "Q: a", &[]));
-    assert_eq!((rows[0].chosen.clone(), report.apart), (with(&[], " b", &[EOS]), 0));
+    assert_eq!((rows[0].chosen.clone(), report.merged), (with(&[], " b", &[EOS]), 0));
 }
 
 #[test]
@@ -80,7 +80,14 @@ fn tokens_that_merge_across_the_boundary_are_noticed() {
     let (rows, report) = make(Boundary::Apart).unwrap();
     assert_eq!(rows[0].prompt, with(&[BOS], "cat", &[]));
     assert_eq!(rows[0].chosen, with(&[], "hat", &[EOS]));
-    assert_eq!(report.apart, 1);
+    assert_eq!(report.merged, 1);
+    // As TRL parts them: both responses begin with the first token that is not in all texts.
+    let (rows, report) = make(Boundary::Merge).unwrap();
+    assert_eq!(rows[0].prompt, with(&[BOS], "ca", &[]));
+    assert_eq!(rows[0].chosen, with(&[400], "at", &[EOS]));
+    assert_eq!(rows[0].rejected, with(&[], "tdog", &[EOS]));
+    assert_eq!(report.merged, 1);
+    assert!(report.to_string().contains(", 1 with tokens that merge across the boundary"));
     let error = make(Boundary::Error).unwrap_err();
     assert!(
         matches!(&error, DpoError::Pair { id, problem: PairProblem::NotAPrefix } if id == "cat|hat"),

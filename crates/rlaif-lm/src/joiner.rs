@@ -38,7 +38,8 @@ use crate::spec::LmSpec;
 /// let joiner = Joiner::new(&Bytes, &spec);
 /// assert_eq!(joiner.open(&[("a", TextKind::Plain)])?, [[97]]);
 /// let texts = Texts { prompt: "a", responses: vec!["b"], kind: TextKind::Plain };
-/// let joined = joiner.join(&[texts])?;
+/// let mut joined = joiner.join(&[texts])?;
+/// joiner.end(&mut joined[0].responses[0], TextKind::Plain);
 /// assert_eq!((&joined[0].prompt, &joined[0].responses[0]), (&vec![97], &vec![98, 2]));
 /// # Ok::<(), CodecError>(())
 /// ```
@@ -76,9 +77,9 @@ pub struct Joined {
     pub prompt: Vec<u32>,
     /// The responses, in the order of their texts.
     pub responses: Vec<Vec<u32>>,
-    /// `true` if the responses were encoded separately, because the prompt's tokens are not a
-    /// prefix of those of prompt and response as one text.
-    pub apart: bool,
+    /// `true` if tokens merge across the boundary: the prompt's last tokens are not among those of
+    /// prompt and response as one text, and the responses begin with the merged token.
+    pub merged: bool,
     /// The origin of the texts.
     pub kind: TextKind,
 }
@@ -187,10 +188,10 @@ impl<'a> Joiner<'a> {
     /// Prompts with their responses.
     ///
     /// For a decoder-only model, prompt and response are encoded as one text, as the model reads
-    /// them, and split after the prompt's tokens. If those are not a prefix of the whole, the
-    /// responses are encoded separately ([`Joined::apart`]), and those of a chat template begin at
-    /// the first different token. For an encoder-decoder model, each text is encoded separately,
-    /// with the special tokens that the tokenizer adds.
+    /// them, and split after the prompt's tokens. Where tokens merge across the boundary, the
+    /// responses begin at the first token that is not the prompt's ([`Joined::merged`]), as in
+    /// TRL's trainers. For an encoder-decoder model, each text is encoded separately, with the
+    /// special tokens that the tokenizer adds.
     ///
     /// # Errors
     /// [`CodecError`] if a text cannot be encoded.
@@ -212,33 +213,40 @@ impl<'a> Joiner<'a> {
             .collect();
         let wholes: Vec<(&str, TextKind)> =
             wholes.iter().map(|(text, kind)| (text.as_str(), *kind)).collect();
-        let mut wholes = self.encode(&wholes)?.into_iter();
+        // An end that the tokenizer adds is no part of a response: `end` puts it there.
+        let mut wholes = self.open(&wholes)?.into_iter();
         rows.iter()
             .zip(prompts)
             .map(|(row, mut prompt)| {
                 let mut responses: Vec<Vec<u32>> =
                     wholes.by_ref().take(row.responses.len()).collect();
-                let mut apart = false;
+                let mut merged = false;
                 if !self.is_encoder_decoder() {
-                    if responses.iter().all(|whole| whole.starts_with(&prompt)) {
-                        for whole in &mut responses {
-                            whole.drain(..prompt.len());
-                        }
-                    } else if row.kind == TextKind::Rendered {
-                        // As TRL parts them: a conversation has the same tokens in any form.
-                        let common = responses.iter().map(|whole| common(&prompt, whole)).min();
-                        prompt.truncate(common.unwrap_or(prompt.len()));
-                        for whole in &mut responses {
-                            whole.drain(..prompt.len());
-                        }
-                    } else {
-                        apart = true;
-                        responses = self.codec.encode_batch(&row.responses, Specials::Exclude)?;
+                    // All responses share one prompt.
+                    let common = responses.iter().map(|whole| common(&prompt, whole)).min();
+                    let common = common.unwrap_or(prompt.len());
+                    merged = common < prompt.len();
+                    prompt.truncate(common);
+                    for whole in &mut responses {
+                        whole.drain(..common);
                     }
                 }
-                Ok(Joined { prompt, responses, apart, kind: row.kind })
+                Ok(Joined { prompt, responses, merged, kind: row.kind })
             })
             .collect()
+    }
+
+    /// A prompt and its responses, each text encoded by itself: the tokens that a policy reads and
+    /// writes when it generates.
+    ///
+    /// # Errors
+    /// [`CodecError`] if a text cannot be encoded.
+    pub fn apart(&self, row: &Texts<'_>) -> Result<Joined, CodecError> {
+        let prompt = self.open_one(row.prompt, row.kind)?;
+        let specials =
+            if self.is_encoder_decoder() { Specials::Include } else { Specials::Exclude };
+        let responses = self.codec.encode_batch(&row.responses, specials)?;
+        Ok(Joined { prompt, responses, merged: false, kind: row.kind })
     }
 
     /// Puts the end of sequence behind a response that does not end in it, as TRL does: not behind
@@ -411,27 +419,23 @@ mod tests {
     }
 
     #[test]
-    fn what_merges_across_the_boundary_is_encoded_apart() {
+    fn a_response_begins_with_the_token_that_merges_across_the_boundary() {
         let spec = spec(false, vec![EOS]);
         let joiner = Joiner::new(&Bytes { bos: true, eos: true }, &spec);
-        let joined = joiner
-            .join(&[
-                Texts { prompt: "cat", responses: vec!["hat", "dog"], kind: Plain },
-                Texts { prompt: "cat", responses: vec!["dog"], kind: Plain },
-            ])
-            .unwrap();
-        assert_eq!((joined[0].apart, joined[1].apart), (true, false));
-        assert_eq!(joined[0].prompt, joined[1].prompt);
-        assert_eq!(joined[1].responses[0][..3], joined[0].responses[1][..]);
-        let [mut apart, whole] = [joined[0].responses[1].clone(), joined[1].responses[0].clone()];
-        joiner.end(&mut apart, Plain);
-        assert_eq!(apart, whole);
-        // A conversation keeps the tokens of its text.
-        let texts = Texts { prompt: "cat", responses: vec!["hat", "dog"], kind: Rendered };
-        let row = joiner.join(&[texts]).unwrap().remove(0);
         let [c, a, t] = [b'c', b'a', b't'].map(|byte| 100 + u32::from(byte));
-        assert_eq!((row.prompt, row.apart), (vec![c, a], false));
-        assert_eq!(row.responses[0], [400, a, t]);
+        for (kind, before) in [(Plain, &[BOS][..]), (Rendered, &[])] {
+            let texts = |responses| Texts { prompt: "cat", responses, kind };
+            let rows = joiner.join(&[texts(vec!["hat", "dog"]), texts(vec!["dog"])]).unwrap();
+            assert_eq!((rows[0].merged, rows[1].merged), (true, false));
+            assert_eq!(rows[0].prompt, [before, &[c, a]].concat());
+            assert_eq!(rows[0].responses[0], [400, a, t]);
+            assert_eq!(rows[0].responses[1], [&[t], &rows[1].responses[0][..]].concat());
+            assert_eq!(rows[1].prompt, [before, &[c, a, t]].concat());
+            let apart = joiner.apart(&texts(vec!["hat"])).unwrap();
+            let h = 100 + u32::from(b'h');
+            assert_eq!((apart.prompt, apart.merged), (rows[1].prompt.clone(), false));
+            assert_eq!(apart.responses, [[h, a, t]]);
+        }
     }
 
     #[test]
@@ -470,7 +474,7 @@ mod tests {
             // Ends once, and the prompt does not end.
             prop_assert_eq!(row.responses[0].iter().filter(|&&id| id == EOS).count(), 1);
             prop_assert!(!row.prompt.contains(&EOS));
-            if !row.apart {
+            {
                 let mut whole = codec.encode(&format!("{prompt}{response}"), Specials::Include).unwrap();
                 joiner.end(&mut whole, Plain);
                 prop_assert_eq!([row.prompt.clone(), row.responses[0].clone()].concat(), whole);

@@ -21,6 +21,7 @@ use rlaif_torch::DeviceChoice;
 #[cfg(feature = "neural")]
 use tch::{Device, Kind};
 
+use crate::combine::Keeping;
 #[cfg(feature = "judge")]
 use crate::judge::{
     ApiConfig, Environment, JudgeConfig, LlmJudge, RemoteReward, process_environment,
@@ -49,6 +50,8 @@ use crate::{
 /// ```
 pub struct Surroundings<'a> {
     folder: PathBuf,
+    /// The file of verdicts of rewards whose scores come only at the end of a batch.
+    keeping: Keeping,
     /// Keeps `'a` in use when neither `judge` nor `neural`, whose fields borrow, is enabled.
     borrowed: PhantomData<&'a ()>,
     #[cfg(feature = "judge")]
@@ -74,6 +77,7 @@ impl<'a> Surroundings<'a> {
     pub fn of_folder(folder: impl Into<PathBuf>) -> Self {
         Self {
             folder: folder.into(),
+            keeping: Keeping::default(),
             borrowed: PhantomData,
             #[cfg(feature = "judge")]
             environment: &process_environment,
@@ -89,6 +93,15 @@ impl<'a> Surroundings<'a> {
     /// The folder that relative paths start from.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Keeps the verdicts behind `normalised` rewards in this file, each as soon as it is there: their
+    /// scores come only at the end of a batch, and an interruption would lose what was paid for.
+    /// Rewards that are built with the same file and the same configuration do not ask for them again.
+    #[must_use]
+    pub fn keeping(mut self, path: impl Into<PathBuf>) -> Self {
+        self.keeping = Keeping::at(path.into());
+        self
     }
 
     /// Keys from elsewhere than the environment of the process.
@@ -233,7 +246,9 @@ impl RewardConfig {
                 Box::new(of.build(around)?.scaled(*factor, *offset)?)
             }
             Self::Clipped { low, high, of } => Box::new(of.build(around)?.clipped(*low, *high)?),
-            Self::Normalised { centring, of } => Box::new(of.build(around)?.normalised(*centring)),
+            Self::Normalised { centring, of } => {
+                Box::new(around.keeping.kept(of.build(around)?)?.normalised(*centring))
+            }
             Self::Gated { gate, threshold, otherwise, of } => {
                 let gate = gate.build(around)?;
                 Box::new(of.build(around)?.only_when(gate, *threshold, *otherwise)?)

@@ -353,6 +353,47 @@ impl RewardConfig {
         found
     }
 
+    /// Returns `true` if scores depend on those of other rows: a part is `normalised`.
+    ///
+    /// ```
+    /// use rlaif_rewards::RewardConfig;
+    /// let text = "kind = 'normalised'\ncentring = 'centred'\nof = { kind = 'repetition', n = 2 }";
+    /// assert!(RewardConfig::from_toml(text, "reward.toml")?.depends_on_other_rows());
+    /// # Ok::<(), rlaif_rewards::ProviderError>(())
+    /// ```
+    pub fn depends_on_other_rows(&self) -> bool {
+        match self {
+            Self::Normalised { .. } => true,
+            Self::WeightedSum { terms, .. } => {
+                terms.iter().any(|term| term.reward.depends_on_other_rows())
+            }
+            Self::Mean { of, .. } | Self::Minimum { of, .. } | Self::LowerBound { of, .. } => {
+                of.iter().any(Self::depends_on_other_rows)
+            }
+            Self::Scaled { of, .. } | Self::Clipped { of, .. } | Self::Cached { of, .. } => {
+                of.depends_on_other_rows()
+            }
+            Self::Gated { gate: other, of, .. } | Self::OrElse { other, of } => {
+                other.depends_on_other_rows() || of.depends_on_other_rows()
+            }
+            #[cfg(feature = "neural")]
+            Self::Classifier(_) => false,
+            #[cfg(feature = "judge")]
+            Self::Judge(_) => false,
+            Self::MathAnswer { .. }
+            | Self::TextAnswer { .. }
+            | Self::JsonSchema { .. }
+            | Self::Instructions { .. }
+            | Self::CodeTests { .. }
+            | Self::Length { .. }
+            | Self::Repetition { .. }
+            | Self::Format { .. }
+            | Self::ForbiddenWords { .. }
+            | Self::Overlap { .. }
+            | Self::Constant { .. } => false,
+        }
+    }
+
     fn collect_columns(&self, found: &mut Vec<String>) {
         let mut named = |path: &Option<String>| {
             found.extend(Truth::named(path.as_deref()).column().map(str::to_owned));

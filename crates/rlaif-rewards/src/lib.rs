@@ -59,7 +59,9 @@ pub use neural::{
     ClassifierConfig, ClassifierOptions, ClassifierReward, Input, Label, Output, PolicyJudge,
     Preset,
 };
-pub use rows::{Counted, RowVerdict, read_rows, score_each_row, score_in_order, score_rows};
+pub use rows::{
+    Counted, ReadRows, RowVerdict, read_rows, score_each_row, score_in_order, score_rows,
+};
 pub use rules::{Format, Length, Overlap, OverlapMeasure, Repetition, Words};
 
 /// The page of documentation, whose code is to run.

@@ -1,11 +1,13 @@
 //! Reads JSON Lines and writes verdicts, for any reward.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 
 use rlaif_core::{
     CodecError, Exchange, Message, Metadata, PromptRecord, Rendering, RewardModel, Sample, Score,
     Scores, TextOrMessages,
+    python_json::{self, LineError},
 };
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -88,6 +90,8 @@ struct Row {
     response: TextOrMessages,
     reference: Option<String>,
     metadata: Metadata,
+    /// Other columns.
+    more: Metadata,
 }
 
 /// A row in files: texts, messages, or a conversation whose last turn is the response.
@@ -99,14 +103,17 @@ struct ReadRow {
     messages: Option<Vec<Message>>,
     reference: Option<String>,
     #[serde(default)]
-    metadata: Metadata,
+    metadata: Option<Metadata>,
+    #[serde(flatten)]
+    more: Metadata,
 }
 
 impl TryFrom<ReadRow> for Row {
     type Error = &'static str;
 
     fn try_from(row: ReadRow) -> Result<Self, &'static str> {
-        let ReadRow { prompt, response, messages, reference, metadata } = row;
+        let ReadRow { prompt, response, messages, reference, metadata, more } = row;
+        let metadata = metadata.unwrap_or_default();
         let (prompt, response) = match (prompt, response, messages) {
             (Some(prompt), Some(response), _) => (prompt, response),
             (None, None, Some(mut messages)) => {
@@ -116,15 +123,35 @@ impl TryFrom<ReadRow> for Row {
             (None, _, _) => return Err("missing field `prompt`"),
             (Some(_), None, _) => return Err("missing field `response`"),
         };
-        Ok(Self { prompt, response, reference, metadata })
+        Ok(Self { prompt, response, reference, metadata, more })
     }
 }
 
 impl Row {
+    /// Names of what its messages say beside the text that rewards read.
+    fn unread(&self) -> BTreeSet<String> {
+        [&self.prompt, &self.response]
+            .into_iter()
+            .filter_map(|said| match said {
+                TextOrMessages::Messages(messages) => Some(messages),
+                TextOrMessages::Text(_) => None,
+            })
+            .flatten()
+            .flat_map(Message::not_in_text)
+            .collect()
+    }
+
     /// The row as rewards read it: a judge reads text, not the special tokens of a chat template.
-    fn sample(self, how: &Rendering) -> Result<Sample, CodecError> {
-        let Self { prompt, response, reference, metadata } = self;
+    /// Columns that the reward needs become metadata.
+    fn sample(self, how: &Rendering, columns: &[String]) -> Result<Sample, CodecError> {
+        let Self { prompt, response, reference, mut metadata, mut more } = self;
         let (prompt, messages) = how.asked(&prompt)?;
+        for column in columns {
+            let value = more.remove(column).filter(|value| !value.is_null());
+            if let (Some(value), false) = (value, metadata.contains_key(column)) {
+                metadata.insert(column.clone(), value);
+            }
+        }
         // The id is not needed: verdicts are in the order of the rows.
         let record =
             PromptRecord { messages, reference, metadata, ..PromptRecord::new("", prompt) };
@@ -158,7 +185,7 @@ pub fn score_rows(
     reader: impl BufRead,
     writer: impl Write,
 ) -> Result<Counted, ProviderError> {
-    score_in_order(reward, &read_rows(reader, &Rendering::default())?, writer)
+    score_in_order(reward, &read_rows(reader, &Rendering::default(), &[])?.rows, writer)
 }
 
 /// The same for rows that were already read.
@@ -219,28 +246,42 @@ pub fn score_each_row(
     Ok(())
 }
 
+/// Rows as rewards read them.
+#[derive(Debug, Clone, Default)]
+pub struct ReadRows {
+    /// The rows.
+    pub rows: Vec<Sample>,
+    /// What messages of the rows say and rewards do not read, by name, with the number of rows.
+    pub unread: BTreeMap<String, usize>,
+}
+
 /// Reads rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any. Blank
 /// lines and a byte-order mark are passed over. `how` says whether a prompt that is a text is put into a
-/// template or is what the user says, and which system message conversations without one get.
+/// template or is what the user says, and which system message conversations without one get. `columns`
+/// are those that the reward needs ([`RewardConfig::columns`](crate::RewardConfig::columns)).
 ///
 /// # Errors
 /// [`ProviderError::Row`] and [`ProviderError::NotUtf8`] with the line of a faulty row;
 /// [`ProviderError::Codec`] for a rendering that contradicts itself; [`ProviderError::Stream`].
-pub fn read_rows(reader: impl BufRead, how: &Rendering) -> Result<Vec<Sample>, ProviderError> {
-    let mut rows = Vec::new();
+pub fn read_rows(
+    reader: impl BufRead,
+    how: &Rendering,
+    columns: &[String],
+) -> Result<ReadRows, ProviderError> {
+    let mut read = ReadRows::default();
     for (at, bytes) in reader.split(b'\n').enumerate() {
+        let line = at + 1;
         let bytes =
             bytes.map_err(|source| ProviderError::Stream { action: "read the rows", source })?;
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|source| ProviderError::NotUtf8 { line: at + 1, source })?;
-        // A byte-order mark is not part of the first row.
-        let text = if at == 0 { text.trim_start_matches('\u{feff}') } else { text };
-        if text.trim().is_empty() {
-            continue;
+        let row: Option<Row> = python_json::line(&bytes).map_err(|error| match error {
+            LineError::NotUtf8(source) => ProviderError::NotUtf8 { line, source },
+            LineError::Json(source) => ProviderError::Row { line, source },
+        })?;
+        let Some(row) = row else { continue };
+        for name in row.unread() {
+            *read.unread.entry(name).or_default() += 1;
         }
-        let row: Row = serde_json::from_str(text)
-            .map_err(|source| ProviderError::Row { line: at + 1, source })?;
-        rows.push(row.sample(how)?);
+        read.rows.push(row.sample(how, columns)?);
     }
-    Ok(rows)
+    Ok(read)
 }

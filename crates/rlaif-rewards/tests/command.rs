@@ -206,6 +206,26 @@ fn a_reward_server_is_asked_in_batches() {
     sizes.sort_unstable();
     assert_eq!(sizes, [1, 3, 3]);
     assert_eq!(model.metrics()[0], ("rm/requests".to_owned(), 3.));
+    // Texts alone need no messages.
+    assert!(server.requests().iter().all(|request| request.body.get("messages").is_none()));
+}
+
+#[test]
+fn a_reward_server_gets_conversations_whole() {
+    let server = Server::start(|_| Reply::Json(200, json!({"rewards": [1, 2]})));
+    let asked = json!([
+        {"role": "user", "content": "Rain?"},
+        {"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "weather"}}]},
+        {"role": "tool", "tool_call_id": "1", "content": "dry"},
+    ]);
+    let messages: Vec<rlaif_core::Message> = serde_json::from_value(asked.clone()).unwrap();
+    let talk = Exchange { messages: Some(&messages), ..Exchange::new("p", "No.") };
+    reward_server(&server.url, "").score(&[talk, Exchange::new("p", "y")]).unwrap();
+    let body = &server.requests()[0].body;
+    let mut whole = asked;
+    whole.as_array_mut().unwrap().push(json!({"role": "assistant", "content": "No."}));
+    assert_eq!(body["messages"], json!([whole, null]));
+    assert_eq!(body["query"], json!(["pNo.", "py"]));
 }
 
 #[test]

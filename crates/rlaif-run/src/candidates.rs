@@ -16,13 +16,11 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     error::RunError,
-    journal::{Costed, Header, Journal, Kept},
+    journal::{Costed, Header, Journal, Kept, UNORDERED},
     rewards::surroundings,
     source::source,
 };
 
-/// The end of the name of the file that responses are in until the last one has come.
-const UNORDERED: &str = ".unordered";
 /// The end of the name of the file of responses that did not come.
 const MISSING: &str = ".missing";
 
@@ -132,8 +130,9 @@ pub(crate) fn writers(
     device: &str,
 ) -> Result<Vec<Writer>, RunError> {
     let device = device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
-    let built: Result<_, _> =
-        surroundings(base, device, |around| configs.iter().map(|c| c.build(around)).collect());
+    let built: Result<_, _> = surroundings(base, device, None, |around| {
+        configs.iter().map(|c| c.build(around)).collect()
+    });
     Ok(built?)
 }
 

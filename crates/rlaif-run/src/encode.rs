@@ -39,9 +39,9 @@ impl<'a> Encoder<'a> {
 
     /// Encodes prompts and responses.
     ///
-    /// If the ids of both texts together begin with the ids of the prompt, the response's ids are
-    /// the rest; otherwise the response is encoded separately. The tokenizer's end-of-sequence
-    /// token is appended, except for texts from a chat template and texts that already end in it.
+    /// Both texts are encoded as one, and the response's ids begin where they are no longer those of
+    /// the prompt, as in TRL's `SFTTrainer`. The tokenizer's end-of-sequence token is appended,
+    /// except for texts from a chat template and texts that already end in it.
     /// If a row is too long, the response loses its end. A row with an empty response is left out.
     ///
     /// # Errors
@@ -127,11 +127,17 @@ impl<'a> Encoder<'a> {
             texts.push(Texts { prompt: &row.prompt, responses, kind: row.kind });
         }
         for (at, row) in places.into_iter().zip(self.joiner.join(&texts)?) {
-            let Joined { mut prompt, mut responses, kind, .. } = row;
+            let Joined { mut prompt, mut responses, kind, merged } = row;
+            let mut response = self.ended(responses.swap_remove(0), kind);
             if prompt.is_empty() && !self.joiner.is_encoder_decoder() {
-                prompt.extend(self.bos.or(self.joiner.eos()));
+                if merged {
+                    // The whole prompt merges with the response: the first token has none before it.
+                    prompt.extend(response.drain(..1.min(response.len())));
+                } else {
+                    prompt.extend(self.bos.or(self.joiner.eos()));
+                }
             }
-            let row = SftRow::new(prompt, self.ended(responses.swap_remove(0), kind));
+            let row = SftRow::new(prompt, response);
             all[at] = self.fitted(row, skipped);
         }
         Ok(all)
@@ -205,7 +211,7 @@ impl<'a> Encoder<'a> {
         let mut joined = Joined {
             prompt: std::mem::take(&mut row.prompt),
             responses: vec![std::mem::take(&mut row.response)],
-            apart: false,
+            merged: false,
             kind: TextKind::Plain,
         };
         self.joiner.fit(&mut joined, &limits);

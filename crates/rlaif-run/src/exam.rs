@@ -22,7 +22,7 @@ use tch::Device;
 use crate::{
     error::RunError,
     label::{opinions_kept, verdict},
-    rewards::{rewards_from_config, surroundings},
+    rewards::{rewards_beside, surroundings},
     source::source,
     verdicts::scores_kept,
 };
@@ -132,7 +132,8 @@ impl ExamFile {
                     let expected = "no value: only a judge of pairs compares by it";
                     return Err(BadSetting::new(*key, "given beside `reward`", expected).into());
                 }
-                let reward = rewards_from_config(config, base, device)?;
+                let journal = kept_in(out)?;
+                let reward = rewards_beside(config, base, device, journal.as_deref())?;
                 self.settings().of_reward(&self.data, config, &*reward, out)?
             }
             (None, Some(judge)) => self.of_judge(judge, base, device, out)?,
@@ -191,7 +192,7 @@ impl ExamFile {
             orders: Orders::Both,
             clamp: None,
         };
-        let labeller = surroundings(base, device, |around| Labeller::new(&label, around))?;
+        let labeller = surroundings(base, device, None, |around| Labeller::new(&label, around))?;
         let pairs: Vec<LabelPair> = questions
             .iter()
             .map(|question| {

@@ -23,7 +23,7 @@ pub(crate) fn graded_reward(
     device: Device,
     is_resumed: bool,
 ) -> Result<(Box<dyn RewardModel>, Vec<String>), RunError> {
-    surroundings(folder, device, |around| graded(config, around, is_resumed))
+    surroundings(folder, device, None, |around| graded(config, around, is_resumed))
 }
 
 fn graded(

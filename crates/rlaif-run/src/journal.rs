@@ -19,6 +19,9 @@ use crate::{
     resume::{Change, compare},
 };
 
+/// The end of the name of the file that results are in until the last one has come.
+pub(crate) const UNORDERED: &str = ".unordered";
+
 /// First line of the file: what its results depend on.
 #[derive(Debug, Clone)]
 pub(crate) struct Header {

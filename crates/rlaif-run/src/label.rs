@@ -17,13 +17,11 @@ use serde_json::{Map, Value};
 
 use crate::{
     error::RunError,
-    journal::{Costed, Header, Journal, Kept},
-    rewards::surroundings,
+    journal::{Costed, Header, Journal, Kept, UNORDERED},
+    rewards::{kept_beside, surroundings},
     source::source,
 };
 
-/// The end of the name of the file that answers are in until the last one has come.
-const UNORDERED: &str = ".unordered";
 /// The end of the name of the file of pairs without a label.
 const MISSING: &str = ".missing";
 
@@ -188,14 +186,18 @@ impl LabelFile {
         settings.check()?;
         let device = self.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
         let data = self.data.pairs(self.seed)?;
-        let labeller = surroundings(base, device, |around| Labeller::new(&settings, around))?;
         let journal = rlaif_files::sibling(out, UNORDERED);
+        let labeller =
+            surroundings(base, device, Some(&journal), |around| Labeller::new(&settings, around))?;
         let opinions = opinions_kept("label", &settings, &labeller, &data.pairs, Some(&journal))?;
         let summary = self.write(&labeller, &data, &opinions, out)?;
         // What is missing can be asked for again, beside the answers that were paid for.
         if summary.missing == 0 {
-            fs::remove_file(&journal)
-                .map_err(|source| RunError::Write { path: journal, source })?;
+            for path in [kept_beside(&journal), journal] {
+                if path.exists() {
+                    fs::remove_file(&path).map_err(|source| RunError::Write { path, source })?;
+                }
+            }
         }
         Ok(summary)
     }

@@ -128,7 +128,7 @@ pub use recipe::{Basics, OngoingRun, Outline, Recipe, Start, TrainedModel, train
 pub use reinforce::ReinforceFile;
 pub use resume::{AtResume, Change};
 pub use reward::{RewardColumns, RewardFile, encode_judged};
-pub use rewards::rewards_from_config;
+pub use rewards::{rewards_for_file, rewards_from_config};
 pub use rl::{PromptData, RlFile, RlPrompts, RlSections, RlSettings, RlTrainSection};
 pub use schema::{
     Key, commands_with_files, commands_with_runs, key_lines, key_table, keys, reward_table, schema,

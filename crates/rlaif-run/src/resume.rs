@@ -268,6 +268,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "dpo.optimizer.max_grad_norm",
             "dpo.optimizer.schedule",
             "dpo.optimizer.warmup_steps",
+            "online.reference",
             "online.sampling.unfinished_penalty",
             "online.sampling.least_difference",
             "online.sampling.generation.max_new_tokens",

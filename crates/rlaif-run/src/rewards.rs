@@ -1,13 +1,13 @@
 //! Rewards as run files describe them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rlaif_core::RewardModel;
 use rlaif_models::{ModelFiles, ModelNames};
 use rlaif_rewards::{ProviderError, RewardConfig, Surroundings};
 use tch::Device;
 
-use crate::fetch::model_files;
+use crate::{fetch::model_files, journal::UNORDERED};
 
 /// The reward that a run file's `[reward]` table, or a file of its own, describes: rules, sums of
 /// others, classifiers, judges, reward servers. `docs/rewards.md` has every key.
@@ -33,18 +33,63 @@ pub fn rewards_from_config(
     folder: &Path,
     device: Device,
 ) -> Result<Box<dyn RewardModel>, ProviderError> {
-    surroundings(folder, device, |around| config.build(around))
+    surroundings(folder, device, None, |around| config.build(around))
+}
+
+/// The same reward for [`score_into`](crate::score_into) and the file `out`, where an interruption
+/// loses no verdict that a `normalised` part waits for.
+///
+/// # Errors
+/// As [`rewards_from_config`].
+pub fn rewards_for_file(
+    config: &RewardConfig,
+    folder: &Path,
+    device: Device,
+    out: &Path,
+) -> Result<Box<dyn RewardModel>, ProviderError> {
+    rewards_beside(config, folder, device, Some(&rlaif_files::sibling(out, UNORDERED)))
+}
+
+/// The same reward, with the verdicts of normalised parts kept beside a journal.
+pub(crate) fn rewards_beside(
+    config: &RewardConfig,
+    folder: &Path,
+    device: Device,
+    journal: Option<&Path>,
+) -> Result<Box<dyn RewardModel>, ProviderError> {
+    surroundings(folder, device, journal, |around| config.build(around))
+}
+
+/// The end of the name of the file, beside a journal, with the verdicts that normalised parts wait for.
+const KEPT: &str = ".kept";
+
+/// The file of kept verdicts beside a journal.
+pub(crate) fn kept_beside(journal: &Path) -> PathBuf {
+    rlaif_files::sibling(journal, KEPT)
 }
 
 /// Does something with what configured rewards and judges need besides their configurations: caches
-/// relative to `folder`, models of this disk and the hub on `device`, keys of the environment.
+/// relative to `folder`, models of this disk and the hub on `device`, keys of the environment, and a
+/// file for verdicts beside `journal`.
 pub(crate) fn surroundings<T>(
     folder: &Path,
     device: Device,
+    journal: Option<&Path>,
     make: impl FnOnce(&Surroundings<'_>) -> T,
 ) -> T {
     let models = models();
-    make(&Surroundings::of_folder(folder).models(&models).device(device))
+    let mut around = Surroundings::of_folder(folder).models(&models).device(device);
+    if let Some(journal) = journal {
+        let kept = kept_beside(journal);
+        // Kept verdicts are those of the journal, which says by which reward. Without it they are
+        // anybody's.
+        if !journal.exists() && kept.exists() {
+            // Where it cannot be removed, opening it says why.
+            let _ = std::fs::remove_file(&kept);
+        }
+        around = around.keeping(kept);
+    }
+    make(&around)
 }
 
 /// Finds models on this disk and on the hub.

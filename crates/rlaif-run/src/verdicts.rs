@@ -1,17 +1,15 @@
 //! Verdicts in a file: written as they come, and put in the order of the rows at the end.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use rlaif_core::{RewardModel, Sample};
 use rlaif_rewards::{Counted, ProviderError, RewardConfig, RowVerdict, score_each_row};
 
 use crate::{
     error::RunError,
-    journal::{Header, Journal},
+    journal::{Header, Journal, UNORDERED},
+    rewards::kept_beside,
 };
-
-/// The end of the name of the file that verdicts are in until the last one has come.
-const UNORDERED: &str = ".unordered";
 
 /// Scores rows into the file `out`, in their order.
 ///
@@ -37,6 +35,10 @@ pub fn score_into(
     let mut counted = Counted { scored: journal.known().len(), missing: 0 };
     score_open(reward, rows, &mut journal, |verdict| counted.add(verdict))?;
     journal.finish(rows.len(), out)?;
+    let kept = kept_beside(&rlaif_files::sibling(out, UNORDERED));
+    if kept.exists() {
+        fs::remove_file(&kept).map_err(|source| RunError::Write { path: kept, source })?;
+    }
     Ok(counted)
 }
 
@@ -86,7 +88,11 @@ fn open(
     let texts: Vec<String> = rows.iter().flat_map(texts).collect();
     let texts = texts.iter().map(String::as_str);
     let header = Header::new("reward", config, rows.len(), texts)?;
-    Journal::open(path, &header, |verdict| verdict.get("score").is_some_and(|s| s.is_number()))
+    // Scores that depend on other rows are computed again, from verdicts that were kept.
+    let alone = !config.depends_on_other_rows();
+    Journal::open(path, &header, |verdict| {
+        alone && verdict.get("score").is_some_and(|score| score.is_number())
+    })
 }
 
 /// Scores the rows that have no score yet.
@@ -121,7 +127,7 @@ fn texts(row: &Sample) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, ops::ControlFlow};
+    use std::ops::ControlFlow;
 
     use rlaif_core::{Exchange, PromptRecord, RewardError, Scores, Tell};
 

@@ -42,6 +42,9 @@ struct Row {
     row: Pair,
     prompt: Vec<u32>,
     sft: Vec<u32>,
+    /// Tokens that SFT masks, and that both responses of DPO share.
+    masked: usize,
+    shared: usize,
     dpo: [Vec<u32>; 2],
     reward: [Vec<u32>; 2],
 }
@@ -158,9 +161,8 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
             ColumnSection::default().read(&answers, &PromptSection::default(), &encoder).unwrap();
         assert_eq!([&rows[0].prompt[..], &rows[0].response].concat(), row.sft, "sft: {at}");
         // Where tokens merge, the response begins with the one that is not the prompt's alone.
-        let merges = row.tokenizer == "merges across the header";
-        let begin = &row.prompt[..row.prompt.len() - usize::from(merges)];
-        assert_eq!(rows[0].prompt, begin, "sft: {at}");
+        assert_eq!(rows[0].prompt, row.sft[..row.masked], "sft: {at}");
+        assert_eq!(rows[0].prompt.len() < row.prompt.len(), row.tokenizer.starts_with("merges"));
 
         if let (Value::Array(asked), Value::Array(said)) = (prompt, chosen) {
             let whole: Vec<&Value> = asked.iter().chain(said).collect();
@@ -181,6 +183,7 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
         assert!(matches!(&rows.held_out, HeldOutRows::Pairs(rows) if rows.is_empty()));
         let whole = |response: &[u32]| [&train[0].prompt[..], response].concat();
         assert_eq!([whole(&train[0].chosen), whole(&train[0].rejected)], row.dpo, "dpo: {at}");
+        assert_eq!(train[0].prompt.len(), row.shared, "dpo: {at}");
 
         // The reward model.
         let reward: RewardFile = toml::from_str(&file).unwrap();
@@ -225,7 +228,7 @@ fn a_conversation_has_the_same_token_ids_in_every_command() {
             _ => {}
         }
     }
-    assert_eq!(golden.rows.len(), 10);
+    assert_eq!(golden.rows.len(), 18);
 }
 
 /// With `[prompt]`, a plain text is what messages say.
@@ -272,4 +275,41 @@ fn a_plain_text_in_the_chat_template_is_the_conversation_itself() {
         let plain: EvalFile = toml::from_str(&format!("{file}chat = false\n")).unwrap();
         assert_eq!(plain.prompts(&codec).unwrap().records()[0].kind, TextKind::Plain);
     }
+}
+
+/// As `ppo` and `reinforce` do: columns that the reward names, and the column of references.
+#[test]
+fn rewards_of_online_dpo_get_the_columns_that_they_compare_with() {
+    let golden = golden();
+    let policy = policy();
+    let place = tempfile::tempdir().unwrap();
+    let codec = tokenizer(&golden, "adds nothing", place.path());
+    let truth = json!({"ground_truth": "34"});
+    let asked = json!({"prompt": "17 * 2?", "reward_model": truth, "solution": "It is 34."});
+    let mut pair = asked.clone();
+    (pair["chosen"], pair["rejected"]) = ("34".into(), "35".into());
+    for (form, row) in [("prompts", asked), ("pairs", pair)] {
+        let path = written(place.path(), "rows.jsonl", &row);
+        for (more, reference) in [("", None), ("reference = 'solution'\n", Some("It is 34."))] {
+            let file = format!(
+                "[model]\npath = 'm'\n[data]\ntrain = '{}'\n[online]\n{more}\
+                 reward = {{ kind = 'math-answer', answer = 'reward_model.ground_truth' }}\n",
+                path.display()
+            );
+            let dpo: DpoFile = toml::from_str(&file).unwrap();
+            let rows = dpo.read(&codec, policy.spec(), Seed::new(1)).unwrap();
+            let TrainRows::Prompts(prompts) = &rows.train else { panic!("{form}") };
+            let exchange = prompts[0].exchange("y");
+            assert_eq!(exchange.reference, reference, "{form}");
+            let metadata = exchange.metadata.unwrap();
+            assert_eq!(metadata.len(), 1, "{form}: {metadata:?}");
+            assert_eq!(metadata["reward_model"], truth, "{form}");
+        }
+    }
+    let file = "[model]\npath = 'm'\n[data]\ntrain = 'ROWS'\n[online]\n\
+                reward = { kind = 'math-answer', answer = 'answer' }\n";
+    let file = file.replace("ROWS", place.path().join("rows.jsonl").to_str().unwrap());
+    let dpo: DpoFile = toml::from_str(&file).unwrap();
+    let error = dpo.read(&codec, policy.spec(), Seed::new(1)).unwrap_err().to_string();
+    assert!(error.contains("`answer`"), "{error}");
 }

@@ -34,18 +34,24 @@ impl Surround {
         })
     }
 
-    /// The longest end of what comes before that the text begins with, and the longest beginning
-    /// of what comes behind that the rest of it ends with.
+    /// What comes before, or the longest end of it, as often as the text begins with it; and what
+    /// comes behind, or the longest beginning of it, as often as the rest of the text ends with it.
     pub(crate) fn repeated(&self, ids: &[u32]) -> Repeated {
-        let begin = (1..=self.before.len().min(ids.len()))
+        let mut begin = 0;
+        while let Some(n) = (1..=self.before.len().min(ids.len() - begin))
             .rev()
-            .find(|&n| self.before[self.before.len() - n..] == ids[..n])
-            .unwrap_or(0);
+            .find(|&n| self.before[self.before.len() - n..] == ids[begin..begin + n])
+        {
+            begin += n;
+        }
         let rest = &ids[begin..];
-        let end = (1..=self.behind.len().min(rest.len()))
+        let mut end = 0;
+        while let Some(n) = (1..=self.behind.len().min(rest.len() - end))
             .rev()
-            .find(|&n| self.behind[..n] == rest[rest.len() - n..])
-            .unwrap_or(0);
+            .find(|&n| self.behind[..n] == rest[rest.len() - end - n..rest.len() - end])
+        {
+            end += n;
+        }
         Repeated { begin, end }
     }
 

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use rlaif_core::{Message, TextOrMessages};
+use rlaif_core::{Message, TextOrMessages, python_json::mended};
 use serde_json::{Map, Value};
-
-use crate::surrogates::mended;
 
 /// The mark before the answer of a solution in GSM8K.
 pub(super) const HASHES: &str = "####";

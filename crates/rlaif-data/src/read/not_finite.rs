@@ -1,28 +1,14 @@
-//! JSON as Python's `json.dumps` writes it: with numbers that are too large, and with `NaN`,
-//! `Infinity` and `-Infinity`, which are not JSON.
+//! Rows with numbers that are not finite, as Python's `json.dumps` writes them.
 
-use serde_json::Value;
+use rlaif_core::python_json::NotFiniteNumbers;
 
 use crate::row::{Columns, NotFinite};
-
-/// Python's spelling of a non-finite number.
-pub(super) fn word(number: f64) -> Option<&'static str> {
-    if number.is_nan() {
-        Some("NaN")
-    } else if number == f64::INFINITY {
-        Some("Infinity")
-    } else if number == f64::NEG_INFINITY {
-        Some("-Infinity")
-    } else {
-        None
-    }
-}
 
 /// The columns of a row with null for each non-finite number, and the places of these numbers.
 /// `None` if there are none, or if the rest is not a JSON object either.
 pub(super) fn read(text: &str) -> Option<(Columns<'static>, NotFinite)> {
-    let (replaced, words) = replaced(text);
-    if words.is_empty() {
+    let (replaced, numbers) = NotFiniteNumbers::replaced(text);
+    if numbers.is_empty() {
         return None;
     }
     let columns: Columns<'_> = serde_json::from_str(&replaced).ok()?;
@@ -31,80 +17,11 @@ pub(super) fn read(text: &str) -> Option<(Columns<'static>, NotFinite)> {
         .0
         .into_iter()
         .map(|(name, mut value)| {
-            settle(&name, &mut value, &words, &mut found);
+            numbers.settle(&name, &mut value, &mut found);
             (name.into_owned().into(), value)
         })
         .collect();
     Some((Columns(columns), found))
-}
-
-/// With the number's index, a placeholder for a non-finite number; the noncharacter keeps it apart
-/// from the text of rows.
-const STANDS: &str = "\u{fdd0}number";
-
-/// The text with a placeholder string for each non-finite number, and the original spellings.
-fn replaced(text: &str) -> (String, Vec<&'static str>) {
-    let bytes = text.as_bytes();
-    let (mut out, mut words) = (String::with_capacity(text.len() + 64), Vec::new());
-    let (mut at, mut copied) = (0, 0);
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => {
-                at += 1;
-                while at < bytes.len() && bytes[at] != b'"' {
-                    at += if bytes[at] == b'\\' { 2 } else { 1 };
-                }
-                at += 1;
-            }
-            b'N' | b'I' | b'-' | b'0'..=b'9' => {
-                let end = bytes[at..]
-                    .iter()
-                    .position(|byte| !(byte.is_ascii_alphanumeric() || b"+-.".contains(byte)))
-                    .map_or(bytes.len(), |length| at + length);
-                let word = match &text[at..end] {
-                    "NaN" => Some("NaN"),
-                    "Infinity" => Some("Infinity"),
-                    "-Infinity" => Some("-Infinity"),
-                    number if number.contains(['e', 'E']) || number.len() > 300 => {
-                        number.parse().ok().and_then(word)
-                    }
-                    _ => None,
-                };
-                if let Some(word) = word {
-                    out.push_str(&text[copied..at]);
-                    out.push_str(&format!("\"{STANDS}{}\"", words.len()));
-                    copied = end;
-                    words.push(word);
-                }
-                at = end;
-            }
-            _ => at += 1,
-        }
-    }
-    out.push_str(text.get(copied..).unwrap_or_default());
-    (out, words)
-}
-
-/// Replaces a placeholder by null, and records the original spelling.
-fn settle(place: &str, value: &mut Value, words: &[&'static str], found: &mut NotFinite) {
-    match value {
-        Value::String(text) if text.starts_with(STANDS) => {
-            let index: Option<usize> = text[STANDS.len()..].parse().ok();
-            found.extend(index.and_then(|i| Some((place.to_owned(), *words.get(i)?))));
-            *value = Value::Null;
-        }
-        Value::Array(items) => {
-            for (i, item) in items.iter_mut().enumerate() {
-                settle(&format!("{place}[{i}]"), item, words, found);
-            }
-        }
-        Value::Object(entries) => {
-            for (key, entry) in entries {
-                settle(&format!("{place}.{key}"), entry, words, found);
-            }
-        }
-        _ => {}
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parquet::record::{Field, Row as ParquetRow};
+use rlaif_core::python_json;
 use serde_json::Value;
 
 use super::chunk::Chunk;
@@ -13,7 +14,6 @@ use super::not_finite;
 use crate::corpora::{Corpus, Outcome};
 use crate::error::DataError;
 use crate::row::{Columns, NotFinite, Place, Row};
-use crate::surrogates;
 
 /// Number of errors that a lenient reading keeps to show.
 pub(super) const SHOWN: usize = 5;
@@ -139,7 +139,7 @@ impl<C: Corpus> Parser<'_, C> {
         let outcome = match serde_json::from_str::<Columns<'_>>(text) {
             Ok(columns) => self.corpus.record(Row::new(place, columns)),
             Err(source) => {
-                let mended = surrogates::mended(text);
+                let mended = python_json::mended(text);
                 match (serde_json::from_str::<Columns<'_>>(&mended), not_finite::read(&mended)) {
                     (Ok(columns), _) => self.corpus.record(Row::new(place, columns)),
                     (_, Some((columns, not_finite))) => {
@@ -266,7 +266,7 @@ fn written(field: &Field) -> Option<&'static str> {
         Field::Double(v) => *v,
         _ => return None,
     };
-    not_finite::word(number)
+    python_json::word(number)
 }
 
 /// A Parquet value as the equivalent JSON value. A number that JSON cannot express becomes null.

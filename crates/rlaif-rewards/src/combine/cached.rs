@@ -71,7 +71,8 @@ impl<R: RewardModel> Cached<R> {
     }
 }
 
-fn key(exchange: &Exchange<'_>) -> [u8; 32] {
+/// A hash of everything that a verdict on a row depends on.
+pub(super) fn key(exchange: &Exchange<'_>) -> [u8; 32] {
     let mut hash = Sha256::new();
     // A map without entries is equivalent to none.
     let metadata = exchange.metadata.filter(|m| !m.is_empty());

@@ -7,6 +7,7 @@
 mod cached;
 mod fallback;
 mod gate;
+mod kept;
 mod many;
 mod map;
 mod member;
@@ -15,6 +16,7 @@ mod normalise;
 pub use cached::Cached;
 pub use fallback::{Constant, OrElse};
 pub use gate::Gated;
+pub(crate) use kept::Keeping;
 pub use many::{LowerBound, Mean, Minimum, WeightedSum};
 pub use map::{Clipped, Scaled};
 pub use normalise::{Centring, Normalised};

@@ -26,8 +26,9 @@ const WHO: &str = "reward server";
 /// `{"rewards": [..]}`.
 ///
 /// `query` holds prompt and response as one text, `prompts` the prompts, and `labels` the
-/// references, null where a row has none; OpenRLHF's servers expect this. A null reward means no
-/// verdict. A list in `extra_logs` with one number per row becomes a part. Rows of requests that
+/// references, null where a row has none; OpenRLHF's servers expect this. Where a row is a
+/// conversation, `messages` has it with all keys of its messages, the response as its last turn; rows
+/// that are texts are null there. A null reward means no verdict. A list in `extra_logs` with one number per row becomes a part. Rows of requests that
 /// fail permanently have no verdict; a wrong number of rewards is an error.
 #[derive(Debug)]
 pub struct RemoteReward {
@@ -198,7 +199,15 @@ impl<'a> Asked<'a> {
             rows.iter().map(|x| format!("{}{}", x.prompt, x.response)).collect();
         let prompts: Vec<&str> = rows.iter().map(|x| x.prompt).collect();
         let labels: Vec<Option<&str>> = rows.iter().map(|x| x.reference).collect();
-        let body = json!({"query": query, "prompts": prompts, "labels": labels});
+        let mut body = json!({"query": query, "prompts": prompts, "labels": labels});
+        if rows.iter().any(|row| row.messages.is_some()) {
+            let conversation = |row: &Exchange<'_>| {
+                let said = json!({"role": "assistant", "content": row.response});
+                let turns = row.messages?.iter().map(|turn| json!(turn)).chain([said]);
+                Some(turns.collect::<Vec<_>>())
+            };
+            body["messages"] = rows.iter().map(conversation).collect();
+        }
         Self { server, body: body.to_string().into_bytes(), rows: rows.len(), first }
     }
 }

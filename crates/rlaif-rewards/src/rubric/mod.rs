@@ -36,11 +36,11 @@ pub(crate) use verdict::{Judged, scores};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutOfRange {
-    /// The number is clamped to the nearer end.
+    /// The row has no verdict: the judge answered on another scale, or did not understand this one.
     #[default]
-    Clamp,
-    /// The row has no verdict.
     Missing,
+    /// The number is clamped to the nearer end.
+    Clamp,
 }
 
 /// Mapping of a verdict to a score.
@@ -253,5 +253,35 @@ impl Rubric {
         let score = Score::new(reward as f32)
             .map_err(|_| Unread::NoNumber { answer: answer.text.clone() })?;
         Ok(Reading { score, coverage })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_on_another_scale_is_no_verdict() -> Result<(), ProviderError> {
+        let scale = Scale { low: 1., high: 10. };
+        for form in [AnswerForm::Number, AnswerForm::NumberThenReason, AnswerForm::Json] {
+            let rubric = Rubric::new("Rate it.", "{response}", scale)?.answered_as(form)?;
+            let clamped = rubric.clone().with_out_of_range(OutOfRange::Clamp);
+            for (number, end) in [("0.8", 1.), ("0", 1.), ("11", 10.), ("12", 10.)] {
+                for answer in [
+                    number.to_owned(),
+                    format!("Score: {number}"),
+                    format!("{{\"score\": {number}}}"),
+                ] {
+                    let answer = Answer::text(answer);
+                    let found = rubric.read(&answer);
+                    assert!(
+                        matches!(found, Err(Unread::OutOfRange { .. })),
+                        "{answer:?} {found:?}"
+                    );
+                    assert_eq!(clamped.read(&answer).map(|r| r.score.get()), Ok(end), "{answer:?}");
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -234,7 +234,11 @@ pub(super) fn number(answer: &Answer, form: AnswerForm, scale: Scale) -> Result<
     }
     match object::score(&outside, scale) {
         Some(Object::Score { value, cut: at_end }) => {
-            return if cut && at_end { Err(cut_short()) } else { Ok(value) };
+            if cut && at_end {
+                return Err(cut_short());
+            }
+            let behind = outside.rfind('}').map_or("", |at| &outside[at + 1..]);
+            return words::changed_by(behind, value, scale).map(|()| value).map_err(missed);
         }
         Some(Object::Miss(miss)) => return Err(missed(miss)),
         // In broken JSON, a number may belong to the justification.

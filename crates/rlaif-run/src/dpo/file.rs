@@ -57,6 +57,9 @@ pub struct DpoFile {
 pub struct OnlineSection {
     /// Any reward.
     pub reward: RewardConfig,
+    /// The column of reference responses, for rewards that compare with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// Sampling of pairs.
     #[serde(default)]
     pub sampling: OnlineConfig,

@@ -67,7 +67,7 @@ impl DpoFile {
 
     /// Returns the position of the row with this id.
     fn place(&self, data: &DataSection, id: &str) -> String {
-        let reader = self.columns.reader(data.import);
+        let reader = self.reader(data);
         let files = data.files();
         if matches!(self.dpo.objective, Objective::Unpaired(_)) {
             reader.place::<UnpairedRow>(&files, id)
@@ -76,6 +76,16 @@ impl DpoFile {
         } else {
             reader.place::<PreferenceRow>(&files, id)
         }
+    }
+
+    /// The reader of the rows, with the columns that the reward of sampled responses needs.
+    fn reader(&self, data: &DataSection) -> RowReader {
+        let mut reader = self.columns.reader(data.import);
+        if let Some(online) = &self.online {
+            reader.columns.reference.clone_from(&online.reference);
+            reader.columns.metadata = online.reward.columns();
+        }
+        reader
     }
 
     /// `true` if the rows are only prompts, for which the policy samples responses.
@@ -99,7 +109,7 @@ impl DpoFile {
             return reading.responses(data);
         }
         if let (Some(data), Some(online)) = (&self.data, &self.online) {
-            let reader = self.columns.reader(data.import);
+            let reader = self.reader(data);
             if self.answers_prompts(&reader, data) {
                 return reading.prompts(data, &reader, online);
             }
@@ -119,7 +129,12 @@ impl DpoFile {
                 let skipped = SkippedRows::default();
                 DataRows { train, held_out, skipped, read_as: Vec::new() }
             }
-            Some(data) => data.import(&self.columns.reader(data.import), seed)?,
+            Some(data) => {
+                let mut reader = self.reader(data);
+                // Of a pair's prompt, it is one of the further columns.
+                reader.columns.metadata.extend(reader.columns.reference.take());
+                data.import(&reader, seed)?
+            }
         };
         for row in rows.train.iter_mut().chain(&mut rows.held_out) {
             row.margin = row.margin.or_else(|| difference_of_scores(row));
@@ -173,8 +188,11 @@ impl Reading<'_> {
         let rows = data.import::<PromptRow>(reader, self.seed)?;
         let DataRows { train, mut skipped, read_as: notes, .. } = rows;
         let how = self.file.prompt.rendering();
-        let train =
-            kept(rendered(&train, &mut skipped, |row: &PromptRow| row.render(self.codec, &how))?);
+        let train = kept(rendered(&train, &mut skipped, |row: &PromptRow| {
+            // Responses of the rows are references only if the run file declares that.
+            let reference = online.reference.as_ref().and(row.reference.clone());
+            PromptRow { reference, ..row.clone() }.render(self.codec, &how)
+        })?);
         self.answered(train, HeldOutRows::Pairs(Vec::new()), online, skipped, notes)
     }
 
@@ -192,8 +210,16 @@ impl Reading<'_> {
         let held_out = HeldOutRows::Pairs(held_out);
         if let Some(online) = &self.file.online {
             let train = kept(rendered(&train, &mut skipped, |row: &PreferenceRow| {
-                let prompt = PromptRow { reference: None, ..row.clone().into_prompt() };
-                prompt.render(self.codec, &how)
+                let PreferenceRow { id, prompt, chat, mut metadata, .. } = row.clone();
+                let needed = online.reward.columns();
+                let reference = online.reference.as_ref().and_then(|column| {
+                    let reference = metadata.get(column)?.as_str().map(str::to_owned);
+                    if !needed.contains(column) {
+                        metadata.remove(column);
+                    }
+                    reference
+                });
+                PromptRow { id, prompt, reference, chat, metadata }.render(self.codec, &how)
             })?);
             return self.answered(train, held_out, online, skipped, notes);
         }

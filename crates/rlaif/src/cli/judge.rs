@@ -7,8 +7,8 @@ use std::{
 
 use clap::Args;
 use rlaif_core::{Interrupted, say};
-use rlaif_rewards::{RewardConfig, read_rows, score_in_order};
-use rlaif_run::{RunError, rewards_from_config, score_into};
+use rlaif_rewards::{ReadRows, RewardConfig, read_rows, score_in_order};
+use rlaif_run::{RunError, rewards_for_file, rewards_from_config, score_into};
 use rlaif_torch::DeviceChoice;
 use rlaif_train::Interrupt;
 
@@ -38,12 +38,22 @@ impl Judge {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let how = self.asked.rendering()?;
         let (config, folder) = RewardConfig::from_file(&self.config)?;
-        let reward = rewards_from_config(&config, &folder, self.device.resolve()?)?;
-        let rows = if self.input == Path::new("-") {
-            read_rows(io::stdin().lock(), &how)?
-        } else {
-            read_rows(BufReader::new(open(&self.input)?.0), &how)?
+        let device = self.device.resolve()?;
+        let reward = match &self.out {
+            Some(out) => rewards_for_file(&config, &folder, device, out)?,
+            None => rewards_from_config(&config, &folder, device)?,
         };
+        let columns = config.columns();
+        let ReadRows { rows, unread } = if self.input == Path::new("-") {
+            read_rows(io::stdin().lock(), &how, &columns)?
+        } else {
+            read_rows(BufReader::new(open(&self.input)?.0), &how, &columns)?
+        };
+        for (name, count) in unread {
+            say(format_args!(
+                "{count} rows have {name} in their messages, which the text that rewards read leaves out"
+            ));
+        }
         Interrupt::install().map_err(RunError::from)?;
         let counted = match &self.out {
             Some(out) => score_into(&config, &*reward, &rows, out).inspect_err(|error| {

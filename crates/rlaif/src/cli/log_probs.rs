@@ -1,9 +1,7 @@
 //! `rlaif logprobs`.
 
 use clap::Args;
-use rlaif_core::{
-    ChatOptions, Message, Metadata, Rendering, Specials, TextCodec, TextKind, TextOrMessages,
-};
+use rlaif_core::{ChatOptions, Message, Metadata, Rendering, Specials, TextCodec, TextOrMessages};
 use rlaif_lm::{Forward, Joined, Joiner, Padding, Policy, Texts, TokenBatch, policy_log_probs};
 use rlaif_models::LanguageModel;
 use rlaif_text::HfTokenizer;
@@ -106,15 +104,15 @@ impl LogProbJob {
         let (prompt, said, kind) = rendered.map_err(RowProblem::Codec)?;
         let said = said.first().map_or("", String::as_str);
         let joiner = Joiner::new(tokenizer, self.policy.spec());
-        if kind == TextKind::Rendered && !joiner.is_encoder_decoder() {
-            let texts = Texts { prompt: &prompt, responses: vec![said], kind };
-            let joined = joiner.join(&[texts]).map_err(RowProblem::Codec)?.pop();
-            let Joined { prompt, mut responses, .. } = joined.unwrap_or_default();
-            return Ok((prompt, responses.pop().unwrap_or_default()));
+        if joiner.is_encoder_decoder() {
+            let prompt = joiner.open_one(&prompt, kind).map_err(RowProblem::Codec)?;
+            let response = tokenizer.encode(said, Specials::Exclude).map_err(RowProblem::Codec)?;
+            return Ok((prompt, response));
         }
-        let prompt = joiner.open_one(&prompt, kind).map_err(RowProblem::Codec)?;
-        let response = tokenizer.encode(said, Specials::Exclude).map_err(RowProblem::Codec)?;
-        Ok((prompt, response))
+        let texts = Texts { prompt: &prompt, responses: vec![said], kind };
+        let joined = joiner.join(&[texts]).map_err(RowProblem::Codec)?.pop();
+        let Joined { prompt, mut responses, .. } = joined.unwrap_or_default();
+        Ok((prompt, responses.pop().unwrap_or_default()))
     }
 
     fn check(&self, prompt: &[u32], response: &[u32]) -> Result<(), RowProblem> {

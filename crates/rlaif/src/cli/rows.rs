@@ -7,7 +7,10 @@ use std::{
 };
 
 use clap::Args;
-use rlaif_core::check_finite;
+use rlaif_core::{
+    check_finite,
+    python_json::{LineError, line},
+};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -182,7 +185,7 @@ impl Lines {
             }
             self.line += 1;
             self.read += read as u64;
-            let row = row::<J>(&bytes, self.line).map_err(|problem| CliError::Row {
+            let row = row::<J>(&bytes).map_err(|problem| CliError::Row {
                 source_name: self.name.clone(),
                 line: self.line,
                 problem: Box::new(problem),
@@ -194,13 +197,9 @@ impl Lines {
 }
 
 /// The row on a line; `None` on a blank one.
-fn row<J: Job>(bytes: &[u8], line: usize) -> Result<Option<J::Input>, RowProblem> {
-    let text = std::str::from_utf8(bytes)?;
-    // A byte-order mark is not part of the first row.
-    let text = if line == 1 { text.trim_start_matches('\u{feff}') } else { text };
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
-    let row = serde_json::from_str(text);
-    row.map(Some).map_err(|source| RowProblem::Json { expected: J::FIELDS, source })
+fn row<J: Job>(bytes: &[u8]) -> Result<Option<J::Input>, RowProblem> {
+    line(bytes).map_err(|error| match error {
+        LineError::NotUtf8(error) => error.into(),
+        LineError::Json(source) => RowProblem::Json { expected: J::FIELDS, source },
+    })
 }

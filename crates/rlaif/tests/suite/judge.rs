@@ -79,6 +79,47 @@ fn a_byte_order_mark_is_passed_over_and_what_is_not_utf_8_is_named() {
     assert!(said.contains("input, line 3: ") && said.contains("to UTF-8"), "{said}");
 }
 
+/// Python's NaN and halves of a surrogate pair, columns of right answers, calls of tools.
+#[test]
+fn rows_are_read_whole() {
+    let math = "kind = 'math-answer'\nanswer = 'reward_model.ground_truth'";
+    let answered = |more: &str| {
+        format!(
+            "{{\"prompt\":\"17 * 2?\",\"response\":\"It is \\\\boxed{{34}}\\ud83d\",\"weight\":NaN,{more}}}\n"
+        )
+    };
+    let input = [
+        answered("\"reward_model\":{\"ground_truth\":\"34\",\"spread\":-Infinity}"),
+        answered("\"reward_model\":{\"ground_truth\":\"35\"}"),
+        answered("\"metadata\":{\"reward_model\":{\"ground_truth\":\"34\"}},\"reference\":NaN"),
+        answered("\"metadata\":null"),
+    ];
+    let found = rows(&judge(math, input.concat()));
+    let scores: Vec<_> = found.iter().map(|row| row["score"].as_f64()).collect();
+    assert_eq!(scores, [Some(1.), Some(0.), Some(1.), None], "{found:?}");
+    assert!(found[3]["reason"].to_string().contains("reward_model.ground_truth"), "{found:?}");
+
+    let config = format!(
+        "rubric = 'quality'\n[api]\nkind = 'openai'\nmodel = 'm'\nbase_url = '{}'\n\
+         api_key_env = 'TEST_KEY'\n",
+        chat_completions(|body| {
+            let seen = body.contains("tool_calls") && body.contains("weather_in_oslo");
+            if seen { "4" } else { "2" }.to_owned()
+        })
+    );
+    let call = json!([{"function": {"name": "weather_in_oslo", "arguments": {}}}]);
+    let asked = json!([{"role": "user", "content": "Rain?"}]);
+    let called = json!([{"role": "assistant", "content": null, "tool_calls": call,
+                         "reasoning_content": "I need it."}]);
+    let row = json!({"prompt": asked, "response": called});
+    let whole = json!({"messages": [asked[0], called[0]]});
+    let output = judge(&config, format!("{row}\n{whole}\n"));
+    let scores: Vec<_> = rows(&output).iter().map(|row| row["score"].as_f64()).collect();
+    assert_eq!(scores, [Some(4.), Some(4.)]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("2 rows have `reasoning_content` in their messages"), "{said}");
+}
+
 #[test]
 fn what_is_wrong_is_said_with_its_cause_and_the_code_of_bad_input() {
     let length = "kind = 'length'\nlongest = 2\nper = 1.0";
@@ -97,6 +138,16 @@ fn what_is_wrong_is_said_with_its_cause_and_the_code_of_bad_input() {
 /// Issue 18: an interruption lost every verdict of the last 4,096 rows.
 #[test]
 fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
+    interrupted(false);
+}
+
+/// Scores that depend on the rows before come at the end, from verdicts that were kept.
+#[test]
+fn no_verdict_behind_a_normalised_reward_is_lost_to_a_kill() {
+    interrupted(true);
+}
+
+fn interrupted(normalised: bool) {
     const ROWS: usize = 40;
     const AT_ONCE: usize = 4;
     let asked = Arc::new(AtomicUsize::new(0));
@@ -111,13 +162,16 @@ fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
     });
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
+    let of = if normalised { "of." } else { "" };
     let write_config = |model: &str, timeout: u32| {
+        let head = "kind = 'normalised'\ncentring = 'centred'\n[of]\nkind = 'judge'\n";
         let config = format!(
-            "instructions = 'Rate from 0 to 6.'\ntemplate = '{{response}}'\n\
+            "{}instructions = 'Rate from 0 to 6.'\ntemplate = '{{response}}'\n\
              scale = {{ low = 0, high = 6 }}\nanswer = 'number'\n\
-             [api]\nkind = 'openai'\nmodel = '{model}'\nbase_url = '{url}'\n\
+             [{of}api]\nkind = 'openai'\nmodel = '{model}'\nbase_url = '{url}'\n\
              api_key_env = 'TEST_KEY'\n\
-             [limits]\nconcurrency = {AT_ONCE}\ntimeout_s = {timeout}\n"
+             [{of}limits]\nconcurrency = {AT_ONCE}\ntimeout_s = {timeout}\n",
+            if normalised { head } else { "" }
         );
         fs::write(path("judge.toml"), config).unwrap();
     };
@@ -141,21 +195,27 @@ fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     assert_eq!(asked.swap(0, Ordering::SeqCst), ROWS);
     let whole = fs::read_to_string(path("whole.jsonl")).unwrap();
-    let scores: Vec<u32> = whole
+    let scores = whole
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
-        .map(|row| row["score"].as_f64().unwrap() as u32)
-        .collect();
-    assert_eq!(scores, (0..ROWS as u32).map(|n| n % 7).collect::<Vec<_>>());
+        .map(|row| row["score"].as_f64().unwrap());
+    let verdicts: Vec<f64> = (0..ROWS).map(|n| (n % 7) as f64).collect();
+    let (mean, deviation) = rlaif::core::stats::mean_std(&verdicts);
+    for (score, verdict) in scores.zip(verdicts) {
+        let expected = if normalised { (verdict - mean) / deviation } else { verdict };
+        assert!((score - expected).abs() < 1e-6, "{score} {expected}");
+    }
 
     for signal in ["-KILL", "-INT"] {
         let (out, unordered) = (path("cut.jsonl"), path("cut.jsonl.unordered"));
+        let kept = path("cut.jsonl.unordered.kept");
+        let growing = if normalised { &kept } else { &unordered };
         let mut kills = 0;
         // With the line of the settings that the verdicts depend on.
         for want in [8, 20] {
             let mut child = begin("cut.jsonl");
             let start = Instant::now();
-            while lines(&unordered) < want && child.try_wait().unwrap().is_none() {
+            while lines(growing) < want && child.try_wait().unwrap().is_none() {
                 assert!(start.elapsed() < Duration::from_secs(60), "no verdict came");
                 sleep(Duration::from_millis(2));
             }
@@ -171,7 +231,7 @@ fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
         if unordered.exists() {
             write_config("n", 60);
             let said = refusal(&begin("cut.jsonl").wait_with_output().unwrap(), 2);
-            assert!(said.contains("`reward.api.model`: \"m\" -> \"n\""), "{said}");
+            assert!(said.contains(&format!("`reward.{of}api.model`: \"m\" -> \"n\"")), "{said}");
         }
         // Another time-out is not.
         write_config("m", 30);
@@ -180,7 +240,7 @@ fn no_verdict_that_was_paid_for_is_lost_to_a_kill() {
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         }
         assert_eq!(fs::read_to_string(&out).unwrap(), whole);
-        assert!(!unordered.exists());
+        assert!(!unordered.exists() && !kept.exists());
         let asked = asked.swap(0, Ordering::SeqCst);
         // Ctrl-C waits for requests in flight; a kill loses only those.
         let lost = if signal == "-INT" { 0 } else { kills * AT_ONCE };

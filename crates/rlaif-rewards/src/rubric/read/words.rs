@@ -194,6 +194,19 @@ static OTHER_THING: LazyLock<Regex> = LazyLock::new(|| {
     )
 });
 
+/// Words by which a judge changes its verdict, when another number follows them.
+static CHANGES: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"\b(?:actually|corrections?|corrected|correcting|rather|on\s+(?:second\s+thought|reflection|(?:a\s+)?closer\s+\w+)|upon\s+\w+|reconsider\w*|reassess\w*|re-?evaluat\w*|rereading|re-reading|wait|hmm+|oops|sorry|i\s+meant?|make\s+(?:it|that)|revis\w+|updat\w+|adjust\w*|chang\w+|rais\w+|lower\w*|increas\w+|reduc\w+|upgrad\w+|downgrad\w+|bump\w*|no|nope|or\s+better|scratch\s+that|strike\s+that|edit|eigentlich|korrektur|nein|vielmehr|doch|eher|besser\s+gesagt|en\s+fait|plutôt|non|en\s+realidad|mejor\s+dicho|corrección|más\s+bien|anzi|in\s+realtà|correzione|aliás|na\s+verdade|correção|на\s+самом\s+деле|точнее|вернее|исправ\w*|нет)\b|→|⇒|->|=>|其实|其實|实际上|實際上|更正|改为|改為|不对|不對|訂正|いや|実は|정정|아니",
+    )
+});
+/// Words by which a judge takes its verdict back.
+static TAKES_BACK: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r"\b(?:scratch\s+that|strike\s+that|(?:disregard|ignore|forget)\s+(?:that|this|the\s+above|my\s+\w+)|i\s+take\s+(?:that|it)\s+back|i\s+was\s+wrong|(?:that|this|it)(?:'s|\s+is|\s+was)\s+(?:(?:perhaps|probably|actually|a\s+bit|a\s+little|far|much)\s+)*(?:too\s+(?:high|low|generous|harsh|lenient|strict|kind)|the\s+wrong\s+(?:score|rating|number)))\b",
+    )
+});
+
 static APPROXIMATELY: LazyLock<Regex> =
     LazyLock::new(|| pattern(r"\b(?:about|around|approximately|roughly|approx\.?|circa|etwa)\s*$"));
 
@@ -269,9 +282,52 @@ pub(super) fn verdict(answer: &str, scale: Scale) -> Result<Found, Miss> {
         None => missing(&plain.text, &items, another, scale),
     })?;
     let value = picked.value?;
+    changed(&text, &items, value, picked.at.end)?;
     let ends = plain.text[picked.at.end..].trim().is_empty();
     let marked = picked.tier <= Tier::Label || picked.leading;
     Ok(Found { value, at: plain.origin(picked.at.start), ends, marked })
+}
+
+/// The reason why a verdict does not stand: what the text says from `from` on changes it.
+fn changed(text: &Text<'_>, items: &[Item], value: f64, from: usize) -> Result<(), Miss> {
+    if TAKES_BACK.is_match(&text.text[from..]) {
+        return Err(Miss::Undecided);
+    }
+    let cues: Vec<usize> = CHANGES.find_iter(&text.text[from..]).map(|c| from + c.end()).collect();
+    let Scale { low, high } = text.scale;
+    for item in items.iter().filter(|item| item.span.start >= from) {
+        // The words are about a number that follows them soon.
+        if !cues.iter().any(|&cue| cue <= item.span.start && item.span.start - cue <= BEFORE) {
+            continue;
+        }
+        let (before, after) = (text.before(item), text.after(item));
+        // "No 10": none, instead of another one.
+        let compared = COMPARED.is_match(before)
+            || HYPOTHETICAL.is_match(after)
+            || before.trim_end().ends_with(" no");
+        let follows = text.follows(item) || before.ends_with(" to ");
+        let counted = !follows || CONDITIONAL.is_match(sentence_of(before));
+        match item.kind {
+            _ if compared || counted => {}
+            Kind::Number(other) | Kind::Of(other, _) if !(low..=high).contains(&other) => {}
+            Kind::Of(_, of) if !near(of, high) => {}
+            Kind::Number(other) | Kind::Of(other, _) if !near(other, value) => {
+                return Err(Miss::Several(value, other));
+            }
+            Kind::Range(..) => return Err(Miss::Between),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The reason why a verdict does not stand: what the text behind it says changes it.
+pub(super) fn changed_by(rest: &str, value: f64, scale: Scale) -> Result<(), Miss> {
+    let whole = 0..rest.len();
+    let mut plain = Plain::of(rest, &[whole]);
+    let found = numbers::items(&plain.text, MOST_NUMBERS);
+    let (items, _) = without_mentions(&mut plain, found, scale);
+    changed(&Text { text: &plain.text, scale, results: &[] }, &items, value, 0)
 }
 
 /// The reason why there is no candidate.
