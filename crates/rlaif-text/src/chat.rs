@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use jiff::ZonedDateTime;
 use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Enumerator, Kwargs, Object, Value};
+use minijinja::value::{Enumerator, Kwargs, Object, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
 use rlaif_core::{ChatOptions, GenerationPrompt, Message};
 
@@ -188,6 +188,9 @@ impl Chat {
         environment.set_fuel(Some(FUEL));
         // Calls of macros are on the caller's stack, which may be that of a small thread.
         environment.set_recursion_limit(100);
+        environment.add_test("iterable", is_iterable);
+        environment.add_test("sequence", is_iterable);
+        environment.add_test("number", is_number);
         environment.add_filter("tojson", |value: &Value, kwargs: Kwargs| tojson(value, &kwargs));
         environment.add_function("raise_exception", raise_exception);
         let now = Arc::clone(&self.now);
@@ -199,6 +202,17 @@ impl Chat {
 
 /// The template's name in the engine's messages.
 const NAME: &str = "chat_template";
+
+/// Jinja2's tests `iterable` and `sequence`, which agree on every value that JSON has: minijinja's
+/// take `none` for an empty list, and mappings and strings for no sequences.
+fn is_iterable(value: &Value) -> bool {
+    !matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number)
+}
+
+/// Jinja2's test `number`: Python counts `true` and `false` among the numbers.
+fn is_number(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Number | ValueKind::Bool)
+}
 
 /// A JSON value as templates see it, keys in their order.
 fn of_json(value: &serde_json::Value) -> Value {
@@ -374,6 +388,32 @@ mod tests {
         assert_eq!(generation_blocks("{%", Marks::Off), "{%");
         for odd in ["{%%}{%-%}", "{%}}", "{%}%}", "{%-+%}"] {
             assert_eq!(generation_blocks(odd, Marks::Off), odd);
+        }
+    }
+
+    #[test]
+    fn tests_of_values_are_those_of_jinja2() {
+        // From `jinja2.sandbox.ImmutableSandboxedEnvironment().tests` of Jinja2 3.1:
+        // iterable, sequence, number, mapping, string, integer, float.
+        let expected = [
+            ("none", [0, 0, 0, 0, 0, 0, 0]),
+            ("true", [0, 0, 1, 0, 0, 0, 0]),
+            ("0", [0, 0, 1, 0, 0, 1, 0]),
+            ("1.5", [0, 0, 1, 0, 0, 0, 1]),
+            ("''", [1, 1, 0, 0, 1, 0, 0]),
+            ("[]", [1, 1, 0, 0, 0, 0, 0]),
+            ("{}", [1, 1, 0, 1, 0, 0, 0]),
+            ("missing", [1, 1, 0, 0, 0, 0, 0]),
+        ];
+        let chat = Chat::new(BTreeMap::new(), BTreeMap::new());
+        for (value, answers) in expected {
+            let tests = ["iterable", "sequence", "number", "mapping", "string", "integer", "float"];
+            for (test, answer) in tests.into_iter().zip(answers) {
+                let source = format!("{{{{ 1 if {value} is {test} else 0 }}}}");
+                let environment = chat.compile(&source, Marks::Off).unwrap();
+                let found = environment.get_template(NAME).unwrap().render(()).unwrap();
+                assert_eq!(found, answer.to_string(), "{value} is {test}");
+            }
         }
     }
 }

@@ -38,8 +38,9 @@ pub enum EarlierDivergence {
 /// HH's preference pairs.
 ///
 /// Rows hold either the two whole dialogues, as published (`chosen`, `rejected`), or the common
-/// `prompt` and the two responses, which are then joined by one space. `subset` and `id` are
-/// optional.
+/// `prompt` and the two responses. A response without white space in front, after a prompt without
+/// white space at its end, gets the space that the published dialogues have there. `subset` and `id`
+/// are optional.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Hh {
     /// Treatment of pairs that diverge before the last turn.
@@ -107,7 +108,10 @@ impl Corpus for Hh {
         let chosen = row.text("chosen")?;
         let rejected = row.text("rejected")?;
         let (prompt, chosen, rejected) = match given_prompt {
-            Some(prompt) => (prompt, format!(" {chosen}"), format!(" {rejected}")),
+            Some(prompt) => {
+                let (chosen, rejected) = (spaced(&prompt, chosen), spaced(&prompt, rejected));
+                (prompt, chosen, rejected)
+            }
             None => {
                 // Each column is searched for the first marker, so that the error names the right
                 // one.
@@ -152,6 +156,15 @@ fn not_a_dialogue(row: &Row<'_>, column: &'static str, problem: DialogueProblem)
         line: row.line(),
         column,
         problem,
+    }
+}
+
+/// A response as it follows this prompt, with a space in front where neither has white space.
+pub(crate) fn spaced(prompt: &str, response: String) -> String {
+    if prompt.ends_with(char::is_whitespace) || response.starts_with(char::is_whitespace) {
+        response
+    } else {
+        format!(" {response}")
     }
 }
 
@@ -240,7 +253,14 @@ mod tests {
             ("chosen", "Yes"),
             ("rejected", "No"),
         ]);
-        assert_eq!(kept(whole.unwrap()), kept(apart.unwrap()));
+        let whole = kept(whole.unwrap());
+        assert_eq!(whole, kept(apart.unwrap()));
+        // As Dahoas/full-hh-rlhf has them: one space, not two.
+        for (prompt, chosen) in [("Assistant:", " Yes"), ("Assistant: ", "Yes")] {
+            let prompt = format!("\n\nHuman: Hi\n\n{prompt}");
+            let row = [("prompt", &*prompt), ("chosen", chosen), ("rejected", " No")];
+            assert_eq!(kept(read(&row).unwrap()).dialogue(), whole.dialogue());
+        }
     }
 
     #[test]

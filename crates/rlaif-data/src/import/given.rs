@@ -10,6 +10,7 @@ use super::options::{Dialogues, Import, SafeRlhfVerdict};
 use super::value::{
     HASHES, flattened, is_python, last_answer, messages, objects, parsed, text_or_messages,
 };
+use crate::corpora::{end_of_prompt, spaced};
 use crate::error::DataError;
 use crate::row::{Row, number};
 use crate::turns;
@@ -705,8 +706,11 @@ fn hh(import: &Import, row: &mut Reading<'_, '_>) -> Result<Given, Nothing> {
     let prompt = row.row.optional_text("prompt")?;
     let (chosen, rejected) = (row.text("chosen")?, row.text("rejected")?);
     let (prompt, chosen, rejected) = match prompt {
-        Some(prompt) => (prompt, format!(" {chosen}"), format!(" {rejected}")),
-        None => match crate::corpora::end_of_prompt(&chosen, &rejected) {
+        Some(prompt) => {
+            let (chosen, rejected) = (spaced(&prompt, chosen), spaced(&prompt, rejected));
+            (prompt, chosen, rejected)
+        }
+        None => match end_of_prompt(&chosen, &rejected) {
             Some(at) => {
                 (chosen[..at].to_owned(), chosen[at..].to_owned(), rejected[at..].to_owned())
             }
