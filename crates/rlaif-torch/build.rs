@@ -46,17 +46,8 @@ fn main() {
     let abi = env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
 
     let build = || {
-        let mut build = cc::Build::new();
+        let mut build = cpp();
         build
-            .cpp(true)
-            .std("c++17")
-            .pic(true)
-            // In debug builds too: what users debug is Rust, and PPO in them should not crawl.
-            .opt_level(3)
-            // Lines for backtraces, as Rust's own in this workspace. Types and variables of
-            // libtorch's headers would be two thirds of every binary.
-            .debug(false)
-            .flag_if_supported("-g1")
             // System headers: their warnings are not ours to mend.
             .flag(format!("-isystem{}", include.display()))
             .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
@@ -88,6 +79,22 @@ fn main() {
     }
 }
 
+/// The settings of every C++ source.
+fn cpp() -> cc::Build {
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .std("c++17")
+        .pic(true)
+        // In debug builds too: users debug Rust, and PPO in them should not crawl.
+        .opt_level(3)
+        // Lines for backtraces, as Rust's own in this workspace. Types and variables of
+        // libtorch's headers would be two thirds of every binary.
+        .debug(false)
+        .flag_if_supported("-g1");
+    build
+}
+
 /// Compiles `cpp/tiles.cpp` once for each instruction set that is chosen among at run time.
 fn compile_tiles(out: &Path) {
     const AVX2: &[&str] = &["-mavx2", "-mfma"];
@@ -102,14 +109,8 @@ fn compile_tiles(out: &Path) {
         // Objects have the name of their source, so each set has a folder of its own.
         let folder = out.join(name);
         std::fs::create_dir_all(&folder).expect("cargo lets build scripts write to OUT_DIR");
-        let mut build = cc::Build::new();
+        let mut build = cpp();
         build
-            .cpp(true)
-            .std("c++17")
-            .pic(true)
-            .opt_level(3)
-            .debug(false)
-            .flag_if_supported("-g1")
             .flag_if_supported("-ffp-contract=fast")
             // Vectors of the compiler's are wider than registers of some sets; none crosses a call.
             .flag_if_supported("-Wno-psabi")

@@ -56,7 +56,7 @@ pub struct Layers {
 impl Layers {
     fn new(shape: CacheShape, rows: usize, capacity: usize) -> Result<Self, LmError> {
         let bytes = shape.bytes(rows, capacity);
-        if let Some(available) = available(shape.device)
+        if let Some(available) = rlaif_torch::free_memory(shape.device)
             && bytes > available
         {
             return Err(LmError::BatchTooLarge { rows, tokens: capacity, bytes, available });
@@ -189,19 +189,6 @@ impl Layers {
         let view = |held: &Tensor| held.narrow(0, 0, int(self.lengths.len())).narrow(2, 0, width);
         let (keys, values) = self.held(layer);
         (view(keys), view(values))
-    }
-}
-
-/// Bytes of free memory on a device, including memory that libtorch caches; `None` if unknown.
-fn available(device: Device) -> Option<u64> {
-    match device {
-        Device::Cpu => rlaif_torch::host_memory_available(),
-        Device::Cuda(index) => {
-            let free = rlaif_torch::cuda_memory_free(index).ok()?;
-            let held = rlaif_torch::cuda_memory(index).ok()?;
-            Some(free + held.reserved.saturating_sub(held.allocated))
-        }
-        _ => None,
     }
 }
 

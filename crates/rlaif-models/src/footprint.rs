@@ -233,7 +233,7 @@ impl MemoryPlan {
     /// would make the run fit, or with all three. If the free memory is unknown (the CPU on systems
     /// other than Linux), nothing is refused.
     pub fn check(&self) -> Result<MemoryNeeded, MemoryError> {
-        match free_memory(self.device) {
+        match rlaif_torch::free_memory(self.device) {
             Some(free) => self.check_within(free),
             None => Ok(self.needed()?),
         }
@@ -299,15 +299,6 @@ impl MemoryPlan {
                     .to_owned()
             }),
         })
-    }
-}
-
-/// Number of free bytes on a device, if known.
-pub fn free_memory(device: Device) -> Option<u64> {
-    match device {
-        Device::Cpu => rlaif_torch::host_memory_available(),
-        Device::Cuda(index) => rlaif_torch::cuda_memory_free(index).ok(),
-        _ => None,
     }
 }
 

@@ -1,8 +1,9 @@
 //! The memory that a run needs: refused before it starts, rather than killed in the middle.
 
 use rlaif_models::{
-    AdapterConfig, LoadOptions, MemoryNeeded, MemoryPlan, ModelError, TrainedWeights, free_memory,
+    AdapterConfig, LoadOptions, MemoryNeeded, MemoryPlan, ModelError, TrainedWeights,
 };
+use rlaif_torch::free_memory;
 use tch::Kind;
 
 use crate::{

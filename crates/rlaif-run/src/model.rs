@@ -378,7 +378,7 @@ impl ModelSection {
     }
 
     /// Locations that may be local files or folders.
-    pub(crate) fn locations(&mut self) -> Vec<&mut String> {
+    pub fn locations(&mut self) -> Vec<&mut String> {
         let mut all = vec![&mut self.path];
         all.extend(self.adapter.as_mut());
         all.extend(self.base.as_mut());

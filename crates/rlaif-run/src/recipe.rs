@@ -20,7 +20,7 @@ use crate::{
     grade::graded_reward,
     memory::WeightsInMemory,
     model::{ModelSection, Placement},
-    prompt::{PROMPT_FILE, described},
+    prompt::{PROMPT_FILE, described, pass_on_rendering},
 };
 
 /// A run file for training.
@@ -146,7 +146,10 @@ impl<'a, R: Recipe> Start<'a, R> {
     }
 
     /// As [`Placement::check_memory`], by the run file's placement.
-    pub(crate) fn check_memory(
+    ///
+    /// # Errors
+    /// [`RunError::Memory`].
+    pub fn check_memory(
         &self,
         memory: &MemoryPlan,
         weights: WeightsInMemory,
@@ -250,6 +253,7 @@ impl OngoingRun<'_> {
             source: Box::new(source),
             how: self.how_to_go_on.clone(),
         })?;
+        pass_on_rendering(self.folder.path(), &target)?;
         Ok(self.folder.say(&format!("the result is in {}", target.display()))?)
     }
 }

@@ -5,11 +5,12 @@ use std::fs;
 use rlaif_core::{Demonstration, PromptRecord};
 use rlaif_data::corpora::PromptColumns;
 use rlaif_lm::Policy;
+use rlaif_models::MemoryPlan;
 use rlaif_run::{
     Basics, DataSection, Encoder, ModelSection, Outline, Placement, Recipe, RunError, RunFile,
-    RunRequest, ShuffledBatches, Start, tokenizer, train,
+    RunRequest, ShuffledBatches, Start, WeightsInMemory, longest, rows_of_pass, tokenizer, train,
 };
-use rlaif_train::{FitConfig, LearnConfig, SftTrainer, SupervisedTask};
+use rlaif_train::{FitConfig, LearnConfig, SftRow, SftTrainer, SupervisedTask};
 use serde::{Deserialize, Serialize};
 
 /// The run file: trains a policy to answer a prompt with the prompt.
@@ -33,7 +34,7 @@ impl RunFile for EchoFile {
 
     fn locations(&mut self) -> Vec<&mut String> {
         let mut all = self.data.locations();
-        all.push(&mut self.model.path);
+        all.extend(self.model.locations());
         all
     }
 }
@@ -50,6 +51,7 @@ impl Recipe for EchoFile {
     }
 
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
+        let memory = start.memory_of(self.learn.activations)?;
         let mut policy = start.fresh(|| self.model.language_model(start.options))?;
         let codec = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
         let encoder = Encoder::new(&codec, policy.spec(), self.data.max_tokens);
@@ -59,8 +61,16 @@ impl Recipe for EchoFile {
         };
         let records: Vec<Demonstration> = prompts.into_iter().map(echo).collect();
         let (rows, skipped) = encoder.demonstrations(&records)?;
-        let rows: Vec<_> = rows.into_iter().flatten().collect();
+        // Batches number the rows that are learned, so records without one go too.
+        let (records, rows): (Vec<_>, Vec<_>) =
+            records.into_iter().zip(rows).filter_map(|(record, row)| Some((record, row?))).unzip();
         let total_steps = self.train.total_steps(rows.len())?;
+        let memory = MemoryPlan {
+            microbatch: rows_of_pass(self.learn.microbatch_size, self.train.batch_size),
+            tokens: longest(rows.iter().map(SftRow::len)),
+            ..memory
+        };
+        start.check_memory(&memory, WeightsInMemory::Loaded)?;
         let mut batches = ShuffledBatches::new(&records, self.train.batch_size, start.seed)?;
         let trainer = SftTrainer::new(&policy, &self.learn, total_steps)?;
         let about = format!("{} prompts to echo ({skipped})", rows.len());
@@ -77,8 +87,9 @@ impl Recipe for EchoFile {
 fn a_command_of_ones_own_trains_resumes_and_refuses() -> Result<(), Box<dyn std::error::Error>> {
     let place = tempfile::tempdir()?;
     let rows = place.path().join("rows.jsonl");
-    let lines: Vec<String> =
-        (0..6).map(|n| format!("{{\"prompt\": \"The number {n}.\"}}")).collect();
+    // The first row has nothing to learn: it is left out and counted.
+    let prompts = std::iter::once(" ".to_owned()).chain((0..6).map(|n| format!("The number {n}.")));
+    let lines: Vec<String> = prompts.map(|prompt| format!(r#"{{"prompt": "{prompt}"}}"#)).collect();
     fs::write(&rows, lines.join("\n"))?;
     let file = place.path().join("echo.toml");
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/summary-llama");

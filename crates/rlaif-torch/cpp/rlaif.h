@@ -74,11 +74,11 @@ int32_t rlaif_set_inter_threads(int32_t n) noexcept;
 // Both return a number of threads.
 int32_t rlaif_intra_threads() noexcept;
 int32_t rlaif_inter_threads() noexcept;
-// `supported` is 0 where the processor has no such mode.
 // Lets threads of libtorch's OpenMP sleep soon after their work, where they would spin for milliseconds,
 // while other processes interrupt this one often. `done` is 0 where that is not known to work, or the
 // environment asks for something else.
 int32_t rlaif_sleep_soon(int32_t* done) noexcept;
+// `supported` is 0 where the processor has no such mode.
 int32_t rlaif_set_flush_denormals(int32_t on, int32_t* supported) noexcept;
 int32_t rlaif_threads_keeping_denormals(int32_t* count) noexcept;
 

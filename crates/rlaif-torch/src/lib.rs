@@ -34,7 +34,7 @@
 //! | less memory in the backward pass | [`checkpoint`], [`checkpoint_many`] |
 //! | runs that resume bit by bit | [`seeded`], [`RngState`], [`AdamW::state`], [`set_determinism`] |
 //! | devices and threads | [`isa`], [`DeviceChoice`], [`load_cuda`], [`set_intra_op_threads`], [`set_denormals`], [`set_tf32`] |
-//! | memory | [`host_memory`], [`host_memory_available`], [`cuda_memory`], [`cuda_memory_free`], [`keep_large_blocks`], [`with_bytes_mut`] |
+//! | memory | [`host_memory`], [`host_memory_available`], [`cuda_memory`], [`cuda_memory_free`], [`free_memory`], [`keep_large_blocks`], [`with_bytes_mut`] |
 //! | errors | [`TorchError`], which distinguishes running out of memory from the rest |
 //!
 //! # Building on this crate
@@ -76,8 +76,8 @@ pub use grad::{clip_grad_norm, clip_grad_norm_async, drop_grads, non_finite_grad
 pub use graph::CudaGraph;
 pub use isa::{Isa, isa};
 pub use memory::{
-    CudaMemory, HostMemory, cuda_memory, cuda_memory_free, host_memory, host_memory_available,
-    keep_large_blocks, reset_cuda_peak,
+    CudaMemory, HostMemory, cuda_memory, cuda_memory_free, free_memory, host_memory,
+    host_memory_available, keep_large_blocks, reset_cuda_peak,
 };
 pub use numerics::{Determinism, Tf32, determinism, set_determinism, set_tf32, tf32};
 pub use recompute::{checkpoint, checkpoint_many};

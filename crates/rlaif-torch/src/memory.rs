@@ -1,5 +1,7 @@
 //! Memory: statistics, and how the C allocator treats large blocks.
 
+use tch::Device;
+
 use crate::error::TorchError;
 use crate::ffi;
 use crate::threads::Support;
@@ -118,6 +120,21 @@ pub fn cuda_memory_free(device: usize) -> Result<u64, TorchError> {
     let status = unsafe { ffi::rlaif_cuda_memory_free(index, &raw mut free) };
     ffi::check("asking how much CUDA memory is free", status)?;
     Ok(free)
+}
+
+/// Bytes available to new tensors on a device: [`host_memory_available`] or [`cuda_memory_free`];
+/// `None` if unknown.
+///
+/// ```
+/// assert!(rlaif_torch::free_memory(tch::Device::Cpu).is_none_or(|bytes| bytes > 0));
+/// assert_eq!(rlaif_torch::free_memory(tch::Device::Mps), None);
+/// ```
+pub fn free_memory(device: Device) -> Option<u64> {
+    match device {
+        Device::Cpu => host_memory_available(),
+        Device::Cuda(index) => cuda_memory_free(index).ok(),
+        Device::Mps | Device::Vulkan => None,
+    }
 }
 
 /// Resets the peaks of a CUDA device to the memory in use.

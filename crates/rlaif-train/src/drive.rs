@@ -173,7 +173,8 @@ pub trait Fit {
     /// The saved state does not fit this training.
     fn restore(&mut self, saved: &Saved) -> Result<(), TrainError>;
 
-    /// Restores only the weights from the state that [`Fit::save`] wrote; needed for
+    /// Restores only the weights from the state that [`Fit::save`] wrote, as far as the result needs
+    /// them: [`drive`] calls it to return to the best weights. By default [`Fit::restore`].
     ///
     /// # Errors
     /// The saved state does not fit this training.
