@@ -123,7 +123,7 @@ pub use model::{
 };
 pub use pair_columns::{PairColumnsSection, PairFormat};
 pub use ppo::{PpoFile, PretrainingSection, ValueSection, ValueStart};
-pub use prompt::PromptSection;
+pub use prompt::{PromptSection, pass_on_rendering};
 pub use recipe::{Basics, OngoingRun, Outline, Recipe, Start, TrainedModel, train};
 pub use reinforce::ReinforceFile;
 pub use resume::{AtResume, Change};

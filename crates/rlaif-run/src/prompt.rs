@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rayon::prelude::*;
+use rlaif_checkpoint::CheckpointError;
 use rlaif_core::{BadSetting, ChatOptions, CodecError, Metadata, PlainText, Rendering};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -31,7 +32,7 @@ pub struct PromptSection {
     pub chat_template_kwargs: Metadata,
 }
 
-/// The file of a run's folder with the rendering of its prompts.
+/// The file with the rendering of a run's prompts, in the folder of the run and in that of its model.
 pub(crate) const PROMPT_FILE: &str = "prompt.json";
 
 impl PromptSection {
@@ -97,9 +98,25 @@ pub(crate) fn of_rows(section: &PromptSection, conversations: bool) -> Rendering
     how
 }
 
-/// The rendering of the run in this folder; `None` if the folder has none.
-pub(crate) fn of_run(folder: &Path) -> Option<Rendering> {
-    rlaif_checkpoint::read_json_if_present(&folder.join(PROMPT_FILE)).ok().flatten()
+/// The rendering that the folder of a run, or of a model that a run wrote, holds; `None` if it holds
+/// none.
+///
+/// # Errors
+/// [`CheckpointError`] of a damaged file.
+pub(crate) fn held_in(folder: &Path) -> Result<Option<Rendering>, CheckpointError> {
+    rlaif_checkpoint::read_json_if_present(&folder.join(PROMPT_FILE))
+}
+
+/// Writes into the folder of a model the rendering that another folder holds, if it holds one: an
+/// evaluation of the model, or of a copy of it, asks as its training did.
+///
+/// # Errors
+/// [`CheckpointError`] of reading or writing.
+pub fn pass_on_rendering(from: &Path, model: &Path) -> Result<(), CheckpointError> {
+    match held_in(from)? {
+        Some(rendering) => rlaif_checkpoint::write_json(&model.join(PROMPT_FILE), &rendering),
+        None => Ok(()),
+    }
 }
 
 /// Renders rows. A row that the chat template refuses becomes `None` and is counted.

@@ -15,7 +15,7 @@ use rlaif_models::{
 };
 use rlaif_run::{
     ColumnSection, DpoFile, Encoder, EvalFile, PpoFile, PromptSection, RewardFile, RlFile,
-    model_files,
+    model_files, pass_on_rendering,
 };
 use rlaif_text::HfTokenizer;
 use serde::Deserialize;
@@ -268,7 +268,24 @@ fn a_plain_text_in_the_chat_template_is_the_conversation_itself() {
             prompts.display()
         );
         let eval: EvalFile = toml::from_str(&file).unwrap();
-        assert!(eval.about_prompts().contains("as in the run"), "{}", eval.about_prompts());
+        let about = eval.about_prompts().unwrap();
+        assert!(about.contains("as in the training of"), "{about}");
+        // So does one of a copy elsewhere, a merged model or a link.
+        let (copy, link) = (folder.join("copy"), folder.join("link"));
+        fs::create_dir_all(&copy).unwrap();
+        pass_on_rendering(&run, &copy).unwrap();
+        std::os::unix::fs::symlink(&copy, &link).unwrap();
+        let tuned = |place: &Path| -> EvalFile {
+            let model = run.join("model").display().to_string();
+            toml::from_str(&file.replace(&model, &place.display().to_string())).unwrap()
+        };
+        for place in [&copy, &link] {
+            let how = tuned(place).about_prompts().unwrap();
+            assert!(how.contains("as in the training of"), "{how}");
+        }
+        fs::write(copy.join("prompt.json"), "{").unwrap();
+        let error = tuned(&link).about_prompts().unwrap_err().to_string();
+        assert!(error.contains("prompt.json"), "{error}");
         let asked = eval.prompts(&codec).unwrap();
         let record = &asked.records()[0];
         assert_eq!(opened(&codec, policy.spec(), &record.prompt, record.kind), row.prompt);

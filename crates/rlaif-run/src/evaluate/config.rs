@@ -20,7 +20,7 @@ use rlaif_eval::{
 use rlaif_hub::Hub;
 use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
-use rlaif_models::{LanguageModel, LoadOptions, ModelNames};
+use rlaif_models::{LanguageModel, LoadOptions, ModelError, ModelNames};
 use rlaif_rewards::neural::{ModelDtype, tokenizer_folder};
 use rlaif_rewards::{ClassifierConfig, Input, Preset, ProviderError, RewardConfig, Surroundings};
 use rlaif_text::HfTokenizer;
@@ -34,7 +34,7 @@ use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_traini
 use crate::{
     fetch::model_files,
     model::{tell_of_slow_dtype, tell_of_unread},
-    prompt::{PromptSection, described, of_run},
+    prompt::{PromptSection, described, held_in},
     source::source,
     vocabulary::same_vocabulary,
 };
@@ -504,9 +504,12 @@ impl EvalFile {
     }
 
     /// Returns the rendering of prompts in this evaluation, and its origin.
-    pub fn about_prompts(&self) -> String {
-        let PromptForms { how, from } = self.prompt_forms();
-        format!("{} ({from})", described(&how))
+    ///
+    /// # Errors
+    /// [`EvaluateError::Model`] of a damaged file in the evaluated run.
+    pub fn about_prompts(&self) -> Result<String, EvaluateError> {
+        let PromptForms { how, from } = self.prompt_forms()?;
+        Ok(format!("{} ({from})", described(&how)))
     }
 
     /// The prompts, as the policy of this tokenizer reads them.
@@ -514,28 +517,23 @@ impl EvalFile {
     /// # Errors
     /// [`EvaluateError::Data`] and [`EvaluateError::Setting`].
     pub fn prompts(&self, codec: &HfTokenizer) -> Result<Dataset<PromptRecord>, EvaluateError> {
-        self.data.prompts(&self.data.rows()?, codec, self.prompt_forms().how)
+        self.data.prompts(&self.data.rows()?, codec, self.prompt_forms()?.how)
     }
 
     /// The configuration's own section, or else the rendering of the evaluated run.
-    fn prompt_forms(&self) -> PromptForms {
-        let result = Path::new(self.tuned.adapter.as_deref().unwrap_or(&self.tuned.model));
-        let folders = self.run.as_deref().into_iter().chain(result.parent());
-        let of_run = || {
-            folders.into_iter().find_map(|folder| {
-                let from = format!("as in the run {}", folder.display());
-                Some(PromptForms { how: of_run(folder)?, from })
-            })
-        };
+    fn prompt_forms(&self) -> Result<PromptForms, EvaluateError> {
         let own = self.prompt.as_ref().map(|section| PromptForms {
             how: section.rendering(),
             from: "as `[prompt]` says".to_owned(),
         });
-        let mut forms = own.or_else(of_run).unwrap_or_else(|| PromptForms {
-            how: Rendering::default(),
-            from: "no run says otherwise; `prompt.plain = \"chat\"` uses the chat template"
-                .to_owned(),
-        });
+        let mut forms = match own {
+            Some(own) => own,
+            None => self.trained_forms()?.unwrap_or_else(|| PromptForms {
+                how: Rendering::default(),
+                from: "no run says otherwise; `prompt.plain = \"chat\"` uses the chat template"
+                    .to_owned(),
+            }),
+        };
         if let Some(chat) = self.data.chat {
             if chat {
                 forms.how.plain = PlainText::Chat;
@@ -545,7 +543,22 @@ impl EvalFile {
             }
             forms.from = format!("as `data.chat = {chat}` says");
         }
-        forms
+        Ok(forms)
+    }
+
+    /// The rendering that the training of the evaluated model used: in its run's folder, in its own,
+    /// or in the folder that holds it, symbolic links followed.
+    fn trained_forms(&self) -> Result<Option<PromptForms>, EvaluateError> {
+        let result = Path::new(self.tuned.adapter.as_deref().unwrap_or(&self.tuned.model));
+        let result = result.canonicalize().unwrap_or_else(|_| result.to_owned());
+        let folders = self.run.as_deref().into_iter().chain([&*result]).chain(result.parent());
+        for folder in folders {
+            if let Some(how) = held_in(folder).map_err(ModelError::from)? {
+                let from = format!("as in the training of {}", folder.display());
+                return Ok(Some(PromptForms { how, from }));
+            }
+        }
+        Ok(None)
     }
 
     /// Runs the configured evaluation, and writes the report to the folder `out`.
@@ -602,7 +615,7 @@ impl EvalFile {
             .map(|check| Ok::<_, EvaluateError>((check.reward.build(&around)?, check.pairs()?)))
             .collect::<Result<_, _>>()?;
         let baseline = Loaded::of(&self.baseline, device)?;
-        let how = self.prompt_forms().how;
+        let how = self.prompt_forms()?.how;
         let rendering = serde_json::to_value(&how).unwrap_or_default();
         details.configuration.insert("prompt".to_owned(), rendering);
         let prompts = self.data.prompts(&rows, &baseline.codec, how)?;

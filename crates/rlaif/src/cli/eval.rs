@@ -26,7 +26,7 @@ impl Eval {
             found: "missing".to_owned(),
             expected: "the folder of the report, here or as `out` in the configuration",
         })?;
-        say(format_args!("{}", config.about_prompts()));
+        say(format_args!("{}", config.about_prompts()?));
         let bar = bar(Some(1), "{msg:30} {bar:30} {pos}/{len}  {elapsed}");
         let report = config.run(self.config.parent().unwrap_or(Path::new("")), out, |at| {
             bar.set_length(at.total as u64);

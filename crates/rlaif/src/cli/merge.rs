@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use rlaif_core::say;
-use rlaif_models::{LoadOptions, ModelFiles, ModelNames, ModelSort, SaveOptions};
+use rlaif_models::{LoadOptions, ModelError, ModelFiles, ModelNames, ModelSort, SaveOptions};
 use rlaif_rewards::neural::tokenizer_folder;
-use rlaif_run::{model_files, tell_of_unread};
+use rlaif_run::{model_files, pass_on_rendering, tell_of_unread};
 
 use super::{error::CliError, model::Placement};
 
@@ -36,16 +36,17 @@ impl Merge {
             adapter: None,
             base: self.base.as_deref(),
         })?;
-        if files.adapter.is_none() {
+        let Some(adapter) = &files.adapter else {
             return Err(CliError::Flag {
                 flag: "adapter",
                 found: self.adapter.clone(),
                 expected: "the folder of an adapter, with an adapter_config.json and no whole model",
             });
-        }
+        };
         let source = tokenizer_folder(&files);
         let save = SaveOptions { source: Some(source), ..SaveOptions::default() };
         self.write(&files, options, &save)?;
+        pass_on_rendering(adapter, &self.out).map_err(ModelError::from)?;
         say(format_args!("the merged model is in {}", self.out.display()));
         Ok(())
     }
