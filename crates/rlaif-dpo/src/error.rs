@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use rlaif_core::{BadSetting, CodecError, Fault, RewardError};
 use rlaif_lm::LmError;
+use rlaif_rl::RlError;
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
@@ -54,6 +55,24 @@ pub enum DpoError {
     /// The responses of an online batch could not be scored.
     #[error(transparent)]
     Reward(#[from] RewardError),
+    /// Sampling failed, or its settings are not those of the checkpoint.
+    #[error(transparent)]
+    Sampling(RlError),
+}
+
+/// For the stages that online DPO shares with reinforcement learning.
+impl From<RlError> for DpoError {
+    fn from(error: RlError) -> Self {
+        match error {
+            RlError::Setting(error) => Self::Setting(error),
+            RlError::Lm(error) => Self::Lm(error),
+            RlError::Train(error) => Self::Train(error),
+            RlError::Torch(error) => Self::Torch(error),
+            RlError::Codec(error) => Self::Codec(error),
+            RlError::Reward(error) => Self::Reward(error),
+            other => Self::Sampling(other),
+        }
+    }
 }
 
 impl From<tch::TchError> for DpoError {
@@ -99,6 +118,7 @@ impl Fault for DpoError {
             Self::Torch(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),
+            Self::Sampling(error) => error.is_users(),
         }
     }
 }

@@ -50,4 +50,4 @@ pub use rows::{
 pub use stats::DpoStats;
 pub use task::{DpoTask, HeldOutEvaluation, HeldOutRows, TrainRows};
 pub use trainer::DpoTrainer;
-pub use {rlaif_core as core, rlaif_lm as lm, rlaif_train as train, tch};
+pub use {rlaif_core as core, rlaif_lm as lm, rlaif_rl as rl, rlaif_train as train, tch};

@@ -1,12 +1,14 @@
 //! Online DPO: the policy gives two responses, a reward model selects one, the update follows.
 
-use rlaif_core::{Exchange, PromptRecord, RewardModel, Seed, TextCodec};
+use rlaif_core::{BadSetting, Metrics, RewardModel, stats::mean_std};
 use rlaif_lm::{
-    Draw, Joiner, LmError, LocalSampler, Policy, RowIds, Sampled, Sampler, Weights,
-    generate::{Ask, GenerationConfig},
+    Draw, LmError, LmSpec, Policy, Sampled, Sampler, Weights,
+    generate::{GenerationConfig, RolloutConcern, Sampling, end_concerns},
 };
+use rlaif_rl::{Prompt, sample, sample_row, score};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{error::DpoError, rows::PairRow, trainer::DpoTrainer};
 
@@ -17,10 +19,48 @@ use crate::{error::DpoError, rows::PairRow, trainer::DpoTrainer};
 pub struct OnlineConfig {
     /// The sampling settings.
     pub generation: GenerationConfig,
-    /// Amount subtracted from the score of a response without an end of sequence.
-    pub unfinished_penalty: f64,
+    /// Amount subtracted from the score of a response that ends without EOS.
+    pub missing_eos_penalty: f64,
     /// Minimum difference of scores: pairs with a smaller or equal one are left out.
     pub least_difference: f64,
+}
+
+impl OnlineConfig {
+    /// Checks the settings that can be checked without a model.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`] names the first field that is out of range.
+    pub fn check(&self) -> Result<(), DpoError> {
+        self.generation.check_settings().map_err(|error| error.within("generation"))?;
+        if self.generation.sampling == Sampling::Greedy {
+            let expected = "the method `sample`: two greedy responses to a prompt are equal, and \
+                            make no pair";
+            return Err(BadSetting::new("generation.sampling", "greedy", expected).into());
+        }
+        for (field, value) in [
+            ("missing_eos_penalty", self.missing_eos_penalty),
+            ("least_difference", self.least_difference),
+        ] {
+            if !(value.is_finite() && value >= 0.) {
+                return Err(BadSetting::new(field, value, "a number that is not negative").into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the settings against the policy that samples, and returns the concerns about the ends
+    /// of its responses, for warnings.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`], also for ids that the policy does not have.
+    pub fn check_policy(&self, spec: &LmSpec) -> Result<Vec<RolloutConcern>, DpoError> {
+        self.check()?;
+        self.generation.check(spec).map_err(|error| match error {
+            LmError::Setting(error) => DpoError::Setting(error.within("generation")),
+            error => DpoError::Lm(error),
+        })?;
+        Ok(end_concerns(&self.generation, spec))
+    }
 }
 
 /// Counts of the prompts of one online batch.
@@ -36,23 +76,61 @@ pub struct OnlineReport {
     pub ties: usize,
     /// Prompts with a response without a verdict of the reward model.
     pub unscored: usize,
-    /// Mean score of all responses with a verdict, before any penalty.
+    /// Mean score of all responses with a verdict, before any penalty; NaN without any.
     pub mean_score: f64,
+    /// Standard deviation of these scores.
+    pub score_std: f64,
     /// Mean length of a response, in tokens.
     pub mean_length: f64,
     /// Share of responses with an end of sequence.
     pub finished: f64,
 }
 
+impl OnlineReport {
+    /// The numbers by name; NaN values are left out.
+    pub fn metrics(&self) -> Metrics {
+        [
+            ("online/score", self.mean_score),
+            ("online/score_std", self.score_std),
+            ("online/pairs", self.pairs as f64),
+            ("online/identical", self.identical as f64),
+            ("online/ties", self.ties as f64),
+            ("online/unscored", self.unscored as f64),
+            ("online/length", self.mean_length),
+            ("online/finished", self.finished),
+        ]
+        .into_iter()
+        .filter(|(_, value)| !value.is_nan())
+        .collect()
+    }
+}
+
 /// Two responses of the policy to one prompt, with their scores.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Contest {
-    /// The prompt's id.
-    pub id: String,
+    /// The prompt.
+    pub prompt: Prompt,
     /// The responses.
-    pub responses: [String; 2],
+    pub responses: [Sampled; 2],
     /// The scores of the responses; `None` without a verdict.
     pub scores: [Option<f64>; 2],
+    /// Index of the better response; `None` if the two make no pair.
+    pub chosen: Option<usize>,
+}
+
+impl Contest {
+    /// The rows of samples.jsonl: one for each response, and `chosen` in each if they make a pair.
+    pub fn samples(&self, step: u64) -> [Value; 2] {
+        [0, 1].map(|at| {
+            let response = &self.responses[at];
+            let (record, text) = (&self.prompt.record, &response.text);
+            let mut row = sample_row(step, record, text, response.finish, self.scores[at]);
+            if let Some(chosen) = self.chosen {
+                row["chosen"] = (chosen == at).into();
+            }
+            row
+        })
+    }
 }
 
 /// The pairs of one online batch.
@@ -68,117 +146,79 @@ pub struct OnlineBatch {
 
 impl<P: Policy> DpoTrainer<P> {
     /// Samples two responses to each prompt and lets `reward` select the better one. The random
-    /// numbers depend on `step`, `seed` and the record's id only: a batch that is sampled again is
-    /// the same, in any order.
+    /// numbers depend on `draw` and the record's id only: a batch that is sampled again is the
+    /// same, in any order.
     ///
     /// There may be no pairs: then this batch teaches nothing.
     ///
     /// # Errors
-    /// Errors of generation, tokenizer and reward model.
+    /// Errors of sampler and reward model.
     pub fn sample_pairs(
         &self,
-        prompts: &[PromptRecord],
-        codec: &dyn TextCodec,
-        reward: &dyn RewardModel,
-        config: &OnlineConfig,
-        seed: Seed,
-        step: u64,
-    ) -> Result<OnlineBatch, DpoError> {
-        let draw = Draw { seed, step };
-        self.sample_pairs_from(&mut LocalSampler::new(codec), prompts, codec, reward, config, draw)
-    }
-
-    /// As [`Self::sample_pairs`], with the responses of another sampler.
-    ///
-    /// # Errors
-    /// As [`Self::sample_pairs`], and any error of the sampler.
-    pub fn sample_pairs_from(
-        &self,
         sampler: &mut dyn Sampler,
-        prompts: &[PromptRecord],
-        codec: &dyn TextCodec,
+        prompts: &[Prompt],
         reward: &dyn RewardModel,
         config: &OnlineConfig,
         draw: Draw,
     ) -> Result<OnlineBatch, DpoError> {
-        let texts: Vec<_> =
-            prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
-        let ids = Joiner::new(codec, self.policy().spec()).open(&texts)?;
-        let mut numbers = RowIds::default();
-        let asks: Vec<Ask> = prompts
-            .iter()
-            .zip(&ids)
-            .flat_map(|(record, prompt)| [(record, prompt); 2])
-            .map(|(record, prompt)| Ask {
-                id: numbers.of(&record.id),
-                prompt: prompt.clone(),
-                max_new_tokens: None,
-            })
-            .collect();
-        let weights = Weights { version: self.steps(), ..Weights::of(self.policy()) };
-        let sampled = sampler.sample(weights, &asks, &config.generation, draw)?;
         // Two responses to each prompt, adjacent.
-        let (groups, []) = sampled.as_chunks::<2>() else { return Err(odd(&sampled, &asks)) };
-        if groups.len() != prompts.len() {
-            return Err(odd(&sampled, &asks));
-        }
-        let exchanges: Vec<Exchange<'_>> = prompts
-            .iter()
-            .zip(groups)
-            .flat_map(|(record, group)| group.each_ref().map(|response| (record, response)))
-            .map(|(record, response)| record.exchange(&response.text))
-            .collect();
-        let scores = reward.score(&exchanges)?.check(reward.name(), exchanges.len())?.total;
+        let twice: Vec<Prompt> =
+            prompts.iter().flat_map(|prompt| [prompt.clone(), prompt.clone()]).collect();
+        let weights = Weights { version: self.steps(), ..Weights::of(self.policy()) };
+        let sampled = sample(sampler, weights, &twice, &config.generation, draw)?;
+        let scores = score(&twice, &sampled, reward)?.total;
         let scores: Vec<Option<f64>> =
             scores.iter().map(|score| score.map(|score| f64::from(score.get()))).collect();
 
         let known: Vec<f64> = scores.iter().flatten().copied().collect();
+        let (mean_score, score_std) = mean_std(&known);
         let all = sampled.len().max(1) as f64;
         let mut report = OnlineReport {
             prompts: prompts.len(),
-            mean_score: known.iter().sum::<f64>() / known.len().max(1) as f64,
+            mean_score,
+            score_std,
             mean_length: sampled.iter().map(|r| r.ids.len() as f64).sum::<f64>() / all,
             finished: sampled.iter().filter(|r| r.is_finished()).count() as f64 / all,
             ..OnlineReport::default()
         };
         let mut rows = Vec::new();
         let mut contests = Vec::with_capacity(prompts.len());
+        let (groups, _) = sampled.as_chunks::<2>();
         let (scores, _) = scores.as_chunks::<2>();
-        for (((record, prompt), group), scores) in prompts.iter().zip(ids).zip(groups).zip(scores) {
-            contests.push(Contest {
-                id: record.id.clone(),
-                responses: group.each_ref().map(|response| response.text.clone()),
+        for ((prompt, responses), scores) in prompts.iter().zip(groups).zip(scores) {
+            let mut contest = Contest {
+                prompt: prompt.clone(),
+                responses: responses.clone(),
                 scores: *scores,
-            });
-            match pick_pair(group, scores, config) {
-                Pick::Pair { chosen, rejected, margin } => rows.push(PairRow {
-                    id: record.id.clone(),
-                    prompt,
-                    chosen: group[chosen].ids.clone(),
-                    rejected: group[rejected].ids.clone(),
-                    margin: Some(margin),
-                }),
+                chosen: None,
+            };
+            match pick_pair(responses, scores, config) {
+                Pick::Pair { chosen, margin } => {
+                    contest.chosen = Some(chosen);
+                    rows.push(PairRow {
+                        id: prompt.record.id.clone(),
+                        prompt: prompt.ids.to_vec(),
+                        chosen: responses[chosen].ids.clone(),
+                        rejected: responses[1 - chosen].ids.clone(),
+                        margin: Some(margin),
+                    });
+                }
                 Pick::Unscored => report.unscored += 1,
                 Pick::Identical => report.identical += 1,
                 Pick::Tie => report.ties += 1,
             }
+            contests.push(contest);
         }
         report.pairs = rows.len();
         Ok(OnlineBatch { rows, contests, report })
     }
 }
 
-/// The error for a sampler that returns another number of responses than it was asked for.
-fn odd(sampled: &[Sampled], asks: &[Ask]) -> DpoError {
-    let what = "responses of the sampler";
-    DpoError::Lm(LmError::BatchMismatch { what, expected: asks.len(), found: sampled.len() })
-}
-
 /// The outcome of two responses to one prompt: a training pair, or the reason for none.
 #[derive(Debug, PartialEq)]
 enum Pick {
-    /// Indices of the better and the other response, and the difference of their scores.
-    Pair { chosen: usize, rejected: usize, margin: f64 },
+    /// Index of the better response, and the difference of their scores.
+    Pair { chosen: usize, margin: f64 },
     /// A response has no score.
     Unscored,
     /// Both responses have the same tokens.
@@ -190,7 +230,7 @@ enum Pick {
 fn pick_pair(group: &[Sampled; 2], scores: &[Option<f64>; 2], config: &OnlineConfig) -> Pick {
     let [Some(first), Some(second)] = *scores else { return Pick::Unscored };
     let [first, second] = [(first, &group[0]), (second, &group[1])].map(|(score, response)| {
-        score - if response.is_finished() { 0. } else { config.unfinished_penalty }
+        score - if response.is_finished() { 0. } else { config.missing_eos_penalty }
     });
     if group[0].ids == group[1].ids {
         return Pick::Identical;
@@ -199,8 +239,7 @@ fn pick_pair(group: &[Sampled; 2], scores: &[Option<f64>; 2], config: &OnlineCon
     if margin <= config.least_difference {
         return Pick::Tie;
     }
-    let chosen = usize::from(second > first);
-    Pick::Pair { chosen, rejected: 1 - chosen, margin }
+    Pick::Pair { chosen: usize::from(second > first), margin }
 }
 
 #[cfg(test)]
@@ -212,7 +251,7 @@ mod tests {
     #[test]
     fn the_better_of_two_is_chosen_where_they_differ() {
         let config = OnlineConfig {
-            unfinished_penalty: 2.,
+            missing_eos_penalty: 2.,
             least_difference: 0.5,
             ..OnlineConfig::default()
         };
@@ -227,7 +266,7 @@ mod tests {
         let open = response(&[5, 6], FinishReason::Length);
         let pick =
             |group: [&Sampled; 2], scores| pick_pair(&group.map(Clone::clone), &scores, &config);
-        let pair = |chosen, margin| Pick::Pair { chosen, rejected: 1 - chosen, margin };
+        let pair = |chosen, margin| Pick::Pair { chosen, margin };
         assert_eq!(pick([&one, &other], [Some(1.), Some(3.)]), pair(1, 2.));
         assert_eq!(pick([&one, &other], [Some(3.), Some(1.)]), pair(0, 2.));
         assert_eq!(pick([&one, &open], [Some(1.), Some(2.)]), pair(0, 1.));

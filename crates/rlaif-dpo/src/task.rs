@@ -2,15 +2,18 @@
 
 use std::path::Path;
 
-use rlaif_core::{Metrics, PromptRecord, RewardModel, Seed, TextCodec, undone_if_interrupted};
-use rlaif_lm::Policy;
-use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
+use rlaif_core::{Metrics, RewardModel, Seed, TextCodec, undone_if_interrupted};
+use rlaif_lm::{Draw, LocalSampler, Policy, Sampler, generate::RolloutConcern};
+use rlaif_rl::{AdviceKeys, Prompt, RlError, Stats, Watch, Watched, check_resumed};
+use rlaif_train::{CheckpointFiles, Fit, KlControl, Saved, Stepped, TrainError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     config::ReferenceConfig,
     error::DpoError,
     evaluate::PairEvaluation,
-    online::OnlineConfig,
+    online::{OnlineBatch, OnlineConfig},
     reference::ReferenceSums,
     responses::ResponseEvaluation,
     rows::{PairRow, ResponseRow},
@@ -68,7 +71,7 @@ pub enum TrainRows {
     /// Single responses.
     Responses(Vec<ResponseRow>),
     /// Prompts that the policy answers itself.
-    Prompts(Vec<PromptRecord>),
+    Prompts(Vec<Prompt>),
 }
 
 impl TrainRows {
@@ -89,10 +92,65 @@ impl TrainRows {
 
 /// Samples pairs.
 struct Online<'a> {
-    codec: &'a dyn TextCodec,
+    sampler: Box<dyn Sampler + 'a>,
     reward: &'a dyn RewardModel,
-    sampling: &'a OnlineConfig,
+    config: &'a OnlineConfig,
     seed: Seed,
+    concerns: Vec<RolloutConcern>,
+    samples: usize,
+    watch: Watch,
+}
+
+/// The state of sampling beside that of the trainer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OnlineState {
+    /// Settings that would change the result of a resumed run without an error.
+    seed: u64,
+    config: OnlineConfig,
+    watch: Watch,
+    reward: Value,
+}
+
+impl Online<'_> {
+    fn state(&self) -> OnlineState {
+        OnlineState {
+            seed: self.seed.get(),
+            config: self.config.clone(),
+            watch: self.watch.clone(),
+            reward: self.reward.state(),
+        }
+    }
+
+    fn restore(&mut self, saved: OnlineState) -> Result<(), DpoError> {
+        let OnlineState { seed, config, watch, reward } = saved;
+        let own = self.config;
+        check_resumed((self.seed, &own.generation), (seed, config.generation))?;
+        for (what, own, saved) in [
+            ("missing_eos_penalty", own.missing_eos_penalty, config.missing_eos_penalty),
+            ("least_difference", own.least_difference, config.least_difference),
+        ] {
+            if own.to_bits() != saved.to_bits() {
+                let (what, expected, found) = (what.to_owned(), own.to_string(), saved.to_string());
+                return Err(RlError::State { what, expected, found }.into());
+            }
+        }
+        self.watch = watch;
+        Ok(self.reward.restore(&reward)?)
+    }
+}
+
+/// The settings that recognise symptoms of online training.
+fn watched(config: &OnlineConfig, prompts: usize) -> Watched<'_> {
+    Watched {
+        kl: KlControl::Fixed { coef: 0. },
+        batch_size: 2 * prompts,
+        generation: &config.generation,
+        keys: AdviceKeys {
+            missing_eos_penalty: Some("missing_eos_penalty"),
+            ..AdviceKeys::default()
+        },
+    }
 }
 
 /// Preference training as the loop that trainers share takes it.
@@ -145,16 +203,41 @@ impl<'a, P: Policy> DpoTask<'a, P> {
         Ok(Self { trainer, train, train_sums, held_out, held_out_sums, online: None, steps: 0 })
     }
 
-    /// Has `reward` pick between two responses of the policy's.
-    #[must_use]
+    /// Has `reward` choose between two responses of the policy to each prompt. They are sampled in
+    /// this process.
+    ///
+    /// # Errors
+    /// [`DpoError::Setting`], [`DpoError::Lm`] for settings that are out of range, or do not fit the
+    /// policy.
     pub fn online(
         mut self,
         codec: &'a dyn TextCodec,
         reward: &'a dyn RewardModel,
-        sampling: &'a OnlineConfig,
+        config: &'a OnlineConfig,
         seed: Seed,
-    ) -> Self {
-        self.online = Some(Online { codec, reward, sampling, seed });
+    ) -> Result<Self, DpoError> {
+        let concerns = config.check_policy(self.trainer.policy().spec())?;
+        let sampler = Box::new(LocalSampler::new(codec));
+        let watch = Watch::default();
+        self.online = Some(Online { sampler, reward, config, seed, concerns, samples: 0, watch });
+        Ok(self)
+    }
+
+    /// Uses another sampler for online responses.
+    #[must_use]
+    pub fn sampler(mut self, sampler: impl Sampler + 'a) -> Self {
+        if let Some(online) = &mut self.online {
+            online.sampler = Box::new(sampler);
+        }
+        self
+    }
+
+    /// Writes the first `rows` online responses of each step to `samples.jsonl`; none by default.
+    #[must_use]
+    pub fn samples(mut self, rows: usize) -> Self {
+        if let Some(online) = &mut self.online {
+            online.samples = rows;
+        }
         self
     }
 
@@ -180,36 +263,49 @@ impl<'a, P: Policy> DpoTask<'a, P> {
         self.trainer.into_policy()
     }
 
-    fn sampled_step(&mut self, rows: &[usize]) -> Result<Metrics, TrainError> {
-        let (Some(online), TrainRows::Prompts(prompts)) = (&self.online, &self.train) else {
+    fn sampled_step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
+        let (Some(online), TrainRows::Prompts(prompts)) = (&mut self.online, &self.train) else {
             return Err(TrainError::Data {
                 what: "online DPO".to_owned(),
                 problem: "there are prompts but no reward to pick between responses".to_owned(),
             });
         };
-        let prompts: Vec<PromptRecord> = rows.iter().map(|&row| prompts[row].clone()).collect();
-        let Online { codec, reward, sampling, seed } = *online;
-        let batch = undone_if_interrupted(reward, || {
-            self.trainer.sample_pairs(&prompts, codec, reward, sampling, seed, self.steps)
+        let prompts: Vec<Prompt> = rows.iter().map(|&row| prompts[row].clone()).collect();
+        let draw = Draw { seed: online.seed, step: self.steps };
+        let OnlineBatch { rows, contests, report } = undone_if_interrupted(online.reward, || {
+            let sampler = &mut *online.sampler;
+            self.trainer.sample_pairs(sampler, &prompts, online.reward, online.config, draw)
         })?;
-        let pairs: Vec<&PairRow> = batch.rows.iter().collect();
-        let mut metrics = if pairs.is_empty() {
-            Metrics::new()
+        let pairs: Vec<&PairRow> = rows.iter().collect();
+        let (mut metrics, not_finite) = if pairs.is_empty() {
+            (Metrics::new(), 0.)
         } else {
-            self.trainer.update_pairs(&pairs, None)?.metrics()
+            let stats = self.trainer.update_pairs(&pairs, None)?;
+            (stats.metrics(), if stats.skipped.is_some() { 1. } else { 0. })
         };
-        let report = batch.report;
-        metrics.set("online/score", report.mean_score);
-        metrics.set("online/pairs", report.pairs as f64);
-        metrics.set("online/identical", report.identical as f64);
-        metrics.set("online/ties", report.ties as f64);
-        metrics.set("online/unscored", report.unscored as f64);
-        metrics.set("online/length", report.mean_length);
-        metrics.set("online/finished", report.finished);
-        for (name, value) in reward.metrics() {
+        metrics.extend(report.metrics());
+        for (name, value) in online.reward.metrics() {
             metrics.set(format!("online/{name}"), value);
         }
-        Ok(metrics)
+        let step = self.steps + 1;
+        // The symptoms are recognised by the names that reinforcement learning has.
+        let stats = Stats {
+            step,
+            metrics: [
+                ("env/reward_mean", report.mean_score),
+                ("env/reward_std", report.score_std),
+                ("tokens/responses_ended", report.finished),
+                ("ppo/updates_skipped", not_finite),
+                ("ppo/updates_not_finite", not_finite),
+            ]
+            .into_iter()
+            .collect(),
+            ..Stats::default()
+        };
+        let findings = online.watch.observe(&stats, watched(online.config, prompts.len()));
+        let samples = contests.iter().flat_map(|contest| contest.samples(step));
+        let samples = samples.take(online.samples).collect();
+        Ok(Stepped { metrics, samples, findings, ..Stepped::default() })
     }
 }
 
@@ -226,7 +322,11 @@ impl<P: Policy> Fit for DpoTask<'_, P> {
                 let batch: Vec<&ResponseRow> = rows.iter().map(|&row| &all[row]).collect();
                 self.trainer.update_responses(&batch, given.as_deref())?.metrics()
             }
-            TrainRows::Prompts(_) => self.sampled_step(rows)?,
+            TrainRows::Prompts(_) => {
+                let stepped = self.sampled_step(rows)?;
+                self.steps += 1;
+                return Ok(stepped);
+            }
         };
         self.steps += 1;
         Ok(metrics.into())
@@ -236,18 +336,22 @@ impl<P: Policy> Fit for DpoTask<'_, P> {
         Ok(self.evaluation()?.map(|evaluation| evaluation.metrics()))
     }
 
+    fn warnings(&self) -> Vec<String> {
+        let concerns = self.online.iter().flat_map(|online| &online.concerns);
+        concerns.map(|concern| format!("rollout: `{}` {concern}", concern.setting())).collect()
+    }
+
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
         if let Some(online) = &self.online {
-            files.json("reward", &online.reward.state())?;
+            files.json("online", &online.state())?;
         }
         files.json("dpo", &self.steps)?;
         Ok(self.trainer.save(files)?)
     }
 
     fn restore(&mut self, saved: &Saved) -> Result<(), TrainError> {
-        if let Some(online) = &self.online {
-            let state: serde_json::Value = saved.json("reward")?;
-            online.reward.restore(&state).map_err(DpoError::from)?;
+        if let Some(online) = &mut self.online {
+            online.restore(saved.json("online")?)?;
         }
         self.steps = saved.json("dpo")?;
         Ok(self.trainer.restore(saved)?)

@@ -3,13 +3,17 @@
 use rlaif_core::{
     CodecError, Exchange, GenerationPrompt, Message, PromptRecord, Seed, Specials, TextCodec,
 };
-use rlaif_dpo::{DpoConfig, DpoTrainer, OnlineConfig, PairRow, Reference};
+use rlaif_dpo::{
+    Contest, DpoConfig, DpoTask, DpoTrainer, HeldOutRows, OnlineConfig, PairRow, Reference,
+    TrainRows,
+};
 use rlaif_lm::{
-    Draw, RecordedSampler, Sampled,
-    generate::{FinishReason, GenerationConfig},
+    Draw, LocalSampler, Policy, RecordedSampler, Sampled,
+    generate::{FinishReason, GenerationConfig, Sampling},
 };
 use rlaif_models::{Config, LanguageModel};
-use rlaif_train::OptimizerConfig;
+use rlaif_rl::{Prompt, Symptom};
+use rlaif_train::{Checkpoints, Fit, Keep, OptimizerConfig};
 use tch::{Device, Kind};
 
 const LLAMA: &str = r#"{"model_type": "llama", "vocab_size": 32, "hidden_size": 32,
@@ -102,6 +106,12 @@ impl TextCodec for Letters {
     }
 }
 
+/// The prompts with the ids that the policy reads.
+fn opened(records: impl IntoIterator<Item = PromptRecord>) -> Vec<Prompt> {
+    let ids = |record: &PromptRecord| Letters.encode(&record.prompt, Specials::Exclude).unwrap();
+    records.into_iter().map(|record| Prompt::new(record.clone(), ids(&record))).collect()
+}
+
 /// Share of a response's letters that are even ids.
 fn politeness(response: &str) -> f32 {
     let even = response.chars().filter(|&c| (u32::from(c) - u32::from('a')).is_multiple_of(2));
@@ -110,12 +120,10 @@ fn politeness(response: &str) -> f32 {
 
 #[test]
 fn online_the_policy_comes_to_give_what_the_reward_prefers() {
-    let prompts: Vec<PromptRecord> = (0..16u8)
-        .map(|i| {
-            let letter = |k: u8| char::from(b'c' + (i * 7 + k * 5) % 24);
-            PromptRecord::new(i.to_string(), (0..4).map(letter).collect::<String>())
-        })
-        .collect();
+    let prompts = opened((0..16u8).map(|i| {
+        let letter = |k: u8| char::from(b'c' + (i * 7 + k * 5) % 24);
+        PromptRecord::new(i.to_string(), (0..4).map(letter).collect::<String>())
+    }));
     let reward = |batch: &[Exchange<'_>]| -> Vec<f32> {
         batch.iter().map(|exchange| politeness(exchange.response)).collect()
     };
@@ -127,19 +135,19 @@ fn online_the_policy_comes_to_give_what_the_reward_prefers() {
         DpoTrainer::new(model(LLAMA), Reference::frozen(model(LLAMA)), config(4e-3), 20).unwrap();
     let mut scores = Vec::new();
     for step in 0..20 {
-        let batch =
-            trainer.sample_pairs(&prompts, &Letters, &reward, &online, Seed::new(5), step).unwrap();
+        let mut sampler = LocalSampler::new(&Letters);
+        let draw = Draw { seed: Seed::new(5), step };
+        let batch = trainer.sample_pairs(&mut sampler, &prompts, &reward, &online, draw).unwrap();
         if step == 0 {
-            let again = trainer
-                .sample_pairs(&prompts, &Letters, &reward, &online, Seed::new(5), step)
-                .unwrap();
+            let again =
+                trainer.sample_pairs(&mut sampler, &prompts, &reward, &online, draw).unwrap();
             assert_eq!(again, batch);
             let of = &batch.report;
             assert_eq!(of.pairs + of.identical + of.ties + of.unscored, of.prompts);
             assert!(batch.rows.iter().all(|row| row.margin > Some(0.)));
             let contest = &batch.contests[0];
             for (score, response) in contest.scores.iter().zip(&contest.responses) {
-                assert_eq!(*score, Some(f64::from(politeness(response))));
+                assert_eq!(*score, Some(f64::from(politeness(&response.text))));
             }
         }
         scores.push(batch.report.mean_score);
@@ -153,26 +161,28 @@ fn online_the_policy_comes_to_give_what_the_reward_prefers() {
 
 #[test]
 fn an_online_batch_without_a_difference_teaches_nothing() {
-    let prompts = [PromptRecord::new("0", "cdef")];
+    let prompts = opened([PromptRecord::new("0", "cdef")]);
+    let mut sampler = LocalSampler::new(&Letters);
+    let draw = Draw { seed: Seed::new(1), step: 0 };
     let same = |batch: &[Exchange<'_>]| vec![1.; batch.len()];
     let trainer = DpoTrainer::new(model(LLAMA), Reference::Given, config(1e-3), 1).unwrap();
     let mut online = OnlineConfig {
         generation: GenerationConfig { max_new_tokens: 6, ..GenerationConfig::default() },
         ..OnlineConfig::default()
     };
-    let batch = trainer.sample_pairs(&prompts, &Letters, &same, &online, Seed::new(1), 0).unwrap();
+    let batch = trainer.sample_pairs(&mut sampler, &prompts, &same, &online, draw).unwrap();
     assert!(batch.rows.is_empty());
     assert_eq!(batch.report.ties + batch.report.identical, 1);
     // A response that does not end by itself is worth less.
-    online.unfinished_penalty = 1.;
+    online.missing_eos_penalty = 1.;
     let finished = |batch: &rlaif_dpo::OnlineBatch| batch.report.finished;
-    let batch = trainer.sample_pairs(&prompts, &Letters, &same, &online, Seed::new(1), 0).unwrap();
+    let batch = trainer.sample_pairs(&mut sampler, &prompts, &same, &online, draw).unwrap();
     assert_eq!(batch.rows.len(), usize::from(finished(&batch) == 0.5));
 }
 
 /// Two prompts, of which the policy writes letters.
-fn two_prompts() -> [PromptRecord; 2] {
-    [PromptRecord::new("first", "cdef"), PromptRecord::new("second", "ghij")]
+fn two_prompts() -> Vec<Prompt> {
+    opened([PromptRecord::new("first", "cdef"), PromptRecord::new("second", "ghij")])
 }
 
 #[test]
@@ -192,10 +202,11 @@ fn online_responses_end_before_a_stop_string() {
         },
         ..OnlineConfig::default()
     };
-    let prompts = two_prompts();
-    let batch =
-        trainer.sample_pairs(&prompts, &Letters, &reward, &online, Seed::new(3), 0).unwrap();
-    let texts: Vec<&String> = batch.contests.iter().flat_map(|of| &of.responses).collect();
+    let mut sampler = LocalSampler::new(&Letters);
+    let draw = Draw { seed: Seed::new(3), step: 0 };
+    let batch = trainer.sample_pairs(&mut sampler, &two_prompts(), &reward, &online, draw).unwrap();
+    let texts: Vec<&String> =
+        batch.contests.iter().flat_map(|of| &of.responses).map(|response| &response.text).collect();
     let seen = seen.into_inner().unwrap();
     assert_eq!(seen.len(), 4);
     for text in texts.into_iter().chain(&seen) {
@@ -214,10 +225,12 @@ fn an_online_response_depends_on_its_record_and_not_on_its_place() {
         generation: GenerationConfig { max_new_tokens: 12, ..GenerationConfig::default() },
         ..OnlineConfig::default()
     };
-    let contests = |prompts: &[PromptRecord]| {
-        trainer.sample_pairs(prompts, &Letters, &reward, &online, Seed::new(3), 0).unwrap().contests
+    let contests = |prompts: &[Prompt]| -> Vec<Contest> {
+        let mut sampler = LocalSampler::new(&Letters);
+        let draw = Draw { seed: Seed::new(3), step: 0 };
+        trainer.sample_pairs(&mut sampler, prompts, &reward, &online, draw).unwrap().contests
     };
-    let [first, second] = two_prompts();
+    let [first, second] = <[Prompt; 2]>::try_from(two_prompts()).unwrap();
     let both = contests(&[first.clone(), second.clone()]);
     let swapped = contests(&[second.clone(), first]);
     assert_eq!(both[0], swapped[1]);
@@ -242,14 +255,110 @@ fn online_pairs_can_be_made_of_recorded_responses() {
     let mut recorded = RecordedSampler::new(["cd", "ce", "gd", "dd"].map(response).to_vec());
     let online = OnlineConfig::default();
     let draw = Draw { seed: Seed::new(1), step: 0 };
-    let batch = trainer
-        .sample_pairs_from(&mut recorded, &two_prompts(), &Letters, &reward, &online, draw)
-        .unwrap();
+    let prompts = two_prompts();
+    let batch = trainer.sample_pairs(&mut recorded, &prompts, &reward, &online, draw).unwrap();
     let chosen: Vec<&[u32]> = batch.rows.iter().map(|row| &row.chosen[..]).collect();
     let [second, third] = ["ce", "gd"].map(|text| response(text).ids);
     assert_eq!(chosen, [second, third]);
-    let error = trainer
-        .sample_pairs_from(&mut recorded, &two_prompts(), &Letters, &reward, &online, draw)
-        .unwrap_err();
+    let error = trainer.sample_pairs(&mut recorded, &prompts, &reward, &online, draw).unwrap_err();
     assert!(error.to_string().contains("4 responses were recorded"), "{error}");
+}
+
+/// Online training on recorded responses, four to a step.
+fn recorded_task<'a>(
+    reward: &'a dyn rlaif_core::RewardModel,
+    config: &'a OnlineConfig,
+    seed: u64,
+) -> DpoTask<'a, LanguageModel> {
+    let recorded = ["cd", "ce", "gd", "dd"].map(|text| Sampled {
+        ids: Letters.encode(text, Specials::Exclude).unwrap(),
+        log_probs: None,
+        text: text.to_owned(),
+        finish: FinishReason::Length,
+        version: 0,
+    });
+    let config_of_trainer = self::config(1e-3);
+    let trainer =
+        DpoTrainer::new(model(LLAMA), Reference::frozen(model(LLAMA)), config_of_trainer, 9);
+    let prompts = TrainRows::Prompts(two_prompts());
+    let folder = std::path::Path::new("no sums are kept");
+    let held_out = HeldOutRows::Pairs(Vec::new());
+    let task = DpoTask::new(trainer.unwrap(), prompts, held_out, folder).unwrap();
+    let task = task.online(&Letters, reward, config, Seed::new(seed)).unwrap();
+    task.sampler(RecordedSampler::new(vec![recorded; 4].concat())).samples(3)
+}
+
+#[test]
+fn an_online_task_takes_a_sampler_and_tells_what_it_sees() {
+    let polite = |batch: &[Exchange<'_>]| -> Vec<f32> {
+        batch.iter().map(|exchange| politeness(exchange.response)).collect()
+    };
+    let online = OnlineConfig::default();
+    let mut task = recorded_task(&polite, &online, 1);
+    // The configuration has no pad id, so it is the end of sequence.
+    assert!(task.warnings()[0].contains("`pad_token_id` is 1"), "{:?}", task.warnings());
+    let first = task.step(&[0, 1]).unwrap();
+    let rows = &first.samples;
+    assert_eq!(rows.len(), 3);
+    let of = |key: &str| rows.iter().map(|row| row[key].clone()).collect::<Vec<_>>();
+    assert_eq!(of("id"), ["first", "first", "second"]);
+    assert_eq!(of("response"), ["cd", "ce", "gd"]);
+    assert_eq!(of("score"), [0.5, 1., 0.5]);
+    assert_eq!(of("chosen"), [false, true, true]);
+    assert_eq!((&rows[0]["step"], &rows[0]["prompt"]), (&1.into(), &"cdef".into()));
+    assert_eq!(rows[0]["finish_reason"], "length");
+    let symptoms = |task: &mut DpoTask<'_, _>| -> Vec<String> {
+        let findings = task.step(&[0, 1]).unwrap().findings;
+        findings.into_iter().map(|finding| finding.symptom).collect()
+    };
+    assert!(symptoms(&mut task).is_empty());
+    assert_eq!(symptoms(&mut task), [Symptom::NeverEnds.name()]);
+
+    // A reward that tells nothing apart.
+    let same = |batch: &[Exchange<'_>]| vec![1.; batch.len()];
+    let mut task = recorded_task(&same, &online, 1);
+    let all: Vec<String> = (0..3).flat_map(|_| symptoms(&mut task)).collect();
+    assert_eq!(all, [Symptom::EqualScores.name(), Symptom::NeverEnds.name()]);
+}
+
+#[test]
+fn online_training_goes_on_with_its_own_settings_only() {
+    let reward = |batch: &[Exchange<'_>]| vec![1.; batch.len()];
+    let online = OnlineConfig::default();
+    let folder = tempfile::tempdir().unwrap();
+    let mut checkpoints = Checkpoints::open(folder.path(), Keep { newest: 1, best: None }).unwrap();
+    let mut task = recorded_task(&reward, &online, 1);
+    task.step(&[0, 1]).unwrap();
+    checkpoints.write(1, None, |files| task.save(files)).unwrap();
+    let saved = checkpoints.newest_valid().unwrap().saved.unwrap();
+    recorded_task(&reward, &online, 1).restore(&saved).unwrap();
+    let refused = |online: &OnlineConfig, seed| {
+        recorded_task(&reward, online, seed).restore(&saved).unwrap_err().to_string()
+    };
+    let error = refused(&online, 2);
+    assert!(error.contains("seed: expected 2, found 1"), "{error}");
+    let longer = GenerationConfig { max_new_tokens: 7, ..GenerationConfig::default() };
+    let error = refused(&OnlineConfig { generation: longer, ..online.clone() }, 1);
+    assert!(error.contains("generation: expected"), "{error}");
+    let error = refused(&OnlineConfig { missing_eos_penalty: 2., ..online.clone() }, 1);
+    assert!(error.contains("missing_eos_penalty: expected 2, found 0"), "{error}");
+}
+
+#[test]
+fn settings_of_online_training_are_checked_by_name() {
+    let of = |generation| OnlineConfig { generation, ..OnlineConfig::default() };
+    let none = GenerationConfig { max_new_tokens: 0, ..GenerationConfig::default() };
+    let greedy = GenerationConfig { sampling: Sampling::Greedy, ..GenerationConfig::default() };
+    for (config, field) in [
+        (of(none), "`generation.max_new_tokens` is 0"),
+        (of(greedy), "`generation.sampling` is greedy"),
+        (OnlineConfig { missing_eos_penalty: -1., ..Default::default() }, "`missing_eos_penalty`"),
+        (OnlineConfig { least_difference: f64::NAN, ..Default::default() }, "`least_difference`"),
+    ] {
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.starts_with(field), "{error}");
+    }
+    let endless = LLAMA.replace(r#""eos_token_id": 1"#, r#""eos_token_id": null"#);
+    let concerns = OnlineConfig::default().check_policy(model(&endless).spec()).unwrap();
+    assert!(concerns.iter().any(|of| of.setting() == "stop_ids"), "{concerns:?}");
 }

@@ -196,6 +196,7 @@ impl<'a> From<&'a PpoConfig> for Watched<'a> {
                 entropy_coef: Some("entropy_coef"),
                 value_coef: Some("value_coef"),
                 update_limit: Some("target_kl"),
+                ..AdviceKeys::SCORES_AND_STOP
             },
         }
     }

@@ -160,7 +160,7 @@ impl<'a> From<&'a ReinforceConfig> for Watched<'a> {
             keys: AdviceKeys {
                 kl_coef: Some("kl"),
                 kl_estimator: Some("kl"),
-                ..AdviceKeys::default()
+                ..AdviceKeys::SCORES_AND_STOP
             },
         }
     }

@@ -22,14 +22,12 @@ pub fn check_sampling(generation: &GenerationConfig) -> Result<(), RlError> {
     if let Some(concern) = refused {
         return Err(RlError::Rollout(concern));
     }
+    generation.check_settings().map_err(|error| error.within("generation"))?;
     let temperature = generation.sampling.temperature();
     if !(LEAST_TEMPERATURE..=f64::from(f32::MAX)).contains(&temperature) {
         let expected = format!("at least {LEAST_TEMPERATURE}: below it, sampling is greedy");
         let field = "generation.sampling.temperature";
         return Err(BadSetting::new(field, temperature, expected).into());
-    }
-    if generation.max_new_tokens == 0 {
-        return Err(BadSetting::new("generation.max_new_tokens", 0, "at least 1").into());
     }
     Ok(())
 }

@@ -67,7 +67,7 @@ pub use ratio::RatioLevel;
 pub use resume::check_resumed;
 pub use rewards::token_rewards;
 pub use rlaif_core::stats::RunningMoments;
-pub use rollout::{Part, Plan, Prompt, Rollout};
+pub use rollout::{Part, Plan, Prompt, Rollout, sample_row};
 pub use sample::{sample, score};
 pub use scores::{MissingScore, ScoreConfig, ScoreScaling};
 pub use stats::{Stats, real, rollout_statistics};

@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use rlaif_core::{PromptRecord, Record, Score, Scores, stats::RunningMoments};
-use rlaif_lm::{Mask, Padding, Sampled, TokenBatch, generate::FinishReason};
+use rlaif_core::{CodecError, PromptRecord, Record, Score, Scores, stats::RunningMoments};
+use rlaif_lm::{Joiner, Mask, Padding, Sampled, TokenBatch, generate::FinishReason};
 use rlaif_train::Advantages;
 use serde_json::{Value, json};
 use tch::Tensor;
@@ -28,6 +28,20 @@ impl Prompt {
     /// Creates a prompt with the tokens that the policy reads ([`rlaif_lm::Joiner::open`]).
     pub fn new(record: impl Into<Arc<PromptRecord>>, ids: impl Into<Arc<[u32]>>) -> Self {
         Self { record: record.into(), ids: ids.into() }
+    }
+
+    /// The prompts of records, with the tokens that the policy reads.
+    ///
+    /// # Errors
+    /// As [`Joiner::open`].
+    pub fn of_records(
+        records: Vec<PromptRecord>,
+        joiner: &Joiner<'_>,
+    ) -> Result<Vec<Self>, CodecError> {
+        let texts: Vec<_> =
+            records.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
+        let ids = joiner.open(&texts)?;
+        Ok(records.into_iter().zip(ids).map(|(record, ids)| Self::new(record, ids)).collect())
     }
 }
 
@@ -302,14 +316,8 @@ impl Rollout {
 
     /// A row of samples.jsonl: prompt, response and score.
     pub fn sample(&self, step: u64, row: usize) -> Value {
-        let mut sample = json!({
-            "step": step,
-            "id": self.records[row].id,
-            "prompt": self.records[row].prompt,
-            "response": self.texts[row],
-            "score": self.scores[row],
-            "finish_reason": self.finish[row],
-        });
+        let (text, finish) = (&self.texts[row], self.finish[row]);
+        let mut sample = sample_row(step, &self.records[row], text, finish, self.scores[row]);
         if !self.parts.is_empty() {
             let parts = self.parts.iter().map(|(name, part)| (name.clone(), part[row].into()));
             sample["parts"] = Value::Object(parts.collect());
@@ -335,6 +343,24 @@ impl Rollout {
             responses,
         })
     }
+}
+
+/// A row of samples.jsonl: the same keys for every algorithm that samples.
+pub fn sample_row(
+    step: u64,
+    record: &PromptRecord,
+    response: &str,
+    finish: FinishReason,
+    score: Option<f64>,
+) -> Value {
+    json!({
+        "step": step,
+        "id": record.id,
+        "prompt": record.prompt,
+        "response": response,
+        "score": score,
+        "finish_reason": finish,
+    })
 }
 
 /// The sampler's numbers, one for each token of each response, as `[B, T]` with the shape of

@@ -54,6 +54,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "reinforce.generation.check_every",
             "distill.generation.batch_size",
             "distill.generation.check_every",
+            "online.samples",
             "online.sampling.generation.batch_size",
             "online.sampling.generation.check_every",
             // Conditions that stop a run.
@@ -269,7 +270,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "dpo.optimizer.schedule",
             "dpo.optimizer.warmup_steps",
             "online.reference",
-            "online.sampling.unfinished_penalty",
+            "online.sampling.missing_eos_penalty",
             "online.sampling.least_difference",
             "online.sampling.generation.max_new_tokens",
             "online.sampling.generation.min_new_tokens",

@@ -143,8 +143,27 @@ impl GenerationConfig {
     /// # Errors
     /// [`LmError::Setting`] names the setting, its value and its range.
     pub fn check(&self, spec: &LmSpec) -> Result<(), LmError> {
+        self.check_settings()?;
+        let known = |id: &&u32| i64::from(**id) < spec.vocab_size;
+        let ids = [
+            ("stop_ids", self.stop_ids.iter().find(|id| !known(id))),
+            ("bad_ids", self.bad_ids.iter().flatten().find(|id| !known(id))),
+        ];
+        match ids.into_iter().find_map(|(field, id)| Some((field, id?))) {
+            Some((field, id)) => {
+                Err(BadSetting::new(field, id, "ids of the model's vocabulary").into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks every setting as far as this is possible without a model.
+    ///
+    /// # Errors
+    /// [`BadSetting`] names the setting, its value and its range.
+    pub fn check_settings(&self) -> Result<(), BadSetting> {
         let bad = |field: &'static str, found: &dyn std::fmt::Display, expected: &'static str| {
-            Err(BadSetting::new(field, found, expected).into())
+            Err(BadSetting::new(field, found, expected))
         };
         if self.max_new_tokens == 0 {
             return bad("max_new_tokens", &0, "at least 1");
@@ -188,13 +207,6 @@ impl GenerationConfig {
         }
         if self.bad_ids.iter().any(Vec::is_empty) {
             return bad("bad_ids", &"[]", "sequences of at least one id");
-        }
-        let unknown = |id: &&u32| i64::from(**id) >= spec.vocab_size;
-        if let Some(id) = self.stop_ids.iter().find(unknown) {
-            return bad("stop_ids", &id, "ids of the model's vocabulary");
-        }
-        if let Some(id) = self.bad_ids.iter().flatten().find(unknown) {
-            return bad("bad_ids", &id, "ids of the model's vocabulary");
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 pub use crate::concern::RolloutConcern;
 pub use config::{Eos, GenerationConfig, Sampling};
-pub use rollout::{check_rollout, rollout_concerns};
+pub use rollout::{check_rollout, end_concerns, rollout_concerns};
 
 use crate::{
     batch::{Padding, TokenBatch, int},

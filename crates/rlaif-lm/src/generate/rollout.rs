@@ -55,6 +55,17 @@ pub fn check_rollout(
     spec: &LmSpec,
 ) -> Result<Vec<RolloutConcern>, LmError> {
     let mut concerns = rollout_concerns(config);
+    concerns.extend(end_concerns(config, spec));
+    match concerns.iter().position(RolloutConcern::is_refused) {
+        Some(refused) => Err(LmError::UnfitForRollout(concerns.swap_remove(refused))),
+        None => Ok(concerns),
+    }
+}
+
+/// Returns the concerns about the ends of responses of this model, for training of any kind on
+/// them.
+pub fn end_concerns(config: &GenerationConfig, spec: &LmSpec) -> Vec<RolloutConcern> {
+    let mut concerns = Vec::new();
     let ends = config.eos == Eos::Ignored
         || spec.eos_ids.iter().any(|&id| i64::from(id) < spec.vocab_size)
         || !config.stop_ids.is_empty()
@@ -65,10 +76,7 @@ pub fn check_rollout(
     if spec.is_eos(spec.pad_id) {
         concerns.push(RolloutConcern::PadEndsSequence { pad: spec.pad_id });
     }
-    match concerns.iter().position(RolloutConcern::is_refused) {
-        Some(refused) => Err(LmError::UnfitForRollout(concerns.swap_remove(refused))),
-        None => Ok(concerns),
-    }
+    concerns
 }
 
 #[cfg(test)]

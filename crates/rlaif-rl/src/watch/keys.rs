@@ -1,8 +1,8 @@
 //! The settings that advice may name.
 
 /// Keys of settings that only some algorithms have, relative to their section of a run file. Advice
-/// names only these keys and those that every algorithm has: `generation`, `scores`, `optimizer`,
-/// `stop`, `epochs` and `minibatch_size`.
+/// names only these keys and those that every algorithm has: `generation`, `optimizer`, `epochs` and
+/// `minibatch_size`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AdviceKeys {
     /// The KL penalty's coefficient.
@@ -15,6 +15,26 @@ pub struct AdviceKeys {
     pub value_coef: Option<&'static str>,
     /// The KL at which an update ends.
     pub update_limit: Option<&'static str>,
+    /// The penalty of a response without an end of sequence.
+    pub missing_eos_penalty: Option<&'static str>,
+    /// The bound of scores.
+    pub score_clip: Option<&'static str>,
+    /// The metric that ends a run.
+    pub stop: Option<&'static str>,
+}
+
+impl AdviceKeys {
+    /// The keys of [`crate::ScoreConfig`] and [`crate::StopConfig`], in the sections `scores` and `stop`.
+    pub const SCORES_AND_STOP: Self = Self {
+        kl_coef: None,
+        kl_estimator: None,
+        entropy_coef: None,
+        value_coef: None,
+        update_limit: None,
+        missing_eos_penalty: Some("scores.missing_eos_penalty"),
+        score_clip: Some("scores.clip"),
+        stop: Some("stop.metric"),
+    };
 }
 
 /// The remedies that an algorithm has, as `a, b or c`.

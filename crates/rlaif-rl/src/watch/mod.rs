@@ -98,7 +98,8 @@ impl Watch {
 
     fn signs(&mut self, stats: &Stats, run: Watched<'_>) -> Vec<Sign> {
         // A single response always equals itself.
-        let [equal, saturated] = if run.batch_size > 1 { self.scores(stats) } else { [None, None] };
+        let [equal, saturated] =
+            if run.batch_size > 1 { self.scores(stats, run.keys) } else { [None, None] };
         [
             kl::negative(stats, run.keys),
             kl::runaway(stats, run.kl, run.keys),
@@ -107,7 +108,7 @@ impl Watch {
             update::large_ratio(stats, run.keys),
             equal,
             saturated,
-            self.never_ends(stats, run.generation),
+            self.never_ends(stats, run.generation, run.keys),
             sampler::gap(stats),
         ]
         .into_iter()
@@ -153,7 +154,7 @@ mod tests {
             kl: KlControl::Adaptive { init: 0.2, target: 6., horizon: 10_000. },
             batch_size: 128,
             generation: &generation,
-            keys: AdviceKeys::default(),
+            keys: AdviceKeys::SCORES_AND_STOP,
         };
         let mut all = Vec::new();
         for (at, numbers) in steps.iter().enumerate() {

@@ -1,11 +1,14 @@
 //! Symptoms in the scores.
 
-use super::{PERSISTENT, Sign, Symptom, Watch};
+use super::{
+    PERSISTENT, Sign, Symptom, Watch,
+    keys::{AdviceKeys, listed},
+};
 use crate::stats::Stats;
 
 impl Watch {
     /// Scores that are all equal, and scores that have converged at a ceiling.
-    pub(super) fn scores(&mut self, stats: &Stats) -> [Option<Sign>; 2] {
+    pub(super) fn scores(&mut self, stats: &Stats, keys: AdviceKeys) -> [Option<Sign>; 2] {
         let (mean, spread) = (stats.get("env/reward_mean"), stats.get("env/reward_std"));
         if mean.is_nan() {
             return [None, None];
@@ -18,25 +21,39 @@ impl Watch {
         let narrow =
             first > rounding && spread < 0.05 * first && mean >= best - (2. * spread).max(rounding);
         let equal = spread <= rounding && !narrow;
-        [self.equal_scores(equal), self.saturated_scores(narrow, [mean, spread, first])]
+        [self.equal_scores(equal, keys), self.saturated_scores(narrow, [mean, spread, first], keys)]
     }
 
-    fn equal_scores(&mut self, equal: bool) -> Option<Sign> {
+    fn equal_scores(&mut self, equal: bool, keys: AdviceKeys) -> Option<Sign> {
         self.equal = if equal { self.equal + 1 } else { 0 };
         (self.equal >= PERSISTENT).then(|| Sign {
             symptom: Symptom::EqualScores,
             seen: format!("every response of {} steps in a row scored the same", self.equal),
-            cause: "The reward does not tell responses apart: advantages are 0, or the noise of a \
-                    value function",
-            advice:
+            cause: "The reward does not tell responses apart: a step teaches nothing, or the noise \
+                    of a value function",
+            advice: format!(
                 "Look at samples.jsonl: if responses differ, the reward reads the wrong text or \
-                     label, or clips everything (`scores.clip`); if they do not, raise the \
-                     temperature (`generation.sampling`)"
-                    .to_owned(),
+                 label{}; if they do not, raise the temperature (`generation.sampling`)",
+                keys.score_clip
+                    .map_or(String::new(), |key| format!(", or clips everything (`{key}`)"))
+            ),
         })
     }
 
-    fn saturated_scores(&mut self, narrow: bool, [mean, spread, first]: [f64; 3]) -> Option<Sign> {
+    fn saturated_scores(
+        &mut self,
+        narrow: bool,
+        [mean, spread, first]: [f64; 3],
+        keys: AdviceKeys,
+    ) -> Option<Sign> {
+        let ways = [
+            Some(match keys.stop {
+                Some(key) => format!("end here (`{key}`)"),
+                None => "end here".to_owned(),
+            }),
+            Some("compare with a second judge".to_owned()),
+            Some("use logits in place of probabilities as the reward".to_owned()),
+        ];
         self.narrow = if narrow { self.narrow + 1 } else { 0 };
         (self.narrow >= PERSISTENT).then(|| Sign {
             symptom: Symptom::SaturatedScores,
@@ -46,10 +63,7 @@ impl Watch {
             ),
             cause: "The reward is at its ceiling: what it can tell apart has been learnt, and the \
                     rest is noise or exploitation",
-            advice:
-                "End here (`stop.metric`), compare with a second judge, or use logits in place \
-                     of probabilities as the reward"
-                    .to_owned(),
+            advice: format!("With this reward, little is left to learn: {}", listed(ways)),
         })
     }
 }

@@ -16,14 +16,15 @@ pub(super) fn not_finite(stats: &Stats, keys: AdviceKeys) -> Option<Sign> {
     let steps = not_finite_steps(stats);
     let weights = [keys.value_coef, keys.kl_coef].into_iter().flatten();
     let weights: String = weights.map(|key| format!("`{key}`, ")).collect();
+    let clip = keys.score_clip.map_or(String::new(), |key| format!(" (`{key}`)"));
     (steps > 0.).then(|| Sign {
         symptom: Symptom::NotFinite,
         seen: format!("the gradients of {steps:.0} optimizer steps hold NaN or infinity"),
         cause: "Something overflows: the policy has diverged, a loss has a weight out of all \
                 proportion, or the kind of the weights is too narrow",
         advice: format!(
-            "Lower `optimizer.lr`; look at {weights}the size of the scores (`scores.clip`); load \
-             the policy in f32 to tell the last apart"
+            "Lower `optimizer.lr`; look at {weights}the size of the scores{clip}; load the policy in \
+             f32 to tell the last apart"
         ),
     })
 }

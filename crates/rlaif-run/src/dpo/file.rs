@@ -14,6 +14,7 @@ use crate::{
     model::{ModelSection, Placement},
     pair_columns::{PairColumnsSection, PairFormat},
     prompt::PromptSection,
+    rl::RlTrainSection,
 };
 
 /// The run file of `rlaif dpo`.
@@ -63,6 +64,15 @@ pub struct OnlineSection {
     /// Sampling of pairs.
     #[serde(default)]
     pub sampling: OnlineConfig,
+    /// Number of responses of each step for samples.jsonl.
+    #[serde(default = "OnlineSection::samples")]
+    pub samples: usize,
+}
+
+impl OnlineSection {
+    fn samples() -> usize {
+        RlTrainSection::default().samples
+    }
 }
 
 impl RunFile for DpoFile {
@@ -85,6 +95,10 @@ impl DpoFile {
         self.dpo.check().map_err(|error| RunError::from(error).within("dpo"))?;
         self.rows.check().map_err(|error| RunError::from(error).within("rows"))?;
         self.prompt.check()?;
+        if let Some(online) = &self.online {
+            let checked = online.sampling.check();
+            checked.map_err(|error| RunError::from(error).within("online.sampling"))?;
+        }
         let setting = |key: &'static str, found: &str, expected: &'static str| {
             Err(BadSetting::new(key, found, expected).into())
         };

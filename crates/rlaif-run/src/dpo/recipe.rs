@@ -34,6 +34,10 @@ impl Recipe for DpoFile {
         self.placement.check_memory(&memory, WeightsInMemory::NotLoaded)?;
         let policy = start.fresh(|| self.model.language_model(start.options))?;
         let tokenizer = tokenizer(&self.model.files()?, policy.spec().vocab_size)?;
+        if let Some(online) = &self.online {
+            let checked = online.sampling.check_policy(policy.spec());
+            checked.map_err(|error| RunError::from(error).within("online.sampling"))?;
+        }
         let rows = self.read(&tokenizer, policy.spec(), start.seed)?;
         let memory = self.memory(start.options, Some(&rows))?;
         let DpoRows { train, held_out, mut batches, report, skipped, mut notes, rendering } = rows;
@@ -63,7 +67,8 @@ impl Recipe for DpoFile {
         let cache = run.folder.path().join("reference");
         let mut task = DpoTask::new(trainer, train, held_out, &cache)?;
         if let (Some(online), Some(reward)) = (&self.online, &reward) {
-            task = task.online(&tokenizer, &**reward, &online.sampling, seed);
+            task = task.online(&tokenizer, &**reward, &online.sampling, seed)?;
+            task = task.samples(online.samples);
         }
         let before = task.evaluation()?;
         run.drive(&mut task, &mut batches)?;
@@ -155,10 +160,10 @@ impl DpoFile {
                 rows.iter()
                     .map(|row| row.prompt.len() + row.response.len().max(row.mismatched.len())),
             ),
-            // Prompts get their ids when they are answered: only the lengths of the answers are
-            // known.
-            TrainRows::Prompts(_) => {
-                self.online.as_ref().map_or(0, |online| online.sampling.generation.max_new_tokens)
+            TrainRows::Prompts(prompts) => {
+                let online = self.online.as_ref();
+                let answer = online.map_or(0, |online| online.sampling.generation.max_new_tokens);
+                longest(prompts.iter().map(|prompt| prompt.ids.len())) + answer
             }
         };
         if self.online.is_some() {

@@ -16,6 +16,7 @@ use rlaif_dpo::{
     TooLong, TrainRows, pair_rows, response_rows,
 };
 use rlaif_lm::{Joiner, LmSpec};
+use rlaif_rl::Prompt;
 
 use crate::{
     data::{DataRows, DataSection, ShuffledBatches},
@@ -249,7 +250,7 @@ impl Reading<'_> {
             prompts_to_answer(prompts, self.codec, self.spec, &self.config, online)?;
         Ok(DpoRows {
             batches: self.batches(&prompts)?,
-            rendering: self.rendering(prompts.iter().map(|row| row.kind)),
+            rendering: self.rendering(prompts.iter().map(|prompt| prompt.record.kind)),
             train: TrainRows::Prompts(prompts),
             held_out,
             report,
@@ -311,7 +312,7 @@ fn prompts_to_answer(
     spec: &LmSpec,
     config: &RowConfig,
     online: &OnlineSection,
-) -> Result<(Vec<PromptRecord>, RowReport), RunError> {
+) -> Result<(Vec<Prompt>, RowReport), RunError> {
     let mut report = RowReport { read: all.len(), ..RowReport::default() };
     let mut known = HashSet::new();
     let prompts: Vec<PromptRecord> =
@@ -319,9 +320,7 @@ fn prompts_to_answer(
     if prompts.len() < report.read {
         report.skipped.insert("the same prompt again".to_owned(), report.read - prompts.len());
     }
-    let texts: Vec<_> =
-        prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
-    let ids = Joiner::new(codec, spec).open(&texts)?;
+    let prompts = Prompt::of_records(prompts, &Joiner::new(codec, spec))?;
     let answer = online.sampling.generation.max_new_tokens;
     // An encoder's input does not share the limit with the response.
     let room = |limit: usize| match spec.decoder_start_id {
@@ -331,8 +330,8 @@ fn prompts_to_answer(
     let limits = [config.max_prompt_length, config.max_length.map(room), spec.context.map(room)];
     let limit = limits.into_iter().flatten().min().unwrap_or(usize::MAX);
     let mut kept = Vec::with_capacity(prompts.len());
-    for (prompt, ids) in prompts.into_iter().zip(ids) {
-        let problem = match ids.len() {
+    for prompt in prompts {
+        let problem = match prompt.ids.len() {
             0 => PairProblem::EmptyPrompt,
             length if length > limit => PairProblem::TooLong { length, limit },
             _ => {
@@ -346,7 +345,7 @@ fn prompts_to_answer(
             _ => config.too_long == TooLong::Error,
         };
         if stop {
-            return Err(DpoError::Pair { id: prompt.id, problem }.into());
+            return Err(DpoError::Pair { id: prompt.record.id.clone(), problem }.into());
         }
         report.skip(problem);
     }

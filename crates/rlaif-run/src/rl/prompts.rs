@@ -82,9 +82,6 @@ impl PromptData {
         }
         let records = rendered(&rows, &mut skipped, |row| row.render(codec, &how))?;
         let records: Vec<PromptRecord> = records.into_iter().flatten().collect();
-        let texts: Vec<_> =
-            records.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
-        let ids = Joiner::new(codec, spec).open(&texts)?;
         let conversations = records.iter().any(|record| record.kind == TextKind::Rendered);
         let rendering = of_rows(prompt, conversations);
         let new = if spec.decoder_start_id.is_some() { 0 } else { needed.new_tokens };
@@ -94,16 +91,15 @@ impl PromptData {
             limit => limit.min(context),
         };
         let all = records.len();
-        let mut prompts = Vec::with_capacity(all);
-        for (record, ids) in records.into_iter().zip(ids) {
-            if ids.is_empty() {
-                skipped.leave_out("no prompt");
-            } else if ids.len() > limit {
-                skipped.leave_out("too long");
-            } else {
-                prompts.push(Prompt::new(record, ids));
-            }
-        }
+        let mut prompts = Prompt::of_records(records, &Joiner::new(codec, spec))?;
+        prompts.retain(|prompt| {
+            let problem = match prompt.ids.len() {
+                0 => Some("no prompt"),
+                length => (length > limit).then_some("too long"),
+            };
+            problem.into_iter().for_each(|problem| skipped.leave_out(problem));
+            problem.is_none()
+        });
         if prompts.len() < needed.rows {
             let found = match limit {
                 usize::MAX => format!("a file of {all} prompts"),

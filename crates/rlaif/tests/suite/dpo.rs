@@ -207,6 +207,8 @@ fn every_kind_of_objective_runs() {
     assert!(place.path("lora").join("model/adapter_model.safetensors").exists());
     let online = &place.metrics("online")[0];
     assert!(online["online/score"].is_number() && online["online/pairs"].as_f64().unwrap() <= 4.);
+    let samples = fs::read_to_string(place.path("online").join("samples.jsonl")).unwrap();
+    assert_eq!(samples.lines().count(), 8, "four responses of each step");
 
     place.write(
         "singles.jsonl",
@@ -263,7 +265,7 @@ fn bad_input_is_named_and_nothing_is_written() {
     let long = refuse("long", "[rows]\nmax_length = 8\ntoo_long = 'error'\n");
     assert!(long.contains("the limit of 8") && long.contains(".jsonl, line 1: "), "{long}");
 
-    let none = refuse("none", "[rows]\nmax_length = 0\n");
+    let none = refuse("rows", "[rows]\nmax_length = 0\n");
     assert!(none.contains("`rows.max_length` is 0; expected at least 2"), "{none}");
 
     // Prompts to which no answer would fit are left out before any is sampled.
@@ -274,6 +276,9 @@ fn bad_input_is_named_and_nothing_is_written() {
              max_new_tokens = {answer}\n"
         )
     };
+    let error = refuse("none", &online(0));
+    let expected = "`online.sampling.generation.max_new_tokens` is 0; expected at least 1";
+    assert!(error.contains(expected), "{error}");
     let error = refuse("no-room", &online(250));
     assert!(error.contains("24 were left out (too long)"), "{error}");
     let error = refuse("no-cut", &format!("[rows]\ntoo_long = 'error'\n{}", online(250)));
