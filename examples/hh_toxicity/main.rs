@@ -193,12 +193,7 @@ fn policy(
 ) -> Result<(LanguageModel, Reference), ModelError> {
     let base_name = Some(options.policy.clone());
     let lora = options.lora.map(|rank| Lora { base: base_name, ..Lora::new("toxicity", rank) });
-    let (policy, reference) = PolicySetup { lora, ..PolicySetup::new(base, load) }.load()?;
-    let reference = match reference {
-        Some(reference) => Reference::Frozen(Box::new(reference)),
-        None => Reference::AdaptersOff,
-    };
-    Ok((policy, reference))
+    PolicySetup { lora, ..PolicySetup::new(base, load) }.load()
 }
 
 // ── Train ──────────────────────────────────────────────────────────────────────────────────────

@@ -50,7 +50,13 @@ impl Seed {
     /// ```
     #[must_use]
     pub fn for_libtorch(self, stage: &str) -> i64 {
-        self.derive(stage, 0).0.cast_signed()
+        self.for_libtorch_at(stage, 0)
+    }
+
+    /// The seed of one step of a stage as libtorch's generators take it.
+    #[must_use]
+    pub fn for_libtorch_at(self, stage: &str, step: u64) -> i64 {
+        self.derive(stage, step).0.cast_signed()
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use rlaif_core::{BadSetting, Metrics};
 use rlaif_lm::{
-    Draw, Dropout, Forward, Padding, Policy, Sampled, Sampler, TokenBatch, Weights,
+    Draw, Forward, Padding, Policy, Sampled, Sampler, TokenBatch, Weights,
     generate::GenerationConfig,
 };
 use rlaif_rl::{Prompt, RlError, check_policy, check_prompts, check_resumed, sample};
@@ -175,20 +175,19 @@ impl<P: Policy> DistillTrainer<P> {
     /// # Errors
     /// [`RlError::Lm`] for rows that a model cannot take, [`RlError::Train`].
     pub fn update(&mut self, prompts: &[Prompt], sampled: &[Sampled]) -> Result<Metrics, RlError> {
-        if self.config.dropout == Dropout::On {
-            let seed = self.config.seed.derive("dropout", self.step).get();
-            tch::manual_seed(seed.cast_signed());
-        }
         let total: usize = sampled.iter().map(|response| response.ids.len()).sum();
         let mut order: Vec<usize> = (0..sampled.len()).collect();
         // Short rows are not padded to long ones.
         order.sort_by_key(|&row| (prompts[row].ids.len() + sampled[row].ids.len(), row));
         let mut sums = Sums::default();
-        for rows in order.chunks(self.config.microbatch()) {
-            let of = self.pass(prompts, sampled, rows, total as f64)?;
-            sums.loss += of.loss;
-            sums.reverse_kl += of.reverse_kl;
-        }
+        self.config.dropout.seeded(self.config.seed, self.step, || {
+            order.chunks(self.config.microbatch()).try_for_each(|rows| {
+                let of = self.pass(prompts, sampled, rows, total as f64)?;
+                sums.loss += of.loss;
+                sums.reverse_kl += of.reverse_kl;
+                Ok::<_, RlError>(())
+            })
+        })??;
         let report = self.optimizer.step()?;
         self.step += 1;
         let mut metrics = Metrics::default();

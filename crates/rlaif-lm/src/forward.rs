@@ -1,6 +1,8 @@
 //! The switches of a forward pass. They are arguments, not state of the model, so that the same
 //! weights serve as policy, as reference and in evaluation.
 
+use rlaif_core::Seed;
+use rlaif_torch::{TorchError, seeded};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +15,37 @@ pub enum Dropout {
     Off,
     /// Dropout with the probabilities of the model's configuration and of its adapters.
     On,
+}
+
+impl Dropout {
+    /// Runs the passes of an update. With dropout, its noise depends on `seed` and `step` alone, and
+    /// libtorch's generators are afterwards as they were.
+    ///
+    /// ```
+    /// use rlaif_core::Seed;
+    /// use rlaif_lm::Dropout;
+    /// use tch::{Device, Kind, Tensor};
+    ///
+    /// let draw = || Tensor::rand([2], (Kind::Float, Device::Cpu));
+    /// let noise = |step| Dropout::On.seeded(Seed::new(1), step, draw);
+    /// assert_eq!(noise(3)?, noise(3)?);
+    /// assert_ne!(noise(3)?, noise(4)?);
+    /// # Ok::<(), rlaif_torch::TorchError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`TorchError`] if libtorch refuses to read or to restore a generator.
+    pub fn seeded<T>(
+        self,
+        seed: Seed,
+        step: u64,
+        update: impl FnOnce() -> T,
+    ) -> Result<T, TorchError> {
+        match self {
+            Self::Off => Ok(update()),
+            Self::On => seeded(seed.for_libtorch_at("dropout", step), update),
+        }
+    }
 }
 
 /// The LoRA adapter that takes part.

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use rlaif_checkpoint::{AdapterConfig, TargetModules, TaskType};
-use rlaif_lm::{Parameters, Policy};
+use rlaif_lm::{Parameters, Policy, Reference};
 
 use crate::{
     classifier::Classifier,
@@ -71,17 +71,19 @@ impl Lora {
 /// The policy of a run and its reference.
 ///
 /// ```
-/// use rlaif_lm::Policy;
+/// use rlaif_lm::{Policy, Reference};
 /// use rlaif_models::{Lora, LoadOptions, ModelError, PolicySetup};
 /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/flan");
 /// let setup = PolicySetup::new(folder, LoadOptions::default());
 /// let (policy, reference) = setup.load()?;
-/// assert!(policy.parameters().count_trainable() > 0 && reference.is_some());
+/// assert!(policy.parameters().count_trainable() > 0);
+/// assert!(matches!(reference, Reference::Frozen(_)));
 ///
 /// // With an adapter, the reference is the policy without it.
 /// let lora = Lora::new("default", 4.try_into().unwrap());
 /// let (policy, reference) = PolicySetup { lora: Some(lora), ..setup }.load()?;
-/// assert!(policy.parameters().count_trainable() > 0 && reference.is_none());
+/// assert!(policy.parameters().count_trainable() > 0);
+/// assert!(matches!(reference, Reference::AdaptersOff));
 /// # Ok::<(), ModelError>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -118,22 +120,22 @@ impl PolicySetup {
         Ok(policy)
     }
 
-    /// Loads the reference; `None` if it is the policy without its fresh adapter. For a policy
+    /// Loads the reference. It is the policy itself without its adapter if that is fresh. For a policy
     /// whose existing adapter is trained further, the reference is its initial state, adapter
     /// included. The reference shares the memory of the policy's frozen layers: freeze them first.
     ///
     /// # Errors
     /// As [`LanguageModel::load`].
-    pub fn reference_of(&self, policy: &Parameters) -> Result<Option<LanguageModel>, ModelError> {
-        match (&self.reference, &self.lora) {
-            (Some(files), _) => Ok(Some(files.language_model(self.options)?)),
-            (None, Some(_)) => Ok(None),
+    pub fn reference_of(&self, policy: &Parameters) -> Result<Reference, ModelError> {
+        Ok(match (&self.reference, &self.lora) {
+            (Some(files), _) => Reference::frozen(files.language_model(self.options)?),
+            (None, Some(_)) => Reference::AdaptersOff,
             (None, None) => {
                 let copy = self.files.language_model(self.options)?;
                 policy.share_frozen(copy.parameters());
-                Ok(Some(copy))
+                Reference::frozen(copy)
             }
-        }
+        })
     }
 
     /// Loads both. To freeze some of the policy's weights, call [`Self::policy`] before and
@@ -141,7 +143,7 @@ impl PolicySetup {
     ///
     /// # Errors
     /// As [`Self::policy`] and [`Self::reference_of`].
-    pub fn load(&self) -> Result<(LanguageModel, Option<LanguageModel>), ModelError> {
+    pub fn load(&self) -> Result<(LanguageModel, Reference), ModelError> {
         let policy = self.policy()?;
         let reference = self.reference_of(policy.parameters())?;
         Ok((policy, reference))

@@ -8,7 +8,7 @@ use std::{fs, num::NonZeroU32, path::Path};
 use common::model;
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Adapters, CausalPolicy, Forward, Padding, Policy, SequenceClassifier, TokenBatch,
+    Adapters, CausalPolicy, Forward, Padding, Policy, Reference, SequenceClassifier, TokenBatch,
     generate::{Ask, Eos, GenerationConfig, Hooks, Sampling, generate},
     token_log_probs,
 };
@@ -226,7 +226,7 @@ fn an_adapter_on_it_learns_and_is_saved_and_loaded_again() {
     let lora = Lora::new("small", NonZeroU32::new(4).unwrap());
     let setup = PolicySetup { lora: Some(lora), ..PolicySetup::new(&folder, options()) };
     let (mut policy, reference) = setup.load().unwrap();
-    assert!(reference.is_none());
+    assert!(matches!(reference, Reference::AdaptersOff));
     let off = Forward { adapters: Adapters::Off, ..Forward::default() };
     let base = no_grad(|| log_probs(&policy, off));
     // B is zero at first, so that the second step is the first that moves both factors.

@@ -45,23 +45,10 @@ impl<P: Policy> PpoTrainer<P> {
             return Err(PpoError::NoValues);
         }
         let start = Instant::now();
-        if self.config.dropout == rlaif_lm::Dropout::On {
-            let seed = self.config.seed.derive("dropout", self.step).get();
-            tch::manual_seed(seed.cast_signed());
-        }
         let mut progress = UpdateProgress::default();
-        'epochs: for order in &rollout.orders {
-            for minibatch in order.chunks(self.config.minibatch_size) {
-                if let Next::Stop = self.minibatch(rollout, advantages, minibatch, &mut progress)? {
-                    progress.stopped_early = true;
-                    break 'epochs;
-                }
-            }
-            if self.accounting().is_far_after_epoch(&progress.units, self.config.target_kl) {
-                progress.stopped_early = true;
-                break;
-            }
-        }
+        let (dropout, seed, step) = (self.config.dropout, self.config.seed, self.step);
+        let epochs = || self.epochs(rollout, advantages, &mut progress);
+        progress.stopped_early = dropout.seeded(seed, step, epochs)??;
         let optimize_s = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
@@ -78,6 +65,26 @@ impl<P: Policy> PpoTrainer<P> {
         ];
         stats.measure(rollout, &seconds);
         Ok(stats)
+    }
+
+    /// Epochs of minibatches; `true` if they ended early.
+    fn epochs(
+        &mut self,
+        rollout: &Rollout,
+        advantages: &Advantages,
+        progress: &mut UpdateProgress,
+    ) -> Result<bool, PpoError> {
+        for order in &rollout.orders {
+            for minibatch in order.chunks(self.config.minibatch_size) {
+                if let Next::Stop = self.minibatch(rollout, advantages, minibatch, progress)? {
+                    return Ok(true);
+                }
+            }
+            if self.accounting().is_far_after_epoch(&progress.units, self.config.target_kl) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn statistics(&self, rollout: &Rollout, progress: &UpdateProgress) -> PpoStats {

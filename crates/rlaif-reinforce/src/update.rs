@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use rlaif_core::stats::mean_std;
-use rlaif_lm::{Dropout, Mask, Policy, policy_log_probs};
+use rlaif_lm::{Mask, Policy, policy_log_probs};
 use rlaif_rl::{
     Average, PolicyObjective, PolicyTokens, RlError, Rollout, Stats, host, pick, real,
     rollout_statistics,
@@ -133,15 +133,15 @@ impl<P: Policy> ReinforceTrainer<P> {
             }
         }
         let start = Instant::now();
-        if self.config.dropout == Dropout::On {
-            let seed = self.config.seed.derive("dropout", self.step).get();
-            tch::manual_seed(seed.cast_signed());
-        }
         let objective = self.algorithm.objective();
         let mut progress = Progress::default();
-        for passes in experience.schedule.iter().flatten() {
-            self.minibatch(rollout, weights, &objective, passes, &mut progress)?;
-        }
+        let (dropout, seed, step) = (self.config.dropout, self.config.seed, self.step);
+        dropout.seeded(seed, step, || {
+            let mut minibatches = experience.schedule.iter().flatten();
+            minibatches.try_for_each(|passes| {
+                self.minibatch(rollout, weights, &objective, passes, &mut progress)
+            })
+        })??;
         let optimize_s = start.elapsed().as_secs_f64();
         self.step += 1;
         let mut stats = no_grad(|| statistics(experience, &objective, &progress));

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use rlaif_core::{Finding, Interrupted, Metrics, Seed};
+use rlaif_torch::seeded;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -297,8 +298,8 @@ impl Due {
 
 /// Trains to the end of the run, from its beginning or from `saved`.
 ///
-/// Before each step libtorch's generators are seeded from `seed` and the step, so that a resumed run
-/// draws what an uninterrupted one draws.
+/// During each step libtorch's generators are seeded from `seed` and the step, so that a resumed run
+/// draws what an uninterrupted one draws; afterwards they are as they were.
 ///
 /// Metrics, samples, findings, checkpoints and what was said are in the run's folder. Metrics
 /// `time/…` are those that two runs of one seed do not share.
@@ -343,8 +344,7 @@ pub fn drive(
         } else {
             let start = Instant::now();
             let rows = batches.batch(done)?;
-            tch::manual_seed(seed.derive("fit", done).get() as i64);
-            let stepped = match task.step(&rows) {
+            let stepped = match seeded(seed.for_libtorch_at("fit", done), || task.step(&rows))? {
                 // This step changed nothing: the state is that before it.
                 Err(error) if Interrupted::ended(&error) => {
                     if kept < done {

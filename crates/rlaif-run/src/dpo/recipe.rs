@@ -125,10 +125,7 @@ impl DpoFile {
             Reference::Given
         } else if live || self.model.lora.is_some() {
             let setup = self.model.setup(self.placement.options(self.model.precision)?)?;
-            match setup.reference_of(policy.parameters())? {
-                Some(reference) => Reference::frozen(reference),
-                None => Reference::AdaptersOff,
-            }
+            setup.reference_of(policy.parameters())?
         } else {
             Reference::Given
         };

@@ -25,10 +25,7 @@ pub(crate) fn policy_and_reference(
     let setup = PolicySetup { reference, ..model.setup(options)? };
     let policy = model.language_model(options)?;
     trainable.select(policy.parameters())?;
-    let reference = match setup.reference_of(policy.parameters())? {
-        Some(reference) => Reference::Frozen(Box::new(reference)),
-        None => Reference::AdaptersOff,
-    };
+    let reference = setup.reference_of(policy.parameters())?;
     Ok((policy, reference))
 }
 

@@ -114,12 +114,7 @@ impl RlSteps {
         if !needs_reference {
             return Ok((setup.policy()?, Reference::Given));
         }
-        let (policy, reference) = setup.load()?;
-        let reference = match reference {
-            Some(reference) => Reference::Frozen(Box::new(reference)),
-            None => Reference::AdaptersOff,
-        };
-        Ok((policy, reference))
+        Ok(setup.load()?)
     }
 
     /// Random ids of `count` prompts of a step.
