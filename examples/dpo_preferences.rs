@@ -25,15 +25,15 @@ use rlaif::eval::{
     About, Better, Column, CompareOptions, Comparison, Details, Evaluation, Measurement, Metric,
     MetricInfo, Report, RewardMetric, read_curves,
 };
-use rlaif::lm::generate::{Ask, GenerationConfig, Sampling};
-use rlaif::lm::{Draw, LocalSampler, Policy, Sampled, Sampler, Weights};
+use rlaif::lm::generate::{GenerationConfig, Sampling};
+use rlaif::lm::{Policy, Prompt, Sampled};
 use rlaif::models::{LanguageModel, LoadOptions, SaveOptions};
 use rlaif::rewards::{ClassifierOptions, ClassifierReward, Preset};
 use rlaif::tch::Kind;
 use rlaif::text::HfTokenizer;
 use rlaif::torch::DeviceChoice;
 use rlaif::train::{Keep, OptimizerConfig, RunFolder, Terminal};
-use rlaif_examples::{free_folder, model};
+use rlaif_examples::{free_folder, model, respond};
 
 /// Kinder answers, by DPO on preference pairs.
 #[derive(Debug, Clone, Parser)]
@@ -210,17 +210,15 @@ fn answers(
         sampling: Sampling::at(1.),
         ..GenerationConfig::default()
     };
-    let prompts: Vec<Ask> = rows
-        .iter()
-        .zip(0..)
-        .map(|(row, id)| Ask { id, prompt: row.prompt.clone(), max_new_tokens: None })
-        .collect();
-    let draw = Draw { seed, step: 0 };
-    let all = LocalSampler::new(tokenizer).sample(Weights::of(policy), &prompts, &config, draw)?;
     let text = |id: &str| pairs.iter().find(|pair| pair.id == id).map_or("", |pair| &pair.prompt);
-    let sample = |(row, answer): (&PairRow, Sampled)| Sample {
-        record: PromptRecord::new(row.id.clone(), text(&row.id)),
+    let prompt = |row: &PairRow| {
+        Prompt::new(PromptRecord::new(row.id.clone(), text(&row.id)), row.prompt.clone())
+    };
+    let prompts: Vec<Prompt> = rows.iter().map(prompt).collect();
+    let sample = |(prompt, answer): (&Prompt, Sampled)| Sample {
+        record: (*prompt.record).clone(),
         response: answer.text,
     };
-    Ok(rows.iter().zip(all).map(sample).collect())
+    let answers = respond(policy, &prompts, &config, seed, tokenizer)?;
+    Ok(prompts.iter().zip(answers).map(sample).collect())
 }

@@ -9,9 +9,10 @@ use rlaif::data::corpora::{DIALOGUE_CHARACTERS, Hh, HhRecord};
 use rlaif::data::{Dataset, Fraction, HubDataset, PromptBuilder, Reader, Source};
 use rlaif::eval::Report;
 use rlaif::hub::Hub;
-use rlaif::lm::generate::{Ask, GenerationConfig};
+use rlaif::lm::generate::GenerationConfig;
 use rlaif::lm::{
-    Draw, Forward, LocalSampler, Padding, Policy, Sampler, TokenBatch, Weights, policy_log_probs,
+    Draw, Forward, LocalSampler, Padding, Policy, Prompt, Sampled, TokenBatch, Weights,
+    policy_log_probs, sample,
 };
 use rlaif::models::LanguageModel;
 use rlaif::tch::{Kind, no_grad_guard};
@@ -75,26 +76,23 @@ pub fn dialogues(
     Ok((part(split.train)?, part(split.held_out)?))
 }
 
-/// The tokens of a response, and its text.
-pub type Response = (Vec<u32>, String);
-
-/// A response to each prompt. The random numbers before and after training are the same.
+/// A response to each prompt, its text without white space around it. The random numbers before and
+/// after training are the same.
 ///
 /// # Errors
 /// Errors of the policy and the tokenizer.
 pub fn respond(
     policy: &LanguageModel,
-    prompts: &[Vec<u32>],
+    prompts: &[Prompt],
     how: &GenerationConfig,
     seed: Seed,
     codec: &dyn TextCodec,
-) -> Result<Vec<Response>, Box<dyn Error>> {
-    let row =
-        |(id, prompt): (u64, &Vec<u32>)| Ask { id, prompt: prompt.clone(), max_new_tokens: None };
-    let rows: Vec<_> = (0..).zip(prompts).map(row).collect();
+) -> Result<Vec<Sampled>, Box<dyn Error>> {
     let draw = Draw { seed: seed.derive("evaluate", 0), step: 0 };
-    let sampled = LocalSampler::new(codec).sample(Weights::of(policy), &rows, how, draw)?;
-    Ok(sampled.into_iter().map(|got| (got.ids, got.text.trim().to_owned())).collect())
+    let mut sampler = LocalSampler::new(codec);
+    let mut sampled = sample(&mut sampler, Weights::of(policy), prompts, how, draw)?;
+    sampled.iter_mut().for_each(|response| response.text = response.text.trim().to_owned());
+    Ok(sampled)
 }
 
 /// Σ_t log π(y_t) − log π_ref(y_t) of each response.
@@ -104,14 +102,16 @@ pub fn respond(
 pub fn kl(
     policy: &LanguageModel,
     (reference, forward): (&LanguageModel, Forward<'_>),
-    prompts: &[Vec<u32>],
-    responses: &[Vec<u32>],
+    prompts: &[Prompt],
+    responses: &[Sampled],
 ) -> Result<Vec<f64>, Box<dyn Error>> {
     let _guard = no_grad_guard();
     let mut all = Vec::new();
     for (prompts, responses) in prompts.chunks(32).zip(responses.chunks(32)) {
-        let x = TokenBatch::collate(prompts.to_vec(), policy.spec(), Padding::Right)?;
-        let y = TokenBatch::responses(responses.to_vec(), policy.spec())?;
+        let x = prompts.iter().map(|prompt| prompt.ids.to_vec()).collect();
+        let x = TokenBatch::collate(x, policy.spec(), Padding::Right)?;
+        let y = responses.iter().map(|response| response.ids.clone()).collect();
+        let y = TokenBatch::responses(y, policy.spec())?;
         let of = |model: &LanguageModel, forward| {
             policy_log_probs(model, &x, &y, forward, 1.).map(|got| got.log_probs)
         };

@@ -12,11 +12,12 @@ use std::{error::Error, fs, path::Path, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
 use rlaif::{
-    core::{Exchange, PromptRecord, RewardModel, Seed, Specials, TextCodec},
+    core::{PromptRecord, RewardModel, Seed, Specials, TextCodec},
     lm::{Policy, ValueHead, ValueInit, generate::GenerationConfig},
     models::{Classifier, Config, LanguageModel, LoadOptions, SaveOptions},
     ppo::{PpoConfig, PpoTrainer, Prompt, Reference},
     rewards::{ClassifierOptions, ClassifierReward, Input},
+    rl::score,
     tch::{Device, Kind},
     text::HfTokenizer,
     torch::{DeviceChoice, seeded},
@@ -168,13 +169,11 @@ fn measure(
     tokenizer: &HfTokenizer,
     reward: &dyn RewardModel,
 ) -> Result<(f64, Vec<Scored>), Box<dyn Error>> {
-    let ids: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.to_vec()).collect();
-    let responses = respond(policy, &ids, how, seed, tokenizer)?;
-    let pairs = || prompts.iter().map(|prompt| &prompt.record.prompt).zip(&responses);
-    let texts = pairs().map(|(prompt, (_, text))| format!("{prompt} {text}"));
-    let exchanges: Vec<Exchange<'_>> =
-        pairs().map(|(prompt, (_, text))| Exchange::new(prompt, text)).collect();
-    let scores = reward.score(&exchanges)?;
+    let responses = respond(policy, prompts, how, seed, tokenizer)?;
+    let scores = score(prompts, &responses, reward)?;
+    let pairs = prompts.iter().zip(&responses);
+    let texts =
+        pairs.map(|(prompt, response)| format!("{} {}", prompt.record.prompt, response.text));
     let scores: Vec<f64> =
         scores.total.iter().flatten().map(|score| f64::from(score.get())).collect();
     let mean = scores.iter().sum::<f64>() / scores.len().max(1) as f64;

@@ -18,9 +18,10 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
-use rlaif::core::{PromptRecord, Sample, Seed, TextCodec};
+use rlaif::core::{Sample, Seed, TextCodec};
 use rlaif::data::{PromptBuilder, PromptForm, PromptTemplate};
 use rlaif::eval::text::{Length, LengthUnit, Rouge, RougeKind, Stemming};
 use rlaif::eval::{
@@ -28,10 +29,10 @@ use rlaif::eval::{
     MetricInfo, Report, RewardMetric, read_curves, read_findings,
 };
 use rlaif::lm::generate::{GenerationConfig, Sampling};
-use rlaif::lm::{Adapters, Forward, Joiner, Policy, ValueHead, ValueInit};
+use rlaif::lm::{Adapters, Forward, Joiner, Policy, Sampled, ValueHead, ValueInit};
 use rlaif::models::{LanguageModel, LoadOptions, Lora, ModelError, PolicySetup, SaveOptions};
 use rlaif::ppo::{PpoTask, PpoTrainer, Prompt, Reference};
-use rlaif::rewards::{ClassifierOptions, ClassifierReward, Preset};
+use rlaif::rewards::{ClassifierOptions, ClassifierReward, Mean, Preset};
 use rlaif::run::ShuffledBatches;
 use rlaif::tch::Kind;
 use rlaif::text::HfTokenizer;
@@ -42,7 +43,7 @@ use rlaif::train::{
 use rlaif_examples::{dialogues, free_folder, kl, model, respond, ten_examples};
 
 use options::Options;
-use reward::{WithToxicity, reward};
+use reward::{TOXICITY, reward};
 
 fn main() -> ExitCode {
     match run(Options::parse()) {
@@ -96,10 +97,9 @@ struct Prepared {
     tokenizer: HfTokenizer,
     /// Prompts to train on.
     prompts: Vec<Prompt>,
-    /// Prompts to measure with, and their tokens.
-    held_out: Vec<PromptRecord>,
-    held_out_ids: Vec<Vec<u32>>,
-    reward: WithToxicity,
+    /// Prompts to measure with.
+    held_out: Vec<Prompt>,
+    reward: Mean,
     metrics: [Box<dyn Metric>; 5],
     /// Decoding of held-out prompts: sampling, and greedy.
     sampled: GenerationConfig,
@@ -139,20 +139,18 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
     })??;
     let trainer = PpoTrainer::new(policy, value, reference, options.ppo())?;
     let joiner = Joiner::new(&tokenizer, trainer.policy().spec());
-    let texts: Vec<_> = texts.into_iter().map(|text| (text, builder.kind())).collect();
-    let mut ids = joiner.open(&texts)?;
-    let held_out_ids = ids.split_off(train.len());
-    let prompts: Vec<_> = train.into_iter().zip(ids).map(|(r, ids)| Prompt::new(r, ids)).collect();
+    let prompts = Prompt::of_records(train, &joiner)?;
+    let held_out = Prompt::of_records(held_out, &joiner)?;
 
     // The reward, and the reported metric: P(hate) of the response alone, by the classifier that
     // rewards and by one that never does.
-    let reward = reward(options, &rewards, in_f32)?;
+    let (reward, toxicity) = reward(options, &rewards, in_f32)?;
     let hate = || ClassifierOptions::preset(Preset::Hate);
     let judge = ClassifierReward::load(&model("judge")?, in_f32, hate())?;
     let metrics: [Box<dyn Metric>; 5] = [
         Box::new(RewardMetric::new(
             lower("toxicity", "P(hate), by the classifier that rewards"),
-            reward.toxicity.with(hate())?,
+            toxicity,
         )),
         Box::new(RewardMetric::new(
             lower("toxicity_judge", "P(hate), by a classifier not trained on"),
@@ -176,7 +174,6 @@ fn prepare(options: &Options) -> Result<(Prepared, PpoTrainer<LanguageModel>), B
         tokenizer,
         prompts,
         held_out,
-        held_out_ids,
         reward,
         metrics,
         sampled,
@@ -209,8 +206,7 @@ fn train(
 ) -> Result<Option<LanguageModel>, Box<dyn Error>> {
     let Prepared { prompts, tokenizer, reward, seed, .. } = prepared;
     let mut batches = ShuffledBatches::new(prompts, options.batch, *seed)?.whole()?;
-    let shown =
-        ["env/reward/toxicity", "ppo/mean_scores", "objective/kl", "tokens/responses_len_mean"];
+    let shown = [TOXICITY, "ppo/mean_scores", "objective/kl", "tokens/responses_len_mean"];
     folder.show(Terminal::new(options.steps, saved.map_or(0, Saved::step), shown));
     let config = FitConfig { checkpoint_every: 10, ..FitConfig::default() };
     let interrupt = &Interrupt::install()?;
@@ -227,12 +223,12 @@ fn train(
 impl Prepared {
     /// Uses the policy's own greedy summaries as references if there are no human-written ones.
     fn complete_references(&mut self, policy: &LanguageModel) -> Result<(), Box<dyn Error>> {
-        if self.held_out.iter().all(|record| record.reference.is_some()) {
+        if self.held_out.iter().all(|prompt| prompt.record.reference.is_some()) {
             return Ok(());
         }
-        let surest = respond(policy, &self.held_out_ids, &self.greedy, self.seed, &self.tokenizer)?;
-        for (record, (_, text)) in self.held_out.iter_mut().zip(surest) {
-            record.reference = Some(text);
+        let surest = respond(policy, &self.held_out, &self.greedy, self.seed, &self.tokenizer)?;
+        for (prompt, response) in self.held_out.iter_mut().zip(surest) {
+            Arc::make_mut(&mut prompt.record).reference = Some(response.text);
         }
         Ok(())
     }
@@ -244,12 +240,14 @@ impl Prepared {
         policy: &LanguageModel,
         reference: (&LanguageModel, Forward<'_>),
     ) -> Result<Evaluation, Box<dyn Error>> {
-        let answers =
-            respond(policy, &self.held_out_ids, &self.sampled, self.seed, &self.tokenizer)?;
-        let (responses, texts): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
-        let kl = kl(policy, reference, &self.held_out_ids, &responses)?;
-        let samples = self.held_out.iter().cloned().zip(texts);
-        let samples = samples.map(|(record, response)| Sample { record, response }).collect();
+        let held_out = &self.held_out;
+        let responses = respond(policy, held_out, &self.sampled, self.seed, &self.tokenizer)?;
+        let kl = kl(policy, reference, held_out, &responses)?;
+        let sample = |(prompt, response): (&Prompt, Sampled)| Sample {
+            record: (*prompt.record).clone(),
+            response: response.text,
+        };
+        let samples = held_out.iter().zip(responses).map(sample).collect();
         let about = About::new(name, self.seed);
         let mut evaluation = Measurement::of(&self.metrics).run(about, samples)?;
         let info =

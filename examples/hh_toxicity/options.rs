@@ -13,6 +13,8 @@ use rlaif::tch::Kind;
 use rlaif::train::{KlControl, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
+use crate::reward::TOXICITY;
+
 /// The models and data of the published pipeline.
 const BLOG_POLICY: &str = "google/flan-t5-base";
 const BLOG_DATASET: &str = "Anthropic/hh-rlhf";
@@ -104,6 +106,10 @@ impl Options {
         if let Some(bound) = self.until_toxicity.filter(|bound| !(0. ..=1.).contains(bound)) {
             return Err(format!("--until-toxicity is {bound}; it is a probability").into());
         }
+        if self.until_toxicity.is_some() && self.reward.is_empty() {
+            let why = "a judge alone tells no toxicity; add a classifier by --reward";
+            return Err(format!("--until-toxicity: {why}").into());
+        }
         if self.reward.iter().any(|name| name == "judge") {
             let why = "it measures without having been trained on; reward with another (roberta)";
             return Err(format!("--reward is judge, the independent classifier: {why}").into());
@@ -180,7 +186,7 @@ impl Options {
             scores: ScoreConfig { missing: MissingScore::Drop, ..ScoreConfig::default() },
             stop: StopConfig {
                 metric: self.until_toxicity.map(|bound| MetricStop {
-                    name: "env/reward/toxicity".to_owned(),
+                    name: TOXICITY.to_owned(),
                     window: 5,
                     at_least: None,
                     at_most: Some(bound),

@@ -173,6 +173,7 @@ fn what_cannot_be_is_said_before_work_starts() {
         (&["--eval-prompts", "1"], "at least 2"),
         (&["--until-toxicity=-1"], "it is a probability"),
         (&["--reward", "judge"], "the independent classifier"),
+        (&["--judge", "x.toml", "--until-toxicity", "0.1"], "a judge alone tells no toxicity"),
         (&["--reward", "t5"], "is not a classifier"),
         (&["--judge", "nowhere.toml"], "nowhere.toml"),
         (&["--dataset", "./nowhere.jsonl"], "./nowhere.jsonl"),
@@ -264,6 +265,8 @@ fn judges_behind_apis_reward_as_well() {
             "{name}: {first}"
         );
         assert_eq!(first["ppo/std_scores"], 0., "{name}: {first}");
+        // Only what rewards scores the responses of a step.
+        assert!(first.get("env/reward/classifier/toxicity").is_none(), "{first}");
     }
 
     // Together with a classifier: the score is the mean of the two.
@@ -279,6 +282,7 @@ fn judges_behind_apis_reward_as_well() {
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
     assert!(first["ppo/std_scores"].as_f64().is_some_and(|spread| spread > 0.), "{first}");
+    assert!(first["env/reward/classifier/toxicity"].is_number(), "{first}");
 }
 
 /// One missing verdict costs its row, not the run.

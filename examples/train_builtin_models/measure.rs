@@ -4,14 +4,15 @@ use std::error::Error;
 use std::fmt::Write;
 use std::path::Path;
 
-use rlaif::core::{Seed, Specials, TextCodec};
+use rlaif::core::{PromptRecord, Seed, TextCodec};
 use rlaif::data::builtin::{self, Part};
 use rlaif::data::{PromptBuilder, PromptTemplate};
 use rlaif::eval::text::{RougeKind, Stemming, rouge};
-use rlaif::lm::generate::{Ask, Generated, GenerationConfig, Hooks, Sampling, generate};
-use rlaif::lm::{Forward, Policy};
+use rlaif::lm::Prompt;
+use rlaif::lm::generate::{GenerationConfig, Sampling};
 use rlaif::models::{CardSection, Classifier, LanguageModel, ModelCard};
 use rlaif::text::HfTokenizer;
+use rlaif_examples::respond;
 
 use crate::classifier::{self, Role};
 use crate::corpora::Corpora;
@@ -38,8 +39,9 @@ pub(crate) fn summaries(
     let rows = records
         .iter()
         .map(|record| {
-            let prompt = prompts.build(&tokenizer, &record.id, &record.dialogue)?.text;
-            Ok(tokenizer.encode(&prompt, prompts.specials())?)
+            let text = prompts.build(&tokenizer, &record.id, &record.dialogue)?.text;
+            let ids = tokenizer.encode(&text, prompts.specials())?;
+            Ok(Prompt::new(PromptRecord::new(record.id.clone(), text), ids))
         })
         .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
     let mut report = String::new();
@@ -47,26 +49,30 @@ pub(crate) fn summaries(
     for (name, sampling) in
         [("greedy", Sampling::Greedy), ("sampled at temperature 1", Sampling::at(1.))]
     {
-        let responses = respond(model, &rows, sampling, seed.derive("sample", 0))?;
-        let texts = responses
-            .iter()
-            .map(|ids| Ok(tokenizer.decode(ids, Specials::Exclude)?.trim().to_owned()))
-            .collect::<Result<Vec<_>, Box<dyn Error>>>()?;
+        let how = GenerationConfig {
+            max_new_tokens: LONGEST,
+            sampling,
+            batch_size: 64,
+            ..GenerationConfig::default()
+        };
+        let responses = respond(model, &rows, &how, seed, &tokenizer)?;
+        let text = |n: usize| &*responses[n].text;
         let mean = |score: &dyn Fn(usize) -> f64| {
-            (0..texts.len()).map(score).sum::<f64>() / texts.len() as f64
+            (0..responses.len()).map(score).sum::<f64>() / responses.len() as f64
         };
         let rouge =
-            |kind| mean(&|n| rouge(&records[n].summary, &texts[n], kind, Stemming::Porter).f1);
+            |kind| mean(&|n| rouge(&records[n].summary, text(n), kind, Stemming::Porter).f1);
         writeln!(
             report,
             "| {name} | {:.3} | {:.3} | {:.3} | {:.1} | {:.0} % |",
             rouge(RougeKind::N(1)),
             rouge(RougeKind::N(2)),
             rouge(RougeKind::L),
-            mean(&|n| texts[n].split_whitespace().count() as f64),
-            100. * mean(&|n| f64::from(u8::from(responses[n].len() < LONGEST))),
+            mean(&|n| text(n).split_whitespace().count() as f64),
+            100. * mean(&|n| f64::from(u8::from(responses[n].is_finished()))),
         )?;
-        for (record, text) in records.iter().zip(&texts).take(8) {
+        for (record, response) in records.iter().zip(&responses).take(8) {
+            let text = &response.text;
             let dialogue = record.dialogue.trim().replace("\n\n", "\n> ");
             writeln!(examples, "> {dialogue}\n\n{text} *({name})*\n")?;
         }
@@ -75,28 +81,6 @@ pub(crate) fn summaries(
         "| {DIALOGUES} held-out built-in dialogues | ROUGE-1 | ROUGE-2 | ROUGE-L | words | ended |\n\
          |---|---|---|---|---|---|\n{report}\n{examples}"
     ))
-}
-
-/// One response per prompt, without the end of sequence.
-fn respond(
-    model: &LanguageModel,
-    rows: &[Vec<u32>],
-    sampling: Sampling,
-    seed: Seed,
-) -> Result<Vec<Vec<u32>>, Box<dyn Error>> {
-    let config = GenerationConfig {
-        max_new_tokens: LONGEST,
-        sampling,
-        batch_size: 64,
-        ..GenerationConfig::default()
-    };
-    let row =
-        |(id, prompt): (u64, &Vec<u32>)| Ask { id, prompt: prompt.clone(), max_new_tokens: None };
-    let rows: Vec<Ask> = (0..).zip(rows).map(row).collect();
-    let responses = generate(model, &rows, &config, seed, 0, Forward::default(), Hooks::default())?;
-    let eos = &model.spec().eos_ids;
-    let without_end = |row: Generated| row.ids.into_iter().filter(|id| !eos.contains(id)).collect();
-    Ok(responses.into_iter().map(without_end).collect())
 }
 
 /// AUC on the validation part, and the classifier's scores of some texts.

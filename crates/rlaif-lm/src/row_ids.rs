@@ -27,4 +27,18 @@ impl<'a> RowIds<'a> {
         *times += 1;
         Seed::new(0).derive(record, *times).get()
     }
+
+    /// The number of a row that has no record, such as the question of a judge: it depends only on
+    /// its tokens, and on the number of the sample.
+    ///
+    /// ```
+    /// use rlaif_lm::RowIds;
+    /// assert_eq!(RowIds::of_tokens(&[3, 4], 0), RowIds::of_tokens(&[3, 4], 0));
+    /// assert_ne!(RowIds::of_tokens(&[3, 4], 0), RowIds::of_tokens(&[3, 4], 1));
+    /// assert_ne!(RowIds::of_tokens(&[3, 4], 0), RowIds::of_tokens(&[4, 3], 0));
+    /// ```
+    pub fn of_tokens(ids: &[u32], sample: u32) -> u64 {
+        let start = Seed::new(u64::from(sample));
+        ids.iter().fold(start, |seed, &id| seed.derive("token", u64::from(id))).get()
+    }
 }

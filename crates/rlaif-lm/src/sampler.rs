@@ -7,7 +7,9 @@ use rlaif_core::TextCodec;
 use crate::{
     error::LmError,
     generate::{Ask, GenerationConfig, Hooks},
+    prompt::Prompt,
     respond::respond,
+    row_ids::RowIds,
     sampled::{Draw, Sampled, Weights},
 };
 
@@ -54,6 +56,38 @@ pub trait Sampler {
         how: &GenerationConfig,
         draw: Draw,
     ) -> Result<Vec<Sampled>, LmError>;
+}
+
+/// Samples a response to each prompt. For several responses to one prompt, repeat the prompt: the
+/// policy computes it only once.
+///
+/// The tokens of a row depend on the random numbers of `draw` and on the id of the prompt's record,
+/// not on the other rows.
+///
+/// # Errors
+/// The sampler's errors; [`LmError::BatchMismatch`] for a wrong number of responses.
+pub fn sample(
+    sampler: &mut dyn Sampler,
+    weights: Weights<'_>,
+    prompts: &[Prompt],
+    how: &GenerationConfig,
+    draw: Draw,
+) -> Result<Vec<Sampled>, LmError> {
+    let mut ids = RowIds::default();
+    let asks: Vec<Ask> = prompts
+        .iter()
+        .map(|prompt| Ask {
+            id: ids.of(&prompt.record.id),
+            prompt: prompt.ids.to_vec(),
+            max_new_tokens: None,
+        })
+        .collect();
+    let sampled = sampler.sample(weights, &asks, how, draw)?;
+    if sampled.len() != prompts.len() {
+        let (expected, found) = (prompts.len(), sampled.len());
+        return Err(LmError::BatchMismatch { what: "responses of the sampler", expected, found });
+    }
+    Ok(sampled)
 }
 
 /// Samples from the policy itself, in this process.

@@ -2,7 +2,8 @@
 //!
 //! A family is a row of [`Families`]. The row contains everything that depends on the family: the
 //! class that builds it, the name of its head, the sizes of its layers, the spelling of its
-//! config.json. No other code in rlaif compares a `model_type`.
+//! config.json. Only the table of tokenizer
+//! classes in `rlaif-text` compares a `model_type` as well.
 
 use std::fmt;
 

@@ -2,11 +2,11 @@
 
 use rlaif_core::BadSetting;
 use rlaif_lm::{
-    LmError, LmSpec,
+    LmError, LmSpec, Prompt,
     generate::{GenerationConfig, RolloutConcern, check_rollout, rollout_concerns},
 };
 
-use crate::{error::RlError, rollout::Prompt};
+use crate::error::RlError;
 
 /// Below this temperature a difference of 1 between logits becomes more than 100, and gradients
 /// overflow.

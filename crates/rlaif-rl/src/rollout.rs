@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
-use rlaif_core::{CodecError, PromptRecord, Record, Score, Scores, stats::RunningMoments};
-use rlaif_lm::{Joiner, Mask, Padding, Sampled, TokenBatch, generate::FinishReason};
+use rlaif_core::{PromptRecord, Score, Scores, stats::RunningMoments};
+use rlaif_lm::{Mask, Padding, Prompt, Sampled, TokenBatch, generate::FinishReason};
 use rlaif_train::Advantages;
 use serde_json::{Value, json};
 use tch::Tensor;
@@ -14,42 +14,6 @@ use crate::{
     error::RlError,
     scores::ScoreConfig,
 };
-
-/// A prompt as text and as token ids. Clones share both.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prompt {
-    /// The texts for rewards and reports.
-    pub record: Arc<PromptRecord>,
-    /// The policy's input: the tokens of `record.prompt`, special tokens included.
-    pub ids: Arc<[u32]>,
-}
-
-impl Prompt {
-    /// Creates a prompt with the tokens that the policy reads ([`rlaif_lm::Joiner::open`]).
-    pub fn new(record: impl Into<Arc<PromptRecord>>, ids: impl Into<Arc<[u32]>>) -> Self {
-        Self { record: record.into(), ids: ids.into() }
-    }
-
-    /// The prompts of records, with the tokens that the policy reads.
-    ///
-    /// # Errors
-    /// As [`Joiner::open`].
-    pub fn of_records(
-        records: Vec<PromptRecord>,
-        joiner: &Joiner<'_>,
-    ) -> Result<Vec<Self>, CodecError> {
-        let texts: Vec<_> =
-            records.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
-        let ids = joiner.open(&texts)?;
-        Ok(records.into_iter().zip(ids).map(|(record, ids)| Self::new(record, ids)).collect())
-    }
-}
-
-impl Record for Prompt {
-    fn id(&self) -> &str {
-        &self.record.id
-    }
-}
 
 /// One batch of experience. Tensors are f32 `[B, T]`, 0 where masked; T is the longest response.
 #[derive(Debug)]

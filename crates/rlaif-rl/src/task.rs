@@ -1,14 +1,13 @@
 //! Reinforcement learning as a task of the shared training loop.
 
 use rlaif_core::{RewardModel, TextCodec, undone_if_interrupted};
-use rlaif_lm::{LocalSampler, Sampler};
+use rlaif_lm::{LocalSampler, Prompt, Sampler};
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     error::RlError,
-    rollout::Prompt,
     trainer::{RlStep, RlTrainer},
     watch::Watch,
 };

@@ -1,16 +1,10 @@
 //! The interface between an algorithm and its task.
 
 use rlaif_core::RewardModel;
-use rlaif_lm::Sampler;
+use rlaif_lm::{Prompt, Sampler};
 use rlaif_train::{CheckpointFiles, Saved, TrainError};
 
-use crate::{
-    error::RlError,
-    rollout::{Prompt, Rollout},
-    stats::Stats,
-    stop::StopConfig,
-    watch::Watched,
-};
+use crate::{error::RlError, rollout::Rollout, stats::Stats, stop::StopConfig, watch::Watched};
 
 /// An algorithm that learns from scored responses. [`crate::RlTask`] wraps it for
 /// [`rlaif_train::drive`], which adds the loop: checkpoints, metrics, samples, findings, interrupts

@@ -7,7 +7,7 @@ use rlaif_core::Seed;
 use rlaif_core::{BadSetting, Interrupted, PairJudge, Pairing, RewardError};
 #[cfg(feature = "neural")]
 use rlaif_lm::{
-    Draw,
+    Draw, RowIds,
     generate::{Ask, GenerationConfig, Sampling},
 };
 use schemars::JsonSchema;
@@ -427,7 +427,11 @@ impl LocalComparer {
     ) -> Result<(Vec<Vec<u32>>, Vec<String>), rlaif_lm::LmError> {
         let rows: Vec<Ask> = prompts
             .iter()
-            .map(|ids| Ask { id: row_of(ids, 0), prompt: ids.clone(), max_new_tokens: None })
+            .map(|ids| Ask {
+                id: RowIds::of_tokens(ids, 0),
+                prompt: ids.clone(),
+                max_new_tokens: None,
+            })
             .collect();
         let draw = Draw { seed: self.seed, step: 0 };
         let written = self.asker.write(&rows, &self.how, draw)?;
@@ -447,16 +451,6 @@ impl LocalComparer {
         }
         Ok((longer, reasons))
     }
-}
-
-/// Depends on the prompt and the sample alone, so that a row is written alike with any rows beside it.
-#[cfg(feature = "neural")]
-pub(super) fn row_of(ids: &[u32], sample: u32) -> u64 {
-    use sha2::{Digest, Sha256};
-    let mut hash = Sha256::new();
-    hash.update(sample.to_le_bytes());
-    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
-    hash.finalize()[..8].iter().fold(0, |row, byte| row << 8 | u64::from(*byte))
 }
 
 /// A judge of pairs with what it is asked by, for evaluations.

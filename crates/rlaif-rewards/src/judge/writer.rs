@@ -8,7 +8,7 @@ use rlaif_core::Seed;
 use rlaif_core::{BadSetting, Interrupted, RewardError};
 #[cfg(feature = "neural")]
 use rlaif_lm::{
-    Draw,
+    Draw, RowIds,
     generate::{Ask, GenerationConfig, Sampling},
 };
 use schemars::JsonSchema;
@@ -295,7 +295,7 @@ impl LocalWriter {
             let prompt = self.asker.encode(question, "").map_err(failed(name))?;
             match self.asker.fits(&prompt, self.how.max_new_tokens) {
                 Ok(()) => {
-                    let id = super::comparer::row_of(&prompt, *sample);
+                    let id = RowIds::of_tokens(&prompt, *sample);
                     open.push((at, Ask { id, prompt, max_new_tokens: None }));
                 }
                 Err(reason) => {

@@ -6,8 +6,7 @@ use rlaif_core::{
     BadSetting, ChatOptions, Exchange, RewardError, RewardModel, Scores, Seed, Specials, TextCodec,
 };
 use rlaif_lm::generate::{Ask, GenerationConfig, Sampling};
-use rlaif_lm::{Draw, Forward, LmError, Padding, Policy, Sampled, TokenBatch};
-use sha2::{Digest, Sha256};
+use rlaif_lm::{Draw, Forward, LmError, Padding, Policy, RowIds, Sampled, TokenBatch};
 use tch::{Tensor, no_grad};
 
 use super::asker::PolicyAsker;
@@ -285,11 +284,7 @@ impl RewardModel for PolicyJudge {
             let fits = self.asker.fits(&ids, self.generation.max_new_tokens);
             rows.push(fits.map(|()| {
                 let mut of_sample = |sample: u32| {
-                    let mut hash = Sha256::new();
-                    hash.update(sample.to_le_bytes());
-                    ids.iter().for_each(|id| hash.update(id.to_le_bytes()));
-                    let hash = hash.finalize();
-                    let row = hash[..8].iter().fold(0, |row, byte| row << 8 | u64::from(*byte));
+                    let row = RowIds::of_tokens(&ids, sample);
                     *known.entry(row).or_insert_with(|| {
                         prompts.push(Prompt { ids: ids.clone(), row });
                         prompts.len() - 1

@@ -18,7 +18,7 @@ use rlaif_eval::{
     PairJudge, Report, Timing, WinRateOptions, win_rate,
 };
 use rlaif_lm::generate::GenerationConfig;
-use rlaif_lm::{Forward, Policy};
+use rlaif_lm::{Forward, Policy, Sampler};
 use serde_json::{Map, Value};
 
 pub use config::{CorpusName, EvalData, EvalFile, MetricConfig, PolicyConfig, PreferenceCheck};
@@ -117,6 +117,8 @@ pub struct Evaluate<'a> {
     /// Held from the first measurement on.
     lock: Option<File>,
     progress: Option<Box<OnProgress<'a>>>,
+    /// Of each side, if it is not the policy in this process.
+    samplers: [Option<Box<dyn Sampler + 'a>>; 2],
 }
 
 type OnProgress<'a> = dyn FnMut(EvaluateProgress<'_>) + 'a;
@@ -150,6 +152,7 @@ impl<'a> Evaluate<'a> {
             folder: None,
             lock: None,
             progress: None,
+            samplers: [None, None],
         }
     }
 
@@ -164,6 +167,15 @@ impl<'a> Evaluate<'a> {
     #[must_use]
     pub fn responses(mut self, count: usize) -> Self {
         self.responses = count;
+        self
+    }
+
+    /// Takes the responses of one side from another sampler: a server, or a recording. By default,
+    /// the policy samples them in this process. Log-probabilities that the sampler does not tell
+    /// are computed by the policy.
+    #[must_use]
+    pub fn sampler(mut self, side: Side, sampler: impl Sampler + 'a) -> Self {
+        self.samplers[side as usize] = Some(Box::new(sampler));
         self
     }
 

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use rlaif_core::PromptRecord;
 use rlaif_eval::Metric;
-use rlaif_lm::generate::Ask;
 use rlaif_lm::{
-    Draw, Joiner, LmError, LocalSampler, Padding, Sampler, TokenBatch, Weights, policy_log_probs,
+    Draw, Joiner, LmError, LocalSampler, Padding, Prompt, Sampled, Sampler, TokenBatch, Weights,
+    policy_log_probs, sample,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -92,6 +92,21 @@ impl Evaluate<'_> {
         who: &Responder<'_>,
         prompts: &[PromptRecord],
     ) -> Result<Vec<Response>, EvaluateError> {
+        let mut sampler = self.samplers[side as usize].take();
+        let by = sampler.as_mut().map(|sampler| &mut **sampler as &mut dyn Sampler);
+        let responses = self.respond_by(by, side, who, prompts);
+        self.samplers[side as usize] = sampler;
+        responses
+    }
+
+    /// The same, from this sampler instead of the policy.
+    fn respond_by(
+        &mut self,
+        mut sampler: Option<&mut dyn Sampler>,
+        side: Side,
+        who: &Responder<'_>,
+        prompts: &[PromptRecord],
+    ) -> Result<Vec<Response>, EvaluateError> {
         if prompts.is_empty() {
             return Err(EvaluateError::NoPrompts);
         }
@@ -102,24 +117,27 @@ impl Evaluate<'_> {
         check_references(self.metrics, prompts)?;
         let failed = |source| EvaluateError::Policy { policy: who.name.to_owned(), source };
         self.generation.check(who.policy.spec()).map_err(failed)?;
-        let texts: Vec<_> =
-            prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
-        let encoded = Joiner::new(who.codec, who.policy.spec()).open(&texts)?;
+        let joiner = Joiner::new(who.codec, who.policy.spec());
+        let encoded = Prompt::of_records(prompts.to_vec(), &joiner)?;
         self.lock()?;
         let mut file = match &self.folder {
             Some(folder) => {
                 let path = folder.join(format!("responses-{}.jsonl", side.name()));
-                Some(Kept::open(path, &self.header(who, prompts))?)
+                Some(Kept::open(path, &self.header(who, prompts, sampler.is_some()))?)
             }
             None => None,
         };
-        let rows: Vec<(usize, usize)> =
-            (0..prompts.len()).flat_map(|p| (0..self.responses).map(move |s| (p, s))).collect();
-        let total = rows.len();
+        let total = prompts.len() * self.responses;
         let stage = format!("{}: responses", side.name());
         let mut responses = Vec::with_capacity(total);
-        // The same chunks regardless of the known rows, so that the same responses are generated again.
-        for chunk in rows.chunks((self.generation.batch_size * BATCHES).max(1)) {
+        // The same chunks regardless of the known rows, so that the same responses are generated
+        // again; all responses to a prompt are in one of them.
+        let rows = self.generation.batch_size * BATCHES;
+        let chunk = rows.checked_div(self.responses).unwrap_or(1).max(1);
+        let all: Vec<usize> = (0..prompts.len()).collect();
+        for places in all.chunks(chunk) {
+            let chunk: Vec<(usize, usize)> =
+                places.iter().flat_map(|&p| (0..self.responses).map(move |s| (p, s))).collect();
             let known: Option<Vec<Response>> = file.as_mut().and_then(|file| {
                 chunk.iter().map(|&(p, s)| file.take(p, &prompts[p].id, s)).collect()
             });
@@ -128,26 +146,17 @@ impl Evaluate<'_> {
                 self.tell(&stage, responses.len(), total);
                 continue;
             }
-            let row = |&(p, s): &(usize, usize)| Ask {
-                // A number that depends only on the prompt and the sample.
-                id: self.seed.derive(&prompts[p].id, s as u64).get(),
-                prompt: encoded[p].clone(),
-                max_new_tokens: None,
-            };
-            let rows: Vec<Ask> = chunk.iter().map(row).collect();
+            let rows: Vec<Prompt> = chunk.iter().map(|&(p, _)| encoded[p].clone()).collect();
             let draw = Draw { seed: self.seed.derive("evaluate", 0), step: 0 };
             let weights = Weights { policy: who.policy, forward: who.forward, version: 0 };
-            let sampled = LocalSampler::new(who.codec)
-                .sample(weights, &rows, &self.generation, draw)
-                .map_err(failed)?;
-            let fresh: Vec<Response> = (chunk.iter().zip(sampled))
-                .map(|(&(prompt, _), sampled)| Response {
-                    prompt,
-                    text: sampled.text,
-                    log_prob: sampled.log_probs.iter().flatten().map(|&p| f64::from(p)).sum(),
-                    ids: sampled.ids,
-                })
-                .collect();
+            let mut local = LocalSampler::new(who.codec);
+            let sampler: &mut dyn Sampler = match &mut sampler {
+                Some(sampler) => &mut **sampler,
+                None => &mut local,
+            };
+            let sampled =
+                sample(sampler, weights, &rows, &self.generation, draw).map_err(failed)?;
+            let fresh = self.measured(who, &encoded, &chunk, sampled)?;
             if let Some(lost) = fresh.iter().find(|response| !response.log_prob.is_finite()) {
                 return Err(EvaluateError::LogProb {
                     policy: who.name.to_owned(),
@@ -171,6 +180,31 @@ impl Evaluate<'_> {
         Ok(responses)
     }
 
+    /// Responses with their log-probabilities: those of the sampler, or, if it tells none, those that
+    /// the policy computes.
+    fn measured(
+        &self,
+        who: &Responder<'_>,
+        prompts: &[Prompt],
+        rows: &[(usize, usize)],
+        sampled: Vec<Sampled>,
+    ) -> Result<Vec<Response>, EvaluateError> {
+        let told = sampled.iter().all(|sampled| sampled.log_probs.is_some());
+        let mut responses: Vec<Response> = (rows.iter().zip(sampled))
+            .map(|(&(prompt, _), sampled)| Response {
+                prompt,
+                text: sampled.text,
+                log_prob: sampled.log_probs.iter().flatten().map(|&p| f64::from(p)).sum(),
+                ids: sampled.ids,
+            })
+            .collect();
+        if !told {
+            let sums = self.log_probs(who, prompts, &responses)?;
+            responses.iter_mut().zip(sums).for_each(|(response, sum)| response.log_prob = sum);
+        }
+        Ok(responses)
+    }
+
     /// Σ log π_ref(y_t | x, y_<t) of each response, at the temperature it was sampled with.
     pub(super) fn under_reference(
         &self,
@@ -178,13 +212,23 @@ impl Evaluate<'_> {
         prompts: &[PromptRecord],
         responses: &[Response],
     ) -> Result<Vec<f64>, EvaluateError> {
-        let failed = |source| EvaluateError::Policy { policy: reference.name.to_owned(), source };
-        let texts: Vec<_> =
-            prompts.iter().map(|record| (record.prompt.as_str(), record.kind)).collect();
-        let spec = reference.policy.spec();
-        let encoded = Joiner::new(reference.codec, spec).open(&texts)?;
+        let joiner = Joiner::new(reference.codec, reference.policy.spec());
+        let prompts = Prompt::of_records(prompts.to_vec(), &joiner)?;
+        self.log_probs(reference, &prompts, responses)
+    }
+
+    /// Σ log π(y_t | x, y_<t) of each response, at the temperature it was sampled with.
+    fn log_probs(
+        &self,
+        who: &Responder<'_>,
+        prompts: &[Prompt],
+        responses: &[Response],
+    ) -> Result<Vec<f64>, EvaluateError> {
+        let failed = |source| EvaluateError::Policy { policy: who.name.to_owned(), source };
+        let spec = who.policy.spec();
         let mut order: Vec<usize> = (0..responses.len()).collect();
-        order.sort_by_key(|&row| encoded[responses[row].prompt].len() + responses[row].ids.len());
+        let length = |row: &Response| prompts[row.prompt].ids.len() + row.ids.len();
+        order.sort_by_key(|&row| length(&responses[row]));
         let mut sums = vec![0.; responses.len()];
         let temperature = self.generation.sampling.temperature();
         for rows in order.chunks(self.generation.batch_size) {
@@ -192,12 +236,11 @@ impl Evaluate<'_> {
                 rows.iter().map(|&row| of(&responses[row])).collect()
             };
             let log_probs = no_grad(|| {
-                let x = of_rows(&|response| encoded[response.prompt].clone());
+                let x = of_rows(&|response| prompts[response.prompt].ids.to_vec());
                 let x = TokenBatch::collate(x, spec, Padding::Right)?;
                 let y = TokenBatch::responses(of_rows(&|response| response.ids.clone()), spec)?;
                 let log_probs =
-                    policy_log_probs(reference.policy, &x, &y, reference.forward, temperature)?
-                        .log_probs;
+                    policy_log_probs(who.policy, &x, &y, who.forward, temperature)?.log_probs;
                 let sums = log_probs.sum_dim_intlist(1, false, Kind::Double);
                 Ok::<_, LmError>(Vec::<f64>::try_from(sums.to_device(tch::Device::Cpu))?)
             })
@@ -210,7 +253,7 @@ impl Evaluate<'_> {
     }
 
     /// Everything that responses depend on.
-    fn header(&self, who: &Responder<'_>, prompts: &[PromptRecord]) -> Header {
+    fn header(&self, who: &Responder<'_>, prompts: &[PromptRecord], own_sampler: bool) -> Header {
         let mut of_prompts = Hash::default();
         for record in prompts {
             of_prompts.add(record.id.as_bytes());
@@ -227,6 +270,9 @@ impl Evaluate<'_> {
             ("responses".to_owned(), self.responses.into()),
             ("adapters".to_owned(), format!("{:?}", who.forward).into()),
         ]);
+        if own_sampler {
+            settings.insert("sampler".to_owned(), "given".into());
+        }
         if let Ok(Value::Object(generation)) = serde_json::to_value(&self.generation) {
             // The grouping of rows only affects rounding.
             let decides = |key: &str| !matches!(key, "batch_size" | "check_every");
@@ -342,8 +388,75 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use rlaif_core::{CodecError, GenerationPrompt, Message, Seed, Specials, TextCodec};
+    use rlaif_lm::RecordedSampler;
+    use rlaif_lm::generate::{FinishReason, GenerationConfig};
+    use rlaif_models::{Config, LanguageModel};
     use tch::Device;
+
+    use super::*;
+
+    struct Bytes;
+
+    impl TextCodec for Bytes {
+        fn name(&self) -> &'static str {
+            "bytes"
+        }
+        fn encode(&self, text: &str, _: Specials) -> Result<Vec<u32>, CodecError> {
+            Ok(text.bytes().map(u32::from).collect())
+        }
+        fn decode(&self, ids: &[u32], _: Specials) -> Result<String, CodecError> {
+            Ok(ids.iter().map(|id| format!("{id} ")).collect())
+        }
+        fn render_chat(&self, _: &[Message], _: GenerationPrompt) -> Result<String, CodecError> {
+            Err(CodecError::NoChatTemplate { codec: "bytes".to_owned() })
+        }
+    }
+
+    /// A recording of what the policy itself said gives the same responses, and log-probabilities
+    /// that the policy computes in one pass where generation had them token by token.
+    #[test]
+    fn a_side_is_answered_by_any_sampler() {
+        let config = Config::from_value(serde_json::json!({
+            "model_type": "llama", "vocab_size": 128, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 64,
+            "eos_token_id": 3,
+        }));
+        let draw = || LanguageModel::random(config, Kind::Float, Device::Cpu).unwrap();
+        let policy = rlaif_torch::seeded(5, draw).unwrap();
+        let who =
+            Responder { name: "it", policy: &policy, forward: Default::default(), codec: &Bytes };
+        let prompts = ["a", "b"].map(|id| PromptRecord::new(id, format!("What is {id}?")));
+        let metrics = [];
+        let evaluate = || {
+            let generation = GenerationConfig { max_new_tokens: 6, ..GenerationConfig::default() };
+            Evaluate::new("x", Seed::new(1), &metrics).generating(generation).responses(2)
+        };
+        let own = evaluate().respond(Side::After, &who, &prompts).unwrap();
+        assert_eq!(own.iter().map(|row| row.prompt).collect::<Vec<_>>(), [0, 0, 1, 1]);
+        assert_ne!(own[0].ids, own[1].ids);
+        let second = evaluate().respond(Side::After, &who, &prompts[1..]).unwrap();
+        assert_eq!(second[1].ids, own[3].ids, "other prompts do not matter");
+
+        let recorded = own.iter().map(|row| Sampled {
+            ids: row.ids.clone(),
+            log_probs: None,
+            text: row.text.clone(),
+            finish: FinishReason::Length,
+            version: 0,
+        });
+        let recorded = RecordedSampler::new(recorded.collect());
+        let mut evaluate = evaluate().sampler(Side::After, recorded);
+        let replayed = evaluate.respond(Side::After, &who, &prompts).unwrap();
+        for (own, replayed) in own.iter().zip(&replayed) {
+            assert_eq!((&own.ids, &own.text), (&replayed.ids, &replayed.text));
+            assert!((own.log_prob - replayed.log_prob).abs() < 1e-4);
+        }
+        // The other side is still sampled here.
+        assert!(evaluate.respond(Side::Before, &who, &prompts).is_ok());
+        let error = evaluate.respond(Side::After, &who, &prompts).err().unwrap().to_string();
+        assert!(error.contains("4 responses were recorded"), "{error}");
+    }
 
     #[test]
     fn checksums_hang_on_every_bit_and_not_on_the_order_of_adding() {

@@ -1,0 +1,21 @@
+//! From responses to scores.
+
+use rlaif_core::{Exchange, RewardModel, Scores};
+use rlaif_lm::{Prompt, Sampled};
+
+use crate::error::RlError;
+
+/// Scores the texts of responses to prompts.
+///
+/// # Errors
+/// [`RlError::Reward`] if the reward model fails, or returns a wrong number of scores.
+pub fn score(
+    prompts: &[Prompt],
+    sampled: &[Sampled],
+    reward: &dyn RewardModel,
+) -> Result<Scores, RlError> {
+    let exchanges: Vec<Exchange<'_>> = (prompts.iter().zip(sampled))
+        .map(|(prompt, response)| prompt.record.exchange(&response.text))
+        .collect();
+    Ok(reward.score(&exchanges)?.check(reward.name(), exchanges.len())?)
+}
