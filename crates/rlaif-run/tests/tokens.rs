@@ -315,7 +315,7 @@ fn rewards_of_online_dpo_get_the_columns_that_they_compare_with() {
             let dpo: DpoFile = toml::from_str(&file).unwrap();
             let rows = dpo.read(&codec, policy.spec(), Seed::new(1)).unwrap();
             let TrainRows::Prompts(prompts) = &rows.train else { panic!("{form}") };
-            let exchange = prompts[0].exchange("y");
+            let exchange = prompts[0].record.exchange("y");
             assert_eq!(exchange.reference, reference, "{form}");
             let metadata = exchange.metadata.unwrap();
             assert_eq!(metadata.len(), 1, "{form}: {metadata:?}");
