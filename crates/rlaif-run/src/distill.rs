@@ -1,24 +1,24 @@
 //! On-policy distillation from a run file.
 
-use rlaif_core::{BadSetting, Seed, TextCodec};
+use rlaif_core::Seed;
 use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer};
 use rlaif_lm::Policy;
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rl::{Prompt, RlError};
-use rlaif_torch::seeded;
 use rlaif_train::Trainable;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    data::ShuffledBatches,
     error::RunError,
     file::RunFile,
-    memory::{WeightsInMemory, longest},
-    model::{ModelSection, Placement, tokenizer},
+    model::{ModelSection, Placement},
     prompt::PromptSection,
-    recipe::{Basics, Outline, Recipe, Start},
-    rl::{Needed, PromptData, RlPrompts, RlTrainSection, check_vocabulary, files_of},
+    recipe::{Basics, Recipe, Start},
+    rl::{
+        PromptData, PromptRun, RlSections, RlSettings, RlTrainSection, check_vocabulary, files_of,
+        policy, within,
+    },
 };
 
 /// The run file of `rlaif distill`.
@@ -71,70 +71,60 @@ impl Recipe for DistillFile {
     }
 
     fn check(&self) -> Result<(), RunError> {
-        self.distill.check().map_err(|error| RunError::from(error).within("distill"))?;
-        self.prompt.check()?;
-        self.model.check_trainable("trainable", &self.trainable)?;
-        if self.train.keep == 0 {
-            return Err(BadSetting::new("train.keep", 0, "at least 1").into());
-        }
-        Ok(())
+        self.distill.check().map_err(in_section)?;
+        self.sections().check()
     }
 
     fn train(&self, start: Start<'_, Self>) -> Result<(), RunError> {
-        let config = &self.distill;
         let trainer = self.trainer(start.options)?;
+        let (sections, settings) = (self.sections(), self.settings());
+        let tokenizer = sections.tokenizer(trainer.policy())?;
         let spec = trainer.policy().spec();
-        let tokenizer = tokenizer(&self.model.files()?, spec.vocab_size)?;
-        let needed = Needed {
-            columns: Vec::new(),
-            new_tokens: config.generation.max_new_tokens,
-            rows: config.batch_size,
-            because: "`distill.batch_size`",
-        };
-        let RlPrompts { prompts, skipped, mut notes, rendering } =
-            self.data.read(&self.prompt, &tokenizer, spec, needed)?;
-        notes.extend(tokenizer.take_notices());
-        let mut batches = ShuffledBatches::new(&prompts, config.batch_size, start.seed)?.whole()?;
-        let memory = self.memory(start.options, &prompts)?;
-        self.placement.check_memory(&memory, WeightsInMemory::Loaded)?;
-
-        let total_steps = config.steps;
-        let about = format!(
-            "{} prompts ({skipped}), {} trained weights, {total_steps} steps of {} responses",
-            prompts.len(),
-            trainer.policy().parameters().count_trainable(),
-            config.batch_size,
-        );
-        let fit = &self.train.fit(total_steps);
-        let mut run = start.begin(&Outline { about, fit, total_steps })?;
-        run.tell(&notes)?;
-        run.keep_rendering(&rendering)?;
-        let task = DistillTask::new(trainer, &prompts, &tokenizer);
+        let prompts = sections.prompts(settings, Vec::new(), &tokenizer, spec)?;
+        let mut run = PromptRun::new(sections, settings, prompts)?;
+        let memory = self.memory(start.options, &run.prompts)?;
+        let mut ongoing = run.begin(start, &memory, (trainer.policy(), &tokenizer), "")?;
+        let task = DistillTask::new(trainer, &run.prompts, &tokenizer);
         let mut task = task.samples(self.train.samples);
-        run.drive(&mut task, &mut batches)?;
-        run.write(&mut task.into_trainer().into_policy())
+        ongoing.drive(&mut task, &mut run.batches)?;
+        ongoing.write(&mut task.into_trainer().into_policy())
     }
 }
 
 impl DistillFile {
+    fn sections(&self) -> RlSections<'_> {
+        RlSections {
+            seed: self.seed,
+            model: &self.model,
+            trainable: &self.trainable,
+            placement: &self.placement,
+            data: &self.data,
+            prompt: &self.prompt,
+            reference: Some(&self.teacher),
+            needs_reference: true,
+            value: None,
+            train: &self.train,
+        }
+    }
+
+    fn settings(&self) -> RlSettings<'_> {
+        RlSettings {
+            steps: self.distill.steps,
+            responses: self.distill.batch_size,
+            prompts: (self.distill.batch_size, "`distill.batch_size`"),
+            pass_rates: None,
+            microbatch: self.distill.microbatch(),
+            generation: &self.distill.generation,
+            activations: self.distill.activations,
+        }
+    }
+
     /// Memory for these prompts; without prompts, the least that the run needs.
     ///
     /// # Errors
     /// [`RunError::Fetch`].
     pub fn memory(&self, options: LoadOptions, prompts: &[Prompt]) -> Result<MemoryPlan, RunError> {
-        let config = &self.distill;
-        let mut plan = MemoryPlan {
-            frozen: vec![files_of(&self.teacher)?.folder],
-            activations: config.activations,
-            ..self.model.memory(options)?
-        };
-        if !prompts.is_empty() {
-            plan.microbatch = config.microbatch();
-            plan.batch = config.generation.batch_size.min(config.batch_size);
-            plan.tokens = longest(prompts.iter().map(|prompt| prompt.ids.len()))
-                + config.generation.max_new_tokens;
-        }
-        Ok(plan)
+        self.sections().memory(self.settings(), options, prompts)
     }
 
     /// Loads student and teacher, and makes the trainer of them. Fresh weights depend on the seed
@@ -144,27 +134,20 @@ impl DistillFile {
     /// [`RunError`] for a model that cannot be loaded, a teacher of another vocabulary, or a run that does
     /// not fit into memory.
     pub fn trainer(&self, options: LoadOptions) -> Result<DistillTrainer<LanguageModel>, RunError> {
-        self.placement.check_memory(&self.memory(options, &[])?, WeightsInMemory::NotLoaded)?;
-        let use_ = (
-            "the teacher reads the ids of the student",
-            "name one of the student's vocabulary, or train on its responses by `rlaif sft`",
-        );
-        check_vocabulary(&self.model, Some(&self.teacher), use_)?;
-        let policy = seeded(Seed::new(self.seed).for_libtorch("init"), || {
-            let policy = self.model.language_model(options)?;
-            self.trainable.select(policy.parameters())?;
-            Ok::<_, RunError>(policy)
-        })??;
-        let teacher = files_of(&self.teacher)?.language_model(options)?;
-        let config = DistillConfig { seed: Seed::new(self.seed), ..self.distill.clone() };
-        DistillTrainer::new(policy, Box::new(teacher), config).map_err(|error| match error {
-            // Models, which are in sections of their own.
-            RlError::Setting(BadSetting { ref field, .. })
-                if matches!(&**field, "policy" | "teacher") =>
-            {
-                error.into()
-            }
-            _ => RunError::from(error).within("distill"),
+        self.sections().fresh(self.settings(), options, || {
+            let use_ = (
+                "the teacher reads the ids of the student",
+                "name one of the student's vocabulary, or train on its responses by `rlaif sft`",
+            );
+            check_vocabulary(&self.model, Some(&self.teacher), use_)?;
+            let policy = policy(&self.model, &self.trainable, options)?;
+            let teacher = files_of(&self.teacher)?.language_model(options)?;
+            let config = DistillConfig { seed: Seed::new(self.seed), ..self.distill.clone() };
+            DistillTrainer::new(policy, Box::new(teacher), config).map_err(in_section)
         })
     }
+}
+
+fn in_section(error: RlError) -> RunError {
+    within("distill", error)
 }

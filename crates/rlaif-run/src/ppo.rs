@@ -139,7 +139,6 @@ impl RlFile for PpoFile {
             placement: &self.placement,
             data: &self.data,
             prompt: &self.prompt,
-            reward: &self.reward,
             reference: self.reference.as_ref(),
             needs_reference: true,
             value: self.value.model.as_ref(),
@@ -157,6 +156,10 @@ impl RlFile for PpoFile {
             generation: &self.ppo.generation,
             activations: self.ppo.activations,
         }
+    }
+
+    fn reward(&self) -> &RewardConfig {
+        &self.reward
     }
 
     fn check_settings(&self) -> Result<(), RlError> {

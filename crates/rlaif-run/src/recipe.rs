@@ -161,7 +161,7 @@ impl<'a, R: Recipe> Start<'a, R> {
     ///
     /// # Errors
     /// Those of [`OpenRun::folder`].
-    pub fn begin(self, outline: &Outline<'a>) -> Result<OngoingRun<'a>, RunError> {
+    pub fn begin(self, outline: &Outline<'_>) -> Result<OngoingRun<'a>, RunError> {
         // Before this point Ctrl-C ends the process at once: there is nothing to save.
         let interrupt = Interrupt::install()?;
         let (mut folder, saved) = self.open.folder(outline.fit.keep(Goal::Lowest))?;
@@ -173,7 +173,7 @@ impl<'a, R: Recipe> Start<'a, R> {
             saved,
             interrupt,
             seed: self.seed,
-            fit: outline.fit,
+            fit: outline.fit.clone(),
             total_steps: outline.total_steps,
             how_to_go_on: self.open.how_to_go_on(R::COMMAND),
             section: self.open.config.basics().model,
@@ -189,7 +189,7 @@ pub struct OngoingRun<'a> {
     saved: Option<Saved>,
     interrupt: Interrupt,
     seed: Seed,
-    fit: &'a FitConfig,
+    fit: FitConfig,
     total_steps: u64,
     how_to_go_on: String,
     section: &'a ModelSection,
@@ -223,7 +223,7 @@ impl OngoingRun<'_> {
     /// [`RunError::Train`]; [`RunError::Interrupted`].
     pub fn drive(&mut self, task: &mut dyn Fit, batches: &mut dyn Batches) -> Result<(), RunError> {
         let plan = FitPlan {
-            config: self.fit,
+            config: &self.fit,
             total_steps: self.total_steps,
             seed: self.seed,
             interrupt: &self.interrupt,

@@ -1,7 +1,7 @@
 //! Policy gradients without a value function from a run file.
 
 use rlaif_core::Seed;
-use rlaif_lm::{Policy, Reference};
+use rlaif_lm::Reference;
 use rlaif_models::{LanguageModel, LoadOptions};
 use rlaif_reinforce::{ReinforceConfig, ReinforceTrainer};
 use rlaif_rewards::RewardConfig;
@@ -17,7 +17,7 @@ use crate::{
     model::{ModelSection, Placement},
     prompt::PromptSection,
     rl::{
-        PromptData, RlFile, RlSections, RlSettings, RlTrainSection, in_section,
+        PromptData, RlFile, RlSections, RlSettings, RlTrainSection, in_section, policy,
         policy_and_reference,
     },
 };
@@ -82,7 +82,6 @@ impl RlFile for ReinforceFile {
             placement: &self.placement,
             data: &self.data,
             prompt: &self.prompt,
-            reward: &self.reward,
             reference: self.reference.as_ref(),
             needs_reference: self.reinforce.settings().combination.objective.needs_reference(),
             value: None,
@@ -105,6 +104,10 @@ impl RlFile for ReinforceFile {
         }
     }
 
+    fn reward(&self) -> &RewardConfig {
+        &self.reward
+    }
+
     fn check_settings(&self) -> Result<(), RlError> {
         self.reinforce.check()
     }
@@ -114,9 +117,7 @@ impl RlFile for ReinforceFile {
         let (policy, reference) = if needs_reference || reference.is_some() {
             policy_and_reference(&self.model, &self.trainable, reference, options)?
         } else {
-            let policy = self.model.language_model(options)?;
-            self.trainable.select(policy.parameters())?;
-            (policy, Reference::Given)
+            (policy(&self.model, &self.trainable, options)?, Reference::Given)
         };
         let config = ReinforceConfig { seed: Seed::new(self.seed), ..self.reinforce.clone() };
         ReinforceTrainer::new(policy, reference, config).map_err(in_section::<Self>)

@@ -3,11 +3,13 @@
 mod file;
 mod models;
 mod prompts;
-mod section;
+mod run;
+mod sections;
 
+pub use file::RlFile;
 pub(crate) use file::in_section;
-pub use file::{RlFile, RlSections, RlSettings};
-pub(crate) use models::{check_vocabulary, files_of, policy_and_reference};
-pub(crate) use prompts::Needed;
+pub(crate) use models::{check_vocabulary, files_of, policy, policy_and_reference};
 pub use prompts::{PromptData, RlPrompts};
-pub use section::RlTrainSection;
+pub(crate) use run::PromptRun;
+pub(crate) use sections::within;
+pub use sections::{RlSections, RlSettings, RlTrainSection};

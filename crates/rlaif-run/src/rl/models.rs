@@ -11,6 +11,17 @@ use crate::{
     vocabulary::{same_vocabulary, tokenizer_if_present},
 };
 
+/// Loads the policy. New weights are drawn from libtorch's generator.
+pub(crate) fn policy(
+    model: &ModelSection,
+    trainable: &Trainable,
+    options: LoadOptions,
+) -> Result<LanguageModel, RunError> {
+    let policy = model.language_model(options)?;
+    trainable.select(policy.parameters())?;
+    Ok(policy)
+}
+
 /// Loads the policy and its reference: another model, a copy of the policy, or with LoRA the policy
 /// without its adapter. New weights are drawn from libtorch's generator.
 pub(crate) fn policy_and_reference(
@@ -23,8 +34,7 @@ pub(crate) fn policy_and_reference(
     check_vocabulary(model, reference, use_)?;
     let reference = reference.map(files_of).transpose()?;
     let setup = PolicySetup { reference, ..model.setup(options)? };
-    let policy = model.language_model(options)?;
-    trainable.select(policy.parameters())?;
+    let policy = policy(model, trainable, options)?;
     let reference = setup.reference_of(policy.parameters())?;
     Ok((policy, reference))
 }

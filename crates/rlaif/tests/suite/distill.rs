@@ -2,15 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use rlaif::models::{LanguageModel, LoadOptions};
 use serde_json::json;
 
-use crate::rl::{self, command};
-use crate::support::{
-    language_model, length, metrics, refusal, succeeded, tokenizer, wait_for_progress,
-};
+use crate::rl::{self, Kills};
+use crate::support::{language_model, metrics, refusal, succeeded, tokenizer};
 
 /// A folder with a tiny student, a larger teacher, one of another vocabulary, and a run file.
 fn prepare(root: &Path) -> PathBuf {
@@ -78,31 +76,11 @@ fn a_teacher_of_another_tokenizer_is_refused_by_name() {
     assert!(!out.exists());
 }
 
-/// Killed within a step and taken up, a run is the run that was never killed.
+/// A run that was killed within a step and resumed equals an uninterrupted one.
 #[test]
 fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path());
-    let [whole, killed] = ["whole", "killed"].map(|name| root.path().join(name));
-    succeeded(&train(&config, &whole, &[]));
-    let begin = || {
-        let mut arguments = vec!["distill", "--out", killed.to_str().unwrap()];
-        match killed.join("run.toml").exists() {
-            true => arguments.push("--resume"),
-            false => arguments.extend(["--config", config.to_str().unwrap()]),
-        }
-        command(&arguments)
-    };
-    for _ in 0..2 {
-        let file = killed.join("metrics.jsonl");
-        let before = length(&file);
-        let mut child = begin().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_for_progress(&mut child, &file, before);
-        // SIGKILL.
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    succeeded(&begin().output().unwrap());
-    let model = |run: &Path| fs::read(run.join("model/model.safetensors")).unwrap();
-    assert!(model(&whole) == model(&killed), "the weights differ");
+    let files = ["checkpoints/step-8/optimizer.safetensors", "checkpoints/step-8/distill.json"];
+    rl::killed_and_resumed("distill", &config, &[], &Kills { all: 3, on_the_way: 1 }, &files);
 }

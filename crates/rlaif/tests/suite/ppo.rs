@@ -7,18 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rlaif::core::Seed;
 use rlaif::lm::SequenceClassifier;
 use rlaif::models::{LanguageModel, LoadOptions};
 use rlaif::tch::Tensor;
 use rlaif::text::HfTokenizer;
 use serde_json::{Value, json};
 
-use crate::rl::{self, command};
-use crate::support::{
-    chat_completions, classifier, language_model, length, metrics, succeeded, tokenizer,
-    wait_for_progress,
-};
+use crate::rl::{self, Kills, command};
+use crate::support::{chat_completions, classifier, language_model, metrics, succeeded, tokenizer};
 
 /// A place for runs of `steps` steps.
 fn prepare(root: &Path, steps: u64, more: &str) -> PathBuf {
@@ -267,54 +263,11 @@ fn what_goes_wrong_is_told_with_what_to_change() {
 fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path(), 24, "");
-    let whole = root.path().join("whole");
-    succeeded(&train(&config, &whole, &[]));
-
-    let killed = root.path().join("killed");
-    let begin = || {
-        let mut arguments = vec!["ppo", "--out", killed.to_str().unwrap()];
-        if killed.join("run.toml").exists() {
-            arguments.push("--resume");
-        } else {
-            arguments.extend(["--config", config.to_str().unwrap()]);
-        }
-        command(&arguments)
-    };
-    let mut on_the_way = 0;
-    let mut kills = 0..;
-    while kills.start < 20 || on_the_way < 6 {
-        let at = kills.next().unwrap();
-        assert!(at < 1_000, "only {on_the_way} kills came before the end");
-        let file = killed.join("metrics.jsonl");
-        let before = length(&file);
-        let mut child = begin().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Every third during start-up, the others within a step or a checkpoint.
-        if at % 3 < 2 {
-            wait_for_progress(&mut child, &file, before);
-        }
-        let draw = Seed::new(5).derive("kill", at).get() % 25_000;
-        std::thread::sleep(Duration::from_micros(draw));
-        // SIGKILL.
-        child.kill().unwrap();
-        on_the_way += usize::from(!child.wait().unwrap().success());
-        // On a busy machine it may end first: then repeat from the start.
-        if killed.join("model").exists() {
-            fs::remove_dir_all(&killed).unwrap();
-        }
-    }
-    succeeded(&begin().output().unwrap());
-    assert_eq!(metrics(&whole), metrics(&killed));
-    for file in ["samples.jsonl", "model/model.safetensors", "value_head.safetensors"] {
-        let [one, two] = [&whole, &killed].map(|out| fs::read(out.join(file)).unwrap());
-        assert!(one == two, "{file} differs");
-    }
-    let checkpoint = |out: &Path, file: &str| fs::read(out.join("checkpoints/step-24").join(file));
-    for file in ["policy.safetensors", "value.safetensors", "optimizer.safetensors", "ppo.json"] {
-        assert!(
-            checkpoint(&whole, file).unwrap() == checkpoint(&killed, file).unwrap(),
-            "{file} of the checkpoint differs"
-        );
-    }
+    let last = ["policy.safetensors", "value.safetensors", "optimizer.safetensors", "ppo.json"]
+        .map(|file| format!("checkpoints/step-24/{file}"));
+    let mut files: Vec<&str> = last.iter().map(String::as_str).collect();
+    files.push("value_head.safetensors");
+    rl::killed_and_resumed("ppo", &config, &[], &Kills { all: 20, on_the_way: 6 }, &files);
 }
 
 #[test]

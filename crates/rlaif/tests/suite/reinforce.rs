@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::Output;
 
 use rlaif::models::{LanguageModel, LoadOptions};
 use serde_json::json;
 
-use crate::rl::{self, command};
-use crate::support::{length, metrics, succeeded, wait_for_progress};
+use crate::rl::{self, Kills};
+use crate::support::{metrics, succeeded};
 
 /// A place for runs of `steps` steps.
 fn prepare(root: &Path, steps: u64) -> PathBuf {
@@ -159,39 +159,9 @@ fn prompts_come_from_easy_to_hard() {
 fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path(), 12);
-    let [whole, killed] = ["whole", "killed"].map(|name| root.path().join(name));
+    let files = ["checkpoints/step-12/optimizer.safetensors", "checkpoints/step-12/reinforce.json"];
     let curriculum = "reinforce.curriculum={start=0.5,steps=9,leave_out_after=1,return_after=2,\
                       solved_at=0.0}";
     let dapo = ["--set", "reinforce.algorithm=dapo", "--set", curriculum];
-    succeeded(&train(&config, &whole, &[dapo[1], curriculum]));
-    let begin = || {
-        let mut arguments = vec!["reinforce", "--out", killed.to_str().unwrap()];
-        if killed.join("run.toml").exists() {
-            arguments.push("--resume");
-        } else {
-            arguments.extend(["--config", config.to_str().unwrap()]);
-            arguments.extend(dapo);
-        }
-        command(&arguments)
-    };
-    for _ in 0..5 {
-        let file = killed.join("metrics.jsonl");
-        let before = length(&file);
-        let mut child = begin().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_for_progress(&mut child, &file, before);
-        // SIGKILL.
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    succeeded(&begin().output().unwrap());
-    assert_eq!(metrics(&whole), metrics(&killed));
-    for file in [
-        "samples.jsonl",
-        "model/model.safetensors",
-        "checkpoints/step-12/optimizer.safetensors",
-        "checkpoints/step-12/reinforce.json",
-    ] {
-        let [one, two] = [&whole, &killed].map(|out| fs::read(out.join(file)).unwrap());
-        assert!(one == two, "{file} differs");
-    }
+    rl::killed_and_resumed("reinforce", &config, &dapo, &Kills { all: 5, on_the_way: 2 }, &files);
 }

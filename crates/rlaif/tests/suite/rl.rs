@@ -3,12 +3,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 
+use rlaif::core::Seed;
 use serde_json::json;
 
-use crate::support::{language_model, tokenizer};
+use crate::support::{language_model, length, metrics, succeeded, tokenizer, wait_for_progress};
 
 /// A folder with a tiny T5, prompts, and a run file that begins with `more` and has `section` as the
 /// settings of the algorithm of that name.
@@ -50,4 +53,60 @@ pub(crate) fn train(algorithm: &str, config: &Path, out: &Path, more: &[&str]) -
     arguments.push(out.to_str().unwrap());
     arguments.extend(more);
     command(&arguments).output().unwrap()
+}
+
+/// How often a run is killed.
+pub(crate) struct Kills {
+    pub(crate) all: u64,
+    /// The least number of kills that come before the end of the run.
+    pub(crate) on_the_way: u64,
+}
+
+/// Kills a run at random moments and resumes it each time: its metrics, its samples, its model and
+/// these files of its folder must equal those of an uninterrupted run.
+pub(crate) fn killed_and_resumed(
+    algorithm: &str,
+    config: &Path,
+    more: &[&str],
+    kills: &Kills,
+    files: &[&str],
+) {
+    let [whole, killed] = ["whole", "killed"].map(|name| config.with_file_name(name));
+    succeeded(&train(algorithm, config, &whole, more));
+    let begin = || {
+        let mut arguments = vec![algorithm, "--out", killed.to_str().unwrap()];
+        if killed.join("run.toml").exists() {
+            arguments.push("--resume");
+        } else {
+            arguments.extend(["--config", config.to_str().unwrap()]);
+            arguments.extend(more);
+        }
+        command(&arguments)
+    };
+    let file = killed.join("metrics.jsonl");
+    let (mut at, mut on_the_way) = (0, 0);
+    while at < kills.all || on_the_way < kills.on_the_way {
+        assert!(at < 1_000, "only {on_the_way} kills came before the end");
+        let before = length(&file);
+        let mut child = begin().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // Every third during start-up, the others within a step or a checkpoint.
+        if at % 3 < 2 {
+            wait_for_progress(&mut child, &file, before);
+        }
+        sleep(Duration::from_micros(Seed::new(5).derive("kill", at).get() % 25_000));
+        // SIGKILL.
+        child.kill().unwrap();
+        on_the_way += u64::from(!child.wait().unwrap().success());
+        // On a busy machine it may end first: then repeat from the start.
+        if killed.join("model").exists() {
+            fs::remove_dir_all(&killed).unwrap();
+        }
+        at += 1;
+    }
+    succeeded(&begin().output().unwrap());
+    assert_eq!(metrics(&whole), metrics(&killed));
+    for file in ["samples.jsonl", "model/model.safetensors"].iter().chain(files) {
+        let [one, two] = [&whole, &killed].map(|out| fs::read(out.join(file)).unwrap());
+        assert!(one == two, "{file} differs");
+    }
 }
