@@ -10,13 +10,12 @@ use rlaif_label::{
     Candidate, Combination, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings, Labeller,
     Opinion, Orders, Pairing,
 };
-use rlaif_lm::{
-    DecodeState, Forward, LmError, LmSpec, Parameters, Policy, Room, TokenBatch, VocabHead,
-};
+use rlaif_lm::{Forward, LmError, Policy, TokenBatch, VocabHead};
 use rlaif_models::{Config, LanguageModel};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::Comparer;
 use rlaif_rewards::rubric::PairRubric;
+use rlaif_testing::policy_by;
 use rlaif_text::HfTokenizer;
 use tch::{Device, Kind, Tensor};
 
@@ -57,9 +56,7 @@ impl Planted {
 }
 
 impl Policy for Planted {
-    fn spec(&self) -> &LmSpec {
-        self.inner.spec()
-    }
+    policy_by! { inner: spec open enter step parameters }
 
     fn response_hidden(
         &self,
@@ -98,32 +95,6 @@ impl Policy for Planted {
             cap: None,
             adapter: None,
         })
-    }
-
-    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
-        self.inner.open(room)
-    }
-
-    fn enter(
-        &self,
-        state: &mut DecodeState,
-        prompts: &TokenBatch,
-        forward: Forward<'_>,
-    ) -> Result<Vec<u32>, LmError> {
-        self.inner.enter(state, prompts, forward)
-    }
-
-    fn step(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        self.inner.step(state, tokens, forward)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        self.inner.parameters()
     }
 }
 

@@ -7,17 +7,17 @@ use std::{cell::RefCell, ops::ControlFlow};
 use common::{CAUSAL, Goldens, T5, model, real};
 use rlaif_core::Seed;
 use rlaif_lm::{
-    Adapters, DecodeState, Dropout, Forward, LmError, LmSpec, Padding, Parameters, Policy, Room,
-    TokenBatch, VocabHead,
+    Adapters, DecodeState, Dropout, Forward, LmError, Padding, Policy, TokenBatch,
     generate::{
         Ask, Eos, FinishReason, Generated, GenerationConfig, Hooks, NewToken, Sampling, generate,
     },
     token_log_probs,
 };
 use rlaif_models::{LanguageModel, LoadOptions};
+use rlaif_testing::policy_by;
 use rlaif_torch::{Isa, isa};
 use serde_json::Value;
-use tch::{Tensor, no_grad};
+use tch::no_grad;
 
 fn load(name: &str) -> LanguageModel {
     LanguageModel::load(&model(name), LoadOptions::default()).unwrap()
@@ -149,26 +149,7 @@ struct Counting {
 }
 
 impl Policy for Counting {
-    fn spec(&self) -> &LmSpec {
-        self.policy.spec()
-    }
-
-    fn response_hidden(
-        &self,
-        prompts: &TokenBatch,
-        responses: &TokenBatch,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        self.policy.response_hidden(prompts, responses, forward)
-    }
-
-    fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
-        self.policy.head(forward)
-    }
-
-    fn open(&self, room: Room) -> Result<DecodeState, LmError> {
-        self.policy.open(room)
-    }
+    policy_by! { policy: spec response_hidden head open step parameters }
 
     fn enter(
         &self,
@@ -178,19 +159,6 @@ impl Policy for Counting {
     ) -> Result<Vec<u32>, LmError> {
         self.read.borrow_mut().extend(prompts.rows().iter().cloned());
         self.policy.enter(state, prompts, forward)
-    }
-
-    fn step(
-        &self,
-        state: &mut DecodeState,
-        tokens: &Tensor,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        self.policy.step(state, tokens, forward)
-    }
-
-    fn parameters(&self) -> &Parameters {
-        self.policy.parameters()
     }
 }
 

@@ -166,3 +166,63 @@ impl TextCodec for Letters {
         Err(CodecError::NoChatTemplate { codec: "letters".into() })
     }
 }
+
+/// Writes those methods of `rlaif_lm::Policy` that are named as calls to the policy in a field, in the
+/// `impl` of a test's own policy, which has the other methods.
+#[macro_export]
+macro_rules! policy_by {
+    ($field:ident: $($method:ident)+) => { $($crate::policy_by! { @$method $field })+ };
+    (@spec $field:ident) => {
+        fn spec(&self) -> &rlaif_lm::LmSpec {
+            self.$field.spec()
+        }
+    };
+    (@response_hidden $field:ident) => {
+        fn response_hidden(
+            &self,
+            prompts: &rlaif_lm::TokenBatch,
+            responses: &rlaif_lm::TokenBatch,
+            forward: rlaif_lm::Forward<'_>,
+        ) -> Result<tch::Tensor, rlaif_lm::LmError> {
+            self.$field.response_hidden(prompts, responses, forward)
+        }
+    };
+    (@head $field:ident) => {
+        fn head(
+            &self,
+            forward: rlaif_lm::Forward<'_>,
+        ) -> Result<rlaif_lm::VocabHead, rlaif_lm::LmError> {
+            self.$field.head(forward)
+        }
+    };
+    (@open $field:ident) => {
+        fn open(&self, room: rlaif_lm::Room) -> Result<rlaif_lm::DecodeState, rlaif_lm::LmError> {
+            self.$field.open(room)
+        }
+    };
+    (@enter $field:ident) => {
+        fn enter(
+            &self,
+            state: &mut rlaif_lm::DecodeState,
+            prompts: &rlaif_lm::TokenBatch,
+            forward: rlaif_lm::Forward<'_>,
+        ) -> Result<Vec<u32>, rlaif_lm::LmError> {
+            self.$field.enter(state, prompts, forward)
+        }
+    };
+    (@step $field:ident) => {
+        fn step(
+            &self,
+            state: &mut rlaif_lm::DecodeState,
+            tokens: &tch::Tensor,
+            forward: rlaif_lm::Forward<'_>,
+        ) -> Result<tch::Tensor, rlaif_lm::LmError> {
+            self.$field.step(state, tokens, forward)
+        }
+    };
+    (@parameters $field:ident) => {
+        fn parameters(&self) -> &rlaif_lm::Parameters {
+            self.$field.parameters()
+        }
+    };
+}
