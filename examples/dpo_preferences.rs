@@ -33,7 +33,7 @@ use rlaif::tch::Kind;
 use rlaif::text::HfTokenizer;
 use rlaif::torch::DeviceChoice;
 use rlaif::train::{Keep, OptimizerConfig, RunFolder, Terminal};
-use rlaif_examples::{free_folder, model, respond};
+use rlaif_examples::{exit_code, free_folder, model, respond};
 
 /// Kinder answers, by DPO on preference pairs.
 #[derive(Debug, Clone, Parser)]
@@ -62,27 +62,21 @@ struct Options {
     seed: u64,
     /// cpu, cuda, or auto: CUDA if available.
     #[arg(long, default_value = "auto")]
-    device: String,
+    device: DeviceChoice,
     /// Folder of the run; by default, the first of runs/preferences-1, -2, .. that does not exist.
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     rlaif::torch::init()?;
     let out = options.out.clone().unwrap_or_else(|| free_folder("preferences"));
     let seed = Seed::new(options.seed);
-    let device = options.device.parse::<DeviceChoice>()?.resolve()?;
+    let device = options.device.resolve()?;
     let load = LoadOptions::new(device, Kind::Float);
 
     // ── Policy and pairs ───────────────────────────────────────────────────────────────────────

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use rlaif::core::{PromptRecord, Seed, TextCodec};
 use rlaif::data::builtin::{self, BuiltinDialogue, Part};
@@ -16,6 +17,18 @@ use rlaif::lm::{
 };
 use rlaif::models::LanguageModel;
 use rlaif::tch::{Kind, no_grad_guard};
+
+/// Prints the error of an example, if there is one, and returns its exit code.
+#[must_use]
+pub fn exit_code(result: Result<(), Box<dyn Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            rlaif::core::say(format_args!("error: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Returns a model's folder: that of a built-in model (`t5`, `llama`, `roberta`, `judge`), a local
 /// folder, or a download from the hub.

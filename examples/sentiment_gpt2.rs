@@ -26,7 +26,7 @@ use rlaif::{
         SftTrainer,
     },
 };
-use rlaif_examples::{draw_curve, model, respond};
+use rlaif_examples::{draw_curve, exit_code, model, respond};
 use serde_json::{Map, Value, json};
 
 /// Positive film reviews, by PPO against a sentiment classifier.
@@ -52,26 +52,20 @@ struct Options {
     seed: u64,
     /// cpu, cuda, or auto: CUDA if available.
     #[arg(long, default_value = "cpu")]
-    device: String,
+    device: DeviceChoice,
     /// Folder for the trained policy; by default it is not written.
     #[arg(long)]
     out: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     rlaif::torch::init()?;
     let seed = Seed::new(options.seed);
-    let device = options.device.parse::<DeviceChoice>()?.resolve()?;
+    let device = options.device.resolve()?;
     let scratch = tempfile::tempdir()?;
     let reviews: Vec<Review> = (0..800).map(|row| Review::draw(seed, row)).collect();
 

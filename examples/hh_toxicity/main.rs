@@ -40,19 +40,13 @@ use rlaif::torch::{DeviceChoice, seeded};
 use rlaif::train::{
     Ending, FitConfig, FitPlan, Interrupt, Keep, RunFolder, Saved, Terminal, drive,
 };
-use rlaif_examples::{dialogues, free_folder, kl, model, respond, ten_examples};
+use rlaif_examples::{dialogues, exit_code, free_folder, kl, model, respond, ten_examples};
 
 use options::Options;
 use reward::{TOXICITY, reward};
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            rlaif::core::say(format_args!("error: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(Options::parse()))
 }
 
 fn run(options: Options) -> Result<(), Box<dyn Error>> {

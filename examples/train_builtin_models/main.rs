@@ -31,6 +31,7 @@ use rlaif::models::{Classifier, LanguageModel, LoadOptions, ModelCard, SaveOptio
 use rlaif::tch::{Device, Kind};
 use rlaif::text::HfTokenizer;
 use rlaif::torch::{DeviceChoice, Tf32, seeded};
+use rlaif_examples::exit_code;
 
 use classifier::Role;
 use corpora::Corpora;
@@ -98,13 +99,7 @@ enum Model {
 const VOCABULARY: usize = 6100;
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
