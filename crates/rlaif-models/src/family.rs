@@ -214,17 +214,19 @@ impl fmt::Debug for Families {
     }
 }
 
-/// A row of T5's kin: `model_type`, class.
+/// A row of T5's kin: `model_type`, class, member of the family.
 macro_rules! t5 {
-    ($model_type:literal, $class:literal) => {
+    ($model_type:literal, $class:literal, $member:ident) => {
         Family {
             model_type: $model_type,
             generates: Some(Generates {
                 class: $class,
-                build: |config, source| Ok(Box::new(Seq2SeqPolicy(T5::build(config, source)?))),
+                build: |config, source| {
+                    Ok(Box::new(Seq2SeqPolicy(T5::build(config, source, t5::Member::$member)?)))
+                },
             }),
             classifies: None,
-            dimensions: t5::dimensions,
+            dimensions: |config| t5::dimensions(config, t5::Member::$member),
             written: t5::written,
         }
     };
@@ -285,8 +287,8 @@ macro_rules! encoder {
 
 /// The built-in families.
 static TABLE: [Family; 21] = [
-    t5!("t5", "T5ForConditionalGeneration"),
-    t5!("mt5", "MT5ForConditionalGeneration"),
+    t5!("t5", "T5ForConditionalGeneration", T5),
+    t5!("mt5", "MT5ForConditionalGeneration", Mt5),
     llama!("llama", "Llama", LlamaVariant::LLAMA),
     llama!("mistral", "Mistral", LlamaVariant::MISTRAL),
     llama!("qwen2", "Qwen2", LlamaVariant::QWEN2),

@@ -31,7 +31,7 @@ use crate::{
     weights::{Init, Source, TensorTree},
 };
 use config::{Head, RawConfig, Shape};
-pub(crate) use config::{dimensions, written};
+pub(crate) use config::{Member, dimensions, written};
 
 /// Direction of a relative position bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -516,9 +516,13 @@ pub(crate) struct T5 {
 
 impl T5 {
     /// Builds the model that `config` describes from the tensors of `source`.
-    pub(crate) fn build(config: Config, source: Source<'_>) -> Result<Self, ModelError> {
-        let raw = RawConfig::read(&config)?;
-        let shape = Shape::resolve(&raw, |name| source.has(name))?;
+    pub(crate) fn build(
+        config: Config,
+        source: Source<'_>,
+        member: Member,
+    ) -> Result<Self, ModelError> {
+        let raw = RawConfig::read(&config, member)?;
+        let shape = Shape::resolve(&raw, member, |name| source.has(name))?;
         const SHARED: [&str; 3] =
             ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
         let name = source.first_of(&SHARED);

@@ -12,8 +12,14 @@ use crate::{
     layers::Activation,
 };
 
-/// The `model_type` of the multilingual T5.
-const MT5: &str = "mt5";
+/// A member of T5's family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Member {
+    /// T5 and Flan-T5.
+    T5,
+    /// The multilingual T5.
+    Mt5,
+}
 
 /// The used fields of config.json. [`Config::parse`] adds those that the file lacks.
 #[derive(Debug, Deserialize)]
@@ -45,8 +51,11 @@ pub(super) struct RawConfig {
 }
 
 impl RawConfig {
-    pub(super) fn read(config: &Config) -> Result<Self, ModelError> {
-        config.parse(config.text("model_type").filter(|found| *found == MT5).unwrap_or("t5"))
+    pub(super) fn read(config: &Config, member: Member) -> Result<Self, ModelError> {
+        config.parse(match member {
+            Member::T5 => "t5",
+            Member::Mt5 => "mt5",
+        })
     }
 
     /// Facts about the model with these embeddings; `eos_ids` end a response.
@@ -98,7 +107,11 @@ pub(super) struct Shape {
 
 impl Shape {
     /// `has` returns `true` for a tensor in the checkpoint.
-    pub(super) fn resolve(raw: &RawConfig, has: impl Fn(&str) -> bool) -> Result<Self, ModelError> {
+    pub(super) fn resolve(
+        raw: &RawConfig,
+        member: Member,
+        has: impl Fn(&str) -> bool,
+    ) -> Result<Self, ModelError> {
         let (gated, name) = match raw.feed_forward_proj.strip_prefix("gated-") {
             Some(name) => (true, name),
             None => (false, raw.feed_forward_proj.as_str()),
@@ -131,11 +144,13 @@ impl Shape {
         }
         let tied = raw.tie_word_embeddings != Some(false);
         let scaled = raw.scale_decoder_outputs.unwrap_or(tied);
-        let (own_head, scaled) = if raw.model_type == MT5 {
+        let (own_head, scaled) = match member {
             // transformers ties the head in any case, except if there are two matrices.
-            (has("lm_head.weight"), false)
-        } else {
-            (!tied || (raw.scale_decoder_outputs == Some(false) && has("lm_head.weight")), scaled)
+            Member::Mt5 => (has("lm_head.weight"), false),
+            Member::T5 => {
+                let given = raw.scale_decoder_outputs == Some(false) && has("lm_head.weight");
+                (!tied || given, scaled)
+            }
         };
         Ok(Self {
             vocab_size: raw.vocab_size,
@@ -158,8 +173,8 @@ impl Shape {
 }
 
 /// Sizes of the layers, for memory estimates.
-pub(crate) fn dimensions(config: &Config) -> Result<Dimensions, ModelError> {
-    let shape = Shape::resolve(&RawConfig::read(config)?, |_| true)?;
+pub(crate) fn dimensions(config: &Config, member: Member) -> Result<Dimensions, ModelError> {
+    let shape = Shape::resolve(&RawConfig::read(config, member)?, member, |_| true)?;
     Ok(Dimensions {
         hidden: shape.d_model,
         blocks: shape.encoder_layers + shape.decoder_layers,
