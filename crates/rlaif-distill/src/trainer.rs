@@ -7,10 +7,11 @@ use rlaif_lm::{
     Draw, Forward, Padding, Policy, Sampled, Sampler, TokenBatch, Weights,
     generate::GenerationConfig,
 };
-use rlaif_rl::{Prompt, RlError, check_policy, check_prompts, check_resumed, sample};
-use rlaif_train::{
-    CheckpointFiles, Optimizer, OptimizerProgress, Saved, TrainError, restore_parameters,
+use rlaif_rl::{
+    Prompt, RlError, check_policy, check_prompts, check_resumed, restore_policy, rollout_messages,
+    sample, save_policy, trained_parameters,
 };
+use rlaif_train::{CheckpointFiles, Optimizer, OptimizerProgress, Saved, TrainError};
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, no_grad};
 
@@ -92,15 +93,9 @@ impl<P: Policy> DistillTrainer<P> {
             let expected = format!("one of the student's {own}, with the same tokenizer");
             return Err(BadSetting::new("teacher", found, expected).into());
         }
-        let concerns = check_policy(&config.generation, policy.spec())?;
-        let warnings =
-            concerns.iter().map(|concern| format!("`{}` {concern}", concern.setting())).collect();
+        let warnings = rollout_messages(&check_policy(&config.generation, policy.spec())?);
         teacher.parameters().train_where(|_| false);
-        let trained = policy.parameters().trainable();
-        if trained.is_empty() {
-            let expected = "parameters that are trained: set `requires_grad`, or add an adapter";
-            return Err(BadSetting::new("policy", "frozen as a whole", expected).into());
-        }
+        let trained = trained_parameters(&policy)?;
         let optimizer = Optimizer::new(trained, &config.optimizer, config.steps)?;
         Ok(Self { policy, teacher, config, optimizer, warnings, step: 0 })
     }
@@ -269,8 +264,7 @@ impl<P: Policy> DistillTrainer<P> {
     /// # Errors
     /// [`TrainError`] if a file cannot be written.
     pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
-        files.tensors("policy", &self.policy.parameters().trainable())?;
-        files.tensors("optimizer", &self.optimizer.state())?;
+        save_policy(files, &self.policy, &self.optimizer)?;
         let state = TrainerState {
             step: self.step,
             optimizer: self.optimizer.progress(),
@@ -289,9 +283,7 @@ impl<P: Policy> DistillTrainer<P> {
         let state: TrainerState = saved.json("distill")?;
         let config = &self.config;
         check_resumed((config.seed, &config.generation), (state.seed, state.generation))?;
-        let own = self.policy.parameters().trainable();
-        restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;
-        self.optimizer.restore(&saved.tensors("optimizer")?, state.optimizer)?;
+        restore_policy(saved, &self.policy, &mut self.optimizer, state.optimizer)?;
         self.step = state.step;
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use rlaif_core::stats::RunningMoments;
 use rlaif_lm::{Policy, generate::GenerationConfig};
-use rlaif_rl::check_resumed;
+use rlaif_rl::{check_resumed, restore_policy, save_policy};
 use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError, restore_parameters};
 use serde::{Deserialize, Serialize};
 
@@ -40,9 +40,8 @@ impl<P: Policy> PpoTrainer<P> {
     /// # }
     /// ```
     pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
-        files.tensors("policy", &self.policy.parameters().trainable())?;
+        save_policy(files, &self.policy, &self.optimizer)?;
         files.tensors("value", &self.critic.0.parameters().trainable())?;
-        files.tensors("optimizer", &self.optimizer.state())?;
         let state = TrainerState {
             step: self.step,
             kl_coef: self.controller.coef(),
@@ -64,11 +63,9 @@ impl<P: Policy> PpoTrainer<P> {
         let state: TrainerState = saved.json("ppo")?;
         let config = &self.config;
         check_resumed((config.seed, &config.generation), (state.seed, state.generation))?;
-        let own = self.policy.parameters().trainable();
-        restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;
+        restore_policy(saved, &self.policy, &mut self.optimizer, state.optimizer)?;
         let own = self.critic.0.parameters().trainable();
         restore_parameters(&own, &saved.tensors("value")?, "the value function")?;
-        self.optimizer.restore(&saved.tensors("optimizer")?, state.optimizer)?;
         self.controller.restore(state.kl_coef);
         self.moments = state.moments;
         self.step = state.step;

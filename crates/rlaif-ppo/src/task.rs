@@ -2,7 +2,7 @@
 
 use rlaif_core::RewardModel;
 use rlaif_lm::{Policy, Sampler};
-use rlaif_rl::{Prompt, RlStep, RlTask, RlTrainer, StopConfig, Watched};
+use rlaif_rl::{Prompt, RlStep, RlTask, RlTrainer, StopConfig, Watched, rollout_messages};
 use rlaif_train::{CheckpointFiles, Saved, TrainError};
 
 use crate::{error::PpoError, trainer::PpoTrainer};
@@ -35,8 +35,7 @@ impl<P: Policy> RlTrainer for PpoTrainer<P> {
     }
 
     fn messages(&self) -> Vec<String> {
-        let concerns = self.warnings().iter();
-        concerns.map(|concern| format!("rollout: `{}` {concern}", concern.setting())).collect()
+        rollout_messages(self.warnings())
     }
 
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {

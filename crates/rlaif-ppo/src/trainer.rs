@@ -10,7 +10,7 @@ use rlaif_lm::{
 };
 use rlaif_rl::{
     Advantage, Asking, Gae, Plan, Prompt, Rollout, RunningMoments, Whitening, check_prompts,
-    permutation, sample, score, score_tensor, token_rewards,
+    permutation, sample, score, score_tensor, token_rewards, trained_parameters,
 };
 use rlaif_train::{Advantages, KlController, Optimizer, SftRow};
 
@@ -90,14 +90,7 @@ impl<P: Policy> PpoTrainer<P> {
                 format!("one for the policy's, {own}"),
             ));
         }
-        let trained = policy.parameters().trainable();
-        if trained.is_empty() {
-            return Err(setting(
-                "policy",
-                "frozen as a whole",
-                "parameters that are trained: set `requires_grad`, or add an adapter",
-            ));
-        }
+        let trained = trained_parameters(&policy)?;
         let parameters = trained.into_iter().chain(value.parameters().trainable()).collect();
         let updates = config.steps * config.updates_per_step();
         let optimizer = Optimizer::new(parameters, &config.optimizer, updates)?;

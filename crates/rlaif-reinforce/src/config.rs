@@ -6,6 +6,7 @@ use rlaif_rl::{
     AdvantageEstimator, AdviceKeys, Anchor, Average, Combination, CombinationConcern, Correction,
     KlForm, MissingScore, OffPolicyMask, Overlong, PolicyObjective, RatioLevel, RlError,
     ScoreConfig, ScoreScaling, StopConfig, Surrogate, Usage, Watched, check_policy, check_sampling,
+    rollout_messages,
 };
 use rlaif_train::{KlControl, OptimizerConfig};
 use schemars::JsonSchema;
@@ -308,8 +309,7 @@ impl ReinforceConfig {
     /// Checks the settings against the policy they are for, and returns what may do harm.
     pub(crate) fn check_policy(&self, spec: &LmSpec) -> Result<Vec<String>, RlError> {
         let of_rollout = check_policy(&self.generation, spec)?;
-        let of_rollout =
-            of_rollout.iter().map(|concern| format!("rollout: `{}` {concern}", concern.setting()));
+        let of_rollout = rollout_messages(&of_rollout);
         let of_combination = self.concerns();
         let of_combination =
             of_combination.iter().map(|concern| format!("`{}` {concern}", concern.setting()));

@@ -2,8 +2,8 @@
 
 use rlaif_core::stats::RunningMoments;
 use rlaif_lm::{Policy, generate::GenerationConfig};
-use rlaif_rl::{RlError, check_resumed};
-use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError, restore_parameters};
+use rlaif_rl::{RlError, check_resumed, restore_policy, save_policy};
+use rlaif_train::{CheckpointFiles, OptimizerProgress, Saved, TrainError};
 use serde::{Deserialize, Serialize};
 
 use crate::{curriculum::PassRates, trainer::ReinforceTrainer};
@@ -32,8 +32,7 @@ impl<P: Policy> ReinforceTrainer<P> {
     /// # Errors
     /// [`TrainError`] if a file cannot be written.
     pub fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
-        files.tensors("policy", &self.policy.parameters().trainable())?;
-        files.tensors("optimizer", &self.optimizer.state())?;
+        save_policy(files, &self.policy, &self.optimizer)?;
         let state = TrainerState {
             step: self.step,
             moments: self.moments,
@@ -55,9 +54,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         let state: TrainerState = saved.json("reinforce")?;
         let config = &self.config;
         check_resumed((config.seed, &config.generation), (state.seed, state.generation))?;
-        let own = self.policy.parameters().trainable();
-        restore_parameters(&own, &saved.tensors("policy")?, "the policy")?;
-        self.optimizer.restore(&saved.tensors("optimizer")?, state.optimizer)?;
+        restore_policy(saved, &self.policy, &mut self.optimizer, state.optimizer)?;
         self.moments = state.moments;
         self.pass_rates = state.pass_rates;
         self.step = state.step;

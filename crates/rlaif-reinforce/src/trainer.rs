@@ -4,7 +4,7 @@ use rlaif_core::{BadSetting, Metrics, RewardModel};
 use rlaif_lm::{Adapters, Dropout, Forward, Policy, Reference, Sampled, Sampler};
 use rlaif_rl::{
     Asking, Groups, Mismatch, Plan, Prompt, RlError, Rollout, RunningMoments, Stats, check_prompts,
-    permutation,
+    permutation, trained_parameters,
 };
 use rlaif_train::{KlEstimator, Optimizer};
 
@@ -115,11 +115,7 @@ impl<P: Policy> ReinforceTrainer<P> {
             return Err(BadSetting::new("reference", "none", expected).into());
         }
         reference.freeze(&policy)?;
-        let trained = policy.parameters().trainable();
-        if trained.is_empty() {
-            let expected = "parameters that are trained: set `requires_grad`, or add an adapter";
-            return Err(BadSetting::new("policy", "frozen as a whole", expected).into());
-        }
+        let trained = trained_parameters(&policy)?;
         let updates = config.steps * config.updates_per_step();
         let optimizer = Optimizer::new(trained, &config.optimizer, updates)?;
         Ok(Self {

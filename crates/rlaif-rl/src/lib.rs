@@ -21,6 +21,7 @@
 //! | what is known to be wrong with a choice | [`Combination`], [`CombinationConcern`] |
 //! | statistics | [`Stats`] |
 //! | what goes wrong, and when to end | [`Watch`] |
+//! | the trained policy and its checkpoint | [`trained_parameters`], [`save_policy`], [`restore_policy`] |
 //! | the loop, with checkpoints, samples and findings | [`RlTrainer`], [`RlTask`] |
 
 mod advantage;
@@ -36,6 +37,7 @@ mod groups;
 mod kl_form;
 mod objective;
 mod overlong;
+mod policy;
 mod policy_objective;
 mod ratio;
 mod resume;
@@ -62,6 +64,9 @@ pub use groups::Groups;
 pub use kl_form::KlForm;
 pub use objective::{Average, PolicyLoss, Surrogate, policy_loss};
 pub use overlong::Overlong;
+pub use policy::{
+    restore_policy, rollout_messages, save_policy, trained_parameters,
+};
 pub use policy_objective::{Anchor, PolicyLosses, PolicyObjective, PolicyTokens};
 pub use ratio::RatioLevel;
 pub use resume::check_resumed;

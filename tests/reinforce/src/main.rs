@@ -13,12 +13,11 @@ use rlaif_rl::lm::{
 use rlaif_rl::tch::{Tensor, no_grad};
 use rlaif_rl::train::{
     Advantages, CheckpointFiles, KlControl, KlEstimator, Optimizer, Saved, TrainError,
-    restore_parameters,
 };
 use rlaif_rl::{
     Advantage, AdviceKeys, Asking, Average, Plan, Prompt, RlError, RlStep, RlTrainer, Rollout,
     RunningMoments, ScoreConfig, StopConfig, Surrogate, Watched, passes, permutation,
-    rollout_statistics, sample, score, score_tensor, token_rewards,
+    restore_policy, rollout_statistics, sample, save_policy, score, score_tensor, token_rewards,
 };
 
 /// The return of a response less the mean of the batch, at each of its tokens.
@@ -126,17 +125,14 @@ impl<P: Policy> RlTrainer for Reinforce<P> {
     }
 
     fn save(&self, files: &mut CheckpointFiles) -> Result<(), TrainError> {
-        files.tensors("policy", &self.policy.parameters().trainable())?;
-        files.tensors("optimizer", &self.optimizer.state())?;
+        save_policy(files, &self.policy, &self.optimizer)?;
         files.json("reinforce", &(self.step, self.optimizer.progress()))
     }
 
     fn restore(&mut self, saved: &Saved) -> Result<(), RlError> {
-        let policy = self.policy.parameters().trainable();
-        restore_parameters(&policy, &saved.tensors("policy")?, "the policy")?;
         let (step, progress) = saved.json("reinforce")?;
         self.step = step;
-        Ok(self.optimizer.restore(&saved.tensors("optimizer")?, progress)?)
+        restore_policy(saved, &self.policy, &mut self.optimizer, progress)
     }
 }
 
