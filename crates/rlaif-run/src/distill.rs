@@ -17,7 +17,7 @@ use crate::{
     recipe::{Basics, Recipe, Start},
     rl::{
         PromptData, PromptRun, RlSections, RlSettings, RlTrainSection, check_vocabulary, files_of,
-        policy, within,
+        policy, sections_of, within,
     },
 };
 
@@ -93,17 +93,11 @@ impl Recipe for DistillFile {
 
 impl DistillFile {
     fn sections(&self) -> RlSections<'_> {
-        RlSections {
-            seed: self.seed,
-            model: &self.model,
-            trainable: &self.trainable,
-            placement: &self.placement,
-            data: &self.data,
-            prompt: &self.prompt,
+        sections_of! {
+            self,
             reference: Some(&self.teacher),
             needs_reference: true,
             value: None,
-            train: &self.train,
         }
     }
 

@@ -22,7 +22,7 @@ use crate::{
     prompt::PromptSection,
     rl::{
         PromptData, RlFile, RlSections, RlSettings, RlTrainSection, check_vocabulary, files_of,
-        in_section, policy_and_reference,
+        in_section, policy_and_reference, sections_of,
     },
     skipped::SkippedRows,
 };
@@ -132,17 +132,11 @@ impl RlFile for PpoFile {
     type Trainer = PpoTrainer<LanguageModel>;
 
     fn sections(&self) -> RlSections<'_> {
-        RlSections {
-            seed: self.seed,
-            model: &self.model,
-            trainable: &self.trainable,
-            placement: &self.placement,
-            data: &self.data,
-            prompt: &self.prompt,
+        sections_of! {
+            self,
             reference: self.reference.as_ref(),
             needs_reference: true,
             value: self.value.model.as_ref(),
-            train: &self.train,
         }
     }
 

@@ -279,32 +279,25 @@ pub trait TrainedModel {
     fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError>;
 }
 
-impl TrainedModel for LanguageModel {
-    fn save_adapter(
-        &mut self,
-        target: &Path,
-        files: &ModelFiles,
-        base: &AdapterBase,
-    ) -> Result<(), ModelError> {
-        self.save_adapter(ADAPTER, target, files, base)
-    }
+/// Both kinds of model are saved by methods of the same names.
+macro_rules! trained_model {
+    ($model:ident) => {
+        impl TrainedModel for $model {
+            fn save_adapter(
+                &mut self,
+                target: &Path,
+                files: &ModelFiles,
+                base: &AdapterBase,
+            ) -> Result<(), ModelError> {
+                self.save_adapter(ADAPTER, target, files, base)
+            }
 
-    fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {
-        self.save(target, &SaveOptions { source: Some(source), ..SaveOptions::default() })
-    }
+            fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {
+                self.save(target, &SaveOptions { source: Some(source), ..SaveOptions::default() })
+            }
+        }
+    };
 }
 
-impl TrainedModel for Classifier {
-    fn save_adapter(
-        &mut self,
-        target: &Path,
-        files: &ModelFiles,
-        base: &AdapterBase,
-    ) -> Result<(), ModelError> {
-        self.save_adapter(ADAPTER, target, files, base)
-    }
-
-    fn save(&self, target: &Path, source: &Path) -> Result<(), ModelError> {
-        self.save(target, &SaveOptions { source: Some(source), ..SaveOptions::default() })
-    }
-}
+trained_model!(LanguageModel);
+trained_model!(Classifier);

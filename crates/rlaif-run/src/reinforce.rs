@@ -18,7 +18,7 @@ use crate::{
     prompt::PromptSection,
     rl::{
         PromptData, RlFile, RlSections, RlSettings, RlTrainSection, in_section, policy,
-        policy_and_reference,
+        policy_and_reference, sections_of,
     },
 };
 
@@ -75,17 +75,11 @@ impl RlFile for ReinforceFile {
     type Trainer = ReinforceTrainer<LanguageModel>;
 
     fn sections(&self) -> RlSections<'_> {
-        RlSections {
-            seed: self.seed,
-            model: &self.model,
-            trainable: &self.trainable,
-            placement: &self.placement,
-            data: &self.data,
-            prompt: &self.prompt,
+        sections_of! {
+            self,
             reference: self.reference.as_ref(),
             needs_reference: self.reinforce.settings().combination.objective.needs_reference(),
             value: None,
-            train: &self.train,
         }
     }
 

@@ -11,5 +11,5 @@ pub(crate) use file::in_section;
 pub(crate) use models::{check_vocabulary, files_of, policy, policy_and_reference};
 pub use prompts::{PromptData, RlPrompts};
 pub(crate) use run::PromptRun;
-pub(crate) use sections::within;
 pub use sections::{RlSections, RlSettings, RlTrainSection};
+pub(crate) use sections::{sections_of, within};

@@ -97,6 +97,24 @@ pub struct RlSettings<'a> {
     pub activations: Activations,
 }
 
+/// The [`RlSections`] of a run file, in whose type they are fields of these names; the other fields
+/// follow.
+macro_rules! sections_of {
+    ($file:ident, $($field:ident: $value:expr,)*) => {
+        $crate::rl::RlSections {
+            seed: $file.seed,
+            model: &$file.model,
+            trainable: &$file.trainable,
+            placement: &$file.placement,
+            data: &$file.data,
+            prompt: &$file.prompt,
+            train: &$file.train,
+            $($field: $value,)*
+        }
+    };
+}
+pub(crate) use sections_of;
+
 impl RlSections<'_> {
     /// Checks everything that needs no model and no data.
     pub(crate) fn check(&self) -> Result<(), RunError> {
