@@ -108,7 +108,7 @@ impl Parts {
         value.serialize(Check).map_err(|fault| self.inside(fault.element(index)))
     }
 
-    fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) -> Result<(), Fault> {
+    fn put<T: Serialize + ?Sized>(&self, key: &str, value: &T) -> Result<(), Fault> {
         value.serialize(Check).map_err(|fault| self.inside(fault.within(key)))
     }
 

@@ -134,7 +134,7 @@ impl<P: Policy> PpoTrainer<P> {
     /// Forward and backward pass over some rows; their loss has the weight `share` in the
     /// minibatch.
     fn pass(
-        &mut self,
+        &self,
         rollout: &Rollout,
         advantages: &Advantages,
         rows: &[usize],
@@ -206,7 +206,7 @@ impl<P: Policy> PpoTrainer<P> {
     }
 
     /// Adds the gradient of the pre-training mix, and returns its weighted loss.
-    fn pretraining_pass(&mut self, progress: &mut UpdateProgress) -> Result<Option<f64>, PpoError> {
+    fn pretraining_pass(&self, progress: &mut UpdateProgress) -> Result<Option<f64>, PpoError> {
         let (Some(mix), false) = (self.config.pretraining, self.pretraining.is_empty()) else {
             return Ok(None);
         };

@@ -445,7 +445,7 @@ fn t5(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
     unigram(model, vocab, 2, PrependScheme::Always)
 }
 
-fn xlm_roberta(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+fn xlm_roberta(model: &Model, config: &Config) -> tokenizers::Result<Tokenizer> {
     let first = ["bos_token", "pad_token", "eos_token", "unk_token"];
     let mut vocab: Vec<(String, f64)> =
         first.iter().map(|role| (written(config, role), 0.0)).collect();

@@ -217,6 +217,7 @@ impl AdamW {
         Ok(norm)
     }
 
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "the kernel writes parameters and state")]
     fn step_scaled(&mut self, gradient: f64) -> Result<(), TorchError> {
         for group in &self.groups {
             let slots: Vec<ffi::AdamWSlot> = group.entries.iter().map(Entry::slot).collect();
