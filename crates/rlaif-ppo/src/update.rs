@@ -3,9 +3,7 @@
 use std::time::Instant;
 
 use rlaif_lm::{Policy, PolicyLogProbs, policy_log_probs};
-use rlaif_rl::{
-    Average, Part, Rollout, Surrogate, host, permutation, rollout_statistics,
-};
+use rlaif_rl::{Average, Part, Rollout, Surrogate, host, permutation, rollout_statistics};
 use rlaif_train::{Advantages, SftRow, sft_loss};
 use tch::{Tensor, no_grad};
 
