@@ -187,6 +187,16 @@ fn fill(column: &mut [Option<Score>], with: &[Option<Score>], rows: &[usize]) {
     }
 }
 
+impl RewardError {
+    /// Fails once the user has asked for the end.
+    ///
+    /// # Errors
+    /// [`RewardError::Interrupted`] of the reward model of this name.
+    pub fn if_interrupted(model: &str) -> Result<(), Self> {
+        Interrupted::check().map_err(|source| Self::Interrupted { model: model.to_owned(), source })
+    }
+}
+
 /// Errors of scoring a batch.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -341,14 +341,7 @@ fn policy_judge<A>(
     around: &Surroundings<'_>,
 ) -> Result<PolicyJudge, ProviderError> {
     config.check()?;
-    let strangers = config.service_only();
-    if !strangers.is_empty() {
-        return Err(ProviderError::Setting(BadSetting::new(
-            "api.kind",
-            format!("`policy` with {}", strangers.join(", ")),
-            "that of a service, where those keys mean something",
-        )));
-    }
+    config.service(around.folder()).check_for_policy()?;
     let rubric = config.rubric()?;
     let (policy, codec) = policy_of(api, around)?;
     let judge = PolicyJudge::new(rubric, policy, codec)?.asked_with(chat_of(api))?;

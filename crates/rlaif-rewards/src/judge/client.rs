@@ -9,8 +9,9 @@ use rlaif_http::{Environment, Stop};
 
 use super::api::{Api, Ask};
 use super::cache::{self, Cache, Key};
-use super::config::{JudgeConfig, LlmApi, SamplingConfig};
+use super::config::LlmApi;
 use super::exchange::{Answered, Asking, Message, Read, Service, stopped};
+use super::keys::{SamplingConfig, ServiceKeys};
 use super::optional::{Optional, Without};
 use super::refusal::{Complaint, Fatal, excerpt};
 use super::spending::{Ledger, Tokens, Usage};
@@ -82,23 +83,22 @@ struct Job<'a> {
 }
 
 impl LlmClient {
-    /// The model of a configuration whose `api` was looked at, with keys from `environment`.
+    /// The model of a checked configuration whose `api` was resolved, with API keys from `environment`.
     /// `log_probs` says that answers need them.
-    pub(crate) fn of<A>(
-        config: &JudgeConfig<A>,
+    pub(super) fn of(
+        keys: &ServiceKeys<'_>,
         api: &LlmApi,
         log_probs: bool,
         environment: Environment<'_>,
     ) -> Result<Self, ProviderError> {
-        config.check()?;
-        let api = Api::new(api, log_probs, &config.sampling, environment)?;
-        let ledger = Ledger::new(config.price, config.budget);
+        let api = Api::new(api, log_probs, keys.sampling, environment)?;
+        let ledger = Ledger::new(keys.price, keys.budget);
         Ok(Self {
-            reasks: config.reasks.unwrap_or(1),
-            sampling: config.sampling.clone(),
-            service: Service::new(&api.host, &config.limits, ledger),
+            reasks: keys.reasks.unwrap_or(1),
+            sampling: keys.sampling.clone(),
+            service: Service::new(&api.host, keys.limits, ledger),
             api,
-            cache: config.cache.as_deref().map(Cache::open).transpose()?,
+            cache: keys.cache.as_deref().map(Cache::open).transpose()?,
             without: AtomicU8::new(0),
         })
     }

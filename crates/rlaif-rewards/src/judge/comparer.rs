@@ -2,32 +2,33 @@
 
 use std::ops::ControlFlow;
 
+use rlaif_core::{BadSetting, PairJudge, Pairing, RewardError};
 #[cfg(feature = "neural")]
-use rlaif_core::Seed;
-use rlaif_core::{BadSetting, Interrupted, PairJudge, Pairing, RewardError};
+use rlaif_core::{Interrupted, Seed};
 #[cfg(feature = "neural")]
 use rlaif_lm::{
     Draw, RowIds,
     generate::{Ask, GenerationConfig, Sampling},
 };
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 use super::client::{LlmAsk, LlmClient, Unanswered};
-use super::config::{
-    ApiConfig, BudgetConfig, JudgeConfig, LimitsConfig, LlmApi, PriceConfig, SamplingConfig,
-};
+use super::config::{ApiConfig, LlmApi};
+use super::keys::{at_least_one, with_service_keys};
+#[cfg(feature = "neural")]
+use super::local::{LocalLlm, failed};
 use super::spending::Usage;
 #[cfg(feature = "neural")]
 use crate::neural::asker::{Labels, PolicyAsker};
 use crate::rubric::{Answer, PairChoice, PairRubric};
 use crate::{ProviderError, Surroundings};
 
+/// The longest explanation of a policy, in tokens, by default.
+#[cfg(feature = "neural")]
+const MAX_TOKENS: u32 = 128;
+
+with_service_keys! {
 /// A judge of pairs: who judges, and how it is asked. What makes a response the better one is a
 /// [`PairRubric`].
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct ComparerConfig {
     /// Name in reports and rows; the model's by default.
     pub name: Option<String>,
@@ -43,47 +44,12 @@ pub struct ComparerConfig {
     pub samples: Option<u32>,
     /// Number of times that an answer without a label is asked for again; 1 by default.
     pub reasks: Option<u32>,
-    /// The judge; not a reward server, which compares nothing.
-    pub api: ApiConfig,
-    /// Sampling of its answers.
-    #[serde(default)]
-    pub sampling: SamplingConfig,
-    /// Limits of rate and time.
-    #[serde(default)]
-    pub limits: LimitsConfig,
-    /// Prices of tokens.
-    pub price: Option<PriceConfig>,
-    /// Limits of spending.
-    pub budget: Option<BudgetConfig>,
-    /// The file that answers are kept in, for later runs and other processes.
-    pub cache: Option<PathBuf>,
+}
+/// The judge; not a reward server, which compares nothing.
+api: ApiConfig
 }
 
 impl ComparerConfig {
-    /// The same as a judge's configuration, of which it has all that is not about a rubric.
-    fn as_judge(&self) -> JudgeConfig {
-        JudgeConfig {
-            name: self.name.clone().unwrap_or_else(|| "judge".to_owned()),
-            rubric: None,
-            instructions: None,
-            template: None,
-            scale: None,
-            answer: None,
-            out_of_range: None,
-            reward: None,
-            min_coverage: self.min_coverage,
-            samples: self.samples,
-            reasks: self.reasks,
-            api: self.api.clone(),
-            sampling: self.sampling.clone(),
-            limits: self.limits.clone(),
-            price: self.price,
-            budget: self.budget,
-            cache: self.cache.clone(),
-            exam: None,
-        }
-    }
-
     /// Every setting that may name a folder on this disk.
     pub fn locations(&mut self) -> Vec<&mut String> {
         self.api.locations()
@@ -109,12 +75,10 @@ impl ComparerConfig {
     /// # Errors
     /// [`ProviderError`] for an unavailable judge, and for settings without effect on it.
     pub fn build(&self, around: &Surroundings<'_>) -> Result<Comparer, ProviderError> {
-        let mut config = self.as_judge();
-        if let Some(cache) = &mut config.cache {
-            *cache = around.folder().join(&*cache);
-        }
-        config.check()?;
+        let service = self.service(around.folder());
+        service.check()?;
         let samples = self.samples.unwrap_or(1);
+        at_least_one("samples", samples as usize, 1_000)?;
         let refused = |setting: &'static str, expected: &'static str, found: String| {
             Err(ProviderError::Setting(BadSetting::new(setting, found, expected)))
         };
@@ -126,7 +90,7 @@ impl ComparerConfig {
             ApiConfig::Llm(api) => {
                 // Several samples are for judges without probabilities.
                 let log_probs = matches!(api, LlmApi::OpenAi(_)) && samples == 1;
-                let client = LlmClient::of(&config, api, log_probs, around.keys())?;
+                let client = LlmClient::of(&service, api, log_probs, around.keys())?;
                 let model = client.model().to_owned();
                 (Backend::Llm { client: Box::new(client), log_probs }, model)
             }
@@ -136,30 +100,12 @@ impl ComparerConfig {
             }
             #[cfg(feature = "neural")]
             ApiConfig::Policy(api) => {
-                let strangers = config.service_only();
-                if !strangers.is_empty() {
-                    let expected = "that of a service, where those keys mean something";
-                    let found = format!("`policy` with {}", strangers.join(", "));
-                    return refused("api.kind", expected, found);
-                }
                 if samples > 1 {
                     let expected = "1 for a policy, whose probabilities are known";
                     return refused("samples", expected, samples.to_string());
                 }
-                let (policy, codec) = crate::build::policy_of(api, around)?;
-                let asker =
-                    PolicyAsker::new(policy, codec).with_chat(crate::build::chat_of(api))?;
-                let default = GenerationConfig::default();
-                let how = GenerationConfig {
-                    max_new_tokens: self.sampling.max_tokens.map_or(128, |tokens| tokens as usize),
-                    batch_size: api.batch_size.unwrap_or(16),
-                    sampling: crate::build::sampling_of(&self.sampling)?
-                        .unwrap_or(Sampling::Greedy),
-                    ..default
-                };
-                how.check(asker.spec())?;
-                let seed = Seed::new(self.sampling.seed.unwrap_or(0));
-                (Backend::Policy(Box::new(LocalComparer { asker, how, seed })), api.model.clone())
+                let local = LocalLlm::build(&service, api, MAX_TOKENS, around)?;
+                (Backend::Policy(Box::new(local)), api.model.clone())
             }
         };
         Ok(Comparer { name: self.name.clone().unwrap_or(model), samples, backend })
@@ -200,16 +146,7 @@ enum Backend {
         log_probs: bool,
     },
     #[cfg(feature = "neural")]
-    Policy(Box<LocalComparer>),
-}
-
-/// A policy of this library.
-#[cfg(feature = "neural")]
-#[derive(Debug)]
-struct LocalComparer {
-    asker: PolicyAsker,
-    how: GenerationConfig,
-    seed: Seed,
+    Policy(Box<LocalLlm>),
 }
 
 impl Comparer {
@@ -221,12 +158,12 @@ impl Comparer {
         codec: impl rlaif_core::TextCodec + 'static,
     ) -> Self {
         let how = GenerationConfig {
-            max_new_tokens: 128,
+            max_new_tokens: MAX_TOKENS as usize,
             sampling: Sampling::Greedy,
             ..GenerationConfig::default()
         };
         let asker = PolicyAsker::new(policy, codec);
-        let local = LocalComparer { asker, how, seed: Seed::new(0) };
+        let local = LocalLlm { asker, how, seed: Seed::new(0) };
         Self { name: name.into(), samples: 1, backend: Backend::Policy(Box::new(local)) }
     }
 
@@ -262,10 +199,7 @@ impl Comparer {
             #[cfg(feature = "neural")]
             Backend::Policy(local) => local.compare_each(&self.name, rubric, batch, tell)?,
         }
-        Interrupted::check().map_err(|source| {
-            let model = self.name.clone();
-            RewardError::Interrupted { model, source }
-        })
+        RewardError::if_interrupted(&self.name)
     }
 
     fn ask_each(
@@ -336,7 +270,7 @@ fn verdict(answers: &[Sampled]) -> Result<PairVerdict, Unanswered> {
 }
 
 #[cfg(feature = "neural")]
-impl LocalComparer {
+impl LocalLlm {
     fn compare_each(
         &self,
         name: &str,
@@ -344,13 +278,6 @@ impl LocalComparer {
         batch: &[Pairing<'_>],
         tell: &mut TellVerdict<'_>,
     ) -> Result<(), RewardError> {
-        fn failed<E>(name: &str) -> impl Fn(E) -> RewardError
-        where
-            E: std::error::Error + Send + Sync + 'static,
-        {
-            let model = name.to_owned();
-            move |source| RewardError::Failed { model: model.clone(), source: Box::new(source) }
-        }
         let asker = &self.asker;
         let rubric = rubric.breaking_up(asker.controls());
         let labels = Labels::of(asker, rubric.labels()).map_err(failed(name))?;

@@ -1,7 +1,7 @@
 //! The judge's configuration.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[cfg(feature = "neural")]
 use rlaif_core::Metadata;
@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use rlaif_core::BadSetting;
 
+use super::keys::{SamplingConfig, at_least_one, with_service_keys};
 use crate::ProviderError;
 use crate::demand::ExamDemand;
 use crate::file::{self, parse};
 use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 
+with_service_keys! {
 /// A judge's TOML file. `docs/rewards.md` describes every key.
 ///
 /// The type parameter is the kind of judge: any kind by default, [`LlmApi`] for an
@@ -33,8 +35,6 @@ use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 /// assert_eq!(config.limits.concurrency, 8);
 /// # Ok::<(), rlaif_rewards::ProviderError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct JudgeConfig<A = ApiConfig> {
     /// Name in metrics, errors and parts; by default, `judge`.
@@ -60,23 +60,12 @@ pub struct JudgeConfig<A = ApiConfig> {
     pub samples: Option<u32>,
     /// Number of repeated questions after an answer without a verdict. 1 by default.
     pub reasks: Option<u32>,
-    /// The judge.
-    pub api: A,
-    /// Sampling of the judge's answers.
-    #[serde(default)]
-    pub sampling: SamplingConfig,
-    /// Limits of rate and time.
-    #[serde(default)]
-    pub limits: LimitsConfig,
-    /// Prices of tokens, for the cost.
-    pub price: Option<PriceConfig>,
-    /// Limits of spending.
-    pub budget: Option<BudgetConfig>,
-    /// The file of answers, for later runs and other processes.
-    pub cache: Option<PathBuf>,
     /// The grade without which no training with this reward starts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exam: Option<Box<ExamDemand>>,
+}
+/// The judge.
+api: A
 }
 
 fn default_name() -> String {
@@ -283,79 +272,6 @@ impl From<ApiConfig> for Written {
     }
 }
 
-/// Sampling of a judge. Only keys that are set are sent.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SamplingConfig {
-    /// Maximum length of an answer, in tokens. By default: 16 for numbers, 4 for expectations, 300
-    /// with a justification.
-    pub max_tokens: Option<u32>,
-    /// The temperature.
-    pub temperature: Option<f64>,
-    /// The probability mass in top-p sampling.
-    pub top_p: Option<f64>,
-    /// The number of tokens in top-k sampling.
-    pub top_k: Option<u32>,
-    /// The seed of the first sample, for servers that accept one; further samples use the next
-    /// seeds.
-    pub seed: Option<u64>,
-}
-
-/// Limits of rate and time for a server.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct LimitsConfig {
-    /// Maximum number of concurrent requests.
-    pub concurrency: usize,
-    /// Requests per minute, evenly spaced, retries included.
-    pub requests_per_minute: Option<f64>,
-    /// Tokens per minute, question and answer.
-    pub tokens_per_minute: Option<f64>,
-    /// Time limit for a complete answer, in seconds.
-    pub timeout_s: f64,
-    /// Time limit for a connection, in seconds.
-    pub connect_timeout_s: f64,
-    /// Number of retries after transient errors.
-    pub retries: u32,
-    /// The longest wait before a retry, in seconds; if the server asks for a longer wait, there is
-    /// no retry.
-    pub longest_wait_s: f64,
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self {
-            concurrency: 8,
-            requests_per_minute: None,
-            tokens_per_minute: None,
-            timeout_s: 60.,
-            connect_timeout_s: 10.,
-            retries: 5,
-            longest_wait_s: 120.,
-        }
-    }
-}
-
-/// Prices of tokens, in any currency.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PriceConfig {
-    /// Per million tokens of questions.
-    pub input_per_million: f64,
-    /// Per million tokens of answers.
-    pub output_per_million: f64,
-}
-
-/// Spending limits of one process, from its start.
-#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct BudgetConfig {
-    /// In the currency of the prices.
-    pub money: Option<f64>,
-    /// In tokens, of questions and answers.
-    pub tokens: Option<u64>,
-}
-
 impl<A: JudgeApi> JudgeConfig<A> {
     /// Parses a configuration; `origin` names it in errors.
     ///
@@ -486,82 +402,10 @@ impl<A> JudgeConfig<A> {
 
     /// Checks constraints that the types do not express; fields may have been set by code.
     pub(crate) fn check(&self) -> Result<(), ProviderError> {
-        let LimitsConfig {
-            concurrency,
-            requests_per_minute,
-            tokens_per_minute,
-            timeout_s,
-            connect_timeout_s,
-            retries,
-            longest_wait_s,
-        } = &self.limits;
-        at_least_one("limits.concurrency", *concurrency, 1_024)?;
-        at_least_one("limits.retries + 1", *retries as usize + 1, 101)?;
-        for (setting, value) in [
-            ("limits.requests_per_minute", *requests_per_minute),
-            ("limits.tokens_per_minute", *tokens_per_minute),
-            ("limits.timeout_s", Some(*timeout_s)),
-            ("limits.connect_timeout_s", Some(*connect_timeout_s)),
-            ("limits.longest_wait_s", Some(*longest_wait_s)),
-        ] {
-            if value.is_some_and(|value| !(1e-3..=1e9).contains(&value)) {
-                return Err(ProviderError::Setting(BadSetting::new(
-                    setting,
-                    value.unwrap_or(f64::NAN),
-                    "a number from 0.001 to 1e9",
-                )));
-            }
-        }
         if let Some(samples) = self.samples {
             at_least_one("samples", samples as usize, 1_000)?;
         }
-        if let Some(reasks) = self.reasks {
-            at_least_one("reasks + 1", reasks as usize + 1, 101)?;
-        }
-        if let Some(price) = self.price {
-            let PriceConfig { input_per_million, output_per_million } = price;
-            let sane = |price: f64| price >= 0. && price.is_finite();
-            if !(sane(input_per_million) && sane(output_per_million)) {
-                return Err(ProviderError::Setting(BadSetting::new(
-                    "price",
-                    format!("{input_per_million} and {output_per_million}"),
-                    "two numbers of at least 0",
-                )));
-            }
-        }
-        match self.budget {
-            Some(BudgetConfig { money: Some(money), .. }) if !(money > 0. && money.is_finite()) => {
-                Err(ProviderError::Setting(BadSetting::new(
-                    "budget.money",
-                    money,
-                    "a number above 0",
-                )))
-            }
-            Some(BudgetConfig { money: Some(_), .. }) if self.price.is_none() => {
-                Err(ProviderError::Setting(BadSetting::new(
-                    "budget.money",
-                    "no `price`",
-                    "used with `price.input_per_million` and `price.output_per_million`",
-                )))
-            }
-            Some(BudgetConfig { money: None, tokens: None }) => Err(ProviderError::Setting(
-                BadSetting::new("budget", "neither", "`money`, `tokens` or both"),
-            )),
-            _ => Ok(()),
-        }
-    }
-
-    /// The keys that have no effect on a policy on this machine, but are set.
-    #[cfg(feature = "neural")]
-    pub(crate) fn service_only(&self) -> Vec<&'static str> {
-        let given = [
-            ("limits", self.limits != LimitsConfig::default()),
-            ("price", self.price.is_some()),
-            ("budget", self.budget.is_some()),
-            ("cache", self.cache.is_some()),
-            ("reasks", self.reasks.is_some()),
-        ];
-        given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
+        self.service(Path::new("")).check()
     }
 
     /// The keys that have no effect on a reward server, but are set.
@@ -585,15 +429,4 @@ impl<A> JudgeConfig<A> {
         ]);
         given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key).collect()
     }
-}
-
-fn at_least_one(setting: &'static str, value: usize, most: usize) -> Result<(), ProviderError> {
-    if (1..=most).contains(&value) {
-        return Ok(());
-    }
-    Err(ProviderError::Setting(BadSetting::new(
-        setting,
-        value,
-        format!("a whole number from 1 to {most}"),
-    )))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rlaif_core::Interrupted;
 use rlaif_http::{Connections, GivenUp, Lost, Pace, Patience, Reply, Retry, Stop, post};
 
-use super::config::LimitsConfig;
+use super::keys::LimitsConfig;
 use super::optional::Optional;
 use super::refusal::{Complaint, Fatal, Refusal, Whom};
 use super::spending::{Ledger, Settled, Tokens};

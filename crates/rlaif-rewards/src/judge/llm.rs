@@ -1,8 +1,9 @@
 //! A language model behind an API as a reward model.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 
-use rlaif_core::{Exchange, Interrupted, RewardError, RewardModel, Scores, Tell};
+use rlaif_core::{Exchange, RewardError, RewardModel, Scores, Tell};
 use rlaif_http::{Environment, process_environment};
 
 use super::client::{LlmAsk, LlmClient, WHO};
@@ -71,10 +72,11 @@ impl LlmJudge {
     ) -> Result<Self, ProviderError> {
         config.check()?;
         let rubric = config.rubric()?;
+        let service = config.service(Path::new(""));
         let log_probs = rubric.form() == AnswerForm::Expectation;
         Ok(Self {
             name: config.name.clone(),
-            client: LlmClient::of(config, api, log_probs, environment)?,
+            client: LlmClient::of(&service, api, log_probs, environment)?,
             rubric,
             samples: config.samples.unwrap_or(1),
         })
@@ -132,10 +134,7 @@ impl LlmJudge {
                 ControlFlow::Continue(())
             })
             .map_err(failed)?;
-        Interrupted::check().map_err(|source| {
-            let model = self.name.clone();
-            RewardError::Interrupted { model, source }
-        })
+        RewardError::if_interrupted(&self.name)
     }
 }
 

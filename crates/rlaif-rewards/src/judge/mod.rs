@@ -23,7 +23,10 @@ pub(crate) mod client;
 mod comparer;
 mod config;
 mod exchange;
+mod keys;
 mod llm;
+#[cfg(feature = "neural")]
+mod local;
 mod optional;
 mod refusal;
 mod remote;
@@ -37,9 +40,9 @@ pub use comparer::{Comparer, ComparerConfig, PairVerdict, RubricJudge, TellVerdi
 #[cfg(feature = "neural")]
 pub use config::PolicyApi;
 pub use config::{
-    AnthropicApi, ApiConfig, BedrockApi, BudgetConfig, JudgeApi, JudgeConfig, LimitsConfig, LlmApi,
-    OpenAiApi, PriceConfig, RewardServerApi, SamplingConfig,
+    AnthropicApi, ApiConfig, BedrockApi, JudgeApi, JudgeConfig, LlmApi, OpenAiApi, RewardServerApi,
 };
+pub use keys::{BudgetConfig, LimitsConfig, PriceConfig, SamplingConfig};
 pub use llm::LlmJudge;
 pub use remote::RemoteReward;
 pub use rlaif_http::{Environment, process_environment};

@@ -3,9 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Mutex;
 
-use rlaif_core::{
-    BadSetting, Exchange, Interrupted, NonFinite, RewardError, RewardModel, Score, Scores, Tell,
-};
+use rlaif_core::{BadSetting, Exchange, NonFinite, RewardError, RewardModel, Score, Scores, Tell};
 use rlaif_http::{Environment, Secret, Stop, process_environment};
 use serde::Deserialize;
 use serde_json::json;
@@ -151,10 +149,7 @@ impl RemoteReward {
         if let Some(error) = lock(&failure).take() {
             return Err(error);
         }
-        Interrupted::check().map_err(|source| {
-            let model = self.name.clone();
-            RewardError::Interrupted { model, source }
-        })
+        RewardError::if_interrupted(&self.name)
     }
 
     /// The verdicts of one reply, on these rows of the batch.

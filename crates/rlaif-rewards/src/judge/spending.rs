@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use super::config::{BudgetConfig, PriceConfig};
+use super::keys::{BudgetConfig, PriceConfig};
 use crate::sync::lock;
 
 /// Usage of a judge since it was created.

@@ -1,35 +1,29 @@
 //! Language models that write: responses, critiques, revisions.
 
 use std::ops::ControlFlow;
-use std::path::PathBuf;
 
 #[cfg(feature = "neural")]
-use rlaif_core::Seed;
-use rlaif_core::{BadSetting, Interrupted, RewardError};
+use rlaif_core::Interrupted;
+use rlaif_core::{BadSetting, RewardError};
 #[cfg(feature = "neural")]
-use rlaif_lm::{
-    Draw, RowIds,
-    generate::{Ask, GenerationConfig, Sampling},
-};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use rlaif_lm::{Draw, RowIds, generate::Ask};
 
 use super::client::{LlmAsk, LlmClient, Unanswered};
-use super::config::{
-    ApiConfig, BudgetConfig, JudgeConfig, LimitsConfig, PriceConfig, SamplingConfig,
-};
+use super::config::ApiConfig;
+use super::keys::{at_least_one, with_service_keys};
+#[cfg(feature = "neural")]
+use super::local::{LocalLlm, failed};
 use super::spending::Usage;
 #[cfg(feature = "neural")]
-use crate::neural::asker::PolicyAsker;
+use crate::build::sampling_of;
 use crate::rubric::{Answer, AnswerShape, Finish, Question, Unread};
 use crate::{ProviderError, Surroundings};
 
 /// The longest text, in tokens, by default.
 const MAX_TOKENS: u32 = 512;
 
+with_service_keys! {
 /// A language model that writes: a policy of this library, or one behind an API.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
 pub struct WriterConfig {
     /// Name of the maker in rows; the model's by default.
     pub name: Option<String>,
@@ -40,20 +34,9 @@ pub struct WriterConfig {
     pub samples: u32,
     /// Number of times that an empty answer is asked for again; 1 by default.
     pub reasks: Option<u32>,
-    /// The model; not a reward server, which writes nothing.
-    pub api: ApiConfig,
-    /// Sampling; 512 tokens at most by default.
-    #[serde(default)]
-    pub sampling: SamplingConfig,
-    /// Limits of rate and time.
-    #[serde(default)]
-    pub limits: LimitsConfig,
-    /// Prices of tokens.
-    pub price: Option<PriceConfig>,
-    /// Limits of spending.
-    pub budget: Option<BudgetConfig>,
-    /// The file that answers are kept in, for later runs and other processes.
-    pub cache: Option<PathBuf>,
+}
+/// The model; not a reward server, which writes nothing.
+api: ApiConfig
 }
 
 fn one() -> u32 {
@@ -66,37 +49,14 @@ impl WriterConfig {
         self.api.locations()
     }
 
-    /// The same as a judge's configuration, of which it has all that is not about a rubric.
-    fn as_judge(&self, around: &Surroundings<'_>) -> JudgeConfig {
-        JudgeConfig {
-            name: self.name.clone().unwrap_or_else(|| "writer".to_owned()),
-            rubric: None,
-            instructions: None,
-            template: None,
-            scale: None,
-            answer: None,
-            out_of_range: None,
-            reward: None,
-            min_coverage: None,
-            samples: Some(self.samples),
-            reasks: self.reasks,
-            api: self.api.clone(),
-            sampling: self.sampling.clone(),
-            limits: self.limits.clone(),
-            price: self.price,
-            budget: self.budget,
-            cache: self.cache.as_ref().map(|cache| around.folder().join(cache)),
-            exam: None,
-        }
-    }
-
     /// The writer that this describes.
     ///
     /// # Errors
     /// [`ProviderError`] for an unavailable model, and for settings without effect on it.
     pub fn build(&self, around: &Surroundings<'_>) -> Result<Writer, ProviderError> {
-        let config = self.as_judge(around);
-        config.check()?;
+        let service = self.service(around.folder());
+        service.check()?;
+        at_least_one("samples", self.samples as usize, 1_000)?;
         let refused = |setting: &'static str, expected: &'static str, found: String| {
             Err(ProviderError::Setting(BadSetting::new(setting, found, expected)))
         };
@@ -107,7 +67,7 @@ impl WriterConfig {
                     let expected = "above 0 for several texts to a prompt";
                     return refused("sampling.temperature", expected, "0".to_owned());
                 }
-                let client = LlmClient::of(&config, api, false, around.keys())?;
+                let client = LlmClient::of(&service, api, false, around.keys())?;
                 let model = client.model().to_owned();
                 (Backend::Llm(Box::new(client)), model)
             }
@@ -120,29 +80,12 @@ impl WriterConfig {
             }
             #[cfg(feature = "neural")]
             ApiConfig::Policy(api) => {
-                let strangers = config.service_only();
-                if !strangers.is_empty() {
-                    let expected = "that of a service, where those keys mean something";
-                    let found = format!("`policy` with {}", strangers.join(", "));
-                    return refused("api.kind", expected, found);
-                }
-                let sampling = crate::build::sampling_of(&self.sampling)?;
-                if self.samples > 1 && sampling.is_none() {
+                if self.samples > 1 && sampling_of(&self.sampling)?.is_none() {
                     let expected = "above 0 for several texts to a prompt";
                     return refused("sampling.temperature", expected, "nothing".to_owned());
                 }
-                let (policy, codec) = crate::build::policy_of(api, around)?;
-                let how = GenerationConfig {
-                    max_new_tokens: self.sampling.max_tokens.unwrap_or(MAX_TOKENS) as usize,
-                    batch_size: api.batch_size.unwrap_or(16),
-                    sampling: sampling.unwrap_or(Sampling::Greedy),
-                    ..GenerationConfig::default()
-                };
-                let asker =
-                    PolicyAsker::new(policy, codec).with_chat(crate::build::chat_of(api))?;
-                how.check(asker.spec())?;
-                let seed = Seed::new(self.sampling.seed.unwrap_or(0));
-                (Backend::Policy(Box::new(LocalWriter { asker, how, seed })), api.model.clone())
+                let local = LocalLlm::build(&service, api, MAX_TOKENS, around)?;
+                (Backend::Policy(Box::new(local)), api.model.clone())
             }
         };
         Ok(Writer {
@@ -188,16 +131,7 @@ pub struct Writer {
 enum Backend {
     Llm(Box<LlmClient>),
     #[cfg(feature = "neural")]
-    Policy(Box<LocalWriter>),
-}
-
-/// A policy of this library.
-#[cfg(feature = "neural")]
-#[derive(Debug)]
-struct LocalWriter {
-    asker: PolicyAsker,
-    how: GenerationConfig,
-    seed: Seed,
+    Policy(Box<LocalLlm>),
 }
 
 impl Writer {
@@ -258,10 +192,7 @@ impl Writer {
                 local.write_each(&self.name, &questions, tell)?;
             }
         }
-        Interrupted::check().map_err(|source| {
-            let model = self.name.clone();
-            RewardError::Interrupted { model, source }
-        })
+        RewardError::if_interrupted(&self.name)
     }
 }
 
@@ -276,20 +207,13 @@ fn read(answer: &Answer) -> Result<(String, bool), Unread> {
 }
 
 #[cfg(feature = "neural")]
-impl LocalWriter {
+impl LocalLlm {
     fn write_each(
         &self,
         name: &str,
         questions: &[(Question, u32)],
         tell: &mut TellText<'_>,
     ) -> Result<(), RewardError> {
-        fn failed<E>(name: &str) -> impl Fn(E) -> RewardError
-        where
-            E: std::error::Error + Send + Sync + 'static,
-        {
-            let model = name.to_owned();
-            move |source| RewardError::Failed { model: model.clone(), source: Box::new(source) }
-        }
         let mut open: Vec<(usize, Ask)> = Vec::new();
         for (at, (question, sample)) in questions.iter().enumerate() {
             let prompt = self.asker.encode(question, "").map_err(failed(name))?;

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rlaif_core::{
-    BadSetting, ChatOptions, CodecError, Exchange, GenerationPrompt, Interrupted, Message,
-    RewardError, RewardModel, Scores, Specials, TextCodec,
+    BadSetting, ChatOptions, CodecError, Exchange, GenerationPrompt, Message, RewardError,
+    RewardModel, Scores, Specials, TextCodec,
 };
 use rlaif_lm::{Forward, LabelScheme, Padding, SequenceClassifier, TokenBatch};
 use rlaif_models::{Classifier, LoadOptions, ModelFiles};
@@ -607,10 +607,7 @@ impl RewardModel for ClassifierReward {
         // Results stay on the device until the end: one wait instead of one per batch.
         let mut outputs = Vec::new();
         for rows in order.chunks(self.options.batch_size) {
-            Interrupted::check().map_err(|source| {
-                let model = self.name.clone();
-                RewardError::Interrupted { model, source }
-            })?;
+            RewardError::if_interrupted(&self.name)?;
             let ids = rows.iter().map(|&row| sequences[row].ids.clone()).collect();
             let starts: Vec<usize> = rows.iter().map(|&row| sequences[row].second_start).collect();
             outputs.push(

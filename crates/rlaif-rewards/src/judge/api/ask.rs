@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::config::SamplingConfig;
+use super::super::keys::SamplingConfig;
 use super::super::optional::{Optional, Without};
 use crate::rubric::{AnswerShape, Question};
 

@@ -16,8 +16,9 @@ use endpoint::Endpoint;
 use rlaif_http::{Address, Environment, Secret};
 use serde_json::{Map, Value};
 
-use super::config::{AnthropicApi, BedrockApi, LlmApi, OpenAiApi, SamplingConfig};
+use super::config::{AnthropicApi, BedrockApi, LlmApi, OpenAiApi};
 use super::exchange::Headers;
+use super::keys::SamplingConfig;
 use super::sigv4::{self, Signed};
 use super::spending::Tokens;
 use rlaif_core::BadSetting;
