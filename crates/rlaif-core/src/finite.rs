@@ -59,26 +59,14 @@ enum Fault {
 impl Fault {
     /// The same, in the field `key`.
     fn within(self, key: &str) -> Self {
-        self.below(|path| match path.chars().next() {
-            None => key.to_owned(),
-            Some('[') => format!("{key}{path}"),
-            Some(_) => format!("{key}.{path}"),
-        })
+        let Self::Found(NotFinite { path, value }) = self else { return self };
+        let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
+        Self::Found(NotFinite { path: format!("{key}{dot}{path}"), value })
     }
 
     /// The same, in the element `index`.
     fn element(self, index: usize) -> Self {
-        self.below(|path| match path.chars().next() {
-            None | Some('[') => format!("[{index}]{path}"),
-            Some(_) => format!("[{index}].{path}"),
-        })
-    }
-
-    fn below(self, path: impl FnOnce(&str) -> String) -> Self {
-        match self {
-            Self::Found(found) => Self::Found(NotFinite { path: path(&found.path), ..found }),
-            Self::Other => Self::Other,
-        }
+        self.within(&format!("[{index}]"))
     }
 }
 

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
 use crate::combine::Centring;
-#[cfg(any(feature = "judge", feature = "neural"))]
 use crate::demand::ExamDemand;
 use crate::file;
 #[cfg(feature = "judge")]
@@ -346,11 +345,11 @@ impl RewardConfig {
     /// # Ok::<(), rlaif_rewards::ProviderError>(())
     /// ```
     pub fn columns(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        self.collect_columns(&mut found);
-        found.sort();
-        found.dedup();
-        found
+        let Node { parts, mut columns, .. } = self.node();
+        columns.extend(parts.into_iter().flat_map(Self::columns));
+        columns.sort();
+        columns.dedup();
+        columns
     }
 
     /// Returns `true` if scores depend on those of other rows: a part is `normalised`.
@@ -362,83 +361,10 @@ impl RewardConfig {
     /// # Ok::<(), rlaif_rewards::ProviderError>(())
     /// ```
     pub fn depends_on_other_rows(&self) -> bool {
-        match self {
-            Self::Normalised { .. } => true,
-            Self::WeightedSum { terms, .. } => {
-                terms.iter().any(|term| term.reward.depends_on_other_rows())
-            }
-            Self::Mean { of, .. } | Self::Minimum { of, .. } | Self::LowerBound { of, .. } => {
-                of.iter().any(Self::depends_on_other_rows)
-            }
-            Self::Scaled { of, .. } | Self::Clipped { of, .. } | Self::Cached { of, .. } => {
-                of.depends_on_other_rows()
-            }
-            Self::Gated { gate: other, of, .. } | Self::OrElse { other, of } => {
-                other.depends_on_other_rows() || of.depends_on_other_rows()
-            }
-            #[cfg(feature = "neural")]
-            Self::Classifier(_) => false,
-            #[cfg(feature = "judge")]
-            Self::Judge(_) => false,
-            Self::MathAnswer { .. }
-            | Self::TextAnswer { .. }
-            | Self::JsonSchema { .. }
-            | Self::Instructions { .. }
-            | Self::CodeTests { .. }
-            | Self::Length { .. }
-            | Self::Repetition { .. }
-            | Self::Format { .. }
-            | Self::ForbiddenWords { .. }
-            | Self::Overlap { .. }
-            | Self::Constant { .. } => false,
-        }
+        let Node { parts, depends_on_other_rows, .. } = self.node();
+        depends_on_other_rows || parts.into_iter().any(Self::depends_on_other_rows)
     }
 
-    fn collect_columns(&self, found: &mut Vec<String>) {
-        let mut named = |path: &Option<String>| {
-            found.extend(Truth::named(path.as_deref()).column().map(str::to_owned));
-        };
-        match self {
-            Self::MathAnswer { answer, .. }
-            | Self::TextAnswer { answer, .. }
-            | Self::JsonSchema { answer, .. } => named(answer),
-            Self::Instructions { .. } => {
-                found.extend(["instruction_id_list", "kwargs"].map(str::to_owned));
-            }
-            Self::CodeTests { answer, entry_point, .. } => {
-                named(answer);
-                named(entry_point);
-            }
-            #[cfg(feature = "neural")]
-            Self::Classifier(_) => {}
-            #[cfg(feature = "judge")]
-            Self::Judge(_) => {}
-            Self::Length { .. }
-            | Self::Repetition { .. }
-            | Self::Format { .. }
-            | Self::ForbiddenWords { .. }
-            | Self::Overlap { .. }
-            | Self::Constant { .. } => {}
-            Self::WeightedSum { terms, .. } => {
-                terms.iter().for_each(|term| term.reward.collect_columns(found));
-            }
-            Self::Mean { of, .. } | Self::Minimum { of, .. } | Self::LowerBound { of, .. } => {
-                of.iter().for_each(|reward| reward.collect_columns(found));
-            }
-            Self::Scaled { of, .. }
-            | Self::Clipped { of, .. }
-            | Self::Normalised { of, .. }
-            | Self::Cached { of, .. } => of.collect_columns(found),
-            Self::Gated { gate: other, of, .. } | Self::OrElse { other, of } => {
-                other.collect_columns(found);
-                of.collect_columns(found);
-            }
-        }
-    }
-}
-
-#[cfg(any(feature = "judge", feature = "neural"))]
-impl RewardConfig {
     /// The grades that parts of this reward must have before a training starts, each with the part.
     ///
     /// ```
@@ -451,38 +377,72 @@ impl RewardConfig {
     /// # Ok::<(), rlaif_rewards::ProviderError>(())
     /// ```
     pub fn demands(&self) -> Vec<(&Self, &ExamDemand)> {
+        let Node { parts, exam, .. } = self.node();
+        let own = exam.map(|exam| (self, exam));
+        own.into_iter().chain(parts.into_iter().flat_map(Self::demands)).collect()
+    }
+
+    /// The parts of this reward that do not depend on how it is walked.
+    fn node(&self) -> Node<'_> {
+        let of_columns = |paths: &[&Option<String>]| {
+            let column =
+                |path: &&Option<String>| Truth::named(path.as_deref()).column().map(str::to_owned);
+            Node { columns: paths.iter().filter_map(column).collect(), ..Node::default() }
+        };
         match self {
             #[cfg(feature = "neural")]
-            Self::Classifier(config) => config.exam.iter().map(|exam| (self, &**exam)).collect(),
+            Self::Classifier(config) => Node { exam: config.exam.as_deref(), ..Node::default() },
             #[cfg(feature = "judge")]
-            Self::Judge(config) => config.exam.iter().map(|exam| (self, &**exam)).collect(),
+            Self::Judge(config) => Node { exam: config.exam.as_deref(), ..Node::default() },
+            Self::MathAnswer { answer, .. }
+            | Self::TextAnswer { answer, .. }
+            | Self::JsonSchema { answer, .. } => of_columns(&[answer]),
+            Self::CodeTests { answer, entry_point, .. } => of_columns(&[answer, entry_point]),
+            Self::Instructions { .. } => {
+                let columns = ["instruction_id_list", "kwargs"].map(str::to_owned).into();
+                Node { columns, ..Node::default() }
+            }
             Self::Length { .. }
             | Self::Repetition { .. }
             | Self::Format { .. }
             | Self::ForbiddenWords { .. }
             | Self::Overlap { .. }
-            | Self::MathAnswer { .. }
-            | Self::TextAnswer { .. }
-            | Self::JsonSchema { .. }
-            | Self::CodeTests { .. }
-            | Self::Instructions { .. }
-            | Self::Constant { .. } => Vec::new(),
+            | Self::Constant { .. } => Node::default(),
             Self::WeightedSum { terms, .. } => {
-                terms.iter().flat_map(|term| term.reward.demands()).collect()
+                Node::of(terms.iter().map(|term| &term.reward).collect())
             }
             Self::Mean { of, .. } | Self::Minimum { of, .. } | Self::LowerBound { of, .. } => {
-                of.iter().flat_map(Self::demands).collect()
+                Node::of(of.iter().collect())
             }
-            Self::Scaled { of, .. }
-            | Self::Clipped { of, .. }
-            | Self::Normalised { of, .. }
-            | Self::Cached { of, .. } => of.demands(),
+            Self::Scaled { of, .. } | Self::Clipped { of, .. } | Self::Cached { of, .. } => {
+                Node::of(vec![of])
+            }
+            Self::Normalised { of, .. } => {
+                Node { depends_on_other_rows: true, ..Node::of(vec![of]) }
+            }
             Self::Gated { gate: other, of, .. } | Self::OrElse { other, of } => {
-                let mut all = other.demands();
-                all.extend(of.demands());
-                all
+                Node::of(vec![other, of])
             }
         }
+    }
+}
+
+/// One reward of a configuration.
+#[derive(Default)]
+struct Node<'a> {
+    /// The rewards that it is made of.
+    parts: Vec<&'a RewardConfig>,
+    /// The columns that it reads beside prompt, response and reference.
+    columns: Vec<String>,
+    /// The grade that it must have.
+    exam: Option<&'a ExamDemand>,
+    /// `true` if its scores depend on those of other rows.
+    depends_on_other_rows: bool,
+}
+
+impl<'a> Node<'a> {
+    fn of(parts: Vec<&'a RewardConfig>) -> Self {
+        Self { parts, ..Self::default() }
     }
 }
 

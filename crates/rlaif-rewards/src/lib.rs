@@ -30,7 +30,6 @@
 mod build;
 pub mod combine;
 mod config;
-#[cfg(any(feature = "judge", feature = "neural"))]
 mod demand;
 mod error;
 mod file;
@@ -50,7 +49,6 @@ pub use combine::{
     Scaled, WeightedSum,
 };
 pub use config::{RewardConfig, Term};
-#[cfg(any(feature = "judge", feature = "neural"))]
 pub use demand::ExamDemand;
 pub use error::ProviderError;
 pub use file::{describe_toml, read_toml, wrong_key};

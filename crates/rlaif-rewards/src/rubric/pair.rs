@@ -183,7 +183,7 @@ impl PairRubric {
     }
 
     /// The same comparison, for a judge whose tokenizer reads these as control tokens.
-    #[cfg(feature = "neural")]
+    #[cfg(all(feature = "judge", feature = "neural"))]
     pub(crate) fn breaking_up(&self, controls: &[String]) -> Self {
         let kept = controls.iter().filter(|control| !fence::is_broken_up_anyway(control));
         Self { controls: kept.cloned().collect(), ..self.clone() }
@@ -205,6 +205,7 @@ impl PairRubric {
     }
 
     /// The shape of its answers; `log_probs` for those that come with probabilities.
+    #[cfg(feature = "judge")]
     pub(crate) fn shape(&self, log_probs: bool) -> AnswerShape {
         let max_tokens = if self.explains { 512 } else { 8 };
         AnswerShape { max_tokens, log_probs, schema: false }
