@@ -1,6 +1,6 @@
 //! `rlaif candidates`: several responses to each prompt, from policies, APIs and files.
 
-use std::{collections::HashMap, fs, io::Write, ops::ControlFlow, path::Path};
+use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
 use rlaif_core::{BadSetting, DemonstrationRow, PromptRow, RewardError, TextOrMessages};
 use rlaif_data::{Import, Reader};
@@ -9,27 +9,25 @@ use rlaif_rewards::{
     ProviderError,
     judge::{Commission, Unanswered, Writer, WriterConfig, WrittenText},
 };
-use rlaif_torch::DeviceChoice;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::{
+    device::{cpu, device},
     error::RunError,
-    journal::{Costed, Header, Journal, Kept, UNORDERED},
+    journal::{Costed, Header, Journal, Kept},
+    results::ResultFile,
     rewards::surroundings,
     source::source,
 };
-
-/// The end of the name of the file of responses that did not come.
-const MISSING: &str = ".missing";
 
 /// The file of `rlaif candidates`. `docs/feedback.md` describes every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CandidatesFile {
     /// `cpu`, `cuda`, `cuda:N` or `auto`: for policies.
-    #[serde(default = "CandidatesFile::device")]
+    #[serde(default = "cpu")]
     pub device: String,
     /// The prompts.
     pub data: CandidateData,
@@ -127,9 +125,9 @@ impl Came {
 pub(crate) fn writers(
     configs: &[WriterConfig],
     base: &Path,
-    device: &str,
+    name: &str,
 ) -> Result<Vec<Writer>, RunError> {
-    let device = device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
+    let device = device(name)?;
     let built: Result<_, _> = surroundings(base, device, None, |around| {
         configs.iter().map(|c| c.build(around)).collect()
     });
@@ -165,31 +163,7 @@ pub(crate) fn prompt_text(
     }
 }
 
-/// Refuses a file that is there.
-pub(crate) fn refuse_existing(out: &Path) -> Result<(), RunError> {
-    if !out.exists() {
-        return Ok(());
-    }
-    let problem = "is there already; name another file, or move it away".to_owned();
-    Err(RunError::Verdicts { path: out.to_owned(), problem })
-}
-
-/// Writes rows as JSON Lines; no file for no rows.
-pub(crate) fn write_rows(path: &Path, rows: &[Value]) -> Result<(), RunError> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let failed = |source| RunError::Write { path: path.to_owned(), source };
-    rlaif_files::write_aside(path, failed, |writer| {
-        rows.iter().try_for_each(|row| writeln!(writer, "{row}").map_err(failed))
-    })
-}
-
 impl CandidatesFile {
-    fn device() -> String {
-        "cpu".to_owned()
-    }
-
     /// A file's contents.
     ///
     /// # Errors
@@ -206,7 +180,7 @@ impl CandidatesFile {
     /// # Errors
     /// [`RunError`].
     pub fn run(&self, base: &Path, out: &Path) -> Result<CandidatesSummary, RunError> {
-        refuse_existing(out)?;
+        let out = ResultFile::new(out)?;
         if self.writers.is_empty() && self.data.responses.is_empty() {
             let found = "empty, and so is `data.responses`";
             return Err(BadSetting::new("writers", found, "at least one that responds").into());
@@ -230,7 +204,7 @@ impl CandidatesFile {
         let settings = Writers { writers: &self.writers };
         let rows = texts.len() * slots.len();
         let header = Header::new("candidates", &settings, rows, texts.iter().map(String::as_str))?;
-        let journal = rlaif_files::sibling(out, UNORDERED);
+        let journal = out.journal();
         let came: Kept<Came> =
             Journal::kept(Some(&journal), &header, Came::is_kept, |known, tell| {
                 for (at, writer) in writers.iter().enumerate() {
@@ -250,13 +224,7 @@ impl CandidatesFile {
                 }
                 Ok::<(), ProviderError>(())
             })?;
-        let summary = write(&prompts, &texts, &given, &writers, &slots, &came, out)?;
-        // What is missing can be asked for again, beside the answers that were paid for.
-        if summary.missing == 0 {
-            fs::remove_file(&journal)
-                .map_err(|source| RunError::Write { path: journal, source })?;
-        }
-        Ok(summary)
+        write(&prompts, &texts, &given, &writers, &slots, &came, &out)
     }
 }
 
@@ -268,7 +236,7 @@ fn write(
     writers: &[Writer],
     slots: &[(usize, u32)],
     came: &Kept<Came>,
-    out: &Path,
+    out: &ResultFile<'_>,
 ) -> Result<CandidatesSummary, RunError> {
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     let (mut count, mut equal, mut cut) = (0, 0, 0);
@@ -306,13 +274,7 @@ fn write(
             first_missing.unwrap_or_else(|| "no response is to one of its prompts".to_owned());
         return Err(RunError::NoResponses { prompts: prompts.len(), why });
     }
-    // Before the rows: a file of rows tells that the command has ended.
-    let path = rlaif_files::sibling(out, MISSING);
-    if missing.is_empty() && path.exists() {
-        fs::remove_file(&path).map_err(|source| RunError::Write { path: path.clone(), source })?;
-    }
-    write_rows(&path, &missing)?;
-    write_rows(out, &rows)?;
+    out.write(&rows, &missing)?;
     Ok(CandidatesSummary {
         prompts: rows.len(),
         responses: count,

@@ -13,13 +13,13 @@ use rlaif_data::{Import, ImportColumns, Reader, corpora::Exams};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{Combination, FacetConfig, LabelPair, LabelSettings, Labeller, Orders};
 use rlaif_rewards::{RewardConfig, judge::ComparerConfig};
-use rlaif_torch::DeviceChoice;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::Device;
 
 use crate::{
+    device::{cpu, device},
     error::RunError,
     label::{opinions_kept, verdict},
     rewards::{rewards_beside, surroundings},
@@ -40,7 +40,7 @@ pub struct ExamFile {
     /// written.
     pub out: Option<PathBuf>,
     /// `cpu`, `cuda`, `cuda:N` or `auto`.
-    #[serde(default = "ExamFile::device")]
+    #[serde(default = "cpu")]
     pub device: String,
     /// Words in the names of models from the examinee's family, such as `gpt`.
     #[serde(default)]
@@ -90,10 +90,6 @@ pub struct ExamSettings {
 }
 
 impl ExamFile {
-    fn device() -> String {
-        "cpu".to_owned()
-    }
-
     fn resamples() -> usize {
         ExamOptions::default().resamples
     }
@@ -123,7 +119,7 @@ impl ExamFile {
         if self.resamples < 100 {
             return Err(BadSetting::new("resamples", self.resamples, "at least 100").into());
         }
-        let device = self.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
+        let device = device(&self.device)?;
         let report = match (&self.reward, &self.judge) {
             (Some(config), None) => {
                 let facets =

@@ -1,6 +1,6 @@
 //! `rlaif label`: preference pairs labelled by judges and rewards.
 
-use std::{collections::BTreeMap, fs, io::Write, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use rlaif_core::{BadSetting, ExamAnswer, ExamName, ExamQuestion, PairRow, Seed, TextOrMessages};
 use rlaif_data::{Import, Reader, corpora::Typed};
@@ -10,20 +10,18 @@ use rlaif_label::{
     Labeller, Opinion, Orders, Pairing,
 };
 use rlaif_rewards::judge::ComparerConfig;
-use rlaif_torch::DeviceChoice;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::{
+    device::{cpu, device},
     error::RunError,
-    journal::{Costed, Header, Journal, Kept, UNORDERED},
-    rewards::{kept_beside, surroundings},
+    journal::{Costed, Header, Journal, Kept},
+    results::ResultFile,
+    rewards::surroundings,
     source::source,
 };
-
-/// The end of the name of the file of pairs without a label.
-const MISSING: &str = ".missing";
 
 /// The file of `rlaif label`. `docs/feedback.md` describes every key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -33,7 +31,7 @@ pub struct LabelFile {
     #[serde(default)]
     pub seed: Seed,
     /// `cpu`, `cuda`, `cuda:N` or `auto`: for judges and rewards that run a model.
-    #[serde(default = "LabelFile::device")]
+    #[serde(default = "cpu")]
     pub device: String,
     /// The pairs.
     pub data: LabelData,
@@ -153,10 +151,6 @@ struct GroupRow {
 }
 
 impl LabelFile {
-    fn device() -> String {
-        "cpu".to_owned()
-    }
-
     /// A file's contents.
     ///
     /// # Errors
@@ -178,28 +172,16 @@ impl LabelFile {
     /// # Errors
     /// [`RunError`].
     pub fn run(&self, base: &Path, out: &Path) -> Result<LabelSummary, RunError> {
-        if out.exists() {
-            let problem = "is there already; name another file, or move it away".to_owned();
-            return Err(RunError::Verdicts { path: out.to_owned(), problem });
-        }
+        let out = ResultFile::new(out)?;
         let settings = self.settings();
         settings.check()?;
-        let device = self.device.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?;
+        let device = device(&self.device)?;
         let data = self.data.pairs(self.seed)?;
-        let journal = rlaif_files::sibling(out, UNORDERED);
+        let journal = out.journal();
         let labeller =
             surroundings(base, device, Some(&journal), |around| Labeller::new(&settings, around))?;
         let opinions = opinions_kept("label", &settings, &labeller, &data.pairs, Some(&journal))?;
-        let summary = self.write(&labeller, &data, &opinions, out)?;
-        // What is missing can be asked for again, beside the answers that were paid for.
-        if summary.missing == 0 {
-            for path in [kept_beside(&journal), journal] {
-                if path.exists() {
-                    fs::remove_file(&path).map_err(|source| RunError::Write { path, source })?;
-                }
-            }
-        }
-        Ok(summary)
+        self.write(&labeller, &data, &opinions, &out)
     }
 
     fn write(
@@ -207,7 +189,7 @@ impl LabelFile {
         labeller: &Labeller,
         data: &Pairs,
         Kept { results: opinions, cost }: &Kept<Opinion>,
-        out: &Path,
+        out: &ResultFile<'_>,
     ) -> Result<LabelSummary, RunError> {
         let labels: Vec<Result<Label, String>> =
             (0..data.pairs.len()).map(|pair| labeller.label(pair, opinions)).collect();
@@ -232,32 +214,14 @@ impl LabelFile {
         if rows.is_empty() {
             return Err(nothing(labeller, data, &facets, missing.first().map(|(_, why)| *why)));
         }
-        // Before the rows: a file of rows tells that the command has ended.
-        let path = rlaif_files::sibling(out, MISSING);
-        if missing.is_empty() && path.exists() {
-            fs::remove_file(&path)
-                .map_err(|source| RunError::Write { path: path.clone(), source })?;
-        }
-        if !missing.is_empty() {
-            let failed = |source| RunError::Write { path: path.clone(), source };
-            rlaif_files::write_aside(&path, failed, |writer| {
-                missing.iter().try_for_each(|(id, reason)| {
-                    let row = serde_json::json!({"id": id, "reason": reason});
-                    writeln!(writer, "{row}").map_err(failed)
-                })
-            })?;
-        }
         let named = labeller.names().join(", ");
-        let failed = |source| RunError::Write { path: out.to_owned(), source };
-        rlaif_files::write_aside(out, failed, |writer| {
-            for &pair in &rows {
-                let Ok(label) = &labels[pair] else { continue };
-                let row = self.row(&data.pairs[pair], &data.texts[pair], label, &named);
-                serde_json::to_writer(&mut *writer, &row).map_err(|error| failed(error.into()))?;
-                writer.write_all(b"\n").map_err(failed)?;
-            }
-            Ok(())
-        })?;
+        let labelled = rows.iter().filter_map(|&pair| {
+            let label = labels[pair].as_ref().ok()?;
+            Some(self.row(&data.pairs[pair], &data.texts[pair], label, &named))
+        });
+        let reasons: Vec<Value> =
+            missing.iter().map(|(id, reason)| json!({"id": id, "reason": reason})).collect();
+        out.write(labelled, &reasons)?;
         Ok(LabelSummary {
             pairs: data.pairs.len(),
             labelled: rows.len(),

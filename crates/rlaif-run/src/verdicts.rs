@@ -1,14 +1,14 @@
 //! Verdicts in a file: written as they come, and put in the order of the rows at the end.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use rlaif_core::{RewardModel, Sample};
 use rlaif_rewards::{Counted, ProviderError, RewardConfig, RowVerdict, score_each_row};
 
 use crate::{
     error::RunError,
-    journal::{Header, Journal, UNORDERED},
-    rewards::kept_beside,
+    journal::{Header, Journal},
+    results::ResultFile,
 };
 
 /// Scores rows into the file `out`, in their order.
@@ -27,18 +27,12 @@ pub fn score_into(
     rows: &[Sample],
     out: &Path,
 ) -> Result<Counted, RunError> {
-    if out.exists() {
-        let problem = "is there already; name another file, or move it away".to_owned();
-        return Err(RunError::Verdicts { path: out.to_owned(), problem });
-    }
-    let mut journal = open(config, rows, rlaif_files::sibling(out, UNORDERED))?;
+    let files = ResultFile::new(out)?;
+    let mut journal = open(config, rows, files.journal())?;
     let mut counted = Counted { scored: journal.known().len(), missing: 0 };
     score_open(reward, rows, &mut journal, |verdict| counted.add(verdict))?;
     journal.finish(rows.len(), out)?;
-    let kept = kept_beside(&rlaif_files::sibling(out, UNORDERED));
-    if kept.exists() {
-        fs::remove_file(&kept).map_err(|source| RunError::Write { path: kept, source })?;
-    }
+    files.remove_journal()?;
     Ok(counted)
 }
 
@@ -127,7 +121,7 @@ fn texts(row: &Sample) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
+    use std::{fs, ops::ControlFlow};
 
     use rlaif_core::{Exchange, PromptRecord, RewardError, Scores, Tell};
 

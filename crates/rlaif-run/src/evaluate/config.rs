@@ -32,6 +32,7 @@ use tch::Device;
 use super::responses::check_references;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
 use crate::{
+    device::{cpu, device},
     fetch::model_files,
     model::{tell_of_slow_dtype, tell_of_unread},
     prompt::{PromptSection, described, held_in},
@@ -53,7 +54,7 @@ pub struct EvalFile {
     /// The folder of report, responses and scores; `--out` overrides it.
     pub out: Option<PathBuf>,
     /// `cpu`, `cuda`, `cuda:N` or `auto`.
-    #[serde(default = "EvalFile::device")]
+    #[serde(default = "cpu")]
     pub device: String,
     /// The model before tuning.
     pub baseline: PolicyConfig,
@@ -104,9 +105,6 @@ pub struct EvalFile {
 impl EvalFile {
     fn title() -> String {
         "Baseline and tuned policy".to_owned()
-    }
-    fn device() -> String {
-        "cpu".to_owned()
     }
     fn one() -> NonZeroUsize {
         NonZeroUsize::MIN
@@ -574,7 +572,7 @@ impl EvalFile {
         out: &Path,
         progress: impl FnMut(EvaluateProgress<'_>),
     ) -> Result<Report, EvaluateError> {
-        let device = self.device.parse::<rlaif_torch::DeviceChoice>()?.resolve()?;
+        let device = device(&self.device)?;
         let models = |names: &ModelNames<'_>| {
             model_files(names).map_err(|error| ProviderError::model_folder(names.model, error))
         };

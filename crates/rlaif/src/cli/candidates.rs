@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use rlaif_core::{Interrupted, say};
-use rlaif_run::{CandidatesFile, CandidatesSummary, RunError};
-use rlaif_train::Interrupt;
+use rlaif_core::say;
+use rlaif_run::{CandidatesFile, CandidatesSummary};
 
-use super::{error::CliError, print::print};
+use super::{error::CliError, kept::keeping, print::print};
 
 #[derive(Debug, Args)]
 pub(crate) struct Candidates {
@@ -24,13 +23,8 @@ pub(crate) struct Candidates {
 impl Candidates {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let config = CandidatesFile::from_file(&self.config)?;
-        Interrupt::install().map_err(RunError::from)?;
         let folder = self.config.parent().unwrap_or(Path::new(""));
-        let summary = config.run(folder, &self.out).inspect_err(|error| {
-            if Interrupted::ended(error) {
-                say("the responses so far are kept; run the same command again to continue");
-            }
-        })?;
+        let summary = keeping(Some("responses"), || config.run(folder, &self.out))?;
         let CandidatesSummary { prompts, responses, equal, cut, missing, .. } = summary;
         say(format_args!(
             "{responses} responses to {prompts} prompts, {equal} more equal to others, {cut} cut short, \

@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 use rlaif_core::{
-    ChatOptions, Message, Metadata, Rendering, Seed, Specials, TextCodec, TextOrMessages, say,
+    ChatOptions, Message, Metadata, Rendering, Seed, Specials, TextCodec, TextOrMessages,
 };
 use rlaif_lm::{
     Draw, Joiner, LmSpec, Policy, Sampled, Weights,
@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use super::{
     error::{CliError, RowProblem},
-    model::{self, ModelArguments},
+    model::{ModelArguments, RowTokenizer, tell_notices},
     print::unwritable,
     progress::bar,
     prompt::PromptArguments,
@@ -150,14 +150,14 @@ impl Generate {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let files = self.model.files()?;
         let policy = self.model.language_model(&files)?;
-        let tokenizer = model::tokenizer(&files, policy.spec().vocab_size);
+        let tokenizer = RowTokenizer::new(&files, policy.spec().vocab_size);
         let config = self.settings.config(self.batch_size);
         config.check(policy.spec())?;
         let seed = Seed::new(self.settings.seed);
         let how = self.form.rendering()?;
         match (&self.prompt, &self.input) {
             (Some(prompt), _) => {
-                let tokenizer = tokenizer?;
+                let tokenizer = tokenizer.needed()?;
                 let (prompt, kind) =
                     how.prompt(&tokenizer, &prompt.as_str().into(), &ChatOptions::default())?;
                 let prompt = Joiner::new(&tokenizer, policy.spec()).open_one(&prompt, kind)?;
@@ -171,13 +171,15 @@ impl Generate {
             }
             (None, Some(input)) => {
                 // Stop strings need decoded text.
-                let tokenizer =
-                    if config.stop_strings.is_empty() { tokenizer } else { Ok(tokenizer?) };
+                let tokenizer = match config.stop_strings.is_empty() {
+                    true => tokenizer,
+                    false => tokenizer.required()?,
+                };
                 let model = self.model.model.clone();
                 let next = Cell::new(0);
                 let job = GenerateJob { model, policy, tokenizer, config, seed, how, next };
                 RowArguments::new(input.clone(), self.batch_size).run(&job)?;
-                job.tokenizer.iter().for_each(tell_notices);
+                job.tokenizer.tell_notices();
                 Ok(())
             }
             (None, None) => unreachable!("clap asks for one of them"),
@@ -200,13 +202,6 @@ fn fits(
     }
     let key = if own.is_some() { "the row's max_new_tokens" } else { "--max-new-tokens" };
     Err(RowProblem::NoRoom { prompt: prompt.len(), new, key, context })
-}
-
-/// Prints the notices of a tokenizer on standard error.
-pub(super) fn tell_notices(tokenizer: &HfTokenizer) {
-    for notice in tokenizer.take_notices() {
-        say(format_args!("{notice}"));
-    }
 }
 
 /// Writes one response to standard output during generation.
@@ -287,8 +282,7 @@ struct GenerateJob {
     /// As the user named it.
     model: String,
     policy: LanguageModel,
-    /// Needed only for rows of text.
-    tokenizer: Result<HfTokenizer, CliError>,
+    tokenizer: RowTokenizer,
     config: GenerationConfig,
     seed: Seed,
     /// The conversion of prompts to texts.
@@ -299,12 +293,6 @@ struct GenerateJob {
 
 impl GenerateJob {
     fn prompt(&self, row: Row) -> Result<Vec<u32>, RowProblem> {
-        let tokenizer = || {
-            self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
-                problem: "the row holds text",
-                reason: reason.to_string(),
-            })
-        };
         let Row { prompt_ids, prompt, messages, tools, chat_template_kwargs: kwargs, .. } = row;
         let prompt = match (prompt_ids, prompt, messages) {
             (Some(ids), None, None) => return Ok(ids),
@@ -312,7 +300,7 @@ impl GenerateJob {
             (None, None, Some(messages)) => messages.into(),
             _ => return Err(RowProblem::Fields { expected: Self::FIELDS }),
         };
-        let tokenizer = tokenizer()?;
+        let tokenizer = self.tokenizer.of_text()?;
         let own = ChatOptions { kwargs, tools, ..ChatOptions::default() };
         let (text, kind) = self.how.prompt(tokenizer, &prompt, &own).map_err(RowProblem::Codec)?;
         let joiner = Joiner::new(tokenizer, self.policy.spec());
@@ -368,13 +356,13 @@ impl Job for GenerateJob {
             }
             ControlFlow::Continue(())
         };
-        let codec = self.tokenizer.as_ref().ok().map(|tokenizer| tokenizer as &dyn TextCodec);
+        let codec = self.tokenizer.known().map(|tokenizer| tokenizer as &dyn TextCodec);
         let hooks = Hooks { codec, on_token: Some(&mut on_token) };
         let draw = Draw { seed: self.seed, step: 0 };
         let all = respond(Weights::of(&self.policy), &rows, &self.config, draw, hooks)?;
         bar.finish_and_clear();
         let answer = |sampled: Sampled| Answer {
-            response: self.tokenizer.is_ok().then_some(sampled.text),
+            response: codec.map(|_| sampled.text),
             response_ids: sampled.ids,
             log_probs: sampled.log_probs.unwrap_or_default(),
             finish_reason: sampled.finish,

@@ -6,13 +6,12 @@ use std::{
 };
 
 use clap::Args;
-use rlaif_core::{Interrupted, say};
+use rlaif_core::say;
 use rlaif_rewards::{ReadRows, RewardConfig, read_rows, score_in_order};
-use rlaif_run::{RunError, rewards_for_file, rewards_from_config, score_into};
+use rlaif_run::{rewards_for_file, rewards_from_config, score_into};
 use rlaif_torch::DeviceChoice;
-use rlaif_train::Interrupt;
 
-use super::{error::CliError, prompt::AskedArguments, rows::open};
+use super::{error::CliError, kept::keeping, prompt::AskedArguments, rows::open};
 
 #[derive(Debug, Args)]
 pub(crate) struct Judge {
@@ -54,15 +53,10 @@ impl Judge {
                 "{count} rows have {name} in their messages, which the text that rewards read leaves out"
             ));
         }
-        Interrupt::install().map_err(RunError::from)?;
-        let counted = match &self.out {
-            Some(out) => score_into(&config, &*reward, &rows, out).inspect_err(|error| {
-                if Interrupted::ended(error) {
-                    say("the verdicts so far are kept; run the same command again to continue");
-                }
-            })?,
-            None => score_in_order(&*reward, &rows, BufWriter::new(io::stdout().lock()))?,
-        };
+        let counted = keeping(self.out.as_ref().map(|_| "verdicts"), || match &self.out {
+            Some(out) => score_into(&config, &*reward, &rows, out),
+            None => Ok(score_in_order(&*reward, &rows, BufWriter::new(io::stdout().lock()))?),
+        })?;
         say(format_args!("{} scored, {} without a score", counted.scored, counted.missing));
         for (name, value) in reward.metrics() {
             say(format_args!("{name} {value}"));

@@ -3,11 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use rlaif_core::{Interrupted, say};
-use rlaif_run::{LabelFile, LabelSummary, RunError};
-use rlaif_train::Interrupt;
+use rlaif_core::say;
+use rlaif_run::{LabelFile, LabelSummary};
 
-use super::{error::CliError, print::print};
+use super::{error::CliError, kept::keeping, print::print};
 
 #[derive(Debug, Args)]
 pub(crate) struct Label {
@@ -23,13 +22,8 @@ pub(crate) struct Label {
 impl Label {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let config = LabelFile::from_file(&self.config)?;
-        Interrupt::install().map_err(RunError::from)?;
         let folder = self.config.parent().unwrap_or(Path::new(""));
-        let summary = config.run(folder, &self.out).inspect_err(|error| {
-            if Interrupted::ended(error) {
-                say("the answers so far are kept; run the same command again to continue");
-            }
-        })?;
+        let summary = keeping(Some("answers"), || config.run(folder, &self.out))?;
         tell(&summary);
         print(format_args!("{}", self.out.display()))
     }

@@ -4,15 +4,13 @@ use clap::Args;
 use rlaif_core::{ChatOptions, Message, Metadata, Rendering, Specials, TextCodec, TextOrMessages};
 use rlaif_lm::{Forward, Joined, Joiner, Padding, Policy, Texts, TokenBatch, policy_log_probs};
 use rlaif_models::LanguageModel;
-use rlaif_text::HfTokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tch::{Kind, Tensor, no_grad};
 
 use super::{
     error::{CliError, RowProblem},
-    generate::tell_notices,
-    model::{self, ModelArguments},
+    model::{ModelArguments, RowTokenizer},
     prompt::PromptArguments,
     rows::{Job, RowArguments},
 };
@@ -41,12 +39,12 @@ impl LogProbs {
         }
         let files = self.model.files()?;
         let policy = self.model.language_model(&files)?;
-        let tokenizer = model::tokenizer(&files, policy.spec().vocab_size);
+        let tokenizer = RowTokenizer::new(&files, policy.spec().vocab_size);
         let model = self.model.model.clone();
         let how = self.form.rendering()?;
         let job = LogProbJob { model, policy, tokenizer, how, temperature: self.temperature };
         self.rows.run(&job)?;
-        job.tokenizer.iter().for_each(tell_notices);
+        job.tokenizer.tell_notices();
         Ok(())
     }
 }
@@ -76,8 +74,7 @@ struct LogProbJob {
     /// As the user named it.
     model: String,
     policy: LanguageModel,
-    /// Needed only for rows of text.
-    tokenizer: Result<HfTokenizer, CliError>,
+    tokenizer: RowTokenizer,
     /// The conversion of rows to texts.
     how: Rendering,
     temperature: f64,
@@ -89,16 +86,10 @@ impl LogProbJob {
         let (prompt, response) = match (prompt_ids, response_ids, prompt, response, messages) {
             (Some(prompt), Some(response), None, None, None) => return Ok((prompt, response)),
             (None, None, Some(prompt), Some(response), None) => (prompt, response),
-            (None, None, None, None, Some(mut messages)) => {
-                let last = messages.split_off(messages.len().saturating_sub(1));
-                (messages.into(), last.into())
-            }
+            (None, None, None, None, Some(messages)) => last_turn(messages),
             _ => return Err(RowProblem::Fields { expected: Self::FIELDS }),
         };
-        let tokenizer = self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
-            problem: "the row holds text",
-            reason: reason.to_string(),
-        })?;
+        let tokenizer = self.tokenizer.of_text()?;
         let own = ChatOptions { kwargs: row.chat_template_kwargs, tools, ..ChatOptions::default() };
         let rendered = self.how.exchange(tokenizer, &prompt, &[&response], &own);
         let (prompt, said, kind) = rendered.map_err(RowProblem::Codec)?;
@@ -171,6 +162,12 @@ impl Job for LogProbJob {
             })
             .collect())
     }
+}
+
+/// Splits a conversation into its last turn and what precedes it.
+pub(crate) fn last_turn(mut messages: Vec<Message>) -> (TextOrMessages, TextOrMessages) {
+    let last = messages.split_off(messages.len().saturating_sub(1));
+    (messages.into(), last.into())
 }
 
 /// Splits `[B, T]` into rows.

@@ -10,6 +10,7 @@ mod exam;
 mod generate;
 mod inspect;
 mod judge;
+mod kept;
 mod label;
 mod lengths;
 mod log_probs;

@@ -1,7 +1,7 @@
 //! `--model` and the related flags.
 
 use clap::{Args, ValueEnum};
-use rlaif_core::BadSetting;
+use rlaif_core::{BadSetting, TextCodec, say};
 use rlaif_lm::{Policy, SequenceClassifier};
 use rlaif_models::{Classifier, LanguageModel, LoadOptions, ModelFiles, ModelNames};
 use rlaif_run::{model_files, tell_of_slow_dtype, tell_of_unread};
@@ -9,7 +9,7 @@ use rlaif_text::HfTokenizer;
 use rlaif_torch::{DeviceChoice, TorchError};
 use tch::Kind;
 
-use super::error::CliError;
+use super::error::{CliError, RowProblem};
 
 /// The model, and the options for loading it.
 #[derive(Debug, Args)]
@@ -108,7 +108,46 @@ pub(crate) fn files(location: &str) -> Result<ModelFiles, CliError> {
     Ok(model_files(&ModelNames { model: location, ..ModelNames::default() })?)
 }
 
-/// The tokenizer of a model, after checking that it fits.
-pub(crate) fn tokenizer(files: &ModelFiles, vocab_size: i64) -> Result<HfTokenizer, CliError> {
-    Ok(rlaif_run::tokenizer(files, vocab_size)?)
+/// The tokenizer of a model, after checking that it fits: needed only for rows of text.
+pub(crate) struct RowTokenizer(Result<HfTokenizer, CliError>);
+
+impl RowTokenizer {
+    pub(crate) fn new(files: &ModelFiles, vocab_size: i64) -> Self {
+        Self(rlaif_run::tokenizer(files, vocab_size).map_err(CliError::from))
+    }
+
+    /// The tokenizer, where nothing can be done without one.
+    pub(crate) fn needed(self) -> Result<HfTokenizer, CliError> {
+        self.0
+    }
+
+    /// The same, or an error if there is no tokenizer.
+    pub(crate) fn required(self) -> Result<Self, CliError> {
+        self.needed().map(|tokenizer| Self(Ok(tokenizer)))
+    }
+
+    /// The tokenizer, if there is one.
+    pub(crate) fn known(&self) -> Option<&HfTokenizer> {
+        self.0.as_ref().ok()
+    }
+
+    /// The tokenizer of a row that holds text.
+    pub(crate) fn of_text(&self) -> Result<&HfTokenizer, RowProblem> {
+        self.0.as_ref().map_err(|reason| RowProblem::NoTokenizer {
+            problem: "the row holds text",
+            reason: reason.to_string(),
+        })
+    }
+
+    /// Prints its notices on standard error.
+    pub(crate) fn tell_notices(&self) {
+        self.known().into_iter().for_each(tell_notices);
+    }
+}
+
+/// Prints the notices of a tokenizer on standard error.
+pub(crate) fn tell_notices(tokenizer: &HfTokenizer) {
+    for notice in tokenizer.take_notices() {
+        say(format_args!("{notice}"));
+    }
 }

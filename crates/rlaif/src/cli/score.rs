@@ -12,9 +12,8 @@ use tch::no_grad;
 
 use super::{
     error::{CliError, RowProblem},
-    generate::tell_notices,
-    log_probs::rows_of,
-    model::{self, ModelArguments},
+    log_probs::{last_turn, rows_of},
+    model::{ModelArguments, RowTokenizer},
     prompt::PromptArguments,
     rows::{Job, RowArguments},
 };
@@ -33,11 +32,11 @@ impl Score {
     pub(crate) fn run(&self) -> Result<(), CliError> {
         let files = self.model.files()?;
         let classifier = self.model.classifier(&files)?;
-        let tokenizer = model::tokenizer(&files, classifier.spec().vocab_size);
+        let tokenizer = RowTokenizer::new(&files, classifier.spec().vocab_size);
         let how = self.form.rendering()?;
         let job = ScoreJob { model: self.model.model.clone(), classifier, tokenizer, how };
         self.rows.run(&job)?;
-        job.tokenizer.iter().for_each(tell_notices);
+        job.tokenizer.tell_notices();
         Ok(())
     }
 }
@@ -79,20 +78,13 @@ struct ScoreJob {
     /// As the user named it.
     model: String,
     classifier: Classifier,
-    /// Needed only for rows of text.
-    tokenizer: Result<HfTokenizer, CliError>,
+    tokenizer: RowTokenizer,
     /// The conversion of rows to texts.
     how: Rendering,
 }
 
 impl ScoreJob {
     fn sequence(&self, row: Row) -> Result<Sequence, RowProblem> {
-        let tokenizer = || {
-            self.tokenizer.as_ref().map_err(|reason| RowProblem::NoTokenizer {
-                problem: "the row holds text",
-                reason: reason.to_string(),
-            })
-        };
         let Row { ids, text, text_pair, prompt, response, messages, .. } = row;
         let own = ChatOptions {
             kwargs: row.chat_template_kwargs,
@@ -105,18 +97,16 @@ impl ScoreJob {
                 Ok(Sequence { ids, second_start })
             }
             (None, None, Some(prompt), Some(response), None) if text_pair.is_none() => {
-                self.exchange(tokenizer()?, &prompt, &response, &own)
+                self.exchange(&prompt, &response, &own)
             }
-            (None, None, None, None, Some(mut messages)) if text_pair.is_none() => {
-                let last = messages.split_off(messages.len().saturating_sub(1));
-                self.exchange(tokenizer()?, &messages.into(), &last.into(), &own)
+            (None, None, None, None, Some(messages)) if text_pair.is_none() => {
+                let (prompt, response) = last_turn(messages);
+                self.exchange(&prompt, &response, &own)
             }
             (None, Some(text), None, None, None) => {
-                let tokenizer = tokenizer()?;
-                let context = self.classifier.spec().context;
-                let limit = context.into_iter().chain(tokenizer.max_length()).min();
+                let tokenizer = self.tokenizer.of_text()?;
                 let encoded = tokenizer
-                    .encode_truncated(&text, text_pair.as_deref(), limit.unwrap_or(usize::MAX))
+                    .encode_truncated(&text, text_pair.as_deref(), self.limit(tokenizer))
                     .map_err(RowProblem::Text)?;
                 let second_start = encoded.type_ids.iter().position(|&t| t == 1);
                 Ok(Sequence {
@@ -130,20 +120,24 @@ impl ScoreJob {
 }
 
 impl ScoreJob {
+    /// The most tokens that the classifier reads of a text.
+    fn limit(&self, tokenizer: &HfTokenizer) -> usize {
+        let context = self.classifier.spec().context;
+        context.into_iter().chain(tokenizer.max_length()).min().unwrap_or(usize::MAX)
+    }
+
     /// A prompt with its response, in the format that `rlaif reward` trains on.
     fn exchange(
         &self,
-        tokenizer: &HfTokenizer,
         prompt: &TextOrMessages,
         response: &TextOrMessages,
         own: &ChatOptions,
     ) -> Result<Sequence, RowProblem> {
+        let tokenizer = self.tokenizer.of_text()?;
         let rendered = self.how.exchange(tokenizer, prompt, &[response], own);
         let (prompt, mut said, kind) = rendered.map_err(RowProblem::Codec)?;
         let whole = [prompt, said.pop().unwrap_or_default()].concat();
-        let context = self.classifier.spec().context;
-        let limit = context.into_iter().chain(tokenizer.max_length()).min();
-        let limit = limit.unwrap_or(usize::MAX);
+        let limit = self.limit(tokenizer);
         // A reward model has one label; a classifier reads texts unchanged.
         let ids = if kind == TextKind::Rendered || self.classifier.labels().len() == 1 {
             encode_judged(tokenizer, &whole, kind, limit).map_err(RowProblem::Run)?.0

@@ -151,7 +151,10 @@ fn prompts_come_from_easy_to_hard() {
     write(&|i| if i == 5 { json!(40) } else { json!(null) });
     let output = train(&config, &root.path().join("percent"), &set);
     let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(2) && told.contains("`rate` has 40 in the row"), "{told}");
+    assert!(
+        output.status.code() == Some(2) && told.contains("`rate`, which has 40 in the row"),
+        "{told}"
+    );
 }
 
 /// A run that was killed within a step and resumed equals an uninterrupted one.

@@ -25,13 +25,13 @@ use crate::cli::{
 #[derive(Debug, Args)]
 pub(super) struct TimedSteps {
     /// The policy: a folder in Hugging Face's layout or a hub id, that of a LoRA adapter as well.
-    #[arg(long)]
-    policy: String,
+    #[arg(long, alias = "policy")]
+    model: String,
     #[command(flatten)]
     placement: Placement,
     /// Rows per optimizer step.
-    #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
-    pub(super) batch: usize,
+    #[arg(long, alias = "batch", default_value_t = 8)]
+    pub(super) batch_size: usize,
     /// Rows per forward and backward pass; 0 for the whole batch.
     #[arg(long, alias = "minibatch", default_value_t = 0)]
     pub(super) microbatch_size: usize,
@@ -49,13 +49,13 @@ pub(super) struct TimedSteps {
 impl TimedSteps {
     /// The policy to train: its weights, or the adapter whose folder was named.
     pub(super) fn check(&self) -> Result<PolicySetup, CliError> {
-        at_least_one(&[("batch-size", self.batch), ("steps", self.steps)])?;
-        Ok(PolicySetup::new(model::files(&self.policy)?, self.placement.options()?))
+        at_least_one(&[("batch-size", self.batch_size), ("steps", self.steps)])?;
+        Ok(PolicySetup::new(model::files(&self.model)?, self.placement.options()?))
     }
 
     /// Rows of all steps, including the untimed one.
     pub(super) fn rows(&self) -> usize {
-        self.batch * (self.steps + 1)
+        self.batch_size * (self.steps + 1)
     }
 
     /// Random ids with these lengths for each row.

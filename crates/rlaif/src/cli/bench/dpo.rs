@@ -89,10 +89,10 @@ impl DpoBench {
 
         let (mut of_reference, mut of_update, mut tokens) = (0., 0., 0);
         let mut meter = Meter::default();
-        for (step, batch) in rows.chunks(self.timed.batch).enumerate() {
+        for (step, batch) in rows.chunks(self.timed.batch_size).enumerate() {
             let (start, before) = (Instant::now(), Work::so_far());
             let sums = match &given {
-                Some(all) => all.rows()[step * self.timed.batch..][..batch.len()].to_vec(),
+                Some(all) => all.rows()[step * self.timed.batch_size..][..batch.len()].to_vec(),
                 None => trainer.reference_of_pairs(batch, None)?.rows().to_vec(),
             };
             let middle = Instant::now();
@@ -140,7 +140,7 @@ impl DpoBench {
         let steps = self.timed.steps as f64;
         let sec_per_step = (of_reference + of_update) / steps;
         let (reference, update) = (of_reference / steps, of_update / steps);
-        let pairs = self.timed.batch as f64 / sec_per_step;
+        let pairs = self.timed.batch_size as f64 / sec_per_step;
         Measured::default()
             .value("sec_per_step", sec_per_step)
             .value("phases", json!({ "reference": reference, "update": update }))

@@ -23,13 +23,13 @@ use crate::cli::{
 #[derive(Debug, Args)]
 pub(crate) struct GenerateBench {
     /// Folder in Hugging Face's layout, or hub id.
-    #[arg(long)]
-    policy: String,
+    #[arg(long, alias = "policy")]
+    model: String,
     #[command(flatten)]
     placement: Placement,
     /// Rows decoded together.
-    #[arg(long = "batch-size", alias = "batch", default_value_t = 16)]
-    batch: usize,
+    #[arg(long, alias = "batch", default_value_t = 16)]
+    batch_size: usize,
     /// Prompts of one call; by default, as many as are decoded together.
     #[arg(long)]
     rows: Option<usize>,
@@ -55,10 +55,10 @@ pub(crate) struct GenerateBench {
 
 impl GenerateBench {
     pub(crate) fn run(&self) -> Result<(), CliError> {
-        let count = self.rows.unwrap_or(self.batch);
-        at_least_one(&[("batch-size", self.batch), ("rows", count), ("steps", self.steps)])?;
+        let count = self.rows.unwrap_or(self.batch_size);
+        at_least_one(&[("batch-size", self.batch_size), ("rows", count), ("steps", self.steps)])?;
         let options = self.placement.options()?;
-        let policy = model::files(&self.policy)?.language_model(options)?;
+        let policy = model::files(&self.model)?.language_model(options)?;
         let seed = Seed::new(self.seed);
         let prompts = self.prompt_len.of("prompt-len", count, seed)?;
         let limits = self.new_tokens.of("new-tokens", count, seed)?;
@@ -72,7 +72,7 @@ impl GenerateBench {
             sampling: self.sampling.sampling(),
             repetition_penalty: self.sampling.repetition_penalty,
             eos: Eos::Ignored,
-            batch_size: self.batch,
+            batch_size: self.batch_size,
             ..GenerationConfig::default()
         };
         let tokens: usize = limits.iter().sum();

@@ -56,17 +56,17 @@ pub(crate) struct ForwardBench {
     #[command(flatten)]
     model: ModelArguments,
     /// Rows.
-    #[arg(long = "batch-size", alias = "batch", default_value_t = 8)]
-    batch: usize,
+    #[arg(long, alias = "batch", default_value_t = 8)]
+    batch_size: usize,
     /// Tokens per prompt; for a classifier, per sequence.
     #[arg(long, default_value_t = 128)]
     prompt_len: usize,
     /// Tokens per response; not used by classifiers.
-    #[arg(long, default_value_t = 32)]
-    response_len: usize,
+    #[arg(long, alias = "response-len", default_value_t = 32)]
+    new_tokens: usize,
     /// Timed passes of each kind, after one untimed pass.
-    #[arg(long, default_value_t = 5)]
-    repeats: usize,
+    #[arg(long, alias = "repeats", default_value_t = 5)]
+    steps: usize,
     /// Seed of the token ids.
     #[arg(long, default_value_t = 1)]
     seed: i64,
@@ -81,9 +81,9 @@ type Timed = (f64, f64, Meter, Kind);
 impl ForwardBench {
     fn run(&self) -> Result<(), CliError> {
         at_least_one(&[
-            ("batch-size", self.batch),
+            ("batch-size", self.batch_size),
             ("prompt-len", self.prompt_len),
-            ("repeats", self.repeats),
+            ("steps", self.steps),
         ])?;
         let options = self.model.placement.options()?;
         let files = self.model.files()?;
@@ -102,18 +102,18 @@ impl ForwardBench {
     }
 
     fn language_model(&self, files: &ModelFiles) -> Result<Timed, CliError> {
-        if self.response_len == 0 {
+        if self.new_tokens == 0 {
             return Err(CliError::Flag {
-                flag: "response-len",
+                flag: "new-tokens",
                 found: "0".to_owned(),
                 expected: "at least 1 for a language model",
             });
         }
         let policy = self.model.language_model(files)?;
         let spec = policy.spec();
-        let prompts = random_rows(self.batch, self.prompt_len, spec.vocab_size);
+        let prompts = random_rows(self.batch_size, self.prompt_len, spec.vocab_size);
         let prompts = TokenBatch::collate(prompts, spec, Padding::Right)?;
-        let responses = random_rows(self.batch, self.response_len, spec.vocab_size);
+        let responses = random_rows(self.batch_size, self.new_tokens, spec.vocab_size);
         let responses = TokenBatch::responses(responses, spec)?;
         let forward = Forward::default();
         let loss = || {
@@ -126,7 +126,7 @@ impl ForwardBench {
     fn classifier(&self, files: &ModelFiles) -> Result<Timed, CliError> {
         let classifier = self.model.classifier(files)?;
         let spec = classifier.spec();
-        let rows = random_rows(self.batch, self.prompt_len, spec.vocab_size);
+        let rows = random_rows(self.batch_size, self.prompt_len, spec.vocab_size);
         let rows = TokenBatch::collate(rows, spec, Padding::Right)?;
         let labels = i64::try_from(classifier.labels().len()).unwrap_or(1);
         let options = (Kind::Int64, spec.device);
@@ -167,8 +167,8 @@ impl ForwardBench {
         pass: impl Fn() -> Result<(), CliError>,
     ) -> Result<f64, CliError> {
         pass()?;
-        let mut seconds = Vec::with_capacity(self.repeats);
-        for _ in 0..self.repeats {
+        let mut seconds = Vec::with_capacity(self.steps);
+        for _ in 0..self.steps {
             let (start, before) = (Instant::now(), Work::so_far());
             pass()?;
             seconds.push(start.elapsed().as_secs_f64());

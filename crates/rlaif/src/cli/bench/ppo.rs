@@ -47,7 +47,7 @@ impl PpoBench {
         let spec = trainer.policy().spec().clone();
         let mut times = Times::default();
         for step in 0..=self.shared.steps {
-            let queries = self.shared.prompts(step, self.shared.batch, &spec)?;
+            let queries = self.shared.prompts(step, self.shared.batch_size, &spec)?;
             let before = Work::so_far();
             let (phases, details) = self.step(&mut trainer, reward.as_ref(), queries)?;
             // The first step is a warm-up.
@@ -62,7 +62,7 @@ impl PpoBench {
         let (policy, reference) = self.shared.policy(options, true)?;
         let config = PpoConfig {
             steps: self.shared.steps + 1,
-            batch_size: self.shared.batch,
+            batch_size: self.shared.batch_size,
             minibatch_size: self.minibatch_size,
             microbatch_size: self.shared.microbatch_size,
             epochs: self.epochs,

@@ -93,7 +93,7 @@ impl ReinforceBench {
         let config = ReinforceConfig {
             algorithm: self.algorithm,
             steps: self.shared.steps + 1,
-            batch_size: self.shared.batch,
+            batch_size: self.shared.batch_size,
             group_size: Some(self.group_size),
             minibatch_size: (self.minibatch_size > 0).then_some(self.minibatch_size),
             microbatch_size: self.shared.microbatch_size,

@@ -23,13 +23,13 @@ use crate::cli::{
 #[derive(Debug, Args)]
 pub(super) struct RlSteps {
     /// The policy: a folder in Hugging Face's layout, or a hub id.
-    #[arg(long)]
-    policy: String,
+    #[arg(long, alias = "policy")]
+    model: String,
     #[command(flatten)]
     placement: Placement,
     /// Responses per step.
-    #[arg(long = "batch-size", alias = "batch", default_value_t = 16)]
-    pub(super) batch: usize,
+    #[arg(long, alias = "batch", default_value_t = 16)]
+    pub(super) batch_size: usize,
     /// Responses per forward and backward pass; 0 for the whole minibatch.
     #[arg(long, alias = "microbatch", default_value_t = 0)]
     pub(super) microbatch_size: usize,
@@ -102,7 +102,7 @@ impl RlSteps {
         needs_reference: bool,
     ) -> Result<(LanguageModel, Reference), CliError> {
         let lora = self.lora.map(|rank| Lora::new("bench", rank));
-        let files = model::files(&self.policy)?;
+        let files = model::files(&self.model)?;
         if let (Some(adapter), Some(_)) = (&files.adapter, &lora) {
             return Err(CliError::Flag {
                 flag: "lora",
@@ -132,14 +132,14 @@ impl RlSteps {
     /// Random scores of a step's responses, between 0 and 1.
     pub(super) fn scores(&self) -> Vec<f64> {
         let score = |row| Seed::new(self.seed).derive("score", row).get() as f64 / u64::MAX as f64;
-        (0..self.batch as u64).map(score).collect()
+        (0..self.batch_size as u64).map(score).collect()
     }
 
     pub(super) fn generation(&self) -> GenerationConfig {
         GenerationConfig {
             max_new_tokens: self.new_tokens,
             eos: Eos::Ignored,
-            batch_size: self.batch,
+            batch_size: self.batch_size,
             ..GenerationConfig::default()
         }
     }
@@ -159,13 +159,13 @@ impl RlSteps {
         };
         let (phases, details) = (mean(&times.phases), mean(&times.details));
         let second: f64 = phases.iter().map(|(_, seconds)| seconds).sum();
-        let samples = self.batch as f64 / second;
+        let samples = self.batch_size as f64 / second;
         let measured = Measured::default()
             .value("sec_per_step", second)
             .value("phases", object(&phases))
             .value("update_phases", object(&details))
             .value("samples_per_s", samples)
-            .value("tokens_per_s", (self.batch * self.new_tokens) as f64 / second)
+            .value("tokens_per_s", (self.batch_size * self.new_tokens) as f64 / second)
             .line("step", format!("{second:.3} s, {samples:.2} samples/s"));
         let details = details.iter().map(|(phase, seconds)| (format!("  {phase}"), seconds));
         phases

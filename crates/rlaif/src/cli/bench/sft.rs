@@ -65,7 +65,8 @@ impl SftBench {
         let mut tokens = 0;
         let mut losses = Vec::new();
         let mut meter = Meter::default();
-        for (i, batch) in rows.chunks(self.timed.batch).take(self.timed.steps + 1).enumerate() {
+        for (i, batch) in rows.chunks(self.timed.batch_size).take(self.timed.steps + 1).enumerate()
+        {
             let (start, before) = (Instant::now(), Work::so_far());
             let stats = trainer.step(&batch.iter().collect::<Vec<_>>()).map_err(RunError::from)?;
             losses.push(stats.loss);
@@ -81,7 +82,7 @@ impl SftBench {
         Measured::default()
             .value("sec_per_step", step)
             .value("phases", json!({ "update": step }))
-            .value("samples_per_s", self.timed.batch as f64 * steps / seconds)
+            .value("samples_per_s", self.timed.batch_size as f64 * steps / seconds)
             .value("tokens_per_s", tokens_per_s)
             .value("loss", losses.first().copied())
             .line("step", format!("{step:.4} s"))
