@@ -84,7 +84,7 @@ pub(crate) fn check(root: &Path) -> Result<(), Error> {
 
 /// The test that compares the tables of keys in docs/ with the types of run files. It runs with the
 /// features of the whole workspace, so nothing is built again.
-const KEY_TABLES: &str = "cargo test -q --workspace --test schema the_tables_of_keys";
+const KEY_TABLES: &str = "cargo test -q --workspace --test run_files the_tables_of_keys";
 
 /// Writes what `check` compares with the code.
 pub(crate) fn docs(root: &Path) -> Result<(), Error> {

@@ -70,7 +70,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ),
     ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
     ("cargo test -p rlaif-models --test memory", Suite),
-    ("cargo test -p rlaif-rewards --test classifier", Suite),
+    ("cargo test -p rlaif-rewards --test suite classifier", Suite),
     ("RLAIF_PYTHON=python cargo test ..", Suite),
     // Gigabytes from the network. CI installs the first for its own tests, and lets pip check that
     // the second could be installed.
@@ -120,7 +120,7 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         "rlaif dpo --config hh.toml ..",
         With("--set placement.device=auto --set train={steps=1,batch_size=4}"),
     ),
-    ("rlaif bench generate --policy ..", With("--rows 4 --steps 1 --batch 4")),
+    ("rlaif bench generate --model ..", With("--rows 4 --steps 1 --batch-size 4")),
     // On tiny checkpoints made by the first command.
     ("target/old/bin/python benches/peers/make_models.py ..", With("--tiny")),
     (

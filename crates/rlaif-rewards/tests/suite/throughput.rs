@@ -1,12 +1,10 @@
 //! Number of requests in flight for a thousand rows. (`benches/judge.rs` measures the time.)
 
-mod support;
-
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
+use crate::support::{Reply, Server, judge, local, openai, row, user};
 use rlaif_core::{Exchange, RewardModel, Scores};
-use support::{Reply, Server, judge, local, openai, row, user};
 
 const ROWS: usize = 1_000;
 const CONCURRENCY: usize = 64;

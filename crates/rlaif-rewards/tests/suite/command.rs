@@ -1,14 +1,12 @@
 //! `judge::run`, its configuration, and reward servers.
 
-mod support;
-
+use crate::support::{self, Reply, Server, config, local, no_environment, openai, user};
 use rlaif_core::{Exchange, RewardError, RewardModel};
 use rlaif_rewards::ProviderError;
 use rlaif_rewards::judge::{
     JudgeConfig, LlmApi, LlmJudge, RemoteReward, RewardServerApi, Summary, run_with_environment,
 };
 use serde_json::{Value, json};
-use support::{Reply, Server, config, local, no_environment, openai, user};
 
 fn run(toml: &str, input: &str) -> Result<(Summary, Vec<Value>), ProviderError> {
     let mut out = Vec::new();

@@ -1,6 +1,6 @@
 //! A server of HTTP/1.1 on a local port, whose answers the test decides.
 
-// Each test binary uses its part.
+// Each feature uses its part.
 #![allow(dead_code, unreachable_pub)]
 
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,7 +1,6 @@
 //! A policy of this library as the judge.
 
-mod support;
-
+use crate::support;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 

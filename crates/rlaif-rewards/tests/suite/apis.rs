@@ -1,14 +1,12 @@
 //! Each API's wire format, and what is done about each API's errors.
 
-mod support;
-
+use crate::support::{self, Reply, Request, Server, anthropic, config, judge, local, openai};
 use hmac::{Hmac, KeyInit, Mac};
 use rlaif_core::{Exchange, RewardError, RewardModel};
 use rlaif_rewards::ProviderError;
 use rlaif_rewards::judge::LlmJudge;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use support::{Reply, Request, Server, anthropic, config, judge, local, openai};
 
 const ROW: Exchange<'static> = Exchange {
     prompt: "p",

@@ -1,18 +1,16 @@
 //! A thousand rows and a server with every kind of failure.
 
-mod support;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::support::{self, Reply, Server, judge, local, openai, row, user};
 use rlaif_core::{Exchange, Pairing, RewardModel};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
 use rlaif_rewards::rubric::PairRubric;
 use serde_json::{Value, json};
-use support::{Reply, Server, judge, local, openai, row, user};
 
 fn texts(rows: usize) -> Vec<String> {
     (0..rows).map(|n| format!("This is row-{n} of them.")).collect()
@@ -226,7 +224,7 @@ fn killed_and_started_again_it_asks_only_for_what_is_missing() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("judge.sqlite").display().to_string();
     let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--ignored"])
+        .args(["--exact", "faults::child", "--ignored"])
         .env(URL, &server.url)
         .env(CACHE, &cache)
         .stdout(std::process::Stdio::null())

@@ -1,16 +1,14 @@
 //! Texts that attack the judge, and servers that repeat keys.
 
-mod support;
-
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use crate::support::{
+    Reply, Request, Server, anthropic, attacks, config, judge, local, openai, outside, user,
+};
 use rlaif_core::{Exchange, RewardModel};
 use rlaif_rewards::judge::{JudgeConfig, LlmJudge, run_with_environment};
 use serde_json::json;
-use support::{
-    Reply, Request, Server, anthropic, attacks, config, judge, local, openai, outside, user,
-};
 
 /// A judge that obeys every instruction it meets outside the fences, wherever it came from.
 fn obedient(request: &Request) -> Reply {

@@ -1,0 +1,5 @@
+//! Run files: one program, so that what they depend on is linked once.
+
+mod own_command;
+mod schema;
+mod tokens;
