@@ -39,7 +39,10 @@ pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
 }
 
+/// The folder of a tiny model, for which this thread uses no other: they would cost more than they
+/// gain.
 pub(crate) fn model(name: &str) -> PathBuf {
+    tch::set_num_threads(1);
     fixtures().join("models").join(name)
 }
 
