@@ -1,10 +1,12 @@
 //! Text to token ids and back: the contract between tokenizers and everything that needs one.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::message::Message;
 use crate::metadata::Metadata;
+use crate::python_json::json_text;
 
 /// Use of the special tokens of a tokenizer (BOS, EOS, `<s>`, ...).
 ///
@@ -71,6 +73,61 @@ impl ChatOptions {
             tools: more.tools.clone().or_else(|| self.tools.clone()),
             documents: more.documents.clone().or_else(|| self.documents.clone()),
         }
+    }
+
+    /// The tools of a row's column: a list of JSON schemas, or that list as JSON text, as TRL takes both.
+    /// Null, an empty text and an empty list are none.
+    ///
+    /// ```
+    /// use rlaif_core::ChatOptions;
+    /// let tools = ChatOptions::tools_of(&r#"[{"name": "clock"}]"#.into())?;
+    /// assert_eq!(tools.unwrap()[0]["name"], "clock");
+    /// assert_eq!(ChatOptions::tools_of(&serde_json::Value::Null)?, None);
+    /// # Ok::<(), &str>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The expected value, for another one.
+    pub fn tools_of(value: &Value) -> Result<Option<Vec<Value>>, &'static str> {
+        match &*json_text(value) {
+            Value::Null => Ok(None),
+            Value::String(text) if text.trim().is_empty() => Ok(None),
+            Value::Array(tools) => Ok((!tools.is_empty()).then(|| tools.clone())),
+            _ => Err("a list of JSON schemas, or that list as JSON text"),
+        }
+    }
+
+    /// The variables of a row's column `chat_template_kwargs`: an object, or that object as JSON text.
+    /// Null and an empty text are none.
+    ///
+    /// # Errors
+    /// The expected value, for another one.
+    pub fn kwargs_of(value: &Value) -> Result<Metadata, &'static str> {
+        match &*json_text(value) {
+            Value::Null => Ok(Metadata::new()),
+            Value::String(text) if text.trim().is_empty() => Ok(Metadata::new()),
+            Value::Object(kwargs) => Ok(kwargs.clone()),
+            _ => Err("an object, or that object as JSON text"),
+        }
+    }
+
+    /// [`ChatOptions::tools_of`] for a field `tools` of a row, with `#[serde(deserialize_with)]`.
+    ///
+    /// # Errors
+    /// The error of the deserializer; another value, by the field's name.
+    pub fn tools_field<'de, D: Deserializer<'de>>(row: D) -> Result<Option<Vec<Value>>, D::Error> {
+        Self::tools_of(&Value::deserialize(row)?)
+            .map_err(|expected| D::Error::custom(format!("`tools` should be {expected}")))
+    }
+
+    /// [`ChatOptions::kwargs_of`] for a field `chat_template_kwargs`.
+    ///
+    /// # Errors
+    /// As [`ChatOptions::tools_field`].
+    pub fn kwargs_field<'de, D: Deserializer<'de>>(row: D) -> Result<Metadata, D::Error> {
+        Self::kwargs_of(&Value::deserialize(row)?).map_err(|expected| {
+            D::Error::custom(format!("`chat_template_kwargs` should be {expected}"))
+        })
     }
 
     /// Returns `true` if there is nothing to pass to a template.

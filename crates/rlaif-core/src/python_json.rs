@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::str::Utf8Error;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
 /// A line that is not a row.
@@ -46,12 +46,47 @@ pub fn line<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<T>, LineError> {
     let mended = mended(text);
     let (replaced, numbers) = NotFiniteNumbers::replaced(&mended);
     if mended == text && numbers.is_empty() {
-        return Err(error.into());
+        return Err(named::<T>(text, error).into());
     }
     // Other damage stays damage.
     let Ok(mut row) = serde_json::from_str::<Value>(&replaced) else { return Err(error.into()) };
     numbers.settle("", &mut row, &mut Vec::new());
     Ok(Some(serde_json::from_value(row)?))
+}
+
+/// The value itself, or the list or object that it has as JSON text.
+pub fn json_text(value: &Value) -> Cow<'_, Value> {
+    let nested = value.as_str().map(str::trim_start).filter(|text| text.starts_with(['[', '{']));
+    match nested.and_then(|text| serde_json::from_str(&mended(text)).ok()) {
+        Some(value) => Cow::Owned(value),
+        None => Cow::Borrowed(value),
+    }
+}
+
+/// The remedy for a line that is not a whole JSON value, to put behind the parser's message.
+pub fn remedy(error: &serde_json::Error) -> &'static str {
+    match error.is_eof() {
+        true => {
+            "; JSON Lines needs each object whole on one line (`jq -c . FILE` writes it so), and a \
+             file that was cut off needs to be copied again"
+        }
+        false => "",
+    }
+}
+
+/// The error with the key of the wrong value, where it does not say it itself.
+fn named<T: DeserializeOwned>(text: &str, error: serde_json::Error) -> serde_json::Error {
+    if !error.is_data() {
+        return error;
+    }
+    let mut row = serde_json::Deserializer::from_str(text);
+    let Err(found) = serde_path_to_error::deserialize::<_, T>(&mut row) else { return error };
+    let (path, said) = (found.path().to_string(), error.to_string());
+    // Types that are read twice give no path.
+    if path == "." || path == "?" || said.contains(&format!("`{path}`")) {
+        return error;
+    }
+    serde_json::Error::custom(format!("`{path}`: {said}"))
 }
 
 /// The places of numbers that are not finite, with Python's spelling of each.
@@ -222,6 +257,10 @@ mod tests {
             assert!(matches!(read(text), Err(LineError::Json(_))), "{text}");
         }
         assert!(matches!(line::<Value>(b"{\"a\":\"\xff\"}"), Err(LineError::NotUtf8(_))));
+        // The key of a wrong value is told.
+        type Texts = std::collections::BTreeMap<String, String>;
+        let error = line::<Texts>(br#"{"a":"x","b":3}"#).unwrap_err().to_string();
+        assert!(error.starts_with("`b`: invalid type: integer `3`"), "{error}");
         // A number where one is needed is refused like any other null.
         assert!(line::<Vec<u32>>(b"[1, NaN]").is_err());
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use rlaif_core::{CodecError, Fault, is_bad_input_file};
+use rlaif_core::{CodecError, Fault, is_bad_input_file, python_json};
 
 use crate::compression::Compression;
 
@@ -140,7 +140,10 @@ pub enum DataError {
         byte: u8,
     },
     /// A row that is not JSON.
-    #[error("{source_name}, line {line}: not a JSON object: {source}")]
+    #[error(
+        "{source_name}, line {line}: not a JSON object: {source}{}",
+        python_json::remedy(source)
+    )]
     Json {
         /// The file.
         source_name: String,

@@ -25,6 +25,7 @@ pub struct Row<'a> {
     place: Place<'a>,
     columns: Columns<'a>,
     not_finite: NotFinite,
+    texts_alone: bool,
 }
 
 /// Numbers of a row that JSON cannot express, which are null among its values: their place,
@@ -61,12 +62,23 @@ impl<'de> Deserialize<'de> for Columns<'de> {
 
 impl<'a> Row<'a> {
     pub(crate) fn new(place: Place<'a>, columns: Columns<'a>) -> Self {
-        Self { place, columns, not_finite: Vec::new() }
+        Self { place, columns, not_finite: Vec::new(), texts_alone: false }
     }
 
     pub(crate) fn with_not_finite(mut self, not_finite: NotFinite) -> Self {
         self.not_finite = not_finite;
         self
+    }
+
+    /// The same row of a format that has texts alone, in which a list is JSON text.
+    pub(crate) fn of_texts_alone(mut self) -> Self {
+        self.texts_alone = true;
+        self
+    }
+
+    /// `true` for rows of CSV: a list of messages is JSON text there, and a text elsewhere.
+    pub fn has_texts_alone(&self) -> bool {
+        self.texts_alone
     }
 
     /// The spelling of a non-finite number at a place of the row: `NaN`, `Infinity` or `-Infinity`.

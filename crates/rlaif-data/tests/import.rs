@@ -292,6 +292,35 @@ fn python_lists_are_refused_and_rows_without_a_response_counted() {
         error.contains("line 2: `chosen` should be") && error.contains("json.dumps"),
         "{error}"
     );
+    // In JSON Lines a string is a text, also one that looks like messages, as for TRL and datasets.
+    let path = folder.path().join("texts.jsonl");
+    let listed = [r#"[{"role": "user", "content": "Hi"}]"#, "[{'role': 'user', 'content': 'Hi'}]"];
+    let row = json!({"prompt": "Write a list.", "chosen": listed[0], "rejected": listed[1]});
+    std::fs::write(&path, row.to_string()).unwrap();
+    let source = Source::file(&path).unwrap();
+    let pairs = Import::find(&source).unwrap().pairs(Reader::new(source)).unwrap();
+    let pair = &pairs.records()[0];
+    assert_eq!((&pair.chosen, &pair.rejected), (&listed[0].into(), &listed[1].into()));
+    // In CSV there is no other way to write them.
+    let path = folder.path().join("messages.csv");
+    let listed = listed[0].replace('"', "\"\"");
+    std::fs::write(&path, format!("prompt,chosen,rejected\n\"{listed}\",Yo,No\n")).unwrap();
+    let source = Source::file(&path).unwrap();
+    let pairs = Import::find(&source).unwrap().pairs(Reader::new(source)).unwrap();
+    let asked = vec![rlaif_core::Message::new("user", "Hi")];
+    assert_eq!(pairs.records()[0].prompt, asked.into());
+    // A response that is NaN is an error, as docs/data.md says.
+    let path = folder.path().join("nan.jsonl");
+    std::fs::write(&path, r#"{"prompt":"p","chosen":NaN,"rejected":"r"}"#).unwrap();
+    let source = Source::file(&path).unwrap();
+    let error = Import::of(RowForm::Preference).pairs(Reader::new(source)).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("line 1: `chosen` should be") && error.contains("NaN"), "{error}");
+    // An object over several lines is no row, and the way out is named.
+    let path = folder.path().join("pretty.jsonl");
+    std::fs::write(&path, "{\n  \"prompt\": \"p\"\n}\n").unwrap();
+    let error = Import::find(&Source::file(&path).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("line 1: not a JSON object") && error.contains("jq -c ."), "{error}");
     // A response that is null is an empty one.
     let path = folder.path().join("null.jsonl");
     let row = |chosen: &str| format!(r#"{{"prompt":"p","chosen":{chosen},"rejected":"r"}}"#);

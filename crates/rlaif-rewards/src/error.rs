@@ -188,7 +188,10 @@ pub enum ProviderError {
         message: String,
     },
     /// A row of the input is not an exchange.
-    #[error("input, line {line}: expected a JSON object with the strings `prompt` and `response`")]
+    #[error(
+        "input, line {line}: expected a JSON object with `prompt` and `response`, texts or messages{}",
+        rlaif_core::python_json::remedy(source)
+    )]
     Row {
         /// The line, from 1.
         line: usize,

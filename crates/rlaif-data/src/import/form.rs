@@ -1,9 +1,9 @@
 //! Recognition of a data set by the columns of its rows.
 
-use rlaif_core::TextOrMessages;
+use rlaif_core::{TextOrMessages, python_json::json_text};
 use serde_json::{Map, Value};
 
-use super::value::{HASHES, is_messages, objects, parsed, text_or_messages};
+use super::value::{HASHES, is_messages, objects, text_or_messages};
 
 /// A known form of rows. [`Import::find`](crate::Import::find) tells it by the columns, and the
 /// first values where columns are not enough.
@@ -263,7 +263,7 @@ impl RowForm {
             }
             Self::Messages => value("messages").is_some_and(is_messages),
             Self::Dapo => {
-                let truth = value("reward_model").map(parsed);
+                let truth = value("reward_model").map(json_text);
                 let truth = truth.as_deref().and_then(Value::as_object);
                 has("prompt") && truth.is_some_and(|truth| truth.contains_key("ground_truth"))
             }

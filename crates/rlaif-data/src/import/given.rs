@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use rlaif_core::{ChatOptions, Message, Metadata, TextOrMessages};
+use rlaif_core::{ChatOptions, Message, Metadata, TextOrMessages, python_json::json_text};
 use serde_json::{Map, Value};
 
 use super::form::RowForm;
 use super::options::{Dialogues, Import, SafeRlhfVerdict};
 use super::value::{
-    HASHES, flattened, is_python, last_answer, messages, objects, parsed, text_or_messages,
+    HASHES, flattened, is_python, last_answer, messages, objects, of_csv, text_or_messages,
 };
 use crate::corpora::{end_of_prompt, spaced};
 use crate::error::DataError;
@@ -99,7 +99,11 @@ impl Reading<'_, '_> {
 
     fn either(&mut self, column: &str) -> Result<TextOrMessages, DataError> {
         let value = self.row.take(column)?;
-        text_or_messages(&value).map_err(|_| {
+        let read = match self.row.has_texts_alone() {
+            true => of_csv(&value).and_then(|value| text_or_messages(&value)),
+            false => text_or_messages(&value),
+        };
+        read.map_err(|_| {
             let expected = match value.as_str().is_some_and(is_python) {
                 true => "a text, or a list of messages as JSON (`json.dumps`, not Python's `str`)",
                 false => "a text, or a list of messages with `role` and `content`",
@@ -111,7 +115,7 @@ impl Reading<'_, '_> {
     /// A response; null is an empty one.
     fn said(&mut self, column: &str) -> Result<TextOrMessages, DataError> {
         match self.row.get(column) {
-            Some(Value::Null) => Ok(String::new().into()),
+            Some(Value::Null) if self.row.not_finite(column).is_none() => Ok(String::new().into()),
             _ => self.either(column),
         }
     }
@@ -135,7 +139,7 @@ impl Reading<'_, '_> {
 
     fn object(&mut self, column: &str) -> Result<Map<String, Value>, DataError> {
         let value = self.row.take(column)?;
-        match parsed(&value).as_object() {
+        match json_text(&value).as_object() {
             Some(object) => Ok(object.clone()),
             None => Err(self.row.wrong_type(column, "an object", &value)),
         }
@@ -148,7 +152,7 @@ impl Reading<'_, '_> {
     /// Turns as Arena's CSV has them: a JSON list of texts.
     fn turns(&mut self, column: &str) -> Result<Result<Vec<String>, Nothing>, DataError> {
         let value = self.row.take(column)?;
-        let Value::Array(turns) = parsed(&value).into_owned() else {
+        let Value::Array(turns) = json_text(&value).into_owned() else {
             return Err(self.wrong(column, "a JSON list of turns", &value));
         };
         let texts: Option<Vec<String>> =
@@ -206,19 +210,14 @@ fn chat(row: &mut Row<'_>) -> Result<ChatOptions, DataError> {
     let mut chat = ChatOptions::default();
     if row.has("tools") {
         let value = row.take("tools")?;
-        let wrong = |row: &Row<'_>| row.wrong_type("tools", "a list of JSON schemas", &value);
-        // Some data sets have an empty text in rows without tools.
-        if value.as_str().is_none_or(|text| !text.trim().is_empty()) {
-            let Value::Array(tools) = parsed(&value).into_owned() else { return Err(wrong(row)) };
-            chat.tools = (!tools.is_empty()).then_some(tools);
-        }
+        let tools = ChatOptions::tools_of(&value);
+        chat.tools = tools.map_err(|expected| row.wrong_type("tools", expected, &value))?;
     }
     if row.has("chat_template_kwargs") {
         let value = row.take("chat_template_kwargs")?;
-        let Value::Object(kwargs) = parsed(&value).into_owned() else {
-            return Err(row.wrong_type("chat_template_kwargs", "an object", &value));
-        };
-        chat.kwargs = kwargs;
+        let kwargs = ChatOptions::kwargs_of(&value);
+        let wrong = |expected| row.wrong_type("chat_template_kwargs", expected, &value);
+        chat.kwargs = kwargs.map_err(wrong)?;
     }
     Ok(chat)
 }
@@ -458,12 +457,12 @@ fn given(
             let prompt = row.text("prompt")?;
             let wrong = "a list of texts, one for each step";
             let value = row.row.take("completions")?;
-            let steps: Option<Vec<String>> = parsed(&value)
+            let steps: Option<Vec<String>> = json_text(&value)
                 .as_array()
                 .and_then(|steps| steps.iter().map(|s| s.as_str().map(str::to_owned)).collect());
             let steps = steps.ok_or_else(|| row.wrong("completions", wrong, &value))?;
             let value = row.row.take("labels")?;
-            let labels: Option<Vec<bool>> = parsed(&value).as_array().and_then(|labels| {
+            let labels: Option<Vec<bool>> = json_text(&value).as_array().and_then(|labels| {
                 labels.iter().map(|l| l.as_bool().or(number(l).map(|n| n > 0.0))).collect()
             });
             match labels {
@@ -576,7 +575,7 @@ fn alpaca_prompt(row: &mut Reading<'_, '_>) -> Result<TextOrMessages, DataError>
         let value = row.row.take("history")?;
         let wrong =
             || row.wrong("history", "a list of pairs, each an instruction and its answer", &value);
-        let turns = parsed(&value);
+        let turns = json_text(&value);
         let turns = match turns.as_array() {
             Some(turns) => turns.as_slice(),
             None if value.as_str().is_some_and(|text| text.trim().is_empty()) => &[],

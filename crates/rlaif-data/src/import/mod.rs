@@ -6,6 +6,8 @@ mod given;
 mod options;
 mod value;
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 pub use form::RowForm;
@@ -64,7 +66,16 @@ impl Corpus for Whole {
 
     fn record(&self, mut row: Row<'_>) -> Result<Outcome<Self::Record>, DataError> {
         row.rename(&self.0.renamed)?;
-        row.deserialize().map(Outcome::Kept)
+        let texts_alone = row.has_texts_alone();
+        let mut columns: Map<String, Value> = row.deserialize()?;
+        if texts_alone {
+            for value in columns.values_mut() {
+                if let Ok(Cow::Owned(messages)) = value::of_csv(value) {
+                    *value = messages;
+                }
+            }
+        }
+        Ok(Outcome::Kept(columns))
     }
 }
 

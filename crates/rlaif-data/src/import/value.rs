@@ -2,25 +2,16 @@
 
 use std::borrow::Cow;
 
-use rlaif_core::{Message, TextOrMessages, python_json::mended};
+use rlaif_core::{Message, TextOrMessages, python_json::json_text};
 use serde_json::{Map, Value};
 
 /// The mark before the answer of a solution in GSM8K.
 pub(super) const HASHES: &str = "####";
 
-/// The value itself, or what it says as JSON text where that is a list or an object.
-pub(super) fn parsed(value: &Value) -> Cow<'_, Value> {
-    let nested = value.as_str().map(str::trim_start).filter(|text| text.starts_with(['[', '{']));
-    match nested.and_then(|text| serde_json::from_str(&mended(text)).ok()) {
-        Some(value) => Cow::Owned(value),
-        None => Cow::Borrowed(value),
-    }
-}
-
 /// A list of objects, or an object of lists of one length, as `datasets` writes a `Sequence` of
 /// objects.
 pub(super) fn objects(value: &Value) -> Option<Vec<Map<String, Value>>> {
-    match &*parsed(value) {
+    match &*json_text(value) {
         Value::Array(items) => items.iter().map(|item| item.as_object().cloned()).collect(),
         Value::Object(columns) => {
             let columns: Option<Vec<(&String, &Vec<Value>)>> =
@@ -100,20 +91,27 @@ pub(super) fn flattened(mut messages: Vec<Message>) -> Vec<Message> {
     messages
 }
 
+/// The value of a field of CSV: messages that are JSON text there, or the text.
+///
+/// # Errors
+/// A list as Python writes it.
+pub(super) fn of_csv(value: &Value) -> Result<Cow<'_, Value>, String> {
+    let Some(text) = value.as_str() else { return Ok(Cow::Borrowed(value)) };
+    if is_python(text) {
+        return Err("a list as Python writes it, not JSON".to_owned());
+    }
+    // A text that only starts like JSON remains a text.
+    let nested = text.trim_start().starts_with('[').then(|| messages(value));
+    match nested {
+        Some(Ok(messages)) if !messages.is_empty() => Ok(json_text(value)),
+        _ => Ok(Cow::Borrowed(value)),
+    }
+}
+
 /// A text, or messages.
 pub(super) fn text_or_messages(value: &Value) -> Result<TextOrMessages, String> {
     match value {
-        Value::String(text) if is_python(text) => {
-            Err("a list as Python writes it, not JSON".to_owned())
-        }
-        Value::String(text) => {
-            // In CSV, messages are JSON text; a text that only starts like JSON remains a text.
-            let nested = text.trim_start().starts_with('[').then(|| messages(value));
-            match nested {
-                Some(Ok(messages)) if !messages.is_empty() => Ok(messages.into()),
-                _ => Ok(text.as_str().into()),
-            }
-        }
+        Value::String(text) => Ok(text.as_str().into()),
         Value::Array(_) => messages(value).map(TextOrMessages::from),
         Value::Object(_) if objects(value).is_some() => messages(value).map(TextOrMessages::from),
         Value::Object(object) => Ok(vec![Message::from_object(share_gpt(object.clone()))?].into()),

@@ -212,7 +212,7 @@ impl<C: Corpus> Parser<'_, C> {
             columns.push((name.as_str().into(), Value::from(text)));
         }
         let place = Place { source_name: self.source_name, line };
-        self.corpus.record(Row::new(place, Columns(columns)))
+        self.corpus.record(Row::new(place, Columns(columns)).of_texts_alone())
     }
 
     fn parquet(&mut self, rows: Vec<ParquetRow>, first: u64) {

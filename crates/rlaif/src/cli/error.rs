@@ -124,7 +124,10 @@ impl From<EvaluateError> for CliError {
 /// Fault of one row.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RowProblem {
-    #[error("not a JSON object of the expected fields ({expected}): {source}")]
+    #[error(
+        "not a JSON object of the expected fields ({expected}): {source}{}",
+        rlaif_core::python_json::remedy(source)
+    )]
     Json {
         expected: &'static str,
         #[source]

@@ -263,8 +263,9 @@ struct Row {
     prompt_ids: Option<Vec<u32>>,
     messages: Option<Vec<Message>>,
     max_new_tokens: Option<usize>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "ChatOptions::kwargs_field")]
     chat_template_kwargs: Metadata,
+    #[serde(default, deserialize_with = "ChatOptions::tools_field")]
     tools: Option<Vec<Value>>,
 }
 

@@ -58,8 +58,9 @@ struct Row {
     messages: Option<Vec<Message>>,
     prompt_ids: Option<Vec<u32>>,
     response_ids: Option<Vec<u32>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "ChatOptions::kwargs_field")]
     chat_template_kwargs: Metadata,
+    #[serde(default, deserialize_with = "ChatOptions::tools_field")]
     tools: Option<Vec<Value>>,
 }
 

@@ -51,8 +51,9 @@ struct Row {
     #[serde(alias = "completion")]
     response: Option<TextOrMessages>,
     messages: Option<Vec<Message>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "ChatOptions::kwargs_field")]
     chat_template_kwargs: Metadata,
+    #[serde(default, deserialize_with = "ChatOptions::tools_field")]
     tools: Option<Vec<Value>>,
 }
 

@@ -110,6 +110,30 @@ fn rows_of_every_form_give_the_same_in_any_batch() {
     }
 }
 
+/// As data sets have them, and TRL takes them.
+#[test]
+fn tools_may_be_json_text_and_options_null() {
+    let (_folder, model) = chat_folder();
+    let messages = [Message::new("user", "Hello!")];
+    let tools = json!([{ "name": "clock" }]);
+    let rows_in = [
+        json!({ "messages": messages, "tools": tools, "chat_template_kwargs": {} }),
+        json!({ "messages": messages, "tools": tools.to_string(), "chat_template_kwargs": null }),
+    ];
+    let base = ["generate", "--model", &model, "--input", "-", "--max-new-tokens", "5", "--greedy"];
+    let got = rows(&run(&base, &input(&rows_in)));
+    assert_eq!(got[0], got[1]);
+    for (key, expected) in [
+        ("tools", "`tools` should be a list of JSON schemas"),
+        ("chat_template_kwargs", "`chat_template_kwargs` should be an object"),
+        ("max_new_tokens", "`max_new_tokens`: invalid type"),
+    ] {
+        let row = json!({ "prompt": "a", key: "x" });
+        let said = refusal(&run(&base, &input(&[row])), 2);
+        assert!(said.contains("line 1") && said.contains(expected), "{said}");
+    }
+}
+
 #[test]
 fn a_stop_string_ends_the_response_and_is_left_out() {
     let (_folder, model) = chat_folder();
