@@ -1,6 +1,6 @@
 //! Chat templates: Jinja as transformers sets it up, on minijinja.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -14,6 +14,7 @@ use rlaif_core::{ChatOptions, GenerationPrompt, Message};
 use crate::bound;
 use crate::json::tojson;
 use crate::methods::unknown_method;
+use crate::notice::Notice;
 
 /// Limit on the cost of one rendering, in template instructions: a thousand times what long
 /// conversations need, and an end to templates that have none.
@@ -32,6 +33,19 @@ struct Template {
     compiled: OnceLock<Environment<'static>>,
     /// The same with [`BEGIN`] and [`END`] around what `{% generation %}` marks.
     marked: OnceLock<Environment<'static>>,
+    /// The variables that it reads.
+    variables: OnceLock<HashSet<String>>,
+}
+
+impl Template {
+    fn new(source: String) -> Self {
+        Self {
+            source,
+            compiled: OnceLock::new(),
+            marked: OnceLock::new(),
+            variables: OnceLock::new(),
+        }
+    }
 }
 
 /// Noncharacters of Unicode, which no text has.
@@ -43,12 +57,8 @@ impl Chat {
         templates: BTreeMap<String, String>,
         specials: BTreeMap<String, String>,
     ) -> Self {
-        let templates = templates
-            .into_iter()
-            .map(|(name, source)| {
-                (name, Template { source, compiled: OnceLock::new(), marked: OnceLock::new() })
-            })
-            .collect();
+        let templates =
+            templates.into_iter().map(|(name, source)| (name, Template::new(source))).collect();
         Self { templates, specials, now: Arc::default() }
     }
 
@@ -66,13 +76,13 @@ impl Chat {
         }
     }
 
-    /// The text, and the keys of messages that the template did not look at.
+    /// The text, and what the template did not look at.
     pub(crate) fn render(
         &self,
         messages: &[Message],
         generation_prompt: GenerationPrompt,
         options: &ChatOptions,
-    ) -> Result<(String, BTreeSet<String>), Error> {
+    ) -> Result<(String, BTreeSet<Notice>), Error> {
         self.render_as(messages, generation_prompt, options, Marks::Off)
     }
 
@@ -106,7 +116,7 @@ impl Chat {
         generation_prompt: GenerationPrompt,
         options: &ChatOptions,
         marks: Marks,
-    ) -> Result<(String, BTreeSet<String>), Error> {
+    ) -> Result<(String, BTreeSet<Notice>), Error> {
         let name = self.name_of(options);
         let Some(template) = self.templates.get(name) else {
             let names: Vec<&str> = self.names().collect();
@@ -148,14 +158,24 @@ impl Chat {
             add_generation_prompt => generation_prompt == GenerationPrompt::Add,
             ..Value::from(others)
         };
-        let text = environment.get_template(NAME)?.render(variables)?;
+        let compiled = environment.get_template(NAME)?;
+        let text = compiled.render(variables)?;
         let read = read.lock().unwrap_or_else(PoisonError::into_inner);
         let unread = messages
             .iter()
             .flat_map(|message| message.more.iter())
             .filter(|(key, value)| !value.is_null() && !is_read(key, &read))
-            .map(|(key, _)| key.clone())
-            .collect();
+            .map(|(key, _)| Notice::Unread(key.clone()));
+        let mut unread: BTreeSet<Notice> = unread.collect();
+        if !options.is_empty() {
+            let known = template.variables.get_or_init(|| compiled.undeclared_variables(false));
+            let kwargs = options.kwargs.iter().filter(|(_, value)| !value.is_null());
+            let lists = [("tools", &options.tools), ("documents", &options.documents)];
+            let lists = lists.into_iter().filter(|(_, list)| list.is_some());
+            let given = lists.map(|(name, _)| name).chain(kwargs.map(|(name, _)| name.as_str()));
+            let unused = given.filter(|name| !known.contains(*name));
+            unread.extend(unused.map(|name| Notice::Unused(name.to_owned())));
+        }
         Ok((text, unread))
     }
 

@@ -23,8 +23,8 @@ pub enum TextError {
     /// A vocabulary is there, but not of a tokenizer that can be built from it.
     #[error(
         "{} has {found} and no tokenizer.json, but its tokenizer class is {}, and the classes \
-         supported without one are {known}: save a tokenizer.json with a fast tokenizer in \
-         Python",
+         supported without one are {known}: name the model's class as `tokenizer_class` in \
+         tokenizer_config.json, or save a tokenizer.json with a fast tokenizer in Python",
         .folder.display(), .class.as_deref().map_or("not named".to_owned(), |c| format!("`{c}`"))
     )]
     UnknownClass {

@@ -73,7 +73,8 @@ fn class_of(model_type: &str) -> Option<&'static str> {
         "distilbert" => "DistilBertTokenizer",
         "electra" => "ElectraTokenizer",
         "mobilebert" => "MobileBertTokenizer",
-        "llama" | "mistral" => "LlamaTokenizer",
+        // Not `llama` and `mistral`: without a class, `AutoTokenizer` gives words at the beginning of a
+        // text other ids than `LlamaTokenizer`.
         "t5" => "T5Tokenizer",
         "xlm-roberta" => "XLMRobertaTokenizer",
         _ => return None,
@@ -288,7 +289,8 @@ fn surround(
 
 /// BERT's WordPiece from vocab.txt, one token on each line.
 fn bert(file: &Path, config: &Config) -> Result<Tokenizer, TextError> {
-    let text = read_text(file)?.unwrap_or_default();
+    // Line ends as Python's text mode reads them.
+    let text = read_text(file)?.unwrap_or_default().replace("\r\n", "\n").replace('\r', "\n");
     // The last of two equal lines counts, as in transformers.
     let vocab: HashMap<String, u32> = text
         .split_inclusive('\n')

@@ -12,6 +12,8 @@ pub(crate) enum Notice {
     Ends(String),
     /// A key of messages that the chat template did not look at.
     Unread(String),
+    /// An input of the chat template, `tools` for instance, that it does not read.
+    Unused(String),
 }
 
 impl Notice {
@@ -28,6 +30,10 @@ impl Notice {
             Self::Unread(key) => format!(
                 "the chat template of {tokenizer} does not read `{key}` of the messages: what it \
                  says is not in the text"
+            ),
+            Self::Unused(name) => format!(
+                "the chat template of {tokenizer} does not read `{name}`, which rows or settings \
+                 give: it is not in the text"
             ),
         }
     }

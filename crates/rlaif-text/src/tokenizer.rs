@@ -495,8 +495,8 @@ impl TextCodec for HfTokenizer {
             codec: self.name.clone(),
             source: source.into(),
         })?;
-        for key in unread {
-            self.notices.add(Notice::Unread(key), &self.name);
+        for notice in unread {
+            self.notices.add(notice, &self.name);
         }
         Ok(text)
     }

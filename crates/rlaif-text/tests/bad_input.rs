@@ -57,6 +57,19 @@ fn a_vocabulary_of_an_unknown_class_lists_the_known_ones() {
     assert_eq!(ids, whole.encode("a <mask>", Specials::Include).unwrap());
 }
 
+/// Without a class, `AutoTokenizer` (transformers 5.23) reads "Hello" as "H", "e", .. and not "▁H", "e", ..
+#[test]
+fn a_sentencepiece_model_of_no_class_is_refused_by_name() {
+    let folder = copy("llama_spm", &["tokenizer.model"]);
+    for model in ["llama", "mistral"] {
+        let config = format!("{{\"model_type\": \"{model}\"}}");
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        let error = HfTokenizer::from_folder(folder.path()).unwrap_err().to_string();
+        let parts = ["tokenizer.model", model, "`tokenizer_class` in tokenizer_config.json"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
 #[test]
 fn gpt2_has_no_tokens_around_texts() {
     let folder = copy("roberta", &["vocab.json", "merges.txt"]);

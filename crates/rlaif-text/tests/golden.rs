@@ -224,6 +224,21 @@ fn tokenizers_without_tokenizer_json_as_transformers() {
     }
 }
 
+/// As Git checks a file out on Windows: Python reads it in text mode.
+#[test]
+fn a_vocabulary_with_other_line_ends_is_the_same() {
+    let (from, folder) = (fixtures().join("bert_vocab"), tempfile::tempdir().unwrap());
+    let config = "tokenizer_config.json";
+    std::fs::copy(from.join(config), folder.path().join(config)).unwrap();
+    let vocab = std::fs::read_to_string(from.join("vocab.txt")).unwrap();
+    std::fs::write(folder.path().join("vocab.txt"), vocab.replace('\n', "\r\n")).unwrap();
+    let [unix, windows] =
+        [from.as_path(), folder.path()].map(|folder| HfTokenizer::from_folder(folder).unwrap());
+    let text = "Hello, unaffable world! \u{e9}";
+    let ids = |tokenizer: &HfTokenizer| tokenizer.encode(text, Specials::Include).unwrap();
+    assert_eq!(ids(&unix), ids(&windows));
+}
+
 #[test]
 fn bert_as_transformers() {
     check("bert");

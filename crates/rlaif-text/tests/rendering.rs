@@ -285,3 +285,31 @@ fn keys_that_no_template_reads_are_told_once() {
     codec.render_chat(&chat, GenerationPrompt::Omit).unwrap();
     assert_eq!(codec.take_notices(), Vec::<String>::new());
 }
+
+#[test]
+fn tools_and_variables_that_no_template_reads_are_told_once() {
+    let golden = golden();
+    let chat = [Message::new("user", "Hi")];
+    let options = ChatOptions {
+        tools: Some(vec![serde_json::json!({"name": "clock"})]),
+        ..ChatOptions::default().with("enable_thinking", false).with("no_such", Value::Null)
+    };
+    let told = |template: &str| {
+        let codec = tokenizer(&golden, template);
+        for _ in 0..2 {
+            codec.render_chat_with(&chat, GenerationPrompt::Add, &options).unwrap();
+        }
+        let notices = codec.take_notices();
+        let named = |name: &&str| notices.iter().any(|told| told.contains(&format!("`{name}`")));
+        ["tools", "enable_thinking", "no_such"].into_iter().filter(named).collect::<Vec<_>>()
+    };
+    assert_eq!(told("{{ messages[0].content }}"), ["tools", "enable_thinking"]);
+    assert_eq!(told(&golden.templates["qwen3"]), Vec::<&str>::new());
+    // Templates that set a variable where it is not given read it.
+    let sets = "{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}";
+    assert_eq!(told(sets), ["enable_thinking"]);
+    for (name, template) in &golden.templates {
+        let told = told(template);
+        assert!(!told.contains(&"tools") || !template.contains(" tools "), "{name}: {told:?}");
+    }
+}
