@@ -127,6 +127,10 @@ impl Message {
         })
     }
 
+    fn is_of_the_system(&self) -> bool {
+        ["system", "developer"].contains(&self.role.as_str())
+    }
+
     /// What the message says and [`TextOrMessages::readable`] leaves out: keys such as
     /// `reasoning_content`, and kinds of parts such as `image`.
     pub fn not_in_text(&self) -> Vec<String> {
@@ -222,19 +226,41 @@ pub enum TextOrMessages {
 }
 
 impl TextOrMessages {
-    /// Returns `true` without messages, or if all of them are only white space.
+    /// Returns `true` without messages, or if all of them are only white space: no calls of tools, no
+    /// images, no reasoning.
     pub fn is_blank(&self) -> bool {
         match self {
             Self::Text(text) => text.trim().is_empty(),
-            Self::Messages(messages) => {
-                messages.iter().all(|m| m.content.trim().is_empty() && m.more.is_empty())
-            }
+            Self::Messages(messages) => messages
+                .iter()
+                .all(|m| m.readable().trim().is_empty() && m.not_in_text().is_empty()),
         }
+    }
+
+    /// What [`TextOrMessages::readable`] leaves out: messages of the system, the name of a turn that
+    /// is alone, and [`Message::not_in_text`].
+    pub fn not_in_text(&self) -> Vec<String> {
+        let Self::Messages(messages) = self else { return Vec::new() };
+        let (system, turns): (Vec<&Message>, Vec<&Message>) =
+            messages.iter().partition(|message| message.is_of_the_system());
+        let mut found: Vec<String> = messages.iter().flat_map(Message::not_in_text).collect();
+        found.extend(
+            system
+                .iter()
+                .filter(|m| !m.content.trim().is_empty())
+                .map(|m| format!("messages of the {}", m.role)),
+        );
+        if let [only] = turns.as_slice()
+            && only.more.get("name").is_some_and(|name| !says_nothing(name))
+        {
+            found.push("`name`".to_owned());
+        }
+        found
     }
 
     /// The content as readable text, without the special tokens of a chat template: a text, or the
     /// only message besides the system's, or several turns with their roles and names. Calls of tools
-    /// follow what a turn says, as JSON. [`Message::not_in_text`] names what is left out.
+    /// follow what a turn says, as JSON. [`TextOrMessages::not_in_text`] names what is left out.
     ///
     /// ```
     /// use rlaif_core::{Message, TextOrMessages};
@@ -246,8 +272,7 @@ impl TextOrMessages {
             Self::Text(text) => return text.clone(),
             Self::Messages(messages) => messages,
         };
-        let turns: Vec<&Message> =
-            messages.iter().filter(|m| !["system", "developer"].contains(&&*m.role)).collect();
+        let turns: Vec<&Message> = messages.iter().filter(|m| !m.is_of_the_system()).collect();
         match turns.as_slice() {
             [only] => only.readable().into_owned(),
             turns => {
@@ -347,6 +372,23 @@ mod tests {
             "user: Time?\n\nassistant: Wait.\n{\"function_call\":{\"name\":\"clock\"}}\n\n\
              tool (clock): 12\n\nassistant: Noon."
         );
+        let asked = [
+            r#"{"role":"system","content":"Be brief."}"#,
+            r#"{"role":"user","name":"Ann","content":"Time?"}"#,
+        ];
+        let asked = TextOrMessages::from(asked.map(read).to_vec());
+        assert_eq!(asked.readable(), "Time?");
+        assert_eq!(asked.not_in_text(), ["messages of the system", "`name`"]);
+        for (content, more, blank) in [
+            (r#"" ""#, "", true),
+            ("null", r#","tool_calls":[]"#, true),
+            ("null", r#","tool_calls":[{"name":"clock"}]"#, false),
+            (r#"[{"type":"image"}]"#, "", false),
+            (r#"[{"type":"text","text":" "}]"#, "", true),
+        ] {
+            let turn = read(&format!(r#"{{"role":"assistant","content":{content}{more}}}"#));
+            assert_eq!(TextOrMessages::from(vec![turn]).is_blank(), blank, "{content}{more}");
+        }
         let other = read(
             r#"{"role":"user","content":["a",{"type":"image_url"},{}],"reasoning_content":"b"}"#,
         );

@@ -13,7 +13,7 @@ pub struct Reply {
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
-    /// The body, of at most 16 MiB.
+    /// The body, of at most 16 MiB, without a byte-order mark.
     pub body: Vec<u8>,
 }
 
@@ -48,7 +48,11 @@ pub fn post(
     }
     let lost = |error: ureq::Error| Lost { why: described(&error) };
     let (parts, body) = request.send(body).map_err(lost)?.into_parts();
-    let body = body.into_with_config().limit(LONGEST_REPLY).read_to_vec().map_err(lost)?;
+    let mut body = body.into_with_config().limit(LONGEST_REPLY).read_to_vec().map_err(lost)?;
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    if body.starts_with(MARK) {
+        body.drain(..MARK.len());
+    }
     Ok(Reply { status: parts.status.as_u16(), headers: parts.headers, body })
 }
 

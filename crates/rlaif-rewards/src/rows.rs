@@ -130,15 +130,7 @@ impl TryFrom<ReadRow> for Row {
 impl Row {
     /// Names of what its messages say beside the text that rewards read.
     fn unread(&self) -> BTreeSet<String> {
-        [&self.prompt, &self.response]
-            .into_iter()
-            .filter_map(|said| match said {
-                TextOrMessages::Messages(messages) => Some(messages),
-                TextOrMessages::Text(_) => None,
-            })
-            .flatten()
-            .flat_map(Message::not_in_text)
-            .collect()
+        [&self.prompt, &self.response].into_iter().flat_map(TextOrMessages::not_in_text).collect()
     }
 
     /// The row as rewards read it: a judge reads text, not the special tokens of a chat template.

@@ -86,6 +86,12 @@ impl Complaint {
         let header = reply.headers.get("x-amzn-errortype").and_then(|name| name.to_str().ok());
         let header = header.and_then(|name| name.split(':').next()).unwrap_or_default();
         let names = format!("{} {details} {header} {message}", codes.join(" ")).to_lowercase();
+        let location = reply.headers.get("location").and_then(|value| value.to_str().ok());
+        if let (300..=399, Some(location)) = (reply.status, location) {
+            // Queries may hold keys.
+            let to = location.split(['?', '#']).next().unwrap_or_default();
+            message = format!("it redirects to {to}: if that is the service, name its address");
+        }
         let message = excerpt(&message);
         let message = if message.is_empty() { "no message".to_owned() } else { message };
         Self { status: reply.status, message, names, wait: retry_after(&reply.headers, now) }
@@ -380,6 +386,15 @@ mod tests {
                 "{status} {body}"
             );
         }
+    }
+
+    #[test]
+    fn a_redirect_is_told_with_its_address() {
+        let mut headers = HeaderMap::new();
+        headers.insert("location", "https://example.org/v1/chat?key=secret".parse().unwrap());
+        let reply = Reply { status: 302, headers, body: b"moved".to_vec() };
+        let said = Complaint::of(&reply, SystemTime::now()).message;
+        assert!(said.contains("redirects to https://example.org/v1/chat:"), "{said}");
     }
 
     #[test]

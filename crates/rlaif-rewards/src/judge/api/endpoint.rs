@@ -42,7 +42,9 @@ impl Endpoint {
                 || name.ends_with(".services.ai.azure.com")
         };
         let version = api_version.or(version);
-        let deployed = base.path.contains("/openai/deployments/");
+        // The folder of the deployments: the model's name is that of the deployment.
+        let deployments = base.path.ends_with("/openai/deployments");
+        let deployed = deployments || base.path.contains("/openai/deployments/");
         let azure = is_azure(&base.host) || deployed || version.is_some();
         if let Some(version) = version {
             let sane = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
@@ -61,7 +63,10 @@ impl Endpoint {
                            `2024-10-21` (or `?api-version=..` at the end of `api.base_url`)",
             )));
         }
-        if azure && matches!(base.path.as_str(), "" | "/openai") && !whole {
+        if deployments {
+            base.path.push('/');
+            base.path.push_str(&sigv4::encoded_segment(model));
+        } else if azure && matches!(base.path.as_str(), "" | "/openai") && !whole {
             base.path = match version {
                 Some(_) => format!("/openai/deployments/{}", sigv4::encoded_segment(model)),
                 None => "/openai/v1".to_owned(),
@@ -105,6 +110,13 @@ mod tests {
             (&asked, None, &asked),
             (
                 azure,
+                Some("2024-10-21"),
+                &format!(
+                    "{azure}/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
+                ),
+            ),
+            (
+                &format!("{azure}/openai/deployments/"),
                 Some("2024-10-21"),
                 &format!(
                     "{azure}/openai/deployments/gpt-4o/chat/completions?api-version=2024-10-21"
