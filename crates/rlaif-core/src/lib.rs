@@ -41,7 +41,9 @@ pub use record::{
     Conversation, Demonstration, Desirability, Exchange, PreferencePair, PromptRecord, Record,
     Sample, TextKind, UnpairedPreference,
 };
-pub use reward::{NonFinite, RewardError, RewardModel, Score, Scores, Tell, undone_if_interrupted};
+pub use reward::{
+    NonFinite, RewardError, RewardModel, Score, Scores, StepScore, Tell, undone_if_interrupted,
+};
 pub use rows::{
     ConversationRow, DemonstrationRow, LabelledRow, PairRow, PlainText, PromptRow, Rendering,
     StepsRow, UnpairedRow,

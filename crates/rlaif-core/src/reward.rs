@@ -45,6 +45,17 @@ pub struct Scores {
     pub parts: Vec<(String, Vec<Option<Score>>)>,
     /// Reasons for missing verdicts, by row.
     pub reasons: Vec<(usize, String)>,
+    /// Verdicts on the steps of responses, by row, from a model that scores steps.
+    pub steps: Vec<(usize, Vec<StepScore>)>,
+}
+
+/// The verdict on one step of a response.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepScore {
+    /// The end of the step, in bytes from the start of the response's text.
+    pub end: usize,
+    /// The verdict.
+    pub score: Score,
 }
 
 impl Scores {
@@ -105,7 +116,7 @@ impl Scores {
     }
 
     /// Puts another model's verdicts in their places: verdict i of `other` replaces that on row
-    /// `rows[i]`.
+    /// `rows[i]`, with its steps.
     ///
     /// Parts of the same name share a column, in which the rows of `other` have its numbers. A row
     /// that has a verdict now loses the reason why it had none; one that still has none keeps that
@@ -150,6 +161,10 @@ impl Scores {
             }
         }
         self.reasons.sort_by_key(|(row, _)| *row);
+        self.steps.retain(|(row, _)| !rows.contains(row));
+        let steps = other.steps.into_iter();
+        self.steps.extend(steps.filter_map(|(at, steps)| Some((*rows.get(at)?, steps))));
+        self.steps.sort_by_key(|(row, _)| *row);
     }
 
     /// The verdicts on these rows, in this order; a row may be named several times.
@@ -167,15 +182,18 @@ impl Scores {
     #[must_use]
     pub fn gather(&self, rows: &[usize]) -> Self {
         let pick = |column: &[Option<Score>]| rows.iter().map(|&row| column[row]).collect();
-        let mut reasons = Vec::new();
+        let (mut reasons, mut steps) = (Vec::new(), Vec::new());
         for (at, row) in rows.iter().enumerate() {
             let of_row = self.reasons.iter().filter(|(known, _)| known == row);
             reasons.extend(of_row.map(|(_, reason)| (at, reason.clone())));
+            let of_row = self.steps.iter().filter(|(known, _)| known == row);
+            steps.extend(of_row.map(|(_, of_row)| (at, of_row.clone())));
         }
         Self {
             total: pick(&self.total),
             parts: self.parts.iter().map(|(name, part)| (name.clone(), pick(part))).collect(),
             reasons,
+            steps,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fs, path::Path};
 
-use rlaif_core::TextCodec;
+use rlaif_core::{Specials, TextCodec};
 
 use crate::{
     error::LmError,
@@ -56,6 +56,16 @@ pub trait Sampler {
         how: &GenerationConfig,
         draw: Draw,
     ) -> Result<Vec<Sampled>, LmError>;
+
+    /// The number of first tokens of a response whose text is the first `bytes` of the response's, or
+    /// more: where a step ends. `None`, the default, for a sampler that does not know texts.
+    ///
+    /// # Errors
+    /// [`LmError`] for ids that cannot be decoded.
+    fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
+        let _ = (ids, bytes);
+        Ok(None)
+    }
 }
 
 /// Samples a response to each prompt. For several responses to one prompt, repeat the prompt: the
@@ -118,6 +128,17 @@ impl Sampler for LocalSampler<'_> {
         draw: Draw,
     ) -> Result<Vec<Sampled>, LmError> {
         respond(weights, asks, how, draw, Hooks { codec: Some(self.codec), on_token: None })
+    }
+
+    fn tokens_before(&self, ids: &[u32], bytes: usize) -> Result<Option<usize>, LmError> {
+        // The texts of longer beginnings are longer.
+        let (mut low, mut high) = (0, ids.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let text = self.codec.decode(&ids[..middle], Specials::Exclude)?;
+            if text.len() < bytes { low = middle + 1 } else { high = middle }
+        }
+        Ok(Some(low))
     }
 }
 

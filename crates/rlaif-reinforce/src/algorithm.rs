@@ -88,6 +88,7 @@ impl Algorithm for Combination {
             mask,
             groups: &experience.groups,
             greedy: experience.greedy.as_deref(),
+            steps: experience.steps.as_deref(),
         })?;
         let in_loss = matches!(kl, KlForm::Loss { .. });
         let kl = in_loss.then(|| Weighted { weights: weights.ones_like(), mask: mask.clone() });

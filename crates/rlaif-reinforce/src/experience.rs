@@ -13,6 +13,8 @@ pub struct Experience {
     pub groups: Groups,
     /// The score of the greedy response to the prompt of each row, where the algorithm needs it.
     pub greedy: Option<Vec<Option<f64>>>,
+    /// The last token of each step and its score, by row, if the reward scores steps.
+    pub steps: Option<Vec<Vec<(usize, f64)>>>,
     /// The distance between the sampler's policy and that of the training pass.
     pub mismatch: Mismatch,
     /// Number of sampled groups that were left out because all their scores are equal.

@@ -62,6 +62,32 @@ pub struct Choice {
     pub metrics: Metrics,
 }
 
+/// The last token of each step and its score, by row; `None` if the reward scores no steps.
+fn steps_of(
+    collected: &Collected,
+    sampler: &dyn Sampler,
+) -> Result<Option<Vec<Vec<(usize, f64)>>>, RlError> {
+    if collected.scores.steps.is_empty() {
+        return Ok(None);
+    }
+    let mut all = vec![Vec::new(); collected.sampled.len()];
+    for (row, steps) in &collected.scores.steps {
+        let Some((response, of_row)) = collected.sampled.get(*row).zip(all.get_mut(*row)) else {
+            continue;
+        };
+        for step in steps {
+            let tokens = sampler.tokens_before(&response.ids, step.end)?;
+            let tokens = tokens.ok_or(RlError::NoTokensOfSteps)?.max(1);
+            of_row.push((tokens - 1, f64::from(step.score.get())));
+        }
+        // What ends the response belongs to its last step.
+        if let Some((last, _)) = of_row.last_mut() {
+            *last = response.ids.len().saturating_sub(1);
+        }
+    }
+    Ok(Some(all))
+}
+
 /// Adds the statistics of sampled groups.
 pub(crate) fn count_groups(stats: &mut Stats, left_out: usize, pass_rate: Option<f64>) {
     stats.push("groups/left_out", left_out as f64);
@@ -233,7 +259,8 @@ impl<P: Policy> ReinforceTrainer<P> {
             true => Some(source.greedy(&collected.prompts, self.config.group())?),
             false => None,
         };
-        let experience = self.experience(collected, greedy, reward.name())?;
+        let steps = steps_of(&collected, source.sampler)?;
+        let experience = Experience { steps, ..self.experience(collected, greedy, reward.name())? };
         self.pass_rates.observe(self.step, &solved);
         Ok(Gathered::Experience(Box::new(experience)))
     }
@@ -311,7 +338,8 @@ impl<P: Policy> ReinforceTrainer<P> {
             Some(sampler) => Mismatch::of(&rollout.log_probs, sampler, &rollout.mask),
             None => Mismatch::default(),
         };
-        Ok(Experience { rollout, groups, greedy, mismatch, left_out, pass_rate, schedule })
+        let steps = None;
+        Ok(Experience { rollout, groups, greedy, steps, mismatch, left_out, pass_rate, schedule })
     }
 
     fn schedule(&self, groups: &Groups, sampled: &[Sampled]) -> Vec<Vec<Vec<Vec<usize>>>> {

@@ -38,8 +38,8 @@ use crate::verify::{
     CodeTests, Instructions, JsonSchemaCheck, MathAnswer, Sandbox, TextAnswer, Truth,
 };
 use crate::{
-    Constant, Format, Length, LowerBound, Mean, Minimum, Overlap, ProviderError, Repetition,
-    RewardConfig, RewardExt, WeightedSum, Words,
+    Constant, Format, Length, LowerBound, Mean, Minimum, Overlap, ProcessReward, ProviderError,
+    Repetition, RewardConfig, RewardExt, WeightedSum, Words,
 };
 
 /// Everything that a configured reward needs besides its configuration: a folder, keys, models.
@@ -254,6 +254,10 @@ impl RewardConfig {
                 Box::new(of.build(around)?.only_when(gate, *threshold, *otherwise)?)
             }
             Self::OrElse { other, of } => Box::new(of.build(around)?.or_else(other.build(around)?)),
+            Self::Process { separator, view, total, max_steps, of } => {
+                let steps = ProcessReward::new(of.build(around)?, separator)?;
+                Box::new(steps.view(*view).total(*total).most(*max_steps)?)
+            }
             Self::Cached { capacity, of } => Box::new(of.build(around)?.cached(*capacity)),
         })
     }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ProviderError;
-use crate::combine::Centring;
+use crate::combine::{Centring, StepTotal, StepView};
 use crate::demand::ExamDemand;
 use crate::file;
 #[cfg(feature = "judge")]
@@ -223,6 +223,23 @@ pub enum RewardConfig {
         /// The first.
         of: Box<Self>,
     },
+    /// [`crate::ProcessReward`].
+    Process {
+        /// The text at which a step ends.
+        #[serde(default = "separator")]
+        separator: String,
+        /// The text that the reward of steps reads.
+        #[serde(default)]
+        view: StepView,
+        /// The score of a response.
+        #[serde(default)]
+        total: StepTotal,
+        /// The most steps of a response; what follows belongs to the last one.
+        #[serde(default = "max_steps")]
+        max_steps: usize,
+        /// The reward that scores steps.
+        of: Box<Self>,
+    },
     /// [`crate::Cached`].
     Cached {
         /// Number of verdicts that are remembered.
@@ -238,6 +255,14 @@ fn python() -> String {
 
 fn concurrency() -> usize {
     2
+}
+
+fn separator() -> String {
+    "\n\n".to_owned()
+}
+
+fn max_steps() -> usize {
+    64
 }
 
 /// One term of a weighted sum.
@@ -320,6 +345,7 @@ impl RewardConfig {
             Self::Scaled { of, factor: _, offset: _ }
             | Self::Clipped { of, low: _, high: _ }
             | Self::Normalised { of, centring: _ }
+            | Self::Process { of, separator: _, view: _, total: _, max_steps: _ }
             | Self::Cached { of, capacity: _ } => of.locations(),
             Self::Gated { gate, of, threshold: _, otherwise: _ } => {
                 let mut all = gate.locations();
@@ -414,9 +440,10 @@ impl RewardConfig {
             Self::Mean { of, .. } | Self::Minimum { of, .. } | Self::LowerBound { of, .. } => {
                 Node::of(of.iter().collect())
             }
-            Self::Scaled { of, .. } | Self::Clipped { of, .. } | Self::Cached { of, .. } => {
-                Node::of(vec![of])
-            }
+            Self::Scaled { of, .. }
+            | Self::Clipped { of, .. }
+            | Self::Process { of, .. }
+            | Self::Cached { of, .. } => Node::of(vec![of]),
             Self::Normalised { of, .. } => {
                 Node { depends_on_other_rows: true, ..Node::of(vec![of]) }
             }

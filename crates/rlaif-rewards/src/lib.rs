@@ -45,8 +45,8 @@ pub mod verify;
 
 pub use build::Surroundings;
 pub use combine::{
-    Cached, Clipped, Constant, Gated, LowerBound, Mean, Minimum, Normalised, OrElse, RewardExt,
-    Scaled, WeightedSum,
+    Cached, Clipped, Constant, Gated, LowerBound, Mean, Minimum, Normalised, OrElse, ProcessReward,
+    RewardExt, Scaled, StepTotal, StepView, WeightedSum,
 };
 pub use config::{RewardConfig, Term};
 pub use demand::ExamDemand;

@@ -64,6 +64,9 @@ impl Combination {
         if advantage.divides_by_group() && usage.group_size == 2 {
             found.push(CombinationConcern::DeviationOfTwo);
         }
+        if advantage.needs_steps() && matches!(objective.kl, KlForm::Reward { .. }) {
+            found.push(CombinationConcern::StepsWithoutRewards);
+        }
         found.extend(objective.concerns());
         if objective.surrogate == Surrogate::Reinforce && usage.updates > 1 {
             found.push(CombinationConcern::StaleReinforce { updates: usage.updates });
@@ -79,6 +82,7 @@ impl Combination {
         for (name, value) in self.advantage.numbers() {
             let field = match name {
                 "gamma" => "advantage.to_go.gamma",
+                "steps" => "advantage.group_steps.eps",
                 _ => "advantage.scale.eps",
             };
             not_negative(field, value)?;

@@ -44,6 +44,12 @@ pub enum CombinationConcern {
          correction"
     )]
     CorrectedTwice,
+    /// Refused: a KL penalty in rewards that the estimator does not read.
+    #[error(
+        "is in the reward, while the advantages are those of steps (`group_steps`) and read no rewards of \
+         tokens; put it into the loss, or take `none`"
+    )]
+    StepsWithoutRewards,
     /// Refused: an estimator whose gradient in the loss is not that of the KL divergence.
     #[error(
         "is {estimator:?} in the loss: {why}; take k3 with `weighted = true`, or k2, or put k1 into \
@@ -110,6 +116,7 @@ impl CombinationConcern {
             Self::GroupOfOne { .. } | Self::DeviationOfTwo => "group_size",
             Self::TruncatedBelowOne { .. } => "surrogate.truncated.most",
             Self::CorrectionWithoutOne { .. } | Self::CorrectedTwice => "correction",
+            Self::StepsWithoutRewards => "kl",
             Self::KlGradient { .. } | Self::UnweightedK3 => "kl.loss.estimator",
             Self::WideSequenceClip { .. } => "surrogate.clipped",
             Self::SequenceRatioOverTokens => "average",
@@ -126,6 +133,7 @@ impl CombinationConcern {
                 | Self::TruncatedBelowOne { .. }
                 | Self::CorrectionWithoutOne { .. }
                 | Self::CorrectedTwice
+                | Self::StepsWithoutRewards
                 | Self::KlGradient { .. }
         )
     }

@@ -94,6 +94,21 @@ pub enum RlError {
          compares responses with the greedy one"
     )]
     NoGreedy,
+    /// Scores without the steps that an estimate needs.
+    #[error(
+        "response {row} has a score, but none for its steps; this estimate of advantages needs a reward \
+         that scores steps (`kind = \"process\"`) as the outermost one"
+    )]
+    NoSteps {
+        /// Row of the batch, from 0.
+        row: usize,
+    },
+    /// A sampler that cannot tell which tokens are the text of a step.
+    #[error(
+        "the sampler cannot tell the tokens of a step; implement `Sampler::tokens_before`, or sample in \
+         this process"
+    )]
+    NoTokensOfSteps,
     /// A rollout of another step.
     #[error(
         "the rollout is of step {found}, but the trainer is at step {expected}; update with a \
@@ -174,7 +189,7 @@ impl Fault for RlError {
             Self::Rollout(error) => error.is_users(),
             Self::Combination(_) => true,
             // A reward without scores where settings demand them, or another run's checkpoint.
-            Self::NoScore { .. } | Self::State { .. } => true,
+            Self::NoScore { .. } | Self::State { .. } | Self::NoSteps { .. } => true,
             // A whole batch without a score is a fault of the service behind the reward, not of the
             // input.
             Self::NothingScored { .. } => false,
@@ -187,6 +202,7 @@ impl Fault for RlError {
             | Self::Order { .. }
             | Self::SamplerLogProbs { .. }
             | Self::NoValues
+            | Self::NoTokensOfSteps
             | Self::NoGreedy => false,
             Self::Lm(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),

@@ -44,6 +44,13 @@ pub enum AdvantageEstimator {
     },
     /// `r_i − mean of the group`, whitened over the tokens of the batch: REINFORCE++-baseline.
     WhitenedGroupMean,
+    /// `Σ (r_s − mean) / (std + eps)` over the steps s of the response that end at the token or later,
+    /// with mean and standard deviation of the scores of all steps of the group: GRPO with process
+    /// supervision ([Shao et al. 2024](https://arxiv.org/abs/2402.03300), 4.1.3).
+    GroupSteps {
+        /// Added to the deviation.
+        eps: f64,
+    },
 }
 
 /// Divisor of a response's advantage. Standard deviations have Bessel's correction (n − 1).
@@ -83,13 +90,16 @@ pub struct Rewarded<'a> {
     /// The score of the greedy response to the prompt of each row, for
     /// [`AdvantageEstimator::Greedy`].
     pub greedy: Option<&'a [Option<f64>]>,
+    /// The last token of each step and its score, by row, for [`AdvantageEstimator::GroupSteps`].
+    pub steps: Option<&'a [Vec<(usize, f64)>]>,
 }
 
 impl AdvantageEstimator {
     /// The advantage of each token, `[B, T]` in the dtype of the rewards, 0 where masked.
     ///
     /// # Errors
-    /// [`RlError::NoGreedy`] if the scores of greedy responses are needed and absent.
+    /// [`RlError::NoGreedy`], [`RlError::NoSteps`] if the scores of greedy responses or of steps are
+    /// needed and absent.
     ///
     /// ```
     /// use rlaif_lm::Mask;
@@ -99,7 +109,8 @@ impl AdvantageEstimator {
     /// let rewards = Tensor::from_slice2(&[[1f64], [0.], [5.]]);
     /// let mask = Mask::new(Tensor::from_slice2(&[[true], [true], [true]]));
     /// let groups = Groups::of_size(3, 3);
-    /// let batch = Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None };
+    /// let batch =
+    ///     Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None, steps: None };
     /// let found = AdvantageEstimator::LeaveOneOut { scale: Scale::None }.estimate(batch)?;
     /// assert_eq!(Vec::<f64>::try_from(found.view([-1])).unwrap(), [-1.5, -3., 4.5]);
     /// # Ok::<(), rlaif_rl::RlError>(())
@@ -136,6 +147,7 @@ impl AdvantageEstimator {
                 let advantages = spread(rows.less(batch.groups, Rows::mean));
                 whitened(&advantages, batch.mask, &rows)
             }
+            Self::GroupSteps { eps } => of_steps(&batch, &rows, eps)?,
         })
     }
 
@@ -154,6 +166,11 @@ impl AdvantageEstimator {
         )
     }
 
+    /// `true` if the estimator reads the scores of steps, and not the rewards of tokens.
+    pub fn needs_steps(self) -> bool {
+        matches!(self, Self::GroupSteps { .. })
+    }
+
     /// The numbers among the settings, with their names.
     pub(crate) fn numbers(self) -> Vec<(&'static str, f64)> {
         let of_scale = |scale| match scale {
@@ -165,6 +182,7 @@ impl AdvantageEstimator {
         match self {
             Self::GroupMean { scale } | Self::LeaveOneOut { scale } => of_scale(scale),
             Self::ToGo { gamma } => vec![("gamma", gamma)],
+            Self::GroupSteps { eps } => vec![("steps", eps)],
             Self::LengthWeighted | Self::Greedy | Self::WhitenedGroupMean => Vec::new(),
         }
     }
@@ -176,7 +194,7 @@ impl Advantage for AdvantageEstimator {
         let groups = Groups::of_records(&rollout.records);
         let mask = &rollout.mask;
         let advantages =
-            self.estimate(Rewarded { rewards, mask, groups: &groups, greedy: None })?;
+            self.estimate(Rewarded { rewards, mask, groups: &groups, greedy: None, steps: None })?;
         let sums = mask.row_sums(rewards).unsqueeze(1);
         Ok(Advantages { advantages, returns: mask.apply(&sums.expand_as(rewards)) })
     }
@@ -197,6 +215,35 @@ pub fn returns_to_go(rewards: &Tensor, mask: &Mask, gamma: f64) -> Tensor {
     }
     columns.reverse();
     mask.apply(&Tensor::stack(&columns, 1))
+}
+
+/// The sums of the normalised scores of the steps that are not over yet, at each token.
+fn of_steps(batch: &Rewarded<'_>, rows: &Rows, eps: f64) -> Result<Tensor, RlError> {
+    let steps = batch.steps.unwrap_or_default();
+    let width = batch.rewards.size()[1] as usize;
+    let mut out = vec![0f64; rows.sums.len() * width];
+    for group in batch.groups.rows() {
+        let counted = rows.counted(group);
+        for &row in &counted {
+            if steps.get(row).is_none_or(Vec::is_empty) {
+                return Err(RlError::NoSteps { row });
+            }
+        }
+        let scores: Vec<f64> =
+            counted.iter().flat_map(|&row| steps[row].iter().map(|(_, score)| *score)).collect();
+        // Equal scores teach nothing, and have no deviation to divide by.
+        let Some(std) = deviation(scores.iter().copied()).filter(|std| *std > 0.) else { continue };
+        let mean = scores.iter().sum::<f64>() / scores.len() as f64;
+        for &row in &counted {
+            for (last, score) in &steps[row] {
+                let part = (score - mean) / (std + eps);
+                out[row * width..][..width.min(last + 1)].iter_mut().for_each(|a| *a += part);
+            }
+        }
+    }
+    let advantages = Tensor::from_slice(&out).view_as(batch.rewards);
+    let advantages = advantages.to_kind(batch.rewards.kind()).to_device(batch.rewards.device());
+    Ok(batch.mask.apply(&advantages))
 }
 
 /// Whitens over tokens. With fewer than two tokens there is no variance, and advantages are 0.
@@ -321,7 +368,8 @@ mod tests {
         let rewards = Tensor::from_slice(rewards).view([n, 1]);
         let mask = Mask::new(Tensor::from_slice(counted).view([n, 1]));
         let groups = Groups::of_size(counted.len(), size);
-        let batch = Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None };
+        let batch =
+            Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None, steps: None };
         host(&estimator.estimate(batch).unwrap())
     }
 
@@ -379,12 +427,45 @@ mod tests {
         assert_eq!(found, [1. + 0.5 * 4., 0., 2. + 0.5 * 4., 4.]);
     }
 
+    /// Steps of scores 1 and 0 in one response, and of 0.5, the mean, in two others.
+    #[test]
+    fn scores_of_steps_reach_all_tokens_before_their_ends() {
+        let rewards = Tensor::zeros([4, 4], (Kind::Double, Device::Cpu));
+        let real = [[true; 4], [true, true, false, false], [false; 4], [true; 4]];
+        let mask = Mask::new(Tensor::from_slice2(&real));
+        let groups = Groups::of_size(4, 4);
+        // The third response has no score, and its steps count nowhere.
+        let steps = [vec![(1, 1.), (3, 0.)], vec![(1, 0.5)], vec![(3, 9.)], vec![(3, 0.5)]];
+        let batch = Rewarded {
+            rewards: &rewards,
+            mask: &mask,
+            groups: &groups,
+            greedy: None,
+            steps: Some(&steps),
+        };
+        let estimator = AdvantageEstimator::GroupSteps { eps: 0. };
+        let found = Vec::<Vec<f64>>::try_from(estimator.estimate(batch).unwrap()).unwrap();
+        // Mean 0.5; deviation √(0.5 / 3).
+        let one = 0.5 / (0.5f64 / 3.).sqrt();
+        let want = [[0., 0., -one, -one], [0.; 4], [0.; 4], [0.; 4]];
+        for (found, want) in found.concat().iter().zip(want.concat()) {
+            assert!((found - want).abs() < 1e-12, "{found} {want}");
+        }
+        let none = Rewarded { steps: None, ..batch };
+        assert!(matches!(estimator.estimate(none), Err(RlError::NoSteps { row: 0 })));
+        let equal = [vec![(1, 1.)], vec![(1, 1.)], vec![], vec![(3, 1.), (3, 1.)]];
+        let equal = Rewarded { steps: Some(&equal), ..batch };
+        let all = estimator.estimate(equal).unwrap().abs().sum(Kind::Double);
+        assert_eq!(all.double_value(&[]), 0.);
+    }
+
     #[test]
     fn a_greedy_baseline_needs_greedy_scores() {
         let rewards = Tensor::from_slice2(&[[2f64], [3.]]);
         let mask = Mask::new(Tensor::from_slice2(&[[true], [true]]));
         let groups = Groups::of_size(2, 1);
-        let batch = Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None };
+        let batch =
+            Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy: None, steps: None };
         let error = AdvantageEstimator::Greedy.estimate(batch).unwrap_err();
         assert!(matches!(error, RlError::NoGreedy), "{error}");
         let given = Rewarded { greedy: Some(&[Some(0.5), None]), ..batch };

@@ -79,7 +79,7 @@ fn advantages(
     let rewards = token_rewards(&Tensor::from_slice(&values), &kl, beta, &mask);
     let groups = Groups::of_size(scores.len(), GROUP);
     estimator
-        .estimate(Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy })
+        .estimate(Rewarded { rewards: &rewards, mask: &mask, groups: &groups, greedy, steps: None })
         .unwrap()
 }
 

@@ -1,13 +1,17 @@
 //! Changes that must not affect any number, and numbers that must be exact.
 
-use rlaif_core::{Exchange, RewardError, RewardModel, Score, Scores, Specials, TextCodec};
-use rlaif_lm::{Dropout, LocalSampler, Policy, RecordedSampler, Sampled, generate::FinishReason};
+use rlaif_core::{
+    Exchange, RewardError, RewardModel, Score, Scores, Specials, StepScore, TextCodec,
+};
+use rlaif_lm::{
+    Dropout, LocalSampler, Policy, RecordedSampler, Sampled, Sampler, generate::FinishReason,
+};
 use rlaif_models::LanguageModel;
 use rlaif_reinforce::{
     Algorithm, Curriculum, Experience, NamedAlgorithm, Reference, ReinforceConfig,
     ReinforceTrainer, TokenWeights, Weighted,
-    rl::{PolicyObjective, Prompt, RlError, Stats, Surrogate},
-    train::{Checkpoints, Keep, OptimizerConfig, SftRow, sft_loss},
+    rl::{AdvantageEstimator, KlForm, PolicyObjective, Prompt, RlError, Stats, Surrogate},
+    train::{Checkpoints, Keep, KlEstimator, OptimizerConfig, SftRow, sft_loss},
 };
 use tch::{Device, Kind, Tensor};
 
@@ -455,6 +459,89 @@ fn dynamic_sampling_takes_other_prompts_in_place_of_groups_that_teach_nothing() 
         assert!(experience.is_none() && stats.step == 3);
         assert_eq!(distance(&before, &weights(&trainer)), 0.);
     }
+}
+
+/// Scores the vowels of each pair of letters; a step is a pair.
+struct Pairs;
+
+impl RewardModel for Pairs {
+    fn name(&self) -> &str {
+        "pairs"
+    }
+
+    fn score(&self, batch: &[Exchange<'_>]) -> Result<Scores, RewardError> {
+        let mut scores = Scores::from_values("pairs", &vowels(batch))?;
+        for (row, x) in batch.iter().enumerate() {
+            let mut end = 0;
+            let pairs = x.response.as_bytes().chunks(2).map(|pair| {
+                end += pair.len();
+                let pair = std::str::from_utf8(pair).unwrap();
+                let score = vowels(&[Exchange::new("", pair)])[0];
+                StepScore { end, score: Score::new(score).unwrap() }
+            });
+            let pairs: Vec<StepScore> = pairs.collect();
+            let none = || vec![StepScore { end: 0, score: Score::new(0.).unwrap() }];
+            scores.steps.push((row, if pairs.is_empty() { none() } else { pairs }));
+        }
+        Ok(scores)
+    }
+}
+
+#[test]
+fn a_token_has_the_scores_of_the_steps_that_end_with_it_or_later() {
+    let _alone = alone();
+    let config = ReinforceConfig {
+        advantage: Some(AdvantageEstimator::GroupSteps { eps: 0. }),
+        ..config(NamedAlgorithm::DrGrpo)
+    };
+    let mut trainer = trainer(Family::Llama, config.clone());
+    let mut sampler = LocalSampler::new(&Letters);
+    let found = trainer.rollout(&prompts(0, 4), &mut std::iter::empty(), &mut sampler, &Pairs);
+    let experience = found.unwrap().unwrap();
+    let weights = trainer.weigh(&experience).unwrap().policy_gradient.unwrap().weights;
+    let rows = &experience.rollout.texts;
+    let steps = |row: usize| -> Vec<f64> {
+        let pairs = rows[row].as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+        let scores = pairs.map(|pair| f64::from(vowels(&[Exchange::new("", pair)])[0]));
+        let scores: Vec<f64> = scores.collect();
+        if scores.is_empty() { vec![0.] } else { scores }
+    };
+    let mut moved = false;
+    for group in experience.groups.rows() {
+        let all: Vec<f64> = group.iter().flat_map(|&row| steps(row)).collect();
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        let squares = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>();
+        let std = (squares / (all.len() as f64 - 1.)).sqrt();
+        for &row in group {
+            let own = host(&weights.get(row as i64));
+            let parts: Vec<f64> = steps(row).iter().map(|x| (x - mean) / std).collect();
+            for (t, own) in own.iter().enumerate().take(experience.rollout.tokens(row)) {
+                // What is behind the last letter, the end of the response, is of the last step.
+                let step = (t / 2).min(parts.len() - 1);
+                let want = if std > 0. { parts[step..].iter().sum() } else { 0. };
+                assert!((own - want).abs() < 1e-5, "row {row}, token {t}: {own} {want}");
+                moved |= want != 0.;
+            }
+        }
+    }
+    assert!(moved);
+    let mut without = |sampler: &mut dyn Sampler, reward: &dyn RewardModel| {
+        let error = trainer.step(&prompts(0, 4), &mut std::iter::empty(), sampler, reward);
+        error.unwrap_err()
+    };
+    assert!(matches!(without(&mut sampler, &vowels), RlError::NoSteps { row: 0 }));
+    let recorded = experience.rollout.responses.rows().iter().map(|ids| Sampled {
+        ids: ids.clone(),
+        log_probs: None,
+        text: "AA".to_owned(),
+        finish: FinishReason::Length,
+        version: 0,
+    });
+    let mut recorded = RecordedSampler::new(recorded.collect());
+    assert!(matches!(without(&mut recorded, &Pairs), RlError::NoTokensOfSteps));
+    let kl = Some(KlForm::Reward { coef: 0.1, estimator: KlEstimator::K1 });
+    let error = ReinforceConfig { kl, ..config }.check().unwrap_err().to_string();
+    assert!(error.starts_with("`kl` is in the reward"), "{error}");
 }
 
 #[test]

@@ -65,6 +65,11 @@ fn map(
             *score = finite(f(score.get()), name, first + row)?;
         }
     }
+    for (row, steps) in &mut scores.steps {
+        for step in steps {
+            step.score = finite(f(step.score.get()), name, first + *row)?;
+        }
+    }
     Ok(scores)
 }
 

@@ -12,6 +12,7 @@ mod many;
 mod map;
 mod member;
 mod normalise;
+mod process;
 
 pub use cached::Cached;
 pub use fallback::{Constant, OrElse};
@@ -20,6 +21,7 @@ pub(crate) use kept::Keeping;
 pub use many::{LowerBound, Mean, Minimum, WeightedSum};
 pub use map::{Clipped, Scaled};
 pub use normalise::{Centring, Normalised};
+pub use process::{ProcessReward, StepTotal, StepView};
 
 use rlaif_core::RewardModel;
 
