@@ -22,6 +22,9 @@ pub struct DistillConfig {
     pub microbatch_size: usize,
     /// The distance of the student from its teacher.
     pub divergence: Divergence,
+    /// λ: the probability that a step learns on the student's own responses; the others learn on the
+    /// reference responses to their prompts ([Agarwal et al. 2023](https://arxiv.org/abs/2306.13649)).
+    pub on_policy: f64,
     /// Divisor of both models' logits in the loss. Sampling has its own in `generation`.
     pub temperature: f64,
     /// Mode of the student's dropout in updates.
@@ -46,6 +49,7 @@ impl Default for DistillConfig {
             batch_size: 32,
             microbatch_size: 0,
             divergence: Divergence::default(),
+            on_policy: 1.,
             temperature: 1.,
             dropout: Dropout::Off,
             activations: Activations::Keep,
@@ -91,6 +95,14 @@ impl DistillConfig {
         }
         if !(self.temperature > 0. && self.temperature.is_finite()) {
             return Err(BadSetting::new("temperature", self.temperature, "above 0").into());
+        }
+        if !(0. ..=1.).contains(&self.on_policy) {
+            return Err(BadSetting::new("on_policy", self.on_policy, "from 0 to 1").into());
+        }
+        if self.on_policy < 1. && matches!(self.divergence, Divergence::PolicyGradient { .. }) {
+            let expected = "1 with the divergence `policy_gradient`, which is a mean over the \
+                            student's own responses";
+            return Err(BadSetting::new("on_policy", self.on_policy, expected).into());
         }
         self.divergence.check()?;
         check_sampling(&self.generation)?;

@@ -1,8 +1,8 @@
 //! Distillation as the loop that trainings share takes it.
 
-use rlaif_core::TextCodec;
-use rlaif_lm::{LocalSampler, Policy, Sampler};
-use rlaif_rl::Prompt;
+use rlaif_core::{BadSetting, TextCodec};
+use rlaif_lm::{LocalSampler, Policy, RecordedSampler, Sampled, Sampler};
+use rlaif_rl::{Prompt, RlError};
 use rlaif_train::{CheckpointFiles, Fit, Saved, Stepped, TrainError};
 use serde_json::json;
 
@@ -13,6 +13,7 @@ pub struct DistillTask<'a, P> {
     trainer: DistillTrainer<P>,
     prompts: &'a [Prompt],
     sampler: Box<dyn Sampler + 'a>,
+    references: Vec<Sampled>,
     samples: usize,
 }
 
@@ -33,7 +34,16 @@ impl<'a, P: Policy> DistillTask<'a, P> {
         prompts: &'a [Prompt],
         codec: &'a dyn TextCodec,
     ) -> Self {
-        Self { trainer, prompts, sampler: Box::new(LocalSampler::new(codec)), samples: 0 }
+        let sampler = Box::new(LocalSampler::new(codec));
+        Self { trainer, prompts, sampler, references: Vec::new(), samples: 0 }
+    }
+
+    /// Sets a reference response to each prompt, for the steps that are not on the student's own
+    /// responses ([`crate::DistillConfig::on_policy`]).
+    #[must_use]
+    pub fn references(mut self, references: Vec<Sampled>) -> Self {
+        self.references = references;
+        self
     }
 
     /// Takes responses from another sampler.
@@ -50,6 +60,12 @@ impl<'a, P: Policy> DistillTask<'a, P> {
         self
     }
 
+    fn without_references(&self) -> RlError {
+        let found = self.trainer.config().on_policy;
+        let expected = "1, or a reference response to each prompt (`DistillTask::references`)";
+        BadSetting::new("on_policy", found, expected).into()
+    }
+
     /// The trainer.
     pub fn trainer(&self) -> &DistillTrainer<P> {
         &self.trainer
@@ -64,9 +80,20 @@ impl<'a, P: Policy> DistillTask<'a, P> {
 impl<P: Policy> Fit for DistillTask<'_, P> {
     fn step(&mut self, rows: &[usize]) -> Result<Stepped, TrainError> {
         let prompts: Vec<Prompt> = rows.iter().map(|&row| self.prompts[row].clone()).collect();
-        let step = self.trainer.step(&prompts, &mut *self.sampler)?;
+        let on_policy = self.trainer.is_on_policy();
+        let mut step = if on_policy {
+            self.trainer.step(&prompts, &mut *self.sampler)?
+        } else {
+            let own = rows.iter().map(|&row| self.references.get(row).cloned()).collect();
+            let own: Option<Vec<Sampled>> = own;
+            let own = own.ok_or_else(|| self.without_references())?;
+            self.trainer.step(&prompts, &mut RecordedSampler::new(own))?
+        };
+        if self.trainer.config().on_policy < 1. {
+            step.metrics.set("distill/on_policy", f64::from(u8::from(on_policy)));
+        }
         let number = self.trainer.steps_done();
-        let sample = |(prompt, response): (&Prompt, &rlaif_lm::Sampled)| json!({"step": number, "prompt": prompt.record.prompt, "response": response.text});
+        let sample = |(prompt, response): (&Prompt, &Sampled)| json!({"step": number, "prompt": prompt.record.prompt, "response": response.text});
         let samples = prompts.iter().zip(&step.sampled).take(self.samples).map(sample).collect();
         Ok(Stepped { samples, ..Stepped::from(step.metrics) })
     }

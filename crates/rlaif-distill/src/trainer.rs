@@ -125,6 +125,15 @@ impl<P: Policy> DistillTrainer<P> {
         self.step
     }
 
+    /// `true` if the next step learns on the student's own responses ([`DistillConfig::on_policy`]). It
+    /// depends only on the seed and the step.
+    pub fn is_on_policy(&self) -> bool {
+        let draw = self.config.seed.derive("on_policy", self.step).get();
+        // The upper 53 bits, as a number below 1.
+        let draw = (draw >> 11) as f64 / (1u64 << 53) as f64;
+        draw < self.config.on_policy
+    }
+
     /// Samples a response to each prompt, and makes one optimizer step on the mean of the divergence over
     /// their tokens.
     ///

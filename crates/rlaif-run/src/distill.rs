@@ -2,9 +2,10 @@
 
 use rlaif_core::Seed;
 use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer};
-use rlaif_lm::Policy;
+use rlaif_lm::{Joined, Joiner, LmSpec, Policy, Sampled, Texts, generate::FinishReason};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
 use rlaif_rl::{Prompt, RlError};
+use rlaif_text::HfTokenizer;
 use rlaif_train::Trainable;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,11 +82,12 @@ impl Recipe for DistillFile {
         let tokenizer = sections.tokenizer(trainer.policy())?;
         let spec = trainer.policy().spec();
         let prompts = sections.prompts(settings, Vec::new(), &tokenizer, spec)?;
+        let references = self.references(&prompts.prompts, &tokenizer, spec)?;
         let mut run = PromptRun::new(sections, settings, prompts)?;
         let memory = self.memory(start.options, &run.prompts)?;
         let mut ongoing = run.begin(start, &memory, (trainer.policy(), &tokenizer), "")?;
         let task = DistillTask::new(trainer, &run.prompts, &tokenizer);
-        let mut task = task.samples(self.train.samples);
+        let mut task = task.references(references).samples(self.train.samples);
         ongoing.drive(&mut task, &mut run.batches)?;
         ongoing.write(&mut task.into_trainer().into_policy())
     }
@@ -111,6 +113,52 @@ impl DistillFile {
             generation: &self.distill.generation,
             activations: self.distill.activations,
         }
+    }
+
+    /// The reference responses to prompts, at most as long as responses of the student, if steps learn
+    /// on them.
+    fn references(
+        &self,
+        prompts: &[Prompt],
+        codec: &HfTokenizer,
+        spec: &LmSpec,
+    ) -> Result<Vec<Sampled>, RunError> {
+        if self.distill.on_policy >= 1. {
+            return Ok(Vec::new());
+        }
+        let texts = |prompt: &Prompt| {
+            let reference = prompt.record.reference.clone();
+            reference.ok_or_else(|| RunError::Setting {
+                key: "data.reference",
+                problem: format!(
+                    "prompt `{}` has no reference response, but `distill.on_policy` is {}: name the \
+                     column of responses, leave out rows without one, or set `distill.on_policy` to 1",
+                    prompt.record.id, self.distill.on_policy
+                ),
+            })
+        };
+        let references = prompts.iter().map(texts).collect::<Result<Vec<_>, _>>()?;
+        let rows: Vec<Texts<'_>> = (prompts.iter().zip(&references))
+            .map(|(prompt, reference)| Texts {
+                prompt: &prompt.record.prompt,
+                responses: vec![reference],
+                kind: prompt.record.kind,
+            })
+            .collect();
+        let joiner = Joiner::new(codec, spec);
+        let longest = self.distill.generation.max_new_tokens;
+        let joined = joiner.join(&rows)?.into_iter().zip(references);
+        let response = |(mut joined, text): (Joined, String)| {
+            let mut ids = joined.responses.pop().unwrap_or_default();
+            if let Some(eos) = joiner.eos().filter(|eos| ids.last() != Some(eos)) {
+                ids.push(eos);
+            }
+            let whole = ids.len() <= longest;
+            ids.truncate(longest);
+            let finish = if whole { FinishReason::Eos } else { FinishReason::Length };
+            Sampled { ids, log_probs: None, text, finish, version: 0 }
+        };
+        Ok(joined.map(response).collect())
     }
 
     /// Memory for these prompts; without prompts, the least that the run needs.

@@ -193,6 +193,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "distill.divergence",
             "distill.temperature",
             "distill.dropout",
+            "distill.on_policy",
             "distill.generation.max_new_tokens",
             "distill.generation.min_new_tokens",
             "distill.generation.sampling",

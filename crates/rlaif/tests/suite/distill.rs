@@ -22,8 +22,9 @@ fn prepare(root: &Path) -> PathBuf {
     language_model(&root.join("student"), &tokenizer("llama3"), 1, config(16));
     language_model(&root.join("teacher"), &tokenizer("llama3"), 2, config(32));
     language_model(&root.join("stranger"), &tokenizer("mistral"), 3, config(32));
-    let prompts: String =
-        (0..12).map(|i| format!("{{\"prompt\": \"Number {i} says\"}}\n")).collect();
+    let prompts: String = (0..12)
+        .map(|i| format!("{}\n", json!({"prompt": format!("Number {i} says"), "said": "so"})))
+        .collect();
     fs::write(root.join("prompts.jsonl"), prompts).unwrap();
     let path = root.join("run.toml");
     let text = format!(
@@ -73,6 +74,11 @@ fn a_teacher_of_another_tokenizer_is_refused_by_name() {
     assert!(told.contains("another vocabulary"), "{told}");
     let told = refusal(&train(&config, &out, &["distill.divergence={jsd={beta=3.0}}"]), 2);
     assert!(told.contains("`distill.divergence.jsd.beta` is 3"), "{told}");
+    let told = refusal(&train(&config, &out, &["distill.on_policy=0.5"]), 2);
+    assert!(
+        told.contains("`data.reference`") && told.contains("`distill.on_policy` is 0.5"),
+        "{told}"
+    );
     assert!(!out.exists());
 }
 
@@ -82,5 +88,6 @@ fn killed_and_resumed_it_is_the_uninterrupted_run_bit_by_bit() {
     let root = tempfile::tempdir().unwrap();
     let config = prepare(root.path());
     let files = ["checkpoints/step-8/optimizer.safetensors", "checkpoints/step-8/distill.json"];
-    rl::killed_and_resumed("distill", &config, &[], &Kills { all: 3, on_the_way: 1 }, &files);
+    let mixed = ["--set", "distill.on_policy=0.5", "--set", "data.reference=said"];
+    rl::killed_and_resumed("distill", &config, &mixed, &Kills { all: 3, on_the_way: 1 }, &files);
 }
