@@ -343,6 +343,7 @@ impl<P: Policy> PpoTrainer<P> {
             reference: &self.reference,
             estimator: self.config.kl.estimator,
             temperature: self.config.generation.sampling.temperature(),
+            keep: None,
         };
         let rollout = Rollout::ask(&asking, prompts, sampled, scores, plan)?;
         self.moments = moments;

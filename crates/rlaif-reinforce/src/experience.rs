@@ -1,6 +1,8 @@
 //! One batch of experience: groups of responses with their scores and log-probabilities.
 
-use rlaif_rl::{Groups, Mismatch, Rollout};
+use std::cell::RefCell;
+
+use rlaif_rl::{Groups, KeptPass, Mismatch, Rollout};
 
 /// A rollout with its groups. It keeps the log-probabilities of three policies apart: the sampler's
 /// in `rollout.sampler_log_probs`, those of the weights that sampled in `rollout.log_probs`, and
@@ -25,9 +27,17 @@ pub struct Experience {
     /// The passes of each optimizer step: epochs, minibatches, passes, rows. A minibatch holds
     /// only complete groups.
     pub schedule: Vec<Vec<Vec<Vec<usize>>>>,
+    /// The policy's pass, if it is the only one of the update.
+    pub(crate) pass: RefCell<Option<KeptPass>>,
 }
 
 impl Experience {
+    /// Frees the graph of the policy's pass, if the update could use it; the update then computes the
+    /// pass again, with the same result. For an experience that is kept for a while.
+    pub fn drop_graph(&self) {
+        self.pass.take();
+    }
+
     /// Share of groups whose scores are all equal, or that have fewer than two scores.
     pub fn equal_groups(&self) -> f64 {
         let scores = &self.rollout.shaped_scores;

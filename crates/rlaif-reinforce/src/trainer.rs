@@ -1,5 +1,7 @@
 //! The algorithm's stages: 1 rollout, 2 weights of tokens, 3 update.
 
+use std::cell::RefCell;
+
 use rlaif_core::{BadSetting, Metrics, RewardModel};
 use rlaif_lm::{Adapters, Dropout, Forward, Policy, Reference, Sampled, Sampler};
 use rlaif_rl::{
@@ -314,6 +316,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         let groups = Groups::of_size(prompts.len(), self.config.group());
         let schedule = self.schedule(&groups, &sampled);
         let mut moments = self.moments;
+        let pass = RefCell::new(None);
         let plan = Plan {
             step: self.step,
             scores: &self.config.scores,
@@ -331,6 +334,10 @@ impl<P: Policy> ReinforceTrainer<P> {
             reference: &self.reference,
             estimator: objective.kl.estimator().unwrap_or(KlEstimator::K1),
             temperature: self.config.generation.sampling.temperature(),
+            // Another update of the weights would make the graph useless; dropout draws anew.
+            keep: (schedule.len() == 1 && schedule[0].len() == 1)
+                .then_some(&pass)
+                .filter(|_| self.config.dropout == Dropout::Off),
         };
         let rollout = Rollout::ask(&asking, &prompts, sampled, (reward, &scores), plan)?;
         self.moments = moments;
@@ -339,7 +346,17 @@ impl<P: Policy> ReinforceTrainer<P> {
             None => Mismatch::default(),
         };
         let steps = None;
-        Ok(Experience { rollout, groups, greedy, steps, mismatch, left_out, pass_rate, schedule })
+        Ok(Experience {
+            rollout,
+            groups,
+            greedy,
+            steps,
+            mismatch,
+            left_out,
+            pass_rate,
+            schedule,
+            pass,
+        })
     }
 
     fn schedule(&self, groups: &Groups, sampled: &[Sampled]) -> Vec<Vec<Vec<Vec<usize>>>> {

@@ -5,8 +5,7 @@ use std::time::Instant;
 use rlaif_core::stats::mean_std;
 use rlaif_lm::{Mask, Policy, policy_log_probs};
 use rlaif_rl::{
-    Average, PolicyObjective, PolicyTokens, RlError, Rollout, Stats, host, pick, real,
-    rollout_statistics,
+    Average, PolicyObjective, PolicyTokens, RlError, Stats, host, pick, real, rollout_statistics,
 };
 use tch::{Kind, Tensor, no_grad};
 
@@ -139,7 +138,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         dropout.seeded(seed, step, || {
             let mut minibatches = experience.schedule.iter().flatten();
             minibatches.try_for_each(|passes| {
-                self.minibatch(rollout, weights, &objective, passes, &mut progress)
+                self.minibatch(experience, weights, &objective, passes, &mut progress)
             })
         })??;
         let optimize_s = start.elapsed().as_secs_f64();
@@ -152,12 +151,13 @@ impl<P: Policy> ReinforceTrainer<P> {
 
     fn minibatch(
         &mut self,
-        rollout: &Rollout,
+        experience: &Experience,
         weights: &TokenWeights,
         objective: &PolicyObjective,
         passes: &[Vec<usize>],
         progress: &mut Progress,
     ) -> Result<(), RlError> {
+        let rollout = &experience.rollout;
         let rows = passes.concat();
         let of = |component| Share::of(component, objective.average, &rows);
         let shares = Shares {
@@ -171,7 +171,7 @@ impl<P: Policy> ReinforceTrainer<P> {
         }
         let mut numbers = Numbers::default();
         for rows in passes.iter().filter(|rows| rollout.tokens_of(rows) > 0) {
-            numbers.add(self.pass(rollout, &shares, objective, rows, progress)?);
+            numbers.add(self.pass(experience, &shares, objective, rows, progress)?);
         }
         progress.steps.push(numbers);
         let report = self.optimizer.step()?;
@@ -184,17 +184,22 @@ impl<P: Policy> ReinforceTrainer<P> {
     /// Forward and backward pass over some rows.
     fn pass(
         &self,
-        rollout: &Rollout,
+        experience: &Experience,
         shares: &Shares<'_>,
         objective: &PolicyObjective,
         rows: &[usize],
         progress: &mut Progress,
     ) -> Result<Numbers, RlError> {
+        let rollout = &experience.rollout;
         let (x, y) = (rollout.prompts.select(rows)?, rollout.responses.select(rows)?);
         let width = y.width();
         let of = |tensor: &Tensor| pick(tensor, rows, width);
         let temperature = self.config.generation.sampling.temperature();
-        let found = policy_log_probs(&self.policy, &x, &y, self.training_forward(), temperature)?;
+        let kept = experience.pass.take().filter(|kept| kept.rows == rows);
+        let found = match kept {
+            Some(kept) => kept.found,
+            None => policy_log_probs(&self.policy, &x, &y, self.training_forward(), temperature)?,
+        };
         let mask = Mask::new(of(rollout.mask.tensor()));
         let log_probs = &found.log_probs;
         let (old, reference) = (of(&rollout.log_probs), of(&rollout.ref_log_probs));

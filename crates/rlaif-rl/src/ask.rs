@@ -1,6 +1,10 @@
 //! Quantities that the models compute for the tokens of responses.
 
-use rlaif_lm::{Forward, Policy, Reference, TokenBatch, ValueFunction, policy_log_probs};
+use std::cell::RefCell;
+
+use rlaif_lm::{
+    Forward, Policy, PolicyLogProbs, Reference, TokenBatch, ValueFunction, policy_log_probs,
+};
 use rlaif_train::{KlEstimator, full_kl};
 use tch::Tensor;
 
@@ -22,6 +26,18 @@ pub struct Asking<'a> {
     pub estimator: KlEstimator,
     /// The sampling temperature.
     pub temperature: f64,
+    /// Receives the policy's pass with its graph, if there is a single one: an update whose first pass has
+    /// the same rows can use it instead of computing it again.
+    pub keep: Option<&'a RefCell<Option<KeptPass>>>,
+}
+
+/// A forward pass of the policy, with its graph.
+#[derive(Debug)]
+pub struct KeptPass {
+    /// The rows, in their order.
+    pub rows: Vec<usize>,
+    /// The result.
+    pub found: PolicyLogProbs,
 }
 
 impl std::fmt::Debug for Asking<'_> {
@@ -72,8 +88,13 @@ impl Asking<'_> {
                     Some(critic) => Some(critic.values(&x, &y, &found.hidden)?.detach()),
                     None => None,
                 };
-                // The graph is freed before the reference's pass.
-                (found.hidden.detach(), found.head, found.log_probs.detach(), values)
+                let (hidden, log_probs) = (found.hidden.detach(), found.log_probs.detach());
+                let head = self.policy.head(self.forward)?;
+                // The graph is freed before the reference's pass, unless it is used again.
+                if let (Some(keep), [_]) = (self.keep, chunks) {
+                    *keep.borrow_mut() = Some(KeptPass { rows: rows.clone(), found });
+                }
+                (hidden, head, log_probs, values)
             };
 
             let _guard = tch::no_grad_guard();

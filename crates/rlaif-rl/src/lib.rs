@@ -52,7 +52,7 @@ mod trainer;
 mod watch;
 
 pub use advantage::{Advantage, Gae, Whitening};
-pub use ask::{Asked, Asking};
+pub use ask::{Asked, Asking, KeptPass};
 pub use batch::{counted, host, passes, permutation, pick, score_tensor};
 pub use combination::{Combination, Usage};
 pub use concern::CombinationConcern;

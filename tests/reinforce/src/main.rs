@@ -71,6 +71,7 @@ impl<P: Policy> Reinforce<P> {
             reference: &Reference::Given,
             estimator: KlEstimator::K1,
             temperature: self.generation.sampling.temperature(),
+            keep: None,
         };
         Rollout::ask(&asking, prompts, sampled, (reward.name(), &scores), plan)
     }

@@ -113,6 +113,22 @@ fn a_prompt_that_is_read_once_gives_the_numbers_of_one_read_each_time() {
     }
 }
 
+/// With a single pass, the update uses the rollout's.
+#[test]
+fn a_pass_that_is_used_again_gives_the_numbers_of_one_computed_again() {
+    let _alone = alone();
+    for family in FAMILIES {
+        for algorithm in NamedAlgorithm::ALL {
+            let config = ReinforceConfig { minibatch_size: None, epochs: 1, ..config(algorithm) };
+            let kept = after_two_steps(trainer(family, config.clone()), |_| {});
+            let again = after_two_steps(trainer(family, config.clone()), |e| e.drop_graph());
+            assert_eq!(distance(&kept, &again), 0., "{family:?} {algorithm:?}");
+            let start = weights(&trainer(family, config));
+            assert!(distance(&kept, &start) > 0., "{family:?} {algorithm:?}");
+        }
+    }
+}
+
 /// Several responses to each prompt are computed as one run of tokens without padding. In another
 /// order they are rows, padded to the longest.
 #[test]
