@@ -183,6 +183,7 @@ fn alphabet() -> Vec<SftRow> {
 
 const RATE: f64 = 1e-2;
 const SEEDS: [u64; 3] = [2, 3, 4];
+const STEPS: u64 = 250;
 
 /// A teacher that knows the alphabet, and its loss.
 fn teacher() -> (LanguageModel, f64) {
@@ -200,8 +201,7 @@ fn teacher() -> (LanguageModel, f64) {
 
 /// The loss of a student of random weights on the teacher's rows, before the first step, and after
 /// each `every` steps.
-fn student(seed: u64, lr: f64, every: u64) -> Vec<f64> {
-    const STEPS: u64 = 250;
+fn student(seed: u64, lr: f64, steps: u64, every: u64) -> Vec<f64> {
     let rows = alphabet();
     let prompt = |row: &SftRow| {
         Prompt::new(PromptRecord::new(format!("{:?}", row.prompt), "x"), row.prompt.clone())
@@ -209,7 +209,7 @@ fn student(seed: u64, lr: f64, every: u64) -> Vec<f64> {
     let prompts: Vec<Prompt> = rows.iter().map(prompt).collect();
     let schedule = Schedule::Linear;
     let mut config = DistillConfig {
-        steps: STEPS,
+        steps,
         batch_size: prompts.len(),
         optimizer: OptimizerConfig { lr, schedule, ..OptimizerConfig::default() },
         seed: Seed::new(seed),
@@ -222,7 +222,7 @@ fn student(seed: u64, lr: f64, every: u64) -> Vec<f64> {
         SftTrainer::new(policy, &LearnConfig::default(), 1).unwrap().evaluate(&rows).unwrap().loss
     };
     let mut losses = vec![evaluate(trainer.policy())];
-    for step in 1..=STEPS {
+    for step in 1..=steps {
         trainer.step(&prompts, &mut LocalSampler::new(&Letters)).unwrap();
         if step.is_multiple_of(every) {
             losses.push(evaluate(trainer.policy()));
@@ -237,32 +237,42 @@ fn a_student_reaches_the_loss_of_its_teacher() {
     let wanted = teacher().1;
     assert!(wanted < 0.3, "the teacher knows it: {wanted}");
     for seed in SEEDS {
-        let losses = student(seed, RATE, 50);
+        let losses = student(seed, RATE, STEPS, 50);
         let (before, after) = (losses[0], losses[losses.len() - 1]);
         assert!(before > 2. && after < wanted + 0.02, "{seed}: {before} to {after}, {wanted}");
     }
-    let control = student(SEEDS[0], 0., 50);
+    let control = student(SEEDS[0], 0., STEPS, 50);
     assert!(control.iter().all(|loss| *loss == control[0]), "{control:?}");
 }
 
 /// Draws docs/distill-learning.svg from the metrics of these runs, which are kept in
-/// `target/learning/distill`.
+/// `target/learning/distill`. A debug build tests the code with two steps, and does not change the
+/// picture.
 #[test]
 #[ignore = "writes a file of the documentation"]
 fn draw_the_curves() {
     let _alone = alone();
+    const TRIAL: bool = cfg!(debug_assertions);
+    let trial = tempfile::tempdir().unwrap();
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (learning, docs) = match TRIAL {
+        true => (trial.path().to_owned(), trial.path().to_owned()),
+        false => (root.join("target/learning/distill"), root.join("docs")),
+    };
     let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(SEEDS[0], 0.)]);
     let runs = runs.map(|(seed, lr)| {
-        let folder = root.join("target/learning/distill").join(format!("{seed}-{lr}"));
-        let rows: Vec<_> =
-            student(seed, lr, 1).into_iter().map(|loss| vec![("loss".to_owned(), loss)]).collect();
+        let folder = learning.join(format!("{seed}-{lr}"));
+        let steps = if TRIAL { 2 } else { STEPS };
+        let rows: Vec<_> = student(seed, lr, steps, 1)
+            .into_iter()
+            .map(|loss| vec![("loss".to_owned(), loss)])
+            .collect();
         curves::write_metrics(&folder, &rows);
         curves::read_metric(&folder, "loss")
     });
     let title = "loss on the teacher's rows, nats".to_owned();
     let panel = Panel { title, range: (0., 5.), level: Some(teacher().1), runs: runs.collect() };
-    std::fs::write(root.join("docs/distill-learning.svg"), curves::svg(&[vec![panel]])).unwrap();
+    std::fs::write(docs.join("distill-learning.svg"), curves::svg(&[vec![panel]])).unwrap();
 }
 
 #[test]

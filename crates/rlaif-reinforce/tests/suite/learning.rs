@@ -44,7 +44,12 @@ fn right(batch: &[Exchange<'_>]) -> Vec<f32> {
 
 /// The share of right sums by step, over all that were sampled: dynamic sampling leaves out groups
 /// without a mistake.
-fn run(algorithm: NamedAlgorithm, family: Family, seed: u64, lr: f64) -> Vec<Vec<(String, f64)>> {
+fn run(
+    algorithm: NamedAlgorithm,
+    family: Family,
+    (seed, lr): (u64, f64),
+    steps: u64,
+) -> Vec<Vec<(String, f64)>> {
     let mut config = ReinforceConfig {
         algorithm,
         steps: STEPS,
@@ -68,7 +73,7 @@ fn run(algorithm: NamedAlgorithm, family: Family, seed: u64, lr: f64) -> Vec<Vec
         let (_, stats) = trainer.step(&own, &mut spare, &mut sampler, &right).unwrap();
         stats.metrics.iter().map(|(name, value)| (name.to_owned(), value)).collect()
     };
-    (0..STEPS).map(step).collect()
+    (0..steps).map(step).collect()
 }
 
 const METRIC: &str = "curriculum/pass_rate";
@@ -96,13 +101,13 @@ fn it_learns_sums_of_digits() {
     for algorithm in ALGORITHMS {
         for family in FAMILIES {
             for seed in SEEDS {
-                let (first, last) = ends(&run(algorithm, family, seed, RATE));
+                let (first, last) = ends(&run(algorithm, family, (seed, RATE), STEPS));
                 assert!(
                     last > first + 0.3,
                     "{algorithm:?} {family:?} {seed}: {first:.2} to {last:.2}"
                 );
             }
-            let (first, last) = ends(&run(algorithm, family, 1, 0.));
+            let (first, last) = ends(&run(algorithm, family, (1, 0.), STEPS));
             let moved = (first - last).abs();
             assert!(moved < 0.15, "{algorithm:?} {family:?} without learning: {moved}");
         }
@@ -110,23 +115,31 @@ fn it_learns_sums_of_digits() {
 }
 
 /// Draws docs/reinforce-learning.svg from the metrics of these runs, which are kept in
-/// `target/learning/reinforce`.
+/// `target/learning/reinforce`. A debug build tests the code with two steps of one run each, and does
+/// not change the picture.
 #[test]
 #[ignore = "writes a file of the documentation"]
 fn draw_the_curves() {
     let _alone = alone();
+    const TRIAL: bool = cfg!(debug_assertions);
+    let trial = tempfile::tempdir().unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (learning, docs) = match TRIAL {
+        true => (trial.path().to_owned(), trial.path().to_owned()),
+        false => (root.join("target/learning/reinforce"), root.join("docs")),
+    };
     let panel = |algorithm: NamedAlgorithm, family: Family| {
         let runs = SEEDS.map(|seed| (seed, RATE)).into_iter().chain([(1, 0.)]);
-        let runs = runs.map(|(seed, lr)| {
+        let runs = runs.take(if TRIAL { 1 } else { 4 }).map(|(seed, lr)| {
             let name = format!("{algorithm:?}-{family:?}-{seed}-{lr}").to_lowercase();
-            let folder = root.join("target/learning/reinforce").join(name);
-            curves::write_metrics(&folder, &run(algorithm, family, seed, lr));
+            let folder = learning.join(name);
+            let steps = if TRIAL { 2 } else { STEPS };
+            curves::write_metrics(&folder, &run(algorithm, family, (seed, lr), steps));
             curves::read_metric(&folder, METRIC)
         });
         let title = format!("{algorithm:?}, {family:?}");
         Panel { title, range: (0., 1.), level: None, runs: runs.collect() }
     };
     let rows = FAMILIES.map(|family| ALGORITHMS.map(|algorithm| panel(algorithm, family)).to_vec());
-    std::fs::write(root.join("docs/reinforce-learning.svg"), curves::svg(&rows)).unwrap();
+    std::fs::write(docs.join("reinforce-learning.svg"), curves::svg(&rows)).unwrap();
 }
