@@ -448,6 +448,10 @@ mod tests {
         Some(Score(value))
     }
 
+    fn steps(value: f32) -> Vec<StepScore> {
+        vec![StepScore { end: 3, score: Score(value) }]
+    }
+
     #[test]
     fn scattered_scores_keep_every_part_and_every_reason() {
         let of_three = Scores {
@@ -457,6 +461,7 @@ mod tests {
                 ("coverage".to_owned(), vec![None, None, score(0.7)]),
             ],
             reasons: vec![(1, "too little".to_owned()), (9, "no such row".to_owned())],
+            steps: vec![(0, steps(1.)), (2, steps(3.))],
         };
         let scattered = of_three.clone().scatter(&[4, 0, 2], 5);
         assert_eq!(scattered.total, [None, None, score(3.), None, score(1.)]);
@@ -466,6 +471,7 @@ mod tests {
         ];
         assert_eq!(scattered.parts, parts);
         assert_eq!(scattered.reasons, [(0, "too little".to_owned())]);
+        assert_eq!(scattered.steps, [(2, steps(3.)), (4, steps(1.))]);
         // There and back again.
         let back = scattered.gather(&[4, 0, 2]);
         assert_eq!(back, Scores { reasons: vec![(1, "too little".to_owned())], ..of_three });
@@ -478,6 +484,7 @@ mod tests {
             total: vec![score(1.), None, None],
             parts: vec![("a".to_owned(), vec![score(1.), score(2.), None])],
             reasons: vec![(2, "first".to_owned()), (1, "first".to_owned())],
+            steps: vec![(0, steps(1.)), (1, steps(2.))],
         };
         let other = Scores {
             total: vec![None, score(7.)],
@@ -486,6 +493,7 @@ mod tests {
                 ("b".to_owned(), vec![score(4.), None]),
             ],
             reasons: vec![(0, "second".to_owned())],
+            steps: vec![(1, steps(7.))],
         };
         scores.fill_from(other, &[2, 1]);
         assert_eq!(scores.total, [score(1.), score(7.), None]);
@@ -495,6 +503,7 @@ mod tests {
         ];
         assert_eq!(scores.parts, parts);
         assert_eq!(scores.reasons, [(2, "first; second".to_owned())]);
+        assert_eq!(scores.steps, [(0, steps(1.)), (1, steps(7.))]);
     }
 
     #[test]

@@ -430,7 +430,7 @@ mod tests {
     /// Steps of scores 1 and 0 in one response, and of 0.5, the mean, in two others.
     #[test]
     fn scores_of_steps_reach_all_tokens_before_their_ends() {
-        let rewards = Tensor::zeros([4, 4], (Kind::Double, Device::Cpu));
+        let rewards = Tensor::zeros([4, 4], (Kind::Double, tch::Device::Cpu));
         let real = [[true; 4], [true, true, false, false], [false; 4], [true; 4]];
         let mask = Mask::new(Tensor::from_slice2(&real));
         let groups = Groups::of_size(4, 4);

@@ -1,6 +1,6 @@
 //! On-policy distillation from a run file.
 
-use rlaif_core::Seed;
+use rlaif_core::{BadSetting, Seed};
 use rlaif_distill::{DistillConfig, DistillTask, DistillTrainer};
 use rlaif_lm::{Joined, Joiner, LmSpec, Policy, Sampled, Texts, generate::FinishReason};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
@@ -127,14 +127,19 @@ impl DistillFile {
             return Ok(Vec::new());
         }
         let texts = |prompt: &Prompt| {
-            let reference = prompt.record.reference.clone();
-            reference.ok_or_else(|| RunError::Setting {
-                key: "data.reference",
-                problem: format!(
-                    "prompt `{}` has no reference response, but `distill.on_policy` is {}: name the \
-                     column of responses, leave out rows without one, or set `distill.on_policy` to 1",
-                    prompt.record.id, self.distill.on_policy
-                ),
+            prompt.record.reference.clone().ok_or_else(|| {
+                let found = match &self.data.reference {
+                    Some(column) => {
+                        let id = &prompt.record.id;
+                        format!("the column `{column}`, which is empty in the row of prompt `{id}`")
+                    }
+                    None => "not set".to_owned(),
+                };
+                let on_policy = self.distill.on_policy;
+                let expected = format!(
+                    "a column of responses, one in each row: `distill.on_policy` is {on_policy}"
+                );
+                RunError::from(BadSetting::new("data.reference", found, expected))
             })
         };
         let references = prompts.iter().map(texts).collect::<Result<Vec<_>, _>>()?;

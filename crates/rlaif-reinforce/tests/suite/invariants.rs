@@ -532,8 +532,10 @@ fn a_token_has_the_scores_of_the_steps_that_end_with_it_or_later() {
             let own = host(&weights.get(row as i64));
             let parts: Vec<f64> = steps(row).iter().map(|x| (x - mean) / std).collect();
             for (t, own) in own.iter().enumerate().take(experience.rollout.tokens(row)) {
-                // What is behind the last letter, the end of the response, is of the last step.
-                let step = (t / 2).min(parts.len() - 1);
+                // Special tokens are no letters, and what is behind the last letter is of the last step.
+                let before = &experience.rollout.responses.rows()[row][..t];
+                let letters = before.iter().filter(|id| **id > 1).count();
+                let step = (letters / 2).min(parts.len() - 1);
                 let want = if std > 0. { parts[step..].iter().sum() } else { 0. };
                 assert!((own - want).abs() < 1e-5, "row {row}, token {t}: {own} {want}");
                 moved |= want != 0.;
