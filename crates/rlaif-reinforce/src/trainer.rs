@@ -64,11 +64,11 @@ pub struct Choice {
     pub metrics: Metrics,
 }
 
-/// The last token of each step and its score, by row; `None` if the reward scores no steps.
-fn steps_of(
-    collected: &Collected,
-    sampler: &dyn Sampler,
-) -> Result<Option<Vec<Vec<(usize, f64)>>>, RlError> {
+/// The last token of each step and its score, by row.
+type Steps = Vec<Vec<(usize, f64)>>;
+
+/// The steps of responses; `None` if the reward scores no steps.
+fn steps_of(collected: &Collected, sampler: &dyn Sampler) -> Result<Option<Steps>, RlError> {
     if collected.scores.steps.is_empty() {
         return Ok(None);
     }
