@@ -83,7 +83,7 @@ pub fn describe_toml(message: &str) -> String {
     format!("unknown {what} `{found}`{hint} (known: {})", known.join(", "))
 }
 
-/// Finds the key of a value of the wrong type if serde's message does not name it, as in a table of
+/// Finds the key of a value of the wrong type, or of an unknown name, if serde's message does not name it, as in a table of
 /// one of several kinds. It looks for the value that the message describes; `None` if it occurs
 /// more than once.
 ///
@@ -121,11 +121,17 @@ pub fn wrong_key(message: &str, table: &toml::Table) -> Option<String> {
             _ => {}
         }
     }
-    let described =
-        message.strip_prefix("invalid type: ").or(message.strip_prefix("invalid value: "))?;
-    let (described, _) = described.rsplit_once(", expected ")?;
+    let described = match message.strip_prefix("unknown variant `") {
+        Some(rest) => serde::de::Unexpected::Str(rest.split_once('`')?.0).to_string(),
+        None => {
+            let described = message
+                .strip_prefix("invalid type: ")
+                .or(message.strip_prefix("invalid value: "))?;
+            described.rsplit_once(", expected ")?.0.to_owned()
+        }
+    };
     let mut found = Vec::new();
-    walk("", &toml::Value::Table(table.clone()), described, &mut found);
+    walk("", &toml::Value::Table(table.clone()), &described, &mut found);
     if found.len() == 1 { found.pop() } else { None }
 }
 

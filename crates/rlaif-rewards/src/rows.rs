@@ -96,6 +96,7 @@ struct Row {
 
 /// A row in files: texts, messages, or a conversation whose last turn is the response.
 #[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
 struct ReadRow {
     prompt: Option<TextOrMessages>,
     #[serde(alias = "completion")]
@@ -118,11 +119,21 @@ impl TryFrom<ReadRow> for Row {
             (Some(prompt), Some(response), _) => (prompt, response),
             (None, None, Some(mut messages)) => {
                 let last = messages.pop().ok_or("`messages` has no message")?;
+                if ["user", "system", "developer"].contains(&&*last.role) {
+                    return Err(
+                        "the last of `messages` is no response; expected the assistant's turn",
+                    );
+                }
                 (messages.into(), vec![last].into())
             }
             (None, _, _) => return Err("missing field `prompt`"),
             (Some(_), None, _) => return Err("missing field `response`"),
         };
+        let empty =
+            |said: &TextOrMessages| matches!(said, TextOrMessages::Messages(m) if m.is_empty());
+        if empty(&prompt) || empty(&response) {
+            return Err("a list of messages is empty");
+        }
         Ok(Self { prompt, response, reference, metadata, more })
     }
 }

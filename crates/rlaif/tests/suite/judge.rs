@@ -129,6 +129,14 @@ fn what_is_wrong_is_said_with_its_cause_and_the_code_of_bad_input() {
         ("rubric = 'toxicity'", ROWS, "`api`"),
         ("kind = 'classifier'\npreset = 'not-hate'\nmodel = '/nowhere'", ROWS, "/nowhere"),
         (length, "{\"prompt\":\"p\"}", "missing field `response`"),
+        (length, "{\"prompt\":[],\"response\":\"x\"}", "a list of messages is empty"),
+        (length, "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "no response"),
+        (length, "[1]", "expected a JSON object"),
+        (
+            "rubric = 'toxicity'\nout_of_range = 'drop'\n[api]\nkind = 'openai'\nmodel = 'm'",
+            ROWS,
+            "`out_of_range`: unknown value `drop`",
+        ),
     ] {
         let said = refusal(&judge(config, rows), 2);
         assert!(said.contains(says), "{config}: {said}");

@@ -88,6 +88,14 @@ fn rank(key: &str) -> Option<u8> {
     }
 }
 
+/// Keys of verdicts that replace an earlier one.
+fn is_revised(key: &str) -> bool {
+    let key = key.to_lowercase();
+    let revised = ["revised", "corrected", "updated", "adjusted", "final", "new"];
+    let verdict = ["score", "rating", "grade", "verdict", "mark"];
+    revised.iter().any(|part| key.contains(part)) && verdict.iter().any(|part| key.contains(part))
+}
+
 /// Keys of numbers that are not verdicts.
 fn is_other(key: &str) -> bool {
     let key = key.to_lowercase();
@@ -128,7 +136,20 @@ fn of_members(members: &[(String, Value)], scale: Scale) -> Option<Object> {
             .collect();
         if let Some(best) = ranked.iter().map(|(rank, _)| *rank).min() {
             let values = ranked.iter().filter(|(rank, _)| *rank == best).map(|(_, value)| *value);
-            return agreed(values, scale);
+            let found = agreed(values, scale);
+            // A later number under a key of its own: which of the two counts?
+            if let Some(Object::Score { value: first, .. }) = found {
+                let later = level.iter().flat_map(|members| members.iter());
+                let later = later.filter(|(key, _)| rank(key) == Some(1) || is_revised(key));
+                for (_, value) in later.filter(|(_, value)| is_leaf(value)) {
+                    if let Object::Score { value, .. } = read(value, scale)
+                        && value != first
+                    {
+                        return Some(Object::Miss(Miss::Several(first, value)));
+                    }
+                }
+            }
+            return found;
         }
         level = level
             .into_iter()

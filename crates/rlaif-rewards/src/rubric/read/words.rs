@@ -197,7 +197,7 @@ static OTHER_THING: LazyLock<Regex> = LazyLock::new(|| {
 /// Words by which a judge changes its verdict, when another number follows them.
 static CHANGES: LazyLock<Regex> = LazyLock::new(|| {
     pattern(
-        r"\b(?:actually|corrections?|corrected|correcting|rather|on\s+(?:second\s+thought|reflection|(?:a\s+)?closer\s+\w+)|upon\s+\w+|reconsider\w*|reassess\w*|re-?evaluat\w*|rereading|re-reading|wait|hmm+|oops|sorry|i\s+meant?|make\s+(?:it|that)|revis\w+|updat\w+|adjust\w*|chang\w+|rais\w+|lower\w*|increas\w+|reduc\w+|upgrad\w+|downgrad\w+|bump\w*|no|nope|or\s+better|scratch\s+that|strike\s+that|edit|eigentlich|korrektur|nein|vielmehr|doch|eher|besser\s+gesagt|en\s+fait|plutôt|non|en\s+realidad|mejor\s+dicho|corrección|más\s+bien|anzi|in\s+realtà|correzione|aliás|na\s+verdade|correção|на\s+самом\s+деле|точнее|вернее|исправ\w*|нет)\b|→|⇒|->|=>|其实|其實|实际上|實際上|更正|改为|改為|不对|不對|訂正|いや|実は|정정|아니",
+        r"\b(?:actually|corrections?|corrected|correcting|rather|on\s+(?:second\s+thought|reflection|(?:a\s+)?closer\s+\w+)|upon\s+\w+|reconsider\w*|reassess\w*|re-?evaluat\w*|rereading|re-reading|wait|hmm+|oops|sorry|i\s+meant?|make\s+(?:it|that)|revis\w+|updat\w+|adjust\w*|chang\w+|rais\w+|lower\w*|increas\w+|reduc\w+|upgrad\w+|downgrad\w+|bump\w*|no|nope|or\s+better|maybe|perhaps|possibly|scratch\s+that|strike\s+that|edit|eigentlich|korrektur|nein|vielmehr|doch|eher|besser\s+gesagt|en\s+fait|plutôt|non|en\s+realidad|mejor\s+dicho|corrección|más\s+bien|anzi|in\s+realtà|correzione|aliás|na\s+verdade|correção|на\s+самом\s+деле|точнее|вернее|исправ\w*|нет)\b|→|⇒|->|=>|其实|其實|实际上|實際上|更正|改为|改為|不对|不對|訂正|いや|実は|정정|아니",
     )
 });
 /// Words by which a judge takes its verdict back.
