@@ -5,6 +5,7 @@
 use std::{
     fs,
     io::Write,
+    ops::Range,
     path::Path,
     process::{Command, Stdio},
 };
@@ -129,40 +130,66 @@ fn in_any_form(golden: &Value, name: &str, at: &str, policy: &Path, judge: &Path
     .unwrap();
     let reward = ["judge", "--input", "-", "--config", reward.to_str().unwrap()];
     let reward = reward.map(str::to_owned);
+    // One process for each command: the rows of every form, of which groups are alike.
+    let [mut asked, mut judged, mut scored, mut learned] = [(); 4].map(|()| Groups::default());
     for row in golden["rows"].as_array().unwrap().iter().filter(|row| row["tokenizer"] == name) {
         let (pair, form) = (&row["row"], &row["form"]);
-        let mut asked =
-            vec![json!({ "prompt_ids": row["prompt"] }), json!({ "prompt": pair["prompt"] })];
-        let said = json!({ "prompt": pair["prompt"], "response": pair["chosen"] });
-        let mut judged = vec![said.clone()];
-        if let (Some(prompt), Some(said)) = (pair["prompt"].as_array(), pair["chosen"].as_array()) {
-            asked.push(json!({ "messages": prompt }));
-            let whole: Vec<&Value> = prompt.iter().chain(said).collect();
-            judged.push(json!({ "messages": whole }));
-        }
         let at = format!("{at}, {form}");
-        let answers = call(&on("generate", policy), &["--greedy", "--max-new-tokens", "2"], &asked);
-        for answer in &answers {
-            assert_eq!(answer["log_probs"], answers[0]["log_probs"], "generate: {at}");
+        let mut prompts =
+            vec![json!({ "prompt_ids": row["prompt"] }), json!({ "prompt": pair["prompt"] })];
+        let mut said = vec![json!({ "prompt": pair["prompt"], "response": pair["chosen"] })];
+        if let (Some(prompt), Some(chosen)) = (pair["prompt"].as_array(), pair["chosen"].as_array())
+        {
+            prompts.push(json!({ "messages": prompt }));
+            let whole: Vec<&Value> = prompt.iter().chain(chosen).collect();
+            said.push(json!({ "messages": whole }));
         }
-        let ids = json!({ "ids": row["reward"][0] });
-        let scores = call(&on("score", judge), &[], &[&[ids][..], &judged].concat());
-        for score in &scores {
-            assert_eq!(score["logits"], scores[0]["logits"], "score: {at}");
-        }
-        let logit = scores[0]["logits"][0].as_f64().unwrap();
-        for verdict in call(&reward, &[], &judged) {
-            assert!((verdict["score"].as_f64().unwrap() - logit).abs() < 1e-6, "judge: {at}");
-        }
-        // The prompt as far as it has tokens of its own, and the rest of the whole.
-        let (whole, prompt) = (row["sft"].as_array().unwrap(), row["prompt"].as_array().unwrap());
-        let common = whole.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        // A response that is a text gets no end of sequence here.
+        // The prompt as far as it has tokens of its own, and the rest of the whole. A response that
+        // is a text gets no end of sequence here.
+        let whole = row["sft"].as_array().unwrap();
+        let common = row["masked"].as_u64().unwrap() as usize;
         let ends = whole.len() - usize::from(form == "plain text");
         let ids = json!({ "prompt_ids": whole[..common], "response_ids": whole[common..ends] });
-        let answers = call(&on("logprobs", policy), &[], &[&[ids][..], &judged].concat());
-        for answer in &answers {
-            assert_eq!(answer["log_probs"], answers[0]["log_probs"], "logprobs: {at}");
+        asked.add(&at, &prompts);
+        scored.add(&at, &[&[json!({ "ids": row["reward"][0] })][..], &said].concat());
+        learned.add(&at, &[&[ids][..], &said].concat());
+        judged.add(&at, &said);
+    }
+    // Rows of other lengths in one batch change the last digit.
+    let single = ["--batch-size", "1"];
+    let greedy = [&single[..], &["--greedy", "--max-new-tokens", "2"]].concat();
+    asked.alike("log_probs", &call(&on("generate", policy), &greedy, &asked.rows));
+    learned.alike("log_probs", &call(&on("logprobs", policy), &single, &learned.rows));
+    let scores = call(&on("score", judge), &single, &scored.rows);
+    scored.alike("logits", &scores);
+    let verdicts = call(&reward, &[], &judged.rows);
+    for ((at, rows), (_, of_score)) in judged.groups.iter().zip(&scored.groups) {
+        let logit = scores[of_score.start]["logits"][0].as_f64().unwrap();
+        for verdict in &verdicts[rows.clone()] {
+            assert!((verdict["score"].as_f64().unwrap() - logit).abs() < 1e-6, "judge: {at}");
+        }
+    }
+}
+
+/// Rows of a command, in groups that should have the same answer.
+#[derive(Default)]
+struct Groups {
+    rows: Vec<Value>,
+    groups: Vec<(String, Range<usize>)>,
+}
+
+impl Groups {
+    fn add(&mut self, at: &str, rows: &[Value]) {
+        let start = self.rows.len();
+        self.rows.extend_from_slice(rows);
+        self.groups.push((at.to_owned(), start..self.rows.len()));
+    }
+
+    fn alike(&self, key: &str, answers: &[Value]) {
+        for (at, rows) in &self.groups {
+            for answer in &answers[rows.clone()] {
+                assert_eq!(answer[key], answers[rows.start][key], "{key}: {at}");
+            }
         }
     }
 }
