@@ -323,7 +323,8 @@ fn filters() -> Result<Vec<String>, ProviderError> {
     Err(ProviderError::sandbox("it needs Linux"))
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(target_os = "linux")]
+#[cfg(test)]
 pub(super) mod tests {
     use super::*;
 
