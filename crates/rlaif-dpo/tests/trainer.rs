@@ -442,16 +442,24 @@ fn gradients_without_a_number_stop_the_run_in_the_end() {
     };
     let mut trainer = DpoTrainer::new(model(LLAMA), Reference::Given, settings, 3).unwrap();
     let given = vec![[f32::NAN; 2]; rows.len()];
+    let good = vec![[-9f32, -8.]; rows.len()];
+    trainer.update_pairs(&batch, Some(&good)).unwrap();
     let stats = trainer.update_pairs(&batch, Some(&given)).unwrap();
     assert!(stats.skipped.is_some() && stats.metrics().get("skipped") == Some(1.), "{stats:?}");
     let error = trainer.update_pairs(&batch, Some(&given)).unwrap_err();
     assert!(matches!(error, DpoError::Train(TrainError::NonFinite { .. })), "{error}");
 
+    // The first step of all stops it at once.
+    let loss = config(objectives().swap_remove(0).1);
+    let mut trainer = DpoTrainer::new(model(LLAMA), Reference::Given, loss, 3).unwrap();
+    let error = trainer.update_pairs(&batch, Some(&given)).unwrap_err();
+    assert!(error.to_string().starts_with("step 1: NaN or infinity in the gradient of"), "{error}");
+
     // A batch with NaN does not change BCO's running mean.
     let bco = PairLoss::BcoPair { beta: 0.1, shift: RewardShift::RunningMean };
     let mut trainer = DpoTrainer::new(model(LLAMA), Reference::Given, config(bco), 3).unwrap();
+    trainer.update_pairs(&batch, Some(&good)).unwrap();
     trainer.update_pairs(&batch, Some(&given)).unwrap();
-    let good = vec![[-9f32, -8.]; rows.len()];
     let stats = trainer.update_pairs(&batch, Some(&good)).unwrap();
     assert!(stats.loss.is_finite() && stats.baseline.is_some_and(f64::is_finite), "{stats:?}");
 }

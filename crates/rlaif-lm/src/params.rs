@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use tch::Tensor;
 
 /// `true` for a parameter of an adapter, by its name as in `rlaif-models` and peft:
-/// `….lora_A.…`, `….lora_B.…`, `….modules_to_save.…`.
+/// `….lora_A.…`, `….lora_B.…`, `….lora_embedding_A.…`, `….lora_embedding_B.…`, `….modules_to_save.…`.
 ///
 /// ```
 /// assert!(rlaif_lm::is_adapter("layers.0.q_proj.lora_A.default.weight"));
 /// assert!(!rlaif_lm::is_adapter("layers.0.q_proj.weight"));
 /// ```
 pub fn is_adapter(name: &str) -> bool {
-    [".lora_A.", ".lora_B.", ".modules_to_save."].iter().any(|part| name.contains(part))
+    const PARTS: [&str; 5] =
+        [".lora_A.", ".lora_B.", ".lora_embedding_A.", ".lora_embedding_B.", ".modules_to_save."];
+    PARTS.iter().any(|part| name.contains(part))
 }
 
 /// The parameters of a model under their checkpoint names, in name order.
@@ -47,6 +49,12 @@ impl Parameters {
     /// Says that `alias` is the same tensor as the parameter `name`.
     pub fn tie(&mut self, alias: impl Into<String>, name: impl Into<String>) {
         self.tied.insert(alias.into(), name.into());
+    }
+
+    /// Gives an alias a tensor of its own.
+    pub fn untie(&mut self, alias: &str, tensor: Tensor) {
+        self.tied.remove(alias);
+        self.tensors.insert(alias.to_owned(), tensor);
     }
 
     /// Declares that checkpoints store the matrix with this name transposed.

@@ -3,47 +3,149 @@
 
 use rlaif_checkpoint::{AdapterConfig, AdapterKey};
 use rlaif_lm::{Activations, Adapters, Dropout, Forward, LmError};
+use serde_json::Value;
 use tch::Tensor;
 
-use crate::{error::ModelError, recompute::Shallow};
+use crate::{error::ModelError, layers::Linear, recompute::Shallow};
 
-/// One adapter on one linear layer.
+/// One adapter on one layer.
 #[derive(Debug)]
 pub(crate) struct Adapter {
     pub(crate) form: Form,
-    /// Weight and bias of the layer before this adapter was merged.
-    pub(crate) merged_over: Option<(Tensor, Option<Tensor>)>,
+    /// `true` if the tensors are parameters of another layer, which this one shares its weight with
+    /// (`ensure_weight_tying`).
+    pub(crate) shared: bool,
+    /// The layer before this adapter was merged.
+    pub(crate) merged_over: Option<Before>,
+}
+
+/// What a layer had before an adapter was merged into it, besides its weight.
+#[derive(Debug)]
+pub(crate) struct Before {
+    pub(crate) bias: Option<Tensor>,
 }
 
 /// The effect of an adapter on its layer.
 #[derive(Debug)]
 pub(crate) enum Form {
     /// Adds `scale · x Aᵀ Bᵀ`.
-    Lora { a: Tensor, b: Tensor, scale: f64, dropout: f64 },
+    Lora { factors: Factors, scale: f64, dropout: f64 },
     /// Replaces the layer: peft's `modules_to_save`, for heads that are trained as a whole.
     Replacement { weight: Tensor, bias: Option<Tensor> },
 }
 
+/// A and B as peft has them: `[r, inputs]` and `[outputs, r]` of a linear layer or a table, whose inputs are
+/// the ids.
+#[derive(Debug)]
+pub(crate) struct Factors {
+    pub(crate) a: Tensor,
+    pub(crate) b: Tensor,
+    /// `true` for factors of a table on a linear layer with the same matrix.
+    pub(crate) of_other: bool,
+}
+
+impl Factors {
+    /// A `[r, inputs]` and B `[outputs, r]` of a linear layer.
+    pub(crate) fn of_linear(&self) -> [Tensor; 2] {
+        if self.of_other {
+            return [self.b.tr().contiguous(), self.a.tr().contiguous()];
+        }
+        self.of_table()
+    }
+
+    /// A `[r, ids]` and B `[size, r]` of a table.
+    pub(crate) fn of_table(&self) -> [Tensor; 2] {
+        [self.a.shallow_clone(), self.b.shallow_clone()]
+    }
+}
+
+impl Shallow for Factors {
+    fn handle(&self) -> Self {
+        Self { a: self.a.shallow_clone(), b: self.b.shallow_clone(), of_other: self.of_other }
+    }
+}
+
+/// A tensor of an adapter.
+pub(crate) struct Part {
+    /// Name in memory.
+    pub(crate) parameter: String,
+    /// Name in peft's files.
+    pub(crate) key: AdapterKey,
+    pub(crate) tensor: Tensor,
+}
+
 impl Adapter {
-    /// The tensors, with the endings of their names in memory and their keys in peft's files.
-    pub(crate) fn tensors(&self, name: &str, path: &str) -> Vec<(String, AdapterKey, &Tensor)> {
-        let module = || path.to_owned();
-        let saved = |key: &str| AdapterKey::Saved { parameter: format!("{path}.{key}") };
+    /// The adapter of a form with tensors of its own.
+    pub(crate) fn new(form: Form) -> Self {
+        Self { form, shared: false, merged_over: None }
+    }
+
+    /// The same tensors on a layer that shares its weight with this adapter's.
+    pub(crate) fn shared_with(&self, table: bool) -> Self {
+        let mut form = self.form.handle();
+        if let Form::Lora { factors, .. } = &mut form {
+            factors.of_other = !table;
+        }
+        Self { form, shared: true, merged_over: None }
+    }
+
+    /// The tensors of the adapter `name`, which is on `layer`.
+    pub(crate) fn tensors(&self, name: &str, layer: &Linear) -> Vec<Part> {
+        let path = &layer.path;
+        let module = || path.clone();
+        let part = |parameter, key, tensor: &Tensor| Part {
+            parameter,
+            key,
+            tensor: tensor.shallow_clone(),
+        };
         match &self.form {
-            Form::Lora { a, b, .. } => vec![
-                (format!("{path}.lora_A.{name}.weight"), AdapterKey::LoraA { module: module() }, a),
-                (format!("{path}.lora_B.{name}.weight"), AdapterKey::LoraB { module: module() }, b),
-            ],
+            Form::Lora { factors, .. } if layer.table => {
+                let [a, b] = factors.of_table();
+                let (key_a, key_b) = (
+                    AdapterKey::EmbeddingA { module: module() },
+                    AdapterKey::EmbeddingB { module: module() },
+                );
+                vec![
+                    part(format!("{path}.lora_embedding_A.{name}"), key_a, &a),
+                    part(format!("{path}.lora_embedding_B.{name}"), key_b, &b),
+                ]
+            }
+            Form::Lora { factors, .. } => {
+                let [a, b] = factors.of_linear();
+                let (key_a, key_b) = (
+                    AdapterKey::LoraA { module: module() },
+                    AdapterKey::LoraB { module: module() },
+                );
+                vec![
+                    part(format!("{path}.lora_A.{name}.weight"), key_a, &a),
+                    part(format!("{path}.lora_B.{name}.weight"), key_b, &b),
+                ]
+            }
             Form::Replacement { weight, bias } => {
-                let mut all = vec![(
-                    format!("{path}.modules_to_save.{name}.weight"),
-                    saved("weight"),
-                    weight,
-                )];
-                if let Some(bias) = bias {
-                    all.push((format!("{path}.modules_to_save.{name}.bias"), saved("bias"), bias));
-                }
+                let saved = |key: &str, tensor: &Tensor| {
+                    let parameter = format!("{path}.modules_to_save.{name}.{key}");
+                    part(
+                        parameter,
+                        AdapterKey::Saved { parameter: format!("{path}.{key}") },
+                        tensor,
+                    )
+                };
+                let mut all = vec![saved("weight", weight)];
+                all.extend(bias.as_ref().map(|bias| saved("bias", bias)));
                 all
+            }
+        }
+    }
+}
+
+impl Shallow for Form {
+    fn handle(&self) -> Self {
+        match self {
+            Self::Lora { factors, scale, dropout } => {
+                Self::Lora { factors: factors.handle(), scale: *scale, dropout: *dropout }
+            }
+            Self::Replacement { weight, bias } => {
+                Self::Replacement { weight: weight.shallow_clone(), bias: bias.handle() }
             }
         }
     }
@@ -51,22 +153,9 @@ impl Adapter {
 
 impl Shallow for Adapter {
     fn handle(&self) -> Self {
-        let form = match &self.form {
-            Form::Lora { a, b, scale, dropout } => Form::Lora {
-                a: a.shallow_clone(),
-                b: b.shallow_clone(),
-                scale: *scale,
-                dropout: *dropout,
-            },
-            Form::Replacement { weight, bias } => Form::Replacement {
-                weight: weight.shallow_clone(),
-                bias: bias.as_ref().map(Tensor::shallow_clone),
-            },
-        };
-        let merged_over = self.merged_over.as_ref().map(|(weight, bias)| {
-            (weight.shallow_clone(), bias.as_ref().map(Tensor::shallow_clone))
-        });
-        Self { form, merged_over }
+        let merged_over =
+            self.merged_over.as_ref().map(|before| Before { bias: before.bias.handle() });
+        Self { form: self.form.handle(), shared: self.shared, merged_over }
     }
 }
 
@@ -75,13 +164,26 @@ impl Shallow for Adapter {
 pub(crate) struct AdapterSet {
     slots: Vec<Option<Entry>>,
     active: Option<usize>,
-    merged: Option<usize>,
+    merged: Option<(usize, Merged)>,
 }
 
 #[derive(Debug)]
 struct Entry {
     name: String,
     config: AdapterConfig,
+    /// Parameters of the base that its file replaced: the tables of another vocabulary.
+    replaced: Vec<String>,
+}
+
+/// Changes of a merge besides those of weights in place.
+#[derive(Debug, Default)]
+pub(crate) struct Merged {
+    /// Parameters of several layers, before.
+    pub(crate) weights: Vec<(String, Tensor)>,
+    /// Layers that got a tensor of their own: the tensor's name, and the parameter that they shared.
+    pub(crate) untied: Vec<(String, String)>,
+    /// Fields of config.json, before.
+    pub(crate) fields: Vec<(&'static str, Option<Value>)>,
 }
 
 impl AdapterSet {
@@ -99,7 +201,19 @@ impl AdapterSet {
     /// # Panics
     /// If the slot is empty: slots come from [`Self::find`].
     pub(crate) fn config(&self, slot: usize) -> &AdapterConfig {
-        &self.slots[slot].as_ref().expect("a slot that was found is taken").config
+        &self.entry(slot).config
+    }
+
+    /// The parameters of the base that an adapter's file replaced.
+    ///
+    /// # Panics
+    /// As [`Self::config`].
+    pub(crate) fn replaced(&self, slot: usize) -> &[String] {
+        &self.entry(slot).replaced
+    }
+
+    fn entry(&self, slot: usize) -> &Entry {
+        self.slots[slot].as_ref().expect("a slot that was found is taken")
     }
 
     pub(crate) fn active(&self) -> Option<&str> {
@@ -114,9 +228,9 @@ impl AdapterSet {
         }
     }
 
-    pub(crate) fn push(&mut self, name: &str, config: AdapterConfig) {
+    pub(crate) fn push(&mut self, name: &str, config: AdapterConfig, replaced: Vec<String>) {
         self.active.get_or_insert(self.slots.len());
-        self.slots.push(Some(Entry { name: name.to_owned(), config }));
+        self.slots.push(Some(Entry { name: name.to_owned(), config, replaced }));
     }
 
     pub(crate) fn remove(&mut self, slot: usize) {
@@ -131,11 +245,15 @@ impl AdapterSet {
     }
 
     pub(crate) fn merged(&self) -> Option<usize> {
-        self.merged
+        self.merged.as_ref().map(|(slot, _)| *slot)
     }
 
-    pub(crate) fn set_merged(&mut self, slot: Option<usize>) {
-        self.merged = slot;
+    pub(crate) fn set_merged(&mut self, slot: usize, changes: Merged) {
+        self.merged = Some((slot, changes));
+    }
+
+    pub(crate) fn take_merged(&mut self) -> Option<(usize, Merged)> {
+        self.merged.take()
     }
 
     fn position(&self, name: &str) -> Option<usize> {
@@ -151,7 +269,7 @@ impl AdapterSet {
                 LmError::UnknownAdapter { name: name.to_owned(), loaded: self.names() }
             })?),
         };
-        if self.merged.is_some() && adapter != self.merged {
+        if self.merged.is_some() && adapter != self.merged() {
             return Err(LmError::AdapterMerged);
         }
         Ok(Pass { dropout: forward.dropout, activations: forward.activations, adapter })

@@ -12,7 +12,6 @@ use tch::Tensor;
 use crate::{
     adapter::Pass,
     frame::{Frame, Parts},
-    layers::Linear,
 };
 
 /// The common state of a language model, and the linear layers that adapters can be put on.
@@ -124,8 +123,8 @@ pub trait ClassifierLayers: fmt::Debug + Send {
     /// Logits `[B, labels]` of hidden states `[B, H]`.
     fn score(&self, hidden: Tensor, pass: Pass) -> Tensor;
 
-    /// The linear layers of the trunk, and of the head.
-    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>);
+    /// The parts that adapters change, see [`Frame::parts`].
+    fn parts<'a>(&'a mut self, frame: &'a mut Frame) -> Parts<'a>;
 }
 
 /// A classifier as built by its family: its layers, description and parameters.

@@ -85,6 +85,11 @@ impl Classifier {
         &self.unread
     }
 
+    /// Adds those of an adapter's folder.
+    pub(crate) fn add_unread(&mut self, names: Vec<String>) {
+        self.unread.extend(names);
+    }
+
     /// The model's config.json.
     pub fn config(&self) -> &Config {
         &self.frame.config
@@ -92,8 +97,7 @@ impl Classifier {
 
     /// The adapters, to be added, switched, merged and saved.
     pub fn adapters(&mut self) -> ModelAdapters<'_> {
-        let (trunk, head) = self.layers.linears();
-        ModelAdapters::new(self.frame.parts(trunk, head))
+        ModelAdapters::new(self.layers.parts(&mut self.frame))
     }
 
     /// Writes an adapter as a folder that peft loads, with the labels in a config.json beside it, and the

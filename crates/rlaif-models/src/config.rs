@@ -7,7 +7,7 @@ use std::{
     sync::LazyLock,
 };
 
-use rlaif_checkpoint::{read_json, read_json_if_present};
+use rlaif_checkpoint::{Checkpoint, read_json, read_json_if_present};
 use rlaif_lm::LmSpec;
 use serde::{
     Deserialize, Deserializer,
@@ -74,6 +74,11 @@ impl Config {
     /// Sets a field.
     pub fn set(&mut self, field: &str, value: Value) {
         self.fields.insert(field.to_owned(), value);
+    }
+
+    /// Removes a field.
+    pub(crate) fn unset(&mut self, field: &str) {
+        self.fields.remove(field);
     }
 
     /// The fields of generation_config.json, if the folder has one.
@@ -151,12 +156,21 @@ impl Config {
                 return Err(ModelError::UnsupportedField { field, found, supported });
             }
         }
-        for (theirs, ours) in names {
+        for (theirs, ours) in names.clone() {
             if let Some(value) = fields.remove(*theirs) {
                 fields.insert((*ours).to_owned(), value);
             }
         }
-        parse(&self.path, fields)
+        parse(&self.path, fields).map_err(|error| match error {
+            // The name that the file has.
+            ModelError::Config { file, field, source } => {
+                let mut in_file = names.filter(|(theirs, _)| self.fields.contains_key(*theirs));
+                let renamed = in_file.find(|(_, ours)| *ours == field);
+                let field = renamed.map_or(field, |(theirs, _)| (*theirs).to_owned());
+                ModelError::Config { file, field, source }
+            }
+            other => other,
+        })
     }
 
     /// The accepted `model_type` whose configuration class has the most fields in common with this file,
@@ -212,12 +226,13 @@ impl Config {
         })
     }
 
-    /// Refuses weights that a method of quantisation has replaced by others.
+    /// Refuses weights that a method of quantisation has replaced by others, as config.json says, or a file
+    /// beside it.
     pub(crate) fn check_weights(&self) -> Result<(), ModelError> {
         let section = ["quantization_config", "compression_config"]
             .into_iter()
             .find_map(|field| self.fields.get(field).filter(|value| !value.is_null()));
-        let Some(section) = section else { return Ok(()) };
+        let Some(section) = section else { return self.check_beside() };
         let text = |field: &str| section.get(field).and_then(Value::as_str);
         let on = |field: &str| section.get(field) == Some(&Value::Bool(true));
         let method = match text("quant_method").or_else(|| text("quant_type")) {
@@ -228,6 +243,39 @@ impl Config {
         };
         let (file, method) = (self.path.clone(), method.to_owned());
         Err(ModelError::Quantised { file, method })
+    }
+
+    /// The files in which older tools describe their quantisation.
+    fn check_beside(&self) -> Result<(), ModelError> {
+        const FILES: [(&str, &str); 3] = [
+            ("quantize_config.json", "GPTQ"),
+            ("quant_config.json", "AWQ"),
+            ("hf_quant_config.json", "ModelOpt"),
+        ];
+        let beside =
+            |(name, method): (&str, &str)| (self.path.with_file_name(name), method.to_owned());
+        match FILES.into_iter().map(beside).find(|(file, _)| file.is_file()) {
+            Some((file, method)) => Err(ModelError::Quantised { file, method }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Refuses a checkpoint whose tensors have names of quantised weights, although no file says so.
+pub(crate) fn check_names(checkpoint: &Checkpoint) -> Result<(), ModelError> {
+    const ENDINGS: [(&str, &str); 4] = [
+        (".qweight", "GPTQ or AWQ"),
+        (".weight.absmax", "bitsandbytes"),
+        (".weight_format", "bitsandbytes"),
+        ("_proj_blocks", "MXFP4"),
+    ];
+    let names = || checkpoint.tensors().keys();
+    match ENDINGS.into_iter().find(|(ending, _)| names().any(|name| name.ends_with(ending))) {
+        Some((_, method)) => Err(ModelError::Quantised {
+            file: checkpoint.origin().to_owned(),
+            method: method.to_owned(),
+        }),
+        None => Ok(()),
     }
 }
 
@@ -329,6 +377,58 @@ pub(crate) fn check_sizes(
             found: size.to_string(),
             expected: if size < 1 { "at least 1".to_owned() } else { format!("at most {LARGEST}") },
         }),
+    }
+}
+
+/// The values that a number of config.json may have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Range {
+    /// Above 0.
+    Positive,
+    /// 0 or more.
+    NotNegative,
+    /// At least 0 and below 1.
+    Probability,
+    /// Any but 0.
+    NotZero,
+}
+
+/// Checks numbers, which are finite and in their range.
+pub(crate) fn check_numbers(
+    numbers: impl IntoIterator<Item = (&'static str, Option<f64>, Range)>,
+) -> Result<(), ModelError> {
+    for (field, value, range) in numbers {
+        let Some(value) = value else { continue };
+        let (inside, expected) = match range {
+            Range::Positive => (value > 0., "a number above 0"),
+            Range::NotNegative => (value >= 0., "a number of at least 0"),
+            Range::Probability => {
+                ((0. ..1.).contains(&value), "a number of at least 0 and below 1")
+            }
+            Range::NotZero => (value != 0., "a number other than 0"),
+        };
+        if !(inside && value.is_finite()) {
+            let (found, expected) = (value.to_string(), expected.to_owned());
+            return Err(ModelError::BadField { field, found, expected });
+        }
+    }
+    Ok(())
+}
+
+/// The names that a file has for fields of a class: pairs of the class's name and the name here.
+#[derive(Debug, Default)]
+pub(crate) struct FieldNames(Vec<(&'static str, &'static str)>);
+
+impl FieldNames {
+    /// Those of `names` that the file has.
+    pub(crate) fn of(config: &Config, names: &[(&'static str, &'static str)]) -> Self {
+        let found = names.iter().filter(|(theirs, _)| config.fields.contains_key(*theirs));
+        Self(found.copied().collect())
+    }
+
+    /// The file's name of a field.
+    pub(crate) fn get(&self, ours: &'static str) -> &'static str {
+        self.0.iter().find(|(_, name)| *name == ours).map_or(ours, |(theirs, _)| theirs)
     }
 }
 

@@ -57,7 +57,7 @@ pub enum ModelError {
         expected: String,
     },
     /// Tensors are missing, unexpected or mis-shaped; the error lists all of them.
-    #[error("{} does not fit its config.json:{}", .file.display(), bullets(.problems))]
+    #[error("{}{}:{}", .file.display(), heading(.problems), bullets(.problems))]
     Tensors {
         /// The weights.
         file: PathBuf,
@@ -102,8 +102,8 @@ pub enum ModelError {
     },
     /// An adapter names layers that the model does not have.
     #[error(
-        "{field} {targets} matches no linear layer of this model; the names of its layers end in: \
-         {}",
+        "{field} {targets} matches no linear layer or embedding of this model; the names of its layers \
+         end in: {}",
         .layers.join(", ")
     )]
     NoTarget {
@@ -111,12 +111,11 @@ pub enum ModelError {
         field: &'static str,
         /// The requested names.
         targets: String,
-        /// Last parts of the names of the model's linear layers.
+        /// Last parts of the names of the model's layers.
         layers: Vec<String>,
     },
-    /// An adapter's file has tensors other than factors of the model's linear layers and
-    /// replacements of them: for example adapters on embeddings, or embeddings of a resized
-    /// vocabulary.
+    /// An adapter's file has tensors other than factors of the model's layers, replacements of them, and
+    /// another vocabulary: for example norms that were trained, or embeddings of different numbers of rows.
     #[error(
         "{} has weights that do not fit this base: {}; merge the adapter with peft \
          (`merge_and_unload`), and name the merged model",
@@ -218,6 +217,18 @@ pub enum TensorProblem {
         /// The tensor it should be.
         name: String,
     },
+    /// The tensor has NaN or infinity.
+    #[error("`{name}` in {file}: {count} of {size} numbers are NaN or infinite")]
+    NotFinite {
+        /// Name of the tensor.
+        name: String,
+        /// Name of its file.
+        file: String,
+        /// How many.
+        count: usize,
+        /// The numbers of the tensor.
+        size: usize,
+    },
     /// The tensor could not be read.
     #[error("`{name}`: {source}")]
     Unreadable {
@@ -259,6 +270,7 @@ impl Fault for TensorProblem {
             | Self::NotSaved { .. }
             | Self::Unexpected { .. }
             | Self::Shape { .. }
+            | Self::NotFinite { .. }
             | Self::NotTied { .. } => true,
             Self::Unreadable { source, .. } => source.is_users(),
         }
@@ -272,6 +284,17 @@ fn few(names: &[String]) -> String {
     let more = names.len().saturating_sub(SHOWN);
     let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     format!("{}{more}", shown.join(", "))
+}
+
+/// The end of a sentence about the file, before the list.
+fn heading(problems: &[TensorProblem]) -> &'static str {
+    let of_values = |problem: &TensorProblem| matches!(problem, TensorProblem::NotFinite { .. });
+    if problems.iter().all(of_values) {
+        " has weights that no model can compute with; the training that wrote it diverged, or the file is \
+         damaged, so take an earlier checkpoint or another copy"
+    } else {
+        " does not fit its config.json"
+    }
 }
 
 fn bullets(problems: &[TensorProblem]) -> String {

@@ -5,7 +5,7 @@ use rlaif_lm::{Forward, LmError, LmSpec, Parameters};
 use crate::{
     adapter::{AdapterSet, Pass},
     config::Config,
-    layers::Linear,
+    layers::{Embedding, Linear},
 };
 
 /// Description, parameters and adapters of a model.
@@ -47,8 +47,10 @@ impl Frame {
         linears: Vec<&'a mut Linear>,
         head: Vec<&'a mut Linear>,
     ) -> Parts<'a> {
-        let Self { parameters, adapters, .. } = self;
-        Parts { linears, head, parameters, adapters }
+        let Self { spec, config, parameters, adapters } = self;
+        let untied = vec![("tie_word_embeddings", false)];
+        let (words, tables) = (Vec::new(), Vec::new());
+        Parts { linears, head, words, tables, spec, config, parameters, adapters, untied }
     }
 }
 
@@ -58,8 +60,49 @@ pub struct Parts<'a> {
     pub(crate) linears: Vec<&'a mut Linear>,
     /// The layers of the head: vocabulary or classification. `all-linear` leaves them out.
     pub(crate) head: Vec<&'a mut Linear>,
+    /// The embeddings of tokens.
+    pub(crate) words: Vec<&'a mut Linear>,
+    /// Other embeddings.
+    pub(crate) tables: Vec<&'a mut Linear>,
+    pub(crate) spec: &'a mut LmSpec,
+    pub(crate) config: &'a mut Config,
     pub(crate) parameters: &'a mut Parameters,
     pub(crate) adapters: &'a mut AdapterSet,
+    /// Fields of config.json, and their values once the head has a matrix of its own.
+    pub(crate) untied: Vec<(&'static str, bool)>,
+}
+
+impl<'a> Parts<'a> {
+    /// Adds the embeddings of tokens, and those of positions or segments.
+    #[must_use]
+    pub fn embeddings(
+        mut self,
+        words: Vec<&'a mut Embedding>,
+        others: Vec<&'a mut Embedding>,
+    ) -> Self {
+        self.words.extend(words.into_iter().map(|embedding| &mut embedding.table));
+        self.tables.extend(others.into_iter().map(|embedding| &mut embedding.table));
+        self
+    }
+
+    /// All layers that adapters can be put on, embeddings first.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &Linear> {
+        let all = [&self.words, &self.tables, &self.linears, &self.head];
+        all.into_iter().flatten().map(|layer| &**layer)
+    }
+
+    /// The same, to change them.
+    pub(crate) fn layers_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let Self { words, tables, linears, head, .. } = self;
+        let all = words.iter_mut().chain(tables).chain(linears).chain(head);
+        all.map(|layer| &mut **layer)
+    }
+
+    /// `true` for a layer of [`Self::layers`] by its number that is of the trunk and linear.
+    pub(crate) fn is_of_trunk(&self, number: usize) -> bool {
+        let first = self.words.len() + self.tables.len();
+        (first..first + self.linears.len()).contains(&number)
+    }
 }
 
 impl std::fmt::Debug for Parts<'_> {
@@ -70,6 +113,8 @@ impl std::fmt::Debug for Parts<'_> {
         f.debug_struct("Parts")
             .field("linears", &paths(&self.linears))
             .field("head", &paths(&self.head))
+            .field("words", &paths(&self.words))
+            .field("tables", &paths(&self.tables))
             .finish_non_exhaustive()
     }
 }

@@ -89,6 +89,11 @@ impl LanguageModel {
         &self.unread
     }
 
+    /// Adds those of an adapter's folder.
+    pub(crate) fn add_unread(&mut self, names: Vec<String>) {
+        self.unread.extend(names);
+    }
+
     /// The model's config.json.
     pub fn config(&self) -> &Config {
         &self.layers.frame().config

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use rlaif_lm::{Dropout, HeadAdapter, VocabHead};
-use rlaif_torch::{AttentionOptions, Gate, Keys, RowWeight};
+use rlaif_torch::{AttentionOptions, Gate, Keys, RowLinear, RowWeight};
 use tch::{Kind, Tensor};
 
 use crate::{
-    adapter::{Adapter, Form, Pass},
+    adapter::{Adapter, Factors, Form, Pass},
     error::ModelError,
     recompute::Shallow,
     weights::{Init, TensorTree},
@@ -22,6 +22,10 @@ pub struct Linear {
     pub(crate) bias: Option<Tensor>,
     /// `true` if the checkpoint stores the weight as `[inputs, outputs]`.
     pub(crate) transposed: bool,
+    /// `true` for a table of embeddings, whose weight `[inputs, outputs]` is read by rows.
+    pub(crate) table: bool,
+    /// The name of the parameter whose tensor this layer shares; `None` for a tensor of its own.
+    pub(crate) tied: Option<Box<str>>,
     /// By index in the model's [`crate::adapter::AdapterSet`].
     pub(crate) adapters: BTreeMap<usize, Adapter>,
 }
@@ -74,8 +78,28 @@ impl Linear {
             weight,
             bias: (bias == Bias::Present).then(|| weights.tensor("bias", &[outputs], Init::Zeros)),
             transposed,
+            table: false,
+            tied: None,
             adapters: BTreeMap::new(),
         }
+    }
+
+    /// A layer without bias that shares the tensor of the parameter `name`.
+    pub(crate) fn tied(path: &str, name: &str, weight: &Tensor) -> Self {
+        Self {
+            path: path.to_owned(),
+            weight: weight.shallow_clone(),
+            bias: None,
+            transposed: false,
+            table: false,
+            tied: Some(name.into()),
+            adapters: BTreeMap::new(),
+        }
+    }
+
+    /// The name of the parameter that is this layer's weight.
+    pub(crate) fn parameter(&self) -> String {
+        self.tied.as_deref().map_or_else(|| format!("{}.weight", self.path), str::to_owned)
     }
 
     /// The adapter active in this pass; `None` without one, and while it is merged.
@@ -101,8 +125,8 @@ impl Linear {
         let own = (&self.weight, self.bias.as_ref());
         match self.adapter(pass).map(|adapter| &adapter.form) {
             None => (own, None),
-            Some(Form::Lora { a, b, scale, dropout }) => {
-                (own, Some(Lora { a, b, scale: *scale, dropout: *dropout }))
+            Some(Form::Lora { factors, scale, dropout }) => {
+                (own, Some(Lora { factors, scale: *scale, dropout: *dropout }))
             }
             Some(Form::Replacement { weight, bias }) => ((weight, bias.as_ref()), None),
         }
@@ -132,9 +156,9 @@ impl Linear {
             adapter: None,
         };
         match self.adapter(pass).map(|adapter| &adapter.form) {
-            Some(Form::Lora { a, b, scale, .. }) => {
-                head.adapter =
-                    Some(HeadAdapter { a: a.shallow_clone(), b: b.shallow_clone(), scale: *scale });
+            Some(Form::Lora { factors, scale, .. }) => {
+                let [a, b] = factors.of_linear();
+                head.adapter = Some(HeadAdapter { a, b, scale: *scale });
             }
             Some(Form::Replacement { weight, bias }) => {
                 head.weight = weight.shallow_clone();
@@ -153,6 +177,8 @@ impl Shallow for Linear {
             weight: self.weight.shallow_clone(),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             transposed: self.transposed,
+            table: self.table,
+            tied: self.tied.clone(),
             adapters: self.adapters.iter().map(|(&slot, a)| (slot, a.handle())).collect(),
         }
     }
@@ -173,8 +199,7 @@ fn linears<const N: usize>(x: &Tensor, layers: [RowWeight<'_>; N]) -> [Tensor; N
 
 /// A LoRA adapter on a layer: `scale · x Aᵀ Bᵀ`.
 pub(crate) struct Lora<'a> {
-    pub(crate) a: &'a Tensor,
-    pub(crate) b: &'a Tensor,
+    pub(crate) factors: &'a Factors,
     pub(crate) scale: f64,
     pub(crate) dropout: f64,
 }
@@ -182,10 +207,11 @@ pub(crate) struct Lora<'a> {
 /// `y`, a layer's output for `x`, plus the output of its adapter. `y` is bitwise the same with and
 /// without an adapter, so that an adapter with output 0 changes nothing.
 fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor {
-    let Some(Lora { a, b, scale, dropout: p }) = lora else { return y };
+    let Some(Lora { factors, scale, dropout: p }) = lora else { return y };
+    let [a, b] = factors.of_linear();
     let x = dropout(x.to_kind(a.kind()), *p, pass.dropout);
-    let low = x.linear(a, None::<&Tensor>) * *scale;
-    (&y + low.linear(b, None::<&Tensor>)).to_kind(y.kind())
+    let low = x.linear(&a, None::<&Tensor>) * *scale;
+    (&y + low.linear(&b, None::<&Tensor>)).to_kind(y.kind())
 }
 
 /// RMS norm, `w · x / sqrt(mean(x²) + ε)`, statistics in f32.
@@ -304,27 +330,59 @@ impl Shallow for Norm {
     }
 }
 
-/// A table of embeddings `[rows, size]`.
+/// A table of embeddings `[rows, size]`, and the adapters on it.
 #[derive(Debug)]
 pub struct Embedding {
-    pub(crate) weight: Tensor,
+    /// A linear layer for one-hot inputs.
+    pub(crate) table: Linear,
 }
 
 impl Embedding {
     /// The table, `[rows, size]`.
     pub fn weight(&self) -> &Tensor {
-        &self.weight
+        &self.table.weight
     }
 
     /// The table at this path of a model; without a checkpoint normal with this standard deviation.
     pub fn load(weights: &TensorTree<'_>, rows: i64, size: i64, std: f64) -> Self {
-        Self { weight: weights.tensor("weight", &[rows, size], Init::Normal { std }) }
+        let weight = weights.tensor("weight", &[rows, size], Init::Normal { std });
+        let table = Linear::of(weights, weight, size, Bias::Absent, false);
+        Self { table: Linear { table: true, ..table } }
+    }
+
+    /// A table at another path that shares the tensor of the parameter `name`.
+    pub(crate) fn tied(path: &str, name: &str, weight: &Tensor) -> Self {
+        Self { table: Linear { table: true, ..Linear::tied(path, name, weight) } }
     }
 
     /// Maps ids `[..]` to `[.., size]`.
     pub fn forward(&self, ids: &Tensor) -> Tensor {
-        Tensor::embedding(&self.weight, ids, -1, false, false)
+        look_up(&self.table.weight, ids)
     }
+
+    /// The same with the adapter active in this pass. As in peft, dropout leaves factors of embeddings out.
+    pub fn adapted(&self, ids: &Tensor, pass: Pass) -> Tensor {
+        match self.table.adapter(pass).map(|adapter| &adapter.form) {
+            None => self.forward(ids),
+            Some(Form::Replacement { weight, .. }) => look_up(weight, ids),
+            Some(Form::Lora { factors, scale, .. }) => {
+                let y = self.forward(ids);
+                let [a, b] = factors.of_table();
+                let low = look_up(&a.tr(), ids) * *scale;
+                if low.requires_grad() || !rlaif_torch::rows_serve(b.kind(), b.device()) {
+                    return (&y + low.linear(&b, None::<&Tensor>)).to_kind(y.kind());
+                }
+                // Each row independent of the others, as decoding is.
+                let rows = low.reshape([-1, b.size()[1]]);
+                let added = RowLinear::default().apply(&rows, &[(&b, None)]).remove(0);
+                (&y + added.view_as(&y)).to_kind(y.kind())
+            }
+        }
+    }
+}
+
+fn look_up(table: &Tensor, ids: &Tensor) -> Tensor {
+    Tensor::embedding(table, ids, -1, false, false)
 }
 
 /// Dropout with probability `p` if the forward pass enables it.

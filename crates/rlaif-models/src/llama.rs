@@ -116,7 +116,7 @@ impl Trunk {
         let embeddings = table(names.embeddings, raw.vocab_size);
         let device = weights.source().device();
         Ok(Self {
-            embedding_scale: shape.embedding_scale_in(embeddings.weight.kind()),
+            embedding_scale: shape.embedding_scale_in(embeddings.weight().kind()),
             embeddings,
             positions: shape.learned_positions.map(|rows| table(names.positions, rows)),
             blocks,
@@ -128,12 +128,12 @@ impl Trunk {
 
     /// Embeddings `[.., H]` of ids `[..]` at positions of the same size, or of a size that broadcasts.
     fn embed(&self, ids: &Tensor, positions: &Tensor, pass: Pass) -> Tensor {
-        let mut x = self.embeddings.forward(ids);
+        let mut x = self.embeddings.adapted(ids, pass);
         if self.embedding_scale != 1. {
             x *= self.embedding_scale;
         }
         if let Some(table) = &self.positions {
-            x += table.forward(positions);
+            x += table.adapted(positions, pass);
         }
         dropout(x, self.shape.embedding_dropout, pass.dropout)
     }
@@ -155,7 +155,7 @@ impl Trunk {
         pass: Pass,
         mut keep: impl FnMut(usize, &[Tensor; 2]),
     ) -> Result<Tensor, LmError> {
-        let (kind, device) = (self.embeddings.weight.kind(), input.ids().device());
+        let (kind, device) = (self.embeddings.weight().kind(), input.ids().device());
         let width = input.ids().size()[1];
         // Right padding is never seen by what precedes it, so causality alone is enough and all
         // rows count alike. Left padding shifts the rows and has to be hidden.
@@ -232,14 +232,14 @@ impl Trunk {
             layers: self.shape.layers,
             heads: self.shape.kv_heads,
             head_dim: self.shape.head_dim,
-            kind: self.embeddings.weight.kind(),
-            device: self.embeddings.weight.device(),
+            kind: self.embeddings.weight().kind(),
+            device: self.embeddings.weight().device(),
         };
         Ok(DecodeState { cache: KvCache::new(shape, room.rows, room.total)?, memory: None })
     }
 
     fn prefill(&self, cache: &mut KvCache, tokens: &TokenBatch, pass: Pass) -> Result<(), LmError> {
-        if rows::serve(self.embeddings.weight.kind(), self.embeddings.weight.device(), pass) {
+        if rows::serve(self.embeddings.weight().kind(), self.embeddings.weight().device(), pass) {
             return self.prefill_rows(cache, tokens, pass);
         }
         if tokens.width() > 0 {
@@ -257,7 +257,7 @@ impl Trunk {
 
     fn step(&self, cache: &mut KvCache, tokens: &Tensor, pass: Pass) -> Result<Tensor, LmError> {
         cache.check_space()?;
-        if rows::serve(self.embeddings.weight.kind(), self.embeddings.weight.device(), pass) {
+        if rows::serve(self.embeddings.weight().kind(), self.embeddings.weight().device(), pass) {
             return Ok(self.step_rows(cache, tokens, pass));
         }
         let positions = cache.positions().unsqueeze(1);
@@ -279,8 +279,10 @@ impl Trunk {
         Ok(self.norm.forward(&x).squeeze_dim(1))
     }
 
-    fn linears(&mut self) -> Vec<&mut Linear> {
-        self.blocks.iter_mut().flat_map(Block::linears).collect()
+    /// The linear layers, and the embeddings of tokens and of positions.
+    fn layers(&mut self) -> (Vec<&mut Linear>, Vec<&mut Embedding>, Vec<&mut Embedding>) {
+        let linears = self.blocks.iter_mut().flat_map(Block::linears).collect();
+        (linears, vec![&mut self.embeddings], self.positions.iter_mut().collect())
     }
 }
 
@@ -289,8 +291,8 @@ impl Trunk {
 pub struct Llama {
     frame: Frame,
     trunk: Trunk,
-    /// `None` if the embeddings serve as the head.
-    lm_head: Option<Linear>,
+    /// It may share the matrix of the embeddings.
+    lm_head: Linear,
 }
 
 impl Llama {
@@ -301,26 +303,31 @@ impl Llama {
     /// configuration that cannot be honoured, [`ModelError::Tensors`] and
     /// [`ModelError::MixedKinds`] for tensors that do not fit it.
     pub fn build(
-        config: Config,
+        mut config: Config,
         source: Source<'_>,
         variant: &LlamaVariant,
     ) -> Result<Self, ModelError> {
         let raw = RawConfig::read(&config, variant)?;
-        let trunk = Trunk::load(&source.root(), &raw, variant)?;
         let LlamaNames { trunk: path, embeddings, head, .. } = variant.names;
-        let lm_head = if raw.tie_word_embeddings {
-            source.tie(&format!("{head}.weight"), &format!("{path}.{embeddings}.weight"));
-            None
+        let (own, shared) = (format!("{head}.weight"), format!("{path}.{embeddings}.weight"));
+        let ties = raw.tie_word_embeddings && !source.differ(&own, &shared);
+        if ties {
+            source.tie(&own, &shared);
+        } else if raw.tie_word_embeddings {
+            config.set("tie_word_embeddings", false.into());
+        }
+        let trunk = Trunk::load(&source.root(), &raw, variant)?;
+        let lm_head = if ties {
+            Linear::tied(head, &shared, trunk.embeddings.weight())
         } else {
             let std = raw.initializer_range;
             // transformers 5 uses one name for the heads of all models.
-            let weights = [format!("{head}.weight"), "lm_head.weight".to_owned()];
-            let found = source.first_of(&[&weights[0], &weights[1]]);
+            let found = source.first_of(&[&own, "lm_head.weight"]);
             let head = source.root().at(found.trim_end_matches(".weight"));
-            Some(Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std))
+            Linear::load(&head, raw.hidden_size, raw.vocab_size, Bias::Absent, std)
         };
         let parameters = source.finish(harmless)?;
-        let spec = raw.spec(&trunk.shape, &trunk.embeddings.weight, config.ends()?);
+        let spec = raw.spec(&trunk.shape, trunk.embeddings.weight(), config.ends()?);
         check_ids(&spec)?;
         let frame = Frame::new(spec, config, parameters);
         Ok(Self { frame, trunk, lm_head })
@@ -333,7 +340,8 @@ impl Framed for Llama {
     }
 
     fn parts(&mut self) -> Parts<'_> {
-        self.frame.parts(self.trunk.linears(), self.lm_head.iter_mut().collect())
+        let (linears, words, others) = self.trunk.layers();
+        self.frame.parts(linears, vec![&mut self.lm_head]).embeddings(words, others)
     }
 }
 
@@ -388,16 +396,7 @@ impl DecoderLm for Llama {
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
         let Shape { head_scale: scale, head_cap: cap, .. } = self.trunk.shape;
-        Ok(match &self.lm_head {
-            Some(head) => VocabHead { cap, ..head.vocab_head(scale, pass) },
-            None => VocabHead {
-                weight: self.trunk.embeddings.weight.shallow_clone(),
-                bias: None,
-                scale,
-                cap,
-                adapter: None,
-            },
-        })
+        Ok(VocabHead { cap, ..self.lm_head.vocab_head(scale, pass) })
     }
 
     fn parameters(&self) -> &Parameters {
@@ -435,7 +434,7 @@ impl LlamaClassifier {
             Bias::Absent,
             raw.initializer_range,
         );
-        let spec = raw.spec(&trunk.shape, &trunk.embeddings.weight, config.ends()?);
+        let spec = raw.spec(&trunk.shape, trunk.embeddings.weight(), config.ends()?);
         let parameters = source.finish(harmless)?;
         check_ids(&spec)?;
         let layers = Self { trunk, score, pad_id: raw.pad_token_id };
@@ -444,8 +443,9 @@ impl LlamaClassifier {
 }
 
 impl ClassifierLayers for LlamaClassifier {
-    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
-        (self.trunk.linears(), vec![&mut self.score])
+    fn parts<'a>(&'a mut self, frame: &'a mut Frame) -> Parts<'a> {
+        let (linears, words, others) = self.trunk.layers();
+        frame.parts(linears, vec![&mut self.score]).embeddings(words, others)
     }
 
     fn hidden(

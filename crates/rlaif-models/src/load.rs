@@ -5,7 +5,12 @@ use std::path::Path;
 use rlaif_checkpoint::Checkpoint;
 use tch::{Device, Kind};
 
-use crate::{config::Config, error::ModelError, family::Families, weights::Source};
+use crate::{
+    config::{Config, check_names},
+    error::ModelError,
+    family::Families,
+    weights::Source,
+};
 
 /// Options for loading weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,5 +58,7 @@ pub(crate) fn from_folder<M>(
 pub(crate) fn open(folder: &Path) -> Result<(Config, Checkpoint), ModelError> {
     let config = Config::read(folder)?;
     config.check_weights()?;
-    Ok((config, Checkpoint::open(folder)?))
+    let checkpoint = Checkpoint::open(folder)?;
+    check_names(&checkpoint)?;
+    Ok((config, checkpoint))
 }

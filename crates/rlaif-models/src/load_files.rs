@@ -41,7 +41,8 @@ impl ModelFiles {
     pub fn language_model(&self, options: LoadOptions) -> Result<LanguageModel, ModelError> {
         let mut model = LanguageModel::load(&self.folder, options)?;
         if let Some(adapter) = &self.adapter {
-            model.adapters().load(ADAPTER, adapter)?;
+            let without_effect = model.adapters().load(ADAPTER, adapter)?;
+            model.add_unread(without_effect);
         }
         Ok(model)
     }
@@ -61,7 +62,8 @@ impl ModelFiles {
             Some(labels) => classifier_with_labels(&self.folder, &labels, options)?,
             None => Classifier::load(&self.folder, options)?,
         };
-        model.adapters().load(ADAPTER, adapter)?;
+        let without_effect = model.adapters().load(ADAPTER, adapter)?;
+        model.add_unread(without_effect);
         Ok(model)
     }
 
@@ -89,7 +91,8 @@ impl ModelFiles {
                     return Err(ConvertError::Labels { folder, labels });
                 }
             }
-            model.adapters().load(ADAPTER, adapter)?;
+            let without_effect = model.adapters().load(ADAPTER, adapter)?;
+            model.add_unread(without_effect);
         }
         Ok(model)
     }

@@ -2,35 +2,22 @@
 //!
 //! [Hu et al. 2021](https://arxiv.org/abs/2106.09685): `y = W x + s B A x` with A `[r, inputs]`,
 //! B `[outputs, r]` and s = α/r, or α/√r with rank-stabilised scaling
-//! ([Kalajdzievski 2023](https://arxiv.org/abs/2312.03732)).
+//! ([Kalajdzievski 2023](https://arxiv.org/abs/2312.03732)). An embedding is a layer whose inputs are the ids.
 
-use std::{collections::BTreeSet, path::Path};
+mod attach;
+mod file;
+mod merge;
 
-use rlaif_checkpoint::{
-    AdapterConfig, AdapterKey, AdapterRules, Checkpoint, FolderWriter, ModuleNames, TargetModules,
-    TaskType,
-};
-use rlaif_lm::Parameters;
-use rlaif_torch::TorchError;
+use std::path::Path;
+
+use rlaif_checkpoint::{AdapterConfig, AdapterKey, Checkpoint, FolderWriter};
 use serde_json::{Map, Value};
-use tch::{Device, Kind, Tensor};
 
 use crate::{
-    adapter::{Adapter, Form},
-    error::{ModelError, TensorProblem},
-    files::AdapterBase,
-    frame::Parts,
-    layers::Linear,
-    save::{TensorList, of_adapter},
-    weights::{read_checked, read_if_present},
+    adapter::Form, error::ModelError, files::AdapterBase, frame::Parts, layers::Linear,
+    save::TensorList,
 };
-
-/// Source of the tensors of a new adapter.
-enum Origin<'a> {
-    /// A drawn from libtorch's generator as in peft, B zero: at first, the adapter has no effect.
-    Fresh,
-    File(&'a Checkpoint),
-}
+use attach::Origin;
 
 /// The adapters of a model: add, switch, merge and save them.
 ///
@@ -70,22 +57,28 @@ impl<'a> ModelAdapters<'a> {
     ///
     /// # Errors
     /// [`ModelError::AdapterExists`]; [`ModelError::NoTarget`] if `target_modules` matches nothing,
-    /// or a name in `modules_to_save` matches something other than linear layers.
+    /// or a name in `modules_to_save` matches something other than linear layers and embeddings.
     pub fn add(&mut self, name: &str, config: AdapterConfig) -> Result<(), ModelError> {
-        self.attach(name, config, &Origin::Fresh)?;
+        attach::attach(&mut self.parts, name, config, &Origin::Fresh)?;
         self.train(name)
     }
 
     /// Loads an adapter from a folder in peft's layout. It is frozen; [`Self::train`] changes that.
     ///
+    /// Embeddings and a head that the file has besides the adapter, such as those of a resized vocabulary,
+    /// replace the base's, as in peft: without the adapter, too.
+    ///
+    /// Returns the names of tensors in the file that have no effect, in transformers neither: those of the
+    /// module `shared` of a T5, whose stacks read their own embeddings.
+    ///
     /// # Errors
     /// [`ModelError::Checkpoint`] if the files cannot be read or need an unsupported feature,
     /// [`ModelError::Tensors`] with all missing, unexpected and mis-shaped tensors, and as
     /// [`Self::add`].
-    pub fn load(&mut self, name: &str, folder: &Path) -> Result<(), ModelError> {
+    pub fn load(&mut self, name: &str, folder: &Path) -> Result<Vec<String>, ModelError> {
         let config = AdapterConfig::read(folder)?;
         let weights = Checkpoint::open_adapter(folder)?;
-        self.attach(name, config, &Origin::File(&weights))
+        attach::attach(&mut self.parts, name, config, &Origin::File(&weights))
     }
 
     /// Trains only this adapter, and freezes all other parameters.
@@ -93,14 +86,19 @@ impl<'a> ModelAdapters<'a> {
     /// # Errors
     /// [`ModelError::UnknownAdapter`].
     pub fn train(&mut self, name: &str) -> Result<(), ModelError> {
-        self.parts.adapters.find(name)?;
-        let parts = [
-            format!(".lora_A.{name}."),
-            format!(".lora_B.{name}."),
-            format!(".modules_to_save.{name}."),
-        ];
-        self.parts.parameters.train_where(|path| parts.iter().any(|part| path.contains(part)));
+        let slot = self.parts.adapters.find(name)?;
+        let of_adapter: Vec<String> = self.own_parts(name, slot).collect();
+        self.parts.parameters.train_where(|path| of_adapter.iter().any(|own| own == path));
         Ok(())
+    }
+
+    /// The names of an adapter's parameters.
+    fn own_parts(&self, name: &str, slot: usize) -> impl Iterator<Item = String> {
+        self.parts.layers().flat_map(move |layer| {
+            let adapter = layer.adapters.get(&slot).filter(|adapter| !adapter.shared);
+            let parts = adapter.map(|adapter| adapter.tensors(name, layer)).unwrap_or_default();
+            parts.into_iter().map(|part| part.parameter)
+        })
     }
 
     /// Adds the adapter to the weights, so that a forward pass costs no more than without. The
@@ -117,12 +115,7 @@ impl<'a> ModelAdapters<'a> {
                 why: "an adapter is merged already; unmerge it first".to_owned(),
             });
         }
-        tch::no_grad(|| {
-            for layer in self.parts.linears.iter_mut().chain(&mut self.parts.head) {
-                merge_layer(layer, slot);
-            }
-        });
-        self.parts.adapters.set_merged(Some(slot));
+        merge::merge(&mut self.parts, slot);
         Ok(())
     }
 
@@ -131,25 +124,14 @@ impl<'a> ModelAdapters<'a> {
     /// # Errors
     /// [`ModelError::Merge`] if no adapter is merged.
     pub fn unmerge(&mut self) -> Result<(), ModelError> {
-        let Some(slot) = self.parts.adapters.merged() else {
+        let Some((slot, changes)) = self.parts.adapters.take_merged() else {
             return Err(ModelError::Merge {
                 name: self.active().unwrap_or("").to_owned(),
                 what: "unmerged",
                 why: "none is merged".to_owned(),
             });
         };
-        tch::no_grad(|| {
-            for layer in self.parts.linears.iter_mut().chain(&mut self.parts.head) {
-                let over = layer.adapters.get_mut(&slot).and_then(|a| a.merged_over.take());
-                if let Some((weight, bias)) = over {
-                    layer.weight.copy_(&weight);
-                    if let (Some(to), Some(from)) = (&mut layer.bias, bias) {
-                        to.copy_(&from);
-                    }
-                }
-            }
-        });
-        self.parts.adapters.set_merged(None);
+        merge::unmerge(&mut self.parts, slot, changes);
         Ok(())
     }
 
@@ -159,18 +141,17 @@ impl<'a> ModelAdapters<'a> {
     /// [`ModelError::UnknownAdapter`].
     pub fn remove(&mut self, name: &str) -> Result<(), ModelError> {
         let slot = self.parts.adapters.find(name)?;
-        let Parts { linears, head, parameters, adapters } = &mut self.parts;
-        for layer in linears.iter_mut().chain(head) {
-            if let Some(adapter) = layer.adapters.remove(&slot) {
-                for (key, _, _) in adapter.tensors(name, &layer.path) {
-                    parameters.remove(&key);
-                }
-            }
+        let own: Vec<String> = self.own_parts(name, slot).collect();
+        for parameter in own {
+            self.parts.parameters.remove(&parameter);
         }
-        if adapters.merged() == Some(slot) {
-            adapters.set_merged(None);
+        for layer in self.parts.layers_mut() {
+            layer.adapters.remove(&slot);
         }
-        adapters.remove(slot);
+        if self.parts.adapters.merged() == Some(slot) {
+            self.parts.adapters.take_merged();
+        }
+        self.parts.adapters.remove(slot);
         Ok(())
     }
 
@@ -196,11 +177,16 @@ impl<'a> ModelAdapters<'a> {
     ) -> Result<(), ModelError> {
         let slot = self.parts.adapters.find(name)?;
         let mut tensors = TensorList::default();
-        for layer in self.parts.linears.iter().chain(&self.parts.head) {
+        for layer in self.parts.layers() {
             let Some(adapter) = layer.adapters.get(&slot) else { continue };
-            for (_, key, tensor) in adapter.tensors(name, &layer.path) {
-                let stored = stored_transposed(layer, &key).then(|| tensor.tr());
-                tensors.push(key.to_string(), stored.as_ref().unwrap_or(tensor))?;
+            for part in adapter.tensors(name, layer) {
+                let stored = stored_transposed(layer, &part.key).then(|| part.tensor.tr());
+                tensors.push(part.key.to_string(), stored.as_ref().unwrap_or(&part.tensor))?;
+            }
+        }
+        for parameter in self.parts.adapters.replaced(slot) {
+            if let Some(tensor) = self.parts.parameters.get(parameter) {
+                tensors.push(self.key_of_base(parameter, slot), tensor)?;
             }
         }
         let mut writer = FolderWriter::create(folder)?;
@@ -219,154 +205,19 @@ impl<'a> ModelAdapters<'a> {
         Ok(writer.finish()?)
     }
 
-    fn attach(
-        &mut self,
-        name: &str,
-        mut config: AdapterConfig,
-        origin: &Origin<'_>,
-    ) -> Result<(), ModelError> {
-        let slot = self.parts.adapters.vacant(name)?;
-        let rules = config.rules()?;
-        let all_linear = config.target_modules == TargetModules::AllLinear;
-        let mut maker = Maker {
-            rules: &rules,
-            dropout: config.lora_dropout,
-            origin,
-            used: BTreeSet::new(),
-            problems: vec![],
-            others: vec![],
-            without_head: false,
+    /// The key under which peft finds a copy of a parameter of the base: where an adapter is on the layer,
+    /// within its wrapper.
+    fn key_of_base(&self, parameter: &str, slot: usize) -> String {
+        let module = parameter.strip_suffix(".weight").unwrap_or(parameter);
+        let layer = self.parts.layers().find(|layer| layer.path == module);
+        let form = layer.and_then(|layer| layer.adapters.get(&slot)).map(|adapter| &adapter.form);
+        let wrapper = match form {
+            None => "",
+            Some(Form::Lora { .. }) => ".base_layer",
+            Some(Form::Replacement { .. }) => ".original_module",
         };
-        let trunk = self.parts.linears.len();
-        let Parts { linears, head, parameters, adapters } = &mut self.parts;
-        let mut made = Vec::new();
-        for (i, layer) in linears.iter().chain(head.iter()).enumerate() {
-            if rules.saves(&layer.path) {
-                made.push((i, maker.replacement(layer)));
-            } else if rules.targets(&layer.path) && !(all_linear && i >= trunk) {
-                made.push((i, maker.lora(layer)?));
-            }
-        }
-        maker.check_others(parameters)?;
-        let layers: Vec<&str> =
-            linears.iter().chain(head.iter()).map(|layer| layer.path.as_str()).collect();
-        let no_target = |field, targets| {
-            let ends: BTreeSet<&str> =
-                layers.iter().map(|path| path.rsplit('.').next().unwrap_or("")).collect();
-            let layers = ends.into_iter().map(str::to_owned).collect();
-            Err(ModelError::NoTarget { field, targets, layers })
-        };
-        if !made.iter().any(|(_, adapter)| matches!(adapter.form, Form::Lora { .. })) {
-            return no_target("target_modules", described(&config.target_modules));
-        }
-        let unsaved = unsaved(&config, &rules, &layers, parameters);
-        match (origin, unsaved.as_slice()) {
-            (Origin::Fresh, [first, ..]) => {
-                return no_target("modules_to_save", format!("`{first}`"));
-            }
-            _ => maker.not_saved(unsaved),
-        }
-        if maker.without_head {
-            config.modules_to_save.retain(|module| !HEADS.contains(&module.as_str()));
-            config.task_type = None;
-        }
-        maker.finish()?;
-        for (i, adapter) in made {
-            let layer = if i < trunk { &mut *linears[i] } else { &mut *head[i - trunk] };
-            for (key, _, tensor) in adapter.tensors(name, &layer.path) {
-                parameters.insert(key, tensor.shallow_clone());
-            }
-            layer.adapters.insert(slot, adapter);
-        }
-        adapters.push(name, config);
-        Ok(())
+        file::prefixed(&format!("{module}{wrapper}.weight"))
     }
-}
-
-/// The modules that `modules_to_save` names and that contain no linear layer, under that name or,
-/// if the model has them, under their own.
-fn unsaved(
-    config: &AdapterConfig,
-    rules: &AdapterRules,
-    layers: &[&str],
-    parameters: &Parameters,
-) -> Vec<String> {
-    let module =
-        |parameter: &'_ str| parameter.rsplit_once('.').map(|(module, _)| module.to_owned());
-    let of_model = parameters.iter().filter(|(name, _)| !of_adapter(name));
-    let others: BTreeSet<String> = of_model
-        .filter_map(|(name, _)| module(name))
-        .filter(|module| rules.saves(module) && !layers.contains(&module.as_str()))
-        .collect();
-    let mut all: Vec<&str> = layers.to_vec();
-    all.extend(others.iter().map(String::as_str));
-    // peft lists both names of heads for every adapter of a classifier; a model has only one of
-    // them.
-    let head = |name: &str| HEADS.contains(&name);
-    let of_classifier = config.task_type == Some(TaskType::SequenceClassification);
-    let unknown = rules.unsaved(&all).filter(|name| !(of_classifier && head(name)));
-    let unknown: Vec<String> = unknown.map(str::to_owned).collect();
-    others.into_iter().chain(unknown).collect()
-}
-
-fn described(targets: &TargetModules) -> String {
-    match targets {
-        TargetModules::AllLinear => "all-linear".to_owned(),
-        TargetModules::Named(ModuleNames::Pattern(pattern)) => format!("`{pattern}`"),
-        TargetModules::Named(ModuleNames::Suffixes(names)) => format!("{names:?}"),
-    }
-}
-
-fn merge_layer(layer: &mut Linear, slot: usize) {
-    let Some(adapter) = layer.adapters.get_mut(&slot) else { return };
-    adapter.merged_over = Some((layer.weight.copy(), layer.bias.as_ref().map(Tensor::copy)));
-    match &adapter.form {
-        Form::Lora { a, b, scale, .. } => {
-            let delta = b.to_kind(Kind::Float).matmul(&a.to_kind(Kind::Float)) * *scale;
-            let sum = layer.weight.to_kind(Kind::Float) + delta;
-            layer.weight.copy_(&sum);
-        }
-        Form::Replacement { weight, bias } => {
-            layer.weight.copy_(weight);
-            if let (Some(to), Some(from)) = (&mut layer.bias, bias) {
-                to.copy_(from);
-            }
-        }
-    }
-}
-
-/// Names of the heads of classifiers.
-const HEADS: [&str; 2] = ["classifier", "score"];
-
-/// `true` for a tensor of a classifier's head that the model does not have.
-fn of_classifier(parameter: &str, parameters: &Parameters) -> bool {
-    let first = parameter.split('.').next().unwrap_or(parameter);
-    let beginning = format!("{first}.");
-    HEADS.contains(&first) && !parameters.iter().any(|(name, _)| name.starts_with(&beginning))
-}
-
-/// The name of a tensor without the names of peft's wrappers.
-fn unwrapped(name: &str) -> String {
-    let wrapper = |part: &&str| !["base_layer", "original_module"].contains(part);
-    name.split('.').filter(wrapper).collect::<Vec<_>>().join(".")
-}
-
-/// `true` for a tensor of an adapter's file that is a copy of the base's parameter with this name.
-fn is_copy(
-    file: &Checkpoint,
-    name: &str,
-    parameter: &str,
-    parameters: &Parameters,
-) -> Result<bool, ModelError> {
-    let tied = parameters.tied().find(|(alias, _)| *alias == parameter).map(|(_, name)| name);
-    let Some(own) = parameters.get(tied.unwrap_or(parameter)) else { return Ok(false) };
-    let Some(copy) = read_if_present(file, name)? else { return Ok(false) };
-    let copy = copy.to_device(own.device()).to_kind(own.kind());
-    let copy = match parameters.is_transposed(parameter) {
-        true if copy.dim() == 2 => copy.tr(),
-        _ => copy,
-    };
-    Ok(copy.size() == own.size() && own.equal(&copy))
 }
 
 /// `true` for the matrix of a layer that is kept as a whole, where the base's checkpoint stores that
@@ -374,169 +225,4 @@ fn is_copy(
 fn stored_transposed(layer: &Linear, key: &AdapterKey) -> bool {
     let matrix = |parameter: &str| parameter.ends_with(".weight");
     layer.transposed && matches!(key, AdapterKey::Saved { parameter } if matrix(parameter))
-}
-
-/// Creates the tensors of one adapter, and collects the faults of its file.
-struct Maker<'a> {
-    rules: &'a AdapterRules,
-    dropout: f64,
-    origin: &'a Origin<'a>,
-    used: BTreeSet<String>,
-    problems: Vec<TensorProblem>,
-    /// Tensors of the file that are neither factors nor replacements of linear layers.
-    others: Vec<String>,
-    /// `true` if the file has the head of a classifier, and the model has none.
-    without_head: bool,
-}
-
-impl Maker<'_> {
-    fn lora(&mut self, layer: &Linear) -> Result<Adapter, TorchError> {
-        let size = layer.weight.size();
-        let rank = i64::from(self.rules.rank(&layer.path));
-        let scale = self.rules.scaling(&layer.path);
-        let device = layer.weight.device();
-        let (shape_a, shape_b) = ([rank, size[1]], [size[0], rank]);
-        let (a, b) = match self.origin {
-            Origin::Fresh => {
-                // Equivalent to peft's kaiming_uniform_(a = sqrt(5)).
-                let bound = 1. / (size[1] as f64).sqrt();
-                let options = (Kind::Float, device);
-                // The rank is user input: a faulty one is an error, not a panic.
-                (
-                    Tensor::f_zeros(shape_a, options)?.uniform_(-bound, bound),
-                    Tensor::f_zeros(shape_b, options)?,
-                )
-            }
-            Origin::File(_) => (
-                self.read(&AdapterKey::LoraA { module: layer.path.clone() }, &shape_a, device),
-                self.read(&AdapterKey::LoraB { module: layer.path.clone() }, &shape_b, device),
-            ),
-        };
-        let form = Form::Lora { a, b, scale, dropout: self.dropout };
-        Ok(Adapter { form, merged_over: None })
-    }
-
-    fn replacement(&mut self, layer: &Linear) -> Adapter {
-        let (weight, bias) = match self.origin {
-            Origin::Fresh => {
-                let copy = |tensor: &Tensor| tensor.detach().copy();
-                (copy(&layer.weight), layer.bias.as_ref().map(copy))
-            }
-            Origin::File(_) => {
-                let device = layer.weight.device();
-                let kind = layer.weight.kind();
-                let mut read = |key, like: &Tensor| {
-                    let key = AdapterKey::Saved { parameter: format!("{}.{key}", layer.path) };
-                    let problems = self.problems.len();
-                    let transposed = stored_transposed(layer, &key);
-                    let mut shape = like.size();
-                    if transposed {
-                        shape.reverse();
-                    }
-                    let tensor = self.read(&key, &shape, device);
-                    let tensor = if transposed && tensor.dim() == 2 {
-                        tensor.tr().contiguous()
-                    } else {
-                        tensor
-                    };
-                    // A head of another size, from a resized vocabulary.
-                    if let Some(TensorProblem::Shape { name, found, .. }) =
-                        self.problems.get(problems)
-                    {
-                        self.others.push(format!("{name} {found:?}"));
-                    }
-                    tensor.to_kind(kind)
-                };
-                let weight = read("weight", &layer.weight);
-                (weight, layer.bias.as_ref().map(|bias| read("bias", bias)))
-            }
-        };
-        Adapter { form: Form::Replacement { weight, bias }, merged_over: None }
-    }
-
-    /// Records the modules whose weights the file lacks; those it has are recorded as unexpected.
-    fn not_saved(&mut self, modules: Vec<String>) {
-        let Origin::File(file) = self.origin else { return };
-        for module in modules {
-            let prefix = AdapterKey::Saved { parameter: format!("{module}.") }.to_string();
-            if !file.tensors().keys().any(|name| name.starts_with(&prefix)) {
-                self.problems.push(TensorProblem::NotSaved { module });
-            }
-        }
-    }
-
-    /// Refuses tensors of the file that this model has no place for, except copies of its weights.
-    fn check_others(&mut self, parameters: &Parameters) -> Result<(), ModelError> {
-        let Origin::File(file) = self.origin else { return Ok(()) };
-        for name in file.tensors().keys() {
-            if self.used.contains(name) {
-                continue;
-            }
-            let of_tied_head = |module: &str| {
-                parameters.tied().any(|(alias, _)| alias.strip_suffix(".weight") == Some(module))
-            };
-            let other = match AdapterKey::parse(name) {
-                Some(AdapterKey::LoraA { module } | AdapterKey::LoraB { module }) => {
-                    of_tied_head(&module)
-                }
-                // The head of a classifier's adapter, on a model without one.
-                Some(AdapterKey::Saved { parameter }) if of_classifier(&parameter, parameters) => {
-                    self.without_head = true;
-                    false
-                }
-                Some(AdapterKey::Saved { parameter }) => {
-                    !is_copy(file, name, &parameter, parameters)?
-                }
-                // peft's wrappers of a layer, which contain the layer itself as well.
-                None => match AdapterKey::parse(&unwrapped(name)) {
-                    Some(AdapterKey::Saved { parameter }) if unwrapped(name) != *name => {
-                        !is_copy(file, name, &parameter, parameters)?
-                    }
-                    _ => true,
-                },
-            };
-            if other {
-                self.others.push(name.clone());
-            } else if !matches!(
-                AdapterKey::parse(name),
-                Some(AdapterKey::LoraA { .. } | AdapterKey::LoraB { .. })
-            ) {
-                self.used.insert(name.clone());
-            }
-        }
-        if self.others.is_empty() {
-            return Ok(());
-        }
-        let others = std::mem::take(&mut self.others);
-        Err(ModelError::AdapterParts { file: file.origin().to_owned(), others })
-    }
-
-    /// A tensor of the file in f32; or an empty tensor, with the problem recorded.
-    fn read(&mut self, key: &AdapterKey, shape: &[i64], device: Device) -> Tensor {
-        let Origin::File(file) = self.origin else { unreachable!("a fresh adapter has no file") };
-        let name = key.to_string();
-        let tensor = read_checked(file, &name, shape);
-        self.used.insert(name);
-        match tensor {
-            Ok(tensor) => tensor.to_device(device).to_kind(Kind::Float),
-            Err(problem) => {
-                self.problems.push(problem);
-                Tensor::zeros([0], (Kind::Float, Device::Cpu))
-            }
-        }
-    }
-
-    fn finish(mut self) -> Result<(), ModelError> {
-        let Origin::File(file) = self.origin else { return Ok(()) };
-        for (name, info) in file.tensors() {
-            if !self.used.contains(name) {
-                let (name, shape) = (name.clone(), info.shape.clone());
-                self.problems.push(TensorProblem::Unexpected { name, shape });
-            }
-        }
-        if self.problems.is_empty() {
-            return Ok(());
-        }
-        Err(ModelError::Tensors { file: file.origin().to_owned(), problems: self.problems })
-    }
 }

@@ -14,9 +14,12 @@ use tch::{Kind, Tensor};
 use crate::{
     adapter::Pass,
     architecture::{BuiltClassifier, ClassifierLayers},
-    config::{Config, check_ids, check_layers, check_sizes, token_id},
+    config::{
+        Config, FieldNames, Range, check_ids, check_layers, check_numbers, check_sizes, token_id,
+    },
     dimensions::Dimensions,
     error::ModelError,
+    frame::{Frame, Parts},
     labels::Labels,
     layers::{
         Activation, Bias, Embedding, LayerNorm, Linear, Visible, attention, dropout, hide, in_heads,
@@ -52,6 +55,9 @@ struct RawConfig {
     pad_token_id: Option<u32>,
     #[serde(default, deserialize_with = "token_id")]
     bos_token_id: Option<u32>,
+    /// Names of fields in the file, for errors.
+    #[serde(skip)]
+    names: FieldNames,
 }
 
 /// Names that classes of transformers have for a field, and its name here.
@@ -69,7 +75,10 @@ const NAMES: [(&str, &str); 9] = [
 
 impl RawConfig {
     fn read(config: &Config) -> Result<Self, ModelError> {
-        config.parse_renamed(config.text("model_type").unwrap_or_default(), &NAMES)
+        let class = config.text("model_type").unwrap_or_default();
+        let mut raw: Self = config.parse_renamed(class, &NAMES)?;
+        raw.names = FieldNames::of(config, &NAMES);
+        Ok(raw)
     }
 
     fn embedding_size(&self) -> i64 {
@@ -81,11 +90,23 @@ impl RawConfig {
     }
 
     fn check(&self) -> Result<(), ModelError> {
+        let name = |field| self.names.get(field);
+        check_numbers([
+            ("layer_norm_eps", self.layer_norm_eps, Range::NotNegative),
+            (name("hidden_dropout_prob"), Some(self.hidden_dropout_prob), Range::Probability),
+            (
+                name("attention_probs_dropout_prob"),
+                Some(self.attention_probs_dropout_prob),
+                Range::Probability,
+            ),
+            (name("classifier_dropout"), self.classifier_dropout, Range::Probability),
+            ("initializer_range", Some(self.initializer_range), Range::NotNegative),
+        ])?;
         check_sizes([
             ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_attention_heads", self.num_attention_heads),
+            (name("hidden_size"), self.hidden_size),
+            (name("intermediate_size"), self.intermediate_size),
+            (name("num_attention_heads"), self.num_attention_heads),
             ("max_position_embeddings", self.max_position_embeddings),
             ("type_vocab_size", self.type_vocab_size.unwrap_or(1)),
             ("embedding_size", self.embedding_size()),
@@ -103,12 +124,12 @@ impl RawConfig {
                 });
             }
         }
-        check_layers("num_hidden_layers", self.num_hidden_layers)?;
+        check_layers(name("num_hidden_layers"), self.num_hidden_layers)?;
         if self.hidden_size % self.num_attention_heads != 0 {
             return Err(ModelError::BadField {
-                field: "hidden_size",
+                field: name("hidden_size"),
                 found: self.hidden_size.to_string(),
-                expected: "a multiple of num_attention_heads".to_owned(),
+                expected: format!("a multiple of the heads, {}", self.num_attention_heads),
             });
         }
         Ok(())
@@ -245,7 +266,7 @@ impl Embeddings {
         }
     }
 
-    fn forward(&self, input: &TokenBatch, segments: &Tensor) -> Tensor {
+    fn forward(&self, input: &TokenBatch, segments: &Tensor, pass: Pass) -> Tensor {
         // The n-th token is at position `first + n`, wherever the padding is. RoBERTa does not
         // count a pad id even inside a text.
         let counted = match self.pad_id {
@@ -255,9 +276,9 @@ impl Embeddings {
         let counted = counted.to_kind(Kind::Int64);
         let positions = counted.cumsum(1, Kind::Int64) * &counted - 1 + self.first;
         let positions = positions.clamp_min(0);
-        let sum = self.words.forward(input.ids()) + self.positions.forward(&positions);
+        let sum = self.words.adapted(input.ids(), pass) + self.positions.adapted(&positions, pass);
         self.norm.forward(&match &self.segments {
-            Some(table) => sum + table.forward(segments),
+            Some(table) => sum + table.adapted(segments, pass),
             None => sum,
         })
     }
@@ -469,16 +490,20 @@ impl Roberta {
             model_type: raw.model_type.clone(),
             hidden_size: raw.hidden_size,
             vocab_size: raw.vocab_size,
-            context: Some(usize::try_from(context).map_err(|_| ModelError::BadField {
-                field: "max_position_embeddings",
-                found: raw.max_position_embeddings.to_string(),
-                expected: format!("more than {first}"),
-            })?),
+            context: Some(
+                usize::try_from(context).ok().filter(|context| *context > 0).ok_or_else(|| {
+                    ModelError::BadField {
+                        field: "max_position_embeddings",
+                        found: raw.max_position_embeddings.to_string(),
+                        expected: format!("more than {first}"),
+                    }
+                })?,
+            ),
             pad_id,
             eos_ids: config.ends()?,
             bos_id: raw.bos_token_id,
             decoder_start_id: None,
-            kind: embeddings.words.weight.kind(),
+            kind: embeddings.words.weight().kind(),
             device,
         };
         check_ids(&spec)?;
@@ -520,7 +545,7 @@ impl ClassifierLayers for Roberta {
         pass: Pass,
     ) -> Result<Tensor, LmError> {
         let segments = self.segments(input, second_start)?;
-        let embedded = self.embeddings.forward(input, &segments);
+        let embedded = self.embeddings.forward(input, &segments, pass);
         let kind = embedded.kind();
         let mut x = dropout(embedded, self.dropout, pass.dropout);
         let bias = (!input.is_full())
@@ -545,10 +570,14 @@ impl ClassifierLayers for Roberta {
         Ok(x)
     }
 
-    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Linear>) {
+    fn parts<'a>(&'a mut self, frame: &'a mut Frame) -> Parts<'a> {
         let blocks = self.blocks.iter_mut().flat_map(Block::linears);
         let trunk = self.projection.iter_mut().chain(blocks).collect();
-        (trunk, vec![&mut self.head.dense, &mut self.head.out])
+        let Embeddings { words, positions, segments, .. } = &mut self.embeddings;
+        let others = std::iter::once(positions).chain(segments).collect();
+        frame
+            .parts(trunk, vec![&mut self.head.dense, &mut self.head.out])
+            .embeddings(vec![words], others)
     }
 
     fn read_token(&self, _: &[u32]) -> usize {

@@ -10,7 +10,10 @@ use std::f64::consts::PI;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::error::ModelError;
+use crate::{
+    config::{Range, check_numbers},
+    error::ModelError,
+};
 
 /// The section `rope_scaling` or `rope_parameters` of config.json.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -116,6 +119,14 @@ impl RopeSpec {
     ) -> Result<Self, ModelError> {
         let none = RawRope::default();
         let rope = rope.unwrap_or(&none);
+        check_numbers([
+            ("rope_parameters.rope_theta", rope.rope_theta, Range::Positive),
+            ("rope_parameters.partial_rotary_factor", rope.partial_rotary_factor, Range::Positive),
+            ("rope_scaling.factor", rope.factor, Range::Positive),
+            ("rope_scaling.attention_factor", rope.attention_factor, Range::Positive),
+            ("rope_scaling.beta_fast", rope.beta_fast, Range::NotNegative),
+            ("rope_scaling.beta_slow", rope.beta_slow, Range::NotNegative),
+        ])?;
         let theta = rope.rope_theta.unwrap_or(context.theta);
         let partial = rope.partial_rotary_factor.unwrap_or(context.partial);
         let dim = (context.head_dim as f64 * partial) as i64;

@@ -33,7 +33,7 @@ pub(crate) fn project<const N: usize>(
         let Some(lora) = lora else { return y };
         let kind = y.kind();
         // Adapters may have another dtype than the layer.
-        let (a, b) = (lora.a.to_kind(kind), lora.b.to_kind(kind));
+        let [a, b] = lora.factors.of_linear().map(|factor| factor.to_kind(kind));
         let low = rows.apply(x, &[(&a, None)]).remove(0) * lora.scale;
         let layer = RowLinear { residual: Some(&y), count, ..RowLinear::default() };
         layer.apply(&low, &[(&b, None)]).remove(0)

@@ -8,7 +8,7 @@ use std::{
 use rlaif_checkpoint::{
     DEFAULT_SHARD_BYTES, Dtype, FolderWriter, ModelCard, TensorSource, TensorSpec,
 };
-use rlaif_lm::Parameters;
+use rlaif_lm::{Parameters, is_adapter};
 use serde_json::{Map, Value};
 use tch::{Device, Kind, Tensor};
 
@@ -31,11 +31,6 @@ impl Default for SaveOptions<'_> {
     }
 }
 
-/// `true` if a parameter is part of an adapter.
-pub(crate) fn of_adapter(name: &str) -> bool {
-    [".lora_A.", ".lora_B.", ".modules_to_save."].iter().any(|part| name.contains(part))
-}
-
 /// Writes config.json, the weights and the contents in `options`. Adapters are left out.
 pub(crate) fn write_model(
     folder: &Path,
@@ -46,7 +41,7 @@ pub(crate) fn write_model(
     let Frame { config, parameters, .. } = frame;
     let mut tensors = TensorList::default();
     for (name, tensor) in parameters.iter() {
-        if !of_adapter(name) {
+        if !is_adapter(name) {
             let transposed = parameters.is_transposed(name).then(|| tensor.tr());
             tensors.push(name.to_owned(), transposed.as_ref().unwrap_or(tensor))?;
         }

@@ -507,63 +507,88 @@ impl Stack {
 pub(crate) struct T5 {
     frame: Frame,
     shape: Shape,
-    shared: Embedding,
+    /// The embeddings of the encoder and of the decoder, which share one matrix as a rule.
+    words: [Embedding; 2],
     encoder: Stack,
     decoder: Stack,
-    /// `None` if the embeddings are used as the head.
-    lm_head: Option<Linear>,
+    /// It may share the matrix of the embeddings.
+    lm_head: Linear,
+}
+
+/// Names of the embeddings: those that most checkpoints have, and those that encoder and decoder read.
+const SHARED: [&str; 3] =
+    ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+
+/// Fields of config.json for a head with a matrix of its own.
+fn untied(shape: &Shape) -> Vec<(&'static str, bool)> {
+    vec![("tie_word_embeddings", false), ("scale_decoder_outputs", shape.head_scale != 1.)]
 }
 
 impl T5 {
     /// Builds the model that `config` describes from the tensors of `source`.
     pub(crate) fn build(
-        config: Config,
+        mut config: Config,
         source: Source<'_>,
         member: Member,
     ) -> Result<Self, ModelError> {
         let raw = RawConfig::read(&config, member)?;
-        let shape = Shape::resolve(&raw, member, |name| source.has(name))?;
-        const SHARED: [&str; 3] =
-            ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
+        let mut shape = Shape::resolve(&raw, member, |name| source.has(name))?;
         let name = source.first_of(&SHARED);
         let root = source.root();
-        let shared = Embedding::load(
-            &root.at(name.trim_end_matches(".weight")),
-            shape.vocab_size,
-            shape.d_model,
-            1.,
-        );
-        for alias in SHARED.into_iter().filter(|alias| *alias != name) {
+        let own: Vec<&str> =
+            SHARED.into_iter().filter(|other| source.differ(other, name)).collect();
+        for alias in SHARED.iter().filter(|alias| **alias != name && !own.contains(alias)) {
             source.tie(alias, name);
         }
+        if shape.head == Head::Tied {
+            if source.differ("lm_head.weight", name) {
+                shape.head = Head::Own;
+                for (field, value) in untied(&shape) {
+                    config.set(field, value.into());
+                }
+            } else {
+                source.tie("lm_head.weight", name);
+            }
+        }
+        let load = |name: &str| {
+            let place = root.at(name.trim_end_matches(".weight"));
+            Embedding::load(&place, shape.vocab_size, shape.d_model, 1.)
+        };
+        let shared = load(name);
+        let words = [SHARED[1], SHARED[2]].map(|reads| {
+            if own.contains(&reads) {
+                return load(reads);
+            }
+            let mut words =
+                Embedding::tied(reads.trim_end_matches(".weight"), name, shared.weight());
+            words.table.tied = words.table.tied.filter(|_| reads != name);
+            words
+        });
         let encoder =
             Stack::load(&root.at("encoder"), &shape, shape.encoder_layers, Direction::Both);
         let decoder =
             Stack::load(&root.at("decoder"), &shape, shape.decoder_layers, Direction::Back);
         let lm_head = match shape.head {
-            Head::Own => Some(Linear::load(
+            Head::Own => Linear::load(
                 &root.at("lm_head"),
                 shape.d_model,
                 shape.vocab_size,
                 Bias::Absent,
                 (shape.d_model as f64).powf(-0.5),
-            )),
-            Head::Tied => {
-                source.tie("lm_head.weight", name);
-                None
-            }
+            ),
+            Head::Tied => Linear::tied("lm_head", name, shared.weight()),
         };
         // Old checkpoints contain an unused cross-attention position bias.
         let parameters = source
             .finish(|name| name.ends_with("EncDecAttention.relative_attention_bias.weight"))?;
-        let spec = raw.spec(&shared.weight, config.ends()?);
+        let spec = raw.spec(shared.weight(), config.ends()?);
         check_ids(&spec)?;
         let frame = Frame::new(spec, config, parameters);
-        Ok(Self { frame, shape, shared, encoder, decoder, lm_head })
+        Ok(Self { frame, shape, words, encoder, decoder, lm_head })
     }
 
-    fn embed(&self, ids: &Tensor) -> Tensor {
-        self.shared.forward(ids)
+    fn embed(&self, ids: &Tensor, pass: Pass) -> Tensor {
+        self.words[1].adapted(ids, pass)
     }
 
     /// `true` if attention supports rows of different lengths without padding.
@@ -580,8 +605,10 @@ impl T5 {
         pass: Pass,
     ) -> Result<EncoderStates, LmError> {
         let embedded = match &tokens {
-            EncodedTokens::Unpadded(_) => self.embed(&prompts.unpadded_ids()),
-            EncodedTokens::Full | EncodedTokens::Padded(_) => self.embed(prompts.ids()),
+            EncodedTokens::Unpadded(_) => self.words[0].adapted(&prompts.unpadded_ids(), pass),
+            EncodedTokens::Full | EncodedTokens::Padded(_) => {
+                self.words[0].adapted(prompts.ids(), pass)
+            }
         };
         let width = prompts.ids().size()[1];
         let bias = self.encoder.bias.full(width, width);
@@ -603,7 +630,12 @@ impl Framed for T5 {
         for block in self.encoder.blocks.iter_mut().chain(&mut self.decoder.blocks) {
             linears.extend(block.linears());
         }
-        self.frame.parts(linears, self.lm_head.iter_mut().collect())
+        let mut parts = self
+            .frame
+            .parts(linears, vec![&mut self.lm_head])
+            .embeddings(self.words.iter_mut().collect(), Vec::new());
+        parts.untied = untied(&self.shape);
+        parts
     }
 }
 
@@ -630,7 +662,7 @@ impl Seq2SeqLm for T5 {
             _ => None,
         };
         let encoded = padded.as_ref().unwrap_or(encoded);
-        let embedded = self.embed(ids);
+        let embedded = self.embed(ids, pass);
         let (kind, width) = (embedded.kind(), ids.size()[1]);
         let bias = self.decoder.bias.full(width, width);
         let cover = Cover::cross_attention(&encoded.tokens, width, kind);
@@ -705,7 +737,8 @@ impl DecoderLm for T5 {
         let hidden = memory.visible().map(|seen| hide(seen, self.frame.spec.kind));
         let cache = &mut state.cache;
         cache.check_space()?;
-        let mut x = dropout(self.embed(&tokens.unsqueeze(1)), self.decoder.dropout, pass.dropout);
+        let mut x =
+            dropout(self.embed(&tokens.unsqueeze(1), pass), self.decoder.dropout, pass.dropout);
         let mut bias = self.decoder.bias.at(cache.positions(), cache.width());
         if let Some(visible) = cache.visible(None) {
             bias = &bias + hide(&visible, bias.kind());
@@ -731,16 +764,7 @@ impl DecoderLm for T5 {
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        Ok(match &self.lm_head {
-            Some(head) => head.vocab_head(self.shape.head_scale, pass),
-            None => VocabHead {
-                weight: self.shared.weight.shallow_clone(),
-                bias: None,
-                scale: self.shape.head_scale,
-                cap: None,
-                adapter: None,
-            },
-        })
+        Ok(self.lm_head.vocab_head(self.shape.head_scale, pass))
     }
 
     fn parameters(&self) -> &Parameters {

@@ -4,7 +4,7 @@
 //! `weights.at("encoder").at("block").at(0)`. Missing and mis-shaped tensors are collected, and all
 //! of them are reported at once when the model is complete.
 
-use std::{cell::RefCell, collections::BTreeSet, fmt::Display, rc::Rc};
+use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt::Display, path::Path, rc::Rc};
 
 use rlaif_checkpoint::{Checkpoint, Dtype, TensorInfo};
 use rlaif_lm::Parameters;
@@ -67,6 +67,8 @@ struct State {
     problems: Vec<TensorProblem>,
     /// Names in the checkpoint.
     used: BTreeSet<String>,
+    /// Aliases and names of equal tensors.
+    equal: BTreeSet<(String, String)>,
     /// Prefixes of names of unused tensors.
     left: Vec<String>,
     /// Dtypes of the tensors for which the model does not choose a dtype.
@@ -138,6 +140,32 @@ impl<'a> Source<'a> {
         state.used.insert(self.stored(alias).to_owned());
     }
 
+    /// `true` if the checkpoint has two different tensors under these names. Where config.json ties them,
+    /// transformers 5 then reads both.
+    pub(crate) fn differ(&self, alias: &str, name: &str) -> bool {
+        let Some(checkpoint) = self.file() else { return false };
+        let both = stored(checkpoint, alias).zip(stored(checkpoint, name));
+        if both.is_none_or(|((alias, _), (name, _))| alias == name) {
+            return false;
+        }
+        let same = same_bytes(checkpoint, alias, name);
+        if same {
+            self.state.borrow_mut().equal.insert((alias.to_owned(), name.to_owned()));
+        }
+        !same
+    }
+
+    /// The name of a parameter, or the one of its aliases that a checkpoint has instead.
+    fn held<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        if self.has(name) {
+            return name.into();
+        }
+        let state = self.state.borrow();
+        let mut aliases = state.parameters.tied().filter(|(_, of)| *of == name);
+        let alias = aliases.find(|(alias, _)| self.has(alias));
+        alias.map_or(name.into(), |(alias, _)| alias.to_owned().into())
+    }
+
     /// Declares tensors with this prefix as unused, although they are in a part that the model
     /// reads, for example a pooler.
     pub fn leave(&self, beginning: &str) {
@@ -165,7 +193,10 @@ impl<'a> Source<'a> {
             let differing: Vec<TensorProblem> = state
                 .parameters
                 .tied()
-                .filter(|(alias, name)| !same_bytes(checkpoint, alias, name))
+                .filter(|(alias, name)| {
+                    !state.equal.contains(&((*alias).to_owned(), (*name).to_owned()))
+                        && !same_bytes(checkpoint, alias, name)
+                })
                 .map(|(alias, name)| TensorProblem::NotTied {
                     alias: alias.to_owned(),
                     name: name.to_owned(),
@@ -215,16 +246,17 @@ impl<'a> Source<'a> {
     ) -> Tensor {
         let reversed: Vec<i64> = shape.iter().rev().copied().collect();
         let stored = if transposed { &reversed } else { shape };
+        let held = self.held(&name).into_owned();
         let tensor = match self.origin {
             Origin::Checkpoint(checkpoint) => {
-                let read = read_checked(checkpoint, &name, stored);
+                let read = read_checked(checkpoint, &held, stored);
                 self.placed(
                     read.map(|read| if transposed { read.tr().contiguous() } else { read }),
                     kind,
                 )
             }
             Origin::Headers(checkpoint) => self.placed(
-                checked(checkpoint, &name, stored)
+                checked(checkpoint, &held, stored)
                     .map(|_| Tensor::zeros([], (Kind::Float, Device::Cpu)).expand(shape, false)),
                 None,
             ),
@@ -320,10 +352,37 @@ pub(crate) fn read_checked(
     shape: &[i64],
 ) -> Result<Tensor, TensorProblem> {
     let (stored, info) = checked(checkpoint, name, shape)?;
-    read_tensor(checkpoint, stored, shape, info.dtype).map_err(|source| TensorProblem::Unreadable {
-        name: name.to_owned(),
-        source: Box::new(source),
-    })
+    let tensor = read_tensor(checkpoint, stored, shape, info.dtype).map_err(|source| {
+        TensorProblem::Unreadable { name: name.to_owned(), source: Box::new(source) }
+    })?;
+    finite(checkpoint, stored, name, &tensor)?;
+    Ok(tensor)
+}
+
+/// Refuses NaN and infinity in a tensor that was read as `stored` for the parameter `name`.
+fn finite(
+    checkpoint: &Checkpoint,
+    stored: &str,
+    name: &str,
+    tensor: &Tensor,
+) -> Result<(), TensorProblem> {
+    let count = not_finite(tensor);
+    if count == 0 {
+        return Ok(());
+    }
+    let file = checkpoint.file_of(stored).and_then(Path::file_name);
+    let file = file.map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
+    Err(TensorProblem::NotFinite { name: name.to_owned(), file, count, size: tensor.numel() })
+}
+
+/// Number of NaN and infinite values. Of a tensor without any it costs one sum.
+fn not_finite(tensor: &Tensor) -> usize {
+    let sum = tensor.sum(if tensor.kind() == Kind::Double { Kind::Double } else { Kind::Float });
+    if sum.double_value(&[]).is_finite() {
+        return 0;
+    }
+    let bad = tensor.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]);
+    usize::try_from(bad).unwrap_or(0)
 }
 
 /// Reads a tensor of any shape to the CPU; `None` if it does not exist, or has integers.
@@ -336,7 +395,17 @@ pub(crate) fn read_if_present(
         return Ok(None);
     }
     let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
-    read_tensor(checkpoint, stored, &shape, info.dtype).map(Some)
+    let tensor = read_tensor(checkpoint, stored, &shape, info.dtype)?;
+    finite(checkpoint, stored, stored, &tensor).map_err(|problem| ModelError::Tensors {
+        file: checkpoint.origin().to_owned(),
+        problems: vec![problem],
+    })?;
+    Ok(Some(tensor))
+}
+
+/// Size of the first dimension of a tensor, if the checkpoint has it.
+pub(crate) fn rows_of(checkpoint: &Checkpoint, name: &str) -> Option<i64> {
+    checkpoint.tensors().get(name)?.shape.first().and_then(|&rows| i64::try_from(rows).ok())
 }
 
 /// A tensor of a checkpoint, with the name it has there, for the model's name `name`.

@@ -5,10 +5,10 @@ mod common;
 use std::{fs, path::Path};
 
 use common::{Goldens, close, model, real, spelled};
-use rlaif_lm::{Forward, Padding, Policy, SequenceClassifier, TokenBatch};
+use rlaif_lm::{Forward, LmError, Padding, Policy, SequenceClassifier, TokenBatch};
 use rlaif_models::{
     Architecture, Classifier, Config, LanguageModel, LoadOptions, ModelCard, ModelError,
-    SaveOptions, TensorProblem, inspect,
+    SaveOptions, TensorProblem, classifier_with_labels, inspect,
 };
 use serde_json::{Value, json};
 use tch::{Device, Kind, Tensor, no_grad};
@@ -166,7 +166,6 @@ fn every_field_of_a_configuration_acts() {
     }
     // Heads and biases decide which tensors there must be.
     for (name, field, value) in [
-        ("llama2", "tie_word_embeddings", json!(true)),
         ("llama3", "tie_word_embeddings", json!(false)),
         ("llama-bias", "attention_bias", json!(false)),
         ("llama-bias", "mlp_bias", json!(false)),
@@ -179,6 +178,10 @@ fn every_field_of_a_configuration_acts() {
         let error = changed(name, "config.hub.json", &[(field, value)]).unwrap_err();
         assert!(matches!(error, ModelError::Tensors { .. }), "{name} {field}: {error}");
     }
+    // With two matrices in the checkpoint, transformers 5 ties none, and says so.
+    let plain = changed("llama2", "config.hub.json", &[]).unwrap();
+    let tied = changed("llama2", "config.hub.json", &[("tie_word_embeddings", json!(true))]);
+    assert_eq!(tied.unwrap(), plain);
 }
 
 #[test]
@@ -332,6 +335,31 @@ fn quantised_weights_are_refused_by_the_name_of_their_method() {
         assert!(error.to_string().contains(method), "{error}");
     }
     assert!(changed("llama3", "config.json", &[("quantization_config", Value::Null)]).is_ok());
+
+    // Older tools say it in a file of their own, or only by the names of the tensors.
+    for (file, method) in [
+        ("quantize_config.json", "by GPTQ"),
+        ("quant_config.json", "by AWQ"),
+        ("hf_quant_config.json", "by ModelOpt"),
+    ] {
+        let folder = spelled("llama3", "config.json");
+        fs::write(folder.path().join(file), "{}").unwrap();
+        let error = load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(method) && error.contains(file), "{error}");
+    }
+    for (ending, method) in [
+        ("qweight", "by GPTQ or AWQ"),
+        ("weight.absmax", "by bitsandbytes"),
+        ("gate_up_proj_blocks", "by MXFP4"),
+    ] {
+        let folder = spelled("llama3", "config.json");
+        let path = folder.path().join("model.safetensors");
+        let mut tensors = Tensor::read_safetensors(&path).unwrap();
+        tensors[0].0 = format!("model.layers.0.mlp.{ending}");
+        Tensor::write_safetensors(&tensors, &path).unwrap();
+        let error = load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(method), "{error}");
+    }
 }
 
 #[test]
@@ -429,4 +457,164 @@ fn pickled_weights_give_the_same_model() {
     fs::remove_file(&shard).unwrap();
     let error = load(&path).unwrap_err();
     assert!(error.to_string().contains("model-00002"), "{error}");
+}
+
+/// A folder with the weights of a fixture after a change.
+fn with_tensors(name: &str, change: impl Fn(&str, &mut Tensor)) -> tempfile::TempDir {
+    let folder = spelled(name, "config.json");
+    let path = folder.path().join("model.safetensors");
+    let mut tensors = Tensor::read_safetensors(&path).unwrap();
+    for (name, tensor) in &mut tensors {
+        change(name, tensor);
+    }
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    folder
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_with_their_count() {
+    let folder = with_tensors("llama3", |name, tensor| {
+        if name == "model.layers.1.mlp.up_proj.weight" {
+            let _ = tensor.get(3).narrow(0, 4, 2).fill_(f64::NAN);
+            let _ = tensor.get(5).narrow(0, 0, 1).fill_(f64::INFINITY);
+        }
+    });
+    let error = load(folder.path()).unwrap_err();
+    let said = error.to_string();
+    assert!(said.contains(" has weights that no model can compute with"), "{said}");
+    let tensor = "`model.layers.1.mlp.up_proj.weight` in model.safetensors: 3 of 1536 numbers are NaN or infinite";
+    assert!(said.contains(tensor), "{said}");
+    let as_classifier =
+        classifier_with_labels(folder.path(), &["reward".to_owned()], LoadOptions::default());
+    assert!(as_classifier.unwrap_err().to_string().contains(tensor));
+    // Large numbers are numbers, although their sum is none.
+    let folder = with_tensors("llama3", |name, tensor| {
+        if name == "model.norm.weight" {
+            let _ = tensor.fill_(3e38);
+        }
+    });
+    load(folder.path()).unwrap();
+}
+
+/// Each number of each config.json at 0, below 0, and far above what it can be: an error that names the field or
+/// the tensors that do not fit it, or a model that computes numbers.
+#[test]
+fn no_number_of_a_configuration_is_taken_amiss() {
+    let of_language =
+        ["llama3", "mistral", "qwen2-window", "qwen3", "gpt2", "gpt-neox", "gemma2", "gemma3"];
+    let more = ["phi3", "olmo2", "smollm3", "granite", "t5-v1.0", "mt5"];
+    let classifiers = ["roberta", "bert", "distilbert", "electra", "albert", "llama-reward"];
+    for name in of_language.into_iter().chain(more).chain(classifiers) {
+        let original = Config::read(&model(name)).unwrap();
+        let fields: Vec<String> = original
+            .fields()
+            .iter()
+            .filter(|(_, value)| value.is_number())
+            .map(|(field, _)| field.clone())
+            .collect();
+        assert!(fields.len() > 6, "{name}: {fields:?}");
+        let folder = spelled(name, "config.json");
+        for field in fields {
+            for value in [json!(0), json!(-1), json!(-0.5), json!(1e18), json!(1_000_000_007)] {
+                let mut config = original.clone();
+                config.set(&field, value.clone());
+                let text = serde_json::to_string(config.fields()).unwrap();
+                fs::write(folder.path().join("config.json"), text).unwrap();
+                let case = format!("{name}: {field} = {value}");
+                let found = if classifiers.contains(&name) {
+                    Classifier::load(folder.path(), LoadOptions::default()).map(|model| {
+                        let rows = vec![vec![5, 6, 7]];
+                        let batch =
+                            TokenBatch::collate(rows, model.spec(), Padding::Right).unwrap();
+                        no_grad(|| model.logits(&batch, None, Forward::default()))
+                    })
+                } else {
+                    load(folder.path()).map(|model| {
+                        let prompts = vec![vec![5, 6, 7]];
+                        let prompts =
+                            TokenBatch::collate(prompts, model.spec(), Padding::Right).unwrap();
+                        let responses =
+                            TokenBatch::responses(vec![vec![8, 9]], model.spec()).unwrap();
+                        no_grad(|| {
+                            let hidden =
+                                model.response_hidden(&prompts, &responses, Forward::default())?;
+                            Ok(model.head(Forward::default())?.logits(&hidden))
+                        })
+                    })
+                };
+                match found {
+                    Ok(Ok(logits)) => {
+                        assert!(logits.isfinite().all().int64_value(&[]) == 1, "{case}: {logits}");
+                    }
+                    // A text longer than what the field allows.
+                    Ok(Err(error)) => {
+                        assert!(matches!(error, LmError::TooLong { .. }), "{case}: {error}");
+                    }
+                    Err(ModelError::Tensors { .. }) => {}
+                    Err(error) => {
+                        // Without a pad_token_id, that of the end is it.
+                        let said = error.to_string();
+                        let of_end = field == "eos_token_id" && said.contains("pad_token_id");
+                        assert!(said.contains(&field) || of_end, "{case}: {said}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_of_no_token_and_layers_of_another_number_are_refused_by_name() {
+    let refused = |name: &str, changes: Value| {
+        let folder = spelled(name, "config.json");
+        let mut config = Config::read(folder.path()).unwrap();
+        for (field, value) in changes.as_object().unwrap() {
+            config.set(field, value.clone());
+        }
+        let text = serde_json::to_string(config.fields()).unwrap();
+        fs::write(folder.path().join("config.json"), text).unwrap();
+        load(folder.path()).unwrap_err().to_string()
+    };
+    for (name, changes, wanted) in [
+        ("mistral", json!({ "sliding_window": 0 }), "`sliding_window` is 0, expected at least 1"),
+        ("gemma2", json!({ "sliding_window": -4 }), "`sliding_window` is -4, expected at least 1"),
+        (
+            "qwen2-window",
+            json!({ "layer_types": ["full_attention"] }),
+            "`layer_types` is 1, expected",
+        ),
+        (
+            "llama3",
+            json!({ "num_key_value_heads": 8 }),
+            "`num_key_value_heads` is 8, expected a divisor",
+        ),
+        ("llama3", json!({ "rms_norm_eps": -1e-6 }), "`rms_norm_eps` is -0.000001, expected"),
+        (
+            "llama3",
+            json!({ "rope_parameters": { "rope_theta": 0. } }),
+            "`rope_parameters.rope_theta` is 0",
+        ),
+        ("gpt2", json!({ "n_head": 0 }), "`n_head` is 0, expected at least 1"),
+        ("gpt2", json!({ "n_head": 7 }), "`n_embd` is 24, expected a multiple of the heads, 7"),
+        ("gpt2", json!({ "resid_pdrop": 1. }), "`resid_pdrop` is 1, expected"),
+        ("granite", json!({ "logits_scaling": 0. }), "`logits_scaling` is 0, expected"),
+        (
+            "gemma2",
+            json!({ "attn_logit_softcapping": 0. }),
+            "`attn_logit_softcapping` is 0, expected",
+        ),
+        ("flan", json!({ "layer_norm_epsilon": -1. }), "`layer_norm_epsilon` is -1, expected"),
+        ("flan", json!({ "dropout_rate": 2. }), "`dropout_rate` is 2, expected"),
+    ] {
+        let said = refused(name, changes);
+        assert!(said.contains(wanted), "{said}");
+    }
+    // A window that is switched off has no number to be wrong.
+    let folder = spelled("qwen2", "config.json");
+    let mut config = Config::read(folder.path()).unwrap();
+    config.set("sliding_window", json!(0));
+    config.set("use_sliding_window", json!(false));
+    fs::write(folder.path().join("config.json"), serde_json::to_string(config.fields()).unwrap())
+        .unwrap();
+    load(folder.path()).unwrap();
 }

@@ -5,13 +5,15 @@ mod common;
 use std::num::NonZeroU32;
 
 use common::{CAUSAL, Goldens, close, fixtures, model, real, split};
+use rlaif_core::Seed;
 use rlaif_lm::{
     Adapters, Dropout, Forward, LmError, Padding, Policy, SequenceClassifier, TokenBatch,
-    token_log_probs,
+    generate::{Ask, Eos, GenerationConfig, Hooks, Sampling, generate},
+    is_adapter, token_log_probs,
 };
 use rlaif_models::{
-    AdapterConfig, Architecture, Classifier, LanguageModel, LoadOptions, ModelError, ModuleNames,
-    TargetModules, TaskType, TensorProblem,
+    AdapterConfig, Architecture, Classifier, LanguageModel, LoadOptions, ModelError, ModelFiles,
+    ModuleNames, SaveOptions, TargetModules, TaskType, TensorProblem,
 };
 use tch::{Kind, Tensor, no_grad};
 
@@ -56,7 +58,7 @@ fn loss(policy: &LanguageModel, base: &Goldens, forward: Forward<'_>) -> Tensor 
         Architecture::DecoderOnly(_) => split(base),
         Architecture::EncoderDecoder(_) => {
             let ids = Vec::<i64>::try_from(base.get("response_ids")).unwrap();
-            let mut rest = ids.iter().map(|&id| u32::try_from(id).unwrap());
+            let mut rest = ids.iter().map(|&id| base.id(id));
             let rows = base.rows("decoder");
             let responses =
                 rows.iter().map(|row| rest.by_ref().take(row.len()).collect()).collect();
@@ -129,6 +131,136 @@ fn adapters_of_language_models_equal_peft() {
         }
         println!("{name}: on {on:.1e} off {off:.1e} merged {merged:.1e} gradients {largest:.1e}");
     }
+}
+
+/// Adapters on embeddings and heads, and adapters of another vocabulary.
+#[test]
+fn adapters_of_the_vocabulary_equal_peft() {
+    let mut names: Vec<String> = std::fs::read_dir(fixtures().join("adapters"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| ["embed-", "saved-", "resized-"].iter().any(|sort| name.starts_with(sort)))
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 14, "{names:?}");
+    for name in &names {
+        let goldens = Goldens::read(&adapter(name));
+        let base_name = goldens.json["base"].as_str().unwrap();
+        let mut base = Goldens::read(&model(base_name));
+        base.moved = goldens.json.get("moved").map(|moved| {
+            ["first", "last", "by"].map(|key| u32::try_from(moved[key].as_u64().unwrap()).unwrap())
+        });
+        let files = ModelFiles { folder: model(base_name), adapter: Some(adapter(name)) };
+        let mut policy = files.language_model(LoadOptions::default()).unwrap();
+        let unread = policy.unread().to_vec();
+        let shared = name == "embed-t5-shared";
+        assert_eq!(unread.iter().any(|key| key.contains("shared.lora_embedding_A")), shared);
+
+        let on = logits(&policy, &base, Forward::default());
+        let on = close(name, &on, goldens.get("logits"), TOLERANCE);
+        let off = logits(&policy, &base, with(Adapters::Off));
+        let off_wanted = goldens.find("off.logits").unwrap_or_else(|| base.get("logits"));
+        let off = close(name, &off, off_wanted, TOLERANCE);
+
+        policy.adapters().train("default").unwrap();
+        let loss = loss(&policy, &base, Forward::default());
+        let want = goldens.json["loss"].as_f64().unwrap();
+        assert!((loss.double_value(&[]) - want).abs() < TOLERANCE, "{name}");
+        loss.backward();
+        let mut largest = 0f64;
+        let mut found = std::collections::BTreeMap::new();
+        for (key, want) in goldens.all("grad.base_model.model.") {
+            found.insert(in_memory(key), want.shallow_clone());
+        }
+        if name == "embed-llama3-tying" {
+            // peft has two parameters on one memory; here it is one.
+            for (of_table, of_head) in [("A", "B"), ("B", "A")] {
+                let head = found.remove(&format!("lm_head.lora_{of_head}.default.weight")).unwrap();
+                let table = format!("model.embed_tokens.lora_embedding_{of_table}.default");
+                let sum = found[&table].shallow_clone() + head.tr();
+                found.insert(table, sum);
+            }
+        }
+        for (key, want) in &found {
+            let got =
+                policy.parameters().get(key).unwrap_or_else(|| panic!("{name}: {key}")).grad();
+            largest = largest.max(close(key, &got, want, TOLERANCE));
+        }
+        let trained = policy.parameters().trainable();
+        assert!(trained.iter().all(|(name, _)| is_adapter(name)), "{name}");
+        // Responses are sampled from what was measured.
+        greedy_is_the_forward_pass(&policy, &base);
+
+        let before = snapshot(&policy);
+        let fields = policy.config().fields().clone();
+        policy.adapters().merge("default").unwrap();
+        let merged = logits(&policy, &base, Forward::default());
+        close(name, &merged, goldens.get("logits"), TOLERANCE);
+        let folder = tempfile::tempdir().unwrap();
+        policy.save(&folder.path().join("merged"), &SaveOptions::default()).unwrap();
+        let again = LanguageModel::load(&folder.path().join("merged"), LoadOptions::default());
+        assert_eq!(logits(&again.unwrap(), &base, Forward::default()), merged, "{name}");
+        policy.adapters().unmerge().unwrap();
+        assert_eq!(policy.config().fields(), &fields, "{name}");
+        for ((key, want), (after, got)) in before.iter().zip(&snapshot(&policy)) {
+            assert_eq!(key, after, "{name}");
+            assert_eq!(got, want, "{name} {key} is not back, bit by bit");
+        }
+
+        let saved = folder.path().join("adapter");
+        policy.adapters().save("default", &saved).unwrap();
+        let files = ModelFiles { folder: model(base_name), adapter: Some(saved) };
+        let again = files.language_model(LoadOptions::default()).unwrap();
+        let same = logits(&again, &base, Forward::default());
+        assert_eq!(same, logits(&policy, &base, Forward::default()), "{name}");
+        let same = logits(&again, &base, with(Adapters::Off));
+        assert_eq!(same, logits(&policy, &base, with(Adapters::Off)), "{name}");
+        println!("{name}: on {on:.1e} off {off:.1e} gradients {largest:.1e}");
+    }
+}
+
+/// The name in memory of a tensor in peft's file.
+fn in_memory(key: &str) -> String {
+    for (theirs, ours) in [
+        (".lora_A.weight", ".lora_A.default.weight"),
+        (".lora_B.weight", ".lora_B.default.weight"),
+        (".lora_embedding_A", ".lora_embedding_A.default"),
+        (".lora_embedding_B", ".lora_embedding_B.default"),
+    ] {
+        if let Some(module) = key.strip_suffix(theirs) {
+            return format!("{module}{ours}");
+        }
+    }
+    let (module, parameter) = key.rsplit_once('.').unwrap();
+    format!("{module}.modules_to_save.default.{parameter}")
+}
+
+fn snapshot(policy: &LanguageModel) -> Vec<(String, Tensor)> {
+    let all = policy.parameters().iter();
+    all.map(|(name, tensor)| (name.to_owned(), tensor.copy())).collect()
+}
+
+/// Decoding token by token chooses the tokens of the greatest logits of a forward pass.
+fn greedy_is_the_forward_pass(policy: &LanguageModel, base: &Goldens) {
+    let Architecture::DecoderOnly(model) = policy.architecture() else { return };
+    let prompt = base.rows("right").remove(0);
+    let config = GenerationConfig {
+        max_new_tokens: 6,
+        eos: Eos::Ignored,
+        sampling: Sampling::Greedy,
+        ..GenerationConfig::default()
+    };
+    let ask = Ask { id: 0, prompt: prompt.clone(), max_new_tokens: None };
+    let forward = Forward::default();
+    let rows = generate(policy, &[ask], &config, Seed::new(1), 0, forward, Hooks::default());
+    let response = rows.unwrap().remove(0).ids;
+    let whole = [prompt.as_slice(), &response].concat();
+    let batch = TokenBatch::collate(vec![whole], policy.spec(), Padding::Right).unwrap();
+    let hidden = no_grad(|| model.hidden(&batch, forward).unwrap());
+    let chosen = policy.head(forward).unwrap().logits(&hidden).argmax(-1, false).squeeze_dim(0);
+    let chosen = Vec::<i64>::try_from(&chosen).unwrap();
+    let chosen: Vec<u32> = chosen.into_iter().map(|id| u32::try_from(id).unwrap()).collect();
+    assert_eq!(response, chosen[prompt.len() - 1..prompt.len() - 1 + response.len()]);
 }
 
 #[test]
@@ -251,7 +383,7 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
     assert_eq!(other.adapters().names(), Vec::<String>::new());
 
     // A module that replaces something other than a linear layer would be left out.
-    for module in ["embed_tokens", "lm_hat"] {
+    for module in ["model.norm", "lm_hat"] {
         let mut config = config(&["q_proj"]);
         config.modules_to_save = vec![module.to_owned()];
         let error = policy.adapters().add("x", config).unwrap_err();
@@ -293,7 +425,7 @@ fn a_module_that_is_to_be_saved_whole_and_is_not_is_named() {
             _ => language_model(base).adapters().load("x", folder.path()),
         }
     };
-    // llama3's head is a layer of its own, and the embeddings none; flan has no `final_layer`.
+    // flan has no `final_layer`.
     for (base, source, module) in [
         ("llama3", "llama3-a", "lm_head"),
         ("llama3", "llama3-a", "model.embed_tokens"),
@@ -366,9 +498,11 @@ fn weights_that_cannot_be_put_on_the_base_are_named_with_the_way_out() {
         language_model("llama2").adapters().load("x", folder.path()).unwrap_err()
     };
     for (key, shape) in [
-        ("base_model.model.model.embed_tokens.weight", [96, 32]),
+        ("base_model.model.model.norm.weight", [1, 32]),
+        // Of another number of rows than the copy of the head beside it, or of another width.
         ("base_model.model.model.embed_tokens.weight", [100, 32]),
-        ("base_model.model.model.embed_tokens.base_layer.weight", [96, 32]),
+        ("base_model.model.model.embed_tokens.weight", [96, 16]),
+        // On a layer that the configuration does not name.
         ("base_model.model.model.embed_tokens.lora_embedding_A", [2, 96]),
         ("base_model.model.model.layers.0.mlp.down_proj.lora_magnitude_vector", [32, 1]),
     ] {

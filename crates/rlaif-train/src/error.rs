@@ -25,10 +25,17 @@ pub enum TrainError {
     },
     /// Too many consecutive steps had gradients with NaN or infinity.
     #[error(
-        "step {step}: NaN or infinity in the gradient of {}; {skipped} steps in a row were \
-         skipped. Lower the learning rate, clip gradients, or train in f32; the weights are those \
-         of the last good step",
-        first(.tensors)
+        "step {step}: NaN or infinity in the gradient of {}; {}",
+        first(.tensors),
+        if step == skipped {
+            "no step before it was good, so the weights have not changed. Look at its rows and their \
+             scores, and train in f32".to_owned()
+        } else {
+            format!(
+                "{skipped} steps in a row were skipped. Lower the learning rate, clip gradients, or \
+                 train in f32; the weights are those of the last good step"
+            )
+        }
     )]
     NonFinite {
         /// The step at which the run gave up.

@@ -30,7 +30,7 @@ pub struct OptimizerConfig {
     /// Number of warm-up steps.
     pub warmup_steps: u64,
     /// Steps whose gradients have NaN or infinity are skipped; this many consecutive ones stop the
-    /// run.
+    /// run, and so does the first step of all.
     pub max_skipped: u64,
 }
 
@@ -182,7 +182,8 @@ impl Optimizer {
     /// A step whose gradients have NaN or infinity changes only the number of steps.
     ///
     /// # Errors
-    /// [`TrainError::NonFinite`] after [`OptimizerConfig::max_skipped`] consecutive such steps;
+    /// [`TrainError::NonFinite`] after [`OptimizerConfig::max_skipped`] consecutive such steps, or if the
+    /// first step of all is one: then the weights or the rows are at fault, and later steps are no better.
     /// [`TrainError::Torch`].
     pub fn step(&mut self) -> Result<StepReport, TrainError> {
         let factor = self.config.schedule.factor(
@@ -205,7 +206,8 @@ impl Optimizer {
             self.progress.skipped_in_a_row += 1;
             let mut tensors = non_finite_grads(self.adamw.parameters())?;
             tensors.sort();
-            if self.progress.skipped_in_a_row >= self.config.max_skipped {
+            let none_was_good = self.progress.skipped == self.progress.step;
+            if none_was_good || self.progress.skipped_in_a_row >= self.config.max_skipped {
                 return Err(TrainError::NonFinite {
                     step: self.progress.step,
                     skipped: self.progress.skipped_in_a_row,

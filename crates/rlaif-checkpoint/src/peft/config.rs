@@ -59,6 +59,8 @@ pub struct AdapterConfig {
     /// `true` if base weights are stored `[in, out]`, as GPT-2's are; without effect on other
     /// models.
     pub fan_in_fan_out: bool,
+    /// `true` if layers that share one matrix, such as embeddings and head, share their factors as well.
+    pub ensure_weight_tying: bool,
 }
 
 /// The task of an adapter's base model.
@@ -117,6 +119,7 @@ impl AdapterConfig {
             alpha_pattern: Vec::new(),
             use_rslora: false,
             fan_in_fan_out: false,
+            ensure_weight_tying: false,
         }
     }
 }
@@ -134,6 +137,7 @@ impl Serialize for AdapterConfig {
         map.serialize_entry("alpha_pattern", &InOrder(&alphas))?;
         map.serialize_entry("base_model_name_or_path", &self.base_model_name_or_path)?;
         map.serialize_entry("bias", "none")?;
+        map.serialize_entry("ensure_weight_tying", &self.ensure_weight_tying)?;
         map.serialize_entry("exclude_modules", &self.exclude_modules)?;
         map.serialize_entry("fan_in_fan_out", &self.fan_in_fan_out)?;
         map.serialize_entry("inference_mode", &true)?;

@@ -5,6 +5,8 @@ use std::fmt;
 const PREFIX: &str = "base_model.model.";
 const LORA_A: &str = ".lora_A.weight";
 const LORA_B: &str = ".lora_B.weight";
+const EMBEDDING_A: &str = ".lora_embedding_A";
+const EMBEDDING_B: &str = ".lora_embedding_B";
 
 /// A tensor of an adapter by its meaning.
 ///
@@ -31,7 +33,18 @@ pub enum AdapterKey {
         /// Path of the linear layer.
         module: String,
     },
-    /// A parameter that was trained whole and is saved beside the factors (`modules_to_save`).
+    /// The factor of an embedding that maps ids to ranks, `[rank, ids]`.
+    EmbeddingA {
+        /// Path of the embedding.
+        module: String,
+    },
+    /// The factor of an embedding that projects up, `[size, rank]`.
+    EmbeddingB {
+        /// Path of the embedding.
+        module: String,
+    },
+    /// A parameter that was trained whole and is saved beside the factors (`modules_to_save`), or a copy of
+    /// one of the base's.
     Saved {
         /// Path of the parameter, such as `score.weight`.
         parameter: String,
@@ -39,8 +52,8 @@ pub enum AdapterKey {
 }
 
 impl AdapterKey {
-    /// Reads a key; `None` if it belongs to something else than plain LoRA on linear layers: DoRA's
-    /// magnitudes, factors of embeddings, biases, or a key with the adapter's name in it.
+    /// Reads a key; `None` if it belongs to something else than plain LoRA: DoRA's magnitudes, biases, or a key
+    /// with the adapter's name in it.
     #[must_use]
     pub fn parse(key: &str) -> Option<Self> {
         let path = key.strip_prefix(PREFIX)?;
@@ -48,6 +61,10 @@ impl AdapterKey {
             Self::LoraA { module: module.to_owned() }
         } else if let Some(module) = path.strip_suffix(LORA_B) {
             Self::LoraB { module: module.to_owned() }
+        } else if let Some(module) = path.strip_suffix(EMBEDDING_A) {
+            Self::EmbeddingA { module: module.to_owned() }
+        } else if let Some(module) = path.strip_suffix(EMBEDDING_B) {
+            Self::EmbeddingB { module: module.to_owned() }
         } else {
             Self::Saved { parameter: path.to_owned() }
         };
@@ -62,7 +79,10 @@ impl AdapterKey {
 
     fn path(&self) -> &str {
         match self {
-            Self::LoraA { module } | Self::LoraB { module } => module,
+            Self::LoraA { module }
+            | Self::LoraB { module }
+            | Self::EmbeddingA { module }
+            | Self::EmbeddingB { module } => module,
             Self::Saved { parameter } => parameter,
         }
     }
@@ -73,6 +93,8 @@ impl fmt::Display for AdapterKey {
         let suffix = match self {
             Self::LoraA { .. } => LORA_A,
             Self::LoraB { .. } => LORA_B,
+            Self::EmbeddingA { .. } => EMBEDDING_A,
+            Self::EmbeddingB { .. } => EMBEDDING_B,
             Self::Saved { .. } => "",
         };
         write!(f, "{PREFIX}{}{suffix}", self.path())
@@ -91,12 +113,19 @@ mod tests {
     }
 
     #[test]
+    fn factors_of_embeddings_have_no_weight_in_their_keys() {
+        let key = AdapterKey::parse("base_model.model.embed.lora_embedding_A").unwrap();
+        assert_eq!(key, AdapterKey::EmbeddingA { module: "embed".to_owned() });
+        assert_eq!(key.to_string(), "base_model.model.embed.lora_embedding_A");
+    }
+
+    #[test]
     fn keys_of_other_methods_are_refused() {
         for key in [
             "model.layers.0.q.lora_A.weight",
             "base_model.model.q.lora_A.default.weight",
             "base_model.model.q.lora_magnitude_vector",
-            "base_model.model.embed.lora_embedding_A",
+            "base_model.model.embed.lora_embedding_A.default",
             "base_model.model.q.lora_B.bias",
             "base_model.model.q.base_layer.weight",
             "base_model.model.score.modules_to_save.weight",

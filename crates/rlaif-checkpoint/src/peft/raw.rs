@@ -29,7 +29,7 @@ const INERT: [&str; 10] = [
 ];
 
 /// Fields that [`RawConfig`] reads.
-const READ: [&str; 16] = [
+const READ: [&str; 17] = [
     "task_type",
     "base_model_name_or_path",
     "revision",
@@ -45,6 +45,7 @@ const READ: [&str; 16] = [
     "alpha_pattern",
     "use_rslora",
     "fan_in_fan_out",
+    "ensure_weight_tying",
     "inference_mode",
 ];
 
@@ -125,6 +126,7 @@ struct RawConfig {
     alpha_pattern: Option<Unique<f64>>,
     use_rslora: bool,
     fan_in_fan_out: bool,
+    ensure_weight_tying: bool,
 }
 
 impl Default for RawConfig {
@@ -146,6 +148,7 @@ impl Default for RawConfig {
             alpha_pattern: None,
             use_rslora: false,
             fan_in_fan_out: false,
+            ensure_weight_tying: false,
         }
     }
 }
@@ -216,6 +219,7 @@ impl RawConfig {
             alpha_pattern: self.alpha_pattern.map_or_else(Vec::new, |pairs| pairs.0),
             use_rslora: self.use_rslora,
             fan_in_fan_out: self.fan_in_fan_out,
+            ensure_weight_tying: self.ensure_weight_tying,
         })
     }
 }

@@ -9,7 +9,7 @@ use super::variant::{
     ScalingRule, WindowRule,
 };
 use crate::{
-    config::{Config, check_layers, check_sizes, token_id},
+    config::{Config, FieldNames, Range, check_layers, check_numbers, check_sizes, token_id},
     dimensions::Dimensions,
     error::ModelError,
     layers::Bias,
@@ -72,6 +72,9 @@ pub(super) struct RawConfig {
     pub(super) pad_token_id: Option<u32>,
     #[serde(default, deserialize_with = "token_id")]
     bos_token_id: Option<u32>,
+    /// Names of fields in the file, for errors.
+    #[serde(skip)]
+    names: FieldNames,
 }
 
 /// Names of fields in transformers' classes, and the names here.
@@ -99,7 +102,38 @@ impl RawConfig {
             // GPT-NeoX has one field for both.
             raw.embedding_dropout = raw.residual_dropout;
         }
+        raw.names = FieldNames::of(config, &NAMES);
+        raw.check_numbers()?;
         Ok(raw)
+    }
+
+    /// Checks the numbers that are no sizes.
+    fn check_numbers(&self) -> Result<(), ModelError> {
+        let name = |field| self.names.get(field);
+        check_numbers([
+            (name("norm_eps"), Some(self.norm_eps), Range::NotNegative),
+            ("rope_theta", self.rope_theta, Range::Positive),
+            ("rotary_emb_base", self.rotary_emb_base, Range::Positive),
+            ("rope_local_base_freq", self.rope_local_base_freq, Range::Positive),
+            ("partial_rotary_factor", self.partial_rotary_factor, Range::Positive),
+            ("rotary_pct", self.rotary_pct, Range::Positive),
+            (
+                "original_max_position_embeddings",
+                self.original_max_position_embeddings,
+                Range::Positive,
+            ),
+            (name("attention_dropout"), self.attention_dropout, Range::Probability),
+            (name("residual_dropout"), self.residual_dropout, Range::Probability),
+            (name("embedding_dropout"), self.embedding_dropout, Range::Probability),
+            ("query_pre_attn_scalar", self.query_pre_attn_scalar, Range::Positive),
+            ("attn_logit_softcapping", self.attn_logit_softcapping, Range::Positive),
+            ("final_logit_softcapping", self.final_logit_softcapping, Range::Positive),
+            ("embedding_multiplier", self.embedding_multiplier, Range::NotZero),
+            ("attention_multiplier", self.attention_multiplier, Range::NotZero),
+            ("residual_multiplier", self.residual_multiplier, Range::NotZero),
+            ("logits_scaling", self.logits_scaling, Range::NotZero),
+            ("initializer_range", Some(self.initializer_range), Range::NotNegative),
+        ])
     }
 
     pub(super) fn intermediate_size(&self) -> i64 {
@@ -233,35 +267,45 @@ impl Shape {
         let (hidden, layers) = (raw.hidden_size, raw.num_hidden_layers);
         let heads = raw.num_attention_heads;
         let kv_heads = raw.num_key_value_heads.unwrap_or(heads);
+        let name = |field| raw.names.get(field);
         check_sizes([
             ("vocab_size", raw.vocab_size),
-            ("hidden_size", hidden),
-            ("intermediate_size", raw.intermediate_size()),
-            ("num_attention_heads", heads),
+            (name("hidden_size"), hidden),
+            (name("intermediate_size"), raw.intermediate_size()),
+            (name("num_attention_heads"), heads),
             ("num_key_value_heads", kv_heads),
             ("head_dim", raw.head_dim.unwrap_or(1)),
             (
-                "max_position_embeddings",
+                name("max_position_embeddings"),
                 i64::try_from(raw.max_position_embeddings).unwrap_or(i64::MAX),
             ),
         ])?;
-        check_layers("num_hidden_layers", layers)?;
+        check_layers(name("num_hidden_layers"), layers)?;
         if heads % kv_heads != 0 {
             return Err(bad("num_key_value_heads", kv_heads, "a divisor of num_attention_heads"));
         }
         let head_dim = match raw.head_dim.or(variant.head_dim) {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
-            None => return Err(bad("hidden_size", hidden, "a multiple of the heads")),
+            None => {
+                let expected = format!("a multiple of the heads, {heads}");
+                return Err(bad(name("hidden_size"), hidden, &expected));
+            }
         };
-        if let Some(types) = &raw.layer_types
-            && types.len() < layers
-        {
-            let expected = format!("at least as many as num_hidden_layers, {layers}");
+        // transformers refuses other lengths, too.
+        if let Some(types) = raw.layer_types.as_ref().filter(|types| types.len() != layers) {
+            let expected = format!("one for each of num_hidden_layers, {layers}");
             return Err(bad("layer_types", types.len() as i64, &expected));
+        }
+        if raw.sliding_window_pattern == Some(0) {
+            return Err(bad("sliding_window_pattern", 0, "at least 1"));
         }
         let turned = raw.turned(variant)?;
         let windows = raw.windows(variant, &turned);
+        // With 0, transformers hides each token from itself.
+        if let Some(window) = windows.iter().flatten().find(|window| **window < 1) {
+            return Err(bad("sliding_window", *window, "at least 1, or null for none"));
+        }
         let rotary = turned.iter().any(|turned| *turned);
         let (mut ropes, mut context) = (Vec::new(), raw.max_position_embeddings);
         if rotary {
@@ -387,7 +431,7 @@ impl RawConfig {
                 }
                 (None, WindowRule::Pattern(pattern)) => {
                     let pattern = self.sliding_window_pattern.unwrap_or(pattern);
-                    pattern == 0 || (layer + 1) % pattern != 0
+                    (layer + 1) % pattern != 0
                 }
                 (None, WindowRule::WithoutRotary) => turned.get(layer) == Some(&false),
                 (None, WindowRule::Given) => true,

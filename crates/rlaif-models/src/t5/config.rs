@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::{
-    config::{Config, check_layers, check_sizes, token_id},
+    config::{Config, Range, check_layers, check_numbers, check_sizes, token_id},
     dimensions::Dimensions,
     error::ModelError,
     layers::Activation,
@@ -129,6 +129,10 @@ impl Shape {
             ("d_kv", raw.d_kv),
             ("d_ff", raw.d_ff),
             ("num_heads", raw.num_heads),
+        ])?;
+        check_numbers([
+            ("dropout_rate", Some(raw.dropout_rate), Range::Probability),
+            ("layer_norm_epsilon", Some(raw.layer_norm_epsilon), Range::NotNegative),
         ])?;
         check_layers("num_layers", raw.num_layers)?;
         check_layers("num_decoder_layers", raw.num_decoder_layers.unwrap_or(0))?;

@@ -35,7 +35,7 @@ impl T5 {
         let heads = [-1, self.shape.heads, self.shape.d_kv];
         let longest = packed.lengths.iter().copied().max().unwrap_or(0) as i64;
         let bias = self.encoder.bias.full(longest, longest);
-        let mut x = self.embed(&packed.ids);
+        let mut x = self.words[0].adapted(&packed.ids, pass);
         for block in &self.encoder.blocks {
             let layer = &block.attention;
             let qkv = [&layer.q, &layer.k, &layer.v];
@@ -86,7 +86,7 @@ impl T5 {
         let prompts: Vec<i64> =
             memory.layers().lengths().iter().map(|&length| length as i64).collect();
         let bias = self.decoder.bias.back();
-        let mut x = self.embed(tokens);
+        let mut x = self.embed(tokens, pass);
         for (i, block) in self.decoder.blocks.iter().enumerate() {
             let layer = &block.attention;
             let qkv = [&layer.q, &layer.k, &layer.v];

@@ -67,13 +67,27 @@ pub(crate) fn spelled(name: &str, config: &str) -> tempfile::TempDir {
 pub(crate) struct Goldens {
     tensors: BTreeMap<String, Tensor>,
     pub(crate) json: serde_json::Value,
+    /// The ids that stand for others: the first, the last, and the distance.
+    pub(crate) moved: Option<[u32; 3]>,
 }
 
 impl Goldens {
     pub(crate) fn read(folder: &Path) -> Self {
         let tensors = Tensor::read_safetensors(folder.join("goldens.safetensors")).unwrap();
         let json = fs::read_to_string(folder.join("goldens.json")).unwrap();
-        Self { tensors: tensors.into_iter().collect(), json: serde_json::from_str(&json).unwrap() }
+        Self {
+            tensors: tensors.into_iter().collect(),
+            json: serde_json::from_str(&json).unwrap(),
+            moved: None,
+        }
+    }
+
+    /// An id of the goldens, as the test of a resized vocabulary has it.
+    pub(crate) fn id(&self, id: i64) -> u32 {
+        let id = u32::try_from(id).unwrap();
+        let [_, _, by] =
+            self.moved.filter(|[first, last, _]| (first..=last).contains(&&id)).unwrap_or_default();
+        id + by
     }
 
     pub(crate) fn get(&self, name: &str) -> &Tensor {
@@ -110,7 +124,7 @@ impl Goldens {
             .zip(&mask)
             .map(|(ids, mask)| {
                 let real = ids.iter().zip(mask).filter(|(_, real)| **real == 1);
-                real.map(|(&id, _)| u32::try_from(id).unwrap()).collect()
+                real.map(|(&id, _)| self.id(id)).collect()
             })
             .collect()
     }
