@@ -15,7 +15,9 @@ use tokenizers::models::unigram::Unigram;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
 use tokenizers::normalizers::replace::Replace;
-use tokenizers::normalizers::unicode::NFC;
+use tokenizers::normalizers::strip::StripAccents;
+use tokenizers::normalizers::unicode::{NFC, NFKD};
+use tokenizers::normalizers::utils::{Lowercase, Sequence as NormalizerSequence};
 use tokenizers::normalizers::{NormalizerWrapper, Precompiled};
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -44,21 +46,27 @@ enum Kind {
     Gpt2,
     /// The same with other words.
     Qwen2,
+    /// The same after NFC.
+    GptNeoX,
     /// `[CLS] text [SEP]`; WordPiece.
     Bert,
     /// SentencePiece's BPE, with bytes for what is not in the vocabulary.
     Llama,
+    /// `<bos> text`; the same without a space before the text.
+    Gemma,
     /// `text </s>`; SentencePiece's unigrams.
     T5,
     /// `<s> text </s>`; SentencePiece's unigrams with ids of its own.
     XlmRoberta,
+    /// `[CLS] text [SEP]`; SentencePiece's unigrams, in lower case and without accents.
+    Albert,
 }
 
 /// The most that a message lists.
 const KNOWN: &str = "BertTokenizer (vocab.txt), RobertaTokenizer, LongformerTokenizer, \
-                     BartTokenizer, GPT2Tokenizer and Qwen2Tokenizer (vocab.json with \
-                     merges.txt), LlamaTokenizer, T5Tokenizer and XLMRobertaTokenizer \
-                     (SentencePiece models)";
+                     BartTokenizer, GPT2Tokenizer, GPTNeoXTokenizer and Qwen2Tokenizer (vocab.json \
+                     with merges.txt), LlamaTokenizer, GemmaTokenizer, T5Tokenizer, MT5Tokenizer, \
+                     AlbertTokenizer and XLMRobertaTokenizer (SentencePiece models)";
 
 /// The class that transformers' `AutoTokenizer` takes for a `model_type` where tokenizer_config.json
 /// has no `tokenizer_class`.
@@ -73,9 +81,11 @@ fn class_of(model_type: &str) -> Option<&'static str> {
         "distilbert" => "DistilBertTokenizer",
         "electra" => "ElectraTokenizer",
         "mobilebert" => "MobileBertTokenizer",
-        // Not `llama` and `mistral`: without a class, `AutoTokenizer` gives words at the beginning of a
-        // text other ids than `LlamaTokenizer`.
-        "t5" => "T5Tokenizer",
+        "gpt_neox" => "GPTNeoXTokenizer",
+        "albert" => "AlbertTokenizer",
+        // Not `llama`, `mistral` and `gemma`: without a class, `AutoTokenizer` gives words at the beginning of
+        // a text other ids than `LlamaTokenizer`.
+        "t5" | "mt5" => "T5Tokenizer",
         "xlm-roberta" => "XLMRobertaTokenizer",
         _ => return None,
     })
@@ -93,7 +103,10 @@ impl Kind {
             | "ElectraTokenizer"
             | "MobileBertTokenizer" => Self::Bert,
             "LlamaTokenizer" => Self::Llama,
-            "T5Tokenizer" => Self::T5,
+            "GemmaTokenizer" => Self::Gemma,
+            "GPTNeoXTokenizer" => Self::GptNeoX,
+            "AlbertTokenizer" => Self::Albert,
+            "T5Tokenizer" | "MT5Tokenizer" => Self::T5,
             "XLMRobertaTokenizer" => Self::XlmRoberta,
             _ => return None,
         })
@@ -128,7 +141,29 @@ impl Kind {
                 ("cls_token", "[CLS]"),
                 ("mask_token", "[MASK]"),
             ],
+            Self::GptNeoX => &[
+                ("bos_token", "<|endoftext|>"),
+                ("eos_token", "<|endoftext|>"),
+                ("unk_token", "<|endoftext|>"),
+                ("pad_token", "<|padding|>"),
+            ],
             Self::Llama => &[("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")],
+            Self::Gemma => &[
+                ("bos_token", "<bos>"),
+                ("eos_token", "<eos>"),
+                ("unk_token", "<unk>"),
+                ("pad_token", "<pad>"),
+                ("mask_token", "<mask>"),
+            ],
+            Self::Albert => &[
+                ("bos_token", "[CLS]"),
+                ("eos_token", "[SEP]"),
+                ("unk_token", "<unk>"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
             Self::T5 => &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")],
         }
     }
@@ -136,10 +171,10 @@ impl Kind {
     /// The files that the vocabulary may be in, in the order in which they are looked for.
     fn files(self) -> &'static [&'static str] {
         match self {
-            Self::Roberta | Self::Gpt2 | Self::Qwen2 => &["vocab.json"],
+            Self::Roberta | Self::Gpt2 | Self::Qwen2 | Self::GptNeoX => &["vocab.json"],
             Self::Bert => &["vocab.txt"],
-            Self::Llama => &["tokenizer.model"],
-            Self::T5 => &["spiece.model"],
+            Self::Llama | Self::Gemma => &["tokenizer.model"],
+            Self::T5 | Self::Albert => &["spiece.model"],
             Self::XlmRoberta => &["sentencepiece.bpe.model", "tokenizer.model", "spiece.model"],
         }
     }
@@ -201,22 +236,25 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
             config.named.entry((*role).to_owned()).or_insert_with(|| AddedToken::from(*text, true));
         }
     }
-    if kind == Kind::Llama {
+    if matches!(kind, Kind::Llama | Kind::Gemma) {
         config.padding_side.get_or_insert(SequenceSide::Left);
     }
     let refused = |source| TextError::Build { path: file.clone(), source };
     let mut tokenizer = match kind {
-        Kind::Roberta | Kind::Gpt2 | Kind::Qwen2 if !merges.is_file() => {
+        Kind::Roberta | Kind::Gpt2 | Kind::Qwen2 | Kind::GptNeoX if !merges.is_file() => {
             return Err(TextError::NoTokenizer { folder: folder.to_owned(), found: names(folder) });
         }
         Kind::Roberta | Kind::Gpt2 => return byte_level(folder, kind, config),
         Kind::Qwen2 => qwen2(folder, config)?,
+        Kind::GptNeoX => gpt_neox(folder, config)?,
         Kind::Bert => bert(&file, config)?,
-        Kind::Llama | Kind::T5 | Kind::XlmRoberta => {
+        Kind::Llama | Kind::Gemma | Kind::T5 | Kind::XlmRoberta | Kind::Albert => {
             let bytes = read_file(&file)?;
             let model = Model::read(&bytes).map_err(|problem| refused(problem.into()))?;
             match kind {
                 Kind::Llama => llama(&model, config).map_err(refused)?,
+                Kind::Gemma => gemma(&model, config).map_err(refused)?,
+                Kind::Albert => albert(&model, config).map_err(refused)?,
                 Kind::T5 => t5(&model, config).map_err(refused)?,
                 _ => xlm_roberta(&model, config).map_err(refused)?,
             }
@@ -270,19 +308,25 @@ fn surround(
             .map_err(|error| error.to_string().into())
     };
     match kind {
-        Kind::Bert => with("#cls $A #sep", "#cls $A #sep $B:1 #sep:1", &["cls_token", "sep_token"]),
+        Kind::Bert | Kind::Albert => {
+            with("#cls $A #sep", "#cls $A #sep $B:1 #sep:1", &["cls_token", "sep_token"])
+        }
         Kind::T5 => with("$A #eos", "$A #eos $B #eos", &["eos_token"]),
         Kind::XlmRoberta => {
             with("#bos $A #eos", "#bos $A #eos #eos $B #eos", &["bos_token", "eos_token"])
         }
-        Kind::Llama | Kind::Qwen2 => match (config.add_bos, config.add_eos) {
-            (false, false) => Ok(None),
-            (true, false) => with("#bos $A", "#bos $A #bos:1 $B:1", &["bos_token"]),
-            (false, true) => with("$A #eos", "$A #eos $B:1 #eos:1", &["eos_token"]),
-            (true, true) => {
-                with("#bos $A #eos", "#bos $A #eos #bos:1 $B:1 #eos:1", &["bos_token", "eos_token"])
+        Kind::Llama | Kind::Gemma | Kind::Qwen2 | Kind::GptNeoX => {
+            match (config.add_bos, config.add_eos) {
+                (false, false) => Ok(None),
+                (true, false) => with("#bos $A", "#bos $A #bos:1 $B:1", &["bos_token"]),
+                (false, true) => with("$A #eos", "$A #eos $B:1 #eos:1", &["eos_token"]),
+                (true, true) => with(
+                    "#bos $A #eos",
+                    "#bos $A #eos #bos:1 $B:1 #eos:1",
+                    &["bos_token", "eos_token"],
+                ),
             }
-        },
+        }
         Kind::Roberta | Kind::Gpt2 => Ok(None),
     }
 }
@@ -338,6 +382,17 @@ fn qwen2(folder: &Path, config: &Config) -> Result<Tokenizer, TextError> {
     Ok(tokenizer)
 }
 
+fn gpt_neox(folder: &Path, config: &Config) -> Result<Tokenizer, TextError> {
+    let (model, vocab) = bpe(folder)?;
+    let mut tokenizer = Tokenizer::new(model);
+    let refused = |source| TextError::Build { path: vocab.clone(), source };
+    tokenizer.with_normalizer(Some(NFC)).map_err(refused)?;
+    let level = ByteLevel::new(config.add_prefix_space.unwrap_or(false), true, true);
+    tokenizer.with_pre_tokenizer(Some(level));
+    tokenizer.with_decoder(Some(ByteLevel::default()));
+    Ok(tokenizer)
+}
+
 /// Tokens that SentencePiece's models treat apart, and the configuration has not described.
 fn add_pieces(model: &Model, config: &mut Config) {
     for (text, _, kind) in &model.pieces {
@@ -353,7 +408,8 @@ fn add_pieces(model: &Model, config: &mut Config) {
     }
 }
 
-fn llama(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+/// The BPE of a SentencePiece model, with bytes for what is not in the vocabulary.
+fn pieces(model: &Model, config: &mut Config, unk: Option<String>) -> tokenizers::Result<BPE> {
     if model.algorithm != Algorithm::Bpe {
         return Err("it is a SentencePiece model of another algorithm than BPE".into());
     }
@@ -361,13 +417,34 @@ fn llama(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
     let vocab: HashMap<String, u32> =
         model.pieces.iter().enumerate().map(|(id, (text, ..))| (text.clone(), id as u32)).collect();
     let merges = merges(model, &vocab);
-    let bpe = guarded(|| {
-        BPE::builder()
-            .vocab_and_merges(vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>(), merges)
-            .fuse_unk(true)
-            .byte_fallback(true)
-            .build()
-    })?;
+    guarded(|| {
+        let vocab = vocab.into_iter().collect::<tokenizers::models::bpe::Vocab>();
+        let builder =
+            BPE::builder().vocab_and_merges(vocab, merges).fuse_unk(true).byte_fallback(true);
+        match unk {
+            Some(unk) => builder.unk_token(unk).build(),
+            None => builder.build(),
+        }
+    })
+}
+
+fn gemma(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+    let unk = written(config, "unk_token");
+    let mut tokenizer = Tokenizer::new(pieces(model, config, Some(unk))?);
+    tokenizer.with_normalizer(Some(Replace::new(" ", "\u{2581}")?))?;
+    let split = SplitDelimiterBehavior::MergedWithPrevious;
+    let split = Split::new(SplitPattern::String(" ".to_owned()), split, false)?;
+    tokenizer.with_pre_tokenizer(Some(split));
+    tokenizer.with_decoder(Some(DecoderSequence::new(vec![
+        DecoderWrapper::Replace(Replace::new("\u{2581}", " ")?),
+        DecoderWrapper::ByteFallback(ByteFallback::new()),
+        DecoderWrapper::Fuse(Fuse::new()),
+    ])));
+    Ok(tokenizer)
+}
+
+fn llama(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+    let bpe = pieces(model, config, None)?;
     let mut tokenizer = Tokenizer::new(bpe);
     let prefix = config.add_prefix_space.unwrap_or(true);
     let scheme = match (prefix, config.flag("legacy").unwrap_or(false)) {
@@ -428,6 +505,30 @@ fn unigram(
         PreTokenizerWrapper::Metaspace(Metaspace::new('\u{2581}', prepend, true)),
     ])));
     tokenizer.with_decoder(Some(Metaspace::new('\u{2581}', prepend, true)));
+    Ok(tokenizer)
+}
+
+fn albert(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+    add_pieces(model, config);
+    let vocab =
+        model.pieces.iter().map(|(text, score, _)| (text.clone(), f64::from(*score))).collect();
+    let prefix = config.add_prefix_space.unwrap_or(true);
+    let scheme = if prefix { PrependScheme::Always } else { PrependScheme::Never };
+    let mut tokenizer = unigram(model, vocab, 1, scheme)?;
+    let mut steps: Vec<NormalizerWrapper> =
+        vec![Replace::new("``", "\"")?.into(), Replace::new("''", "\"")?.into()];
+    if !config.flag("keep_accents").unwrap_or(false) {
+        steps.extend([NFKD.into(), StripAccents.into()]);
+    }
+    if config.flag("do_lower_case").unwrap_or(true) {
+        steps.push(Lowercase.into());
+    }
+    steps.extend(tokenizer.get_normalizer().cloned());
+    tokenizer.with_normalizer(Some(NormalizerSequence::new(steps)))?;
+    if let Some(mask) = config.named.get_mut("mask_token") {
+        // The space before it belongs to it.
+        mask.lstrip = true;
+    }
     Ok(tokenizer)
 }
 

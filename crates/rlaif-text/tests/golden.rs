@@ -219,6 +219,11 @@ fn tokenizers_without_tokenizer_json_as_transformers() {
         "bert_vocab",
         "bert_vocab_cased",
         "qwen2_slow",
+        "mt5_spm",
+        "albert_spm",
+        "albert_spm_cased",
+        "gemma_spm",
+        "gpt_neox_slow",
     ] {
         check(name);
     }
