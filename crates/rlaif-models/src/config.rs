@@ -387,7 +387,7 @@ pub(crate) enum Range {
     Positive,
     /// 0 or more.
     NotNegative,
-    /// At least 0 and below 1.
+    /// From 0 to 1.
     Probability,
     /// Any but 0.
     NotZero,
@@ -402,9 +402,7 @@ pub(crate) fn check_numbers(
         let (inside, expected) = match range {
             Range::Positive => (value > 0., "a number above 0"),
             Range::NotNegative => (value >= 0., "a number of at least 0"),
-            Range::Probability => {
-                ((0. ..1.).contains(&value), "a number of at least 0 and below 1")
-            }
+            Range::Probability => ((0. ..=1.).contains(&value), "a number between 0 and 1"),
             Range::NotZero => (value != 0., "a number other than 0"),
         };
         if !(inside && value.is_finite()) {

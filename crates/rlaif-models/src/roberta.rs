@@ -129,7 +129,11 @@ impl RawConfig {
             return Err(ModelError::BadField {
                 field: name("hidden_size"),
                 found: self.hidden_size.to_string(),
-                expected: format!("a multiple of the heads, {}", self.num_attention_heads),
+                expected: format!(
+                    "a multiple of {}, {}",
+                    name("num_attention_heads"),
+                    self.num_attention_heads
+                ),
             });
         }
         Ok(())
@@ -495,7 +499,9 @@ impl Roberta {
                     ModelError::BadField {
                         field: "max_position_embeddings",
                         found: raw.max_position_embeddings.to_string(),
-                        expected: format!("more than {first}"),
+                        expected: format!(
+                            "more than {first} (RoBERTa counts from pad_token_id + 1)"
+                        ),
                     }
                 })?,
             ),

@@ -161,11 +161,7 @@ impl Case {
         // transformers drops tensors of layers that it reads; here that is another computation than
         // the checkpoint's, and refused.
         let of_layers = self.unread.iter().any(|name| name.contains("layers."));
-        // A model that is declared as tied but has two matrices: the error names the setting to
-        // change.
-        let tied = self.set.get("tie_word_embeddings") == Some(&Value::Bool(true));
-        let untied = tied || self.name == "flan without tie_word_embeddings";
-        if self.refused || of_layers || untied {
+        if self.refused || of_layers {
             let refused = matches!(
                 result,
                 Err(ModelError::Tensors { .. }

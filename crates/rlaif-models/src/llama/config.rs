@@ -271,7 +271,7 @@ impl Shape {
         check_sizes([
             ("vocab_size", raw.vocab_size),
             (name("hidden_size"), hidden),
-            (name("intermediate_size"), raw.intermediate_size()),
+            (name("intermediate_size"), raw.intermediate_size.unwrap_or(1)),
             (name("num_attention_heads"), heads),
             ("num_key_value_heads", kv_heads),
             ("head_dim", raw.head_dim.unwrap_or(1)),
@@ -288,7 +288,7 @@ impl Shape {
             Some(head_dim) => head_dim,
             None if hidden % heads == 0 => hidden / heads,
             None => {
-                let expected = format!("a multiple of the heads, {heads}");
+                let expected = format!("a multiple of {}, {heads}", name("num_attention_heads"));
                 return Err(bad(name("hidden_size"), hidden, &expected));
             }
         };

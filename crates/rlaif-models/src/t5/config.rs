@@ -84,6 +84,9 @@ pub(super) enum Head {
     Tied,
 }
 
+/// The bucket of each distance is computed when a model is loaded.
+const MOST_DISTANCE: i64 = 1 << 20;
+
 /// The resolved configuration, without optional fields.
 #[derive(Debug)]
 pub(super) struct Shape {
@@ -136,15 +139,20 @@ impl Shape {
         ])?;
         check_layers("num_layers", raw.num_layers)?;
         check_layers("num_decoder_layers", raw.num_decoder_layers.unwrap_or(0))?;
-        if raw.relative_attention_num_buckets < 4
-            || raw.relative_attention_max_distance <= raw.relative_attention_num_buckets / 2
-        {
-            return Err(ModelError::BadField {
-                field: "relative_attention_num_buckets",
-                found: raw.relative_attention_num_buckets.to_string(),
-                expected: "at least 4, and half of it below relative_attention_max_distance"
-                    .to_owned(),
-            });
+        let (buckets, distance) =
+            (raw.relative_attention_num_buckets, raw.relative_attention_max_distance);
+        let bad = |field, found: i64, expected: String| {
+            Err(ModelError::BadField { field, found: found.to_string(), expected })
+        };
+        if !(4..=MOST_DISTANCE).contains(&buckets) {
+            let expected = format!("at least 4 and at most {MOST_DISTANCE}");
+            return bad("relative_attention_num_buckets", buckets, expected);
+        }
+        if distance <= buckets / 2 || distance > MOST_DISTANCE {
+            let expected = format!(
+                "more than half of relative_attention_num_buckets, {buckets}, and at most {MOST_DISTANCE}"
+            );
+            return bad("relative_attention_max_distance", distance, expected);
         }
         let tied = raw.tie_word_embeddings != Some(false);
         let scaled = raw.scale_decoder_outputs.unwrap_or(tied);
