@@ -53,6 +53,9 @@ fn assert_decides_as_peft(name: &str) -> AdapterConfig {
             AdapterKey::LoraB { module } => {
                 factors.entry(module).or_default().1 = info.shape[1] as u32;
             }
+            AdapterKey::EmbeddingA { .. } | AdapterKey::EmbeddingB { .. } => {
+                panic!("{key} is of an embedding");
+            }
             AdapterKey::Saved { parameter } => {
                 let module = parameter.rsplit_once('.').unwrap().0;
                 assert!(rules.saves(module), "{name}: {parameter}");
