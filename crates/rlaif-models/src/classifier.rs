@@ -12,14 +12,14 @@ use crate::{
     architecture::ClassifierLayers,
     config::Config,
     error::ModelError,
-    family::{Families, Family},
+    family::{Classifies, Families, Family},
     files::{AdapterBase, ModelFiles},
     frame::Frame,
     labels::Labels,
     load::{LoadOptions, from_folder},
     lora::ModelAdapters,
     save::{self, SaveOptions},
-    sort::{ModelSort, wrong_sort},
+    sort::{ModelSort, class, wrong_sort},
     weights::Source,
 };
 
@@ -31,6 +31,7 @@ pub struct Classifier {
     labels: Labels,
     layers: Box<dyn ClassifierLayers>,
     unread: Vec<String>,
+    made_anew: Vec<String>,
 }
 
 impl Classifier {
@@ -66,13 +67,19 @@ impl Classifier {
         source: Source<'_>,
     ) -> Result<Self, ModelError> {
         let (family, sort) = families.of(&config)?;
-        let (ModelSort::Classifier, Some(classifies)) = (sort, family.classifies) else {
+        // Without the name of a class, the head decides.
+        let unnamed = class(&config).is_empty();
+        let has_head = |classifies: &Classifies| {
+            classifies.linear_head.is_some_and(|weight| unnamed && source.has(weight))
+        };
+        let fits = |classifies: &Classifies| sort == ModelSort::Classifier || has_head(classifies);
+        let Some(classifies) = family.classifies.filter(fits) else {
             return Err(wrong_sort(&config, "a classifier; load it as a language model"));
         };
         let labels = Labels::from_config(&config)?;
         let (layers, spec, parameters) = (classifies.build)(&config, &labels, source)?;
         let frame = Frame::new(spec, config, parameters);
-        Ok(Self { family, frame, labels, layers, unread: Vec::new() })
+        Ok(Self { family, frame, labels, layers, unread: Vec::new(), made_anew: Vec::new() })
     }
 
     /// The row of the table that built it.
@@ -83,6 +90,15 @@ impl Classifier {
     /// The names of the tensors in the folder that this model has no use for, such as a value head.
     pub fn unread(&self) -> &[String] {
         &self.unread
+    }
+
+    /// The parameters of the head that no file had, which are random.
+    pub(crate) fn made_anew(&self) -> &[String] {
+        &self.made_anew
+    }
+
+    pub(crate) fn set_made_anew(&mut self, names: Vec<String>) {
+        self.made_anew = names;
     }
 
     /// Adds those of an adapter's folder.

@@ -14,6 +14,7 @@ use serde::{
     de::{DeserializeOwned, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
 
 use crate::error::ModelError;
 
@@ -37,8 +38,10 @@ impl Config {
     /// object.
     pub fn read(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
-        let fields = read_json(&path)?;
-        let generation = read_json_if_present(&folder.join(GENERATION))?;
+        let fields = object(&path, read_json(&path)?)?;
+        let file = folder.join(GENERATION);
+        let generation = read_json_if_present(&file)?;
+        let generation = generation.map(|value| object(&file, value)).transpose()?;
         Ok(Self { path, fields, generation })
     }
 
@@ -96,23 +99,21 @@ impl Config {
         Ok(model_type.unwrap_or_default())
     }
 
-    /// The ids that end a response, as transformers' `generate` has them: those of
-    /// generation_config.json, or in their absence those of config.json. The default of a
-    /// configuration class does not count.
+    /// The ids that end a response, as transformers' `generate` has them: those of generation_config.json,
+    /// also if it has none; without this file those of config.json. The default of a configuration class does
+    /// not count.
     pub(crate) fn ends(&self) -> Result<Vec<u32>, ModelError> {
         #[derive(Deserialize)]
         struct Ends {
             #[serde(default)]
             eos_token_id: TokenIds,
         }
-        if let Some(generation) = &self.generation {
-            let file = self.path.with_file_name(GENERATION);
-            let Ends { eos_token_id: TokenIds(ids) } = parse(&file, generation.clone())?;
-            if !ids.is_empty() {
-                return Ok(ids);
-            }
-        }
-        let Ends { eos_token_id: TokenIds(ids) } = parse(&self.path, self.fields.clone())?;
+        let own = (self.path.clone(), &self.fields);
+        let (file, fields) = match &self.generation {
+            Some(generation) => (self.path.with_file_name(GENERATION), generation),
+            None => own,
+        };
+        let Ends { eos_token_id: TokenIds(ids) } = parse(&file, fields.clone())?;
         Ok(ids)
     }
 
@@ -224,6 +225,32 @@ impl Config {
             1 => format!("; most similar: `{model_type}`, which has no field {}", list.join(", ")),
             _ => format!("; most similar: `{model_type}`, which has no fields {}", list.join(", ")),
         })
+    }
+
+    /// Refuses values of the wrong type in fields that no model parses.
+    pub(crate) fn check_types(&self) -> Result<(), ModelError> {
+        type Check = (&'static str, fn(&Value) -> bool, &'static str);
+        let texts =
+            |value: &Value| value.as_array().is_some_and(|list| list.iter().all(Value::is_string));
+        let rope = "an object with `rope_type`";
+        let checks: [Check; 7] = [
+            ("architectures", texts, "a list of class names"),
+            ("dtype", Value::is_string, "text"),
+            ("torch_dtype", Value::is_string, "text"),
+            ("label2id", Value::is_object, "an object"),
+            ("rope_scaling", Value::is_object, rope),
+            ("rope_parameters", Value::is_object, rope),
+            ("_sliding_window_pattern", Value::is_u64, "an integer of at least 0"),
+        ];
+        for (field, fits, expected) in checks {
+            if let Some(value) = self.fields.get(field)
+                && !value.is_null()
+                && !fits(value)
+            {
+                return Err(wrong(&self.path, field, value, expected));
+            }
+        }
+        Ok(())
     }
 
     /// Refuses weights that a method of quantisation has replaced by others, as config.json says, or a file
@@ -352,13 +379,64 @@ fn field_names<T: DeserializeOwned>() -> &'static [&'static str] {
     names
 }
 
-/// Fields in a type of ours, with an error that names the file and the field.
+/// Fields in a type of ours, with an error that names the file, the field, and the found value.
 fn parse<T: DeserializeOwned>(file: &Path, fields: Map<String, Value>) -> Result<T, ModelError> {
-    serde_path_to_error::deserialize(Value::Object(fields)).map_err(|error| ModelError::Config {
-        file: file.to_owned(),
-        field: error.path().to_string(),
-        source: error.into_inner(),
+    let document = Value::Object(fields);
+    serde_path_to_error::deserialize(&document).map_err(|error| {
+        let found = error.path().iter().try_fold(&document, |value, segment| match segment {
+            Segment::Seq { index } => value.get(index),
+            Segment::Map { key } => value.get(key),
+            _ => None,
+        });
+        let field = error.path().to_string();
+        let source = error.into_inner();
+        let said = source.to_string();
+        let mistaken = said.starts_with("invalid type") || said.starts_with("invalid value");
+        match (said.rsplit_once(", expected "), found) {
+            (Some((_, expected)), Some(found)) if mistaken => {
+                wrong(file, &field, found, in_plain_words(expected))
+            }
+            _ => ModelError::Config { file: file.to_owned(), field, source },
+        }
     })
+}
+
+/// The error for a value of the wrong type.
+fn wrong(file: &Path, field: &str, found: &Value, expected: &str) -> ModelError {
+    const SHOWN: usize = 60;
+    let mut found = found.to_string();
+    if let Some((end, _)) = found.char_indices().nth(SHOWN) {
+        found.replace_range(end.., " ..");
+    }
+    ModelError::Config {
+        file: file.to_owned(),
+        field: field.to_owned(),
+        source: serde::de::Error::custom(format_args!("found {found}, expected {expected}")),
+    }
+}
+
+/// The types of Rust and serde in the words of JSON.
+fn in_plain_words(expected: &str) -> &str {
+    match expected {
+        "i64" => "an integer",
+        "usize" | "u64" => "an integer of at least 0",
+        "u32" => "an integer from 0 to 4294967295",
+        "u8" => "an integer from 0 to 255",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" => "text",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other => other,
+    }
+}
+
+/// A document that is an object.
+fn object(file: &Path, document: Value) -> Result<Map<String, Value>, ModelError> {
+    match document {
+        Value::Object(fields) => Ok(fields),
+        other => Err(wrong(file, ".", &other, "an object")),
+    }
 }
 
 /// The largest size of a dimension: a product of two of them is far from overflow.
@@ -499,6 +577,13 @@ impl<'de> Deserialize<'de> for TokenIds {
 
         deserializer.deserialize_any(Ids)
     }
+}
+
+/// A flag that is off if it is null; `None` if it is absent.
+pub(crate) fn off_if_null<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<bool>, D::Error> {
+    Ok(Some(Option::deserialize(deserializer)?.unwrap_or(false)))
 }
 
 /// The first token id of a field, if it has one.

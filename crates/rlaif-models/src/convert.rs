@@ -105,6 +105,20 @@ pub enum ConvertError {
         /// The base's folder.
         base: PathBuf,
     },
+    /// A part of an adapter's head that neither its base nor its file has.
+    #[error(
+        "neither the base {} nor the adapter in {} has {}; name the base that the adapter was trained on, \
+         or train and save these weights in Python, too (`modules_to_save`)",
+        .base.display(), .adapter.display(), listed(.missing)
+    )]
+    PartOfHead {
+        /// The adapter's folder.
+        adapter: PathBuf,
+        /// The base's folder.
+        base: PathBuf,
+        /// The parameters.
+        missing: Vec<String>,
+    },
     /// An adapter of a language model where a classifier is to be trained.
     #[error(
         "the adapter in {} has no head (`modules_to_save`), which is to be trained; merge it \
@@ -129,11 +143,17 @@ impl Fault for ConvertError {
             | Self::NoHead { .. }
             | Self::HeadShape { .. }
             | Self::NoHeadInAdapter { .. }
+            | Self::PartOfHead { .. }
             | Self::AdapterWithoutHead { .. }
             | Self::Trunk { .. } => true,
             Self::Model(error) => error.is_users(),
         }
     }
+}
+
+/// The names in a sentence.
+fn listed(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// Loads a classifier with these labels. A folder that holds a language model or a bare encoder
@@ -166,11 +186,9 @@ pub fn classifier_with_labels(
             known: options.families.named(|family| family.classifies.is_some()),
         });
     };
-    let has_head = classifies
-        .head
-        .first()
-        .is_some_and(|head| checkpoint.tensors().keys().any(|name| name.starts_with(head)));
-    if has_head && matches!(options.families.of(&config), Ok((_, ModelSort::Classifier))) {
+    if classifies.has_head(&checkpoint)
+        && matches!(options.families.of(&config), Ok((_, ModelSort::Classifier)))
+    {
         let loaded = Classifier::load(folder, options)?;
         let own = loaded.labels();
         if own == labels {
@@ -185,9 +203,11 @@ pub fn classifier_with_labels(
         }
     }
     let config = with_labels(config, classifies.class, labels);
-    let model = Classifier::fresh(config, options)?;
+    let mut model = Classifier::fresh(config, options)?;
     let parameters = model.parameters();
-    fill(parameters, classifies.head, |name| read_as(parameters, &checkpoint, name), folder)?;
+    let read = |name: &str| read_as(parameters, &checkpoint, name);
+    let fresh = fill(parameters, classifies.head, read, folder)?;
+    model.set_made_anew(fresh);
     Ok(model)
 }
 
@@ -281,25 +301,29 @@ fn read_as(
 }
 
 /// Copies the trunk's tensors, which `read` finds by name, into the model's parameters; those of `heads`
-/// may be missing.
+/// may be missing, and their names are returned.
 fn fill(
     parameters: &Parameters,
     heads: &[&str],
     read: impl Fn(&str) -> Result<Option<Tensor>, ModelError>,
     folder: &Path,
-) -> Result<(), ConvertError> {
-    let mut missing = BTreeSet::new();
+) -> Result<Vec<String>, ConvertError> {
+    let (mut missing, mut fresh) = (BTreeSet::new(), Vec::new());
     for (name, parameter) in parameters.iter() {
         let is_head = heads.iter().any(|head| name.starts_with(head));
         let Some(tensor) = read(name)? else {
-            if !is_head {
+            if is_head {
+                fresh.push(name.to_owned());
+            } else {
                 missing.insert(name.to_owned());
             }
             continue;
         };
         if tensor.size() != parameter.size() {
             // A head for other labels.
-            if !is_head {
+            if is_head {
+                fresh.push(name.to_owned());
+            } else {
                 missing.insert(format!("{name} of shape {:?}", parameter.size()));
             }
             continue;
@@ -307,7 +331,7 @@ fn fill(
         tch::no_grad(|| parameter.shallow_clone().copy_(&tensor));
     }
     if missing.is_empty() {
-        return Ok(());
+        return Ok(fresh);
     }
     let missing = missing.into_iter().take(5).collect();
     Err(ConvertError::Trunk { folder: folder.to_owned(), missing })

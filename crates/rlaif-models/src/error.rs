@@ -128,7 +128,7 @@ pub enum ModelError {
         others: Vec<String>,
     },
     /// config.json or generation_config.json has a field of the wrong type, or lacks one.
-    #[error("{}, field `{field}`: {source}", .file.display())]
+    #[error("{}{}: {source}", .file.display(), place(.field))]
     Config {
         /// The configuration file.
         file: PathBuf,
@@ -275,6 +275,11 @@ impl Fault for TensorProblem {
             Self::Unreadable { source, .. } => source.is_users(),
         }
     }
+}
+
+/// The field in a sentence; nothing for the whole document.
+fn place(field: &str) -> String {
+    if field == "." { String::new() } else { format!(", field `{field}`") }
 }
 
 /// The first names.

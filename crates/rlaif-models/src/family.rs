@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use rlaif_checkpoint::Checkpoint;
 use rlaif_lm::{CausalPolicy, Parameters, Seq2SeqPolicy};
 use serde_json::{Map, Value};
 
@@ -61,6 +62,14 @@ pub struct Classifies {
     pub linear_head: Option<&'static str>,
     /// Builds the layers that config.json describes from the tensors of a source.
     pub build: fn(&Config, &Labels, Source<'_>) -> Result<BuiltClassifier, ModelError>,
+}
+
+impl Classifies {
+    /// `true` if a checkpoint has a head of this family.
+    pub(crate) fn has_head(&self, checkpoint: &Checkpoint) -> bool {
+        let of_head = |head: &&str| checkpoint.tensors().keys().any(|name| name.starts_with(*head));
+        self.head.first().is_some_and(of_head)
+    }
 }
 
 /// Writes config.json unchanged.

@@ -57,6 +57,7 @@ pub(crate) fn from_folder<M>(
 /// The configuration and the weights of a folder, after checking that their format is supported.
 pub(crate) fn open(folder: &Path) -> Result<(Config, Checkpoint), ModelError> {
     let config = Config::read(folder)?;
+    config.check_types()?;
     config.check_weights()?;
     let checkpoint = Checkpoint::open(folder)?;
     check_names(&checkpoint)?;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rlaif_checkpoint::{AdapterConfig, AdapterKey, Checkpoint, TaskType};
+use rlaif_lm::SequenceClassifier;
 
 use crate::{
     classifier::Classifier,
@@ -12,7 +13,7 @@ use crate::{
     files::{ADAPTER, ModelFiles},
     labels::Labels,
     language_model::LanguageModel,
-    load::LoadOptions,
+    load::{LoadOptions, open},
     sort::ModelSort,
 };
 
@@ -62,9 +63,28 @@ impl ModelFiles {
             Some(labels) => classifier_with_labels(&self.folder, &labels, options)?,
             None => Classifier::load(&self.folder, options)?,
         };
+        self.put_on(&mut model, adapter)?;
+        Ok(model)
+    }
+
+    /// Puts an adapter on its base. Parameters that the base lacks, which are random now, must be in the
+    /// adapter.
+    fn put_on(&self, model: &mut Classifier, adapter: &Path) -> Result<(), ConvertError> {
         let without_effect = model.adapters().load(ADAPTER, adapter)?;
         model.add_unread(without_effect);
-        Ok(model)
+        let parameters = model.parameters();
+        let made_up = |name: &&String| {
+            let of_adapter = name.rsplit_once('.').map(|(module, parameter)| {
+                format!("{module}.modules_to_save.{ADAPTER}.{parameter}")
+            });
+            of_adapter.is_none_or(|name| parameters.get(&name).is_none())
+        };
+        let missing: Vec<String> = model.made_anew().iter().filter(made_up).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (adapter, base) = (adapter.to_owned(), self.folder.clone());
+        Err(ConvertError::PartOfHead { adapter, base, missing })
     }
 
     /// Loads a classifier with these labels, as [`classifier_with_labels`]. Its adapter is active and
@@ -91,8 +111,7 @@ impl ModelFiles {
                     return Err(ConvertError::Labels { folder, labels });
                 }
             }
-            let without_effect = model.adapters().load(ADAPTER, adapter)?;
-            model.add_unread(without_effect);
+            self.put_on(&mut model, adapter)?;
         }
         Ok(model)
     }
@@ -124,25 +143,22 @@ impl ModelFiles {
     }
 
     /// The labels of a classifier's adapter: those of the config.json beside it, or as many as its
-    /// head has rows. `None` if the base already has a head with this number of labels.
+    /// head has rows. `None` if the base has a head with these labels.
     fn labels_of(
         &self,
         adapter: &Path,
         options: LoadOptions,
     ) -> Result<Option<Vec<String>>, ConvertError> {
-        let base = Config::read(&self.folder)?;
-        let of_base = match options.families.of(&base) {
-            Ok((_, ModelSort::Classifier)) => Some(Labels::from_config(&base)?.names().to_vec()),
-            _ => None,
-        };
+        let (base, checkpoint) = open(&self.folder)?;
+        let classifies = options.families.family(&base)?.classifies;
+        let has_head = classifies.is_some_and(|classifies| classifies.has_head(&checkpoint));
+        let of_base = Labels::from_config(&base)?.names().to_vec();
         if adapter.join("config.json").is_file() {
-            let labels = Labels::from_config(&Config::read(adapter)?)?;
-            let labels = labels.names().to_vec();
-            return Ok(Some(labels).filter(|labels| of_base.as_ref() != Some(labels)));
+            let labels = Labels::from_config(&Config::read(adapter)?)?.names().to_vec();
+            return Ok(Some(labels).filter(|labels| !has_head || of_base != *labels));
         }
         let file = Checkpoint::open_adapter(adapter).map_err(ModelError::from)?;
-        let family = options.families.family(&base)?;
-        let heads = family.classifies.map_or(&[][..], |classifies| classifies.head);
+        let heads = classifies.map_or(&[][..], |classifies| classifies.head);
         // The last layer of a head has a row for each label: `score`, `classifier`, `.out_proj`.
         let mut rows =
             file.tensors().iter().filter_map(|(name, info)| match AdapterKey::parse(name)? {
@@ -153,11 +169,11 @@ impl ModelFiles {
                 }
                 _ => None,
             });
-        match (rows.next_back(), of_base) {
-            (Some(rows), Some(labels)) if labels.len() == rows => Ok(None),
-            (Some(rows), _) => Ok(Some((0..rows).map(|i| format!("LABEL_{i}")).collect())),
-            (None, Some(_)) => Ok(None),
-            (None, None) => Err(ConvertError::NoHeadInAdapter {
+        match rows.next_back() {
+            Some(rows) if of_base.len() == rows => Ok((!has_head).then_some(of_base)),
+            Some(rows) => Ok(Some((0..rows).map(|i| format!("LABEL_{i}")).collect())),
+            None if has_head => Ok(None),
+            None => Err(ConvertError::NoHeadInAdapter {
                 adapter: adapter.to_owned(),
                 base: self.folder.clone(),
             }),

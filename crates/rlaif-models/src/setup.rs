@@ -64,7 +64,14 @@ impl Lora {
     /// # Errors
     /// As [`crate::ModelAdapters::add`].
     pub fn add_to_classifier(&self, model: &mut Classifier) -> Result<(), ModelError> {
-        model.adapters().add(&self.name, self.config(TaskType::SequenceClassification))
+        let mut config = self.config(TaskType::SequenceClassification);
+        // Random weights that are not saved would be others at the next load, such as BERT's pooler.
+        let rules = config.rules()?;
+        let modules = model.made_anew().iter().filter_map(|name| name.rsplit_once('.'));
+        let mut modules: Vec<String> = modules.map(|(module, _)| module.to_owned()).collect();
+        modules.dedup();
+        config.modules_to_save.extend(modules.into_iter().filter(|module| !rules.saves(module)));
+        model.adapters().add(&self.name, config)
     }
 }
 

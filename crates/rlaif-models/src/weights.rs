@@ -211,6 +211,7 @@ impl<'a> Source<'a> {
                 }
                 if state.left.iter().any(|left| name.starts_with(left))
                     || !read.contains(part(name))
+                    || is_beyond(&state.used, name)
                 {
                     unread.push(name.clone());
                 } else {
@@ -438,6 +439,22 @@ pub(crate) fn stored<'c>(
 /// The first part of a tensor's name, which distinguishes trunks and heads.
 fn part(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
+}
+
+/// `true` for a tensor of a numbered layer none of whose tensors are used, although those of other numbers are:
+/// config.json has fewer layers than the checkpoint.
+fn is_beyond(used: &BTreeSet<String>, name: &str) -> bool {
+    let reads = |beginning: &str| {
+        let mut from = used.range(beginning.to_owned()..);
+        from.next().is_some_and(|name| name.starts_with(beginning))
+    };
+    let mut start = 0;
+    name.split('.').any(|part| {
+        let (stack, end) = (&name[..start], start + part.len());
+        start = end + 1;
+        let is_number = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && reads(stack) && !reads(&format!("{}.", &name[..end]))
+    })
 }
 
 /// `true` if two tensors of a checkpoint are equal, or the first does not exist.

@@ -126,6 +126,12 @@ fn changed(name: &str, spelling: &str, changes: &[(&str, Value)]) -> Result<Tens
     for (field, value) in changes {
         config[field] = value.clone();
     }
+    // Null in fields of another meaning than their absence.
+    for field in ["is_gated_act", "dense_act_fn", "layer_types"] {
+        if config[field].is_null() {
+            config.as_object_mut().unwrap().remove(field);
+        }
+    }
     fs::write(&path, config.to_string()).unwrap();
     load(folder.path()).map(|policy| probe(&policy))
 }
@@ -247,10 +253,15 @@ fn configurations_that_cannot_be_honoured_are_refused() {
             "llama3",
             "vocab_size",
             json!("many"),
-            "config.json, field `vocab_size`: invalid type: string \"many\"",
+            "config.json, field `vocab_size`: found \"many\", expected an integer",
         ),
-        ("llama3", "hidden_size", Value::Null, "field `hidden_size`: invalid type: null"),
-        ("llama3", "model_type", 5.into(), "field `model_type`: invalid type: integer `5`"),
+        (
+            "llama3",
+            "hidden_size",
+            Value::Null,
+            "field `hidden_size`: found null, expected an integer",
+        ),
+        ("llama3", "model_type", 5.into(), "field `model_type`: found 5, expected text"),
         ("llama3", "rope_parameters", "linear".into(), "expected an object with `rope_type`"),
         ("flan", "dense_act_fn", json!("swoosh"), "`dense_act_fn` is `swoosh`"),
         ("flan", "relative_attention_num_buckets", json!(2), "at least 4"),
@@ -371,6 +382,78 @@ fn generation_settings_that_are_not_json_are_refused_when_the_model_is_loaded() 
     fs::write(folder.path().join("generation_config.json"), r#"{"eos_token_id": "x"}"#).unwrap();
     let error = load(folder.path()).unwrap_err().to_string();
     assert!(error.contains("field `eos_token_id`") && error.contains("a list"), "{error}");
+}
+
+/// Names as the file has them, found values, and types in the words of JSON.
+#[test]
+fn a_value_of_the_wrong_type_is_named_as_the_file_has_it() {
+    for (name, field, value, want) in [
+        ("gpt2", "n_embd", json!("24"), "field `n_embd`: found \"24\", expected an integer"),
+        ("gpt2", "n_head", json!([4]), "field `n_head`: found [4], expected an integer"),
+        ("gpt2", "n_layer", json!(2.5), "`n_layer`: found 2.5, expected an integer of at least 0"),
+        ("gpt2", "activation_function", json!(3), "`activation_function`: found 3, expected text"),
+        ("gpt2", "scale_attn_weights", json!("no"), "found \"no\", expected true or false"),
+        ("llama3", "rms_norm_eps", json!({}), "field `rms_norm_eps`: found {}, expected a number"),
+        (
+            "gemma3",
+            "hidden_activation",
+            json!(1),
+            "field `hidden_activation`: found 1, expected text",
+        ),
+        ("gemma3", "layer_types", json!("x"), "field `layer_types`: found \"x\", expected a list"),
+        ("gemma3", "_sliding_window_pattern", json!("x"), "field `_sliding_window_pattern`: found"),
+        ("gpt-neox", "layer_norm_eps", json!("e"), "field `layer_norm_eps`: found \"e\""),
+        (
+            "llama3",
+            "rope_scaling",
+            json!([1]),
+            "field `rope_scaling`: found [1], expected an object with `rope_type`",
+        ),
+        (
+            "llama3",
+            "rope_scaling",
+            json!({ "rope_type": "yarn", "factor": "4" }),
+            "field `rope_scaling.factor`: found \"4\", expected a number",
+        ),
+        ("llama3", "architectures", json!("X"), "found \"X\", expected a list of class names"),
+        ("llama3", "dtype", json!(5), "field `dtype`: found 5, expected text"),
+        ("llama3", "torch_dtype", json!(5), "field `torch_dtype`: found 5, expected text"),
+        ("llama3", "label2id", json!(5), "field `label2id`: found 5, expected an object"),
+        ("mistral", "sliding_window", json!(-7), "`sliding_window` is -7, expected"),
+    ] {
+        let error = changed(name, "config.json", &[(field, value)]).unwrap_err().to_string();
+        assert!(error.contains(want), "{name} {field}: {error}");
+    }
+    for (name, field, value, want) in [
+        ("distilbert", "dim", json!("32"), "field `dim`: found \"32\", expected an integer"),
+        (
+            "roberta",
+            "id2label",
+            json!(["a"]),
+            "field `id2label`: found [\"a\"], expected an object",
+        ),
+    ] {
+        let folder = spelled(name, "config.json");
+        let mut config = Config::read(folder.path()).unwrap();
+        config.set(field, value);
+        let text = serde_json::to_string(config.fields()).unwrap();
+        fs::write(folder.path().join("config.json"), text).unwrap();
+        let error = Classifier::load(folder.path(), LoadOptions::default()).unwrap_err();
+        assert!(error.to_string().contains(want), "{name} {field}: {error}");
+    }
+    let folder = spelled("llama3", "config.json");
+    for (text, want) in [
+        ("[]", "generation_config.json: found [], expected an object"),
+        (r#"{"eos_token_id": {"a": 1}}"#, "generation_config.json, field `eos_token_id`: found"),
+        (
+            r#"{"eos_token_id": [1, "a"]}"#,
+            "field `eos_token_id[1]`: found \"a\", expected a token id",
+        ),
+    ] {
+        fs::write(folder.path().join("generation_config.json"), text).unwrap();
+        let error = load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(want), "{text}: {error}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The modules that get factors, with rank and scale: peft's matching rules.
 //!
-//! `check_target_module_exists` in `peft/tuners/tuners_utils.py` and `get_pattern_key` in
+//! `check_target_module_exists` in `peft/tuners/tuners_utils.py`, `get_pattern_key` and `_set_trainable` in
 //! `peft/utils/other.py` (0.21.2).
 
 use std::path::Path;
@@ -18,6 +18,7 @@ const REGEX_BYTES: usize = 1 << 20;
 pub struct AdapterRules {
     targets: Names,
     excluded: Names,
+    /// Names of modules that are saved as a whole, and the pattern of the modules that get no factors for it.
     saved: Vec<(String, Regex)>,
     layers: Vec<u32>,
     layer_patterns: Vec<Regex>,
@@ -113,21 +114,22 @@ impl AdapterRules {
     #[must_use]
     pub fn targets(&self, module: &str) -> bool {
         !self.excluded.contain(module)
-            && !self.saves(module)
+            && !self.saved.iter().any(|(_, pattern)| pattern.is_match(module))
             && self.targets.contain(module)
             && (self.layers.is_empty() || self.layer_of(module).is_some())
     }
 
-    /// `true` if a module, or a module that contains it, is trained and saved as a whole.
+    /// `true` if a module, or a module that contains it, is trained and saved as a whole: peft takes every
+    /// module whose path ends in one of the names, such as `pre_classifier` for `classifier`.
     #[must_use]
     pub fn saves(&self, module: &str) -> bool {
-        self.saved.iter().any(|(_, pattern)| pattern.is_match(module))
+        self.saved.iter().any(|(name, _)| is_within(module, name))
     }
 
     /// The names in `modules_to_save` that match none of these modules or their ancestors.
     pub fn unsaved<'a>(&'a self, modules: &'a [&str]) -> impl Iterator<Item = &'a str> {
-        let found = |pattern: &Regex| modules.iter().any(|module| pattern.is_match(module));
-        self.saved.iter().filter(move |(_, pattern)| !found(pattern)).map(|(name, _)| name.as_str())
+        let found = |name: &str| modules.iter().any(|module| is_within(module, name));
+        self.saved.iter().map(|(name, _)| name.as_str()).filter(move |name| !found(name))
     }
 
     /// Rank of a layer's factors.
@@ -172,6 +174,12 @@ impl Names {
             }),
         }
     }
+}
+
+/// `true` if the path of a module, or of a module that contains it, ends in `name`.
+fn is_within(module: &str, name: &str) -> bool {
+    module.ends_with(name)
+        || module.match_indices('.').any(|(end, _)| module[..end].ends_with(name))
 }
 
 fn first_match<T: Copy>(patterns: &[(Regex, T)], module: &str) -> Option<T> {

@@ -179,6 +179,11 @@ impl RawConfig {
         Ok([full, sliding])
     }
 
+    /// The first end of a response that has an embedding.
+    fn end(&self, eos_ids: &[u32]) -> Option<u32> {
+        eos_ids.iter().copied().find(|&id| i64::from(id) < self.vocab_size)
+    }
+
     /// The model with these embeddings, as algorithms see it; `eos_ids` end a response.
     pub(super) fn spec(&self, shape: &Shape, embeddings: &Tensor, eos_ids: Vec<u32>) -> LmSpec {
         LmSpec {
@@ -186,7 +191,7 @@ impl RawConfig {
             hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
             context: Some(shape.context),
-            pad_id: self.pad_token_id.or(eos_ids.first().copied()).unwrap_or(0),
+            pad_id: self.pad_token_id.or_else(|| self.end(&eos_ids)).unwrap_or(0),
             eos_ids,
             bos_id: self.bos_token_id,
             decoder_start_id: None,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::{
-    config::{Config, Range, check_layers, check_numbers, check_sizes, token_id},
+    config::{Config, Range, check_layers, check_numbers, check_sizes, off_if_null, token_id},
     dimensions::Dimensions,
     error::ModelError,
     layers::Activation,
@@ -39,10 +39,12 @@ pub(super) struct RawConfig {
     feed_forward_proj: String,
     /// The expanded form of `feed_forward_proj`, which takes precedence.
     dense_act_fn: Option<String>,
+    #[serde(default, deserialize_with = "off_if_null")]
     is_gated_act: Option<bool>,
     tie_word_embeddings: Option<bool>,
     /// Written by transformers 5 instead of `tie_word_embeddings: false`, which it no longer
     /// writes.
+    #[serde(default, deserialize_with = "off_if_null")]
     scale_decoder_outputs: Option<bool>,
     #[serde(default, deserialize_with = "token_id")]
     pad_token_id: Option<u32>,
