@@ -134,10 +134,10 @@ fn settings_of_generation_are_refused_before_the_first_rollout() {
         build(policy(Family::Llama, 1), config).map(|_| ()).unwrap_err().to_string()
     };
     for (error, says) in [
-        (refused(&|c| c.batch_size = 0), "generation: `batch_size` is 0"),
-        (refused(&|c| c.stop_strings = vec![String::new()]), "generation: `stop_strings`"),
+        (refused(&|c| c.batch_size = 0), "`generation.batch_size` is 0"),
+        (refused(&|c| c.stop_strings = vec![String::new()]), "`generation.stop_strings`"),
         (refused(&|c| c.stop_ids = vec![9999]), "generation: `stop_ids` is 9999"),
-        (refused(&|c| c.min_new_tokens = c.max_new_tokens + 1), "generation: `min_new_tokens`"),
+        (refused(&|c| c.min_new_tokens = c.max_new_tokens + 1), "`generation.min_new_tokens`"),
     ] {
         assert!(error.contains(says), "{error}");
     }

@@ -286,7 +286,7 @@ fn bad_input_is_refused_before_the_first_step_and_leaves_nothing() {
     refused("ppo.generation.sampling={method='sample', top_k=50}", "`generation.sampling.top_k`");
     refused("ppo.mini_batch_size=2", "did you mean `minibatch_size`?");
     refused("ppo.kl.control={fixed={coef=-1.0}}", "`ppo.kl.control.fixed.coef` is -1");
-    refused("ppo.generation.batch_size=0", "generation: `batch_size` is 0");
+    refused("ppo.generation.batch_size=0", "`ppo.generation.batch_size` is 0");
     refused("ppo.optimizer.lr='fast'", "`ppo.optimizer.lr`: ");
     refused("ppo.optimizer.rate=1.0", "`ppo.optimizer.rate`: ");
     refused("ppo.optimizer.lr=-1.0", "`ppo.optimizer.lr` is -1; expected a finite number");
