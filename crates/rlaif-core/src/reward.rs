@@ -235,7 +235,10 @@ pub enum RewardError {
         found: usize,
     },
     /// A score that is not a number.
-    #[error("reward `{model}`, response {row}: {source}")]
+    #[error(
+        "reward `{model}`, row {} of those that are scored together: {source}; the weights of a model \
+         contain such numbers, or its activations overflow", row + 1
+    )]
     NonFinite {
         /// The reward model.
         model: String,

@@ -5,8 +5,8 @@ use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 
 use rlaif_core::{
-    CodecError, Exchange, Message, Metadata, PromptRecord, Rendering, RewardModel, Sample, Score,
-    Scores, TextOrMessages,
+    CodecError, Exchange, Message, Metadata, PromptRecord, Rendering, RewardError, RewardModel,
+    Sample, Score, Scores, TextOrMessages,
     python_json::{self, LineError},
 };
 use serde::{Deserialize, Serialize, Serializer};
@@ -244,7 +244,14 @@ pub fn score_each_row(
             }
         });
         failure.map_or(Ok(()), Err)?;
-        scored?;
+        // The row among all, not in its batch.
+        scored.map_err(|error| match error {
+            RewardError::NonFinite { model, row, source } => {
+                let row = chunk.get(row).copied().unwrap_or(row);
+                RewardError::NonFinite { model, row, source }
+            }
+            other => other,
+        })?;
     }
     Ok(())
 }

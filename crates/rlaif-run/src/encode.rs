@@ -21,7 +21,6 @@ use crate::{
 pub struct Encoder<'a> {
     tokenizer: &'a HfTokenizer,
     joiner: Joiner<'a>,
-    bos: Option<u32>,
     max_tokens: usize,
 }
 
@@ -32,7 +31,6 @@ impl<'a> Encoder<'a> {
         Self {
             tokenizer,
             joiner: Joiner::new(tokenizer, spec),
-            bos: spec.bos_id,
             max_tokens: spec.context.map_or(max_tokens, |context| context.min(max_tokens)),
         }
     }
@@ -127,15 +125,12 @@ impl<'a> Encoder<'a> {
             texts.push(Texts { prompt: &row.prompt, responses, kind: row.kind });
         }
         for (at, row) in places.into_iter().zip(self.joiner.join(&texts)?) {
-            let Joined { mut prompt, mut responses, kind, merged } = row;
+            let Joined { mut prompt, mut responses, kind, .. } = row;
             let mut response = self.ended(responses.swap_remove(0), kind);
             if prompt.is_empty() && !self.joiner.is_encoder_decoder() {
-                if merged {
-                    // The whole prompt merges with the response: the first token has none before it.
-                    prompt.extend(response.drain(..1.min(response.len())));
-                } else {
-                    prompt.extend(self.bos.or(self.joiner.eos()));
-                }
+                // An empty prompt, or one that merges with the response: the first token has none
+                // before it and is only read, as in TRL.
+                prompt.extend(response.drain(..1.min(response.len())));
             }
             let row = SftRow::new(prompt, response);
             all[at] = self.fitted(row, skipped);

@@ -39,6 +39,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "train.samples",
             // Division of a step, which trades memory for time.
             "learn.microbatch_size",
+            "learn.batching",
             "learn.activations",
             "ppo.microbatch_size",
             "ppo.activations",
@@ -131,7 +132,6 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "train.batch_size",
             "train.patience",
             "train.result",
-            "learn.batching",
             "learn.dropout",
             "learn.ema_decay",
             "learn.trainable",

@@ -629,7 +629,9 @@ impl RewardModel for ClassifierReward {
         for (row, values) in order.into_iter().zip(values) {
             for (column, value) in [&mut scores.total, &mut part].into_iter().zip(values) {
                 let score = rlaif_core::Score::new(value).map_err(|source| {
-                    RewardError::NonFinite { model: self.name.clone(), row, source }
+                    // A label alone does not say which model it is.
+                    let model = format!("{} ({})", self.name, model.tokenizer.name());
+                    RewardError::NonFinite { model, row, source }
                 })?;
                 column[row] = Some(score);
             }

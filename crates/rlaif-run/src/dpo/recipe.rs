@@ -85,8 +85,9 @@ fn say_held_out(
     before: &HeldOutEvaluation,
     after: &HeldOutEvaluation,
 ) -> Result<(), RunError> {
-    let of = |share: rlaif_dpo::Share| {
-        format!("{:.3} [{:.3}, {:.3}]", share.value, share.ci95.0, share.ci95.1)
+    let of = |share: rlaif_dpo::Share| match share.value.is_finite() {
+        true => format!("{:.3} [{:.3}, {:.3}]", share.value, share.ci95.0, share.ci95.1),
+        false => "no share (log-probabilities that are not finite)".to_owned(),
     };
     let said = match (before, after) {
         (HeldOutEvaluation::Pairs(before), HeldOutEvaluation::Pairs(after)) => {

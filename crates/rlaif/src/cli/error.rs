@@ -43,6 +43,14 @@ pub(crate) enum CliError {
         #[source]
         source: NotFinite,
     },
+    /// An error of a model, with its name.
+    #[error("{model}: {source}")]
+    OfModel {
+        /// The model as the user named it.
+        model: String,
+        #[source]
+        source: LmError,
+    },
     /// A measurement that is NaN or infinite.
     #[error("the measurement {source}; measure more than this")]
     Unmeasured {
@@ -210,7 +218,7 @@ impl Fault for CliError {
             Self::Run(error) => error.is_users(),
             Self::Model(error) => error.is_users(),
             Self::Convert(error) => error.is_users(),
-            Self::Lm(error) => error.is_users(),
+            Self::Lm(error) | Self::OfModel { source: error, .. } => error.is_users(),
             Self::Text(error) => error.is_users(),
             Self::Codec(error) => error.is_users(),
             Self::Hub(error) => error.is_users(),

@@ -360,7 +360,8 @@ impl Job for GenerateJob {
         let codec = self.tokenizer.known().map(|tokenizer| tokenizer as &dyn TextCodec);
         let hooks = Hooks { codec, on_token: Some(&mut on_token) };
         let draw = Draw { seed: self.seed, step: 0 };
-        let all = respond(Weights::of(&self.policy), &rows, &self.config, draw, hooks)?;
+        let all = respond(Weights::of(&self.policy), &rows, &self.config, draw, hooks)
+            .map_err(|source| CliError::OfModel { model: self.model.clone(), source })?;
         bar.finish_and_clear();
         let answer = |sampled: Sampled| Answer {
             response: codec.map(|_| sampled.text),

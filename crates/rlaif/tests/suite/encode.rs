@@ -126,6 +126,21 @@ fn of_a_demonstration_the_response_and_its_end_are_learned() {
     assert_eq!(got.learned_tokens(), got.response.len());
 }
 
+/// As in TRL 1.16, whose loss has no token before the first one to predict it from: no token is made up.
+#[test]
+fn of_an_empty_prompt_the_first_token_of_the_response_is_only_read() {
+    let tokenizer = tokenizer("chatml");
+    let spec = LmSpec { bos_id: Some(3), ..spec(&tokenizer, None) };
+    let encoder = Encoder::new(&tokenizer, &spec, 64);
+    let row = Demonstration::new("1", "", "Bears eat honey.");
+    let (encoded, _) = encoder.demonstrations(std::slice::from_ref(&row)).unwrap();
+    let got = encoded[0].as_ref().unwrap();
+    let whole = tokenizer.encode("Bears eat honey.", Specials::Include).unwrap();
+    let eos = tokenizer.special_tokens().eos.as_ref().unwrap().id;
+    assert_eq!(got.prompt, whole[..1]);
+    assert_eq!(got.response, [&whole[1..], &[eos]].concat());
+}
+
 #[test]
 fn an_encoder_reads_the_prompt_and_its_decoder_learns_the_response() {
     let tokenizer = tokenizer("t5");
