@@ -76,7 +76,7 @@ impl ChatOptions {
     }
 
     /// The tools of a row's column: a list of JSON schemas, or that list as JSON text, as TRL takes both.
-    /// Null, an empty text and an empty list are none.
+    /// Null, an empty text and an empty list mean no tools.
     ///
     /// ```
     /// use rlaif_core::ChatOptions;
@@ -98,7 +98,7 @@ impl ChatOptions {
     }
 
     /// The variables of a row's column `chat_template_kwargs`: an object, or that object as JSON text.
-    /// Null and an empty text are none.
+    /// Null and an empty text mean no variables.
     ///
     /// # Errors
     /// The expected value, for another one.

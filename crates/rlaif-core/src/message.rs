@@ -110,7 +110,7 @@ impl Message {
         Ok(Self { role, content, other_content, more })
     }
 
-    /// What the turn says, with its calls of tools as JSON.
+    /// The text of the turn, with its calls of tools as JSON.
     fn readable(&self) -> Cow<'_, str> {
         let calls: Metadata = CALLS
             .iter()
@@ -131,7 +131,7 @@ impl Message {
         ["system", "developer"].contains(&self.role.as_str())
     }
 
-    /// What the message says and [`TextOrMessages::readable`] leaves out: keys such as
+    /// The parts of the message that [`TextOrMessages::readable`] leaves out: keys such as
     /// `reasoning_content`, and kinds of parts such as `image`.
     pub fn not_in_text(&self) -> Vec<String> {
         let keys = self.more.iter().filter(|(key, value)| {
@@ -237,7 +237,7 @@ impl TextOrMessages {
         }
     }
 
-    /// What [`TextOrMessages::readable`] leaves out: messages of the system, the name of a turn that
+    /// The parts that [`TextOrMessages::readable`] leaves out: messages of the system, the name of a turn that
     /// is alone, and [`Message::not_in_text`].
     pub fn not_in_text(&self) -> Vec<String> {
         let Self::Messages(messages) = self else { return Vec::new() };

@@ -316,7 +316,7 @@ fn python_lists_are_refused_and_rows_without_a_response_counted() {
     let error = Import::of(RowForm::Preference).pairs(Reader::new(source)).unwrap_err();
     let error = error.to_string();
     assert!(error.contains("line 1: `chosen` should be") && error.contains("NaN"), "{error}");
-    // An object over several lines is no row, and the way out is named.
+    // An object over several lines is refused as a row, and the way out is named.
     let path = folder.path().join("pretty.jsonl");
     std::fs::write(&path, "{\n  \"prompt\": \"p\"\n}\n").unwrap();
     let error = Import::find(&Source::file(&path).unwrap()).unwrap_err().to_string();

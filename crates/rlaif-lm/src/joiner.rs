@@ -213,7 +213,7 @@ impl<'a> Joiner<'a> {
             .collect();
         let wholes: Vec<(&str, TextKind)> =
             wholes.iter().map(|(text, kind)| (text.as_str(), *kind)).collect();
-        // An end that the tokenizer adds is no part of a response: `end` puts it there.
+        // An end that the tokenizer adds does not belong to a response: `end` puts it there.
         let mut wholes = self.open(&wholes)?.into_iter();
         rows.iter()
             .zip(prompts)

@@ -6,7 +6,7 @@ use rlaif_lm::{Activations, Adapters, Dropout, Forward, LmError};
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::{error::ModelError, layers::Linear, recompute::Shallow};
+use crate::{error::ModelError, recompute::Shallow};
 
 /// One adapter on one layer.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Adapter {
     pub(crate) merged_over: Option<Before>,
 }
 
-/// What a layer had before an adapter was merged into it, besides its weight.
+/// The state of a layer before an adapter was merged into it, besides its weight.
 #[derive(Debug)]
 pub(crate) struct Before {
     pub(crate) bias: Option<Tensor>,
@@ -89,17 +89,17 @@ impl Adapter {
         Self { form, shared: true, merged_over: None }
     }
 
-    /// The tensors of the adapter `name`, which is on `layer`.
-    pub(crate) fn tensors(&self, name: &str, layer: &Linear) -> Vec<Part> {
-        let path = &layer.path;
-        let module = || path.clone();
+    /// The tensors of the adapter `name` on the layer at `path`; `table` is `true` for a table of
+    /// embeddings.
+    pub(crate) fn tensors(&self, name: &str, path: &str, table: bool) -> Vec<Part> {
+        let module = || path.to_owned();
         let part = |parameter, key, tensor: &Tensor| Part {
             parameter,
             key,
             tensor: tensor.shallow_clone(),
         };
         match &self.form {
-            Form::Lora { factors, .. } if layer.table => {
+            Form::Lora { factors, .. } if table => {
                 let [a, b] = factors.of_table();
                 let (key_a, key_b) = (
                     AdapterKey::EmbeddingA { module: module() },

@@ -496,7 +496,7 @@ pub(crate) fn check_numbers(
 pub(crate) struct FieldNames(Vec<(&'static str, &'static str)>);
 
 impl FieldNames {
-    /// Those of `names` that the file has.
+    /// The pairs of `names` whose first name the file has.
     pub(crate) fn of(config: &Config, names: &[(&'static str, &'static str)]) -> Self {
         let found = names.iter().filter(|(theirs, _)| config.fields.contains_key(*theirs));
         Self(found.copied().collect())

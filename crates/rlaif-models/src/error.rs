@@ -224,7 +224,7 @@ pub enum TensorProblem {
         name: String,
         /// Name of its file.
         file: String,
-        /// How many.
+        /// Number of such elements.
         count: usize,
         /// The numbers of the tensor.
         size: usize,

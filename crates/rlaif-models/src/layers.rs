@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use rlaif_checkpoint::AdapterKey;
 use rlaif_lm::{Dropout, HeadAdapter, VocabHead};
 use rlaif_torch::{AttentionOptions, Gate, Keys, RowLinear, RowWeight};
 use tch::{Kind, Tensor};
 
 use crate::{
-    adapter::{Adapter, Factors, Form, Pass},
+    adapter::{Adapter, Factors, Form, Part, Pass},
     error::ModelError,
     recompute::Shallow,
     weights::{Init, TensorTree},
@@ -103,6 +104,18 @@ impl Linear {
     }
 
     /// The adapter active in this pass; `None` without one, and while it is merged.
+    /// The tensors of an adapter `name` that is on this layer.
+    pub(crate) fn parts_of(&self, adapter: &Adapter, name: &str) -> Vec<Part> {
+        adapter.tensors(name, &self.path, self.table)
+    }
+
+    /// `true` for the matrix of a layer that is kept as a whole, where the base's checkpoint stores
+    /// that matrix as `[inputs, outputs]`: peft stores the copy alike.
+    pub(crate) fn stores_transposed(&self, key: &AdapterKey) -> bool {
+        let matrix = |parameter: &str| parameter.ends_with(".weight");
+        self.transposed && matches!(key, AdapterKey::Saved { parameter } if matrix(parameter))
+    }
+
     fn adapter(&self, pass: Pass) -> Option<&Adapter> {
         self.adapters.get(&pass.adapter?).filter(|adapter| adapter.merged_over.is_none())
     }

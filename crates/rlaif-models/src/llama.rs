@@ -291,7 +291,7 @@ impl Trunk {
 pub struct Llama {
     frame: Frame,
     trunk: Trunk,
-    /// It may share the matrix of the embeddings.
+    /// The head, which may share the matrix of the embeddings.
     lm_head: Linear,
 }
 

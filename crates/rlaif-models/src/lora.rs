@@ -10,13 +10,10 @@ mod merge;
 
 use std::path::Path;
 
-use rlaif_checkpoint::{AdapterConfig, AdapterKey, Checkpoint, FolderWriter};
+use rlaif_checkpoint::{AdapterConfig, Checkpoint, FolderWriter};
 use serde_json::{Map, Value};
 
-use crate::{
-    adapter::Form, error::ModelError, files::AdapterBase, frame::Parts, layers::Linear,
-    save::TensorList,
-};
+use crate::{adapter::Form, error::ModelError, files::AdapterBase, frame::Parts, save::TensorList};
 use attach::Origin;
 
 /// The adapters of a model: add, switch, merge and save them.
@@ -96,7 +93,7 @@ impl<'a> ModelAdapters<'a> {
     fn own_parts(&self, name: &str, slot: usize) -> impl Iterator<Item = String> {
         self.parts.layers().flat_map(move |layer| {
             let adapter = layer.adapters.get(&slot).filter(|adapter| !adapter.shared);
-            let parts = adapter.map(|adapter| adapter.tensors(name, layer)).unwrap_or_default();
+            let parts = adapter.map(|adapter| layer.parts_of(adapter, name)).unwrap_or_default();
             parts.into_iter().map(|part| part.parameter)
         })
     }
@@ -179,8 +176,8 @@ impl<'a> ModelAdapters<'a> {
         let mut tensors = TensorList::default();
         for layer in self.parts.layers() {
             let Some(adapter) = layer.adapters.get(&slot) else { continue };
-            for part in adapter.tensors(name, layer) {
-                let stored = stored_transposed(layer, &part.key).then(|| part.tensor.tr());
+            for part in layer.parts_of(adapter, name) {
+                let stored = layer.stores_transposed(&part.key).then(|| part.tensor.tr());
                 tensors.push(part.key.to_string(), stored.as_ref().unwrap_or(&part.tensor))?;
             }
         }
@@ -218,11 +215,4 @@ impl<'a> ModelAdapters<'a> {
         };
         file::prefixed(&format!("{module}{wrapper}.weight"))
     }
-}
-
-/// `true` for the matrix of a layer that is kept as a whole, where the base's checkpoint stores that
-/// matrix as `[inputs, outputs]`: peft stores the copy alike.
-fn stored_transposed(layer: &Linear, key: &AdapterKey) -> bool {
-    let matrix = |parameter: &str| parameter.ends_with(".weight");
-    layer.transposed && matches!(key, AdapterKey::Saved { parameter } if matrix(parameter))
 }

@@ -511,7 +511,7 @@ pub(crate) struct T5 {
     words: [Embedding; 2],
     encoder: Stack,
     decoder: Stack,
-    /// It may share the matrix of the embeddings.
+    /// The head, which may share the matrix of the embeddings.
     lm_head: Linear,
 }
 

@@ -570,7 +570,7 @@ fn weights_that_are_not_finite_are_refused_with_their_count() {
     let as_classifier =
         classifier_with_labels(folder.path(), &["reward".to_owned()], LoadOptions::default());
     assert!(as_classifier.unwrap_err().to_string().contains(tensor));
-    // Large numbers are numbers, although their sum is none.
+    // Large numbers are finite, although their sum overflows.
     let folder = with_tensors("llama3", |name, tensor| {
         if name == "model.norm.weight" {
             let _ = tensor.fill_(3e38);

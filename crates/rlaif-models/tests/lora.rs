@@ -334,7 +334,7 @@ fn a_part_of_the_head_that_no_file_has_is_named_not_made_up() {
     assert!(matches!(error, Err(ConvertError::PartOfHead { .. })));
 }
 
-/// A pooler that training makes anew is trained and saved with the adapter.
+/// A pooler that training initialises is trained and saved with the adapter.
 #[test]
 fn a_fresh_head_is_saved_whole() {
     let base = headless("bert", |name| name.starts_with("bert.pooler."));

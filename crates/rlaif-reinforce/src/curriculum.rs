@@ -129,7 +129,7 @@ impl Solved {
 /// The prompts of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chosen {
-    /// Those of the batch.
+    /// Rows of the batch.
     pub(crate) rows: Vec<usize>,
     /// Others, in a random order.
     pub(crate) spare: Vec<usize>,
@@ -140,7 +140,7 @@ pub(crate) struct Chosen {
 }
 
 impl PassRates {
-    /// Adds what a step sampled. A group without any score is no measurement.
+    /// Adds the samples of a step. A group without any score does not count.
     pub(crate) fn observe(&mut self, step: u64, groups: &[Solved]) {
         for group in groups.iter().filter(|group| group.scored > 0) {
             let rate = group.solved as f64 / group.scored as f64;

@@ -334,7 +334,7 @@ impl<P: Policy> ReinforceTrainer<P> {
             reference: &self.reference,
             estimator: objective.kl.estimator().unwrap_or(KlEstimator::K1),
             temperature: self.config.generation.sampling.temperature(),
-            // Another update of the weights would make the graph useless; dropout draws anew.
+            // Another update of the weights would make the graph useless; dropout draws other numbers.
             keep: (schedule.len() == 1 && schedule[0].len() == 1)
                 .then_some(&pass)
                 .filter(|_| self.config.dropout == Dropout::Off),

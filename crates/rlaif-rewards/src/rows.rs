@@ -261,7 +261,7 @@ pub fn score_each_row(
 pub struct ReadRows {
     /// The rows.
     pub rows: Vec<Sample>,
-    /// What messages of the rows say and rewards do not read, by name, with the number of rows.
+    /// Parts of messages that rewards do not read, by name, with the number of rows.
     pub unread: BTreeMap<String, usize>,
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 const WIDTH: f64 = 250.;
 const HEIGHT: f64 = 130.;
-/// Of the runs of a panel, in order; the last is that of a control.
+/// Colours of the runs of a panel, in order; the last is that of a control.
 const COLORS: [&str; 4] = ["#0072b2", "#e69f00", "#009e73", "#777"];
 
 /// The curves of some runs, one for each seed and one of a control.

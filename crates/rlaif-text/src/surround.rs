@@ -34,8 +34,8 @@ impl Surround {
         })
     }
 
-    /// What comes before, or the longest end of it, as often as the text begins with it; and what
-    /// comes behind, or the longest beginning of it, as often as the rest of the text ends with it.
+    /// Repetitions of the ids in front (or of their longest end) at the beginning of the text, and of
+    /// the ids behind (or of their longest beginning) at the end of the rest.
     pub(crate) fn repeated(&self, ids: &[u32]) -> Repeated {
         let mut begin = 0;
         while let Some(n) = (1..=self.before.len().min(ids.len() - begin))

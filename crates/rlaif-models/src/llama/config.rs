@@ -107,7 +107,7 @@ impl RawConfig {
         Ok(raw)
     }
 
-    /// Checks the numbers that are no sizes.
+    /// Checks the numbers other than sizes.
     fn check_numbers(&self) -> Result<(), ModelError> {
         let name = |field| self.names.get(field);
         check_numbers([

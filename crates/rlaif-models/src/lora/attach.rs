@@ -9,10 +9,7 @@ use rlaif_lm::{Parameters, is_adapter};
 use rlaif_torch::TorchError;
 use tch::{Device, Kind, Tensor};
 
-use super::{
-    file::{HEADS, Vocabulary, is_copy, of_classifier, prefixed, unwrapped},
-    stored_transposed,
-};
+use super::file::{HEADS, Vocabulary, is_copy, of_classifier, prefixed, unwrapped};
 use crate::{
     adapter::{Adapter, Factors, Form},
     error::{ModelError, TensorProblem},
@@ -101,7 +98,7 @@ pub(super) fn attach(
     let replaced = vocabulary.apply(parts);
     for (number, adapter) in made {
         let Some(layer) = parts.layers_mut().nth(number) else { continue };
-        let tensors = adapter.tensors(name, layer);
+        let tensors = layer.parts_of(&adapter, name);
         let shared = adapter.shared;
         layer.adapters.insert(slot, adapter);
         for part in tensors.into_iter().filter(|_| !shared) {
@@ -212,7 +209,7 @@ impl Maker<'_> {
     fn shares(&mut self, layer: &Linear, source: &Adapter) -> Result<bool, ModelError> {
         let Origin::File(file) = self.origin else { return Ok(true) };
         let shared = source.shared_with(layer.table);
-        let parts = shared.tensors("", layer);
+        let parts = layer.parts_of(&shared, "");
         if !parts.iter().all(|part| file.tensors().contains_key(&part.key.to_string())) {
             return Ok(false);
         }
@@ -244,7 +241,7 @@ impl Maker<'_> {
                 let mut read = |key, size: &[i64]| {
                     let key = AdapterKey::Saved { parameter: format!("{}.{key}", layer.path) };
                     let problems = self.problems.len();
-                    let transposed = stored_transposed(layer, &key);
+                    let transposed = layer.stores_transposed(&key);
                     let mut shape = size.to_vec();
                     if transposed {
                         shape.reverse();

@@ -532,7 +532,7 @@ fn a_token_has_the_scores_of_the_steps_that_end_with_it_or_later() {
             let own = host(&weights.get(row as i64));
             let parts: Vec<f64> = steps(row).iter().map(|x| (x - mean) / std).collect();
             for (t, own) in own.iter().enumerate().take(experience.rollout.tokens(row)) {
-                // Special tokens are no letters, and what is behind the last letter is of the last step.
+                // Special tokens do not count as letters; tokens behind the last letter belong to the last step.
                 let before = &experience.rollout.responses.rows()[row][..t];
                 let letters = before.iter().filter(|id| **id > 1).count();
                 let step = (letters / 2).min(parts.len() - 1);

@@ -39,7 +39,7 @@ struct Line {
 }
 
 impl Store {
-    /// Opens or creates the file. A last line that was cut off, or one that is damaged, is none.
+    /// Opens or creates the file. A last line that was cut off, or a damaged line, does not count.
     fn open(path: &Path) -> Result<Self, ProviderError> {
         let failed =
             |source| ProviderError::Stream { action: "read and write the kept verdicts", source };

@@ -25,9 +25,9 @@ pub enum StepTotal {
     /// The mean.
     #[default]
     Mean,
-    /// The lowest: a chain is as good as its weakest step.
+    /// The lowest score: a chain is as good as its weakest step.
     Minimum,
-    /// That of the last step.
+    /// The score of the last step.
     Last,
 }
 
@@ -72,7 +72,7 @@ impl<R: RewardModel> ProcessReward<R> {
         Ok(Self { inner, separator, view, total, most: 64 })
     }
 
-    /// What the inner model reads.
+    /// The text that the inner model reads.
     #[must_use]
     pub fn view(mut self, view: StepView) -> Self {
         self.view = view;

@@ -117,7 +117,7 @@ pub struct Evaluate<'a> {
     /// Held from the first measurement on.
     lock: Option<File>,
     progress: Option<Box<OnProgress<'a>>>,
-    /// Of each side, if it is not the policy in this process.
+    /// The sampler of each side, if it is not the policy in this process.
     samplers: [Option<Box<dyn Sampler + 'a>>; 2],
 }
 

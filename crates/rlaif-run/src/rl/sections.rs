@@ -188,7 +188,7 @@ impl RlSections<'_> {
     }
 }
 
-/// Refuses prompts whose pass rate is not a number from 0 to 1; null is none.
+/// Refuses prompts whose pass rate is not a number from 0 to 1; null means unmeasured.
 fn check_pass_rates(prompts: &[Prompt], key: &'static str, column: &str) -> Result<(), RunError> {
     let record = |prompt: &Prompt| {
         let value = prompt.record.metadata.get(column)?;

@@ -55,7 +55,7 @@ pub(crate) fn train(algorithm: &str, config: &Path, out: &Path, more: &[&str]) -
     command(&arguments).output().unwrap()
 }
 
-/// How often a run is killed.
+/// The number of kills of a run.
 pub(crate) struct Kills {
     pub(crate) all: u64,
     /// The least number of kills that come before the end of the run.
