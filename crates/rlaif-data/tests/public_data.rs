@@ -49,12 +49,16 @@ fn every_hh_row_loads_and_its_parts_put_together_are_the_source() {
     assert_eq!(read.len(), rows.len());
     assert!(!rows.is_empty());
 
+    // The space that the published dialogues have before a response may be part of it.
+    let joined = |prompt: &str, end: &str| {
+        let space = if end.starts_with(' ') { "" } else { " " };
+        format!("{prompt}{space}{end}")
+    };
     // The same rows as published: two whole dialogues each.
     let folder = tempfile::tempdir().unwrap();
     let published = folder.path().join("hh.jsonl");
     let whole = |row: &HhRow| {
-        let [chosen, rejected] =
-            [&row.chosen, &row.rejected].map(|end| format!("{} {end}", row.prompt));
+        let [chosen, rejected] = [&row.chosen, &row.rejected].map(|end| joined(&row.prompt, end));
         serde_json::json!({"chosen": chosen, "rejected": rejected}).to_string() + "\n"
     };
     std::fs::write(&published, rows.iter().map(whole).collect::<String>()).unwrap();
@@ -62,12 +66,12 @@ fn every_hh_row_loads_and_its_parts_put_together_are_the_source() {
 
     let mut earlier = 0;
     for ((row, apart), whole) in rows.iter().zip(read.records()).zip(read_whole.records()) {
-        let source = format!("{} {}", row.prompt, row.chosen);
+        let source = joined(&row.prompt, &row.chosen);
         assert_eq!(apart.dialogue(), source);
         assert_eq!(whole.dialogue(), source);
         assert_eq!(
             [whole.pair.prompt.as_str(), &whole.pair.rejected].concat(),
-            format!("{} {}", row.prompt, row.rejected)
+            joined(&row.prompt, &row.rejected)
         );
         let turns: String = rlaif_data::turns::parse(&source)
             .unwrap()

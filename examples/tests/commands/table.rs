@@ -70,7 +70,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
     ),
     ("cargo test -p rlaif-models --test goldens -- --nocapture", Suite),
     ("cargo test -p rlaif-models --test memory", Suite),
-    ("cargo test -p rlaif-rewards --test suite classifier", Suite),
+    (
+        "cargo test -p rlaif-rewards --test suite classifier",
+        Test(
+            "crates/rlaif-rewards/tests/suite/classifier.rs",
+            "the_published_sentences_have_their_published_logits",
+        ),
+    ),
     ("RLAIF_PYTHON=python cargo test ..", Suite),
     // Gigabytes from the network. CI installs the first for its own tests, and lets pip check that
     // the second could be installed.
