@@ -31,6 +31,11 @@ impl Cut {
         for (field, value) in fields {
             config[field] = value.clone();
         }
+        // One type for each layer that is left; transformers refuses more, too.
+        let left = config["num_hidden_layers"].as_u64();
+        if let (Some(types), Some(left)) = (config["layer_types"].as_array_mut(), left) {
+            types.truncate(usize::try_from(left).unwrap());
+        }
         let weights = Tensor::read_safetensors(model(name).join("model.safetensors")).unwrap();
         let weights: Vec<_> = weights.into_iter().filter(|(name, _)| kept(name)).collect();
         let folder = tempfile::tempdir().unwrap();

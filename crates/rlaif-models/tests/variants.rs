@@ -188,7 +188,10 @@ impl Case {
             assert!(difference < 1e-4, "{}: {wanted} and {got}", self.name);
         }
         assert_eq!(unread, self.unread, "{}", self.name);
-        assert_eq!(inspect(folder).unwrap().unread, self.unread, "{}", self.name);
+        // Without its class, a file is that of a language model to whoever asks for no classifier.
+        if !self.without.iter().any(|field| field == "architectures") {
+            assert_eq!(inspect(folder).unwrap().unread, self.unread, "{}", self.name);
+        }
     }
 }
 
