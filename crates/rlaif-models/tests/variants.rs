@@ -188,7 +188,7 @@ impl Case {
             assert!(difference < 1e-4, "{}: {wanted} and {got}", self.name);
         }
         assert_eq!(unread, self.unread, "{}", self.name);
-        // Without its class, a file is that of a language model to whoever asks for no classifier.
+        // Without its class, a file is that of a language model unless a classifier is asked for.
         if !self.without.iter().any(|field| field == "architectures") {
             assert_eq!(inspect(folder).unwrap().unread, self.unread, "{}", self.name);
         }
