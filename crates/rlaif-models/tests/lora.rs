@@ -73,6 +73,28 @@ fn loss(policy: &LanguageModel, base: &Goldens, forward: Forward<'_>) -> Tensor 
     -responses.mask().mean(&token_log_probs(&head, &hidden, &responses, 1.).unwrap().log_probs)
 }
 
+/// Compares the logits with the adapter on and off, then the loss, whose gradients it leaves. Returns the
+/// largest differences of both logits.
+fn forward_and_backward(
+    name: &str,
+    policy: &mut LanguageModel,
+    base: &Goldens,
+    goldens: &Goldens,
+) -> [f64; 2] {
+    let on = logits(policy, base, Forward::default());
+    let on = close(name, &on, goldens.get("logits"), TOLERANCE);
+    let off = logits(policy, base, with(Adapters::Off));
+    let off_wanted = goldens.find("off.logits").unwrap_or_else(|| base.get("logits"));
+    let off = close(name, &off, off_wanted, TOLERANCE);
+
+    policy.adapters().train("default").unwrap();
+    let loss = loss(policy, base, Forward::default());
+    let want = goldens.json["loss"].as_f64().unwrap();
+    assert!((loss.double_value(&[]) - want).abs() < TOLERANCE, "{name}");
+    loss.backward();
+    [on, off]
+}
+
 #[test]
 fn adapters_of_language_models_equal_peft() {
     let own = [
@@ -89,17 +111,7 @@ fn adapters_of_language_models_equal_peft() {
         let mut policy = language_model(base_name);
         policy.adapters().load("default", &adapter(name)).unwrap();
 
-        let on = logits(&policy, &base, Forward::default());
-        let on = close(name, &on, goldens.get("logits"), TOLERANCE);
-        let off = logits(&policy, &base, with(Adapters::Off));
-        let off_wanted = goldens.find("off.logits").unwrap_or_else(|| base.get("logits"));
-        let off = close(name, &off, off_wanted, TOLERANCE);
-
-        policy.adapters().train("default").unwrap();
-        let loss = loss(&policy, &base, Forward::default());
-        let want = goldens.json["loss"].as_f64().unwrap();
-        assert!((loss.double_value(&[]) - want).abs() < TOLERANCE, "{name}");
-        loss.backward();
+        let [on, off] = forward_and_backward(name, &mut policy, &base, &goldens);
         let mut largest = 0f64;
         for (key, want) in goldens.starting("grad.base_model.model.") {
             let key = key
@@ -157,17 +169,7 @@ fn adapters_of_the_vocabulary_equal_peft() {
         let shared = name == "embed-t5-shared";
         assert_eq!(unread.iter().any(|key| key.contains("shared.lora_embedding_A")), shared);
 
-        let on = logits(&policy, &base, Forward::default());
-        let on = close(name, &on, goldens.get("logits"), TOLERANCE);
-        let off = logits(&policy, &base, with(Adapters::Off));
-        let off_wanted = goldens.find("off.logits").unwrap_or_else(|| base.get("logits"));
-        let off = close(name, &off, off_wanted, TOLERANCE);
-
-        policy.adapters().train("default").unwrap();
-        let loss = loss(&policy, &base, Forward::default());
-        let want = goldens.json["loss"].as_f64().unwrap();
-        assert!((loss.double_value(&[]) - want).abs() < TOLERANCE, "{name}");
-        loss.backward();
+        let [on, off] = forward_and_backward(name, &mut policy, &base, &goldens);
         let mut largest = 0f64;
         let mut found = std::collections::BTreeMap::new();
         for (key, want) in goldens.all("grad.base_model.model.") {

@@ -177,15 +177,5 @@ impl<R: RewardModel> RewardModel for Cached<R> {
         })
     }
 
-    fn metrics(&self) -> Vec<(String, f64)> {
-        self.inner.metrics()
-    }
-
-    fn state(&self) -> serde_json::Value {
-        self.inner.state()
-    }
-
-    fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
-        self.inner.restore(state)
-    }
+    state_of_inner!();
 }

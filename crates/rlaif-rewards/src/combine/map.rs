@@ -103,17 +103,7 @@ macro_rules! a_model_that_maps {
                 failed.map_or(Ok(()), Err)
             }
 
-            fn metrics(&self) -> Vec<(String, f64)> {
-                self.inner.metrics()
-            }
-
-            fn state(&self) -> serde_json::Value {
-                self.inner.state()
-            }
-
-            fn restore(&self, state: &serde_json::Value) -> Result<(), RewardError> {
-                self.inner.restore(state)
-            }
+            state_of_inner!();
         }
     };
 }

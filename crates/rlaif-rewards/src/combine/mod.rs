@@ -4,6 +4,23 @@
 //! its reason names the inner model; [`OrElse`] asks another model instead. The outer model saves
 //! and reports the checkpoint states and metrics of its inner models.
 
+/// The methods of a reward model around one `inner` whose metrics and state are those of that model.
+macro_rules! state_of_inner {
+    () => {
+        fn metrics(&self) -> Vec<(String, f64)> {
+            self.inner.metrics()
+        }
+
+        fn state(&self) -> serde_json::Value {
+            self.inner.state()
+        }
+
+        fn restore(&self, state: &serde_json::Value) -> Result<(), rlaif_core::RewardError> {
+            self.inner.restore(state)
+        }
+    };
+}
+
 mod cached;
 mod fallback;
 mod gate;
