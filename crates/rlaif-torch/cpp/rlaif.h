@@ -75,7 +75,7 @@ int32_t rlaif_set_inter_threads(int32_t n) noexcept;
 int32_t rlaif_intra_threads() noexcept;
 int32_t rlaif_inter_threads() noexcept;
 // Lets threads of libtorch's OpenMP sleep soon after their work, where they would spin for milliseconds,
-// while other processes interrupt this one often. `done` is 0 where that is not known to work, or the
+// while other processes take much of their time. `done` is 0 where that is not known to work, or the
 // environment asks for something else.
 int32_t rlaif_sleep_soon(int32_t* done) noexcept;
 // `supported` is 0 where the processor has no such mode.

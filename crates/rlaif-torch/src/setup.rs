@@ -33,9 +33,9 @@ static PROCESS: Mutex<Option<(CudaLibraries, Support, Support)>> = Mutex::new(No
 /// 1. The allocator keeps large blocks ([`keep_large_blocks`]).
 /// 2. libtorch's CUDA part is loaded if there is a driver ([`load_cuda`]).
 /// 3. There are no more threads than the cgroup's quota and the affinity of the process allow, unless
-///    `OMP_NUM_THREADS` says otherwise. While other processes interrupt this one often, threads without
-///    work sleep after microseconds, where they spin for milliseconds on an idle machine: spinning would
-///    take the time of the program's own work. `GOMP_SPINCOUNT`, `OMP_WAIT_POLICY` and `KMP_BLOCKTIME` are respected.
+///    `OMP_NUM_THREADS` says otherwise. While other processes take much of its threads' time, threads
+///    without work sleep after microseconds, where they spin for milliseconds on an idle machine: spinning
+///    would take the time of the program's own work. `GOMP_SPINCOUNT`, `OMP_WAIT_POLICY` and `KMP_BLOCKTIME` are respected.
 /// 4. Denormals are flushed to zero in the calling thread and its pool ([`set_denormals`]); threads
 ///    created later inherit the mode.
 ///
