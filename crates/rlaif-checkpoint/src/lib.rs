@@ -24,7 +24,10 @@ mod write;
 pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use json::{read_json, read_json_if_present};
-pub use peft::{AdapterConfig, AdapterKey, AdapterRules, ModuleNames, TargetModules, TaskType};
+pub use peft::{
+    AdapterConfig, AdapterKey, AdapterRules, Initialisation, ModuleNames, TargetModules, TaskType,
+    TrainedBiases,
+};
 pub use read::{Checkpoint, TensorInfo};
 pub use write::{
     CardSection, DEFAULT_SHARD_BYTES, FolderWriter, ModelCard, TOKENIZER_FILES, TensorBytes,

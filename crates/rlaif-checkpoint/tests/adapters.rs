@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rlaif_checkpoint::{
-    AdapterConfig, AdapterKey, Checkpoint, CheckpointError, ModuleNames, TargetModules, TaskType,
-    read_json,
+    AdapterConfig, AdapterKey, Checkpoint, CheckpointError, Initialisation, ModuleNames,
+    TargetModules, TaskType, TrainedBiases, read_json,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -53,9 +53,10 @@ fn assert_decides_as_peft(name: &str) -> AdapterConfig {
             AdapterKey::LoraB { module } => {
                 factors.entry(module).or_default().1 = info.shape[1] as u32;
             }
-            AdapterKey::EmbeddingA { .. } | AdapterKey::EmbeddingB { .. } => {
-                panic!("{key} is of an embedding");
-            }
+            other @ (AdapterKey::EmbeddingA { .. }
+            | AdapterKey::EmbeddingB { .. }
+            | AdapterKey::Magnitude { .. }
+            | AdapterKey::Bias { .. }) => panic!("{other:?} is not among these adapters"),
             AdapterKey::Saved { parameter } => {
                 let module = parameter.rsplit_once('.').unwrap().0;
                 assert!(rules.saves(module), "{name}: {parameter}");
@@ -133,6 +134,9 @@ fn what_is_written_is_read_back_the_same() {
     config.lora_alpha = 2.5;
     config.rank_pattern =
         vec![("z".into(), 2.try_into().unwrap()), ("a".into(), 1.try_into().unwrap())];
+    config.use_dora = true;
+    config.bias = TrainedBiases::OfLora;
+    config.init_lora_weights = Initialisation::Pissa;
     let text = serde_json::to_string(&config).unwrap();
     assert_eq!(read_text(&text).unwrap(), config, "the order of patterns counts");
 }
@@ -143,7 +147,6 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("peft_type", json!("LOHA")),
         ("peft_type", json!(null)),
         ("bias", json!("all")),
-        ("use_dora", json!(true)),
         ("lora_bias", json!(true)),
         ("init_lora_weights", json!("pissa_niter_4")),
         ("init_lora_weights", json!("loftq")),
@@ -174,6 +177,10 @@ fn what_cannot_be_honoured_is_refused_by_name() {
 fn what_is_off_or_without_effect_is_accepted() {
     for (field, value) in [
         ("use_dora", json!(false)),
+        ("use_dora", json!(true)),
+        ("bias", json!("lora_only")),
+        ("init_lora_weights", json!("pissa")),
+        ("init_lora_weights", json!("olora")),
         ("a_later_invention", json!(null)),
         ("a_later_invention", json!({})),
         ("megatron_core", json!("megatron.core")),

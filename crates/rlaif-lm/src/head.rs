@@ -4,7 +4,7 @@ use rlaif_torch::{RowKind, RowLinear};
 use tch::{Kind, Tensor};
 
 /// Maps hidden states to logits: `z = (scale · x) Wᵀ + bias + s (x Aᵀ) Bᵀ`, and with a cap
-/// `cap · tanh(z / cap)`.
+/// `cap · tanh(z / cap)`. With DoRA, the logits before the bias are multiplied by a factor each.
 ///
 /// A value of shallow handles instead of a method, so that a backward pass can recompute a chunk of
 /// logits without the model.
@@ -31,6 +31,28 @@ pub struct HeadAdapter {
     pub b: Tensor,
     /// s.
     pub scale: f64,
+    /// DoRA's factor of each logit before its bias, `[V]`.
+    pub ratio: Option<Tensor>,
+}
+
+impl HeadAdapter {
+    /// The sum of the head's logits and the adapter's, with DoRA's factors.
+    fn scaled(&self, logits: Tensor, added: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        match (&self.ratio, bias) {
+            (None, _) => logits + added,
+            (Some(ratio), None) => (logits + added) * ratio,
+            (Some(ratio), Some(bias)) => (logits - bias + added) * ratio + bias,
+        }
+    }
+
+    /// The head's weight with the adapter in it, in f32 or wider.
+    pub(crate) fn on(&self, weight: &Tensor) -> Tensor {
+        let sum = weight + self.b.matmul(&self.a) * self.scale;
+        match &self.ratio {
+            Some(ratio) => sum * ratio.unsqueeze(1),
+            None => sum,
+        }
+    }
 }
 
 impl VocabHead {
@@ -41,7 +63,8 @@ impl VocabHead {
         self.capped(match &self.adapter {
             Some(adapter) => {
                 let low = hidden.linear(&adapter.a, None::<&Tensor>);
-                logits + low.linear(&adapter.b, None::<&Tensor>) * adapter.scale
+                let added = low.linear(&adapter.b, None::<&Tensor>) * adapter.scale;
+                adapter.scaled(logits, &added, self.bias.as_ref())
             }
             None => logits,
         })
@@ -64,10 +87,12 @@ impl VocabHead {
         let hidden = scaled.as_ref().unwrap_or(hidden);
         let layer = RowLinear { results: RowKind::Float, ..RowLinear::default() };
         let mut logits = layer.apply(hidden, &[(&self.weight, self.bias.as_ref())]).remove(0);
-        if let Some(HeadAdapter { a, b, scale }) = &self.adapter {
+        if let Some(adapter) = &self.adapter {
+            let HeadAdapter { a, b, scale, .. } = adapter;
             let low = layer.apply(&hidden.to_kind(a.kind()), &[(a, None)]).remove(0) * *scale;
             let low = low.to_kind(b.kind());
-            logits += layer.apply(&low, &[(b, None)]).remove(0);
+            let added = layer.apply(&low, &[(b, None)]).remove(0);
+            logits = adapter.scaled(logits, &added, self.bias.as_ref());
         }
         self.capped(logits)
     }

@@ -57,10 +57,7 @@ pub fn token_log_probs(
     let rows = pick(&hidden.reshape([batch * width, size[2]]));
     let rows = if head.scale == 1. { rows } else { rows * head.scale };
     let weight = match &head.adapter {
-        Some(adapter) => {
-            let delta = adapter.b.matmul(&adapter.a) * adapter.scale;
-            (&head.weight + delta).to_kind(head.weight.kind())
-        }
+        Some(adapter) => adapter.on(&head.weight).to_kind(head.weight.kind()),
         None => head.weight.shallow_clone(),
     };
     let targets = pick(&responses.ids().reshape([batch * width]));
@@ -298,7 +295,8 @@ mod tests {
         let plain = no_grad(|| token_log_probs(&head, &hidden, &y, 1.).unwrap().log_probs);
         let low =
             |size: &[i64]| Tensor::randn(size, (Kind::Float, Device::Cpu)).set_requires_grad(true);
-        head.adapter = Some(crate::HeadAdapter { a: low(&[2, 6]), b: low(&[9, 2]), scale: 0.5 });
+        head.adapter =
+            Some(crate::HeadAdapter { a: low(&[2, 6]), b: low(&[9, 2]), scale: 0.5, ratio: None });
         let adapted = token_log_probs(&head, &hidden, &y, 1.).unwrap().log_probs;
         let want =
             head.log_softmax(&hidden, 1.).gather(2, &y.ids().unsqueeze(2), false).squeeze_dim(2);

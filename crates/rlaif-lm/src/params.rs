@@ -12,8 +12,14 @@ use tch::Tensor;
 /// assert!(!rlaif_lm::is_adapter("layers.0.q_proj.weight"));
 /// ```
 pub fn is_adapter(name: &str) -> bool {
-    const PARTS: [&str; 5] =
-        [".lora_A.", ".lora_B.", ".lora_embedding_A.", ".lora_embedding_B.", ".modules_to_save."];
+    const PARTS: [&str; 6] = [
+        ".lora_A.",
+        ".lora_B.",
+        ".lora_embedding_A.",
+        ".lora_embedding_B.",
+        ".lora_magnitude_vector.",
+        ".modules_to_save.",
+    ];
     PARTS.iter().any(|part| name.contains(part))
 }
 

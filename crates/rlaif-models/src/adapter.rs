@@ -4,7 +4,7 @@
 use rlaif_checkpoint::{AdapterConfig, AdapterKey};
 use rlaif_lm::{Activations, Adapters, Dropout, Forward, LmError};
 use serde_json::Value;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use crate::{error::ModelError, recompute::Shallow};
 
@@ -28,10 +28,68 @@ pub(crate) struct Before {
 /// The effect of an adapter on its layer.
 #[derive(Debug)]
 pub(crate) enum Form {
-    /// Adds `scale · x Aᵀ Bᵀ`.
-    Lora { factors: Factors, scale: f64, dropout: f64 },
+    /// Adds the product of two factors.
+    Lora(Low),
     /// Replaces the layer: peft's `modules_to_save`, for heads that are trained as a whole.
     Replacement { weight: Tensor, bias: Option<Tensor> },
+}
+
+/// Adds `scale · x Aᵀ Bᵀ`, with DoRA and initialisations from the base.
+#[derive(Debug)]
+pub(crate) struct Low {
+    pub(crate) factors: Factors,
+    pub(crate) scale: f64,
+    pub(crate) dropout: f64,
+    /// A and B at the start of training, if they were a part of the base's weight: the layer has
+    /// `scale · (BA - B₀A₀)` more than the base.
+    pub(crate) start: Option<[Tensor; 2]>,
+    /// DoRA's magnitudes, one for each output.
+    pub(crate) magnitude: Option<Tensor>,
+    /// The layer's bias, if it is trained with the factors.
+    pub(crate) bias: Option<Tensor>,
+}
+
+impl Low {
+    /// The sum that the layer's weight gets before DoRA, in f32: `[outputs, inputs]`, of a table
+    /// `[inputs, outputs]`.
+    pub(crate) fn delta(&self, table: bool) -> Tensor {
+        let product = |a: &Tensor, b: &Tensor| {
+            let [a, b] = [a, b].map(|factor| factor.to_kind(Kind::Float));
+            if table { a.tr().contiguous().matmul(&b.tr().contiguous()) } else { b.matmul(&a) }
+        };
+        let [a, b] = if table { self.factors.of_table() } else { self.factors.of_linear() };
+        let delta = product(&a, &b);
+        match &self.start {
+            Some([a, b]) => (delta - product(a, b)) * self.scale,
+            None => delta * self.scale,
+        }
+    }
+
+    /// DoRA's factor of each output: the magnitude, divided by the norm of the changed weight. The norm is
+    /// a constant in the backward pass (section 4.3 of the paper).
+    pub(crate) fn ratio(&self, weight: &Tensor, table: bool) -> Option<Tensor> {
+        let magnitude = self.magnitude.as_ref()?;
+        Some(magnitude / tch::no_grad(|| self.norm(weight, table)))
+    }
+
+    /// The norm of each output's weights.
+    pub(crate) fn norm(&self, weight: &Tensor, table: bool) -> Tensor {
+        let changed = weight.to_kind(Kind::Float) + self.delta(table);
+        changed.norm_scalaropt_dim(2, &[i64::from(!table)][..], false)
+    }
+}
+
+impl Shallow for Low {
+    fn handle(&self) -> Self {
+        let start = self.start.as_ref().map(|both| both.each_ref().map(Tensor::shallow_clone));
+        Self {
+            factors: self.factors.handle(),
+            start,
+            magnitude: self.magnitude.handle(),
+            bias: self.bias.handle(),
+            ..*self
+        }
+    }
 }
 
 /// A and B as peft has them: `[r, inputs]` and `[outputs, r]` of a linear layer or a table, whose inputs are
@@ -83,8 +141,8 @@ impl Adapter {
     /// The same tensors on a layer that shares its weight with this adapter's.
     pub(crate) fn shared_with(&self, table: bool) -> Self {
         let mut form = self.form.handle();
-        if let Form::Lora { factors, .. } = &mut form {
-            factors.of_other = !table;
+        if let Form::Lora(low) = &mut form {
+            low.factors.of_other = !table;
         }
         Self { form, shared: true, merged_over: None }
     }
@@ -98,28 +156,41 @@ impl Adapter {
             key,
             tensor: tensor.shallow_clone(),
         };
+        let magnitude = |low: &Low| {
+            let name = format!("{path}.lora_magnitude_vector.{name}.weight");
+            let key = AdapterKey::Magnitude { module: module() };
+            low.magnitude.as_ref().map(|magnitude| part(name, key, magnitude))
+        };
         match &self.form {
-            Form::Lora { factors, .. } if table => {
-                let [a, b] = factors.of_table();
+            Form::Lora(low) if table => {
+                let [a, b] = low.factors.of_table();
                 let (key_a, key_b) = (
                     AdapterKey::EmbeddingA { module: module() },
                     AdapterKey::EmbeddingB { module: module() },
                 );
-                vec![
+                let mut all = vec![
                     part(format!("{path}.lora_embedding_A.{name}"), key_a, &a),
                     part(format!("{path}.lora_embedding_B.{name}"), key_b, &b),
-                ]
+                ];
+                all.extend(magnitude(low));
+                all
             }
-            Form::Lora { factors, .. } => {
-                let [a, b] = factors.of_linear();
+            Form::Lora(low) => {
+                let [a, b] = low.factors.of_linear();
                 let (key_a, key_b) = (
                     AdapterKey::LoraA { module: module() },
                     AdapterKey::LoraB { module: module() },
                 );
-                vec![
+                let mut all = vec![
                     part(format!("{path}.lora_A.{name}.weight"), key_a, &a),
                     part(format!("{path}.lora_B.{name}.weight"), key_b, &b),
-                ]
+                ];
+                all.extend(magnitude(low));
+                all.extend(low.bias.as_ref().map(|bias| {
+                    let name = format!("{path}.modules_to_save.{name}.bias");
+                    part(name, AdapterKey::Bias { module: module() }, bias)
+                }));
+                all
             }
             Form::Replacement { weight, bias } => {
                 let saved = |key: &str, tensor: &Tensor| {
@@ -141,9 +212,7 @@ impl Adapter {
 impl Shallow for Form {
     fn handle(&self) -> Self {
         match self {
-            Self::Lora { factors, scale, dropout } => {
-                Self::Lora { factors: factors.handle(), scale: *scale, dropout: *dropout }
-            }
+            Self::Lora(low) => Self::Lora(low.handle()),
             Self::Replacement { weight, bias } => {
                 Self::Replacement { weight: weight.shallow_clone(), bias: bias.handle() }
             }

@@ -114,6 +114,27 @@ pub enum ModelError {
         /// Last parts of the names of the model's layers.
         layers: Vec<String>,
     },
+    /// PiSSA and OLoRA begin with a part of a linear layer's own weight.
+    #[error(
+        "`{layer}` of {size:?}{}: factors of rank {rank} with the scale {scale} cannot begin as {init}, which \
+         needs a linear layer with at least {rank} rows and columns, and a positive scale; take the layer out of \
+         `target_modules`, or choose another rank or initialisation",
+        if *.table { ", an embedding" } else { "" }
+    )]
+    AdapterStart {
+        /// `pissa` or `olora`.
+        init: &'static str,
+        /// The layer.
+        layer: String,
+        /// `true` for a table of embeddings.
+        table: bool,
+        /// The size of its weight.
+        size: Vec<i64>,
+        /// The rank of the factors.
+        rank: i64,
+        /// The factor of their product.
+        scale: f64,
+    },
     /// An adapter's file has tensors other than factors of the model's layers, replacements of them, and
     /// another vocabulary: for example norms that were trained, or embeddings of different numbers of rows.
     #[error(
@@ -252,6 +273,7 @@ impl Fault for ModelError {
             | Self::Quantised { .. }
             | Self::NoTarget { .. }
             | Self::AdapterParts { .. }
+            | Self::AdapterStart { .. }
             | Self::Config { .. }
             | Self::AdapterExists { .. }
             | Self::UnknownAdapter { .. }

@@ -8,7 +8,7 @@ use rlaif_torch::{AttentionOptions, Gate, Keys, RowLinear, RowWeight};
 use tch::{Kind, Tensor};
 
 use crate::{
-    adapter::{Adapter, Factors, Form, Part, Pass},
+    adapter::{Adapter, Form, Low, Part, Pass},
     error::ModelError,
     recompute::Shallow,
     weights::{Init, TensorTree},
@@ -129,6 +129,9 @@ impl Linear {
     /// `residual + forward(x)`, `residual` being `[.., outputs]`.
     pub fn onto(&self, residual: &Tensor, x: &Tensor, pass: Pass) -> Tensor {
         let ((weight, bias), lora) = self.acting(pass);
+        if lora.as_ref().is_some_and(|lora| lora.low.magnitude.is_some()) {
+            return residual + self.forward(x, pass);
+        }
         let sum = rlaif_torch::linear_onto(residual, x, weight, bias);
         adapted(sum, lora.as_ref(), x, pass)
     }
@@ -138,8 +141,9 @@ impl Linear {
         let own = (&self.weight, self.bias.as_ref());
         match self.adapter(pass).map(|adapter| &adapter.form) {
             None => (own, None),
-            Some(Form::Lora { factors, scale, dropout }) => {
-                (own, Some(Lora { factors, scale: *scale, dropout: *dropout }))
+            Some(Form::Lora(low)) => {
+                let bias = low.bias.as_ref().or(self.bias.as_ref());
+                ((&self.weight, bias), Some(Lora { low, weight: &self.weight, bias }))
             }
             Some(Form::Replacement { weight, bias }) => ((weight, bias.as_ref()), None),
         }
@@ -169,9 +173,17 @@ impl Linear {
             adapter: None,
         };
         match self.adapter(pass).map(|adapter| &adapter.form) {
-            Some(Form::Lora { factors, scale, .. }) => {
-                let [a, b] = factors.of_linear();
-                head.adapter = Some(HeadAdapter { a, b, scale: *scale });
+            Some(Form::Lora(low)) => {
+                let [mut a, mut b] = low.factors.of_linear();
+                if let Some([first_a, first_b]) = &low.start {
+                    a = Tensor::cat(&[&a, first_a], 0);
+                    b = Tensor::cat(&[b, -first_b], 1);
+                }
+                let ratio = low.ratio(&self.weight, false);
+                head.adapter = Some(HeadAdapter { a, b, scale: low.scale, ratio });
+                if let Some(bias) = &low.bias {
+                    head.bias = Some(bias.shallow_clone());
+                }
             }
             Some(Form::Replacement { weight, bias }) => {
                 head.weight = weight.shallow_clone();
@@ -210,21 +222,40 @@ fn linears<const N: usize>(x: &Tensor, layers: [RowWeight<'_>; N]) -> [Tensor; N
     }
 }
 
-/// A LoRA adapter on a layer: `scale · x Aᵀ Bᵀ`.
+/// A LoRA adapter and the layer that it is on.
 pub(crate) struct Lora<'a> {
-    pub(crate) factors: &'a Factors,
-    pub(crate) scale: f64,
-    pub(crate) dropout: f64,
+    pub(crate) low: &'a Low,
+    pub(crate) weight: &'a Tensor,
+    pub(crate) bias: Option<&'a Tensor>,
 }
 
 /// `y`, a layer's output for `x`, plus the output of its adapter. `y` is bitwise the same with and
 /// without an adapter, so that an adapter with output 0 changes nothing.
 fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor {
-    let Some(Lora { factors, scale, dropout: p }) = lora else { return y };
-    let [a, b] = factors.of_linear();
-    let x = dropout(x.to_kind(a.kind()), *p, pass.dropout);
-    let low = x.linear(&a, None::<&Tensor>) * *scale;
-    (&y + low.linear(&b, None::<&Tensor>)).to_kind(y.kind())
+    let Some(Lora { low, weight, bias }) = lora else { return y };
+    let kind = y.kind();
+    let through = |x: &Tensor, a: &Tensor, b: &Tensor| {
+        (x.linear(a, None::<&Tensor>) * low.scale).linear(b, None::<&Tensor>)
+    };
+    let [a, b] = low.factors.of_linear();
+    let x = x.to_kind(a.kind());
+    let less = |y: Tensor, x: &Tensor| match &low.start {
+        Some([a, b]) => (&y - through(x, a, b)).to_kind(kind),
+        None => y,
+    };
+    let y = less(y, &x);
+    let dropped = dropout(x.shallow_clone(), low.dropout, pass.dropout);
+    let added = through(&dropped, &a, &b);
+    let Some(ratio) = low.ratio(weight, false) else { return (&y + added).to_kind(kind) };
+    // The base's product, of the input that the factors have: as in peft, dropout affects it, too.
+    let product = match bias {
+        _ if pass.dropout_p(low.dropout) > 0. => {
+            less(dropped.to_kind(kind).linear(weight, None::<&Tensor>), &dropped)
+        }
+        Some(bias) => &y - *bias,
+        None => y.shallow_clone(),
+    };
+    (&y + (&ratio - 1.) * product + ratio * added).to_kind(kind)
 }
 
 /// RMS norm, `w · x / sqrt(mean(x²) + ε)`, statistics in f32.
@@ -378,17 +409,24 @@ impl Embedding {
         match self.table.adapter(pass).map(|adapter| &adapter.form) {
             None => self.forward(ids),
             Some(Form::Replacement { weight, .. }) => look_up(weight, ids),
-            Some(Form::Lora { factors, scale, .. }) => {
+            Some(Form::Lora(adapter)) => {
                 let y = self.forward(ids);
-                let [a, b] = factors.of_table();
-                let low = look_up(&a.tr(), ids) * *scale;
-                if low.requires_grad() || !rlaif_torch::rows_serve(b.kind(), b.device()) {
-                    return (&y + low.linear(&b, None::<&Tensor>)).to_kind(y.kind());
+                let [a, b] = adapter.factors.of_table();
+                let low = look_up(&a.tr(), ids) * adapter.scale;
+                let added = if low.requires_grad() || !rlaif_torch::rows_serve(b.kind(), b.device())
+                {
+                    low.linear(&b, None::<&Tensor>)
+                } else {
+                    // Each row independent of the others, as decoding is.
+                    let rows = low.reshape([-1, b.size()[1]]);
+                    RowLinear::default().apply(&rows, &[(&b, None)]).remove(0).view_as(&y)
+                };
+                let sum = &y + added;
+                match adapter.ratio(&self.table.weight, true) {
+                    Some(ratio) => sum * ratio,
+                    None => sum,
                 }
-                // Each row independent of the others, as decoding is.
-                let rows = low.reshape([-1, b.size()[1]]);
-                let added = RowLinear::default().apply(&rows, &[(&b, None)]).remove(0);
-                (&y + added.view_as(&y)).to_kind(y.kind())
+                .to_kind(y.kind())
             }
         }
     }

@@ -53,7 +53,8 @@ pub use language_model::LanguageModel;
 pub use load::LoadOptions;
 pub use lora::ModelAdapters;
 pub use rlaif_checkpoint::{
-    AdapterConfig, CardSection, CheckpointError, ModelCard, ModuleNames, TargetModules, TaskType,
+    AdapterConfig, CardSection, CheckpointError, Initialisation, ModelCard, ModuleNames,
+    TargetModules, TaskType, TrainedBiases,
 };
 pub use save::SaveOptions;
 pub use setup::{Lora, PolicySetup};

@@ -210,7 +210,7 @@ impl<'a> ModelAdapters<'a> {
         let form = layer.and_then(|layer| layer.adapters.get(&slot)).map(|adapter| &adapter.form);
         let wrapper = match form {
             None => "",
-            Some(Form::Lora { .. }) => ".base_layer",
+            Some(Form::Lora(_)) => ".base_layer",
             Some(Form::Replacement { .. }) => ".original_module",
         };
         file::prefixed(&format!("{module}{wrapper}.weight"))

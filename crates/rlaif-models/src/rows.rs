@@ -33,10 +33,22 @@ pub(crate) fn project<const N: usize>(
         let Some(lora) = lora else { return y };
         let kind = y.kind();
         // Adapters may have another dtype than the layer.
-        let [a, b] = lora.factors.of_linear().map(|factor| factor.to_kind(kind));
-        let low = rows.apply(x, &[(&a, None)]).remove(0) * lora.scale;
-        let layer = RowLinear { residual: Some(&y), count, ..RowLinear::default() };
-        layer.apply(&low, &[(&b, None)]).remove(0)
+        let plus = |y: Tensor, [a, b]: [Tensor; 2], scale: f64| {
+            let [a, b] = [a, b].map(|factor| factor.to_kind(kind));
+            let low = rows.apply(x, &[(&a, None)]).remove(0) * scale;
+            let layer = RowLinear { residual: Some(&y), count, ..RowLinear::default() };
+            layer.apply(&low, &[(&b, None)]).remove(0)
+        };
+        let y = match &lora.low.start {
+            Some(start) => plus(y, start.each_ref().map(Tensor::shallow_clone), -lora.low.scale),
+            None => y,
+        };
+        let sum = plus(y, lora.low.factors.of_linear(), lora.low.scale);
+        match (lora.low.ratio(lora.weight, false), lora.bias) {
+            (None, _) => sum,
+            (Some(ratio), None) => sum * ratio.to_kind(kind),
+            (Some(ratio), Some(bias)) => (sum - bias) * ratio.to_kind(kind) + bias,
+        }
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use rlaif_checkpoint::{AdapterConfig, TargetModules, TaskType};
+use rlaif_checkpoint::{AdapterConfig, Initialisation, TargetModules, TaskType, TrainedBiases};
 use rlaif_lm::{Parameters, Policy, Reference};
 
 use crate::{
@@ -26,6 +26,12 @@ pub struct Lora {
     pub dropout: f64,
     /// The layers with the adapter.
     pub targets: TargetModules,
+    /// `true` for DoRA: each output of a layer has a trained magnitude.
+    pub dora: bool,
+    /// The factors at the start of training.
+    pub init: Initialisation,
+    /// Biases that are trained with the factors.
+    pub bias: TrainedBiases,
     /// The base model's hub id or folder, for the adapter's files.
     pub base: Option<String>,
 }
@@ -34,7 +40,17 @@ impl Lora {
     /// An adapter with peft's defaults: α = 8, no dropout, on every linear layer except the head.
     pub fn new(name: impl Into<String>, rank: NonZeroU32) -> Self {
         let (name, targets) = (name.into(), TargetModules::AllLinear);
-        Self { name, rank, alpha: 8., dropout: 0., targets, base: None }
+        Self {
+            name,
+            rank,
+            alpha: 8.,
+            dropout: 0.,
+            targets,
+            dora: false,
+            init: Initialisation::Zero,
+            bias: TrainedBiases::Absent,
+            base: None,
+        }
     }
 
     fn config(&self, task: TaskType) -> AdapterConfig {
@@ -42,6 +58,9 @@ impl Lora {
         config.lora_alpha = self.alpha;
         config.lora_dropout = self.dropout;
         config.target_modules = self.targets.clone();
+        config.use_dora = self.dora;
+        config.init_lora_weights = self.init;
+        config.bias = self.bias;
         config.base_model_name_or_path.clone_from(&self.base);
         if task == TaskType::SequenceClassification {
             // A fresh head must be trained; peft does the same.

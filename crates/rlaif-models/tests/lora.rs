@@ -12,9 +12,9 @@ use rlaif_lm::{
     is_adapter, token_log_probs,
 };
 use rlaif_models::{
-    AdapterBase, AdapterConfig, Architecture, Classifier, ConvertError, LanguageModel, LoadOptions,
-    Lora, ModelError, ModelFiles, ModuleNames, SaveOptions, TargetModules, TaskType, TensorProblem,
-    classifier_with_labels,
+    AdapterBase, AdapterConfig, Architecture, Classifier, ConvertError, Initialisation,
+    LanguageModel, LoadOptions, Lora, ModelError, ModelFiles, ModuleNames, SaveOptions,
+    TargetModules, TaskType, TensorProblem, classifier_with_labels,
 };
 use tch::{Kind, Tensor, no_grad};
 
@@ -229,6 +229,8 @@ fn in_memory(key: &str) -> String {
         (".lora_B.weight", ".lora_B.default.weight"),
         (".lora_embedding_A", ".lora_embedding_A.default"),
         (".lora_embedding_B", ".lora_embedding_B.default"),
+        (".lora_magnitude_vector", ".lora_magnitude_vector.default.weight"),
+        (".base_layer.bias", ".modules_to_save.default.bias"),
     ] {
         if let Some(module) = key.strip_suffix(theirs) {
             return format!("{module}{ours}");
@@ -236,6 +238,107 @@ fn in_memory(key: &str) -> String {
     }
     let (module, parameter) = key.rsplit_once('.').unwrap();
     format!("{module}.modules_to_save.default.{parameter}")
+}
+
+/// DoRA, PiSSA, OLoRA and trained biases.
+#[test]
+fn variants_of_lora_equal_peft() {
+    for name in [
+        "dora-llama3",
+        "dora-qwen2",
+        "dora-gpt2",
+        "dora-llama2-head",
+        "pissa-llama3",
+        "pissa-gpt2",
+        "pissa-dora-llama3",
+        "olora-llama3",
+    ] {
+        let goldens = Goldens::read(&adapter(name));
+        let base_name = goldens.json["base"].as_str().unwrap();
+        let base = Goldens::read(&model(base_name));
+        let mut policy = language_model(base_name);
+
+        // A fresh one begins as peft's.
+        let config = AdapterConfig::read(&adapter(name)).unwrap();
+        policy.adapters().add("fresh", config).unwrap();
+        let fresh = logits(&policy, &base, Forward::default());
+        close(name, &fresh, goldens.get("start.logits"), TOLERANCE);
+        let of_fresh = |key: &str| {
+            let key = in_memory(key).replace("default", "fresh");
+            policy.parameters().get(&key).unwrap_or_else(|| panic!("{name}: {key}"))
+        };
+        for (key, want) in goldens.starting("start.base_model.model.") {
+            let factor = |module: &str, which| of_fresh(&format!("{module}.lora_{which}.weight"));
+            let got = match key.strip_suffix(".product") {
+                Some(module) => factor(module, "B").matmul(factor(module, "A")),
+                None => of_fresh(key).shallow_clone(),
+            };
+            close(key, &got, want, TOLERANCE);
+        }
+        policy.adapters().remove("fresh").unwrap();
+
+        policy.adapters().load("default", &adapter(name)).unwrap();
+        let [on, off] = forward_and_backward(name, &mut policy, &base, &goldens);
+        let mut largest = 0f64;
+        for (key, want) in goldens.starting("grad.base_model.model.") {
+            let key = in_memory(key);
+            let got = policy.parameters().get(&key).unwrap_or_else(|| panic!("{name}: {key}"));
+            largest = largest.max(close(&key, &got.grad(), want, TOLERANCE));
+        }
+        assert!(policy.parameters().trainable().iter().all(|(name, _)| is_adapter(name)), "{name}");
+        greedy_is_the_forward_pass(&policy, &base);
+
+        let before = snapshot(&policy);
+        policy.adapters().merge("default").unwrap();
+        close(name, &logits(&policy, &base, Forward::default()), goldens.get("logits"), TOLERANCE);
+        for (parameter, want) in goldens.all("merged.") {
+            let got = policy.parameters().get(parameter).unwrap();
+            let want = if policy.parameters().is_transposed(parameter) {
+                want.tr()
+            } else {
+                want.shallow_clone()
+            };
+            close(parameter, got, &want, TOLERANCE);
+        }
+        policy.adapters().unmerge().unwrap();
+        for ((key, want), (_, got)) in before.iter().zip(&snapshot(&policy)) {
+            assert_eq!(got, want, "{name} {key} is not back, bit by bit");
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        let saved = folder.path().join("adapter");
+        policy.adapters().save("default", &saved).unwrap();
+        let names = |folder: &std::path::Path| {
+            let file = folder.join("adapter_model.safetensors");
+            let mut names: Vec<String> =
+                Tensor::read_safetensors(file).unwrap().into_iter().map(|(name, _)| name).collect();
+            names.retain(|name| !name.ends_with("base_layer.weight"));
+            names.sort();
+            names
+        };
+        assert_eq!(names(&saved), names(&adapter(name)), "{name}");
+        let files = ModelFiles { folder: model(base_name), adapter: Some(saved) };
+        let again = files.language_model(LoadOptions::default()).unwrap();
+        let same = logits(&policy, &base, Forward::default());
+        assert_eq!(logits(&again, &base, Forward::default()), same, "{name}");
+        println!("{name}: on {on:.1e} off {off:.1e} gradients {largest:.1e}");
+    }
+}
+
+#[test]
+fn factors_that_cannot_begin_in_the_base_are_refused() {
+    let mut policy = language_model("llama3");
+    for (init, rank, targets) in
+        [(Initialisation::Pissa, 2, "embed_tokens"), (Initialisation::Olora, 1000, "q_proj")]
+    {
+        let mut config = AdapterConfig::new(TaskType::CausalLm, NonZeroU32::new(rank).unwrap());
+        config.init_lora_weights = init;
+        config.target_modules =
+            TargetModules::Named(ModuleNames::Suffixes(vec![targets.to_owned()]));
+        let error = policy.adapters().add("new", config).unwrap_err();
+        assert!(matches!(error, ModelError::AdapterStart { .. }), "{error}");
+        assert!(error.to_string().contains(init.name()), "{error}");
+    }
 }
 
 fn snapshot(policy: &LanguageModel) -> Vec<(String, Tensor)> {

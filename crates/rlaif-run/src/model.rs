@@ -5,8 +5,9 @@ use std::{num::NonZeroU32, path::Path};
 use rlaif_core::{BadSetting, say};
 use rlaif_lm::Policy;
 use rlaif_models::{
-    ADAPTER, AdapterBase, CheckpointError, Classifier, ConvertError, LanguageModel, LoadOptions,
-    Lora, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
+    ADAPTER, AdapterBase, CheckpointError, Classifier, ConvertError, Initialisation, LanguageModel,
+    LoadOptions, Lora, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
+    TrainedBiases,
 };
 use rlaif_rewards::neural::tokenizer_folder;
 use rlaif_text::HfTokenizer;
@@ -75,6 +76,36 @@ pub struct LoraSection {
     pub dropout: f64,
     /// The layers with an adapter.
     pub targets: LoraTargets,
+    /// DoRA: each output of a layer has a trained magnitude.
+    pub dora: bool,
+    /// The factors at the start of training.
+    pub init: LoraInit,
+    /// Biases that are trained with the factors.
+    pub bias: LoraBias,
+}
+
+/// The factors of a LoRA adapter at the start of training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LoraInit {
+    /// One of the two is zero.
+    #[default]
+    Zero,
+    /// The largest singular values of each weight.
+    Pissa,
+    /// The first columns of each weight's QR factorisation.
+    Olora,
+}
+
+/// Biases that a LoRA adapter trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LoraBias {
+    /// None of them.
+    #[default]
+    None,
+    /// Those of the layers with an adapter.
+    LoraOnly,
 }
 
 /// Layers of a LoRA adapter.
@@ -94,6 +125,9 @@ impl Default for LoraSection {
             alpha: 32.,
             dropout: 0.,
             targets: LoraTargets::Pattern("all-linear".to_owned()),
+            dora: false,
+            init: LoraInit::Zero,
+            bias: LoraBias::None,
         }
     }
 }
@@ -137,6 +171,16 @@ impl LoraSection {
                     TargetModules::Named(ModuleNames::Suffixes(names.clone()))
                 }
             },
+            dora: self.dora,
+            init: match self.init {
+                LoraInit::Zero => Initialisation::Zero,
+                LoraInit::Pissa => Initialisation::Pissa,
+                LoraInit::Olora => Initialisation::Olora,
+            },
+            bias: match self.bias {
+                LoraBias::None => TrainedBiases::Absent,
+                LoraBias::LoraOnly => TrainedBiases::OfLora,
+            },
             base: Some(base.to_owned()),
         })
     }
@@ -156,6 +200,11 @@ impl LoraSection {
                 "targets",
                 format!("{targets}, which matches no linear layer of this model"),
                 format!("names of its layers, which end in: {}", layers.join(", ")),
+            ),
+            ModelError::AdapterStart { init, layer, .. } => setting(
+                "init",
+                format!("{init}, with which `{layer}` cannot begin"),
+                "`zero`, a smaller rank, or targets without embeddings".to_owned(),
             ),
             ModelError::Torch(source) => {
                 setting("rank", self.rank.to_string(), format!("a smaller rank ({source})"))

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 
 /// A LoRA adapter's `adapter_config.json`.
 ///
-/// Field names are peft's. Settings that cannot be honoured (DoRA, trained biases, initialisations
-/// that change the base model's weights, any method other than LoRA) are refused by name when the
-/// file is read.
+/// Field names are peft's. Settings that cannot be honoured (any method other than LoRA and DoRA,
+/// initialisations that cannot be repeated) are refused by name when the file is read.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -26,6 +25,7 @@ use serde_json::{Value, json};
 /// # Ok::<(), rlaif_checkpoint::CheckpointError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields are peft's")]
 #[non_exhaustive]
 pub struct AdapterConfig {
     /// The task of the base model; `None` if the file does not state it.
@@ -61,6 +61,46 @@ pub struct AdapterConfig {
     pub fan_in_fan_out: bool,
     /// `true` if layers that share one matrix, such as embeddings and head, share their factors as well.
     pub ensure_weight_tying: bool,
+    /// `true` for DoRA (arXiv 2402.09353): each output of a layer has a trained magnitude.
+    pub use_dora: bool,
+    /// The factors at the start of training.
+    pub init_lora_weights: Initialisation,
+    /// Biases that are trained with the factors.
+    pub bias: TrainedBiases,
+}
+
+/// The factors of an adapter at the start of training.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Initialisation {
+    /// One of the two is zero: the adapter has no effect at first.
+    #[default]
+    Zero,
+    /// PiSSA (arXiv 2404.02948): the largest singular values of the base's weight, which the base then lacks.
+    Pissa,
+    /// OLoRA (arXiv 2406.01775): the first columns of the base's QR factorisation, which the base then lacks.
+    Olora,
+}
+
+impl Initialisation {
+    /// peft's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Zero => "true",
+            Self::Pissa => "pissa",
+            Self::Olora => "olora",
+        }
+    }
+}
+
+/// Biases of the base that an adapter trains.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum TrainedBiases {
+    /// None of them.
+    #[default]
+    Absent,
+    /// Those of the linear layers with factors: `lora_only`.
+    OfLora,
 }
 
 /// The task of an adapter's base model.
@@ -120,6 +160,9 @@ impl AdapterConfig {
             use_rslora: false,
             fan_in_fan_out: false,
             ensure_weight_tying: false,
+            use_dora: false,
+            init_lora_weights: Initialisation::Zero,
+            bias: TrainedBiases::Absent,
         }
     }
 }
@@ -136,12 +179,20 @@ impl Serialize for AdapterConfig {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("alpha_pattern", &InOrder(&alphas))?;
         map.serialize_entry("base_model_name_or_path", &self.base_model_name_or_path)?;
-        map.serialize_entry("bias", "none")?;
+        let bias = match self.bias {
+            TrainedBiases::Absent => "none",
+            TrainedBiases::OfLora => "lora_only",
+        };
+        map.serialize_entry("bias", bias)?;
         map.serialize_entry("ensure_weight_tying", &self.ensure_weight_tying)?;
         map.serialize_entry("exclude_modules", &self.exclude_modules)?;
         map.serialize_entry("fan_in_fan_out", &self.fan_in_fan_out)?;
         map.serialize_entry("inference_mode", &true)?;
-        map.serialize_entry("init_lora_weights", &true)?;
+        let init = match self.init_lora_weights {
+            Initialisation::Zero => json!(true),
+            other => json!(other.name()),
+        };
+        map.serialize_entry("init_lora_weights", &init)?;
         map.serialize_entry("layers_pattern", &none_if_empty(&self.layers_pattern))?;
         map.serialize_entry("layers_to_transform", &none_if_empty(&self.layers_to_transform))?;
         map.serialize_entry("lora_alpha", &number(self.lora_alpha))?;
@@ -153,7 +204,7 @@ impl Serialize for AdapterConfig {
         map.serialize_entry("revision", &self.revision)?;
         map.serialize_entry("target_modules", &targets)?;
         map.serialize_entry("task_type", &self.task_type)?;
-        map.serialize_entry("use_dora", &false)?;
+        map.serialize_entry("use_dora", &self.use_dora)?;
         map.serialize_entry("use_rslora", &self.use_rslora)?;
         map.end()
     }

@@ -7,6 +7,8 @@ const LORA_A: &str = ".lora_A.weight";
 const LORA_B: &str = ".lora_B.weight";
 const EMBEDDING_A: &str = ".lora_embedding_A";
 const EMBEDDING_B: &str = ".lora_embedding_B";
+const MAGNITUDE: &str = ".lora_magnitude_vector";
+const BASE_BIAS: &str = ".base_layer.bias";
 
 /// A tensor of an adapter by its meaning.
 ///
@@ -43,6 +45,16 @@ pub enum AdapterKey {
         /// Path of the embedding.
         module: String,
     },
+    /// DoRA's magnitudes, `[out]`; of an embedding `[size]`.
+    Magnitude {
+        /// Path of the layer.
+        module: String,
+    },
+    /// The bias of a layer with factors, trained with them (`bias = "lora_only"`).
+    Bias {
+        /// Path of the linear layer.
+        module: String,
+    },
     /// A parameter that was trained whole and is saved beside the factors (`modules_to_save`), or a copy of
     /// one of the base's.
     Saved {
@@ -52,8 +64,7 @@ pub enum AdapterKey {
 }
 
 impl AdapterKey {
-    /// Reads a key; `None` if it belongs to something else than plain LoRA: DoRA's magnitudes, biases, or a key
-    /// with the adapter's name in it.
+    /// Reads a key; `None` if it belongs to something else than LoRA and DoRA, or has the adapter's name in it.
     #[must_use]
     pub fn parse(key: &str) -> Option<Self> {
         let path = key.strip_prefix(PREFIX)?;
@@ -65,6 +76,10 @@ impl AdapterKey {
             Self::EmbeddingA { module: module.to_owned() }
         } else if let Some(module) = path.strip_suffix(EMBEDDING_B) {
             Self::EmbeddingB { module: module.to_owned() }
+        } else if let Some(module) = path.strip_suffix(MAGNITUDE) {
+            Self::Magnitude { module: module.to_owned() }
+        } else if let Some(module) = path.strip_suffix(BASE_BIAS) {
+            Self::Bias { module: module.to_owned() }
         } else {
             Self::Saved { parameter: path.to_owned() }
         };
@@ -82,7 +97,9 @@ impl AdapterKey {
             Self::LoraA { module }
             | Self::LoraB { module }
             | Self::EmbeddingA { module }
-            | Self::EmbeddingB { module } => module,
+            | Self::EmbeddingB { module }
+            | Self::Magnitude { module }
+            | Self::Bias { module } => module,
             Self::Saved { parameter } => parameter,
         }
     }
@@ -95,6 +112,8 @@ impl fmt::Display for AdapterKey {
             Self::LoraB { .. } => LORA_B,
             Self::EmbeddingA { .. } => EMBEDDING_A,
             Self::EmbeddingB { .. } => EMBEDDING_B,
+            Self::Magnitude { .. } => MAGNITUDE,
+            Self::Bias { .. } => BASE_BIAS,
             Self::Saved { .. } => "",
         };
         write!(f, "{PREFIX}{}{suffix}", self.path())
@@ -124,7 +143,7 @@ mod tests {
         for key in [
             "model.layers.0.q.lora_A.weight",
             "base_model.model.q.lora_A.default.weight",
-            "base_model.model.q.lora_magnitude_vector",
+            "base_model.model.q.lora_magnitude_vector.default",
             "base_model.model.embed.lora_embedding_A.default",
             "base_model.model.q.lora_B.bias",
             "base_model.model.q.base_layer.weight",

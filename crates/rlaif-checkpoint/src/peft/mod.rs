@@ -5,7 +5,9 @@ mod keys;
 mod raw;
 mod rules;
 
-pub use config::{AdapterConfig, ModuleNames, TargetModules, TaskType};
+pub use config::{
+    AdapterConfig, Initialisation, ModuleNames, TargetModules, TaskType, TrainedBiases,
+};
 pub use keys::AdapterKey;
 pub use rules::AdapterRules;
 

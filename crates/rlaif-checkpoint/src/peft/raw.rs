@@ -8,7 +8,9 @@ use std::path::Path;
 use serde::de::{self, Deserialize, Deserializer, IntoDeserializer, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::config::{ALL_LINEAR, AdapterConfig, ModuleNames, TargetModules, TaskType};
+use super::config::{
+    ALL_LINEAR, AdapterConfig, Initialisation, ModuleNames, TargetModules, TaskType, TrainedBiases,
+};
 use crate::CheckpointError;
 use crate::json::{Pairs, parse_json, read_json_bytes};
 
@@ -29,7 +31,7 @@ const INERT: [&str; 10] = [
 ];
 
 /// Fields that [`RawConfig`] reads.
-const READ: [&str; 17] = [
+const READ: [&str; 18] = [
     "task_type",
     "base_model_name_or_path",
     "revision",
@@ -46,11 +48,34 @@ const READ: [&str; 17] = [
     "use_rslora",
     "fan_in_fan_out",
     "ensure_weight_tying",
+    "use_dora",
     "inference_mode",
 ];
 
 /// Initialisations that do not change the base model's weights.
 const HARMLESS_INITIALISATIONS: [&str; 3] = ["gaussian", "orthogonal", "eva"];
+
+/// The initialisation that a value of `init_lora_weights` means.
+fn initialisation(value: &Value) -> Option<Initialisation> {
+    match value {
+        Value::Bool(_) => Some(Initialisation::Zero),
+        Value::String(name) => match name.as_str() {
+            "pissa" => Some(Initialisation::Pissa),
+            "olora" => Some(Initialisation::Olora),
+            name => HARMLESS_INITIALISATIONS.contains(&name).then_some(Initialisation::Zero),
+        },
+        _ => None,
+    }
+}
+
+/// The biases that a value of `bias` means.
+fn trained_biases(value: &Value) -> Option<TrainedBiases> {
+    match value.as_str()? {
+        "none" => Some(TrainedBiases::Absent),
+        "lora_only" => Some(TrainedBiases::OfLora),
+        _ => None,
+    }
+}
 
 /// Refuses every setting that would change the adapter's meaning and is not implemented, including
 /// unknown ones: a setting of a later peft is only accepted if its value means "off".
@@ -78,13 +103,15 @@ fn refuse_foreign(file: &Path, fields: &[(String, Value)]) -> Result<(), Checkpo
         match name.as_str() {
             "peft_type" => {}
             name if READ.contains(&name) || INERT.contains(&name) => {}
-            "bias" if value == "none" => {}
-            "bias" => return Err(refuse(name, value, "\"none\"")),
+            "bias" => {
+                if trained_biases(value).is_none() {
+                    return Err(refuse(name, value, "\"none\" or \"lora_only\""));
+                }
+            }
             "init_lora_weights" => {
-                let known = |name| HARMLESS_INITIALISATIONS.contains(&name);
-                if !(value.is_boolean() || value.as_str().is_some_and(known)) {
-                    let expected = "true, false, \"gaussian\", \"orthogonal\" or \"eva\", which \
-                                    leave the base model's weights as they are";
+                if initialisation(value).is_none() {
+                    let expected = "true, false, \"gaussian\", \"orthogonal\", \"eva\", \"pissa\" or \
+                                    \"olora\", whose start can be computed again";
                     return Err(refuse(name, value, expected));
                 }
             }
@@ -107,6 +134,7 @@ fn is_off(value: &Value) -> bool {
 
 /// The fields of [`READ`] but `inference_mode`; defaults are peft's.
 #[derive(serde::Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields are peft's")]
 #[serde(default)]
 struct RawConfig {
     task_type: Option<TaskType>,
@@ -127,6 +155,9 @@ struct RawConfig {
     use_rslora: bool,
     fan_in_fan_out: bool,
     ensure_weight_tying: bool,
+    use_dora: bool,
+    bias: Option<Value>,
+    init_lora_weights: Option<Value>,
 }
 
 impl Default for RawConfig {
@@ -149,6 +180,9 @@ impl Default for RawConfig {
             use_rslora: false,
             fan_in_fan_out: false,
             ensure_weight_tying: false,
+            use_dora: false,
+            bias: None,
+            init_lora_weights: None,
         }
     }
 }
@@ -203,6 +237,13 @@ impl RawConfig {
             let expected = "`layers_to_transform` beside it";
             return Err(refuse("layers_pattern", &found, expected));
         }
+        let init_lora_weights =
+            self.init_lora_weights.as_ref().and_then(initialisation).unwrap_or_default();
+        if self.ensure_weight_tying && (self.use_dora || init_lora_weights != Initialisation::Zero)
+        {
+            let expected = "false beside `use_dora`, PiSSA and OLoRA";
+            return Err(refuse("ensure_weight_tying", "true", expected));
+        }
         Ok(AdapterConfig {
             task_type: self.task_type,
             base_model_name_or_path: self.base_model_name_or_path,
@@ -220,6 +261,9 @@ impl RawConfig {
             use_rslora: self.use_rslora,
             fan_in_fan_out: self.fan_in_fan_out,
             ensure_weight_tying: self.ensure_weight_tying,
+            use_dora: self.use_dora,
+            init_lora_weights,
+            bias: self.bias.as_ref().and_then(trained_biases).unwrap_or_default(),
         })
     }
 }

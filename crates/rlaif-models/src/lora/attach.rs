@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use rlaif_checkpoint::{
-    AdapterConfig, AdapterKey, AdapterRules, Checkpoint, ModuleNames, TargetModules, TaskType,
+    AdapterConfig, AdapterKey, AdapterRules, Checkpoint, Initialisation, ModuleNames,
+    TargetModules, TaskType, TrainedBiases,
 };
 use rlaif_lm::{Parameters, is_adapter};
 use rlaif_torch::TorchError;
@@ -11,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::file::{HEADS, Vocabulary, is_copy, of_classifier, prefixed, unwrapped};
 use crate::{
-    adapter::{Adapter, Factors, Form},
+    adapter::{Adapter, Factors, Form, Low},
     error::{ModelError, TensorProblem},
     frame::Parts,
     layers::Linear,
@@ -35,6 +36,7 @@ pub(super) fn attach(
 ) -> Result<Vec<String>, ModelError> {
     let slot = parts.adapters.vacant(name)?;
     let rules = config.rules()?;
+    let settings = config.clone();
     let all_linear = config.target_modules == TargetModules::AllLinear;
     let tying = config.ensure_weight_tying;
     let vocabulary = match origin {
@@ -43,7 +45,7 @@ pub(super) fn attach(
     };
     let mut maker = Maker {
         rules: &rules,
-        dropout: config.lora_dropout,
+        config: &settings,
         origin,
         used: vocabulary.keys.clone(),
         problems: vec![],
@@ -80,7 +82,7 @@ pub(super) fn attach(
         let layers = ends.into_iter().map(str::to_owned).collect();
         Err(ModelError::NoTarget { field, targets, layers })
     };
-    if !made.iter().any(|(_, adapter)| matches!(adapter.form, Form::Lora { .. })) {
+    if !made.iter().any(|(_, adapter)| matches!(adapter.form, Form::Lora(_))) {
         return no_target("target_modules", described(&config.target_modules));
     }
     let unsaved = unsaved(&config, &rules, &layers, parts.parameters);
@@ -146,7 +148,7 @@ fn described(targets: &TargetModules) -> String {
 /// Creates the tensors of one adapter, and collects the faults of its file.
 struct Maker<'a> {
     rules: &'a AdapterRules,
-    dropout: f64,
+    config: &'a AdapterConfig,
     origin: &'a Origin<'a>,
     used: BTreeSet<String>,
     problems: Vec<TensorProblem>,
@@ -175,18 +177,20 @@ fn has_factors(file: &Checkpoint, layer: &Linear) -> bool {
 
 impl Maker<'_> {
     /// The factors of a layer whose weight has this size.
-    fn lora(&mut self, layer: &Linear, size: &[i64]) -> Result<Adapter, TorchError> {
+    fn lora(&mut self, layer: &Linear, size: &[i64]) -> Result<Adapter, ModelError> {
+        let start = self.start(layer, size)?;
         let rank = i64::from(self.rules.rank(&layer.path));
         let scale = self.rules.scaling(&layer.path);
         let device = layer.weight.device();
         let (inputs, outputs) = if layer.table { (size[0], size[1]) } else { (size[1], size[0]) };
         let (shape_a, shape_b) = ([rank, inputs], [outputs, rank]);
-        let (a, b) = match self.origin {
-            Origin::Fresh => {
+        let (a, b) = match (self.origin, &start) {
+            (Origin::Fresh, Some([a, b])) => (a.copy(), b.copy()),
+            (Origin::Fresh, None) => {
                 let options = (Kind::Float, device);
                 // The rank is user input: a faulty one is an error, not a panic.
-                let (mut a, mut b) =
-                    (Tensor::f_zeros(shape_a, options)?, Tensor::f_zeros(shape_b, options)?);
+                let zeros = |shape| Tensor::f_zeros(shape, options).map_err(TorchError::from);
+                let (mut a, mut b) = (zeros(shape_a)?, zeros(shape_b)?);
                 if layer.table {
                     (a, b.normal_(0., 1.))
                 } else {
@@ -195,13 +199,70 @@ impl Maker<'_> {
                     (a.uniform_(-bound, bound), b)
                 }
             }
-            Origin::File(_) => {
+            (Origin::File(_), _) => {
                 let [key_a, key_b] = factor_keys(layer);
                 (self.read(&key_a, &shape_a, device), self.read(&key_b, &shape_b, device))
             }
         };
         let factors = Factors { a, b, of_other: false };
-        Ok(Adapter::new(Form::Lora { factors, scale, dropout: self.dropout }))
+        let dropout = self.config.lora_dropout;
+        let mut low = Low { factors, scale, dropout, start, magnitude: None, bias: None };
+        let module = || layer.path.clone();
+        if self.config.use_dora {
+            low.magnitude = Some(match self.origin {
+                Origin::Fresh => tch::no_grad(|| low.norm(&layer.weight, layer.table)),
+                Origin::File(_) => {
+                    self.read(&AdapterKey::Magnitude { module: module() }, &[outputs], device)
+                }
+            });
+        }
+        if let (TrainedBiases::OfLora, Some(bias)) = (self.config.bias, &layer.bias) {
+            low.bias = Some(match self.origin {
+                Origin::Fresh => bias.detach().copy(),
+                Origin::File(_) => {
+                    let key = AdapterKey::Bias { module: module() };
+                    self.read(&key, &[outputs], device).to_kind(bias.kind())
+                }
+            });
+        }
+        Ok(Adapter::new(Form::Lora(low)))
+    }
+
+    /// The factors at the start of training that are a part of the base's weight: those of PiSSA and OLoRA.
+    ///
+    /// # Errors
+    /// [`ModelError::AdapterStart`] for layers that have none.
+    fn start(&self, layer: &Linear, size: &[i64]) -> Result<Option<[Tensor; 2]>, ModelError> {
+        let init = self.config.init_lora_weights;
+        if init == Initialisation::Zero {
+            return Ok(None);
+        }
+        let rank = i64::from(self.rules.rank(&layer.path));
+        let scale = self.rules.scaling(&layer.path);
+        let least = size.iter().min().copied().unwrap_or(0);
+        if layer.table || layer.weight.size() != size || rank > least || scale <= 0. {
+            return Err(ModelError::AdapterStart {
+                init: init.name(),
+                layer: layer.path.clone(),
+                table: layer.table,
+                size: size.to_vec(),
+                rank,
+                scale,
+            });
+        }
+        tch::no_grad(|| {
+            let weight = layer.weight.to_kind(Kind::Float);
+            let failed = |source: tch::TchError| ModelError::Torch(source.into());
+            Ok(Some(if init == Initialisation::Pissa {
+                let (u, s, v) = weight.f_svd(true, true).map_err(failed)?;
+                let roots = (s.narrow(0, 0, rank) / scale).sqrt();
+                let a = roots.unsqueeze(1) * v.narrow(1, 0, rank).tr();
+                [a, u.narrow(1, 0, rank) * &roots]
+            } else {
+                let (q, r) = Tensor::f_linalg_qr(&weight, "reduced").map_err(failed)?;
+                [r.narrow(0, 0, rank).contiguous(), q.narrow(1, 0, rank).contiguous()]
+            }))
+        })
     }
 
     /// `true` if this layer has the tensors of `source`, the adapter of a layer with the same weight: in a
@@ -298,6 +359,11 @@ impl Maker<'_> {
             }
             let other = match AdapterKey::parse(name) {
                 Some(AdapterKey::LoraA { .. } | AdapterKey::LoraB { .. }) => continue,
+                Some(AdapterKey::Magnitude { .. }) if self.config.use_dora => continue,
+                Some(AdapterKey::Magnitude { .. }) => true,
+                Some(AdapterKey::Bias { module }) => {
+                    !is_copy(file, name, &format!("{module}.bias"), parameters)?
+                }
                 Some(AdapterKey::EmbeddingA { module } | AdapterKey::EmbeddingB { module }) => {
                     let idle = idle(&module) && !self.rules.saves(&module);
                     self.without_effect.extend(idle.then(|| name.clone()));

@@ -17,17 +17,15 @@ use crate::{
 fn merged(layer: &Linear, slot: usize) -> Option<(Tensor, Option<Tensor>)> {
     let kind = layer.weight.kind();
     match &layer.adapters.get(&slot)?.form {
-        Form::Lora { factors, scale, .. } => {
-            // Of a table, the matrix is [inputs, outputs]; that of a tied head is the same.
-            let [a, b] = if layer.table { factors.of_table() } else { factors.of_linear() };
-            let [a, b] = [a, b].map(|factor| factor.to_kind(Kind::Float));
-            let delta = if layer.table {
-                a.tr().contiguous().matmul(&b.tr().contiguous())
-            } else {
-                b.matmul(&a)
+        Form::Lora(low) => {
+            let sum = layer.weight.to_kind(Kind::Float) + low.delta(layer.table);
+            let sum = match low.ratio(&layer.weight, layer.table) {
+                Some(ratio) if layer.table => sum * ratio,
+                Some(ratio) => sum * ratio.unsqueeze(1),
+                None => sum,
             };
-            let sum = layer.weight.to_kind(Kind::Float) + delta * *scale;
-            Some((sum.to_kind(kind), layer.bias.as_ref().map(Tensor::shallow_clone)))
+            let bias = low.bias.as_ref().or(layer.bias.as_ref());
+            Some((sum.to_kind(kind), bias.map(|bias| bias.to_kind(kind))))
         }
         Form::Replacement { weight, bias } => {
             Some((weight.to_kind(kind), bias.as_ref().map(Tensor::shallow_clone)))
