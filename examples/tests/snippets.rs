@@ -243,3 +243,23 @@ fn training() -> Outcome {
     }
     Ok(())
 }
+
+/// docs/pipeline.md.
+fn pipelines() -> Outcome {
+    use rlaif::run::{Pipeline, PipelineRequest};
+
+    let request = PipelineRequest { file: "pipeline.toml".into(), ..PipelineRequest::default() };
+    let pipeline = Pipeline::open(&request)?;
+    for line in pipeline.plan() {
+        println!("{line}");
+    }
+    let records = pipeline.run()?;
+
+    assert!(!records.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_pipeline_says_which_file_is_not_there() {
+    assert!(pipelines().unwrap_err().to_string().contains("pipeline.toml"));
+}

@@ -133,6 +133,7 @@ impl HubDataset {
                     name: format!("{}/{file}", self.id),
                     path: repo.get(file).map_err(failed)?,
                     revision: commit.clone(),
+                    content: None,
                 })
             })
             .collect::<Result<_, DataError>>()?;

@@ -1,8 +1,13 @@
 //! Sources of rows.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use serde_json::json;
+
+use crate::builtin::{self, Part};
 use crate::error::DataError;
+use crate::prompt::PromptTemplate;
 
 /// One file to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,11 +16,13 @@ pub(crate) struct Input {
     pub(crate) name: String,
     pub(crate) path: PathBuf,
     pub(crate) revision: Option<String>,
+    /// The content, if it is not on disk.
+    pub(crate) content: Option<Arc<[u8]>>,
 }
 
 impl Input {
     fn local(path: PathBuf) -> Self {
-        Self { name: path.display().to_string(), path, revision: None }
+        Self { name: path.display().to_string(), path, revision: None, content: None }
     }
 }
 
@@ -114,6 +121,38 @@ impl Source {
             return Err(DataError::NoMatch { pattern: pattern.to_owned() });
         }
         Ok(Self { inputs })
+    }
+
+    /// A part of the built-in corpus as rows: `prompt`, which asks for a summary of a dialogue, `response`, the
+    /// reference summary, `id` and `topic`. It is not on disk.
+    ///
+    /// ```
+    /// use rlaif_data::{Import, Reader, Source, builtin::Part};
+    /// let source = Source::builtin(Part::HeldOut);
+    /// let prompts = Import::find(&source)?.prompts(Reader::new(source))?;
+    /// assert!(prompts.records()[0].prompt.readable().contains("Summarize the following conversation."));
+    /// # Ok::<(), rlaif_data::DataError>(())
+    /// ```
+    pub fn builtin(part: Part) -> Self {
+        let template = PromptTemplate::summarise();
+        let row = |record: &builtin::BuiltinDialogue| {
+            let row = json!({
+                "id": record.id,
+                "prompt": template.fill(&record.dialogue),
+                "response": record.summary,
+                "topic": record.topic,
+            });
+            format!("{row}\n")
+        };
+        let text: String = builtin::dialogues(part).records().iter().map(row).collect();
+        let name = part.name().to_owned();
+        let content = Some(text.into_bytes().into());
+        Self { inputs: vec![Input { path: PathBuf::from(&name), name, revision: None, content }] }
+    }
+
+    /// The paths of the files on disk.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.inputs.iter().filter(|input| input.content.is_none()).map(|input| &*input.path)
     }
 
     /// The name of the first file.

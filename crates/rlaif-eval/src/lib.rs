@@ -81,7 +81,9 @@ pub use preference::{
     PreferenceAccuracy, ScoreJudge, WinRate, WinRateOptions, preference_accuracy, win_rate,
 };
 pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
-pub use report::{Curve, Details, ModelCard, Report, Timing, read_curves, read_findings};
+pub use report::{
+    Curve, Details, ModelCard, Overview, OverviewPart, Report, Timing, read_curves, read_findings,
+};
 pub use rlaif_core::{ExamName, Finding, PairJudge, Pairing};
 pub use slice::SliceBy;
 pub use tradeoff::{Aim, Candidate, Role, TradeOff};

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use rlaif_core::{Exchange, Interrupted, Pairing, RewardModel};
+use rlaif_core::{Exchange, Interrupted, Pairing, RewardModel, Seed};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
 use rlaif_rewards::rubric::PairRubric;
 use serde::{Deserialize, Serialize};
 
+use crate::constitution::{Principle, draw};
 use crate::error::LabelError;
 use crate::settings::{Combination, FacetConfig, LabelSettings, Orders};
 
@@ -112,10 +113,12 @@ pub struct Asked {
 }
 
 enum By {
-    /// A judge of pairs, by its place, and what it is asked.
+    /// A judge of pairs, by its place, and its comparisons: one of them, drawn for each pair.
     Judge {
         judge: usize,
-        rubric: PairRubric,
+        rubrics: Vec<PairRubric>,
+        /// The names of the principles of a constitution.
+        principles: Vec<String>,
     },
     Reward {
         reward: Box<dyn RewardModel>,
@@ -126,6 +129,7 @@ enum By {
 struct Facet {
     name: String,
     weight: f64,
+    clamp: Option<(f64, f64)>,
     by: By,
 }
 
@@ -136,15 +140,20 @@ pub struct Labeller {
     combine: Combination,
     orders: Orders,
     clamp: Option<(f64, f64)>,
+    seed: Seed,
 }
+
+/// The range of labels of a constitution whose judge explains first.
+const EXPLAINED: (f64, f64) = (0.4, 0.6);
 
 impl Labeller {
     /// The labeller of these settings. Facets with the same judge share it, its budget included.
     ///
     /// # Errors
-    /// [`LabelError::Setting`], [`LabelError::Provider`].
+    /// [`LabelError::Setting`], [`LabelError::Constitution`], [`LabelError::Provider`].
     pub fn new(settings: &LabelSettings, around: &Surroundings<'_>) -> Result<Self, LabelError> {
         settings.check()?;
+        let settings = &settings.clone().resolved()?;
         let mut built: Vec<(&ComparerConfig, Comparer)> = Vec::new();
         let mut facets = Vec::new();
         for facet in &settings.facets {
@@ -166,13 +175,20 @@ impl Labeller {
                             built.len() - 1
                         }
                     };
-                    let rubric = rubric(facet).and_then(|rubric| config.rubric(rubric));
-                    By::Judge { judge, rubric: rubric.map_err(failed)? }
+                    let rubrics = rubrics(facet).and_then(|rubrics| {
+                        rubrics.into_iter().map(|rubric| config.rubric(rubric)).collect()
+                    });
+                    let name = |principle: &Principle| principle.name.clone();
+                    let principles = facet.principles.iter().map(name).collect();
+                    By::Judge { judge, rubrics: rubrics.map_err(failed)?, principles }
                 }
                 // `check` refuses it.
                 (None, None) => continue,
             };
-            facets.push(Facet { name, weight: facet.weight, by });
+            let explains = config.is_some_and(|config| config.explains);
+            let by_default = (explains && facet.has_constitution()).then_some(EXPLAINED);
+            let clamp = facet.clamp.or(by_default);
+            facets.push(Facet { name, weight: facet.weight, clamp, by });
         }
         Ok(Self {
             judges: built.into_iter().map(|(_, judge)| judge).collect(),
@@ -180,18 +196,20 @@ impl Labeller {
             combine: settings.combine,
             orders: settings.orders,
             clamp: settings.clamp,
+            seed: settings.seed,
         })
     }
 
     /// A labeller by one facet and a judge at hand, in both orders.
     pub fn of_judge(judge: Comparer, facet: impl Into<String>, rubric: PairRubric) -> Self {
-        let by = By::Judge { judge: 0, rubric };
+        let by = By::Judge { judge: 0, rubrics: vec![rubric], principles: Vec::new() };
         Self {
             judges: vec![judge],
-            facets: vec![Facet { name: facet.into(), weight: 1., by }],
+            facets: vec![Facet { name: facet.into(), weight: 1., clamp: None, by }],
             combine: Combination::Mean,
             orders: Orders::Both,
             clamp: None,
+            seed: Seed::default(),
         }
     }
 
@@ -286,9 +304,20 @@ impl Labeller {
         known: &BTreeMap<usize, Opinion>,
         tell: &mut dyn FnMut(usize, Opinion) -> ControlFlow<()>,
     ) -> Result<(), LabelError> {
-        for (at, facet) in self.facets.iter().enumerate() {
-            let of_facet: Vec<(usize, Asked)> =
-                self.questions(pairs.len()).filter(|(_, asked)| asked.facet == at).collect();
+        let parts = self.facets.iter().enumerate().flat_map(|(at, facet)| {
+            let rubrics = match &facet.by {
+                By::Judge { rubrics, .. } => rubrics.len(),
+                By::Reward { .. } => 1,
+            };
+            (0..rubrics).map(move |drawn| (at, facet, drawn))
+        });
+        for (at, facet, drawn) in parts {
+            let of_facet: Vec<(usize, Asked)> = self
+                .questions(pairs.len())
+                .filter(|(_, asked)| {
+                    asked.facet == at && self.drawn(at, &pairs[asked.pair]) == drawn
+                })
+                .collect();
             let mut answered: HashMap<Texts<'_>, &Opinion> = HashMap::new();
             for (number, asked) in &of_facet {
                 if let Some(opinion) = known.get(number).filter(|o| o.value.is_some()) {
@@ -331,7 +360,8 @@ impl Labeller {
                     ControlFlow::Continue(())
                 };
                 let asked = match &facet.by {
-                    By::Judge { judge, rubric } => {
+                    By::Judge { judge, rubrics, .. } => {
+                        let rubric = &rubrics[drawn];
                         let batch: Vec<Pairing<'_>> = chunk
                             .iter()
                             .map(|((prompt, first, second), _)| Pairing {
@@ -377,6 +407,27 @@ impl Labeller {
         Ok(())
     }
 
+    /// The comparison of a facet that is drawn for a pair, by its place.
+    fn drawn(&self, facet: usize, pair: &LabelPair) -> usize {
+        match &self.facets[facet].by {
+            By::Judge { rubrics, .. } => draw(self.seed, &pair.id, 0, rubrics.len()).unwrap_or(0),
+            By::Reward { .. } => 0,
+        }
+    }
+
+    /// The principles that pairs are compared by, for facets with a constitution: the facet's name, and the
+    /// principle that is drawn for this pair.
+    pub fn principles<'a>(
+        &'a self,
+        pair: &'a LabelPair,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.facets.iter().enumerate().filter_map(|(at, facet)| {
+            let By::Judge { principles, .. } = &facet.by else { return None };
+            let principle = principles.get(self.drawn(at, pair))?;
+            Some((facet.name.as_str(), principle.as_str()))
+        })
+    }
+
     /// The texts that a question is about: prompt and both responses in their order, or one response.
     fn texts<'a>(&self, pairs: &'a [LabelPair], asked: Asked) -> Texts<'a> {
         let LabelPair { prompt, responses: [first, second], .. } = &pairs[asked.pair];
@@ -398,7 +449,7 @@ impl Labeller {
         facet: usize,
         opinions: &'o BTreeMap<usize, Opinion>,
     ) -> Result<(f64, Vec<&'o Opinion>), String> {
-        let Facet { name, by, .. } = &self.facets[facet];
+        let Facet { name, by, clamp, .. } = &self.facets[facet];
         let one = matches!(by, By::Judge { .. }) && self.orders == Orders::One;
         let mut all = Vec::new();
         let mut values = Vec::new();
@@ -416,7 +467,8 @@ impl Labeller {
                 1. / (1. + ((values[1] - values[0]) / temperature).exp())
             }
         };
-        Ok((first, all))
+        let (low, high) = clamp.unwrap_or((0., 1.));
+        Ok((first.clamp(low, high), all))
     }
 
     /// The label of a pair, from the answers to all questions about it.
@@ -478,12 +530,19 @@ impl Labeller {
 /// Prompt, and one response or two.
 type Texts<'a> = (&'a str, &'a str, &'a str);
 
-fn rubric(facet: &FacetConfig) -> Result<PairRubric, rlaif_rewards::ProviderError> {
-    let rubric = match (&facet.facet, &facet.preamble) {
-        (Some(name), _) => PairRubric::preset(name)?,
-        (None, preamble) => PairRubric::new(preamble.clone().unwrap_or_default()),
+/// The comparisons of a facet: one, or those of the principles of its constitution.
+fn rubrics(facet: &FacetConfig) -> Result<Vec<PairRubric>, rlaif_rewards::ProviderError> {
+    let rubrics = match (&facet.facet, &facet.preamble) {
+        (Some(name), _) => vec![PairRubric::preset(name)?],
+        (None, Some(preamble)) => vec![PairRubric::new(preamble)],
+        (None, None) => {
+            let compare =
+                facet.principles.iter().filter_map(|principle| principle.compare.as_ref());
+            compare.map(PairRubric::new).collect()
+        }
     };
-    Ok(rubric.with_examples(facet.examples.clone()))
+    let with_examples = |rubric: PairRubric| rubric.with_examples(facet.examples.clone());
+    Ok(rubrics.into_iter().map(with_examples).collect())
 }
 
 impl std::fmt::Debug for Labeller {

@@ -3,7 +3,8 @@
 //! A [`Labeller`] asks about pairs of responses, facet by facet ([`FacetConfig`]), in both orders, and
 //! makes one soft label of what it is told ([`Label`]). Facets are compared by a judge of pairs, as in
 //! [Lee et al. 2023](https://arxiv.org/abs/2309.00267), or scored by any reward. Pairs come from files or
-//! are made of candidates ([`Pairing`]).
+//! are made of candidates ([`Pairing`]). A [`Constitution`] has principles by which a model criticises and
+//! revises responses ([`RevisionPrompts`]), and by which a facet compares them.
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -29,11 +30,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod constitution;
 mod error;
 mod group;
 mod labeller;
 mod settings;
 
+pub use constitution::{Constitution, Principle, RevisionExample, RevisionPrompts};
 pub use error::LabelError;
 pub use group::{Candidate, Group, GroupPairs, Pairing};
 pub use labeller::{Asked, Label, LabelPair, Labeller, Opinion};

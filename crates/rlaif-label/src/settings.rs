@@ -1,16 +1,17 @@
 //! Settings of labels.
 
-use rlaif_core::BadSetting;
+use rlaif_core::{BadSetting, Seed};
 use rlaif_rewards::RewardConfig;
 use rlaif_rewards::judge::ComparerConfig;
 use rlaif_rewards::rubric::PairExample;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::constitution::{Constitution, Principle};
 use crate::error::LabelError;
 
 /// The facets by which pairs are labelled, and how they become one label.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelSettings {
     /// The judge of pairs, for facets without one of their own.
@@ -28,6 +29,13 @@ pub struct LabelSettings {
     /// first are too sure of themselves (Bai et al. 2022).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clamp: Option<(f64, f64)>,
+    /// The seed by which principles are drawn.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub seed: Seed,
+}
+
+fn is_zero(seed: &Seed) -> bool {
+    *seed == Seed::default()
 }
 
 /// The way from the probabilities of several facets to one.
@@ -65,6 +73,17 @@ pub struct FacetConfig {
     /// A custom facet: a description of the better response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preamble: Option<String>,
+    /// Files of constitutions, TOML or published JSON: each pair is compared by one of their principles with
+    /// a comparison, drawn by `seed` and the pair.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constitution: Vec<String>,
+    /// Principles in place of files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub principles: Vec<Principle>,
+    /// The least and the greatest probability of this facet. `[0.4, 0.6]` by default for a constitution
+    /// whose judge explains first, which makes it too sure (Bai et al. 2022); else `[0.0, 1.0]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clamp: Option<(f64, f64)>,
     /// Examples that the judge is shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<PairExample>,
@@ -87,10 +106,43 @@ fn one() -> f64 {
     1.
 }
 
+impl Default for FacetConfig {
+    /// A facet without a comparison.
+    fn default() -> Self {
+        Self {
+            facet: None,
+            name: None,
+            preamble: None,
+            constitution: Vec::new(),
+            principles: Vec::new(),
+            clamp: None,
+            examples: Vec::new(),
+            weight: one(),
+            judge: None,
+            reward: None,
+            temperature: one(),
+        }
+    }
+}
+
 impl FacetConfig {
     /// The name in rows and reports.
     pub fn name(&self) -> &str {
         self.name.as_deref().or(self.facet.as_deref()).unwrap_or("facet")
+    }
+
+    /// Every setting that may name a folder or a file on this disk.
+    pub fn locations(&mut self) -> Vec<&mut String> {
+        let Self { judge, reward, constitution, .. } = self;
+        let mut all: Vec<&mut String> = constitution.iter_mut().collect();
+        all.extend(judge.iter_mut().flat_map(|judge| judge.locations()));
+        all.extend(reward.iter_mut().flat_map(|reward| reward.locations()));
+        all
+    }
+
+    /// `true` if pairs are compared by drawn principles.
+    pub(crate) fn has_constitution(&self) -> bool {
+        !self.constitution.is_empty() || !self.principles.is_empty()
     }
 }
 
@@ -99,11 +151,35 @@ impl LabelSettings {
     pub fn locations(&mut self) -> Vec<&mut String> {
         let mut all: Vec<&mut String> =
             self.judge.iter_mut().flat_map(ComparerConfig::locations).collect();
-        for FacetConfig { judge, reward, .. } in &mut self.facets {
-            all.extend(judge.iter_mut().flat_map(|judge| judge.locations()));
-            all.extend(reward.iter_mut().flat_map(|reward| reward.locations()));
-        }
+        all.extend(self.facets.iter_mut().flat_map(FacetConfig::locations));
         all
+    }
+
+    /// The same settings with the principles of files in place of the files, so that labels depend on these
+    /// settings alone.
+    ///
+    /// # Errors
+    /// [`LabelError::Constitution`]; [`LabelError::Setting`] for a constitution without a comparison.
+    pub fn resolved(mut self) -> Result<Self, LabelError> {
+        for (at, facet) in self.facets.iter_mut().enumerate() {
+            if !facet.has_constitution() {
+                continue;
+            }
+            let principles = std::mem::take(&mut facet.principles);
+            let own = Constitution { principles, examples: Vec::new() };
+            own.check().map_err(|error| error.within(&format!("facets[{at}]")))?;
+            let files = Constitution::from_files(std::mem::take(&mut facet.constitution))?;
+            let all = own.principles.into_iter().chain(files.principles);
+            facet.principles = all.filter(|principle| principle.compare.is_some()).collect();
+            if facet.principles.is_empty() {
+                let found = "without a principle that has `compare`";
+                let expected = "at least one description of the better response";
+                return Err(
+                    BadSetting::new(format!("facets[{at}].constitution"), found, expected).into()
+                );
+            }
+        }
+        Ok(self)
     }
 
     /// Checks what the types do not say.
@@ -135,13 +211,14 @@ impl LabelSettings {
                 ("facet", preset.is_some()),
                 ("preamble", preamble.is_some()),
                 ("reward", reward.is_some()),
+                ("constitution", facet.has_constitution()),
             ];
             let given: Vec<&str> =
                 given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
             if given.len() != 1 {
                 let found =
                     if given.is_empty() { "none of them".to_owned() } else { given.join(" and ") };
-                let expected = "one of `facet`, `preamble` and `reward`";
+                let expected = "one of `facet`, `preamble`, `constitution` and `reward`";
                 return refuse(format!("facets[{at}]"), found, expected);
             }
             if facet.name.is_none() && preset.is_none() {
@@ -161,6 +238,7 @@ impl LabelSettings {
                 let expected = "a judge of pairs, for all facets or here";
                 return refuse("judge".to_owned(), "missing".to_owned(), expected);
             }
+            check_clamp(key("clamp"), facet.clamp)?;
             let same = |other: &FacetConfig| other.name() == facet.name();
             if self.facets[..at].iter().any(same) {
                 let found = format!("`{}` twice", facet.name());
@@ -172,12 +250,16 @@ impl LabelSettings {
             let expected = "left out where every facet has a judge or a reward of its own";
             return refuse("judge".to_owned(), "given".to_owned(), expected);
         }
-        match self.clamp {
-            Some((low, high)) if !(0. ..=0.5).contains(&low) || !(0.5..=1.).contains(&high) => {
-                let expected = "two probabilities around 0.5, such as `[0.4, 0.6]`";
-                refuse("clamp".to_owned(), format!("[{low}, {high}]"), expected)
-            }
-            _ => Ok(()),
+        Ok(check_clamp("clamp".to_owned(), self.clamp)?)
+    }
+}
+
+fn check_clamp(key: String, clamp: Option<(f64, f64)>) -> Result<(), BadSetting> {
+    match clamp {
+        Some((low, high)) if !(0. ..=0.5).contains(&low) || !(0.5..=1.).contains(&high) => {
+            let expected = "two probabilities around 0.5, such as `[0.4, 0.6]`";
+            Err(BadSetting::new(key, format!("[{low}, {high}]"), expected))
         }
+        _ => Ok(()),
     }
 }

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use rlaif_core::{ExamAnswer, ExamName, ExamQuestion, Specials, TextCodec};
+use rlaif_core::{ExamAnswer, ExamName, ExamQuestion, Seed, Specials, TextCodec};
 use rlaif_eval::{ExamOptions, ExamVerdict, grade};
 use rlaif_label::{
-    Candidate, Combination, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings, Labeller,
-    Opinion, Orders, Pairing,
+    Candidate, Combination, Constitution, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings,
+    Labeller, Opinion, Orders, Pairing, RevisionPrompts,
 };
 use rlaif_lm::{Forward, LmError, Policy, TokenBatch, VocabHead};
 use rlaif_models::{Config, LanguageModel};
@@ -230,7 +230,7 @@ fn scored(name: &str, weight: f64, reward: &str) -> FacetConfig {
 }
 
 fn settings(facets: Vec<FacetConfig>, combine: Combination) -> LabelSettings {
-    LabelSettings { judge: None, facets, combine, orders: Orders::Both, clamp: None }
+    LabelSettings { facets, combine, ..LabelSettings::default() }
 }
 
 #[test]
@@ -292,6 +292,19 @@ fn settings_that_cannot_be_are_refused_by_name() {
         ("[[facets]]\nfacet = 'helpful'\nweight = 0.0", "`facets[0].weight` is 0"),
         ("[[facets]]\nfacet = 'helpful'\n[[facets]]\nfacet = 'helpful'", "`helpful` twice"),
         ("clamp = [0.6, 0.4]\n[[facets]]\nfacet = 'helpful'", "`clamp` is [0.6, 0.4]"),
+        (
+            "[[facets]]\nname = 'x'\nconstitution = ['a']\npreamble = 'x'",
+            "preamble and constitution",
+        ),
+        ("[[facets]]\nfacet = 'helpful'\nclamp = [0.6, 0.4]", "`facets[0].clamp` is [0.6, 0.4]"),
+        (
+            "[[facets]]\nname = 'x'\nprinciples = [{ name = 'a', revision = 'r' }]",
+            "`facets[0].constitution` is without a principle that has `compare`",
+        ),
+        (
+            "[[facets]]\nname = 'x'\nprinciples = [{ name = 'a' }]",
+            "`facets[0].principles[0]` is `a` without a request",
+        ),
         ("[[facets]]\nfacet = 'funny'", "`helpful`, `honest`, `harmless`, `summary`"),
     ] {
         let text =
@@ -300,4 +313,113 @@ fn settings_that_cannot_be_are_refused_by_name() {
         let error = Labeller::new(&settings, &Surroundings::default()).unwrap_err().to_string();
         assert!(error.contains(says), "{text}: {error}");
     }
+}
+
+/// The forms of the paper's files; the texts are our own.
+const PUBLISHED: [(&str, &str); 3] = [
+    (
+        "CritiqueRevisionInstructions.json",
+        r#"{
+            "harmful0": {
+                "prompt": ["\n\nCritiqueRequest: Name what could hurt.\n\nCritique:"],
+                "edit_request": "\n\nRevisionRequest: Leave out what could hurt.\n\nRevision:"
+            },
+            "harmful1": {
+                "prompt": ["\n\nCritiqueRequest: Is it rude?\n\nCritique:"],
+                "edit_request": "\n\nRevisionRequest: Make it polite.\n\nRevision:"
+            }
+        }"#,
+    ),
+    (
+        "CritiqueRevisionFewShotPrompts.json",
+        r#"["\n\nHuman: Hi\n\nAssistant: Go.\n\nCritiqueRequest: Is it rude?\n\nCritique: It is.\n\nRevisionRequest: Make it polite.\n\nRevision: Welcome."]"#,
+    ),
+    (
+        "RLMadisonInstructions.json",
+        r#"["\nChoose the kinder response. Options:", "\nChoose the calmer response. Options:"]"#,
+    ),
+];
+
+#[test]
+fn published_constitutions_are_read_in_each_of_their_forms() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for (name, text) in PUBLISHED {
+        std::fs::write(path(name), text).unwrap();
+    }
+    let read = Constitution::from_files(PUBLISHED.map(|(name, _)| path(name))).unwrap();
+    let revision = &read.for_revisions()[1];
+    assert_eq!(revision.name, "harmful1");
+    assert_eq!(revision.critique.as_deref(), Some("Is it rude?"));
+    assert_eq!(revision.revision.as_deref(), Some("Make it polite."));
+    let compare: Vec<_> = read.for_labels().iter().map(|p| p.compare.clone().unwrap()).collect();
+    assert_eq!(compare, ["Choose the kinder response.", "Choose the calmer response."]);
+    // The example is written as the paper has it, and the question after it in the same form.
+    let asked = RevisionPrompts::new(&read.examples, "Bye?", "Get lost.").critique("Is it rude?");
+    let shown = "Human: Hi\n\nAssistant: Go.\n\nCritiqueRequest: Is it rude?\n\nCritique: It is.\n\n\
+                 RevisionRequest: Make it polite.\n\nRevision: Welcome.\n\n\
+                 Human: Bye?\n\nAssistant: Get lost.\n\nCritiqueRequest: Is it rude?\n\nCritique:";
+    assert_eq!(asked, shown);
+    let prompts =
+        RevisionPrompts::new(&read.examples, "\n\nHuman: Bye?\n\nAssistant:", "Get lost.");
+    let asked = prompts.revision(None, "Make it polite.");
+    assert!(!asked.contains("Critique"), "{asked}");
+    assert!(asked.ends_with(
+        "Human: Bye?\n\nAssistant: Get lost.\n\nRevisionRequest: Make it polite.\n\nRevision:"
+    ));
+    let longer = " Good bye.\n\nHuman: Thanks.\n\nAssistant: Yes.";
+    assert_eq!(RevisionPrompts::answer(longer), "Good bye.");
+}
+
+#[test]
+fn constitutions_that_cannot_be_are_refused_by_file_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text, says) in [
+        ("a.toml", "", "a.toml: has no principle; add a table [[principles]]"),
+        ("a.toml", "[[principle]]\nname = 'x'", "line 1: unknown key `principle`"),
+        (
+            "a.toml",
+            "[[principles]]\nname = 'x'\nrevison = 'y'",
+            "unknown key `revison`; did you mean `revision`?",
+        ),
+        ("a.toml", "[[principles]]\nname = 'x'", "`principles[0]` is `x` without a request"),
+        ("a.toml", "[[principles]]\nname = ''\nrevision = 'y'", "`principles[0].name` is empty"),
+        (
+            "a.toml",
+            "[[principles]]\nname = 'x'\nrevision = 'y'\n[[principles]]\nname = 'x'\ncompare = 'y'",
+            "the principle `x` is there twice",
+        ),
+        ("a.json", "{", "a.json: is not JSON"),
+        ("a.json", "7", "a.json: has none of the forms"),
+        ("a.json", "{\"x\": 1}", "a.json: has none of the forms"),
+        ("a.json", "[]", "a.json: has no principle"),
+        ("a.json", "[\"CritiqueRequest: x\"]", "a.json: has none of the forms"),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let error = Constitution::from_files([&path]).unwrap_err().to_string();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+    let error = Constitution::from_files([folder.path().join("gone.toml")]).unwrap_err();
+    assert!(error.to_string().contains("gone.toml"), "{error}");
+}
+
+#[test]
+fn principles_are_drawn_equally_often_and_by_seed_row_and_round_alone() {
+    let principles = (0..4).map(|n| format!("[[principles]]\nname = '{n}'\nrevision = 'r'\n"));
+    let constitution: Constitution = toml::from_str(&principles.collect::<String>()).unwrap();
+    let drawn = |seed: u64, row: usize, round: u64| -> usize {
+        let drawn = constitution.drawn_revision(Seed::new(seed), &row.to_string(), round);
+        drawn.unwrap().name.parse().unwrap()
+    };
+    let mut counts = [0usize; 4];
+    for row in 0..2_000 {
+        counts[drawn(1, row, 0)] += 1;
+    }
+    // Four standard deviations of a binomial count of 2,000 draws at 1/4.
+    assert!(counts.iter().all(|&n| n.abs_diff(500) < 78), "{counts:?}");
+    let of = |seed, round| -> Vec<usize> { (0..20).map(|row| drawn(seed, row, round)).collect() };
+    assert_eq!(of(1, 0), of(1, 0));
+    assert_ne!(of(1, 0), of(2, 0));
+    assert_ne!(of(1, 0), of(1, 1));
 }

@@ -12,6 +12,7 @@ use rlaif_rewards::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use tch::Device;
 
 use crate::{
     device::{cpu, device},
@@ -121,17 +122,13 @@ impl Came {
     }
 }
 
-/// Makes writers.
-pub(crate) fn writers(
-    configs: &[WriterConfig],
+/// Makes a writer.
+pub(crate) fn writer(
+    config: &WriterConfig,
     base: &Path,
-    name: &str,
-) -> Result<Vec<Writer>, RunError> {
-    let device = device(name)?;
-    let built: Result<_, _> = surroundings(base, device, None, |around| {
-        configs.iter().map(|c| c.build(around)).collect()
-    });
-    Ok(built?)
+    device: Device,
+) -> Result<Writer, ProviderError> {
+    surroundings(base, device, None, |around| config.build(around))
 }
 
 /// Has a writer write what is open, and tells each text by its number.
@@ -193,7 +190,10 @@ impl CandidatesFile {
             .map(|row| prompt_text(&self.data.file, &row.id, &row.prompt))
             .collect::<Result<_, _>>()?;
         let given = self.data.given()?;
-        let writers = writers(&self.writers, base, &self.device)?;
+        let device = device(&self.device)?;
+        let made: Result<_, _> =
+            self.writers.iter().map(|config| writer(config, base, device)).collect();
+        let writers: Vec<Writer> = made?;
         // For each number below the samples of all writers, whose and which.
         let slots: Vec<(usize, u32)> = self
             .writers

@@ -14,7 +14,9 @@ use rlaif_text::{MaskError, TextError};
 use rlaif_torch::TorchError;
 use rlaif_train::TrainError;
 
-use crate::{fetch::FetchError, resume::Change, vocabulary::OtherVocabulary};
+use crate::{
+    evaluate::EvaluateError, fetch::FetchError, resume::Change, vocabulary::OtherVocabulary,
+};
 
 /// Reasons why a run did not start, or stopped early.
 #[derive(Debug, thiserror::Error)]
@@ -200,6 +202,18 @@ pub enum RunError {
     /// Labels that cannot be made.
     #[error(transparent)]
     Label(#[from] LabelError),
+    /// A stage of a pipeline that failed.
+    #[error("stage `{stage}`: {source}")]
+    Stage {
+        /// The stage.
+        stage: String,
+        /// The error.
+        #[source]
+        source: Box<Self>,
+    },
+    /// An evaluation that failed.
+    #[error(transparent)]
+    Evaluate(#[from] Box<EvaluateError>),
     /// Work that was asked to stop, by Ctrl-C.
     #[error("interrupted")]
     Stopped(#[source] Interrupted),
@@ -311,6 +325,8 @@ impl Fault for RunError {
             Self::OtherVocabulary(error) => error.is_users(),
             Self::Grade { .. } => true,
             Self::Label(error) => error.is_users(),
+            Self::Stage { source, .. } => source.is_users(),
+            Self::Evaluate(error) => error.is_users(),
             Self::Stopped(_) => false,
             Self::Eval(error) => error.is_users(),
             Self::Reward(error) => error.is_users(),

@@ -11,7 +11,7 @@ use rlaif_core::{
 };
 use rlaif_data::{Import, ImportColumns, Reader, corpora::Exams};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
-use rlaif_label::{Combination, FacetConfig, LabelPair, LabelSettings, Labeller, Orders};
+use rlaif_label::{FacetConfig, LabelPair, LabelSettings, Labeller, Orders};
 use rlaif_rewards::{RewardConfig, judge::ComparerConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -175,18 +175,12 @@ impl ExamFile {
             name: self.preamble.as_ref().map(|_| "preamble".to_owned()),
             facet,
             preamble: self.preamble.clone(),
-            examples: Vec::new(),
-            weight: 1.,
-            judge: None,
-            reward: None,
-            temperature: 1.,
+            ..FacetConfig::default()
         };
         let label = LabelSettings {
             judge: Some(judge.clone()),
             facets: vec![facet],
-            combine: Combination::Mean,
-            orders: Orders::Both,
-            clamp: None,
+            ..LabelSettings::default()
         };
         let labeller = surroundings(base, device, None, |around| Labeller::new(&label, around))?;
         let pairs: Vec<LabelPair> = questions

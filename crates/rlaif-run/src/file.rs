@@ -185,7 +185,7 @@ fn writer(text: &str) -> Option<&str> {
 }
 
 /// A run file of this command: the user's file, or one that a run wrote.
-fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
+pub(crate) fn read_table(path: &Path, command: &'static str) -> Result<Table, RunError> {
     let text = fs::read_to_string(path)
         .map_err(|source| RunError::Read { path: path.to_owned(), source })?;
     if let Some(writer) = writer(&text).filter(|writer| *writer != command) {
@@ -239,7 +239,10 @@ fn check_names(path: &Path, table: &Table) -> Result<(), RunError> {
     }
 }
 
-fn parse<T: DeserializeOwned + Serialize>(path: &Path, written: &Table) -> Result<T, RunError> {
+pub(crate) fn parse<T: DeserializeOwned + Serialize>(
+    path: &Path,
+    written: &Table,
+) -> Result<T, RunError> {
     check_names(path, written)?;
     check_numbers(path, written)?;
     let whole = Value::Table(written.clone());
@@ -286,12 +289,12 @@ fn check_numbers(path: &Path, table: &Table) -> Result<(), RunError> {
     })
 }
 
-fn table(config: &impl Serialize) -> Result<Table, RunError> {
+pub(crate) fn table(config: &impl Serialize) -> Result<Table, RunError> {
     Table::try_from(config).map_err(|source| RunError::Unwritable { source: source.into() })
 }
 
 /// Sets `a.b=v`.
-fn set(table: &mut Table, assignment: &str) -> Result<(), RunError> {
+pub(crate) fn set(table: &mut Table, assignment: &str) -> Result<(), RunError> {
     let refuse = |problem| RunError::Set { assignment: assignment.to_owned(), problem };
     let (key, value) = assignment.split_once('=').ok_or_else(|| refuse("expected KEY=VALUE"))?;
     let value = value.trim();

@@ -3,11 +3,11 @@
 use std::{collections::BTreeMap, path::Path};
 
 use rlaif_core::{BadSetting, ExamAnswer, ExamName, ExamQuestion, PairRow, Seed, TextOrMessages};
-use rlaif_data::{Import, Reader, corpora::Typed};
+use rlaif_data::{Import, Reader};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{
-    Candidate, Combination, FacetConfig, Group, GroupPairs, Label, LabelPair, LabelSettings,
-    Labeller, Opinion, Orders, Pairing,
+    Combination, FacetConfig, Group, GroupPairs, Label, LabelPair, LabelSettings, Labeller,
+    Opinion, Orders, Pairing,
 };
 use rlaif_rewards::judge::ComparerConfig;
 use schemars::JsonSchema;
@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     device::{cpu, device},
     error::RunError,
+    groups::groups,
     journal::{Costed, Header, Journal, Kept},
     results::ResultFile,
     rewards::surroundings,
@@ -27,7 +28,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelFile {
-    /// The seed of the order in which the responses of a file's preferences are shown.
+    /// The seed of the order in which the responses of a file's preferences are shown, and of the principles
+    /// that are drawn from constitutions.
     #[serde(default)]
     pub seed: Seed,
     /// `cpu`, `cuda`, `cuda:N` or `auto`: for judges and rewards that run a model.
@@ -119,6 +121,9 @@ struct LabelRow<'a> {
     /// By how much it is more probable than the other.
     margin: f64,
     facets: Map<String, Value>,
+    /// For facets with a constitution, the principle that was drawn.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    principles: Map<String, Value>,
     labeller: String,
     order: Orders,
     estimate: bool,
@@ -142,14 +147,6 @@ struct Pairs {
     groups: Option<GroupPairs>,
 }
 
-#[derive(Deserialize)]
-struct GroupRow {
-    id: Option<Value>,
-    prompt: TextOrMessages,
-    #[serde(alias = "candidates", alias = "completions")]
-    responses: Vec<Candidate>,
-}
-
 impl LabelFile {
     /// A file's contents.
     ///
@@ -160,8 +157,8 @@ impl LabelFile {
     }
 
     fn settings(&self) -> LabelSettings {
-        let Self { judge, facets, combine, orders, clamp, .. } = self.clone();
-        LabelSettings { judge, facets, combine, orders, clamp }
+        let Self { seed, judge, facets, combine, orders, clamp, .. } = self.clone();
+        LabelSettings { judge, facets, combine, orders, clamp, seed }
     }
 
     /// Labels the pairs into the file `out`. Paths of caches are relative to `base`.
@@ -175,6 +172,7 @@ impl LabelFile {
         let out = ResultFile::new(out)?;
         let settings = self.settings();
         settings.check()?;
+        let settings = settings.resolved()?;
         let device = device(&self.device)?;
         let data = self.data.pairs(self.seed)?;
         let journal = out.journal();
@@ -214,10 +212,9 @@ impl LabelFile {
         if rows.is_empty() {
             return Err(nothing(labeller, data, &facets, missing.first().map(|(_, why)| *why)));
         }
-        let named = labeller.names().join(", ");
         let labelled = rows.iter().filter_map(|&pair| {
             let label = labels[pair].as_ref().ok()?;
-            Some(self.row(&data.pairs[pair], &data.texts[pair], label, &named))
+            Some(self.row(labeller, &data.pairs[pair], &data.texts[pair], label))
         });
         let reasons: Vec<Value> =
             missing.iter().map(|(id, reason)| json!({"id": id, "reason": reason})).collect();
@@ -238,15 +235,17 @@ impl LabelFile {
 
     fn row<'a>(
         &self,
+        labeller: &Labeller,
         pair: &'a LabelPair,
         (prompt, responses): &'a (TextOrMessages, [TextOrMessages; 2]),
         label: &'a Label,
-        labeller: &str,
     ) -> LabelRow<'a> {
         let chosen = usize::from(label.first < 0.5);
         let of_chosen = |first: f64| if chosen == 0 { first } else { 1. - first };
         let probability = of_chosen(label.first);
         let facets = label.facets.iter().map(|(name, p)| (name.clone(), of_chosen(*p).into()));
+        let principles = labeller.principles(pair);
+        let principles = principles.map(|(facet, name)| (facet.to_owned(), Value::from(name)));
         LabelRow {
             id: &pair.id,
             prompt,
@@ -255,7 +254,8 @@ impl LabelFile {
             probability,
             margin: 2. * probability - 1.,
             facets: facets.collect(),
-            labeller: labeller.to_owned(),
+            principles: principles.collect(),
+            labeller: labeller.names().join(", "),
             order: self.orders,
             estimate: label.estimate,
             chosen_maker: pair.makers[chosen].as_deref(),
@@ -373,32 +373,9 @@ impl Costed for Opinion {
 
 impl LabelData {
     fn pairs(&self, seed: Seed) -> Result<Pairs, RunError> {
-        let source = source(&self.file)?;
-        let rows = Reader::new(source.clone()).stream(Typed::<Map<String, Value>>::new());
-        let mut has_groups = false;
-        for row in rows.take(1) {
-            let row = row?;
-            let lists = ["responses", "candidates", "completions"].iter();
-            has_groups = row.contains_key("prompt")
-                && !row.contains_key("labels")
-                && lists.filter_map(|name| row.get(*name)).any(Value::is_array);
-        }
         let most = self.take.unwrap_or(usize::MAX);
-        if has_groups {
-            let rows = Reader::new(source).dataset(Typed::<GroupRow>::new())?.into_records();
-            let groups: Vec<(Group, TextOrMessages)> = rows
-                .into_iter()
-                .take(most)
-                .enumerate()
-                .map(|(at, GroupRow { id, prompt, responses })| {
-                    let id = match id {
-                        Some(Value::String(id)) => id,
-                        Some(other) => other.to_string(),
-                        None => at.to_string(),
-                    };
-                    (Group { id, prompt: prompt.readable(), responses }, prompt)
-                })
-                .collect();
+        if let Some(mut groups) = groups(&self.file)? {
+            groups.truncate(most);
             let prompts: BTreeMap<String, TextOrMessages> = groups
                 .iter()
                 .map(|(group, prompt)| (group.prompt.clone(), prompt.clone()))
@@ -427,6 +404,7 @@ impl LabelData {
             let expected = "no value: it is for rows of `prompt` and `responses`";
             return Err(BadSetting::new("data.pairing", found, expected).into());
         }
+        let source = source(&self.file)?;
         let rows = Import::find(&source)?.pairs(Reader::new(source))?.into_records();
         let mut data = Pairs {
             pairs: Vec::new(),

@@ -78,11 +78,13 @@ mod exam;
 mod fetch;
 mod file;
 mod grade;
+mod groups;
 mod journal;
 mod label;
 mod memory;
 mod model;
 mod pair_columns;
+mod pipeline;
 mod place;
 mod ppo;
 mod prompt;
@@ -90,6 +92,7 @@ mod recipe;
 mod reinforce;
 mod results;
 mod resume;
+mod revise;
 mod reward;
 mod rewards;
 mod rl;
@@ -124,11 +127,17 @@ pub use model::{
     tell_of_unread, tokenizer,
 };
 pub use pair_columns::{PairColumnsSection, PairFormat};
+pub use pipeline::{
+    Pipeline, PipelineFile, PipelineRequest, PlannedStage, StageRecord, StageState,
+};
 pub use ppo::{PpoFile, PretrainingSection, ValueSection, ValueStart};
 pub use prompt::{PromptSection, pass_on_rendering};
 pub use recipe::{Basics, OngoingRun, Outline, Recipe, Start, TrainedModel, train};
 pub use reinforce::ReinforceFile;
 pub use resume::{AtResume, Change};
+pub use revise::{
+    FirstResponse, ReviseData, ReviseFile, ReviseSummary, RevisedRows, RoundMeasures,
+};
 pub use reward::{RewardColumns, RewardFile, encode_judged};
 pub use rewards::{rewards_for_file, rewards_from_config};
 pub use rl::{PromptData, RlFile, RlPrompts, RlSections, RlSettings, RlTrainSection};

@@ -292,7 +292,8 @@ const KEYS: &[(AtResume, &[&str])] = &[
 const REWARDS: [&str; 3] = ["reward", "online.reward", "label.facets.reward"];
 
 /// Tables with the keys of a judge: a judge of pairs, a model that writes.
-const SERVICES: [&str; 3] = ["label.judge", "label.facets.judge", "candidates.writers"];
+const SERVICES: [&str; 4] =
+    ["label.judge", "label.facets.judge", "candidates.writers", "revise.writer"];
 
 /// Lists of tables that are compared key by key.
 const LISTS: [&str; 2] = ["label.facets", "candidates.writers"];
@@ -534,6 +535,25 @@ fn refusal(answer: AtResume, change: &Change, now: &Table) -> Option<Option<Stri
             )))
         }
     }
+}
+
+/// The settings without those that may always change at `--resume`, on which the result does not depend.
+/// Paths of rows stay.
+pub(crate) fn without_always(settings: &Table) -> Table {
+    fn walk(path: &str, table: &Table) -> Table {
+        let kept = table.iter().filter_map(|(key, value)| {
+            let path = joined(path, key);
+            let is_always = matches!(found(KEYS, &path), Some(Always));
+            let value = match value {
+                Value::Table(below) => Value::Table(walk(&path, below)),
+                value => value.clone(),
+            };
+            let is_kept = !is_always || matches!(path.as_str(), "data.train" | "data.prompts");
+            is_kept.then(|| (key.clone(), value))
+        });
+        kept.collect()
+    }
+    walk("", settings)
 }
 
 /// The table at a path; an empty path is the table itself.

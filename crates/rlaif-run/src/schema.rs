@@ -6,8 +6,8 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use crate::{
-    CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
-    ReinforceFile, RewardFile, SftFile, file::RunFile,
+    CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile,
+    PipelineFile, PpoFile, ReinforceFile, ReviseFile, RewardFile, SftFile, file::RunFile,
 };
 
 /// Creates the schema of a file.
@@ -29,12 +29,14 @@ const fn run<T: RunFile + JsonSchema>() -> (&'static str, Maker) {
 }
 
 /// The other commands that read a file, with the file's type.
-const OTHERS: [(&str, Maker); 5] = [
+const OTHERS: [(&str, Maker); 7] = [
     ("eval", of::<EvalFile>),
     ("judge", of::<JudgeFile>),
     ("exam", of::<ExamFile>),
     ("label", of::<LabelFile>),
     ("candidates", of::<CandidatesFile>),
+    ("revise", of::<ReviseFile>),
+    ("pipeline", of::<PipelineFile>),
 ];
 
 /// The file of `rlaif judge`.
@@ -354,7 +356,7 @@ mod tests {
     fn every_key_says_what_it_means() {
         for command in commands_with_files().filter(|command| *command != "judge") {
             let keys = keys(command);
-            assert!(keys.len() > 4, "{command}");
+            assert!(keys.len() > 2, "{command}");
             for key in keys {
                 assert!(!key.meaning.is_empty(), "{command}: {}", key.path);
                 assert!(!key.value.is_empty(), "{command}: {}", key.path);

@@ -1,9 +1,12 @@
 //! Files of rows by path or pattern.
 
-use rlaif_data::{DataError, Source};
+use rlaif_data::{DataError, Source, builtin::Part};
 
-/// A file, or the files that fit a pattern.
+/// A file, the files that fit a pattern, or a part of the built-in corpus.
 pub(crate) fn source(path: &str) -> Result<Source, DataError> {
+    if let Some(part) = Part::of_name(path) {
+        return Ok(Source::builtin(part));
+    }
     if is_pattern(path) { Source::glob(path) } else { Source::file(path) }
 }
 

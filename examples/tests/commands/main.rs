@@ -132,6 +132,7 @@ pages! {
     gpu: "docs/gpu.md",
     peers: "benches/peers/README.md",
     performance: "docs/performance.md",
+    pipeline: "docs/pipeline.md",
     ppo: "docs/ppo.md",
     readme: "README.md",
     reinforce: "docs/reinforce.md",

@@ -62,6 +62,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     (
+        "rlaif revise --config revise.toml --out revisions.jsonl",
+        Test(
+            "crates/rlaif/tests/suite/label.rs",
+            "responses_are_criticised_and_revised_by_drawn_principles_and_nothing_is_asked_twice",
+        ),
+    ),
+    (
         "rlaif label --config label.toml --out labels.jsonl",
         Test(
             "crates/rlaif/tests/suite/label.rs",
@@ -126,6 +133,9 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         "rlaif dpo --config hh.toml ..",
         With("--set placement.device=auto --set train={steps=1,batch_size=4}"),
     ),
+    ("rlaif pipeline examples/pipelines/rlhf.toml", With(SHORT_RLHF)),
+    ("rlaif pipeline examples/pipelines/rlaif.toml", With(SHORT_RLAIF)),
+    ("rlaif pipeline examples/pipelines/constitution.toml", With(SHORT_CONSTITUTION)),
     ("rlaif bench generate --model ..", With("--rows 4 --steps 1 --batch-size 4")),
     // On tiny checkpoints made by the first command.
     ("target/old/bin/python benches/peers/make_models.py ..", With("--tiny")),
@@ -167,6 +177,26 @@ pub(crate) const OLD_PEERS: [&str; 2] =
 
 const SHORT_PPO: &str = "--set ppo.steps=1 --set ppo.batch_size=4 --set ppo.minibatch_size=4 \
                          --set ppo.generation.max_new_tokens=4";
+
+const SHORT_RLHF: &str = "--set stages.reward.train={steps=1,batch_size=4} \
+    --set stages.exam.data.take=8 --set stages.eval.data.take=2 --set stages.ppo.ppo.steps=1 \
+    --set stages.ppo.ppo.batch_size=4 --set stages.ppo.ppo.minibatch_size=4 \
+    --set stages.ppo.ppo.generation.max_new_tokens=4 --set stages.eval.generation.max_new_tokens=8";
+
+const SHORT_RLAIF: &str = "--set stages.candidates.data.take=8 --set stages.questions.data.take=4 \
+    --set stages.reward.train={steps=1,batch_size=4} --set stages.ppo.ppo.steps=1 \
+    --set stages.ppo.ppo.batch_size=4 --set stages.ppo.ppo.minibatch_size=4 \
+    --set stages.ppo.ppo.generation.max_new_tokens=4 --set stages.direct.reinforce.steps=1 \
+    --set stages.direct.reinforce.batch_size=4 \
+    --set stages.direct.reinforce.generation.max_new_tokens=4 --set stages.eval.data.take=2 \
+    --set stages.eval.generation.max_new_tokens=8 --set stages.eval-direct.data.take=2 \
+    --set stages.eval-direct.generation.max_new_tokens=8";
+
+const SHORT_CONSTITUTION: &str = "--set stages.reviser.train={steps=1,batch_size=4} \
+    --set stages.candidates.data.take=4 --set stages.answers.data.take=4 \
+    --set stages.revise.writer.sampling.max_tokens=12 --set stages.sft.train={steps=1,batch_size=4} \
+    --set stages.dpo.train={steps=1,batch_size=4} --set stages.eval.data.take=2 \
+    --set stages.eval.generation.max_new_tokens=8";
 
 /// The handling of `command`, and the row of the table that determines it.
 pub(crate) fn find(command: &str) -> Option<(&'static str, How)> {

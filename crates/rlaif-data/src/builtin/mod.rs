@@ -36,6 +36,27 @@ pub enum Part {
     HeldOut,
 }
 
+impl Part {
+    /// The name of the part where a file is expected: `builtin:train`, `builtin:held-out`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "builtin:train",
+            Self::HeldOut => "builtin:held-out",
+        }
+    }
+
+    /// The part of this name, if it is one.
+    ///
+    /// ```
+    /// use rlaif_data::builtin::Part;
+    /// assert_eq!(Part::of_name("builtin:train"), Some(Part::Train));
+    /// assert_eq!(Part::of_name("train.jsonl"), None);
+    /// ```
+    pub fn of_name(name: &str) -> Option<Self> {
+        [Self::Train, Self::HeldOut].into_iter().find(|part| part.name() == name)
+    }
+}
+
 /// One part of the corpus: together at least a thousand dialogues, all different.
 ///
 /// ```

@@ -14,7 +14,7 @@ use crate::error::DataError;
 use crate::source::Input;
 
 struct Hashed {
-    file: File,
+    file: Box<dyn Read + Send>,
     hash: Sha256,
     bytes: u64,
     read_so_far: Arc<AtomicU64>,
@@ -53,7 +53,10 @@ const STORED_BUFFER: usize = 256 * 1024;
 impl Content {
     pub(super) fn open(input: &Input, read_so_far: Arc<AtomicU64>) -> Result<Self, DataError> {
         let io_error = |source| DataError::Io { source_name: input.name.clone(), source };
-        let file = File::open(&input.path).map_err(io_error)?;
+        let file: Box<dyn Read + Send> = match &input.content {
+            Some(content) => Box::new(Cursor::new(Arc::clone(content))),
+            None => Box::new(File::open(&input.path).map_err(io_error)?),
+        };
         let mut stored = Hashed { file, hash: Sha256::new(), bytes: 0, read_so_far };
         let mut magic = Vec::new();
         stored.by_ref().take(4).read_to_end(&mut magic).map_err(io_error)?;

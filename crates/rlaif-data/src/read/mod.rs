@@ -146,8 +146,10 @@ impl<R: Send + 'static> Records<R> {
         let inputs = reader.source.into_inputs();
         let total_bytes = inputs
             .iter()
-            .filter_map(|input| std::fs::metadata(&input.path).ok())
-            .map(|metadata| metadata.len())
+            .map(|input| match &input.content {
+                Some(content) => content.len() as u64,
+                None => std::fs::metadata(&input.path).map_or(0, |metadata| metadata.len()),
+            })
             .sum();
         let read_so_far = Arc::new(AtomicU64::new(0));
         let mode = reader.mode;

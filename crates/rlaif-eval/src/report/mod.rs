@@ -6,6 +6,7 @@ mod curve;
 mod finding;
 mod html;
 mod markdown;
+mod overview;
 pub(crate) mod page;
 pub(crate) mod plot;
 mod terminal;
@@ -16,6 +17,7 @@ pub use curve::{Curve, read_curves};
 pub use finding::read_findings;
 pub(crate) use html::tone;
 pub(crate) use markdown::inline;
+pub use overview::{Overview, OverviewPart};
 pub(crate) use terminal::{Align, table};
 
 use std::collections::{BTreeMap, BTreeSet};

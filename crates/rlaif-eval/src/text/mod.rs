@@ -1,8 +1,10 @@
 //! Metrics of the text alone: pure functions, and the same as [`Metric`](crate::Metric)s.
 
 mod diversity;
+mod reply;
 mod rouge;
 mod stem;
 
 pub use diversity::{Length, LengthUnit, Repetition, distinct_n, repetition};
+pub use reply::{Declined, Reply, ReplyShares, reply};
 pub use rouge::{Rouge, RougeKind, RougeScore, Stemming, rouge, rouge_l, rouge_n, tokenise};

@@ -12,7 +12,7 @@ use rlaif_data::corpora::{Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, Real
 use rlaif_data::{
     Dataset, HubDataset, Import, ImportColumns, PromptBuilder, PromptForm, PromptTemplate, Reader,
 };
-use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
+use rlaif_eval::text::{Declined, Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     Better, CompareOptions, Details, Metric, MetricInfo, Missing, ModelCard, PairJudge, Report,
     RewardMetric, ScoreJudge, SliceBy, preference_accuracy, read_curves,
@@ -258,6 +258,10 @@ pub enum MetricConfig {
         /// The length of the runs.
         n: usize,
     },
+    /// Share of responses that decline, by English phrases.
+    Refusal {},
+    /// Share of responses that neither answer nor explain, by English phrases.
+    Evasion {},
 }
 
 impl MetricConfig {
@@ -301,6 +305,8 @@ impl MetricConfig {
                 false => LengthUnit::Words,
             })),
             Self::Repetition { n } => Box::new(Repetition::new(*n)?),
+            Self::Refusal {} => Box::new(Declined::refusals()),
+            Self::Evasion {} => Box::new(Declined::evasions()),
         })
     }
 }
@@ -499,6 +505,34 @@ impl EvalFile {
     /// key and the nearest known one.
     pub fn from_file(path: &Path) -> Result<Self, EvaluateError> {
         Ok(rlaif_rewards::read_toml(path)?)
+    }
+
+    /// Returns the locations in the file that may be local files or folders, except for `run` and `out`.
+    pub fn locations(&mut self) -> Vec<&mut String> {
+        let Self { baseline, tuned, data, metrics, judges, preferences, .. } = self;
+        let mut all: Vec<&mut String> = Vec::new();
+        for PolicyConfig { model, adapter, base, .. } in [baseline, tuned] {
+            all.push(model);
+            all.extend(adapter.iter_mut().chain(base));
+        }
+        all.extend(&mut data.file);
+        for metric in metrics {
+            match metric {
+                MetricConfig::Toxicity { classifier, .. } => all.extend(classifier.locations()),
+                MetricConfig::Reward { reward, .. } => all.extend(reward.locations()),
+                MetricConfig::Rouge { .. }
+                | MetricConfig::Length { .. }
+                | MetricConfig::Repetition { .. }
+                | MetricConfig::Refusal {}
+                | MetricConfig::Evasion {} => {}
+            }
+        }
+        all.extend(judges.iter_mut().flat_map(RewardConfig::locations));
+        for PreferenceCheck { file, reward, .. } in preferences {
+            all.push(file);
+            all.extend(reward.locations());
+        }
+        all
     }
 
     /// Returns the rendering of prompts in this evaluation, and its origin.

@@ -1,5 +1,6 @@
 //! Run files: one program, so that what they depend on is linked once.
 
 mod own_command;
+mod pipeline;
 mod schema;
 mod tokens;

@@ -16,10 +16,12 @@ mod lengths;
 mod log_probs;
 mod merge;
 mod model;
+mod pipeline;
 mod print;
 mod progress;
 mod prompt;
 mod report;
+mod revise;
 mod rows;
 mod run_arguments;
 mod schema;
@@ -121,6 +123,13 @@ enum Command {
         [[writers]]\n    samples = 4\n    sampling = { temperature = 1.0 }\n    \
         api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
     Candidates(candidates::Candidates),
+    /// Has a model criticise and revise responses by the principles of a constitution; writes rows to train
+    /// on.
+    #[command(after_help = "The configuration with what has no default:\n\n    \
+        constitution = [\"constitution.toml\"]\n    \
+        [data]\n    file = \"prompts.jsonl\"      # {\"prompt\": \"..\"}, also with a \"response\"\n    \
+        [writer]\n    api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
+    Revise(revise::Revise),
     /// Labels pairs of responses by judges and rewards; writes preference pairs with soft labels.
     #[command(after_help = "The configuration with what has no default:\n\n    \
         [data]\n    file = \"candidates.jsonl\"   # {\"prompt\": \"..\", \"responses\": [\"..\", \"..\"]}\n    \
@@ -193,6 +202,13 @@ enum Command {
         "train = \"rows.jsonl\"    # {\"prompt\": \"..\", \"chosen\": \"..\", \"rejected\": \"..\"}"
     ))]
     Dpo(RunArguments),
+    /// Runs several commands, the outputs of one being the inputs of others; writes one report.
+    #[command(after_help = "A pipeline:\n\n    \
+        [stages.sft]\n    command = \"sft\"\n    model.path = \"MODEL\"\n    data.train = \"rows.jsonl\"\n    \
+        [stages.answers]\n    command = \"candidates\"\n    data.file = \"prompts.jsonl\"\n    \
+        writers = [{ api = { kind = \"policy\", model = \"@sft\" } }]\n\n\
+        A stage has the keys of its command's run file. docs/pipeline.md has the outputs of each.")]
+    Pipeline(pipeline::Pipeline),
     /// Prints the JSON Schema of a command's file, for editors that complete TOML.
     #[command(
         after_help = "With Taplo (Even Better TOML), the first line of a run file names it:\n\n    \
@@ -256,6 +272,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Judge(command) => command.run(),
         Command::Candidates(command) => command.run(),
         Command::Label(command) => command.run(),
+        Command::Revise(command) => command.run(),
         Command::Sft(command) => command.train::<SftFile>(),
         Command::Classifier(command) => command.train::<ClassifierFile>(),
         Command::Reward(command) => command.train::<RewardFile>(),
@@ -266,6 +283,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Reinforce(command) => command.train::<ReinforceFile>(),
         Command::Distill(command) => command.train::<DistillFile>(),
         Command::Dpo(command) => command.train::<DpoFile>(),
+        Command::Pipeline(command) => command.run(),
         Command::Schema(command) => command.run(),
         Command::Bench(command) => command.run(),
     }

@@ -295,3 +295,156 @@ fn candidates_of_several_makers_are_kept_and_the_best_and_the_worst_are_labelled
     let said = refusal(&run("candidates", folder, &nobody, "none.jsonl"), 2);
     assert!(said.contains("`writers` is empty, and so is `data.responses`; expected"), "{said}");
 }
+
+/// A writer that names insults as its critique, and takes one of two out in each revision.
+fn reviser(asked: &Arc<Mutex<Vec<String>>>) -> String {
+    let asked = asked.clone();
+    let url = chat_completions(move |body| {
+        let body: Value = serde_json::from_str(body).unwrap();
+        let text = body["messages"][0]["content"].as_str().unwrap().to_owned();
+        let response = text.rsplit("Assistant: ").next().unwrap();
+        let response = response.split("\n\n").next().unwrap().to_owned();
+        let answer = if text.ends_with("Critique:") {
+            format!("It has {} insults.", response.matches("fool").count())
+        } else if text.ends_with("Revision:") {
+            // Further turns, as models without an end write them.
+            format!("{}\n\nHuman: Thanks.", response.replacen("fool ", "", 1))
+        } else {
+            "fool fool Stay calm and call a friend today.".to_owned()
+        };
+        asked.lock().unwrap().push(text);
+        answer
+    });
+    format!(
+        "[writer]\nname = 'reviser'\nreasks = 0\nlimits = {{ concurrency = 1 }}\napi = {{ kind = 'openai', \
+         model = 'm', base_url = '{url}', api_key_env = 'TEST_KEY' }}\n\
+         price = {{ input_per_million = 1.0, output_per_million = 1.0 }}\n"
+    )
+}
+
+#[test]
+fn responses_are_criticised_and_revised_by_drawn_principles_and_nothing_is_asked_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let rows_of = |n: usize| format!("{}\n", json!({"prompt": format!("Question {n}?")}));
+    fs::write(folder.join("prompts.jsonl"), (0..4).map(rows_of).collect::<String>()).unwrap();
+    let constitution = "[[principles]]\nname = 'insults'\ncritique = 'Count the insults.'\n\
+                        revision = 'Take an insult out.'\n[[principles]]\nname = 'threats'\n\
+                        critique = 'Count the threats.'\nrevision = 'Take a threat out.'\n";
+    fs::write(folder.join("constitution.toml"), constitution).unwrap();
+    let head = format!(
+        "seed = 3\nrounds = 2\nconstitution = ['{at}/constitution.toml']\n\
+         harmlessness = {{ kind = 'forbidden-words', words = ['fool'] }}\n\
+         data = {{ file = '{at}/prompts.jsonl' }}\n",
+        at = folder.display()
+    );
+    let config = format!("{head}{}", reviser(&asked));
+    let said = succeeded(&run("revise", folder, &config, "revised.jsonl"));
+    assert!(said.contains("8 revisions of 4 responses, 0 without a change, 0 responses"), "{said}");
+    for line in [
+        "first: harmlessness -2.000, refusals 0.0 %, evasions 0.0 %, 9.0 words",
+        "round 1: harmlessness -1.000,",
+        "round 2: harmlessness 0.000, refusals 0.0 %, evasions 0.0 %, 7.0 words",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    // A response, and critique and revision of two rounds.
+    assert_eq!(asked.lock().unwrap().len(), 20);
+    let found = rows(&folder.join("revised.jsonl"));
+    assert_eq!(found.len(), 8);
+    let texts: Vec<&str> = found.iter().map(|row| row["response"].as_str().unwrap()).collect();
+    assert_eq!(
+        texts[..2],
+        ["fool Stay calm and call a friend today.", "Stay calm and call a friend today."]
+    );
+    assert_eq!(found[1]["initial"], "fool fool Stay calm and call a friend today.");
+    assert_eq!(found[1]["steps"][0]["critique"], "It has 2 insults.");
+    assert_eq!(found[1]["steps"][1]["revision"], texts[1]);
+    assert_eq!(found[1]["round"], 2);
+    let drawn: std::collections::BTreeSet<&str> = found
+        .iter()
+        .flat_map(|row| row["steps"].as_array().unwrap())
+        .map(|step| step["principle"].as_str().unwrap())
+        .collect();
+    assert_eq!(drawn.into_iter().collect::<Vec<_>>(), ["insults", "threats"]);
+
+    // A kill after three texts, in the middle of the fourth line: 17 texts are asked for, and the rows are
+    // the same.
+    let first = fs::read(folder.join("revised.jsonl")).unwrap();
+    let budget = config.replace("price =", "budget = { tokens = 720 }\nprice =");
+    let stopped = run("revise", folder, &budget, "again.jsonl");
+    assert!(!stopped.status.success());
+    let journal = folder.join("again.jsonl.unordered");
+    let text = fs::read_to_string(&journal).unwrap();
+    let kept: Vec<&str> = text.lines().filter(|line| !line.contains("\"text\":null")).collect();
+    let came = kept.len() - 1;
+    assert!((1..20).contains(&came), "{text}");
+    fs::write(&journal, format!("{}\n{{\"row\":1,\"te", kept.join("\n"))).unwrap();
+    asked.lock().unwrap().clear();
+    succeeded(&run("revise", folder, &config, "again.jsonl"));
+    assert_eq!(asked.lock().unwrap().len(), 20 - came);
+    assert_eq!(fs::read(folder.join("again.jsonl")).unwrap(), first);
+
+    // Without critiques, from responses of a file, and the last revision alone; the rows train.
+    asked.lock().unwrap().clear();
+    let given = json!({"prompt": "Why?", "response": "fool fool It rains."});
+    fs::write(folder.join("given.jsonl"), format!("{given}\n")).unwrap();
+    let plain = config
+        .replace("prompts.jsonl", "given.jsonl")
+        .replace("seed = 3", "seed = 3\ncritique = false\nrows = 'last'");
+    succeeded(&run("revise", folder, &plain, "plain.jsonl"));
+    assert_eq!(asked.lock().unwrap().len(), 2);
+    let found = rows(&folder.join("plain.jsonl"));
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0]["response"], "It rains.");
+    assert!(found[0]["steps"][0].get("critique").is_none());
+
+    // Other principles are another constitution.
+    let other = constitution.replace("Count the insults.", "Name the insults.");
+    fs::write(&journal, text).unwrap();
+    fs::write(folder.join("constitution.toml"), other).unwrap();
+    fs::remove_file(folder.join("again.jsonl")).unwrap();
+    let said = refusal(&run("revise", folder, &config, "again.jsonl"), 2);
+    assert!(said.contains("`revise.constitution.principles"), "{said}");
+}
+
+#[test]
+fn a_facet_with_a_constitution_compares_each_pair_by_a_drawn_principle() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let url = chat_completions(|body| {
+        let body: Value = serde_json::from_str(body).unwrap();
+        let system = body["messages"][0]["content"].as_str().unwrap();
+        let text = body["messages"][1]["content"].as_str().unwrap();
+        let first = text.rsplit("Response 1:").next().unwrap();
+        let first_is_kind = first.split("Response 2:").next().unwrap().contains("kind");
+        // By one principle the kind response is better, by the other one it is worse.
+        let label = if system.contains("kinder") == first_is_kind { "1" } else { "2" };
+        format!("Because.\nPreferred response={label}")
+    });
+    let rows_of = |n: usize| {
+        format!("{}\n", json!({"prompt": format!("Q{n}?"), "responses": ["kind", "terse"]}))
+    };
+    fs::write(folder.join("c.jsonl"), (0..12).map(rows_of).collect::<String>()).unwrap();
+    let config = format!(
+        "data = {{ file = '{}/c.jsonl' }}\n[judge]\nexplains = true\napi = {{ kind = 'openai', model = 'm', \
+         base_url = '{url}', api_key_env = 'TEST_KEY' }}\n[[facets]]\nname = 'harmless'\nprinciples = [\n\
+         {{ name = 'kind', compare = 'The kinder response is better.' }},\n\
+         {{ name = 'terse', compare = 'The terser response is better.' }}]\n",
+        folder.display()
+    );
+    succeeded(&run("label", folder, &config, "labels.jsonl"));
+    let found = rows(&folder.join("labels.jsonl"));
+    assert_eq!(found.len(), 12);
+    for row in &found {
+        assert_eq!(row["principles"]["harmless"], row["chosen"]);
+        // A judge that explains first is too sure.
+        assert_eq!(row["probability"], 0.6);
+    }
+    let kind = found.iter().filter(|row| row["chosen"] == "kind").count();
+    assert!((1..12).contains(&kind), "{kind}");
+    let none = config.replace("compare =", "revision =");
+    let said = refusal(&run("label", folder, &none, "none.jsonl"), 2);
+    assert!(said.contains("without a principle that has `compare`"), "{said}");
+}

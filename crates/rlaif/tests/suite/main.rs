@@ -13,6 +13,7 @@ mod generate;
 mod judge;
 mod label;
 mod memory;
+mod pipeline;
 mod ppo;
 mod reinforce;
 mod rl;

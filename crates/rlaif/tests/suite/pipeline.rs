@@ -1,0 +1,159 @@
+//! `rlaif pipeline` as its user runs it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{language_model, succeeded, tokenizer};
+
+/// A folder with a small Llama, rows, and a pipeline from demonstrations to DPO.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let place = Self(tempfile::tempdir().unwrap());
+        let config = json!({
+            "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+            "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "max_position_embeddings": 256, "eos_token_id": 1,
+        });
+        language_model(&place.path("model"), &tokenizer("llama3"), 7, config);
+        let row = |i: usize| json!({"prompt": format!("Question {i}?"), "response": format!("It is {i}.")});
+        let rows: String = (0..16).map(|i| format!("{}\n", row(i))).collect();
+        fs::write(place.path("rows.jsonl"), rows).unwrap();
+        let (model, rows) = (place.path("model"), place.path("rows.jsonl"));
+        let (model, rows) = (model.display(), rows.display());
+        let cpu = "placement = { device = 'cpu', threads = 1 }\n";
+        let text = format!(
+            "title = 'Small'\n\
+             [stages.sft]\ncommand = 'sft'\nseed = 1\n{cpu}model.path = '{model}'\ndata.train = '{rows}'\n\
+             train = {{ steps = 6, batch_size = 4, checkpoint_every = 1 }}\n\
+             [stages.answers]\ncommand = 'candidates'\ndata.file = '{rows}'\n\
+             [[stages.answers.writers]]\nsamples = 3\nsampling = {{ temperature = 1.0, max_tokens = 8 }}\n\
+             api = {{ kind = 'policy', model = '@sft', batch_size = 4 }}\n\
+             [stages.labels]\ncommand = 'label'\ndata = {{ file = '@answers', pairing = 'neighbours' }}\n\
+             facets = [{{ name = 'brief', reward = {{ kind = 'length', longest = 1, per = 1.0, unit = 'characters' }} }}]\n\
+             [stages.dpo]\ncommand = 'dpo'\nseed = 1\n{cpu}model.path = '@sft.model'\ndata.train = '@labels'\n\
+             train = {{ steps = 6, batch_size = 4, checkpoint_every = 1 }}\n\
+             [stages.eval]\ncommand = 'eval'\nbaseline.model = '{model}'\ntuned.model = '@dpo'\n\
+             data = {{ corpus = 'prompts', file = '{rows}' }}\ngeneration = {{ max_new_tokens = 8 }}\n\
+             metrics = [{{ kind = 'length' }}, {{ kind = 'evasion' }}]\n"
+        );
+        fs::write(place.path("small.toml"), text).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, out: &str, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+        command
+            .arg("pipeline")
+            .arg(self.path("small.toml"))
+            .arg("--out")
+            .arg(self.path(out))
+            .args(more);
+        command.env("OMP_NUM_THREADS", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// The files that hold results: models, rows, responses.
+fn results(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    fn walk(root: &Path, folder: &Path, all: &mut Vec<(PathBuf, Vec<u8>)>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                walk(root, &path, all);
+            } else if ["model.safetensors", "rows.jsonl"].contains(&&*name)
+                || (name.ends_with(".jsonl") && path.parent().unwrap().ends_with("eval"))
+            {
+                all.push((path.strip_prefix(root).unwrap().to_owned(), fs::read(&path).unwrap()));
+            }
+        }
+    }
+    let mut all = Vec::new();
+    walk(folder, folder, &mut all);
+    all.retain(|(path, _)| !path.to_string_lossy().contains("checkpoints"));
+    all.sort();
+    all
+}
+
+#[test]
+fn a_killed_pipeline_continues_to_the_same_bits_and_unchanged_stages_are_reused() {
+    let place = Place::new();
+    let output = place.command("whole", &["--dry-run"]).output().unwrap();
+    let said = succeeded(&output);
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(said.is_empty() && !place.path("whole").exists(), "{said}");
+    for line in [
+        "sft      sft (new); 16 rows, 6 steps, batches of 4; at least 0.",
+        "answers  candidates (new); after sft; 16 prompts, 48 responses",
+        "labels   label (new); after answers; 16 prompts or pairs",
+        "dpo      dpo (new); after labels, sft; ",
+        "eval     eval (new); after dpo; 16 prompts, 16 responses of each policy",
+    ] {
+        assert!(plan.contains(line), "{plan}");
+    }
+    succeeded(&place.command("whole", &[]).output().unwrap());
+    let whole = results(&place.path("whole"));
+    assert!(whole.len() >= 5, "{:?}", whole.iter().map(|(path, _)| path).collect::<Vec<_>>());
+    let report = fs::read_to_string(place.path("whole/report.md")).unwrap();
+    for text in ["# Small", "## labels", "## eval", "length\\_words", "labelled: "] {
+        assert!(report.contains(text), "{report}");
+    }
+    assert!(
+        fs::read_to_string(place.path("whole/report.html")).unwrap().contains(">dpo</bdi></h2>")
+    );
+
+    // Kills at moments that fall into different stages.
+    for wait in [150, 300, 450, 600, 150] {
+        let mut child = place.command("killed", &[]).spawn().unwrap();
+        sleep(Duration::from_millis(wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    succeeded(&place.command("killed", &[]).output().unwrap());
+    assert!(results(&place.path("killed")) == whole);
+
+    // Nothing is left to do; then the labels change, and what follows them.
+    let said = succeeded(&place.command("whole", &[]).output().unwrap());
+    assert_eq!(said.matches("is reused").count(), 5, "{said}");
+    let other = ["--set", "stages.labels.combine=vote"];
+    let output = place.command("whole", &[&other[..], &["--dry-run"]].concat()).output().unwrap();
+    succeeded(&output);
+    let plan = String::from_utf8(output.stdout).unwrap();
+    let states: Vec<bool> = plan.lines().map(|line| line.contains("(reused)")).collect();
+    assert_eq!(states, [true, true, false, false, false], "{plan}");
+}
+
+#[test]
+fn a_stage_that_fails_is_named_and_the_stages_before_it_are_kept() {
+    let place = Place::new();
+    let text = fs::read_to_string(place.path("small.toml")).unwrap();
+    fs::write(
+        place.path("small.toml"),
+        text.replace("kind = 'length', longest", "kind = 'length', shortest = 9, longest"),
+    )
+    .unwrap();
+    let output = place.command("out", &[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("error: stage `labels`: "), "{said}");
+    let kept = fs::read_dir(place.path("out/answers")).unwrap().next().unwrap().unwrap().path();
+    let record: Value =
+        serde_json::from_slice(&fs::read(kept.join("stage.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&record["command"], &record["summary"]["prompts"]),
+        (&json!("candidates"), &json!(16))
+    );
+}
