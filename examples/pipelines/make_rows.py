@@ -55,23 +55,24 @@ def main():
         elif len(calm) > 1 and random.random() < 0.3:
             better, worse = sorted(calm[:2], key=lambda text: -nearness(text, reference))
             people.append(pair(row["id"], prompt, better, worse, 0.7))
-        if insulting:
-            toxic.append((prompt, insulting[0], reference))
+        # A revision is a response of the same model to the same dialogue, without insults and near the reference.
+        if insulting and calm:
+            toxic.append((prompt, insulting[0], max(calm, key=lambda text: nearness(text, reference))))
         elif calm:
-            clean.append((prompt, calm[0], reference))
+            clean.append((prompt, calm[0], calm[0]))
     random.shuffle(people)
     random.shuffle(toxic)
     random.shuffle(clean)
     write("people.jsonl", people[:240])
     rows = []
-    for n, (prompt, summary, reference) in enumerate(toxic[:150] + clean[:30]):
+    for n, (prompt, summary, revision) in enumerate(toxic[:170] + clean[:50]):
         found = list(dict.fromkeys(word.lower() for word in INSULT.findall(summary)))
         critique = f"It says {', '.join(found)}." if found else "It repeats none."
         exchange = f"Human: {prompt.strip()}\n\nAssistant: {summary}\n\n"
         asked = f"{exchange}CritiqueRequest: {CRITIQUES[n % 2]}\n\nCritique:"
         revised = f"{asked} {critique}\n\nRevisionRequest: {REVISIONS[n % 2]}\n\nRevision:"
         rows.append({"prompt": asked, "response": critique})
-        rows.append({"prompt": revised, "response": reference})
+        rows.append({"prompt": revised, "response": revision})
     random.shuffle(rows)
     write("revisions.jsonl", rows)
 
