@@ -6,6 +6,8 @@ use rlaif_torch::{TorchError, seeded};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::routers::Routers;
+
 /// Mode of dropout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -100,4 +102,6 @@ pub struct Forward<'a> {
     pub activations: Activations,
     /// Layout of the rows.
     pub layout: Layout,
+    /// Collector of the choices of routers, for their auxiliary loss; models without experts ignore it.
+    pub routers: Option<&'a Routers>,
 }

@@ -320,7 +320,7 @@ static DEFAULTS: LazyLock<BTreeMap<String, ClassDefaults>> = LazyLock::new(|| {
 });
 
 /// Fields of transformers' configuration classes that affect no number computed here.
-const WITHOUT_EFFECT: [&str; 13] = [
+const WITHOUT_EFFECT: [&str; 15] = [
     "use_cache",
     "eos_token_id",
     "bos_token_id",
@@ -333,6 +333,9 @@ const WITHOUT_EFFECT: [&str; 13] = [
     "pretraining_tp",
     // The order of roundings in f16.
     "reorder_and_upcast_attn",
+    // The loss of routers, which is a setting of training here.
+    "output_router_logits",
+    "router_aux_loss_coef",
     // Initial values of learned positions.
     "sinusoidal_pos_embds",
     // For heads of other tasks.

@@ -295,7 +295,7 @@ macro_rules! encoder {
 }
 
 /// The built-in families.
-static TABLE: [Family; 21] = [
+static TABLE: [Family; 24] = [
     t5!("t5", "T5ForConditionalGeneration", T5),
     t5!("mt5", "MT5ForConditionalGeneration", Mt5),
     llama!("llama", "Llama", LlamaVariant::LLAMA),
@@ -315,6 +315,9 @@ static TABLE: [Family; 21] = [
     llama!("olmo2", "Olmo2", LlamaVariant::OLMO2),
     llama!("smollm3", "SmolLM3", LlamaVariant::SMOLLM3),
     llama!("granite", "Granite", LlamaVariant::GRANITE),
+    llama!("mixtral", "Mixtral", LlamaVariant::MIXTRAL),
+    llama!("qwen2_moe", "Qwen2Moe", LlamaVariant::QWEN2_MOE),
+    llama!("qwen3_moe", "Qwen3Moe", LlamaVariant::QWEN3_MOE),
     encoder!("roberta", "Roberta", Roberta, &["classifier."]),
     // RoBERTa's computation under other names, down to the names of the tensors.
     encoder!("xlm-roberta", "XLMRoberta", Roberta, &["classifier."]),

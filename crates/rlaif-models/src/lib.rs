@@ -76,7 +76,7 @@ pub mod extend {
         labels::Labels,
         layers::{Bias, Embedding, LayerNorm, Linear, RmsNorm},
         llama::{
-            BiasRule, GateRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant, NormPlaces,
+            BiasRule, ExpertRule, GateRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant, NormPlaces,
             NormRule, Positions, Projections, QueryKeyNorm, ScalingRule, WindowRule,
             dimensions as llama_dimensions,
         },

@@ -6,7 +6,8 @@
 //! [Qwen3, 2025](https://arxiv.org/abs/2505.09388), [Gemma 2, 2024](https://arxiv.org/abs/2408.00118),
 //! [Gemma 3, 2025](https://arxiv.org/abs/2503.19786), [Phi-3, 2024](https://arxiv.org/abs/2404.14219),
 //! [OLMo 2, 2024](https://arxiv.org/abs/2501.00656), [GPT-NeoX, 2022](https://arxiv.org/abs/2204.06745), GPT-2
-//! (Radford et al. 2019), SmolLM3 and Granite. One trunk: norms, positions, grouped key-value heads, a
+//! (Radford et al. 2019), SmolLM3, Granite,
+//! [Mixtral, 2024](https://arxiv.org/abs/2401.04088), Qwen2-MoE and Qwen3-MoE. One trunk: norms, positions, grouped key-value heads, a
 //! feed-forward layer. The members differ by [`LlamaVariant`]: sort and places of the norms, biases, fused tensors,
 //! windows, positions, factors. Scaled rotary frequencies (Llama 3.1) are in config.json.
 
@@ -14,13 +15,14 @@ mod attention;
 mod block;
 mod config;
 mod decode;
+mod experts;
 mod feed_forward;
 mod run;
 mod variant;
 
 use rlaif_lm::{
     Activations, Branches, CacheShape, CausalLm, DecodeState, DecoderLm, Forward, KvCache, LmError,
-    LmSpec, Padding, Parameters, Room, TokenBatch, VocabHead,
+    LmSpec, Padding, Parameters, Room, Routers, TokenBatch, VocabHead,
 };
 use tch::{Device, Kind, Tensor};
 
@@ -32,16 +34,16 @@ use crate::{
     frame::{Frame, Parts},
     labels::Labels,
     layers::{Bias, Embedding, LayerNorm, Linear, Norm, RmsNorm, Visible, dropout, hide},
-    recompute::{Shallow, recompute},
+    recompute::{Shallow, recompute_many},
     rope::{Angles, Rope},
     rows,
     weights::{Source, TensorTree},
 };
-use block::{Block, before};
+use block::{Block, Made, before};
 pub use config::dimensions;
 use config::{RawConfig, Shape};
 pub use variant::{
-    BiasRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions, Projections,
+    BiasRule, ExpertRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions, Projections,
     QueryKeyNorm, ScalingRule, WindowRule,
 };
 
@@ -152,6 +154,7 @@ impl Trunk {
     fn forward(
         &self,
         input: &TokenBatch,
+        routers: Option<&Routers>,
         pass: Pass,
         mut keep: impl FnMut(usize, &[Tensor; 2]),
     ) -> Result<Tensor, LmError> {
@@ -208,21 +211,28 @@ impl Trunk {
                 None => plain.as_ref().map_or(Visible::Causal, Visible::Bias),
             };
             let angles = block.angles(&all);
-            x = match pass.activations {
+            let routed;
+            (x, routed) = match pass.activations {
                 Activations::Keep => {
-                    let (x, kv) = block.forward(&x, angles, &visible, pass);
+                    let Made { x, kv, routed } = block.forward(&x, angles, &visible, pass);
                     keep(i, &kv);
-                    x
+                    (x, routed)
                 }
                 Activations::Recompute => {
                     let angles = angles.map(Shallow::handle);
                     let bias = visible.bias().map(Tensor::handle);
-                    recompute(block, &[&x], move |block, inputs| {
+                    let wanted = routers.is_some();
+                    let made = recompute_many(block, &[&x], move |block, inputs| {
                         let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
-                        block.forward(&inputs[0], angles.as_ref(), &visible, pass).0
-                    })?
+                        let Made { x, routed, .. } =
+                            block.forward(&inputs[0], angles.as_ref(), &visible, pass);
+                        [Some(x), routed.filter(|_| wanted)].into_iter().flatten().collect()
+                    })?;
+                    let mut made = made.into_iter();
+                    (made.next().unwrap_or(x), made.next())
                 }
             };
+            block.count(routers, routed.as_ref(), Some(input.mask().tensor()));
         }
         Ok(self.norm.forward(&x))
     }
@@ -245,7 +255,7 @@ impl Trunk {
         if tokens.width() > 0 {
             let pass = Pass { activations: Activations::Keep, ..pass };
             let mut filled = Ok(());
-            let _hidden = self.forward(tokens, pass, |layer, [k, v]| {
+            let _hidden = self.forward(tokens, None, pass, |layer, [k, v]| {
                 if filled.is_ok() {
                     filled = cache.layers().fill(layer, k, v);
                 }
@@ -274,7 +284,7 @@ impl Trunk {
             let (normed, residual) = before(block.attention_norm.as_ref(), &x);
             let angles = block.angles(&all);
             let mixed = block.attention.step(&normed, angles, cache, i, bias, pass);
-            x = block.finish(&residual, &mixed, pass);
+            (x, _) = block.finish(&residual, &mixed, pass);
         }
         Ok(self.norm.forward(&x).squeeze_dim(1))
     }
@@ -353,7 +363,8 @@ fn harmless(name: &str) -> bool {
 
 impl CausalLm for Llama {
     fn hidden(&self, input: &TokenBatch, forward: Forward<'_>) -> Result<Tensor, LmError> {
-        self.trunk.forward(input, self.frame.adapters.resolve(forward)?, |_, _| ())
+        let pass = self.frame.adapters.resolve(forward)?;
+        self.trunk.forward(input, forward.routers, pass, |_, _| ())
     }
 
     fn run_hidden(&self, run: &Branches, forward: Forward<'_>) -> Result<Tensor, LmError> {
@@ -361,7 +372,7 @@ impl CausalLm for Llama {
             // The angles of a shared prompt would depend on the response.
             return Ok(run.from_rows(&self.hidden(&run.rows(self.spec())?, forward)?));
         }
-        self.trunk.forward_run(run, self.frame.adapters.resolve(forward)?)
+        self.trunk.forward_run(run, forward.routers, self.frame.adapters.resolve(forward)?)
     }
 }
 
@@ -454,7 +465,7 @@ impl ClassifierLayers for LlamaClassifier {
         _: Option<&[usize]>,
         pass: Pass,
     ) -> Result<Tensor, LmError> {
-        self.trunk.forward(input, pass, |_, _| ())
+        self.trunk.forward(input, None, pass, |_, _| ())
     }
 
     /// The last token, pad ids passed over, as transformers finds it.

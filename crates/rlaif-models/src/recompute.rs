@@ -37,3 +37,13 @@ pub(crate) fn recompute<L: Shallow + Send + 'static>(
     let layer = layer.handle();
     rlaif_torch::checkpoint(inputs, move |inputs: &[Tensor]| Ok(forward(&layer, inputs)))
 }
+
+/// The same for several results.
+pub(crate) fn recompute_many<L: Shallow + Send + 'static>(
+    layer: &L,
+    inputs: &[&Tensor],
+    forward: impl Fn(&L, &[Tensor]) -> Vec<Tensor> + Send + 'static,
+) -> Result<Vec<Tensor>, LmError> {
+    let layer = layer.handle();
+    rlaif_torch::checkpoint_many(inputs, move |inputs: &[Tensor]| Ok(forward(&layer, inputs)))
+}

@@ -11,7 +11,7 @@ use common::{
 };
 use rlaif_lm::{
     Activations, CausalLm, Dropout, Forward, Layout, LmError, Padding, Parameters, Policy, Room,
-    SequenceClassifier, TokenBatch, token_log_probs,
+    Routers, SequenceClassifier, TokenBatch, token_log_probs,
 };
 use rlaif_models::{Architecture, Classifier, LanguageModel, LoadOptions};
 use rlaif_torch::{Isa, isa};
@@ -139,6 +139,44 @@ fn response_log_probs_entropies_and_gradients() {
                 );
             }
         }
+    }
+}
+
+/// The auxiliary loss of routers over the real tokens of all layers, and its gradient.
+#[test]
+fn routers_have_the_loss_of_transformers() {
+    for name in ["mixtral", "qwen3-moe", "qwen2-moe"] {
+        let goldens = Goldens::read(&model(name));
+        let policy = load(&model(name));
+        for activations in [Activations::Keep, Activations::Recompute] {
+            for padding in [Padding::Right, Padding::Left] {
+                let routers = Routers::default();
+                let forward =
+                    Forward { activations, routers: Some(&routers), ..Forward::default() };
+                let rows = goldens.rows("right");
+                let batch = TokenBatch::collate(rows, policy.spec(), padding).unwrap();
+                let _hidden = causal(&policy).hidden(&batch, forward).unwrap();
+                let loss = routers.loss().unwrap();
+                let want = goldens.json["router_loss"].as_f64().unwrap();
+                assert!((loss.double_value(&[]) - want).abs() < 1e-5, "{name}");
+                loss.backward();
+                for (parameter, want) in goldens.starting("router.grad.") {
+                    let grad = gradient(policy.parameters(), parameter);
+                    close(parameter, &grad, want, 1e-5);
+                }
+                for (_, tensor) in policy.parameters().iter() {
+                    tensor.shallow_clone().zero_grad();
+                }
+            }
+        }
+        let (prompts, responses) = batches(name, &policy, Padding::Right);
+        let of_layout = |layout| {
+            let routers = Routers::default();
+            let forward = Forward { layout, routers: Some(&routers), ..Forward::default() };
+            let _hidden = policy.response_hidden(&prompts, &responses, forward).unwrap();
+            routers.loss().unwrap()
+        };
+        close(name, &of_layout(Layout::Packed(40)), &of_layout(Layout::Padded), 1e-5);
     }
 }
 

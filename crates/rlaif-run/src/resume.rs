@@ -137,6 +137,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "train.result",
             "learn.dropout",
             "learn.ema_decay",
+            "learn.router_aux_loss_coef",
             "learn.trainable",
             "learn.optimizer.lr",
             "learn.optimizer.value_head_lr",

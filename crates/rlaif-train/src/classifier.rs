@@ -149,7 +149,7 @@ impl<'m> ClassifierTrainer<'m> {
         weights: Vec<f64>,
         total_steps: u64,
     ) -> Result<Self, TrainError> {
-        refuse_packing(config)?;
+        check_for_classifier(config)?;
         let labels = model.labels().len();
         if labels < 2 || model.scheme() != LabelScheme::Exclusive {
             let expected = "at least two labels that exclude each other; a model with one label is \
@@ -219,11 +219,15 @@ impl<'m> ClassifierTrainer<'m> {
 }
 
 /// Packed rows need attention restricted to each sequence, which the trunks of classifiers do not
-/// support.
-pub(crate) fn refuse_packing(config: &LearnConfig) -> Result<(), TrainError> {
+/// support. As in transformers, classifiers have no auxiliary loss.
+pub(crate) fn check_for_classifier(config: &LearnConfig) -> Result<(), TrainError> {
     if config.batching == crate::Batching::Packed {
         let expected = "padded or length, for a classifier";
         return Err(TrainError::setting("batching", "packed", expected));
+    }
+    if config.router_aux_loss_coef != 0. {
+        let (found, expected) = (config.router_aux_loss_coef, "0, for a classifier");
+        return Err(TrainError::setting("router_aux_loss_coef", found, expected));
     }
     Ok(())
 }

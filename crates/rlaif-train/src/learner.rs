@@ -32,6 +32,9 @@ pub struct LearnConfig {
     /// Decay of an exponential moving average of the weights, for evaluation and the result; 0 to
     /// disable it.
     pub ema_decay: f64,
+    /// In fine-tuning of models with experts, the coefficient of the loss that spreads tokens over experts
+    /// (config.json's field of this name is not used); 0 to disable it.
+    pub router_aux_loss_coef: f64,
     /// The trained parameters.
     pub trainable: Trainable,
     /// The optimizer's settings.
@@ -45,6 +48,11 @@ impl LearnConfig {
     /// [`TrainError::Setting`] names the field.
     pub fn check(&self) -> Result<(), TrainError> {
         self.optimizer.check()?;
+        let coefficient = self.router_aux_loss_coef;
+        if !(coefficient.is_finite() && coefficient >= 0.) {
+            let expected = "a number of at least 0";
+            return Err(TrainError::setting("router_aux_loss_coef", coefficient, expected));
+        }
         Ema::check(self.ema_decay)
     }
 

@@ -14,7 +14,7 @@ use tch::{Kind, Tensor, no_grad};
 
 use crate::{
     accumulate,
-    classifier::refuse_packing,
+    classifier::check_for_classifier,
     error::TrainError,
     learner::{LearnConfig, Learner},
     optimizer::StepReport,
@@ -142,7 +142,7 @@ impl<'m> PreferenceTrainer<'m> {
         centring: f64,
         total_steps: u64,
     ) -> Result<Self, TrainError> {
-        refuse_packing(config)?;
+        check_for_classifier(config)?;
         if model.labels().len() != 1 {
             let expected = "one label: a preference model gives one score";
             return Err(TrainError::setting("labels", model.labels().len(), expected));

@@ -3,9 +3,12 @@
 //! ```text
 //! L = − (1/n) Σ log π(y_t | x, y_<t)      over the n learned response tokens of the optimizer batch
 //! ```
+//!
+//! In models with experts, `router_aux_loss_coef` times the loss of [`rlaif_lm::Routers`] is added, that of a
+//! forward pass with the share of its learned tokens in the batch.
 
 use rlaif_core::{Interrupted, Metrics};
-use rlaif_lm::{Forward, LmError, Padding, Policy, TokenBatch, token_log_probs};
+use rlaif_lm::{Forward, LmError, Padding, Policy, Routers, TokenBatch, token_log_probs};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::{
@@ -116,6 +119,8 @@ impl std::fmt::Debug for SftTrainer<'_> {
 pub struct SftStats {
     /// Mean of −log π over the learned tokens before the step, in nats.
     pub loss: f64,
+    /// The routers' auxiliary loss before the step, without its coefficient; `None` if it is disabled.
+    pub router_aux_loss: Option<f64>,
     /// Number of learned tokens.
     pub learned: u64,
     /// Number of tokens read, prompts included.
@@ -158,11 +163,27 @@ impl<'p> SftTrainer<'p> {
         }
         let forward = self.config.training();
         let passes = self.config.divide(rows, SftRow::len);
-        let loss =
-            accumulate(passes, learned as f64, |rows| sft_loss(self.policy, &rows, forward))?;
+        let coefficient = self.config.router_aux_loss_coef;
+        let mut auxiliary = None;
+        let loss = accumulate(passes, learned as f64, |rows| {
+            if coefficient == 0. {
+                return sft_loss(self.policy, &rows, forward);
+            }
+            let routers = Routers::default();
+            let collecting = Forward { routers: Some(&routers), ..forward };
+            let loss = sft_loss(self.policy, &rows, collecting)?;
+            let Some(of_routers) = routers.loss() else {
+                let expected = "0: the model has no experts";
+                return Err(TrainError::setting("router_aux_loss_coef", coefficient, expected));
+            };
+            let tokens = rows.iter().map(|row| row.learned_tokens()).sum::<usize>() as f64;
+            *auxiliary.get_or_insert(0.) += of_routers.double_value(&[]) * tokens / learned as f64;
+            Ok(loss + of_routers * (coefficient * tokens))
+        })?;
         let optimizer = self.learner.step()?;
         Ok(SftStats {
-            loss: loss.double_value(&[]),
+            loss: loss.double_value(&[]) - auxiliary.unwrap_or(0.) * coefficient,
+            router_aux_loss: auxiliary,
             learned: learned as u64,
             tokens: rows.iter().map(|row| row.len() as u64).sum(),
             optimizer,
@@ -279,7 +300,9 @@ impl Supervised for SftTrainer<'_> {
 
     fn learn(&mut self, rows: &[&SftRow]) -> Result<Metrics, TrainError> {
         let stats = self.step(rows)?;
-        Ok(step_metrics([("loss", stats.loss)], stats.tokens, &stats.optimizer))
+        let own = [("loss", Some(stats.loss)), ("router_aux_loss", stats.router_aux_loss)];
+        let own = own.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        Ok(step_metrics(own, stats.tokens, &stats.optimizer))
     }
 
     fn measure(&self, rows: &[SftRow]) -> Result<Metrics, TrainError> {

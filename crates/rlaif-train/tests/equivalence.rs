@@ -102,6 +102,45 @@ fn a_batch_is_the_same_however_it_is_divided() {
     }
 }
 
+/// The loss of routers has its coefficient, and is the same for rows in one pass, packed or not.
+#[test]
+fn the_loss_of_routers_spreads_tokens() {
+    let _alone = alone();
+    let moe = || {
+        random(json!({
+            "model_type": "mixtral", "vocab_size": 61, "hidden_size": 32, "intermediate_size": 24,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "num_local_experts": 4, "num_experts_per_tok": 1, "max_position_embeddings": 128,
+            "initializer_range": 0.2, "eos_token_id": 1,
+        }))
+    };
+    let rows = rows();
+    let rows: Vec<&SftRow> = rows.iter().take(16).collect();
+    let run = |coefficient, batching| {
+        let policy = moe();
+        let optimizer = OptimizerConfig { lr: 1e-2, ..OptimizerConfig::default() };
+        let own =
+            LearnConfig { router_aux_loss_coef: coefficient, batching, optimizer, ..config() };
+        let mut trainer = SftTrainer::new(&policy, &own, 20).unwrap();
+        let stats: Vec<_> = (0..20).map(|_| trainer.step(&rows).unwrap()).collect();
+        let losses: Vec<f64> = stats.iter().map(|stats| stats.loss).collect();
+        (losses, stats.iter().map(|stats| stats.router_aux_loss).collect::<Vec<_>>())
+    };
+    let (plain, none) = run(0., Batching::Padded);
+    assert_eq!(none, [None; 20]);
+    let (losses, of_routers) = run(0.5, Batching::Padded);
+    assert!((losses[0] - plain[0]).abs() < 1e-6, "{losses:?} {plain:?}");
+    let [first, last] = [of_routers[0].unwrap(), of_routers[19].unwrap()];
+    // 1 is the loss of tokens that are evenly spread.
+    assert!(first > 1.05 && last < first - 0.02, "{first} {last}");
+    let (packed, _) = run(0.5, Batching::Packed);
+    same("packed", &packed[..5], &losses[..5], 1e-4);
+    let policy = llama();
+    let own = LearnConfig { router_aux_loss_coef: 0.1, ..config() };
+    let error = SftTrainer::new(&policy, &own, 1).unwrap().step(&rows).unwrap_err();
+    assert!(error.to_string().contains("router_aux_loss_coef"), "{error}");
+}
+
 #[test]
 fn packed_rows_are_the_same_as_padded_ones() {
     let _alone = alone();

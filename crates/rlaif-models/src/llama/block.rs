@@ -1,10 +1,12 @@
 //! One layer of the Llama family: attention and feed-forward, their norms and residuals.
 
+use rlaif_lm::Routers;
 use tch::Tensor;
 
 use super::{
     attention::Attention,
     config::{RawConfig, Shape},
+    experts::Experts,
     feed_forward::FeedForward,
     norm,
     variant::{LlamaNames, NormPlaces},
@@ -25,7 +27,7 @@ pub(super) struct Block {
     pub(super) attention: Attention,
     pub(super) attention_post_norm: Option<Norm>,
     pub(super) feed_forward_norm: Option<Norm>,
-    pub(super) feed_forward: FeedForward,
+    pub(super) feed_forward: Inner,
     pub(super) feed_forward_post_norm: Option<Norm>,
     /// Index of the layer's rotary embedding in the trunk.
     rope: Option<usize>,
@@ -34,6 +36,42 @@ pub(super) struct Block {
     /// Factor of the summand added to the residual.
     pub(super) residual_scale: f64,
     dropout: f64,
+}
+
+/// The second layer of a block.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most layers are of the larger sort")]
+pub(super) enum Inner {
+    One(FeedForward),
+    Experts(Box<Experts>),
+}
+
+impl Inner {
+    /// Experts for each token, if there are any.
+    pub(super) fn chosen(&self) -> Option<i64> {
+        match self {
+            Self::One(_) => None,
+            Self::Experts(experts) => Some(experts.chosen()),
+        }
+    }
+}
+
+impl Shallow for Inner {
+    fn handle(&self) -> Self {
+        match self {
+            Self::One(layer) => Self::One(layer.handle()),
+            Self::Experts(experts) => Self::Experts(Box::new(experts.as_ref().handle())),
+        }
+    }
+}
+
+/// Results of a block.
+pub(super) struct Made {
+    pub(super) x: Tensor,
+    /// Keys and values.
+    pub(super) kv: [Tensor; 2],
+    /// The probabilities of the router, f32 `[N, experts]`.
+    pub(super) routed: Option<Tensor>,
 }
 
 impl Block {
@@ -56,7 +94,19 @@ impl Block {
             attention: Attention::load(&attention, raw, shape, names, layer),
             attention_post_norm: norm(names.attention_post_norm, after),
             feed_forward_norm: norm(names.feed_forward_norm, before),
-            feed_forward: FeedForward::load(&feed_forward, raw, shape, names)?,
+            feed_forward: match shape.experts_of(layer) {
+                Some(experts) => {
+                    let experts = Experts::load(&feed_forward, raw, shape, experts, names)?;
+                    Inner::Experts(Box::new(experts))
+                }
+                None => Inner::One(FeedForward::load(
+                    &feed_forward,
+                    raw,
+                    shape,
+                    names.feed_forward_layers,
+                    shape.inner,
+                )?),
+            },
             feed_forward_post_norm: norm(names.feed_forward_post_norm, after),
             rope: shape.rope_of[layer],
             parallel: shape.parallel,
@@ -76,10 +126,11 @@ impl Block {
         angles: Option<&Angles>,
         visible: &Visible<'_>,
         pass: Pass,
-    ) -> (Tensor, [Tensor; 2]) {
+    ) -> Made {
         let (normed, x) = before(self.attention_norm.as_ref(), x);
         let (mixed, kv) = self.attention.forward(&normed, angles, visible, pass);
-        (self.finish(&x, &mixed, pass), kv)
+        let (x, routed) = self.finish(&x, &mixed, pass);
+        Made { x, kv, routed }
     }
 
     pub(super) fn forward_run(
@@ -89,14 +140,20 @@ impl Block {
         visible: &Visible<'_>,
         run: &rlaif_lm::Branches,
         pass: Pass,
-    ) -> Tensor {
+    ) -> (Tensor, Option<Tensor>) {
         let (normed, x) = before(self.attention_norm.as_ref(), x);
         let mixed = self.attention.forward_run(&normed, angles, visible, run, pass);
         self.finish(&x, &mixed, pass)
     }
 
-    /// Output projection and feed-forward layer, with their residual connections.
-    pub(super) fn finish(&self, x: &Tensor, mixed: &Tensor, pass: Pass) -> Tensor {
+    /// Output projection and feed-forward layer, with their residual connections, and the probabilities of
+    /// the router.
+    pub(super) fn finish(
+        &self,
+        x: &Tensor,
+        mixed: &Tensor,
+        pass: Pass,
+    ) -> (Tensor, Option<Tensor>) {
         let (norm, post) = (self.feed_forward_norm.as_ref(), self.attention_post_norm.as_ref());
         let (normed, mid) = if self.parallel {
             let (normed, x) = before(norm, x);
@@ -104,9 +161,16 @@ impl Block {
         } else {
             before(norm, &self.add(x, &self.attention.o, mixed, post, pass))
         };
-        let layer = &self.feed_forward;
         let post = self.feed_forward_post_norm.as_ref();
-        self.add(&mid, &layer.down, &layer.inner(&normed, pass), post, pass)
+        match &self.feed_forward {
+            Inner::One(layer) => {
+                (self.add(&mid, &layer.down, &layer.inner(&normed, pass), post, pass), None)
+            }
+            Inner::Experts(experts) => {
+                let (y, routed) = experts.forward(&normed, pass);
+                (self.sum(&mid, &y, post, pass), Some(routed))
+            }
+        }
     }
 
     /// The sum of `x` and `layer(inner)`.
@@ -122,9 +186,28 @@ impl Block {
         if post.is_none() && self.residual_scale == 1. && p == 0. {
             return layer.onto(x, inner, pass);
         }
-        let y = layer.forward(inner, pass);
-        let y = post.map_or(y.shallow_clone(), |norm| norm.forward(&y));
-        x + self.scaled(dropout(y, p, pass.dropout))
+        self.sum(x, &layer.forward(inner, pass), post, pass)
+    }
+
+    /// The sum of `x` and the output `y` of a layer.
+    fn sum(&self, x: &Tensor, y: &Tensor, post: Option<&Norm>, pass: Pass) -> Tensor {
+        let y = post.map_or_else(|| y.shallow_clone(), |norm| norm.forward(y));
+        x + self.scaled(dropout(y, pass.dropout_p(self.dropout), pass.dropout))
+    }
+
+    /// Adds the probabilities of this block's router to those of the others; `mask` is `[B, T]`, and all
+    /// tokens count without it.
+    pub(super) fn count(
+        &self,
+        routers: Option<&Routers>,
+        routed: Option<&Tensor>,
+        mask: Option<&Tensor>,
+    ) {
+        if let (Some(routers), Some(routed), Some(chosen)) =
+            (routers, routed, self.feed_forward.chosen())
+        {
+            routers.add(routed, chosen, mask);
+        }
     }
 
     pub(super) fn scaled(&self, y: Tensor) -> Tensor {
@@ -133,7 +216,10 @@ impl Block {
 
     pub(super) fn linears(&mut self) -> Vec<&mut Linear> {
         let mut all = self.attention.linears();
-        all.extend(self.feed_forward.linears());
+        all.extend(match &mut self.feed_forward {
+            Inner::One(layer) => layer.linears(),
+            Inner::Experts(experts) => experts.linears(),
+        });
         all
     }
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::variant::{
-    GateRule, LlamaVariant, NormPlaces, NormRule, Positions, Projections, QueryKeyNorm,
+    ExpertRule, GateRule, LlamaVariant, NormPlaces, NormRule, Positions, Projections, QueryKeyNorm,
     ScalingRule, WindowRule,
 };
 use crate::{
@@ -24,6 +24,13 @@ pub(super) struct RawConfig {
     pub(super) vocab_size: i64,
     pub(super) hidden_size: i64,
     intermediate_size: Option<i64>,
+    num_local_experts: Option<i64>,
+    num_experts_per_tok: Option<i64>,
+    moe_intermediate_size: Option<i64>,
+    shared_expert_intermediate_size: Option<i64>,
+    norm_topk_prob: Option<bool>,
+    decoder_sparse_step: Option<i64>,
+    mlp_only_layers: Option<Vec<i64>>,
     num_hidden_layers: usize,
     num_attention_heads: i64,
     num_key_value_heads: Option<i64>,
@@ -78,7 +85,9 @@ pub(super) struct RawConfig {
 }
 
 /// Names of fields in transformers' classes, and the names here.
-const NAMES: [(&str, &str); 14] = [
+const NAMES: [(&str, &str); 16] = [
+    ("num_experts", "num_local_experts"),
+    ("qkv_bias", "attention_bias"),
     ("n_embd", "hidden_size"),
     ("n_inner", "intermediate_size"),
     ("n_layer", "num_hidden_layers"),
@@ -243,6 +252,9 @@ pub(super) struct Shape {
     pub(super) query_key_norm: QueryKeyNorm,
     pub(super) projections: Projections,
     pub(super) gate: GateRule,
+    /// Experts, in the layers that have them.
+    experts: Option<ExpertShape>,
+    sparse: Vec<bool>,
     pub(super) transposed: bool,
     pub(super) embedding_scale: f64,
     pub(super) residual_scale: f64,
@@ -250,6 +262,21 @@ pub(super) struct Shape {
     pub(super) head_scale: f64,
     /// Cap of the logits: l becomes cap · tanh(l / cap).
     pub(super) head_cap: Option<f64>,
+}
+
+/// Sizes of a layer of experts.
+#[derive(Debug)]
+pub(super) struct ExpertShape {
+    pub(super) count: i64,
+    /// Experts for each token.
+    pub(super) chosen: i64,
+    pub(super) inner: i64,
+    /// Inner size of the expert for all tokens.
+    pub(super) shared: Option<i64>,
+    /// `true` if the weights of the chosen experts have the sum 1.
+    pub(super) normed: bool,
+    /// `true` if weights are multiplied in f32.
+    pub(super) exact: bool,
 }
 
 /// Sizes of the layers, for [`crate::Family::dimensions`].
@@ -387,12 +414,19 @@ impl Shape {
             query_key_norm: variant.query_key_norm,
             projections: variant.projections,
             gate: variant.gate,
+            experts: raw.experts(variant)?,
+            sparse: raw.sparse(variant)?,
             transposed: variant.transposed,
             embedding_scale,
             residual_scale,
             head_scale,
             head_cap,
         })
+    }
+
+    /// The experts of a layer, if it has any.
+    pub(super) fn experts_of(&self, layer: usize) -> Option<&ExpertShape> {
+        self.experts.as_ref().filter(|_| self.sparse.get(layer) == Some(&true))
     }
 
     /// The factor of embeddings of this dtype: transformers rounds Gemma's to the dtype.
@@ -402,6 +436,62 @@ impl Shape {
 }
 
 impl RawConfig {
+    /// The sizes of layers of experts.
+    fn experts(&self, variant: &LlamaVariant) -> Result<Option<ExpertShape>, ModelError> {
+        let count = self.num_local_experts.unwrap_or(0);
+        // Without experts, all layers of Qwen's are dense.
+        if variant.experts == ExpertRule::Never
+            || (variant.experts == ExpertRule::Config && count == 0)
+        {
+            return Ok(None);
+        }
+        let always = variant.experts == ExpertRule::Always;
+        let chosen = self.num_experts_per_tok.unwrap_or(1);
+        let inner = match always {
+            true => self.intermediate_size(),
+            false => self.moe_intermediate_size.unwrap_or(1),
+        };
+        let name = self.names.get("num_local_experts");
+        check_sizes([
+            (name, count),
+            ("num_experts_per_tok", chosen),
+            ("moe_intermediate_size", inner),
+            (
+                "shared_expert_intermediate_size",
+                self.shared_expert_intermediate_size.unwrap_or(1),
+            ),
+        ])?;
+        check_layers(name, usize::try_from(count).unwrap_or(usize::MAX))?;
+        if chosen > count {
+            return Err(bad("num_experts_per_tok", chosen, &format!("at most {name}, {count}")));
+        }
+        Ok(Some(ExpertShape {
+            count,
+            chosen,
+            inner,
+            shared: self.shared_expert_intermediate_size,
+            normed: always || self.norm_topk_prob == Some(true),
+            exact: always,
+        }))
+    }
+
+    /// The layers with experts.
+    fn sparse(&self, variant: &LlamaVariant) -> Result<Vec<bool>, ModelError> {
+        let layers = self.num_hidden_layers;
+        let step = self.decoder_sparse_step.unwrap_or(1);
+        if step < 1 {
+            return Err(bad("decoder_sparse_step", step, "at least 1"));
+        }
+        let dense = |layer: i64| {
+            let listed = self.mlp_only_layers.as_ref().is_some_and(|list| list.contains(&layer));
+            listed || (layer + 1) % step != 0
+        };
+        Ok((0i64..)
+            .take(layers)
+            .map(|layer| variant.experts == ExpertRule::Always || !dense(layer))
+            .collect())
+    }
+
     /// The layers with rotary embeddings.
     fn turned(&self, variant: &LlamaVariant) -> Result<Vec<bool>, ModelError> {
         let layers = self.num_hidden_layers;
@@ -430,9 +520,13 @@ impl RawConfig {
         (0..self.num_hidden_layers)
             .map(|layer| match (&self.layer_types, variant.window) {
                 (_, WindowRule::Never) => false,
+                (_, WindowRule::SwitchedAll) => true,
                 (Some(types), _) => types.get(layer) == Some(&LayerType::SlidingAttention),
                 (None, WindowRule::Switched) => {
                     self.max_window_layers.is_none_or(|first| layer >= first)
+                }
+                (None, WindowRule::SwitchedEven) => {
+                    layer % 2 == 0 && self.max_window_layers.is_none_or(|end| layer < end)
                 }
                 (None, WindowRule::Pattern(pattern)) => {
                     let pattern = self.sliding_window_pattern.unwrap_or(pattern);
@@ -448,7 +542,10 @@ impl RawConfig {
         let window = match variant.window {
             WindowRule::Never => None,
             WindowRule::Given | WindowRule::Pattern(_) => self.sliding_window,
-            WindowRule::Switched | WindowRule::WithoutRotary => {
+            WindowRule::Switched
+            | WindowRule::SwitchedAll
+            | WindowRule::SwitchedEven
+            | WindowRule::WithoutRotary => {
                 self.sliding_window.filter(|_| self.use_sliding_window == Some(true))
             }
         };

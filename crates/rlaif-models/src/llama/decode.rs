@@ -7,8 +7,9 @@ use tch::Tensor;
 use super::{
     Trunk,
     attention::{Attention, Inputs, Made},
-    block::Block,
-    feed_forward::Gate,
+    block::{Block, Inner},
+    experts::Experts,
+    feed_forward::{FeedForward, Gate},
 };
 use crate::{
     adapter::Pass,
@@ -72,22 +73,65 @@ impl Block {
     fn finish_rows(&self, x: &Tensor, mixed: &Tensor, count: RowCount, pass: Pass) -> Tensor {
         let post = self.attention_post_norm.as_ref();
         let mid = self.add_rows(x, &self.attention.o, mixed, post, count, pass);
-        let layer = &self.feed_forward;
         let read = if self.parallel { x } else { &mid };
-        let (read, norm) = before(self.feed_forward_norm.as_ref(), read);
-        let activation = layer.activation;
-        let inner = match &layer.gate {
-            Gate::Apart(gate) => {
-                rows::gated(&read, norm, Some(gate), &layer.up, activation, count, pass)
-            }
-            Gate::Absent => rows::gated(&read, norm, None, &layer.up, activation, count, pass),
-            Gate::Fused => {
-                let [both] = rows::project(&read, norm, [&layer.up], count, pass);
-                layer.gated(&both)
-            }
-        };
         let post = self.feed_forward_post_norm.as_ref();
-        self.add_rows(&mid, &layer.down, &inner, post, count, pass)
+        match &self.feed_forward {
+            Inner::One(layer) => {
+                let (read, norm) = before(self.feed_forward_norm.as_ref(), read);
+                let inner = layer.inner_rows(&read, norm, count, pass);
+                self.add_rows(&mid, &layer.down, &inner, post, count, pass)
+            }
+            Inner::Experts(experts) => {
+                let norm = self.feed_forward_norm.as_ref();
+                let read = norm.map_or_else(|| read.shallow_clone(), |norm| norm.forward(read));
+                let y = experts.forward_rows(&read, count, pass);
+                mid + self.scaled(post.map_or(y.shallow_clone(), |norm| norm.forward(&y)))
+            }
+        }
+    }
+}
+
+impl FeedForward {
+    /// The input of `down`.
+    fn inner_rows(
+        &self,
+        x: &Tensor,
+        norm: Option<&RmsNorm>,
+        count: RowCount,
+        pass: Pass,
+    ) -> Tensor {
+        let activation = self.activation;
+        match &self.gate {
+            Gate::Apart(gate) => {
+                rows::gated(x, norm, Some(gate), &self.up, activation, count, pass)
+            }
+            Gate::Absent => rows::gated(x, norm, None, &self.up, activation, count, pass),
+            Gate::Fused => {
+                let [both] = rows::project(x, norm, [&self.up], count, pass);
+                self.gated(&both)
+            }
+        }
+    }
+
+    fn forward_rows(&self, x: &Tensor, count: RowCount, pass: Pass) -> Tensor {
+        let inner = self.inner_rows(x, None, count, pass);
+        let [y] = rows::project(&inner, None, [&self.down], count, pass);
+        y
+    }
+}
+
+impl Experts {
+    fn forward_rows(&self, x: &Tensor, count: RowCount, pass: Pass) -> Tensor {
+        let [logits] = rows::project(x, None, [&self.router], count, pass);
+        let routing = self.route(&logits);
+        let mixed = self.mix(x, &routing, |expert, x| expert.forward_rows(x, count, pass));
+        match &self.shared {
+            Some((shared, gate)) => {
+                let [gate] = rows::project(x, None, [gate], count, pass);
+                mixed + gate.sigmoid() * shared.forward_rows(x, count, pass)
+            }
+            None => mixed,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use tch::Tensor;
 use super::{
     attention::linear,
     config::{RawConfig, Shape},
-    variant::{GateRule, LlamaNames},
+    variant::GateRule,
 };
 use crate::{
     adapter::Pass,
@@ -39,10 +39,10 @@ impl FeedForward {
         weights: &TensorTree<'_>,
         raw: &RawConfig,
         shape: &Shape,
-        names: &LlamaNames,
+        [gate, up, down]: [&'static str; 3],
+        inner: i64,
     ) -> Result<Self, ModelError> {
-        let [gate, up, down] = names.feed_forward_layers;
-        let (hidden, inner) = (shape.hidden, shape.inner);
+        let hidden = shape.hidden;
         let layer = |key, size| {
             let std = raw.initializer_range;
             linear(&weights.at(key), size, shape.mlp_bias, std, shape.transposed)
@@ -72,6 +72,10 @@ impl FeedForward {
             Gate::Fused => self.gated(&self.up.forward(x, pass)),
             Gate::Absent => self.activation.apply(&self.up.forward(x, pass)),
         }
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
+        self.down.forward(&self.inner(x, pass), pass)
     }
 
     /// `act(gate) · up` of both in one tensor.

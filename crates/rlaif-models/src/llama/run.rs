@@ -1,19 +1,24 @@
 //! A forward pass over a run of tokens without padding, prompts shared: see
 //! [`rlaif_lm::Branches`].
 
-use rlaif_lm::{Activations, Branches, LmError};
+use rlaif_lm::{Activations, Branches, LmError, Routers};
 use tch::{Kind, Tensor};
 
 use super::Trunk;
 use crate::{
     adapter::Pass,
     layers::{Visible, hide},
-    recompute::{Shallow, recompute},
+    recompute::{Shallow, recompute_many},
 };
 
 impl Trunk {
     /// Last hidden states `[N, H]` of the run.
-    pub(super) fn forward_run(&self, run: &Branches, pass: Pass) -> Result<Tensor, LmError> {
+    pub(super) fn forward_run(
+        &self,
+        run: &Branches,
+        routers: Option<&Routers>,
+        pass: Pass,
+    ) -> Result<Tensor, LmError> {
         let mut x = self.embed(run.ids(), run.positions(), pass);
         let (kind, device) = (x.kind(), x.device());
         let all = self.angles(run.positions(), run.positions(), kind);
@@ -31,18 +36,25 @@ impl Trunk {
             let bias = window.and(made.as_ref().map(|(_, bias)| bias));
             let visible = bias.map_or(Visible::Causal, Visible::Bias);
             let angles = block.angles(&all);
-            x = match pass.activations {
+            let routed;
+            (x, routed) = match pass.activations {
                 Activations::Keep => block.forward_run(&x, angles, &visible, run, pass),
                 Activations::Recompute => {
                     let angles = angles.map(Shallow::handle);
                     let bias = bias.map(Tensor::handle);
                     let run = run.handle();
-                    recompute(block, &[&x], move |block, inputs| {
+                    let wanted = routers.is_some();
+                    let made = recompute_many(block, &[&x], move |block, inputs| {
                         let visible = bias.as_ref().map_or(Visible::Causal, Visible::Bias);
-                        block.forward_run(&inputs[0], angles.as_ref(), &visible, &run, pass)
-                    })?
+                        let (x, routed) =
+                            block.forward_run(&inputs[0], angles.as_ref(), &visible, &run, pass);
+                        [Some(x), routed.filter(|_| wanted)].into_iter().flatten().collect()
+                    })?;
+                    let mut made = made.into_iter();
+                    (made.next().unwrap_or(x), made.next())
                 }
             };
+            block.count(routers, routed.as_ref(), None);
         }
         Ok(self.norm.forward(&x))
     }

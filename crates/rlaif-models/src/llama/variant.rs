@@ -35,6 +35,8 @@ pub struct LlamaVariant {
     pub projections: Projections,
     /// The feed-forward layer.
     pub gate: GateRule,
+    /// Layers of experts in place of the feed-forward layer.
+    pub experts: ExpertRule,
     /// `true` if checkpoints store the weights of blocks as `[inputs, outputs]`.
     pub transposed: bool,
     /// Positional information.
@@ -120,6 +122,18 @@ pub enum GateRule {
     Absent,
 }
 
+/// Layers of experts, of which a router chooses `num_experts_per_tok` for each token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpertRule {
+    /// Never.
+    Never,
+    /// In every layer, `intermediate_size` wide, with weights that have the sum 1.
+    Always,
+    /// In each `decoder_sparse_step`-th layer outside `mlp_only_layers`, `moe_intermediate_size` wide.
+    /// If config.json has `shared_expert_intermediate_size`, there is another expert for all tokens.
+    Config,
+}
+
 /// Positional information.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Positions {
@@ -161,6 +175,11 @@ pub enum WindowRule {
     Given,
     /// If `use_sliding_window` is true, from the layer `max_window_layers` on.
     Switched,
+    /// If `use_sliding_window` is true, in every layer.
+    SwitchedAll,
+    /// If `use_sliding_window` is true, in the layers 0, 2, .. below `max_window_layers`, or as `layer_types`
+    /// says.
+    SwitchedEven,
     /// By default, in every layer except each n-th, where n is this number, or
     /// `sliding_window_pattern` in config.json; `layer_types` takes precedence.
     Pattern(usize),
@@ -197,6 +216,8 @@ pub struct LlamaNames {
     /// The gate, up and down projections. The second name is also that of a tensor with gate and up
     /// together.
     pub feed_forward_layers: [&'static str; 3],
+    /// The gate, up and down projections of an expert.
+    pub expert_layers: [&'static str; 3],
     /// The norm after the feed-forward layer, if there is one.
     pub feed_forward_post_norm: &'static str,
     /// The vocabulary head, if it has its own tensor.
@@ -218,6 +239,7 @@ impl LlamaNames {
         feed_forward_norm: "post_attention_layernorm",
         feed_forward: "mlp",
         feed_forward_layers: ["gate_proj", "up_proj", "down_proj"],
+        expert_layers: ["gate_proj", "up_proj", "down_proj"],
         feed_forward_post_norm: "post_feedforward_layernorm",
         head: "lm_head",
     };
@@ -267,6 +289,7 @@ impl LlamaVariant {
         query_key_norm: QueryKeyNorm::Absent,
         projections: Projections::Apart,
         gate: GateRule::Apart,
+        experts: ExpertRule::Never,
         transposed: false,
         positions: Positions::Rotary { partial: 1. },
         scaling: ScalingRule::Plain,
@@ -391,6 +414,38 @@ impl LlamaVariant {
         positions: Positions::RotaryInSome,
         window: WindowRule::WithoutRotary,
         ..Self::LLAMA
+    };
+
+    /// Mixtral.
+    pub const MIXTRAL: Self = Self {
+        defaults: "mixtral",
+        experts: ExpertRule::Always,
+        names: LlamaNames {
+            feed_forward: "block_sparse_moe",
+            expert_layers: ["w1", "w3", "w2"],
+            ..LlamaNames::HUGGING_FACE
+        },
+        ..Self::MISTRAL
+    };
+
+    /// Qwen1.5-MoE and Qwen2-MoE.
+    pub const QWEN2_MOE: Self = Self {
+        defaults: "qwen2_moe",
+        qkv_bias: BiasRule::Config,
+        output_bias: BiasRule::Absent,
+        mlp_bias: BiasRule::Absent,
+        experts: ExpertRule::Config,
+        window: WindowRule::SwitchedEven,
+        ..Self::LLAMA
+    };
+
+    /// Qwen3-MoE.
+    pub const QWEN3_MOE: Self = Self {
+        defaults: "qwen3_moe",
+        experts: ExpertRule::Config,
+        window: WindowRule::SwitchedAll,
+        head_dim: None,
+        ..Self::QWEN3
     };
 
     /// Granite.

@@ -10,7 +10,7 @@ use std::{
 use rlaif_lm::{EncodedTokens, EncoderStates, Padding, TokenBatch};
 use tch::{Kind, Tensor};
 
-pub(crate) const CAUSAL: [&str; 17] = [
+pub(crate) const CAUSAL: [&str; 20] = [
     "llama2",
     "llama3",
     "llama31",
@@ -28,6 +28,9 @@ pub(crate) const CAUSAL: [&str; 17] = [
     "olmo2",
     "smollm3",
     "granite",
+    "mixtral",
+    "qwen3-moe",
+    "qwen2-moe",
 ];
 pub(crate) const T5: [&str; 4] = ["t5-v1.0", "flan", "flan-tied", "mt5"];
 pub(crate) const CAUSAL_CLASSIFIERS: [&str; 3] =
