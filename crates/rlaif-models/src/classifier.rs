@@ -189,6 +189,9 @@ impl SequenceClassifier for Classifier {
     ) -> Result<Tensor, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
         let hidden = self.run(input, second_start, pass)?;
+        if let Some(pooled) = self.layers.pooled(&hidden, input) {
+            return Ok(self.layers.score(pooled, pass).to_kind(Kind::Float));
+        }
         let width = input.width();
         let read: Vec<i64> = input
             .rows()

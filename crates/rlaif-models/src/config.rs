@@ -320,7 +320,7 @@ static DEFAULTS: LazyLock<BTreeMap<String, ClassDefaults>> = LazyLock::new(|| {
 });
 
 /// Fields of transformers' configuration classes that affect no number computed here.
-const WITHOUT_EFFECT: [&str; 15] = [
+const WITHOUT_EFFECT: [&str; 23] = [
     "use_cache",
     "eos_token_id",
     "bos_token_id",
@@ -336,6 +336,16 @@ const WITHOUT_EFFECT: [&str; 15] = [
     // The loss of routers, which is a setting of training here.
     "output_router_logits",
     "router_aux_loss_coef",
+    // For heads of other tasks.
+    "legacy",
+    "decoder_bias",
+    "sparse_prediction",
+    "sparse_pred_ignore_index",
+    // Initial values.
+    "initializer_cutoff_factor",
+    "deterministic_flash_attn",
+    "cls_token_id",
+    "sep_token_id",
     // Initial values of learned positions.
     "sinusoidal_pos_embds",
     // For heads of other tasks.

@@ -14,10 +14,12 @@ use serde_json::{Map, Value};
 use crate::{
     architecture::{BuiltClassifier, LanguageLayers},
     config::Config,
+    deberta,
     dimensions::Dimensions,
     error::ModelError,
     labels::Labels,
     llama::{self, Llama, LlamaClassifier, LlamaVariant},
+    modernbert,
     roberta::{self, Roberta},
     sort::{ModelSort, class},
     t5::{self, T5},
@@ -295,7 +297,7 @@ macro_rules! encoder {
 }
 
 /// The built-in families.
-static TABLE: [Family; 24] = [
+static TABLE: [Family; 26] = [
     t5!("t5", "T5ForConditionalGeneration", T5),
     t5!("mt5", "MT5ForConditionalGeneration", Mt5),
     llama!("llama", "Llama", LlamaVariant::LLAMA),
@@ -326,6 +328,30 @@ static TABLE: [Family; 24] = [
     encoder!("distilbert", "DistilBert", DistilBert, &["classifier.", "pre_classifier."]),
     encoder!("electra", "Electra", Electra, &["classifier."]),
     encoder!("albert", "Albert", Albert, &["classifier.", "albert.pooler."]),
+    Family {
+        model_type: "deberta-v2",
+        generates: None,
+        classifies: Some(Classifies {
+            class: "DebertaV2ForSequenceClassification",
+            head: &["classifier.", "pooler."],
+            linear_head: None,
+            build: deberta::build,
+        }),
+        dimensions: deberta::dimensions,
+        written: as_read,
+    },
+    Family {
+        model_type: "modernbert",
+        generates: None,
+        classifies: Some(Classifies {
+            class: "ModernBertForSequenceClassification",
+            head: &["classifier.", "head."],
+            linear_head: None,
+            build: modernbert::build,
+        }),
+        dimensions: modernbert::dimensions,
+        written: as_read,
+    },
 ];
 
 #[cfg(test)]

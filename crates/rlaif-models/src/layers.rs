@@ -282,11 +282,21 @@ impl RmsNorm {
 
     /// The norm of `x`, `[.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        rlaif_torch::rms_norm(x, &self.factor(), self.epsilon)
+        let y = rlaif_torch::rms_norm(x, &self.factor(), self.epsilon);
+        if self.is_wide(x) { y.to_kind(x.kind()) } else { y }
+    }
+
+    /// `true` if the norm of `x` is multiplied by a factor in f32, as in transformers: 1 + w would lose the
+    /// last bits of w.
+    pub(crate) fn is_wide(&self, x: &Tensor) -> bool {
+        self.plus_one && x.kind() != Kind::Float
     }
 
     /// The norm of `x`, and `x` itself for the residual connection.
     pub(crate) fn before(&self, x: &Tensor) -> (Tensor, Tensor) {
+        if self.is_wide(x) {
+            return (self.forward(x), x.shallow_clone());
+        }
         rlaif_torch::rms_norm_beside(x, &self.factor(), self.epsilon)
     }
 
@@ -296,7 +306,13 @@ impl RmsNorm {
     }
 
     fn factor(&self) -> Tensor {
-        if self.plus_one { &self.weight + 1. } else { self.weight.shallow_clone() }
+        if !self.plus_one {
+            return self.weight.shallow_clone();
+        }
+        match self.weight.kind() {
+            Kind::Half | Kind::BFloat16 => self.weight.to_kind(Kind::Float) + 1.,
+            _ => &self.weight + 1.,
+        }
     }
 }
 
@@ -310,23 +326,29 @@ impl Shallow for RmsNorm {
 #[derive(Debug)]
 pub struct LayerNorm {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
     epsilon: f64,
 }
 
 impl LayerNorm {
     /// The norm at this path of a model.
     pub fn load(weights: &TensorTree<'_>, size: i64, epsilon: f64) -> Self {
+        Self::load_with(weights, size, epsilon, Bias::Present)
+    }
+
+    /// The same with a shift or without.
+    pub(crate) fn load_with(weights: &TensorTree<'_>, size: i64, epsilon: f64, bias: Bias) -> Self {
         Self {
             weight: weights.tensor("weight", &[size], Init::Ones),
-            bias: weights.tensor("bias", &[size], Init::Zeros),
+            bias: (bias == Bias::Present).then(|| weights.tensor("bias", &[size], Init::Zeros)),
             epsilon,
         }
     }
 
     /// The norm of `x`, `[.., size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.epsilon, false)
+        let size = self.weight.size();
+        x.layer_norm(size, Some(&self.weight), self.bias.as_ref(), self.epsilon, false)
     }
 }
 
@@ -334,7 +356,7 @@ impl Shallow for LayerNorm {
     fn handle(&self) -> Self {
         Self {
             weight: self.weight.shallow_clone(),
-            bias: self.bias.shallow_clone(),
+            bias: self.bias.handle(),
             epsilon: self.epsilon,
         }
     }
@@ -570,5 +592,36 @@ pub(crate) fn lowest(kind: Kind) -> f64 {
         Kind::Half => -32_752.,
         Kind::Double => f64::MIN / 2.,
         _ => f64::from(f32::MIN) / 2.,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// transformers multiplies by 1 + w in f32. In bf16, 1 + w would lose most bits of a small w.
+    #[test]
+    fn the_norm_of_gemma_in_bf16_is_that_of_transformers() {
+        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models");
+        for name in ["gemma2", "gemma3"] {
+            let read = |file: &str| -> BTreeMap<String, Tensor> {
+                let file = format!("{models}/{name}/{file}.safetensors");
+                Tensor::read_safetensors(file).unwrap().into_iter().collect()
+            };
+            let (weights, goldens) = (read("model"), read("goldens"));
+            let weight = weights["model.norm.weight"].to_kind(Kind::BFloat16);
+            let norm = RmsNorm { weight, epsilon: 1e-6, plus_one: true };
+            let (x, want) = (&goldens["bf16.norm.in"], &goldens["bf16.norm.out"]);
+            let equal = |got: &Tensor| {
+                assert_eq!(got.kind(), Kind::BFloat16);
+                got.eq_tensor(want).to_kind(Kind::Float).mean(Kind::Float).double_value(&[])
+            };
+            assert!(equal(&norm.forward(x)) > 0.995, "{name}");
+            assert!(equal(&norm.before(x).0) > 0.995, "{name}");
+            let rounded = RmsNorm { weight: &norm.weight + 1., epsilon: 1e-6, plus_one: false };
+            assert!(equal(&rounded.forward(x)) < 0.9, "{name}");
+        }
     }
 }

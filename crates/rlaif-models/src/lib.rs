@@ -16,6 +16,7 @@ mod architecture;
 mod classifier;
 mod config;
 mod convert;
+mod deberta;
 mod dimensions;
 mod error;
 mod family;
@@ -30,6 +31,7 @@ mod llama;
 mod load;
 mod load_files;
 mod lora;
+mod modernbert;
 mod recompute;
 mod roberta;
 mod rope;
@@ -76,8 +78,8 @@ pub mod extend {
         labels::Labels,
         layers::{Bias, Embedding, LayerNorm, Linear, RmsNorm},
         llama::{
-            BiasRule, ExpertRule, GateRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant, NormPlaces,
-            NormRule, Positions, Projections, QueryKeyNorm, ScalingRule, WindowRule,
+            BiasRule, ExpertRule, GateRule, Llama, LlamaClassifier, LlamaNames, LlamaVariant,
+            NormPlaces, NormRule, Positions, Projections, QueryKeyNorm, ScalingRule, WindowRule,
             dimensions as llama_dimensions,
         },
         weights::{Init, Source, TensorTree},

@@ -43,8 +43,8 @@ use block::{Block, Made, before};
 pub use config::dimensions;
 use config::{RawConfig, Shape};
 pub use variant::{
-    BiasRule, ExpertRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions, Projections,
-    QueryKeyNorm, ScalingRule, WindowRule,
+    BiasRule, ExpertRule, GateRule, LlamaNames, LlamaVariant, NormPlaces, NormRule, Positions,
+    Projections, QueryKeyNorm, ScalingRule, WindowRule,
 };
 
 /// A norm at a path of a model.

@@ -164,34 +164,39 @@ pub(crate) enum Style {
 }
 
 /// Names of the tensors of a trunk.
-struct TensorNames {
-    trunk: &'static str,
-    layers: &'static str,
-    projections: [&'static str; 3],
-    mixed: &'static str,
-    mixed_norm: &'static str,
-    inner: &'static str,
-    outer: &'static str,
-    outer_norm: &'static str,
+pub(crate) struct TensorNames {
+    pub(crate) trunk: &'static str,
+    pub(crate) layers: &'static str,
+    pub(crate) projections: [&'static str; 3],
+    pub(crate) mixed: &'static str,
+    pub(crate) mixed_norm: &'static str,
+    pub(crate) inner: &'static str,
+    pub(crate) outer: &'static str,
+    pub(crate) outer_norm: &'static str,
     /// Dropout after the output of attention, and after the feed-forward layer.
-    mixed_dropout: bool,
-    outer_dropout: bool,
+    pub(crate) mixed_dropout: bool,
+    pub(crate) outer_dropout: bool,
+}
+
+impl TensorNames {
+    /// The names of BERT.
+    pub(crate) const BERT: Self = Self {
+        trunk: "bert",
+        layers: "encoder.layer",
+        projections: ["attention.self.query", "attention.self.key", "attention.self.value"],
+        mixed: "attention.output.dense",
+        mixed_norm: "attention.output.LayerNorm",
+        inner: "intermediate.dense",
+        outer: "output.dense",
+        outer_norm: "output.LayerNorm",
+        mixed_dropout: true,
+        outer_dropout: true,
+    };
 }
 
 impl Style {
     fn names(self) -> TensorNames {
-        let bert = TensorNames {
-            trunk: "bert",
-            layers: "encoder.layer",
-            projections: ["attention.self.query", "attention.self.key", "attention.self.value"],
-            mixed: "attention.output.dense",
-            mixed_norm: "attention.output.LayerNorm",
-            inner: "intermediate.dense",
-            outer: "output.dense",
-            outer_norm: "output.LayerNorm",
-            mixed_dropout: true,
-            outer_dropout: true,
-        };
+        let bert = TensorNames::BERT;
         match self {
             Self::Bert => bert,
             Self::Roberta => TensorNames { trunk: "roberta", ..bert },
@@ -290,37 +295,46 @@ impl Embeddings {
 
 /// One layer: attention, then feed-forward, each with a residual connection and a norm after it.
 #[derive(Debug)]
-struct Block {
-    query: Linear,
-    key: Linear,
+pub(crate) struct Block {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
     value: Linear,
     mixed: Linear,
     mixed_norm: LayerNorm,
     inner: Linear,
     outer: Linear,
     outer_norm: LayerNorm,
-    heads: i64,
-    head_dim: i64,
+    pub(crate) heads: i64,
+    pub(crate) head_dim: i64,
     activation: Activation,
     /// After the output of attention, and after the feed-forward layer.
     dropouts: [f64; 2],
-    attention_dropout: f64,
+    pub(crate) attention_dropout: f64,
+}
+
+/// Sizes and settings of a block.
+pub(crate) struct BlockShape {
+    pub(crate) hidden: i64,
+    /// Width of the feed-forward layer.
+    pub(crate) wide: i64,
+    pub(crate) heads: i64,
+    pub(crate) epsilon: f64,
+    pub(crate) activation: Activation,
+    pub(crate) dropout: f64,
+    pub(crate) attention_dropout: f64,
+    /// Standard deviation of random weights.
+    pub(crate) std: f64,
 }
 
 impl Block {
-    fn load(
-        weights: &TensorTree<'_>,
-        raw: &RawConfig,
-        names: &TensorNames,
-    ) -> Result<Self, ModelError> {
-        let (hidden, wide) = (raw.hidden_size, raw.intermediate_size);
+    pub(crate) fn load(weights: &TensorTree<'_>, shape: &BlockShape, names: &TensorNames) -> Self {
+        let BlockShape { hidden, wide, heads, .. } = *shape;
         let linear = |key, inputs, outputs| {
-            let std = raw.initializer_range;
-            Linear::load(&weights.at(key), inputs, outputs, Bias::Present, std)
+            Linear::load(&weights.at(key), inputs, outputs, Bias::Present, shape.std)
         };
-        let norm = |key| LayerNorm::load(&weights.at(key), hidden, raw.epsilon());
+        let norm = |key| LayerNorm::load(&weights.at(key), hidden, shape.epsilon);
         let [query, key, value] = names.projections.map(|key| linear(key, hidden, hidden));
-        Ok(Self {
+        Self {
             query,
             key,
             value,
@@ -329,18 +343,23 @@ impl Block {
             inner: linear(names.inner, hidden, wide),
             outer: linear(names.outer, wide, hidden),
             outer_norm: norm(names.outer_norm),
-            heads: raw.num_attention_heads,
-            head_dim: hidden / raw.num_attention_heads,
-            activation: Activation::parse("hidden_act", &raw.hidden_act)?,
+            heads,
+            head_dim: hidden / heads,
+            activation: shape.activation,
             dropouts: [names.mixed_dropout, names.outer_dropout]
-                .map(|there| if there { raw.hidden_dropout_prob } else { 0. }),
-            attention_dropout: raw.attention_probs_dropout_prob,
-        })
+                .map(|there| if there { shape.dropout } else { 0. }),
+            attention_dropout: shape.attention_dropout,
+        }
+    }
+
+    /// Queries, keys and values, `[B, T, heads, D]`.
+    pub(crate) fn project(&self, x: &Tensor, pass: Pass) -> [Tensor; 3] {
+        Linear::project([&self.query, &self.key, &self.value], x, pass)
+            .map(|x| in_heads(&x, self.heads, self.head_dim))
     }
 
     fn forward(&self, x: &Tensor, visible: &Visible<'_>, pass: Pass) -> Tensor {
-        let [q, k, v] = Linear::project([&self.query, &self.key, &self.value], x, pass)
-            .map(|x| in_heads(&x, self.heads, self.head_dim));
+        let [q, k, v] = self.project(x, pass);
         let mixed = attention(
             &q,
             &k,
@@ -349,14 +368,19 @@ impl Block {
             (self.head_dim as f64).powf(-0.5),
             pass.dropout_p(self.attention_dropout),
         );
-        let mixed = dropout(self.mixed.forward(&mixed, pass), self.dropouts[0], pass.dropout);
+        self.finish(x, &mixed, pass)
+    }
+
+    /// The output for `x` and the result of attention.
+    pub(crate) fn finish(&self, x: &Tensor, mixed: &Tensor, pass: Pass) -> Tensor {
+        let mixed = dropout(self.mixed.forward(mixed, pass), self.dropouts[0], pass.dropout);
         let x = self.mixed_norm.forward(&(x + mixed));
         let inner = self.activation.apply(&self.inner.forward(&x, pass));
         let outer = dropout(self.outer.forward(&inner, pass), self.dropouts[1], pass.dropout);
         self.outer_norm.forward(&(x + outer))
     }
 
-    fn linears(&mut self) -> [&mut Linear; 6] {
+    pub(crate) fn linears(&mut self) -> [&mut Linear; 6] {
         [
             &mut self.query,
             &mut self.key,
@@ -473,10 +497,17 @@ impl Roberta {
             places.extend((0..raw.num_hidden_layers).map(|i| layers.at(i)));
             order.extend(0..raw.num_hidden_layers);
         }
-        let blocks = places
-            .iter()
-            .map(|place| Block::load(place, &raw, &names))
-            .collect::<Result<_, _>>()?;
+        let shape = BlockShape {
+            hidden: raw.hidden_size,
+            wide: raw.intermediate_size,
+            heads: raw.num_attention_heads,
+            epsilon: raw.epsilon(),
+            activation: Activation::parse("hidden_act", &raw.hidden_act)?,
+            dropout: raw.hidden_dropout_prob,
+            attention_dropout: raw.attention_probs_dropout_prob,
+            std: raw.initializer_range,
+        };
+        let blocks = places.iter().map(|place| Block::load(place, &shape, &names)).collect();
         let [dense, out] = style.head().map(|path| source.root().at(path));
         let head = Head {
             dense: linear(&dense, raw.hidden_size, raw.hidden_size),
@@ -518,29 +549,30 @@ impl Roberta {
         let model = Self { embeddings, projection, blocks, order, head, segments, dropout };
         Ok((Box::new(model), spec, parameters))
     }
+}
 
-    /// The segment of each token, int64 `[B, T]`: 1 from the start of the second text.
-    fn segments(
-        &self,
-        input: &TokenBatch,
-        second_start: Option<&[usize]>,
-    ) -> Result<Tensor, LmError> {
-        let Some(starts) = second_start.filter(|_| self.segments > 1) else {
-            return Ok(input.ids().zeros_like());
-        };
-        if starts.len() != input.len() {
-            return Err(LmError::BatchMismatch {
-                what: "starts of the second text of a batch of pairs",
-                expected: input.len(),
-                found: starts.len(),
-            });
-        }
-        let starts: Vec<i64> =
-            starts.iter().map(|&start| i64::try_from(start).unwrap_or(i64::MAX)).collect();
-        let nth = input.mask().to_kind(Kind::Int64).cumsum(1, Kind::Int64) - 1;
-        let starts = Tensor::from_slice(&starts).to_device(input.ids().device()).unsqueeze(1);
-        Ok(nth.ge_tensor(&starts).to_kind(Kind::Int64) * input.mask().to_kind(Kind::Int64))
+/// The segment of each token, int64 `[B, T]`: 1 from the start of the second text, in a model with this
+/// number of segments.
+pub(crate) fn segments(
+    input: &TokenBatch,
+    second_start: Option<&[usize]>,
+    number: i64,
+) -> Result<Tensor, LmError> {
+    let Some(starts) = second_start.filter(|_| number > 1) else {
+        return Ok(input.ids().zeros_like());
+    };
+    if starts.len() != input.len() {
+        return Err(LmError::BatchMismatch {
+            what: "starts of the second text of a batch of pairs",
+            expected: input.len(),
+            found: starts.len(),
+        });
     }
+    let starts: Vec<i64> =
+        starts.iter().map(|&start| i64::try_from(start).unwrap_or(i64::MAX)).collect();
+    let nth = input.mask().to_kind(Kind::Int64).cumsum(1, Kind::Int64) - 1;
+    let starts = Tensor::from_slice(&starts).to_device(input.ids().device()).unsqueeze(1);
+    Ok(nth.ge_tensor(&starts).to_kind(Kind::Int64) * input.mask().to_kind(Kind::Int64))
 }
 
 impl ClassifierLayers for Roberta {
@@ -550,7 +582,7 @@ impl ClassifierLayers for Roberta {
         second_start: Option<&[usize]>,
         pass: Pass,
     ) -> Result<Tensor, LmError> {
-        let segments = self.segments(input, second_start)?;
+        let segments = segments(input, second_start, self.segments)?;
         let embedded = self.embeddings.forward(input, &segments, pass);
         let kind = embedded.kind();
         let mut x = dropout(embedded, self.dropout, pass.dropout);

@@ -22,6 +22,7 @@ pub(crate) fn project<const N: usize>(
     count: RowCount,
     pass: Pass,
 ) -> [Tensor; N] {
+    let (x, norm) = &normed(x, norm);
     let norm = norm.map(RmsNorm::parts);
     let norm = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
     let rows = RowLinear { norm, count, ..RowLinear::default() };
@@ -50,6 +51,14 @@ pub(crate) fn project<const N: usize>(
             (Some(ratio), Some(bias)) => (sum - bias) * ratio.to_kind(kind) + bias,
         }
     })
+}
+
+/// The rows, and the norm that the next layer applies first; normed rows, if the layer cannot.
+fn normed<'a>(x: &Tensor, norm: Option<&'a RmsNorm>) -> (Tensor, Option<&'a RmsNorm>) {
+    match norm.filter(|norm| norm.is_wide(x)) {
+        Some(norm) => (norm.forward(x), None),
+        None => (x.shallow_clone(), norm),
+    }
 }
 
 /// `residual + layer(x)`.
@@ -96,6 +105,7 @@ pub(crate) fn gated(
         Activation::Gelu => RowActivation::Gelu,
         Activation::GeluTanh => RowActivation::GeluTanh,
     });
+    let (x, norm) = &normed(x, norm);
     let norm = norm.map(RmsNorm::parts);
     let norm = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
     let rows = RowLinear { norm, activation, count, ..RowLinear::default() };

@@ -173,9 +173,17 @@ fn encoder_only() {
             if name == "albert" {
                 fields.push(("num_hidden_groups", groups.into()));
             }
+            if name.starts_with("modernbert") {
+                let mut types = ["full_attention", "sliding_attention"];
+                if name == "modernbert-mean" {
+                    types.reverse();
+                }
+                fields.push(("layer_types", types[..layers].into()));
+            }
             let cut = Cut::new(name, &fields, |weight| {
                 layer(weight, "layer_groups.").is_none_or(|group| group < groups)
                     && layer(weight, "encoder.layer.").is_none_or(|layer| layer < layers)
+                    && layer(weight, "model.layers.").is_none_or(|layer| layer < layers)
                     && layer(weight, "transformer.layer.").is_none_or(|layer| layer < layers)
             });
             let classifier = Classifier::load(cut.folder.path(), LoadOptions::default()).unwrap();

@@ -103,9 +103,9 @@ impl Case {
     }
 
     fn classifies(&self) -> bool {
-        let all =
-            ["bert", "roberta", "llama-reward", "gpt2-reward", "distilbert", "electra", "albert"];
-        all.contains(&self.base.as_str())
+        let all = ["bert", "roberta", "llama-reward", "gpt2-reward", "distilbert", "electra"];
+        let later = ["albert", "deberta-v3", "deberta-v2", "modernbert"];
+        all.iter().chain(&later).any(|base| *base == self.base)
     }
 
     /// The logits, and the tensors that were not read.
@@ -162,7 +162,11 @@ impl Case {
         // transformers drops tensors of layers that it reads; here that is another computation than
         // the checkpoint's, and refused.
         let beyond = self.name.starts_with("fewer layers") || self.name.contains("hidden_groups");
-        let of_layers = !beyond && self.unread.iter().any(|name| name.contains("layers."));
+        let of_layers = !beyond
+            && self
+                .unread
+                .iter()
+                .any(|name| name.contains("layers.") || name.starts_with("deberta."));
         if self.refused || of_layers {
             let refused = matches!(
                 result,

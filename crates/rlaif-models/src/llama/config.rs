@@ -456,10 +456,7 @@ impl RawConfig {
             (name, count),
             ("num_experts_per_tok", chosen),
             ("moe_intermediate_size", inner),
-            (
-                "shared_expert_intermediate_size",
-                self.shared_expert_intermediate_size.unwrap_or(1),
-            ),
+            ("shared_expert_intermediate_size", self.shared_expert_intermediate_size.unwrap_or(1)),
         ])?;
         check_layers(name, usize::try_from(count).unwrap_or(usize::MAX))?;
         if chosen > count {

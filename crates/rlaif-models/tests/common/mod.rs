@@ -33,10 +33,27 @@ pub(crate) const CAUSAL: [&str; 20] = [
     "qwen2-moe",
 ];
 pub(crate) const T5: [&str; 4] = ["t5-v1.0", "flan", "flan-tied", "mt5"];
-pub(crate) const CAUSAL_CLASSIFIERS: [&str; 3] =
-    ["llama-reward", "llama-classifier", "gpt2-reward"];
-pub(crate) const ENCODER_CLASSIFIERS: [&str; 6] =
-    ["roberta", "roberta-reward", "bert", "distilbert", "electra", "albert"];
+pub(crate) const CAUSAL_CLASSIFIERS: [&str; 7] = [
+    "llama-reward",
+    "llama-classifier",
+    "gpt2-reward",
+    "mistral-reward",
+    "qwen3-reward",
+    "gemma2-classifier",
+    "gemma3-reward",
+];
+pub(crate) const ENCODER_CLASSIFIERS: [&str; 10] = [
+    "roberta",
+    "roberta-reward",
+    "bert",
+    "distilbert",
+    "electra",
+    "albert",
+    "deberta-v3",
+    "deberta-v2",
+    "modernbert",
+    "modernbert-mean",
+];
 
 pub(crate) fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
