@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use rlaif::core::{Metadata, Seed};
 use rlaif::lm::generate::{GenerationConfig, Sampling};
-use rlaif::models::{LoadOptions, MemoryPlan, TrainedWeights};
+use rlaif::models::{HeldModel, LoadOptions, MemoryPlan, TrainedWeights};
 use rlaif::ppo::{KlConfig, MetricStop, MissingScore, PpoConfig, ScoreConfig, StopConfig};
 use rlaif::tch::Kind;
 use rlaif::train::{KlControl, OptimizerConfig};
@@ -212,8 +212,9 @@ impl Options {
         load: LoadOptions,
     ) -> MemoryPlan {
         let ppo = self.ppo();
+        let held = |folder| HeldModel::new(folder).in_kind(Kind::Float);
         MemoryPlan {
-            rewards,
+            rewards: rewards.into_iter().map(held).collect(),
             copy: true,
             trained: self
                 .lora

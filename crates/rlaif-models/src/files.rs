@@ -11,7 +11,7 @@ pub const ADAPTER: &str = "default";
 
 /// A model as a command or a run file names it: a model, a model and an adapter on it, or an adapter,
 /// which names its base itself.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ModelNames<'a> {
     /// Folder or hub id of a model or of an adapter.
     pub model: &'a str,

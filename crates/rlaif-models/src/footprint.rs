@@ -10,7 +10,9 @@ use rlaif_core::Fault;
 use rlaif_lm::Activations;
 use tch::{Device, Kind};
 
-use crate::{config::Config, error::ModelError, family::Families, inspect::inspect_of};
+use crate::{
+    config::Config, error::ModelError, family::Families, inspect::inspect_of, weights::dtype_name,
+};
 
 /// The trained weights of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +59,8 @@ pub struct MemoryPlan {
     pub value: Option<PathBuf>,
     /// Folders of separate reference models.
     pub frozen: Vec<PathBuf>,
-    /// Folders of the classifiers used as rewards.
-    pub rewards: Vec<PathBuf>,
+    /// Reward models and judges on the run's device.
+    pub rewards: Vec<HeldModel>,
     /// Sequences per forward and backward pass.
     pub microbatch: usize,
     /// The activations kept for the backward pass.
@@ -67,6 +69,117 @@ pub struct MemoryPlan {
     pub batch: usize,
     /// Length of the longest sequence, prompt and response together, in tokens.
     pub tokens: usize,
+}
+
+/// A model that is held in memory and not trained: a reward model, a judge, an evaluated policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldModel {
+    /// The model's folder. An adapter on it is not counted.
+    pub folder: PathBuf,
+    /// The dtype of the weights; by default, that of the checkpoint.
+    pub kind: Option<Kind>,
+}
+
+impl HeldModel {
+    /// A model with the dtype of its checkpoint.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), kind: None }
+    }
+
+    /// The same model in this dtype.
+    #[must_use]
+    pub fn in_kind(self, kind: Kind) -> Self {
+        Self { kind: Some(kind), ..self }
+    }
+
+    /// The size of its weights, in bytes, from configuration and headers.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the folder cannot be read.
+    pub fn bytes(&self, families: Families) -> Result<u64, ModelError> {
+        let width = match self.kind {
+            Some(kind) => size(kind),
+            None => {
+                let checkpoint = Checkpoint::open(&self.folder)?;
+                let dtypes = checkpoint.tensors().values().map(|info| info.dtype);
+                let of_weights = dtypes.filter(|&dtype| dtype_name(dtype).is_some());
+                of_weights.map(|dtype| dtype.size() as u64).max().unwrap_or(0)
+            }
+        };
+        Ok(parameters(families, &self.folder)? * width)
+    }
+}
+
+/// Models that a command holds without training any, all on one device.
+///
+/// ```
+/// use rlaif_models::{HeldModel, HeldModels};
+/// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/flan");
+/// let models = HeldModels {
+///     policies: vec![HeldModel::new(folder), HeldModel::new(folder)],
+///     ..HeldModels::on(tch::Device::Cpu)
+/// };
+/// assert!(models.check_within(1)?.total() < 1 << 20);
+/// # Ok::<(), rlaif_models::MemoryError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldModels {
+    /// Policies that respond.
+    pub policies: Vec<HeldModel>,
+    /// Reward models and judges.
+    pub rewards: Vec<HeldModel>,
+    /// The known families.
+    pub families: Families,
+    /// The device.
+    pub device: Device,
+}
+
+impl HeldModels {
+    /// No models yet.
+    pub fn on(device: Device) -> Self {
+        Self {
+            policies: Vec::new(),
+            rewards: Vec::new(),
+            families: Families::BUILT_IN,
+            device,
+        }
+    }
+
+    /// The memory of the weights.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a folder cannot be read.
+    pub fn needed(&self) -> Result<MemoryNeeded, ModelError> {
+        let weights = bytes(&self.policies, self.families)?;
+        let rewards = bytes(&self.rewards, self.families)?;
+        Ok(MemoryNeeded { weights, rewards, ..MemoryNeeded::default() })
+    }
+
+    /// Compares the memory of the weights with this number of bytes.
+    ///
+    /// # Errors
+    /// [`MemoryError::TooLarge`] with a dtype that would make the models fit, if bf16 would.
+    pub fn check_within(&self, free: u64) -> Result<MemoryNeeded, MemoryError> {
+        let needed = self.needed()?;
+        if needed.total() <= free {
+            return Ok(needed);
+        }
+        let narrow = |models: &[HeldModel]| {
+            models.iter().map(|model| model.clone().in_kind(Kind::BFloat16)).collect()
+        };
+        let (policies, rewards) = (narrow(&self.policies), narrow(&self.rewards));
+        let total = Self { policies, rewards, ..self.clone() }.needed()?.total();
+        let suggestion = match total <= free {
+            true => format!("The models would fit in bf16: about {}.", gib(total)),
+            false => "Take smaller models or a larger device.".to_owned(),
+        };
+        let needed = Box::new(needed);
+        Err(MemoryError::TooLarge { needed, free, device: self.device, suggestion })
+    }
+}
+
+fn bytes(models: &[HeldModel], families: Families) -> Result<u64, ModelError> {
+    models.iter().map(|model| model.bytes(families)).sum()
 }
 
 /// Memory needs of a run, in bytes.
@@ -97,13 +210,17 @@ impl MemoryNeeded {
 
 impl fmt::Display for MemoryNeeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [weights, optimizer, activations, cache, rewards] =
-            [self.weights, self.optimizer, self.activations, self.cache, self.rewards].map(gib);
-        write!(
-            f,
-            "weights {weights}, gradients and optimizer {optimizer}, activations {activations}, \
-             generation {cache}, rewards {rewards}"
-        )
+        let parts = [
+            ("weights", self.weights),
+            ("gradients and optimizer", self.optimizer),
+            ("activations", self.activations),
+            ("generation", self.cache),
+            ("rewards", self.rewards),
+        ];
+        let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
+        let parts: Vec<String> =
+            parts.map(|(name, bytes)| format!("{name} {}", gib(bytes))).collect();
+        f.write_str(&parts.join(", "))
     }
 }
 
@@ -213,16 +330,12 @@ impl MemoryPlan {
             // The input of each block, and all activations of the block being recomputed.
             Activations::Recompute => blocks * hidden + in_block,
         };
-        let mut rewards = 0;
-        for folder in &self.rewards {
-            rewards += parameters(self.families, folder)? * 4;
-        }
         Ok(MemoryNeeded {
             weights: weights * width,
             optimizer: trained * (width + 8 + master),
             activations: microbatch * tokens * per_token * width + LOGITS,
             cache: self.batch as u64 * tokens * blocks * 2 * kv_heads * head_dim * width,
-            rewards,
+            rewards: bytes(&self.rewards, self.families)?,
         })
     }
 
@@ -338,7 +451,7 @@ mod tests {
         let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models");
         MemoryPlan {
             copy: true,
-            rewards: vec![format!("{models}/roberta").into()],
+            rewards: vec![HeldModel::new(format!("{models}/roberta"))],
             microbatch: 4,
             batch: 16,
             tokens: 500,
@@ -371,6 +484,19 @@ mod tests {
         assert!(error.contains("would fit with a batch of 8 in microbatches of 2"), "{error}");
         let error = plan().check_within(1).unwrap_err().to_string();
         assert!(error.contains("smaller model"), "{error}");
+    }
+
+    #[test]
+    fn rewards_are_counted_in_their_dtype() {
+        let parameters = inspect(&plan().rewards[0].folder).unwrap().parameters as u64;
+        assert_eq!(plan().needed().unwrap().rewards, 4 * parameters);
+        let rewards = plan().rewards.into_iter().map(|reward| reward.in_kind(Kind::Half)).collect();
+        let narrow = MemoryPlan { rewards, ..plan() };
+        assert_eq!(narrow.needed().unwrap().rewards, 2 * parameters);
+        let held = HeldModels { rewards: plan().rewards, ..HeldModels::on(Device::Cpu) };
+        assert!(held.check_within(4 * parameters).is_ok());
+        let error = held.check_within(4 * parameters - 1).unwrap_err().to_string();
+        assert!(error.contains("would fit in bf16") && !error.contains("generation"), "{error}");
     }
 
     /// The numbers that were read by their keys in config.json before there were families.

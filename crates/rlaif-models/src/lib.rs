@@ -49,7 +49,7 @@ pub use convert::{ConvertError, classifier_with_labels, value_function};
 pub use error::{ModelError, TensorProblem};
 pub use family::{Families, Family};
 pub use files::{ADAPTER, AdapterBase, ModelFiles, ModelNames};
-pub use footprint::{MemoryError, MemoryNeeded, MemoryPlan, TrainedWeights};
+pub use footprint::{HeldModel, HeldModels, MemoryError, MemoryNeeded, MemoryPlan, TrainedWeights};
 pub use inspect::{Summary, inspect, inspect_of};
 pub use language_model::LanguageModel;
 pub use load::LoadOptions;

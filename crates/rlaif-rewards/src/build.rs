@@ -17,8 +17,6 @@ use rlaif_models::{LoadOptions, ModelFiles, ModelNames};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use rlaif_text::HfTokenizer;
 #[cfg(feature = "neural")]
-use rlaif_torch::DeviceChoice;
-#[cfg(feature = "neural")]
 use tch::{Device, Kind};
 
 use crate::combine::Keeping;
@@ -29,9 +27,7 @@ use crate::judge::{
 #[cfg(all(feature = "judge", feature = "neural"))]
 use crate::judge::{PolicyApi, SamplingConfig};
 #[cfg(feature = "neural")]
-use crate::neural::{
-    ClassifierConfig, ClassifierReward, FindModel, ModelDtype, NOT_HATE_MODEL, Preset,
-};
+use crate::neural::{ClassifierConfig, ClassifierReward, FindModel, LocalModel};
 #[cfg(all(feature = "judge", feature = "neural"))]
 use crate::neural::{PolicyJudge, tokenizer_folder};
 use crate::verify::{
@@ -293,15 +289,10 @@ type Loaded = ((ModelFiles, Device, Option<Kind>), ClassifierReward);
 /// Device and dtype of a configured model.
 #[cfg(feature = "neural")]
 fn load_options(
-    device: Option<&str>,
-    dtype: Option<ModelDtype>,
+    model: LocalModel<'_>,
     around: &Surroundings<'_>,
 ) -> Result<LoadOptions, ProviderError> {
-    let device = match device {
-        Some(name) => name.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?,
-        None => around.device,
-    };
-    Ok(LoadOptions::new(device, dtype.map(Kind::from)))
+    Ok(LoadOptions::new(model.on(around.device)?, model.dtype.map(Kind::from)))
 }
 
 /// The reward, whose weights are shared with those that `around` built of them before.
@@ -310,24 +301,15 @@ fn classifier(
     config: &ClassifierConfig,
     around: &Surroundings<'_>,
 ) -> Result<ClassifierReward, ProviderError> {
-    let location = match (&config.model, config.preset) {
-        (Some(model), _) => model.as_str(),
-        (None, Some(Preset::NotHate | Preset::Hate)) => NOT_HATE_MODEL,
-        (None, None) => {
-            return Err(ProviderError::Setting(BadSetting::new(
-                "model",
-                "nothing",
-                "a folder or a hub id, unless there is a `preset`",
-            )));
-        }
+    let Some(model) = config.local_model() else {
+        return Err(ProviderError::Setting(BadSetting::new(
+            "model",
+            "nothing",
+            "a folder or a hub id, unless there is a `preset`",
+        )));
     };
-    let files = (around.models)(&ModelNames {
-        model: location,
-        revision: config.revision.as_deref(),
-        adapter: config.adapter.as_deref(),
-        base: config.base.as_deref(),
-    })?;
-    let load = load_options(config.device.as_deref(), config.dtype, around)?;
+    let files = (around.models)(&model.names)?;
+    let load = load_options(model, around)?;
     let key = (files, load.device, load.kind);
     let mut loaded = around.loaded.borrow_mut();
     if let Some((_, same)) = loaded.iter().find(|(known, _)| *known == key) {
@@ -367,14 +349,9 @@ pub(crate) fn policy_of(
     api: &PolicyApi,
     around: &Surroundings<'_>,
 ) -> Result<(LanguageModel, HfTokenizer), ProviderError> {
-    let PolicyApi { model, revision, adapter, base, device, dtype, .. } = api;
-    let files = (around.models)(&ModelNames {
-        model,
-        revision: revision.as_deref(),
-        adapter: adapter.as_deref(),
-        base: base.as_deref(),
-    })?;
-    let load = load_options(device.as_deref(), *dtype, around)?;
+    let model = api.local_model();
+    let files = (around.models)(&model.names)?;
+    let load = load_options(model, around)?;
     let codec = HfTokenizer::from_folder(tokenizer_folder(&files))?;
     Ok((files.language_model(load)?, codec))
 }

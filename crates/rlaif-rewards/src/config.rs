@@ -12,7 +12,7 @@ use crate::file;
 #[cfg(feature = "judge")]
 use crate::judge::JudgeConfig;
 #[cfg(feature = "neural")]
-use crate::neural::ClassifierConfig;
+use crate::neural::{ClassifierConfig, LocalModel};
 use crate::rules::{Against, OverlapMeasure, Unit};
 use crate::verify::{AnswerPlace, SandboxLimits, TestScore, TextComparison, Truth};
 
@@ -360,6 +360,21 @@ impl RewardConfig {
         }
     }
 
+    /// The models that it runs in this process: classifiers, and policies that judge.
+    ///
+    /// ```
+    /// use rlaif_rewards::RewardConfig;
+    /// let text = "kind = 'scaled'\nfactor = 2.0\nof = { kind = 'classifier', preset = 'hate' }";
+    /// let config = RewardConfig::from_toml(text, "reward.toml")?;
+    /// assert_eq!(config.local_models()[0].names.model, rlaif_rewards::neural::NOT_HATE_MODEL);
+    /// # Ok::<(), rlaif_rewards::ProviderError>(())
+    /// ```
+    #[cfg(feature = "neural")]
+    pub fn local_models(&self) -> Vec<LocalModel<'_>> {
+        let Node { parts, model, .. } = self.node();
+        model.into_iter().chain(parts.into_iter().flat_map(Self::local_models)).collect()
+    }
+
     /// The columns of rows that it reads beside prompt, response and reference: a program that reads rows
     /// for it makes them metadata.
     ///
@@ -417,9 +432,18 @@ impl RewardConfig {
         };
         match self {
             #[cfg(feature = "neural")]
-            Self::Classifier(config) => Node { exam: config.exam.as_deref(), ..Node::default() },
+            Self::Classifier(config) => Node {
+                model: config.local_model(),
+                exam: config.exam.as_deref(),
+                ..Node::default()
+            },
             #[cfg(feature = "judge")]
-            Self::Judge(config) => Node { exam: config.exam.as_deref(), ..Node::default() },
+            Self::Judge(config) => Node {
+                #[cfg(feature = "neural")]
+                model: config.local_model(),
+                exam: config.exam.as_deref(),
+                ..Node::default()
+            },
             Self::MathAnswer { answer, .. }
             | Self::TextAnswer { answer, .. }
             | Self::JsonSchema { answer, .. } => of_columns(&[answer]),
@@ -461,6 +485,9 @@ struct Node<'a> {
     parts: Vec<&'a RewardConfig>,
     /// The columns that it reads beside prompt, response and reference.
     columns: Vec<String>,
+    /// The model that it runs in this process.
+    #[cfg(feature = "neural")]
+    model: Option<LocalModel<'a>>,
     /// The grade that it must have.
     exam: Option<&'a ExamDemand>,
     /// `true` if its scores depend on those of other rows.
@@ -476,6 +503,7 @@ impl<'a> Node<'a> {
 #[cfg(all(test, feature = "judge", feature = "neural"))]
 mod tests {
     use super::*;
+    use crate::neural::Copies;
 
     #[test]
     fn every_model_of_a_reward_is_among_its_locations() {
@@ -513,5 +541,15 @@ mod tests {
         let mut found: Vec<String> = config.locations().into_iter().map(std::mem::take).collect();
         found.sort();
         assert_eq!(found, ["a", "b", "c", "d", "e", "f"]);
+
+        let config = RewardConfig::from_toml(&text, "reward.toml").unwrap();
+        let mut found: Vec<(&str, Copies)> =
+            config.local_models().iter().map(|model| (model.names.model, model.copies)).collect();
+        found.sort_by_key(|(model, _)| *model);
+        let own = ["b", "c", "e", "f"].map(|model| (model, Copies::Own));
+        let mut shared = ["a", "d", crate::neural::NOT_HATE_MODEL].map(|model| (model, Copies::Shared)).to_vec();
+        shared.extend(own);
+        shared.sort_by_key(|(model, _)| *model);
+        assert_eq!(found, shared);
     }
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::RunError,
     file::RunFile,
+    memory::WeightsInMemory,
     model::{ModelSection, Placement},
     prompt::PromptSection,
     recipe::{Basics, Recipe, Start},
@@ -85,7 +86,8 @@ impl Recipe for DistillFile {
         let references = self.references(&prompts.prompts, &tokenizer, spec)?;
         let mut run = PromptRun::new(sections, settings, prompts)?;
         let memory = self.memory(start.options, &run.prompts)?;
-        let mut ongoing = run.begin(start, &memory, (trainer.policy(), &tokenizer), "")?;
+        start.check_memory(&memory, WeightsInMemory::Loaded)?;
+        let mut ongoing = run.begin(start, (trainer.policy(), &tokenizer), "")?;
         let task = DistillTask::new(trainer, &run.prompts, &tokenizer);
         let mut task = task.references(references).samples(self.train.samples);
         ongoing.drive(&mut task, &mut run.batches)?;
@@ -181,7 +183,8 @@ impl DistillFile {
     /// [`RunError`] for a model that cannot be loaded, a teacher of another vocabulary, or a run that does
     /// not fit into memory.
     pub fn trainer(&self, options: LoadOptions) -> Result<DistillTrainer<LanguageModel>, RunError> {
-        self.sections().fresh(self.settings(), options, || {
+        let memory = self.memory(options, &[])?;
+        self.sections().fresh(&memory, || {
             let use_ = (
                 "the teacher reads the ids of the student",
                 "name one of the student's vocabulary, or train on its responses by `rlaif sft`",

@@ -1,23 +1,66 @@
 //! The memory that a run needs: refused before it starts, rather than killed in the middle.
 
 use rlaif_models::{
-    AdapterConfig, LoadOptions, MemoryNeeded, MemoryPlan, ModelError, TrainedWeights,
+    AdapterConfig, HeldModel, HeldModels, LoadOptions, MemoryNeeded, MemoryPlan, ModelError,
+    TrainedWeights,
 };
+use rlaif_rewards::neural::{Copies, LocalModel};
 use rlaif_torch::free_memory;
-use tch::Kind;
+use tch::{Device, Kind};
 
 use crate::{
     error::RunError,
     model::{LoraSection, ModelSection, Placement},
+    rewards::found,
 };
 
 /// The weights that are in memory when a run is checked.
+///
+/// A run is checked twice: before it loads anything, and again when the lengths of its rows are
+/// known, which needs the trained model's tokenizer. It loads its rewards after that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightsInMemory {
-    /// None of them: the run is checked before they are loaded.
+    /// None of them.
     NotLoaded,
-    /// All of them.
+    /// Those of the trained models and their references, and no rewards.
     Loaded,
+}
+
+/// The models that rewards and judges run on this device. Those on another device are compared with
+/// what it has free.
+///
+/// # Errors
+/// [`RunError::Reward`] for a model that is not there; [`RunError::Memory`] for another device.
+pub(crate) fn reward_models<'a>(
+    models: impl IntoIterator<Item = LocalModel<'a>>,
+    device: Device,
+) -> Result<Vec<HeldModel>, RunError> {
+    let mut shared = Vec::new();
+    let mut devices = vec![HeldModels::on(device)];
+    for model in models {
+        let files = found(&model.names)?;
+        let on = model.on(device)?;
+        let kind = model.dtype.map(Kind::from);
+        let held = HeldModel { folder: files.folder.clone(), kind };
+        if model.copies == Copies::Shared {
+            let key = (files, on, kind);
+            if shared.contains(&key) {
+                continue;
+            }
+            shared.push(key);
+        }
+        match devices.iter_mut().find(|models| models.device == on) {
+            Some(models) => models.rewards.push(held),
+            None => devices.push(HeldModels { rewards: vec![held], ..HeldModels::on(on) }),
+        }
+    }
+    let own = devices.swap_remove(0);
+    for other in devices {
+        if let Some(free) = free_memory(other.device) {
+            other.check_within(free)?;
+        }
+    }
+    Ok(own.rewards)
 }
 
 /// Rows of one forward and backward pass, from a setting whose 0 means the whole batch.

@@ -77,8 +77,7 @@ pub(crate) fn surroundings<T>(
     journal: Option<&Path>,
     make: impl FnOnce(&Surroundings<'_>) -> T,
 ) -> T {
-    let models = models();
-    let mut around = Surroundings::of_folder(folder).models(&models).device(device);
+    let mut around = Surroundings::of_folder(folder).models(&found).device(device);
     if let Some(journal) = journal {
         let kept = kept_beside(journal);
         // Kept verdicts are those of the journal, which says by which reward. Without it they are
@@ -92,9 +91,7 @@ pub(crate) fn surroundings<T>(
     make(&around)
 }
 
-/// Finds models on this disk and on the hub.
-fn models() -> impl Fn(&ModelNames<'_>) -> Result<ModelFiles, ProviderError> {
-    |names: &ModelNames<'_>| {
-        model_files(names).map_err(|error| ProviderError::model_folder(names.model, error))
-    }
+/// Finds a reward's model on this disk or on the hub.
+pub(crate) fn found(names: &ModelNames<'_>) -> Result<ModelFiles, ProviderError> {
+    model_files(names).map_err(|error| ProviderError::model_folder(names.model, error))
 }

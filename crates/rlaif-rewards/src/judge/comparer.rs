@@ -18,7 +18,10 @@ use super::keys::{at_least_one, with_service_keys};
 use super::local::{LocalLlm, failed};
 use super::spending::Usage;
 #[cfg(feature = "neural")]
-use crate::neural::asker::{Labels, PolicyAsker};
+use crate::neural::{
+    LocalModel,
+    asker::{Labels, PolicyAsker},
+};
 use crate::rubric::{Answer, PairChoice, PairRubric};
 use crate::{ProviderError, Surroundings};
 
@@ -50,6 +53,12 @@ api: ApiConfig
 }
 
 impl ComparerConfig {
+    /// The policy that judges, if it is one.
+    #[cfg(feature = "neural")]
+    pub fn local_model(&self) -> Option<LocalModel<'_>> {
+        self.api.local_model()
+    }
+
     /// Every setting that may name a folder on this disk.
     pub fn locations(&mut self) -> Vec<&mut String> {
         self.api.locations()

@@ -5,6 +5,8 @@ use std::path::Path;
 
 #[cfg(feature = "neural")]
 use rlaif_core::Metadata;
+#[cfg(feature = "neural")]
+use rlaif_models::ModelNames;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +16,8 @@ use super::keys::{SamplingConfig, at_least_one, with_service_keys};
 use crate::ProviderError;
 use crate::demand::ExamDemand;
 use crate::file::{self, parse};
+#[cfg(feature = "neural")]
+use crate::neural::{Copies, LocalModel};
 use crate::rubric::{AnswerForm, OutOfRange, Reward, Rubric, Scale};
 
 with_service_keys! {
@@ -321,6 +325,12 @@ impl JudgeConfig {
         })
     }
 
+    /// The policy that judges, if it is one.
+    #[cfg(feature = "neural")]
+    pub fn local_model(&self) -> Option<LocalModel<'_>> {
+        self.api.local_model()
+    }
+
     /// Every setting that may name a local folder: the model of a policy as the judge. The `cache`
     /// is not among them: the file need not exist yet.
     pub fn locations(&mut self) -> Vec<&mut String> {
@@ -329,7 +339,31 @@ impl JudgeConfig {
     }
 }
 
+#[cfg(feature = "neural")]
+impl PolicyApi {
+    /// The model.
+    pub fn local_model(&self) -> LocalModel<'_> {
+        let names = ModelNames {
+            model: &self.model,
+            revision: self.revision.as_deref(),
+            adapter: self.adapter.as_deref(),
+            base: self.base.as_deref(),
+        };
+        let (device, dtype) = (self.device.as_deref(), self.dtype);
+        LocalModel { names, device, dtype, copies: Copies::Own }
+    }
+}
+
 impl ApiConfig {
+    /// The policy of this library, if it is one.
+    #[cfg(feature = "neural")]
+    pub fn local_model(&self) -> Option<LocalModel<'_>> {
+        match self {
+            Self::Llm(_) | Self::RewardServer(_) => None,
+            Self::Policy(api) => Some(api.local_model()),
+        }
+    }
+
     /// Every setting that may name a folder on this disk.
     pub(crate) fn locations(&mut self) -> Vec<&mut String> {
         match self {

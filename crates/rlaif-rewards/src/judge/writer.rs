@@ -15,7 +15,7 @@ use super::keys::{at_least_one, with_service_keys};
 use super::local::{LocalLlm, failed};
 use super::spending::Usage;
 #[cfg(feature = "neural")]
-use crate::build::sampling_of;
+use crate::{build::sampling_of, neural::LocalModel};
 use crate::rubric::{Answer, AnswerShape, Finish, Question, Unread};
 use crate::{ProviderError, Surroundings};
 
@@ -44,6 +44,12 @@ fn one() -> u32 {
 }
 
 impl WriterConfig {
+    /// The policy that writes, if it is one.
+    #[cfg(feature = "neural")]
+    pub fn local_model(&self) -> Option<LocalModel<'_>> {
+        self.api.local_model()
+    }
+
     /// Every setting that may name a folder on this disk.
     pub fn locations(&mut self) -> Vec<&mut String> {
         self.api.locations()

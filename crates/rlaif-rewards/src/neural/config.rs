@@ -2,11 +2,12 @@
 
 use rlaif_core::{ChatOptions, Metadata};
 use rlaif_models::{ModelFiles, ModelNames};
+use rlaif_torch::DeviceChoice;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tch::Kind;
+use tch::{Device, Kind};
 
-use super::classifier::{ClassifierOptions, Input, Label, Output, Preset};
+use super::classifier::{ClassifierOptions, Input, Label, NOT_HATE_MODEL, Output, Preset};
 use crate::ProviderError;
 use crate::demand::ExamDemand;
 
@@ -33,6 +34,41 @@ impl From<ModelDtype> for Kind {
             ModelDtype::F16 => Self::Half,
         }
     }
+}
+
+/// A model that a configuration runs in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalModel<'a> {
+    /// The names of the model.
+    pub names: ModelNames<'a>,
+    /// `cpu`, `cuda`, `cuda:N` or `auto`; by default, that of the run.
+    pub device: Option<&'a str>,
+    /// The dtype of the weights; by default, that of the checkpoint.
+    pub dtype: Option<ModelDtype>,
+    /// The copies of the weights in memory.
+    pub copies: Copies,
+}
+
+impl LocalModel<'_> {
+    /// The device of the model in a run on this one.
+    ///
+    /// # Errors
+    /// [`ProviderError::Torch`] for a device that is not there.
+    pub fn on(&self, run: Device) -> Result<Device, ProviderError> {
+        match self.device {
+            Some(name) => Ok(name.parse::<DeviceChoice>().and_then(DeviceChoice::resolve)?),
+            None => Ok(run),
+        }
+    }
+}
+
+/// The copies of a model's weights that several parts of a configuration have in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    /// One that all parts with the same weights share.
+    Shared,
+    /// One for each part.
+    Own,
 }
 
 /// A configured [`crate::ClassifierReward`]: which model, and how it becomes a reward.
@@ -101,6 +137,23 @@ impl ClassifierConfig {
         } = self;
         let exam = exam.as_mut().map(|exam| &mut exam.file);
         model.iter_mut().chain(adapter).chain(base).chain(exam).collect()
+    }
+
+    /// The model; `None` without `model` and `preset`.
+    pub fn local_model(&self) -> Option<LocalModel<'_>> {
+        let model = match (&self.model, self.preset) {
+            (Some(model), _) => model.as_str(),
+            (None, Some(Preset::NotHate | Preset::Hate)) => NOT_HATE_MODEL,
+            (None, None) => return None,
+        };
+        let names = ModelNames {
+            model,
+            revision: self.revision.as_deref(),
+            adapter: self.adapter.as_deref(),
+            base: self.base.as_deref(),
+        };
+        let (device, dtype) = (self.device.as_deref(), self.dtype);
+        Some(LocalModel { names, device, dtype, copies: Copies::Shared })
     }
 
     /// The settings of the reward, without those of its model.

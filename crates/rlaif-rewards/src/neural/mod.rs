@@ -10,6 +10,6 @@ mod policy_judge;
 pub use classifier::{
     ClassifierOptions, ClassifierReward, Input, Label, NOT_HATE_MODEL, Output, Preset,
 };
-pub use config::{ClassifierConfig, FindModel, ModelDtype};
+pub use config::{ClassifierConfig, Copies, FindModel, LocalModel, ModelDtype};
 pub use folder::tokenizer_folder;
 pub use policy_judge::PolicyJudge;

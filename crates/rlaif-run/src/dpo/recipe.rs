@@ -11,7 +11,7 @@ use rlaif_train::RunFolder;
 use crate::{
     dpo::{file::DpoFile, rows::DpoRows},
     error::RunError,
-    memory::{WeightsInMemory, longest, rows_of_pass},
+    memory::{WeightsInMemory, longest, reward_models, rows_of_pass},
     model::tokenizer,
     recipe::{Basics, Outline, Recipe, Start},
     skipped::SkippedRows,
@@ -136,7 +136,7 @@ impl DpoFile {
     /// Memory that the run needs for these rows; without rows, the minimum.
     ///
     /// # Errors
-    /// [`RunError::Fetch`].
+    /// [`RunError::Fetch`]; [`RunError::Reward`] for a reward's model.
     pub fn memory(
         &self,
         options: LoadOptions,
@@ -145,6 +145,10 @@ impl DpoFile {
         let live = matches!(self.dpo.reference, ReferenceConfig::Live { .. });
         let mut plan = MemoryPlan {
             copy: live && self.dpo.objective.needs_reference(),
+            rewards: match &self.online {
+                Some(online) => reward_models(online.reward.local_models(), options.device)?,
+                None => Vec::new(),
+            },
             activations: self.dpo.activations,
             ..self.model.memory(options)?
         };

@@ -22,7 +22,7 @@ use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
 use rlaif_models::{LanguageModel, LoadOptions, ModelError, ModelNames};
 use rlaif_rewards::neural::{ModelDtype, tokenizer_folder};
-use rlaif_rewards::{ClassifierConfig, Input, Preset, ProviderError, RewardConfig, Surroundings};
+use rlaif_rewards::{ClassifierConfig, Input, Preset, RewardConfig, Surroundings};
 use rlaif_text::HfTokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,7 @@ use crate::{
     fetch::model_files,
     model::{tell_of_slow_dtype, tell_of_unread},
     prompt::{PromptSection, described, held_in},
+    rewards::found,
     source::source,
     vocabulary::same_vocabulary,
 };
@@ -607,10 +608,7 @@ impl EvalFile {
         progress: impl FnMut(EvaluateProgress<'_>),
     ) -> Result<Report, EvaluateError> {
         let device = device(&self.device)?;
-        let models = |names: &ModelNames<'_>| {
-            model_files(names).map_err(|error| ProviderError::model_folder(names.model, error))
-        };
-        let around = Surroundings::of_folder(beside).models(&models).device(device);
+        let around = Surroundings::of_folder(beside).models(&found).device(device);
         // Checks come before slow work: files before models.
         let mut details = Details::default();
         if let Ok(Value::Object(configuration)) = serde_json::to_value(self) {

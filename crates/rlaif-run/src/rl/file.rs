@@ -10,6 +10,7 @@ use rlaif_train::RunFolder;
 use crate::{
     error::RunError,
     file::RunFile,
+    memory::{WeightsInMemory, reward_models},
     recipe::{Basics, Recipe, Start},
     rl::{
         prompts::RlPrompts,
@@ -70,12 +71,14 @@ pub trait RlFile: RunFile {
     /// [`RunError`] of writing.
     fn finish(trainer: Self::Trainer, folder: &RunFolder) -> Result<LanguageModel, RunError>;
 
-    /// Memory that the run needs for these prompts, without rewards; without prompts, the minimum.
+    /// Memory that the run needs for these prompts; without prompts, the minimum.
     ///
     /// # Errors
-    /// [`RunError::Fetch`].
+    /// [`RunError::Fetch`]; [`RunError::Reward`] for a reward's model.
     fn memory(&self, options: LoadOptions, prompts: &[Prompt]) -> Result<MemoryPlan, RunError> {
-        self.sections().memory(self.settings(), options, prompts)
+        let plan = self.sections().memory(self.settings(), options, prompts)?;
+        let rewards = reward_models(self.reward().local_models(), options.device)?;
+        Ok(MemoryPlan { rewards, ..plan })
     }
 
     /// Loads the models and creates the trainer. New weights depend only on the seed.
@@ -84,7 +87,8 @@ pub trait RlFile: RunFile {
     /// [`RunError`] for a model that cannot be loaded, settings that do not fit it, or a run that
     /// does not fit into memory.
     fn trainer(&self, options: LoadOptions) -> Result<Self::Trainer, RunError> {
-        self.sections().fresh(self.settings(), options, || self.fresh_trainer(options))
+        let memory = self.memory(options, &[])?;
+        self.sections().fresh(&memory, || self.fresh_trainer(options))
     }
 
     /// Reads the prompts that fit, and counts the others.
@@ -117,12 +121,13 @@ impl<F: RlFile> Recipe for F {
         let (trainer, more) = self.complete(trainer, &tokenizer)?;
         let prompts = self.prompts(&tokenizer, F::policy(&trainer))?;
         let mut run = PromptRun::new(self.sections(), self.settings(), prompts)?;
+        let memory = self.memory(start.options, &run.prompts)?;
+        start.check_memory(&memory, WeightsInMemory::Loaded)?;
         // Checked before anything is written.
         let (reward, grades) = start.graded_reward(self.reward())?;
         run.notes.extend(grades);
-        let memory = self.memory(start.options, &run.prompts)?;
         let policy = F::policy(&trainer);
-        let mut ongoing = run.begin(start, &memory, (policy, &tokenizer), &more)?;
+        let mut ongoing = run.begin(start, (policy, &tokenizer), &more)?;
         let task = RlTask::new(trainer, &run.prompts, &tokenizer, &*reward);
         let mut task = task.samples(self.sections().train.samples);
         ongoing.drive(&mut task, &mut run.batches)?;

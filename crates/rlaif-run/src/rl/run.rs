@@ -2,14 +2,13 @@
 
 use rlaif_core::{Rendering, Seed, TextCodec};
 use rlaif_lm::Policy;
-use rlaif_models::{LanguageModel, MemoryPlan};
+use rlaif_models::LanguageModel;
 use rlaif_rl::Prompt;
 use rlaif_text::HfTokenizer;
 
 use crate::{
     data::ShuffledBatches,
     error::RunError,
-    memory::WeightsInMemory,
     recipe::{OngoingRun, Outline, Recipe, Start},
     rl::{
         prompts::RlPrompts,
@@ -49,15 +48,13 @@ impl<'a> PromptRun<'a> {
     /// Creates the run's folder, and describes the run there; `more` is appended to the description.
     ///
     /// # Errors
-    /// [`RunError::Memory`]; those of [`Start::begin`].
+    /// Those of [`Start::begin`].
     pub(crate) fn begin<'r, R: Recipe>(
         &self,
         start: Start<'r, R>,
-        memory: &MemoryPlan,
         (policy, tokenizer): (&LanguageModel, &HfTokenizer),
         more: &str,
     ) -> Result<OngoingRun<'r>, RunError> {
-        start.check_memory(memory, WeightsInMemory::Loaded)?;
         let (total_steps, responses) = (self.settings.steps, self.settings.responses);
         let about = format!(
             "{} prompts ({}), {} trained weights, {total_steps} steps of {responses} responses{more}",

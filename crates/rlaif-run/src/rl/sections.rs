@@ -126,7 +126,7 @@ impl RlSections<'_> {
         Ok(())
     }
 
-    /// Memory that the run needs for these prompts; without prompts, the minimum.
+    /// Memory that the run needs for these prompts, without rewards; without prompts, the minimum.
     pub(crate) fn memory(
         &self,
         settings: RlSettings<'_>,
@@ -154,12 +154,10 @@ impl RlSections<'_> {
     /// Loads what fits into memory; new weights depend only on the seed.
     pub(crate) fn fresh<T>(
         &self,
-        settings: RlSettings<'_>,
-        options: LoadOptions,
+        memory: &MemoryPlan,
         load: impl FnOnce() -> Result<T, RunError>,
     ) -> Result<T, RunError> {
-        let memory = self.memory(settings, options, &[])?;
-        self.placement.check_memory(&memory, WeightsInMemory::NotLoaded)?;
+        self.placement.check_memory(memory, WeightsInMemory::NotLoaded)?;
         seeded(Seed::new(self.seed).for_libtorch("init"), load)?
     }
 

@@ -87,6 +87,46 @@ fn every_command_that_trains_refuses_a_run_that_does_not_fit() {
     assert!(said.contains("`placement.memory_gib` is 0; expected a positive number"), "{said}");
 }
 
+/// Writes a classifier whose weights would be 256 MiB, in a file without blocks on the disk.
+fn large_classifier(folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    let config = json!({ "model_type": "bert", "architectures": ["BertForSequenceClassification"] });
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let bytes = 256_u64 << 20;
+    let tensor = json!({ "dtype": "F32", "shape": [bytes / 4], "data_offsets": [0, bytes] });
+    let header = json!({ "bert.pooler.dense.bias": tensor }).to_string();
+    let file = folder.join("model.safetensors");
+    fs::write(&file, [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat()).unwrap();
+    let file = fs::File::options().append(true).open(file).unwrap();
+    file.set_len(8 + header.len() as u64 + bytes).unwrap();
+}
+
+#[test]
+fn reward_models_count_before_anything_is_loaded() {
+    let place = workplace();
+    large_classifier(&place.path().join("large"));
+    let large = "{kind='classifier',model='large',label='x'}";
+    let reward = format!("{{kind='scaled',factor=2.0,of={large}}}");
+    let judge = "{kind='judge',rubric='toxicity',api={kind='policy',model='large'}}";
+    for (command, key) in [("ppo", "reward"), ("reinforce", "reward"), ("dpo", "online.reward")] {
+        for reward in [&*reward, judge] {
+            let set = format!("{key}={reward}");
+            let said = refused(place.path(), command, 1, &[&set, "placement.memory_gib=0.4"]);
+            assert!(said.contains("rewards 256 MiB"), "{command}: {said}");
+        }
+    }
+    // Two parts share the weights of a classifier, and two judges do not share theirs.
+    for (reward, needed) in [(large, "rewards 256 MiB"), (judge, "rewards 512 MiB")] {
+        let set = format!("reward={{kind='mean',name='both',of=[{reward},{reward}]}}");
+        let said = refused(place.path(), "ppo", 1, &[&set, "placement.memory_gib=0.4"]);
+        assert!(said.contains(needed), "{said}");
+    }
+    // In half the memory for weights, only the reward's folder is wrong.
+    let set = "reward={kind='classifier',model='large',dtype='bf16'}";
+    let said = refused(place.path(), "ppo", 2, &[set, "placement.memory_gib=0.4"]);
+    assert!(!said.contains("the run needs about"), "{said}");
+}
+
 #[test]
 fn rows_and_responses_count() {
     let place = workplace();
