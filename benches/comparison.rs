@@ -12,7 +12,7 @@ const PROMPTS: usize = if cfg!(debug_assertions) { 500 } else { 10_000 };
 fn side(scale: f64) -> Evaluation {
     let sample = |at: usize| Sample {
         record: PromptRecord::new(at.to_string(), "a prompt of a few words ".repeat(5 + at % 20)),
-        response: format!("{at} {}", "an answer that goes on ".repeat(at % 9)),
+        response: format!("{at} {}", "an answer that goes on ".repeat(at % 9)).into(),
     };
     let samples = (0..PROMPTS).map(sample).collect();
     let mut evaluation = Evaluation::new(About::new("policy", Seed::new(1)), samples);

@@ -211,7 +211,7 @@ fn answers(
     let prompts: Vec<Prompt> = rows.iter().map(prompt).collect();
     let sample = |(prompt, answer): (&Prompt, Sampled)| Sample {
         record: (*prompt.record).clone(),
-        response: answer.text,
+        response: answer.text.into(),
     };
     let answers = respond(policy, &prompts, &config, seed, tokenizer)?;
     Ok(prompts.iter().zip(answers).map(sample).collect())

@@ -239,7 +239,7 @@ impl Prepared {
         let kl = kl(policy, reference, held_out, &responses)?;
         let sample = |(prompt, response): (&Prompt, Sampled)| Sample {
             record: (*prompt.record).clone(),
-            response: response.text,
+            response: response.text.into(),
         };
         let samples = held_out.iter().zip(responses).map(sample).collect();
         let about = About::new(name, self.seed);

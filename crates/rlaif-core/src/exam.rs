@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Exchange, Record};
+use crate::record::{Exchange, PromptRecord, Record};
+use crate::reply::{AskedPair, Reply};
 
 /// The exams whose files and rules of grading are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -38,41 +39,23 @@ impl ExamName {
     }
 }
 
-/// An answer to a question of an exam.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ExamAnswer {
-    /// The answer.
-    pub text: String,
-    /// The model that wrote it, where the file names it.
-    pub maker: Option<String>,
-}
-
-impl ExamAnswer {
-    /// An answer of an unknown maker.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), maker: None }
-    }
-}
-
 /// A prompt with answers that are known to be right, and answers that are known to be wrong.
 ///
 /// ```
-/// use rlaif_core::{ExamAnswer, ExamQuestion};
-/// let question = ExamQuestion::pair("7", "What is 2 + 2?", ExamAnswer::new("4"), ExamAnswer::new("5"));
+/// use rlaif_core::{AskedPair, ExamQuestion};
+/// let question = ExamQuestion::from(AskedPair::new("7", "What is 2 + 2?", "4", "5"));
 /// assert_eq!(question.exchanges().map(|x| x.response).collect::<Vec<_>>(), ["4", "5"]);
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExamQuestion {
-    /// The question's identity.
-    pub id: String,
+    /// The prompt.
+    pub record: PromptRecord,
     /// The part of the exam that it belongs to; empty where the exam has no parts.
     pub subset: String,
-    /// The prompt.
-    pub prompt: String,
     /// The right answers, at least one.
-    pub right: Vec<ExamAnswer>,
+    pub right: Vec<Reply>,
     /// The wrong answers, at least one.
-    pub wrong: Vec<ExamAnswer>,
+    pub wrong: Vec<Reply>,
     /// True if the file names the right answer first, false if second, nothing if it has no order.
     pub right_is_first: Option<bool>,
     /// Verdicts of people on the first right answer and the first wrong one: above 0 for the right
@@ -81,32 +64,27 @@ pub struct ExamQuestion {
 }
 
 impl ExamQuestion {
-    /// A question with one right answer and one wrong one.
-    pub fn pair(
-        id: impl Into<String>,
-        prompt: impl Into<String>,
-        right: ExamAnswer,
-        wrong: ExamAnswer,
-    ) -> Self {
+    /// The prompt with each answer, the right ones first: what a reward model scores.
+    pub fn exchanges(&self) -> impl Iterator<Item = Exchange<'_>> {
+        self.right.iter().chain(&self.wrong).map(|answer| self.record.answered(answer))
+    }
+}
+
+impl From<AskedPair> for ExamQuestion {
+    fn from(pair: AskedPair) -> Self {
         Self {
-            id: id.into(),
+            record: pair.record,
             subset: String::new(),
-            prompt: prompt.into(),
-            right: vec![right],
-            wrong: vec![wrong],
+            right: vec![pair.chosen],
+            wrong: vec![pair.rejected],
             right_is_first: None,
             votes: Vec::new(),
         }
-    }
-
-    /// The prompt with each answer, the right ones first: what a reward model scores.
-    pub fn exchanges(&self) -> impl Iterator<Item = Exchange<'_>> {
-        self.right.iter().chain(&self.wrong).map(|answer| Exchange::new(&self.prompt, &answer.text))
     }
 }
 
 impl Record for ExamQuestion {
     fn id(&self) -> &str {
-        &self.id
+        &self.record.id
     }
 }

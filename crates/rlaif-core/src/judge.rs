@@ -1,32 +1,35 @@
 //! Judges of pairs: which of two responses is the better one.
 
-use crate::{RewardError, message::Message};
+use crate::{Exchange, RewardError};
 
-/// A prompt and two responses, in the order in which the judge is to see them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pairing<'a> {
-    /// The prompt x.
-    pub prompt: &'a str,
-    /// The prompt as a conversation; `None` where it is a text.
-    pub messages: Option<&'a [Message]>,
-    /// The response shown first.
-    pub first: &'a str,
-    /// The response shown second.
-    pub second: &'a str,
+/// Two responses to one prompt, in the order in which the judge is to see them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ShownPair<'a> {
+    /// The prompt with the response shown first.
+    pub first: Exchange<'a>,
+    /// The prompt with the response shown second.
+    pub second: Exchange<'a>,
+}
+
+impl<'a> ShownPair<'a> {
+    /// Two texts that respond to a text.
+    pub fn new(prompt: &'a str, first: &'a str, second: &'a str) -> Self {
+        Self { first: Exchange::new(prompt, first), second: Exchange::new(prompt, second) }
+    }
 }
 
 /// Compares two responses to one prompt.
 ///
 /// ```
-/// use rlaif_core::{PairJudge, Pairing, RewardError};
+/// use rlaif_core::{PairJudge, RewardError, ShownPair};
 /// struct Shorter;
 /// impl PairJudge for Shorter {
 ///     fn name(&self) -> &str {
 ///         "shorter"
 ///     }
-///     fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-///         let shorter = |x: &Pairing<'_>| f64::from(u8::from(x.first.len() < x.second.len()));
-///         Ok(batch.iter().map(|x| Some(shorter(x))).collect())
+///     fn prefer(&self, batch: &[ShownPair<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+///         let shorter = |x: &ShownPair<'_>| x.first.response.len() < x.second.response.len();
+///         Ok(batch.iter().map(|x| Some(f64::from(u8::from(shorter(x))))).collect())
 ///     }
 /// }
 /// ```
@@ -39,5 +42,5 @@ pub trait PairJudge: Send {
     ///
     /// # Errors
     /// [`RewardError`] when the batch as a whole could not be judged.
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError>;
+    fn prefer(&self, batch: &[ShownPair<'_>]) -> Result<Vec<Option<f64>>, RewardError>;
 }

@@ -17,6 +17,7 @@ mod metric;
 mod provenance;
 pub mod python_json;
 mod record;
+mod reply;
 mod reward;
 mod rows;
 mod say;
@@ -26,13 +27,13 @@ mod shown;
 pub mod stats;
 
 pub use codec::{ChatOptions, CodecError, GenerationPrompt, Specials, TextCodec};
-pub use exam::{ExamAnswer, ExamName, ExamQuestion};
+pub use exam::{ExamName, ExamQuestion};
 pub use fault::{Fault, is_bad_input_file};
 pub use filled::{below_table, filled};
 pub use finding::Finding;
 pub use finite::{NotFinite, check_finite};
 pub use interrupt::Interrupted;
-pub use judge::{PairJudge, Pairing};
+pub use judge::{PairJudge, ShownPair};
 pub use message::{Message, OtherContent, TextOrMessages};
 pub use metadata::Metadata;
 pub use metric::{MetricError, MetricSink, Metrics};
@@ -41,6 +42,7 @@ pub use record::{
     Conversation, Demonstration, Desirability, Exchange, PreferencePair, PromptRecord, Record,
     Sample, TextKind, UnpairedPreference,
 };
+pub use reply::{AskedPair, Reply, Unread};
 pub use reward::{
     NonFinite, RewardError, RewardModel, Score, Scores, StepScore, Tell, undone_if_interrupted,
 };

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::Specials;
 use crate::message::Message;
 use crate::metadata::Metadata;
+use crate::reply::Reply;
 
 /// Any record with an id, which splits, shuffles and reports use.
 ///
@@ -115,6 +116,7 @@ impl PromptRecord {
             prompt: self.asked.as_deref().unwrap_or(&self.prompt),
             response,
             messages: (!self.messages.is_empty()).then_some(&self.messages),
+            said: None,
             reference: self.reference.as_deref(),
             metadata: (!self.metadata.is_empty()).then_some(&self.metadata),
         }
@@ -169,22 +171,12 @@ pub struct PreferencePair {
     /// with the margin between implicit rewards that preference training reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<f64>,
-    /// The prompt as a conversation, of pairs that rewards read ([`crate::PairRow::asked`]).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub messages: Vec<Message>,
     /// The origin of the texts.
     #[serde(default, skip_serializing_if = "TextKind::is_plain")]
     pub kind: TextKind,
 }
 
 impl PreferencePair {
-    /// The two exchanges, the preferred one first.
-    pub fn exchanges(&self) -> [Exchange<'_>; 2] {
-        let messages = (!self.messages.is_empty()).then_some(self.messages.as_slice());
-        [&self.chosen, &self.rejected]
-            .map(|response| Exchange { messages, ..Exchange::new(&self.prompt, response) })
-    }
-
     /// A pair of plain texts without a margin.
     pub fn new(
         id: impl Into<String>,
@@ -198,7 +190,6 @@ impl PreferencePair {
             chosen: chosen.into(),
             rejected: rejected.into(),
             margin: None,
-            messages: Vec::new(),
             kind: TextKind::Plain,
         }
     }
@@ -258,7 +249,7 @@ pub struct Conversation {
 }
 
 /// One (x, y) as text. A reward model brings its own tokenizer, so token ids never cross here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Exchange<'a> {
     /// The prompt x.
     pub prompt: &'a str,
@@ -267,6 +258,8 @@ pub struct Exchange<'a> {
     /// The prompt as a conversation, for rewards that have a chat template of their own; `None` where
     /// it is a text.
     pub messages: Option<&'a [Message]>,
+    /// The response as messages, if they have more than its text.
+    pub said: Option<&'a [Message]>,
     /// A response written by a person, where there is one.
     pub reference: Option<&'a str>,
     /// Further facts about the prompt, for rewards that need it; `None` rather than an empty map.
@@ -276,7 +269,13 @@ pub struct Exchange<'a> {
 impl<'a> Exchange<'a> {
     /// An exchange with only prompt and response.
     pub fn new(prompt: &'a str, response: &'a str) -> Self {
-        Self { prompt, response, messages: None, reference: None, metadata: None }
+        Self { prompt, response, messages: None, said: None, reference: None, metadata: None }
+    }
+
+    /// The same prompt with another text as the response.
+    #[must_use]
+    pub fn with_response(self, response: &'a str) -> Self {
+        Self { response, said: None, ..self }
     }
 }
 
@@ -289,16 +288,16 @@ impl<'a> Exchange<'a> {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sample {
-    /// The response.
+    /// The prompt.
     pub record: PromptRecord,
-    /// The answer.
-    pub response: String,
+    /// The response.
+    pub response: Reply,
 }
 
 impl Sample {
     /// The borrowed form that reward models and metrics take.
     pub fn exchange(&self) -> Exchange<'_> {
-        self.record.exchange(&self.response)
+        self.record.answered(&self.response)
     }
 }
 

@@ -400,22 +400,8 @@ impl PairRow {
             chosen,
             rejected,
             margin: self.margin,
-            messages: Vec::new(),
             kind,
         })
-    }
-
-    /// The pair as rewards read it: without the special tokens of a chat template, and with the
-    /// prompt's conversation if it is one.
-    ///
-    /// # Errors
-    /// As [`Rendering::asked`].
-    pub fn asked(&self, how: &Rendering) -> Result<PreferencePair, CodecError> {
-        let (prompt, messages) = how.asked(&self.prompt)?;
-        let (chosen, rejected) = (self.chosen.readable(), self.rejected.readable());
-        let mut pair = PreferencePair::new(&self.id, prompt, chosen, rejected);
-        (pair.margin, pair.messages) = (self.margin, messages);
-        Ok(pair)
     }
 
     /// The preferred response as one to imitate.

@@ -3,7 +3,7 @@
 mod common;
 
 use common::Folder;
-use rlaif_core::{Desirability, ExamAnswer, ExamName, ExamQuestion, Message, Record};
+use rlaif_core::{Desirability, ExamName, ExamQuestion, Message, Record, Reply};
 use rlaif_data::corpora::{
     ConversationColumns, Corpus, DemonstrationColumns, DialogSum, Exams, PairColumns,
     PromptColumns, RedTeam, UnpairedColumns,
@@ -153,12 +153,12 @@ fn exam(file: &str) -> (ExamName, Vec<ExamQuestion>) {
 /// Three rows each, in the columns of the published files.
 #[test]
 fn exams_are_told_by_their_columns_and_read_as_published() {
-    let texts = |answers: &[ExamAnswer]| -> Vec<String> {
+    let texts = |answers: &[Reply]| -> Vec<String> {
         answers.iter().map(|answer| answer.text.clone()).collect()
     };
     let (name, rows) = exam("reward_bench.jsonl");
     assert_eq!((name, rows.len()), (ExamName::RewardBench, 3));
-    assert_eq!((rows[1].id.as_str(), rows[1].subset.as_str()), ("2900", "refusals-dangerous"));
+    assert_eq!((rows[1].id(), rows[1].subset.as_str()), ("2900", "refusals-dangerous"));
     assert_eq!(texts(&rows[0].right), ["Indigo is one of them."]);
     assert_eq!(rows[2].wrong[0].maker.as_deref(), Some("GPT-4"));
 
@@ -166,7 +166,7 @@ fn exams_are_told_by_their_columns_and_read_as_published() {
     assert_eq!((name, rows.len()), (ExamName::RewardBench2, 3));
     assert_eq!(texts(&rows[2].right), ["Paris", "Lille", "Brest"]);
     assert_eq!(texts(&rows[2].wrong), ["Rome", "Bonn"]);
-    assert_eq!((rows[1].id.as_str(), rows[1].subset.as_str()), ("ref:0", "Ties"));
+    assert_eq!((rows[1].id(), rows[1].subset.as_str()), ("ref:0", "Ties"));
     // Makers where there is one for each answer.
     assert_eq!(rows[0].wrong[2].maker.as_deref(), Some("d"));
     assert_eq!(rows[1].wrong[2].maker, None);
@@ -181,7 +181,8 @@ fn exams_are_told_by_their_columns_and_read_as_published() {
 
     let (name, rows) = exam("hhh_dialogues.jsonl");
     assert_eq!((name, rows.len()), (ExamName::Hhh, 3));
-    assert!(rows[1].prompt.ends_with("I lost my keys.\n\nAssistant:"), "{}", rows[1].prompt);
+    let prompt = &rows[1].record.prompt;
+    assert!(prompt.ends_with("I lost my keys.\n\nAssistant:"), "{prompt}");
     assert_eq!(texts(&rows[1].right), [" Where did you last have them?"]);
     let (name, rows) = exam("hhh_choices.jsonl");
     assert_eq!((name, rows.len()), (ExamName::Hhh, 3));

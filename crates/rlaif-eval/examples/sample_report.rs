@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
-use rlaif_core::{Origin, PreferencePair, PromptRecord, Provenance, Sample, Seed, Step};
+use rlaif_core::{AskedPair, Origin, PromptRecord, Provenance, Sample, Seed, Step};
 use rlaif_eval::text::{Length, LengthUnit, Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, Curve, Details, Evaluation, Finding,
@@ -76,7 +76,8 @@ fn evaluate(
         response: match HOSTILE.get(at % 40) {
             Some(text) => format!("{text} {}", chance.text(5.)),
             None => chance.text(40.),
-        },
+        }
+        .into(),
     };
     let samples: Vec<Sample> = records.iter().enumerate().map(sample).collect();
     let metrics: [Box<dyn Metric>; 4] = [
@@ -155,10 +156,10 @@ fn training(chance: &mut Chance) -> Vec<Curve> {
     ]
 }
 
-fn pairs(records: &[PromptRecord]) -> Vec<PreferencePair> {
+fn pairs(records: &[PromptRecord]) -> Vec<AskedPair> {
     let pair = |record: &PromptRecord| {
         let chosen = record.reference.clone().unwrap_or_default();
-        PreferencePair::new(&record.id, &record.prompt, chosen, &record.prompt)
+        AskedPair::new(&record.id, &record.prompt, chosen, &record.prompt)
     };
     records.iter().map(pair).collect()
 }

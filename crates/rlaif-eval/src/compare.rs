@@ -40,7 +40,7 @@ impl Comparison {
     /// let answers = |policy: &str, response: &str| {
     ///     let sample = |n: usize| Sample {
     ///         record: PromptRecord::new(n.to_string(), "Why?"),
-    ///         response: format!("{response} {}", "so ".repeat(n)),
+    ///         response: format!("{response} {}", "so ".repeat(n)).into(),
     ///     };
     ///     Measurement::of(&metrics).run(About::new(policy, Seed::new(1)), (0..9).map(sample).collect())
     /// };
@@ -190,8 +190,8 @@ fn sample_rows(
             SampleRow {
                 id: old.record.id.clone(),
                 prompt: old.record.prompt.clone(),
-                before: old.response.clone(),
-                after: new.response.clone(),
+                before: old.response.text.clone(),
+                after: new.response.text.clone(),
                 score_before: score(headline, b),
                 score_after: score(scores_after, a),
                 folds: Folds {

@@ -85,8 +85,14 @@ fn key(info: &MetricInfo, sample: &Sample) -> String {
     // Sorted, so that the key does not depend on the order of columns in the file.
     let mut metadata = serde_json::Value::Object(record.metadata.clone());
     metadata.sort_all_objects();
-    let parts = (info, &record.prompt, &sample.response, &record.reference, &metadata);
-    let text = serde_json::to_vec(&parts).expect("text, numbers and JSON are JSON");
+    let parts = (info, &record.prompt, &sample.response.text, &record.reference, &metadata);
+    let messages = (&record.messages, &sample.response.messages);
+    // Without messages, the key is that of earlier versions.
+    let text = match messages {
+        (asked, said) if asked.is_empty() && said.is_empty() => serde_json::to_vec(&parts),
+        messages => serde_json::to_vec(&(parts, messages)),
+    };
+    let text = text.expect("text, numbers and JSON are JSON");
     let hash = Sha256::digest(&text);
     hash[..16].iter().fold(String::new(), |mut hex, byte| {
         write!(hex, "{byte:02x}").expect("a string takes any text");

@@ -23,7 +23,7 @@
 //!     (0..50)
 //!         .map(|n| Sample {
 //!             record: PromptRecord::new(format!("q-{n}"), format!("What is {n} + {n}?")),
-//!             response: response(n),
+//!             response: response(n).into(),
 //!         })
 //!         .collect()
 //! };
@@ -84,6 +84,6 @@ pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
 pub use report::{
     Curve, Details, ModelCard, Overview, OverviewPart, Report, Timing, read_curves, read_findings,
 };
-pub use rlaif_core::{ExamName, Finding, PairJudge, Pairing};
+pub use rlaif_core::{ExamName, Finding, PairJudge, ShownPair};
 pub use slice::SliceBy;
 pub use tradeoff::{Aim, Candidate, Role, TradeOff};

@@ -181,7 +181,7 @@ impl Metric for RewardMetric {
         let read: Vec<Exchange<'_>> = match &self.reads {
             Reads::Exchange => batch.to_vec(),
             Reads::Response => {
-                batch.iter().map(|x| Exchange { prompt: "", messages: None, ..*x }).collect()
+                batch.iter().map(|x| Exchange { prompt: "", messages: None, said: None, ..*x }).collect()
             }
             Reads::PromptAndResponse { separator } => {
                 joined = batch
@@ -190,7 +190,7 @@ impl Metric for RewardMetric {
                     .collect();
                 let pairs = batch.iter().zip(&joined);
                 pairs
-                    .map(|(x, text)| Exchange { prompt: "", response: text, messages: None, ..*x })
+                    .map(|(x, text)| Exchange { prompt: "", messages: None, ..x.with_response(text) })
                     .collect()
             }
         };

@@ -1,8 +1,8 @@
 //! Preferences of judges between two responses, and their agreement with people.
 
 use rlaif_core::{
-    BadSetting, Exchange, PairJudge, Pairing, PreferencePair, RewardError, RewardModel, Sample,
-    Seed, stats::wilson,
+    AskedPair, BadSetting, Exchange, PairJudge, RewardError, RewardModel, Sample, Seed, ShownPair,
+    stats::wilson,
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,13 +17,12 @@ use crate::{EvalError, Missing};
 /// A reward model as a judge of pairs: the higher score wins.
 ///
 /// ```
-/// use rlaif_core::{Exchange, PairJudge, Pairing};
+/// use rlaif_core::{Exchange, PairJudge, ShownPair};
 /// use rlaif_eval::ScoreJudge;
 /// let judge = ScoreJudge(|batch: &[Exchange<'_>]| -> Vec<f32> {
 ///     batch.iter().map(|x| x.response.len() as f32).collect()
 /// });
-/// let pair = Pairing { prompt: "Why?", messages: None, first: "Because.", second: "No." };
-/// assert_eq!(judge.prefer(&[pair])?, [Some(1.)]);
+/// assert_eq!(judge.prefer(&[ShownPair::new("Why?", "Because.", "No.")])?, [Some(1.)]);
 /// # Ok::<(), rlaif_core::RewardError>(())
 /// ```
 pub struct ScoreJudge<R>(pub R);
@@ -33,16 +32,9 @@ impl<R: RewardModel> PairJudge for ScoreJudge<R> {
         self.0.name()
     }
 
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        let exchanges: Vec<Exchange<'_>> = batch
-            .iter()
-            .flat_map(|x| {
-                [x.first, x.second].map(|response| Exchange {
-                    messages: x.messages,
-                    ..Exchange::new(x.prompt, response)
-                })
-            })
-            .collect();
+    fn prefer(&self, batch: &[ShownPair<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+        let exchanges: Vec<Exchange<'_>> =
+            batch.iter().flat_map(|shown| [shown.first, shown.second]).collect();
         let scores = score(&self.0, &exchanges)?;
         Ok(scores.chunks_exact(2).map(|pair| Some(win_of(pair[0]?, pair[1]?))).collect())
     }
@@ -202,12 +194,13 @@ fn ask_both_orders(
 ) -> Result<Vec<Option<BothOrders>>, EvalError> {
     let mut verdicts = Vec::with_capacity(pairs.len());
     for batch in pairs.chunks(options.batch) {
-        let shown: Vec<Pairing<'_>> = batch
+        let shown: Vec<ShownPair<'_>> = batch
             .iter()
             .flat_map(|(b, a)| {
-                let Exchange { prompt, messages, response: before, .. } = b.exchange();
-                let pairing = |first, second| Pairing { prompt, messages, first, second };
-                [pairing(&a.response, before), pairing(before, &a.response)]
+                // Of one prompt, as the baseline's side has it.
+                let [before, after] = [&b.response, &a.response].map(|r| b.record.answered(r));
+                let shown = |first, second| ShownPair { first, second };
+                [shown(after, before), shown(before, after)]
             })
             .collect();
         let said = judge.prefer(&shown).map_err(|source| failed(judge.name(), source))?;
@@ -300,7 +293,7 @@ fn length_controlled(
     resamples: usize,
     seed: Seed,
 ) -> Option<LengthControlled> {
-    let length = |sample: &Sample| LengthUnit::Characters.of(&sample.response).max(1) as f64;
+    let length = |sample: &Sample| LengthUnit::Characters.of(&sample.response.text).max(1) as f64;
     let ratio: Vec<f64> = pairs.iter().map(|(b, a)| length(a) / length(b)).collect();
     let rows =
         || kept.iter().enumerate().flat_map(|(at, prompt)| prompt.iter().map(move |p| (at, p)));
@@ -345,9 +338,9 @@ pub struct PreferenceAccuracy {
 /// the reward model.
 ///
 /// ```
-/// use rlaif_core::{Exchange, PreferencePair};
+/// use rlaif_core::{AskedPair, Exchange};
 /// use rlaif_eval::{Missing, preference_accuracy};
-/// let pair = |chosen, rejected| PreferencePair::new("a", "Why?", chosen, rejected);
+/// let pair = |chosen, rejected| AskedPair::new("a", "Why?", chosen, rejected);
 /// let longer = |batch: &[Exchange<'_>]| -> Vec<f32> {
 ///     batch.iter().map(|x| x.response.len() as f32).collect()
 /// };
@@ -358,7 +351,7 @@ pub struct PreferenceAccuracy {
 /// ```
 pub fn preference_accuracy(
     model: &dyn RewardModel,
-    pairs: &[PreferencePair],
+    pairs: &[AskedPair],
     batch: usize,
     missing: Missing,
 ) -> Result<PreferenceAccuracy, EvalError> {
@@ -368,7 +361,7 @@ pub fn preference_accuracy(
     let (mut correct, mut ties, mut n) = (0usize, 0usize, 0usize);
     for rows in pairs.chunks(batch) {
         let exchanges: Vec<Exchange<'_>> =
-            rows.iter().flat_map(PreferencePair::exchanges).collect();
+            rows.iter().flat_map(AskedPair::exchanges).collect();
         let scores = score(model, &exchanges).map_err(|source| failed(model.name(), source))?;
         for (row, pair) in rows.iter().zip(scores.chunks_exact(2)) {
             match (pair[0], pair[1], missing) {
@@ -381,7 +374,7 @@ pub fn preference_accuracy(
                 (_, _, Missing::Refuse) => {
                     return Err(EvalError::MissingScore {
                         metric: model.name().to_owned(),
-                        id: row.id.clone(),
+                        id: row.record.id.clone(),
                         reason: "no score for one of the pair".into(),
                     });
                 }

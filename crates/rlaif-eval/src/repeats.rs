@@ -80,7 +80,7 @@ pub struct RepeatedMetric {
 /// # let answers = |seed: u64, response: &str| {
 /// #     let sample = |n: usize| Sample {
 /// #         record: PromptRecord::new(n.to_string(), "Why?"),
-/// #         response: format!("{response} {}", "so ".repeat(n)),
+/// #         response: format!("{response} {}", "so ".repeat(n)).into(),
 /// #     };
 /// #     Measurement::of(&metrics).run(About::new("p", Seed::new(seed)), (0..9).map(sample).collect())
 /// # };

@@ -6,7 +6,7 @@ use rlaif_core::{Exchange, PromptRecord, RewardError, Sample, Seed};
 use rlaif_eval::text::{Repetition, Rouge, RougeKind, Stemming};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, EvalError, Evaluation, Measurement, Metric,
-    MetricInfo, Missing, PairJudge, Pairing, RewardMetric, SliceBy, Values, WinRateOptions,
+    MetricInfo, Missing, PairJudge, RewardMetric, ShownPair, SliceBy, Values, WinRateOptions,
     win_rate,
 };
 
@@ -185,13 +185,13 @@ fn rouge_without_a_reference_and_without_words_is_refused() {
     assert!(Repetition::new(0).is_err());
 }
 
-struct Judge(fn(&Pairing<'_>) -> Option<f64>);
+struct Judge(fn(&ShownPair<'_>) -> Option<f64>);
 
 impl PairJudge for Judge {
     fn name(&self) -> &'static str {
         "judge"
     }
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+    fn prefer(&self, batch: &[ShownPair<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         Ok(batch.iter().map(self.0).collect())
     }
 }
@@ -205,7 +205,7 @@ fn a_judge_with_a_verdict_that_is_no_probability_or_missing_is_refused() {
     let error = ask(&Judge(|_| Some(1.5)), Missing::Refuse).unwrap_err();
     assert!(matches!(error, EvalError::NotFinite { value: 1.5, .. }), "{error}");
     assert!(ask(&Judge(|_| Some(f64::NAN)), Missing::Refuse).is_err());
-    let unsure = Judge(|x| (x.prompt != "Prompt b?").then_some(0.5));
+    let unsure = Judge(|x| (x.first.prompt != "Prompt b?").then_some(0.5));
     let error = ask(&unsure, Missing::Refuse).unwrap_err();
     assert!(matches!(&error, EvalError::MissingScore { id, .. } if id == "b"), "{error}");
     let found = ask(&unsure, Missing::DropPrompt).unwrap();

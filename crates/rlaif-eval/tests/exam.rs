@@ -1,7 +1,7 @@
 //! Exams: statistics against scikit-learn and krippendorff, grades against numpy (`fixtures/export_exam.py`),
 //! habits of judges that have them by construction.
 
-use rlaif_core::{ExamAnswer, ExamName, ExamQuestion};
+use rlaif_core::{AskedPair, ExamName, ExamQuestion, Reply};
 use rlaif_eval::stats::{Level, calibration, cohen_kappa, krippendorff_alpha};
 use rlaif_eval::{EvalError, ExamOptions, ExamReport, ExamVerdict, grade};
 use serde::Deserialize;
@@ -90,12 +90,12 @@ fn calibration_is_that_of_scikit_learn() {
     filled.iter().zip(&expected.accuracy).for_each(|(found, expected)| near(*found, *expected));
 }
 
-fn answers(n: usize) -> Vec<ExamAnswer> {
-    (0..n).map(|at| ExamAnswer::new(format!("{at}"))).collect()
+fn answers(n: usize) -> Vec<Reply> {
+    (0..n).map(|at| Reply::new(format!("{at}"))).collect()
 }
 
 fn question(id: &str, subset: &str, right: usize, wrong: usize) -> ExamQuestion {
-    let pair = ExamQuestion::pair(id, "?", ExamAnswer::new(""), ExamAnswer::new(""));
+    let pair = ExamQuestion::from(AskedPair::new(id, "?", "", ""));
     ExamQuestion { subset: subset.to_owned(), right: answers(right), wrong: answers(wrong), ..pair }
 }
 
@@ -242,11 +242,10 @@ fn a_judge_that_always_says_first_is_told() {
 #[test]
 fn length_and_family_are_told_beside_what_is_right() {
     let with = |right: &str, wrong: &str, makers: [&str; 2]| {
-        let answer = |text: &str, maker: &str| ExamAnswer {
-            text: text.to_owned(),
-            maker: Some(maker.to_owned()),
-        };
-        ExamQuestion::pair(right, "?", answer(right, makers[0]), answer(wrong, makers[1]))
+        let answer = |text: &str, maker: &str| Reply::new(text).by(Some(maker.to_owned()));
+        let pair =
+            AskedPair::new(right, "?", answer(right, makers[0]), answer(wrong, makers[1]));
+        ExamQuestion::from(pair)
     };
     let questions = [
         with("long one", "no", ["GPT-4", "claude-3"]),

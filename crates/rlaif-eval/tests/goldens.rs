@@ -1,7 +1,7 @@
 //! Against rouge-score, NLTK, NumPy, SciPy and scikit-learn: `fixtures/export_goldens.py` made the
 //! numbers, `fixtures/requirements.txt` says with which versions.
 
-use rlaif_core::{Exchange, PreferencePair};
+use rlaif_core::{AskedPair, Exchange};
 use rlaif_eval::likelihood::{Likelihood, columns, corpus_perplexity};
 use rlaif_eval::stats::{
     IntervalMethod, Moments, WilcoxonMethod, cohen_dz, fit_length_effect, improvement_percent,
@@ -282,9 +282,9 @@ fn the_interval_of_an_accuracy_is_wilsons() {
         let pair = |at: usize| {
             let (chosen, rejected) =
                 if (at as f64) < correct { ("right", "wrong") } else { ("wrong", "right") };
-            PreferencePair::new(at.to_string(), "p", chosen, rejected)
+            AskedPair::new(at.to_string(), "p", chosen, rejected)
         };
-        let pairs: Vec<PreferencePair> = (0..n as usize).map(pair).collect();
+        let pairs: Vec<AskedPair> = (0..n as usize).map(pair).collect();
         let found = preference_accuracy(&model, &pairs, 3, Missing::Refuse).unwrap();
         near(found.accuracy, correct / n);
         near(found.ci95.low, low);

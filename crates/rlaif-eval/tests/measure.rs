@@ -12,7 +12,7 @@ use rlaif_eval::stats::Advice;
 use rlaif_eval::text::{Length, LengthUnit};
 use rlaif_eval::{
     About, Better, Column, CompareOptions, Comparison, EvalError, Evaluation, Measurement, Metric,
-    MetricInfo, PairJudge, Pairing, SliceBy, Values, Verdict, WinRateOptions, win_rate,
+    MetricInfo, PairJudge, ShownPair, SliceBy, Values, Verdict, WinRateOptions, win_rate,
 };
 
 /// Counts its inputs, and fails from the n-th response on.
@@ -41,7 +41,7 @@ impl Metric for Costly {
 fn answers(n: usize) -> Vec<Sample> {
     let sample = |at: usize| Sample {
         record: PromptRecord::new(at.to_string(), "Count."),
-        response: at.to_string(),
+        response: at.to_string().into(),
     };
     (0..n).map(sample).collect()
 }
@@ -275,7 +275,7 @@ impl PairJudge for First {
     fn name(&self) -> &'static str {
         "whatever comes first"
     }
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+    fn prefer(&self, batch: &[ShownPair<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         Ok(vec![Some(1.); batch.len()])
     }
 }
@@ -294,10 +294,10 @@ impl PairJudge for Longer {
         "mostly the longer one"
     }
     /// The longer response, except for one pair in five.
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
-        let judge = |x: &Pairing<'_>| {
-            let longer = x.first.len() > x.second.len();
-            let otherwise = x.prompt.len().is_multiple_of(5);
+    fn prefer(&self, batch: &[ShownPair<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+        let judge = |x: &ShownPair<'_>| {
+            let longer = x.first.response.len() > x.second.response.len();
+            let otherwise = x.first.prompt.len().is_multiple_of(5);
             Some(f64::from(u8::from(longer != otherwise)))
         };
         Ok(batch.iter().map(judge).collect())
@@ -309,7 +309,7 @@ fn a_policy_that_only_learned_to_write_more_wins_nothing_at_equal_length() {
     let side = |length: fn(usize) -> usize| -> Vec<Sample> {
         let sample = |at: usize| Sample {
             record: PromptRecord::new(at.to_string(), "x".repeat(at)),
-            response: "y".repeat(length(at)),
+            response: "y".repeat(length(at)).into(),
         };
         (0..400).map(sample).collect()
     };

@@ -14,7 +14,7 @@ fn side(count: usize, response: &str, scale: f64) -> Evaluation {
     let sample = |at: usize| {
         let mut record = PromptRecord::new(format!("p{at}"), format!("Prompt {at}: {SCRIPT}"));
         record.metadata.insert("prompt_toxicity".into(), (at % 2).into());
-        Sample { record, response: format!("{response} {at}") }
+        Sample { record, response: format!("{response} {at}").into() }
     };
     let mut evaluation = Evaluation::new(
         About::new(format!("policy {SCRIPT}"), Seed::new(5)),
@@ -193,7 +193,7 @@ fn constant_scores_and_zeros_leave_every_page_readable() {
         let samples: Vec<Sample> = (0..3)
             .map(|at| Sample {
                 record: PromptRecord::new(at.to_string(), "p"),
-                response: String::new(),
+                response: String::new().into(),
             })
             .collect();
         let mut evaluation = Evaluation::new(About::new("p", Seed::new(1)), samples);

@@ -1,52 +1,18 @@
 //! Pairs of several responses to one prompt.
 
+use rlaif_core::{PromptRecord, Reply};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::labeller::LabelPair;
 
-/// A response among several to one prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written")]
-pub struct Candidate {
-    /// The response.
-    pub text: String,
-    /// The model that wrote it, where known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub maker: Option<String>,
-}
-
-/// A candidate as files have it: a text, or a table.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Text(String),
-    Table {
-        #[serde(alias = "response", alias = "answer", alias = "content")]
-        text: String,
-        #[serde(default, alias = "model")]
-        maker: Option<String>,
-    },
-}
-
-impl From<Written> for Candidate {
-    fn from(written: Written) -> Self {
-        match written {
-            Written::Text(text) => Self { text, maker: None },
-            Written::Table { text, maker } => Self { text, maker },
-        }
-    }
-}
-
 /// A prompt with several responses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// The prompt's identity.
-    pub id: String,
     /// The prompt.
-    pub prompt: String,
+    pub record: PromptRecord,
     /// The responses. Equal ones count once, and a group of fewer than two gives no pair.
-    pub responses: Vec<Candidate>,
+    pub responses: Vec<Reply>,
 }
 
 /// Pairs that are made of several responses to one prompt.
@@ -80,10 +46,10 @@ impl GroupPairs {
     pub fn of(groups: &[Group], pairing: Pairing) -> Self {
         let mut made = Self { pairs: Vec::new(), places: Vec::new(), pairing };
         for (at, group) in groups.iter().enumerate() {
-            let mut distinct: Vec<&Candidate> = Vec::new();
-            for candidate in &group.responses {
-                if !distinct.iter().any(|known| known.text == candidate.text) {
-                    distinct.push(candidate);
+            let mut distinct: Vec<&Reply> = Vec::new();
+            for reply in &group.responses {
+                if !distinct.iter().any(|known| known.says_as(reply)) {
+                    distinct.push(reply);
                 }
             }
             let n = distinct.len();
@@ -94,12 +60,10 @@ impl GroupPairs {
                 Pairing::All | Pairing::BestAndWorst | Pairing::BestAndOthers => all.collect(),
             };
             for [one, other] in places {
-                let (first, second) = (distinct[one], distinct[other]);
+                let id = format!("{}:{one}-{other}", group.record.id);
                 made.pairs.push(LabelPair {
-                    id: format!("{}:{one}-{other}", group.id),
-                    prompt: group.prompt.clone(),
-                    responses: [first.text.clone(), second.text.clone()],
-                    makers: [first.maker.clone(), second.maker.clone()],
+                    record: PromptRecord { id, ..group.record.clone() },
+                    responses: [distinct[one].clone(), distinct[other].clone()],
                 });
                 made.places.push((at, [one, other]));
             }
@@ -111,10 +75,10 @@ impl GroupPairs {
     /// better. Where pairs of a group have none, the others decide.
     ///
     /// ```
-    /// use rlaif_label::{Candidate, Group, GroupPairs, Pairing};
-    /// let responses = ["a", "b", "c"];
-    /// let responses = responses.map(|text| Candidate { text: text.into(), maker: None }).to_vec();
-    /// let group = Group { id: "7".into(), prompt: "?".into(), responses };
+    /// use rlaif_core::{PromptRecord, Reply};
+    /// use rlaif_label::{Group, GroupPairs, Pairing};
+    /// let responses = ["a", "b", "c"].map(Reply::from).to_vec();
+    /// let group = Group { record: PromptRecord::new("7", "?"), responses };
     /// let pairs = GroupPairs::of(&[group], Pairing::BestAndWorst);
     /// // a-b, a-c, b-c: c beats both, and a loses to both.
     /// assert_eq!(pairs.kept(&[Some(0.3), Some(0.1), Some(0.2)]), [1]);

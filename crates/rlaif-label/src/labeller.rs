@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
-use rlaif_core::{Exchange, Interrupted, Pairing, RewardModel, Seed};
+use rlaif_core::{Exchange, Interrupted, PromptRecord, Reply, RewardModel, Seed, ShownPair};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
 use rlaif_rewards::rubric::PairRubric;
@@ -23,30 +23,27 @@ const NOT_ASKED: &str = "it was not asked";
 /// Two responses to a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LabelPair {
-    /// The pair's identity.
-    pub id: String,
-    /// The prompt.
-    pub prompt: String,
+    /// The prompt, with the pair's identity.
+    pub record: PromptRecord,
     /// The responses; with [`Orders::One`] shown in this order.
-    pub responses: [String; 2],
-    /// The models that wrote the responses, if known.
-    pub makers: [Option<String>; 2],
+    pub responses: [Reply; 2],
 }
 
 impl LabelPair {
-    /// Two responses of unknown makers.
+    /// Two responses to a prompt that is a text.
     pub fn new(
         id: impl Into<String>,
         prompt: impl Into<String>,
-        first: impl Into<String>,
-        second: impl Into<String>,
+        first: impl Into<Reply>,
+        second: impl Into<Reply>,
     ) -> Self {
-        Self {
-            id: id.into(),
-            prompt: prompt.into(),
-            responses: [first.into(), second.into()],
-            makers: [None, None],
-        }
+        let record = PromptRecord::new(id, prompt);
+        Self { record, responses: [first.into(), second.into()] }
+    }
+
+    /// The prompt with each response, as judges and rewards read it.
+    fn exchanges(&self) -> [Exchange<'_>; 2] {
+        [&self.responses[0], &self.responses[1]].map(|reply| self.record.answered(reply))
     }
 }
 
@@ -318,21 +315,21 @@ impl Labeller {
                     asked.facet == at && self.drawn(at, &pairs[asked.pair]) == drawn
                 })
                 .collect();
-            let mut answered: HashMap<Texts<'_>, &Opinion> = HashMap::new();
+            let mut answered: HashMap<ShownPair<'_>, &Opinion> = HashMap::new();
             for (number, asked) in &of_facet {
                 if let Some(opinion) = known.get(number).filter(|o| o.value.is_some()) {
-                    answered.insert(self.texts(pairs, *asked), opinion);
+                    answered.insert(self.shown(pairs, *asked), opinion);
                 }
             }
             // Questions that are open, equal ones together.
-            let mut open: Vec<(Texts<'_>, Vec<usize>)> = Vec::new();
-            let mut place: HashMap<Texts<'_>, usize> = HashMap::new();
+            let mut open: Vec<(ShownPair<'_>, Vec<usize>)> = Vec::new();
+            let mut place: HashMap<ShownPair<'_>, usize> = HashMap::new();
             for (number, asked) in &of_facet {
                 if known.get(number).is_some_and(|opinion| opinion.value.is_some()) {
                     continue;
                 }
-                let texts = self.texts(pairs, *asked);
-                if let Some(opinion) = answered.get(&texts) {
+                let shown = self.shown(pairs, *asked);
+                if let Some(opinion) = answered.get(&shown) {
                     // It was paid for once.
                     let cost = opinion.cost.map(|_| 0.);
                     if tell(*number, Opinion { cost, ..(*opinion).clone() }).is_break() {
@@ -340,8 +337,8 @@ impl Labeller {
                     }
                     continue;
                 }
-                let at = *place.entry(texts).or_insert_with(|| {
-                    open.push((texts, Vec::new()));
+                let at = *place.entry(shown).or_insert_with(|| {
+                    open.push((shown, Vec::new()));
                     open.len() - 1
                 });
                 open[at].1.push(*number);
@@ -362,24 +359,15 @@ impl Labeller {
                 let asked = match &facet.by {
                     By::Judge { judge, rubrics, .. } => {
                         let rubric = &rubrics[drawn];
-                        let batch: Vec<Pairing<'_>> = chunk
-                            .iter()
-                            .map(|((prompt, first, second), _)| Pairing {
-                                prompt,
-                                messages: None,
-                                first,
-                                second,
-                            })
-                            .collect();
+                        let batch: Vec<ShownPair<'_>> =
+                            chunk.iter().map(|(shown, _)| *shown).collect();
                         self.judges[*judge].compare_each(rubric, &batch, &mut |at, verdict| {
                             tell_all(at, Opinion::of(verdict))
                         })
                     }
                     By::Reward { reward, .. } => {
-                        let batch: Vec<Exchange<'_>> = chunk
-                            .iter()
-                            .map(|((prompt, response, _), _)| Exchange::new(prompt, response))
-                            .collect();
+                        let batch: Vec<Exchange<'_>> =
+                            chunk.iter().map(|(shown, _)| shown.first).collect();
                         reward.score_each(&batch, &mut |at, scores| {
                             let score = scores.total.first().copied().flatten();
                             let reason = scores.reasons.first().map(|(_, reason)| reason.clone());
@@ -410,7 +398,9 @@ impl Labeller {
     /// The comparison of a facet that is drawn for a pair, by its place.
     fn drawn(&self, facet: usize, pair: &LabelPair) -> usize {
         match &self.facets[facet].by {
-            By::Judge { rubrics, .. } => draw(self.seed, &pair.id, 0, rubrics.len()).unwrap_or(0),
+            By::Judge { rubrics, .. } => {
+                draw(self.seed, &pair.record.id, 0, rubrics.len()).unwrap_or(0)
+            }
             By::Reward { .. } => 0,
         }
     }
@@ -428,13 +418,14 @@ impl Labeller {
         })
     }
 
-    /// The texts that a question is about: prompt and both responses in their order, or one response.
-    fn texts<'a>(&self, pairs: &'a [LabelPair], asked: Asked) -> Texts<'a> {
-        let LabelPair { prompt, responses: [first, second], .. } = &pairs[asked.pair];
+    /// The exchanges that a question is about: both in their order, or twice the one that a reward
+    /// scores.
+    fn shown<'a>(&self, pairs: &'a [LabelPair], asked: Asked) -> ShownPair<'a> {
+        let [first, second] = pairs[asked.pair].exchanges();
         let (one, other) = if asked.second { (second, first) } else { (first, second) };
         match self.facets[asked.facet].by {
-            By::Judge { .. } => (prompt, one, other),
-            By::Reward { .. } => (prompt, one, ""),
+            By::Judge { .. } => ShownPair { first: one, second: other },
+            By::Reward { .. } => ShownPair { first: one, second: one },
         }
     }
 
@@ -526,9 +517,6 @@ impl Labeller {
         })
     }
 }
-
-/// Prompt, and one response or two.
-type Texts<'a> = (&'a str, &'a str, &'a str);
 
 /// The comparisons of a facet: one, or those of the principles of its constitution.
 fn rubrics(facet: &FacetConfig) -> Result<Vec<PairRubric>, rlaif_rewards::ProviderError> {

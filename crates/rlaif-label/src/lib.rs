@@ -38,6 +38,6 @@ mod settings;
 
 pub use constitution::{Constitution, Principle, RevisionExample, RevisionPrompts};
 pub use error::LabelError;
-pub use group::{Candidate, Group, GroupPairs, Pairing};
+pub use group::{Group, GroupPairs, Pairing};
 pub use labeller::{Asked, Label, LabelPair, Labeller, Opinion};
 pub use settings::{Combination, FacetConfig, LabelSettings, Orders};

@@ -1,8 +1,9 @@
 //! Settings of labels.
 
 use rlaif_core::{BadSetting, Seed};
-use rlaif_rewards::RewardConfig;
 use rlaif_rewards::judge::ComparerConfig;
+use rlaif_rewards::neural::LocalModel;
+use rlaif_rewards::{RewardConfig, RewardInput};
 use rlaif_rewards::rubric::PairExample;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -180,6 +181,36 @@ impl LabelSettings {
             }
         }
         Ok(self)
+    }
+
+    /// The models that its judges and rewards run in this process.
+    pub fn local_models(&self) -> Vec<LocalModel<'_>> {
+        let mut judges: Vec<&ComparerConfig> = Vec::new();
+        let mut models = Vec::new();
+        for FacetConfig { judge, reward, .. } in &self.facets {
+            match (reward, judge.as_deref().or(self.judge.as_ref())) {
+                (Some(reward), _) => models.extend(reward.local_models()),
+                // Facets with the same judge share it.
+                (None, Some(judge)) if !judges.contains(&judge) => judges.push(judge),
+                (None, _) => {}
+            }
+        }
+        models.extend(judges.into_iter().filter_map(ComparerConfig::local_model));
+        models
+    }
+
+    /// The columns of rows that its rewards read besides prompt, response and reference.
+    pub fn columns(&self) -> Vec<String> {
+        let rewards = self.facets.iter().filter_map(|facet| facet.reward.as_deref());
+        rewards.flat_map(RewardConfig::columns).collect()
+    }
+
+    /// The input of its judges and rewards: the most that one of them reads.
+    pub fn input(&self) -> RewardInput {
+        let of_facet = |facet: &FacetConfig| {
+            facet.reward.as_deref().map_or(RewardInput::Text, RewardConfig::input)
+        };
+        self.facets.iter().map(of_facet).max().unwrap_or_default()
     }
 
     /// Checks what the types do not say.

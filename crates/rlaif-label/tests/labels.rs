@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use rlaif_core::{ExamAnswer, ExamName, ExamQuestion, Seed, Specials, TextCodec};
+use rlaif_core::{
+    AskedPair, ExamName, ExamQuestion, PromptRecord, Reply, Seed, Specials, TextCodec,
+};
 use rlaif_eval::{ExamOptions, ExamVerdict, grade};
 use rlaif_label::{
-    Candidate, Combination, Constitution, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings,
-    Labeller, Opinion, Orders, Pairing, RevisionPrompts,
+    Combination, Constitution, FacetConfig, Group, GroupPairs, LabelPair, LabelSettings, Labeller,
+    Opinion, Orders, Pairing, RevisionPrompts,
 };
 use rlaif_lm::{Forward, LmError, Policy, TokenBatch, VocabHead};
 use rlaif_models::{Config, LanguageModel};
@@ -164,8 +166,8 @@ fn one_order_is_wrong_as_the_planted_bias_predicts_and_both_orders_are_right() {
     let questions: Vec<ExamQuestion> = shown
         .iter()
         .map(|pair| {
-            let [a, b] = pair.responses.clone().map(ExamAnswer::new);
-            ExamQuestion::pair(&pair.id, &pair.prompt, a, b)
+            let [chosen, rejected] = pair.responses.clone();
+            AskedPair { record: pair.record.clone(), chosen, rejected }.into()
         })
         .collect();
     let verdicts: Vec<ExamVerdict> = (0..shown.len())
@@ -187,7 +189,8 @@ fn one_order_is_wrong_as_the_planted_bias_predicts_and_both_orders_are_right() {
 #[test]
 fn what_is_known_is_not_asked_again_and_equal_questions_are_asked_once() {
     let mut shown: Vec<LabelPair> = pairs().into_iter().map(|(pair, _)| pair).take(3).collect();
-    shown.push(LabelPair { id: "again".to_owned(), ..shown[0].clone() });
+    let record = PromptRecord { id: "again".to_owned(), ..shown[0].record.clone() };
+    shown.push(LabelPair { record, ..shown[0].clone() });
     let labeller = labeller(0.);
     let all = opinions(&labeller, &shown);
     assert_eq!(all[&0], all[&6]);
@@ -256,10 +259,9 @@ fn facets_have_weights_or_votes_and_labels_may_be_clamped() {
 #[test]
 fn the_best_and_the_worst_of_several_responses_make_the_pair() {
     let responses = ["one two three", "one", "one two", "one"];
-    let candidate = |text: &str| Candidate { text: text.to_owned(), maker: Some("m".to_owned()) };
+    let candidate = |text: &str| Reply::new(text).by(Some("m".to_owned()));
     let group = Group {
-        id: "g".to_owned(),
-        prompt: "?".to_owned(),
+        record: PromptRecord::new("g", "?"),
         responses: responses.into_iter().map(candidate).collect(),
     };
     let brief = scored("brief", 1., "{ kind = 'length', longest = 1, per = 1.0 }");
@@ -271,7 +273,7 @@ fn the_best_and_the_worst_of_several_responses_make_the_pair() {
         let first: Vec<Option<f64>> = (0..made.pairs.len())
             .map(|pair| labeller.label(pair, &found).ok().map(|label| label.first))
             .collect();
-        made.kept(&first).into_iter().map(|pair| made.pairs[pair].id.clone()).collect()
+        made.kept(&first).into_iter().map(|pair| made.pairs[pair].record.id.clone()).collect()
     };
     // Equal responses count once: three are left.
     assert_eq!(ids(Pairing::All), ["g:0-1", "g:0-2", "g:1-2"]);

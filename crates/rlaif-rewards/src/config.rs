@@ -12,7 +12,7 @@ use crate::file;
 #[cfg(feature = "judge")]
 use crate::judge::JudgeConfig;
 #[cfg(feature = "neural")]
-use crate::neural::{ClassifierConfig, LocalModel};
+use crate::neural::{ClassifierConfig, Input, LocalModel};
 use crate::rules::{Against, OverlapMeasure, Unit};
 use crate::verify::{AnswerPlace, SandboxLimits, TestScore, TextComparison, Truth};
 
@@ -393,6 +393,19 @@ impl RewardConfig {
         columns
     }
 
+    /// The input of its parts: the most that one of them reads.
+    ///
+    /// ```
+    /// use rlaif_rewards::{RewardConfig, RewardInput};
+    /// let config = RewardConfig::from_toml("kind = 'repetition'\nn = 2", "reward.toml")?;
+    /// assert_eq!(config.input(), RewardInput::Rules);
+    /// # Ok::<(), rlaif_rewards::ProviderError>(())
+    /// ```
+    pub fn input(&self) -> RewardInput {
+        let Node { parts, input, .. } = self.node();
+        parts.into_iter().map(Self::input).fold(input, RewardInput::max)
+    }
+
     /// Returns `true` if scores depend on those of other rows: a part is `normalised`.
     ///
     /// ```
@@ -435,6 +448,12 @@ impl RewardConfig {
             Self::Classifier(config) => Node {
                 model: config.local_model(),
                 exam: config.exam.as_deref(),
+                input: match config.input {
+                    None | Some(Input::Response) => RewardInput::Rules,
+                    Some(Input::Pair) => RewardInput::Text,
+                    // With a chat template.
+                    Some(Input::Chat | Input::PromptAndResponse) => RewardInput::Messages,
+                },
                 ..Node::default()
             },
             #[cfg(feature = "judge")]
@@ -442,6 +461,7 @@ impl RewardConfig {
                 #[cfg(feature = "neural")]
                 model: config.local_model(),
                 exam: config.exam.as_deref(),
+                input: config.input(),
                 ..Node::default()
             },
             Self::MathAnswer { answer, .. }
@@ -478,6 +498,19 @@ impl RewardConfig {
     }
 }
 
+/// The parts of rows that rewards read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum RewardInput {
+    /// Rules, and classifiers of responses, read the text of the response.
+    #[default]
+    Rules,
+    /// Judges and classifiers of pairs of texts read the text of prompt and response
+    /// ([`TextOrMessages::readable`](rlaif_core::TextOrMessages::readable)).
+    Text,
+    /// Reward models with a chat template, and reward servers, read messages with all of their keys.
+    Messages,
+}
+
 /// One reward of a configuration.
 #[derive(Default)]
 struct Node<'a> {
@@ -485,6 +518,8 @@ struct Node<'a> {
     parts: Vec<&'a RewardConfig>,
     /// The columns that it reads beside prompt, response and reference.
     columns: Vec<String>,
+    /// What it reads of a row.
+    input: RewardInput,
     /// The model that it runs in this process.
     #[cfg(feature = "neural")]
     model: Option<LocalModel<'a>>,

@@ -12,6 +12,9 @@ pub struct ExamDemand {
     pub file: String,
     /// The exam; by default, recognised by the columns of the file.
     pub exam: Option<ExamName>,
+    /// The column of reference responses, for preference pairs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// Maximum number of questions: the first ones.
     pub take: Option<usize>,
     /// The minimum grade, from 0 to 1.

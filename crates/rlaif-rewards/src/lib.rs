@@ -48,7 +48,7 @@ pub use combine::{
     Cached, Clipped, Constant, Gated, LowerBound, Mean, Minimum, Normalised, OrElse, ProcessReward,
     RewardExt, Scaled, StepTotal, StepView, WeightedSum,
 };
-pub use config::{RewardConfig, Term};
+pub use config::{RewardConfig, RewardInput, Term};
 pub use demand::ExamDemand;
 pub use error::ProviderError;
 pub use file::{describe_toml, read_toml, wrong_key};

@@ -1,12 +1,11 @@
 //! Reads JSON Lines and writes verdicts, for any reward.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 
 use rlaif_core::{
     CodecError, Exchange, Message, Metadata, PromptRecord, Rendering, RewardError, RewardModel,
-    Sample, Score, Scores, TextOrMessages,
+    Sample, Score, Scores, TextOrMessages, Unread,
     python_json::{self, LineError},
 };
 use serde::{Deserialize, Serialize, Serializer};
@@ -139,16 +138,10 @@ impl TryFrom<ReadRow> for Row {
 }
 
 impl Row {
-    /// Names of what its messages say beside the text that rewards read.
-    fn unread(&self) -> BTreeSet<String> {
-        [&self.prompt, &self.response].into_iter().flat_map(TextOrMessages::not_in_text).collect()
-    }
-
     /// The row as rewards read it: a judge reads text, not the special tokens of a chat template.
     /// Columns that the reward needs become metadata.
     fn sample(self, how: &Rendering, columns: &[String]) -> Result<Sample, CodecError> {
         let Self { prompt, response, reference, mut metadata, mut more } = self;
-        let (prompt, messages) = how.asked(&prompt)?;
         for column in columns {
             let value = more.remove(column).filter(|value| !value.is_null());
             if let (Some(value), false) = (value, metadata.contains_key(column)) {
@@ -156,9 +149,9 @@ impl Row {
             }
         }
         // The id is not needed: verdicts are in the order of the rows.
-        let record =
-            PromptRecord { messages, reference, metadata, ..PromptRecord::new("", prompt) };
-        Ok(Sample { record, response: response.readable() })
+        let record = PromptRecord::asked("", prompt).asked_by(how)?;
+        let record = PromptRecord { reference, metadata, ..record };
+        Ok(Sample { record, response: response.into() })
     }
 }
 
@@ -261,8 +254,8 @@ pub fn score_each_row(
 pub struct ReadRows {
     /// The rows.
     pub rows: Vec<Sample>,
-    /// Parts of messages that rewards do not read, by name, with the number of rows.
-    pub unread: BTreeMap<String, usize>,
+    /// Contents of messages that the text of the rows leaves out.
+    pub unread: Unread,
 }
 
 /// Reads rows `{"prompt", "response"}`, with `"reference"` and `"metadata"` where there are any. Blank
@@ -288,9 +281,7 @@ pub fn read_rows(
             LineError::Json(source) => ProviderError::Row { line, source },
         })?;
         let Some(row) = row else { continue };
-        for name in row.unread() {
-            *read.unread.entry(name).or_default() += 1;
-        }
+        read.unread.add([&row.prompt, &row.response]);
         read.rows.push(row.sample(how, columns)?);
     }
     Ok(read)

@@ -2,9 +2,10 @@
 
 use std::{collections::HashMap, ops::ControlFlow, path::Path};
 
-use rlaif_core::{BadSetting, DemonstrationRow, PromptRow, RewardError, TextOrMessages};
+use rlaif_core::{
+    BadSetting, DemonstrationRow, PromptRow, Reply, RewardError, TextOrMessages, Unread, say,
+};
 use rlaif_data::{Import, Reader};
-use rlaif_label::Candidate;
 use rlaif_rewards::{
     ProviderError,
     judge::{Commission, Unanswered, Writer, WriterConfig, WrittenText},
@@ -190,6 +191,9 @@ impl CandidatesFile {
             .map(|row| prompt_text(&self.data.file, &row.id, &row.prompt))
             .collect::<Result<_, _>>()?;
         let given = self.data.given()?;
+        let mut unread = Unread::default();
+        prompts.iter().for_each(|row| unread.add([&row.prompt]));
+        unread.sentences("writers").iter().for_each(say);
         let device = device(&self.device)?;
         let made: Result<_, _> =
             self.writers.iter().map(|config| writer(config, base, device)).collect();
@@ -232,7 +236,7 @@ impl CandidatesFile {
 fn write(
     prompts: &[PromptRow],
     texts: &[String],
-    given: &HashMap<String, Vec<Candidate>>,
+    given: &HashMap<String, Vec<Reply>>,
     writers: &[Writer],
     slots: &[(usize, u32)],
     came: &Kept<Came>,
@@ -241,23 +245,23 @@ fn write(
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     let (mut count, mut equal, mut cut) = (0, 0, 0);
     for (at, (row, text)) in prompts.iter().zip(texts).enumerate() {
-        let mut all: Vec<Candidate> = given.get(text).cloned().unwrap_or_default();
+        let mut all: Vec<Reply> = given.get(text).cloned().unwrap_or_default();
         for (slot, (writer, _)) in slots.iter().enumerate() {
             let Some(came) = came.results.get(&(at * slots.len() + slot)) else { continue };
             let maker = writers[*writer].name().to_owned();
             match &came.text {
                 Some(text) => {
                     cut += usize::from(came.cut);
-                    all.push(Candidate { text: text.clone(), maker: Some(maker) });
+                    all.push(Reply::new(text).by(Some(maker)));
                 }
                 None => {
                     missing.push(json!({"id": row.id, "maker": maker, "reason": came.reason}));
                 }
             }
         }
-        let mut distinct: Vec<Candidate> = Vec::new();
+        let mut distinct: Vec<Reply> = Vec::new();
         for candidate in all {
-            if distinct.iter().any(|known| known.text == candidate.text) {
+            if distinct.iter().any(|known| known.says_as(&candidate)) {
                 equal += 1;
             } else {
                 distinct.push(candidate);
@@ -288,14 +292,14 @@ fn write(
 
 impl CandidateData {
     /// Responses of files, by the text of their prompt.
-    fn given(&self) -> Result<HashMap<String, Vec<Candidate>>, RunError> {
-        let mut given: HashMap<String, Vec<Candidate>> = HashMap::new();
+    fn given(&self) -> Result<HashMap<String, Vec<Reply>>, RunError> {
+        let mut given: HashMap<String, Vec<Reply>> = HashMap::new();
         for ResponseFile { file, maker } in &self.responses {
             let source = source(file)?;
             let rows = Import::find(&source)?.demonstrations(Reader::new(source))?.into_records();
             for DemonstrationRow { id, prompt, response, .. } in rows {
                 let prompt = prompt_text(file, &id, &prompt)?;
-                let candidate = Candidate { text: response.readable(), maker: maker.clone() };
+                let candidate = Reply::from(response).by(maker.clone());
                 given.entry(prompt).or_default().push(candidate);
             }
         }

@@ -82,7 +82,7 @@ impl Recipe for DistillFile {
         let (sections, settings) = (self.sections(), self.settings());
         let tokenizer = sections.tokenizer(trainer.policy())?;
         let spec = trainer.policy().spec();
-        let prompts = sections.prompts(settings, Vec::new(), &tokenizer, spec)?;
+        let prompts = sections.prompts(settings, None, &tokenizer, spec)?;
         let references = self.references(&prompts.prompts, &tokenizer, spec)?;
         let mut run = PromptRun::new(sections, settings, prompts)?;
         let memory = self.memory(start.options, &run.prompts)?;

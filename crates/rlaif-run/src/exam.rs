@@ -6,13 +6,13 @@ use std::{
 };
 
 use rlaif_core::{
-    BadSetting, ExamAnswer, ExamName, ExamQuestion, PairRow, PromptRecord, RewardModel, Sample,
-    Seed,
+    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Reply, RewardModel,
+    Sample, Seed, Unread, say,
 };
 use rlaif_data::{Import, ImportColumns, Reader, corpora::Exams};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{FacetConfig, LabelPair, LabelSettings, Labeller, Orders};
-use rlaif_rewards::{RewardConfig, judge::ComparerConfig};
+use rlaif_rewards::{RewardConfig, RewardInput, judge::ComparerConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -69,6 +69,8 @@ pub struct ExamData {
     pub file: String,
     /// Maximum number of questions: the first ones.
     pub take: Option<usize>,
+    /// The column of reference responses, for preference pairs.
+    pub reference: Option<String>,
     /// The column of subsets, for preference pairs.
     pub subset: Option<String>,
     /// The column of the model that wrote the preferred response, for preference pairs.
@@ -78,6 +80,14 @@ pub struct ExamData {
     /// The column of people's verdicts, for preference pairs: a number or a list of numbers, above
     /// 0 for the preferred response, below 0 for the other one, 0 for a tie.
     pub votes: Option<String>,
+}
+
+/// The questions of an exam.
+pub(crate) struct Questions {
+    exam: ExamName,
+    questions: Vec<ExamQuestion>,
+    /// Contents of messages that the text of the rows leaves out.
+    unread: Unread,
 }
 
 /// Settings of an exam, without its questions and its examinee.
@@ -130,7 +140,8 @@ impl ExamFile {
                 }
                 let journal = kept_in(out)?;
                 let reward = rewards_beside(config, base, device, journal.as_deref())?;
-                self.settings().of_reward(&self.data, config, &*reward, out)?
+                let how = Rendering::default();
+                self.settings().of_reward(&self.data, config, &*reward, &how, out)?
             }
             (None, Some(judge)) => self.of_judge(judge, base, device, out)?,
             (found, _) => {
@@ -158,7 +169,10 @@ impl ExamFile {
         out: Option<&Path>,
     ) -> Result<ExamReport, RunError> {
         let settings = self.settings();
-        let (exam, questions) = self.data.questions(settings.exam)?;
+        let how = Rendering::default();
+        let Questions { exam, questions, unread } =
+            self.data.questions(settings.exam, Vec::new(), &how)?;
+        unread.sentences("judges").iter().for_each(say);
         if exam == ExamName::RewardBench2 {
             return Err(BadSetting::new(
                 "exam",
@@ -186,8 +200,8 @@ impl ExamFile {
         let pairs: Vec<LabelPair> = questions
             .iter()
             .map(|question| {
-                let (right, wrong) = (&question.right[0].text, &question.wrong[0].text);
-                LabelPair::new(&question.id, &question.prompt, right, wrong)
+                let responses = [question.right[0].clone(), question.wrong[0].clone()];
+                LabelPair { record: question.record.clone(), responses }
             })
             .collect();
         let kept = kept_in(out)?;
@@ -208,22 +222,29 @@ fn kept_in(out: Option<&Path>) -> Result<Option<PathBuf>, RunError> {
 }
 
 impl ExamSettings {
-    /// Examines the reward of `config`.
+    /// Examines the reward of `config`, which reads prompts by this rendering.
     pub(crate) fn of_reward(
         &self,
         data: &ExamData,
         config: &RewardConfig,
         reward: &dyn RewardModel,
+        how: &Rendering,
         out: Option<&Path>,
     ) -> Result<ExamReport, RunError> {
-        let (exam, questions) = data.questions(self.exam)?;
+        let Questions { exam, questions, unread } =
+            data.questions(self.exam, config.columns(), how)?;
+        if config.input() != RewardInput::Messages {
+            unread.sentences("rewards").iter().for_each(say);
+        }
+        let sample = |question: &ExamQuestion, response: &Reply| Sample {
+            record: question.record.clone(),
+            response: response.clone(),
+        };
         let rows: Vec<Sample> = questions
             .iter()
             .flat_map(|question| {
-                question.exchanges().map(|exchange| Sample {
-                    record: PromptRecord::new(&question.id, exchange.prompt),
-                    response: exchange.response.to_owned(),
-                })
+                let replies = question.right.iter().chain(&question.wrong);
+                replies.map(|reply| sample(question, reply))
             })
             .collect();
         let kept = kept_in(out)?;
@@ -248,28 +269,33 @@ impl ExamData {
         Self { file: file.into(), ..Self::default() }
     }
 
-    /// The questions, and their exam.
+    /// The questions, and their exam, with prompts by this rendering, and the columns that a reward
+    /// reads.
     ///
     /// # Errors
     /// [`RunError::Data`]; [`RunError::Setting`] for votes that are not numbers, and for columns of
     /// pairs in a file of another exam.
-    pub fn questions(
+    pub(crate) fn questions(
         &self,
         exam: Option<ExamName>,
-    ) -> Result<(ExamName, Vec<ExamQuestion>), RunError> {
+        columns: Vec<String>,
+        how: &Rendering,
+    ) -> Result<Questions, RunError> {
+        let mut unread = Unread::default();
         let source = source(&self.file)?;
         let exam = match exam {
             Some(exam) => exam,
             None => Exams::find(&source)?.unwrap_or(ExamName::Pairs),
         };
         let mut questions = match exam {
-            ExamName::Pairs => self.pairs()?,
+            ExamName::Pairs => self.pairs(columns, &mut unread)?,
             exam => {
                 let columns = [
                     ("data.subset", &self.subset),
                     ("data.chosen_maker", &self.chosen_maker),
                     ("data.rejected_maker", &self.rejected_maker),
                     ("data.votes", &self.votes),
+                    ("data.reference", &self.reference),
                 ];
                 if let Some((key, _)) = columns.iter().find(|(_, column)| column.is_some()) {
                     let found = format!("given for {}, read as {}", self.file, exam.title());
@@ -281,22 +307,36 @@ impl ExamData {
             }
         };
         questions.truncate(self.take.unwrap_or(usize::MAX));
-        Ok((exam, questions))
+        for question in &mut questions {
+            question.record = question.record.clone().asked_by(how)?;
+        }
+        Ok(Questions { exam, questions, unread })
     }
 
-    fn pairs(&self) -> Result<Vec<ExamQuestion>, RunError> {
-        let Self { file, take: _, subset, chosen_maker, rejected_maker, votes } = self;
+    fn pairs(
+        &self,
+        mut columns: Vec<String>,
+        unread: &mut Unread,
+    ) -> Result<Vec<ExamQuestion>, RunError> {
+        let Self { file, take, reference, subset, chosen_maker, rejected_maker, votes } = self;
         let source = source(file)?;
-        let named = [subset, chosen_maker, rejected_maker, votes].into_iter().flatten();
-        let columns =
-            ImportColumns { metadata: named.cloned().collect(), ..ImportColumns::default() };
+        let named = [reference, subset, chosen_maker, rejected_maker, votes].into_iter().flatten();
+        columns.extend(named.cloned());
+        let columns = ImportColumns { metadata: columns, ..ImportColumns::default() };
         let import = Import::find_named(&source, columns)?;
         let rows = import.pairs(Reader::new(source))?.into_records();
-        rows.into_iter().map(|row| self.question(row)).collect()
+        let rows = rows.into_iter().take(take.unwrap_or(usize::MAX));
+        rows.map(|row| {
+            unread.add([&row.prompt, &row.chosen, &row.rejected]);
+            self.question(row)
+        })
+        .collect()
     }
 
     fn question(&self, row: PairRow) -> Result<ExamQuestion, RunError> {
-        let PairRow { id, prompt, chosen, rejected, metadata, .. } = row;
+        let AskedPair { record, chosen, rejected } =
+            row.asked(&Rendering::default(), self.reference.as_deref())?;
+        let (id, metadata) = (&record.id, &record.metadata);
         let of = |column: &Option<String>| column.as_ref().and_then(|name| metadata.get(name));
         let text = |column| {
             of(column).map(|value| match value {
@@ -304,8 +344,8 @@ impl ExamData {
                 other => other.to_string(),
             })
         };
-        let [right, wrong] = [(chosen, &self.chosen_maker), (rejected, &self.rejected_maker)]
-            .map(|(said, maker)| ExamAnswer { text: said.readable(), maker: text(maker) });
+        let chosen = chosen.by(text(&self.chosen_maker));
+        let rejected = rejected.by(text(&self.rejected_maker));
         let number =
             |vote: &Value| vote.as_f64().or_else(|| vote.as_str()?.trim().parse::<f64>().ok());
         let votes: Option<Vec<f64>> = match of(&self.votes) {
@@ -320,7 +360,7 @@ impl ExamData {
             BadSetting::new("data.votes", found, "a number or a list of numbers in each row")
         })?;
         let subset = text(&self.subset).unwrap_or_default();
-        let pair = ExamQuestion::pair(id, prompt.readable(), right, wrong);
-        Ok(ExamQuestion { subset, votes, ..pair })
+        let pair = AskedPair { record, chosen, rejected };
+        Ok(ExamQuestion { subset, votes, ..pair.into() })
     }
 }

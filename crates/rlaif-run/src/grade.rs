@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_core::{BadSetting, RewardModel};
+use rlaif_core::{BadSetting, Rendering, RewardModel};
 use rlaif_rewards::{RewardConfig, Surroundings};
 use tch::Device;
 
@@ -12,22 +12,23 @@ use crate::{
     rewards::surroundings,
 };
 
-/// The reward of a new training, after its parts have reached the grades that they need, with
+/// The reward of a new training with this rendering of prompts, after its parts have reached the grades that they need, with
 /// sentences on those grades. A resumed training has them already.
 ///
 /// # Errors
 /// [`RunError::Reward`]; [`RunError::Grade`] for a part below its grade; those of an exam.
 pub(crate) fn graded_reward(
     config: &RewardConfig,
-    folder: &Path,
-    device: Device,
+    how: &Rendering,
+    (folder, device): (&Path, Device),
     is_resumed: bool,
 ) -> Result<(Box<dyn RewardModel>, Vec<String>), RunError> {
-    surroundings(folder, device, None, |around| graded(config, around, is_resumed))
+    surroundings(folder, device, None, |around| graded(config, how, around, is_resumed))
 }
 
 fn graded(
     config: &RewardConfig,
+    how: &Rendering,
     around: &Surroundings<'_>,
     is_resumed: bool,
 ) -> Result<(Box<dyn RewardModel>, Vec<String>), RunError> {
@@ -41,9 +42,13 @@ fn graded(
         if is_resumed {
             continue;
         }
-        let data = ExamData { take: demand.take, ..ExamData::of(&demand.file) };
+        let data = ExamData {
+            take: demand.take,
+            reference: demand.reference.clone(),
+            ..ExamData::of(&demand.file)
+        };
         let exam = ExamSettings { exam: demand.exam, ..ExamSettings::default() };
-        let report = exam.of_reward(&data, part, &*part.build(around)?, None)?;
+        let report = exam.of_reward(&data, part, &*part.build(around)?, how, None)?;
         told.push(format!(
             "reward `{}` has a grade of {:.3} at {} ({}, 95 % interval {:.3} to {:.3}); {} is demanded",
             report.examinee,

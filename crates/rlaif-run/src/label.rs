@@ -2,14 +2,17 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use rlaif_core::{BadSetting, ExamAnswer, ExamName, ExamQuestion, PairRow, Seed, TextOrMessages};
-use rlaif_data::{Import, Reader};
+use rlaif_core::{
+    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Seed, TextOrMessages, Unread,
+    say,
+};
+use rlaif_data::{Import, ImportColumns, Reader};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};
 use rlaif_label::{
-    Combination, FacetConfig, Group, GroupPairs, Label, LabelPair, LabelSettings, Labeller,
-    Opinion, Orders, Pairing,
+    Combination, FacetConfig, GroupPairs, Label, LabelPair, LabelSettings, Labeller, Opinion,
+    Orders, Pairing,
 };
-use rlaif_rewards::judge::ComparerConfig;
+use rlaif_rewards::{RewardInput, judge::ComparerConfig};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -17,11 +20,12 @@ use serde_json::{Map, Value, json};
 use crate::{
     device::{cpu, device},
     error::RunError,
-    groups::groups,
+    groups::{Groups, as_written, groups},
     journal::{Costed, Header, Journal, Kept},
     results::ResultFile,
     rewards::surroundings,
     source::source,
+    verdicts::texts_of,
 };
 
 /// The file of `rlaif label`. `docs/feedback.md` describes every key.
@@ -76,6 +80,9 @@ pub struct LabelData {
     pub file: String,
     /// The first so many rows.
     pub take: Option<usize>,
+    /// The column of reference responses, for rewards that compare with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// The pairs that are made of several responses.
     #[serde(default)]
     pub pairing: Pairing,
@@ -145,6 +152,8 @@ struct Pairs {
     /// For preference pairs, true where the first response is the preferred one.
     preferred: Option<Vec<bool>>,
     groups: Option<GroupPairs>,
+    /// Contents of messages that the text of the rows leaves out.
+    unread: Unread,
 }
 
 impl LabelFile {
@@ -174,7 +183,10 @@ impl LabelFile {
         settings.check()?;
         let settings = settings.resolved()?;
         let device = device(&self.device)?;
-        let data = self.data.pairs(self.seed)?;
+        let data = self.data.pairs(self.seed, settings.columns())?;
+        if settings.input() != RewardInput::Messages {
+            data.unread.sentences("judges and rewards").iter().for_each(say);
+        }
         let journal = out.journal();
         let labeller =
             surroundings(base, device, Some(&journal), |around| Labeller::new(&settings, around))?;
@@ -207,7 +219,7 @@ impl LabelFile {
             .pairs
             .iter()
             .zip(&labels)
-            .filter_map(|(pair, label)| Some((pair.id.as_str(), label.as_ref().err()?)))
+            .filter_map(|(pair, label)| Some((pair.record.id.as_str(), label.as_ref().err()?)))
             .collect();
         if rows.is_empty() {
             return Err(nothing(labeller, data, &facets, missing.first().map(|(_, why)| *why)));
@@ -247,7 +259,7 @@ impl LabelFile {
         let principles = labeller.principles(pair);
         let principles = principles.map(|(facet, name)| (facet.to_owned(), Value::from(name)));
         LabelRow {
-            id: &pair.id,
+            id: &pair.record.id,
             prompt,
             chosen: &responses[chosen],
             rejected: &responses[1 - chosen],
@@ -258,8 +270,8 @@ impl LabelFile {
             labeller: labeller.names().join(", "),
             order: self.orders,
             estimate: label.estimate,
-            chosen_maker: pair.makers[chosen].as_deref(),
-            rejected_maker: pair.makers[1 - chosen].as_deref(),
+            chosen_maker: pair.responses[chosen].maker.as_deref(),
+            rejected_maker: pair.responses[1 - chosen].maker.as_deref(),
             reason: &label.reason,
             cost: label.cost,
         }
@@ -310,12 +322,9 @@ fn facet_reports(
         for (n, pair) in data.pairs.iter().enumerate() {
             let right = data.preferred.as_ref().is_none_or(|preferred| preferred[n]);
             let (one, other) = if right { (0, 1) } else { (1, 0) };
-            let answer = |at: usize| ExamAnswer {
-                text: pair.responses[at].clone(),
-                maker: pair.makers[at].clone(),
-            };
-            let question = ExamQuestion::pair(&pair.id, &pair.prompt, answer(one), answer(other));
-            questions.push(ExamQuestion { right_is_first: Some(right), ..question });
+            let [chosen, rejected] = [one, other].map(|at| pair.responses[at].clone());
+            let question = AskedPair { record: pair.record.clone(), chosen, rejected };
+            questions.push(ExamQuestion { right_is_first: Some(right), ..question.into() });
             verdicts.push(verdict(labeller.shown_first(n, at, opinions), right, orders));
         }
         let report = grade(ExamName::Pairs, name, &questions, &verdicts, &ExamOptions::default())?;
@@ -357,10 +366,16 @@ pub(crate) fn opinions_kept(
     path: Option<&Path>,
 ) -> Result<Kept<Opinion>, RunError> {
     let rows = labeller.questions(pairs.len()).map(|(number, _)| number + 1).max().unwrap_or(0);
-    let texts = pairs.iter().flat_map(|pair| {
-        [pair.prompt.as_str(), pair.responses[0].as_str(), pair.responses[1].as_str()]
+    let texts = pairs.iter().flat_map(|LabelPair { record, responses: [one, other] }| {
+        let mut texts = texts_of(record, &[one, other]);
+        // Without reference and columns, the hash is that of earlier versions.
+        if record.reference.is_none() && record.metadata.is_empty() {
+            texts.drain(3..5);
+        }
+        texts
     });
-    let header = Header::new(section, settings, rows, texts)?;
+    let texts: Vec<String> = texts.collect();
+    let header = Header::new(section, settings, rows, texts.iter().map(String::as_str))?;
     let is_kept = |row: &Map<String, Value>| row.get("value").is_some_and(Value::is_number);
     Journal::kept(path, &header, is_kept, |known, tell| labeller.ask(pairs, known, tell))
 }
@@ -372,32 +387,21 @@ impl Costed for Opinion {
 }
 
 impl LabelData {
-    fn pairs(&self, seed: Seed) -> Result<Pairs, RunError> {
+    fn pairs(&self, seed: Seed, mut columns: Vec<String>) -> Result<Pairs, RunError> {
         let most = self.take.unwrap_or(usize::MAX);
-        if let Some(mut groups) = groups(&self.file)? {
-            groups.truncate(most);
-            let prompts: BTreeMap<String, TextOrMessages> = groups
-                .iter()
-                .map(|(group, prompt)| (group.prompt.clone(), prompt.clone()))
-                .collect();
-            let groups: Vec<Group> = groups.into_iter().map(|(group, _)| group).collect();
+        if let Some(read) = groups(&self.file, self.reference.as_deref(), &columns, most)? {
+            let Groups { groups, unread } = read;
             let made = GroupPairs::of(&groups, self.pairing);
-            let texts = made.pairs.iter().map(|pair| {
-                let prompt = prompts.get(&pair.prompt).cloned();
-                let prompt = prompt.unwrap_or_else(|| pair.prompt.clone().into());
-                (prompt, pair.responses.clone().map(TextOrMessages::from))
+            let texts = made.pairs.iter().map(|LabelPair { record, responses }| {
+                (as_written(record), responses.clone().map(TextOrMessages::from))
             });
             let texts = texts.collect();
             if made.pairs.is_empty() {
                 let found = format!("`{}`, without two different responses to a prompt", self.file);
                 return Err(BadSetting::new("data.file", found, "pairs to label").into());
             }
-            return Ok(Pairs {
-                pairs: made.pairs.clone(),
-                texts,
-                preferred: None,
-                groups: Some(made),
-            });
+            let pairs = made.pairs.clone();
+            return Ok(Pairs { pairs, texts, preferred: None, groups: Some(made), unread });
         }
         if self.pairing != Pairing::default() {
             let found = format!("given for the preference pairs of {}", self.file);
@@ -405,20 +409,30 @@ impl LabelData {
             return Err(BadSetting::new("data.pairing", found, expected).into());
         }
         let source = source(&self.file)?;
-        let rows = Import::find(&source)?.pairs(Reader::new(source))?.into_records();
+        columns.extend(self.reference.clone());
+        let columns = ImportColumns { metadata: columns, ..ImportColumns::default() };
+        let import = Import::find_named(&source, columns)?;
+        let rows = import.pairs(Reader::new(source))?.into_records();
         let mut data = Pairs {
             pairs: Vec::new(),
             texts: Vec::new(),
             preferred: Some(Vec::new()),
             groups: None,
+            unread: Unread::default(),
         };
-        for PairRow { id, prompt, chosen, rejected, .. } in rows.into_iter().take(most) {
+        for row in rows.into_iter().take(most) {
+            data.unread.add([&row.prompt, &row.chosen, &row.rejected]);
+            let PairRow { prompt, chosen, rejected, .. } = row.clone();
+            let asked = row.asked(&Rendering::default(), self.reference.as_deref())?;
+            let AskedPair { record, chosen: better, rejected: worse } = asked;
             // The place of the preferred response says nothing about it.
-            let first = seed.derive(&id, 0).get() & 1 == 0;
-            let responses = if first { [chosen, rejected] } else { [rejected, chosen] };
-            let [one, other] = [responses[0].readable(), responses[1].readable()];
-            data.pairs.push(LabelPair::new(id, prompt.readable(), one, other));
-            data.texts.push((prompt, responses));
+            let first = seed.derive(&record.id, 0).get() & 1 == 0;
+            let (texts, responses) = match first {
+                true => ([chosen, rejected], [better, worse]),
+                false => ([rejected, chosen], [worse, better]),
+            };
+            data.pairs.push(LabelPair { record, responses });
+            data.texts.push((prompt, texts));
             data.preferred.get_or_insert_default().push(first);
         }
         Ok(data)

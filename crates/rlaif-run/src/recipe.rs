@@ -123,15 +123,17 @@ impl<'a, R: Recipe> Start<'a, R> {
         seeded(self.seed.for_libtorch("init"), load)?
     }
 
-    /// The reward that scores responses, with sentences on the grades that the run file demands of it.
+    /// The reward that scores responses to prompts of this rendering, with sentences on the grades that the run file demands of it.
     ///
     /// # Errors
     /// [`RunError::Reward`], [`RunError::Grade`]; those of an exam.
     pub fn graded_reward(
         &self,
         config: &RewardConfig,
+        how: &Rendering,
     ) -> Result<(Box<dyn RewardModel>, Vec<String>), RunError> {
-        graded_reward(config, self.folder(), self.options.device, self.open.is_resumed())
+        let place = (self.folder(), self.options.device);
+        graded_reward(config, how, place, self.open.is_resumed())
     }
 
     /// Checks the minimum memory for training before anything is loaded, and returns it.

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
-use rlaif_core::{BadSetting, DemonstrationRow, Exchange, PromptRow, Seed, TextOrMessages};
+use rlaif_core::{
+    BadSetting, DemonstrationRow, Exchange, PromptRecord, PromptRow, Seed, TextOrMessages,
+};
 use rlaif_data::{Import, Reader};
 use rlaif_eval::text::ReplyShares;
-use rlaif_label::{Constitution, Principle, RevisionExample, RevisionPrompts};
+use rlaif_label::{Constitution, Group, Principle, RevisionExample, RevisionPrompts};
 use rlaif_rewards::{
     ProviderError, RewardConfig,
     judge::{Commission, Writer, WriterConfig},
@@ -18,7 +20,7 @@ use crate::{
     candidates::{Came, prompt_text, write_open, writer},
     device::{cpu, device},
     error::RunError,
-    groups::groups,
+    groups::{Groups, as_written, groups},
     journal::{Header, Journal, Kept},
     results::ResultFile,
     rewards::rewards_from_config,
@@ -272,17 +274,18 @@ impl ReviseFile {
             })
         };
         let mut rows = Vec::new();
-        if let Some(groups) = groups(file)? {
-            for (group, prompt) in groups.into_iter().take(most) {
+        if let Some(Groups { groups, .. }) = groups(file, None, &[], most)? {
+            for Group { record, responses: replies } in groups {
+                let prompt = as_written(&record);
                 if *responses == Some(FirstResponse::Written) {
-                    rows.extend(written(group.id, prompt, group.prompt));
+                    rows.extend(written(record.id, prompt, record.prompt));
                     continue;
                 }
-                for (at, response) in group.responses.into_iter().enumerate() {
+                for (at, response) in replies.into_iter().enumerate() {
                     rows.push(Revised {
-                        id: format!("{}-{at}", group.id),
+                        id: format!("{}-{at}", record.id),
                         prompt: prompt.clone(),
-                        text: group.prompt.clone(),
+                        text: record.prompt.clone(),
                         given: Some(response.text),
                         maker: response.maker,
                         sample: 0,
@@ -515,10 +518,15 @@ impl Plan<'_> {
             let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
             let harmlessness = match harmlessness {
                 Some(reward) => {
-                    let prompts = whole.iter().map(|&at| self.rows[at].text.as_str());
-                    let batch: Vec<Exchange<'_>> = prompts
+                    let record = |&at: &usize| {
+                        let Revised { id, prompt, .. } = &self.rows[at];
+                        PromptRecord::asked(id, prompt.clone())
+                    };
+                    let records: Vec<PromptRecord> = whole.iter().map(record).collect();
+                    let batch: Vec<Exchange<'_>> = records
+                        .iter()
                         .zip(&texts)
-                        .map(|(prompt, text)| Exchange::new(prompt, text))
+                        .map(|(record, text)| record.exchange(text))
                         .collect();
                     let scores = reward.score(&batch).map_err(ProviderError::from)?;
                     let scores: Vec<f64> =

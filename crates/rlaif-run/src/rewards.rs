@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use rlaif_core::RewardModel;
+use rlaif_core::{RewardModel, TextOrMessages, Unread};
 use rlaif_models::{ModelFiles, ModelNames};
-use rlaif_rewards::{ProviderError, RewardConfig, Surroundings};
+use rlaif_rewards::{ProviderError, RewardConfig, RewardInput, Surroundings};
 use tch::Device;
 
 use crate::{fetch::model_files, journal::UNORDERED};
@@ -89,6 +89,19 @@ pub(crate) fn surroundings<T>(
         around = around.keeping(kept);
     }
     make(&around)
+}
+
+/// Sentences on contents of prompts that the models in a reward do not read: their text leaves them out.
+pub(crate) fn unread_by<'a>(
+    reward: &RewardConfig,
+    prompts: impl Iterator<Item = &'a TextOrMessages>,
+) -> Vec<String> {
+    if reward.input() != RewardInput::Text {
+        return Vec::new();
+    }
+    let mut unread = Unread::default();
+    prompts.for_each(|prompt| unread.add([prompt]));
+    unread.sentences("rewards")
 }
 
 /// Finds a reward's model on this disk or on the hub.

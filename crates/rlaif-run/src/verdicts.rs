@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rlaif_core::{RewardModel, Sample};
+use rlaif_core::{PromptRecord, Reply, RewardModel, Sample};
 use rlaif_rewards::{Counted, ProviderError, RewardConfig, RowVerdict, score_each_row};
 
 use crate::{
@@ -108,14 +108,20 @@ fn score_open(
 
 /// Everything of a row that its verdict depends on.
 fn texts(row: &Sample) -> Vec<String> {
-    let Sample { record, response } = row;
+    texts_of(&row.record, &[&row.response])
+}
+
+/// Everything of a prompt and its responses that verdicts on them depend on.
+pub(crate) fn texts_of(record: &PromptRecord, replies: &[&Reply]) -> Vec<String> {
     let mut metadata = serde_json::Value::Object(record.metadata.clone());
     metadata.sort_all_objects();
     let reference = record.reference.as_ref().map_or("null".to_owned(), |text| format!("={text}"));
-    let mut all = vec![record.prompt.clone(), response.clone(), reference, metadata.to_string()];
-    if !record.messages.is_empty() {
-        all.push(serde_json::json!(record.messages).to_string());
-    }
+    let mut all = vec![record.prompt.clone()];
+    all.extend(replies.iter().map(|reply| reply.text.clone()));
+    all.extend([reference, metadata.to_string()]);
+    let messages = [&record.messages].into_iter().chain(replies.iter().map(|r| &r.messages));
+    let messages = messages.filter(|messages| !messages.is_empty());
+    all.extend(messages.map(|messages| serde_json::json!(messages).to_string()));
     all
 }
 
@@ -123,7 +129,7 @@ fn texts(row: &Sample) -> Vec<String> {
 mod tests {
     use std::{fs, ops::ControlFlow};
 
-    use rlaif_core::{Exchange, PromptRecord, RewardError, Scores, Tell};
+    use rlaif_core::{Exchange, RewardError, Scores, Tell};
 
     use super::*;
 
@@ -166,7 +172,7 @@ mod tests {
 
     fn rows(count: usize) -> Vec<Sample> {
         (0..count)
-            .map(|n| Sample { record: PromptRecord::new("", "?"), response: "x".repeat(n) })
+            .map(|n| Sample { record: PromptRecord::new("", "?"), response: "x".repeat(n).into() })
             .collect()
     }
 

@@ -1,6 +1,6 @@
 //! The published exams for reward models and judges, in the columns of their files.
 
-use rlaif_core::{ExamAnswer, ExamName, ExamQuestion, TextOrMessages};
+use rlaif_core::{AskedPair, ExamName, ExamQuestion, PromptRecord, Reply, TextOrMessages};
 use serde_json::{Map, Value};
 
 use super::{Corpus, Outcome, Typed, end_of_prompt};
@@ -78,10 +78,9 @@ impl Exams {
     }
 }
 
-fn readable(row: &mut Row<'_>, column: &str) -> Result<String, DataError> {
+fn said(row: &mut Row<'_>, column: &str) -> Result<TextOrMessages, DataError> {
     let value = row.take(column)?;
     serde_json::from_value::<TextOrMessages>(value.clone())
-        .map(|said| said.readable())
         .map_err(|_| row.wrong_type(column, "a text, or a list of messages", &value))
 }
 
@@ -122,20 +121,21 @@ impl Corpus for Exams {
 }
 
 fn reward_bench(row: &mut Row<'_>) -> Result<ExamQuestion, DataError> {
-    let prompt = readable(row, "prompt")?;
+    let prompt = said(row, "prompt")?;
     let [right, wrong] = [("chosen", "chosen_model"), ("rejected", "rejected_model")].map(
-        |(answer, maker)| -> Result<ExamAnswer, DataError> {
-            Ok(ExamAnswer { text: readable(row, answer)?, maker: row.optional_text(maker)? })
+        |(answer, maker)| -> Result<Reply, DataError> {
+            Ok(Reply::from(said(row, answer)?).by(row.optional_text(maker)?))
         },
     );
-    let (right, wrong) = (right?, wrong?);
-    let id = id(row, "id", &[&prompt, &right.text, &wrong.text])?;
+    let (chosen, rejected) = (right?, wrong?);
+    let id = id(row, "id", &[&prompt.readable(), &chosen.text, &rejected.text])?;
     let subset = row.optional_text("subset")?.unwrap_or_default();
-    Ok(ExamQuestion { subset, ..ExamQuestion::pair(id, prompt, right, wrong) })
+    let pair = AskedPair { record: PromptRecord::asked(id, prompt), chosen, rejected };
+    Ok(ExamQuestion { subset, ..pair.into() })
 }
 
 fn reward_bench_2(row: &mut Row<'_>) -> Result<ExamQuestion, DataError> {
-    let prompt = readable(row, "prompt")?;
+    let prompt = said(row, "prompt")?;
     let (right, wrong) = (texts(row, "chosen")?, texts(row, "rejected")?);
     let subset = row.text("subset")?;
     let number = row.identity(Some("id"), &[])?;
@@ -148,14 +148,13 @@ fn reward_bench_2(row: &mut Row<'_>) -> Result<ExamQuestion, DataError> {
     let maker = |at: usize| makers.get(at).cloned().flatten();
     let from = right.len();
     let answers = |texts: Vec<String>, from: usize| {
-        let answer = |(at, text)| ExamAnswer { text, maker: maker(from + at) };
+        let answer = |(at, text): (usize, String)| Reply::from(text).by(maker(from + at));
         texts.into_iter().enumerate().map(answer).collect()
     };
     let (right, wrong) = (answers(right, 0), answers(wrong, from));
     Ok(ExamQuestion {
-        id: number,
+        record: PromptRecord::asked(number, prompt),
         subset,
-        prompt,
         right,
         wrong,
         right_is_first: None,
@@ -167,7 +166,7 @@ fn judge_bench(row: &mut Row<'_>) -> Result<Outcome<ExamQuestion>, DataError> {
     let prompt = row.text("question")?;
     let maker = row.optional_text("response_model")?;
     let [a, b] = ["response_A", "response_B"].map(|column| row.text(column));
-    let answer = |text| ExamAnswer { text, maker: maker.clone() };
+    let answer = |text: String| Reply::new(text).by(maker.clone());
     let (a, b) = (answer(a?), answer(b?));
     let id = id(row, "pair_id", &[&prompt, &a.text, &b.text])?;
     let label = row.text("label")?;
@@ -178,8 +177,8 @@ fn judge_bench(row: &mut Row<'_>) -> Result<Outcome<ExamQuestion>, DataError> {
         _ => return Err(row.wrong_type("label", "`A>B` or `B>A`", &label.into())),
     };
     let subset = row.optional_text("source")?.unwrap_or_default();
-    let pair = ExamQuestion::pair(id, prompt, right, wrong);
-    Ok(Outcome::Kept(ExamQuestion { subset, right_is_first: Some(first), ..pair }))
+    let pair = AskedPair::new(id, prompt, right, wrong);
+    Ok(Outcome::Kept(ExamQuestion { subset, right_is_first: Some(first), ..pair.into() }))
 }
 
 fn hhh(row: &mut Row<'_>) -> Result<ExamQuestion, DataError> {
@@ -210,6 +209,5 @@ fn hhh(row: &mut Row<'_>) -> Result<ExamQuestion, DataError> {
         (prompt, right.trim().to_owned(), wrong.trim().to_owned())
     };
     let id = content_id(&[&prompt, &right, &wrong]);
-    let pair = ExamQuestion::pair(id, prompt, ExamAnswer::new(right), ExamAnswer::new(wrong));
-    Ok(ExamQuestion { subset, ..pair })
+    Ok(ExamQuestion { subset, ..AskedPair::new(id, prompt, right, wrong).into() })
 }

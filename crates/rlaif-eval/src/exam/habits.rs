@@ -41,7 +41,7 @@ impl<'a> Compared<'a> {
         };
         let right_is_first = question
             .right_is_first
-            .unwrap_or_else(|| options.seed.derive(&question.id, 0).get() & 1 == 0);
+            .unwrap_or_else(|| options.seed.derive(&question.record.id, 0).get() & 1 == 0);
         let one = |wrong: usize, probability: f64, orders: Option<(f64, f64)>| {
             let answer = &question.wrong[wrong];
             let (own, others) = (is_own(&right.maker), is_own(&answer.maker));

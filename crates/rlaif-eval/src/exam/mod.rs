@@ -160,10 +160,10 @@ impl ExamReport {
 /// [`EvalError::Setting`] for a judge of pairs at RewardBench 2, whose answers are scored one by one.
 ///
 /// ```
-/// use rlaif_core::{ExamAnswer, ExamName, ExamQuestion};
+/// use rlaif_core::{AskedPair, ExamName, ExamQuestion};
 /// use rlaif_eval::{ExamOptions, ExamVerdict, grade};
 /// let question = |id: &str| {
-///     ExamQuestion::pair(id, "2 + 2?", ExamAnswer::new("4"), ExamAnswer::new("It is 5."))
+///     ExamQuestion::from(AskedPair::new(id, "2 + 2?", "4", "It is 5."))
 /// };
 /// let questions = [question("a"), question("b")];
 /// // A judge that prefers what it is shown first, by one nat.
@@ -251,17 +251,17 @@ fn check(
     for (question, verdict) in questions.iter().zip(verdicts) {
         let wrong = |value: f64| EvalError::NotFinite {
             metric: examinee.to_owned(),
-            id: question.id.clone(),
+            id: question.record.id.clone(),
             value,
         };
         let answers = question.right.len() + question.wrong.len();
         if question.right.is_empty() || question.wrong.is_empty() {
-            let what = format!("right and wrong answers to question `{}`", question.id);
+            let what = format!("right and wrong answers to question `{}`", question.record.id);
             return Err(EvalError::TooFew { what, needed: 2, found: answers });
         }
         match verdict {
             ExamVerdict::Scores(scores) => {
-                count(format!("scores of question `{}`", question.id), answers, scores.len())?;
+                count(format!("scores of question `{}`", question.record.id), answers, scores.len())?;
                 if let Some(value) = scores.iter().find(|score| !score.is_finite()) {
                     return Err(wrong(*value));
                 }

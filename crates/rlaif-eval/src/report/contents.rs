@@ -56,7 +56,7 @@ pub struct Details {
 /// let answers = |policy: &str, response: &str| {
 ///     let sample = |n: usize| Sample {
 ///         record: PromptRecord::new(n.to_string(), "Why?"),
-///         response: format!("{response} {}", "so ".repeat(n)),
+///         response: format!("{response} {}", "so ".repeat(n)).into(),
 ///     };
 ///     Measurement::of(&metrics).run(About::new(policy, Seed::new(1)), (0..9).map(sample).collect())
 /// };

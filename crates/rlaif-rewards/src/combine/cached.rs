@@ -78,6 +78,7 @@ pub(super) fn key(exchange: &Exchange<'_>) -> [u8; 32] {
     let metadata = exchange.metadata.filter(|m| !m.is_empty());
     let metadata = metadata.map(|m| serde_json::Value::Object(m.clone()).to_string());
     let messages = exchange.messages.map(|messages| json!(messages).to_string());
+    let said = exchange.said.map(|said| json!(said).to_string());
     let fields = [
         Some(exchange.prompt),
         Some(exchange.response),
@@ -85,7 +86,7 @@ pub(super) fn key(exchange: &Exchange<'_>) -> [u8; 32] {
         metadata.as_deref(),
         messages.as_deref(),
     ];
-    for field in fields {
+    for field in fields.into_iter().chain(said.as_deref().map(Some)) {
         // The length before the text, so that no two rows run together into the same bytes.
         let field = field.map(str::as_bytes);
         hash.update(field.map_or(u64::MAX, |f| f.len() as u64).to_le_bytes());

@@ -133,7 +133,7 @@ impl<R: RewardModel> RewardModel for ProcessReward<R> {
                     StepView::SoFar => &x.response[..end],
                     StepView::Alone => x.response[start..end].trim(),
                 };
-                asked.push(Exchange { response, ..*x });
+                asked.push(x.with_response(response));
                 start = end;
             }
         }

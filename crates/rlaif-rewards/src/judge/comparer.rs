@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use rlaif_core::{BadSetting, PairJudge, Pairing, RewardError};
+use rlaif_core::{BadSetting, PairJudge, RewardError, ShownPair};
 #[cfg(feature = "neural")]
 use rlaif_core::{Interrupted, Seed};
 #[cfg(feature = "neural")]
@@ -198,7 +198,7 @@ impl Comparer {
     pub fn compare_each(
         &self,
         rubric: &PairRubric,
-        batch: &[Pairing<'_>],
+        batch: &[ShownPair<'_>],
         tell: &mut TellVerdict<'_>,
     ) -> Result<(), RewardError> {
         match &self.backend {
@@ -216,7 +216,7 @@ impl Comparer {
         client: &LlmClient,
         log_probs: bool,
         rubric: &PairRubric,
-        batch: &[Pairing<'_>],
+        batch: &[ShownPair<'_>],
         tell: &mut TellVerdict<'_>,
     ) -> Result<(), RewardError> {
         let samples = self.samples as usize;
@@ -284,7 +284,7 @@ impl LocalLlm {
         &self,
         name: &str,
         rubric: &PairRubric,
-        batch: &[Pairing<'_>],
+        batch: &[ShownPair<'_>],
         tell: &mut TellVerdict<'_>,
     ) -> Result<(), RewardError> {
         let asker = &self.asker;
@@ -403,7 +403,7 @@ impl PairJudge for RubricJudge {
         self.judge.name()
     }
 
-    fn prefer(&self, batch: &[Pairing<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
+    fn prefer(&self, batch: &[ShownPair<'_>]) -> Result<Vec<Option<f64>>, RewardError> {
         let mut all = vec![None; batch.len()];
         self.judge.compare_each(&self.rubric, batch, &mut |at, verdict| {
             all[at] = verdict.ok().map(|verdict| verdict.first);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use rlaif_core::BadSetting;
 
 use super::keys::{SamplingConfig, at_least_one, with_service_keys};
-use crate::ProviderError;
+use crate::{ProviderError, RewardInput};
 use crate::demand::ExamDemand;
 use crate::file::{self, parse};
 #[cfg(feature = "neural")]
@@ -329,6 +329,16 @@ impl JudgeConfig {
     #[cfg(feature = "neural")]
     pub fn local_model(&self) -> Option<LocalModel<'_>> {
         self.api.local_model()
+    }
+
+    /// What it reads of a row.
+    pub fn input(&self) -> RewardInput {
+        match &self.api {
+            ApiConfig::RewardServer(_) => RewardInput::Messages,
+            ApiConfig::Llm(_) => RewardInput::Text,
+            #[cfg(feature = "neural")]
+            ApiConfig::Policy(_) => RewardInput::Text,
+        }
     }
 
     /// Every setting that may name a local folder: the model of a policy as the judge. The `cache`

@@ -195,11 +195,14 @@ impl<'a> Asked<'a> {
         let prompts: Vec<&str> = rows.iter().map(|x| x.prompt).collect();
         let labels: Vec<Option<&str>> = rows.iter().map(|x| x.reference).collect();
         let mut body = json!({"query": query, "prompts": prompts, "labels": labels});
-        if rows.iter().any(|row| row.messages.is_some()) {
+        let has_messages = |row: &Exchange<'_>| row.messages.is_some() || row.said.is_some();
+        if rows.iter().any(has_messages) {
             let conversation = |row: &Exchange<'_>| {
-                let said = json!({"role": "assistant", "content": row.response});
-                let turns = row.messages?.iter().map(|turn| json!(turn)).chain([said]);
-                Some(turns.collect::<Vec<_>>())
+                let text = |role: &str, text: &str| vec![json!({"role": role, "content": text})];
+                let turns = |turns: &[rlaif_core::Message]| turns.iter().map(|turn| json!(turn)).collect();
+                let mut all = row.messages.map_or_else(|| text("user", row.prompt), turns);
+                all.extend(row.said.map_or_else(|| text("assistant", row.response), turns));
+                has_messages(row).then_some(all)
             };
             body["messages"] = rows.iter().map(conversation).collect();
         }

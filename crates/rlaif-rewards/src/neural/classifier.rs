@@ -71,7 +71,8 @@ pub enum Input {
     /// Prompt and response as the two texts of a pair; the longer one is truncated first.
     Pair,
     /// The prompt's conversation, or the prompt as a user's turn, and the response as the assistant's,
-    /// in the chat template of the model's folder. A list of turns `messages` in the metadata
+    /// in the chat template of the model's folder; a response that was given as messages stays as it
+    /// is. A list of turns `messages` in the metadata
     /// replaces the prompt. A text that is too long loses its beginning, except for the first token.
     Chat,
 }
@@ -436,7 +437,7 @@ impl ClassifierReward {
                     .zip(texts)
                     .zip(batch)
                     .map(|((ids, text), exchange)| {
-                        if chat && exchange.messages.is_some() {
+                        if chat && (exchange.messages.is_some() || exchange.said.is_some()) {
                             return self.chat(tokenizer, exchange);
                         }
                         if ids.len() <= self.limit {
@@ -570,9 +571,10 @@ fn render(
     let mut messages = earlier
         .or_else(|| exchange.messages.map(<[Message]>::to_vec))
         .unwrap_or_else(|| vec![Message::new("user", exchange.prompt)]);
-    match messages.last_mut() {
+    match (exchange.said, messages.last_mut()) {
+        (Some(said), _) => messages.extend_from_slice(said),
         // The response continued the turn that the prompt ends in.
-        Some(Message { role, content, other_content: None, .. }) if role == "assistant" => {
+        (None, Some(Message { role, content, other_content: None, .. })) if role == "assistant" => {
             content.push_str(exchange.response);
         }
         _ => messages.push(Message::new("assistant", exchange.response)),

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use rlaif_core::{BadSetting, Pairing};
+use rlaif_core::{BadSetting, ShownPair};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -79,10 +79,10 @@ pub struct PairChoice {
 /// follows. The probability of a label is that of every token that writes it, normalised over the two.
 ///
 /// ```
-/// use rlaif_core::Pairing;
+/// use rlaif_core::ShownPair;
 /// use rlaif_rewards::rubric::{Answer, PairRubric};
 /// let rubric = PairRubric::preset("helpful")?;
-/// let question = rubric.ask(&Pairing { prompt: "2 + 2?", messages: None, first: "4", second: "Why?" });
+/// let question = rubric.ask(&ShownPair::new("2 + 2?", "4", "Why?"));
 /// assert!(question.user.ends_with("Preferred response="));
 /// assert_eq!(rubric.read(&Answer::text("**1**"))?.first, 1.);
 /// assert!(rubric.read(&Answer::text("3")).is_err());
@@ -213,7 +213,7 @@ impl PairRubric {
 
     /// The question about a pair. Each text from outside stands between markers, as in
     /// [`Rubric::ask`](super::Rubric::ask), with the same key in both orders of the responses.
-    pub fn ask(&self, pair: &Pairing<'_>) -> Question {
+    pub fn ask(&self, pair: &ShownPair<'_>) -> Question {
         let [one, two] = &self.labels;
         let answer = if self.explains {
             format!(
@@ -229,7 +229,7 @@ impl PairRubric {
         for example in &self.examples {
             let PairExample { prompt, first, second, reason, first_is_better } = example;
             let label = if *first_is_better { one } else { two };
-            user.push_str(&self.sample(&Pairing { prompt, messages: None, first, second }));
+            user.push_str(&self.sample(&ShownPair::new(prompt, first, second)));
             if let Some(reason) = reason.as_ref().filter(|_| self.explains) {
                 user.push_str(&format!("Explanation: {}\n", reason.trim()));
             }
@@ -241,8 +241,8 @@ impl PairRubric {
         Question { system: parts.join("\n\n"), user }
     }
 
-    fn sample(&self, pair: &Pairing<'_>) -> String {
-        let Pairing { prompt, messages: _, first, second } = *pair;
+    fn sample(&self, pair: &ShownPair<'_>) -> String {
+        let (prompt, first, second) = (pair.first.prompt, pair.first.response, pair.second.response);
         let (low, high) = if first <= second { (first, second) } else { (second, first) };
         let key = fence::key(&[Some(prompt), Some(low), Some(high)]);
         let fenced = |name: &str, text: &str| fence::fenced(name, &key, text, &self.controls);
@@ -532,19 +532,14 @@ mod tests {
         };
         let rubric = rubric().with_examples(vec![example]);
         let ask = |first, second| {
-            rubric.ask(&Pairing { prompt: "Why?", messages: None, first, second }).user
+            rubric.ask(&ShownPair::new("Why?", first, second)).user
         };
         let (one, two) = (ask("So.", "No."), ask("No.", "So."));
         let key = |text: &str| text.rsplit("[[end response ").next().unwrap()[..16].to_owned();
         assert_eq!(key(&one), key(&two));
         assert_ne!(one, two);
         assert!(one.contains("Preferred response=2\n\nThe request:") && !one.contains("Because."));
-        let explained = rubric.explained(true).ask(&Pairing {
-            prompt: "?",
-            messages: None,
-            first: "a",
-            second: "b",
-        });
+        let explained = rubric.explained(true).ask(&ShownPair::new("?", "a", "b"));
         assert!(explained.user.contains("Explanation: Because.\nPreferred response=2"));
         assert!(explained.user.ends_with("Explanation:"));
     }

@@ -12,6 +12,7 @@ const ROW: Exchange<'static> = Exchange {
     prompt: "p",
     response: "I like you.",
     messages: None,
+    said: None,
     reference: None,
     metadata: None,
 };

@@ -154,6 +154,21 @@ fn a_scalar_head_reads_the_chat_template() {
         ];
         close(&score(reward, &rows), [goldens.chat[0]; 2], 2e-5);
     }
+    // So is a response that was given as messages: where it begins does not matter, its turns do.
+    let turns = ["I like you.", "And I?", "You too."].map(|text| Message::new("assistant", text));
+    let all = [&asked[..], &turns[..2]].concat();
+    for reward in [&reward, &joined] {
+        let asked = Exchange { messages: Some(&asked), ..Exchange::new("not read", "not read") };
+        let rows = [
+            Exchange { said: Some(&turns[..1]), ..asked },
+            Exchange { said: Some(&turns), ..asked },
+            Exchange { messages: Some(&all), said: Some(&turns[2..]), ..asked },
+        ];
+        let scores = score(reward, &rows);
+        assert!((scores[0] - goldens.chat[0]).abs() < 2e-5, "{scores:?}");
+        assert!((scores[1] - scores[2]).abs() < 1e-5, "{scores:?}");
+        assert!((scores[0] - scores[1]).abs() > 1e-3, "{scores:?}");
+    }
     let text = [Exchange::new("Say something kind.", "I like you.")];
     assert!((score(&joined, &text)[0] - goldens.chat[0]).abs() > 1e-3);
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::support::{self, Reply, Server, judge, local, openai, row, user};
-use rlaif_core::{Exchange, Pairing, RewardModel};
+use rlaif_core::{Exchange, RewardModel, ShownPair};
 use rlaif_rewards::Surroundings;
 use rlaif_rewards::judge::{Comparer, ComparerConfig, PairVerdict, Unanswered};
 use rlaif_rewards::rubric::PairRubric;
@@ -368,11 +368,11 @@ fn pairs_are_all_compared_or_missing_with_a_reason_in_every_api_and_none_asked_f
             api.replace("URL", &server.url)
         );
         let texts = texts(count + 1);
-        let pairs: Vec<Pairing<'_>> = (0..count)
+        let pairs: Vec<ShownPair<'_>> = (0..count)
             .map(|n| {
                 let (a, b) = (texts[n].as_str(), texts[n + 1].as_str());
                 let (first, second) = if n % 2 == 0 { (a, b) } else { (b, a) };
-                Pairing { prompt: "p", messages: None, first, second }
+                ShownPair::new("p", first, second)
             })
             .collect();
         let rubric = PairRubric::preset("helpful").unwrap();
@@ -432,9 +432,9 @@ fn a_budget_of_comparisons_is_kept_to_the_cent() {
         server.url
     ));
     let texts = texts(200);
-    let pairs: Vec<Pairing<'_>> = texts
+    let pairs: Vec<ShownPair<'_>> = texts
         .iter()
-        .map(|text| Pairing { prompt: "p", messages: None, first: text, second: "other" })
+        .map(|text| ShownPair::new("p", text, "other"))
         .collect();
     let (mut paid, mut reasons) = (0, Vec::new());
     let rubric = PairRubric::preset("honest").unwrap();
@@ -472,7 +472,7 @@ fn several_answers_are_averaged_and_are_an_estimate_and_probabilities_are_not() 
             server.url
         ));
         let mut told = Vec::new();
-        let pair = Pairing { prompt: "p", messages: None, first: "a", second: "b" };
+        let pair = ShownPair::new("p", "a", "b");
         let rubric = PairRubric::preset("helpful").unwrap();
         judge
             .compare_each(&rubric, &[pair], &mut |_, verdict| {

@@ -23,6 +23,7 @@ use crate::{
     dpo::file::{DpoFile, OnlineSection},
     error::RunError,
     prompt::{of_rows, rendered},
+    rewards::unread_by,
     rows::RowReader,
     skipped::SkippedRows,
 };
@@ -187,7 +188,8 @@ impl Reading<'_> {
         online: &OnlineSection,
     ) -> Result<DpoRows, RunError> {
         let rows = data.import::<PromptRow>(reader, self.seed)?;
-        let DataRows { train, mut skipped, read_as: notes, .. } = rows;
+        let DataRows { train, mut skipped, read_as: mut notes, .. } = rows;
+        notes.extend(unread_by(&online.reward, train.iter().map(|row| &row.prompt)));
         let how = self.file.prompt.rendering();
         let train = kept(rendered(&train, &mut skipped, |row: &PromptRow| {
             // Responses of the rows are references only if the run file declares that.
@@ -199,7 +201,7 @@ impl Reading<'_> {
 
     /// Preference pairs, or their prompts if the policy samples the responses.
     fn pairs(&self) -> Result<DpoRows, RunError> {
-        let DataRows { train, held_out, mut skipped, read_as: notes } =
+        let DataRows { train, held_out, mut skipped, read_as: mut notes } =
             self.file.preferences(self.seed)?;
         let how = self.file.prompt.rendering();
         let render = |row: &PreferenceRow| row.render(self.codec, &how);
@@ -210,6 +212,7 @@ impl Reading<'_> {
         };
         let held_out = HeldOutRows::Pairs(held_out);
         if let Some(online) = &self.file.online {
+            notes.extend(unread_by(&online.reward, train.iter().map(|row| &row.prompt)));
             let train = kept(rendered(&train, &mut skipped, |row: &PreferenceRow| {
                 let PreferenceRow { id, prompt, chat, mut metadata, .. } = row.clone();
                 let needed = online.reward.columns();

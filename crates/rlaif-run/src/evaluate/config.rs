@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use rlaif_core::{
-    BadSetting, ChatOptions, PlainText, PreferencePair, PromptRecord, PromptRow, Rendering,
-    RewardModel, Seed, TextCodec, say,
+    AskedPair, BadSetting, ChatOptions, PlainText, PromptRecord, PromptRow, Rendering, RewardModel,
+    Seed, TextCodec, Unread, say,
 };
 use rlaif_data::builtin::{self, Part};
 use rlaif_data::corpora::{Corpus, DialogSum, DialogSumRecord, Hh, HhRecord, RealToxicityPrompts};
@@ -22,7 +22,7 @@ use rlaif_lm::generate::GenerationConfig;
 use rlaif_lm::{Forward, Policy};
 use rlaif_models::{LanguageModel, LoadOptions, ModelError, ModelNames};
 use rlaif_rewards::neural::{ModelDtype, tokenizer_folder};
-use rlaif_rewards::{ClassifierConfig, Input, Preset, RewardConfig, Surroundings};
+use rlaif_rewards::{ClassifierConfig, Input, Preset, RewardConfig, RewardInput, Surroundings};
 use rlaif_text::HfTokenizer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -178,20 +178,26 @@ pub struct PreferenceCheck {
     pub file: String,
     /// Maximum number of pairs, from the beginning.
     pub take: Option<usize>,
+    /// The column of reference responses, for rewards that compare with them.
+    pub reference: Option<String>,
     /// The reward.
     pub reward: RewardConfig,
 }
 
 impl PreferenceCheck {
-    fn pairs(&self) -> Result<Vec<PreferencePair>, EvaluateError> {
+    fn pairs(&self) -> Result<Vec<AskedPair>, EvaluateError> {
         let source = source(&self.file)?;
-        let pairs = Import::find(&source)?.pairs(Reader::new(source))?;
+        let mut metadata = self.reward.columns();
+        metadata.extend(self.reference.clone());
+        let columns = ImportColumns { metadata, ..ImportColumns::default() };
+        let pairs = Import::find_named(&source, columns)?.pairs(Reader::new(source))?;
         let pairs = match self.take {
             Some(count) => pairs.take(count),
             None => pairs,
         };
         let how = Rendering::default();
-        let pairs = pairs.records().iter().map(|row| row.asked(&how));
+        let reference = self.reference.as_deref();
+        let pairs = pairs.into_records().into_iter().map(|row| row.asked(&how, reference));
         Ok(pairs.collect::<Result<_, _>>()?)
     }
 }
@@ -272,6 +278,15 @@ impl MetricConfig {
 
     fn hate() -> Box<ClassifierConfig> {
         Box::new(ClassifierConfig { preset: Some(Preset::Hate), ..ClassifierConfig::default() })
+    }
+
+    /// The configured reward, if it is one.
+    fn reward(&self) -> Option<&RewardConfig> {
+        match self {
+            Self::Reward { reward, .. } => Some(reward),
+            // Its classifier is of the response, or of one text of both.
+            Self::Toxicity { .. } | Self::Rouge { .. } | Self::Length { .. } | Self::Repetition { .. } => None,
+        }
     }
 
     fn build(&self, around: &Surroundings<'_>) -> Result<Box<dyn Metric>, EvaluateError> {
@@ -594,6 +609,17 @@ impl EvalFile {
         Ok(None)
     }
 
+    /// Tells what prompts have that no reward reads.
+    fn tell_of_unread(&self, rows: &Dataset<PromptRow>) {
+        let metrics = self.metrics.iter().filter_map(MetricConfig::reward);
+        let inputs = metrics.chain(&self.judges).map(RewardConfig::input);
+        if inputs.max() == Some(RewardInput::Text) {
+            let mut unread = Unread::default();
+            rows.records().iter().for_each(|row| unread.add([&row.prompt]));
+            unread.sentences("metrics and judges").iter().for_each(say);
+        }
+    }
+
     /// Runs the configured evaluation, and writes the report to the folder `out`.
     ///
     /// A relative cache of a judge is relative to `beside`, the folder of the configuration; other
@@ -620,6 +646,7 @@ impl EvalFile {
             tell_of_training(&mut details, run)?;
         }
         let rows = self.data.rows()?;
+        self.tell_of_unread(&rows);
         for metric in &self.metrics {
             if matches!(metric, MetricConfig::Rouge { .. }) {
                 let records = rows.records().iter();
@@ -639,7 +666,7 @@ impl EvalFile {
             .iter()
             .map(|judge| Ok::<_, EvaluateError>(ScoreJudge(judge.build(&around)?)))
             .collect::<Result<_, _>>()?;
-        let checks: Vec<(Box<dyn RewardModel>, Vec<PreferencePair>)> = self
+        let checks: Vec<(Box<dyn RewardModel>, Vec<AskedPair>)> = self
             .preferences
             .iter()
             .map(|check| Ok::<_, EvaluateError>((check.reward.build(&around)?, check.pairs()?)))

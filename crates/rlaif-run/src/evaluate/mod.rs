@@ -274,7 +274,7 @@ impl<'a> Evaluate<'a> {
         self.took(side, "responses", start);
         let sample = |response: &Response| Sample {
             record: prompts[response.prompt].clone(),
-            response: response.text.clone(),
+            response: response.text.clone().into(),
         };
         let samples: Vec<Sample> = responses.iter().map(sample).collect();
         let mut about = About::new(who.name, self.seed);

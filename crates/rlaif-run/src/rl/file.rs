@@ -97,8 +97,8 @@ pub trait RlFile: RunFile {
     /// [`RunError::Data`], [`RunError::Codec`]; [`RunError::Setting`] if there are fewer than a
     /// step needs.
     fn prompts(&self, codec: &HfTokenizer, policy: &dyn Policy) -> Result<RlPrompts, RunError> {
-        let (sections, columns) = (self.sections(), self.reward().columns());
-        sections.prompts(self.settings(), columns, codec, policy.spec())
+        let reward = Some(self.reward());
+        self.sections().prompts(self.settings(), reward, codec, policy.spec())
     }
 }
 
@@ -124,7 +124,8 @@ impl<F: RlFile> Recipe for F {
         let memory = self.memory(start.options, &run.prompts)?;
         start.check_memory(&memory, WeightsInMemory::Loaded)?;
         // Checked before anything is written.
-        let (reward, grades) = start.graded_reward(self.reward())?;
+        let rendering = self.sections().prompt.rendering();
+        let (reward, grades) = start.graded_reward(self.reward(), &rendering)?;
         run.notes.extend(grades);
         let policy = F::policy(&trainer);
         let mut ongoing = run.begin(start, (policy, &tokenizer), &more)?;

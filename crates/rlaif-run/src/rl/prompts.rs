@@ -3,6 +3,7 @@
 use rlaif_core::{BadSetting, PromptRecord, PromptRow, Rendering, TextKind};
 use rlaif_data::{ImportColumns, ImportOptions, RowForm};
 use rlaif_lm::{Joiner, LmSpec};
+use rlaif_rewards::RewardConfig;
 use rlaif_rl::Prompt;
 use rlaif_text::HfTokenizer;
 use schemars::JsonSchema;
@@ -12,6 +13,7 @@ use crate::{
     columns::dropped,
     error::RunError,
     prompt::{PromptSection, of_rows, rendered},
+    rewards::unread_by,
     rows::{RowReader, read_as},
     skipped::SkippedRows,
 };
@@ -70,7 +72,7 @@ impl PromptData {
         prompt: &PromptSection,
         codec: &HfTokenizer,
         spec: &LmSpec,
-        needed: Needed,
+        needed: Needed<'_>,
     ) -> Result<RlPrompts, RunError> {
         let (rows, form) = self.reader(needed.columns).read::<PromptRow>(&self.prompts)?;
         let mut skipped = dropped(&rows);
@@ -111,7 +113,10 @@ impl PromptData {
             let expected = format!("at least {} of them ({})", needed.rows, needed.because);
             return Err(BadSetting::new("data.prompts", found, expected).into());
         }
-        let notes = vec![read_as(&self.prompts, form)];
+        let mut notes = vec![read_as(&self.prompts, form)];
+        if let Some(reward) = needed.reward {
+            notes.extend(unread_by(reward, rows.iter().map(|row| &row.prompt)));
+        }
         Ok(RlPrompts { prompts, skipped, notes, rendering })
     }
 }
@@ -131,11 +136,13 @@ pub struct RlPrompts {
 
 /// The number of prompts of a step, the length of responses, and the columns of rewards.
 #[derive(Debug, Clone)]
-pub(crate) struct Needed {
+pub(crate) struct Needed<'a> {
     /// Maximum number of tokens of a response.
     pub(crate) new_tokens: usize,
-    /// Columns that the reward reads.
+    /// Columns beside the prompt.
     pub(crate) columns: Vec<String>,
+    /// The reward that reads them.
+    pub(crate) reward: Option<&'a RewardConfig>,
     /// Prompts of a step.
     pub(crate) rows: usize,
     /// The key of that number, for the error.

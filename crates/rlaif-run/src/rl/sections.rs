@@ -3,6 +3,7 @@
 use rlaif_core::{BadSetting, Seed};
 use rlaif_lm::{Activations, LmSpec, Policy, generate::GenerationConfig};
 use rlaif_models::{LanguageModel, LoadOptions, MemoryPlan};
+use rlaif_rewards::RewardConfig;
 use rlaif_rl::{Prompt, RlError};
 use rlaif_text::HfTokenizer;
 use rlaif_torch::seeded;
@@ -166,18 +167,19 @@ impl RlSections<'_> {
         tokenizer(&self.model.files()?, policy.spec().vocab_size)
     }
 
-    /// Reads the prompts that fit, with these columns beside them, and counts the others.
+    /// Reads the prompts that fit, with the columns that the reward reads, and counts the others.
     pub(crate) fn prompts(
         &self,
         settings: RlSettings<'_>,
-        mut columns: Vec<String>,
+        reward: Option<&RewardConfig>,
         codec: &HfTokenizer,
         spec: &LmSpec,
     ) -> Result<RlPrompts, RunError> {
         let (rows, because) = settings.prompts;
         let new_tokens = settings.generation.max_new_tokens;
+        let mut columns = reward.map(RewardConfig::columns).unwrap_or_default();
         columns.extend(settings.pass_rates.map(|(_, column)| column.to_owned()));
-        let needed = Needed { new_tokens, columns, rows, because };
+        let needed = Needed { new_tokens, columns, reward, rows, because };
         let read = self.data.read(self.prompt, codec, spec, needed)?;
         if let Some((key, column)) = settings.pass_rates {
             check_pass_rates(&read.prompts, key, column)?;

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use rlaif_core::say;
-use rlaif_rewards::{ReadRows, RewardConfig, read_rows, score_in_order};
+use rlaif_rewards::{ReadRows, RewardConfig, RewardInput, read_rows, score_in_order};
 use rlaif_run::{rewards_for_file, rewards_from_config, score_into};
 use rlaif_torch::DeviceChoice;
 
@@ -48,10 +48,8 @@ impl Judge {
         } else {
             read_rows(BufReader::new(open(&self.input)?.0), &how, &columns)?
         };
-        for (name, count) in unread {
-            say(format_args!(
-                "{count} rows have {name} in their messages, which the text that rewards read leaves out"
-            ));
+        if config.input() != RewardInput::Messages {
+            unread.sentences("rewards").iter().for_each(say);
         }
         let counted = keeping(self.out.as_ref().map(|_| "verdicts"), || match &self.out {
             Some(out) => score_into(&config, &*reward, &rows, out),

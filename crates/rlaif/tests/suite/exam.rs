@@ -191,3 +191,124 @@ fn a_training_does_not_start_below_the_grade_that_it_demands() {
     assert!(said.contains("reward `judge` has a grade of 0.000"), "{said}");
     assert!(asked.load(Ordering::SeqCst) > before + 6);
 }
+
+/// Rows of two turns, whose references and answers are columns.
+fn conversations(root: &Path) -> Vec<Value> {
+    let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+    let row = |n: usize| {
+        json!({
+            "prompt": [
+                turn("system", "Be kind."),
+                turn("user", "Say something kind."),
+                turn("assistant", "I like you."),
+                turn("user", &format!("What is {n} + 1?")),
+            ],
+            "chosen": [turn("assistant", &format!("It is {}.", n + 1))],
+            "rejected": [turn("assistant", "Who knows?")],
+            "gold": (n + 1).to_string(),
+            "written": format!("It is {}.", n + 1),
+        })
+    };
+    let rows: Vec<Value> = (0..3).map(row).collect();
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+    fs::write(root.join("pairs.jsonl"), text).unwrap();
+    rows
+}
+
+/// `rlaif judge` reads rows as a training puts them to its reward.
+#[test]
+fn exams_and_labels_score_conversations_as_judge_does() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let rows = conversations(root);
+    let run = |arguments: &[&str]| {
+        let mut rlaif = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+        rlaif.args(arguments).current_dir(root).env("OMP_NUM_THREADS", "1").output().unwrap()
+    };
+    let lines = |path: &str| -> Vec<Value> {
+        let text = fs::read_to_string(root.join(path)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let model = repository("crates/rlaif-rewards/tests/fixtures/reward");
+    let chat = format!("kind = 'classifier'\nmodel = '{}'\ninput = 'chat'\n", model.display());
+    fs::write(root.join("reward.toml"), &chat).unwrap();
+    let judged: String = rows
+        .iter()
+        .flat_map(|row| {
+            ["chosen", "rejected"]
+                .map(|side| json!({"prompt": row["prompt"], "response": row[side]}).to_string())
+        })
+        .map(|row| row + "\n")
+        .collect();
+    fs::write(root.join("rows.jsonl"), judged).unwrap();
+    let judge = ["judge", "--config", "reward.toml", "--input", "rows.jsonl", "--out", "scores"];
+    succeeded(&run(&judge));
+    let expected: Vec<f64> =
+        lines("scores").iter().map(|row| row["score"].as_f64().unwrap()).collect();
+
+    let data = "[data]\nfile = 'pairs.jsonl'\n";
+    fs::write(root.join("exam.toml"), format!("{data}[reward]\n{chat}")).unwrap();
+    let said = succeeded(&run(&["exam", "--config", "exam.toml", "--out", "exam"]));
+    assert!(!said.contains("leaves out"), "{said}");
+    let verdicts = lines("exam/verdicts.jsonl");
+    for verdict in &verdicts[1..] {
+        let row = verdict["row"].as_u64().unwrap() as usize;
+        assert_eq!(verdict["score"].as_f64(), Some(expected[row]), "{verdicts:?}");
+    }
+    assert_eq!(verdicts.len(), 7);
+
+    let facet = format!("[[facets]]\nname = 'kind'\n[facets.reward]\n{chat}");
+    fs::write(root.join("label.toml"), format!("ties = 'keep'\n{data}{facet}")).unwrap();
+    succeeded(&run(&["label", "--config", "label.toml", "--out", "labels"]));
+    let labels = lines("labels");
+    for (label, scores) in labels.iter().zip(expected.chunks(2)) {
+        let probability = 1. / (1. + (-(scores[0] - scores[1]).abs()).exp());
+        let found = label["probability"].as_f64().unwrap();
+        assert!((found - probability).abs() < 1e-6, "{label} for {scores:?}");
+    }
+    assert_eq!(labels.len(), 3);
+    assert_eq!(labels[0]["prompt"], rows[0]["prompt"]);
+}
+
+#[test]
+fn exams_and_labels_have_references_and_columns_and_tell_what_is_not_read() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    let rows = conversations(root);
+    let run = |command: &str, config: &str| {
+        fs::write(root.join("file.toml"), config).unwrap();
+        let out = root.join(format!("{command}-out"));
+        let _ = fs::remove_dir_all(&out).or_else(|_| fs::remove_file(&out));
+        let mut rlaif = Command::new(env!("CARGO_BIN_EXE_rlaif"));
+        rlaif.args([command, "--config", "file.toml", "--out"]).arg(&out).current_dir(root);
+        let said = succeeded(&rlaif.output().unwrap());
+        (said, out)
+    };
+    let math = "kind = 'math-answer'\nanswer = 'gold'\n";
+    let overlap = "kind = 'overlap'\nmeasure = 'rougeL'\n";
+    let data = "[data]\nfile = 'pairs.jsonl'\n";
+    for (more, reward) in [("", math), ("reference = 'written'\n", overlap)] {
+        let (said, out) = run("exam", &format!("{data}{more}[reward]\n{reward}"));
+        let report: Value =
+            serde_json::from_slice(&fs::read(out.join("exam.json")).unwrap()).unwrap();
+        assert_eq!((&report["grade"], &report["missing"]), (&json!(1.), &json!(0)), "{report}");
+        assert!(said.contains("3 rows have messages of the system in their messages"), "{said}");
+
+        let facet = format!("[[facets]]\nname = 'right'\n[facets.reward]\n{reward}");
+        let (said, out) = run("label", &format!("{data}{more}{facet}"));
+        let labels = fs::read_to_string(out).unwrap();
+        assert_eq!(labels.lines().count(), 3, "{labels}");
+        for (label, row) in labels.lines().zip(&rows) {
+            let label: Value = serde_json::from_str(label).unwrap();
+            assert_eq!(label["chosen"], row["chosen"], "{labels}");
+        }
+        assert!(said.contains("3 rows have messages of the system in their messages"), "{said}");
+    }
+    // The same of several responses to a prompt.
+    let group = json!({"prompt": rows[0]["prompt"], "gold": "1", "responses": ["2", "1"]});
+    fs::write(root.join("pairs.jsonl"), group.to_string()).unwrap();
+    let facet = format!("[[facets]]\nname = 'right'\n[facets.reward]\n{math}");
+    let (_, out) = run("label", &format!("{data}{facet}"));
+    let label: Value = serde_json::from_str(&fs::read_to_string(out).unwrap()).unwrap();
+    assert_eq!((&label["chosen"], &label["prompt"]), (&json!("1"), &rows[0]["prompt"]));
+}

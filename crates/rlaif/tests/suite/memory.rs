@@ -90,7 +90,7 @@ fn every_command_that_trains_refuses_a_run_that_does_not_fit() {
 /// Writes a classifier whose weights would be 256 MiB, in a file without blocks on the disk.
 fn large_classifier(folder: &Path) {
     fs::create_dir(folder).unwrap();
-    let config = json!({ "model_type": "bert", "architectures": ["BertForSequenceClassification"] });
+    let config = json!({ "model_type": "bert", "architectures": ["SizeOfNothing"] });
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let bytes = 256_u64 << 20;
     let tensor = json!({ "dtype": "F32", "shape": [bytes / 4], "data_offsets": [0, bytes] });
@@ -110,8 +110,11 @@ fn reward_models_count_before_anything_is_loaded() {
     let judge = "{kind='judge',rubric='toxicity',api={kind='policy',model='large'}}";
     for (command, key) in [("ppo", "reward"), ("reinforce", "reward"), ("dpo", "online.reward")] {
         for reward in [&*reward, judge] {
-            let set = format!("{key}={reward}");
-            let said = refused(place.path(), command, 1, &[&set, "placement.memory_gib=0.4"]);
+            let mut set = vec![format!("{key}={reward}"), "placement.memory_gib=0.4".to_owned()];
+            // Sampled responses have no cached reference.
+            set.extend((command == "dpo").then(|| "dpo.reference={type='live'}".to_owned()));
+            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            let said = refused(place.path(), command, 1, &set);
             assert!(said.contains("rewards 256 MiB"), "{command}: {said}");
         }
     }
