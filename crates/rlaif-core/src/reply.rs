@@ -234,11 +234,7 @@ impl PairRow {
     ///
     /// # Errors
     /// As [`Rendering::asked`].
-    pub fn asked(
-        self,
-        how: &Rendering,
-        reference: Option<&str>,
-    ) -> Result<AskedPair, CodecError> {
+    pub fn asked(self, how: &Rendering, reference: Option<&str>) -> Result<AskedPair, CodecError> {
         let Self { id, prompt, chosen, rejected, metadata, .. } = self;
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let record = PromptRecord {

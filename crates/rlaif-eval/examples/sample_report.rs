@@ -159,7 +159,7 @@ fn training(chance: &mut Chance) -> Vec<Curve> {
 fn pairs(records: &[PromptRecord]) -> Vec<AskedPair> {
     let pair = |record: &PromptRecord| {
         let chosen = record.reference.clone().unwrap_or_default();
-        AskedPair::new(&record.id, &record.prompt, chosen, &record.prompt)
+        AskedPair::new(&record.id, &record.prompt, chosen, record.prompt.as_str())
     };
     records.iter().map(pair).collect()
 }

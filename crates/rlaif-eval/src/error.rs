@@ -182,6 +182,14 @@ pub enum EvalError {
         #[source]
         source: std::io::Error,
     },
+    /// Another process adds to a file of measured values.
+    #[error(
+        "{} is in use by another process; wait for its end, or choose another folder", path.display()
+    )]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file does not hold what it should.
     #[error("{}, line {line}: {source}; expected {expected}", path.display())]
     Format {
@@ -227,6 +235,7 @@ impl Fault for EvalError {
             | Self::DuplicateMetric { .. }
             | Self::MetricsDiffer { .. }
             | Self::NoFit { .. }
+            | Self::Busy { .. }
             | Self::Format { .. }
             | Self::Version { .. } => true,
             Self::Setting(error) => error.is_users(),

@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use rlaif_core::Sample;
 use serde::{Deserialize, Serialize};
@@ -22,38 +21,30 @@ struct Entry {
 
 /// A file of one JSON object for each value, appended to.
 pub(crate) struct Journal {
-    path: PathBuf,
-    file: File,
+    file: rlaif_files::Journal,
     known: HashMap<String, f64>,
 }
 
 impl Journal {
     /// Opens or creates it. A last line that was cut off by a crash is removed.
     pub(crate) fn open(path: &Path) -> Result<Self, EvalError> {
-        let io = |action| move |source| EvalError::Io { action, path: path.to_owned(), source };
-        let mut file = rlaif_files::open_growing(path).map_err(io("open"))?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(io("read"))?;
-        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        if whole < text.len() {
-            file.set_len(whole as u64).map_err(io("repair"))?;
-            file.seek(SeekFrom::End(0)).map_err(io("repair"))?;
-        }
+        let opened = rlaif_files::Journal::open(path);
+        let (file, lines) = opened.map_err(|source| match source.kind() {
+            io::ErrorKind::WouldBlock => EvalError::Busy { path: path.to_owned() },
+            _ => EvalError::Io { action: "open", path: path.to_owned(), source },
+        })?;
         let mut known = HashMap::new();
-        for (at, line) in text[..whole].split(|&byte| byte == b'\n').enumerate() {
-            if line.is_empty() {
-                continue;
-            }
+        for (number, line) in lines.numbered() {
             let entry: Entry =
                 serde_json::from_slice(line).map_err(|source| EvalError::Format {
                     path: path.to_owned(),
-                    line: at + 1,
+                    line: number,
                     expected: "`metric`, `key` and `value` of one measured response",
                     source,
                 })?;
             known.insert(entry.key, entry.value);
         }
-        Ok(Self { path: path.to_owned(), file, known })
+        Ok(Self { file, known })
     }
 
     pub(crate) fn value(&self, info: &MetricInfo, sample: &Sample) -> Option<f64> {
@@ -65,17 +56,14 @@ impl Journal {
         info: &MetricInfo,
         measured: impl Iterator<Item = (&'a Sample, Option<f64>)>,
     ) -> Result<(), EvalError> {
-        let mut lines = Vec::new();
-        for (sample, value) in measured {
-            let Some(value) = value else { continue };
-            let entry = Entry { metric: info.name.clone(), key: key(info, sample), value };
-            serde_json::to_writer(&mut lines, &entry).expect("strings and a finite number");
-            lines.push(b'\n');
-        }
-        self.file
-            .write_all(&lines)
-            .and_then(|()| self.file.flush())
-            .map_err(|source| EvalError::Io { action: "write", path: self.path.clone(), source })
+        let entries = measured.filter_map(|(sample, value)| {
+            Some(Entry { metric: info.name.clone(), key: key(info, sample), value: value? })
+        });
+        self.file.append(entries).map_err(|source| EvalError::Io {
+            action: "write",
+            path: self.file.path().to_owned(),
+            source,
+        })
     }
 }
 

@@ -180,9 +180,10 @@ impl Metric for RewardMetric {
         let joined: Vec<String>;
         let read: Vec<Exchange<'_>> = match &self.reads {
             Reads::Exchange => batch.to_vec(),
-            Reads::Response => {
-                batch.iter().map(|x| Exchange { prompt: "", messages: None, said: None, ..*x }).collect()
-            }
+            Reads::Response => batch
+                .iter()
+                .map(|x| Exchange { prompt: "", messages: None, said: None, ..*x })
+                .collect(),
             Reads::PromptAndResponse { separator } => {
                 joined = batch
                     .iter()
@@ -190,7 +191,11 @@ impl Metric for RewardMetric {
                     .collect();
                 let pairs = batch.iter().zip(&joined);
                 pairs
-                    .map(|(x, text)| Exchange { prompt: "", messages: None, ..x.with_response(text) })
+                    .map(|(x, text)| Exchange {
+                        prompt: "",
+                        messages: None,
+                        ..x.with_response(text)
+                    })
                     .collect()
             }
         };

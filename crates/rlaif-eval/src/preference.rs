@@ -360,8 +360,7 @@ pub fn preference_accuracy(
     }
     let (mut correct, mut ties, mut n) = (0usize, 0usize, 0usize);
     for rows in pairs.chunks(batch) {
-        let exchanges: Vec<Exchange<'_>> =
-            rows.iter().flat_map(AskedPair::exchanges).collect();
+        let exchanges: Vec<Exchange<'_>> = rows.iter().flat_map(AskedPair::exchanges).collect();
         let scores = score(model, &exchanges).map_err(|source| failed(model.name(), source))?;
         for (row, pair) in rows.iter().zip(scores.chunks_exact(2)) {
             match (pair[0], pair[1], missing) {

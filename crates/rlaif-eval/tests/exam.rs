@@ -243,8 +243,7 @@ fn a_judge_that_always_says_first_is_told() {
 fn length_and_family_are_told_beside_what_is_right() {
     let with = |right: &str, wrong: &str, makers: [&str; 2]| {
         let answer = |text: &str, maker: &str| Reply::new(text).by(Some(maker.to_owned()));
-        let pair =
-            AskedPair::new(right, "?", answer(right, makers[0]), answer(wrong, makers[1]));
+        let pair = AskedPair::new(right, "?", answer(right, makers[0]), answer(wrong, makers[1]));
         ExamQuestion::from(pair)
     };
     let questions = [

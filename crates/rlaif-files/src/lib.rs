@@ -12,10 +12,12 @@
 //! | a file or link that was written already | [`rename_synced`] |
 //! | a folder that one process works in | [`lock_folder`] |
 //! | a file that grows by lines | [`open_growing`], cut back to its whole lines by its reader |
+//! | the same with one writer, of results as JSON | [`Journal`] |
 
 mod aside;
 mod folder;
 mod growing;
+mod journal;
 mod json;
 
 pub use aside::{
@@ -24,4 +26,5 @@ pub use aside::{
 };
 pub use folder::replace_folder;
 pub use growing::{lock_folder, open_growing};
+pub use journal::{Journal, JournalLines};
 pub use json::{JsonError, read_json, to_json, write_json};

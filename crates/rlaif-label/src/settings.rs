@@ -3,8 +3,8 @@
 use rlaif_core::{BadSetting, Seed};
 use rlaif_rewards::judge::ComparerConfig;
 use rlaif_rewards::neural::LocalModel;
-use rlaif_rewards::{RewardConfig, RewardInput};
 use rlaif_rewards::rubric::PairExample;
+use rlaif_rewards::{RewardConfig, RewardInput};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

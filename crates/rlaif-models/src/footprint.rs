@@ -137,12 +137,7 @@ pub struct HeldModels {
 impl HeldModels {
     /// No models yet.
     pub fn on(device: Device) -> Self {
-        Self {
-            policies: Vec::new(),
-            rewards: Vec::new(),
-            families: Families::BUILT_IN,
-            device,
-        }
+        Self { policies: Vec::new(), rewards: Vec::new(), families: Families::BUILT_IN, device }
     }
 
     /// The memory of the weights.

@@ -582,7 +582,8 @@ mod tests {
             config.local_models().iter().map(|model| (model.names.model, model.copies)).collect();
         found.sort_by_key(|(model, _)| *model);
         let own = ["b", "c", "e", "f"].map(|model| (model, Copies::Own));
-        let mut shared = ["a", "d", crate::neural::NOT_HATE_MODEL].map(|model| (model, Copies::Shared)).to_vec();
+        let mut shared =
+            ["a", "d", crate::neural::NOT_HATE_MODEL].map(|model| (model, Copies::Shared)).to_vec();
         shared.extend(own);
         shared.sort_by_key(|(model, _)| *model);
         assert_eq!(found, shared);

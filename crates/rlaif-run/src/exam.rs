@@ -6,8 +6,8 @@ use std::{
 };
 
 use rlaif_core::{
-    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Reply, RewardModel,
-    Sample, Seed, Unread, say,
+    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Reply, RewardModel, Sample,
+    Seed, Unread, say,
 };
 use rlaif_data::{Import, ImportColumns, Reader, corpora::Exams};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};

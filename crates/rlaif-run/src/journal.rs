@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, TryLockError},
-    io::{self, Read, Write},
+    fs,
+    io::{self, Write},
     ops::ControlFlow,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rlaif_core::Interrupted;
@@ -57,13 +57,11 @@ impl Header {
         Ok(Self { section, settings, rows, hash })
     }
 
-    fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
+    fn to_line(&self) -> Result<Map<String, serde_json::Value>, serde_json::Error> {
         let mut line = Map::new();
         line.insert(self.section.to_owned(), serde_json::to_value(&self.settings)?);
         line.insert("rows".to_owned(), self.rows.into());
         line.insert("hash".to_owned(), self.hash.clone().into());
-        let mut line = serde_json::to_vec(&line)?;
-        line.push(b'\n');
         Ok(line)
     }
 
@@ -98,9 +96,7 @@ pub(crate) struct Kept<T> {
 
 /// The results so far.
 pub(crate) struct Journal {
-    path: PathBuf,
-    /// Locked as long as this process is at it.
-    file: File,
+    file: rlaif_files::Journal,
     /// Results as they are written, by row.
     known: BTreeMap<usize, String>,
     /// The cost of all results that the file had, those that are made again included.
@@ -114,41 +110,34 @@ impl Journal {
     /// [`RunError::Verdicts`] if another process is at it, or its results are on other rows;
     /// [`RunError::Changed`] for results by other settings; [`RunError::Write`].
     pub(crate) fn open(
-        path: PathBuf,
+        path: &Path,
         own: &Header,
         is_kept: impl Fn(&Map<String, serde_json::Value>) -> bool,
     ) -> Result<Self, RunError> {
-        let failed = |source| RunError::Write { path: path.clone(), source };
-        let refused = |problem: String| RunError::Verdicts { path: path.clone(), problem };
-        let mut file = rlaif_files::open_growing(&path).map_err(failed)?;
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            return Err(refused("another process is writing it".to_owned()));
-        }
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(failed)?;
-        // A last line that was cut off goes.
-        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        if whole < text.len() {
-            file.set_len(whole as u64).map_err(failed)?;
-        }
+        let failed = |source| RunError::Write { path: path.to_owned(), source };
+        let refused = |problem: String| RunError::Verdicts { path: path.to_owned(), problem };
+        let (mut file, lines) =
+            rlaif_files::Journal::open(path).map_err(|source| match source.kind() {
+                io::ErrorKind::WouldBlock => refused("another process is writing it".to_owned()),
+                _ => failed(source),
+            })?;
         let unread = |line: usize, problem: &dyn std::fmt::Display| {
             refused(format!("line {line} is not one of its rows ({problem}); remove the file"))
         };
         let mut known = BTreeMap::new();
         let mut cost = None;
-        let lines = text[..whole].split(|&byte| byte == b'\n').enumerate();
-        for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
-            if at == 0 {
+        for (number, line) in lines.numbered() {
+            if number == 1 {
                 let found = own.of_line(line).map_err(|problem| unread(1, &problem))?;
-                check(&path, &found, own)?;
+                check(path, &found, own)?;
                 continue;
             }
-            let line = std::str::from_utf8(line).map_err(|error| unread(at + 1, &error))?;
+            let line = std::str::from_utf8(line).map_err(|error| unread(number, &error))?;
             let fields: Map<String, serde_json::Value> =
-                serde_json::from_str(line).map_err(|error| unread(at + 1, &error))?;
+                serde_json::from_str(line).map_err(|error| unread(number, &error))?;
             let row = fields.get("row").and_then(serde_json::Value::as_u64);
             let row = row.and_then(|row| usize::try_from(row).ok()).filter(|row| *row < own.rows);
-            let row = row.ok_or_else(|| unread(at + 1, &"its `row` is not one of the rows"))?;
+            let row = row.ok_or_else(|| unread(number, &"its `row` is not one of the rows"))?;
             let own_cost = fields.get("cost").and_then(serde_json::Value::as_f64);
             cost = own_cost.map(|own| cost.unwrap_or(0.) + own).or(cost);
             // `{"row":7,"score":..}` without its row.
@@ -157,11 +146,11 @@ impl Journal {
                 known.insert(row, result);
             }
         }
-        if whole == 0 {
+        if lines.is_empty() {
             let header = own.to_line().map_err(|source| failed(source.into()))?;
-            file.write_all(&header).map_err(failed)?;
+            file.append([header]).map_err(failed)?;
         }
-        Ok(Self { path, file, known, cost })
+        Ok(Self { file, known, cost })
     }
 
     /// The results of all rows: those that the file `path` has, and those that `ask` makes of the others,
@@ -183,7 +172,7 @@ impl Journal {
         RunError: From<E>,
     {
         let mut journal = match path {
-            Some(path) => Some(Self::open(path.to_owned(), own, is_kept)?),
+            Some(path) => Some(Self::open(path, own, is_kept)?),
             None => None,
         };
         let mut known: BTreeMap<usize, T> = BTreeMap::new();
@@ -223,11 +212,8 @@ impl Journal {
 
     /// Adds the result of a row: an object with at least one field.
     pub(crate) fn add(&mut self, row: usize, result: &impl Serialize) -> io::Result<()> {
-        let result = serde_json::to_string(result)?;
-        let line = format!("{{\"row\":{row},{}\n", &result[1..]);
-        // One write, so that a reader never sees half of a line.
-        self.file.write_all(line.as_bytes())?;
-        self.known.insert(row, result);
+        self.file.append([Line { row, result }])?;
+        self.known.insert(row, serde_json::to_string(result)?);
         Ok(())
     }
 
@@ -236,7 +222,8 @@ impl Journal {
     /// # Errors
     /// [`RunError::Verdicts`] if there is not one for each row; [`RunError::Write`].
     pub(crate) fn finish(self, rows: usize, out: &Path) -> Result<(), RunError> {
-        let Self { path, file, known, cost: _ } = self;
+        let Self { file, known, cost: _ } = self;
+        let path = file.path().to_owned();
         if known.len() < rows {
             // Only a reward that breaks its contract comes here.
             let problem = format!("has {} of {rows} rows", known.len());
@@ -249,6 +236,14 @@ impl Journal {
         drop(file);
         fs::remove_file(&path).map_err(|source| RunError::Write { path, source })
     }
+}
+
+/// A result with its row.
+#[derive(Serialize)]
+struct Line<'a, T> {
+    row: usize,
+    #[serde(flatten)]
+    result: &'a T,
 }
 
 /// Refuses results on other rows, or by other settings.

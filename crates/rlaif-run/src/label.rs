@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use rlaif_core::{
-    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Seed, TextOrMessages, Unread,
-    say,
+    AskedPair, BadSetting, ExamName, ExamQuestion, PairRow, Rendering, Seed, TextOrMessages,
+    Unread, say,
 };
 use rlaif_data::{Import, ImportColumns, Reader};
 use rlaif_eval::{ExamOptions, ExamReport, ExamVerdict, grade};

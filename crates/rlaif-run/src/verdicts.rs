@@ -28,7 +28,7 @@ pub fn score_into(
     out: &Path,
 ) -> Result<Counted, RunError> {
     let files = ResultFile::new(out)?;
-    let mut journal = open(config, rows, files.journal())?;
+    let mut journal = open(config, rows, &files.journal())?;
     let mut counted = Counted { scored: journal.known().len(), missing: 0 };
     score_open(reward, rows, &mut journal, |verdict| counted.add(verdict))?;
     journal.finish(rows.len(), out)?;
@@ -60,7 +60,7 @@ pub(crate) fn scores_kept(
         })?;
         return Ok(scores);
     };
-    let mut journal = open(config, rows, path.to_owned())?;
+    let mut journal = open(config, rows, path)?;
     score_open(reward, rows, &mut journal, |_| {})?;
     for (row, verdict) in journal.known() {
         let verdict: serde_json::Value = serde_json::from_str(verdict).unwrap_or_default();
@@ -74,11 +74,7 @@ pub(crate) fn scores_kept(
 }
 
 /// The verdicts so far; a row without a score is asked about again.
-fn open(
-    config: &RewardConfig,
-    rows: &[Sample],
-    path: std::path::PathBuf,
-) -> Result<Journal, RunError> {
+fn open(config: &RewardConfig, rows: &[Sample], path: &Path) -> Result<Journal, RunError> {
     let texts: Vec<String> = rows.iter().flat_map(texts).collect();
     let texts = texts.iter().map(String::as_str);
     let header = Header::new("reward", config, rows.len(), texts)?;

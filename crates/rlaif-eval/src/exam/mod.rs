@@ -261,7 +261,11 @@ fn check(
         }
         match verdict {
             ExamVerdict::Scores(scores) => {
-                count(format!("scores of question `{}`", question.record.id), answers, scores.len())?;
+                count(
+                    format!("scores of question `{}`", question.record.id),
+                    answers,
+                    scores.len(),
+                )?;
                 if let Some(value) = scores.iter().find(|score| !score.is_finite()) {
                     return Err(wrong(*value));
                 }

@@ -157,7 +157,8 @@ impl Sheet {
                     }
                     _ => None,
                 };
-                let (kind, prompt) = question.record.id.split_once(':').unwrap_or(("tied", &question.record.id));
+                let (kind, prompt) =
+                    question.record.id.split_once(':').unwrap_or(("tied", &question.record.id));
                 let prompt = sheet.tied_prompts.entry(prompt.to_owned()).or_default();
                 let place = if kind == "ref" { &mut prompt.single } else { &mut prompt.tied };
                 *place = Some((at, margins));

@@ -199,7 +199,8 @@ impl<'a> Asked<'a> {
         if rows.iter().any(has_messages) {
             let conversation = |row: &Exchange<'_>| {
                 let text = |role: &str, text: &str| vec![json!({"role": role, "content": text})];
-                let turns = |turns: &[rlaif_core::Message]| turns.iter().map(|turn| json!(turn)).collect();
+                let turns =
+                    |turns: &[rlaif_core::Message]| turns.iter().map(|turn| json!(turn)).collect();
                 let mut all = row.messages.map_or_else(|| text("user", row.prompt), turns);
                 all.extend(row.said.map_or_else(|| text("assistant", row.response), turns));
                 has_messages(row).then_some(all)

@@ -14,10 +14,10 @@ use super::keys::{at_least_one, with_service_keys};
 #[cfg(feature = "neural")]
 use super::local::{LocalLlm, failed};
 use super::spending::Usage;
-#[cfg(feature = "neural")]
-use crate::{build::sampling_of, neural::LocalModel};
 use crate::rubric::{Answer, AnswerShape, Finish, Question, Unread};
 use crate::{ProviderError, Surroundings};
+#[cfg(feature = "neural")]
+use crate::{build::sampling_of, neural::LocalModel};
 
 /// The longest text, in tokens, by default.
 const MAX_TOKENS: u32 = 512;

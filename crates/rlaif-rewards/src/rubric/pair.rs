@@ -242,7 +242,8 @@ impl PairRubric {
     }
 
     fn sample(&self, pair: &ShownPair<'_>) -> String {
-        let (prompt, first, second) = (pair.first.prompt, pair.first.response, pair.second.response);
+        let (prompt, first, second) =
+            (pair.first.prompt, pair.first.response, pair.second.response);
         let (low, high) = if first <= second { (first, second) } else { (second, first) };
         let key = fence::key(&[Some(prompt), Some(low), Some(high)]);
         let fenced = |name: &str, text: &str| fence::fenced(name, &key, text, &self.controls);
@@ -531,9 +532,7 @@ mod tests {
             first_is_better: false,
         };
         let rubric = rubric().with_examples(vec![example]);
-        let ask = |first, second| {
-            rubric.ask(&ShownPair::new("Why?", first, second)).user
-        };
+        let ask = |first, second| rubric.ask(&ShownPair::new("Why?", first, second)).user;
         let (one, two) = (ask("So.", "No."), ask("No.", "So."));
         let key = |text: &str| text.rsplit("[[end response ").next().unwrap()[..16].to_owned();
         assert_eq!(key(&one), key(&two));

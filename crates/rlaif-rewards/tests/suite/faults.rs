@@ -432,10 +432,8 @@ fn a_budget_of_comparisons_is_kept_to_the_cent() {
         server.url
     ));
     let texts = texts(200);
-    let pairs: Vec<ShownPair<'_>> = texts
-        .iter()
-        .map(|text| ShownPair::new("p", text, "other"))
-        .collect();
+    let pairs: Vec<ShownPair<'_>> =
+        texts.iter().map(|text| ShownPair::new("p", text, "other")).collect();
     let (mut paid, mut reasons) = (0, Vec::new());
     let rubric = PairRubric::preset("honest").unwrap();
     judge

@@ -48,7 +48,8 @@ impl Recipe for DpoFile {
         // Checked before anything is written.
         let reward = match &self.online {
             Some(online) => {
-                let (reward, grades) = start.graded_reward(&online.reward, &self.prompt.rendering())?;
+                let (reward, grades) =
+                    start.graded_reward(&online.reward, &self.prompt.rendering())?;
                 notes.extend(grades);
                 Some(reward)
             }

@@ -285,7 +285,12 @@ impl MetricConfig {
         match self {
             Self::Reward { reward, .. } => Some(reward),
             // Its classifier is of the response, or of one text of both.
-            Self::Toxicity { .. } | Self::Rouge { .. } | Self::Length { .. } | Self::Repetition { .. } => None,
+            Self::Toxicity { .. }
+            | Self::Rouge { .. }
+            | Self::Length { .. }
+            | Self::Repetition { .. }
+            | Self::Refusal {}
+            | Self::Evasion {} => None,
         }
     }
 

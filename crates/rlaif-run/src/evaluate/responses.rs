@@ -1,8 +1,7 @@
 //! Responses, kept on disk as they come.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io;
 use std::path::PathBuf;
 
 use rlaif_core::PromptRecord;
@@ -326,32 +325,26 @@ fn checksums(tensor: &Tensor) -> [i64; 2] {
 
 /// A file of responses, appended to.
 struct Kept {
-    path: PathBuf,
-    file: File,
+    file: rlaif_files::Journal,
     known: HashMap<(String, usize), Line>,
 }
 
 impl Kept {
-    /// Opens or creates it. A last line that was cut off is removed.
+    /// Opens or creates it.
     fn open(path: PathBuf, own: &Header) -> Result<Self, EvaluateError> {
-        let failed = |source| EvaluateError::File { path: path.clone(), source };
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::WouldBlock => EvaluateError::Busy { folder: path.clone() },
+            _ => EvaluateError::File { path: path.clone(), source },
+        };
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(failed)?;
         }
-        let mut file = rlaif_files::open_growing(&path).map_err(failed)?;
-        let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(failed)?;
-        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-        if whole < text.len() {
-            file.set_len(whole as u64).map_err(failed)?;
-            file.seek(SeekFrom::End(0)).map_err(failed)?;
-        }
+        let (mut file, lines) = rlaif_files::Journal::open(&path).map_err(failed)?;
         let mut known = HashMap::new();
-        let lines = text[..whole].split(|&byte| byte == b'\n').enumerate();
-        for (at, line) in lines.filter(|(_, line)| !line.is_empty()) {
+        for (number, line) in lines.numbered() {
             let unread =
-                |source| EvaluateError::Responses { path: path.clone(), line: at + 1, source };
-            if at == 0 {
+                |source| EvaluateError::Responses { path: path.clone(), line: number, source };
+            if number == 1 {
                 let found: Header = serde_json::from_slice(line).map_err(unread)?;
                 if found != *own {
                     let differences = found.differences(own);
@@ -362,12 +355,10 @@ impl Kept {
             let line: Line = serde_json::from_slice(line).map_err(unread)?;
             known.insert((line.prompt.clone(), line.sample), line);
         }
-        if whole == 0 {
-            let mut header = serde_json::to_vec(own).unwrap_or_default();
-            header.push(b'\n');
-            file.write_all(&header).map_err(failed)?;
+        if lines.is_empty() {
+            file.append([own]).map_err(failed)?;
         }
-        Ok(Self { path, file, known })
+        Ok(Self { file, known })
     }
 
     fn take(&mut self, prompt: usize, id: &str, sample: usize) -> Option<Response> {
@@ -376,13 +367,9 @@ impl Kept {
     }
 
     fn append(&mut self, lines: impl Iterator<Item = Line>) -> Result<(), EvaluateError> {
-        let failed = |source| EvaluateError::File { path: self.path.clone(), source };
-        let mut text = Vec::new();
-        for line in lines {
-            serde_json::to_writer(&mut text, &line).map_err(|e| failed(e.into()))?;
-            text.push(b'\n');
-        }
-        self.file.write_all(&text).and_then(|()| self.file.flush()).map_err(failed)
+        self.file
+            .append(lines)
+            .map_err(|source| EvaluateError::File { path: self.file.path().to_owned(), source })
     }
 }
 
