@@ -225,9 +225,9 @@ impl fmt::Debug for Families {
     }
 }
 
-/// A row of T5's kin: `model_type`, class, member of the family.
+/// A row of T5's kin: `model_type`, classes, member of the family.
 macro_rules! t5 {
-    ($model_type:literal, $class:literal, $member:ident) => {
+    ($model_type:literal, $class:literal, $classifies:literal, $member:ident) => {
         Family {
             model_type: $model_type,
             generates: Some(Generates {
@@ -236,7 +236,14 @@ macro_rules! t5 {
                     Ok(Box::new(Seq2SeqPolicy(T5::build(config, source, t5::Member::$member)?)))
                 },
             }),
-            classifies: None,
+            classifies: Some(Classifies {
+                class: $classifies,
+                head: &["classification_head."],
+                linear_head: None,
+                build: |config, labels, source| {
+                    t5::build_classifier(config, labels, source, t5::Member::$member)
+                },
+            }),
             dimensions: |config| t5::dimensions(config, t5::Member::$member),
             written: t5::written,
         }
@@ -298,8 +305,8 @@ macro_rules! encoder {
 
 /// The built-in families.
 static TABLE: [Family; 26] = [
-    t5!("t5", "T5ForConditionalGeneration", T5),
-    t5!("mt5", "MT5ForConditionalGeneration", Mt5),
+    t5!("t5", "T5ForConditionalGeneration", "T5ForSequenceClassification", T5),
+    t5!("mt5", "MT5ForConditionalGeneration", "MT5ForSequenceClassification", Mt5),
     llama!("llama", "Llama", LlamaVariant::LLAMA),
     llama!("mistral", "Mistral", LlamaVariant::MISTRAL),
     llama!("qwen2", "Qwen2", LlamaVariant::QWEN2),

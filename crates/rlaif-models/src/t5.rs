@@ -19,10 +19,11 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::Pass,
-    architecture::Framed,
+    architecture::{BuiltClassifier, ClassifierLayers, Framed},
     config::{Config, check_ids},
     error::ModelError,
     frame::{Frame, Parts},
+    labels::Labels,
     layers::{
         Activation, Bias, Embedding, Linear, RmsNorm, Visible, attend, dropout, hide, in_heads,
     },
@@ -506,85 +507,65 @@ impl Stack {
 #[derive(Debug)]
 pub(crate) struct T5 {
     frame: Frame,
+    trunk: Trunk,
+    /// The head, which may share the matrix of the embeddings.
+    lm_head: Linear,
+}
+
+/// Encoder and decoder.
+#[derive(Debug)]
+struct Trunk {
     shape: Shape,
     /// The embeddings of the encoder and of the decoder, which share one matrix as a rule.
     words: [Embedding; 2],
     encoder: Stack,
     decoder: Stack,
-    /// The head, which may share the matrix of the embeddings.
-    lm_head: Linear,
 }
 
 /// Names of the embeddings: those that most checkpoints have, and those that encoder and decoder read.
 const SHARED: [&str; 3] =
     ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"];
 
-/// Fields of config.json for a head with a matrix of its own.
-fn untied(shape: &Shape) -> Vec<(&'static str, bool)> {
-    vec![("tie_word_embeddings", false), ("scale_decoder_outputs", shape.head_scale != 1.)]
-}
-
-impl T5 {
-    /// Builds the model that `config` describes from the tensors of `source`.
-    pub(crate) fn build(
-        mut config: Config,
-        source: Source<'_>,
-        member: Member,
-    ) -> Result<Self, ModelError> {
-        let raw = RawConfig::read(&config, member)?;
-        let mut shape = Shape::resolve(&raw, member, |name| source.has(name))?;
-        let name = source.first_of(&SHARED);
+impl Trunk {
+    /// The layers under a path that is empty or ends in a dot, and the name of the matrix of embeddings.
+    fn load(source: &Source<'_>, path: &str, shape: Shape) -> (Self, String) {
+        let names = SHARED.map(|name| format!("{path}{name}"));
+        let name = source.first_of(&names.each_ref().map(String::as_str)).to_owned();
+        let own: Vec<&String> = names.iter().filter(|other| source.differ(other, &name)).collect();
+        for alias in names.iter().filter(|alias| **alias != name && !own.contains(alias)) {
+            source.tie(alias, &name);
+        }
         let root = source.root();
-        let own: Vec<&str> =
-            SHARED.into_iter().filter(|other| source.differ(other, name)).collect();
-        for alias in SHARED.iter().filter(|alias| **alias != name && !own.contains(alias)) {
-            source.tie(alias, name);
-        }
-        if shape.head == Head::Tied {
-            if source.differ("lm_head.weight", name) {
-                shape.head = Head::Own;
-                for (field, value) in untied(&shape) {
-                    config.set(field, value.into());
-                }
-            } else {
-                source.tie("lm_head.weight", name);
-            }
-        }
+        let module = |name: &str| name.trim_end_matches(".weight").to_owned();
         let load = |name: &str| {
-            let place = root.at(name.trim_end_matches(".weight"));
-            Embedding::load(&place, shape.vocab_size, shape.d_model, 1.)
+            Embedding::load(&root.at(module(name)), shape.vocab_size, shape.d_model, 1.)
         };
-        let shared = load(name);
-        let words = [SHARED[1], SHARED[2]].map(|reads| {
+        let shared = load(&name);
+        let words = [&names[1], &names[2]].map(|reads| {
             if own.contains(&reads) {
                 return load(reads);
             }
-            let mut words =
-                Embedding::tied(reads.trim_end_matches(".weight"), name, shared.weight());
-            words.table.tied = words.table.tied.filter(|_| reads != name);
+            let mut words = Embedding::tied(&module(reads), &name, shared.weight());
+            words.table.tied = words.table.tied.filter(|_| *reads != name);
             words
         });
-        let encoder =
-            Stack::load(&root.at("encoder"), &shape, shape.encoder_layers, Direction::Both);
-        let decoder =
-            Stack::load(&root.at("decoder"), &shape, shape.decoder_layers, Direction::Back);
-        let lm_head = match shape.head {
-            Head::Own => Linear::load(
-                &root.at("lm_head"),
-                shape.d_model,
-                shape.vocab_size,
-                Bias::Absent,
-                (shape.d_model as f64).powf(-0.5),
-            ),
-            Head::Tied => Linear::tied("lm_head", name, shared.weight()),
+        let stack = |key: &str, layers, direction| {
+            Stack::load(&root.at(format!("{path}{key}")), &shape, layers, direction)
         };
-        // Old checkpoints contain an unused cross-attention position bias.
-        let parameters = source
-            .finish(|name| name.ends_with("EncDecAttention.relative_attention_bias.weight"))?;
-        let spec = raw.spec(shared.weight(), config.ends()?);
-        check_ids(&spec)?;
-        let frame = Frame::new(spec, config, parameters);
-        Ok(Self { frame, shape, words, encoder, decoder, lm_head })
+        let encoder = stack("encoder", shape.encoder_layers, Direction::Both);
+        let decoder = stack("decoder", shape.decoder_layers, Direction::Back);
+        (Self { words, encoder, decoder, shape }, name)
+    }
+
+    /// The matrix of embeddings.
+    fn embeddings(&self) -> &Tensor {
+        self.words[0].weight()
+    }
+
+    fn linears(&mut self) -> (Vec<&mut Linear>, Vec<&mut Embedding>) {
+        let Self { words, encoder, decoder, .. } = self;
+        let blocks = encoder.blocks.iter_mut().chain(&mut decoder.blocks);
+        (blocks.flat_map(Block::linears).collect(), words.iter_mut().collect())
     }
 
     fn embed(&self, ids: &Tensor, pass: Pass) -> Tensor {
@@ -593,7 +574,7 @@ impl T5 {
 
     /// `true` if attention supports rows of different lengths without padding.
     fn attends_rows(&self, pass: Pass) -> bool {
-        let LmSpec { kind, device, .. } = self.frame.spec;
+        let (kind, device) = (self.embeddings().kind(), self.embeddings().device());
         attends_rows(kind, device, self.shape.d_kv) && pass.dropout_p(self.shape.dropout) == 0.
     }
 
@@ -618,43 +599,15 @@ impl T5 {
         let hidden = self.encoder.forward(embedded, &context, pass)?;
         Ok(EncoderStates { hidden, tokens })
     }
-}
 
-impl Framed for T5 {
-    fn frame(&self) -> &Frame {
-        &self.frame
-    }
-
-    fn parts(&mut self) -> Parts<'_> {
-        let mut linears = Vec::new();
-        for block in self.encoder.blocks.iter_mut().chain(&mut self.decoder.blocks) {
-            linears.extend(block.linears());
-        }
-        let mut parts = self
-            .frame
-            .parts(linears, vec![&mut self.lm_head])
-            .embeddings(self.words.iter_mut().collect(), Vec::new());
-        parts.untied = untied(&self.shape);
-        parts
-    }
-}
-
-impl Seq2SeqLm for T5 {
-    fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<EncoderStates, LmError> {
-        let pass = self.frame.adapters.resolve(forward)?;
+    fn encode(&self, prompts: &TokenBatch, pass: Pass) -> Result<EncoderStates, LmError> {
         let lengths: Vec<i64> = prompts.rows().iter().map(|row| row.len() as i64).collect();
         let unpadded = !prompts.is_full() && self.attends_rows(pass) && !lengths.contains(&0);
         let tokens = if unpadded { EncodedTokens::Unpadded(lengths) } else { as_collated(prompts) };
         self.encode_as(tokens, prompts, pass)
     }
 
-    fn decode(
-        &self,
-        ids: &Tensor,
-        encoded: &EncoderStates,
-        forward: Forward<'_>,
-    ) -> Result<Tensor, LmError> {
-        let pass = self.frame.adapters.resolve(forward)?;
+    fn decode(&self, ids: &Tensor, encoded: &EncoderStates, pass: Pass) -> Result<Tensor, LmError> {
         let padded = match &encoded.tokens {
             EncodedTokens::Unpadded(lengths) if !self.attends_rows(pass) => {
                 Some(padded(&encoded.hidden, lengths))
@@ -672,6 +625,86 @@ impl Seq2SeqLm for T5 {
     }
 }
 
+/// Old checkpoints contain an unused cross-attention position bias.
+fn harmless(name: &str) -> bool {
+    name.ends_with("EncDecAttention.relative_attention_bias.weight")
+}
+
+/// Fields of config.json for a head with a matrix of its own.
+fn untied(shape: &Shape) -> Vec<(&'static str, bool)> {
+    vec![("tie_word_embeddings", false), ("scale_decoder_outputs", shape.head_scale != 1.)]
+}
+
+impl T5 {
+    /// Builds the model that `config` describes from the tensors of `source`.
+    pub(crate) fn build(
+        mut config: Config,
+        source: Source<'_>,
+        member: Member,
+    ) -> Result<Self, ModelError> {
+        let raw = RawConfig::read(&config, member)?;
+        let shape = Shape::resolve(&raw, member, |name| source.has(name))?;
+        let mut head = shape.head;
+        let (trunk, name) = Trunk::load(&source, "", shape);
+        let shape = &trunk.shape;
+        if head == Head::Tied {
+            if source.differ("lm_head.weight", &name) {
+                head = Head::Own;
+                for (field, value) in untied(shape) {
+                    config.set(field, value.into());
+                }
+            } else {
+                source.tie("lm_head.weight", &name);
+            }
+        }
+        let lm_head = match head {
+            Head::Own => Linear::load(
+                &source.root().at("lm_head"),
+                shape.d_model,
+                shape.vocab_size,
+                Bias::Absent,
+                (shape.d_model as f64).powf(-0.5),
+            ),
+            Head::Tied => Linear::tied("lm_head", &name, trunk.embeddings()),
+        };
+        let parameters = source.finish(harmless)?;
+        let spec = raw.spec(trunk.embeddings(), config.ends()?);
+        check_ids(&spec)?;
+        let frame = Frame::new(spec, config, parameters);
+        Ok(Self { frame, trunk, lm_head })
+    }
+}
+
+impl Framed for T5 {
+    fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    fn parts(&mut self) -> Parts<'_> {
+        let untied = untied(&self.trunk.shape);
+        let (linears, words) = self.trunk.linears();
+        let mut parts =
+            self.frame.parts(linears, vec![&mut self.lm_head]).embeddings(words, Vec::new());
+        parts.untied = untied;
+        parts
+    }
+}
+
+impl Seq2SeqLm for T5 {
+    fn encode(&self, prompts: &TokenBatch, forward: Forward<'_>) -> Result<EncoderStates, LmError> {
+        self.trunk.encode(prompts, self.frame.adapters.resolve(forward)?)
+    }
+
+    fn decode(
+        &self,
+        ids: &Tensor,
+        encoded: &EncoderStates,
+        forward: Forward<'_>,
+    ) -> Result<Tensor, LmError> {
+        self.trunk.decode(ids, encoded, self.frame.adapters.resolve(forward)?)
+    }
+}
+
 impl DecoderLm for T5 {
     fn spec(&self) -> &LmSpec {
         &self.frame.spec
@@ -679,9 +712,9 @@ impl DecoderLm for T5 {
 
     fn open(&self, room: Room) -> Result<DecodeState, LmError> {
         let shape = CacheShape {
-            layers: self.decoder.blocks.len(),
-            heads: self.shape.heads,
-            head_dim: self.shape.d_kv,
+            layers: self.trunk.decoder.blocks.len(),
+            heads: self.trunk.shape.heads,
+            head_dim: self.trunk.shape.d_kv,
             kind: self.frame.spec.kind,
             device: self.frame.spec.device,
         };
@@ -699,7 +732,7 @@ impl DecoderLm for T5 {
     ) -> Result<(), LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
         if rows::serve(self.frame.spec.kind, self.frame.spec.device, pass) {
-            return self.prefill_rows(state, prompts, pass);
+            return self.trunk.prefill_rows(state, prompts, pass);
         }
         let memory = state.memory.as_mut().ok_or(LmError::NoMemory)?;
         // The state stores rows left-aligned.
@@ -712,8 +745,8 @@ impl DecoderLm for T5 {
             )?),
         };
         let prompts = right.as_ref().unwrap_or(prompts);
-        let hidden = self.encode_as(as_collated(prompts), prompts, pass)?.hidden;
-        for (i, block) in self.decoder.blocks.iter().enumerate() {
+        let hidden = self.trunk.encode_as(as_collated(prompts), prompts, pass)?.hidden;
+        for (i, block) in self.trunk.decoder.blocks.iter().enumerate() {
             if let Some((cross, _)) = &block.cross {
                 let [k, v] = cross.keys_values(&hidden, pass);
                 memory.layers().fill(i, &k, &v)?;
@@ -731,22 +764,25 @@ impl DecoderLm for T5 {
     ) -> Result<Tensor, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
         if rows::serve(self.frame.spec.kind, self.frame.spec.device, pass) {
-            return self.decode_rows(state, tokens, pass);
+            return self.trunk.decode_rows(state, tokens, pass);
         }
         let memory = state.memory.as_ref().ok_or(LmError::NoMemory)?;
         let hidden = memory.visible().map(|seen| hide(seen, self.frame.spec.kind));
         let cache = &mut state.cache;
         cache.check_space()?;
-        let mut x =
-            dropout(self.embed(&tokens.unsqueeze(1), pass), self.decoder.dropout, pass.dropout);
-        let mut bias = self.decoder.bias.at(cache.positions(), cache.width());
+        let mut x = dropout(
+            self.trunk.embed(&tokens.unsqueeze(1), pass),
+            self.trunk.decoder.dropout,
+            pass.dropout,
+        );
+        let mut bias = self.trunk.decoder.bias.at(cache.positions(), cache.width());
         if let Some(visible) = cache.visible(None) {
             bias = &bias + hide(&visible, bias.kind());
         }
-        for (i, block) in self.decoder.blocks.iter().enumerate() {
+        for (i, block) in self.trunk.decoder.blocks.iter().enumerate() {
             let normed = block.attention_norm.forward(&x);
             let heads = |layer: &Linear| {
-                let size = [tokens.size()[0], 1, self.shape.heads, self.shape.d_kv];
+                let size = [tokens.size()[0], 1, self.trunk.shape.heads, self.trunk.shape.d_kv];
                 layer.forward(&normed, pass).view(size)
             };
             let (k, v) = cache.append(i, &heads(&block.attention.k), &heads(&block.attention.v));
@@ -759,16 +795,107 @@ impl DecoderLm for T5 {
             }
             x = block.finish(&x, pass);
         }
-        Ok(self.decoder.end(&x, pass).squeeze_dim(1))
+        Ok(self.trunk.decoder.end(&x, pass).squeeze_dim(1))
     }
 
     fn head(&self, forward: Forward<'_>) -> Result<VocabHead, LmError> {
         let pass = self.frame.adapters.resolve(forward)?;
-        Ok(self.lm_head.vocab_head(self.shape.head_scale, pass))
+        Ok(self.lm_head.vocab_head(self.trunk.shape.head_scale, pass))
     }
 
     fn parameters(&self) -> &Parameters {
         &self.frame.parameters
+    }
+}
+
+/// A T5 with a sequence-classification head: the decoder reads the text once more, one token later, and
+/// the head its state at the last end of sequence.
+#[derive(Debug)]
+struct T5Classifier {
+    trunk: Trunk,
+    dense: Linear,
+    out: Linear,
+    dropout: f64,
+    start: u32,
+    eos_ids: Vec<u32>,
+}
+
+/// Builds the classifier that `config` describes from the tensors of `source`.
+pub(crate) fn build_classifier(
+    config: &Config,
+    labels: &Labels,
+    source: Source<'_>,
+    member: Member,
+) -> Result<BuiltClassifier, ModelError> {
+    let raw = RawConfig::read(config, member)?;
+    let shape = Shape::resolve(&raw, member, |_| false)?;
+    let (trunk, _) = Trunk::load(&source, "transformer.", shape);
+    let size = trunk.shape.d_model;
+    let linear = |key, outputs| {
+        let std = (size as f64).powf(-0.5);
+        let place = source.root().at("classification_head").at(key);
+        Linear::load(&place, size, outputs, Bias::Present, std)
+    };
+    let (dense, out) = (linear("dense", size), linear("out_proj", labels.count()));
+    let parameters = source.finish(harmless)?;
+    let spec = raw.spec(trunk.embeddings(), config.ends()?);
+    check_ids(&spec)?;
+    let start = spec.decoder_start_id.unwrap_or(spec.pad_id);
+    let (dropout, eos_ids) = (raw.classifier_dropout(), raw.eos_ids());
+    let model = T5Classifier { trunk, dense, out, dropout, start, eos_ids };
+    Ok((Box::new(model), spec, parameters))
+}
+
+impl ClassifierLayers for T5Classifier {
+    fn hidden(
+        &self,
+        input: &TokenBatch,
+        _: Option<&[usize]>,
+        pass: Pass,
+    ) -> Result<Tensor, LmError> {
+        let encoded = self.trunk.encode(input, pass)?;
+        let width = input.width();
+        // Rows begin in the columns in which those of the input do.
+        let shifted: Vec<i64> = input
+            .rows()
+            .iter()
+            .flat_map(|row| {
+                let mut ids = vec![i64::from(self.start); width];
+                for (to, id) in ids[1..].iter_mut().zip(row) {
+                    *to = i64::from(*id);
+                }
+                ids
+            })
+            .collect();
+        let shifted =
+            Tensor::from_slice(&shifted).view([-1, width as i64]).to_device(input.ids().device());
+        let hidden = self.trunk.decode(&shifted, &encoded, pass)?;
+        if input.padding() == Padding::Right {
+            return Ok(hidden);
+        }
+        let moved = input
+            .rows()
+            .iter()
+            .enumerate()
+            .map(|(i, row)| hidden.get(i as i64).roll([(width - row.len()) as i64], [0]));
+        Ok(Tensor::stack(&moved.collect::<Vec<_>>(), 0))
+    }
+
+    /// The last end of sequence; in a text without one, where transformers gives an error, the last token.
+    fn read_token(&self, row: &[u32]) -> usize {
+        let last = row.len().saturating_sub(1);
+        row.iter().rposition(|id| self.eos_ids.contains(id)).unwrap_or(last)
+    }
+
+    fn score(&self, hidden: Tensor, pass: Pass) -> Tensor {
+        let drop = |x| dropout(x, self.dropout, pass.dropout);
+        let dense = self.dense.forward(&drop(hidden), pass).tanh();
+        self.out.forward(&drop(dense), pass)
+    }
+
+    fn parts<'a>(&'a mut self, frame: &'a mut Frame) -> Parts<'a> {
+        let (linears, words) = self.trunk.linears();
+        frame.parts(linears, vec![&mut self.dense, &mut self.out]).embeddings(words, Vec::new())
     }
 }
 

@@ -6,8 +6,8 @@
 mod common;
 
 use common::{
-    CAUSAL, CAUSAL_CLASSIFIERS, ENCODER_CLASSIFIERS, Goldens, T5, close, model, real, real_encoded,
-    spelled, spellings, split,
+    CAUSAL, CAUSAL_CLASSIFIERS, ENCODER_CLASSIFIERS, Goldens, T5, T5_CLASSIFIERS, close, model,
+    real, real_encoded, spelled, spellings, split,
 };
 use rlaif_lm::{
     Activations, CausalLm, Dropout, Forward, Layout, LmError, Padding, Parameters, Policy, Room,
@@ -251,7 +251,7 @@ fn t5_logits_and_hidden_states() {
 
 #[test]
 fn classifier_logits_and_gradients() {
-    for name in CAUSAL_CLASSIFIERS.into_iter().chain(ENCODER_CLASSIFIERS) {
+    for name in CAUSAL_CLASSIFIERS.into_iter().chain(ENCODER_CLASSIFIERS).chain(T5_CLASSIFIERS) {
         let goldens = Goldens::read(&model(name));
         for spelling in spellings(name) {
             let folder = spelled(name, spelling);
@@ -443,7 +443,7 @@ fn padding_changes_nothing_in_f16() {
             println!("{name} {padding:?}: {d:.1e} from alone, {exact:.1e} from f32");
         }
     }
-    for name in CAUSAL_CLASSIFIERS.into_iter().chain(ENCODER_CLASSIFIERS) {
+    for name in CAUSAL_CLASSIFIERS.into_iter().chain(ENCODER_CLASSIFIERS).chain(T5_CLASSIFIERS) {
         let options = LoadOptions { kind: Some(Kind::Half), ..LoadOptions::default() };
         let classifier = Classifier::load(&model(name), options).unwrap();
         let rows = Goldens::read(&model(name)).rows("right");

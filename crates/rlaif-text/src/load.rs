@@ -14,8 +14,8 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::bert::BertNormalizer;
-use tokenizers::normalizers::replace::Replace;
-use tokenizers::normalizers::strip::StripAccents;
+use tokenizers::normalizers::replace::{Replace, ReplacePattern};
+use tokenizers::normalizers::strip::{Strip as StripSpaces, StripAccents};
 use tokenizers::normalizers::unicode::{NFC, NFKD};
 use tokenizers::normalizers::utils::{Lowercase, Sequence as NormalizerSequence};
 use tokenizers::normalizers::{NormalizerWrapper, Precompiled};
@@ -23,6 +23,7 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::metaspace::{Metaspace, PrependScheme};
+use tokenizers::pre_tokenizers::punctuation::Punctuation;
 use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizerSequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
@@ -60,13 +61,15 @@ enum Kind {
     XlmRoberta,
     /// `[CLS] text [SEP]`; SentencePiece's unigrams, in lower case and without accents.
     Albert,
+    /// The same with case and accents, after NFC.
+    DebertaV2,
 }
 
 /// The most that a message lists.
 const KNOWN: &str = "BertTokenizer (vocab.txt), RobertaTokenizer, LongformerTokenizer, \
                      BartTokenizer, GPT2Tokenizer, GPTNeoXTokenizer and Qwen2Tokenizer (vocab.json \
                      with merges.txt), LlamaTokenizer, GemmaTokenizer, T5Tokenizer, MT5Tokenizer, \
-                     AlbertTokenizer and XLMRobertaTokenizer (SentencePiece models)";
+                     AlbertTokenizer, DebertaV2Tokenizer and XLMRobertaTokenizer (SentencePiece models)";
 
 /// The class that transformers' `AutoTokenizer` takes for a `model_type` where tokenizer_config.json
 /// has no `tokenizer_class`.
@@ -83,6 +86,7 @@ fn class_of(model_type: &str) -> Option<&'static str> {
         "mobilebert" => "MobileBertTokenizer",
         "gpt_neox" => "GPTNeoXTokenizer",
         "albert" => "AlbertTokenizer",
+        "deberta-v2" => "DebertaV2Tokenizer",
         // Not `llama`, `mistral` and `gemma`: without a class, `AutoTokenizer` gives words at the beginning of
         // a text other ids than `LlamaTokenizer`.
         "t5" | "mt5" => "T5Tokenizer",
@@ -106,6 +110,7 @@ impl Kind {
             "GemmaTokenizer" => Self::Gemma,
             "GPTNeoXTokenizer" => Self::GptNeoX,
             "AlbertTokenizer" => Self::Albert,
+            "DebertaV2Tokenizer" => Self::DebertaV2,
             "T5Tokenizer" | "MT5Tokenizer" => Self::T5,
             "XLMRobertaTokenizer" => Self::XlmRoberta,
             _ => return None,
@@ -155,6 +160,15 @@ impl Kind {
                 ("pad_token", "<pad>"),
                 ("mask_token", "<mask>"),
             ],
+            Self::DebertaV2 => &[
+                ("bos_token", "[CLS]"),
+                ("eos_token", "[SEP]"),
+                ("unk_token", "[UNK]"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "[PAD]"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
             Self::Albert => &[
                 ("bos_token", "[CLS]"),
                 ("eos_token", "[SEP]"),
@@ -175,14 +189,21 @@ impl Kind {
             Self::Bert => &["vocab.txt"],
             Self::Llama | Self::Gemma => &["tokenizer.model"],
             Self::T5 | Self::Albert => &["spiece.model"],
+            Self::DebertaV2 => &["spm.model"],
             Self::XlmRoberta => &["sentencepiece.bpe.model", "tokenizer.model", "spiece.model"],
         }
     }
 }
 
 /// Files that hold a vocabulary without a tokenizer.json.
-const VOCABULARIES: [&str; 5] =
-    ["vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+const VOCABULARIES: [&str; 6] = [
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+];
 
 #[derive(Deserialize)]
 struct ModelConfig {
@@ -248,13 +269,19 @@ pub(crate) fn load(folder: &Path, config: &mut Config) -> Result<Tokenizer, Text
         Kind::Qwen2 => qwen2(folder, config)?,
         Kind::GptNeoX => gpt_neox(folder, config)?,
         Kind::Bert => bert(&file, config)?,
-        Kind::Llama | Kind::Gemma | Kind::T5 | Kind::XlmRoberta | Kind::Albert => {
+        Kind::Llama
+        | Kind::Gemma
+        | Kind::T5
+        | Kind::XlmRoberta
+        | Kind::Albert
+        | Kind::DebertaV2 => {
             let bytes = read_file(&file)?;
             let model = Model::read(&bytes).map_err(|problem| refused(problem.into()))?;
             match kind {
                 Kind::Llama => llama(&model, config).map_err(refused)?,
                 Kind::Gemma => gemma(&model, config).map_err(refused)?,
                 Kind::Albert => albert(&model, config).map_err(refused)?,
+                Kind::DebertaV2 => deberta(&model, config).map_err(refused)?,
                 Kind::T5 => t5(&model, config).map_err(refused)?,
                 _ => xlm_roberta(&model, config).map_err(refused)?,
             }
@@ -308,7 +335,7 @@ fn surround(
             .map_err(|error| error.to_string().into())
     };
     match kind {
-        Kind::Bert | Kind::Albert => {
+        Kind::Bert | Kind::Albert | Kind::DebertaV2 => {
             with("#cls $A #sep", "#cls $A #sep $B:1 #sep:1", &["cls_token", "sep_token"])
         }
         Kind::T5 => with("$A #eos", "$A #eos $B #eos", &["eos_token"]),
@@ -529,6 +556,37 @@ fn albert(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
         // The space before it belongs to it.
         mask.lstrip = true;
     }
+    Ok(tokenizer)
+}
+
+fn deberta(model: &Model, config: &mut Config) -> tokenizers::Result<Tokenizer> {
+    add_pieces(model, config);
+    let unk_token = written(config, "unk_token");
+    let unk = model.pieces.iter().position(|(text, ..)| *text == unk_token).unwrap_or(1);
+    let vocab =
+        model.pieces.iter().map(|(text, score, _)| (text.clone(), f64::from(*score))).collect();
+    let prefix = config.add_prefix_space.unwrap_or(true);
+    let scheme = if prefix { PrependScheme::Always } else { PrependScheme::First };
+    let mut tokenizer = unigram(model, vocab, unk, scheme)?;
+    // transformers does not use the file's own map of characters.
+    let spaces = ReplacePattern::Regex(r"\s{2,}|[\n\r\t]".to_owned());
+    let mut steps: Vec<NormalizerWrapper> = Vec::new();
+    if config.flag("do_lower_case").unwrap_or(false) {
+        steps.push(Lowercase.into());
+    }
+    steps.extend([
+        Replace::new(spaces, " ")?.into(),
+        NFC.into(),
+        StripSpaces::new(false, true).into(),
+    ]);
+    tokenizer.with_normalizer(Some(NormalizerSequence::new(steps)))?;
+    let mut parts = Vec::new();
+    if config.flag("split_by_punct").unwrap_or(false) {
+        let isolated = Punctuation::new(SplitDelimiterBehavior::Isolated);
+        parts.push(PreTokenizerWrapper::Punctuation(isolated));
+    }
+    parts.push(PreTokenizerWrapper::Metaspace(Metaspace::new('\u{2581}', scheme, true)));
+    tokenizer.with_pre_tokenizer(Some(PreTokenizerSequence::new(parts)));
     Ok(tokenizer)
 }
 

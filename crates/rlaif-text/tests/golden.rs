@@ -222,6 +222,8 @@ fn tokenizers_without_tokenizer_json_as_transformers() {
         "mt5_spm",
         "albert_spm",
         "albert_spm_cased",
+        "deberta_spm",
+        "deberta_spm_punctuation",
         "gemma_spm",
         "gpt_neox_slow",
     ] {

@@ -6,7 +6,9 @@ use serde_json::{Map, Value};
 use tch::Tensor;
 
 use crate::{
-    config::{Config, Range, check_layers, check_numbers, check_sizes, off_if_null, token_id},
+    config::{
+        Config, Range, TokenIds, check_layers, check_numbers, check_sizes, off_if_null, token_id,
+    },
     dimensions::Dimensions,
     error::ModelError,
     layers::Activation,
@@ -35,6 +37,8 @@ pub(super) struct RawConfig {
     relative_attention_num_buckets: i64,
     relative_attention_max_distance: i64,
     dropout_rate: f64,
+    classifier_dropout: Option<f64>,
+    is_encoder_decoder: Option<bool>,
     layer_norm_epsilon: f64,
     feed_forward_proj: String,
     /// The expanded form of `feed_forward_proj`, which takes precedence.
@@ -48,6 +52,8 @@ pub(super) struct RawConfig {
     scale_decoder_outputs: Option<bool>,
     #[serde(default, deserialize_with = "token_id")]
     pad_token_id: Option<u32>,
+    #[serde(default)]
+    eos_token_id: TokenIds,
     #[serde(default, deserialize_with = "token_id")]
     decoder_start_token_id: Option<u32>,
 }
@@ -58,6 +64,16 @@ impl RawConfig {
             Member::T5 => "t5",
             Member::Mt5 => "mt5",
         })
+    }
+
+    /// Probability of dropout in a classification head.
+    pub(super) fn classifier_dropout(&self) -> f64 {
+        self.classifier_dropout.unwrap_or(0.)
+    }
+
+    /// The ends of a sequence that a classification head looks for.
+    pub(super) fn eos_ids(&self) -> Vec<u32> {
+        self.eos_token_id.0.clone()
     }
 
     /// Facts about the model with these embeddings; `eos_ids` end a response.
@@ -137,8 +153,16 @@ impl Shape {
         ])?;
         check_numbers([
             ("dropout_rate", Some(raw.dropout_rate), Range::Probability),
+            ("classifier_dropout", raw.classifier_dropout, Range::Probability),
             ("layer_norm_epsilon", Some(raw.layer_norm_epsilon), Range::NotNegative),
         ])?;
+        if raw.is_encoder_decoder == Some(false) {
+            return Err(ModelError::UnsupportedField {
+                field: "is_encoder_decoder",
+                found: "false".to_owned(),
+                supported: "true",
+            });
+        }
         check_layers("num_layers", raw.num_layers)?;
         check_layers("num_decoder_layers", raw.num_decoder_layers.unwrap_or(0))?;
         let (buckets, distance) =

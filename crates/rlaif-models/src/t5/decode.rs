@@ -4,7 +4,7 @@ use rlaif_lm::{DecodeState, LmError, TokenBatch};
 use rlaif_torch::{RowAttention, RowCount};
 use tch::{Kind, Tensor};
 
-use super::{Block, RelativeBias, T5};
+use super::{Block, RelativeBias, Trunk};
 use crate::{
     adapter::Pass,
     rows::{self, PackedRows},
@@ -29,7 +29,7 @@ impl Block {
     }
 }
 
-impl T5 {
+impl Trunk {
     /// The encoder's last hidden states `[N, d_model]`.
     fn encode_rows(&self, packed: &PackedRows, pass: Pass) -> Tensor {
         let heads = [-1, self.shape.heads, self.shape.d_kv];

@@ -42,6 +42,7 @@ pub(crate) const CAUSAL_CLASSIFIERS: [&str; 7] = [
     "gemma2-classifier",
     "gemma3-reward",
 ];
+pub(crate) const T5_CLASSIFIERS: [&str; 1] = ["t5-classifier"];
 pub(crate) const ENCODER_CLASSIFIERS: [&str; 10] = [
     "roberta",
     "roberta-reward",
