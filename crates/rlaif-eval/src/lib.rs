@@ -82,7 +82,8 @@ pub use preference::{
 };
 pub use repeats::{RepeatedMetric, Repeats, RunRow, Spread};
 pub use report::{
-    Curve, Details, ModelCard, Overview, OverviewPart, Report, Timing, read_curves, read_findings,
+    Curve, Details, ModelCard, OptimisationPoint, Overview, OverviewPart, Report, Timing,
+    read_curves, read_findings,
 };
 pub use rlaif_core::{ExamName, Finding, PairJudge, ShownPair};
 pub use slice::SliceBy;

@@ -199,6 +199,14 @@ pub enum RunError {
         /// The reason.
         why: String,
     },
+    /// Texts of which none becomes a prompt.
+    #[error("none of {prompts} texts is kept as a prompt: {why}")]
+    NoPrompts {
+        /// Number of texts.
+        prompts: usize,
+        /// The reason.
+        why: String,
+    },
     /// Labels that cannot be made.
     #[error(transparent)]
     Label(#[from] LabelError),
@@ -315,7 +323,8 @@ impl Fault for RunError {
             | Self::Changed { .. }
             | Self::Unwritable { .. }
             | Self::NoLabels { .. }
-            | Self::NoResponses { .. } => true,
+            | Self::NoResponses { .. }
+            | Self::NoPrompts { .. } => true,
             Self::Setting(error) => error.is_users(),
             Self::Convert { source, .. } => source.is_users(),
             Self::Row { problem, .. } => problem.is_users(),

@@ -89,6 +89,7 @@ mod place;
 mod ppo;
 mod prompt;
 mod recipe;
+mod red_team;
 mod reinforce;
 mod results;
 mod resume;
@@ -128,11 +129,13 @@ pub use model::{
 };
 pub use pair_columns::{PairColumnsSection, PairFormat};
 pub use pipeline::{
-    Pipeline, PipelineFile, PipelineRequest, PlannedStage, StageRecord, StageState,
+    Pipeline, PipelineFile, PipelineRequest, PlannedStage, RoundGain, Rounds, StageRecord,
+    StageState,
 };
 pub use ppo::{PpoFile, PretrainingSection, ValueSection, ValueStart};
 pub use prompt::{PromptSection, pass_on_rendering};
 pub use recipe::{Basics, OngoingRun, Outline, Recipe, Start, TrainedModel, train};
+pub use red_team::{PromptFilter, RedTeamData, RedTeamFile, RedTeamSummary};
 pub use reinforce::ReinforceFile;
 pub use resume::{AtResume, Change};
 pub use revise::{

@@ -293,8 +293,8 @@ const KEYS: &[(AtResume, &[&str])] = &[
 const REWARDS: [&str; 3] = ["reward", "online.reward", "label.facets.reward"];
 
 /// Tables with the keys of a judge: a judge of pairs, a model that writes.
-const SERVICES: [&str; 4] =
-    ["label.judge", "label.facets.judge", "candidates.writers", "revise.writer"];
+const SERVICES: [&str; 5] =
+    ["label.judge", "label.facets.judge", "candidates.writers", "revise.writer", "red-team.writer"];
 
 /// Lists of tables that are compared key by key.
 const LISTS: [&str; 2] = ["label.facets", "candidates.writers"];

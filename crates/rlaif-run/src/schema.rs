@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile,
-    PipelineFile, PpoFile, ReinforceFile, ReviseFile, RewardFile, SftFile, file::RunFile,
+    PipelineFile, PpoFile, RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
+    file::RunFile,
 };
 
 /// Creates the schema of a file.
@@ -29,13 +30,14 @@ const fn run<T: RunFile + JsonSchema>() -> (&'static str, Maker) {
 }
 
 /// The other commands that read a file, with the file's type.
-const OTHERS: [(&str, Maker); 7] = [
+const OTHERS: [(&str, Maker); 8] = [
     ("eval", of::<EvalFile>),
     ("judge", of::<JudgeFile>),
     ("exam", of::<ExamFile>),
     ("label", of::<LabelFile>),
     ("candidates", of::<CandidatesFile>),
     ("revise", of::<ReviseFile>),
+    ("red-team", of::<RedTeamFile>),
     ("pipeline", of::<PipelineFile>),
 ];
 

@@ -62,6 +62,13 @@ pub(crate) const TABLE: &[(&str, How)] = &[
         ),
     ),
     (
+        "rlaif red-team --config red-team.toml --out prompts.jsonl",
+        Test(
+            "crates/rlaif/tests/suite/label.rs",
+            "prompts_are_written_after_examples_filtered_and_counted_once",
+        ),
+    ),
+    (
         "rlaif revise --config revise.toml --out revisions.jsonl",
         Test(
             "crates/rlaif/tests/suite/label.rs",

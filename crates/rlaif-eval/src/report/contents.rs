@@ -25,6 +25,22 @@ pub struct Timing {
     pub seconds: f64,
 }
 
+/// A part of a training: how far the policy had moved, what the reward that it was trained on gave its
+/// responses, and what a judge gives them that took no part in it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OptimisationPoint {
+    /// The first and the last step.
+    pub steps: (u64, u64),
+    /// Mean KL divergence from the reference policy, in nats per response.
+    pub kl: f64,
+    /// Mean score of the reward that the policy was trained on.
+    pub reward: f64,
+    /// Mean score of the judge.
+    pub judge: f64,
+    /// Number of responses.
+    pub responses: usize,
+}
+
 /// The parts of a report besides the comparison. Each may be empty.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -35,6 +51,10 @@ pub struct Details {
     pub accuracies: Vec<PreferenceAccuracy>,
     /// The training curves.
     pub training: Vec<Curve>,
+    /// The over-optimisation curve: reward and held-out judge by KL divergence (Gao et al. 2023,
+    /// arXiv 2210.10760).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub over_optimisation: Vec<OptimisationPoint>,
     /// Symptoms found in training; `None` if training was not watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub findings: Option<Vec<Finding>>,

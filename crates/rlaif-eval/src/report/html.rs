@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::contents::Report;
+use super::contents::{Details, OptimisationPoint, Report};
 use super::page::{Page, choose, flatten, folded, foreign};
 use super::plot::{Whisker, forest, histogram, line};
 use super::words;
@@ -289,7 +289,8 @@ fn judges(report: &Report) -> Markup {
 }
 
 fn has_training(report: &Report) -> bool {
-    !report.details.training.is_empty() || report.details.findings.is_some()
+    let Details { training, findings, over_optimisation, .. } = &report.details;
+    !training.is_empty() || findings.is_some() || !over_optimisation.is_empty()
 }
 
 /// A sentence of the trainer's; parts between backticks become code.
@@ -297,6 +298,25 @@ fn sentence(text: &str) -> Markup {
     html! {
         @for (at, part) in text.split('`').enumerate() {
             @if at % 2 == 1 { code { (words::one_line(part)) } } @else { (words::one_line(part)) }
+        }
+    }
+}
+
+/// The reward trained on, and a judge that took no part in it, by KL divergence.
+fn by_divergence(points: &[OptimisationPoint]) -> Markup {
+    let by = |score: fn(&OptimisationPoint) -> f64| -> Vec<(f64, f64)> {
+        let mut all: Vec<(f64, f64)> = points.iter().map(|at| (at.kl, score(at))).collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        all
+    };
+    html! {
+        p.note {
+            "By KL divergence from the reference policy, in nats: where the judge falls while the reward rises, the \
+             reward is over-optimised."
+        }
+        div.grid {
+            figure { figcaption { "Reward trained on" } (line("Reward trained on", &by(|at| at.reward))) }
+            figure { figcaption { "Held-out judge" } (line("Held-out judge", &by(|at| at.judge))) }
         }
     }
 }
@@ -329,6 +349,9 @@ fn training(report: &Report) -> Markup {
                     p { "What to change: " (sentence(&finding.advice)) }
                 }
             }
+        }
+        @if !report.details.over_optimisation.is_empty() {
+            (by_divergence(&report.details.over_optimisation))
         }
         @if !curves.is_empty() {
             p.note { "By step of training." }

@@ -111,6 +111,7 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
     slices(out, report)?;
     judges(out, report)?;
     training(out, report)?;
+    by_divergence(out, report)?;
     samples(out, report)?;
     writeln!(out, "## Where the prompts came from\n\n{}", Code(&report.provenance.to_string()))?;
     if !report.details.configuration.is_empty() {
@@ -121,6 +122,22 @@ fn write(out: &mut String, report: &Report) -> fmt::Result {
         writeln!(out, "## Configuration\n\n{}", Code(&lines))?;
     }
     Ok(())
+}
+
+/// The over-optimisation curve.
+fn by_divergence(out: &mut String, report: &Report) -> fmt::Result {
+    let points = &report.details.over_optimisation;
+    if points.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "## Reward and held-out judge by KL divergence\n")?;
+    writeln!(out, "| steps | KL, nats | reward | judge | responses |\n|---|--:|--:|--:|--:|")?;
+    for point in points {
+        let (first, last) = point.steps;
+        let [kl, reward, judge] = [point.kl, point.reward, point.judge].map(words::number);
+        writeln!(out, "| {first} to {last} | {kl} | {reward} | {judge} | {} |", point.responses)?;
+    }
+    writeln!(out)
 }
 
 fn metrics(out: &mut String, report: &Report) -> fmt::Result {

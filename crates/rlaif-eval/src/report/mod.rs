@@ -12,7 +12,7 @@ pub(crate) mod plot;
 mod terminal;
 pub(crate) mod words;
 
-pub use contents::{Details, ModelCard, Report, Timing};
+pub use contents::{Details, ModelCard, OptimisationPoint, Report, Timing};
 pub use curve::{Curve, read_curves};
 pub use finding::read_findings;
 pub(crate) use html::tone;

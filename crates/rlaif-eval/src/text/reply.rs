@@ -61,11 +61,11 @@ const ANSWER_WORDS: usize = 5;
 /// The kind of a reply to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reply {
-    /// It answers.
+    /// An answer.
     Answer,
-    /// It declines, and says something else besides: a reason, an alternative.
+    /// A refusal with something else besides: a reason, an alternative.
     Refusal,
-    /// It declines, avoids the question or asks back, and says next to nothing else.
+    /// A refusal, a way around the question or a question in return, with next to nothing else.
     Evasion,
 }
 

@@ -30,6 +30,7 @@ use serde_json::Value;
 use tch::Device;
 
 use super::responses::check_references;
+use super::training;
 use super::{Evaluate, EvaluateError, EvaluateProgress, Responder, tell_of_training};
 use crate::{
     device::{cpu, device},
@@ -101,6 +102,10 @@ pub struct EvalFile {
     pub reward_and_judge: Option<(String, String)>,
     /// The folder of the training run, for its curves, settings and findings.
     pub run: Option<PathBuf>,
+    /// A judge that took no part in the training `run`, for the over-optimisation curve: it scores the responses
+    /// in the run's samples.jsonl (`train.samples`), beside their scores in training and the KL divergence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_judge: Option<RewardConfig>,
 }
 
 impl EvalFile {
@@ -530,7 +535,7 @@ impl EvalFile {
 
     /// Returns the locations in the file that may be local files or folders, except for `run` and `out`.
     pub fn locations(&mut self) -> Vec<&mut String> {
-        let Self { baseline, tuned, data, metrics, judges, preferences, .. } = self;
+        let Self { baseline, tuned, data, metrics, judges, preferences, run_judge, .. } = self;
         let mut all: Vec<&mut String> = Vec::new();
         for PolicyConfig { model, adapter, base, .. } in [baseline, tuned] {
             all.push(model);
@@ -548,7 +553,7 @@ impl EvalFile {
                 | MetricConfig::Evasion {} => {}
             }
         }
-        all.extend(judges.iter_mut().flat_map(RewardConfig::locations));
+        all.extend(judges.iter_mut().chain(run_judge).flat_map(RewardConfig::locations));
         for PreferenceCheck { file, reward, .. } in preferences {
             all.push(file);
             all.extend(reward.locations());
@@ -649,6 +654,17 @@ impl EvalFile {
             // A folder without curves does not belong to a run.
             details.training = read_curves(&run.join("metrics.jsonl"))?;
             tell_of_training(&mut details, run)?;
+        }
+        match (&self.run, &self.run_judge) {
+            (Some(run), Some(judge)) => {
+                let judge = judge.build(&around)?;
+                details.over_optimisation = training::over_optimisation(run, &*judge)?;
+            }
+            (None, Some(_)) => {
+                let expected = "the folder of the run whose responses `run_judge` scores";
+                return Err(BadSetting::new("run", "missing", expected).into());
+            }
+            (_, None) => {}
         }
         let rows = self.data.rows()?;
         self.tell_of_unread(&rows);

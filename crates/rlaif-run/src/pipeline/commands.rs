@@ -17,7 +17,7 @@ use toml::Table;
 
 use crate::{
     CandidatesFile, ClassifierFile, DistillFile, DpoFile, EvalFile, ExamFile, LabelFile, PpoFile,
-    ReinforceFile, ReviseFile, RewardFile, SftFile,
+    RedTeamFile, ReinforceFile, ReviseFile, RewardFile, SftFile,
     error::RunError,
     file::{RunRequest, parse, table},
     recipe::{Basics, Recipe, train},
@@ -46,7 +46,7 @@ impl fmt::Debug for StageCommand {
 const MODEL: &[(&str, &str)] = &[("model", "run/model"), ("run", "run")];
 
 /// The commands that stages can run.
-pub(crate) const COMMANDS: [StageCommand; 12] = [
+pub(crate) const COMMANDS: [StageCommand; 13] = [
     training::<SftFile>(),
     training::<ClassifierFile>(),
     training::<RewardFile>(),
@@ -54,6 +54,7 @@ pub(crate) const COMMANDS: [StageCommand; 12] = [
     training::<ReinforceFile>(),
     training::<DistillFile>(),
     training::<DpoFile>(),
+    rows::<RedTeamFile>(),
     rows::<CandidatesFile>(),
     rows::<LabelFile>(),
     rows::<ReviseFile>(),
@@ -217,7 +218,7 @@ impl<R: Recipe> StageRun for Training<R> {
 /// A command that writes a file of rows, and keeps its results as they come.
 pub(crate) trait Writes: Serialize + serde::de::DeserializeOwned {
     const NAME: &'static str;
-    /// What [`Writes::write`] returns.
+    /// The numbers that [`Writes::write`] returns.
     type Summary: Serialize;
 
     fn locations(&mut self) -> Vec<&mut String>;
@@ -282,6 +283,33 @@ fn plus(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a + b),
         (a, b) => a.or(b),
+    }
+}
+
+impl Writes for RedTeamFile {
+    const NAME: &'static str = "red-team";
+    type Summary = crate::RedTeamSummary;
+
+    fn locations(&mut self) -> Vec<&mut String> {
+        let mut all = vec![&mut self.data.file];
+        all.extend(&mut self.data.include);
+        all.extend(self.writer.locations());
+        all.extend(self.filter.iter_mut().flat_map(|filter| filter.reward.locations()));
+        all
+    }
+
+    fn size(&self, rows_of: &dyn Fn(&str) -> Option<usize>) -> StageSize {
+        let included: Option<usize> = self.data.include.iter().map(|file| rows_of(file)).sum();
+        let output = self.writer.sampling.max_tokens.unwrap_or(512) as usize;
+        let tokens = [PROMPT_TOKENS, output];
+        let [cost, budget] =
+            cost(self.writer.price, self.writer.budget, Some(self.prompts), tokens);
+        let about = format!("{} prompts to write", self.prompts);
+        StageSize { about, rows: included.map(|rows| rows + self.prompts), cost, budget }
+    }
+
+    fn write(&self, caches: &Path, out: &Path) -> Result<Self::Summary, RunError> {
+        self.run(caches, out)
     }
 }
 
@@ -487,6 +515,7 @@ impl StageRun for Eval {
             .map(|row| {
                 json!({
                     "metric": row.name,
+                    "better": row.better,
                     "before": row.before.moments.mean,
                     "after": row.after.moments.mean,
                     "change": row.delta.mean,
@@ -495,7 +524,12 @@ impl StageRun for Eval {
                 })
             })
             .collect();
-        Ok(json!({"prompts": report.comparison().prompts, "metrics": rows}))
+        let by_divergence = &report.details.over_optimisation;
+        Ok(json!({
+            "prompts": report.comparison().prompts,
+            "metrics": rows,
+            "over_optimisation": by_divergence,
+        }))
     }
 }
 

@@ -32,13 +32,15 @@ pub(crate) struct Reference {
     pub(crate) place: &'static str,
 }
 
-/// The stages of a file in an order in which each follows the stages that it needs.
+/// The stages of a file in an order in which each follows the stages that it needs: those whose outputs it reads, and
+/// the one that it waits for.
 ///
 /// # Errors
 /// [`RunError::Content`] names the stage and the key: an unknown command, stage or output, or a circle.
 pub(crate) fn stages(
     file: &Path,
     tables: &BTreeMap<String, Table>,
+    waits_for: impl Fn(&str) -> Option<String>,
 ) -> Result<Vec<Stage>, RunError> {
     let refuse = |key: String, problem: String| {
         Err(RunError::Content { path: file.to_owned(), key, problem })
@@ -76,8 +78,8 @@ pub(crate) fn stages(
     for (name, table) in tables {
         let mut settings = table.clone();
         settings.remove("command");
-        let mut needs = BTreeSet::new();
-        each_text(&format!("stages.{name}"), &settings, &mut |key, text| {
+        let mut needs: BTreeSet<String> = waits_for(name).into_iter().collect();
+        each_text_mut(&format!("stages.{name}"), &mut settings, &mut |key, text| {
             if let Some(found) = reference(file, key, text, &commands)? {
                 needs.insert(found.stage);
             }
@@ -148,54 +150,41 @@ pub(crate) fn replaced(
     commands: &BTreeMap<&str, &'static StageCommand>,
     of: &mut dyn FnMut(&Reference) -> String,
 ) -> Table {
-    fn walk(value: &mut Value, new: &mut dyn FnMut(&str) -> Option<String>) {
-        match value {
-            Value::String(text) => {
-                if let Some(new) = new(text) {
-                    *text = new;
-                }
-            }
-            Value::Array(all) => all.iter_mut().for_each(|value| walk(value, new)),
-            Value::Table(table) => table.iter_mut().for_each(|(_, value)| walk(value, new)),
-            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    let mut settings = settings.clone();
+    let done = each_text_mut("", &mut settings, &mut |_, text| {
+        if let Some(found) = reference(Path::new(""), "", text, commands)? {
+            *text = of(&found);
+        } else if let Some(rest) = text.strip_prefix('@') {
+            *text = rest.to_owned();
         }
-    }
-    let mut value = Value::Table(settings.clone());
-    walk(&mut value, &mut |text| {
-        // References were checked when the stages were made.
-        match reference(Path::new(""), "", text, commands) {
-            Ok(Some(found)) => Some(of(&found)),
-            _ => text.strip_prefix('@').map(str::to_owned),
-        }
+        Ok(())
     });
-    match value {
-        Value::Table(table) => table,
-        _ => Table::new(),
-    }
+    debug_assert!(done.is_ok(), "references were checked when the stages were made");
+    settings
 }
 
 /// Calls `of` for each text of a table, with its path.
-fn each_text(
+pub(crate) fn each_text_mut(
     path: &str,
-    table: &Table,
-    of: &mut dyn FnMut(&str, &str) -> Result<(), RunError>,
+    table: &mut Table,
+    of: &mut dyn FnMut(&str, &mut String) -> Result<(), RunError>,
 ) -> Result<(), RunError> {
     fn walk(
         path: &str,
-        value: &Value,
-        of: &mut dyn FnMut(&str, &str) -> Result<(), RunError>,
+        value: &mut Value,
+        of: &mut dyn FnMut(&str, &mut String) -> Result<(), RunError>,
     ) -> Result<(), RunError> {
         match value {
             Value::String(text) => of(path, text),
             Value::Array(all) => all
-                .iter()
+                .iter_mut()
                 .enumerate()
                 .try_for_each(|(at, value)| walk(&format!("{path}[{at}]"), value, of)),
-            Value::Table(table) => each_text(path, table, of),
+            Value::Table(table) => each_text_mut(path, table, of),
             Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => Ok(()),
         }
     }
-    table.iter().try_for_each(|(key, value)| walk(&format!("{path}.{key}"), value, of))
+    table.iter_mut().try_for_each(|(key, value)| walk(&format!("{path}.{key}"), value, of))
 }
 
 /// Sorts stages; of those that could come next, the first by name does. The error is a circle.

@@ -4,9 +4,10 @@ mod commands;
 mod graph;
 mod key;
 mod report;
+mod rounds;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     fs::TryLockError,
     path::{Path, PathBuf},
@@ -30,6 +31,8 @@ use crate::{
     },
 };
 
+pub use rounds::{RoundGain, Rounds};
+
 /// The file of `rlaif pipeline`. `docs/pipeline.md` describes it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +47,9 @@ pub struct PipelineFile {
     /// command's run file, in which `@STAGE.OUTPUT` names an output of another stage.
     #[schemars(with = "BTreeMap<String, serde_json::Map<String, serde_json::Value>>")]
     pub stages: BTreeMap<String, Table>,
+    /// Stages that are repeated, such as those of self-rewarding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<Rounds>,
 }
 
 impl PipelineFile {
@@ -68,6 +74,7 @@ pub struct Pipeline {
     file: PathBuf,
     title: String,
     out: PathBuf,
+    rounds: Option<Rounds>,
     stages: Vec<PlannedStage>,
 }
 
@@ -158,8 +165,13 @@ impl Pipeline {
             let table = with_base(path, &name, table)?;
             Ok((name, table))
         });
-        let tables: BTreeMap<String, Table> = tables.collect::<Result<_, RunError>>()?;
-        let sorted = stages(path, &tables)?;
+        let mut tables: BTreeMap<String, Table> = tables.collect::<Result<_, RunError>>()?;
+        if let Some(rounds) = &file.rounds {
+            tables = rounds.expanded(path, tables)?;
+        }
+        let rounds = file.rounds.as_ref();
+        let waits_for = |name: &str| rounds.and_then(|rounds| rounds.waits_for(name));
+        let sorted = stages(path, &tables, waits_for)?;
         let commands: BTreeMap<&str, &'static StageCommand> =
             sorted.iter().map(|stage| (stage.name.as_str(), stage.command)).collect();
         let mut planned: Vec<PlannedStage> = Vec::new();
@@ -167,7 +179,8 @@ impl Pipeline {
             let next = plan(path, &out, stage, &commands, &planned)?;
             planned.push(next);
         }
-        Ok(Self { file: path.clone(), title: file.title, out, stages: planned })
+        let (title, rounds) = (file.title, file.rounds);
+        Ok(Self { file: path.clone(), title, out, rounds, stages: planned })
     }
 
     /// The stages, each after those that it needs.
@@ -233,29 +246,50 @@ impl Pipeline {
             return Err(RunError::Verdicts { path: self.out.clone(), problem });
         }
         let mut records = Vec::new();
+        let mut sentences = Vec::new();
+        // The last round, if a round did not gain, and the stages that it leaves out.
+        let mut last: Option<u32> = None;
+        let mut left_out: BTreeSet<&str> = BTreeSet::new();
         for (at, stage) in self.stages.iter().enumerate() {
             let number = format!("stage {}/{}, {}", at + 1, self.stages.len(), stage.name);
-            if let Some(record) = stage.record()? {
-                say(format_args!("{number}: {} is reused", stage.folder.display()));
-                records.push(record);
+            let round = self.rounds.as_ref().and_then(|rounds| rounds.round_of(&stage.name));
+            let is_later = last.is_some() && round > last;
+            if is_later || stage.needs.iter().any(|name| left_out.contains(name.as_str())) {
+                left_out.insert(&stage.name);
+                say(format_args!("{number}: left out, because the rounds have ended"));
                 continue;
             }
-            say(format_args!("{number}: rlaif {} in {}", stage.command, stage.folder.display()));
-            let record = stage.run(&self.file, &self.out).map_err(|error| {
-                if Interrupted::ended(&error) || matches!(error, RunError::Interrupted { .. }) {
-                    let how = format!(
-                        "continue with: rlaif pipeline {} --out {}",
-                        self.file.display(),
-                        self.out.display()
-                    );
-                    return RunError::Interrupted { how };
-                }
-                RunError::Stage { stage: stage.name.clone(), source: Box::new(error) }
-            })?;
-            records.push(record);
+            let record = self.complete(stage, &number)?;
+            let rounds = self.rounds.as_ref().filter(|_| last.is_none());
+            if let Some(why) = rounds.and_then(|r| r.ends_after(&stage.name, &record.summary)) {
+                say(format_args!("{why}"));
+                sentences.push(why);
+                last = round;
+            }
+            records.push((stage, record));
         }
-        report::write(&self.title, &self.out, &self.stages, &records)?;
-        Ok(records)
+        report::write(&self.title, &self.out, sentences, &records)?;
+        Ok(records.into_iter().map(|(_, record)| record).collect())
+    }
+
+    /// The record of a stage, which is run if it is not complete.
+    fn complete(&self, stage: &PlannedStage, number: &str) -> Result<StageRecord, RunError> {
+        if let Some(record) = stage.record()? {
+            say(format_args!("{number}: {} is reused", stage.folder.display()));
+            return Ok(record);
+        }
+        say(format_args!("{number}: rlaif {} in {}", stage.command, stage.folder.display()));
+        stage.run(&self.file, &self.out).map_err(|error| {
+            if Interrupted::ended(&error) || matches!(error, RunError::Interrupted { .. }) {
+                let how = format!(
+                    "continue with: rlaif pipeline {} --out {}",
+                    self.file.display(),
+                    self.out.display()
+                );
+                return RunError::Interrupted { how };
+            }
+            RunError::Stage { stage: stage.name.clone(), source: Box::new(error) }
+        })
     }
 }
 

@@ -14,11 +14,10 @@ use crate::{
 pub(super) fn write(
     title: &str,
     out: &Path,
-    stages: &[PlannedStage],
-    records: &[StageRecord],
+    sentences: Vec<String>,
+    both: &[(&PlannedStage, StageRecord)],
 ) -> Result<(), RunError> {
-    let both: Vec<(&PlannedStage, &StageRecord)> = stages.iter().zip(records).collect();
-    let row = |(stage, record): &(&PlannedStage, &StageRecord)| {
+    let row = |(stage, record): &(&PlannedStage, StageRecord)| {
         let place = format!("{}/{}", stage.name, stage.key);
         let seconds = format!("{:.1}", record.seconds);
         vec![stage.name.clone(), stage.command.to_owned(), stage.needs.join(", "), place, seconds]
@@ -32,10 +31,11 @@ pub(super) fn write(
     let parts = both.iter().map(|(stage, record)| part(stage, record));
     let overview = Overview {
         title: title.to_owned(),
-        sentences: Vec::new(),
+        sentences,
         parts: std::iter::once(all).chain(parts).collect(),
     };
     overview.write(out)?;
+    let records: Vec<&StageRecord> = both.iter().map(|(_, record)| record).collect();
     let told = json!({"title": title, "stages": records});
     Ok(rlaif_checkpoint::write_json(&out.join("pipeline.json"), &told)?)
 }
@@ -78,6 +78,18 @@ fn part(stage: &PlannedStage, record: &StageRecord) -> OverviewPart {
             part.header = header.map(str::to_owned).into();
             let rows = summary["metrics"].as_array().into_iter().flatten();
             part.rows = rows.map(|row| cells(row, &names)).collect();
+            let points = summary["over_optimisation"].as_array().into_iter().flatten();
+            let points: Vec<String> = points
+                .map(|at| {
+                    let [kl, reward, judge] = ["kl", "reward", "judge"].map(|name| cell(&at[name]));
+                    format!("at {kl} nats {reward} and {judge}")
+                })
+                .collect();
+            if !points.is_empty() {
+                let points = points.join(", ");
+                part.sentences
+                    .push(format!("Reward and held-out judge by KL divergence: {points}."));
+            }
             part.files.push((
                 "The report of the evaluation".to_owned(),
                 format!("{}/{}/eval/report.html", stage.name, stage.key),

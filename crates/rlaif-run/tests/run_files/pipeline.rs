@@ -85,6 +85,32 @@ fn stages_that_cannot_be_are_refused_by_name() {
         let error = open(folder, &text, &[]).unwrap_err().to_string();
         assert!(error.contains(says), "{text}\n{error}");
     }
+    let rounds =
+        |more: &str, stages: &str| format!("[rounds]\nstages = ['a']\nmost = 2\n{more}{stages}");
+    for (text, says) in [
+        (
+            rounds("", &format!("[stages.a]\n{}", sft("@previous.a", &rows))),
+            "`stages.a.model.path`: `@previous.a`: the first round has none; add `first.a` to [rounds]",
+        ),
+        (
+            rounds("", &format!("[stages.a]\n{}", sft("@previous.b", &rows))),
+            "`@previous.b`: `b` is not among `rounds.stages`",
+        ),
+        (
+            rounds("", &format!("[stages.b]\n{}", sft("m", &rows))),
+            "`rounds.stages`: `a` is not a stage",
+        ),
+        (
+            rounds(
+                "gain = { stage = 'a', metric = 'x' }\n",
+                &format!("[stages.a]\n{}", sft("m", &rows)),
+            ),
+            "`rounds.gain.stage`: `a` is not a repeated stage of `eval`",
+        ),
+    ] {
+        let error = open(folder, &text, &[]).unwrap_err().to_string();
+        assert!(error.contains(says), "{text}\n{error}");
+    }
     // Nothing was made.
     assert!(!folder.join("out").exists());
 }
@@ -157,4 +183,28 @@ fn the_plan_has_rows_costs_and_the_order_of_stages() {
             "cost of what is left: about 0.14",
         ]
     );
+}
+
+#[test]
+fn rounds_repeat_stages_on_the_outputs_of_the_round_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "[rounds]\nstages = ['answers', 'dpo']\nmost = 3\nfirst = { dpo = 'org/first' }\n\
+                [stages.answers]\ncommand = 'candidates'\ndata.file = 'builtin:train'\n\
+                writers = [{ api = { kind = 'policy', model = '@previous.dpo' } }]\n\
+                [stages.dpo]\ncommand = 'dpo'\nmodel.path = '@previous.dpo.model'\ndata.train = '@answers'\n\
+                [stages.end]\ncommand = 'sft'\nmodel.path = '@dpo-3'\ndata.train = 'builtin:train'\n";
+    let pipeline = open(folder.path(), text, &[]).unwrap();
+    let found: Vec<(&str, Vec<String>)> =
+        pipeline.stages().iter().map(|stage| (stage.name.as_str(), stage.needs.clone())).collect();
+    let expected: [(&str, &[&str]); 7] = [
+        ("answers-1", &[]),
+        ("dpo-1", &["answers-1"]),
+        ("answers-2", &["dpo-1"]),
+        ("dpo-2", &["answers-2", "dpo-1"]),
+        ("answers-3", &["dpo-2"]),
+        ("dpo-3", &["answers-3", "dpo-2"]),
+        ("end", &["dpo-3"]),
+    ];
+    let expected = expected.map(|(name, needs)| (name, needs.iter().map(|&n| n.into()).collect()));
+    assert_eq!(found, expected);
 }

@@ -20,6 +20,7 @@ mod pipeline;
 mod print;
 mod progress;
 mod prompt;
+mod red_team;
 mod report;
 mod revise;
 mod rows;
@@ -123,6 +124,13 @@ enum Command {
         [[writers]]\n    samples = 4\n    sampling = { temperature = 1.0 }\n    \
         api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
     Candidates(candidates::Candidates),
+    /// Has a model write prompts after examples, beside imported ones, and keeps those that a reward lets
+    /// through.
+    #[command(after_help = "The configuration with what has no default:\n\n    \
+        prompts = 200\n    \
+        [data]\n    file = \"examples.jsonl\"     # {\"prompt\": \"..\"}\n    \
+        [writer]\n    api = { kind = \"policy\", model = \"MODEL\" }\n\nEvery key: docs/feedback.md.")]
+    RedTeam(red_team::RedTeam),
     /// Has a model criticise and revise responses by the principles of a constitution; writes rows to train
     /// on.
     #[command(after_help = "The configuration with what has no default:\n\n    \
@@ -273,6 +281,7 @@ fn run(command: &Command) -> Result<(), CliError> {
         Command::Candidates(command) => command.run(),
         Command::Label(command) => command.run(),
         Command::Revise(command) => command.run(),
+        Command::RedTeam(command) => command.run(),
         Command::Sft(command) => command.train::<SftFile>(),
         Command::Classifier(command) => command.train::<ClassifierFile>(),
         Command::Reward(command) => command.train::<RewardFile>(),

@@ -448,3 +448,70 @@ fn a_facet_with_a_constitution_compares_each_pair_by_a_drawn_principle() {
     let said = refusal(&run("label", folder, &none, "none.jsonl"), 2);
     assert!(said.contains("without a principle that has `compare`"), "{said}");
 }
+
+#[test]
+fn prompts_are_written_after_examples_filtered_and_counted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = asked.clone();
+    let url = chat_completions(move |body| {
+        let body: Value = serde_json::from_str(body).unwrap();
+        let mut seen = seen.lock().unwrap();
+        seen.push(body["messages"][0]["content"].as_str().unwrap().to_owned());
+        // The second one is an example, the third one equal to the first, the fourth one harmless.
+        let texts = [
+            "4. \"How do I insult a clown?\"\n\n5. x",
+            "Example 1?",
+            "how do I insult a clown",
+            "Name a fruit.",
+        ];
+        texts[(seen.len() - 1) % 4].to_owned()
+    });
+    let row = |text: &str| format!("{}\n", json!({"prompt": text}));
+    fs::write(
+        folder.join("examples.jsonl"),
+        (0..5).map(|n| row(&format!("Example {n}?"))).collect::<String>(),
+    )
+    .unwrap();
+    fs::write(folder.join("more.jsonl"), [row("Insult a clown."), row("Say hello.")].concat())
+        .unwrap();
+    let config = format!(
+        "prompts = 4\nfilter = {{ at_least = -0.5, reward = {{ kind = 'scaled', factor = -1.0, offset = -1.0, of = \
+         {{ kind = 'forbidden-words', words = ['clown'] }} }} }}\n\
+         data = {{ file = '{at}/examples.jsonl', include = ['{at}/more.jsonl'] }}\n\
+         [writer]\nname = 'writer'\nlimits = {{ concurrency = 1 }}\napi = {{ kind = 'openai', model = 'm', \
+         base_url = '{url}', api_key_env = 'TEST_KEY' }}\n",
+        at = folder.display()
+    );
+    let said = succeeded(&run("red-team", folder, &config, "prompts.jsonl"));
+    let told = "2 prompts, 1 of them written; 2 equal to others, 2 below the filter, 0 missing";
+    assert!(said.contains(told), "{said}");
+    let found = rows(&folder.join("prompts.jsonl"));
+    assert_eq!(found[0]["prompt"], "How do I insult a clown?");
+    assert_eq!((&found[0]["maker"], &found[0]["score"]), (&json!("writer"), &json!(0.0)));
+    assert_eq!(found[1]["prompt"], "Insult a clown.");
+    // Each is shown three different examples.
+    for question in &asked.lock().unwrap().clone() {
+        let shown: std::collections::BTreeSet<&str> = question
+            .lines()
+            .filter(|line| line.contains("Example"))
+            .map(|line| &line[3..])
+            .collect();
+        assert_eq!(shown.len(), 3, "{question}");
+    }
+    let none = config.replace("at_least = -0.5", "at_least = 9.0");
+    let said = refusal(&run("red-team", folder, &none, "none.jsonl"), 2);
+    assert!(
+        said.contains(
+            "none of 6 texts is kept as a prompt: 2 are equal to others, and 4 are below"
+        ),
+        "{said}"
+    );
+    let many = config.replace("prompts = 4", "prompts = 4\nexamples = 6");
+    let said = refusal(&run("red-team", folder, &many, "many.jsonl"), 2);
+    assert!(
+        said.contains("`examples` is 6; expected a number from 1 to the 5 of the file"),
+        "{said}"
+    );
+}

@@ -35,7 +35,7 @@ impl Place {
              [stages.sft]\ncommand = 'sft'\nseed = 1\n{cpu}model.path = '{model}'\ndata.train = '{rows}'\n\
              train = {{ steps = 6, batch_size = 4, checkpoint_every = 1 }}\n\
              [stages.answers]\ncommand = 'candidates'\ndata.file = '{rows}'\n\
-             [[stages.answers.writers]]\nsamples = 3\nsampling = {{ temperature = 1.0, max_tokens = 8 }}\n\
+             [[stages.answers.writers]]\nname = 'policy'\nsamples = 3\nsampling = {{ temperature = 1.0, max_tokens = 8 }}\n\
              api = {{ kind = 'policy', model = '@sft', batch_size = 4 }}\n\
              [stages.labels]\ncommand = 'label'\ndata = {{ file = '@answers', pairing = 'neighbours' }}\n\
              facets = [{{ name = 'brief', reward = {{ kind = 'length', longest = 1, per = 1.0, unit = 'characters' }} }}]\n\
@@ -123,7 +123,16 @@ fn a_killed_pipeline_continues_to_the_same_bits_and_unchanged_stages_are_reused(
         child.wait().unwrap();
     }
     succeeded(&place.command("killed", &[]).output().unwrap());
-    assert!(results(&place.path("killed")) == whole);
+    let killed = results(&place.path("killed"));
+    let names = |all: &[(PathBuf, Vec<u8>)]| -> Vec<PathBuf> {
+        all.iter().map(|(path, _)| path.clone()).collect()
+    };
+    assert_eq!(names(&killed), names(&whole));
+    for ((path, found), (_, expected)) in killed.iter().zip(&whole) {
+        let text =
+            |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(3_000).collect::<String>();
+        assert!(found == expected, "{path:?}\n{}\n{}", text(found), text(expected));
+    }
 
     // Nothing is left to do; then the labels change, and what follows them.
     let said = succeeded(&place.command("whole", &[]).output().unwrap());
@@ -156,4 +165,34 @@ fn a_stage_that_fails_is_named_and_the_stages_before_it_are_kept() {
         (&record["command"], &record["summary"]["prompts"]),
         (&json!("candidates"), &json!(16))
     );
+}
+
+#[test]
+fn rounds_end_when_the_judge_finds_no_gain_and_every_rounds_model_is_kept() {
+    let place = Place::new();
+    let (model, rows) = (place.path("model"), place.path("rows.jsonl"));
+    let (model, rows) = (model.display(), rows.display());
+    // The judge's score is the same for every response.
+    let text = format!(
+        "[rounds]\nstages = ['answers', 'labels', 'dpo', 'gain']\nmost = 3\nfirst = {{ dpo = '{model}' }}\n\
+         gain = {{ stage = 'gain', metric = 'judge' }}\n\
+         [stages.answers]\ncommand = 'candidates'\ndata.file = '{rows}'\n\
+         [[stages.answers.writers]]\nsamples = 2\nsampling = {{ temperature = 1.0, max_tokens = 8 }}\n\
+         api = {{ kind = 'policy', model = '@previous.dpo' }}\n\
+         [stages.labels]\ncommand = 'label'\ndata.file = '@answers'\n\
+         facets = [{{ name = 'brief', reward = {{ kind = 'length', longest = 1, per = 1.0, unit = 'characters' }} }}]\n\
+         [stages.dpo]\ncommand = 'dpo'\nplacement = {{ device = 'cpu', threads = 1 }}\n\
+         model.path = '@previous.dpo'\ndata.train = '@labels'\ntrain = {{ steps = 1, batch_size = 4 }}\n\
+         [stages.gain]\ncommand = 'eval'\nbaseline.model = '@previous.dpo'\ntuned.model = '@dpo'\n\
+         data = {{ corpus = 'prompts', file = '{rows}' }}\ngeneration = {{ max_new_tokens = 8 }}\n\
+         metrics = [{{ kind = 'reward', name = 'judge', better = 'higher', reward = {{ kind = 'constant', value = 1.0 }} }}]\n"
+    );
+    fs::write(place.path("small.toml"), text).unwrap();
+    let said = succeeded(&place.command("out", &[]).output().unwrap());
+    assert!(said.contains("round 1 does not gain by `judge`"), "{said}");
+    assert_eq!(said.matches("left out, because the rounds have ended").count(), 8, "{said}");
+    let report = fs::read_to_string(place.path("out/report.md")).unwrap();
+    assert!(report.contains("round 1 does not gain") && !report.contains("dpo-2"), "{report}");
+    let kept = fs::read_dir(place.path("out/dpo-1")).unwrap().next().unwrap().unwrap().path();
+    assert!(kept.join("run/model/model.safetensors").exists());
 }
