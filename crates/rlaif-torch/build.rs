@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-const SOURCES: [&str; 15] = [
+const SOURCES: [&str; 16] = [
     "cpp/adamw.cpp",
     "cpp/allocator.cpp",
     "cpp/error.cpp",
@@ -15,6 +15,7 @@ const SOURCES: [&str; 15] = [
     "cpp/log_prob.cpp",
     "cpp/memory.cpp",
     "cpp/parallel.cpp",
+    "cpp/quantised.cpp",
     "cpp/recompute.cpp",
     "cpp/rng.cpp",
     "cpp/threads.cpp",

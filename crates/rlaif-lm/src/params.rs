@@ -33,6 +33,7 @@ pub struct Parameters {
     tensors: BTreeMap<String, Tensor>,
     tied: BTreeMap<String, String>,
     transposed: BTreeSet<String>,
+    quantised: BTreeSet<String>,
 }
 
 impl Parameters {
@@ -43,7 +44,20 @@ impl Parameters {
 
     /// Adds a parameter; one of the same name is replaced.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
-        self.tensors.insert(name.into(), tensor);
+        let name = name.into();
+        self.quantised.remove(&name);
+        self.tensors.insert(name, tensor);
+    }
+
+    /// Declares that the weights of this name are in 4 or 8 bits and frozen: its tensor has their size, and NaN
+    /// without memory.
+    pub fn set_quantised(&mut self, name: impl Into<String>) {
+        self.quantised.insert(name.into());
+    }
+
+    /// The names of quantised weights.
+    pub fn quantised(&self) -> impl Iterator<Item = &str> {
+        self.quantised.iter().map(String::as_str)
     }
 
     /// Takes a parameter out; names tied to it go with it.
@@ -117,7 +131,7 @@ impl Parameters {
     /// ```
     pub fn train_where(&self, choose: impl Fn(&str) -> bool) {
         for (name, tensor) in self.iter() {
-            let _ = tensor.set_requires_grad(choose(name));
+            let _ = tensor.set_requires_grad(!self.quantised.contains(name) && choose(name));
         }
     }
 

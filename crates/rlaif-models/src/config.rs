@@ -268,8 +268,14 @@ impl Config {
             None if on("load_in_4bit") || on("load_in_8bit") => "bitsandbytes",
             None => "a method that it does not name",
         };
-        let (file, method) = (self.path.clone(), method.to_owned());
-        Err(ModelError::Quantised { file, method })
+        let four = text("bnb_4bit_quant_type").unwrap_or("fp4");
+        let method = match method {
+            "bitsandbytes" if on("load_in_8bit") || on("_load_in_8bit") => return Ok(()),
+            "bitsandbytes" if four == "nf4" => return Ok(()),
+            "bitsandbytes" => format!("bitsandbytes' {four}"),
+            other => other.to_owned(),
+        };
+        Err(ModelError::Quantised { file: self.path.clone(), method })
     }
 
     /// The files in which older tools describe their quantisation.
@@ -290,10 +296,9 @@ impl Config {
 
 /// Refuses a checkpoint whose tensors have names of quantised weights, although no file says so.
 pub(crate) fn check_names(checkpoint: &Checkpoint) -> Result<(), ModelError> {
-    const ENDINGS: [(&str, &str); 4] = [
+    const ENDINGS: [(&str, &str); 3] = [
         (".qweight", "GPTQ or AWQ"),
-        (".weight.absmax", "bitsandbytes"),
-        (".weight_format", "bitsandbytes"),
+        (".quant_state.bitsandbytes__fp4", "bitsandbytes' fp4"),
         ("_proj_blocks", "MXFP4"),
     ];
     let names = || checkpoint.tensors().keys();

@@ -90,7 +90,8 @@ pub enum ModelError {
     },
     /// The weights are quantised.
     #[error(
-        "{}: the weights are quantised by {method}, but rlaif reads weights in f32, bf16 and f16; \
+        "{}: the weights are quantised by {method}, but rlaif reads weights in f32, bf16, f16, and \
+         bitsandbytes' nf4 and int8; \
          name the original model, or convert the weights to bf16 in Python",
         .file.display()
     )]
@@ -99,6 +100,21 @@ pub enum ModelError {
         file: PathBuf,
         /// The method, as the file names it.
         method: String,
+    },
+    /// Weights in 4 or 8 bits are frozen.
+    #[error(
+        "the weights of {layer} and others are in 4 or 8 bits, and cannot be {what}; {}",
+        if *.what == "trained" {
+            "train an adapter on them (`[model.lora]`, or `PolicySetup::lora`)"
+        } else {
+            "save the adapter, or merge it, which dequantises the weights"
+        }
+    )]
+    QuantisedBase {
+        /// `trained` or `saved`.
+        what: &'static str,
+        /// One of the layers.
+        layer: String,
     },
     /// An adapter names layers that the model does not have.
     #[error(
@@ -250,6 +266,16 @@ pub enum TensorProblem {
         /// The numbers of the tensor.
         size: usize,
     },
+    /// A part of a matrix that bitsandbytes quantised does not fit the others.
+    #[error("`{name}` should be {expected}, found {found}")]
+    Quantised {
+        /// Name of the tensor.
+        name: String,
+        /// The expected dtype and length, or value.
+        expected: String,
+        /// The content of the file.
+        found: String,
+    },
     /// The tensor could not be read.
     #[error("`{name}`: {source}")]
     Unreadable {
@@ -274,6 +300,7 @@ impl Fault for ModelError {
             | Self::NoTarget { .. }
             | Self::AdapterParts { .. }
             | Self::AdapterStart { .. }
+            | Self::QuantisedBase { .. }
             | Self::Config { .. }
             | Self::AdapterExists { .. }
             | Self::UnknownAdapter { .. }
@@ -289,6 +316,7 @@ impl Fault for TensorProblem {
     fn is_users(&self) -> bool {
         match self {
             Self::Missing { .. }
+            | Self::Quantised { .. }
             | Self::NotSaved { .. }
             | Self::Unexpected { .. }
             | Self::Shape { .. }

@@ -8,10 +8,11 @@ use std::{
 use rlaif_checkpoint::Checkpoint;
 use rlaif_core::Fault;
 use rlaif_lm::Activations;
+use rlaif_torch::Quantisation;
 use tch::{Device, Kind};
 
 use crate::{
-    config::Config, error::ModelError, family::Families, inspect::inspect_of, weights::dtype_name,
+    config::Config, error::ModelError, family::Families, inspect::summary, weights::dtype_name,
 };
 
 /// The trained weights of a model.
@@ -49,6 +50,9 @@ pub struct MemoryPlan {
     pub families: Families,
     /// The dtype of the weights.
     pub kind: Kind,
+    /// The format of the trunk's linear layers, of the policy and of separate references; `None` for that of
+    /// the checkpoint.
+    pub quantisation: Option<Quantisation>,
     /// The device of the run.
     pub device: Device,
     /// The trained weights.
@@ -106,7 +110,7 @@ impl HeldModel {
                 of_weights.map(|dtype| dtype.size() as u64).max().unwrap_or(0)
             }
         };
-        Ok(parameters(families, &self.folder)? * width)
+        Ok(parameters(families, &self.folder, None)?.bytes(width))
     }
 }
 
@@ -267,6 +271,7 @@ impl MemoryPlan {
             model: model.into(),
             families: Families::BUILT_IN,
             kind,
+            quantisation: None,
             device,
             trained: TrainedWeights::All,
             copy: false,
@@ -287,9 +292,10 @@ impl MemoryPlan {
     /// [`ModelError`] when a folder cannot be read.
     pub fn needed(&self) -> Result<MemoryNeeded, ModelError> {
         let config = Config::read(&self.model)?;
-        let count = parameters(self.families, &self.model)?;
-        let shape = (self.families.family(&config)?.dimensions)(&config)?;
         let width = size(self.kind);
+        let model = parameters(self.families, &self.model, self.quantisation)?;
+        let count = model.count;
+        let shape = (self.families.family(&config)?.dimensions)(&config)?;
         let unsigned = |size: i64| u64::try_from(size).unwrap_or(0);
         let (hidden, heads) = (unsigned(shape.hidden), unsigned(shape.heads));
         let (kv_heads, head_dim) = (unsigned(shape.kv_heads), unsigned(shape.head_dim));
@@ -300,13 +306,13 @@ impl MemoryPlan {
             // Four projections per block, two factors each.
             TrainedWeights::Lora(rank) => (blocks * 8 * hidden * rank as u64, 1),
         };
-        let mut weights = copies * count;
+        let mut weights = copies * model.bytes(width);
         if let Some(value) = &self.value {
-            let count = parameters(self.families, value)?;
-            (weights, trained) = (weights + count, trained + count);
+            let value = parameters(self.families, value, None)?;
+            (weights, trained) = (weights + value.bytes(width), trained + value.count);
         }
         for folder in &self.frozen {
-            weights += parameters(self.families, folder)?;
+            weights += parameters(self.families, folder, self.quantisation)?.bytes(width);
         }
         // The missing bits of weights in low precision, as `rlaif_torch::AdamW` keeps them.
         let master = match (self.kind, self.device) {
@@ -326,7 +332,7 @@ impl MemoryPlan {
             Activations::Recompute => blocks * hidden + in_block,
         };
         Ok(MemoryNeeded {
-            weights: weights * width,
+            weights,
             optimizer: trained * (width + 8 + master),
             activations: microbatch * tokens * per_token * width + LOGITS,
             cache: self.batch as u64 * tokens * blocks * 2 * kv_heads * head_dim * width,
@@ -410,16 +416,39 @@ impl MemoryPlan {
     }
 }
 
-/// Number of weights in a folder, in scalars. For a trunk without its family's head, the number in
-/// the checkpoint.
-fn parameters(families: Families, folder: &Path) -> Result<u64, ModelError> {
-    match inspect_of(families, folder) {
-        Ok(summary) => Ok(summary.parameters as u64),
+/// Weights of a folder, in scalars.
+struct Weights {
+    count: u64,
+    /// Scalars in 4 or 8 bits.
+    quantised: u64,
+    quantised_bytes: u64,
+}
+
+impl Weights {
+    /// Bytes in memory, the dense ones of this many each.
+    fn bytes(&self, width: u64) -> u64 {
+        (self.count - self.quantised) * width + self.quantised_bytes
+    }
+}
+
+/// The weights of a folder. For a trunk without its family's head, those in the checkpoint.
+fn parameters(
+    families: Families,
+    folder: &Path,
+    quantisation: Option<Quantisation>,
+) -> Result<Weights, ModelError> {
+    match summary(families, folder, quantisation) {
+        Ok(summary) => Ok(Weights {
+            count: summary.parameters as u64,
+            quantised: summary.quantised as u64,
+            quantised_bytes: summary.quantised_bytes,
+        }),
         Err(ModelError::Tensors { .. } | ModelError::UnknownArchitecture { .. }) => {
             let checkpoint = Checkpoint::open(folder)?;
             let sizes =
                 checkpoint.tensors().values().map(|info| info.shape.iter().product::<usize>());
-            Ok(sizes.sum::<usize>() as u64)
+            let count = sizes.sum::<usize>() as u64;
+            Ok(Weights { count, quantised: 0, quantised_bytes: 0 })
         }
         Err(error) => Err(error),
     }

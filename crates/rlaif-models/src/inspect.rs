@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use rlaif_lm::{LmSpec, Policy, SequenceClassifier};
+use rlaif_checkpoint::{Checkpoint, Dtype};
+use rlaif_lm::{LmSpec, Parameters, Policy, SequenceClassifier};
+use rlaif_torch::Quantisation;
+use tch::Tensor;
 
 use crate::{
     classifier::Classifier,
@@ -23,7 +26,11 @@ pub struct Summary {
     pub spec: LmSpec,
     /// Scalars, tied ones once.
     pub parameters: usize,
-    /// The kinds of the weights: `f32`, `bf16`, `f16`, or several joined by `+`.
+    /// Scalars in 4 or 8 bits.
+    pub quantised: usize,
+    /// Bytes of the scalars in 4 or 8 bits, with their scales.
+    pub quantised_bytes: u64,
+    /// The kinds of the weights: `f32`, `bf16`, `f16`, `nf4`, `int8`, or several joined by `+`.
     pub dtype: String,
     /// A classifier's labels in the order of its logits.
     pub labels: Vec<String>,
@@ -45,23 +52,83 @@ pub fn inspect(folder: &Path) -> Result<Summary, ModelError> {
 /// # Errors
 /// As [`LanguageModel::load`].
 pub fn inspect_of(families: Families, folder: &Path) -> Result<Summary, ModelError> {
+    summary(families, folder, None)
+}
+
+/// As [`inspect_of`], as if the weights were loaded in this format.
+pub(crate) fn summary(
+    families: Families,
+    folder: &Path,
+    quantisation: Option<Quantisation>,
+) -> Result<Summary, ModelError> {
     let (config, checkpoint) = open(folder)?;
     let kinds: BTreeSet<&str> =
         checkpoint.tensors().values().filter_map(|info| weights::dtype_name(info.dtype)).collect();
     let architecture = architecture(&config);
-    let source = Source::headers(&checkpoint);
+    let source = Source::headers(&checkpoint).quantised(quantisation);
     let unread = source.unread();
-    let (spec, parameters, labels) = match families.of(&config)?.1 {
+    let (spec, count, labels) = match families.of(&config)?.1 {
         ModelSort::LanguageModel => {
             let model = LanguageModel::build(families, config, source)?;
-            (model.spec().clone(), model.parameters().count(), Vec::new())
+            (
+                model.spec().clone(),
+                Count::of(model.parameters(), &checkpoint, quantisation),
+                Vec::new(),
+            )
         }
         ModelSort::Classifier => {
             let model = Classifier::build(families, config, source)?;
-            (model.spec().clone(), model.parameters().count(), model.labels().to_vec())
+            let count = Count::of(model.parameters(), &checkpoint, quantisation);
+            (model.spec().clone(), count, model.labels().to_vec())
         }
     };
-    let dtype = kinds.into_iter().collect::<Vec<_>>().join("+");
+    let Count { parameters, quantised, quantised_bytes, formats } = count;
+    let dtype = kinds.into_iter().chain(formats).collect::<Vec<_>>().join("+");
     let unread = unread.take();
-    Ok(Summary { architecture, spec, parameters, dtype, labels, unread })
+    Ok(Summary {
+        architecture,
+        spec,
+        parameters,
+        quantised,
+        quantised_bytes,
+        dtype,
+        labels,
+        unread,
+    })
+}
+
+/// Numbers of a model's weights.
+struct Count {
+    parameters: usize,
+    quantised: usize,
+    quantised_bytes: u64,
+    formats: BTreeSet<&'static str>,
+}
+
+impl Count {
+    fn of(
+        parameters: &Parameters,
+        checkpoint: &Checkpoint,
+        quantisation: Option<Quantisation>,
+    ) -> Self {
+        let mut count = Self {
+            parameters: parameters.count(),
+            quantised: 0,
+            quantised_bytes: 0,
+            formats: BTreeSet::new(),
+        };
+        for name in parameters.quantised() {
+            let size = parameters.get(name).map(Tensor::size).unwrap_or_default();
+            let [rows, columns] = [0, 1].map(|i| size.get(i).map_or(0, |&size| size as u64));
+            let how = match checkpoint.tensors().get(name).map(|info| info.dtype) {
+                Some(Dtype::I8) => Quantisation::Int8,
+                Some(Dtype::U8) => Quantisation::Nf4,
+                _ => quantisation.unwrap_or(Quantisation::Nf4),
+            };
+            count.quantised += usize::try_from(rows * columns).unwrap_or(0);
+            count.quantised_bytes += how.bytes(rows, columns);
+            count.formats.insert(how.name());
+        }
+        count
+    }
 }

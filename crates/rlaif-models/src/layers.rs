@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rlaif_checkpoint::AdapterKey;
 use rlaif_lm::{Dropout, HeadAdapter, VocabHead};
-use rlaif_torch::{AttentionOptions, Gate, Keys, RowLinear, RowWeight};
+use rlaif_torch::{AttentionOptions, Gate, Keys, Quantised, RowLinear, RowWeight};
 use tch::{Kind, Tensor};
 
 use crate::{
@@ -19,7 +19,11 @@ use crate::{
 pub struct Linear {
     /// Path in the checkpoint, without `.weight`.
     pub(crate) path: String,
+    /// `[outputs, inputs]`. With quantised weights, NaN without memory, which has their size, dtype and
+    /// device.
     pub(crate) weight: Tensor,
+    /// The weights in 4 or 8 bits, instead of `weight`.
+    pub(crate) quantised: Option<Box<Quantised>>,
     pub(crate) bias: Option<Tensor>,
     /// `true` if the checkpoint stores the weight as `[inputs, outputs]`.
     pub(crate) transposed: bool,
@@ -50,8 +54,8 @@ impl Linear {
     /// The layer at this path of a model; without a checkpoint, its weight is normal with this
     /// standard deviation.
     pub fn load(weights: &TensorTree<'_>, inputs: i64, outputs: i64, bias: Bias, std: f64) -> Self {
-        let weight = weights.tensor("weight", &[outputs, inputs], Init::Normal { std });
-        Self::of(weights, weight, outputs, bias, false)
+        let matrix = weights.matrix([outputs, inputs], Init::Normal { std }, false);
+        Self::of(weights, matrix, outputs, bias, false)
     }
 
     /// The same for checkpoints that store the weight as `[inputs, outputs]`, as GPT-2's do. In
@@ -63,13 +67,13 @@ impl Linear {
         bias: Bias,
         std: f64,
     ) -> Self {
-        let weight = weights.transposed("weight", &[outputs, inputs], Init::Normal { std });
-        Self::of(weights, weight, outputs, bias, true)
+        let matrix = weights.matrix([outputs, inputs], Init::Normal { std }, true);
+        Self::of(weights, matrix, outputs, bias, true)
     }
 
     fn of(
         weights: &TensorTree<'_>,
-        weight: Tensor,
+        (weight, quantised): (Tensor, Option<Quantised>),
         outputs: i64,
         bias: Bias,
         transposed: bool,
@@ -77,6 +81,7 @@ impl Linear {
         Self {
             path: weights.path().to_owned(),
             weight,
+            quantised: quantised.map(Box::new),
             bias: (bias == Bias::Present).then(|| weights.tensor("bias", &[outputs], Init::Zeros)),
             transposed,
             table: false,
@@ -90,6 +95,7 @@ impl Linear {
         Self {
             path: path.to_owned(),
             weight: weight.shallow_clone(),
+            quantised: None,
             bias: None,
             transposed: false,
             table: false,
@@ -120,6 +126,14 @@ impl Linear {
         self.adapters.get(&pass.adapter?).filter(|adapter| adapter.merged_over.is_none())
     }
 
+    /// The weight of the base, dequantised if it is in 4 or 8 bits.
+    pub(crate) fn dense(&self) -> Tensor {
+        match &self.quantised {
+            Some(quantised) => quantised.dense(self.weight.kind()),
+            None => self.weight.shallow_clone(),
+        }
+    }
+
     /// Maps `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor, pass: Pass) -> Tensor {
         let [y] = Self::project([self], x, pass);
@@ -128,24 +142,31 @@ impl Linear {
 
     /// `residual + forward(x)`, `residual` being `[.., outputs]`.
     pub fn onto(&self, residual: &Tensor, x: &Tensor, pass: Pass) -> Tensor {
-        let ((weight, bias), lora) = self.acting(pass);
+        let Acting { weight, bias, lora } = self.acting(pass);
         if lora.as_ref().is_some_and(|lora| lora.low.magnitude.is_some()) {
             return residual + self.forward(x, pass);
         }
-        let sum = rlaif_torch::linear_onto(residual, x, weight, bias);
+        let sum = match weight {
+            Weight::Dense(weight) => rlaif_torch::linear_onto(residual, x, weight, bias),
+            Weight::Quantised(weight) => weight.linear(x, bias, Some(residual)),
+        };
         adapted(sum, lora.as_ref(), x, pass)
     }
 
     /// Weight, bias and LoRA adapter for this pass.
-    pub(crate) fn acting(&self, pass: Pass) -> (RowWeight<'_>, Option<Lora<'_>>) {
-        let own = (&self.weight, self.bias.as_ref());
+    pub(crate) fn acting(&self, pass: Pass) -> Acting<'_> {
+        let weight =
+            self.quantised.as_deref().map_or(Weight::Dense(&self.weight), Weight::Quantised);
+        let bias = self.bias.as_ref();
         match self.adapter(pass).map(|adapter| &adapter.form) {
-            None => (own, None),
+            None => Acting { weight, bias, lora: None },
             Some(Form::Lora(low)) => {
-                let bias = low.bias.as_ref().or(self.bias.as_ref());
-                ((&self.weight, bias), Some(Lora { low, weight: &self.weight, bias }))
+                let bias = low.bias.as_ref().or(bias);
+                Acting { weight, bias, lora: Some(Lora { low, layer: self, bias }) }
             }
-            Some(Form::Replacement { weight, bias }) => ((weight, bias.as_ref()), None),
+            Some(Form::Replacement { weight, bias }) => {
+                Acting { weight: Weight::Dense(weight), bias: bias.as_ref(), lora: None }
+            }
         }
     }
 
@@ -156,17 +177,17 @@ impl Linear {
         pass: Pass,
     ) -> [Tensor; N] {
         let acting = layers.map(|layer| layer.acting(pass));
-        let mut made = linears(x, acting.each_ref().map(|(own, _)| *own)).into_iter();
-        acting.map(|(_, lora)| {
+        let mut made = linears(x, &acting).into_iter();
+        acting.map(|acting| {
             let y = made.next().expect("one result for each layer");
-            adapted(y, lora.as_ref(), x, pass)
+            adapted(y, acting.lora.as_ref(), x, pass)
         })
     }
 
     /// This layer as a vocabulary head that first multiplies hidden states by `scale`.
     pub fn vocab_head(&self, scale: f64, pass: Pass) -> VocabHead {
         let mut head = VocabHead {
-            weight: self.weight.shallow_clone(),
+            weight: self.dense(),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             scale,
             cap: None,
@@ -179,7 +200,7 @@ impl Linear {
                     a = Tensor::cat(&[&a, first_a], 0);
                     b = Tensor::cat(&[b, -first_b], 1);
                 }
-                let ratio = low.ratio(&self.weight, false);
+                let ratio = low.ratio(self);
                 head.adapter = Some(HeadAdapter { a, b, scale: low.scale, ratio });
                 if let Some(bias) = &low.bias {
                     head.bias = Some(bias.shallow_clone());
@@ -200,6 +221,7 @@ impl Shallow for Linear {
         Self {
             path: self.path.clone(),
             weight: self.weight.shallow_clone(),
+            quantised: self.quantised.as_deref().map(|weight| Box::new(weight.shallow_clone())),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             transposed: self.transposed,
             table: self.table,
@@ -209,8 +231,39 @@ impl Shallow for Linear {
     }
 }
 
+/// The weights of a layer in a pass.
+#[derive(Clone, Copy)]
+pub(crate) enum Weight<'a> {
+    Dense(&'a Tensor),
+    Quantised(&'a Quantised),
+}
+
+/// A layer in a pass: its weights and bias, and the adapter that adds to them.
+pub(crate) struct Acting<'a> {
+    pub(crate) weight: Weight<'a>,
+    pub(crate) bias: Option<&'a Tensor>,
+    pub(crate) lora: Option<Lora<'a>>,
+}
+
+impl<'a> Acting<'a> {
+    /// Weight and bias, unless the weight is quantised.
+    pub(crate) fn dense(&self) -> Option<RowWeight<'a>> {
+        match self.weight {
+            Weight::Dense(weight) => Some((weight, self.bias)),
+            Weight::Quantised(_) => None,
+        }
+    }
+}
+
 /// The layers without their adapters, in one operation if all or none have a bias.
-fn linears<const N: usize>(x: &Tensor, layers: [RowWeight<'_>; N]) -> [Tensor; N] {
+fn linears<const N: usize>(x: &Tensor, acting: &[Acting<'_>; N]) -> [Tensor; N] {
+    let dense: Option<Vec<RowWeight<'_>>> = acting.iter().map(Acting::dense).collect();
+    let Some(layers) = dense.and_then(|dense| <[RowWeight<'_>; N]>::try_from(dense).ok()) else {
+        return acting.each_ref().map(|layer| match layer.weight {
+            Weight::Dense(weight) => rlaif_torch::linear(x, weight, layer.bias),
+            Weight::Quantised(weight) => weight.linear(x, layer.bias, None),
+        });
+    };
     let (weights, biases) = (layers.map(|(weight, _)| weight), layers.map(|(_, bias)| bias));
     if biases.iter().all(Option::is_none) {
         return rlaif_torch::linears(x, weights, None);
@@ -225,14 +278,14 @@ fn linears<const N: usize>(x: &Tensor, layers: [RowWeight<'_>; N]) -> [Tensor; N
 /// A LoRA adapter and the layer that it is on.
 pub(crate) struct Lora<'a> {
     pub(crate) low: &'a Low,
-    pub(crate) weight: &'a Tensor,
+    pub(crate) layer: &'a Linear,
     pub(crate) bias: Option<&'a Tensor>,
 }
 
 /// `y`, a layer's output for `x`, plus the output of its adapter. `y` is bitwise the same with and
 /// without an adapter, so that an adapter with output 0 changes nothing.
 fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor {
-    let Some(Lora { low, weight, bias }) = lora else { return y };
+    let Some(Lora { low, layer, bias }) = lora else { return y };
     let kind = y.kind();
     let through = |x: &Tensor, a: &Tensor, b: &Tensor| {
         (x.linear(a, None::<&Tensor>) * low.scale).linear(b, None::<&Tensor>)
@@ -246,11 +299,16 @@ fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor
     let y = less(y, &x);
     let dropped = dropout(x.shallow_clone(), low.dropout, pass.dropout);
     let added = through(&dropped, &a, &b);
-    let Some(ratio) = low.ratio(weight, false) else { return (&y + added).to_kind(kind) };
+    let Some(ratio) = low.ratio(layer) else { return (&y + added).to_kind(kind) };
     // The base's product, of the input that the factors have: as in peft, dropout affects it, too.
     let product = match bias {
         _ if pass.dropout_p(low.dropout) > 0. => {
-            less(dropped.to_kind(kind).linear(weight, None::<&Tensor>), &dropped)
+            let dropped = dropped.to_kind(kind);
+            let product = match &layer.quantised {
+                Some(weight) => weight.linear(&dropped, None, None),
+                None => dropped.linear(&layer.weight, None::<&Tensor>),
+            };
+            less(product, &dropped.to_kind(a.kind()))
         }
         Some(bias) => &y - *bias,
         None => y.shallow_clone(),
@@ -412,7 +470,7 @@ impl Embedding {
     /// The table at this path of a model; without a checkpoint normal with this standard deviation.
     pub fn load(weights: &TensorTree<'_>, rows: i64, size: i64, std: f64) -> Self {
         let weight = weights.tensor("weight", &[rows, size], Init::Normal { std });
-        let table = Linear::of(weights, weight, size, Bias::Absent, false);
+        let table = Linear::of(weights, (weight, None), size, Bias::Absent, false);
         Self { table: Linear { table: true, ..table } }
     }
 
@@ -444,7 +502,7 @@ impl Embedding {
                     RowLinear::default().apply(&rows, &[(&b, None)]).remove(0).view_as(&y)
                 };
                 let sum = &y + added;
-                match adapter.ratio(&self.table.weight, true) {
+                match adapter.ratio(&self.table) {
                     Some(ratio) => sum * ratio,
                     None => sum,
                 }

@@ -32,6 +32,7 @@ mod load;
 mod load_files;
 mod lora;
 mod modernbert;
+mod quantised;
 mod recompute;
 mod roberta;
 mod rope;
@@ -58,6 +59,7 @@ pub use rlaif_checkpoint::{
     AdapterConfig, CardSection, CheckpointError, Initialisation, ModelCard, ModuleNames,
     TargetModules, TaskType, TrainedBiases,
 };
+pub use rlaif_torch::Quantisation;
 pub use save::SaveOptions;
 pub use setup::{Lora, PolicySetup};
 pub use sort::ModelSort;

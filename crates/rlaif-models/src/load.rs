@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use rlaif_checkpoint::Checkpoint;
+use rlaif_torch::Quantisation;
 use tch::{Device, Kind};
 
 use crate::{
@@ -19,25 +20,28 @@ pub struct LoadOptions {
     pub device: Device,
     /// The dtype of the weights; `None` for that of the checkpoint.
     pub kind: Option<Kind>,
+    /// The format of the weights of linear layers, except for heads; `None` for that of the checkpoint. Quantised
+    /// weights are frozen: train an adapter on them.
+    pub quantisation: Option<Quantisation>,
     /// The known families.
     pub families: Families,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { device: Device::Cpu, kind: None, families: Families::BUILT_IN }
+        Self::new(Device::Cpu, None)
     }
 }
 
 impl LoadOptions {
     /// Loads weights to this device with this dtype, or with that of the checkpoint.
     pub fn new(device: Device, kind: impl Into<Option<Kind>>) -> Self {
-        Self { device, kind: kind.into(), families: Families::BUILT_IN }
+        Self { device, kind: kind.into(), quantisation: None, families: Families::BUILT_IN }
     }
 
     /// The source of random weights, in f32 by default.
     pub(crate) fn random(self) -> Source<'static> {
-        Source::random(self.kind.unwrap_or(Kind::Float), self.device)
+        Source::random(self.kind.unwrap_or(Kind::Float), self.device).quantised(self.quantisation)
     }
 }
 
@@ -49,6 +53,7 @@ pub(crate) fn from_folder<M>(
 ) -> Result<(M, Vec<String>), ModelError> {
     let (config, checkpoint) = open(folder)?;
     let source = Source::checkpoint(&checkpoint, options.kind, options.device);
+    let source = source.quantised(options.quantisation);
     let unread = source.unread();
     let model = build(options.families, config, source)?;
     Ok((model, unread.take()))

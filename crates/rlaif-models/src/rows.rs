@@ -6,7 +6,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::{
     adapter::Pass,
-    layers::{Activation, Linear, RmsNorm},
+    layers::{Acting, Activation, Linear, RmsNorm, Weight},
 };
 
 /// `true` if this pass can run over rows: on the CPU, in f32 or bf16, without gradients or dropout.
@@ -27,11 +27,10 @@ pub(crate) fn project<const N: usize>(
     let norm = norm.as_ref().map(|(weight, epsilon)| (weight, *epsilon));
     let rows = RowLinear { norm, count, ..RowLinear::default() };
     let acting = layers.map(|layer| layer.acting(pass));
-    let results = rows.apply(x, &acting.each_ref().map(|(weight, _)| *weight));
-    let mut results = results.into_iter();
-    acting.map(|(_, lora)| {
+    let mut results = products(rows, x, &acting).into_iter();
+    acting.map(|acting| {
         let y = results.next().expect("one result for each layer");
-        let Some(lora) = lora else { return y };
+        let Some(lora) = acting.lora else { return y };
         let kind = y.kind();
         // Adapters may have another dtype than the layer.
         let plus = |y: Tensor, [a, b]: [Tensor; 2], scale: f64| {
@@ -45,7 +44,7 @@ pub(crate) fn project<const N: usize>(
             None => y,
         };
         let sum = plus(y, lora.low.factors.of_linear(), lora.low.scale);
-        match (lora.low.ratio(lora.weight, false), lora.bias) {
+        match (lora.low.ratio(lora.layer), lora.bias) {
             (None, _) => sum,
             (Some(ratio), None) => sum * ratio.to_kind(kind),
             (Some(ratio), Some(bias)) => (sum - bias) * ratio.to_kind(kind) + bias,
@@ -61,6 +60,35 @@ fn normed<'a>(x: &Tensor, norm: Option<&'a RmsNorm>) -> (Tensor, Option<&'a RmsN
     }
 }
 
+/// The layers without their adapters.
+fn products<const N: usize>(
+    rows: RowLinear<'_>,
+    x: &Tensor,
+    acting: &[Acting<'_>; N],
+) -> Vec<Tensor> {
+    /// Numbers of the rows of a weight that are dequantised together.
+    const TILE: i64 = 1 << 18;
+    let dense: Option<Vec<_>> = acting.iter().map(Acting::dense).collect();
+    if let Some(dense) = dense {
+        return rows.apply(x, &dense);
+    }
+    let each = acting.iter().map(|layer| match layer.weight {
+        Weight::Dense(weight) => rows.apply(x, &[(weight, layer.bias)]).remove(0),
+        Weight::Quantised(weight) => {
+            let [outputs, inputs] = weight.size();
+            let most = (TILE / inputs.max(1)).clamp(1, outputs.max(1));
+            let tiles = (0..outputs).step_by(usize::try_from(most).unwrap_or(1)).map(|first| {
+                let count = most.min(outputs - first);
+                let tile = weight.rows(first, count, x.kind());
+                let bias = layer.bias.map(|bias| bias.narrow(0, first, count));
+                rows.apply(x, &[(&tile, bias.as_ref())]).remove(0)
+            });
+            Tensor::cat(&tiles.collect::<Vec<_>>(), 1)
+        }
+    });
+    each.collect()
+}
+
 /// `residual + layer(x)`.
 pub(crate) fn add(
     residual: &Tensor,
@@ -69,8 +97,9 @@ pub(crate) fn add(
     count: RowCount,
     pass: Pass,
 ) -> Tensor {
-    match layer.acting(pass) {
-        (weight, None) => {
+    let acting = layer.acting(pass);
+    match acting.dense() {
+        Some(weight) if acting.lora.is_none() => {
             let rows = RowLinear { residual: Some(residual), count, ..RowLinear::default() };
             rows.apply(x, &[weight]).remove(0)
         }
@@ -89,7 +118,9 @@ pub(crate) fn gated(
     pass: Pass,
 ) -> Tensor {
     let acting = [gate.unwrap_or(up), up].map(|layer| layer.acting(pass));
-    if acting.iter().any(|(_, lora)| lora.is_some()) {
+    let plain = |acting: &Acting<'_>| acting.dense().is_some() && acting.lora.is_none();
+    let dense = acting.each_ref().map(Acting::dense);
+    let ([Some(first), Some(second)], true) = (dense, acting.iter().all(plain)) else {
         return match gate {
             Some(gate) => {
                 let [gate, up] = project(x, norm, [gate, up], count, pass);
@@ -97,8 +128,7 @@ pub(crate) fn gated(
             }
             None => activation.apply(&project(x, norm, [up], count, pass)[0]),
         };
-    }
-    let [(first, _), (second, _)] = acting;
+    };
     let activation = Some(match activation {
         Activation::Relu => RowActivation::Relu,
         Activation::Silu => RowActivation::Silu,

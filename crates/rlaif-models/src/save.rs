@@ -39,6 +39,9 @@ pub(crate) fn write_model(
     options: &SaveOptions<'_>,
 ) -> Result<(), ModelError> {
     let Frame { config, parameters, .. } = frame;
+    if let Some(layer) = parameters.quantised().next() {
+        return Err(ModelError::QuantisedBase { what: "saved", layer: layer.to_owned() });
+    }
     let mut tensors = TensorList::default();
     for (name, tensor) in parameters.iter() {
         if !is_adapter(name) {

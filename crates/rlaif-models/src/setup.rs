@@ -141,7 +141,12 @@ impl PolicySetup {
         match (&self.lora, &self.files.adapter) {
             (Some(lora), _) => lora.add_to(&mut policy)?,
             (None, Some(_)) => policy.adapters().train(ADAPTER)?,
-            (None, None) => policy.parameters().train_where(|_| true),
+            (None, None) => {
+                if let Some(layer) = policy.parameters().quantised().next() {
+                    return Err(ModelError::QuantisedBase { what: "trained", layer: layer.into() });
+                }
+                policy.parameters().train_where(|_| true);
+            }
         }
         Ok(policy)
     }

@@ -8,9 +8,13 @@ use std::{borrow::Cow, cell::RefCell, collections::BTreeSet, fmt::Display, path:
 
 use rlaif_checkpoint::{Checkpoint, Dtype, TensorInfo};
 use rlaif_lm::Parameters;
+use rlaif_torch::{Quantisation, Quantised};
 use tch::{Device, Kind, Tensor};
 
-use crate::error::{ModelError, TensorProblem};
+use crate::{
+    error::{ModelError, TensorProblem},
+    quantised,
+};
 
 /// Initialisation of a tensor without a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,6 +57,8 @@ pub struct Source<'a> {
     origin: Origin<'a>,
     device: Device,
     kind: Option<Kind>,
+    /// The format of the trunk's matrices.
+    quantisation: Option<Quantisation>,
     state: RefCell<State>,
     /// Filled by [`Self::finish`].
     unread: Unread,
@@ -86,7 +92,14 @@ impl<'a> Source<'a> {
     }
 
     fn new(origin: Origin<'a>, device: Device, kind: Option<Kind>) -> Self {
-        Self { origin, device, kind, state: RefCell::default(), unread: Unread::default() }
+        let (state, unread) = (RefCell::default(), Unread::default());
+        Self { origin, device, kind, quantisation: None, state, unread }
+    }
+
+    /// Quantises the matrices of linear layers, except those of heads, as they are read.
+    #[must_use]
+    pub(crate) fn quantised(self, quantisation: Option<Quantisation>) -> Self {
+        Self { quantisation, ..self }
     }
 
     /// The names of the unused tensors, once [`Self::finish`] has returned.
@@ -285,6 +298,90 @@ impl<'a> Source<'a> {
         tensor
     }
 
+    /// The matrix of a linear layer, or one in its stead without memory, and the quantised weights.
+    fn matrix(
+        &self,
+        name: String,
+        size: [i64; 2],
+        init: Init,
+        kind: Option<Kind>,
+        transposed: bool,
+    ) -> (Tensor, Option<Quantised>) {
+        if let Some(checkpoint) = self.file()
+            && let held = self.held(&name).into_owned()
+            && quantised::is_quantised(checkpoint, self.stored(&held))
+        {
+            return self.read_quantised(
+                checkpoint,
+                name,
+                self.stored(&held),
+                size,
+                kind,
+                transposed,
+            );
+        }
+        let tensor = self.tensor(name.clone(), &size, init, kind, transposed);
+        let how = self.quantisation.filter(|_| !is_of_head(&name) && tensor.size() == size);
+        let Some(how) = how else { return (tensor, None) };
+        let made = match self.origin {
+            Origin::Headers(_) => None,
+            Origin::Checkpoint(_) | Origin::Random => match Quantised::new(&tensor.detach(), how) {
+                Ok(made) => Some(made),
+                Err(source) => {
+                    let source = Box::new(source.into());
+                    self.state
+                        .borrow_mut()
+                        .problems
+                        .push(TensorProblem::Unreadable { name, source });
+                    return (tensor, None);
+                }
+            },
+        };
+        let instead = self.without_memory(size, tensor.kind());
+        let mut state = self.state.borrow_mut();
+        state.parameters.insert(name.clone(), instead.shallow_clone());
+        state.parameters.set_quantised(name);
+        (instead, made)
+    }
+
+    /// A matrix that the checkpoint has in bitsandbytes' format.
+    fn read_quantised(
+        &self,
+        checkpoint: &Checkpoint,
+        name: String,
+        stored: &str,
+        size: [i64; 2],
+        kind: Option<Kind>,
+        transposed: bool,
+    ) -> (Tensor, Option<Quantised>) {
+        let headers = matches!(self.origin, Origin::Headers(_));
+        let read = quantised::read(checkpoint, stored, size, self.device, headers);
+        let instead = self.without_memory(size, kind.unwrap_or_else(|| usual_kind(checkpoint)));
+        let mut state = self.state.borrow_mut();
+        state.used.insert(stored.to_owned());
+        let module = stored.strip_suffix("weight").unwrap_or(stored).to_owned();
+        let parts = checkpoint.tensors().range(module.clone()..).map(|(part, _)| part);
+        let parts = parts.take_while(|part| part.starts_with(&module));
+        state.used.extend(parts.filter(|part| quantised::is_part(part)).cloned());
+        state.parameters.insert(name.clone(), instead.shallow_clone());
+        if transposed {
+            state.parameters.transpose(&name);
+        }
+        state.parameters.set_quantised(name);
+        match read {
+            Ok(made) => (instead, made),
+            Err(problem) => {
+                state.problems.push(problem);
+                (instead, None)
+            }
+        }
+    }
+
+    /// NaN of a size, for weights that are elsewhere.
+    fn without_memory(&self, size: [i64; 2], kind: Kind) -> Tensor {
+        Tensor::full([1, 1], f64::NAN, (kind, self.device)).expand(size, false)
+    }
+
     /// The tensor on its device with its dtype. If it could not be read, records the reason and
     /// returns an empty tensor, so that the model continues and every problem is found.
     fn placed(&self, read: Result<Tensor, TensorProblem>, kind: Option<Kind>) -> Tensor {
@@ -330,9 +427,15 @@ impl<'a> TensorTree<'a> {
         self.source.tensor(self.at(key).path, shape, init, self.kind, false)
     }
 
-    /// The same for a matrix that the checkpoint stores transposed.
-    pub(crate) fn transposed(&self, key: &str, shape: &[i64], init: Init) -> Tensor {
-        self.source.tensor(self.at(key).path, shape, init, self.kind, true)
+    /// The weight `[outputs, inputs]` of a linear layer at this node, and its quantised form if it has one.
+    /// `transposed` is true if the checkpoint stores it as `[inputs, outputs]`.
+    pub(crate) fn matrix(
+        &self,
+        size: [i64; 2],
+        init: Init,
+        transposed: bool,
+    ) -> (Tensor, Option<Quantised>) {
+        self.source.matrix(self.at("weight").path, size, init, self.kind, transposed)
     }
 
     /// The path from the root, as in the checkpoint.
@@ -344,6 +447,35 @@ impl<'a> TensorTree<'a> {
     pub fn source(&self) -> &'a Source<'a> {
         self.source
     }
+}
+
+/// `true` for a parameter of a head, which stays as it is where a trunk is quantised: transformers leaves them
+/// out as well.
+fn is_of_head(name: &str) -> bool {
+    const HEADS: [&str; 6] =
+        ["lm_head", "embed_out", "score", "classifier", "pre_classifier", "qa_outputs"];
+    HEADS.contains(&part(name))
+}
+
+/// The dtype of the first 16-bit tensor of a quantised checkpoint: that of its norms. f32 without one.
+fn usual_kind(checkpoint: &Checkpoint) -> Kind {
+    let kinds = checkpoint.tensors().values().filter_map(|info| kind_of(info.dtype));
+    let mut narrow = kinds.filter(|kind| matches!(kind, Kind::Half | Kind::BFloat16));
+    narrow.next().unwrap_or(Kind::Float)
+}
+
+/// Reads a tensor of numbers or bytes to the CPU.
+pub(crate) fn read_any(checkpoint: &Checkpoint, name: &str) -> Result<Tensor, ModelError> {
+    let Some(info) = checkpoint.tensors().get(name) else {
+        return Ok(Tensor::zeros([0], (Kind::Float, Device::Cpu)));
+    };
+    let kind = match info.dtype {
+        Dtype::U8 => Some(Kind::Uint8),
+        Dtype::I8 => Some(Kind::Int8),
+        other => kind_of(other),
+    };
+    let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
+    read_as(checkpoint, name, &shape, info.dtype, kind)
 }
 
 /// Reads a tensor with an expected shape.
@@ -378,8 +510,14 @@ fn finite(
 
 /// Number of NaN and infinite values. Of a tensor without any it costs one sum.
 fn not_finite(tensor: &Tensor) -> usize {
-    let sum = tensor.sum(if tensor.kind() == Kind::Double { Kind::Double } else { Kind::Float });
-    if sum.double_value(&[]).is_finite() {
+    /// Numbers of one sum: libtorch copies those of 16 bits to f32 first.
+    const PART: i64 = 1 << 22;
+    let flat = tensor.view([-1]);
+    let length = flat.size()[0];
+    let kind = if tensor.kind() == Kind::Double { Kind::Double } else { Kind::Float };
+    let parts = (0..length).step_by(PART as usize);
+    let mut sums = parts.map(|start| flat.narrow(0, start, PART.min(length - start)).sum(kind));
+    if sums.all(|sum| sum.double_value(&[]).is_finite()) {
         return 0;
     }
     let bad = tensor.isfinite().logical_not().sum(Kind::Int64).int64_value(&[]);
@@ -499,7 +637,18 @@ fn read_tensor(
     shape: &[i64],
     dtype: Dtype,
 ) -> Result<Tensor, ModelError> {
-    let kind = kind_of(dtype).ok_or_else(|| ModelError::Dtype {
+    read_as(checkpoint, name, shape, dtype, kind_of(dtype))
+}
+
+/// Reads one tensor as this kind; `None` for dtypes without one.
+fn read_as(
+    checkpoint: &Checkpoint,
+    name: &str,
+    shape: &[i64],
+    dtype: Dtype,
+    kind: Option<Kind>,
+) -> Result<Tensor, ModelError> {
+    let kind = kind.ok_or_else(|| ModelError::Dtype {
         file: checkpoint.origin().to_owned(),
         tensor: name.to_owned(),
         dtype: dtype.to_string(),

@@ -88,8 +88,9 @@ impl ModelSection {
         let trained =
             rank.map_or(TrainedWeights::All, |rank| TrainedWeights::Lora(rank.get() as usize));
         let kind = options.kind.unwrap_or(Kind::Float);
+        let quantisation = self.options(options).quantisation;
         let plan = MemoryPlan::new(files.folder, kind, options.device);
-        Ok(MemoryPlan { trained, families: options.families, ..plan })
+        Ok(MemoryPlan { trained, quantisation, families: options.families, ..plan })
     }
 }
 

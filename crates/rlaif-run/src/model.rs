@@ -6,8 +6,8 @@ use rlaif_core::{BadSetting, say};
 use rlaif_lm::Policy;
 use rlaif_models::{
     ADAPTER, AdapterBase, CheckpointError, Classifier, ConvertError, Initialisation, LanguageModel,
-    LoadOptions, Lora, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, TargetModules,
-    TrainedBiases,
+    LoadOptions, Lora, ModelError, ModelFiles, ModelNames, ModuleNames, PolicySetup, Quantisation,
+    TargetModules, TrainedBiases,
 };
 use rlaif_rewards::neural::tokenizer_folder;
 use rlaif_text::HfTokenizer;
@@ -59,9 +59,22 @@ pub struct ModelSection {
     /// The dtype of the weights during training.
     #[serde(default)]
     pub precision: Precision,
+    /// Keeps the weights of linear layers, except for heads, in 4 or 8 bits; an adapter is trained on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<Quantization>,
     /// Trains a LoRA adapter instead of the weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraSection>,
+}
+
+/// A format of frozen weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    /// bitsandbytes' NF4 with double quantisation: 4.13 bits per weight.
+    Nf4,
+    /// 8 bits with a scale for each row.
+    Int8,
 }
 
 /// A LoRA adapter to train.
@@ -312,7 +325,21 @@ impl ModelSection {
             let found = format!("given beside the adapter {adapter}");
             return Err(BadSetting::new("model.lora", found, expected).into());
         }
+        if let (Some(how), None, None) = (self.quantization, &files.adapter, &self.lora) {
+            let found = format!("{how:?}, without an adapter");
+            let expected = "a table `[model.lora]` or `model.adapter` beside it: weights in 4 or 8 bits are frozen";
+            return Err(BadSetting::new("model.quantization", found, expected).into());
+        }
         Ok(files)
+    }
+
+    /// The options for loading this model.
+    pub(crate) fn options(&self, options: LoadOptions) -> LoadOptions {
+        let quantisation = self.quantization.map(|how| match how {
+            Quantization::Nf4 => Quantisation::Nf4,
+            Quantization::Int8 => Quantisation::Int8,
+        });
+        LoadOptions { quantisation: quantisation.or(options.quantisation), ..options }
     }
 
     /// The base that the adapter of this section is to name, as another folder finds it.
@@ -346,7 +373,7 @@ impl ModelSection {
     /// [`RunError::Fetch`]; [`RunError::Setting`] for the adapter.
     pub fn setup(&self, options: LoadOptions) -> Result<PolicySetup, RunError> {
         let lora = self.lora.as_ref().map(|lora| lora.adapter(&self.path)).transpose()?;
-        Ok(PolicySetup { lora, ..PolicySetup::new(self.files()?, options) })
+        Ok(PolicySetup { lora, ..PolicySetup::new(self.files()?, self.options(options)) })
     }
 
     /// Loads a language model with its adapter, if it has one. A new adapter is drawn from
@@ -374,7 +401,7 @@ impl ModelSection {
     ) -> Result<Classifier, RunError> {
         let files = self.files()?;
         let mut model = files
-            .classifier_with_labels(labels, options)
+            .classifier_with_labels(labels, self.options(options))
             .map_err(|error| converted("model.path", error))?;
         tell_of_unread(&self.path, model.unread());
         if files.adapter.is_some() {

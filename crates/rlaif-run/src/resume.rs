@@ -84,6 +84,7 @@ const KEYS: &[(AtResume, &[&str])] = &[
             "model.adapter",
             "model.base",
             "model.precision",
+            "model.quantization",
             "model.lora.rank",
             "model.lora.alpha",
             "model.lora.dropout",

@@ -118,6 +118,30 @@ int32_t rlaif_linear(const at::Tensor* x, const at::Tensor* const* weights,
                      const at::Tensor* const* biases, size_t len, const at::Tensor* residual,
                      at::Tensor** out) noexcept;
 
+// ---- quantised.cpp -------------------------------------------------------------------------------
+
+struct RlaifQuantised {
+  const at::Tensor* codes;        // NF4: uint8, two codes in a byte; int8 [rows, columns]
+  const at::Tensor* scales;       // NF4: of blocks, f32 or uint8; int8: of rows, f32
+  const at::Tensor* nested;       // f32, of blocks of scales; null for none
+  const at::Tensor* nested_code;  // f32 [256]
+  const at::Tensor* code;         // f32 [16]; null for int8
+  double offset;                  // added to nested scales
+  int64_t rows;
+  int64_t columns;
+  int64_t block;
+  int64_t nested_block;
+  int32_t kind;                   // of the weights before: 0 f32, 1 bf16, 2 f16
+};
+
+// `count` rows of the weights; `kind` as above.
+int32_t rlaif_dequantise(const RlaifQuantised* matrix, int64_t first, int64_t count, int32_t kind,
+                         at::Tensor** out) noexcept;
+// `bias` and `residual` may be null.
+int32_t rlaif_quantised_linear(const at::Tensor* x, const RlaifQuantised* matrix,
+                               const at::Tensor* bias, const at::Tensor* residual,
+                               at::Tensor** out) noexcept;
+
 // ---- gated.cpp -----------------------------------------------------------------------------------
 
 int32_t rlaif_gated(const at::Tensor* gate, const at::Tensor* up, int32_t sort,
@@ -241,6 +265,7 @@ int32_t rlaif_graph_replay(void* graph) noexcept;
 RLAIF_LAYOUT(RlaifAdamWOptions, 48, gradient, 40);
 RLAIF_LAYOUT(RlaifAdamWSlot, 48, step, 40);
 RLAIF_LAYOUT(RlaifCudaMemory, 32, reserved_peak, 24);
+RLAIF_LAYOUT(RlaifQuantised, 88, kind, 80);
 RLAIF_LAYOUT(RlaifRowsLinear, 72, many, 68);
 RLAIF_LAYOUT(RlaifRowsAttention, 72, window, 64);
 RLAIF_LAYOUT(RlaifRowsCut, 24, min_p, 16);

@@ -537,6 +537,68 @@ void few(const X* x, int64_t m, const W* w, int64_t n, int64_t k, const W* ahead
   }
 }
 
+// ---- Codes of 4 bits -----------------------------------------------------------------------------
+
+RLAIF_ALWAYS Half upper_half(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return static_cast<Half>(bits >> 16);
+}
+
+RLAIF_ALWAYS void store_one(float* out, float x) { *out = x; }
+RLAIF_ALWAYS void store_one(Half* out, float x) { *out = upper_half(x); }
+
+#if defined(__AVX2__)
+// The 16 codes of 8 bytes, in order.
+RLAIF_ALWAYS __m128i codes_of(const uint8_t* bytes) {
+  const __m128i both = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+  const __m128i low = _mm_set1_epi8(15);
+  return _mm_unpacklo_epi8(_mm_and_si128(_mm_srli_epi16(both, 4), low), _mm_and_si128(both, low));
+}
+#endif
+
+template <typename Out>
+void unpack(const uint8_t* bytes, const float* table, Out* out, int64_t count) {
+  int64_t i = 0;
+#if defined(__AVX512F__)
+  const __m512 all = _mm512_loadu_ps(table);
+  for (; i + 8 <= count; i += 8) {
+    const __m512 x = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(codes_of(bytes + i)), all);
+    if constexpr (sizeof(Out) == 4) {
+      _mm512_storeu_ps(reinterpret_cast<float*>(out + 2 * i), x);
+    } else {
+      const __m256i upper = _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(x), 16));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 2 * i), upper);
+    }
+  }
+#elif defined(__AVX2__)
+  const __m256 first = _mm256_loadu_ps(table), second = _mm256_loadu_ps(table + 8);
+  const auto of = [&](__m128i codes) __attribute__((always_inline)) {
+    const __m256i index = _mm256_cvtepu8_epi32(codes);
+    const __m256 chosen = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, index),
+                            _mm256_permutevar8x32_ps(second, index), chosen);
+  };
+  for (; i + 8 <= count; i += 8) {
+    const __m128i codes = codes_of(bytes + i);
+    const __m256 a = of(codes), b = of(_mm_unpackhi_epi64(codes, codes));
+    if constexpr (sizeof(Out) == 4) {
+      _mm256_storeu_ps(reinterpret_cast<float*>(out + 2 * i), a);
+      _mm256_storeu_ps(reinterpret_cast<float*>(out + 2 * i + 8), b);
+    } else {
+      const __m256i upper = _mm256_packus_epi32(_mm256_srli_epi32(_mm256_castps_si256(a), 16),
+                                                _mm256_srli_epi32(_mm256_castps_si256(b), 16));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 2 * i),
+                          _mm256_permute4x64_epi64(upper, 0xd8));
+    }
+  }
+#endif
+  for (; i < count; ++i) {
+    store_one(out + 2 * i, table[bytes[i] >> 4]);
+    store_one(out + 2 * i + 1, table[bytes[i] & 15]);
+  }
+}
+
 }  // namespace
 
 const Tiles& RLAIF_TILES() {
@@ -554,6 +616,8 @@ const Tiles& RLAIF_TILES() {
 #else
       pack<Half>,
 #endif
+      unpack<float>,
+      unpack<Half>,
       few<false, float, float>,
       kPairs ? few<kPairs, Half, Half> : nullptr,
       kPairs ? nullptr : few<false, float, Half>,

@@ -47,6 +47,10 @@ template <typename X, typename W>
 using FewRows = void (*)(const X* x, int64_t m, const W* w, int64_t n, int64_t k, const W* ahead,
                          float* sums);
 
+// Writes table[upper half] and table[lower half] of each byte, for `count` bytes.
+template <typename Out>
+using Unpack = void (*)(const uint8_t* bytes, const float* table, Out* out, int64_t count);
+
 // Kernels by [whether rows are a panel][the number of rows].
 template <typename Out>
 struct ByRows {
@@ -64,6 +68,9 @@ struct Tiles {
   ByRows<Half> half_to_half;
   Pack<float> pack;
   Pack<Half> pack_half;
+  Unpack<float> unpack;
+  // Numbers that are bf16 already.
+  Unpack<Half> unpack_half;
   FewRows<float, float> few;
   // Rows of bf16 where there are pairs, and rows that were widened where there are none.
   FewRows<Half, Half> few_pairs;

@@ -67,6 +67,22 @@ pub(crate) struct RowsLinear {
     pub(crate) many: i32,
 }
 
+/// `RlaifQuantised`.
+#[repr(C)]
+pub(crate) struct Quantised {
+    pub(crate) codes: *const C_tensor,
+    pub(crate) scales: *const C_tensor,
+    pub(crate) nested: *const C_tensor,
+    pub(crate) nested_code: *const C_tensor,
+    pub(crate) code: *const C_tensor,
+    pub(crate) offset: f64,
+    pub(crate) rows: i64,
+    pub(crate) columns: i64,
+    pub(crate) block: i64,
+    pub(crate) nested_block: i64,
+    pub(crate) kind: i32,
+}
+
 /// `RlaifRowsAttention`.
 #[repr(C)]
 pub(crate) struct RowsAttention {
@@ -107,6 +123,7 @@ macro_rules! layout {
 layout!(AdamWOptions, 48, gradient, 40);
 layout!(AdamWSlot, 48, step, 40);
 layout!(CudaMemory, 32, reserved_peak, 24);
+layout!(Quantised, 88, kind, 80);
 layout!(RowsLinear, 72, many, 68);
 layout!(RowsAttention, 72, window, 64);
 layout!(RowsCut, 24, min_p, 16);
@@ -183,6 +200,20 @@ unsafe extern "C" {
         weights: List,
         biases: List,
         len: usize,
+        residual: *const C_tensor,
+        out: *mut *mut C_tensor,
+    ) -> i32;
+    pub(crate) fn rlaif_dequantise(
+        matrix: *const Quantised,
+        first: i64,
+        count: i64,
+        kind: i32,
+        out: *mut *mut C_tensor,
+    ) -> i32;
+    pub(crate) fn rlaif_quantised_linear(
+        x: *const C_tensor,
+        matrix: *const Quantised,
+        bias: *const C_tensor,
         residual: *const C_tensor,
         out: *mut *mut C_tensor,
     ) -> i32;
@@ -445,7 +476,7 @@ mod tests {
     #[test]
     fn both_sides_declare_the_same() {
         let (c, rust) = (of_c(), of_rust());
-        assert_eq!((c.0.len(), c.1.len()), (52, 7), "functions and structs in rlaif.h");
+        assert_eq!((c.0.len(), c.1.len()), (54, 8), "functions and structs in rlaif.h");
         for (c, rust) in [(c.0, rust.0), (c.1, rust.1)] {
             for (name, declared) in &c {
                 assert_eq!(rust.get(name), Some(declared), "{name} in ffi.rs, and in rlaif.h");

@@ -43,6 +43,7 @@ pub(super) struct Scores {
 
 /// The layers for queries, keys and values.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one value for each layer, and most have the larger")]
 pub(super) enum Inputs {
     Apart([Linear; 3]),
     /// One layer; grouped by head, or all queries, then all keys, then all values.

@@ -210,7 +210,7 @@ impl Maker<'_> {
         let module = || layer.path.clone();
         if self.config.use_dora {
             low.magnitude = Some(match self.origin {
-                Origin::Fresh => tch::no_grad(|| low.norm(&layer.weight, layer.table)),
+                Origin::Fresh => tch::no_grad(|| low.norm(layer)),
                 Origin::File(_) => {
                     self.read(&AdapterKey::Magnitude { module: module() }, &[outputs], device)
                 }
@@ -251,7 +251,7 @@ impl Maker<'_> {
             });
         }
         tch::no_grad(|| {
-            let weight = layer.weight.to_kind(Kind::Float);
+            let weight = layer.dense().to_kind(Kind::Float);
             let failed = |source: tch::TchError| ModelError::Torch(source.into());
             Ok(Some(if init == Initialisation::Pissa {
                 let (u, s, v) = weight.f_svd(true, true).map_err(failed)?;
@@ -294,7 +294,7 @@ impl Maker<'_> {
         let (weight, bias) = match self.origin {
             Origin::Fresh => {
                 let copy = |tensor: &Tensor| tensor.detach().copy();
-                (copy(&layer.weight), layer.bias.as_ref().map(copy))
+                (copy(&layer.dense()), layer.bias.as_ref().map(copy))
             }
             Origin::File(file) => {
                 let device = layer.weight.device();

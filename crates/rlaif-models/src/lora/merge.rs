@@ -19,7 +19,7 @@ fn merged(layer: &Linear, slot: usize) -> Option<(Tensor, Option<Tensor>)> {
     match &layer.adapters.get(&slot)?.form {
         Form::Lora(low) => {
             let sum = layer.weight.to_kind(Kind::Float) + low.delta(layer.table);
-            let sum = match low.ratio(&layer.weight, layer.table) {
+            let sum = match low.ratio(layer) {
                 Some(ratio) if layer.table => sum * ratio,
                 Some(ratio) => sum * ratio.unsqueeze(1),
                 None => sum,
@@ -33,9 +33,27 @@ fn merged(layer: &Linear, slot: usize) -> Option<(Tensor, Option<Tensor>)> {
     }
 }
 
+/// Replaces quantised weights by dense ones in the model's dtype.
+pub(super) fn dequantise(parts: &mut Parts<'_>) {
+    let mut made = Vec::new();
+    for layer in parts.layers_mut().filter(|layer| layer.quantised.is_some()) {
+        layer.weight = layer.dense();
+        layer.quantised = None;
+        made.push((layer.parameter(), layer.weight.shallow_clone()));
+    }
+    let any = !made.is_empty();
+    for (name, weight) in made {
+        parts.parameters.insert(name, weight);
+    }
+    if any {
+        parts.config.unset("quantization_config");
+    }
+}
+
 /// Adds the adapter in this slot to the weights.
 pub(super) fn merge(parts: &mut Parts<'_>, slot: usize) {
     let _guard = tch::no_grad_guard();
+    dequantise(parts);
     let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     for (number, layer) in parts.layers().enumerate() {
         groups.entry(layer.parameter()).or_default().push(number);

@@ -1,0 +1,216 @@
+//! Weights in 4 or 8 bits of checkpoints that bitsandbytes quantised.
+
+use rlaif_checkpoint::{Checkpoint, Dtype};
+use rlaif_torch::{NestedScales, Nf4Parts, Quantised};
+use serde::Deserialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    error::{ModelError, TensorProblem},
+    weights::read_any,
+};
+
+/// Ending of the tensor in which bitsandbytes describes a matrix in NF4.
+const STATE: &str = ".quant_state.bitsandbytes__nf4";
+/// Endings of the other tensors of a quantised matrix.
+const PARTS: [&str; 5] =
+    [".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map", ".nested_offset"];
+
+/// bitsandbytes' description of a matrix in NF4.
+#[derive(Deserialize)]
+struct State {
+    quant_type: String,
+    blocksize: i64,
+    dtype: String,
+    shape: Vec<i64>,
+    #[serde(default)]
+    nested_blocksize: Option<i64>,
+    #[serde(default)]
+    nested_offset: Option<f64>,
+}
+
+/// `true` if a checkpoint has this matrix in bitsandbytes' NF4 or int8.
+pub(crate) fn is_quantised(checkpoint: &Checkpoint, name: &str) -> bool {
+    let tensors = checkpoint.tensors();
+    let bytes = tensors.get(name).is_some_and(|info| matches!(info.dtype, Dtype::U8 | Dtype::I8));
+    let has = |ending: &str| tensors.contains_key(&format!("{name}{ending}"));
+    bytes || has(STATE) || has(".absmax")
+}
+
+/// `true` for the names of tensors in a checkpoint that belong to a quantised matrix.
+pub(crate) fn is_part(name: &str) -> bool {
+    let of_weight =
+        |ending: &str| name.strip_suffix(ending).is_some_and(|of| of.ends_with(".weight"));
+    of_weight(STATE)
+        || PARTS.into_iter().any(of_weight)
+        || name.ends_with(".SCB")
+        || name.ends_with(".weight_format")
+}
+
+/// A matrix of this size; only its description is checked if `headers` is true.
+pub(crate) fn read(
+    checkpoint: &Checkpoint,
+    name: &str,
+    size: [i64; 2],
+    device: Device,
+    headers: bool,
+) -> Result<Option<Quantised>, TensorProblem> {
+    match checkpoint.tensors().get(name).map(|info| info.dtype) {
+        Some(Dtype::I8) => int8(checkpoint, name, size, device, headers),
+        _ => nf4(checkpoint, name, size, device, headers),
+    }
+}
+
+/// A problem of a quantised matrix.
+fn problem(name: &str, part: &str, expected: String, found: String) -> TensorProblem {
+    let name = format!("{name}{part}");
+    TensorProblem::Quantised { name, expected, found }
+}
+
+/// A part of a quantised matrix, of this dtype and length.
+fn part(
+    checkpoint: &Checkpoint,
+    name: &str,
+    ending: &str,
+    dtype: Dtype,
+    length: i64,
+    headers: bool,
+) -> Result<Option<Tensor>, TensorProblem> {
+    let full = format!("{name}{ending}");
+    let expected = || format!("{dtype} of {length}");
+    let Some(info) = checkpoint.tensors().get(&full) else {
+        return Err(problem(name, ending, expected(), "missing".to_owned()));
+    };
+    let found = info.shape.iter().product::<usize>();
+    if info.dtype != dtype || i64::try_from(found) != Ok(length) {
+        return Err(problem(name, ending, expected(), format!("{} of {found}", info.dtype)));
+    }
+    if headers {
+        return Ok(None);
+    }
+    read_any(checkpoint, &full).map(Some).map_err(|source| unreadable(full, source))
+}
+
+fn unreadable(name: String, source: ModelError) -> TensorProblem {
+    TensorProblem::Unreadable { name, source: Box::new(source) }
+}
+
+fn nf4(
+    checkpoint: &Checkpoint,
+    name: &str,
+    size: [i64; 2],
+    device: Device,
+    headers: bool,
+) -> Result<Option<Quantised>, TensorProblem> {
+    let described = format!("{name}{STATE}");
+    let Some(info) = checkpoint.tensors().get(&described) else {
+        let found = checkpoint.tensors().keys().find(|key| {
+            key.strip_prefix(name).is_some_and(|rest| rest.starts_with(".quant_state."))
+        });
+        let found = found.map_or("missing".to_owned(), |key| format!("`{key}`"));
+        return Err(problem(name, STATE, "bitsandbytes' NF4".to_owned(), found));
+    };
+    let mut bytes = vec![0; usize::try_from(info.bytes).unwrap_or(0)];
+    checkpoint
+        .read_into(&described, &mut bytes)
+        .map_err(|source| unreadable(described.clone(), source.into()))?;
+    let state: State = serde_json::from_slice(&bytes).map_err(|source| {
+        problem(name, STATE, "a JSON object of bitsandbytes".to_owned(), source.to_string())
+    })?;
+    let wrong = |field: &str, expected: String, found: String| {
+        problem(name, STATE, format!("`{field}` {expected}"), found)
+    };
+    if state.quant_type != "nf4" {
+        return Err(wrong("quant_type", "nf4".to_owned(), state.quant_type));
+    }
+    if state.shape != size {
+        return Err(wrong("shape", format!("{size:?}"), format!("{:?}", state.shape)));
+    }
+    let sizes = [32, 64, 128, 256, 512, 1024, 2048, 4096];
+    if !sizes.contains(&state.blocksize) {
+        return Err(wrong("blocksize", format!("one of {sizes:?}"), state.blocksize.to_string()));
+    }
+    let kind = match state.dtype.as_str() {
+        "float32" => Kind::Float,
+        "bfloat16" => Kind::BFloat16,
+        "float16" => Kind::Half,
+        other => {
+            let expected = "float32, bfloat16 or float16".to_owned();
+            return Err(wrong("dtype", expected, other.to_owned()));
+        }
+    };
+    let count = size[0] * size[1];
+    let blocks = (count + state.blocksize - 1) / state.blocksize;
+    let get = |ending, dtype, length| part(checkpoint, name, ending, dtype, length, headers);
+    let codes = get("", Dtype::U8, (count + 1) / 2)?;
+    let code = get(".quant_map", Dtype::F32, 16)?;
+    let (scales, nested) = match (state.nested_blocksize, state.nested_offset) {
+        (None, None) => (get(".absmax", Dtype::F32, blocks)?, None),
+        (Some(block), Some(offset)) if block > 0 => {
+            let scales = get(".absmax", Dtype::U8, blocks)?;
+            let nested = get(".nested_absmax", Dtype::F32, (blocks + block - 1) / block)?;
+            let code = get(".nested_quant_map", Dtype::F32, 256)?;
+            (scales, Some((nested, code, offset, block)))
+        }
+        (block, offset) => {
+            let expected = "above 0, beside `nested_offset`".to_owned();
+            return Err(wrong("nested_blocksize", expected, format!("{block:?}, {offset:?}")));
+        }
+    };
+    let (Some(codes), Some(code), Some(scales)) = (codes, code, scales) else { return Ok(None) };
+    let placed = |tensor: Tensor| tensor.to_device(device).view([-1]);
+    let nested = match nested {
+        Some((Some(scales), Some(code), offset, block)) => {
+            Some(NestedScales { scales: placed(scales), code: placed(code), offset, block })
+        }
+        _ => None,
+    };
+    for (ending, tensor) in [
+        (".absmax", (nested.is_none()).then_some(&scales)),
+        (".nested_absmax", nested.as_ref().map(|nested| &nested.scales)),
+    ] {
+        let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
+        if tensor.is_some_and(|tensor| !finite(tensor)) {
+            let found = "NaN or infinity".to_owned();
+            return Err(problem(name, ending, "finite numbers".to_owned(), found));
+        }
+    }
+    let [codes, code, scales] = [codes, code, scales].map(placed);
+    let block = state.blocksize;
+    Ok(Some(Quantised::from_nf4(Nf4Parts { codes, scales, nested, code, block, size, kind })))
+}
+
+fn int8(
+    checkpoint: &Checkpoint,
+    name: &str,
+    size: [i64; 2],
+    device: Device,
+    headers: bool,
+) -> Result<Option<Quantised>, TensorProblem> {
+    let module = name.strip_suffix("weight").unwrap_or(name);
+    let found = checkpoint.tensors().get(name).map(|info| info.shape.clone()).unwrap_or_default();
+    if !found.iter().map(|&size| i64::try_from(size).ok()).eq(size.map(Some)) {
+        let (name, expected) = (name.to_owned(), size.to_vec());
+        return Err(TensorProblem::Shape { name, expected, found });
+    }
+    let codes = part(checkpoint, name, "", Dtype::I8, size[0] * size[1], headers)?;
+    let scales = part(checkpoint, module, "SCB", Dtype::F32, size[0], headers)?;
+    let format = checkpoint.tensors().get(&format!("{module}weight_format"));
+    if let Some(format) = format
+        && !headers
+        && format.bytes == 1
+    {
+        let mut number = [0];
+        let key = format!("{module}weight_format");
+        checkpoint
+            .read_into(&key, &mut number)
+            .map_err(|source| unreadable(key.clone(), source.into()))?;
+        if number != [0] {
+            let expected = "0, rows in order".to_owned();
+            return Err(problem(module, "weight_format", expected, number[0].to_string()));
+        }
+    }
+    let (Some(codes), Some(scales)) = (codes, scales) else { return Ok(None) };
+    let scales = scales.to_device(device).view([-1]);
+    Ok(Some(Quantised::from_int8(&codes.to_device(device), &scales, Kind::Float)))
+}
