@@ -120,7 +120,7 @@ pub trait ClassifierLayers: fmt::Debug + Send {
     /// Index of the token whose hidden state is classified.
     fn read_token(&self, row: &[u32]) -> usize;
 
-    /// What the head reads `[B, H]`, of hidden states `[B, T, H]`, where it is not the state of one token.
+    /// The input `[B, H]` of the head, from hidden states `[B, T, H]`, where it is not the state of one token.
     fn pooled(&self, _hidden: &Tensor, _input: &TokenBatch) -> Option<Tensor> {
         None
     }

@@ -21,7 +21,7 @@ use crate::{
     llama::{self, Llama, LlamaClassifier, LlamaVariant},
     modernbert,
     roberta::{self, Roberta},
-    sort::{ModelSort, class},
+    sort::{ModelSort, class, of_tokens},
     t5::{self, T5},
     weights::Source,
 };
@@ -78,6 +78,11 @@ impl Classifies {
 pub fn as_read(_: &mut Map<String, Value>, _: &Parameters) {}
 
 impl Family {
+    /// `true` if a classifier of this family is a linear layer on the last token.
+    fn reads_last_token(&self) -> bool {
+        self.classifies.is_some_and(|classifies| classifies.linear_head.is_some())
+    }
+
     /// The sort of model that a class of this family is. For a missing class, and for a trunk, the
     /// sort that the family supports, a language model first.
     fn sort(&self, class: &str) -> Option<ModelSort> {
@@ -89,6 +94,9 @@ impl Family {
         } else if generates == Some(class) {
             Some(ModelSort::LanguageModel)
         } else if classifies == Some(class) {
+            Some(ModelSort::Classifier)
+        } else if of_tokens(class) && self.reads_last_token() {
+            // Such as a process reward model: its score at the end of a step is that of the text up to there.
             Some(ModelSort::Classifier)
         } else {
             ModelSort::of_class(class)

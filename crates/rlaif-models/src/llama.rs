@@ -24,6 +24,7 @@ use rlaif_lm::{
     Activations, Branches, CacheShape, CausalLm, DecodeState, DecoderLm, Forward, KvCache, LmError,
     LmSpec, Padding, Parameters, Room, Routers, TokenBatch, VocabHead,
 };
+use serde_json::Value;
 use tch::{Device, Kind, Tensor};
 
 use crate::{
@@ -37,6 +38,7 @@ use crate::{
     recompute::{Shallow, recompute_many},
     rope::{Angles, Rope},
     rows,
+    sort::{class, of_tokens},
     weights::{Source, TensorTree},
 };
 use block::{Block, Made, before};
@@ -416,11 +418,14 @@ impl DecoderLm for Llama {
 }
 
 /// The trunk of the Llama family with a linear head on the last token: the usual form of a reward
-/// model (one label), and of classifiers.
+/// model (one label), and of classifiers. A head that was trained on many tokens, such as that of a process
+/// reward model, is read there as well.
 #[derive(Debug)]
 pub struct LlamaClassifier {
     trunk: Trunk,
     score: Linear,
+    /// Probability of dropout before the head.
+    dropout: f64,
     /// The id that is passed over when the last token is looked for.
     pad_id: Option<u32>,
 }
@@ -438,17 +443,25 @@ impl LlamaClassifier {
     ) -> Result<BuiltClassifier, ModelError> {
         let raw = RawConfig::read(config, variant)?;
         let trunk = Trunk::load(&source.root(), &raw, variant)?;
+        let tokens = of_tokens(class(config));
+        let field = |name: &str| config.fields().get(name).filter(|value| !value.is_null());
+        // transformers reads the field, which no class has.
+        let off = field("token_classification_bias").and_then(Value::as_bool) == Some(false);
         let score = Linear::load(
             &source.root().at("score"),
             raw.hidden_size,
             labels.count(),
-            Bias::Absent,
+            (tokens && !off).into(),
             raw.initializer_range,
         );
+        let dropout = match tokens {
+            true => raw.head_dropout(field("classifier_dropout"))?,
+            false => 0.,
+        };
         let spec = raw.spec(&trunk.shape, trunk.embeddings.weight(), config.ends()?);
         let parameters = source.finish(harmless)?;
         check_ids(&spec)?;
-        let layers = Self { trunk, score, pad_id: raw.pad_token_id };
+        let layers = Self { trunk, score, dropout, pad_id: raw.pad_token_id };
         Ok((Box::new(layers), spec, parameters))
     }
 }
@@ -474,6 +487,6 @@ impl ClassifierLayers for LlamaClassifier {
     }
 
     fn score(&self, hidden: Tensor, pass: Pass) -> Tensor {
-        self.score.forward(&hidden, pass)
+        self.score.forward(&dropout(hidden, self.dropout, pass.dropout), pass)
     }
 }

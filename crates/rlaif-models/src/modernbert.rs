@@ -69,7 +69,7 @@ enum LayerType {
     SlidingAttention,
 }
 
-/// What the head reads.
+/// The input of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pooling {
     /// The first token.

@@ -22,6 +22,11 @@ impl ModelSort {
     }
 }
 
+/// `true` for a class with logits for each token.
+pub(crate) fn of_tokens(class: &str) -> bool {
+    class.ends_with("ForTokenClassification")
+}
+
 /// The class that config.json names first; empty if it names none.
 pub(crate) fn class(config: &Config) -> &str {
     let classes = config.fields().get("architectures");

@@ -2,6 +2,7 @@
 
 use rlaif_lm::LmSpec;
 use serde::Deserialize;
+use serde_json::Value;
 use tch::{Kind, Tensor};
 
 use super::variant::{
@@ -186,6 +187,23 @@ impl RawConfig {
             full.clone()
         };
         Ok([full, sliding])
+    }
+
+    /// Probability of dropout before a head on tokens, with `classifier_dropout` of the file, as transformers
+    /// finds it.
+    pub(super) fn head_dropout(&self, given: Option<&Value>) -> Result<f64, ModelError> {
+        let field = "classifier_dropout";
+        let given = match given {
+            Some(value) => Some(value.as_f64().ok_or_else(|| ModelError::BadField {
+                field,
+                found: value.to_string(),
+                expected: "a number between 0 and 1".to_owned(),
+            })?),
+            None => None,
+        };
+        let p = given.or(self.residual_dropout).unwrap_or(0.1);
+        check_numbers([(field, Some(p), Range::Probability)])?;
+        Ok(p)
     }
 
     /// The first end of a response that has an embedding.

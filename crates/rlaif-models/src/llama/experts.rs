@@ -124,7 +124,7 @@ impl Experts {
         }
         let outputs = Tensor::cat(&made, 0).index_select(0, &on_device(&places));
         let outputs = outputs.view([n, chosen, -1]);
-        // In this order for each token, whatever the others are.
+        // In this order for each token, so that it does not depend on the others.
         let part = |k| {
             let weighted = outputs.select(1, k) * routing.weights.narrow(1, k, 1);
             weighted.to_kind(x.kind())

@@ -33,12 +33,13 @@ pub(crate) const CAUSAL: [&str; 20] = [
     "qwen2-moe",
 ];
 pub(crate) const T5: [&str; 4] = ["t5-v1.0", "flan", "flan-tied", "mt5"];
-pub(crate) const CAUSAL_CLASSIFIERS: [&str; 7] = [
+pub(crate) const CAUSAL_CLASSIFIERS: [&str; 8] = [
     "llama-reward",
     "llama-classifier",
     "gpt2-reward",
     "mistral-reward",
     "qwen3-reward",
+    "qwen3-token",
     "gemma2-classifier",
     "gemma3-reward",
 ];
