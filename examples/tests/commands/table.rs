@@ -191,7 +191,8 @@ const SHORT_RLHF: &str = "--set stages.reward.train={steps=1,batch_size=4} \
     --set stages.ppo.ppo.generation.max_new_tokens=4 --set stages.eval.generation.max_new_tokens=8";
 
 const SHORT_RLAIF: &str = "--set stages.candidates.data.take=8 --set stages.questions.data.take=4 \
-    --set stages.reward.train={steps=1,batch_size=4} --set stages.ppo.ppo.steps=1 \
+    --set stages.reward.train={steps=1,batch_size=4} \
+    --set stages.reward.data.held_out_fraction=0.5 --set stages.ppo.ppo.steps=1 \
     --set stages.ppo.ppo.batch_size=4 --set stages.ppo.ppo.minibatch_size=4 \
     --set stages.ppo.ppo.generation.max_new_tokens=4 --set stages.direct.reinforce.steps=1 \
     --set stages.direct.reinforce.batch_size=4 \

@@ -125,9 +125,9 @@ fn part(stage: &PlannedStage, record: &StageRecord) -> OverviewPart {
                 .collect();
         }
         "exam" => {
-            let interval = &summary["ci95"];
-            let interval = format!("{} to {}", cell(&interval["low"]), cell(&interval["high"]));
-            part.sentences.push(format!("95 % interval of the grade: {interval}"));
+            let interval: Vec<String> =
+                summary["ci95"].as_array().into_iter().flatten().map(cell).collect();
+            part.sentences.push(format!("95 % interval of the grade: {}", interval.join(" to ")));
         }
         "candidates" => {}
         _ => {
