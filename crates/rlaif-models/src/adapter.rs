@@ -6,7 +6,7 @@ use rlaif_lm::{Activations, Adapters, Dropout, Forward, LmError};
 use serde_json::Value;
 use tch::{Kind, Tensor};
 
-use crate::{error::ModelError, layers::Linear, recompute::Shallow};
+use crate::{error::ModelError, recompute::Shallow};
 
 /// One adapter on one layer.
 #[derive(Debug)]
@@ -67,15 +67,15 @@ impl Low {
 
     /// DoRA's factor of each output: the magnitude, divided by the norm of the changed weight. The norm is
     /// a constant in the backward pass (section 4.3 of the paper).
-    pub(crate) fn ratio(&self, layer: &Linear) -> Option<Tensor> {
+    pub(crate) fn ratio(&self, weight: impl FnOnce() -> Tensor, table: bool) -> Option<Tensor> {
         let magnitude = self.magnitude.as_ref()?;
-        Some(magnitude / tch::no_grad(|| self.norm(layer)))
+        Some(magnitude / tch::no_grad(|| self.norm(&weight(), table)))
     }
 
-    /// The norm of the weights of each of the layer's outputs.
-    pub(crate) fn norm(&self, layer: &Linear) -> Tensor {
-        let changed = layer.dense().to_kind(Kind::Float) + self.delta(layer.table);
-        changed.norm_scalaropt_dim(2, &[i64::from(!layer.table)][..], false)
+    /// The norm of the weights of each output.
+    pub(crate) fn norm(&self, weight: &Tensor, table: bool) -> Tensor {
+        let changed = weight.to_kind(Kind::Float) + self.delta(table);
+        changed.norm_scalaropt_dim(2, &[i64::from(!table)][..], false)
     }
 }
 

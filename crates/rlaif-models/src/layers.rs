@@ -200,7 +200,7 @@ impl Linear {
                     a = Tensor::cat(&[&a, first_a], 0);
                     b = Tensor::cat(&[b, -first_b], 1);
                 }
-                let ratio = low.ratio(self);
+                let ratio = low.ratio(|| self.dense(), false);
                 head.adapter = Some(HeadAdapter { a, b, scale: low.scale, ratio });
                 if let Some(bias) = &low.bias {
                     head.bias = Some(bias.shallow_clone());
@@ -299,7 +299,7 @@ fn adapted(y: Tensor, lora: Option<&Lora<'_>>, x: &Tensor, pass: Pass) -> Tensor
     let y = less(y, &x);
     let dropped = dropout(x.shallow_clone(), low.dropout, pass.dropout);
     let added = through(&dropped, &a, &b);
-    let Some(ratio) = low.ratio(layer) else { return (&y + added).to_kind(kind) };
+    let Some(ratio) = low.ratio(|| layer.dense(), false) else { return (&y + added).to_kind(kind) };
     // The base's product, of the input that the factors have: as in peft, dropout affects it, too.
     let product = match bias {
         _ if pass.dropout_p(low.dropout) > 0. => {
@@ -502,7 +502,7 @@ impl Embedding {
                     RowLinear::default().apply(&rows, &[(&b, None)]).remove(0).view_as(&y)
                 };
                 let sum = &y + added;
-                match adapter.ratio(&self.table) {
+                match adapter.ratio(|| self.table.dense(), true) {
                     Some(ratio) => sum * ratio,
                     None => sum,
                 }

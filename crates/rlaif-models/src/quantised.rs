@@ -5,10 +5,7 @@ use rlaif_torch::{NestedScales, Nf4Parts, Quantised};
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 
-use crate::{
-    error::{ModelError, TensorProblem},
-    weights::read_any,
-};
+use crate::error::{ModelError, TensorProblem};
 
 /// Ending of the tensor in which bitsandbytes describes a matrix in NF4.
 const STATE: &str = ".quant_state.bitsandbytes__nf4";
@@ -88,7 +85,19 @@ fn part(
     if headers {
         return Ok(None);
     }
-    read_any(checkpoint, &full).map(Some).map_err(|source| unreadable(full, source))
+    let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
+    let kind = match dtype {
+        Dtype::U8 => Kind::Uint8,
+        Dtype::I8 => Kind::Int8,
+        _ => Kind::Float,
+    };
+    let read = || -> Result<Tensor, ModelError> {
+        let mut tensor = Tensor::f_empty(&shape, (kind, Device::Cpu))
+            .map_err(|source| ModelError::Torch(source.into()))?;
+        rlaif_torch::with_bytes_mut(&mut tensor, |bytes| checkpoint.read_into(&full, bytes))??;
+        Ok(tensor)
+    };
+    read().map(Some).map_err(|source| unreadable(full.clone(), source))
 }
 
 fn unreadable(name: String, source: ModelError) -> TensorProblem {

@@ -464,20 +464,6 @@ fn usual_kind(checkpoint: &Checkpoint) -> Kind {
     narrow.next().unwrap_or(Kind::Float)
 }
 
-/// Reads a tensor of numbers or bytes to the CPU.
-pub(crate) fn read_any(checkpoint: &Checkpoint, name: &str) -> Result<Tensor, ModelError> {
-    let Some(info) = checkpoint.tensors().get(name) else {
-        return Ok(Tensor::zeros([0], (Kind::Float, Device::Cpu)));
-    };
-    let kind = match info.dtype {
-        Dtype::U8 => Some(Kind::Uint8),
-        Dtype::I8 => Some(Kind::Int8),
-        other => kind_of(other),
-    };
-    let shape: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
-    read_as(checkpoint, name, &shape, info.dtype, kind)
-}
-
 /// Reads a tensor with an expected shape.
 pub(crate) fn read_checked(
     checkpoint: &Checkpoint,
@@ -637,18 +623,7 @@ fn read_tensor(
     shape: &[i64],
     dtype: Dtype,
 ) -> Result<Tensor, ModelError> {
-    read_as(checkpoint, name, shape, dtype, kind_of(dtype))
-}
-
-/// Reads one tensor as this kind; `None` for dtypes without one.
-fn read_as(
-    checkpoint: &Checkpoint,
-    name: &str,
-    shape: &[i64],
-    dtype: Dtype,
-    kind: Option<Kind>,
-) -> Result<Tensor, ModelError> {
-    let kind = kind.ok_or_else(|| ModelError::Dtype {
+    let kind = kind_of(dtype).ok_or_else(|| ModelError::Dtype {
         file: checkpoint.origin().to_owned(),
         tensor: name.to_owned(),
         dtype: dtype.to_string(),

@@ -210,7 +210,7 @@ impl Maker<'_> {
         let module = || layer.path.clone();
         if self.config.use_dora {
             low.magnitude = Some(match self.origin {
-                Origin::Fresh => tch::no_grad(|| low.norm(layer)),
+                Origin::Fresh => tch::no_grad(|| low.norm(&layer.dense(), layer.table)),
                 Origin::File(_) => {
                     self.read(&AdapterKey::Magnitude { module: module() }, &[outputs], device)
                 }

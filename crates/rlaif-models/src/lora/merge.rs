@@ -19,7 +19,7 @@ fn merged(layer: &Linear, slot: usize) -> Option<(Tensor, Option<Tensor>)> {
     match &layer.adapters.get(&slot)?.form {
         Form::Lora(low) => {
             let sum = layer.weight.to_kind(Kind::Float) + low.delta(layer.table);
-            let sum = match low.ratio(layer) {
+            let sum = match low.ratio(|| layer.dense(), layer.table) {
                 Some(ratio) if layer.table => sum * ratio,
                 Some(ratio) => sum * ratio.unsqueeze(1),
                 None => sum,
